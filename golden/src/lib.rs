@@ -1,0 +1,3 @@
+//! The conformance cases and the equipment of the tests, for tests only.
+
+pub mod netns;
