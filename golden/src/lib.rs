@@ -3,4 +3,7 @@
 pub mod canonical;
 pub mod case;
 pub mod diff;
+pub mod flavour;
+pub mod lab;
 pub mod netns;
+pub mod proxy;
