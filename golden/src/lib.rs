@@ -1,5 +1,6 @@
 //! The conformance cases and the equipment of the tests, for tests only.
 
+pub mod apiserver;
 pub mod canonical;
 pub mod case;
 pub mod diff;

@@ -96,6 +96,8 @@ pub struct Translated {
     pub changes: Vec<(IpFamily, Change)>,
     /// Fields that were left out, with the object's name.
     pub problems: Vec<String>,
+    /// For the own Node: whether load balancers should send traffic to it.
+    pub node_eligible: Option<bool>,
 }
 
 /// Turns objects into changes.
@@ -143,7 +145,7 @@ impl Translated {
     #[must_use]
     pub fn everywhere(change: &Change) -> Self {
         let changes = IpFamily::ALL.map(|family| (family, change.clone())).to_vec();
-        Self { changes, problems: Vec::new() }
+        Self { changes, ..Self::default() }
     }
 }
 
@@ -201,7 +203,11 @@ pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
         let mut octets = [0; 4];
         let mut parts = text.split('.');
         for octet in &mut octets {
-            *octet = parts.next().filter(|part| part.len() <= 10 && part.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()?;
+            *octet = parts
+                .next()
+                .filter(|part| part.len() <= 10 && part.bytes().all(|b| b.is_ascii_digit()))?
+                .parse()
+                .ok()?;
         }
         parts.next().is_none().then(|| IpAddr::V4(Ipv4Addr::from(octets)))
     })
