@@ -7,3 +7,4 @@ pub mod flavour;
 pub mod lab;
 pub mod netns;
 pub mod proxy;
+pub mod tracer;
