@@ -4,6 +4,7 @@ pub mod canonical;
 pub mod case;
 pub mod diff;
 pub mod flavour;
+pub mod flows;
 pub mod lab;
 pub mod netns;
 pub mod proxy;

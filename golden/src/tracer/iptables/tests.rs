@@ -1,6 +1,8 @@
 //! In: rules small enough to reason about by hand. Out: whether the tracer walks them as the kernel would.
 //! Must not know the recorded cases.
 
+#![allow(clippy::unwrap_used)]
+
 use std::net::SocketAddr;
 
 use super::{Family, Ruleset};
