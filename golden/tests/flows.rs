@@ -7,15 +7,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
+use golden::case;
 use golden::flows::{self, check_flows};
 use regex::Regex;
 
-/// The recorded rules of a case, IPv4 and IPv6. `CASES_DIR` takes them from another folder.
+/// The recorded rules of a case, IPv4 and IPv6.
 fn recorded(case: &str) -> [String; 2] {
-    let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("cases");
-    let cases = std::env::var_os("CASES_DIR").map_or(default, PathBuf::from);
     ["00.iptables", "00.ip6tables"].map(|file| {
-        let path = cases.join(case).join("expected/iptables").join(file);
+        let path = case::folder().join(case).join("expected/iptables").join(file);
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     })
 }
