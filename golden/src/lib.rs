@@ -5,6 +5,8 @@ pub mod canonical;
 pub mod case;
 pub mod diff;
 pub mod flavour;
+pub mod flows;
 pub mod lab;
 pub mod netns;
 pub mod proxy;
+pub mod tracer;
