@@ -202,7 +202,7 @@ fn blame(transaction: &Transaction<'_, '_>, error: &RestoreError) -> Failure {
             && !ports.iter().any(|(port, _)| port == owner)
         {
             let text = transaction.restore.line(line).unwrap_or_default();
-            ports.push((owner.clone(), format!("{} (line: {text})", error.message)));
+            ports.push((owner.clone(), format!("{}; the line: {text}", error.message)));
         }
     }
     Failure { ports, error: SyncError(error.message.clone()) }
