@@ -1,4 +1,10 @@
 //! The conformance cases and the equipment of the tests, for tests only.
 
+pub mod canonical;
+pub mod case;
 pub mod cluster;
+pub mod diff;
+pub mod flavour;
+pub mod lab;
 pub mod netns;
+pub mod proxy;

@@ -1,1 +1,21 @@
-//! x
+//! From a cluster's Services to a node's kernel, for one node and one IP family at a time.
+//!
+//! The tour, in the order in which a change travels:
+//! - [`track`] turns API objects into the compact values of [`model`] and tells which Service ports a change touches;
+//! - [`proxier`] owns those values, decides by [`schedule`] when to sync, and calls a mode through [`backend`];
+//! - a mode ([`iptables`]) renders [`netfilter`] values from a [`model::Snapshot`] and plans what to write;
+//! - [`kernel`] applies them: the only module with side effects.
+//!
+//! Everything here is synchronous and single-threaded: each family has one owner thread, and nobody locks.
+
+pub mod backend;
+pub mod family;
+pub mod iptables;
+pub mod kernel;
+pub mod model;
+pub mod netfilter;
+pub mod proxier;
+pub mod schedule;
+pub mod track;
+
+pub use family::IpFamily;

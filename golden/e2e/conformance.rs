@@ -1,0 +1,169 @@
+//! Every conformance case against the real binary and the real kernel, in both flavours of iptables.
+//!
+//! In: the cases, a kube-proxy binary. Out: a line and a difference per failing case, a total, the exit code.
+//! It must not know what the rules mean: that is in the cases, and in `relabelled` for the one documented difference.
+//!
+//! Environment: CASES=regex of case names, FLAVOUR=nft|legacy|both, CASES_DIR=another folder of cases,
+//! KUBE_PROXY=another binary, JOBS=number of cases at a time.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use golden::case::{Case, Kind, Mode, State, cases_in, differences, folder};
+use golden::diff::unified;
+use golden::flavour::Flavour;
+use golden::lab::Lab;
+use golden::proxy::config;
+
+mod relabelled;
+
+const MODE: Mode = Mode::Iptables;
+/// Lines of difference shown per file.
+const DIFF_LINES: usize = 60;
+/// How long the rules must stay as they are after a step that is meant to change nothing.
+const NO_CHANGE: Duration = Duration::from_millis(400);
+
+/// One case in one flavour.
+struct Job {
+    case: Case,
+    flavour: Flavour,
+    /// why the recording is not what is wanted here
+    difference: Option<String>,
+}
+
+impl Job {
+    fn name(&self) -> String {
+        format!("{}/{MODE} ({})", self.case.name, self.flavour)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo test -- --list` asks every test binary; `cargo test NAME` means other tests, unless NAME is ours
+    if arguments.iter().any(|a| a == "--list") {
+        return ExitCode::SUCCESS;
+    }
+    let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
+    let asked = |name: &str| filters.is_empty() || filters.iter().any(|f| format!("conformance {name}").contains(*f));
+    let jobs: Vec<Job> = jobs().into_iter().filter(|job| asked(&job.name())).collect();
+    if jobs.is_empty() {
+        println!("conformance: no case ran");
+        return if filters.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    }
+    let started = Instant::now();
+    let failed = run_all(&jobs);
+    println!("{} passed, {failed} failed ({:.0?})", jobs.len() - failed, started.elapsed());
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn jobs() -> Vec<Job> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let wanted = regex::Regex::new(&variable("CASES").unwrap_or_default()).expect("CASES is a regex");
+    let flavours = match variable("FLAVOUR").as_deref() {
+        None | Some("both") => Flavour::ALL.to_vec(),
+        Some(name) => {
+            let known = Flavour::ALL.into_iter().find(|f| f.to_string() == name);
+            vec![known.unwrap_or_else(|| panic!("FLAVOUR is nft, legacy or both, not {name}"))]
+        }
+    };
+    let folder = variable("CASES_DIR").map_or_else(folder, PathBuf::from);
+    let differences = differences(&folder);
+    let mut jobs = Vec::new();
+    for case in cases_in(&folder).into_iter().filter(|case| case.has(MODE) && wanted.is_match(&case.name)) {
+        let difference = differences.get(&format!("{}/{MODE}", case.name));
+        jobs.extend(flavours.iter().map(|flavour| Job {
+            case: case.clone(),
+            flavour: *flavour,
+            difference: difference.cloned(),
+        }));
+    }
+    // the longest first: the last ones to end should be short
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.case.size()));
+    jobs
+}
+
+/// Runs them a few at a time; how many failed.
+fn run_all(jobs: &[Job]) -> usize {
+    let binary = std::env::var_os("KUBE_PROXY").unwrap_or_else(|| env!("CARGO_BIN_EXE_kube-proxy").into());
+    let binary = PathBuf::from(binary);
+    // a case mostly waits for its tools: more of them than processors
+    let default = std::thread::available_parallelism().map_or(2, |n| n.get() * 2);
+    let threads = std::env::var("JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(default);
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = catch_unwind(AssertUnwindSafe(|| run(job, &binary)));
+                    let result = result.unwrap_or_else(|_| Err("panicked, see above".to_owned()));
+                    if let Err(why) = result {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        println!("FAILED {}: {why}\n  ({})", job.name(), job.case.why);
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner()
+}
+
+fn run(job: &Job, binary: &std::path::Path) -> Result<(), String> {
+    let case = &job.case;
+    let mut lab = Lab::new(job.flavour);
+    let mut before: Option<State> = None;
+    for (step, objects) in case.stored.iter().enumerate() {
+        let at = |why: String| format!("step {step:02}: {why}");
+        if step == 0 {
+            lab.start(binary, &config(MODE, &case.config), objects);
+            lab.wait_healthy().map_err(at)?;
+        } else {
+            lab.replace(objects);
+        }
+        before = Some(match &job.difference {
+            // before its first step a case shows no difference
+            Some(reason) if step > 0 => different(job, reason, step, &mut lab).map_err(at)?,
+            _ => same(case, step, before.as_ref(), &mut lab).map_err(at)?,
+        });
+    }
+    lab.stop()?;
+    let after = lab.read()?;
+    compare(before.as_ref().unwrap_or(&after), &after).map_err(|d| format!("changed after the last step: {d}"))?;
+    let strays = lab.strays()?;
+    if strays.is_empty() { Ok(()) } else { Err(format!("rules in the other flavour: {strays}")) }
+}
+
+/// After a step the kernel must hold what was recorded.
+fn same(case: &Case, step: usize, before: Option<&State>, lab: &mut Lab) -> Result<State, String> {
+    let expected = case.expected_state(MODE, step);
+    let hold = if before == Some(&expected) { NO_CHANGE } else { Duration::ZERO };
+    let state = lab.settle(hold, |state| *state == expected)?;
+    compare(&expected, &state).map(|()| state)
+}
+
+/// Where the real one is wrong, what must hold instead has an assertion of its own.
+fn different(job: &Job, reason: &str, step: usize, lab: &mut Lab) -> Result<State, String> {
+    if !job.case.name.starts_with("817-") {
+        return Err(format!("no assertion for this documented difference: {reason}"));
+    }
+    let wanted = relabelled::Wanted::read(&job.case.stored[step])?;
+    let state = lab.settle(Duration::ZERO, |state| wanted.check(state).is_ok())?;
+    wanted.check(&state).map(|()| state).map_err(|why| format!("{why} ({reason})"))
+}
+
+fn compare(expected: &State, actual: &State) -> Result<(), String> {
+    let mut differing = BTreeMap::new();
+    for kind in Kind::ALL {
+        if expected[&kind] != actual[&kind] {
+            differing.insert(kind.name(), unified(&expected[&kind], &actual[&kind], DIFF_LINES));
+        }
+    }
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let text: Vec<String> = differing.iter().map(|(kind, diff)| format!("\n  -- {kind}\n{diff}")).collect();
+    Err(format!("differs (- expected, + actual){}", text.concat()))
+}

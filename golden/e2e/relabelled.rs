@@ -1,0 +1,141 @@
+//! What must hold of a slice whose service-name label changes, where the real kube-proxy goes wrong.
+//!
+//! In: the objects of a step, the kernel state after it. Out: whether each Service leads to the endpoints of the
+//! slices that name it now, and to no others. It must not know how the proxy came to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use golden::case::{Kind, State};
+use regex::Regex;
+use serde::Deserialize;
+
+/// `ADDRESS:PORT` of every endpoint, by Service port `namespace/service:port` and by family.
+#[derive(Debug)]
+pub(crate) struct Wanted(BTreeMap<Kind, BTreeMap<String, BTreeSet<String>>>);
+
+impl Wanted {
+    /// What the objects of a step ask for.
+    pub(crate) fn read(objects: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(objects).map_err(|e| format!("{}: {e}", objects.display()))?;
+        let objects: Vec<Object> = serde_saphyr::from_multiple(&text).map_err(|e| e.to_string())?;
+        let mut wanted = BTreeMap::from([(Kind::Iptables, BTreeMap::new()), (Kind::Ip6tables, BTreeMap::new())]);
+        for object in &objects {
+            for family in object.families() {
+                let services: &mut BTreeMap<String, BTreeSet<String>> = wanted.entry(family).or_default();
+                for (service_port, endpoints) in object.service_ports() {
+                    services.entry(service_port).or_default().extend(endpoints);
+                }
+            }
+        }
+        Ok(Self(wanted))
+    }
+
+    /// Whether the rules lead every Service to its endpoints, and only there.
+    pub(crate) fn check(&self, state: &State) -> Result<(), String> {
+        for (family, services) in &self.0 {
+            for (service_port, endpoints) in services {
+                check(&state[family], service_port, endpoints).map_err(|why| format!("{}: {why}", family.name()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(rules: &str, service_port: &str, wanted: &BTreeSet<String>) -> Result<(), String> {
+    let name = regex::escape(service_port);
+    let found = |pattern: &str| -> BTreeSet<String> {
+        let pattern = Regex::new(pattern).expect("a valid pattern");
+        rules.lines().filter_map(|rule| Some(pattern.captures(rule)?[1].to_owned())).collect()
+    };
+    let balanced = found(&format!(r#"^-A KUBE-SVC-.* --comment "{name} -> ([^ "]+)" .*-j KUBE-SEP-"#));
+    let translated = found(&format!(r#"^-A KUBE-SEP-.* --comment "?{name}"? .*--to-destination ([^ ]+)"#));
+    for (what, found) in [("is balanced over", balanced), ("has endpoint chains for", translated)] {
+        if found != *wanted {
+            return Err(format!("{service_port} {what} {found:?}, its slices hold {wanted:?}"));
+        }
+    }
+    let rejected = rules.contains(&format!("\"{service_port} has no endpoints\""));
+    if rejected != wanted.is_empty() {
+        return Err(format!(
+            "{service_port} with endpoints {wanted:?} is{} rejected",
+            if rejected { "" } else { " not" }
+        ));
+    }
+    Ok(())
+}
+
+/// A Service or an EndpointSlice, as much of it as matters here.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Object {
+    kind: String,
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
+    address_type: String,
+    #[serde(default)]
+    endpoints: Vec<Endpoint>,
+    #[serde(default)]
+    ports: Vec<Port>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Metadata {
+    name: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    #[serde(default)]
+    ip_families: Vec<String>,
+    #[serde(default)]
+    ports: Vec<Port>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Endpoint {
+    addresses: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Port {
+    name: String,
+    port: u16,
+}
+
+impl Object {
+    fn families(&self) -> Vec<Kind> {
+        let known = |family: &str| match family {
+            "IPv4" => Some(Kind::Iptables),
+            "IPv6" => Some(Kind::Ip6tables),
+            _ => None,
+        };
+        let families = self.spec.ip_families.iter().map(String::as_str).chain([self.address_type.as_str()]);
+        families.filter_map(known).collect()
+    }
+
+    /// A Service has its ports, without endpoints; a slice those of the Service it names, with its endpoints.
+    fn service_ports(&self) -> Vec<(String, BTreeSet<String>)> {
+        let service = match self.kind.as_str() {
+            "Service" => Some(&self.metadata.name),
+            "EndpointSlice" => self.metadata.labels.get("kubernetes.io/service-name"),
+            _ => None,
+        };
+        let Some(service) = service else { return Vec::new() };
+        let endpoints = |port: &Port| -> BTreeSet<String> {
+            let addresses = self.endpoints.iter().filter_map(|e| e.addresses.first());
+            addresses
+                .map(|a| if a.contains(':') { format!("[{a}]:{}", port.port) } else { format!("{a}:{}", port.port) })
+                .collect()
+        };
+        let ports = self.spec.ports.iter().chain(&self.ports);
+        ports.map(|port| (format!("{}/{service}:{}", self.metadata.namespace, port.name), endpoints(port))).collect()
+    }
+}

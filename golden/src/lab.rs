@@ -1,0 +1,232 @@
+//! The node the cases were recorded on, as network namespaces, with a proxy that may run on it.
+//!
+//! In: a flavour of iptables, a binary, a configuration, objects. Out: the canonical state of the node's kernel,
+//! read when it has settled. It must not know what that state should be.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::case::{Kind, State};
+use crate::flavour::{Flavour, HINT};
+use crate::netns::{Netns, veth};
+use crate::proxy::{Proxy, healthy};
+
+/// How long a kernel state that is not the one waited for must stay to be taken for the proxy's last word.
+const QUIET: Duration = Duration::from_millis(1500);
+/// How long the proxy may take to become healthy, and then again to come to rest.
+const LIMIT: Duration = Duration::from_secs(25);
+/// Pause between two reads: a read costs about as much.
+const PAUSE: Duration = Duration::from_millis(20);
+
+const SYSCTLS: [&str; 2] = ["net.ipv4.conf.all.route_localnet", "net.netfilter.nf_conntrack_tcp_be_liberal"];
+
+/// A node with its neighbour, and a proxy once it is started.
+#[derive(Debug)]
+pub struct Lab {
+    // the order is the order of dropping: the proxy ends before its namespace and its files go
+    proxy: Option<Proxy>,
+    node: Netns,
+    _neighbour: Netns,
+    flavour: Flavour,
+    dir: Scratch,
+}
+
+impl Lab {
+    /// A fresh node, whose host says that `flavour` is in use.
+    ///
+    /// # Panics
+    /// When namespaces or interfaces cannot be made here.
+    #[must_use]
+    pub fn new(flavour: Flavour) -> Self {
+        let (node, neighbour, dir) = (Netns::new(), Netns::new(), Scratch::new());
+        veth(&node, "eth0", &neighbour, "eth0");
+        neighbour.run("ip addr add 192.168.50.1/24 dev eth0");
+        for line in [
+            "ip addr add 192.168.50.2/24 dev eth0",
+            "ip addr add fd00:50::2/64 dev eth0 nodad",
+            "ip route add default via 192.168.50.1",
+            "ip link add eth1 type veth peer name eth1p",
+            "ip addr add 192.168.60.2/24 dev eth1",
+            "ip addr add fd00:60::2/64 dev eth1 nodad",
+            "ip link set eth1 up",
+            "ip link set eth1p up",
+        ] {
+            node.run(line);
+        }
+        let lab = Self { proxy: None, node, _neighbour: neighbour, flavour, dir };
+        for family in ["iptables", "ip6tables"] {
+            let mut hint = lab.node.command(&format!("{family}-{flavour}"));
+            run(hint.args(["-w", "-t", "mangle", "-N", HINT]).envs(lab.env())).expect("the hint chain");
+        }
+        lab
+    }
+
+    /// The node's namespace.
+    #[must_use]
+    pub fn node(&self) -> &Netns {
+        &self.node
+    }
+
+    /// The lab's own files; gone with it.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir.0
+    }
+
+    /// Starts a proxy with a configuration and a file of objects.
+    ///
+    /// # Panics
+    /// When its files cannot be written or it cannot be started.
+    pub fn start(&mut self, binary: &Path, config: &Value, objects: &Path) {
+        let json = serde_json::to_string_pretty(config).expect("a configuration"); // which is YAML too
+        fs::write(self.dir().join("config.yaml"), json).expect("write the configuration");
+        fs::create_dir_all(self.dir().join("objects")).expect("make the objects folder");
+        self.replace(objects);
+        self.proxy = Some(Proxy::start(&self.node, binary, self.dir(), &self.env()));
+    }
+
+    /// Replaces all objects at once, by a rename.
+    ///
+    /// # Panics
+    /// When they cannot be read or written.
+    pub fn replace(&self, objects: &Path) {
+        let next = self.dir().join("next.yaml");
+        fs::copy(objects, &next).unwrap_or_else(|e| panic!("{}: {e}", objects.display()));
+        fs::rename(next, self.dir().join("objects/objects.yaml")).expect("replace the objects");
+    }
+
+    /// Waits until `/healthz` says 200.
+    ///
+    /// # Errors
+    /// When the proxy ends or takes too long.
+    pub fn wait_healthy(&mut self) -> Result<(), String> {
+        let started = Instant::now();
+        while !healthy(&self.node) {
+            self.alive()?;
+            if started.elapsed() > LIMIT {
+                return Err(format!("not healthy after {LIMIT:?}; {}", self.log()));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Waits for a state that `wanted` accepts and that stays for `hold`, else for one that no longer changes.
+    ///
+    /// # Errors
+    /// When the proxy ends, is unhealthy then, or its rules keep changing.
+    pub fn settle(&mut self, hold: Duration, wanted: impl Fn(&State) -> bool) -> Result<State, String> {
+        let started = Instant::now();
+        let (mut last, mut since, mut changes) = (Err("nothing read".to_owned()), started, 0);
+        loop {
+            self.alive()?;
+            let asked = Instant::now();
+            let state = self.read();
+            let cost = asked.elapsed();
+            if state != last {
+                (last, since, changes) = (state, Instant::now(), changes + 1);
+            }
+            // many rules, or other tests on the machine: the proxy needs longer too; and longest for its first move
+            let patience = QUIET.max(cost * 10) * if changes > 1 { 1 } else { 2 };
+            if let Ok(state) = &last
+                && (since.elapsed() >= patience || (since.elapsed() >= hold && wanted(state)))
+            {
+                let state = state.clone();
+                return if healthy(&self.node) { Ok(state) } else { Err(format!("not healthy; {}", self.log())) };
+            }
+            if started.elapsed() > LIMIT {
+                let why = last.err().map(|e| format!(" ({e})")).unwrap_or_default();
+                return Err(format!("not settled after {LIMIT:?}{why}; {}", self.log()));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// The state of the node's kernel now.
+    ///
+    /// # Errors
+    /// When a tool fails, which nft tools may do while the rules change.
+    pub fn read(&self) -> Result<State, String> {
+        let sysctl = self.node.enter(|| {
+            // a thread of the namespace sees its sysctls
+            let value = |key: &str| fs::read_to_string(format!("/proc/sys/{}", key.replace('.', "/")));
+            SYSCTLS.map(|key| format!("{key} = {}\n", value(key).unwrap_or_default().trim())).concat()
+        });
+        let mut state = State::from([(Kind::Sysctl, Kind::Sysctl.canonical(&sysctl))]);
+        for kind in [Kind::Iptables, Kind::Ip6tables] {
+            let saved = self.flavour.normalise(&self.save(kind, self.flavour)?);
+            state.insert(kind, kind.canonical(&saved));
+        }
+        Ok(state)
+    }
+
+    /// Ends the proxy by SIGTERM.
+    ///
+    /// # Errors
+    /// When it has ended before or does not end.
+    pub fn stop(&mut self) -> Result<(), String> {
+        self.proxy.take().map_or(Err("no proxy runs".to_owned()), Proxy::stop)
+    }
+
+    /// What is in the tables of the other flavour, where nothing should be.
+    ///
+    /// # Errors
+    /// When a tool fails.
+    pub fn strays(&self) -> Result<String, String> {
+        let mut strays = String::new();
+        for kind in [Kind::Iptables, Kind::Ip6tables] {
+            strays += kind.canonical(&self.save(kind, self.flavour.other())?).trim();
+        }
+        Ok(strays)
+    }
+
+    fn save(&self, kind: Kind, flavour: Flavour) -> Result<String, String> {
+        run(self.node.command(&format!("{}-{flavour}-save", kind.name())).envs(self.env()))
+    }
+
+    /// Each lab has its own lock, or the legacy tools of parallel labs would wait for each other.
+    fn env(&self) -> [(&'static str, PathBuf); 1] {
+        [("XTABLES_LOCKFILE", self.dir().join("xtables.lock"))]
+    }
+
+    fn alive(&mut self) -> Result<(), String> {
+        self.proxy.as_mut().and_then(Proxy::exited).map_or(Ok(()), Err)
+    }
+
+    fn log(&self) -> String {
+        self.proxy.as_ref().map_or("no proxy".to_owned(), |proxy| format!("its log:\n{}", proxy.log_tail(20)))
+    }
+}
+
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.stdin(Stdio::null()).output().map_err(|e| format!("{command:?}: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A folder of its own under the system's temporary one, gone when dropped.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("lab-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
+        fs::create_dir_all(&dir).expect("a temporary folder");
+        Self(dir)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,125 @@
+//! The two IP families and every fact that differs between them.
+//!
+//! In: an [`IpFamily`]. Out: names, prefixes and constants of that family.
+//! Must not know: anything else of ours. All other code reads as if there were one family.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// An IP family, as `spec.ipFamilies` and `addressType` spell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum IpFamily {
+    /// `IPv4`
+    V4,
+    /// `IPv6`
+    V6,
+}
+
+impl IpFamily {
+    /// Both, in the order in which kube-proxy takes them.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    #[must_use]
+    pub fn of(ip: &IpAddr) -> Self {
+        if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The family of a prefix.
+    #[must_use]
+    pub fn of_net(net: &IpNet) -> Self {
+        if net.addr().is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The Kubernetes spelling, also the `ip_family` label of the metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    /// The family that Kubernetes spells so; `None` for anything else (`FQDN`, say).
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| family.name() == name)
+    }
+
+    /// What the names of the iptables tools begin with: `iptables`, `ip6tables`.
+    #[must_use]
+    pub fn iptables(self) -> &'static str {
+        match self {
+            Self::V4 => "iptables",
+            Self::V6 => "ip6tables",
+        }
+    }
+
+    /// Where the kernel lists the legacy tables that exist in this network namespace.
+    #[must_use]
+    pub fn legacy_table_names(self) -> &'static str {
+        match self {
+            Self::V4 => "/proc/thread-self/net/ip_tables_names",
+            Self::V6 => "/proc/thread-self/net/ip6_tables_names",
+        }
+    }
+
+    /// The netfilter protocol number (`NFPROTO_IPV4`, `NFPROTO_IPV6`).
+    #[must_use]
+    pub fn nfproto(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+
+    /// The loopback network as the rules name it. `::1` has no network around it.
+    #[must_use]
+    pub fn loopback(self) -> IpNet {
+        match self {
+            Self::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+            Self::V6 => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+        }
+    }
+
+    /// The loopback address, kube-proxy's node address until the Node is known.
+    #[must_use]
+    pub fn localhost(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Self::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        }
+    }
+
+    /// Whether the kernel can route packets to loopback addresses from elsewhere (`route_localnet` is IPv4 only).
+    #[must_use]
+    pub fn has_route_localnet(self) -> bool {
+        self == Self::V4
+    }
+
+    /// The `--reject-with` that says "port unreachable".
+    #[must_use]
+    pub fn reject_with(self) -> &'static str {
+        match self {
+            Self::V4 => "icmp-port-unreachable",
+            Self::V6 => "icmp6-port-unreachable",
+        }
+    }
+
+    /// The netmask that `-m recent` prints for a whole address.
+    #[must_use]
+    pub fn recent_mask(self) -> &'static str {
+        match self {
+            Self::V4 => "255.255.255.255",
+            Self::V6 => "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        }
+    }
+}
+
+impl fmt::Display for IpFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,186 @@
+//! The rules that are there whatever Services there are.
+//!
+//! In: the settings. Out: the chains kube-proxy always has, the end of KUBE-SERVICES, and the jumps from the kernel's
+//! own chains. Must not know: Service ports, or what the kernel holds.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::names;
+use super::settings::{INVALID_DROPPED_COUNTER, NodePortDestinations, Settings};
+use crate::netfilter::SavedTable;
+use crate::netfilter::iptables::{Chain, Comment, Is, Match, Rule, Suffix, Table, Target};
+
+/// A jump from one of the kernel's own chains into one of kube-proxy's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jump {
+    /// The table.
+    pub table: Table,
+    /// The built-in chain.
+    pub from: &'static str,
+    /// The target.
+    pub to: Chain,
+    /// The rule, jump included.
+    pub rule: Rule,
+}
+
+/// How a built-in chain stands to a [`Jump`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It has the rule.
+    Present,
+    /// It has a rule with that target in other words: perhaps the same one.
+    Alike,
+    /// It has none.
+    Absent,
+}
+
+impl Jump {
+    /// Looks for the jump in a table as it was read back.
+    #[must_use]
+    pub fn presence(&self, table: &SavedTable) -> Presence {
+        if self.count(table) > 0 {
+            return Presence::Present;
+        }
+        let (from, target) = (format!("-A {} ", self.from), format!("-j {}", self.to));
+        let alike = table.builtin.iter().any(|line| line.starts_with(&from) && line.ends_with(&target));
+        if alike { Presence::Alike } else { Presence::Absent }
+    }
+
+    /// How often a table has the jump, word by word.
+    #[must_use]
+    pub fn count(&self, table: &SavedTable) -> usize {
+        let expected = format!("-A {}{}", self.from, self.rule);
+        table.builtin.iter().filter(|line| line.split_whitespace().eq(expected.split_whitespace())).count()
+    }
+}
+
+/// Every jump, in the order in which they are put at the head of their chains: the last one ends up first.
+#[must_use]
+pub fn jumps() -> Vec<Jump> {
+    const NEW: Option<Match> = Some(Match::CtState(Is::so("NEW")));
+    const EXTERNAL: &str = "kubernetes externally-visible service portals";
+    const PORTALS: &str = "kubernetes service portals";
+    const FIREWALL: &str = "kubernetes load balancer firewall";
+    let jump = |table, to, from, text: &'static str, state: Option<Match>| {
+        let comment = (!text.is_empty()).then(|| comment(text));
+        let matches = state.into_iter().chain(comment).collect();
+        Jump { table, from, to, rule: Rule { matches, target: Some(Target::Jump(to)), ..Rule::default() } }
+    };
+    vec![
+        jump(Table::Filter, names::EXTERNAL_SERVICES, "INPUT", EXTERNAL, NEW),
+        jump(Table::Filter, names::EXTERNAL_SERVICES, "FORWARD", EXTERNAL, NEW),
+        jump(Table::Filter, names::NODE_PORTS, "INPUT", "kubernetes health check service ports", None),
+        jump(Table::Filter, names::SERVICES, "FORWARD", PORTALS, NEW),
+        jump(Table::Filter, names::SERVICES, "OUTPUT", PORTALS, NEW),
+        jump(Table::Filter, names::FORWARD, "FORWARD", "kubernetes forwarding rules", None),
+        jump(Table::Filter, names::PROXY_FIREWALL, "INPUT", FIREWALL, NEW),
+        jump(Table::Filter, names::PROXY_FIREWALL, "OUTPUT", FIREWALL, NEW),
+        jump(Table::Filter, names::PROXY_FIREWALL, "FORWARD", FIREWALL, NEW),
+        jump(Table::Nat, names::SERVICES, "OUTPUT", PORTALS, None),
+        jump(Table::Nat, names::SERVICES, "PREROUTING", PORTALS, None),
+        jump(Table::Nat, names::POSTROUTING, "POSTROUTING", "kubernetes postrouting rules", None),
+        jump(Table::Filter, names::KUBELET_FIREWALL, "INPUT", "", None),
+        jump(Table::Filter, names::KUBELET_FIREWALL, "OUTPUT", "", None),
+    ]
+}
+
+/// The chains whose content depends on the settings alone.
+#[must_use]
+pub fn chains(settings: &Settings) -> Vec<(Table, Chain, Vec<Rule>)> {
+    let mut chains = vec![
+        (Table::Nat, names::POSTROUTING, postrouting(settings)),
+        (Table::Nat, names::MARK_MASQ, vec![target(Target::SetMark(settings.masquerade_mark))]),
+        (Table::Filter, names::FORWARD, forward(settings)),
+    ];
+    if settings.localhost_node_ports {
+        chains.push((Table::Filter, names::KUBELET_FIREWALL, vec![guard_loopback(settings)]));
+    }
+    chains
+}
+
+/// Chains that must exist, but whose content is not ours or nothing.
+pub const ENSURED: [(Table, Chain); 4] = [
+    (Table::Filter, names::KUBELET_FIREWALL),
+    (Table::Mangle, names::CANARY),
+    (Table::Nat, names::CANARY),
+    (Table::Filter, names::CANARY),
+];
+
+/// The end of nat's KUBE-SERVICES: what was sent to one of the node's own addresses may be for a node port.
+#[must_use]
+pub fn node_port_dispatch(settings: &Settings) -> Vec<Rule> {
+    let rule = Rule {
+        matches: vec![comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain")],
+        target: Some(Target::Jump(names::NODE_PORTS)),
+        ..Rule::default()
+    };
+    match &settings.node_ports {
+        NodePortDestinations::All => {
+            let mut rule = rule;
+            rule.matches.push(Match::DestinationIsLocal);
+            if !settings.localhost_node_ports {
+                rule.destination = Some(Is::not(settings.family.loopback()));
+            }
+            vec![rule]
+        }
+        NodePortDestinations::Addresses(addresses) => addresses
+            .iter()
+            .map(|&ip| Rule { destination: Some(Is::so(IpNet::from(ip))), ..rule.clone() })
+            .collect(),
+    }
+}
+
+fn postrouting(settings: &Settings) -> Vec<Rule> {
+    let mark = settings.masquerade_mark;
+    vec![
+        Rule { matches: vec![Match::Mark(Is::not(mark))], ..target(Target::Return) },
+        // A packet that passes the stack twice (a tunnel's) must not be masqueraded twice.
+        target(Target::FlipMark(mark)),
+        Rule {
+            matches: vec![comment("kubernetes service traffic requiring SNAT")],
+            ..target(Target::Masquerade { random_fully: settings.features.random_fully })
+        },
+    ]
+}
+
+fn forward(settings: &Settings) -> Vec<Rule> {
+    let mut rules = Vec::with_capacity(3);
+    if !settings.features.tcp_be_liberal {
+        // Such packets would reach the client untranslated and make it reset the connection (kubernetes 74839).
+        let mut matches = vec![Match::CtState(Is::so("INVALID"))];
+        if settings.features.nfacct {
+            matches.push(Match::Account(INVALID_DROPPED_COUNTER));
+        }
+        rules.push(Rule { matches, ..target(Target::Drop) });
+    }
+    let mark = Match::Mark(Is::so(settings.masquerade_mark));
+    rules.push(Rule { matches: vec![comment("kubernetes forwarding rules"), mark], ..target(Target::Accept) });
+    let established = Match::CtState(Is::so("RELATED,ESTABLISHED"));
+    let text = comment("kubernetes forwarding conntrack rule");
+    rules.push(Rule { matches: vec![text, established], ..target(Target::Accept) });
+    rules
+}
+
+/// `route_localnet` would let neighbours reach services that listen on loopback addresses only (kubernetes 90259).
+fn guard_loopback(settings: &Settings) -> Rule {
+    let loopback = settings.family.loopback();
+    Rule {
+        source: Some(Is::not(loopback)),
+        destination: Some(Is::so(loopback)),
+        matches: vec![
+            comment("block incoming localnet connections"),
+            Match::CtState(Is::not("RELATED,ESTABLISHED,DNAT")),
+        ],
+        ..target(Target::Drop)
+    }
+}
+
+fn target(target: Target) -> Rule {
+    Rule { target: Some(target), ..Rule::default() }
+}
+
+fn comment(text: &'static str) -> Match {
+    Match::Comment(Comment { prefix: text, subject: Arc::default(), suffix: Suffix::Text("") })
+}

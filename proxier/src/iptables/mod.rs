@@ -1,0 +1,308 @@
+//! iptables mode: kube-proxy's chains, written by `iptables-restore --noflush`.
+//!
+//! In: snapshots. Out: the nat, filter and mangle chains of one family, and what was done.
+//! Must not know: API objects, other modes. The chains and how a packet goes through them: `README.md` beside this.
+
+mod base;
+mod cleanup;
+mod drift;
+mod isolate;
+mod names;
+mod plan;
+mod render;
+mod settings;
+mod state;
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use self::base::Presence;
+use self::drift::Accepted;
+use self::plan::{Input, Transaction};
+use self::settings::{Features, INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER, Settings};
+use self::state::{Observed, State};
+use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules};
+use crate::family::IpFamily;
+use crate::kernel::iptables::{IptablesTool, RestoreError};
+use crate::kernel::{Host, ToolError};
+use crate::model::{Config, Scope, ServicePortName, Snapshot};
+use crate::netfilter::iptables::{Chain, Table};
+
+const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
+const TCP_BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
+
+/// How many Service ports one sync may find refused before it gives up until the next.
+const MAX_REJECTIONS: usize = 100;
+
+/// A check of all rules may take one hundredth of one CPU.
+const CHECK_SHARE: u32 = 100;
+
+/// iptables mode in one family.
+#[derive(Debug)]
+pub struct Iptables {
+    family: IpFamily,
+    config: Config,
+    tool: Box<dyn IptablesTool>,
+    host: Box<dyn Host>,
+    features: Features,
+    state: State,
+    rejected: HashMap<ServicePortName, String>,
+    accepted: Accepted,
+    next_check: Option<Instant>,
+}
+
+/// An attempt that failed: with the Service ports at fault, if the tool named any.
+#[derive(Debug)]
+struct Failure {
+    ports: Vec<(ServicePortName, String)>,
+    error: SyncError,
+}
+
+impl From<ToolError> for SyncError {
+    fn from(error: ToolError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Iptables {
+    /// A mode that has not looked at the kernel yet.
+    #[must_use]
+    pub fn new(family: IpFamily, config: Config, tool: Box<dyn IptablesTool>, mut host: Box<dyn Host>) -> Self {
+        let tcp_be_liberal = host.sysctl(TCP_BE_LIBERAL).is_ok_and(|value| value != 0);
+        if tcp_be_liberal {
+            info!("{TCP_BE_LIBERAL} is set: no rule drops packets in conntrack state INVALID");
+        }
+        let features = Features { random_fully: tool.random_fully(), nfacct: false, tcp_be_liberal };
+        Self {
+            family,
+            config,
+            tool,
+            host,
+            features,
+            state: State::default(),
+            rejected: HashMap::new(),
+            accepted: Accepted::default(),
+            next_check: None,
+        }
+    }
+
+    fn settings(&mut self, snapshot: &Snapshot<'_>) -> Settings {
+        let (host, family) = (&mut self.host, self.family);
+        Settings::of(family, &self.config, snapshot, self.features, || {
+            host.addresses(family).unwrap_or_else(|error| {
+                warn!("cannot read this node's addresses, node ports will not work: {error}");
+                Vec::new()
+            })
+        })
+    }
+
+    /// What rules rely on: packets to loopback addresses may be routed, counters exist.
+    fn prepare(&mut self, settings: &Settings) -> Result<(), SyncError> {
+        if settings.localhost_node_ports {
+            self.host.set_sysctl(ROUTE_LOCALNET, 1).map_err(|error| {
+                SyncError(format!(
+                    "cannot set {ROUTE_LOCALNET} for node ports on loopback addresses: {error}; \
+                     --iptables-localhost-nodeports=false does without"
+                ))
+            })?;
+        }
+        let counters = [INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER];
+        let made: Result<(), _> = counters.iter().try_for_each(|name| self.host.ensure_counter(name));
+        if let Err(error) = &made
+            && self.state.settings.is_none()
+        {
+            info!("no nfacct counters in the rules: {error}");
+        }
+        self.features.nfacct = made.is_ok();
+        Ok(())
+    }
+
+    fn observe(&mut self) -> Result<Observed, SyncError> {
+        let mut observed = Observed {
+            nat: self.tool.save(Table::Nat)?,
+            filter: self.tool.save(Table::Filter)?,
+            mangle: self.tool.save(Table::Mangle)?,
+            missing_jumps: Vec::new(),
+        };
+        for jump in base::jumps() {
+            let missing = match jump.presence(observed.table(jump.table)) {
+                Presence::Present => false,
+                Presence::Absent => true,
+                Presence::Alike => !self.tool.has_rule(jump.table, jump.from, &jump.rule)?,
+            };
+            if missing {
+                observed.missing_jumps.push(jump);
+            }
+        }
+        Ok(observed)
+    }
+
+    fn attempt(
+        &mut self,
+        snapshot: &Snapshot<'_>,
+        changed: Option<&BTreeSet<ServicePortName>>,
+        now: Instant,
+    ) -> Result<SyncStats, Failure> {
+        let plain = |error| Failure { ports: Vec::new(), error };
+        let mut settings = self.settings(snapshot);
+        let changed = changed.filter(|_| self.state.settings.as_ref() == Some(&settings));
+        let observed = if changed.is_none() {
+            self.prepare(&settings).map_err(plain)?;
+            settings.features = self.features;
+            Some(self.observe().map_err(plain)?)
+        } else {
+            None
+        };
+        let input = Input {
+            snapshot,
+            settings: &settings,
+            state: &self.state,
+            observed: observed.as_ref(),
+            changed,
+            rejected: &self.rejected,
+            batch: self.tool.batch(),
+            deletion_interval: self.config.periods.sync,
+            now,
+        };
+        let tool = &mut self.tool;
+        let outcome = plan::plan(input, |transaction| {
+            tool.restore(transaction.restore).map_err(|error| blame(&transaction, &error))
+        })?;
+        let written = outcome.written;
+        self.state.commit(outcome, settings, now);
+        Ok(self.stats(changed.is_none(), written))
+    }
+
+    fn stats(&self, full: bool, written: [usize; Table::ALL.len()]) -> SyncStats {
+        let rules = [Table::Filter, Table::Nat].map(|table| TableRules {
+            table: table.name(),
+            total: self.state.rules(table),
+            written: written[table as usize],
+        });
+        let rejected = |(port, reason): (&ServicePortName, &String)| Rejected { port: port.clone(), reason: reason.clone() };
+        SyncStats {
+            full,
+            rejected: self.rejected.iter().map(rejected).collect(),
+            no_local_internal: self.state.totals.no_local_internal,
+            no_local_external: self.state.totals.no_local_external,
+            rules: rules.to_vec(),
+        }
+    }
+}
+
+/// Who owns the lines that the tool refused.
+fn blame(transaction: &Transaction<'_, '_>, error: &RestoreError) -> Failure {
+    let mut ports: Vec<(ServicePortName, String)> = Vec::new();
+    for &line in &error.lines {
+        let owner = transaction.restore.owner(line).and_then(|owner| transaction.owners.get(owner as usize));
+        if let Some(&owner) = owner
+            && !ports.iter().any(|(port, _)| port == owner)
+        {
+            let text = transaction.restore.line(line).unwrap_or_default();
+            ports.push((owner.clone(), format!("{} (line: {text})", error.message)));
+        }
+    }
+    Failure { ports, error: SyncError(error.message.clone()) }
+}
+
+impl Backend for Iptables {
+    fn sync(&mut self, snapshot: &Snapshot<'_>, scope: &Scope, now: Instant) -> Result<SyncStats, SyncError> {
+        let mut changed = match scope {
+            Scope::Full => {
+                self.rejected.clear();
+                None
+            }
+            Scope::Changed(changed) => {
+                self.rejected.retain(|port, _| !changed.contains(port));
+                Some(changed.clone())
+            }
+        };
+        loop {
+            let failure = match self.attempt(snapshot, changed.as_ref(), now) {
+                Ok(stats) => {
+                    if stats.full {
+                        self.calibrate()?;
+                    }
+                    return Ok(stats);
+                }
+                Err(failure) => failure,
+            };
+            let mut culprits = failure.ports;
+            if culprits.is_empty() {
+                culprits = self.isolate(snapshot, changed.as_ref());
+            }
+            if culprits.is_empty() || self.rejected.len() + culprits.len() > MAX_REJECTIONS {
+                return Err(failure.error);
+            }
+            for (port, reason) in culprits {
+                // It may have been programmed before: then what is left of it has to go.
+                if let Some(changed) = &mut changed {
+                    changed.insert(port.clone());
+                }
+                if self.rejected.insert(port, reason).is_some() {
+                    return Err(failure.error);
+                }
+            }
+        }
+    }
+
+    fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+        if !self.tool.has_chain(Table::Mangle, names::CANARY)? {
+            return Ok(Some(format!("chain {} is gone from table mangle: the tables were flushed", names::CANARY)));
+        }
+        if self.next_check.is_some_and(|at| now < at) {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        let observed = self.observe()?;
+        let damage = self.accepted.drift(&self.state, &observed);
+        self.next_check = Some(now + start.elapsed() * CHECK_SHARE);
+        Ok(damage.or_else(|| self.overdue_deletions(now)))
+    }
+
+    fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
+        self.state = State::default();
+        cleanup::cleanup(self.tool.as_mut())
+    }
+}
+
+impl Iptables {
+    /// Chains that a large cluster let wait.
+    fn overdue_deletions(&self, now: Instant) -> Option<String> {
+        let interval: Duration = self.config.periods.sync;
+        let due = self.state.last_deletion.is_some_and(|at| now.duration_since(at) > interval);
+        let waiting = self.state.retired.len();
+        (due && waiting > 0).then(|| format!("{waiting} unused chains wait for their deletion"))
+    }
+
+    /// Looks once more at chains that were just repaired: what still reads differently is printed differently by this
+    /// version of iptables, and no damage.
+    fn calibrate(&mut self) -> Result<(), SyncError> {
+        if self.accepted.has_suspects() {
+            let observed = self.observe()?;
+            self.accepted.settle(&self.state, &observed);
+        }
+        Ok(())
+    }
+
+    fn isolate(
+        &mut self,
+        snapshot: &Snapshot<'_>,
+        changed: Option<&BTreeSet<ServicePortName>>,
+    ) -> Vec<(ServicePortName, String)> {
+        let settings = self.settings(snapshot);
+        let candidates: Vec<&ServicePortName> = match changed {
+            None => snapshot.ports.keys().collect(),
+            Some(changed) => changed.iter().filter(|name| snapshot.ports.contains_key(*name)).collect(),
+        };
+        let candidates = candidates.into_iter().filter(|name| !self.rejected.contains_key(*name)).collect();
+        isolate::culprits(self.tool.as_mut(), snapshot, &settings, candidates)
+    }
+}
+
+/// The chain and table of a message.
+fn named(table: Table, chain: Chain) -> String {
+    format!("chain {chain} of table {}", table.name())
+}

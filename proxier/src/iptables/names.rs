@@ -1,0 +1,122 @@
+//! The names of iptables mode's chains.
+//!
+//! In: Service ports and endpoints. Out: the same chain names as kube-proxy, which tools and people look for.
+//! Must not know: rules.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use data_encoding::BASE32;
+use sha2::{Digest, Sha256};
+
+use crate::model::ServicePortName;
+use crate::netfilter::iptables::Chain;
+
+/// Dispatch by destination; in filter, refuses traffic to cluster IPs without endpoints.
+pub const SERVICES: Chain = Chain::new("KUBE-SERVICES");
+/// Refuses traffic to external addresses without endpoints.
+pub const EXTERNAL_SERVICES: Chain = Chain::new("KUBE-EXTERNAL-SERVICES");
+/// Dispatch by node port; in filter, lets health checks in.
+pub const NODE_PORTS: Chain = Chain::new("KUBE-NODEPORTS");
+/// Masquerades what is marked.
+pub const POSTROUTING: Chain = Chain::new("KUBE-POSTROUTING");
+/// Marks what is to be masqueraded.
+pub const MARK_MASQ: Chain = Chain::new("KUBE-MARK-MASQ");
+/// Lets service traffic be forwarded under a restrictive policy.
+pub const FORWARD: Chain = Chain::new("KUBE-FORWARD");
+/// Drops what a load balancer's source ranges did not let through.
+pub const PROXY_FIREWALL: Chain = Chain::new("KUBE-PROXY-FIREWALL");
+/// The kubelet's, with one rule of the same words as ours.
+pub const KUBELET_FIREWALL: Chain = Chain::new("KUBE-FIREWALL");
+/// An empty chain whose absence tells that somebody flushed the tables.
+pub const CANARY: Chain = Chain::new("KUBE-PROXY-CANARY");
+
+const HASH_LEN: usize = 16;
+const PREFIXES: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-FW-", "KUBE-EXT-", "KUBE-SEP-"];
+
+/// The chains of one Service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortChains {
+    /// `KUBE-SVC-…`: the endpoints of policy `Cluster`.
+    pub cluster: Chain,
+    /// `KUBE-SVL-…`: the endpoints of policy `Local`.
+    pub local: Chain,
+    /// `KUBE-FW-…`: the source ranges.
+    pub firewall: Chain,
+    /// `KUBE-EXT-…`: traffic to anything but the cluster IP.
+    pub external: Chain,
+}
+
+/// Makes the names of one Service port's chains.
+#[derive(Debug)]
+pub struct Namer {
+    seed: Sha256,
+    text: String,
+}
+
+impl Namer {
+    /// Names are hashes of the port's name and its protocol, and for endpoints the endpoint.
+    #[must_use]
+    pub fn new(port: &ServicePortName) -> Self {
+        let mut text = String::with_capacity(96);
+        let _ = write!(text, "{port}");
+        text.push_str(port.protocol.name());
+        Self { seed: Sha256::new_with_prefix(text.as_bytes()), text }
+    }
+
+    /// The chains of the port itself.
+    #[must_use]
+    pub fn port(&self) -> PortChains {
+        let hash = encode(self.seed.clone());
+        PortChains {
+            cluster: Chain::hashed("KUBE-SVC-", hash),
+            local: Chain::hashed("KUBE-SVL-", hash),
+            firewall: Chain::hashed("KUBE-FW-", hash),
+            external: Chain::hashed("KUBE-EXT-", hash),
+        }
+    }
+
+    /// `KUBE-SEP-…`, the chain of one of its endpoints.
+    pub fn endpoint(&mut self, endpoint: SocketAddr) -> Chain {
+        self.text.clear();
+        let _ = write!(self.text, "{endpoint}");
+        let mut hash = self.seed.clone();
+        hash.update(self.text.as_bytes());
+        Chain::hashed("KUBE-SEP-", encode(hash))
+    }
+}
+
+/// Whether a chain is one of a Service port: ours to delete when no Service port has it.
+#[must_use]
+pub fn is_of_service(chain: &Chain) -> bool {
+    PREFIXES.iter().any(|prefix| chain.as_str().starts_with(prefix))
+}
+
+fn encode(hash: Sha256) -> [u8; HASH_LEN] {
+    let digest = hash.finalize();
+    let mut encoded = [0; HASH_LEN];
+    // 10 bytes are 16 characters of base32.
+    BASE32.encode_mut(&digest[..HASH_LEN * 5 / 8], &mut encoded);
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{NamespacedName, Protocol};
+
+    #[test]
+    fn names_are_kube_proxys() {
+        let port = ServicePortName {
+            service: NamespacedName::new("default", "with-local"),
+            port: "http".into(),
+            protocol: Protocol::Tcp,
+        };
+        let mut namer = Namer::new(&port);
+        assert_eq!(namer.port().cluster.as_str(), "KUBE-SVC-3FNP6KDT3RDA4WFJ");
+        assert_eq!(namer.port().external.as_str(), "KUBE-EXT-3FNP6KDT3RDA4WFJ");
+        let endpoint = namer.endpoint("10.244.3.5:8080".parse().expect("an address"));
+        assert_eq!(endpoint.as_str(), "KUBE-SEP-4RP3G6V4YDQN7TJN");
+        assert!(is_of_service(&endpoint) && !is_of_service(&SERVICES));
+    }
+}

@@ -1,0 +1,304 @@
+//! From a snapshot to transactions, writing only what differs.
+//!
+//! In: a snapshot, what the kernel holds (as observed, or as the last sync left it), the settings. Out: transactions
+//! for `iptables-restore`, in order, and the [`Outcome`] they add up to. Must not know: who applies them.
+//!
+//! A transaction commits each table as a whole. Where the tool needs quadratic time for many chains, a big change is
+//! cut into several: first the Service ports' own chains, each port's within one transaction, then the shared chains
+//! that lead to them, then deletions. So traffic sees every Service port either as it was or as it is to be.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::base::{self, ENSURED};
+use super::names;
+use super::render::{PortView, SHARED, SharedRules};
+use super::settings::{LARGE_CLUSTER_ENDPOINTS, Settings};
+use super::state::{Observed, Outcome, Programmed, State};
+use crate::model::{CategorizedEndpoints, ServicePort, ServicePortName, Snapshot};
+use crate::netfilter::iptables::{Chain, Rule, Table};
+use crate::netfilter::{Owner, Restore, SavedChain};
+
+/// The index in [`SHARED`] of nat's KUBE-SERVICES, which ends with the jump for node ports.
+const NAT_SERVICES: usize = 4;
+
+/// A transaction and the Service ports its owners are numbers of.
+#[derive(Debug)]
+pub(super) struct Transaction<'a, 'b> {
+    pub restore: &'b Restore,
+    pub owners: &'b [&'a ServicePortName],
+}
+
+/// What a plan is made from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Input<'a> {
+    pub snapshot: &'a Snapshot<'a>,
+    pub settings: &'a Settings,
+    pub state: &'a State,
+    /// What the kernel holds, if it was asked: then everything is looked at.
+    pub observed: Option<&'a Observed>,
+    /// The Service ports to look at, if not all.
+    pub changed: Option<&'a BTreeSet<ServicePortName>>,
+    /// Service ports that the tool refuses: they get no rules.
+    pub rejected: &'a HashMap<ServicePortName, String>,
+    /// From how many chains on a transaction is cut.
+    pub batch: usize,
+    /// How long a large cluster's stale chains may wait.
+    pub deletion_interval: Duration,
+    pub now: Instant,
+}
+
+/// Makes the plan, handing over each transaction in order.
+///
+/// # Errors
+/// The first of `apply`, which ends the plan.
+pub(super) fn plan<E>(
+    input: Input<'_>,
+    apply: impl FnMut(Transaction<'_, '_>) -> Result<(), E>,
+) -> Result<Outcome, E> {
+    let mut planner = Planner {
+        large: input.is_large(),
+        input,
+        apply,
+        owners: Vec::new(),
+        restore: Restore::default(),
+        outcome: Outcome { full: input.changed.is_none(), ..Outcome::default() },
+        stale: Vec::new(),
+    };
+    match input.changed {
+        None => planner.all()?,
+        Some(changed) => planner.changed(changed)?,
+    }
+    planner.delete_stale()?;
+    planner.flush()?;
+    Ok(planner.outcome)
+}
+
+impl<'a> Input<'a> {
+    fn programmable(self) -> impl Iterator<Item = (&'a ServicePortName, &'a ServicePort)> {
+        let rejected = self.rejected;
+        self.snapshot.ports.iter().filter(move |(name, _)| !rejected.contains_key(name))
+    }
+
+    fn is_large(&self) -> bool {
+        let count = |name| self.snapshot.endpoints.of(name).len();
+        let total = match self.changed {
+            None => {
+                let mut total = 0;
+                let mut ports = self.snapshot.ports.keys();
+                // Only whether it is above the limit matters.
+                while total <= LARGE_CLUSTER_ENDPOINTS
+                    && let Some(name) = ports.next()
+                {
+                    total += count(name);
+                }
+                total
+            }
+            Some(changed) => {
+                let before = |name| self.state.ports.get(name).map_or(0, |port| port.endpoints as usize);
+                let old: usize = changed.iter().map(before).sum();
+                let new: usize = changed.iter().filter(|name| self.snapshot.ports.contains_key(*name)).map(count).sum();
+                self.state.totals.endpoints - old + new
+            }
+        };
+        total > LARGE_CLUSTER_ENDPOINTS
+    }
+}
+
+struct Planner<'a, F> {
+    input: Input<'a>,
+    large: bool,
+    apply: F,
+    owners: Vec<&'a ServicePortName>,
+    restore: Restore,
+    outcome: Outcome,
+    stale: Vec<Chain>,
+}
+
+impl<'a, F, E> Planner<'a, F>
+where
+    F: FnMut(Transaction<'_, '_>) -> Result<(), E>,
+{
+    /// Everything, compared with what the kernel holds.
+    fn all(&mut self) -> Result<(), E> {
+        let nothing = Observed::default();
+        let observed = self.input.observed.unwrap_or(&nothing);
+        self.base(observed);
+        let mut shared: [Vec<(Owner, Rule)>; SHARED.len()] = Default::default();
+        let mut active = HashSet::new();
+        for (name, port) in self.input.programmable() {
+            let (owner, programmed, rules) =
+                self.port(name, port, |chain| observed.chain(Table::Nat, chain));
+            active.extend(programmed.own.iter().map(|(chain, _)| *chain));
+            for (all, rules) in shared.iter_mut().zip(rules) {
+                all.extend(rules.into_iter().map(|rule| (owner, rule)));
+            }
+            self.outcome.ports.push((name.clone(), Some(programmed)));
+            self.flush_if_large()?;
+        }
+        for (index, rules) in shared.iter().enumerate() {
+            let (table, chain) = SHARED[index];
+            self.shared(index, rules, observed.chain(table, &chain));
+        }
+        for jump in &observed.missing_jumps {
+            self.restore.insert(jump.table, jump.from, &jump.rule);
+        }
+        let ours = observed.nat.chains.keys().filter(|chain| names::is_of_service(chain));
+        self.stale.extend(ours.filter(|chain| !active.contains(*chain)));
+        Ok(())
+    }
+
+    /// Some Service ports, compared with what the last sync left.
+    fn changed(&mut self, changed: &'a BTreeSet<ServicePortName>) -> Result<(), E> {
+        let mut dirty = [false; SHARED.len()];
+        let none = Programmed::default();
+        for name in changed {
+            let old = self.input.state.ports.get(name);
+            let port = self.input.snapshot.ports.get(name).filter(|_| !self.input.rejected.contains_key(name));
+            let new = port.map(|port| self.port(name, port, |chain| old?.own(chain)).1);
+            let (before, after) = (old.unwrap_or(&none), new.as_ref().unwrap_or(&none));
+            for (dirty, (before, after)) in dirty.iter_mut().zip(before.shared.iter().zip(&after.shared)) {
+                *dirty |= before != after;
+            }
+            self.stale.extend(before.own.iter().map(|(chain, _)| *chain).filter(|chain| after.own(chain).is_none()));
+            if old.is_some() || new.is_some() {
+                self.outcome.ports.push((name.clone(), new));
+            }
+            self.flush_if_large()?;
+        }
+        if dirty.contains(&true) {
+            self.rewrite_shared(&dirty);
+        }
+        Ok(())
+    }
+
+    /// One Service port: writes those of its chains that differ from `current`.
+    fn port(
+        &mut self,
+        name: &'a ServicePortName,
+        port: &ServicePort,
+        current: impl Fn(&Chain) -> Option<SavedChain>,
+    ) -> (Owner, Programmed, SharedRules) {
+        let owner = Owner::try_from(self.owners.len()).unwrap_or(Owner::MAX);
+        self.owners.push(name);
+        let endpoints = self.input.snapshot.endpoints.of(name);
+        let categorized = CategorizedEndpoints::of(&endpoints, port, self.input.snapshot.node);
+        let mut view = PortView::new(name, port, &categorized, self.input.settings, !self.large);
+        let shared = view.shared();
+        let mut own = Vec::with_capacity(categorized.reachable.len() + 4);
+        let restore = &mut self.restore;
+        view.own(|chain, rules| {
+            let print = SavedChain::of(&rules);
+            if current(&chain) != Some(print) {
+                restore.chain(Table::Nat, chain, &rules, Some(owner));
+            }
+            own.push((chain, print));
+        });
+        own.sort_unstable_by_key(|(chain, _)| *chain);
+        let programmed = Programmed {
+            own: own.into(),
+            shared: std::array::from_fn(|index| SavedChain::of(&shared[index])),
+            endpoints: u32::try_from(endpoints.len()).unwrap_or(u32::MAX),
+            lacks_internal_local: view.lacks_internal_local(),
+            lacks_external_local: view.lacks_external_local(),
+        };
+        (owner, programmed, shared)
+    }
+
+    /// Writes anew those shared chains whose content changed.
+    fn rewrite_shared(&mut self, dirty: &[bool; SHARED.len()]) {
+        let mut shared: [Vec<(Owner, Rule)>; SHARED.len()] = Default::default();
+        for (name, port) in self.input.programmable() {
+            let endpoints = self.input.snapshot.endpoints.of(name);
+            let categorized = CategorizedEndpoints::of(&endpoints, port, self.input.snapshot.node);
+            let rules = PortView::new(name, port, &categorized, self.input.settings, !self.large).shared();
+            let owner = Owner::try_from(self.owners.len()).unwrap_or(Owner::MAX);
+            self.owners.push(name);
+            for (index, rules) in rules.into_iter().enumerate().filter(|(index, _)| dirty[*index]) {
+                shared[index].extend(rules.into_iter().map(|rule| (owner, rule)));
+            }
+        }
+        for (index, rules) in shared.iter().enumerate().filter(|(index, _)| dirty[*index]) {
+            self.shared(index, rules, None);
+        }
+    }
+
+    /// One shared chain with all Service ports' rules, if it is not as it should be.
+    fn shared(&mut self, index: usize, rules: &[(Owner, Rule)], current: Option<SavedChain>) {
+        let (table, chain) = SHARED[index];
+        let tail = if index == NAT_SERVICES { base::node_port_dispatch(self.input.settings) } else { Vec::new() };
+        let print = SavedChain::of(rules.iter().map(|(_, rule)| rule).chain(&tail));
+        if current != Some(print) {
+            self.restore.declare(table, chain, None);
+            for (owner, rule) in rules {
+                self.restore.append(table, chain, rule, Some(*owner));
+            }
+            for rule in &tail {
+                self.restore.append(table, chain, rule, None);
+            }
+        }
+        self.outcome.fixed.push(((table, chain), print));
+    }
+
+    fn base(&mut self, observed: &Observed) {
+        for (table, chain, rules) in base::chains(self.input.settings) {
+            let print = SavedChain::of(&rules);
+            if observed.chain(table, &chain) != Some(print) {
+                self.restore.chain(table, chain, &rules, None);
+            }
+            self.outcome.fixed.push(((table, chain), print));
+        }
+        let written: HashSet<_> = self.outcome.fixed.iter().map(|(chain, _)| *chain).collect();
+        for (table, chain) in ENSURED {
+            if observed.chain(table, &chain).is_none() && !written.contains(&(table, chain)) {
+                self.restore.declare(table, chain, None);
+            }
+        }
+    }
+
+    /// Deletes what nothing refers to any more; in large clusters not more often than the interval, like kube-proxy.
+    fn delete_stale(&mut self) -> Result<(), E> {
+        let state = self.input.state;
+        let recently =
+            state.last_deletion.is_some_and(|at| self.input.now.duration_since(at) <= self.input.deletion_interval);
+        if self.large && recently {
+            self.outcome.retired = std::mem::take(&mut self.stale);
+            return Ok(());
+        }
+        self.outcome.deleted = true;
+        if !self.outcome.full {
+            let revived: HashSet<Chain> = self
+                .outcome
+                .ports
+                .iter()
+                .filter_map(|(_, port)| port.as_ref())
+                .flat_map(|port| port.own.iter().map(|(chain, _)| *chain))
+                .collect();
+            self.stale.extend(state.retired.iter().filter(|chain| !revived.contains(*chain)));
+        }
+        if self.restore.chains() + self.stale.len() > self.input.batch {
+            self.flush()?;
+        }
+        for chain in std::mem::take(&mut self.stale) {
+            self.restore.delete(Table::Nat, chain);
+            self.flush_if_large()?;
+        }
+        Ok(())
+    }
+
+    fn flush_if_large(&mut self) -> Result<(), E> {
+        if self.restore.chains() >= self.input.batch { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), E> {
+        if self.restore.is_empty() {
+            return Ok(());
+        }
+        (self.apply)(Transaction { restore: &self.restore, owners: &self.owners })?;
+        for table in Table::ALL {
+            self.outcome.written[table as usize] += self.restore.rules(table);
+        }
+        self.restore = Restore::default();
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! What rules depend on besides the objects, made concrete for one family and one moment.
+//!
+//! In: the configuration, the node, what the kernel and the tool at hand can do. Out: [`Settings`].
+//! Must not know: how any of it was found out.
+
+use std::net::IpAddr;
+
+use crate::family::IpFamily;
+use crate::model::Config;
+use crate::model::config::{LocalTraffic, NodePortMatch};
+use crate::model::snapshot::Snapshot;
+
+/// The name of the nfacct object that counts packets to node ports on loopback addresses.
+pub const LOCALHOST_NODE_PORTS_COUNTER: &str = "localhost_nps_accepted_pkts";
+/// The name of the nfacct object that counts packets dropped for their conntrack state.
+pub const INVALID_DROPPED_COUNTER: &str = "ct_state_invalid_dropped_pkts";
+
+/// Over how many endpoints kube-proxy leaves out the comments of per-Service chains.
+pub const LARGE_CLUSTER_ENDPOINTS: usize = 1000;
+
+/// What this host's kernel and tools can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// `MASQUERADE --random-fully`.
+    pub random_fully: bool,
+    /// The nfacct objects exist and rules may name them.
+    pub nfacct: bool,
+    /// `nf_conntrack_tcp_be_liberal` is on: packets out of the window are not to be dropped.
+    pub tcp_be_liberal: bool,
+}
+
+/// Where packets must be sent for node ports to apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodePortDestinations {
+    /// Any local address.
+    All,
+    /// These local addresses.
+    Addresses(Vec<IpAddr>),
+}
+
+/// Everything that rules depend on besides Services and endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The family.
+    pub family: IpFamily,
+    /// The node's own address.
+    pub node_ip: IpAddr,
+    /// Masquerade all traffic to cluster IPs.
+    pub masquerade_all: bool,
+    /// The mark that asks for masquerading.
+    pub masquerade_mark: u32,
+    /// What traffic from this node's pods looks like.
+    pub local_traffic: Option<LocalTraffic>,
+    /// Node ports work on loopback addresses.
+    pub localhost_node_ports: bool,
+    /// Where node ports apply.
+    pub node_ports: NodePortDestinations,
+    /// What the host can do.
+    pub features: Features,
+}
+
+impl Settings {
+    /// The settings at a moment. `local_addresses` is asked only if node ports apply to some addresses.
+    #[must_use]
+    pub fn of(
+        family: IpFamily,
+        config: &Config,
+        snapshot: &Snapshot<'_>,
+        features: Features,
+        local_addresses: impl FnOnce() -> Vec<IpAddr>,
+    ) -> Self {
+        let selector = config.node_port_addresses.resolve(family, snapshot.node_ip);
+        let localhost_node_ports = localhost_node_ports(family, config, &selector);
+        let node_ports = match &selector {
+            NodePortMatch::All => NodePortDestinations::All,
+            NodePortMatch::Within(_) => {
+                let mut addresses = selector.select(&local_addresses());
+                addresses.retain(|ip| !ip.is_loopback() || localhost_node_ports);
+                NodePortDestinations::Addresses(addresses)
+            }
+        };
+        Self {
+            family,
+            node_ip: snapshot.node_ip,
+            masquerade_all: config.masquerade_all,
+            masquerade_mark: config.masquerade_mark(),
+            local_traffic: config.local_detector.resolve(family, snapshot.node),
+            localhost_node_ports,
+            node_ports,
+            features,
+        }
+    }
+}
+
+/// Whether node ports are to work on loopback addresses: wanted, meant by `nodePortAddresses`, and possible.
+#[must_use]
+pub fn localhost_node_ports(family: IpFamily, config: &Config, selector: &NodePortMatch) -> bool {
+    config.localhost_node_ports && family.has_route_localnet() && selector.covers_loopback(family)
+}

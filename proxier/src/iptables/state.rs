@@ -1,0 +1,164 @@
+//! What the last successful sync left in the kernel, without the rules themselves.
+//!
+//! In: the outcome of a sync. Out: what the next one compares with. Must not know: the tools.
+//! Kept small: at 10,000 Services with 10 endpoints each there are 120,000 chains.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use super::base::{Jump, node_port_dispatch};
+use super::render::SHARED;
+use super::settings::Settings;
+use crate::model::ServicePortName;
+use crate::netfilter::iptables::{Chain, Table};
+use crate::netfilter::{SavedChain, SavedTable};
+
+/// A Service port as it was programmed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Programmed {
+    /// Its own chains, sorted by name.
+    pub own: Box<[(Chain, SavedChain)]>,
+    /// Its rules in each of the chains of [`SHARED`].
+    pub shared: [SavedChain; SHARED.len()],
+    /// How many endpoints it has, usable or not.
+    pub endpoints: u32,
+    pub lacks_internal_local: bool,
+    pub lacks_external_local: bool,
+}
+
+impl Programmed {
+    pub fn own(&self, chain: &Chain) -> Option<SavedChain> {
+        let at = self.own.binary_search_by(|(name, _)| name.cmp(chain)).ok()?;
+        Some(self.own[at].1)
+    }
+
+    fn rules(&self, table: Table) -> usize {
+        let shared = SHARED.iter().zip(&self.shared).filter(|((of, _), _)| *of == table);
+        let own = self.own.iter().filter(|_| table == Table::Nat).map(|(_, chain)| chain.rules);
+        shared.map(|(_, chain)| chain.rules).chain(own).map(|n| n as usize).sum()
+    }
+}
+
+/// Sums over all Service ports, kept up to date so that no sync has to add them up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub endpoints: usize,
+    pub filter_rules: usize,
+    pub nat_rules: usize,
+    pub no_local_internal: usize,
+    pub no_local_external: usize,
+}
+
+impl Totals {
+    fn add(&mut self, port: &Programmed) {
+        self.endpoints += port.endpoints as usize;
+        self.filter_rules += port.rules(Table::Filter);
+        self.nat_rules += port.rules(Table::Nat);
+        self.no_local_internal += usize::from(port.lacks_internal_local);
+        self.no_local_external += usize::from(port.lacks_external_local);
+    }
+
+    fn subtract(&mut self, port: &Programmed) {
+        self.endpoints -= port.endpoints as usize;
+        self.filter_rules -= port.rules(Table::Filter);
+        self.nat_rules -= port.rules(Table::Nat);
+        self.no_local_internal -= usize::from(port.lacks_internal_local);
+        self.no_local_external -= usize::from(port.lacks_external_local);
+    }
+}
+
+/// What is in the kernel, as far as we put it there.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub ports: HashMap<ServicePortName, Programmed>,
+    /// The chains that are there whatever Services there are, and those that all share.
+    pub fixed: HashMap<(Table, Chain), SavedChain>,
+    /// Chains that nothing refers to any more and that wait for their deletion (large clusters).
+    pub retired: HashSet<Chain>,
+    pub last_deletion: Option<Instant>,
+    pub settings: Option<Settings>,
+    pub totals: Totals,
+}
+
+/// What a sync changed.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Whether `ports` and `fixed` are all there is.
+    pub full: bool,
+    pub ports: Vec<(ServicePortName, Option<Programmed>)>,
+    pub fixed: Vec<((Table, Chain), SavedChain)>,
+    pub retired: Vec<Chain>,
+    /// Whether stale chains were deleted, those that waited among them.
+    pub deleted: bool,
+    pub written: [usize; Table::ALL.len()],
+}
+
+impl State {
+    /// Takes over what a sync did.
+    pub fn commit(&mut self, outcome: Outcome, settings: Settings, now: Instant) {
+        if outcome.full {
+            self.ports.clear();
+            self.fixed.clear();
+            self.totals = Totals::default();
+        }
+        if outcome.deleted {
+            self.retired.clear();
+            self.last_deletion = Some(now);
+        }
+        self.retired.extend(outcome.retired);
+        for (name, programmed) in outcome.ports {
+            let old = match programmed {
+                Some(new) => {
+                    for (chain, _) in &new.own {
+                        self.retired.remove(chain);
+                    }
+                    self.totals.add(&new);
+                    self.ports.insert(name, new)
+                }
+                None => self.ports.remove(&name),
+            };
+            if let Some(old) = old {
+                self.totals.subtract(&old);
+            }
+        }
+        self.fixed.extend(outcome.fixed);
+        self.settings = Some(settings);
+    }
+
+    /// Rules of ours in a table, with those that do not belong to a Service port.
+    pub fn rules(&self, table: Table) -> usize {
+        let of_ports = match table {
+            Table::Filter => self.totals.filter_rules,
+            Table::Nat => self.totals.nat_rules,
+            Table::Mangle => 0,
+        };
+        // The shared chains' rules are counted by Service port; only the end of nat's KUBE-SERVICES belongs to none.
+        let others = self.fixed.iter().filter(|(chain, _)| chain.0 == table && !SHARED.contains(chain));
+        let tail = self.settings.as_ref().filter(|_| table == Table::Nat).map(node_port_dispatch);
+        of_ports + others.map(|(_, chain)| chain.rules as usize).sum::<usize>() + tail.map_or(0, |rules| rules.len())
+    }
+}
+
+/// What the kernel holds, as the tools tell it.
+#[derive(Debug, Default)]
+pub(super) struct Observed {
+    pub filter: SavedTable,
+    pub nat: SavedTable,
+    pub mangle: SavedTable,
+    /// Jumps from the built-in chains that are not there.
+    pub missing_jumps: Vec<Jump>,
+}
+
+impl Observed {
+    pub fn table(&self, table: Table) -> &SavedTable {
+        match table {
+            Table::Filter => &self.filter,
+            Table::Nat => &self.nat,
+            Table::Mangle => &self.mangle,
+        }
+    }
+
+    pub fn chain(&self, table: Table, chain: &Chain) -> Option<SavedChain> {
+        self.table(table).chains.get(chain).copied()
+    }
+}

@@ -1,0 +1,91 @@
+//! Running the system's programs.
+//!
+//! In: a command, perhaps input. Out: its output, or an error in its own words. Must not know: what programs mean.
+
+use std::io::{BufReader, Read, Write};
+use std::process::{ChildStdout, Command, Stdio};
+
+use thiserror::Error;
+
+/// A program that could not be run or did not end well.
+#[derive(Debug, Error)]
+pub enum ToolError {
+    /// It is not there or may not be run.
+    #[error("cannot run {program}: {source}")]
+    Start {
+        /// The program.
+        program: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It ended with an error.
+    #[error("{program} failed ({status}): {stderr}")]
+    Failed {
+        /// The program and its arguments.
+        program: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// What it said.
+        stderr: String,
+    },
+    /// Its output could not be understood.
+    #[error("{program}: {source}")]
+    Output {
+        /// The program.
+        program: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What a command line looks like in a message.
+fn words(command: &Command) -> String {
+    std::iter::once(command.get_program()).chain(command.get_args()).map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+fn start(command: &mut Command) -> Result<std::process::Child, ToolError> {
+    command.spawn().map_err(|source| ToolError::Start { program: words(command), source })
+}
+
+/// Runs a command to its end, with `input` on its standard input, and returns its output.
+///
+/// # Errors
+/// If it cannot be run, or ends with an error.
+pub(super) fn run(command: &mut Command, input: &[u8]) -> Result<Vec<u8>, ToolError> {
+    let mut child = start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that ends before it has read everything says why by other means.
+        let _ = stdin.write_all(input);
+    }
+    let output = child.wait_with_output().map_err(|source| ToolError::Output { program: words(command), source })?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(ToolError::Failed { program: words(command), status: output.status, stderr })
+}
+
+/// Runs a command and hands its output to `read` as it comes.
+///
+/// # Errors
+/// If it cannot be run or ends with an error, or `read` does.
+pub(super) fn stream<T>(
+    command: &mut Command,
+    read: impl FnOnce(BufReader<ChildStdout>) -> std::io::Result<T>,
+) -> Result<T, ToolError> {
+    let mut child = start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    let output = |source| ToolError::Output { program: words(command), source };
+    let value = match child.stdout.take() {
+        Some(stdout) => read(BufReader::with_capacity(1 << 16, stdout)),
+        None => Err(std::io::Error::other("no output")),
+    };
+    let mut stderr = String::new();
+    if let Some(mut pipe) = child.stderr.take() {
+        let _ = pipe.read_to_string(&mut stderr);
+    }
+    let status = child.wait().map_err(output)?;
+    if status.success() {
+        return value.map_err(|source| ToolError::Output { program: words(command), source });
+    }
+    Err(ToolError::Failed { program: words(command), status, stderr: stderr.trim().to_owned() })
+}

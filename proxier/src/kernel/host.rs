@@ -1,0 +1,71 @@
+//! The rest of the host: sysctls, addresses, counters.
+//!
+//! In: names. Out: what the running kernel says in the network namespace of the calling thread.
+//! Must not know: who wants to know.
+
+use std::io;
+use std::net::IpAddr;
+
+use crate::family::IpFamily;
+
+/// What a mode needs of the host.
+pub trait Host: Send + std::fmt::Debug {
+    /// Reads a numeric sysctl, named as below `/proc/sys`.
+    ///
+    /// # Errors
+    /// If there is none, or it is not a number.
+    fn sysctl(&mut self, name: &str) -> io::Result<i64>;
+
+    /// Writes a sysctl, unless it has that value: `/proc/sys` may be read-only and right all the same.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    fn set_sysctl(&mut self, name: &str, value: i64) -> io::Result<()>;
+
+    /// The addresses of all interfaces, in the kernel's order.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    fn addresses(&mut self, family: IpFamily) -> io::Result<Vec<IpAddr>>;
+
+    /// Makes an nfacct counter, unless it exists.
+    ///
+    /// # Errors
+    /// If the kernel has no nfacct, or we may not.
+    fn ensure_counter(&mut self, name: &str) -> io::Result<()>;
+}
+
+/// The running host.
+#[derive(Debug, Default)]
+pub struct SystemHost;
+
+impl Host for SystemHost {
+    fn sysctl(&mut self, name: &str) -> io::Result<i64> {
+        let text = std::fs::read_to_string(path(name))?;
+        text.trim().parse().map_err(|_| io::Error::other(format!("{name} is {:?}, not a number", text.trim())))
+    }
+
+    fn set_sysctl(&mut self, name: &str, value: i64) -> io::Result<()> {
+        if self.sysctl(name).is_ok_and(|now| now == value) {
+            return Ok(());
+        }
+        std::fs::write(path(name), value.to_string())
+    }
+
+    fn addresses(&mut self, family: IpFamily) -> io::Result<Vec<IpAddr>> {
+        let of = |address: nix::sys::socket::SockaddrStorage| {
+            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+        };
+        let interfaces = nix::ifaddrs::getifaddrs()?;
+        Ok(interfaces.filter_map(|i| i.address).filter_map(of).filter(|ip| IpFamily::of(ip) == family).collect())
+    }
+
+    fn ensure_counter(&mut self, name: &str) -> io::Result<()> {
+        super::nfacct::ensure(name)
+    }
+}
+
+fn path(sysctl: &str) -> String {
+    format!("/proc/sys/{sysctl}")
+}

@@ -1,0 +1,212 @@
+//! The iptables tools of one family.
+//!
+//! In: transactions and questions. Out: what the tools did or said. Must not know: whose rules they are.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use thiserror::Error;
+
+pub use super::command::ToolError;
+use super::command;
+use super::flavour::{Choice, Flavour};
+use crate::family::IpFamily;
+use crate::netfilter::iptables::{Chain, Rule, Table};
+use crate::netfilter::{Restore, SavedTable};
+
+/// Seconds to wait for the lock that all iptables programs share.
+const LOCK_WAIT: &str = "5";
+
+/// Chains in one transaction of the nf_tables flavour: its time is quadratic in them beyond a few thousand, while
+/// each further transaction costs some milliseconds (see the README's figures).
+const NFT_BATCH: usize = 500;
+
+/// A transaction that was refused.
+#[derive(Debug, Error)]
+#[error("{message}")]
+pub struct RestoreError {
+    /// The lines that the tool named, from 1; empty if it named none.
+    pub lines: Vec<usize>,
+    /// The tool's words.
+    pub message: String,
+}
+
+/// What a mode needs of iptables. Each method is one run of a tool.
+pub trait IptablesTool: Send + std::fmt::Debug {
+    /// Reads a table.
+    ///
+    /// # Errors
+    /// If the tool fails or prints what cannot be understood.
+    fn save(&mut self, table: Table) -> Result<SavedTable, ToolError>;
+
+    /// Applies a transaction; a table changes as a whole or not at all.
+    ///
+    /// # Errors
+    /// If the tool refuses it, with the lines at fault where it names them.
+    fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError>;
+
+    /// Whether a built-in chain has a rule, in whatever words.
+    ///
+    /// # Errors
+    /// If the tool cannot be run.
+    fn has_rule(&mut self, table: Table, builtin: &str, rule: &Rule) -> Result<bool, ToolError>;
+
+    /// Whether a chain exists.
+    ///
+    /// # Errors
+    /// If the tool cannot be run.
+    fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError>;
+
+    /// From how many chains on a transaction is better cut in two.
+    fn batch(&self) -> usize;
+
+    /// Whether MASQUERADE knows `--random-fully`.
+    fn random_fully(&self) -> bool;
+}
+
+/// The tools of the running system.
+#[derive(Debug)]
+pub struct SystemIptables {
+    iptables: PathBuf,
+    save: PathBuf,
+    restore: PathBuf,
+    batch: usize,
+    random_fully: bool,
+}
+
+impl SystemIptables {
+    /// The tools of a family in the chosen flavour, if they work: `POSTROUTING` of nat can be listed.
+    ///
+    /// # Errors
+    /// If a program is missing, or the kernel has no nat table for the family, or we may not look.
+    pub fn find(family: IpFamily, choice: &Choice) -> Result<Self, ToolError> {
+        let path = |suffix: &str| {
+            let program = format!("{}{}{suffix}", family.iptables(), choice.infix);
+            which::which(&program).map_err(|e| ToolError::Start { program, source: std::io::Error::other(e) })
+        };
+        let iptables = path("")?;
+        let version = command::run(Command::new(&iptables).arg("--version"), b"")?;
+        let tools = Self {
+            save: path("-save")?,
+            restore: path("-restore")?,
+            batch: if choice.flavour == Some(Flavour::Legacy) { usize::MAX } else { NFT_BATCH },
+            random_fully: knows_random_fully(&String::from_utf8_lossy(&version)),
+            iptables,
+        };
+        command::run(tools.command().args(["-S", "POSTROUTING", "-t", "nat"]), b"")?;
+        Ok(tools)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.iptables);
+        command.args(["-w", LOCK_WAIT]);
+        command
+    }
+}
+
+impl IptablesTool for SystemIptables {
+    fn save(&mut self, table: Table) -> Result<SavedTable, ToolError> {
+        command::stream(Command::new(&self.save).args(["-t", table.name()]), SavedTable::read)
+    }
+
+    fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError> {
+        let mut command = Command::new(&self.restore);
+        command.args(["-w", LOCK_WAIT, "--noflush", "--counters"]);
+        command::run(&mut command, restore.to_string().as_bytes()).map(drop).map_err(|error| {
+            let message = error.to_string();
+            let lines = if let ToolError::Failed { stderr, .. } = &error { refused_lines(stderr) } else { Vec::new() };
+            RestoreError { lines, message }
+        })
+    }
+
+    fn has_rule(&mut self, table: Table, builtin: &str, rule: &Rule) -> Result<bool, ToolError> {
+        let mut command = self.command();
+        command.args(["-t", table.name(), "-C", builtin]).args(arguments(&rule.to_string()));
+        answer(command::run(&mut command, b""))
+    }
+
+    fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
+        answer(command::run(self.command().args(["-t", table.name(), "-S", chain.as_str()]), b""))
+    }
+
+    fn batch(&self) -> usize {
+        self.batch
+    }
+
+    fn random_fully(&self) -> bool {
+        self.random_fully
+    }
+}
+
+/// iptables says no with status 1; others are troubles.
+fn answer(result: Result<Vec<u8>, ToolError>) -> Result<bool, ToolError> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(ToolError::Failed { status, .. }) if status.code() == Some(1) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Splits a rule's text into arguments: blanks separate, except in double quotes.
+fn arguments(rule: &str) -> Vec<String> {
+    let mut arguments = Vec::new();
+    for (index, part) in rule.split('"').enumerate() {
+        if index % 2 == 1 {
+            arguments.push(part.to_owned());
+        } else {
+            arguments.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    arguments
+}
+
+/// The lines that iptables-restore blames: `Error occurred at line: 7`, `line 7: RULE_APPEND failed`,
+/// `iptables-restore: line 7 failed`.
+fn refused_lines(stderr: &str) -> Vec<usize> {
+    let mut lines = Vec::new();
+    for (at, word) in stderr.match_indices("line") {
+        let rest = stderr[at + word.len()..].trim_start_matches([':', ' ']);
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        lines.extend(digits.parse::<usize>());
+    }
+    lines.sort_unstable();
+    lines.dedup();
+    lines
+}
+
+/// `--random-fully` came with 1.6.2.
+fn knows_random_fully(version: &str) -> bool {
+    let Some(start) = version.find(" v") else { return false };
+    let number = version[start + 2..].split_whitespace().next().unwrap_or_default();
+    let parts: Vec<u32> = number.split('.').map_while(|part| part.parse().ok()).collect();
+    parts >= vec![1, 6, 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_lines_are_found_in_every_wording() {
+        let nft = "iptables-restore v1.8.9 (nf_tables): \nline 8: RULE_APPEND failed (No such file or directory): rule";
+        assert_eq!(refused_lines(nft), [8]);
+        let usage = "recent: bad value\nError occurred at line: 12\nTry `iptables-restore -h'";
+        assert_eq!(refused_lines(usage), [12]);
+        assert_eq!(refused_lines("iptables-restore: line 31 failed"), [31]);
+        assert_eq!(refused_lines("Another app is currently holding the xtables lock"), [] as [usize; 0]);
+    }
+
+    #[test]
+    fn versions_tell_what_masquerade_knows() {
+        assert!(knows_random_fully("iptables v1.8.9 (nf_tables)"));
+        assert!(knows_random_fully("iptables v1.10.0"));
+        assert!(!knows_random_fully("iptables v1.6.1") && !knows_random_fully("what?"));
+    }
+
+    #[test]
+    fn comments_are_one_argument() {
+        let rule = r#" -m comment --comment "kubernetes service portals" -j KUBE-SERVICES"#;
+        let words = ["-m", "comment", "--comment", "kubernetes service portals", "-j", "KUBE-SERVICES"];
+        assert_eq!(arguments(rule), words);
+    }
+}

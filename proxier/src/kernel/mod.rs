@@ -1,0 +1,13 @@
+//! The kernel and its tools: the only module with side effects.
+//!
+//! In: netfilter's nouns. Out: the same, from and to the kernel. Must not know: Services, modes.
+
+mod command;
+mod flavour;
+pub mod host;
+pub mod iptables;
+mod nfacct;
+
+pub use flavour::{Choice, Flavour, choose as choose_flavour};
+pub use host::{Host, SystemHost};
+pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};

@@ -1,0 +1,153 @@
+//! Endpoints: slices as they came, compact, and the merged list of one Service port.
+//!
+//! In: [`Slice`]s that `track` decoded. Out: for a Service port, its endpoints, deduplicated and in order.
+//! Must not know: the API's shapes, Services' policies.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::service::{NamespacedName, Protocol, ServicePortName};
+
+/// The zones that an endpoint's hints name. Few distinct values exist, so they are shared.
+pub type ZoneHints = Arc<[Box<str>]>;
+
+/// What an endpoint's `hints.forNodes` means on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum NodeHint {
+    /// No node hints.
+    #[default]
+    None,
+    /// Hints that name this node, among others perhaps.
+    Here,
+    /// Hints that name other nodes only.
+    Elsewhere,
+}
+
+/// One endpoint of a [`Slice`], without a port: a slice's ports apply to all its endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// The first of the endpoint's addresses; the API keeps the others for no defined use.
+    pub ip: IpAddr,
+    /// Condition `ready`, true where absent.
+    pub ready: bool,
+    /// Condition `serving`, true where absent.
+    pub serving: bool,
+    /// Condition `terminating`, false where absent.
+    pub terminating: bool,
+    /// Whether `nodeName` is this node.
+    pub local: bool,
+    /// `hints.forNodes`, seen from this node.
+    pub node_hint: NodeHint,
+    /// `hints.forZones`.
+    pub zone_hints: Option<ZoneHints>,
+}
+
+/// A port of a [`Slice`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SlicePort {
+    /// The name that a Service port of the same name refers to.
+    pub name: Arc<str>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The number.
+    pub port: u16,
+}
+
+/// An EndpointSlice of one family, reduced to what rules depend on.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Slice {
+    /// The ports that are set.
+    pub ports: Box<[SlicePort]>,
+    /// The endpoints that have an address.
+    pub endpoints: Box<[SliceEndpoint]>,
+}
+
+/// An endpoint of one Service port, printed `10.0.0.1:80` or `[fd00::1]:80`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where packets go.
+    pub address: SocketAddr,
+    /// See [`SliceEndpoint`].
+    pub state: SliceEndpoint,
+}
+
+impl Endpoint {
+    /// Whether it may get new connections when nothing is ready: terminating, but serving still.
+    #[must_use]
+    pub fn serving_terminating(&self) -> bool {
+        self.state.serving && self.state.terminating
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+/// All slices, by Service and slice name.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    slices: HashMap<NamespacedName, BTreeMap<Box<str>, Slice>>,
+}
+
+impl Endpoints {
+    /// The slice of that name that belongs to a Service now.
+    #[must_use]
+    pub fn slice(&self, service: &NamespacedName, name: &str) -> Option<&Slice> {
+        self.slices.get(service)?.get(name)
+    }
+
+    /// Puts a slice in place of the one of that name.
+    pub fn insert(&mut self, service: NamespacedName, name: &str, slice: Slice) {
+        self.slices.entry(service).or_default().insert(name.into(), slice);
+    }
+
+    /// Forgets a slice, and with the last one the Service's entry.
+    pub fn remove(&mut self, service: &NamespacedName, name: &str) {
+        if let Some(slices) = self.slices.get_mut(service) {
+            slices.remove(name);
+            if slices.is_empty() {
+                self.slices.remove(service);
+            }
+        }
+    }
+
+    /// The endpoints of a Service port, sorted by their printed form as kube-proxy sorts them, each `ip:port` once.
+    ///
+    /// Of duplicates a later one wins unless it is terminating: a pod that shows up twice while it moves between
+    /// slices must not look as if it were going.
+    #[must_use]
+    pub fn of(&self, port: &ServicePortName) -> Vec<Endpoint> {
+        let Some(slices) = self.slices.get(&port.service) else { return Vec::new() };
+        let mut found: Vec<Endpoint> = Vec::new();
+        for slice in slices.values() {
+            for slice_port in slice.ports.iter().filter(|p| p.protocol == port.protocol && p.name == port.port) {
+                found.extend(slice.endpoints.iter().map(|endpoint| Endpoint {
+                    address: SocketAddr::new(endpoint.ip, slice_port.port),
+                    state: endpoint.clone(),
+                }));
+            }
+        }
+        sort_and_merge(found)
+    }
+}
+
+fn sort_and_merge(mut found: Vec<Endpoint>) -> Vec<Endpoint> {
+    // The sort is stable, so that duplicates stay in the order in which they came.
+    found.sort_by_cached_key(|endpoint| endpoint.address.to_string());
+    let mut merged: Vec<Endpoint> = Vec::with_capacity(found.len());
+    for endpoint in found {
+        match merged.last_mut() {
+            Some(last) if last.address == endpoint.address => {
+                if !endpoint.state.terminating {
+                    *last = endpoint;
+                }
+            }
+            _ => merged.push(endpoint),
+        }
+    }
+    merged
+}

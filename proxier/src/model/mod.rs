@@ -1,0 +1,18 @@
+//! What a node must know of a cluster, as plain data in Kubernetes terms.
+//!
+//! In: compact values that `track` made of API objects. Out: a [`Snapshot`] that the modes render.
+//! Must not know: the API's JSON shapes, any mode, the kernel.
+
+pub mod config;
+pub mod endpoint;
+pub mod node;
+pub mod service;
+pub mod snapshot;
+pub mod topology;
+
+pub use config::{Config, LocalDetector, NodePortAddresses};
+pub use endpoint::{Endpoint, Endpoints, Slice, SliceEndpoint, SlicePort};
+pub use node::NodeInfo;
+pub use service::{NamespacedName, Protocol, ServicePort, ServicePortName};
+pub use snapshot::{Scope, Snapshot};
+pub use topology::CategorizedEndpoints;

@@ -1,0 +1,137 @@
+//! Services: one [`ServicePort`] for each port of a Service in one IP family.
+//!
+//! In: values that `track` took from a Service. Out: names and facts the modes render.
+//! Must not know: the API's shapes, endpoints.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+/// A namespaced object's name, printed `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NamespacedName {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl NamespacedName {
+    /// A name from its two parts.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for NamespacedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A transport protocol that Services can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// `TCP`
+    Tcp,
+    /// `UDP`
+    Udp,
+    /// `SCTP`
+    Sctp,
+}
+
+impl Protocol {
+    /// The spelling of iptables and of chain name hashes: lower case.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
+    /// The protocol that the API spells so; `None` for any other.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "TCP" => Some(Self::Tcp),
+            "UDP" => Some(Self::Udp),
+            "SCTP" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+}
+
+/// The identity of a Service port: what chains are named after and change is counted by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServicePortName {
+    /// The Service.
+    pub service: NamespacedName,
+    /// The port's name; empty for the only port of a Service that does not name it.
+    pub port: Arc<str>,
+    /// The port's protocol: one name may exist once per protocol.
+    pub protocol: Protocol,
+}
+
+/// `namespace/name:port`, without `:port` where the port has no name. Chain hashes are made of this text.
+impl fmt::Display for ServicePortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.service)?;
+        if self.port.is_empty() { Ok(()) } else { write!(f, ":{}", self.port) }
+    }
+}
+
+/// What rules need to know of a Service port in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The cluster IP of this family.
+    pub cluster_ip: IpAddr,
+    /// The port at the cluster IP, external IPs and load balancer VIPs.
+    pub port: u16,
+    /// The node port; 0 where there is none.
+    pub node_port: u16,
+    /// External IPs of this family, in the order given.
+    pub external_ips: Box<[IpAddr]>,
+    /// Load balancer addresses of this family with `ipMode: VIP`.
+    pub load_balancer_vips: Box<[IpAddr]>,
+    /// Source ranges of this family; empty means everyone.
+    pub source_ranges: Box<[IpNet]>,
+    /// Seconds that ClientIP affinity lasts; `None` without affinity.
+    pub affinity_seconds: Option<u32>,
+    /// `internalTrafficPolicy: Local`.
+    pub internal_local: bool,
+    /// `externalTrafficPolicy: Local`, for a Service that can be reached from outside.
+    pub external_local: bool,
+    /// The port of the load balancer's health checks; 0 where there is none.
+    pub health_check_node_port: u16,
+    /// Whether the Service was declared with external IPs that a feature gate keeps from being programmed:
+    /// it still counts as reachable from outside.
+    pub hidden_external_ips: bool,
+}
+
+impl ServicePort {
+    /// Whether anything but the cluster IP leads here.
+    #[must_use]
+    pub fn externally_accessible(&self) -> bool {
+        self.node_port != 0
+            || !self.load_balancer_vips.is_empty()
+            || !self.external_ips.is_empty()
+            || self.hidden_external_ips
+    }
+
+    /// Whether some traffic may go to endpoints on any node.
+    #[must_use]
+    pub fn uses_cluster_endpoints(&self) -> bool {
+        !self.internal_local || self.externally_accessible()
+    }
+
+    /// Whether some traffic must stay on this node.
+    #[must_use]
+    pub fn uses_local_endpoints(&self) -> bool {
+        self.internal_local || (self.external_local && self.externally_accessible())
+    }
+}

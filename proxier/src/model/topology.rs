@@ -1,0 +1,98 @@
+//! Which endpoints of a Service port this node may use.
+//!
+//! In: the endpoints, the port's policies, the node. Out: [`CategorizedEndpoints`].
+//! Must not know: how any mode programs them.
+//!
+//! Follows kube-proxy 1.36: hints count only if every ready endpoint has them and one of them is for us; node hints
+//! go before zone hints; where nothing is ready, endpoints that terminate but still serve are used, for the
+//! cluster-wide list and for the local list separately.
+
+use super::endpoint::{Endpoint, NodeHint};
+use super::node::NodeInfo;
+use super::service::ServicePort;
+
+/// The endpoints of a Service port by use. Each list keeps the order of the input.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CategorizedEndpoints<'a> {
+    /// For traffic under policy `Cluster`.
+    pub cluster: Vec<&'a Endpoint>,
+    /// For traffic under policy `Local`.
+    pub local: Vec<&'a Endpoint>,
+    /// All that some traffic on this node can reach: the union of the two.
+    pub reachable: Vec<&'a Endpoint>,
+    /// Whether there is any usable endpoint in the cluster, here or elsewhere.
+    pub any: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hints {
+    Ignored,
+    Node,
+    Zone,
+}
+
+impl<'a> CategorizedEndpoints<'a> {
+    /// Sorts `endpoints` by the policies of `port` on this node.
+    #[must_use]
+    pub fn of(endpoints: &'a [Endpoint], port: &ServicePort, node: &NodeInfo) -> Self {
+        if endpoints.is_empty() {
+            return Self::default();
+        }
+        let (uses_cluster, uses_local) = (port.uses_cluster_endpoints(), port.uses_local_endpoints());
+        let ready = || endpoints.iter().filter(|e| e.state.ready);
+        let terminating = || endpoints.iter().filter(|e| e.serving_terminating());
+
+        let hints = if uses_cluster { usable_hints(endpoints, node) } else { Hints::Ignored };
+        let mut cluster = Vec::new();
+        if uses_cluster {
+            cluster.extend(ready().filter(|e| allowed(hints, e, node)));
+            if cluster.is_empty() {
+                cluster.extend(terminating());
+            }
+        }
+        if !uses_local {
+            return Self { reachable: cluster.clone(), any: !cluster.is_empty(), cluster, local: Vec::new() };
+        }
+
+        let mut local: Vec<_> = ready().filter(|e| e.state.local).collect();
+        if local.is_empty() {
+            local.extend(terminating().filter(|e| e.state.local));
+        }
+        let any = !cluster.is_empty() || ready().next().is_some() || terminating().next().is_some();
+        let reachable = union(endpoints, &cluster, &local);
+        Self { cluster, local, reachable, any }
+    }
+}
+
+fn union<'a>(endpoints: &'a [Endpoint], a: &[&'a Endpoint], b: &[&'a Endpoint]) -> Vec<&'a Endpoint> {
+    let contains = |list: &[&Endpoint], endpoint: &Endpoint| list.iter().any(|e| std::ptr::eq(*e, endpoint));
+    if b.is_empty() {
+        return a.to_vec();
+    }
+    endpoints.iter().filter(|e| contains(a, e) || contains(b, e)).collect()
+}
+
+fn usable_hints(endpoints: &[Endpoint], node: &NodeInfo) -> Hints {
+    let (mut all_node, mut all_zone, mut for_node, mut for_zone) = (true, true, false, false);
+    for endpoint in endpoints.iter().filter(|e| e.state.ready) {
+        all_node &= endpoint.state.node_hint != NodeHint::None;
+        all_zone &= endpoint.state.zone_hints.is_some();
+        for_node |= allowed(Hints::Node, endpoint, node);
+        for_zone |= allowed(Hints::Zone, endpoint, node);
+    }
+    match (all_node && for_node, all_zone && for_zone) {
+        (true, _) => Hints::Node,
+        (false, true) => Hints::Zone,
+        (false, false) => Hints::Ignored,
+    }
+}
+
+fn allowed(hints: Hints, endpoint: &Endpoint, node: &NodeInfo) -> bool {
+    match hints {
+        Hints::Ignored => true,
+        Hints::Node => endpoint.state.node_hint == NodeHint::Here,
+        Hints::Zone => {
+            endpoint.state.zone_hints.as_deref().is_some_and(|zones| zones.iter().any(|zone| **zone == *node.zone))
+        }
+    }
+}

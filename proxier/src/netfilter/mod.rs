@@ -1,0 +1,11 @@
+//! Netfilter's nouns: values whose printed form is exactly what the kernel's tools read and print.
+//!
+//! In: numbers, addresses and names. Out: rules, chains and their text. Must not know: Kubernetes, or how to apply
+//! anything.
+
+pub mod iptables;
+mod restore;
+mod save;
+
+pub use restore::{Owner, Restore};
+pub use save::{SavedChain, SavedTable};

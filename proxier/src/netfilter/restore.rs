@@ -1,0 +1,182 @@
+//! The input of `iptables-restore --noflush`: one transaction over some tables.
+//!
+//! In: chains and rules, each with an optional owner. Out: the text, and for a line of it who owns it, so that a line
+//! the tool refuses can be traced. Must not know: what owners are, or who runs the tool.
+
+use std::fmt::{self, Write};
+
+use super::iptables::{Chain, Rule, Table};
+
+/// Whom a line belongs to: a number that means something to the caller.
+pub type Owner = u32;
+
+#[derive(Debug, Default)]
+struct Section {
+    declarations: String,
+    rules: String,
+    declared_by: Vec<Option<Owner>>,
+    ruled_by: Vec<Option<Owner>>,
+    deletions: String,
+    deleted: usize,
+}
+
+/// A transaction. What it does not name stays as it is; each table is committed as a whole.
+#[derive(Debug, Default)]
+pub struct Restore {
+    sections: [Section; Table::ALL.len()],
+    chains: usize,
+}
+
+impl Restore {
+    fn section(&mut self, table: Table) -> &mut Section {
+        &mut self.sections[table as usize]
+    }
+
+    /// Makes a chain, or empties it.
+    pub fn declare(&mut self, table: Table, chain: Chain, owner: Option<Owner>) {
+        self.chains += 1;
+        let section = self.section(table);
+        let _ = writeln!(section.declarations, ":{chain} - [0:0]");
+        section.declared_by.push(owner);
+    }
+
+    /// Appends a rule to a chain.
+    pub fn append(&mut self, table: Table, chain: Chain, rule: &Rule, owner: Option<Owner>) {
+        self.write("-A ", table, chain.as_str(), rule, owner);
+    }
+
+    /// Declares a chain and fills it.
+    pub fn chain(&mut self, table: Table, chain: Chain, rules: &[Rule], owner: Option<Owner>) {
+        self.declare(table, chain, owner);
+        for rule in rules {
+            self.append(table, chain, rule, owner);
+        }
+    }
+
+    /// Puts a rule at the head of a built-in chain.
+    pub fn insert(&mut self, table: Table, builtin: &str, rule: &Rule) {
+        self.write("-I ", table, builtin, rule, None);
+    }
+
+    /// Takes a rule out of a built-in chain. It has to be there.
+    pub fn remove(&mut self, table: Table, builtin: &str, rule: &Rule) {
+        self.write("-D ", table, builtin, rule, None);
+    }
+
+    fn write(&mut self, verb: &str, table: Table, chain: &str, rule: &Rule, owner: Option<Owner>) {
+        let section = self.section(table);
+        section.rules.push_str(verb);
+        section.rules.push_str(chain);
+        rule.write_to(&mut section.rules);
+        section.rules.push('\n');
+        section.ruled_by.push(owner);
+    }
+
+    /// Deletes a chain, after all rules of the transaction are written. Only what exists can be deleted.
+    pub fn delete(&mut self, table: Table, chain: Chain) {
+        self.declare(table, chain, None);
+        let section = self.section(table);
+        let _ = writeln!(section.deletions, "-X {chain}");
+        section.deleted += 1;
+    }
+
+    /// Whether it would change nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sections.iter().all(Section::is_empty)
+    }
+
+    /// How many chains it declares: what the tool's run time depends on.
+    #[must_use]
+    pub fn chains(&self) -> usize {
+        self.chains
+    }
+
+    /// How many rules it writes into a table.
+    #[must_use]
+    pub fn rules(&self, table: Table) -> usize {
+        self.sections[table as usize].ruled_by.len()
+    }
+
+    /// Who owns a line; lines count from 1, as the tool counts them.
+    #[must_use]
+    pub fn owner(&self, line: usize) -> Option<Owner> {
+        let mut first = 1;
+        for section in self.sections.iter().filter(|section| !section.is_empty()) {
+            let declarations = first + 1;
+            let rules = declarations + section.declared_by.len();
+            let deletions = rules + section.ruled_by.len();
+            if (declarations..rules).contains(&line) {
+                return section.declared_by[line - declarations];
+            }
+            if (rules..deletions).contains(&line) {
+                return section.ruled_by[line - rules];
+            }
+            first = deletions + section.deleted + 1;
+        }
+        None
+    }
+
+    /// A line's text, for a person who has to see what the tool refused.
+    #[must_use]
+    pub fn line(&self, line: usize) -> Option<String> {
+        self.to_string().lines().nth(line.checked_sub(1)?).map(str::to_owned)
+    }
+}
+
+impl Section {
+    fn is_empty(&self) -> bool {
+        self.declared_by.is_empty() && self.ruled_by.is_empty()
+    }
+}
+
+/// Exactly what is written to the tool.
+impl fmt::Display for Restore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (table, section) in Table::ALL.iter().zip(&self.sections).filter(|(_, section)| !section.is_empty()) {
+            writeln!(f, "*{}", table.name())?;
+            f.write_str(&section.declarations)?;
+            f.write_str(&section.rules)?;
+            f.write_str(&section.deletions)?;
+            f.write_str("COMMIT\n")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netfilter::iptables::Target;
+
+    #[test]
+    fn every_line_knows_its_owner() {
+        let (one, two) = (Chain::new("ONE"), Chain::new("TWO"));
+        let drop = Rule { target: Some(Target::Drop), ..Rule::default() };
+        let mut restore = Restore::default();
+        restore.chain(Table::Nat, one, std::slice::from_ref(&drop), Some(1));
+        restore.chain(Table::Filter, two, &[drop.clone(), drop.clone()], Some(2));
+        restore.insert(Table::Filter, "INPUT", &drop);
+        restore.delete(Table::Nat, two);
+        let text = restore.to_string();
+        let owned: Vec<_> = (1..=text.lines().count()).map(|n| (restore.owner(n), restore.line(n))).collect();
+        let expected: Vec<_> = [
+            (None, "*filter"),
+            (Some(2), ":TWO - [0:0]"),
+            (Some(2), "-A TWO -j DROP"),
+            (Some(2), "-A TWO -j DROP"),
+            (None, "-I INPUT -j DROP"),
+            (None, "COMMIT"),
+            (None, "*nat"),
+            (Some(1), ":ONE - [0:0]"),
+            (None, ":TWO - [0:0]"),
+            (Some(1), "-A ONE -j DROP"),
+            (None, "-X TWO"),
+            (None, "COMMIT"),
+        ]
+        .map(|(owner, line)| (owner, Some(line.to_owned())))
+        .to_vec();
+        assert_eq!(owned, expected);
+        assert_eq!(restore.owner(99), None);
+    }
+}

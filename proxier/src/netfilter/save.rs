@@ -1,0 +1,98 @@
+//! What `iptables-save` printed, reduced to what a comparison needs.
+//!
+//! In: the tool's output, line by line: it can have hundreds of megabytes. Out: for each chain how many rules it has
+//! and a fingerprint of their text; built-in chains' rules as text. Must not know: which chains are ours.
+
+use std::collections::HashMap;
+use std::hash::Hasher;
+use std::io::{self, BufRead};
+
+use super::iptables::{Chain, Rule};
+
+const BUILTIN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+
+/// A chain's content, by number and fingerprint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SavedChain {
+    /// How many rules it has.
+    pub rules: u32,
+    /// A hash over the rules' text, in order.
+    pub fingerprint: u64,
+}
+
+impl SavedChain {
+    /// What a chain with these rules looks like when it is read back.
+    #[must_use]
+    pub fn of<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Self {
+        let mut chain = Self::default();
+        let mut text = String::with_capacity(256);
+        for rule in rules {
+            text.clear();
+            rule.write_to(&mut text);
+            chain.add(&text);
+        }
+        chain
+    }
+
+    fn add(&mut self, rule: &str) {
+        self.rules += 1;
+        let mut hasher = std::hash::DefaultHasher::new();
+        hasher.write_u64(self.fingerprint);
+        // Some versions print two blanks after an option (nfacct in 1.8.9).
+        for word in rule.split(' ').filter(|word| !word.is_empty()) {
+            hasher.write(word.as_bytes());
+            hasher.write_u8(b' ');
+        }
+        self.fingerprint = hasher.finish();
+    }
+}
+
+/// A table as it was read back.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct SavedTable {
+    /// The user-defined chains.
+    pub chains: HashMap<Chain, SavedChain>,
+    /// The rules of the built-in chains, as printed: `-A INPUT …`.
+    pub builtin: Vec<String>,
+}
+
+impl SavedTable {
+    /// Reads the output of `iptables-save -t TABLE`.
+    ///
+    /// # Errors
+    /// Those of the reader; a chain or rule line that cannot be understood ([`io::ErrorKind::InvalidData`]).
+    pub fn read(mut input: impl BufRead) -> io::Result<Self> {
+        let mut table = Self::default();
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if input.read_line(&mut line)? == 0 {
+                return Ok(table);
+            }
+            table.line(line.trim_end()).ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("iptables-save printed {:?}", line.trim_end()))
+            })?;
+        }
+    }
+
+    fn line(&mut self, line: &str) -> Option<()> {
+        if let Some(declaration) = line.strip_prefix(':') {
+            let mut words = declaration.split(' ');
+            let name = words.next()?;
+            if words.next()? == "-" {
+                // Longer names than ours can have are some other tool's business.
+                if let Some(chain) = Chain::parse(name) {
+                    self.chains.insert(chain, SavedChain::default());
+                }
+            }
+        } else if let Some(rule) = line.strip_prefix("-A ") {
+            let (name, options) = rule.split_once(' ').unwrap_or((rule, ""));
+            if BUILTIN.contains(&name) {
+                self.builtin.push(line.to_owned());
+            } else if let Some(chain) = Chain::parse(name).and_then(|chain| self.chains.get_mut(&chain)) {
+                chain.add(options);
+            }
+        }
+        Some(())
+    }
+}

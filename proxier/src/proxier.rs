@@ -1,0 +1,204 @@
+//! The loop of one family: takes changes, decides when to sync, syncs, reports.
+//!
+//! In: [`Change`]s through a channel. Out: calls of a [`Backend`], reports to an [`Observer`].
+//! Must not know: which mode it is, or where changes come from. One thread owns all of it; it ends with its channel.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, error, info, warn};
+
+use crate::backend::{Backend, SyncError, SyncStats};
+use crate::family::IpFamily;
+use crate::model::{Config, Scope};
+use crate::schedule::SyncSchedule;
+use crate::track::{Change, Kind, Tracker};
+
+/// How long at most without a sync that looks at everything.
+pub const FULL_SYNC_PERIOD: Duration = Duration::from_hours(1);
+
+/// How long to wait for the own Node before its facts are taken for unknown.
+const NODE_WAIT: Duration = Duration::from_secs(30);
+
+/// Who wants to know what a [`Proxier`] does. Called on its thread: it must not block.
+pub trait Observer: Send {
+    /// An event of that kind came, relevant or not; so many Service ports wait for a sync now.
+    fn changed(&mut self, kind: Kind, pending: usize);
+    /// Something has to be synced.
+    fn queued(&mut self);
+    /// A sync ended.
+    fn synced(&mut self, report: &SyncReport<'_>);
+}
+
+/// What a sync came to.
+#[derive(Debug)]
+pub struct SyncReport<'a> {
+    /// How long it took.
+    pub duration: Duration,
+    /// Whether it was meant to look at everything.
+    pub full: bool,
+    /// What it did, or why it failed.
+    pub result: Result<&'a SyncStats, &'a SyncError>,
+}
+
+/// The owner of one family's model and kernel state.
+pub struct Proxier {
+    family: IpFamily,
+    config: Config,
+    tracker: Tracker,
+    schedule: SyncSchedule,
+    backend: Box<dyn Backend>,
+    observer: Box<dyn Observer>,
+    started: Instant,
+    synced_once: bool,
+    next_check: Instant,
+}
+
+impl std::fmt::Debug for Proxier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxier").field("family", &self.family).finish_non_exhaustive()
+    }
+}
+
+impl Proxier {
+    /// A proxier that knows nothing yet.
+    #[must_use]
+    pub fn new(family: IpFamily, config: Config, backend: Box<dyn Backend>, observer: Box<dyn Observer>) -> Self {
+        let periods = config.periods;
+        let mut tracker = Tracker::default();
+        tracker.want_everything();
+        let now = Instant::now();
+        Self {
+            family,
+            config,
+            tracker,
+            schedule: SyncSchedule::new(periods.min, periods.sync, FULL_SYNC_PERIOD),
+            backend,
+            observer,
+            started: now,
+            synced_once: false,
+            next_check: now + periods.sync,
+        }
+    }
+
+    /// Runs until the channel's senders are gone. A sync under way is finished first; the rules stay.
+    pub fn run(mut self, changes: &Receiver<Change>) {
+        loop {
+            let now = Instant::now();
+            let wait = self.next_event(now).map(|at| at.saturating_duration_since(now));
+            let received = match wait {
+                // What has come already is taken before a sync begins: a list of 10,000 is one change.
+                Some(Duration::ZERO) => changes.try_recv().map_err(|e| match e {
+                    std::sync::mpsc::TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    std::sync::mpsc::TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                }),
+                Some(wait) => changes.recv_timeout(wait),
+                None => changes.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match received {
+                Ok(change) => self.take(change),
+                Err(RecvTimeoutError::Timeout) => self.act(Instant::now()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    info!("{}: stopped, the rules stay", self.family);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, change: Change) {
+        let kind = match &change {
+            Change::Service(..) => Some(Kind::Service),
+            Change::Slice(..) => Some(Kind::EndpointSlice),
+            _ => None,
+        };
+        let relevant = self.tracker.apply(change);
+        if let Some(kind) = kind {
+            self.observer.changed(kind, self.tracker.pending());
+        }
+        if relevant && self.tracker.complete() {
+            self.observer.queued();
+            self.schedule.request(Instant::now());
+        }
+    }
+
+    /// When there is something to do besides taking changes.
+    fn next_event(&self, now: Instant) -> Option<Instant> {
+        if !self.tracker.complete() {
+            return None;
+        }
+        if !self.synced_once && !self.node_settled(now) {
+            return Some(self.started + NODE_WAIT);
+        }
+        let due = self.schedule.due();
+        if self.synced_once { Some(due.map_or(self.next_check, |due| due.min(self.next_check))) } else { due }
+    }
+
+    /// Rules depend on the node's addresses and networks, so the first sync waits for them, but not for ever.
+    fn node_settled(&self, now: Instant) -> bool {
+        let known = self.tracker.node_listed() && !self.tracker.node().addresses.is_empty();
+        known || now.duration_since(self.started) >= NODE_WAIT
+    }
+
+    fn act(&mut self, now: Instant) {
+        if !self.synced_once && self.tracker.node().addresses.is_empty() {
+            warn!("{}: the Node {:?} is unknown or has no addresses, going on without", self.family, self.config.node_name);
+            self.schedule.request(now);
+        }
+        if self.schedule.due().is_some_and(|due| due <= now) {
+            self.sync(now);
+        } else if self.synced_once && self.next_check <= now {
+            self.check(now);
+        }
+    }
+
+    fn check(&mut self, now: Instant) {
+        self.next_check = now + self.config.periods.sync;
+        match self.backend.damage(now) {
+            Ok(None) => {}
+            Ok(Some(damage)) => {
+                warn!("{}: the rules were changed by someone else: {damage}", self.family);
+                self.tracker.want_everything();
+                self.schedule.request(now);
+            }
+            Err(error) => warn!("{}: cannot check the rules: {error}", self.family),
+        }
+    }
+
+    fn sync(&mut self, now: Instant) {
+        let scope = match self.tracker.take_scope() {
+            // The hourly run has nothing pending and looks at everything.
+            Scope::Changed(pending) if pending.is_empty() => Scope::Full,
+            scope => scope,
+        };
+        let node_ip = self.config.node_ip(self.family, self.tracker.node());
+        let result = self.backend.sync(&self.tracker.snapshot(node_ip), &scope, now);
+        let duration = now.elapsed();
+        let retry = match &result {
+            Ok(stats) => self.succeeded(stats, duration),
+            Err(error) => {
+                let retry = self.config.periods.sync;
+                error!("{}: sync failed, next try in {retry:?} or with the next change: {error}", self.family);
+                self.tracker.want_everything();
+                true
+            }
+        };
+        self.observer.synced(&SyncReport { duration, full: scope == Scope::Full, result: result.as_ref() });
+        let end = Instant::now();
+        self.schedule.ended(end, retry);
+        if !self.synced_once {
+            self.synced_once = true;
+            self.next_check = end + self.config.periods.sync;
+        }
+    }
+
+    /// Notes what was left out; whether to try again.
+    fn succeeded(&mut self, stats: &SyncStats, duration: Duration) -> bool {
+        for rejected in &stats.rejected {
+            error!("{}: Service port {} is left out: {}", self.family, rejected.port, rejected.reason);
+        }
+        self.tracker.want(stats.rejected.iter().map(|rejected| rejected.port.clone()));
+        debug!("{}: synced in {duration:?}: {stats:?}", self.family);
+        !stats.rejected.is_empty()
+    }
+}

@@ -1,0 +1,102 @@
+//! When to sync: intervals as arithmetic, no timers.
+//!
+//! In: moments at which something was asked for or ended. Out: the moment of the next sync. Must not know: what a
+//! sync is. Follows kube-proxy's bounded-frequency runner, but every failed run is retried, the first one too.
+
+use std::time::{Duration, Instant};
+
+/// Decides when the next sync is due. All requests made before a run starts are served by that run.
+#[derive(Debug)]
+pub struct SyncSchedule {
+    min: Duration,
+    retry: Duration,
+    max: Duration,
+    last_end: Option<Instant>,
+    wanted: Option<Instant>,
+}
+
+impl SyncSchedule {
+    /// At least `min` from the end of a run to the start of the next; at most `max`, which gives way to `min` if it
+    /// is shorter; a failed run is repeated after `retry`.
+    #[must_use]
+    pub fn new(min: Duration, retry: Duration, max: Duration) -> Self {
+        Self { min, retry, max: max.max(min), last_end: None, wanted: None }
+    }
+
+    /// Asks for a run as soon as the intervals allow.
+    pub fn request(&mut self, now: Instant) {
+        self.request_at(now);
+    }
+
+    fn request_at(&mut self, at: Instant) {
+        self.wanted = Some(self.wanted.map_or(at, |wanted| wanted.min(at)));
+    }
+
+    /// A run ended. `retry` asks for another one after the retry interval.
+    pub fn ended(&mut self, now: Instant, retry: bool) {
+        self.last_end = Some(now);
+        self.wanted = None;
+        if retry {
+            self.request_at(now + self.retry.min(self.max));
+        }
+    }
+
+    /// When the next run is due; `None` before anything was asked for.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        let Some(last_end) = self.last_end else { return self.wanted };
+        let latest = last_end + self.max;
+        let wanted = self.wanted.map_or(latest, |wanted| wanted.min(latest));
+        Some(wanted.max(last_end + self.min))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn schedule() -> (SyncSchedule, Instant) {
+        (SyncSchedule::new(S, 30 * S, 3600 * S), Instant::now())
+    }
+
+    #[test]
+    fn the_first_run_waits_for_a_request_only() {
+        let (mut schedule, t) = schedule();
+        assert_eq!(schedule.due(), None);
+        schedule.request(t);
+        assert_eq!(schedule.due(), Some(t));
+    }
+
+    #[test]
+    fn runs_keep_the_minimum_apart_and_requests_coalesce() {
+        let (mut schedule, t) = schedule();
+        schedule.ended(t, false);
+        schedule.request(t + S / 10);
+        schedule.request(t + S / 2);
+        assert_eq!(schedule.due(), Some(t + S));
+        schedule.ended(t + S, false);
+        schedule.request(t + 5 * S);
+        assert_eq!(schedule.due(), Some(t + 5 * S));
+    }
+
+    #[test]
+    fn a_failure_is_retried_unless_a_request_comes_first() {
+        let (mut schedule, t) = schedule();
+        schedule.ended(t, true);
+        assert_eq!(schedule.due(), Some(t + 30 * S));
+        schedule.request(t + 3 * S);
+        assert_eq!(schedule.due(), Some(t + 3 * S));
+        schedule.ended(t + 3 * S, false);
+        assert_eq!(schedule.due(), Some(t + 3603 * S), "a success forgets the retry");
+    }
+
+    #[test]
+    fn a_minimum_above_the_maximum_wins() {
+        let t = Instant::now();
+        let mut schedule = SyncSchedule::new(7200 * S, 30 * S, 3600 * S);
+        schedule.ended(t, true);
+        assert_eq!(schedule.due(), Some(t + 7200 * S));
+    }
+}

@@ -1,0 +1,219 @@
+//! What can happen to a cluster, in the words of the model.
+//!
+//! In: objects as JSON values, events of lists and watches. Out: [`Change`]s by family. Must not know: what the
+//! tracker holds.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use super::objects::Meta;
+use crate::family::IpFamily;
+use crate::model::endpoint::ZoneHints;
+use crate::model::{NamespacedName, NodeInfo, ServicePort, ServicePortName, Slice};
+
+/// The kinds of objects that rules are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `v1` `Service`
+    Service,
+    /// `discovery.k8s.io/v1` `EndpointSlice`
+    EndpointSlice,
+    /// `v1` `Node`, our own
+    Node,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Node];
+
+    /// The kind as objects name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+        }
+    }
+}
+
+/// Which object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name; Nodes have an empty namespace.
+    pub name: NamespacedName,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.namespace.is_empty() {
+            write!(f, "{} {}", self.kind.name(), self.name.name)
+        } else {
+            write!(f, "{} {}", self.kind.name(), self.name)
+        }
+    }
+}
+
+/// Something that happened, in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A Service has these ports now; without any, it is gone or not for us.
+    Service(NamespacedName, Vec<(ServicePortName, ServicePort)>),
+    /// An EndpointSlice holds this now, for the Service of that name; `None`: it is gone or not for us.
+    Slice(NamespacedName, Option<(Arc<str>, Slice)>),
+    /// The own Node.
+    Node(NodeInfo),
+    /// A list of all objects of a kind begins: those that do not come before [`Change::Listed`] are gone.
+    Listing(Kind),
+    /// The list is complete.
+    Listed(Kind),
+    /// An object that could not be understood has come in a list: what is held of it stays.
+    Kept(ObjectKey),
+}
+
+/// Why an object was skipped.
+#[derive(Debug, Error)]
+#[error("{object} is skipped: {reason}")]
+pub struct ObjectError {
+    /// Which one, as far as that can be told.
+    pub object: String,
+    /// The field and what is wrong with it.
+    pub reason: String,
+}
+
+/// What became of an object.
+#[derive(Debug, Default)]
+pub struct Translated {
+    /// What to tell the families' trackers.
+    pub changes: Vec<(IpFamily, Change)>,
+    /// Fields that were left out, with the object's name.
+    pub problems: Vec<String>,
+}
+
+/// Turns objects into changes.
+#[derive(Debug)]
+pub struct Translator {
+    pub(super) node_name: String,
+    pub(super) hide_external_ips: bool,
+    pub(super) zones: HashSet<ZoneHints>,
+}
+
+impl Translator {
+    /// For the node of that name. `hide_external_ips`: they are not to be programmed.
+    #[must_use]
+    pub fn new(node_name: &str, hide_external_ips: bool) -> Self {
+        Self { node_name: node_name.to_owned(), hide_external_ips, zones: HashSet::new() }
+    }
+
+    /// Takes an object that exists now.
+    ///
+    /// # Errors
+    /// If a field has the wrong type or a value that no such object can have: then the object as a whole is to be
+    /// skipped, and what was known of it before stays.
+    pub fn applied(&mut self, kind: Kind, object: serde_json::Value) -> Result<Translated, ObjectError> {
+        match kind {
+            Kind::Service => self.service(&decode(kind, object)?),
+            Kind::EndpointSlice => self.slice(&decode(kind, object)?),
+            Kind::Node => self.node(&decode(kind, object)?),
+        }
+    }
+
+    /// Takes an object that is gone. A Node that goes leaves its facts: they hold until it is back.
+    #[must_use]
+    pub fn deleted(key: &ObjectKey) -> Translated {
+        let change = match key.kind {
+            Kind::Service => Change::Service(key.name.clone(), Vec::new()),
+            Kind::EndpointSlice => Change::Slice(key.name.clone(), None),
+            Kind::Node => return Translated::default(),
+        };
+        Translated::everywhere(&change)
+    }
+}
+
+impl Translated {
+    /// The same for both families.
+    #[must_use]
+    pub fn everywhere(change: &Change) -> Self {
+        let changes = IpFamily::ALL.map(|family| (family, change.clone())).to_vec();
+        Self { changes, problems: Vec::new() }
+    }
+}
+
+/// The name of an object, as far as it has one.
+#[must_use]
+pub fn key_of(kind: Kind, object: &serde_json::Value) -> ObjectKey {
+    let field = |name| object.pointer(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+    let namespace = match field("/metadata/namespace") {
+        "" if kind != Kind::Node => "default",
+        _ if kind == Kind::Node => "",
+        namespace => namespace,
+    };
+    ObjectKey { kind, name: NamespacedName::new(namespace, field("/metadata/name")) }
+}
+
+fn decode<T: DeserializeOwned>(kind: Kind, object: serde_json::Value) -> Result<T, ObjectError> {
+    let key = key_of(kind, &object);
+    serde_path_to_error::deserialize(object).map_err(|error| ObjectError {
+        object: key.to_string(),
+        reason: format!("{}: {}", error.path(), error.inner()),
+    })
+}
+
+impl Meta {
+    /// The object's name, fit to stand in rules: an API server would take no other.
+    pub(super) fn key(&self, kind: Kind) -> Result<ObjectKey, ObjectError> {
+        let namespace = match &*self.namespace {
+            _ if kind == Kind::Node => "",
+            "" => "default",
+            namespace => namespace,
+        };
+        let key = ObjectKey { kind, name: NamespacedName::new(namespace, &self.name) };
+        for (field, value) in [("metadata.name", &*self.name), ("metadata.namespace", &*self.namespace)] {
+            let reason = if field == "metadata.name" && value.is_empty() {
+                "it has no name".to_owned()
+            } else if let Some(bad) = unprintable(value) {
+                format!("{field}: {value:?} has the character {bad:?} in it")
+            } else {
+                continue;
+            };
+            return Err(ObjectError { object: key.to_string(), reason });
+        }
+        Ok(key)
+    }
+}
+
+/// The first character that must not get into a rule's text.
+pub(super) fn unprintable(text: &str) -> Option<char> {
+    text.chars().find(|c| !c.is_ascii_graphic())
+}
+
+/// An IP address as the API takes it: IPv4 with leading zeros too, read as decimal.
+pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
+    text.parse().ok().or_else(|| {
+        let mut octets = [0; 4];
+        let mut parts = text.split('.');
+        for octet in &mut octets {
+            *octet = parts.next().filter(|part| part.len() <= 10 && part.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()?;
+        }
+        parts.next().is_none().then(|| IpAddr::V4(Ipv4Addr::from(octets)))
+    })
+}
+
+/// A network as the API takes it, host bits cleared.
+pub(super) fn parse_net(text: &str) -> Option<IpNet> {
+    let (ip, len) = text.split_once('/')?;
+    Some(IpNet::new(parse_ip(ip)?, len.parse().ok()?).ok()?.trunc())
+}
+
+/// Whether an address is an IPv4 one written as IPv6 (`::ffff:10.0.0.1`): Go treats the two as one.
+pub(super) fn canonical(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}

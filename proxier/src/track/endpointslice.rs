@@ -1,0 +1,110 @@
+//! EndpointSlices to slices of the model.
+//!
+//! In: an EndpointSlice. Out: its ports and endpoints as this node sees them. Must not know: Services.
+
+use std::sync::Arc;
+
+use super::change::{Change, Kind, ObjectError, ObjectKey, Translated, Translator, canonical, parse_ip};
+use super::objects::{Endpoint, EndpointPort, EndpointSlice};
+use crate::family::IpFamily;
+use crate::model::endpoint::{NodeHint, ZoneHints};
+use crate::model::{Protocol, Slice, SliceEndpoint, SlicePort};
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
+impl Translator {
+    pub(super) fn slice(&mut self, slice: &EndpointSlice) -> Result<Translated, ObjectError> {
+        let key = slice.metadata.key(Kind::EndpointSlice)?;
+        let mut problems = Vec::new();
+        // A slice of neither family, of a headless Service or of none says as much as one that is gone.
+        let service = slice.metadata.labels.get(SERVICE_NAME).filter(|name| !name.is_empty());
+        if service.is_none() {
+            problems.push(format!("{key}: it has no label {SERVICE_NAME} and is left out"));
+        }
+        let service = service.filter(|_| !slice.metadata.labels.contains_key(HEADLESS));
+        let Some(family) = IpFamily::parse(&slice.address_type) else {
+            problems.push(format!("{key}: addressType: {:?} is neither IPv4 nor IPv6", slice.address_type));
+            let changes = Translated::everywhere(&Change::Slice(key.name, None)).changes;
+            return Ok(Translated { changes, problems });
+        };
+        let content = match service {
+            None => None,
+            Some(service) => {
+                let ports = ports(&key, &slice.ports)?;
+                let endpoints = slice.endpoints.iter().enumerate();
+                let endpoints =
+                    endpoints.filter_map(|(index, e)| self.endpoint(&key, index, e, family, &mut problems)).collect();
+                Some((Arc::from(&**service), Slice { ports, endpoints }))
+            }
+        };
+        let change = Change::Slice(key.name, content);
+        Ok(Translated { changes: vec![(family, change)], problems })
+    }
+
+    fn endpoint(
+        &mut self,
+        key: &ObjectKey,
+        index: usize,
+        endpoint: &Endpoint,
+        family: IpFamily,
+        problems: &mut Vec<String>,
+    ) -> Option<SliceEndpoint> {
+        let mut note = |what: String| problems.push(format!("{key}: endpoints[{index}].{what}"));
+        let Some(text) = endpoint.addresses.first() else {
+            note("addresses: it has none and is left out".to_owned());
+            return None;
+        };
+        let Some(ip) = parse_ip(text).map(canonical).filter(|ip| IpFamily::of(ip) == family) else {
+            note(format!("addresses[0]: {text:?} is not an {family} address and is left out"));
+            return None;
+        };
+        let conditions = &endpoint.conditions;
+        let for_nodes = &endpoint.hints.for_nodes;
+        Some(SliceEndpoint {
+            ip,
+            ready: conditions.ready.unwrap_or(true),
+            serving: conditions.serving.unwrap_or(true),
+            terminating: conditions.terminating.unwrap_or(false),
+            local: endpoint.node_name == self.node_name,
+            node_hint: if for_nodes.is_empty() {
+                NodeHint::None
+            } else if for_nodes.iter().any(|hint| hint.name == self.node_name) {
+                NodeHint::Here
+            } else {
+                NodeHint::Elsewhere
+            },
+            zone_hints: self.zone_hints(endpoint),
+        })
+    }
+
+    fn zone_hints(&mut self, endpoint: &Endpoint) -> Option<ZoneHints> {
+        let zones: Vec<Box<str>> = endpoint.hints.for_zones.iter().map(|hint| hint.name.as_str().into()).collect();
+        if zones.is_empty() {
+            return None;
+        }
+        let hints: ZoneHints = zones.into();
+        if let Some(known) = self.zones.get(&hints) {
+            return Some(known.clone());
+        }
+        self.zones.insert(hints.clone());
+        Some(hints)
+    }
+}
+
+/// The ports that have a name (perhaps empty) and a number.
+fn ports(key: &ObjectKey, ports: &[EndpointPort]) -> Result<Box<[SlicePort]>, ObjectError> {
+    let mut found = Vec::with_capacity(ports.len());
+    for (index, port) in ports.iter().enumerate() {
+        let (Some(name), Some(number @ 1..)) = (&port.name, port.port) else { continue };
+        let protocol = match &*port.protocol {
+            "" => Protocol::Tcp,
+            other => Protocol::parse(other).ok_or_else(|| ObjectError {
+                object: key.to_string(),
+                reason: format!("ports[{index}].protocol: {other:?} is none of TCP, UDP, SCTP"),
+            })?,
+        };
+        found.push(SlicePort { name: Arc::from(&**name), protocol, port: number });
+    }
+    Ok(found.into())
+}

@@ -1,0 +1,14 @@
+//! From Kubernetes objects to the model: the only place that knows the API's shapes.
+//!
+//! In: Services, EndpointSlices and the own Node as JSON values. Out: [`Change`]s of one family, and a [`Tracker`] that
+//! holds the model and knows which Service ports changed. Must not know: modes, the kernel, where objects come from.
+
+mod change;
+mod endpointslice;
+mod node;
+mod objects;
+mod service;
+mod tracker;
+
+pub use change::{key_of, Change, Kind, ObjectError, ObjectKey, Translated, Translator};
+pub use tracker::Tracker;

@@ -1,0 +1,29 @@
+//! The own Node to what rules depend on.
+//!
+//! In: a Node. Out: addresses, pod networks, zone, if it is ours. Must not know: who waits for it.
+
+use super::change::{Change, Kind, ObjectError, Translated, Translator, canonical, parse_ip, parse_net};
+use super::objects::Node;
+use crate::model::NodeInfo;
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+impl Translator {
+    pub(super) fn node(&self, node: &Node) -> Result<Translated, ObjectError> {
+        let key = node.metadata.key(Kind::Node)?;
+        if *key.name.name != *self.node_name {
+            return Ok(Translated::default());
+        }
+        let of_kind = |kind| {
+            let addresses = node.status.addresses.iter().filter(move |address| address.kind == kind);
+            addresses.filter_map(|address| parse_ip(&address.address)).map(canonical)
+        };
+        let zone = node.metadata.labels.get(ZONE).map(String::as_str).unwrap_or_default();
+        let info = NodeInfo {
+            addresses: of_kind("InternalIP").chain(of_kind("ExternalIP")).collect(),
+            pod_cidrs: node.spec.pod_cidrs.iter().filter_map(|cidr| parse_net(cidr)).collect(),
+            zone: zone.into(),
+        };
+        Ok(Translated::everywhere(&Change::Node(info)))
+    }
+}

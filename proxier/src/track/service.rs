@@ -1,0 +1,164 @@
+//! Services to Service ports.
+//!
+//! In: a Service. Out: its ports in each family, or none if it is not for this proxy. Must not know: endpoints.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::change::{Change, Kind, ObjectError, ObjectKey, Translated, Translator, canonical, parse_ip, parse_net, unprintable};
+use super::objects::{Service, ServiceSpec};
+use crate::family::IpFamily;
+use crate::model::{Protocol, ServicePort, ServicePortName};
+
+const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+
+/// What the API server fills in for ClientIP affinity without a timeout: three hours.
+const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
+
+impl Translator {
+    pub(super) fn service(&self, service: &Service) -> Result<Translated, ObjectError> {
+        let key = service.metadata.key(Kind::Service)?;
+        let mut translated = Translated::default();
+        for family in IpFamily::ALL {
+            let ports = self.ports(&key, service, family, &mut translated.problems)?;
+            translated.changes.push((family, Change::Service(key.name.clone(), ports)));
+        }
+        Ok(translated)
+    }
+
+    fn ports(
+        &self,
+        key: &ObjectKey,
+        service: &Service,
+        family: IpFamily,
+        problems: &mut Vec<String>,
+    ) -> Result<Vec<(ServicePortName, ServicePort)>, ObjectError> {
+        let spec = &service.spec;
+        let elsewhere = service.metadata.labels.contains_key(SERVICE_PROXY_NAME);
+        let headless = matches!(&*spec.cluster_ip, "" | "None");
+        if elsewhere || headless || spec.kind == "ExternalName" {
+            return Ok(Vec::new());
+        }
+        let bad = |reason: String| ObjectError { object: key.to_string(), reason };
+        let Some(cluster_ip) = cluster_ip(spec, family).map_err(bad)? else { return Ok(Vec::new()) };
+        let mut ports = BTreeMap::new();
+        let template = self.template(key, service, family, cluster_ip, problems);
+        for (index, port) in spec.ports.iter().enumerate() {
+            let protocol = match &*port.protocol {
+                "" => Protocol::Tcp,
+                other => Protocol::parse(other)
+                    .ok_or_else(|| bad(format!("spec.ports[{index}].protocol: {other:?} is none of TCP, UDP, SCTP")))?,
+            };
+            if port.port == 0 {
+                return Err(bad(format!("spec.ports[{index}].port: it is missing or 0")));
+            }
+            if let Some(c) = unprintable(&port.name) {
+                return Err(bad(format!("spec.ports[{index}].name: {:?} has the character {c:?} in it", port.name)));
+            }
+            let name = ServicePortName { service: key.name.clone(), port: Arc::from(&*port.name), protocol };
+            // Of two ports with one name and protocol the last one counts.
+            ports.insert(name, ServicePort { port: port.port, node_port: port.node_port, ..template.clone() });
+        }
+        Ok(ports.into_iter().collect())
+    }
+
+    /// What all ports of a Service have in common.
+    fn template(
+        &self,
+        key: &ObjectKey,
+        service: &Service,
+        family: IpFamily,
+        cluster_ip: IpAddr,
+        problems: &mut Vec<String>,
+    ) -> ServicePort {
+        let spec = &service.spec;
+        let external_ips = addresses(key, "spec.externalIPs", &spec.external_ips, family, problems);
+        let vips = service.status.load_balancer.ingress.iter().filter(|ingress| {
+            // A load balancer in mode Proxy wants its traffic, so that nothing may short-cut it.
+            !ingress.ip.is_empty() && ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP")
+        });
+        let vips: Vec<String> = vips.map(|ingress| ingress.ip.clone()).collect();
+        let outside = matches!(&*spec.kind, "LoadBalancer" | "NodePort") || !spec.external_ips.is_empty();
+        let health_check = spec.kind == "LoadBalancer" && spec.external_traffic_policy == "Local";
+        ServicePort {
+            cluster_ip,
+            port: 0,
+            node_port: 0,
+            hidden_external_ips: self.hide_external_ips && !external_ips.is_empty(),
+            external_ips: if self.hide_external_ips { Box::default() } else { external_ips },
+            load_balancer_vips: addresses(key, "status.loadBalancer.ingress", &vips, family, problems),
+            source_ranges: source_ranges(key, &spec.load_balancer_source_ranges, family, problems),
+            affinity_seconds: (spec.session_affinity == "ClientIP").then(|| {
+                spec.session_affinity_config.client_ip.timeout_seconds.unwrap_or(DEFAULT_AFFINITY_SECONDS)
+            }),
+            internal_local: spec.internal_traffic_policy == "Local",
+            external_local: outside && spec.external_traffic_policy == "Local",
+            health_check_node_port: if health_check { spec.health_check_node_port } else { 0 },
+        }
+    }
+}
+
+/// The cluster IP of a family: at the family's place in `ipFamilies`; without such a list, by what the address is.
+fn cluster_ip(spec: &ServiceSpec, family: IpFamily) -> Result<Option<IpAddr>, String> {
+    let (field, text) = if spec.ip_families.is_empty() {
+        ("spec.clusterIP".to_owned(), Some(&spec.cluster_ip))
+    } else {
+        let Some(index) = spec.ip_families.iter().position(|name| name == family.name()) else { return Ok(None) };
+        // Old objects have no list of addresses.
+        let first = Some(&spec.cluster_ip).filter(|_| index == 0);
+        (format!("spec.clusterIPs[{index}]"), spec.cluster_ips.get(index).or(first))
+    };
+    let Some(text) = text else { return Ok(None) };
+    let ip = parse_ip(text).map(canonical).ok_or_else(|| format!("{field}: {text:?} is not an IP address"))?;
+    Ok((IpFamily::of(&ip) == family).then_some(ip))
+}
+
+fn addresses(
+    key: &ObjectKey,
+    field: &str,
+    texts: &[String],
+    family: IpFamily,
+    problems: &mut Vec<String>,
+) -> Box<[IpAddr]> {
+    let mut found = Vec::with_capacity(texts.len());
+    for text in texts {
+        match parse_ip(text).map(canonical) {
+            Some(ip) if IpFamily::of(&ip) == family => found.push(ip),
+            Some(_) => {}
+            None => note(key, field, text, "IP address", family, problems),
+        }
+    }
+    found.into()
+}
+
+/// The ranges of a family. A range of everything is no restriction, and so are ranges of the other family only.
+fn source_ranges(
+    key: &ObjectKey,
+    texts: &[String],
+    family: IpFamily,
+    problems: &mut Vec<String>,
+) -> Box<[IpNet]> {
+    const FIELD: &str = "spec.loadBalancerSourceRanges";
+    let mut found = Vec::with_capacity(texts.len());
+    for text in texts {
+        match parse_net(text.trim()) {
+            Some(net) if IpFamily::of_net(&net) == family => found.push(net),
+            Some(_) => {}
+            None => note(key, FIELD, text, "network", family, problems),
+        }
+    }
+    if found.iter().any(|net| net.prefix_len() == 0) {
+        found.clear();
+    }
+    found.into()
+}
+
+/// Says once, not once per family, what was left out.
+fn note(key: &ObjectKey, field: &str, text: &str, what: &str, family: IpFamily, problems: &mut Vec<String>) {
+    if family == IpFamily::V4 {
+        problems.push(format!("{key}: {field}: {text:?} is not a {what} and is left out"));
+    }
+}

@@ -1,0 +1,205 @@
+//! What is known of the cluster in one family, and what of it the kernel does not know yet.
+//!
+//! In: [`Change`]s. Out: a [`Snapshot`] and the [`Scope`] of the next sync. Must not know: modes, time.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::change::{Change, Kind, ObjectKey};
+use crate::model::{Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServicePort, ServicePortName, Slice, Snapshot};
+
+/// Holds the model of one family.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    ports: BTreeMap<ServicePortName, ServicePort>,
+    endpoints: Endpoints,
+    /// Which Service each slice belongs to: the label may change (surface.md I20).
+    slices: HashMap<NamespacedName, Arc<str>>,
+    node: NodeInfo,
+    pending: BTreeSet<ServicePortName>,
+    everything: bool,
+    /// Objects that a list under way has not shown again.
+    unseen: HashMap<Kind, HashSet<NamespacedName>>,
+    listed: HashSet<Kind>,
+}
+
+impl Tracker {
+    /// Takes a change; whether the kernel has to learn of it.
+    pub fn apply(&mut self, change: Change) -> bool {
+        match change {
+            Change::Service(name, ports) => {
+                self.seen(Kind::Service, &name);
+                self.set_service(&name, ports)
+            }
+            Change::Slice(name, content) => {
+                self.seen(Kind::EndpointSlice, &name);
+                self.set_slice(name, content)
+            }
+            Change::Node(node) => {
+                let differs = self.node != node;
+                self.everything |= differs;
+                self.node = node;
+                differs
+            }
+            Change::Kept(ObjectKey { kind, name }) => {
+                self.seen(kind, &name);
+                false
+            }
+            Change::Listing(kind) => {
+                let held = match kind {
+                    Kind::Service => self.ports.keys().map(|port| port.service.clone()).collect(),
+                    Kind::EndpointSlice => self.slices.keys().cloned().collect(),
+                    Kind::Node => HashSet::new(),
+                };
+                self.unseen.insert(kind, held);
+                false
+            }
+            Change::Listed(kind) => self.end_list(kind),
+        }
+    }
+
+    /// Whether both Services and EndpointSlices were listed once: before, nothing may be programmed.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        [Kind::Service, Kind::EndpointSlice].iter().all(|kind| self.listed.contains(kind))
+    }
+
+    /// Whether the own Node is known, or known not to be there.
+    #[must_use]
+    pub fn node_listed(&self) -> bool {
+        self.listed.contains(&Kind::Node)
+    }
+
+    /// What is known of the own Node.
+    #[must_use]
+    pub fn node(&self) -> &NodeInfo {
+        &self.node
+    }
+
+    /// The model. `node_ip` is the node's address in this family.
+    #[must_use]
+    pub fn snapshot(&self, node_ip: IpAddr) -> Snapshot<'_> {
+        Snapshot { ports: &self.ports, endpoints: &self.endpoints, node: &self.node, node_ip }
+    }
+
+    /// How many Service ports wait for a sync.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// What the next sync has to look at. It is taken: a sync that fails has to ask for everything.
+    pub fn take_scope(&mut self) -> Scope {
+        let pending = std::mem::take(&mut self.pending);
+        if std::mem::take(&mut self.everything) { Scope::Full } else { Scope::Changed(pending) }
+    }
+
+    /// Has the next sync look at everything.
+    pub fn want_everything(&mut self) {
+        self.everything = true;
+    }
+
+    /// Has the next sync look at these again.
+    pub fn want(&mut self, ports: impl IntoIterator<Item = ServicePortName>) {
+        self.pending.extend(ports);
+    }
+
+    fn seen(&mut self, kind: Kind, name: &NamespacedName) {
+        if let Some(unseen) = self.unseen.get_mut(&kind) {
+            unseen.remove(name);
+        }
+    }
+
+    fn end_list(&mut self, kind: Kind) -> bool {
+        let mut changed = self.listed.insert(kind);
+        for name in self.unseen.remove(&kind).unwrap_or_default() {
+            changed |= match kind {
+                Kind::Service => self.set_service(&name, Vec::new()),
+                Kind::EndpointSlice => self.set_slice(name, None),
+                Kind::Node => false,
+            };
+        }
+        changed
+    }
+
+    fn set_service(&mut self, name: &NamespacedName, ports: Vec<(ServicePortName, ServicePort)>) -> bool {
+        let before = self.pending.len();
+        let mut differs = false;
+        let old: Vec<ServicePortName> = self.ports_of(name).cloned().collect();
+        for gone in old.into_iter().filter(|old| !ports.iter().any(|(new, _)| new == old)) {
+            self.ports.remove(&gone);
+            self.pending.insert(gone);
+            differs = true;
+        }
+        for (port, facts) in ports {
+            if self.ports.get(&port) != Some(&facts) {
+                self.pending.insert(port.clone());
+                self.ports.insert(port, facts);
+                differs = true;
+            }
+        }
+        differs || self.pending.len() != before
+    }
+
+    fn ports_of(&self, service: &NamespacedName) -> impl Iterator<Item = &ServicePortName> {
+        // The least name that any port of the Service can have.
+        let first = ServicePortName { service: service.clone(), port: Arc::from(""), protocol: Protocol::Tcp };
+        let service = service.clone();
+        self.ports.range(first..).map(|(name, _)| name).take_while(move |name| name.service == service)
+    }
+
+    fn set_slice(&mut self, name: NamespacedName, content: Option<(Arc<str>, Slice)>) -> bool {
+        let service = |label: &Arc<str>| NamespacedName { namespace: name.namespace.clone(), name: label.clone() };
+        let old_service = self.slices.get(&name).map(service);
+        let new_service = content.as_ref().map(|(label, _)| service(label));
+        let mut touched = BTreeSet::new();
+        if let Some(old) = &old_service
+            && old_service != new_service
+        {
+            if let Some(slice) = self.endpoints.slice(old, &name.name) {
+                touched.extend(names(old, slice));
+            }
+            self.endpoints.remove(old, &name.name);
+        }
+        match (new_service, content) {
+            (Some(service), Some((label, slice))) => {
+                let none = Slice::default();
+                let old = self.endpoints.slice(&service, &name.name).unwrap_or(&none);
+                if *old != slice {
+                    touched.extend(difference(&service, old, &slice));
+                    self.endpoints.insert(service, &name.name, slice);
+                }
+                self.slices.insert(name, label);
+            }
+            _ => {
+                self.slices.remove(&name);
+            }
+        }
+        // Of Services that are not known yet all is new when they come.
+        touched.retain(|port| self.ports.contains_key(port));
+        let differs = !touched.is_empty();
+        self.pending.extend(touched);
+        differs
+    }
+}
+
+fn names<'a>(service: &'a NamespacedName, slice: &'a Slice) -> impl Iterator<Item = ServicePortName> + 'a {
+    slice.ports.iter().map(|port| ServicePortName {
+        service: service.clone(),
+        port: port.name.clone(),
+        protocol: port.protocol,
+    })
+}
+
+/// The Service ports whose endpoints differ between two versions of a slice.
+fn difference(service: &NamespacedName, old: &Slice, new: &Slice) -> BTreeSet<ServicePortName> {
+    if old.endpoints != new.endpoints {
+        return names(service, old).chain(names(service, new)).collect();
+    }
+    let changed = |a: &Slice, b: &Slice| {
+        let ports = a.ports.iter().filter(|port| !b.ports.contains(port)).cloned().collect();
+        names(service, &Slice { ports, endpoints: Box::default() }).collect::<Vec<_>>()
+    };
+    changed(old, new).into_iter().chain(changed(new, old)).collect()
+}
