@@ -28,7 +28,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use golden::cluster::{Answer, Cluster, Flavour};
+use golden::cluster::{Answer, Cluster};
+use golden::flavour::Flavour;
 
 /// How soon a change of the objects must show in the traffic.
 const PROMPT: Duration = Duration::from_secs(1);
@@ -41,10 +42,10 @@ const SILENCE: Duration = Duration::from_millis(400);
 macro_rules! in_both_flavours {
     ($($group:ident: $($test:ident),+;)+) => {
         mod nft {
-            $($(#[test] fn $test() { super::run(golden::cluster::Flavour::Nft, super::$group::$test); })+)+
+            $($(#[test] fn $test() { super::run(golden::flavour::Flavour::Nft, super::$group::$test); })+)+
         }
         mod legacy {
-            $($(#[test] fn $test() { super::run(golden::cluster::Flavour::Legacy, super::$group::$test); })+)+
+            $($(#[test] fn $test() { super::run(golden::flavour::Flavour::Legacy, super::$group::$test); })+)+
         }
     };
 }
@@ -72,7 +73,7 @@ in_both_flavours! {
 fn run(flavour: Flavour, test: fn(Cluster)) {
     let wanted = std::env::var("FLAVOUR").unwrap_or_else(|_| "both".to_owned());
     assert!(["nft", "legacy", "both"].contains(&wanted.as_str()), "FLAVOUR={wanted}: nft, legacy or both");
-    if wanted == "both" || wanted == flavour.name() {
+    if wanted == "both" || wanted == flavour.to_string() {
         let built = || PathBuf::from(env!("CARGO_BIN_EXE_kube-proxy"));
         let binary = std::env::var_os("KUBE_PROXY").map_or_else(built, PathBuf::from);
         test(Cluster::new(flavour, &binary));

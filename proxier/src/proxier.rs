@@ -142,7 +142,10 @@ impl Proxier {
 
     fn act(&mut self, now: Instant) {
         if !self.synced_once && self.tracker.node().addresses.is_empty() {
-            warn!("{}: the Node {:?} is unknown or has no addresses, going on without", self.family, self.config.node_name);
+            warn!(
+                "{}: the Node {:?} is unknown or has no addresses, going on without",
+                self.family, self.config.node_name
+            );
             self.schedule.request(now);
         }
         if self.schedule.due().is_some_and(|due| due <= now) {

@@ -15,7 +15,6 @@
 mod address;
 mod client;
 mod objects;
-mod proxy;
 mod sctp;
 mod server;
 mod tables;
@@ -25,6 +24,7 @@ mod wiring;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -32,13 +32,18 @@ pub use address::*;
 pub use client::{Answer, Client, Failure, Flow, Protocol, Session};
 pub use objects::{Endpoint, PORT, Service, ready, terminating, unready};
 pub use sctp::SctpSink;
-pub use tables::{Flavour, Rules};
+pub use tables::Rules;
 pub use wait::eventually;
 
-use proxy::Proxy;
 use server::Servers;
 use tables::Iptables;
 use wiring::Wiring;
+
+use crate::flavour::{Flavour, HINT};
+use crate::proxy::{Proxy, healthy};
+
+/// How long a start may take on a busy machine.
+const START: Duration = Duration::from_secs(20);
 
 /// A cluster; what it consists of is gone when it is dropped, except its folder when the test fails.
 #[derive(Debug)]
@@ -72,7 +77,7 @@ impl Cluster {
         }
         let iptables = Iptables { flavour, lock: directory.join("xtables.lock") };
         for family in Family::BOTH {
-            iptables.run(&wiring.node, family, "-t mangle -N KUBE-IPTABLES-HINT");
+            iptables.run(&wiring.node, family, &format!("-t mangle -N {HINT}"));
         }
         let config = json!({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
@@ -116,7 +121,10 @@ impl Cluster {
     /// # Panics
     /// When the file cannot be written.
     pub fn write(&self, services: &[Service]) {
-        proxy::replace(&self.directory.join("objects/cluster.yaml"), &objects::file(services));
+        // Outside the watched folder, or the proxy would read half of it.
+        let draft = self.directory.join("draft.yaml");
+        std::fs::write(&draft, objects::file(services)).expect("write the objects");
+        std::fs::rename(draft, self.directory.join("objects/cluster.yaml")).expect("replace the objects");
     }
 
     /// Starts the proxy, again if it was killed.
@@ -128,11 +136,18 @@ impl Cluster {
         if !config.exists() {
             std::fs::write(&config, self.config.to_string()).expect("write the configuration");
         }
-        let proxy = Proxy::start(&self.binary, &self.directory, &self.wiring.node);
+        let lock = [("XTABLES_LOCKFILE", self.iptables.lock.clone())];
+        let mut proxy = Proxy::start(&self.wiring.node, &self.binary, &self.directory, &lock);
+        eventually("the proxy says it is in sync", START, || {
+            if let Some(end) = proxy.exited() {
+                panic!("{end}");
+            }
+            healthy(&self.wiring.node)
+        });
         *self.proxy.lock().expect("no thread panicked with the proxy in hand") = Some(proxy);
     }
 
-    /// Kills the proxy with SIGKILL.
+    /// Kills the proxy with SIGKILL: its rules must be fit for that.
     ///
     /// # Panics
     /// When another thread did while it started or killed one.
@@ -140,7 +155,7 @@ impl Cluster {
         *self.proxy.lock().expect("no thread panicked with the proxy in hand") = None;
     }
 
-    /// What the proxies of this cluster have logged.
+    /// What the proxy has logged since it was started.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("proxy.log")).unwrap_or_default()

@@ -8,35 +8,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use super::address::Family;
+use crate::flavour::Flavour;
 use crate::netns::Netns;
-
-/// Which of the kernel's two iptables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flavour {
-    /// iptables on nf_tables.
-    Nft,
-    /// The older x_tables.
-    Legacy,
-}
-
-impl Flavour {
-    /// The name in `FLAVOUR` and in the tools' names.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Nft => "nft",
-            Self::Legacy => "legacy",
-        }
-    }
-
-    fn tool(self, family: Family) -> String {
-        let stem = match family {
-            Family::V4 => "iptables",
-            Family::V6 => "ip6tables",
-        };
-        format!("{stem}-{}", self.name())
-    }
-}
 
 /// iptables of one flavour with a lock of its own: the default one is shared by all namespaces of the machine.
 #[derive(Debug)]
@@ -49,13 +22,21 @@ impl Iptables {
     /// Runs `iptables ARGUMENTS`, split at blanks.
     #[track_caller]
     pub(super) fn run(&self, netns: &Netns, family: Family, arguments: &str) {
-        self.output(netns, &self.flavour.tool(family), &format!("-w 30 {arguments}"));
+        self.output(netns, &self.tool(family), &format!("-w 30 {arguments}"));
     }
 
     /// What is in a table.
     #[track_caller]
     pub(super) fn rules(&self, netns: &Netns, family: Family, table: &str) -> Rules {
-        Rules::parse(&self.output(netns, &format!("{}-save", self.flavour.tool(family)), &format!("-t {table}")))
+        Rules::parse(&self.output(netns, &format!("{}-save", self.tool(family)), &format!("-t {table}")))
+    }
+
+    fn tool(&self, family: Family) -> String {
+        let stem = match family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        format!("{stem}-{}", self.flavour)
     }
 
     #[track_caller]

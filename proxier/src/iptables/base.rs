@@ -125,10 +125,9 @@ pub fn node_port_dispatch(settings: &Settings) -> Vec<Rule> {
             }
             vec![rule]
         }
-        NodePortDestinations::Addresses(addresses) => addresses
-            .iter()
-            .map(|&ip| Rule { destination: Some(Is::so(IpNet::from(ip))), ..rule.clone() })
-            .collect(),
+        NodePortDestinations::Addresses(addresses) => {
+            addresses.iter().map(|&ip| Rule { destination: Some(Is::so(IpNet::from(ip))), ..rule.clone() }).collect()
+        }
     }
 }
 

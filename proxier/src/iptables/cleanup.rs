@@ -11,10 +11,7 @@ use crate::netfilter::iptables::{Chain, Table};
 use crate::netfilter::{Restore, SavedTable};
 
 const OURS: [(Table, &[Chain]); 3] = [
-    (
-        Table::Nat,
-        &[names::SERVICES, names::NODE_PORTS, names::POSTROUTING, names::MARK_MASQ, names::CANARY],
-    ),
+    (Table::Nat, &[names::SERVICES, names::NODE_PORTS, names::POSTROUTING, names::MARK_MASQ, names::CANARY]),
     (
         Table::Filter,
         &[

@@ -74,7 +74,10 @@ impl Accepted {
                 continue;
             };
             if found.rules == expected.rules && found != *expected {
-                warn!("iptables-save words {} otherwise than expected; only its length is checked", named(place.0, place.1));
+                warn!(
+                    "iptables-save words {} otherwise than expected; only its length is checked",
+                    named(place.0, place.1)
+                );
                 self.accepted.insert(place, found.fingerprint);
             }
         }
@@ -84,6 +87,7 @@ impl Accepted {
 fn expectations(state: &State) -> impl Iterator<Item = (Place, SavedChain)> {
     let canary = |table| ((table, names::CANARY), SavedChain::default());
     let fixed = state.fixed.iter().map(|(place, chain)| (*place, *chain));
-    let own = state.ports.values().flat_map(|port| port.own.iter()).map(|(chain, print)| ((Table::Nat, *chain), *print));
+    let own =
+        state.ports.values().flat_map(|port| port.own.iter()).map(|(chain, print)| ((Table::Nat, *chain), *print));
     Table::ALL.into_iter().map(canary).chain(fixed).chain(own)
 }

@@ -181,7 +181,8 @@ impl Iptables {
             total: self.state.rules(table),
             written: written[table as usize],
         });
-        let rejected = |(port, reason): (&ServicePortName, &String)| Rejected { port: port.clone(), reason: reason.clone() };
+        let rejected =
+            |(port, reason): (&ServicePortName, &String)| Rejected { port: port.clone(), reason: reason.clone() };
         SyncStats {
             full,
             rejected: self.rejected.iter().map(rejected).collect(),

@@ -52,10 +52,7 @@ pub(super) struct Input<'a> {
 ///
 /// # Errors
 /// The first of `apply`, which ends the plan.
-pub(super) fn plan<E>(
-    input: Input<'_>,
-    apply: impl FnMut(Transaction<'_, '_>) -> Result<(), E>,
-) -> Result<Outcome, E> {
+pub(super) fn plan<E>(input: Input<'_>, apply: impl FnMut(Transaction<'_, '_>) -> Result<(), E>) -> Result<Outcome, E> {
     let mut planner = Planner {
         large: input.is_large(),
         input,
@@ -127,8 +124,7 @@ where
         let mut shared: [Vec<(Owner, Rule)>; SHARED.len()] = Default::default();
         let mut active = HashSet::new();
         for (name, port) in self.input.programmable() {
-            let (owner, programmed, rules) =
-                self.port(name, port, |chain| observed.chain(Table::Nat, chain));
+            let (owner, programmed, rules) = self.port(name, port, |chain| observed.chain(Table::Nat, chain));
             active.extend(programmed.own.iter().map(|(chain, _)| *chain));
             for (all, rules) in shared.iter_mut().zip(rules) {
                 all.extend(rules.into_iter().map(|rule| (owner, rule)));

@@ -341,10 +341,9 @@ impl<'a> PortView<'a> {
                 from_local_traffic(&mut pods, local, false);
                 rules.push(pods);
             }
-            for (prefix, to) in [
-                ("masquerade LOCAL traffic for ", names::MARK_MASQ),
-                ("route LOCAL traffic for ", self.chains.cluster),
-            ] {
+            for (prefix, to) in
+                [("masquerade LOCAL traffic for ", names::MARK_MASQ), ("route LOCAL traffic for ", self.chains.cluster)]
+            {
                 let mut host = rule(prefix, to);
                 host.matches.push(Match::SourceIsLocal);
                 rules.push(host);

@@ -40,7 +40,11 @@ pub enum ToolError {
 
 /// What a command line looks like in a message.
 fn words(command: &Command) -> String {
-    std::iter::once(command.get_program()).chain(command.get_args()).map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|w| w.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn start(command: &mut Command) -> Result<std::process::Child, ToolError> {

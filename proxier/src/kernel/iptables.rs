@@ -7,8 +7,8 @@ use std::process::Command;
 
 use thiserror::Error;
 
-pub use super::command::ToolError;
 use super::command;
+pub use super::command::ToolError;
 use super::flavour::{Choice, Flavour};
 use crate::family::IpFamily;
 use crate::netfilter::iptables::{Chain, Rule, Table};

@@ -100,9 +100,7 @@ impl NodePortMatch {
     pub fn select(&self, local: &[IpAddr]) -> Vec<IpAddr> {
         match self {
             Self::All => local.to_vec(),
-            Self::Within(nets) => {
-                local.iter().copied().filter(|ip| nets.iter().any(|net| net.contains(ip))).collect()
-            }
+            Self::Within(nets) => local.iter().copied().filter(|ip| nets.iter().any(|net| net.contains(ip))).collect(),
         }
     }
 }

@@ -201,7 +201,11 @@ pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
         let mut octets = [0; 4];
         let mut parts = text.split('.');
         for octet in &mut octets {
-            *octet = parts.next().filter(|part| part.len() <= 10 && part.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()?;
+            *octet = parts
+                .next()
+                .filter(|part| part.len() <= 10 && part.bytes().all(|b| b.is_ascii_digit()))?
+                .parse()
+                .ok()?;
         }
         parts.next().is_none().then(|| IpAddr::V4(Ipv4Addr::from(octets)))
     })

@@ -10,5 +10,5 @@ mod objects;
 mod service;
 mod tracker;
 
-pub use change::{key_of, Change, Kind, ObjectError, ObjectKey, Translated, Translator};
+pub use change::{Change, Kind, ObjectError, ObjectKey, Translated, Translator, key_of};
 pub use tracker::Tracker;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::change::{Change, Kind, ObjectError, ObjectKey, Translated, Translator, canonical, parse_ip, parse_net, unprintable};
+use super::change::{
+    Change, Kind, ObjectError, ObjectKey, Translated, Translator, canonical, parse_ip, parse_net, unprintable,
+};
 use super::objects::{Service, ServiceSpec};
 use crate::family::IpFamily;
 use crate::model::{Protocol, ServicePort, ServicePortName};
@@ -91,9 +93,8 @@ impl Translator {
             external_ips: if self.hide_external_ips { Box::default() } else { external_ips },
             load_balancer_vips: addresses(key, "status.loadBalancer.ingress", &vips, family, problems),
             source_ranges: source_ranges(key, &spec.load_balancer_source_ranges, family, problems),
-            affinity_seconds: (spec.session_affinity == "ClientIP").then(|| {
-                spec.session_affinity_config.client_ip.timeout_seconds.unwrap_or(DEFAULT_AFFINITY_SECONDS)
-            }),
+            affinity_seconds: (spec.session_affinity == "ClientIP")
+                .then(|| spec.session_affinity_config.client_ip.timeout_seconds.unwrap_or(DEFAULT_AFFINITY_SECONDS)),
             internal_local: spec.internal_traffic_policy == "Local",
             external_local: outside && spec.external_traffic_policy == "Local",
             health_check_node_port: if health_check { spec.health_check_node_port } else { 0 },
@@ -135,12 +136,7 @@ fn addresses(
 }
 
 /// The ranges of a family. A range of everything is no restriction, and so are ranges of the other family only.
-fn source_ranges(
-    key: &ObjectKey,
-    texts: &[String],
-    family: IpFamily,
-    problems: &mut Vec<String>,
-) -> Box<[IpNet]> {
+fn source_ranges(key: &ObjectKey, texts: &[String], family: IpFamily, problems: &mut Vec<String>) -> Box<[IpNet]> {
     const FIELD: &str = "spec.loadBalancerSourceRanges";
     let mut found = Vec::with_capacity(texts.len());
     for text in texts {

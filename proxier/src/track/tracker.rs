@@ -7,7 +7,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::change::{Change, Kind, ObjectKey};
-use crate::model::{Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServicePort, ServicePortName, Slice, Snapshot};
+use crate::model::{
+    Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServicePort, ServicePortName, Slice, Snapshot,
+};
 
 /// Holds the model of one family.
 #[derive(Debug, Default)]
