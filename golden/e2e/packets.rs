@@ -35,9 +35,6 @@ use golden::flavour::Flavour;
 const PROMPT: Duration = Duration::from_secs(1);
 /// How long things may take that have no promise of speed, on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
-/// How long silence must last to count as no answer.
-const SILENCE: Duration = Duration::from_millis(400);
-
 /// A test per flavour for each function that takes one.
 macro_rules! in_both_flavours {
     ($($group:ident: $($test:ident),+;)+) => {

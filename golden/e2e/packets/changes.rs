@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use golden::cluster::Protocol::Tcp;
 use golden::cluster::{
-    Cluster, FAR_5, Failure, Family, NODE, POD_5, POD_6, POD_9, Service, VIP, eventually, ready, terminating, unready,
+    Cluster, FAR_5, Failure, Family, NODE, POD_5, POD_6, POD_9, PORT, Service, VIP, eventually, ready, terminating,
+    unready,
 };
 
 use crate::restart::unnoticed;
@@ -81,8 +82,11 @@ pub(super) fn a_deleted_service_leaves_nothing(cluster: Cluster) {
     eventually("its rules and chains are gone, and only they", SOON, || Family::BOTH.map(state) == before);
     for (family, [nat, _]) in Family::BOTH.into_iter().zip(&before) {
         assert_eq!(nat.of("SOMEONE-ELSES").len(), 1, "other people's chains are theirs");
-        for (client, to) in [(cluster.pod(POD_9), gone.address(family)), (cluster.outside(), NODE.at(family, 30080))] {
-            assert!(client.try_within(Tcp, to, crate::SILENCE).is_err(), "{to} still answers");
+        for client in [cluster.pod(POD_9), cluster.host(), cluster.outside()] {
+            for to in [gone.address(family), VIP.at(family, PORT)] {
+                assert_eq!(client.attempt(Tcp, to), Err(Failure::Astray), "{to} is still a Service's address");
+            }
+            client.refused(Tcp, NODE.at(family, 30080));
         }
         assert_eq!(cluster.pod(POD_9).reach(Tcp, kept.address(family)).pod, POD_6.name);
     }

@@ -66,6 +66,9 @@ pub const VIP: Dual = Dual("203.0.113.10", "2001:db8:1::10");
 /// An externalIP, routed to node-a.
 pub const EXTERNAL_IP: Dual = Dual("198.51.100.7", "2001:db8:2::7");
 
+/// The networks of the cluster IPs.
+pub const SERVICE_NETWORK: Dual = Dual("10.96.0.0/16", "fd00:10:96::/112");
+
 /// Further addresses of the machine outside: as many clients.
 pub const OUTSIDE_OTHERS: [Dual; 12] = [
     Dual("192.168.50.11", "fd00:50::11"),
@@ -112,6 +115,9 @@ pub const POD_9: Pod = Pod { name: "pod-9", node: "node-a", address: Dual("10.24
 pub const FAR_5: Pod = Pod { name: "far-5", node: "node-b", address: Dual("10.244.2.5", "fd00:10:244:2::5") };
 /// Another pod on node-b.
 pub const FAR_6: Pod = Pod { name: "far-6", node: "node-b", address: Dual("10.244.2.6", "fd00:10:244:2::6") };
+
+/// What answers, on a link of node-a, at every Service address, if packets come that nothing has translated.
+pub const STRANGER: Pod = Pod { name: "stranger", node: "", address: Dual("192.168.70.2", "fd00:70::2") };
 
 /// The pods of node-a, each with a namespace of its own.
 pub const LOCAL_PODS: [Pod; 3] = [POD_5, POD_6, POD_9];

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use super::address::{Dual, Family};
+use super::address::{Dual, Family, STRANGER};
 use crate::netns::Netns;
 
 /// How long a connection that should work may take.
@@ -39,6 +39,8 @@ pub enum Failure {
     Refused,
     /// Nothing came back.
     Dropped,
+    /// Nothing translated it: it went where such an address leads without a Service, and the stranger answered.
+    Astray,
     /// Anything else, in the kernel's words.
     Other(String),
 }
@@ -79,12 +81,9 @@ impl Client<'_> {
     /// # Panics
     /// When the answer makes no sense.
     pub fn try_within(&self, protocol: Protocol, to: SocketAddr, patience: Duration) -> Result<Answer, Failure> {
-        self.netns.enter(|| {
-            let line = match protocol {
-                Protocol::Tcp => self.connect(to, patience)?.greeting,
-                Protocol::Udp => ask(&self.datagrams(to, patience)?)?,
-            };
-            Ok(parse(&line))
+        self.netns.enter(|| match protocol {
+            Protocol::Tcp => Ok(self.connect(to, patience)?.answer),
+            Protocol::Udp => ask(&self.datagrams(to, patience)?),
         })
     }
 
@@ -147,7 +146,7 @@ impl Client<'_> {
     #[must_use]
     #[track_caller]
     pub fn session(&self, to: SocketAddr) -> Session {
-        let made = self.netns.enter(|| self.connect(to, PATIENCE).map_err(Failure::from));
+        let made = self.netns.enter(|| self.connect(to, PATIENCE));
         made.unwrap_or_else(|failure| panic!("{} -> {to}: {failure:?}", self.name))
     }
 
@@ -163,13 +162,13 @@ impl Client<'_> {
         }
     }
 
-    fn connect(&self, to: SocketAddr, patience: Duration) -> std::io::Result<Session> {
+    fn connect(&self, to: SocketAddr, patience: Duration) -> Result<Session, Failure> {
         let socket = self.socket(to, Type::STREAM, patience)?;
         socket.connect_timeout(&to.into(), patience)?;
         let mut reader = BufReader::new(TcpStream::from(socket));
         let mut greeting = String::new();
         reader.read_line(&mut greeting)?;
-        Ok(Session { reader, greeting })
+        Ok(Session { reader, answer: parse(&greeting)? })
     }
 
     fn datagrams(&self, to: SocketAddr, patience: Duration) -> std::io::Result<UdpSocket> {
@@ -194,14 +193,14 @@ impl Client<'_> {
 #[derive(Debug)]
 pub struct Session {
     reader: BufReader<TcpStream>,
-    greeting: String,
+    answer: Answer,
 }
 
 impl Session {
     /// Who answered when it was opened.
     #[must_use]
-    pub fn answer(&self) -> Answer {
-        parse(&self.greeting)
+    pub fn answer(&self) -> &Answer {
+        &self.answer
     }
 
     /// Asserts that bytes still go there and back.
@@ -229,19 +228,22 @@ impl Flow {
     /// # Errors
     /// When there is none.
     pub fn attempt(&self) -> Result<Answer, Failure> {
-        Ok(parse(&ask(&self.socket)?))
+        ask(&self.socket)
     }
 }
 
-fn ask(socket: &UdpSocket) -> std::io::Result<String> {
+fn ask(socket: &UdpSocket) -> Result<Answer, Failure> {
     let mut packet = [0; 128];
     socket.send(b"who are you?")?;
     let length = socket.recv(&mut packet)?;
-    Ok(String::from_utf8_lossy(&packet[..length]).into_owned())
+    parse(&String::from_utf8_lossy(&packet[..length]))
 }
 
-fn parse(line: &str) -> Answer {
+fn parse(line: &str) -> Result<Answer, Failure> {
     let (pod, client) = line.trim_end().split_once(' ').unwrap_or_else(|| panic!("an answer, not {line:?}"));
     let client: SocketAddr = client.parse().unwrap_or_else(|e| panic!("{client}: {e}"));
-    Answer { pod: pod.to_owned(), client: client.ip() }
+    if pod == STRANGER.name {
+        return Err(Failure::Astray);
+    }
+    Ok(Answer { pod: pod.to_owned(), client: client.ip() })
 }

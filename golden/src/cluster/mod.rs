@@ -8,7 +8,8 @@
 //!    ├── node-a 192.168.50.2, eth1 192.168.60.2     the proxy under test
 //!    │     ├── pod-5 10.244.1.5    each in a namespace of its own, on a routed link
 //!    │     ├── pod-6 10.244.1.6
-//!    │     └── pod-9 10.244.1.9
+//!    │     ├── pod-9 10.244.1.9
+//!    │     └── stranger            answers at Service addresses what node-a did not translate
 //!    └── node-b 192.168.50.3     far-5 10.244.2.5, far-6 10.244.2.6
 //! ```
 
@@ -75,6 +76,7 @@ impl Cluster {
         for pod in LOCAL_PODS.iter().chain(&FAR_PODS) {
             servers.start(pod, wiring.home(pod));
         }
+        servers.start_stranger(&wiring.stranger);
         let iptables = Iptables { flavour, lock: directory.join("xtables.lock") };
         for family in Family::BOTH {
             iptables.run(&wiring.node, family, &format!("-t mangle -N {HINT}"));

@@ -3,14 +3,15 @@
 //! In: a pod and its namespace. Out: a TCP and a UDP socket on its address in each family that answer with the pod's
 //! name and the client as they see it. All servers of a cluster share one thread, and end with it.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::thread::JoinHandle;
 
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use super::address::{Family, Pod, TARGET_PORT};
+use super::address::{EXTERNAL_IP, Family, Pod, STRANGER, TARGET_PORT, VIP};
+use super::objects::PORT;
 use crate::netns::Netns;
 
 /// The thread that serves for every pod of one cluster.
@@ -34,15 +35,35 @@ impl Servers {
 
     /// Starts a pod's servers; they can be reached when this returns.
     pub(super) fn start(&self, pod: &Pod, netns: &Netns) {
-        let _context = self.runtime.enter();
         for family in Family::BOTH {
             let at = pod.address.at(family, TARGET_PORT);
-            let (tcp, udp) = netns.enter(|| bind(at)).unwrap_or_else(|e| panic!("{} at {at}: {e}", pod.name));
-            let tcp = tokio::net::TcpListener::from_std(tcp).expect("a listener for tokio");
-            let udp = tokio::net::UdpSocket::from_std(udp).expect("a socket for tokio");
-            self.runtime.spawn(serve_tcp(pod.name, tcp));
-            self.runtime.spawn(serve_udp(pod.name, udp));
+            self.tcp(pod.name, netns, at);
+            self.udp(pod.name, netns, at);
         }
+    }
+
+    /// Starts the one that answers wherever a Service was meant to.
+    pub(super) fn start_stranger(&self, netns: &Netns) {
+        self.tcp(STRANGER.name, netns, SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)));
+        for family in Family::BOTH {
+            // Of its own address each, or the answers would come from another one.
+            self.udp(STRANGER.name, netns, VIP.at(family, PORT));
+            self.udp(STRANGER.name, netns, EXTERNAL_IP.at(family, PORT));
+        }
+    }
+
+    fn tcp(&self, name: &'static str, netns: &Netns, at: SocketAddr) {
+        let listener = netns.enter(|| TcpListener::bind(at)).unwrap_or_else(|e| panic!("{name} at {at}: {e}"));
+        listener.set_nonblocking(true).expect("a listener that does not block");
+        let _context = self.runtime.enter();
+        self.runtime.spawn(serve_tcp(name, tokio::net::TcpListener::from_std(listener).expect("a listener for tokio")));
+    }
+
+    fn udp(&self, name: &'static str, netns: &Netns, at: SocketAddr) {
+        let socket = netns.enter(|| UdpSocket::bind(at)).unwrap_or_else(|e| panic!("{name} at {at}: {e}"));
+        socket.set_nonblocking(true).expect("a socket that does not block");
+        let _context = self.runtime.enter();
+        self.runtime.spawn(serve_udp(name, tokio::net::UdpSocket::from_std(socket).expect("a socket for tokio")));
     }
 }
 
@@ -53,13 +74,6 @@ impl Drop for Servers {
             let _ = thread.join();
         }
     }
-}
-
-fn bind(at: SocketAddr) -> std::io::Result<(TcpListener, UdpSocket)> {
-    let (tcp, udp) = (TcpListener::bind(at)?, UdpSocket::bind(at)?);
-    tcp.set_nonblocking(true)?;
-    udp.set_nonblocking(true)?;
-    Ok((tcp, udp))
 }
 
 /// Greets every connection with one line, then sends back what comes.

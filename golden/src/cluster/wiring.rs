@@ -7,7 +7,8 @@ use std::io::Write;
 use std::process::Stdio;
 
 use super::address::{
-    Dual, EXTERNAL_IP, FAR_PODS, LOCAL_PODS, NODE, NODE_B, NODE_CNI, NODE_ETH1, OUTSIDE, OUTSIDE_OTHERS, Pod, VIP,
+    Dual, EXTERNAL_IP, FAR_PODS, LOCAL_PODS, NODE, NODE_B, NODE_CNI, NODE_ETH1, OUTSIDE, OUTSIDE_OTHERS, Pod,
+    SERVICE_NETWORK, STRANGER, VIP,
 };
 use crate::netns::{Netns, veth};
 
@@ -18,6 +19,7 @@ pub(super) struct Wiring {
     pub(super) node: Netns,
     pub(super) node_b: Netns,
     pub(super) pods: Vec<(Pod, Netns)>,
+    pub(super) stranger: Netns,
 }
 
 impl Wiring {
@@ -27,11 +29,13 @@ impl Wiring {
             node: host(true),
             node_b: host(false),
             pods: LOCAL_PODS.iter().map(|pod| (*pod, host(false))).collect(),
+            stranger: host(false),
         };
         wiring.node_network();
         for (pod, netns) in &wiring.pods {
             wiring.attach(pod, netns);
         }
+        wiring.attach_stranger();
         wiring
     }
 
@@ -53,10 +57,8 @@ impl Wiring {
         for other in OUTSIDE_OTHERS {
             outside += &address(other, 24, 64, "switch");
         }
-        let to_node =
-            [Dual("10.96.0.0/16", "fd00:10:96::/112"), Dual(VIP.0, VIP.1), Dual(EXTERNAL_IP.0, EXTERNAL_IP.1)];
-        for network in to_node {
-            outside += &route(network, NODE);
+        for services in [SERVICE_NETWORK, VIP, EXTERNAL_IP] {
+            outside += &route(services, NODE);
         }
         ip(&self.outside, &outside);
 
@@ -86,6 +88,23 @@ impl Wiring {
         own += &format!("route add {} dev eth0\nroute add {} dev eth0\n", NODE_CNI.0, NODE_CNI.1);
         own += &route(Dual("default", "default"), NODE_CNI);
         ip(netns, &own);
+    }
+
+    /// All Service addresses are the stranger's own too, so that it answers what node-a has not translated: else nobody
+    /// could tell a rule that drops a packet from no rule at all.
+    fn attach_stranger(&self) {
+        self.attach(&STRANGER, &self.stranger);
+        let mut node = String::new();
+        for services in [SERVICE_NETWORK, VIP, EXTERNAL_IP] {
+            node += &route(services, STRANGER.address);
+        }
+        ip(&self.node, &node);
+        let Dual(v4, v6) = SERVICE_NETWORK;
+        let mut own = format!("route add local {v4} dev lo\nroute add local {v6} dev lo\n");
+        for single in [VIP, EXTERNAL_IP] {
+            own += &address(single, 32, 128, "lo");
+        }
+        ip(&self.stranger, &own);
     }
 }
 
