@@ -44,14 +44,16 @@ impl Lab {
     #[must_use]
     pub fn new(flavour: Flavour) -> Self {
         let (node, neighbour, dir) = (Netns::new(), Netns::new(), Scratch::new());
+        // As in the recording, eth1 comes before eth0 in the kernel's order, in which rules for addresses stand.
+        for line in ["ip link add eth1 type veth peer name eth1p", "ip addr add 192.168.60.2/24 dev eth1"] {
+            node.run(line);
+        }
         veth(&node, "eth0", &neighbour, "eth0");
         neighbour.run("ip addr add 192.168.50.1/24 dev eth0");
         for line in [
             "ip addr add 192.168.50.2/24 dev eth0",
             "ip addr add fd00:50::2/64 dev eth0 nodad",
             "ip route add default via 192.168.50.1",
-            "ip link add eth1 type veth peer name eth1p",
-            "ip addr add 192.168.60.2/24 dev eth1",
             "ip addr add fd00:60::2/64 dev eth1 nodad",
             "ip link set eth1 up",
             "ip link set eth1p up",

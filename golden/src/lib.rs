@@ -1,10 +1,13 @@
 //! The conformance cases and the equipment of the tests, for tests only.
 
+pub mod apiserver;
 pub mod canonical;
 pub mod case;
 pub mod cluster;
 pub mod diff;
 pub mod flavour;
+pub mod flows;
 pub mod lab;
 pub mod netns;
 pub mod proxy;
+pub mod tracer;

@@ -48,6 +48,20 @@ impl IpFamily {
         Self::ALL.into_iter().find(|family| family.name() == name)
     }
 
+    /// Whether the kernel has the family, in this network namespace.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn available(self) -> Result<(), &'static str> {
+        let disabled =
+            || std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6").is_ok_and(|v| v.trim() == "1");
+        match self {
+            Self::V6 if !std::path::Path::new("/proc/net/if_inet6").exists() => Err("the kernel has no IPv6"),
+            Self::V6 if disabled() => Err("IPv6 is disabled by net.ipv6.conf.all.disable_ipv6"),
+            _ => Ok(()),
+        }
+    }
+
     /// What the names of the iptables tools begin with: `iptables`, `ip6tables`.
     #[must_use]
     pub fn iptables(self) -> &'static str {

@@ -96,6 +96,8 @@ pub struct Translated {
     pub changes: Vec<(IpFamily, Change)>,
     /// Fields that were left out, with the object's name.
     pub problems: Vec<String>,
+    /// For the own Node: whether load balancers should send traffic to it.
+    pub node_eligible: Option<bool>,
 }
 
 /// Turns objects into changes.
@@ -143,7 +145,7 @@ impl Translated {
     #[must_use]
     pub fn everywhere(change: &Change) -> Self {
         let changes = IpFamily::ALL.map(|family| (family, change.clone())).to_vec();
-        Self { changes, problems: Vec::new() }
+        Self { changes, ..Self::default() }
     }
 }
 

@@ -26,7 +26,7 @@ impl Translator {
         let Some(family) = IpFamily::parse(&slice.address_type) else {
             problems.push(format!("{key}: addressType: {:?} is neither IPv4 nor IPv6", slice.address_type));
             let changes = Translated::everywhere(&Change::Slice(key.name, None)).changes;
-            return Ok(Translated { changes, problems });
+            return Ok(Translated { changes, problems, ..Translated::default() });
         };
         let content = match service {
             None => None,
@@ -39,7 +39,7 @@ impl Translator {
             }
         };
         let change = Change::Slice(key.name, content);
-        Ok(Translated { changes: vec![(family, change)], problems })
+        Ok(Translated { changes: vec![(family, change)], problems, ..Translated::default() })
     }
 
     fn endpoint(

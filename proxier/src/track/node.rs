@@ -8,6 +8,9 @@ use crate::model::NodeInfo;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 
+/// The cluster autoscaler's word that it is about to delete the node.
+const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
+
 impl Translator {
     pub(super) fn node(&self, node: &Node) -> Result<Translated, ObjectError> {
         let key = node.metadata.key(Kind::Node)?;
@@ -24,6 +27,8 @@ impl Translator {
             pod_cidrs: node.spec.pod_cidrs.iter().filter_map(|cidr| parse_net(cidr)).collect(),
             zone: zone.into(),
         };
-        Ok(Translated::everywhere(&Change::Node(info)))
+        let leaving =
+            node.spec.taints.iter().any(|taint| taint.key == LEAVING) || node.metadata.deletion_timestamp.is_some();
+        Ok(Translated { node_eligible: Some(!leaving), ..Translated::everywhere(&Change::Node(info)) })
     }
 }

@@ -13,7 +13,7 @@ fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializ
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub(super) struct Meta {
     #[serde(deserialize_with = "nullable")]
     pub name: String,
@@ -21,6 +21,7 @@ pub(super) struct Meta {
     pub namespace: String,
     #[serde(deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
+    pub deletion_timestamp: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -181,6 +182,14 @@ pub(super) struct Node {
 pub(super) struct NodeSpec {
     #[serde(rename = "podCIDRs", deserialize_with = "nullable")]
     pub pod_cidrs: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
+    pub taints: Vec<Taint>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Taint {
+    pub key: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

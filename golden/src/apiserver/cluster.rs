@@ -1,0 +1,131 @@
+//! What a test does to the cluster.
+//!
+//! In: JSON, YAML, or the size of a synthetic load. Out: changed collections, each change under a new resourceVersion.
+//! Must not know: connections, watches.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::ApiServer;
+use super::object::Object;
+use super::resource::Resource;
+use super::synthetic::{NAMESPACE, Synthetic};
+
+impl ApiServer {
+    /// Creates or replaces an object, or every item of a `List`, and returns the new resourceVersion. An object equal
+    /// to the present one gets a new version too.
+    ///
+    /// # Panics
+    /// When the kind is not served or there is no name: anything else is taken as it is.
+    #[allow(clippy::must_use_candidate, clippy::needless_pass_by_value)] // made for `apply(json!(…))`
+    #[track_caller]
+    pub fn apply(&self, mut object: Value) -> u64 {
+        if let Some(Value::Array(items)) = object.get_mut("items").map(Value::take) {
+            for item in items {
+                self.apply(item);
+            }
+            return self.version();
+        }
+        let resource = served(object["kind"].as_str().unwrap_or_default());
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        assert!(!name.is_empty(), "an object without a name: {object}");
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
+        let fields = object.as_object_mut().expect("it has a kind, so it is an object");
+        fields.remove("kind");
+        fields.remove("apiVersion");
+        if resource.namespaced {
+            object["metadata"]["namespace"] = json!(namespace);
+        }
+        let key = (if resource.namespaced { namespace } else { String::new() }, name);
+        let store = &mut self.shared.state().store;
+        let before = store.get(resource, &key).map(|old| old.value()["metadata"].clone()).unwrap_or_default();
+        let given = |field: &str, first: Value| if before[field].is_null() { first } else { before[field].clone() };
+        let identity = [
+            ("uid", given("uid", json!(format!("00000000-0000-4000-8000-{:012x}", store.version() + 1)))),
+            ("creationTimestamp", given("creationTimestamp", json!("2026-01-15T09:30:00Z"))),
+        ];
+        for (field, value) in identity {
+            if object["metadata"][field].is_null() {
+                object["metadata"][field] = value;
+            }
+        }
+        store.change(resource, key, Some(&Object::Stored(Arc::new(object))))
+    }
+
+    /// Deletes an object and returns the resourceVersion of that; the namespace of cluster-scoped kinds is ignored.
+    ///
+    /// # Panics
+    /// When there is no such object.
+    #[allow(clippy::must_use_candidate)]
+    #[track_caller]
+    pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> u64 {
+        let resource = served(kind);
+        let key = key(resource, namespace, name);
+        let store = &mut self.shared.state().store;
+        assert!(store.get(resource, &key).is_some(), "there is no {kind} {namespace}/{name} to delete");
+        store.change(resource, key, None)
+    }
+
+    /// The present content of an object, ready to be changed and applied.
+    #[must_use]
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let resource = served(kind);
+        let object = self.shared.state().store.get(resource, &key(resource, namespace, name)).cloned()?;
+        let mut value = object.value();
+        value["kind"] = json!(resource.kind);
+        value["apiVersion"] = json!(resource.api_version());
+        Some(value)
+    }
+
+    /// The present resourceVersion.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.shared.state().store.version()
+    }
+
+    /// Applies every document of a YAML file; empty ones are skipped.
+    ///
+    /// # Panics
+    /// When it cannot be read or contains kinds that are not served.
+    #[track_caller]
+    pub fn load_yaml(&self, path: impl AsRef<Path>) {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let documents: Vec<Value> =
+            serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        for document in documents.into_iter().filter(|document| !document.is_null()) {
+            self.apply(document);
+        }
+    }
+
+    /// Makes this many ClusterIP Services (`svc-00000`… in namespace `scale`, IPv4, port `http` 80/TCP), each with one
+    /// EndpointSlice (`svc-00000-x7k2p`…) of ready endpoints. They are written anew whenever they are sent.
+    ///
+    /// # Panics
+    /// When there are more than the addresses at hand: a million Services, eight million endpoints.
+    #[track_caller]
+    pub fn load_synthetic(&self, services: u32, endpoints_per_service: u32) {
+        let pods = u64::from(services) * u64::from(endpoints_per_service);
+        assert!(services <= 1_000_000 && pods <= 8_000_000, "{services} services, {pods} endpoints: too many");
+        let (services_resource, slices_resource) = (served("Service"), served("EndpointSlice"));
+        let store = &mut self.shared.state().store;
+        for service in 0..services {
+            for (resource, endpoints) in [(services_resource, None), (slices_resource, Some(endpoints_per_service))] {
+                let synthetic = Synthetic { service, endpoints, version: 0 };
+                let key = (NAMESPACE.to_owned(), synthetic.name());
+                store.change(resource, key, Some(&Object::Synthetic(synthetic)));
+            }
+        }
+    }
+}
+
+#[track_caller]
+pub(super) fn served(kind: &str) -> &'static Resource {
+    Resource::of_kind(kind).unwrap_or_else(|| panic!("kind {kind:?} is not served"))
+}
+
+fn key(resource: &Resource, namespace: &str, name: &str) -> (String, String) {
+    (if resource.namespaced { namespace.to_owned() } else { String::new() }, name.to_owned())
+}

@@ -1,0 +1,180 @@
+//! HTTP/1.1 on one connection, by hand, because it must be able to misbehave.
+//!
+//! In: bytes of a client, and what to answer. Out: requests, and responses at the pace the test has set.
+//! Must not know: paths, objects, the store.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::request::Request;
+
+/// How answers flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// As fast as the client reads.
+    #[default]
+    Normal,
+    /// Requests are read and not answered; open watches fall silent. What was held back follows at the next pace.
+    Silent,
+    /// About half of every answer, or of the next line of a watch, then nothing.
+    HalfBody,
+    /// Bodies come in pieces of `bytes`, `delay` apart.
+    Slow {
+        /// Size of a piece.
+        bytes: usize,
+        /// Pause after each piece.
+        delay: Duration,
+    },
+}
+
+/// What becomes of a connection after a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    Reuse,
+    Close,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    received: Vec<u8>,
+    pace: watch::Receiver<Pace>,
+}
+
+const MAX_REQUEST: usize = 1 << 20;
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, pace: watch::Receiver<Pace>) -> Self {
+        // Events are small and must not wait for one another; failing to say so only makes it slower.
+        let _ = stream.set_nodelay(true);
+        Self { stream, received: Vec::new(), pace }
+    }
+
+    /// The next request, or `None` when the client has gone.
+    pub(super) async fn request(&mut self) -> io::Result<Option<Request>> {
+        loop {
+            if let Some((request, length)) = Request::parse(&self.received)? {
+                self.received.drain(..length);
+                return Ok(Some(request));
+            }
+            if self.received.len() > MAX_REQUEST {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "request too large"));
+            }
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Completes when the client has gone.
+    pub(super) async fn gone(&mut self) {
+        while let Ok(1..) = self.stream.read_buf(&mut self.received).await {}
+    }
+
+    /// Waits while the pace is `Silent`.
+    pub(super) async fn may_answer(&mut self) -> io::Result<()> {
+        while *self.pace.borrow_and_update() == Pace::Silent {
+            self.pace_changed().await?;
+        }
+        Ok(())
+    }
+
+    /// A whole response with a known length.
+    pub(super) async fn respond(&mut self, code: u16, headers: &str, body: &[u8]) -> io::Result<()> {
+        let length = format!("Content-Length: {}\r\n{headers}", body.len());
+        self.head(code, &length).await?;
+        self.stream.write_all(body).await
+    }
+
+    /// Begins a response of unknown length.
+    pub(super) async fn begin(&mut self) -> io::Result<()> {
+        self.head(200, "Transfer-Encoding: chunked\r\n").await
+    }
+
+    /// Sends part of the body, at the pace of the moment.
+    pub(super) async fn body(&mut self, data: &[u8]) -> io::Result<()> {
+        let mut sent = 0;
+        while sent < data.len() {
+            let pace = *self.pace.borrow_and_update();
+            let (until, pause) = match pace {
+                Pace::Normal => (data.len(), Duration::ZERO),
+                Pace::Silent => (sent, Duration::ZERO),
+                Pace::HalfBody => (sent.max(data.len() / 2), Duration::ZERO),
+                Pace::Slow { bytes, delay } => (data.len().min(sent + bytes.max(1)), delay),
+            };
+            if until > sent {
+                self.chunk(&data[sent..until]).await?;
+                sent = until;
+            }
+            if matches!(pace, Pace::Silent | Pace::HalfBody) {
+                self.pace_changed().await?;
+            } else if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a body properly.
+    pub(super) async fn end(&mut self) -> io::Result<()> {
+        self.stream.write_all(b"0\r\n\r\n").await
+    }
+
+    /// Sends the beginning of `data` as if all of it were to follow, for a connection that is about to break.
+    pub(super) async fn torn(&mut self, data: &[u8]) -> io::Result<()> {
+        self.stream.write_all(format!("{:x}\r\n", data.len()).as_bytes()).await?;
+        self.stream.write_all(&data[..data.len() / 2]).await
+    }
+
+    /// Makes closing send a reset.
+    pub(super) fn will_reset(&self) -> io::Result<()> {
+        self.stream.set_zero_linger()
+    }
+
+    async fn chunk(&mut self, data: &[u8]) -> io::Result<()> {
+        let mut framed = format!("{:x}\r\n", data.len()).into_bytes();
+        framed.extend_from_slice(data);
+        framed.extend_from_slice(b"\r\n");
+        self.stream.write_all(&framed).await
+    }
+
+    async fn head(&mut self, code: u16, headers: &str) -> io::Result<()> {
+        let head = format!(
+            "HTTP/1.1 {code} {}\r\nContent-Type: application/json\r\nCache-Control: no-cache, private\r\n{headers}\r\n",
+            phrase(code)
+        );
+        self.stream.write_all(head.as_bytes()).await
+    }
+
+    async fn pace_changed(&mut self) -> io::Result<()> {
+        let mut pace = self.pace.clone();
+        tokio::select! {
+            changed = pace.changed() => changed.map_err(io::Error::other),
+            () = self.gone() => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+fn phrase(code: u16) -> &'static str {
+    match code {
+        200 => "OK",
+        201 => "Created",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        410 => "Gone",
+        422 => "Unprocessable Entity",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => "Unknown",
+    }
+}

@@ -1,0 +1,101 @@
+//! The collections that are served: their paths, kinds and the empty object of each.
+//!
+//! In: a request path, or a kind. Out: the `Resource`, and which namespace and name were asked for.
+//! Must not know: objects, HTTP, faults.
+
+/// One collection of the API.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Resource {
+    pub(super) kind: &'static str,
+    pub(super) group: &'static str,
+    pub(super) plural: &'static str,
+    pub(super) namespaced: bool,
+    /// Fields beyond `metadata.name` and `metadata.namespace` that a fieldSelector may name.
+    pub(super) selectable: &'static [&'static str],
+    /// What the typed Go struct prints for an object without content. Bookmarks are such objects, so
+    /// a decoder meets `"endpoints":null` and `"addressType":""`.
+    pub(super) empty: &'static str,
+}
+
+static RESOURCES: [Resource; 4] = [
+    Resource {
+        kind: "Node",
+        group: "",
+        plural: "nodes",
+        namespaced: false,
+        selectable: &["spec.unschedulable"],
+        empty: concat!(
+            r#""spec":{},"status":{"daemonEndpoints":{"kubeletEndpoint":{"Port":0}},"nodeInfo":{"machineID":"","#,
+            r#""systemUUID":"","bootID":"","kernelVersion":"","osImage":"","containerRuntimeVersion":"","#,
+            r#""kubeletVersion":"","kubeProxyVersion":"","operatingSystem":"","architecture":""}}"#
+        ),
+    },
+    Resource {
+        kind: "Service",
+        group: "",
+        plural: "services",
+        namespaced: true,
+        selectable: &["spec.clusterIP", "spec.type"],
+        empty: r#""spec":{},"status":{"loadBalancer":{}}"#,
+    },
+    Resource {
+        kind: "EndpointSlice",
+        group: "discovery.k8s.io",
+        plural: "endpointslices",
+        namespaced: true,
+        selectable: &[],
+        empty: r#""addressType":"","endpoints":null,"ports":null"#,
+    },
+    Resource {
+        kind: "ServiceCIDR",
+        group: "networking.k8s.io",
+        plural: "servicecidrs",
+        namespaced: false,
+        selectable: &[],
+        empty: r#""spec":{},"status":{}"#,
+    },
+];
+
+impl Resource {
+    pub(super) fn of_kind(kind: &str) -> Option<&'static Self> {
+        RESOURCES.iter().find(|resource| resource.kind == kind)
+    }
+
+    pub(super) fn all() -> impl Iterator<Item = &'static Self> {
+        RESOURCES.iter()
+    }
+
+    pub(super) fn api_version(&self) -> String {
+        if self.group.is_empty() { "v1".to_owned() } else { format!("{}/v1", self.group) }
+    }
+}
+
+/// What a path means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Target<'a> {
+    pub(super) resource: &'static Resource,
+    pub(super) namespace: Option<&'a str>,
+    pub(super) name: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn of_path(path: &'a str) -> Option<Self> {
+        let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let (group, rest) = match segments.as_slice() {
+            ["api", "v1", rest @ ..] => ("", rest),
+            ["apis", group, "v1", rest @ ..] => (*group, rest),
+            _ => return None,
+        };
+        let (namespace, rest) = match rest {
+            ["namespaces", namespace, rest @ ..] => (Some(*namespace), rest),
+            _ => (None, rest),
+        };
+        let (plural, name) = match rest {
+            [plural] => (*plural, None),
+            [plural, name] => (*plural, Some(*name)),
+            _ => return None,
+        };
+        let resource = RESOURCES.iter().find(|r| r.group == group && r.plural == plural)?;
+        (resource.namespaced || namespace.is_none()).then_some(Self { resource, namespace, name })
+    }
+}

@@ -1,0 +1,219 @@
+//! What the cluster is: every collection with its history, one resourceVersion for all, as in etcd.
+//!
+//! In: changes by the test. Out: consistent pages of a collection at a version, and events to the open watches.
+//! Must not know: HTTP, JSON on the wire, faults other than a forgotten history.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::object::Object;
+use super::resource::Resource;
+use super::selector::Filter;
+use super::status::Status;
+use super::watch::Command;
+
+/// Namespace (empty for cluster-scoped kinds) and name.
+pub(super) type Key = (String, String);
+type Objects = BTreeMap<Key, Object>;
+
+/// One change of one object.
+#[derive(Clone, Debug)]
+pub(super) struct Event {
+    pub(super) version: u64,
+    key: Key,
+    pub(super) old: Option<Object>,
+    pub(super) new: Option<Object>,
+}
+
+/// Part of a collection, as it was at `version`.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) version: u64,
+    pub(super) items: Vec<Object>,
+    /// The last key of this page and how many objects follow it, if any does.
+    pub(super) more: Option<(Key, usize)>,
+}
+
+/// Where a watch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// With what exists, then what happens.
+    Everything,
+    /// With what happened after this version.
+    After(u64),
+}
+
+/// What a watch has to send at once.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    pub(super) version: u64,
+    pub(super) existing: Vec<Object>,
+    pub(super) events: Vec<Event>,
+}
+
+#[derive(Debug)]
+pub(super) struct Store {
+    version: u64,
+    keep: usize,
+    collections: BTreeMap<&'static str, Collection>,
+    watches: Vec<Watch>,
+    next_watch: u64,
+}
+
+#[derive(Debug, Default)]
+struct Collection {
+    objects: Objects,
+    history: VecDeque<Event>,
+    /// Everything up to here is forgotten.
+    compacted: u64,
+}
+
+#[derive(Debug)]
+struct Watch {
+    id: u64,
+    kind: &'static str,
+    commands: UnboundedSender<Command>,
+}
+
+impl Store {
+    pub(super) fn new() -> Self {
+        let collections = Resource::all().map(|resource| (resource.kind, Collection::default())).collect();
+        Self { version: 1, keep: 100_000, collections, watches: Vec::new(), next_watch: 0 }
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(super) fn get(&self, resource: &Resource, key: &Key) -> Option<&Object> {
+        self.collections[resource.kind].objects.get(key)
+    }
+
+    /// Puts (`Some`) or removes an object and tells the watches. The event of a removal shows the last content under
+    /// the version of the removal.
+    pub(super) fn change(&mut self, resource: &Resource, key: Key, new: Option<&Object>) -> u64 {
+        self.version += 1;
+        let version = self.version;
+        let new = new.map(|object| object.at(version));
+        let collection = self.collection(resource.kind);
+        let old = match &new {
+            Some(object) => collection.objects.insert(key.clone(), object.clone()),
+            None => collection.objects.remove(&key),
+        };
+        let event = Event { version, key, old, new };
+        collection.history.push_back(event.clone());
+        self.keep(self.keep);
+        self.command(Some(resource.kind), &Command::Event(event));
+        version
+    }
+
+    /// Keeps this many events per collection from now on.
+    pub(super) fn keep(&mut self, events: usize) {
+        self.keep = events;
+        for collection in self.collections.values_mut() {
+            while collection.history.len() > events
+                && let Some(forgotten) = collection.history.pop_front()
+            {
+                collection.compacted = forgotten.version;
+            }
+        }
+    }
+
+    /// Forgets everything that happened so far; open watches do not notice.
+    pub(super) fn expire(&mut self) {
+        // A version of its own, so that even the one a client just listed is too old.
+        self.version += 1;
+        let version = self.version;
+        for collection in self.collections.values_mut() {
+            collection.history.clear();
+            collection.compacted = version;
+        }
+    }
+
+    /// At most `limit` objects after `from`, as of `version`.
+    pub(super) fn page(
+        &self,
+        resource: &Resource,
+        filter: &Filter,
+        version: u64,
+        from: Option<&Key>,
+        limit: usize,
+    ) -> Result<Page, Status> {
+        let objects = self.objects_at(resource, version)?;
+        let from = from.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut matching = objects.range::<Key, _>((from, Bound::Unbounded)).filter(|(_, o)| o.matches(filter));
+        let mut last = None;
+        let mut items = Vec::new();
+        for (key, object) in matching.by_ref().take(limit) {
+            last = Some(key);
+            items.push(object.clone());
+        }
+        let left = matching.count();
+        let more = last.filter(|_| left > 0).map(|key| (key.clone(), left));
+        Ok(Page { version, items, more })
+    }
+
+    /// Opens a watch; everything after the backlog comes through `commands`, nothing twice and nothing missed.
+    pub(super) fn watch(
+        &mut self,
+        resource: &Resource,
+        filter: &Filter,
+        start: Start,
+        commands: UnboundedSender<Command>,
+    ) -> Result<(u64, Backlog), Status> {
+        let mut backlog = Backlog { version: self.version, existing: Vec::new(), events: Vec::new() };
+        match start {
+            Start::Everything => {
+                backlog.existing = self.page(resource, filter, self.version, None, usize::MAX)?.items;
+            }
+            Start::After(version) => {
+                let collection = self.remembering(resource, version)?;
+                backlog.events = collection.history.iter().filter(|event| event.version > version).cloned().collect();
+            }
+        }
+        self.next_watch += 1;
+        self.watches.push(Watch { id: self.next_watch, kind: resource.kind, commands });
+        Ok((self.next_watch, backlog))
+    }
+
+    pub(super) fn forget_watch(&mut self, id: u64) {
+        self.watches.retain(|watch| watch.id != id);
+    }
+
+    pub(super) fn watching(&self, kind: &str) -> usize {
+        self.watches.iter().filter(|watch| watch.kind == kind).count()
+    }
+
+    /// Gives a command to all watches, or to those of one kind, after everything they were told before.
+    pub(super) fn command(&self, kind: Option<&str>, command: &Command) {
+        for watch in self.watches.iter().filter(|watch| kind.is_none_or(|kind| kind == watch.kind)) {
+            // A watch that is just ending no longer listens.
+            let _ = watch.commands.send(command.clone());
+        }
+    }
+
+    fn objects_at(&self, resource: &Resource, version: u64) -> Result<Cow<'_, Objects>, Status> {
+        let collection = self.remembering(resource, version)?;
+        let mut objects = Cow::Borrowed(&collection.objects);
+        for event in collection.history.iter().rev().take_while(|event| event.version > version) {
+            match &event.old {
+                Some(old) => objects.to_mut().insert(event.key.clone(), old.clone()),
+                None => objects.to_mut().remove(&event.key),
+            };
+        }
+        Ok(objects)
+    }
+
+    fn remembering(&self, resource: &Resource, version: u64) -> Result<&Collection, Status> {
+        let collection = &self.collections[resource.kind];
+        let known = version >= collection.compacted;
+        known.then_some(collection).ok_or_else(|| Status::too_old(version, collection.compacted))
+    }
+
+    fn collection(&mut self, kind: &str) -> &mut Collection {
+        self.collections.get_mut(kind).expect("there is a collection for every resource")
+    }
+}

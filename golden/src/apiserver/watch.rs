@@ -1,0 +1,182 @@
+//! Answers to watches: what was asked for, then whatever happens, until something ends it.
+//!
+//! In: a watch request, and the commands of the store and the test. Out: lines of events.
+//! Must not know: who else is watching.
+
+use std::future::pending;
+use std::io;
+use std::io::Write as _;
+
+use serde_json::json;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::{Instant, sleep_until};
+
+use super::http::{Connection, Then};
+use super::list::PIECE;
+use super::object::Object;
+use super::options;
+use super::resource::Resource;
+use super::selector::Filter;
+use super::shared::Shared;
+use super::status::Status;
+use super::store::{Backlog, Event, Start};
+
+/// What an open watch is told.
+#[derive(Clone, Debug)]
+pub(super) enum Command {
+    Event(Event),
+    /// Everything up to this version has been sent.
+    Bookmark(u64),
+    /// Bytes that go out as they are.
+    Raw(Vec<u8>),
+    End(End),
+}
+
+/// How watches end when a test says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As at a timeout: the body ends properly, the connection stays.
+    Clean,
+    /// In the middle of a line and of a chunk; the connection is closed.
+    Torn,
+    /// With a TCP reset.
+    Reset,
+}
+
+/// An open watch; it counts as one until dropped.
+#[derive(Debug)]
+pub(super) struct Open<'a> {
+    shared: &'a Shared,
+    resource: &'static Resource,
+    filter: Filter,
+    ask: options::Watch,
+    id: u64,
+    backlog: Backlog,
+    commands: UnboundedReceiver<Command>,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.shared.state().store.forget_watch(self.id);
+        self.shared.announce();
+    }
+}
+
+impl<'a> Open<'a> {
+    pub(super) fn new(
+        shared: &'a Shared,
+        resource: &'static Resource,
+        filter: Filter,
+        ask: options::Watch,
+    ) -> Result<Self, Status> {
+        let (sender, commands) = unbounded_channel();
+        let (id, backlog) = {
+            let store = &mut shared.state().store;
+            let current = store.version();
+            if ask.not_older > current {
+                return Err(Status::too_large(ask.not_older, current));
+            }
+            store.watch(resource, &filter, ask.start.unwrap_or(Start::After(current)), sender)?
+        };
+        shared.announce();
+        Ok(Self { shared, resource, filter, ask, id, backlog, commands })
+    }
+
+    /// Sends events until the watch ends, one way or another.
+    pub(super) async fn run(mut self, connection: &mut Connection) -> io::Result<Then> {
+        let deadline = self.ask.timeout.map(|timeout| Instant::now() + timeout);
+        connection.begin().await?;
+        self.send_backlog(connection).await?;
+        loop {
+            let timeout = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => pending().await,
+                }
+            };
+            let command = tokio::select! {
+                biased;
+                command = self.commands.recv() => command.unwrap_or(Command::End(End::Clean)),
+                () = timeout => Command::End(End::Clean),
+                () = connection.gone() => return Ok(Then::Close),
+            };
+            match command {
+                Command::Event(event) => connection.body(&self.line_of(&event)).await?,
+                Command::Bookmark(version) if self.ask.bookmarks => {
+                    connection.body(&self.bookmark(version, false)).await?;
+                }
+                Command::Bookmark(_) => {}
+                Command::Raw(bytes) => connection.body(&bytes).await?,
+                Command::End(end) => return self.end(connection, end).await,
+            }
+        }
+    }
+
+    async fn send_backlog(&mut self, connection: &mut Connection) -> io::Result<()> {
+        let mut out = Vec::new();
+        for object in std::mem::take(&mut self.backlog.existing) {
+            self.write_line("ADDED", &object, &mut out);
+            if out.len() >= PIECE {
+                connection.body(&out).await?;
+                out.clear();
+            }
+        }
+        for event in std::mem::take(&mut self.backlog.events) {
+            out.extend(self.line_of(&event));
+        }
+        if self.ask.streaming_list {
+            out.extend(self.bookmark(self.backlog.version, true));
+        }
+        connection.body(&out).await
+    }
+
+    async fn end(&self, connection: &mut Connection, end: End) -> io::Result<Then> {
+        match end {
+            End::Clean => {
+                connection.end().await?;
+                return Ok(Then::Reuse);
+            }
+            End::Torn => connection.torn(&self.bookmark(self.backlog.version, false)).await?,
+            End::Reset => connection.will_reset()?,
+        }
+        Ok(Then::Close)
+    }
+
+    /// What this watch sees of an event: an object that starts or stops matching comes or goes.
+    fn line_of(&self, event: &Event) -> Vec<u8> {
+        let matching = |object: &Option<Object>| object.clone().filter(|object| object.matches(&self.filter));
+        let mut out = Vec::new();
+        match (matching(&event.old), matching(&event.new)) {
+            (None, Some(new)) => self.write_line("ADDED", &new, &mut out),
+            (Some(_), Some(new)) => self.write_line("MODIFIED", &new, &mut out),
+            (Some(old), None) => self.write_line("DELETED", &old.at(event.version), &mut out),
+            (None, None) => {}
+        }
+        out
+    }
+
+    fn write_line(&self, what: &str, object: &Object, out: &mut Vec<u8>) {
+        write!(out, r#"{{"type":"{what}","object":"#).expect("memory can be written");
+        object.write(self.resource, out);
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn bookmark(&self, version: u64, ends_initial_events: bool) -> Vec<u8> {
+        // Servers before 1.34 write the null, and clients must bear it.
+        let mut metadata = json!({ "resourceVersion": version.to_string(), "creationTimestamp": null });
+        if ends_initial_events {
+            metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+        }
+        let Resource { kind, empty, .. } = self.resource;
+        let version = self.resource.api_version();
+        let object = format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},{empty}}}"#);
+        format!("{{\"type\":\"BOOKMARK\",\"object\":{object}}}\n").into_bytes()
+    }
+}
+
+/// Tells a client inside a watch that it cannot be had: real servers refuse an expired version this way.
+pub(super) async fn refuse(connection: &mut Connection, status: &Status) -> io::Result<()> {
+    connection.begin().await?;
+    connection.body(format!("{}\n", json!({ "type": "ERROR", "object": status.json() })).as_bytes()).await?;
+    connection.end().await
+}

@@ -1,0 +1,60 @@
+//! In: a sender's name in a flow table, and the packet's family. Out: its address and where its packets enter the node.
+//! Must not know services. These are the addresses of the machine the cases were recorded on.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::tracer::{Node, Origin};
+
+const NODE: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(192, 168, 50, 2)),
+    IpAddr::V4(Ipv4Addr::new(192, 168, 60, 2)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, 2)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x60, 0, 0, 0, 0, 0, 2)),
+];
+const POD_NETWORKS: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 1, 0), 24)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0), 64)),
+];
+/// A pod of this node that is nobody's endpoint.
+const POD: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 244, 1, 200)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 200))];
+/// Someone outside of the cluster, in the source ranges most cases allow.
+const OUTSIDE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 7))];
+/// The bridge the pods are on, and the way to everyone else.
+const BRIDGE: &str = "cbr0";
+const UPLINK: &str = "eth0";
+
+/// The node.
+pub(super) fn node() -> Node {
+    Node { addresses: NODE.to_vec() }
+}
+
+/// The address and origin of `pod`, `host`, `outside`, `ADDRESS` or `ADDRESS via INTERFACE`.
+pub(super) fn sender(from: &str, to: IpAddr) -> Result<(IpAddr, Origin), String> {
+    let on = |interface: &str| Origin::Interface(interface.to_owned());
+    let of_family = |pair: [IpAddr; 2]| pair[usize::from(to.is_ipv6())];
+    if let Some((address, interface)) = from.split_once(" via ") {
+        return Ok((parse(address)?, on(interface)));
+    }
+    Ok(match from {
+        "pod" => (of_family(POD), on(BRIDGE)),
+        "outside" => (of_family(OUTSIDE), on(UPLINK)),
+        // What the host sends to one of its own addresses comes from that address.
+        "host" if node().is_local(to) => (to, Origin::Host),
+        "host" => (of_family([NODE[0], NODE[2]]), Origin::Host),
+        address => {
+            let address = parse(address)?;
+            let in_pod_network = POD_NETWORKS.iter().any(|net| net.contains(&address));
+            let origin =
+                if node().is_local(address) { Origin::Host } else { on(if in_pod_network { BRIDGE } else { UPLINK }) };
+            (address, origin)
+        }
+    })
+}
+
+fn parse(address: &str) -> Result<IpAddr, String> {
+    address.parse().map_err(|_| format!("{address:?} is not pod, host, outside or an address"))
+}

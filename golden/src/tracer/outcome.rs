@@ -1,0 +1,112 @@
+//! In: nothing. Out: the values a trace answers with, each mode alike, and their text for people.
+//! Must not know how any ruleset is written.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+
+/// Where a packet ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Sent on to this endpoint instead of its original destination.
+    Delivered(SocketAddr),
+    /// Refused with an error to the sender.
+    Rejected,
+    /// Thrown away without a word.
+    Dropped,
+    /// Let through to its original destination.
+    Untouched,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Delivered(to) => write!(f, "{to}"),
+            Self::Rejected => f.write_str("reject"),
+            Self::Dropped => f.write_str("drop"),
+            Self::Untouched => f.write_str("untouched"),
+        }
+    }
+}
+
+/// One possible end of a packet, and how likely it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Where it ends.
+    pub verdict: Verdict,
+    /// Whether the sender's address was replaced by the node's.
+    pub masqueraded: bool,
+    /// Between 0 and 1; the outcomes of one packet sum to 1.
+    pub probability: f64,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.verdict)?;
+        if self.masqueraded {
+            f.write_str(", masqueraded")?;
+        }
+        if self.probability < 0.9999 {
+            write!(f, " ({:.1}%)", self.probability * 100.0)?;
+        }
+        Ok(())
+    }
+}
+
+/// A rule the packet matched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Table and hook, as in "nat PREROUTING".
+    pub hook: String,
+    /// The rule as written.
+    pub rule: String,
+}
+
+/// One way through the rules, with every random choice made.
+#[derive(Clone, Debug)]
+pub struct Branch {
+    /// Where it leads, and how likely the packet takes it.
+    pub outcome: Outcome,
+    /// The lists the sender was put on along the way.
+    pub remembered: BTreeSet<String>,
+    /// The rules that matched, in order.
+    pub steps: Vec<Step>,
+}
+
+/// Every way one packet can go.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// The ways; their probabilities sum to 1.
+    pub branches: Vec<Branch>,
+}
+
+impl Trace {
+    /// The ways put together by where they end, in a fixed order.
+    #[must_use]
+    pub fn outcomes(&self) -> Vec<Outcome> {
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        for Branch { outcome, .. } in &self.branches {
+            match outcomes.iter_mut().find(|o| (o.verdict, o.masqueraded) == (outcome.verdict, outcome.masqueraded)) {
+                Some(known) => known.probability += outcome.probability,
+                None => outcomes.push(outcome.clone()),
+            }
+        }
+        outcomes.sort_by_key(|o| (o.verdict, o.masqueraded));
+        outcomes
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for branch in &self.branches {
+            writeln!(f, "{}:", branch.outcome)?;
+            if branch.steps.is_empty() {
+                writeln!(f, "  no rule matches")?;
+            }
+            for step in &branch.steps {
+                writeln!(f, "  {:<16} {}", step.hook, step.rule)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! In: what a test says about a connection's first packet. Out: the values a ruleset is asked about: packet, node, memory.
+//! Must not know how any ruleset is written.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+/// A transport protocol that Services know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+    /// SCTP
+    Sctp,
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            "sctp" => Ok(Self::Sctp),
+            other => Err(format!("unknown protocol {other:?}: tcp, udp and sctp are known")),
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+/// Where a packet enters the node's network stack, which decides the hooks it passes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Made by a process in the host's network namespace.
+    Host,
+    /// Received on this interface: from a pod of this node, or from elsewhere.
+    Interface(String),
+}
+
+/// What conntrack thinks of the packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConnState {
+    /// The first packet of a connection: the only one the nat table sees.
+    #[default]
+    New,
+    /// A later packet of a known connection.
+    Established,
+    /// A new connection that belongs to a known one.
+    Related,
+    /// A packet conntrack cannot place.
+    Invalid,
+}
+
+/// One packet as it enters the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// The sender.
+    pub source: SocketAddr,
+    /// Where the sender wants it to go.
+    pub destination: SocketAddr,
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    /// Where it enters.
+    pub origin: Origin,
+    /// What conntrack thinks of it.
+    pub state: ConnState,
+}
+
+impl fmt::Display for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} -> {}", self.protocol, self.source, self.destination)?;
+        match &self.origin {
+            Origin::Host => write!(f, " from a host process"),
+            Origin::Interface(name) => write!(f, " in on {name}"),
+        }
+    }
+}
+
+/// The node a packet meets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// The addresses of its interfaces, the one it masquerades to first; loopback is always local and need not be named.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Node {
+    /// Whether the kernel delivers packets for this address to the node itself.
+    #[must_use]
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.addresses.contains(&address)
+    }
+
+    /// The address masqueraded packets of this family leave with.
+    #[must_use]
+    pub fn masquerade_address(&self, like: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|a| a.is_ipv4() == like.is_ipv4())
+    }
+}
+
+/// What the kernel remembers of the sender: for each list that holds it, the seconds since it was put there.
+pub type Memory = BTreeMap<String, u32>;

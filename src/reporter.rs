@@ -1,0 +1,47 @@
+//! What the proxiers do, told to health and metrics.
+//!
+//! In: the calls of a [`Proxier`](proxier::proxier::Proxier). Out: health and metrics. Must not know: how they are
+//! served.
+
+use std::sync::Arc;
+
+use proxier::IpFamily;
+use proxier::proxier::{Observer, SyncReport};
+use proxier::track::Kind;
+
+use crate::health::Health;
+use crate::metrics::Metrics;
+
+/// The observer of one family.
+pub struct Reporter {
+    family: IpFamily,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+impl Reporter {
+    /// Marks the family as started.
+    pub fn new(family: IpFamily, health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
+        health.started(family);
+        metrics.queued(family);
+        Self { family, health, metrics }
+    }
+}
+
+impl Observer for Reporter {
+    fn changed(&mut self, kind: Kind, pending: usize) {
+        self.metrics.changed(self.family, kind, pending);
+    }
+
+    fn queued(&mut self) {
+        self.health.queued(self.family);
+        self.metrics.queued(self.family);
+    }
+
+    fn synced(&mut self, report: &SyncReport<'_>) {
+        if report.result.is_ok() {
+            self.health.synced(self.family);
+        }
+        self.metrics.synced(self.family, report);
+    }
+}

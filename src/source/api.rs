@@ -1,0 +1,215 @@
+//! The API server: a watch for each kind.
+//!
+//! In: a kubeconfig, `--master`, or the Pod's service account. Out: changes. Must not know: what is in objects.
+//! Lists stream where the server can; an older server gives a list from its watch cache. kube's watcher sees to
+//! bookmarks, expired versions and reconnecting.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, Resource};
+use proxier::track::{Change, Kind, key_of};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use tracing::{debug, info, warn};
+
+use super::{Sink, Source};
+use crate::config::Settings;
+
+/// Connects and watches.
+///
+/// # Errors
+/// If there is no usable configuration. A server that does not answer is waited for.
+pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3]) -> Result<Source, String> {
+    let client = client(settings, master).await?;
+    let [nodes, services, slices] = sinks;
+    let node = format!("metadata.name={}", settings.proxier.node_name);
+    let node_watch = watch::<NodeKind>(client.clone(), watcher::Config::default().fields(&node), nodes);
+    let services_config =
+        watcher::Config::default().labels("!service.kubernetes.io/service-proxy-name").fields("spec.clusterIP!=None");
+    let service_watch = watch::<ServiceKind>(client.clone(), services_config, services);
+    let slices_config = watcher::Config::default().labels("!service.kubernetes.io/headless");
+    let slice_watch = watch::<SliceKind>(client, slices_config, slices);
+    Ok(Box::pin(async move {
+        tokio::join!(node_watch, service_watch, slice_watch);
+        "the watches ended".to_owned()
+    }))
+}
+
+async fn client(settings: &Settings, master: &str) -> Result<Client, String> {
+    let mut config = match &settings.kubeconfig {
+        Some(path) => {
+            let told = |error: &dyn fmt::Display| format!("kubeconfig {}: {error}", path.display());
+            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| told(&error))?;
+            let options = KubeConfigOptions::default();
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| told(&error))?
+        }
+        None if !master.is_empty() => kube::Config::new(uri(master)?),
+        None => {
+            info!("Neither --kubeconfig nor --master was specified: using the Pod's service account");
+            kube::Config::incluster().map_err(|error| {
+                format!(
+                    "no way to an API server: {error}; give --kubeconfig or --master, or --objects to do without one"
+                )
+            })?
+        }
+    };
+    if !master.is_empty() {
+        config.cluster_url = uri(master)?;
+    }
+    Client::try_from(config).map_err(|error| format!("cannot make a client for the API server: {error}"))
+}
+
+fn uri(master: &str) -> Result<http::Uri, String> {
+    let url = if master.contains("://") { master.to_owned() } else { format!("http://{master}") };
+    url.parse().map_err(|error| format!("--master {master}: {error}"))
+}
+
+/// Watches one kind for ever.
+async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink: Sink) {
+    let api: Api<Object<K>> = Api::all(client);
+    let kind = K::KIND;
+    let mut streaming = true;
+    loop {
+        let config = if streaming {
+            config.clone().streaming_lists()
+        } else {
+            watcher::Config { page_size: None, ..config.clone() }.any_semantic()
+        };
+        let mut events = watcher::watcher(api.clone(), config).backoff(Pause::default()).boxed();
+        loop {
+            match events.try_next().await {
+                Ok(Some(event)) => take(kind, event, &mut sink),
+                Err(watcher::Error::WatchStartFailed(kube::Error::Api(status)))
+                    if streaming && matches!(status.code, 400 | 422) =>
+                {
+                    debug!("the API server cannot stream lists of {}: {}", kind.name(), status.message);
+                    streaming = false;
+                    break;
+                }
+                Err(error) => warn!("watching {}s: {error}; trying again, the rules stay", kind.name()),
+                Ok(None) => break,
+            }
+        }
+    }
+}
+
+fn take<K: ObjectKind>(kind: Kind, event: Event<Object<K>>, sink: &mut Sink) {
+    match event {
+        Event::Init => sink.mark(&Change::Listing(kind)),
+        Event::InitDone => sink.mark(&Change::Listed(kind)),
+        Event::InitApply(object) | Event::Apply(object) => {
+            // What is wrong with it has been logged.
+            let _ = sink.apply(kind, object.value);
+        }
+        Event::Delete(object) => sink.delete(&key_of(kind, &object.value)),
+    }
+}
+
+/// How long to wait after failures: 0.8 s, doubled up to 30 s, somewhat at random so that nodes do not march in step.
+#[derive(Debug, Default)]
+struct Pause {
+    failures: u32,
+}
+
+impl Iterator for Pause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let base = Duration::from_millis(800).saturating_mul(1 << self.failures.min(6)).min(Duration::from_secs(30));
+        self.failures += 1;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Some(base + base * (now.subsec_nanos() % 1000) / 1000)
+    }
+}
+
+impl Backoff for Pause {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// What kube has to know of a kind to ask for it.
+trait ObjectKind: Clone + fmt::Debug + Send + 'static {
+    const KIND: Kind;
+    const GROUP: &'static str;
+    const PLURAL: &'static str;
+}
+
+macro_rules! kind {
+    ($name:ident, $kind:expr, $group:literal, $plural:literal) => {
+        #[derive(Clone, Debug)]
+        struct $name;
+        impl ObjectKind for $name {
+            const KIND: Kind = $kind;
+            const GROUP: &'static str = $group;
+            const PLURAL: &'static str = $plural;
+        }
+    };
+}
+
+kind!(NodeKind, Kind::Node, "", "nodes");
+kind!(ServiceKind, Kind::Service, "", "services");
+kind!(SliceKind, Kind::EndpointSlice, "discovery.k8s.io", "endpointslices");
+
+/// An object that is not understood yet: whatever is in it, the stream of its kind goes on.
+#[derive(Clone, Debug)]
+struct Object<K> {
+    metadata: ObjectMeta,
+    value: Value,
+    kind: PhantomData<K>,
+}
+
+impl<'de, K> Deserialize<'de> for Object<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut value = Value::deserialize(deserializer)?;
+        if let Some(Value::Object(metadata)) = value.get_mut("metadata") {
+            metadata.remove("managedFields");
+        }
+        let field = |name| value.pointer(name).and_then(Value::as_str).map(str::to_owned);
+        let metadata = ObjectMeta {
+            name: field("/metadata/name"),
+            namespace: field("/metadata/namespace"),
+            resource_version: field("/metadata/resourceVersion"),
+            ..ObjectMeta::default()
+        };
+        Ok(Self { metadata, value, kind: PhantomData })
+    }
+}
+
+impl<K: ObjectKind> Resource for Object<K> {
+    type DynamicType = ();
+    type Scope = k8s_openapi::ClusterResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        K::KIND.name().into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        K::GROUP.into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        K::PLURAL.into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
