@@ -129,7 +129,7 @@ impl Cluster {
         std::fs::rename(draft, self.directory.join("objects/cluster.yaml")).expect("replace the objects");
     }
 
-    /// Starts the proxy, again if it was killed.
+    /// Starts the proxy, again if it was killed, and waits until it has synced (which rules of before may feign).
     ///
     /// # Panics
     /// When it does not come up.
@@ -140,11 +140,15 @@ impl Cluster {
         }
         let lock = [("XTABLES_LOCKFILE", self.iptables.lock.clone())];
         let mut proxy = Proxy::start(&self.wiring.node, &self.binary, &self.directory, &lock);
-        eventually("the proxy says it is in sync", START, || {
+        let [in_nat, in_filter] = objects::markers().map(|service| service.full_name());
+        eventually("the proxy is healthy and has synced", START, || {
             if let Some(end) = proxy.exited() {
                 panic!("{end}");
             }
-            healthy(&self.wiring.node)
+            let synced = |family: &Family| {
+                self.rules(*family, "nat").mention(&in_nat) && self.rules(*family, "filter").mention(&in_filter)
+            };
+            healthy(&self.wiring.node) && Family::BOTH.iter().all(synced)
         });
         *self.proxy.lock().expect("no thread panicked with the proxy in hand") = Some(proxy);
     }

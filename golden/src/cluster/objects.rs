@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::address::{Dual, Family, NODE, NODE_B, Pod, TARGET_PORT};
+use super::address::{Dual, Family, NODE, NODE_B, POD_9, Pod, TARGET_PORT};
 
 /// The port of every Service.
 pub const PORT: u16 = 80;
@@ -204,10 +204,16 @@ fn endpoint(pod: Pod, ready: bool, serving: bool, terminating: bool) -> Endpoint
     }))
 }
 
-/// The file a proxy reads: both Nodes and the Services. JSON is YAML.
+/// Two Services that are always there: the one has rules in the nat table, the other in the filter table.
+/// When both do, the first sync is done; `/healthz` does not tell.
+pub(super) fn markers() -> [Service; 2] {
+    [Service::new("marker", 254).endpoints([ready(POD_9)]), Service::new("marker-empty", 255)]
+}
+
+/// The file a proxy reads: both Nodes, the Services and the markers. JSON is YAML.
 pub(super) fn file(services: &[Service]) -> String {
     let mut documents = vec![node("node-a", NODE, 1), node("node-b", NODE_B, 2)];
-    documents.extend(services.iter().flat_map(Service::documents));
+    documents.extend(services.iter().chain(&markers()).flat_map(Service::documents));
     documents.iter().map(|document| format!("---\n{document}\n")).collect()
 }
 
