@@ -61,7 +61,7 @@ in_both_flavours! {
         sctp_rules_load_and_translate;
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort, a_deleted_service_leaves_nothing,
         a_changed_service_keeps_its_neighbours_connected;
-    repair: an_emptied_chain_comes_back, a_removed_rule_comes_back, a_removed_jump_comes_back,
+    repair: an_emptied_chain_comes_back, a_removed_rule_comes_back, a_removed_translation_comes_back, a_removed_jump_comes_back,
         a_flushed_nat_table_comes_back, a_flushed_filter_table_comes_back;
     restart: a_killed_proxy_comes_back_unnoticed, what_changed_while_it_was_down_is_caught_up;
     broken: what_the_tool_rejects_is_left_out;

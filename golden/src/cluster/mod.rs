@@ -34,7 +34,7 @@ pub use client::{Answer, Client, Failure, Flow, Protocol, Session};
 pub use objects::{Endpoint, PORT, Service, ready, terminating, unready};
 pub use sctp::SctpSink;
 pub use tables::Rules;
-pub use wait::eventually;
+pub use wait::{comes_true, eventually};
 
 use server::Servers;
 use tables::Iptables;

@@ -3,7 +3,7 @@
 //! In: which iptables of the two, and a namespace. Out: commands of that flavour and a table's rules by chain, without
 //! counters and dates. It knows nothing of what the rules should be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -103,9 +103,19 @@ impl Rules {
     /// All of it, for people.
     #[must_use]
     pub fn text(&self) -> String {
-        let lines = self.0.iter().flat_map(|(chain, rules)| {
-            std::iter::once(format!(":{chain}\n")).chain(rules.iter().map(move |rule| format!("-A {chain} {rule}\n")))
-        });
-        lines.collect()
+        self.lines().map(|line| line + "\n").collect()
+    }
+
+    /// The lines these have and the others do not.
+    #[must_use]
+    pub fn lacking_in(&self, others: &Self) -> Vec<String> {
+        let theirs: BTreeSet<String> = others.lines().collect();
+        self.lines().filter(|line| !theirs.contains(line)).collect()
+    }
+
+    fn lines(&self) -> impl Iterator<Item = String> {
+        self.0.iter().flat_map(|(chain, rules)| {
+            std::iter::once(format!(":{chain}")).chain(rules.iter().map(move |rule| format!("-A {chain} {rule}")))
+        })
     }
 }
