@@ -10,4 +10,5 @@ pub mod flows;
 pub mod lab;
 pub mod netns;
 pub mod proxy;
+pub mod replay;
 pub mod tracer;

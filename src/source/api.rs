@@ -24,6 +24,11 @@ use tracing::{debug, info, warn};
 use super::{Sink, Source};
 use crate::config::Settings;
 
+const USER_AGENT: &str = concat!("kube-proxy/", env!("CARGO_PKG_VERSION"), " (linux) rust");
+
+/// How long a streamed list may pause.
+const LIST_STALL: Duration = Duration::from_secs(60);
+
 /// Connects and watches.
 ///
 /// # Errors
@@ -65,6 +70,7 @@ async fn client(settings: &Settings, master: &str) -> Result<Client, String> {
     if !master.is_empty() {
         config.cluster_url = uri(master)?;
     }
+    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(USER_AGENT)));
     Client::try_from(config).map_err(|error| format!("cannot make a client for the API server: {error}"))
 }
 
@@ -85,9 +91,27 @@ async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink:
             watcher::Config { page_size: None, ..config.clone() }.any_semantic()
         };
         let mut events = watcher::watcher(api.clone(), config).backoff(Pause::default()).boxed();
+        let mut listing = false;
         loop {
-            match events.try_next().await {
-                Ok(Some(event)) => take(kind, event, &mut sink),
+            let next = tokio::time::timeout(LIST_STALL, events.try_next()).await;
+            let Ok(next) = next else {
+                if streaming && listing {
+                    // A server that takes the request for a plain watch never says that the list is complete.
+                    warn!("the API server began to stream a list of {}s and did not go on; listing them", kind.name());
+                    streaming = false;
+                    break;
+                }
+                continue;
+            };
+            match next {
+                Ok(Some(event)) => {
+                    listing = match &event {
+                        Event::Init | Event::InitApply(_) => true,
+                        Event::InitDone => false,
+                        Event::Apply(_) | Event::Delete(_) => listing,
+                    };
+                    take(kind, event, &mut sink);
+                }
                 Err(watcher::Error::WatchStartFailed(kube::Error::Api(status)))
                     if streaming && matches!(status.code, 400 | 422) =>
                 {

@@ -47,6 +47,8 @@ pub struct Iptables {
     tool: Box<dyn IptablesTool>,
     host: Box<dyn Host>,
     features: Features,
+    /// The tool does not know `-m nfacct`.
+    nfacct_refused: bool,
     state: State,
     rejected: HashMap<ServicePortName, String>,
     accepted: Accepted,
@@ -81,6 +83,7 @@ impl Iptables {
             tool,
             host,
             features,
+            nfacct_refused: false,
             state: State::default(),
             rejected: HashMap::new(),
             accepted: Accepted::default(),
@@ -115,7 +118,7 @@ impl Iptables {
         {
             info!("no nfacct counters in the rules: {error}");
         }
-        self.features.nfacct = made.is_ok();
+        self.features.nfacct = made.is_ok() && !self.nfacct_refused;
         Ok(())
     }
 
@@ -202,7 +205,7 @@ fn blame(transaction: &Transaction<'_, '_>, error: &RestoreError) -> Failure {
             && !ports.iter().any(|(port, _)| port == owner)
         {
             let text = transaction.restore.line(line).unwrap_or_default();
-            ports.push((owner.clone(), format!("{} (line: {text})", error.message)));
+            ports.push((owner.clone(), format!("{}; the line: {text}", error.message)));
         }
     }
     Failure { ports, error: SyncError(error.message.clone()) }
@@ -230,6 +233,13 @@ impl Backend for Iptables {
                 }
                 Err(failure) => failure,
             };
+            if self.features.nfacct && failure.error.0.contains("nfacct") {
+                // The rules are worth more than the counters.
+                warn!("no nfacct counters in the rules: {}", failure.error);
+                self.nfacct_refused = true;
+                changed = None;
+                continue;
+            }
             let mut culprits = failure.ports;
             if culprits.is_empty() {
                 culprits = self.isolate(snapshot, changed.as_ref());
