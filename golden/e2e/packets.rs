@@ -1,4 +1,4 @@
-//! Services with real packets: the proxy's rules in a little cluster of network namespaces, both families, both iptables.
+//! Services with real packets: the proxy's rules in a little cluster of namespaces, both families, both iptables.
 //!
 //! In: the `kube-proxy` binary (`KUBE_PROXY=PATH` for another one) and root. Out: what users of Services see.
 //! `FLAVOUR=nft|legacy|both` chooses which iptables; a test's name is `FLAVOUR::TEST`.
@@ -48,7 +48,8 @@ macro_rules! in_both_flavours {
 }
 
 in_both_flavours! {
-    cluster_ip: cluster_ip_from_a_pod_keeps_the_source, cluster_ip_from_the_host, cluster_ip_from_outside_is_masqueraded,
+    cluster_ip: cluster_ip_from_a_pod_keeps_the_source, cluster_ip_from_the_host,
+        cluster_ip_from_outside_is_masqueraded,
         connections_spread_over_the_endpoints, a_pod_reaches_itself_through_its_service;
     node_port: node_port_on_every_node_address, node_port_on_localhost_is_ipv4_only,
         node_port_addresses_restrict_node_ports;
@@ -61,8 +62,8 @@ in_both_flavours! {
         sctp_rules_load_and_translate;
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort, a_deleted_service_leaves_nothing,
         a_changed_service_keeps_its_neighbours_connected;
-    repair: an_emptied_chain_comes_back, a_removed_rule_comes_back, a_removed_translation_comes_back, a_removed_jump_comes_back,
-        a_flushed_nat_table_comes_back, a_flushed_filter_table_comes_back;
+    repair: an_emptied_chain_comes_back, a_removed_rule_comes_back, a_removed_translation_comes_back,
+        a_removed_jump_comes_back, a_flushed_nat_table_comes_back, a_flushed_filter_table_comes_back;
     restart: a_killed_proxy_comes_back_unnoticed, what_changed_while_it_was_down_is_caught_up;
     broken: what_the_tool_rejects_is_left_out;
 }

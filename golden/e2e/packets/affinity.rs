@@ -1,6 +1,6 @@
 //! `sessionAffinity: ClientIP`.
 //!
-//! In: a Service with affinity and three endpoints. Out: a hundred connections of one client, and a few of many clients:
+//! In: a Service with affinity and three endpoints. Out: a hundred connections of one client, a few of many clients:
 //! each stays with its endpoint, and not all with the same one.
 
 use std::collections::BTreeSet;

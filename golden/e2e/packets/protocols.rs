@@ -1,7 +1,7 @@
 //! UDP and SCTP.
 //!
-//! In: Services of those protocols. Out: packets through every entrance; for UDP also that a flow which goes on for ever
-//! does not stay with an endpoint that has gone. SCTP is sent raw, since the kernel may have no sockets for it.
+//! In: Services of those protocols. Out: packets through every entrance; for UDP also that an endless flow does
+//! not stay with an endpoint that has gone. SCTP is sent raw, since the kernel may have no sockets for it.
 
 use golden::cluster::Protocol::Udp;
 use golden::cluster::{

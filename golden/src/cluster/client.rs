@@ -58,7 +58,7 @@ impl From<std::io::Error> for Failure {
 /// How soon a refusal comes: before any retransmission. A longer silence counts as dropped.
 ///
 /// On a link without latency the ICMP message arrives while connect(2) still holds the socket. Linux then keeps it in
-/// mind for IPv4, but forgets it for IPv6: there the refusal of the first retransmission, after a second, is what counts.
+/// mind for IPv4, but forgets it for IPv6: there the refusal of the first retransmission, after a second, counts.
 fn refusal_within(protocol: Protocol, to: SocketAddr) -> Duration {
     let forgotten = protocol == Protocol::Tcp && to.is_ipv6();
     Duration::from_millis(if forgotten { 1800 } else { 600 })
