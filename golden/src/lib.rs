@@ -3,6 +3,7 @@
 pub mod apiserver;
 pub mod canonical;
 pub mod case;
+pub mod cluster;
 pub mod diff;
 pub mod flavour;
 pub mod flows;
