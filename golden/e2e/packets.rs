@@ -58,7 +58,7 @@ in_both_flavours! {
     policy: external_local_keeps_the_client_and_stays_on_the_node, external_local_does_not_bind_pods,
         internal_local_stays_on_the_node, external_local_without_local_endpoints_drops,
         internal_local_without_local_endpoints_drops, no_endpoints_refuse_at_once;
-    protocols: udp_through_every_entrance, udp_refused_and_dropped, udp_flow_leaves_a_gone_endpoint,
+    protocols: udp_through_every_entrance, udp_refused_and_dropped,
         sctp_rules_load_and_translate;
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort, a_deleted_service_leaves_nothing,
         a_changed_service_keeps_its_neighbours_connected;

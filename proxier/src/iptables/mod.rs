@@ -26,7 +26,7 @@ use self::state::{Observed, State};
 use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules};
 use crate::family::IpFamily;
 use crate::kernel::iptables::{IptablesTool, RestoreError};
-use crate::kernel::{Host, ToolError};
+use crate::kernel::{Host, ToolError, cpu_time};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
 use crate::netfilter::iptables::{Chain, Table};
 
@@ -266,10 +266,10 @@ impl Backend for Iptables {
         if self.next_check.is_some_and(|at| now < at) {
             return Ok(None);
         }
-        let start = Instant::now();
+        let before = cpu_time();
         let observed = self.observe()?;
         let damage = self.accepted.drift(&self.state, &observed);
-        self.next_check = Some(now + start.elapsed() * CHECK_SHARE);
+        self.next_check = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
         Ok(damage.or_else(|| self.overdue_deletions(now)))
     }
 

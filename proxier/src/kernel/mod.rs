@@ -9,5 +9,5 @@ pub mod iptables;
 mod nfacct;
 
 pub use flavour::{Choice, Flavour, choose as choose_flavour};
-pub use host::{Host, SystemHost};
+pub use host::{Host, SystemHost, cpu_time};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};
