@@ -1,6 +1,6 @@
 //! The network of the demo: a node, where the calling thread is, its pods, and a machine outside.
 //!
-//! In: the example's pods and the node's addresses. Out: machines that are connected, pods that answer with their names.
+//! In: the example's pods and the node's addresses. Out: connected machines, pods that answer with their names.
 //! Must not know: Services.
 
 use std::io::Write;

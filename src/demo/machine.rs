@@ -1,6 +1,6 @@
 //! Machines: threads in network namespaces of their own, gone with the process.
 //!
-//! In: a name, `ip` commands, jobs. Out: what came of them, seen from that machine. Must not know: what machines are for.
+//! In: a name, `ip` commands, jobs. Out: what came of them, seen from that machine. Must not know: what they are for.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
