@@ -6,6 +6,7 @@ mod command;
 mod flavour;
 pub mod host;
 pub mod iptables;
+pub mod memory;
 mod nfacct;
 
 pub use flavour::{Choice, Flavour, choose as choose_flavour};
