@@ -29,6 +29,7 @@ use crate::source::{self, Families};
 /// # Errors
 /// A configuration that cannot be used; no usable iptables; no way to the API server.
 pub fn run(flags: &Flags) -> Result<(), String> {
+    proxier::kernel::memory::share();
     let settings = settings(flags)?;
     for warning in &settings.warnings {
         warn!("{warning}");

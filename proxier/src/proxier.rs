@@ -11,6 +11,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::backend::{Backend, Rejected, SyncError, SyncStats};
 use crate::family::IpFamily;
+use crate::kernel;
 use crate::model::{Config, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
 use crate::track::{Change, Kind, Tracker};
@@ -190,7 +191,11 @@ impl Proxier {
                 true
             }
         };
-        self.observer.synced(&SyncReport { duration, full: scope == Scope::Full, result: result.as_ref() });
+        let full = scope == Scope::Full;
+        if full {
+            kernel::memory::release();
+        }
+        self.observer.synced(&SyncReport { duration, full, result: result.as_ref() });
         let end = Instant::now();
         self.schedule.ended(end, retry);
         if !self.synced_once {

@@ -6,6 +6,7 @@ mod command;
 mod flavour;
 pub mod host;
 pub mod iptables;
+pub mod memory;
 pub mod netns;
 mod nfacct;
 

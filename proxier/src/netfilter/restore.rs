@@ -122,7 +122,16 @@ impl Restore {
     /// A line's text, for a person who has to see what the tool refused.
     #[must_use]
     pub fn line(&self, line: usize) -> Option<String> {
-        self.to_string().lines().nth(line.checked_sub(1)?).map(str::to_owned)
+        self.parts().flat_map(str::lines).nth(line.checked_sub(1)?).map(str::to_owned)
+    }
+
+    /// The text in pieces of whole lines: all of it can have tens of megabytes, of which nobody needs a copy.
+    pub fn parts(&self) -> impl Iterator<Item = &str> {
+        let sections = Table::ALL.iter().zip(&self.sections).filter(|(_, section)| !section.is_empty());
+        sections.flat_map(|(table, section)| {
+            let (head, Section { declarations, rules, deletions, .. }) = (table.head(), section);
+            [head, declarations, rules, deletions, "COMMIT\n"]
+        })
     }
 }
 
@@ -135,14 +144,7 @@ impl Section {
 /// Exactly what is written to the tool.
 impl fmt::Display for Restore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (table, section) in Table::ALL.iter().zip(&self.sections).filter(|(_, section)| !section.is_empty()) {
-            writeln!(f, "*{}", table.name())?;
-            f.write_str(&section.declarations)?;
-            f.write_str(&section.rules)?;
-            f.write_str(&section.deletions)?;
-            f.write_str("COMMIT\n")?;
-        }
-        Ok(())
+        self.parts().try_for_each(|part| f.write_str(part))
     }
 }
 
