@@ -8,5 +8,7 @@ pub mod flavour;
 pub mod flows;
 pub mod lab;
 pub mod netns;
+pub mod node;
 pub mod proxy;
+pub mod sample;
 pub mod tracer;
