@@ -38,6 +38,13 @@ pub enum ToolError {
     },
 }
 
+/// What a program said, in one line, without its advice to ask for help.
+fn said(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Try `"));
+    lines.collect::<Vec<_>>().join("; ")
+}
+
 /// What a command line looks like in a message.
 fn words(command: &Command) -> String {
     std::iter::once(command.get_program())
@@ -65,8 +72,7 @@ pub(super) fn run(command: &mut Command, input: &[u8]) -> Result<Vec<u8>, ToolEr
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(ToolError::Failed { program: words(command), status: output.status, stderr })
+    Err(ToolError::Failed { program: words(command), status: output.status, stderr: said(&output.stderr) })
 }
 
 /// Runs a command and hands its output to `read` as it comes.
@@ -83,13 +89,13 @@ pub(super) fn stream<T>(
         Some(stdout) => read(BufReader::with_capacity(1 << 16, stdout)),
         None => Err(std::io::Error::other("no output")),
     };
-    let mut stderr = String::new();
+    let mut stderr = Vec::new();
     if let Some(mut pipe) = child.stderr.take() {
-        let _ = pipe.read_to_string(&mut stderr);
+        let _ = pipe.read_to_end(&mut stderr);
     }
     let status = child.wait().map_err(output)?;
     if status.success() {
         return value.map_err(|source| ToolError::Output { program: words(command), source });
     }
-    Err(ToolError::Failed { program: words(command), status, stderr: stderr.trim().to_owned() })
+    Err(ToolError::Failed { program: words(command), status, stderr: said(&stderr) })
 }
