@@ -145,7 +145,8 @@ impl Node {
             let saved = (0..10).map(|_| self.netns.try_run(program)).find(|output| output.status.success());
             let saved = saved.unwrap_or_else(|| panic!("{program} fails")).stdout;
             for line in String::from_utf8_lossy(&saved).lines().filter(|line| !line.starts_with('#')) {
-                rules += line.split(" [").next().unwrap_or_default();
+                let counters = if line.starts_with(':') { line.find(" [") } else { None };
+                rules += &line[..counters.unwrap_or(line.len())];
                 rules.push('\n');
             }
         }
