@@ -43,6 +43,7 @@ fn bytes_that_are_no_text_and_files_nobody_may_read_keep_what_they_held() {
     std::fs::OpenOptions::new()
         .write(true)
         .create(true)
+        .truncate(true)
         .mode(0o000)
         .open(world.folder.join("empty.yaml"))
         .expect("empty");
