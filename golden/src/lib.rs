@@ -3,6 +3,7 @@
 pub mod apiserver;
 pub mod canonical;
 pub mod case;
+pub mod cluster;
 pub mod diff;
 pub mod flavour;
 pub mod flows;
@@ -10,5 +11,6 @@ pub mod lab;
 pub mod netns;
 pub mod node;
 pub mod proxy;
+pub mod replay;
 pub mod sample;
 pub mod tracer;

@@ -16,6 +16,8 @@ pub mod model;
 pub mod netfilter;
 pub mod proxier;
 pub mod schedule;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod track;
 
 pub use family::IpFamily;

@@ -24,6 +24,8 @@ use tracing::{debug, info, warn};
 use super::{Sink, Source};
 use crate::config::Settings;
 
+const USER_AGENT: &str = concat!("kube-proxy/", env!("CARGO_PKG_VERSION"), " (linux) rust");
+
 /// How many requests may be made in how much time, whatever the API server does: it has many nodes to serve.
 const BURST: u64 = 10;
 const BURST_PERIOD: Duration = Duration::from_secs(2);
@@ -78,6 +80,7 @@ async fn client(settings: &Settings, master: &str) -> Result<Client, String> {
     if !master.is_empty() {
         config.cluster_url = uri(master)?;
     }
+    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(USER_AGENT)));
     // kube would repeat refused requests for minutes without a word.
     config.default_retry = false;
     let client =
@@ -102,7 +105,7 @@ async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink:
             watcher::Config { page_size: None, ..config.clone() }.any_semantic()
         };
         let mut events = watcher::watcher(api.clone(), config).boxed();
-        let mut listed = false;
+        let (mut began, mut listed) = (false, false);
         loop {
             // An idle watch is kube's business; a list that does not go on is given up, for its connection may be dead.
             let patience = if listed { Duration::MAX } else { LIST_PATIENCE };
@@ -110,7 +113,7 @@ async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink:
             let error = match event {
                 Ok(Ok(Some(event))) => {
                     match &event {
-                        Event::Init => listed = false,
+                        Event::Init => (began, listed) = (true, false),
                         Event::InitDone | Event::Apply(_) | Event::Delete(_) => {
                             listed = true;
                             pause.reset();
@@ -134,6 +137,10 @@ async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink:
             let said = error.as_ref().map_or_else(|| "the API server does not go on".to_owned(), ToString::to_string);
             warn!("watching {}s: {said}; trying again, the rules stay", kind.name());
             tokio::time::sleep(pause.after(error.as_ref())).await;
+            if error.is_none() && streaming && began {
+                // A server that takes the request for a plain watch never says that the list is complete.
+                streaming = false;
+            }
             if error.as_ref().is_none_or(loses_events) {
                 break;
             }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher};
+use notify::event::AccessKind;
+use notify::{EventKind, RecursiveMode, Watcher};
 use proxier::track::{Change, Kind, ObjectKey};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
@@ -37,9 +38,11 @@ pub fn start(path: PathBuf, sink: Sink) -> Result<Source, String> {
     let (sender, mut events) = mpsc::channel(1);
     let told = |path: &Path, error: &dyn std::fmt::Display| format!("--objects {}: {error}", path.display());
     let is_folder = std::fs::metadata(&path).map_err(|error| told(&path, &error))?.is_dir();
-    let mut watcher = notify::recommended_watcher(move |_| {
-        // One event waiting is enough: everything is looked at again anyway.
-        let _ = sender.try_send(());
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Our own reading is an event too. One event waiting is enough: everything is looked at again anyway.
+        if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(AccessKind::Open(_) | AccessKind::Read))) {
+            let _ = sender.try_send(());
+        }
     })
     .map_err(|error| told(&path, &error))?;
     // A file that is replaced is another file: its folder tells.

@@ -38,13 +38,6 @@ pub enum ToolError {
     },
 }
 
-/// What a program said, in one line, without its advice to ask for help.
-fn said(stderr: &[u8]) -> String {
-    let text = String::from_utf8_lossy(stderr);
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Try `"));
-    lines.collect::<Vec<_>>().join("; ")
-}
-
 /// What a command line looks like in a message.
 fn words(command: &Command) -> String {
     std::iter::once(command.get_program())
@@ -52,6 +45,12 @@ fn words(command: &Command) -> String {
         .map(|w| w.to_string_lossy())
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// A program's complaint in one line, without its advice to read its manual.
+fn said(stderr: &str) -> String {
+    let lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Try `"));
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 fn start(command: &mut Command) -> Result<std::process::Child, ToolError> {
@@ -72,7 +71,8 @@ pub(super) fn run(command: &mut Command, input: &[u8]) -> Result<Vec<u8>, ToolEr
     if output.status.success() {
         return Ok(output.stdout);
     }
-    Err(ToolError::Failed { program: words(command), status: output.status, stderr: said(&output.stderr) })
+    let stderr = said(&String::from_utf8_lossy(&output.stderr));
+    Err(ToolError::Failed { program: words(command), status: output.status, stderr })
 }
 
 /// Runs a command and hands its output to `read` as it comes.
@@ -89,9 +89,9 @@ pub(super) fn stream<T>(
         Some(stdout) => read(BufReader::with_capacity(1 << 16, stdout)),
         None => Err(std::io::Error::other("no output")),
     };
-    let mut stderr = Vec::new();
+    let mut stderr = String::new();
     if let Some(mut pipe) = child.stderr.take() {
-        let _ = pipe.read_to_end(&mut stderr);
+        let _ = pipe.read_to_string(&mut stderr);
     }
     let status = child.wait().map_err(output)?;
     if status.success() {

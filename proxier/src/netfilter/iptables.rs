@@ -244,10 +244,10 @@ impl Rule {
     /// Appends the rule's text, without `-A CHAIN`, to `out`.
     pub fn write_to(&self, out: &mut String) {
         if let Some(source) = &self.source {
-            write_is(out, source, "-s ", |out, net| write_net(out, net));
+            write_is(out, source, "-s ", write_net);
         }
         if let Some(destination) = &self.destination {
-            write_is(out, destination, "-d ", |out, net| write_net(out, net));
+            write_is(out, destination, "-d ", write_net);
         }
         if let Some(interface) = &self.in_interface {
             write_is(out, interface, "-i ", |out, name| out.push_str(name));

@@ -71,6 +71,13 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+impl ObjectKey {
+    /// Why the object is skipped. Its name may be what is wrong with it, so it is shown harmless.
+    pub(super) fn error(&self, reason: String) -> ObjectError {
+        ObjectError { object: self.to_string().escape_debug().to_string(), reason }
+    }
+}
+
 /// Something that happened, in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -172,10 +179,7 @@ pub fn key_of(kind: Kind, object: &serde_json::Value) -> ObjectKey {
 
 fn decode<T: DeserializeOwned>(kind: Kind, object: serde_json::Value) -> Result<T, ObjectError> {
     let key = key_of(kind, &object);
-    serde_path_to_error::deserialize(object).map_err(|error| ObjectError {
-        object: key.to_string(),
-        reason: format!("{}: {}", error.path(), error.inner()),
-    })
+    serde_path_to_error::deserialize(object).map_err(|error| key.error(format!("{}: {}", error.path(), error.inner())))
 }
 
 impl Meta {
@@ -199,7 +203,7 @@ impl Meta {
             } else {
                 continue;
             };
-            return Err(ObjectError { object: key.to_string(), reason });
+            return Err(key.error(reason));
         }
         Ok(key)
     }

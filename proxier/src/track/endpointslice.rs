@@ -106,10 +106,8 @@ fn ports(key: &ObjectKey, ports: &[EndpointPort], problems: &mut Vec<String>) ->
         };
         let protocol = match &*port.protocol {
             "" => Protocol::Tcp,
-            other => Protocol::parse(other).ok_or_else(|| ObjectError {
-                object: key.to_string(),
-                reason: format!("ports[{index}].protocol: {other:?} is none of TCP, UDP, SCTP"),
-            })?,
+            other => Protocol::parse(other)
+                .ok_or_else(|| key.error(format!("ports[{index}].protocol: {other:?} is none of TCP, UDP, SCTP")))?,
         };
         found.push(SlicePort { name: Arc::from(&**name), protocol, port: number });
     }

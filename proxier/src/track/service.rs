@@ -45,7 +45,7 @@ impl Translator {
         if elsewhere || headless || spec.kind == "ExternalName" {
             return Ok(Vec::new());
         }
-        let bad = |reason: String| ObjectError { object: key.to_string(), reason };
+        let bad = |reason: String| key.error(reason);
         let Some(cluster_ip) = cluster_ip(spec, family).map_err(bad)? else { return Ok(Vec::new()) };
         let mut ports = BTreeMap::new();
         let template = self.template(key, service, family, cluster_ip, problems);

@@ -1,0 +1,67 @@
+//! A host as a value: sysctls, addresses, counters.
+//!
+//! In: what a test says of it. Out: what a mode may ask, and what the mode did to it.
+//! Must not know: modes. Clones share one state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::family::IpFamily;
+use crate::kernel::Host;
+
+#[derive(Debug, Default)]
+struct State {
+    sysctls: BTreeMap<String, i64>,
+    addresses: Vec<IpAddr>,
+    counters: Option<BTreeSet<String>>,
+}
+
+/// A host without addresses, sysctls and nfacct, until a test adds them.
+#[derive(Clone, Debug, Default)]
+pub struct FakeHost(Arc<Mutex<State>>);
+
+impl FakeHost {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives it addresses, in place of those it had.
+    pub fn set_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.state().addresses = addresses.into_iter().collect();
+    }
+
+    /// From now on the kernel knows nfacct.
+    pub fn allow_counters(&self) {
+        self.state().counters.get_or_insert_default();
+    }
+
+    /// The counters that were made.
+    #[must_use]
+    pub fn counters(&self) -> BTreeSet<String> {
+        self.state().counters.clone().unwrap_or_default()
+    }
+}
+
+impl Host for FakeHost {
+    fn sysctl(&mut self, name: &str) -> io::Result<i64> {
+        self.state().sysctls.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn set_sysctl(&mut self, name: &str, value: i64) -> io::Result<()> {
+        self.state().sysctls.insert(name.to_owned(), value);
+        Ok(())
+    }
+
+    fn addresses(&mut self, family: IpFamily) -> io::Result<Vec<IpAddr>> {
+        Ok(self.state().addresses.iter().copied().filter(|ip| IpFamily::of(ip) == family).collect())
+    }
+
+    fn ensure_counter(&mut self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        let counters = state.counters.as_mut().ok_or_else(|| io::Error::other("this host has no nfacct"))?;
+        counters.insert(name.to_owned());
+        Ok(())
+    }
+}

@@ -1,0 +1,13 @@
+//! What tests and benches put in the place of the cluster and the kernel.
+//!
+//! In: names and numbers. Out: API objects, and a kernel that is a value: it can be looked at and told to refuse.
+//! Must not know: what the code under test does with either.
+
+mod host;
+mod iptables;
+pub mod objects;
+mod recorder;
+
+pub use host::FakeHost;
+pub use iptables::FakeIptables;
+pub use recorder::{Recorder, RecordingIptables};

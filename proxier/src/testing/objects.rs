@@ -1,0 +1,84 @@
+//! API objects as JSON, the least that a test has to say of them.
+//!
+//! In: names, addresses. Out: objects as an API server would send them. Must not know: what they turn into.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::family::IpFamily;
+use crate::model::config::SyncPeriods;
+use crate::model::{Config, LocalDetector, NodePortAddresses};
+
+/// The name of the node that [`config`] is for and [`node`] makes.
+pub const NODE: &str = "node-a";
+
+/// A configuration with kube-proxy's defaults, but for the least time between syncs: none.
+#[must_use]
+pub fn config() -> Config {
+    Config {
+        node_name: NODE.to_owned(),
+        local_detector: LocalDetector::ClusterCidr(Vec::new()),
+        node_port_addresses: NodePortAddresses::Cidrs(Vec::new()),
+        bind_address: None,
+        masquerade_all: false,
+        masquerade_bit: 14,
+        localhost_node_ports: true,
+        hide_external_ips: false,
+        periods: SyncPeriods { min: Duration::ZERO, sync: Duration::from_secs(30) },
+    }
+}
+
+/// The own Node with these addresses.
+#[must_use]
+pub fn node(addresses: &[IpAddr]) -> Value {
+    let addresses: Vec<Value> = addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}, "status": {"addresses": addresses}})
+}
+
+/// A Service of type ClusterIP with one port, `http`, 80/TCP.
+#[must_use]
+pub fn service(namespace: &str, name: &str, cluster_ip: IpAddr) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": cluster_ip,
+            "clusterIPs": [cluster_ip],
+            "ipFamilies": [IpFamily::of(&cluster_ip).name()],
+            "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": 8080}],
+            "internalTrafficPolicy": "Cluster",
+        },
+    })
+}
+
+/// A slice of a Service, with the port `http`, 8080/TCP, and these endpoints, all ready and on other nodes.
+#[must_use]
+pub fn slice(namespace: &str, service: &str, name: &str, endpoints: &[IpAddr]) -> Value {
+    let family = endpoints.first().map_or(IpFamily::V4, IpFamily::of);
+    let endpoint = |ip: &IpAddr| {
+        json!({
+            "addresses": [ip],
+            "conditions": {"ready": true, "serving": true, "terminating": false},
+            "nodeName": "node-b",
+            "zone": "zone-b",
+        })
+    };
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"namespace": namespace, "name": name, "labels": {"kubernetes.io/service-name": service}},
+        "addressType": family.name(),
+        "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
+        "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}
+
+/// An address of 10.0.0.0/8 for each number.
+#[must_use]
+pub fn address(number: u32) -> IpAddr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() | (number & 0xff_ffff)).into()
+}

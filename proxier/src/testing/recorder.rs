@@ -1,0 +1,81 @@
+//! iptables that takes everything and keeps nothing but its size: for benches.
+//!
+//! In: transactions. Out: how many bytes and transactions it was given. Must not know: what is in them.
+
+use std::fmt::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::kernel::iptables::{IptablesTool, RestoreError, ToolError};
+use crate::netfilter::iptables::{Chain, Rule, Table};
+use crate::netfilter::{Restore, SavedTable};
+
+/// What a [`RecordingIptables`] was given.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    bytes: AtomicUsize,
+    restores: AtomicUsize,
+}
+
+impl Recorder {
+    /// The bytes and the transactions since the last call.
+    pub fn take(&self) -> (usize, usize) {
+        (self.bytes.swap(0, Ordering::Relaxed), self.restores.swap(0, Ordering::Relaxed))
+    }
+}
+
+/// Tools in front of a kernel that holds nothing: every table reads empty, every transaction succeeds.
+#[derive(Debug)]
+pub struct RecordingIptables {
+    recorder: Arc<Recorder>,
+    batch: usize,
+}
+
+impl RecordingIptables {
+    /// Transactions are best cut at `batch` chains.
+    #[must_use]
+    pub fn new(batch: usize, recorder: Arc<Recorder>) -> Self {
+        Self { recorder, batch }
+    }
+}
+
+/// Counts what is written to it.
+struct Sizer(usize);
+
+impl Write for Sizer {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 += std::hint::black_box(text).len();
+        Ok(())
+    }
+}
+
+impl IptablesTool for RecordingIptables {
+    fn save(&mut self, _: Table) -> Result<SavedTable, ToolError> {
+        Ok(SavedTable::default())
+    }
+
+    fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError> {
+        let mut sizer = Sizer(0);
+        // Nothing in it can fail.
+        let _ = write!(sizer, "{restore}");
+        self.recorder.bytes.fetch_add(sizer.0, Ordering::Relaxed);
+        self.recorder.restores.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn has_rule(&mut self, _: Table, _: &str, _: &Rule) -> Result<bool, ToolError> {
+        Ok(false)
+    }
+
+    fn has_chain(&mut self, _: Table, _: Chain) -> Result<bool, ToolError> {
+        Ok(true)
+    }
+
+    fn batch(&self) -> usize {
+        self.batch
+    }
+
+    fn random_fully(&self) -> bool {
+        true
+    }
+}
