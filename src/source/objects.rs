@@ -31,7 +31,17 @@ pub fn parse(text: &str) -> Result<Parsed, String> {
     let mut parsed = Parsed::default();
     for (line, document) in documents(text) {
         let place = format!("the document that begins in line {line}");
-        let value: Value = serde_saphyr::from_str(document).map_err(|error| {
+        let options = serde_saphyr::options! {
+            // A Service may be called n, which is no other word for false.
+            strict_booleans: true,
+            budget: serde_saphyr::budget! {
+                // A list of a whole cluster is one document.
+                max_events: usize::MAX,
+                max_nodes: usize::MAX,
+                max_total_scalar_bytes: usize::MAX,
+            },
+        };
+        let value: Value = serde_saphyr::from_str_with_options(document, options).map_err(|error| {
             let message = error.to_string();
             format!("{place}: {}", message.lines().next().unwrap_or_default())
         })?;
@@ -104,8 +114,17 @@ mod tests {
     }
 
     #[test]
+    fn long_lists_are_read_and_deep_ones_refused() {
+        let long = format!("kind: Service\nmetadata: {{name: a}}\nfiller: [{}]\n", "1,".repeat(300_000));
+        assert_eq!(parse(&long).map(|parsed| parsed.objects.len()), Ok(1));
+        for deep in ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000)] {
+            assert!(parse(&deep).is_err());
+        }
+    }
+
+    #[test]
     fn broken_text_is_refused_with_its_line() {
-        let error = parse("kind: Service\n---\nkind: [\n").err().expect("broken");
+        let error = parse("kind: Service\n---\nkind: [\n").map(drop).expect_err("broken");
         assert!(error.contains("line 2"), "{error}");
     }
 }
