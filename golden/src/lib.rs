@@ -9,6 +9,8 @@ pub mod flavour;
 pub mod flows;
 pub mod lab;
 pub mod netns;
+pub mod node;
 pub mod proxy;
 pub mod replay;
+pub mod sample;
 pub mod tracer;

@@ -117,8 +117,10 @@ impl Proxier {
             Change::Slice(..) => Some(Kind::EndpointSlice),
             _ => None,
         };
+        // Both families are told of a slice that is gone, or that is the other one's.
+        let elsewhere = matches!(change, Change::Slice(_, None));
         let relevant = self.tracker.apply(change);
-        if let Some(kind) = kind {
+        if let Some(kind) = kind.filter(|_| relevant || !elsewhere) {
             self.observer.changed(kind, self.tracker.pending());
         }
         if relevant && self.tracker.complete() {

@@ -66,7 +66,7 @@ impl Example {
         for (name, text) in FILES {
             let path = example.folder.join(name);
             std::fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-            for object in objects::parse(text).map_err(|error| format!("{name}: {error}"))? {
+            for object in objects::parse(text).map_err(|error| format!("{name}: {error}"))?.objects {
                 let fields = serde_json::from_value(object.value).map_err(|error| format!("{name}: {error}"))?;
                 example.add(object.key.kind, fields);
             }
@@ -230,6 +230,9 @@ mod tests {
         let web = example.service("shop/web").expect("web");
         assert_eq!((&*web.port_name, web.node_port, web.cluster.len()), ("shop/web:http", Some(30080), 2));
         assert_eq!((file, gone.len()), ("web.yaml", 2));
-        assert!(!text.contains("web-2") && objects::parse(&text).is_ok_and(|objects| objects.len() == 3), "{text}");
+        assert!(
+            !text.contains("web-2") && objects::parse(&text).is_ok_and(|parsed| parsed.objects.len() == 3),
+            "{text}"
+        );
     }
 }

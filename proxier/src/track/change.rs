@@ -41,6 +41,15 @@ impl Kind {
             Self::Node => "Node",
         }
     }
+
+    /// The `apiVersion` that belongs to it.
+    #[must_use]
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::Service | Self::Node => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+        }
+    }
 }
 
 /// Which object.
@@ -182,11 +191,15 @@ impl Meta {
             namespace => namespace,
         };
         let key = ObjectKey { kind, name: NamespacedName::new(namespace, &self.name) };
-        for (field, value) in [("metadata.name", &*self.name), ("metadata.namespace", &*self.namespace)] {
+        let name_limit = if kind == Kind::Service { LABEL_MAX } else { NAME_MAX };
+        let limits = [("metadata.name", &*self.name, name_limit), ("metadata.namespace", &*self.namespace, LABEL_MAX)];
+        for (field, value, limit) in limits {
             let reason = if field == "metadata.name" && value.is_empty() {
                 "it has no name".to_owned()
             } else if let Some(bad) = unprintable(value) {
                 format!("{field}: {value:?} has the character {bad:?} in it")
+            } else if value.len() > limit {
+                format!("{field}: it is longer than {limit} characters")
             } else {
                 continue;
             };
@@ -195,6 +208,10 @@ impl Meta {
         Ok(key)
     }
 }
+
+/// The API's limits for names: all of a rule's comment has to fit into 255 characters.
+pub(super) const LABEL_MAX: usize = 63;
+const NAME_MAX: usize = 253;
 
 /// The first character that must not get into a rule's text.
 pub(super) fn unprintable(text: &str) -> Option<char> {
