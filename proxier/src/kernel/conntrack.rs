@@ -114,7 +114,8 @@ impl Deleter {
     fn add(&mut self, family: IpFamily, flow: Attributes<'_>) -> Result<(), NetlinkError> {
         let kind = nfnetlink(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE);
         let mut request = Request::new(kind, 0, &nfgenmsg(family.nfproto()));
-        // By the kernel's own words for it. With the id a new flow of the same addresses is safe.
+        // In the kernel's own words. The id tells it from a new flow of the same addresses, unless that one was given
+        // the same place in memory.
         for (kind, value) in flow.filter(|(kind, _)| [CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID].contains(kind)) {
             request.attribute(kind, value);
         }
