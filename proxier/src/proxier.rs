@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{debug, error, info, warn};
 
@@ -13,7 +13,7 @@ use crate::backend::{Backend, Rejected, SyncError, SyncStats};
 use crate::cleaner::{Cleaned, FlowCleaner};
 use crate::family::IpFamily;
 use crate::kernel;
-use crate::model::{Config, Destination, Scope, ServicePortName};
+use crate::model::{Config, Destination, HealthChecks, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
 use crate::track::{Change, Kind, Tracker};
 
@@ -25,7 +25,7 @@ const NODE_WAIT: Duration = Duration::from_secs(30);
 
 /// Who wants to know what a [`Proxier`] does. Called on its thread: it must not block.
 pub trait Observer: Send {
-    /// An event of that kind came, relevant or not; so many Service ports wait for a sync now.
+    /// An event of that kind came, relevant or not; so many changes of it wait for a sync now.
     fn changed(&mut self, kind: Kind, pending: usize);
     /// Something has to be synced.
     fn queued(&mut self);
@@ -44,6 +44,10 @@ pub struct SyncReport<'a> {
     pub full: bool,
     /// What it did, or why it failed.
     pub result: Result<&'a SyncStats, &'a SyncError>,
+    /// How long ago that happened which this sync was the first to make known to the kernel, as far as it was noted.
+    pub latencies: Vec<Duration>,
+    /// What the health checks of Services have to tell from now on; `None` after a failure.
+    pub health_checks: Option<HealthChecks>,
 }
 
 /// The owner of one family's model and kernel state.
@@ -56,6 +60,7 @@ pub struct Proxier {
     cleaner: Option<FlowCleaner>,
     observer: Box<dyn Observer>,
     started: Instant,
+    started_at: SystemTime,
     synced_once: bool,
     next_check: Instant,
     /// What the last sync left out, and why.
@@ -85,6 +90,7 @@ impl Proxier {
             cleaner: None,
             observer,
             started: now,
+            started_at: SystemTime::now(),
             synced_once: false,
             next_check: now + periods.sync,
             rejected: HashMap::new(),
@@ -132,7 +138,7 @@ impl Proxier {
         let elsewhere = matches!(change, Change::Slice(_, None));
         let relevant = self.tracker.apply(change);
         if let Some(kind) = kind.filter(|_| relevant || !elsewhere) {
-            self.observer.changed(kind, self.tracker.pending());
+            self.observer.changed(kind, self.tracker.waiting(kind));
         }
         if relevant && self.tracker.complete() {
             self.observer.queued();
@@ -211,7 +217,10 @@ impl Proxier {
         if full {
             kernel::memory::release();
         }
-        self.observer.synced(&SyncReport { duration, full, result: result.as_ref() });
+        // After a failure both are told by the sync that makes up for it (surface.md I9).
+        let latencies = if result.is_ok() { self.latencies() } else { Vec::new() };
+        let health_checks = result.is_ok().then(|| self.health_checks(&scope));
+        self.observer.synced(&SyncReport { duration, full, result: result.as_ref(), latencies, health_checks });
         // After a failure the next sync looks at everything, and so does the clean-up after it (surface.md I9).
         if result.is_ok() {
             let gone = self.tracker.take_gone();
@@ -223,6 +232,19 @@ impl Proxier {
             self.synced_once = true;
             self.next_check = end + self.config.periods.sync;
         }
+    }
+
+    /// What was noted before this process began was nothing that it could have been quicker about.
+    fn latencies(&mut self) -> Vec<Duration> {
+        let now = SystemTime::now();
+        let ours = self.tracker.take_triggers().into_iter().filter(|at| *at > self.started_at);
+        ours.filter_map(|at| now.duration_since(at).ok()).collect()
+    }
+
+    fn health_checks(&self, scope: &Scope) -> HealthChecks {
+        let node_ip = self.config.node_ip(self.family, self.tracker.node());
+        let listen = self.config.node_port_addresses.resolve(self.family, node_ip);
+        HealthChecks::of(&self.tracker.snapshot(node_ip), scope, listen)
     }
 
     /// Deletes flows that the rules would not make so any more. Only after a sync: until then the old rules would make

@@ -16,3 +16,4 @@ pub use conntrack::{ConntrackTable, Deleted, SystemConntrack};
 pub use flavour::{Choice, Flavour, choose as choose_flavour};
 pub use host::{Host, SystemHost, cpu_time};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};
+pub use nfacct::packet_counters;

@@ -3,7 +3,7 @@
 //! In: [`Slice`]s that `track` decoded. Out: for a Service port, its endpoints, deduplicated and in order.
 //! Must not know: the API's shapes, Services' policies.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -129,6 +129,21 @@ impl Endpoints {
                 self.slices.remove(service);
             }
         }
+    }
+
+    /// How many addresses of this node's are ready behind any port of a Service: what its health checks tell.
+    #[must_use]
+    pub fn local_ready(&self, service: &NamespacedName) -> usize {
+        let Some(slices) = self.slices.get(service) else { return 0 };
+        let ports: HashSet<_> =
+            slices.iter().flat_map(|(_, slice)| &slice.ports).map(|p| (&p.name, p.protocol)).collect();
+        let names = ports.into_iter().map(|(name, protocol)| ServicePortName {
+            service: service.clone(),
+            port: name.clone(),
+            protocol,
+        });
+        let endpoints = names.flat_map(|name| self.of(&name));
+        endpoints.filter(|e| e.state.local && e.state.ready).map(|e| e.state.ip).collect::<HashSet<_>>().len()
     }
 
     /// The endpoints of a Service port, sorted by their printed form as kube-proxy sorts them, each `ip:port` once.

@@ -77,6 +77,14 @@ pub struct ServicePortName {
     pub protocol: Protocol,
 }
 
+impl ServicePortName {
+    /// The least name that any port of a Service can have: where its ports begin in a sorted map.
+    #[must_use]
+    pub fn first_of(service: &NamespacedName) -> Self {
+        Self { service: service.clone(), port: Arc::from(""), protocol: Protocol::Tcp }
+    }
+}
+
 /// `namespace/name:port`, without `:port` where the port has no name. Chain hashes are made of this text.
 impl fmt::Display for ServicePortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

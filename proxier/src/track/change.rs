@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
@@ -83,8 +84,8 @@ impl ObjectKey {
 pub enum Change {
     /// A Service has these ports now; without any, it is gone or not for us.
     Service(NamespacedName, Vec<(ServicePortName, ServicePort)>),
-    /// An EndpointSlice holds this now, for the Service of that name; `None`: it is gone or not for us.
-    Slice(NamespacedName, Option<(Arc<str>, Slice)>),
+    /// An EndpointSlice says this now; `None`: it is gone or not for us.
+    Slice(NamespacedName, Option<SliceOf>),
     /// The own Node.
     Node(NodeInfo),
     /// A list of all objects of a kind begins: those that do not come before [`Change::Listed`] are gone.
@@ -93,6 +94,17 @@ pub enum Change {
     Listed(Kind),
     /// An object that could not be understood has come in a list: what is held of it stays.
     Kept(ObjectKey),
+}
+
+/// What an EndpointSlice says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceOf {
+    /// The name of its Service.
+    pub service: Arc<str>,
+    /// What it holds.
+    pub slice: Slice,
+    /// When that which made it change happened, as its controller noted: for one metric only.
+    pub trigger: Option<SystemTime>,
 }
 
 /// Why an object was skipped.

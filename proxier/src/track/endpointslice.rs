@@ -3,8 +3,9 @@
 //! In: an EndpointSlice. Out: its ports and endpoints as this node sees them. Must not know: Services.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::change::{Change, Kind, ObjectError, ObjectKey, Translated, Translator, canonical, parse_ip};
+use super::change::{Change, Kind, ObjectError, ObjectKey, SliceOf, Translated, Translator, canonical, parse_ip};
 use super::objects::{Endpoint, EndpointPort, EndpointSlice};
 use crate::family::IpFamily;
 use crate::model::endpoint::{NodeHint, ZoneHints};
@@ -35,7 +36,8 @@ impl Translator {
                 let endpoints = slice.endpoints.iter().enumerate();
                 let endpoints =
                     endpoints.filter_map(|(index, e)| self.endpoint(&key, index, e, family, &mut problems)).collect();
-                Some((Arc::from(&**service), Slice { ports, endpoints }))
+                let trigger = trigger(&slice.metadata.annotations.trigger_time);
+                Some(SliceOf { service: Arc::from(&**service), slice: Slice { ports, endpoints }, trigger })
             }
         };
         let changes = IpFamily::ALL.map(|each| {
@@ -93,6 +95,11 @@ impl Translator {
         self.zones.insert(hints.clone());
         Some(hints)
     }
+}
+
+/// A time that its controller noted; one that cannot be read is as good as none, for it changes no rule.
+fn trigger(noted: &str) -> Option<SystemTime> {
+    noted.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
 }
 
 /// The ports that have a name (perhaps empty) and a number.

@@ -9,6 +9,7 @@ mod node;
 mod objects;
 mod service;
 mod tracker;
+mod waiting;
 
-pub use change::{Change, Kind, ObjectError, ObjectKey, Translated, Translator, key_of};
+pub use change::{Change, Kind, ObjectError, ObjectKey, SliceOf, Translated, Translator, key_of};
 pub use tracker::Tracker;

@@ -22,6 +22,16 @@ pub(super) struct Meta {
     #[serde(deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
     pub deletion_timestamp: Option<String>,
+    #[serde(deserialize_with = "nullable")]
+    pub annotations: Annotations,
+}
+
+/// The one annotation that matters.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Annotations {
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time", deserialize_with = "nullable")]
+    pub trigger_time: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -5,8 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::change::{Change, Kind, ObjectKey};
+use super::change::{Change, Kind, ObjectKey, SliceOf};
+use super::waiting::Waiting;
 use crate::model::{
     Destination, Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServicePort, ServicePortName, Slice, Snapshot,
 };
@@ -21,6 +23,7 @@ pub struct Tracker {
     node: NodeInfo,
     pending: BTreeSet<ServicePortName>,
     everything: bool,
+    waiting: Waiting,
     /// What UDP Service ports gave up since last asked.
     gone: BTreeSet<Destination>,
     /// Objects that a list under way has not shown again.
@@ -87,14 +90,20 @@ impl Tracker {
         Snapshot { ports: &self.ports, endpoints: &self.endpoints, node: &self.node, node_ip }
     }
 
-    /// How many Service ports wait for a sync.
+    /// How many changes of that kind wait for a sync.
     #[must_use]
-    pub fn pending(&self) -> usize {
-        self.pending.len()
+    pub fn waiting(&self, kind: Kind) -> usize {
+        self.waiting.count(kind)
+    }
+
+    /// When the changes happened that were made known since last asked.
+    pub fn take_triggers(&mut self) -> Vec<SystemTime> {
+        self.waiting.take_triggers()
     }
 
     /// What the next sync has to look at. It is taken: a sync that fails has to ask for everything.
     pub fn take_scope(&mut self) -> Scope {
+        self.waiting.taken();
         let pending = std::mem::take(&mut self.pending);
         if std::mem::take(&mut self.everything) { Scope::Full } else { Scope::Changed(pending) }
     }
@@ -150,7 +159,11 @@ impl Tracker {
                 differs = true;
             }
         }
-        differs || self.pending.len() != before
+        let differs = differs || self.pending.len() != before;
+        if differs {
+            self.waiting.service(name);
+        }
+        differs
     }
 
     fn give_up(&mut self, port: &ServicePortName, facts: Option<ServicePort>) {
@@ -160,16 +173,16 @@ impl Tracker {
     }
 
     fn ports_of(&self, service: &NamespacedName) -> impl Iterator<Item = &ServicePortName> {
-        // The least name that any port of the Service can have.
-        let first = ServicePortName { service: service.clone(), port: Arc::from(""), protocol: Protocol::Tcp };
+        let first = ServicePortName::first_of(service);
         let service = service.clone();
         self.ports.range(first..).map(|(name, _)| name).take_while(move |name| name.service == service)
     }
 
-    fn set_slice(&mut self, name: NamespacedName, content: Option<(Arc<str>, Slice)>) -> bool {
+    fn set_slice(&mut self, name: NamespacedName, content: Option<SliceOf>) -> bool {
         let service = |label: &Arc<str>| NamespacedName { namespace: name.namespace.clone(), name: label.clone() };
         let old_service = self.slices.get(&name).map(service);
-        let new_service = content.as_ref().map(|(label, _)| service(label));
+        let new_service = content.as_ref().map(|content| service(&content.service));
+        let trigger = content.as_ref().and_then(|content| content.trigger);
         let mut touched = BTreeSet::new();
         if let Some(old) = &old_service
             && old_service != new_service
@@ -180,7 +193,7 @@ impl Tracker {
             self.endpoints.remove(old, &name.name);
         }
         match (new_service, content) {
-            (Some(service), Some((label, slice))) => {
+            (Some(service), Some(SliceOf { service: label, slice, .. })) => {
                 let none = Slice::default();
                 let old = self.endpoints.slice(&service, &name.name).unwrap_or(&none);
                 if *old != slice {
@@ -193,9 +206,22 @@ impl Tracker {
                 self.slices.remove(&name);
             }
         }
+        self.touch(touched, trigger)
+    }
+
+    fn touch(&mut self, mut touched: BTreeSet<ServicePortName>, trigger: Option<SystemTime>) -> bool {
+        // An endpoint behind any port counts for the health checks of its Service.
+        let checked = |name: &ServicePortName| self.ports[name].health_check_node_port != 0;
+        let unknown = touched.iter().filter(|port| !self.ports.contains_key(*port));
+        let extra: Vec<_> =
+            unknown.filter_map(|port| self.ports_of(&port.service).find(|name| checked(name)).cloned()).collect();
+        touched.extend(extra);
         // Of Services that are not known yet all is new when they come.
         touched.retain(|port| self.ports.contains_key(port));
         let differs = !touched.is_empty();
+        if differs {
+            self.waiting.slice(trigger);
+        }
         self.pending.extend(touched);
         differs
     }
