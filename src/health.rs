@@ -4,16 +4,39 @@
 //! Must not know: HTTP. A family is unhealthy when a change has waited for twice the sync period.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{Zoned, tz::Offset};
 use proxier::IpFamily;
 use serde::Serialize;
 
-#[derive(Clone, Copy, Debug)]
+/// Tells the time.
+pub trait Clock: fmt::Debug + Send + Sync {
+    /// To measure with: it never goes back.
+    fn instant(&self) -> Instant;
+    /// To tell people, in the zone they live in.
+    fn date(&self) -> Zoned;
+}
+
+/// The machine's clock.
+#[derive(Debug)]
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn instant(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn date(&self) -> Zoned {
+        Zoned::now()
+    }
+}
+
+#[derive(Debug)]
 struct Family {
-    updated: Timestamp,
+    updated: Zoned,
     pending_since: Option<Instant>,
 }
 
@@ -27,6 +50,7 @@ struct State {
 #[derive(Debug)]
 pub struct Health {
     timeout: Duration,
+    clock: Box<dyn Clock>,
     state: Mutex<State>,
 }
 
@@ -59,8 +83,13 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 impl Health {
     /// `node_eligible`: what holds before the Node is known.
     pub fn new(sync_period: Duration, node_eligible: bool) -> Self {
+        Self::with_clock(sync_period, node_eligible, Box::new(SystemClock))
+    }
+
+    /// By another clock.
+    pub fn with_clock(sync_period: Duration, node_eligible: bool, clock: Box<dyn Clock>) -> Self {
         let state = State { families: BTreeMap::new(), node_eligible };
-        Self { timeout: 2 * sync_period, state: Mutex::new(state) }
+        Self { timeout: 2 * sync_period, clock, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -70,19 +99,20 @@ impl Health {
 
     /// A family's loop begins.
     pub fn started(&self, family: IpFamily) {
-        self.state().families.insert(family, Family { updated: Timestamp::now(), pending_since: None });
+        self.synced(family);
     }
 
     /// A family has something to sync.
     pub fn queued(&self, family: IpFamily) {
         if let Some(family) = self.state().families.get_mut(&family) {
-            family.pending_since.get_or_insert_with(Instant::now);
+            family.pending_since.get_or_insert_with(|| self.clock.instant());
         }
     }
 
     /// A family's sync succeeded.
     pub fn synced(&self, family: IpFamily) {
-        self.state().families.insert(family, Family { updated: Timestamp::now(), pending_since: None });
+        let updated = Family { updated: self.clock.date(), pending_since: None };
+        self.state().families.insert(family, updated);
     }
 
     /// The Node was seen: whether load balancers should send traffic to it.
@@ -90,19 +120,29 @@ impl Health {
         self.state().node_eligible = eligible;
     }
 
+    fn in_time(&self, family: &Family) -> bool {
+        let late = |since: Instant| self.clock.instant().saturating_duration_since(since) >= self.timeout;
+        !family.pending_since.is_some_and(late)
+    }
+
+    /// Whether all families do their work: what `/livez` says.
+    pub fn live(&self) -> bool {
+        self.state().families.values().all(|family| self.in_time(family))
+    }
+
     /// The answer of `/healthz`, or of `/livez`, which does not look at the Node.
     pub fn answer(&self, with_node: bool) -> Answer {
         let state = self.state();
-        let healthy = |family: &Family| family.pending_since.is_none_or(|since| since.elapsed() < self.timeout);
-        let all_healthy = state.families.values().all(healthy);
+        let all_healthy = state.families.values().all(|family| self.in_time(family));
         let ok = all_healthy && (!with_node || state.node_eligible);
-        let now = Timestamp::now().to_string();
-        let newest = state.families.values().map(|family| family.updated).max();
+        let now = rfc3339(&self.clock.date());
+        let newest = state.families.values().map(|family| &family.updated).max_by_key(|updated| updated.timestamp());
         let status = state.families.iter().map(|(name, family)| {
-            (name.name(), FamilyAnswer { last_updated: family.updated.to_string(), healthy: healthy(family) })
+            let answer = FamilyAnswer { last_updated: rfc3339(&family.updated), healthy: self.in_time(family) };
+            (name.name(), answer)
         });
         Answer {
-            last_updated: if ok { now.clone() } else { newest.map_or_else(|| NEVER.to_owned(), |t| t.to_string()) },
+            last_updated: if ok { now.clone() } else { newest.map_or_else(|| NEVER.to_owned(), rfc3339) },
             current_time: now,
             node_eligible: with_node.then_some(state.node_eligible),
             healthy: all_healthy,
@@ -112,31 +152,12 @@ impl Health {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_change_that_waits_too_long_is_unhealthy_until_it_is_synced() {
-        let health = Health::new(Duration::ZERO, true);
-        health.started(IpFamily::V4);
-        assert!(health.answer(true).ok);
-        health.queued(IpFamily::V4);
-        let answer = health.answer(true);
-        assert!(!answer.ok && !answer.healthy);
-        health.synced(IpFamily::V4);
-        assert!(health.answer(false).ok);
-    }
-
-    #[test]
-    fn the_node_counts_for_healthz_only() {
-        let health = Health::new(Duration::from_secs(30), true);
-        health.node(false);
-        let (healthz, livez) = (health.answer(true), health.answer(false));
-        assert!(!healthz.ok && livez.ok && healthz.healthy);
-        let text = serde_json::to_string(&healthz).expect("JSON");
-        assert!(text.starts_with(r#"{"lastUpdated":"0001-01-01T00:00:00Z","currentTime":""#), "{text}");
-        assert!(text.ends_with(r#""nodeEligible":false,"healthy":true}"#), "{text}");
-        assert!(!serde_json::to_string(&livez).expect("JSON").contains("nodeEligible"));
-    }
+/// As Go's RFC3339Nano: as many digits of the second as there are, and the zone as an offset, or `Z`.
+fn rfc3339(date: &Zoned) -> String {
+    let zone = if date.offset() == Offset::UTC { "Z" } else { "%:z" };
+    date.strftime(&format!("%Y-%m-%dT%H:%M:%S%.f{zone}")).to_string()
 }
+
+#[cfg(test)]
+#[path = "health_tests.rs"]
+mod tests;

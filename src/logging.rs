@@ -5,6 +5,7 @@
 
 use std::fmt::{Debug, Write as _};
 use std::io::Write as _;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
 use tracing::field::{Field, Visit};
@@ -22,6 +23,16 @@ pub fn init(verbosity: Option<u32>) {
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
+/// A verbosity that was asked for since; the greatest number: none was.
+static CHANGED: AtomicU32 = AtomicU32::new(u32::MAX);
+
+/// Changes the verbosity while the program runs.
+pub fn set_verbosity(verbosity: u32) {
+    CHANGED.store(verbosity, Ordering::Relaxed);
+    // Whether a line is wanted was asked once, where it is written.
+    tracing::callsite::rebuild_interest_cache();
+}
+
 struct Klog {
     verbosity: Option<u32>,
 }
@@ -36,7 +47,8 @@ impl Klog {
             Level::DEBUG => DEBUG_FROM,
             Level::TRACE => TRACE_FROM,
         };
-        self.verbosity.is_some_and(|verbosity| verbosity >= from)
+        let changed = Some(CHANGED.load(Ordering::Relaxed)).filter(|changed| *changed != u32::MAX);
+        changed.or(self.verbosity).is_some_and(|verbosity| verbosity >= from)
     }
 }
 

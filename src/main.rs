@@ -6,11 +6,13 @@ mod cli;
 mod config;
 mod demo;
 mod health;
+mod health_checks;
 mod http;
 mod logging;
 mod metrics;
 mod reporter;
 mod run;
+mod servers;
 mod source;
 
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
-//! What the proxiers do, told to health and metrics.
+//! What the proxiers do, told to health, to health checks and to metrics.
 //!
-//! In: the calls of a [`Proxier`](proxier::proxier::Proxier). Out: health and metrics. Must not know: how they are
+//! In: the calls of a [`Proxier`](proxier::proxier::Proxier). Out: health, health checks, metrics. Must not know: how they are
 //! served.
 
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use proxier::proxier::{Observer, SyncReport};
 use proxier::track::Kind;
 
 use crate::health::Health;
+use crate::health_checks::Reports;
 use crate::metrics::Metrics;
 
 /// The observer of one family.
@@ -18,14 +19,15 @@ pub struct Reporter {
     family: IpFamily,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    checks: Reports,
 }
 
 impl Reporter {
     /// Marks the family as started.
-    pub fn new(family: IpFamily, health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(family: IpFamily, health: Arc<Health>, metrics: Arc<Metrics>, checks: Reports) -> Self {
         health.started(family);
         metrics.queued(family);
-        Self { family, health, metrics }
+        Self { family, health, metrics, checks }
     }
 }
 
@@ -44,6 +46,10 @@ impl Observer for Reporter {
             self.health.synced(self.family);
         }
         self.metrics.synced(self.family, report);
+        if let Some(checks) = &report.health_checks {
+            // They end after us.
+            let _ = self.checks.send((self.family, checks.clone()));
+        }
     }
 
     fn cleaned(&mut self, cleaned: &Cleaned) {

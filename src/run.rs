@@ -10,7 +10,7 @@ use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::cleaner::FlowCleaner;
 use proxier::iptables::Iptables;
-use proxier::kernel::{Choice, Host, SystemConntrack, SystemHost, SystemIptables, choose_flavour};
+use proxier::kernel::{Choice, Host, SystemConntrack, SystemHost, SystemIptables, choose_flavour, packet_counters};
 use proxier::model::Config;
 use proxier::proxier::Proxier;
 use proxier::track::Change;
@@ -20,10 +20,16 @@ use tracing::{info, warn};
 use crate::cli::Flags;
 use crate::config::{self, Settings};
 use crate::health::Health;
-use crate::http;
-use crate::metrics::Metrics;
+use crate::health_checks::Reports;
+use crate::http::Pages;
+use crate::logging;
+use crate::metrics::{Feature, Metrics};
 use crate::reporter::Reporter;
+use crate::servers::{Plan, Servers};
 use crate::source::{self, Families};
+
+/// The one that is built.
+const MODE: &str = "iptables";
 
 /// Runs the proxy until SIGTERM or SIGINT.
 ///
@@ -66,24 +72,69 @@ fn set_tcp_be_liberal() -> Result<(), String> {
 
 async fn serve(flags: &Flags, settings: &Settings) -> Result<(), String> {
     let health = Arc::new(Health::new(settings.proxier.periods.sync, flags.objects.is_some()));
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(metrics(settings).map_err(|error| format!("cannot make metrics: {error}"))?);
     // The ports open before anything can fail, so that one can ask why nothing works.
-    tokio::spawn(http::serve(settings.healthz, http::health_routes(health.clone(), metrics.clone())));
-    tokio::spawn(http::serve(settings.metrics, http::metrics_routes(metrics.clone())));
+    let (mut servers, reports) = Servers::start(plan(flags, settings), &health, &metrics);
 
     // As process 1 of a container, it would not be heard before this.
     let mut stop = Stop::new()?;
-    let (families, threads) = start_families(&settings.proxier, &health, &metrics)?;
-    let source = source::start(flags, settings, families, health).await?;
+    let (families, threads) = start_families(&settings.proxier, &health, &metrics, reports)?;
+    let source = source::start(flags, settings, families, health, &metrics).await?;
     let result = tokio::select! {
         signal = stop.wait() => { info!("{signal}: stopping; the rules stay"); Ok(()) }
         error = source => Err(error),
+        problem = servers.failed() => Err(problem),
     };
     // The last senders went with the source: the families finish what they are at and end.
     let ended = tokio::task::spawn_blocking(|| threads.into_iter().all(|thread| thread.join().is_ok())).await;
+    servers.stop().await;
     match ended {
         Ok(true) => result,
         _ => Err("a family's thread panicked".to_owned()),
+    }
+}
+
+fn metrics(settings: &Settings) -> prometheus::Result<Metrics> {
+    let metrics = Metrics::new(MODE)?;
+    let gate = |name, stage, enabled| Feature { name, stage, enabled };
+    metrics.features(&[
+        gate("AllowServiceExternalIPs", "", !settings.proxier.hide_external_ips),
+        gate("ComponentFlagz", "BETA", true),
+        gate("ComponentStatusz", "BETA", true),
+    ])?;
+    metrics.packets(Box::new(packet_counters))?;
+    Ok(metrics)
+}
+
+fn plan(flags: &Flags, settings: &Settings) -> Plan {
+    let config = serde_json::json!({
+        "kind": "KubeProxyConfiguration",
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "hostnameOverride": settings.proxier.node_name,
+        "healthzBindAddress": settings.healthz,
+        "metricsBindAddress": settings.metrics,
+        "mode": MODE,
+    });
+    let shown = |name: &str, value: String| (name.to_owned(), value);
+    let flagz = vec![
+        shown("config", flags.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
+        shown("hostname-override", flags.hostname_override.clone()),
+        shown("master", flags.master.clone()),
+        shown("v", flags.verbosity.to_string()),
+    ];
+    Plan {
+        health: Some(settings.healthz),
+        metrics: Some(settings.metrics),
+        hard_fail: false,
+        pages: Pages {
+            mode: MODE.to_owned(),
+            configz: config.to_string(),
+            flagz: Some(flagz),
+            statusz: true,
+            profiling: false,
+            set_verbosity: logging::set_verbosity,
+        },
+        addresses: Box::new(|family| SystemHost.addresses(family)),
     }
 }
 
@@ -92,6 +143,7 @@ fn start_families(
     config: &Config,
     health: &Arc<Health>,
     metrics: &Arc<Metrics>,
+    reports: Reports,
 ) -> Result<(Families, Vec<JoinHandle<()>>), String> {
     let choice = choose_flavour();
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
@@ -101,7 +153,7 @@ fn start_families(
         match backend(family, config, &choice) {
             Ok(backend) => {
                 let (sender, changes) = mpsc::channel::<Change>();
-                let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone()));
+                let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
                 let proxier =
                     Proxier::new(family, config.clone(), backend, reporter).with_cleaner(cleaner(family, config));
                 let name = format!("proxier-{family}");

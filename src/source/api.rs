@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use super::{Sink, Source};
 use crate::config::Settings;
+use crate::metrics::Metrics;
 
 const USER_AGENT: &str = concat!("kube-proxy/", env!("CARGO_PKG_VERSION"), " (linux) rust");
 
@@ -40,8 +41,8 @@ const WATCH_SECONDS: u32 = 300;
 ///
 /// # Errors
 /// If there is no usable configuration. A server that does not answer is waited for.
-pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3]) -> Result<Source, String> {
-    let client = client(settings, master).await?;
+pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3], metrics: &Metrics) -> Result<Source, String> {
+    let client = client(settings, master, metrics).await?;
     let [nodes, services, slices] = sinks;
     let node = format!("metadata.name={}", settings.proxier.node_name);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 300 and 600
@@ -59,7 +60,7 @@ pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3]) -> Resul
     }))
 }
 
-async fn client(settings: &Settings, master: &str) -> Result<Client, String> {
+async fn client(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Client, String> {
     let mut config = match &settings.kubeconfig {
         Some(path) => {
             let told = |error: &dyn fmt::Display| format!("kubeconfig {}: {error}", path.display());
@@ -83,9 +84,11 @@ async fn client(settings: &Settings, master: &str) -> Result<Client, String> {
     config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(USER_AGENT)));
     // kube would repeat refused requests for minutes without a word.
     config.default_retry = false;
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
     let client =
         ClientBuilder::try_from(config).map_err(|error| format!("cannot make a client for the API server: {error}"))?;
-    Ok(client.with_layer(&RateLimitLayer::new(BURST, BURST_PERIOD)).build())
+    // Waiting for one's turn is no latency of the server.
+    Ok(client.with_layer(&metrics.requests().to(&host)).with_layer(&RateLimitLayer::new(BURST, BURST_PERIOD)).build())
 }
 
 fn uri(master: &str) -> Result<http::Uri, String> {

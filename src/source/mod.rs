@@ -20,6 +20,7 @@ use tracing::{error, warn};
 use crate::cli::Flags;
 use crate::config::Settings;
 use crate::health::Health;
+use crate::metrics::Metrics;
 
 /// The proxiers of the families that this host has.
 #[derive(Clone, Debug, Default)]
@@ -103,10 +104,11 @@ pub async fn start(
     settings: &Settings,
     families: Families,
     health: Arc<Health>,
+    metrics: &Metrics,
 ) -> Result<Source, String> {
     let sink = move || Sink::new(settings, families.clone(), health.clone());
     match &flags.objects {
         Some(path) => files::start(path.clone(), sink()),
-        None => api::start(settings, &flags.master, [sink(), sink(), sink()]).await,
+        None => api::start(settings, &flags.master, [sink(), sink(), sink()], metrics).await,
     }
 }

@@ -1,0 +1,184 @@
+//! Health checks of Services, on real sockets of loopback addresses.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Mutex;
+
+use ipnet::IpNet;
+
+use super::*;
+use crate::http::serve::Patience;
+
+/// Servers whose node has the addresses that the test says.
+struct Node {
+    servers: HealthCheckServers,
+    addresses: Arc<Mutex<Vec<IpAddr>>>,
+    listen: NodePortMatch,
+}
+
+fn ip(last: u8) -> IpAddr {
+    Ipv4Addr::new(127, 0, 77, last).into()
+}
+
+/// A port that nobody has at the moment.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.77.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+fn name(name: &str) -> NamespacedName {
+    NamespacedName::new("ns", name)
+}
+
+/// A different part of the node for each test: their ports must not meet.
+fn node(health: Option<Arc<Health>>, addresses: &[IpAddr]) -> Node {
+    let addresses = Arc::new(Mutex::new(addresses.to_vec()));
+    let shared = addresses.clone();
+    let ask: Addresses = Box::new(move |_| Ok(shared.lock().expect("unpoisoned").clone()));
+    let servers = HealthCheckServers::new(health, ask, Clients::new(50, Patience::default()));
+    let network: IpNet = "127.0.77.0/24".parse().expect("a network");
+    Node { servers, addresses, listen: NodePortMatch::Within(vec![network]) }
+}
+
+impl Node {
+    async fn report(&mut self, all: bool, services: &[(&str, Option<(u16, usize)>)]) {
+        let check = |(port, local_endpoints)| HealthCheck { port, local_endpoints };
+        let services = services.iter().map(|(service, told)| (name(service), told.map(check))).collect();
+        let checks = HealthChecks { all, services, listen: self.listen.clone() };
+        self.servers.apply(IpFamily::V4, checks).await;
+    }
+
+    fn failed(&self) -> Vec<String> {
+        self.servers.families[&IpFamily::V4].failed.iter().map(|(name, why)| format!("{name}: {why}")).collect()
+    }
+}
+
+/// Status, weight and body; `None` if nobody listens.
+async fn ask(address: IpAddr, port: u16) -> Option<(u16, String, String)> {
+    let ask = move || {
+        let mut client = TcpStream::connect((address, port)).ok()?;
+        client.write_all(b"GET /any HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("to send");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("an answer");
+        let weight = answer.split("X-Load-Balancing-Endpoint-Weight: ").nth(1)?.split('\r').next()?.to_owned();
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        Some((status, weight, answer.split("\r\n\r\n").nth(1)?.to_owned()))
+    };
+    tokio::task::spawn_blocking(ask).await.expect("no panic")
+}
+
+async fn status(address: IpAddr, port: u16) -> Option<u16> {
+    ask(address, port).await.map(|(status, ..)| status)
+}
+
+#[tokio::test]
+async fn a_service_is_served_from_the_sync_that_brings_it_to_the_one_that_takes_it() {
+    let (mut node, port, other) = (node(None, &[ip(1)]), free_port(), free_port());
+    node.report(true, &[("web", Some((port, 0)))]).await;
+    let (code, weight, body) = ask(ip(1), port).await.expect("somebody listens");
+    assert_eq!((code, &*weight), (503, "0"));
+    assert!(body.contains("\"localEndpoints\": 0,\n\t\"serviceProxyHealthy\": true"), "{body}");
+    node.report(false, &[("web", Some((port, 3)))]).await;
+    let (code, weight, _) = ask(ip(1), port).await.expect("somebody listens");
+    assert_eq!((code, &*weight), (200, "3"));
+    // A report about others says nothing about this one.
+    node.report(false, &[("other", None)]).await;
+    assert_eq!(status(ip(1), port).await, Some(200));
+    node.report(false, &[("web", Some((other, 3)))]).await;
+    assert_eq!((status(ip(1), port).await, status(ip(1), other).await), (None, Some(200)));
+    // In a report of all, what is not there is gone.
+    node.report(true, &[]).await;
+    assert_eq!(status(ip(1), other).await, None);
+}
+
+#[tokio::test]
+async fn a_port_may_go_from_one_service_to_another_in_one_sync() {
+    let (mut node, a, b) = (node(None, &[ip(2)]), free_port(), free_port());
+    node.report(true, &[("a", Some((a, 1))), ("b", Some((b, 2)))]).await;
+    node.report(false, &[("a", Some((b, 1))), ("b", Some((a, 2)))]).await;
+    assert_eq!(ask(ip(2), a).await.expect("somebody listens").1, "2");
+    assert_eq!(ask(ip(2), b).await.expect("somebody listens").1, "1");
+    assert_eq!(node.failed(), [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_its_service_and_tried_again_with_the_next_sync() {
+    let (mut node, port, fine) = (node(None, &[ip(3)]), free_port(), free_port());
+    let taken = std::net::TcpListener::bind((ip(3), port)).expect("the port");
+    node.report(true, &[("web", Some((port, 1))), ("fine", Some((fine, 1)))]).await;
+    let failed = node.failed();
+    assert!(matches!(&failed[..], [one] if one.starts_with(&format!("ns/web: 127.0.77.3:{port}: "))), "{failed:?}");
+    assert_eq!(status(ip(3), fine).await, Some(200));
+    drop(taken);
+    node.report(false, &[]).await;
+    assert_eq!((status(ip(3), port).await, node.failed().len()), (Some(200), 0));
+}
+
+#[tokio::test]
+async fn sockets_follow_the_addresses_of_the_node() {
+    let (mut node, port) = (node(None, &[]), free_port());
+    node.report(true, &[("web", Some((port, 1)))]).await;
+    assert!(node.servers.families[&IpFamily::V4].lost, "this is worth a line in the log");
+    let set = |node: &Node, addresses: &[IpAddr]| *node.addresses.lock().expect("unpoisoned") = addresses.to_vec();
+    let outside: IpAddr = Ipv4Addr::new(127, 0, 78, 1).into();
+    set(&node, &[ip(4), ip(5), outside]);
+    node.report(false, &[]).await;
+    let all = [ip(4), ip(5), outside];
+    let mut answers = Vec::new();
+    for address in all {
+        answers.push(status(address, port).await);
+    }
+    assert_eq!(answers, [Some(200), Some(200), None]);
+    set(&node, &[ip(5), ip(6)]);
+    node.servers.look(IpFamily::V4, BTreeSet::new()).await;
+    assert_eq!(
+        (status(ip(4), port).await, status(ip(5), port).await, status(ip(6), port).await),
+        (None, Some(200), Some(200))
+    );
+    // Other networks are an address change too.
+    node.listen = NodePortMatch::Within(vec!["127.0.77.6/32".parse().expect("a network")]);
+    node.report(false, &[]).await;
+    assert_eq!((status(ip(5), port).await, status(ip(6), port).await), (None, Some(200)));
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_late_says_503_whatever_the_node() {
+    let health = Arc::new(Health::new(Duration::ZERO, false));
+    health.started(IpFamily::V4);
+    let (mut node, port) = (node(Some(health.clone()), &[ip(7)]), free_port());
+    node.report(true, &[("web", Some((port, 1)))]).await;
+    assert_eq!(status(ip(7), port).await, Some(200), "a tainted node is none of its business");
+    health.queued(IpFamily::V4);
+    let (code, weight, body) = ask(ip(7), port).await.expect("somebody listens");
+    assert_eq!((code, &*weight), (503, "1"));
+    assert!(body.ends_with("\"serviceProxyHealthy\": false\n}"), "{body}");
+}
+
+#[tokio::test]
+async fn who_is_connected_when_a_service_goes_hears_503_once_more() {
+    let told = Arc::new(Told { local_endpoints: AtomicUsize::new(2), closing: AtomicBool::new(false) });
+    let page = handler(&name("web"), told.clone(), None);
+    let asked = hyper::Request::get("/").body(bytes::Bytes::new()).expect("a request");
+    assert_eq!(page(&asked).status(), 200);
+    Open { port: 1, told, sockets: BTreeMap::new() }.close().await;
+    assert_eq!(page(&asked).status(), 503);
+}
+
+#[tokio::test]
+async fn all_servers_stop_when_nobody_reports_any_more() {
+    let (node, port) = (node(None, &[ip(8)]), free_port());
+    let (sender, reports) = tokio::sync::mpsc::unbounded_channel();
+    let running = tokio::spawn(node.servers.run(reports));
+    let check = HealthCheck { port, local_endpoints: 1 };
+    let checks = HealthChecks { all: true, services: [(name("web"), Some(check))].into(), listen: node.listen };
+    sender.send((IpFamily::V4, checks)).expect("it listens");
+    let served = async {
+        while status(ip(8), port).await.is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), served).await.expect("it is served");
+    drop(sender);
+    running.await.expect("no panic");
+    assert_eq!(status(ip(8), port).await, None);
+}

@@ -1,0 +1,109 @@
+//! Health, on a clock that the test sets.
+
+use std::sync::Arc;
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp, tz::TimeZone};
+
+use super::*;
+
+#[derive(Clone, Debug)]
+struct Fake(Arc<Mutex<Duration>>, Instant, TimeZone);
+
+impl Fake {
+    fn new(zone: TimeZone) -> Self {
+        Self(Arc::default(), Instant::now(), zone)
+    }
+
+    fn pass(&self, time: Duration) {
+        *self.0.lock().expect("unpoisoned") += time;
+    }
+}
+
+impl Clock for Fake {
+    fn instant(&self) -> Instant {
+        self.1 + *self.0.lock().expect("unpoisoned")
+    }
+
+    fn date(&self) -> Zoned {
+        let passed = SignedDuration::try_from(*self.0.lock().expect("unpoisoned")).expect("short");
+        let begin: Timestamp = "2026-11-21T04:00:00Z".parse().expect("a time");
+        (begin + passed).to_zoned(self.2.clone())
+    }
+}
+
+const PERIOD: Duration = Duration::from_secs(30);
+
+fn health(node_eligible: bool) -> (Fake, Health) {
+    let clock = Fake::new(TimeZone::UTC);
+    (clock.clone(), Health::with_clock(PERIOD, node_eligible, Box::new(clock)))
+}
+
+fn json(health: &Health, with_node: bool) -> String {
+    serde_json::to_string(&health.answer(with_node)).expect("JSON")
+}
+
+#[test]
+fn healthz_turns_503_after_exactly_twice_the_period_and_back_with_the_next_good_sync() {
+    let (clock, health) = health(true);
+    health.started(IpFamily::V4);
+    health.started(IpFamily::V6);
+    clock.pass(Duration::from_millis(1500));
+    health.queued(IpFamily::V4);
+    clock.pass(Duration::from_secs(20));
+    // A later change does not make the first one younger.
+    health.queued(IpFamily::V4);
+    clock.pass(Duration::from_secs(40) - Duration::from_millis(1));
+    assert!(health.answer(true).ok);
+    clock.pass(Duration::from_millis(1));
+    assert_eq!(
+        json(&health, true),
+        "{\"lastUpdated\":\"2026-11-21T04:00:00Z\",\"currentTime\":\"2026-11-21T04:01:01.5Z\",\"nodeEligible\":true,\
+         \"healthy\":false,\"status\":{\"IPv4\":{\"lastUpdated\":\"2026-11-21T04:00:00Z\",\"healthy\":false},\
+         \"IPv6\":{\"lastUpdated\":\"2026-11-21T04:00:00Z\",\"healthy\":true}}}"
+    );
+    assert!(!health.answer(false).ok && !health.live());
+    clock.pass(Duration::from_secs(3600));
+    health.synced(IpFamily::V4);
+    assert!(health.answer(true).ok && health.answer(false).ok && health.live());
+    // Without a change, no time is too long.
+    clock.pass(Duration::from_secs(360_000));
+    assert!(health.answer(true).ok);
+}
+
+#[test]
+fn the_node_counts_for_healthz_only_and_does_not_make_the_proxy_unhealthy() {
+    let (clock, health) = health(false);
+    assert_eq!(
+        json(&health, true),
+        "{\"lastUpdated\":\"0001-01-01T00:00:00Z\",\"currentTime\":\"2026-11-21T04:00:00Z\",\"nodeEligible\":false,\
+         \"healthy\":true}"
+    );
+    health.started(IpFamily::V6);
+    clock.pass(Duration::from_secs(1));
+    let (healthz, livez) = (health.answer(true), health.answer(false));
+    assert!(!healthz.ok && healthz.healthy && livez.ok && health.live());
+    // At 200 the last update is now; at 503 it is that of the family that was updated last.
+    assert_eq!(
+        (healthz.last_updated, livez.last_updated),
+        ("2026-11-21T04:00:00Z".into(), "2026-11-21T04:00:01Z".into())
+    );
+    assert_eq!(livez.node_eligible, None);
+    health.node(true);
+    assert!(health.answer(true).ok);
+}
+
+#[test]
+fn a_family_that_has_not_started_does_not_count() {
+    let (clock, health) = health(true);
+    health.queued(IpFamily::V4);
+    clock.pass(10 * PERIOD);
+    assert!(health.answer(true).ok);
+}
+
+#[test]
+fn dates_are_written_as_go_writes_them() {
+    let east = Fake::new(TimeZone::fixed(Offset::from_seconds(19_800).expect("an offset")));
+    assert_eq!(rfc3339(&east.date()), "2026-11-21T09:30:00+05:30");
+    east.pass(Duration::from_nanos(120_000_050));
+    assert_eq!(rfc3339(&east.date()), "2026-11-21T09:30:00.12000005+05:30");
+}

@@ -1,0 +1,74 @@
+//! `/debug/`: profiles, which there are none of, and the verbosity of the log, for `enableProfiling`.
+//!
+//! In: requests. Out: pages; a verbosity to log with. Must not know: how it is logged.
+
+use hyper::{Method, StatusCode};
+
+use super::{Answer, Asked, HTML, PLAIN, Reply, error, redirect};
+
+/// What Go's profiler has.
+const PROFILES: [&str; 9] =
+    ["allocs", "block", "goroutine", "heap", "mutex", "profile", "symbol", "threadcreate", "trace"];
+const NO_PROFILES: &str = "this kube-proxy is written in Rust and has no profiler of its own; \
+                           `perf record -g -p PID` on the node sees into it";
+
+/// The page below `/debug/`; `None`: there is none.
+pub fn page(asked: &Asked, set_verbosity: fn(u32)) -> Option<Answer> {
+    let path = asked.uri().path();
+    if path == "/debug/pprof" {
+        return Some(redirect(asked, StatusCode::FOUND, "/debug/pprof/"));
+    }
+    if let Some(name) = path.strip_prefix("/debug/pprof/") {
+        return Some(profile(name));
+    }
+    match path {
+        "/debug/flags/v" => Some(verbosity(asked, set_verbosity)),
+        "/debug/flags" => Some(flags()),
+        path if path.starts_with("/debug/flags/") => Some(flags()),
+        _ => None,
+    }
+}
+
+fn profile(name: &str) -> Answer {
+    match name {
+        "" => {
+            let names: String = PROFILES.map(|name| format!("<li>{name}</li>\n")).concat();
+            let page = "<html>\n<head>\n<title>/debug/pprof/</title>\n</head>\n<body>\n";
+            Reply::new(HTML, format!("{page}<p>{NO_PROFILES}</p>\nNot here:\n<ul>\n{names}</ul>\n</body>\n</html>\n"))
+                .nosniff()
+                .done()
+        }
+        name if PROFILES.contains(&name) => error(StatusCode::NOT_IMPLEMENTED, NO_PROFILES),
+        _ => error(StatusCode::NOT_FOUND, "Unknown profile"),
+    }
+}
+
+fn flags() -> Answer {
+    let page = "<html>\n<head>\n<title>/debug/flags/</title>\n</head>\n<body>\n/debug/flags/<br>\n<br>\nflags:<br>\n";
+    Reply::new(HTML, format!("{page}<ul>\n<li>v (PUT a number to change it)</li>\n</ul>\n</body>\n</html>\n"))
+        .nosniff()
+        .done()
+}
+
+fn verbosity(asked: &Asked, set: fn(u32)) -> Answer {
+    if asked.method() != Method::PUT {
+        return error(StatusCode::NOT_ACCEPTABLE, "unsupported http method");
+    }
+    let text = String::from_utf8_lossy(asked.body());
+    match parse(&text) {
+        Ok(level) => {
+            set(level);
+            let done = format!("successfully set klog.logging.verbosity to {level}\n");
+            Reply::new(PLAIN, done).nosniff().done()
+        }
+        Err(problem) => error(StatusCode::BAD_REQUEST, &format!("strconv.ParseUint: parsing {text:?}: {problem}")),
+    }
+}
+
+/// Digits only, as Go reads them.
+fn parse(text: &str) -> Result<u32, &'static str> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err("invalid syntax");
+    }
+    text.parse().ok().filter(|level| i32::try_from(*level).is_ok()).ok_or("value out of range")
+}

@@ -1,0 +1,110 @@
+//! The pages of the metrics server.
+//!
+//! In: metrics, and what is shown of the configuration. Out: pages. Must not know: what metrics there are.
+//! Paths are exact: a slash more is another path. `/healthz` tells that the process lives, and nothing else.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderName};
+use hyper::{Method, StatusCode};
+use k8s_openapi::jiff::Timestamp;
+
+use super::{Answer, Asked, Handler, JSON, PLAIN, Reply, debug, error, not_found, query, zpages};
+use crate::metrics::{Metrics, process};
+
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+const START_TIME: HeaderName = HeaderName::from_static("process-start-time-unix");
+
+/// What the pages tell besides metrics.
+#[derive(Clone, Debug)]
+pub struct Pages {
+    /// `iptables`, `ipvs` or `nftables`.
+    pub mode: String,
+    /// The configuration as it was read, in JSON, its fields in the order of the API.
+    pub configz: String,
+    /// Every flag with its value; `None`: the gate `ComponentFlagz` is off.
+    pub flagz: Option<Vec<(String, String)>>,
+    /// Whether there is `/statusz`: the gate `ComponentStatusz`.
+    pub statusz: bool,
+    /// Whether there is `/debug/`: `enableProfiling`.
+    pub profiling: bool,
+    /// Changes the log's verbosity.
+    pub set_verbosity: fn(u32),
+}
+
+/// The pages of the metrics server.
+pub fn pages(pages: Pages, metrics: Arc<Metrics>) -> Handler {
+    let started = Timestamp::now();
+    Arc::new(move |asked| match asked.uri().path() {
+        "/metrics" => exposition(asked, metrics.text()),
+        "/metrics/slis" if asked.method() == Method::DELETE => {
+            metrics.slis.reset();
+            Reply::new(PLAIN, "metrics reset\n").done()
+        }
+        "/metrics/slis" => exposition(asked, metrics.slis.text()),
+        "/healthz" => healthz(asked, &metrics),
+        "/healthz/ping" => {
+            metrics.slis.pinged();
+            Reply::new(PLAIN, "ok").done()
+        }
+        "/proxyMode" => Reply::new(PLAIN, pages.mode.clone()).nosniff().done(),
+        "/configz" => {
+            let body = format!("{{\"kubeproxy.config.k8s.io\":{}}}", pages.configz);
+            Reply::new(JSON, body).nosniff().done()
+        }
+        "/statusz" if pages.statusz => zpages::statusz(asked, started, Timestamp::now()),
+        "/flagz" => pages.flagz.as_ref().map_or_else(not_found, |flags| zpages::flagz(asked, flags)),
+        path if pages.profiling && path.starts_with("/debug/") => {
+            debug::page(asked, pages.set_verbosity).unwrap_or_else(not_found)
+        }
+        _ => not_found(),
+    })
+}
+
+/// One check, `ping`, that always succeeds. It may be excluded, and asked for in detail.
+fn healthz(asked: &Asked, metrics: &Metrics) -> Answer {
+    let mut excluded: Vec<&str> = query(asked, "exclude").collect();
+    excluded.sort_unstable();
+    excluded.dedup();
+    let mut detail = if excluded.contains(&"ping") { "[+]ping excluded: ok\n" } else { "[+]ping ok\n" }.to_owned();
+    let unknown: Vec<String> =
+        excluded.iter().filter(|name| **name != "ping").map(|name| format!("{name:?}")).collect();
+    if !unknown.is_empty() {
+        let unknown = unknown.join(",");
+        detail += &format!("warn: some health checks cannot be excluded: no matches for {unknown}\n");
+    }
+    if !excluded.contains(&"ping") {
+        metrics.slis.pinged();
+    }
+    let verbose = query(asked, "verbose").next().is_some();
+    let body = if verbose { format!("{detail}healthz check passed\n") } else { "ok".to_owned() };
+    Reply::new(PLAIN, body).nosniff().done()
+}
+
+fn exposition(asked: &Asked, text: String) -> Answer {
+    let start = process::start_time().to_string();
+    let compressed = if accepts_gzip(asked) { gzip(&text) } else { Ok(None) };
+    match compressed {
+        Ok(None) => Reply::new(EXPOSITION, text).with(START_TIME, &start).done(),
+        Ok(Some(bytes)) => Reply::new(EXPOSITION, bytes).with(CONTENT_ENCODING, "gzip").with(START_TIME, &start).done(),
+        Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, &problem.to_string()),
+    }
+}
+
+fn accepts_gzip(asked: &Asked) -> bool {
+    let values = asked.headers().get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|coding| {
+        let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
+        let refused = parameters.trim().strip_prefix("q=").is_some_and(|q| q.trim().parse() == Ok(0.0));
+        matches!(name.trim(), "gzip" | "x-gzip") && !refused
+    })
+}
+
+fn gzip(text: &str) -> std::io::Result<Option<Vec<u8>>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text.as_bytes())?;
+    encoder.finish().map(Some)
+}

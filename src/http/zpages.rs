@@ -1,0 +1,132 @@
+//! `/statusz` and `/flagz`: what runs, since when, and with which flags.
+//!
+//! In: facts of the process. Out: pages, as text for people or as objects for those who ask for them by name.
+//! Must not know: where the facts are from.
+
+use std::collections::BTreeMap;
+
+use hyper::StatusCode;
+use hyper::header::WARNING;
+use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
+use serde::Serialize;
+use serde_json::json;
+
+use super::negotiate::{self, Encoding, Form};
+use super::{Answer, Asked, JSON, PLAIN, Reply};
+
+const NOTE: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility \
+                    guarantees and is for debugging purposes only.";
+/// The Kubernetes release whose behaviour this one has, as `binaryVersion` tells it.
+const VERSION: &str = "1.36";
+/// In the place of a Go version.
+const NO_GO: &str = "none, this kube-proxy is written in Rust";
+const PATHS: [&str; 5] = ["/configz", "/flagz", "/healthz", "/metrics", "/proxyMode"];
+
+#[derive(Serialize)]
+struct Metadata {
+    name: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Object<T> {
+    kind: &'static str,
+    api_version: String,
+    metadata: Metadata,
+    #[serde(flatten)]
+    content: T,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    start_time: String,
+    uptime_seconds: i64,
+    go_version: &'static str,
+    binary_version: &'static str,
+    emulation_version: &'static str,
+    paths: [&'static str; 5],
+}
+
+#[derive(Serialize)]
+struct Flags<'a> {
+    flags: BTreeMap<&'a str, &'a str>,
+}
+
+/// Since when it runs, and what it is.
+pub fn statusz(asked: &Asked, started: Timestamp, now: Timestamp) -> Answer {
+    let uptime = now.duration_since(started).as_secs().max(0);
+    let status = Status {
+        start_time: started.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        uptime_seconds: uptime,
+        go_version: NO_GO,
+        binary_version: VERSION,
+        emulation_version: VERSION,
+        paths: PATHS,
+    };
+    let text = || {
+        let started = started.to_zoned(TimeZone::system()).strftime("%a %b %e %H:%M:%S %Z %Y").to_string();
+        let up = format!("{} hr {:02} min {:02} sec", uptime / 3600, uptime / 60 % 60, uptime % 60);
+        [
+            ("Started", &*started),
+            ("Up", &up),
+            ("Go version", NO_GO),
+            ("Binary version", VERSION),
+            ("Emulation version", VERSION),
+            ("Paths", &PATHS.join(" ")),
+        ]
+        .map(|(name, value)| format!("{name}: {value}\n"))
+        .concat()
+    };
+    page(asked, "Statusz", text, status)
+}
+
+/// The flags, by name.
+pub fn flagz(asked: &Asked, flags: &[(String, String)]) -> Answer {
+    let flags: BTreeMap<&str, &str> = flags.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let text = || flags.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+    page(asked, "Flagz", text, Flags { flags: flags.clone() })
+}
+
+fn page(asked: &Asked, kind: &'static str, text: impl FnOnce() -> String, content: impl Serialize) -> Answer {
+    match negotiate::form(asked, kind) {
+        Some(Form::Text) => {
+            let head = format!("\nkube-proxy {}\n{NOTE}\n\n", kind.to_lowercase());
+            Reply::new(PLAIN, head + &text()).done()
+        }
+        Some(Form::Object { version, encoding }) => {
+            let api_version = negotiate::api_version(version);
+            let object = Object { kind, api_version, metadata: Metadata { name: "kube-proxy" }, content };
+            let body = match encoding {
+                Encoding::Json => serde_json::to_string_pretty(&object).map_err(|error| error.to_string()),
+                Encoding::Yaml => serde_saphyr::to_string(&object).map_err(|error| error.to_string()),
+            };
+            let body = match body {
+                Ok(body) => body,
+                Err(error) => return super::error(StatusCode::INTERNAL_SERVER_ERROR, &error),
+            };
+            let reply = Reply::new(&negotiate::content_type(kind, version, encoding), body);
+            if version == "v1beta1" { reply.done() } else { reply.with(WARNING, &deprecated(kind, version)).done() }
+        }
+        None => not_acceptable(kind),
+    }
+}
+
+fn deprecated(kind: &str, version: &str) -> String {
+    let old = negotiate::api_version(version);
+    format!("299 - \"{old} {kind} is deprecated; use {} {kind}\"", negotiate::api_version("v1beta1"))
+}
+
+fn not_acceptable(kind: &str) -> Answer {
+    let status = StatusCode::NOT_ACCEPTABLE;
+    let body = json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": format!("only the following media types are accepted: {}", negotiate::acceptable(kind)),
+        "reason": "NotAcceptable",
+        "code": status.as_u16(),
+    });
+    Reply::new(JSON, body.to_string()).status(status).done()
+}

@@ -1,0 +1,224 @@
+//! Metrics, under kube-proxy's names.
+//!
+//! In: what the proxiers, the servers and the client of the API server report. Out: Prometheus text.
+//! Must not know: HTTP. A metric of another mode is not shown.
+
+mod client;
+mod encode;
+mod facts;
+mod make;
+mod packets;
+pub mod process;
+mod rules;
+mod slis;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::{CounterVec, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, Result};
+use proxier::IpFamily;
+use proxier::cleaner::Cleaned;
+use proxier::proxier::SyncReport;
+use proxier::track::Kind;
+
+pub use self::client::Requests;
+pub use self::facts::Feature;
+use self::make::{FAMILY, Maker, counters, durations, latencies, opts};
+pub use self::packets::Read as ReadPackets;
+use self::rules::Rules;
+use self::slis::Slis;
+
+/// All metrics of the process.
+pub struct Metrics {
+    registry: Registry,
+    sync_duration: HistogramVec,
+    full_duration: HistogramVec,
+    partial_duration: HistogramVec,
+    programming: HistogramVec,
+    last_sync: GaugeVec,
+    last_queued: GaugeVec,
+    endpoint_changes: IntCounter,
+    service_changes: IntCounter,
+    endpoint_pending: Pending,
+    service_pending: Pending,
+    rules: Rules,
+    clean_duration: HistogramVec,
+    flows_deleted: IntCounterVec,
+    healthz: CounterVec,
+    livez: CounterVec,
+    requests: Requests,
+    /// Those of the health checks of the metrics server.
+    pub slis: Slis,
+}
+
+/// What waits in both families together (surface.md I19).
+struct Pending {
+    sum: IntGauge,
+    families: Mutex<BTreeMap<IpFamily, i64>>,
+}
+
+impl Pending {
+    fn new(sum: IntGauge) -> Self {
+        Self { sum, families: Mutex::default() }
+    }
+
+    fn set(&self, family: IpFamily, count: usize) {
+        let mut families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
+        families.insert(family, int(count));
+        self.sum.set(families.values().sum());
+    }
+}
+
+impl Metrics {
+    /// Nothing has happened yet.
+    ///
+    /// # Errors
+    /// Two metrics have one name, or a name that cannot be.
+    pub fn new(mode: &str) -> Result<Self> {
+        let registry = Registry::new();
+        let m = Maker::new(&registry);
+        let partial = mode == "iptables" || mode == "nftables";
+        let time = |suffix, help| GaugeVec::new(opts(suffix, help), FAMILY).and_then(|metric| m.add(metric));
+        let code = |suffix, help| CounterVec::new(opts(suffix, help), &["code"]).and_then(|metric| m.add(metric));
+        let duration = |wanted, suffix, help| m.add_if(wanted, durations(suffix, help)?);
+        facts::build(&registry)?;
+        m.add(process::Process::new()?)?;
+        Ok(Self {
+            sync_duration: duration(true, "sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds")?,
+            full_duration: duration(
+                partial,
+                "sync_full_proxy_rules_duration_seconds",
+                "SyncProxyRules latency in seconds for full resyncs",
+            )?,
+            partial_duration: duration(
+                partial,
+                "sync_partial_proxy_rules_duration_seconds",
+                "SyncProxyRules latency in seconds for partial resyncs",
+            )?,
+            programming: m.add(latencies(
+                "network_programming_duration_seconds",
+                "In Cluster Network Programming Latency in seconds",
+            )?)?,
+            last_sync: time("sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were synced")?,
+            last_queued: time(
+                "sync_proxy_rules_last_queued_timestamp_seconds",
+                "The last time a sync of proxy rules was queued",
+            )?,
+            endpoint_changes: m.counter("sync_proxy_rules_endpoint_changes_total", "EndpointSlice events")?,
+            service_changes: m.counter("sync_proxy_rules_service_changes_total", "Service events, once per family")?,
+            endpoint_pending: Pending::new(m.gauge(
+                "sync_proxy_rules_endpoint_changes_pending",
+                "EndpointSlice changes that wait for a sync, of both families",
+            )?),
+            service_pending: Pending::new(m.gauge(
+                "sync_proxy_rules_service_changes_pending",
+                "Services that changed and wait for a sync, of both families",
+            )?),
+            rules: Rules::new(mode, &m)?,
+            clean_duration: duration(
+                true,
+                "conntrack_reconciler_sync_duration_seconds",
+                "Duration of looks at the conntrack table",
+            )?,
+            flows_deleted: m.add(counters(
+                "conntrack_reconciler_deleted_entries_total",
+                "Stale UDP flows deleted",
+                FAMILY,
+            )?)?,
+            healthz: code("proxy_healthz_total", "Answers of /healthz by status")?,
+            livez: code("proxy_livez_total", "Answers of /livez by status")?,
+            requests: Requests::new(&m)?,
+            slis: Slis::new()?,
+            registry,
+        })
+    }
+
+    /// Tells which feature gates are on.
+    ///
+    /// # Errors
+    /// They were told already.
+    pub fn features(&self, features: &[Feature<'_>]) -> Result<()> {
+        facts::features(&self.registry, features)
+    }
+
+    /// Asks for the kernel's packet counters at each scrape.
+    ///
+    /// # Errors
+    /// They are asked for already.
+    pub fn packets(&self, read: ReadPackets) -> Result<()> {
+        self.registry.register(Box::new(packets::Packets::new(read)?))
+    }
+
+    /// For the client of the API server.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    /// An event came; so many changes of that kind wait in that family.
+    pub fn changed(&self, family: IpFamily, kind: Kind, pending: usize) {
+        match kind {
+            Kind::Service => {
+                self.service_changes.inc();
+                self.service_pending.set(family, pending);
+            }
+            Kind::EndpointSlice => {
+                self.endpoint_changes.inc();
+                self.endpoint_pending.set(family, pending);
+            }
+            Kind::Node => {}
+        }
+    }
+
+    /// A sync was asked for.
+    pub fn queued(&self, family: IpFamily) {
+        self.last_queued.with_label_values(&[family.name()]).set(now());
+    }
+
+    /// A sync ended.
+    pub fn synced(&self, family: IpFamily, report: &SyncReport<'_>) {
+        let label = &[family.name()];
+        let seconds = report.duration.as_secs_f64();
+        let of_kind = if report.full { &self.full_duration } else { &self.partial_duration };
+        self.sync_duration.with_label_values(label).observe(seconds);
+        of_kind.with_label_values(label).observe(seconds);
+        self.endpoint_pending.set(family, 0);
+        self.service_pending.set(family, 0);
+        self.rules.synced(family, report);
+        if report.result.is_ok() {
+            self.last_sync.with_label_values(label).set(now());
+        }
+        for latency in &report.latencies {
+            self.programming.with_label_values(label).observe(latency.as_secs_f64());
+        }
+    }
+
+    /// Stale flows were looked for.
+    pub fn cleaned(&self, family: IpFamily, cleaned: &Cleaned) {
+        let label = &[family.name()];
+        self.clean_duration.with_label_values(label).observe(cleaned.duration.as_secs_f64());
+        self.flows_deleted.with_label_values(label).inc_by(cleaned.deleted.try_into().unwrap_or(u64::MAX));
+    }
+
+    /// `/healthz` or `/livez` was answered.
+    pub fn answered(&self, live: bool, status: u16) {
+        let counter = if live { &self.livez } else { &self.healthz };
+        counter.with_label_values(&[&status.to_string()]).inc();
+    }
+
+    /// Everything, in Prometheus' text format.
+    pub fn text(&self) -> String {
+        encode::text(&self.registry.gather())
+    }
+}
+
+fn int(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests;

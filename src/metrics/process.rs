@@ -1,0 +1,137 @@
+//! The process itself: CPU time, memory, files, bytes sent and received, under the names of Go's collector.
+//!
+//! In: `/proc/self`, at the moment of asking. Out: metrics; what cannot be read is left out. Must not know: anything
+//! about proxies.
+
+use std::fs;
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::Result;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{MetricFamily, MetricType};
+
+use super::make::family;
+
+/// The kernel tells times to programs in hundredths of a second, whatever its own clock does.
+const TICKS: f64 = 100.0;
+
+/// Tells about this process.
+#[derive(Clone, Debug)]
+pub struct Process(Desc);
+
+impl Process {
+    pub fn new() -> Result<Self> {
+        // One name stands for all.
+        Ok(Self(Desc::new(
+            "process_cpu_seconds_total".to_owned(),
+            "process".to_owned(),
+            Vec::new(),
+            Default::default(),
+        )?))
+    }
+}
+
+impl Collector for Process {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.0]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut families = vec![start_time_family()];
+        let mut add = |name: &str, help: &str, kind, value: Option<f64>| {
+            families.extend(value.map(|value| family(&format!("process_{name}"), help, kind, &[(&[], value)])));
+        };
+        let (gauge, counter) = (MetricType::GAUGE, MetricType::COUNTER);
+        let stat = stat();
+        let field = |number: usize| stat.as_ref().and_then(|fields| fields.get(number)).copied();
+        let cpu = field(UTIME).zip(field(STIME)).map(|(user, system)| (user + system) / TICKS);
+        add("cpu_seconds_total", "Total user and system CPU time spent in seconds.", counter, cpu);
+        add("open_fds", "Number of open file descriptors.", gauge, open_files());
+        add("max_fds", "Maximum number of open file descriptors.", gauge, limit("Max open files"));
+        add("virtual_memory_bytes", "Virtual memory size in bytes.", gauge, field(VSIZE));
+        let most = limit("Max address space");
+        add("virtual_memory_max_bytes", "Maximum amount of virtual memory available in bytes.", gauge, most);
+        add("resident_memory_bytes", "Resident memory size in bytes.", gauge, resident());
+        let (received, sent) = network().unzip();
+        add(
+            "network_receive_bytes_total",
+            "Number of bytes received by the process over the network.",
+            counter,
+            received,
+        );
+        add("network_transmit_bytes_total", "Number of bytes sent by the process over the network.", counter, sent);
+        families
+    }
+}
+
+/// When the process began, as a metric: `/metrics/slis` has it too.
+pub fn start_time_family() -> MetricFamily {
+    let help = "Start time of the process since unix epoch in seconds.";
+    family("process_start_time_seconds", help, MetricType::GAUGE, &[(&[], started())])
+}
+
+/// When the process began, in whole seconds.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // it is a time after 1970
+pub fn start_time() -> u64 {
+    started() as u64
+}
+
+fn started() -> f64 {
+    static STARTED: OnceLock<f64> = OnceLock::new();
+    *STARTED.get_or_init(|| {
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let since_boot = stat().and_then(|fields| fields.get(START_TIME).copied());
+        let boot = number_after("/proc/stat", "btime ");
+        since_boot.zip(boot).map_or_else(now, |(ticks, boot)| boot + ticks / TICKS)
+    })
+}
+
+// Counted from the state, which is the third field and the first after the program's name.
+const UTIME: usize = 11;
+const STIME: usize = 12;
+const START_TIME: usize = 19;
+const VSIZE: usize = 20;
+
+/// The fields after the name, which may have anything in it; the state counts as 0.
+fn stat() -> Option<Vec<f64>> {
+    let text = fs::read_to_string("/proc/self/stat").ok()?;
+    let (_, fields) = text.rsplit_once(')')?;
+    Some(fields.split_ascii_whitespace().map(|field| field.parse().unwrap_or_default()).collect())
+}
+
+fn number_after(file: &str, start: &str) -> Option<f64> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(start))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+fn resident() -> Option<f64> {
+    number_after("/proc/self/status", "VmRSS:").map(|kilobytes| kilobytes * 1024.0)
+}
+
+#[allow(clippy::cast_precision_loss)] // not that many files
+fn open_files() -> Option<f64> {
+    // The folder itself is open while it is read.
+    Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
+}
+
+/// A soft limit. Go writes no limit as the greatest number there is.
+#[allow(clippy::cast_precision_loss)]
+fn limit(name: &str) -> Option<f64> {
+    let text = fs::read_to_string("/proc/self/limits").ok()?;
+    let soft = text.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next()?;
+    if soft == "unlimited" { Some(u64::MAX as f64) } else { soft.parse().ok() }
+}
+
+/// Bytes received and sent in this network namespace.
+fn network() -> Option<(f64, f64)> {
+    let text = fs::read_to_string("/proc/self/net/netstat").ok()?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("IpExt: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let value = |wanted| {
+        let at = names.split_ascii_whitespace().position(|name| name == wanted)?;
+        values.split_ascii_whitespace().nth(at)?.parse().ok()
+    };
+    Some((value("InOctets")?, value("OutOctets")?))
+}

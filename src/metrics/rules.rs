@@ -1,0 +1,91 @@
+//! What the modes tell of their rules: each mode has metrics that the others do not show.
+//!
+//! In: the mode, reports of syncs. Out: metrics. Must not know: what rules mean.
+
+use prometheus::{IntCounterVec, IntGaugeVec, Result};
+use proxier::IpFamily;
+use proxier::proxier::SyncReport;
+
+use super::int;
+use super::make::{FAMILY, Maker, counters, gauges};
+
+const TABLE: &[&str] = &["table", "ip_family"];
+
+/// Metrics of rules.
+pub struct Rules {
+    restore_failures: IntCounterVec,
+    partial_failures: IntCounterVec,
+    nftables_failures: IntCounterVec,
+    total: IntGaugeVec,
+    last: IntGaugeVec,
+    no_local: IntGaugeVec,
+    rejected: IntGaugeVec,
+}
+
+impl Rules {
+    pub fn new(mode: &str, maker: &Maker) -> Result<Self> {
+        let counter = |modes: &[&str], suffix: &str, help: &str| {
+            maker.add_if(modes.contains(&mode), counters(&format!("sync_proxy_rules_{suffix}"), help, FAMILY)?)
+        };
+        let gauge = |modes: &[&str], suffix: &str, help: &str, labels: &[&str]| {
+            maker.add_if(modes.contains(&mode), gauges(&format!("sync_proxy_rules_{suffix}"), help, labels)?)
+        };
+        let (iptables, all) = (&["iptables"], &["iptables", "ipvs", "nftables"]);
+        let policy = &["traffic_policy", "ip_family"];
+        Ok(Self {
+            restore_failures: counter(
+                &["iptables", "ipvs"],
+                "iptables_restore_failures_total",
+                "Failed syncs of iptables rules",
+            )?,
+            partial_failures: counter(
+                iptables,
+                "iptables_partial_restore_failures_total",
+                "Failed partial syncs of iptables rules",
+            )?,
+            nftables_failures: counter(
+                &["nftables"],
+                "nftables_sync_failures_total",
+                "Failed syncs of nftables rules",
+            )?,
+            total: gauge(iptables, "iptables_total", "iptables rules of kube-proxy's, by table", TABLE)?,
+            last: gauge(iptables, "iptables_last", "iptables rules written by the last sync, by table", TABLE)?,
+            no_local: gauge(
+                all,
+                "no_local_endpoints_total",
+                "Service ports with a Local traffic policy and endpoints, but none on this node",
+                policy,
+            )?,
+            rejected: gauge(
+                all,
+                "rejected_service_ports",
+                "Service ports left out because the kernel or its tool refuses them",
+                FAMILY,
+            )?,
+        })
+    }
+
+    /// A sync ended.
+    pub fn synced(&self, family: IpFamily, report: &SyncReport<'_>) {
+        let label = &[family.name()];
+        match report.result {
+            Ok(stats) => {
+                for (policy, count) in [("internal", stats.no_local_internal), ("external", stats.no_local_external)] {
+                    self.no_local.with_label_values(&[policy, family.name()]).set(int(count));
+                }
+                self.rejected.with_label_values(label).set(int(stats.rejected.len()));
+                for rules in &stats.rules {
+                    self.total.with_label_values(&[rules.table, family.name()]).set(int(rules.total));
+                    self.last.with_label_values(&[rules.table, family.name()]).set(int(rules.written));
+                }
+            }
+            Err(_) => {
+                self.restore_failures.with_label_values(label).inc();
+                self.nftables_failures.with_label_values(label).inc();
+                if !report.full {
+                    self.partial_failures.with_label_values(label).inc();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The servers of the process: health, metrics, health checks of Services.
+//!
+//! In: where to listen, what to tell. Out: servers at work, until they are stopped. Must not know: how the proxy works.
+//! Each kind has its own clients, so that a crowd at one door does not close another.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::health::Health;
+use crate::health_checks::{Addresses, HealthCheckServers, Reports};
+use crate::http::serve::{Clients, Patience, serve};
+use crate::http::{Handler, Pages, health_pages, metrics_pages};
+use crate::metrics::Metrics;
+
+/// A connection costs up to some 20 KiB and a file, of which a process may have 1024.
+const MOST_CLIENTS: usize = 200;
+
+/// Where and what to serve.
+pub struct Plan {
+    /// Where health is served, if it is.
+    pub health: Option<SocketAddr>,
+    /// Where metrics are served, if they are.
+    pub metrics: Option<SocketAddr>,
+    /// Whether a port that cannot be had is the end of it all.
+    pub hard_fail: bool,
+    /// What is told besides metrics.
+    pub pages: Pages,
+    /// Tells this node's addresses.
+    pub addresses: Addresses,
+}
+
+/// Servers at work.
+pub struct Servers {
+    pages: JoinSet<Result<Infallible, String>>,
+    clients: Vec<Arc<Clients>>,
+    checks: JoinHandle<()>,
+}
+
+impl Servers {
+    /// Starts all; the second value takes what syncs report of health checks.
+    pub fn start(plan: Plan, health: &Arc<Health>, metrics: &Arc<Metrics>) -> (Self, Reports) {
+        let (mut pages, mut clients) = (JoinSet::new(), Vec::new());
+        let mut add = |name: &'static str, address: Option<SocketAddr>, handler: Handler| {
+            let Some(address) = address else { return };
+            let own = Clients::new(MOST_CLIENTS, Patience::default());
+            clients.push(own.clone());
+            pages.spawn(async move { serve(name, address, handler, own, plan.hard_fail).await });
+        };
+        add("health", plan.health, health_pages(health.clone(), metrics.clone()));
+        add("metrics", plan.metrics, metrics_pages(plan.pages, metrics.clone()));
+        let (sender, reports) = mpsc::unbounded_channel();
+        // Where health is not asked for, nothing says that the proxy is not well (surface.md I3).
+        let health = plan.health.map(|_| health.clone());
+        let checks = HealthCheckServers::new(health, plan.addresses, Clients::new(MOST_CLIENTS, Patience::default()));
+        let checks = tokio::spawn(checks.run(reports));
+        (Self { pages, clients, checks }, sender)
+    }
+
+    /// Waits for a port that had to be had and could not.
+    pub async fn failed(&mut self) -> String {
+        match self.pages.join_next().await {
+            Some(Ok(Err(problem))) => problem,
+            Some(Ok(Ok(never))) => match never {},
+            Some(Err(error)) => format!("an HTTP server ended: {error}"),
+            // None was asked for.
+            None => match std::future::pending::<Infallible>().await {},
+        }
+    }
+
+    /// Stops all. Nobody may be left who reports. Answers under way are finished.
+    pub async fn stop(mut self) {
+        self.pages.shutdown().await;
+        let _ = self.checks.await;
+        for clients in self.clients {
+            clients.leave().await;
+        }
+    }
+}
