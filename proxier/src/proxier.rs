@@ -113,7 +113,11 @@ impl Proxier {
             Change::Slice(..) => Some(Kind::EndpointSlice),
             _ => None,
         };
+        let relisted = self.synced_once && matches!(change, Change::Listed(_));
         let relevant = self.tracker.apply(change);
+        if relisted {
+            kernel::memory::release();
+        }
         if let Some(kind) = kind {
             self.observer.changed(kind, self.tracker.pending());
         }
@@ -158,7 +162,9 @@ impl Proxier {
 
     fn check(&mut self, now: Instant) {
         self.next_check = now + self.config.periods.sync;
-        match self.backend.damage(now) {
+        let damage = self.backend.damage(now);
+        kernel::memory::release();
+        match damage {
             Ok(None) => {}
             Ok(Some(damage)) => {
                 warn!("{}: the rules were changed by someone else: {damage}", self.family);
