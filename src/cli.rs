@@ -37,42 +37,61 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]
     pub config: Option<PathBuf>,
     /// The name of this node, if it is not the host's
-    #[arg(long, value_name = "NAME", default_value = "", help_heading = "Configuration")]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, help_heading = "Configuration")]
     pub hostname_override: String,
 
     /// Kubeconfig file; without it and --master, the Pod's service account
-    #[arg(long, value_name = "FILE", default_value = "", help_heading = "Where objects come from")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Where objects come from"
+    )]
     pub kubeconfig: String,
     /// Address of the API server, instead of the kubeconfig's
-    #[arg(long, value_name = "URL", default_value = "", help_heading = "Where objects come from")]
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Where objects come from"
+    )]
     pub master: String,
     /// Take Nodes, Services and EndpointSlices from a YAML file or a folder of them instead of an API server; edits count
     #[arg(long, value_name = "PATH", help_heading = "Where objects come from")]
     pub objects: Option<PathBuf>,
 
     /// How packets are directed: iptables (ipvs and nftables are not built yet)
-    #[arg(long, alias = "mode", value_name = "MODE", default_value = "", help_heading = "Rules")]
+    #[arg(
+        long,
+        alias = "mode",
+        value_name = "MODE",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Rules"
+    )]
     pub proxy_mode: String,
     /// Networks of the cluster's pods, one per family, with a comma between
-    #[arg(long, value_name = "CIDR[,CIDR]", default_value = "", help_heading = "Rules")]
+    #[arg(long, value_name = "CIDR[,CIDR]", default_value = "", hide_default_value = true, help_heading = "Rules")]
     pub cluster_cidr: String,
     /// How to tell traffic of this node's pods: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix
-    #[arg(long, value_name = "MODE", default_value = "", help_heading = "Rules")]
+    #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true, help_heading = "Rules")]
     pub detect_local_mode: String,
     /// The bridge of BridgeInterface
-    #[arg(long, value_name = "NAME", default_value = "", help_heading = "Rules")]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, help_heading = "Rules")]
     pub pod_bridge_interface: String,
     /// The prefix of InterfaceNamePrefix
-    #[arg(long, value_name = "PREFIX", default_value = "", help_heading = "Rules")]
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true, help_heading = "Rules")]
     pub pod_interface_name_prefix: String,
     /// Networks whose local addresses serve node ports, or "primary" for the Node's own; all if unset
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',', help_heading = "Rules")]
     pub nodeport_addresses: Vec<String>,
     /// Masquerade all traffic to cluster IPs
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, help_heading = "Rules")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", hide_possible_values = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, help_heading = "Rules")]
     pub masquerade_all: bool,
     /// The node's address; wildcards mean the Node's own
-    #[arg(long, value_name = "IP", default_value = "", help_heading = "Rules")]
+    #[arg(long, value_name = "IP", default_value = "", hide_default_value = true, help_heading = "Rules")]
     pub bind_address: String,
 
     /// Which bit of the packet mark asks for masquerading, 0 to 31
@@ -85,7 +104,7 @@ pub struct Flags {
     )]
     pub iptables_masquerade_bit: i64,
     /// Serve node ports on loopback addresses too
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = ArgAction::Set, help_heading = "iptables mode")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", hide_possible_values = true, default_value_t = true, default_missing_value = "true", action = ArgAction::Set, help_heading = "iptables mode")]
     pub iptables_localhost_nodeports: bool,
     /// How soon a failed sync is retried and how often the rules are checked
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration, help_heading = "iptables mode")]
@@ -95,16 +114,16 @@ pub struct Flags {
     pub iptables_min_sync_period: Duration,
 
     /// Where /healthz and /livez are served [default: 0.0.0.0:10256]
-    #[arg(long, value_name = "IP[:PORT]", default_value = "", help_heading = "Watching it")]
+    #[arg(long, value_name = "IP[:PORT]", default_value = "", hide_default_value = true, help_heading = "Watching it")]
     pub healthz_bind_address: String,
     /// Where /metrics is served [default: 127.0.0.1:10249]
-    #[arg(long, value_name = "IP[:PORT]", default_value = "", help_heading = "Watching it")]
+    #[arg(long, value_name = "IP[:PORT]", default_value = "", hide_default_value = true, help_heading = "Watching it")]
     pub metrics_bind_address: String,
     /// How much to log: 2 adds each sync, 5 each change
     #[arg(short = 'v', long = "v", value_name = "LEVEL", default_value_t = 0, help_heading = "Watching it")]
     pub verbosity: u32,
     /// Print the version and exit
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, help_heading = "Watching it")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL", hide_possible_values = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, help_heading = "Watching it")]
     pub version: bool,
 }
 

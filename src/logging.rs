@@ -16,14 +16,14 @@ const DEBUG_FROM: u32 = 2;
 const TRACE_FROM: u32 = 5;
 const FOREIGN_FROM: u32 = 8;
 
-/// Logs from now on. Does nothing if something logs already.
-pub fn init(verbosity: u32) {
+/// Logs from now on; without a verbosity, only what is wrong. Does nothing if something logs already.
+pub fn init(verbosity: Option<u32>) {
     let subscriber = tracing_subscriber::registry().with(Klog { verbosity });
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
 struct Klog {
-    verbosity: u32,
+    verbosity: Option<u32>,
 }
 
 impl Klog {
@@ -36,7 +36,7 @@ impl Klog {
             Level::DEBUG => DEBUG_FROM,
             Level::TRACE => TRACE_FROM,
         };
-        self.verbosity >= from
+        self.verbosity.is_some_and(|verbosity| verbosity >= from)
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod cli;
 mod config;
+mod demo;
 mod health;
 mod http;
 mod logging;
@@ -32,13 +33,15 @@ fn main() -> ExitCode {
         println!("Kubernetes {KUBERNETES} (kube-proxy in Rust {})", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    logging::init(cli.flags.verbosity);
+    // Whoever watches the demo wants to read it, not the log.
+    let quiet = matches!(cli.command, Some(Command::Demo)) && cli.flags.verbosity == 0;
+    logging::init((!quiet).then_some(cli.flags.verbosity));
     for warning in warnings {
         warn!("{warning}");
     }
     let result = match cli.command {
         None => run::run(&cli.flags),
-        Some(Command::Demo) => Err("not built yet".to_owned()),
+        Some(Command::Demo) => return demo::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -70,8 +70,9 @@ async fn serve(flags: &Flags, settings: &Settings) -> Result<(), String> {
     tokio::spawn(http::serve(settings.healthz, http::health_routes(health.clone(), metrics.clone())));
     tokio::spawn(http::serve(settings.metrics, http::metrics_routes(metrics.clone())));
 
-    let (families, threads) = start_families(&settings.proxier, &health, &metrics)?;
+    // As process 1 of a container, it would not be heard before this.
     let mut stop = Stop::new()?;
+    let (families, threads) = start_families(&settings.proxier, &health, &metrics)?;
     let source = source::start(flags, settings, families, health).await?;
     let result = tokio::select! {
         signal = stop.wait() => { info!("{signal}: stopping; the rules stay"); Ok(()) }

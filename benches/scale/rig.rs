@@ -83,7 +83,7 @@ impl Rig {
     /// Measures everything, once.
     pub fn measure(&mut self) -> Result<Figures, String> {
         let reached = self
-            .wait(0, self.started + self.limit)
+            .wait(0, self.started + self.limit, COLD_PAUSE)
             .ok_or_else(|| format!("no traffic within {:?}; {}", self.limit, self.proxy.last_words()))?;
         let cold = reached - self.started;
         self.wait_idle();

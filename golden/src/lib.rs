@@ -3,10 +3,14 @@
 pub mod apiserver;
 pub mod canonical;
 pub mod case;
+pub mod cluster;
 pub mod diff;
 pub mod flavour;
 pub mod flows;
 pub mod lab;
 pub mod netns;
+pub mod node;
 pub mod proxy;
+pub mod replay;
+pub mod sample;
 pub mod tracer;

@@ -3,15 +3,16 @@
 //! In: [`Change`]s through a channel. Out: calls of a [`Backend`], reports to an [`Observer`].
 //! Must not know: which mode it is, or where changes come from. One thread owns all of it; it ends with its channel.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
-use crate::backend::{Backend, SyncError, SyncStats};
+use crate::backend::{Backend, Rejected, SyncError, SyncStats};
 use crate::family::IpFamily;
 use crate::kernel;
-use crate::model::{Config, Scope};
+use crate::model::{Config, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
 use crate::track::{Change, Kind, Tracker};
 
@@ -53,6 +54,8 @@ pub struct Proxier {
     started: Instant,
     synced_once: bool,
     next_check: Instant,
+    /// What the last sync left out, and why.
+    rejected: HashMap<ServicePortName, String>,
 }
 
 impl std::fmt::Debug for Proxier {
@@ -79,6 +82,7 @@ impl Proxier {
             started: now,
             synced_once: false,
             next_check: now + periods.sync,
+            rejected: HashMap::new(),
         }
     }
 
@@ -90,8 +94,8 @@ impl Proxier {
             let received = match wait {
                 // What has come already is taken before a sync begins: a list of 10,000 is one change.
                 Some(Duration::ZERO) => changes.try_recv().map_err(|e| match e {
-                    std::sync::mpsc::TryRecvError::Empty => RecvTimeoutError::Timeout,
-                    std::sync::mpsc::TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                    TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
                 }),
                 Some(wait) => changes.recv_timeout(wait),
                 None => changes.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -113,12 +117,14 @@ impl Proxier {
             Change::Slice(..) => Some(Kind::EndpointSlice),
             _ => None,
         };
+        // Both families are told of a slice that is gone, or that is the other one's.
+        let elsewhere = matches!(change, Change::Slice(_, None));
         let relisted = self.synced_once && matches!(change, Change::Listed(_));
         let relevant = self.tracker.apply(change);
         if relisted {
             kernel::memory::release();
         }
-        if let Some(kind) = kind {
+        if let Some(kind) = kind.filter(|_| relevant || !elsewhere) {
             self.observer.changed(kind, self.tracker.pending());
         }
         if relevant && self.tracker.complete() {
@@ -208,11 +214,23 @@ impl Proxier {
 
     /// Notes what was left out; whether to try again.
     fn succeeded(&mut self, stats: &SyncStats, duration: Duration) -> bool {
-        for rejected in &stats.rejected {
-            error!("{}: Service port {} is left out: {}", self.family, rejected.port, rejected.reason);
+        let mut rejected = HashMap::new();
+        for Rejected { port, reason } in &stats.rejected {
+            // Once is enough, however often it is tried.
+            if self.rejected.get(port) != Some(reason) {
+                error!(
+                    "{}: Service port {port} is left out until it changes or can be programmed: {reason}",
+                    self.family
+                );
+            }
+            rejected.insert(port.clone(), reason.clone());
         }
-        self.tracker.want(stats.rejected.iter().map(|rejected| rejected.port.clone()));
-        debug!("{}: synced in {duration:?}: {stats:?}", self.family);
+        self.tracker.want(rejected.keys().cloned());
+        self.rejected = rejected;
+        let rules: Vec<String> =
+            stats.rules.iter().map(|r| format!("{} {} of {}", r.table, r.written, r.total)).collect();
+        let scope = if stats.full { "all" } else { "changed" };
+        debug!("{}: synced {scope} Service ports in {duration:?}; rules written: {}", self.family, rules.join(", "));
         !stats.rejected.is_empty()
     }
 }

@@ -153,8 +153,10 @@ fn decode(text: &str) -> Result<(File, Vec<String>), String> {
     check_type(&value)?;
     drop_nulls(&mut value);
     let mut ignored = Vec::new();
-    let file: File =
-        serde_ignored::deserialize(value, |path| ignored.push(path.to_string())).map_err(|e| e.to_string())?;
+    let mut track = serde_path_to_error::Track::new();
+    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
+    let file = serde_ignored::deserialize(deserializer, |path| ignored.push(path.to_string()));
+    let file: File = file.map_err(|error| format!("{}: {error}", track.path()))?;
     for path in ignored.iter().filter(|path| !matches!(&***path, "apiVersion" | "kind")) {
         let built_later = NOT_BUILT.iter().any(|known| path == known);
         let what = if built_later { "is not built yet and has no effect" } else { "is unknown and ignored" };
@@ -173,7 +175,7 @@ fn check_type(value: &Value) -> Result<(), String> {
     match (field("kind"), field("apiVersion")) {
         ("", _) => Err("field \"kind\" is missing".to_owned()),
         (KIND, API_VERSION) => Ok(()),
-        (kind, version) => Err(format!("{kind:?} of {version:?} is not {KIND} of {API_VERSION}")),
+        (kind, version) => Err(format!("kind {kind:?} of apiVersion {version:?} is not {KIND} of {API_VERSION}")),
     }
 }
 

@@ -11,18 +11,30 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use proxier::track::{Change, Kind, key_of};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use tower::limit::RateLimitLayer;
 use tracing::{debug, info, warn};
 
 use super::{Sink, Source};
 use crate::config::Settings;
+
+const USER_AGENT: &str = concat!("kube-proxy/", env!("CARGO_PKG_VERSION"), " (linux) rust");
+
+/// How many requests may be made in how much time, whatever the API server does: it has many nodes to serve.
+const BURST: u64 = 10;
+const BURST_PERIOD: Duration = Duration::from_secs(2);
+
+/// How long a list may make no progress.
+const LIST_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a watch lasts, in seconds: from this on, and up to twice as long.
+const WATCH_SECONDS: u32 = 300;
 
 /// Connects and watches.
 ///
@@ -32,11 +44,14 @@ pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3]) -> Resul
     let client = client(settings, master).await?;
     let [nodes, services, slices] = sinks;
     let node = format!("metadata.name={}", settings.proxier.node_name);
-    let node_watch = watch::<NodeKind>(client.clone(), watcher::Config::default().fields(&node), nodes);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 300 and 600
+    let seconds = (f64::from(WATCH_SECONDS) * (1.0 + chance())) as u32;
+    let config = watcher::Config::default().timeout(seconds);
+    let node_watch = watch::<NodeKind>(client.clone(), config.clone().fields(&node), nodes);
     let services_config =
-        watcher::Config::default().labels("!service.kubernetes.io/service-proxy-name").fields("spec.clusterIP!=None");
+        config.clone().labels("!service.kubernetes.io/service-proxy-name").fields("spec.clusterIP!=None");
     let service_watch = watch::<ServiceKind>(client.clone(), services_config, services);
-    let slices_config = watcher::Config::default().labels("!service.kubernetes.io/headless");
+    let slices_config = config.labels("!service.kubernetes.io/headless");
     let slice_watch = watch::<SliceKind>(client, slices_config, slices);
     Ok(Box::pin(async move {
         tokio::join!(node_watch, service_watch, slice_watch);
@@ -65,7 +80,12 @@ async fn client(settings: &Settings, master: &str) -> Result<Client, String> {
     if !master.is_empty() {
         config.cluster_url = uri(master)?;
     }
-    Client::try_from(config).map_err(|error| format!("cannot make a client for the API server: {error}"))
+    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(USER_AGENT)));
+    // kube would repeat refused requests for minutes without a word.
+    config.default_retry = false;
+    let client =
+        ClientBuilder::try_from(config).map_err(|error| format!("cannot make a client for the API server: {error}"))?;
+    Ok(client.with_layer(&RateLimitLayer::new(BURST, BURST_PERIOD)).build())
 }
 
 fn uri(master: &str) -> Result<http::Uri, String> {
@@ -77,29 +97,61 @@ fn uri(master: &str) -> Result<http::Uri, String> {
 async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink: Sink) {
     let api: Api<Object<K>> = Api::all(client);
     let kind = K::KIND;
-    let mut streaming = true;
+    let (mut streaming, mut pause) = (true, Pause::default());
     loop {
         let config = if streaming {
             config.clone().streaming_lists()
         } else {
             watcher::Config { page_size: None, ..config.clone() }.any_semantic()
         };
-        let mut events = watcher::watcher(api.clone(), config).backoff(Pause::default()).boxed();
+        let mut events = watcher::watcher(api.clone(), config).boxed();
+        let (mut began, mut listed) = (false, false);
         loop {
-            match events.try_next().await {
-                Ok(Some(event)) => take(kind, event, &mut sink),
-                Err(watcher::Error::WatchStartFailed(kube::Error::Api(status)))
+            // An idle watch is kube's business; a list that does not go on is given up, for its connection may be dead.
+            let patience = if listed { Duration::MAX } else { LIST_PATIENCE };
+            let event = tokio::time::timeout(patience, events.try_next()).await;
+            let error = match event {
+                Ok(Ok(Some(event))) => {
+                    match &event {
+                        Event::Init => (began, listed) = (true, false),
+                        Event::InitDone | Event::Apply(_) | Event::Delete(_) => {
+                            listed = true;
+                            pause.reset();
+                        }
+                        Event::InitApply(_) => {}
+                    }
+                    take(kind, event, &mut sink);
+                    continue;
+                }
+                Ok(Ok(None)) => break,
+                Ok(Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))))
                     if streaming && matches!(status.code, 400 | 422) =>
                 {
                     debug!("the API server cannot stream lists of {}: {}", kind.name(), status.message);
                     streaming = false;
                     break;
                 }
-                Err(error) => warn!("watching {}s: {error}; trying again, the rules stay", kind.name()),
-                Ok(None) => break,
+                Ok(Err(error)) => Some(error),
+                Err(_) => None,
+            };
+            let said = error.as_ref().map_or_else(|| "the API server does not go on".to_owned(), ToString::to_string);
+            warn!("watching {}s: {said}; trying again, the rules stay", kind.name());
+            tokio::time::sleep(pause.after(error.as_ref())).await;
+            if error.is_none() && streaming && began {
+                // A server that takes the request for a plain watch never says that the list is complete.
+                streaming = false;
+            }
+            if error.as_ref().is_none_or(loses_events) {
+                break;
             }
         }
     }
+}
+
+/// Whether a watch has skipped something: it goes on as if nothing had been there, so only a new list can tell.
+fn loses_events(error: &watcher::Error) -> bool {
+    use kube::Error::{LinesCodecMaxLineLengthExceeded, SerdeError};
+    matches!(error, watcher::Error::WatchFailed(SerdeError(_) | LinesCodecMaxLineLengthExceeded))
 }
 
 fn take<K: ObjectKind>(kind: Kind, event: Event<Object<K>>, sink: &mut Sink) {
@@ -120,21 +172,32 @@ struct Pause {
     failures: u32,
 }
 
-impl Iterator for Pause {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
+impl Pause {
+    /// The next pause; not shorter than the server asks for.
+    fn after(&mut self, error: Option<&watcher::Error>) -> Duration {
+        use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
         let base = Duration::from_millis(800).saturating_mul(1 << self.failures.min(6)).min(Duration::from_secs(30));
         self.failures += 1;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Some(base + base * (now.subsec_nanos() % 1000) / 1000)
+        let asked = match error {
+            Some(
+                InitialListFailed(kube::Error::Api(status))
+                | WatchStartFailed(kube::Error::Api(status))
+                | WatchFailed(kube::Error::Api(status)),
+            ) => status.details.as_ref().map_or(0, |details| details.retry_after_seconds),
+            _ => 0,
+        };
+        (base + base.mul_f64(chance())).max(Duration::from_secs(u64::from(asked)))
     }
-}
 
-impl Backoff for Pause {
     fn reset(&mut self) {
         self.failures = 0;
     }
+}
+
+/// A number from 0 to 1, different on every node and every time.
+fn chance() -> f64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    f64::from(now.subsec_nanos() % 1000) / 1000.0
 }
 
 /// What kube has to know of a kind to ask for it.

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher};
+use notify::event::AccessKind;
+use notify::{EventKind, RecursiveMode, Watcher};
 use proxier::track::{Change, Kind, ObjectKey};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
@@ -17,11 +18,17 @@ use super::{Sink, Source, objects};
 /// Edits come in bursts: an editor truncates, writes, renames.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Where changes go unnoticed (some network file systems), a look now and then finds them.
-const FALLBACK: Duration = Duration::from_secs(30);
+/// Where changes go unnoticed (some network file systems, a folder put in the place of another), a look now and then
+/// finds them.
+const FALLBACK: Duration = Duration::from_secs(10);
 
-/// Which objects each file held when it was last read well, and a fingerprint of its text.
-type Held = BTreeMap<PathBuf, (u64, BTreeSet<ObjectKey>)>;
+/// What a file held when it was last read well.
+#[derive(Default)]
+struct Held {
+    /// A fingerprint of its text; `None`: to be read again.
+    print: Option<u64>,
+    keys: BTreeSet<ObjectKey>,
+}
 
 /// Reads everything once and goes on watching.
 ///
@@ -31,9 +38,11 @@ pub fn start(path: PathBuf, sink: Sink) -> Result<Source, String> {
     let (sender, mut events) = mpsc::channel(1);
     let told = |path: &Path, error: &dyn std::fmt::Display| format!("--objects {}: {error}", path.display());
     let is_folder = std::fs::metadata(&path).map_err(|error| told(&path, &error))?.is_dir();
-    let mut watcher = notify::recommended_watcher(move |_| {
-        // One event waiting is enough: everything is looked at again anyway.
-        let _ = sender.try_send(());
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Our own reading is an event too. One event waiting is enough: everything is looked at again anyway.
+        if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(AccessKind::Open(_) | AccessKind::Read))) {
+            let _ = sender.try_send(());
+        }
     })
     .map_err(|error| told(&path, &error))?;
     // A file that is replaced is another file: its folder tells.
@@ -43,95 +52,150 @@ pub fn start(path: PathBuf, sink: Sink) -> Result<Source, String> {
         path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
     };
     watcher.watch(&folder, RecursiveMode::NonRecursive).map_err(|error| told(&folder, &error))?;
+    let mut watched = identity(&folder);
     info!("Taking objects from {} instead of an API server", path.display());
 
-    let mut files = Files { path, sink, held: Held::new() };
+    let mut files = Files { path, is_folder, sink, complete: false, held: BTreeMap::new(), problems: BTreeMap::new() };
     Ok(Box::pin(async move {
-        let _watcher = watcher;
         for kind in Kind::ALL {
             files.sink.mark(&Change::Listing(kind));
         }
-        files.read();
-        for kind in Kind::ALL {
-            files.sink.mark(&Change::Listed(kind));
-        }
         loop {
+            let all_read = files.read();
+            if all_read && !files.complete {
+                files.complete = true;
+                for kind in Kind::ALL {
+                    files.sink.mark(&Change::Listed(kind));
+                }
+            }
             // The channel's other end is in the watcher, which we hold.
             let _ = tokio::time::timeout(FALLBACK, events.recv()).await;
             tokio::time::sleep(SETTLE).await;
-            files.read();
+            let now = identity(&folder);
+            if now.is_some() && now != watched {
+                // The watch is on the folder that was here, not on the path.
+                let _ = watcher.unwatch(&folder);
+                if let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                    error!("cannot watch {}: {error}", folder.display());
+                }
+                watched = now;
+            }
         }
     }))
 }
 
+/// Which folder a path leads to.
+fn identity(folder: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(folder).ok().map(|data| (data.dev(), data.ino()))
+}
+
 struct Files {
     path: PathBuf,
+    is_folder: bool,
     sink: Sink,
-    held: Held,
+    /// Whether all files were read well once. Before that nothing is programmed: rules of an earlier run may be there
+    /// for objects that cannot be read now.
+    complete: bool,
+    held: BTreeMap<PathBuf, Held>,
+    /// What was wrong when it was last looked at, so that it is logged once.
+    problems: BTreeMap<PathBuf, String>,
 }
 
 impl Files {
-    /// Looks at every file; tells what is new and what is gone.
-    fn read(&mut self) {
+    /// Looks at every file; tells what is new and what is gone. Whether all could be read.
+    fn read(&mut self) -> bool {
         let paths = match self.paths() {
             Ok(paths) => paths,
             Err(error) => {
-                error!("cannot list {}, its objects stay: {error}", self.path.display());
-                return;
+                self.complain(self.path.clone(), error.to_string());
+                return false;
             }
         };
-        let mut gone: BTreeSet<ObjectKey> = BTreeSet::new();
-        let vanished: Vec<PathBuf> = self.held.keys().filter(|path| !paths.contains(*path)).cloned().collect();
+        let known = |path: &PathBuf| paths.contains(path);
+        self.problems.retain(|path, _| known(path));
+        let vanished: Vec<PathBuf> = self.held.keys().filter(|path| !known(path)).cloned().collect();
+        let mut changed = !vanished.is_empty();
+        let mut gone = BTreeSet::new();
         for path in vanished {
-            gone.extend(self.held.remove(&path).map(|(_, keys)| keys).unwrap_or_default());
+            gone.extend(self.held.remove(&path).unwrap_or_default().keys);
         }
-        for path in paths {
-            if let Some(lost) = self.read_file(&path) {
-                gone.extend(lost);
-            }
+        changed |= self.read_files(&paths, &mut gone);
+        if changed && self.forget_shared(&gone) {
+            self.read_files(&paths, &mut gone);
         }
         for key in gone {
-            if !self.held.values().any(|(_, keys)| keys.contains(&key)) {
+            if !self.held.values().any(|held| held.keys.contains(&key)) {
                 self.sink.delete(&key);
             }
         }
+        self.problems.is_empty()
+    }
+
+    /// Reads the files whose text is new, in order; whether there were any.
+    fn read_files(&mut self, paths: &BTreeSet<PathBuf>, gone: &mut BTreeSet<ObjectKey>) -> bool {
+        let mut changed = false;
+        for path in paths {
+            match self.read_file(path) {
+                Ok(lost) => {
+                    changed |= lost.is_some();
+                    gone.extend(lost.unwrap_or_default());
+                    self.problems.remove(path);
+                }
+                Err(problem) => self.complain(path.clone(), problem),
+            }
+        }
+        changed
+    }
+
+    fn complain(&mut self, path: PathBuf, problem: String) {
+        if self.problems.get(&path) != Some(&problem) {
+            let rest = if self.complete { "its objects stay" } else { "nothing is programmed before it is" };
+            error!("{} is not taken over, {rest}: {problem}", path.display());
+            self.problems.insert(path, problem);
+        }
+    }
+
+    /// Of an object in several files the last file's counts, whichever was changed: has them read again, in order.
+    fn forget_shared(&mut self, gone: &BTreeSet<ObjectKey>) -> bool {
+        let (mut seen, mut shared) = (BTreeSet::new(), gone.clone());
+        for key in self.held.values().flat_map(|held| &held.keys) {
+            if !seen.insert(key) {
+                warn!("{key} is in several files, the last one counts");
+                shared.insert(key.clone());
+            }
+        }
+        for held in self.held.values_mut().filter(|held| !held.keys.is_disjoint(&shared)) {
+            held.print = None;
+        }
+        !shared.is_empty()
     }
 
     /// Reads one file if its text is new; returns the objects that it held and holds no more.
-    fn read_file(&mut self, path: &Path) -> Option<BTreeSet<ObjectKey>> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) => {
-                error!("cannot read {}, its objects stay: {error}", path.display());
-                return None;
-            }
-        };
-        let print = fingerprint(&text);
-        if self.held.get(path).is_some_and(|(held, _)| *held == print) {
-            return None;
+    fn read_file(&mut self, path: &Path) -> Result<Option<BTreeSet<ObjectKey>>, String> {
+        let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+        let print = Some(fingerprint(&text));
+        if self.held.get(path).is_some_and(|held| held.print == print) {
+            return Ok(None);
         }
-        let objects = match objects::parse(&text) {
-            Ok(objects) => objects,
-            Err(problem) => {
-                error!("{} is not taken over, its objects stay: {problem}", path.display());
-                return None;
-            }
-        };
+        let parsed = objects::parse(&text)?;
+        for other in parsed.passed_over {
+            info!("{}: {other}: passed over", path.display());
+        }
         let mut keys = BTreeSet::new();
-        for object in objects {
+        for object in parsed.objects {
             if !keys.insert(object.key.clone()) {
                 warn!("{}: {} is there more than once, the last one counts", path.display(), object.key);
             }
             // What is wrong with it has been logged.
             let _ = self.sink.apply(object.key.kind, object.value);
         }
-        let (_, old) = self.held.insert(path.to_owned(), (print, keys)).unwrap_or_default();
-        let keys = self.held.get(path).map(|(_, keys)| keys)?;
-        Some(old.difference(keys).cloned().collect())
+        let old = self.held.insert(path.to_owned(), Held { print, keys: keys.clone() }).unwrap_or_default();
+        Ok(Some(old.keys.difference(&keys).cloned().collect()))
     }
 
     fn paths(&self) -> std::io::Result<BTreeSet<PathBuf>> {
-        if !self.path.is_dir() {
+        if !self.is_folder {
             return Ok(BTreeSet::from([self.path.clone()]));
         }
         let mut paths = BTreeSet::new();

@@ -5,7 +5,7 @@
 
 mod api;
 mod files;
-mod objects;
+pub mod objects;
 
 use std::future::Future;
 use std::pin::Pin;

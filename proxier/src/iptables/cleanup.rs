@@ -11,7 +11,10 @@ use crate::netfilter::iptables::{Chain, Table};
 use crate::netfilter::{Restore, SavedTable};
 
 const OURS: [(Table, &[Chain]); 3] = [
-    (Table::Nat, &[names::SERVICES, names::NODE_PORTS, names::POSTROUTING, names::MARK_MASQ, names::CANARY]),
+    (
+        Table::Nat,
+        &[names::SERVICES, names::NODE_PORTS, names::POSTROUTING, names::MARK_MASQ, names::CANARY, names::PROBE],
+    ),
     (
         Table::Filter,
         &[
@@ -21,6 +24,7 @@ const OURS: [(Table, &[Chain]); 3] = [
             names::NODE_PORTS,
             names::PROXY_FIREWALL,
             names::CANARY,
+            names::PROBE,
         ],
     ),
     (Table::Mangle, &[names::CANARY]),

@@ -3,16 +3,13 @@
 //! In: Service ports, one of which is at fault. Out: those that are refused on their own, found by halving.
 //! Must not know: why. The legacy flavour names no line when the kernel refuses.
 
-use super::names::MARK_MASQ;
+use super::names::{MARK_MASQ, PROBE};
 use super::render::{PortView, SHARED};
 use super::settings::Settings;
 use crate::kernel::iptables::IptablesTool;
 use crate::model::{CategorizedEndpoints, ServicePortName, Snapshot};
 use crate::netfilter::Restore;
-use crate::netfilter::iptables::{Chain, Table};
-
-/// Takes the place of the shared chains while their rules are tried.
-const PROBE: Chain = Chain::new("KUBE-PROXY-PROBE");
+use crate::netfilter::iptables::Table;
 
 /// More than these are a trouble of another kind.
 const MAX_CULPRITS: usize = 20;

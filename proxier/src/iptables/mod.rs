@@ -26,7 +26,7 @@ use self::state::{Observed, State};
 use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules};
 use crate::family::IpFamily;
 use crate::kernel::iptables::{IptablesTool, RestoreError};
-use crate::kernel::{Host, ToolError};
+use crate::kernel::{Host, ToolError, cpu_time};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
 use crate::netfilter::Restore;
 use crate::netfilter::iptables::{Chain, Table};
@@ -48,6 +48,8 @@ pub struct Iptables {
     tool: Box<dyn IptablesTool>,
     host: Box<dyn Host>,
     features: Features,
+    /// The tool does not know `-m nfacct`.
+    nfacct_refused: bool,
     state: State,
     rejected: HashMap<ServicePortName, String>,
     accepted: Accepted,
@@ -82,6 +84,7 @@ impl Iptables {
             tool,
             host,
             features,
+            nfacct_refused: false,
             state: State::default(),
             rejected: HashMap::new(),
             accepted: Accepted::default(),
@@ -116,7 +119,7 @@ impl Iptables {
         {
             info!("no nfacct counters in the rules: {error}");
         }
-        self.features.nfacct = made.is_ok();
+        self.features.nfacct = made.is_ok() && !self.nfacct_refused;
         Ok(())
     }
 
@@ -203,7 +206,7 @@ fn blame(transaction: &Transaction<'_, '_>, error: &RestoreError) -> Failure {
             && !ports.iter().any(|(port, _)| port == owner)
         {
             let text = transaction.restore.line(line).unwrap_or_default();
-            ports.push((owner.clone(), format!("{} (line: {text})", error.message)));
+            ports.push((owner.clone(), format!("{}; the line: {text}", error.message)));
         }
     }
     Failure { ports, error: SyncError(error.message.clone()) }
@@ -231,6 +234,13 @@ impl Backend for Iptables {
                 }
                 Err(failure) => failure,
             };
+            if self.features.nfacct && failure.error.0.contains("nfacct") {
+                // The rules are worth more than the counters.
+                warn!("no nfacct counters in the rules: {}", failure.error);
+                self.nfacct_refused = true;
+                changed = None;
+                continue;
+            }
             let mut culprits = failure.ports;
             if culprits.is_empty() {
                 culprits = self.isolate(snapshot, changed.as_ref());
@@ -258,10 +268,10 @@ impl Backend for Iptables {
         if self.next_check.is_some_and(|at| now < at) {
             return Ok(None);
         }
-        let start = Instant::now();
+        let before = cpu_time();
         let observed = self.observe()?;
         let damage = self.accepted.drift(&self.state, &observed);
-        self.next_check = Some(now + start.elapsed() * CHECK_SHARE);
+        self.next_check = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
         Ok(damage)
     }
 

@@ -31,6 +31,9 @@ pub const KUBELET_FIREWALL: Chain = Chain::new("KUBE-FIREWALL");
 /// An empty chain whose absence tells that somebody flushed the tables.
 pub const CANARY: Chain = Chain::new("KUBE-PROXY-CANARY");
 
+/// Takes the place of the shared chains while rules are tried one by one. Nothing leads there.
+pub const PROBE: Chain = Chain::new("KUBE-PROXY-PROBE");
+
 const HASH_LEN: usize = 16;
 const PREFIXES: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-FW-", "KUBE-EXT-", "KUBE-SEP-"];
 

@@ -47,6 +47,12 @@ fn words(command: &Command) -> String {
         .join(" ")
 }
 
+/// A program's complaint in one line, without its advice to read its manual.
+fn said(stderr: &str) -> String {
+    let lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Try `"));
+    lines.collect::<Vec<_>>().join(" ")
+}
+
 fn start(command: &mut Command) -> Result<std::process::Child, ToolError> {
     command.spawn().map_err(|source| ToolError::Start { program: words(command), source })
 }
@@ -65,7 +71,7 @@ pub(super) fn run<'a>(command: &mut Command, input: impl IntoIterator<Item = &'a
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let stderr = said(&String::from_utf8_lossy(&output.stderr));
     Err(ToolError::Failed { program: words(command), status: output.status, stderr })
 }
 
@@ -91,5 +97,5 @@ pub(super) fn stream<T>(
     if status.success() {
         return value.map_err(|source| ToolError::Output { program: words(command), source });
     }
-    Err(ToolError::Failed { program: words(command), status, stderr: stderr.trim().to_owned() })
+    Err(ToolError::Failed { program: words(command), status, stderr: said(&stderr) })
 }

@@ -50,7 +50,7 @@ pub struct Choice {
     /// The flavour, as far as it can be told.
     pub flavour: Option<Flavour>,
     /// What the programs' names have between `iptables` and `-restore`.
-    pub(super) infix: &'static str,
+    pub infix: &'static str,
     /// Why, for the log.
     pub reason: String,
 }

@@ -5,6 +5,9 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
+
+use nix::sys::time::TimeValLike;
 
 use crate::family::IpFamily;
 
@@ -64,6 +67,17 @@ impl Host for SystemHost {
     fn ensure_counter(&mut self, name: &str) -> io::Result<()> {
         super::nfacct::ensure(name)
     }
+}
+
+/// The CPU time that this thread has used so far, and the programs this process has waited for.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    use nix::sys::resource::{Usage, UsageWho, getrusage};
+    let of = |usage: Usage| {
+        let time = usage.user_time() + usage.system_time();
+        Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or_default())
+    };
+    [UsageWho::RUSAGE_THREAD, UsageWho::RUSAGE_CHILDREN].into_iter().filter_map(|who| getrusage(who).ok()).map(of).sum()
 }
 
 fn path(sysctl: &str) -> String {

@@ -7,8 +7,9 @@ mod flavour;
 pub mod host;
 pub mod iptables;
 pub mod memory;
+pub mod netns;
 mod nfacct;
 
 pub use flavour::{Choice, Flavour, choose as choose_flavour};
-pub use host::{Host, SystemHost};
+pub use host::{Host, SystemHost, cpu_time};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};

@@ -19,6 +19,7 @@ struct Section {
     ruled_by: Vec<Option<Owner>>,
     deletions: String,
     deleted: usize,
+    appended: usize,
 }
 
 /// A transaction. What it does not name stays as it is; each table is committed as a whole.
@@ -44,6 +45,7 @@ impl Restore {
     /// Appends a rule to a chain.
     pub fn append(&mut self, table: Table, chain: Chain, rule: &Rule, owner: Option<Owner>) {
         self.write("-A ", table, chain.as_str(), rule, owner);
+        self.section(table).appended += 1;
     }
 
     /// Declares a chain and fills it.
@@ -123,10 +125,10 @@ impl Restore {
         self.chains
     }
 
-    /// How many rules it writes into a table.
+    /// How many rules it writes into user-defined chains of a table.
     #[must_use]
     pub fn rules(&self, table: Table) -> usize {
-        self.sections[table as usize].ruled_by.len()
+        self.sections[table as usize].appended
     }
 
     /// Who owns a line; lines count from 1, as the tool counts them.

@@ -61,33 +61,31 @@ pub struct SavedTable {
 }
 
 impl SavedTable {
-    /// Reads the output of `iptables-save -t TABLE`.
+    /// Reads the output of `iptables-save -t TABLE`. Other tools' rules may hold anything, so what does not look like a
+    /// chain or a rule is passed over.
     ///
     /// # Errors
-    /// Those of the reader; a chain or rule line that cannot be understood ([`io::ErrorKind::InvalidData`]).
+    /// Those of the reader.
     pub fn read(mut input: impl BufRead) -> io::Result<Self> {
         let mut table = Self::default();
-        let mut line = String::new();
+        let mut line = Vec::new();
         loop {
             line.clear();
-            if input.read_line(&mut line)? == 0 {
+            if input.read_until(b'\n', &mut line)? == 0 {
                 return Ok(table);
             }
-            table.line(line.trim_end()).ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("iptables-save printed {:?}", line.trim_end()))
-            })?;
+            table.line(String::from_utf8_lossy(&line).trim_end());
         }
     }
 
-    fn line(&mut self, line: &str) -> Option<()> {
+    fn line(&mut self, line: &str) {
         if let Some(declaration) = line.strip_prefix(':') {
             let mut words = declaration.split(' ');
-            let name = words.next()?;
-            if words.next()? == "-" {
-                // Longer names than ours can have are some other tool's business.
-                if let Some(chain) = Chain::parse(name) {
-                    self.chains.insert(chain, SavedChain::default());
-                }
+            // Longer names than ours can be are some other tool's business.
+            if let (Some(name), Some("-")) = (words.next(), words.next())
+                && let Some(chain) = Chain::parse(name)
+            {
+                self.chains.insert(chain, SavedChain::default());
             }
         } else if let Some(rule) = line.strip_prefix("-A ") {
             let (name, options) = rule.split_once(' ').unwrap_or((rule, ""));
@@ -97,6 +95,27 @@ impl SavedTable {
                 chain.add(options);
             }
         }
-        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_reduced_to_counts_and_fingerprints() {
+        let text = b"# Generated\n*nat\n:INPUT ACCEPT [0:0]\n:KUBE-A - [1:2]\n:KUBE-B - [0:0]\n:no\n\xff\xfe\n\
+            -A INPUT -j KUBE-A\n-A KUBE-A -m nfacct --nfacct-name  x -j DROP\n-A KUBE-B\n-A KUBE-GONE -j DROP\nCOMMIT\n";
+        let table = SavedTable::read(&text[..]).expect("readable");
+        let [a, b] = ["KUBE-A", "KUBE-B"].map(Chain::new);
+        assert_eq!(table.builtin, ["-A INPUT -j KUBE-A"]);
+        assert_eq!((table.chains.len(), table.chains[&a].rules, table.chains[&b].rules), (2, 1, 1));
+
+        let mut one_blank = SavedChain::default();
+        one_blank.add("-m nfacct --nfacct-name x -j DROP");
+        assert_eq!(table.chains[&a], one_blank, "blanks do not count");
+        let mut other = SavedChain::default();
+        other.add("-m nfacct --nfacct-name y -j DROP");
+        assert_ne!(table.chains[&a], other);
     }
 }

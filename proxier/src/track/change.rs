@@ -41,6 +41,15 @@ impl Kind {
             Self::Node => "Node",
         }
     }
+
+    /// The `apiVersion` that belongs to it.
+    #[must_use]
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::Service | Self::Node => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+        }
+    }
 }
 
 /// Which object.
@@ -59,6 +68,13 @@ impl fmt::Display for ObjectKey {
         } else {
             write!(f, "{} {}", self.kind.name(), self.name)
         }
+    }
+}
+
+impl ObjectKey {
+    /// Why the object is skipped. Its name may be what is wrong with it, so it is shown harmless.
+    pub(super) fn error(&self, reason: String) -> ObjectError {
+        ObjectError { object: self.to_string().escape_debug().to_string(), reason }
     }
 }
 
@@ -163,10 +179,7 @@ pub fn key_of(kind: Kind, object: &serde_json::Value) -> ObjectKey {
 
 fn decode<T: DeserializeOwned>(kind: Kind, object: serde_json::Value) -> Result<T, ObjectError> {
     let key = key_of(kind, &object);
-    serde_path_to_error::deserialize(object).map_err(|error| ObjectError {
-        object: key.to_string(),
-        reason: format!("{}: {}", error.path(), error.inner()),
-    })
+    serde_path_to_error::deserialize(object).map_err(|error| key.error(format!("{}: {}", error.path(), error.inner())))
 }
 
 impl Meta {
@@ -178,19 +191,27 @@ impl Meta {
             namespace => namespace,
         };
         let key = ObjectKey { kind, name: NamespacedName::new(namespace, &self.name) };
-        for (field, value) in [("metadata.name", &*self.name), ("metadata.namespace", &*self.namespace)] {
+        let name_limit = if kind == Kind::Service { LABEL_MAX } else { NAME_MAX };
+        let limits = [("metadata.name", &*self.name, name_limit), ("metadata.namespace", &*self.namespace, LABEL_MAX)];
+        for (field, value, limit) in limits {
             let reason = if field == "metadata.name" && value.is_empty() {
                 "it has no name".to_owned()
             } else if let Some(bad) = unprintable(value) {
                 format!("{field}: {value:?} has the character {bad:?} in it")
+            } else if value.len() > limit {
+                format!("{field}: it is longer than {limit} characters")
             } else {
                 continue;
             };
-            return Err(ObjectError { object: key.to_string(), reason });
+            return Err(key.error(reason));
         }
         Ok(key)
     }
 }
+
+/// The API's limits for names: all of a rule's comment has to fit into 255 characters.
+pub(super) const LABEL_MAX: usize = 63;
+const NAME_MAX: usize = 253;
 
 /// The first character that must not get into a rule's text.
 pub(super) fn unprintable(text: &str) -> Option<char> {

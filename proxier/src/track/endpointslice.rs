@@ -28,18 +28,21 @@ impl Translator {
             let changes = Translated::everywhere(&Change::Slice(key.name, None)).changes;
             return Ok(Translated { changes, problems, ..Translated::default() });
         };
-        let content = match service {
+        let mut content = match service {
             None => None,
             Some(service) => {
-                let ports = ports(&key, &slice.ports)?;
+                let ports = ports(&key, &slice.ports, &mut problems)?;
                 let endpoints = slice.endpoints.iter().enumerate();
                 let endpoints =
                     endpoints.filter_map(|(index, e)| self.endpoint(&key, index, e, family, &mut problems)).collect();
                 Some((Arc::from(&**service), Slice { ports, endpoints }))
             }
         };
-        let change = Change::Slice(key.name, content);
-        Ok(Translated { changes: vec![(family, change)], problems, ..Translated::default() })
+        let changes = IpFamily::ALL.map(|each| {
+            // A slice of that name may have been of the other family.
+            (each, Change::Slice(key.name.clone(), if each == family { content.take() } else { None }))
+        });
+        Ok(Translated { changes: changes.to_vec(), problems, ..Translated::default() })
     }
 
     fn endpoint(
@@ -93,16 +96,18 @@ impl Translator {
 }
 
 /// The ports that have a name (perhaps empty) and a number.
-fn ports(key: &ObjectKey, ports: &[EndpointPort]) -> Result<Box<[SlicePort]>, ObjectError> {
+fn ports(key: &ObjectKey, ports: &[EndpointPort], problems: &mut Vec<String>) -> Result<Box<[SlicePort]>, ObjectError> {
     let mut found = Vec::with_capacity(ports.len());
     for (index, port) in ports.iter().enumerate() {
-        let (Some(name), Some(number @ 1..)) = (&port.name, port.port) else { continue };
+        let (Some(name), Some(number @ 1..)) = (&port.name, port.port) else {
+            let field = if port.name.is_none() { "name" } else { "port" };
+            problems.push(format!("{key}: ports[{index}].{field}: it is missing, and the port is left out"));
+            continue;
+        };
         let protocol = match &*port.protocol {
             "" => Protocol::Tcp,
-            other => Protocol::parse(other).ok_or_else(|| ObjectError {
-                object: key.to_string(),
-                reason: format!("ports[{index}].protocol: {other:?} is none of TCP, UDP, SCTP"),
-            })?,
+            other => Protocol::parse(other)
+                .ok_or_else(|| key.error(format!("ports[{index}].protocol: {other:?} is none of TCP, UDP, SCTP")))?,
         };
         found.push(SlicePort { name: Arc::from(&**name), protocol, port: number });
     }

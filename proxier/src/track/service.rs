@@ -9,7 +9,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::change::{
-    Change, Kind, ObjectError, ObjectKey, Translated, Translator, canonical, parse_ip, parse_net, unprintable,
+    Change, Kind, LABEL_MAX, ObjectError, ObjectKey, Translated, Translator, canonical, parse_ip, parse_net,
+    unprintable,
 };
 use super::objects::{Service, ServiceSpec};
 use crate::family::IpFamily;
@@ -23,7 +24,7 @@ const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 impl Translator {
     pub(super) fn service(&self, service: &Service) -> Result<Translated, ObjectError> {
         let key = service.metadata.key(Kind::Service)?;
-        let mut translated = Translated::default();
+        let mut translated = Translated { problems: oddities(&key, service), ..Translated::default() };
         for family in IpFamily::ALL {
             let ports = self.ports(&key, service, family, &mut translated.problems)?;
             translated.changes.push((family, Change::Service(key.name.clone(), ports)));
@@ -44,7 +45,7 @@ impl Translator {
         if elsewhere || headless || spec.kind == "ExternalName" {
             return Ok(Vec::new());
         }
-        let bad = |reason: String| ObjectError { object: key.to_string(), reason };
+        let bad = |reason: String| key.error(reason);
         let Some(cluster_ip) = cluster_ip(spec, family).map_err(bad)? else { return Ok(Vec::new()) };
         let mut ports = BTreeMap::new();
         let template = self.template(key, service, family, cluster_ip, problems);
@@ -59,6 +60,9 @@ impl Translator {
             }
             if let Some(c) = unprintable(&port.name) {
                 return Err(bad(format!("spec.ports[{index}].name: {:?} has the character {c:?} in it", port.name)));
+            }
+            if port.name.len() > LABEL_MAX {
+                return Err(bad(format!("spec.ports[{index}].name: it is longer than {LABEL_MAX} characters")));
             }
             let name = ServicePortName { service: key.name.clone(), port: Arc::from(&*port.name), protocol };
             // Of two ports with one name and protocol the last one counts.
@@ -102,6 +106,34 @@ impl Translator {
     }
 }
 
+/// What an API server would not have let pass and what is not wrong enough to skip the Service.
+fn oddities(key: &ObjectKey, service: &Service) -> Vec<String> {
+    let spec = &service.spec;
+    let mut found = Vec::new();
+    if spec.kind == "ExternalName" || spec.cluster_ip == "None" {
+        return found;
+    }
+    if spec.cluster_ip.is_empty() {
+        found.push(format!("{key}: spec.clusterIP: it is empty, so that nothing leads to the Service"));
+    }
+    if spec.ports.is_empty() {
+        found.push(format!("{key}: spec.ports: there are none, so that nothing leads to the Service"));
+    }
+    for (index, port) in spec.ports.iter().enumerate() {
+        let same = |other: &super::objects::ServicePort| {
+            let protocol = |port: &super::objects::ServicePort| Protocol::parse(&port.protocol).or(Some(Protocol::Tcp));
+            other.name == port.name && protocol(other) == protocol(port)
+        };
+        if spec.ports[..index].iter().any(same) {
+            let name = &port.name;
+            found.push(format!(
+                "{key}: spec.ports[{index}].name: {name:?} is there more than once, the last one counts"
+            ));
+        }
+    }
+    found
+}
+
 /// The cluster IP of a family: at the family's place in `ipFamilies`; without such a list, by what the address is.
 fn cluster_ip(spec: &ServiceSpec, family: IpFamily) -> Result<Option<IpAddr>, String> {
     let (field, text) = if spec.ip_families.is_empty() {
@@ -114,7 +146,13 @@ fn cluster_ip(spec: &ServiceSpec, family: IpFamily) -> Result<Option<IpAddr>, St
     };
     let Some(text) = text else { return Ok(None) };
     let ip = parse_ip(text).map(canonical).ok_or_else(|| format!("{field}: {text:?} is not an IP address"))?;
-    Ok((IpFamily::of(&ip) == family).then_some(ip))
+    if IpFamily::of(&ip) == family {
+        Ok(Some(ip))
+    } else if spec.ip_families.is_empty() {
+        Ok(None)
+    } else {
+        Err(format!("{field}: {text:?} is not of the family {family} that spec.ipFamilies names"))
+    }
 }
 
 fn addresses(

@@ -1,0 +1,84 @@
+//! Services with real packets: the proxy's rules in a little cluster of namespaces, both families, both iptables.
+//!
+//! In: the `kube-proxy` binary (`KUBE_PROXY=PATH` for another one) and root. Out: what users of Services see.
+//! `FLAVOUR=nft|legacy|both` chooses which iptables; a test's name is `FLAVOUR::TEST`.
+
+#[path = "packets/affinity.rs"]
+mod affinity;
+#[path = "packets/broken.rs"]
+mod broken;
+#[path = "packets/changes.rs"]
+mod changes;
+#[path = "packets/cluster_ip.rs"]
+mod cluster_ip;
+#[path = "packets/load_balancer.rs"]
+mod load_balancer;
+#[path = "packets/node_port.rs"]
+mod node_port;
+#[path = "packets/policy.rs"]
+mod policy;
+#[path = "packets/protocols.rs"]
+mod protocols;
+#[path = "packets/repair.rs"]
+mod repair;
+#[path = "packets/restart.rs"]
+mod restart;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use golden::cluster::{Answer, Cluster};
+use golden::flavour::Flavour;
+
+/// How soon a change of the objects must show in the traffic.
+const PROMPT: Duration = Duration::from_secs(1);
+/// How long things may take that have no promise of speed, on a busy machine.
+const SOON: Duration = Duration::from_secs(10);
+/// A test per flavour for each function that takes one.
+macro_rules! in_both_flavours {
+    ($($group:ident: $($test:ident),+;)+) => {
+        mod nft {
+            $($(#[test] fn $test() { super::run(golden::flavour::Flavour::Nft, super::$group::$test); })+)+
+        }
+        mod legacy {
+            $($(#[test] fn $test() { super::run(golden::flavour::Flavour::Legacy, super::$group::$test); })+)+
+        }
+    };
+}
+
+in_both_flavours! {
+    cluster_ip: cluster_ip_from_a_pod_keeps_the_source, cluster_ip_from_the_host,
+        cluster_ip_from_outside_is_masqueraded,
+        connections_spread_over_the_endpoints, a_pod_reaches_itself_through_its_service;
+    node_port: node_port_on_every_node_address, node_port_on_localhost_is_ipv4_only,
+        node_port_addresses_restrict_node_ports;
+    load_balancer: load_balancer_and_external_ip_from_outside, source_ranges_drop_other_clients;
+    affinity: client_ip_affinity_of_a_cluster_ip, client_ip_affinity_of_a_node_port;
+    policy: external_local_keeps_the_client_and_stays_on_the_node, external_local_does_not_bind_pods,
+        internal_local_stays_on_the_node, external_local_without_local_endpoints_drops,
+        internal_local_without_local_endpoints_drops, no_endpoints_refuse_at_once;
+    protocols: udp_through_every_entrance, udp_refused_and_dropped,
+        sctp_rules_load_and_translate;
+    changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort, a_deleted_service_leaves_nothing,
+        a_changed_service_keeps_its_neighbours_connected;
+    repair: an_emptied_chain_comes_back, a_removed_rule_comes_back, a_removed_translation_comes_back,
+        a_removed_jump_comes_back, a_flushed_nat_table_comes_back, a_flushed_filter_table_comes_back;
+    restart: a_killed_proxy_comes_back_unnoticed, what_changed_while_it_was_down_is_caught_up;
+    broken: what_the_tool_rejects_is_left_out;
+}
+
+fn run(flavour: Flavour, test: fn(Cluster)) {
+    let wanted = std::env::var("FLAVOUR").unwrap_or_else(|_| "both".to_owned());
+    assert!(["nft", "legacy", "both"].contains(&wanted.as_str()), "FLAVOUR={wanted}: nft, legacy or both");
+    if wanted == "both" || wanted == flavour.to_string() {
+        let built = || PathBuf::from(env!("CARGO_BIN_EXE_kube-proxy"));
+        let binary = std::env::var_os("KUBE_PROXY").map_or_else(built, PathBuf::from);
+        test(Cluster::new(flavour, &binary));
+    }
+}
+
+/// The names of those that answered.
+fn pods(answers: &[Answer]) -> BTreeSet<&str> {
+    answers.iter().map(|answer| answer.pod.as_str()).collect()
+}

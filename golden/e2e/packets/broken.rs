@@ -1,0 +1,46 @@
+//! Objects that an API server would refuse, and iptables does too.
+//!
+//! In: affinity timeouts that `iptables-restore` takes for out of range (it wants 1 to 4294967295). Out: every other
+//! Service works as if they were not there, the log names them, and once corrected they work too.
+
+use golden::cluster::Protocol::Tcp;
+use golden::cluster::{Cluster, Family, POD_5, POD_6, POD_9, Service, eventually, ready};
+
+use crate::SOON;
+
+pub(super) fn what_the_tool_rejects_is_left_out(cluster: Cluster) {
+    let good = Service::new("good", 100).endpoints([ready(POD_5)]);
+    let zero = Service::new("zero-seconds", 101).endpoints([ready(POD_5)]);
+    let negative = Service::new("negative-seconds", 102).endpoints([ready(POD_6)]);
+    let late = Service::new("late", 103).endpoints([ready(POD_6)]);
+    let broken = [zero.clone().affinity(0), negative.clone().affinity(-1)];
+    let [broken_zero, broken_negative] = broken.clone();
+
+    // They are there from the start: not even the first sync may fail for the others.
+    let cluster = cluster.running(&[broken_zero.clone(), good.clone(), broken_negative.clone()]);
+    let works = |service: &Service| {
+        Family::BOTH.iter().all(|family| cluster.pod(POD_9).attempt(Tcp, service.address(*family)).is_ok())
+    };
+    eventually("the good Service works", SOON, || works(&good));
+    eventually("the log complains of both by name", SOON, || {
+        let log = cluster.log();
+        let complaints: Vec<&str> = log.lines().filter(|line| line.starts_with(['E', 'W'])).collect();
+        broken.iter().all(|service| complaints.iter().any(|line| line.contains(&service.full_name())))
+    });
+
+    // Later changes get through too, and a change of endpoints of a good one.
+    cluster.write(&[broken_zero, good.clone().endpoints([ready(POD_6)]), broken_negative, late.clone()]);
+    eventually("a Service created later works", SOON, || works(&late));
+    for family in Family::BOTH {
+        eventually("a changed Service follows", SOON, || {
+            cluster.pod(POD_9).reach(Tcp, good.address(family)).pod == POD_6.name
+        });
+        for service in [&zero, &negative] {
+            let nat = cluster.rules(family, "nat");
+            assert!(!nat.mention(&service.full_name()), "{} is half there:\n{}", service.full_name(), nat.text());
+        }
+    }
+
+    cluster.write(&[zero.clone().affinity(1), good.clone(), negative.clone().affinity(86400), late.clone()]);
+    eventually("corrected, they work", SOON, || [&zero, &good, &negative, &late].into_iter().all(works));
+}

@@ -1,0 +1,97 @@
+//! Rules that someone else removed.
+//!
+//! In: chains and rules taken away by hand, as firewall scripts do. Out: the very same rules again, without any change
+//! of an object, and traffic that works again.
+
+use std::time::Duration;
+
+use golden::cluster::Protocol::Tcp;
+use golden::cluster::{Cluster, FAR_5, Family, NODE, POD_5, POD_9, Rules, Service, comes_true, ready};
+use serde_json::json;
+
+const NODE_PORT: u16 = 30080;
+/// The proxy looks every second, but spends no more than a hundredth of its time on looking: where a look takes 100 ms,
+/// as on a busy machine, a second damage waits for ten seconds.
+const REPAIR: Duration = Duration::from_secs(30);
+
+fn running(cluster: Cluster) -> (Cluster, Service) {
+    let web = Service::new("web", 80).node_port(NODE_PORT).endpoints([ready(POD_5), ready(FAR_5)]);
+    // An empty one, so that the filter table has a rule to lose.
+    let empty = Service::new("empty", 81);
+    let quick = json!({ "syncPeriod": "1s", "minSyncPeriod": "100ms" });
+    (cluster.configured("iptables", quick).running(&[web.clone(), empty]), web)
+}
+
+/// The rules are as they were after `damage`, which is one iptables command for each family.
+fn comes_back(cluster: &Cluster, web: &Service, damage: impl Fn(&Rules, &Rules) -> String) {
+    let state = |family| ["nat", "filter"].map(|table| cluster.rules(family, table));
+    let before = Family::BOTH.map(state);
+    for (family, [nat, filter]) in Family::BOTH.into_iter().zip(&before) {
+        cluster.iptables(family, &damage(nat, filter));
+    }
+    let mut now = before.clone();
+    let repaired = comes_true(REPAIR, || {
+        now = Family::BOTH.map(state);
+        now == before
+    });
+    let lost: Vec<_> = before.iter().flatten().zip(now.iter().flatten()).map(|(was, is)| was.lacking_in(is)).collect();
+    assert!(repaired, "still not as before after {REPAIR:?}; missing, or else in another order: {lost:#?}");
+    for family in Family::BOTH {
+        let _ = cluster.pod(POD_9).reach(Tcp, web.address(family));
+        let _ = cluster.outside().reach(Tcp, NODE.at(family, NODE_PORT));
+    }
+}
+
+pub(super) fn an_emptied_chain_comes_back(cluster: Cluster) {
+    let (cluster, web) = running(cluster);
+    comes_back(&cluster, &web, |nat, _| {
+        let chains = nat.chains_with("KUBE-SVC-", &web.full_name());
+        assert_eq!(chains.len(), 1, "{}", nat.text());
+        format!("-t nat -F {}", chains[0])
+    });
+}
+
+pub(super) fn a_removed_rule_comes_back(cluster: Cluster) {
+    let (cluster, web) = running(cluster);
+    comes_back(&cluster, &web, |nat, _| {
+        let mut rules = nat.of("KUBE-SERVICES").iter();
+        let at = rules.position(|rule| rule.contains(&web.full_name())).expect("a rule for the cluster IP");
+        format!("-t nat -D KUBE-SERVICES {}", at + 1)
+    });
+}
+
+pub(super) fn a_removed_translation_comes_back(cluster: Cluster) {
+    let (cluster, web) = running(cluster);
+    // Twice: a repair must not make the proxy forget to look.
+    for nth in [0, 1] {
+        comes_back(&cluster, &web, |nat, _| {
+            let chains = nat.chains_with("KUBE-SEP-", &web.full_name());
+            assert_eq!(chains.len(), 2, "{}", nat.text());
+            format!("-t nat -D {} 2", chains[nth])
+        });
+    }
+}
+
+pub(super) fn a_removed_jump_comes_back(cluster: Cluster) {
+    let (cluster, web) = running(cluster);
+    comes_back(&cluster, &web, |nat, _| {
+        let rules = nat.of("PREROUTING");
+        assert_eq!(rules.len(), 1, "{rules:?}");
+        "-t nat -D PREROUTING 1".to_owned()
+    });
+}
+
+pub(super) fn a_flushed_nat_table_comes_back(cluster: Cluster) {
+    let (cluster, web) = running(cluster);
+    let mut session = cluster.pod(POD_9).session(web.address(Family::V4));
+    comes_back(&cluster, &web, |_, _| "-t nat -F".to_owned());
+    session.still_works();
+}
+
+pub(super) fn a_flushed_filter_table_comes_back(cluster: Cluster) {
+    let (cluster, web) = running(cluster);
+    comes_back(&cluster, &web, |_, filter| {
+        assert!(filter.mention("default/empty"), "{}", filter.text());
+        "-t filter -F".to_owned()
+    });
+}

@@ -1,0 +1,208 @@
+//! What goes wrong between the proxy and an API server.
+
+use std::time::Duration;
+
+use golden::apiserver::{End, Pace};
+use golden::sample::{node, service, slice};
+use serde_json::json;
+
+use crate::{PODS, WEB, World};
+
+#[test]
+fn watches_that_break_off_go_on() {
+    for end in [End::Clean, End::Torn, End::Reset] {
+        let world = World::running();
+        world.api.end_watches(end);
+        world.api.apply(slice("web-1", "web", &["10.244.2.9"]));
+        world.node.until_leads(WEB, &["10.244.2.9:8080"]);
+        world.works("later");
+    }
+}
+
+#[test]
+fn what_vanished_before_the_history_that_is_left_is_deleted() {
+    let world = World::running();
+    world.works("other");
+    world.api.down();
+    world.api.delete("Service", "default", "other");
+    world.api.apply(service("new", "10.96.0.12"));
+    world.api.apply(slice("new-1", "new", &["10.244.2.12"]));
+    world.api.delete("EndpointSlice", "default", "web-1");
+    world.api.expire_history();
+    world.api.clear_requests();
+    world.api.up();
+    world.node.until_leads("default/new:http", &["10.244.2.12:8080"]);
+    world.node.until_leads("default/other:http", &[]);
+    world.node.until_leads(WEB, &[]);
+    let rules = world.node.rules();
+    assert!(!rules.contains("default/other:http"), "{rules}");
+    assert!(rules.contains("default/web:http has no endpoints"), "{rules}");
+    let requests = world.api.requests();
+    let of_services: Vec<_> = requests.iter().filter(|request| request.path.ends_with("/services")).collect();
+    assert!(!of_services[0].is_streaming_list(), "first it tried to go on");
+    assert!(of_services[1..].iter().any(|request| request.is_streaming_list()), "then it listed again");
+}
+
+#[test]
+fn refusals_are_logged_and_overcome() {
+    for code in [500, 429, 403, 401] {
+        let mut world = World::new();
+        for kind in ["Node", "Service", "EndpointSlice"] {
+            world.api.fail_next_of(kind, 1, code);
+        }
+        world.start();
+        for kind in ["Nodes", "Services", "EndpointSlices"] {
+            world.node.until_logged(&["watching", kind, &code.to_string()]);
+        }
+        world.settled();
+
+        // The same in the middle of its life.
+        for kind in ["Service", "EndpointSlice"] {
+            world.api.fail_next_of(kind, 1, code);
+            world.api.end_watches_of(kind, End::Clean);
+        }
+        world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
+        world.node.until_leads(WEB, &["10.244.2.7:8080"]);
+    }
+}
+
+#[test]
+fn a_token_that_is_not_accepted_is_named_in_the_log() {
+    let mut world = World::new();
+    world.api.require_token(Some("secret"));
+    world.start();
+    world.node.until_logged(&["watching Services", "401"]);
+    assert!(!world.node.rules().contains("KUBE-"));
+    world.node.end(nix::sys::signal::Signal::SIGTERM);
+    let kubeconfig = world.api.kubeconfig(world.node.dir());
+    world.node.start(&["--kubeconfig", &kubeconfig.to_string_lossy(), "--iptables-min-sync-period=0s"]);
+    world.settled();
+    assert!(!world.node.log().contains("secret"), "tokens do not belong into a log");
+}
+
+#[test]
+fn garbage_on_the_wire_is_survived_and_loses_nothing() {
+    let lines: [&[u8]; 6] = [
+        b"{\"type\":\xff\x00garbage",
+        b"<html><body>502 Bad Gateway</body></html>",
+        b"{\"type\":\"ADDED\",\"object\":7}",
+        b"{\"type\":\"SURPRISE\",\"object\":{\"metadata\":{\"name\":\"web\"}}}",
+        b"{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":500,\"message\":\"etcd is unwell\"}}",
+        b"null",
+    ];
+    for line in lines {
+        let world = World::running();
+        world.api.send_line("Service", line);
+        world.api.send_line("EndpointSlice", line);
+        world.works("later");
+        world.node.until_leads(WEB, &PODS);
+    }
+}
+
+#[test]
+fn after_an_event_that_was_garbled_everything_is_listed_again() {
+    let world = World::running();
+    // Nobody knows what it was about; what comes after it does not tell.
+    world.api.send_line("EndpointSlice", b"{\"type\":\"MODIFIED\",\"object\":{]");
+    world.node.until_logged(&["watching EndpointSlices", "the rules stay"]);
+    world.api.wait_for_requests("a new list", |requests| {
+        requests.iter().filter(|r| r.path.ends_with("/endpointslices") && r.is_streaming_list()).count() == 2
+    });
+    world.node.until_leads(WEB, &PODS);
+    world.works("later");
+}
+
+#[test]
+fn an_object_that_cannot_be_decoded_is_named_and_what_was_there_of_it_stays() {
+    let world = World::running();
+    world.works("other");
+    let mut bad = service("web", "10.96.0.10");
+    bad["spec"]["ports"][0]["port"] = json!(70000);
+    world.api.apply(bad.clone());
+    world.node.until_logged(&["Service default/web is skipped", "spec.ports[0].port", "70000"]);
+    let mut bad_slice = slice("web-1", "web", &[]);
+    bad_slice["ports"] = json!("none");
+    world.api.apply(bad_slice);
+    world.node.until_logged(&["EndpointSlice default/web-1 is skipped", "ports"]);
+    world.api.apply(json!({ "kind": "Service", "metadata": { "name": "worse", "labels": 5 }, "spec": "x" }));
+    world.node.until_logged(&["Service default/worse is skipped", "metadata.labels"]);
+    world.works("later");
+    world.node.until_leads(WEB, &PODS);
+
+    // A list shows them again: they are still not understood, and still not gone.
+    world.api.down();
+    world.api.expire_history();
+    world.api.delete("Service", "default", "other");
+    world.api.up();
+    world.node.until("the list was taken over", || !world.node.rules().contains("default/other:http"));
+    world.node.until_leads(WEB, &PODS);
+    bad["spec"]["ports"][0]["port"] = json!(81);
+    world.api.apply(bad);
+    world.node.until("it is understood again", || world.node.rules().contains("--dport 81 "));
+    world.api.delete("Service", "default", "web");
+    world.node.until_leads(WEB, &[]);
+}
+
+#[test]
+fn a_stalled_server_loses_nothing_and_is_caught_up_with() {
+    for pace in [Pace::Silent, Pace::HalfBody] {
+        let world = World::running();
+        let before = world.node.rules();
+        world.api.set_pace(pace);
+        world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
+        world.api.apply(service("other", "10.96.0.13"));
+        assert_eq!(world.node.rules(), before);
+        assert_eq!(world.node.health("/healthz").map(|(code, _)| code), Some(200));
+        world.api.set_pace(Pace::Normal);
+        world.node.until_leads(WEB, &["10.244.2.7:8080"]);
+        world.node.until("the other one is there", || world.node.rules().contains("10.96.0.13/32"));
+    }
+}
+
+#[test]
+fn a_list_that_stalls_in_the_middle_is_not_half_programmed() {
+    for streaming in [true, false] {
+        let mut world = World::new();
+        world.api.refuse_streaming_lists(!streaming);
+        world.api.load_synthetic(50, 2);
+        world.api.set_pace(Pace::HalfBody);
+        world.start();
+        world.api.wait_for_requests("the lists", |requests| {
+            requests.iter().filter(|r| r.is_watch() == streaming).count() >= 3
+        });
+        world.node.until_health("/livez", 200);
+        assert!(!world.node.rules().contains("KUBE-"), "{}", world.node.rules());
+        world.api.set_pace(Pace::Normal);
+        world.settled();
+        world.node.until("all of them are there", || world.node.rules().contains("scale/svc-00049:http"));
+    }
+}
+
+#[test]
+fn bodies_that_trickle_arrive() {
+    let mut world = World::new();
+    world.api.set_pace(Pace::Slow { bytes: 40, delay: Duration::from_millis(2) });
+    world.start();
+    world.settled();
+    world.works("later");
+}
+
+#[test]
+fn a_server_that_never_goes_on_with_a_list_is_asked_again() {
+    let mut world = World::new();
+    world.api.apply(node("node-b", "zone-b"));
+    world.api.set_pace(Pace::Silent);
+    world.start();
+    let streaming = |requests: &[golden::apiserver::Request]| requests.iter().filter(|r| r.is_watch()).count();
+    world.api.wait_for_requests("the lists", |requests| streaming(requests) == 3);
+    let asked_again = || streaming(&world.api.requests()) >= 6;
+    // After a minute without a byte; the connections may be dead for all one knows.
+    let deadline = std::time::Instant::now() + Duration::from_secs(90);
+    while !asked_again() {
+        assert!(std::time::Instant::now() < deadline, "{}", world.node.log());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    world.node.until_logged(&["watching Services", "does not go on"]);
+    world.api.set_pace(Pace::Normal);
+    world.settled();
+}

@@ -1,0 +1,118 @@
+//! What the proxy asks of an API server: kube-proxy's own selectors and parameters, and not more often than decent.
+
+use std::time::{Duration, Instant};
+
+use golden::apiserver::{End, Request};
+use golden::sample::{node, service, slice};
+use serde_json::json;
+
+use crate::{PODS, WEB, World};
+
+const NODES: &str = "/api/v1/nodes";
+const SERVICES: &str = "/api/v1/services";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+
+fn param(request: &Request, name: &str) -> String {
+    request.param(name).unwrap_or_default()
+}
+
+fn selectors(request: &Request) -> (String, String, String) {
+    (request.path.clone(), param(request, "labelSelector"), param(request, "fieldSelector"))
+}
+
+#[test]
+fn lists_stream_with_kube_proxys_selectors() {
+    let world = World::running();
+    let mut requests = world.api.requests();
+    requests.sort_by(|a, b| a.path.cmp(&b.path));
+    let asked: Vec<_> = requests.iter().map(selectors).collect();
+    let expected = [
+        (NODES, "", "metadata.name=node-a"),
+        (SERVICES, "!service.kubernetes.io/service-proxy-name", "spec.clusterIP!=None"),
+        (SLICES, "!service.kubernetes.io/headless", ""),
+    ];
+    assert_eq!(asked, expected.map(|(path, labels, fields)| (path.into(), labels.into(), fields.into())));
+    for request in &requests {
+        assert!(request.is_streaming_list(), "{request:?}");
+        assert_eq!(param(request, "resourceVersionMatch"), "NotOlderThan");
+        assert!(request.flag("allowWatchBookmarks"), "{request:?}");
+        let seconds: u32 = param(request, "timeoutSeconds").parse().expect("a number");
+        assert!((300..=600).contains(&seconds), "{seconds}");
+        assert_eq!(param(request, "limit"), "");
+    }
+}
+
+#[test]
+fn an_older_server_lists_from_its_watch_cache() {
+    let mut world = World::new();
+    world.api.refuse_streaming_lists(true);
+    world.start();
+    world.settled();
+    let requests = world.api.requests();
+    for path in [NODES, SERVICES, SLICES] {
+        let of_kind: Vec<&Request> = requests.iter().filter(|request| request.path == path).collect();
+        let [refused, list, watch] = of_kind[..] else { panic!("a refusal, a list, a watch: {of_kind:#?}") };
+        assert!(refused.is_streaming_list());
+        assert!(!list.is_watch());
+        assert_eq!((param(list, "resourceVersion"), param(list, "limit")), ("0".into(), String::new()));
+        assert!(watch.is_watch() && !watch.is_streaming_list());
+        assert!(!matches!(&*param(watch, "resourceVersion"), "" | "0"), "from where the list ended: {watch:?}");
+        assert_eq!(selectors(list), selectors(watch));
+    }
+    world.works("later");
+}
+
+#[test]
+fn watches_go_on_from_the_last_bookmark() {
+    let world = World::running();
+    // What happens to other kinds moves the version that a bookmark of Services tells.
+    let version = world.api.apply(node("node-z", "zone-z"));
+    world.api.send_bookmarks();
+    world.api.clear_requests();
+    world.api.end_watches_of("Service", End::Clean);
+    world.api.wait_for_requests("the watch to go on", |requests| requests.iter().any(|r| r.path == SERVICES));
+    let requests = world.api.requests();
+    let again = requests.iter().find(|request| request.path == SERVICES).expect("it was asked");
+    assert!(again.is_watch() && !again.is_streaming_list(), "no new list: {again:?}");
+    assert_eq!(param(again, "resourceVersion"), version.to_string());
+    world.works("later");
+}
+
+#[test]
+fn what_is_not_for_this_proxy_is_not_programmed() {
+    let mut world = World::new();
+    let mut elsewhere = service("elsewhere", "10.96.0.20");
+    elsewhere["metadata"]["labels"] = json!({ "service.kubernetes.io/service-proxy-name": "other" });
+    world.api.apply(elsewhere.clone());
+    world.api.apply(service("headless", "None"));
+    let mut headless = slice("headless-1", "web", &["10.244.2.66"]);
+    headless["metadata"]["labels"]["service.kubernetes.io/headless"] = json!("");
+    world.api.apply(headless);
+    world.start();
+    world.settled();
+    assert!(!world.node.rules().contains("10.96.0.20"));
+
+    // A label that goes brings the Service, one that comes takes it away.
+    elsewhere["metadata"]["labels"] = json!({});
+    world.api.apply(elsewhere.clone());
+    world.node.until("the Service is programmed", || world.node.rules().contains("10.96.0.20/32"));
+    elsewhere["metadata"]["labels"] = json!({ "service.kubernetes.io/service-proxy-name": "other" });
+    world.api.apply(elsewhere);
+    world.node.until("the Service is gone", || !world.node.rules().contains("10.96.0.20/32"));
+    world.node.until_leads(WEB, &PODS);
+}
+
+#[test]
+fn a_server_that_ends_every_watch_at_once_is_not_flooded() {
+    let world = World::running();
+    world.api.clear_requests();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(6) {
+        world.api.end_watches(End::Clean);
+        std::thread::yield_now();
+    }
+    let requests = world.api.requests().len();
+    // Five a second, as kube-proxy's client has it, and a burst of ten.
+    assert!((10..=50).contains(&requests), "{requests} requests in 6 s");
+    world.works("later");
+}

@@ -1,0 +1,246 @@
+//! A little cluster in network namespaces, for tests with real packets.
+//!
+//! In: an iptables flavour, the proxy's binary, its configuration and the Services. Out: node-a with that proxy, pods
+//! on it, node-b and a machine outside: clients to connect from and the rules to look at. One cluster per test.
+//!
+//! ```text
+//! outside 192.168.50.1 (and .11 to .22), routes the Service networks to node-a
+//!    ├── node-a 192.168.50.2, eth1 192.168.60.2     the proxy under test
+//!    │     ├── pod-5 10.244.1.5    each in a namespace of its own, on a routed link
+//!    │     ├── pod-6 10.244.1.6
+//!    │     ├── pod-9 10.244.1.9
+//!    │     └── stranger            answers at Service addresses what node-a did not translate
+//!    └── node-b 192.168.50.3     far-5 10.244.2.5, far-6 10.244.2.6
+//! ```
+
+mod address;
+mod client;
+mod objects;
+mod sctp;
+mod server;
+mod tables;
+mod wait;
+mod wiring;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+pub use address::*;
+pub use client::{Answer, Client, Failure, Flow, Protocol, Session};
+pub use objects::{Endpoint, PORT, Service, ready, terminating, unready};
+pub use sctp::SctpSink;
+pub use tables::Rules;
+pub use wait::{comes_true, eventually};
+
+use server::Servers;
+use tables::Iptables;
+use wiring::Wiring;
+
+use crate::flavour::{Flavour, HINT};
+use crate::proxy::{Proxy, healthy};
+
+/// How long a start may take on a busy machine.
+const START: Duration = Duration::from_secs(20);
+
+/// A cluster; what it consists of is gone when it is dropped, except its folder when the test fails.
+#[derive(Debug)]
+pub struct Cluster {
+    // Dropped in this order: the proxy must end before its namespace, the servers before theirs.
+    proxy: Mutex<Option<Proxy>>,
+    _servers: Servers,
+    wiring: Wiring,
+    iptables: Iptables,
+    binary: PathBuf,
+    directory: PathBuf,
+    config: Value,
+}
+
+impl Cluster {
+    /// The machines and the pods, and a hint for the proxy which iptables to use; no proxy yet.
+    ///
+    /// # Panics
+    /// When namespaces, addresses or sockets cannot be made here.
+    #[must_use]
+    pub fn new(flavour: Flavour, binary: &Path) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("packets-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(directory.join("objects")).expect("a folder for the cluster");
+
+        let wiring = Wiring::new();
+        let servers = Servers::new();
+        for pod in LOCAL_PODS.iter().chain(&FAR_PODS) {
+            servers.start(pod, wiring.home(pod));
+        }
+        servers.start_stranger(&wiring.stranger);
+        let iptables = Iptables { flavour, lock: directory.join("xtables.lock") };
+        for family in Family::BOTH {
+            iptables.run(&wiring.node, family, &format!("-t mangle -N {HINT}"));
+        }
+        let config = json!({
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
+            "mode": "iptables", "hostnameOverride": "node-a", "clusterCIDR": "10.244.0.0/16,fd00:10:244::/56",
+            // Limits of the whole machine, not of a namespace: leave them alone.
+            "conntrack": { "maxPerCore": 0, "min": 0 }, "oomScoreAdj": 0,
+            // A long period: what comes about sooner came from the change itself.
+            "iptables": { "syncPeriod": "5m", "minSyncPeriod": "100ms" },
+        });
+        Self {
+            proxy: Mutex::new(None),
+            _servers: servers,
+            wiring,
+            iptables,
+            binary: binary.to_owned(),
+            directory,
+            config,
+        }
+    }
+
+    /// Sets a field of the proxy's configuration; for a proxy that is not running yet.
+    #[must_use]
+    pub fn configured(mut self, field: &str, value: Value) -> Self {
+        self.config[field] = value;
+        self
+    }
+
+    /// Writes the Services and starts the proxy on them.
+    ///
+    /// # Panics
+    /// When the proxy does not come up.
+    #[must_use]
+    pub fn running(self, services: &[Service]) -> Self {
+        self.write(services);
+        self.start();
+        self
+    }
+
+    /// Replaces all Services and endpoints at once.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn write(&self, services: &[Service]) {
+        // Outside the watched folder, or the proxy would read half of it.
+        let draft = self.directory.join("draft.yaml");
+        std::fs::write(&draft, objects::file(services)).expect("write the objects");
+        std::fs::rename(draft, self.directory.join("objects/cluster.yaml")).expect("replace the objects");
+    }
+
+    /// Starts the proxy, again if it was killed, and waits until it has synced (which rules of before may feign).
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start(&self) {
+        let config = self.directory.join("config.yaml");
+        if !config.exists() {
+            std::fs::write(&config, self.config.to_string()).expect("write the configuration");
+        }
+        let lock = [("XTABLES_LOCKFILE", self.iptables.lock.clone())];
+        let mut proxy = Proxy::start(&self.wiring.node, &self.binary, &self.directory, &lock);
+        let [in_nat, in_filter] = objects::markers().map(|service| service.full_name());
+        eventually("the proxy is healthy and has synced", START, || {
+            if let Some(end) = proxy.exited() {
+                panic!("{end}");
+            }
+            let synced = |family: &Family| {
+                self.rules(*family, "nat").mention(&in_nat) && self.rules(*family, "filter").mention(&in_filter)
+            };
+            healthy(&self.wiring.node) && Family::BOTH.iter().all(synced)
+        });
+        *self.proxy.lock().expect("no thread panicked with the proxy in hand") = Some(proxy);
+    }
+
+    /// Kills the proxy with SIGKILL: its rules must be fit for that.
+    ///
+    /// # Panics
+    /// When another thread did while it started or killed one.
+    pub fn kill(&self) {
+        *self.proxy.lock().expect("no thread panicked with the proxy in hand") = None;
+    }
+
+    /// What the proxy has logged since it was started.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("proxy.log")).unwrap_or_default()
+    }
+
+    /// A pod as a client.
+    #[must_use]
+    pub fn pod(&self, pod: Pod) -> Client<'_> {
+        Client { netns: self.wiring.home(&pod), name: pod.name, source: Some(pod.address) }
+    }
+
+    /// A process on node-a itself.
+    #[must_use]
+    pub fn host(&self) -> Client<'_> {
+        Client { netns: &self.wiring.node, name: "node-a", source: None }
+    }
+
+    /// The machine outside.
+    #[must_use]
+    pub fn outside(&self) -> Client<'_> {
+        self.outside_as(OUTSIDE)
+    }
+
+    /// The machine outside with another of its addresses.
+    #[must_use]
+    pub fn outside_as(&self, source: Dual) -> Client<'_> {
+        Client { netns: &self.wiring.outside, name: "outside", source: Some(source) }
+    }
+
+    /// What arrives of SCTP at a pod.
+    ///
+    /// # Panics
+    /// When raw sockets are not to be had.
+    #[must_use]
+    pub fn sctp_sink(&self, pod: Pod, family: Family) -> SctpSink {
+        SctpSink::new(self.wiring.home(&pod), pod.address.of(family))
+    }
+
+    /// Runs `iptables ARGUMENTS` (split at blanks) on node-a, as an administrator would.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn iptables(&self, family: Family, arguments: &str) {
+        self.iptables.run(&self.wiring.node, family, arguments);
+    }
+
+    /// The rules of a table on node-a.
+    ///
+    /// # Panics
+    /// When they cannot be read.
+    #[must_use]
+    #[track_caller]
+    pub fn rules(&self, family: Family, table: &str) -> Rules {
+        self.iptables.rules(&self.wiring.node, family, table)
+    }
+
+    /// For people: what a failed test leaves behind.
+    fn keep_evidence(&self) {
+        for (family, name) in [(Family::V4, "iptables"), (Family::V6, "ip6tables")] {
+            let text =
+                ["filter", "nat"].map(|table| format!("*{table}\n{}", self.rules(family, table).text())).concat();
+            let _ = std::fs::write(self.directory.join(name), text);
+        }
+        let log = self.log();
+        let tail: Vec<&str> = log.lines().rev().take(30).collect();
+        eprintln!("the cluster's files and rules are in {}; the end of the proxy's log:", self.directory.display());
+        for line in tail.iter().rev() {
+            eprintln!("  {line}");
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.keep_evidence();
+        } else {
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Kubernetes objects as tests need them.
+//!
+//! In: a Service's name, number and what is special about it, and its endpoints. Out: the documents an API server would
+//! hold: the Service with its defaults filled in and one EndpointSlice per family. It knows nothing of the proxy.
+
+use std::net::SocketAddr;
+
+use serde_json::{Map, Value, json};
+
+use super::address::{Dual, Family, NODE, NODE_B, POD_9, Pod, TARGET_PORT};
+
+/// The port of every Service.
+pub const PORT: u16 = 80;
+
+/// A Service and its endpoints.
+#[derive(Debug, Clone)]
+pub struct Service {
+    name: &'static str,
+    number: u8,
+    protocol: &'static str,
+    node_port: Option<u16>,
+    vip: Option<Dual>,
+    spec: Map<String, Value>,
+    endpoints: Vec<Value>,
+}
+
+impl Service {
+    /// A dual-stack ClusterIP Service `default/NAME` with one TCP port, and nothing behind it.
+    /// The number chooses its cluster IPs.
+    #[must_use]
+    pub fn new(name: &'static str, number: u8) -> Self {
+        Self { name, number, protocol: "TCP", node_port: None, vip: None, spec: Map::new(), endpoints: Vec::new() }
+    }
+
+    /// The same, for another protocol.
+    #[must_use]
+    pub fn protocol(mut self, protocol: &'static str) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    /// Of type NodePort.
+    #[must_use]
+    pub fn node_port(mut self, port: u16) -> Self {
+        self.node_port = Some(port);
+        self
+    }
+
+    /// Of type LoadBalancer, which was given this address.
+    #[must_use]
+    pub fn load_balancer(mut self, vip: Dual) -> Self {
+        self.vip = Some(vip);
+        self
+    }
+
+    /// With an externalIP of each family.
+    #[must_use]
+    pub fn external_ip(self, address: Dual) -> Self {
+        self.field("externalIPs", json!([address.0, address.1]))
+    }
+
+    /// Only these clients may use the load balancer's address.
+    #[must_use]
+    pub fn source_ranges(self, ranges: &[&str]) -> Self {
+        self.field("loadBalancerSourceRanges", json!(ranges))
+    }
+
+    /// With `externalTrafficPolicy: Local`.
+    #[must_use]
+    pub fn external_local(self) -> Self {
+        self.field("externalTrafficPolicy", json!("Local"))
+    }
+
+    /// With `internalTrafficPolicy: Local`.
+    #[must_use]
+    pub fn internal_local(self) -> Self {
+        self.field("internalTrafficPolicy", json!("Local"))
+    }
+
+    /// With ClientIP affinity for so many seconds, sensible or not.
+    #[must_use]
+    pub fn affinity(self, seconds: i64) -> Self {
+        self.field("sessionAffinity", json!("ClientIP"))
+            .field("sessionAffinityConfig", json!({ "clientIP": { "timeoutSeconds": seconds } }))
+    }
+
+    /// Any other field of the spec.
+    #[must_use]
+    pub fn field(mut self, key: &str, value: Value) -> Self {
+        self.spec.insert(key.to_owned(), value);
+        self
+    }
+
+    /// The endpoints, in place of those it had: see [`ready`], [`unready`] and [`terminating`].
+    #[must_use]
+    pub fn endpoints(mut self, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
+        self.endpoints = endpoints.into_iter().map(|endpoint| endpoint.0).collect();
+        self
+    }
+
+    /// `default/NAME`, as rules' comments and logs call it.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        format!("default/{}", self.name)
+    }
+
+    /// Its cluster IP and port.
+    ///
+    /// # Panics
+    /// Never: the text is an address.
+    #[must_use]
+    pub fn address(&self, family: Family) -> SocketAddr {
+        SocketAddr::new(self.cluster_ip(family).parse().expect("an address"), PORT)
+    }
+
+    fn cluster_ip(&self, family: Family) -> String {
+        match family {
+            Family::V4 => format!("10.96.0.{}", self.number),
+            Family::V6 => format!("fd00:10:96::{:x}", self.number),
+        }
+    }
+
+    fn documents(&self) -> Vec<Value> {
+        let mut documents = vec![self.service()];
+        documents.extend(Family::BOTH.iter().map(|family| self.slice(*family)));
+        documents
+    }
+
+    fn service(&self) -> Value {
+        let (v4, v6) = (self.cluster_ip(Family::V4), self.cluster_ip(Family::V6));
+        let mut port = json!({ "name": "p", "port": PORT, "protocol": self.protocol, "targetPort": TARGET_PORT });
+        if let Some(node_port) = self.node_port {
+            port["nodePort"] = json!(node_port);
+        }
+        let kind = match (self.vip, self.node_port) {
+            (Some(_), _) => "LoadBalancer",
+            (None, Some(_)) => "NodePort",
+            (None, None) => "ClusterIP",
+        };
+        let mut spec = json!({
+            "type": kind, "clusterIP": v4, "clusterIPs": [v4, v6], "ipFamilies": ["IPv4", "IPv6"],
+            "ipFamilyPolicy": "RequireDualStack", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
+            "ports": [port],
+        });
+        for (key, value) in &self.spec {
+            spec[key] = value.clone();
+        }
+        let ingress: Vec<Value> =
+            self.vip.iter().flat_map(|vip| [vip.0, vip.1]).map(|ip| json!({ "ip": ip })).collect();
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "namespace": "default", "name": self.name },
+            "spec": spec, "status": { "loadBalancer": { "ingress": ingress } },
+        })
+    }
+
+    fn slice(&self, family: Family) -> Value {
+        let (name, index) = match family {
+            Family::V4 => ("IPv4", 0),
+            Family::V6 => ("IPv6", 1),
+        };
+        let endpoints = self.endpoints.iter().map(|endpoint| {
+            let mut endpoint = endpoint.clone();
+            endpoint["addresses"] = json!([endpoint["addresses"][index]]);
+            endpoint
+        });
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "namespace": "default", "name": format!("{}-{}", self.name, name.to_lowercase()),
+                "labels": { "kubernetes.io/service-name": self.name },
+            },
+            "addressType": name, "ports": [{ "name": "p", "port": TARGET_PORT, "protocol": self.protocol }],
+            "endpoints": endpoints.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// An endpoint of both families.
+#[derive(Debug, Clone)]
+pub struct Endpoint(Value);
+
+/// An endpoint that takes traffic.
+#[must_use]
+pub fn ready(pod: Pod) -> Endpoint {
+    endpoint(pod, true, true, false)
+}
+
+/// An endpoint whose readiness probe fails.
+#[must_use]
+pub fn unready(pod: Pod) -> Endpoint {
+    endpoint(pod, false, false, false)
+}
+
+/// An endpoint being deleted that still serves.
+#[must_use]
+pub fn terminating(pod: Pod) -> Endpoint {
+    endpoint(pod, false, true, true)
+}
+
+fn endpoint(pod: Pod, ready: bool, serving: bool, terminating: bool) -> Endpoint {
+    Endpoint(json!({
+        "addresses": [pod.address.0, pod.address.1], "nodeName": pod.node,
+        "conditions": { "ready": ready, "serving": serving, "terminating": terminating },
+    }))
+}
+
+/// Two Services that are always there: the one has rules in the nat table, the other in the filter table.
+/// When both do, the first sync is done; `/healthz` does not tell.
+pub(super) fn markers() -> [Service; 2] {
+    [Service::new("marker", 254).endpoints([ready(POD_9)]), Service::new("marker-empty", 255)]
+}
+
+/// The file a proxy reads: both Nodes, the Services and the markers. JSON is YAML.
+pub(super) fn file(services: &[Service]) -> String {
+    let mut documents = vec![node("node-a", NODE, 1), node("node-b", NODE_B, 2)];
+    documents.extend(services.iter().chain(&markers()).flat_map(Service::documents));
+    documents.iter().map(|document| format!("---\n{document}\n")).collect()
+}
+
+fn node(name: &str, address: Dual, number: u8) -> Value {
+    let pod_cidrs = [format!("10.244.{number}.0/24"), format!("fd00:10:244:{number}::/64")];
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } },
+        "spec": { "podCIDR": pod_cidrs[0], "podCIDRs": pod_cidrs },
+        "status": { "addresses": [
+            { "type": "InternalIP", "address": address.0 },
+            { "type": "InternalIP", "address": address.1 },
+            { "type": "Hostname", "address": name },
+        ] },
+    })
+}

@@ -1,0 +1,121 @@
+//! The rules in node-a's kernel, as iptables tells them.
+//!
+//! In: which iptables of the two, and a namespace. Out: commands of that flavour and a table's rules by chain, without
+//! counters and dates. It knows nothing of what the rules should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use super::address::Family;
+use crate::flavour::Flavour;
+use crate::netns::Netns;
+
+/// iptables of one flavour with a lock of its own: the default one is shared by all namespaces of the machine.
+#[derive(Debug)]
+pub(super) struct Iptables {
+    pub(super) flavour: Flavour,
+    pub(super) lock: PathBuf,
+}
+
+impl Iptables {
+    /// Runs `iptables ARGUMENTS`, split at blanks.
+    #[track_caller]
+    pub(super) fn run(&self, netns: &Netns, family: Family, arguments: &str) {
+        self.output(netns, &self.tool(family), &format!("-w 30 {arguments}"));
+    }
+
+    /// What is in a table.
+    #[track_caller]
+    pub(super) fn rules(&self, netns: &Netns, family: Family, table: &str) -> Rules {
+        Rules::parse(&self.output(netns, &format!("{}-save", self.tool(family)), &format!("-t {table}")))
+    }
+
+    fn tool(&self, family: Family) -> String {
+        let stem = match family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        format!("{stem}-{}", self.flavour)
+    }
+
+    #[track_caller]
+    fn output(&self, netns: &Netns, tool: &str, arguments: &str) -> String {
+        let mut command = netns.command(tool);
+        command.args(arguments.split_whitespace()).env("XTABLES_LOCKFILE", &self.lock).stdin(Stdio::null());
+        let output = command.output().unwrap_or_else(|e| panic!("{tool}: {e}"));
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{tool} {arguments}: {}: {complaint}", output.status);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+/// The rules of one table, by chain and in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules(BTreeMap<String, Vec<String>>);
+
+impl Rules {
+    fn parse(save: &str) -> Self {
+        let mut chains = BTreeMap::<String, Vec<String>>::new();
+        for line in save.lines() {
+            if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
+                chains.entry(chain.to_owned()).or_default();
+            } else if let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')) {
+                chains.entry(chain.to_owned()).or_default().push(rule.to_owned());
+            }
+        }
+        Self(chains)
+    }
+
+    /// Whether there is such a chain.
+    #[must_use]
+    pub fn has_chain(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// The names of all chains.
+    pub fn chains(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// The rules of a chain; none if there is no such chain.
+    #[must_use]
+    pub fn of(&self, chain: &str) -> &[String] {
+        self.0.get(chain).map_or(&[], Vec::as_slice)
+    }
+
+    /// The chains whose name begins so and that have a rule with such a text in it.
+    #[must_use]
+    pub fn chains_with(&self, prefix: &str, text: &str) -> Vec<&str> {
+        let matching = self
+            .0
+            .iter()
+            .filter(|(name, rules)| name.starts_with(prefix) && rules.iter().any(|rule| rule.contains(text)));
+        matching.map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Whether any rule has such a text in it.
+    #[must_use]
+    pub fn mention(&self, text: &str) -> bool {
+        self.0.values().flatten().any(|rule| rule.contains(text))
+    }
+
+    /// All of it, for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.lines().map(|line| line + "\n").collect()
+    }
+
+    /// The lines these have and the others do not.
+    #[must_use]
+    pub fn lacking_in(&self, others: &Self) -> Vec<String> {
+        let theirs: BTreeSet<String> = others.lines().collect();
+        self.lines().filter(|line| !theirs.contains(line)).collect()
+    }
+
+    fn lines(&self) -> impl Iterator<Item = String> {
+        self.0.iter().flat_map(|(chain, rules)| {
+            std::iter::once(format!(":{chain}")).chain(rules.iter().map(move |rule| format!("-A {chain} {rule}")))
+        })
+    }
+}

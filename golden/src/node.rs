@@ -1,0 +1,242 @@
+//! A bare node, as a network namespace, and a kube-proxy on it that a test starts, asks, signals and kills.
+//!
+//! In: a binary and its arguments. Out: its log, its ports, its end, the rules it leaves. Must not know: what any of
+//! that should be.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::apiserver::ApiServer;
+use crate::netns::Netns;
+
+/// The node's name, for `--hostname-override` and the Node object.
+pub const NAME: &str = "node-a";
+
+const HEALTH: u16 = 10256;
+const METRICS: u16 = 10249;
+/// How long anything may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Pause between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A node with a proxy that may run on it.
+#[derive(Debug)]
+pub struct Node {
+    child: Option<Child>,
+    netns: Netns,
+    dir: PathBuf,
+    binary: PathBuf,
+}
+
+impl Node {
+    /// A node without rules; `binary` is not started yet.
+    ///
+    /// # Panics
+    /// When namespaces or folders cannot be made here.
+    #[must_use]
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("node-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).expect("a temporary folder");
+        Self { child: None, netns: Netns::new(), dir, binary: binary.into() }
+    }
+
+    /// Its files; gone with it.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// An API server that listens on the node's loopback address.
+    ///
+    /// # Panics
+    /// When there is no port for it.
+    #[must_use]
+    pub fn api_server(&self) -> ApiServer {
+        ApiServer::start_on(self.netns.enter(|| TcpListener::bind("127.0.0.1:0").expect("a free port")))
+    }
+
+    /// Starts the proxy, without waiting for anything. The log goes on where it was.
+    ///
+    /// # Panics
+    /// When it cannot be started or one runs.
+    pub fn start(&mut self, arguments: &[&str]) {
+        assert!(self.child.is_none(), "a proxy runs already");
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
+        let mut command = self.netns.command(&self.binary.to_string_lossy());
+        command.args(["--hostname-override", NAME]).args(arguments);
+        command.env("XTABLES_LOCKFILE", self.dir.join("xtables.lock"));
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+        self.child = Some(command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.binary.display())));
+    }
+
+    /// Sends a signal to the proxy and waits for its end.
+    ///
+    /// # Panics
+    /// When none runs, or it does not end.
+    pub fn end(&mut self, signal: Signal) -> ExitStatus {
+        let pid = self.child.as_ref().expect("a proxy runs").id();
+        kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal).expect("a signal");
+        self.wait()
+    }
+
+    /// Waits for the proxy's end.
+    ///
+    /// # Panics
+    /// When none runs, or it does not end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("a proxy runs");
+        let mut status = None;
+        self.until("the proxy ends", || {
+            status = child.try_wait().expect("a child can be waited for");
+            status.is_some()
+        });
+        status.expect("it has ended")
+    }
+
+    /// Everything the proxy has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_path()).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until the log has a line with all of `parts` in it.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    #[track_caller]
+    pub fn until_logged(&self, parts: &[&str]) {
+        let has = |line: &str| parts.iter().all(|part| line.contains(part));
+        self.until(&format!("a line with {parts:?} is logged"), || self.log().lines().any(has));
+    }
+
+    /// Waits until `done`; `what` is for the message.
+    ///
+    /// # Panics
+    /// When that takes too long, with the log.
+    #[track_caller]
+    pub fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        while !done() {
+            assert!(Instant::now() < deadline, "still waiting: {what}\n{}\n{}", self.log(), self.rules());
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// All tables of both families, without comments and counters.
+    ///
+    /// # Panics
+    /// When iptables does not work.
+    #[must_use]
+    pub fn rules(&self) -> String {
+        let mut rules = String::new();
+        for program in ["iptables-save", "ip6tables-save"] {
+            // The nf_tables flavour sometimes fails while the rules change.
+            let saved = (0..10).map(|_| self.netns.try_run(program)).find(|output| output.status.success());
+            let saved = saved.unwrap_or_else(|| panic!("{program} fails")).stdout;
+            for line in String::from_utf8_lossy(&saved).lines().filter(|line| !line.starts_with('#')) {
+                let counters = if line.starts_with(':') { line.find(" [") } else { None };
+                rules += &line[..counters.unwrap_or(line.len())];
+                rules.push('\n');
+            }
+        }
+        rules
+    }
+
+    /// Where the rules lead for a Service port (`namespace/name:port`): the addresses of its endpoint chains.
+    #[must_use]
+    pub fn endpoints(&self, service_port: &str) -> BTreeSet<String> {
+        endpoints(&self.rules(), service_port)
+    }
+
+    /// Waits until a Service port leads to these endpoints (`10.0.0.1:80`) and to no others.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    #[track_caller]
+    pub fn until_leads(&self, service_port: &str, wanted: &[&str]) {
+        let wanted: BTreeSet<String> = wanted.iter().map(|&address| address.to_owned()).collect();
+        self.until(&format!("{service_port} leads to {wanted:?}"), || self.endpoints(service_port) == wanted);
+    }
+
+    /// The status and body of `/healthz` or `/livez`; `None` if nobody answers.
+    #[must_use]
+    pub fn health(&self, path: &str) -> Option<(u16, String)> {
+        self.netns.enter(|| get(HEALTH, path).ok())
+    }
+
+    /// Waits until a health check has this status.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    #[track_caller]
+    pub fn until_health(&self, path: &str, status: u16) {
+        self.until(&format!("{path} says {status}"), || self.health(path).is_some_and(|(code, _)| code == status));
+    }
+
+    /// The sum of a metric over all its labels; 0 if it is not there.
+    ///
+    /// # Panics
+    /// When the proxy does not answer.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> f64 {
+        let mut text = String::new();
+        self.until("/metrics answers", || match self.netns.enter(|| get(METRICS, "/metrics")) {
+            Ok((200, body)) => {
+                text = body;
+                true
+            }
+            _ => false,
+        });
+        let samples = text.lines().filter_map(|line| line.strip_prefix(name));
+        samples
+            .filter(|rest| rest.starts_with(['{', ' ']))
+            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.join("proxy.log")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// The endpoints that rules as [`Node::rules`] gives them have for a Service port.
+#[must_use]
+pub fn endpoints(rules: &str, service_port: &str) -> BTreeSet<String> {
+    let comments = [format!(" --comment \"{service_port}\" "), format!(" --comment {service_port} ")];
+    let of_it = rules.lines().filter(|line| comments.iter().any(|comment| line.contains(comment)));
+    of_it.filter_map(|line| Some(line.split_once(" --to-destination ")?.1.to_owned())).collect()
+}
+
+fn get(port: u16, path: &str) -> std::io::Result<(u16, String)> {
+    let limit = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    code.zip(body).ok_or_else(|| std::io::Error::other(format!("no answer: {answer:?}")))
+}

@@ -1,0 +1,141 @@
+//! A case played through tracking, planning and a kernel that is a value: fast, and without root.
+//!
+//! In: a case. Out: after each step, the rules as `iptables-save` would print them. It must not know what is right.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use proxier::IpFamily;
+use proxier::backend::Backend;
+use proxier::iptables::Iptables;
+use proxier::kernel::Host;
+use proxier::model::{Config, LocalDetector, NodeInfo, NodePortAddresses};
+use proxier::netfilter::iptables::Table;
+use proxier::testing::{FakeHost, FakeIptables, objects};
+use proxier::track::{Change, Kind, Tracker, Translator, key_of};
+use serde_json::Value;
+
+use crate::case::Case;
+
+/// The interfaces' addresses of the recorded node, in the kernel's order.
+const ADDRESSES: [&str; 6] = ["127.0.0.1", "::1", "192.168.60.2", "fd00:60::2", "192.168.50.2", "fd00:50::2"];
+
+struct Family {
+    family: IpFamily,
+    tracker: Tracker,
+    backend: Iptables,
+    kernel: FakeIptables,
+}
+
+/// Both families of a case's node.
+pub struct Replay {
+    config: Config,
+    translator: Translator,
+    families: [Family; 2],
+}
+
+impl Replay {
+    /// Before the case's first objects.
+    ///
+    /// # Panics
+    /// When the case's configuration has something that is not known here.
+    #[must_use]
+    pub fn new(case: &Case) -> Self {
+        let fields: Value = serde_saphyr::from_str(&case.config).expect("a configuration");
+        let config = config(&fields);
+        let families = IpFamily::ALL.map(|family| {
+            let (kernel, mut host) = (FakeIptables::default(), FakeHost::default());
+            host.set_addresses(ADDRESSES.iter().map(|ip| ip.parse().expect("an address")));
+            host.allow_counters();
+            if fields.pointer("/conntrack/tcpBeLiberal") == Some(&Value::Bool(true)) {
+                host.set_sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", 1).expect("a sysctl");
+            }
+            let backend = Iptables::new(family, config.clone(), Box::new(kernel.clone()), Box::new(host));
+            let mut tracker = Tracker::default();
+            tracker.want_everything();
+            Family { family, tracker, backend, kernel }
+        });
+        let translator = Translator::new(&config.node_name, config.hide_external_ips);
+        Self { config, translator, families }
+    }
+
+    /// Plays one step: all objects as they are after it.
+    ///
+    /// # Panics
+    /// When an object or a sync is refused.
+    pub fn step(&mut self, objects: &Path) {
+        let text = std::fs::read_to_string(objects).expect("the objects of a step");
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
+        let mark = |change: fn(Kind) -> Change, families: &mut [Family; 2]| {
+            for family in families {
+                for kind in Kind::ALL {
+                    family.tracker.apply(change(kind));
+                }
+            }
+        };
+        mark(Change::Listing, &mut self.families);
+        for object in documents {
+            let name = object["kind"].as_str().unwrap_or_default().to_owned();
+            let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == name) else { continue };
+            let key = key_of(kind, &object);
+            let translated = self.translator.applied(kind, object).unwrap_or_else(|e| panic!("{key}: {e}"));
+            for (family, change) in translated.changes {
+                let family = self.families.iter_mut().find(|f| f.family == family).expect("both families");
+                family.tracker.apply(change);
+            }
+        }
+        mark(Change::Listed, &mut self.families);
+        let now = Instant::now();
+        for family in &mut self.families {
+            let scope = family.tracker.take_scope();
+            let node: &NodeInfo = family.tracker.node();
+            let node_ip = self.config.node_ip(family.family, node);
+            let synced = family.backend.sync(&family.tracker.snapshot(node_ip), &scope, now);
+            assert_eq!(synced.expect("a sync").rejected, [], "{}", family.family);
+        }
+    }
+
+    /// What `iptables-save` of a family would print now, in the order and the words of the version that recorded.
+    #[must_use]
+    pub fn rules(&self, family: IpFamily) -> String {
+        let of_family = self.families.iter().filter(|f| f.family == family);
+        let tables = of_family.flat_map(|f| [Table::Mangle, Table::Filter, Table::Nat].map(|t| f.kernel.save_text(t)));
+        tables.collect::<String>().replace(" --nfacct-name ", " --nfacct-name  ")
+    }
+}
+
+/// The few fields that the cases set, over the runner's configuration.
+fn config(fields: &Value) -> Config {
+    let text = |path: &str| fields.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let flag = |path: &str| fields.pointer(path).and_then(Value::as_bool);
+    let mut config = objects::config();
+    "node-a".clone_into(&mut config.node_name);
+    config.local_detector = match &*text("/detectLocalMode") {
+        "" | "ClusterCIDR" => {
+            let cidrs = text("/clusterCIDR");
+            let nets = cidrs.split(',').filter(|cidr| !cidr.is_empty());
+            LocalDetector::ClusterCidr(nets.map(|net| net.trim().parse().expect("a network")).collect())
+        }
+        "NodeCIDR" => LocalDetector::NodeCidr,
+        "BridgeInterface" => LocalDetector::BridgeInterface(text("/detectLocal/bridgeInterface")),
+        "InterfaceNamePrefix" => LocalDetector::InterfaceNamePrefix(text("/detectLocal/interfaceNamePrefix")),
+        other => panic!("detectLocalMode {other}"),
+    };
+    let addresses = fields.pointer("/nodePortAddresses").and_then(Value::as_array).cloned().unwrap_or_default();
+    let addresses: Vec<&str> = addresses.iter().filter_map(Value::as_str).collect();
+    config.node_port_addresses = match addresses[..] {
+        ["primary"] => NodePortAddresses::Primary,
+        _ => NodePortAddresses::Cidrs(addresses.iter().map(|net| net.parse().expect("a network")).collect()),
+    };
+    config.bind_address = text("/bindAddress").parse().ok();
+    config.masquerade_all = flag("/iptables/masqueradeAll") == Some(true);
+    config.localhost_node_ports = flag("/iptables/localhostNodePorts") != Some(false);
+    config.hide_external_ips = flag("/featureGates/AllowServiceExternalIPs") == Some(false);
+    if let Some(bit) = fields.pointer("/iptables/masqueradeBit").and_then(Value::as_u64) {
+        config.masquerade_bit = u8::try_from(bit).expect("a bit");
+    }
+    if text("/iptables/syncPeriod") == "1h" {
+        config.periods.sync = Duration::from_hours(1);
+    }
+    config
+}

@@ -1,0 +1,185 @@
+//! Which changes of objects become work, and what is known after them.
+
+use proxier::IpFamily;
+use proxier::model::Scope;
+use proxier::track::{Change, Kind, ObjectError, Tracker, Translator};
+use serde_json::{Value, json};
+
+/// A tracker of IPv4 with a translator for node `here`.
+struct Cluster {
+    translator: Translator,
+    tracker: Tracker,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self { translator: Translator::new("here", false), tracker: Tracker::default() }
+    }
+
+    /// Applies an object; whether the kernel has to learn of it.
+    fn apply(&mut self, kind: Kind, object: Value) -> Result<bool, ObjectError> {
+        let translated = self.translator.applied(kind, object)?;
+        let ours = translated.changes.into_iter().filter(|(family, _)| *family == IpFamily::V4);
+        Ok(ours.map(|(_, change)| self.tracker.apply(change)).fold(false, |any, one| any | one))
+    }
+
+    fn service(&mut self, object: Value) -> bool {
+        self.apply(Kind::Service, object).expect("a good Service")
+    }
+
+    fn slice(&mut self, object: Value) -> bool {
+        self.apply(Kind::EndpointSlice, object).expect("a good EndpointSlice")
+    }
+
+    /// The Service ports that the next sync looks at.
+    fn pending(&mut self) -> Vec<String> {
+        match self.tracker.take_scope() {
+            Scope::Full => vec!["everything".to_owned()],
+            Scope::Changed(ports) => ports.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn endpoints(&self, service: &str) -> Vec<String> {
+        let snapshot = self.tracker.snapshot(IpFamily::V4.localhost());
+        let port = snapshot.ports.keys().find(|port| *port.service.name == *service).expect("a known Service");
+        snapshot.endpoints.of(port).iter().map(ToString::to_string).collect()
+    }
+}
+
+fn service(name: &str) -> Value {
+    json!({"metadata": {"name": name, "namespace": "ns", "resourceVersion": "1"},
+           "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}})
+}
+
+fn slice(name: &str, service: &str, addresses: &[&str]) -> Value {
+    let endpoints: Vec<_> = addresses.iter().map(|address| json!({"addresses": [address]})).collect();
+    json!({"metadata": {"name": name, "namespace": "ns", "labels": {"kubernetes.io/service-name": service}},
+           "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints})
+}
+
+#[test]
+fn metadata_is_no_change() {
+    let mut cluster = Cluster::new();
+    assert!(cluster.service(service("a")));
+    assert!(cluster.slice(slice("a-1", "a", &["10.0.0.1"])));
+    assert_eq!(cluster.pending(), ["ns/a:http"]);
+
+    let mut again = service("a");
+    again["metadata"]["resourceVersion"] = json!("2");
+    again["metadata"]["annotations"] = json!({"x": "y"});
+    assert!(!cluster.service(again));
+    let mut again = slice("a-1", "a", &["10.0.0.1"]);
+    again["metadata"]["resourceVersion"] = json!("3");
+    again["metadata"]["managedFields"] = json!([{"manager": "m"}]);
+    assert!(!cluster.slice(again));
+    assert_eq!(cluster.pending(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_relabelled_slice_leaves_its_old_service() {
+    let mut cluster = Cluster::new();
+    cluster.service(service("a"));
+    cluster.service(service("b"));
+    cluster.slice(slice("s", "a", &["10.0.0.1"]));
+    cluster.pending();
+    assert!(cluster.slice(slice("s", "b", &["10.0.0.1"])));
+    assert_eq!(cluster.pending(), ["ns/a:http", "ns/b:http"]);
+    assert_eq!(cluster.endpoints("a"), [] as [&str; 0]);
+    assert_eq!(cluster.endpoints("b"), ["10.0.0.1:8080"]);
+    let mut unlabelled = slice("s", "b", &["10.0.0.1"]);
+    unlabelled["metadata"]["labels"] = json!({});
+    assert!(cluster.slice(unlabelled));
+    assert_eq!(cluster.endpoints("b"), [] as [&str; 0]);
+}
+
+#[test]
+fn endpoints_are_in_the_order_of_their_text_and_once() {
+    let mut cluster = Cluster::new();
+    cluster.service(service("a"));
+    cluster.slice(slice("a-1", "a", &["10.0.0.9", "10.0.0.10", "10.0.0.9"]));
+    cluster.slice(slice("a-2", "a", &["10.0.0.1", "10.0.0.10"]));
+    assert_eq!(cluster.endpoints("a"), ["10.0.0.10:8080", "10.0.0.1:8080", "10.0.0.9:8080"]);
+}
+
+#[test]
+fn a_list_deletes_what_it_does_not_show() {
+    let mut cluster = Cluster::new();
+    for kind in [Kind::Service, Kind::EndpointSlice] {
+        cluster.tracker.apply(Change::Listing(kind));
+    }
+    cluster.service(service("a"));
+    cluster.service(service("b"));
+    assert!(!cluster.tracker.complete());
+    assert!(cluster.tracker.apply(Change::Listed(Kind::Service)));
+    assert!(cluster.tracker.apply(Change::Listed(Kind::EndpointSlice)));
+    assert!(cluster.tracker.complete());
+    cluster.pending();
+
+    cluster.tracker.apply(Change::Listing(Kind::Service));
+    assert!(!cluster.service(service("b")), "nothing vanishes while the list is under way");
+    assert!(cluster.tracker.apply(Change::Listed(Kind::Service)));
+    assert_eq!(cluster.pending(), ["ns/a:http"]);
+}
+
+#[test]
+fn services_that_are_not_for_us_have_no_ports() {
+    let mut cluster = Cluster::new();
+    for (field, value) in [
+        ("/metadata/labels", json!({"service.kubernetes.io/service-proxy-name": ""})),
+        ("/spec/clusterIP", json!("None")),
+        ("/spec/clusterIP", json!("")),
+        ("/spec/type", json!("ExternalName")),
+        ("/spec/clusterIP", json!("fd00::1")),
+        ("/spec/ports", Value::Null),
+    ] {
+        let mut object = service("a");
+        object["metadata"]["labels"] = json!({});
+        object["spec"]["type"] = json!("ClusterIP");
+        *object.pointer_mut(field).expect("a field") = value.clone();
+        assert!(!cluster.service(object), "{field} = {value}");
+    }
+}
+
+#[test]
+fn objects_that_make_no_sense_are_named_with_their_field() {
+    let mut cluster = Cluster::new();
+    let mut bad_port = service("a");
+    bad_port["spec"]["ports"][0]["nodePort"] = json!(70_000);
+    let mut bad_protocol = service("a");
+    bad_protocol["spec"]["ports"][0]["protocol"] = json!("ICMP");
+    let mut bad_ip = service("a");
+    bad_ip["spec"]["clusterIP"] = json!("ten");
+    for (object, words) in [
+        (bad_port, ["Service ns/a", "spec.ports[0].nodePort", "70000"]),
+        (bad_protocol, ["Service ns/a", "spec.ports[0].protocol", "ICMP"]),
+        (bad_ip, ["Service ns/a", "spec.clusterIP", "ten"]),
+        (
+            json!({"metadata": {"name": "a\"\n-A INPUT"}}),
+            ["Service default/a\\\"\\n-A INPUT is", "metadata.name", "'\\n'"],
+        ),
+        (json!({"spec": {}}), ["Service", "default/", "name"]),
+        (json!("text"), ["Service", "", "invalid type"]),
+    ] {
+        let message = cluster.apply(Kind::Service, object).expect_err("nonsense").to_string();
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    }
+}
+
+#[test]
+fn source_ranges_of_everything_or_of_the_other_family_restrict_nothing() {
+    let mut cluster = Cluster::new();
+    for (ranges, expected) in [
+        (json!(["10.0.0.0/8 ", " 192.168.1.7/24"]), vec!["10.0.0.0/8", "192.168.1.0/24"]),
+        (json!(["10.0.0.0/8", "0.0.0.0/0"]), vec![]),
+        (json!(["fd00::/8"]), vec![]),
+        (json!(["10.0.0.0/33", "x"]), vec![]),
+    ] {
+        let mut object = service("a");
+        object["spec"]["loadBalancerSourceRanges"] = ranges.clone();
+        cluster.service(object);
+        let snapshot = cluster.tracker.snapshot(IpFamily::V4.localhost());
+        let found: Vec<_> =
+            snapshot.ports.values().flat_map(|port| &port.source_ranges).map(ToString::to_string).collect();
+        assert_eq!(found, expected, "{ranges}");
+    }
+}
