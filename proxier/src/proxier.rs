@@ -3,16 +3,17 @@
 //! In: [`Change`]s through a channel. Out: calls of a [`Backend`], reports to an [`Observer`].
 //! Must not know: which mode it is, or where changes come from. One thread owns all of it; it ends with its channel.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
 use crate::backend::{Backend, Rejected, SyncError, SyncStats};
+use crate::cleaner::{Cleaned, FlowCleaner};
 use crate::family::IpFamily;
 use crate::kernel;
-use crate::model::{Config, Scope, ServicePortName};
+use crate::model::{Config, Destination, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
 use crate::track::{Change, Kind, Tracker};
 
@@ -30,6 +31,8 @@ pub trait Observer: Send {
     fn queued(&mut self);
     /// A sync ended.
     fn synced(&mut self, report: &SyncReport<'_>);
+    /// Stale flows were looked for.
+    fn cleaned(&mut self, _cleaned: &Cleaned) {}
 }
 
 /// What a sync came to.
@@ -50,6 +53,7 @@ pub struct Proxier {
     tracker: Tracker,
     schedule: SyncSchedule,
     backend: Box<dyn Backend>,
+    cleaner: Option<FlowCleaner>,
     observer: Box<dyn Observer>,
     started: Instant,
     synced_once: bool,
@@ -78,12 +82,19 @@ impl Proxier {
             tracker,
             schedule: SyncSchedule::new(periods.min, periods.sync, FULL_SYNC_PERIOD),
             backend,
+            cleaner: None,
             observer,
             started: now,
             synced_once: false,
             next_check: now + periods.sync,
             rejected: HashMap::new(),
         }
+    }
+
+    /// Has stale flows deleted after syncs.
+    #[must_use]
+    pub fn with_cleaner(self, cleaner: FlowCleaner) -> Self {
+        Self { cleaner: Some(cleaner), ..self }
     }
 
     /// Runs until the channel's senders are gone. A sync under way is finished first; the rules stay.
@@ -168,6 +179,9 @@ impl Proxier {
 
     fn check(&mut self, now: Instant) {
         self.next_check = now + self.config.periods.sync;
+        if self.cleaner.as_ref().is_some_and(FlowCleaner::owes) {
+            self.clean_flows(&Scope::Changed(BTreeSet::new()), BTreeSet::new());
+        }
         let damage = self.backend.damage(now);
         kernel::memory::release();
         match damage {
@@ -204,11 +218,26 @@ impl Proxier {
             kernel::memory::release();
         }
         self.observer.synced(&SyncReport { duration, full, result: result.as_ref() });
+        // After a failure the next sync looks at everything, and so does the clean-up after it (surface.md I9).
+        if result.is_ok() {
+            let gone = self.tracker.take_gone();
+            self.clean_flows(&scope, gone);
+        }
         let end = Instant::now();
         self.schedule.ended(end, retry);
         if !self.synced_once {
             self.synced_once = true;
             self.next_check = end + self.config.periods.sync;
+        }
+    }
+
+    /// Deletes flows that the rules would not make so any more. Only after a sync: until then the old rules would make
+    /// them again.
+    fn clean_flows(&mut self, scope: &Scope, gone: BTreeSet<Destination>) {
+        let node_ip = self.config.node_ip(self.family, self.tracker.node());
+        let Some(cleaner) = &mut self.cleaner else { return };
+        if let Some(cleaned) = cleaner.clean(&self.tracker.snapshot(node_ip), scope, gone) {
+            self.observer.cleaned(&cleaned);
         }
     }
 
