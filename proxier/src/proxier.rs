@@ -60,6 +60,8 @@ pub struct Proxier {
     next_check: Instant,
     /// What the last sync left out, and why.
     rejected: HashMap<ServicePortName, String>,
+    /// When to try that again. Each try costs a look at everything.
+    next_try: Instant,
 }
 
 impl std::fmt::Debug for Proxier {
@@ -88,6 +90,7 @@ impl Proxier {
             synced_once: false,
             next_check: now + periods.sync,
             rejected: HashMap::new(),
+            next_try: now,
         }
     }
 
@@ -196,6 +199,10 @@ impl Proxier {
     }
 
     fn sync(&mut self, now: Instant) {
+        if now >= self.next_try {
+            self.tracker.want(self.rejected.keys().cloned());
+            self.next_try = now + self.config.periods.sync;
+        }
         let scope = match self.tracker.take_scope() {
             // The hourly run has nothing pending and looks at everything.
             Scope::Changed(pending) if pending.is_empty() => Scope::Full,
@@ -254,7 +261,6 @@ impl Proxier {
             }
             rejected.insert(port.clone(), reason.clone());
         }
-        self.tracker.want(rejected.keys().cloned());
         self.rejected = rejected;
         let rules: Vec<String> =
             stats.rules.iter().map(|r| format!("{} {} of {}", r.table, r.written, r.total)).collect();

@@ -248,11 +248,10 @@ impl Backend for Iptables {
             if culprits.is_empty() || self.rejected.len() + culprits.len() > MAX_REJECTIONS {
                 return Err(failure.error);
             }
+            // What was refused may have changed some tables, and trying who is at fault some chains: only the kernel
+            // knows what it holds now.
+            changed = None;
             for (port, reason) in culprits {
-                // It may have been programmed before: then what is left of it has to go.
-                if let Some(changed) = &mut changed {
-                    changed.insert(port.clone());
-                }
                 if self.rejected.insert(port, reason).is_some() {
                     return Err(failure.error);
                 }
