@@ -81,6 +81,7 @@ impl Restore {
             section.rules.truncate(start);
         } else {
             section.ruled_by.extend(std::iter::repeat_n(owner, rules.len()));
+            section.appended += rules.len();
             self.declare(table, chain, owner);
         }
         wanted
