@@ -9,6 +9,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 use proxier::IpFamily;
+use proxier::cleaner::Cleaned;
 use proxier::proxier::SyncReport;
 use proxier::track::Kind;
 
@@ -30,6 +31,8 @@ pub struct Metrics {
     rules_total: IntGaugeVec,
     rules_last: IntGaugeVec,
     rejected: IntGaugeVec,
+    clean_duration: HistogramVec,
+    flows_deleted: IntCounterVec,
     answers: CounterVec,
     livez: CounterVec,
 }
@@ -138,6 +141,14 @@ impl Metrics {
                     family
                 )
             ),
+            clean_duration: register!(
+                r,
+                duration("conntrack_reconciler_sync_duration_seconds", "Duration of looks at the conntrack table")
+            ),
+            flows_deleted: register!(
+                r,
+                counter("conntrack_reconciler_deleted_entries_total", "Stale UDP flows deleted", family)
+            ),
             answers: register!(r, code("proxy_healthz_total", "Answers of /healthz by status")),
             livez: register!(r, code("proxy_livez_total", "Answers of /livez by status")),
             registry: r,
@@ -196,6 +207,13 @@ impl Metrics {
         }
     }
 
+    /// Stale flows were looked for.
+    pub fn cleaned(&self, family: IpFamily, cleaned: &Cleaned) {
+        let label = &[family.name()];
+        self.clean_duration.with_label_values(label).observe(cleaned.duration.as_secs_f64());
+        self.flows_deleted.with_label_values(label).inc_by(cleaned.deleted.try_into().unwrap_or(u64::MAX));
+    }
+
     /// `/healthz` or `/livez` was answered.
     pub fn answered(&self, live: bool, status: u16) {
         let counter = if live { &self.livez } else { &self.answers };
@@ -230,12 +248,18 @@ mod tests {
         let stats = SyncStats { full: true, no_local_internal: 3, rules, ..SyncStats::default() };
         let report = SyncReport { duration: Duration::from_millis(20), full: true, result: Ok(&stats) };
         metrics.synced(IpFamily::V6, &report);
+        metrics.cleaned(IpFamily::V4, &Cleaned { duration: Duration::from_secs(20), deleted: 0 });
+        metrics.cleaned(IpFamily::V4, &Cleaned { duration: Duration::from_millis(1), deleted: 7 });
         let text = metrics.text().expect("text");
         for line in [
             "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"} 1",
             "kubeproxy_sync_full_proxy_rules_duration_seconds_bucket{ip_family=\"IPv6\",le=\"0.032\"} 1",
             "kubeproxy_sync_proxy_rules_iptables_total{ip_family=\"IPv6\",table=\"nat\"} 70",
             "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv6\",traffic_policy=\"internal\"} 3",
+            "kubeproxy_conntrack_reconciler_sync_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.001\"} 1",
+            "kubeproxy_conntrack_reconciler_sync_duration_seconds_bucket{ip_family=\"IPv4\",le=\"16.384\"} 1",
+            "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv4\"} 2",
+            "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv4\"} 7",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use proxier::IpFamily;
+use proxier::cleaner::Cleaned;
 use proxier::proxier::{Observer, SyncReport};
 use proxier::track::Kind;
 
@@ -43,5 +44,9 @@ impl Observer for Reporter {
             self.health.synced(self.family);
         }
         self.metrics.synced(self.family, report);
+    }
+
+    fn cleaned(&mut self, cleaned: &Cleaned) {
+        self.metrics.cleaned(self.family, cleaned);
     }
 }

@@ -8,8 +8,9 @@ use std::thread::JoinHandle;
 
 use proxier::IpFamily;
 use proxier::backend::Backend;
+use proxier::cleaner::FlowCleaner;
 use proxier::iptables::Iptables;
-use proxier::kernel::{Choice, Host, SystemHost, SystemIptables, choose_flavour};
+use proxier::kernel::{Choice, Host, SystemConntrack, SystemHost, SystemIptables, choose_flavour};
 use proxier::model::Config;
 use proxier::proxier::Proxier;
 use proxier::track::Change;
@@ -29,6 +30,7 @@ use crate::source::{self, Families};
 /// # Errors
 /// A configuration that cannot be used; no usable iptables; no way to the API server.
 pub fn run(flags: &Flags) -> Result<(), String> {
+    proxier::kernel::memory::share();
     let settings = settings(flags)?;
     for warning in &settings.warnings {
         warn!("{warning}");
@@ -100,7 +102,8 @@ fn start_families(
             Ok(backend) => {
                 let (sender, changes) = mpsc::channel::<Change>();
                 let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone()));
-                let proxier = Proxier::new(family, config.clone(), backend, reporter);
+                let proxier =
+                    Proxier::new(family, config.clone(), backend, reporter).with_cleaner(cleaner(family, config));
                 let name = format!("proxier-{family}");
                 let thread = std::thread::Builder::new().name(name).spawn(move || proxier.run(&changes));
                 threads.push(thread.map_err(|error| format!("cannot start a thread: {error}"))?);
@@ -121,6 +124,10 @@ fn backend(family: IpFamily, config: &Config, choice: &Choice) -> Result<Box<dyn
     family.available().map_err(str::to_owned)?;
     let tools = SystemIptables::find(family, choice).map_err(|error| error.to_string())?;
     Ok(Box::new(Iptables::new(family, config.clone(), Box::new(tools), Box::new(SystemHost))))
+}
+
+fn cleaner(family: IpFamily, config: &Config) -> FlowCleaner {
+    FlowCleaner::new(family, config.node_port_addresses.clone(), Box::new(SystemConntrack), Box::new(SystemHost))
 }
 
 struct Stop {

@@ -11,6 +11,8 @@ mod broken;
 mod changes;
 #[path = "packets/cluster_ip.rs"]
 mod cluster_ip;
+#[path = "packets/flows.rs"]
+mod flows;
 #[path = "packets/load_balancer.rs"]
 mod load_balancer;
 #[path = "packets/node_port.rs"]
@@ -58,8 +60,10 @@ in_both_flavours! {
     policy: external_local_keeps_the_client_and_stays_on_the_node, external_local_does_not_bind_pods,
         internal_local_stays_on_the_node, external_local_without_local_endpoints_drops,
         internal_local_without_local_endpoints_drops, no_endpoints_refuse_at_once;
-    protocols: udp_through_every_entrance, udp_refused_and_dropped,
+    protocols: udp_through_every_entrance, udp_refused_and_dropped, udp_flow_leaves_a_gone_endpoint,
         sctp_rules_load_and_translate;
+    flows: flows_come_back_with_the_endpoints, flows_of_before_the_service_find_it, flows_leave_a_deleted_service,
+        flows_leave_what_their_service_gave_up, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort, a_deleted_service_leaves_nothing,
         a_changed_service_keeps_its_neighbours_connected;
     repair: an_emptied_chain_comes_back, a_removed_rule_comes_back, a_removed_translation_comes_back,

@@ -4,11 +4,14 @@
 //! - [`track`] turns API objects into the compact values of [`model`] and tells which Service ports a change touches;
 //! - [`proxier`] owns those values, decides by [`schedule`] when to sync, and calls a mode through [`backend`];
 //! - a mode ([`iptables`]) renders [`netfilter`] values from a [`model::Snapshot`] and plans what to write;
-//! - [`kernel`] applies them: the only module with side effects.
+//! - [`kernel`] applies them: the only module with side effects;
+//! - [`cleaner`] deletes the flows that [`conntrack`] finds stale, because the kernel never asks the rules again.
 //!
 //! Everything here is synchronous and single-threaded: each family has one owner thread, and nobody locks.
 
 pub mod backend;
+pub mod cleaner;
+pub mod conntrack;
 pub mod family;
 pub mod iptables;
 pub mod kernel;

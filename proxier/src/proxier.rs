@@ -3,15 +3,17 @@
 //! In: [`Change`]s through a channel. Out: calls of a [`Backend`], reports to an [`Observer`].
 //! Must not know: which mode it is, or where changes come from. One thread owns all of it; it ends with its channel.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
 use crate::backend::{Backend, Rejected, SyncError, SyncStats};
+use crate::cleaner::{Cleaned, FlowCleaner};
 use crate::family::IpFamily;
-use crate::model::{Config, Scope, ServicePortName};
+use crate::kernel;
+use crate::model::{Config, Destination, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
 use crate::track::{Change, Kind, Tracker};
 
@@ -29,6 +31,8 @@ pub trait Observer: Send {
     fn queued(&mut self);
     /// A sync ended.
     fn synced(&mut self, report: &SyncReport<'_>);
+    /// Stale flows were looked for.
+    fn cleaned(&mut self, _cleaned: &Cleaned) {}
 }
 
 /// What a sync came to.
@@ -49,6 +53,7 @@ pub struct Proxier {
     tracker: Tracker,
     schedule: SyncSchedule,
     backend: Box<dyn Backend>,
+    cleaner: Option<FlowCleaner>,
     observer: Box<dyn Observer>,
     started: Instant,
     synced_once: bool,
@@ -79,6 +84,7 @@ impl Proxier {
             tracker,
             schedule: SyncSchedule::new(periods.min, periods.sync, FULL_SYNC_PERIOD),
             backend,
+            cleaner: None,
             observer,
             started: now,
             synced_once: false,
@@ -86,6 +92,12 @@ impl Proxier {
             rejected: HashMap::new(),
             next_try: now,
         }
+    }
+
+    /// Has stale flows deleted after syncs.
+    #[must_use]
+    pub fn with_cleaner(self, cleaner: FlowCleaner) -> Self {
+        Self { cleaner: Some(cleaner), ..self }
     }
 
     /// Runs until the channel's senders are gone. A sync under way is finished first; the rules stay.
@@ -121,7 +133,11 @@ impl Proxier {
         };
         // Both families are told of a slice that is gone, or that is the other one's.
         let elsewhere = matches!(change, Change::Slice(_, None));
+        let relisted = self.synced_once && matches!(change, Change::Listed(_));
         let relevant = self.tracker.apply(change);
+        if relisted {
+            kernel::memory::release();
+        }
         if let Some(kind) = kind.filter(|_| relevant || !elsewhere) {
             self.observer.changed(kind, self.tracker.pending());
         }
@@ -166,7 +182,12 @@ impl Proxier {
 
     fn check(&mut self, now: Instant) {
         self.next_check = now + self.config.periods.sync;
-        match self.backend.damage(now) {
+        if self.cleaner.as_ref().is_some_and(FlowCleaner::owes) {
+            self.clean_flows(&Scope::Changed(BTreeSet::new()), BTreeSet::new());
+        }
+        let damage = self.backend.damage(now);
+        kernel::memory::release();
+        match damage {
             Ok(None) => {}
             Ok(Some(damage)) => {
                 warn!("{}: the rules were changed by someone else: {damage}", self.family);
@@ -199,12 +220,31 @@ impl Proxier {
                 true
             }
         };
-        self.observer.synced(&SyncReport { duration, full: scope == Scope::Full, result: result.as_ref() });
+        let full = scope == Scope::Full;
+        if full {
+            kernel::memory::release();
+        }
+        self.observer.synced(&SyncReport { duration, full, result: result.as_ref() });
+        // After a failure the next sync looks at everything, and so does the clean-up after it (surface.md I9).
+        if result.is_ok() {
+            let gone = self.tracker.take_gone();
+            self.clean_flows(&scope, gone);
+        }
         let end = Instant::now();
         self.schedule.ended(end, retry);
         if !self.synced_once {
             self.synced_once = true;
             self.next_check = end + self.config.periods.sync;
+        }
+    }
+
+    /// Deletes flows that the rules would not make so any more. Only after a sync: until then the old rules would make
+    /// them again.
+    fn clean_flows(&mut self, scope: &Scope, gone: BTreeSet<Destination>) {
+        let node_ip = self.config.node_ip(self.family, self.tracker.node());
+        let Some(cleaner) = &mut self.cleaner else { return };
+        if let Some(cleaned) = cleaner.clean(&self.tracker.snapshot(node_ip), scope, gone) {
+            self.observer.cleaned(&cleaned);
         }
     }
 

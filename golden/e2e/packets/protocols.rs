@@ -5,10 +5,11 @@
 
 use golden::cluster::Protocol::Udp;
 use golden::cluster::{
-    Cluster, EXTERNAL_IP, FAR_5, Family, LOOPBACK, NODE, POD_5, POD_9, PORT, Service, TARGET_PORT, VIP, is_node, ready,
+    Cluster, EXTERNAL_IP, FAR_5, Family, LOOPBACK, NODE, POD_5, POD_6, POD_9, PORT, Service, TARGET_PORT, VIP,
+    eventually, is_node, ready,
 };
 
-use crate::{SOON, pods};
+use crate::{PROMPT, SOON, pods};
 
 const NODE_PORT: u16 = 30053;
 
@@ -48,6 +49,26 @@ pub(super) fn udp_refused_and_dropped(cluster: Cluster) {
         cluster.pod(POD_9).dropped(Udp, elsewhere.address(family));
         cluster.outside().dropped(Udp, NODE.at(family, 30054));
     }
+}
+
+pub(super) fn udp_flow_leaves_a_gone_endpoint(cluster: Cluster) {
+    let dns = dns();
+    let before = dns.clone().endpoints([ready(POD_5)]);
+    let after = dns.clone().endpoints([ready(POD_6)]);
+    let cluster = cluster.running(std::slice::from_ref(&before));
+    let mut flows = Vec::new();
+    for family in Family::BOTH {
+        flows.push(cluster.pod(POD_9).flow(dns.address(family)));
+        flows.push(cluster.outside().flow(NODE.at(family, NODE_PORT)));
+        flows.push(cluster.outside().flow(VIP.at(family, PORT)));
+    }
+    for flow in &flows {
+        assert_eq!(flow.attempt().expect("an answer").pod, POD_5.name);
+    }
+    cluster.write(&[after]);
+    eventually("every flow has moved to pod-6", PROMPT, || {
+        flows.iter().all(|flow| flow.attempt().is_ok_and(|answer| answer.pod == POD_6.name))
+    });
 }
 
 pub(super) fn sctp_rules_load_and_translate(cluster: Cluster) {

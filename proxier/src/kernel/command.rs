@@ -57,15 +57,15 @@ fn start(command: &mut Command) -> Result<std::process::Child, ToolError> {
     command.spawn().map_err(|source| ToolError::Start { program: words(command), source })
 }
 
-/// Runs a command to its end, with `input` on its standard input, and returns its output.
+/// Runs a command to its end, with the pieces of `input` on its standard input, and returns its output.
 ///
 /// # Errors
 /// If it cannot be run, or ends with an error.
-pub(super) fn run(command: &mut Command, input: &[u8]) -> Result<Vec<u8>, ToolError> {
+pub(super) fn run<'a>(command: &mut Command, input: impl IntoIterator<Item = &'a str>) -> Result<Vec<u8>, ToolError> {
     let mut child = start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that ends before it has read everything says why by other means.
-        let _ = stdin.write_all(input);
+        let _ = input.into_iter().try_for_each(|piece| stdin.write_all(piece.as_bytes()));
     }
     let output = child.wait_with_output().map_err(|source| ToolError::Output { program: words(command), source })?;
     if output.status.success() {

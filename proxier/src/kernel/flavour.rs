@@ -71,7 +71,7 @@ pub fn choose() -> Choice {
     let Ok(path) = which::which(name) else {
         return Choice { flavour: None, infix: "", reason: format!("no hint of the kubelet, and no {name} in PATH") };
     };
-    let version = command::run(Command::new(&path).arg("--version"), b"").unwrap_or_default();
+    let version = command::run(Command::new(&path).arg("--version"), []).unwrap_or_default();
     let version = String::from_utf8_lossy(&version).trim().to_owned();
     let flavour = Flavour::ALL.into_iter().find(|flavour| version.contains(&format!("({flavour})")));
     let reason = format!("no hint of the kubelet, and {} says {version:?}", path.display());

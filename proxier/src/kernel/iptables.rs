@@ -85,7 +85,7 @@ impl SystemIptables {
             which::which(&program).map_err(|e| ToolError::Start { program, source: std::io::Error::other(e) })
         };
         let iptables = path("")?;
-        let version = command::run(Command::new(&iptables).arg("--version"), b"")?;
+        let version = command::run(Command::new(&iptables).arg("--version"), [])?;
         let tools = Self {
             save: path("-save")?,
             restore: path("-restore")?,
@@ -93,7 +93,7 @@ impl SystemIptables {
             random_fully: knows_random_fully(&String::from_utf8_lossy(&version)),
             iptables,
         };
-        command::run(tools.command().args(["-S", "POSTROUTING", "-t", "nat"]), b"")?;
+        command::run(tools.command().args(["-S", "POSTROUTING", "-t", "nat"]), [])?;
         Ok(tools)
     }
 
@@ -112,7 +112,7 @@ impl IptablesTool for SystemIptables {
     fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError> {
         let mut command = Command::new(&self.restore);
         command.args(["-w", LOCK_WAIT, "--noflush", "--counters"]);
-        command::run(&mut command, restore.to_string().as_bytes()).map(drop).map_err(|error| {
+        command::run(&mut command, restore.parts()).map(drop).map_err(|error| {
             let message = error.to_string();
             let lines = if let ToolError::Failed { stderr, .. } = &error { refused_lines(stderr) } else { Vec::new() };
             RestoreError { lines, message }
@@ -122,11 +122,11 @@ impl IptablesTool for SystemIptables {
     fn has_rule(&mut self, table: Table, builtin: &str, rule: &Rule) -> Result<bool, ToolError> {
         let mut command = self.command();
         command.args(["-t", table.name(), "-C", builtin]).args(arguments(&rule.to_string()));
-        answer(command::run(&mut command, b""))
+        answer(command::run(&mut command, []))
     }
 
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
-        answer(command::run(self.command().args(["-t", table.name(), "-S", chain.as_str()]), b""))
+        answer(command::run(self.command().args(["-t", table.name(), "-S", chain.as_str()]), []))
     }
 
     fn batch(&self) -> usize {

@@ -3,12 +3,16 @@
 //! In: netfilter's nouns. Out: the same, from and to the kernel. Must not know: Services, modes.
 
 mod command;
+pub mod conntrack;
 mod flavour;
 pub mod host;
 pub mod iptables;
+pub mod memory;
+mod netlink;
 pub mod netns;
 mod nfacct;
 
+pub use conntrack::{ConntrackTable, Deleted, SystemConntrack};
 pub use flavour::{Choice, Flavour, choose as choose_flavour};
 pub use host::{Host, SystemHost, cpu_time};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};

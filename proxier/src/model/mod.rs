@@ -13,6 +13,6 @@ pub mod topology;
 pub use config::{Config, LocalDetector, NodePortAddresses};
 pub use endpoint::{Endpoint, Endpoints, Slice, SliceEndpoint, SlicePort};
 pub use node::NodeInfo;
-pub use service::{NamespacedName, Protocol, ServicePort, ServicePortName};
+pub use service::{Destination, NamespacedName, Protocol, ServicePort, ServicePortName};
 pub use snapshot::{Scope, Snapshot};
 pub use topology::CategorizedEndpoints;

@@ -4,7 +4,7 @@
 //! Must not know: the API's shapes, endpoints.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -113,7 +113,23 @@ pub struct ServicePort {
     pub hidden_external_ips: bool,
 }
 
+/// Where packets for a Service port are sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Destination {
+    /// Its cluster IP, an external IP or a load balancer VIP.
+    Address(SocketAddr),
+    /// A port at the node's addresses.
+    NodePort(u16),
+}
+
 impl ServicePort {
+    /// Everywhere that packets for it may be sent to.
+    pub fn destinations(&self) -> impl Iterator<Item = Destination> + '_ {
+        let addresses = [&self.cluster_ip].into_iter().chain(&self.external_ips).chain(&self.load_balancer_vips);
+        let addresses = addresses.map(|ip| Destination::Address(SocketAddr::new(*ip, self.port)));
+        addresses.chain((self.node_port != 0).then_some(Destination::NodePort(self.node_port)))
+    }
+
     /// Whether anything but the cluster IP leads here.
     #[must_use]
     pub fn externally_accessible(&self) -> bool {

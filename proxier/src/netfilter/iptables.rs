@@ -36,6 +36,15 @@ impl Table {
             Self::Mangle => "mangle",
         }
     }
+
+    /// The line that a table begins with in the text of the save and restore tools.
+    pub(super) fn head(self) -> &'static str {
+        match self {
+            Self::Filter => "*filter\n",
+            Self::Nat => "*nat\n",
+            Self::Mangle => "*mangle\n",
+        }
+    }
 }
 
 /// The longest chain name that the kernel takes (`XT_EXTENSION_MAXNAMELEN` less the final NUL).

@@ -3,9 +3,11 @@
 //! In: numbers, addresses and names. Out: rules, chains and their text. Must not know: Kubernetes, or how to apply
 //! anything.
 
+pub mod conntrack;
 pub mod iptables;
 mod restore;
 mod save;
 
+pub use conntrack::{Flow, Tuple};
 pub use restore::{Owner, Restore};
 pub use save::{SavedChain, SavedTable};

@@ -6,6 +6,7 @@
 use std::fmt::{self, Write};
 
 use super::iptables::{Chain, Rule, Table};
+use super::save::SavedChain;
 
 /// Whom a line belongs to: a number that means something to the caller.
 pub type Owner = u32;
@@ -53,6 +54,37 @@ impl Restore {
         for rule in rules {
             self.append(table, chain, rule, owner);
         }
+    }
+
+    /// Declares a chain and fills it, unless it is `current` that way; returns what it is to be. Each rule's text is
+    /// made once, to be compared and to be written.
+    pub fn update(
+        &mut self,
+        table: Table,
+        chain: Chain,
+        rules: &[Rule],
+        current: Option<SavedChain>,
+        owner: Option<Owner>,
+    ) -> SavedChain {
+        let section = self.section(table);
+        let start = section.rules.len();
+        let mut wanted = SavedChain::default();
+        for rule in rules {
+            section.rules.push_str("-A ");
+            section.rules.push_str(chain.as_str());
+            let text = section.rules.len();
+            rule.write_to(&mut section.rules);
+            wanted.add(&section.rules[text..]);
+            section.rules.push('\n');
+        }
+        if current == Some(wanted) {
+            section.rules.truncate(start);
+        } else {
+            section.ruled_by.extend(std::iter::repeat_n(owner, rules.len()));
+            section.appended += rules.len();
+            self.declare(table, chain, owner);
+        }
+        wanted
     }
 
     /// Puts a rule at the head of a built-in chain.
@@ -122,7 +154,16 @@ impl Restore {
     /// A line's text, for a person who has to see what the tool refused.
     #[must_use]
     pub fn line(&self, line: usize) -> Option<String> {
-        self.to_string().lines().nth(line.checked_sub(1)?).map(str::to_owned)
+        self.parts().flat_map(str::lines).nth(line.checked_sub(1)?).map(str::to_owned)
+    }
+
+    /// The text in pieces of whole lines: all of it can have tens of megabytes, of which nobody needs a copy.
+    pub fn parts(&self) -> impl Iterator<Item = &str> {
+        let sections = Table::ALL.iter().zip(&self.sections).filter(|(_, section)| !section.is_empty());
+        sections.flat_map(|(table, section)| {
+            let (head, Section { declarations, rules, deletions, .. }) = (table.head(), section);
+            [head, declarations, rules, deletions, "COMMIT\n"]
+        })
     }
 }
 
@@ -135,14 +176,7 @@ impl Section {
 /// Exactly what is written to the tool.
 impl fmt::Display for Restore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (table, section) in Table::ALL.iter().zip(&self.sections).filter(|(_, section)| !section.is_empty()) {
-            writeln!(f, "*{}", table.name())?;
-            f.write_str(&section.declarations)?;
-            f.write_str(&section.rules)?;
-            f.write_str(&section.deletions)?;
-            f.write_str("COMMIT\n")?;
-        }
-        Ok(())
+        self.parts().try_for_each(|part| f.write_str(part))
     }
 }
 
@@ -150,6 +184,19 @@ impl fmt::Display for Restore {
 mod tests {
     use super::*;
     use crate::netfilter::iptables::Target;
+
+    #[test]
+    fn a_chain_that_is_as_wanted_is_not_written() {
+        let chain = Chain::new("ONE");
+        let rules = [Rule { target: Some(Target::Drop), ..Rule::default() }];
+        let mut restore = Restore::default();
+        let wanted = restore.update(Table::Nat, chain, &rules, Some(SavedChain::of(&rules)), Some(1));
+        assert_eq!(wanted, SavedChain::of(&rules));
+        assert!(restore.is_empty() && restore.to_string().is_empty(), "{restore}");
+        restore.update(Table::Nat, chain, &rules, Some(SavedChain::default()), Some(1));
+        assert_eq!(restore.to_string(), "*nat\n:ONE - [0:0]\n-A ONE -j DROP\nCOMMIT\n");
+        assert_eq!((restore.chains(), restore.rules(Table::Nat), restore.owner(3)), (1, 1, Some(1)));
+    }
 
     #[test]
     fn every_line_knows_its_owner() {

@@ -3,11 +3,13 @@
 //! In: names and numbers. Out: API objects, and a kernel that is a value: it can be looked at and told to refuse.
 //! Must not know: what the code under test does with either.
 
+mod conntrack;
 mod host;
 mod iptables;
 pub mod objects;
 mod recorder;
 
+pub use conntrack::FakeConntrack;
 pub use host::FakeHost;
 pub use iptables::FakeIptables;
 pub use recorder::{Recorder, RecordingIptables};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::change::{Change, Kind, ObjectKey};
 use crate::model::{
-    Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServicePort, ServicePortName, Slice, Snapshot,
+    Destination, Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServicePort, ServicePortName, Slice, Snapshot,
 };
 
 /// Holds the model of one family.
@@ -21,6 +21,8 @@ pub struct Tracker {
     node: NodeInfo,
     pending: BTreeSet<ServicePortName>,
     everything: bool,
+    /// What UDP Service ports gave up since last asked.
+    gone: BTreeSet<Destination>,
     /// Objects that a list under way has not shown again.
     unseen: HashMap<Kind, HashSet<NamespacedName>>,
     listed: HashSet<Kind>,
@@ -107,6 +109,11 @@ impl Tracker {
         self.pending.extend(ports);
     }
 
+    /// Destinations that UDP Service ports may have given up since last asked: flows to them outlive their rules.
+    pub fn take_gone(&mut self) -> BTreeSet<Destination> {
+        std::mem::take(&mut self.gone)
+    }
+
     fn seen(&mut self, kind: Kind, name: &NamespacedName) {
         if let Some(unseen) = self.unseen.get_mut(&kind) {
             unseen.remove(name);
@@ -130,18 +137,26 @@ impl Tracker {
         let mut differs = false;
         let old: Vec<ServicePortName> = self.ports_of(name).cloned().collect();
         for gone in old.into_iter().filter(|old| !ports.iter().any(|(new, _)| new == old)) {
-            self.ports.remove(&gone);
+            let facts = self.ports.remove(&gone);
+            self.give_up(&gone, facts);
             self.pending.insert(gone);
             differs = true;
         }
         for (port, facts) in ports {
             if self.ports.get(&port) != Some(&facts) {
                 self.pending.insert(port.clone());
-                self.ports.insert(port, facts);
+                let old = self.ports.insert(port.clone(), facts);
+                self.give_up(&port, old);
                 differs = true;
             }
         }
         differs || self.pending.len() != before
+    }
+
+    fn give_up(&mut self, port: &ServicePortName, facts: Option<ServicePort>) {
+        if port.protocol == Protocol::Udp {
+            self.gone.extend(facts.iter().flat_map(ServicePort::destinations));
+        }
     }
 
     fn ports_of(&self, service: &NamespacedName) -> impl Iterator<Item = &ServicePortName> {

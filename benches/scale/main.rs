@@ -1,0 +1,72 @@
+//! The side-by-side rig: a kube-proxy binary, ours or the real one, against an API server with many Services.
+//!
+//! In: environment variables (README.md beside this folder). Out: a table: how long a cold start takes until traffic
+//! flows, its CPU time, resident memory, and for one-endpoint changes latency and CPU time.
+//! Must not know: what the proxy is made of. Needs root: it works in a network namespace of its own.
+
+mod load;
+mod process;
+mod rig;
+mod traffic;
+
+use std::time::Duration;
+
+use golden::flavour::Flavour;
+
+use self::rig::{Figures, Rig};
+
+fn main() {
+    // `cargo test --all-targets` runs benches too, but without this argument.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        println!("scale: run it with cargo bench --bench scale");
+        return;
+    }
+    let options = Options::from_env();
+    println!("{}", Figures::HEADER);
+    for flavour in &options.flavours {
+        for &services in &options.services {
+            let outcome = Rig::start(&options, *flavour, services).and_then(|mut rig| rig.measure());
+            match outcome {
+                Ok(figures) => println!("{figures}"),
+                Err(why) => println!("| {services} | {flavour} | {why} |"),
+            }
+        }
+    }
+}
+
+/// What to measure.
+#[derive(Debug)]
+pub struct Options {
+    /// The binary.
+    pub binary: String,
+    /// Arguments for it besides those it needs.
+    pub arguments: Vec<String>,
+    /// Flavours of iptables.
+    pub flavours: Vec<Flavour>,
+    /// Numbers of Services.
+    pub services: Vec<u32>,
+    /// How many changes to time.
+    pub changes: u32,
+    /// How long a cold start may take.
+    pub limit: Duration,
+}
+
+impl Options {
+    fn from_env() -> Self {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let number = |name: &str, default| variable(name).map_or(default, |n| n.parse().expect("a number"));
+        let flavour = variable("FLAVOUR");
+        let flavours = Flavour::ALL.into_iter();
+        let services = variable("SERVICES").unwrap_or_else(|| "100,1000,10000".to_owned());
+        Self {
+            binary: variable("KUBE_PROXY")
+                .unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/kube-proxy").to_owned()),
+            arguments: variable("ARGUMENTS")
+                .map_or_else(Vec::new, |all| all.split_whitespace().map(str::to_owned).collect()),
+            flavours: flavours.filter(|f| flavour.as_ref().is_none_or(|wanted| *wanted == f.to_string())).collect(),
+            services: services.split(',').map(|n| n.parse().expect("a number of Services")).collect(),
+            changes: number("CHANGES", 20),
+            limit: Duration::from_secs(number("LIMIT", 400).into()),
+        }
+    }
+}

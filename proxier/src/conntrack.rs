@@ -1,0 +1,111 @@
+//! Which flows are stale: the kernel would send their packets elsewhere if they began now.
+//!
+//! In: a snapshot, what of it changed, and which destinations were given up. Out: a verdict on each UDP flow.
+//! Must not know: how flows are listed or deleted. TCP ends its own connections, so it never asks here.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::model::{Destination, Protocol, Scope, ServicePort, ServicePortName, Snapshot};
+use crate::netfilter::Flow;
+
+/// The verdict on flows, as far as something changed.
+///
+/// As in kube-proxy, a flow may stay with every endpoint that serves, terminating or not, whatever policies say; and
+/// while none serves, all flows stay. Unlike there, flows to destinations that were given up are stale too, and flows
+/// to a node port count only at addresses of this node.
+#[derive(Debug, Default)]
+pub struct StaleFlows {
+    /// The destinations in question, each with those of `serving` that it may lead to. None: it was given up.
+    destinations: HashMap<Destination, Vec<usize>>,
+    /// The endpoints of a Service port that serve, sorted.
+    serving: Vec<Box<[SocketAddr]>>,
+    node_addresses: Vec<IpAddr>,
+}
+
+impl StaleFlows {
+    /// Which flows are stale after what `scope` names changed and `gone` may have been given up.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot<'_>, scope: &Scope, gone: &BTreeSet<Destination>) -> Self {
+        let mut found = Self { destinations: in_question(snapshot, scope, gone), ..Self::default() };
+        if found.is_empty() {
+            return found;
+        }
+        // All Service ports, since two may have the same external IP: a flow may stay with the endpoints of both.
+        let mut claimed = BTreeSet::new();
+        for (name, port) in snapshot.ports.iter().filter(|(name, _)| name.protocol == Protocol::Udp) {
+            let mine: Vec<_> = port.destinations().filter(|to| found.destinations.contains_key(to)).collect();
+            if mine.is_empty() {
+                continue;
+            }
+            let endpoints = serving(snapshot, name);
+            if !endpoints.is_empty() {
+                for to in &mine {
+                    found.destinations.entry(*to).or_default().push(found.serving.len());
+                }
+                found.serving.push(endpoints);
+            }
+            claimed.extend(mine);
+        }
+        found.destinations.retain(|to, owners| !owners.is_empty() || !claimed.contains(to));
+        found
+    }
+
+    /// Whether no flow can be stale, so that there is no need to look.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.destinations.is_empty()
+    }
+
+    /// Whether node ports are in question: without the node's addresses no flow to them is stale.
+    #[must_use]
+    pub fn has_node_ports(&self) -> bool {
+        self.destinations.keys().any(|to| matches!(to, Destination::NodePort(_)))
+    }
+
+    /// Tells where node ports apply.
+    #[must_use]
+    pub fn at_node(self, addresses: Vec<IpAddr>) -> Self {
+        Self { node_addresses: addresses, ..self }
+    }
+
+    /// Whether a UDP flow is stale.
+    #[must_use]
+    pub fn is_stale(&self, flow: &Flow) -> bool {
+        let to = flow.original.destination;
+        let owners = self.destinations.get(&Destination::Address(to));
+        let node_port = || self.destinations.get(&Destination::NodePort(to.port())).filter(|_| self.is_node(to.ip()));
+        match owners.or_else(node_port).map(Vec::as_slice) {
+            None => false,
+            // What nothing redirects may go there by itself, now that no Service has the address.
+            Some([]) => flow.redirected(),
+            Some(owners) => !owners.iter().any(|i| self.serving[*i].binary_search(&flow.reply.source).is_ok()),
+        }
+    }
+
+    /// Of the loopback network one address stands for all.
+    fn is_node(&self, ip: IpAddr) -> bool {
+        self.node_addresses.iter().any(|own| *own == ip || (own.is_loopback() && ip.is_loopback()))
+    }
+}
+
+fn in_question(
+    snapshot: &Snapshot<'_>,
+    scope: &Scope,
+    gone: &BTreeSet<Destination>,
+) -> HashMap<Destination, Vec<usize>> {
+    let udp = |name: &ServicePortName| name.protocol == Protocol::Udp;
+    let ports: Vec<&ServicePort> = match scope {
+        Scope::Full => snapshot.ports.iter().filter(|(name, _)| udp(name)).map(|(_, port)| port).collect(),
+        Scope::Changed(names) => names.iter().filter(|name| udp(name)).filter_map(|n| snapshot.ports.get(n)).collect(),
+    };
+    let changed = ports.into_iter().flat_map(ServicePort::destinations);
+    changed.chain(gone.iter().copied()).map(|to| (to, Vec::new())).collect()
+}
+
+fn serving(snapshot: &Snapshot<'_>, name: &ServicePortName) -> Box<[SocketAddr]> {
+    let endpoints = snapshot.endpoints.of(name);
+    let mut serving: Vec<_> = endpoints.iter().filter(|e| e.state.serving).map(|e| e.address).collect();
+    serving.sort_unstable();
+    serving.into()
+}

@@ -1,0 +1,207 @@
+//! What the kernel sends, taken apart.
+//!
+//! In: any bytes. Out: messages and attributes as far as their lengths make sense; never a panic.
+//! Must not know: what is in the attributes.
+
+use super::{
+    ALIGNMENT, ATTRIBUTE_HEADER, HEADER, NLA_TYPE_MASK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLMSG_ERROR, NetlinkError,
+};
+
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// A message of the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    pub kind: u16,
+    pub(super) flags: u16,
+    pub(super) sequence: u32,
+    /// All after the netlink header.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Received<'a> {
+    /// The attributes after the subsystem's own header of this size.
+    pub fn attributes(&self, header: usize) -> Attributes<'a> {
+        Attributes(self.payload.get(header..).unwrap_or_default())
+    }
+
+    /// What an acknowledgement says; `None` if this is none.
+    pub(super) fn verdict(&self) -> Option<Result<(), NetlinkError>> {
+        (self.kind == NLMSG_ERROR).then(|| match number(self.payload, 0).map(u32::cast_signed) {
+            Some(0) => Ok(()),
+            Some(code) => Err(NetlinkError::Refused { errno: code.saturating_neg(), words: self.words() }),
+            None => Err(NetlinkError::Garbled),
+        })
+    }
+
+    /// The error code at the end of a dump: it may end badly.
+    pub(super) fn end_code(&self) -> i32 {
+        number(self.payload, 0).map_or(0, u32::cast_signed)
+    }
+
+    /// The kernel's words about an error: they come after what it shows of the request.
+    fn words(&self) -> String {
+        let shown = if self.flags & NLM_F_CAPPED != 0 { Some(HEADER) } else { number(self.payload, 4).map(to_usize) };
+        let after = shown.and_then(|shown| shown.checked_next_multiple_of(ALIGNMENT)?.checked_add(4));
+        let text = after.filter(|_| self.flags & NLM_F_ACK_TLVS != 0);
+        let text = text.and_then(|after| self.attributes(after).find(NLMSGERR_ATTR_MSG)).unwrap_or_default();
+        String::from_utf8_lossy(text).trim_end_matches('\0').escape_debug().to_string()
+    }
+}
+
+/// The messages of one datagram.
+#[derive(Clone, Debug)]
+pub(super) struct Messages<'a>(pub(super) &'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<Received<'a>, NetlinkError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let received = self.take();
+        if received.is_none() {
+            self.0 = &[];
+        }
+        Some(received.ok_or(NetlinkError::Garbled))
+    }
+}
+
+impl<'a> Messages<'a> {
+    fn take(&mut self) -> Option<Received<'a>> {
+        let length = to_usize(number(self.0, 0)?);
+        let kind_and_flags = self.0.get(4..8)?;
+        let received = Received {
+            kind: u16::from_ne_bytes([kind_and_flags[0], kind_and_flags[1]]),
+            flags: u16::from_ne_bytes([kind_and_flags[2], kind_and_flags[3]]),
+            sequence: number(self.0, 8)?,
+            payload: self.0.get(HEADER..length)?,
+        };
+        self.0 = self.0.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+        Some(received)
+    }
+}
+
+/// Attributes, one after the other; garbage ends them.
+#[derive(Clone, Copy, Debug)]
+pub struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Attributes<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The value of the first attribute of a kind.
+    pub fn find(mut self, kind: u16) -> Option<&'a [u8]> {
+        self.find_map(|(found, value)| (found == kind).then_some(value))
+    }
+
+    /// As `find`, for a value of a fixed size.
+    pub fn find_array<const N: usize>(self, kind: u16) -> Option<[u8; N]> {
+        self.find(kind)?.try_into().ok()
+    }
+
+    /// As `find`, for what is in a nest.
+    pub fn nest(self, kind: u16) -> Option<Self> {
+        self.find(kind).map(Self)
+    }
+}
+
+impl<'a> Iterator for Attributes<'a> {
+    /// The kind without its flags, and the value.
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let header = self.0.get(..ATTRIBUTE_HEADER)?;
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let kind = u16::from_ne_bytes([header[2], header[3]]) & NLA_TYPE_MASK;
+        let value = self.0.get(ATTRIBUTE_HEADER..length)?;
+        self.0 = self.0.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+        Some((kind, value))
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..)?.get(..4)?.try_into().ok()?))
+}
+
+fn to_usize(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(HEADER + payload.len()).expect("small");
+        let mut bytes = [length.to_ne_bytes(), [0; 4], 7_u32.to_ne_bytes(), [0; 4]].concat();
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+        bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+        bytes.extend(payload);
+        bytes
+    }
+
+    fn verdict(bytes: &[u8]) -> Result<(), NetlinkError> {
+        Messages(bytes).next().expect("a message")?.verdict().expect("a verdict")
+    }
+
+    #[test]
+    fn acknowledgements_are_understood_or_refused() {
+        assert!(verdict(&message(NLMSG_ERROR, 0, &[0; 20])).is_ok());
+        let refusal = message(NLMSG_ERROR, 0, &(-libc::EPERM).to_ne_bytes());
+        assert_eq!(verdict(&refusal).expect_err("refused").errno(), Some(libc::EPERM));
+        assert!(matches!(verdict(&refusal[..18]), Err(NetlinkError::Garbled)));
+        assert!(matches!(verdict(&message(NLMSG_ERROR, 0, &[1, 2])), Err(NetlinkError::Garbled)));
+        assert!(Messages(&message(3, 0, &[])).next().expect("a message").expect("whole").verdict().is_none());
+    }
+
+    #[test]
+    fn the_kernels_words_are_found_after_the_request() {
+        let words = [&17_u16.to_ne_bytes()[..], &1_u16.to_ne_bytes(), b"no such zone\0\0\0\0"].concat();
+        let code = (-libc::EINVAL).to_ne_bytes();
+        // All of the request is shown: a header and five bytes, padded.
+        let whole = [&code[..], &21_u32.to_ne_bytes(), &[0; 20], &words].concat();
+        let capped = [&code[..], &999_u32.to_ne_bytes(), &[0; 12], &words].concat();
+        for (flags, payload) in [(NLM_F_ACK_TLVS, &whole), (NLM_F_ACK_TLVS | NLM_F_CAPPED, &capped)] {
+            let error = verdict(&message(NLMSG_ERROR, flags, payload)).expect_err("refused");
+            assert_eq!(error.to_string(), "Invalid argument (os error 22): no such zone");
+        }
+        let error = verdict(&message(NLMSG_ERROR, 0, &whole)).expect_err("refused");
+        assert_eq!(error.to_string(), "Invalid argument (os error 22)");
+    }
+
+    #[test]
+    fn a_datagram_has_many_messages() {
+        let datagram = [message(1, 0, b"abc\0"), message(2, 0, b"")].concat();
+        let kinds: Vec<u16> = Messages(&datagram).map(|m| m.expect("whole").kind).collect();
+        assert_eq!(kinds, [1, 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut rest = bytes.len();
+            for message in Messages(&bytes).flatten() {
+                rest -= HEADER;
+                prop_assert!(message.payload.len() <= rest);
+                let _ = (message.verdict(), message.end_code(), message.attributes(4).count());
+            }
+            prop_assert!(Attributes(&bytes).count() <= bytes.len() / ATTRIBUTE_HEADER);
+        }
+
+        #[test]
+        fn what_is_cut_off_ends_early(cut in 0_usize..60) {
+            let datagram = [message(1, 0, &[8, 0, 1, 0, 1, 2, 3, 4]), message(NLMSG_ERROR, NLM_F_ACK_TLVS, &[255; 20])];
+            let datagram = datagram.concat();
+            let bytes = &datagram[..cut.min(datagram.len())];
+            let whole = Messages(bytes).flatten().count();
+            let ends = [0, 24, 60];
+            prop_assert_eq!(Messages(bytes).any(|m| m.is_err()), !ends.contains(&bytes.len()));
+            prop_assert_eq!(whole, ends.iter().filter(|end| **end > 0 && **end <= bytes.len()).count());
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Requests, built attribute by attribute.
+//!
+//! In: a kind, flags, a header, attributes. Out: the bytes of a message, with all lengths right and all parts aligned.
+//! Must not know: what is in the attributes.
+
+use super::{ALIGNMENT, ATTRIBUTE_HEADER, HEADER, NLA_F_NESTED, NLM_F_REQUEST, NetlinkError};
+
+/// A message to the kernel under construction.
+#[derive(Clone, Debug)]
+pub struct Request {
+    bytes: Vec<u8>,
+    /// An attribute was longer than its length field can say: the message must not be sent.
+    too_long: bool,
+}
+
+impl Request {
+    /// A message without attributes. `header` is what the subsystem wants before them.
+    pub fn new(kind: u16, flags: u16, header: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(128);
+        bytes.extend([0; 4]);
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend((flags | NLM_F_REQUEST).to_ne_bytes());
+        // Sequence number and port.
+        bytes.extend([0; 8]);
+        bytes.extend(header);
+        let mut request = Self { bytes, too_long: false };
+        request.pad();
+        request
+    }
+
+    /// Adds an attribute with this value.
+    pub fn attribute(&mut self, kind: u16, value: &[u8]) -> &mut Self {
+        let start = self.open(kind);
+        self.bytes.extend(value);
+        self.close(start)
+    }
+
+    /// Adds a text, ended by a zero byte.
+    pub fn text(&mut self, kind: u16, value: &str) -> &mut Self {
+        let start = self.open(kind);
+        self.bytes.extend(value.as_bytes());
+        self.bytes.push(0);
+        self.close(start)
+    }
+
+    /// Adds an attribute that consists of those that `fill` adds.
+    pub fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) -> &mut Self {
+        let start = self.open(kind | NLA_F_NESTED);
+        fill(self);
+        self.close(start)
+    }
+
+    fn open(&mut self, kind: u16) -> usize {
+        let start = self.bytes.len();
+        self.bytes.extend([0; 2]);
+        self.bytes.extend(kind.to_ne_bytes());
+        start
+    }
+
+    /// An attribute's length does not count the padding after it.
+    fn close(&mut self, start: usize) -> &mut Self {
+        let length = u16::try_from(self.bytes.len() - start).unwrap_or_else(|_| {
+            self.too_long = true;
+            u16::try_from(ATTRIBUTE_HEADER).unwrap_or(u16::MAX)
+        });
+        self.bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+        self.pad();
+        self
+    }
+
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
+    }
+
+    /// Appends the finished message to `out`, with a number that its answers will have, and more flags.
+    pub(super) fn write_to(&self, out: &mut Vec<u8>, sequence: u32, flags: u16) -> Result<(), NetlinkError> {
+        let length = u32::try_from(self.bytes.len()).map_err(|_| NetlinkError::TooLong)?;
+        if self.too_long {
+            return Err(NetlinkError::TooLong);
+        }
+        let start = out.len();
+        out.extend(&self.bytes);
+        let header = &mut out[start..start + HEADER];
+        let flags = flags | u16::from_ne_bytes([header[6], header[7]]);
+        header[..4].copy_from_slice(&length.to_ne_bytes());
+        header[6..8].copy_from_slice(&flags.to_ne_bytes());
+        header[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        Ok(())
+    }
+
+    /// The attributes of a message that has no other header: what the kernel would send, for tests.
+    #[cfg(test)]
+    pub fn into_attributes(mut self) -> Vec<u8> {
+        self.bytes.split_off(HEADER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Attributes, NLM_F_ACK};
+    use super::*;
+
+    fn finished(request: &Request) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        request.write_to(&mut bytes, 7, NLM_F_ACK).expect("not too long");
+        bytes
+    }
+
+    #[test]
+    fn a_message_says_its_own_length_and_number() {
+        let mut request = Request::new(0x0102, 0x400, &[2, 0, 0, 0]);
+        let bytes = finished(request.text(1, "abc").attribute(2, &[9]));
+        assert_eq!(bytes.len(), HEADER + 4 + 8 + 8);
+        assert_eq!(bytes[..4], 36_u32.to_ne_bytes());
+        assert_eq!(bytes[4..6], 0x0102_u16.to_ne_bytes());
+        assert_eq!(bytes[6..8], 0x405_u16.to_ne_bytes());
+        assert_eq!(bytes[8..12], 7_u32.to_ne_bytes());
+        assert_eq!(bytes[20..28], *[&8_u16.to_ne_bytes()[..], &1_u16.to_ne_bytes(), b"abc\0"].concat());
+        assert_eq!(bytes[28..36], *[&5_u16.to_ne_bytes()[..], &2_u16.to_ne_bytes(), &[9, 0, 0, 0]].concat());
+    }
+
+    #[test]
+    fn nests_read_back() {
+        let mut request = Request::new(1, 0, &[]);
+        request.nested(1, |outer| {
+            outer.attribute(1, &[1]).nested(2, |inner| {
+                inner.attribute(3, b"xy");
+            });
+        });
+        let bytes = finished(&request);
+        let outer = Attributes::new(&bytes[HEADER..]).find(1).expect("the outer one");
+        let inner = Attributes::new(outer).find(2).expect("the inner one");
+        assert_eq!(Attributes::new(inner).find(3), Some(&b"xy"[..]));
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_sent() {
+        let mut request = Request::new(1, 0, &[]);
+        request.attribute(1, &vec![0; 0xffff]);
+        assert!(matches!(request.write_to(&mut Vec::new(), 1, 0), Err(NetlinkError::TooLong)));
+        let mut request = Request::new(1, 0, &[]);
+        request.attribute(1, &vec![0; 0xffff - ATTRIBUTE_HEADER]);
+        assert!(request.write_to(&mut Vec::new(), 1, 0).is_ok());
+    }
+}

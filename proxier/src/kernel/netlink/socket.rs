@@ -1,0 +1,179 @@
+//! A conversation with the kernel.
+//!
+//! In: requests. Out: their acknowledgements, or the messages of a dump, as they come.
+//! Must not know: what any message means. A socket belongs to the network namespace of the thread that opens it.
+
+use std::io;
+
+use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use super::receive::{Messages, Received};
+use super::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NetlinkError, Request};
+
+/// How often a dump is begun before an incomplete one has to do; kube-proxy tries as often.
+const DUMP_TRIES: u32 = 5;
+
+/// The kernel fills messages of up to 32 KiB for a dump if the reader has room for them.
+const BUFFER: usize = 64 * 1024;
+
+/// The kernel answers within the system call, so waiting means that an answer was lost.
+const PATIENCE: TimeVal = TimeVal::new(5, 0);
+
+/// How a dump ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dump {
+    /// All entries were there.
+    Complete,
+    /// At each try the kernel's table changed in a way that may have hidden entries.
+    Interrupted,
+}
+
+/// A netlink socket.
+#[derive(Debug)]
+pub struct Netlink {
+    protocol: isize,
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Netlink {
+    /// A socket of this protocol (`NETLINK_NETFILTER`, ...).
+    pub fn open(protocol: isize) -> Result<Self, NetlinkError> {
+        Ok(Self { protocol, socket: socket(protocol)?, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// Sends a request and waits for its acknowledgement.
+    pub fn request(&mut self, request: &Request) -> Result<(), NetlinkError> {
+        let mut outcome = Ok(());
+        self.request_all(std::slice::from_ref(request), |_, error| outcome = Err(error))?;
+        outcome
+    }
+
+    /// Sends requests as one; those that fail are told to `failed`, by index.
+    ///
+    /// Only the last one is acknowledged, because so many acknowledgements could overrun the socket; failures of all
+    /// are told. So there should not be more than a hundred.
+    pub fn request_all(
+        &mut self,
+        requests: &[Request],
+        mut failed: impl FnMut(usize, NetlinkError),
+    ) -> Result<(), NetlinkError> {
+        let Some(last) = requests.len().checked_sub(1) else { return Ok(()) };
+        let mut bytes = Vec::new();
+        let first = self.sequence.wrapping_add(1);
+        for (index, request) in requests.iter().enumerate() {
+            self.sequence = self.sequence.wrapping_add(1);
+            request.write_to(&mut bytes, self.sequence, if index == last { NLM_F_ACK } else { 0 })?;
+        }
+        self.send(&bytes)?;
+        loop {
+            self.receive()?;
+            for received in Messages(&self.buffer) {
+                let received = received?;
+                // What is left of an earlier conversation has an index beyond the last.
+                let index = usize::try_from(received.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
+                let Some(verdict) = received.verdict().filter(|_| index <= last) else { continue };
+                if let Err(error) = verdict {
+                    failed(index, error);
+                }
+                if index == last {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Asks for all entries and hands each to `each`. A try that was interrupted is repeated from the beginning, so
+    /// entries may come again.
+    pub fn dump(
+        &mut self,
+        request: &Request,
+        each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
+    ) -> Result<Dump, NetlinkError> {
+        for _ in 0..DUMP_TRIES {
+            match self.dump_once(request, each) {
+                Ok(Dump::Complete) => return Ok(Dump::Complete),
+                Ok(Dump::Interrupted) => {}
+                Err(error) if matches!(error.errno(), Some(libc::ENOBUFS | libc::EINTR)) => {}
+                Err(error) => return Err(error),
+            }
+            // The kernel may still be at it, and does one dump at a time for a socket.
+            self.socket = socket(self.protocol)?;
+        }
+        Ok(Dump::Interrupted)
+    }
+
+    fn dump_once(
+        &mut self,
+        request: &Request,
+        each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
+    ) -> Result<Dump, NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        request.write_to(&mut bytes, self.sequence, NLM_F_DUMP)?;
+        self.send(&bytes)?;
+        let mut end = Dump::Complete;
+        loop {
+            self.receive()?;
+            for received in Messages(&self.buffer) {
+                let received = received?;
+                if received.sequence != self.sequence {
+                    continue;
+                }
+                if received.flags & NLM_F_DUMP_INTR != 0 {
+                    end = Dump::Interrupted;
+                }
+                if let Some(verdict) = received.verdict() {
+                    verdict?;
+                } else if received.kind != NLMSG_DONE {
+                    each(&received)?;
+                } else if received.end_code() < 0 {
+                    let errno = received.end_code().saturating_neg();
+                    return Err(NetlinkError::Refused { errno, words: String::new() });
+                } else {
+                    return Ok(end);
+                }
+            }
+        }
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
+        let sent = uninterrupted(|| self.socket.send(bytes, 0))?;
+        if sent == bytes.len() { Ok(()) } else { Err(NetlinkError::TooLong) }
+    }
+
+    /// Fills the buffer with the next datagram.
+    fn receive(&mut self) -> Result<(), NetlinkError> {
+        self.buffer.clear();
+        // With MSG_TRUNC the length is the datagram's own, even if the buffer does not hold it.
+        let length = uninterrupted(|| self.socket.recv(&mut self.buffer, libc::MSG_TRUNC))?;
+        if length == self.buffer.len() && length > 0 { Ok(()) } else { Err(NetlinkError::Garbled) }
+    }
+}
+
+fn socket(protocol: isize) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE)?;
+    // Errors come with the kernel's words and without a copy of the request. Kernels before 4.12 know neither.
+    let _ = (socket.set_ext_ack(true), socket.set_cap_ack(true));
+    Ok(socket)
+}
+
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let waited = PATIENCE.num_seconds();
+                let text = format!("the kernel has not answered a netlink request for {waited} s");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            result => return result,
+        }
+    }
+}

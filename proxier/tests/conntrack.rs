@@ -1,0 +1,188 @@
+//! The kernel's conntrack table, in a network namespace per test, with flows of real sockets.
+//!
+//! In: root. Out: flows as `conntrack -L` prints them, and their deletion. It must not know why flows go.
+
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+
+use nix::sched::{CloneFlags, unshare};
+use proxier::IpFamily;
+use proxier::kernel::{ConntrackTable, Deleted, SystemConntrack};
+use proxier::netfilter::{Flow, conntrack};
+
+/// What is where in one family.
+struct Place {
+    family: IpFamily,
+    /// Any address.
+    any: &'static str,
+    /// Two servers.
+    servers: [&'static str; 2],
+    /// A Service's address that leads to the first server.
+    service: &'static str,
+}
+
+const PLACES: [Place; 2] = [
+    Place {
+        family: IpFamily::V4,
+        any: "0.0.0.0:0",
+        servers: ["10.0.0.5:8053", "10.0.0.6:8053"],
+        service: "10.96.0.10:53",
+    },
+    Place {
+        family: IpFamily::V6,
+        any: "[::]:0",
+        servers: ["[fd00::5]:8053", "[fd00::6]:8053"],
+        service: "[fd00:96::10]:53",
+    },
+];
+
+/// Runs a test on a thread with a namespace of its own: addresses on `lo`, and a rule that makes Services work.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("cannot make a network namespace: run the tests as root");
+        run("ip link set lo up");
+        for address in ["10.0.0.5/32", "10.0.0.6/32", "10.96.0.10/32", "fd00::5/128", "fd00::6/128", "fd00:96::10/128"]
+        {
+            run(&format!("ip addr add {address} dev lo nodad"));
+        }
+        run("iptables-nft -t nat -A OUTPUT -p udp -d 10.96.0.10 --dport 53 -j DNAT --to-destination 10.0.0.5:8053");
+        run("ip6tables-nft -t nat -A OUTPUT -p udp -d fd00:96::10 --dport 53 -j DNAT --to-destination [fd00::5]:8053");
+        test();
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// Runs a command line, split at blanks; a thread's children are in its namespace.
+fn run(line: &str) -> String {
+    let mut words = line.split_whitespace();
+    let output = Command::new(words.next().expect("a command")).args(words).output();
+    let output = output.unwrap_or_else(|e| panic!("{line}: {e}"));
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// What `conntrack -L` prints of a protocol: only the fields that a [`Flow`] prints too, in order.
+fn listed(family: IpFamily, protocol: &str) -> Vec<String> {
+    let family = family.name().to_lowercase();
+    let text = run(&format!("conntrack -L -f {family} -p {protocol}"));
+    let kept = |word: &&str| ["src=", "dst=", "sport=", "dport="].iter().any(|field| word.starts_with(field));
+    let line = |line: &str| {
+        let mut start = line.split_whitespace();
+        let (name, number) = (start.next().expect("a name"), start.next().expect("a number"));
+        format!("{name:<8} {number} {}", start.filter(kept).collect::<Vec<_>>().join(" "))
+    };
+    let mut lines: Vec<String> = text.lines().map(line).collect();
+    lines.sort();
+    lines
+}
+
+fn delete(family: IpFamily, mut unwanted: impl FnMut(&Flow) -> bool) -> Deleted {
+    let deleted = SystemConntrack.delete(family, conntrack::UDP, &mut unwanted).expect("a table");
+    assert!(deleted.failed == 0 && !deleted.incomplete, "{deleted:?}");
+    deleted
+}
+
+/// The UDP flows of a family, as we see them.
+fn seen(family: IpFamily) -> Vec<Flow> {
+    let mut flows = Vec::new();
+    delete(family, |flow| {
+        flows.push(*flow);
+        false
+    });
+    flows.sort_by_key(Flow::to_string);
+    flows
+}
+
+fn send(from: &UdpSocket, to: &str) {
+    from.send_to(b"x", to.parse::<SocketAddr>().expect("an address")).unwrap_or_else(|e| panic!("{to}: {e}"));
+}
+
+fn socket(address: &str) -> UdpSocket {
+    UdpSocket::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"))
+}
+
+fn redirected(flow: &Flow) -> bool {
+    flow.redirected()
+}
+
+#[test]
+fn udp_flows_of_one_family_are_seen_as_conntrack_prints_them() {
+    in_namespace(|| {
+        let _servers = PLACES.map(|place| place.servers.map(socket));
+        for Place { family, any, servers, service } in PLACES {
+            let listener = TcpListener::bind(servers[0]).expect("a listener");
+            let _connection = TcpStream::connect(listener.local_addr().expect("bound")).expect("a connection");
+            let client = socket(any);
+            send(&client, service);
+            send(&client, servers[1]);
+            let lines: Vec<String> = seen(family).iter().map(Flow::to_string).collect();
+            assert_eq!(lines, listed(family, "udp"));
+            let mut to: Vec<String> = seen(family).iter().map(|flow| flow.reply.source.to_string()).collect();
+            to.sort();
+            assert_eq!(to, servers, "one through the Service, one by itself: {lines:?}");
+        }
+    });
+}
+
+#[test]
+fn only_unwanted_flows_are_deleted() {
+    in_namespace(|| {
+        let _servers = PLACES.map(|place| place.servers.map(socket));
+        for Place { any, servers, service, .. } in PLACES {
+            let client = socket(any);
+            send(&client, service);
+            send(&client, servers[1]);
+        }
+        for Place { family, servers, .. } in PLACES {
+            assert_eq!(delete(family, redirected).flows, 1);
+            assert_eq!(listed(family, "udp").len(), 1);
+            assert_eq!(seen(family)[0].original.destination.to_string(), servers[1]);
+            assert_eq!(delete(family, redirected).flows, 0, "nothing is left to delete");
+        }
+    });
+}
+
+#[test]
+fn many_flows_go_in_one_pass() {
+    in_namespace(|| {
+        let client = socket("0.0.0.0:0");
+        let (other, many) = (socket("10.0.0.5:8053"), 5_000);
+        for port in 0..many {
+            send(&client, &format!("127.0.0.1:{}", 10_000 + port));
+        }
+        send(&client, "10.0.0.5:8053");
+        let mut asked = 0;
+        let deleted = delete(IpFamily::V4, |flow| {
+            asked += 1;
+            flow.original.destination.ip().is_loopback()
+        });
+        assert!(deleted.flows >= many && asked > many, "{deleted:?} of {asked}");
+        assert_eq!(listed(IpFamily::V4, "udp").len(), 1);
+        drop(other);
+    });
+}
+
+#[test]
+fn flows_that_went_by_themselves_count_as_deleted() {
+    in_namespace(|| {
+        let _server = socket("10.0.0.5:8053");
+        send(&socket("0.0.0.0:0"), "10.96.0.10:53");
+        let deleted = delete(IpFamily::V4, |_| {
+            run("conntrack -F");
+            true
+        });
+        assert_eq!(deleted.flows, 1);
+    });
+}
+
+#[test]
+fn flows_in_zones_are_deleted_too() {
+    in_namespace(|| {
+        run("iptables-nft -t raw -A OUTPUT -p udp --dport 9000 -j CT --zone 7");
+        run("iptables-nft -t raw -A PREROUTING -p udp --dport 9000 -j CT --zone 7");
+        let (_server, client) = (socket("10.0.0.6:9000"), socket("0.0.0.0:0"));
+        send(&client, "10.0.0.6:9000");
+        assert_eq!(delete(IpFamily::V4, |_| true).flows, 1);
+        assert_eq!(seen(IpFamily::V4), []);
+    });
+}
