@@ -41,26 +41,35 @@ pub enum Operation {
 pub fn operations(length: usize, trouble: bool) -> impl Strategy<Value = Vec<Operation>> {
     use Operation::{Apply, Damage, Delete, Failure, Garble, Refuse, Relist, Restart, Sync};
     let kind = || prop_oneof![Just(Kind::Service), Just(Kind::EndpointSlice)];
+    let apply = || {
+        prop_oneof![
+            2 => (0..SERVICES).prop_flat_map(|n| service(n).prop_map(move |object| Apply(Kind::Service, object))),
+            3 => (0..SLICES).prop_flat_map(|n| slice(n).prop_map(move |object| Apply(Kind::EndpointSlice, object))),
+        ]
+    };
     let usual = prop_oneof![
-        6 => (0..SERVICES).prop_flat_map(|n| service(n).prop_map(move |object| Apply(Kind::Service, object))),
-        10 => (0..SLICES).prop_flat_map(|n| slice(n).prop_map(move |object| Apply(Kind::EndpointSlice, object))),
+        16 => apply(),
         1 => node().prop_map(|object| Apply(Kind::Node, object)),
-        4 => (kind(), 0..SLICES).prop_map(|(kind, n)| Delete(kind, n)),
+        2 => (kind(), 0..SLICES).prop_map(|(kind, n)| Delete(kind, n)),
         1 => (kind(), 0..SLICES).prop_map(|(kind, n)| Garble(kind, n)),
-        1 => (kind(), any::<u8>(), any::<u8>(), any::<bool>())
+        1 => (kind(), some(), some(), any::<bool>())
             .prop_map(|(kind, gone, garbled, broken)| Relist(kind, gone, garbled, broken)),
         12 => Just(Sync),
         1 => Just(Restart),
     ];
-    if !trouble {
-        return vec(usual.boxed(), 1..length);
-    }
     let unusual = prop_oneof![
         1 => any::<usize>().prop_map(Damage),
         1 => Just(Failure),
         2 => option::of((0..4_u8, any::<bool>())).prop_map(Refuse),
     ];
-    vec(prop_oneof![9 => usual, 1 => unusual].boxed(), 1..length)
+    let operation = if trouble { prop_oneof![9 => usual, 1 => unusual].boxed() } else { usual.boxed() };
+    // Something to begin with, for things to happen to.
+    (vec(apply(), 0..16), vec(operation, 1..length)).prop_map(|(first, then)| [first, then].concat())
+}
+
+/// Some of the bits, but not many.
+fn some() -> impl Strategy<Value = u8> {
+    (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(a, b, c)| a & b & c)
 }
 
 /// The namespace and name of an object. Two Services, and two slices, have the same name in different namespaces.
@@ -83,29 +92,29 @@ fn address(number: u8) -> String {
 }
 
 fn protocol() -> impl Strategy<Value = &'static str> {
-    prop_oneof![3 => Just("TCP"), 1 => Just("UDP"), 1 => Just("SCTP")]
+    prop_oneof![8 => Just("TCP"), 1 => Just("UDP"), 1 => Just("SCTP")]
 }
 
 fn port_name() -> impl Strategy<Value = &'static str> {
-    prop_oneof![Just(""), Just("a"), Just("b")]
+    prop_oneof![6 => Just("a"), 2 => Just("b"), 1 => Just("")]
 }
 
 fn policy() -> impl Strategy<Value = &'static str> {
-    prop_oneof![2 => Just("Cluster"), 1 => Just("Local")]
+    prop_oneof![3 => Just("Cluster"), 1 => Just("Local")]
 }
 
 fn service(number: usize) -> impl Strategy<Value = Value> {
     let port = (port_name(), protocol(), 80..82_u16, prop_oneof![Just(0), Just(30080), Just(30081)]).prop_map(
         |(name, protocol, port, node_port)| json!({ "name": name, "protocol": protocol, "port": port, "nodePort": node_port }),
     );
-    let kind = prop_oneof![4 => Just("ClusterIP"), 3 => Just("NodePort"), 3 => Just("LoadBalancer"), 1 => Just("ExternalName")];
-    let cluster_ip = prop_oneof![4 => Just("10.96.0.1"), 4 => Just("10.96.0.2"), 1 => Just(""), 1 => Just("fd00::1")];
+    let kind = prop_oneof![8 => Just("ClusterIP"), 6 => Just("NodePort"), 6 => Just("LoadBalancer"), 1 => Just("ExternalName")];
+    let cluster_ip = prop_oneof![9 => Just("10.96.0.1"), 9 => Just("10.96.0.2"), 1 => Just(""), 1 => Just("fd00::1")];
     let affinity = option::of(1..3_u32);
     let ingress = vec((0..3_u8, option::of(prop_oneof![Just("VIP"), Just("Proxy")])), 0..3);
     let ranges =
         vec(prop_oneof![Just("0.0.0.0/0"), Just("10.0.0.0/24"), Just("192.168.50.2/32"), Just("fd00::/8")], 0..2);
     let outside = (ingress, ranges, vec(0..3_u8, 0..2), prop_oneof![3 => Just(0), 1 => Just(32000)]);
-    (vec(port, 0..4), kind, cluster_ip, policy(), policy(), affinity, outside, prop::bool::weighted(0.05)).prop_map(
+    (vec(port, 0..6), kind, cluster_ip, policy(), policy(), affinity, outside, prop::bool::weighted(0.02)).prop_map(
         move |(ports, kind, cluster_ip, internal, external, affinity, outside, elsewhere)| {
             let (ingress, ranges, external_ips, health_check) = outside;
             let ingress: Vec<Value> =
@@ -153,8 +162,8 @@ fn slice(number: usize) -> impl Strategy<Value = Value> {
     let port = (port_name(), protocol(), option::weighted(0.95, 8080..8082_u16))
         .prop_map(|(name, protocol, port)| json!({ "name": name, "protocol": protocol, "port": port }));
     let service = prop_oneof![8 => Just("svc-0"), 8 => Just("svc-1"), 1 => Just("nobody"), 1 => Just("")];
-    let family = prop_oneof![9 => Just("IPv4"), 1 => Just("IPv6")];
-    (vec(port, 0..4), vec(endpoint(), 0..4), service, family).prop_map(move |(ports, endpoints, service, family)| {
+    let family = prop_oneof![20 => Just("IPv4"), 1 => Just("IPv6")];
+    (vec(port, 0..6), vec(endpoint(), 0..5), service, family).prop_map(move |(ports, endpoints, service, family)| {
         let mut metadata = metadata(Kind::EndpointSlice, number);
         metadata["labels"]["kubernetes.io/service-name"] = json!(service);
         json!({ "metadata": metadata, "addressType": family, "ports": ports, "endpoints": endpoints })
