@@ -24,6 +24,9 @@ use crate::traffic::Pods;
 const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 /// How long nothing may happen for the proxy to be taken for idle.
 const IDLE: Duration = Duration::from_millis(1500);
+/// How long the processor is left to the proxy between some attempts to connect.
+const COLD_PAUSE: Duration = Duration::from_millis(10);
+const CHANGE_PAUSE: Duration = Duration::from_micros(500);
 /// Between two changes, so that each is a sync of its own.
 const PAUSE: Duration = Duration::from_millis(150);
 
@@ -60,10 +63,10 @@ impl Rig {
     /// Makes the cluster and starts the proxy.
     pub fn start(options: &Options, flavour: Flavour, services: u32) -> Result<Self, String> {
         let netns = Netns::new();
-        for ip in [load::NODE_IP].into_iter().chain(load::ENDPOINTS).chain(load::others()) {
+        // The cluster IP too: while no rule is there, connections to it are refused, and conntrack forgets them.
+        for ip in [load::NODE_IP, load::CLUSTER_IP].into_iter().chain(load::ENDPOINTS).chain(load::others()) {
             netns.run(&format!("ip addr add {ip}/32 dev lo"));
         }
-        netns.run(&format!("ip route add {}/32 dev lo src {}", load::CLUSTER_IP, load::NODE_IP));
         let pods = netns.enter(Pods::listen);
         let api = ApiServer::start_on(netns.enter(|| TcpListener::bind("127.0.0.1:0")).map_err(|e| e.to_string())?);
         for object in [load::node(), load::service(), load::slice(0)] {
@@ -80,7 +83,7 @@ impl Rig {
     /// Measures everything, once.
     pub fn measure(&mut self) -> Result<Figures, String> {
         let reached = self
-            .wait(0, self.started + self.limit)
+            .wait(0, self.started + self.limit, COLD_PAUSE)
             .ok_or_else(|| format!("no traffic within {:?}; {}", self.limit, self.proxy.last_words()))?;
         let cold = reached - self.started;
         self.wait_idle();
@@ -91,7 +94,7 @@ impl Rig {
             let turn = change as usize % 2;
             self.api.apply(load::slice(turn));
             let written = Instant::now();
-            let reached = self.wait(turn, written + CHANGE_LIMIT);
+            let reached = self.wait(turn, written + CHANGE_LIMIT, CHANGE_PAUSE);
             let reached = reached.ok_or_else(|| format!("change {change} never came; {}", self.proxy.last_words()))?;
             latencies.push(reached - written);
             sleep(PAUSE);
@@ -104,9 +107,9 @@ impl Rig {
         Ok(Figures { services, flavour, cold, cold_cpu, loaded, latencies, change_cpu, changed })
     }
 
-    fn wait(&mut self, turn: usize, deadline: Instant) -> Option<Instant> {
+    fn wait(&mut self, turn: usize, deadline: Instant, pause: Duration) -> Option<Instant> {
         let (pods, child) = (&self.pods, &mut self.proxy.child);
-        self.netns.enter(|| pods.wait(turn, deadline, || !matches!(child.try_wait(), Ok(None))))
+        self.netns.enter(|| pods.wait(turn, deadline, pause, || !matches!(child.try_wait(), Ok(None))))
     }
 
     /// Waits until the proxy has nothing to do any more, within the limit.

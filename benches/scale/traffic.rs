@@ -28,7 +28,13 @@ impl Pods {
 
     /// Connects until a pod answers, one connection in ten reaching it, and returns the moment; called inside the
     /// namespace. `None`: not before `deadline`, or `give_up` says there is no use.
-    pub fn wait(&self, turn: usize, deadline: Instant, mut give_up: impl FnMut() -> bool) -> Option<Instant> {
+    pub fn wait(
+        &self,
+        turn: usize,
+        deadline: Instant,
+        pause: Duration,
+        mut give_up: impl FnMut() -> bool,
+    ) -> Option<Instant> {
         let address = SocketAddr::from((CLUSTER_IP, 80));
         for attempt in 0_u32.. {
             let connected = TcpStream::connect_timeout(&address, CONNECT).is_ok();
@@ -39,9 +45,9 @@ impl Pods {
             if now > deadline || give_up() {
                 return None;
             }
-            // Ten tries in a row find the pod more often than not; then the processor is left to the proxy.
+            // Ten tries in a row find the pod more often than not.
             if attempt % 10 == 9 {
-                sleep(Duration::from_micros(500));
+                sleep(pause);
             }
         }
         None

@@ -65,6 +65,8 @@ pub struct Proxier {
     next_check: Instant,
     /// What the last sync left out, and why.
     rejected: HashMap<ServicePortName, String>,
+    /// When to try that again. Each try costs a look at everything.
+    next_try: Instant,
 }
 
 impl std::fmt::Debug for Proxier {
@@ -94,6 +96,7 @@ impl Proxier {
             synced_once: false,
             next_check: now + periods.sync,
             rejected: HashMap::new(),
+            next_try: now,
         }
     }
 
@@ -136,7 +139,11 @@ impl Proxier {
         };
         // Both families are told of a slice that is gone, or that is the other one's.
         let elsewhere = matches!(change, Change::Slice(_, None));
+        let relisted = self.synced_once && matches!(change, Change::Listed(_));
         let relevant = self.tracker.apply(change);
+        if relisted {
+            kernel::memory::release();
+        }
         if let Some(kind) = kind.filter(|_| relevant || !elsewhere) {
             self.observer.changed(kind, self.tracker.waiting(kind));
         }
@@ -184,7 +191,9 @@ impl Proxier {
         if self.cleaner.as_ref().is_some_and(FlowCleaner::owes) {
             self.clean_flows(&Scope::Changed(BTreeSet::new()), BTreeSet::new());
         }
-        match self.backend.damage(now) {
+        let damage = self.backend.damage(now);
+        kernel::memory::release();
+        match damage {
             Ok(None) => {}
             Ok(Some(damage)) => {
                 warn!("{}: the rules were changed by someone else: {damage}", self.family);
@@ -196,6 +205,10 @@ impl Proxier {
     }
 
     fn sync(&mut self, now: Instant) {
+        if now >= self.next_try {
+            self.tracker.want(self.rejected.keys().cloned());
+            self.next_try = now + self.config.periods.sync;
+        }
         let scope = match self.tracker.take_scope() {
             // The hourly run has nothing pending and looks at everything.
             Scope::Changed(pending) if pending.is_empty() => Scope::Full,
@@ -270,7 +283,6 @@ impl Proxier {
             }
             rejected.insert(port.clone(), reason.clone());
         }
-        self.tracker.want(rejected.keys().cloned());
         self.rejected = rejected;
         let rules: Vec<String> =
             stats.rules.iter().map(|r| format!("{} {} of {}", r.table, r.written, r.total)).collect();

@@ -158,6 +158,20 @@ fn a_refused_service_port_is_tried_again_alone() {
 }
 
 #[test]
+fn a_refused_service_port_is_not_tried_with_every_change() {
+    let rejected = || {
+        Ok(SyncStats { rejected: vec![Rejected { port: port("b"), reason: String::new() }], ..SyncStats::default() })
+    };
+    let running = start(vec![rejected(), rejected(), rejected()], LONG);
+    running.list(&["a", "b"]);
+    assert_eq!(running.sync(), (Scope::Full, 2));
+    running.send(service("a", 81));
+    assert_eq!(running.sync(), (changed("a"), 2));
+    running.send(service("b", 81));
+    assert_eq!(running.sync(), (changed("b"), 2), "unless it has changed itself");
+}
+
+#[test]
 fn damage_is_mended_by_looking_at_everything() {
     let running = start(vec![], Duration::from_millis(20));
     running.list(&["a"]);

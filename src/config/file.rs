@@ -229,4 +229,13 @@ mod tests {
             assert!(decode(text).is_err(), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_file_holds_is_borne(text in r#"([a-zA-Z]{1,12}|iptables|mode|syncPeriod|kind|[0-9]|[-:{}\[\],&*!|>'"%@~]|\n| |\PC){0,30}"#) {
+            let _ = decode(&text);
+            let _ = decode(&format!("{HEAD}{text}"));
+            let _ = duration::parse(&text);
+        }
+    }
 }

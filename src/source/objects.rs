@@ -127,4 +127,13 @@ mod tests {
         let error = parse("kind: Service\n---\nkind: [\n").map(drop).expect_err("broken");
         assert!(error.contains("line 2"), "{error}");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_file_holds_is_borne(text in r#"(kind: (Service|List)\n|items:\n|---\n|- |[a-z]{1,8}|[0-9]|[-:{}\[\],&*!|>'"%@~#]|\n| |\PC){0,30}"#) {
+            if let Ok(parsed) = parse(&text) {
+                proptest::prop_assert!(parsed.objects.len() + parsed.passed_over.len() <= text.len());
+            }
+        }
+    }
 }

@@ -5,10 +5,11 @@
 
 use golden::cluster::Protocol::Udp;
 use golden::cluster::{
-    Cluster, EXTERNAL_IP, FAR_5, Family, LOOPBACK, NODE, POD_5, POD_9, PORT, Service, TARGET_PORT, VIP, is_node, ready,
+    Cluster, EXTERNAL_IP, FAR_5, Family, LOOPBACK, NODE, POD_5, POD_6, POD_9, PORT, Service, TARGET_PORT, VIP,
+    eventually, is_node, ready,
 };
 
-use crate::{SOON, pods};
+use crate::{PROMPT, SOON, pods};
 
 const NODE_PORT: u16 = 30053;
 

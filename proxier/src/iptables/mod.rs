@@ -29,6 +29,7 @@ use crate::family::IpFamily;
 use crate::kernel::iptables::{IptablesTool, RestoreError};
 use crate::kernel::{Host, ToolError, cpu_time};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
+use crate::netfilter::Restore;
 use crate::netfilter::iptables::{Chain, Table};
 
 const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
@@ -248,11 +249,10 @@ impl Backend for Iptables {
             if culprits.is_empty() || self.rejected.len() + culprits.len() > MAX_REJECTIONS {
                 return Err(failure.error);
             }
+            // What was refused may have changed some tables, and trying who is at fault some chains: only the kernel
+            // knows what it holds now.
+            changed = None;
             for (port, reason) in culprits {
-                // It may have been programmed before: then what is left of it has to go.
-                if let Some(changed) = &mut changed {
-                    changed.insert(port.clone());
-                }
                 if self.rejected.insert(port, reason).is_some() {
                     return Err(failure.error);
                 }
@@ -264,6 +264,7 @@ impl Backend for Iptables {
         if !self.tool.has_chain(Table::Mangle, names::CANARY)? {
             return Ok(Some(format!("chain {} is gone from table mangle: the tables were flushed", names::CANARY)));
         }
+        self.delete_overdue(now);
         if self.next_check.is_some_and(|at| now < at) {
             return Ok(None);
         }
@@ -271,7 +272,7 @@ impl Backend for Iptables {
         let observed = self.observe()?;
         let damage = self.accepted.drift(&self.state, &observed);
         self.next_check = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
-        Ok(damage.or_else(|| self.overdue_deletions(now)))
+        Ok(damage)
     }
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
@@ -281,12 +282,23 @@ impl Backend for Iptables {
 }
 
 impl Iptables {
-    /// Chains that a large cluster let wait.
-    fn overdue_deletions(&self, now: Instant) -> Option<String> {
+    /// Deletes the chains that a large cluster let wait, if no sync came to do it. Nothing leads to them, so nothing
+    /// else has to be looked at.
+    fn delete_overdue(&mut self, now: Instant) {
         let interval: Duration = self.config.periods.sync;
-        let due = self.state.last_deletion.is_some_and(|at| now.duration_since(at) > interval);
-        let waiting = self.state.retired.len();
-        (due && waiting > 0).then(|| format!("{waiting} unused chains wait for their deletion"))
+        if self.state.retired.is_empty() || self.state.last_deletion.is_some_and(|at| now - at <= interval) {
+            return;
+        }
+        self.state.last_deletion = Some(now);
+        let retired: Vec<Chain> = self.state.retired.iter().copied().collect();
+        for batch in retired.chunks(self.tool.batch()) {
+            let mut restore = Restore::default();
+            batch.iter().for_each(|chain| restore.delete(Table::Nat, *chain));
+            match self.tool.restore(&restore) {
+                Ok(()) => batch.iter().for_each(|chain| _ = self.state.retired.remove(chain)),
+                Err(error) => warn!("cannot delete unused chains: {error}"),
+            }
+        }
     }
 
     /// Looks once more at chains that were just repaired: what still reads differently is printed differently by this

@@ -184,10 +184,7 @@ where
         let mut own = Vec::with_capacity(categorized.reachable.len() + 4);
         let restore = &mut self.restore;
         view.own(|chain, rules| {
-            let print = SavedChain::of(&rules);
-            if current(&chain) != Some(print) {
-                restore.chain(Table::Nat, chain, &rules, Some(owner));
-            }
+            let print = restore.update(Table::Nat, chain, &rules, current(&chain), Some(owner));
             own.push((chain, print));
         });
         own.sort_unstable_by_key(|(chain, _)| *chain);
@@ -238,10 +235,7 @@ where
 
     fn base(&mut self, observed: &Observed) {
         for (table, chain, rules) in base::chains(self.input.settings) {
-            let print = SavedChain::of(&rules);
-            if observed.chain(table, &chain) != Some(print) {
-                self.restore.chain(table, chain, &rules, None);
-            }
+            let print = self.restore.update(table, chain, &rules, observed.chain(table, &chain), None);
             self.outcome.fixed.push(((table, chain), print));
         }
         let written: HashSet<_> = self.outcome.fixed.iter().map(|(chain, _)| *chain).collect();

@@ -209,4 +209,14 @@ mod tests {
         let words = ["-m", "comment", "--comment", "kubernetes service portals", "-j", "KUBE-SERVICES"];
         assert_eq!(arguments(rule), words);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_tool_says_is_borne(said in r#"(line|Error occurred at|:| |[0-9]{1,30}|v1\.|["\PC]){0,12}"#) {
+            let lines = refused_lines(&said);
+            proptest::prop_assert!(lines.is_sorted() && lines.len() <= said.matches("line").count());
+            knows_random_fully(&said);
+            proptest::prop_assert!(arguments(&said).concat().len() <= said.len());
+        }
+    }
 }

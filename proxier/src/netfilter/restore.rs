@@ -6,6 +6,7 @@
 use std::fmt::{self, Write};
 
 use super::iptables::{Chain, Rule, Table};
+use super::save::SavedChain;
 
 /// Whom a line belongs to: a number that means something to the caller.
 pub type Owner = u32;
@@ -53,6 +54,37 @@ impl Restore {
         for rule in rules {
             self.append(table, chain, rule, owner);
         }
+    }
+
+    /// Declares a chain and fills it, unless it is `current` that way; returns what it is to be. Each rule's text is
+    /// made once, to be compared and to be written.
+    pub fn update(
+        &mut self,
+        table: Table,
+        chain: Chain,
+        rules: &[Rule],
+        current: Option<SavedChain>,
+        owner: Option<Owner>,
+    ) -> SavedChain {
+        let section = self.section(table);
+        let start = section.rules.len();
+        let mut wanted = SavedChain::default();
+        for rule in rules {
+            section.rules.push_str("-A ");
+            section.rules.push_str(chain.as_str());
+            let text = section.rules.len();
+            rule.write_to(&mut section.rules);
+            wanted.add(&section.rules[text..]);
+            section.rules.push('\n');
+        }
+        if current == Some(wanted) {
+            section.rules.truncate(start);
+        } else {
+            section.ruled_by.extend(std::iter::repeat_n(owner, rules.len()));
+            section.appended += rules.len();
+            self.declare(table, chain, owner);
+        }
+        wanted
     }
 
     /// Puts a rule at the head of a built-in chain.
@@ -152,6 +184,19 @@ impl fmt::Display for Restore {
 mod tests {
     use super::*;
     use crate::netfilter::iptables::Target;
+
+    #[test]
+    fn a_chain_that_is_as_wanted_is_not_written() {
+        let chain = Chain::new("ONE");
+        let rules = [Rule { target: Some(Target::Drop), ..Rule::default() }];
+        let mut restore = Restore::default();
+        let wanted = restore.update(Table::Nat, chain, &rules, Some(SavedChain::of(&rules)), Some(1));
+        assert_eq!(wanted, SavedChain::of(&rules));
+        assert!(restore.is_empty() && restore.to_string().is_empty(), "{restore}");
+        restore.update(Table::Nat, chain, &rules, Some(SavedChain::default()), Some(1));
+        assert_eq!(restore.to_string(), "*nat\n:ONE - [0:0]\n-A ONE -j DROP\nCOMMIT\n");
+        assert_eq!((restore.chains(), restore.rules(Table::Nat), restore.owner(3)), (1, 1, Some(1)));
+    }
 
     #[test]
     fn every_line_knows_its_owner() {

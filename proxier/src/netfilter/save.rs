@@ -34,14 +34,18 @@ impl SavedChain {
         chain
     }
 
-    fn add(&mut self, rule: &str) {
+    /// Adds a rule's text, without its chain. How many blanks stand between words does not matter: some versions
+    /// print two after an option (nfacct in 1.8.9).
+    pub(super) fn add(&mut self, rule: &str) {
         self.rules += 1;
         let mut hasher = std::hash::DefaultHasher::new();
         hasher.write_u64(self.fingerprint);
-        // Some versions print two blanks after an option (nfacct in 1.8.9).
-        for word in rule.split(' ').filter(|word| !word.is_empty()) {
-            hasher.write(word.as_bytes());
-            hasher.write_u8(b' ');
+        let rule = rule.trim_start_matches(' ');
+        if rule.as_bytes().windows(2).any(|pair| pair == b"  ") {
+            let words: Vec<&str> = rule.split(' ').filter(|word| !word.is_empty()).collect();
+            hasher.write(words.join(" ").as_bytes());
+        } else {
+            hasher.write(rule.as_bytes());
         }
         self.fingerprint = hasher.finish();
     }

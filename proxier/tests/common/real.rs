@@ -1,0 +1,117 @@
+//! The real kernel behind the real tools, in a network namespace of its own.
+//!
+//! In: a flavour. Out: tools that work in that namespace, whichever thread calls, and what its tables hold.
+//! Must not know: whose rules they are. It needs root, and both flavours of iptables.
+
+use std::fs::File;
+use std::process::Command;
+use std::sync::Arc;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use proxier::IpFamily;
+use proxier::kernel::{Choice, Flavour, IptablesTool, RestoreError, SystemIptables, ToolError};
+use proxier::netfilter::iptables::{Chain, Rule, Table};
+use proxier::netfilter::{Restore, SavedTable};
+
+/// Both, with what stands between `iptables` and `-save`.
+pub const FLAVOURS: [(Flavour, &str); 2] = [(Flavour::Nft, "-nft"), (Flavour::Legacy, "-legacy")];
+
+/// A namespace and a flavour; clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Real {
+    namespace: Arc<File>,
+    pub flavour: Flavour,
+    infix: &'static str,
+}
+
+impl Real {
+    /// A namespace without rules.
+    pub fn new((flavour, infix): (Flavour, &'static str)) -> Self {
+        let make = move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run the tests as root");
+            File::open("/proc/thread-self/ns/net").expect("one's own namespace")
+        };
+        let namespace = std::thread::spawn(make).join().expect("a namespace");
+        Self { namespace: Arc::new(namespace), flavour, infix }
+    }
+
+    /// Moves this thread there. What it starts is there too.
+    pub fn enter(&self) {
+        setns(&*self.namespace, CloneFlags::CLONE_NEWNET).expect("the namespace can be joined");
+    }
+
+    /// A program of this flavour: `-save`, `-restore`.
+    pub fn program(&self, suffix: &str) -> Command {
+        self.enter();
+        Command::new(format!("iptables{}{suffix}", self.infix))
+    }
+
+    /// Tools that work there.
+    pub fn tools(&self) -> Box<dyn IptablesTool> {
+        self.enter();
+        let choice = Choice { flavour: Some(self.flavour), infix: self.infix, reason: String::new() };
+        let tools = SystemIptables::find(IpFamily::V4, &choice).expect("iptables works here");
+        Box::new(There { tools, kernel: self.clone() })
+    }
+
+    /// All tables, chain by chain in the order of their names, without counters.
+    pub fn saved(&self) -> String {
+        let mut text = String::new();
+        for table in Table::ALL {
+            let output = self.program("-save").args(["-t", table.name()]).output().expect("it can be run");
+            assert!(output.status.success(), "{output:?}");
+            let saved = String::from_utf8(output.stdout).expect("text");
+            let mut lines: Vec<(String, String)> = saved.lines().filter_map(chain_of).collect();
+            lines.sort_by(|a, b| a.0.cmp(&b.0));
+            text += &format!("*{}\n", table.name());
+            lines.iter().for_each(|(_, line)| text += &format!("{line}\n"));
+        }
+        text
+    }
+}
+
+/// A line that is about a chain, without counters, after its chain.
+fn chain_of(line: &str) -> Option<(String, String)> {
+    if let Some(chain) = line.strip_prefix(':') {
+        let name = chain.split(' ').next()?;
+        return Some((name.to_owned(), format!(":{name}")));
+    }
+    let chain = line.strip_prefix("-A ")?.split(' ').next()?;
+    Some((chain.to_owned(), line.split_whitespace().collect::<Vec<_>>().join(" ")))
+}
+
+#[derive(Debug)]
+struct There {
+    tools: SystemIptables,
+    kernel: Real,
+}
+
+impl IptablesTool for There {
+    fn save(&mut self, table: Table) -> Result<SavedTable, ToolError> {
+        self.kernel.enter();
+        self.tools.save(table)
+    }
+
+    fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError> {
+        self.kernel.enter();
+        self.tools.restore(restore)
+    }
+
+    fn has_rule(&mut self, table: Table, builtin: &str, rule: &Rule) -> Result<bool, ToolError> {
+        self.kernel.enter();
+        self.tools.has_rule(table, builtin, rule)
+    }
+
+    fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
+        self.kernel.enter();
+        self.tools.has_chain(table, chain)
+    }
+
+    fn batch(&self) -> usize {
+        self.tools.batch()
+    }
+
+    fn random_fully(&self) -> bool {
+        self.tools.random_fully()
+    }
+}

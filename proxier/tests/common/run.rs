@@ -1,0 +1,266 @@
+//! A proxy's life, told operation by operation, without its threads and clocks.
+//!
+//! In: operations, and a kernel to work on. Out: that kernel after each sync, and what was written to it.
+//! Must not know: what is right.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use proxier::IpFamily;
+use proxier::backend::Backend;
+use proxier::iptables::Iptables;
+use proxier::kernel::{Host, IptablesTool, RestoreError, ToolError};
+use proxier::model::Scope;
+use proxier::netfilter::iptables::{Chain, Rule, Table};
+use proxier::netfilter::{Restore, SavedTable};
+use proxier::testing::objects::config;
+use proxier::track::{Change, Kind, ObjectKey, Tracker, Translated, Translator, key_of};
+use serde_json::{Value, json};
+
+use super::cluster::{Operation, name};
+
+/// A kernel and the tools to reach it.
+pub trait Kernel: Clone {
+    fn tool(&self) -> Box<dyn IptablesTool>;
+    fn host(&self) -> Box<dyn Host>;
+    /// A kernel without rules that is otherwise like this one.
+    fn fresh(&self) -> Self;
+    /// Empties a chain of ours, the nth; whether there is anything to empty.
+    fn damage(&self, nth: usize) -> bool;
+    /// From now on lines with this text in them are refused.
+    fn refuse(&self, text: Option<&str>, naming_the_line: bool);
+    /// All that it holds.
+    fn text(&self) -> String;
+}
+
+/// What a sync was asked and what it wrote.
+#[derive(Debug)]
+pub struct Written {
+    /// The Service ports it was to look at, as they are printed; `None`: everything.
+    pub scope: Option<Vec<String>>,
+    /// The transactions.
+    pub transactions: Vec<String>,
+}
+
+/// The texts of the transactions on their way to a kernel.
+#[derive(Clone, Debug, Default)]
+struct Spy(Arc<Mutex<Vec<String>>>);
+
+#[derive(Debug)]
+struct Spied {
+    tool: Box<dyn IptablesTool>,
+    spy: Spy,
+}
+
+impl IptablesTool for Spied {
+    fn save(&mut self, table: Table) -> Result<SavedTable, ToolError> {
+        self.tool.save(table)
+    }
+
+    fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError> {
+        self.spy.0.lock().expect("nobody panics with it").push(restore.to_string());
+        self.tool.restore(restore)
+    }
+
+    fn has_rule(&mut self, table: Table, builtin: &str, rule: &Rule) -> Result<bool, ToolError> {
+        self.tool.has_rule(table, builtin, rule)
+    }
+
+    fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
+        self.tool.has_chain(table, chain)
+    }
+
+    fn batch(&self) -> usize {
+        self.tool.batch()
+    }
+
+    fn random_fully(&self) -> bool {
+        self.tool.random_fully()
+    }
+}
+
+/// One proxy of IPv4 on one kernel.
+pub struct Run<K> {
+    pub kernel: K,
+    objects: BTreeMap<ObjectKey, Value>,
+    translator: Translator,
+    tracker: Tracker,
+    backend: Iptables,
+    spy: Spy,
+    now: Instant,
+}
+
+impl<K: Kernel> Run<K> {
+    /// A proxy that knows of no objects and has not synced yet.
+    pub fn new(kernel: K) -> Self {
+        let spy = Spy::default();
+        let mut run = Self {
+            backend: backend(&kernel, &spy),
+            kernel,
+            objects: BTreeMap::new(),
+            translator: Translator::new(super::cluster::NODE, false),
+            tracker: Tracker::default(),
+            spy,
+            now: Instant::now(),
+        };
+        run.begin();
+        run
+    }
+
+    /// Another proxy that meets the objects of this one on a kernel without rules, and its first sync.
+    pub fn afresh(&self) -> Self {
+        let mut other = Self::new(self.kernel.fresh());
+        other.objects.clone_from(&self.objects);
+        other.begin();
+        other
+    }
+
+    /// A new process: it knows nothing but what it lists now.
+    fn begin(&mut self) {
+        self.backend = backend(&self.kernel, &self.spy);
+        self.tracker = Tracker::default();
+        self.tracker.want_everything();
+        for kind in Kind::ALL {
+            self.list(kind, 0, false);
+        }
+    }
+
+    /// Does one operation; what was written, for those that sync.
+    pub fn apply(&mut self, operation: Operation) -> Option<Written> {
+        match operation {
+            Operation::Apply(kind, object) => {
+                self.objects.insert(key_of(kind, &object), object.clone());
+                self.see(kind, object);
+            }
+            Operation::Delete(kind, number) => {
+                if let Some(key) = self.key(kind, number) {
+                    self.objects.remove(&key);
+                    self.tell(Translator::deleted(&key));
+                }
+            }
+            Operation::Garble(kind, number) => {
+                if let Some(key) = self.key(kind, number) {
+                    self.see_garbled(&key);
+                }
+            }
+            Operation::Relist(kind, gone, garbled, broken) => {
+                let keys: Vec<ObjectKey> = self.objects.keys().filter(|key| key.kind == kind).cloned().collect();
+                for (bit, key) in keys.iter().enumerate() {
+                    if gone >> bit & 1 == 1 {
+                        self.objects.remove(key);
+                    }
+                }
+                self.list(kind, garbled, broken);
+            }
+            Operation::Sync => return self.sync(),
+            Operation::Restart => {
+                self.begin();
+                return self.sync();
+            }
+            Operation::Damage(nth) => return self.damage(nth),
+            Operation::Failure => self.fail(),
+            Operation::Refuse(what) => {
+                let pod = what.map(|(pod, _)| format!("--to-destination 10.0.0.{pod}:"));
+                self.kernel.refuse(pod.as_deref(), what.is_some_and(|(_, by_line)| by_line));
+            }
+        }
+        None
+    }
+
+    /// Makes the kernel hold what is known, as a `Proxier` would; `None` if there is nothing to do.
+    pub fn sync(&mut self) -> Option<Written> {
+        let scope = self.tracker.take_scope();
+        if matches!(&scope, Scope::Changed(pending) if pending.is_empty()) {
+            return None;
+        }
+        self.now += Duration::from_secs(1);
+        self.spy.0.lock().expect("nobody panics with it").clear();
+        let snapshot = self.tracker.snapshot(IpFamily::V4.localhost());
+        let stats = self.backend.sync(&snapshot, &scope, self.now).expect("the kernel takes it");
+        self.tracker.want(stats.rejected.into_iter().map(|rejected| rejected.port));
+        let transactions = self.spy.0.lock().expect("nobody panics with it").clone();
+        let scope = match scope {
+            Scope::Changed(ports) => Some(ports.iter().map(ToString::to_string).collect()),
+            Scope::Full => None,
+        };
+        Some(Written { scope, transactions })
+    }
+
+    /// A sync that fails as a whole: everything stays as it was.
+    fn fail(&mut self) {
+        let before = self.kernel.text();
+        self.kernel.refuse(Some(""), true);
+        let scope = self.tracker.take_scope();
+        let snapshot = self.tracker.snapshot(IpFamily::V4.localhost());
+        let result = self.backend.sync(&snapshot, &scope, self.now);
+        self.kernel.refuse(None, false);
+        assert_eq!(self.kernel.text(), before, "what failed has changed something");
+        match result {
+            // Nothing had to be written.
+            Ok(stats) => self.tracker.want(stats.rejected.into_iter().map(|rejected| rejected.port)),
+            Err(_) => self.tracker.want_everything(),
+        }
+    }
+
+    /// Somebody empties a chain after a sync, the next check finds it, and the sync after that mends it.
+    fn damage(&mut self, nth: usize) -> Option<Written> {
+        self.sync();
+        if !self.kernel.damage(nth) {
+            return None;
+        }
+        // Checks may be as rare as one in an hour.
+        self.now += Duration::from_secs(10_000);
+        let damage = self.backend.damage(self.now).expect("the tables can be read");
+        assert!(damage.is_some(), "nobody noticed");
+        self.tracker.want_everything();
+        self.sync()
+    }
+
+    fn key(&self, kind: Kind, number: usize) -> Option<ObjectKey> {
+        let (namespace, name) = name(kind, number);
+        let known = |key: &&ObjectKey| key.kind == kind && *key.name.namespace == *namespace && *key.name.name == *name;
+        self.objects.keys().find(known).cloned()
+    }
+
+    fn list(&mut self, kind: Kind, garbled: u8, broken: bool) {
+        let objects: Vec<(ObjectKey, Value)> =
+            self.objects.iter().filter(|(key, _)| key.kind == kind).map(|(k, v)| (k.clone(), v.clone())).collect();
+        if broken {
+            self.tell(Translated::everywhere(&Change::Listing(kind)));
+            for (_, object) in objects.iter().take(objects.len() / 2) {
+                self.see(kind, object.clone());
+            }
+        }
+        self.tell(Translated::everywhere(&Change::Listing(kind)));
+        for (bit, (key, object)) in objects.into_iter().enumerate() {
+            if garbled >> bit & 1 == 1 { self.see_garbled(&key) } else { self.see(kind, object) }
+        }
+        self.tell(Translated::everywhere(&Change::Listed(kind)));
+    }
+
+    fn see(&mut self, kind: Kind, object: Value) {
+        let key = key_of(kind, &object);
+        let change = self.translator.applied(kind, object);
+        self.tell(change.unwrap_or_else(|_| Translated::everywhere(&Change::Kept(key))));
+    }
+
+    /// The object is there, but as nonsense.
+    fn see_garbled(&mut self, key: &ObjectKey) {
+        let metadata = json!({ "namespace": &*key.name.namespace, "name": &*key.name.name, "labels": 7 });
+        let nonsense = json!({ "metadata": metadata, "spec": "?", "endpoints": "?" });
+        assert!(self.translator.applied(key.kind, nonsense.clone()).is_err(), "that was to be nonsense");
+        self.see(key.kind, nonsense);
+    }
+
+    fn tell(&mut self, translated: Translated) {
+        for (_, change) in translated.changes.into_iter().filter(|(family, _)| *family == IpFamily::V4) {
+            self.tracker.apply(change);
+        }
+    }
+}
+
+fn backend<K: Kernel>(kernel: &K, spy: &Spy) -> Iptables {
+    let tool = Box::new(Spied { tool: kernel.tool(), spy: spy.clone() });
+    Iptables::new(IpFamily::V4, config(), tool, kernel.host())
+}

@@ -1,0 +1,97 @@
+//! Incremental is full in the real kernel too, in both flavours: shorter runs than with the fake.
+//!
+//! In: random sequences of operations. Out: what `iptables-save` prints, compared with a namespace that was filled at
+//! once. It needs root, and both flavours of iptables.
+
+#[path = "common/cluster.rs"]
+mod cluster;
+#[path = "common/real.rs"]
+mod real;
+#[path = "common/run.rs"]
+mod run;
+
+use std::cell::Cell;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use proxier::kernel::{Host, IptablesTool};
+use proxier::testing::FakeHost;
+
+use self::cluster::{Operation, operations};
+use self::real::{FLAVOURS, Real};
+use self::run::{Kernel, Run};
+
+impl Kernel for Real {
+    fn tool(&self) -> Box<dyn IptablesTool> {
+        self.tools()
+    }
+
+    fn host(&self) -> Box<dyn Host> {
+        Box::new(FakeHost::default())
+    }
+
+    fn fresh(&self) -> Self {
+        let own = FLAVOURS.into_iter().find(|(flavour, _)| *flavour == self.flavour);
+        Self::new(own.expect("one of the two"))
+    }
+
+    fn damage(&self, nth: usize) -> bool {
+        let saved = self.saved();
+        let mut place = "";
+        let mut filled = Vec::new();
+        for line in saved.lines() {
+            match line.strip_prefix('*') {
+                Some(table) => place = table,
+                None => filled.extend(line.strip_prefix("-A KUBE-").map(|rule| (place, rule.split(' ').next()))),
+            }
+        }
+        let Some((table, Some(chain))) = filled.get(nth % filled.len().max(1)) else { return false };
+        let status = self.program("").args(["-w", "5", "-t", table, "-F", &format!("KUBE-{chain}")]).status();
+        status.expect("iptables can be run").success()
+    }
+
+    fn refuse(&self, _: Option<&str>, _: bool) {
+        // The kernel does not take orders.
+    }
+
+    fn text(&self) -> String {
+        self.saved()
+    }
+}
+
+/// What the fake proves at every step is proved here for the last one: each look costs a dozen programs.
+fn live(flavour: usize) {
+    let cases =
+        std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).map_or(15, |n: u32| n.div_ceil(20));
+    let config = ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 50, ..ProptestConfig::default() };
+    let nothing = Real::new(FLAVOURS[flavour]);
+    let sequences = (operations(30, false), any::<usize>());
+    let endpoints = Cell::new(0);
+    let result = TestRunner::new(config).run(&sequences, |(operations, nth)| {
+        let mut run = Run::new(nothing.fresh());
+        for operation in operations {
+            run.apply(operation);
+        }
+        run.sync();
+        let mended = run.apply(Operation::Damage(nth)).expect("there are rules that can be damaged");
+        prop_assert!(mended.scope.is_none() && !mended.transactions.is_empty(), "{:?}", mended);
+        let mut fresh = run.afresh();
+        fresh.sync();
+        let (incremental, fresh) = (run.kernel.text(), fresh.kernel.text());
+        endpoints.set(endpoints.get() + fresh.matches("--to-destination").count());
+        prop_assert_eq!(incremental, fresh);
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(endpoints.get() > 0, "no sequence ended with endpoints");
+}
+
+#[test]
+fn incremental_is_full_in_nf_tables() {
+    live(0);
+}
+
+#[test]
+fn incremental_is_full_in_legacy_tables() {
+    live(1);
+}
