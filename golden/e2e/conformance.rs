@@ -130,7 +130,11 @@ fn run(job: &Job, binary: &std::path::Path) -> Result<(), String> {
         });
     }
     lab.stop()?;
-    let after = lab.read()?;
+    let mut after = lab.read()?;
+    let answering = after.insert(Kind::Http, before.as_ref().map(|s| s[&Kind::Http].clone()).unwrap_or_default());
+    if answering.as_deref() != Some("listen \n") {
+        return Err(format!("after the last step somebody still listens: {answering:?}"));
+    }
     compare(before.as_ref().unwrap_or(&after), &after).map_err(|d| format!("changed after the last step: {d}"))?;
     let strays = lab.strays()?;
     if strays.is_empty() { Ok(()) } else { Err(format!("rules in the other flavour: {strays}")) }

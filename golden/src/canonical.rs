@@ -12,6 +12,18 @@ use regex::Regex;
 const UNORDERED: [&str; 5] =
     ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL", "KUBE-IPVS-OUT-FILTER"];
 
+/// The canonical form of HTTP answers: without dates, lengths and the words of the status.
+#[must_use]
+pub fn http(text: &str) -> String {
+    let kept =
+        text.split_inclusive('\n').filter(|line| !line.starts_with("Content-Length:") && !line.starts_with("Date:"));
+    kept.map(|line| match line.strip_prefix("HTTP/1.1 ") {
+        Some(status) => format!("HTTP/1.1 {}\n", status.split_whitespace().next().unwrap_or_default()),
+        None => line.to_owned(),
+    })
+    .collect()
+}
+
 /// The canonical form of `iptables-save` output: counters and comment lines gone, chains in name order,
 /// rules in their own order except where it cannot matter.
 #[must_use]
@@ -125,6 +137,13 @@ fn joined(lines: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn http_keeps_what_the_proxy_chooses_to_say() {
+        let text = "listen [::]:32001\n--- 32001\nHTTP/1.1 503 Service Unavailable\nX-A: 1\nDate: now\nContent-Length: 2\n\n{\n}\n";
+        assert_eq!(http(text), "listen [::]:32001\n--- 32001\nHTTP/1.1 503\nX-A: 1\n\n{\n}\n");
+        assert_eq!(http("listen \n"), "listen \n");
+    }
 
     #[test]
     fn counters_comments_and_bare_tables_go() {

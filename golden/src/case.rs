@@ -34,11 +34,13 @@ pub enum Kind {
     Ip6tables,
     /// the sysctls the proxy sets, a `key = value` line each
     Sysctl,
+    /// the sockets that answer health checks of Services, and what they answer
+    Http,
 }
 
 impl Kind {
-    /// Every kind, in the order of their names.
-    pub const ALL: [Kind; 3] = [Kind::Iptables, Kind::Ip6tables, Kind::Sysctl];
+    /// Every kind, in the order in which differences are shown.
+    pub const ALL: [Kind; 4] = [Kind::Iptables, Kind::Ip6tables, Kind::Sysctl, Kind::Http];
 
     /// What it is called, which is also its file's extension.
     #[must_use]
@@ -47,6 +49,7 @@ impl Kind {
             Kind::Iptables => "iptables",
             Kind::Ip6tables => "ip6tables",
             Kind::Sysctl => "sysctl",
+            Kind::Http => "http",
         }
     }
 
@@ -56,6 +59,7 @@ impl Kind {
         match self {
             Kind::Iptables | Kind::Ip6tables => canonical::save(text),
             Kind::Sysctl => canonical::lines(text),
+            Kind::Http => canonical::http(text),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! In: a flavour of iptables, a binary, a configuration, objects. Out: the canonical state of the node's kernel,
 //! read when it has settled. It must not know what that state should be.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -164,7 +165,26 @@ impl Lab {
             let saved = self.flavour.normalise(&self.save(kind, self.flavour)?);
             state.insert(kind, kind.canonical(&saved));
         }
+        state.insert(Kind::Http, Kind::Http.canonical(&self.health_checks()));
         Ok(state)
+    }
+
+    /// Who listens at ports from 30000 on, and what each answers at the node's address: as the recording asked.
+    fn health_checks(&self) -> String {
+        let sockets = self.node.run("ss -Hltn");
+        let sockets: BTreeSet<(&str, &str)> = sockets
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':'))
+            .filter(|(_, port)| port.len() == 5 && port.starts_with('3'))
+            .collect();
+        let names: Vec<String> = sockets.iter().map(|(address, port)| format!("{address}:{port}")).collect();
+        let mut text = format!("listen {}\n", names.join(" "));
+        for (_, port) in sockets {
+            let answer = self.node.try_run(&format!("curl -s -m 2 -i http://192.168.50.2:{port}/"));
+            let answer = String::from_utf8_lossy(&answer.stdout).replace('\r', "");
+            text += &format!("--- {port}\n{answer}\n");
+        }
+        text
     }
 
     /// Ends the proxy by SIGTERM.
