@@ -235,3 +235,22 @@ fn the_process_is_told_in_plausible_numbers() {
     let age = now() - value("start_time_seconds");
     assert!((-2.0..86_400.0).contains(&age), "{age}");
 }
+
+#[test]
+fn the_dashboard_asks_for_what_there_is() {
+    let dashboard: serde_json::Value =
+        serde_json::from_str(include_str!("../../deploy/grafana-dashboard.json")).expect("JSON");
+    let shown = parse(&exercised("iptables").text());
+    let names = regex::Regex::new("(?:kubeproxy|process|rest_client|kubernetes)_[a-z_]+").expect("a pattern");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    assert!(panels.len() > 10);
+    for panel in panels {
+        for target in panel["targets"].as_array().expect("targets") {
+            let asked = target["expr"].as_str().expect("a query");
+            for name in names.find_iter(asked).map(|found| found.as_str()) {
+                let whole = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+                assert!(shown.contains_key(name) || shown.contains_key(whole), "{}: {name}", panel["title"]);
+            }
+        }
+    }
+}
