@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 use tracing::{error, info};
 
@@ -65,7 +66,7 @@ async fn not_found() -> Response {
 /// Serves until the process ends.
 pub async fn serve(address: SocketAddr, routes: Router) {
     loop {
-        match bind(address).await {
+        match bind(address) {
             Ok(listener) => {
                 info!("Serving HTTP on {address}");
                 if let Err(error) = axum::serve(listener, routes.clone()).await {
@@ -79,13 +80,26 @@ pub async fn serve(address: SocketAddr, routes: Router) {
 }
 
 /// The IPv4 wildcard means both families, as in Go, where the host has IPv6.
-async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     if address.ip() == std::net::Ipv4Addr::UNSPECIFIED {
         let both = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), address.port());
-        match TcpListener::bind(both).await {
+        match listen(both) {
             Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {}
             result => return result,
         }
     }
-    TcpListener::bind(address).await
+    listen(address)
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        // net.ipv6.bindv6only may say otherwise.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
 }
