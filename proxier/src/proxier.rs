@@ -198,6 +198,7 @@ impl Proxier {
             Ok(Some(damage)) => {
                 warn!("{}: the rules were changed by someone else: {damage}", self.family);
                 self.tracker.want_everything();
+                self.observer.queued();
                 self.schedule.request(now);
             }
             Err(error) => warn!("{}: cannot check the rules: {error}", self.family),

@@ -165,9 +165,23 @@ fn decode(text: &str) -> Result<(File, Vec<String>), String> {
     Ok((file, warnings))
 }
 
+/// The first document that is more than comments.
 fn first_document(text: &str) -> &str {
-    let start = text.strip_prefix("---\n").map_or(0, |_| 4);
-    text[start..].find("\n---").map_or(&text[start..], |end| &text[start..=start + end])
+    let (mut start, mut at, mut content) = (0, 0, false);
+    for line in text.split_inclusive('\n') {
+        let trimmed = line.trim_end();
+        if trimmed == "---" || line.starts_with("--- ") {
+            if content {
+                return &text[start..at];
+            }
+            start = at + if trimmed == "---" { line.len() } else { "---".len() };
+            content = trimmed != "---";
+        } else if !trimmed.is_empty() && !trimmed.trim_start().starts_with(['#', '%']) {
+            content = true;
+        }
+        at += line.len();
+    }
+    &text[start..]
 }
 
 fn check_type(value: &Value) -> Result<(), String> {
@@ -205,6 +219,13 @@ mod tests {
         assert_eq!(file.iptables.min_sync_period, None);
         assert_eq!(file.iptables.sync_period, Some(Duration::from_secs(45)));
         assert_eq!(warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn comments_are_no_document() {
+        for text in [format!("# ours\n---\n{HEAD}mode: x\n---\nkind: Pod\n"), format!("---\r\n{HEAD}mode: x\n")] {
+            assert_eq!(decode(&text).expect("a configuration").0.mode, "x", "{text}");
+        }
     }
 
     #[test]

@@ -244,6 +244,7 @@ fn listen_on_families(address: SocketAddr) -> io::Result<TcpListener> {
 pub fn listen(address: SocketAddr, both: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if address.is_ipv6() {
+        // net.ipv6.bindv6only may say otherwise.
         socket.set_only_v6(!both)?;
     }
     socket.set_reuse_address(true)?;

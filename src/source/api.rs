@@ -116,7 +116,13 @@ async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink:
             let error = match event {
                 Ok(Ok(Some(event))) => {
                     match &event {
-                        Event::Init => (began, listed) = (true, false),
+                        Event::Init => {
+                            if began && !listed {
+                                warn!("the API server ended a list of {}s half-way; trying again", kind.name());
+                                tokio::time::sleep(pause.after(None)).await;
+                            }
+                            (began, listed) = (true, false);
+                        }
                         Event::InitDone | Event::Apply(_) | Event::Delete(_) => {
                             listed = true;
                             pause.reset();
@@ -151,10 +157,15 @@ async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink:
     }
 }
 
-/// Whether a watch has skipped something: it goes on as if nothing had been there, so only a new list can tell.
+/// Whether a watch has skipped something, or cannot go on from where it was: only a new list can tell.
 fn loses_events(error: &watcher::Error) -> bool {
-    use kube::Error::{LinesCodecMaxLineLengthExceeded, SerdeError};
-    matches!(error, watcher::Error::WatchFailed(SerdeError(_) | LinesCodecMaxLineLengthExceeded))
+    use kube::Error::{Api, LinesCodecMaxLineLengthExceeded, SerdeError};
+    match error {
+        watcher::Error::WatchFailed(SerdeError(_) | LinesCodecMaxLineLengthExceeded) => true,
+        // Gone: kube would ask for the same version again.
+        watcher::Error::WatchStartFailed(Api(status)) | watcher::Error::WatchFailed(Api(status)) => status.code == 410,
+        _ => false,
+    }
 }
 
 fn take<K: ObjectKind>(kind: Kind, event: Event<Object<K>>, sink: &mut Sink) {

@@ -11,8 +11,8 @@ use crate::model::{CategorizedEndpoints, ServicePortName, Snapshot};
 use crate::netfilter::Restore;
 use crate::netfilter::iptables::Table;
 
-/// More than these are a trouble of another kind.
-const MAX_CULPRITS: usize = 20;
+/// How many are looked for at a time: with these left out, the next attempt tells whether there are more.
+const MAX_CULPRITS: usize = 50;
 
 /// Those of `candidates` that are refused even alone, each with the tool's words; none if all together are taken, or
 /// if the tool refuses everything.
@@ -35,8 +35,8 @@ pub(super) fn culprits(
             let (a, b) = group.split_at(group.len() / 2);
             rest.extend([a.to_vec(), b.to_vec()]);
         }
-        if culprits.len() > MAX_CULPRITS {
-            return Vec::new();
+        if culprits.len() >= MAX_CULPRITS {
+            break;
         }
     }
     culprits

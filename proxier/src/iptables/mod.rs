@@ -36,7 +36,7 @@ const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 const TCP_BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
 
 /// How many Service ports one sync may find refused before it gives up until the next.
-const MAX_REJECTIONS: usize = 100;
+const MAX_REJECTIONS: usize = 1000;
 
 /// A check of all rules may take one hundredth of one CPU.
 const CHECK_SHARE: u32 = 100;
@@ -61,6 +61,8 @@ pub struct Iptables {
 #[derive(Debug)]
 struct Failure {
     ports: Vec<(ServicePortName, String)>,
+    /// The tool named lines, and they belong to no Service port.
+    elsewhere: bool,
     error: SyncError,
 }
 
@@ -150,7 +152,7 @@ impl Iptables {
         changed: Option<&BTreeSet<ServicePortName>>,
         now: Instant,
     ) -> Result<SyncStats, Failure> {
-        let plain = |error| Failure { ports: Vec::new(), error };
+        let plain = |error| Failure { ports: Vec::new(), elsewhere: true, error };
         let mut settings = self.settings(snapshot);
         let changed = changed.filter(|_| self.state.settings.as_ref() == Some(&settings));
         let observed = if changed.is_none() {
@@ -210,7 +212,10 @@ fn blame(transaction: &Transaction<'_, '_>, error: &RestoreError) -> Failure {
             ports.push((owner.clone(), format!("{}; the line: {text}", error.message)));
         }
     }
-    Failure { ports, error: SyncError(error.message.clone()) }
+    // COMMIT is named where the kernel refused and the tool does not know what.
+    let known = |line: &usize| transaction.restore.line(*line).is_some_and(|text| text != "COMMIT");
+    let elsewhere = ports.is_empty() && error.lines.iter().any(known);
+    Failure { ports, elsewhere, error: SyncError(error.message.clone()) }
 }
 
 impl Backend for Iptables {
@@ -242,16 +247,18 @@ impl Backend for Iptables {
                 changed = None;
                 continue;
             }
+            if changed.take().is_some() {
+                // What was refused may have changed some tables, and what was known of the kernel may have been wrong:
+                // only the kernel knows what it holds now.
+                continue;
+            }
             let mut culprits = failure.ports;
-            if culprits.is_empty() {
-                culprits = self.isolate(snapshot, changed.as_ref());
+            if culprits.is_empty() && !failure.elsewhere {
+                culprits = self.isolate(snapshot);
             }
             if culprits.is_empty() || self.rejected.len() + culprits.len() > MAX_REJECTIONS {
                 return Err(failure.error);
             }
-            // What was refused may have changed some tables, and trying who is at fault some chains: only the kernel
-            // knows what it holds now.
-            changed = None;
             for (port, reason) in culprits {
                 if self.rejected.insert(port, reason).is_some() {
                     return Err(failure.error);
@@ -290,7 +297,8 @@ impl Iptables {
             return;
         }
         self.state.last_deletion = Some(now);
-        let retired: Vec<Chain> = self.state.retired.iter().copied().collect();
+        let mut retired: Vec<Chain> = self.state.retired.iter().copied().collect();
+        names::sort_for_deletion(&mut retired);
         for batch in retired.chunks(self.tool.batch()) {
             let mut restore = Restore::default();
             batch.iter().for_each(|chain| restore.delete(Table::Nat, *chain));
@@ -311,17 +319,9 @@ impl Iptables {
         Ok(())
     }
 
-    fn isolate(
-        &mut self,
-        snapshot: &Snapshot<'_>,
-        changed: Option<&BTreeSet<ServicePortName>>,
-    ) -> Vec<(ServicePortName, String)> {
+    fn isolate(&mut self, snapshot: &Snapshot<'_>) -> Vec<(ServicePortName, String)> {
         let settings = self.settings(snapshot);
-        let candidates: Vec<&ServicePortName> = match changed {
-            None => snapshot.ports.keys().collect(),
-            Some(changed) => changed.iter().filter(|name| snapshot.ports.contains_key(*name)).collect(),
-        };
-        let candidates = candidates.into_iter().filter(|name| !self.rejected.contains_key(*name)).collect();
+        let candidates = snapshot.ports.keys().filter(|name| !self.rejected.contains_key(*name)).collect();
         isolate::culprits(self.tool.as_mut(), snapshot, &settings, candidates)
     }
 }

@@ -35,7 +35,8 @@ pub const CANARY: Chain = Chain::new("KUBE-PROXY-CANARY");
 pub const PROBE: Chain = Chain::new("KUBE-PROXY-PROBE");
 
 const HASH_LEN: usize = 16;
-const PREFIXES: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-FW-", "KUBE-EXT-", "KUBE-SEP-"];
+/// Chains jump only to chains of later prefixes.
+const PREFIXES: [&str; 5] = ["KUBE-FW-", "KUBE-EXT-", "KUBE-SVL-", "KUBE-SVC-", "KUBE-SEP-"];
 
 /// The chains of one Service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +94,12 @@ impl Namer {
 #[must_use]
 pub fn is_of_service(chain: &Chain) -> bool {
     PREFIXES.iter().any(|prefix| chain.as_str().starts_with(prefix))
+}
+
+/// Brings chains into an order in which they can be deleted in parts: none before those that jump to it.
+pub fn sort_for_deletion(chains: &mut [Chain]) {
+    let rank = |chain: &Chain| PREFIXES.iter().position(|prefix| chain.as_str().starts_with(prefix));
+    chains.sort_unstable_by_key(|chain| (rank(chain), *chain));
 }
 
 fn encode(hash: Sha256) -> [u8; HASH_LEN] {

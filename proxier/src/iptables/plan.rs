@@ -269,7 +269,9 @@ where
         if self.restore.chains() + self.stale.len() > self.input.batch {
             self.flush()?;
         }
-        for chain in std::mem::take(&mut self.stale) {
+        let mut stale = std::mem::take(&mut self.stale);
+        names::sort_for_deletion(&mut stale);
+        for chain in stale {
             self.restore.delete(Table::Nat, chain);
             self.flush_if_large()?;
         }

@@ -61,13 +61,22 @@ fn start(command: &mut Command) -> Result<std::process::Child, ToolError> {
 ///
 /// # Errors
 /// If it cannot be run, or ends with an error.
-pub(super) fn run<'a>(command: &mut Command, input: impl IntoIterator<Item = &'a str>) -> Result<Vec<u8>, ToolError> {
+pub(super) fn run<'a>(
+    command: &mut Command,
+    input: impl IntoIterator<Item = &'a str, IntoIter: Send>,
+) -> Result<Vec<u8>, ToolError> {
     let mut child = start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that ends before it has read everything says why by other means.
-        let _ = input.into_iter().try_for_each(|piece| stdin.write_all(piece.as_bytes()));
-    }
-    let output = child.wait_with_output().map_err(|source| ToolError::Output { program: words(command), source })?;
+    let (stdin, pieces) = (child.stdin.take(), input.into_iter());
+    let output = std::thread::scope(|scope| {
+        // A program may complain at length before it has read everything: somebody has to listen meanwhile.
+        scope.spawn(move || {
+            let mut pieces = pieces;
+            // One that ends before it has read everything says why by other means.
+            stdin.map(|mut stdin| pieces.try_for_each(|piece| stdin.write_all(piece.as_bytes())))
+        });
+        child.wait_with_output()
+    });
+    let output = output.map_err(|source| ToolError::Output { program: words(command), source })?;
     if output.status.success() {
         return Ok(output.stdout);
     }

@@ -1,5 +1,5 @@
 //! What a clean-up costs with 500,000 entries in the conntrack table. A measurement, so it is run by hand:
-//! `cargo test --release -p proxier --test conntrack_scale -- --ignored --nocapture`, as root.
+//! `cargo bench --bench conntrack`, as root.
 //!
 //! In: a table of that size in a namespace of its own, from real packets. Out: times and memory; more than 50 MB fails.
 
@@ -124,9 +124,12 @@ fn measure(what: &str, unwanted: impl Fn(&proxier::netfilter::Flow) -> bool) -> 
     deleted
 }
 
-#[test]
-#[ignore = "a measurement that raises nf_conntrack_max of the whole machine for a while"]
-fn half_a_million_entries() {
+fn main() {
+    // It raises nf_conntrack_max of the whole machine for a while: only on request. `cargo test` passes no `--bench`.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        println!("conntrack: run it with cargo bench --bench conntrack");
+        return;
+    }
     let _raised = Raised::new();
     let measured = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("cannot make a network namespace: run as root");

@@ -1,0 +1,109 @@
+//! Changes that are cut into several transactions, and refusals: what the first version of this got wrong.
+
+use std::time::Instant;
+
+use proxier::IpFamily;
+use proxier::backend::{Backend, SyncStats};
+use proxier::iptables::Iptables;
+use proxier::model::Scope;
+use proxier::netfilter::iptables::Table;
+use proxier::testing::{FakeHost, FakeIptables, objects};
+use proxier::track::{Change, Kind, Tracker, Translator};
+use serde_json::{Value, json};
+
+struct Node {
+    kernel: FakeIptables,
+    backend: Iptables,
+    tracker: Tracker,
+    translator: Translator,
+}
+
+impl Node {
+    fn on(kernel: &FakeIptables) -> Self {
+        let (tool, host) = (Box::new(kernel.clone()), Box::new(FakeHost::default()));
+        let backend = Iptables::new(IpFamily::V4, objects::config(), tool, host);
+        let translator = Translator::new(objects::NODE, false);
+        Self { kernel: kernel.clone(), backend, tracker: Tracker::default(), translator }
+    }
+
+    fn apply(&mut self, kind: Kind, object: Value) {
+        let translated = self.translator.applied(kind, object).expect("a good object");
+        for (_, change) in translated.changes.into_iter().filter(|(family, _)| *family == IpFamily::V4) {
+            self.tracker.apply(change);
+        }
+    }
+
+    /// Services of five endpoints each; the ones in `sticky` have ClientIP affinity.
+    fn services(&mut self, numbers: std::ops::Range<u32>, sticky: std::ops::Range<u32>) {
+        for number in numbers {
+            let name = format!("svc-{number}");
+            let mut service = objects::service("ns", &name, objects::address(number));
+            if sticky.contains(&number) {
+                service["spec"]["sessionAffinity"] = json!("ClientIP");
+            }
+            self.apply(Kind::Service, service);
+            let endpoints: Vec<_> = (0..5).map(|n| objects::address(10_000 + 5 * number + n)).collect();
+            self.apply(Kind::EndpointSlice, objects::slice("ns", &name, &name, &endpoints));
+        }
+    }
+
+    fn sync(&mut self, scope: Option<Scope>) -> SyncStats {
+        let scope = scope.unwrap_or_else(|| self.tracker.take_scope());
+        let snapshot = self.tracker.snapshot(IpFamily::V4.localhost());
+        self.backend.sync(&snapshot, &scope, Instant::now()).expect("a sync")
+    }
+
+    fn service_chains(&self) -> usize {
+        self.kernel.chains(Table::Nat).keys().filter(|name| name.starts_with("KUBE-S") && name.len() > 20).count()
+    }
+}
+
+#[test]
+fn chains_are_deleted_in_parts_none_before_those_that_jump_to_it() {
+    for batch in [3, 7, 11] {
+        let kernel = FakeIptables::default();
+        kernel.set_batch(batch);
+        let mut node = Node::on(&kernel);
+        node.services(0..20, 0..0);
+        node.sync(Some(Scope::Full));
+        assert_eq!(node.service_chains(), 20 * 6);
+        node.tracker.take_scope();
+
+        // Some go while we run, the others while we do not.
+        node.tracker.apply(Change::Listing(Kind::Service));
+        node.services(0..10, 0..0);
+        node.tracker.apply(Change::Listed(Kind::Service));
+        node.sync(None);
+        assert_eq!(node.service_chains(), 10 * 6, "batches of {batch}");
+        Node::on(&kernel).sync(Some(Scope::Full));
+        assert_eq!(kernel.chains(Table::Nat).keys().filter(|name| name.starts_with("KUBE-SEP")).count(), 0);
+    }
+}
+
+#[test]
+fn however_many_are_refused_the_others_are_programmed() {
+    for naming_the_line in [false, true] {
+        let kernel = FakeIptables::default();
+        kernel.refuse(Some("-m recent"), naming_the_line);
+        let mut node = Node::on(&kernel);
+        node.services(0..160, 0..130);
+        let stats = node.sync(Some(Scope::Full));
+        assert_eq!((stats.rejected.len(), node.service_chains()), (130, 30 * 6), "{naming_the_line}");
+    }
+}
+
+#[test]
+fn a_change_that_fails_for_want_of_what_was_flushed_brings_everything_back() {
+    let kernel = FakeIptables::default();
+    let mut node = Node::on(&kernel);
+    node.services(0..5, 0..0);
+    node.sync(Some(Scope::Full));
+    node.tracker.take_scope();
+    let before = kernel.to_string();
+    kernel.flush(Table::Nat);
+    node.services(4..5, 4..5);
+    assert!(node.sync(None).full);
+    node.services(4..5, 0..0);
+    node.sync(None);
+    assert_eq!(kernel.to_string(), before);
+}
