@@ -22,5 +22,6 @@ pub mod schedule;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod track;
+pub mod xtables;
 
 pub use family::IpFamily;

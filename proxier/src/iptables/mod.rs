@@ -5,7 +5,6 @@
 
 mod base;
 mod cleanup;
-mod drift;
 mod isolate;
 mod names;
 mod plan;
@@ -18,12 +17,10 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use self::base::Presence;
-use self::drift::Accepted;
 use self::plan::{Input, Transaction};
 use self::settings::{Features, Settings};
 pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
-use self::state::{Observed, State};
+use self::state::State;
 use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules};
 use crate::family::IpFamily;
 use crate::kernel::iptables::{IptablesTool, RestoreError};
@@ -31,6 +28,7 @@ use crate::kernel::{Host, ToolError, cpu_time};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
 use crate::netfilter::Restore;
 use crate::netfilter::iptables::{Chain, Table};
+use crate::xtables::{Accepted, Tables};
 
 const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 const TCP_BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
@@ -126,24 +124,8 @@ impl Iptables {
         Ok(())
     }
 
-    fn observe(&mut self) -> Result<Observed, SyncError> {
-        let mut observed = Observed {
-            nat: self.tool.save(Table::Nat)?,
-            filter: self.tool.save(Table::Filter)?,
-            mangle: self.tool.save(Table::Mangle)?,
-            missing_jumps: Vec::new(),
-        };
-        for jump in base::jumps() {
-            let missing = match jump.presence(observed.table(jump.table)) {
-                Presence::Present => false,
-                Presence::Absent => true,
-                Presence::Alike => !self.tool.has_rule(jump.table, jump.from, &jump.rule)?,
-            };
-            if missing {
-                observed.missing_jumps.push(jump);
-            }
-        }
-        Ok(observed)
+    fn observe(&mut self) -> Result<Tables, SyncError> {
+        Ok(Tables::read(self.tool.as_mut(), &[Table::Nat, Table::Filter, Table::Mangle], base::jumps())?)
     }
 
     fn attempt(
@@ -277,7 +259,7 @@ impl Backend for Iptables {
         }
         let before = cpu_time();
         let observed = self.observe()?;
-        let damage = self.accepted.drift(&self.state, &observed);
+        let damage = self.accepted.drift(self.state.expectations(), &observed);
         self.next_check = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
         Ok(damage)
     }
@@ -314,7 +296,7 @@ impl Iptables {
     fn calibrate(&mut self) -> Result<(), SyncError> {
         if self.accepted.has_suspects() {
             let observed = self.observe()?;
-            self.accepted.settle(&self.state, &observed);
+            self.accepted.settle(self.state.expectations(), &observed);
         }
         Ok(())
     }
@@ -324,9 +306,4 @@ impl Iptables {
         let candidates = snapshot.ports.keys().filter(|name| !self.rejected.contains_key(*name)).collect();
         isolate::culprits(self.tool.as_mut(), snapshot, &settings, candidates)
     }
-}
-
-/// The chain and table of a message.
-fn named(table: Table, chain: Chain) -> String {
-    format!("chain {chain} of table {}", table.name())
 }

@@ -156,8 +156,26 @@ pub enum Match {
     Mark(Is<u32>),
     /// `-m addrtype --src-type LOCAL`
     SourceIsLocal,
+    /// `-m addrtype ! --src-type LOCAL`
+    SourceIsNotLocal,
     /// `-m addrtype --dst-type LOCAL`
     DestinationIsLocal,
+    /// `-m physdev ! --physdev-is-in`
+    NotFromBridge,
+    /// `-m set --match-set NAME DIRECTIONS`
+    Set {
+        /// The set.
+        name: &'static str,
+        /// Which parts of the packet are looked up: `dst,dst,src`.
+        directions: &'static str,
+    },
+    /// `-m ipvs --vproto P --vaddr A --vport N`: the packet belongs to a connection of that virtual server.
+    Ipvs {
+        /// The protocol's number.
+        protocol: u8,
+        /// The virtual server.
+        address: SocketAddr,
+    },
     /// `-m tcp --dport N` (by protocol)
     DestinationPort(ProtocolName, u16),
     /// `-m tcp`: says nothing, but iptables prints it where a target needs ports.
@@ -295,6 +313,13 @@ impl Match {
                 write_is(out, mark, "--mark ", |out, mark| write(out, format_args!("{mark:#x}/{mark:#x}")));
             }
             Self::SourceIsLocal => out.push_str(" -m addrtype --src-type LOCAL"),
+            Self::SourceIsNotLocal => out.push_str(" -m addrtype ! --src-type LOCAL"),
+            Self::NotFromBridge => out.push_str(" -m physdev ! --physdev-is-in"),
+            Self::Set { name, directions } => push(out, &[" -m set --match-set ", name, " ", directions]),
+            Self::Ipvs { protocol, address } => {
+                let (ip, port) = (address.ip(), address.port());
+                write(out, format_args!(" -m ipvs --vproto {protocol} --vaddr {ip} --vport {port}"));
+            }
             Self::DestinationIsLocal => out.push_str(" -m addrtype --dst-type LOCAL"),
             Self::DestinationPort(protocol, port) => {
                 push(out, &[" -m ", protocol, " --dport "]);
