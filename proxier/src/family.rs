@@ -107,6 +107,13 @@ impl IpFamily {
         }
     }
 
+    /// Whether an address counts on one link only and is no address of the node as a whole. In IPv4 such addresses are
+    /// used like others.
+    #[must_use]
+    pub fn is_link_local(self, ip: &IpAddr) -> bool {
+        matches!(ip, IpAddr::V6(ip) if self == Self::V6 && ip.is_unicast_link_local())
+    }
+
     /// Whether the kernel can route packets to loopback addresses from elsewhere (`route_localnet` is IPv4 only).
     #[must_use]
     pub fn has_route_localnet(self) -> bool {

@@ -6,6 +6,7 @@
 pub mod config;
 pub mod endpoint;
 pub mod health_check;
+pub mod mode;
 pub mod node;
 pub mod service;
 pub mod snapshot;
@@ -14,6 +15,7 @@ pub mod topology;
 pub use config::{Config, LocalDetector, NodePortAddresses};
 pub use endpoint::{Endpoint, Endpoints, Slice, SliceEndpoint, SlicePort};
 pub use health_check::{HealthCheck, HealthChecks};
+pub use mode::{IpvsConfig, Mode};
 pub use node::NodeInfo;
 pub use service::{Destination, NamespacedName, Protocol, ServicePort, ServicePortName};
 pub use snapshot::{Scope, Snapshot};
