@@ -168,7 +168,7 @@ pub struct FoundSet {
     pub name: SetName,
     /// The set as we would have made it; `None` if its type is none of ours.
     pub set: Option<Set>,
-    /// Its type and family in the kernel's words: `hash:ip,port family inet`.
+    /// What it is, for messages: `hash:ip,port family inet maxelem 65536`.
     pub described: String,
     /// How many rules and lists refer to it: it cannot be destroyed while there are any.
     pub references: u32,

@@ -7,8 +7,8 @@ use std::io;
 
 use thiserror::Error;
 
-use super::SetOperation;
-use crate::netfilter::ipset::SetName;
+use super::{SetOperation, described};
+use crate::netfilter::ipset::{FoundSet, Set, SetName};
 
 /// Why something was not done to a set, or not read from it.
 #[derive(Debug, Error)]
@@ -77,7 +77,7 @@ pub enum IpSetError {
 
 impl SetOperation {
     /// What a message calls it.
-    pub(super) fn object(&self) -> String {
+    pub(crate) fn object(&self) -> String {
         match self {
             Self::Create(set) => format!("ipset {}", set.name),
             Self::Destroy(name) | Self::Flush(name) => format!("ipset {name}"),
@@ -85,6 +85,27 @@ impl SetOperation {
             Self::Add(name, entry) | Self::AddNew(name, entry) | Self::Delete(name, entry) => {
                 format!("entry {entry} of ipset {name}")
             }
+        }
+    }
+}
+
+impl IpSetError {
+    /// A set is in the way.
+    pub(crate) fn clash(wanted: &Set, found: &FoundSet) -> Self {
+        let (found, wanted_words) = (found.described.clone(), described(wanted));
+        Self::Clash { name: wanted.name, found, wanted: wanted_words }
+    }
+
+    /// A set's entries are of a type that is none of ours.
+    pub(crate) fn foreign(name: SetName, found: &str) -> Self {
+        Self::Refused { object: format!("ipset {name}"), reason: format!("its type is {found}, none of ours") }
+    }
+
+    /// The set that an operation is about is not there.
+    pub(crate) fn no_set(operation: &SetOperation) -> Self {
+        match operation {
+            SetOperation::Swap(..) => Self::NotFound(format!("one of {}", operation.object())),
+            _ => Self::NotFound(format!("ipset {}", operation.name())),
         }
     }
 }

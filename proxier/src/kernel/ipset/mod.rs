@@ -9,6 +9,15 @@ use crate::netfilter::ipset::{Entry, FoundSet, Set, SetName};
 
 pub use error::IpSetError;
 
+/// A set's type, family and size, as the kernel's words for a set in the way are compared with.
+pub(crate) fn described(set: &Set) -> String {
+    let name = set.set_type.name();
+    match set.family {
+        Some(family) => format!("{name} family {} maxelem {}", family.ipset(), set.max_entries),
+        None => format!("{name} range 0-65535"),
+    }
+}
+
 /// A change to the sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetOperation {

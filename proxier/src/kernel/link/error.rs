@@ -8,7 +8,7 @@ use std::io;
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::DeviceName;
+use super::{AddressOperation, Device, DeviceName};
 
 /// Why something was not done to a device, or not read from it.
 #[derive(Debug, Error)]
@@ -60,4 +60,23 @@ pub enum LinkError {
     /// The kernel could not be talked to.
     #[error("cannot talk to the kernel about devices: {0}")]
     Failed(#[from] io::Error),
+}
+
+impl LinkError {
+    /// A device is in the way.
+    pub(crate) fn clash(name: DeviceName, device: &Device) -> Self {
+        Self::Clash { name, found: device.kind.clone().unwrap_or_else(|| "hardware".to_owned()) }
+    }
+
+    /// What the kernel's refusal of an operation means.
+    pub(crate) fn of(name: DeviceName, operation: &AddressOperation, source: io::Error) -> Self {
+        let (AddressOperation::Add(address) | AddressOperation::Delete(address)) = *operation;
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted,
+            Some(libc::ENODEV) => Self::NoDevice(name),
+            Some(libc::EEXIST) => Self::Exists { name, address },
+            Some(libc::EADDRNOTAVAIL) => Self::NotFound { name, address },
+            _ => Self::Refused { object: format!("address {address} of device {name}"), source },
+        }
+    }
 }
