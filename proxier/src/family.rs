@@ -71,6 +71,15 @@ impl IpFamily {
         }
     }
 
+    /// What ipset calls it.
+    #[must_use]
+    pub fn ipset(self) -> &'static str {
+        match self {
+            Self::V4 => "inet",
+            Self::V6 => "inet6",
+        }
+    }
+
     /// Where the kernel lists the legacy tables that exist in this network namespace.
     #[must_use]
     pub fn legacy_table_names(self) -> &'static str {
