@@ -26,6 +26,19 @@ pub trait Backend: Send + fmt::Debug {
     /// When the state could not be read.
     fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError>;
 
+    /// When the mode has something to do by itself, besides syncs: then [`Backend::tick`] is to be called.
+    fn next_event(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Does what was due.
+    ///
+    /// # Errors
+    /// When it could not be done; the next sync has to be [`Scope::Full`].
+    fn tick(&mut self, _now: Instant) -> Result<(), SyncError> {
+        Ok(())
+    }
+
     /// Removes every trace of this mode, and nothing else.
     ///
     /// # Errors

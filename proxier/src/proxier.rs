@@ -162,7 +162,10 @@ impl Proxier {
             return Some(self.started + NODE_WAIT);
         }
         let due = self.schedule.due();
-        if self.synced_once { Some(due.map_or(self.next_check, |due| due.min(self.next_check))) } else { due }
+        if !self.synced_once {
+            return due;
+        }
+        [due, self.backend.next_event()].into_iter().flatten().chain([self.next_check]).min()
     }
 
     /// Rules depend on the node's addresses and networks, so the first sync waits for them, but not for ever.
@@ -183,7 +186,22 @@ impl Proxier {
             self.sync(now);
         } else if self.synced_once && self.next_check <= now {
             self.check(now);
+        } else if self.synced_once && self.backend.next_event().is_some_and(|at| at <= now) {
+            self.tick(now);
         }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if let Err(error) = self.backend.tick(now) {
+            warn!("{}: looking at everything: {error}", self.family);
+            self.want_everything(now);
+        }
+    }
+
+    fn want_everything(&mut self, now: Instant) {
+        self.tracker.want_everything();
+        self.observer.queued();
+        self.schedule.request(now);
     }
 
     fn check(&mut self, now: Instant) {
@@ -197,9 +215,7 @@ impl Proxier {
             Ok(None) => {}
             Ok(Some(damage)) => {
                 warn!("{}: the rules were changed by someone else: {damage}", self.family);
-                self.tracker.want_everything();
-                self.observer.queued();
-                self.schedule.request(now);
+                self.want_everything(now);
             }
             Err(error) => warn!("{}: cannot check the rules: {error}", self.family),
         }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+pub use self::cleanup::owned;
 use self::plan::{Input, Transaction};
 use self::settings::{Features, Settings};
 pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
@@ -266,7 +267,8 @@ impl Backend for Iptables {
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
         self.state = State::default();
-        cleanup::cleanup(self.tool.as_mut())
+        let errors = owned().remove(self.tool.as_mut(), None);
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 }
 

@@ -4,11 +4,12 @@
 //! Must not know: rules, or what is in the sets.
 
 use crate::family::IpFamily;
+use crate::netfilter::Name;
 use crate::netfilter::ipset::{Set, SetName, SetType};
 use crate::netfilter::iptables::Chain;
 
 /// The device that addresses of Services are bound to, so that their packets come in here and meet IPVS.
-pub const DEVICE: &str = "kube-ipvs0";
+pub const DEVICE: Name<15> = Name::new("kube-ipvs0");
 
 /// What is sent to node ports: to be masqueraded or not; in filter, lets health checks in.
 pub const NODE_PORT: Chain = Chain::new("KUBE-NODE-PORT");

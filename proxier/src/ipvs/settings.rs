@@ -44,16 +44,7 @@ impl Settings {
         snapshot: &Snapshot<'_>,
         addresses: &[IpAddr],
     ) -> Self {
-        // IPVS does not take packets to loopback addresses, and link-local ones are not the node's alone.
-        let usable = |ip: &&IpAddr| !ip.is_loopback() && !family.is_link_local(ip);
-        let local: BTreeSet<IpAddr> = addresses.iter().filter(usable).copied().collect();
-        let selector = config.node_port_addresses.resolve(family, snapshot.node_ip);
-        let node_ports = match &selector {
-            NodePortMatch::All => local.clone(),
-            NodePortMatch::Within(_) => {
-                selector.select(addresses).into_iter().filter(|ip| !ip.is_loopback()).collect()
-            }
-        };
+        let (local, node_ports) = resolve(family, config, snapshot.node_ip, addresses);
         Self {
             family,
             node_ip: snapshot.node_ip,
@@ -72,4 +63,36 @@ impl Settings {
     pub fn flags(&self) -> Flags {
         if self.scheduler.as_str() == "mh" { Flags::PORT } else { Flags::default() }
     }
+
+    /// Whether they still hold for the node, but for its devices' addresses.
+    #[must_use]
+    pub fn same_node(&self, config: &Config, snapshot: &Snapshot<'_>) -> bool {
+        let local_traffic = config.local_detector.resolve(self.family, snapshot.node);
+        self.node_ip == snapshot.node_ip && self.local_traffic == local_traffic
+    }
+
+    /// Whether they were made with these addresses of the node's devices.
+    #[must_use]
+    pub fn has_addresses(&self, config: &Config, addresses: &[IpAddr]) -> bool {
+        let (local, node_ports) = resolve(self.family, config, self.node_ip, addresses);
+        self.local == local && self.node_ports == node_ports
+    }
+}
+
+/// Of the addresses of the node's devices, those that are the node's own, and those that serve node ports.
+fn resolve(
+    family: IpFamily,
+    config: &Config,
+    node_ip: IpAddr,
+    addresses: &[IpAddr],
+) -> (BTreeSet<IpAddr>, BTreeSet<IpAddr>) {
+    // IPVS does not take packets to loopback addresses, and link-local ones are not the node's alone.
+    let usable = |ip: &&IpAddr| !ip.is_loopback() && !family.is_link_local(ip);
+    let local: BTreeSet<IpAddr> = addresses.iter().filter(usable).copied().collect();
+    let selector = config.node_port_addresses.resolve(family, node_ip);
+    let node_ports = match &selector {
+        NodePortMatch::All => local.clone(),
+        NodePortMatch::Within(_) => selector.select(addresses).into_iter().filter(|ip| !ip.is_loopback()).collect(),
+    };
+    (local, node_ports)
 }

@@ -31,6 +31,9 @@ pub trait Host: Send + std::fmt::Debug {
     /// If the kernel does not say.
     fn addresses(&mut self, family: IpFamily) -> io::Result<Vec<IpAddr>>;
 
+    /// The kernel's version, as far as two numbers tell it.
+    fn kernel_version(&mut self) -> Option<(u32, u32)>;
+
     /// Makes an nfacct counter, unless it exists.
     ///
     /// # Errors
@@ -64,6 +67,10 @@ impl Host for SystemHost {
         Ok(interfaces.filter_map(|i| i.address).filter_map(of).filter(|ip| IpFamily::of(ip) == family).collect())
     }
 
+    fn kernel_version(&mut self) -> Option<(u32, u32)> {
+        version(&std::fs::read_to_string(path("kernel/osrelease")).ok()?)
+    }
+
     fn ensure_counter(&mut self, name: &str) -> io::Result<()> {
         super::nfacct::ensure(name)
     }
@@ -80,6 +87,24 @@ pub fn cpu_time() -> Duration {
     [UsageWho::RUSAGE_THREAD, UsageWho::RUSAGE_CHILDREN].into_iter().filter_map(|who| getrusage(who).ok()).map(of).sum()
 }
 
+/// The first two numbers of `6.1.0-18-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
 fn path(sysctl: &str) -> String {
     format!("/proc/sys/{sysctl}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_begins_with_two_numbers() {
+        assert_eq!(version("6.1.0-18-amd64\n"), Some((6, 1)));
+        assert_eq!(version("5.15-rc3"), Some((5, 15)));
+        assert_eq!(version("linux"), None);
+    }
 }

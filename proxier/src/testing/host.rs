@@ -58,6 +58,10 @@ impl Host for FakeHost {
         Ok(self.state().addresses.iter().copied().filter(|ip| IpFamily::of(ip) == family).collect())
     }
 
+    fn kernel_version(&mut self) -> Option<(u32, u32)> {
+        Some((6, 18))
+    }
+
     fn ensure_counter(&mut self, name: &str) -> io::Result<()> {
         let mut state = self.state();
         let counters = state.counters.as_mut().ok_or_else(|| io::Error::other("this host has no nfacct"))?;

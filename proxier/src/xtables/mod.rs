@@ -3,11 +3,13 @@
 //! In: jumps, chains, what the tools read back. Out: rules of the same words in every mode, and what somebody changed.
 //! Must not know: any mode. A mode takes from here, never from another mode.
 
+mod cleanup;
 mod drift;
 mod jump;
 pub mod masquerade;
 mod tables;
 
+pub use self::cleanup::Owned;
 pub use self::drift::{Accepted, Place, named};
 pub use self::jump::{Jump, Presence};
 pub use self::tables::Tables;
