@@ -89,6 +89,12 @@ impl IpFamily {
         }
     }
 
+    /// The family that the kernel numbers so.
+    #[must_use]
+    pub fn of_nfproto(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| family.nfproto() == number)
+    }
+
     /// The netfilter protocol number (`NFPROTO_IPV4`, `NFPROTO_IPV6`).
     #[must_use]
     pub fn nfproto(self) -> u8 {

@@ -221,7 +221,7 @@ impl IpvsTable for FakeIpvs {
             let outcome = self.state().apply(operation);
             match outcome {
                 Ok(()) => self.state().operations.push(*operation),
-                Err(errno) => failed(index, IpvsError::of(operation, io::Error::from_raw_os_error(errno))),
+                Err(errno) => failed(index, IpvsError::of(operation, Some(errno), io::Error::from_raw_os_error(errno))),
             }
         }
         Ok(())

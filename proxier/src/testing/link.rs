@@ -103,7 +103,7 @@ impl State {
     fn apply(&mut self, name: DeviceName, operation: &AddressOperation) -> Result<(), LinkError> {
         let (AddressOperation::Add(address) | AddressOperation::Delete(address)) = *operation;
         if self.refused == Some(address) {
-            return Err(LinkError::of(name, operation, io::Error::from_raw_os_error(libc::ENOMEM)));
+            return Err(refusal(name, operation, libc::ENOMEM));
         }
         let (_, held) = self.device(name)?;
         let at = held.iter().position(|held| *held == address);
@@ -112,18 +112,22 @@ impl State {
             held.iter().any(|held| *held == address || (address.addr().is_ipv6() && held.addr() == address.addr()));
         match (operation, at) {
             (AddressOperation::Add(_), _) if again => {
-                return Err(LinkError::of(name, operation, io::Error::from_raw_os_error(libc::EEXIST)));
+                return Err(refusal(name, operation, libc::EEXIST));
             }
             (AddressOperation::Add(_), _) => held.push(address),
             (AddressOperation::Delete(_), Some(at)) => {
                 held.remove(at);
             }
             (AddressOperation::Delete(_), None) => {
-                return Err(LinkError::of(name, operation, io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)));
+                return Err(refusal(name, operation, libc::EADDRNOTAVAIL));
             }
         }
         Ok(())
     }
+}
+
+fn refusal(name: DeviceName, operation: &AddressOperation, errno: i32) -> LinkError {
+    LinkError::of(name, operation, Some(errno), io::Error::from_raw_os_error(errno))
 }
 
 impl Links for FakeLinks {

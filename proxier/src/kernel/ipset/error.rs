@@ -7,6 +7,7 @@ use std::io;
 
 use thiserror::Error;
 
+use super::super::netlink::NetlinkError;
 use super::{SetOperation, described};
 use crate::netfilter::ipset::{FoundSet, Set, SetName};
 
@@ -107,5 +108,56 @@ impl IpSetError {
             SetOperation::Swap(..) => Self::NotFound(format!("one of {}", operation.object())),
             _ => Self::NotFound(format!("ipset {}", operation.name())),
         }
+    }
+}
+
+const IPSET_ERR_FIND_TYPE: i32 = 4098;
+const IPSET_ERR_MAX_SETS: i32 = 4099;
+const IPSET_ERR_BUSY: i32 = 4100;
+const IPSET_ERR_EXIST_SETNAME2: i32 = 4101;
+const IPSET_ERR_TYPE_MISMATCH: i32 = 4102;
+const IPSET_ERR_EXIST: i32 = 4103;
+const IPSET_ERR_INVALID_CIDR: i32 = 4104;
+const IPSET_ERR_INVALID_FAMILY: i32 = 4106;
+const IPSET_ERR_REFERENCED: i32 = 4108;
+const IPSET_ERR_IPADDR_IPV4: i32 = 4109;
+const IPSET_ERR_IPADDR_IPV6: i32 = 4110;
+/// Of bitmaps, out of range.
+const IPSET_ERR_HASH_FULL: i32 = 4352;
+const IPSET_ERR_HASH_ELEM: i32 = 4353;
+const IPSET_ERR_INVALID_PROTO: i32 = 4354;
+const IPSET_ERR_MISSING_PROTO: i32 = 4355;
+
+/// What the kernel's refusal of an operation means.
+pub(super) fn refusal(operation: &SetOperation, error: NetlinkError) -> IpSetError {
+    use SetOperation::{Add, AddNew, Create, Delete};
+    let object = || operation.object();
+    let refused = |reason: String| IpSetError::Refused { object: object(), reason };
+    let Some(errno) = error.errno() else { return IpSetError::Failed(error.into()) };
+    match (errno, operation) {
+        (libc::EPERM | libc::EACCES, _) => IpSetError::NotPermitted,
+        (IPSET_ERR_FIND_TYPE, Create(set)) => {
+            let kind = set.set_type.name();
+            IpSetError::NoType { kind, module: format!("ip_set_{}", kind.replace(':', "_").replace(',', "")) }
+        }
+        (libc::EEXIST, _) => IpSetError::Exists(object()),
+        (libc::ENOENT | IPSET_ERR_EXIST_SETNAME2, _) => IpSetError::no_set(operation),
+        (IPSET_ERR_BUSY | IPSET_ERR_REFERENCED, _) => IpSetError::InUse(operation.name()),
+        (IPSET_ERR_EXIST, Delete(..)) => IpSetError::NotFound(object()),
+        (IPSET_ERR_EXIST, _) => IpSetError::Exists(object()),
+        (IPSET_ERR_TYPE_MISMATCH | IPSET_ERR_IPADDR_IPV4 | IPSET_ERR_IPADDR_IPV6 | IPSET_ERR_INVALID_FAMILY, _) => {
+            IpSetError::Mismatch(object())
+        }
+        (IPSET_ERR_HASH_FULL, Add(name, entry) | AddNew(name, entry)) => {
+            IpSetError::Full { name: *name, entry: entry.to_string() }
+        }
+        (IPSET_ERR_MAX_SETS, _) => {
+            refused("the kernel has as many sets as it can (max_sets of module ip_set)".to_owned())
+        }
+        (IPSET_ERR_INVALID_CIDR, _) => refused("invalid prefix length".to_owned()),
+        (IPSET_ERR_HASH_ELEM, _) => refused("the address is zero".to_owned()),
+        (IPSET_ERR_INVALID_PROTO | IPSET_ERR_MISSING_PROTO, _) => refused("invalid protocol".to_owned()),
+        (4097.., _) => refused(format!("ipset error {errno}")),
+        _ => refused(error.to_string()),
     }
 }

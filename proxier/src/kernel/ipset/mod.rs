@@ -4,10 +4,13 @@
 //! sets, and entries of one set, as they come. Must not know: which rules ask them.
 
 mod error;
+mod system;
+mod wire;
 
 use crate::netfilter::ipset::{Entry, FoundSet, Set, SetName};
 
 pub use error::IpSetError;
+pub use system::SystemIpSets;
 
 /// A set's type, family and size, as the kernel's words for a set in the way are compared with.
 pub(crate) fn described(set: &Set) -> String {

@@ -56,7 +56,7 @@ fn in_brackets(text: &str) -> String {
 
 impl IpvsError {
     /// What the kernel's refusal of an operation means.
-    pub(crate) fn of(operation: &Operation, source: io::Error) -> Self {
+    pub(crate) fn of(operation: &Operation, errno: Option<i32>, source: io::Error) -> Self {
         use Operation::{AddReal, AddVirtual, DeleteReal, DeleteVirtual, UpdateReal, UpdateVirtual};
         let object = || match operation {
             AddVirtual(server) | UpdateVirtual(server) => format!("virtual server {}", server.key),
@@ -64,7 +64,7 @@ impl IpvsError {
             AddReal(key, real) | UpdateReal(key, real) => format!("real server {} of {key}", real.address),
             DeleteReal(key, address) => format!("real server {address} of {key}"),
         };
-        match (source.raw_os_error(), operation) {
+        match (errno, operation) {
             (Some(libc::EPERM | libc::EACCES), _) => Self::NotPermitted,
             (Some(libc::ENOENT), AddVirtual(server) | UpdateVirtual(server)) => Self::NoScheduler(server.scheduler),
             (Some(libc::EEXIST), _) => Self::Exists(object()),

@@ -4,12 +4,16 @@
 //! the table, entry by entry. Must not know: whose servers they are.
 
 mod error;
+mod system;
+mod wire;
+
+use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::family::IpFamily;
-use crate::netfilter::ipvs::{Connections, RealServer, ServerKey, Timeouts, VirtualServer};
-use std::net::SocketAddr;
+use crate::netfilter::ipvs::{Connections, Flags, RealServer, Scheduler, ServerKey, TCP, Timeouts, VirtualServer};
 
 pub use error::IpvsError;
+pub use system::SystemIpvs;
 
 /// A change to the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,4 +78,26 @@ pub trait IpvsTable: Send + std::fmt::Debug {
     /// # Errors
     /// If the kernel does not take them.
     fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), IpvsError>;
+}
+
+/// Finds out whether the kernel has a scheduler, which it may load for that.
+///
+/// The only way to know is a virtual server that uses it: one is made at an address for documentation, where
+/// kube-proxy makes it too, and deleted.
+///
+/// # Errors
+/// If it has none, or it cannot be told.
+pub fn check_scheduler(table: &mut dyn IpvsTable, scheduler: Scheduler) -> Result<(), IpvsError> {
+    let address = SocketAddr::from((Ipv4Addr::new(198, 51, 100, 0), 20000));
+    let key = ServerKey { address, protocol: TCP };
+    let server = VirtualServer { key, scheduler, flags: Flags::default(), persistence: None };
+    // One may be left by a proxy that was killed in between.
+    let operations = [Operation::DeleteVirtual(key), Operation::AddVirtual(server), Operation::DeleteVirtual(key)];
+    let mut outcome = Ok(());
+    table.apply(&operations, &mut |index, error| {
+        if index == 1 {
+            outcome = Err(error);
+        }
+    })?;
+    outcome
 }

@@ -69,9 +69,9 @@ impl LinkError {
     }
 
     /// What the kernel's refusal of an operation means.
-    pub(crate) fn of(name: DeviceName, operation: &AddressOperation, source: io::Error) -> Self {
+    pub(crate) fn of(name: DeviceName, operation: &AddressOperation, errno: Option<i32>, source: io::Error) -> Self {
         let (AddressOperation::Add(address) | AddressOperation::Delete(address)) = *operation;
-        match source.raw_os_error() {
+        match errno {
             Some(libc::EPERM | libc::EACCES) => Self::NotPermitted,
             Some(libc::ENODEV) => Self::NoDevice(name),
             Some(libc::EEXIST) => Self::Exists { name, address },

@@ -4,6 +4,8 @@
 //! Must not know: what the addresses are for.
 
 mod error;
+mod system;
+mod wire;
 
 use ipnet::IpNet;
 
@@ -11,6 +13,7 @@ use crate::family::IpFamily;
 use crate::netfilter::Name;
 
 pub use error::LinkError;
+pub use system::SystemLinks;
 
 /// The name of a device (`IFNAMSIZ` less the final NUL).
 pub type DeviceName = Name<15>;

@@ -17,6 +17,8 @@ pub enum NetlinkError {
         errno: i32,
         /// Its own words (`NLMSGERR_ATTR_MSG`), if it had any.
         words: String,
+        /// What it shows of the request after the netlink header; mostly nothing.
+        shown: Vec<u8>,
     },
     /// The kernel's answer cannot be read.
     #[error("the kernel's netlink answer was cut off or garbled")]
@@ -48,7 +50,7 @@ impl From<NetlinkError> for io::Error {
     fn from(error: NetlinkError) -> Self {
         match error {
             NetlinkError::Socket(error) => error,
-            NetlinkError::Refused { errno, words } if words.is_empty() => Self::from_raw_os_error(errno),
+            NetlinkError::Refused { errno, words, .. } if words.is_empty() => Self::from_raw_os_error(errno),
             NetlinkError::Refused { errno, .. } => Self::new(Self::from_raw_os_error(errno).kind(), error),
             other => Self::other(other),
         }
