@@ -11,13 +11,13 @@ use proxier::backend::Backend;
 use proxier::cleaner::FlowCleaner;
 use proxier::iptables::Iptables;
 use proxier::kernel::{Choice, Host, SystemConntrack, SystemHost, SystemIptables, choose_flavour, packet_counters};
-use proxier::model::Config;
+use proxier::model::{Config, Mode};
 use proxier::proxier::Proxier;
 use proxier::track::Change;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::cli::Flags;
+use crate::cli::Line;
 use crate::config::{self, Settings};
 use crate::health::Health;
 use crate::health_checks::Reports;
@@ -28,41 +28,41 @@ use crate::reporter::Reporter;
 use crate::servers::{Plan, Servers};
 use crate::source::{self, Families};
 
-/// The one that is built.
-const MODE: &str = "iptables";
-
 /// Runs the proxy until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// A configuration that cannot be used; no usable iptables; no way to the API server.
-pub fn run(flags: &Flags) -> Result<(), String> {
+pub fn run(line: &Line) -> Result<(), String> {
     proxier::kernel::memory::share();
-    let settings = settings(flags)?;
+    let settings = settings(line)?;
     for warning in &settings.warnings {
         warn!("{warning}");
     }
-    if settings.tcp_be_liberal {
+    let flags = &line.flags;
+    let asked = [("cleanup", flags.general.cleanup.0), ("init-only", flags.general.init_only.0)];
+    if let Some((name, _)) = asked.iter().find(|(_, asked)| *asked) {
+        return Err(format!("flag --{name} is not built yet"));
+    }
+    if settings.mode != Mode::Iptables {
+        return Err(format!("mode {} is not built yet; iptables is", settings.mode));
+    }
+    if settings.conntrack.tcp_be_liberal {
         set_tcp_be_liberal()?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(serve(flags, &settings))
+    runtime.block_on(serve(line, &settings))
 }
 
-fn settings(flags: &Flags) -> Result<Settings, String> {
-    let mut file = match &flags.config {
-        None => flags.to_file(),
-        Some(path) => {
-            let (file, warnings) = config::read(path).map_err(|error| error.to_string())?;
-            warnings.iter().for_each(|warning| warn!("{warning}"));
-            file
-        }
-    };
-    if !flags.hostname_override.is_empty() {
-        file.hostname_override.clone_from(&flags.hostname_override);
+fn settings(line: &Line) -> Result<Settings, String> {
+    let complete = line.complete().map_err(|error| error.to_string())?;
+    if !complete.strict_errors.is_empty() {
+        let error = format!("strict decoding error: {}", complete.strict_errors.join(", "));
+        info!(err = error, "Using lenient decoding as strict decoding failed");
     }
+    complete.warnings.iter().for_each(|warning| warn!("{warning}"));
     let hostname = nix::unistd::gethostname().unwrap_or_default();
-    config::settings(&file, &hostname.to_string_lossy()).map_err(|error| error.to_string())
+    config::settings(complete.file, &hostname.to_string_lossy()).map_err(|error| error.to_string())
 }
 
 fn set_tcp_be_liberal() -> Result<(), String> {
@@ -70,16 +70,17 @@ fn set_tcp_be_liberal() -> Result<(), String> {
     SystemHost.set_sysctl(NAME, 1).map_err(|error| format!("conntrack.tcpBeLiberal: cannot set {NAME}: {error}"))
 }
 
-async fn serve(flags: &Flags, settings: &Settings) -> Result<(), String> {
-    let health = Arc::new(Health::new(settings.proxier.periods.sync, flags.objects.is_some()));
+async fn serve(line: &Line, settings: &Settings) -> Result<(), String> {
+    let flags = &line.flags;
+    let health = Arc::new(Health::new(settings.proxier.periods.sync, flags.source.objects.is_some()));
     let metrics = Arc::new(metrics(settings).map_err(|error| format!("cannot make metrics: {error}"))?);
     // The ports open before anything can fail, so that one can ask why nothing works.
-    let (mut servers, reports) = Servers::start(plan(flags, settings), &health, &metrics);
+    let (mut servers, reports) = Servers::start(plan(line, settings), &health, &metrics);
 
     // As process 1 of a container, it would not be heard before this.
     let mut stop = Stop::new()?;
     let (families, threads) = start_families(&settings.proxier, &health, &metrics, reports)?;
-    let source = source::start(flags, settings, families, health, &metrics).await?;
+    let source = source::start(&flags.source, settings, families, health, &metrics).await?;
     let result = tokio::select! {
         signal = stop.wait() => { info!("{signal}: stopping; the rules stay"); Ok(()) }
         error = source => Err(error),
@@ -95,43 +96,28 @@ async fn serve(flags: &Flags, settings: &Settings) -> Result<(), String> {
 }
 
 fn metrics(settings: &Settings) -> prometheus::Result<Metrics> {
-    let metrics = Metrics::new(MODE)?;
-    let gate = |name, stage, enabled| Feature { name, stage, enabled };
-    metrics.features(&[
-        gate("AllowServiceExternalIPs", "", !settings.proxier.hide_external_ips),
-        gate("ComponentFlagz", "BETA", true),
-        gate("ComponentStatusz", "BETA", true),
-    ])?;
+    let metrics = Metrics::new(settings.mode.name())?;
+    let features = config::gates::KNOWN.iter().map(|gate| Feature {
+        name: gate.name,
+        stage: gate.stage.name(),
+        enabled: settings.gates.enabled(gate.name),
+    });
+    metrics.features(&features.collect::<Vec<_>>())?;
     metrics.packets(Box::new(packet_counters))?;
     Ok(metrics)
 }
 
-fn plan(flags: &Flags, settings: &Settings) -> Plan {
-    let config = serde_json::json!({
-        "kind": "KubeProxyConfiguration",
-        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-        "hostnameOverride": settings.proxier.node_name,
-        "healthzBindAddress": settings.healthz,
-        "metricsBindAddress": settings.metrics,
-        "mode": MODE,
-    });
-    let shown = |name: &str, value: String| (name.to_owned(), value);
-    let flagz = vec![
-        shown("config", flags.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
-        shown("hostname-override", flags.hostname_override.clone()),
-        shown("master", flags.master.clone()),
-        shown("v", flags.verbosity.to_string()),
-    ];
+fn plan(line: &Line, settings: &Settings) -> Plan {
     Plan {
-        health: Some(settings.healthz),
-        metrics: Some(settings.metrics),
-        hard_fail: false,
+        health: settings.healthz,
+        metrics: settings.metrics,
+        hard_fail: settings.bind_address_hard_fail,
         pages: Pages {
-            mode: MODE.to_owned(),
-            configz: config.to_string(),
-            flagz: Some(flagz),
-            statusz: true,
-            profiling: false,
+            mode: settings.mode.to_string(),
+            configz: serde_json::to_string(&settings.file).unwrap_or_else(|error| error.to_string()),
+            flagz: settings.gates.enabled("ComponentFlagz").then(|| line.shown.clone()),
+            statusz: settings.gates.enabled("ComponentStatusz"),
+            profiling: settings.enable_profiling,
             set_verbosity: logging::set_verbosity,
         },
         addresses: Box::new(|family| SystemHost.addresses(family)),

@@ -61,7 +61,7 @@ pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3], metrics:
 }
 
 async fn client(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Client, String> {
-    let mut config = match &settings.kubeconfig {
+    let mut config = match &settings.client.kubeconfig {
         Some(path) => {
             let told = |error: &dyn fmt::Display| format!("kubeconfig {}: {error}", path.display());
             let kubeconfig = Kubeconfig::read_from(path).map_err(|error| told(&error))?;

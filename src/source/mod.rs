@@ -17,7 +17,7 @@ use proxier::track::{Change, Kind, ObjectError, ObjectKey, Translated, Translato
 use serde_json::Value;
 use tracing::{error, warn};
 
-use crate::cli::Flags;
+use crate::cli::SourceFlags;
 use crate::config::Settings;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -100,7 +100,7 @@ pub type Source = Pin<Box<dyn Future<Output = String> + Send>>;
 /// # Errors
 /// If there is no way to the objects and no hope of one: no kubeconfig, an objects path that is not there.
 pub async fn start(
-    flags: &Flags,
+    flags: &SourceFlags,
     settings: &Settings,
     families: Families,
     health: Arc<Health>,

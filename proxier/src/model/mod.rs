@@ -4,6 +4,7 @@
 //! Must not know: the API's JSON shapes, any mode, the kernel.
 
 pub mod config;
+pub mod conntrack;
 pub mod endpoint;
 pub mod health_check;
 pub mod mode;
@@ -13,6 +14,7 @@ pub mod snapshot;
 pub mod topology;
 
 pub use config::{Config, LocalDetector, NodePortAddresses};
+pub use conntrack::ConntrackConfig;
 pub use endpoint::{Endpoint, Endpoints, Slice, SliceEndpoint, SlicePort};
 pub use health_check::{HealthCheck, HealthChecks};
 pub use mode::{IpvsConfig, Mode};
