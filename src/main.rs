@@ -5,11 +5,13 @@
 mod cli;
 mod config;
 mod demo;
+mod events;
 mod health;
 mod health_checks;
 mod http;
 mod logging;
 mod metrics;
+mod node;
 mod reporter;
 mod run;
 mod servers;
