@@ -11,7 +11,7 @@ use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use proxier::model::NamespacedName;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 const CONTROLLER: &str = "kube-proxy";
@@ -100,7 +100,7 @@ impl Events {
                 let _ = told.await;
             }
         };
-        if tokio::time::timeout(limit, flush).await.is_err() {
+        if timeout(limit, flush).await.is_err() {
             debug!("the last events are not told: the API server does not answer");
         }
     }
@@ -113,6 +113,8 @@ pub struct Patience {
     pub tries: u32,
     /// How long between.
     pub pause: Duration,
+    /// How long the API server may think about it.
+    pub answer: Duration,
     /// How soon the same is told again, as one more of a series.
     pub repeat: Duration,
 }
@@ -120,7 +122,8 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Self {
         // Within six minutes the recorder takes the same event for one more of a series.
-        Self { tries: 12, pause: Duration::from_secs(10), repeat: Duration::from_secs(300) }
+        let seconds = Duration::from_secs;
+        Self { tries: 12, pause: seconds(10), answer: seconds(30), repeat: seconds(300) }
     }
 }
 
@@ -175,7 +178,9 @@ impl Publisher {
     async fn send(&mut self, event: &Event, regarding: &ObjectReference) {
         let mut expired = false;
         for left in (0..self.patience.tries).rev() {
-            match self.recorder.publish(event, regarding).await {
+            let published = self.recorder.publish(event, regarding);
+            let Ok(outcome) = timeout(self.patience.answer, published).await else { continue };
+            match outcome {
                 Ok(()) => return,
                 // The event that is repeated is there no more: begin anew.
                 Err(kube::Error::Api(status)) if status.code == 404 && !expired => {

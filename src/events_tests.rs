@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 
 const QUICK: Patience =
-    Patience { tries: 50, pause: Duration::from_millis(20), repeat: Duration::from_millis(1) };
+    Patience { tries: 50, pause: Duration::from_millis(20), answer: LIMIT, repeat: Duration::from_millis(1) };
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn service() -> NamespacedName {

@@ -16,8 +16,8 @@ const NFTABLES_TABLE: &str = "kube-proxy";
 /// A mode at work, whose traces are no leftovers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Running {
-    /// iptables mode, in this flavour.
-    Iptables(Flavour),
+    /// iptables mode, in this flavour, as far as it can be told.
+    Iptables(Option<Flavour>),
 }
 
 /// Removes all traces of kube-proxy in a family but those of the mode that runs. What another program made stays.
@@ -27,7 +27,13 @@ pub enum Running {
 pub fn remove(family: IpFamily, running: Option<Running>) -> Result<(), Vec<SyncError>> {
     let mut errors = Vec::new();
     for flavour in Flavour::ALL {
-        if running != Some(Running::Iptables(flavour)) {
+        let own = match running {
+            None => false,
+            // Either may be.
+            Some(Running::Iptables(None)) => true,
+            Some(Running::Iptables(Some(own))) => own == flavour,
+        };
+        if !own {
             errors.extend(remove_iptables(family, flavour).err().unwrap_or_default());
         }
     }

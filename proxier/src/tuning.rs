@@ -4,35 +4,16 @@
 //! said why not. Must not know: rules, or where the wishes come from.
 
 use std::io;
-use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::kernel::Host;
+use crate::model::ConntrackConfig;
 
 /// kube-proxy's own bound for what CPUs alone ask for.
 const MOST_BY_CORES: u64 = 1 << 20;
 const MAX: &str = "net/netfilter/nf_conntrack_max";
 const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
-
-/// The `conntrack` section of the configuration. Zero: left as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ConntrackTuning {
-    /// `maxPerCore`: entries for each CPU.
-    pub max_per_core: u32,
-    /// `min`: entries at least, if there is a `max_per_core`.
-    pub min: u32,
-    /// `tcpEstablishedTimeout`
-    pub tcp_established: Duration,
-    /// `tcpCloseWaitTimeout`
-    pub tcp_close_wait: Duration,
-    /// `tcpBeLiberal`; once set it is never taken back.
-    pub tcp_be_liberal: bool,
-    /// `udpTimeout`
-    pub udp: Duration,
-    /// `udpStreamTimeout`
-    pub udp_stream: Duration,
-}
 
 /// A value that a sysctl is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,61 +55,62 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-impl ConntrackTuning {
-    /// How many entries the table should hold at most; `None`: as many as now. Unlike kube-proxy's, a `min` above a
-    /// million counts (surface.md I12).
-    fn max(&self, cpus: u32) -> Option<u64> {
-        let by_cores = u64::from(self.max_per_core) * u64::from(cpus);
-        (by_cores > 0).then(|| by_cores.min(MOST_BY_CORES).max(self.min.into()))
-    }
+/// How many entries the table should hold at most; `None`: as many as now. Unlike kube-proxy's, a `min` above a million
+/// counts (surface.md I12).
+fn max(config: &ConntrackConfig, cpus: u32) -> Option<u64> {
+    let by_cores = u64::from(config.max_per_core) * u64::from(cpus);
+    (by_cores > 0).then(|| by_cores.min(MOST_BY_CORES).max(config.min.into()))
+}
 
-    /// The sysctls, in the order in which they are to be set.
-    #[must_use]
-    pub fn plan(&self, cpus: u32) -> Vec<Wish> {
-        let wish = |field, sysctl, value: u64| Wish { field, sysctl, value: i64::try_from(value).unwrap_or(i64::MAX) };
-        let mut wishes: Vec<Wish> = self.max(cpus).map(|max| wish("maxPerCore", MAX, max)).into_iter().collect();
-        if self.tcp_be_liberal {
-            wishes.push(wish("tcpBeLiberal", "net/netfilter/nf_conntrack_tcp_be_liberal", 1));
-        }
-        let timeouts = [
-            ("tcpEstablishedTimeout", "net/netfilter/nf_conntrack_tcp_timeout_established", self.tcp_established),
-            ("tcpCloseWaitTimeout", "net/netfilter/nf_conntrack_tcp_timeout_close_wait", self.tcp_close_wait),
-            ("udpTimeout", "net/netfilter/nf_conntrack_udp_timeout", self.udp),
-            ("udpStreamTimeout", "net/netfilter/nf_conntrack_udp_timeout_stream", self.udp_stream),
-        ];
-        let wanted = timeouts.into_iter().filter(|(_, _, timeout)| !timeout.is_zero());
-        // Half a second is no reason to forget flows at once.
-        wishes.extend(wanted.map(|(field, sysctl, timeout)| {
-            wish(field, sysctl, timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0))
-        }));
-        wishes
+/// The sysctls, in the order in which they are to be set.
+#[must_use]
+pub fn plan(config: &ConntrackConfig, cpus: u32) -> Vec<Wish> {
+    let wish = |field, sysctl, value: u64| Wish { field, sysctl, value: i64::try_from(value).unwrap_or(i64::MAX) };
+    let mut wishes: Vec<Wish> = max(config, cpus).map(|max| wish("maxPerCore", MAX, max)).into_iter().collect();
+    if config.tcp_be_liberal {
+        wishes.push(wish("tcpBeLiberal", "net/netfilter/nf_conntrack_tcp_be_liberal", 1));
     }
+    let timeouts = [
+        (
+            "tcpEstablishedTimeout",
+            "net/netfilter/nf_conntrack_tcp_timeout_established",
+            config.tcp_established_timeout,
+        ),
+        ("tcpCloseWaitTimeout", "net/netfilter/nf_conntrack_tcp_timeout_close_wait", config.tcp_close_wait_timeout),
+        ("udpTimeout", "net/netfilter/nf_conntrack_udp_timeout", config.udp_timeout),
+        ("udpStreamTimeout", "net/netfilter/nf_conntrack_udp_timeout_stream", config.udp_stream_timeout),
+    ];
+    let wanted = timeouts.into_iter().filter(|(_, _, timeout)| !timeout.is_zero());
+    // Half a second is no reason to forget flows at once.
+    wishes.extend(wanted.map(|(field, sysctl, timeout)| {
+        wish(field, sysctl, timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0))
+    }));
+    wishes
+}
 
-    /// Sets what is not so already, and returns what could not be set here.
-    ///
-    /// kube-proxy ends where `/proc/sys` is read-only or the network namespace is not the host's. Whoever runs it there
-    /// wants its Services to work all the same.
-    ///
-    /// # Errors
-    /// If the kernel takes a value nowhere.
-    pub fn apply(&self, cpus: u32, host: &mut dyn Host) -> Result<Vec<Unfulfilled>, Impossible> {
-        let mut unfulfilled = Vec::new();
-        for wish in self.plan(cpus) {
-            match fulfil(wish, host)? {
-                None if wish.sysctl == MAX => unfulfilled.extend(self.grow(cpus, host)?),
-                problem => unfulfilled.extend(problem),
-            }
+/// Sets what is not so already, and returns what could not be set here.
+///
+/// kube-proxy ends where `/proc/sys` is read-only or the network namespace is not the host's. Whoever runs it there
+/// wants its Services to work all the same.
+///
+/// # Errors
+/// If the kernel takes a value nowhere.
+pub fn apply(config: &ConntrackConfig, cpus: u32, host: &mut dyn Host) -> Result<Vec<Unfulfilled>, Impossible> {
+    let mut unfulfilled = Vec::new();
+    for wish in plan(config, cpus) {
+        match fulfil(wish, host)? {
+            None if wish.sysctl == MAX => unfulfilled.extend(grow(wish.value / 4, host)?),
+            problem => unfulfilled.extend(problem),
         }
-        Ok(unfulfilled)
     }
+    Ok(unfulfilled)
+}
 
-    /// A table four times as long as its hash has buckets is still quick.
-    fn grow(&self, cpus: u32, host: &mut dyn Host) -> Result<Option<Unfulfilled>, Impossible> {
-        let value = i64::try_from(self.max(cpus).unwrap_or_default() / 4).unwrap_or(i64::MAX);
-        match host.sysctl(BUCKETS) {
-            Ok(buckets) if buckets >= value => Ok(None),
-            _ => fulfil(Wish { field: "maxPerCore", sysctl: BUCKETS, value }, host),
-        }
+/// A table four times as long as its hash has buckets is still quick.
+fn grow(value: i64, host: &mut dyn Host) -> Result<Option<Unfulfilled>, Impossible> {
+    match host.sysctl(BUCKETS) {
+        Ok(buckets) if buckets >= value => Ok(None),
+        _ => fulfil(Wish { field: "maxPerCore", sysctl: BUCKETS, value }, host),
     }
 }
 
@@ -143,15 +125,29 @@ fn fulfil(wish: Wish, host: &mut dyn Host) -> Result<Option<Unfulfilled>, Imposs
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn planned(tuning: &ConntrackTuning, cpus: u32) -> Vec<(&'static str, i64)> {
-        tuning.plan(cpus).into_iter().map(|wish| (wish.field, wish.value)).collect()
+    fn nothing() -> ConntrackConfig {
+        ConntrackConfig {
+            max_per_core: 0,
+            min: 0,
+            tcp_established_timeout: Duration::ZERO,
+            tcp_close_wait_timeout: Duration::ZERO,
+            tcp_be_liberal: false,
+            udp_timeout: Duration::ZERO,
+            udp_stream_timeout: Duration::ZERO,
+        }
+    }
+
+    fn planned(config: &ConntrackConfig, cpus: u32) -> Vec<(&'static str, i64)> {
+        plan(config, cpus).into_iter().map(|wish| (wish.field, wish.value)).collect()
     }
 
     #[test]
     fn nothing_is_asked_for_unless_it_is() {
-        assert_eq!(planned(&ConntrackTuning { min: 131_072, ..ConntrackTuning::default() }, 4), []);
+        assert_eq!(planned(&ConntrackConfig { min: 131_072, ..nothing() }, 4), []);
     }
 
     #[test]
@@ -164,22 +160,21 @@ mod tests {
             (32_768, 2_000_000, 256, 2_000_000),
             (1, 0, 3, 3),
         ] {
-            let tuning = ConntrackTuning { max_per_core, min, ..ConntrackTuning::default() };
-            assert_eq!(planned(&tuning, cpus), [("maxPerCore", max)]);
+            assert_eq!(planned(&ConntrackConfig { max_per_core, min, ..nothing() }, cpus), [("maxPerCore", max)]);
         }
     }
 
     #[test]
     fn timeouts_are_whole_seconds_and_never_zero() {
-        let tuning = ConntrackTuning {
-            tcp_established: Duration::from_hours(24),
-            tcp_close_wait: Duration::from_millis(1),
-            udp_stream: Duration::from_millis(2500),
+        let config = ConntrackConfig {
+            tcp_established_timeout: Duration::from_hours(24),
+            tcp_close_wait_timeout: Duration::from_millis(1),
+            udp_stream_timeout: Duration::from_millis(2500),
             tcp_be_liberal: true,
-            ..ConntrackTuning::default()
+            ..nothing()
         };
         let expected =
             [("tcpBeLiberal", 1), ("tcpEstablishedTimeout", 86_400), ("tcpCloseWaitTimeout", 1), ("udpStreamTimeout", 3)];
-        assert_eq!(planned(&tuning, 1), expected);
+        assert_eq!(planned(&config, 1), expected);
     }
 }

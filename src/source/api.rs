@@ -61,7 +61,7 @@ pub fn start(client: Client, settings: &Settings, sinks: [Sink; 3]) -> Source {
 /// # Errors
 /// If there is no usable configuration.
 pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Client, String> {
-    let mut config = match &settings.kubeconfig {
+    let mut config = match &settings.client.kubeconfig {
         Some(path) => {
             let told = |error: &dyn fmt::Display| format!("kubeconfig {}: {error}", path.display());
             let kubeconfig = Kubeconfig::read_from(path).map_err(|error| told(&error))?;

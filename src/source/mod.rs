@@ -21,7 +21,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
 
-use crate::cli::Flags;
+use crate::cli::SourceFlags;
 use crate::config::Settings;
 use crate::health::Health;
 use crate::node::News;
@@ -136,7 +136,7 @@ pub type Source = Pin<Box<dyn Future<Output = String> + Send>>;
 /// # Errors
 /// If there is no way to the objects and no hope of one: no kubeconfig, an objects path that is not there.
 pub fn start(
-    flags: &Flags,
+    flags: &SourceFlags,
     settings: &Settings,
     families: Families,
     node: UnboundedSender<News>,
