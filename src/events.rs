@@ -188,7 +188,10 @@ impl Publisher {
                     self.recorder = Recorder::new(self.client.clone(), self.reporter.clone());
                 }
                 Err(kube::Error::Api(status)) => {
-                    warn!("the API server refuses the event {}: {}; it is not tried again", event.reason, status.message);
+                    warn!(
+                        "the API server refuses the event {}: {}; it is not tried again",
+                        event.reason, status.message
+                    );
                     return;
                 }
                 Err(error) if left == 0 => warn!("cannot write the event {}, giving up: {error}", event.reason),

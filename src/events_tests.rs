@@ -54,7 +54,10 @@ async fn they_have_kube_proxys_form() {
     assert_eq!(time.len(), "2026-11-24T22:00:00.000000Z".len(), "{time}");
     let failed = told(&api, &events, "FailedToStartServiceHealthcheck").await;
     assert_eq!(failed[0]["metadata"]["namespace"], "shop");
-    assert_eq!(failed[0]["regarding"], json!({"apiVersion": "v1", "kind": "Service", "namespace": "shop", "name": "web"}));
+    assert_eq!(
+        failed[0]["regarding"],
+        json!({"apiVersion": "v1", "kind": "Service", "namespace": "shop", "name": "web"})
+    );
     assert_eq!((&failed[0]["type"], &failed[0]["action"]), (&json!("Warning"), &json!("Listen")));
     assert_eq!(failed[0]["note"], "port 30000 is taken");
 }

@@ -43,7 +43,9 @@ pub enum NodeError {
     )]
     Unsupported(&'static str),
     /// The configuration is for the other family.
-    #[error("kube-proxy configuration is incorrect: the node's primary family is {family}, but {field} has only {nets:?}")]
+    #[error(
+        "kube-proxy configuration is incorrect: the node's primary family is {family}, but {field} has only {nets:?}"
+    )]
     Contradiction {
         /// The node's.
         family: &'static str,
@@ -196,7 +198,8 @@ impl OwnNode {
             return Err(NodeError::Unsupported(family.name()));
         }
         let foreign = |nets: &[IpNet]| !nets.is_empty() && nets.iter().all(|net| IpFamily::of_net(net) != family);
-        let wrong = |field, nets: &[IpNet]| NodeError::Contradiction { family: family.name(), field, nets: nets.to_vec() };
+        let wrong =
+            |field, nets: &[IpNet]| NodeError::Contradiction { family: family.name(), field, nets: nets.to_vec() };
         let pod_cidrs = self.known.as_ref().map(|node| &*node.pod_cidrs).unwrap_or_default();
         if foreign(pod_cidrs) {
             let problem = wrong("node.spec.podCIDRs", pod_cidrs);

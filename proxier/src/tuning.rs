@@ -71,11 +71,7 @@ pub fn plan(config: &ConntrackConfig, cpus: u32) -> Vec<Wish> {
         wishes.push(wish("tcpBeLiberal", "net/netfilter/nf_conntrack_tcp_be_liberal", 1));
     }
     let timeouts = [
-        (
-            "tcpEstablishedTimeout",
-            "net/netfilter/nf_conntrack_tcp_timeout_established",
-            config.tcp_established_timeout,
-        ),
+        ("tcpEstablishedTimeout", "net/netfilter/nf_conntrack_tcp_timeout_established", config.tcp_established_timeout),
         ("tcpCloseWaitTimeout", "net/netfilter/nf_conntrack_tcp_timeout_close_wait", config.tcp_close_wait_timeout),
         ("udpTimeout", "net/netfilter/nf_conntrack_udp_timeout", config.udp_timeout),
         ("udpStreamTimeout", "net/netfilter/nf_conntrack_udp_timeout_stream", config.udp_stream_timeout),
@@ -173,8 +169,12 @@ mod tests {
             tcp_be_liberal: true,
             ..nothing()
         };
-        let expected =
-            [("tcpBeLiberal", 1), ("tcpEstablishedTimeout", 86_400), ("tcpCloseWaitTimeout", 1), ("udpStreamTimeout", 3)];
+        let expected = [
+            ("tcpBeLiberal", 1),
+            ("tcpEstablishedTimeout", 86_400),
+            ("tcpCloseWaitTimeout", 1),
+            ("udpStreamTimeout", 3),
+        ];
         assert_eq!(planned(&config, 1), expected);
     }
 }

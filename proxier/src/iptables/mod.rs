@@ -52,6 +52,8 @@ pub struct Iptables {
     features: Features,
     /// The tool does not know `-m nfacct`.
     nfacct_refused: bool,
+    /// The sysctl could not be set, and the log says so.
+    no_route_localnet: bool,
     state: State,
     rejected: HashMap<ServicePortName, String>,
     accepted: Accepted,
@@ -89,6 +91,7 @@ impl Iptables {
             host,
             features,
             nfacct_refused: false,
+            no_route_localnet: false,
             state: State::default(),
             rejected: HashMap::new(),
             accepted: Accepted::default(),
@@ -107,10 +110,15 @@ impl Iptables {
     }
 
     /// What rules rely on: packets to loopback addresses may be routed, counters exist.
-    fn provide(&mut self, settings: &Settings) -> Result<(), SyncError> {
-        if settings.localhost_node_ports {
-            self.route_localnet()?;
+    fn provide(&mut self, settings: &Settings) {
+        // kube-proxy would not start; all other traffic is worth more.
+        let problem = if settings.localhost_node_ports { self.route_localnet().err() } else { None };
+        if let Some(problem) = &problem
+            && !self.no_route_localnet
+        {
+            warn!("{problem}");
         }
+        self.no_route_localnet = problem.is_some();
         let counters = [INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER];
         let made: Result<(), _> = counters.iter().try_for_each(|name| self.host.ensure_counter(name));
         if let Err(error) = &made
@@ -119,7 +127,6 @@ impl Iptables {
             info!("no nfacct counters in the rules: {error}");
         }
         self.features.nfacct = made.is_ok() && !self.nfacct_refused;
-        Ok(())
     }
 
     fn route_localnet(&mut self) -> Result<(), SyncError> {
@@ -161,7 +168,7 @@ impl Iptables {
         let mut settings = self.settings(snapshot);
         let changed = changed.filter(|_| self.state.settings.as_ref() == Some(&settings));
         let observed = if changed.is_none() {
-            self.provide(&settings).map_err(plain)?;
+            self.provide(&settings);
             settings.features = self.features;
             Some(self.observe().map_err(plain)?)
         } else {
