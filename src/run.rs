@@ -2,6 +2,7 @@
 //!
 //! In: flags. Out: a running proxy, until it is told to stop. Must not know: rules.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -18,7 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::cli::Line;
-use crate::config::{self, Settings};
+use crate::config::{self, Settings, doubts};
+use crate::config_watch::{self, ConfigWatch};
 use crate::health::Health;
 use crate::health_checks::Reports;
 use crate::http::Pages;
@@ -28,18 +30,22 @@ use crate::reporter::Reporter;
 use crate::servers::{Plan, Servers};
 use crate::source::{self, Families};
 
-/// Runs the proxy until SIGTERM or SIGINT.
+/// What kube-proxy says of settings that are probably not meant.
+const DOUBTFUL: &str = "Kube-proxy configuration may be incomplete or incorrect";
+
+/// Runs the proxy until SIGTERM or SIGINT, or does what else the flags ask for.
 ///
 /// # Errors
-/// A configuration that cannot be used; no usable iptables; no way to the API server.
+/// A configuration that cannot be used or that changed; no usable iptables; no way to the API server.
 pub fn run(line: &Line) -> Result<(), String> {
     proxier::kernel::memory::share();
-    let settings = settings(line)?;
-    for warning in &settings.warnings {
-        warn!("{warning}");
+    let (settings, watch) = settings(line)?;
+    let flags = &line.flags.general;
+    if let Some(path) = &flags.write_config_to {
+        return write_config(&settings, path);
     }
-    let flags = &line.flags;
-    let asked = [("cleanup", flags.general.cleanup.0), ("init-only", flags.general.init_only.0)];
+    doubts::of_configuration(&settings).iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
+    let asked = [("cleanup", flags.cleanup.0), ("init-only", flags.init_only.0)];
     if let Some((name, _)) = asked.iter().find(|(_, asked)| *asked) {
         return Err(format!("flag --{name} is not built yet"));
     }
@@ -51,18 +57,39 @@ pub fn run(line: &Line) -> Result<(), String> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(serve(line, &settings))
+    runtime.block_on(serve(line, &settings, watch))
 }
 
-fn settings(line: &Line) -> Result<Settings, String> {
+/// The configuration, checked, and its file, watched from now on.
+fn settings(line: &Line) -> Result<(Settings, Option<ConfigWatch>), String> {
     let complete = line.complete().map_err(|error| error.to_string())?;
+    let watch = match (&line.flags.general.config, complete.text) {
+        (Some(path), Some(text)) => Some(ConfigWatch::new(path, text)?),
+        _ => None,
+    };
+    let hostname = nix::unistd::gethostname().unwrap_or_default();
+    let settings = config::settings(complete.file, &hostname.to_string_lossy());
+    if let Ok(settings) = &settings {
+        logging::apply(&settings.logging);
+        if settings.logging.verbosity >= 1 {
+            line.shown.iter().for_each(|(name, value)| info!("FLAG: --{name}={value:?}"));
+        }
+    }
     if !complete.strict_errors.is_empty() {
         let error = format!("strict decoding error: {}", complete.strict_errors.join(", "));
         info!(err = error, "Using lenient decoding as strict decoding failed");
     }
     complete.warnings.iter().for_each(|warning| warn!("{warning}"));
-    let hostname = nix::unistd::gethostname().unwrap_or_default();
-    config::settings(complete.file, &hostname.to_string_lossy()).map_err(|error| error.to_string())
+    let settings = settings.map_err(|error| error.to_string())?;
+    settings.warnings.iter().for_each(|warning| warn!("{warning}"));
+    Ok((settings, watch))
+}
+
+fn write_config(settings: &Settings, path: &Path) -> Result<(), String> {
+    let text = config::to_yaml(&settings.file)?;
+    std::fs::write(path, text).map_err(|error| format!("--write-config-to {}: {error}", path.display()))?;
+    info!(file = %path.display(), "Wrote configuration");
+    Ok(())
 }
 
 fn set_tcp_be_liberal() -> Result<(), String> {
@@ -70,7 +97,7 @@ fn set_tcp_be_liberal() -> Result<(), String> {
     SystemHost.set_sysctl(NAME, 1).map_err(|error| format!("conntrack.tcpBeLiberal: cannot set {NAME}: {error}"))
 }
 
-async fn serve(line: &Line, settings: &Settings) -> Result<(), String> {
+async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> Result<(), String> {
     let flags = &line.flags;
     let health = Arc::new(Health::new(settings.proxier.periods.sync, flags.source.objects.is_some()));
     let metrics = Arc::new(metrics(settings).map_err(|error| format!("cannot make metrics: {error}"))?);
@@ -85,6 +112,7 @@ async fn serve(line: &Line, settings: &Settings) -> Result<(), String> {
         signal = stop.wait() => { info!("{signal}: stopping; the rules stay"); Ok(()) }
         error = source => Err(error),
         problem = servers.failed() => Err(problem),
+        message = config_watch::updated(watch) => Err(message),
     };
     // The last senders went with the source: the families finish what they are at and end.
     let ended = tokio::task::spawn_blocking(|| threads.into_iter().all(|thread| thread.join().is_ok())).await;
