@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use proxier::IpFamily;
-use proxier::model::{Config, LocalDetector, NodeInfo, NodePortAddresses};
+use proxier::model::{LocalDetector, NodeInfo};
 use proxier::track::Change;
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
+use crate::config::Settings;
+use crate::config::doubts::{self, DOUBTFUL, Doubts, Known};
 use crate::source::Families;
 
 /// How long the Node may be unknown or without addresses.
@@ -43,17 +45,8 @@ pub enum NodeError {
     )]
     Unsupported(&'static str),
     /// The configuration is for the other family.
-    #[error(
-        "kube-proxy configuration is incorrect: the node's primary family is {family}, but {field} has only {nets:?}"
-    )]
-    Contradiction {
-        /// The node's.
-        family: &'static str,
-        /// Which field.
-        field: &'static str,
-        /// Its value.
-        nets: Vec<IpNet>,
-    },
+    #[error("{0}")]
+    Incorrect(String),
     /// There is no Node after all that time.
     #[error("timeout waiting for node {0:?} to exist: register the Node, or name another with --hostname-override")]
     NoNode(String),
@@ -76,7 +69,7 @@ pub enum NodeError {
 /// What is known of the Node.
 #[derive(Debug)]
 struct OwnNode {
-    config: Config,
+    settings: Settings,
     families: Vec<IpFamily>,
     known: Option<NodeInfo>,
     /// For what is still waited; `None`: for nothing.
@@ -93,8 +86,8 @@ enum Wait {
 
 /// Takes news of the Node on to the families, as long as the proxy can work with them. `families`: those that work on
 /// this host.
-pub async fn follow(config: Config, families: Families, mut news: UnboundedReceiver<News>) -> NodeError {
-    let mut own = OwnNode { config, families: families.known(), known: None, wait: Some(Wait::List) };
+pub async fn follow(settings: Settings, families: Families, mut news: UnboundedReceiver<News>) -> NodeError {
+    let mut own = OwnNode { settings, families: families.known(), known: None, wait: Some(Wait::List) };
     loop {
         let next = match own.wait {
             Some(Wait::Address(until) | Wait::Network(until)) => timeout_at(until, news.recv()).await,
@@ -109,7 +102,7 @@ pub async fn follow(config: Config, families: Families, mut news: UnboundedRecei
                 Ok(Some(change))
             }
             Ok(Some(News::Gone)) => {
-                info!("the Node {:?} was deleted; what was known of it holds", own.config.node_name);
+                info!("the Node {:?} was deleted; what was known of it holds", own.settings.proxier.node_name);
                 Ok(None)
             }
             // The source has ended, and with it all.
@@ -125,7 +118,7 @@ pub async fn follow(config: Config, families: Families, mut news: UnboundedRecei
 
 impl OwnNode {
     fn needs_network(&self) -> bool {
-        self.config.local_detector == LocalDetector::NodeCidr
+        self.settings.proxier.local_detector == LocalDetector::NodeCidr
     }
 
     fn seen(&mut self, node: &NodeInfo) -> Result<(), NodeError> {
@@ -147,7 +140,7 @@ impl OwnNode {
 
     /// What is missing has not come in time.
     fn waited(&mut self, now: Instant) -> Result<(), NodeError> {
-        let name = &self.config.node_name;
+        let name = &self.settings.proxier.node_name;
         match self.wait.take() {
             Some(Wait::Address(_)) => {
                 match self.known {
@@ -167,7 +160,7 @@ impl OwnNode {
     }
 
     fn wait_for_network(&mut self, now: Instant) {
-        info!("detectLocalMode NodeCIDR: waiting for spec.podCIDRs of the Node {:?}", self.config.node_name);
+        info!("detectLocalMode NodeCIDR: waiting for spec.podCIDRs of the Node {:?}", self.settings.proxier.node_name);
         self.wait = Some(Wait::Network(now + NETWORK_WAIT));
     }
 
@@ -184,45 +177,24 @@ impl OwnNode {
     /// The node's first address: `bindAddress` before the Node's own.
     fn primary(&self) -> IpAddr {
         let first = self.known.as_ref().and_then(|node| node.addresses.first().copied());
-        self.config.bind_address.or(first).unwrap_or_else(|| IpFamily::V4.localhost())
+        self.settings.proxier.bind_address.or(first).unwrap_or_else(|| IpFamily::V4.localhost())
     }
 
     /// Whether Node, configuration and host fit together.
     fn check(&self) -> Result<(), NodeError> {
         let (ip, family) = (self.primary(), IpFamily::of(&self.primary()));
-        info!("Node {:?}: primary family {family}, address {ip}", self.config.node_name);
+        info!("Node {:?}: primary family {family}, address {ip}", self.settings.proxier.node_name);
         if ip.is_loopback() {
             info!("the node's address is a loopback one; if the Node has no better one, give --bind-address");
         }
         if !self.families.contains(&family) {
             return Err(NodeError::Unsupported(family.name()));
         }
-        let foreign = |nets: &[IpNet]| !nets.is_empty() && nets.iter().all(|net| IpFamily::of_net(net) != family);
-        let wrong =
-            |field, nets: &[IpNet]| NodeError::Contradiction { family: family.name(), field, nets: nets.to_vec() };
-        let pod_cidrs = self.known.as_ref().map(|node| &*node.pod_cidrs).unwrap_or_default();
-        if foreign(pod_cidrs) {
-            let problem = wrong("node.spec.podCIDRs", pod_cidrs);
-            if self.needs_network() {
-                return Err(problem);
-            }
-            warn!("{problem}");
-        }
-        if let LocalDetector::ClusterCidr(nets) = &self.config.local_detector
-            && foreign(nets)
-        {
-            let problem = wrong("clusterCIDR", nets);
-            if self.families.len() == 1 {
-                return Err(problem);
-            }
-            warn!("{problem}");
-        }
-        if let NodePortAddresses::Cidrs(nets) = &self.config.node_port_addresses
-            && foreign(nets)
-        {
-            warn!("{}", wrong("nodePortAddresses", nets));
-        }
-        Ok(())
+        let pod_cidrs = self.known.as_ref().map(|node| node.pod_cidrs.clone()).unwrap_or_default();
+        let known = Known { primary: family, dual_stack: self.families.len() > 1, pod_cidrs };
+        let Doubts { warnings, fatal } = doubts::of_node(&self.settings, &known);
+        warnings.iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
+        fatal.map_or(Ok(()), |problem| Err(NodeError::Incorrect(problem)))
     }
 }
 

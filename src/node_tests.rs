@@ -8,9 +8,12 @@ use tokio::task::JoinHandle;
 use tokio::time::advance;
 
 use super::*;
+use crate::config::{self, File};
 
-fn config(local_detector: LocalDetector) -> Config {
-    Config { local_detector, node_name: "node-a".to_owned(), ..proxier::testing::objects::config() }
+fn settings(local_detector: LocalDetector) -> Settings {
+    let mut settings = config::settings(File::default().complete(), "node-a").expect("valid");
+    settings.proxier.local_detector = local_detector;
+    settings
 }
 
 fn info(addresses: &[&str], pod_cidrs: &[&str]) -> NodeInfo {
@@ -29,7 +32,7 @@ struct Running {
 }
 
 impl Running {
-    fn new(config: Config, families: &[IpFamily]) -> Self {
+    fn new(settings: Settings, families: &[IpFamily]) -> Self {
         let (news, received) = unbounded_channel();
         let (mut all, mut told) = (Families::default(), Vec::new());
         for family in families {
@@ -37,7 +40,7 @@ impl Running {
             all.insert(*family, sender);
             told.push(receiver);
         }
-        Self { news, told, end: tokio::spawn(follow(config, all, received)) }
+        Self { news, told, end: tokio::spawn(follow(settings, all, received)) }
     }
 
     fn seen(&self, node: NodeInfo) {
@@ -84,7 +87,7 @@ const BOTH: [IpFamily; 2] = IpFamily::ALL;
 
 #[tokio::test(start_paused = true)]
 async fn without_a_node_it_goes_on_after_half_a_minute() {
-    let running = Running::new(config(LocalDetector::ClusterCidr(Vec::new())), &BOTH);
+    let running = Running::new(settings(LocalDetector::ClusterCidr(Vec::new())), &BOTH);
     // However long there is no answer.
     running.pass(Duration::from_secs(3600)).await;
     running.listed();
@@ -98,7 +101,7 @@ async fn without_a_node_it_goes_on_after_half_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn node_cidr_waits_five_minutes_more_and_gives_up() {
     for exists in [true, false] {
-        let running = Running::new(config(LocalDetector::NodeCidr), &BOTH);
+        let running = Running::new(settings(LocalDetector::NodeCidr), &BOTH);
         if exists {
             running.seen(info(&[], &[]));
         }
@@ -114,7 +117,7 @@ async fn node_cidr_waits_five_minutes_more_and_gives_up() {
 
 #[tokio::test(start_paused = true)]
 async fn node_cidr_is_content_with_networks_that_come_in_time_and_ends_when_they_change() {
-    let running = Running::new(config(LocalDetector::NodeCidr), &BOTH);
+    let running = Running::new(settings(LocalDetector::NodeCidr), &BOTH);
     running.listed();
     running.seen(info(&["192.168.0.1"], &[]));
     running.pass(NETWORK_WAIT - SECOND).await;
@@ -134,7 +137,7 @@ async fn node_cidr_is_content_with_networks_that_come_in_time_and_ends_when_they
 
 #[tokio::test(start_paused = true)]
 async fn in_other_modes_networks_may_change() {
-    let running = Running::new(config(LocalDetector::ClusterCidr(Vec::new())), &BOTH);
+    let running = Running::new(settings(LocalDetector::ClusterCidr(Vec::new())), &BOTH);
     running.seen(info(&["192.168.0.1"], &["10.1.0.0/24"]));
     running.seen(info(&["192.168.0.1"], &[]));
     assert!(running.works().await);
@@ -143,7 +146,7 @@ async fn in_other_modes_networks_may_change() {
 
 #[tokio::test(start_paused = true)]
 async fn the_first_address_decides_which_family_must_work() {
-    let only_v4 = || Running::new(config(LocalDetector::ClusterCidr(Vec::new())), &[IpFamily::V4]);
+    let only_v4 = || Running::new(settings(LocalDetector::ClusterCidr(Vec::new())), &[IpFamily::V4]);
     let running = only_v4();
     running.seen(info(&["fd00::1", "192.168.0.1"], &[]));
     assert_eq!(running.told().await, []);
@@ -153,9 +156,9 @@ async fn the_first_address_decides_which_family_must_work() {
     assert!(running.works().await);
     // bindAddress comes before the Node.
     for (bind, works) in [("192.168.0.9", true), ("fd00::9", false)] {
-        let bind_address = Some(bind.parse().expect("an address"));
-        let detector = LocalDetector::ClusterCidr(Vec::new());
-        let running = Running::new(Config { bind_address, ..config(detector) }, &[IpFamily::V4]);
+        let mut settings = settings(LocalDetector::ClusterCidr(Vec::new()));
+        settings.proxier.bind_address = Some(bind.parse().expect("an address"));
+        let running = Running::new(settings, &[IpFamily::V4]);
         running.seen(info(&["fd00::1", "192.168.0.1"], &[]));
         assert_eq!(running.works().await, works, "{bind}");
     }
@@ -167,11 +170,11 @@ async fn networks_of_the_other_family_alone_are_fatal_where_nothing_would_be_loc
     let node = info(&["192.168.0.1"], &["fd00:1::/64"]);
     for (detector, families, field) in [
         (LocalDetector::NodeCidr, &BOTH[..], Some("node.spec.podCIDRs")),
-        (LocalDetector::ClusterCidr(v6()), &BOTH[..1], Some("clusterCIDR")),
+        (LocalDetector::ClusterCidr(v6()), &BOTH[..1], Some("clusterCIDRs")),
         (LocalDetector::ClusterCidr(v6()), &BOTH[..], None),
         (LocalDetector::ClusterCidr(Vec::new()), &BOTH[..], None),
     ] {
-        let running = Running::new(config(detector.clone()), families);
+        let running = Running::new(settings(detector.clone()), families);
         running.seen(node.clone());
         match field {
             Some(field) => {

@@ -2,6 +2,7 @@
 //!
 //! In: flags. Out: a running proxy, until it is told to stop. Must not know: rules.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -21,7 +22,9 @@ use tracing::{info, warn};
 
 use crate::cleanup;
 use crate::cli::Line;
+use crate::config::doubts::{self, DOUBTFUL};
 use crate::config::{self, Settings};
+use crate::config_watch::{self, ConfigWatch};
 use crate::events::{self, Events, Patience};
 use crate::health::Health;
 use crate::health_checks::Reports;
@@ -38,29 +41,31 @@ use crate::stop::Stop;
 /// How long the API server may take for what is said last.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
-/// Does what the command line asks for: runs the proxy until SIGTERM, SIGINT or SIGHUP, or one of the things that end by
-/// themselves.
+/// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does what else the flags ask for.
 ///
 /// # Errors
-/// A configuration that cannot be used; no usable iptables; no way to the API server; a Node that does not fit.
+/// A configuration that cannot be used or that changed; no usable iptables; no way to the API server; a Node that does
+/// not fit.
 pub fn run(line: &Line) -> Result<(), String> {
     proxier::kernel::memory::share();
-    let settings = settings(line)?;
-    for warning in &settings.warnings {
-        warn!("{warning}");
+    let (settings, watch) = settings(line)?;
+    let flags = &line.flags.general;
+    if let Some(path) = &flags.write_config_to {
+        return write_config(&settings, path);
     }
-    if line.flags.general.cleanup.0 {
+    doubts::of_configuration(&settings).iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
+    if flags.cleanup.0 {
         return cleanup::cleanup();
     }
     if settings.mode != Mode::Iptables {
         return Err(format!("mode {} is not built yet; iptables is", settings.mode));
     }
-    if line.flags.general.init_only.0 {
+    if flags.init_only.0 {
         return initialise(&settings);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(serve(line, &settings))
+    runtime.block_on(serve(line, &settings, watch))
 }
 
 /// `--init-only`: what takes more rights than a second run, without it, will have. Needs no API server (surface.md I22).
@@ -73,17 +78,38 @@ fn initialise(settings: &Settings) -> Result<(), String> {
     Ok(())
 }
 
-fn settings(line: &Line) -> Result<Settings, String> {
+/// The configuration, checked, and its file, watched from now on.
+fn settings(line: &Line) -> Result<(Settings, Option<ConfigWatch>), String> {
     let complete = line.complete().map_err(|error| error.to_string())?;
+    let watch = match (&line.flags.general.config, complete.text) {
+        (Some(path), Some(text)) => Some(ConfigWatch::new(path, text)?),
+        _ => None,
+    };
+    let settings = config::settings(complete.file, &hostname());
+    if let Ok(settings) = &settings {
+        logging::apply(&settings.logging);
+        if settings.logging.verbosity >= 1 {
+            line.shown.iter().for_each(|(name, value)| info!("FLAG: --{name}={value:?}"));
+        }
+    }
     if !complete.strict_errors.is_empty() {
         let error = format!("strict decoding error: {}", complete.strict_errors.join(", "));
         info!(err = error, "Using lenient decoding as strict decoding failed");
     }
     complete.warnings.iter().for_each(|warning| warn!("{warning}"));
-    config::settings(complete.file, &hostname()).map_err(|error| error.to_string())
+    let settings = settings.map_err(|error| error.to_string())?;
+    settings.warnings.iter().for_each(|warning| warn!("{warning}"));
+    Ok((settings, watch))
 }
 
-async fn serve(line: &Line, settings: &Settings) -> Result<(), String> {
+fn write_config(settings: &Settings, path: &Path) -> Result<(), String> {
+    let text = config::to_yaml(&settings.file)?;
+    std::fs::write(path, text).map_err(|error| format!("--write-config-to {}: {error}", path.display()))?;
+    info!(file = %path.display(), "Wrote configuration");
+    Ok(())
+}
+
+async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> Result<(), String> {
     let flags = &line.flags.source;
     let health = Arc::new(Health::new(settings.proxier.periods.sync, flags.objects.is_some()));
     let metrics = Arc::new(metrics(settings).map_err(|error| format!("cannot make metrics: {error}"))?);
@@ -105,7 +131,7 @@ async fn serve(line: &Line, settings: &Settings) -> Result<(), String> {
     let (families, threads) = start_families(settings, &health, &metrics, reports)?;
     setup::oom_score(settings);
     let (news, node) = unbounded_channel();
-    let node = node::follow(settings.proxier.clone(), families.clone(), node);
+    let node = node::follow(settings.clone(), families.clone(), node);
     let source = source::start(flags, settings, families, news, health, client)?;
     events.starting();
     let result = tokio::select! {
@@ -117,6 +143,7 @@ async fn serve(line: &Line, settings: &Settings) -> Result<(), String> {
             events.flush(LAST_WORDS).await;
             Err(failure.problem)
         }
+        message = config_watch::updated(watch) => Err(message),
     };
     // The last senders went with the source: the families finish what they are at and end.
     let ended = tokio::task::spawn_blocking(|| threads.into_iter().all(|thread| thread.join().is_ok())).await;
