@@ -2,27 +2,32 @@
 //!
 //! In: arguments. Out: an exit code: 0, or 1 for anything that went wrong. Must not know: how commands are done.
 
+mod cleanup;
 mod cli;
 mod config;
+mod config_watch;
 mod demo;
+mod events;
+mod file_watch;
 mod health;
 mod health_checks;
 mod http;
 mod logging;
 mod metrics;
+mod node;
 mod reporter;
 mod run;
 mod servers;
+mod setup;
 mod source;
+mod stop;
+mod version;
 
 use std::process::ExitCode;
 
 use tracing::error;
 
 use self::cli::{Command, Line};
-
-/// The Kubernetes release whose behaviour this one has.
-const KUBERNETES: &str = "v1.36.2";
 
 fn main() -> ExitCode {
     let line = match cli::parse(std::env::args()) {
@@ -36,9 +41,16 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if line.flags.general.version != "false" {
-        println!("Kubernetes {KUBERNETES}");
-        return ExitCode::SUCCESS;
+    match version::asked(&line.flags.general.version) {
+        Ok(version::Asked::Nothing) => {}
+        Ok(version::Asked::Print(text)) => {
+            println!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("Error: {error}");
+            return ExitCode::FAILURE;
+        }
     }
     line.deprecations().iter().for_each(|note| eprintln!("{note}"));
     // Whoever watches the demo wants to read it, not the log.
@@ -53,7 +65,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            error!("{message}");
+            error!(err = message, "command failed");
             ExitCode::FAILURE
         }
     }

@@ -16,6 +16,7 @@ pub mod family;
 pub mod iptables;
 pub mod ipvs;
 pub mod kernel;
+pub mod leftovers;
 pub mod model;
 pub mod netfilter;
 pub mod proxier;
@@ -23,6 +24,7 @@ pub mod schedule;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod track;
+pub mod tuning;
 pub mod xtables;
 
 pub use family::IpFamily;

@@ -49,6 +49,8 @@ const WINDOWS: &[&str] = &[
 pub struct Complete {
     /// All fields.
     pub file: File,
+    /// The text of the configuration file, if there is one.
+    pub text: Option<String>,
     /// What strict reading minds in the configuration file; empty: nothing.
     pub strict_errors: Vec<String>,
     /// What is odd about the flags, for the log.
@@ -62,10 +64,10 @@ impl Line {
     /// If there is a file and it cannot be read.
     pub fn complete(&self) -> Result<Complete, ConfigError> {
         let flags = &self.flags;
-        let (mut file, mut strict_errors) = (self.file(), Vec::new());
+        let (mut file, mut strict_errors, mut text) = (self.file(), Vec::new(), None);
         if let Some(path) = &flags.general.config {
             let decoded = config::read(path)?;
-            (file, strict_errors) = (decoded.file, decoded.strict_errors);
+            (file, strict_errors, text) = (decoded.file, decoded.strict_errors, Some(decoded.text));
             self.add_logs(&flags.logs, &mut file.logging);
         }
         let name = &flags.general.hostname_override;
@@ -75,7 +77,7 @@ impl Line {
                 return Err(ConfigError::Hostname);
             }
         }
-        Ok(Complete { file: file.complete(), strict_errors, warnings: self.warnings() })
+        Ok(Complete { file: file.complete(), text, strict_errors, warnings: self.warnings() })
     }
 
     /// Notes for whoever uses flags that will be gone.
@@ -136,8 +138,8 @@ impl Line {
                 tcp_established_timeout: Some(conntrack.conntrack_tcp_timeout_established),
                 tcp_close_wait_timeout: Some(conntrack.conntrack_tcp_timeout_close_wait),
                 tcp_be_liberal: conntrack.conntrack_tcp_be_liberal.0,
-                udp_timeout: Some(conntrack.conntrack_udp_timeout),
-                udp_stream_timeout: Some(conntrack.conntrack_udp_timeout_stream),
+                udp_timeout: conntrack.conntrack_udp_timeout,
+                udp_stream_timeout: conntrack.conntrack_udp_timeout_stream,
             },
             config_sync_period: Some(source.config_sync_period),
             ..File::default()
@@ -163,9 +165,9 @@ impl Line {
             scheduler: flags.ipvs_scheduler.clone(),
             exclude_cidrs: flags.ipvs_exclude_cidrs.clone(),
             strict_arp: flags.ipvs_strict_arp.0,
-            tcp_timeout: Some(flags.ipvs_tcp_timeout),
-            tcp_fin_timeout: Some(flags.ipvs_tcpfin_timeout),
-            udp_timeout: Some(flags.ipvs_udp_timeout),
+            tcp_timeout: flags.ipvs_tcp_timeout,
+            tcp_fin_timeout: flags.ipvs_tcpfin_timeout,
+            udp_timeout: flags.ipvs_udp_timeout,
         }
     }
 

@@ -66,8 +66,7 @@ impl Errors {
         self.0.push(format!("KubeProxyConfiguration.{field}: Invalid value: {value}: {detail}"));
     }
 
-    fn not_negative(&mut self, field: &str, duration: Option<GoDuration>) {
-        let duration = duration.unwrap_or_default();
+    fn not_negative(&mut self, field: &str, duration: GoDuration) {
         if duration < GoDuration::ZERO {
             self.value(field, duration, NOT_NEGATIVE);
         }
@@ -104,8 +103,8 @@ impl Errors {
                 self.value(&field(name), number, NOT_NEGATIVE);
             }
         }
-        self.not_negative(&field("TCPEstablishedTimeout"), conntrack.tcp_established_timeout);
-        self.not_negative(&field("TCPCloseWaitTimeout"), conntrack.tcp_close_wait_timeout);
+        self.not_negative(&field("TCPEstablishedTimeout"), conntrack.tcp_established_timeout.unwrap_or_default());
+        self.not_negative(&field("TCPCloseWaitTimeout"), conntrack.tcp_close_wait_timeout.unwrap_or_default());
         self.not_negative(&field("UDPTimeout"), conntrack.udp_timeout);
         self.not_negative(&field("UDPStreamTimeout"), conntrack.udp_stream_timeout);
         let score = file.oom_score_adj.unwrap_or_default();

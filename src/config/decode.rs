@@ -21,6 +21,8 @@ pub struct Decoded {
     pub file: File,
     /// What is wrong with it and was passed over; empty: nothing.
     pub strict_errors: Vec<String>,
+    /// The text itself.
+    pub text: String,
 }
 
 /// Reads a configuration file.
@@ -61,7 +63,7 @@ pub fn decode(text: &str) -> Result<Decoded, String> {
     let mut file: File = file.map_err(|error| format!("{}: {error}", track.path()))?;
     strict_errors.extend(ignored.iter().map(|path| format!("unknown field {path:?}")));
     drop_zeros(&mut file);
-    Ok(Decoded { file, strict_errors })
+    Ok(Decoded { file, strict_errors, text: text.to_owned() })
 }
 
 /// The first document that is more than comments.
@@ -137,7 +139,7 @@ mod tests {
         let text = "mode: \"\"\nclusterCIDR: 10.244.0.0/16\nnodePortAddresses: null\nconntrack:\n  maxPerCore: null\n  \
                     tcpEstablishedTimeout: 0s\niptables:\n  masqueradeBit: null\n  minSyncPeriod: 0s\n  syncPeriod: 45s\n\
                     logging: {flushFrequency: 0}\n";
-        let Decoded { file, strict_errors } = decoded(text);
+        let Decoded { file, strict_errors, .. } = decoded(text);
         assert_eq!(file.cluster_cidr, "10.244.0.0/16");
         assert_eq!(file.iptables.min_sync_period, None);
         assert_eq!(file.iptables.sync_period, Some(GoDuration::from_secs(45)));
@@ -157,7 +159,7 @@ mod tests {
 
     #[test]
     fn unknown_names_and_repeated_keys_are_said_and_borne() {
-        let Decoded { file, strict_errors } = decoded("iptables:\n  syncperiod: 5s\nMode: c\nmode: a\nmode: b\n");
+        let Decoded { file, strict_errors, .. } = decoded("iptables:\n  syncperiod: 5s\nMode: c\nmode: a\nmode: b\n");
         assert_eq!((&*file.mode, file.iptables.sync_period), ("b", None));
         let text = strict_errors.join("\n");
         for part in ["unknown field \"iptables.syncperiod\"", "unknown field \"Mode\"", "mode"] {

@@ -83,6 +83,7 @@ pub struct ClientConnection {
     /// What requests are encoded in.
     pub content_type: String,
     /// How many requests per second; negative: any number.
+    #[serde(serialize_with = "number")]
     pub qps: f32,
     /// How many requests at once.
     pub burst: i32,
@@ -135,14 +136,11 @@ pub struct Ipvs {
     #[serde(rename = "strictARP")]
     pub strict_arp: bool,
     /// How long an idle TCP connection is remembered.
-    #[serde(serialize_with = "span")]
-    pub tcp_timeout: Option<GoDuration>,
+    pub tcp_timeout: GoDuration,
     /// The same after a FIN.
-    #[serde(serialize_with = "span")]
-    pub tcp_fin_timeout: Option<GoDuration>,
+    pub tcp_fin_timeout: GoDuration,
     /// The same for UDP.
-    #[serde(serialize_with = "span")]
-    pub udp_timeout: Option<GoDuration>,
+    pub udp_timeout: GoDuration,
 }
 
 /// `nftables`
@@ -193,16 +191,22 @@ pub struct Conntrack {
     /// Do not hold packets out of the window against a TCP connection.
     pub tcp_be_liberal: bool,
     /// How long an unanswered UDP flow is remembered.
-    #[serde(serialize_with = "span")]
-    pub udp_timeout: Option<GoDuration>,
+    pub udp_timeout: GoDuration,
     /// The same for one that was answered and went on.
-    #[serde(serialize_with = "span")]
-    pub udp_stream_timeout: Option<GoDuration>,
+    pub udp_stream_timeout: GoDuration,
 }
 
 /// An empty list is none at all, as kube-proxy writes it.
 fn list<S: Serializer>(items: &[String], serializer: S) -> Result<S::Ok, S::Error> {
     if items.is_empty() { serializer.serialize_none() } else { items.serialize(serializer) }
+}
+
+/// A whole number has no point, as Go writes it.
+#[allow(clippy::trivially_copy_pass_by_ref, clippy::cast_possible_truncation)] // serde asks for it so; checked
+fn number<S: Serializer>(number: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    let whole = number.trunc() as i64;
+    #[allow(clippy::float_cmp, clippy::cast_precision_loss)] // either it is that number or it is not
+    if whole as f32 == *number { serializer.serialize_i64(whole) } else { serializer.serialize_f32(*number) }
 }
 
 #[allow(clippy::ref_option)] // serde asks for it so

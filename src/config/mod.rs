@@ -6,6 +6,7 @@
 mod check;
 mod decode;
 mod defaults;
+pub mod doubts;
 pub mod duration;
 pub mod file;
 pub mod gates;
@@ -13,6 +14,7 @@ pub mod logging;
 pub mod net;
 mod settings;
 mod translate;
+mod write;
 
 use std::path::PathBuf;
 
@@ -24,6 +26,7 @@ pub use self::duration::GoDuration;
 pub use self::file::File;
 pub use self::settings::Settings;
 pub use self::translate::settings;
+pub use self::write::to_yaml;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, Error)]

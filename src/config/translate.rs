@@ -56,9 +56,9 @@ pub fn settings(file: File, hostname: &str) -> Result<Settings, ConfigError> {
             scheduler: file.ipvs.scheduler.clone(),
             exclude_cidrs: nets(&file.ipvs.exclude_cidrs),
             strict_arp: file.ipvs.strict_arp,
-            tcp_timeout: file.ipvs.tcp_timeout.unwrap_or_default().to_std(),
-            tcp_fin_timeout: file.ipvs.tcp_fin_timeout.unwrap_or_default().to_std(),
-            udp_timeout: file.ipvs.udp_timeout.unwrap_or_default().to_std(),
+            tcp_timeout: file.ipvs.tcp_timeout.to_std(),
+            tcp_fin_timeout: file.ipvs.tcp_fin_timeout.to_std(),
+            udp_timeout: file.ipvs.udp_timeout.to_std(),
         },
         conntrack: ConntrackConfig {
             max_per_core: conntrack.max_per_core.unwrap_or_default().unsigned_abs(),
@@ -66,8 +66,8 @@ pub fn settings(file: File, hostname: &str) -> Result<Settings, ConfigError> {
             tcp_established_timeout: conntrack.tcp_established_timeout.unwrap_or_default().to_std(),
             tcp_close_wait_timeout: conntrack.tcp_close_wait_timeout.unwrap_or_default().to_std(),
             tcp_be_liberal: conntrack.tcp_be_liberal,
-            udp_timeout: conntrack.udp_timeout.unwrap_or_default().to_std(),
-            udp_stream_timeout: conntrack.udp_stream_timeout.unwrap_or_default().to_std(),
+            udp_timeout: conntrack.udp_timeout.to_std(),
+            udp_stream_timeout: conntrack.udp_stream_timeout.to_std(),
         },
         oom_score_adj: file.oom_score_adj.unwrap_or_default(),
         // What is no address is [`super::DISABLED`] by now.

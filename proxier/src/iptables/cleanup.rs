@@ -29,5 +29,5 @@ const CHAINS: [Place; 14] = [
 pub fn owned() -> Owned {
     let mut jumps = base::jumps();
     jumps.retain(|jump| jump.to != names::KUBELET_FIREWALL);
-    Owned { jumps, chains: CHAINS.to_vec(), is_of_service: names::is_of_service }
+    Owned { jumps, chains: CHAINS.to_vec(), services: vec![names::is_of_service] }
 }

@@ -1,7 +1,6 @@
 //! Removing every trace of IPVS mode, and nothing else.
 //!
-//! In: the kernel, networks whose virtual servers are somebody else's. Out: no virtual server, address, rule or set of
-//! ours. Must not know: Services.
+//! In: the kernel. Out: no virtual server, address, rule or set of ours. Must not know: Services.
 //!
 //! Which virtual servers are ours is told by our own sets and addresses, so those of others stay, whatever the host
 //! uses IPVS for. Where neither device nor chain of ours is, nothing is asked that would load a module.
@@ -11,12 +10,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::kernel::Kernel;
+use super::kernel::bound;
 use super::names::{DEVICE, IPVS_FILTER, SetId};
 use super::rules::{CHAINS, jumps};
 use crate::backend::SyncError;
 use crate::family::IpFamily;
-use crate::kernel::{AddressOperation, IpSetError, IpvsError, Operation, SetOperation};
+use crate::kernel::{
+    AddressOperation, IpSetError, IpSets, IptablesTool, IpvsTable, LinkError, Links, Operation, SetOperation, ToolError,
+};
 use crate::netfilter::ipset::{Entry, Place, SetName};
 use crate::netfilter::iptables::Table;
 use crate::netfilter::ipvs::{ServerKey, TCP, UDP};
@@ -25,41 +26,55 @@ use crate::xtables::Owned;
 /// All that the mode may have made in the tables.
 #[must_use]
 pub fn owned() -> Owned {
-    Owned { jumps: jumps(), chains: CHAINS.to_vec(), is_of_service: |_| false }
+    Owned { jumps: jumps(), chains: CHAINS.to_vec(), services: Vec::new() }
 }
 
-/// Removes what the mode made in one family, but for chains that `other` has too. The device goes with its last
-/// address.
+/// Whether the mode has left anything that is not in the tables, as far as can be told without loading a module.
+/// Asked of tables before they are cleaned.
 ///
 /// # Errors
-/// All that went wrong; what could be removed is removed.
-pub fn cleanup(
-    kernel: &mut Kernel,
-    family: IpFamily,
-    exclude: &[IpNet],
-    other: Option<&Owned>,
-) -> Result<(), Vec<SyncError>> {
-    let was_here = was_here(kernel);
-    let mut errors = owned().remove(kernel.tool.as_mut(), other);
-    let mut note = |result: Result<(), SyncError>| errors.extend(result.err());
-    let traces = was_here.and_then(|here| if here { Traces::find(kernel, family) } else { Ok(Traces::default()) });
-    match traces {
-        Ok(traces) if traces.is_empty() => {}
-        Ok(traces) => {
-            // Packets stop coming here before there is nowhere to send them.
-            note(unbind(kernel, &traces.bound));
-            note(remove_servers(kernel, family, exclude, &traces));
-            note(destroy(kernel, &traces.sets));
-        }
-        Err(error) => note(Err(error)),
-    }
-    note(remove_device(kernel));
-    if errors.is_empty() { Ok(()) } else { Err(errors) }
+/// If the tool fails.
+pub fn was_here(tool: &mut dyn IptablesTool) -> Result<bool, ToolError> {
+    tool.has_chain(Table::Filter, IPVS_FILTER)
 }
 
-/// Whether it is worth asking for sets, which loads their module.
-fn was_here(kernel: &mut Kernel) -> Result<bool, SyncError> {
-    Ok(kernel.links.device(DEVICE)?.is_some() || kernel.tool.has_chain(Table::Filter, IPVS_FILTER)?)
+/// Whether the mode's device is there.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn has_device(links: &mut dyn Links) -> Result<bool, SyncError> {
+    Ok(links.device(DEVICE)?.is_some())
+}
+
+/// The parts of the kernel that a trace may be in, as far as they are there.
+#[derive(Debug)]
+pub struct Remains<'a> {
+    /// Virtual servers.
+    pub table: Option<&'a mut dyn IpvsTable>,
+    /// Sets.
+    pub sets: &'a mut dyn IpSets,
+    /// The dummy device.
+    pub links: &'a mut dyn Links,
+}
+
+impl Remains<'_> {
+    /// Removes what the mode made in one family, after its rules. The device goes with its last address.
+    ///
+    /// # Errors
+    /// All that went wrong; what could be removed is removed.
+    pub fn remove(&mut self, family: IpFamily) -> Result<(), Vec<SyncError>> {
+        let mut errors = Vec::new();
+        match Traces::find(self, family) {
+            // Packets stop coming here before there is nowhere to send them.
+            Ok(traces) => {
+                let steps = [unbind(self, family), remove_servers(self, family, &traces), destroy(self, &traces.sets)];
+                errors.extend(steps.into_iter().filter_map(Result::err));
+            }
+            Err(error) => errors.push(error),
+        }
+        errors.extend(remove_device(self).err());
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
 }
 
 /// What tells that the mode was here.
@@ -72,8 +87,8 @@ struct Traces {
 }
 
 impl Traces {
-    fn find(kernel: &mut Kernel, family: IpFamily) -> Result<Self, SyncError> {
-        let mut traces = Self { bound: kernel.bound(family)?.into_iter().collect(), ..Self::default() };
+    fn find(kernel: &mut Remains<'_>, family: IpFamily) -> Result<Self, SyncError> {
+        let mut traces = Self { bound: bound(kernel.links, family)?.into_iter().collect(), ..Self::default() };
         for id in SetId::ALL {
             let name = SetName::new(id.name(family));
             let mut entries = Vec::new();
@@ -102,10 +117,6 @@ impl Traces {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.bound.is_empty() && self.sets.is_empty()
-    }
-
     fn has(&self, key: ServerKey) -> bool {
         let ServerKey { address, protocol } = key;
         let place = Place { ip: address.ip(), protocol, port: address.port() };
@@ -115,39 +126,35 @@ impl Traces {
     }
 }
 
-fn unbind(kernel: &mut Kernel, bound: &HashSet<IpAddr>) -> Result<(), SyncError> {
-    let operations: Vec<_> = bound.iter().map(|&ip| AddressOperation::Delete(IpNet::from(ip))).collect();
-    if kernel.links.device(DEVICE)?.is_none() || operations.is_empty() {
+fn unbind(kernel: &mut Remains<'_>, family: IpFamily) -> Result<(), SyncError> {
+    let bound = bound(kernel.links, family)?;
+    let operations: Vec<_> = bound.into_iter().map(|ip| AddressOperation::Delete(IpNet::from(ip))).collect();
+    if operations.is_empty() {
         return Ok(());
     }
     let mut failure = None;
     kernel.links.apply(DEVICE, &operations, &mut |_, error| {
-        if !matches!(error, crate::kernel::LinkError::NotFound { .. }) {
+        if !matches!(error, LinkError::NotFound { .. }) {
             failure.get_or_insert(error);
         }
     })?;
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn remove_servers(kernel: &mut Kernel, family: IpFamily, exclude: &[IpNet], traces: &Traces) -> Result<(), SyncError> {
+fn remove_servers(kernel: &mut Remains<'_>, family: IpFamily, traces: &Traces) -> Result<(), SyncError> {
+    let Some(table) = &mut kernel.table else { return Ok(()) };
     let mut operations = Vec::new();
-    let excluded = |ip: IpAddr| exclude.iter().any(|net| net.contains(&ip));
-    let listed = kernel.table.virtual_servers(family, &mut |server| {
-        if traces.has(server.key) && !excluded(server.key.address.ip()) {
+    table.virtual_servers(family, &mut |server| {
+        if traces.has(server.key) {
             operations.push(Operation::DeleteVirtual(server.key));
         }
-    });
-    match listed {
-        Ok(()) => {}
-        Err(IpvsError::Missing { .. }) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    }
+    })?;
     let mut failure = None;
-    kernel.table.apply(&operations, &mut |_, error| _ = failure.get_or_insert(error))?;
+    table.apply(&operations, &mut |_, error| _ = failure.get_or_insert(error))?;
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn destroy(kernel: &mut Kernel, sets: &[SetName]) -> Result<(), SyncError> {
+fn destroy(kernel: &mut Remains<'_>, sets: &[SetName]) -> Result<(), SyncError> {
     let operations: Vec<_> = sets.iter().map(|name| SetOperation::Destroy(*name)).collect();
     let mut failure = None;
     kernel.sets.apply(&operations, &mut |_, error| _ = failure.get_or_insert(error))?;
@@ -155,12 +162,12 @@ fn destroy(kernel: &mut Kernel, sets: &[SetName]) -> Result<(), SyncError> {
 }
 
 /// Deletes the device, unless the other family still has addresses there.
-fn remove_device(kernel: &mut Kernel) -> Result<(), SyncError> {
+fn remove_device(kernel: &mut Remains<'_>) -> Result<(), SyncError> {
     if kernel.links.device(DEVICE)?.is_none() {
         return Ok(());
     }
     for family in IpFamily::ALL {
-        if !kernel.bound(family)?.is_empty() {
+        if !bound(kernel.links, family)?.is_empty() {
             return Ok(());
         }
     }

@@ -39,17 +39,20 @@ impl Kernel {
         Ok(all)
     }
 
-    /// The addresses of our device; none if there is no such device. Link-local ones are the kernel's own.
     pub(super) fn bound(&mut self, family: IpFamily) -> Result<Vec<IpAddr>, SyncError> {
-        let mut bound = Vec::new();
-        let each = &mut |net: ipnet::IpNet| bound.push(net.addr());
-        match self.links.addresses(DEVICE, family, each) {
-            Ok(()) | Err(LinkError::NoDevice(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        bound.retain(|ip| !family.is_link_local(ip));
-        Ok(bound)
+        bound(self.links.as_mut(), family)
     }
+}
+
+/// The addresses of our device; none if there is no such device. Link-local ones are the kernel's own.
+pub(super) fn bound(links: &mut dyn Links, family: IpFamily) -> Result<Vec<IpAddr>, SyncError> {
+    let mut bound = Vec::new();
+    match links.addresses(DEVICE, family, &mut |net: ipnet::IpNet| bound.push(net.addr())) {
+        Ok(()) | Err(LinkError::NoDevice(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    bound.retain(|ip| !family.is_link_local(ip));
+    Ok(bound)
 }
 
 impl From<IpvsError> for SyncError {

@@ -20,7 +20,7 @@ mod state;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-pub use self::cleanup::{cleanup, owned};
+pub use self::cleanup::{Remains, has_device, owned, was_here};
 pub use self::kernel::Kernel;
 pub use self::prepare::check;
 use tracing::debug;
@@ -139,6 +139,10 @@ impl Ipvs {
 }
 
 impl Backend for Ipvs {
+    fn prepare(&mut self) -> Result<(), SyncError> {
+        prepare::sysctls(&mut self.kernel, &self.ipvs)
+    }
+
     fn sync(&mut self, snapshot: &Snapshot<'_>, scope: &Scope, now: Instant) -> Result<SyncStats, SyncError> {
         let known = self.state.settings.clone().filter(|settings| settings.same_node(&self.config, snapshot));
         if let (Scope::Changed(changed), Some(settings)) = (scope, known) {
@@ -167,7 +171,12 @@ impl Backend for Ipvs {
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
         self.state = State::default();
-        cleanup(&mut self.kernel, self.family, &self.ipvs.exclude_cidrs, None)
+        let Kernel { tool, table, sets, links, .. } = &mut self.kernel;
+        let rules = owned().remove(tool.as_mut(), &Table::ALL, None);
+        let mut remains = Remains { table: Some(table.as_mut()), sets: sets.as_mut(), links: links.as_mut() };
+        let errors: Vec<SyncError> =
+            [rules, remains.remove(self.family)].into_iter().filter_map(Result::err).flatten().collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
     fn next_event(&self) -> Option<Instant> {
