@@ -158,9 +158,6 @@ impl State {
             }
             Operation::DeleteReal(_, address) => {
                 let reals = self.reals(key)?;
-                if address.is_ipv4() != key.address.is_ipv4() {
-                    return Err(libc::EINVAL);
-                }
                 reals.remove(&address).ok_or(libc::ENOENT)?;
             }
         }

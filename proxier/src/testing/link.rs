@@ -117,6 +117,11 @@ impl State {
             (AddressOperation::Add(_), _) => held.push(address),
             (AddressOperation::Delete(_), Some(at)) => {
                 held.remove(at);
+                // IPv4: with the first address of a network the others of it go, unless promote_secondaries is set.
+                let same = |other: &IpNet| address.addr().is_ipv4() && other.trunc() == address.trunc();
+                if !held[..at].iter().any(same) {
+                    held.retain(|other| !same(other));
+                }
             }
             (AddressOperation::Delete(_), None) => {
                 return Err(refusal(name, operation, libc::EADDRNOTAVAIL));
