@@ -12,7 +12,7 @@ use crate::family::IpFamily;
 use crate::netfilter::ipset::{Entry, FoundSet, Set, SetName, SetType};
 
 /// How many entries go into one message: an attribute holds no more than 64 KiB.
-const ENTRIES: usize = 400;
+pub(super) const ENTRIES: usize = 400;
 
 /// The sets of the network namespace in which this was opened.
 #[derive(Debug)]

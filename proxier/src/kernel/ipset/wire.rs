@@ -285,3 +285,6 @@ fn ip(data: Attributes<'_>, kind: u16) -> Option<IpAddr> {
     let v4 = nest.find_array::<4>(IPSET_ATTR_IPADDR_IPV4).map(IpAddr::from);
     v4.or_else(|| nest.find_array::<16>(IPSET_ATTR_IPADDR_IPV6).map(IpAddr::from))
 }
+
+#[cfg(test)]
+mod tests;
