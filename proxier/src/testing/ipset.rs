@@ -158,6 +158,9 @@ impl State {
         if first != second {
             return Err(IpSetError::Mismatch(operation.object()));
         }
+        if one == other {
+            return Ok(());
+        }
         // The kernel's rules keep pointing at the name's index, which is what is exchanged.
         let (Some(mut a), Some(mut b)) = (self.sets.remove(&one), self.sets.remove(&other)) else { return Ok(()) };
         std::mem::swap(&mut a.references, &mut b.references);

@@ -158,9 +158,6 @@ impl State {
             }
             Operation::DeleteReal(_, address) => {
                 let reals = self.reals(key)?;
-                if address.is_ipv4() != key.address.is_ipv4() {
-                    return Err(libc::EINVAL);
-                }
                 reals.remove(&address).ok_or(libc::ENOENT)?;
             }
         }
@@ -186,9 +183,11 @@ impl State {
 
 /// Only tunnels lead from one family to the other.
 fn possible(key: ServerKey, real: &RealServer) -> Result<(), i32> {
-    let same = key.address.is_ipv4() == real.address.is_ipv4();
-    let weight = i32::try_from(real.weight).is_ok();
-    if weight && (same || real.forward == Forward::Tunnel) { Ok(()) } else { Err(libc::ERANGE) }
+    if key.address.is_ipv4() != real.address.is_ipv4() && real.forward != Forward::Tunnel {
+        return Err(libc::EINVAL);
+    }
+    // The kernel's weights have a sign.
+    i32::try_from(real.weight).map(|_| ()).map_err(|_| libc::ERANGE)
 }
 
 impl IpvsTable for FakeIpvs {

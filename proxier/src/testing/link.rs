@@ -117,6 +117,11 @@ impl State {
             (AddressOperation::Add(_), _) => held.push(address),
             (AddressOperation::Delete(_), Some(at)) => {
                 held.remove(at);
+                // IPv4: with the first address of a network the others of it go, unless promote_secondaries is set.
+                let same = |other: &IpNet| address.addr().is_ipv4() && other.trunc() == address.trunc();
+                if !held[..at].iter().any(same) {
+                    held.retain(|other| !same(other));
+                }
             }
             (AddressOperation::Delete(_), None) => {
                 return Err(refusal(name, operation, libc::EADDRNOTAVAIL));
@@ -187,6 +192,9 @@ impl Links for FakeLinks {
     ) -> Result<(), LinkError> {
         let mut state = self.state();
         state.asked()?;
+        if operations.is_empty() {
+            return Ok(());
+        }
         state.device(name)?;
         for (index, operation) in operations.iter().enumerate() {
             match state.apply(name, operation) {

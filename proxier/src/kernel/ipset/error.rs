@@ -111,6 +111,8 @@ impl IpSetError {
     }
 }
 
+/// Of entries: they lack what this type and family needs.
+const IPSET_ERR_PROTOCOL: i32 = 4097;
 const IPSET_ERR_FIND_TYPE: i32 = 4098;
 const IPSET_ERR_MAX_SETS: i32 = 4099;
 const IPSET_ERR_BUSY: i32 = 4100;
@@ -145,6 +147,7 @@ pub(super) fn refusal(operation: &SetOperation, error: NetlinkError) -> IpSetErr
         (IPSET_ERR_BUSY | IPSET_ERR_REFERENCED, _) => IpSetError::InUse(operation.name()),
         (IPSET_ERR_EXIST, Delete(..)) => IpSetError::NotFound(object()),
         (IPSET_ERR_EXIST, _) => IpSetError::Exists(object()),
+        (IPSET_ERR_PROTOCOL, Add(..) | AddNew(..) | Delete(..)) => IpSetError::Mismatch(object()),
         (IPSET_ERR_TYPE_MISMATCH | IPSET_ERR_IPADDR_IPV4 | IPSET_ERR_IPADDR_IPV6 | IPSET_ERR_INVALID_FAMILY, _) => {
             IpSetError::Mismatch(object())
         }

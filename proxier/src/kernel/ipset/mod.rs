@@ -59,7 +59,7 @@ impl SetOperation {
 
 /// The sets of the network namespace.
 pub trait IpSets: Send + std::fmt::Debug {
-    /// Hands each set to `each`, whoever made it. Entries are not read.
+    /// Hands each set to `each`, whoever made it; one may come twice. Entries are not read.
     ///
     /// # Errors
     /// If the sets cannot be listed.
@@ -71,7 +71,7 @@ pub trait IpSets: Send + std::fmt::Debug {
     /// If the kernel does not say.
     fn set(&mut self, name: SetName) -> Result<Option<FoundSet>, IpSetError>;
 
-    /// Hands each entry of a set to `each`, as the kernel tells of them. Fails if there is no such set or it is none
+    /// Hands each entry of a set to `each`, as the kernel tells of them; one may come twice. Fails if there is no such set or it is none
     /// of our types.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::family::IpFamily;
 use crate::netfilter::ipset::{Entry, FoundSet, Set, SetName, SetType};
 
 /// How many entries go into one message: an attribute holds no more than 64 KiB.
-const ENTRIES: usize = 400;
+pub(super) const ENTRIES: usize = 400;
 
 /// The sets of the network namespace in which this was opened.
 #[derive(Debug)]
@@ -149,28 +149,28 @@ fn failure(error: NetlinkError) -> IpSetError {
 
 impl IpSets for SystemIpSets {
     fn sets(&mut self, each: &mut dyn FnMut(FoundSet)) -> Result<(), IpSetError> {
-        let dump = self.socket.dump(&wire::list_headers(None), &mut |received| {
+        let dump = self.socket.dump_all(&wire::list_headers(None), &mut |received| {
             wire::found(received.attributes(wire::HEADER)).into_iter().for_each(&mut *each);
             Ok(())
         });
-        dump.map(|_| ()).map_err(failure)
+        dump.map_err(failure)
     }
 
     fn set(&mut self, name: SetName) -> Result<Option<FoundSet>, IpSetError> {
         let mut found = None;
-        let dump = self.socket.dump(&wire::list_headers(Some(name)), &mut |received| {
+        let dump = self.socket.dump_all(&wire::list_headers(Some(name)), &mut |received| {
             found = wire::found(received.attributes(wire::HEADER)).or(found.take());
             Ok(())
         });
         match dump {
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
-            dump => dump.map(|_| found).map_err(failure),
+            dump => dump.map(|()| found).map_err(failure),
         }
     }
 
     fn entries(&mut self, name: SetName, each: &mut dyn FnMut(Entry)) -> Result<(), IpSetError> {
         let (mut set_type, mut foreign) = (None, None);
-        let dump = self.socket.dump(&wire::list(name), &mut |received| {
+        let dump = self.socket.dump_all(&wire::list(name), &mut |received| {
             let message = received.attributes(wire::HEADER);
             if let Some(found) = wire::found(message) {
                 set_type = found.set.map(|set| set.set_type);
@@ -182,7 +182,7 @@ impl IpSets for SystemIpSets {
         match dump {
             Err(error) if error.errno() == Some(libc::ENOENT) => Err(IpSetError::NotFound(format!("ipset {name}"))),
             Err(error) => Err(failure(error)),
-            Ok(_) => foreign.map_or(Ok(()), |described| Err(IpSetError::foreign(name, &described))),
+            Ok(()) => foreign.map_or(Ok(()), |described| Err(IpSetError::foreign(name, &described))),
         }
     }
 

@@ -121,7 +121,9 @@ pub(super) fn create(set: &Set, revision: u8) -> Request {
 
 /// The request to delete a set.
 pub(super) fn destroy(name: SetName) -> Request {
-    named(IPSET_CMD_DESTROY, name)
+    let mut request = new(IPSET_CMD_DESTROY, NLM_F_EXCL);
+    request.text(IPSET_ATTR_SETNAME, name.as_str());
+    request
 }
 
 /// The request to empty a set.
@@ -160,7 +162,8 @@ pub(super) fn change(verb: Verb, name: SetName, entries: impl Iterator<Item = En
     // Where the kernel puts the number of the entry that fails.
     request.attribute(IPSET_ATTR_LINENO, &[0; 4]);
     request.nested(IPSET_ATTR_ADT, |all| {
-        for (line, entry) in (0_u32..).zip(entries) {
+        // The kernel takes line 0 for none.
+        for (line, entry) in (1_u32..).zip(entries) {
             all.nested(IPSET_ATTR_DATA, |data| {
                 put_entry(data, &entry);
                 data.attribute(IPSET_ATTR_LINENO, &line.to_ne_bytes());
@@ -173,7 +176,8 @@ pub(super) fn change(verb: Verb, name: SetName, entries: impl Iterator<Item = En
 /// Which entry of a request failed: `shown` is what the kernel shows of the request.
 pub(super) fn failed_entry(shown: &[u8]) -> Option<usize> {
     let attributes = Attributes::new(shown.get(HEADER..)?);
-    usize::try_from(u32::from_ne_bytes(attributes.find_array(IPSET_ATTR_LINENO)?)).ok()
+    let line = u32::from_ne_bytes(attributes.find_array(IPSET_ATTR_LINENO)?);
+    usize::try_from(line.checked_sub(1)?).ok()
 }
 
 fn put_ip(data: &mut Request, kind: u16, ip: IpAddr) {
@@ -281,3 +285,6 @@ fn ip(data: Attributes<'_>, kind: u16) -> Option<IpAddr> {
     let v4 = nest.find_array::<4>(IPSET_ATTR_IPADDR_IPV4).map(IpAddr::from);
     v4.or_else(|| nest.find_array::<16>(IPSET_ATTR_IPADDR_IPV6).map(IpAddr::from))
 }
+
+#[cfg(test)]
+mod tests;

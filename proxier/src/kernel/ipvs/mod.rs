@@ -54,7 +54,7 @@ pub trait IpvsTable: Send + std::fmt::Debug {
     /// If the table cannot be listed.
     fn virtual_servers(&mut self, family: IpFamily, each: &mut dyn FnMut(VirtualServer)) -> Result<(), IpvsError>;
 
-    /// Hands each real server of a virtual one to `each`; none if there is no such virtual server.
+    /// Hands each real server of a virtual one to `each`; one may come twice. None if there is no such virtual server.
     ///
     /// # Errors
     /// If the table cannot be listed.

@@ -62,24 +62,23 @@ fn failure(error: NetlinkError) -> IpvsError {
 
 impl IpvsTable for SystemIpvs {
     fn virtual_servers(&mut self, family: IpFamily, each: &mut dyn FnMut(VirtualServer)) -> Result<(), IpvsError> {
-        let dump = self.socket.dump(&wire::virtual_servers(self.number), &mut |received| {
+        let dump = self.socket.dump_all(&wire::virtual_servers(self.number), &mut |received| {
             let server = wire::virtual_server(received.attributes(wire::HEADER));
             server.filter(|server| IpFamily::of(&server.key.address.ip()) == family).into_iter().for_each(&mut *each);
             Ok(())
         });
-        // The kernel does not tell of interruptions here.
-        dump.map(|_| ()).map_err(failure)
+        dump.map_err(failure)
     }
 
     fn real_servers(&mut self, of: ServerKey, each: &mut dyn FnMut(RealServer, Connections)) -> Result<(), IpvsError> {
         let family = IpFamily::of(&of.address.ip());
-        let dump = self.socket.dump(&wire::real_servers(self.number, &of), &mut |received| {
+        let dump = self.socket.dump_all(&wire::real_servers(self.number, &of), &mut |received| {
             if let Some((real, connections)) = wire::real_server(received.attributes(wire::HEADER), family) {
                 each(real, connections);
             }
             Ok(())
         });
-        dump.map(|_| ()).map_err(failure)
+        dump.map_err(failure)
     }
 
     fn apply(&mut self, operations: &[Operation], failed: &mut dyn FnMut(usize, IpvsError)) -> Result<(), IpvsError> {

@@ -251,3 +251,6 @@ pub(super) fn read_timeouts(message: Attributes<'_>) -> Option<Timeouts> {
         udp: number(message, IPVS_CMD_ATTR_TIMEOUT_UDP)?,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,7 +67,8 @@ pub trait Links: Send + std::fmt::Debug {
     /// If there is none, or it cannot be.
     fn set_up(&mut self, name: DeviceName, up: bool) -> Result<(), LinkError>;
 
-    /// Hands each address that a device has in a family to `each`, with its prefix length.
+    /// Hands each address that a device has in a family to `each`, with its prefix length; one may
+    /// come twice.
     ///
     /// # Errors
     /// If there is no such device, or its addresses cannot be listed.

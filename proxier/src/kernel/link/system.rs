@@ -95,14 +95,14 @@ impl Links for SystemLinks {
 
     fn addresses(&mut self, name: DeviceName, family: IpFamily, each: &mut dyn FnMut(IpNet)) -> Result<(), LinkError> {
         let index = self.index(name)?;
-        let dump = self.socket.dump(&wire::get_addresses(index, family), &mut |received| {
+        let dump = self.socket.dump_all(&wire::get_addresses(index, family), &mut |received| {
             wire::address(received.payload, index, family).into_iter().for_each(&mut *each);
             Ok(())
         });
         match dump {
             // It went meanwhile.
             Err(error) if error.errno() == Some(libc::ENODEV) => Err(LinkError::NoDevice(name)),
-            dump => dump.map(|_| ()).map_err(failure),
+            dump => dump.map_err(failure),
         }
     }
 

@@ -120,3 +120,6 @@ pub(super) fn change(index: u32, operation: &AddressOperation) -> Request {
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..)?.get(..4)?.try_into().ok()?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,9 @@ pub enum NetlinkError {
     /// An attribute or message is longer than its length field can say.
     #[error("a netlink attribute is too long")]
     TooLong,
+    /// Each try to read a table to its end was interrupted by changes to it.
+    #[error("the kernel's table changed whenever it was read: something else writes to it all the time")]
+    Interrupted,
     /// The socket failed.
     #[error(transparent)]
     Socket(#[from] io::Error),
@@ -41,7 +44,7 @@ impl NetlinkError {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
             Self::Socket(error) => error.raw_os_error(),
-            Self::Garbled | Self::TooLong => None,
+            Self::Garbled | Self::TooLong | Self::Interrupted => None,
         }
     }
 }

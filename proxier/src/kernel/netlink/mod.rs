@@ -4,6 +4,8 @@
 //! Must not know: what any message means.
 
 mod error;
+#[cfg(test)]
+pub(super) mod fuzz;
 mod generic;
 mod receive;
 mod request;

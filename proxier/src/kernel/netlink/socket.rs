@@ -173,6 +173,18 @@ impl Netlink {
         Ok(Dump::Interrupted)
     }
 
+    /// As `dump`, for who needs all entries.
+    pub fn dump_all(
+        &mut self,
+        request: &Request,
+        each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
+    ) -> Result<(), NetlinkError> {
+        match self.dump(request, each)? {
+            Dump::Complete => Ok(()),
+            Dump::Interrupted => Err(NetlinkError::Interrupted),
+        }
+    }
+
     /// Sends a request and hands what is answered to `each`, until the dump ends or the request is acknowledged.
     fn converse(
         &mut self,
