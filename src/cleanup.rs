@@ -14,7 +14,7 @@ use tracing::{error, info};
 pub fn cleanup() -> Result<(), String> {
     let mut problems = Vec::new();
     for family in IpFamily::ALL {
-        match leftovers::remove(family, None) {
+        match leftovers::remove(family, None, false) {
             Ok(()) => info!("{family}: no traces are left"),
             Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proxier::IpFamily;
 use proxier::backend::Backend;
@@ -226,7 +226,7 @@ fn start_families(
     metrics: &Arc<Metrics>,
     reports: Reports,
 ) -> Result<(Families, Vec<JoinHandle<()>>), String> {
-    let config = &settings.proxier;
+    let (config, began) = (&settings.proxier, Instant::now());
     let (running, backends) = backends(settings)?;
     let (mut families, mut threads) = (Families::default(), Vec::new());
     for (family, backend) in backends {
@@ -234,7 +234,7 @@ fn start_families(
         let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
         let proxier = Proxier::new(family, config.clone(), backend, reporter)
             .with_cleaner(cleaner(family, config))
-            .with_sweep(Box::new(move || leftovers::remove(family, Some(running))));
+            .with_sweep(Box::new(move || leftovers::remove(family, Some(running), began.elapsed() < ipvs::PATIENCE)));
         let name = format!("proxier-{family}");
         let thread = std::thread::Builder::new().name(name).spawn(move || proxier.run(&changes));
         threads.push(thread.map_err(|error| format!("cannot start a thread: {error}"))?);

@@ -59,7 +59,7 @@ in_ipvs_mode! {
     affinity: client_ip_affinity_of_a_cluster_ip;
     policy: external_local_keeps_the_client_and_stays_on_the_node, internal_local_stays_on_the_node,
         no_endpoints_refuse_at_once;
-    protocols: udp_through_every_entrance, udp_flow_leaves_a_gone_endpoint;
+    protocols: udp_flow_leaves_a_gone_endpoint;
     changes: readiness_moves_traffic;
     ipvs: a_connection_outlives_its_endpoint, a_connection_outlives_its_service, a_connection_outlives_the_proxy,
         round_robin_is_even, source_hashing_keeps_clients, a_node_moves_between_modes,

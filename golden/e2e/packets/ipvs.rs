@@ -15,11 +15,6 @@ use crate::restart::unnoticed;
 
 const NODE_PORT: u16 = 30080;
 
-/// Has closed connections forgotten within a second, not minutes.
-fn forgetful(cluster: Cluster) -> Cluster {
-    cluster.configured("ipvs", json!({ "tcpFinTimeout": "1s", "syncPeriod": "5m", "minSyncPeriod": "100ms" }))
-}
-
 /// An open connection to each of a Service's entrances.
 fn sessions(cluster: &Cluster, service: &Service) -> Vec<Session> {
     let entrances = |family| {
@@ -50,7 +45,7 @@ fn still_work(sessions: &mut [Session]) {
 
 pub(super) fn a_connection_outlives_its_endpoint(cluster: Cluster) {
     let web = web();
-    let cluster = forgetful(cluster).running(&[web.clone().endpoints([ready(POD_5)])]);
+    let cluster = cluster.running(&[web.clone().endpoints([ready(POD_5)])]);
     let mut open = sessions(&cluster, &web);
     cluster.write(&[web.clone().endpoints([ready(POD_6)])]);
     eventually("new connections go elsewhere", SOON, || {
@@ -67,7 +62,7 @@ pub(super) fn a_connection_outlives_its_endpoint(cluster: Cluster) {
 
 pub(super) fn a_connection_outlives_its_service(cluster: Cluster) {
     let web = web();
-    let cluster = forgetful(cluster).running(&[web.clone().endpoints([ready(POD_5)])]);
+    let cluster = cluster.running(&[web.clone().endpoints([ready(POD_5)])]);
     let mut open = sessions(&cluster, &web);
     cluster.write(&[]);
     eventually("nobody gets in any more", SOON, || {
@@ -76,7 +71,7 @@ pub(super) fn a_connection_outlives_its_service(cluster: Cluster) {
     still_work(&mut open);
     let bound = |cluster: &Cluster| cluster.on_node("ip -o addr show kube-ipvs0");
     assert!(bound(&cluster).contains(VIP.0), "its address has to stay: {}", bound(&cluster));
-    drop(open);
+    open.into_iter().for_each(Session::abort);
     eventually("it goes with its last connection", SOON + SOON, || {
         named(&cluster, POD_5, 0) == 0 && !bound(&cluster).contains(VIP.0) && !cluster.servers().contains(VIP.0)
     });
@@ -84,7 +79,7 @@ pub(super) fn a_connection_outlives_its_service(cluster: Cluster) {
 
 pub(super) fn a_connection_outlives_the_proxy(cluster: Cluster) {
     let web = web();
-    let cluster = forgetful(cluster).running(&[web.clone().endpoints([ready(POD_5)])]);
+    let cluster = cluster.running(&[web.clone().endpoints([ready(POD_5)])]);
     let mut open = sessions(&cluster, &web);
     cluster.write(&[web.clone().endpoints([ready(POD_6)])]);
     eventually("it waits for its connections", SOON, || named(&cluster, POD_5, 0) == open.len());
@@ -93,7 +88,7 @@ pub(super) fn a_connection_outlives_the_proxy(cluster: Cluster) {
     cluster.write(&[]);
     cluster.start();
     still_work(&mut open);
-    drop(open);
+    open.into_iter().for_each(Session::abort);
     eventually("nothing is left of it", SOON + SOON, || !cluster.servers().contains(VIP.0));
 }
 
@@ -125,8 +120,10 @@ pub(super) fn source_hashing_keeps_clients(cluster: Cluster) {
     }
 }
 
-pub(super) fn a_node_moves_between_modes(mut cluster: Cluster) {
+pub(super) fn a_node_moves_between_modes(cluster: Cluster) {
     let web = web().endpoints([ready(POD_5), ready(FAR_5)]);
+    let periods = json!({ "syncPeriod": "2s", "minSyncPeriod": "100ms" });
+    let mut cluster = cluster.configured("iptables", periods.clone()).configured("ipvs", periods);
     cluster.set_mode(Mode::Iptables);
     let mut cluster = cluster.running(std::slice::from_ref(&web));
     for mode in [Mode::Ipvs, Mode::Iptables] {
@@ -135,12 +132,16 @@ pub(super) fn a_node_moves_between_modes(mut cluster: Cluster) {
         unnoticed(moving, &web, NODE_PORT, || {
             moving.kill();
             moving.start();
-            eventually("nothing is left of the other mode", SOON, || match mode {
-                Mode::Ipvs => !moving.rules(Family::V4, "nat").text().contains("KUBE-SVC-"),
-                Mode::Iptables => moving.servers().is_empty() && !moving.on_node("ip link").contains("kube-ipvs0"),
+            let gone = if mode == Mode::Ipvs { ("nat", "KUBE-SVC-") } else { ("filter", "KUBE-IPVS-FILTER") };
+            eventually("the other mode's rules are gone", SOON, || {
+                Family::BOTH.iter().all(|family| !moving.rules(*family, gone.0).text().contains(gone.1))
             });
         });
     }
+    eventually("nothing is left of IPVS mode once its connections are closed", SOON, || {
+        cluster.servers().is_empty() && !cluster.on_node("ip link").contains("kube-ipvs0")
+    });
+    assert!(!cluster.on_node("ipset list -n").contains("KUBE-"));
 }
 
 pub(super) fn what_somebody_flushed_comes_back(cluster: Cluster) {

@@ -21,6 +21,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 pub use self::cleanup::{Remains, has_device, owned, was_here};
+pub use self::graceful::PATIENCE;
 pub use self::kernel::Kernel;
 pub use self::prepare::check;
 use tracing::debug;
@@ -175,7 +176,7 @@ impl Backend for Ipvs {
         let rules = owned().remove(tool.as_mut(), &Table::ALL, None);
         let mut remains = Remains { table: Some(table.as_mut()), sets: sets.as_mut(), links: links.as_mut() };
         let errors: Vec<SyncError> =
-            [rules, remains.remove(self.family)].into_iter().filter_map(Result::err).flatten().collect();
+            [rules, remains.remove(self.family, false)].into_iter().filter_map(Result::err).flatten().collect();
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 

@@ -5,7 +5,7 @@ use proxier::ipvs;
 use proxier::kernel::{IpSets, IpvsTable, Operation, SetOperation};
 use proxier::netfilter::ipset::{Set, SetName, SetType};
 use proxier::netfilter::iptables::Table;
-use proxier::netfilter::ipvs::{Flags, Scheduler, VirtualServer};
+use proxier::netfilter::ipvs::{Connections, Flags, Scheduler, VirtualServer};
 use proxier::{IpFamily, kernel};
 use serde_json::json;
 
@@ -77,7 +77,28 @@ fn both_modes_go_in_one_go() {
     let mut sets = world.fake.sets.clone();
     let mut table = world.fake.servers.clone();
     let table: Option<&mut dyn kernel::IpvsTable> = Some(&mut table);
-    ipvs::Remains { table, sets: &mut sets, links: &mut links }.remove(IpFamily::V4).expect("all can be removed");
+    ipvs::Remains { table, sets: &mut sets, links: &mut links }
+        .remove(IpFamily::V4, false)
+        .expect("all can be removed");
+    assert!(world.fake.keys().is_empty() && world.fake.sets.to_string().is_empty());
+    assert_eq!(world.fake.links.held(DEVICE), None);
+}
+
+#[test]
+fn open_connections_keep_their_virtual_server() {
+    let world = world();
+    let (key, real) = (tcp("10.96.0.10:80"), "10.244.1.5:8080".parse().expect("an address"));
+    let remove = || {
+        let (mut table, mut sets, mut links) =
+            (world.fake.servers.clone(), world.fake.sets.clone(), world.fake.links.clone());
+        ipvs::Remains { table: Some(&mut table), sets: &mut sets, links: &mut links }.remove(IpFamily::V4, true)
+    };
+    assert!(world.fake.servers.set_connections(key, real, Connections { active: 1, ..Connections::default() }));
+    let errors = remove().expect_err("one stays");
+    assert!(errors[0].0.contains("still open"), "{errors:?}");
+    assert_eq!((world.fake.keys(), world.fake.bound()), (vec![key], vec!["10.96.0.10/32".to_owned()]));
+    assert!(world.fake.servers.set_connections(key, real, Connections { inactive: 1, ..Connections::default() }));
+    remove().expect("those that are being closed need nobody");
     assert!(world.fake.keys().is_empty() && world.fake.sets.to_string().is_empty());
     assert_eq!(world.fake.links.held(DEVICE), None);
 }
