@@ -23,7 +23,9 @@ where
     S: Send + 'static,
 {
     in_namespace(move || {
-        let mut runner = TestRunner::new(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() });
+        let asked = ProptestConfig::default();
+        let cases = if std::env::var_os("PROPTEST_CASES").is_some() { asked.cases } else { 64 };
+        let mut runner = TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..asked });
         let outcome = runner.run(&strategy, |value| {
             enter_new();
             property(value)
