@@ -10,8 +10,15 @@ use proxier::kernel::{SystemIpSets, SystemIpvs, SystemLinks};
 use proxier::netfilter::ipset::{Entry, Set, SetName, SetType};
 use proxier::netfilter::ipvs::{Flags, Forward, Persistence, RealServer, SCTP, TCP, UDP, VirtualServer};
 
-use crate::namespace::{in_namespace, run, sorted};
+use crate::namespace::{in_namespace, run};
 use crate::{ipset, ipvs, link};
+
+/// The lines of an output, sorted.
+fn sorted(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
 
 #[test]
 fn ipvsadm_prints_what_was_written() {
