@@ -45,6 +45,15 @@ impl Operation {
     }
 }
 
+/// What the kernel says of its IPVS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Its version: 1.2.1 since 2006.
+    pub version: [u8; 3],
+    /// How many buckets the table of connections has.
+    pub connection_table: u32,
+}
+
 /// The IPVS table of the network namespace.
 pub trait IpvsTable: Send + std::fmt::Debug {
     /// Hands each virtual server of a family to `each`, as the kernel tells of them; those of firewall marks have no
