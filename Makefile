@@ -44,9 +44,10 @@ conformance: deps
 bench:
 	cargo bench --bench rules
 
-## bench-ipvs: the kernel's IPVS and ipset over netlink with 10,000 services; see benches/README.md
+## bench-ipvs: the kernel's IPVS and ipset over netlink, and IPVS mode, with up to 10,000 services; see benches/README.md
 bench-ipvs: deps
-	tools/with-ipvs $$(cargo bench --package proxier --bench ipvs --no-run --message-format=json-render-diagnostics | tools/executable) --bench
+	@set -e; for bench in ipvs ipvs_mode; do \
+	  tools/with-ipvs $$(cargo bench --package proxier --bench $$bench --no-run --message-format=json-render-diagnostics | tools/executable) --bench; done
 
 ## scale: the release binary against an API server with up to 10,000 Services; see benches/README.md
 scale: deps
