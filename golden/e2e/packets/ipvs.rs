@@ -40,7 +40,10 @@ fn named(cluster: &Cluster, pod: golden::cluster::Pod, weight: u32) -> usize {
 }
 
 fn still_work(sessions: &mut [Session]) {
-    sessions.iter_mut().for_each(Session::still_works);
+    for (number, session) in sessions.iter_mut().enumerate() {
+        eprintln!("session {number}");
+        session.still_works();
+    }
 }
 
 pub(super) fn a_connection_outlives_its_endpoint(cluster: Cluster) {
@@ -65,10 +68,11 @@ pub(super) fn a_connection_outlives_its_service(cluster: Cluster) {
     let cluster = cluster.running(&[web.clone().endpoints([ready(POD_5)])]);
     let mut open = sessions(&cluster, &web);
     cluster.write(&[]);
-    eventually("nobody gets in any more", SOON, || {
-        Family::BOTH.iter().all(|family| cluster.outside().attempt(Tcp, VIP.at(*family, PORT)).is_err())
-    });
+    eventually("it waits for its connections", SOON, || named(&cluster, POD_5, 0) == open.len());
     still_work(&mut open);
+    for family in Family::BOTH {
+        cluster.outside().refused(Tcp, VIP.at(family, PORT));
+    }
     let bound = |cluster: &Cluster| cluster.on_node("ip -o addr show kube-ipvs0");
     assert!(bound(&cluster).contains(VIP.0), "its address has to stay: {}", bound(&cluster));
     open.into_iter().for_each(Session::abort);
