@@ -13,6 +13,9 @@ const HEALTHZ_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
 const CLUSTER_CIDR: &str = "ClusterCIDR";
 
+/// What requests are encoded in, if nothing is said. Here they are JSON all the same.
+pub const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
+
 /// In the place of an address: nothing is served.
 pub const DISABLED: &str = "0";
 
@@ -26,7 +29,7 @@ impl File {
         self.addresses();
         self.periods();
         let client = &mut self.client_connection;
-        fill(&mut client.content_type, "application/vnd.kubernetes.protobuf");
+        fill(&mut client.content_type, CONTENT_TYPE);
         if client.qps == 0.0 {
             client.qps = 5.0;
         }
