@@ -19,7 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::cli::Line;
-use crate::config::{self, Settings, doubts};
+use crate::config::doubts::{self, Known};
+use crate::config::{self, Settings};
 use crate::config_watch::{self, ConfigWatch};
 use crate::health::Health;
 use crate::health_checks::Reports;
@@ -106,7 +107,7 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
 
     // As process 1 of a container, it would not be heard before this.
     let mut stop = Stop::new()?;
-    let (families, threads) = start_families(&settings.proxier, &health, &metrics, reports)?;
+    let (families, threads) = start_families(settings, &health, &metrics, reports)?;
     let source = source::start(&flags.source, settings, families, health, &metrics).await?;
     let result = tokio::select! {
         signal = stop.wait() => { info!("{signal}: stopping; the rules stay"); Ok(()) }
@@ -154,11 +155,12 @@ fn plan(line: &Line, settings: &Settings) -> Plan {
 
 /// One thread for each family that works on this host.
 fn start_families(
-    config: &Config,
+    settings: &Settings,
     health: &Arc<Health>,
     metrics: &Arc<Metrics>,
     reports: Reports,
 ) -> Result<(Families, Vec<JoinHandle<()>>), String> {
+    let config = &settings.proxier;
     let choice = choose_flavour();
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
     info!("Using iptables mode, iptables flavour {flavour}: {}", choice.reason);
@@ -178,12 +180,28 @@ fn start_families(
             Err(problem) => problems.push(format!("{family}: {problem}")),
         }
     }
+    doubts_of_families(settings, &families)?;
     match problems.len() {
         0 => info!("Running in dual-stack mode"),
         1 => info!("Running in single-stack mode: {}", problems[0]),
         _ => return Err(format!("iptables is not available on this host: {}", problems.join("; "))),
     }
     Ok((families, threads))
+}
+
+/// What is odd about the configuration on a host of one family, or on one whose first address was said. What depends on
+/// the Node is known only later.
+fn doubts_of_families(settings: &Settings, families: &Families) -> Result<(), String> {
+    let served: Vec<IpFamily> = families.names().collect();
+    let said = settings.proxier.bind_address.map(|ip| IpFamily::of(&ip));
+    let primary = match (said, &served[..]) {
+        (Some(family), _) | (None, &[family]) => family,
+        _ => return Ok(()),
+    };
+    let known = Known { primary, dual_stack: served.len() == 2, pod_cidrs: Vec::new() };
+    let found = doubts::of_node(settings, &known);
+    found.warnings.iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
+    found.fatal.map_or(Ok(()), Err)
 }
 
 fn backend(family: IpFamily, config: &Config, choice: &Choice) -> Result<Box<dyn Backend>, String> {

@@ -53,14 +53,9 @@ impl File {
 
     fn addresses(&mut self) {
         fill(&mut self.bind_address, "0.0.0.0");
-        let is_v6 = net::ip(&self.bind_address).is_some_and(|ip| ip.is_ipv6());
-        let [any, localhost]: [IpAddr; 2] = if is_v6 {
-            [Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()]
-        } else {
-            [Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()]
-        };
-        listen(&mut self.healthz_bind_address, any, HEALTHZ_PORT);
-        listen(&mut self.metrics_bind_address, localhost, METRICS_PORT);
+        let [health, metrics] = usual_hosts(&self.bind_address);
+        listen(&mut self.healthz_bind_address, health, HEALTHZ_PORT);
+        listen(&mut self.metrics_bind_address, metrics, METRICS_PORT);
     }
 
     fn periods(&mut self) {
@@ -95,6 +90,16 @@ impl File {
     }
 }
 
+/// Where health and metrics are served if nothing is said: in the family of the node's address.
+#[must_use]
+pub fn usual_hosts(bind_address: &str) -> [IpAddr; 2] {
+    if net::ip(bind_address).is_some_and(|ip| ip.is_ipv6()) {
+        [Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()]
+    } else {
+        [Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()]
+    }
+}
+
 fn fill(field: &mut String, default: &str) {
     if field.is_empty() {
         default.clone_into(field);
@@ -105,8 +110,6 @@ fn fill(field: &mut String, default: &str) {
 fn listen(field: &mut String, ip: IpAddr, port: u16) {
     if field.is_empty() {
         *field = SocketAddr::new(ip, port).to_string();
-    } else if let Some(port) = field.strip_prefix(':') {
-        *field = format!("{}:{port}", if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() });
     } else if let Some(ip) = net::ip(field.trim_start_matches('[').trim_end_matches(']')) {
         *field = SocketAddr::new(ip, port).to_string();
     }

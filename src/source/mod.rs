@@ -33,6 +33,11 @@ impl Families {
         self.0.push((family, sender));
     }
 
+    /// Which they are.
+    pub fn names(&self) -> impl Iterator<Item = IpFamily> {
+        self.0.iter().map(|(family, _)| *family)
+    }
+
     fn send(&self, family: IpFamily, change: Change) {
         if let Some((_, sender)) = self.0.iter().find(|(of, _)| *of == family) {
             // A proxier that ended is noticed where its thread is waited for.
