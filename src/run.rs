@@ -116,6 +116,7 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     let (events, due) = events::events();
     // The ports open before anything can fail, so that one can ask why nothing works.
     let (mut servers, reports) = Servers::start(plan(line, settings, events.clone()), &health, &metrics);
+    tokio::task::yield_now().await;
 
     // As process 1 of a container, it would not be heard before this.
     let mut stop = Stop::new()?;

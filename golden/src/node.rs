@@ -224,6 +224,12 @@ impl Node {
         self.until(&format!("{path} says {status}"), || self.health(path).is_some_and(|(code, _)| code == status));
     }
 
+    /// The status and body of a page of the metrics server; `None` if nobody answers.
+    #[must_use]
+    pub fn page(&self, path: &str) -> Option<(u16, String)> {
+        self.netns.enter(|| get(METRICS, path).ok())
+    }
+
     /// The sum of a metric over all its labels; 0 if it is not there.
     ///
     /// # Panics

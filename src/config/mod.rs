@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use self::decode::read;
-pub use self::defaults::DISABLED;
+pub use self::defaults::{DISABLED, usual_hosts};
 pub use self::duration::GoDuration;
 pub use self::file::File;
 pub use self::settings::Settings;
