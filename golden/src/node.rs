@@ -236,6 +236,19 @@ impl Node {
     /// When the proxy does not answer.
     #[must_use]
     pub fn metric(&self, name: &str) -> f64 {
+        self.values(name).iter().sum()
+    }
+
+    /// How many label values a metric has been told of.
+    ///
+    /// # Panics
+    /// When the proxy does not answer.
+    #[must_use]
+    pub fn samples(&self, name: &str) -> usize {
+        self.values(name).iter().filter(|value| **value > 0.0).count()
+    }
+
+    fn values(&self, name: &str) -> Vec<f64> {
         let mut text = String::new();
         self.until("/metrics answers", || match self.netns.enter(|| get(METRICS, "/metrics")) {
             Ok((200, body)) => {
@@ -248,7 +261,7 @@ impl Node {
         samples
             .filter(|rest| rest.starts_with(['{', ' ']))
             .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
+            .collect()
     }
 
     fn log_path(&self) -> PathBuf {
