@@ -190,7 +190,10 @@ fn plan(line: &Line, settings: &Settings, events: Events) -> Plan {
 }
 
 /// A mode for each family that works on this host.
-fn backends(settings: &Settings) -> Result<(Running, Vec<(IpFamily, Box<dyn Backend>)>), String> {
+type Backends = Vec<(IpFamily, Box<dyn Backend>)>;
+
+/// Finds out which work, and whose traces are no leftovers then.
+fn backends(settings: &Settings) -> Result<(Running, Backends), String> {
     let choice = choose_flavour();
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
     info!("Using iptables mode, iptables flavour {flavour}: {}", choice.reason);
