@@ -16,6 +16,8 @@ mod reporter;
 mod run;
 mod servers;
 mod source;
+#[cfg(test)]
+mod tests_named;
 mod version;
 
 use std::process::ExitCode;

@@ -100,4 +100,6 @@ fn normalise(argument: String) -> String {
 }
 
 #[cfg(test)]
+mod surface;
+#[cfg(test)]
 mod tests;
