@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// Words of a row: names of tests, with blanks between; "different: why"; "open: why"; or one of `others`.
+use serde::Deserialize;
+
+/// Words of a row: names of tests, or files of them, with blanks between; "different: why"; "open: why"; or one of `others`.
 #[track_caller]
 pub fn check_words(row: &str, words: &str, others: &[&str]) {
     assert!(!words.trim().is_empty(), "{row} says nothing");
@@ -17,8 +19,13 @@ pub fn check_words(row: &str, words: &str, others: &[&str]) {
         }
     }
     for name in words.split_whitespace().filter(|name| !others.contains(name)) {
-        assert!(all().contains(name), "{row}: there is no test {name:?}");
+        let there = if name.contains('/') { root().join(name).is_file() } else { all().contains(name) };
+        assert!(there, "{row}: there is no test {name:?}");
     }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// The names of all tests in the tree.
@@ -26,9 +33,8 @@ fn all() -> &'static BTreeSet<String> {
     static ALL: OnceLock<BTreeSet<String>> = OnceLock::new();
     ALL.get_or_init(|| {
         let mut names = BTreeSet::new();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         for folder in ["src", "proxier/src", "proxier/tests", "golden/src", "golden/tests", "golden/e2e"] {
-            collect(&root.join(folder), &mut names);
+            collect(&root().join(folder), &mut names);
         }
         assert!(names.len() > 150, "only {} tests found", names.len());
         names
@@ -42,11 +48,45 @@ fn collect(folder: &Path, names: &mut BTreeSet<String>) {
             collect(&path, names);
         } else if path.extension().is_some_and(|end| end == "rs") {
             let text = std::fs::read_to_string(&path).expect("a source file");
-            // In a test's own words: the attribute, then perhaps others, then the function.
-            for after in text.split("#[test]").skip(1) {
-                let name = after.split_once("fn ").and_then(|(_, rest)| rest.split_once('('));
-                names.extend(name.map(|(name, _)| name.to_owned()));
+            let mut is_test = false;
+            for line in text.lines().map(str::trim_start) {
+                is_test |= ["#[test]", "#[tokio::test"].iter().any(|attribute| line.starts_with(attribute));
+                let name =
+                    line.trim_start_matches("async ").strip_prefix("fn ").and_then(|rest| rest.split('(').next());
+                if let Some(name) = name.filter(|_| std::mem::take(&mut is_test)) {
+                    names.insert(name.to_owned());
+                }
             }
         }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    id: String,
+    about: String,
+    test: String,
+}
+
+#[test]
+fn every_behaviour_of_the_list_is_tested_or_said_not_to_be() {
+    let text = include_str!("../golden/surface/behaviour.yaml");
+    let rows: Vec<Row> = serde_saphyr::from_str(text).expect("behaviour.yaml");
+    let mut ids = BTreeSet::new();
+    for row in &rows {
+        assert!(ids.insert(&*row.id), "{} is there twice", row.id);
+        assert!(!row.about.is_empty(), "{} is about nothing", row.id);
+        check_words(&row.id, &row.test, &[]);
+    }
+    let numbered = |letter: &str, last| (1..=last).map(|number| format!("{letter}{number}")).collect::<Vec<_>>();
+    for id in numbered("C", 18).into_iter().chain(numbered("I", 24)) {
+        assert!(ids.contains(&*id), "{id} is missing");
+    }
+    let sections =
+        ["2.2", "2.3", "2.4", "2.5", "5.1", "5.2", "5.3", "5.4", "5.5", "5.6", "5.7", "5.8", "5.9", "5.10", "5.11"];
+    for section in sections.into_iter().chain(["6", "7.1", "7.2", "7.3", "7.4", "8", "9"]) {
+        let of_it = |id: &&str| *id == section || id.strip_prefix(section).is_some_and(|rest| rest.starts_with('-'));
+        assert!(ids.iter().any(of_it), "section {section} is missing");
     }
 }
