@@ -13,6 +13,8 @@ pub mod gates;
 pub mod logging;
 pub mod net;
 mod settings;
+#[cfg(test)]
+mod surface;
 mod translate;
 mod write;
 
