@@ -115,7 +115,8 @@ fn a_family_without_tools_is_left_out_and_none_is_fatal() {
     assert_eq!(world.node.wait().code(), Some(1), "{}", world.node.log());
     world.node.until_logged(&["iptables is not available on this host", "IPv4", "IPv6"]);
     for tool in ["iptables", "iptables-save", "iptables-restore"] {
-        std::os::unix::fs::symlink(format!("/usr/sbin/{tool}"), tools.join(tool)).expect("a link");
+        let path = world.node.netns().run(&format!("which {tool}"));
+        std::os::unix::fs::symlink(path.trim(), tools.join(tool)).expect("a link");
     }
     world.start_by(&["/usr/bin/env", &path], &[]);
     world.settled();
