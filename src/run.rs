@@ -39,7 +39,7 @@ use crate::source::{self, Families};
 use crate::stop::Stop;
 
 /// How long the API server may take for what is said last.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does what else the flags ask for.
 ///
@@ -123,12 +123,13 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     setup::conntrack(settings, &mut SystemHost)?;
     let client = match &flags.objects {
         Some(_) => None,
-        None => Some(source::connect(settings, &flags.master, &metrics).await?),
+        None => {
+            let clients = source::connect(settings, &flags.master, &metrics).await?;
+            let (node, host) = (settings.proxier.node_name.clone(), hostname());
+            tokio::spawn(async move { due.publish(clients.events, &node, &host, Patience::default()).await });
+            Some(clients.objects)
+        }
     };
-    if let Some(client) = client.clone() {
-        let (node, host) = (settings.proxier.node_name.clone(), hostname());
-        tokio::spawn(async move { due.publish(client, &node, &host, Patience::default()).await });
-    }
     let (families, threads) = start_families(settings, &health, &metrics, reports)?;
     setup::oom_score(settings);
     let (news, node) = unbounded_channel();

@@ -53,11 +53,19 @@ pub fn start(client: Client, settings: &Settings, sinks: [Sink; 3]) -> Source {
     })
 }
 
-/// A client for the API server. Nothing is asked yet.
+/// Two clients for the API server, each held to its own rate: objects do not wait for events to be told.
+pub struct Clients {
+    /// For what is listed and watched.
+    pub objects: Client,
+    /// For events.
+    pub events: Client,
+}
+
+/// Prepares to talk to the API server. Nothing is asked yet.
 ///
 /// # Errors
 /// If there is no usable configuration.
-pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Client, String> {
+pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Clients, String> {
     let mut config = match &settings.client.kubeconfig {
         Some(path) => {
             let told = |error: &dyn fmt::Display| format!("kubeconfig {}: {error}", path.display());
@@ -86,11 +94,14 @@ pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Re
     // kube would repeat refused requests for minutes without a word.
     config.default_retry = false;
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    let client =
-        ClientBuilder::try_from(config).map_err(|error| format!("cannot make a client for the API server: {error}"))?;
-    let limit = settings.client.qps.map(|qps| TokenBucket::new(qps, settings.client.burst));
-    // Waiting for one's turn is no latency of the server.
-    Ok(client.with_layer(&metrics.requests().to(&host)).with_layer(&option_layer(limit)).build())
+    let client = || {
+        let client = ClientBuilder::try_from(config.clone());
+        let client = client.map_err(|error| format!("cannot make a client for the API server: {error}"))?;
+        let limit = settings.client.qps.map(|qps| TokenBucket::new(qps, settings.client.burst));
+        // Waiting for one's turn is no latency of the server.
+        Ok::<_, String>(client.with_layer(&metrics.requests().to(&host)).with_layer(&option_layer(limit)).build())
+    };
+    Ok(Clients { objects: client()?, events: client()? })
 }
 
 /// As Kubernetes' own clients name themselves: program, release, platform, and which build it is.
