@@ -52,8 +52,10 @@ fn what_is_not_said_depends_on_the_nodes_family_from_flags_too() {
 
 /// surface.md I17: kube-proxy takes nothing for a network, and dies of it.
 #[test]
-fn no_cluster_cidr_is_none() {
-    let file = line("--cluster-cidr=").complete().expect("a configuration").file;
+fn a_list_of_nothing_is_none() {
+    let flags = "--cluster-cidr= --nodeport-addresses= --ipvs-exclude-cidrs= --proxy-mode=ipvs";
+    let file = line(flags).complete().expect("a configuration").file;
+    assert!(file.node_port_addresses.is_empty() && file.ipvs.exclude_cidrs.is_empty());
     assert!(crate::config::settings(file, "host").is_ok());
 }
 
@@ -88,4 +90,22 @@ fn go_writes_what_is_shown() {
         assert_eq!(shown(&line, name), value, "{name}");
     }
     assert!(line.shown.is_sorted());
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_is_on_a_command_line_is_understood_or_refused(
+        words in proptest::collection::vec(r"(--?[a-z_-]{0,20}=?|--oom-score-adj|--vmodule=|--feature-gates=|-v|\PC{0,6}|=|[0-9]{1,12}|true){1,2}", 0..5),
+    ) {
+        let words = std::iter::once("kube-proxy".to_owned()).chain(words);
+        match parse(words) {
+            // It may name a file, which is not looked for here.
+            Ok(line) if line.flags.general.config.is_none() => {
+                let complete = line.complete();
+                let _ = complete.map(|complete| crate::config::settings(complete.file, "host"));
+            }
+            Ok(_) => {}
+            Err(stop) => proptest::prop_assert!(stop.asked || stop.text.contains("Error: "), "{}", stop.text),
+        }
+    }
 }
