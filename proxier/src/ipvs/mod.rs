@@ -24,7 +24,7 @@ pub use self::cleanup::{Remains, has_device, owned, was_here};
 pub use self::graceful::PATIENCE;
 pub use self::kernel::Kernel;
 pub use self::prepare::check;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use self::settings::Settings;
 use self::state::State;
@@ -51,6 +51,8 @@ pub struct Ipvs {
     /// Service ports of which something was refused.
     rejected: HashMap<ServicePortName, String>,
     accepted: Accepted,
+    /// What of the host could not be set, and the log says so.
+    problem: Option<String>,
     next_check: Option<Instant>,
 }
 
@@ -69,6 +71,7 @@ impl Ipvs {
             state: State::default(),
             rejected: HashMap::new(),
             accepted: Accepted::default(),
+            problem: None,
             next_check: None,
         })
     }
@@ -92,9 +95,19 @@ impl Ipvs {
         }
     }
 
+    /// Sets sysctls. kube-proxy would not start without one of them; some traffic is better than none.
+    fn provide(&mut self) {
+        let problem = prepare::sysctls(&mut self.kernel, &self.ipvs).err().map(|error| error.0);
+        if let Some(problem) = problem.as_ref().filter(|_| problem != self.problem) {
+            warn!("{}: {problem}", self.family);
+        }
+        self.problem = problem;
+    }
+
     /// Everything, compared with what the kernel holds.
     fn full(&mut self, snapshot: &Snapshot<'_>, now: Instant) -> Result<(), SyncError> {
-        prepare::sysctls(&mut self.kernel, &self.ipvs)?;
+        prepare::timeouts(&mut self.kernel, &self.ipvs)?;
+        self.provide();
         prepare::objects(&mut self.kernel, self.family)?;
         let settings = self.settings(snapshot)?;
         let seen = self.observe()?;
@@ -141,6 +154,7 @@ impl Ipvs {
 
 impl Backend for Ipvs {
     fn prepare(&mut self) -> Result<(), SyncError> {
+        prepare::timeouts(&mut self.kernel, &self.ipvs)?;
         prepare::sysctls(&mut self.kernel, &self.ipvs)
     }
 

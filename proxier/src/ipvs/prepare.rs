@@ -48,10 +48,26 @@ pub fn check(table: &mut dyn IpvsTable, config: &IpvsConfig) -> Result<(), SyncE
     }
 }
 
-/// Sets the sysctls and timeouts of IPVS mode.
+/// Sets the timeouts of IPVS.
+pub(super) fn timeouts(kernel: &mut Kernel, config: &IpvsConfig) -> Result<(), SyncError> {
+    let now = kernel.table.timeouts()?;
+    let wanted = Timeouts {
+        tcp: seconds(config.tcp_timeout),
+        tcp_fin: seconds(config.tcp_fin_timeout),
+        udp: seconds(config.udp_timeout),
+    };
+    let differs = |wanted: u32, now: u32| wanted != 0 && wanted != now;
+    if differs(wanted.tcp, now.tcp) || differs(wanted.tcp_fin, now.tcp_fin) || differs(wanted.udp, now.udp) {
+        // Connections live a little longer or shorter: no reason to have none.
+        if let Err(error) = kernel.table.set_timeouts(wanted) {
+            warn!("cannot set the timeouts of IPVS: {error}");
+        }
+    }
+    Ok(())
+}
+
+/// Sets the sysctls of IPVS mode. Those of IPVS itself are there once its module is.
 pub(super) fn sysctls(kernel: &mut Kernel, config: &IpvsConfig) -> Result<(), SyncError> {
-    // IPVS' sysctls are there once its module is.
-    let timeouts = kernel.table.timeouts()?;
     // Masquerading and its rules need to know IPVS' connections; one whose server is gone ends with its next packet, and
     // a client stays with no server that goes.
     let mut sysctls = vec![
@@ -74,21 +90,6 @@ pub(super) fn sysctls(kernel: &mut Kernel, config: &IpvsConfig) -> Result<(), Sy
                  privileged"
             ))
         })?;
-    }
-    let wanted = Timeouts {
-        tcp: seconds(config.tcp_timeout),
-        tcp_fin: seconds(config.tcp_fin_timeout),
-        udp: seconds(config.udp_timeout),
-    };
-    let differs = |wanted: u32, now: u32| wanted != 0 && wanted != now;
-    if differs(wanted.tcp, timeouts.tcp)
-        || differs(wanted.tcp_fin, timeouts.tcp_fin)
-        || differs(wanted.udp, timeouts.udp)
-    {
-        // Connections live a little longer or shorter: no reason to have none.
-        if let Err(error) = kernel.table.set_timeouts(wanted) {
-            warn!("cannot set the timeouts of IPVS: {error}");
-        }
     }
     Ok(())
 }
