@@ -247,7 +247,7 @@ impl Proxier {
         match damage {
             Ok(None) => {}
             Ok(Some(damage)) => {
-                warn!("{}: the rules were changed by someone else: {damage}", self.family);
+                warn!("{}: not as the last sync left it: {damage}", self.family);
                 self.want_everything(now);
             }
             Err(error) => warn!("{}: cannot check the rules: {error}", self.family),

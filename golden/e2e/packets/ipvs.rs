@@ -6,7 +6,8 @@
 use golden::case::Mode;
 use golden::cluster::Protocol::Tcp;
 use golden::cluster::{
-    Cluster, FAR_5, Family, NODE, OUTSIDE_OTHERS, POD_5, POD_6, POD_9, PORT, Service, Session, VIP, eventually, ready,
+    Cluster, FAR_5, Family, LOOPBACK, NODE, OUTSIDE_OTHERS, POD_5, POD_6, POD_9, PORT, Service, Session, VIP,
+    eventually, ready,
 };
 use serde_json::json;
 
@@ -148,19 +149,54 @@ pub(super) fn a_node_moves_between_modes(cluster: Cluster) {
     assert!(!cluster.on_node("ipset list -n").contains("KUBE-"));
 }
 
+/// Where IPVS mode does something else than iptables mode, as kube-proxy's does.
+pub(super) fn local_policies_bind_pods_and_fall_back(cluster: Cluster) {
+    let local = web().external_local().endpoints([ready(POD_5), ready(FAR_5)]);
+    let far = Service::new("far", 61).internal_local().endpoints([ready(FAR_5)]);
+    let cluster = cluster.running(&[local.clone(), far.clone()]);
+    for family in Family::BOTH {
+        let client = cluster.pod(POD_9);
+        let answers = client.reach_times(Tcp, VIP.at(family, PORT), 8);
+        assert!(answers.iter().all(|answer| answer.pod == POD_5.name), "{answers:?}");
+        assert_eq!(crate::pods(&client.reach_times(Tcp, local.address(family), 8)).len(), 2);
+        assert_eq!(client.reach(Tcp, far.address(family)).pod, FAR_5.name, "none is here, so those elsewhere serve");
+    }
+}
+
+pub(super) fn addresses_of_services_have_no_other_ports(cluster: Cluster) {
+    let web = web().endpoints([ready(POD_5)]);
+    let cluster = cluster.running(std::slice::from_ref(&web));
+    for family in Family::BOTH {
+        for client in [cluster.pod(POD_9), cluster.outside()] {
+            for ip in [web.address(family).ip(), VIP.of(family)] {
+                client.refused(Tcp, std::net::SocketAddr::new(ip, PORT + 1));
+            }
+        }
+        cluster.host().refused(Tcp, LOOPBACK.at(family, NODE_PORT));
+    }
+}
+
 pub(super) fn what_somebody_flushed_comes_back(cluster: Cluster) {
     let web = web().endpoints([ready(POD_5)]);
     let config = json!({ "syncPeriod": "1s", "minSyncPeriod": "100ms" });
     let cluster = cluster.configured("ipvs", config).running(std::slice::from_ref(&web));
-    let reached = || Family::BOTH.iter().all(|family| cluster.outside().attempt(Tcp, VIP.at(*family, PORT)).is_ok());
+    let reached = || {
+        Family::BOTH.iter().all(|family| {
+            let rules = cluster.rules(*family, "nat").text().contains("CLUSTER-IP dst,dst -j ACCEPT");
+            rules && cluster.outside().attempt(Tcp, VIP.at(*family, PORT)).is_ok()
+        })
+    };
     for line in ["ipvsadm -C", "ip link delete kube-ipvs0", "iptables -t nat -F", "ip6tables -t nat -F"] {
         let _ = cluster.on_node(line);
-        eventually(line, SOON, reached);
+        // Looks at the rules may take one hundredth of a CPU, and the kernel may be a slow one.
+        eventually(line, SOON * 5, reached);
     }
     let set = "KUBE-CLUSTER-IP";
     let _ = cluster.on_node(&format!("ipset flush {set}"));
     let address = web.address(Family::V4).ip().to_string();
-    eventually("a flushed set is filled", SOON, || cluster.on_node(&format!("ipset list {set}")).contains(&address));
+    eventually("a flushed set is filled", SOON * 5, || {
+        cluster.on_node(&format!("ipset list {set}")).contains(&address)
+    });
 }
 
 pub(super) fn servers_of_others_stay(cluster: Cluster) {

@@ -37,14 +37,16 @@ impl Notes {
 }
 
 impl Ipvs {
-    /// The first difference and how many more there are; `None` if there is none.
-    pub(super) fn look_for_damage(&mut self) -> Result<Option<String>, SyncError> {
+    /// What is otherwise of the rules: the first difference and how many more there are; `None` if there is none.
+    pub(super) fn changed_rules(&mut self) -> Result<Option<String>, SyncError> {
         let tables = Tables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
         let expected = self.state.chains.iter().map(|(place, chain)| (*place, *chain));
+        Ok(self.accepted.drift(expected, &tables))
+    }
+
+    /// The same of sets, addresses and servers.
+    pub(super) fn changed_rest(&mut self) -> Result<Option<String>, SyncError> {
         let mut notes = Notes::default();
-        if let Some(text) = self.accepted.drift(expected, &tables) {
-            notes.add(|| text);
-        }
         self.compare_sets(&mut notes)?;
         self.compare_addresses(&mut notes)?;
         self.compare_servers(&mut notes)?;

@@ -53,7 +53,8 @@ pub struct Ipvs {
     accepted: Accepted,
     /// What of the host could not be set, and the log says so.
     problem: Option<String>,
-    next_check: Option<Instant>,
+    /// When to look at the rules again, and when at all else.
+    next_checks: [Option<Instant>; 2],
 }
 
 impl Ipvs {
@@ -72,7 +73,7 @@ impl Ipvs {
             rejected: HashMap::new(),
             accepted: Accepted::default(),
             problem: None,
-            next_check: None,
+            next_checks: [None; 2],
         })
     }
 
@@ -170,18 +171,25 @@ impl Backend for Ipvs {
         // Until it is done, nothing is known for sure.
         self.state.settings = None;
         self.full(snapshot, now)?;
-        self.next_check = None;
+        self.next_checks = [None; 2];
         Ok(self.stats(true))
     }
 
     fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
-        if self.next_check.is_some_and(|at| now < at) {
-            return Ok(None);
+        // Each by itself: rules are few, but the tool may be slow.
+        let checks: [fn(&mut Self) -> Result<Option<String>, SyncError>; 2] = [Self::changed_rules, Self::changed_rest];
+        for (index, check) in checks.into_iter().enumerate() {
+            if self.next_checks[index].is_some_and(|at| now < at) {
+                continue;
+            }
+            let before = cpu_time();
+            let damage = check(self)?;
+            self.next_checks[index] = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
+            if damage.is_some() {
+                return Ok(damage);
+            }
         }
-        let before = cpu_time();
-        let damage = self.look_for_damage()?;
-        self.next_check = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
-        Ok(damage)
+        Ok(None)
     }
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
