@@ -2,20 +2,25 @@
 //!
 //! In: arguments. Out: an exit code: 0, or 1 for anything that went wrong. Must not know: how commands are done.
 
+mod cleanup;
 mod cli;
 mod config;
 mod config_watch;
 mod demo;
+mod events;
 mod file_watch;
 mod health;
 mod health_checks;
 mod http;
 mod logging;
 mod metrics;
+mod node;
 mod reporter;
 mod run;
 mod servers;
+mod setup;
 mod source;
+mod stop;
 #[cfg(test)]
 mod tests_named;
 mod version;

@@ -6,38 +6,48 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::cleaner::FlowCleaner;
 use proxier::iptables::Iptables;
-use proxier::kernel::{Choice, Host, SystemConntrack, SystemHost, SystemIptables, choose_flavour, packet_counters};
+use proxier::kernel::{
+    Choice, Host, SystemConntrack, SystemHost, SystemIptables, choose_flavour, ignored_signals, packet_counters,
+};
+use proxier::leftovers::{self, Running};
 use proxier::model::{Config, Mode};
 use proxier::proxier::Proxier;
 use proxier::track::Change;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::unbounded_channel;
 use tracing::{info, warn};
 
+use crate::cleanup;
 use crate::cli::Line;
-use crate::config::doubts::{self, Known};
+use crate::config::doubts::{self, DOUBTFUL};
 use crate::config::{self, Settings};
 use crate::config_watch::{self, ConfigWatch};
+use crate::events::{self, Events, Patience};
 use crate::health::Health;
 use crate::health_checks::Reports;
 use crate::http::Pages;
 use crate::logging;
 use crate::metrics::{Feature, Metrics};
+use crate::node;
 use crate::reporter::Reporter;
 use crate::servers::{Plan, Servers};
+use crate::setup;
 use crate::source::{self, Families};
+use crate::stop::Stop;
 
-/// What kube-proxy says of settings that are probably not meant.
-const DOUBTFUL: &str = "Kube-proxy configuration may be incomplete or incorrect";
+/// How long the API server may take for what is said last.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Runs the proxy until SIGTERM or SIGINT, or does what else the flags ask for.
+/// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does what else the flags ask for.
 ///
 /// # Errors
-/// A configuration that cannot be used or that changed; no usable iptables; no way to the API server.
+/// A configuration that cannot be used or that changed; no usable iptables; no way to the API server; a Node that does
+/// not fit.
 pub fn run(line: &Line) -> Result<(), String> {
     proxier::kernel::memory::share();
     let (settings, watch) = settings(line)?;
@@ -46,19 +56,28 @@ pub fn run(line: &Line) -> Result<(), String> {
         return write_config(&settings, path);
     }
     doubts::of_configuration(&settings).iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
-    let asked = [("cleanup", flags.cleanup.0), ("init-only", flags.init_only.0)];
-    if let Some((name, _)) = asked.iter().find(|(_, asked)| *asked) {
-        return Err(format!("flag --{name} is not built yet"));
+    if flags.cleanup.0 {
+        return cleanup::cleanup();
     }
     if settings.mode != Mode::Iptables {
         return Err(format!("mode {} is not built yet; iptables is", settings.mode));
     }
-    if settings.conntrack.tcp_be_liberal {
-        set_tcp_be_liberal()?;
+    if flags.init_only.0 {
+        return initialise(&settings);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     runtime.block_on(serve(line, &settings, watch))
+}
+
+/// `--init-only`: what takes more rights than a second run, without it, will have. Needs no API server (surface.md I22).
+fn initialise(settings: &Settings) -> Result<(), String> {
+    setup::conntrack(settings, &mut SystemHost)?;
+    for (family, mut backend) in backends(settings)?.1 {
+        backend.prepare().map_err(|error| format!("{family}: {error}"))?;
+        info!("{family}: System initialized and --init-only specified");
+    }
+    Ok(())
 }
 
 /// The configuration, checked, and its file, watched from now on.
@@ -68,8 +87,7 @@ fn settings(line: &Line) -> Result<(Settings, Option<ConfigWatch>), String> {
         (Some(path), Some(text)) => Some(ConfigWatch::new(path, text)),
         _ => None,
     };
-    let hostname = nix::unistd::gethostname().unwrap_or_default();
-    let settings = config::settings(complete.file, &hostname.to_string_lossy());
+    let settings = config::settings(complete.file, &hostname());
     if let Ok(settings) = &settings {
         logging::apply(&settings.logging);
         if settings.logging.verbosity >= 1 {
@@ -93,26 +111,42 @@ fn write_config(settings: &Settings, path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn set_tcp_be_liberal() -> Result<(), String> {
-    const NAME: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
-    SystemHost.set_sysctl(NAME, 1).map_err(|error| format!("conntrack.tcpBeLiberal: cannot set {NAME}: {error}"))
-}
-
 async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> Result<(), String> {
-    let flags = &line.flags;
-    let health = Arc::new(Health::new(settings.proxier.periods.sync, flags.source.objects.is_some()));
+    let flags = &line.flags.source;
+    let health = Arc::new(Health::new(settings.proxier.periods.sync, flags.objects.is_some()));
     let metrics = Arc::new(metrics(settings).map_err(|error| format!("cannot make metrics: {error}"))?);
+    let (events, due) = events::events();
     // The ports open before anything can fail, so that one can ask why nothing works.
-    let (mut servers, reports) = Servers::start(plan(line, settings), &health, &metrics);
+    let (mut servers, reports) = Servers::start(plan(line, settings, events.clone()), &health, &metrics);
+    tokio::task::yield_now().await;
 
     // As process 1 of a container, it would not be heard before this.
-    let mut stop = Stop::new()?;
+    let mut stop = Stop::new(ignored_signals())?;
+    setup::conntrack(settings, &mut SystemHost)?;
+    let client = match &flags.objects {
+        Some(_) => None,
+        None => {
+            let clients = source::connect(settings, &flags.master, &metrics).await?;
+            let (node, host) = (settings.proxier.node_name.clone(), hostname());
+            tokio::spawn(async move { due.publish(clients.events, &node, &host, Patience::default()).await });
+            Some(clients.objects)
+        }
+    };
     let (families, threads) = start_families(settings, &health, &metrics, reports)?;
-    let source = source::start(&flags.source, settings, families, health, &metrics).await?;
+    setup::oom_score(settings);
+    let (news, node) = unbounded_channel();
+    let node = node::follow(settings.clone(), families.clone(), node);
+    let source = source::start(flags, settings, families, news, health, client)?;
+    events.starting();
     let result = tokio::select! {
         signal = stop.wait() => { info!("{signal}: stopping; the rules stay"); Ok(()) }
         error = source => Err(error),
-        problem = servers.failed() => Err(problem),
+        error = node => Err(error.to_string()),
+        failure = servers.failed() => {
+            events.port_failed(failure.reason, failure.problem.clone());
+            events.flush(LAST_WORDS).await;
+            Err(failure.problem)
+        }
         message = config_watch::updated(watch) => Err(message),
     };
     // The last senders went with the source: the families finish what they are at and end.
@@ -122,6 +156,10 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
         Ok(true) => result,
         _ => Err("a family's thread panicked".to_owned()),
     }
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn metrics(settings: &Settings) -> prometheus::Result<Metrics> {
@@ -136,7 +174,7 @@ fn metrics(settings: &Settings) -> prometheus::Result<Metrics> {
     Ok(metrics)
 }
 
-fn plan(line: &Line, settings: &Settings) -> Plan {
+fn plan(line: &Line, settings: &Settings, events: Events) -> Plan {
     Plan {
         health: settings.healthz,
         metrics: settings.metrics,
@@ -150,10 +188,34 @@ fn plan(line: &Line, settings: &Settings) -> Plan {
             set_verbosity: logging::set_verbosity,
         },
         addresses: Box::new(|family| SystemHost.addresses(family)),
+        events,
     }
 }
 
-/// One thread for each family that works on this host.
+/// A mode for each family that works on this host.
+type Backends = Vec<(IpFamily, Box<dyn Backend>)>;
+
+/// Finds out which work, and whose traces are no leftovers then.
+fn backends(settings: &Settings) -> Result<(Running, Backends), String> {
+    let choice = choose_flavour();
+    let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
+    info!("Using iptables mode, iptables flavour {flavour}: {}", choice.reason);
+    let (mut backends, mut problems) = (Vec::new(), Vec::new());
+    for family in IpFamily::ALL {
+        match backend(family, &settings.proxier, &choice) {
+            Ok(backend) => backends.push((family, backend)),
+            Err(problem) => problems.push(format!("{family}: {problem}")),
+        }
+    }
+    match problems.len() {
+        0 => info!("Running in dual-stack mode"),
+        1 => info!("Running in single-stack mode: {}", problems[0]),
+        _ => return Err(format!("iptables is not available on this host: {}", problems.join("; "))),
+    }
+    Ok((Running::Iptables(choice.flavour), backends))
+}
+
+/// One thread for each of them.
 fn start_families(
     settings: &Settings,
     health: &Arc<Health>,
@@ -161,47 +223,20 @@ fn start_families(
     reports: Reports,
 ) -> Result<(Families, Vec<JoinHandle<()>>), String> {
     let config = &settings.proxier;
-    let choice = choose_flavour();
-    let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
-    info!("Using iptables mode, iptables flavour {flavour}: {}", choice.reason);
-    let (mut families, mut threads, mut problems) = (Families::default(), Vec::new(), Vec::new());
-    for family in IpFamily::ALL {
-        match backend(family, config, &choice) {
-            Ok(backend) => {
-                let (sender, changes) = mpsc::channel::<Change>();
-                let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
-                let proxier =
-                    Proxier::new(family, config.clone(), backend, reporter).with_cleaner(cleaner(family, config));
-                let name = format!("proxier-{family}");
-                let thread = std::thread::Builder::new().name(name).spawn(move || proxier.run(&changes));
-                threads.push(thread.map_err(|error| format!("cannot start a thread: {error}"))?);
-                families.insert(family, sender);
-            }
-            Err(problem) => problems.push(format!("{family}: {problem}")),
-        }
-    }
-    doubts_of_families(settings, &families)?;
-    match problems.len() {
-        0 => info!("Running in dual-stack mode"),
-        1 => info!("Running in single-stack mode: {}", problems[0]),
-        _ => return Err(format!("iptables is not available on this host: {}", problems.join("; "))),
+    let (running, backends) = backends(settings)?;
+    let (mut families, mut threads) = (Families::default(), Vec::new());
+    for (family, backend) in backends {
+        let (sender, changes) = mpsc::channel::<Change>();
+        let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
+        let proxier = Proxier::new(family, config.clone(), backend, reporter)
+            .with_cleaner(cleaner(family, config))
+            .with_sweep(Box::new(move || leftovers::remove(family, Some(running))));
+        let name = format!("proxier-{family}");
+        let thread = std::thread::Builder::new().name(name).spawn(move || proxier.run(&changes));
+        threads.push(thread.map_err(|error| format!("cannot start a thread: {error}"))?);
+        families.insert(family, sender);
     }
     Ok((families, threads))
-}
-
-/// What is odd about the configuration on a host of one family, or on one whose first address was said. What depends on
-/// the Node is known only later.
-fn doubts_of_families(settings: &Settings, families: &Families) -> Result<(), String> {
-    let served: Vec<IpFamily> = families.names().collect();
-    let said = settings.proxier.bind_address.map(|ip| IpFamily::of(&ip));
-    let primary = match (said, &served[..]) {
-        (Some(family), _) | (None, &[family]) => family,
-        _ => return Ok(()),
-    };
-    let known = Known { primary, dual_stack: served.len() == 2, pod_cidrs: Vec::new() };
-    let found = doubts::of_node(settings, &known);
-    found.warnings.iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
-    found.fatal.map_or(Ok(()), Err)
 }
 
 fn backend(family: IpFamily, config: &Config, choice: &Choice) -> Result<Box<dyn Backend>, String> {
@@ -212,23 +247,4 @@ fn backend(family: IpFamily, config: &Config, choice: &Choice) -> Result<Box<dyn
 
 fn cleaner(family: IpFamily, config: &Config) -> FlowCleaner {
     FlowCleaner::new(family, config.node_port_addresses.clone(), Box::new(SystemConntrack), Box::new(SystemHost))
-}
-
-struct Stop {
-    term: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Stop {
-    fn new() -> Result<Self, String> {
-        let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
-        Ok(Self { term: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn wait(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.term.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }

@@ -9,6 +9,9 @@ use proxier::model::{LocalDetector, NodePortAddresses};
 
 use super::Settings;
 
+/// What kube-proxy says of settings that are probably not meant.
+pub const DOUBTFUL: &str = "Kube-proxy configuration may be incomplete or incorrect";
+
 /// What is known of the node.
 #[derive(Clone, Debug)]
 pub struct Known {

@@ -34,12 +34,8 @@ const LIST_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a watch lasts, in seconds: from this on, and up to twice as long.
 const WATCH_SECONDS: u32 = 300;
 
-/// Connects and watches.
-///
-/// # Errors
-/// If there is no usable configuration. A server that does not answer is waited for.
-pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3], metrics: &Metrics) -> Result<Source, String> {
-    let client = client(settings, master, metrics).await?;
+/// Watches. A server that does not answer is waited for.
+pub fn start(client: Client, settings: &Settings, sinks: [Sink; 3]) -> Source {
     let [nodes, services, slices] = sinks;
     let node = format!("metadata.name={}", settings.proxier.node_name);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 300 and 600
@@ -51,13 +47,25 @@ pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3], metrics:
     let service_watch = watch::<ServiceKind>(client.clone(), services_config, services);
     let slices_config = config.labels("!service.kubernetes.io/headless");
     let slice_watch = watch::<SliceKind>(client, slices_config, slices);
-    Ok(Box::pin(async move {
+    Box::pin(async move {
         tokio::join!(node_watch, service_watch, slice_watch);
         "the watches ended".to_owned()
-    }))
+    })
 }
 
-async fn client(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Client, String> {
+/// Two clients for the API server, each held to its own rate: objects do not wait for events to be told.
+pub struct Clients {
+    /// For what is listed and watched.
+    pub objects: Client,
+    /// For events.
+    pub events: Client,
+}
+
+/// Prepares to talk to the API server. Nothing is asked yet.
+///
+/// # Errors
+/// If there is no usable configuration.
+pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Clients, String> {
     let mut config = match &settings.client.kubeconfig {
         Some(path) => {
             let told = |error: &dyn fmt::Display| format!("kubeconfig {}: {error}", path.display());
@@ -86,11 +94,14 @@ async fn client(settings: &Settings, master: &str, metrics: &Metrics) -> Result<
     // kube would repeat refused requests for minutes without a word.
     config.default_retry = false;
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    let client =
-        ClientBuilder::try_from(config).map_err(|error| format!("cannot make a client for the API server: {error}"))?;
-    let limit = settings.client.qps.map(|qps| TokenBucket::new(qps, settings.client.burst));
-    // Waiting for one's turn is no latency of the server.
-    Ok(client.with_layer(&metrics.requests().to(&host)).with_layer(&option_layer(limit)).build())
+    let client = || {
+        let client = ClientBuilder::try_from(config.clone());
+        let client = client.map_err(|error| format!("cannot make a client for the API server: {error}"))?;
+        let limit = settings.client.qps.map(|qps| TokenBucket::new(qps, settings.client.burst));
+        // Waiting for one's turn is no latency of the server.
+        Ok::<_, String>(client.with_layer(&metrics.requests().to(&host)).with_layer(&option_layer(limit)).build())
+    };
+    Ok(Clients { objects: client()?, events: client()? })
 }
 
 /// As Kubernetes' own clients name themselves: program, release, platform, and which build it is.
