@@ -15,7 +15,7 @@ use proxier::iptables::Iptables;
 use proxier::ipvs::{self, Ipvs};
 use proxier::kernel::{
     Choice, Host, SystemConntrack, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, choose_flavour,
-    packet_counters,
+    ignored_signals, packet_counters,
 };
 use proxier::leftovers::{self, Running};
 use proxier::model::{Config, Mode};
@@ -123,7 +123,7 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     tokio::task::yield_now().await;
 
     // As process 1 of a container, it would not be heard before this.
-    let mut stop = Stop::new()?;
+    let mut stop = Stop::new(ignored_signals())?;
     setup::conntrack(settings, &mut SystemHost)?;
     let client = match &flags.objects {
         Some(_) => None,
