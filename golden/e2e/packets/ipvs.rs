@@ -152,14 +152,17 @@ pub(super) fn a_node_moves_between_modes(cluster: Cluster) {
 /// Where IPVS mode does something else than iptables mode, as kube-proxy's does.
 pub(super) fn local_policies_bind_pods_and_fall_back(cluster: Cluster) {
     let local = web().external_local().endpoints([ready(POD_5), ready(FAR_5)]);
-    let far = Service::new("far", 61).internal_local().endpoints([ready(FAR_5)]);
-    let cluster = cluster.running(&[local.clone(), far.clone()]);
+    let far = Service::new("far", 61).internal_local().node_port(30081).endpoints([ready(FAR_5)]);
+    let inside = Service::new("inside", 62).internal_local().endpoints([ready(FAR_5)]);
+    let cluster = cluster.running(&[local.clone(), far.clone(), inside.clone()]);
     for family in Family::BOTH {
         let client = cluster.pod(POD_9);
         let answers = client.reach_times(Tcp, VIP.at(family, PORT), 8);
         assert!(answers.iter().all(|answer| answer.pod == POD_5.name), "{answers:?}");
         assert_eq!(crate::pods(&client.reach_times(Tcp, local.address(family), 8)).len(), 2);
         assert_eq!(client.reach(Tcp, far.address(family)).pod, FAR_5.name, "none is here, so those elsewhere serve");
+        // Of a Service that nobody can reach from outside, those elsewhere are not looked at.
+        client.refused(Tcp, inside.address(family));
     }
 }
 

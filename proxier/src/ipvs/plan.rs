@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::graceful::{self, Deadlines};
-use crate::kernel::Operation;
-use crate::netfilter::ipvs::{Connections, Forward, RealServer, ServerKey, VirtualServer};
+use crate::netfilter::ipvs::{Connections, Forward, Operation, RealServer, ServerKey, VirtualServer};
 
 /// A virtual server, as it is to be or as the last sync left it.
 #[derive(Clone, Debug, PartialEq, Eq)]

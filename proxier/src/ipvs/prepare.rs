@@ -11,9 +11,10 @@ use super::kernel::Kernel;
 use super::names::{DEVICE, SetId};
 use crate::backend::SyncError;
 use crate::family::IpFamily;
-use crate::kernel::{IpvsError, IpvsTable, Operation, SetOperation};
+use crate::kernel::ipvs::check_scheduler;
+use crate::kernel::{IpvsTable, SetOperation};
 use crate::model::IpvsConfig;
-use crate::netfilter::ipvs::{Flags, Scheduler, ServerKey, TCP, Timeouts, VirtualServer};
+use crate::netfilter::ipvs::{Scheduler, Timeouts};
 
 const DEFAULT_SCHEDULER: &str = "rr";
 
@@ -25,8 +26,7 @@ pub(super) fn scheduler(config: &IpvsConfig) -> Result<Scheduler, SyncError> {
     })
 }
 
-/// Whether IPVS mode can work here: the kernel has IPVS, and the scheduler. Tries it as kube-proxy does, with a virtual
-/// server at an address that documentation has for itself.
+/// Whether IPVS mode can work here: the kernel has IPVS, and the scheduler. One that is in use is there.
 ///
 /// # Errors
 /// What is missing.
@@ -37,15 +37,7 @@ pub fn check(table: &mut dyn IpvsTable, config: &IpvsConfig) -> Result<(), SyncE
     if in_use {
         return Ok(());
     }
-    let key = ServerKey { address: ([198, 51, 100, 0], 20000).into(), protocol: TCP };
-    let server = VirtualServer { key, scheduler, flags: Flags::default(), persistence: None };
-    let mut failure = None;
-    let operations = [Operation::AddVirtual(server), Operation::DeleteVirtual(key)];
-    table.apply(&operations, &mut |_, error| _ = failure.get_or_insert(error))?;
-    match failure {
-        None | Some(IpvsError::Exists(_)) => Ok(()),
-        Some(error) => Err(error.into()),
-    }
+    Ok(check_scheduler(table, scheduler)?)
 }
 
 /// Sets the timeouts of IPVS.

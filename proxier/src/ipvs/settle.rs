@@ -24,7 +24,7 @@ use crate::kernel::{AddressOperation, IpSetError, IpvsError, LinkError, Operatio
 use crate::model::ServicePortName;
 use crate::netfilter::ipset::{Entry, SetName};
 use crate::netfilter::iptables::{Rule, Table};
-use crate::netfilter::ipvs::{ServerKey, VirtualServer};
+use crate::netfilter::ipvs::{RealServer, ServerKey, VirtualServer};
 use crate::netfilter::{Owner, Restore, SavedChain};
 use crate::xtables::{Place, Tables};
 
@@ -166,9 +166,11 @@ impl Ipvs {
                 return Ok(Some(Found::remembered(image, draining)));
             }
         }
-        let mut reals = Vec::new();
-        self.kernel.table.real_servers(key, &mut |real, connections| reals.push((real, Some(connections))))?;
-        Ok(Some(Found { server, reals }))
+        // One may be listed twice.
+        let mut reals = BTreeMap::new();
+        let each = &mut |real: RealServer, connections| _ = reals.insert(real.address, (real, Some(connections)));
+        self.kernel.table.real_servers(key, each)?;
+        Ok(Some(Found { server, reals: reals.into_values().collect() }))
     }
 
     fn apply_servers(
