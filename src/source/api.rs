@@ -5,6 +5,7 @@
 //! bookmarks, expired versions and reconnecting.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -19,8 +20,11 @@ use proxier::track::{Change, Kind, key_of};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tower::limit::RateLimitLayer;
+use tower::util::option_layer;
 use tracing::{debug, info, warn};
 
+use super::causes::{causes, timed_out};
+use super::token::TokenFile;
 use super::{Sink, Source};
 use crate::config::Settings;
 use crate::metrics::Metrics;
@@ -34,6 +38,10 @@ const BURST_PERIOD: Duration = Duration::from_secs(2);
 /// How long a list may make no progress.
 const LIST_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a connection may be silent. A watch gets a bookmark every minute: without two of them the other end is gone
+/// without a word.
+const SILENCE: Duration = Duration::from_secs(120);
+
 /// How long a watch lasts, in seconds: from this on, and up to twice as long.
 const WATCH_SECONDS: u32 = 300;
 
@@ -42,7 +50,7 @@ const WATCH_SECONDS: u32 = 300;
 /// # Errors
 /// If there is no usable configuration. A server that does not answer is waited for.
 pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3], metrics: &Metrics) -> Result<Source, String> {
-    let client = client(settings, master, metrics).await?;
+    let client = client(settings, master, metrics, SILENCE).await?;
     let [nodes, services, slices] = sinks;
     let node = format!("metadata.name={}", settings.proxier.node_name);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 300 and 600
@@ -60,10 +68,15 @@ pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3], metrics:
     }))
 }
 
-async fn client(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Client, String> {
+async fn client(
+    settings: &Settings,
+    master: &str,
+    metrics: &Metrics,
+    silence: Duration,
+) -> Result<Client, String> {
     let mut config = match &settings.kubeconfig {
         Some(path) => {
-            let told = |error: &dyn fmt::Display| format!("kubeconfig {}: {error}", path.display());
+            let told = |error: &(dyn Error + 'static)| format!("kubeconfig {}: {}", path.display(), causes(error));
             let kubeconfig = Kubeconfig::read_from(path).map_err(|error| told(&error))?;
             let options = KubeConfigOptions::default();
             kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| told(&error))?
@@ -82,11 +95,20 @@ async fn client(settings: &Settings, master: &str, metrics: &Metrics) -> Result<
         config.cluster_url = uri(master)?;
     }
     config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(USER_AGENT)));
+    config.read_timeout = Some(silence);
+    // How long an unused connection was silent says nothing.
+    config.reset_reader_on_write = true;
+    let token = config.auth_info.token_file.take().map(|path| TokenFile::new(path.into())).transpose()?;
+    if token.is_some() {
+        // The file counts if both are given.
+        config.auth_info.token = None;
+    }
     // kube would repeat refused requests for minutes without a word.
     config.default_retry = false;
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    let client =
-        ClientBuilder::try_from(config).map_err(|error| format!("cannot make a client for the API server: {error}"))?;
+    let client = ClientBuilder::try_from(config)
+        .map_err(|error| format!("cannot make a client for the API server: {}", causes(&error)))?
+        .with_layer(&option_layer(token.map(TokenFile::layer)));
     // Waiting for one's turn is no latency of the server.
     Ok(client.with_layer(&metrics.requests().to(&host)).with_layer(&RateLimitLayer::new(BURST, BURST_PERIOD)).build())
 }
@@ -143,7 +165,13 @@ async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink:
                 Ok(Err(error)) => Some(error),
                 Err(_) => None,
             };
-            let said = error.as_ref().map_or_else(|| "the API server does not go on".to_owned(), ToString::to_string);
+            let said = match &error {
+                None => "the API server does not go on".to_owned(),
+                Some(error @ watcher::Error::WatchFailed(_)) if timed_out(error) => {
+                    format!("nothing came for {SILENCE:?}, not even a bookmark, so the connection may be dead")
+                }
+                Some(error) => causes(error),
+            };
             warn!("watching {}s: {said}; trying again, the rules stay", kind.name());
             tokio::time::sleep(pause.after(error.as_ref())).await;
             if error.is_none() && streaming && began {
@@ -290,3 +318,7 @@ impl<K: ObjectKind> Resource for Object<K> {
         &mut self.metadata
     }
 }
+
+#[cfg(test)]
+#[path = "api_tests.rs"]
+mod tests;

@@ -4,8 +4,10 @@
 //! Objects are turned into compact values at once and dropped.
 
 mod api;
+mod causes;
 mod files;
 pub mod objects;
+mod token;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -16,7 +16,7 @@ mod state;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use self::base::Presence;
 use self::drift::Accepted;
@@ -51,6 +51,7 @@ pub struct Iptables {
     features: Features,
     /// The tool does not know `-m nfacct`.
     nfacct_refused: bool,
+    localnet_refused: bool,
     state: State,
     rejected: HashMap<ServicePortName, String>,
     accepted: Accepted,
@@ -88,6 +89,7 @@ impl Iptables {
             host,
             features,
             nfacct_refused: false,
+            localnet_refused: false,
             state: State::default(),
             rejected: HashMap::new(),
             accepted: Accepted::default(),
@@ -106,14 +108,17 @@ impl Iptables {
     }
 
     /// What rules rely on: packets to loopback addresses may be routed, counters exist.
-    fn prepare(&mut self, settings: &Settings) -> Result<(), SyncError> {
+    /// Where that is not to be had, the rest works all the same.
+    fn prepare(&mut self, settings: &Settings) {
         if settings.localhost_node_ports {
-            self.host.set_sysctl(ROUTE_LOCALNET, 1).map_err(|error| {
-                SyncError(format!(
-                    "cannot set {ROUTE_LOCALNET} for node ports on loopback addresses: {error}; \
-                     --iptables-localhost-nodeports=false does without"
-                ))
-            })?;
+            match self.host.set_sysctl(ROUTE_LOCALNET, 1) {
+                Ok(()) => self.localnet_refused = false,
+                Err(error) if !std::mem::replace(&mut self.localnet_refused, true) => error!(
+                    "cannot set {ROUTE_LOCALNET}, so node ports do not work on loopback addresses: {error}; run it once \
+                     with --init-only where /proc/sys can be written, or with --iptables-localhost-nodeports=false"
+                ),
+                Err(_) => {}
+            }
         }
         let counters = [INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER];
         let made: Result<(), _> = counters.iter().try_for_each(|name| self.host.ensure_counter(name));
@@ -123,7 +128,6 @@ impl Iptables {
             info!("no nfacct counters in the rules: {error}");
         }
         self.features.nfacct = made.is_ok() && !self.nfacct_refused;
-        Ok(())
     }
 
     fn observe(&mut self) -> Result<Observed, SyncError> {
@@ -156,7 +160,7 @@ impl Iptables {
         let mut settings = self.settings(snapshot);
         let changed = changed.filter(|_| self.state.settings.as_ref() == Some(&settings));
         let observed = if changed.is_none() {
-            self.prepare(&settings).map_err(plain)?;
+            self.prepare(&settings);
             settings.features = self.features;
             Some(self.observe().map_err(plain)?)
         } else {
