@@ -21,8 +21,10 @@ use crate::netns::Netns;
 /// The node's name, for `--hostname-override` and the Node object.
 pub const NAME: &str = "node-a";
 
-const HEALTH: u16 = 10256;
-const METRICS: u16 = 10249;
+/// Where the proxy serves its health.
+pub const HEALTH: u16 = 10256;
+/// Where the proxy serves its metrics.
+pub const METRICS: u16 = 10249;
 /// How long anything may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Pause between two looks.
@@ -35,6 +37,7 @@ pub struct Node {
     netns: Netns,
     dir: PathBuf,
     binary: PathBuf,
+    wrapper: Vec<String>,
 }
 
 impl Node {
@@ -48,7 +51,23 @@ impl Node {
         let name = format!("node-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&dir).expect("a temporary folder");
-        Self { child: None, netns: Netns::new(), dir, binary: binary.into() }
+        Self { child: None, netns: Netns::new(), dir, binary: binary.into(), wrapper: Vec::new() }
+    }
+
+    /// Has a shell script start the proxy from now on, with `exec "$0" "$@"`: with other rights or limits.
+    pub fn wrap(&mut self, script: &str) {
+        self.wrap_in(&["sh", "-c", script]);
+    }
+
+    /// Has a command start the proxy from now on: its last arguments will be the proxy and the proxy's arguments.
+    pub fn wrap_in(&mut self, command: &[&str]) {
+        self.wrapper = command.iter().map(|&word| word.to_owned()).collect();
+    }
+
+    /// Its namespace.
+    #[must_use]
+    pub fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     /// Its files; gone with it.
@@ -73,8 +92,9 @@ impl Node {
     pub fn start(&mut self, arguments: &[&str]) {
         assert!(self.child.is_none(), "a proxy runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
-        let mut command = self.netns.command(&self.binary.to_string_lossy());
-        command.args(["--hostname-override", NAME]).args(arguments);
+        let words = [self.wrapper.clone(), vec![self.binary.to_string_lossy().into_owned()]].concat();
+        let mut command = self.netns.command(&words[0]);
+        command.args(&words[1..]).args(["--hostname-override", NAME]).args(arguments);
         command.env("XTABLES_LOCKFILE", self.dir.join("xtables.lock"));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.binary.display())));
@@ -172,7 +192,13 @@ impl Node {
     /// The status and body of `/healthz` or `/livez`; `None` if nobody answers.
     #[must_use]
     pub fn health(&self, path: &str) -> Option<(u16, String)> {
-        self.netns.enter(|| get(HEALTH, path).ok())
+        self.get(HEALTH, path)
+    }
+
+    /// The status and body of a page at a port of the loopback address; `None` if nobody answers.
+    #[must_use]
+    pub fn get(&self, port: u16, path: &str) -> Option<(u16, String)> {
+        self.netns.enter(|| get(port, path).ok())
     }
 
     /// Waits until a health check has this status.
@@ -184,7 +210,7 @@ impl Node {
         self.until(&format!("{path} says {status}"), || self.health(path).is_some_and(|(code, _)| code == status));
     }
 
-    /// The sum of a metric over all its labels; 0 if it is not there.
+    /// The sum of a metric over all its labels, or over those that begin so (`name{a="b"`); 0 if it is not there.
     ///
     /// # Panics
     /// When the proxy does not answer.
@@ -200,7 +226,7 @@ impl Node {
         });
         let samples = text.lines().filter_map(|line| line.strip_prefix(name));
         samples
-            .filter(|rest| rest.starts_with(['{', ' ']))
+            .filter(|rest| rest.starts_with(['{', ' ', ',', '}']))
             .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     }

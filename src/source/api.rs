@@ -68,12 +68,7 @@ pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3], metrics:
     }))
 }
 
-async fn client(
-    settings: &Settings,
-    master: &str,
-    metrics: &Metrics,
-    silence: Duration,
-) -> Result<Client, String> {
+async fn client(settings: &Settings, master: &str, metrics: &Metrics, silence: Duration) -> Result<Client, String> {
     let mut config = match &settings.kubeconfig {
         Some(path) => {
             let told = |error: &(dyn Error + 'static)| format!("kubeconfig {}: {}", path.display(), causes(error));

@@ -68,7 +68,8 @@ mod tests {
     use super::*;
 
     fn sent(file: &TokenFile) -> String {
-        let echo = service_fn(|request: Request<()>| async move { Ok::<_, ()>(request.headers()[AUTHORIZATION].clone()) });
+        let echo =
+            service_fn(|request: Request<()>| async move { Ok::<_, ()>(request.headers()[AUTHORIZATION].clone()) });
         let answer = file.clone().layer().layer(echo).call(Request::new(()));
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let header = runtime.block_on(answer).expect("an echo");

@@ -38,7 +38,9 @@ pub enum ToolError {
         stderr: String,
     },
     /// It did not end.
-    #[error("{program} did not end within {limit:?} and was killed; does something hang on this node, modprobe perhaps?")]
+    #[error(
+        "{program} did not end within {limit:?} and was killed; does something hang on this node, modprobe perhaps?"
+    )]
     Late {
         /// The program and its arguments.
         program: String,
