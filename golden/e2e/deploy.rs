@@ -13,6 +13,9 @@ use golden::sample::{node, service, slice};
 use serde_json::{Value, json};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// Where the files of the ConfigMap are in a container, and those of the service account.
+const CONFIG: &str = "/var/lib/kube-proxy";
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const CONTAINER: &str = "/spec/template/spec/containers/0";
 
 fn documents(path: &str) -> Vec<Value> {
@@ -92,7 +95,7 @@ struct World {
 }
 
 impl World {
-    /// A node with the files of the ConfigMap, as far as they are not about the cluster they are for.
+    /// A node with the files of the ConfigMap, moved into its folder and made for its API server.
     fn new() -> Self {
         let node = Node::new(env!("CARGO_BIN_EXE_kube-proxy"));
         let api = node.api_server();
@@ -107,19 +110,23 @@ impl World {
         api.apply(web);
         api.apply(pods);
         std::fs::write(node.dir().join("token"), "of the service account\n").expect("a token");
+        let world = Self { node, api };
+        let folder = world.node.dir().to_string_lossy().into_owned();
+        world.write_files(&[(CONFIG, &folder), (SERVICE_ACCOUNT, &folder)]);
+        world
+    }
+
+    /// Writes the files of the ConfigMap, with these parts replaced, into the node's folder.
+    fn write_files(&self, replaced: &[(&str, &str)]) {
         let files = document("deploy/configmap.yaml");
         for (name, content) in files["data"].as_object().expect("files") {
-            let content = content.as_str().expect("text").replace("/var/lib/kube-proxy", &node.dir().to_string_lossy());
             // The test's API server has no certificate.
-            let lines = content.lines().filter(|line| !line.contains("certificate-authority:"));
+            let lines = content.as_str().expect("text").lines().filter(|line| !line.contains("certificate-authority:"));
             let content: String = lines.flat_map(|line| [line, "\n"]).collect();
-            let content = content.replace("https://control-plane.example:6443", &api.url());
-            let token = node.dir().join("token");
-            let content =
-                content.replace("/var/run/secrets/kubernetes.io/serviceaccount/token", &token.to_string_lossy());
-            std::fs::write(node.dir().join(name), content).expect("a file of the ConfigMap");
+            let content = content.replace("https://control-plane.example:6443", &self.api.url());
+            let content = replaced.iter().fold(content, |content, (from, to)| content.replace(from, to));
+            std::fs::write(self.node.dir().join(name), content).expect("a file of the ConfigMap");
         }
-        Self { node, api }
     }
 
     fn start(&mut self) {
@@ -259,4 +266,44 @@ fn none_of_the_rights_granted_could_be_left_out() {
     confine(&mut world, &["NET_ADMIN"], true);
     world.start();
     world.node.until_logged(&["Using iptables mode", "nf_tables", "no hint"]);
+}
+
+#[test]
+fn the_files_of_the_image_are_all_it_takes() {
+    let names = document("deploy/daemonset.yaml");
+    let container = names.pointer(CONTAINER).expect("a container");
+    for flavour in Flavour::ALL {
+        let mut world = World::new();
+        world.hint(flavour);
+        world.node.netns().run("sysctl -q -w net.ipv4.conf.all.route_localnet=1");
+        world.write_files(&[]);
+        let image = world.node.dir().join("image").to_string_lossy().into_owned();
+        let made = std::process::Command::new("sh")
+            .arg(Path::new(ROOT).join("deploy/image-root.sh"))
+            .args([&image, env!("CARGO_BIN_EXE_kube-proxy")])
+            .output()
+            .expect("sh");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        for mount in container["volumeMounts"].as_array().expect("mounts") {
+            let path = mount["mountPath"].as_str().expect("a path");
+            // Of a file, the folder.
+            let path = path.strip_suffix("/xtables.lock").unwrap_or(path);
+            assert!(Path::new(&format!("{image}{path}")).is_dir(), "there is no place to mount {path}");
+        }
+        // As a container runtime does: a read-only root, the mounts of the DaemonSet and the service account.
+        let program = container["command"][0].as_str().expect("a program");
+        let folder = world.node.dir().display();
+        let script = format!(
+            "set -e; touch {image}/run/xtables.lock {folder}/lock; mount --bind {image} {image}; \
+             mount --rbind /dev {image}/dev; mount --rbind /proc {image}/proc; mount --bind /proc/sys {image}/proc/sys; \
+             mount -o remount,bind,ro {image}/proc/sys; mount --bind {folder}/lock {image}/run/xtables.lock; \
+             mount --bind {folder} {image}{CONFIG}; mount --bind {folder} {image}{SERVICE_ACCOUNT}; \
+             mount -o remount,bind,ro {image}; shift; unset XTABLES_LOCKFILE; export PATH=/usr/local/bin:/usr/sbin; \
+             exec /usr/sbin/chroot {image} {program} \"$@\""
+        );
+        world.node.wrap_in(&["unshare", "--mount", "sh", "-c", &script, "sh"]);
+        world.node.start(&[container["command"][1].as_str().expect("an argument")]);
+        world.until_programmed(flavour);
+        world.node.until_health("/healthz", 200);
+    }
 }
