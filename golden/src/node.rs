@@ -216,19 +216,24 @@ impl Node {
     /// When the proxy does not answer.
     #[must_use]
     pub fn metric(&self, name: &str) -> f64 {
+        sum(&self.metrics(), name)
+    }
+
+    /// All metrics of one moment.
+    ///
+    /// # Panics
+    /// When the proxy does not answer.
+    #[must_use]
+    pub fn metrics(&self) -> String {
         let mut text = String::new();
-        self.until("/metrics answers", || match self.netns.enter(|| get(METRICS, "/metrics")) {
-            Ok((200, body)) => {
+        self.until("/metrics answers", || match self.get(METRICS, "/metrics") {
+            Some((200, body)) => {
                 text = body;
                 true
             }
             _ => false,
         });
-        let samples = text.lines().filter_map(|line| line.strip_prefix(name));
-        samples
-            .filter(|rest| rest.starts_with(['{', ' ', ',', '}']))
-            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
+        text
     }
 
     fn log_path(&self) -> PathBuf {
@@ -254,7 +259,21 @@ pub fn endpoints(rules: &str, service_port: &str) -> BTreeSet<String> {
     of_it.filter_map(|line| Some(line.split_once(" --to-destination ")?.1.to_owned())).collect()
 }
 
-fn get(port: u16, path: &str) -> std::io::Result<(u16, String)> {
+/// The sum of a metric in Prometheus' text over all its labels, or over those that begin so; 0 if it is not there.
+#[must_use]
+pub fn sum(text: &str, name: &str) -> f64 {
+    let samples = text.lines().filter_map(|line| line.strip_prefix(name));
+    samples
+        .filter(|rest| rest.starts_with(['{', ' ', ',', '}']))
+        .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+/// The status and body of a page of this namespace's loopback address.
+///
+/// # Errors
+/// When nobody answers in time.
+pub fn get(port: u16, path: &str) -> std::io::Result<(u16, String)> {
     let limit = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), limit)?;
     stream.set_read_timeout(Some(limit))?;
