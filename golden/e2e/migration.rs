@@ -61,12 +61,12 @@ impl World {
     /// What a full sync of the real kube-proxy feeds to iptables-restore: its own chains, whole. The jumps to them it
     /// checks one by one, and finds them.
     fn full_sync(&self, family: Family) -> String {
-        let others = ["KUBE-FIREWALL", "KUBE-PROXY-CANARY"];
         let recorded = self.recorded(family);
         let own = recorded.lines().filter(|line| {
             let chain = line.strip_prefix(':').or_else(|| line.strip_prefix("-A "));
             let chain = chain.and_then(|rest| rest.split(' ').next());
-            chain.is_none_or(|chain| chain.starts_with("KUBE-") && !others.contains(&chain)) && !line.starts_with('#')
+            chain.is_none_or(|chain| chain.starts_with("KUBE-") && chain != "KUBE-PROXY-CANARY")
+                && !line.starts_with('#')
         });
         own.flat_map(|line| [line, "\n"]).collect()
     }
