@@ -45,7 +45,8 @@ fn soak(options: &mut Options) {
     let mut wrong = false;
     for flavour in &options.flavours {
         for &services in &options.services {
-            let outcome = Rig::start(options, *flavour, services).and_then(|mut rig| soak::run(&mut rig, services));
+            let outcome = Rig::start(options, *flavour, services)
+                .and_then(|mut rig| soak::run(&mut rig, services, options.seconds));
             wrong |= outcome.is_err();
             println!("{flavour}: {}", outcome.map_or_else(|why| why, |figures| figures.to_string()));
         }
@@ -68,6 +69,8 @@ pub struct Options {
     pub services: Vec<u32>,
     /// How many changes to time.
     pub changes: u32,
+    /// How long a soak takes.
+    pub seconds: u32,
     /// How long a cold start may take.
     pub limit: Duration,
 }
@@ -87,6 +90,7 @@ impl Options {
             flavours: flavours.filter(|f| flavour.as_ref().is_none_or(|wanted| *wanted == f.to_string())).collect(),
             services: services.split(',').map(|n| n.parse().expect("a number of Services")).collect(),
             changes: number("CHANGES", 20),
+            seconds: number("SOAK", 60),
             limit: Duration::from_secs(number("LIMIT", 400).into()),
         }
     }

@@ -15,8 +15,6 @@ use crate::rig::Rig;
 
 /// Changes a second.
 const RATE: u32 = 100;
-/// How long.
-const SECONDS: u32 = 60;
 /// From when on memory must not grow.
 const SETTLED: usize = 10;
 /// How much more than in the ten seconds after that it may be in the last ten: what an allocator does, no leak.
@@ -35,17 +33,17 @@ pub struct Figures {
     late: Duration,
 }
 
-/// Soaks a proxy that has programmed its load.
+/// Soaks a proxy that has programmed its load, for so many seconds.
 ///
 /// # Errors
 /// Everything that is not as it should be.
-pub fn run(rig: &mut Rig, services: u32) -> Result<Figures, String> {
+pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<Figures, String> {
     rig.wait_for_traffic()?;
     rig.wait_idle();
     let scrape = || rig.netns().enter(|| get(METRICS, "/metrics")).map(|(_, text)| text).map_err(|e| e.to_string());
     let account = Account::open(scrape()?);
     let (pid, before) = (rig.pid(), Cpu::of(rig.pid()));
-    let (begun, changes, mut memory) = (Instant::now(), RATE * SECONDS, Vec::new());
+    let (begun, changes, mut memory) = (Instant::now(), RATE * seconds, Vec::new());
     for number in 0..changes {
         // Far apart, so that no two of one sync are neighbours.
         change(rig.api(), number * 7919 % services);
