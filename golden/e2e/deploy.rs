@@ -92,6 +92,8 @@ fn kustomizations_name_what_there_is() {
 struct World {
     node: Node,
     api: ApiServer,
+    /// What starts the proxy, with its own arguments.
+    starter: Vec<String>,
 }
 
 impl World {
@@ -110,7 +112,7 @@ impl World {
         api.apply(web);
         api.apply(pods);
         std::fs::write(node.dir().join("token"), "of the service account\n").expect("a token");
-        let world = Self { node, api };
+        let world = Self { node, api, starter: Vec::new() };
         let folder = world.node.dir().to_string_lossy().into_owned();
         world.write_files(&[(CONFIG, &folder), (SERVICE_ACCOUNT, &folder)]);
         world
@@ -124,14 +126,33 @@ impl World {
             let lines = content.as_str().expect("text").lines().filter(|line| !line.contains("certificate-authority:"));
             let content: String = lines.flat_map(|line| [line, "\n"]).collect();
             let content = content.replace("https://control-plane.example:6443", &self.api.url());
-            let content = replaced.iter().fold(content, |content, (from, to)| content.replace(from, to));
+            let mut content = replaced.iter().fold(content, |content, (from, to)| content.replace(from, to));
+            if name == "config.conf" {
+                // Which is about the whole machine, not about a namespace.
+                content += "conntrack: {maxPerCore: 0, min: 0}\n";
+            }
             std::fs::write(self.node.dir().join(name), content).expect("a file of the ConfigMap");
         }
     }
 
     fn start(&mut self) {
         let config = self.node.dir().join("config.conf");
-        self.node.start(&[&format!("--config={}", config.display())]);
+        self.start_with(&format!("--config={}", config.display()));
+    }
+
+    fn start_with(&mut self, argument: &str) {
+        let starter: Vec<&str> = self.starter.iter().map(String::as_str).collect();
+        self.node.start_by(&starter, &[argument]);
+    }
+
+    /// Does what the init container does.
+    fn initialise(&mut self) {
+        self.node.netns().run("sysctl -q -w net.ipv4.conf.all.route_localnet=0");
+        let config = self.node.dir().join("config.conf");
+        self.node.start(&[&format!("--config={}", config.display()), "--init-only"]);
+        let status = self.node.wait();
+        assert_eq!(status.code(), Some(0), "{}", self.node.log());
+        assert_eq!(self.node.netns().run("sysctl -n net.ipv4.conf.all.route_localnet"), "1\n");
     }
 
     fn until_programmed(&self, flavour: Flavour) {
@@ -219,7 +240,7 @@ fn confine(world: &mut World, capabilities: &[&str], lock: bool) {
          mount -o remount,bind,ro /proc/sys; mount -o remount,bind,ro /; \
          exec setpriv --bounding-set={set} --inh-caps=-all --no-new-privs \"$0\" \"$@\""
     );
-    world.node.wrap_in(&["unshare", "--mount", "sh", "-c", &script]);
+    world.starter = ["unshare", "--mount", "sh", "-c", &script].map(str::to_owned).into();
 }
 
 #[test]
@@ -230,8 +251,7 @@ fn the_capabilities_granted_are_enough_for_both_flavours() {
     for flavour in Flavour::ALL {
         let mut world = World::new();
         world.hint(flavour);
-        // What the init container has done before.
-        world.node.netns().run("sysctl -q -w net.ipv4.conf.all.route_localnet=1");
+        world.initialise();
         confine(&mut world, &granted, true);
         world.start();
         world.until_programmed(flavour);
@@ -275,7 +295,7 @@ fn the_files_of_the_image_are_all_it_takes() {
     for flavour in Flavour::ALL {
         let mut world = World::new();
         world.hint(flavour);
-        world.node.netns().run("sysctl -q -w net.ipv4.conf.all.route_localnet=1");
+        world.initialise();
         world.write_files(&[]);
         let image = world.node.dir().join("image").to_string_lossy().into_owned();
         let made = std::process::Command::new("sh")
@@ -301,8 +321,8 @@ fn the_files_of_the_image_are_all_it_takes() {
              mount -o remount,bind,ro {image}; shift; unset XTABLES_LOCKFILE; export PATH=/usr/local/bin:/usr/sbin; \
              exec /usr/sbin/chroot {image} {program} \"$@\""
         );
-        world.node.wrap_in(&["unshare", "--mount", "sh", "-c", &script, "sh"]);
-        world.node.start(&[container["command"][1].as_str().expect("an argument")]);
+        world.starter = ["unshare", "--mount", "sh", "-c", &script, "sh"].map(str::to_owned).into();
+        world.start_with(container["command"][1].as_str().expect("an argument"));
         world.until_programmed(flavour);
         world.node.until_health("/healthz", 200);
     }

@@ -37,7 +37,6 @@ pub struct Node {
     netns: Netns,
     dir: PathBuf,
     binary: PathBuf,
-    wrapper: Vec<String>,
 }
 
 impl Node {
@@ -51,17 +50,13 @@ impl Node {
         let name = format!("node-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&dir).expect("a temporary folder");
-        Self { child: None, netns: Netns::new(), dir, binary: binary.into(), wrapper: Vec::new() }
+        Self { child: None, netns: Netns::new(), dir, binary: binary.into() }
     }
 
-    /// Has a shell script start the proxy from now on, with `exec "$0" "$@"`: with other rights or limits.
-    pub fn wrap(&mut self, script: &str) {
-        self.wrap_in(&["sh", "-c", script]);
-    }
-
-    /// Has a command start the proxy from now on: its last arguments will be the proxy and the proxy's arguments.
-    pub fn wrap_in(&mut self, command: &[&str]) {
-        self.wrapper = command.iter().map(|&word| word.to_owned()).collect();
+    /// Its files; gone with it.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Its namespace.
@@ -70,10 +65,14 @@ impl Node {
         &self.netns
     }
 
-    /// Its files; gone with it.
+    /// A sysctl of its own, named as below `/proc/sys`.
+    ///
+    /// # Panics
+    /// When there is none.
     #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    pub fn sysctl(&self, name: &str) -> String {
+        let read = || std::fs::read_to_string(format!("/proc/sys/{name}"));
+        self.netns.enter(read).unwrap_or_else(|error| panic!("{name}: {error}")).trim().to_owned()
     }
 
     /// An API server that listens on the node's loopback address.
@@ -90,10 +89,19 @@ impl Node {
     /// # Panics
     /// When it cannot be started or one runs.
     pub fn start(&mut self, arguments: &[&str]) {
+        self.start_by(&[], arguments);
+    }
+
+    /// The same, by another program, which gets the binary and its arguments after its own.
+    ///
+    /// # Panics
+    /// When it cannot be started or one runs.
+    pub fn start_by(&mut self, program: &[&str], arguments: &[&str]) {
         assert!(self.child.is_none(), "a proxy runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
-        let words = [self.wrapper.clone(), vec![self.binary.to_string_lossy().into_owned()]].concat();
-        let mut command = self.netns.command(&words[0]);
+        let binary = self.binary.to_string_lossy().into_owned();
+        let words: Vec<&str> = program.iter().copied().chain([&*binary]).collect();
+        let mut command = self.netns.command(words[0]);
         command.args(&words[1..]).args(["--hostname-override", NAME]).args(arguments);
         command.env("XTABLES_LOCKFILE", self.dir.join("xtables.lock"));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
@@ -105,9 +113,23 @@ impl Node {
     /// # Panics
     /// When none runs, or it does not end.
     pub fn end(&mut self, signal: Signal) -> ExitStatus {
-        let pid = self.child.as_ref().expect("a proxy runs").id();
-        kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal).expect("a signal");
+        self.send(signal);
         self.wait()
+    }
+
+    /// Sends a signal to the proxy.
+    ///
+    /// # Panics
+    /// When none runs.
+    pub fn send(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid().expect("a proxy runs")).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("a signal");
+    }
+
+    /// The proxy's process, if one runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Waits for the proxy's end.
@@ -210,6 +232,12 @@ impl Node {
         self.until(&format!("{path} says {status}"), || self.health(path).is_some_and(|(code, _)| code == status));
     }
 
+    /// The status and body of a page of the metrics server; `None` if nobody answers.
+    #[must_use]
+    pub fn page(&self, path: &str) -> Option<(u16, String)> {
+        self.get(METRICS, path)
+    }
+
     /// The sum of a metric over all its labels, or over those that begin so (`name{a="b"`); 0 if it is not there.
     ///
     /// # Panics
@@ -217,6 +245,15 @@ impl Node {
     #[must_use]
     pub fn metric(&self, name: &str) -> f64 {
         sum(&self.metrics(), name)
+    }
+
+    /// How many label values a metric has been told of.
+    ///
+    /// # Panics
+    /// When the proxy does not answer.
+    #[must_use]
+    pub fn samples(&self, name: &str) -> usize {
+        values(&self.metrics(), name).filter(|value| *value > 0.0).count()
     }
 
     /// All metrics of one moment.
@@ -262,11 +299,14 @@ pub fn endpoints(rules: &str, service_port: &str) -> BTreeSet<String> {
 /// The sum of a metric in Prometheus' text over all its labels, or over those that begin so; 0 if it is not there.
 #[must_use]
 pub fn sum(text: &str, name: &str) -> f64 {
-    let samples = text.lines().filter_map(|line| line.strip_prefix(name));
+    values(text, name).sum()
+}
+
+fn values(text: &str, name: &str) -> impl Iterator<Item = f64> {
+    let samples = text.lines().filter_map(move |line| line.strip_prefix(name));
     samples
         .filter(|rest| rest.starts_with(['{', ' ', ',', '}']))
-        .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum()
+        .filter_map(|rest| rest.rsplit(' ').next()?.parse().ok())
 }
 
 /// The status and body of a page of this namespace's loopback address.

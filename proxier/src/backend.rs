@@ -12,6 +12,15 @@ use crate::model::{Scope, ServicePortName, Snapshot};
 
 /// A mode: turns snapshots into kernel state of one IP family.
 pub trait Backend: Send + fmt::Debug {
+    /// Sets what takes more rights than syncing does, or belongs to the start: the mode's sysctls. `--init-only` does
+    /// this and no more. A mode that has nothing of that kind does nothing.
+    ///
+    /// # Errors
+    /// What could not be set.
+    fn prepare(&mut self) -> Result<(), SyncError> {
+        Ok(())
+    }
+
     /// Makes the kernel's state what `snapshot` asks for, looking only at what `scope` names.
     ///
     /// # Errors

@@ -33,6 +33,15 @@ impl IpFamily {
         if net.addr().is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
+    /// The one that it is not.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+
     /// The Kubernetes spelling, also the `ip_family` label of the metrics.
     #[must_use]
     pub fn name(self) -> &'static str {

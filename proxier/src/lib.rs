@@ -15,6 +15,7 @@ pub mod conntrack;
 pub mod family;
 pub mod iptables;
 pub mod kernel;
+pub mod leftovers;
 pub mod model;
 pub mod netfilter;
 pub mod proxier;
@@ -22,5 +23,6 @@ pub mod schedule;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod track;
+pub mod tuning;
 
 pub use family::IpFamily;

@@ -11,6 +11,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use http::header::{ACCEPT, HeaderValue, USER_AGENT};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -19,21 +20,16 @@ use kube::{Api, Client, Resource};
 use proxier::track::{Change, Kind, key_of};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use tower::limit::RateLimitLayer;
 use tower::util::option_layer;
 use tracing::{debug, info, warn};
 
 use super::causes::{causes, timed_out};
+use super::limit::TokenBucket;
 use super::token::TokenFile;
 use super::{Sink, Source};
 use crate::config::Settings;
 use crate::metrics::Metrics;
-
-const USER_AGENT: &str = concat!("kube-proxy/", env!("CARGO_PKG_VERSION"), " (linux) rust");
-
-/// How many requests may be made in how much time, whatever the API server does: it has many nodes to serve.
-const BURST: u64 = 10;
-const BURST_PERIOD: Duration = Duration::from_secs(2);
+use crate::version;
 
 /// How long a list may make no progress.
 const LIST_PATIENCE: Duration = Duration::from_secs(60);
@@ -45,12 +41,8 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// How long a watch lasts, in seconds: from this on, and up to twice as long.
 const WATCH_SECONDS: u32 = 300;
 
-/// Connects and watches.
-///
-/// # Errors
-/// If there is no usable configuration. A server that does not answer is waited for.
-pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3], metrics: &Metrics) -> Result<Source, String> {
-    let client = client(settings, master, metrics, SILENCE).await?;
+/// Watches. A server that does not answer is waited for.
+pub fn start(client: Client, settings: &Settings, sinks: [Sink; 3]) -> Source {
     let [nodes, services, slices] = sinks;
     let node = format!("metadata.name={}", settings.proxier.node_name);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 300 and 600
@@ -62,14 +54,22 @@ pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3], metrics:
     let service_watch = watch::<ServiceKind>(client.clone(), services_config, services);
     let slices_config = config.labels("!service.kubernetes.io/headless");
     let slice_watch = watch::<SliceKind>(client, slices_config, slices);
-    Ok(Box::pin(async move {
+    Box::pin(async move {
         tokio::join!(node_watch, service_watch, slice_watch);
         "the watches ended".to_owned()
-    }))
+    })
+}
+
+/// A client for the API server. Nothing is asked yet.
+///
+/// # Errors
+/// If there is no usable configuration.
+pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Client, String> {
+    client(settings, master, metrics, SILENCE).await
 }
 
 async fn client(settings: &Settings, master: &str, metrics: &Metrics, silence: Duration) -> Result<Client, String> {
-    let mut config = match &settings.kubeconfig {
+    let mut config = match &settings.client.kubeconfig {
         Some(path) => {
             let told = |error: &(dyn Error + 'static)| format!("kubeconfig {}: {}", path.display(), causes(error));
             let kubeconfig = Kubeconfig::read_from(path).map_err(|error| told(&error))?;
@@ -89,7 +89,11 @@ async fn client(settings: &Settings, master: &str, metrics: &Metrics, silence: D
     if !master.is_empty() {
         config.cluster_url = uri(master)?;
     }
-    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(USER_AGENT)));
+    config.headers.extend([
+        (USER_AGENT, header(&user_agent())?),
+        // Whatever clientConnection.acceptContentTypes says: JSON is what is read here.
+        (ACCEPT, HeaderValue::from_static("application/json")),
+    ]);
     config.read_timeout = Some(silence);
     // How long an unused connection was silent says nothing.
     config.reset_reader_on_write = true;
@@ -104,8 +108,21 @@ async fn client(settings: &Settings, master: &str, metrics: &Metrics, silence: D
     let client = ClientBuilder::try_from(config)
         .map_err(|error| format!("cannot make a client for the API server: {}", causes(&error)))?
         .with_layer(&option_layer(token.map(TokenFile::layer)));
+    let limit = settings.client.qps.map(|qps| TokenBucket::new(qps, settings.client.burst));
     // Waiting for one's turn is no latency of the server.
-    Ok(client.with_layer(&metrics.requests().to(&host)).with_layer(&RateLimitLayer::new(BURST, BURST_PERIOD)).build())
+    Ok(client.with_layer(&metrics.requests().to(&host)).with_layer(&option_layer(limit)).build())
+}
+
+/// As Kubernetes' own clients name themselves: program, release, platform, and which build it is.
+fn user_agent() -> String {
+    let program = std::env::args().next().unwrap_or_default();
+    let program = program.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("kube-proxy");
+    let platform = format!("{}/{}", std::env::consts::OS, version::go_arch());
+    format!("{program}/{} ({platform}) kubernetes/rust-{}", version::KUBERNETES, env!("CARGO_PKG_VERSION"))
+}
+
+fn header(text: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(text).map_err(|error| format!("the program's name cannot be told to an API server: {error}"))
 }
 
 fn uri(master: &str) -> Result<http::Uri, String> {

@@ -30,17 +30,18 @@ const OURS: [(Table, &[Chain]); 3] = [
     (Table::Mangle, &[names::CANARY]),
 ];
 
-/// Removes jumps and chains, table by table; a table that fails does not keep the others.
+/// Removes jumps and chains from these tables, one after the other; a table that fails does not keep the others.
 ///
 /// # Errors
 /// One for each table that could not be cleaned.
-pub(super) fn cleanup(tool: &mut dyn IptablesTool) -> Result<(), Vec<SyncError>> {
+pub fn cleanup(tool: &mut dyn IptablesTool, tables: &[Table]) -> Result<(), Vec<SyncError>> {
     let clean = |(table, chains): (Table, &[Chain])| -> Result<(), SyncError> {
         let saved = tool.save(table)?;
         let restore = removal(table, chains, &saved);
         if restore.is_empty() { Ok(()) } else { tool.restore(&restore).map_err(|error| SyncError(error.message)) }
     };
-    let errors: Vec<SyncError> = OURS.into_iter().map(clean).filter_map(Result::err).collect();
+    let ours = OURS.into_iter().filter(|(table, _)| tables.contains(table));
+    let errors: Vec<SyncError> = ours.map(clean).filter_map(Result::err).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 

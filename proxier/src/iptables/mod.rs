@@ -16,9 +16,10 @@ mod state;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use self::base::Presence;
+pub use self::cleanup::cleanup;
 use self::drift::Accepted;
 use self::plan::{Input, Transaction};
 use self::settings::{Features, Settings};
@@ -51,7 +52,8 @@ pub struct Iptables {
     features: Features,
     /// The tool does not know `-m nfacct`.
     nfacct_refused: bool,
-    localnet_refused: bool,
+    /// The sysctl could not be set, and the log says so.
+    no_route_localnet: bool,
     state: State,
     rejected: HashMap<ServicePortName, String>,
     accepted: Accepted,
@@ -89,7 +91,7 @@ impl Iptables {
             host,
             features,
             nfacct_refused: false,
-            localnet_refused: false,
+            no_route_localnet: false,
             state: State::default(),
             rejected: HashMap::new(),
             accepted: Accepted::default(),
@@ -108,18 +110,15 @@ impl Iptables {
     }
 
     /// What rules rely on: packets to loopback addresses may be routed, counters exist.
-    /// Where that is not to be had, the rest works all the same.
-    fn prepare(&mut self, settings: &Settings) {
-        if settings.localhost_node_ports {
-            match self.host.set_sysctl(ROUTE_LOCALNET, 1) {
-                Ok(()) => self.localnet_refused = false,
-                Err(error) if !std::mem::replace(&mut self.localnet_refused, true) => error!(
-                    "cannot set {ROUTE_LOCALNET}, so node ports do not work on loopback addresses: {error}; run it once \
-                     with --init-only where /proc/sys can be written, or with --iptables-localhost-nodeports=false"
-                ),
-                Err(_) => {}
-            }
+    fn provide(&mut self, settings: &Settings) {
+        // kube-proxy would not start; all other traffic is worth more.
+        let problem = if settings.localhost_node_ports { self.route_localnet().err() } else { None };
+        if let Some(problem) = &problem
+            && !self.no_route_localnet
+        {
+            warn!("{problem}");
         }
+        self.no_route_localnet = problem.is_some();
         let counters = [INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER];
         let made: Result<(), _> = counters.iter().try_for_each(|name| self.host.ensure_counter(name));
         if let Err(error) = &made
@@ -128,6 +127,15 @@ impl Iptables {
             info!("no nfacct counters in the rules: {error}");
         }
         self.features.nfacct = made.is_ok() && !self.nfacct_refused;
+    }
+
+    fn route_localnet(&mut self) -> Result<(), SyncError> {
+        self.host.set_sysctl(ROUTE_LOCALNET, 1).map_err(|error| {
+            SyncError(format!(
+                "cannot set {ROUTE_LOCALNET} for node ports on loopback addresses: {error}; \
+                 --iptables-localhost-nodeports=false does without"
+            ))
+        })
     }
 
     fn observe(&mut self) -> Result<Observed, SyncError> {
@@ -160,7 +168,7 @@ impl Iptables {
         let mut settings = self.settings(snapshot);
         let changed = changed.filter(|_| self.state.settings.as_ref() == Some(&settings));
         let observed = if changed.is_none() {
-            self.prepare(&settings);
+            self.provide(&settings);
             settings.features = self.features;
             Some(self.observe().map_err(plain)?)
         } else {
@@ -223,6 +231,15 @@ fn blame(transaction: &Transaction<'_, '_>, error: &RestoreError) -> Failure {
 }
 
 impl Backend for Iptables {
+    fn prepare(&mut self) -> Result<(), SyncError> {
+        // Nothing is known of the node, and nothing has to be: its own address is never a loopback one.
+        let everywhere = self.config.node_port_addresses.resolve(self.family, self.family.localhost());
+        if settings::localhost_node_ports(self.family, &self.config, &everywhere) {
+            self.route_localnet()?;
+        }
+        Ok(())
+    }
+
     fn sync(&mut self, snapshot: &Snapshot<'_>, scope: &Scope, now: Instant) -> Result<SyncStats, SyncError> {
         let mut changed = match scope {
             Scope::Full => {
@@ -288,7 +305,7 @@ impl Backend for Iptables {
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
         self.state = State::default();
-        cleanup::cleanup(self.tool.as_mut())
+        cleanup(self.tool.as_mut(), &Table::ALL)
     }
 }
 

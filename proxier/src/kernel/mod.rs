@@ -11,9 +11,11 @@ pub mod memory;
 mod netlink;
 pub mod netns;
 mod nfacct;
+mod nftables;
 
 pub use conntrack::{ConntrackTable, Deleted, SystemConntrack};
 pub use flavour::{Choice, Flavour, choose as choose_flavour};
-pub use host::{Host, SystemHost, cpu_time};
+pub use host::{Host, SystemHost, cpu_time, cpus, ignored_signals, set_oom_score};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};
 pub use nfacct::packet_counters;
+pub use nftables::{delete_table, has_table};

@@ -10,7 +10,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::receive::{Messages, Received};
-use super::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NetlinkError, Request};
+use super::{
+    NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NetlinkError, Request,
+};
 
 /// How often a dump is begun before an incomplete one has to do; kube-proxy tries as often.
 const DUMP_TRIES: u32 = 5;
@@ -81,6 +83,40 @@ impl Netlink {
                 }
                 if index == last {
                     return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Sends requests as one transaction of an nfnetlink subsystem: all of them take effect, or none. The error is the
+    /// first one's.
+    pub fn transaction(&mut self, subsystem: u8, requests: &[Request]) -> Result<(), NetlinkError> {
+        let frame = |kind| Request::new(kind, 0, &[0, 0, 0, subsystem]);
+        let mut bytes = Vec::new();
+        let mut number = || {
+            self.sequence = self.sequence.wrapping_add(1);
+            self.sequence
+        };
+        let first = number();
+        frame(NFNL_MSG_BATCH_BEGIN).write_to(&mut bytes, first, 0)?;
+        let mut last = first;
+        for request in requests {
+            last = number();
+            request.write_to(&mut bytes, last, NLM_F_ACK)?;
+        }
+        frame(NFNL_MSG_BATCH_END).write_to(&mut bytes, number(), 0)?;
+        self.send(&bytes)?;
+        let mut outcome = Ok(());
+        loop {
+            self.receive()?;
+            for received in Messages(&self.buffer) {
+                let received = received?;
+                let index = received.sequence.wrapping_sub(first);
+                let Some(verdict) = received.verdict().filter(|_| index <= last.wrapping_sub(first)) else { continue };
+                outcome = outcome.and(verdict);
+                // A transaction that is refused as a whole is refused at its beginning.
+                if received.sequence == last || (index == 0 && outcome.is_err()) {
+                    return outcome;
                 }
             }
         }
