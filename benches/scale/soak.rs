@@ -57,11 +57,9 @@ pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<Figures, String
     }
     let (sent, mut after) = (Instant::now(), scrape()?);
     while !account.is_done(&after, changes) {
-        if sent.elapsed() > Duration::from_secs(60) {
-            return Err(format!(
-                "not done a minute after the last change:\n{}",
-                account.differences(&after, changes).join("\n")
-            ));
+        if sent.elapsed() > PATIENCE {
+            let differences = account.differences(&after, changes).join("\n");
+            return Err(format!("not done {PATIENCE:?} after the last change:\n{differences}"));
         }
         sleep(Duration::from_millis(50));
         after = scrape()?;

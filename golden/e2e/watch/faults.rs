@@ -90,7 +90,7 @@ fn a_right_that_is_taken_away_stops_only_what_it_was_for() {
     world.api.apply(service("other", "10.96.0.13"));
     world.node.until("Services are synced on", || world.node.rules().contains("10.96.0.13/32"));
     world.node.until_leads(WEB, &PODS);
-    assert_eq!(world.node.health("/livez").map(|(code, _)| code), Some(200));
+    world.node.until_health("/livez", 200);
     let refused = world.node.metric("rest_client_requests_total{code=\"403\"");
     assert!(refused >= 1.0, "{refused} refusals are counted");
     world.api.fail_no_more();
