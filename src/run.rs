@@ -39,7 +39,7 @@ use crate::source::{self, Families};
 use crate::stop::Stop;
 
 /// How long the API server may take for what is said last.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does what else the flags ask for.
 ///
@@ -82,7 +82,7 @@ fn initialise(settings: &Settings) -> Result<(), String> {
 fn settings(line: &Line) -> Result<(Settings, Option<ConfigWatch>), String> {
     let complete = line.complete().map_err(|error| error.to_string())?;
     let watch = match (&line.flags.general.config, complete.text) {
-        (Some(path), Some(text)) => Some(ConfigWatch::new(path, text)?),
+        (Some(path), Some(text)) => Some(ConfigWatch::new(path, text)),
         _ => None,
     };
     let settings = config::settings(complete.file, &hostname());
@@ -123,12 +123,13 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     setup::conntrack(settings, &mut SystemHost)?;
     let client = match &flags.objects {
         Some(_) => None,
-        None => Some(source::connect(settings, &flags.master, &metrics).await?),
+        None => {
+            let clients = source::connect(settings, &flags.master, &metrics).await?;
+            let (node, host) = (settings.proxier.node_name.clone(), hostname());
+            tokio::spawn(async move { due.publish(clients.events, &node, &host, Patience::default()).await });
+            Some(clients.objects)
+        }
     };
-    if let Some(client) = client.clone() {
-        let (node, host) = (settings.proxier.node_name.clone(), hostname());
-        tokio::spawn(async move { due.publish(client, &node, &host, Patience::default()).await });
-    }
     let (families, threads) = start_families(settings, &health, &metrics, reports)?;
     setup::oom_score(settings);
     let (news, node) = unbounded_channel();
@@ -190,7 +191,10 @@ fn plan(line: &Line, settings: &Settings, events: Events) -> Plan {
 }
 
 /// A mode for each family that works on this host.
-fn backends(settings: &Settings) -> Result<(Running, Vec<(IpFamily, Box<dyn Backend>)>), String> {
+type Backends = Vec<(IpFamily, Box<dyn Backend>)>;
+
+/// Finds out which work, and whose traces are no leftovers then.
+fn backends(settings: &Settings) -> Result<(Running, Backends), String> {
     let choice = choose_flavour();
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
     info!("Using iptables mode, iptables flavour {flavour}: {}", choice.reason);

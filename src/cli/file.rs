@@ -133,7 +133,7 @@ impl Line {
                 interface_name_prefix: rules.pod_interface_name_prefix.clone(),
             },
             cluster_cidr: rules.cluster_cidr.clone(),
-            node_port_addresses: rules.nodeport_addresses.clone(),
+            node_port_addresses: items(&rules.nodeport_addresses),
             oom_score_adj: Some(general.oom_score_adj),
             conntrack: Conntrack {
                 max_per_core: Some(conntrack.conntrack_max_per_core),
@@ -166,7 +166,7 @@ impl Line {
             sync_period: Some(flags.ipvs_sync_period),
             min_sync_period: Some(flags.ipvs_min_sync_period),
             scheduler: flags.ipvs_scheduler.clone(),
-            exclude_cidrs: flags.ipvs_exclude_cidrs.clone(),
+            exclude_cidrs: items(&flags.ipvs_exclude_cidrs),
             strict_arp: flags.ipvs_strict_arp.0,
             tcp_timeout: flags.ipvs_tcp_timeout,
             tcp_fin_timeout: flags.ipvs_tcpfin_timeout,
@@ -229,4 +229,9 @@ impl Line {
         route("text", text, flags.log_text_split_stream.0, flags.log_text_info_buffer_size.clone());
         route("json", json, flags.log_json_split_stream.0, flags.log_json_info_buffer_size.clone());
     }
+}
+
+/// The items of a list; nothing between commas is none.
+fn items(list: &[String]) -> Vec<String> {
+    list.iter().map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
 }

@@ -60,15 +60,23 @@ pub fn start(client: Client, settings: &Settings, sinks: [Sink; 3]) -> Source {
     })
 }
 
-/// A client for the API server. Nothing is asked yet.
+/// Two clients for the API server, each held to its own rate: objects do not wait for events to be told.
+pub struct Clients {
+    /// For what is listed and watched.
+    pub objects: Client,
+    /// For events.
+    pub events: Client,
+}
+
+/// Prepares to talk to the API server. Nothing is asked yet.
 ///
 /// # Errors
 /// If there is no usable configuration.
-pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Client, String> {
-    client(settings, master, metrics, SILENCE).await
+pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Clients, String> {
+    clients(settings, master, metrics, SILENCE).await
 }
 
-async fn client(settings: &Settings, master: &str, metrics: &Metrics, silence: Duration) -> Result<Client, String> {
+async fn clients(settings: &Settings, master: &str, metrics: &Metrics, silence: Duration) -> Result<Clients, String> {
     let mut config = match &settings.client.kubeconfig {
         Some(path) => {
             let told = |error: &(dyn Error + 'static)| format!("kubeconfig {}: {}", path.display(), causes(error));
@@ -105,12 +113,15 @@ async fn client(settings: &Settings, master: &str, metrics: &Metrics, silence: D
     // kube would repeat refused requests for minutes without a word.
     config.default_retry = false;
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    let client = ClientBuilder::try_from(config)
-        .map_err(|error| format!("cannot make a client for the API server: {}", causes(&error)))?
-        .with_layer(&option_layer(token.map(TokenFile::layer)));
-    let limit = settings.client.qps.map(|qps| TokenBucket::new(qps, settings.client.burst));
-    // Waiting for one's turn is no latency of the server.
-    Ok(client.with_layer(&metrics.requests().to(&host)).with_layer(&option_layer(limit)).build())
+    let client = || {
+        let client = ClientBuilder::try_from(config.clone())
+            .map_err(|error| format!("cannot make a client for the API server: {}", causes(&error)))?
+            .with_layer(&option_layer(token.clone().map(TokenFile::layer)));
+        let limit = settings.client.qps.map(|qps| TokenBucket::new(qps, settings.client.burst));
+        // Waiting for one's turn is no latency of the server.
+        Ok::<_, String>(client.with_layer(&metrics.requests().to(&host)).with_layer(&option_layer(limit)).build())
+    };
+    Ok(Clients { objects: client()?, events: client()? })
 }
 
 /// As Kubernetes' own clients name themselves: program, release, platform, and which build it is.

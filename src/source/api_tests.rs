@@ -15,9 +15,9 @@ fn a_connection_that_falls_silent_is_given_up() {
     let metrics = Metrics::new("iptables").expect("metrics");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let client = client(&settings, &server.url(), &metrics, Duration::from_millis(300)).await.expect("a client");
+        let clients = clients(&settings, &server.url(), &metrics, Duration::from_millis(300)).await.expect("clients");
         let config = watcher::Config::default().timeout(300).streaming_lists();
-        let mut events = watcher::watcher(Api::<Object<NodeKind>>::all(client), config).boxed();
+        let mut events = watcher::watcher(Api::<Object<NodeKind>>::all(clients.objects), config).boxed();
         while !matches!(events.try_next().await, Ok(Some(Event::InitDone))) {}
         server.set_pace(Pace::Silent);
         let error = tokio::time::timeout(Duration::from_secs(30), events.try_next()).await.expect("it is noticed");
