@@ -1,6 +1,6 @@
 //! `deploy/`: that it is what kubeadm lays out, and that the program works with exactly what it grants.
 //!
-//! In: deploy/*.yaml, kubeadm's layout (golden/surface/kubeadm.yaml, deploy/kubeadm/daemonset.yaml), the `kube-proxy`
+//! In: deploy/*.yaml, kubeadm's layout (golden/kubeadm/cluster.yaml, deploy/kubeadm/daemonset.yaml), the `kube-proxy`
 //! binary, root. Out: where they disagree. Nothing here needs a cluster.
 
 use std::collections::BTreeSet;
@@ -43,6 +43,8 @@ fn the_daemon_set_is_kubeadms_but_for_rights_and_image() {
     let rights = take(&mut ours, CONTAINER, "securityContext");
     assert_eq!(take(&mut theirs, CONTAINER, "securityContext"), json!({ "privileged": true }));
     assert_eq!(ours, theirs);
+    let arguments = std::fs::read_to_string(Path::new(ROOT).join("golden/kubeadm/arguments.txt")).expect("arguments");
+    assert_eq!(ours.pointer(CONTAINER).expect("a container")["command"], json!(arguments.lines().collect::<Vec<_>>()));
     assert_eq!(rights["capabilities"]["drop"], json!(["ALL"]));
     assert_eq!((&rights["readOnlyRootFilesystem"], &rights["allowPrivilegeEscalation"]), (&json!(true), &json!(false)));
 
@@ -58,7 +60,7 @@ fn the_daemon_set_is_kubeadms_but_for_rights_and_image() {
 #[test]
 fn names_and_rights_in_the_cluster_are_kubeadms() {
     let ours = [documents("deploy/rbac.yaml"), documents("deploy/configmap.yaml")].concat();
-    let theirs = documents("golden/surface/kubeadm.yaml");
+    let theirs = documents("golden/kubeadm/cluster.yaml");
     // Every API server has it.
     let theirs: Vec<Value> = theirs.into_iter().filter(|object| object["kind"] != "ClusterRole").collect();
     // Files' contents are the cluster's own, their names are not.
@@ -194,7 +196,7 @@ fn needed(request: &Request) -> [String; 3] {
 #[test]
 fn the_config_map_works_and_nothing_is_asked_that_the_role_does_not_allow() {
     let mut allowed = BTreeSet::new();
-    let role = documents("golden/surface/kubeadm.yaml").into_iter().find(|object| object["kind"] == "ClusterRole");
+    let role = documents("golden/kubeadm/cluster.yaml").into_iter().find(|object| object["kind"] == "ClusterRole");
     let role = role.expect("a role");
     let binding = documents("deploy/rbac.yaml").into_iter().find(|object| object["kind"] == "ClusterRoleBinding");
     assert_eq!(binding.expect("a binding")["roleRef"]["name"], role["metadata"]["name"]);

@@ -11,7 +11,7 @@ fn a_connection_that_falls_silent_is_given_up() {
     assert!(SILENCE > Duration::from_secs(60) * 3 / 2, "bookmarks come each minute");
     let server = ApiServer::start();
     server.apply(node("node-a", "zone-a"));
-    let settings = settings(File::default(), "node-a").expect("defaults");
+    let settings = settings(File::default().complete(), "node-a").expect("defaults");
     let metrics = Metrics::new("iptables").expect("metrics");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {

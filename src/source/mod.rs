@@ -4,7 +4,7 @@
 //! Objects are turned into compact values at once and dropped.
 
 mod api;
-mod causes;
+pub mod causes;
 mod files;
 mod limit;
 pub mod objects;
