@@ -1,14 +1,17 @@
 //! How often the API server is asked: a bucket of tokens, filled so many times a second.
 //!
-//! In: requests on their way. Out: the same, each when it is its turn. Must not know: what is asked for.
+//! In: requests on their way. Out: the same, each when it is its turn, with the time it waited. Must not know: what is asked for.
 //! Tokens are taken in advance: who comes while the bucket is empty knows at once how long to wait.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::Request;
 use tokio::time::{Instant, Sleep};
 use tower::{Layer, Service};
+
+use crate::metrics::Waited;
 
 /// A bucket of tokens, one for each client that is made with it.
 #[derive(Clone, Debug)]
@@ -49,25 +52,30 @@ impl<S> Layer<S> for TokenBucket {
 #[derive(Debug)]
 pub struct Limited<S> {
     bucket: TokenBucket,
-    /// Until the next request may go, once somebody has one.
-    turn: Option<Pin<Box<Sleep>>>,
+    /// How long the next request has to wait, and that time running, once somebody has one.
+    turn: Option<(Duration, Pin<Box<Sleep>>)>,
     inner: S,
 }
 
-impl<S: Service<R>, R> Service<R> for Limited<S> {
+impl<S: Service<Request<B>>, B> Service<Request<B>> for Limited<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         let bucket = &mut self.bucket;
-        let turn = self.turn.get_or_insert_with(|| Box::pin(tokio::time::sleep(bucket.take(Instant::now()))));
+        let (_, turn) = self.turn.get_or_insert_with(|| {
+            let wait = bucket.take(Instant::now());
+            (wait, Box::pin(tokio::time::sleep(wait)))
+        });
         ready!(turn.as_mut().poll(context));
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: R) -> S::Future {
-        self.turn = None;
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        if let Some((waited, _)) = self.turn.take() {
+            request.extensions_mut().insert(Waited(waited));
+        }
         self.inner.call(request)
     }
 }

@@ -67,6 +67,12 @@ fn requests_are_held_to_the_rate_that_is_set() {
 }
 
 #[test]
+fn how_long_requests_were_held_back_is_counted() {
+    let world = World::running();
+    assert!(world.node.metric("rest_client_rate_limiter_duration_seconds_count") >= 3.0);
+}
+
+#[test]
 fn an_older_server_lists_from_its_watch_cache() {
     let mut world = World::new();
     world.api.refuse_streaming_lists(true);
