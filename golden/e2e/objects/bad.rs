@@ -78,8 +78,9 @@ fn a_link_that_leads_nowhere_keeps_what_it_held_until_it_is_removed() {
 #[test]
 fn while_a_file_cannot_be_read_at_the_start_the_rules_of_before_stay() {
     let mut world = World::running();
-    let before = world.node.rules();
+    // The sync under way, of the other family perhaps, is finished.
     world.node.end(nix::sys::signal::Signal::SIGTERM);
+    let before = world.node.rules();
     world.write_text("web.yaml", "kind: EndpointSlice\nmetadata: {");
     world.start();
     world.node.until_logged(&["web.yaml is not taken over, nothing is programmed before it is"]);
