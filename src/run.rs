@@ -12,7 +12,9 @@ use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::cleaner::FlowCleaner;
 use proxier::iptables::Iptables;
-use proxier::kernel::{Choice, Host, SystemConntrack, SystemHost, SystemIptables, choose_flavour, packet_counters};
+use proxier::kernel::{
+    Choice, Host, SystemConntrack, SystemHost, SystemIptables, choose_flavour, ignored_signals, packet_counters,
+};
 use proxier::leftovers::{self, Running};
 use proxier::model::{Config, Mode};
 use proxier::proxier::Proxier;
@@ -119,7 +121,7 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     tokio::task::yield_now().await;
 
     // As process 1 of a container, it would not be heard before this.
-    let mut stop = Stop::new()?;
+    let mut stop = Stop::new(ignored_signals())?;
     setup::conntrack(settings, &mut SystemHost)?;
     let client = match &flags.objects {
         Some(_) => None,

@@ -60,10 +60,12 @@ fn requests_are_held_to_the_rate_that_is_set() {
     let mut world = World::new();
     let url = world.api.url();
     world.node.start(&["--master", &url, "--kube-api-qps=0.01", "--kube-api-burst=1", "-v=5"]);
-    world.node.until("one request was made", || world.api.requests().len() == 1);
+    // Events have a rate of their own.
+    let lists = || world.api.requests().iter().filter(|request| request.method == "GET").count();
+    world.node.until("one request was made", || lists() == 1);
     // Others would follow within the same millisecond.
     world.node.until_health("/livez", 200);
-    assert_eq!(world.api.requests().len(), 1);
+    assert_eq!(lists(), 1);
 }
 
 #[test]
