@@ -106,7 +106,8 @@ pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Re
 
 /// As Kubernetes' own clients name themselves: program, release, platform, and which build it is.
 fn user_agent() -> String {
-    let program = std::env::args().next().unwrap_or_default();
+    let program = std::env::args_os().next().unwrap_or_default();
+    let program = program.to_string_lossy();
     let program = program.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("kube-proxy");
     let platform = format!("{}/{}", std::env::consts::OS, version::go_arch());
     format!("{program}/{} ({platform}) kubernetes/rust-{}", version::KUBERNETES, env!("CARGO_PKG_VERSION"))
