@@ -84,7 +84,7 @@ fn initialise(settings: &Settings) -> Result<(), String> {
 fn settings(line: &Line) -> Result<(Settings, Option<ConfigWatch>), String> {
     let complete = line.complete().map_err(|error| error.to_string())?;
     let watch = match (&line.flags.general.config, complete.text) {
-        (Some(path), Some(text)) => Some(ConfigWatch::new(path, text)),
+        (Some(path), Some(text)) => ConfigWatch::new(path, text),
         _ => None,
     };
     let settings = config::settings(complete.file, &hostname());
