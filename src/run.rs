@@ -55,10 +55,10 @@ pub fn run(line: &Line) -> Result<(), String> {
     if let Some(path) = &flags.write_config_to {
         return write_config(&settings, path);
     }
-    doubts::of_configuration(&settings).iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
     if flags.cleanup.0 {
         return cleanup::cleanup();
     }
+    doubts::of_configuration(&settings).iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
     if settings.mode != Mode::Iptables {
         return Err(format!("mode {} is not built yet; iptables is", settings.mode));
     }

@@ -3,7 +3,7 @@
 //! In: a family, and which mode runs, if any does. Out: the kernel without the traces of all others.
 //! Must not know: Services. Where there is nothing to remove, it costs a few questions to the kernel and no program.
 
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::backend::SyncError;
 use crate::family::IpFamily;
@@ -50,8 +50,16 @@ pub fn remove(family: IpFamily, running: Option<Running>) -> Result<(), Vec<Sync
 fn remove_iptables(family: IpFamily, flavour: Flavour) -> Result<(), Vec<SyncError>> {
     let told = |error: &dyn std::fmt::Display| SyncError(format!("{family}: iptables, flavour {flavour}: {error}"));
     match SystemIptables::find_existing(family, flavour) {
-        Ok(None) => Ok(()),
-        Ok(Some((mut tools, tables))) => {
+        Ok((tables, _)) if tables.is_empty() => Ok(()),
+        // Not an error for kube-proxy either: nobody needs the programs of both.
+        Ok((_, None)) => {
+            warn!(
+                "{family}: there are tables of iptables, flavour {flavour}, and no programs in PATH to look into them; \
+                 what a kube-proxy left there stays"
+            );
+            Ok(())
+        }
+        Ok((tables, Some(mut tools))) => {
             let cleaned = iptables::cleanup(&mut tools, &tables);
             cleaned.map_err(|errors| errors.iter().map(|error| told(error)).collect())
         }
