@@ -67,7 +67,10 @@ pub fn run(line: &Line) -> Result<(), String> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(serve(line, &settings, watch))
+    let result = runtime.block_on(serve(line, &settings, watch));
+    // Whoever is told to stop does not wait for a tool that hangs.
+    runtime.shutdown_background();
+    result
 }
 
 /// `--init-only`: what takes more rights than a second run, without it, will have. Needs no API server (surface.md I22).
@@ -132,7 +135,14 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
             Some(clients.objects)
         }
     };
-    let (families, threads) = start_families(settings, &health, &metrics, reports)?;
+    let found = tokio::select! {
+        signal = stop.wait() => {
+            info!("{signal}: stopping before anything was done");
+            return Ok(());
+        }
+        found = find_backends(settings) => found?,
+    };
+    let (families, threads) = start_families(settings, found, &health, &metrics, reports)?;
     setup::oom_score(settings);
     let (news, node) = unbounded_channel();
     let node = node::follow(settings.clone(), families.clone(), node);
@@ -215,15 +225,22 @@ fn backends(settings: &Settings) -> Result<(Running, Backends), String> {
     Ok((Running::Iptables(choice.flavour), backends))
 }
 
+/// The same by the side: tools may be slow, and meanwhile pages are to be answered and signals heard.
+async fn find_backends(settings: &Settings) -> Result<(Running, Backends), String> {
+    let settings = settings.clone();
+    let found = tokio::task::spawn_blocking(move || backends(&settings)).await;
+    found.map_err(|error| format!("cannot look for iptables: {error}"))?
+}
+
 /// One thread for each of them.
 fn start_families(
     settings: &Settings,
+    (running, backends): (Running, Backends),
     health: &Arc<Health>,
     metrics: &Arc<Metrics>,
     reports: Reports,
 ) -> Result<(Families, Vec<JoinHandle<()>>), String> {
     let config = &settings.proxier;
-    let (running, backends) = backends(settings)?;
     let (mut families, mut threads) = (Families::default(), Vec::new());
     for (family, backend) in backends {
         let (sender, changes) = mpsc::channel::<Change>();
