@@ -88,7 +88,7 @@ fn sigterm_ends_it_while_the_server_is_away() {
     let start = Instant::now();
     let status = world.node.end(Signal::SIGTERM);
     assert_eq!(status.code(), Some(0), "{status}\n{}", world.node.log());
-    assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "it took {:?}", start.elapsed());
 }
 
 #[test]
