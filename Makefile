@@ -1,12 +1,12 @@
 # What a fresh Debian or Ubuntu machine with Rust needs is installed by the first target of each command.
 
-PACKAGES := conntrack curl gcc iproute2 iptables kmod libc6-dev nftables procps
+PACKAGES := ca-certificates conntrack curl gcc iproute2 iptables kmod libc6-dev nftables procps
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 # Tests make network namespaces, so they run as root; cargo itself does not have to.
 RUNNER := CARGO_TARGET_$(shell echo $(TRIPLE) | tr a-z- A-Z_)_RUNNER="$(if $(SUDO),sudo -E,env)"
 
-.PHONY: all demo test check deps bench scale conformance e2e
+.PHONY: all demo test check deps bench scale soak conformance e2e
 
 all: demo
 
@@ -39,6 +39,11 @@ bench:
 scale: deps
 	cargo build --release
 	$(RUNNER) cargo bench --bench scale
+
+## soak: 100 changes a second for a minute at 10,000 Services, asserting on memory and metrics; see benches/README.md
+soak: deps
+	cargo build --release
+	$(RUNNER) cargo bench --bench scale -- soak
 
 ## e2e: how to try it on a cluster
 e2e:
