@@ -136,10 +136,7 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
         }
     };
     let found = tokio::select! {
-        signal = stop.wait() => {
-            info!("{signal}: stopping before anything was done");
-            return Ok(());
-        }
+        () = stop.wait() => return Ok(()),
         found = find_backends(settings) => found?,
     };
     let (families, threads) = start_families(settings, found, &health, &metrics, reports)?;
@@ -149,7 +146,7 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     let source = source::start(flags, settings, families, news, health, client)?;
     events.starting();
     let result = tokio::select! {
-        signal = stop.wait() => { info!("{signal}: stopping; the rules stay"); Ok(()) }
+        () = stop.wait() => Ok(()),
         error = source => Err(error),
         error = node => Err(error.to_string()),
         failure = servers.failed() => {

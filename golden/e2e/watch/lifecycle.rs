@@ -66,6 +66,8 @@ fn sigterm_ends_it_in_order_and_leaves_the_rules() {
         for family in ["IPv4", "IPv6"] {
             world.node.until_logged(&[&format!("{family}: stopped")]);
         }
+        let log = world.node.log();
+        assert!(log.find(": stopping") < log.find(": stopped"), "why comes first: {log}");
         assert_eq!(world.node.rules(), before);
     }
 }
