@@ -15,7 +15,7 @@ pub fn cleanup() -> Result<(), String> {
     let mut problems = Vec::new();
     for family in IpFamily::ALL {
         match leftovers::remove(family, None, false) {
-            Ok(()) => info!("{family}: no traces are left"),
+            Ok(()) => info!("{family}: cleaned up"),
             Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),
         }
     }

@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::file_watch::{FALLBACK, FolderWatch};
 
@@ -22,11 +22,15 @@ pub struct ConfigWatch {
 }
 
 impl ConfigWatch {
-    /// Watches the file that `text` was read from.
-    pub fn new(path: &Path, text: String) -> Self {
+    /// Watches the file that `text` was read from. `None`: it is a pipe, which cannot be read twice.
+    pub fn new(path: &Path, text: String) -> Option<Self> {
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            info!("the configuration {} is no file, and so is not watched", path.display());
+            return None;
+        }
         let folder = FolderWatch::new(path);
         let folder = folder.map_err(|error| warn!("{error}: the configuration file is looked at every {FALLBACK:?}"));
-        Self { path: path.to_owned(), text, folder: folder.ok(), problem: None }
+        Some(Self { path: path.to_owned(), text, folder: folder.ok(), problem: None })
     }
 
     /// Waits for another content. Returns what to say about it.

@@ -25,6 +25,7 @@ mod stop;
 mod tests_named;
 mod version;
 
+use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
 use tracing::error;
@@ -32,29 +33,29 @@ use tracing::error;
 use self::cli::{Command, Line};
 
 fn main() -> ExitCode {
-    let line = match cli::parse(std::env::args()) {
+    let line = match cli::parse(std::env::args_os().map(|argument| argument.to_string_lossy().into_owned())) {
         Ok(line) => line,
         Err(stop) if stop.asked => {
-            print!("{}", stop.text);
+            say(stdout(), &stop.text);
             return ExitCode::SUCCESS;
         }
         Err(stop) => {
-            eprint!("{}", stop.text);
+            say(stderr(), &stop.text);
             return ExitCode::FAILURE;
         }
     };
     match version::asked(&line.flags.general.version) {
         Ok(version::Asked::Nothing) => {}
         Ok(version::Asked::Print(text)) => {
-            println!("{text}");
+            say(stdout(), &format!("{text}\n"));
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            eprintln!("Error: {error}");
+            say(stderr(), &format!("Error: {error}\n"));
             return ExitCode::FAILURE;
         }
     }
-    line.deprecations().iter().for_each(|note| eprintln!("{note}"));
+    line.deprecations().iter().for_each(|note| say(stderr(), &format!("{note}\n")));
     // Whoever watches the demo wants to read it, not the log.
     let verbosity = line.flags.logs.verbosity;
     let quiet = matches!(line.command, Some(Command::Demo)) && verbosity == 0;
@@ -71,4 +72,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says something, if there is somebody who listens: `kube-proxy --help | head` is no reason to panic.
+fn say(mut to: impl Write, text: &str) {
+    let _ = to.write_all(text.as_bytes());
 }

@@ -98,6 +98,10 @@ pub async fn follow(settings: Settings, families: Families, mut news: UnboundedR
             Ok(Some(News::Mark(change))) => {
                 if matches!((&change, own.wait), (Change::Listed(_), Some(Wait::List))) {
                     own.wait = Some(Wait::Address(Instant::now() + ADDRESS_WAIT));
+                    let name = &own.settings.proxier.node_name;
+                    info!(
+                        "waiting up to {ADDRESS_WAIT:?} for the Node {name:?} and its addresses; rules come after that"
+                    );
                 }
                 Ok(Some(change))
             }

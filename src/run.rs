@@ -57,10 +57,10 @@ pub fn run(line: &Line) -> Result<(), String> {
     if let Some(path) = &flags.write_config_to {
         return write_config(&settings, path);
     }
-    doubts::of_configuration(&settings).iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
     if flags.cleanup.0 {
         return cleanup::cleanup();
     }
+    doubts::of_configuration(&settings).iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
     if settings.mode == Mode::Nftables {
         return Err(format!("mode {} is not built yet; iptables and ipvs are", settings.mode));
     }
@@ -69,7 +69,10 @@ pub fn run(line: &Line) -> Result<(), String> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(serve(line, &settings, watch))
+    let result = runtime.block_on(serve(line, &settings, watch));
+    // Whoever is told to stop does not wait for a tool that hangs.
+    runtime.shutdown_background();
+    result
 }
 
 /// `--init-only`: what takes more rights than a second run, without it, will have. Needs no API server (surface.md I22).
@@ -86,7 +89,7 @@ fn initialise(settings: &Settings) -> Result<(), String> {
 fn settings(line: &Line) -> Result<(Settings, Option<ConfigWatch>), String> {
     let complete = line.complete().map_err(|error| error.to_string())?;
     let watch = match (&line.flags.general.config, complete.text) {
-        (Some(path), Some(text)) => Some(ConfigWatch::new(path, text)),
+        (Some(path), Some(text)) => ConfigWatch::new(path, text),
         _ => None,
     };
     let settings = config::settings(complete.file, &hostname());
@@ -134,14 +137,18 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
             Some(clients.objects)
         }
     };
-    let (families, threads) = start_families(settings, &health, &metrics, reports)?;
+    let found = tokio::select! {
+        () = stop.wait() => return Ok(()),
+        found = find_backends(settings) => found?,
+    };
+    let (families, threads) = start_families(settings, found, &health, &metrics, reports)?;
     setup::oom_score(settings);
     let (news, node) = unbounded_channel();
     let node = node::follow(settings.clone(), families.clone(), node);
     let source = source::start(flags, settings, families, news, health, client)?;
     events.starting();
     let result = tokio::select! {
-        signal = stop.wait() => { info!("{signal}: stopping; the rules stay"); Ok(()) }
+        () = stop.wait() => Ok(()),
         error = source => Err(error),
         error = node => Err(error.to_string()),
         failure = servers.failed() => {
@@ -224,15 +231,22 @@ fn backends(settings: &Settings) -> Result<(Running, Backends), String> {
     Ok((running, backends))
 }
 
+/// The same by the side: tools may be slow, and meanwhile pages are to be answered and signals heard.
+async fn find_backends(settings: &Settings) -> Result<(Running, Backends), String> {
+    let settings = settings.clone();
+    let found = tokio::task::spawn_blocking(move || backends(&settings)).await;
+    found.map_err(|error| format!("cannot look for iptables: {error}"))?
+}
+
 /// One thread for each of them.
 fn start_families(
     settings: &Settings,
+    (running, backends): (Running, Backends),
     health: &Arc<Health>,
     metrics: &Arc<Metrics>,
     reports: Reports,
 ) -> Result<(Families, Vec<JoinHandle<()>>), String> {
     let (config, began) = (&settings.proxier, Instant::now());
-    let (running, backends) = backends(settings)?;
     let (mut families, mut threads) = (Families::default(), Vec::new());
     for (family, backend) in backends {
         let (sender, changes) = mpsc::channel::<Change>();

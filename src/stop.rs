@@ -1,9 +1,10 @@
 //! The signals that end the proxy in order.
 //!
-//! In: signals. Out: which one came first. Must not know: what ends. kube-proxy simply dies of them; here the sync under
+//! In: signals. Out: one came, and the log says which. Must not know: what ends. kube-proxy simply dies of them; here the sync under
 //! way is finished, health checks are told, and the exit code is 0.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::info;
 
 /// Listens to SIGTERM, SIGINT and SIGHUP, but for those that whoever started us wants to be ignored (`nohup`).
 pub struct Stop {
@@ -31,13 +32,14 @@ impl Stop {
         })
     }
 
-    /// The first that comes.
-    pub async fn wait(&mut self) -> &'static str {
-        tokio::select! {
+    /// Waits for the first that comes, and says so before anything ends.
+    pub async fn wait(&mut self) {
+        let signal = tokio::select! {
             () = come(&mut self.term) => "SIGTERM",
             () = come(&mut self.interrupt) => "SIGINT",
             () = come(&mut self.hang_up) => "SIGHUP",
-        }
+        };
+        info!("{signal}: stopping; the rules stay");
     }
 }
 

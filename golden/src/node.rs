@@ -99,10 +99,14 @@ impl Node {
     pub fn start_by(&mut self, program: &[&str], arguments: &[&str]) {
         assert!(self.child.is_none(), "a proxy runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
-        let binary = self.binary.to_string_lossy().into_owned();
-        let words: Vec<&str> = program.iter().copied().chain([&*binary]).collect();
-        let mut command = self.netns.command(words[0]);
-        command.args(&words[1..]).args(["--hostname-override", NAME]).args(arguments);
+        // Whoever runs tests in the background has SIGINT ignored, and whoever uses nohup SIGHUP.
+        let mut command = self.netns.command("/usr/bin/env");
+        command
+            .arg("--default-signal=INT,HUP")
+            .args(program)
+            .arg(&self.binary)
+            .args(["--hostname-override", NAME])
+            .args(arguments);
         command.env("XTABLES_LOCKFILE", self.dir.join("xtables.lock"));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.binary.display())));

@@ -3,7 +3,7 @@
 //! In: a family, and which mode runs, if any does. Out: the kernel without the traces of all others.
 //! Must not know: Services. Where there is nothing to remove, it costs a few questions to the kernel and no program.
 
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::backend::SyncError;
 use crate::family::IpFamily;
@@ -71,10 +71,18 @@ pub fn remove(family: IpFamily, running: Option<Running>, patient: bool) -> Resu
 /// Removes chains and jumps of one flavour. Whether IPVS mode had some, which tells that there is more of it.
 fn remove_rules(family: IpFamily, flavour: Flavour, in_use: Option<Running>) -> Result<bool, Vec<SyncError>> {
     let told = |error: &dyn std::fmt::Display| SyncError(format!("{family}: iptables, flavour {flavour}: {error}"));
-    let Some((mut tools, tables)) =
-        SystemIptables::find_existing(family, flavour).map_err(|error| vec![told(&error)])?
-    else {
-        return Ok(false);
+    let (tables, mut tools) = match SystemIptables::find_existing(family, flavour) {
+        Ok((tables, _)) if tables.is_empty() => return Ok(false),
+        // Not an error for kube-proxy either: nobody needs the programs of both.
+        Ok((_, None)) => {
+            warn!(
+                "{family}: there are tables of iptables, flavour {flavour}, and no programs in PATH to look into them; \
+                 what a kube-proxy left there stays"
+            );
+            return Ok(false);
+        }
+        Ok((tables, Some(tools))) => (tables, tools),
+        Err(error) => return Err(vec![told(&error)]),
     };
     let ipvs_was_here =
         tables.contains(&Table::Filter) && ipvs::was_here(&mut tools).map_err(|error| vec![told(&error)])?;

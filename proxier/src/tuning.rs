@@ -50,7 +50,7 @@ fn known(value: Option<i64>) -> String {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => "set it on the host, or run --init-only once where /proc/sys is writable",
-        io::ErrorKind::NotFound => "the kernel has no connection tracking yet (module nf_conntrack)",
+        io::ErrorKind::NotFound => "the kernel has no connection tracking (module nf_conntrack_netlink)",
         _ => "only root in the host's own network namespace may set it",
     }
 }
@@ -92,8 +92,13 @@ pub fn plan(config: &ConntrackConfig, cpus: u32) -> Vec<Wish> {
 /// # Errors
 /// If the kernel takes a value nowhere.
 pub fn apply(config: &ConntrackConfig, cpus: u32, host: &mut dyn Host) -> Result<Vec<Unfulfilled>, Impossible> {
-    let mut unfulfilled = Vec::new();
-    for wish in plan(config, cpus) {
+    let (wishes, mut unfulfilled) = (plan(config, cpus), Vec::new());
+    // On a node that has just started no rule may have used it yet.
+    let is_absent = |wish: &Wish| host.sysctl(wish.sysctl).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    if wishes.iter().any(is_absent) {
+        host.load_conntrack();
+    }
+    for wish in wishes {
         match fulfil(wish, host)? {
             None if wish.sysctl == MAX => unfulfilled.extend(grow(wish.value / 4, host)?),
             problem => unfulfilled.extend(problem),

@@ -67,6 +67,18 @@ fn what_may_not_be_written_is_named_and_no_reason_to_end() {
 }
 
 #[test]
+fn connection_tracking_that_is_not_loaded_yet_is_loaded() {
+    let mut host = FakeHost::default();
+    for sysctl in [MAX, BUCKETS, ESTABLISHED, CLOSE_WAIT] {
+        host.refuse(sysctl, ErrorKind::NotFound);
+    }
+    assert_eq!(apply(&defaults(), &mut host).len(), 3, "there is none to load");
+    host.make_conntrack_a_module();
+    assert_eq!(apply(&defaults(), &mut host), [""; 0]);
+    assert_eq!(host.sysctl(MAX).expect("it was set"), 131_072);
+}
+
+#[test]
 fn a_value_that_no_kernel_takes_is_an_error_with_its_field() {
     let mut host = FakeHost::default();
     host.refuse(ESTABLISHED, ErrorKind::InvalidInput);

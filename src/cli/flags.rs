@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values::{Gates, Switch, ip, ip_port};
+use super::values::{Gates, Switch, ip, ip_port, path};
 use crate::config::GoDuration;
 
 pub use super::more_flags::{Conntrack, Ignored, Ipvs, Logs};
@@ -50,10 +50,10 @@ pub struct Flags {
 pub struct General {
     /// KubeProxyConfiguration file. Beside it only --hostname-override, --master and the flags of the log count. It is
     /// watched: when its content changes, the program ends with code 1, to be started again
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path)]
     pub config: Option<PathBuf>,
     /// Write the configuration that would be used to a file, and exit; with --config, that file with all defaults
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path)]
     pub write_config_to: Option<PathBuf>,
     /// The name of this node, if it is not the host's; counts before the configuration file's
     #[arg(long, value_name = "NAME", default_value = "")]
@@ -93,7 +93,7 @@ pub struct Source {
     #[arg(long, value_name = "URL", default_value = "")]
     pub master: String,
     /// Take Nodes, Services and EndpointSlices from a YAML file or a folder of them instead of an API server; edits count
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = path)]
     pub objects: Option<PathBuf>,
     /// How many requests per second to make at most; negative: any number
     #[arg(long, value_name = "NUMBER", default_value = "5", allow_negative_numbers = true)]

@@ -61,7 +61,12 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Line, Stop> 
     let matches = command.try_get_matches_from_mut(arguments).map_err(|error| errors::stop(&error, &command))?;
     let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
     let names = flag_names(&command);
-    let cli = Cli::from_arg_matches(&matches).map_err(|error| errors::stop(&error, &command))?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| errors::stop(&error, &command))?;
+    let Flags { general, source, .. } = &mut cli.flags;
+    // As for kube-proxy, `--config=` is no file.
+    for path in [&mut general.config, &mut general.write_config_to, &mut source.objects] {
+        path.take_if(|path| path.as_os_str().is_empty());
+    }
     Ok(Line {
         given: names.iter().filter(|(id, _)| given(&&**id)).map(|(_, name)| name.clone()).collect(),
         shown: shown::all(&command, &matches),

@@ -60,6 +60,16 @@ fn a_list_of_nothing_is_none() {
 }
 
 #[test]
+fn a_path_of_nothing_is_none() {
+    for text in ["--config= --write-config-to= --objects=", "--config=/x --config="] {
+        let line = line(text);
+        let general = &line.flags.general;
+        assert_eq!((&general.config, &general.write_config_to, &line.flags.source.objects), (&None, &None, &None));
+        assert_eq!(shown(&line, "config"), "");
+    }
+}
+
+#[test]
 fn what_the_flags_of_the_log_say_counts_before_the_file() {
     let path = std::env::temp_dir().join(format!("kube-proxy-logs-{}", std::process::id()));
     let text = "logging: {verbosity: 1, flushFrequency: 9s, vmodule: [{filePattern: run, verbosity: 3}]}";

@@ -3,7 +3,9 @@
 //! In: text after a flag. Out: values, or what is wrong. Must not know: which flag.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::config::logging::VmoduleItem;
@@ -82,6 +84,14 @@ impl fmt::Display for Vmodule {
             self.0.iter().map(|item| format!("{}={}", item.file_pattern, item.verbosity)).collect();
         f.write_str(&items.join(","))
     }
+}
+
+/// A path, or nothing.
+///
+/// # Errors
+/// None; clap wants to be told.
+pub fn path(text: &str) -> Result<PathBuf, Infallible> {
+    Ok(PathBuf::from(text))
 }
 
 /// An address, or nothing.

@@ -19,15 +19,24 @@ fn matches(pattern: &str, path: &str) -> bool {
     fits(pattern.as_bytes(), &path.as_bytes()[start..])
 }
 
-/// `*` stands for anything, `?` for one sign.
+/// `*` stands for anything, `?` for one sign. Only the last `*` is ever tried again: it can take what an earlier one would.
 fn fits(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern.split_first(), text.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => (0..=text.len()).any(|skipped| fits(rest, &text[skipped..])),
-        (Some((b'?', pattern)), Some((_, text))) => fits(pattern, text),
-        (Some((a, pattern)), Some((b, text))) => a == b && fits(pattern, text),
-        _ => false,
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while t < text.len() {
+        match (pattern.get(p), star) {
+            (Some(b'*'), _) => {
+                p += 1;
+                star = Some((p, t));
+            }
+            (Some(sign), _) if *sign == b'?' || *sign == text[t] => (p, t) = (p + 1, t + 1),
+            (_, Some((after, from))) => {
+                star = Some((after, from + 1));
+                (p, t) = (after, from + 1);
+            }
+            (_, None) => return false,
+        }
     }
+    pattern[p..].iter().all(|sign| *sign == b'*')
 }
 
 #[cfg(test)]
@@ -50,5 +59,25 @@ mod tests {
         }
         assert_eq!(level(&items[..4], Some("src/health.rs")), None);
         assert_eq!(level(&items, None), None);
+    }
+
+    #[test]
+    fn stars_stand_for_anything_and_many_of_them_cost_little() {
+        for (pattern, text, fit) in [
+            ("", "", true),
+            ("*", "", true),
+            ("**", "run", true),
+            ("r*n", "rn", true),
+            ("r*n", "run_on", true),
+            ("*s*s", "stops", true),
+            ("*s*s?", "stops", false),
+            ("?*", "", false),
+            ("run", "runs", false),
+            ("runs", "run", false),
+        ] {
+            assert_eq!(fits(pattern.as_bytes(), text.as_bytes()), fit, "{pattern} {text}");
+        }
+        let (pattern, text) = ("*a".repeat(40) + "b", "a".repeat(80));
+        assert!(!fits(pattern.as_bytes(), text.as_bytes()));
     }
 }

@@ -15,6 +15,7 @@ use http::header::{ACCEPT, HeaderValue, USER_AGENT};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::Status;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use proxier::track::{Change, Kind, key_of};
@@ -126,7 +127,8 @@ async fn clients(settings: &Settings, master: &str, metrics: &Metrics, silence: 
 
 /// As Kubernetes' own clients name themselves: program, release, platform, and which build it is.
 fn user_agent() -> String {
-    let program = std::env::args().next().unwrap_or_default();
+    let program = std::env::args_os().next().unwrap_or_default();
+    let program = program.to_string_lossy();
     let program = program.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("kube-proxy");
     let platform = format!("{}/{}", std::env::consts::OS, version::go_arch());
     format!("{program}/{} ({platform}) kubernetes/rust-{}", version::KUBERNETES, env!("CARGO_PKG_VERSION"))
@@ -193,7 +195,12 @@ async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink:
                 Some(error @ watcher::Error::WatchFailed(_)) if timed_out(error) => {
                     format!("nothing came for {SILENCE:?}, not even a bookmark, so the connection may be dead")
                 }
-                Some(error) => causes(error),
+                Some(error) => match refusal(error) {
+                    Some(status) => {
+                        format!("the API server says {} {}: {}", status.code, status.reason, status.message)
+                    }
+                    None => causes(error),
+                },
             };
             warn!("watching {}s: {said}; trying again, the rules stay", kind.name());
             tokio::time::sleep(pause.after(error.as_ref())).await;
@@ -205,6 +212,18 @@ async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink:
                 break;
             }
         }
+    }
+}
+
+/// What the API server itself says, if the error is its answer.
+fn refusal(error: &watcher::Error) -> Option<&Status> {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status))
+        | WatchError(status) => Some(status),
+        _ => None,
     }
 }
 
@@ -240,17 +259,10 @@ struct Pause {
 impl Pause {
     /// The next pause; not shorter than the server asks for.
     fn after(&mut self, error: Option<&watcher::Error>) -> Duration {
-        use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
         let base = Duration::from_millis(800).saturating_mul(1 << self.failures.min(6)).min(Duration::from_secs(30));
         self.failures += 1;
-        let asked = match error {
-            Some(
-                InitialListFailed(kube::Error::Api(status))
-                | WatchStartFailed(kube::Error::Api(status))
-                | WatchFailed(kube::Error::Api(status)),
-            ) => status.details.as_ref().map_or(0, |details| details.retry_after_seconds),
-            _ => 0,
-        };
+        let details = error.and_then(refusal).and_then(|status| status.details.as_ref());
+        let asked = details.map_or(0, |details| details.retry_after_seconds);
         (base + base.mul_f64(chance())).max(Duration::from_secs(u64::from(asked)))
     }
 

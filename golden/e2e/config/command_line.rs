@@ -43,6 +43,25 @@ fn what_was_asked_for_goes_to_standard_output() {
 }
 
 #[test]
+fn nobody_has_to_read_what_is_said() {
+    for arguments in [&["--help"][..], &["--version"], &["--no-such-flag"]] {
+        let full = || std::fs::File::options().write(true).open("/dev/full").expect("a device");
+        let status =
+            Command::new(BINARY).args(arguments).stdout(full()).stderr(full()).status().expect("it can be run");
+        assert_eq!(status.code(), Some(i32::from(arguments == ["--no-such-flag"])), "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_is_no_text_is_refused_like_everything_else() {
+    use std::os::unix::ffi::OsStrExt;
+    let nonsense = std::ffi::OsStr::from_bytes(b"--conf\xff");
+    let output = Command::new(BINARY).arg(nonsense).output().expect("it can be run");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("Error: unknown flag: --conf\u{fffd}"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn the_log_can_be_json_and_parted() {
     let path = std::env::temp_dir().join(format!("kube-proxy-log-{}", std::process::id()));
     let to = format!("--write-config-to={}", path.display());

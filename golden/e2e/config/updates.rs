@@ -77,6 +77,20 @@ fn a_config_map_that_is_swapped_ends_the_proxy() {
     let _ = std::fs::remove_dir_all(folder);
 }
 
+/// `kube-proxy --config <(kubectl get configmap …)`
+#[test]
+fn a_pipe_is_read_once() {
+    let mut world = World::new();
+    let path = world.node.dir().join("config.conf");
+    std::fs::write(&path, config("30s")).expect("a configuration");
+    let pipe = world.node.dir().join("pipe").display().to_string();
+    let shell = format!("mkfifo {pipe}; cat {} >{pipe} & exec \"$@\"", path.display());
+    let arguments = [format!("--config={pipe}"), format!("--objects={}", world.objects().display())];
+    world.node.start_by(&["sh", "-c", &shell, "sh"], &arguments.each_ref().map(String::as_str));
+    world.until_leads("10.244.2.5");
+    world.node.until_logged(&["pipe is no file, and so is not watched"]);
+}
+
 #[test]
 fn a_new_date_or_mode_or_the_same_content_is_nothing() {
     let folder = folder("touch");

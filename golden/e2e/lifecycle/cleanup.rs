@@ -136,6 +136,20 @@ fn where_nothing_is_nothing_is_made() {
     assert_eq!(nft_tables(&node), [""; 0]);
     let legacy = node.netns().enter(|| std::fs::read_to_string("/proc/thread-self/net/ip_tables_names"));
     assert_eq!(legacy.unwrap_or_default(), "", "to look at a table of the legacy flavour would make it");
+    assert!(!node.log().contains("nodePortAddresses"), "what does not matter now: {}", node.log());
+}
+
+#[test]
+fn what_there_are_no_tools_for_is_said_to_stay() {
+    let mut node = machine();
+    load(&node, "legacy");
+    let before = saved(&node, "legacy");
+    node.start_by(&["/usr/bin/env", "PATH=/nowhere"], &["--cleanup"]);
+    assert_eq!(node.wait().code(), Some(0), "{}", node.log());
+    for family in ["IPv4", "IPv6"] {
+        node.until_logged(&[family, "flavour legacy", "no programs in PATH", "stays"]);
+    }
+    assert_eq!(saved(&node, "legacy"), before);
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! What is set in the kernel at the start, and what becomes of a kernel that does not let itself be set.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use nix::sys::signal::Signal;
 
 use crate::{World, machine};
@@ -103,6 +106,33 @@ fn the_terminal_hanging_up_ends_it_in_order() {
     assert_eq!(world.node.end(Signal::SIGHUP).code(), Some(0));
     world.node.until_logged(&["SIGHUP", "the rules stay"]);
     assert_eq!(world.node.rules(), rules);
+}
+
+#[test]
+fn tools_that_hang_keep_nobody_from_asking_or_ending_it() {
+    let mut world = World::new();
+    let tools = world.node.dir().join("tools");
+    std::fs::create_dir(&tools).expect("a folder");
+    // It hangs as long as the proxy is there.
+    let hang = "#!/bin/sh\nwhile kill -0 $PPID; do sleep 0.1; done\n";
+    for tool in ["iptables", "ip6tables", "iptables-nft-save"] {
+        let path = tools.join(tool);
+        std::fs::write(&path, hang).expect("a program");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("it can be run");
+    }
+    let path = std::env::var("PATH").expect("a PATH");
+    let path = format!("PATH={}:{path}", tools.display());
+    world.start_by(&["/usr/bin/env", &path], &[]);
+    world.node.until("pages are answered", || world.node.page("/metrics").is_some_and(|(status, _)| status == 200));
+    // Every process of the tools is another one than the proxy's.
+    let pid = world.node.pid().expect("it runs");
+    let children = format!("/proc/{pid}/task");
+    world.node.until("a tool hangs", || {
+        let tasks = std::fs::read_dir(&children).expect("it runs").flatten();
+        tasks.map(|task| std::fs::read_to_string(task.path().join("children"))).flatten().any(|list| !list.is_empty())
+    });
+    assert!(world.node.page("/metrics").is_some(), "{}", world.node.log());
+    assert_eq!(world.node.end(Signal::SIGTERM).code(), Some(0), "{}", world.node.log());
 }
 
 #[test]

@@ -74,6 +74,17 @@ fn other_networks_end_a_proxy_that_goes_by_them_and_no_other() {
 }
 
 #[test]
+fn it_says_what_it_waits_for_before_the_first_rules() {
+    let mut world = World::new();
+    world.api.apply(own(&[], &[]));
+    world.start(&[]);
+    world.node.until_logged(&["waiting up to 30s for the Node", NAME]);
+    assert!(!world.node.rules().contains("KUBE-"), "{}", world.node.rules());
+    world.api.apply(own(&["192.168.50.2"], &[]));
+    world.settled();
+}
+
+#[test]
 fn node_cidr_waits_for_networks_with_its_ports_open() {
     let mut world = World::new();
     world.api.apply(own(&["192.168.50.2"], &[]));

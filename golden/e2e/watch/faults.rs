@@ -54,6 +54,7 @@ fn refusals_are_logged_and_overcome() {
         for kind in ["Nodes", "Services", "EndpointSlices"] {
             world.node.until_logged(&["watching", kind, &code.to_string()]);
         }
+        assert!(!world.node.log().contains("Status {"), "for people: {}", world.node.log());
         world.settled();
 
         // The same in the middle of its life.

@@ -66,6 +66,8 @@ fn sigterm_ends_it_in_order_and_leaves_the_rules() {
         for family in ["IPv4", "IPv6"] {
             world.node.until_logged(&[&format!("{family}: stopped")]);
         }
+        let log = world.node.log();
+        assert!(log.find(": stopping") < log.find(": stopped"), "why comes first: {log}");
         assert_eq!(world.node.rules(), before);
     }
 }
@@ -88,7 +90,7 @@ fn sigterm_ends_it_while_the_server_is_away() {
     let start = Instant::now();
     let status = world.node.end(Signal::SIGTERM);
     assert_eq!(status.code(), Some(0), "{status}\n{}", world.node.log());
-    assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "it took {:?}", start.elapsed());
 }
 
 #[test]

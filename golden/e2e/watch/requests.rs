@@ -139,12 +139,16 @@ fn a_server_that_ends_every_watch_at_once_is_not_flooded() {
     let world = World::running();
     world.api.clear_requests();
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(6) {
+    world.node.until("it has asked many times, and for some time", || {
         world.api.end_watches(End::Clean);
-        std::thread::yield_now();
-    }
+        world.api.requests().len() > 20 && start.elapsed() > Duration::from_secs(3)
+    });
     let requests = world.api.requests().len();
-    // Five a second, as kube-proxy's client has it, and a burst of ten.
-    assert!((10..=50).contains(&requests), "{requests} requests in 6 s");
+    // Five a second, as kube-proxy's client has it, a burst of ten, and one of each kind that was on its way.
+    let most = 13.0 + 5.0 * start.elapsed().as_secs_f64();
+    assert!(
+        f64::from(u32::try_from(requests).expect("not so many")) <= most,
+        "{requests} requests, {most} are allowed"
+    );
     world.works("later");
 }

@@ -99,6 +99,14 @@ impl ConntrackTable for SystemConntrack {
     }
 }
 
+/// Has the kernel load the module, as it does when it is asked something about connection tracking. The question names no
+/// flow, so there is no answer to it.
+pub(super) fn load() {
+    let question =
+        Request::new(nfnetlink(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET), 0, &nfgenmsg(IpFamily::V4.nfproto()));
+    let _ = Netlink::open(NETLINK_NETFILTER).map(|mut socket| socket.request(&question));
+}
+
 /// Deletes flows in batches, on a socket of its own as the other one is busy with the dump.
 #[derive(Debug)]
 struct Deleter {

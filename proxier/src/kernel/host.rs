@@ -40,6 +40,10 @@ pub trait Host: Send + std::fmt::Debug {
     /// # Errors
     /// If the kernel has no nfacct, or we may not.
     fn ensure_counter(&mut self, name: &str) -> io::Result<()>;
+
+    /// Has connection tracking loaded, where it is a module that nobody has used yet. Whether there is one shows by its
+    /// sysctls.
+    fn load_conntrack(&mut self) {}
 }
 
 /// The running host.
@@ -74,6 +78,10 @@ impl Host for SystemHost {
 
     fn ensure_counter(&mut self, name: &str) -> io::Result<()> {
         super::nfacct::ensure(name)
+    }
+
+    fn load_conntrack(&mut self) {
+        super::conntrack::load();
     }
 }
 

@@ -87,15 +87,14 @@ impl SystemIptables {
         Ok(tools)
     }
 
-    /// The tools of a flavour and those tables of theirs that exist: to look makes none. `None` if there is nothing to
-    /// be done, because there are no tables or no tools.
+    /// Those tables of a flavour that exist, for to look makes none, and the tools to look into them, if there are any.
     ///
     /// # Errors
     /// If the kernel does not say which tables there are.
-    pub fn find_existing(family: IpFamily, flavour: Flavour) -> io::Result<Option<(Self, Vec<Table>)>> {
+    pub fn find_existing(family: IpFamily, flavour: Flavour) -> io::Result<(Vec<Table>, Option<Self>)> {
         let tables = existing(family, flavour)?;
         let choice = Choice::of(flavour).filter(|_| !tables.is_empty());
-        Ok(choice.and_then(|choice| Some((Self::programs(family, &choice).ok()?, tables))))
+        Ok((tables, choice.and_then(|choice| Self::programs(family, &choice).ok())))
     }
 
     fn programs(family: IpFamily, choice: &Choice) -> Result<Self, ToolError> {

@@ -17,6 +17,7 @@ struct State {
     addresses: Vec<IpAddr>,
     refused: BTreeMap<String, io::ErrorKind>,
     counters: Option<BTreeSet<String>>,
+    conntrack_is_a_module: bool,
 }
 
 /// A host without addresses, sysctls and nfacct, until a test adds them.
@@ -41,6 +42,11 @@ impl FakeHost {
     /// From now on the kernel knows nfacct.
     pub fn allow_counters(&self) {
         self.state().counters.get_or_insert_default();
+    }
+
+    /// From now on its conntrack is a module: what is not there may be once that is loaded.
+    pub fn make_conntrack_a_module(&self) {
+        self.state().conntrack_is_a_module = true;
     }
 
     /// The counters that were made.
@@ -79,5 +85,12 @@ impl Host for FakeHost {
         let counters = state.counters.as_mut().ok_or_else(|| io::Error::other("this host has no nfacct"))?;
         counters.insert(name.to_owned());
         Ok(())
+    }
+
+    fn load_conntrack(&mut self) {
+        let mut state = self.state();
+        if state.conntrack_is_a_module {
+            state.refused.retain(|_, reason| *reason != io::ErrorKind::NotFound);
+        }
     }
 }
