@@ -1,7 +1,8 @@
 //! The log, in klog's forms: `I1121 00:44:11.102973   14565 run.rs:27] message key=value`, or JSON.
 //!
 //! In: tracing events. Out: lines. Must not know: what is logged.
-//! `-v 2` adds debug events, `-v 5` trace events; other crates speak up from `-v 8` on, or when something is wrong.
+//! `-v 2` adds debug events, `-v 5` trace events; other crates speak up from `-v 8` on, or when something is wrong that we
+//! do not say ourselves.
 //! `--vmodule` sets the level of single files. No line waits, so there is nothing to flush.
 
 mod line;
@@ -20,6 +21,8 @@ use crate::config::logging::{Logging, VmoduleItem};
 const DEBUG_FROM: u32 = 2;
 const TRACE_FROM: u32 = 5;
 const FOREIGN_FROM: u32 = 8;
+/// These return every error that they log, and then it is logged by us.
+const ECHOES: [&str; 2] = ["kube_client::client::builder", "kube_runtime::watcher"];
 
 /// What is to be logged, and how.
 struct Wanted {
@@ -61,11 +64,11 @@ impl Wanted {
     fn wants(&self, metadata: &Metadata<'_>) -> bool {
         let ours = ["kube_proxy", "proxier"].iter().any(|name| metadata.target().starts_with(name));
         let from = match *metadata.level() {
-            Level::ERROR | Level::WARN => return true,
+            Level::ERROR | Level::WARN if !ECHOES.contains(&metadata.target()) => return true,
             _ if !ours => FOREIGN_FROM,
-            Level::INFO => 0,
             Level::DEBUG => DEBUG_FROM,
             Level::TRACE => TRACE_FROM,
+            _ => 0,
         };
         !self.quiet && vmodule::level(&self.vmodule, metadata.file()).unwrap_or(self.verbosity) >= from
     }
@@ -129,15 +132,17 @@ mod tests {
             tracing::debug!("3");
             tracing::trace!("4");
             tracing::info!(target: "kube_client", "5");
+            tracing::warn!(target: "kube_client", "6");
+            tracing::warn!(target: "kube_runtime::watcher", "7");
         });
         let kept = |wanted: &Wanted| lines.iter().map(|line| u8::from(wanted.wants(line))).collect::<Vec<_>>();
-        assert_eq!(kept(&wanted(true, 9, &[])), [1, 0, 0, 0, 0]);
-        assert_eq!(kept(&wanted(false, 0, &[])), [1, 1, 0, 0, 0]);
-        assert_eq!(kept(&wanted(false, 2, &[])), [1, 1, 1, 0, 0]);
-        assert_eq!(kept(&wanted(false, 5, &[])), [1, 1, 1, 1, 0]);
-        assert_eq!(kept(&wanted(false, 8, &[])), [1, 1, 1, 1, 1]);
-        assert_eq!(kept(&wanted(false, 0, &[("api", 5), ("logg*", 2)])), [1, 1, 1, 0, 0]);
-        assert_eq!(kept(&wanted(false, 5, &[("logging", 0)])), [1, 1, 0, 0, 0]);
+        assert_eq!(kept(&wanted(true, 9, &[])), [1, 0, 0, 0, 0, 1, 0]);
+        assert_eq!(kept(&wanted(false, 0, &[])), [1, 1, 0, 0, 0, 1, 0]);
+        assert_eq!(kept(&wanted(false, 2, &[])), [1, 1, 1, 0, 0, 1, 0]);
+        assert_eq!(kept(&wanted(false, 5, &[])), [1, 1, 1, 1, 0, 1, 0]);
+        assert_eq!(kept(&wanted(false, 8, &[])), [1, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(kept(&wanted(false, 0, &[("api", 5), ("logg*", 2)])), [1, 1, 1, 0, 0, 1, 0]);
+        assert_eq!(kept(&wanted(false, 5, &[("logging", 0)])), [1, 1, 0, 0, 0, 1, 0]);
     }
 
     #[test]
