@@ -5,6 +5,7 @@
 
 pub mod conntrack;
 pub mod iptables;
+pub mod nft;
 mod restore;
 mod save;
 
