@@ -11,9 +11,11 @@ pub mod memory;
 mod netlink;
 pub mod netns;
 mod nfacct;
+pub mod nftables;
 
 pub use conntrack::{ConntrackTable, Deleted, SystemConntrack};
 pub use flavour::{Choice, Flavour, choose as choose_flavour};
 pub use host::{Host, SystemHost, cpu_time};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};
 pub use nfacct::packet_counters;
+pub use nftables::{Nftables, SystemNftables};

@@ -6,10 +6,12 @@
 mod conntrack;
 mod host;
 mod iptables;
+mod nftables;
 pub mod objects;
 mod recorder;
 
 pub use conntrack::FakeConntrack;
 pub use host::FakeHost;
 pub use iptables::FakeIptables;
+pub use nftables::FakeNftables;
 pub use recorder::{Recorder, RecordingIptables};

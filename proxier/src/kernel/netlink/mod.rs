@@ -3,11 +3,13 @@
 //! In: requests built from attributes. Out: acknowledgements, or the messages of a dump, as attributes.
 //! Must not know: what any message means.
 
+mod batch;
 mod error;
 mod receive;
 mod request;
 mod socket;
 
+pub(super) use batch::Fault;
 pub(super) use error::NetlinkError;
 pub(super) use receive::{Attributes, Received};
 pub(super) use request::Request;
@@ -39,6 +41,8 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// A request that makes something new.
 pub(super) const NLM_F_CREATE: u16 = 0x400;
+/// A request that adds to the end.
+pub(super) const NLM_F_APPEND: u16 = 0x800;
 
 /// The header of all nfnetlink messages: family (`AF_INET`, `AF_INET6` or 0), version 0, resource.
 pub(super) fn nfgenmsg(family: u8) -> [u8; 4] {

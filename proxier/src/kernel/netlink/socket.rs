@@ -34,9 +34,9 @@ pub enum Dump {
 #[derive(Debug)]
 pub struct Netlink {
     protocol: isize,
-    socket: Socket,
-    sequence: u32,
-    buffer: Vec<u8>,
+    pub(super) socket: Socket,
+    pub(super) sequence: u32,
+    pub(super) buffer: Vec<u8>,
 }
 
 impl Netlink {
@@ -50,6 +50,27 @@ impl Netlink {
         let mut outcome = Ok(());
         self.request_all(std::slice::from_ref(request), |_, error| outcome = Err(error))?;
         outcome
+    }
+
+    /// Sends a request that is answered by messages and then acknowledged; hands over those.
+    pub fn ask(&mut self, request: &Request, each: &mut dyn FnMut(&Received<'_>)) -> Result<(), NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        request.write_to(&mut bytes, self.sequence, NLM_F_ACK)?;
+        self.send(&bytes)?;
+        loop {
+            self.receive()?;
+            for received in Messages(&self.buffer) {
+                let received = received?;
+                if received.sequence != self.sequence {
+                    continue;
+                }
+                match received.verdict() {
+                    Some(verdict) => return verdict,
+                    None => each(&received),
+                }
+            }
+        }
     }
 
     /// Sends requests as one; those that fail are told to `failed`, by index.
@@ -140,13 +161,13 @@ impl Netlink {
         }
     }
 
-    fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
+    pub(super) fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
         let sent = uninterrupted(|| self.socket.send(bytes, 0))?;
         if sent == bytes.len() { Ok(()) } else { Err(NetlinkError::TooLong) }
     }
 
     /// Fills the buffer with the next datagram.
-    fn receive(&mut self) -> Result<(), NetlinkError> {
+    pub(super) fn receive(&mut self) -> Result<(), NetlinkError> {
         self.buffer.clear();
         // With MSG_TRUNC the length is the datagram's own, even if the buffer does not hold it.
         let length = uninterrupted(|| self.socket.recv(&mut self.buffer, libc::MSG_TRUNC))?;
