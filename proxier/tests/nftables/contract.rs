@@ -220,7 +220,12 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
     let at = || 0_usize..3;
     let operation = prop_oneof![
         2 => at().prop_map(|at| Operation::AddChain(Chain::plain(chain(at)))),
-        1 => at().prop_map(|at| Operation::AddChain(Chain::base(chain(at), Kind::Nat, Hook::Output, -100))),
+        1 => Just(Operation::AddChain(Chain::base("base", Kind::Nat, Hook::Output, -100))),
+        1 => (at(), 0_usize..4).prop_map(|(at, to)| {
+            let to = if to == 3 { "base".into() } else { chain(to.max(at + 1)) };
+            let rule = Rule::new([Statement::Verdict(Verdict::Goto(to))]);
+            Operation::AddRule { chain: chain(at), rule }
+        }),
         3 => at().prop_map(|at| Operation::AddSet(set(at))),
         4 => (at(), 0_usize..8).prop_map(|(at, to)| Operation::AddRule { chain: chain(at), rule: rule(at, to) }),
         8 => (at(), vec((1_u16..6, 1_usize..3), 1..4)).prop_map(|(at, elements)| {
@@ -238,7 +243,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
 #[test]
 fn random_transactions_come_to_the_same() {
     let cases =
-        std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).map_or(30, |n: u32| n.div_ceil(10));
+        std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).map_or(12, |n: u32| n.div_ceil(20));
     let config =
         ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 500, ..ProptestConfig::default() };
     let (taken, refused) = (Cell::new(0), Cell::new(0));

@@ -174,29 +174,28 @@ impl Field {
 
     /// Prints a value of this type.
     pub(super) fn write_value(self, f: &mut fmt::Formatter<'_>, value: &[u8]) -> fmt::Result {
-        let number = |value: &[u8]| value.get(..4).and_then(|v| v.try_into().ok()).map(u32::from_ne_bytes);
+        let number = || <[u8; 4]>::try_from(value).map_or(0, u32::from_ne_bytes);
         match self {
-            Self::Source(_) | Self::Destination(_) => {
-                if let Ok(octets) = <[u8; 4]>::try_from(value) {
-                    return write!(f, "{}", Ipv4Addr::from(octets));
-                }
-                let octets = <[u8; 16]>::try_from(value).map_err(|_| fmt::Error)?;
-                write!(f, "{}", Ipv6Addr::from(octets))
-            }
-            Self::Protocol => match value.first().copied() {
-                Some(6) => f.write_str("tcp"),
-                Some(17) => f.write_str("udp"),
-                Some(132) => f.write_str("sctp"),
-                other => write!(f, "{}", other.ok_or(fmt::Error)?),
+            Self::Source(_) | Self::Destination(_) => match *value {
+                [a, b, c, d] => write!(f, "{}", Ipv4Addr::new(a, b, c, d)),
+                _ => match <[u8; 16]>::try_from(value) {
+                    Ok(octets) => write!(f, "{}", Ipv6Addr::from(octets)),
+                    Err(_) => f.write_str("?"),
+                },
             },
-            Self::Port => {
-                let octets = value.get(..2).and_then(|v| v.try_into().ok()).ok_or(fmt::Error)?;
-                write!(f, "{}", u16::from_be_bytes(octets))
-            }
-            Self::Mark => write!(f, "{:#010x}", number(value).ok_or(fmt::Error)?),
-            Self::Random { .. } | Self::SourceKind | Self::DestinationKind => {
-                write!(f, "{}", number(value).ok_or(fmt::Error)?)
-            }
+            Self::Protocol => match value {
+                [6, ..] => f.write_str("tcp"),
+                [17, ..] => f.write_str("udp"),
+                [132, ..] => f.write_str("sctp"),
+                [other, ..] => write!(f, "{other}"),
+                [] => f.write_str("?"),
+            },
+            Self::Port => match value {
+                [high, low, ..] => write!(f, "{}", u16::from_be_bytes([*high, *low])),
+                _ => f.write_str("?"),
+            },
+            Self::Mark => write!(f, "{:#010x}", number()),
+            Self::Random { .. } | Self::SourceKind | Self::DestinationKind => write!(f, "{}", number()),
             Self::Input => {
                 let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
                 write!(f, "\"{}\"", String::from_utf8_lossy(name))

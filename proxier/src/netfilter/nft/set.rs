@@ -242,8 +242,9 @@ impl fmt::Display for PrintedKey<'_> {
         for (nth, field) in self.set.key.iter().enumerate() {
             f.write_str(if nth > 0 { " . " } else { "" })?;
             let range = at..at + field.width();
-            let first = self.element.key.get(range.clone()).ok_or(fmt::Error)?;
-            let last = self.element.end.as_ref().map_or(Ok(first), |end| end.get(range).ok_or(fmt::Error))?;
+            // What does not fit is printed too: in the error of who refused it.
+            let first = self.element.key.get(range.clone()).unwrap_or_default();
+            let last = self.element.end.as_ref().map_or(first, |end| end.get(range).unwrap_or_default());
             match prefix_length(first, last) {
                 _ if first == last => field.write_value(f, first)?,
                 Some(length) => {
@@ -296,7 +297,7 @@ impl fmt::Display for Printed<'_> {
                 let mut at = 0;
                 for (nth, field) in set.value.iter().flatten().enumerate() {
                     f.write_str(if nth > 0 { " . " } else { "" })?;
-                    field.write_value(f, value.get(at..at + field.width()).ok_or(fmt::Error)?)?;
+                    field.write_value(f, value.get(at..at + field.width()).unwrap_or_default())?;
                     at += field.padded();
                 }
                 Ok(())
