@@ -18,4 +18,4 @@ pub use flavour::{Choice, Flavour, choose as choose_flavour};
 pub use host::{Host, SystemHost, cpu_time};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};
 pub use nfacct::packet_counters;
-pub use nftables::{Nftables, SystemNftables};
+pub use nftables::{NftTables, SystemNftables};

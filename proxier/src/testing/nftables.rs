@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::family::IpFamily;
-use crate::kernel::nftables::{NftError, Nftables, ReadRule, ReadSet, ReadTable, Refusal};
+use crate::kernel::nftables::{NftError, NftTables, ReadRule, ReadSet, ReadTable, Refusal};
 use crate::netfilter::nft::{
     Bytes, Chain, Element, Expression, Name, Operation, Rule, Set, Table, Transaction, Value, Verdict,
 };
@@ -286,7 +286,7 @@ impl State {
     }
 }
 
-impl Nftables for FakeNftables {
+impl NftTables for FakeNftables {
     fn generation(&mut self) -> Result<u32, NftError> {
         Ok(self.state().generation)
     }
@@ -324,7 +324,7 @@ impl Nftables for FakeNftables {
         Ok(())
     }
 
-    fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<(), NftError> {
+    fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<u32, NftError> {
         let mut state = self.state();
         match &mut state.overtaken {
             Some(0) => {
@@ -339,7 +339,7 @@ impl Nftables for FakeNftables {
             return Err(NftError::Changed);
         }
         // The real one takes all parts at once if it can.
-        state.part(&transaction.table, 0, transaction.operations(), true)
+        state.part(&transaction.table, 0, transaction.operations(), true).map(|()| 1)
     }
 
     fn check(&mut self, transaction: &Transaction) -> Result<(), NftError> {

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use proxier::IpFamily;
-use proxier::kernel::Nftables;
+use proxier::kernel::NftTables;
 use proxier::kernel::nftables::NftError;
 use proxier::netfilter::nft::{
     Chain, Element, Field, Hook, Key, Kind, Name, Operation, Rule, Set, Statement, Table, Transaction, Verdict,
@@ -68,7 +68,7 @@ fn rule(at: usize, to: usize) -> Rule {
 /// The fake and the real one side by side.
 struct Pair {
     fake: FakeNftables,
-    real: Box<dyn Nftables>,
+    real: Box<dyn NftTables>,
 }
 
 impl Pair {
@@ -89,11 +89,11 @@ impl Pair {
         };
         let checked = [refusals(self.fake.check(&transaction)), refusals(self.real.check(&transaction))];
         let applied = [
-            refusals(Nftables::apply(&mut self.fake, &transaction, None)),
-            refusals(self.real.apply(&transaction, None)),
+            refusals(NftTables::apply(&mut self.fake, &transaction, None).map(drop)),
+            refusals(self.real.apply(&transaction, None).map(drop)),
         ];
         assert_eq!(checked, applied, "{transaction}");
-        let [fake, real] = [&mut self.fake as &mut dyn Nftables, self.real.as_mut()].map(|engine| {
+        let [fake, real] = [&mut self.fake as &mut dyn NftTables, self.real.as_mut()].map(|engine| {
             assert_eq!(engine.tables(IpFamily::V6).expect("a list").len(), 0);
             let Some(mut read) = engine.table(&table()).expect("it can be read") else { return None };
             // Handles are nobody's business.
@@ -186,7 +186,7 @@ fn elements_at_fault_are_named() {
     });
     // Chain number 9 is number 0, which is there; the odd one leads nowhere.
     let bad = transaction(&[Operation::AddElements(set(1), elements.collect())]);
-    for engine in [&mut pair.fake as &mut dyn Nftables, pair.real.as_mut()] {
+    for engine in [&mut pair.fake as &mut dyn NftTables, pair.real.as_mut()] {
         let error = engine.apply(&bad, None).expect_err("one leads nowhere");
         let NftError::Refused(refusals) = &error else { panic!("{error}") };
         let [refusal] = &refusals[..] else { panic!("{refusals:?}") };
@@ -203,7 +203,7 @@ fn elements_at_fault_are_named() {
 fn a_change_by_somebody_else_is_noticed() {
     let mut pair = Pair::new();
     pair.apply(&ground());
-    for engine in [&mut pair.fake as &mut dyn Nftables, pair.real.as_mut()] {
+    for engine in [&mut pair.fake as &mut dyn NftTables, pair.real.as_mut()] {
         let before = engine.generation().expect("a number");
         assert_eq!(engine.generation().expect("a number"), before, "nothing happened");
         let add = |port| transaction(&[Operation::AddElements(set(0), vec![element(0, port, 0)])]);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use nix::sched::{CloneFlags, setns, unshare};
 use proxier::IpFamily;
 use proxier::kernel::nftables::{NftError, ReadTable};
-use proxier::kernel::{Nftables, SystemNftables};
+use proxier::kernel::{NftTables, SystemNftables};
 use proxier::netfilter::nft::{Element, Name, Set, Table, Transaction};
 
 /// A namespace; clones are the same one.
@@ -33,7 +33,7 @@ impl Real {
     }
 
     /// An engine that works there.
-    pub fn engine(&self) -> Box<dyn Nftables> {
+    pub fn engine(&self) -> Box<dyn NftTables> {
         Box::new(There { engine: SystemNftables::default(), real: self.clone() })
     }
 
@@ -76,7 +76,7 @@ struct There {
     real: Real,
 }
 
-impl Nftables for There {
+impl NftTables for There {
     fn generation(&mut self) -> Result<u32, NftError> {
         self.real.enter();
         self.engine.generation()
@@ -97,7 +97,7 @@ impl Nftables for There {
         self.engine.elements(table, set, each)
     }
 
-    fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<(), NftError> {
+    fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<u32, NftError> {
         self.real.enter();
         self.engine.apply(transaction, generation)
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proxier::IpFamily;
-use proxier::kernel::Nftables;
+use proxier::kernel::NftTables;
 use proxier::netfilter::nft::{Element, Field, Key, Operation, Set, Table, Transaction};
 
 use super::kernel::Real;
@@ -26,7 +26,7 @@ fn transaction(parts: u32, bad: Option<u32>) -> Transaction {
     transaction
 }
 
-fn count(engine: &mut dyn Nftables, transaction: &Transaction) -> usize {
+fn count(engine: &mut dyn NftTables, transaction: &Transaction) -> usize {
     let Operation::AddSet(set) = &transaction.operations()[1] else { panic!("the second adds a set") };
     let mut count = 0;
     engine.elements(&transaction.table, set, &mut |_| count += 1).expect("it can be read");

@@ -19,7 +19,7 @@ use crate::family::IpFamily;
 use crate::netfilter::nft::{Element, Name, Set, Table, Transaction};
 
 /// nf_tables of the network namespace.
-pub trait Nftables: Send + fmt::Debug {
+pub trait NftTables: Send + fmt::Debug {
     /// A number that every change of nf_tables makes another one, whoever makes it, in whichever table.
     ///
     /// # Errors
@@ -44,12 +44,12 @@ pub trait Nftables: Send + fmt::Debug {
     /// If they cannot be read: there is no such set, for one.
     fn elements(&mut self, table: &Table, set: &Set, each: &mut dyn FnMut(Element)) -> Result<(), NftError>;
 
-    /// Makes the changes, in as few parts as the kernel takes. With `generation`, only if nobody has changed anything
-    /// since the kernel told that number.
+    /// Makes the changes, in as few batches as the kernel takes, and tells how many those were. With `generation`, only
+    /// if nobody has changed anything since the kernel told that number.
     ///
     /// # Errors
     /// If a part was refused. It then left no trace; parts before it are done, parts after it were not tried.
-    fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<(), NftError>;
+    fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<u32, NftError>;
 
     /// Finds out whether the kernel would make the changes, as one, and makes none.
     ///

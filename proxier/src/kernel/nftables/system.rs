@@ -9,7 +9,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::decode::{self, ReadTable};
 use super::encode::*;
-use super::{NftError, Nftables, Refusal};
+use super::{NftError, NftTables, Refusal};
 use crate::family::IpFamily;
 use crate::kernel::netlink::{Attributes, Dump, Fault, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink};
 use crate::netfilter::nft::{Element, Name, Operation, Set, Table, Transaction};
@@ -48,6 +48,15 @@ struct Batch {
 }
 
 impl Batch {
+    /// Only its beginning.
+    fn new(generation: Option<u32>) -> Self {
+        let mut begin = marker(NFNL_MSG_BATCH_BEGIN);
+        if let Some(generation) = generation {
+            begin.attribute(NFNL_BATCH_GENID, &generation.to_be_bytes());
+        }
+        Self { bytes: begin.len(), requests: vec![begin], places: Vec::new() }
+    }
+
     fn extend(&mut self, table: &Table, start: usize, operations: &[Operation]) {
         for (index, operation) in operations.iter().enumerate() {
             let operation_index = start + index;
@@ -60,10 +69,10 @@ impl Batch {
         }
     }
 
-    fn append(&mut self, other: &mut Self) {
-        self.requests.append(&mut other.requests);
-        self.places.append(&mut other.places);
-        self.bytes += std::mem::take(&mut other.bytes);
+    fn append(&mut self, part: Self) {
+        self.requests.extend(part.requests);
+        self.places.extend(part.places);
+        self.bytes += part.bytes;
     }
 }
 
@@ -82,31 +91,27 @@ impl SystemNftables {
         }
     }
 
+    /// How big a batch may be, if it would like to be this big, its end included.
+    fn room(&mut self, bytes: usize) -> Result<usize, NftError> {
+        const END: usize = 64;
+        let room = self.socket()?.room((bytes + END).min(BATCH_MAX))?;
+        Ok(room.min(BATCH_MAX).saturating_sub(END))
+    }
+
     /// Sends a batch; without an end the kernel only looks at it.
-    fn send(
-        &mut self,
-        transaction: &Transaction,
-        batch: &Batch,
-        generation: Option<u32>,
-        end: bool,
-    ) -> Result<(), NftError> {
-        let mut requests = Vec::with_capacity(batch.requests.len() + 2);
-        requests.push(marker(NFNL_MSG_BATCH_BEGIN));
-        if let Some(generation) = generation {
-            requests[0].attribute(NFNL_BATCH_GENID, &generation.to_be_bytes());
-        }
-        requests.extend(batch.requests.iter().cloned());
+    fn send(&mut self, transaction: &Transaction, mut batch: Batch, end: bool) -> Result<(), NftError> {
+        let last = batch.requests.len() - 1;
         if end {
-            requests.push(marker(NFNL_MSG_BATCH_END));
+            batch.requests.push(marker(NFNL_MSG_BATCH_END));
         }
         self.sent.0 += 1;
         self.sent.1 += u64::try_from(batch.bytes).unwrap_or(u64::MAX);
-        let faults = self.socket()?.batch(&requests, batch.requests.len());
+        let faults = self.socket()?.batch(&batch.requests, last);
         let faults = faults.inspect_err(|_| self.socket = None)?;
         if faults.iter().any(|fault| fault.index == 0 && fault.error.errno() == Some(libc::ERESTART)) {
             return Err(NftError::Changed);
         }
-        let refusals: Vec<Refusal> = faults.into_iter().map(|fault| refusal(transaction, batch, fault)).collect();
+        let refusals: Vec<Refusal> = faults.into_iter().map(|fault| refusal(transaction, &batch, fault)).collect();
         if refusals.is_empty() { Ok(()) } else { Err(NftError::Refused(refusals)) }
     }
 
@@ -162,7 +167,7 @@ fn shortened(text: &str) -> String {
     if text.chars().count() <= MAX { text.to_owned() } else { text.chars().take(MAX).chain(['…']).collect() }
 }
 
-impl Nftables for SystemNftables {
+impl NftTables for SystemNftables {
     fn generation(&mut self) -> Result<u32, NftError> {
         let request = Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN), 0, &nfgenmsg(0));
         let mut generation = None;
@@ -223,32 +228,34 @@ impl Nftables for SystemNftables {
         self.dump(&request, &mut |attributes| decode::elements(attributes).for_each(&mut *each))
     }
 
-    fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<(), NftError> {
-        let mut generation = generation;
-        let mut batch = Batch::default();
+    fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<u32, NftError> {
+        let mut batch = Batch::new(generation);
+        let mut sent = 0;
         for (start, operations) in transaction.parts() {
             let mut part = Batch::default();
             part.extend(&transaction.table, start, operations);
-            let room =
-                |socket: &mut Netlink, bytes: usize| socket.room(bytes.min(BATCH_MAX)).map(|room| room.min(BATCH_MAX));
-            if batch.bytes + part.bytes + 64 > room(self.socket()?, batch.bytes + part.bytes + 64)? && batch.bytes > 0 {
-                self.send(transaction, &batch, generation.take(), true)?;
-                batch = Batch::default();
+            if batch.bytes + part.bytes > self.room(batch.bytes + part.bytes)? && !batch.places.is_empty() {
+                self.send(transaction, std::mem::replace(&mut batch, Batch::new(None)), true)?;
+                sent += 1;
             }
-            let room = room(self.socket()?, part.bytes + 64)?;
-            if part.bytes + 64 > room {
+            let room = self.room(batch.bytes + part.bytes)?;
+            if batch.bytes + part.bytes > room {
                 return Err(NftError::TooBig { bytes: part.bytes, room });
             }
-            batch.append(&mut part);
+            batch.append(part);
         }
-        if batch.requests.is_empty() { Ok(()) } else { self.send(transaction, &batch, generation, true) }
+        if !batch.places.is_empty() {
+            self.send(transaction, batch, true)?;
+            sent += 1;
+        }
+        Ok(sent)
     }
 
     fn check(&mut self, transaction: &Transaction) -> Result<(), NftError> {
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(None);
         batch.extend(&transaction.table, 0, transaction.operations());
-        self.socket()?.room(batch.bytes + 64)?;
-        if batch.requests.is_empty() { Ok(()) } else { self.send(transaction, &batch, None, false) }
+        self.room(batch.bytes)?;
+        if batch.places.is_empty() { Ok(()) } else { self.send(transaction, batch, false) }
     }
 }
 
