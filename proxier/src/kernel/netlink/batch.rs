@@ -43,13 +43,13 @@ impl Netlink {
     /// The answer to `answered` ends the conversation: the kernel answers in order, after it has looked at everything.
     /// If it did not even begin, the first request is at fault.
     pub fn batch(&mut self, requests: &[Request], answered: usize) -> Result<Vec<Fault>, NetlinkError> {
-        let mut bytes = Vec::with_capacity(requests.iter().map(Request::len).sum());
+        let mut bytes = Vec::with_capacity(requests.iter().map(Request::size).sum());
         let first = self.sequence.wrapping_add(1);
         for (index, request) in requests.iter().enumerate() {
             self.sequence = self.sequence.wrapping_add(1);
             request.write_to(&mut bytes, self.sequence, if index == answered { NLM_F_ACK } else { 0 })?;
         }
-        self.send(&bytes)?;
+        self.send(&bytes, requests.len())?;
         let mut faults = Vec::new();
         loop {
             self.receive()?;

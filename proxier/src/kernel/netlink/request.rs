@@ -50,6 +50,11 @@ impl Request {
         self.close(start)
     }
 
+    /// How many bytes it has so far.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     fn open(&mut self, kind: u16) -> usize {
         let start = self.bytes.len();
         self.bytes.extend([0; 2]);
@@ -70,11 +75,6 @@ impl Request {
 
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
-    }
-
-    /// How long it is.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
     }
 
     /// Which item of a nest is at an offset of the message. `header` is the size of the subsystem's own header.

@@ -42,7 +42,7 @@ fn a_long_list_of_elements_is_cut_into_requests() {
     let mut read = Vec::new();
     let mut firsts = Vec::new();
     requests(&table(), &Operation::AddElements(set, elements.clone()), 1, |request, first| {
-        assert!(request.len() < 65_535);
+        assert!(request.size() < 65_535);
         assert_eq!(first, read.len());
         firsts.push(first);
         let attributes = request.into_attributes().split_off(4);

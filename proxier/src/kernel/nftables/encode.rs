@@ -269,8 +269,8 @@ fn list(elements: &[Element], whole: bool, new: impl Fn() -> Request, mut emit: 
     while let Some((first, _)) = rest.peek().copied() {
         let mut request = new();
         request.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
-            let start = list.len();
-            while let Some((_, element)) = rest.next_if(|_| list.len() - start < LIST_ROOM) {
+            let start = list.size();
+            while let Some((_, element)) = rest.next_if(|_| list.size() - start < LIST_ROOM) {
                 list.nested(NFTA_LIST_ELEM, |item| write_element(item, element, whole));
             }
         });

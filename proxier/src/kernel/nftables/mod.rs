@@ -7,12 +7,14 @@ mod decode;
 mod encode;
 mod error;
 mod expression;
+mod presence;
 mod system;
 
 use std::fmt;
 
 pub use decode::{ReadRule, ReadSet, ReadTable};
 pub use error::{NftError, Refusal};
+pub use presence::{delete_table, has_table};
 pub use system::SystemNftables;
 
 use crate::family::IpFamily;

@@ -54,7 +54,7 @@ impl Batch {
         if let Some(generation) = generation {
             begin.attribute(NFNL_BATCH_GENID, &generation.to_be_bytes());
         }
-        Self { bytes: begin.len(), requests: vec![begin], places: Vec::new() }
+        Self { bytes: begin.size(), requests: vec![begin], places: Vec::new() }
     }
 
     fn extend(&mut self, table: &Table, start: usize, operations: &[Operation]) {
@@ -62,7 +62,7 @@ impl Batch {
             let operation_index = start + index;
             let id = u32::try_from(operation_index).unwrap_or(u32::MAX).saturating_add(1);
             requests(table, operation, id, |request, first_element| {
-                self.bytes += request.len();
+                self.bytes += request.size();
                 self.requests.push(request);
                 self.places.push(Place { operation: operation_index, first_element });
             });
@@ -138,7 +138,7 @@ fn marker(kind: u16) -> Request {
 
 fn refusal(transaction: &Transaction, batch: &Batch, fault: Fault) -> Refusal {
     let (errno, words) = match fault.error {
-        NetlinkError::Refused { errno, words } => (errno, words),
+        NetlinkError::Refused { errno, words, .. } => (errno, words),
         other => (other.errno().unwrap_or(0), other.to_string()),
     };
     let place =
@@ -173,6 +173,7 @@ impl NftTables for SystemNftables {
         let mut generation = None;
         let answer = self.socket()?.ask(&request, &mut |received| {
             generation = received.attributes(HEADER).find_array(NFTA_GEN_ID).map(u32::from_be_bytes);
+            Ok(())
         });
         answer.inspect_err(|_| self.socket = None)?;
         generation.ok_or(NetlinkError::Garbled.into())
