@@ -14,11 +14,12 @@ use proxier::cleaner::FlowCleaner;
 use proxier::iptables::Iptables;
 use proxier::ipvs::{self, Ipvs};
 use proxier::kernel::{
-    Choice, Host, SystemConntrack, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, choose_flavour,
-    packet_counters,
+    Choice, Host, SystemConntrack, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, SystemNftables,
+    choose_flavour, kernel_release, packet_counters,
 };
 use proxier::leftovers::{self, Running};
 use proxier::model::{Config, Mode};
+use proxier::nftables::{self, Nftables};
 use proxier::proxier::Proxier;
 use proxier::track::Change;
 use tokio::sync::mpsc::unbounded_channel;
@@ -45,6 +46,9 @@ use crate::stop::Stop;
 /// How long the API server may take for what is said last.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
+/// If this is set in the environment, nftables mode is tried on any kernel.
+const SKIP_KERNEL_VERSION_CHECK: &str = "KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK";
+
 /// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does what else the flags ask for.
 ///
 /// # Errors
@@ -60,9 +64,6 @@ pub fn run(line: &Line) -> Result<(), String> {
     doubts::of_configuration(&settings).iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
     if flags.cleanup.0 {
         return cleanup::cleanup();
-    }
-    if settings.mode == Mode::Nftables {
-        return Err(format!("mode {} is not built yet; iptables and ipvs are", settings.mode));
     }
     if flags.init_only.0 {
         return initialise(&settings);
@@ -194,6 +195,9 @@ fn plan(line: &Line, settings: &Settings, events: Events) -> Plan {
 
 /// A mode for each family that works on this host.
 fn backends(settings: &Settings) -> Result<(Running, Vec<(IpFamily, Box<dyn Backend>)>), String> {
+    if settings.mode == Mode::Nftables {
+        return nftables_backends(settings);
+    }
     let choice = choose_flavour();
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
     info!("Using {} mode, iptables flavour {flavour}: {}", settings.mode, choice.reason);
@@ -207,16 +211,45 @@ fn backends(settings: &Settings) -> Result<(Running, Vec<(IpFamily, Box<dyn Back
             Err(problem) => problems.push(format!("{family}: {problem}")),
         }
     }
-    match problems.len() {
-        0 => info!("Running in dual-stack mode"),
-        1 => info!("Running in single-stack mode: {}", problems[0]),
-        _ => return Err(format!("iptables is not available on this host: {}", problems.join("; "))),
-    }
+    say_families(&problems).map_err(|problems| format!("iptables is not available on this host: {problems}"))?;
     let running = match settings.mode {
         Mode::Ipvs => Running::Ipvs(choice.flavour),
         _ => Running::Iptables(choice.flavour),
     };
     Ok((running, backends))
+}
+
+/// nftables mode for each family that the kernel has it for.
+fn nftables_backends(settings: &Settings) -> Result<(Running, Vec<(IpFamily, Box<dyn Backend>)>), String> {
+    info!("Using {} mode", settings.mode);
+    if std::env::var_os(SKIP_KERNEL_VERSION_CHECK).is_none_or(|value| value.is_empty()) {
+        nftables::check_release(&kernel_release()).map_err(|error| error.to_string())?;
+    }
+    let (mut backends, mut problems) = (Vec::new(), Vec::new());
+    for family in IpFamily::ALL {
+        let mut kernel = Box::new(SystemNftables::default());
+        let usable = family.available().map_err(str::to_owned);
+        let usable = usable.and_then(|()| nftables::check(&mut *kernel, family).map_err(|error| error.to_string()));
+        match usable {
+            Ok(()) => {
+                let mode = Nftables::new(family, settings.proxier.clone(), kernel, Box::new(SystemHost));
+                backends.push((family, Box::new(mode) as Box<dyn Backend>));
+            }
+            Err(problem) => problems.push(format!("{family}: {problem}")),
+        }
+    }
+    say_families(&problems).map_err(|problems| format!("unable to create proxier: {problems}"))?;
+    Ok((Running::Nftables, backends))
+}
+
+/// Says which families are served; the problems, if none is.
+fn say_families(problems: &[String]) -> Result<(), String> {
+    match problems {
+        [] => info!("Running in dual-stack mode"),
+        [problem] => info!("Running in single-stack mode: {problem}"),
+        _ => return Err(problems.join("; ")),
+    }
+    Ok(())
 }
 
 /// One thread for each of them.

@@ -18,7 +18,7 @@ pub mod nftables;
 
 pub use conntrack::{ConntrackTable, Deleted, SystemConntrack};
 pub use flavour::{Choice, Flavour, choose as choose_flavour};
-pub use host::{Host, SystemHost, cpu_time, cpus, ignored_signals, set_oom_score};
+pub use host::{Host, SystemHost, cpu_time, cpus, ignored_signals, kernel_release, set_oom_score};
 pub use ipset::{IpSetError, IpSets, SetOperation, SystemIpSets};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};
 pub use ipvs::{IpvsError, IpvsTable, Operation, SystemIpvs};

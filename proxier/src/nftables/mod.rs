@@ -5,6 +5,7 @@
 
 mod claims;
 mod cleanup;
+mod features;
 mod names;
 mod numbers;
 mod plan;
@@ -23,6 +24,8 @@ use std::time::Instant;
 use tracing::warn;
 
 pub use self::cleanup::cleanup;
+pub use self::features::{FeatureError, check, check_release};
+pub use self::names::TABLE;
 use self::plan::Sets;
 use self::settings::Settings;
 use self::state::State;

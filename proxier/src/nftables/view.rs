@@ -21,6 +21,12 @@ pub fn protocol_number(protocol: Protocol) -> u8 {
     }
 }
 
+/// Those that fit, each once: the API lets them come twice.
+fn once(ips: &[IpAddr], fits: impl Fn(&IpAddr) -> bool) -> Box<[IpAddr]> {
+    let first = |(at, ip): &(usize, &IpAddr)| !ips[..*at].contains(ip) && fits(ip);
+    ips.iter().enumerate().filter(first).map(|(_, ip)| *ip).collect()
+}
+
 /// Everything about a Service port that its elements are made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
@@ -70,8 +76,8 @@ impl View {
             let wanted: Vec<SocketAddr> = list.iter().map(|endpoint| endpoint.address).collect();
             number(&current(policy), &wanted, port.affinity_seconds.is_some())
         };
-        let vips: Box<[IpAddr]> = port.load_balancer_vips.iter().copied().filter(owned).collect();
-        let external = port.external_ips.iter().copied().filter(|ip| !vips.contains(ip));
+        let vips = once(&port.load_balancer_vips, |ip| owned(ip));
+        let external_ips = once(&port.external_ips, |ip| owned(ip) && !vips.contains(ip));
         let mut here: Vec<SocketAddr> = endpoints
             .reachable
             .iter()
@@ -82,7 +88,7 @@ impl View {
         Self {
             protocol: protocol_number(name.protocol),
             cluster_ip: Some(port.cluster_ip).filter(owned),
-            external_ips: external.filter(owned).collect(),
+            external_ips,
             vips,
             port: port.port,
             node_port: if owns(Destination::NodePort(port.node_port)) { port.node_port } else { 0 },
