@@ -9,5 +9,7 @@ mod cluster;
 mod fake;
 #[path = "nftables_mode/incremental.rs"]
 mod incremental;
+#[path = "nftables_mode/meaning.rs"]
+mod meaning;
 #[path = "common/run.rs"]
 mod run;

@@ -140,10 +140,11 @@ impl Backend for Nftables {
     }
 
     fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
-        let generation = self.kernel.generation()?;
+        let mut generation = self.kernel.generation()?;
         let Some(state) = &self.state else { return Ok(Some("the table was not written whole".to_owned())) };
-        if state.generation == Some(generation) {
-            self.sweep();
+        let untouched = state.generation == Some(generation);
+        self.sweep();
+        if untouched {
             return Ok(None);
         }
         // Somebody changed nf_tables; perhaps not our table.
@@ -151,10 +152,10 @@ impl Backend for Nftables {
             return Ok(None);
         }
         let before = cpu_time();
+        generation = self.kernel.generation()?;
         let damage = self.difference()?;
         self.next_check = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
         if damage.is_none() {
-            self.sweep();
             // The number of before it was read: what came after will be looked at next time.
             if let Some(state) = &mut self.state {
                 state.generation.get_or_insert(generation);

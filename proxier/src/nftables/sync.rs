@@ -202,7 +202,7 @@ impl Nftables {
         });
         self.state = Some(state);
         let plan = plan?;
-        let all = [&plan.first.transaction, &plan.later];
+        let all = [&plan.first.transaction, &plan.later, &plan.last];
         let mut operations = all.into_iter().flat_map(Transaction::operations);
         let Some(first) = operations.next() else { return Ok(None) };
         let first: String = first.of(&names::table(self.family)).to_string().chars().take(200).collect();

@@ -50,6 +50,10 @@ fn sets(family: IpFamily) -> Vec<(Set, Vec<Element>)> {
             vec![Element::verdict(key(1).build(), Verdict::Goto("plain".into())), commented],
         ),
         (
+            Set::verdicts("choices", numbered.clone()),
+            vec![Element::verdict(key(1).number(7).build(), Verdict::Goto("plain".into()))],
+        ),
+        (
             Set::map("endpoints", numbered, [to, Field::Port]),
             (0..3)
                 .map(|n| {

@@ -8,6 +8,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::cluster::{self, Operation};
 use super::fake::Fake;
+use super::meaning;
 use super::run::{Kernel, Run};
 
 /// So many cases; PROPTEST_CASES asks for more or less of all, relative to the usual 300.
@@ -56,51 +57,8 @@ fn history(operations: Vec<Operation>, mut seen: impl FnMut(&str)) {
         nothing_is_unused(&text);
         let mut fresh = run.afresh();
         fresh.sync();
-        let (incremental, fresh) = (meaning(&text), meaning(&fresh.kernel.text()));
-        let [only, missing] = [(&incremental, &fresh), (&fresh, &incremental)]
-            .map(|(a, b)| a.iter().filter(|line| !b.contains(line)).collect::<Vec<_>>());
-        assert!(incremental == fresh, "a fresh start does not make {only:#?}\nbut {missing:#?}");
+        meaning::compare(&text, &fresh.kernel.text());
     }
-}
-
-/// The table without the numbers of endpoints, and without chains and sets that are there only for a number.
-fn meaning(text: &str) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut block: Vec<String> = Vec::new();
-    for line in text.lines() {
-        let line = line.trim().trim_start_matches("elements = { ").trim_end_matches([' ', '}', ',']);
-        if line.ends_with('{') {
-            lines.append(&mut block);
-            block.push(line.to_owned());
-        } else {
-            block.push(unnumbered(line));
-            // Elements are in no order; rules stay in theirs, as all of a chain sort alike on both sides.
-            block[1..].sort();
-        }
-    }
-    lines.append(&mut block);
-    let mut skipping = false;
-    lines.retain(|line| {
-        if line.ends_with('{') {
-            skipping = ["chain stick-", "set affinity-"].iter().any(|start| line.starts_with(start))
-                || line.contains("sticky");
-        }
-        !skipping
-    });
-    lines
-}
-
-/// `10.96.0.1 . tcp . 80 . 3 : …` without the 3, and `…-sticky-3-1s` without either number.
-fn unnumbered(line: &str) -> String {
-    let (key, value) = line.split_once(" : ").unwrap_or((line, ""));
-    let is_numbered = value.contains(" . ") || value.starts_with("goto stick-");
-    let key = if is_numbered { key.rsplit_once(" . ").map_or(key, |(key, _)| key) } else { key };
-    let value = match value.split_once("-sticky-") {
-        Some((before, _)) => format!("{before}-sticky"),
-        None if value.starts_with("goto stick-") => "goto stick".to_owned(),
-        None => value.to_owned(),
-    };
-    format!("{key} : {value}")
 }
 
 /// Something leads to each chain that packets do not come by, and something looks into each set of clients.

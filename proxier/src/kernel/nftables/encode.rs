@@ -80,6 +80,8 @@ const NOTE_KEY_TYPEOF: u8 = 3;
 const NOTE_VALUE_TYPEOF: u8 = 4;
 /// nft's number for an expression that is several others side by side.
 const CONCATENATION: u32 = 13;
+/// And for one that is a verdict.
+const VERDICT: u32 = 1;
 
 /// Of the 65,535 bytes that a list of elements may have, these are left for what is in the first that is one too many.
 const LIST_ROOM: usize = 65_000;
@@ -237,8 +239,9 @@ pub(super) fn set_notes(set: &Set) -> Vec<u8> {
     }
     if set.by_example() {
         notes.extend(entry(NOTE_KEY_TYPEOF, &example(&set.key)));
-        if let Some(value) = set.value.as_ref().filter(|fields| !fields.is_empty()) {
-            notes.extend(entry(NOTE_VALUE_TYPEOF, &example(value)));
+        if let Some(value) = &set.value {
+            let verdict = || [entry(0, &VERDICT.to_ne_bytes()), entry(1, &[])].concat();
+            notes.extend(entry(NOTE_VALUE_TYPEOF, &if value.is_empty() { verdict() } else { example(value) }));
         }
     }
     if let Some(comment) = &set.comment {
