@@ -10,7 +10,7 @@ use proxier::backend::Backend;
 use proxier::iptables::Iptables;
 use proxier::ipvs::{self, Ipvs};
 use proxier::kernel::{DeviceName, Host};
-use proxier::model::{Config, IpvsConfig, LocalDetector, NodeInfo, NodePortAddresses};
+use proxier::model::{Config, IpvsConfig, LocalDetector, NamespacedName, NodeInfo, NodePortAddresses};
 use proxier::netfilter::iptables::Table;
 use proxier::nftables::Nftables;
 use proxier::testing::{FakeHost, FakeIpSets, FakeIptables, FakeIpvs, FakeLinks, FakeNftables, objects};
@@ -80,6 +80,12 @@ impl Replay {
             tracker.want_everything();
             Family { family, tracker, backend, tables }
         });
+        // The recording API server had these, and the stored objects do not tell of them.
+        let mut families = families;
+        for (family, net) in families.iter_mut().zip(["10.96.0.0/12", "fd00:10:96::/108"]) {
+            let name = NamespacedName::new("", "kubernetes");
+            family.tracker.apply(Change::ServiceCidr(name, vec![net.parse().expect("a network")]));
+        }
         let translator = Translator::new(&config.node_name, config.hide_external_ips);
         Self { config, translator, families, shared }
     }
@@ -93,7 +99,7 @@ impl Replay {
         let documents: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
         let mark = |change: fn(Kind) -> Change, families: &mut [Family; 2]| {
             for family in families {
-                for kind in Kind::ALL {
+                for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::ServiceCidr) {
                     family.tracker.apply(change(kind));
                 }
             }

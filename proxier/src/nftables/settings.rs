@@ -56,7 +56,7 @@ impl Settings {
             masquerade_mark: config.masquerade_mark(),
             local_traffic: config.local_detector.resolve(family, snapshot.node),
             node_port_ips,
-            service_cidrs: Vec::new(),
+            service_cidrs: snapshot.service_cidrs.to_vec(),
         }
     }
 }
