@@ -13,3 +13,5 @@ mod incremental;
 mod meaning;
 #[path = "common/run.rs"]
 mod run;
+#[path = "nftables_mode/work.rs"]
+mod work;
