@@ -121,10 +121,12 @@ fn a_kernel_that_has_all_is_found_fit_and_left_alone() {
 
 #[test]
 fn the_table_of_a_real_kube_proxy_is_taken_over_in_one_batch() {
-    let recording = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nftables/recorded.nft");
-    let recorded = std::fs::read_to_string(recording).expect("a recording");
+    let cases = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden/cases");
+    let recorded = format!("{cases}/220-lb-etp-local/expected/nftables/00.nft");
+    let recorded = std::fs::read_to_string(recorded).expect("a recording");
+    let (recorded, _) = recorded.split_once("table ip6").expect("both families");
     let mut run = Run::new(Real::new());
-    run.kernel.nft_reads(&recorded);
+    run.kernel.nft_reads(recorded);
     let before = run.kernel.engine().generation().expect("a number");
     run.sync();
     assert_eq!(run.kernel.engine().generation().expect("a number"), before + 1, "it was one batch");

@@ -146,11 +146,26 @@ impl Cluster {
                 panic!("{end}");
             }
             let synced = |family: &Family| {
+                if self.config["mode"] == "nftables" {
+                    let table = self.table(*family);
+                    return table.contains(&in_nat) && table.contains(&in_filter);
+                }
                 self.rules(*family, "nat").mention(&in_nat) && self.rules(*family, "filter").mention(&in_filter)
             };
             healthy(&self.wiring.node) && Family::BOTH.iter().all(synced)
         });
         *self.proxy.lock().expect("no thread panicked with the proxy in hand") = Some(proxy);
+    }
+
+    /// The table of nftables mode, as nft lists it; empty if there is none.
+    #[must_use]
+    pub fn table(&self, family: Family) -> String {
+        let name = match family {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        };
+        let listed = self.wiring.node.try_run(&format!("nft list table {name} kube-proxy"));
+        String::from_utf8_lossy(&listed.stdout).into_owned()
     }
 
     /// Kills the proxy with SIGKILL: its rules must be fit for that.

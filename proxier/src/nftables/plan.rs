@@ -123,12 +123,6 @@ impl Plan {
         Self { first: Owned::on(table.clone()), later: Transaction::on(table.clone()), last: Transaction::on(table) }
     }
 
-    /// Whether there is nothing to do.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.first.transaction.is_empty() && self.later.is_empty() && self.last.is_empty()
-    }
-
     /// Makes the sets hold `wanted` instead of `held`.
     pub fn elements(&mut self, sets: &Sets, mut held: Held, wanted: Vec<Wanted<'_>>) {
         let (mut new, mut changed, mut firewall) = (Vec::new(), Vec::new(), Vec::new());

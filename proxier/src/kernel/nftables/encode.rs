@@ -5,7 +5,7 @@
 
 use super::expression::{self, NFTA_LIST_ELEM};
 use crate::kernel::netlink::{NLM_F_APPEND, NLM_F_CREATE, Request, nfgenmsg, nfnetlink};
-use crate::netfilter::nft::{Base, Chain, Element, Field, Kind, Operation, Rule, Set, Table, Value};
+use crate::netfilter::nft::{Base, Chain, Element, Field, Operation, Rule, Set, Table, Value};
 
 pub(super) const NFNL_SUBSYS_NFTABLES: u8 = 10;
 pub(super) const NFT_MSG_NEWTABLE: u8 = 0;
@@ -161,14 +161,10 @@ fn add_chain(mut request: Request, chain: &Chain) -> Request {
             nest.attribute(NFTA_HOOK_PRIORITY, &priority.to_be_bytes());
         });
         request.attribute(NFTA_CHAIN_POLICY, &u32::from(!drop).to_be_bytes());
-        request.text(NFTA_CHAIN_TYPE, kind_name(*kind));
+        request.text(NFTA_CHAIN_TYPE, kind.name());
     }
     note(&mut request, NFTA_CHAIN_USERDATA, NOTE_COMMENT, chain.comment.as_deref());
     request
-}
-
-fn kind_name(kind: Kind) -> &'static str {
-    kind.name()
 }
 
 fn add_rule(mut request: Request, rule: &Rule) -> Request {
