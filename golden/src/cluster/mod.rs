@@ -88,6 +88,7 @@ impl Cluster {
             "conntrack": { "maxPerCore": 0, "min": 0 }, "oomScoreAdj": 0,
             // A long period: what comes about sooner came from the change itself.
             "iptables": { "syncPeriod": "5m", "minSyncPeriod": "100ms" },
+            "nftables": { "syncPeriod": "5m", "minSyncPeriod": "100ms" },
         });
         Self {
             proxy: Mutex::new(None),
