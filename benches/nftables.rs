@@ -105,9 +105,11 @@ fn measure(services: u32) {
     let at = |share: usize| times[times.len() * share / 100];
     // A new process that finds all as it should be.
     let mut again = Cluster::new(Box::new(SystemNftables::default()), services);
+    let before = cpu_time();
     let warm = again.sync();
+    let warm_cpu = cpu_time() - before;
     println!(
-        "| {services} | {cold:.2?} ({cold_cpu:.2?} CPU) | {resident} | {:.2?} / {:.2?} | {warm:.2?} | {} |",
+        "| {services} | {cold:.2?} ({cold_cpu:.2?} CPU) | {resident} | {:.2?} / {:.2?} | {warm:.2?} ({warm_cpu:.2?} CPU) | {} |",
         at(50),
         at(99),
         by_nft(services)

@@ -34,25 +34,49 @@ impl Programmed {
     }
 }
 
+/// A member of a set, kept in one piece: there are as many as Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Member {
+    set: SetId,
+    length: u8,
+    key: [u8; MEMBER_MAX],
+}
+
+/// The longest keys are those of hairpin connections in IPv6.
+const MEMBER_MAX: usize = 40;
+
+impl Member {
+    fn of((set, key): &(SetId, Bytes)) -> Self {
+        let mut bytes = [0; MEMBER_MAX];
+        let length = key.len().min(MEMBER_MAX);
+        bytes[..length].copy_from_slice(&key[..length]);
+        Self { set: *set, length: u8::try_from(length).unwrap_or(u8::MAX), key: bytes }
+    }
+
+    fn key(&self) -> Bytes {
+        self.key[..usize::from(self.length)].into()
+    }
+}
+
 /// How often things are wanted that Service ports share.
 #[derive(Debug, Default)]
 pub struct Counts {
-    members: HashMap<(SetId, Bytes), u32>,
+    members: HashMap<Member, u32>,
     chains: HashMap<SharedChain, u32>,
 }
 
 /// Members that came to be wanted, or are not wanted any more.
 #[derive(Debug, Default)]
 pub struct MemberChanges {
-    touched: HashMap<(SetId, Bytes), bool>,
+    touched: HashMap<Member, bool>,
 }
 
 impl Counts {
     /// Takes what a Service port does not want any more.
     pub fn subtract(&mut self, rendered: &Rendered, changes: &mut MemberChanges) {
-        for member in &rendered.members {
-            let count = self.members.entry(member.clone()).or_insert(0);
-            changes.touched.entry(member.clone()).or_insert(*count > 0);
+        for member in rendered.members.iter().map(Member::of) {
+            let count = self.members.entry(member).or_insert(0);
+            changes.touched.entry(member).or_insert(*count > 0);
             *count = count.saturating_sub(1);
         }
         for chain in &rendered.chains {
@@ -67,9 +91,9 @@ impl Counts {
 
     /// Takes what a Service port wants.
     pub fn add(&mut self, rendered: &Rendered, changes: &mut MemberChanges) {
-        for member in &rendered.members {
-            let count = self.members.entry(member.clone()).or_insert(0);
-            changes.touched.entry(member.clone()).or_insert(*count > 0);
+        for member in rendered.members.iter().map(Member::of) {
+            let count = self.members.entry(member).or_insert(0);
+            changes.touched.entry(member).or_insert(*count > 0);
             *count += 1;
         }
         for chain in &rendered.chains {
@@ -86,8 +110,8 @@ impl Counts {
                 self.members.remove(&member);
             }
             match (was, is) {
-                (true, false) => gone.push(member),
-                (false, true) => new.push(member),
+                (true, false) => gone.push((member.set, member.key())),
+                (false, true) => new.push((member.set, member.key())),
                 _ => {}
             }
         }
