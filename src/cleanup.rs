@@ -14,11 +14,16 @@ use tracing::{error, info};
 pub fn cleanup() -> Result<(), String> {
     let mut problems = Vec::new();
     for family in IpFamily::ALL {
-        match leftovers::remove(family, None) {
+        match leftovers::remove(family, None, false) {
             Ok(()) => info!("{family}: no traces are left"),
             Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),
         }
     }
     problems.iter().for_each(|problem| error!("{problem}"));
-    if problems.is_empty() { Ok(()) } else { Err("encountered an error while tearing down rules".to_owned()) }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let text = "encountered an error while tearing down rules: what is named above stays; \
+                it takes root in the host's network namespace";
+    Err(text.to_owned())
 }

@@ -43,11 +43,12 @@ impl Running {
     }
 }
 
-/// Removes all traces of kube-proxy in a family but those of the mode that runs. What another program made stays.
+/// Removes all traces of kube-proxy in a family but those of the mode that runs. What another program made stays. While
+/// `patient`, connections through IPVS may end by themselves; that has to be asked again then.
 ///
 /// # Errors
-/// All that went wrong; what could be removed is removed.
-pub fn remove(family: IpFamily, running: Option<Running>) -> Result<(), Vec<SyncError>> {
+/// All that went wrong, and what stays; what could be removed is removed.
+pub fn remove(family: IpFamily, running: Option<Running>, patient: bool) -> Result<(), Vec<SyncError>> {
     let mut errors = Vec::new();
     let mut ipvs_was_here = false;
     for flavour in Flavour::ALL {
@@ -58,7 +59,7 @@ pub fn remove(family: IpFamily, running: Option<Running>) -> Result<(), Vec<Sync
         }
     }
     if !matches!(running, Some(Running::Ipvs(_))) {
-        errors.extend(remove_ipvs(family, ipvs_was_here).err().unwrap_or_default());
+        errors.extend(remove_ipvs(family, ipvs_was_here, patient).err().unwrap_or_default());
     }
     if running != Some(Running::Nftables) {
         errors.extend(remove_table(family).err());
@@ -99,7 +100,7 @@ fn remove_rules(family: IpFamily, flavour: Flavour, in_use: Option<Running>) -> 
 }
 
 /// Removes what IPVS mode has besides rules, after those.
-fn remove_ipvs(family: IpFamily, was_here: bool) -> Result<(), Vec<SyncError>> {
+fn remove_ipvs(family: IpFamily, was_here: bool, patient: bool) -> Result<(), Vec<SyncError>> {
     let told = |error: &dyn std::fmt::Display| vec![SyncError(format!("{family}: IPVS mode: {error}"))];
     let mut links = SystemLinks::open().map_err(|error: LinkError| told(&error))?;
     if !was_here && !ipvs::has_device(&mut links).map_err(|error| told(&error))? {
@@ -110,5 +111,7 @@ fn remove_ipvs(family: IpFamily, was_here: bool) -> Result<(), Vec<SyncError>> {
     let mut table = SystemIpvs::open().ok();
     let table = table.as_mut().map(|table| -> &mut dyn crate::kernel::IpvsTable { table });
     info!("{family}: removing what IPVS mode left");
-    Remains { table, sets: &mut sets, links: &mut links }.remove(family)
+    Remains { table, sets: &mut sets, links: &mut links }
+        .remove(family, patient)
+        .map_err(|errors| errors.iter().flat_map(|error| told(error)).collect())
 }

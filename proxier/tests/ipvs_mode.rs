@@ -18,6 +18,9 @@ mod refusals;
 #[path = "ipvs_mode/removal.rs"]
 mod removal;
 #[path = "common/run.rs"]
+#[allow(dead_code)] // shared with incremental.rs
 mod run;
 #[path = "ipvs_mode/work.rs"]
 mod work;
+#[path = "ipvs_mode/world.rs"]
+mod world;

@@ -97,10 +97,11 @@ fn incremental_is_full_and_what_is_damaged_is_mended() {
         fresh.sync();
         let (incremental, fresh) = (run.kernel.text(), fresh.kernel.text());
         endpoints.set(endpoints.get() + fresh.matches(" . 808").count());
-        meaning::compare(&incremental, &fresh);
+        meaning::compare(&incremental, &fresh, "in the end");
         // A new process finds nothing to do.
         let before = run.kernel.engine().generation().expect("a number");
-        run.apply(Operation::Restart);
+        let written = run.apply(Operation::Restart).expect("it looks at everything");
+        assert!(written.scope.is_none() && written.transactions.is_empty(), "{written:?}");
         let after = run.kernel.engine().generation().expect("a number");
         assert_eq!(before, after, "a restart changed something");
         assert_eq!(meaning(&run.kernel.text()), meaning(&incremental));
@@ -132,7 +133,7 @@ fn the_table_of_a_real_kube_proxy_is_taken_over_in_one_batch() {
     assert_eq!(run.kernel.engine().generation().expect("a number"), before + 1, "it was one batch");
     let mut fresh = run.afresh();
     fresh.sync();
-    meaning::compare(&run.kernel.text(), &fresh.kernel.text());
+    meaning::compare(&run.kernel.text(), &fresh.kernel.text(), "taken over");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::graceful;
 use super::kernel::bound;
 use super::names::{DEVICE, IPVS_FILTER, SetId};
 use super::rules::{CHAINS, jumps};
@@ -58,16 +59,26 @@ pub struct Remains<'a> {
 }
 
 impl Remains<'_> {
-    /// Removes what the mode made in one family, after its rules. The device goes with its last address.
+    /// Removes what the mode made in one family, after its rules. The device goes with its last address. With `patient`,
+    /// a virtual server that has open connections stays, and its address; another mode gets the new ones meanwhile.
     ///
     /// # Errors
-    /// All that went wrong; what could be removed is removed.
-    pub fn remove(&mut self, family: IpFamily) -> Result<(), Vec<SyncError>> {
+    /// All that went wrong, and what stays; what could be removed is removed.
+    pub fn remove(&mut self, family: IpFamily, patient: bool) -> Result<(), Vec<SyncError>> {
         let mut errors = Vec::new();
-        match Traces::find(self, family) {
-            // Packets stop coming here before there is nowhere to send them.
-            Ok(traces) => {
-                let steps = [unbind(self, family), remove_servers(self, family, &traces), destroy(self, &traces.sets)];
+        let found =
+            Traces::find(self, family).and_then(|traces| Ok((servers(self, family, &traces, patient)?, traces)));
+        match found {
+            Ok(((used, unused), traces)) => {
+                let kept: HashSet<IpAddr> = used.iter().map(|key| key.address.ip()).collect();
+                // Packets stop coming here before there is nowhere to send them.
+                let mut steps = vec![unbind(self, family, &kept), remove_servers(self, &unused)];
+                if used.is_empty() {
+                    steps.push(destroy(self, &traces.sets));
+                } else {
+                    let count = used.len();
+                    steps.push(Err(SyncError(format!("{count} virtual servers have connections that are still open"))));
+                }
                 errors.extend(steps.into_iter().filter_map(Result::err));
             }
             Err(error) => errors.push(error),
@@ -126,9 +137,29 @@ impl Traces {
     }
 }
 
-fn unbind(kernel: &mut Remains<'_>, family: IpFamily) -> Result<(), SyncError> {
-    let bound = bound(kernel.links, family)?;
-    let operations: Vec<_> = bound.into_iter().map(|ip| AddressOperation::Delete(IpNet::from(ip))).collect();
+/// The virtual servers of ours: those that have to stay, and those that may go.
+fn servers(
+    kernel: &mut Remains<'_>,
+    family: IpFamily,
+    traces: &Traces,
+    patient: bool,
+) -> Result<(Vec<ServerKey>, Vec<ServerKey>), SyncError> {
+    let Some(table) = &mut kernel.table else { return Ok(Default::default()) };
+    let (mut keys, mut used, mut unused) = (Vec::new(), Vec::new(), Vec::new());
+    table.virtual_servers(family, &mut |server| keys.push(server.key))?;
+    for key in keys.into_iter().filter(|key| traces.has(*key)) {
+        let mut open = false;
+        if patient && graceful::waits(key.protocol) {
+            table.real_servers(key, &mut |_, connections| open |= connections.active > 0)?;
+        }
+        if open { used.push(key) } else { unused.push(key) }
+    }
+    Ok((used, unused))
+}
+
+fn unbind(kernel: &mut Remains<'_>, family: IpFamily, kept: &HashSet<IpAddr>) -> Result<(), SyncError> {
+    let bound = bound(kernel.links, family)?.into_iter().filter(|ip| !kept.contains(ip));
+    let operations: Vec<_> = bound.map(|ip| AddressOperation::Delete(IpNet::from(ip))).collect();
     if operations.is_empty() {
         return Ok(());
     }
@@ -141,14 +172,9 @@ fn unbind(kernel: &mut Remains<'_>, family: IpFamily) -> Result<(), SyncError> {
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn remove_servers(kernel: &mut Remains<'_>, family: IpFamily, traces: &Traces) -> Result<(), SyncError> {
+fn remove_servers(kernel: &mut Remains<'_>, keys: &[ServerKey]) -> Result<(), SyncError> {
     let Some(table) = &mut kernel.table else { return Ok(()) };
-    let mut operations = Vec::new();
-    table.virtual_servers(family, &mut |server| {
-        if traces.has(server.key) {
-            operations.push(Operation::DeleteVirtual(server.key));
-        }
-    })?;
+    let operations: Vec<_> = keys.iter().map(|key| Operation::DeleteVirtual(*key)).collect();
     let mut failure = None;
     table.apply(&operations, &mut |_, error| _ = failure.get_or_insert(error))?;
     failure.map_or(Ok(()), |error| Err(error.into()))

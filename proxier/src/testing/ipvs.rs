@@ -174,7 +174,7 @@ impl State {
             return Err(libc::ENOENT);
         }
         let prefix = server.persistence.map_or(server.address_bits(), |persistence| persistence.prefix);
-        if !server.key.address.is_ipv4() && (prefix < 1 || prefix > 128) {
+        if !server.key.address.is_ipv4() && !(1..=128).contains(&prefix) {
             return Err(libc::EINVAL);
         }
         Ok(())

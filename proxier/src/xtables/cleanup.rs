@@ -24,7 +24,12 @@ impl Owned {
     /// What either of two modes has.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
-        self.jumps.extend(other.jumps);
+        // One that both have is there once.
+        other.jumps.into_iter().for_each(|jump| {
+            if !self.jumps.contains(&jump) {
+                self.jumps.push(jump);
+            }
+        });
         self.chains.extend(other.chains);
         self.chains.sort_unstable();
         self.chains.dedup();

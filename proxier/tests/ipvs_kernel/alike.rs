@@ -18,12 +18,14 @@ use crate::namespace::{enter_new, in_namespace};
 use crate::{ipset, ipvs, link};
 
 /// Runs a property in a namespace that is new for each case.
-fn check<S: Strategy>(strategy: S, property: impl Fn(S::Value) -> Result<(), TestCaseError> + Send + 'static)
-where
-    S: Send + 'static,
-{
+fn check<S: Strategy + Send + 'static>(
+    strategy: S,
+    property: impl Fn(S::Value) -> Result<(), TestCaseError> + Send + 'static,
+) {
     in_namespace(move || {
-        let mut runner = TestRunner::new(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() });
+        let asked = ProptestConfig::default();
+        let cases = if std::env::var_os("PROPTEST_CASES").is_some() { asked.cases } else { 64 };
+        let mut runner = TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..asked });
         let outcome = runner.run(&strategy, |value| {
             enter_new();
             property(value)

@@ -49,7 +49,9 @@ fn history(operations: Vec<Operation>, mut seen: impl FnMut(&str)) {
         if let Operation::Refuse(what) = &operation {
             refuses = what.is_some();
         }
-        if run.apply(operation).is_none() || refuses {
+        let Some(written) = run.apply(operation) else { continue };
+        assert!(written.transactions.is_empty(), "iptables is not needed: {written:?}");
+        if refuses {
             continue;
         }
         let text = run.kernel.text();
@@ -57,7 +59,8 @@ fn history(operations: Vec<Operation>, mut seen: impl FnMut(&str)) {
         nothing_is_unused(&text);
         let mut fresh = run.afresh();
         fresh.sync();
-        meaning::compare(&text, &fresh.kernel.text());
+        let because = format!("after a sync of {:?}", written.scope);
+        meaning::compare(&text, &fresh.kernel.text(), &because);
     }
 }
 

@@ -53,9 +53,9 @@ pub fn sorted(text: &str) -> Vec<String> {
 }
 
 /// Both mean the same.
-pub fn compare(incremental: &str, fresh: &str) {
+pub fn compare(incremental: &str, fresh: &str, when: &str) {
     let (incremental, fresh) = (meaning(incremental), meaning(fresh));
     let [only, missing] = [(&incremental, &fresh), (&fresh, &incremental)]
         .map(|(a, b)| a.iter().filter(|line| !b.contains(line)).collect::<Vec<_>>());
-    assert!(incremental == fresh, "a fresh start does not make {only:#?}\nbut {missing:#?}");
+    assert!(incremental == fresh, "{when}, a fresh start does not make {only:#?}\nbut {missing:#?}");
 }

@@ -164,3 +164,26 @@ pub(super) fn refusal(operation: &SetOperation, error: NetlinkError) -> IpSetErr
         _ => refused(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::IpFamily;
+    use crate::netfilter::ipset::SetType;
+
+    #[test]
+    fn the_module_of_a_type_is_named() {
+        let set = |set_type| Set::new(SetName::new("A"), set_type, IpFamily::V4);
+        for (set_type, module) in [
+            (SetType::HashIpPort, "ip_set_hash_ipport"),
+            (SetType::HashIpPortIp, "ip_set_hash_ipportip"),
+            (SetType::HashIpPortNet, "ip_set_hash_ipportnet"),
+            (SetType::HashIp, "ip_set_hash_ip"),
+            (SetType::BitmapPort, "ip_set_bitmap_port"),
+        ] {
+            let error = NetlinkError::Refused { errno: IPSET_ERR_FIND_TYPE, words: String::new(), shown: Vec::new() };
+            let text = refusal(&SetOperation::Create(set(set_type)), error).to_string();
+            assert!(text.contains(set_type.name()) && text.ends_with(&format!("(modprobe {module})")), "{text}");
+        }
+    }
+}

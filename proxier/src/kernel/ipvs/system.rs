@@ -9,8 +9,8 @@ use std::process::Command;
 use netlink_sys::protocols::NETLINK_GENERIC;
 
 use super::super::command;
-use super::super::netlink::{Netlink, NetlinkError, generic_family};
-use super::{IpvsError, IpvsTable, Operation, wire};
+use super::super::netlink::{Attributes, Netlink, NetlinkError, Request, generic_family};
+use super::{Info, IpvsError, IpvsTable, Operation, wire};
 use crate::family::IpFamily;
 use crate::netfilter::ipvs::{Connections, RealServer, ServerKey, Timeouts, VirtualServer};
 
@@ -47,6 +47,25 @@ impl SystemIpvs {
             (Err(IpvsError::Missing { .. }), Err(error)) => Err(IpvsError::Missing { tried: error.to_string() }),
             (outcome, _) => outcome,
         }
+    }
+
+    /// What the kernel says of its IPVS.
+    ///
+    /// # Errors
+    /// If it does not say.
+    pub fn info(&mut self) -> Result<Info, IpvsError> {
+        self.one(&wire::info(self.number), wire::read_info)
+    }
+
+    /// Asks for one thing.
+    fn one<T>(&mut self, request: &Request, read: fn(Attributes<'_>) -> Option<T>) -> Result<T, IpvsError> {
+        let mut found = None;
+        let asked = self.socket.ask(request, &mut |received| {
+            found = read(received.attributes(wire::HEADER));
+            Ok(())
+        });
+        asked.map_err(failure)?;
+        found.ok_or_else(|| IpvsError::Failed(io::Error::other("the kernel's answer does not say what was asked")))
     }
 }
 
@@ -90,13 +109,7 @@ impl IpvsTable for SystemIpvs {
     }
 
     fn timeouts(&mut self) -> Result<Timeouts, IpvsError> {
-        let mut timeouts = None;
-        let asked = self.socket.ask(&wire::timeouts(self.number), &mut |received| {
-            timeouts = wire::read_timeouts(received.attributes(wire::HEADER));
-            Ok(())
-        });
-        asked.map_err(failure)?;
-        timeouts.ok_or_else(|| IpvsError::Failed(io::Error::other("the kernel did not say the timeouts")))
+        self.one(&wire::timeouts(self.number), wire::read_timeouts)
     }
 
     fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), IpvsError> {
@@ -108,5 +121,37 @@ impl IpvsTable for SystemIpvs {
             other => other,
         };
         self.socket.request(&wire::set_timeouts(self.number, timeouts)).map_err(refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_ipvs_is_told_apart() {
+        let has = Path::new("/proc/net/ip_vs").exists();
+        match SystemIpvs::open() {
+            Ok(_) => assert!(has),
+            Err(error) => {
+                assert!(!has, "{error}");
+                let text = error.to_string();
+                assert!(
+                    text.starts_with("this kernel has no IP_VS: load module ip_vs (modprobe ip_vs), or boot"),
+                    "{text}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_came_of_loading_it_is_said() {
+        let error =
+            IpvsError::Missing { tried: "modprobe -va ip_vs failed: not found in /lib/modules/6.18".to_owned() };
+        let expected =
+            "this kernel has no IP_VS (modprobe -va ip_vs failed: not found in /lib/modules/6.18): load module";
+        assert!(error.to_string().starts_with(expected), "{error}");
     }
 }

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::super::netlink::{Attributes, Request, genlmsghdr};
-use super::Operation;
+use super::{Info, Operation};
 use crate::family::IpFamily;
 use crate::netfilter::ipvs::{
     Connections, Flags, Forward, Persistence, RealServer, Scheduler, ServerKey, Timeouts, VirtualServer, mask,
@@ -22,6 +22,7 @@ const IPVS_CMD_DEL_DEST: u8 = 7;
 const IPVS_CMD_GET_DEST: u8 = 8;
 const IPVS_CMD_SET_CONFIG: u8 = 12;
 const IPVS_CMD_GET_CONFIG: u8 = 13;
+const IPVS_CMD_GET_INFO: u8 = 15;
 
 const IPVS_CMD_ATTR_SERVICE: u16 = 1;
 const IPVS_CMD_ATTR_DEST: u16 = 2;
@@ -48,6 +49,9 @@ const IPVS_DEST_ATTR_ACTIVE_CONNS: u16 = 7;
 const IPVS_DEST_ATTR_INACT_CONNS: u16 = 8;
 const IPVS_DEST_ATTR_PERSIST_CONNS: u16 = 9;
 const IPVS_DEST_ATTR_ADDR_FAMILY: u16 = 11;
+
+const IPVS_INFO_ATTR_VERSION: u16 = 1;
+const IPVS_INFO_ATTR_CONN_TAB_SIZE: u16 = 2;
 
 const IP_VS_SVC_F_PERSISTENT: u32 = 1;
 const IP_VS_CONN_F_FWD_MASK: u32 = 7;
@@ -80,6 +84,17 @@ pub(super) fn virtual_servers(family: u16) -> Request {
 /// The request for the real servers of a virtual one.
 pub(super) fn real_servers(family: u16, of: &ServerKey) -> Request {
     with_key(Request::new(family, 0, &genlmsghdr(IPVS_CMD_GET_DEST)), of)
+}
+
+/// The question for its version and size.
+pub(super) fn info(family: u16) -> Request {
+    Request::new(family, 0, &genlmsghdr(IPVS_CMD_GET_INFO))
+}
+
+/// The version and size that a message says.
+pub(super) fn read_info(message: Attributes<'_>) -> Option<Info> {
+    let [_, major, minor, patch] = number(message, IPVS_INFO_ATTR_VERSION)?.to_be_bytes();
+    Some(Info { version: [major, minor, patch], connection_table: number(message, IPVS_INFO_ATTR_CONN_TAB_SIZE)? })
 }
 
 /// The request for the timeouts.
