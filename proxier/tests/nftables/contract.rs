@@ -95,7 +95,7 @@ impl Pair {
         assert_eq!(checked, applied, "{transaction}");
         let [fake, real] = [&mut self.fake as &mut dyn NftTables, self.real.as_mut()].map(|engine| {
             assert_eq!(engine.tables(IpFamily::V6).expect("a list").len(), 0);
-            let Some(mut read) = engine.table(&table()).expect("it can be read") else { return None };
+            let mut read = engine.table(&table()).expect("it can be read")?;
             // Handles are nobody's business.
             read.chains.values_mut().flat_map(|(_, rules)| rules).for_each(|rule| rule.handle = 0);
             let mut elements = Vec::new();
@@ -128,7 +128,7 @@ fn what_is_refused_is_refused_by_both_for_the_same_reason_and_leaves_no_trace() 
     let nothing: [Vec<(Option<usize>, i32)>; 2] = [Vec::new(), Vec::new()];
     // Without a table there is nothing.
     for operation in [DeleteTable, AddChain(Chain::plain("one")), AddSet(set(0)), DeleteChain(chain(0))] {
-        let refused = pair.apply(&[operation.clone()]);
+        let refused = pair.apply(std::slice::from_ref(&operation));
         assert_eq!(refused, [vec![(Some(0), libc::ENOENT)], vec![(Some(0), libc::ENOENT)]], "{operation:?}");
     }
     assert_eq!(pair.apply(&ground()), nothing);
