@@ -14,11 +14,12 @@ use proxier::cleaner::FlowCleaner;
 use proxier::iptables::Iptables;
 use proxier::ipvs::{self, Ipvs};
 use proxier::kernel::{
-    Choice, Host, SystemConntrack, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, choose_flavour,
-    ignored_signals, packet_counters,
+    Choice, Host, SystemConntrack, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, SystemNftables,
+    choose_flavour, ignored_signals, kernel_release, packet_counters,
 };
 use proxier::leftovers::{self, Running};
 use proxier::model::{Config, Mode};
+use proxier::nftables::{self, Nftables};
 use proxier::proxier::Proxier;
 use proxier::track::Change;
 use tokio::sync::mpsc::unbounded_channel;
@@ -45,6 +46,9 @@ use crate::stop::Stop;
 /// How long the API server may take for what is said last.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// If this is set in the environment, nftables mode is tried on any kernel.
+const SKIP_KERNEL_VERSION_CHECK: &str = "KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK";
+
 /// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does what else the flags ask for.
 ///
 /// # Errors
@@ -61,9 +65,6 @@ pub fn run(line: &Line) -> Result<(), String> {
         return cleanup::cleanup();
     }
     doubts::of_configuration(&settings).iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
-    if settings.mode == Mode::Nftables {
-        return Err(format!("mode {} is not built yet; iptables and ipvs are", settings.mode));
-    }
     if flags.init_only.0 {
         return initialise(&settings);
     }
@@ -206,6 +207,9 @@ type Backends = Vec<(IpFamily, Box<dyn Backend>)>;
 
 /// Finds out which work, and whose traces are no leftovers then.
 fn backends(settings: &Settings) -> Result<(Running, Backends), String> {
+    if settings.mode == Mode::Nftables {
+        return nftables_backends(settings);
+    }
     let choice = choose_flavour();
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
     info!("Using {} mode, iptables flavour {flavour}: {}", settings.mode, choice.reason);
@@ -219,11 +223,7 @@ fn backends(settings: &Settings) -> Result<(Running, Backends), String> {
             Err(problem) => problems.push(format!("{family}: {problem}")),
         }
     }
-    match problems.len() {
-        0 => info!("Running in dual-stack mode"),
-        1 => info!("Running in single-stack mode: {}", problems[0]),
-        _ => return Err(format!("iptables is not available on this host: {}", problems.join("; "))),
-    }
+    say_families(&problems).map_err(|problems| format!("iptables is not available on this host: {problems}"))?;
     let running = match settings.mode {
         Mode::Ipvs => Running::Ipvs(choice.flavour),
         _ => Running::Iptables(choice.flavour),
@@ -236,6 +236,39 @@ async fn find_backends(settings: &Settings) -> Result<(Running, Backends), Strin
     let settings = settings.clone();
     let found = tokio::task::spawn_blocking(move || backends(&settings)).await;
     found.map_err(|error| format!("cannot look for iptables: {error}"))?
+}
+
+/// nftables mode for each family that the kernel has it for.
+fn nftables_backends(settings: &Settings) -> Result<(Running, Backends), String> {
+    info!("Using {} mode", settings.mode);
+    if std::env::var_os(SKIP_KERNEL_VERSION_CHECK).is_none_or(|value| value.is_empty()) {
+        nftables::check_release(&kernel_release()).map_err(|error| error.to_string())?;
+    }
+    let (mut backends, mut problems) = (Vec::new(), Vec::new());
+    for family in IpFamily::ALL {
+        let mut kernel = Box::new(SystemNftables::default());
+        let usable = family.available().map_err(str::to_owned);
+        let usable = usable.and_then(|()| nftables::check(&mut *kernel, family).map_err(|error| error.to_string()));
+        match usable {
+            Ok(()) => {
+                let mode = Nftables::new(family, settings.proxier.clone(), kernel, Box::new(SystemHost));
+                backends.push((family, Box::new(mode) as Box<dyn Backend>));
+            }
+            Err(problem) => problems.push(format!("{family}: {problem}")),
+        }
+    }
+    say_families(&problems).map_err(|problems| format!("unable to create proxier: {problems}"))?;
+    Ok((Running::Nftables, backends))
+}
+
+/// Says which families are served; the problems, if none is.
+fn say_families(problems: &[String]) -> Result<(), String> {
+    match problems {
+        [] => info!("Running in dual-stack mode"),
+        [problem] => info!("Running in single-stack mode: {problem}"),
+        _ => return Err(problems.join("; ")),
+    }
+    Ok(())
 }
 
 /// One thread for each of them.

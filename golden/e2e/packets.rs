@@ -1,7 +1,8 @@
-//! Services with real packets: the proxy's rules in a little cluster of namespaces, both families, both iptables.
+//! Services with real packets: the proxy's rules in a little cluster of namespaces, both families, both iptables, and
+//! nftables mode.
 //!
 //! In: the `kube-proxy` binary (`KUBE_PROXY=PATH` for another one) and root. Out: what users of Services see.
-//! `FLAVOUR=nft|legacy|both` chooses which iptables; a test's name is `FLAVOUR::TEST`.
+//! `FLAVOUR=nft|legacy|both` chooses which iptables; a test's name is `FLAVOUR::TEST`, or `nftables::TEST`.
 
 #[path = "packets/affinity.rs"]
 mod affinity;
@@ -37,6 +38,15 @@ use golden::flavour::Flavour;
 const PROMPT: Duration = Duration::from_secs(5);
 /// How long things may take that have no promise of speed, on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
+/// A test in nftables mode for each function that takes a cluster.
+macro_rules! in_nftables_mode {
+    ($($group:ident: $($test:ident),+;)+) => {
+        mod nftables {
+            $($(#[test] fn $test() { super::run_in_nftables_mode(super::$group::$test); })+)+
+        }
+    };
+}
+
 /// A test per flavour for each function that takes one.
 macro_rules! in_both_flavours {
     ($($group:ident: $($test:ident),+;)+) => {
@@ -72,13 +82,37 @@ in_both_flavours! {
     broken: what_the_tool_rejects_is_left_out;
 }
 
+// What is not here looks at iptables' rules, or is otherwise in the real one's nftables mode: no node ports on localhost.
+in_nftables_mode! {
+    cluster_ip: cluster_ip_from_a_pod_keeps_the_source, cluster_ip_from_the_host,
+        cluster_ip_from_outside_is_masqueraded,
+        connections_spread_over_the_endpoints, a_pod_reaches_itself_through_its_service;
+    node_port: node_port_addresses_restrict_node_ports;
+    load_balancer: load_balancer_and_external_ip_from_outside, source_ranges_drop_other_clients;
+    affinity: client_ip_affinity_of_a_cluster_ip, client_ip_affinity_of_a_node_port;
+    policy: external_local_keeps_the_client_and_stays_on_the_node, external_local_does_not_bind_pods,
+        internal_local_stays_on_the_node, external_local_without_local_endpoints_drops,
+        internal_local_without_local_endpoints_drops, no_endpoints_refuse_at_once;
+    protocols: udp_refused_and_dropped, udp_flow_leaves_a_gone_endpoint;
+    flows: flows_come_back_with_the_endpoints, flows_of_before_the_service_find_it, flows_leave_a_deleted_service,
+        flows_leave_what_their_service_gave_up, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
+    changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort;
+}
+
+fn run_in_nftables_mode(test: fn(Cluster)) {
+    test(Cluster::new(Flavour::Nft, &binary()).configured("mode", "nftables".into()));
+}
+
+fn binary() -> PathBuf {
+    let built = || PathBuf::from(env!("CARGO_BIN_EXE_kube-proxy"));
+    std::env::var_os("KUBE_PROXY").map_or_else(built, PathBuf::from)
+}
+
 fn run(flavour: Flavour, test: fn(Cluster)) {
     let wanted = std::env::var("FLAVOUR").unwrap_or_else(|_| "both".to_owned());
     assert!(["nft", "legacy", "both"].contains(&wanted.as_str()), "FLAVOUR={wanted}: nft, legacy or both");
     if wanted == "both" || wanted == flavour.to_string() {
-        let built = || PathBuf::from(env!("CARGO_BIN_EXE_kube-proxy"));
-        let binary = std::env::var_os("KUBE_PROXY").map_or_else(built, PathBuf::from);
-        test(Cluster::new(flavour, &binary));
+        test(Cluster::new(flavour, &binary()));
     }
 }
 

@@ -17,10 +17,12 @@ pub enum Mode {
     Iptables,
     /// Virtual servers of IPVS.
     Ipvs,
+    /// A table of nf_tables, which is laid out otherwise than the real one's: packets are compared, not text.
+    Nftables,
 }
 
 impl Mode {
-    /// All of them.
+    /// Those whose recordings are what the kernel must hold.
     pub const ALL: [Self; 2] = [Self::Iptables, Self::Ipvs];
 
     /// What a recording in this mode has, in the order in which differences are shown.
@@ -30,6 +32,7 @@ impl Mode {
         match self {
             Self::Iptables => &[Iptables, Ip6tables, Sysctl, Http],
             Self::Ipvs => &[Ipvs, Ipset, Addr, Iptables, Ip6tables, Sysctl, Http],
+            Self::Nftables => &[],
         }
     }
 }
@@ -39,6 +42,7 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Mode::Iptables => "iptables",
             Mode::Ipvs => "ipvs",
+            Mode::Nftables => "nftables",
         })
     }
 }
@@ -142,6 +146,16 @@ impl Case {
     #[must_use]
     pub fn expected(&self, mode: Mode, step: usize, kind: Kind) -> String {
         let file = self.folder.join(format!("expected/{mode}/{step:02}.{}", kind.name()));
+        fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+    }
+
+    /// What the real kube-proxy's nftables mode left after a step, as `nft list table` printed both families' tables.
+    ///
+    /// # Panics
+    /// When the recording lacks it.
+    #[must_use]
+    pub fn recorded_tables(&self, step: usize) -> String {
+        let file = self.folder.join(format!("expected/nftables/{step:02}.nft"));
         fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
     }
 

@@ -11,6 +11,7 @@ pub mod lab;
 pub mod load;
 pub mod netns;
 pub mod node;
+pub mod probe;
 pub mod proxy;
 pub mod replay;
 pub mod sample;

@@ -10,9 +10,10 @@ use proxier::backend::Backend;
 use proxier::iptables::Iptables;
 use proxier::ipvs::{self, Ipvs};
 use proxier::kernel::{DeviceName, Host};
-use proxier::model::{Config, IpvsConfig, LocalDetector, NodeInfo, NodePortAddresses};
+use proxier::model::{Config, IpvsConfig, LocalDetector, NamespacedName, NodeInfo, NodePortAddresses};
 use proxier::netfilter::iptables::Table;
-use proxier::testing::{FakeHost, FakeIpSets, FakeIptables, FakeIpvs, FakeLinks, objects};
+use proxier::nftables::Nftables;
+use proxier::testing::{FakeHost, FakeIpSets, FakeIptables, FakeIpvs, FakeLinks, FakeNftables, objects};
 use proxier::track::{Change, Kind, Tracker, Translator, key_of};
 use serde_json::Value;
 
@@ -28,12 +29,13 @@ struct Family {
     tables: FakeIptables,
 }
 
-/// What IPVS mode has besides the tables, for both families.
+/// What other modes have besides the tables, or instead of them, for both families.
 #[derive(Default)]
 struct Shared {
     servers: FakeIpvs,
     sets: FakeIpSets,
     links: FakeLinks,
+    nftables: FakeNftables,
 }
 
 /// Both families of a case's node.
@@ -52,7 +54,7 @@ impl Replay {
     #[must_use]
     pub fn new(case: &Case, mode: Mode) -> Self {
         let fields: Value = serde_saphyr::from_str(&case.config).expect("a configuration");
-        let config = config(&fields);
+        let config = config(&fields, mode);
         let shared = Shared::default();
         let families = IpFamily::ALL.map(|family| {
             let (tables, mut host) = (FakeIptables::default(), FakeHost::default());
@@ -65,6 +67,10 @@ impl Replay {
                 Mode::Iptables => {
                     Box::new(Iptables::new(family, config.clone(), Box::new(tables.clone()), Box::new(host)))
                 }
+                Mode::Nftables => {
+                    let kernel = Box::new(shared.nftables.clone());
+                    Box::new(Nftables::new(family, config.clone(), kernel, Box::new(host)))
+                }
                 Mode::Ipvs => {
                     let kernel = shared.kernel(&tables, host);
                     Box::new(Ipvs::new(family, config.clone(), ipvs_config(&fields), kernel).expect("a scheduler"))
@@ -74,6 +80,12 @@ impl Replay {
             tracker.want_everything();
             Family { family, tracker, backend, tables }
         });
+        // The recording API server had these, and the stored objects do not tell of them.
+        let mut families = families;
+        for (family, net) in families.iter_mut().zip(["10.96.0.0/12", "fd00:10:96::/108"]) {
+            let name = NamespacedName::new("", "kubernetes");
+            family.tracker.apply(Change::ServiceCidr(name, vec![net.parse().expect("a network")]));
+        }
         let translator = Translator::new(&config.node_name, config.hide_external_ips);
         Self { config, translator, families, shared }
     }
@@ -87,7 +99,7 @@ impl Replay {
         let documents: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
         let mark = |change: fn(Kind) -> Change, families: &mut [Family; 2]| {
             for family in families {
-                for kind in Kind::ALL {
+                for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::ServiceCidr) {
                     family.tracker.apply(change(kind));
                 }
             }
@@ -130,6 +142,12 @@ impl Replay {
         }
     }
 
+    /// What `nft list ruleset` would print now.
+    #[must_use]
+    pub fn tables(&self) -> String {
+        self.shared.nftables.text()
+    }
+
     /// What `iptables-save` of a family would print now, in the order and the words of the version that recorded.
     #[must_use]
     pub fn rules(&self, family: IpFamily) -> String {
@@ -163,7 +181,8 @@ fn ipvs_config(fields: &Value) -> IpvsConfig {
 }
 
 /// The few fields that the cases set, over the runner's configuration.
-fn config(fields: &Value) -> Config {
+fn config(fields: &Value, mode: Mode) -> Config {
+    let of_mode = if mode == Mode::Nftables { "nftables" } else { "iptables" };
     let text = |path: &str| fields.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
     let flag = |path: &str| fields.pointer(path).and_then(Value::as_bool);
     let mut config = objects::config();
@@ -183,13 +202,14 @@ fn config(fields: &Value) -> Config {
     let addresses: Vec<&str> = addresses.iter().filter_map(Value::as_str).collect();
     config.node_port_addresses = match addresses[..] {
         ["primary"] => NodePortAddresses::Primary,
+        [] if mode == Mode::Nftables => NodePortAddresses::Primary,
         _ => NodePortAddresses::Cidrs(addresses.iter().map(|net| net.parse().expect("a network")).collect()),
     };
     config.bind_address = text("/bindAddress").parse().ok();
-    config.masquerade_all = flag("/iptables/masqueradeAll") == Some(true);
+    config.masquerade_all = flag(&format!("/{of_mode}/masqueradeAll")) == Some(true);
     config.localhost_node_ports = flag("/iptables/localhostNodePorts") != Some(false);
     config.hide_external_ips = flag("/featureGates/AllowServiceExternalIPs") == Some(false);
-    if let Some(bit) = fields.pointer("/iptables/masqueradeBit").and_then(Value::as_u64) {
+    if let Some(bit) = fields.pointer(&format!("/{of_mode}/masqueradeBit")).and_then(Value::as_u64) {
         config.masquerade_bit = u8::try_from(bit).expect("a bit");
     }
     if text("/iptables/syncPeriod") == "1h" {

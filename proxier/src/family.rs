@@ -153,6 +153,24 @@ impl IpFamily {
         }
     }
 
+    /// The name that nft has for it, for tables and for headers.
+    #[must_use]
+    pub fn nft(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        }
+    }
+
+    /// The code with which an ICMP error says "port unreachable".
+    #[must_use]
+    pub fn port_unreachable(self) -> u8 {
+        match self {
+            Self::V4 => 3,
+            Self::V6 => 4,
+        }
+    }
+
     /// The netmask that `-m recent` prints for a whole address.
     #[must_use]
     pub fn recent_mask(self) -> &'static str {

@@ -10,11 +10,9 @@ use crate::family::IpFamily;
 use crate::ipvs::{self, Remains};
 use crate::kernel::{Flavour, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, delete_table};
 use crate::netfilter::iptables::Table;
+use crate::nftables::TABLE as NFTABLES_TABLE;
 use crate::xtables::Owned;
 use crate::{iptables, kernel::LinkError};
-
-/// The table of nftables mode, in each family.
-const NFTABLES_TABLE: &str = "kube-proxy";
 
 /// A mode at work, whose traces are no leftovers; with the flavour of its iptables, as far as it can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,18 +21,24 @@ pub enum Running {
     Iptables(Option<Flavour>),
     /// IPVS mode.
     Ipvs(Option<Flavour>),
+    /// nftables mode, which needs no iptables.
+    Nftables,
 }
 
 impl Running {
-    fn flavour(self) -> Option<Flavour> {
-        let (Self::Iptables(flavour) | Self::Ipvs(flavour)) = self;
-        flavour
+    /// Whether it may have rules of that flavour: where it cannot be told, either may be in use.
+    fn uses(self, flavour: Flavour) -> bool {
+        match self {
+            Self::Iptables(own) | Self::Ipvs(own) => own.is_none_or(|own| own == flavour),
+            Self::Nftables => false,
+        }
     }
 
-    fn owned(self) -> Owned {
+    fn owned(self) -> Option<Owned> {
         match self {
-            Self::Iptables(_) => iptables::owned(),
-            Self::Ipvs(_) => ipvs::owned(),
+            Self::Iptables(_) => Some(iptables::owned()),
+            Self::Ipvs(_) => Some(ipvs::owned()),
+            Self::Nftables => None,
         }
     }
 }
@@ -48,8 +52,7 @@ pub fn remove(family: IpFamily, running: Option<Running>, patient: bool) -> Resu
     let mut errors = Vec::new();
     let mut ipvs_was_here = false;
     for flavour in Flavour::ALL {
-        // Where it cannot be told, either may be in use.
-        let in_use = running.filter(|running| running.flavour().is_none_or(|own| own == flavour));
+        let in_use = running.filter(|running| running.uses(flavour));
         match remove_rules(family, flavour, in_use) {
             Ok(found) => ipvs_was_here |= found,
             Err(found) => errors.extend(found),
@@ -58,14 +61,22 @@ pub fn remove(family: IpFamily, running: Option<Running>, patient: bool) -> Resu
     if !matches!(running, Some(Running::Ipvs(_))) {
         errors.extend(remove_ipvs(family, ipvs_was_here, patient).err().unwrap_or_default());
     }
+    if running != Some(Running::Nftables) {
+        errors.extend(remove_table(family).err());
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+fn remove_table(family: IpFamily) -> Result<(), SyncError> {
     match delete_table(family, NFTABLES_TABLE) {
         Ok(true) => info!("{family}: deleted the nf_tables table {NFTABLES_TABLE}"),
         Ok(false) => {}
         Err(error) => {
-            errors.push(SyncError(format!("{family}: cannot delete the nf_tables table {NFTABLES_TABLE}: {error}")));
+            let text = format!("{family}: cannot delete the nf_tables table {NFTABLES_TABLE}: {error}");
+            return Err(SyncError(text));
         }
     }
-    if errors.is_empty() { Ok(()) } else { Err(errors) }
+    Ok(())
 }
 
 /// Removes chains and jumps of one flavour. Whether IPVS mode had some, which tells that there is more of it.
@@ -89,9 +100,9 @@ fn remove_rules(family: IpFamily, flavour: Flavour, in_use: Option<Running>) -> 
     let leftovers = match in_use {
         Some(Running::Iptables(_)) => ipvs::owned(),
         Some(Running::Ipvs(_)) => iptables::owned(),
-        None => iptables::owned().and(ipvs::owned()),
+        Some(Running::Nftables) | None => iptables::owned().and(ipvs::owned()),
     };
-    let removed = leftovers.remove(&mut tools, &tables, in_use.map(Running::owned).as_ref());
+    let removed = leftovers.remove(&mut tools, &tables, in_use.and_then(Running::owned).as_ref());
     removed.map_err(|errors| errors.iter().map(|error| told(error)).collect::<Vec<_>>())?;
     Ok(ipvs_was_here)
 }

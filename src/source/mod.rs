@@ -148,7 +148,7 @@ pub fn start(
 ) -> Result<Source, String> {
     let sink = move || Sink::new(settings, families.clone(), node.clone(), health.clone());
     match (client, &flags.objects) {
-        (Some(client), _) => Ok(api::start(client, settings, [sink(), sink(), sink()])),
+        (Some(client), _) => Ok(api::start(client, settings, [sink(), sink(), sink(), sink()])),
         (None, Some(path)) => files::start(path.clone(), sink()),
         (None, None) => Err("there is neither an API server nor --objects".to_owned()),
     }

@@ -90,6 +90,7 @@ impl Cluster {
             "conntrack": { "maxPerCore": 0, "min": 0 }, "oomScoreAdj": 0,
             // A long period: what comes about sooner came from the change itself.
             "iptables": { "syncPeriod": "5m", "minSyncPeriod": "100ms" },
+            "nftables": { "syncPeriod": "5m", "minSyncPeriod": "100ms" },
             "ipvs": { "syncPeriod": "5m", "minSyncPeriod": "100ms" },
         });
         Self { proxy: Mutex::new(None), servers, wiring, iptables, binary: binary.to_owned(), directory, config }
@@ -151,6 +152,10 @@ impl Cluster {
                 panic!("{end}");
             }
             let synced = |family: &Family| {
+                if self.config["mode"] == "nftables" {
+                    let table = self.table(*family);
+                    return table.contains(&in_nat) && table.contains(&in_filter);
+                }
                 if self.config["mode"] == "ipvs" {
                     let servers = self.servers();
                     let address = |service: &Service| format!("-A -t {} ", service.address(*family));
@@ -163,6 +168,17 @@ impl Cluster {
             healthy(&self.wiring.node) && Family::BOTH.iter().all(synced)
         });
         *self.proxy.lock().expect("no thread panicked with the proxy in hand") = Some(proxy);
+    }
+
+    /// The table of nftables mode, as nft lists it; empty if there is none.
+    #[must_use]
+    pub fn table(&self, family: Family) -> String {
+        let name = match family {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        };
+        let listed = self.wiring.node.try_run(&format!("nft list table {name} kube-proxy"));
+        String::from_utf8_lossy(&listed.stdout).into_owned()
     }
 
     /// Kills the proxy with SIGKILL: its rules must be fit for that.

@@ -46,6 +46,12 @@ pub trait Host: Send + std::fmt::Debug {
     fn load_conntrack(&mut self) {}
 }
 
+/// The release of the running kernel, as `uname -r` prints it; empty if it cannot be read.
+#[must_use]
+pub fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
 /// The running host.
 #[derive(Debug, Default)]
 pub struct SystemHost;

@@ -14,15 +14,15 @@ pub mod memory;
 mod netlink;
 pub mod netns;
 mod nfacct;
-mod nftables;
+pub mod nftables;
 
 pub use conntrack::{ConntrackTable, Deleted, SystemConntrack};
 pub use flavour::{Choice, Flavour, choose as choose_flavour};
-pub use host::{Host, SystemHost, cpu_time, cpus, ignored_signals, set_oom_score};
+pub use host::{Host, SystemHost, cpu_time, cpus, ignored_signals, kernel_release, set_oom_score};
 pub use ipset::{IpSetError, IpSets, SetOperation, SystemIpSets};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};
 pub use ipvs::{IpvsError, IpvsTable, Operation, SystemIpvs};
 pub use link::{AddressOperation, DeviceName, LinkError, Links, SystemLinks};
 pub use netlink::traffic::{Traffic, traffic};
 pub use nfacct::packet_counters;
-pub use nftables::{delete_table, has_table};
+pub use nftables::{NftTables, SystemNftables, delete_table, has_table};

@@ -8,6 +8,7 @@ pub mod ipset;
 pub mod iptables;
 pub mod ipvs;
 mod name;
+pub mod nft;
 mod restore;
 mod save;
 

@@ -9,6 +9,7 @@ mod ipset;
 mod iptables;
 mod ipvs;
 mod link;
+mod nftables;
 pub mod objects;
 mod recorder;
 
@@ -18,4 +19,5 @@ pub use ipset::FakeIpSets;
 pub use iptables::FakeIptables;
 pub use ipvs::FakeIpvs;
 pub use link::FakeLinks;
+pub use nftables::FakeNftables;
 pub use recorder::{Recorder, RecordingIptables};

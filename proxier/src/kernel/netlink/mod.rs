@@ -3,6 +3,7 @@
 //! In: requests built from attributes. Out: acknowledgements, or the messages of a dump, as attributes.
 //! Must not know: what any message means.
 
+mod batch;
 mod error;
 #[cfg(test)]
 pub(super) mod fuzz;
@@ -12,6 +13,7 @@ mod request;
 mod socket;
 pub mod traffic;
 
+pub(super) use batch::Fault;
 pub(super) use error::NetlinkError;
 pub(super) use generic::{family as generic_family, header as genlmsghdr};
 pub(super) use receive::{Attributes, Received};
@@ -27,9 +29,6 @@ const ALIGNMENT: usize = 4;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-/// Between them are the messages of one nfnetlink transaction.
-const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
-const NFNL_MSG_BATCH_END: u16 = 0x11;
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -57,6 +56,8 @@ pub(super) const NLA_F_NET_BYTEORDER: u16 = 0x4000;
 pub(super) const NLM_F_EXCL: u16 = 0x200;
 /// A request that makes something new.
 pub(super) const NLM_F_CREATE: u16 = 0x400;
+/// A request that adds to the end.
+pub(super) const NLM_F_APPEND: u16 = 0x800;
 
 /// The header of all nfnetlink messages: family (`AF_INET`, `AF_INET6` or 0), version 0, resource.
 pub(super) fn nfgenmsg(family: u8) -> [u8; 4] {

@@ -8,6 +8,7 @@ use super::{
 };
 
 const NLMSGERR_ATTR_MSG: u16 = 1;
+const NLMSGERR_ATTR_OFFS: u16 = 2;
 
 /// A message of the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -49,13 +50,22 @@ impl<'a> Received<'a> {
         end.and_then(|end| self.payload.get(4 + HEADER..end)).unwrap_or_default()
     }
 
-    /// The kernel's words about an error: they come after what it shows of the request.
+    /// The kernel's words about an error.
     fn words(&self) -> String {
+        let text = self.about_error().and_then(|about| about.find(NLMSGERR_ATTR_MSG)).unwrap_or_default();
+        String::from_utf8_lossy(text).trim_end_matches('\0').escape_debug().to_string()
+    }
+
+    /// Where in the request the attribute is that an error is about.
+    pub(super) fn error_offset(&self) -> Option<usize> {
+        self.about_error()?.find_array(NLMSGERR_ATTR_OFFS).map(|offset| to_usize(u32::from_ne_bytes(offset)))
+    }
+
+    /// What the kernel says about an error: it comes after what it shows of the request.
+    fn about_error(&self) -> Option<Attributes<'a>> {
         let shown = if self.flags & NLM_F_CAPPED != 0 { Some(HEADER) } else { number(self.payload, 4).map(to_usize) };
         let after = shown.and_then(|shown| shown.checked_next_multiple_of(ALIGNMENT)?.checked_add(4));
-        let text = after.filter(|_| self.flags & NLM_F_ACK_TLVS != 0);
-        let text = text.and_then(|after| self.attributes(after).find(NLMSGERR_ATTR_MSG)).unwrap_or_default();
-        String::from_utf8_lossy(text).trim_end_matches('\0').escape_debug().to_string()
+        after.filter(|_| self.flags & NLM_F_ACK_TLVS != 0).map(|after| self.attributes(after))
     }
 }
 

@@ -11,10 +11,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::receive::{Messages, Received};
 use super::traffic;
-use super::{
-    BATCH, BATCH_BYTES, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE,
-    NetlinkError, Request,
-};
+use super::{BATCH, BATCH_BYTES, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NetlinkError, Request};
 
 /// How often a dump is begun before an incomplete one has to do; kube-proxy tries as often.
 const DUMP_TRIES: u32 = 5;
@@ -38,9 +35,9 @@ pub enum Dump {
 #[derive(Debug)]
 pub struct Netlink {
     protocol: isize,
-    socket: Socket,
-    sequence: u32,
-    buffer: Vec<u8>,
+    pub(super) socket: Socket,
+    pub(super) sequence: u32,
+    pub(super) buffer: Vec<u8>,
 }
 
 impl Netlink {
@@ -119,40 +116,6 @@ impl Netlink {
         self.converse(request, NLM_F_ACK, each).map(|_| ())
     }
 
-    /// Sends requests as one transaction of an nfnetlink subsystem: all of them take effect, or none. The error is the
-    /// first one's.
-    pub fn transaction(&mut self, subsystem: u8, requests: &[Request]) -> Result<(), NetlinkError> {
-        let frame = |kind| Request::new(kind, 0, &[0, 0, 0, subsystem]);
-        let mut bytes = Vec::new();
-        let mut number = || {
-            self.sequence = self.sequence.wrapping_add(1);
-            self.sequence
-        };
-        let first = number();
-        frame(NFNL_MSG_BATCH_BEGIN).write_to(&mut bytes, first, 0)?;
-        let mut last = first;
-        for request in requests {
-            last = number();
-            request.write_to(&mut bytes, last, NLM_F_ACK)?;
-        }
-        frame(NFNL_MSG_BATCH_END).write_to(&mut bytes, number(), 0)?;
-        self.send(&bytes, requests.len() + 2)?;
-        let mut outcome = Ok(());
-        loop {
-            self.receive()?;
-            for received in Messages(&self.buffer) {
-                let received = received?;
-                let index = received.sequence.wrapping_sub(first);
-                let Some(verdict) = received.verdict().filter(|_| index <= last.wrapping_sub(first)) else { continue };
-                outcome = outcome.and(verdict);
-                // A transaction that is refused as a whole is refused at its beginning.
-                if received.sequence == last || (index == 0 && outcome.is_err()) {
-                    return outcome;
-                }
-            }
-        }
-    }
-
     /// Asks for all entries and hands each to `each`. A try that was interrupted is repeated from the beginning, so
     /// entries may come again.
     pub fn dump(
@@ -224,14 +187,14 @@ impl Netlink {
         }
     }
 
-    fn send(&self, bytes: &[u8], requests: usize) -> Result<(), NetlinkError> {
+    pub(super) fn send(&self, bytes: &[u8], requests: usize) -> Result<(), NetlinkError> {
         let sent = uninterrupted(|| self.socket.send(bytes, 0))?;
         traffic::sent(requests, bytes.len());
         if sent == bytes.len() { Ok(()) } else { Err(NetlinkError::TooLong) }
     }
 
     /// Fills the buffer with the next datagram.
-    fn receive(&mut self) -> Result<(), NetlinkError> {
+    pub(super) fn receive(&mut self) -> Result<(), NetlinkError> {
         self.buffer.clear();
         // With MSG_TRUNC the length is the datagram's own, even if the buffer does not hold it.
         let length = uninterrupted(|| self.socket.recv(&mut self.buffer, libc::MSG_TRUNC))?;
