@@ -15,12 +15,15 @@ use crate::canonical;
 pub enum Mode {
     /// Rules by iptables.
     Iptables,
+    /// Tables of `nf_tables`.
+    Nftables,
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Mode::Iptables => "iptables",
+            Mode::Nftables => "nftables",
         })
     }
 }
@@ -36,10 +39,12 @@ pub enum Kind {
     Sysctl,
     /// the sockets that answer health checks of Services, and what they answer
     Http,
+    /// `nft list table` of both families; recorded in nftables mode only
+    Nft,
 }
 
 impl Kind {
-    /// Every kind, in the order in which differences are shown.
+    /// Every kind that is compared as text, in the order in which differences are shown.
     pub const ALL: [Kind; 4] = [Kind::Iptables, Kind::Ip6tables, Kind::Sysctl, Kind::Http];
 
     /// What it is called, which is also its file's extension.
@@ -50,6 +55,7 @@ impl Kind {
             Kind::Ip6tables => "ip6tables",
             Kind::Sysctl => "sysctl",
             Kind::Http => "http",
+            Kind::Nft => "nft",
         }
     }
 
@@ -59,6 +65,7 @@ impl Kind {
         match self {
             Kind::Iptables | Kind::Ip6tables => canonical::save(text),
             Kind::Sysctl => canonical::lines(text),
+            Kind::Nft => text.trim().to_owned(),
             Kind::Http => canonical::http(text),
         }
     }
@@ -182,6 +189,10 @@ mod tests {
                 let state = case.expected_state(Mode::Iptables, step);
                 assert!(state[&Kind::Iptables].contains("KUBE-"), "{} {step}", case.name);
                 assert!(state[&Kind::Sysctl].contains("route_localnet"), "{} {step}", case.name);
+                if case.has(Mode::Nftables) {
+                    let tables = case.expected(Mode::Nftables, step, Kind::Nft);
+                    assert!(tables.contains("table ip6 kube-proxy"), "{} {step}", case.name);
+                }
             }
         }
     }

@@ -10,6 +10,7 @@ pub mod flows;
 pub mod lab;
 pub mod netns;
 pub mod node;
+pub mod probe;
 pub mod proxy;
 pub mod replay;
 pub mod sample;
