@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, bind, setsockopt, socket, sockopt};
 use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -86,7 +86,7 @@ impl Node {
         // Only the sender of a batch sees its packets in order, and only if it stays on one processor.
         netns.run(
             "sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.icmp_ratemask=0 \
-             net.ipv6.icmp.ratelimit=0 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 \
+             net.ipv6.icmp.ratemask=127 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 \
              net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0 net.netfilter.nf_conntrack_checksum=0",
         );
         world.run("sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
@@ -179,9 +179,9 @@ impl Node {
         let sent = match entry {
             Entry::Host => {
                 let socket = &self.host[usize::from(probe.to.is_ipv6())];
-                // Rules may say no at once: that is an outcome like any other.
+                // Rules may say no at once, or lead where there is no way: outcomes like any other.
                 match socket.send_to(&packet, &SocketAddr::new(probe.to.ip(), 0).into()) {
-                    Err(e) if e.kind() == ErrorKind::PermissionDenied => return,
+                    Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) => return,
                     sent => sent,
                 }
             }
@@ -311,16 +311,12 @@ fn feed(netns: &Netns, program: &str, arguments: &[&str], input: &str) -> Result
     written.map_err(|e| format!("{program}: {e}"))
 }
 
-/// Keeps this thread on one processor, whose queues keep the order; says where it was allowed to run.
+/// Keeps this thread on the processor it is on, whose queues keep the order; says where it was allowed to run.
 fn pin() -> CpuSet {
     let home = sched_getaffinity(Pid::from_raw(0)).expect("this thread's processors");
-    let first = (0..CpuSet::count()).find(|cpu| home.is_set(*cpu).unwrap_or(false)).unwrap_or(0);
-    let thread = std::thread::current().id();
-    let spread = usize::from(format!("{thread:?}").len() % 2 == 0);
-    let mut one = CpuSet::new();
-    let cpu = if home.is_set(first + spread).unwrap_or(false) { first + spread } else { first };
-    one.set(cpu).expect("a processor");
-    sched_setaffinity(Pid::from_raw(0), &one).expect("stay on one processor");
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu().expect("this thread's processor")).expect("a processor");
+    sched_setaffinity(Pid::from_raw(0), &here).expect("stay on one processor");
     home
 }
 

@@ -87,7 +87,7 @@ impl Plan {
     pub fn questions(&self) -> impl Iterator<Item = (&Client, Question)> {
         self.clients.iter().flat_map(|client| {
             let suits = |to: &SocketAddr| {
-                to.is_ipv4() == client.pool[0].is_ipv4() && (client.entry == Entry::Host || !to.ip().is_loopback())
+                to.is_ipv4() == client.pool[0].is_ipv4() && to.ip().is_loopback() == client.pool[0].is_loopback()
             };
             let question = move |(to, transport): &(SocketAddr, Transport)| {
                 (client, Question { client: client.name.clone(), to: *to, transport: *transport })
@@ -128,17 +128,18 @@ fn clients(endpoints: &BTreeSet<IpAddr>, ranges: &BTreeSet<IpNet>) -> Vec<Client
     let mut add = |name: &str, entry, nets: [&str; 2], first: usize| {
         for net in nets {
             let net: IpNet = net.parse().expect("a network");
-            let pool: Vec<IpAddr> = net.hosts().skip(first).take(1500).collect();
+            let pool = net.hosts().skip(first).take(1500).collect();
             clients.push(Client { name: name.to_owned(), entry, pool });
         }
     };
     add("pod", Entry::Pods, ["10.244.1.0/24", "fd00:10:244:1::/64"], 99);
     add("host", Entry::Host, ["192.168.98.0/24", "fd00:98::/64"], 0);
+    add("loopback", Entry::Host, ["127.1.0.0/16", "::1/128"], 0);
     add("outside", Entry::Network, ["198.19.0.0/16", "fd00:19::/64"], 0);
     add("neighbour", Entry::Network, ["192.168.50.0/24", "fd00:50::/64"], 99);
     add("other node's pod", Entry::Network, ["10.244.7.0/24", "fd00:10:244:7::/64"], 9);
     for range in ranges.iter().filter(|range| range.prefix_len() > 0) {
-        let pool: Vec<IpAddr> = range.hosts().take(1500).collect();
+        let pool = range.hosts().filter(|own| !ADDRESSES.map(ip).contains(own)).take(1500).collect();
         clients.push(Client { name: format!("in {range}"), entry: Entry::Network, pool });
         if let Some(beyond) = after(range.broadcast()) {
             clients.push(Client { name: format!("just after {range}"), entry: Entry::Network, pool: vec![beyond] });
@@ -150,9 +151,8 @@ fn clients(endpoints: &BTreeSet<IpAddr>, ranges: &BTreeSet<IpNet>) -> Vec<Client
             clients.push(Client { name: format!("endpoint {pod}"), entry: Entry::Pods, pool: vec![*pod] });
         }
     }
-    for (own, loopback) in [("192.168.50.2", "127.0.0.1"), ("fd00:50::2", "::1")] {
+    for own in ["192.168.50.2", "fd00:50::2"] {
         clients.push(Client { name: format!("host as {own}"), entry: Entry::Host, pool: vec![ip(own)] });
-        clients.push(Client { name: format!("host as {loopback}"), entry: Entry::Host, pool: vec![ip(loopback)] });
     }
     clients
 }
