@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -69,10 +69,21 @@ pub struct Node {
 /// What is delivered on the node.
 #[derive(Debug)]
 struct Sink {
-    socket: Socket,
+    /// a raw socket in UdpSocket's clothes: its `recv_from` is the safe one
+    socket: UdpSocket,
     protocol: u8,
-    /// the address it is bound to: raw sockets of IPv6 do not tell it
-    address: Option<IpAddr>,
+    at: At,
+}
+
+/// How a sink knows where a packet was to go: raw sockets of IPv6 do not tell.
+#[derive(Debug, Clone, Copy)]
+enum At {
+    /// It reads so in the packet.
+    Header,
+    /// The socket is bound to this address.
+    Address(IpAddr),
+    /// It does not: good for refusals only.
+    Anywhere,
 }
 
 impl Node {
@@ -202,12 +213,15 @@ impl Node {
             }
         }
         for sink in &self.sinks {
-            while let Some(length) = next(&sink.socket, &mut buffer) {
+            while let Some((length, from)) = sink.next(&mut buffer) {
                 let packet = &buffer[..length];
-                came.take(match sink.address {
-                    None => read(packet),
-                    Some(to) => read_body(sink.protocol, to, to, packet),
-                });
+                let seen = match sink.at {
+                    At::Header => read(packet),
+                    At::Address(to) => read_body(sink.protocol, from, to, packet),
+                    At::Anywhere => read_body(sink.protocol, from, from, packet)
+                        .filter(|seen| matches!(seen, Seen::Refused { .. })),
+                };
+                came.take(seen);
             }
         }
     }
@@ -252,6 +266,24 @@ impl Came {
     }
 }
 
+impl Sink {
+    fn new(domain: Domain, protocol: u8, at: At) -> Self {
+        let socket = raw(domain, protocol);
+        if let At::Address(address) = at {
+            socket.bind(&SocketAddr::new(address, 0).into()).expect("bind to the node's address");
+        }
+        Self { socket: socket.into(), protocol, at }
+    }
+
+    fn next(&self, buffer: &mut [u8]) -> Option<(usize, IpAddr)> {
+        match self.socket.recv_from(buffer) {
+            Ok((length, from)) => Some((length, from.ip())),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => None,
+            Err(e) => panic!("read a raw socket: {e}"),
+        }
+    }
+}
+
 fn next(mut socket: &Socket, buffer: &mut [u8]) -> Option<usize> {
     match socket.read(buffer) {
         Ok(length) => Some(length),
@@ -279,22 +311,12 @@ fn raw(domain: Domain, protocol: u8) -> Socket {
 }
 
 fn sinks() -> Vec<Sink> {
-    let mut sinks = Vec::new();
-    for protocol in [6, 17, 132, 1] {
-        sinks.push(Sink { socket: raw(Domain::IPV4, protocol), protocol, address: None });
-    }
+    let mut sinks: Vec<Sink> = [6, 17, 132, 1].map(|protocol| Sink::new(Domain::IPV4, protocol, At::Header)).into();
     for address in ADDRESSES.iter().map(|text| text.parse::<IpAddr>().expect("an address")).filter(IpAddr::is_ipv6) {
-        for protocol in [6, 17, 132] {
-            let socket = raw(Domain::IPV6, protocol);
-            socket.bind(&SocketAddr::new(address, 0).into()).expect("bind to the node's address");
-            sinks.push(Sink { socket, protocol, address: Some(address) });
-        }
+        sinks.extend([6, 17, 132].map(|protocol| Sink::new(Domain::IPV6, protocol, At::Address(address))));
     }
     // What refuses a probe of the node itself comes to addresses that it only sends from.
-    for protocol in [6, 58] {
-        let socket = raw(Domain::IPV6, protocol);
-        sinks.push(Sink { socket, protocol, address: Some(IpAddr::from([0_u16; 8])) });
-    }
+    sinks.extend([6, 58].map(|protocol| Sink::new(Domain::IPV6, protocol, At::Anywhere)));
     sinks
 }
 

@@ -133,14 +133,19 @@ fn clients(endpoints: &BTreeSet<IpAddr>, ranges: &BTreeSet<IpNet>) -> Vec<Client
         }
     };
     add("pod", Entry::Pods, ["10.244.1.0/24", "fd00:10:244:1::/64"], 99);
-    add("host", Entry::Host, ["192.168.98.0/24", "fd00:98::/64"], 0);
+    add("host", Entry::Host, ["192.168.98.0/24", "fd00:98::/64"], 1);
     add("loopback", Entry::Host, ["127.1.0.0/16", "::1/128"], 0);
-    add("outside", Entry::Network, ["198.19.0.0/16", "fd00:19::/64"], 0);
+    add("outside", Entry::Network, ["198.19.0.0/16", "fd00:19::/64"], 1);
     add("neighbour", Entry::Network, ["192.168.50.0/24", "fd00:50::/64"], 99);
     add("other node's pod", Entry::Network, ["10.244.7.0/24", "fd00:10:244:7::/64"], 9);
     for range in ranges.iter().filter(|range| range.prefix_len() > 0) {
-        let pool = range.hosts().filter(|own| !ADDRESSES.map(ip).contains(own)).take(1500).collect();
-        clients.push(Client { name: format!("in {range}"), entry: Entry::Network, pool });
+        // A range of one address is that address; of others the first is no client of IPv6, nor are the node's own.
+        let single = range.prefix_len() == range.max_prefix_len();
+        let pool = range.hosts().filter(|own| (single || *own != range.network()) && !ADDRESSES.map(ip).contains(own)).take(1500);
+        let pool: Vec<IpAddr> = pool.collect();
+        if !pool.is_empty() {
+            clients.push(Client { name: format!("in {range}"), entry: Entry::Network, pool });
+        }
         if let Some(beyond) = after(range.broadcast()) {
             clients.push(Client { name: format!("just after {range}"), entry: Entry::Network, pool: vec![beyond] });
         }
