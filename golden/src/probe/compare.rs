@@ -25,8 +25,11 @@ pub struct Difference {
 /// All questions whose answers differ.
 #[must_use]
 pub fn differences(left: &Survey, right: &Survey) -> Vec<Difference> {
-    let sticky: BTreeSet<_> =
-        left.iter().filter(|(_, answer)| answer.sticky).map(|(question, _)| (question.to, question.transport)).collect();
+    let sticky: BTreeSet<_> = left
+        .iter()
+        .filter(|(_, answer)| answer.sticky)
+        .map(|(question, _)| (question.to, question.transport))
+        .collect();
     let all: BTreeSet<&Question> = left.keys().chain(right.keys()).collect();
     let differs = |question: &&Question| {
         let [one, other] = [left, right].map(|survey| survey.get(*question).cloned().unwrap_or_default());

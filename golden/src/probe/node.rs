@@ -218,8 +218,9 @@ impl Node {
                 let seen = match sink.at {
                     At::Header => read(packet),
                     At::Address(to) => read_body(sink.protocol, from, to, packet),
-                    At::Anywhere => read_body(sink.protocol, from, from, packet)
-                        .filter(|seen| matches!(seen, Seen::Refused { .. })),
+                    At::Anywhere => {
+                        read_body(sink.protocol, from, from, packet).filter(|seen| matches!(seen, Seen::Refused { .. }))
+                    }
                 };
                 came.take(seen);
             }

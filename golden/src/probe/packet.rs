@@ -230,7 +230,11 @@ mod tests {
             for transport in Transport::ALL {
                 let (from, to): (SocketAddr, SocketAddr) = (from.parse().expect("one"), to.parse().expect("one"));
                 let bytes = Probe { from, to, transport, tag: 7_000_000 }.bytes();
-                assert_eq!(read(&bytes), Some(Seen::Passed { tag: 7_000_000, from: from.ip(), to }), "{transport} {to}");
+                assert_eq!(
+                    read(&bytes),
+                    Some(Seen::Passed { tag: 7_000_000, from: from.ip(), to }),
+                    "{transport} {to}"
+                );
                 assert!(from.is_ipv6() || fold(words(&bytes[..20])) == 0, "the header's checksum");
                 assert_eq!(read(&bytes[..bytes.len() - 20]), None);
             }

@@ -71,15 +71,19 @@ impl Plan {
         let mut ranges = BTreeSet::new();
         for service in of_kind("Service") {
             targets_of(&service["spec"], &service["status"], &mut targets);
-            ranges.extend(items(&service["spec"]["loadBalancerSourceRanges"]).filter_map(|v| text_of(v).parse::<IpNet>().ok()));
+            ranges.extend(
+                items(&service["spec"]["loadBalancerSourceRanges"]).filter_map(|v| text_of(v).parse::<IpNet>().ok()),
+            );
         }
         let mut targets: BTreeSet<_> = [true, false].into_iter().flat_map(|v4| thinned(&targets, v4)).collect();
         for (address, port) in UNKNOWN.iter().flat_map(|unknown| [(unknown, 80), (unknown, WRONG)]) {
             targets.extend([Transport::Tcp, Transport::Udp].map(|t| (SocketAddr::new(ip(address), port), t)));
         }
         let endpoints = of_kind("EndpointSlice").flat_map(|slice| items(&slice["endpoints"]));
-        let endpoints: BTreeSet<IpAddr> =
-            endpoints.flat_map(|endpoint| items(&endpoint["addresses"])).filter_map(|v| text_of(v).parse().ok()).collect();
+        let endpoints: BTreeSet<IpAddr> = endpoints
+            .flat_map(|endpoint| items(&endpoint["addresses"]))
+            .filter_map(|v| text_of(v).parse().ok())
+            .collect();
         Self { clients: clients(&endpoints, &ranges), targets }
     }
 
@@ -141,7 +145,10 @@ fn clients(endpoints: &BTreeSet<IpAddr>, ranges: &BTreeSet<IpNet>) -> Vec<Client
     for range in ranges.iter().filter(|range| range.prefix_len() > 0) {
         // A range of one address is that address; of others the first is no client of IPv6, nor are the node's own.
         let single = range.prefix_len() == range.max_prefix_len();
-        let pool = range.hosts().filter(|own| (single || *own != range.network()) && !ADDRESSES.map(ip).contains(own)).take(1500);
+        let pool = range
+            .hosts()
+            .filter(|own| (single || *own != range.network()) && !ADDRESSES.map(ip).contains(own))
+            .take(1500);
         let pool: Vec<IpAddr> = pool.collect();
         if !pool.is_empty() {
             clients.push(Client { name: format!("in {range}"), entry: Entry::Network, pool });

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use super::Entry;
 use super::node::{Node, Outcome};
 use super::packet::Probe;
 use super::plan::{Client, Plan, Question};
-use super::Entry;
 
 /// Of all questions one in so many may miss an outcome.
 const RISK: f64 = 1e-9;
@@ -50,7 +50,8 @@ pub fn survey(node: &Node, plan: &Plan) -> Survey {
         open.retain(|at| samples < enough(found[*at].len() + 1));
     }
     // One client, which none of the samples was.
-    let many: Vec<usize> = (0..questions.len()).filter(|at| found[*at].len() > 1 && questions[*at].0.pool.len() > 1).collect();
+    let many: Vec<usize> =
+        (0..questions.len()).filter(|at| found[*at].len() > 1 && questions[*at].0.pool.len() > 1).collect();
     let again: Vec<(usize, &Client, &Question, usize)> = many
         .iter()
         .flat_map(|at| (0..ROUND * 2).map(|_| (*at, questions[*at].0, &questions[*at].1, usize::MAX)))
@@ -84,7 +85,7 @@ impl Asker<'_> {
                     let from = client.pool[if *nth == usize::MAX { last } else { nth % last.max(1) }];
                     // Ports come round after 60,000 probes: then no connection of before may be left.
                     let port = u16::try_from(1024 + self.number % 60_000).expect("below 65,536");
-                    if self.number % 60_000 == 0 {
+                    if self.number.is_multiple_of(60_000) {
                         self.node.forget();
                     }
                     let from = SocketAddr::new(from, port);
@@ -99,7 +100,8 @@ impl Asker<'_> {
 
 /// How many samples show each of n equally likely outcomes.
 fn enough(n: usize) -> usize {
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // small and positive
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    // small and positive
     let samples = |n: f64| ((n / RISK).ln() / -(1.0 - 1.0 / n).ln()).ceil() as usize;
     samples(u32::try_from(n.max(2)).map_or(f64::MAX, f64::from))
 }
