@@ -1,6 +1,6 @@
 //! A case played through tracking, planning and a kernel that is a value: fast, and without root.
 //!
-//! In: a case. Out: after each step, the rules as `iptables-save` would print them. It must not know what is right.
+//! In: a case, a mode. Out: after each step, the kernel as the tools would print it. It must not know what is right.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
-use proxier::kernel::Host;
-use proxier::model::{Config, LocalDetector, NodeInfo, NodePortAddresses};
+use proxier::ipvs::{self, Ipvs};
+use proxier::kernel::{DeviceName, Host};
+use proxier::model::{Config, IpvsConfig, LocalDetector, NamespacedName, NodeInfo, NodePortAddresses};
 use proxier::netfilter::iptables::Table;
-use proxier::testing::{FakeHost, FakeIptables, objects};
+use proxier::nftables::Nftables;
+use proxier::testing::{FakeHost, FakeIpSets, FakeIptables, FakeIpvs, FakeLinks, FakeNftables, objects};
 use proxier::track::{Change, Kind, Tracker, Translator, key_of};
 use serde_json::Value;
 
-use crate::case::Case;
+use crate::case::{Case, Kind as Part, Mode};
 
 /// The interfaces' addresses of the recorded node, in the kernel's order.
 const ADDRESSES: [&str; 6] = ["127.0.0.1", "::1", "192.168.60.2", "fd00:60::2", "192.168.50.2", "fd00:50::2"];
@@ -23,8 +25,17 @@ const ADDRESSES: [&str; 6] = ["127.0.0.1", "::1", "192.168.60.2", "fd00:60::2", 
 struct Family {
     family: IpFamily,
     tracker: Tracker,
-    backend: Iptables,
-    kernel: FakeIptables,
+    backend: Box<dyn Backend>,
+    tables: FakeIptables,
+}
+
+/// What other modes have besides the tables, or instead of them, for both families.
+#[derive(Default)]
+struct Shared {
+    servers: FakeIpvs,
+    sets: FakeIpSets,
+    links: FakeLinks,
+    nftables: FakeNftables,
 }
 
 /// Both families of a case's node.
@@ -32,6 +43,7 @@ pub struct Replay {
     config: Config,
     translator: Translator,
     families: [Family; 2],
+    shared: Shared,
 }
 
 impl Replay {
@@ -40,23 +52,42 @@ impl Replay {
     /// # Panics
     /// When the case's configuration has something that is not known here.
     #[must_use]
-    pub fn new(case: &Case) -> Self {
+    pub fn new(case: &Case, mode: Mode) -> Self {
         let fields: Value = serde_saphyr::from_str(&case.config).expect("a configuration");
-        let config = config(&fields);
+        let config = config(&fields, mode);
+        let shared = Shared::default();
         let families = IpFamily::ALL.map(|family| {
-            let (kernel, mut host) = (FakeIptables::default(), FakeHost::default());
+            let (tables, mut host) = (FakeIptables::default(), FakeHost::default());
             host.set_addresses(ADDRESSES.iter().map(|ip| ip.parse().expect("an address")));
             host.allow_counters();
             if fields.pointer("/conntrack/tcpBeLiberal") == Some(&Value::Bool(true)) {
                 host.set_sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", 1).expect("a sysctl");
             }
-            let backend = Iptables::new(family, config.clone(), Box::new(kernel.clone()), Box::new(host));
+            let backend: Box<dyn Backend> = match mode {
+                Mode::Iptables => {
+                    Box::new(Iptables::new(family, config.clone(), Box::new(tables.clone()), Box::new(host)))
+                }
+                Mode::Nftables => {
+                    let kernel = Box::new(shared.nftables.clone());
+                    Box::new(Nftables::new(family, config.clone(), kernel, Box::new(host)))
+                }
+                Mode::Ipvs => {
+                    let kernel = shared.kernel(&tables, host);
+                    Box::new(Ipvs::new(family, config.clone(), ipvs_config(&fields), kernel).expect("a scheduler"))
+                }
+            };
             let mut tracker = Tracker::default();
             tracker.want_everything();
-            Family { family, tracker, backend, kernel }
+            Family { family, tracker, backend, tables }
         });
+        // The recording API server had these, and the stored objects do not tell of them.
+        let mut families = families;
+        for (family, net) in families.iter_mut().zip(["10.96.0.0/12", "fd00:10:96::/108"]) {
+            let name = NamespacedName::new("", "kubernetes");
+            family.tracker.apply(Change::ServiceCidr(name, vec![net.parse().expect("a network")]));
+        }
         let translator = Translator::new(&config.node_name, config.hide_external_ips);
-        Self { config, translator, families }
+        Self { config, translator, families, shared }
     }
 
     /// Plays one step: all objects as they are after it.
@@ -68,7 +99,7 @@ impl Replay {
         let documents: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
         let mark = |change: fn(Kind) -> Change, families: &mut [Family; 2]| {
             for family in families {
-                for kind in Kind::ALL {
+                for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::ServiceCidr) {
                     family.tracker.apply(change(kind));
                 }
             }
@@ -95,17 +126,63 @@ impl Replay {
         }
     }
 
+    /// A part of the kernel as its tool would print it now; `None` for one that is not replayed.
+    #[must_use]
+    pub fn part(&self, part: Part) -> Option<String> {
+        match part {
+            Part::Iptables => Some(self.rules(IpFamily::V4)),
+            Part::Ip6tables => Some(self.rules(IpFamily::V6)),
+            Part::Ipvs => Some(self.shared.servers.to_string()),
+            Part::Ipset => Some(self.shared.sets.to_string()),
+            Part::Addr => {
+                let held = self.shared.links.held(DeviceName::new("kube-ipvs0")).unwrap_or_default();
+                Some(held.iter().map(|address| format!("{address}\n")).collect())
+            }
+            Part::Sysctl | Part::Http => None,
+        }
+    }
+
+    /// What `nft list ruleset` would print now.
+    #[must_use]
+    pub fn tables(&self) -> String {
+        self.shared.nftables.text()
+    }
+
     /// What `iptables-save` of a family would print now, in the order and the words of the version that recorded.
     #[must_use]
     pub fn rules(&self, family: IpFamily) -> String {
         let of_family = self.families.iter().filter(|f| f.family == family);
-        let tables = of_family.flat_map(|f| [Table::Mangle, Table::Filter, Table::Nat].map(|t| f.kernel.save_text(t)));
+        let tables = of_family.flat_map(|f| [Table::Mangle, Table::Filter, Table::Nat].map(|t| f.tables.save_text(t)));
         tables.collect::<String>().replace(" --nfacct-name ", " --nfacct-name  ")
     }
 }
 
+impl Shared {
+    fn kernel(&self, tables: &FakeIptables, host: FakeHost) -> ipvs::Kernel {
+        ipvs::Kernel {
+            tool: Box::new(tables.clone()),
+            table: Box::new(self.servers.clone()),
+            sets: Box::new(self.sets.clone()),
+            links: Box::new(self.links.clone()),
+            host: Box::new(host),
+        }
+    }
+}
+
+/// The same for what IPVS mode alone is told. Timeouts and ARP show nowhere here.
+fn ipvs_config(fields: &Value) -> IpvsConfig {
+    let excluded = fields.pointer("/ipvs/excludeCIDRs").and_then(Value::as_array).cloned().unwrap_or_default();
+    let nets = excluded.iter().filter_map(Value::as_str).map(|net| net.parse().expect("a network"));
+    IpvsConfig {
+        scheduler: fields.pointer("/ipvs/scheduler").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        exclude_cidrs: nets.collect(),
+        ..IpvsConfig::default()
+    }
+}
+
 /// The few fields that the cases set, over the runner's configuration.
-fn config(fields: &Value) -> Config {
+fn config(fields: &Value, mode: Mode) -> Config {
+    let of_mode = if mode == Mode::Nftables { "nftables" } else { "iptables" };
     let text = |path: &str| fields.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
     let flag = |path: &str| fields.pointer(path).and_then(Value::as_bool);
     let mut config = objects::config();
@@ -125,13 +202,14 @@ fn config(fields: &Value) -> Config {
     let addresses: Vec<&str> = addresses.iter().filter_map(Value::as_str).collect();
     config.node_port_addresses = match addresses[..] {
         ["primary"] => NodePortAddresses::Primary,
+        [] if mode == Mode::Nftables => NodePortAddresses::Primary,
         _ => NodePortAddresses::Cidrs(addresses.iter().map(|net| net.parse().expect("a network")).collect()),
     };
     config.bind_address = text("/bindAddress").parse().ok();
-    config.masquerade_all = flag("/iptables/masqueradeAll") == Some(true);
+    config.masquerade_all = flag(&format!("/{of_mode}/masqueradeAll")) == Some(true);
     config.localhost_node_ports = flag("/iptables/localhostNodePorts") != Some(false);
     config.hide_external_ips = flag("/featureGates/AllowServiceExternalIPs") == Some(false);
-    if let Some(bit) = fields.pointer("/iptables/masqueradeBit").and_then(Value::as_u64) {
+    if let Some(bit) = fields.pointer(&format!("/{of_mode}/masqueradeBit")).and_then(Value::as_u64) {
         config.masquerade_bit = u8::try_from(bit).expect("a bit");
     }
     if text("/iptables/syncPeriod") == "1h" {

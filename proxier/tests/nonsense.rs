@@ -94,6 +94,7 @@ fn good(kind: Kind) -> Value {
             "spec": { "podCIDRs": ["10.244.1.0/24"], "taints": [{ "key": "x" }] },
             "status": { "addresses": [{ "type": "InternalIP", "address": "192.168.50.2" }] }
         }),
+        Kind::ServiceCidr => json!({ "metadata": { "name": "kubernetes" }, "spec": { "cidrs": ["10.96.0.0/12"] } }),
     }
 }
 

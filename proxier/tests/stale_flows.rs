@@ -66,7 +66,7 @@ impl Cluster {
 
     fn snapshot(&self) -> Snapshot<'_> {
         let node_ip = ip("192.168.0.1");
-        Snapshot { ports: &self.ports, endpoints: &self.endpoints, node: &self.node, node_ip }
+        Snapshot { ports: &self.ports, endpoints: &self.endpoints, node: &self.node, node_ip, service_cidrs: &[] }
     }
 
     fn stale(&self, scope: &str, gone: &str) -> StaleFlows {

@@ -90,6 +90,7 @@ impl Example {
                     name,
                 });
             }
+            Kind::ServiceCidr => {}
             Kind::EndpointSlice => {
                 let port = object.ports.first().map_or(0, |port| port.port);
                 for endpoint in object.endpoints {

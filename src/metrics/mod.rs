@@ -166,7 +166,7 @@ impl Metrics {
                 self.endpoint_changes.inc();
                 self.endpoint_pending.set(family, pending);
             }
-            Kind::Node => {}
+            Kind::Node | Kind::ServiceCidr => {}
         }
     }
 

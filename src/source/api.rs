@@ -9,12 +9,14 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use futures::future::OptionFuture;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
+use proxier::model::Mode;
 use proxier::track::{Change, Kind, key_of};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -37,13 +39,9 @@ const LIST_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a watch lasts, in seconds: from this on, and up to twice as long.
 const WATCH_SECONDS: u32 = 300;
 
-/// Connects and watches.
-///
-/// # Errors
-/// If there is no usable configuration. A server that does not answer is waited for.
-pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3], metrics: &Metrics) -> Result<Source, String> {
-    let client = client(settings, master, metrics).await?;
-    let [nodes, services, slices] = sinks;
+/// Watches. A server that does not answer is waited for.
+pub fn start(client: Client, settings: &Settings, sinks: [Sink; 4]) -> Source {
+    let [nodes, services, slices, networks] = sinks;
     let node = format!("metadata.name={}", settings.proxier.node_name);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 300 and 600
     let seconds = (f64::from(WATCH_SECONDS) * (1.0 + chance())) as u32;
@@ -52,16 +50,23 @@ pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3], metrics:
     let services_config =
         config.clone().labels("!service.kubernetes.io/service-proxy-name").fields("spec.clusterIP!=None");
     let service_watch = watch::<ServiceKind>(client.clone(), services_config, services);
-    let slices_config = config.labels("!service.kubernetes.io/headless");
-    let slice_watch = watch::<SliceKind>(client, slices_config, slices);
-    Ok(Box::pin(async move {
-        tokio::join!(node_watch, service_watch, slice_watch);
+    let slices_config = config.clone().labels("!service.kubernetes.io/headless");
+    let slice_watch = watch::<SliceKind>(client.clone(), slices_config, slices);
+    // Only this mode asks which networks cluster IPs are taken from.
+    let network_watch = (settings.mode == Mode::Nftables).then(|| watch::<ServiceCidrKind>(client, config, networks));
+    Box::pin(async move {
+        let network_watch = OptionFuture::from(network_watch);
+        tokio::join!(node_watch, service_watch, slice_watch, network_watch);
         "the watches ended".to_owned()
-    }))
+    })
 }
 
-async fn client(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Client, String> {
-    let mut config = match &settings.kubeconfig {
+/// A client for the API server. Nothing is asked yet.
+///
+/// # Errors
+/// If there is no usable configuration.
+pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Client, String> {
+    let mut config = match &settings.client.kubeconfig {
         Some(path) => {
             let told = |error: &dyn fmt::Display| format!("kubeconfig {}: {error}", path.display());
             let kubeconfig = Kubeconfig::read_from(path).map_err(|error| told(&error))?;
@@ -139,6 +144,16 @@ async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink:
                     debug!("the API server cannot stream lists of {}: {}", kind.name(), status.message);
                     streaming = false;
                     break;
+                }
+                Ok(Err(
+                    watcher::Error::InitialListFailed(kube::Error::Api(status))
+                    | watcher::Error::WatchStartFailed(kube::Error::Api(status)),
+                )) if kind == Kind::ServiceCidr && status.code == 404 => {
+                    info!(
+                        "the API server knows no {}s: packets to cluster IPs that nobody has are not dropped",
+                        kind.name()
+                    );
+                    return;
                 }
                 Ok(Err(error)) => Some(error),
                 Err(_) => None,
@@ -236,6 +251,7 @@ macro_rules! kind {
 kind!(NodeKind, Kind::Node, "", "nodes");
 kind!(ServiceKind, Kind::Service, "", "services");
 kind!(SliceKind, Kind::EndpointSlice, "discovery.k8s.io", "endpointslices");
+kind!(ServiceCidrKind, Kind::ServiceCidr, "networking.k8s.io", "servicecidrs");
 
 /// An object that is not understood yet: whatever is in it, the stream of its kind goes on.
 #[derive(Clone, Debug)]

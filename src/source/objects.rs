@@ -1,6 +1,6 @@
 //! Objects in files: what a YAML or JSON text holds.
 //!
-//! In: text of one or more documents. Out: the Nodes, Services and EndpointSlices in it. Must not know: files, or what
+//! In: text of one or more documents. Out: the Nodes, Services, EndpointSlices and ServiceCIDRs in it. Must not know: files, or what
 //! is in objects besides their kind and name.
 
 use proxier::track::{Kind, ObjectKey, key_of};
@@ -67,7 +67,9 @@ fn collect(place: &str, value: Value, parsed: &mut Parsed) {
                 items.into_iter().for_each(|item| collect(place, item, parsed));
             }
         }
-        _ => parsed.passed_over.push(format!("{place}: kind: {name:?} is none of Service, EndpointSlice, Node")),
+        _ => parsed
+            .passed_over
+            .push(format!("{place}: kind: {name:?} is none of Service, EndpointSlice, Node, ServiceCIDR")),
     }
 }
 

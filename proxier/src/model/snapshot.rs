@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::endpoint::Endpoints;
 use super::node::NodeInfo;
 use super::service::{ServicePort, ServicePortName};
@@ -20,6 +22,8 @@ pub struct Snapshot<'a> {
     pub node: &'a NodeInfo,
     /// This node's address in this family: its own, `--bind-address`, or loopback.
     pub node_ip: IpAddr,
+    /// The networks of this family that cluster IPs are taken from, as far as they are known, in order.
+    pub service_cidrs: &'a [IpNet],
 }
 
 /// How much of the kernel's state a sync has to look at.

@@ -5,11 +5,19 @@
 
 mod conntrack;
 mod host;
+mod ipset;
 mod iptables;
+mod ipvs;
+mod link;
+mod nftables;
 pub mod objects;
 mod recorder;
 
 pub use conntrack::FakeConntrack;
 pub use host::FakeHost;
+pub use ipset::FakeIpSets;
 pub use iptables::FakeIptables;
+pub use ipvs::FakeIpvs;
+pub use link::FakeLinks;
+pub use nftables::FakeNftables;
 pub use recorder::{Recorder, RecordingIptables};

@@ -27,11 +27,13 @@ pub enum Kind {
     EndpointSlice,
     /// `v1` `Node`, our own
     Node,
+    /// `networking.k8s.io/v1` `ServiceCIDR`
+    ServiceCidr,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Node];
+    pub const ALL: [Self; 4] = [Self::Service, Self::EndpointSlice, Self::Node, Self::ServiceCidr];
 
     /// The kind as objects name it.
     #[must_use]
@@ -40,6 +42,7 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
         }
     }
 
@@ -49,7 +52,14 @@ impl Kind {
         match self {
             Self::Service | Self::Node => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::ServiceCidr => "networking.k8s.io/v1",
         }
+    }
+
+    /// Whether its objects are in namespaces.
+    #[must_use]
+    pub fn is_namespaced(self) -> bool {
+        matches!(self, Self::Service | Self::EndpointSlice)
     }
 }
 
@@ -58,7 +68,7 @@ impl Kind {
 pub struct ObjectKey {
     /// Its kind.
     pub kind: Kind,
-    /// Its name; Nodes have an empty namespace.
+    /// Its name; what is in no namespace has an empty one.
     pub name: NamespacedName,
 }
 
@@ -88,6 +98,8 @@ pub enum Change {
     Slice(NamespacedName, Option<SliceOf>),
     /// The own Node.
     Node(NodeInfo),
+    /// A ServiceCIDR has these networks now; without any, it is gone or not of this family.
+    ServiceCidr(NamespacedName, Vec<IpNet>),
     /// A list of all objects of a kind begins: those that do not come before [`Change::Listed`] are gone.
     Listing(Kind),
     /// The list is complete.
@@ -153,6 +165,7 @@ impl Translator {
             Kind::Service => self.service(&decode(kind, object)?),
             Kind::EndpointSlice => self.slice(&decode(kind, object)?),
             Kind::Node => self.node(&decode(kind, object)?),
+            Kind::ServiceCidr => Self::service_cidr(&decode(kind, object)?),
         }
     }
 
@@ -162,6 +175,7 @@ impl Translator {
         let change = match key.kind {
             Kind::Service => Change::Service(key.name.clone(), Vec::new()),
             Kind::EndpointSlice => Change::Slice(key.name.clone(), None),
+            Kind::ServiceCidr => Change::ServiceCidr(key.name.clone(), Vec::new()),
             Kind::Node => return Translated::default(),
         };
         Translated::everywhere(&change)
@@ -182,8 +196,8 @@ impl Translated {
 pub fn key_of(kind: Kind, object: &serde_json::Value) -> ObjectKey {
     let field = |name| object.pointer(name).and_then(serde_json::Value::as_str).unwrap_or_default();
     let namespace = match field("/metadata/namespace") {
-        "" if kind != Kind::Node => "default",
-        _ if kind == Kind::Node => "",
+        _ if !kind.is_namespaced() => "",
+        "" => "default",
         namespace => namespace,
     };
     ObjectKey { kind, name: NamespacedName::new(namespace, field("/metadata/name")) }
@@ -198,7 +212,7 @@ impl Meta {
     /// The object's name, fit to stand in rules: an API server would take no other.
     pub(super) fn key(&self, kind: Kind) -> Result<ObjectKey, ObjectError> {
         let namespace = match &*self.namespace {
-            _ if kind == Kind::Node => "",
+            _ if !kind.is_namespaced() => "",
             "" => "default",
             namespace => namespace,
         };

@@ -1,6 +1,6 @@
 //! From Kubernetes objects to the model: the only place that knows the API's shapes.
 //!
-//! In: Services, EndpointSlices and the own Node as JSON values. Out: [`Change`]s of one family, and a [`Tracker`] that
+//! In: Services, EndpointSlices, ServiceCIDRs and the own Node as JSON values. Out: [`Change`]s of one family, and a [`Tracker`] that
 //! holds the model and knows which Service ports changed. Must not know: modes, the kernel, where objects come from.
 
 mod change;
@@ -8,6 +8,7 @@ mod endpointslice;
 mod node;
 mod objects;
 mod service;
+mod service_cidr;
 mod tracker;
 mod waiting;
 

@@ -189,6 +189,21 @@ pub(super) struct Node {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+pub(super) struct ServiceCidr {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "nullable")]
+    pub spec: ServiceCidrSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ServiceCidrSpec {
+    #[serde(deserialize_with = "nullable")]
+    pub cidrs: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(super) struct NodeSpec {
     #[serde(rename = "podCIDRs", deserialize_with = "nullable")]
     pub pod_cidrs: Vec<String>,

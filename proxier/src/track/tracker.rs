@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use ipnet::IpNet;
+
 use super::change::{Change, Kind, ObjectKey, SliceOf};
 use super::waiting::Waiting;
 use crate::model::{
@@ -21,6 +23,9 @@ pub struct Tracker {
     /// Which Service each slice belongs to: the label may change (surface.md I20).
     slices: HashMap<NamespacedName, Arc<str>>,
     node: NodeInfo,
+    service_cidrs: BTreeMap<NamespacedName, Vec<IpNet>>,
+    /// All of them, each once (surface.md I7), in order.
+    nets: Vec<IpNet>,
     pending: BTreeSet<ServicePortName>,
     everything: bool,
     waiting: Waiting,
@@ -49,6 +54,10 @@ impl Tracker {
                 self.node = node;
                 differs
             }
+            Change::ServiceCidr(name, nets) => {
+                self.seen(Kind::ServiceCidr, &name);
+                self.set_service_cidr(name, nets)
+            }
             Change::Kept(ObjectKey { kind, name }) => {
                 self.seen(kind, &name);
                 false
@@ -57,6 +66,7 @@ impl Tracker {
                 let held = match kind {
                     Kind::Service => self.ports.keys().map(|port| port.service.clone()).collect(),
                     Kind::EndpointSlice => self.slices.keys().cloned().collect(),
+                    Kind::ServiceCidr => self.service_cidrs.keys().cloned().collect(),
                     Kind::Node => HashSet::new(),
                 };
                 self.unseen.insert(kind, held);
@@ -87,7 +97,8 @@ impl Tracker {
     /// The model. `node_ip` is the node's address in this family.
     #[must_use]
     pub fn snapshot(&self, node_ip: IpAddr) -> Snapshot<'_> {
-        Snapshot { ports: &self.ports, endpoints: &self.endpoints, node: &self.node, node_ip }
+        let service_cidrs = &self.nets;
+        Snapshot { ports: &self.ports, endpoints: &self.endpoints, node: &self.node, node_ip, service_cidrs }
     }
 
     /// How many changes of that kind wait for a sync.
@@ -130,15 +141,30 @@ impl Tracker {
     }
 
     fn end_list(&mut self, kind: Kind) -> bool {
-        let mut changed = self.listed.insert(kind);
+        // Nothing waits for a list of networks.
+        let mut changed = self.listed.insert(kind) && kind != Kind::ServiceCidr;
         for name in self.unseen.remove(&kind).unwrap_or_default() {
             changed |= match kind {
                 Kind::Service => self.set_service(&name, Vec::new()),
                 Kind::EndpointSlice => self.set_slice(name, None),
+                Kind::ServiceCidr => self.set_service_cidr(name, Vec::new()),
                 Kind::Node => false,
             };
         }
         changed
+    }
+
+    fn set_service_cidr(&mut self, name: NamespacedName, nets: Vec<IpNet>) -> bool {
+        if nets.is_empty() {
+            self.service_cidrs.remove(&name);
+        } else {
+            self.service_cidrs.insert(name, nets);
+        }
+        let nets: BTreeSet<IpNet> = self.service_cidrs.values().flatten().copied().collect();
+        let differs = !nets.iter().eq(&self.nets);
+        self.everything |= differs;
+        self.nets = nets.into_iter().collect();
+        differs
     }
 
     fn set_service(&mut self, name: &NamespacedName, ports: Vec<(ServicePortName, ServicePort)>) -> bool {

@@ -38,7 +38,7 @@ impl Waiting {
         match kind {
             Kind::Service => self.services.len(),
             Kind::EndpointSlice => self.slices,
-            Kind::Node => 0,
+            Kind::Node | Kind::ServiceCidr => 0,
         }
     }
 

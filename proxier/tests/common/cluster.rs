@@ -40,7 +40,7 @@ pub enum Operation {
 /// A sequence of operations. Without `trouble`, the tool does as it is told.
 pub fn operations(length: usize, trouble: bool) -> impl Strategy<Value = Vec<Operation>> {
     use Operation::{Apply, Damage, Delete, Failure, Garble, Refuse, Relist, Restart, Sync};
-    let kind = || prop_oneof![Just(Kind::Service), Just(Kind::EndpointSlice)];
+    let kind = || prop_oneof![4 => Just(Kind::Service), 4 => Just(Kind::EndpointSlice), 1 => Just(Kind::ServiceCidr)];
     let apply = || {
         prop_oneof![
             2 => (0..SERVICES).prop_flat_map(|n| service(n).prop_map(move |object| Apply(Kind::Service, object))),
@@ -50,6 +50,9 @@ pub fn operations(length: usize, trouble: bool) -> impl Strategy<Value = Vec<Ope
     let usual = prop_oneof![
         16 => apply(),
         1 => node().prop_map(|object| Apply(Kind::Node, object)),
+        1 => (0..SERVICES).prop_flat_map(|n| {
+            service_cidr(n).prop_map(move |object| Apply(Kind::ServiceCidr, object))
+        }),
         2 => (kind(), 0..SLICES).prop_map(|(kind, n)| Delete(kind, n)),
         1 => (kind(), 0..SLICES).prop_map(|(kind, n)| Garble(kind, n)),
         1 => (kind(), some(), some(), any::<bool>())
@@ -79,6 +82,7 @@ pub fn name(kind: Kind, number: usize) -> (&'static str, String) {
         Kind::Service => (namespace, format!("svc-{}", number / 2)),
         Kind::EndpointSlice => (namespace, format!("slice-{}", number / 2)),
         Kind::Node => ("", NODE.to_owned()),
+        Kind::ServiceCidr => ("", format!("cidr-{number}")),
     }
 }
 
@@ -168,6 +172,13 @@ fn slice(number: usize) -> impl Strategy<Value = Value> {
         metadata["labels"]["kubernetes.io/service-name"] = json!(service);
         json!({ "metadata": metadata, "addressType": family, "ports": ports, "endpoints": endpoints })
     })
+}
+
+fn service_cidr(number: usize) -> impl Strategy<Value = Value> {
+    let net = prop_oneof![Just("10.96.0.0/12"), Just("10.112.0.0/16"), Just("fd00:10:96::/108")];
+    vec(net, 0..3).prop_map(
+        move |nets| json!({ "metadata": { "name": name(Kind::ServiceCidr, number).1 }, "spec": { "cidrs": nets } }),
+    )
 }
 
 fn node() -> impl Strategy<Value = Value> {

@@ -8,6 +8,7 @@ use super::{
 };
 
 const NLMSGERR_ATTR_MSG: u16 = 1;
+const NLMSGERR_ATTR_OFFS: u16 = 2;
 
 /// A message of the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +30,10 @@ impl<'a> Received<'a> {
     pub(super) fn verdict(&self) -> Option<Result<(), NetlinkError>> {
         (self.kind == NLMSG_ERROR).then(|| match number(self.payload, 0).map(u32::cast_signed) {
             Some(0) => Ok(()),
-            Some(code) => Err(NetlinkError::Refused { errno: code.saturating_neg(), words: self.words() }),
+            Some(code) => {
+                let shown = self.shown().to_vec();
+                Err(NetlinkError::Refused { errno: code.saturating_neg(), words: self.words(), shown })
+            }
             None => Err(NetlinkError::Garbled),
         })
     }
@@ -39,13 +43,29 @@ impl<'a> Received<'a> {
         number(self.payload, 0).map_or(0, u32::cast_signed)
     }
 
-    /// The kernel's words about an error: they come after what it shows of the request.
+    /// What an acknowledgement shows of the request, after its header.
+    fn shown(&self) -> &'a [u8] {
+        let length = number(self.payload, 4).map(to_usize).filter(|_| self.flags & NLM_F_CAPPED == 0);
+        let end = length.and_then(|length| length.checked_add(4));
+        end.and_then(|end| self.payload.get(4 + HEADER..end)).unwrap_or_default()
+    }
+
+    /// The kernel's words about an error.
     fn words(&self) -> String {
+        let text = self.about_error().and_then(|about| about.find(NLMSGERR_ATTR_MSG)).unwrap_or_default();
+        String::from_utf8_lossy(text).trim_end_matches('\0').escape_debug().to_string()
+    }
+
+    /// Where in the request the attribute is that an error is about.
+    pub(super) fn error_offset(&self) -> Option<usize> {
+        self.about_error()?.find_array(NLMSGERR_ATTR_OFFS).map(|offset| to_usize(u32::from_ne_bytes(offset)))
+    }
+
+    /// What the kernel says about an error: it comes after what it shows of the request.
+    fn about_error(&self) -> Option<Attributes<'a>> {
         let shown = if self.flags & NLM_F_CAPPED != 0 { Some(HEADER) } else { number(self.payload, 4).map(to_usize) };
         let after = shown.and_then(|shown| shown.checked_next_multiple_of(ALIGNMENT)?.checked_add(4));
-        let text = after.filter(|_| self.flags & NLM_F_ACK_TLVS != 0);
-        let text = text.and_then(|after| self.attributes(after).find(NLMSGERR_ATTR_MSG)).unwrap_or_default();
-        String::from_utf8_lossy(text).trim_end_matches('\0').escape_debug().to_string()
+        after.filter(|_| self.flags & NLM_F_ACK_TLVS != 0).map(|after| self.attributes(after))
     }
 }
 
@@ -172,6 +192,15 @@ mod tests {
         }
         let error = verdict(&message(NLMSG_ERROR, 0, &whole)).expect_err("refused");
         assert_eq!(error.to_string(), "Invalid argument (os error 22)");
+    }
+
+    #[test]
+    fn what_is_shown_of_the_request_is_kept() {
+        let payload = [&(-libc::EINVAL).to_ne_bytes()[..], &21_u32.to_ne_bytes(), &[0; 12], b"abcde\0\0\0"].concat();
+        for (flags, kept) in [(0, &b"abcde"[..]), (NLM_F_CAPPED, b"")] {
+            let error = verdict(&message(NLMSG_ERROR, flags, &payload)).expect_err("refused");
+            assert!(matches!(error, NetlinkError::Refused { shown, .. } if shown == kept));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! In: a kind, flags, a header, attributes. Out: the bytes of a message, with all lengths right and all parts aligned.
 //! Must not know: what is in the attributes.
 
-use super::{ALIGNMENT, ATTRIBUTE_HEADER, HEADER, NLA_F_NESTED, NLM_F_REQUEST, NetlinkError};
+use super::{ALIGNMENT, ATTRIBUTE_HEADER, Attributes, HEADER, NLA_F_NESTED, NLM_F_REQUEST, NetlinkError};
 
 /// A message to the kernel under construction.
 #[derive(Clone, Debug)]
@@ -50,6 +50,11 @@ impl Request {
         self.close(start)
     }
 
+    /// How many bytes it has so far.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     fn open(&mut self, kind: u16) -> usize {
         let start = self.bytes.len();
         self.bytes.extend([0; 2]);
@@ -70,6 +75,22 @@ impl Request {
 
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
+    }
+
+    /// Which item of a nest is at an offset of the message. `header` is the size of the subsystem's own header.
+    pub fn item_at(&self, header: usize, nest: u16, offset: usize) -> Option<usize> {
+        let mut at = HEADER + header;
+        let mut attributes = Attributes::new(self.bytes.get(at..)?);
+        let items = attributes.find_map(|(kind, value)| {
+            let start = at + ATTRIBUTE_HEADER;
+            at = (start + value.len()).next_multiple_of(ALIGNMENT);
+            (kind == nest).then_some((start, value))
+        });
+        let (mut start, items) = items?;
+        Attributes::new(items).position(|(_, value)| {
+            let end = (start + ATTRIBUTE_HEADER + value.len()).next_multiple_of(ALIGNMENT);
+            (std::mem::replace(&mut start, end)..end).contains(&offset)
+        })
     }
 
     /// Appends the finished message to `out`, with a number that its answers will have, and more flags.
@@ -97,7 +118,7 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Attributes, NLM_F_ACK};
+    use super::super::NLM_F_ACK;
     use super::*;
 
     fn finished(request: &Request) -> Vec<u8> {
@@ -131,6 +152,19 @@ mod tests {
         let outer = Attributes::new(&bytes[HEADER..]).find(1).expect("the outer one");
         let inner = Attributes::new(outer).find(2).expect("the inner one");
         assert_eq!(Attributes::new(inner).find(3), Some(&b"xy"[..]));
+    }
+
+    #[test]
+    fn items_of_a_nest_are_found_by_their_place() {
+        let mut request = Request::new(1, 0, &[2, 0, 0, 0]);
+        request.text(1, "abcd").nested(3, |items| {
+            items.attribute(1, &[1; 4]).attribute(1, &[2; 5]).attribute(1, &[3; 4]);
+        });
+        // 16 and 4 bytes of headers, 12 of text, 4 of the nest's header, then items of 8, 12 and 8 bytes.
+        for (offset, item) in [(35, None), (36, Some(0)), (44, Some(1)), (55, Some(1)), (56, Some(2)), (64, None)] {
+            assert_eq!(request.item_at(4, 3, offset), item, "at {offset}");
+        }
+        assert_eq!(request.item_at(4, 2, 36), None);
     }
 
     #[test]

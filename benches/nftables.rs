@@ -1,0 +1,143 @@
+//! What nftables mode costs in the real kernel, at sizes up to 40,000 Services with ten endpoints each. A measurement, so
+//! it is run by hand: `cargo bench -p proxier --bench nftables`, as root. `SERVICES=100,10000` asks for other sizes.
+//!
+//! In: objects. Out: a table of times: from objects to the committed table, from a decoded change to its commit; beside
+//! them what `nft -f` needs for the same text.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, unshare};
+use proxier::IpFamily;
+use proxier::backend::Backend;
+use proxier::kernel::{SystemNftables, cpu_time};
+use proxier::nftables::Nftables;
+use proxier::testing::{FakeHost, FakeNftables, objects};
+use proxier::track::{Kind, Tracker, Translator};
+use serde_json::Value;
+
+const ENDPOINTS: u32 = 10;
+const CHANGES: u32 = 300;
+
+fn address(number: u32) -> IpAddr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + number).into()
+}
+
+fn service(number: u32) -> Value {
+    objects::service("scale", &format!("svc-{number:05}"), address(10_000_000 + number))
+}
+
+/// A Service's slice; `version` moves the last endpoint.
+fn slice(number: u32, version: u32) -> Value {
+    let mut endpoints: Vec<_> = (0..ENDPOINTS).map(|index| address(number * ENDPOINTS + index)).collect();
+    endpoints[9] = address(version * 2_000_000 + number * ENDPOINTS + 9);
+    let service = format!("svc-{number:05}");
+    objects::slice("scale", &service, &format!("{service}-x7k2p"), &endpoints)
+}
+
+struct Cluster {
+    translator: Translator,
+    tracker: Tracker,
+    backend: Box<dyn Backend>,
+}
+
+impl Cluster {
+    fn new(kernel: Box<dyn proxier::kernel::NftTables>, services: u32) -> Self {
+        let backend = Nftables::new(IpFamily::V4, objects::config(), kernel, Box::new(FakeHost::default()));
+        let mut cluster = Self {
+            translator: Translator::new(objects::NODE, false),
+            tracker: Tracker::default(),
+            backend: Box::new(backend),
+        };
+        cluster.tracker.want_everything();
+        for number in 0..services {
+            cluster.take(Kind::Service, service(number));
+            cluster.take(Kind::EndpointSlice, slice(number, 0));
+        }
+        cluster
+    }
+
+    fn take(&mut self, kind: Kind, object: Value) {
+        for (family, change) in self.translator.applied(kind, object).expect("a good object").changes {
+            if family == IpFamily::V4 {
+                self.tracker.apply(change);
+            }
+        }
+    }
+
+    fn sync(&mut self) -> Duration {
+        let started = Instant::now();
+        let scope = self.tracker.take_scope();
+        let stats = self.backend.sync(&self.tracker.snapshot(IpFamily::V4.localhost()), &scope, started);
+        assert!(stats.expect("the kernel takes it").rejected.is_empty());
+        started.elapsed()
+    }
+}
+
+fn resident() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+    format!("{} (peak {})", line("VmRSS:"), line("VmHWM:"))
+}
+
+fn measure(services: u32) {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
+    let before = cpu_time();
+    let mut cluster = Cluster::new(Box::new(SystemNftables::default()), services);
+    let loaded = cpu_time() - before;
+    let cold = cluster.sync();
+    let cold_cpu = cpu_time() - before - loaded;
+    proxier::kernel::memory::release();
+    let resident = resident();
+    let mut times: Vec<Duration> = (0..CHANGES)
+        .map(|change| {
+            let number = change * 7919 % services;
+            let object = slice(number, 1 + change % 2);
+            let started = Instant::now();
+            cluster.take(Kind::EndpointSlice, object);
+            cluster.sync();
+            started.elapsed()
+        })
+        .collect();
+    times.sort();
+    let at = |share: usize| times[times.len() * share / 100];
+    // A new process that finds all as it should be.
+    let mut again = Cluster::new(Box::new(SystemNftables::default()), services);
+    let warm = again.sync();
+    println!(
+        "| {services} | {cold:.2?} ({cold_cpu:.2?} CPU) | {resident} | {:.2?} / {:.2?} | {warm:.2?} | {} |",
+        at(50),
+        at(99),
+        by_nft(services)
+    );
+}
+
+/// How long `nft -f` takes for the same table.
+fn by_nft(services: u32) -> String {
+    if services > 10_000 {
+        return "-".to_owned();
+    }
+    let fake = FakeNftables::default();
+    Cluster::new(Box::new(fake.clone()), services).sync();
+    let path = std::env::temp_dir().join(format!("nftables-bench-{}.nft", std::process::id()));
+    std::fs::write(&path, fake.text()).expect("a file");
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+    let started = Instant::now();
+    let status = Command::new("nft").arg("-f").arg(&path).stdin(Stdio::null()).status().expect("nft");
+    let took = started.elapsed();
+    let _ = std::fs::remove_file(&path);
+    assert!(status.success());
+    format!("{took:.2?}")
+}
+
+fn main() {
+    let sizes = std::env::var("SERVICES").unwrap_or_else(|_| "100,1000,10000,40000".to_owned());
+    println!("| Services x {ENDPOINTS} | cold start | resident | one change p50 / p99 | restart | nft -f |");
+    println!("|---|---|---|---|---|---|");
+    for size in sizes.split(',').map(|size| size.parse().expect("a number")) {
+        // On a thread of its own: it leaves the namespace. Memory would be counted twice in one process.
+        std::thread::spawn(move || measure(size)).join().expect("no panic");
+    }
+}

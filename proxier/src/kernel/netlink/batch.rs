@@ -1,0 +1,70 @@
+//! Requests that are taken all or not at all.
+//!
+//! In: requests, the first and last of which say where the batch begins and ends. Out: nothing, or what is wrong with
+//! which. Must not know: what any request means.
+
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+
+use super::receive::Messages;
+use super::{NLM_F_ACK, Netlink, NetlinkError, Request};
+
+/// What the kernel keeps of a socket's room for itself.
+const RESERVE: usize = 32;
+
+/// One thing that is wrong with a batch.
+#[derive(Debug)]
+pub struct Fault {
+    /// The request at fault.
+    pub index: usize,
+    /// Where in it, if the kernel says.
+    pub offset: Option<usize>,
+    /// Why.
+    pub error: NetlinkError,
+}
+
+impl Netlink {
+    /// How big a batch may be, if it would like to be this big: more than usual only for root of the host.
+    pub fn room(&mut self, wanted: usize) -> Result<usize, NetlinkError> {
+        let room = |socket| getsockopt(socket, sockopt::SndBuf).map_err(std::io::Error::from);
+        let mut has = room(&self.socket)?;
+        if has < wanted + RESERVE {
+            // The kernel doubles what it is told. Without the right to more, there is as much as anybody may have.
+            let half = (wanted + RESERVE).div_ceil(2);
+            if setsockopt(&self.socket, sockopt::SndBufForce, &half).is_err() {
+                let _ = setsockopt(&self.socket, sockopt::SndBuf, &half);
+            }
+            has = room(&self.socket)?;
+        }
+        Ok(has.saturating_sub(RESERVE))
+    }
+
+    /// Sends a batch. Faults are told in the order of the requests; without any, it was taken.
+    ///
+    /// The answer to `answered` ends the conversation: the kernel answers in order, after it has looked at everything.
+    /// If it did not even begin, the first request is at fault.
+    pub fn batch(&mut self, requests: &[Request], answered: usize) -> Result<Vec<Fault>, NetlinkError> {
+        let mut bytes = Vec::with_capacity(requests.iter().map(Request::size).sum());
+        let first = self.sequence.wrapping_add(1);
+        for (index, request) in requests.iter().enumerate() {
+            self.sequence = self.sequence.wrapping_add(1);
+            request.write_to(&mut bytes, self.sequence, if index == answered { NLM_F_ACK } else { 0 })?;
+        }
+        self.send(&bytes, requests.len())?;
+        let mut faults = Vec::new();
+        loop {
+            self.receive()?;
+            for received in Messages(&self.buffer) {
+                let received = received?;
+                let index = usize::try_from(received.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
+                let Some(verdict) = received.verdict().filter(|_| index < requests.len()) else { continue };
+                let failed = verdict.is_err();
+                if let Err(error) = verdict {
+                    faults.push(Fault { index, offset: received.error_offset(), error });
+                }
+                if index == answered || (failed && index == 0) {
+                    return Ok(faults);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Sets, maps and their elements.
+//!
+//! In: the fields of keys and values. Out: their text; keys and values as the kernel holds them. Must not know: who
+//! looks them up.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use super::field::{Field, Fields};
+use super::rule::{Duration, Verdict};
+use super::{Name, Quoted, write_comment};
+
+/// What a map has for a key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Value {
+    /// A verdict.
+    Verdict(Verdict),
+    /// Data of the map's fields.
+    Data(Bytes),
+}
+
+/// A key or value as the kernel holds it: each field in whole words.
+pub type Bytes = Box<[u8]>;
+
+/// Builds [`Bytes`] field by field.
+#[derive(Clone, Debug, Default)]
+pub struct Key(Vec<u8>);
+
+impl Key {
+    /// An address.
+    #[must_use]
+    pub fn address(mut self, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => self.0.extend(address.octets()),
+            IpAddr::V6(address) => self.0.extend(address.octets()),
+        }
+        self
+    }
+
+    /// A transport protocol's number.
+    #[must_use]
+    pub fn protocol(mut self, protocol: u8) -> Self {
+        self.0.extend([protocol, 0, 0, 0]);
+        self
+    }
+
+    /// A port.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.0.extend(port.to_be_bytes());
+        self.0.extend([0, 0]);
+        self
+    }
+
+    /// An address and a port.
+    #[must_use]
+    pub fn socket(self, address: SocketAddr) -> Self {
+        self.address(address.ip()).port(address.port())
+    }
+
+    /// A number.
+    #[must_use]
+    pub fn number(mut self, number: u32) -> Self {
+        self.0.extend(number.to_ne_bytes());
+        self
+    }
+
+    /// What was built.
+    #[must_use]
+    pub fn build(self) -> Bytes {
+        self.0.into_boxed_slice()
+    }
+}
+
+/// A set, or a map if it has `value`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Set {
+    /// Its name.
+    pub name: Name,
+    /// The fields of its keys.
+    pub key: Vec<Field>,
+    /// The fields of its values; no fields means verdicts.
+    pub value: Option<Vec<Field>>,
+    /// `flags interval`: keys may be ranges.
+    pub interval: bool,
+    /// `flags dynamic,timeout`: rules add elements, and these expire.
+    pub dynamic: bool,
+    /// `size`: how many elements there may be.
+    pub size: Option<u32>,
+    /// `comment`
+    pub comment: Option<Name>,
+}
+
+impl Set {
+    /// A set of such keys.
+    #[must_use]
+    pub fn of(name: impl Into<Name>, key: impl Into<Vec<Field>>) -> Self {
+        let (name, key) = (name.into(), key.into());
+        Self { name, key, value: None, interval: false, dynamic: false, size: None, comment: None }
+    }
+
+    /// A map from such keys to verdicts.
+    #[must_use]
+    pub fn verdicts(name: impl Into<Name>, key: impl Into<Vec<Field>>) -> Self {
+        Self { value: Some(Vec::new()), ..Self::of(name, key) }
+    }
+
+    /// A map from such keys to such values.
+    #[must_use]
+    pub fn map(name: impl Into<Name>, key: impl Into<Vec<Field>>, value: impl Into<Vec<Field>>) -> Self {
+        Self { value: Some(value.into()), ..Self::of(name, key) }
+    }
+
+    /// The set with a comment.
+    #[must_use]
+    pub fn comment(self, text: &str) -> Self {
+        Self { comment: Some(text.into()), ..self }
+    }
+
+    /// `set` or `map`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        if self.value.is_some() { "map" } else { "set" }
+    }
+
+    /// Whether its values are verdicts.
+    #[must_use]
+    pub fn is_verdict_map(&self) -> bool {
+        self.value.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    /// Whether `nft` can be told the types only by example.
+    #[must_use]
+    pub fn by_example(&self) -> bool {
+        self.key.iter().chain(self.value.iter().flatten()).any(|field| field.type_name().is_none())
+    }
+
+    /// How many bytes these fields take.
+    #[must_use]
+    pub fn length(fields: &[Field]) -> usize {
+        fields.iter().map(|field| field.padded()).sum()
+    }
+
+    fn types(&self, f: &mut fmt::Formatter<'_>, fields: &[Field]) -> fmt::Result {
+        if self.by_example() {
+            return write!(f, "{}", Fields(fields));
+        }
+        for (at, field) in fields.iter().enumerate() {
+            write!(f, "{}{}", if at > 0 { " . " } else { "" }, field.type_name().unwrap_or_default())?;
+        }
+        Ok(())
+    }
+}
+
+/// The definition, without braces, a line for each part.
+impl fmt::Display for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.by_example() { "\t\ttypeof " } else { "\t\ttype " })?;
+        self.types(f, &self.key)?;
+        match &self.value {
+            Some(fields) if fields.is_empty() => f.write_str(" : verdict")?,
+            Some(fields) => {
+                f.write_str(" : ")?;
+                self.types(f, fields)?;
+            }
+            None => {}
+        }
+        writeln!(f)?;
+        if let Some(size) = self.size {
+            writeln!(f, "\t\tsize {size}")?;
+        }
+        match (self.interval, self.dynamic) {
+            (true, false) => writeln!(f, "\t\tflags interval")?,
+            (false, true) => writeln!(f, "\t\tflags dynamic,timeout")?,
+            (true, true) => writeln!(f, "\t\tflags interval,dynamic,timeout")?,
+            (false, false) => {}
+        }
+        write_comment(f, self.comment.as_deref())
+    }
+}
+
+/// An element of a set or map.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Element {
+    /// The key, or the least of a range.
+    pub key: Bytes,
+    /// The greatest of a range.
+    pub end: Option<Bytes>,
+    /// What a map has for it.
+    pub value: Option<Value>,
+    /// `comment`
+    pub comment: Option<Name>,
+    /// `timeout`, in seconds.
+    pub timeout: Option<u32>,
+}
+
+impl Element {
+    /// A member of a set.
+    #[must_use]
+    pub fn member(key: Bytes) -> Self {
+        Self { key, end: None, value: None, comment: None, timeout: None }
+    }
+
+    /// A verdict for a key.
+    #[must_use]
+    pub fn verdict(key: Bytes, verdict: Verdict) -> Self {
+        Self { value: Some(Value::Verdict(verdict)), ..Self::member(key) }
+    }
+
+    /// A value for a key.
+    #[must_use]
+    pub fn data(key: Bytes, value: Bytes) -> Self {
+        Self { value: Some(Value::Data(value)), ..Self::member(key) }
+    }
+
+    /// Its text, as an element of that set.
+    #[must_use]
+    pub fn of<'a>(&'a self, set: &'a Set) -> impl fmt::Display + 'a {
+        Printed { element: self, set }
+    }
+
+    /// The text of its key, as an element of that set.
+    #[must_use]
+    pub fn key_of<'a>(&'a self, set: &'a Set) -> impl fmt::Display + 'a {
+        PrintedKey { element: self, set }
+    }
+}
+
+struct Printed<'a> {
+    element: &'a Element,
+    set: &'a Set,
+}
+
+struct PrintedKey<'a> {
+    element: &'a Element,
+    set: &'a Set,
+}
+
+impl fmt::Display for PrintedKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut at = 0;
+        for (nth, field) in self.set.key.iter().enumerate() {
+            f.write_str(if nth > 0 { " . " } else { "" })?;
+            let range = at..at + field.width();
+            // What does not fit is printed too: in the error of who refused it.
+            let first = self.element.key.get(range.clone()).unwrap_or_default();
+            let last = self.element.end.as_ref().map_or(first, |end| end.get(range).unwrap_or_default());
+            match prefix_length(first, last) {
+                _ if first == last => field.write_value(f, first)?,
+                Some(length) => {
+                    field.write_value(f, first)?;
+                    write!(f, "/{length}")?;
+                }
+                None => {
+                    field.write_value(f, first)?;
+                    f.write_str("-")?;
+                    field.write_value(f, last)?;
+                }
+            }
+            at += field.padded();
+        }
+        Ok(())
+    }
+}
+
+/// The prefix length of a range that is a network.
+fn prefix_length(first: &[u8], last: &[u8]) -> Option<u32> {
+    let mut length = 0;
+    let mut rest = first.iter().zip(last);
+    for (a, b) in rest.by_ref() {
+        if a == b {
+            length += 8;
+            continue;
+        }
+        let differing = (a ^ b).count_ones();
+        let is_network = a ^ b == (0xff_u8 >> (8 - differing)) && a & (a ^ b) == 0;
+        return (is_network && rest.all(|(a, b)| *a == 0 && *b == 0xff)).then_some(length + 8 - differing);
+    }
+    Some(length)
+}
+
+impl fmt::Display for Printed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { element, set } = self;
+        write!(f, "{}", PrintedKey { element, set })?;
+        if let Some(seconds) = element.timeout {
+            write!(f, " timeout {}", Duration(seconds))?;
+        }
+        if let Some(comment) = &element.comment {
+            write!(f, " comment {}", Quoted(comment))?;
+        }
+        match &element.value {
+            None => Ok(()),
+            Some(Value::Verdict(verdict)) => write!(f, " : {verdict}"),
+            Some(Value::Data(value)) => {
+                f.write_str(" : ")?;
+                let mut at = 0;
+                for (nth, field) in set.value.iter().flatten().enumerate() {
+                    f.write_str(if nth > 0 { " . " } else { "" })?;
+                    field.write_value(f, value.get(at..at + field.width()).unwrap_or_default())?;
+                    at += field.padded();
+                }
+                Ok(())
+            }
+        }
+    }
+}

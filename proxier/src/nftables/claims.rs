@@ -1,0 +1,80 @@
+//! Who has an address and port that several Service ports want: the first by name.
+//!
+//! In: what Service ports want. Out: whose it is, and whose that changes. Must not know: endpoints.
+
+use std::collections::HashMap;
+
+use crate::model::{Destination, Protocol, ServicePortName};
+
+type Claim = (Protocol, Destination);
+
+/// All that is wanted, by those who want it, in the order of their names.
+#[derive(Debug, Default)]
+pub struct Claims(HashMap<Claim, Vec<ServicePortName>>);
+
+impl Claims {
+    /// Whether a destination belongs to this Service port.
+    #[must_use]
+    pub fn owns(&self, name: &ServicePortName, destination: Destination) -> bool {
+        self.0.get(&(name.protocol, destination)).is_some_and(|claimants| claimants.first() == Some(name))
+    }
+
+    /// A Service port wants these destinations from now on. Tells of which others that takes one, or gives one to.
+    pub fn replace(
+        &mut self,
+        name: &ServicePortName,
+        old: &[Destination],
+        new: &[Destination],
+        mut others: impl FnMut(&ServicePortName),
+    ) {
+        for destination in old.iter().filter(|destination| !new.contains(destination)) {
+            let claim = (name.protocol, *destination);
+            let Some(claimants) = self.0.get_mut(&claim) else { continue };
+            let was_first = claimants.first() == Some(name);
+            claimants.retain(|claimant| claimant != name);
+            match claimants.first() {
+                Some(heir) if was_first => others(heir),
+                Some(_) => {}
+                None => _ = self.0.remove(&claim),
+            }
+        }
+        for destination in new {
+            let claimants = self.0.entry((name.protocol, *destination)).or_insert_with(|| Vec::with_capacity(1));
+            if let Err(at) = claimants.binary_search(name) {
+                if at == 0 {
+                    claimants.first().into_iter().for_each(&mut others);
+                }
+                claimants.insert(at, name.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::NamespacedName;
+
+    #[test]
+    fn the_first_by_name_has_it_and_then_the_next() {
+        let name = |text| ServicePortName {
+            protocol: Protocol::Tcp,
+            ..ServicePortName::first_of(&NamespacedName::new("ns", text))
+        };
+        let (a, b, c) = (name("a"), name("b"), name("c"));
+        let port = Destination::NodePort;
+        let mut claims = Claims::default();
+        let mut replace = |claimant: &ServicePortName, old: &[u16], new: &[u16]| {
+            let mut told = Vec::new();
+            let destinations = |ports: &[u16]| ports.iter().copied().map(port).collect::<Vec<_>>();
+            claims.replace(claimant, &destinations(old), &destinations(new), |other| told.push(other.clone()));
+            (told, [&a, &b, &c].map(|name| claims.owns(name, port(1))))
+        };
+        assert_eq!(replace(&b, &[], &[1, 2]), (vec![], [false, true, false]));
+        assert_eq!(replace(&c, &[], &[1]), (vec![], [false, true, false]));
+        assert_eq!(replace(&a, &[], &[1]), (vec![b.clone()], [true, false, false]));
+        assert_eq!(replace(&b, &[1, 2], &[2]), (vec![], [true, false, false]));
+        assert_eq!(replace(&a, &[1], &[]), (vec![c.clone()], [false, false, true]));
+        assert_eq!(replace(&c, &[1], &[]), (vec![], [false, false, false]));
+    }
+}

@@ -1,0 +1,23 @@
+//! Removing every trace of this mode.
+//!
+//! In: the kernel. Out: it has no table `kube-proxy` of that family. Must not know: what was in it.
+
+use super::names;
+use crate::family::IpFamily;
+use crate::kernel::nftables::{NftError, NftTables};
+use crate::netfilter::nft::{Operation, Transaction};
+
+/// Deletes the table, if there is one; tells whether there was.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn cleanup(kernel: &mut dyn NftTables, family: IpFamily) -> Result<bool, NftError> {
+    let table = names::table(family);
+    if !kernel.tables(family)?.contains(&table.name) {
+        return Ok(false);
+    }
+    let mut transaction = Transaction::on(table);
+    transaction.push(Operation::DeleteTable);
+    kernel.apply(&transaction, None)?;
+    Ok(true)
+}

@@ -1,0 +1,137 @@
+//! Whether a kernel can do what this mode asks for.
+//!
+//! In: a kernel's release, and the kernel. Out: nothing, or the name of what is missing. Must not know: Services.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::names::{self, Place, Policy, SetId, TABLE_COMMENT};
+use crate::family::IpFamily;
+use crate::kernel::nftables::{NftError, NftTables};
+use crate::netfilter::nft::{
+    Address, Chain, Field, Hook, Kind, Name, Operation, Rule, SetOperation, Statement, Table, Transaction, Verdict,
+};
+
+/// kube-proxy asks for no less.
+const OLDEST: (u32, u32) = (5, 13);
+
+/// Why this mode cannot be used.
+#[derive(Debug, Error)]
+pub enum FeatureError {
+    /// The kernel is older than kube-proxy supports.
+    #[error(
+        "kube-proxy in nftables mode requires kernel 5.13 or later, this is {0}; \
+         KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK=1 tries it all the same"
+    )]
+    TooOld(String),
+    /// The kernel has no such part.
+    #[error("the kernel lacks {0}: enable it, or load its module")]
+    Missing(String),
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Kernel(#[from] NftError),
+}
+
+/// Whether a kernel of this release is new enough. One whose release cannot be read is.
+///
+/// # Errors
+/// If it is too old.
+pub fn check_release(release: &str) -> Result<(), FeatureError> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|text| text.parse::<u32>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) if (major, minor) < OLDEST => Err(FeatureError::TooOld(release.trim().to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the kernel takes everything of which this mode's table is made. Nothing is changed.
+///
+/// # Errors
+/// What it lacks, by name.
+pub fn check(kernel: &mut dyn NftTables, family: IpFamily) -> Result<(), FeatureError> {
+    let mut transaction = Transaction::on(Table { family, name: "kube-proxy-probe".into() });
+    let mut parts = Vec::new();
+    for (part, operation) in probes(family) {
+        transaction.push(operation);
+        parts.push(part);
+    }
+    match kernel.check(&transaction) {
+        Err(NftError::Refused(refusals)) => {
+            let part = |index: usize| parts.get(index).copied();
+            // What is missing first is why the rest does not work either.
+            let first = refusals.first();
+            match first.filter(|refusal| refusal.errno != libc::EPERM).and_then(|refusal| part(refusal.operation?)) {
+                Some(part) => Err(FeatureError::Missing(format!("{part} ({})", NftError::Refused(refusals)))),
+                None => Err(NftError::Refused(refusals).into()),
+            }
+        }
+        result => Ok(result?),
+    }
+}
+
+/// One operation for each part of the kernel, after its name.
+fn probes(family: IpFamily) -> Vec<(&'static str, Operation)> {
+    let chain: Name = "probe".into();
+    let add = |id: SetId| Operation::AddSet(Arc::new(id.definition(family)));
+    let rule = |statement| Operation::AddRule { chain: chain.clone(), rule: Rule::new([statement]) };
+    let (endpoints, services) = (SetId::Endpoints(Place::Address, Policy::Cluster), SetId::Service(Place::Address));
+    let key = names::key(family, Place::Address);
+    let numbered = [key.clone(), vec![Field::random(2)]].concat();
+    let update = Statement::Change {
+        operation: SetOperation::Update,
+        set: names::affinity_name(0),
+        key: names::client_key(family),
+        timeout: Some(1),
+    };
+    let choose = Statement::VerdictMap {
+        key: [key.clone(), vec![Field::random(2)]].concat(),
+        map: SetId::Choices(Place::Address, Policy::Cluster).name().into(),
+    };
+    vec![
+        ("nf_tables for this family (CONFIG_NF_TABLES)", Operation::AddTable { comment: Some(TABLE_COMMENT.into()) }),
+        ("nf_tables chains", Operation::AddChain(Chain::plain(chain.clone()))),
+        ("filter chains of nf_tables", Operation::AddChain(Chain::base("filter", Kind::Filter, Hook::Forward, 0))),
+        (
+            "nat chains of nf_tables (CONFIG_NFT_NAT, nft_chain_nat)",
+            Operation::AddChain(Chain::base("nat", Kind::Nat, Hook::Output, -100)),
+        ),
+        ("maps of nf_tables", add(endpoints)),
+        ("verdict maps of nf_tables", add(services)),
+        ("verdict maps of nf_tables", add(SetId::Choices(Place::Address, Policy::Cluster))),
+        ("sets of concatenated ranges (nft_set_pipapo)", add(SetId::FirewallAllowed)),
+        ("sets that rules add to", Operation::AddSet(names::affinity_set(family, 0))),
+        ("conntrack for nf_tables (CONFIG_NFT_CT)", rule(Statement::New)),
+        ("marks for nf_tables", rule(Statement::Mark(1))),
+        (
+            "route look-ups for nf_tables (CONFIG_NFT_FIB_IPV4, CONFIG_NFT_FIB_IPV6)",
+            rule(Statement::Local(Address::Source)),
+        ),
+        ("set look-ups for nf_tables", rule(Statement::VerdictMap { key, map: services.name().into() })),
+        ("random numbers for nf_tables (CONFIG_NFT_NUMGEN)", rule(choose)),
+        ("set updates for nf_tables", rule(update)),
+        (
+            "NAT for nf_tables (CONFIG_NFT_NAT)",
+            rule(Statement::Dnat { family, key: numbered, map: endpoints.name().into() }),
+        ),
+        ("masquerading for nf_tables (CONFIG_NFT_MASQ)", rule(Statement::Masquerade { random: true })),
+        ("reject for nf_tables (CONFIG_NFT_REJECT)", rule(Statement::Reject(family))),
+        ("verdicts of nf_tables", rule(Statement::Verdict(Verdict::Drop))),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_as_numbers() {
+        for new in ["5.13.0", "5.13-rc1", "5.100.2-generic", "6.1.0-18-amd64", "10.0", "", "strange"] {
+            assert!(check_release(new).is_ok(), "{new}");
+        }
+        for old in ["5.12.19", "4.18.0-553.el8.x86_64\n", "5.4.0-150-generic", "3.10.0"] {
+            let error = check_release(old).expect_err(old).to_string();
+            assert!(error.contains("requires kernel 5.13 or later, this is") && !error.contains('\n'), "{error}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The names of nftables mode's chains and sets, and the types of the sets.
+//!
+//! In: an IP family. Out: the table's fixed sets; names of the chains that come and go. Must not know: Services.
+//!
+//! What kube-proxy has under a name is under the same name here, as far as it means the same.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::family::IpFamily;
+use crate::netfilter::nft::{Field, Name, Set, Table};
+
+/// The table's name in both families.
+pub const TABLE: &str = "kube-proxy";
+/// The table's comment.
+pub const TABLE_COMMENT: &str = "rules for kube-proxy";
+
+/// Refuses what has no endpoints.
+pub const REJECT: &str = "reject-chain";
+/// Dispatch of new connections.
+pub const SERVICES: &str = "services";
+/// Where external addresses of Services with `externalTrafficPolicy: Local` lead.
+pub const EXTERNAL_LOCAL: &str = "external-local";
+/// The same for node ports.
+pub const NODE_PORT_LOCAL: &str = "nodeport-local";
+/// Masquerades what is marked, and hairpin connections.
+pub const MASQUERADING: &str = "masquerading";
+/// Refuses wrong ports of cluster IPs, drops what is sent to cluster IPs that nobody has.
+pub const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
+/// Refuses or drops what has no endpoints, by address.
+pub const SERVICE_ENDPOINTS_CHECK: &str = "service-endpoints-check";
+/// The same for node ports.
+pub const NODE_PORT_ENDPOINTS_CHECK: &str = "nodeport-endpoints-check";
+/// Drops what source ranges do not let in.
+pub const FIREWALL_CHECK: &str = "firewall-check";
+
+/// How many clients each of the sets for session affinity remembers.
+const AFFINITY_SIZE: u32 = 1 << 20;
+
+/// The table of a family.
+#[must_use]
+pub fn table(family: IpFamily) -> Table {
+    Table { family, name: TABLE.into() }
+}
+
+/// What packets are sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// An address and port of a Service.
+    Address,
+    /// A port of the node.
+    NodePort,
+}
+
+/// Which endpoints are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Policy {
+    /// Those on any node.
+    Cluster,
+    /// Those on this node.
+    Local,
+}
+
+/// A set that is always there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SetId {
+    /// Cluster IPs of all Services.
+    ClusterIps,
+    /// Addresses that node ports work on, unless they work on all.
+    NodePortIps,
+    /// Endpoints on this node, from themselves to themselves.
+    Hairpin,
+    /// What to do with new connections.
+    Service(Place),
+    /// What to do with them if they come from this node, under `externalTrafficPolicy: Local`.
+    ShortCircuit(Place),
+    /// What to do with the others under that policy.
+    LocalPolicy(Place),
+    /// Where there are no endpoints.
+    NoEndpoint(Place),
+    /// Load balancer addresses with source ranges.
+    FirewallIps,
+    /// Those ranges.
+    FirewallAllowed,
+    /// Endpoints by number.
+    Endpoints(Place, Policy),
+    /// With session affinity: the numbers that endpoints have.
+    Choices(Place, Policy),
+}
+
+impl SetId {
+    /// All of them, in the order in which they are made.
+    pub const ALL: [Self; 21] = {
+        use Place::{Address, NodePort};
+        use Policy::{Cluster, Local};
+        [
+            Self::ClusterIps,
+            Self::NodePortIps,
+            Self::Hairpin,
+            Self::NoEndpoint(Address),
+            Self::NoEndpoint(NodePort),
+            Self::FirewallIps,
+            Self::FirewallAllowed,
+            Self::Service(Address),
+            Self::Service(NodePort),
+            Self::ShortCircuit(Address),
+            Self::ShortCircuit(NodePort),
+            Self::LocalPolicy(Address),
+            Self::LocalPolicy(NodePort),
+            Self::Endpoints(Address, Cluster),
+            Self::Endpoints(Address, Local),
+            Self::Endpoints(NodePort, Cluster),
+            Self::Endpoints(NodePort, Local),
+            Self::Choices(Address, Cluster),
+            Self::Choices(Address, Local),
+            Self::Choices(NodePort, Cluster),
+            Self::Choices(NodePort, Local),
+        ]
+    };
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        use Place::{Address, NodePort};
+        use Policy::{Cluster, Local};
+        match self {
+            Self::ClusterIps => "cluster-ips",
+            Self::NodePortIps => "nodeport-ips",
+            Self::Hairpin => "hairpin-connections",
+            Self::NoEndpoint(Address) => "no-endpoint-services",
+            Self::NoEndpoint(NodePort) => "no-endpoint-nodeports",
+            Self::FirewallIps => "firewall-ips",
+            Self::FirewallAllowed => "firewall-allowed",
+            Self::Service(Address) => "service-ips",
+            Self::Service(NodePort) => "service-nodeports",
+            Self::ShortCircuit(Address) => "short-circuit-ips",
+            Self::ShortCircuit(NodePort) => "short-circuit-nodeports",
+            Self::LocalPolicy(Address) => "local-policy-ips",
+            Self::LocalPolicy(NodePort) => "local-policy-nodeports",
+            Self::Endpoints(Address, Cluster) => "endpoints",
+            Self::Endpoints(Address, Local) => "local-endpoints",
+            Self::Endpoints(NodePort, Cluster) => "nodeport-endpoints",
+            Self::Endpoints(NodePort, Local) => "nodeport-local-endpoints",
+            Self::Choices(Address, Cluster) => "choices",
+            Self::Choices(Address, Local) => "local-choices",
+            Self::Choices(NodePort, Cluster) => "nodeport-choices",
+            Self::Choices(NodePort, Local) => "nodeport-local-choices",
+        }
+    }
+
+    fn comment(self) -> &'static str {
+        match self {
+            Self::ClusterIps => "Active ClusterIPs",
+            Self::NodePortIps => "IPs that accept NodePort traffic",
+            Self::Hairpin => "service hairpin connections",
+            Self::NoEndpoint(Place::Address) => "vmap to drop or reject packets to services with no endpoints",
+            Self::NoEndpoint(Place::NodePort) => {
+                "vmap to drop or reject packets to service nodeports with no endpoints"
+            }
+            Self::FirewallIps => "destinations that are subject to LoadBalancerSourceRanges",
+            Self::FirewallAllowed => "who may connect to firewall-ips",
+            Self::Service(Place::Address) => "ClusterIP, ExternalIP and LoadBalancer IP traffic",
+            Self::Service(Place::NodePort) => "NodePort traffic",
+            Self::ShortCircuit(_) => "with externalTrafficPolicy Local: traffic from pods and this node",
+            Self::LocalPolicy(_) => "with externalTrafficPolicy Local: all other traffic",
+            Self::Endpoints(_, Policy::Cluster) => "endpoints by number",
+            Self::Endpoints(_, Policy::Local) => "endpoints on this node by number",
+            Self::Choices(..) => "session affinity: what new clients choose from",
+        }
+    }
+
+    /// Its definition.
+    #[must_use]
+    pub fn definition(self, family: IpFamily) -> Set {
+        let (from, to) = (Field::Source(family), Field::Destination(family));
+        let key = |place, more: &[Field]| [key(family, place), more.to_vec()].concat();
+        // Only the number's type matters here.
+        let number = [Field::random(65535)];
+        let name = self.name();
+        let set = match self {
+            Self::ClusterIps | Self::NodePortIps => Set::of(name, [to]),
+            Self::Hairpin => Set::of(name, [from, to, Field::Protocol, Field::Port]),
+            Self::NoEndpoint(place) | Self::Service(place) | Self::ShortCircuit(place) | Self::LocalPolicy(place) => {
+                Set::verdicts(name, key(place, &[]))
+            }
+            Self::FirewallIps => Set::of(name, key(Place::Address, &[])),
+            Self::FirewallAllowed => Set { interval: true, ..Set::of(name, key(Place::Address, &[from])) },
+            Self::Endpoints(place, _) => Set::map(name, key(place, &number), [to, Field::Port]),
+            Self::Choices(place, _) => Set::verdicts(name, key(place, &number)),
+        };
+        set.comment(self.comment())
+    }
+
+    /// Whether rules look here only after another set sent them: what is removed must outlive that.
+    #[must_use]
+    pub fn is_support(self) -> bool {
+        matches!(self, Self::Endpoints(..) | Self::Choices(..))
+    }
+}
+
+/// What a Service port is found by.
+#[must_use]
+pub fn key(family: IpFamily, place: Place) -> Vec<Field> {
+    match place {
+        Place::Address => vec![Field::Destination(family), Field::Protocol, Field::Port],
+        Place::NodePort => vec![Field::Protocol, Field::Port],
+    }
+}
+
+/// What a client of a Service port with session affinity is remembered by.
+#[must_use]
+pub fn client_key(family: IpFamily) -> Vec<Field> {
+    [vec![Field::Source(family)], key(family, Place::Address)].concat()
+}
+
+/// The set of the clients of endpoints that have this number.
+#[must_use]
+pub fn affinity_set(family: IpFamily, number: u32) -> Arc<Set> {
+    let set = Set::of(affinity_name(number), client_key(family));
+    Arc::new(Set { dynamic: true, size: Some(AFFINITY_SIZE), ..set })
+}
+
+/// That set's name.
+#[must_use]
+pub fn affinity_name(number: u32) -> Name {
+    format!("affinity-{number}").into()
+}
+
+/// A way of choosing an endpoint, which Service ports share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Balance {
+    /// What packets are sent to.
+    pub place: Place,
+    /// Which endpoints are meant.
+    pub policy: Policy,
+    /// How many there are.
+    pub count: u32,
+    /// With session affinity.
+    pub sticky: Option<Sticky>,
+}
+
+/// Session affinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sticky {
+    /// Numbers of endpoints are below this.
+    pub numbers: u32,
+    /// How long a client is remembered.
+    pub seconds: u32,
+}
+
+/// A chain that is there as long as a Service port needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SharedChain {
+    /// The endpoint with a number, for clients that are remembered.
+    Stick {
+        /// What packets are sent to.
+        place: Place,
+        /// Which endpoints are meant.
+        policy: Policy,
+        /// The number.
+        number: u32,
+        /// How long a client is remembered.
+        seconds: u32,
+    },
+    /// Chooses an endpoint.
+    Balance(Balance),
+    /// Marks for masquerading, then chooses.
+    External(Balance),
+}
+
+impl SharedChain {
+    /// Its name, as rules and elements want it.
+    #[must_use]
+    pub fn to_name(self) -> Name {
+        self.to_string().into()
+    }
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let map = SetId::Endpoints(self.place, self.policy).name();
+        write!(f, "{map}-{}", self.count)?;
+        self.sticky.map_or(Ok(()), |Sticky { numbers, seconds }| write!(f, "-sticky-{numbers}-{seconds}s"))
+    }
+}
+
+impl fmt::Display for SharedChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Balance(balance) => write!(f, "{balance}"),
+            Self::External(balance) => write!(f, "external-{balance}"),
+            Self::Stick { place, policy, number, seconds } => {
+                write!(f, "stick-{}-{number}-{seconds}s", SetId::Endpoints(*place, *policy).name())
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What to write so that the kernel holds what it should.
+//!
+//! In: elements that are there, elements that are wanted. Out: transactions, in an order in which no new connection
+//! finds half of anything. Must not know: how elements came about.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::names::SetId;
+use crate::family::IpFamily;
+use crate::model::ServicePortName;
+use crate::netfilter::nft::{Bytes, Element, Operation, Set, Table, Transaction};
+
+/// The definitions of the fixed sets.
+#[derive(Debug)]
+pub struct Sets(BTreeMap<SetId, Arc<Set>>);
+
+impl Sets {
+    /// Those of a family.
+    #[must_use]
+    pub fn of(family: IpFamily) -> Self {
+        Self(SetId::ALL.into_iter().map(|id| (id, Arc::new(id.definition(family)))).collect())
+    }
+
+    /// All, in the order of their names' meaning.
+    pub fn iter(&self) -> impl Iterator<Item = (SetId, &Arc<Set>)> {
+        SetId::ALL.into_iter().map(|id| (id, &self.0[&id]))
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, id: SetId) -> Arc<Set> {
+        self.0[&id].clone()
+    }
+}
+
+/// Elements by set and key.
+#[derive(Debug, Default)]
+pub struct Held(BTreeMap<SetId, HashMap<Bytes, Element>>);
+
+impl Held {
+    /// Adds one.
+    pub fn insert(&mut self, set: SetId, element: Element) {
+        self.0.entry(set).or_default().insert(element.key.clone(), element);
+    }
+
+    /// Looks one up.
+    #[must_use]
+    pub fn get(&self, set: SetId, key: &[u8]) -> Option<&Element> {
+        self.0.get(&set)?.get(key)
+    }
+
+    fn remove(&mut self, set: SetId, key: &[u8]) -> Option<Element> {
+        self.0.get_mut(&set)?.remove(key)
+    }
+
+    /// By set, in order of keys.
+    fn into_sorted(self) -> impl Iterator<Item = (SetId, Vec<Element>)> {
+        self.0.into_iter().filter(|(_, elements)| !elements.is_empty()).map(|(set, elements)| {
+            let mut elements: Vec<Element> = elements.into_values().collect();
+            elements.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            (set, elements)
+        })
+    }
+}
+
+/// An element that is wanted, and by whom.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// The Service port; `None` if it is not one's alone.
+    pub owner: Option<&'a ServicePortName>,
+    /// The set.
+    pub set: SetId,
+    /// The element.
+    pub element: Element,
+}
+
+/// A transaction and the Service ports whose operations are in it.
+#[derive(Debug)]
+pub struct Owned {
+    /// The operations.
+    pub transaction: Transaction,
+    owners: BTreeMap<usize, ServicePortName>,
+}
+
+impl Owned {
+    /// Nothing to do.
+    #[must_use]
+    pub fn on(table: Table) -> Self {
+        Self { transaction: Transaction::on(table), owners: BTreeMap::new() }
+    }
+
+    /// Appends an operation.
+    pub fn push(&mut self, operation: Operation, owner: Option<&ServicePortName>) {
+        if let Some(owner) = owner {
+            self.owners.insert(self.transaction.operations().len(), owner.clone());
+        }
+        self.transaction.push(operation);
+    }
+
+    /// Whose operation it is.
+    #[must_use]
+    pub fn owner(&self, operation: usize) -> Option<&ServicePortName> {
+        self.owners.get(&operation)
+    }
+}
+
+/// What to write, one after the other.
+#[derive(Debug)]
+pub struct Plan {
+    /// What is new, and what leads elsewhere from now on.
+    pub first: Owned,
+    /// Removal of what nothing leads to any more. Not in the same batch: a packet may be on its way there.
+    pub later: Transaction,
+    /// Removal of chains and sets that nothing uses any more. Kernels before 6.2 notice that only after a while.
+    pub last: Transaction,
+}
+
+impl Plan {
+    /// Nothing to do.
+    #[must_use]
+    pub fn on(table: Table) -> Self {
+        Self { first: Owned::on(table.clone()), later: Transaction::on(table.clone()), last: Transaction::on(table) }
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.first.transaction.is_empty() && self.later.is_empty() && self.last.is_empty()
+    }
+
+    /// Makes the sets hold `wanted` instead of `held`.
+    pub fn elements(&mut self, sets: &Sets, mut held: Held, wanted: Vec<Wanted<'_>>) {
+        let (mut new, mut changed, mut firewall) = (Vec::new(), Vec::new(), Vec::new());
+        let mut replaced = Held::default();
+        for wanted in wanted {
+            match held.remove(wanted.set, &wanted.element.key) {
+                Some(known) if known == wanted.element => {}
+                Some(known) => {
+                    replaced.insert(wanted.set, known);
+                    changed.push(wanted);
+                }
+                None if matches!(wanted.set, SetId::FirewallAllowed | SetId::FirewallIps) => firewall.push(wanted),
+                None => new.push(wanted),
+            }
+        }
+        self.firewall(sets, &mut held, &mut replaced, firewall, &mut changed);
+        self.add(sets, new);
+        self.first.transaction.cut();
+        for (set, elements) in replaced.into_sorted() {
+            self.first.push(Operation::DeleteElements(sets.get(set), elements), None);
+        }
+        for (set, elements) in held.into_sorted() {
+            let operation = Operation::DeleteElements(sets.get(set), elements);
+            if set.is_support() { self.later.push(operation) } else { self.first.push(operation, None) }
+        }
+        self.add_uncut(sets, changed);
+        self.first.transaction.cut();
+    }
+
+    /// Ranges may not overlap, so those that go go first; and nobody gets in before it is known who may.
+    fn firewall<'a>(
+        &mut self,
+        sets: &Sets,
+        held: &mut Held,
+        replaced: &mut Held,
+        new: Vec<Wanted<'a>>,
+        changed: &mut Vec<Wanted<'a>>,
+    ) {
+        let allowed = SetId::FirewallAllowed;
+        let (ranges, rest): (Vec<_>, Vec<_>) = std::mem::take(changed).into_iter().partition(|w| w.set == allowed);
+        *changed = rest;
+        let going = [held, replaced].into_iter().filter_map(|held| held.0.remove(&allowed));
+        let mut going: Vec<Element> = going.flat_map(HashMap::into_values).collect();
+        going.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        if !going.is_empty() {
+            self.first.push(Operation::DeleteElements(sets.get(allowed), going), None);
+        }
+        let mut new: Vec<Wanted<'_>> = ranges.into_iter().chain(new).collect();
+        new.sort_by_key(|wanted| wanted.set != allowed);
+        self.add_uncut(sets, new);
+        self.first.transaction.cut();
+    }
+
+    fn add(&mut self, sets: &Sets, wanted: Vec<Wanted<'_>>) {
+        self.write(sets, wanted, true);
+    }
+
+    fn add_uncut(&mut self, sets: &Sets, wanted: Vec<Wanted<'_>>) {
+        self.write(sets, wanted, false);
+    }
+
+    /// Neighbours of one owner and set become one operation. What has another owner makes sense alone.
+    fn write(&mut self, sets: &Sets, wanted: Vec<Wanted<'_>>, cut: bool) {
+        let mut rest = wanted.into_iter().peekable();
+        while let Some(Wanted { owner, set, element }) = rest.next() {
+            let mut elements = vec![element];
+            while let Some(next) = rest.next_if(|next| next.owner == owner && next.set == set) {
+                elements.push(next.element);
+            }
+            self.first.push(Operation::AddElements(sets.get(set), elements), owner);
+            if cut && rest.peek().is_some_and(|next| next.owner != owner) {
+                self.first.transaction.cut();
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The elements of one Service port.
+//!
+//! In: a [`View`]. Out: elements of the table's sets, members that it may share with others, chains that it needs.
+//! Must not know: what the kernel holds, or other Service ports.
+
+use std::net::IpAddr;
+
+use super::names::{Balance, EXTERNAL_LOCAL, NODE_PORT_LOCAL, Place, Policy, REJECT, SetId, SharedChain, Sticky};
+use super::ranges::merged;
+use super::view::View;
+use crate::model::ServicePortName;
+use crate::netfilter::nft::{Bytes, COMMENT_MAX, Element, Key, Name, Verdict};
+
+/// What a Service port wants of the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rendered {
+    /// Elements of its own, those that others refer to first.
+    pub elements: Vec<(SetId, Element)>,
+    /// Members of sets that other Service ports may want too.
+    pub members: Vec<(SetId, Bytes)>,
+    /// Chains that its elements lead to.
+    pub chains: Vec<SharedChain>,
+}
+
+/// The comment on a Service port's elements: `namespace/name:port`.
+#[must_use]
+pub fn comment(name: &ServicePortName) -> Name {
+    let text = name.to_string();
+    if text.len() <= COMMENT_MAX {
+        return text.into();
+    }
+    // nft refuses longer ones, and with them the real kube-proxy all its rules; names are ASCII.
+    let end = COMMENT_MAX - "...".len();
+    format!("{}...", text.get(..end).unwrap_or_default()).into()
+}
+
+/// All that a Service port wants.
+#[must_use]
+pub fn render(name: &ServicePortName, view: &View, node_ip: IpAddr) -> Rendered {
+    let mut writer = Writer { view, comment: comment(name), out: Rendered::default() };
+    if let Some(ip) = view.cluster_ip {
+        writer.cluster_ip(ip);
+    }
+    for ip in view.vips.iter().chain(&view.external_ips) {
+        writer.external(Place::Address, Some(*ip));
+    }
+    if view.node_port != 0 {
+        writer.external(Place::NodePort, None);
+    }
+    writer.firewall(node_ip);
+    let hairpin = view.here.iter().map(|endpoint| {
+        let ip = endpoint.ip();
+        (SetId::Hairpin, Key::default().address(ip).address(ip).protocol(view.protocol).port(endpoint.port()).build())
+    });
+    writer.out.members.extend(hairpin);
+    writer.out
+}
+
+struct Writer<'a> {
+    view: &'a View,
+    comment: Name,
+    out: Rendered,
+}
+
+impl Writer<'_> {
+    fn key(&self, place: Place, ip: Option<IpAddr>) -> Key {
+        let port = if place == Place::NodePort { self.view.node_port } else { self.view.port };
+        let key = ip.into_iter().fold(Key::default(), Key::address);
+        key.protocol(self.view.protocol).port(port)
+    }
+
+    fn push(&mut self, set: SetId, element: Element) {
+        self.out.elements.push((set, Element { comment: Some(self.comment.clone()), ..element }));
+    }
+
+    fn cluster_ip(&mut self, ip: IpAddr) {
+        self.out.members.push((SetId::ClusterIps, Key::default().address(ip).build()));
+        let key = self.key(Place::Address, Some(ip));
+        let policy = if self.view.internal_local { Policy::Local } else { Policy::Cluster };
+        match self.balance(Place::Address, Some(ip), policy) {
+            Some(balance) if self.view.has_internal() => {
+                let chain = self.needs(SharedChain::Balance(balance));
+                self.push(SetId::Service(Place::Address), Element::verdict(key.build(), Verdict::Goto(chain)));
+            }
+            _ => self.refuse(Place::Address, key),
+        }
+    }
+
+    fn external(&mut self, place: Place, ip: Option<IpAddr>) {
+        let key = self.key(place, ip);
+        let goto = |chain: Name| Element::verdict(key.clone().build(), Verdict::Goto(chain));
+        if self.view.any && self.view.external_local {
+            for (policy, set) in
+                [(Policy::Cluster, SetId::ShortCircuit(place)), (Policy::Local, SetId::LocalPolicy(place))]
+            {
+                if let Some(balance) = self.balance(place, ip, policy) {
+                    let chain = self.needs(SharedChain::Balance(balance));
+                    self.push(set, goto(chain));
+                }
+            }
+            let chain = if place == Place::NodePort { NODE_PORT_LOCAL } else { EXTERNAL_LOCAL };
+            self.push(SetId::Service(place), goto(chain.into()));
+        } else if self.view.any
+            && let Some(balance) = self.balance(place, ip, Policy::Cluster)
+        {
+            let chain = self.needs(SharedChain::External(balance));
+            self.push(SetId::Service(place), goto(chain));
+        }
+        if !self.view.has_external() {
+            self.refuse(place, key);
+        }
+    }
+
+    /// Traffic with nowhere to go: rejected where no endpoint exists at all, dropped where only this node has none.
+    fn refuse(&mut self, place: Place, key: Key) {
+        let verdict = if self.view.any { Verdict::Drop } else { Verdict::Goto(REJECT.into()) };
+        self.push(SetId::NoEndpoint(place), Element::verdict(key.build(), verdict));
+    }
+
+    fn needs(&mut self, chain: SharedChain) -> Name {
+        self.out.chains.push(chain);
+        chain.to_name()
+    }
+
+    /// The endpoints of a policy, for one destination; how to choose among them, if there are any.
+    fn balance(&mut self, place: Place, ip: Option<IpAddr>, policy: Policy) -> Option<Balance> {
+        let (view, key) = (self.view, self.key(place, ip));
+        let numbered = view.endpoints(policy);
+        let held = || (0_u32..).zip(numbered).filter_map(|(number, endpoint)| Some((number, (*endpoint)?)));
+        let endpoints = held().map(|(number, endpoint)| {
+            let value = Key::default().socket(endpoint).build();
+            (SetId::Endpoints(place, policy), Element::data(key.clone().number(number).build(), value))
+        });
+        self.out.elements.extend(endpoints);
+        let sticky = view.affinity.map(|seconds| {
+            let choices = (0_u32..).zip(held()).map(|(choice, (number, _))| {
+                let chain = SharedChain::Stick { place, policy, number, seconds };
+                let element = Element::verdict(key.clone().number(choice).build(), Verdict::Goto(chain.to_name()));
+                (SetId::Choices(place, policy), element)
+            });
+            self.out.elements.extend(choices);
+            Sticky { numbers: u32::try_from(numbered.len()).unwrap_or(u32::MAX), seconds }
+        });
+        let count = u32::try_from(held().count()).unwrap_or(u32::MAX);
+        (count > 0).then_some(Balance { place, policy, count, sticky })
+    }
+
+    /// Who may use the load balancer's addresses.
+    fn firewall(&mut self, node_ip: IpAddr) {
+        let view = self.view;
+        if view.ranges.is_empty() {
+            return;
+        }
+        let mut ranges = view.ranges.to_vec();
+        // A VIP is often a local address too: then this node's own packets to it come from it.
+        if ranges.iter().any(|range| range.contains(&node_ip)) {
+            ranges.extend(view.vips.iter().map(|vip| ipnet::IpNet::from(*vip)));
+        }
+        let ranges = merged(&ranges);
+        for vip in &view.vips {
+            let key = self.key(Place::Address, Some(*vip));
+            let allowed = ranges.iter().map(|(first, last)| Element {
+                end: Some(key.clone().address(*last).build()),
+                ..Element::member(key.clone().address(*first).build())
+            });
+            self.out.elements.extend(allowed.map(|element| (SetId::FirewallAllowed, element)));
+            self.push(SetId::FirewallIps, Element::member(key.build()));
+        }
+    }
+}

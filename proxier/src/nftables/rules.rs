@@ -1,0 +1,223 @@
+//! The chains that are there whatever Services there are, and those that Service ports share.
+//!
+//! In: settings, or a way of choosing endpoints. Out: chains and their rules. Must not know: any Service port.
+
+use super::names::*;
+use super::settings::Settings;
+use crate::family::IpFamily;
+use crate::model::config::LocalTraffic;
+use crate::netfilter::nft::{Address, Chain, Field, Hook, Kind, Name, Rule, SetOperation, Statement, Verdict};
+
+/// The priorities that kube-proxy's chains have: nat's usual ones, and just before.
+const DSTNAT: i32 = -100;
+const SRCNAT: i32 = 100;
+const BEFORE_DSTNAT: i32 = DSTNAT - 10;
+
+/// A chain with its rules.
+pub type Written = (Chain, Vec<Rule>);
+
+fn jump(chain: &str) -> Statement {
+    Statement::Verdict(Verdict::Jump(chain.into()))
+}
+
+fn if_new(chains: &[&str]) -> Vec<Rule> {
+    chains.iter().map(|chain| Rule::new([Statement::New, jump(chain)])).collect()
+}
+
+fn verdicts(family: IpFamily, place: Place, map: SetId) -> Statement {
+    Statement::VerdictMap { key: key(family, place), map: map.name().into() }
+}
+
+fn destination_in(family: IpFamily, set: SetId) -> Statement {
+    Statement::Lookup { key: vec![Field::Destination(family)], set: set.name().into(), not: false }
+}
+
+/// The chains that packets come by, and those that these lead to.
+#[must_use]
+pub fn fixed(settings: &Settings) -> Vec<Written> {
+    let family = settings.family;
+    let (filter, nat) = (Kind::Filter, Kind::Nat);
+    let checks = [SERVICE_ENDPOINTS_CHECK, CLUSTER_IPS_CHECK];
+    let base = |name: &str, kind, hook, priority, rules| (Chain::base(name, kind, hook, priority), rules);
+    let plain = |name: &str, rules| (Chain::plain(name), rules);
+    let mut reject = Chain::plain(REJECT);
+    reject.comment = Some("helper for @no-endpoint-services / @no-endpoint-nodeports".into());
+    let by_address = |map| vec![Rule::new([verdicts(family, Place::Address, map)])];
+    let mut node_ports = node_port_ips(settings, false);
+    node_ports.push(verdicts(family, Place::NodePort, SetId::NoEndpoint(Place::NodePort)));
+    vec![
+        (reject, vec![Rule::new([Statement::Reject(family)])]),
+        plain(EXTERNAL_LOCAL, local_policy(settings, Place::Address)),
+        plain(NODE_PORT_LOCAL, local_policy(settings, Place::NodePort)),
+        plain(SERVICES, services(settings)),
+        plain(MASQUERADING, masquerading(settings)),
+        plain(CLUSTER_IPS_CHECK, cluster_ips_check(settings)),
+        plain(SERVICE_ENDPOINTS_CHECK, by_address(SetId::NoEndpoint(Place::Address))),
+        plain(NODE_PORT_ENDPOINTS_CHECK, vec![Rule::new(node_ports)]),
+        plain(FIREWALL_CHECK, vec![firewall_check(family)]),
+        base("filter-prerouting-pre-dnat", filter, Hook::Prerouting, BEFORE_DSTNAT, if_new(&[FIREWALL_CHECK])),
+        base("filter-output-pre-dnat", filter, Hook::Output, BEFORE_DSTNAT, if_new(&[FIREWALL_CHECK])),
+        base("filter-input", filter, Hook::Input, 0, if_new(&[NODE_PORT_ENDPOINTS_CHECK, SERVICE_ENDPOINTS_CHECK])),
+        base("filter-forward", filter, Hook::Forward, 0, if_new(&checks)),
+        base("filter-output", filter, Hook::Output, 0, if_new(&checks)),
+        base("nat-prerouting", nat, Hook::Prerouting, DSTNAT, vec![Rule::new([jump(SERVICES)])]),
+        base("nat-output", nat, Hook::Output, DSTNAT, vec![Rule::new([jump(SERVICES)])]),
+        base("nat-postrouting", nat, Hook::Postrouting, SRCNAT, vec![Rule::new([jump(MASQUERADING)])]),
+    ]
+}
+
+/// Packets to addresses that node ports work on. After routing it is known that they are local.
+fn node_port_ips(settings: &Settings, before_routing: bool) -> Vec<Statement> {
+    if settings.node_port_ips.is_some() {
+        return vec![destination_in(settings.family, SetId::NodePortIps)];
+    }
+    let local = before_routing.then_some(Statement::Local(Address::Destination));
+    let net = settings.family.loopback();
+    let not_loopback = Statement::In { address: Address::Destination, not: true, net };
+    local.into_iter().chain([not_loopback]).collect()
+}
+
+fn services(settings: &Settings) -> Vec<Rule> {
+    let family = settings.family;
+    let mut rules = Vec::with_capacity(3);
+    let mark = Statement::Mark(settings.masquerade_mark);
+    let to_cluster_ip = destination_in(family, SetId::ClusterIps);
+    if settings.masquerade_all {
+        rules.push(Rule::new([to_cluster_ip, mark]).comment("masquerade all clusterIP traffic"));
+    } else if let Some(local) = &settings.local_traffic {
+        let elsewhere = from_local_traffic(local, true);
+        let comment = "masquerade clusterIP traffic from outside cluster";
+        rules.push(Rule::new([to_cluster_ip, elsewhere, mark]).comment(comment));
+    }
+    rules.push(Rule::new([verdicts(family, Place::Address, SetId::Service(Place::Address))]));
+    let mut node_ports = node_port_ips(settings, true);
+    node_ports.push(verdicts(family, Place::NodePort, SetId::Service(Place::NodePort)));
+    rules.push(Rule::new(node_ports));
+    rules
+}
+
+/// What comes for a Service with `externalTrafficPolicy: Local`: what starts on this node is treated as if it had gone
+/// out and come back through a load balancer.
+fn local_policy(settings: &Settings, place: Place) -> Vec<Rule> {
+    let family = settings.family;
+    let short_circuit = verdicts(family, place, SetId::ShortCircuit(place));
+    let host = Statement::Local(Address::Source);
+    let mut rules = Vec::with_capacity(4);
+    if let Some(local) = &settings.local_traffic {
+        let pods = from_local_traffic(local, false);
+        rules.push(Rule::new([pods, short_circuit.clone()]).comment("short-circuit pod traffic"));
+    }
+    let mark = Statement::Mark(settings.masquerade_mark);
+    rules.push(Rule::new([host.clone(), mark]).comment("masquerade local traffic"));
+    rules.push(Rule::new([host, short_circuit]).comment("short-circuit local traffic"));
+    rules.push(Rule::new([verdicts(family, place, SetId::LocalPolicy(place))]));
+    rules
+}
+
+fn from_local_traffic(local: &LocalTraffic, not: bool) -> Statement {
+    match local {
+        LocalTraffic::From(net) => Statement::In { address: Address::Source, not, net: *net },
+        LocalTraffic::Interface(name) => Statement::Input { name: name.clone(), prefix: false, not },
+        LocalTraffic::InterfacePrefix(name) => Statement::Input { name: name.clone(), prefix: true, not },
+    }
+}
+
+fn masquerading(settings: &Settings) -> Vec<Rule> {
+    let family = settings.family;
+    let masquerade = Statement::Masquerade { random: true };
+    let mark = settings.masquerade_mark;
+    let hairpin = [Field::Source(family), Field::Destination(family), Field::Protocol, Field::Port];
+    let hairpin = Statement::Lookup { key: hairpin.to_vec(), set: SetId::Hairpin.name().into(), not: false };
+    vec![
+        // Without the mark: the packet may come by here again.
+        Rule::new([Statement::Marked(mark), Statement::FlipMark(mark), masquerade.clone()]),
+        Rule::new([Statement::Translated, hairpin, masquerade]),
+    ]
+}
+
+fn cluster_ips_check(settings: &Settings) -> Vec<Rule> {
+    let family = settings.family;
+    let reject = [destination_in(family, SetId::ClusterIps), Statement::Reject(family)];
+    let mut rules = vec![Rule::new(reject).comment("Reject traffic to invalid ports of ClusterIPs")];
+    rules.extend(settings.service_cidrs.iter().map(|net| {
+        let to = Statement::In { address: Address::Destination, not: false, net: *net };
+        Rule::new([to, Statement::Verdict(Verdict::Drop)]).comment("Drop traffic to unallocated ClusterIPs")
+    }));
+    rules
+}
+
+fn firewall_check(family: IpFamily) -> Rule {
+    let service = key(family, Place::Address);
+    let from = [service.clone(), vec![Field::Source(family)]].concat();
+    Rule::new([
+        Statement::Lookup { key: service, set: SetId::FirewallIps.name().into(), not: false },
+        Statement::Lookup { key: from, set: SetId::FirewallAllowed.name().into(), not: true },
+        Statement::Verdict(Verdict::Drop),
+    ])
+}
+
+/// Chains that a chain of Service ports leads to, itself last, and the numbers of clients' sets that it looks into.
+#[must_use]
+pub fn needs(chain: SharedChain) -> (Vec<SharedChain>, u32) {
+    match chain {
+        SharedChain::Stick { number, .. } => (vec![chain], number + 1),
+        SharedChain::Balance(Balance { place, policy, sticky, .. }) => {
+            let Sticky { numbers, seconds } = sticky.unwrap_or(Sticky { numbers: 0, seconds: 0 });
+            let sticks = (0..numbers).map(|number| SharedChain::Stick { place, policy, number, seconds });
+            (sticks.chain([chain]).collect(), numbers)
+        }
+        SharedChain::External(balance) => {
+            let (mut chains, numbers) = needs(SharedChain::Balance(balance));
+            chains.push(chain);
+            (chains, numbers)
+        }
+    }
+}
+
+/// The rules of a chain that Service ports share.
+#[must_use]
+pub fn shared(chain: SharedChain, settings: &Settings) -> Vec<Rule> {
+    let family = settings.family;
+    match chain {
+        SharedChain::External(balance) => vec![
+            Rule::new([Statement::Mark(settings.masquerade_mark)]).comment("masquerade"),
+            Rule::new([Statement::Verdict(Verdict::Goto(SharedChain::Balance(balance).to_name()))]),
+        ],
+        SharedChain::Balance(balance) => self::balance(family, balance),
+        SharedChain::Stick { place, policy, number, seconds } => {
+            let change = |operation, timeout| Statement::Change {
+                operation,
+                set: affinity_name(number),
+                key: client_key(family),
+                timeout,
+            };
+            let number = Field::constant(number);
+            let dnat = Statement::Dnat {
+                family,
+                key: [key(family, place), vec![number]].concat(),
+                map: SetId::Endpoints(place, policy).name().into(),
+            };
+            vec![
+                Rule::new([change(SetOperation::Update, Some(seconds))]),
+                Rule::new([dnat]),
+                Rule::new([change(SetOperation::Delete, None)]).comment("the endpoint is gone"),
+            ]
+        }
+    }
+}
+
+fn balance(family: IpFamily, balance: Balance) -> Vec<Rule> {
+    let Balance { place, policy, count, sticky } = balance;
+    let chosen = [key(family, place), vec![Field::random(count)]].concat();
+    let Some(Sticky { numbers, seconds }) = sticky else {
+        let map: Name = SetId::Endpoints(place, policy).name().into();
+        return vec![Rule::new([Statement::Dnat { family, key: chosen, map }])];
+    };
+    let remembered = (0..numbers).map(|number| {
+        let set = affinity_name(number);
+        let stick = SharedChain::Stick { place, policy, number, seconds };
+        Rule::new([Statement::Lookup { key: client_key(family), set, not: false }, jump(&stick.to_string())])
+    });
+    let choose = Statement::VerdictMap { key: chosen, map: SetId::Choices(place, policy).name().into() };
+    remembered.chain([Rule::new([choose])]).collect()
+}

@@ -1,0 +1,62 @@
+//! What the table depends on besides Services and endpoints, made concrete for one family and one moment.
+//!
+//! In: the configuration, the node, its addresses. Out: [`Settings`]. Must not know: how any of it was found out.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::family::IpFamily;
+use crate::model::config::{LocalTraffic, NodePortMatch};
+use crate::model::{Config, Snapshot};
+
+/// Everything that rules depend on besides Services and endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The family.
+    pub family: IpFamily,
+    /// The node's own address.
+    pub node_ip: IpAddr,
+    /// Masquerade all traffic to cluster IPs.
+    pub masquerade_all: bool,
+    /// The mark that asks for masquerading.
+    pub masquerade_mark: u32,
+    /// What traffic from this node's pods looks like.
+    pub local_traffic: Option<LocalTraffic>,
+    /// The addresses that node ports work on, sorted; `None` means all local ones but loopback.
+    pub node_port_ips: Option<Vec<IpAddr>>,
+    /// Networks that cluster IPs are taken from.
+    pub service_cidrs: Vec<IpNet>,
+}
+
+impl Settings {
+    /// The settings at a moment. `local_addresses` is asked only if node ports apply to some addresses.
+    #[must_use]
+    pub fn of(
+        family: IpFamily,
+        config: &Config,
+        snapshot: &Snapshot<'_>,
+        local_addresses: impl FnOnce() -> Vec<IpAddr>,
+    ) -> Self {
+        let selector = config.node_port_addresses.resolve(family, snapshot.node_ip);
+        let node_port_ips = match &selector {
+            NodePortMatch::All => None,
+            NodePortMatch::Within(_) => {
+                let mut addresses = selector.select(&local_addresses());
+                addresses.retain(|ip| !ip.is_loopback());
+                addresses.sort_unstable();
+                addresses.dedup();
+                Some(addresses)
+            }
+        };
+        Self {
+            family,
+            node_ip: snapshot.node_ip,
+            masquerade_all: config.masquerade_all,
+            masquerade_mark: config.masquerade_mark(),
+            local_traffic: config.local_detector.resolve(family, snapshot.node),
+            node_port_ips,
+            service_cidrs: snapshot.service_cidrs.to_vec(),
+        }
+    }
+}

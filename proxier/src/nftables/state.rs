@@ -1,0 +1,163 @@
+//! What we put into the kernel.
+//!
+//! In: what syncs did. Out: what the next one compares with. Must not know: how it is written.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::claims::Claims;
+use super::names::{SetId, SharedChain};
+use super::render::Rendered;
+use super::rules;
+use super::settings::Settings;
+use super::view::View;
+use crate::model::{Destination, ServicePortName};
+use crate::netfilter::nft::Bytes;
+
+/// A Service port that is programmed.
+#[derive(Debug)]
+pub struct Programmed {
+    /// What its elements are made of.
+    pub view: View,
+    /// What it wants to be found by.
+    pub destinations: Box<[Destination]>,
+}
+
+impl Programmed {
+    /// Whether its cluster IP is dropped for want of local endpoints.
+    pub fn lacks_internal_local(&self) -> bool {
+        self.view.any && !self.view.has_internal()
+    }
+
+    /// The same for external traffic.
+    pub fn lacks_external_local(&self) -> bool {
+        self.view.any && !self.view.has_external()
+    }
+}
+
+/// How often things are wanted that Service ports share.
+#[derive(Debug, Default)]
+pub struct Counts {
+    members: HashMap<(SetId, Bytes), u32>,
+    chains: HashMap<SharedChain, u32>,
+}
+
+/// Members that came to be wanted, or are not wanted any more.
+#[derive(Debug, Default)]
+pub struct MemberChanges {
+    touched: HashMap<(SetId, Bytes), bool>,
+}
+
+impl Counts {
+    /// Takes what a Service port does not want any more.
+    pub fn subtract(&mut self, rendered: &Rendered, changes: &mut MemberChanges) {
+        for member in &rendered.members {
+            let count = self.members.entry(member.clone()).or_insert(0);
+            changes.touched.entry(member.clone()).or_insert(*count > 0);
+            *count = count.saturating_sub(1);
+        }
+        for chain in &rendered.chains {
+            if let Some(count) = self.chains.get_mut(chain) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.chains.remove(chain);
+                }
+            }
+        }
+    }
+
+    /// Takes what a Service port wants.
+    pub fn add(&mut self, rendered: &Rendered, changes: &mut MemberChanges) {
+        for member in &rendered.members {
+            let count = self.members.entry(member.clone()).or_insert(0);
+            changes.touched.entry(member.clone()).or_insert(*count > 0);
+            *count += 1;
+        }
+        for chain in &rendered.chains {
+            *self.chains.entry(*chain).or_insert(0) += 1;
+        }
+    }
+
+    /// What changed on balance: gone ones and new ones, each in order.
+    pub fn settle(&mut self, changes: MemberChanges) -> [Vec<(SetId, Bytes)>; 2] {
+        let (mut gone, mut new) = (Vec::new(), Vec::new());
+        for (member, was) in changes.touched {
+            let is = self.members.get(&member).is_some_and(|count| *count > 0);
+            if !is {
+                self.members.remove(&member);
+            }
+            match (was, is) {
+                (true, false) => gone.push(member),
+                (false, true) => new.push(member),
+                _ => {}
+            }
+        }
+        gone.sort_unstable();
+        new.sort_unstable();
+        [gone, new]
+    }
+
+    /// The chains that there have to be, those that others lead to first; and how many sets of clients.
+    pub fn chains(&self) -> (BTreeSet<SharedChain>, u32) {
+        let mut chains = BTreeSet::new();
+        let mut sets = 0;
+        for chain in self.chains.keys() {
+            let (needed, numbers) = rules::needs(*chain);
+            chains.extend(needed);
+            sets = sets.max(numbers);
+        }
+        (chains, sets)
+    }
+}
+
+/// What is in the kernel, as far as we put it there.
+#[derive(Debug)]
+pub struct State {
+    /// The Service ports.
+    pub ports: HashMap<ServicePortName, Programmed>,
+    /// Who has which destination.
+    pub claims: Claims,
+    /// What they share.
+    pub counts: Counts,
+    /// Shared chains that are there, wanted or not.
+    pub chains: BTreeSet<SharedChain>,
+    /// How many sets of clients are there.
+    pub affinity_sets: u32,
+    /// What all of it was made with.
+    pub settings: Settings,
+    /// The kernel's number, if nobody else has changed anything since we knew it.
+    pub generation: Option<u32>,
+    /// Service ports that lack local endpoints, for internal and external traffic.
+    pub lacking: [usize; 2],
+}
+
+impl State {
+    /// Nothing, yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            ports: HashMap::new(),
+            claims: Claims::default(),
+            counts: Counts::default(),
+            chains: BTreeSet::new(),
+            affinity_sets: 0,
+            settings,
+            generation: None,
+            lacking: [0; 2],
+        }
+    }
+
+    /// Replaces what a Service port has; returns what it had.
+    pub fn replace(&mut self, name: &ServicePortName, new: Option<Programmed>) -> Option<Programmed> {
+        let lacks = |port: &Programmed| [port.lacks_internal_local(), port.lacks_external_local()];
+        if let Some(new) = &new {
+            self.lacking.iter_mut().zip(lacks(new)).for_each(|(count, lacks)| *count += usize::from(lacks));
+        }
+        let old = match new {
+            Some(new) => self.ports.insert(name.clone(), new),
+            None => self.ports.remove(name),
+        };
+        if let Some(old) = &old {
+            self.lacking.iter_mut().zip(lacks(old)).for_each(|(count, lacks)| *count -= usize::from(lacks));
+        }
+        old
+    }
+}

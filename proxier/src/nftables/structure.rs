@@ -1,0 +1,136 @@
+//! Everything in the table but elements of its fixed sets.
+//!
+//! In: what the kernel holds, settings, which chains Service ports share. Out: operations that make it so.
+//! Must not know: Service ports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::names::{self, SharedChain, TABLE_COMMENT};
+use super::plan::{Plan, Sets};
+use super::rules::{self, Written};
+use super::settings::Settings;
+use crate::kernel::nftables::{ReadRule, ReadSet, ReadTable};
+use crate::netfilter::nft::{Chain, Name, Operation, Rule, Set};
+
+/// All chains that there have to be, in an order in which none leads to a later one.
+fn chains(settings: &Settings, shared: &BTreeSet<SharedChain>) -> Vec<Written> {
+    let of = |chain: &SharedChain| (Chain::plain(chain.to_name()), rules::shared(*chain, settings));
+    shared.iter().map(of).chain(rules::fixed(settings)).collect()
+}
+
+/// Whether the table cannot be mended: a set or base chain of the same name is another.
+#[must_use]
+pub fn is_foreign(read: &ReadTable, sets: &Sets, settings: &Settings) -> bool {
+    let other_set = sets.iter().any(|(_, set)| read.sets.get(&set.name).is_some_and(|held| *held != ReadSet::of(set)));
+    let other_chain = rules::fixed(settings).iter().any(|(chain, _)| {
+        read.chains.get(&chain.name).is_some_and(|(held, _)| held.base != chain.base || held.comment != chain.comment)
+    });
+    other_set || other_chain || read.comment.as_deref() != Some(TABLE_COMMENT)
+}
+
+/// Whether a set of clients is not as it should be.
+fn is_other(read: &ReadTable, set: &Set) -> bool {
+    read.sets.get(&set.name).is_some_and(|held| *held != ReadSet::of(set))
+}
+
+/// Makes the structure what it should be. `read` is `None` where there is no table, or one that is to go.
+pub fn plan(
+    plan: &mut Plan,
+    read: Option<&ReadTable>,
+    settings: &Settings,
+    sets: &Sets,
+    shared: &BTreeSet<SharedChain>,
+    affinity_sets: u32,
+) {
+    let nothing = ReadTable::default();
+    if read.is_none() {
+        plan.first.push(Operation::AddTable { comment: Some(TABLE_COMMENT.into()) }, None);
+    }
+    let read = read.unwrap_or(&nothing);
+    let affinity = (0..affinity_sets).map(|number| names::affinity_set(settings.family, number));
+    let affinity: Vec<Arc<Set>> = affinity.collect();
+    let mut foreign_rules: BTreeMap<&Name, &Vec<ReadRule>> =
+        read.chains.iter().map(|(name, (_, rules))| (name, rules)).collect();
+    let wanted = chains(settings, shared);
+    let kept = |name: &Name| sets.iter().map(|(_, set)| set).chain(&affinity).any(|set| set.name == *name);
+    for (chain, _) in &wanted {
+        if !read.chains.contains_key(&chain.name) {
+            plan.first.push(Operation::AddChain(chain.clone()), None);
+        }
+    }
+    // What rules of strangers hold on to, they must let go of.
+    let others: Vec<&Set> = affinity.iter().map(AsRef::as_ref).filter(|set| is_other(read, set)).collect();
+    let mut flushed: BTreeSet<&Name> = BTreeSet::new();
+    for (chain, rules) in &wanted {
+        let Some(held) = foreign_rules.remove(&chain.name) else { continue };
+        let equal = held.len() == rules.len() && held.iter().zip(rules).all(|(held, rule)| held.is(rule));
+        if !equal || !others.is_empty() {
+            if !held.is_empty() {
+                plan.first.push(Operation::FlushChain(chain.name.clone()), None);
+            }
+            flushed.insert(&chain.name);
+        }
+    }
+    for (name, _) in foreign_rules.iter().filter(|(_, rules)| !rules.is_empty()) {
+        plan.first.push(Operation::FlushChain((*name).clone()), None);
+    }
+    for set in &others {
+        plan.first.push(Operation::DeleteSet(Arc::new((*set).clone())), None);
+    }
+    for set in sets.iter().map(|(_, set)| set).chain(&affinity) {
+        if !read.sets.contains_key(&set.name) || others.iter().any(|other| other.name == set.name) {
+            plan.first.push(Operation::AddSet(set.clone()), None);
+        }
+    }
+    for (chain, rules) in &wanted {
+        if !read.chains.contains_key(&chain.name) || flushed.contains(&chain.name) {
+            add_rules(plan, &chain.name, rules);
+        }
+    }
+    for (name, set) in read.sets.iter().filter(|(name, _)| !kept(name)) {
+        let set = if set.is_map() { Set::verdicts(name.clone(), []) } else { Set::of(name.clone(), []) };
+        plan.last.push(Operation::DeleteSet(Arc::new(set)));
+    }
+    for name in foreign_rules.keys() {
+        plan.last.push(Operation::DeleteChain((*name).clone()));
+    }
+}
+
+fn add_rules(plan: &mut Plan, chain: &Name, rules: &[Rule]) {
+    for rule in rules {
+        plan.first.push(Operation::AddRule { chain: chain.clone(), rule: rule.clone() }, None);
+    }
+}
+
+/// Makes the chains and sets of clients that came to be wanted.
+pub fn grow(
+    plan: &mut Plan,
+    settings: &Settings,
+    new: impl Iterator<Item = SharedChain>,
+    affinity_sets: std::ops::Range<u32>,
+) {
+    for number in affinity_sets {
+        plan.first.push(Operation::AddSet(names::affinity_set(settings.family, number)), None);
+    }
+    for chain in new {
+        let name = chain.to_name();
+        plan.first.push(Operation::AddChain(Chain::plain(name.clone())), None);
+        add_rules(plan, &name, &rules::shared(chain, settings));
+    }
+}
+
+/// Deletes those that are not wanted any more, in an order in which nothing leads to them.
+pub fn shrink(
+    plan: &mut Plan,
+    settings: &Settings,
+    gone: impl DoubleEndedIterator<Item = SharedChain>,
+    affinity_sets: std::ops::Range<u32>,
+) {
+    for chain in gone.rev() {
+        plan.last.push(Operation::DeleteChain(chain.to_name()));
+    }
+    for number in affinity_sets {
+        plan.last.push(Operation::DeleteSet(names::affinity_set(settings.family, number)));
+    }
+}

@@ -1,0 +1,356 @@
+//! Making the kernel's table what a snapshot asks for.
+//!
+//! In: a snapshot, and what of it changed. Out: transactions, applied; the state after them; whose fault it was that
+//! one was refused. Must not know: when to sync.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use tracing::debug;
+
+use super::claims::Claims;
+use super::names::{self, Place, Policy, SetId};
+use super::numbers::Numbered;
+use super::plan::{Held, Owned, Plan, Sets, Wanted};
+use super::render::{Rendered, render};
+use super::settings::Settings;
+use super::state::{MemberChanges, Programmed, State};
+use super::view::View;
+use super::{Nftables, structure};
+use crate::backend::SyncError;
+use crate::kernel::nftables::{NftError, ReadTable, Refusal};
+use crate::model::{CategorizedEndpoints, Destination, ServicePortName, Snapshot};
+use crate::netfilter::nft::{Bytes, Element, Key, Transaction, Value};
+
+/// How often the table is read anew because somebody else changed something meanwhile.
+const TRIES: u32 = 3;
+
+/// How many numbers may be nobody's before the last endpoint of a Service with affinity is not found any more.
+const GAP: usize = 16;
+
+/// An attempt that failed: with the Service ports at fault, if they are known.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub ports: Vec<(ServicePortName, String)>,
+    pub error: SyncError,
+}
+
+impl From<NftError> for Failure {
+    fn from(error: NftError) -> Self {
+        Self { ports: Vec::new(), error: error.into() }
+    }
+}
+
+/// What the kernel holds.
+#[derive(Debug, Default)]
+struct Found {
+    table: Option<ReadTable>,
+    /// It is not ours, or not of this version: it is replaced as a whole.
+    foreign: bool,
+    elements: Held,
+}
+
+impl Nftables {
+    fn find(&mut self, settings: &Settings) -> Result<Found, NftError> {
+        let table = names::table(self.family);
+        let Some(read) = self.kernel.table(&table)? else { return Ok(Found::default()) };
+        if structure::is_foreign(&read, &self.sets, settings) {
+            return Ok(Found { table: Some(read), foreign: true, elements: Held::default() });
+        }
+        let mut elements = Held::default();
+        for (id, set) in self.sets.iter().filter(|(_, set)| read.sets.contains_key(&set.name)) {
+            self.kernel.elements(&table, set, &mut |element| elements.insert(id, element))?;
+        }
+        Ok(Found { table: Some(read), foreign: false, elements })
+    }
+
+    /// Reads the whole table and writes what differs.
+    pub(super) fn compare(&mut self, snapshot: &Snapshot<'_>, settings: &Settings) -> Result<(), Failure> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let generation = self.kernel.generation()?;
+            let found = self.find(settings)?;
+            let mut state = State::new(settings.clone());
+            let rejected = &self.rejected;
+            let ports = || snapshot.ports.iter().filter(|(name, _)| !rejected.contains_key(*name));
+            for (name, port) in ports() {
+                let destinations: Vec<Destination> = port.destinations().collect();
+                state.claims.replace(name, &[], &destinations, |_| ());
+            }
+            for (name, _) in ports() {
+                let current = |view: &View, policy| numbers_in(&found.elements, view, policy);
+                let programmed = programmed(name, snapshot, &state.claims, current);
+                state.replace(name, programmed);
+            }
+            let names: Vec<&ServicePortName> = ports().map(|(name, _)| name).collect();
+            let plan = whole(&mut state, &self.sets, found, &names);
+            // If they never leave us alone, what we do is mended later.
+            let expected = (tries < TRIES).then_some(generation);
+            match self.write(&plan, expected, Some(generation)) {
+                Err(WriteError::Changed) if tries < TRIES => {}
+                Err(error) => return Err(error.failure()),
+                Ok(generation) => {
+                    state.generation = generation;
+                    self.state = Some(state);
+                    self.remove_unused(&plan.last);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Writes what changed for these Service ports.
+    pub(super) fn change(
+        &mut self,
+        snapshot: &Snapshot<'_>,
+        changed: &BTreeSet<ServicePortName>,
+        mut state: State,
+    ) -> Result<(), Failure> {
+        let mut affected: BTreeSet<ServicePortName> = changed.clone();
+        for name in changed {
+            let port = snapshot.ports.get(name).filter(|_| !self.rejected.contains_key(name));
+            let old = state.ports.get(name).map_or(Box::default(), |port| port.destinations.clone());
+            let new: Vec<Destination> = port.into_iter().flat_map(|port| port.destinations()).collect();
+            state.claims.replace(name, &old, &new, |other| _ = affected.insert(other.clone()));
+        }
+        let (mut held, mut wanted, mut members) = (Held::default(), Vec::new(), MemberChanges::default());
+        let node_ip = state.settings.node_ip;
+        for name in &affected {
+            let programmed = if self.rejected.contains_key(name) {
+                None
+            } else {
+                let current = |_: &View, policy| {
+                    state.ports.get(name).map_or(Numbered::default(), |p| p.view.endpoints(policy).clone())
+                };
+                programmed(name, snapshot, &state.claims, current)
+            };
+            let new = programmed.as_ref().map(|new| render(name, &new.view, node_ip));
+            if let Some(old) = state.replace(name, programmed) {
+                let old = render(name, &old.view, node_ip);
+                state.counts.subtract(&old, &mut members);
+                old.elements.into_iter().for_each(|(set, element)| held.insert(set, element));
+            }
+            if let Some(Rendered { elements, .. }) = new.inspect(|new| state.counts.add(new, &mut members)) {
+                wanted.extend(elements.into_iter().map(|(set, element)| Wanted { owner: Some(name), set, element }));
+            }
+        }
+        let [gone, new] = state.counts.settle(members);
+        gone.into_iter().for_each(|(set, key)| held.insert(set, Element::member(key)));
+        wanted.extend(new.into_iter().map(|(set, key)| Wanted { owner: None, set, element: Element::member(key) }));
+        let mut plan = Plan::on(names::table(self.family));
+        grow_and_shrink(&mut plan, &mut state);
+        plan.elements(&self.sets, held, wanted);
+        let known = state.generation;
+        let generation = self.write(&plan, None, known).map_err(WriteError::failure)?;
+        state.generation = generation;
+        self.state = Some(state);
+        self.remove_unused(&plan.last);
+        Ok(())
+    }
+
+    /// Applies the first two parts of a plan. Returns the kernel's number if it was `known` before and nobody but us
+    /// has changed anything since.
+    fn write(&mut self, plan: &Plan, expected: Option<u32>, known: Option<u32>) -> Result<Option<u32>, WriteError> {
+        let mut batches = 0;
+        let Owned { transaction, .. } = &plan.first;
+        if !transaction.is_empty() {
+            batches += self.kernel.apply(transaction, expected).map_err(|error| blame(&plan.first, error))?;
+        }
+        if !plan.later.is_empty() {
+            batches += self.kernel.apply(&plan.later, None)?;
+        }
+        if batches == 0 {
+            return Ok(known);
+        }
+        let generation = self.kernel.generation()?;
+        Ok(known.filter(|known| known.wrapping_add(batches) == generation).map(|_| generation))
+    }
+
+    /// Deletes chains and sets that nothing uses. What the kernel still thinks is in use waits for `sweep`.
+    fn remove_unused(&mut self, last: &Transaction) {
+        if last.is_empty() {
+            return;
+        }
+        match (self.kernel.apply(last, None), &mut self.state) {
+            (Ok(batches), Some(state)) => {
+                let (chains, sets) = state.counts.chains();
+                (state.chains, state.affinity_sets) = (chains, sets);
+                state.generation = state.generation.map(|generation| generation.wrapping_add(batches));
+            }
+            (Ok(_), None) => {}
+            (Err(error), _) => debug!("chains that are not used any more stay for now: {error}"),
+        }
+    }
+
+    /// Deletes what `remove_unused` could not.
+    pub(super) fn sweep(&mut self) {
+        let Some(state) = &self.state else { return };
+        let mut plan = Plan::on(names::table(self.family));
+        unused(&mut plan, state);
+        self.remove_unused(&plan.last);
+    }
+
+    /// What the kernel holds otherwise than we left it: the first thing that would have to be done, and how many more.
+    pub(super) fn difference(&mut self) -> Result<Option<String>, NftError> {
+        let Some(mut state) = self.state.take() else { return Ok(None) };
+        let found = self.find(&state.settings);
+        let plan = found.map(|found| {
+            let mut names: Vec<ServicePortName> = state.ports.keys().cloned().collect();
+            names.sort_unstable();
+            whole(&mut state, &self.sets, found, &names.iter().collect::<Vec<_>>())
+        });
+        self.state = Some(state);
+        let plan = plan?;
+        let all = [&plan.first.transaction, &plan.later, &plan.last];
+        let mut operations = all.into_iter().flat_map(Transaction::operations);
+        let Some(first) = operations.next() else { return Ok(None) };
+        let first: String = first.of(&names::table(self.family)).to_string().chars().take(200).collect();
+        let text = format!("it takes `{first}`");
+        Ok(Some(match operations.count() {
+            0 => text,
+            more => format!("{text} and {more} more operations to mend it"),
+        }))
+    }
+}
+
+/// A plan that makes the kernel hold all that these Service ports want, instead of what was found.
+fn whole(state: &mut State, sets: &Sets, found: Found, names: &[&ServicePortName]) -> Plan {
+    let mut plan = Plan::on(names::table(state.settings.family));
+    let Found { table, foreign, elements } = found;
+    if foreign {
+        plan.first.push(crate::netfilter::nft::Operation::DeleteTable, None);
+    }
+    let (mut wanted, mut members) = (Vec::new(), MemberChanges::default());
+    let node_port_ips = state.settings.node_port_ips.iter().flatten();
+    for ip in node_port_ips {
+        let element = Element::member(Key::default().address(*ip).build());
+        wanted.push(Wanted { owner: None, set: SetId::NodePortIps, element });
+    }
+    state.counts = super::state::Counts::default();
+    for name in names {
+        let Some(port) = state.ports.get(*name) else { continue };
+        let rendered = render(name, &port.view, state.settings.node_ip);
+        state.counts.add(&rendered, &mut members);
+        let of_port = rendered.elements.into_iter();
+        wanted.extend(of_port.map(|(set, element)| Wanted { owner: Some(*name), set, element }));
+    }
+    let [_, new] = state.counts.settle(members);
+    wanted.extend(new.into_iter().map(|(set, key)| Wanted { owner: None, set, element: Element::member(key) }));
+    (state.chains, state.affinity_sets) = state.counts.chains();
+    let read = table.as_ref().filter(|_| !foreign);
+    structure::plan(&mut plan, read, &state.settings, sets, &state.chains, state.affinity_sets);
+    plan.elements(sets, elements, wanted);
+    plan
+}
+
+fn grow_and_shrink(plan: &mut Plan, state: &mut State) {
+    let (chains, affinity_sets) = state.counts.chains();
+    let new: Vec<_> = chains.difference(&state.chains).copied().collect();
+    structure::grow(plan, &state.settings, new.iter().copied(), state.affinity_sets..affinity_sets);
+    state.chains.extend(new);
+    state.affinity_sets = state.affinity_sets.max(affinity_sets);
+    unused(plan, state);
+}
+
+fn unused(plan: &mut Plan, state: &State) {
+    let (chains, affinity_sets) = state.counts.chains();
+    let gone: Vec<_> = state.chains.difference(&chains).copied().collect();
+    structure::shrink(plan, &state.settings, gone.into_iter(), affinity_sets..state.affinity_sets);
+}
+
+/// What a Service port is to have, if it is there.
+fn programmed(
+    name: &ServicePortName,
+    snapshot: &Snapshot<'_>,
+    claims: &Claims,
+    current: impl Fn(&View, Policy) -> Numbered,
+) -> Option<Programmed> {
+    let port = snapshot.ports.get(name)?;
+    let endpoints = snapshot.endpoints.of(name);
+    let categorized = CategorizedEndpoints::of(&endpoints, port, snapshot.node);
+    let owns = |destination| claims.owns(name, destination);
+    let unnumbered = View::of(name, port, &categorized, owns, |_| Numbered::default());
+    let view = View::of(name, port, &categorized, owns, |policy| current(&unnumbered, policy));
+    Some(Programmed { view, destinations: port.destinations().collect() })
+}
+
+/// The numbers that the kernel has for endpoints of a Service port: those at its first destination that has any.
+fn numbers_in(held: &Held, view: &View, policy: Policy) -> Numbered {
+    let witnesses = view.witnesses().filter(|(_, of, ..)| *of == policy);
+    let mut all = witnesses.map(|(place, _, ip, port)| numbers_at(held, view.protocol, (place, policy), ip, port));
+    all.find(|numbered| !numbered.is_empty()).unwrap_or_default()
+}
+
+fn numbers_at(held: &Held, protocol: u8, which: (Place, Policy), ip: Option<IpAddr>, port: u16) -> Numbered {
+    let set = SetId::Endpoints(which.0, which.1);
+    let key = ip.into_iter().fold(Key::default(), Key::address).protocol(protocol).port(port);
+    let mut numbered = Vec::new();
+    let mut end = 0;
+    for number in 0_u32.. {
+        let element = held.get(set, &key.clone().number(number).build());
+        let endpoint = element.and_then(|element| endpoint(element.value.as_ref()?));
+        numbered.push(endpoint);
+        if endpoint.is_some() {
+            end = numbered.len();
+        }
+        if numbered.len() - end > GAP {
+            break;
+        }
+    }
+    numbered.truncate(end);
+    numbered.into_boxed_slice()
+}
+
+fn endpoint(value: &Value) -> Option<std::net::SocketAddr> {
+    let Value::Data(bytes) = value else { return None };
+    let bytes: &Bytes = bytes;
+    let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
+    let ip = match <[u8; 4]>::try_from(address) {
+        Ok(octets) => IpAddr::from(octets),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
+    };
+    Some((ip, u16::from_be_bytes([port[0], port[1]])).into())
+}
+
+/// Why a plan was not written.
+enum WriteError {
+    /// The table has to be read again.
+    Changed,
+    /// This.
+    Failed(Failure),
+}
+
+impl From<NftError> for WriteError {
+    fn from(error: NftError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl WriteError {
+    fn failure(self) -> Failure {
+        match self {
+            Self::Changed => NftError::Changed.into(),
+            Self::Failed(failure) => failure,
+        }
+    }
+}
+
+/// Who owns the operations that the kernel refused.
+fn blame(plan: &Owned, error: NftError) -> WriteError {
+    let refusals: &[Refusal] = match &error {
+        NftError::Changed => return WriteError::Changed,
+        NftError::Refused(refusals) => refusals,
+        _ => &[],
+    };
+    let mut ports: BTreeMap<ServicePortName, String> = BTreeMap::new();
+    for refusal in refusals {
+        if let Some(owner) = refusal.operation.and_then(|operation| plan.owner(operation)) {
+            ports.entry(owner.clone()).or_insert_with(|| refusal.to_string());
+        }
+    }
+    // If something is refused that is nobody's, leaving out Service ports does not help.
+    let elsewhere = refusals.iter().any(|refusal| refusal.operation.is_none_or(|at| plan.owner(at).is_none()));
+    let ports = if elsewhere { Vec::new() } else { ports.into_iter().collect() };
+    WriteError::Failed(Failure { ports, error: error.into() })
+}

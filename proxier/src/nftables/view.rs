@@ -1,0 +1,135 @@
+//! What a Service port wants of the table.
+//!
+//! In: a Service port, its endpoints, who owns its addresses. Out: a [`View`], compact enough to be kept.
+//! Must not know: sets, chains, other Service ports.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::names::{Place, Policy};
+use super::numbers::{Numbered, number};
+use crate::model::{CategorizedEndpoints, Destination, Protocol, ServicePort, ServicePortName};
+
+/// The number that IP has for a transport protocol.
+#[must_use]
+pub fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+/// Those that fit, each once: the API lets them come twice.
+fn once(ips: &[IpAddr], fits: impl Fn(&IpAddr) -> bool) -> Box<[IpAddr]> {
+    let first = |(at, ip): &(usize, &IpAddr)| !ips[..*at].contains(ip) && fits(ip);
+    ips.iter().enumerate().filter(first).map(|(_, ip)| *ip).collect()
+}
+
+/// Everything about a Service port that its elements are made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// IP's number for the protocol.
+    pub protocol: u8,
+    /// The cluster IP, unless another Service port has it.
+    pub cluster_ip: Option<IpAddr>,
+    /// External IPs that no other Service port has, and that are no VIPs.
+    pub external_ips: Box<[IpAddr]>,
+    /// Load balancer addresses that no other Service port has.
+    pub vips: Box<[IpAddr]>,
+    /// The port at these addresses.
+    pub port: u16,
+    /// The node port; 0 where there is none or another Service port has it.
+    pub node_port: u16,
+    /// `internalTrafficPolicy: Local`
+    pub internal_local: bool,
+    /// `externalTrafficPolicy: Local`
+    pub external_local: bool,
+    /// Seconds that a client is remembered.
+    pub affinity: Option<u32>,
+    /// Source ranges.
+    pub ranges: Box<[IpNet]>,
+    /// Whether any traffic can be served, here or elsewhere.
+    pub any: bool,
+    /// Endpoints of policy `Cluster`.
+    pub cluster: Numbered,
+    /// Endpoints of policy `Local`.
+    pub local: Numbered,
+    /// Endpoints on this node.
+    pub here: Box<[SocketAddr]>,
+}
+
+impl View {
+    /// Looks at a Service port. `owns` tells which of its destinations are not another's; `current` the numbers that
+    /// endpoints have now.
+    #[must_use]
+    pub fn of(
+        name: &ServicePortName,
+        port: &ServicePort,
+        endpoints: &CategorizedEndpoints<'_>,
+        owns: impl Fn(Destination) -> bool,
+        current: impl Fn(Policy) -> Numbered,
+    ) -> Self {
+        let owned = |ip: &IpAddr| owns(Destination::Address(SocketAddr::new(*ip, port.port)));
+        let numbered = |policy, list: &[&crate::model::Endpoint]| {
+            let wanted: Vec<SocketAddr> = list.iter().map(|endpoint| endpoint.address).collect();
+            number(&current(policy), &wanted, port.affinity_seconds.is_some())
+        };
+        let vips = once(&port.load_balancer_vips, |ip| owned(ip));
+        let external_ips = once(&port.external_ips, |ip| owned(ip) && !vips.contains(ip));
+        let mut here: Vec<SocketAddr> = endpoints
+            .reachable
+            .iter()
+            .filter(|endpoint| endpoint.state.local)
+            .map(|endpoint| endpoint.address)
+            .collect();
+        here.dedup();
+        Self {
+            protocol: protocol_number(name.protocol),
+            cluster_ip: Some(port.cluster_ip).filter(owned),
+            external_ips,
+            vips,
+            port: port.port,
+            node_port: if owns(Destination::NodePort(port.node_port)) { port.node_port } else { 0 },
+            internal_local: port.internal_local,
+            external_local: port.external_local,
+            affinity: port.affinity_seconds,
+            ranges: port.source_ranges.clone(),
+            any: endpoints.any,
+            cluster: numbered(Policy::Cluster, &endpoints.cluster),
+            local: numbered(Policy::Local, &endpoints.local),
+            here: here.into_boxed_slice(),
+        }
+    }
+
+    /// The endpoints of a policy.
+    #[must_use]
+    pub fn endpoints(&self, policy: Policy) -> &Numbered {
+        match policy {
+            Policy::Cluster => &self.cluster,
+            Policy::Local => &self.local,
+        }
+    }
+
+    /// Whether traffic to the cluster IP has somewhere to go.
+    #[must_use]
+    pub fn has_internal(&self) -> bool {
+        if self.internal_local { !self.local.is_empty() } else { self.any }
+    }
+
+    /// Whether traffic from outside has somewhere to go.
+    #[must_use]
+    pub fn has_external(&self) -> bool {
+        if self.external_local { !self.local.is_empty() } else { self.any }
+    }
+
+    /// Where the numbers of endpoints can be read off, and of which policy.
+    pub fn witnesses(&self) -> impl Iterator<Item = (Place, Policy, Option<IpAddr>, u16)> + '_ {
+        let addresses = self.cluster_ip.iter().chain(&self.vips).chain(&self.external_ips);
+        let addresses = addresses.map(|ip| (Place::Address, Some(*ip), self.port));
+        let node_port = (self.node_port != 0).then_some((Place::NodePort, None, self.node_port));
+        let places = addresses.chain(node_port);
+        places.flat_map(|(place, ip, port)| [Policy::Cluster, Policy::Local].map(|policy| (place, policy, ip, port)))
+    }
+}

@@ -1,0 +1,26 @@
+//! ServiceCIDRs: the networks that cluster IPs are taken from.
+//!
+//! In: a ServiceCIDR. Out: its networks, by family. Must not know: what is done to packets for addresses in them.
+
+use ipnet::IpNet;
+
+use super::change::{Change, Kind, ObjectError, Translated, Translator, parse_net};
+use super::objects::ServiceCidr;
+use crate::family::IpFamily;
+
+impl Translator {
+    pub(super) fn service_cidr(object: &ServiceCidr) -> Result<Translated, ObjectError> {
+        let key = object.metadata.key(Kind::ServiceCidr)?;
+        let mut nets: Vec<IpNet> = Vec::new();
+        let mut problems = Vec::new();
+        for (at, text) in object.spec.cidrs.iter().enumerate() {
+            match parse_net(text) {
+                Some(net) => nets.push(net),
+                None => problems.push(key.error(format!("spec.cidrs[{at}]: {text:?} is no network")).to_string()),
+            }
+        }
+        let of = |family| nets.iter().copied().filter(|net| IpFamily::of_net(net) == family).collect();
+        let changes = IpFamily::ALL.map(|family| (family, Change::ServiceCidr(key.name.clone(), of(family))));
+        Ok(Translated { changes: changes.to_vec(), problems, node_eligible: None })
+    }
+}

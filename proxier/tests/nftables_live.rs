@@ -1,0 +1,151 @@
+//! nftables mode in the real kernel: any history ends as a fresh start does, a restart writes nothing, what somebody
+//! else breaks is mended, what a kernel lacks is named.
+//!
+//! In: clusters. Out: what nft lists of a namespace. It needs root and nft, which only reads here.
+
+#[path = "common/cluster.rs"]
+mod cluster;
+#[path = "nftables/kernel.rs"]
+mod kernel;
+#[path = "nftables_mode/meaning.rs"]
+mod meaning;
+#[path = "common/run.rs"]
+mod run;
+
+use std::cell::Cell;
+use std::process::Command;
+
+use proptest::test_runner::{Config, TestRunner};
+use proxier::IpFamily;
+use proxier::backend::Backend;
+use proxier::kernel::{Host, IptablesTool};
+use proxier::nftables::{self, Nftables};
+use proxier::testing::objects::config;
+use proxier::testing::{FakeHost, FakeIptables};
+
+use self::cluster::Operation;
+use self::kernel::Real;
+use self::meaning::meaning;
+use self::run::{Kernel, Run};
+
+impl Kernel for Real {
+    fn tool(&self) -> Box<dyn IptablesTool> {
+        Box::new(FakeIptables::default())
+    }
+
+    fn host(&self) -> Box<dyn Host> {
+        Box::new(FakeHost::default())
+    }
+
+    fn mode(&self, _: Box<dyn IptablesTool>) -> Box<dyn Backend> {
+        Box::new(Nftables::new(IpFamily::V4, config(), self.engine(), self.host()))
+    }
+
+    fn fresh(&self) -> Self {
+        Self::new()
+    }
+
+    /// By hand: empties a chain or a map, adds an element or a rule, or deletes the table.
+    fn damage(&self, nth: usize) -> bool {
+        let table = "ip kube-proxy";
+        let damage = [
+            format!("flush chain {table} services"),
+            format!("flush map {table} service-ips"),
+            format!("flush map {table} endpoints"),
+            format!("add element {table} service-nodeports {{ tcp . 12345 : drop }}"),
+            format!("insert rule {table} services drop"),
+            format!("add rule {table} masquerading counter"),
+            format!("add chain {table} mine"),
+            format!("add set {table} mine {{ type ipv4_addr; }}"),
+            format!("delete table {table}"),
+        ];
+        let damage = &damage[nth % damage.len()];
+        // Emptying what is empty is no damage.
+        if let Some(map) = damage.strip_prefix("flush map ")
+            && !self.nft(&format!("list map {map}")).contains("elements")
+        {
+            return false;
+        }
+        self.nft(damage);
+        true
+    }
+
+    fn refuse(&self, _: Option<&str>, _: bool) {
+        // The kernel does not take orders.
+    }
+
+    fn text(&self) -> String {
+        self.nft("list ruleset")
+    }
+}
+
+#[test]
+fn incremental_is_full_and_what_is_damaged_is_mended() {
+    let cases =
+        std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).map_or(12, |n: u32| n.div_ceil(25));
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 50, ..Config::default() };
+    let sequences = (cluster::operations(30, false), proptest::prelude::any::<usize>());
+    let endpoints = Cell::new(0);
+    let result = TestRunner::new(config).run(&sequences, |(operations, nth)| {
+        let mut run = Run::new(Real::new());
+        for operation in operations {
+            run.apply(operation);
+        }
+        run.sync();
+        run.apply(Operation::Damage(nth));
+        let mut fresh = run.afresh();
+        fresh.sync();
+        let (incremental, fresh) = (run.kernel.text(), fresh.kernel.text());
+        endpoints.set(endpoints.get() + fresh.matches(" . 808").count());
+        meaning::compare(&incremental, &fresh);
+        // A new process finds nothing to do.
+        let before = run.kernel.engine().generation().expect("a number");
+        run.apply(Operation::Restart);
+        let after = run.kernel.engine().generation().expect("a number");
+        assert_eq!(before, after, "a restart changed something");
+        assert_eq!(meaning(&run.kernel.text()), meaning(&incremental));
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(endpoints.get() > 0, "no sequence ended with endpoints");
+}
+
+#[test]
+fn a_kernel_that_has_all_is_found_fit_and_left_alone() {
+    for family in IpFamily::ALL {
+        let real = Real::new();
+        nftables::check(real.engine().as_mut(), family).expect("this kernel has everything");
+        assert_eq!(real.nft("list ruleset"), "");
+    }
+}
+
+#[test]
+fn the_table_of_a_real_kube_proxy_is_taken_over_in_one_batch() {
+    let recording = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nftables/recorded.nft");
+    let recorded = std::fs::read_to_string(recording).expect("a recording");
+    let mut run = Run::new(Real::new());
+    run.kernel.nft_reads(&recorded);
+    let before = run.kernel.engine().generation().expect("a number");
+    run.sync();
+    assert_eq!(run.kernel.engine().generation().expect("a number"), before + 1, "it was one batch");
+    let mut fresh = run.afresh();
+    fresh.sync();
+    meaning::compare(&run.kernel.text(), &fresh.kernel.text());
+}
+
+#[test]
+fn cleanup_removes_the_table_and_no_other() {
+    let real = Real::new();
+    let mut run = Run::new(real.clone());
+    run.sync();
+    real.nft("add table ip mine");
+    real.nft("add table ip6 kube-proxy");
+    let before = real.nft("list tables");
+    assert_eq!(before.lines().count(), 3, "{before}");
+    let mut mode = real.mode(real.tool());
+    mode.cleanup().expect("it can be removed");
+    assert_eq!(meaning::sorted(&real.nft("list tables")), ["table ip mine", "table ip6 kube-proxy"]);
+    mode.cleanup().expect("nothing is to be removed");
+    // The program is there, or the text above would be empty for another reason.
+    assert!(Command::new("nft").arg("--version").status().expect("nft").success());
+}

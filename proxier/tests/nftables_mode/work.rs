@@ -1,0 +1,149 @@
+//! Work is in proportion to the change: counted in elements, whatever else is in the table.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use proxier::IpFamily;
+use proxier::backend::Backend;
+use proxier::netfilter::nft::{Operation, Transaction};
+use proxier::nftables::Nftables;
+use proxier::testing::{FakeHost, FakeNftables, objects};
+use proxier::track::{Kind, Tracker, Translator};
+use serde_json::Value;
+
+struct Cluster {
+    kernel: FakeNftables,
+    translator: Translator,
+    tracker: Tracker,
+    backend: Nftables,
+}
+
+impl Cluster {
+    fn new(services: u32) -> Self {
+        let kernel = FakeNftables::default();
+        let host = Box::new(FakeHost::default());
+        let backend = Nftables::new(IpFamily::V4, objects::config(), Box::new(kernel.clone()), host);
+        let mut cluster =
+            Self { kernel, translator: Translator::new(objects::NODE, false), tracker: Tracker::default(), backend };
+        cluster.tracker.want_everything();
+        for number in 0..services {
+            cluster.take(Kind::Service, service(number));
+            cluster.take(Kind::EndpointSlice, slice(number, &[1, 2, 3]));
+        }
+        cluster.sync();
+        cluster
+    }
+
+    fn take(&mut self, kind: Kind, object: Value) {
+        for (family, change) in self.translator.applied(kind, object).expect("a good object").changes {
+            if family == IpFamily::V4 {
+                self.tracker.apply(change);
+            }
+        }
+    }
+
+    /// What was written.
+    fn sync(&mut self) -> Vec<Transaction> {
+        let scope = self.tracker.take_scope();
+        let snapshot = self.tracker.snapshot(IpFamily::V4.localhost());
+        let stats = self.backend.sync(&snapshot, &scope, Instant::now()).expect("the kernel takes it");
+        assert_eq!(stats.rejected, []);
+        self.kernel.take_transactions()
+    }
+}
+
+fn service(number: u32) -> Value {
+    objects::service("ns", &format!("svc-{number}"), objects::address(50_000 + number))
+}
+
+fn slice(number: u32, endpoints: &[u32]) -> Value {
+    let endpoints: Vec<IpAddr> = endpoints.iter().map(|n| objects::address(number * 16 + n)).collect();
+    let name = format!("svc-{number}");
+    objects::slice("ns", &name, &format!("{name}-x"), &endpoints)
+}
+
+/// The operations, without names: kinds and how many elements.
+fn shape(written: &[Transaction]) -> Vec<Vec<String>> {
+    let one = |operation: &Operation| match operation {
+        Operation::AddElements(set, elements) => format!("add {} {}", elements.len(), set.name),
+        Operation::DeleteElements(set, elements) => format!("delete {} {}", elements.len(), set.name),
+        Operation::AddChain(chain) => format!("chain {}", chain.name),
+        Operation::AddRule { chain, .. } => format!("rule {chain}"),
+        Operation::DeleteChain(name) => format!("delete {name}"),
+        other => format!("{other:?}"),
+    };
+    written.iter().map(|transaction| transaction.operations().iter().map(one).collect()).collect()
+}
+
+#[test]
+fn a_change_costs_what_it_changes_however_many_services_there_are() {
+    for services in [3, 300] {
+        let mut cluster = Cluster::new(services);
+        // One endpoint for another.
+        cluster.take(Kind::EndpointSlice, slice(1, &[1, 9, 3]));
+        assert_eq!(shape(&cluster.sync()), [["delete 1 endpoints", "add 1 endpoints"]]);
+        // One more: how to choose is new, then used.
+        cluster.take(Kind::EndpointSlice, slice(1, &[1, 3, 9, 4]));
+        let grown = shape(&cluster.sync());
+        let dispatch = ["delete 1 service-ips", "add 1 service-ips"];
+        let chain = ["chain endpoints-4", "rule endpoints-4", "add 1 endpoints"];
+        assert_eq!(grown, [[&chain[..], &dispatch].concat()]);
+        // One less, not the last: the last takes its number; what nothing leads to goes later.
+        cluster.take(Kind::EndpointSlice, slice(1, &[3, 9, 4]));
+        let shrunk = shape(&cluster.sync());
+        assert_eq!(shrunk.len(), 3, "{shrunk:?}");
+        let replaced = ["delete 1 service-ips", "delete 1 endpoints", "add 1 endpoints", "add 1 service-ips"];
+        assert_eq!(shrunk[0].iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+        assert!(replaced.iter().all(|operation| shrunk[0].contains(&(*operation).to_owned())), "{shrunk:?}");
+        assert_eq!(shrunk[1..], [["delete 1 endpoints"], ["delete endpoints-4"]]);
+        // Nothing is nothing.
+        cluster.take(Kind::EndpointSlice, slice(1, &[3, 4, 9]));
+        assert_eq!(shape(&cluster.sync()), Vec::<Vec<String>>::new());
+    }
+}
+
+#[test]
+fn a_new_process_finds_everything_as_it_should_be() {
+    let mut cluster = Cluster::new(20);
+    cluster.take(Kind::EndpointSlice, slice(1, &[3, 9]));
+    cluster.sync();
+    let host = Box::new(FakeHost::default());
+    cluster.backend = Nftables::new(IpFamily::V4, objects::config(), Box::new(cluster.kernel.clone()), host);
+    cluster.tracker.want_everything();
+    assert_eq!(shape(&cluster.sync()), Vec::<Vec<String>>::new());
+}
+
+#[test]
+fn what_is_refused_keeps_nobody_else_from_being_programmed() {
+    let mut cluster = Cluster::new(3);
+    let moved = |number: u32| format!(" : {} . ", objects::address(number * 16 + 9));
+    cluster.kernel.refuse(Some((&moved(1), libc::ENOSPC)));
+    for number in 0..3 {
+        cluster.take(Kind::EndpointSlice, slice(number, &[1, 9, 3]));
+    }
+    let scope = cluster.tracker.take_scope();
+    let snapshot = cluster.tracker.snapshot(IpFamily::V4.localhost());
+    let stats = cluster.backend.sync(&snapshot, &scope, Instant::now()).expect("the others are taken");
+    let [rejected] = &stats.rejected[..] else { panic!("{:?}", stats.rejected) };
+    assert_eq!(rejected.port.to_string(), "ns/svc-1:http");
+    let named = ["add element ip kube-proxy endpoints { ", "No space left on device"];
+    assert!(named.iter().all(|part| rejected.reason.contains(part)), "{}", rejected.reason);
+    let text = cluster.kernel.text();
+    assert!(text.contains(&moved(0)) && text.contains(&moved(2)) && !text.contains(&moved(1)), "{text}");
+    // And it comes when it can.
+    cluster.kernel.refuse(None);
+    cluster.tracker.want([rejected.port.clone()]);
+    cluster.sync();
+    assert!(cluster.kernel.text().contains(&moved(1)));
+}
+
+#[test]
+fn who_is_overtaken_reads_again() {
+    let mut cluster = Cluster::new(2);
+    cluster.tracker.want_everything();
+    cluster.take(Kind::EndpointSlice, slice(1, &[1]));
+    cluster.kernel.overtake(0);
+    let written = cluster.sync();
+    assert!(written.len() >= 2, "it was not tried again: {written:?}");
+    assert!(cluster.kernel.text().contains("chain endpoints-1 "));
+}
