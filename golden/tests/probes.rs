@@ -6,8 +6,8 @@
 use std::sync::Mutex;
 
 use golden::case::{Case, Kind, Mode, cases, folder};
-use golden::replay::Replay;
 use golden::probe::{Difference, Node, Outcome, Plan, Refusal, Survey, differences, survey};
+use golden::replay::Replay;
 use regex::Regex;
 
 /// One case of each kind of rules.

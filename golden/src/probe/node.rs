@@ -155,6 +155,37 @@ impl Node {
         let _ = self.netns.try_run("conntrack -F");
     }
 
+    /// What its rules remember clients in, as nft commands that empty it.
+    #[must_use]
+    pub fn memory(&self) -> String {
+        let (mut table, mut set, mut commands) = (String::new(), String::new(), String::new());
+        for line in self.netns.run("nft list ruleset").lines() {
+            match line.split_whitespace().collect::<Vec<_>>()[..] {
+                ["table", family, name, "{"] => table = format!("{family} {name}"),
+                [kind @ ("set" | "map"), name, "{"] => set = format!("{kind} {table} {name}"),
+                ["flags", flags] if flags.contains("dynamic") => commands += &format!("flush {set}\n"),
+                _ => {}
+            }
+        }
+        commands
+    }
+
+    /// Empties what its rules remember clients in.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn forget_clients(&self, memory: &str) {
+        if !memory.is_empty() {
+            self.feed("nft", &["-f", "-"], memory).unwrap_or_else(|e| panic!("{e}"));
+        }
+        // The same in iptables: the lists of its match `recent`.
+        self.netns.enter(|| {
+            for list in std::fs::read_dir("/proc/thread-self/net/xt_recent").into_iter().flatten().flatten() {
+                std::fs::write(list.path(), "/").expect("empty a list of clients");
+            }
+        });
+    }
+
     /// Sends probes and says what became of each.
     ///
     /// # Panics

@@ -87,17 +87,15 @@ impl Plan {
         Self { clients: clients(&endpoints, &ranges), targets }
     }
 
-    /// Each client with each target of its family that it can reach.
-    pub fn questions(&self) -> impl Iterator<Item = (&Client, Question)> {
-        self.clients.iter().flat_map(|client| {
-            let suits = |to: &SocketAddr| {
-                to.is_ipv4() == client.pool[0].is_ipv4() && to.ip().is_loopback() == client.pool[0].is_loopback()
-            };
-            let question = move |(to, transport): &(SocketAddr, Transport)| {
-                (client, Question { client: client.name.clone(), to: *to, transport: *transport })
-            };
-            self.targets.iter().filter(move |(to, _)| suits(to)).map(question)
-        })
+    /// Each client of the target's family that can reach it.
+    #[must_use]
+    pub fn questions(&self, (to, transport): (SocketAddr, Transport)) -> Vec<(&Client, Question)> {
+        let suits = |client: &&Client| {
+            let one = client.pool[0];
+            to.is_ipv4() == one.is_ipv4() && to.ip().is_loopback() == one.is_loopback()
+        };
+        let question = |client: &Client| Question { client: client.name.clone(), to, transport };
+        self.clients.iter().filter(suits).map(|client| (client, question(client))).collect()
     }
 }
 

@@ -34,37 +34,14 @@ pub type Survey = BTreeMap<Question, Answer>;
 #[must_use]
 pub fn survey(node: &Node, plan: &Plan) -> Survey {
     let mut asker = Asker { node, number: 0 };
-    let questions: Vec<(&Client, Question)> = plan.questions().collect();
-    let mut found: Vec<BTreeSet<Outcome>> = vec![BTreeSet::new(); questions.len()];
-    let mut open: Vec<usize> = (0..questions.len()).collect();
-    let mut samples = 0;
-    while !open.is_empty() {
-        let asked: Vec<(usize, &Client, &Question, usize)> = open
-            .iter()
-            .flat_map(|at| (0..ROUND).map(|i| (*at, questions[*at].0, &questions[*at].1, samples + i)))
-            .collect();
-        for (at, outcome) in asker.ask(&asked) {
-            found[at].insert(outcome);
-        }
-        samples += ROUND;
-        open.retain(|at| samples < enough(found[*at].len() + 1));
+    let memory = node.memory();
+    let mut survey = Survey::new();
+    for target in &plan.targets {
+        asker.target(&plan.questions(*target), &mut survey);
+        // Whether a client has the same endpoint by another address is not asked.
+        node.forget_clients(&memory);
     }
-    // One client, which none of the samples was.
-    let many: Vec<usize> =
-        (0..questions.len()).filter(|at| found[*at].len() > 1 && questions[*at].0.pool.len() > 1).collect();
-    let again: Vec<(usize, &Client, &Question, usize)> = many
-        .iter()
-        .flat_map(|at| (0..ROUND * 2).map(|_| (*at, questions[*at].0, &questions[*at].1, usize::MAX)))
-        .collect();
-    let mut single: BTreeMap<usize, BTreeSet<Outcome>> = BTreeMap::new();
-    for (at, outcome) in asker.ask(&again) {
-        single.entry(at).or_default().insert(outcome);
-    }
-    let answer = |(at, (_, question)): (usize, (&Client, Question))| {
-        let sticky = single.get(&at).is_some_and(|outcomes| outcomes.len() == 1);
-        (question, Answer { outcomes: std::mem::take(&mut found[at]), sticky })
-    };
-    questions.into_iter().enumerate().map(answer).collect()
+    survey
 }
 
 struct Asker<'a> {
@@ -73,6 +50,33 @@ struct Asker<'a> {
 }
 
 impl Asker<'_> {
+    /// Asks all clients' questions about one target.
+    fn target(&mut self, questions: &[(&Client, Question)], survey: &mut Survey) {
+        let mut found: Vec<BTreeSet<Outcome>> = vec![BTreeSet::new(); questions.len()];
+        let mut open: Vec<usize> = (0..questions.len()).collect();
+        let mut samples = 0;
+        let asked = |at: usize, nth: usize| (at, questions[at].0, &questions[at].1, nth);
+        while !open.is_empty() {
+            let round: Vec<_> = open.iter().flat_map(|at| (0..ROUND).map(|i| asked(*at, samples + i))).collect();
+            for (at, outcome) in self.ask(&round) {
+                found[at].insert(outcome);
+            }
+            samples += ROUND;
+            open.retain(|at| samples < enough(found[*at].len() + 1));
+        }
+        // One client, which none of the samples was.
+        let many = (0..questions.len()).filter(|at| found[*at].len() > 1 && questions[*at].0.pool.len() > 1);
+        let again: Vec<_> = many.flat_map(|at| (0..ROUND * 2).map(move |_| asked(at, usize::MAX))).collect();
+        let mut single: BTreeMap<usize, BTreeSet<Outcome>> = BTreeMap::new();
+        for (at, outcome) in self.ask(&again) {
+            single.entry(at).or_default().insert(outcome);
+        }
+        for (at, ((_, question), outcomes)) in questions.iter().zip(found).enumerate() {
+            let sticky = single.get(&at).is_some_and(|outcomes| outcomes.len() == 1);
+            survey.insert(question.clone(), Answer { outcomes, sticky });
+        }
+    }
+
     /// Asks each question once, as the n-th client of its pool.
     fn ask(&mut self, asked: &[(usize, &Client, &Question, usize)]) -> Vec<(usize, Outcome)> {
         let mut all = Vec::with_capacity(asked.len());
