@@ -21,6 +21,8 @@ mod servers;
 mod setup;
 mod source;
 mod stop;
+#[cfg(test)]
+mod tests_named;
 mod version;
 
 use std::process::ExitCode;

@@ -15,7 +15,7 @@ use proxier::iptables::Iptables;
 use proxier::ipvs::{self, Ipvs};
 use proxier::kernel::{
     Choice, Host, SystemConntrack, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, SystemNftables,
-    choose_flavour, kernel_release, packet_counters,
+    choose_flavour, ignored_signals, kernel_release, packet_counters,
 };
 use proxier::leftovers::{self, Running};
 use proxier::model::{Config, Mode};
@@ -44,7 +44,7 @@ use crate::source::{self, Families};
 use crate::stop::Stop;
 
 /// How long the API server may take for what is said last.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// If this is set in the environment, nftables mode is tried on any kernel.
 const SKIP_KERNEL_VERSION_CHECK: &str = "KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK";
@@ -87,7 +87,7 @@ fn initialise(settings: &Settings) -> Result<(), String> {
 fn settings(line: &Line) -> Result<(Settings, Option<ConfigWatch>), String> {
     let complete = line.complete().map_err(|error| error.to_string())?;
     let watch = match (&line.flags.general.config, complete.text) {
-        (Some(path), Some(text)) => Some(ConfigWatch::new(path, text)?),
+        (Some(path), Some(text)) => Some(ConfigWatch::new(path, text)),
         _ => None,
     };
     let settings = config::settings(complete.file, &hostname());
@@ -121,18 +121,20 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     let (events, due) = events::events();
     // The ports open before anything can fail, so that one can ask why nothing works.
     let (mut servers, reports) = Servers::start(plan(line, settings, events.clone()), &health, &metrics);
+    tokio::task::yield_now().await;
 
     // As process 1 of a container, it would not be heard before this.
-    let mut stop = Stop::new()?;
+    let mut stop = Stop::new(ignored_signals())?;
     setup::conntrack(settings, &mut SystemHost)?;
     let client = match &flags.objects {
         Some(_) => None,
-        None => Some(source::connect(settings, &flags.master, &metrics).await?),
+        None => {
+            let clients = source::connect(settings, &flags.master, &metrics).await?;
+            let (node, host) = (settings.proxier.node_name.clone(), hostname());
+            tokio::spawn(async move { due.publish(clients.events, &node, &host, Patience::default()).await });
+            Some(clients.objects)
+        }
     };
-    if let Some(client) = client.clone() {
-        let (node, host) = (settings.proxier.node_name.clone(), hostname());
-        tokio::spawn(async move { due.publish(client, &node, &host, Patience::default()).await });
-    }
     let (families, threads) = start_families(settings, &health, &metrics, reports)?;
     setup::oom_score(settings);
     let (news, node) = unbounded_channel();
@@ -194,7 +196,10 @@ fn plan(line: &Line, settings: &Settings, events: Events) -> Plan {
 }
 
 /// A mode for each family that works on this host.
-fn backends(settings: &Settings) -> Result<(Running, Vec<(IpFamily, Box<dyn Backend>)>), String> {
+type Backends = Vec<(IpFamily, Box<dyn Backend>)>;
+
+/// Finds out which work, and whose traces are no leftovers then.
+fn backends(settings: &Settings) -> Result<(Running, Backends), String> {
     if settings.mode == Mode::Nftables {
         return nftables_backends(settings);
     }
@@ -220,7 +225,7 @@ fn backends(settings: &Settings) -> Result<(Running, Vec<(IpFamily, Box<dyn Back
 }
 
 /// nftables mode for each family that the kernel has it for.
-fn nftables_backends(settings: &Settings) -> Result<(Running, Vec<(IpFamily, Box<dyn Backend>)>), String> {
+fn nftables_backends(settings: &Settings) -> Result<(Running, Backends), String> {
     info!("Using {} mode", settings.mode);
     if std::env::var_os(SKIP_KERNEL_VERSION_CHECK).is_none_or(|value| value.is_empty()) {
         nftables::check_release(&kernel_release()).map_err(|error| error.to_string())?;

@@ -7,6 +7,8 @@
 //! - [`kernel`] applies them: the only module with side effects;
 //! - [`cleaner`] deletes the flows that [`conntrack`] finds stale, because the kernel never asks the rules again.
 //!
+//! Around that life: [`tuning`] sets conntrack's sysctls before it, [`leftovers`] removes the traces of modes that do not run.
+//!
 //! Everything here is synchronous and single-threaded: each family has one owner thread, and nobody locks.
 
 pub mod backend;
