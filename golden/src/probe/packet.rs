@@ -1,142 +1,223 @@
-//! Packets that tell which probe they are, whatever rules do to their addresses and ports.
+//! Probe packets: the first packet of a connection, and what may come of it.
 //!
-//! In: addresses, a protocol, a number. Out: the bytes of a packet that opens a connection; of any packet, the number of
-//! the probe that it is or is about. Must not know: rules.
+//! In: who sends what where; the bytes of a packet that came out. Out: bytes to send; which probe that was and how it
+//! fared. Must not know: rules, interfaces, sockets.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// IP's numbers for the protocols.
-pub const TCP: u8 = 6;
-/// See [`TCP`].
-pub const UDP: u8 = 17;
-/// See [`TCP`].
-pub const SCTP: u8 = 132;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
-
-/// What all probes are sent with; each router takes one off.
-pub const TTL: u8 = 64;
-
-const RST: u8 = 0x04;
-const SYN: u8 = 0x02;
-
-/// What became of a probe, as far as one packet tells.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Sight {
-    /// The probe's number.
-    pub probe: u32,
-    /// What the packet is.
-    pub kind: Kind,
+/// A transport protocol that Services have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// A SYN.
+    Tcp,
+    /// A datagram.
+    Udp,
+    /// An INIT.
+    Sctp,
 }
 
-/// What a packet that has to do with a probe is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// The probe itself, with the addresses and the TTL that it has now.
-    Probe(SocketAddr, SocketAddr, u8),
-    /// An ICMP error about it.
-    Rejected,
-    /// A TCP reset.
+impl Transport {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// Its number in an IP header.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// As a Service's port names it.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        match name {
+            "UDP" => Self::Udp,
+            "SCTP" => Self::Sctp,
+            _ => Self::Tcp,
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+/// One packet to send.
+#[derive(Debug, Clone, Copy)]
+pub struct Probe {
+    /// Its source.
+    pub from: SocketAddr,
+    /// Its destination, of the same family.
+    pub to: SocketAddr,
+    /// Its protocol.
+    pub transport: Transport,
+    /// What it is known by wherever it comes out, whatever was translated.
+    pub tag: u32,
+}
+
+/// A packet that came out somewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// A probe.
+    Passed {
+        /// Which.
+        tag: u32,
+        /// Its source then.
+        from: IpAddr,
+        /// Its destination then.
+        to: SocketAddr,
+    },
+    /// An answer that refuses the probe from this port.
+    Refused {
+        /// The probe's source port.
+        port: u16,
+        /// By what.
+        by: Refusal,
+    },
+}
+
+/// How a connection is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// A TCP segment with RST.
     Reset,
+    /// ICMP or `ICMPv6` of this type and code.
+    Icmp(u8, u8),
 }
 
-/// The packet of a probe.
+impl Probe {
+    /// The IP packet.
+    ///
+    /// # Panics
+    /// When its two addresses are not of one family.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut body = [self.from.port().to_be_bytes(), self.to.port().to_be_bytes()].concat();
+        let tag = self.tag.to_be_bytes();
+        match self.transport {
+            Transport::Tcp => {
+                body.extend(tag);
+                body.extend([0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+            }
+            Transport::Udp => {
+                body.extend([0, 12, 0, 0]);
+                body.extend(tag);
+            }
+            // The checksum is left out: the node is told not to look at it.
+            Transport::Sctp => {
+                body.extend([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 20]);
+                body.extend(tag);
+                body.extend([0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
+            }
+        }
+        let checksum_at = match self.transport {
+            Transport::Tcp => Some(16),
+            Transport::Udp => Some(6),
+            Transport::Sctp => None,
+        };
+        if let Some(at) = checksum_at {
+            let mut sum = u32::from(self.transport.number()) + length(&body);
+            for address in [self.from.ip(), self.to.ip()] {
+                sum += words(&octets(address));
+            }
+            let checksum = fold(sum + words(&body));
+            body[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+        }
+        let mut packet = header(self.from.ip(), self.to.ip(), self.transport.number(), &body);
+        packet.extend(body);
+        packet
+    }
+}
+
+fn header(from: IpAddr, to: IpAddr, protocol: u8, body: &[u8]) -> Vec<u8> {
+    let mut header = if from.is_ipv4() {
+        let total = u16::try_from(20 + body.len()).expect("short").to_be_bytes();
+        vec![0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, protocol, 0, 0]
+    } else {
+        let length = u16::try_from(body.len()).expect("short").to_be_bytes();
+        vec![0x60, 0, 0, 0, length[0], length[1], protocol, 64]
+    };
+    header.extend(octets(from));
+    header.extend(octets(to));
+    if from.is_ipv4() {
+        let checksum = fold(words(&header));
+        header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    }
+    header
+}
+
+/// What a whole IP packet is, if it is any of ours.
 #[must_use]
-pub fn build(protocol: u8, source: SocketAddr, destination: SocketAddr, probe: u32) -> Vec<u8> {
-    let mut segment = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
+pub fn read(packet: &[u8]) -> Option<Seen> {
+    let (protocol, from, to, body) = split(packet)?;
+    read_body(protocol, from, to, body)
+}
+
+/// The same for what follows the IP header.
+#[must_use]
+pub fn read_body(protocol: u8, from: IpAddr, to: IpAddr, body: &[u8]) -> Option<Seen> {
+    let port = |at: usize| Some(u16::from_be_bytes(body.get(at..at + 2)?.try_into().ok()?));
+    let passed = |at: usize| {
+        let tag = u32::from_be_bytes(body.get(at..at + 4)?.try_into().ok()?);
+        Some(Seen::Passed { tag, from, to: SocketAddr::new(to, port(2)?) })
+    };
     match protocol {
-        TCP => {
-            segment.extend(probe.to_be_bytes());
-            segment.extend([0, 0, 0, 0, 5 << 4, SYN, 0xff, 0xff, 0, 0, 0, 0]);
+        6 if body.get(13)? & 4 != 0 => Some(Seen::Refused { port: port(2)?, by: Refusal::Reset }),
+        6 if body.get(13)? & 0x12 == 2 => passed(4),
+        17 => passed(8),
+        132 if *body.get(12)? == 1 => passed(16),
+        1 | 58 => {
+            let (kind, code) = (*body.first()?, *body.get(1)?);
+            let unreachable = if protocol == 1 { kind == 3 } else { kind == 1 };
+            let (_, _, _, inner) = split(body.get(8..)?).filter(|_| unreachable)?;
+            let port = u16::from_be_bytes(inner.get(0..2)?.try_into().ok()?);
+            Some(Seen::Refused { port, by: Refusal::Icmp(kind, code) })
         }
-        UDP => {
-            segment.extend([0, 12, 0, 0]);
-            segment.extend(probe.to_be_bytes());
-        }
-        _ => {
-            // An INIT chunk; its checksum is not looked at.
-            segment.extend([0; 8]);
-            segment.extend([1, 0, 0, 20]);
-            segment.extend(probe.to_be_bytes());
-            segment.extend([0, 0, 0xff, 0xff, 0, 10, 0, 10, 0, 0, 0, 1]);
-        }
-    }
-    let at = match protocol {
-        TCP => Some(16),
-        UDP => Some(6),
         _ => None,
-    };
-    if let Some(at) = at {
-        let sum = checksum(protocol, source.ip(), destination.ip(), &segment);
-        segment[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-    }
-    let length = u16::try_from(segment.len()).expect("small");
-    let mut packet = match (source.ip(), destination.ip()) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let total = (length + 20).to_be_bytes();
-            // The kernel fills the checksum in.
-            let head = [0x45, 0, total[0], total[1], 0, 0, 0, 0, TTL, protocol, 0, 0];
-            [&head[..], &source.octets(), &destination.octets()].concat()
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let length = length.to_be_bytes();
-            let head = [0x60, 0, 0, 0, length[0], length[1], protocol, TTL];
-            [&head[..], &source.octets(), &destination.octets()].concat()
-        }
-        _ => panic!("{source} and {destination} are of two families"),
-    };
-    packet.extend(segment);
-    packet
-}
-
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
     }
 }
 
-fn checksum(protocol: u8, source: IpAddr, destination: IpAddr, segment: &[u8]) -> u16 {
-    let length = u16::try_from(segment.len()).expect("small").to_be_bytes();
-    let pseudo = [octets(source), octets(destination), vec![0, protocol], length.to_vec(), segment.to_vec()].concat();
-    let words = pseudo.chunks(2).map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| u32::from(*low)));
-    let mut sum: u32 = words.sum();
+fn split(packet: &[u8]) -> Option<(u8, IpAddr, IpAddr, &[u8])> {
+    if packet.first()? >> 4 == 4 {
+        let at = |i: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(i..i + 4)?).ok()?));
+        let body = packet.get(usize::from(packet[0] & 15) * 4..)?;
+        Some((*packet.get(9)?, at(12)?.into(), at(16)?.into(), body))
+    } else {
+        let at = |i: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(i..i + 16)?).ok()?));
+        Some((*packet.get(6)?, at(8)?.into(), at(24)?.into(), packet.get(40..)?))
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn length(body: &[u8]) -> u32 {
+    u32::try_from(body.len()).expect("short")
+}
+
+fn words(bytes: &[u8]) -> u32 {
+    bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum()
+}
+
+fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !u16::try_from(sum).expect("folded")
-}
-
-/// What a packet tells of a probe; `None` if nothing.
-#[must_use]
-pub fn read(packet: &[u8]) -> Option<Sight> {
-    let at = |range: std::ops::Range<usize>| packet.get(range);
-    let (protocol, ttl, source, destination, start) = match packet.first()? >> 4 {
-        4 => {
-            let start = usize::from(packet[0] & 0xf) * 4;
-            let address = |range| Some(IpAddr::from(<[u8; 4]>::try_from(at(range)?).ok()?));
-            (*packet.get(9)?, *packet.get(8)?, address(12..16)?, address(16..20)?, start)
-        }
-        6 => {
-            let address = |range| Some(IpAddr::from(<[u8; 16]>::try_from(at(range)?).ok()?));
-            (*packet.get(6)?, *packet.get(7)?, address(8..24)?, address(24..40)?, 40)
-        }
-        _ => return None,
-    };
-    let segment = packet.get(start..)?;
-    if matches!((protocol, segment.first()?), (ICMP, 3) | (ICMPV6, 1)) {
-        return read(segment.get(8..)?).map(|inner| Sight { kind: Kind::Rejected, ..inner });
-    }
-    let number = |at: usize| Some(u32::from_be_bytes(segment.get(at..at + 4)?.try_into().ok()?));
-    let port = |at: usize| Some(u16::from_be_bytes(segment.get(at..at + 2)?.try_into().ok()?));
-    let kind = Kind::Probe((source, port(0)?).into(), (destination, port(2)?).into(), ttl);
-    match protocol {
-        TCP if segment.get(13)? & RST != 0 => Some(Sight { probe: number(8)?.wrapping_sub(1), kind: Kind::Reset }),
-        TCP => Some(Sight { probe: number(4)?, kind }),
-        UDP => Some(Sight { probe: number(8)?, kind }),
-        SCTP => Some(Sight { probe: number(16)?, kind }),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -144,14 +225,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn probes_are_known_again() {
-        for protocol in [TCP, UDP, SCTP] {
-            for (source, destination) in [("10.0.0.1:5000", "10.96.0.1:80"), ("[fd00::1]:5000", "[fd00::2]:80")] {
-                let (source, destination) = (source.parse().expect("an address"), destination.parse().expect("one"));
-                let packet = build(protocol, source, destination, 0x0102_0304);
-                let kind = Kind::Probe(source, destination, TTL);
-                assert_eq!(read(&packet), Some(Sight { probe: 0x0102_0304, kind }));
-                (0..packet.len()).for_each(|end| _ = read(&packet[..end]));
+    fn a_probe_is_read_back() {
+        for (from, to) in [("10.0.0.1:1000", "10.0.0.2:80"), ("[fd00::1]:1000", "[fd00::2]:80")] {
+            for transport in Transport::ALL {
+                let (from, to): (SocketAddr, SocketAddr) = (from.parse().expect("one"), to.parse().expect("one"));
+                let bytes = Probe { from, to, transport, tag: 7_000_000 }.bytes();
+                assert_eq!(
+                    read(&bytes),
+                    Some(Seen::Passed { tag: 7_000_000, from: from.ip(), to }),
+                    "{transport} {to}"
+                );
+                assert!(from.is_ipv6() || fold(words(&bytes[..20])) == 0, "the header's checksum");
+                assert_eq!(read(&bytes[..bytes.len() - 20]), None);
             }
         }
     }

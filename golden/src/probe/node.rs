@@ -1,0 +1,379 @@
+//! A node with one neighbour that sends it packets from anywhere and gets whatever it sends anywhere.
+//!
+//! In: probes. Out: what became of each, told from the packets that came out of the node or were delivered on it.
+//! Must not know: what the rules on the node are.
+
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, bind, setsockopt, socket, sockopt};
+use nix::unistd::Pid;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::packet::{Probe, Refusal, Seen, Transport, read, read_body};
+use crate::netns::Netns;
+
+/// Where a probe enters the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// The network of the nodes, and all beyond: `eth0`.
+    Network,
+    /// The node's pods: `cbr0`.
+    Pods,
+    /// The node itself.
+    Host,
+}
+
+/// What became of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// It got there, with its own source or another.
+    Arrived {
+        /// Where.
+        at: SocketAddr,
+        /// The source, if it was replaced.
+        masqueraded: Option<IpAddr>,
+    },
+    /// It was answered with a refusal.
+    Refused(Refusal),
+    /// Nothing came of it.
+    Dropped,
+}
+
+/// Node-a's addresses in the cases, and those of its pods' bridge.
+pub const ADDRESSES: [&str; 8] =
+    ["192.168.50.2", "192.168.60.2", "10.244.1.1", "127.0.0.1", "fd00:50::2", "fd00:60::2", "fd00:10:244:1::1", "::1"];
+
+const LINKS: [&str; 3] = ["eth0", "cbr0", "eth1"];
+const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const MARKER: u32 = u32::MAX;
+/// A packet crosses a processor's queue for each hop; one that is delivered on the node, refused there and told of, three.
+const MARKERS: usize = 4;
+const LIMIT: Duration = Duration::from_secs(20);
+const BUFFER: usize = 16 << 20;
+
+/// The node and its neighbour.
+#[derive(Debug)]
+pub struct Node {
+    netns: Netns,
+    _world: Netns,
+    links: Vec<Socket>,
+    host: [Socket; 2],
+    sinks: Vec<Sink>,
+}
+
+/// What is delivered on the node.
+#[derive(Debug)]
+struct Sink {
+    /// a raw socket in UdpSocket's clothes: its `recv_from` is the safe one
+    socket: UdpSocket,
+    protocol: u8,
+    at: At,
+}
+
+/// How a sink knows where a packet was to go: raw sockets of IPv6 do not tell.
+#[derive(Debug, Clone, Copy)]
+enum At {
+    /// It reads so in the packet.
+    Header,
+    /// The socket is bound to this address.
+    Address(IpAddr),
+    /// It does not: good for refusals only.
+    Anywhere,
+}
+
+impl Node {
+    /// A fresh node without rules.
+    ///
+    /// # Panics
+    /// When namespaces, interfaces or raw sockets cannot be made here.
+    #[must_use]
+    pub fn new() -> Self {
+        let (netns, world) = (Netns::new(), Netns::new());
+        // Only the sender of a batch sees its packets in order, and only if it stays on one processor.
+        netns.run(
+            "sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.icmp_ratemask=0 \
+             net.ipv6.icmp.ratemask=127 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 \
+             net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0 net.netfilter.nf_conntrack_checksum=0",
+        );
+        world.run("sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+        let mut lines = String::new();
+        for link in LINKS {
+            // Without ARP every neighbour is there; all links have the same address, which the frames below bear.
+            lines += &format!(
+                "link add {link} address 02:00:00:00:00:01 type veth peer name {link} netns {}\n\
+                 link set {link} arp off\nlink set {link} up\n",
+                world.pid()
+            );
+        }
+        lines += "addr add 192.168.50.2/24 dev eth0\naddr add fd00:50::2/64 dev eth0 nodad\n\
+                  addr add 192.168.60.2/24 dev eth1\naddr add fd00:60::2/64 dev eth1 nodad\n\
+                  addr add 10.244.1.1/24 dev cbr0\naddr add fd00:10:244:1::1/64 dev cbr0 nodad\n\
+                  route add default dev eth0\nroute add ::/0 dev eth0\n\
+                  route add local 192.168.98.0/24 dev lo\nroute add local fd00:98::/64 dev lo\n";
+        feed(&netns, "ip", &["-batch", "-"], &lines).unwrap_or_else(|e| panic!("{e}"));
+        for link in LINKS {
+            world.run(&format!("ip link set {link} up"));
+        }
+        let links = world.enter(|| LINKS.map(packet_socket).into_iter().collect());
+        let (host, sinks) = netns.enter(|| {
+            let host = [Domain::IPV4, Domain::IPV6].map(|domain| raw(domain, 255)); // IPPROTO_RAW: with header
+            (host, sinks())
+        });
+        Self { netns, _world: world, links, host, sinks }
+    }
+
+    /// Its namespace.
+    #[must_use]
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// Runs a program on it with this input.
+    ///
+    /// # Errors
+    /// What the program says when it fails.
+    pub fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<(), String> {
+        feed(&self.netns, program, arguments, input)
+    }
+
+    /// Forgets all connections and rules of `nf_tables`.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn clear(&self) {
+        self.netns.run("nft flush ruleset");
+        self.forget();
+    }
+
+    /// Forgets all connections.
+    pub fn forget(&self) {
+        let _ = self.netns.try_run("conntrack -F");
+    }
+
+    /// What its rules remember clients in, as nft commands that empty it.
+    #[must_use]
+    pub fn memory(&self) -> String {
+        let (mut table, mut set, mut commands) = (String::new(), String::new(), String::new());
+        for line in self.netns.run("nft list ruleset").lines() {
+            match line.split_whitespace().collect::<Vec<_>>()[..] {
+                ["table", family, name, "{"] => table = format!("{family} {name}"),
+                [kind @ ("set" | "map"), name, "{"] => set = format!("{kind} {table} {name}"),
+                ["flags", flags] if flags.contains("dynamic") => commands += &format!("flush {set}\n"),
+                _ => {}
+            }
+        }
+        commands
+    }
+
+    /// Empties what its rules remember clients in.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn forget_clients(&self, memory: &str) {
+        if !memory.is_empty() {
+            self.feed("nft", &["-f", "-"], memory).unwrap_or_else(|e| panic!("{e}"));
+        }
+        // The same in iptables: the lists of its match `recent`.
+        self.netns.enter(|| {
+            for list in std::fs::read_dir("/proc/thread-self/net/xt_recent").into_iter().flatten().flatten() {
+                std::fs::write(list.path(), "/").expect("empty a list of clients");
+            }
+        });
+    }
+
+    /// Sends probes and says what became of each.
+    ///
+    /// # Panics
+    /// When the node does not even forward what no rule is about.
+    #[must_use]
+    pub fn send(&self, probes: &[(Entry, Probe)]) -> Vec<Outcome> {
+        let home = pin();
+        let mut came = Came::default();
+        for (entry, probe) in probes {
+            self.inject(*entry, probe);
+        }
+        let marker = Probe {
+            from: "192.168.50.99:9".parse().expect("an address"),
+            to: "172.31.255.254:9".parse().expect("an address"),
+            transport: Transport::Udp,
+            tag: MARKER,
+        };
+        let started = Instant::now();
+        for wanted in 1..=MARKERS {
+            self.inject(Entry::Network, &marker);
+            while came.markers < wanted {
+                self.drain(&mut came);
+                assert!(started.elapsed() < LIMIT, "the node forwards nothing");
+            }
+        }
+        self.drain(&mut came);
+        unpin(&home);
+        probes.iter().map(|(_, probe)| came.outcome(probe)).collect()
+    }
+
+    fn inject(&self, entry: Entry, probe: &Probe) {
+        let packet = probe.bytes();
+        let sent = match entry {
+            Entry::Host => {
+                let socket = &self.host[usize::from(probe.to.is_ipv6())];
+                // Rules may say no at once, or lead where there is no way: outcomes like any other.
+                match socket.send_to(&packet, &SocketAddr::new(probe.to.ip(), 0).into()) {
+                    Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) => return,
+                    sent => sent,
+                }
+            }
+            Entry::Network | Entry::Pods => {
+                let kind: [u8; 2] = if probe.to.is_ipv4() { [8, 0] } else { [0x86, 0xdd] };
+                let frame = [&NODE_MAC[..], &[2, 0, 0, 0, 0, 2], &kind, &packet].concat();
+                (&self.links[usize::from(entry == Entry::Pods)]).write(&frame)
+            }
+        };
+        sent.unwrap_or_else(|e| panic!("{probe:?}: {e}"));
+    }
+
+    fn drain(&self, came: &mut Came) {
+        let mut buffer = [0; 2048];
+        for link in &self.links {
+            while let Some(length) = next(link, &mut buffer) {
+                came.take(buffer.get(14..length).and_then(read));
+            }
+        }
+        for sink in &self.sinks {
+            while let Some((length, from)) = sink.next(&mut buffer) {
+                let packet = &buffer[..length];
+                let seen = match sink.at {
+                    At::Header => read(packet),
+                    At::Address(to) => read_body(sink.protocol, from, to, packet),
+                    At::Anywhere => {
+                        read_body(sink.protocol, from, from, packet).filter(|seen| matches!(seen, Seen::Refused { .. }))
+                    }
+                };
+                came.take(seen);
+            }
+        }
+    }
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What came out, by probe.
+#[derive(Debug, Default)]
+struct Came {
+    passed: HashMap<u32, (IpAddr, SocketAddr)>,
+    refused: HashMap<u16, Refusal>,
+    markers: usize,
+}
+
+impl Came {
+    fn take(&mut self, seen: Option<Seen>) {
+        match seen {
+            Some(Seen::Passed { tag: MARKER, .. }) => self.markers += 1,
+            Some(Seen::Passed { tag, from, to }) => {
+                self.passed.insert(tag, (from, to));
+            }
+            Some(Seen::Refused { port, by }) => {
+                self.refused.insert(port, by);
+            }
+            None => {}
+        }
+    }
+
+    fn outcome(&self, probe: &Probe) -> Outcome {
+        match (self.passed.get(&probe.tag), self.refused.get(&probe.from.port())) {
+            (Some((from, to)), _) => {
+                Outcome::Arrived { at: *to, masqueraded: (*from != probe.from.ip()).then_some(*from) }
+            }
+            (None, Some(by)) => Outcome::Refused(*by),
+            (None, None) => Outcome::Dropped,
+        }
+    }
+}
+
+impl Sink {
+    fn new(domain: Domain, protocol: u8, at: At) -> Self {
+        let socket = raw(domain, protocol);
+        if let At::Address(address) = at {
+            socket.bind(&SocketAddr::new(address, 0).into()).expect("bind to the node's address");
+        }
+        Self { socket: socket.into(), protocol, at }
+    }
+
+    fn next(&self, buffer: &mut [u8]) -> Option<(usize, IpAddr)> {
+        match self.socket.recv_from(buffer) {
+            Ok((length, from)) => Some((length, from.ip())),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => None,
+            Err(e) => panic!("read a raw socket: {e}"),
+        }
+    }
+}
+
+fn next(mut socket: &Socket, buffer: &mut [u8]) -> Option<usize> {
+    match socket.read(buffer) {
+        Ok(length) => Some(length),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => None,
+        Err(e) => panic!("read a raw socket: {e}"),
+    }
+}
+
+/// Every packet of a link.
+fn packet_socket(link: &str) -> Socket {
+    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, SockProtocol::EthAll)
+        .expect("a packet socket");
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).expect("a large buffer");
+    let mut addresses = nix::ifaddrs::getifaddrs().expect("the links");
+    let of_link = addresses.find_map(|own| Some(*own.address?.as_link_addr()?).filter(|_| own.interface_name == link));
+    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &of_link.expect("the link")).expect("bind to the link");
+    Socket::from(socket)
+}
+
+fn raw(domain: Domain, protocol: u8) -> Socket {
+    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(protocol)))).expect("a raw socket");
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).expect("a large buffer");
+    socket.set_nonblocking(true).expect("a socket that does not block");
+    socket
+}
+
+fn sinks() -> Vec<Sink> {
+    let mut sinks: Vec<Sink> = [6, 17, 132, 1].map(|protocol| Sink::new(Domain::IPV4, protocol, At::Header)).into();
+    for address in ADDRESSES.iter().map(|text| text.parse::<IpAddr>().expect("an address")).filter(IpAddr::is_ipv6) {
+        sinks.extend([6, 17, 132].map(|protocol| Sink::new(Domain::IPV6, protocol, At::Address(address))));
+    }
+    // What refuses a probe of the node itself comes to addresses that it only sends from.
+    sinks.extend([6, 58].map(|protocol| Sink::new(Domain::IPV6, protocol, At::Anywhere)));
+    sinks
+}
+
+/// Runs a program in a namespace with this input.
+fn feed(netns: &Netns, program: &str, arguments: &[&str], input: &str) -> Result<(), String> {
+    let mut command = netns.command(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|e| format!("{program}: {e}"))?;
+    let written = child.stdin.take().expect("it was piped").write_all(input.as_bytes());
+    let output = child.wait_with_output().map_err(|e| format!("{program}: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    written.map_err(|e| format!("{program}: {e}"))
+}
+
+/// Keeps this thread on the processor it is on, whose queues keep the order; says where it was allowed to run.
+fn pin() -> CpuSet {
+    let home = sched_getaffinity(Pid::from_raw(0)).expect("this thread's processors");
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu().expect("this thread's processor")).expect("a processor");
+    sched_setaffinity(Pid::from_raw(0), &here).expect("stay on one processor");
+    home
+}
+
+fn unpin(home: &CpuSet) {
+    sched_setaffinity(Pid::from_raw(0), home).expect("the processors of before");
+}

@@ -1,0 +1,111 @@
+//! Asking: every question of a plan as often as it takes to have seen every random choice.
+//!
+//! In: a node with rules, a plan. Out: for each question the set of its outcomes, and whether one client always gets the same.
+//! Must not know: what the outcomes should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use super::Entry;
+use super::node::{Node, Outcome};
+use super::packet::Probe;
+use super::plan::{Client, Plan, Question};
+
+/// Of all questions one in so many may miss an outcome.
+const RISK: f64 = 1e-9;
+const BATCH: usize = 1000;
+const ROUND: usize = 32;
+
+/// The outcomes of one question.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Answer {
+    /// What can become of the probe.
+    pub outcomes: BTreeSet<Outcome>,
+    /// Whether many outcomes are possible, but always the same one for one client.
+    pub sticky: bool,
+}
+
+/// All answers.
+pub type Survey = BTreeMap<Question, Answer>;
+
+/// Asks all questions of a plan.
+///
+/// Sampling goes on until an equal choice between one outcome more than was seen would have shown it, at [`RISK`].
+#[must_use]
+pub fn survey(node: &Node, plan: &Plan) -> Survey {
+    let mut asker = Asker { node, number: 0 };
+    let memory = node.memory();
+    let mut survey = Survey::new();
+    for target in &plan.targets {
+        asker.target(&plan.questions(*target), &mut survey);
+        // Whether a client has the same endpoint by another address is not asked.
+        node.forget_clients(&memory);
+    }
+    survey
+}
+
+struct Asker<'a> {
+    node: &'a Node,
+    number: u32,
+}
+
+impl Asker<'_> {
+    /// Asks all clients' questions about one target.
+    fn target(&mut self, questions: &[(&Client, Question)], survey: &mut Survey) {
+        let mut found: Vec<BTreeSet<Outcome>> = vec![BTreeSet::new(); questions.len()];
+        let mut open: Vec<usize> = (0..questions.len()).collect();
+        let mut samples = 0;
+        let asked = |at: usize, nth: usize| (at, questions[at].0, &questions[at].1, nth);
+        while !open.is_empty() {
+            let round: Vec<_> = open.iter().flat_map(|at| (0..ROUND).map(|i| asked(*at, samples + i))).collect();
+            for (at, outcome) in self.ask(&round) {
+                found[at].insert(outcome);
+            }
+            samples += ROUND;
+            open.retain(|at| samples < enough(found[*at].len() + 1));
+        }
+        // One client, which none of the samples was.
+        let many = (0..questions.len()).filter(|at| found[*at].len() > 1 && questions[*at].0.pool.len() > 1);
+        let again: Vec<_> = many.flat_map(|at| (0..ROUND * 2).map(move |_| asked(at, usize::MAX))).collect();
+        let mut single: BTreeMap<usize, BTreeSet<Outcome>> = BTreeMap::new();
+        for (at, outcome) in self.ask(&again) {
+            single.entry(at).or_default().insert(outcome);
+        }
+        for (at, ((_, question), outcomes)) in questions.iter().zip(found).enumerate() {
+            let sticky = single.get(&at).is_some_and(|outcomes| outcomes.len() == 1);
+            survey.insert(question.clone(), Answer { outcomes, sticky });
+        }
+    }
+
+    /// Asks each question once, as the n-th client of its pool.
+    fn ask(&mut self, asked: &[(usize, &Client, &Question, usize)]) -> Vec<(usize, Outcome)> {
+        let mut all = Vec::with_capacity(asked.len());
+        for batch in asked.chunks(BATCH) {
+            let probes: Vec<(Entry, Probe)> = batch
+                .iter()
+                .map(|(_, client, question, nth)| {
+                    self.number += 1;
+                    let last = client.pool.len() - 1;
+                    let from = client.pool[if *nth == usize::MAX { last } else { nth % last.max(1) }];
+                    // Ports come round after 60,000 probes: then no connection of before may be left.
+                    let port = u16::try_from(1024 + self.number % 60_000).expect("below 65,536");
+                    if self.number.is_multiple_of(60_000) {
+                        self.node.forget();
+                    }
+                    let from = SocketAddr::new(from, port);
+                    (client.entry, Probe { from, to: question.to, transport: question.transport, tag: self.number })
+                })
+                .collect();
+            all.extend(batch.iter().map(|asked| asked.0).zip(self.node.send(&probes)));
+        }
+        all
+    }
+}
+
+/// How many samples show each of n equally likely outcomes.
+fn enough(n: usize) -> usize {
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    // small and positive
+    let samples = |n: f64| ((n / RISK).ln() / -(1.0 - 1.0 / n).ln()).ceil() as usize;
+    samples(u32::try_from(n.max(2)).map_or(f64::MAX, f64::from))
+}
