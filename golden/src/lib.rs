@@ -13,4 +13,3 @@ pub mod node;
 pub mod proxy;
 pub mod replay;
 pub mod sample;
-pub mod tracer;

@@ -13,6 +13,7 @@ pub mod backend;
 pub mod cleaner;
 pub mod conntrack;
 pub mod family;
+pub mod inspect;
 pub mod iptables;
 pub mod kernel;
 pub mod model;
