@@ -4,5 +4,7 @@
 //! rules have them, packets' ways through them, differences from what should be. Must not know: how any of it was read
 //! from the kernel, or how it is shown.
 
+pub mod drift;
 pub mod rules;
+pub mod services;
 pub mod walk;

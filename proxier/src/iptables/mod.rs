@@ -6,8 +6,9 @@
 mod base;
 mod cleanup;
 mod drift;
+mod expected;
 mod isolate;
-mod names;
+pub(crate) mod names;
 mod plan;
 mod render;
 mod settings;
@@ -20,6 +21,7 @@ use tracing::{info, warn};
 
 use self::base::Presence;
 use self::drift::Accepted;
+pub use self::expected::{HostFacts, expected};
 use self::plan::{Input, Transaction};
 use self::settings::{Features, Settings};
 pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};

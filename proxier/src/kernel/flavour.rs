@@ -25,9 +25,10 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
 
-    fn infix(self) -> &'static str {
+    pub(super) fn infix(self) -> &'static str {
         match self {
             Self::Nft => "-nft",
             Self::Legacy => "-legacy",

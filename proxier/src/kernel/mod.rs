@@ -5,15 +5,20 @@
 mod command;
 pub mod conntrack;
 mod flavour;
+mod flows;
 pub mod host;
 pub mod iptables;
 pub mod memory;
 mod netlink;
 pub mod netns;
 mod nfacct;
+pub mod node;
+mod rules;
 
 pub use conntrack::{ConntrackTable, Deleted, SystemConntrack};
 pub use flavour::{Choice, Flavour, choose as choose_flavour};
+pub use flows::{LiveFlow, each_flow};
 pub use host::{Host, SystemHost, cpu_time};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};
 pub use nfacct::packet_counters;
+pub use rules::RuleReader;

@@ -107,6 +107,19 @@ impl ServicePortName {
     }
 }
 
+impl ServicePortName {
+    /// Reads what a name prints.
+    #[must_use]
+    pub fn parse(text: &str, protocol: Protocol) -> Option<Self> {
+        let (namespace, rest) = text.split_once('/')?;
+        let (name, port) = rest.split_once(':').unwrap_or((rest, ""));
+        if namespace.is_empty() || name.is_empty() || text.contains(char::is_whitespace) {
+            return None;
+        }
+        Some(Self { service: NamespacedName::new(namespace, name), port: port.into(), protocol })
+    }
+}
+
 /// `namespace/name:port`, without `:port` where the port has no name. Chain hashes are made of this text.
 impl fmt::Display for ServicePortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::OnceLock;
 
-use super::args;
-use super::values::{Chain, Counters, Policy, Rule, Ruleset, Table, jump_of};
+use super::values::{Chain, Counters, Policy, Rule, Ruleset, Table};
 use crate::family::IpFamily;
 
 /// A line that iptables does not take, or that is not understood.
@@ -102,7 +101,7 @@ impl Ruleset {
                 if let Some(text) = &rule.meaning(family).problem {
                     return Err(problem(text.clone()));
                 }
-                let Some(to) = jump_of(&rule.text).filter(|to| !args::is_target(to)) else { continue };
+                let Some(to) = rule.leads_to() else { continue };
                 if table.get(to).is_none_or(|chain| chain.policy.is_some()) {
                     return Err(problem(format!("no chain and no known target {to}")));
                 }

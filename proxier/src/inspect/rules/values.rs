@@ -92,6 +92,12 @@ impl Rule {
         self.text.splitn(3, ' ').nth(2).unwrap_or_default()
     }
 
+    /// The chain that it jumps to; one of the kernel's own targets is no chain.
+    #[must_use]
+    pub fn leads_to(&self) -> Option<&str> {
+        jump_of(&self.text).filter(|to| !args::is_target(to))
+    }
+
     /// What it means, read anew.
     #[must_use]
     pub fn read(&self, family: IpFamily) -> Meaning {
@@ -226,8 +232,8 @@ impl Ruleset {
         let mut unread = BTreeSet::new();
         for (name, chain) in self.chains(table) {
             for rule in &chain.rules {
-                let Some(to) = jump_of(&rule.text) else { continue };
-                if is_chain(to) && self.chain(table, to).is_none() && wanted(name, rule) {
+                let Some(to) = rule.leads_to() else { continue };
+                if self.chain(table, to).is_none() && wanted(name, rule) {
                     unread.insert(to.to_owned());
                 }
             }
@@ -237,12 +243,7 @@ impl Ruleset {
 }
 
 /// The word after `-j` or `-g`.
-pub(super) fn jump_of(text: &str) -> Option<&str> {
+fn jump_of(text: &str) -> Option<&str> {
     let at = text.rfind(" -j ").or_else(|| text.rfind(" -g "))?;
     text[at + 4..].split(' ').next()
-}
-
-/// Whether that word can be a chain of somebody's.
-fn is_chain(target: &str) -> bool {
-    !args::is_target(target)
 }
