@@ -5,15 +5,20 @@
 mod cli;
 mod config;
 mod demo;
+mod diagnose;
+mod dump;
 mod health;
 mod health_checks;
 mod http;
+mod inspect;
 mod logging;
 mod metrics;
 mod reporter;
 mod run;
 mod servers;
 mod source;
+mod terminal;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -35,8 +40,8 @@ fn main() -> ExitCode {
         println!("Kubernetes {KUBERNETES} (kube-proxy in Rust {})", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    // Whoever watches the demo wants to read it, not the log.
-    let quiet = matches!(cli.command, Some(Command::Demo)) && cli.flags.verbosity == 0;
+    // Whoever gives a command wants to read its answer, not the log.
+    let quiet = cli.command.is_some() && cli.flags.verbosity == 0;
     logging::init((!quiet).then_some(cli.flags.verbosity));
     for warning in warnings {
         warn!("{warning}");
@@ -44,6 +49,9 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => run::run(&cli.flags),
         Some(Command::Demo) => return demo::run(),
+        Some(Command::Dump(arguments)) => return dump::run(&arguments),
+        Some(Command::Trace(arguments)) => return trace::run(&arguments),
+        Some(Command::Diagnose(arguments)) => return diagnose::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -49,7 +49,11 @@ pub fn run(flags: &Flags) -> Result<(), String> {
     runtime.block_on(serve(flags, &settings))
 }
 
-fn settings(flags: &Flags) -> Result<Settings, String> {
+/// The settings that flags and their configuration file come to.
+///
+/// # Errors
+/// If they make no sense.
+pub fn settings(flags: &Flags) -> Result<Settings, String> {
     let mut file = match &flags.config {
         None => flags.to_file(),
         Some(path) => {

@@ -5,6 +5,8 @@
 //! from the kernel, or how it is shown.
 
 pub mod drift;
+pub mod flows;
+pub mod neighbours;
 pub mod rules;
 pub mod services;
 pub mod walk;

@@ -14,9 +14,18 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use iptables::{Wanted, dispatch_of, read as from_iptables, unused_chains};
-pub use state::{add_model, owners};
+pub use state::add_model;
+pub(super) use state::owners;
 
 use super::rules::Counters;
+use crate::iptables::names::{Namer, hash_of};
+use crate::model::ServicePortName;
+
+/// What the chains of a Service port have in their names.
+#[must_use]
+pub fn hash_of_name(name: &ServicePortName) -> Option<String> {
+    hash_of(Namer::new(name).port().cluster.as_str()).map(str::to_owned)
+}
 
 /// A Service port in one family.
 #[derive(Clone, Debug, Serialize)]

@@ -1,0 +1,8 @@
+//! stub
+use std::process::ExitCode;
+/// The arguments of `trace`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {}
+pub fn run(_: &Arguments) -> ExitCode {
+    ExitCode::FAILURE
+}
