@@ -15,6 +15,8 @@ use crate::terminal::{Look, Style, Table};
 /// The whole report. `wide`: with chains, hooks, interfaces.
 #[must_use]
 pub fn text(report: &Report, look: Look, wide: bool) -> String {
+    // Who asks for wide gets it.
+    let look = if wide { Look { width: usize::MAX, ..look } } else { look };
     let mut out = String::new();
     for view in &report.services {
         out += &service(view, look, wide);
@@ -90,6 +92,7 @@ fn spelled(address: &Address) -> String {
 
 fn fate(address: &Address) -> &'static str {
     match address.fate {
+        Fate::Dropped if address.chain.is_some() => "nowhere from outside: no local endpoints",
         Fate::Endpoints => "to endpoints",
         Fate::Rejected => "nowhere: rejected, no endpoints",
         Fate::Dropped => "nowhere: dropped, no local endpoints",
@@ -147,7 +150,8 @@ fn drift(differences: &[Difference], look: Look) -> String {
     for difference in differences {
         let Difference { family, kind, table, chain, expected, found, service } = difference;
         let of = service.as_ref().map(|service| format!(", of {service}")).unwrap_or_default();
-        let _ = writeln!(out, "  {} in table {table}, chain {chain}, {family}{of}", kind.name());
+        let chain = if chain.is_empty() { String::new() } else { format!(", chain {chain}") };
+        let _ = writeln!(out, "  {}: table {table}{chain}, {family}{of}", kind.name());
         for (sign, rule, style) in [("-", expected, Style::Red), ("+", found, Style::Green)] {
             if let Some(rule) = rule {
                 let _ = writeln!(out, "    {}", look.styled(style, &format!("{sign} {rule}")));

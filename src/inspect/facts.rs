@@ -12,13 +12,12 @@ use serde::Serialize;
 use super::Look;
 
 /// Numbers in `/proc/sys` that decide whether packets for Services get through.
-pub const SYSCTLS: [&str; 14] = [
+pub const SYSCTLS: [&str; 13] = [
     "net/ipv4/ip_forward",
     "net/ipv6/conf/all/forwarding",
     "net/ipv4/conf/all/route_localnet",
     "net/ipv4/conf/all/rp_filter",
     "net/ipv4/conf/default/rp_filter",
-    "net/ipv4/ip_local_port_range",
     "net/ipv4/vs/conntrack",
     "net/bridge/bridge-nf-call-iptables",
     "net/bridge/bridge-nf-call-ip6tables",

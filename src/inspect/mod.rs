@@ -6,6 +6,7 @@
 pub mod arguments;
 pub mod facts;
 mod objects;
+pub mod paths;
 pub mod report;
 pub mod rules;
 
@@ -18,7 +19,6 @@ use proxier::inspect::drift::{Difference, differences};
 use proxier::inspect::flows::FlowCount;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::services::{ServicePortView, add_model, from_iptables, unused_chains};
-use proxier::inspect::walk::Node;
 use proxier::iptables::{HostFacts, expected};
 use proxier::kernel::{each_flow, node};
 use proxier::model::{NamespacedName, Scope, ServicePortName};
@@ -161,14 +161,6 @@ impl Look {
     pub fn unused_chains(&self) -> Vec<String> {
         let whole = self.rules.families.iter().filter(|rules| rules.whole);
         whole.flat_map(|rules| unused_chains(&rules.ruleset)).collect()
-    }
-
-    /// The node that packets of a family meet.
-    #[must_use]
-    pub fn node(&self, family: IpFamily) -> Node {
-        let rules = self.rules.of(family);
-        let addresses = rules.map(|rules| rules.addresses.clone()).unwrap_or_default();
-        Node { addresses, routes: node::routes(family) }
     }
 }
 

@@ -51,20 +51,22 @@ pub struct Rules {
 impl Rules {
     /// Reads them.
     pub fn read(focus: &Focus, unread: &mut Vec<Unread>) -> Self {
-        let choice = choose_flavour();
-        let chosen = choice.flavour.unwrap_or(Flavour::Nft);
-        let other = if chosen == Flavour::Nft { Flavour::Legacy } else { Flavour::Nft };
-        let present = |flavour| IpFamily::ALL.into_iter().filter(|family| has_landmark(*family, flavour)).collect();
-        let (here, in_other): (Vec<IpFamily>, Vec<IpFamily>) = (present(chosen), present(other));
-        // Rules that are only in the other flavour are those that packets meet.
-        let flavour = if here.is_empty() && !in_other.is_empty() { other } else { chosen };
+        let Flavours { choice, flavour, in_other } = Flavours::find();
         let mut families = Vec::new();
         for family in IpFamily::ALL {
             if let Err(why) = family.available() {
                 unread.push(Unread::new(&format!("rules of {family}"), why));
                 continue;
             }
-            match FamilyRules::read(family, flavour, &choice, focus, unread) {
+            let read = FamilyRules::open(family, flavour, &choice, unread).and_then(|mut rules| {
+                if focus.service.is_some() && rules.reader.reads_single_chains() {
+                    rules.read_service(focus, unread)?;
+                } else {
+                    rules.read_all(unread)?;
+                }
+                Ok(rules)
+            });
+            match read {
                 Ok(rules) => families.push(rules),
                 Err(why) => unread.push(Unread::new(&format!("rules of {family}"), why)),
             }
@@ -85,6 +87,26 @@ impl Rules {
     }
 }
 
+/// Which flavour packets meet.
+struct Flavours {
+    choice: Choice,
+    flavour: Flavour,
+    in_other: Vec<IpFamily>,
+}
+
+impl Flavours {
+    fn find() -> Self {
+        let choice = choose_flavour();
+        let chosen = choice.flavour.unwrap_or(Flavour::Nft);
+        let other = if chosen == Flavour::Nft { Flavour::Legacy } else { Flavour::Nft };
+        let present = |flavour| IpFamily::ALL.into_iter().filter(|family| has_landmark(*family, flavour)).collect();
+        let (here, in_other): (Vec<IpFamily>, Vec<IpFamily>) = (present(chosen), present(other));
+        // Rules that are only in the other flavour are those that packets meet.
+        let flavour = if here.is_empty() && !in_other.is_empty() { other } else { chosen };
+        Self { choice, flavour, in_other }
+    }
+}
+
 fn has_landmark(family: IpFamily, flavour: Flavour) -> bool {
     let Ok(reader) = RuleReader::find(family, flavour) else { return false };
     if reader.reads_single_chains() {
@@ -96,13 +118,7 @@ fn has_landmark(family: IpFamily, flavour: Flavour) -> bool {
 }
 
 impl FamilyRules {
-    fn read(
-        family: IpFamily,
-        flavour: Flavour,
-        choice: &Choice,
-        focus: &Focus,
-        unread: &mut Vec<Unread>,
-    ) -> Result<Self, String> {
+    fn open(family: IpFamily, flavour: Flavour, choice: &Choice, unread: &mut Vec<Unread>) -> Result<Self, String> {
         let reader = RuleReader::find(family, flavour).map_err(|error| error.to_string())?;
         let addresses = SystemHost.addresses(family).unwrap_or_else(|error| {
             unread.push(Unread::new("this node's addresses", error.to_string()));
@@ -110,15 +126,29 @@ impl FamilyRules {
         });
         let tool = SystemIptables::find(family, choice);
         let random_fully = tool.is_ok_and(|tool| tool.random_fully());
-        let ruleset = Ruleset::new(family);
-        let absent = BTreeSet::new();
-        let mut rules = Self { family, ruleset, whole: false, addresses, random_fully, reader, absent };
-        if focus.service.is_some() && rules.reader.reads_single_chains() {
-            rules.read_service(focus, unread)?;
+        let (ruleset, absent) = (Ruleset::new(family), BTreeSet::new());
+        Ok(Self { family, ruleset, whole: false, addresses, random_fully, reader, absent })
+    }
+
+    /// What every packet meets; the chains of Service ports are loaded as packets come to them.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn for_walking(family: IpFamily, unread: &mut Vec<Unread>) -> Result<Self, String> {
+        family.available()?;
+        let Flavours { choice, flavour, .. } = Flavours::find();
+        let mut rules = Self::open(family, flavour, &choice, unread)?;
+        if rules.reader.reads_single_chains() {
+            rules.read_others(unread)?;
+            rules.read_base()?;
         } else {
             rules.read_all(unread)?;
         }
         Ok(rules)
+    }
+
+    fn read_others(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
+        ["raw", "mangle", "filter"].into_iter().try_for_each(|table| self.save(Some(table), unread))
     }
 
     fn read_all(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
@@ -142,9 +172,7 @@ impl FamilyRules {
 
     /// All but the chains of other Services.
     fn read_service(&mut self, focus: &Focus, unread: &mut Vec<Unread>) -> Result<(), String> {
-        for table in ["raw", "mangle", "filter"] {
-            self.save(Some(table), unread)?;
-        }
+        self.read_others(unread)?;
         self.read_base()?;
         let entries = dispatch_of(&self.ruleset, &|name, _| focus.wants(name));
         let chains = entries.iter().filter_map(|entry| entry.leads_to()).map(|to| ("nat".to_owned(), to.to_owned()));
@@ -158,7 +186,7 @@ impl FamilyRules {
     }
 
     /// The nat table without what only Service ports use.
-    pub fn read_base(&mut self) -> Result<(), String> {
+    fn read_base(&mut self) -> Result<(), String> {
         let builtin = ["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"];
         self.load(&builtin.map(|chain| ("nat".to_owned(), chain.to_owned())).into())?;
         self.follow()
@@ -167,7 +195,7 @@ impl FamilyRules {
     /// Loads what the loaded chains lead to, but for the dispatch.
     fn follow(&mut self) -> Result<(), String> {
         loop {
-            let unread = self.ruleset.unread("nat", |from, _| !DISPATCH.contains(&from) || self.is_base(from));
+            let unread = self.ruleset.unread("nat", |from, _| !DISPATCH.contains(&from));
             let new: BTreeSet<_> = unread.into_iter().map(|chain| ("nat".to_owned(), chain)).collect();
             // The last rule of the dispatch leads to the node ports.
             let mut new: BTreeSet<_> = new.difference(&self.absent).cloned().collect();
@@ -185,11 +213,10 @@ impl FamilyRules {
         }
     }
 
-    fn is_base(&self, chain: &str) -> bool {
-        !DISPATCH.contains(&chain)
-    }
-
-    /// Reads these chains, unless that was tried. Whether any is there that was not.
+    /// Reads these chains, unless that was tried. Whether any came that was not there.
+    ///
+    /// # Errors
+    /// If the tool cannot be run.
     pub fn load(&mut self, chains: &BTreeSet<(String, String)>) -> Result<bool, String> {
         let mut any = false;
         for (table, chain) in chains {

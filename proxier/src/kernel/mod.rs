@@ -13,6 +13,7 @@ mod netlink;
 pub mod netns;
 mod nfacct;
 pub mod node;
+mod recent;
 mod rules;
 
 pub use conntrack::{ConntrackTable, Deleted, SystemConntrack};
@@ -21,4 +22,5 @@ pub use flows::{LiveFlow, each_flow};
 pub use host::{Host, SystemHost, cpu_time};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};
 pub use nfacct::packet_counters;
+pub use recent::last_seen;
 pub use rules::RuleReader;

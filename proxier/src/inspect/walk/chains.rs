@@ -21,6 +21,8 @@ pub(super) struct Traveller {
     pub(super) untracked: bool,
     pub(super) probability: f64,
     pub(super) remembered: BTreeSet<String>,
+    /// Lists that rules asked for the sender.
+    pub(super) asked: BTreeSet<String>,
     pub(super) steps: Vec<Step>,
     pub(super) doubts: Vec<Doubt>,
 }

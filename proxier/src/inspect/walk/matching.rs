@@ -45,6 +45,7 @@ fn holds(test: &Test, traveller: &mut Traveller, place: &Place<'_>) -> Holds {
             true
         }
         Test::RecentCheck { list, seconds } => {
+            traveller.asked.insert(list.clone());
             let age = place.memory.get(list);
             age.is_some_and(|age| seconds.is_none_or(|seconds| *age <= seconds))
         }

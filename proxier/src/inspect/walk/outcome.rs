@@ -95,6 +95,8 @@ pub struct Branch {
 pub struct Trace {
     /// The ways; their probabilities sum to 1.
     pub branches: Vec<Branch>,
+    /// The `recent` lists that rules asked for the sender.
+    pub asked: BTreeSet<String>,
     /// Chains that rules lead to and that were not there to be walked: `(table, chain)`.
     pub missing: BTreeSet<(String, String)>,
 }

@@ -33,7 +33,8 @@ impl Ruleset {
             Origin::Interface(name) => journey.arrive_on(name)?,
         }
         journey.ended.extend(journey.under_way.drain(..).map(|t| (t, Decision::Accept)));
-        Ok(Trace { branches: journey.ended.into_iter().map(branch).collect(), missing: journey.missing })
+        let asked = journey.ended.iter().flat_map(|(traveller, _)| traveller.asked.iter().cloned()).collect();
+        Ok(Trace { asked, branches: journey.ended.into_iter().map(branch).collect(), missing: journey.missing })
     }
 }
 
@@ -117,6 +118,7 @@ fn start(packet: &Packet) -> Traveller {
         untracked: false,
         probability: 1.0,
         remembered: BTreeSet::new(),
+        asked: BTreeSet::new(),
         steps: vec![],
         doubts: vec![],
     }
