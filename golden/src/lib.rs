@@ -13,3 +13,4 @@ pub mod node;
 pub mod proxy;
 pub mod replay;
 pub mod sample;
+pub mod wire;

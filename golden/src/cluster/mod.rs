@@ -16,7 +16,7 @@
 mod address;
 mod client;
 mod objects;
-mod sctp;
+pub(crate) mod sctp;
 mod server;
 mod tables;
 mod wait;
