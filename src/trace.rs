@@ -9,16 +9,15 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use proxier::IpFamily;
-use proxier::inspect::walk::{Branch, ConnState, Origin, Packet, Step, Trace, Verdict};
+use proxier::inspect::walk::{Branch, Origin, Packet, Step, Trace, Verdict};
 use proxier::model::Protocol;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::inspect::paths::Paths;
+use crate::inspect::paths::{CLIENT_PORT, Paths};
+use crate::inspect::rules::FamilyRules;
 use crate::terminal::{Look, Style, print};
 
-/// The port a client sends from, where nobody says which.
-const CLIENT_PORT: u16 = 40000;
 /// Where clients outside of the cluster are, where nobody says where: addresses for documentation.
 const OUTSIDE: [&str; 2] = ["198.51.100.7", "2001:db8::7"];
 
@@ -77,10 +76,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn shown(arguments: &Arguments) -> Result<String, String> {
-    let (to, protocol) = arguments.to;
-    let mut paths = Paths::read(IpFamily::of(&to.ip()))?;
-    let (source, origin) = sender(arguments, to, &paths)?;
-    let packet = Packet { source, destination: to, protocol, origin, state: ConnState::New };
+    let mut unread = Vec::new();
+    let mut rules = FamilyRules::for_walking(IpFamily::of(&arguments.to.0.ip()), &mut unread)?;
+    for unread in unread {
+        eprintln!("cannot read {}: {}", unread.what, unread.why);
+    }
+    let mut paths = Paths::of(&mut rules);
+    let from = sender(&arguments.from, arguments.to.0)?;
+    let packet = paths.packet(from, arguments.to, arguments.in_interface.as_deref())?;
     let trace = paths.trace(&packet)?;
     match arguments.output {
         Output::Text => Ok(text(&packet, &trace, arguments.all, Look::of_stdout())),
@@ -88,34 +91,18 @@ fn shown(arguments: &Arguments) -> Result<String, String> {
     }
 }
 
-fn sender(arguments: &Arguments, to: SocketAddr, paths: &Paths) -> Result<(SocketAddr, Origin), String> {
-    let node = paths.node();
-    let bad = || format!("--from {:?} is no address, host or outside", arguments.from);
-    let own = || node.masquerade_address(to.ip()).ok_or("this node has no address of that family");
-    let (ip, port): (IpAddr, u16) = match arguments.from.as_str() {
-        // What the host sends to one of its own addresses comes from that address.
-        "host" if node.is_local(to.ip()) => (to.ip(), CLIENT_PORT),
-        "host" => (own()?, CLIENT_PORT),
-        "outside" => (OUTSIDE[usize::from(to.is_ipv6())].parse().map_err(|_| bad())?, CLIENT_PORT),
-        text => match text.parse::<IpAddr>() {
-            Ok(ip) => (ip, CLIENT_PORT),
-            Err(_) => text.parse::<SocketAddr>().map(|address| (address.ip(), address.port())).map_err(|_| bad())?,
-        },
+/// Reads `IP`, `IP:PORT`, `outside` or `host`, which is `None`.
+///
+/// # Errors
+/// If it is none of these.
+pub fn sender(from: &str, to: SocketAddr) -> Result<Option<SocketAddr>, String> {
+    let text = match from {
+        "host" => return Ok(None),
+        "outside" => OUTSIDE[usize::from(to.is_ipv6())],
+        text => text,
     };
-    if ip.is_ipv4() != to.is_ipv4() {
-        return Err(format!("--from {ip} and --to {to} are of different families"));
-    }
-    let origin = match &arguments.in_interface {
-        Some(name) => Origin::Interface(name.clone()),
-        None if node.is_local(ip) => Origin::Host,
-        None => {
-            let name = node.out_interface(ip).ok_or_else(|| {
-                format!("no route leads to {ip}, so it is not known where its packets come in: give --in-interface")
-            })?;
-            Origin::Interface(name.to_owned())
-        }
-    };
-    Ok((SocketAddr::new(ip, port), origin))
+    let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, CLIENT_PORT)).or_else(|_| text.parse());
+    address.map(Some).map_err(|_| format!("--from {from:?} is no address, \"host\" or \"outside\""))
 }
 
 /// The trace for people.

@@ -61,6 +61,14 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The interfaces where `rp_filter` is strict: the greater number of the interface's own and that of all counts.
+    #[must_use]
+    pub fn strict_links(&self, all: i64) -> Vec<&str> {
+        let own = |link: &&Link| node::sysctl(&format!("net/ipv4/conf/{}/rp_filter", link.name)).unwrap_or_default();
+        let links = self.links.iter().filter(|link| link.up && link.name != "lo");
+        links.filter(|link| own(link).max(all) == 1).map(|link| &*link.name).collect()
+    }
+
     /// Collects them.
     #[must_use]
     pub fn of(look: &Look) -> Self {

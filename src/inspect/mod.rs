@@ -29,6 +29,9 @@ use self::report::Unread;
 use self::rules::{FamilyRules, Rules};
 use crate::config::Settings;
 
+/// Commands of ours that do not run a proxy.
+const COMMANDS: [&str; 4] = ["demo", "dump", "trace", "diagnose"];
+
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Focus {
@@ -154,6 +157,26 @@ impl Look {
             tracing::error!("our own rule is not understood: {problem}");
         }
         ruleset
+    }
+
+    /// Signs of a proxy in another mode than iptables.
+    #[must_use]
+    pub fn other_modes(&self) -> Vec<String> {
+        let tables = node::nft_tables();
+        let nftables = tables.iter().filter(|table| table.ends_with(" kube-proxy"));
+        let mut modes: Vec<String> = nftables.map(|table| format!("a table {table} of nftables mode")).collect();
+        if self.rules.families.iter().any(|rules| rules.ruleset.chain("nat", "KUBE-LOAD-BALANCER").is_some()) {
+            modes.push("a chain KUBE-LOAD-BALANCER of IPVS mode".to_owned());
+        }
+        modes
+    }
+
+    /// The processes that are a running kube-proxy in this network namespace.
+    #[must_use]
+    pub fn running_proxies(&self) -> Vec<u32> {
+        let command = |words: &[String]| words.iter().skip(1).any(|word| COMMANDS.contains(&word.as_str()));
+        let processes = node::processes("kube-proxy").into_iter().filter(|(_, words)| !command(words));
+        processes.map(|(pid, _)| pid).collect()
     }
 
     /// Chains of Service ports that nothing leads to, where all chains were read.

@@ -58,7 +58,7 @@ pub fn each_flow(family: IpFamily, each: &mut dyn FnMut(&LiveFlow)) -> io::Resul
         }
         Ok(())
     };
-    let dump = Netlink::open(NETLINK_NETFILTER)?.dump(&dump_of(family, None), &mut take)?;
+    let dump = Netlink::open(NETLINK_NETFILTER)?.dump_once(&dump_of(family, None), &mut take)?;
     Ok(dump == Dump::Interrupted)
 }
 

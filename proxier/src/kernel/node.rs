@@ -7,11 +7,26 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use netlink_sys::protocols::NETLINK_ROUTE;
 
+use super::netlink::{Netlink, Received, Request};
 use crate::family::IpFamily;
 
+const RTM_GETLINK: u16 = 18;
+/// `struct ifinfomsg`: family, type, index, flags, change.
+const IFINFOMSG: [u8; 16] = [0; 16];
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFF_UP: u32 = 1;
+
 /// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Link {
     /// Its name.
     pub name: String,
@@ -19,10 +34,12 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is up.
     pub up: bool,
-    /// Whether it is a port of a bridge.
-    pub bridge_port: bool,
-    /// As a port of a bridge: whether it sends packets back where they came from.
-    pub hairpin: bool,
+    /// What it is, where the kernel has a word for it: `bridge`, `veth`, `vxlan`.
+    pub kind: Option<String>,
+    /// The bridge, say, that it is a port of.
+    pub master: Option<String>,
+    /// As a port of a bridge: whether packets go back where they came from.
+    pub hairpin: Option<bool>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
 }
@@ -32,36 +49,45 @@ pub struct Link {
 /// # Errors
 /// If the kernel does not say.
 pub fn links() -> io::Result<Vec<Link>> {
-    let mut links: Vec<Link> = Vec::new();
+    let mut found: Vec<(u32, Option<u32>, Link)> = Vec::new();
+    Netlink::open(NETLINK_ROUTE)?.dump_once(&Request::new(RTM_GETLINK, 0, &IFINFOMSG), &mut |received| {
+        found.extend(link(received));
+        Ok(())
+    })?;
+    let names: Vec<(u32, String)> = found.iter().map(|(index, _, link)| (*index, link.name.clone())).collect();
+    let named = |index: u32| names.iter().find(|(other, _)| *other == index).map(|(_, name)| name.clone());
+    let mut links: Vec<Link> =
+        found.into_iter().map(|(_, master, link)| Link { master: master.and_then(named), ..link }).collect();
     for interface in nix::ifaddrs::getifaddrs()? {
-        let up = interface.flags.contains(nix::net::if_::InterfaceFlags::IFF_UP);
-        let name = interface.interface_name;
-        let at = links.iter().position(|link| link.name == name).unwrap_or_else(|| {
-            // /sys shows the network namespace that it was mounted in, which may be another.
-            let of = |file: &str| std::fs::read_to_string(format!("/sys/class/net/{name}/{file}")).ok();
-            let number = |file| of(file).and_then(|text| text.trim().parse().ok());
-            links.push(Link {
-                mtu: mtu(&name).unwrap_or_default(),
-                up,
-                bridge_port: number("brport/hairpin_mode").is_some(),
-                hairpin: number("brport/hairpin_mode") == Some(1),
-                addresses: Vec::new(),
-                name: name.clone(),
-            });
-            links.len() - 1
-        });
         let Some(address) = interface.address else { continue };
         let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-        links[at].addresses.extend(v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()))));
+        let ip = v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())));
+        if let Some(link) = links.iter_mut().find(|link| link.name == interface.interface_name) {
+            link.addresses.extend(ip);
+        }
     }
     links.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(links)
 }
 
-/// The MTU that IPv6 or, without it, the device has.
-fn mtu(name: &str) -> Option<u32> {
-    let read = |path: String| std::fs::read_to_string(path).ok()?.trim().parse().ok();
-    read(format!("/proc/sys/net/ipv6/conf/{name}/mtu")).or_else(|| read(format!("/sys/class/net/{name}/mtu")))
+/// Its index, its master's, and what is known of it.
+fn link(received: &Received<'_>) -> Option<(u32, Option<u32>, Link)> {
+    let number = |at: usize| received.payload.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    let attributes = received.attributes(IFINFOMSG.len());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
+    let info = attributes.nest(IFLA_LINKINFO);
+    let of_bridge = info.and_then(|info| info.find(IFLA_INFO_SLAVE_KIND)).is_some_and(|kind| text(kind) == "bridge");
+    let port = info.and_then(|info| info.nest(IFLA_INFO_SLAVE_DATA)).filter(|_| of_bridge);
+    let link = Link {
+        name: text(attributes.find(IFLA_IFNAME)?),
+        mtu: attributes.find_array(IFLA_MTU).map(u32::from_ne_bytes).unwrap_or_default(),
+        up: number(8)? & IFF_UP != 0,
+        kind: info.and_then(|info| info.find(IFLA_INFO_KIND)).map(text),
+        master: None,
+        hairpin: port.and_then(|port| port.find_array::<1>(IFLA_BRPORT_MODE)).map(|[mode]| mode != 0),
+        addresses: Vec::new(),
+    };
+    Some((number(4)?, attributes.find_array(IFLA_MASTER).map(u32::from_ne_bytes), link))
 }
 
 /// A number in `/proc/sys`, named as below it; `None` if there is none.
@@ -101,6 +127,37 @@ fn route_v6(line: &str) -> Option<(IpNet, String)> {
     let length = u8::from_str_radix(words.get(1)?, 16).ok()?;
     let device = (*words.last()?).to_owned();
     Some((IpNet::new(network.into(), length).ok()?, device)).filter(|(_, device)| device != "lo")
+}
+
+/// The processes of that program in the network namespace of the calling thread, besides this one.
+#[must_use]
+pub fn processes(program: &str) -> Vec<(u32, Vec<String>)> {
+    let here = std::fs::read_link("/proc/thread-self/ns/net").ok();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<String> =
+            line.split(|b| *b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let name = words.first().and_then(|word| word.rsplit('/').next());
+        if pid != std::process::id()
+            && name == Some(program)
+            && std::fs::read_link(entry.path().join("ns/net")).ok() == here
+        {
+            found.push((pid, words.into_iter().filter(|word| !word.is_empty()).collect()));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The tables of nf_tables, as `ip kube-proxy`; none if that cannot be told.
+#[must_use]
+pub fn nft_tables() -> Vec<String> {
+    let Ok(output) = super::command::run(std::process::Command::new("nft").args(["list", "tables"]), []) else {
+        return Vec::new();
+    };
+    String::from_utf8_lossy(&output).lines().filter_map(|line| line.strip_prefix("table ")).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

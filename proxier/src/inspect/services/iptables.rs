@@ -5,7 +5,7 @@
 //! the hash in its chains' names, which a comment only has to fit.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -59,6 +59,19 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The Service port's name, where a comment gives it.
+    #[must_use]
+    pub fn name(&self) -> Option<&ServicePortName> {
+        self.name.as_ref()
+    }
+
+    /// Whether it is about packets to that address; `local`: it is one of the node's own, where node ports are served.
+    #[must_use]
+    pub fn is_for(&self, to: SocketAddr, protocol: Protocol, local: bool) -> bool {
+        let node_port = self.kind == AddressKind::NodePort && local;
+        self.protocol == protocol && self.port == to.port() && (self.ip == Some(to.ip()) || node_port)
+    }
+
     /// The chain it leads to.
     #[must_use]
     pub fn leads_to(&self) -> Option<&str> {

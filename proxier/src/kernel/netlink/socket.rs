@@ -106,7 +106,8 @@ impl Netlink {
         Ok(Dump::Interrupted)
     }
 
-    fn dump_once(
+    /// The same, without trying again: nothing is handed over twice.
+    pub fn dump_once(
         &mut self,
         request: &Request,
         each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
