@@ -1,12 +1,14 @@
 # What a fresh Debian or Ubuntu machine with Rust needs is installed by the first target of each command.
 
-PACKAGES := conntrack curl gcc iproute2 iptables kmod libc6-dev procps
+PACKAGES := conntrack curl gcc ipset iproute2 iptables ipvsadm kmod libc6-dev procps
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 # Tests make network namespaces, so they run as root; cargo itself does not have to.
 RUNNER := CARGO_TARGET_$(shell echo $(TRIPLE) | tr a-z- A-Z_)_RUNNER="$(if $(SUDO),sudo -E,env)"
+# Tests for a kernel that has IPVS, as PACKAGE/TARGET. They are `test = false` in Cargo.toml: not part of `cargo test`.
+IPVS_TESTS := proxier/ipvs_kernel kube-proxy/ipvs_packets
 
-.PHONY: all demo test check deps bench scale conformance e2e
+.PHONY: all demo test test-ipvs check deps bench bench-ipvs scale conformance e2e
 
 all: demo
 
@@ -19,11 +21,18 @@ demo: deps
 test: deps
 	cargo build
 	$(RUNNER) cargo test --workspace
+	$(MAKE) --no-print-directory test-ipvs
+
+## test-ipvs: the tests for a kernel that has IPVS; tools/with-ipvs finds one; ARGS="filter …" for some of them
+test-ipvs: deps
+	@set -e; for test in $(IPVS_TESTS); do tools/test-ipvs "$${test%/*}" "$${test#*/}" $(ARGS); done
 
 ## check: formatting, lints, documentation, licences
 check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	@set -e; for test in $(IPVS_TESTS); do \
+	  echo "cargo clippy --test $${test#*/}"; cargo clippy --package "$${test%/*}" --test "$${test#*/}" -- -D warnings; done
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 	cargo deny --offline check bans licenses sources
 
@@ -34,6 +43,11 @@ conformance: deps
 ## bench: rendering and planning; see benches/README.md
 bench:
 	cargo bench --bench rules
+
+## bench-ipvs: the kernel's IPVS and ipset over netlink, and IPVS mode, with up to 10,000 services; see benches/README.md
+bench-ipvs: deps
+	@set -e; for bench in ipvs ipvs_mode; do \
+	  tools/with-ipvs $$(cargo bench --package proxier --bench $$bench --no-run --message-format=json-render-diagnostics | tools/executable) --bench; done
 
 ## scale: the release binary against an API server with up to 10,000 Services; see benches/README.md
 scale: deps

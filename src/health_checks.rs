@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tracing::{error, info, warn};
 
+use crate::events::Events;
 use crate::health::Health;
 use crate::http::serve::{Clients, Server, listen};
 use crate::http::{Answer, Handler, JSON, Reply};
@@ -39,6 +40,7 @@ pub struct HealthCheckServers {
     health: Option<Arc<Health>>,
     addresses: Addresses,
     clients: Arc<Clients>,
+    events: Events,
     families: BTreeMap<IpFamily, Family>,
 }
 
@@ -70,8 +72,8 @@ struct Told {
 
 impl HealthCheckServers {
     /// Nobody is served yet. Without health (its server is switched off) the proxy counts as healthy.
-    pub fn new(health: Option<Arc<Health>>, addresses: Addresses, clients: Arc<Clients>) -> Self {
-        Self { health, addresses, clients, families: BTreeMap::new() }
+    pub fn new(health: Option<Arc<Health>>, addresses: Addresses, clients: Arc<Clients>, events: Events) -> Self {
+        Self { health, addresses, clients, events, families: BTreeMap::new() }
     }
 
     /// Serves until there is nobody left who reports; then all servers stop.
@@ -123,7 +125,9 @@ impl HealthCheckServers {
             state.close(service).await;
         }
         for service in &services {
-            state.open(service, self.health.as_ref(), &self.clients);
+            if let Some(problems) = state.open(service, self.health.as_ref(), &self.clients) {
+                self.events.health_check_failed(service, format!("health checks cannot be answered: {problems}"));
+            }
         }
     }
 }
@@ -174,8 +178,14 @@ impl Family {
         }
     }
 
-    fn open(&mut self, service: &NamespacedName, health: Option<&Arc<Health>>, clients: &Arc<Clients>) {
-        let Some(wanted) = self.wanted.get(service) else { return };
+    /// Listens where nobody does yet; what is in the way.
+    fn open(
+        &mut self,
+        service: &NamespacedName,
+        health: Option<&Arc<Health>>,
+        clients: &Arc<Clients>,
+    ) -> Option<String> {
+        let wanted = self.wanted.get(service)?;
         let fresh = || Open { port: wanted.port, told: Arc::default(), sockets: BTreeMap::new() };
         let open = self.open.entry(service.clone()).or_insert_with(fresh);
         open.told.local_endpoints.store(wanted.local_endpoints, Ordering::Relaxed);
@@ -197,9 +207,12 @@ impl Family {
         let problems = problems.join("; ");
         if problems.is_empty() {
             self.failed.remove(service);
-        } else if self.failed.insert(service.clone(), problems.clone()).as_ref() != Some(&problems) {
+            return None;
+        }
+        if self.failed.insert(service.clone(), problems.clone()).as_ref() != Some(&problems) {
             error!("Service {service}: health checks cannot be answered, trying again with the next sync: {problems}");
         }
+        Some(problems)
     }
 }
 

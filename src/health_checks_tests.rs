@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use ipnet::IpNet;
 
 use super::*;
+use crate::events::events;
 use crate::http::serve::Patience;
 
 /// Servers whose node has the addresses that the test says.
@@ -35,7 +36,7 @@ fn node(health: Option<Arc<Health>>, addresses: &[IpAddr]) -> Node {
     let addresses = Arc::new(Mutex::new(addresses.to_vec()));
     let shared = addresses.clone();
     let ask: Addresses = Box::new(move |_| Ok(shared.lock().expect("unpoisoned").clone()));
-    let servers = HealthCheckServers::new(health, ask, Clients::new(50, Patience::default()));
+    let servers = HealthCheckServers::new(health, ask, Clients::new(50, Patience::default()), events().0);
     let network: IpNet = "127.0.77.0/24".parse().expect("a network");
     Node { servers, addresses, listen: NodePortMatch::Within(vec![network]) }
 }

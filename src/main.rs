@@ -2,76 +2,79 @@
 //!
 //! In: arguments. Out: an exit code: 0, or 1 for anything that went wrong. Must not know: how commands are done.
 
+mod cleanup;
 mod cli;
 mod config;
+mod config_watch;
 mod demo;
 mod diagnose;
 mod dump;
+mod events;
+mod file_watch;
 mod health;
 mod health_checks;
 mod http;
 mod inspect;
 mod logging;
 mod metrics;
+mod node;
 mod reporter;
 mod run;
 mod servers;
+mod setup;
 mod source;
+mod stop;
 mod terminal;
 mod trace;
+mod version;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use clap::error::ErrorKind;
-use tracing::{error, warn};
+use tracing::error;
 
-use self::cli::{Cli, Command};
-
-/// The Kubernetes release whose behaviour this one has.
-const KUBERNETES: &str = "v1.36.2";
+use self::cli::{Command, Line};
 
 fn main() -> ExitCode {
-    let (cli, warnings) = match parse() {
-        Ok(parsed) => parsed,
-        Err(code) => return code,
+    let line = match cli::parse(std::env::args()) {
+        Ok(line) => line,
+        Err(stop) if stop.asked => {
+            print!("{}", stop.text);
+            return ExitCode::SUCCESS;
+        }
+        Err(stop) => {
+            eprint!("{}", stop.text);
+            return ExitCode::FAILURE;
+        }
     };
-    if cli.flags.version {
-        println!("Kubernetes {KUBERNETES} (kube-proxy in Rust {})", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
+    match version::asked(&line.flags.general.version) {
+        Ok(version::Asked::Nothing) => {}
+        Ok(version::Asked::Print(text)) => {
+            println!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("Error: {error}");
+            return ExitCode::FAILURE;
+        }
     }
+    line.deprecations().iter().for_each(|note| eprintln!("{note}"));
     // Whoever gives a command wants to read its answer, not the log.
-    let quiet = cli.command.is_some() && cli.flags.verbosity == 0;
-    logging::init((!quiet).then_some(cli.flags.verbosity));
-    for warning in warnings {
-        warn!("{warning}");
-    }
-    let result = match cli.command {
-        None => run::run(&cli.flags),
+    let verbosity = line.flags.logs.verbosity;
+    let quiet = line.command.is_some() && verbosity == 0;
+    logging::init((!quiet).then_some(verbosity));
+    let Line { command, .. } = &line;
+    let result = match command {
+        None => run::run(&line),
         Some(Command::Demo) => return demo::run(),
-        Some(Command::Dump(arguments)) => return dump::run(&arguments),
-        Some(Command::Trace(arguments)) => return trace::run(&arguments),
-        Some(Command::Diagnose(arguments)) => return diagnose::run(&arguments),
+        Some(Command::Dump(arguments)) => return dump::run(arguments),
+        Some(Command::Trace(arguments)) => return trace::run(arguments),
+        Some(Command::Diagnose(arguments)) => return diagnose::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            error!("{message}");
+            error!(err = message, "command failed");
             ExitCode::FAILURE
         }
     }
-}
-
-/// The command line, or the exit code if there is nothing to do but to say something about it.
-fn parse() -> Result<(Cli, Vec<String>), ExitCode> {
-    let (arguments, warnings) = cli::normalise(std::env::args()).map_err(|message| {
-        eprintln!("Error: {message}");
-        ExitCode::FAILURE
-    })?;
-    let cli = Cli::try_parse_from(arguments).map_err(|error| {
-        // kube-proxy ends with 1, clap would with 2.
-        let _ = error.print();
-        if error.kind() == ErrorKind::DisplayHelp { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    })?;
-    Ok((cli, warnings))
 }

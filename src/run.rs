@@ -2,92 +2,152 @@
 //!
 //! In: flags. Out: a running proxy, until it is told to stop. Must not know: rules.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::cleaner::FlowCleaner;
 use proxier::iptables::Iptables;
-use proxier::kernel::{Choice, Host, SystemConntrack, SystemHost, SystemIptables, choose_flavour, packet_counters};
-use proxier::model::Config;
+use proxier::ipvs::{self, Ipvs};
+use proxier::kernel::{
+    Choice, Host, SystemConntrack, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, choose_flavour,
+    packet_counters,
+};
+use proxier::leftovers::{self, Running};
+use proxier::model::{Config, Mode};
 use proxier::proxier::Proxier;
 use proxier::track::Change;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::unbounded_channel;
 use tracing::{info, warn};
 
-use crate::cli::Flags;
+use crate::cleanup;
+use crate::cli::Line;
+use crate::config::doubts::{self, DOUBTFUL};
 use crate::config::{self, Settings};
+use crate::config_watch::{self, ConfigWatch};
+use crate::events::{self, Events, Patience};
 use crate::health::Health;
 use crate::health_checks::Reports;
 use crate::http::Pages;
 use crate::logging;
 use crate::metrics::{Feature, Metrics};
+use crate::node;
 use crate::reporter::Reporter;
 use crate::servers::{Plan, Servers};
+use crate::setup;
 use crate::source::{self, Families};
+use crate::stop::Stop;
 
-/// The one that is built.
-const MODE: &str = "iptables";
+/// How long the API server may take for what is said last.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
-/// Runs the proxy until SIGTERM or SIGINT.
+/// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does what else the flags ask for.
 ///
 /// # Errors
-/// A configuration that cannot be used; no usable iptables; no way to the API server.
-pub fn run(flags: &Flags) -> Result<(), String> {
+/// A configuration that cannot be used or that changed; no usable iptables; no way to the API server; a Node that does
+/// not fit.
+pub fn run(line: &Line) -> Result<(), String> {
     proxier::kernel::memory::share();
-    let settings = settings(flags)?;
-    for warning in &settings.warnings {
-        warn!("{warning}");
+    let (settings, watch) = settings(line)?;
+    let flags = &line.flags.general;
+    if let Some(path) = &flags.write_config_to {
+        return write_config(&settings, path);
     }
-    if settings.tcp_be_liberal {
-        set_tcp_be_liberal()?;
+    doubts::of_configuration(&settings).iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
+    if flags.cleanup.0 {
+        return cleanup::cleanup();
+    }
+    if settings.mode == Mode::Nftables {
+        return Err(format!("mode {} is not built yet; iptables and ipvs are", settings.mode));
+    }
+    if flags.init_only.0 {
+        return initialise(&settings);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(serve(flags, &settings))
+    runtime.block_on(serve(line, &settings, watch))
 }
 
-/// The settings that flags and their configuration file come to.
-///
-/// # Errors
-/// If they make no sense.
-pub fn settings(flags: &Flags) -> Result<Settings, String> {
-    let mut file = match &flags.config {
-        None => flags.to_file(),
-        Some(path) => {
-            let (file, warnings) = config::read(path).map_err(|error| error.to_string())?;
-            warnings.iter().for_each(|warning| warn!("{warning}"));
-            file
-        }
-    };
-    if !flags.hostname_override.is_empty() {
-        file.hostname_override.clone_from(&flags.hostname_override);
+/// `--init-only`: what takes more rights than a second run, without it, will have. Needs no API server (surface.md I22).
+fn initialise(settings: &Settings) -> Result<(), String> {
+    setup::conntrack(settings, &mut SystemHost)?;
+    for (family, mut backend) in backends(settings)?.1 {
+        backend.prepare().map_err(|error| format!("{family}: {error}"))?;
+        info!("{family}: System initialized and --init-only specified");
     }
-    let hostname = nix::unistd::gethostname().unwrap_or_default();
-    config::settings(&file, &hostname.to_string_lossy()).map_err(|error| error.to_string())
+    Ok(())
 }
 
-fn set_tcp_be_liberal() -> Result<(), String> {
-    const NAME: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
-    SystemHost.set_sysctl(NAME, 1).map_err(|error| format!("conntrack.tcpBeLiberal: cannot set {NAME}: {error}"))
+/// The configuration, checked, and its file, watched from now on.
+fn settings(line: &Line) -> Result<(Settings, Option<ConfigWatch>), String> {
+    let complete = line.complete().map_err(|error| error.to_string())?;
+    let watch = match (&line.flags.general.config, complete.text) {
+        (Some(path), Some(text)) => Some(ConfigWatch::new(path, text)?),
+        _ => None,
+    };
+    let settings = config::settings(complete.file, &hostname());
+    if let Ok(settings) = &settings {
+        logging::apply(&settings.logging);
+        if settings.logging.verbosity >= 1 {
+            line.shown.iter().for_each(|(name, value)| info!("FLAG: --{name}={value:?}"));
+        }
+    }
+    if !complete.strict_errors.is_empty() {
+        let error = format!("strict decoding error: {}", complete.strict_errors.join(", "));
+        info!(err = error, "Using lenient decoding as strict decoding failed");
+    }
+    complete.warnings.iter().for_each(|warning| warn!("{warning}"));
+    let settings = settings.map_err(|error| error.to_string())?;
+    settings.warnings.iter().for_each(|warning| warn!("{warning}"));
+    Ok((settings, watch))
 }
 
-async fn serve(flags: &Flags, settings: &Settings) -> Result<(), String> {
+fn write_config(settings: &Settings, path: &Path) -> Result<(), String> {
+    let text = config::to_yaml(&settings.file)?;
+    std::fs::write(path, text).map_err(|error| format!("--write-config-to {}: {error}", path.display()))?;
+    info!(file = %path.display(), "Wrote configuration");
+    Ok(())
+}
+
+async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> Result<(), String> {
+    let flags = &line.flags.source;
     let health = Arc::new(Health::new(settings.proxier.periods.sync, flags.objects.is_some()));
     let metrics = Arc::new(metrics(settings).map_err(|error| format!("cannot make metrics: {error}"))?);
+    let (events, due) = events::events();
     // The ports open before anything can fail, so that one can ask why nothing works.
-    let (mut servers, reports) = Servers::start(plan(flags, settings), &health, &metrics);
+    let (mut servers, reports) = Servers::start(plan(line, settings, events.clone()), &health, &metrics);
 
     // As process 1 of a container, it would not be heard before this.
     let mut stop = Stop::new()?;
-    let (families, threads) = start_families(&settings.proxier, &health, &metrics, reports)?;
-    let source = source::start(flags, settings, families, health, &metrics).await?;
+    setup::conntrack(settings, &mut SystemHost)?;
+    let client = match &flags.objects {
+        Some(_) => None,
+        None => Some(source::connect(settings, &flags.master, &metrics).await?),
+    };
+    if let Some(client) = client.clone() {
+        let (node, host) = (settings.proxier.node_name.clone(), hostname());
+        tokio::spawn(async move { due.publish(client, &node, &host, Patience::default()).await });
+    }
+    let (families, threads) = start_families(settings, &health, &metrics, reports)?;
+    setup::oom_score(settings);
+    let (news, node) = unbounded_channel();
+    let node = node::follow(settings.clone(), families.clone(), node);
+    let source = source::start(flags, settings, families, news, health, client)?;
+    events.starting();
     let result = tokio::select! {
         signal = stop.wait() => { info!("{signal}: stopping; the rules stay"); Ok(()) }
         error = source => Err(error),
-        problem = servers.failed() => Err(problem),
+        error = node => Err(error.to_string()),
+        failure = servers.failed() => {
+            events.port_failed(failure.reason, failure.problem.clone());
+            events.flush(LAST_WORDS).await;
+            Err(failure.problem)
+        }
+        message = config_watch::updated(watch) => Err(message),
     };
     // The last senders went with the source: the families finish what they are at and end.
     let ended = tokio::task::spawn_blocking(|| threads.into_iter().all(|thread| thread.join().is_ok())).await;
@@ -98,73 +158,52 @@ async fn serve(flags: &Flags, settings: &Settings) -> Result<(), String> {
     }
 }
 
+fn hostname() -> String {
+    nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 fn metrics(settings: &Settings) -> prometheus::Result<Metrics> {
-    let metrics = Metrics::new(MODE)?;
-    let gate = |name, stage, enabled| Feature { name, stage, enabled };
-    metrics.features(&[
-        gate("AllowServiceExternalIPs", "", !settings.proxier.hide_external_ips),
-        gate("ComponentFlagz", "BETA", true),
-        gate("ComponentStatusz", "BETA", true),
-    ])?;
+    let metrics = Metrics::new(settings.mode.name())?;
+    let features = config::gates::KNOWN.iter().map(|gate| Feature {
+        name: gate.name,
+        stage: gate.stage.name(),
+        enabled: settings.gates.enabled(gate.name),
+    });
+    metrics.features(&features.collect::<Vec<_>>())?;
     metrics.packets(Box::new(packet_counters))?;
     Ok(metrics)
 }
 
-fn plan(flags: &Flags, settings: &Settings) -> Plan {
-    let config = serde_json::json!({
-        "kind": "KubeProxyConfiguration",
-        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-        "hostnameOverride": settings.proxier.node_name,
-        "healthzBindAddress": settings.healthz,
-        "metricsBindAddress": settings.metrics,
-        "mode": MODE,
-    });
-    let shown = |name: &str, value: String| (name.to_owned(), value);
-    let flagz = vec![
-        shown("config", flags.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
-        shown("hostname-override", flags.hostname_override.clone()),
-        shown("master", flags.master.clone()),
-        shown("v", flags.verbosity.to_string()),
-    ];
+fn plan(line: &Line, settings: &Settings, events: Events) -> Plan {
     Plan {
-        health: Some(settings.healthz),
-        metrics: Some(settings.metrics),
-        hard_fail: false,
+        health: settings.healthz,
+        metrics: settings.metrics,
+        hard_fail: settings.bind_address_hard_fail,
         pages: Pages {
-            mode: MODE.to_owned(),
-            configz: config.to_string(),
-            flagz: Some(flagz),
-            statusz: true,
-            profiling: false,
+            mode: settings.mode.to_string(),
+            configz: serde_json::to_string(&settings.file).unwrap_or_else(|error| error.to_string()),
+            flagz: settings.gates.enabled("ComponentFlagz").then(|| line.shown.clone()),
+            statusz: settings.gates.enabled("ComponentStatusz"),
+            profiling: settings.enable_profiling,
             set_verbosity: logging::set_verbosity,
         },
         addresses: Box::new(|family| SystemHost.addresses(family)),
+        events,
     }
 }
 
-/// One thread for each family that works on this host.
-fn start_families(
-    config: &Config,
-    health: &Arc<Health>,
-    metrics: &Arc<Metrics>,
-    reports: Reports,
-) -> Result<(Families, Vec<JoinHandle<()>>), String> {
+/// A mode for each family that works on this host.
+fn backends(settings: &Settings) -> Result<(Running, Vec<(IpFamily, Box<dyn Backend>)>), String> {
     let choice = choose_flavour();
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
-    info!("Using iptables mode, iptables flavour {flavour}: {}", choice.reason);
-    let (mut families, mut threads, mut problems) = (Families::default(), Vec::new(), Vec::new());
+    info!("Using {} mode, iptables flavour {flavour}: {}", settings.mode, choice.reason);
+    if settings.mode == Mode::Ipvs {
+        check_ipvs(settings).map_err(|problem| format!("can't use the IPVS proxier: {problem}"))?;
+    }
+    let (mut backends, mut problems) = (Vec::new(), Vec::new());
     for family in IpFamily::ALL {
-        match backend(family, config, &choice) {
-            Ok(backend) => {
-                let (sender, changes) = mpsc::channel::<Change>();
-                let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
-                let proxier =
-                    Proxier::new(family, config.clone(), backend, reporter).with_cleaner(cleaner(family, config));
-                let name = format!("proxier-{family}");
-                let thread = std::thread::Builder::new().name(name).spawn(move || proxier.run(&changes));
-                threads.push(thread.map_err(|error| format!("cannot start a thread: {error}"))?);
-                families.insert(family, sender);
-            }
+        match backend(family, settings, &choice) {
+            Ok(backend) => backends.push((family, backend)),
             Err(problem) => problems.push(format!("{family}: {problem}")),
         }
     }
@@ -173,34 +212,61 @@ fn start_families(
         1 => info!("Running in single-stack mode: {}", problems[0]),
         _ => return Err(format!("iptables is not available on this host: {}", problems.join("; "))),
     }
+    let running = match settings.mode {
+        Mode::Ipvs => Running::Ipvs(choice.flavour),
+        _ => Running::Iptables(choice.flavour),
+    };
+    Ok((running, backends))
+}
+
+/// One thread for each of them.
+fn start_families(
+    settings: &Settings,
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+    reports: Reports,
+) -> Result<(Families, Vec<JoinHandle<()>>), String> {
+    let (config, began) = (&settings.proxier, Instant::now());
+    let (running, backends) = backends(settings)?;
+    let (mut families, mut threads) = (Families::default(), Vec::new());
+    for (family, backend) in backends {
+        let (sender, changes) = mpsc::channel::<Change>();
+        let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
+        let proxier = Proxier::new(family, config.clone(), backend, reporter)
+            .with_cleaner(cleaner(family, config))
+            .with_sweep(Box::new(move || leftovers::remove(family, Some(running), began.elapsed() < ipvs::PATIENCE)));
+        let name = format!("proxier-{family}");
+        let thread = std::thread::Builder::new().name(name).spawn(move || proxier.run(&changes));
+        threads.push(thread.map_err(|error| format!("cannot start a thread: {error}"))?);
+        families.insert(family, sender);
+    }
     Ok((families, threads))
 }
 
-fn backend(family: IpFamily, config: &Config, choice: &Choice) -> Result<Box<dyn Backend>, String> {
+fn backend(family: IpFamily, settings: &Settings, choice: &Choice) -> Result<Box<dyn Backend>, String> {
     family.available().map_err(str::to_owned)?;
-    let tools = SystemIptables::find(family, choice).map_err(|error| error.to_string())?;
-    Ok(Box::new(Iptables::new(family, config.clone(), Box::new(tools), Box::new(SystemHost))))
+    let tool = Box::new(SystemIptables::find(family, choice).map_err(|error| error.to_string())?);
+    let (config, host) = (settings.proxier.clone(), Box::new(SystemHost));
+    if settings.mode != Mode::Ipvs {
+        return Ok(Box::new(Iptables::new(family, config, tool, host)));
+    }
+    let kernel = ipvs::Kernel {
+        tool,
+        table: Box::new(SystemIpvs::load().map_err(|error| error.to_string())?),
+        sets: Box::new(SystemIpSets::open().map_err(|error| error.to_string())?),
+        links: Box::new(SystemLinks::open().map_err(|error| error.to_string())?),
+        host,
+    };
+    let mode = Ipvs::new(family, config, settings.ipvs.clone(), kernel).map_err(|error| error.to_string())?;
+    Ok(Box::new(mode))
+}
+
+/// What no family can do without is asked once, so that it is told once.
+fn check_ipvs(settings: &Settings) -> Result<(), String> {
+    let mut table = SystemIpvs::load().map_err(|error| error.to_string())?;
+    ipvs::check(&mut table, &settings.ipvs).map_err(|error| error.to_string())
 }
 
 fn cleaner(family: IpFamily, config: &Config) -> FlowCleaner {
     FlowCleaner::new(family, config.node_port_addresses.clone(), Box::new(SystemConntrack), Box::new(SystemHost))
-}
-
-struct Stop {
-    term: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Stop {
-    fn new() -> Result<Self, String> {
-        let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
-        Ok(Self { term: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn wait(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.term.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::events::Events;
 use crate::health::Health;
 use crate::health_checks::{Addresses, HealthCheckServers, Reports};
 use crate::http::serve::{Clients, Patience, serve};
@@ -31,11 +32,22 @@ pub struct Plan {
     pub pages: Pages,
     /// Tells this node's addresses.
     pub addresses: Addresses,
+    /// Where to tell what goes wrong.
+    pub events: Events,
+}
+
+/// A port that had to be had and could not.
+#[derive(Debug)]
+pub struct PortFailure {
+    /// How an event names it.
+    pub reason: &'static str,
+    /// What is wrong.
+    pub problem: String,
 }
 
 /// Servers at work.
 pub struct Servers {
-    pages: JoinSet<Result<Infallible, String>>,
+    pages: JoinSet<Result<Infallible, PortFailure>>,
     clients: Vec<Arc<Clients>>,
     checks: JoinHandle<()>,
 }
@@ -44,28 +56,35 @@ impl Servers {
     /// Starts all; the second value takes what syncs report of health checks.
     pub fn start(plan: Plan, health: &Arc<Health>, metrics: &Arc<Metrics>) -> (Self, Reports) {
         let (mut pages, mut clients) = (JoinSet::new(), Vec::new());
-        let mut add = |name: &'static str, address: Option<SocketAddr>, handler: Handler| {
+        let mut add = |name: &'static str, reason, address: Option<SocketAddr>, handler: Handler| {
             let Some(address) = address else { return };
             let own = Clients::new(MOST_CLIENTS, Patience::default());
             clients.push(own.clone());
-            pages.spawn(async move { serve(name, address, handler, own, plan.hard_fail).await });
+            pages.spawn(async move {
+                let served = serve(name, address, handler, own, plan.hard_fail).await;
+                served.map_err(|problem| PortFailure { reason, problem })
+            });
         };
-        add("health", plan.health, health_pages(health.clone(), metrics.clone()));
-        add("metrics", plan.metrics, metrics_pages(plan.pages, metrics.clone()));
+        let (health_fails, metrics_fails) = ("FailedToStartProxierHealthcheck", "FailedToStartMetricServer");
+        add("health", health_fails, plan.health, health_pages(health.clone(), metrics.clone()));
+        add("metrics", metrics_fails, plan.metrics, metrics_pages(plan.pages, metrics.clone()));
         let (sender, reports) = mpsc::unbounded_channel();
         // Where health is not asked for, nothing says that the proxy is not well (surface.md I3).
         let health = plan.health.map(|_| health.clone());
-        let checks = HealthCheckServers::new(health, plan.addresses, Clients::new(MOST_CLIENTS, Patience::default()));
+        let own = Clients::new(MOST_CLIENTS, Patience::default());
+        let checks = HealthCheckServers::new(health, plan.addresses, own, plan.events);
         let checks = tokio::spawn(checks.run(reports));
         (Self { pages, clients, checks }, sender)
     }
 
     /// Waits for a port that had to be had and could not.
-    pub async fn failed(&mut self) -> String {
+    pub async fn failed(&mut self) -> PortFailure {
         match self.pages.join_next().await {
-            Some(Ok(Err(problem))) => problem,
+            Some(Ok(Err(failure))) => failure,
             Some(Ok(Ok(never))) => match never {},
-            Some(Err(error)) => format!("an HTTP server ended: {error}"),
+            Some(Err(error)) => {
+                PortFailure { reason: "ServerEnded", problem: format!("an HTTP server ended: {error}") }
+            }
             // None was asked for.
             None => match std::future::pending::<Infallible>().await {},
         }

@@ -1,9 +1,9 @@
-//! Every conformance case against the real binary and the real kernel, in both flavours of iptables.
+//! Every conformance case against the real binary and the real kernel, in one mode and both flavours of iptables.
 //!
 //! In: the cases, a kube-proxy binary. Out: a line and a difference per failing case, a total, the exit code.
 //! It must not know what the rules mean: that is in the cases, and in `relabelled` for the one documented difference.
 //!
-//! Environment: CASES=regex of case names, FLAVOUR=nft|legacy|both, CASES_DIR=another folder of cases,
+//! Environment: MODE=iptables|ipvs (which needs a kernel that has IPVS), CASES=regex of case names, FLAVOUR=nft|legacy|both, CASES_DIR=another folder of cases,
 //! KUBE_PROXY=another binary, JOBS=number of cases at a time.
 
 use std::collections::BTreeMap;
@@ -21,7 +21,6 @@ use golden::proxy::config;
 
 mod relabelled;
 
-const MODE: Mode = Mode::Iptables;
 /// Lines of difference shown per file.
 const DIFF_LINES: usize = 60;
 /// How long the rules must stay as they are after a step that is meant to change nothing.
@@ -30,6 +29,7 @@ const NO_CHANGE: Duration = Duration::from_millis(400);
 /// One case in one flavour.
 struct Job {
     case: Case,
+    mode: Mode,
     flavour: Flavour,
     /// why the recording is not what is wanted here
     difference: Option<String>,
@@ -37,7 +37,7 @@ struct Job {
 
 impl Job {
     fn name(&self) -> String {
-        format!("{}/{MODE} ({})", self.case.name, self.flavour)
+        format!("{}/{} ({})", self.case.name, self.mode, self.flavour)
     }
 }
 
@@ -70,13 +70,21 @@ fn jobs() -> Vec<Job> {
             vec![known.unwrap_or_else(|| panic!("FLAVOUR is nft, legacy or both, not {name}"))]
         }
     };
+    let mode = match variable("MODE").as_deref() {
+        None => Mode::Iptables,
+        Some(name) => {
+            let known = Mode::ALL.into_iter().find(|mode| mode.to_string() == name);
+            known.unwrap_or_else(|| panic!("MODE is iptables or ipvs, not {name}"))
+        }
+    };
     let folder = variable("CASES_DIR").map_or_else(folder, PathBuf::from);
     let differences = differences(&folder);
     let mut jobs = Vec::new();
-    for case in cases_in(&folder).into_iter().filter(|case| case.has(MODE) && wanted.is_match(&case.name)) {
-        let difference = differences.get(&format!("{}/{MODE}", case.name));
+    for case in cases_in(&folder).into_iter().filter(|case| case.has(mode) && wanted.is_match(&case.name)) {
+        let difference = differences.get(&format!("{}/{mode}", case.name));
         jobs.extend(flavours.iter().map(|flavour| Job {
             case: case.clone(),
+            mode,
             flavour: *flavour,
             difference: difference.cloned(),
         }));
@@ -113,12 +121,12 @@ fn run_all(jobs: &[Job]) -> usize {
 
 fn run(job: &Job, binary: &std::path::Path) -> Result<(), String> {
     let case = &job.case;
-    let mut lab = Lab::new(job.flavour);
+    let mut lab = Lab::new(job.mode, job.flavour);
     let mut before: Option<State> = None;
     for (step, objects) in case.stored.iter().enumerate() {
         let at = |why: String| format!("step {step:02}: {why}");
         if step == 0 {
-            lab.start(binary, &config(MODE, &case.config), objects);
+            lab.start(binary, &config(job.mode, &case.config), objects);
             lab.wait_healthy().map_err(at)?;
         } else {
             lab.replace(objects);
@@ -126,7 +134,7 @@ fn run(job: &Job, binary: &std::path::Path) -> Result<(), String> {
         before = Some(match &job.difference {
             // before its first step a case shows no difference
             Some(reason) if step > 0 => different(job, reason, step, &mut lab).map_err(at)?,
-            _ => same(case, step, before.as_ref(), &mut lab).map_err(at)?,
+            _ => same(job, step, before.as_ref(), &mut lab).map_err(at)?,
         });
     }
     lab.stop()?;
@@ -141,8 +149,8 @@ fn run(job: &Job, binary: &std::path::Path) -> Result<(), String> {
 }
 
 /// After a step the kernel must hold what was recorded.
-fn same(case: &Case, step: usize, before: Option<&State>, lab: &mut Lab) -> Result<State, String> {
-    let expected = case.expected_state(MODE, step);
+fn same(job: &Job, step: usize, before: Option<&State>, lab: &mut Lab) -> Result<State, String> {
+    let expected = job.case.expected_state(job.mode, step);
     let hold = if before == Some(&expected) { NO_CHANGE } else { Duration::ZERO };
     let state = lab.settle(hold, |state| *state == expected)?;
     compare(&expected, &state).map(|()| state)
@@ -160,9 +168,9 @@ fn different(job: &Job, reason: &str, step: usize, lab: &mut Lab) -> Result<Stat
 
 fn compare(expected: &State, actual: &State) -> Result<(), String> {
     let mut differing = BTreeMap::new();
-    for kind in Kind::ALL {
-        if expected[&kind] != actual[&kind] {
-            differing.insert(kind.name(), unified(&expected[&kind], &actual[&kind], DIFF_LINES));
+    for (kind, expected) in expected {
+        if *expected != actual[kind] {
+            differing.insert(kind.name(), unified(expected, &actual[kind], DIFF_LINES));
         }
     }
     if differing.is_empty() {

@@ -10,36 +10,63 @@ use golden::case::{Kind, State};
 use regex::Regex;
 use serde::Deserialize;
 
-/// `ADDRESS:PORT` of every endpoint, by Service port `namespace/service:port` and by family.
+/// `ADDRESS:PORT` of every endpoint, by Service port `namespace/service:port` and by family; and by the same, the
+/// Service's own address.
 #[derive(Debug)]
-pub(crate) struct Wanted(BTreeMap<Kind, BTreeMap<String, BTreeSet<String>>>);
+pub(crate) struct Wanted {
+    endpoints: BTreeMap<Kind, BTreeMap<String, BTreeSet<String>>>,
+    addresses: BTreeMap<Kind, BTreeMap<String, String>>,
+}
 
 impl Wanted {
     /// What the objects of a step ask for.
     pub(crate) fn read(objects: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(objects).map_err(|e| format!("{}: {e}", objects.display()))?;
         let objects: Vec<Object> = serde_saphyr::from_multiple(&text).map_err(|e| e.to_string())?;
-        let mut wanted = BTreeMap::from([(Kind::Iptables, BTreeMap::new()), (Kind::Ip6tables, BTreeMap::new())]);
+        let mut wanted = Self { endpoints: BTreeMap::new(), addresses: BTreeMap::new() };
         for object in &objects {
-            for family in object.families() {
-                let services: &mut BTreeMap<String, BTreeSet<String>> = wanted.entry(family).or_default();
+            for (index, family) in object.families().into_iter().enumerate() {
+                let services = wanted.endpoints.entry(family).or_default();
                 for (service_port, endpoints) in object.service_ports() {
                     services.entry(service_port).or_default().extend(endpoints);
                 }
+                if let Some(ip) = object.spec.cluster_ips.get(index) {
+                    let named = object.spec.ports.iter().map(|port| (object.service_port(port), at(ip, port.port)));
+                    wanted.addresses.entry(family).or_default().extend(named);
+                }
             }
         }
-        Ok(Self(wanted))
+        Ok(wanted)
     }
 
-    /// Whether the rules lead every Service to its endpoints, and only there.
+    /// Whether the rules or the virtual servers lead every Service to its endpoints, and only there.
     pub(crate) fn check(&self, state: &State) -> Result<(), String> {
-        for (family, services) in &self.0 {
+        for (family, services) in &self.endpoints {
             for (service_port, endpoints) in services {
-                check(&state[family], service_port, endpoints).map_err(|why| format!("{}: {why}", family.name()))?;
+                let checked = match (state.get(&Kind::Ipvs), self.addresses[family].get(service_port)) {
+                    (Some(servers), Some(address)) => check_servers(servers, address, endpoints),
+                    (Some(_), None) => Err(format!("no address of {service_port} is known")),
+                    (None, _) => check(&state[family], service_port, endpoints),
+                };
+                checked.map_err(|why| format!("{}: {why}", family.name()))?;
             }
         }
         Ok(())
     }
+}
+
+fn check_servers(servers: &str, address: &str, wanted: &BTreeSet<String>) -> Result<(), String> {
+    if !servers.lines().any(|line| line.starts_with(&format!("-A -t {address} "))) {
+        return Err(format!("there is no virtual server {address}"));
+    }
+    let of_it = format!("-a -t {address} -r ");
+    let reals = servers.lines().filter_map(|line| line.strip_prefix(&of_it)?.split(' ').next());
+    let found: BTreeSet<String> = reals.map(str::to_owned).collect();
+    if found == *wanted { Ok(()) } else { Err(format!("{address} leads to {found:?}, its slices hold {wanted:?}")) }
+}
+
+fn at(ip: &str, port: u16) -> String {
+    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
 }
 
 fn check(rules: &str, service_port: &str, wanted: &BTreeSet<String>) -> Result<(), String> {
@@ -95,6 +122,8 @@ struct Metadata {
 struct Spec {
     #[serde(default)]
     ip_families: Vec<String>,
+    #[serde(default, rename = "clusterIPs")]
+    cluster_ips: Vec<String>,
     #[serde(default)]
     ports: Vec<Port>,
 }
@@ -131,11 +160,15 @@ impl Object {
         let Some(service) = service else { return Vec::new() };
         let endpoints = |port: &Port| -> BTreeSet<String> {
             let addresses = self.endpoints.iter().filter_map(|e| e.addresses.first());
-            addresses
-                .map(|a| if a.contains(':') { format!("[{a}]:{}", port.port) } else { format!("{a}:{}", port.port) })
-                .collect()
+            addresses.map(|ip| at(ip, port.port)).collect()
         };
         let ports = self.spec.ports.iter().chain(&self.ports);
-        ports.map(|port| (format!("{}/{service}:{}", self.metadata.namespace, port.name), endpoints(port))).collect()
+        let name = |port: &Port| format!("{}/{service}:{}", self.metadata.namespace, port.name);
+        ports.map(|port| (name(port), endpoints(port))).collect()
+    }
+
+    /// What one of a Service's own ports is called.
+    fn service_port(&self, port: &Port) -> String {
+        format!("{}/{}:{}", self.metadata.namespace, self.metadata.name, port.name)
     }
 }

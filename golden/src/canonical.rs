@@ -1,7 +1,8 @@
 //! The one form in which two kernel states are compared.
 //!
 //! In: what `iptables-save` or `sysctl` printed. Out: the same, without what is chance or counts packets.
-//! Equal to compare.py byte for byte; it must not know where the text came from.
+//! Equal to compare.py byte for byte, but for KUBE-IPVS-OUT-FILTER: there compare.py means to sort and finds nothing to
+//! sort by. It must not know where the text came from.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -60,6 +61,13 @@ pub fn lines(text: &str) -> String {
     joined(&out)
 }
 
+/// The canonical form of `ipset save` output: lines sorted, without what the kernel chooses by chance.
+#[must_use]
+pub fn sets(text: &str) -> String {
+    static CHOSEN: LazyLock<Regex> = LazyLock::new(|| regex(r" (bucketsize [0-9]+|initval 0x[0-9a-f]+)"));
+    lines(&CHOSEN.replace_all(text, ""))
+}
+
 /// One table, from its `*name` line to its COMMIT.
 #[derive(Clone, Default)]
 struct Table {
@@ -110,12 +118,17 @@ fn by_destination(chain: &str, rules: &[String]) -> Vec<String> {
     out
 }
 
-/// Destination, protocol and port a rule matches. A node port has no destination: its rule for localhost has
+/// Destination, protocol and port a rule matches, or those of its virtual server. A node port has no destination: its rule for localhost has
 /// to stay before its general one.
 fn destination(chain: &str, rule: &str) -> [String; 3] {
     static ADDRESS: LazyLock<Regex> = LazyLock::new(|| regex(r"-d ([^[:space:]]+)"));
     static PROTOCOL: LazyLock<Regex> = LazyLock::new(|| regex(r"-p ([^[:space:]]+)"));
     static PORT: LazyLock<Regex> = LazyLock::new(|| regex(r"--dport ([0-9]+)"));
+    static SERVER: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"--vproto ([0-9]+) --vaddr ([^[:space:]]+) --vport ([0-9]+)"));
+    if let Some(server) = SERVER.captures(rule) {
+        return [2, 1, 3].map(|part| server[part].to_owned());
+    }
     let find = |re: &Regex| re.captures(rule).map(|c| c[1].to_owned()).unwrap_or_default();
     let address = if chain == "KUBE-NODEPORTS" { String::new() } else { find(&ADDRESS) };
     [address, find(&PROTOCOL), find(&PORT)]

@@ -15,12 +15,30 @@ use crate::canonical;
 pub enum Mode {
     /// Rules by iptables.
     Iptables,
+    /// Virtual servers of IPVS.
+    Ipvs,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Iptables, Self::Ipvs];
+
+    /// What a recording in this mode has, in the order in which differences are shown.
+    #[must_use]
+    pub fn kinds(self) -> &'static [Kind] {
+        use Kind::{Addr, Http, Ip6tables, Ipset, Iptables, Ipvs, Sysctl};
+        match self {
+            Self::Iptables => &[Iptables, Ip6tables, Sysctl, Http],
+            Self::Ipvs => &[Ipvs, Ipset, Addr, Iptables, Ip6tables, Sysctl, Http],
+        }
+    }
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Mode::Iptables => "iptables",
+            Mode::Ipvs => "ipvs",
         })
     }
 }
@@ -34,14 +52,17 @@ pub enum Kind {
     Ip6tables,
     /// the sysctls the proxy sets, a `key = value` line each
     Sysctl,
+    /// `ipvsadm -S -n`
+    Ipvs,
+    /// `ipset save`
+    Ipset,
+    /// the addresses of `kube-ipvs0`
+    Addr,
     /// the sockets that answer health checks of Services, and what they answer
     Http,
 }
 
 impl Kind {
-    /// Every kind, in the order in which differences are shown.
-    pub const ALL: [Kind; 4] = [Kind::Iptables, Kind::Ip6tables, Kind::Sysctl, Kind::Http];
-
     /// What it is called, which is also its file's extension.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -49,6 +70,9 @@ impl Kind {
             Kind::Iptables => "iptables",
             Kind::Ip6tables => "ip6tables",
             Kind::Sysctl => "sysctl",
+            Kind::Ipvs => "ipvs",
+            Kind::Ipset => "ipset",
+            Kind::Addr => "addr",
             Kind::Http => "http",
         }
     }
@@ -58,7 +82,8 @@ impl Kind {
     pub fn canonical(self, text: &str) -> String {
         match self {
             Kind::Iptables | Kind::Ip6tables => canonical::save(text),
-            Kind::Sysctl => canonical::lines(text),
+            Kind::Sysctl | Kind::Ipvs | Kind::Addr => canonical::lines(text),
+            Kind::Ipset => canonical::sets(text),
             Kind::Http => canonical::http(text),
         }
     }
@@ -123,7 +148,7 @@ impl Case {
     /// All that was recorded after a step, in canonical form.
     #[must_use]
     pub fn expected_state(&self, mode: Mode, step: usize) -> State {
-        Kind::ALL.into_iter().map(|kind| (kind, kind.canonical(&self.expected(mode, step, kind)))).collect()
+        mode.kinds().iter().map(|&kind| (kind, kind.canonical(&self.expected(mode, step, kind)))).collect()
     }
 }
 
@@ -177,11 +202,12 @@ mod tests {
         assert!(cases.len() > 90, "{} cases", cases.len());
         for case in &cases {
             assert!(!case.why.is_empty() && !case.config.is_empty(), "{}", case.name);
-            assert!(case.has(Mode::Iptables), "{}", case.name);
-            for step in 0..case.stored.len() {
-                let state = case.expected_state(Mode::Iptables, step);
-                assert!(state[&Kind::Iptables].contains("KUBE-"), "{} {step}", case.name);
-                assert!(state[&Kind::Sysctl].contains("route_localnet"), "{} {step}", case.name);
+            let modes: Vec<Mode> = Mode::ALL.into_iter().filter(|mode| case.has(*mode)).collect();
+            assert!(!modes.is_empty(), "{}", case.name);
+            for (mode, step) in modes.iter().flat_map(|mode| (0..case.stored.len()).map(move |step| (*mode, step))) {
+                let state = case.expected_state(mode, step);
+                assert!(state[&Kind::Iptables].contains("KUBE-"), "{} {mode} {step}", case.name);
+                assert!(state[&Kind::Sysctl].contains("route_localnet"), "{} {mode} {step}", case.name);
             }
         }
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::case::{Kind, State};
+use crate::case::{Kind, Mode, State};
 use crate::flavour::{Flavour, HINT};
 use crate::netns::{Netns, veth};
 use crate::proxy::{Proxy, healthy};
@@ -25,6 +25,15 @@ const LIMIT: Duration = Duration::from_secs(25);
 const PAUSE: Duration = Duration::from_millis(20);
 
 const SYSCTLS: [&str; 2] = ["net.ipv4.conf.all.route_localnet", "net.netfilter.nf_conntrack_tcp_be_liberal"];
+/// Those of IPVS mode.
+const IPVS_SYSCTLS: [&str; 6] = [
+    "net.ipv4.conf.all.arp_ignore",
+    "net.ipv4.conf.all.arp_announce",
+    "net.ipv4.ip_forward",
+    "net.ipv4.vs.conntrack",
+    "net.ipv4.vs.expire_nodest_conn",
+    "net.ipv4.vs.expire_quiescent_template",
+];
 
 /// A node with its neighbour, and a proxy once it is started.
 #[derive(Debug)]
@@ -33,17 +42,18 @@ pub struct Lab {
     proxy: Option<Proxy>,
     node: Netns,
     _neighbour: Netns,
+    mode: Mode,
     flavour: Flavour,
     dir: Scratch,
 }
 
 impl Lab {
-    /// A fresh node, whose host says that `flavour` is in use.
+    /// A fresh node for a proxy in `mode`, whose host says that `flavour` is in use.
     ///
     /// # Panics
     /// When namespaces or interfaces cannot be made here.
     #[must_use]
-    pub fn new(flavour: Flavour) -> Self {
+    pub fn new(mode: Mode, flavour: Flavour) -> Self {
         let (node, neighbour, dir) = (Netns::new(), Netns::new(), Scratch::new());
         // As in the recording, eth1 comes before eth0 in the kernel's order, in which rules for addresses stand.
         for line in ["ip link add eth1 type veth peer name eth1p", "ip addr add 192.168.60.2/24 dev eth1"] {
@@ -61,7 +71,7 @@ impl Lab {
         ] {
             node.run(line);
         }
-        let lab = Self { proxy: None, node, _neighbour: neighbour, flavour, dir };
+        let lab = Self { proxy: None, node, _neighbour: neighbour, mode, flavour, dir };
         for family in ["iptables", "ip6tables"] {
             let mut hint = lab.node.command(&format!("{family}-{flavour}"));
             run(hint.args(["-w", "-t", "mangle", "-N", HINT]).envs(lab.env())).expect("the hint chain");
@@ -155,18 +165,45 @@ impl Lab {
     /// # Errors
     /// When a tool fails, which nft tools may do while the rules change.
     pub fn read(&self) -> Result<State, String> {
-        let sysctl = self.node.enter(|| {
+        let mut keys = SYSCTLS.to_vec();
+        if self.mode == Mode::Ipvs {
+            keys.extend(IPVS_SYSCTLS);
+        }
+        let mut sysctl = self.node.enter(|| {
             // a thread of the namespace sees its sysctls
             let value = |key: &str| fs::read_to_string(format!("/proc/sys/{}", key.replace('.', "/")));
-            SYSCTLS.map(|key| format!("{key} = {}\n", value(key).unwrap_or_default().trim())).concat()
+            let line = |key: &&str| format!("{key} = {}\n", value(key).unwrap_or_default().trim());
+            keys.iter().map(line).collect::<String>()
         });
-        let mut state = State::from([(Kind::Sysctl, Kind::Sysctl.canonical(&sysctl))]);
+        let mut state = State::new();
+        if self.mode == Mode::Ipvs {
+            sysctl += &run(self.node.command("ipvsadm").args(["-l", "--timeout"]))?;
+            for (kind, tool, words) in [(Kind::Ipvs, "ipvsadm", &["-S", "-n"][..]), (Kind::Ipset, "ipset", &["save"])] {
+                state.insert(kind, kind.canonical(&run(self.node.command(tool).args(words))?));
+            }
+            state.insert(Kind::Addr, Kind::Addr.canonical(&self.bound_addresses()));
+        }
+        state.insert(Kind::Sysctl, Kind::Sysctl.canonical(&sysctl));
         for kind in [Kind::Iptables, Kind::Ip6tables] {
             let saved = self.flavour.normalise(&self.save(kind, self.flavour)?);
             state.insert(kind, kind.canonical(&saved));
         }
         state.insert(Kind::Http, Kind::Http.canonical(&self.health_checks()));
         Ok(state)
+    }
+
+    /// The addresses of the device of IPVS mode, as the recording wrote them; none without a device.
+    fn bound_addresses(&self) -> String {
+        let shown = self.node.try_run("ip addr show kube-ipvs0");
+        let shown = String::from_utf8_lossy(&shown.stdout);
+        let mut words = shown.split_whitespace().peekable();
+        let mut addresses = String::new();
+        while let Some(word) = words.next() {
+            if let Some(address) = words.peek().filter(|a| word.starts_with("inet") && !a.starts_with("fe80")) {
+                addresses += &format!("{address}\n");
+            }
+        }
+        addresses
     }
 
     /// Who listens at ports from 30000 on, and what each answers at the node's address: as the recording asked.

@@ -57,6 +57,22 @@ impl Node {
         &self.dir
     }
 
+    /// Its namespace.
+    #[must_use]
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// A sysctl of its own, named as below `/proc/sys`.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn sysctl(&self, name: &str) -> String {
+        let read = || std::fs::read_to_string(format!("/proc/sys/{name}"));
+        self.netns.enter(read).unwrap_or_else(|error| panic!("{name}: {error}")).trim().to_owned()
+    }
+
     /// An API server that listens on the node's loopback address.
     ///
     /// # Panics
@@ -71,10 +87,20 @@ impl Node {
     /// # Panics
     /// When it cannot be started or one runs.
     pub fn start(&mut self, arguments: &[&str]) {
+        self.start_by(&[], arguments);
+    }
+
+    /// The same, by another program, which gets the binary and its arguments after its own.
+    ///
+    /// # Panics
+    /// When it cannot be started or one runs.
+    pub fn start_by(&mut self, program: &[&str], arguments: &[&str]) {
         assert!(self.child.is_none(), "a proxy runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
-        let mut command = self.netns.command(&self.binary.to_string_lossy());
-        command.args(["--hostname-override", NAME]).args(arguments);
+        let binary = self.binary.to_string_lossy().into_owned();
+        let words: Vec<&str> = program.iter().copied().chain([&*binary]).collect();
+        let mut command = self.netns.command(words[0]);
+        command.args(&words[1..]).args(["--hostname-override", NAME]).args(arguments);
         command.env("XTABLES_LOCKFILE", self.dir.join("xtables.lock"));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.binary.display())));
@@ -85,9 +111,23 @@ impl Node {
     /// # Panics
     /// When none runs, or it does not end.
     pub fn end(&mut self, signal: Signal) -> ExitStatus {
-        let pid = self.child.as_ref().expect("a proxy runs").id();
-        kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal).expect("a signal");
+        self.send(signal);
         self.wait()
+    }
+
+    /// Sends a signal to the proxy.
+    ///
+    /// # Panics
+    /// When none runs.
+    pub fn send(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid().expect("a proxy runs")).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("a signal");
+    }
+
+    /// The proxy's process, if one runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Waits for the proxy's end.

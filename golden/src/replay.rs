@@ -1,6 +1,6 @@
 //! A case played through tracking, planning and a kernel that is a value: fast, and without root.
 //!
-//! In: a case. Out: after each step, the rules as `iptables-save` would print them. It must not know what is right.
+//! In: a case, a mode. Out: after each step, the kernel as the tools would print it. It must not know what is right.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
-use proxier::kernel::Host;
-use proxier::model::{Config, LocalDetector, NodeInfo, NodePortAddresses};
+use proxier::ipvs::{self, Ipvs};
+use proxier::kernel::{DeviceName, Host};
+use proxier::model::{Config, IpvsConfig, LocalDetector, NodeInfo, NodePortAddresses};
 use proxier::netfilter::iptables::Table;
-use proxier::testing::{FakeHost, FakeIptables, objects};
+use proxier::testing::{FakeHost, FakeIpSets, FakeIptables, FakeIpvs, FakeLinks, objects};
 use proxier::track::{Change, Kind, Tracker, Translator, key_of};
 use serde_json::Value;
 
-use crate::case::Case;
+use crate::case::{Case, Kind as Part, Mode};
 
 /// The interfaces' addresses of the recorded node, in the kernel's order.
 const ADDRESSES: [&str; 6] = ["127.0.0.1", "::1", "192.168.60.2", "fd00:60::2", "192.168.50.2", "fd00:50::2"];
@@ -23,8 +24,16 @@ const ADDRESSES: [&str; 6] = ["127.0.0.1", "::1", "192.168.60.2", "fd00:60::2", 
 struct Family {
     family: IpFamily,
     tracker: Tracker,
-    backend: Iptables,
-    kernel: FakeIptables,
+    backend: Box<dyn Backend>,
+    tables: FakeIptables,
+}
+
+/// What IPVS mode has besides the tables, for both families.
+#[derive(Default)]
+struct Shared {
+    servers: FakeIpvs,
+    sets: FakeIpSets,
+    links: FakeLinks,
 }
 
 /// Both families of a case's node.
@@ -32,6 +41,7 @@ pub struct Replay {
     config: Config,
     translator: Translator,
     families: [Family; 2],
+    shared: Shared,
 }
 
 impl Replay {
@@ -40,23 +50,32 @@ impl Replay {
     /// # Panics
     /// When the case's configuration has something that is not known here.
     #[must_use]
-    pub fn new(case: &Case) -> Self {
+    pub fn new(case: &Case, mode: Mode) -> Self {
         let fields: Value = serde_saphyr::from_str(&case.config).expect("a configuration");
         let config = config(&fields);
+        let shared = Shared::default();
         let families = IpFamily::ALL.map(|family| {
-            let (kernel, mut host) = (FakeIptables::default(), FakeHost::default());
+            let (tables, mut host) = (FakeIptables::default(), FakeHost::default());
             host.set_addresses(ADDRESSES.iter().map(|ip| ip.parse().expect("an address")));
             host.allow_counters();
             if fields.pointer("/conntrack/tcpBeLiberal") == Some(&Value::Bool(true)) {
                 host.set_sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", 1).expect("a sysctl");
             }
-            let backend = Iptables::new(family, config.clone(), Box::new(kernel.clone()), Box::new(host));
+            let backend: Box<dyn Backend> = match mode {
+                Mode::Iptables => {
+                    Box::new(Iptables::new(family, config.clone(), Box::new(tables.clone()), Box::new(host)))
+                }
+                Mode::Ipvs => {
+                    let kernel = shared.kernel(&tables, host);
+                    Box::new(Ipvs::new(family, config.clone(), ipvs_config(&fields), kernel).expect("a scheduler"))
+                }
+            };
             let mut tracker = Tracker::default();
             tracker.want_everything();
-            Family { family, tracker, backend, kernel }
+            Family { family, tracker, backend, tables }
         });
         let translator = Translator::new(&config.node_name, config.hide_external_ips);
-        Self { config, translator, families }
+        Self { config, translator, families, shared }
     }
 
     /// Plays one step: all objects as they are after it.
@@ -95,12 +114,51 @@ impl Replay {
         }
     }
 
+    /// A part of the kernel as its tool would print it now; `None` for one that is not replayed.
+    #[must_use]
+    pub fn part(&self, part: Part) -> Option<String> {
+        match part {
+            Part::Iptables => Some(self.rules(IpFamily::V4)),
+            Part::Ip6tables => Some(self.rules(IpFamily::V6)),
+            Part::Ipvs => Some(self.shared.servers.to_string()),
+            Part::Ipset => Some(self.shared.sets.to_string()),
+            Part::Addr => {
+                let held = self.shared.links.held(DeviceName::new("kube-ipvs0")).unwrap_or_default();
+                Some(held.iter().map(|address| format!("{address}\n")).collect())
+            }
+            Part::Sysctl | Part::Http => None,
+        }
+    }
+
     /// What `iptables-save` of a family would print now, in the order and the words of the version that recorded.
     #[must_use]
     pub fn rules(&self, family: IpFamily) -> String {
         let of_family = self.families.iter().filter(|f| f.family == family);
-        let tables = of_family.flat_map(|f| [Table::Mangle, Table::Filter, Table::Nat].map(|t| f.kernel.save_text(t)));
+        let tables = of_family.flat_map(|f| [Table::Mangle, Table::Filter, Table::Nat].map(|t| f.tables.save_text(t)));
         tables.collect::<String>().replace(" --nfacct-name ", " --nfacct-name  ")
+    }
+}
+
+impl Shared {
+    fn kernel(&self, tables: &FakeIptables, host: FakeHost) -> ipvs::Kernel {
+        ipvs::Kernel {
+            tool: Box::new(tables.clone()),
+            table: Box::new(self.servers.clone()),
+            sets: Box::new(self.sets.clone()),
+            links: Box::new(self.links.clone()),
+            host: Box::new(host),
+        }
+    }
+}
+
+/// The same for what IPVS mode alone is told. Timeouts and ARP show nowhere here.
+fn ipvs_config(fields: &Value) -> IpvsConfig {
+    let excluded = fields.pointer("/ipvs/excludeCIDRs").and_then(Value::as_array).cloned().unwrap_or_default();
+    let nets = excluded.iter().filter_map(Value::as_str).map(|net| net.parse().expect("a network"));
+    IpvsConfig {
+        scheduler: fields.pointer("/ipvs/scheduler").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        exclude_cidrs: nets.collect(),
+        ..IpvsConfig::default()
     }
 }
 

@@ -12,6 +12,15 @@ use crate::model::{Scope, ServicePortName, Snapshot};
 
 /// A mode: turns snapshots into kernel state of one IP family.
 pub trait Backend: Send + fmt::Debug {
+    /// Sets what takes more rights than syncing does, or belongs to the start: the mode's sysctls. `--init-only` does
+    /// this and no more. A mode that has nothing of that kind does nothing.
+    ///
+    /// # Errors
+    /// What could not be set.
+    fn prepare(&mut self) -> Result<(), SyncError> {
+        Ok(())
+    }
+
     /// Makes the kernel's state what `snapshot` asks for, looking only at what `scope` names.
     ///
     /// # Errors
@@ -25,6 +34,19 @@ pub trait Backend: Send + fmt::Debug {
     /// # Errors
     /// When the state could not be read.
     fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError>;
+
+    /// When the mode has something to do by itself, besides syncs: then [`Backend::tick`] is to be called.
+    fn next_event(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Does what was due.
+    ///
+    /// # Errors
+    /// When it could not be done; the next sync has to be [`Scope::Full`].
+    fn tick(&mut self, _now: Instant) -> Result<(), SyncError> {
+        Ok(())
+    }
 
     /// Removes every trace of this mode, and nothing else.
     ///

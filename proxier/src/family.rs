@@ -33,6 +33,15 @@ impl IpFamily {
         if net.addr().is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
+    /// The one that it is not.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+
     /// The Kubernetes spelling, also the `ip_family` label of the metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -71,6 +80,15 @@ impl IpFamily {
         }
     }
 
+    /// What ipset calls it.
+    #[must_use]
+    pub fn ipset(self) -> &'static str {
+        match self {
+            Self::V4 => "inet",
+            Self::V6 => "inet6",
+        }
+    }
+
     /// Where the kernel lists the legacy tables that exist in this network namespace.
     #[must_use]
     pub fn legacy_table_names(self) -> &'static str {
@@ -78,6 +96,12 @@ impl IpFamily {
             Self::V4 => "/proc/thread-self/net/ip_tables_names",
             Self::V6 => "/proc/thread-self/net/ip6_tables_names",
         }
+    }
+
+    /// The family that the kernel numbers so.
+    #[must_use]
+    pub fn of_nfproto(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| family.nfproto() == number)
     }
 
     /// The netfilter protocol number (`NFPROTO_IPV4`, `NFPROTO_IPV6`).
@@ -105,6 +129,13 @@ impl IpFamily {
             Self::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
             Self::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
         }
+    }
+
+    /// Whether an address counts on one link only and is no address of the node as a whole. In IPv4 such addresses are
+    /// used like others.
+    #[must_use]
+    pub fn is_link_local(self, ip: &IpAddr) -> bool {
+        matches!(ip, IpAddr::V6(ip) if self == Self::V6 && ip.is_unicast_link_local())
     }
 
     /// Whether the kernel can route packets to loopback addresses from elsewhere (`route_localnet` is IPv4 only).

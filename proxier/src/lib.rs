@@ -3,7 +3,7 @@
 //! The tour, in the order in which a change travels:
 //! - [`track`] turns API objects into the compact values of [`model`] and tells which Service ports a change touches;
 //! - [`proxier`] owns those values, decides by [`schedule`] when to sync, and calls a mode through [`backend`];
-//! - a mode ([`iptables`]) renders [`netfilter`] values from a [`model::Snapshot`] and plans what to write;
+//! - a mode ([`iptables`], [`ipvs`]) renders [`netfilter`] values from a [`model::Snapshot`] and plans what to write;
 //! - [`kernel`] applies them: the only module with side effects;
 //! - [`cleaner`] deletes the flows that [`conntrack`] finds stale, because the kernel never asks the rules again.
 //!
@@ -15,7 +15,9 @@ pub mod conntrack;
 pub mod family;
 pub mod inspect;
 pub mod iptables;
+pub mod ipvs;
 pub mod kernel;
+pub mod leftovers;
 pub mod model;
 pub mod netfilter;
 pub mod proxier;
@@ -23,5 +25,7 @@ pub mod schedule;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod track;
+pub mod tuning;
+pub mod xtables;
 
 pub use family::IpFamily;

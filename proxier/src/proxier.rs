@@ -13,7 +13,7 @@ use crate::backend::{Backend, Rejected, SyncError, SyncStats};
 use crate::cleaner::{Cleaned, FlowCleaner};
 use crate::family::IpFamily;
 use crate::kernel;
-use crate::model::{Config, Destination, HealthChecks, Scope, ServicePortName};
+use crate::model::{Config, Destination, HealthChecks, LocalDetector, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
 use crate::track::{Change, Kind, Tracker};
 
@@ -50,6 +50,17 @@ pub struct SyncReport<'a> {
     pub health_checks: Option<HealthChecks>,
 }
 
+/// Removes what was there before: the traces of other modes.
+pub type Sweep = Box<dyn FnMut() -> Result<(), Vec<SyncError>> + Send>;
+
+/// How long the first sync is still held up for the sake of the own Node.
+enum Wait {
+    No,
+    Until(Instant),
+    /// Whoever watches the Node ends the process if it takes too long.
+    ForNetwork,
+}
+
 /// The owner of one family's model and kernel state.
 pub struct Proxier {
     family: IpFamily,
@@ -58,6 +69,7 @@ pub struct Proxier {
     schedule: SyncSchedule,
     backend: Box<dyn Backend>,
     cleaner: Option<FlowCleaner>,
+    sweep: Option<Sweep>,
     observer: Box<dyn Observer>,
     started: Instant,
     started_at: SystemTime,
@@ -90,6 +102,7 @@ impl Proxier {
             schedule: SyncSchedule::new(periods.min, periods.sync, FULL_SYNC_PERIOD),
             backend,
             cleaner: None,
+            sweep: None,
             observer,
             started: now,
             started_at: SystemTime::now(),
@@ -104,6 +117,12 @@ impl Proxier {
     #[must_use]
     pub fn with_cleaner(self, cleaner: FlowCleaner) -> Self {
         Self { cleaner: Some(cleaner), ..self }
+    }
+
+    /// Has other modes' traces removed once our own rules are in place: until then theirs serve.
+    #[must_use]
+    pub fn with_sweep(self, sweep: Sweep) -> Self {
+        Self { sweep: Some(sweep), ..self }
     }
 
     /// Runs until the channel's senders are gone. A sync under way is finished first; the rules stay.
@@ -158,17 +177,32 @@ impl Proxier {
         if !self.tracker.complete() {
             return None;
         }
-        if !self.synced_once && !self.node_settled(now) {
-            return Some(self.started + NODE_WAIT);
+        if !self.synced_once {
+            match self.wait_for_node(now) {
+                Wait::No => {}
+                Wait::Until(at) => return Some(at),
+                Wait::ForNetwork => return None,
+            }
         }
         let due = self.schedule.due();
-        if self.synced_once { Some(due.map_or(self.next_check, |due| due.min(self.next_check))) } else { due }
+        if !self.synced_once {
+            return due;
+        }
+        [due, self.backend.next_event()].into_iter().flatten().chain([self.next_check]).min()
     }
 
-    /// Rules depend on the node's addresses and networks, so the first sync waits for them, but not for ever.
-    fn node_settled(&self, now: Instant) -> bool {
-        let known = self.tracker.node_listed() && !self.tracker.node().addresses.is_empty();
-        known || now.duration_since(self.started) >= NODE_WAIT
+    /// Rules depend on the node's addresses and networks, so the first sync waits for them, for addresses not for ever.
+    fn wait_for_node(&self, now: Instant) -> Wait {
+        let node = self.tracker.node();
+        let known = self.tracker.node_listed() && !node.addresses.is_empty();
+        let until = self.started + NODE_WAIT;
+        if self.config.local_detector == LocalDetector::NodeCidr && node.pod_cidrs.is_empty() {
+            Wait::ForNetwork
+        } else if known || now >= until {
+            Wait::No
+        } else {
+            Wait::Until(until)
+        }
     }
 
     fn act(&mut self, now: Instant) {
@@ -183,7 +217,22 @@ impl Proxier {
             self.sync(now);
         } else if self.synced_once && self.next_check <= now {
             self.check(now);
+        } else if self.synced_once && self.backend.next_event().is_some_and(|at| at <= now) {
+            self.tick(now);
         }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if let Err(error) = self.backend.tick(now) {
+            warn!("{}: looking at everything: {error}", self.family);
+            self.want_everything(now);
+        }
+    }
+
+    fn want_everything(&mut self, now: Instant) {
+        self.tracker.want_everything();
+        self.observer.queued();
+        self.schedule.request(now);
     }
 
     fn check(&mut self, now: Instant) {
@@ -191,15 +240,14 @@ impl Proxier {
         if self.cleaner.as_ref().is_some_and(FlowCleaner::owes) {
             self.clean_flows(&Scope::Changed(BTreeSet::new()), BTreeSet::new());
         }
+        self.sweep();
         let damage = self.backend.damage(now);
         kernel::memory::release();
         match damage {
             Ok(None) => {}
             Ok(Some(damage)) => {
                 warn!("{}: the rules were changed by someone else: {damage}", self.family);
-                self.tracker.want_everything();
-                self.observer.queued();
-                self.schedule.request(now);
+                self.want_everything(now);
             }
             Err(error) => warn!("{}: cannot check the rules: {error}", self.family),
         }
@@ -239,6 +287,7 @@ impl Proxier {
         if result.is_ok() {
             let gone = self.tracker.take_gone();
             self.clean_flows(&scope, gone);
+            self.sweep();
         }
         let end = Instant::now();
         self.schedule.ended(end, retry);
@@ -268,6 +317,16 @@ impl Proxier {
         let Some(cleaner) = &mut self.cleaner else { return };
         if let Some(cleaned) = cleaner.clean(&self.tracker.snapshot(node_ip), scope, gone) {
             self.observer.cleaned(&cleaned);
+        }
+    }
+
+    fn sweep(&mut self) {
+        let Some(mut sweep) = self.sweep.take() else { return };
+        if let Err(errors) = sweep() {
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let (family, period) = (self.family, self.config.periods.sync);
+            warn!("{family}: traces of another mode stay, next try in {period:?}: {}", errors.join("; "));
+            self.sweep = Some(sweep);
         }
     }
 

@@ -2,13 +2,16 @@
 //!
 //! In: root. Out: flows as `conntrack -L` prints them, and their deletion. It must not know why flows go.
 
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::Command;
+#[path = "common/namespace.rs"]
+mod namespace;
 
-use nix::sched::{CloneFlags, unshare};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+
 use proxier::IpFamily;
 use proxier::kernel::{ConntrackTable, Deleted, SystemConntrack};
 use proxier::netfilter::{Flow, conntrack};
+
+use self::namespace::{in_namespace, run};
 
 /// What is where in one family.
 struct Place {
@@ -36,11 +39,9 @@ const PLACES: [Place; 2] = [
     },
 ];
 
-/// Runs a test on a thread with a namespace of its own: addresses on `lo`, and a rule that makes Services work.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("cannot make a network namespace: run the tests as root");
-        run("ip link set lo up");
+/// Runs a test in a namespace of its own: addresses on `lo`, and a rule that makes Services work.
+fn with_services(test: impl FnOnce() + Send + 'static) {
+    in_namespace(|| {
         for address in ["10.0.0.5/32", "10.0.0.6/32", "10.96.0.10/32", "fd00::5/128", "fd00::6/128", "fd00:96::10/128"]
         {
             run(&format!("ip addr add {address} dev lo nodad"));
@@ -49,16 +50,6 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
         run("ip6tables-nft -t nat -A OUTPUT -p udp -d fd00:96::10 --dport 53 -j DNAT --to-destination [fd00::5]:8053");
         test();
     });
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-}
-
-/// Runs a command line, split at blanks; a thread's children are in its namespace.
-fn run(line: &str) -> String {
-    let mut words = line.split_whitespace();
-    let output = Command::new(words.next().expect("a command")).args(words).output();
-    let output = output.unwrap_or_else(|e| panic!("{line}: {e}"));
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
 }
 
 /// What `conntrack -L` prints of a protocol: only the fields that a [`Flow`] prints too, in order.
@@ -107,7 +98,7 @@ fn redirected(flow: &Flow) -> bool {
 
 #[test]
 fn udp_flows_of_one_family_are_seen_as_conntrack_prints_them() {
-    in_namespace(|| {
+    with_services(|| {
         let _servers = PLACES.map(|place| place.servers.map(socket));
         for Place { family, any, servers, service } in PLACES {
             let listener = TcpListener::bind(servers[0]).expect("a listener");
@@ -126,7 +117,7 @@ fn udp_flows_of_one_family_are_seen_as_conntrack_prints_them() {
 
 #[test]
 fn only_unwanted_flows_are_deleted() {
-    in_namespace(|| {
+    with_services(|| {
         let _servers = PLACES.map(|place| place.servers.map(socket));
         for Place { any, servers, service, .. } in PLACES {
             let client = socket(any);
@@ -144,7 +135,7 @@ fn only_unwanted_flows_are_deleted() {
 
 #[test]
 fn many_flows_go_in_one_pass() {
-    in_namespace(|| {
+    with_services(|| {
         let client = socket("0.0.0.0:0");
         let (other, many) = (socket("10.0.0.5:8053"), 5_000);
         for port in 0..many {
@@ -164,7 +155,7 @@ fn many_flows_go_in_one_pass() {
 
 #[test]
 fn flows_that_went_by_themselves_count_as_deleted() {
-    in_namespace(|| {
+    with_services(|| {
         let _server = socket("10.0.0.5:8053");
         send(&socket("0.0.0.0:0"), "10.96.0.10:53");
         let deleted = delete(IpFamily::V4, |_| {
@@ -177,7 +168,7 @@ fn flows_that_went_by_themselves_count_as_deleted() {
 
 #[test]
 fn flows_in_zones_are_deleted_too() {
-    in_namespace(|| {
+    with_services(|| {
         run("iptables-nft -t raw -A OUTPUT -p udp --dport 9000 -j CT --zone 7");
         run("iptables-nft -t raw -A PREROUTING -p udp --dport 9000 -j CT --zone 7");
         let (_server, client) = (socket("10.0.0.6:9000"), socket("0.0.0.0:0"));

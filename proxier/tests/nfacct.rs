@@ -2,22 +2,16 @@
 //!
 //! In: root. Out: counters that rules refer to are made and read back. It must not know what the rules are for.
 
-use std::net::UdpSocket;
-use std::process::Command;
+#[path = "common/namespace.rs"]
+mod namespace;
 
-use nix::sched::{CloneFlags, unshare};
+use std::net::UdpSocket;
+
 use proxier::kernel::{Host, SystemHost, packet_counters};
 
-fn run(line: &str) {
-    let mut words = line.split_whitespace();
-    let output = Command::new(words.next().expect("a command")).args(words).output();
-    let output = output.unwrap_or_else(|e| panic!("{line}: {e}"));
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-}
+use self::namespace::{in_namespace, run};
 
 fn packets_are_counted_by_name() {
-    unshare(CloneFlags::CLONE_NEWNET).expect("cannot make a network namespace: run the tests as root");
-    run("ip link set lo up");
     assert!(packet_counters().expect("the kernel has nfacct").is_empty());
     for name in ["sent", "idle", "sent"] {
         SystemHost.ensure_counter(name).expect("a counter");
@@ -34,6 +28,5 @@ fn packets_are_counted_by_name() {
 
 #[test]
 fn the_kernel_counts_what_rules_tell_it_to() {
-    let thread = std::thread::spawn(packets_are_counted_by_name);
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    in_namespace(packets_are_counted_by_name);
 }

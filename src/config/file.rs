@@ -1,89 +1,96 @@
-//! KubeProxyConfiguration v1alpha1, as far as it is built.
+//! KubeProxyConfiguration v1alpha1: its fields, in the order in which kube-proxy shows them.
 //!
-//! In: YAML or JSON. Out: [`File`], with absent, null and zero values left to their defaults; warnings about fields
-//! that mean nothing here. Must not know: what values are allowed.
+//! In: what a file or flags say. Out: the same as values, or as JSON. Must not know: what is allowed or the default.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde::{Deserialize, Serialize, Serializer};
 
-use super::{ConfigError, duration};
+use super::duration::GoDuration;
+use super::logging::LoggingFile;
 
-const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
-const KIND: &str = "KubeProxyConfiguration";
-
-/// Fields of the real one that are not built yet: they are named in a warning when they are set.
-const NOT_BUILT: &[&str] = &[
-    "bindAddressHardFail",
-    "clientConnection.acceptContentTypes",
-    "clientConnection.burst",
-    "clientConnection.contentType",
-    "clientConnection.qps",
-    "configSyncPeriod",
-    "conntrack.max",
-    "conntrack.maxPerCore",
-    "conntrack.min",
-    "conntrack.tcpCloseWaitTimeout",
-    "conntrack.tcpEstablishedTimeout",
-    "conntrack.udpStreamTimeout",
-    "conntrack.udpTimeout",
-    "enableProfiling",
-    "ipvs",
-    "logging",
-    "nftables",
-    "oomScoreAdj",
-    "portRange",
-    "showHiddenMetricsForVersion",
-    "windowsRunAsService",
-    "winkernel",
-];
-
-/// The fields that are built. `None` and empty: not set.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+/// The configuration. `None`: not said.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct File {
-    /// `iptables` is the only one that is built.
-    pub mode: String,
-    /// Feature gates, of which `AllowServiceExternalIPs` means something here.
+    /// `KubeProxyConfiguration`
+    pub kind: String,
+    /// `kubeproxy.config.k8s.io/v1alpha1`
+    pub api_version: String,
+    /// Feature gates, on or off.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub feature_gates: BTreeMap<String, bool>,
     /// How to reach the API server.
     pub client_connection: ClientConnection,
+    /// How to log.
+    pub logging: LoggingFile,
     /// The name of this node, if not the host's.
     pub hostname_override: String,
     /// The node's address, if not a wildcard.
     pub bind_address: String,
-    /// Where `/healthz` is served.
+    /// Where `/healthz` is served; empty: at the usual place; `0`: nowhere.
     pub healthz_bind_address: String,
-    /// Where `/metrics` is served.
+    /// Where `/metrics` is served; empty: at the usual place; `0`: nowhere.
     pub metrics_bind_address: String,
-    /// Pod networks, with a comma between.
-    #[serde(rename = "clusterCIDR")]
-    pub cluster_cidr: String,
+    /// Whether a port that cannot be had is the end.
+    pub bind_address_hard_fail: bool,
+    /// Serve `/debug/`.
+    pub enable_profiling: bool,
+    /// Show metrics that this release hides.
+    pub show_hidden_metrics_for_version: String,
+    /// `iptables`, `ipvs` or `nftables`.
+    pub mode: String,
+    /// Settings of iptables mode, and some of IPVS mode.
+    pub iptables: Iptables,
+    /// Settings of IPVS mode.
+    pub ipvs: Ipvs,
+    /// Settings of nftables mode.
+    pub nftables: Nftables,
+    /// Settings of Windows.
+    pub winkernel: Winkernel,
     /// How to tell local traffic.
     pub detect_local_mode: String,
     /// Details of that.
     pub detect_local: DetectLocal,
+    /// Pod networks, with a comma between.
+    #[serde(rename = "clusterCIDR")]
+    pub cluster_cidr: String,
     /// Where node ports are served.
+    #[serde(serialize_with = "list")]
     pub node_port_addresses: Vec<String>,
-    /// Settings of iptables mode.
-    pub iptables: Iptables,
-    /// Settings of conntrack.
+    /// How readily the kernel kills this process when memory is short.
+    pub oom_score_adj: Option<i32>,
+    /// Settings of connection tracking.
     pub conntrack: Conntrack,
+    /// How often everything was taken from the API server again, once.
+    #[serde(serialize_with = "span")]
+    pub config_sync_period: Option<GoDuration>,
+    /// Means nothing since the userspace mode is gone.
+    pub port_range: String,
+    /// Of Windows.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub windows_run_as_service: bool,
 }
 
 /// `clientConnection`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct ClientConnection {
     /// A kubeconfig file; without one, the Pod's service account.
     pub kubeconfig: String,
+    /// What answers may be encoded in.
+    pub accept_content_types: String,
+    /// What requests are encoded in.
+    pub content_type: String,
+    /// How many requests per second; negative: any number.
+    #[serde(serialize_with = "number")]
+    pub qps: f32,
+    /// How many requests at once.
+    pub burst: i32,
 }
 
 /// `detectLocal`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct DetectLocal {
     /// For mode `BridgeInterface`.
@@ -93,170 +100,116 @@ pub struct DetectLocal {
 }
 
 /// `iptables`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Iptables {
     /// Which bit of the mark asks for masquerading.
-    pub masquerade_bit: Option<i64>,
+    pub masquerade_bit: Option<i32>,
     /// Masquerade all traffic to cluster IPs.
     pub masquerade_all: bool,
     /// Serve node ports on loopback addresses too.
     pub localhost_node_ports: Option<bool>,
     /// How soon failures are retried and the rules checked.
-    #[serde(deserialize_with = "go_duration")]
-    pub sync_period: Option<Duration>,
+    #[serde(serialize_with = "span")]
+    pub sync_period: Option<GoDuration>,
     /// How long to wait at least between two syncs.
-    #[serde(deserialize_with = "go_duration")]
-    pub min_sync_period: Option<Duration>,
+    #[serde(serialize_with = "span")]
+    pub min_sync_period: Option<GoDuration>,
+}
+
+/// `ipvs`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Ipvs {
+    /// How soon failures are retried and everything is checked.
+    #[serde(serialize_with = "span")]
+    pub sync_period: Option<GoDuration>,
+    /// How long to wait at least between two syncs.
+    #[serde(serialize_with = "span")]
+    pub min_sync_period: Option<GoDuration>,
+    /// Which scheduler; empty: `rr`.
+    pub scheduler: String,
+    /// Networks whose virtual servers are somebody else's.
+    #[serde(rename = "excludeCIDRs", serialize_with = "list")]
+    pub exclude_cidrs: Vec<String>,
+    /// Do not answer ARP for service addresses.
+    #[serde(rename = "strictARP")]
+    pub strict_arp: bool,
+    /// How long an idle TCP connection is remembered.
+    pub tcp_timeout: GoDuration,
+    /// The same after a FIN.
+    pub tcp_fin_timeout: GoDuration,
+    /// The same for UDP.
+    pub udp_timeout: GoDuration,
+}
+
+/// `nftables`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Nftables {
+    /// Which bit of the mark asks for masquerading.
+    pub masquerade_bit: Option<i32>,
+    /// Masquerade all traffic to cluster IPs.
+    pub masquerade_all: bool,
+    /// How soon failures are retried and the rules checked.
+    #[serde(serialize_with = "span")]
+    pub sync_period: Option<GoDuration>,
+    /// How long to wait at least between two syncs.
+    #[serde(serialize_with = "span")]
+    pub min_sync_period: Option<GoDuration>,
+}
+
+/// `winkernel`, which means nothing on Linux
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Winkernel {
+    /// A network of HNS.
+    pub network_name: String,
+    /// An address to masquerade with.
+    pub source_vip: String,
+    /// Direct server return.
+    #[serde(rename = "enableDSR")]
+    pub enable_dsr: bool,
+    /// An endpoint of HNS.
+    pub root_hns_endpoint_name: String,
+    /// Forward the health check port.
+    pub forward_health_check_vip: bool,
 }
 
 /// `conntrack`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Conntrack {
+    /// How many connections to track per CPU core.
+    pub max_per_core: Option<i32>,
+    /// How many at least.
+    pub min: Option<i32>,
+    /// How long an idle established TCP connection is remembered.
+    pub tcp_established_timeout: Option<GoDuration>,
+    /// The same in CLOSE_WAIT.
+    pub tcp_close_wait_timeout: Option<GoDuration>,
     /// Do not hold packets out of the window against a TCP connection.
     pub tcp_be_liberal: bool,
+    /// How long an unanswered UDP flow is remembered.
+    pub udp_timeout: GoDuration,
+    /// The same for one that was answered and went on.
+    pub udp_stream_timeout: GoDuration,
 }
 
-fn go_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let duration = duration::parse(&text).map_err(serde::de::Error::custom)?;
-    // In a file, zero is as good as nothing.
-    Ok((!duration.is_zero()).then_some(duration))
+/// An empty list is none at all, as kube-proxy writes it.
+fn list<S: Serializer>(items: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    if items.is_empty() { serializer.serialize_none() } else { items.serialize(serializer) }
 }
 
-/// Reads a configuration file. Warnings are for the log.
-///
-/// # Errors
-/// If it cannot be read, is neither YAML nor JSON, is of another kind, or has a value of the wrong type.
-pub fn read(path: &Path) -> Result<(File, Vec<String>), ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    decode(&text).map_err(|reason| ConfigError::Decode { path: path.to_owned(), reason })
+/// A whole number has no point, as Go writes it.
+#[allow(clippy::trivially_copy_pass_by_ref, clippy::cast_possible_truncation)] // serde asks for it so; checked
+fn number<S: Serializer>(number: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    let whole = number.trunc() as i64;
+    #[allow(clippy::float_cmp, clippy::cast_precision_loss)] // either it is that number or it is not
+    if whole as f32 == *number { serializer.serialize_i64(whole) } else { serializer.serialize_f32(*number) }
 }
 
-fn decode(text: &str) -> Result<(File, Vec<String>), String> {
-    let mut warnings = Vec::new();
-    // Like kube-proxy: only the first document counts, and the last of duplicate keys.
-    let first = first_document(text);
-    let strict: Result<Value, _> = serde_saphyr::from_str(first);
-    let mut value = match strict {
-        Ok(value) => value,
-        Err(strict) => {
-            let options = serde_saphyr::options! {
-                duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
-            };
-            let value = serde_saphyr::from_str_with_options(first, options).map_err(|_| strict.to_string())?;
-            warnings.push(format!("using lenient decoding as strict decoding failed: {strict}"));
-            value
-        }
-    };
-    check_type(&value)?;
-    drop_nulls(&mut value);
-    let mut ignored = Vec::new();
-    let mut track = serde_path_to_error::Track::new();
-    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
-    let file = serde_ignored::deserialize(deserializer, |path| ignored.push(path.to_string()));
-    let file: File = file.map_err(|error| format!("{}: {error}", track.path()))?;
-    for path in ignored.iter().filter(|path| !matches!(&***path, "apiVersion" | "kind")) {
-        let built_later = NOT_BUILT.iter().any(|known| path == known);
-        let what = if built_later { "is not built yet and has no effect" } else { "is unknown and ignored" };
-        warnings.push(format!("configuration field {path:?} {what}"));
-    }
-    Ok((file, warnings))
-}
-
-/// The first document that is more than comments.
-fn first_document(text: &str) -> &str {
-    let (mut start, mut at, mut content) = (0, 0, false);
-    for line in text.split_inclusive('\n') {
-        let trimmed = line.trim_end();
-        if trimmed == "---" || line.starts_with("--- ") {
-            if content {
-                return &text[start..at];
-            }
-            start = at + if trimmed == "---" { line.len() } else { "---".len() };
-            content = trimmed != "---";
-        } else if !trimmed.is_empty() && !trimmed.trim_start().starts_with(['#', '%']) {
-            content = true;
-        }
-        at += line.len();
-    }
-    &text[start..]
-}
-
-fn check_type(value: &Value) -> Result<(), String> {
-    let field = |name| value.get(name).and_then(Value::as_str).unwrap_or_default();
-    match (field("kind"), field("apiVersion")) {
-        ("", _) => Err("field \"kind\" is missing".to_owned()),
-        (KIND, API_VERSION) => Ok(()),
-        (kind, version) => Err(format!("kind {kind:?} of apiVersion {version:?} is not {KIND} of {API_VERSION}")),
-    }
-}
-
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.retain(|_, value| !value.is_null());
-            fields.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
-
-    #[test]
-    fn what_kubeadm_writes_is_understood() {
-        let text = "mode: \"\"\nclusterCIDR: 10.244.0.0/16\nnodePortAddresses: null\nconntrack:\n  maxPerCore: null\n\
-                    iptables:\n  masqueradeAll: false\n  masqueradeBit: null\n  minSyncPeriod: 0s\n  syncPeriod: 45s\n";
-        let (file, warnings) = decode(&format!("{HEAD}{text}")).expect("a configuration");
-        assert_eq!(file.cluster_cidr, "10.244.0.0/16");
-        assert_eq!(file.iptables.min_sync_period, None);
-        assert_eq!(file.iptables.sync_period, Some(Duration::from_secs(45)));
-        assert_eq!(warnings, Vec::<String>::new());
-    }
-
-    #[test]
-    fn comments_are_no_document() {
-        for text in [format!("# ours\n---\n{HEAD}mode: x\n---\nkind: Pod\n"), format!("---\r\n{HEAD}mode: x\n")] {
-            assert_eq!(decode(&text).expect("a configuration").0.mode, "x", "{text}");
-        }
-    }
-
-    #[test]
-    fn fields_without_effect_are_named() {
-        let (_, warnings) =
-            decode(&format!("{HEAD}oomScoreAdj: 5\niptables:\n  syncperiod: 5s\nmode: a\nmode: b\n")).expect("lenient");
-        let text = warnings.join("\n");
-        assert!(text.contains("\"oomScoreAdj\" is not built yet"), "{text}");
-        assert!(text.contains("\"iptables.syncperiod\" is unknown"), "{text}");
-        assert!(text.contains("lenient"), "{text}");
-    }
-
-    #[test]
-    fn what_is_no_configuration_is_refused() {
-        for text in [
-            "",
-            "kind: Pod\napiVersion: v1\n",
-            &format!("{HEAD}mode: [1]\n"),
-            &format!("{HEAD}iptables: {{syncPeriod: 5}}\n"),
-            "{",
-        ] {
-            assert!(decode(text).is_err(), "{text}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn whatever_a_file_holds_is_borne(text in r#"([a-zA-Z]{1,12}|iptables|mode|syncPeriod|kind|[0-9]|[-:{}\[\],&*!|>'"%@~]|\n| |\PC){0,30}"#) {
-            let _ = decode(&text);
-            let _ = decode(&format!("{HEAD}{text}"));
-            let _ = duration::parse(&text);
-        }
-    }
+#[allow(clippy::ref_option)] // serde asks for it so
+fn span<S: Serializer>(duration: &Option<GoDuration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.unwrap_or_default().serialize(serializer)
 }

@@ -1,25 +1,38 @@
-//! What kube-proxy is told: KubeProxyConfiguration and flags, turned into values.
+//! What kube-proxy is told: KubeProxyConfiguration, turned into values.
 //!
-//! In: a file or the command line. Out: [`Settings`], checked. Must not know: how anything is done with them.
-//! With a file, flags count only where kube-proxy keeps them: `--hostname-override`, `--master`, `-v`.
+//! In: a file, or a [`File`] made of flags. Out: [`Settings`], checked. Must not know: flags, or how anything is done.
+//! [`read`] takes the fields from a file, [`File::complete`] fills in defaults, [`settings`] checks and translates.
 
-mod duration;
-mod file;
-mod validate;
+mod check;
+mod decode;
+mod defaults;
+pub mod doubts;
+pub mod duration;
+pub mod file;
+pub mod gates;
+pub mod logging;
+pub mod net;
+mod settings;
+mod translate;
+mod write;
 
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-pub use self::duration::parse as parse_duration;
-pub use self::file::{ClientConnection, DetectLocal, File, Iptables, read};
-pub use self::validate::{Settings, settings};
+pub use self::decode::read;
+pub use self::defaults::DISABLED;
+pub use self::duration::GoDuration;
+pub use self::file::File;
+pub use self::settings::Settings;
+pub use self::translate::settings;
+pub use self::write::to_yaml;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {path}: {source}")]
+    #[error("failed complete: open {path}: {source}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -27,14 +40,28 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is no KubeProxyConfiguration.
-    #[error("cannot decode the configuration {path}: {reason}")]
+    #[error("failed complete: failed to decode {path}: {reason}")]
     Decode {
         /// The file.
         path: PathBuf,
         /// Where and why.
         reason: String,
     },
+    /// A name of nothing but blanks.
+    #[error("failed complete: empty hostname-override is invalid")]
+    Hostname,
+    /// Feature gates that there are not, or that cannot be set so.
+    #[error("failed complete: {}", aggregate(.0))]
+    Gates(Vec<String>),
     /// Values that cannot be: all of them.
-    #[error("invalid configuration: {}", .0.join("; "))]
+    #[error("failed validate: {}", aggregate(.0))]
     Invalid(Vec<String>),
+}
+
+/// One error as it is, several in brackets.
+fn aggregate(errors: &[String]) -> String {
+    match errors {
+        [one] => one.clone(),
+        all => format!("[{}]", all.join(", ")),
+    }
 }

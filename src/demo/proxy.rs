@@ -6,13 +6,12 @@
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use proxier::IpFamily;
 use proxier::kernel::{Choice, choose_flavour};
 
 use super::example::Example;
 use super::rules::Rules;
-use crate::cli::{self, Cli};
+use crate::cli;
 use crate::run;
 
 /// How long the rules may take to follow the objects, on a machine with other things to do.
@@ -46,11 +45,10 @@ impl Proxy {
         let families = families.iter().filter(works).copied().collect();
         // The size of the connection table is the host's, even if it is set from here.
         let host = ["--conntrack-max-per-core=0", "--conntrack-min=0"].map(str::to_owned);
-        let (arguments, _) = cli::normalise(Self::arguments(example).into_iter().chain(host))?;
-        let cli = Cli::try_parse_from(arguments).map_err(|error| error.to_string())?;
+        let line = cli::parse(Self::arguments(example).into_iter().chain(host)).map_err(|stop| stop.text)?;
         let (sender, ended) = mpsc::channel();
         let body = move || {
-            let _ = sender.send(run::run(&cli.flags));
+            let _ = sender.send(run::run(&line));
         };
         let thread = std::thread::Builder::new().name("kube-proxy".to_owned()).spawn(body);
         thread.map_err(|error| format!("cannot start a thread: {error}"))?;

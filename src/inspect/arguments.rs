@@ -5,11 +5,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser};
+use clap::Args;
 
-use crate::cli::{self, Cli, Flags};
-use crate::config::{Settings, parse_duration};
-use crate::run;
+use crate::cli;
+use crate::config::{self, GoDuration, Settings};
 
 /// Where objects come from, and how the proxy is configured.
 #[derive(Clone, Debug, Default, Args)]
@@ -33,19 +32,32 @@ pub struct Sources {
     #[arg(long, value_name = "CIDR[,CIDR]", help_heading = "What should be")]
     pub cluster_cidr: Option<String>,
     /// How long to wait for objects
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration, help_heading = "What should be")]
-    pub timeout: Duration,
+    #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "What should be")]
+    pub timeout: GoDuration,
     /// Other flags that the proxy was started with
     #[arg(last = true, value_name = "PROXY FLAGS", help_heading = "What should be")]
     pub proxy_flags: Vec<String>,
 }
 
+/// What the arguments come to.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The configuration that the proxy should have.
+    pub settings: Settings,
+    /// Where files with objects are.
+    pub objects: Option<PathBuf>,
+    /// The API server's address, if it is not the kubeconfig's.
+    pub master: String,
+    /// How long to wait for objects.
+    pub timeout: Duration,
+}
+
 impl Sources {
-    /// The proxy's flags and settings.
+    /// The proxy's settings, and where to find objects.
     ///
     /// # Errors
     /// If they make no sense.
-    pub fn settings(&self) -> Result<(Flags, Settings), String> {
+    pub fn asked(&self) -> Result<Asked, String> {
         let mut arguments = vec!["kube-proxy".to_owned()];
         let mut add = |name: &str, value: Option<String>| {
             arguments.extend(value.map(|value| format!("--{name}={value}")));
@@ -53,23 +65,31 @@ impl Sources {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         add("config", path(&self.config));
         add("hostname-override", self.hostname_override.clone());
-        add("objects", path(&self.objects));
         add("kubeconfig", path(&self.kubeconfig));
-        add("master", self.master.clone());
         add("cluster-cidr", self.cluster_cidr.clone());
         arguments.extend(self.proxy_flags.iter().cloned());
-        let (arguments, _) = cli::normalise(arguments)?;
-        let flags = Cli::try_parse_from(arguments).map_err(|error| error.to_string().trim_end().to_owned())?.flags;
-        let mut settings = run::settings(&flags)?;
+        let line = cli::parse(arguments).map_err(|stop| stop.text.trim_end().to_owned())?;
+        let file = line.complete().map_err(|error| error.to_string())?.file;
+        let hostname = nix::unistd::gethostname().unwrap_or_default();
+        let mut settings = config::settings(file, &hostname.to_string_lossy()).map_err(|error| error.to_string())?;
         if let Some(path) = &self.kubeconfig {
-            settings.kubeconfig = Some(path.clone());
+            // Beside a configuration file the proxy would ignore it; who gives it here means it.
+            settings.client.kubeconfig = Some(path.clone());
         }
-        Ok((flags, settings))
+        let source = &line.flags.source;
+        Ok(Asked {
+            settings,
+            objects: self.objects.clone().or_else(|| source.objects.clone()),
+            master: self.master.clone().unwrap_or_else(|| source.master.clone()),
+            timeout: self.timeout.to_std(),
+        })
     }
+}
 
+impl Asked {
     /// Whether there is a source of objects to ask.
     #[must_use]
-    pub fn has_objects(&self, flags: &Flags, settings: &Settings) -> bool {
-        flags.objects.is_some() || settings.kubeconfig.is_some() || !flags.master.is_empty()
+    pub fn has_objects(&self) -> bool {
+        self.objects.is_some() || self.settings.client.kubeconfig.is_some() || !self.master.is_empty()
     }
 }

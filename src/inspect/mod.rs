@@ -20,11 +20,11 @@ use proxier::inspect::flows::FlowCount;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::services::{ServicePortView, add_model, from_iptables, unused_chains};
 use proxier::iptables::{HostFacts, expected};
-use proxier::kernel::{each_flow, node};
+use proxier::kernel::{self, each_flow, node};
 use proxier::model::{NamespacedName, Scope, ServicePortName};
 use proxier::track::Tracker;
 
-use self::arguments::Sources;
+use self::arguments::{Asked, Sources};
 use self::report::Unread;
 use self::rules::{FamilyRules, Rules};
 use crate::config::Settings;
@@ -64,12 +64,16 @@ pub struct Look {
 /// # Errors
 /// If the configuration makes no sense.
 pub fn look(sources: &Sources, focus: &Focus) -> Result<Look, String> {
-    let (flags, settings) = sources.settings()?;
+    Ok(look_as_asked(sources.asked()?, focus))
+}
+
+/// The same for who knows the settings.
+pub fn look_as_asked(asked: Asked, focus: &Focus) -> Look {
     let mut unread = Vec::new();
-    let objects = sources.has_objects(&flags, &settings).then(|| objects::load(&flags, &settings, sources.timeout));
+    let objects = asked.has_objects().then(|| objects::load(&asked));
     let objects = objects.and_then(|loaded| loaded.map_err(|why| unread.push(Unread::new("objects", why))).ok());
     let rules = Rules::read(focus, &mut unread);
-    Ok(Look { rules, objects, settings, unread })
+    Look { rules, objects, settings: asked.settings, unread }
 }
 
 impl Look {
@@ -162,9 +166,10 @@ impl Look {
     /// Signs of a proxy in another mode than iptables.
     #[must_use]
     pub fn other_modes(&self) -> Vec<String> {
-        let tables = node::nft_tables();
-        let nftables = tables.iter().filter(|table| table.ends_with(" kube-proxy"));
-        let mut modes: Vec<String> = nftables.map(|table| format!("a table {table} of nftables mode")).collect();
+        let has_table = |family: &IpFamily| kernel::has_table(*family, "kube-proxy").unwrap_or(false);
+        let nftables = IpFamily::ALL.into_iter().filter(has_table);
+        let mut modes: Vec<String> =
+            nftables.map(|family| format!("a table kube-proxy of nftables mode for {family}")).collect();
         if self.rules.families.iter().any(|rules| rules.ruleset.chain("nat", "KUBE-LOAD-BALANCER").is_some()) {
             modes.push("a chain KUBE-LOAD-BALANCER of IPVS mode".to_owned());
         }

@@ -37,12 +37,8 @@ const LIST_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a watch lasts, in seconds: from this on, and up to twice as long.
 const WATCH_SECONDS: u32 = 300;
 
-/// Connects and watches.
-///
-/// # Errors
-/// If there is no usable configuration. A server that does not answer is waited for.
-pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3], metrics: &Metrics) -> Result<Source, String> {
-    let client = client(settings, master, metrics).await?;
+/// Watches. A server that does not answer is waited for.
+pub fn start(client: Client, settings: &Settings, sinks: [Sink; 3]) -> Source {
     let [nodes, services, slices] = sinks;
     let node = format!("metadata.name={}", settings.proxier.node_name);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 300 and 600
@@ -54,14 +50,18 @@ pub async fn start(settings: &Settings, master: &str, sinks: [Sink; 3], metrics:
     let service_watch = watch::<ServiceKind>(client.clone(), services_config, services);
     let slices_config = config.labels("!service.kubernetes.io/headless");
     let slice_watch = watch::<SliceKind>(client, slices_config, slices);
-    Ok(Box::pin(async move {
+    Box::pin(async move {
         tokio::join!(node_watch, service_watch, slice_watch);
         "the watches ended".to_owned()
-    }))
+    })
 }
 
-async fn client(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Client, String> {
-    let mut config = match &settings.kubeconfig {
+/// A client for the API server. Nothing is asked yet.
+///
+/// # Errors
+/// If there is no usable configuration.
+pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Client, String> {
+    let mut config = match &settings.client.kubeconfig {
         Some(path) => {
             let told = |error: &dyn fmt::Display| format!("kubeconfig {}: {error}", path.display());
             let kubeconfig = Kubeconfig::read_from(path).map_err(|error| told(&error))?;

@@ -5,22 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use notify::event::AccessKind;
-use notify::{EventKind, RecursiveMode, Watcher};
 use proxier::track::{Change, Kind, ObjectKey};
-use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::{Sink, Source, objects};
-
-/// Edits come in bursts: an editor truncates, writes, renames.
-const SETTLE: Duration = Duration::from_millis(50);
-
-/// Where changes go unnoticed (some network file systems, a folder put in the place of another), a look now and then
-/// finds them.
-const FALLBACK: Duration = Duration::from_secs(10);
+use crate::file_watch::FolderWatch;
 
 /// What a file held when it was last read well.
 #[derive(Default)]
@@ -35,24 +25,9 @@ struct Held {
 /// # Errors
 /// If the path is not there or cannot be watched.
 pub fn start(path: PathBuf, sink: Sink) -> Result<Source, String> {
-    let (sender, mut events) = mpsc::channel(1);
-    let told = |path: &Path, error: &dyn std::fmt::Display| format!("--objects {}: {error}", path.display());
-    let is_folder = std::fs::metadata(&path).map_err(|error| told(&path, &error))?.is_dir();
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Our own reading is an event too. One event waiting is enough: everything is looked at again anyway.
-        if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(AccessKind::Open(_) | AccessKind::Read))) {
-            let _ = sender.try_send(());
-        }
-    })
-    .map_err(|error| told(&path, &error))?;
-    // A file that is replaced is another file: its folder tells.
-    let folder = if is_folder {
-        path.clone()
-    } else {
-        path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
-    };
-    watcher.watch(&folder, RecursiveMode::NonRecursive).map_err(|error| told(&folder, &error))?;
-    let mut watched = identity(&folder);
+    let told = |error: &dyn std::fmt::Display| format!("--objects {}: {error}", path.display());
+    let is_folder = std::fs::metadata(&path).map_err(|error| told(&error))?.is_dir();
+    let mut watch = FolderWatch::new(&path).map_err(|error| told(&error))?;
     info!("Taking objects from {} instead of an API server", path.display());
 
     let mut files = Files { path, is_folder, sink, complete: false, held: BTreeMap::new(), problems: BTreeMap::new() };
@@ -68,26 +43,9 @@ pub fn start(path: PathBuf, sink: Sink) -> Result<Source, String> {
                     files.sink.mark(&Change::Listed(kind));
                 }
             }
-            // The channel's other end is in the watcher, which we hold.
-            let _ = tokio::time::timeout(FALLBACK, events.recv()).await;
-            tokio::time::sleep(SETTLE).await;
-            let now = identity(&folder);
-            if now.is_some() && now != watched {
-                // The watch is on the folder that was here, not on the path.
-                let _ = watcher.unwatch(&folder);
-                if let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive) {
-                    error!("cannot watch {}: {error}", folder.display());
-                }
-                watched = now;
-            }
+            watch.changed().await;
         }
     }))
-}
-
-/// Which folder a path leads to.
-fn identity(folder: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(folder).ok().map(|data| (data.dev(), data.ino()))
 }
 
 struct Files {

@@ -7,20 +7,24 @@ mod api;
 mod files;
 pub mod objects;
 
+pub use self::api::connect;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use kube::Client;
 use proxier::IpFamily;
 use proxier::track::{Change, Kind, ObjectError, ObjectKey, Translated, Translator};
 use serde_json::Value;
+use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
 
-use crate::cli::Flags;
+use crate::cli::SourceFlags;
 use crate::config::Settings;
 use crate::health::Health;
-use crate::metrics::Metrics;
+use crate::node::News;
 
 /// The proxiers of the families that this host has.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +34,19 @@ impl Families {
     /// Adds a family's proxier.
     pub fn insert(&mut self, family: IpFamily, sender: Sender<Change>) {
         self.0.push((family, sender));
+    }
+
+    /// Which there are.
+    #[must_use]
+    pub fn known(&self) -> Vec<IpFamily> {
+        self.0.iter().map(|(family, _)| *family).collect()
+    }
+
+    /// Tells all of them.
+    pub fn send_all(&self, change: &Change) {
+        for (family, _) in &self.0 {
+            self.send(*family, change.clone());
+        }
     }
 
     fn send(&self, family: IpFamily, change: Change) {
@@ -44,13 +61,17 @@ impl Families {
 pub struct Sink {
     families: Families,
     translator: Translator,
+    /// Whoever watches our own Node.
+    node: UnboundedSender<News>,
+    node_name: String,
     health: Arc<Health>,
 }
 
 impl Sink {
-    fn new(settings: &Settings, families: Families, health: Arc<Health>) -> Self {
-        let translator = Translator::new(&settings.proxier.node_name, settings.proxier.hide_external_ips);
-        Self { families, translator, health }
+    fn new(settings: &Settings, families: Families, node: UnboundedSender<News>, health: Arc<Health>) -> Self {
+        let node_name = settings.proxier.node_name.clone();
+        let translator = Translator::new(&node_name, settings.proxier.hide_external_ips);
+        Self { families, translator, node, node_name, health }
     }
 
     /// An object exists now. One that cannot be understood is named in the log and skipped: what is known of it stays.
@@ -61,7 +82,11 @@ impl Sink {
                 if let Some(eligible) = translated.node_eligible {
                     self.health.node(eligible);
                 }
-                self.tell(translated);
+                match translated.changes.first() {
+                    // The same in all families.
+                    Some((_, Change::Node(node))) => self.tell_of_node(News::Seen(node.clone())),
+                    _ => self.tell(translated),
+                }
                 Ok(())
             }
             Err(problem) => {
@@ -74,12 +99,23 @@ impl Sink {
 
     /// An object is gone.
     fn delete(&self, key: &ObjectKey) {
+        if key.kind == Kind::Node && *key.name.name == *self.node_name {
+            self.tell_of_node(News::Gone);
+        }
         self.tell(Translator::deleted(key));
     }
 
     /// A list begins or ends.
     fn mark(&self, change: &Change) {
-        self.tell(Translated::everywhere(change));
+        match change {
+            Change::Listing(Kind::Node) | Change::Listed(Kind::Node) => self.tell_of_node(News::Mark(change.clone())),
+            _ => self.tell(Translated::everywhere(change)),
+        }
+    }
+
+    fn tell_of_node(&self, news: News) {
+        // Whoever watches it ends only when everything does.
+        let _ = self.node.send(news);
     }
 
     fn tell(&self, translated: Translated) {
@@ -95,20 +131,22 @@ impl Sink {
 /// A source at work. It ends only with an error, for the log.
 pub type Source = Pin<Box<dyn Future<Output = String> + Send>>;
 
-/// Starts what the flags name.
+/// Starts what the flags name: with a client the API server, without one `--objects`.
 ///
 /// # Errors
 /// If there is no way to the objects and no hope of one: no kubeconfig, an objects path that is not there.
-pub async fn start(
-    flags: &Flags,
+pub fn start(
+    flags: &SourceFlags,
     settings: &Settings,
     families: Families,
+    node: UnboundedSender<News>,
     health: Arc<Health>,
-    metrics: &Metrics,
+    client: Option<Client>,
 ) -> Result<Source, String> {
-    let sink = move || Sink::new(settings, families.clone(), health.clone());
-    match &flags.objects {
-        Some(path) => files::start(path.clone(), sink()),
-        None => api::start(settings, &flags.master, [sink(), sink(), sink()], metrics).await,
+    let sink = move || Sink::new(settings, families.clone(), node.clone(), health.clone());
+    match (client, &flags.objects) {
+        (Some(client), _) => Ok(api::start(client, settings, [sink(), sink(), sink()])),
+        (None, Some(path)) => files::start(path.clone(), sink()),
+        (None, None) => Err("there is neither an API server nor --objects".to_owned()),
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::ApiServer;
 use super::object::Object;
 use super::resource::Resource;
+use super::store::Store;
 use super::synthetic::{NAMESPACE, Synthetic};
 
 impl ApiServer {
@@ -35,23 +36,18 @@ impl ApiServer {
         let fields = object.as_object_mut().expect("it has a kind, so it is an object");
         fields.remove("kind");
         fields.remove("apiVersion");
-        if resource.namespaced {
-            object["metadata"]["namespace"] = json!(namespace);
-        }
         let key = (if resource.namespaced { namespace } else { String::new() }, name);
-        let store = &mut self.shared.state().store;
-        let before = store.get(resource, &key).map(|old| old.value()["metadata"].clone()).unwrap_or_default();
-        let given = |field: &str, first: Value| if before[field].is_null() { first } else { before[field].clone() };
-        let identity = [
-            ("uid", given("uid", json!(format!("00000000-0000-4000-8000-{:012x}", store.version() + 1)))),
-            ("creationTimestamp", given("creationTimestamp", json!("2026-01-15T09:30:00Z"))),
-        ];
-        for (field, value) in identity {
-            if object["metadata"][field].is_null() {
-                object["metadata"][field] = value;
-            }
-        }
-        store.change(resource, key, Some(&Object::Stored(Arc::new(object))))
+        put(&mut self.shared.state().store, resource, key, object)
+    }
+
+    /// All objects of a kind, as they are now.
+    ///
+    /// # Panics
+    /// When the kind is not served.
+    #[must_use]
+    #[track_caller]
+    pub fn all(&self, kind: &str) -> Vec<Value> {
+        self.shared.state().store.values(served(kind))
     }
 
     /// Deletes an object and returns the resourceVersion of that; the namespace of cluster-scoped kinds is ignored.
@@ -119,6 +115,25 @@ impl ApiServer {
             }
         }
     }
+}
+
+/// Keeps an object without `kind` and `apiVersion`, with the identity that it had or gets now.
+pub(super) fn put(store: &mut Store, resource: &Resource, key: (String, String), mut object: Value) -> u64 {
+    if resource.namespaced {
+        object["metadata"]["namespace"] = json!(key.0);
+    }
+    let before = store.get(resource, &key).map(|old| old.value()["metadata"].clone()).unwrap_or_default();
+    let given = |field: &str, first: Value| if before[field].is_null() { first } else { before[field].clone() };
+    let identity = [
+        ("uid", given("uid", json!(format!("00000000-0000-4000-8000-{:012x}", store.version() + 1)))),
+        ("creationTimestamp", given("creationTimestamp", json!("2026-01-15T09:30:00Z"))),
+    ];
+    for (field, value) in identity {
+        if object["metadata"][field].is_null() {
+            object["metadata"][field] = value;
+        }
+    }
+    store.change(resource, key, Some(&Object::Stored(Arc::new(object))))
 }
 
 #[track_caller]

@@ -169,6 +169,7 @@ fn phrase(code: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         406 => "Not Acceptable",
+        409 => "Conflict",
         410 => "Gone",
         422 => "Unprocessable Entity",
         429 => "Too Many Requests",

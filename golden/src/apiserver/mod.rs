@@ -22,6 +22,7 @@ mod status;
 mod store;
 mod synthetic;
 mod watch;
+mod write;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

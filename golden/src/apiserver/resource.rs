@@ -17,7 +17,7 @@ pub(super) struct Resource {
     pub(super) empty: &'static str,
 }
 
-static RESOURCES: [Resource; 4] = [
+static RESOURCES: [Resource; 5] = [
     Resource {
         kind: "Node",
         group: "",
@@ -53,6 +53,17 @@ static RESOURCES: [Resource; 4] = [
         namespaced: false,
         selectable: &[],
         empty: r#""spec":{},"status":{}"#,
+    },
+    Resource {
+        kind: "Event",
+        group: "events.k8s.io",
+        plural: "events",
+        namespaced: true,
+        selectable: &["reason", "type"],
+        empty: concat!(
+            r#""eventTime":null,"regarding":{},"deprecatedSource":{},"deprecatedFirstTimestamp":null,"#,
+            r#""deprecatedLastTimestamp":null"#
+        ),
     },
 ];
 

@@ -17,6 +17,7 @@ use tokio::time::sleep;
 
 use super::binding::Binding;
 use super::http::{Connection, Then};
+use super::object::Object;
 use super::options::Ask;
 use super::request::Request;
 use super::resource::Target;
@@ -24,7 +25,7 @@ use super::selector::Filter;
 use super::shared::Shared;
 use super::status::Status;
 use super::watch::{Command, Open, refuse};
-use super::{list, store};
+use super::{list, store, write};
 
 /// What the test wants of the thread; it answers when that is so. It stops when the sender is dropped.
 #[derive(Debug)]
@@ -140,12 +141,36 @@ async fn answer(connection: &mut Connection, shared: &Shared, request: &Request)
             None => collection(connection, shared, request, &target).await,
         },
         ("GET", None) => fixed(connection, &request.path).await,
-        // Events are taken and only logged.
-        ("POST", None) if request.path.ends_with("/events") => {
-            connection.respond(201, "", request.body.as_bytes()).await.map(|()| Then::Reuse)
+        ("POST", Some(target)) if target.name.is_none() => {
+            let created = write::create(&mut shared.state().store, &target, &request.body);
+            written(connection, shared, &target, 201, created).await
+        }
+        ("PATCH", Some(target)) => {
+            let name = target.name.unwrap_or_default();
+            let patched = write::patch(&mut shared.state().store, &target, name, &request.body);
+            written(connection, shared, &target, 200, patched).await
         }
         ("POST", None) => refuse_with(connection, &Status::of_code(404)).await,
         _ => refuse_with(connection, &Status::of_code(405)).await,
+    }
+}
+
+async fn written(
+    connection: &mut Connection,
+    shared: &Shared,
+    target: &Target<'_>,
+    code: u16,
+    outcome: Result<Object, Status>,
+) -> io::Result<Then> {
+    shared.announce();
+    match outcome {
+        Ok(object) => {
+            let mut body = Vec::new();
+            object.write(target.resource, &mut body);
+            connection.respond(code, "", &body).await?;
+            Ok(Then::Reuse)
+        }
+        Err(status) => refuse_with(connection, &status).await,
     }
 }
 

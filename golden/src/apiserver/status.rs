@@ -62,6 +62,16 @@ impl Status {
             .with(json!({ "name": name, "kind": plural }))
     }
 
+    pub(super) fn exists(plural: &str, name: &str) -> Self {
+        Self::new(409, "AlreadyExists", format!("{plural} \"{name}\" already exists"))
+            .with(json!({ "name": name, "kind": plural }))
+    }
+
+    /// An object that is to be created without a name.
+    pub(super) fn nameless() -> Self {
+        Self::new(422, "Invalid", "metadata.name: Required value: name or generateName is required")
+    }
+
     /// The fault switched on by a test.
     pub(super) fn of_code(code: u16) -> Self {
         let (reason, message) = match code {

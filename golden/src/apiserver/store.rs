@@ -92,6 +92,10 @@ impl Store {
         self.collections[resource.kind].objects.get(key)
     }
 
+    pub(super) fn values(&self, resource: &Resource) -> Vec<serde_json::Value> {
+        self.collections[resource.kind].objects.values().map(Object::value).collect()
+    }
+
     /// Puts (`Some`) or removes an object and tells the watches. The event of a removal shows the last content under
     /// the version of the removal.
     pub(super) fn change(&mut self, resource: &Resource, key: Key, new: Option<&Object>) -> u64 {

@@ -203,6 +203,14 @@ impl Session {
         &self.answer
     }
 
+    /// Ends it by a reset: the kernel's tables forget such a connection soon.
+    ///
+    /// # Panics
+    /// When the socket does not take that.
+    pub fn abort(self) {
+        socket2::SockRef::from(self.reader.get_ref()).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
+    }
+
     /// Asserts that bytes still go there and back.
     ///
     /// # Panics

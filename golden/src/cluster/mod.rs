@@ -40,6 +40,7 @@ use server::Servers;
 use tables::Iptables;
 use wiring::Wiring;
 
+use crate::case::Mode;
 use crate::flavour::{Flavour, HINT};
 use crate::proxy::{Proxy, healthy};
 
@@ -88,6 +89,7 @@ impl Cluster {
             "conntrack": { "maxPerCore": 0, "min": 0 }, "oomScoreAdj": 0,
             // A long period: what comes about sooner came from the change itself.
             "iptables": { "syncPeriod": "5m", "minSyncPeriod": "100ms" },
+            "ipvs": { "syncPeriod": "5m", "minSyncPeriod": "100ms" },
         });
         Self {
             proxy: Mutex::new(None),
@@ -105,6 +107,16 @@ impl Cluster {
     pub fn configured(mut self, field: &str, value: Value) -> Self {
         self.config[field] = value;
         self
+    }
+
+    /// Has the proxy work in another mode from its next start on.
+    ///
+    /// # Panics
+    /// When its configuration cannot be written.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.config["mode"] = json!(mode.to_string());
+        let config = self.directory.join("config.yaml");
+        std::fs::write(&config, self.config.to_string()).expect("write the configuration");
     }
 
     /// Writes the Services and starts the proxy on them.
@@ -140,12 +152,18 @@ impl Cluster {
         }
         let lock = [("XTABLES_LOCKFILE", self.iptables.lock.clone())];
         let mut proxy = Proxy::start(&self.wiring.node, &self.binary, &self.directory, &lock);
-        let [in_nat, in_filter] = objects::markers().map(|service| service.full_name());
+        let markers = objects::markers();
+        let [in_nat, in_filter] = [&markers[0], &markers[1]].map(Service::full_name);
         eventually("the proxy is healthy and has synced", START, || {
             if let Some(end) = proxy.exited() {
                 panic!("{end}");
             }
             let synced = |family: &Family| {
+                if self.config["mode"] == "ipvs" {
+                    let servers = self.servers();
+                    let address = |service: &Service| format!("-A -t {} ", service.address(*family));
+                    return markers.iter().all(|service| servers.contains(&address(service)));
+                }
                 self.rules(*family, "nat").mention(&in_nat) && self.rules(*family, "filter").mention(&in_filter)
             };
             healthy(&self.wiring.node) && Family::BOTH.iter().all(synced)
@@ -219,6 +237,24 @@ impl Cluster {
         self.iptables.rules(&self.wiring.node, family, table)
     }
 
+    /// The virtual servers of node-a, as `ipvsadm -S -n` prints them; nothing where there is no IPVS.
+    ///
+    /// # Panics
+    /// When the program is missing.
+    #[must_use]
+    pub fn servers(&self) -> String {
+        String::from_utf8_lossy(&self.wiring.node.try_run("ipvsadm -S -n").stdout).into_owned()
+    }
+
+    /// Runs a command line (split at blanks) on node-a and returns what it prints.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[must_use]
+    pub fn on_node(&self, line: &str) -> String {
+        self.wiring.node.run(line)
+    }
+
     /// For people: what a failed test leaves behind.
     fn keep_evidence(&self) {
         for (family, name) in [(Family::V4, "iptables"), (Family::V6, "ip6tables")] {
@@ -226,6 +262,7 @@ impl Cluster {
                 ["filter", "nat"].map(|table| format!("*{table}\n{}", self.rules(family, table).text())).concat();
             let _ = std::fs::write(self.directory.join(name), text);
         }
+        let _ = std::fs::write(self.directory.join("ipvs"), self.servers());
         let log = self.log();
         let tail: Vec<&str> = log.lines().rev().take(30).collect();
         eprintln!("the cluster's files and rules are in {}; the end of the proxy's log:", self.directory.display());

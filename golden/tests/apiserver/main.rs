@@ -6,6 +6,7 @@ mod lists;
 mod scale;
 mod selectors;
 mod watches;
+mod writes;
 
 use serde_json::{Value, json};
 

@@ -3,58 +3,13 @@
 //! In: the settings. Out: the chains kube-proxy always has, the end of KUBE-SERVICES, and the jumps from the kernel's
 //! own chains. Must not know: Service ports, or what the kernel holds.
 
-use std::sync::Arc;
-
 use ipnet::IpNet;
 
 use super::names;
 use super::settings::{INVALID_DROPPED_COUNTER, NodePortDestinations, Settings};
-use crate::netfilter::SavedTable;
-use crate::netfilter::iptables::{Chain, Comment, Is, Match, Rule, Suffix, Table, Target};
-
-/// A jump from one of the kernel's own chains into one of kube-proxy's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Jump {
-    /// The table.
-    pub table: Table,
-    /// The built-in chain.
-    pub from: &'static str,
-    /// The target.
-    pub to: Chain,
-    /// The rule, jump included.
-    pub rule: Rule,
-}
-
-/// How a built-in chain stands to a [`Jump`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
-    /// It has the rule.
-    Present,
-    /// It has a rule with that target in other words: perhaps the same one.
-    Alike,
-    /// It has none.
-    Absent,
-}
-
-impl Jump {
-    /// Looks for the jump in a table as it was read back.
-    #[must_use]
-    pub fn presence(&self, table: &SavedTable) -> Presence {
-        if self.count(table) > 0 {
-            return Presence::Present;
-        }
-        let (from, target) = (format!("-A {} ", self.from), format!("-j {}", self.to));
-        let alike = table.builtin.iter().any(|line| line.starts_with(&from) && line.ends_with(&target));
-        if alike { Presence::Alike } else { Presence::Absent }
-    }
-
-    /// How often a table has the jump, word by word.
-    #[must_use]
-    pub fn count(&self, table: &SavedTable) -> usize {
-        let expected = format!("-A {}{}", self.from, self.rule);
-        table.builtin.iter().filter(|line| line.split_whitespace().eq(expected.split_whitespace())).count()
-    }
-}
+use crate::netfilter::iptables::{Chain, Is, Match, Rule, Table, Target};
+use crate::xtables::Jump;
+use crate::xtables::masquerade::{self, comment, target};
 
 /// Every jump, in the order in which they are put at the head of their chains: the last one ends up first.
 #[must_use]
@@ -65,8 +20,7 @@ pub fn jumps() -> Vec<Jump> {
     const FIREWALL: &str = "kubernetes load balancer firewall";
     let jump = |table, to, from, text: &'static str, state: Option<Match>| {
         let comment = (!text.is_empty()).then(|| comment(text));
-        let matches = state.into_iter().chain(comment).collect();
-        Jump { table, from, to, rule: Rule { matches, target: Some(Target::Jump(to)), ..Rule::default() } }
+        Jump::new(table, from, to, state.into_iter().chain(comment).collect())
     };
     vec![
         jump(Table::Filter, names::EXTERNAL_SERVICES, "INPUT", EXTERNAL, NEW),
@@ -90,8 +44,12 @@ pub fn jumps() -> Vec<Jump> {
 #[must_use]
 pub fn chains(settings: &Settings) -> Vec<(Table, Chain, Vec<Rule>)> {
     let mut chains = vec![
-        (Table::Nat, names::POSTROUTING, postrouting(settings)),
-        (Table::Nat, names::MARK_MASQ, vec![target(Target::SetMark(settings.masquerade_mark))]),
+        (
+            Table::Nat,
+            names::POSTROUTING,
+            masquerade::postrouting(settings.masquerade_mark, settings.features.random_fully),
+        ),
+        (Table::Nat, names::MARK_MASQ, vec![masquerade::mark(settings.masquerade_mark)]),
         (Table::Filter, names::FORWARD, forward(settings)),
     ];
     if settings.localhost_node_ports {
@@ -131,19 +89,6 @@ pub fn node_port_dispatch(settings: &Settings) -> Vec<Rule> {
     }
 }
 
-fn postrouting(settings: &Settings) -> Vec<Rule> {
-    let mark = settings.masquerade_mark;
-    vec![
-        Rule { matches: vec![Match::Mark(Is::not(mark))], ..target(Target::Return) },
-        // A packet that passes the stack twice (a tunnel's) must not be masqueraded twice.
-        target(Target::FlipMark(mark)),
-        Rule {
-            matches: vec![comment("kubernetes service traffic requiring SNAT")],
-            ..target(Target::Masquerade { random_fully: settings.features.random_fully })
-        },
-    ]
-}
-
 fn forward(settings: &Settings) -> Vec<Rule> {
     let mut rules = Vec::with_capacity(3);
     if !settings.features.tcp_be_liberal {
@@ -154,11 +99,7 @@ fn forward(settings: &Settings) -> Vec<Rule> {
         }
         rules.push(Rule { matches, ..target(Target::Drop) });
     }
-    let mark = Match::Mark(Is::so(settings.masquerade_mark));
-    rules.push(Rule { matches: vec![comment("kubernetes forwarding rules"), mark], ..target(Target::Accept) });
-    let established = Match::CtState(Is::so("RELATED,ESTABLISHED"));
-    let text = comment("kubernetes forwarding conntrack rule");
-    rules.push(Rule { matches: vec![text, established], ..target(Target::Accept) });
+    rules.extend(masquerade::forward(settings.masquerade_mark));
     rules
 }
 
@@ -174,12 +115,4 @@ fn guard_loopback(settings: &Settings) -> Rule {
         ],
         ..target(Target::Drop)
     }
-}
-
-fn target(target: Target) -> Rule {
-    Rule { target: Some(target), ..Rule::default() }
-}
-
-fn comment(text: &'static str) -> Match {
-    Match::Comment(Comment { prefix: text, subject: Arc::default(), suffix: Suffix::Text("") })
 }

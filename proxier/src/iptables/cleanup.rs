@@ -1,61 +1,33 @@
-//! Removing every trace of iptables mode, and nothing else.
+//! What iptables mode has in the tables.
 //!
-//! In: the tools. Out: tables without kube-proxy's chains and jumps. Must not know: Services.
+//! In: nothing. Out: its jumps and chains, for removing them. Must not know: Services.
 //! Other chains that begin with KUBE- are the kubelet's or a network plugin's and stay, as do jumps to them.
 
-use super::base;
-use super::names;
-use crate::backend::SyncError;
-use crate::kernel::iptables::IptablesTool;
-use crate::netfilter::iptables::{Chain, Table};
-use crate::netfilter::{Restore, SavedTable};
+use super::{base, names};
+use crate::netfilter::iptables::Table;
+use crate::xtables::{Owned, Place};
 
-const OURS: [(Table, &[Chain]); 3] = [
-    (
-        Table::Nat,
-        &[names::SERVICES, names::NODE_PORTS, names::POSTROUTING, names::MARK_MASQ, names::CANARY, names::PROBE],
-    ),
-    (
-        Table::Filter,
-        &[
-            names::SERVICES,
-            names::EXTERNAL_SERVICES,
-            names::FORWARD,
-            names::NODE_PORTS,
-            names::PROXY_FIREWALL,
-            names::CANARY,
-            names::PROBE,
-        ],
-    ),
-    (Table::Mangle, &[names::CANARY]),
+const CHAINS: [Place; 14] = [
+    (Table::Nat, names::SERVICES),
+    (Table::Nat, names::NODE_PORTS),
+    (Table::Nat, names::POSTROUTING),
+    (Table::Nat, names::MARK_MASQ),
+    (Table::Nat, names::CANARY),
+    (Table::Nat, names::PROBE),
+    (Table::Filter, names::SERVICES),
+    (Table::Filter, names::EXTERNAL_SERVICES),
+    (Table::Filter, names::FORWARD),
+    (Table::Filter, names::NODE_PORTS),
+    (Table::Filter, names::PROXY_FIREWALL),
+    (Table::Filter, names::CANARY),
+    (Table::Filter, names::PROBE),
+    (Table::Mangle, names::CANARY),
 ];
 
-/// Removes jumps and chains, table by table; a table that fails does not keep the others.
-///
-/// # Errors
-/// One for each table that could not be cleaned.
-pub(super) fn cleanup(tool: &mut dyn IptablesTool) -> Result<(), Vec<SyncError>> {
-    let clean = |(table, chains): (Table, &[Chain])| -> Result<(), SyncError> {
-        let saved = tool.save(table)?;
-        let restore = removal(table, chains, &saved);
-        if restore.is_empty() { Ok(()) } else { tool.restore(&restore).map_err(|error| SyncError(error.message)) }
-    };
-    let errors: Vec<SyncError> = OURS.into_iter().map(clean).filter_map(Result::err).collect();
-    if errors.is_empty() { Ok(()) } else { Err(errors) }
-}
-
-fn removal(table: Table, chains: &[Chain], saved: &SavedTable) -> Restore {
-    let mut restore = Restore::default();
-    let jumps = base::jumps();
-    for jump in jumps.iter().filter(|jump| jump.table == table && jump.to != names::KUBELET_FIREWALL) {
-        for _ in 0..jump.count(saved) {
-            restore.remove(table, jump.from, &jump.rule);
-        }
-    }
-    let per_service = |chain: &&Chain| table == Table::Nat && names::is_of_service(chain);
-    let fixed = chains.iter().filter(|chain| saved.chains.contains_key(*chain));
-    for chain in fixed.chain(saved.chains.keys().filter(per_service)) {
-        restore.delete(table, *chain);
-    }
-    restore
+/// All that the mode may have made.
+#[must_use]
+pub fn owned() -> Owned {
+    let mut jumps = base::jumps();
+    jumps.retain(|jump| jump.to != names::KUBELET_FIREWALL);
+    Owned { jumps, chains: CHAINS.to_vec(), services: vec![names::is_of_service] }
 }

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use super::base;
 use super::plan::{self, Input};
 use super::settings::{Features, Settings};
-use super::state::{Observed, State};
+use super::state::State;
 use crate::family::IpFamily;
 use crate::model::{Config, Snapshot};
+use crate::xtables::Tables;
 
 /// What rules depend on besides the objects and the configuration.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +40,8 @@ pub fn expected(
     let HostFacts { random_fully, nfacct, tcp_be_liberal, .. } = *host;
     let features = Features { random_fully, nfacct, tcp_be_liberal };
     let settings = Settings::of(family, config, snapshot, features, || host.addresses.clone());
-    let observed = Observed { missing_jumps: base::jumps(), ..Observed::default() };
+    let mut observed = Tables::default();
+    observed.missing_jumps = base::jumps();
     let input = Input {
         snapshot,
         settings: &settings,

@@ -5,7 +5,6 @@
 
 mod base;
 mod cleanup;
-mod drift;
 mod expected;
 mod isolate;
 pub(crate) mod names;
@@ -19,13 +18,12 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use self::base::Presence;
-use self::drift::Accepted;
+pub use self::cleanup::owned;
 pub use self::expected::{HostFacts, expected};
 use self::plan::{Input, Transaction};
 use self::settings::{Features, Settings};
 pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
-use self::state::{Observed, State};
+use self::state::State;
 use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules};
 use crate::family::IpFamily;
 use crate::kernel::iptables::{IptablesTool, RestoreError};
@@ -33,6 +31,7 @@ use crate::kernel::{Host, ToolError, cpu_time};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
 use crate::netfilter::Restore;
 use crate::netfilter::iptables::{Chain, Table};
+use crate::xtables::{Accepted, Tables};
 
 const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 const TCP_BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
@@ -53,6 +52,8 @@ pub struct Iptables {
     features: Features,
     /// The tool does not know `-m nfacct`.
     nfacct_refused: bool,
+    /// The sysctl could not be set, and the log says so.
+    no_route_localnet: bool,
     state: State,
     rejected: HashMap<ServicePortName, String>,
     accepted: Accepted,
@@ -90,6 +91,7 @@ impl Iptables {
             host,
             features,
             nfacct_refused: false,
+            no_route_localnet: false,
             state: State::default(),
             rejected: HashMap::new(),
             accepted: Accepted::default(),
@@ -108,15 +110,15 @@ impl Iptables {
     }
 
     /// What rules rely on: packets to loopback addresses may be routed, counters exist.
-    fn prepare(&mut self, settings: &Settings) -> Result<(), SyncError> {
-        if settings.localhost_node_ports {
-            self.host.set_sysctl(ROUTE_LOCALNET, 1).map_err(|error| {
-                SyncError(format!(
-                    "cannot set {ROUTE_LOCALNET} for node ports on loopback addresses: {error}; \
-                     --iptables-localhost-nodeports=false does without"
-                ))
-            })?;
+    fn provide(&mut self, settings: &Settings) {
+        // kube-proxy would not start; all other traffic is worth more.
+        let problem = if settings.localhost_node_ports { self.route_localnet().err() } else { None };
+        if let Some(problem) = &problem
+            && !self.no_route_localnet
+        {
+            warn!("{problem}");
         }
+        self.no_route_localnet = problem.is_some();
         let counters = [INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER];
         let made: Result<(), _> = counters.iter().try_for_each(|name| self.host.ensure_counter(name));
         if let Err(error) = &made
@@ -125,27 +127,19 @@ impl Iptables {
             info!("no nfacct counters in the rules: {error}");
         }
         self.features.nfacct = made.is_ok() && !self.nfacct_refused;
-        Ok(())
     }
 
-    fn observe(&mut self) -> Result<Observed, SyncError> {
-        let mut observed = Observed {
-            nat: self.tool.save(Table::Nat)?,
-            filter: self.tool.save(Table::Filter)?,
-            mangle: self.tool.save(Table::Mangle)?,
-            missing_jumps: Vec::new(),
-        };
-        for jump in base::jumps() {
-            let missing = match jump.presence(observed.table(jump.table)) {
-                Presence::Present => false,
-                Presence::Absent => true,
-                Presence::Alike => !self.tool.has_rule(jump.table, jump.from, &jump.rule)?,
-            };
-            if missing {
-                observed.missing_jumps.push(jump);
-            }
-        }
-        Ok(observed)
+    fn route_localnet(&mut self) -> Result<(), SyncError> {
+        self.host.set_sysctl(ROUTE_LOCALNET, 1).map_err(|error| {
+            SyncError(format!(
+                "cannot set {ROUTE_LOCALNET} for node ports on loopback addresses: {error}; \
+                 --iptables-localhost-nodeports=false does without"
+            ))
+        })
+    }
+
+    fn observe(&mut self) -> Result<Tables, SyncError> {
+        Ok(Tables::read(self.tool.as_mut(), &[Table::Nat, Table::Filter, Table::Mangle], base::jumps())?)
     }
 
     fn attempt(
@@ -158,7 +152,7 @@ impl Iptables {
         let mut settings = self.settings(snapshot);
         let changed = changed.filter(|_| self.state.settings.as_ref() == Some(&settings));
         let observed = if changed.is_none() {
-            self.prepare(&settings).map_err(plain)?;
+            self.provide(&settings);
             settings.features = self.features;
             Some(self.observe().map_err(plain)?)
         } else {
@@ -221,6 +215,15 @@ fn blame(transaction: &Transaction<'_, '_>, error: &RestoreError) -> Failure {
 }
 
 impl Backend for Iptables {
+    fn prepare(&mut self) -> Result<(), SyncError> {
+        // Nothing is known of the node, and nothing has to be: its own address is never a loopback one.
+        let everywhere = self.config.node_port_addresses.resolve(self.family, self.family.localhost());
+        if settings::localhost_node_ports(self.family, &self.config, &everywhere) {
+            self.route_localnet()?;
+        }
+        Ok(())
+    }
+
     fn sync(&mut self, snapshot: &Snapshot<'_>, scope: &Scope, now: Instant) -> Result<SyncStats, SyncError> {
         let mut changed = match scope {
             Scope::Full => {
@@ -279,14 +282,14 @@ impl Backend for Iptables {
         }
         let before = cpu_time();
         let observed = self.observe()?;
-        let damage = self.accepted.drift(&self.state, &observed);
+        let damage = self.accepted.drift(self.state.expectations(), &observed);
         self.next_check = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
         Ok(damage)
     }
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
         self.state = State::default();
-        cleanup::cleanup(self.tool.as_mut())
+        owned().remove(self.tool.as_mut(), &Table::ALL, None)
     }
 }
 
@@ -316,7 +319,7 @@ impl Iptables {
     fn calibrate(&mut self) -> Result<(), SyncError> {
         if self.accepted.has_suspects() {
             let observed = self.observe()?;
-            self.accepted.settle(&self.state, &observed);
+            self.accepted.settle(self.state.expectations(), &observed);
         }
         Ok(())
     }
@@ -326,9 +329,4 @@ impl Iptables {
         let candidates = snapshot.ports.keys().filter(|name| !self.rejected.contains_key(*name)).collect();
         isolate::culprits(self.tool.as_mut(), snapshot, &settings, candidates)
     }
-}
-
-/// The chain and table of a message.
-fn named(table: Table, chain: Chain) -> String {
-    format!("chain {chain} of table {}", table.name())
 }

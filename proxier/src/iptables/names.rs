@@ -11,21 +11,12 @@ use sha2::{Digest, Sha256};
 
 use crate::model::ServicePortName;
 use crate::netfilter::iptables::Chain;
+pub use crate::xtables::{FORWARD, MARK_MASQ, POSTROUTING, PROXY_FIREWALL, SERVICES};
 
-/// Dispatch by destination; in filter, refuses traffic to cluster IPs without endpoints.
-pub const SERVICES: Chain = Chain::new("KUBE-SERVICES");
 /// Refuses traffic to external addresses without endpoints.
 pub const EXTERNAL_SERVICES: Chain = Chain::new("KUBE-EXTERNAL-SERVICES");
 /// Dispatch by node port; in filter, lets health checks in.
 pub const NODE_PORTS: Chain = Chain::new("KUBE-NODEPORTS");
-/// Masquerades what is marked.
-pub const POSTROUTING: Chain = Chain::new("KUBE-POSTROUTING");
-/// Marks what is to be masqueraded.
-pub const MARK_MASQ: Chain = Chain::new("KUBE-MARK-MASQ");
-/// Lets service traffic be forwarded under a restrictive policy.
-pub const FORWARD: Chain = Chain::new("KUBE-FORWARD");
-/// Drops what a load balancer's source ranges did not let through.
-pub const PROXY_FIREWALL: Chain = Chain::new("KUBE-PROXY-FIREWALL");
 /// The kubelet's, with one rule of the same words as ours.
 pub const KUBELET_FIREWALL: Chain = Chain::new("KUBE-FIREWALL");
 /// An empty chain whose absence tells that somebody flushed the tables.

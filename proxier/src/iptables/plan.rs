@@ -14,10 +14,11 @@ use super::base::{self, ENSURED};
 use super::names;
 use super::render::{PortView, SHARED, SharedRules};
 use super::settings::{LARGE_CLUSTER_ENDPOINTS, Settings};
-use super::state::{Observed, Outcome, Programmed, State};
+use super::state::{Outcome, Programmed, State};
 use crate::model::{CategorizedEndpoints, ServicePort, ServicePortName, Snapshot};
 use crate::netfilter::iptables::{Chain, Rule, Table};
 use crate::netfilter::{Owner, Restore, SavedChain};
+use crate::xtables::Tables;
 
 /// The index in [`SHARED`] of nat's KUBE-SERVICES, which ends with the jump for node ports.
 const NAT_SERVICES: usize = 4;
@@ -36,7 +37,7 @@ pub(super) struct Input<'a> {
     pub settings: &'a Settings,
     pub state: &'a State,
     /// What the kernel holds, if it was asked: then everything is looked at.
-    pub observed: Option<&'a Observed>,
+    pub observed: Option<&'a Tables>,
     /// The Service ports to look at, if not all.
     pub changed: Option<&'a BTreeSet<ServicePortName>>,
     /// Service ports that the tool refuses: they get no rules.
@@ -118,7 +119,7 @@ where
 {
     /// Everything, compared with what the kernel holds.
     fn all(&mut self) -> Result<(), E> {
-        let nothing = Observed::default();
+        let nothing = Tables::default();
         let observed = self.input.observed.unwrap_or(&nothing);
         self.base(observed);
         let mut shared: [Vec<(Owner, Rule)>; SHARED.len()] = Default::default();
@@ -139,7 +140,7 @@ where
         for jump in &observed.missing_jumps {
             self.restore.insert(jump.table, jump.from, &jump.rule);
         }
-        let ours = observed.nat.chains.keys().filter(|chain| names::is_of_service(chain));
+        let ours = observed.table(Table::Nat).chains.keys().filter(|chain| names::is_of_service(chain));
         self.stale.extend(ours.filter(|chain| !active.contains(*chain)));
         Ok(())
     }
@@ -233,7 +234,7 @@ where
         self.outcome.fixed.push(((table, chain), print));
     }
 
-    fn base(&mut self, observed: &Observed) {
+    fn base(&mut self, observed: &Tables) {
         for (table, chain, rules) in base::chains(self.input.settings) {
             let print = self.restore.update(table, chain, &rules, observed.chain(table, &chain), None);
             self.outcome.fixed.push(((table, chain), print));

@@ -12,9 +12,9 @@ use ipnet::IpNet;
 
 use super::names::{self, Namer, PortChains};
 use super::settings::{LOCALHOST_NODE_PORTS_COUNTER, Settings};
-use crate::model::config::LocalTraffic;
 use crate::model::{CategorizedEndpoints, ServicePort, ServicePortName};
 use crate::netfilter::iptables::{Chain, Comment, Is, Match, Rule, Suffix, Table, Target};
+use crate::xtables::masquerade::from_local_traffic;
 
 /// The chains that all Service ports share, in the order in which they are written.
 pub const SHARED: [(Table, Chain); 6] = [
@@ -376,16 +376,5 @@ impl<'a> PortView<'a> {
             ..Rule::default()
         });
         rules
-    }
-}
-
-/// Restricts a rule to what comes from this node's pods, or to all else.
-fn from_local_traffic(rule: &mut Rule, local: &LocalTraffic, not: bool) {
-    match local {
-        LocalTraffic::From(net) => rule.source = Some(Is { not, value: *net }),
-        LocalTraffic::Interface(name) => rule.in_interface = Some(Is { not, value: name.clone() }),
-        LocalTraffic::InterfacePrefix(prefix) => {
-            rule.in_interface = Some(Is { not, value: format!("{prefix}+") });
-        }
     }
 }

@@ -6,12 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use super::base::{Jump, node_port_dispatch};
+use super::base::node_port_dispatch;
+use super::names;
 use super::render::SHARED;
 use super::settings::Settings;
 use crate::model::ServicePortName;
+use crate::netfilter::SavedChain;
 use crate::netfilter::iptables::{Chain, Table};
-use crate::netfilter::{SavedChain, SavedTable};
+use crate::xtables::Place;
 
 /// A Service port as it was programmed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -137,28 +139,13 @@ impl State {
         let tail = self.settings.as_ref().filter(|_| table == Table::Nat).map(node_port_dispatch);
         of_ports + others.map(|(_, chain)| chain.rules as usize).sum::<usize>() + tail.map_or(0, |rules| rules.len())
     }
-}
 
-/// What the kernel holds, as the tools tell it.
-#[derive(Debug, Default)]
-pub(super) struct Observed {
-    pub filter: SavedTable,
-    pub nat: SavedTable,
-    pub mangle: SavedTable,
-    /// Jumps from the built-in chains that are not there.
-    pub missing_jumps: Vec<Jump>,
-}
-
-impl Observed {
-    pub fn table(&self, table: Table) -> &SavedTable {
-        match table {
-            Table::Filter => &self.filter,
-            Table::Nat => &self.nat,
-            Table::Mangle => &self.mangle,
-        }
-    }
-
-    pub fn chain(&self, table: Table, chain: &Chain) -> Option<SavedChain> {
-        self.table(table).chains.get(chain).copied()
+    /// Every chain that should be there, with its content.
+    pub fn expectations(&self) -> impl Iterator<Item = (Place, SavedChain)> {
+        let canary = |table| ((table, names::CANARY), SavedChain::default());
+        let fixed = self.fixed.iter().map(|(place, chain)| (*place, *chain));
+        let own =
+            self.ports.values().flat_map(|port| port.own.iter()).map(|(chain, print)| ((Table::Nat, *chain), *print));
+        Table::ALL.into_iter().map(canary).chain(fixed).chain(own)
     }
 }

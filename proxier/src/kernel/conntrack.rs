@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::netlink::{Attributes, Dump, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink};
+use super::netlink::{Attributes, BATCH, Dump, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink};
 use crate::family::IpFamily;
 use crate::netfilter::{Flow, Tuple};
 
@@ -37,9 +37,6 @@ const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 /// The kernel's `CTA_FILTER_F_CTA_PROTO_NUM`: of the original tuple, the protocol counts.
 const FILTER_PROTOCOL: u32 = 1 << 3;
-
-/// How many deletions are sent at once.
-const BATCH: usize = 64;
 
 /// What became of a pass over the table.
 #[derive(Debug, Default)]

@@ -68,6 +68,11 @@ pub fn choose() -> Choice {
             }
         }
     }
+    default()
+}
+
+/// What `iptables` in PATH is.
+fn default() -> Choice {
     let name = IpFamily::V4.iptables();
     let Ok(path) = which::which(name) else {
         return Choice { flavour: None, infix: "", reason: format!("no hint of the kubelet, and no {name} in PATH") };
@@ -77,6 +82,17 @@ pub fn choose() -> Choice {
     let flavour = Flavour::ALL.into_iter().find(|flavour| version.contains(&format!("({flavour})")));
     let reason = format!("no hint of the kubelet, and {} says {version:?}", path.display());
     Choice { flavour, infix: "", reason }
+}
+
+impl Choice {
+    /// The programs of a flavour, by whatever name they go here; `None` if there are none.
+    #[must_use]
+    pub fn of(flavour: Flavour) -> Option<Self> {
+        let named = which::which(format!("{}{}", IpFamily::V4.iptables(), flavour.infix())).is_ok();
+        let reason = format!("{flavour} was asked for");
+        let named = named.then_some(Self { flavour: Some(flavour), infix: flavour.infix(), reason });
+        named.or_else(|| Some(default()).filter(|choice| choice.flavour == Some(flavour)))
+    }
 }
 
 fn hint(flavour: Flavour, family: IpFamily, save: PathBuf) -> Option<&'static str> {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::time::TimeValLike;
@@ -13,7 +14,7 @@ use crate::family::IpFamily;
 
 /// What a mode needs of the host.
 pub trait Host: Send + std::fmt::Debug {
-    /// Reads a numeric sysctl, named as below `/proc/sys`.
+    /// Reads a numeric sysctl, named as below `/proc/sys`, or a parameter of a module by its whole path.
     ///
     /// # Errors
     /// If there is none, or it is not a number.
@@ -30,6 +31,9 @@ pub trait Host: Send + std::fmt::Debug {
     /// # Errors
     /// If the kernel does not say.
     fn addresses(&mut self, family: IpFamily) -> io::Result<Vec<IpAddr>>;
+
+    /// The kernel's version, as far as two numbers tell it.
+    fn kernel_version(&mut self) -> Option<(u32, u32)>;
 
     /// Makes an nfacct counter, unless it exists.
     ///
@@ -64,6 +68,10 @@ impl Host for SystemHost {
         Ok(interfaces.filter_map(|i| i.address).filter_map(of).filter(|ip| IpFamily::of(ip) == family).collect())
     }
 
+    fn kernel_version(&mut self) -> Option<(u32, u32)> {
+        version(&std::fs::read_to_string(path("kernel/osrelease")).ok()?)
+    }
+
     fn ensure_counter(&mut self, name: &str) -> io::Result<()> {
         super::nfacct::ensure(name)
     }
@@ -80,6 +88,66 @@ pub fn cpu_time() -> Duration {
     [UsageWho::RUSAGE_THREAD, UsageWho::RUSAGE_CHILDREN].into_iter().filter_map(|who| getrusage(who).ok()).map(of).sum()
 }
 
-fn path(sysctl: &str) -> String {
-    format!("/proc/sys/{sysctl}")
+/// The first two numbers of `6.1.0-18-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn path(sysctl: &str) -> PathBuf {
+    // A whole path stays as it is.
+    Path::new("/proc/sys").join(sysctl)
+}
+
+/// How many CPUs the machine has; limits of this process do not count.
+#[must_use]
+pub fn cpus() -> u32 {
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    match count(&online) {
+        0 => std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+        n => n,
+    }
+}
+
+/// Of a list like `0-3,8`.
+fn count(list: &str) -> u32 {
+    let of = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    list.trim().split(',').filter_map(of).fold(0, u32::saturating_add)
+}
+
+/// Says how willingly this process is to be killed when memory runs out, from -1000 to 1000.
+///
+/// # Errors
+/// If we may not: to lower it takes the capability `SYS_RESOURCE`.
+pub fn set_oom_score(score: i32) -> io::Result<()> {
+    std::fs::write("/proc/self/oom_score_adj", score.to_string())
+}
+
+/// The signals that whoever started this process wants to be ignored, as a set of bits: 1 is signal 1.
+#[must_use]
+pub fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_are_counted_from_the_kernels_list() {
+        assert_eq!([count("0-3,8\n"), count("0"), count("0-0,2-5"), count(""), count("x-2,5-3,-")], [5, 1, 5, 0, 0]);
+    }
+
+    #[test]
+    fn a_release_begins_with_two_numbers() {
+        assert_eq!(version("6.1.0-18-amd64\n"), Some((6, 1)));
+        assert_eq!(version("5.15-rc3"), Some((5, 15)));
+        assert_eq!(version("linux"), None);
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! In: transactions and questions. Out: what the tools did or said. Must not know: whose rules they are.
 
+use std::io;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -10,6 +11,7 @@ use thiserror::Error;
 use super::command;
 pub use super::command::ToolError;
 use super::flavour::{Choice, Flavour};
+use super::nftables;
 use crate::family::IpFamily;
 use crate::netfilter::iptables::{Chain, Rule, Table};
 use crate::netfilter::{Restore, SavedTable};
@@ -80,21 +82,36 @@ impl SystemIptables {
     /// # Errors
     /// If a program is missing, or the kernel has no nat table for the family, or we may not look.
     pub fn find(family: IpFamily, choice: &Choice) -> Result<Self, ToolError> {
+        let tools = Self::programs(family, choice)?;
+        command::run(tools.command().args(["-S", "POSTROUTING", "-t", "nat"]), [])?;
+        Ok(tools)
+    }
+
+    /// The tools of a flavour and those tables of theirs that exist: to look makes none. `None` if there is nothing to
+    /// be done, because there are no tables or no tools.
+    ///
+    /// # Errors
+    /// If the kernel does not say which tables there are.
+    pub fn find_existing(family: IpFamily, flavour: Flavour) -> io::Result<Option<(Self, Vec<Table>)>> {
+        let tables = existing(family, flavour)?;
+        let choice = Choice::of(flavour).filter(|_| !tables.is_empty());
+        Ok(choice.and_then(|choice| Some((Self::programs(family, &choice).ok()?, tables))))
+    }
+
+    fn programs(family: IpFamily, choice: &Choice) -> Result<Self, ToolError> {
         let path = |suffix: &str| {
             let program = format!("{}{}{suffix}", family.iptables(), choice.infix);
             which::which(&program).map_err(|e| ToolError::Start { program, source: std::io::Error::other(e) })
         };
         let iptables = path("")?;
         let version = command::run(Command::new(&iptables).arg("--version"), [])?;
-        let tools = Self {
+        Ok(Self {
             save: path("-save")?,
             restore: path("-restore")?,
             batch: if choice.flavour == Some(Flavour::Legacy) { usize::MAX } else { NFT_BATCH },
             random_fully: knows_random_fully(&String::from_utf8_lossy(&version)),
             iptables,
-        };
-        command::run(tools.command().args(["-S", "POSTROUTING", "-t", "nat"]), [])?;
-        Ok(tools)
+        })
     }
 
     fn command(&self) -> Command {
@@ -135,6 +152,25 @@ impl IptablesTool for SystemIptables {
 
     fn random_fully(&self) -> bool {
         self.random_fully
+    }
+}
+
+fn existing(family: IpFamily, flavour: Flavour) -> io::Result<Vec<Table>> {
+    match flavour {
+        Flavour::Legacy => {
+            // Without the module there is no file.
+            let names = std::fs::read_to_string(family.legacy_table_names()).unwrap_or_default();
+            Ok(Table::ALL.into_iter().filter(|table| names.lines().any(|name| name == table.name())).collect())
+        }
+        Flavour::Nft => {
+            let mut tables = Vec::new();
+            for table in Table::ALL {
+                if nftables::has_table(family, table.name())? {
+                    tables.push(table);
+                }
+            }
+            Ok(tables)
+        }
     }
 }
 

@@ -151,15 +151,6 @@ pub fn processes(program: &str) -> Vec<(u32, Vec<String>)> {
     found
 }
 
-/// The tables of nf_tables, as `ip kube-proxy`; none if that cannot be told.
-#[must_use]
-pub fn nft_tables() -> Vec<String> {
-    let Ok(output) = super::command::run(std::process::Command::new("nft").args(["list", "tables"]), []) else {
-        return Vec::new();
-    };
-    String::from_utf8_lossy(&output).lines().filter_map(|line| line.strip_prefix("table ")).map(str::to_owned).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

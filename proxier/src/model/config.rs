@@ -69,11 +69,15 @@ pub enum NodePortMatch {
 }
 
 impl NodePortAddresses {
-    /// The networks of a family whose node address is `node_ip`. `primary` without a usable address means all.
+    /// The networks of a family whose node address is `node_ip`. While there is none (it is a loopback address then),
+    /// `primary` means no address; kube-proxy would open all (surface.md I6).
     #[must_use]
     pub fn resolve(&self, family: IpFamily, node_ip: IpAddr) -> NodePortMatch {
         let nets: Vec<IpNet> = match self {
-            Self::Primary => Some(node_ip).filter(|ip| !ip.is_loopback()).map(IpNet::from).into_iter().collect(),
+            Self::Primary => {
+                let own = Some(node_ip).filter(|ip| !ip.is_loopback()).map(IpNet::from);
+                return NodePortMatch::Within(own.into_iter().collect());
+            }
             Self::Cidrs(nets) => nets.iter().filter(|net| IpFamily::of_net(net) == family).copied().collect(),
         };
         if nets.is_empty() || nets.iter().any(|net| net.prefix_len() == 0) {
@@ -151,5 +155,25 @@ impl Config {
             .filter(|ip| IpFamily::of(ip) == family)
             .or_else(|| node.address(family))
             .unwrap_or_else(|| family.localhost())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_without_a_node_address_has_no_primary_one() {
+        let primary = |ip: &str| {
+            let ip: IpAddr = ip.parse().expect("an address");
+            NodePortAddresses::Primary.resolve(IpFamily::of(&ip), ip)
+        };
+        let own = "192.168.0.1/32".parse().expect("a network");
+        assert_eq!(primary("192.168.0.1"), NodePortMatch::Within(vec![own]));
+        for nobody in ["127.0.0.1", "::1"] {
+            let closed = primary(nobody);
+            assert_eq!(closed, NodePortMatch::Within(Vec::new()));
+            assert!(!closed.covers_loopback(IpFamily::V4) && closed.select(&[IpFamily::V4.localhost()]).is_empty());
+        }
     }
 }

@@ -4,16 +4,20 @@
 //! Must not know: the API's JSON shapes, any mode, the kernel.
 
 pub mod config;
+pub mod conntrack;
 pub mod endpoint;
 pub mod health_check;
+pub mod mode;
 pub mod node;
 pub mod service;
 pub mod snapshot;
 pub mod topology;
 
 pub use config::{Config, LocalDetector, NodePortAddresses};
+pub use conntrack::ConntrackConfig;
 pub use endpoint::{Endpoint, Endpoints, Slice, SliceEndpoint, SlicePort};
 pub use health_check::{HealthCheck, HealthChecks};
+pub use mode::{IpvsConfig, Mode};
 pub use node::NodeInfo;
 pub use service::{Destination, NamespacedName, Protocol, ServicePort, ServicePortName};
 pub use snapshot::{Scope, Snapshot};

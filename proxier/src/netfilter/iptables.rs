@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::name::Name;
 use crate::family::IpFamily;
 
 /// A table.
@@ -50,76 +51,8 @@ impl Table {
 /// The longest chain name that the kernel takes (`XT_EXTENSION_MAXNAMELEN` less the final NUL).
 pub const CHAIN_NAME_MAX: usize = 28;
 
-/// The name of a chain, stored inline: rule sets name hundreds of thousands.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Chain {
-    bytes: [u8; CHAIN_NAME_MAX],
-    len: u8,
-}
-
-impl Chain {
-    /// A chain of that name; `None` if the kernel would not take it for its length or for blanks in it.
-    #[must_use]
-    pub const fn parse(name: &str) -> Option<Self> {
-        let source = name.as_bytes();
-        if source.is_empty() || source.len() > CHAIN_NAME_MAX {
-            return None;
-        }
-        let mut bytes = [0; CHAIN_NAME_MAX];
-        let mut i = 0;
-        while i < source.len() {
-            if source[i] <= b' ' || source[i] >= 0x7f {
-                return None;
-            }
-            bytes[i] = source[i];
-            i += 1;
-        }
-        #[allow(clippy::cast_possible_truncation)] // at most CHAIN_NAME_MAX
-        Some(Self { bytes, len: source.len() as u8 })
-    }
-
-    /// A chain whose name is known when this is compiled.
-    ///
-    /// # Panics
-    /// At compile time, for a name the kernel would not take.
-    #[must_use]
-    pub const fn new(name: &'static str) -> Self {
-        match Self::parse(name) {
-            Some(chain) => chain,
-            None => panic!("not a chain name"),
-        }
-    }
-
-    /// A family of chains' common beginning and the hash that tells this one.
-    #[must_use]
-    pub(crate) fn hashed(prefix: &'static str, hash: [u8; 16]) -> Self {
-        let mut bytes = [0; CHAIN_NAME_MAX];
-        let start = prefix.len().min(CHAIN_NAME_MAX - hash.len());
-        bytes[..start].copy_from_slice(&prefix.as_bytes()[..start]);
-        bytes[start..start + hash.len()].copy_from_slice(&hash);
-        #[allow(clippy::cast_possible_truncation)] // at most CHAIN_NAME_MAX
-        Self { bytes, len: (start + hash.len()) as u8 }
-    }
-
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        // Only printable ASCII gets in.
-        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
-    }
-}
-
-impl fmt::Display for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+/// The name of a chain.
+pub type Chain = Name<CHAIN_NAME_MAX>;
 
 /// A value that a packet must have, or with `!` must not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,8 +89,26 @@ pub enum Match {
     Mark(Is<u32>),
     /// `-m addrtype --src-type LOCAL`
     SourceIsLocal,
+    /// `-m addrtype ! --src-type LOCAL`
+    SourceIsNotLocal,
     /// `-m addrtype --dst-type LOCAL`
     DestinationIsLocal,
+    /// `-m physdev ! --physdev-is-in`
+    NotFromBridge,
+    /// `-m set --match-set NAME DIRECTIONS`
+    Set {
+        /// The set.
+        name: &'static str,
+        /// Which parts of the packet are looked up: `dst,dst,src`.
+        directions: &'static str,
+    },
+    /// `-m ipvs --vproto P --vaddr A --vport N`: the packet belongs to a connection of that virtual server.
+    Ipvs {
+        /// The protocol's number.
+        protocol: u8,
+        /// The virtual server.
+        address: SocketAddr,
+    },
     /// `-m tcp --dport N` (by protocol)
     DestinationPort(ProtocolName, u16),
     /// `-m tcp`: says nothing, but iptables prints it where a target needs ports.
@@ -295,6 +246,13 @@ impl Match {
                 write_is(out, mark, "--mark ", |out, mark| write(out, format_args!("{mark:#x}/{mark:#x}")));
             }
             Self::SourceIsLocal => out.push_str(" -m addrtype --src-type LOCAL"),
+            Self::SourceIsNotLocal => out.push_str(" -m addrtype ! --src-type LOCAL"),
+            Self::NotFromBridge => out.push_str(" -m physdev ! --physdev-is-in"),
+            Self::Set { name, directions } => push(out, &[" -m set --match-set ", name, " ", directions]),
+            Self::Ipvs { protocol, address } => {
+                let (ip, port) = (address.ip(), address.port());
+                write(out, format_args!(" -m ipvs --vproto {protocol} --vaddr {ip} --vport {port}"));
+            }
             Self::DestinationIsLocal => out.push_str(" -m addrtype --dst-type LOCAL"),
             Self::DestinationPort(protocol, port) => {
                 push(out, &[" -m ", protocol, " --dport "]);

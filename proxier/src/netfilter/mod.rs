@@ -4,10 +4,14 @@
 //! anything.
 
 pub mod conntrack;
+pub mod ipset;
 pub mod iptables;
+pub mod ipvs;
+mod name;
 mod restore;
 mod save;
 
 pub use conntrack::{Flow, Tuple};
+pub use name::Name;
 pub use restore::{Owner, Restore};
 pub use save::{SavedChain, SavedTable};

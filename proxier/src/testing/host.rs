@@ -15,6 +15,7 @@ use crate::kernel::Host;
 struct State {
     sysctls: BTreeMap<String, i64>,
     addresses: Vec<IpAddr>,
+    refused: BTreeMap<String, io::ErrorKind>,
     counters: Option<BTreeSet<String>>,
 }
 
@@ -30,6 +31,11 @@ impl FakeHost {
     /// Gives it addresses, in place of those it had.
     pub fn set_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.state().addresses = addresses.into_iter().collect();
+    }
+
+    /// From now on a sysctl cannot be set, for this reason.
+    pub fn refuse(&self, sysctl: &str, reason: io::ErrorKind) {
+        self.state().refused.insert(sysctl.to_owned(), reason);
     }
 
     /// From now on the kernel knows nfacct.
@@ -50,12 +56,22 @@ impl Host for FakeHost {
     }
 
     fn set_sysctl(&mut self, name: &str, value: i64) -> io::Result<()> {
-        self.state().sysctls.insert(name.to_owned(), value);
+        let mut state = self.state();
+        if state.sysctls.get(name) != Some(&value) {
+            if let Some(reason) = state.refused.get(name) {
+                return Err((*reason).into());
+            }
+            state.sysctls.insert(name.to_owned(), value);
+        }
         Ok(())
     }
 
     fn addresses(&mut self, family: IpFamily) -> io::Result<Vec<IpAddr>> {
         Ok(self.state().addresses.iter().copied().filter(|ip| IpFamily::of(ip) == family).collect())
+    }
+
+    fn kernel_version(&mut self) -> Option<(u32, u32)> {
+        Some((6, 18))
     }
 
     fn ensure_counter(&mut self, name: &str) -> io::Result<()> {

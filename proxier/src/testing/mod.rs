@@ -5,11 +5,17 @@
 
 mod conntrack;
 mod host;
+mod ipset;
 mod iptables;
+mod ipvs;
+mod link;
 pub mod objects;
 mod recorder;
 
 pub use conntrack::FakeConntrack;
 pub use host::FakeHost;
+pub use ipset::FakeIpSets;
 pub use iptables::FakeIptables;
+pub use ipvs::FakeIpvs;
+pub use link::FakeLinks;
 pub use recorder::{Recorder, RecordingIptables};

@@ -24,6 +24,10 @@ use super::cluster::{Operation, name};
 pub trait Kernel: Clone {
     fn tool(&self) -> Box<dyn IptablesTool>;
     fn host(&self) -> Box<dyn Host>;
+    /// The mode under test, with a tool to reach this kernel.
+    fn mode(&self, tool: Box<dyn IptablesTool>) -> Box<dyn Backend> {
+        Box::new(Iptables::new(IpFamily::V4, config(), tool, self.host()))
+    }
     /// A kernel without rules that is otherwise like this one.
     fn fresh(&self) -> Self;
     /// Empties a chain of ours, the nth; whether there is anything to empty.
@@ -32,6 +36,10 @@ pub trait Kernel: Clone {
     fn refuse(&self, text: Option<&str>, naming_the_line: bool);
     /// All that it holds.
     fn text(&self) -> String;
+    /// Whether a sync that fails leaves everything as it was.
+    fn is_atomic(&self) -> bool {
+        true
+    }
 }
 
 /// What a sync was asked and what it wrote.
@@ -86,7 +94,7 @@ pub struct Run<K> {
     objects: BTreeMap<ObjectKey, Value>,
     translator: Translator,
     tracker: Tracker,
-    backend: Iptables,
+    backend: Box<dyn Backend>,
     spy: Spy,
     now: Instant,
 }
@@ -187,7 +195,7 @@ impl<K: Kernel> Run<K> {
         Some(Written { scope, transactions })
     }
 
-    /// A sync that fails as a whole: everything stays as it was.
+    /// A sync that fails as a whole: everything stays as it was, where all that it writes is written at once.
     fn fail(&mut self) {
         let before = self.kernel.text();
         self.kernel.refuse(Some(""), true);
@@ -195,7 +203,9 @@ impl<K: Kernel> Run<K> {
         let snapshot = self.tracker.snapshot(IpFamily::V4.localhost());
         let result = self.backend.sync(&snapshot, &scope, self.now);
         self.kernel.refuse(None, false);
-        assert_eq!(self.kernel.text(), before, "what failed has changed something");
+        if self.kernel.is_atomic() {
+            assert_eq!(self.kernel.text(), before, "what failed has changed something");
+        }
         match result {
             // Nothing had to be written.
             Ok(stats) => self.tracker.want(stats.rejected.into_iter().map(|rejected| rejected.port)),
@@ -260,7 +270,6 @@ impl<K: Kernel> Run<K> {
     }
 }
 
-fn backend<K: Kernel>(kernel: &K, spy: &Spy) -> Iptables {
-    let tool = Box::new(Spied { tool: kernel.tool(), spy: spy.clone() });
-    Iptables::new(IpFamily::V4, config(), tool, kernel.host())
+fn backend<K: Kernel>(kernel: &K, spy: &Spy) -> Box<dyn Backend> {
+    kernel.mode(Box::new(Spied { tool: kernel.tool(), spy: spy.clone() }))
 }

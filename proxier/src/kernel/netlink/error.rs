@@ -17,6 +17,8 @@ pub enum NetlinkError {
         errno: i32,
         /// Its own words (`NLMSGERR_ATTR_MSG`), if it had any.
         words: String,
+        /// What it shows of the request after the netlink header; mostly nothing.
+        shown: Vec<u8>,
     },
     /// The kernel's answer cannot be read.
     #[error("the kernel's netlink answer was cut off or garbled")]
@@ -24,6 +26,9 @@ pub enum NetlinkError {
     /// An attribute or message is longer than its length field can say.
     #[error("a netlink attribute is too long")]
     TooLong,
+    /// Each try to read a table to its end was interrupted by changes to it.
+    #[error("the kernel's table changed whenever it was read: something else writes to it all the time")]
+    Interrupted,
     /// The socket failed.
     #[error(transparent)]
     Socket(#[from] io::Error),
@@ -39,7 +44,7 @@ impl NetlinkError {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
             Self::Socket(error) => error.raw_os_error(),
-            Self::Garbled | Self::TooLong => None,
+            Self::Garbled | Self::TooLong | Self::Interrupted => None,
         }
     }
 }
@@ -48,7 +53,7 @@ impl From<NetlinkError> for io::Error {
     fn from(error: NetlinkError) -> Self {
         match error {
             NetlinkError::Socket(error) => error,
-            NetlinkError::Refused { errno, words } if words.is_empty() => Self::from_raw_os_error(errno),
+            NetlinkError::Refused { errno, words, .. } if words.is_empty() => Self::from_raw_os_error(errno),
             NetlinkError::Refused { errno, .. } => Self::new(Self::from_raw_os_error(errno).kind(), error),
             other => Self::other(other),
         }

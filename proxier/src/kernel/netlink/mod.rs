@@ -4,11 +4,16 @@
 //! Must not know: what any message means.
 
 mod error;
+#[cfg(test)]
+pub(super) mod fuzz;
+mod generic;
 mod receive;
 mod request;
 mod socket;
+pub mod traffic;
 
 pub(super) use error::NetlinkError;
+pub(super) use generic::{family as generic_family, header as genlmsghdr};
 pub(super) use receive::{Attributes, Received};
 pub(super) use request::Request;
 pub(super) use socket::{Dump, Netlink};
@@ -22,6 +27,9 @@ const ALIGNMENT: usize = 4;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+/// Between them are the messages of one nfnetlink transaction.
+const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
+const NFNL_MSG_BATCH_END: u16 = 0x11;
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -33,10 +41,20 @@ const NLM_F_CAPPED: u16 = 0x100;
 /// In an acknowledgement: attributes follow.
 const NLM_F_ACK_TLVS: u16 = 0x200;
 
+/// How many requests go into one datagram: the errors of all of them have to fit into the socket.
+pub(super) const BATCH: usize = 64;
+/// And how many bytes.
+const BATCH_BYTES: usize = 32 * 1024;
+
 const NLA_F_NESTED: u16 = 0x8000;
 /// The bits of an attribute's kind that are no flags.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
+/// In an attribute's kind: its value is in network order. Ipset wants it said.
+pub(super) const NLA_F_NET_BYTEORDER: u16 = 0x4000;
+
+/// A request that fails if the thing exists.
+pub(super) const NLM_F_EXCL: u16 = 0x200;
 /// A request that makes something new.
 pub(super) const NLM_F_CREATE: u16 = 0x400;
 

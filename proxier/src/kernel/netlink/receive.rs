@@ -29,7 +29,10 @@ impl<'a> Received<'a> {
     pub(super) fn verdict(&self) -> Option<Result<(), NetlinkError>> {
         (self.kind == NLMSG_ERROR).then(|| match number(self.payload, 0).map(u32::cast_signed) {
             Some(0) => Ok(()),
-            Some(code) => Err(NetlinkError::Refused { errno: code.saturating_neg(), words: self.words() }),
+            Some(code) => {
+                let shown = self.shown().to_vec();
+                Err(NetlinkError::Refused { errno: code.saturating_neg(), words: self.words(), shown })
+            }
             None => Err(NetlinkError::Garbled),
         })
     }
@@ -37,6 +40,13 @@ impl<'a> Received<'a> {
     /// The error code at the end of a dump: it may end badly.
     pub(super) fn end_code(&self) -> i32 {
         number(self.payload, 0).map_or(0, u32::cast_signed)
+    }
+
+    /// What an acknowledgement shows of the request, after its header.
+    fn shown(&self) -> &'a [u8] {
+        let length = number(self.payload, 4).map(to_usize).filter(|_| self.flags & NLM_F_CAPPED == 0);
+        let end = length.and_then(|length| length.checked_add(4));
+        end.and_then(|end| self.payload.get(4 + HEADER..end)).unwrap_or_default()
     }
 
     /// The kernel's words about an error: they come after what it shows of the request.
@@ -172,6 +182,15 @@ mod tests {
         }
         let error = verdict(&message(NLMSG_ERROR, 0, &whole)).expect_err("refused");
         assert_eq!(error.to_string(), "Invalid argument (os error 22)");
+    }
+
+    #[test]
+    fn what_is_shown_of_the_request_is_kept() {
+        let payload = [&(-libc::EINVAL).to_ne_bytes()[..], &21_u32.to_ne_bytes(), &[0; 12], b"abcde\0\0\0"].concat();
+        for (flags, kept) in [(0, &b"abcde"[..]), (NLM_F_CAPPED, b"")] {
+            let error = verdict(&message(NLMSG_ERROR, flags, &payload)).expect_err("refused");
+            assert!(matches!(error, NetlinkError::Refused { shown, .. } if shown == kept));
+        }
     }
 
     #[test]

@@ -50,6 +50,11 @@ impl Request {
         self.close(start)
     }
 
+    /// How many bytes it has so far.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     fn open(&mut self, kind: u16) -> usize {
         let start = self.bytes.len();
         self.bytes.extend([0; 2]);

@@ -10,7 +10,11 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::receive::{Messages, Received};
-use super::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NetlinkError, Request};
+use super::traffic;
+use super::{
+    BATCH, BATCH_BYTES, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE,
+    NetlinkError, Request,
+};
 
 /// How often a dump is begun before an incomplete one has to do; kube-proxy tries as often.
 const DUMP_TRIES: u32 = 5;
@@ -68,7 +72,7 @@ impl Netlink {
             self.sequence = self.sequence.wrapping_add(1);
             request.write_to(&mut bytes, self.sequence, if index == last { NLM_F_ACK } else { 0 })?;
         }
-        self.send(&bytes)?;
+        self.send(&bytes, requests.len())?;
         loop {
             self.receive()?;
             for received in Messages(&self.buffer) {
@@ -86,6 +90,69 @@ impl Netlink {
         }
     }
 
+    /// Sends any number of requests, in this order, in as few datagrams as may be; those that fail are told to
+    /// `failed`, by index.
+    pub fn request_in_batches(
+        &mut self,
+        requests: impl IntoIterator<Item = Request>,
+        mut failed: impl FnMut(usize, NetlinkError),
+    ) -> Result<(), NetlinkError> {
+        let (mut batch, mut bytes, mut done) = (Vec::with_capacity(BATCH), 0, 0);
+        for request in requests {
+            bytes += request.size();
+            batch.push(request);
+            if batch.len() == BATCH || bytes >= BATCH_BYTES {
+                self.request_all(&batch, |index, error| failed(done + index, error))?;
+                (bytes, done) = (0, done + batch.len());
+                batch.clear();
+            }
+        }
+        self.request_all(&batch, |index, error| failed(done + index, error))
+    }
+
+    /// Sends a request and hands what is answered to `each`, until it is acknowledged.
+    pub fn ask(
+        &mut self,
+        request: &Request,
+        each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
+    ) -> Result<(), NetlinkError> {
+        self.converse(request, NLM_F_ACK, each).map(|_| ())
+    }
+
+    /// Sends requests as one transaction of an nfnetlink subsystem: all of them take effect, or none. The error is the
+    /// first one's.
+    pub fn transaction(&mut self, subsystem: u8, requests: &[Request]) -> Result<(), NetlinkError> {
+        let frame = |kind| Request::new(kind, 0, &[0, 0, 0, subsystem]);
+        let mut bytes = Vec::new();
+        let mut number = || {
+            self.sequence = self.sequence.wrapping_add(1);
+            self.sequence
+        };
+        let first = number();
+        frame(NFNL_MSG_BATCH_BEGIN).write_to(&mut bytes, first, 0)?;
+        let mut last = first;
+        for request in requests {
+            last = number();
+            request.write_to(&mut bytes, last, NLM_F_ACK)?;
+        }
+        frame(NFNL_MSG_BATCH_END).write_to(&mut bytes, number(), 0)?;
+        self.send(&bytes, requests.len() + 2)?;
+        let mut outcome = Ok(());
+        loop {
+            self.receive()?;
+            for received in Messages(&self.buffer) {
+                let received = received?;
+                let index = received.sequence.wrapping_sub(first);
+                let Some(verdict) = received.verdict().filter(|_| index <= last.wrapping_sub(first)) else { continue };
+                outcome = outcome.and(verdict);
+                // A transaction that is refused as a whole is refused at its beginning.
+                if received.sequence == last || (index == 0 && outcome.is_err()) {
+                    return outcome;
+                }
+            }
+        }
+    }
+
     /// Asks for all entries and hands each to `each`. A try that was interrupted is repeated from the beginning, so
     /// entries may come again.
     pub fn dump(
@@ -94,7 +161,7 @@ impl Netlink {
         each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
     ) -> Result<Dump, NetlinkError> {
         for _ in 0..DUMP_TRIES {
-            match self.dump_once(request, each) {
+            match self.converse(request, NLM_F_DUMP, each) {
                 Ok(Dump::Complete) => return Ok(Dump::Complete),
                 Ok(Dump::Interrupted) => {}
                 Err(error) if matches!(error.errno(), Some(libc::ENOBUFS | libc::EINTR)) => {}
@@ -112,10 +179,32 @@ impl Netlink {
         request: &Request,
         each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
     ) -> Result<Dump, NetlinkError> {
+        self.converse(request, NLM_F_DUMP, each)
+    }
+
+    /// As `dump`, for who needs all entries.
+    pub fn dump_all(
+        &mut self,
+        request: &Request,
+        each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
+    ) -> Result<(), NetlinkError> {
+        match self.dump(request, each)? {
+            Dump::Complete => Ok(()),
+            Dump::Interrupted => Err(NetlinkError::Interrupted),
+        }
+    }
+
+    /// Sends a request and hands what is answered to `each`, until the dump ends or the request is acknowledged.
+    fn converse(
+        &mut self,
+        request: &Request,
+        flags: u16,
+        each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
+    ) -> Result<Dump, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
-        request.write_to(&mut bytes, self.sequence, NLM_F_DUMP)?;
-        self.send(&bytes)?;
+        request.write_to(&mut bytes, self.sequence, flags)?;
+        self.send(&bytes, 1)?;
         let mut end = Dump::Complete;
         loop {
             self.receive()?;
@@ -129,11 +218,14 @@ impl Netlink {
                 }
                 if let Some(verdict) = received.verdict() {
                     verdict?;
+                    if flags == NLM_F_ACK {
+                        return Ok(end);
+                    }
                 } else if received.kind != NLMSG_DONE {
                     each(&received)?;
                 } else if received.end_code() < 0 {
                     let errno = received.end_code().saturating_neg();
-                    return Err(NetlinkError::Refused { errno, words: String::new() });
+                    return Err(NetlinkError::Refused { errno, words: String::new(), shown: Vec::new() });
                 } else {
                     return Ok(end);
                 }
@@ -141,8 +233,9 @@ impl Netlink {
         }
     }
 
-    fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
+    fn send(&self, bytes: &[u8], requests: usize) -> Result<(), NetlinkError> {
         let sent = uninterrupted(|| self.socket.send(bytes, 0))?;
+        traffic::sent(requests, bytes.len());
         if sent == bytes.len() { Ok(()) } else { Err(NetlinkError::TooLong) }
     }
 
@@ -151,6 +244,7 @@ impl Netlink {
         self.buffer.clear();
         // With MSG_TRUNC the length is the datagram's own, even if the buffer does not hold it.
         let length = uninterrupted(|| self.socket.recv(&mut self.buffer, libc::MSG_TRUNC))?;
+        traffic::received(length);
         if length == self.buffer.len() && length > 0 { Ok(()) } else { Err(NetlinkError::Garbled) }
     }
 }
@@ -162,6 +256,8 @@ fn socket(protocol: isize) -> io::Result<Socket> {
     setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE)?;
     // Errors come with the kernel's words and without a copy of the request. Kernels before 4.12 know neither.
     let _ = (socket.set_ext_ack(true), socket.set_cap_ack(true));
+    // rtnetlink lists only what is asked for. Kernels before 4.20 list all.
+    let _ = socket.set_netlink_get_strict_chk(true);
     Ok(socket)
 }
 

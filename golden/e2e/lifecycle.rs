@@ -1,0 +1,55 @@
+//! The real binary from its start to its end, and what it leaves: `--init-only`, `--cleanup`, signals, its Node, events.
+//!
+//! In: the `kube-proxy` binary, root. Out: exit codes, sysctls, rules, events. Each test has a node (a network namespace)
+//! of its own. It must not know how any of that is done.
+
+#[path = "lifecycle/cleanup.rs"]
+mod cleanup;
+#[path = "lifecycle/events.rs"]
+mod events;
+#[path = "lifecycle/kernel.rs"]
+mod kernel;
+#[path = "lifecycle/own_node.rs"]
+mod own_node;
+
+use golden::apiserver::ApiServer;
+use golden::node::{NAME, Node};
+use golden::sample::{node, service, slice};
+
+/// The Service port of the Service that tests begin with.
+const WEB: &str = "default/web:http";
+
+fn machine() -> Node {
+    Node::new(env!("CARGO_BIN_EXE_kube-proxy"))
+}
+
+/// A node with an API server that has the Service `web`.
+struct World {
+    node: Node,
+    api: ApiServer,
+}
+
+impl World {
+    fn new() -> Self {
+        let node = machine();
+        let api = node.api_server();
+        api.apply(self::node(NAME, "zone-a"));
+        api.apply(service("web", "10.96.0.10"));
+        api.apply(slice("web-1", "web", &["10.244.2.5"]));
+        Self { node, api }
+    }
+
+    fn start(&mut self, arguments: &[&str]) {
+        self.start_by(&[], arguments);
+    }
+
+    fn start_by(&mut self, program: &[&str], arguments: &[&str]) {
+        let url = self.api.url();
+        let common = ["--master", &url, "--iptables-min-sync-period=0s", "-v=2"];
+        self.node.start_by(program, &[&common, arguments].concat());
+    }
+
+    fn settled(&self) {
+        self.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    }
+}

@@ -1,0 +1,106 @@
+//! What is set in the kernel at the start, and what becomes of a kernel that does not let itself be set.
+
+use nix::sys::signal::Signal;
+
+use crate::{World, machine};
+
+const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
+const CLOSE_WAIT: &str = "net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
+/// With `/proc/sys` as an ordinary container has it.
+const READ_ONLY: &[&str] = &[
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$@\"",
+    "sh",
+];
+
+#[test]
+fn init_only_sets_sysctls_without_an_api_server_and_makes_no_rules() {
+    let mut node = machine();
+    node.start(&["--init-only", "--conntrack-tcp-timeout-close-wait=59s", "--conntrack-udp-timeout=1500ms"]);
+    assert_eq!(node.wait().code(), Some(0), "{}", node.log());
+    for family in ["IPv4", "IPv6"] {
+        node.until_logged(&[family, "System initialized and --init-only specified"]);
+    }
+    assert_eq!([node.sysctl(ROUTE_LOCALNET), node.sysctl(CLOSE_WAIT)], ["1", "59"]);
+    assert_eq!(node.sysctl("net/netfilter/nf_conntrack_udp_timeout"), "2", "a part of a second counts as one");
+    assert!(!node.rules().contains("KUBE-"), "{}", node.rules());
+    assert!(!node.log().contains("Serving"), "{}", node.log());
+}
+
+#[test]
+fn init_only_leaves_loopback_alone_unless_node_ports_are_to_work_there() {
+    for without in ["--iptables-localhost-nodeports=false", "--nodeport-addresses=primary"] {
+        let mut node = machine();
+        node.start(&["--init-only", without, "--conntrack-tcp-timeout-established=0s"]);
+        let established = node.sysctl(ESTABLISHED);
+        assert_eq!(node.wait().code(), Some(0), "{}", node.log());
+        assert_eq!((node.sysctl(ROUTE_LOCALNET), node.sysctl(ESTABLISHED)), ("0".to_owned(), established), "{without}");
+    }
+}
+
+#[test]
+fn init_only_says_what_it_cannot_set_by_its_exit_code() {
+    let mut node = machine();
+    node.start_by(READ_ONLY, &["--init-only"]);
+    assert_eq!(node.wait().code(), Some(1), "{}", node.log());
+    node.until_logged(&[ROUTE_LOCALNET, "Read-only file system", "--iptables-localhost-nodeports=false"]);
+}
+
+#[test]
+fn a_read_only_proc_sys_is_named_and_the_rules_are_synced() {
+    let mut world = World::new();
+    world.start_by(READ_ONLY, &[]);
+    world.settled();
+    for sysctl in [ROUTE_LOCALNET, CLOSE_WAIT] {
+        world.node.until_logged(&[sysctl, "Read-only file system"]);
+    }
+    world.node.until_health("/healthz", 200);
+    assert_eq!(world.node.end(Signal::SIGTERM).code(), Some(0));
+    // Once another has set it, there is nothing to say.
+    world.node.start(&["--init-only"]);
+    assert_eq!(world.node.wait().code(), Some(0), "{}", world.node.log());
+    let said = world.node.log().len();
+    world.start_by(READ_ONLY, &["--conntrack-max-per-core=0"]);
+    world.node.until_health("/healthz", 200);
+    let log = world.node.log();
+    assert!(!log[said..].contains("Read-only"), "{}", &log[said..]);
+}
+
+#[test]
+fn the_kernel_is_told_how_willingly_to_kill_it() {
+    let mut world = World::new();
+    // To be spared less anybody may ask for.
+    world.start(&["--oom-score-adj=321"]);
+    world.settled();
+    let pid = world.node.pid().expect("it runs");
+    let score = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("it runs");
+    assert_eq!(score.trim(), "321");
+}
+
+#[test]
+fn a_signal_that_was_to_be_ignored_is() {
+    let mut world = World::new();
+    world.start_by(&["sh", "-c", "trap '' HUP INT; exec \"$@\"", "sh"], &[]);
+    world.settled();
+    for signal in [Signal::SIGHUP, Signal::SIGINT] {
+        world.node.send(signal);
+    }
+    world.api.apply(golden::sample::slice("web-1", "web", &["10.244.2.9"]));
+    world.node.until_leads(crate::WEB, &["10.244.2.9:8080"]);
+    assert_eq!(world.node.end(Signal::SIGTERM).code(), Some(0));
+}
+
+#[test]
+fn the_terminal_hanging_up_ends_it_in_order() {
+    let mut world = World::new();
+    world.start(&[]);
+    world.settled();
+    let rules = world.node.rules();
+    assert_eq!(world.node.end(Signal::SIGHUP).code(), Some(0));
+    world.node.until_logged(&["SIGHUP", "the rules stay"]);
+    assert_eq!(world.node.rules(), rules);
+}

@@ -1,0 +1,179 @@
+//! What only IPVS mode does.
+//!
+//! In: open connections, and what happens meanwhile to their endpoint, their Service, the proxy, the node. Out: they go on
+//! until they are closed, and then nothing is left; and clients are distributed as the scheduler says.
+
+use golden::case::Mode;
+use golden::cluster::Protocol::Tcp;
+use golden::cluster::{
+    Cluster, FAR_5, Family, NODE, OUTSIDE_OTHERS, POD_5, POD_6, POD_9, PORT, Service, Session, VIP, eventually, ready,
+};
+use serde_json::json;
+
+use crate::SOON;
+use crate::restart::unnoticed;
+
+const NODE_PORT: u16 = 30080;
+
+/// An open connection to each of a Service's entrances.
+fn sessions(cluster: &Cluster, service: &Service) -> Vec<Session> {
+    let entrances = |family| {
+        [
+            (cluster.pod(POD_9), service.address(family)),
+            (cluster.outside(), NODE.at(family, NODE_PORT)),
+            (cluster.outside(), VIP.at(family, PORT)),
+        ]
+    };
+    Family::BOTH.into_iter().flat_map(entrances).map(|(client, to)| client.session(to)).collect()
+}
+
+fn web() -> Service {
+    Service::new("web", 60).node_port(NODE_PORT).load_balancer(VIP)
+}
+
+/// How often the virtual servers name a pod, with a weight.
+fn named(cluster: &Cluster, pod: golden::cluster::Pod, weight: u32) -> usize {
+    let [v4, v6] = Family::BOTH.map(|family| pod.address.of(family).to_string());
+    let end = format!("-w {weight}");
+    let of_pod = |line: &&str| line.contains(&format!("-r {v4}:")) || line.contains(&format!("-r [{v6}]:"));
+    cluster.servers().lines().filter(of_pod).filter(|line| line.trim_end().ends_with(&end)).count()
+}
+
+fn still_work(sessions: &mut [Session]) {
+    sessions.iter_mut().for_each(Session::still_works);
+}
+
+pub(super) fn a_connection_outlives_its_endpoint(cluster: Cluster) {
+    let web = web();
+    let cluster = cluster.running(&[web.clone().endpoints([ready(POD_5)])]);
+    let mut open = sessions(&cluster, &web);
+    cluster.write(&[web.clone().endpoints([ready(POD_6)])]);
+    eventually("new connections go elsewhere", SOON, || {
+        Family::BOTH.iter().all(|family| {
+            cluster.pod(POD_9).attempt(Tcp, web.address(*family)).is_ok_and(|answer| answer.pod == POD_6.name)
+        })
+    });
+    still_work(&mut open);
+    assert_eq!(named(&cluster, POD_5, 0), open.len(), "it waits where it has connections: {}", cluster.servers());
+    cluster.write(&[web.endpoints([ready(POD_5), ready(POD_6)])]);
+    eventually("it comes back", SOON, || named(&cluster, POD_5, 0) == 0 && named(&cluster, POD_5, 1) > 0);
+    still_work(&mut open);
+}
+
+pub(super) fn a_connection_outlives_its_service(cluster: Cluster) {
+    let web = web();
+    let cluster = cluster.running(&[web.clone().endpoints([ready(POD_5)])]);
+    let mut open = sessions(&cluster, &web);
+    cluster.write(&[]);
+    eventually("nobody gets in any more", SOON, || {
+        Family::BOTH.iter().all(|family| cluster.outside().attempt(Tcp, VIP.at(*family, PORT)).is_err())
+    });
+    still_work(&mut open);
+    let bound = |cluster: &Cluster| cluster.on_node("ip -o addr show kube-ipvs0");
+    assert!(bound(&cluster).contains(VIP.0), "its address has to stay: {}", bound(&cluster));
+    open.into_iter().for_each(Session::abort);
+    eventually("it goes with its last connection", SOON + SOON, || {
+        named(&cluster, POD_5, 0) == 0 && !bound(&cluster).contains(VIP.0) && !cluster.servers().contains(VIP.0)
+    });
+}
+
+pub(super) fn a_connection_outlives_the_proxy(cluster: Cluster) {
+    let web = web();
+    let cluster = cluster.running(&[web.clone().endpoints([ready(POD_5)])]);
+    let mut open = sessions(&cluster, &web);
+    cluster.write(&[web.clone().endpoints([ready(POD_6)])]);
+    eventually("it waits for its connections", SOON, || named(&cluster, POD_5, 0) == open.len());
+    cluster.kill();
+    // Another one goes while nobody looks.
+    cluster.write(&[]);
+    cluster.start();
+    still_work(&mut open);
+    open.into_iter().for_each(Session::abort);
+    eventually("nothing is left of it", SOON + SOON, || !cluster.servers().contains(VIP.0));
+}
+
+pub(super) fn round_robin_is_even(cluster: Cluster) {
+    let web = web().endpoints([ready(POD_5), ready(POD_6), ready(FAR_5)]);
+    let cluster = cluster.running(std::slice::from_ref(&web));
+    for family in Family::BOTH {
+        let answers = cluster.pod(POD_9).reach_times(Tcp, web.address(family), 12);
+        for pod in [POD_5, POD_6, FAR_5] {
+            let count = answers.iter().filter(|answer| answer.pod == pod.name).count();
+            assert_eq!(count, 4, "{}: {answers:?}", pod.name);
+        }
+    }
+}
+
+pub(super) fn source_hashing_keeps_clients(cluster: Cluster) {
+    let web = web().endpoints([ready(POD_5), ready(POD_6), ready(FAR_5)]);
+    let config = json!({ "scheduler": "sh", "syncPeriod": "5m", "minSyncPeriod": "100ms" });
+    let cluster = cluster.configured("ipvs", config).running(std::slice::from_ref(&web));
+    for family in Family::BOTH {
+        let to = VIP.at(family, PORT);
+        let mut chosen = std::collections::BTreeSet::new();
+        for client in OUTSIDE_OTHERS {
+            let answers = cluster.outside_as(client).reach_times(Tcp, to, 4);
+            assert_eq!(crate::pods(&answers).len(), 1, "one client went to several endpoints: {answers:?}");
+            chosen.insert(answers[0].pod.clone());
+        }
+        assert!(chosen.len() > 1, "every client is sent to {chosen:?}");
+    }
+}
+
+pub(super) fn a_node_moves_between_modes(cluster: Cluster) {
+    let web = web().endpoints([ready(POD_5), ready(FAR_5)]);
+    let periods = json!({ "syncPeriod": "2s", "minSyncPeriod": "100ms" });
+    let mut cluster = cluster.configured("iptables", periods.clone()).configured("ipvs", periods);
+    cluster.set_mode(Mode::Iptables);
+    let mut cluster = cluster.running(std::slice::from_ref(&web));
+    for mode in [Mode::Ipvs, Mode::Iptables] {
+        cluster.set_mode(mode);
+        let moving = &cluster;
+        unnoticed(moving, &web, NODE_PORT, || {
+            moving.kill();
+            moving.start();
+            let gone = if mode == Mode::Ipvs { ("nat", "KUBE-SVC-") } else { ("filter", "KUBE-IPVS-FILTER") };
+            eventually("the other mode's rules are gone", SOON, || {
+                Family::BOTH.iter().all(|family| !moving.rules(*family, gone.0).text().contains(gone.1))
+            });
+        });
+    }
+    eventually("nothing is left of IPVS mode once its connections are closed", SOON, || {
+        cluster.servers().is_empty() && !cluster.on_node("ip link").contains("kube-ipvs0")
+    });
+    assert!(!cluster.on_node("ipset list -n").contains("KUBE-"));
+}
+
+pub(super) fn what_somebody_flushed_comes_back(cluster: Cluster) {
+    let web = web().endpoints([ready(POD_5)]);
+    let config = json!({ "syncPeriod": "1s", "minSyncPeriod": "100ms" });
+    let cluster = cluster.configured("ipvs", config).running(std::slice::from_ref(&web));
+    let reached = || Family::BOTH.iter().all(|family| cluster.outside().attempt(Tcp, VIP.at(*family, PORT)).is_ok());
+    for line in ["ipvsadm -C", "ip link delete kube-ipvs0", "iptables -t nat -F", "ip6tables -t nat -F"] {
+        let _ = cluster.on_node(line);
+        eventually(line, SOON, reached);
+    }
+    let set = "KUBE-CLUSTER-IP";
+    let _ = cluster.on_node(&format!("ipset flush {set}"));
+    let address = web.address(Family::V4).ip().to_string();
+    eventually("a flushed set is filled", SOON, || cluster.on_node(&format!("ipset list {set}")).contains(&address));
+}
+
+pub(super) fn servers_of_others_stay(cluster: Cluster) {
+    let config = json!({ "excludeCIDRs": ["198.51.100.0/24"], "syncPeriod": "1s", "minSyncPeriod": "100ms" });
+    let web = web().endpoints([ready(POD_5)]);
+    for line in ["ipvsadm -A -t 198.51.100.7:80 -s wlc", "ipvsadm -a -t 198.51.100.7:80 -r 10.244.1.5:80 -m -w 7"] {
+        let _ = cluster.on_node(line);
+    }
+    let cluster = cluster.configured("ipvs", config).running(std::slice::from_ref(&web));
+    let others = |cluster: &Cluster| {
+        let servers = cluster.servers();
+        servers.lines().filter(|line| line.contains("198.51.100.7")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = others(&cluster);
+    assert_eq!(before.len(), 2, "{before:?}");
+    assert!(before[1].contains("-w 7"), "{before:?}");
+    cluster.write(&[]);
+    eventually("our own goes", SOON, || !cluster.servers().contains(VIP.0));
+    assert_eq!(others(&cluster), before);
+}

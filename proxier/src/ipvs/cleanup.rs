@@ -1,0 +1,201 @@
+//! Removing every trace of IPVS mode, and nothing else.
+//!
+//! In: the kernel. Out: no virtual server, address, rule or set of ours. Must not know: Services.
+//!
+//! Which virtual servers are ours is told by our own sets and addresses, so those of others stay, whatever the host
+//! uses IPVS for. Where neither device nor chain of ours is, nothing is asked that would load a module.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::graceful;
+use super::kernel::bound;
+use super::names::{DEVICE, IPVS_FILTER, SetId};
+use super::rules::{CHAINS, jumps};
+use crate::backend::SyncError;
+use crate::family::IpFamily;
+use crate::kernel::{
+    AddressOperation, IpSetError, IpSets, IptablesTool, IpvsTable, LinkError, Links, Operation, SetOperation, ToolError,
+};
+use crate::netfilter::ipset::{Entry, Place, SetName};
+use crate::netfilter::iptables::Table;
+use crate::netfilter::ipvs::{ServerKey, TCP, UDP};
+use crate::xtables::Owned;
+
+/// All that the mode may have made in the tables.
+#[must_use]
+pub fn owned() -> Owned {
+    Owned { jumps: jumps(), chains: CHAINS.to_vec(), services: Vec::new() }
+}
+
+/// Whether the mode has left anything that is not in the tables, as far as can be told without loading a module.
+/// Asked of tables before they are cleaned.
+///
+/// # Errors
+/// If the tool fails.
+pub fn was_here(tool: &mut dyn IptablesTool) -> Result<bool, ToolError> {
+    tool.has_chain(Table::Filter, IPVS_FILTER)
+}
+
+/// Whether the mode's device is there.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn has_device(links: &mut dyn Links) -> Result<bool, SyncError> {
+    Ok(links.device(DEVICE)?.is_some())
+}
+
+/// The parts of the kernel that a trace may be in, as far as they are there.
+#[derive(Debug)]
+pub struct Remains<'a> {
+    /// Virtual servers.
+    pub table: Option<&'a mut dyn IpvsTable>,
+    /// Sets.
+    pub sets: &'a mut dyn IpSets,
+    /// The dummy device.
+    pub links: &'a mut dyn Links,
+}
+
+impl Remains<'_> {
+    /// Removes what the mode made in one family, after its rules. The device goes with its last address. With `patient`,
+    /// a virtual server that has open connections stays, and its address; another mode gets the new ones meanwhile.
+    ///
+    /// # Errors
+    /// All that went wrong, and what stays; what could be removed is removed.
+    pub fn remove(&mut self, family: IpFamily, patient: bool) -> Result<(), Vec<SyncError>> {
+        let mut errors = Vec::new();
+        let found =
+            Traces::find(self, family).and_then(|traces| Ok((servers(self, family, &traces, patient)?, traces)));
+        match found {
+            Ok(((used, unused), traces)) => {
+                let kept: HashSet<IpAddr> = used.iter().map(|key| key.address.ip()).collect();
+                // Packets stop coming here before there is nowhere to send them.
+                let mut steps = vec![unbind(self, family, &kept), remove_servers(self, &unused)];
+                if used.is_empty() {
+                    steps.push(destroy(self, &traces.sets));
+                } else {
+                    let count = used.len();
+                    steps.push(Err(SyncError(format!("{count} virtual servers have connections that are still open"))));
+                }
+                errors.extend(steps.into_iter().filter_map(Result::err));
+            }
+            Err(error) => errors.push(error),
+        }
+        errors.extend(remove_device(self).err());
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+}
+
+/// What tells that the mode was here.
+#[derive(Debug, Default)]
+struct Traces {
+    bound: HashSet<IpAddr>,
+    sets: Vec<SetName>,
+    places: HashSet<Place>,
+    node_ports: HashSet<(u8, u16)>,
+}
+
+impl Traces {
+    fn find(kernel: &mut Remains<'_>, family: IpFamily) -> Result<Self, SyncError> {
+        let mut traces = Self { bound: bound(kernel.links, family)?.into_iter().collect(), ..Self::default() };
+        for id in SetId::ALL {
+            let name = SetName::new(id.name(family));
+            let mut entries = Vec::new();
+            match kernel.sets.entries(name, &mut |entry| entries.push(entry)) {
+                Ok(()) => {}
+                Err(IpSetError::NotFound(_)) => continue,
+                // A kernel without ipsets has none of ours.
+                Err(IpSetError::Missing) => break,
+                Err(error) => return Err(error.into()),
+            }
+            traces.sets.push(name);
+            for entry in entries {
+                traces.add(id, entry);
+            }
+        }
+        Ok(traces)
+    }
+
+    fn add(&mut self, id: SetId, entry: Entry) {
+        match (id, entry) {
+            (SetId::NodePortTcp, Entry::Port(port)) => _ = self.node_ports.insert((TCP, port)),
+            (SetId::NodePortUdp, Entry::Port(port)) => _ = self.node_ports.insert((UDP, port)),
+            (_, Entry::IpPort(place)) => _ = self.places.insert(place),
+            (SetId::BoundIps, Entry::Ip(ip)) => _ = self.bound.insert(ip),
+            _ => {}
+        }
+    }
+
+    fn has(&self, key: ServerKey) -> bool {
+        let ServerKey { address, protocol } = key;
+        let place = Place { ip: address.ip(), protocol, port: address.port() };
+        self.bound.contains(&address.ip())
+            || self.places.contains(&place)
+            || self.node_ports.contains(&(protocol, address.port()))
+    }
+}
+
+/// The virtual servers of ours: those that have to stay, and those that may go.
+fn servers(
+    kernel: &mut Remains<'_>,
+    family: IpFamily,
+    traces: &Traces,
+    patient: bool,
+) -> Result<(Vec<ServerKey>, Vec<ServerKey>), SyncError> {
+    let Some(table) = &mut kernel.table else { return Ok(Default::default()) };
+    let (mut keys, mut used, mut unused) = (Vec::new(), Vec::new(), Vec::new());
+    table.virtual_servers(family, &mut |server| keys.push(server.key))?;
+    for key in keys.into_iter().filter(|key| traces.has(*key)) {
+        let mut open = false;
+        if patient && graceful::waits(key.protocol) {
+            table.real_servers(key, &mut |_, connections| open |= connections.active > 0)?;
+        }
+        if open { used.push(key) } else { unused.push(key) }
+    }
+    Ok((used, unused))
+}
+
+fn unbind(kernel: &mut Remains<'_>, family: IpFamily, kept: &HashSet<IpAddr>) -> Result<(), SyncError> {
+    let bound = bound(kernel.links, family)?.into_iter().filter(|ip| !kept.contains(ip));
+    let operations: Vec<_> = bound.map(|ip| AddressOperation::Delete(IpNet::from(ip))).collect();
+    if operations.is_empty() {
+        return Ok(());
+    }
+    let mut failure = None;
+    kernel.links.apply(DEVICE, &operations, &mut |_, error| {
+        if !matches!(error, LinkError::NotFound { .. }) {
+            failure.get_or_insert(error);
+        }
+    })?;
+    failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn remove_servers(kernel: &mut Remains<'_>, keys: &[ServerKey]) -> Result<(), SyncError> {
+    let Some(table) = &mut kernel.table else { return Ok(()) };
+    let operations: Vec<_> = keys.iter().map(|key| Operation::DeleteVirtual(*key)).collect();
+    let mut failure = None;
+    table.apply(&operations, &mut |_, error| _ = failure.get_or_insert(error))?;
+    failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn destroy(kernel: &mut Remains<'_>, sets: &[SetName]) -> Result<(), SyncError> {
+    let operations: Vec<_> = sets.iter().map(|name| SetOperation::Destroy(*name)).collect();
+    let mut failure = None;
+    kernel.sets.apply(&operations, &mut |_, error| _ = failure.get_or_insert(error))?;
+    failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Deletes the device, unless the other family still has addresses there.
+fn remove_device(kernel: &mut Remains<'_>) -> Result<(), SyncError> {
+    if kernel.links.device(DEVICE)?.is_none() {
+        return Ok(());
+    }
+    for family in IpFamily::ALL {
+        if !bound(kernel.links, family)?.is_empty() {
+            return Ok(());
+        }
+    }
+    Ok(kernel.links.delete_dummy(DEVICE)?)
+}

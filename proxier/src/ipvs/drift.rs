@@ -1,0 +1,134 @@
+//! Whether the kernel still holds what the last sync left.
+//!
+//! In: the state after the last sync, the kernel. Out: what a person should know of the difference.
+//! Must not know: how to mend it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::SocketAddr;
+
+use super::Ipvs;
+use super::names::SetId;
+use super::plan::{Image, real};
+use super::rules;
+use crate::backend::SyncError;
+use crate::kernel::IpSetError;
+use crate::netfilter::ipset::SetName;
+use crate::netfilter::iptables::Table;
+use crate::netfilter::ipvs::{RealServer, VirtualServer};
+use crate::xtables::Tables;
+
+/// Differences, of which a person reads the first.
+#[derive(Debug, Default)]
+struct Notes {
+    first: Option<String>,
+    count: usize,
+}
+
+impl Notes {
+    fn add(&mut self, text: impl FnOnce() -> String) {
+        self.count += 1;
+        self.first.get_or_insert_with(text);
+    }
+
+    fn result(self) -> Option<String> {
+        let first = self.first?;
+        Some(if self.count > 1 { format!("{first}, and {} more differences", self.count - 1) } else { first })
+    }
+}
+
+impl Ipvs {
+    /// The first difference and how many more there are; `None` if there is none.
+    pub(super) fn look_for_damage(&mut self) -> Result<Option<String>, SyncError> {
+        let tables = Tables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
+        let expected = self.state.chains.iter().map(|(place, chain)| (*place, *chain));
+        let mut notes = Notes::default();
+        if let Some(text) = self.accepted.drift(expected, &tables) {
+            notes.add(|| text);
+        }
+        self.compare_sets(&mut notes)?;
+        self.compare_addresses(&mut notes)?;
+        self.compare_servers(&mut notes)?;
+        Ok(notes.result())
+    }
+
+    fn compare_sets(&mut self, notes: &mut Notes) -> Result<(), SyncError> {
+        for id in SetId::ALL {
+            let name = SetName::new(id.name(self.family));
+            let ledger = &self.state.entries[id as usize];
+            let (mut found, mut strays) = (HashSet::new(), 0_usize);
+            let read = self.kernel.sets.entries(name, &mut |entry| {
+                if ledger.holds(&entry) {
+                    found.insert(entry);
+                } else {
+                    strays += 1;
+                }
+            });
+            match read {
+                Ok(()) => {
+                    let missing = ledger.held().filter(|entry| !found.contains(entry)).count();
+                    if missing > 0 {
+                        notes.add(|| format!("{missing} entries of ipset {name} are gone"));
+                    }
+                    if strays > 0 {
+                        notes.add(|| format!("ipset {name} has {strays} entries that are not ours"));
+                    }
+                }
+                Err(IpSetError::NotFound(_)) => notes.add(|| format!("ipset {name} is gone")),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_addresses(&mut self, notes: &mut Notes) -> Result<(), SyncError> {
+        let bound: BTreeSet<_> = self.kernel.bound(self.family)?.into_iter().collect();
+        let expected: BTreeSet<_> = self.state.addresses.held().collect();
+        if let Some(ip) = expected.difference(&bound).next() {
+            notes.add(|| format!("address {ip} is not bound any more"));
+        } else if let Some(ip) = bound.difference(&expected).next() {
+            notes.add(|| format!("address {ip} was bound"));
+        }
+        let Some(settings) = &self.state.settings else { return Ok(()) };
+        let addresses = self.kernel.node_addresses(self.family)?;
+        if !settings.has_addresses(&self.config, &addresses) {
+            notes.add(|| "this node has other addresses than before".to_owned());
+        }
+        Ok(())
+    }
+
+    fn compare_servers(&mut self, notes: &mut Notes) -> Result<(), SyncError> {
+        let mut found: HashSet<VirtualServer> = HashSet::new();
+        self.kernel.table.virtual_servers(self.family, &mut |server| _ = found.insert(server))?;
+        for image in self.state.images() {
+            let key = image.server.key;
+            if !found.remove(&image.server) {
+                notes.add(|| format!("virtual server {key} is gone or changed"));
+                continue;
+            }
+            let draining = self.state.draining.of(key);
+            let expected = |address: &SocketAddr, found: &RealServer| {
+                let active = image.reals.binary_search(address).is_ok();
+                let waits = draining.is_some_and(|draining| draining.contains_key(address));
+                (active && *found == real(*address, 1)) || (waits && found.weight == 0)
+            };
+            let (mut as_left, mut strays) = (0_usize, 0_usize);
+            self.kernel.table.real_servers(key, &mut |server, _| {
+                if expected(&server.address, &server) { as_left += 1 } else { strays += 1 }
+            })?;
+            if as_left != count(image, draining.map_or(0, |draining| draining.len())) || strays > 0 {
+                notes.add(|| format!("real servers of {key} were changed"));
+            }
+        }
+        let strays = found.iter().filter(|server| !self.is_excluded(server.key.address.ip()));
+        let mut strays: Vec<_> = strays.map(|server| server.key).collect();
+        strays.sort_unstable();
+        if let Some(key) = strays.first() {
+            notes.add(|| format!("virtual server {key} is not ours"));
+        }
+        Ok(())
+    }
+}
+
+fn count(image: &Image, draining: usize) -> usize {
+    image.reals.len() + draining
+}

@@ -1,0 +1,197 @@
+//! IPVS mode: virtual servers over netlink, addresses on a dummy device, ipsets, and a few iptables rules.
+//!
+//! In: snapshots. Out: the kernel's IPVS table, sets, addresses and chains of one family, and what was done.
+//! Must not know: API objects, other modes. How a packet goes through all of it: `README.md` beside this.
+
+mod cleanup;
+mod drift;
+mod graceful;
+mod kernel;
+mod ledger;
+mod names;
+mod plan;
+mod prepare;
+mod render;
+mod rules;
+mod settings;
+mod settle;
+mod state;
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
+
+pub use self::cleanup::{Remains, has_device, owned, was_here};
+pub use self::graceful::PATIENCE;
+pub use self::kernel::Kernel;
+pub use self::prepare::check;
+use tracing::debug;
+
+use self::settings::Settings;
+use self::state::State;
+use crate::backend::{Backend, Rejected, SyncError, SyncStats};
+use crate::family::IpFamily;
+use crate::kernel::cpu_time;
+use crate::model::{Config, IpvsConfig, Scope, ServicePortName, Snapshot};
+use crate::netfilter::iptables::Table;
+use crate::netfilter::ipvs::Scheduler;
+use crate::xtables::{Accepted, Tables};
+
+/// What is read only to see whether it is as it was may take one hundredth of one CPU.
+const CHECK_SHARE: u32 = 100;
+
+/// IPVS mode in one family.
+#[derive(Debug)]
+pub struct Ipvs {
+    family: IpFamily,
+    config: Config,
+    ipvs: IpvsConfig,
+    scheduler: Scheduler,
+    kernel: Kernel,
+    state: State,
+    /// Service ports of which something was refused.
+    rejected: HashMap<ServicePortName, String>,
+    accepted: Accepted,
+    next_check: Option<Instant>,
+}
+
+impl Ipvs {
+    /// A mode that has not looked at the kernel yet.
+    ///
+    /// # Errors
+    /// If no scheduler can have the configured name.
+    pub fn new(family: IpFamily, config: Config, ipvs: IpvsConfig, kernel: Kernel) -> Result<Self, SyncError> {
+        Ok(Self {
+            scheduler: prepare::scheduler(&ipvs)?,
+            family,
+            config,
+            ipvs,
+            kernel,
+            state: State::default(),
+            rejected: HashMap::new(),
+            accepted: Accepted::default(),
+            next_check: None,
+        })
+    }
+
+    fn settings(&mut self, snapshot: &Snapshot<'_>) -> Result<Settings, SyncError> {
+        let addresses = self.kernel.node_addresses(self.family)?;
+        let random_fully = self.kernel.tool.random_fully();
+        Ok(Settings::of(self.family, &self.config, self.scheduler, random_fully, snapshot, &addresses))
+    }
+
+    fn stats(&self, full: bool) -> SyncStats {
+        let rejected =
+            |(port, reason): (&ServicePortName, &String)| Rejected { port: port.clone(), reason: reason.clone() };
+        let [no_local_internal, no_local_external] = self.state.lacking();
+        SyncStats {
+            full,
+            rejected: self.rejected.iter().map(rejected).collect(),
+            no_local_internal,
+            no_local_external,
+            rules: Vec::new(),
+        }
+    }
+
+    /// Everything, compared with what the kernel holds.
+    fn full(&mut self, snapshot: &Snapshot<'_>, now: Instant) -> Result<(), SyncError> {
+        prepare::sysctls(&mut self.kernel, &self.ipvs)?;
+        prepare::objects(&mut self.kernel, self.family)?;
+        let settings = self.settings(snapshot)?;
+        let seen = self.observe()?;
+        let gone: Vec<ServicePortName> =
+            self.state.names().filter(|name| !snapshot.ports.contains_key(*name)).cloned().collect();
+        for name in &gone {
+            self.state.want(name, None, false);
+        }
+        for name in snapshot.ports.keys() {
+            self.state.want(name, render::render(snapshot, name, &settings), false);
+        }
+        self.rejected.clear();
+        self.settle(&settings, Some(&seen), now)?;
+        self.state.settings = Some(settings);
+        self.calibrate()
+    }
+
+    /// Looks once more at chains that were just repaired: what still reads differently is worded differently by this
+    /// version of iptables, and no damage.
+    fn calibrate(&mut self) -> Result<(), SyncError> {
+        if self.accepted.has_suspects() {
+            let tables = Tables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], Vec::new())?;
+            let expected = self.state.chains.iter().map(|(place, chain)| (*place, *chain));
+            self.accepted.settle(expected, &tables);
+        }
+        Ok(())
+    }
+
+    /// Some Service ports, compared with what the last sync left.
+    fn some(
+        &mut self,
+        snapshot: &Snapshot<'_>,
+        changed: &BTreeSet<ServicePortName>,
+        settings: &Settings,
+        now: Instant,
+    ) -> Result<(), SyncError> {
+        for name in changed {
+            let again = self.rejected.remove(name).is_some();
+            self.state.want(name, render::render(snapshot, name, settings), again);
+        }
+        self.settle(settings, None, now)
+    }
+}
+
+impl Backend for Ipvs {
+    fn prepare(&mut self) -> Result<(), SyncError> {
+        prepare::sysctls(&mut self.kernel, &self.ipvs)
+    }
+
+    fn sync(&mut self, snapshot: &Snapshot<'_>, scope: &Scope, now: Instant) -> Result<SyncStats, SyncError> {
+        let known = self.state.settings.clone().filter(|settings| settings.same_node(&self.config, snapshot));
+        if let (Scope::Changed(changed), Some(settings)) = (scope, known) {
+            match self.some(snapshot, changed, &settings, now) {
+                Ok(()) => return Ok(self.stats(false)),
+                // What was known of the kernel was wrong, or it was out of reach: a look at all of it tells.
+                Err(error) => debug!("{}: looking at everything: {error}", self.family),
+            }
+        }
+        // Until it is done, nothing is known for sure.
+        self.state.settings = None;
+        self.full(snapshot, now)?;
+        self.next_check = None;
+        Ok(self.stats(true))
+    }
+
+    fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+        if self.next_check.is_some_and(|at| now < at) {
+            return Ok(None);
+        }
+        let before = cpu_time();
+        let damage = self.look_for_damage()?;
+        self.next_check = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
+        Ok(damage)
+    }
+
+    fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
+        self.state = State::default();
+        let Kernel { tool, table, sets, links, .. } = &mut self.kernel;
+        let rules = owned().remove(tool.as_mut(), &Table::ALL, None);
+        let mut remains = Remains { table: Some(table.as_mut()), sets: sets.as_mut(), links: links.as_mut() };
+        let errors: Vec<SyncError> =
+            [rules, remains.remove(self.family, false)].into_iter().filter_map(Result::err).flatten().collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    fn next_event(&self) -> Option<Instant> {
+        self.state.draining.next_look()
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<(), SyncError> {
+        let Some(settings) = self.state.settings.clone() else { return Ok(()) };
+        let before = cpu_time();
+        let keys = self.state.draining.keys();
+        self.state.uncertain.extend(&keys);
+        self.state.touch(keys);
+        let result = self.settle(&settings, None, now);
+        self.state.draining.looked(now, cpu_time().saturating_sub(before) * CHECK_SHARE);
+        result
+    }
+}

@@ -1,0 +1,181 @@
+//! The names of IPVS mode's sets, chains and device.
+//!
+//! In: nothing. Out: the same names, types and words as kube-proxy's, which tools and people look for.
+//! Must not know: rules, or what is in the sets.
+
+use crate::family::IpFamily;
+use crate::netfilter::Name;
+use crate::netfilter::ipset::{Set, SetName, SetType};
+use crate::netfilter::iptables::Chain;
+
+/// The device that addresses of Services are bound to, so that their packets come in here and meet IPVS.
+pub const DEVICE: Name<15> = Name::new("kube-ipvs0");
+
+/// What is sent to node ports: to be masqueraded or not; in filter, lets health checks in.
+pub const NODE_PORT: Chain = Chain::new("KUBE-NODE-PORT");
+/// What is sent to load balancers' addresses: to be masqueraded or not.
+pub const LOAD_BALANCER: Chain = Chain::new("KUBE-LOAD-BALANCER");
+/// Lets sources in the ranges of a load balancer pass, and drops the others.
+pub const SOURCE_RANGES_FIREWALL: Chain = Chain::new("KUBE-SOURCE-RANGES-FIREWALL");
+/// Keeps the host's own ports from being reached by Services' addresses (kubernetes 72236).
+pub const IPVS_FILTER: Chain = Chain::new("KUBE-IPVS-FILTER");
+/// Keeps the host from load balancers whose ranges leave it out (kubernetes 119656).
+pub const IPVS_OUT_FILTER: Chain = Chain::new("KUBE-IPVS-OUT-FILTER");
+
+/// A set of IPVS mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SetId {
+    /// This node's endpoints, each with itself as the source.
+    LoopBack,
+    /// Cluster IPs.
+    ClusterIp,
+    /// External IPs.
+    ExternalIp,
+    /// External IPs under policy `Local`.
+    ExternalIpLocal,
+    /// Load balancers' addresses.
+    LoadBalancer,
+    /// Those with source ranges.
+    LoadBalancerFirewall,
+    /// Those under policy `Local`.
+    LoadBalancerLocal,
+    /// Those that the host may use, each with itself as the source.
+    LoadBalancerSourceIp,
+    /// Those with source ranges, with each range.
+    LoadBalancerSourceCidr,
+    /// Node ports of TCP.
+    NodePortTcp,
+    /// Those under policy `Local`.
+    NodePortLocalTcp,
+    /// Node ports of UDP.
+    NodePortUdp,
+    /// Those under policy `Local`.
+    NodePortLocalUdp,
+    /// Node ports of SCTP, with the node's addresses.
+    NodePortSctp,
+    /// Those under policy `Local`.
+    NodePortLocalSctp,
+    /// Ports of load balancers' health checks.
+    HealthCheckNodePort,
+    /// All addresses that are bound to the device.
+    BoundIps,
+}
+
+impl SetId {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::LoopBack,
+        Self::ClusterIp,
+        Self::ExternalIp,
+        Self::ExternalIpLocal,
+        Self::LoadBalancer,
+        Self::LoadBalancerFirewall,
+        Self::LoadBalancerLocal,
+        Self::LoadBalancerSourceIp,
+        Self::LoadBalancerSourceCidr,
+        Self::NodePortTcp,
+        Self::NodePortLocalTcp,
+        Self::NodePortUdp,
+        Self::NodePortLocalUdp,
+        Self::NodePortSctp,
+        Self::NodePortLocalSctp,
+        Self::HealthCheckNodePort,
+        Self::BoundIps,
+    ];
+
+    /// The name. In IPv6, kube-proxy cuts names at 31 bytes, the kernel's limit.
+    #[must_use]
+    pub fn name(self, family: IpFamily) -> &'static str {
+        let [v4, v6] = match self {
+            Self::LoopBack => ["KUBE-LOOP-BACK", "KUBE-6-LOOP-BACK"],
+            Self::ClusterIp => ["KUBE-CLUSTER-IP", "KUBE-6-CLUSTER-IP"],
+            Self::ExternalIp => ["KUBE-EXTERNAL-IP", "KUBE-6-EXTERNAL-IP"],
+            Self::ExternalIpLocal => ["KUBE-EXTERNAL-IP-LOCAL", "KUBE-6-EXTERNAL-IP-LOCAL"],
+            Self::LoadBalancer => ["KUBE-LOAD-BALANCER", "KUBE-6-LOAD-BALANCER"],
+            Self::LoadBalancerFirewall => ["KUBE-LOAD-BALANCER-FW", "KUBE-6-LOAD-BALANCER-FW"],
+            Self::LoadBalancerLocal => ["KUBE-LOAD-BALANCER-LOCAL", "KUBE-6-LOAD-BALANCER-LOCAL"],
+            Self::LoadBalancerSourceIp => ["KUBE-LOAD-BALANCER-SOURCE-IP", "KUBE-6-LOAD-BALANCER-SOURCE-IP"],
+            Self::LoadBalancerSourceCidr => ["KUBE-LOAD-BALANCER-SOURCE-CIDR", "KUBE-6-LOAD-BALANCER-SOURCE-CID"],
+            Self::NodePortTcp => ["KUBE-NODE-PORT-TCP", "KUBE-6-NODE-PORT-TCP"],
+            Self::NodePortLocalTcp => ["KUBE-NODE-PORT-LOCAL-TCP", "KUBE-6-NODE-PORT-LOCAL-TCP"],
+            Self::NodePortUdp => ["KUBE-NODE-PORT-UDP", "KUBE-6-NODE-PORT-UDP"],
+            Self::NodePortLocalUdp => ["KUBE-NODE-PORT-LOCAL-UDP", "KUBE-6-NODE-PORT-LOCAL-UDP"],
+            Self::NodePortSctp => ["KUBE-NODE-PORT-SCTP-HASH", "KUBE-6-NODE-PORT-SCTP-HASH"],
+            Self::NodePortLocalSctp => ["KUBE-NODE-PORT-LOCAL-SCTP-HASH", "KUBE-6-NODE-PORT-LOCAL-SCTP-HAS"],
+            Self::HealthCheckNodePort => ["KUBE-HEALTH-CHECK-NODE-PORT", "KUBE-6-HEALTH-CHECK-NODE-PORT"],
+            Self::BoundIps => ["KUBE-IPVS-IPS", "KUBE-6-IPVS-IPS"],
+        };
+        if family == IpFamily::V4 { v4 } else { v6 }
+    }
+
+    /// What is in it.
+    #[must_use]
+    pub fn set_type(self) -> SetType {
+        match self {
+            Self::LoopBack | Self::LoadBalancerSourceIp => SetType::HashIpPortIp,
+            Self::LoadBalancerSourceCidr => SetType::HashIpPortNet,
+            Self::NodePortTcp
+            | Self::NodePortLocalTcp
+            | Self::NodePortUdp
+            | Self::NodePortLocalUdp
+            | Self::HealthCheckNodePort => SetType::BitmapPort,
+            Self::BoundIps => SetType::HashIp,
+            _ => SetType::HashIpPort,
+        }
+    }
+
+    /// The set as it has to be in the kernel.
+    #[must_use]
+    pub fn set(self, family: IpFamily) -> Set {
+        Set::new(SetName::new(self.name(family)), self.set_type(), family)
+    }
+
+    /// The comment of the rule that asks it; empty where kube-proxy writes none.
+    #[must_use]
+    pub fn comment(self) -> &'static str {
+        match self {
+            Self::LoopBack => "Kubernetes endpoints dst ip:port, source ip for solving hairpin purpose",
+            Self::ClusterIp => "Kubernetes service cluster ip + port for masquerade purpose",
+            Self::ExternalIp => "Kubernetes service external ip + port for masquerade and filter purpose",
+            Self::ExternalIpLocal => "Kubernetes service external ip + port with externalTrafficPolicy=local",
+            Self::LoadBalancer => "Kubernetes service lb portal",
+            Self::LoadBalancerFirewall => {
+                "Kubernetes service load balancer ip + port for load balancer with sourceRange"
+            }
+            Self::LoadBalancerLocal => "Kubernetes service load balancer ip + port with externalTrafficPolicy=local",
+            Self::LoadBalancerSourceIp => {
+                "Kubernetes service load balancer ip + port + source IP for packet filter purpose"
+            }
+            Self::LoadBalancerSourceCidr => {
+                "Kubernetes service load balancer ip + port + source cidr for packet filter purpose"
+            }
+            Self::NodePortTcp => "Kubernetes nodeport TCP port for masquerade purpose",
+            Self::NodePortLocalTcp => "Kubernetes nodeport TCP port with externalTrafficPolicy=local",
+            Self::NodePortUdp => "Kubernetes nodeport UDP port for masquerade purpose",
+            Self::NodePortLocalUdp => "Kubernetes nodeport UDP port with externalTrafficPolicy=local",
+            Self::NodePortSctp => "Kubernetes nodeport SCTP port for masquerade purpose with type 'hash ip:port'",
+            Self::NodePortLocalSctp => {
+                "Kubernetes nodeport SCTP port with externalTrafficPolicy=local with type 'hash ip:port'"
+            }
+            Self::HealthCheckNodePort => "Kubernetes health check node port",
+            Self::BoundIps => "",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_different_and_fit_the_kernel() {
+        let all = SetId::ALL.iter().flat_map(|id| IpFamily::ALL.map(|family| id.set(family).name));
+        let distinct: std::collections::BTreeSet<_> = all.collect();
+        assert_eq!(distinct.len(), 2 * SetId::ALL.len());
+        for (index, id) in SetId::ALL.into_iter().enumerate() {
+            assert_eq!(id as usize, index);
+            let cut = id.name(IpFamily::V4).replacen("KUBE-", "KUBE-6-", 1);
+            assert_eq!(id.name(IpFamily::V6), &cut[..cut.len().min(31)]);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! From a virtual server as it is to the one that is wanted.
+//!
+//! In: what is wanted, what the kernel holds, how long whom may drain. Out: operations, in two parts: those that make
+//! connections possible and those that end them. Must not know: who wants it, or who does the operations.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::graceful::{self, Deadlines};
+use crate::kernel::Operation;
+use crate::netfilter::ipvs::{Connections, Forward, RealServer, ServerKey, VirtualServer};
+
+/// A virtual server, as it is to be or as the last sync left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The virtual server itself.
+    pub server: VirtualServer,
+    /// Where new connections go, in order.
+    pub reals: Arc<[SocketAddr]>,
+}
+
+/// A virtual server as the kernel holds it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The virtual server itself.
+    pub server: VirtualServer,
+    /// Its real servers, with their connections where those were counted.
+    pub reals: Vec<(RealServer, Option<Connections>)>,
+}
+
+impl Found {
+    /// What the last sync left, without asking the kernel.
+    #[must_use]
+    pub fn remembered(image: &Image, draining: Option<&Deadlines>) -> Self {
+        let active = image.reals.iter().map(|&address| (real(address, 1), None));
+        let draining = draining.into_iter().flatten().map(|(&address, _)| (real(address, 0), None));
+        Self { server: image.server, reals: active.chain(draining).collect() }
+    }
+}
+
+/// A real server of ours.
+#[must_use]
+pub fn real(address: SocketAddr, weight: u32) -> RealServer {
+    RealServer { address, forward: Forward::Masquerade, weight }
+}
+
+/// Whether someone has to go whose connections have to be counted first.
+#[must_use]
+pub fn has_to_count(key: ServerKey, wanted: Option<&Image>, image: &Image, draining: Option<&Deadlines>) -> bool {
+    let stays = |address: &SocketAddr| wanted.is_some_and(|wanted| wanted.reals.binary_search(address).is_ok());
+    let mut held = image.reals.iter().chain(draining.into_iter().flat_map(Deadlines::keys));
+    graceful::waits(key.protocol) && held.any(|address| !stays(address))
+}
+
+/// What is to be done about a virtual server.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Makes connections possible.
+    pub make: Vec<Operation>,
+    /// Ends what has to end.
+    pub end: Vec<Operation>,
+    /// Who waits for the last connection from then on.
+    pub draining: Deadlines,
+    /// Whether the virtual server is there from then on.
+    pub stays: bool,
+}
+
+/// Makes the plan for one virtual server.
+#[must_use]
+pub fn plan(
+    key: ServerKey,
+    wanted: Option<&Image>,
+    found: Option<&Found>,
+    draining: Option<&Deadlines>,
+    now: Instant,
+) -> Plan {
+    let mut plan = Plan::default();
+    let held = found.map_or(&[][..], |found| &found.reals);
+    if let Some(wanted) = wanted {
+        match found {
+            None => plan.make.push(Operation::AddVirtual(wanted.server)),
+            Some(found) if found.server != wanted.server => plan.make.push(Operation::UpdateVirtual(wanted.server)),
+            Some(_) => {}
+        }
+        plan.make.extend(missing(key, wanted, held));
+    }
+    let goes = |address: &SocketAddr| !wanted.is_some_and(|wanted| wanted.reals.binary_search(address).is_ok());
+    for (server, connections) in held.iter().filter(|(server, _)| goes(&server.address)) {
+        let deadline = draining.and_then(|draining| draining.get(&server.address)).copied();
+        let deadline = deadline.unwrap_or(now + graceful::PATIENCE);
+        let in_use = connections.is_some_and(|connections| !connections.none());
+        if graceful::waits(key.protocol) && in_use && now < deadline {
+            plan.draining.insert(server.address, deadline);
+            if server.weight != 0 {
+                plan.end.push(Operation::UpdateReal(key, RealServer { weight: 0, ..*server }));
+            }
+        } else {
+            plan.end.push(Operation::DeleteReal(key, server.address));
+        }
+    }
+    plan.stays = wanted.is_some() || !plan.draining.is_empty();
+    if found.is_some() && !plan.stays {
+        // Its real servers go with it.
+        plan.end = vec![Operation::DeleteVirtual(key)];
+    }
+    plan
+}
+
+/// Adds real servers, and corrects those that are there.
+fn missing<'a>(
+    key: ServerKey,
+    wanted: &'a Image,
+    held: &'a [(RealServer, Option<Connections>)],
+) -> impl Iterator<Item = Operation> + 'a {
+    let mut found: Vec<&RealServer> = held.iter().map(|(server, _)| server).collect();
+    found.sort_unstable_by_key(|server| server.address);
+    wanted.reals.iter().filter_map(move |&address| {
+        let server = real(address, 1);
+        match found.binary_search_by_key(&address, |server| server.address) {
+            Err(_) => Some(Operation::AddReal(key, server)),
+            // One that was draining keeps its connections.
+            Ok(at) if *found[at] != server => Some(Operation::UpdateReal(key, server)),
+            Ok(_) => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netfilter::ipvs::{Flags, Scheduler, TCP, UDP};
+
+    const A: &str = "10.1.0.1:80";
+    const B: &str = "10.1.0.2:80";
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    fn image(protocol: u8, reals: &[&str]) -> Image {
+        let key = ServerKey { address: address("10.96.0.1:80"), protocol };
+        let server = VirtualServer { key, scheduler: Scheduler::new("rr"), flags: Flags::default(), persistence: None };
+        Image { server, reals: reals.iter().map(|text| address(text)).collect() }
+    }
+
+    fn found(protocol: u8, reals: &[(&str, u32, u32)]) -> Found {
+        let count = |active| Some(Connections { active, ..Connections::default() });
+        let reals = reals.iter().map(|&(text, weight, active)| (real(address(text), weight), count(active)));
+        Found { server: image(protocol, &[]).server, reals: reals.collect() }
+    }
+
+    fn words(plan: &Plan) -> Vec<String> {
+        plan.make.iter().chain(&plan.end).map(|operation| format!("{operation:?}")).map(short).collect()
+    }
+
+    fn short(operation: String) -> String {
+        let weight = ["weight: 0", "weight: 1"].iter().find(|weight| operation.contains(**weight));
+        let to = [A, B].iter().find(|text| operation.contains(**text));
+        let name = operation.split('(').next().unwrap_or_default();
+        [Some(name), to.copied(), weight.copied()].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+
+    fn plan_of(wanted: Option<&Image>, found: Option<&Found>, draining: Option<&Deadlines>, now: Instant) -> Plan {
+        let key = wanted.map(|wanted| wanted.server.key).or(found.map(|found| found.server.key)).expect("one of them");
+        plan(key, wanted, found, draining, now)
+    }
+
+    #[test]
+    fn connections_keep_a_real_server_that_has_to_go() {
+        let now = Instant::now();
+        let wanted = image(TCP, &[A]);
+        let in_use = found(TCP, &[(A, 1, 0), (B, 1, 3)]);
+        let begun = plan_of(Some(&wanted), Some(&in_use), None, now);
+        assert_eq!(words(&begun), ["UpdateReal 10.1.0.2:80 weight: 0"]);
+        assert_eq!(begun.draining, Deadlines::from([(address(B), now + graceful::PATIENCE)]));
+
+        let waiting = found(TCP, &[(A, 1, 0), (B, 0, 3)]);
+        let later = now + graceful::PATIENCE - std::time::Duration::from_secs(1);
+        let still = plan_of(Some(&wanted), Some(&waiting), Some(&begun.draining), later);
+        assert!(words(&still).is_empty() && still.draining == begun.draining);
+        let too_long = plan_of(Some(&wanted), Some(&waiting), Some(&begun.draining), now + graceful::PATIENCE);
+        assert_eq!(words(&too_long), ["DeleteReal 10.1.0.2:80"]);
+        let idle = found(TCP, &[(A, 1, 0), (B, 0, 0)]);
+        assert_eq!(words(&plan_of(Some(&wanted), Some(&idle), Some(&begun.draining), now)), ["DeleteReal 10.1.0.2:80"]);
+        let back = plan_of(Some(&image(TCP, &[A, B])), Some(&waiting), Some(&begun.draining), now);
+        assert_eq!(words(&back), ["UpdateReal 10.1.0.2:80 weight: 1"]);
+    }
+
+    #[test]
+    fn a_virtual_server_stays_for_its_connections_alone() {
+        let now = Instant::now();
+        let gone = plan_of(None, Some(&found(TCP, &[(A, 1, 1), (B, 1, 0)])), None, now);
+        assert!(gone.stays);
+        assert_eq!(words(&gone), ["UpdateReal 10.1.0.1:80 weight: 0", "DeleteReal 10.1.0.2:80"]);
+        let drained = plan_of(None, Some(&found(TCP, &[(A, 0, 0)])), Some(&gone.draining), now);
+        assert!(!drained.stays);
+        assert_eq!(words(&drained), ["DeleteVirtual"]);
+        assert_eq!(words(&plan_of(None, Some(&found(UDP, &[(A, 1, 1)])), None, now)), ["DeleteVirtual"]);
+    }
+
+    #[test]
+    fn what_is_as_it_should_be_is_left() {
+        let now = Instant::now();
+        let wanted = image(TCP, &[A, B]);
+        assert!(words(&plan_of(Some(&wanted), Some(&found(TCP, &[(B, 1, 2), (A, 1, 0)])), None, now)).is_empty());
+        let all = ["AddVirtual", "AddReal 10.1.0.1:80 weight: 1", "AddReal 10.1.0.2:80 weight: 1"];
+        assert_eq!(words(&plan_of(Some(&wanted), None, None, now)), all);
+        let other = Image { server: VirtualServer { scheduler: Scheduler::new("lc"), ..wanted.server }, ..wanted };
+        let changed = plan_of(Some(&other), Some(&found(TCP, &[(A, 1, 0), (B, 5, 0)])), None, now);
+        assert_eq!(words(&changed), ["UpdateVirtual", "UpdateReal 10.1.0.2:80 weight: 1"]);
+    }
+}

@@ -1,0 +1,208 @@
+//! What one Service port wants of the kernel.
+//!
+//! In: a Service port, its endpoints, the settings. Out: virtual servers with their real ones, set entries, and what
+//! the host may not use. Must not know: what the kernel holds, or other Service ports.
+//!
+//! Follows kube-proxy 1.36, where policy `Local` without local endpoints falls back to all endpoints.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::names::SetId;
+use super::settings::Settings;
+use crate::model::{CategorizedEndpoints, Endpoint, Protocol, ServicePort, ServicePortName, Snapshot};
+use crate::netfilter::ipset::{Entry, Place};
+use crate::netfilter::ipvs::{Persistence, SCTP, ServerKey, TCP, UDP};
+
+/// A virtual server that a Service port wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Which one.
+    pub key: ServerKey,
+    /// Where its connections go, in order. Those of one Service port share few lists.
+    pub reals: Arc<[SocketAddr]>,
+    /// Whether its address has to be bound to the device.
+    pub bound: bool,
+}
+
+/// What a Service port wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its virtual servers, in order.
+    pub servers: Box<[Server]>,
+    /// Whether clients stay with the endpoint that they had first.
+    pub persistence: Option<Persistence>,
+    /// Its entries of the sets, but for the addresses that are bound.
+    pub entries: Box<[(SetId, Entry)]>,
+    /// Load balancers' addresses that the host may not use.
+    pub barred: Box<[ServerKey]>,
+    /// It has endpoints, but none here, under `internalTrafficPolicy: Local`.
+    pub lacks_internal_local: bool,
+    /// The same under `externalTrafficPolicy: Local`.
+    pub lacks_external_local: bool,
+}
+
+/// Renders a Service port of a snapshot; `None` if there is none of that name.
+#[must_use]
+pub fn render(snapshot: &Snapshot<'_>, name: &ServicePortName, settings: &Settings) -> Option<Wanted> {
+    let port = snapshot.ports.get(name)?;
+    let endpoints = snapshot.endpoints.of(name);
+    let categorized = CategorizedEndpoints::of(&endpoints, port, snapshot.node);
+    let view = View { port, settings, protocol: number(name.protocol) };
+    Some(view.render(&endpoints, &categorized))
+}
+
+/// The protocol's number.
+fn number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => TCP,
+        Protocol::Udp => UDP,
+        Protocol::Sctp => SCTP,
+    }
+}
+
+struct View<'a> {
+    port: &'a ServicePort,
+    settings: &'a Settings,
+    protocol: u8,
+}
+
+impl View<'_> {
+    fn render(&self, endpoints: &[Endpoint], categorized: &CategorizedEndpoints<'_>) -> Wanted {
+        let list = |endpoints: &[&Endpoint]| {
+            let mut addresses: Vec<SocketAddr> = endpoints.iter().map(|endpoint| endpoint.address).collect();
+            addresses.sort_unstable();
+            Arc::from(addresses)
+        };
+        let cluster: Arc<[SocketAddr]> = list(&categorized.cluster);
+        // Without local endpoints, own pods are better served by some than by none (kubernetes 97081).
+        let no_local = categorized.local.is_empty();
+        let local = if no_local { cluster.clone() } else { list(&categorized.local) };
+        let of = |only_local: bool| if only_local { &local } else { &cluster };
+        let (internal, external) = (of(self.port.internal_local), of(self.port.external_local));
+        let servers = self.servers(internal, external);
+        let lacks = |policy: bool| no_local && categorized.any && policy && self.asks_for_local();
+        Wanted {
+            servers,
+            persistence: self.port.affinity_seconds.map(|seconds| Persistence { seconds, prefix: self.bits() }),
+            entries: self.entries(endpoints).into(),
+            barred: self.barred(),
+            lacks_internal_local: lacks(self.port.internal_local),
+            lacks_external_local: lacks(self.port.external_local),
+        }
+    }
+
+    /// Whether any of its virtual servers is restricted to local endpoints.
+    fn asks_for_local(&self) -> bool {
+        let outside = !self.port.external_ips.is_empty()
+            || !self.port.load_balancer_vips.is_empty()
+            || (self.port.node_port != 0 && !self.settings.node_ports.is_empty());
+        self.port.internal_local || (self.port.external_local && outside)
+    }
+
+    fn bits(&self) -> u8 {
+        if self.port.cluster_ip.is_ipv4() { 32 } else { 128 }
+    }
+
+    fn key(&self, ip: IpAddr, port: u16) -> ServerKey {
+        ServerKey { address: SocketAddr::new(ip, port), protocol: self.protocol }
+    }
+
+    fn servers(&self, internal: &Arc<[SocketAddr]>, external: &Arc<[SocketAddr]>) -> Box<[Server]> {
+        let mut servers: BTreeMap<ServerKey, Server> = BTreeMap::new();
+        let mut add = |ip: IpAddr, port: u16, reals: &Arc<[SocketAddr]>, bound: bool| {
+            let key = self.key(ip, port);
+            // An address may be of two kinds; the kind that comes last says where it leads.
+            let bound = bound || servers.get(&key).is_some_and(|server| server.bound);
+            servers.insert(key, Server { key, reals: reals.clone(), bound });
+        };
+        let port = self.port.port;
+        add(self.port.cluster_ip, port, internal, true);
+        for &ip in self.port.external_ips.iter().chain(&self.port.load_balancer_vips) {
+            add(ip, port, external, !self.settings.local.contains(&ip));
+        }
+        if self.port.node_port != 0 {
+            for &ip in &self.settings.node_ports {
+                add(ip, self.port.node_port, external, false);
+            }
+        }
+        servers.into_values().collect()
+    }
+
+    fn place(&self, ip: IpAddr, port: u16) -> Place {
+        Place { ip, protocol: self.protocol, port }
+    }
+
+    fn entries(&self, endpoints: &[Endpoint]) -> Vec<(SetId, Entry)> {
+        let mut entries = Vec::new();
+        for endpoint in endpoints.iter().filter(|endpoint| endpoint.state.local) {
+            let (ip, port) = (endpoint.address.ip(), endpoint.address.port());
+            entries.push((SetId::LoopBack, Entry::IpPortIp(self.place(ip, port), ip)));
+        }
+        let port = self.port.port;
+        entries.push((SetId::ClusterIp, Entry::IpPort(self.place(self.port.cluster_ip, port))));
+        let set = if self.port.external_local { SetId::ExternalIpLocal } else { SetId::ExternalIp };
+        entries.extend(self.port.external_ips.iter().map(|&ip| (set, Entry::IpPort(self.place(ip, port)))));
+        for &vip in &self.port.load_balancer_vips {
+            self.load_balancer(self.place(vip, port), &mut entries);
+        }
+        self.node_port(&mut entries);
+        // kube-proxy forgets the health check where the node port has nowhere to be served.
+        let forgotten = self.port.node_port != 0 && self.settings.node_ports.is_empty();
+        if self.port.health_check_node_port != 0 && !forgotten {
+            entries.push((SetId::HealthCheckNodePort, Entry::Port(self.port.health_check_node_port)));
+        }
+        entries
+    }
+
+    fn load_balancer(&self, vip: Place, entries: &mut Vec<(SetId, Entry)>) {
+        entries.push((SetId::LoadBalancer, Entry::IpPort(vip)));
+        if self.port.external_local {
+            entries.push((SetId::LoadBalancerLocal, Entry::IpPort(vip)));
+        }
+        if self.port.source_ranges.is_empty() {
+            return;
+        }
+        entries.push((SetId::LoadBalancerFirewall, Entry::IpPort(vip)));
+        let ranges = self.port.source_ranges.iter().map(|range| Entry::IpPortNet(vip, range.trunc()));
+        entries.extend(ranges.map(|entry| (SetId::LoadBalancerSourceCidr, entry)));
+        // The VIP is a local address here: this node's own packets to it come from it.
+        if self.host_is_in_ranges() {
+            entries.push((SetId::LoadBalancerSourceIp, Entry::IpPortIp(vip, vip.ip)));
+        }
+    }
+
+    fn host_is_in_ranges(&self) -> bool {
+        self.port.source_ranges.iter().any(|range| range.contains(&self.settings.node_ip))
+    }
+
+    fn barred(&self) -> Box<[ServerKey]> {
+        if self.port.source_ranges.is_empty() || self.host_is_in_ranges() {
+            return Box::default();
+        }
+        self.port.load_balancer_vips.iter().map(|&vip| self.key(vip, self.port.port)).collect()
+    }
+
+    fn node_port(&self, entries: &mut Vec<(SetId, Entry)>) {
+        let port = self.port.node_port;
+        if port == 0 || self.settings.node_ports.is_empty() {
+            return;
+        }
+        let (all, local) = match self.protocol {
+            TCP => (SetId::NodePortTcp, SetId::NodePortLocalTcp),
+            UDP => (SetId::NodePortUdp, SetId::NodePortLocalUdp),
+            _ => (SetId::NodePortSctp, SetId::NodePortLocalSctp),
+        };
+        // Sets of ports know no SCTP.
+        let served: Vec<Entry> = if self.protocol == SCTP {
+            self.settings.node_ports.iter().map(|&ip| Entry::IpPort(self.place(ip, port))).collect()
+        } else {
+            vec![Entry::Port(port)]
+        };
+        entries.extend(served.iter().map(|entry| (all, *entry)));
+        if self.port.external_local {
+            entries.extend(served.iter().map(|entry| (local, *entry)));
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The few iptables rules of IPVS mode: they ask sets, so Services come and go without them.
+//!
+//! In: the settings, which sets have entries, what the host may not use. Out: chains, and the jumps that lead to them.
+//! Must not know: Service ports, or what the kernel holds.
+//!
+//! Rules, their order and their comments are those of kube-proxy 1.36.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::names::{IPVS_FILTER, IPVS_OUT_FILTER, LOAD_BALANCER, NODE_PORT, SOURCE_RANGES_FIREWALL, SetId};
+use super::settings::Settings;
+use crate::netfilter::iptables::{Chain, Comment, Is, Match, Rule, Suffix, Table, Target};
+use crate::netfilter::ipvs::ServerKey;
+use crate::xtables::masquerade::{self, comment, from_local_traffic, target};
+use crate::xtables::{FORWARD, Jump, MARK_MASQ, POSTROUTING, PROXY_FIREWALL, SERVICES};
+
+/// How the parts of an entry are looked up.
+const DESTINATION: &str = "dst";
+const ADDRESS_AND_PORT: &str = "dst,dst";
+const FROM: &str = "dst,dst,src";
+
+/// Every jump, in the order in which they are put at the head of their chains: the last one ends up first.
+#[must_use]
+pub fn jumps() -> Vec<Jump> {
+    const PORTALS: &str = "kubernetes service portals";
+    const FIREWALL: &str = "kube-proxy firewall rules";
+    const ACCESS: &str = "kubernetes ipvs access filter";
+    let jump = |table, from, to, text| Jump::new(table, from, to, vec![comment(text)]);
+    vec![
+        jump(Table::Nat, "OUTPUT", SERVICES, PORTALS),
+        jump(Table::Nat, "PREROUTING", SERVICES, PORTALS),
+        jump(Table::Nat, "POSTROUTING", POSTROUTING, "kubernetes postrouting rules"),
+        jump(Table::Filter, "FORWARD", FORWARD, "kubernetes forwarding rules"),
+        jump(Table::Filter, "INPUT", NODE_PORT, "kubernetes health check rules"),
+        jump(Table::Filter, "INPUT", PROXY_FIREWALL, FIREWALL),
+        jump(Table::Filter, "FORWARD", PROXY_FIREWALL, FIREWALL),
+        jump(Table::Filter, "INPUT", IPVS_FILTER, ACCESS),
+        jump(Table::Filter, "OUTPUT", IPVS_OUT_FILTER, ACCESS),
+    ]
+}
+
+/// The chains, whatever is in them.
+pub const CHAINS: [(Table, Chain); 11] = [
+    (Table::Nat, SERVICES),
+    (Table::Nat, POSTROUTING),
+    (Table::Nat, NODE_PORT),
+    (Table::Nat, LOAD_BALANCER),
+    (Table::Nat, MARK_MASQ),
+    (Table::Filter, FORWARD),
+    (Table::Filter, NODE_PORT),
+    (Table::Filter, PROXY_FIREWALL),
+    (Table::Filter, SOURCE_RANGES_FIREWALL),
+    (Table::Filter, IPVS_FILTER),
+    (Table::Filter, IPVS_OUT_FILTER),
+];
+
+/// What the rules are made from.
+#[derive(Debug)]
+pub struct Rules<'a, F> {
+    /// The settings.
+    pub settings: &'a Settings,
+    /// Whether a set has entries.
+    pub used: F,
+}
+
+impl<F: Fn(SetId) -> bool> Rules<'_, F> {
+    /// The rules of one of [`CHAINS`], but for those of KUBE-IPVS-OUT-FILTER.
+    #[must_use]
+    pub fn of(&self, table: Table, chain: Chain) -> Vec<Rule> {
+        let mark = self.settings.masquerade_mark;
+        match (table, chain) {
+            (Table::Nat, SERVICES) => self.services(),
+            (Table::Nat, POSTROUTING) => {
+                let hairpin = self.when_used(SetId::LoopBack, FROM, Target::Masquerade { random_fully: false });
+                let rest = masquerade::postrouting(mark, self.settings.random_fully);
+                hairpin.into_iter().chain(rest).collect()
+            }
+            (Table::Nat, NODE_PORT) => self.node_port(),
+            (Table::Nat, LOAD_BALANCER) => {
+                let local = self.when_used(SetId::LoadBalancerLocal, ADDRESS_AND_PORT, Target::Return);
+                local.into_iter().chain([target(Target::Jump(MARK_MASQ))]).collect()
+            }
+            (Table::Nat, MARK_MASQ) => vec![masquerade::mark(mark)],
+            (Table::Filter, FORWARD) => masquerade::forward(mark).into(),
+            (Table::Filter, NODE_PORT) => {
+                vec![self.commented(SetId::HealthCheckNodePort, DESTINATION, Target::Accept)]
+            }
+            (Table::Filter, PROXY_FIREWALL) => {
+                let jump = Target::Jump(SOURCE_RANGES_FIREWALL);
+                self.when_used(SetId::LoadBalancerFirewall, ADDRESS_AND_PORT, jump).into_iter().collect()
+            }
+            (Table::Filter, SOURCE_RANGES_FIREWALL) => {
+                let sets = [SetId::LoadBalancerSourceCidr, SetId::LoadBalancerSourceIp];
+                let allowed = sets.into_iter().filter_map(|id| self.when_used(id, FROM, Target::Return));
+                allowed.chain([target(Target::Drop)]).collect()
+            }
+            (Table::Filter, IPVS_FILTER) => self.ipvs_filter(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn set(&self, id: SetId, directions: &'static str) -> Match {
+        Match::Set { name: id.name(self.settings.family), directions }
+    }
+
+    fn commented(&self, id: SetId, directions: &'static str, to: Target) -> Rule {
+        Rule { matches: vec![about(id), self.set(id, directions)], ..target(to) }
+    }
+
+    fn bare(&self, id: SetId, directions: &'static str, to: Target) -> Rule {
+        Rule { matches: vec![self.set(id, directions)], ..target(to) }
+    }
+
+    fn when_used(&self, id: SetId, directions: &'static str, to: Target) -> Option<Rule> {
+        (self.used)(id).then(|| self.commented(id, directions, to))
+    }
+
+    fn services(&self) -> Vec<Rule> {
+        let loopback = Is::so(self.settings.family.loopback());
+        let mut rules = vec![Rule { source: Some(loopback), ..target(Target::Return) }];
+        rules.extend(self.when_used(SetId::LoadBalancer, ADDRESS_AND_PORT, Target::Jump(LOAD_BALANCER)));
+        if (self.used)(SetId::ClusterIp) {
+            rules.push(self.masquerade_to_cluster_ips());
+        }
+        for (id, masqueraded) in [(SetId::ExternalIp, true), (SetId::ExternalIpLocal, false)] {
+            if (self.used)(id) {
+                if masqueraded {
+                    rules.push(self.commented(id, ADDRESS_AND_PORT, Target::Jump(MARK_MASQ)));
+                }
+                rules.extend(self.external_ips(id));
+            }
+        }
+        let local = Rule { matches: vec![Match::DestinationIsLocal], ..target(Target::Jump(NODE_PORT)) };
+        rules.push(local);
+        // Nobody's later rule is to send Services' traffic elsewhere.
+        for id in [SetId::ClusterIp, SetId::LoadBalancer] {
+            if (self.used)(id) {
+                rules.push(self.bare(id, ADDRESS_AND_PORT, Target::Accept));
+            }
+        }
+        rules
+    }
+
+    /// Traffic to cluster IPs that does not come from a pod of this node may be answered past this node, unless it is
+    /// masqueraded.
+    fn masquerade_to_cluster_ips(&self) -> Rule {
+        let mark = Target::Jump(MARK_MASQ);
+        match &self.settings.local_traffic {
+            Some(local) if !self.settings.masquerade_all => {
+                let mut rule = self.commented(SetId::ClusterIp, ADDRESS_AND_PORT, mark);
+                from_local_traffic(&mut rule, local, true);
+                rule
+            }
+            // The host's own packets to a cluster IP have a cluster IP as their source: the device has them all.
+            None if !self.settings.masquerade_all => self.commented(SetId::ClusterIp, "src,dst", mark),
+            _ => self.commented(SetId::ClusterIp, ADDRESS_AND_PORT, mark),
+        }
+    }
+
+    /// Lets pass what comes from outside, and what goes to an external IP that is a local address.
+    fn external_ips(&self, id: SetId) -> [Rule; 2] {
+        let accept = |more: &[Match]| {
+            let mut rule = self.commented(id, ADDRESS_AND_PORT, Target::Accept);
+            rule.matches.extend_from_slice(more);
+            rule
+        };
+        [accept(&[Match::NotFromBridge, Match::SourceIsNotLocal]), accept(&[Match::DestinationIsLocal])]
+    }
+
+    fn node_port(&self) -> Vec<Rule> {
+        let sets = [
+            ("tcp", DESTINATION, SetId::NodePortLocalTcp, SetId::NodePortTcp),
+            ("udp", DESTINATION, SetId::NodePortLocalUdp, SetId::NodePortUdp),
+            ("sctp", ADDRESS_AND_PORT, SetId::NodePortLocalSctp, SetId::NodePortSctp),
+        ];
+        let rules = sets.into_iter().flat_map(|(protocol, directions, local, all)| {
+            let targets = [(local, Target::Return), (all, Target::Jump(MARK_MASQ))];
+            targets.map(|(id, to)| {
+                self.when_used(id, directions, to).map(|rule| Rule { protocol: Some(protocol), ..rule })
+            })
+        });
+        rules.flatten().collect()
+    }
+
+    fn ipvs_filter(&self) -> Vec<Rule> {
+        let services = [SetId::LoadBalancer, SetId::ClusterIp, SetId::ExternalIp, SetId::ExternalIpLocal];
+        let mut rules: Vec<Rule> =
+            services.into_iter().map(|id| self.bare(id, ADDRESS_AND_PORT, Target::Return)).collect();
+        rules.push(self.bare(SetId::HealthCheckNodePort, DESTINATION, Target::Return));
+        let mut reject = self.bare(SetId::BoundIps, DESTINATION, Target::Reject(self.settings.family));
+        reject.matches.insert(0, Match::CtState(Is::so("NEW")));
+        rules.push(reject);
+        rules
+    }
+}
+
+/// Keeps the host from a load balancer whose source ranges leave it out: its own packets come from the VIP itself.
+#[must_use]
+pub fn bar(server: ServerKey) -> Rule {
+    Rule {
+        source: Some(Is::so(IpNet::from(server.address.ip()))),
+        matches: vec![Match::Ipvs { protocol: server.protocol, address: server.address }],
+        ..target(Target::Drop)
+    }
+}
+
+fn about(id: SetId) -> Match {
+    Match::Comment(Comment { prefix: "", subject: Arc::from(id.comment()), suffix: Suffix::Text("") })
+}

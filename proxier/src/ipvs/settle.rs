@@ -1,0 +1,366 @@
+//! Brings the kernel to what the state wants, in an order in which traffic always has somewhere to go.
+//!
+//! In: the state, what was touched, what a look at everything saw. Out: the kernel changed, the state noted, and the
+//! Service ports of which something was refused. Must not know: Services' fields.
+//!
+//! First what makes connections possible: virtual and real servers, set entries, addresses, rules that ask the sets.
+//! Then what ends them: addresses, servers, set entries.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use ipnet::IpNet;
+use tracing::{debug, warn};
+
+use super::Ipvs;
+use super::graceful::Deadlines;
+use super::names::{DEVICE, IPVS_OUT_FILTER, SetId};
+use super::plan::{self, Found, Image};
+use super::rules::{self, CHAINS, Rules};
+use super::settings::Settings;
+use crate::backend::SyncError;
+use crate::kernel::{AddressOperation, IpSetError, IpvsError, LinkError, Operation, SetOperation};
+use crate::model::ServicePortName;
+use crate::netfilter::ipset::{Entry, SetName};
+use crate::netfilter::iptables::{Rule, Table};
+use crate::netfilter::ipvs::{ServerKey, VirtualServer};
+use crate::netfilter::{Owner, Restore, SavedChain};
+use crate::xtables::{Place, Tables};
+
+/// Which lines of a transaction are about single load balancers.
+const BARRED: Owner = 0;
+
+/// What a look at everything saw, but for what went into the state at once.
+#[derive(Debug)]
+pub(super) struct Seen {
+    servers: HashMap<ServerKey, VirtualServer>,
+    tables: Tables,
+}
+
+/// Operations that wait to be done, and what the virtual servers were like before.
+#[derive(Debug, Default)]
+struct Work {
+    make: Vec<Operation>,
+    end: Vec<Operation>,
+    before: BTreeMap<ServerKey, Option<VirtualServer>>,
+    /// Of these something failed.
+    failed: BTreeSet<ServerKey>,
+}
+
+/// Of a failure that concerns no single Service port.
+#[derive(Debug, Default)]
+struct Troubles(Vec<String>);
+
+impl Troubles {
+    fn result(self) -> Result<(), SyncError> {
+        let mut troubles = self.0.into_iter();
+        let Some(first) = troubles.next() else { return Ok(()) };
+        let more = troubles.count();
+        Err(SyncError(if more > 0 { format!("{first}; and {more} more") } else { first }))
+    }
+}
+
+impl Ipvs {
+    /// Looks at everything.
+    pub(super) fn observe(&mut self) -> Result<Seen, SyncError> {
+        let tables = Tables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
+        for id in SetId::ALL {
+            let mut entries = Vec::new();
+            self.kernel.sets.entries(set_name(id, self), &mut |entry| entries.push(entry))?;
+            self.state.entries[id as usize].found(entries);
+        }
+        self.state.addresses.found(self.kernel.bound(self.family)?);
+        let mut servers = HashMap::new();
+        self.kernel.table.virtual_servers(self.family, &mut |server| _ = servers.insert(server.key, server))?;
+        self.state.touch(self.state.all_keys());
+        self.state.touch(servers.keys().copied());
+        Ok(Seen { servers, tables })
+    }
+
+    /// Does what is to be done about everything that was touched.
+    pub(super) fn settle(&mut self, settings: &Settings, seen: Option<&Seen>, now: Instant) -> Result<(), SyncError> {
+        let mut troubles = Troubles::default();
+        let mut work = self.plan_servers(settings, seen, now)?;
+        let make = std::mem::take(&mut work.make);
+        self.apply_servers(&make, &mut work, seen.is_some(), &mut troubles)?;
+        let (added, deleted) = self.set_changes();
+        self.apply_sets(&added, &mut troubles)?;
+        let (bind, unbind) = self.state.addresses.changes();
+        self.apply_addresses(&bind, AddressOperation::Add, &mut troubles)?;
+        self.write_rules(settings, seen)?;
+        self.apply_addresses(&unbind, AddressOperation::Delete, &mut troubles)?;
+        let end = std::mem::take(&mut work.end);
+        self.apply_servers(&end, &mut work, seen.is_some(), &mut troubles)?;
+        self.apply_sets(&deleted, &mut troubles)?;
+        troubles.result()
+    }
+
+    /// Plans for every virtual server that was touched, and notes what it will be.
+    fn plan_servers(&mut self, settings: &Settings, seen: Option<&Seen>, now: Instant) -> Result<Work, SyncError> {
+        let mut work = Work::default();
+        for key in self.state.take_touched() {
+            let wanted = self.state.wanted(key, settings);
+            if wanted.is_none() && self.is_excluded(key.address.ip()) {
+                self.note(key, None, Deadlines::new(), now);
+                continue;
+            }
+            let found = self.found(key, wanted.as_ref(), seen)?;
+            let plan = plan::plan(key, wanted.as_ref(), found.as_ref(), self.state.draining.of(key), now);
+            if found.is_none() && wanted.is_none() {
+                self.note(key, None, Deadlines::new(), now);
+                continue;
+            }
+            let before = found.map(|found| found.server);
+            let rest = |server| Image { server, reals: [].into() };
+            let image = wanted.clone().or(before.filter(|_| plan.stays).map(rest));
+            self.note(key, image, plan.draining, now);
+            self.state.keep(key, wanted.is_none() && plan.stays);
+            work.before.insert(key, before);
+            work.make.extend(plan.make);
+            work.end.extend(plan.end);
+        }
+        Ok(work)
+    }
+
+    pub(super) fn is_excluded(&self, ip: IpAddr) -> bool {
+        self.ipvs.exclude_cidrs.iter().any(|net| net.contains(&ip))
+    }
+
+    /// A virtual server is like this from now on.
+    fn note(&mut self, key: ServerKey, image: Option<Image>, draining: Deadlines, now: Instant) {
+        self.state.uncertain.remove(&key);
+        if image.is_none() {
+            self.state.keep(key, false);
+        }
+        self.state.set_image(key, image);
+        self.state.draining.set(key, draining, now);
+    }
+
+    /// A virtual server as it is. The kernel is asked only where memory will not do.
+    fn found(
+        &mut self,
+        key: ServerKey,
+        wanted: Option<&Image>,
+        seen: Option<&Seen>,
+    ) -> Result<Option<Found>, SyncError> {
+        let server = match seen {
+            Some(seen) => seen.servers.get(&key).copied(),
+            None => self.state.image(key).map(|image| image.server),
+        };
+        let Some(server) = server else { return Ok(None) };
+        if seen.is_none()
+            && !self.state.uncertain.contains(&key)
+            && let Some(image) = self.state.image(key)
+        {
+            let draining = self.state.draining.of(key);
+            if !plan::has_to_count(key, wanted, image, draining) {
+                return Ok(Some(Found::remembered(image, draining)));
+            }
+        }
+        let mut reals = Vec::new();
+        self.kernel.table.real_servers(key, &mut |real, connections| reals.push((real, Some(connections))))?;
+        Ok(Some(Found { server, reals }))
+    }
+
+    fn apply_servers(
+        &mut self,
+        operations: &[Operation],
+        work: &mut Work,
+        seen: bool,
+        troubles: &mut Troubles,
+    ) -> Result<(), SyncError> {
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let mut failures = Vec::new();
+        self.kernel.table.apply(operations, &mut |index, error| failures.push((index, error)))?;
+        for (index, error) in failures {
+            let operation = &operations[index];
+            let key = operation.key();
+            let deletion = matches!(operation, Operation::DeleteVirtual(_) | Operation::DeleteReal(..));
+            match error {
+                IpvsError::NotFound(_) if deletion => continue,
+                // What follows from the first failure says nothing new.
+                _ if work.failed.contains(&key) => continue,
+                IpvsError::Exists(_) | IpvsError::NotFound(_) if !seen => return Err(error.into()),
+                IpvsError::Missing { .. }
+                | IpvsError::NotPermitted
+                | IpvsError::NoScheduler(_)
+                | IpvsError::Failed(_) => return Err(error.into()),
+                IpvsError::Exists(_) | IpvsError::NotFound(_) | IpvsError::Refused { .. } => {}
+            }
+            work.failed.insert(key);
+            self.distrust(operation, work.before.get(&key).copied().flatten());
+            let owner: Vec<ServicePortName> = self.state.claims(key).first().cloned().into_iter().collect();
+            self.blame(owner, error.to_string(), troubles);
+        }
+        Ok(())
+    }
+
+    /// An operation on a virtual server failed: it is not what it was planned to be.
+    fn distrust(&mut self, operation: &Operation, before: Option<VirtualServer>) {
+        let key = operation.key();
+        self.state.uncertain.insert(key);
+        match operation {
+            Operation::AddVirtual(_) => self.state.set_image(key, None),
+            Operation::UpdateVirtual(_) | Operation::DeleteVirtual(_) => {
+                let reals = self.state.image(key).map_or_else(|| [].into(), |image| image.reals.clone());
+                self.state.set_image(key, before.map(|server| Image { server, reals }));
+            }
+            Operation::AddReal(..) | Operation::UpdateReal(..) | Operation::DeleteReal(..) => {}
+        }
+    }
+
+    /// Something was refused: it is left out, and whoever wanted it is named.
+    fn blame(&mut self, owners: Vec<ServicePortName>, reason: String, troubles: &mut Troubles) {
+        if owners.is_empty() {
+            troubles.0.push(reason);
+            return;
+        }
+        for owner in owners {
+            self.rejected.entry(owner).or_insert_with(|| reason.clone());
+        }
+    }
+
+    fn set_changes(&mut self) -> (Vec<(SetId, Entry, bool)>, Vec<(SetId, Entry, bool)>) {
+        let (mut added, mut deleted) = (Vec::new(), Vec::new());
+        for id in SetId::ALL {
+            let (add, delete) = self.state.entries[id as usize].changes();
+            added.extend(add.into_iter().map(|entry| (id, entry, true)));
+            deleted.extend(delete.into_iter().map(|entry| (id, entry, false)));
+        }
+        (added, deleted)
+    }
+
+    fn apply_sets(&mut self, changes: &[(SetId, Entry, bool)], troubles: &mut Troubles) -> Result<(), SyncError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let operations: Vec<SetOperation> = changes
+            .iter()
+            .map(|&(id, entry, add)| {
+                let name = set_name(id, self);
+                if add { SetOperation::Add(name, entry) } else { SetOperation::Delete(name, entry) }
+            })
+            .collect();
+        let mut failures = BTreeMap::new();
+        self.kernel.sets.apply(&operations, &mut |index, error| _ = failures.insert(index, error))?;
+        for (index, &(id, entry, add)) in changes.iter().enumerate() {
+            match failures.remove(&index) {
+                None => self.state.entries[id as usize].set_held(entry, add),
+                Some(IpSetError::NotFound(_)) if !add => self.state.entries[id as usize].set_held(entry, false),
+                Some(error @ (IpSetError::Full { .. } | IpSetError::Refused { .. } | IpSetError::Mismatch(_))) => {
+                    let owners = self.state.wanting(|wanted| {
+                        wanted.entries.contains(&(id, entry))
+                            || (id == SetId::BoundIps
+                                && wanted.servers.iter().any(|s| s.bound && Entry::Ip(s.key.address.ip()) == entry))
+                    });
+                    self.blame(owners, error.to_string(), troubles);
+                }
+                Some(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_addresses(
+        &mut self,
+        addresses: &[IpAddr],
+        operation: fn(IpNet) -> AddressOperation,
+        troubles: &mut Troubles,
+    ) -> Result<(), SyncError> {
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        let operations: Vec<AddressOperation> = addresses.iter().map(|&ip| operation(IpNet::from(ip))).collect();
+        let mut failures = BTreeMap::new();
+        self.kernel.links.apply(DEVICE, &operations, &mut |index, error| _ = failures.insert(index, error))?;
+        for (index, &ip) in addresses.iter().enumerate() {
+            let held = matches!(operations[index], AddressOperation::Add(_));
+            match failures.remove(&index) {
+                // Somebody did it before us.
+                None | Some(LinkError::Exists { .. } | LinkError::NotFound { .. }) => {
+                    self.state.addresses.set_held(ip, held);
+                }
+                Some(error @ LinkError::Refused { .. }) => {
+                    let owners =
+                        self.state.wanting(|wanted| wanted.servers.iter().any(|s| s.bound && s.key.address.ip() == ip));
+                    self.blame(owners, error.to_string(), troubles);
+                }
+                Some(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the chains that are not as they should be.
+    fn write_rules(&mut self, settings: &Settings, seen: Option<&Seen>) -> Result<(), SyncError> {
+        let used = SetId::ALL.map(|id| self.state.is_used(id));
+        if seen.is_none() && self.state.used == Some(used) && !self.state.barred.is_touched() {
+            return Ok(());
+        }
+        self.state.barred.changes();
+        let barred: Vec<Rule> = self.state.barred.all_wanted().into_iter().map(rules::bar).collect();
+        let (restore, chains) = self.restore(settings, seen, &barred);
+        match self.write(&restore) {
+            Ok(()) => self.state.chains = chains,
+            Err((error, false)) => return Err(error),
+            Err((error, true)) => {
+                // A kernel without xt_ipvs can do all else.
+                warn!("the host can use load balancers whose source ranges leave it out: {error}");
+                let owners = self.state.wanting(|wanted| !wanted.barred.is_empty());
+                self.blame(owners, error.0, &mut Troubles::default());
+                let (restore, chains) = self.restore(settings, seen, &[]);
+                self.write(&restore).map_err(|(error, _)| error)?;
+                self.state.chains = chains;
+            }
+        }
+        self.state.used = Some(used);
+        Ok(())
+    }
+
+    fn restore(
+        &self,
+        settings: &Settings,
+        seen: Option<&Seen>,
+        barred: &[Rule],
+    ) -> (Restore, HashMap<Place, SavedChain>) {
+        let rules = Rules { settings, used: |id| self.state.is_used(id) };
+        let (mut restore, mut chains) = (Restore::default(), HashMap::new());
+        for (table, chain) in CHAINS {
+            let current = match seen {
+                Some(seen) => seen.tables.chain(table, &chain),
+                None => self.state.chains.get(&(table, chain)).copied(),
+            };
+            let print = if chain == IPVS_OUT_FILTER {
+                restore.update(table, chain, barred, current, Some(BARRED))
+            } else {
+                restore.update(table, chain, &rules.of(table, chain), current, None)
+            };
+            chains.insert((table, chain), print);
+        }
+        for jump in seen.iter().flat_map(|seen| &seen.tables.missing_jumps) {
+            restore.insert(jump.table, jump.from, &jump.rule);
+        }
+        (restore, chains)
+    }
+
+    /// Hands a transaction to the tool. The flag of an error: only rules about single load balancers were refused.
+    fn write(&mut self, restore: &Restore) -> Result<(), (SyncError, bool)> {
+        if restore.is_empty() {
+            return Ok(());
+        }
+        debug!("{}: writing {} chains", self.family, restore.chains());
+        self.kernel.tool.restore(restore).map_err(|error| {
+            let barred = |line: &usize| restore.owner(*line) == Some(BARRED);
+            let only = !error.lines.is_empty() && error.lines.iter().all(barred);
+            (SyncError(error.message), only)
+        })
+    }
+}
+
+/// The name of a set in the mode's family.
+fn set_name(id: SetId, mode: &Ipvs) -> SetName {
+    SetName::new(id.name(mode.family))
+}

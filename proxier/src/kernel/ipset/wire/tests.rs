@@ -1,0 +1,107 @@
+//! Ipset messages read back, whatever else is in them, and damaged ones never panic.
+//!
+//! In: any sets and entries, any damage. Out: whether they survive. Must not know: the kernel.
+
+use proptest::prelude::*;
+
+use super::super::super::netlink::fuzz::{damaged, flaws, put_unknown, unknown};
+use super::*;
+
+fn any_name() -> impl Strategy<Value = SetName> {
+    "[A-Za-z0-9-]{1,31}".prop_map(|name| SetName::parse(&name).expect("a name"))
+}
+
+fn any_set() -> impl Strategy<Value = Set> {
+    let set_type = proptest::sample::select(SetType::ALL.to_vec());
+    let family = proptest::sample::select(IpFamily::ALL.to_vec());
+    (any_name(), set_type, family, any::<u32>()).prop_map(|(name, set_type, family, max_entries)| {
+        let set = Set::new(name, set_type, family);
+        if set_type == SetType::BitmapPort { set } else { Set { max_entries, ..set } }
+    })
+}
+
+fn any_place() -> impl Strategy<Value = Place> {
+    any::<(IpAddr, u8, u16)>().prop_map(|(ip, protocol, port)| Place { ip, protocol, port })
+}
+
+/// Entries of one type.
+fn any_entries() -> impl Strategy<Value = Vec<Entry>> {
+    let any_net = any::<(IpAddr, u8)>().prop_map(|(ip, prefix)| {
+        let net = IpNet::new(ip, prefix % if ip.is_ipv4() { 33 } else { 129 }).expect("a prefix");
+        net.trunc()
+    });
+    let many = 1..20;
+    prop_oneof![
+        proptest::collection::vec(any_place().prop_map(Entry::IpPort), many.clone()),
+        proptest::collection::vec(
+            (any_place(), any::<IpAddr>()).prop_map(|(a, b)| Entry::IpPortIp(a, b)),
+            many.clone()
+        ),
+        proptest::collection::vec((any_place(), any_net).prop_map(|(a, b)| Entry::IpPortNet(a, b)), many.clone()),
+        proptest::collection::vec(any::<IpAddr>().prop_map(Entry::Ip), many.clone()),
+        proptest::collection::vec(any::<u16>().prop_map(Entry::Port), many),
+    ]
+}
+
+fn after_header(bytes: &[u8]) -> Attributes<'_> {
+    Attributes::new(bytes.get(HEADER..).unwrap_or_default())
+}
+
+proptest! {
+    #[test]
+    fn sets_read_back(set in any_set(), more in unknown(), flaws in flaws()) {
+        let mut request = create(&set, 5);
+        put_unknown(&mut request, &more);
+        let bytes = request.into_attributes();
+        let found = found(after_header(&bytes)).expect("a set");
+        prop_assert_eq!((found.name, found.set, found.references, found.entries), (set.name, Some(set), 0, None));
+        prop_assert_eq!(read_revision(after_header(&bytes)), Some(5));
+        let bytes = damaged(bytes, &flaws);
+        let _ = (super::found(after_header(&bytes)), read_revision(after_header(&bytes)));
+    }
+
+    #[test]
+    fn entries_read_back(all in any_entries(), name in any_name(), more in unknown(), flaws in flaws()) {
+        for verb in [Verb::Add, Verb::AddNew, Verb::Delete] {
+            let mut request = change(verb, name, all.iter().copied());
+            put_unknown(&mut request, &more);
+            let bytes = request.into_attributes();
+            let read: Vec<Entry> = entries(after_header(&bytes), all[0].set_type()).collect();
+            prop_assert_eq!(&read, &all);
+            prop_assert_eq!(failed_entry(&bytes), None, "line 0 is none");
+            let bytes = damaged(bytes, &flaws);
+            for set_type in SetType::ALL {
+                prop_assert!(entries(after_header(&bytes), set_type).count() <= bytes.len());
+            }
+            let _ = failed_entry(&bytes);
+        }
+    }
+
+    #[test]
+    fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = (found(Attributes::new(&bytes)), failed_entry(&bytes));
+        for set_type in SetType::ALL {
+            prop_assert!(entries(Attributes::new(&bytes), set_type).count() <= bytes.len());
+        }
+    }
+}
+
+#[test]
+fn the_line_that_failed_is_found() {
+    let mut request = Request::new(0, 0, &nfgenmsg(2));
+    request.text(IPSET_ATTR_SETNAME, "A").attribute(IPSET_ATTR_LINENO, &7_u32.to_ne_bytes());
+    let shown = request.into_attributes();
+    assert_eq!(failed_entry(&shown), Some(6));
+    assert_eq!(failed_entry(&shown[..HEADER]), None);
+    assert_eq!(failed_entry(&[]), None);
+}
+
+#[test]
+fn as_many_entries_as_go_into_a_message_fit() {
+    let ip = IpAddr::from([0xfd; 16]);
+    let place = Place { ip, protocol: 6, port: 80 };
+    let longest = Entry::IpPortNet(place, IpNet::new(ip, 64).expect("a prefix").trunc());
+    let name = SetName::new("KUBE-6-LOAD-BALANCER-SOURCE-CID");
+    let request = change(Verb::Add, name, std::iter::repeat_n(longest, super::super::system::ENTRIES));
+    assert!(request.size() < usize::from(u16::MAX), "{}", request.size());
+}

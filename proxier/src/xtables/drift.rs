@@ -1,0 +1,96 @@
+//! Whether the kernel still holds what the last sync left.
+//!
+//! In: each chain as the last sync left it, the tables as read back. Out: what a person should know of the difference.
+//! Must not know: how to mend it.
+
+use std::collections::HashMap;
+
+use tracing::warn;
+
+use super::tables::Tables;
+use crate::netfilter::SavedChain;
+use crate::netfilter::iptables::{Chain, Table};
+
+/// The kubelet's chain, which it shares with iptables mode.
+const KUBELET_FIREWALL: Chain = Chain::new("KUBE-FIREWALL");
+
+/// A table and a chain in it.
+pub type Place = (Table, Chain);
+
+/// Chains whose text this host's iptables prints in other words than ours, with the fingerprint of its words.
+#[derive(Debug, Default)]
+pub struct Accepted {
+    accepted: HashMap<Place, u64>,
+    suspects: Vec<Place>,
+}
+
+impl Accepted {
+    /// The first difference and how many more there are; `None` if there is none.
+    pub fn drift(
+        &mut self,
+        expectations: impl Iterator<Item = (Place, SavedChain)>,
+        observed: &Tables,
+    ) -> Option<String> {
+        self.suspects.clear();
+        let mut first = None;
+        let mut count = 0_usize;
+        let mut note = |text: String| {
+            count += 1;
+            first.get_or_insert(text);
+        };
+        for jump in &observed.missing_jumps {
+            note(format!("the jump from {} to {} in table {} is gone", jump.from, jump.to, jump.table.name()));
+        }
+        for (place, expected) in expectations {
+            let found = observed.chain(place.0, &place.1);
+            match found {
+                _ if self.matches(place, expected, found) => {}
+                None => note(format!("{} is gone", named(place))),
+                Some(found) if found.rules == expected.rules => {
+                    self.suspects.push(place);
+                    note(format!("a rule of {} was altered", named(place)));
+                }
+                Some(found) => {
+                    let (has, had) = (found.rules, expected.rules);
+                    note(format!("{} has {has} rules, it had {had}", named(place)));
+                }
+            }
+        }
+        let first = first?;
+        Some(if count > 1 { format!("{first}, and {} more differences", count - 1) } else { first })
+    }
+
+    fn matches(&self, place: Place, expected: SavedChain, found: Option<SavedChain>) -> bool {
+        let Some(found) = found else { return false };
+        // The kubelet may keep rules of its own in this one.
+        let shared_with_kubelet = place.1 == KUBELET_FIREWALL && found.rules >= expected.rules;
+        let accepted = found.rules == expected.rules && self.accepted.get(&place) == Some(&found.fingerprint);
+        found == expected || accepted || shared_with_kubelet
+    }
+
+    /// Whether [`Accepted::drift`] found chains that may only be worded otherwise.
+    #[must_use]
+    pub fn has_suspects(&self) -> bool {
+        !self.suspects.is_empty()
+    }
+
+    /// After suspects were written anew: takes those that read the same as before for a matter of wording.
+    pub fn settle(&mut self, expectations: impl Iterator<Item = (Place, SavedChain)>, observed: &Tables) {
+        let expected: HashMap<Place, SavedChain> = expectations.collect();
+        for place in std::mem::take(&mut self.suspects) {
+            let (Some(expected), Some(found)) = (expected.get(&place), observed.chain(place.0, &place.1)) else {
+                continue;
+            };
+            if found.rules == expected.rules && found != *expected {
+                warn!("iptables-save words {} otherwise than expected; only its length is checked", named(place));
+                self.accepted.insert(place, found.fingerprint);
+            }
+        }
+    }
+}
+
+/// The chain and table of a message.
+#[must_use]
+pub fn named((table, chain): Place) -> String {
+    format!("chain {chain} of table {}", table.name())
+}

@@ -1,0 +1,62 @@
+//! The rules that masquerade what is marked, and those about where traffic comes from.
+//!
+//! In: the mark, what local traffic looks like. Out: rules. Must not know: the chains of a mode that lead to them.
+
+use std::sync::Arc;
+
+use crate::model::config::LocalTraffic;
+use crate::netfilter::iptables::{Comment, Is, Match, Rule, Suffix, Target};
+
+/// The end of KUBE-POSTROUTING.
+#[must_use]
+pub fn postrouting(mark: u32, random_fully: bool) -> Vec<Rule> {
+    vec![
+        Rule { matches: vec![Match::Mark(Is::not(mark))], ..target(Target::Return) },
+        // A packet that passes the stack twice (a tunnel's) must not be masqueraded twice.
+        target(Target::FlipMark(mark)),
+        Rule {
+            matches: vec![comment("kubernetes service traffic requiring SNAT")],
+            ..target(Target::Masquerade { random_fully })
+        },
+    ]
+}
+
+/// The one rule of KUBE-MARK-MASQ.
+#[must_use]
+pub fn mark(mark: u32) -> Rule {
+    target(Target::SetMark(mark))
+}
+
+/// The end of KUBE-FORWARD.
+#[must_use]
+pub fn forward(mark: u32) -> [Rule; 2] {
+    let established = Match::CtState(Is::so("RELATED,ESTABLISHED"));
+    let accept = |matches| Rule { matches, ..target(Target::Accept) };
+    [
+        accept(vec![comment("kubernetes forwarding rules"), Match::Mark(Is::so(mark))]),
+        accept(vec![comment("kubernetes forwarding conntrack rule"), established]),
+    ]
+}
+
+/// Restricts a rule to what comes from this node's pods, or to all else.
+pub fn from_local_traffic(rule: &mut Rule, local: &LocalTraffic, not: bool) {
+    match local {
+        LocalTraffic::From(net) => rule.source = Some(Is { not, value: *net }),
+        LocalTraffic::Interface(name) => rule.in_interface = Some(Is { not, value: name.clone() }),
+        LocalTraffic::InterfacePrefix(prefix) => {
+            rule.in_interface = Some(Is { not, value: format!("{prefix}+") });
+        }
+    }
+}
+
+/// A rule that does nothing but this.
+#[must_use]
+pub fn target(target: Target) -> Rule {
+    Rule { target: Some(target), ..Rule::default() }
+}
+
+/// A comment of fixed words, none of which needs quoting.
+#[must_use]
+pub fn comment(text: &'static str) -> Match {
+    Match::Comment(Comment { prefix: text, subject: Arc::default(), suffix: Suffix::Text("") })
+}

@@ -1,0 +1,27 @@
+//! What all modes with iptables rules have in common.
+//!
+//! In: jumps, chains, what the tools read back. Out: rules of the same words in every mode, and what somebody changed.
+//! Must not know: any mode. A mode takes from here, never from another mode.
+
+mod cleanup;
+mod drift;
+mod jump;
+pub mod masquerade;
+mod tables;
+
+pub use self::cleanup::Owned;
+pub use self::drift::{Accepted, Place, named};
+pub use self::jump::{Jump, Presence};
+pub use self::tables::Tables;
+use crate::netfilter::iptables::Chain;
+
+/// Dispatch by destination.
+pub const SERVICES: Chain = Chain::new("KUBE-SERVICES");
+/// Masquerades what is marked.
+pub const POSTROUTING: Chain = Chain::new("KUBE-POSTROUTING");
+/// Marks what is to be masqueraded.
+pub const MARK_MASQ: Chain = Chain::new("KUBE-MARK-MASQ");
+/// Lets service traffic be forwarded under a restrictive policy.
+pub const FORWARD: Chain = Chain::new("KUBE-FORWARD");
+/// Drops what a load balancer's source ranges do not let through.
+pub const PROXY_FIREWALL: Chain = Chain::new("KUBE-PROXY-FIREWALL");

@@ -1,0 +1,53 @@
+//! What the kernel holds, as the tools tell it.
+//!
+//! In: the tools, the jumps that should be there. Out: [`Tables`]. Must not know: the chains of a mode.
+
+use super::jump::{Jump, Presence};
+use crate::kernel::ToolError;
+use crate::kernel::iptables::IptablesTool;
+use crate::netfilter::iptables::{Chain, Table};
+use crate::netfilter::{SavedChain, SavedTable};
+
+/// Tables as they were read back, and the jumps from built-in chains that are not there.
+#[derive(Debug, Default)]
+pub struct Tables {
+    tables: [SavedTable; Table::ALL.len()],
+    /// Jumps from the built-in chains that are not there.
+    pub missing_jumps: Vec<Jump>,
+}
+
+impl Tables {
+    /// Reads `tables`; the others count as empty.
+    ///
+    /// # Errors
+    /// If a tool fails.
+    pub fn read(tool: &mut dyn IptablesTool, tables: &[Table], jumps: Vec<Jump>) -> Result<Self, ToolError> {
+        let mut read = Self::default();
+        for &table in tables {
+            read.tables[table as usize] = tool.save(table)?;
+        }
+        for jump in jumps {
+            let missing = match jump.presence(read.table(jump.table)) {
+                Presence::Present => false,
+                Presence::Absent => true,
+                Presence::Alike => !tool.has_rule(jump.table, jump.from, &jump.rule)?,
+            };
+            if missing {
+                read.missing_jumps.push(jump);
+            }
+        }
+        Ok(read)
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn table(&self, table: Table) -> &SavedTable {
+        &self.tables[table as usize]
+    }
+
+    /// A chain, if it is there.
+    #[must_use]
+    pub fn chain(&self, table: Table, chain: &Chain) -> Option<SavedChain> {
+        self.table(table).chains.get(chain).copied()
+    }
+}

@@ -1,0 +1,96 @@
+//! The kernel's IPVS, ipset and devices: the contract of the fakes, and what only the kernel can show.
+//!
+//! In: root, a kernel that has IPVS and the dummy device (`make test-ipvs`), and ipvsadm, ipset and ip to read back.
+//! Out: whether the kernel holds what it was told to, and the fakes hold the same.
+
+#[path = "ipvs_kernel/alike.rs"]
+mod alike;
+#[path = "contract/ipset.rs"]
+mod ipset;
+#[path = "contract/ipvs.rs"]
+mod ipvs;
+#[path = "contract/link.rs"]
+mod link;
+#[path = "common/namespace.rs"]
+mod namespace;
+#[path = "ipvs_kernel/tools.rs"]
+mod tools;
+#[path = "ipvs_kernel/traffic.rs"]
+mod traffic;
+
+use proxier::kernel::{SystemIpSets, SystemIpvs, SystemLinks};
+
+use self::namespace::{in_namespace, run};
+
+#[test]
+fn ipvs_servers_read_back() {
+    in_namespace(|| ipvs::servers_read_back(&mut SystemIpvs::open().expect("the kernel has it")));
+}
+
+#[test]
+fn ipvs_real_servers_read_back() {
+    in_namespace(|| ipvs::real_servers_read_back(&mut SystemIpvs::open().expect("the kernel has it")));
+}
+
+#[test]
+fn ipvs_refusals_name_the_object() {
+    in_namespace(|| ipvs::refusals_name_the_object(&mut SystemIpvs::open().expect("the kernel has it")));
+}
+
+#[test]
+fn ipvs_many_operations_at_once() {
+    in_namespace(|| ipvs::many_operations_at_once(&mut SystemIpvs::open().expect("the kernel has it")));
+}
+
+#[test]
+fn ipvs_timeouts() {
+    in_namespace(|| ipvs::timeouts(&mut SystemIpvs::open().expect("the kernel has it")));
+}
+
+#[test]
+fn ipvs_schedulers_are_checked() {
+    in_namespace(|| ipvs::schedulers_are_checked(&mut SystemIpvs::open().expect("the kernel has it")));
+}
+
+#[test]
+fn ipset_sets_and_entries_read_back() {
+    in_namespace(|| ipset::sets_and_entries_read_back(&mut SystemIpSets::open().expect("the kernel has it")));
+}
+
+#[test]
+fn ipset_refusals_name_the_object() {
+    in_namespace(|| ipset::refusals_name_the_object(&mut SystemIpSets::open().expect("the kernel has it")));
+}
+
+#[test]
+fn ipset_sets_are_swapped() {
+    in_namespace(|| ipset::sets_are_swapped(&mut SystemIpSets::open().expect("the kernel has it")));
+}
+
+#[test]
+fn ipset_many_entries_at_once() {
+    in_namespace(|| ipset::many_entries_at_once(&mut SystemIpSets::open().expect("the kernel has it")));
+}
+
+#[test]
+fn link_devices_come_and_go() {
+    in_namespace(|| link::devices_come_and_go(&mut SystemLinks::open().expect("the kernel has it")));
+}
+
+#[test]
+fn link_addresses_come_and_go() {
+    in_namespace(|| link::addresses_come_and_go(&mut SystemLinks::open().expect("the kernel has it")));
+}
+
+#[test]
+fn link_many_addresses_at_once() {
+    in_namespace(|| link::many_addresses_at_once(&mut SystemLinks::open().expect("the kernel has it")));
+}
+
+#[test]
+fn link_others_devices_are_left_alone() {
+    in_namespace(|| {
+        run("ip link add kube-ipvs0 type veth peer name other");
+        link::others_devices_are_left_alone(&mut SystemLinks::open().expect("rtnetlink"));
+    });
+}

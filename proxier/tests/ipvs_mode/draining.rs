@@ -1,0 +1,141 @@
+//! Connections live on when their endpoint or their Service goes, or the proxy starts anew.
+
+use std::time::Duration;
+
+use proxier::netfilter::ipvs::{Connections, ServerKey, UDP};
+
+use super::fake::tcp;
+use super::world::{World, over, service, slice};
+
+const WEB: &str = "10.96.0.10:80";
+const A: &str = "10.244.1.5:8080";
+const B: &str = "10.244.1.6:8080";
+const MINUTE: Duration = Duration::from_mins(1);
+
+fn world() -> World {
+    let mut world = World::new();
+    world.apply(service("web", "10.96.0.10"));
+    world.apply(slice("web", &["10.244.1.5", "10.244.1.6"]));
+    world.sync();
+    world
+}
+
+fn use_by(world: &World, active: u32) {
+    let connections = Connections { active, ..Connections::default() };
+    assert!(world.fake.servers.set_connections(tcp(WEB), A.parse().expect("an address"), connections));
+}
+
+fn reals(world: &World) -> Vec<(String, u32)> {
+    world.fake.reals(WEB)
+}
+
+fn with_weights(list: &[(&str, u32)]) -> Vec<(String, u32)> {
+    list.iter().map(|(address, weight)| ((*address).to_owned(), *weight)).collect()
+}
+
+#[test]
+fn an_endpoint_goes_with_its_last_connection() {
+    let mut world = world();
+    use_by(&world, 3);
+    world.apply(slice("web", &["10.244.1.6"]));
+    world.sync();
+    assert_eq!(reals(&world), with_weights(&[(A, 0), (B, 1)]));
+    world.pass(MINUTE);
+    assert_eq!(reals(&world), with_weights(&[(A, 0), (B, 1)]), "it has connections");
+    use_by(&world, 0);
+    world.pass(MINUTE);
+    assert_eq!(reals(&world), with_weights(&[(B, 1)]));
+    assert_eq!(world.backend.next_event(), None, "nobody waits");
+}
+
+#[test]
+fn patience_ends_after_fifteen_minutes() {
+    let mut world = world();
+    use_by(&world, 1);
+    world.apply(slice("web", &["10.244.1.6"]));
+    world.sync();
+    world.pass(14 * MINUTE);
+    // Neither changes nor looks at everything begin it anew.
+    world.want_everything();
+    world.sync();
+    assert_eq!(reals(&world).len(), 2);
+    world.pass(2 * MINUTE);
+    assert_eq!(reals(&world), with_weights(&[(B, 1)]));
+}
+
+#[test]
+fn an_endpoint_that_comes_back_keeps_its_connections() {
+    let mut world = world();
+    use_by(&world, 1);
+    world.apply(slice("web", &["10.244.1.6"]));
+    world.sync();
+    let _ = world.fake.servers.take_operations();
+    world.apply(slice("web", &["10.244.1.5", "10.244.1.6"]));
+    world.sync();
+    assert_eq!(reals(&world), with_weights(&[(A, 1), (B, 1)]));
+    assert_eq!(world.fake.servers.take_operations().len(), 1, "it was changed, not made anew");
+}
+
+#[test]
+fn a_deleted_service_waits_for_its_connections() {
+    let mut world = world();
+    use_by(&world, 1);
+    world.delete(&service("web", "10.96.0.10"));
+    world.sync();
+    assert_eq!(reals(&world), with_weights(&[(A, 0)]), "the idle one goes at once");
+    assert_eq!(world.fake.bound(), ["10.96.0.10/32"], "packets have to come in here");
+    assert_eq!(world.fake.entries("KUBE-IPVS-IPS"), ["10.96.0.10"], "new connections are refused");
+    assert!(world.fake.entries("KUBE-CLUSTER-IP").is_empty());
+    assert_eq!(world.backend.damage(world.now).expect("an answer"), None, "that is no damage");
+    use_by(&world, 0);
+    world.pass(MINUTE);
+    assert!(world.fake.keys().is_empty() && world.fake.bound().is_empty());
+    assert!(world.fake.entries("KUBE-IPVS-IPS").is_empty());
+}
+
+#[test]
+fn a_service_that_comes_back_takes_over() {
+    let mut world = world();
+    use_by(&world, 1);
+    world.delete(&service("web", "10.96.0.10"));
+    world.sync();
+    world.apply(service("web", "10.96.0.10"));
+    world.sync();
+    assert_eq!(reals(&world), with_weights(&[(A, 1), (B, 1)]));
+    world.pass(20 * MINUTE);
+    assert_eq!(world.fake.bound(), ["10.96.0.10/32"]);
+    world.delete(&service("web", "10.96.0.10"));
+    use_by(&world, 0);
+    world.sync();
+    assert!(world.fake.bound().is_empty(), "nobody holds it twice");
+}
+
+#[test]
+fn a_new_process_goes_on_waiting() {
+    let mut world = world();
+    use_by(&world, 1);
+    world.apply(slice("web", &["10.244.1.6"]));
+    world.sync();
+    world.delete(&service("web", "10.96.0.10"));
+    world.restart();
+    world.sync();
+    assert_eq!(reals(&world), with_weights(&[(A, 0)]));
+    assert_eq!(world.fake.bound(), ["10.96.0.10/32"]);
+    use_by(&world, 0);
+    world.pass(MINUTE);
+    assert!(world.fake.keys().is_empty() && world.fake.bound().is_empty());
+}
+
+#[test]
+fn datagrams_wait_for_nobody() {
+    let mut world = World::new();
+    world.apply(over("UDP", service("dns", "10.96.0.10")));
+    world.apply(over("UDP", slice("dns", &["10.244.1.5"])));
+    world.sync();
+    let key = ServerKey { protocol: UDP, ..tcp(WEB) };
+    let used = Connections { inactive: 5, ..Connections::default() };
+    assert!(world.fake.servers.set_connections(key, A.parse().expect("an address"), used));
+    world.apply(over("UDP", slice("dns", &[])));
+    world.sync();
+    assert_eq!(world.fake.servers.server(key).expect("it is there").1, []);
+}

@@ -1,0 +1,128 @@
+//! The node: its addresses, what the host is told, and what somebody else has in IPVS.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use proxier::kernel::{Host, IpvsTable, Operation};
+use proxier::model::{IpvsConfig, NodePortAddresses};
+use proxier::netfilter::ipvs::{Flags, Persistence, Scheduler, VirtualServer};
+use proxier::testing::objects;
+use serde_json::json;
+
+use super::fake::{Fake, tcp};
+use super::world::{World, ip, service, service_with, slice};
+
+fn node_port() -> serde_json::Value {
+    let port = json!([{ "name": "http", "protocol": "TCP", "port": 80, "nodePort": 30080 }]);
+    service_with("web", "10.96.0.10", &json!({ "type": "NodePort", "ports": port }))
+}
+
+fn at_node_ports(fake: &Fake) -> Vec<String> {
+    fake.keys().iter().filter(|key| key.address.port() == 30080).map(|key| key.address.ip().to_string()).collect()
+}
+
+fn server(address: &str) -> VirtualServer {
+    VirtualServer { key: tcp(address), scheduler: Scheduler::new("wlc"), flags: Flags::default(), persistence: None }
+}
+
+#[test]
+fn node_ports_follow_the_nodes_addresses() {
+    let mut world = World::new();
+    world.apply(node_port());
+    world.sync();
+    assert_eq!(at_node_ports(&world.fake), ["192.168.50.2"], "no loopback");
+    world.fake.host.set_addresses(["192.168.50.2", "192.168.60.2", "10.96.0.10"].map(ip));
+    world.now += Duration::from_secs(30);
+    let damage = world.backend.damage(world.now).expect("an answer").expect("there is one more");
+    assert!(damage.contains("addresses"), "{damage}");
+    world.want_everything();
+    world.sync();
+    assert_eq!(at_node_ports(&world.fake), ["192.168.50.2", "192.168.60.2"], "those of our own device do not count");
+}
+
+#[test]
+fn node_ports_keep_to_their_networks() {
+    let mut config = objects::config();
+    config.node_port_addresses = NodePortAddresses::Cidrs(vec!["192.168.60.0/24".parse().expect("a network")]);
+    let mut world = World::with(Fake::default(), config, IpvsConfig::default());
+    world.apply(node_port());
+    world.sync();
+    assert!(at_node_ports(&world.fake).is_empty());
+    assert!(world.fake.entries("KUBE-NODE-PORT-TCP").is_empty());
+}
+
+#[test]
+fn an_address_of_the_node_is_not_bound_again() {
+    let mut world = World::new();
+    world.apply(service_with("web", "10.96.0.10", &json!({ "externalIPs": ["192.168.50.2", "192.0.2.1"] })));
+    world.sync();
+    assert_eq!(world.fake.bound(), ["10.96.0.10/32", "192.0.2.1/32"]);
+    assert!(world.fake.servers.server(tcp("192.168.50.2:80")).is_some());
+}
+
+#[test]
+fn servers_of_others_are_left_where_they_are_excluded() {
+    let fake = Fake::default();
+    let others = [server("198.51.100.1:80"), server("203.0.113.1:80")].map(Operation::AddVirtual);
+    fake.servers.clone().apply(&others, &mut |_, error| panic!("{error}")).expect("the fake works");
+    let exclude: Vec<IpNet> = vec!["198.51.100.0/24".parse().expect("a network")];
+    let ipvs = IpvsConfig { exclude_cidrs: exclude, ..IpvsConfig::default() };
+    let mut world = World::with(fake, objects::config(), ipvs);
+    world.sync();
+    assert_eq!(world.fake.keys(), [tcp("198.51.100.1:80")]);
+    assert_eq!(world.backend.damage(world.now).expect("an answer"), None);
+}
+
+#[test]
+fn schedulers_flags_and_persistence_are_kube_proxys() {
+    for (name, flags) in [("mh", Flags::PORT), ("sh", Flags::default()), ("wrr", Flags::default())] {
+        let ipvs = IpvsConfig { scheduler: name.to_owned(), ..IpvsConfig::default() };
+        let mut world = World::with(Fake::default(), objects::config(), ipvs);
+        let sticky =
+            json!({ "sessionAffinity": "ClientIP", "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": 7 } } });
+        world.apply(service_with("web", "10.96.0.10", &sticky));
+        world.sync();
+        let (server, _) = world.fake.servers.server(tcp("10.96.0.10:80")).expect("it is there");
+        assert_eq!((server.scheduler.as_str(), server.flags), (name, flags));
+        assert_eq!(server.persistence, Some(Persistence { seconds: 7, prefix: 32 }));
+    }
+}
+
+#[test]
+fn two_services_at_one_address_do_not_disturb_each_other() {
+    let mut world = World::new();
+    let shared = json!({ "externalIPs": ["192.0.2.1"] });
+    let (a, b) = (service_with("a", "10.96.0.1", &shared), service_with("b", "10.96.0.2", &shared));
+    for (object, name, pod) in [(&b, "b", "10.244.1.6"), (&a, "a", "10.244.1.5")] {
+        world.apply(object.clone());
+        world.apply(slice(name, &[pod]));
+        world.sync();
+    }
+    let leads_to = |world: &World| world.fake.reals("192.0.2.1:80");
+    assert_eq!(leads_to(&world), [("10.244.1.5:8080".to_owned(), 1)], "the first by name, as in iptables mode");
+    world.delete(&a);
+    world.sync();
+    assert_eq!(leads_to(&world), [("10.244.1.6:8080".to_owned(), 1)]);
+    assert_eq!(world.fake.entries("KUBE-EXTERNAL-IP"), ["192.0.2.1,tcp:80"]);
+}
+
+#[test]
+fn the_host_is_told_what_ipvs_needs() {
+    let ipvs = IpvsConfig { strict_arp: true, tcp_timeout: Duration::from_millis(1500), ..IpvsConfig::default() };
+    let mut world = World::with(Fake::default(), objects::config(), ipvs);
+    world.apply(service("web", "10.96.0.10"));
+    world.sync();
+    let mut host = world.fake.host.clone();
+    for (name, value) in [
+        ("net/ipv4/vs/conntrack", 1),
+        ("net/ipv4/vs/expire_nodest_conn", 1),
+        ("net/ipv4/vs/expire_quiescent_template", 1),
+        ("net/ipv4/ip_forward", 1),
+        ("net/ipv4/conf/all/arp_ignore", 1),
+        ("net/ipv4/conf/all/arp_announce", 2),
+    ] {
+        assert_eq!(host.sysctl(name).expect(name), value, "{name}");
+    }
+    assert!(host.sysctl("net/ipv4/vs/conn_reuse_mode").is_err(), "a new kernel keeps its own");
+    assert_eq!(world.fake.servers.clone().timeouts().expect("an answer").tcp, 2);
+}

@@ -1,0 +1,110 @@
+//! What the kernel refuses is left out alone, named, and tried again; what it lacks is said.
+
+use proxier::kernel::IpvsError;
+use proxier::model::IpvsConfig;
+use proxier::netfilter::ipset::SetName;
+use proxier::testing::objects;
+
+use super::fake::{DEVICE, Fake};
+use super::world::{World, service, slice};
+
+fn world() -> World {
+    let mut world = World::new();
+    for (name, ip) in [("good", "10.96.0.10"), ("bad", "10.96.0.11")] {
+        world.apply(service(name, ip));
+        world.apply(slice(name, &["10.244.1.5"]));
+    }
+    world
+}
+
+#[track_caller]
+fn error(world: &mut World) -> String {
+    world.try_sync().expect_err("it cannot work").0
+}
+
+#[test]
+fn a_refused_virtual_server_keeps_nobody_else() {
+    let mut world = world();
+    world.fake.servers.refuse(Some("10.96.0.11:80".parse().expect("an address")));
+    let stats = world.sync();
+    let [rejected] = &stats.rejected[..] else { panic!("{stats:?}") };
+    assert_eq!(rejected.port.to_string(), "default/bad:http");
+    assert!(rejected.reason.contains("10.96.0.11:80"), "{}", rejected.reason);
+    assert_eq!(world.fake.reals("10.96.0.10:80").len(), 1);
+    assert_eq!(world.backend.damage(world.now).expect("an answer"), None, "what was never there is not gone");
+    assert_eq!(world.sync().rejected.len(), 1, "it is tried again");
+    world.fake.servers.refuse(None);
+    assert_eq!(world.sync().rejected, []);
+    assert_eq!(world.fake.reals("10.96.0.11:80").len(), 1);
+}
+
+#[test]
+fn a_refused_endpoint_keeps_no_other() {
+    let mut world = world();
+    world.sync();
+    world.fake.servers.refuse(Some("10.244.1.7:8080".parse().expect("an address")));
+    world.apply(slice("bad", &["10.244.1.5", "10.244.1.6", "10.244.1.7"]));
+    assert_eq!(world.sync().rejected.len(), 1);
+    assert_eq!(world.fake.reals("10.96.0.11:80").len(), 2);
+    world.fake.servers.refuse(None);
+    assert_eq!(world.sync().rejected, []);
+    assert_eq!(world.fake.reals("10.96.0.11:80").len(), 3);
+}
+
+#[test]
+fn a_refused_address_is_its_services_trouble() {
+    let mut world = world();
+    world.fake.links.refuse(Some("10.96.0.11/32".parse().expect("a network")));
+    let stats = world.sync();
+    assert_eq!(stats.rejected.len(), 1);
+    assert_eq!(world.fake.bound(), ["10.96.0.10/32"]);
+    world.fake.links.refuse(None);
+    assert_eq!(world.sync().rejected, []);
+    assert_eq!(world.fake.bound().len(), 2);
+}
+
+#[test]
+fn a_failed_sync_is_made_up_for() {
+    let mut world = world();
+    world.fake.servers.fail(Some(|| IpvsError::NotPermitted));
+    assert!(error(&mut world).contains("CAP_NET_ADMIN"));
+    world.fake.servers.fail(None);
+    assert!(world.sync().full);
+    assert_eq!(world.fake.keys().len(), 2);
+}
+
+#[test]
+fn what_is_missing_or_in_the_way_is_said() {
+    let mut world = world();
+    world.fake.servers.lose_scheduler("rr");
+    let said = error(&mut world);
+    assert!(said.contains("ip_vs_rr"), "{said}");
+
+    let mut world = self::world();
+    world.fake.servers.fail(Some(|| IpvsError::Missing { tried: String::new() }));
+    let said = error(&mut world);
+    assert!(said.contains("modprobe ip_vs"), "{said}");
+
+    let mut world = self::world();
+    world.fake.sets.add_foreign(SetName::new("KUBE-CLUSTER-IP"), "list:set size 8");
+    let said = error(&mut world);
+    assert!(said.contains("KUBE-CLUSTER-IP") && said.contains("destroy"), "{said}");
+
+    let mut world = self::world();
+    world.fake.links.add_device(DEVICE, Some("veth"));
+    let said = error(&mut world);
+    assert!(said.contains("kube-ipvs0") && said.contains("veth"), "{said}");
+}
+
+#[test]
+fn a_scheduler_is_looked_for_at_the_start() {
+    let fake = Fake::default();
+    let with = |name: &str| IpvsConfig { scheduler: name.to_owned(), ..IpvsConfig::default() };
+    let check = |config: &IpvsConfig| proxier::ipvs::check(&mut fake.servers.clone(), config);
+    assert!(check(&with("")).is_ok() && check(&with("sh")).is_ok());
+    assert!(fake.keys().is_empty(), "nothing is left of the trial");
+    fake.servers.lose_scheduler("lblc");
+    let said = check(&with("lblc")).expect_err("there is none").0;
+    assert!(said.contains("ip_vs_lblc"), "{said}");
+    let _ = objects::config();
+}

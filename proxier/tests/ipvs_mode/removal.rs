@@ -1,0 +1,104 @@
+//! Removing the mode removes what is ours and nothing else.
+
+use proxier::iptables;
+use proxier::ipvs;
+use proxier::kernel::{IpSets, IpvsTable, Operation, SetOperation};
+use proxier::netfilter::ipset::{Set, SetName, SetType};
+use proxier::netfilter::iptables::Table;
+use proxier::netfilter::ipvs::{Connections, Flags, Scheduler, VirtualServer};
+use proxier::{IpFamily, kernel};
+use serde_json::json;
+
+use super::fake::{DEVICE, tcp};
+use super::run::Kernel;
+use super::world::{World, service_with, slice};
+
+fn world() -> World {
+    let mut world = World::new();
+    let port = json!([{ "name": "http", "protocol": "TCP", "port": 80, "nodePort": 30080 }]);
+    let fields = json!({ "type": "NodePort", "ports": port, "externalIPs": ["192.168.50.2"] });
+    world.apply(service_with("web", "10.96.0.10", &fields));
+    world.apply(slice("web", &["10.244.1.5"]));
+    world.sync();
+    world
+}
+
+#[test]
+fn what_others_made_stays() {
+    let mut world = world();
+    let (key, scheduler) = (tcp("192.168.50.2:443"), Scheduler::new("wlc"));
+    let others = VirtualServer { key, scheduler, flags: Flags::default(), persistence: None };
+    let add = [Operation::AddVirtual(others)];
+    world.fake.servers.clone().apply(&add, &mut |_, error| panic!("{error}")).expect("the fake works");
+    let set = Set::new(SetName::new("KUBE-ROUTER-PODS"), SetType::HashIp, IpFamily::V4);
+    let create = [SetOperation::Create(set)];
+    world.fake.sets.clone().apply(&create, &mut |_, error| panic!("{error}")).expect("the fake works");
+    world.fake.tables.apply("*nat\n:KUBE-ROUTER - [0:0]\n-A KUBE-ROUTER -j RETURN\nCOMMIT\n").expect("a chain");
+    world.backend.cleanup().expect("all can be removed");
+    assert_eq!(world.fake.keys(), [key]);
+    assert_eq!(world.fake.sets.to_string().lines().count(), 1, "{}", world.fake.sets);
+    assert_eq!(world.fake.links.held(DEVICE), None);
+    let chains = |table| world.fake.tables.chains(table).into_keys().filter(|chain| chain.starts_with("KUBE-"));
+    assert_eq!(chains(Table::Nat).collect::<Vec<_>>(), ["KUBE-ROUTER"]);
+    assert_eq!(chains(Table::Filter).count(), 0);
+}
+
+#[test]
+fn the_other_mode_keeps_what_it_shares() {
+    let world = world();
+    let mut tool = world.fake.tool();
+    // iptables mode runs now: its chains are there, and some have the same names.
+    let text = "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n\
+                -A KUBE-SERVICES -j KUBE-SVC-AAAAAAAAAAAAAAAA\nCOMMIT\n";
+    world.fake.tables.apply(text).expect("chains");
+    let running = iptables::owned();
+    assert!(ipvs::was_here(tool.as_mut()).expect("an answer"));
+    ipvs::owned().remove(tool.as_mut(), &Table::ALL, Some(&running)).expect("all can be removed");
+    let nat = world.fake.tables.chains(Table::Nat);
+    assert_eq!(nat["KUBE-SERVICES"], ["-j KUBE-SVC-AAAAAAAAAAAAAAAA"]);
+    assert!(nat["PREROUTING"].iter().any(|rule| rule.ends_with("-j KUBE-SERVICES")), "{nat:?}");
+    assert!(!nat.contains_key("KUBE-NODE-PORT") && !nat.contains_key("KUBE-LOAD-BALANCER"));
+    let filter = world.fake.tables.chains(Table::Filter);
+    assert!(!filter.contains_key("KUBE-IPVS-FILTER") && filter["INPUT"].is_empty(), "{filter:?}");
+    assert!(!ipvs::was_here(tool.as_mut()).expect("an answer"));
+}
+
+#[test]
+fn both_modes_go_in_one_go() {
+    let world = world();
+    let text = "*nat\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n-A KUBE-SERVICES -j KUBE-SVC-AAAAAAAAAAAAAAAA\nCOMMIT\n";
+    world.fake.tables.apply(text).expect("chains");
+    let both = iptables::owned().and(ipvs::owned());
+    both.remove(world.fake.tool().as_mut(), &Table::ALL, None).expect("all can be removed");
+    let left = |table| world.fake.tables.chains(table).into_keys().filter(|chain| chain.starts_with("KUBE-")).count();
+    assert_eq!(Table::ALL.map(left), [0, 0, 0]);
+    let mut links = world.fake.links.clone();
+    assert!(ipvs::has_device(&mut links).expect("an answer"));
+    let mut sets = world.fake.sets.clone();
+    let mut table = world.fake.servers.clone();
+    let table: Option<&mut dyn kernel::IpvsTable> = Some(&mut table);
+    ipvs::Remains { table, sets: &mut sets, links: &mut links }
+        .remove(IpFamily::V4, false)
+        .expect("all can be removed");
+    assert!(world.fake.keys().is_empty() && world.fake.sets.to_string().is_empty());
+    assert_eq!(world.fake.links.held(DEVICE), None);
+}
+
+#[test]
+fn open_connections_keep_their_virtual_server() {
+    let world = world();
+    let (key, real) = (tcp("10.96.0.10:80"), "10.244.1.5:8080".parse().expect("an address"));
+    let remove = || {
+        let (mut table, mut sets, mut links) =
+            (world.fake.servers.clone(), world.fake.sets.clone(), world.fake.links.clone());
+        ipvs::Remains { table: Some(&mut table), sets: &mut sets, links: &mut links }.remove(IpFamily::V4, true)
+    };
+    assert!(world.fake.servers.set_connections(key, real, Connections { active: 1, ..Connections::default() }));
+    let errors = remove().expect_err("one stays");
+    assert!(errors[0].0.contains("still open"), "{errors:?}");
+    assert_eq!((world.fake.keys(), world.fake.bound()), (vec![key], vec!["10.96.0.10/32".to_owned()]));
+    assert!(world.fake.servers.set_connections(key, real, Connections { inactive: 1, ..Connections::default() }));
+    remove().expect("those that are being closed need nobody");
+    assert!(world.fake.keys().is_empty() && world.fake.sets.to_string().is_empty());
+    assert_eq!(world.fake.links.held(DEVICE), None);
+}

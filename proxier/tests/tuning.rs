@@ -1,0 +1,110 @@
+//! Conntrack's sysctls, on a host that is a value and in a real network namespace.
+//!
+//! In: wishes. Out: what the host has then, and what is said of the rest. It needs root.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+use proxier::kernel::{Host, SystemHost};
+use proxier::model::ConntrackConfig;
+use proxier::testing::FakeHost;
+use proxier::tuning;
+
+const MAX: &str = "net/netfilter/nf_conntrack_max";
+const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
+const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
+const CLOSE_WAIT: &str = "net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+const LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
+
+fn defaults() -> ConntrackConfig {
+    ConntrackConfig {
+        max_per_core: 32_768,
+        min: 131_072,
+        tcp_established_timeout: Duration::from_hours(24),
+        tcp_close_wait_timeout: Duration::from_hours(1),
+        tcp_be_liberal: false,
+        udp_timeout: Duration::ZERO,
+        udp_stream_timeout: Duration::ZERO,
+    }
+}
+
+fn apply(config: &ConntrackConfig, host: &mut dyn Host) -> Vec<String> {
+    let unfulfilled = tuning::apply(config, 2, host).expect("nothing impossible");
+    unfulfilled.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_host_gets_its_values_and_enough_buckets_for_them() {
+    let mut host = FakeHost::default();
+    assert_eq!(apply(&defaults(), &mut host), [""; 0]);
+    for (sysctl, value) in [(MAX, 131_072), (BUCKETS, 32_768), (ESTABLISHED, 86_400), (CLOSE_WAIT, 3600)] {
+        assert_eq!(host.sysctl(sysctl).expect("it was set"), value, "{sysctl}");
+    }
+    assert!(host.sysctl(LIBERAL).is_err(), "nobody asked for it");
+    // More buckets than needed stay.
+    host.set_sysctl(BUCKETS, 65_536).expect("it can be set");
+    assert_eq!(apply(&defaults(), &mut host), [""; 0]);
+    assert_eq!(host.sysctl(BUCKETS).expect("it is there"), 65_536);
+}
+
+#[test]
+fn what_may_not_be_written_is_named_and_no_reason_to_end() {
+    for reason in [ErrorKind::ReadOnlyFilesystem, ErrorKind::PermissionDenied, ErrorKind::NotFound] {
+        let mut host = FakeHost::default();
+        host.set_sysctl(ESTABLISHED, 86_400).expect("it can be set");
+        host.set_sysctl(MAX, 65_536).expect("it can be set");
+        for sysctl in [MAX, ESTABLISHED, CLOSE_WAIT] {
+            host.refuse(sysctl, reason);
+        }
+        let said = apply(&defaults(), &mut host);
+        // What has its value already needs no writing.
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].contains("maxPerCore") && said[0].contains("stays 65536, not 131072"), "{said:?}");
+        assert!(said[1].contains("tcpCloseWaitTimeout") && said[1].contains("unknown"), "{said:?}");
+        assert!(host.sysctl(BUCKETS).is_err(), "buckets follow the size");
+    }
+}
+
+#[test]
+fn a_value_that_no_kernel_takes_is_an_error_with_its_field() {
+    let mut host = FakeHost::default();
+    host.refuse(ESTABLISHED, ErrorKind::InvalidInput);
+    let error = tuning::apply(&defaults(), 2, &mut host).expect_err("impossible").to_string();
+    assert!(error.contains("conntrack.tcpEstablishedTimeout") && error.contains("86400"), "{error}");
+}
+
+#[test]
+fn in_a_network_namespace_timeouts_are_set_and_the_size_stays_the_hosts() {
+    // A thread of its own, which the namespace goes with.
+    let said = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run the tests as root");
+        let mut host = SystemHost;
+        let size = host.sysctl(MAX).expect("the kernel has conntrack");
+        let wishes = ConntrackConfig {
+            max_per_core: u32::try_from(size + 1).expect("a size"),
+            min: u32::try_from(size + 1).expect("a size"),
+            tcp_close_wait_timeout: Duration::from_millis(59_001),
+            tcp_be_liberal: true,
+            udp_timeout: Duration::from_secs(31),
+            udp_stream_timeout: Duration::from_secs(121),
+            ..defaults()
+        };
+        let said = apply(&wishes, &mut host);
+        assert_eq!(host.sysctl(MAX).expect("it is there"), size);
+        for (sysctl, value) in [
+            (CLOSE_WAIT, 60),
+            (LIBERAL, 1),
+            ("net/netfilter/nf_conntrack_udp_timeout", 31),
+            ("net/netfilter/nf_conntrack_udp_timeout_stream", 121),
+        ] {
+            assert_eq!(host.sysctl(sysctl).expect("it is there"), value, "{sysctl}");
+        }
+        // Once it has what it should have, nothing is written: so it may be read-only.
+        assert_eq!(apply(&ConntrackConfig { max_per_core: 0, ..wishes }, &mut host), [""; 0]);
+        said
+    });
+    let said = said.join().expect("no panic");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("nf_conntrack_max stays") && said[0].contains("host's own"), "{said:?}");
+}

@@ -1,0 +1,228 @@
+//! The configuration that a command line stands for: a file's, or one made of flags.
+//!
+//! In: a [`Line`]. Out: a complete [`File`] and what is to be said about it. Must not know: what is allowed.
+//! Beside `--config`, flags count as with kube-proxy: those of the log, `--hostname-override` and `--master`.
+
+use crate::config::file::{ClientConnection, Conntrack, DetectLocal, Iptables, Ipvs, Nftables};
+use crate::config::logging::{FlushFrequency, LoggingFile, LoggingOptions, OutputRouting};
+use crate::config::{self, ConfigError, DISABLED, File};
+
+use super::Line;
+use super::flags::{Flags, Logs};
+
+/// Flags that count beside `--config`, or that are not about the configuration.
+const KEPT: &[&str] = &[
+    "boot-id-file",
+    "cleanup",
+    "config",
+    "hostname-override",
+    "init-only",
+    "log-flush-frequency",
+    "log-json-info-buffer-size",
+    "log-json-split-stream",
+    "log-text-info-buffer-size",
+    "log-text-split-stream",
+    "logging-format",
+    "machine-id-file",
+    "master",
+    "objects",
+    "v",
+    "version",
+    "vmodule",
+    "write-config-to",
+];
+
+const DEPRECATED: &[(&str, &str)] =
+    &[("healthz-port", "--healthz-bind-address"), ("metrics-port", "--metrics-bind-address")];
+
+const WINDOWS: &[&str] = &[
+    "enable-dsr",
+    "forward-healthcheck-vip",
+    "network-name",
+    "root-hnsendpoint-name",
+    "source-vip",
+    "windows-service",
+];
+
+/// A configuration, and what there is to say about how it came to be.
+#[derive(Debug)]
+pub struct Complete {
+    /// All fields.
+    pub file: File,
+    /// The text of the configuration file, if there is one.
+    pub text: Option<String>,
+    /// What strict reading minds in the configuration file; empty: nothing.
+    pub strict_errors: Vec<String>,
+    /// What is odd about the flags, for the log.
+    pub warnings: Vec<String>,
+}
+
+impl Line {
+    /// The configuration.
+    ///
+    /// # Errors
+    /// If there is a file and it cannot be read.
+    pub fn complete(&self) -> Result<Complete, ConfigError> {
+        let flags = &self.flags;
+        let (mut file, mut strict_errors, mut text) = (self.file(), Vec::new(), None);
+        if let Some(path) = &flags.general.config {
+            let decoded = config::read(path)?;
+            (file, strict_errors, text) = (decoded.file, decoded.strict_errors, Some(decoded.text));
+            self.add_logs(&flags.logs, &mut file.logging);
+        }
+        let name = &flags.general.hostname_override;
+        if !name.is_empty() {
+            file.hostname_override = name.trim().to_lowercase();
+            if file.hostname_override.is_empty() {
+                return Err(ConfigError::Hostname);
+            }
+        }
+        Ok(Complete { file: file.complete(), text, strict_errors, warnings: self.warnings() })
+    }
+
+    /// Notes for whoever uses flags that will be gone.
+    #[must_use]
+    pub fn deprecations(&self) -> Vec<String> {
+        let used = DEPRECATED.iter().filter(|(name, _)| self.given.contains(*name));
+        used.map(|(name, instead)| format!("Flag --{name} has been deprecated, use {instead} instead")).collect()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for name in &self.given {
+            if WINDOWS.contains(&&**name) {
+                warnings.push(format!("flag --{name} does nothing: this is not Windows"));
+            } else if self.flags.general.config.is_some() && !KEPT.contains(&&**name) {
+                warnings.push(format!("flag --{name} is ignored because of --config"));
+            }
+        }
+        warnings
+    }
+
+    /// What the flags say, without a file.
+    fn file(&self) -> File {
+        let Flags { general, source, rules, conntrack, servers, .. } = &self.flags;
+        let mut logging = LoggingFile::default();
+        self.add_logs(&self.flags.logs, &mut logging);
+        File {
+            feature_gates: general.feature_gates.0.clone(),
+            client_connection: ClientConnection {
+                kubeconfig: source.kubeconfig.clone(),
+                content_type: source.kube_api_content_type.clone(),
+                qps: source.kube_api_qps,
+                burst: source.kube_api_burst,
+                ..ClientConnection::default()
+            },
+            logging,
+            bind_address: rules.bind_address.clone(),
+            healthz_bind_address: self.listen("healthz", &servers.healthz_bind_address, servers.healthz_port),
+            metrics_bind_address: self.listen("metrics", &servers.metrics_bind_address, servers.metrics_port),
+            bind_address_hard_fail: servers.bind_address_hard_fail.0,
+            enable_profiling: servers.profiling.0,
+            show_hidden_metrics_for_version: servers.show_hidden_metrics_for_version.clone(),
+            mode: rules.proxy_mode.clone(),
+            iptables: self.iptables(),
+            ipvs: self.ipvs(),
+            nftables: self.nftables(),
+            detect_local_mode: rules.detect_local_mode.clone(),
+            detect_local: DetectLocal {
+                bridge_interface: rules.pod_bridge_interface.clone(),
+                interface_name_prefix: rules.pod_interface_name_prefix.clone(),
+            },
+            cluster_cidr: rules.cluster_cidr.clone(),
+            node_port_addresses: rules.nodeport_addresses.clone(),
+            oom_score_adj: Some(general.oom_score_adj),
+            conntrack: Conntrack {
+                max_per_core: Some(conntrack.conntrack_max_per_core),
+                min: Some(conntrack.conntrack_min),
+                tcp_established_timeout: Some(conntrack.conntrack_tcp_timeout_established),
+                tcp_close_wait_timeout: Some(conntrack.conntrack_tcp_timeout_close_wait),
+                tcp_be_liberal: conntrack.conntrack_tcp_be_liberal.0,
+                udp_timeout: conntrack.conntrack_udp_timeout,
+                udp_stream_timeout: conntrack.conntrack_udp_timeout_stream,
+            },
+            config_sync_period: Some(source.config_sync_period),
+            ..File::default()
+        }
+    }
+
+    fn iptables(&self) -> Iptables {
+        let flags = &self.flags.iptables;
+        Iptables {
+            masquerade_bit: Some(flags.iptables_masquerade_bit),
+            masquerade_all: self.flags.rules.masquerade_all.0,
+            localhost_node_ports: Some(flags.iptables_localhost_nodeports.0),
+            sync_period: Some(flags.iptables_sync_period),
+            min_sync_period: Some(flags.iptables_min_sync_period),
+        }
+    }
+
+    fn ipvs(&self) -> Ipvs {
+        let flags = &self.flags.ipvs;
+        Ipvs {
+            sync_period: Some(flags.ipvs_sync_period),
+            min_sync_period: Some(flags.ipvs_min_sync_period),
+            scheduler: flags.ipvs_scheduler.clone(),
+            exclude_cidrs: flags.ipvs_exclude_cidrs.clone(),
+            strict_arp: flags.ipvs_strict_arp.0,
+            tcp_timeout: flags.ipvs_tcp_timeout,
+            tcp_fin_timeout: flags.ipvs_tcpfin_timeout,
+            udp_timeout: flags.ipvs_udp_timeout,
+        }
+    }
+
+    /// There are no flags for nftables mode alone: it takes the periods of iptables mode, not its bit.
+    fn nftables(&self) -> Nftables {
+        let flags = &self.flags.iptables;
+        Nftables {
+            masquerade_bit: None,
+            masquerade_all: self.flags.rules.masquerade_all.0,
+            sync_period: Some(flags.iptables_sync_period),
+            min_sync_period: Some(flags.iptables_min_sync_period),
+        }
+    }
+
+    /// Where to listen: nothing that was said on purpose, and a port that is 0, are nowhere (surface.md I1, I2). What
+    /// was not said depends on the family of the node's address (I18).
+    fn listen(&self, name: &str, address: &str, port: i32) -> String {
+        let given = |end: &str| self.given.contains(&format!("{name}-{end}"));
+        let address = if given("bind-address") { address } else { "" };
+        if port == 0 && given("port") || address.is_empty() && given("bind-address") {
+            return DISABLED.to_owned();
+        }
+        match (given("port"), address) {
+            (true, "") => format!(":{port}"),
+            (true, ip) if config::net::ip(ip).is_some_and(|ip| ip.is_ipv6()) => format!("[{ip}]:{port}"),
+            (true, ip) if config::net::ip(ip).is_some() => format!("{ip}:{port}"),
+            (_, address) => address.to_owned(),
+        }
+    }
+
+    /// Takes over those flags of the log that were given.
+    fn add_logs(&self, flags: &Logs, logging: &mut LoggingFile) {
+        let given = |name: &str| self.given.contains(name);
+        if given("logging-format") {
+            logging.format.clone_from(&flags.logging_format);
+        }
+        if given("log-flush-frequency") {
+            logging.flush_frequency = Some(FlushFrequency { duration: flags.log_flush_frequency, number: false });
+        }
+        if given("v") {
+            logging.verbosity = flags.verbosity;
+        }
+        let mut vmodule = flags.vmodule.0.clone();
+        vmodule.append(&mut logging.vmodule);
+        logging.vmodule = vmodule;
+        let LoggingOptions { text, json } = &mut logging.options;
+        let route = |kind: &str, options: &mut OutputRouting, split: bool, buffer| {
+            if given(&format!("log-{kind}-split-stream")) {
+                options.split_stream = split;
+            }
+            if given(&format!("log-{kind}-info-buffer-size")) {
+                options.info_buffer_size = buffer;
+            }
+        };
+        route("text", text, flags.log_text_split_stream.0, flags.log_text_info_buffer_size.clone());
+        route("json", json, flags.log_json_split_stream.0, flags.log_json_info_buffer_size.clone());
+    }
+}

@@ -1,0 +1,109 @@
+//! The command line.
+//!
+//! In: arguments. Out: [`Line`]: a command, [`Flags`], and the [`File`](crate::config::File) that they stand for.
+//! Must not know: how commands are done. Names may have `_` for `-`, switches may be `--switch=true`.
+
+mod errors;
+mod file;
+mod flags;
+mod more_flags;
+mod shown;
+mod values;
+
+use std::any::TypeId;
+use std::collections::BTreeSet;
+
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use self::errors::Stop;
+pub use self::flags::{Flags, Source as SourceFlags};
+use self::values::Switch;
+
+/// kube-proxy: makes the kernel of a node send packets for Services to their endpoints.
+#[derive(Debug, Parser)]
+#[command(name = "kube-proxy", disable_version_flag = true, args_override_self = true, max_term_width = 100)]
+struct Cli {
+    /// What to do; without a command, run the proxy
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Commands for people.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the proxy at work in network namespaces of its own, without a cluster and without touching this host's rules
+    Demo,
+    /// Show what this node does with Services: addresses, endpoints, rules, flows, and what differs from what should be
+    Dump(crate::dump::Arguments),
+    /// Walk a packet through the rules in the kernel, without sending it
+    Trace(crate::trace::Arguments),
+    /// Find out why a connection to a Service fails; status 0: healthy, 1: a cause was found, 2: could not tell
+    Diagnose(crate::diagnose::Arguments),
+}
+
+/// A command line that was understood.
+#[derive(Debug)]
+pub struct Line {
+    /// What to do; `None`: run.
+    pub command: Option<Command>,
+    /// The flags, given or not.
+    pub flags: Flags,
+    /// The names of those that were given.
+    pub given: BTreeSet<String>,
+    /// All flags with their values, as kube-proxy shows them, by name.
+    pub shown: Vec<(String, String)>,
+}
+
+/// Understands a command line; the first argument is the program.
+///
+/// # Errors
+/// What to print, and with which code to end.
+pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Line, Stop> {
+    let arguments: Vec<String> = arguments.into_iter().map(normalise).collect();
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(arguments).map_err(|error| errors::stop(&error, &command))?;
+    let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let names = flag_names(&command);
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| errors::stop(&error, &command))?;
+    Ok(Line {
+        given: names.iter().filter(|(id, _)| given(&&**id)).map(|(_, name)| name.clone()).collect(),
+        shown: shown::all(&command, &matches),
+        command: cli.command,
+        flags: cli.flags,
+    })
+}
+
+/// What clap has to know; here, what all flags of a kind have in common.
+fn command() -> clap::Command {
+    Cli::command().after_help(AFTER_HELP).mut_args(|arg| {
+        let is_switch = arg.get_value_parser().type_id() == TypeId::of::<Switch>();
+        let says_nothing = arg.get_default_values() == [""];
+        let arg = if is_switch { arg.num_args(0..=1).require_equals(true).default_missing_value("true") } else { arg };
+        arg.hide_default_value(says_nothing)
+    })
+}
+
+const AFTER_HELP: &str = "Durations are written like 30s or 1h30m. kube-proxy's flags for Windows, --boot-id-file, \
+                          --machine-id-file, and the deprecated --healthz-port and --metrics-port are taken too.";
+
+/// The ids and names of flags.
+fn flag_names(command: &clap::Command) -> Vec<(String, String)> {
+    let long = |arg: &clap::Arg| Some((arg.get_id().to_string(), arg.get_long()?.to_owned()));
+    command.get_arguments().filter_map(long).collect()
+}
+
+/// `_` in the name of a flag is `-`.
+fn normalise(argument: String) -> String {
+    // What follows `--` alone is no flag; kube-proxy takes no arguments, so it does not matter.
+    let Some(body) = argument.strip_prefix("--").filter(|body| !body.is_empty()) else { return argument };
+    match body.split_once('=') {
+        Some((name, value)) => format!("--{}={value}", name.replace('_', "-")),
+        None => format!("--{}", body.replace('_', "-")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! From the text of a configuration file to its fields.
+//!
+//! In: YAML or JSON. Out: a [`File`] and what strict reading minds in it. Must not know: what is allowed or the default.
+//! As with kube-proxy, unknown names and repeated keys are said and borne, a value of the wrong type is not.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::duration::GoDuration;
+use super::logging::FlushFrequency;
+use super::{ConfigError, File};
+
+const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
+const KIND: &str = "KubeProxyConfiguration";
+
+/// What a file says.
+#[derive(Debug)]
+pub struct Decoded {
+    /// Its fields.
+    pub file: File,
+    /// What is wrong with it and was passed over; empty: nothing.
+    pub strict_errors: Vec<String>,
+    /// The text itself.
+    pub text: String,
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// If it cannot be read, is neither YAML nor JSON, is of another kind, or has a value of the wrong type.
+pub fn read(path: &Path) -> Result<Decoded, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    decode(&text).map_err(|reason| ConfigError::Decode { path: path.to_owned(), reason })
+}
+
+/// Reads the text of a configuration file.
+///
+/// # Errors
+/// See [`read`].
+pub fn decode(text: &str) -> Result<Decoded, String> {
+    let mut strict_errors = Vec::new();
+    // Like kube-proxy: only the first document counts, and the last of duplicate keys.
+    let first = first_document(text);
+    let strict: Result<Value, _> = serde_saphyr::from_str(first);
+    let mut value = match strict {
+        Ok(value) => value,
+        Err(strict) => {
+            let options = serde_saphyr::options! {
+                duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+            };
+            let value = serde_saphyr::from_str_with_options(first, options).map_err(|_| strict.to_string())?;
+            strict_errors.push(strict.to_string());
+            value
+        }
+    };
+    check_type(&value)?;
+    drop_nulls(&mut value);
+    let mut ignored = Vec::new();
+    let mut track = serde_path_to_error::Track::new();
+    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
+    let file = serde_ignored::deserialize(deserializer, |path| ignored.push(path.to_string()));
+    let mut file: File = file.map_err(|error| format!("{}: {error}", track.path()))?;
+    strict_errors.extend(ignored.iter().map(|path| format!("unknown field {path:?}")));
+    drop_zeros(&mut file);
+    Ok(Decoded { file, strict_errors, text: text.to_owned() })
+}
+
+/// The first document that is more than comments.
+fn first_document(text: &str) -> &str {
+    let (mut start, mut at, mut content) = (0, 0, false);
+    for line in text.split_inclusive('\n') {
+        let trimmed = line.trim_end();
+        if trimmed == "---" || line.starts_with("--- ") {
+            if content {
+                return &text[start..at];
+            }
+            start = at + if trimmed == "---" { line.len() } else { "---".len() };
+            content = trimmed != "---";
+        } else if !trimmed.is_empty() && !trimmed.trim_start().starts_with(['#', '%']) {
+            content = true;
+        }
+        at += line.len();
+    }
+    &text[start..]
+}
+
+fn check_type(value: &Value) -> Result<(), String> {
+    let field = |name| value.get(name).and_then(Value::as_str).unwrap_or_default();
+    match (field("kind"), field("apiVersion")) {
+        ("", _) => Err(format!("Object 'Kind' is missing; it is {KIND} of apiVersion {API_VERSION}")),
+        (KIND, API_VERSION) => Ok(()),
+        (kind, version) => {
+            Err(format!("no kind {kind:?} is registered for version {version:?}; there is {KIND} of {API_VERSION}"))
+        }
+    }
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+/// In a file, zero is as good as nothing for those durations that have a default.
+fn drop_zeros(file: &mut File) {
+    for duration in [
+        &mut file.iptables.sync_period,
+        &mut file.iptables.min_sync_period,
+        &mut file.ipvs.sync_period,
+        &mut file.ipvs.min_sync_period,
+        &mut file.nftables.sync_period,
+        &mut file.nftables.min_sync_period,
+        &mut file.config_sync_period,
+    ] {
+        *duration = duration.filter(|duration| *duration != GoDuration::ZERO);
+    }
+    let flush: &mut Option<FlushFrequency> = &mut file.logging.flush_frequency;
+    *flush = flush.filter(|frequency| frequency.duration != GoDuration::ZERO);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+
+    fn decoded(text: &str) -> Decoded {
+        decode(&format!("{HEAD}{text}")).expect("a configuration")
+    }
+
+    #[test]
+    fn null_is_as_good_as_nothing_and_so_are_most_zeros() {
+        let text = "mode: \"\"\nclusterCIDR: 10.244.0.0/16\nnodePortAddresses: null\nconntrack:\n  maxPerCore: null\n  \
+                    tcpEstablishedTimeout: 0s\niptables:\n  masqueradeBit: null\n  minSyncPeriod: 0s\n  syncPeriod: 45s\n\
+                    logging: {flushFrequency: 0}\n";
+        let Decoded { file, strict_errors, .. } = decoded(text);
+        assert_eq!(file.cluster_cidr, "10.244.0.0/16");
+        assert_eq!(file.iptables.min_sync_period, None);
+        assert_eq!(file.iptables.sync_period, Some(GoDuration::from_secs(45)));
+        assert_eq!(file.conntrack.tcp_established_timeout, Some(GoDuration::ZERO));
+        assert_eq!(file.logging.flush_frequency, None);
+        assert_eq!(strict_errors, Vec::<String>::new());
+    }
+
+    #[test]
+    fn comments_are_no_document_and_only_the_first_counts() {
+        for text in [format!("# ours\n---\n{HEAD}mode: x\n---\nkind: Pod\n"), format!("---\r\n{HEAD}mode: x\n")] {
+            assert_eq!(decode(&text).expect("a configuration").file.mode, "x", "{text}");
+        }
+        let json = r#"{"kind":"KubeProxyConfiguration","apiVersion":"kubeproxy.config.k8s.io/v1alpha1","mode":"y"}"#;
+        assert_eq!(decode(json).expect("a configuration").file.mode, "y");
+    }
+
+    #[test]
+    fn unknown_names_and_repeated_keys_are_said_and_borne() {
+        let Decoded { file, strict_errors, .. } = decoded("iptables:\n  syncperiod: 5s\nMode: c\nmode: a\nmode: b\n");
+        assert_eq!((&*file.mode, file.iptables.sync_period), ("b", None));
+        let text = strict_errors.join("\n");
+        for part in ["unknown field \"iptables.syncperiod\"", "unknown field \"Mode\"", "mode"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_flush_frequency_may_be_a_number_and_is_written_so_again() {
+        let file = decoded("logging: {flushFrequency: 5000000000, options: {json: {infoBufferSize: 64Ki}}}\n").file;
+        assert_eq!(file.logging.options.json.info_buffer_size.bytes(), 65536);
+        let json = serde_json::to_string(&file.logging).expect("JSON");
+        assert!(json.contains("\"flushFrequency\":5000000000,"), "{json}");
+        assert_eq!(
+            decoded("logging: {flushFrequency: 1s}\n").file.logging.flush_frequency.map(|f| f.number),
+            Some(false)
+        );
+    }
+
+    #[test]
+    fn what_is_no_configuration_is_refused() {
+        let wrong =
+            ["mode: [1]", "mode: 5", "oomScoreAdj: abc", "iptables: {syncPeriod: 5}", "oomScoreAdj: 3000000000"];
+        let wrong = wrong.map(|line| format!("{HEAD}{line}\n"));
+        for text in ["", "kind: Pod\napiVersion: v1\n", "{"].into_iter().chain(wrong.iter().map(|text| &**text)) {
+            assert!(decode(text).is_err(), "{text}");
+        }
+        let error = decode(&wrong[3]).expect_err("no duration");
+        assert!(error.contains("iptables.syncPeriod"), "{error}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_file_holds_is_borne(text in r#"([a-zA-Z]{1,12}|iptables|mode|syncPeriod|kind|[0-9]|[-:{}\[\],&*!|>'"%@~]|\n| |\PC){0,30}"#) {
+            let _ = decode(&text);
+            let _ = decode(&format!("{HEAD}{text}"));
+            let _ = text.parse::<GoDuration>();
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What holds where nothing is said.
+//!
+//! In: a [`File`] as it was read or made of flags. Out: the same, complete: what runs, what `/configz` shows and
+//! `--write-config-to` writes. Must not know: what is allowed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::duration::GoDuration;
+use super::logging::FlushFrequency;
+use super::{File, net};
+
+const HEALTHZ_PORT: u16 = 10256;
+const METRICS_PORT: u16 = 10249;
+const CLUSTER_CIDR: &str = "ClusterCIDR";
+
+/// In the place of an address: nothing is served.
+pub const DISABLED: &str = "0";
+
+impl File {
+    /// Fills in what is not said. Sections of modes that are not asked for keep nothing that depends on the mode, as
+    /// kube-proxy shows them.
+    #[must_use]
+    pub fn complete(mut self) -> Self {
+        "KubeProxyConfiguration".clone_into(&mut self.kind);
+        "kubeproxy.config.k8s.io/v1alpha1".clone_into(&mut self.api_version);
+        self.addresses();
+        self.periods();
+        let client = &mut self.client_connection;
+        fill(&mut client.content_type, "application/vnd.kubernetes.protobuf");
+        if client.qps == 0.0 {
+            client.qps = 5.0;
+        }
+        if client.burst == 0 {
+            client.burst = 10;
+        }
+        fill(&mut self.logging.format, "text");
+        let flush = FlushFrequency { duration: GoDuration::from_secs(5), number: false };
+        self.logging.flush_frequency.get_or_insert(flush);
+        fill(&mut self.detect_local_mode, CLUSTER_CIDR);
+        self.oom_score_adj.get_or_insert(-999);
+        let conntrack = &mut self.conntrack;
+        conntrack.max_per_core.get_or_insert(32_768);
+        conntrack.min.get_or_insert(131_072);
+        conntrack.tcp_established_timeout.get_or_insert(GoDuration::from_secs(24 * 3600));
+        conntrack.tcp_close_wait_timeout.get_or_insert(GoDuration::from_secs(3600));
+        self.config_sync_period.get_or_insert(GoDuration::from_secs(15 * 60));
+        self.port_range.clear();
+        self
+    }
+
+    fn addresses(&mut self) {
+        fill(&mut self.bind_address, "0.0.0.0");
+        let is_v6 = net::ip(&self.bind_address).is_some_and(|ip| ip.is_ipv6());
+        let [any, localhost]: [IpAddr; 2] = if is_v6 {
+            [Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()]
+        } else {
+            [Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()]
+        };
+        listen(&mut self.healthz_bind_address, any, HEALTHZ_PORT);
+        listen(&mut self.metrics_bind_address, localhost, METRICS_PORT);
+    }
+
+    fn periods(&mut self) {
+        fill(&mut self.mode, "iptables");
+        for bit in [&mut self.iptables.masquerade_bit, &mut self.nftables.masquerade_bit] {
+            bit.get_or_insert(14);
+        }
+        self.iptables.localhost_node_ports.get_or_insert(true);
+        let (iptables, ipvs, nftables) = (&mut self.iptables, &mut self.ipvs, &mut self.nftables);
+        let iptables_periods = (&mut iptables.sync_period, &mut iptables.min_sync_period);
+        let ipvs_periods = (&mut ipvs.sync_period, &mut ipvs.min_sync_period);
+        let nftables_periods = (&mut nftables.sync_period, &mut nftables.min_sync_period);
+        let ((sync, min), others) = match &*self.mode {
+            "ipvs" => (ipvs_periods, [iptables_periods, nftables_periods]),
+            "nftables" => (nftables_periods, [iptables_periods, ipvs_periods]),
+            _ => (iptables_periods, [ipvs_periods, nftables_periods]),
+        };
+        sync.get_or_insert(GoDuration::from_secs(30));
+        // The same in every mode, from a file and from flags; kube-proxy takes none in a file for IPVS (surface.md I16).
+        min.get_or_insert(GoDuration::from_secs(1));
+        for (sync, min) in others {
+            (*sync, *min) = (None, None);
+        }
+        if self.mode == "nftables" {
+            iptables.masquerade_all = false;
+            if self.node_port_addresses.is_empty() {
+                self.node_port_addresses.push("primary".to_owned());
+            }
+        } else {
+            nftables.masquerade_all = false;
+        }
+    }
+}
+
+fn fill(field: &mut String, default: &str) {
+    if field.is_empty() {
+        default.clone_into(field);
+    }
+}
+
+/// An address alone gets the usual port.
+fn listen(field: &mut String, ip: IpAddr, port: u16) {
+    if field.is_empty() {
+        *field = SocketAddr::new(ip, port).to_string();
+    } else if let Some(port) = field.strip_prefix(':') {
+        *field = format!("{}:{port}", if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() });
+    } else if let Some(ip) = net::ip(field.trim_start_matches('[').trim_end_matches(']')) {
+        *field = SocketAddr::new(ip, port).to_string();
+    }
+}

@@ -1,0 +1,178 @@
+//! What is probably not meant: addresses of one family where the other one counts.
+//!
+//! In: [`Settings`], and what is known of the node. Out: words for the log, and what must end the program. Must not
+//! know: where that is known from. The conditions are kube-proxy's; two of them are fatal.
+
+use ipnet::IpNet;
+use proxier::IpFamily;
+use proxier::model::{LocalDetector, NodePortAddresses};
+
+use super::Settings;
+
+/// What kube-proxy says of settings that are probably not meant.
+pub const DOUBTFUL: &str = "Kube-proxy configuration may be incomplete or incorrect";
+
+/// What is known of the node.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The family of the node's first address.
+    pub primary: IpFamily,
+    /// Whether both families are served.
+    pub dual_stack: bool,
+    /// The pod networks of the Node; empty: not known.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doubts {
+    /// For the log.
+    pub warnings: Vec<String>,
+    /// For the end.
+    pub fatal: Option<String>,
+}
+
+/// What can be told without knowing the node.
+#[must_use]
+pub fn of_configuration(settings: &Settings) -> Vec<String> {
+    let all = settings.proxier.node_port_addresses == NodePortAddresses::Cidrs(Vec::new());
+    let text = "nodePortAddresses is unset; NodePort connections will be accepted on all local IPs. Consider using \
+                `--nodeport-addresses primary`";
+    all.then(|| text.to_owned()).into_iter().collect()
+}
+
+/// What can be told of a node.
+#[must_use]
+pub fn of_node(settings: &Settings, known: &Known) -> Doubts {
+    let mut doubts = Doubts::default();
+    let (primary, single) = (known.primary, !known.dual_stack);
+    let (name, other) = (primary.name(), primary.other().name());
+    let node_ports: &[IpNet] = match &settings.proxier.node_port_addresses {
+        NodePortAddresses::Cidrs(nets) => nets,
+        NodePortAddresses::Primary => &[],
+    };
+    let cluster: &[IpNet] = match &settings.proxier.local_detector {
+        LocalDetector::ClusterCidr(nets) => nets,
+        _ => &[],
+    };
+    let excluded = &settings.ipvs.exclude_cidrs;
+    if !node_ports.is_empty() {
+        let lists = [cluster, node_ports, excluded, &known.pod_cidrs];
+        if !has(node_ports, primary) {
+            doubts.warn(format!("cluster is {name} but NodePortAddresses has no {name} addresses: {node_ports:?}"));
+        } else if !has(node_ports, primary.other()) && lists.iter().any(|nets| is_dual_stack(nets)) {
+            let text = "cluster appears to be dual-stack but NodePortAddresses contains only";
+            doubts.warn(format!("{text} {name} addresses: NodePort connections of {other} are accepted on all IPs"));
+        }
+    }
+    let only_other = |what: &str| format!("cluster is {name} but {what} contains only {other} addresses");
+    if only(cluster, primary.other()) {
+        doubts.add(only_other("clusterCIDRs"), single);
+    }
+    if only(&known.pod_cidrs, primary.other()) {
+        let fatal = settings.proxier.local_detector == LocalDetector::NodeCidr;
+        doubts.add(only_other("node.spec.podCIDRs"), fatal);
+    }
+    if single && only(excluded, primary.other()) {
+        doubts.warn(only_other("ipvs.excludeCIDRs"));
+    }
+    for (field, address) in [("healthzBindAddress", settings.healthz), ("metricsBindAddress", settings.metrics)] {
+        let address = address.filter(|address| single && !address.ip().is_unspecified());
+        if let Some(address) = address.filter(|address| IpFamily::of(&address.ip()) != primary) {
+            doubts.warn(format!("cluster is {name} but {field} is {other}: {address}"));
+        }
+    }
+    doubts
+}
+
+impl Doubts {
+    fn warn(&mut self, text: String) {
+        self.warnings.push(text);
+    }
+
+    fn add(&mut self, text: String, fatal: bool) {
+        if fatal && self.fatal.is_none() {
+            self.fatal = Some(format!("kube-proxy configuration is incorrect: {text}"));
+        } else {
+            self.warn(text);
+        }
+    }
+}
+
+fn has(nets: &[IpNet], family: IpFamily) -> bool {
+    nets.iter().any(|net| IpFamily::of_net(net) == family)
+}
+
+fn only(nets: &[IpNet], family: IpFamily) -> bool {
+    !nets.is_empty() && nets.iter().all(|net| IpFamily::of_net(net) == family)
+}
+
+fn is_dual_stack(nets: &[IpNet]) -> bool {
+    has(nets, IpFamily::V4) && has(nets, IpFamily::V6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{File, settings};
+    use super::*;
+
+    fn of(change: impl FnOnce(&mut File)) -> Settings {
+        let mut file = File::default();
+        change(&mut file);
+        settings(file.complete(), "node").expect("valid")
+    }
+
+    fn known(primary: IpFamily, dual_stack: bool, pods: &[&str]) -> Known {
+        let pod_cidrs = pods.iter().map(|net| net.parse().expect("a network")).collect();
+        Known { primary, dual_stack, pod_cidrs }
+    }
+
+    #[test]
+    fn unset_node_port_addresses_are_doubtful_where_they_mean_all() {
+        assert_eq!(of_configuration(&of(|_| ())).len(), 1);
+        let primary = of(|file| file.node_port_addresses = vec!["primary".to_owned()]);
+        assert_eq!(of_configuration(&primary), Vec::<String>::new());
+        assert_eq!(of_configuration(&of(|file| file.mode = "nftables".to_owned())), Vec::<String>::new());
+    }
+
+    #[test]
+    fn pod_networks_of_the_other_family_are_fatal_where_they_are_needed() {
+        let v6 = of(|file| file.cluster_cidr = "fd00::/48".to_owned());
+        let doubts = of_node(&v6, &known(IpFamily::V4, false, &[]));
+        assert!(
+            doubts.fatal.is_some_and(|text| text.starts_with("kube-proxy configuration is incorrect: cluster is IPv4"))
+        );
+        let doubts = of_node(&v6, &known(IpFamily::V4, true, &[]));
+        assert_eq!((doubts.fatal, doubts.warnings.len()), (None, 1));
+        assert_eq!(of_node(&v6, &known(IpFamily::V6, true, &[])), Doubts::default());
+
+        let node_cidr = of(|file| file.detect_local_mode = "NodeCIDR".to_owned());
+        assert!(of_node(&node_cidr, &known(IpFamily::V4, true, &["fd00::/64"])).fatal.is_some());
+        assert_eq!(of_node(&node_cidr, &known(IpFamily::V4, true, &["fd00::/64", "10.0.0.0/24"])), Doubts::default());
+        let doubts = of_node(&of(|_| ()), &known(IpFamily::V4, false, &["fd00::/64"]));
+        assert_eq!((doubts.fatal, doubts.warnings.len()), (None, 1));
+    }
+
+    #[test]
+    fn node_port_addresses_are_held_against_the_families_of_everything_else() {
+        let settings = of(|file| {
+            file.node_port_addresses = vec!["10.0.0.0/8".to_owned()];
+            file.cluster_cidr = "10.0.0.0/8,fd00::/48".to_owned();
+        });
+        let [text] = &of_node(&settings, &known(IpFamily::V4, true, &[])).warnings[..] else { panic!("one warning") };
+        assert!(text.contains("dual-stack but NodePortAddresses contains only IPv4 addresses"), "{text}");
+        let [text] = &of_node(&settings, &known(IpFamily::V6, true, &[])).warnings[..] else { panic!("one warning") };
+        assert!(text.contains("NodePortAddresses has no IPv6 addresses"), "{text}");
+    }
+
+    #[test]
+    fn a_node_of_one_family_wonders_at_addresses_of_the_other() {
+        let settings = of(|file| {
+            file.mode = "ipvs".to_owned();
+            file.ipvs.exclude_cidrs = vec!["fd00::/48".to_owned()];
+            file.metrics_bind_address = "[::1]:10249".to_owned();
+        });
+        assert_eq!(of_node(&settings, &known(IpFamily::V4, false, &[])).warnings.len(), 2);
+        assert_eq!(of_node(&settings, &known(IpFamily::V4, true, &[])).warnings.len(), 0);
+    }
+}

@@ -1,0 +1,88 @@
+//! Addresses as people write them in configurations.
+//!
+//! In: text. Out: addresses and networks, or nothing. Must not know: which setting it is for.
+//! As kube-proxy does, zeros before a number of an IPv4 address are borne, and an IPv4 address in IPv6 clothes is one.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnet::IpNet;
+
+/// An address.
+#[must_use]
+pub fn ip(text: &str) -> Option<IpAddr> {
+    ipv4(text).map(IpAddr::V4).or_else(|| text.parse().ok().map(|ip: IpAddr| ip.to_canonical()))
+}
+
+fn ipv4(text: &str) -> Option<Ipv4Addr> {
+    let mut octets = [0; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let part = parts.next().filter(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))?;
+        let digits = part.trim_start_matches('0');
+        *octet = if digits.is_empty() { 0 } else { digits.parse().ok()? };
+    }
+    parts.next().is_none().then(|| Ipv4Addr::from(octets))
+}
+
+/// A network; bits behind its prefix are dropped.
+#[must_use]
+pub fn cidr(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    if length.is_empty() || !length.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    IpNet::new(ip(address)?, length.parse().ok()?).ok().map(|net| net.trunc())
+}
+
+/// The two parts of `IP:port` or `[IP]:port`.
+#[must_use]
+pub fn host_port(text: &str) -> Option<(&str, &str)> {
+    match text.strip_prefix('[') {
+        Some(rest) => rest.split_once("]:").filter(|(_, port)| !port.contains(':')),
+        None => text.rsplit_once(':').filter(|(host, _)| !host.contains(':')),
+    }
+}
+
+/// Where to listen.
+#[must_use]
+pub fn socket(text: &str) -> Option<SocketAddr> {
+    let (host, port) = host_port(text)?;
+    Some(SocketAddr::new(ip(host)?, port.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_kube_proxy_reads_them() {
+        for (text, read) in [
+            ("10.0.0.1", Some("10.0.0.1")),
+            ("010.000.0.01", Some("10.0.0.1")),
+            ("::ffff:10.0.0.1", Some("10.0.0.1")),
+            ("fd00::1", Some("fd00::1")),
+            ("10.0.0", None),
+            ("10.0.0.1.2", None),
+            ("10.0.0.256", None),
+            ("10.0..1", None),
+            ("10.0.0.+1", None),
+            (" 10.0.0.1", None),
+            ("", None),
+        ] {
+            assert_eq!(ip(text).map(|ip| ip.to_string()).as_deref(), read, "{text:?}");
+        }
+        assert_eq!(cidr("010.1.2.3/8").map(|net| net.to_string()).as_deref(), Some("10.0.0.0/8"));
+        for text in ["10.0.0.0", "10.0.0.0/33", "10.0.0.0/+8", "10.0.0.0/", "x/8", " 10.0.0.0/8"] {
+            assert_eq!(cidr(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn ports_follow_addresses() {
+        assert_eq!(host_port("1.2.3.4:80"), Some(("1.2.3.4", "80")));
+        assert_eq!(host_port("[::]:80"), Some(("::", "80")));
+        assert_eq!(host_port("::1:80"), None);
+        assert_eq!(host_port("1.2.3.4"), None);
+        assert_eq!(socket("[::1]:80"), Some(SocketAddr::new("::1".parse().expect("an address"), 80)));
+    }
+}

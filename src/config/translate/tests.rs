@@ -1,0 +1,63 @@
+//! What follows from a configuration, and what is refused.
+
+use super::super::file::{Iptables, Ipvs};
+use super::*;
+
+fn settings_of(file: File) -> Result<Settings, String> {
+    settings(file.complete(), " Host-A ").map_err(|error| error.to_string())
+}
+
+#[test]
+fn defaults_are_kube_proxys() {
+    let settings = settings_of(File::default()).expect("defaults are valid");
+    assert_eq!(settings.proxier.node_name, "host-a");
+    assert_eq!(settings.healthz.map(|a| a.to_string()).as_deref(), Some("0.0.0.0:10256"));
+    assert_eq!(settings.metrics.map(|a| a.to_string()).as_deref(), Some("127.0.0.1:10249"));
+    assert_eq!(settings.proxier.masquerade_mark(), 0x4000);
+}
+
+#[test]
+fn everything_wrong_is_said_at_once_with_field_and_value() {
+    let file = File {
+        mode: "userspace".to_owned(),
+        cluster_cidr: "10.0.0.0/8,x".to_owned(),
+        bind_address: "here".to_owned(),
+        node_port_addresses: vec!["10.0.0.1".to_owned()],
+        iptables: Iptables { masquerade_bit: Some(32), ..Default::default() },
+        ..File::default()
+    };
+    let errors = settings_of(file).expect_err("all of it is wrong");
+    for part in [
+        "failed validate: [KubeProxyConfiguration.",
+        "Mode.ProxyMode: Invalid value: \"userspace\": must be iptables, ipvs, nftables",
+        "ClusterCIDRs[1]: Invalid value: \"x\"",
+        "BindAddress: Invalid value: \"here\"",
+        "NodePortAddresses[0]: Invalid value: \"10.0.0.1\"",
+        "KubeProxyIPTablesConfiguration.MasqueradeBit: Invalid value: 32: must be within the range [0, 31]",
+    ] {
+        assert!(errors.contains(part), "{part} in {errors}");
+    }
+}
+
+#[test]
+fn blanks_in_cluster_cidr_are_nothing() {
+    let file = File { cluster_cidr: "10.0.0.0/8, ".to_owned(), ..File::default() };
+    let expected = LocalDetector::ClusterCidr(vec!["10.0.0.0/8".parse().expect("a network")]);
+    assert_eq!(settings_of(file).expect("valid").proxier.local_detector, expected);
+}
+
+#[test]
+fn all_living_modes_are_valid_and_have_their_own_periods() {
+    for mode in Mode::ALL {
+        let file = File {
+            mode: mode.to_string(),
+            ipvs: Ipvs { sync_period: Some(GoDuration::from_secs(7)), ..Ipvs::default() },
+            ..File::default()
+        };
+        let settings = settings_of(file).expect("valid");
+        assert_eq!(settings.mode, mode);
+        let sync = if mode == Mode::Ipvs { 7 } else { 30 };
+        let periods = settings.proxier.periods;
+        assert_eq!((periods.sync.as_secs(), periods.min.as_secs()), (sync, 1), "{mode}");
+    }
+}

@@ -1,0 +1,176 @@
+//! `--write-config-to`: a configuration as kube-proxy writes it, byte by byte.
+//!
+//! In: a complete [`File`]. Out: YAML, keys in the order of the alphabet. Must not know: where it goes.
+//! Own code because no library quotes as Go's does: `0.0.0.0` plain, `"0"`, `'[::]:10256'`.
+
+use serde_json::Value;
+
+use super::File;
+
+/// The text of a configuration file.
+///
+/// # Errors
+/// Never with a [`File`]; what the serialiser may say.
+pub fn to_yaml(file: &File) -> Result<String, String> {
+    // The keys of a JSON value are sorted.
+    let value = serde_json::to_value(file).map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    if let Value::Object(fields) = &value {
+        put_fields(&mut text, fields, 0, "");
+    }
+    Ok(text)
+}
+
+type Fields = serde_json::Map<String, Value>;
+
+/// `first` stands before the first key, where that begins an item of a list.
+fn put_fields(text: &mut String, fields: &Fields, depth: usize, first: &str) {
+    for (index, (key, value)) in fields.iter().enumerate() {
+        if index > 0 || first.is_empty() {
+            text.push_str(&"  ".repeat(depth));
+        } else {
+            text.push_str(first);
+        }
+        text.push_str(&scalar(key));
+        text.push(':');
+        match value {
+            Value::Object(fields) if !fields.is_empty() => {
+                text.push('\n');
+                put_fields(text, fields, depth + 1, "");
+            }
+            Value::Array(items) if !items.is_empty() => {
+                text.push('\n');
+                items.iter().for_each(|item| put_item(text, item, depth));
+            }
+            value => {
+                text.push(' ');
+                text.push_str(&one_line(value));
+                text.push('\n');
+            }
+        }
+    }
+}
+
+/// Items stand under the key, not behind it.
+fn put_item(text: &mut String, item: &Value, depth: usize) {
+    let dash = "  ".repeat(depth) + "- ";
+    match item {
+        Value::Object(fields) if !fields.is_empty() => put_fields(text, fields, depth + 1, &dash),
+        item => {
+            text.push_str(&dash);
+            text.push_str(&one_line(item));
+            text.push('\n');
+        }
+    }
+}
+
+fn one_line(value: &Value) -> String {
+    match value {
+        Value::String(text) => scalar(text),
+        // JSON is YAML.
+        other => other.to_string(),
+    }
+}
+
+/// Plain where it can be; in double quotes where it would be no text, in single ones where signs would mean something.
+fn scalar(text: &str) -> String {
+    if is_typed(text) || text.contains(char::is_control) {
+        return Value::from(text).to_string();
+    }
+    let begins =
+        text.starts_with(['#', ',', '[', ']', '{', '}', '&', '*', '!', '|', '>', '\'', '"', '%', '@', '`', ' ']);
+    let lone = |sign: char| text == sign.to_string() || text.starts_with(&format!("{sign} "));
+    let means = text.contains(": ") || text.contains(" #") || text.ends_with([':', ' ']);
+    if begins || means || ['-', '?', ':'].into_iter().any(lone) {
+        format!("'{}'", text.replace('\'', "''"))
+    } else {
+        text.to_owned()
+    }
+}
+
+/// Whether a plain scalar of this text would be a number, a date, a truth or nothing.
+fn is_typed(text: &str) -> bool {
+    const WORDS: [&str; 15] =
+        ["", "~", "null", "y", "n", "yes", "no", "on", "off", "true", "false", ".inf", ".nan", "-.inf", "+.inf"];
+    let lower = text.to_ascii_lowercase();
+    if WORDS.contains(&&*lower) || lower == "<<" || lower == "=" {
+        return true;
+    }
+    let digits = lower.trim_start_matches(['-', '+']).replace('_', "");
+    let Some(first) = digits.chars().next().filter(|c| c.is_ascii_digit() || *c == '.') else { return false };
+    let radix =
+        |prefix: &str, radix| digits.strip_prefix(prefix).is_some_and(|rest| u64::from_str_radix(rest, radix).is_ok());
+    let number = digits.parse::<f64>().is_ok() && (first != '.' || digits.len() > 1);
+    // Minutes and seconds, and dates, as old YAML has them.
+    let parts =
+        |by: char| digits.split(by).filter(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())).count();
+    let base_60 = digits.contains(':') && parts(':') == digits.split(':').count();
+    let date = digits.split('-').count() == 3 && digits.as_bytes().get(4) == Some(&b'-') && digits.len() >= 8;
+    number || radix("0x", 16) || radix("0o", 8) || radix("0b", 2) || base_60 || date
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decode::decode;
+    use super::super::file::{Iptables, Nftables};
+    use super::super::logging::VmoduleItem;
+    use super::*;
+
+    #[test]
+    fn defaults_are_written_byte_by_byte_as_kube_proxy_writes_them() {
+        let written = to_yaml(&File::default().complete()).expect("YAML");
+        assert_eq!(written, include_str!("../../golden/config/write-config.yaml"));
+    }
+
+    #[test]
+    fn lists_and_quotes_are_gos() {
+        let file = File {
+            bind_address: "::".to_owned(),
+            node_port_addresses: vec!["10.0.0.0/8".to_owned(), "fd00::/8".to_owned()],
+            hostname_override: "12".to_owned(),
+            show_hidden_metrics_for_version: "1.35".to_owned(),
+            ..File::default()
+        };
+        let mut file = file.complete();
+        file.logging.vmodule = vec![VmoduleItem { file_pattern: "*".to_owned(), verbosity: 2 }];
+        file.feature_gates.insert("A".to_owned(), true);
+        let text = to_yaml(&file).expect("YAML");
+        for part in [
+            "bindAddress: '::'\n",
+            "healthzBindAddress: '[::]:10256'\n",
+            "hostnameOverride: \"12\"\n",
+            "nodePortAddresses:\n- 10.0.0.0/8\n- fd00::/8\n",
+            "showHiddenMetricsForVersion: \"1.35\"\n",
+            "  vmodule:\n  - filePattern: '*'\n    verbosity: 2\n",
+            "featureGates:\n  A: true\n",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert_eq!(decode(&text).expect("a configuration").file.complete(), file);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_written_is_read_again(
+            name in r##"([a-z0-9_.:'"#\[\]{}*&!|>%@`~ -]|\PC|yes|0x|null|2001-01-01){0,8}"##,
+            mode in "iptables|ipvs|nftables",
+            bit in 0..32,
+            all: bool,
+        ) {
+            let file = File {
+                hostname_override: name.clone(),
+                cluster_cidr: name.clone(),
+                mode,
+                iptables: Iptables { masquerade_bit: Some(bit), masquerade_all: all, ..Iptables::default() },
+                nftables: Nftables { masquerade_bit: Some(31 - bit), masquerade_all: all, ..Nftables::default() },
+                node_port_addresses: vec![name],
+                ..File::default()
+            };
+            let file = file.complete();
+            let text = to_yaml(&file).expect("YAML");
+            let decoded = decode(&text).expect("a configuration");
+            proptest::prop_assert_eq!(decoded.strict_errors, Vec::<String>::new());
+            proptest::prop_assert_eq!(decoded.file.complete(), file);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The configuration file, watched: when its content changes, the program has to be started again.
+//!
+//! In: a path and the text that was read from it. Out: a message, once the content is another one. Must not know: what
+//! the text means. An edit in place, a file renamed over it and the symbolic link of a ConfigMap moved elsewhere are all
+//! the same here (kube-proxy sees only the first, surface.md I4); a new date or mode is nothing.
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+
+use tracing::warn;
+
+use crate::file_watch::FolderWatch;
+
+/// A configuration file that is watched.
+pub struct ConfigWatch {
+    path: PathBuf,
+    text: String,
+    folder: FolderWatch,
+    /// Why it could not be read when it was last looked at, so that it is said once.
+    problem: Option<String>,
+}
+
+impl ConfigWatch {
+    /// Watches the file that `text` was read from.
+    ///
+    /// # Errors
+    /// If its folder cannot be watched.
+    pub fn new(path: &Path, text: String) -> Result<Self, String> {
+        let folder = FolderWatch::new(path).map_err(|error| format!("failed complete: --config: {error}"))?;
+        Ok(Self { path: path.to_owned(), text, folder, problem: None })
+    }
+
+    /// Waits for another content. Returns what to say about it.
+    pub async fn updated(mut self) -> String {
+        // It may have changed between being read and being watched.
+        while !self.differs() {
+            self.folder.changed().await;
+        }
+        let path = self.path.display();
+        format!("content of the proxy server's configuration file was updated: {path}; ending, to be started with it")
+    }
+
+    fn differs(&mut self) -> bool {
+        match std::fs::read(&self.path) {
+            Ok(bytes) => {
+                self.problem = None;
+                bytes != self.text.as_bytes()
+            }
+            Err(error) => {
+                let problem = error.to_string();
+                if self.problem.as_ref() != Some(&problem) {
+                    warn!(
+                        "the configuration file {} cannot be read, what was read stays: {problem}",
+                        self.path.display()
+                    );
+                }
+                self.problem = Some(problem);
+                false
+            }
+        }
+    }
+}
+
+/// Waits as [`ConfigWatch::updated`], or for ever where there is no file.
+pub async fn updated(watch: Option<ConfigWatch>) -> String {
+    match watch {
+        Some(watch) => watch.updated().await,
+        None => match std::future::pending::<Infallible>().await {},
+    }
+}

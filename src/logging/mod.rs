@@ -1,0 +1,95 @@
+//! The log, in klog's forms: `I1121 00:44:11.102973   14565 run.rs:27] message key=value`, or JSON.
+//!
+//! In: tracing events. Out: lines. Must not know: what is logged.
+//! `-v 2` adds debug events, `-v 5` trace events; other crates speak up from `-v 8` on, or when something is wrong.
+//! `--vmodule` sets the level of single files. No line waits, so there is nothing to flush.
+
+mod line;
+mod vmodule;
+
+use std::io::Write as _;
+use std::sync::{PoisonError, RwLock};
+
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+
+use self::line::Line;
+use crate::config::logging::{Logging, VmoduleItem};
+
+const DEBUG_FROM: u32 = 2;
+const TRACE_FROM: u32 = 5;
+const FOREIGN_FROM: u32 = 8;
+
+/// What is to be logged, and how.
+struct Wanted {
+    /// Only what is wrong.
+    quiet: bool,
+    verbosity: u32,
+    vmodule: Vec<VmoduleItem>,
+    json: bool,
+    split_stream: bool,
+}
+
+static WANTED: RwLock<Wanted> =
+    RwLock::new(Wanted { quiet: false, verbosity: 0, vmodule: Vec::new(), json: false, split_stream: false });
+
+/// Logs from now on; without a verbosity, only what is wrong. Does nothing if something logs already.
+pub fn init(verbosity: Option<u32>) {
+    change(|wanted| (wanted.quiet, wanted.verbosity) = (verbosity.is_none(), verbosity.unwrap_or(0)));
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Klog));
+}
+
+/// Logs as the configuration says.
+pub fn apply(logging: &Logging) {
+    let Logging { json, verbosity, vmodule, split_stream } = logging.clone();
+    change(|wanted| *wanted = Wanted { quiet: wanted.quiet, verbosity, vmodule, json, split_stream });
+}
+
+/// Changes the verbosity while the program runs.
+pub fn set_verbosity(verbosity: u32) {
+    change(|wanted| (wanted.quiet, wanted.verbosity) = (false, verbosity));
+}
+
+fn change(change: impl FnOnce(&mut Wanted)) {
+    change(&mut WANTED.write().unwrap_or_else(PoisonError::into_inner));
+    // Whether a line is wanted was asked once, where it is written.
+    tracing::callsite::rebuild_interest_cache();
+}
+
+impl Wanted {
+    fn wants(&self, metadata: &Metadata<'_>) -> bool {
+        let ours = ["kube_proxy", "proxier"].iter().any(|name| metadata.target().starts_with(name));
+        let from = match *metadata.level() {
+            Level::ERROR | Level::WARN => return true,
+            _ if !ours => FOREIGN_FROM,
+            Level::INFO => 0,
+            Level::DEBUG => DEBUG_FROM,
+            Level::TRACE => TRACE_FROM,
+        };
+        !self.quiet && vmodule::level(&self.vmodule, metadata.file()).unwrap_or(self.verbosity) >= from
+    }
+}
+
+struct Klog;
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Klog {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        WANTED.read().unwrap_or_else(PoisonError::into_inner).wants(metadata)
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let (json, split) = {
+            let wanted = WANTED.read().unwrap_or_else(PoisonError::into_inner);
+            (wanted.json, wanted.split_stream)
+        };
+        let line = Line::new(event);
+        let text = if json { line.json() } else { line.text() };
+        // There is nobody to tell that the log cannot be written.
+        let _ = if split && *event.metadata().level() != Level::ERROR {
+            std::io::stdout().lock().write_all(text.as_bytes())
+        } else {
+            std::io::stderr().lock().write_all(text.as_bytes())
+        };
+    }
+}

@@ -1,0 +1,187 @@
+//! The Node's life, on a clock that stands still until something waits for it.
+
+use std::sync::mpsc::{Receiver, channel};
+
+use proxier::track::Kind;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio::time::advance;
+
+use super::*;
+use crate::config::{self, File};
+
+fn settings(local_detector: LocalDetector) -> Settings {
+    let mut settings = config::settings(File::default().complete(), "node-a").expect("valid");
+    settings.proxier.local_detector = local_detector;
+    settings
+}
+
+fn info(addresses: &[&str], pod_cidrs: &[&str]) -> NodeInfo {
+    NodeInfo {
+        addresses: addresses.iter().map(|ip| ip.parse().expect("an address")).collect(),
+        pod_cidrs: pod_cidrs.iter().map(|net| net.parse().expect("a network")).collect(),
+        ..NodeInfo::default()
+    }
+}
+
+/// A proxy on its node, with the families that work there.
+struct Running {
+    news: UnboundedSender<News>,
+    told: Vec<Receiver<Change>>,
+    end: JoinHandle<NodeError>,
+}
+
+impl Running {
+    fn new(settings: Settings, families: &[IpFamily]) -> Self {
+        let (news, received) = unbounded_channel();
+        let (mut all, mut told) = (Families::default(), Vec::new());
+        for family in families {
+            let (sender, receiver) = channel();
+            all.insert(*family, sender);
+            told.push(receiver);
+        }
+        Self { news, told, end: tokio::spawn(follow(settings, all, received)) }
+    }
+
+    fn seen(&self, node: NodeInfo) {
+        self.news.send(News::Seen(node)).expect("it listens");
+    }
+
+    fn listed(&self) {
+        self.news.send(News::Mark(Change::Listed(Kind::Node))).expect("it listens");
+    }
+
+    /// Lets it do what it has to do.
+    async fn settle(&self) {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.settle().await;
+        advance(time).await;
+        self.settle().await;
+    }
+
+    /// What the first family was told since last asked.
+    async fn told(&self) -> Vec<Change> {
+        self.settle().await;
+        self.told[0].try_iter().collect()
+    }
+
+    async fn works(&self) -> bool {
+        self.settle().await;
+        !self.end.is_finished()
+    }
+
+    async fn error(self) -> NodeError {
+        self.settle().await;
+        assert!(self.end.is_finished(), "it still works");
+        self.end.await.expect("no panic")
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const BOTH: [IpFamily; 2] = IpFamily::ALL;
+
+#[tokio::test(start_paused = true)]
+async fn without_a_node_it_goes_on_after_half_a_minute() {
+    let running = Running::new(settings(LocalDetector::ClusterCidr(Vec::new())), &BOTH);
+    // However long there is no answer.
+    running.pass(Duration::from_secs(3600)).await;
+    running.listed();
+    running.pass(ADDRESS_WAIT + SECOND).await;
+    assert!(running.works().await);
+    let late = info(&["192.168.0.1"], &[]);
+    running.seen(late.clone());
+    assert_eq!(running.told().await, [Change::Listed(Kind::Node), Change::Node(late)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_cidr_waits_five_minutes_more_and_gives_up() {
+    for exists in [true, false] {
+        let running = Running::new(settings(LocalDetector::NodeCidr), &BOTH);
+        if exists {
+            running.seen(info(&[], &[]));
+        }
+        running.listed();
+        running.pass(ADDRESS_WAIT + SECOND).await;
+        running.pass(NETWORK_WAIT - 2 * SECOND).await;
+        assert!(running.works().await, "five minutes are not over");
+        running.pass(2 * SECOND).await;
+        let name = "node-a".to_owned();
+        assert_eq!(running.error().await, if exists { NodeError::NoNetwork(name) } else { NodeError::NoNode(name) });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_cidr_is_content_with_networks_that_come_in_time_and_ends_when_they_change() {
+    let running = Running::new(settings(LocalDetector::NodeCidr), &BOTH);
+    running.listed();
+    running.seen(info(&["192.168.0.1"], &[]));
+    running.pass(NETWORK_WAIT - SECOND).await;
+    running.seen(info(&["192.168.0.1"], &["10.1.0.0/24", "10.2.0.0/24"]));
+    running.pass(2 * NETWORK_WAIT).await;
+    // Other facts may change at any time.
+    running.seen(info(&["192.168.0.2", "fd00::2"], &["10.1.0.0/24", "10.2.0.0/24"]));
+    running.news.send(News::Gone).expect("it listens");
+    assert!(running.works().await);
+    running.told().await;
+    // Even the order counts, and the families do not hear of it.
+    running.seen(info(&["192.168.0.2"], &["10.2.0.0/24", "10.1.0.0/24"]));
+    assert_eq!(running.told().await, []);
+    let error = running.error().await;
+    assert!(matches!(&error, NodeError::NetworkChanged { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_other_modes_networks_may_change() {
+    let running = Running::new(settings(LocalDetector::ClusterCidr(Vec::new())), &BOTH);
+    running.seen(info(&["192.168.0.1"], &["10.1.0.0/24"]));
+    running.seen(info(&["192.168.0.1"], &[]));
+    assert!(running.works().await);
+    assert_eq!(running.told().await.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_address_decides_which_family_must_work() {
+    let only_v4 = || Running::new(settings(LocalDetector::ClusterCidr(Vec::new())), &[IpFamily::V4]);
+    let running = only_v4();
+    running.seen(info(&["fd00::1", "192.168.0.1"], &[]));
+    assert_eq!(running.told().await, []);
+    assert_eq!(running.error().await, NodeError::Unsupported("IPv6"));
+    let running = only_v4();
+    running.seen(info(&["192.168.0.1", "fd00::1"], &[]));
+    assert!(running.works().await);
+    // bindAddress comes before the Node.
+    for (bind, works) in [("192.168.0.9", true), ("fd00::9", false)] {
+        let mut settings = settings(LocalDetector::ClusterCidr(Vec::new()));
+        settings.proxier.bind_address = Some(bind.parse().expect("an address"));
+        let running = Running::new(settings, &[IpFamily::V4]);
+        running.seen(info(&["fd00::1", "192.168.0.1"], &[]));
+        assert_eq!(running.works().await, works, "{bind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn networks_of_the_other_family_alone_are_fatal_where_nothing_would_be_local() {
+    let v6 = || vec!["fd00:1::/64".parse().expect("a network")];
+    let node = info(&["192.168.0.1"], &["fd00:1::/64"]);
+    for (detector, families, field) in [
+        (LocalDetector::NodeCidr, &BOTH[..], Some("node.spec.podCIDRs")),
+        (LocalDetector::ClusterCidr(v6()), &BOTH[..1], Some("clusterCIDRs")),
+        (LocalDetector::ClusterCidr(v6()), &BOTH[..], None),
+        (LocalDetector::ClusterCidr(Vec::new()), &BOTH[..], None),
+    ] {
+        let running = Running::new(settings(detector.clone()), families);
+        running.seen(node.clone());
+        match field {
+            Some(field) => {
+                let text = running.error().await.to_string();
+                assert!(text.starts_with("kube-proxy configuration is incorrect: ") && text.contains(field), "{text}");
+            }
+            None => assert!(running.works().await, "{detector:?}"),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! `--version`: what this says it is.
+//!
+//! In: the value of the flag. Out: a text, or the version to go by. Must not know: where it goes.
+
+/// The Kubernetes release whose behaviour this one has.
+pub const KUBERNETES: &str = "v1.36.2";
+
+/// What `--version` asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To run.
+    Nothing,
+    /// To print this and end.
+    Print(String),
+}
+
+/// Understands the value of `--version`.
+///
+/// # Errors
+/// A version that this one cannot claim to be.
+pub fn asked(value: &str) -> Result<Asked, String> {
+    match value {
+        "false" | "0" | "f" | "F" | "FALSE" | "False" => Ok(Asked::Nothing),
+        "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok(Asked::Print(format!("Kubernetes {KUBERNETES}"))),
+        "raw" => Ok(Asked::Print(raw())),
+        // kube-proxy lets a distribution add its own mark to the release.
+        claimed
+            if claimed.strip_prefix(KUBERNETES).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '+'])) =>
+        {
+            Ok(Asked::Nothing)
+        }
+        other => Err(format!(
+            "invalid argument {other:?} for \"--version\" flag: it is true, false, raw, or {KUBERNETES} with an addition \
+             such as {KUBERNETES}-mine"
+        )),
+    }
+}
+
+/// What a Go program would show of its version's fields.
+fn raw() -> String {
+    let parts: Vec<&str> = KUBERNETES.trim_start_matches('v').split('.').collect();
+    let (major, minor) = (parts.first().unwrap_or(&""), parts.get(1).unwrap_or(&""));
+    let rust = concat!("kube-proxy in Rust ", env!("CARGO_PKG_VERSION"));
+    let platform = format!("{}/{}", std::env::consts::OS, go_arch());
+    format!(
+        "version.Info{{Major:{major:?}, Minor:{minor:?}, EmulationMajor:\"\", EmulationMinor:\"\", \
+         MinCompatibilityMajor:\"\", MinCompatibilityMinor:\"\", GitVersion:{KUBERNETES:?}, GitCommit:\"\", \
+         GitTreeState:\"\", BuildDate:\"\", GoVersion:\"\", Compiler:{rust:?}, Platform:{platform:?}}}"
+    )
+}
+
+/// The machine's architecture in Go's terms.
+#[must_use]
+pub fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_printed_as_an_official_build_prints_it() {
+        assert_eq!(asked("true"), Ok(Asked::Print("Kubernetes v1.36.2".to_owned())));
+        assert_eq!(asked("false"), Ok(Asked::Nothing));
+        let raw = asked("raw").expect("a version");
+        let Asked::Print(raw) = raw else { panic!("{raw:?}") };
+        assert!(raw.starts_with("version.Info{Major:\"1\", Minor:\"36\","), "{raw}");
+    }
+
+    #[test]
+    fn only_this_release_may_be_claimed() {
+        assert_eq!(asked("v1.36.2-mine.1"), Ok(Asked::Nothing));
+        for other in ["v1.36.20", "v1.35.2", "perhaps", ""] {
+            assert!(asked(other).is_err(), "{other}");
+        }
+    }
+}
