@@ -29,10 +29,12 @@ use crate::cli::Line;
 use crate::config::doubts::{self, DOUBTFUL};
 use crate::config::{self, Settings};
 use crate::config_watch::{self, ConfigWatch};
+use crate::dump;
 use crate::events::{self, Events, Patience};
 use crate::health::Health;
 use crate::health_checks::Reports;
-use crate::http::Pages;
+use crate::http::{Pages, RulesPage};
+use crate::inspect::{self, gate::Syncing};
 use crate::logging;
 use crate::metrics::{Feature, Metrics};
 use crate::node;
@@ -44,6 +46,9 @@ use crate::stop::Stop;
 
 /// How long the API server may take for what is said last.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// How long the files of `--objects` may take to be read for a page.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does what else the flags ask for.
 ///
@@ -119,7 +124,9 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     let metrics = Arc::new(metrics(settings).map_err(|error| format!("cannot make metrics: {error}"))?);
     let (events, due) = events::events();
     // The ports open before anything can fail, so that one can ask why nothing works.
-    let (mut servers, reports) = Servers::start(plan(line, settings, events.clone()), &health, &metrics);
+    let syncing = Syncing::default();
+    let plan = plan(line, settings, events.clone(), &syncing);
+    let (mut servers, reports) = Servers::start(plan, &health, &metrics);
 
     // As process 1 of a container, it would not be heard before this.
     let mut stop = Stop::new()?;
@@ -132,7 +139,7 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
         let (node, host) = (settings.proxier.node_name.clone(), hostname());
         tokio::spawn(async move { due.publish(client, &node, &host, Patience::default()).await });
     }
-    let (families, threads) = start_families(settings, &health, &metrics, reports)?;
+    let (families, threads) = start_families(settings, &health, &metrics, reports, &syncing)?;
     setup::oom_score(settings);
     let (news, node) = unbounded_channel();
     let node = node::follow(settings.clone(), families.clone(), node);
@@ -174,7 +181,18 @@ fn metrics(settings: &Settings) -> prometheus::Result<Metrics> {
     Ok(metrics)
 }
 
-fn plan(line: &Line, settings: &Settings, events: Events) -> Plan {
+/// `/debug/rules`, if it was asked for. It compares with `--objects`; an API server is not asked for a page.
+fn rules_page(line: &Line, settings: &Settings, syncing: &Syncing) -> Option<RulesPage> {
+    let mut settings = settings.clone();
+    settings.client.kubeconfig = None;
+    let (objects, timeout) = (line.flags.source.objects.clone(), PAGE_TIMEOUT);
+    let asked = inspect::arguments::Asked { settings, objects, master: String::new(), timeout };
+    let report = Box::new(move |service: Option<&str>, json| dump::page(asked.clone(), service, json));
+    let syncing = syncing.clone();
+    line.flags.servers.debug_rules.0.then(|| RulesPage::new(report, move || syncing.now()))
+}
+
+fn plan(line: &Line, settings: &Settings, events: Events, syncing: &Syncing) -> Plan {
     Plan {
         health: settings.healthz,
         metrics: settings.metrics,
@@ -184,6 +202,7 @@ fn plan(line: &Line, settings: &Settings, events: Events) -> Plan {
             configz: serde_json::to_string(&settings.file).unwrap_or_else(|error| error.to_string()),
             flagz: settings.gates.enabled("ComponentFlagz").then(|| line.shown.clone()),
             statusz: settings.gates.enabled("ComponentStatusz"),
+            rules: rules_page(line, settings, syncing),
             profiling: settings.enable_profiling,
             set_verbosity: logging::set_verbosity,
         },
@@ -225,6 +244,7 @@ fn start_families(
     health: &Arc<Health>,
     metrics: &Arc<Metrics>,
     reports: Reports,
+    syncing: &Syncing,
 ) -> Result<(Families, Vec<JoinHandle<()>>), String> {
     let (config, began) = (&settings.proxier, Instant::now());
     let (running, backends) = backends(settings)?;
@@ -232,7 +252,7 @@ fn start_families(
     for (family, backend) in backends {
         let (sender, changes) = mpsc::channel::<Change>();
         let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
-        let proxier = Proxier::new(family, config.clone(), backend, reporter)
+        let proxier = Proxier::new(family, config.clone(), syncing.watch(backend), reporter)
             .with_cleaner(cleaner(family, config))
             .with_sweep(Box::new(move || leftovers::remove(family, Some(running), began.elapsed() < ipvs::PATIENCE)));
         let name = format!("proxier-{family}");

@@ -15,6 +15,7 @@ const KEPT: &[&str] = &[
     "boot-id-file",
     "cleanup",
     "config",
+    "debug-rules",
     "hostname-override",
     "init-only",
     "log-flush-frequency",

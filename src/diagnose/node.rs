@@ -21,6 +21,7 @@ pub fn of(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
     findings.extend(bridges(facts, views));
     findings.extend(reverse_path(facts));
     findings.extend(tunnels(facts));
+    findings.extend(hairpin(facts, views));
     findings
 }
 
@@ -103,6 +104,22 @@ fn reverse_path(facts: &Facts) -> Option<Finding> {
         "sysctl -w net.ipv4.conf.all.rp_filter=2 (loose) if a node has several ways to its clients; nstat -az \
          TcpExtIPReversePathFilter counts what was dropped",
     ))
+}
+
+/// Whether pods that are sent to themselves come out of the bridge again where they went in.
+fn hairpin(facts: &Facts, views: &[ServicePortView]) -> Option<Finding> {
+    let local =
+        views.iter().flat_map(|view| &view.endpoints).any(|e| e.used() && e.state.is_some_and(|state| state.local));
+    let off: Vec<&str> =
+        facts.links.iter().filter(|link| link.hairpin == Some(false) && link.up).map(|link| &*link.name).collect();
+    (local && !off.is_empty()).then(|| {
+        Finding::suspect(
+            Cause::Hairpin,
+            format!("hairpin mode is off at the bridge's ports {}: a pod behind one cannot reach itself through its Service, \
+                     unless the bridge is promiscuous", off.join(", ")),
+            "matters only to pods that call their own Service: set hairpinMode in the network plugin's configuration",
+        )
+    })
 }
 
 fn tunnels(facts: &Facts) -> Vec<Finding> {

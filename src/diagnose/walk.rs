@@ -70,6 +70,7 @@ fn met(view: &ServicePortView, address: &Address, packet: &Packet, trace: &Trace
             "see the way with kube-proxy trace, and what differs with kube-proxy dump",
         ));
     }
+    findings.extend(trace.branches.iter().find_map(|branch| hairpin(view, packet, branch)));
     let doubts = trace.branches.iter().flat_map(|branch| &branch.doubts);
     findings.extend(doubts.map(|doubt| {
         Finding::suspect(
@@ -79,6 +80,18 @@ fn met(view: &ServicePortView, address: &Address, packet: &Packet, trace: &Trace
         )
     }));
     findings
+}
+
+/// A pod that is sent to itself must not see its own address on both ends.
+fn hairpin(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<Finding> {
+    let Verdict::Delivered(to) = branch.outcome.verdict else { return None };
+    (to.ip() == packet.source.ip() && !branch.outcome.masqueraded).then(|| {
+        Finding::certain(
+            Cause::Hairpin,
+            format!("{} ({}): {to} is sent to itself with its own address as the sender: it does not take that for an answer", view.name, view.family),
+            "the rule that marks such packets for masquerading is missing: see kube-proxy dump",
+        )
+    })
 }
 
 /// A refusal that the Service itself does not explain.

@@ -14,9 +14,9 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use proxier::model::NamespacedName;
 
-use crate::inspect::arguments::Sources;
+use crate::inspect::arguments::{Asked, Sources};
 use crate::inspect::report::Report;
-use crate::inspect::{Focus, look};
+use crate::inspect::{Focus, look, look_as_asked};
 use crate::terminal::{Look, print};
 
 pub use text::text;
@@ -99,6 +99,23 @@ fn shown(arguments: &Arguments) -> Result<String, String> {
         Output::Dot => graph::of(&report).map(|graph| dot::draw(&graph)),
         Output::Svg => graph::of(&report).map(|graph| svg::draw(&graph)),
     }
+}
+
+/// The report as a page: of one Service or of all, as JSON or as text.
+///
+/// # Errors
+/// If there is no such Service.
+pub fn page(asked: Asked, service: Option<&str>, json: bool) -> Result<String, String> {
+    let service = service.map(service_name).transpose()?;
+    let focus = Focus { service, endpoint: None };
+    let report = Report::of(look_as_asked(asked, &focus), &focus);
+    if let Some(wanted) = wanted(&focus).filter(|_| report.services.is_empty()) {
+        return Err(nothing_found(&wanted, &report));
+    }
+    if json {
+        return serde_json::to_string(&report).map_err(|error| error.to_string());
+    }
+    Ok(text(&report, Look::plain(), false))
 }
 
 fn wanted(focus: &Focus) -> Option<String> {

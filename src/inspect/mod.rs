@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod facts;
+pub mod gate;
 mod objects;
 pub mod paths;
 pub mod report;

@@ -73,12 +73,6 @@ impl<'a> Paths<'a> {
         Ok(Packet { source, destination, protocol, origin, state: ConnState::New })
     }
 
-    /// The node.
-    #[must_use]
-    pub fn node(&self) -> &Node {
-        &self.node
-    }
-
     /// Walks a packet, as one whose sender the kernel remembers where it does.
     ///
     /// # Errors

@@ -144,10 +144,31 @@ pub fn read(ruleset: &Ruleset, wanted: Wanted<'_>) -> Vec<ServicePortView> {
     for entry in dispatch_of(ruleset, wanted) {
         groups.entry((entry.key.clone(), entry.protocol.name())).or_default().push(entry);
     }
+    bring_health_checks_home(&mut groups);
     let mut views: Vec<ServicePortView> =
         groups.into_iter().map(|((key, _), entries)| Port { ruleset, key, entries }.view()).collect();
     views.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
     views
+}
+
+/// Health checks are TCP, whatever the Service port is.
+fn bring_health_checks_home(groups: &mut BTreeMap<(String, &'static str), Vec<Entry>>) {
+    let is_check = |entry: &Entry| entry.kind == AddressKind::HealthCheckNodePort;
+    let strays: Vec<_> =
+        groups.iter().filter(|(_, entries)| entries.iter().all(is_check)).map(|(key, _)| key.clone()).collect();
+    for stray in strays {
+        let name = groups[&stray].iter().find_map(|entry| entry.name.clone());
+        let is_home = |entry: &Entry| {
+            let same = |a: &ServicePortName, b: &ServicePortName| a.service == b.service && a.port == b.port;
+            !is_check(entry) && entry.name.as_ref().zip(name.as_ref()).is_some_and(|(a, b)| same(a, b))
+        };
+        let home = groups.iter().find(|(_, entries)| entries.iter().any(is_home)).map(|(key, _)| key.clone());
+        if let Some(home) = home
+            && let Some(entries) = groups.remove(&stray)
+        {
+            groups.entry(home).or_default().extend(entries);
+        }
+    }
 }
 
 struct Port<'a> {
@@ -340,6 +361,7 @@ impl Port<'_> {
             if let Some(name) = &entry.name
                 && let named = Namer::new(name).port().cluster
                 && names::hash_of(named.as_str()) != Some(&self.key)
+                && entry.kind != AddressKind::HealthCheckNodePort
             {
                 notes.insert(format!(
                     "a rule of {} names {name} and leads to chains of another Service port",
