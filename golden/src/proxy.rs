@@ -33,7 +33,7 @@ impl Proxy {
     /// # Panics
     /// When it cannot be started.
     #[must_use]
-    pub fn start(netns: &Netns, binary: &Path, dir: &Path, env: &[(&str, PathBuf)]) -> Self {
+    pub fn start(netns: &Netns, binary: &Path, dir: &Path, flags: &[&str], env: &[(&str, PathBuf)]) -> Self {
         let log = dir.join("proxy.log");
         let out = File::create(&log).expect("a log file");
         let child = netns
@@ -43,6 +43,7 @@ impl Proxy {
             .arg("--objects")
             .arg(dir.join("objects"))
             .arg("-v=2")
+            .args(flags)
             .envs(env.iter().map(|(key, value)| (*key, value.as_os_str())))
             .stdin(Stdio::null())
             .stdout(out.try_clone().expect("a second handle"))

@@ -206,7 +206,7 @@ fn edits_are_found_and_nothing_else() {
         let should_be = should_be(&replay, &case, IpFamily::V4);
         let text = case.expected(Mode::Iptables, 0, Kind::Iptables).replace("--nfacct-name  ", "--nfacct-name ");
         for count in counts {
-            for _ in 0..20 {
+            for _ in 0..5 {
                 let (edited, edits) = edit(&text, *count, &mut chance);
                 let found = differences(&should_be, &ruleset(IpFamily::V4, &edited), None);
                 let as_edit = |d: &Difference| (d.kind, d.chain.clone(), d.expected.clone(), d.found.clone());

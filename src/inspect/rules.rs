@@ -20,6 +20,9 @@ const LANDMARK: &str = "KUBE-SERVICES";
 /// Chains that lead to all Service ports: of these only what is asked for is followed.
 const DISPATCH: [&str; 2] = [LANDMARK, "KUBE-NODEPORTS"];
 
+/// Chains of the nat table that are there whatever leads to them.
+const ALWAYS: [&str; 2] = ["KUBE-MARK-MASQ", "KUBE-PROXY-CANARY"];
+
 /// The rules of one family.
 pub struct FamilyRules {
     /// The family.
@@ -188,7 +191,8 @@ impl FamilyRules {
     /// The nat table without what only Service ports use.
     fn read_base(&mut self) -> Result<(), String> {
         let builtin = ["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"];
-        self.load(&builtin.map(|chain| ("nat".to_owned(), chain.to_owned())).into())?;
+        let chains = builtin.iter().chain(&ALWAYS);
+        self.load(&chains.map(|chain| ("nat".to_owned(), (*chain).to_owned())).collect())?;
         self.follow()
     }
 

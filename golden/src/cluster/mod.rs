@@ -151,7 +151,7 @@ impl Cluster {
             std::fs::write(&config, self.config.to_string()).expect("write the configuration");
         }
         let lock = [("XTABLES_LOCKFILE", self.iptables.lock.clone())];
-        let mut proxy = Proxy::start(&self.wiring.node, &self.binary, &self.directory, &lock);
+        let mut proxy = Proxy::start(&self.wiring.node, &self.binary, &self.directory, &[], &lock);
         let markers = objects::markers();
         let [in_nat, in_filter] = [&markers[0], &markers[1]].map(Service::full_name);
         eventually("the proxy is healthy and has synced", START, || {
