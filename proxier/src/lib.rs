@@ -6,6 +6,7 @@
 //! - a mode ([`iptables`], [`ipvs`]) renders [`netfilter`] values from a [`model::Snapshot`] and plans what to write;
 //! - [`kernel`] applies them: the only module with side effects;
 //! - [`cleaner`] deletes the flows that [`conntrack`] finds stale, because the kernel never asks the rules again.
+//! - [`inspect`] goes the other way: from anybody's rules back to Services, for the commands that look at a node.
 //!
 //! Everything here is synchronous and single-threaded: each family has one owner thread, and nobody locks.
 

@@ -132,7 +132,8 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
         (None, None) => String::new(),
     };
     let mut findings = rules::of(&seen);
-    let views = if focus.service.is_some() { seen.services(&focus) } else { Vec::new() };
+    let mut views = if focus.service.is_some() { seen.services(&focus) } else { Vec::new() };
+    views.retain(|view| address.is_none_or(|(to, _)| IpFamily::of(&to.ip()).name() == view.family));
     if views.is_empty() {
         findings.extend(services::unknown(&seen, address, &name));
     }

@@ -9,6 +9,8 @@ use crate::inspect::facts::Facts;
 
 /// From how full on the conntrack table is worth a word, in percent.
 const NEARLY_FULL: i64 = 90;
+/// From here on it is full: the kernel drops old entries to make room for new ones, and so stays just below its limit.
+const FULL: i64 = 99;
 /// What tunnels add to each packet at least.
 const OVERHEADS: [(&str, u32); 7] =
     [("vxlan", 50), ("geneve", 50), ("ipip", 20), ("sit", 20), ("ip6tnl", 40), ("gre", 24), ("wireguard", 60)];
@@ -27,7 +29,7 @@ pub fn of(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
 
 fn conntrack(facts: &Facts) -> Option<Finding> {
     let conntrack = facts.conntrack.filter(|conntrack| conntrack.count * 100 >= conntrack.max * NEARLY_FULL)?;
-    let full = conntrack.count >= conntrack.max;
+    let full = conntrack.count * 100 >= conntrack.max * FULL;
     let what = format!(
         "the conntrack table is {}: {} of {} entries{}",
         if full { "full" } else { "nearly full" },

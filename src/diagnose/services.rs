@@ -96,11 +96,15 @@ fn no_local(view: &ServicePortView, dropped: &[&Address]) -> Finding {
     let mut policies = Vec::new();
     policies.extend(view.internal_policy.filter(|p| format!("{p:?}") == "Local").map(|_| "internalTrafficPolicy"));
     policies.extend(view.external_policy.filter(|p| format!("{p:?}") == "Local").map(|_| "externalTrafficPolicy"));
-    let policies = if policies.is_empty() { "a traffic policy".to_owned() } else { policies.join(" and ") };
+    let policies = match policies[..] {
+        [] => "a traffic policy is".to_owned(),
+        [one] => format!("{one} is"),
+        _ => format!("{} are", policies.join(" and ")),
+    };
     Finding::certain(
         Cause::NoLocalEndpoints,
         format!(
-            "{} ({}): {policies} is Local and this node has no endpoint that can be used, so packets to {} are dropped",
+            "{} ({}): {policies} Local and this node has no endpoint that can be used, so packets to {} are dropped",
             view.name,
             view.family,
             addresses.join(", ")

@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 
-use proxier::IpFamily;
 use proxier::inspect::neighbours::owner;
 use proxier::inspect::services::{Address, AddressKind, Fate, ServicePortView};
 use proxier::inspect::walk::{Branch, Packet, Trace, Verdict};
@@ -24,8 +23,7 @@ pub fn of(
     only: Option<(SocketAddr, Protocol)>,
     findings: &mut Vec<Finding>,
 ) -> Result<(), String> {
-    let asked = |view: &&ServicePortView| only.is_none_or(|(to, _)| IpFamily::of(&to.ip()).name() == view.family);
-    for view in views.iter().filter(asked) {
+    for view in views {
         let Some(protocol) = Protocol::of_name(view.protocol) else { continue };
         let Some(rules) = seen.rules.families.iter_mut().find(|rules| rules.family.name() == view.family) else {
             continue;

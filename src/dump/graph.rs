@@ -71,10 +71,15 @@ pub fn of(report: &Report) -> Result<Vec<Graph>, String> {
 
 fn graph(view: &ServicePortView) -> Graph {
     let mut graph = Graph { title: view.name.clone(), subtitle: subtitle(view), nodes: Vec::new(), edges: Vec::new() };
-    let addresses: Vec<(usize, &Address)> =
-        view.addresses.iter().map(|address| (graph.add(Kind::Address, lines(address)), address)).collect();
+    let addresses: Vec<(usize, &Address)> = view
+        .addresses
+        .iter()
+        // Health checks go to the proxy itself.
+        .filter(|address| address.fate != Fate::Accepted)
+        .map(|address| (graph.add(Kind::Address, lines(address)), address))
+        .collect();
     let all = any(view, |endpoint| endpoint.share)
-        .then(|| graph.add(Kind::Choice, chain(view, "KUBE-SVC-", "all endpoints")));
+        .then(|| graph.add(Kind::Choice, chain(view, "KUBE-SVC-", all_endpoints(view))));
     let local = any(view, |endpoint| endpoint.local_share)
         .then(|| graph.add(Kind::Choice, chain(view, "KUBE-SVL-", "endpoints of this node")));
     for endpoint in &view.endpoints {
@@ -145,6 +150,13 @@ fn lines(address: &Address) -> Vec<String> {
         |ip| std::net::SocketAddr::new(ip, address.port).to_string(),
     );
     vec![ip, address.kind.name().to_owned()]
+}
+
+/// Under policy Local nothing from outside comes here.
+fn all_endpoints(view: &ServicePortView) -> &'static str {
+    let local = |policy: Option<Policy>| policy == Some(Policy::Local);
+    let inside = local(view.external_policy) && local(view.internal_policy);
+    if inside { "all endpoints: pods and this node, to external addresses" } else { "all endpoints" }
 }
 
 fn chain(view: &ServicePortView, prefix: &str, meaning: &str) -> Vec<String> {

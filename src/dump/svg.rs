@@ -12,7 +12,7 @@ const LINE: f64 = 17.0;
 const PADDING: f64 = 10.0;
 const GAP: f64 = 18.0;
 const MARGIN: f64 = 24.0;
-const CHARACTER: f64 = 7.3;
+const CHARACTER: f64 = 8.0;
 const BETWEEN: f64 = 130.0;
 const TITLE: f64 = 64.0;
 /// Longer lines are broken.
@@ -132,8 +132,8 @@ fn arranged(nodes: &[Node]) -> (Vec<Place>, f64, f64) {
 fn column_of(kind: Kind) -> usize {
     match kind {
         Kind::Address => 0,
-        Kind::Choice => 1,
-        Kind::Endpoint | Kind::Unused | Kind::Refused => 2,
+        Kind::Choice | Kind::Refused => 1,
+        Kind::Endpoint | Kind::Unused => 2,
     }
 }
 

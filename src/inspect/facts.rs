@@ -79,7 +79,8 @@ impl Facts {
         let conntrack = of("count").zip(of("max")).map(|(count, max)| Conntrack { count, max });
         let whole = rules.families.iter().map(|family| {
             let mut sizes = sizes(&family.ruleset);
-            sizes.retain(|size| family.whole || size.table != "nat");
+            // The tool prints tables that are not there as empty ones.
+            sizes.retain(|size| (family.whole || size.table != "nat") && (size.rules > 0 || size.canary));
             sizes
         });
         Self {

@@ -3,6 +3,7 @@
 use golden::flavour::Flavour;
 use golden::netns::Netns;
 use proxier::IpFamily;
+use proxier::kernel::{Host, SystemHost};
 
 use super::node::Node;
 
@@ -131,6 +132,38 @@ fn a_stale_udp_flow_is_named() {
     ));
     let service = udp["name"].as_str().and_then(|name| name.split(':').next()).expect("a name");
     assert_eq!(causes(&node, service), ["stale-udp-flow"]);
+}
+
+#[test]
+fn a_full_conntrack_table_is_named() {
+    let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
+    // None of them may go before the last one is there, however slow the machine is.
+    node.sysctl("net/netfilter/nf_conntrack_udp_timeout", 3600);
+    let (full, nearly) = node.lab.node().enter(|| {
+        let number = |name: &str| SystemHost.sysctl(&format!("net/netfilter/nf_conntrack_{name}")).expect("conntrack");
+        let max = number("max");
+        assert!(max < 2_000_000, "{max} flows would take too long");
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let mut next = 0_u32;
+        // Nobody listens: each packet is a flow, and an error about one before it.
+        let mut fill = |until: i64| {
+            for _ in 0..2 * max {
+                if next % 1024 == 0 && number("count") >= until {
+                    return number("count") >= until;
+                }
+                let [_, a, b, c] = next.to_be_bytes();
+                let _ = socket.send_to(b"?", (std::net::Ipv4Addr::new(127, 1 + a, b, c), 9));
+                next += 1;
+            }
+            false
+        };
+        let nearly = fill(max * 92 / 100);
+        let found = causes(&node, "default/local");
+        (fill(max * 995 / 1000), (nearly, found))
+    });
+    assert_eq!(nearly, (true, vec!["conntrack-full?".to_owned()]));
+    assert!(full);
+    assert_eq!(causes(&node, "default/local"), ["conntrack-full"]);
 }
 
 #[test]
