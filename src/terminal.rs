@@ -175,7 +175,7 @@ impl Progress {
     pub fn step(&mut self) {
         self.steps += 1;
         // Asking for the time costs more than most steps.
-        if !self.terminal || self.steps % 1024 != 0 || self.told.unwrap_or(self.since).elapsed() < SILENCE {
+        if !self.terminal || !self.steps.is_multiple_of(1024) || self.told.unwrap_or(self.since).elapsed() < SILENCE {
             return;
         }
         self.told = Some(Instant::now());

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use proxier::inspect::services::{Address, Fate, ServicePortView};
+use proxier::inspect::services::{Address, Fate, Policy, ServicePortView};
 use proxier::model::Protocol;
 
 use super::finding::{Cause, Finding};
@@ -68,7 +68,7 @@ pub fn of(view: &ServicePortView) -> Vec<Finding> {
 }
 
 fn unusable(endpoint: &proxier::inspect::services::EndpointView) -> bool {
-    endpoint.state.is_some_and(|state| !state.ready && !(state.serving && state.terminating))
+    endpoint.state.is_some_and(|state| !(state.ready || (state.serving && state.terminating)))
 }
 
 fn no_endpoints(view: &ServicePortView) -> Finding {
@@ -94,8 +94,9 @@ fn no_local(view: &ServicePortView, dropped: &[&Address]) -> Finding {
         })
         .collect();
     let mut policies = Vec::new();
-    policies.extend(view.internal_policy.filter(|p| format!("{p:?}") == "Local").map(|_| "internalTrafficPolicy"));
-    policies.extend(view.external_policy.filter(|p| format!("{p:?}") == "Local").map(|_| "externalTrafficPolicy"));
+    let local = |policy: Option<Policy>| policy == Some(Policy::Local);
+    policies.extend(local(view.internal_policy).then_some("internalTrafficPolicy"));
+    policies.extend(local(view.external_policy).then_some("externalTrafficPolicy"));
     let policies = match policies[..] {
         [] => "a traffic policy is".to_owned(),
         [one] => format!("{one} is"),

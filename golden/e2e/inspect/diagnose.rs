@@ -148,7 +148,7 @@ fn a_full_conntrack_table_is_named() {
         // Nobody listens: each packet is a flow, and an error about one before it.
         let mut fill = |until: i64| {
             for _ in 0..2 * max {
-                if next % 1024 == 0 && number("count") >= until {
+                if next.is_multiple_of(1024) && number("count") >= until {
                     return number("count") >= until;
                 }
                 let [_, a, b, c] = next.to_be_bytes();

@@ -259,7 +259,8 @@ fn best_pairs<'a>(missing: &mut Vec<&'a Rule>, extra: &mut Vec<&'a Rule>) -> Vec
     let (mut used_missing, mut used_extra, mut pairs) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
     for (_, i, j) in scores {
         if !used_missing.contains(&i) && !used_extra.contains(&j) {
-            (used_missing.insert(i), used_extra.insert(j));
+            used_missing.insert(i);
+            used_extra.insert(j);
             pairs.push((missing[i], extra[j]));
         }
     }

@@ -63,7 +63,7 @@ impl Ruleset {
     /// As `parse`.
     pub fn apply(&mut self, text: &str) -> Result<(), ParseError> {
         match self.read(text).into_iter().next() {
-            Some(problem) => return Err(problem),
+            Some(problem) => Err(problem),
             None => self.check(),
         }
     }
