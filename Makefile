@@ -1,14 +1,14 @@
 # What a fresh Debian or Ubuntu machine with Rust needs is installed by the first target of each command.
 
-PACKAGES := conntrack curl gcc ipset iproute2 iptables ipvsadm kmod libc6-dev procps
+PACKAGES := conntrack curl gcc ipset iproute2 iptables ipvsadm kmod libc6-dev nftables procps
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 # Tests make network namespaces, so they run as root; cargo itself does not have to.
 RUNNER := CARGO_TARGET_$(shell echo $(TRIPLE) | tr a-z- A-Z_)_RUNNER="$(if $(SUDO),sudo -E,env)"
 # Tests for a kernel that has IPVS, as PACKAGE/TARGET. They are `test = false` in Cargo.toml: not part of `cargo test`.
-IPVS_TESTS := proxier/ipvs_kernel kube-proxy/ipvs_packets
+IPVS_TESTS := proxier/ipvs_kernel proxier/ipvs_mode_kernel kube-proxy/ipvs_packets
 
-.PHONY: all demo test test-ipvs check deps bench bench-ipvs scale conformance e2e
+.PHONY: all demo test test-ipvs check deps bench bench-ipvs scale conformance conformance-ipvs e2e
 
 all: demo
 
@@ -25,7 +25,14 @@ test: deps
 
 ## test-ipvs: the tests for a kernel that has IPVS; tools/with-ipvs finds one; ARGS="filter …" for some of them
 test-ipvs: deps
+	cargo build
 	@set -e; for test in $(IPVS_TESTS); do tools/test-ipvs "$${test%/*}" "$${test#*/}" $(ARGS); done
+	@$(MAKE) --no-print-directory conformance-ipvs
+
+## conformance-ipvs: the recorded cases of IPVS mode; all in one flavour of iptables, which matters little here, some in the other
+conformance-ipvs: deps
+	MODE=ipvs FLAVOUR=nft JOBS=4 tools/test-ipvs kube-proxy conformance
+	MODE=ipvs FLAVOUR=legacy JOBS=4 CASES='^(003|210|220|600|800)' tools/test-ipvs kube-proxy conformance
 
 ## check: formatting, lints, documentation, licences
 check:

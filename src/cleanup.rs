@@ -20,5 +20,10 @@ pub fn cleanup() -> Result<(), String> {
         }
     }
     problems.iter().for_each(|problem| error!("{problem}"));
-    if problems.is_empty() { Ok(()) } else { Err("encountered an error while tearing down rules".to_owned()) }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let text = "encountered an error while tearing down rules: what is named above stays; \
+                it takes root in the host's network namespace";
+    Err(text.to_owned())
 }

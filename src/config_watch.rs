@@ -9,32 +9,34 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use crate::file_watch::FolderWatch;
+use crate::file_watch::{FALLBACK, FolderWatch};
 
 /// A configuration file that is watched.
 pub struct ConfigWatch {
     path: PathBuf,
     text: String,
-    folder: FolderWatch,
+    /// `None`: the kernel gives no watch (on a busy node there may be none left); a look now and then has to do.
+    folder: Option<FolderWatch>,
     /// Why it could not be read when it was last looked at, so that it is said once.
     problem: Option<String>,
 }
 
 impl ConfigWatch {
     /// Watches the file that `text` was read from.
-    ///
-    /// # Errors
-    /// If its folder cannot be watched.
-    pub fn new(path: &Path, text: String) -> Result<Self, String> {
-        let folder = FolderWatch::new(path).map_err(|error| format!("failed complete: --config: {error}"))?;
-        Ok(Self { path: path.to_owned(), text, folder, problem: None })
+    pub fn new(path: &Path, text: String) -> Self {
+        let folder = FolderWatch::new(path);
+        let folder = folder.map_err(|error| warn!("{error}: the configuration file is looked at every {FALLBACK:?}"));
+        Self { path: path.to_owned(), text, folder: folder.ok(), problem: None }
     }
 
     /// Waits for another content. Returns what to say about it.
     pub async fn updated(mut self) -> String {
         // It may have changed between being read and being watched.
         while !self.differs() {
-            self.folder.changed().await;
+            match &mut self.folder {
+                Some(folder) => folder.changed().await,
+                None => tokio::time::sleep(FALLBACK).await,
+            }
         }
         let path = self.path.display();
         format!("content of the proxy server's configuration file was updated: {path}; ending, to be started with it")

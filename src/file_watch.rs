@@ -15,7 +15,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 
 /// Where changes go unnoticed (some network file systems, a folder put in the place of another, a file behind a symbolic
 /// link), a look now and then finds them.
-const FALLBACK: Duration = Duration::from_secs(10);
+pub const FALLBACK: Duration = Duration::from_secs(10);
 
 /// A folder that is watched.
 pub struct FolderWatch {

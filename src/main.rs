@@ -25,6 +25,8 @@ mod setup;
 mod source;
 mod stop;
 mod terminal;
+#[cfg(test)]
+mod tests_named;
 mod trace;
 mod version;
 

@@ -15,7 +15,7 @@ use proxier::iptables::Iptables;
 use proxier::ipvs::{self, Ipvs};
 use proxier::kernel::{
     Choice, Host, SystemConntrack, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, choose_flavour,
-    packet_counters,
+    ignored_signals, packet_counters,
 };
 use proxier::leftovers::{self, Running};
 use proxier::model::{Config, Mode};
@@ -45,7 +45,7 @@ use crate::source::{self, Families};
 use crate::stop::Stop;
 
 /// How long the API server may take for what is said last.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// How long the files of `--objects` may take to be read for a page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -91,7 +91,7 @@ fn initialise(settings: &Settings) -> Result<(), String> {
 fn settings(line: &Line) -> Result<(Settings, Option<ConfigWatch>), String> {
     let complete = line.complete().map_err(|error| error.to_string())?;
     let watch = match (&line.flags.general.config, complete.text) {
-        (Some(path), Some(text)) => Some(ConfigWatch::new(path, text)?),
+        (Some(path), Some(text)) => Some(ConfigWatch::new(path, text)),
         _ => None,
     };
     let settings = config::settings(complete.file, &hostname());
@@ -127,18 +127,20 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     let syncing = Syncing::default();
     let plan = plan(line, settings, events.clone(), &syncing);
     let (mut servers, reports) = Servers::start(plan, &health, &metrics);
+    tokio::task::yield_now().await;
 
     // As process 1 of a container, it would not be heard before this.
-    let mut stop = Stop::new()?;
+    let mut stop = Stop::new(ignored_signals())?;
     setup::conntrack(settings, &mut SystemHost)?;
     let client = match &flags.objects {
         Some(_) => None,
-        None => Some(source::connect(settings, &flags.master, &metrics).await?),
+        None => {
+            let clients = source::connect(settings, &flags.master, &metrics).await?;
+            let (node, host) = (settings.proxier.node_name.clone(), hostname());
+            tokio::spawn(async move { due.publish(clients.events, &node, &host, Patience::default()).await });
+            Some(clients.objects)
+        }
     };
-    if let Some(client) = client.clone() {
-        let (node, host) = (settings.proxier.node_name.clone(), hostname());
-        tokio::spawn(async move { due.publish(client, &node, &host, Patience::default()).await });
-    }
     let (families, threads) = start_families(settings, &health, &metrics, reports, &syncing)?;
     setup::oom_score(settings);
     let (news, node) = unbounded_channel();
@@ -212,7 +214,10 @@ fn plan(line: &Line, settings: &Settings, events: Events, syncing: &Syncing) -> 
 }
 
 /// A mode for each family that works on this host.
-fn backends(settings: &Settings) -> Result<(Running, Vec<(IpFamily, Box<dyn Backend>)>), String> {
+type Backends = Vec<(IpFamily, Box<dyn Backend>)>;
+
+/// Finds out which work, and whose traces are no leftovers then.
+fn backends(settings: &Settings) -> Result<(Running, Backends), String> {
     let choice = choose_flavour();
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
     info!("Using {} mode, iptables flavour {flavour}: {}", settings.mode, choice.reason);

@@ -3,7 +3,6 @@
 //! In: signals. Out: which one came first. Must not know: what ends. kube-proxy simply dies of them; here the sync under
 //! way is finished, health checks are told, and the exit code is 0.
 
-use proxier::kernel::ignored_signals;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Listens to SIGTERM, SIGINT and SIGHUP, but for those that whoever started us wants to be ignored (`nohup`).
@@ -14,12 +13,11 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// From now on they do not kill.
+    /// From now on they do not kill. `ignored`: a set of bits, 1 for signal 1.
     ///
     /// # Errors
     /// If that cannot be had.
-    pub fn new() -> Result<Self, String> {
-        let ignored = ignored_signals();
+    pub fn new(ignored: u64) -> Result<Self, String> {
         let listen = |kind: SignalKind| {
             if ignored & (1 << (kind.as_raw_value() - 1)) != 0 {
                 return Ok(None);

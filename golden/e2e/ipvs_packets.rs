@@ -63,7 +63,8 @@ in_ipvs_mode! {
     changes: readiness_moves_traffic;
     ipvs: a_connection_outlives_its_endpoint, a_connection_outlives_its_service, a_connection_outlives_the_proxy,
         round_robin_is_even, source_hashing_keeps_clients, a_node_moves_between_modes,
-        what_somebody_flushed_comes_back, servers_of_others_stay;
+        what_somebody_flushed_comes_back, servers_of_others_stay,
+        local_policies_bind_pods_and_fall_back, addresses_of_services_have_no_other_ports;
 }
 
 fn run(test: fn(Cluster)) {

@@ -49,7 +49,13 @@ impl World {
         self.node.start_by(program, &[&common, arguments].concat());
     }
 
+    /// Waits until the Service is programmed and each family that works has come to the end of a sync.
     fn settled(&self) {
         self.node.until_leads(WEB, &["10.244.2.5:8080"]);
+        self.node.until("all families were synced", || {
+            self.node.metric("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds") > 0.0
+                && self.node.samples("kubeproxy_sync_proxy_rules_last_timestamp_seconds")
+                    == self.node.samples("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds")
+        });
     }
 }

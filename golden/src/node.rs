@@ -224,12 +224,31 @@ impl Node {
         self.until(&format!("{path} says {status}"), || self.health(path).is_some_and(|(code, _)| code == status));
     }
 
+    /// The status and body of a page of the metrics server; `None` if nobody answers.
+    #[must_use]
+    pub fn page(&self, path: &str) -> Option<(u16, String)> {
+        self.netns.enter(|| get(METRICS, path).ok())
+    }
+
     /// The sum of a metric over all its labels; 0 if it is not there.
     ///
     /// # Panics
     /// When the proxy does not answer.
     #[must_use]
     pub fn metric(&self, name: &str) -> f64 {
+        self.values(name).iter().sum()
+    }
+
+    /// How many label values a metric has been told of.
+    ///
+    /// # Panics
+    /// When the proxy does not answer.
+    #[must_use]
+    pub fn samples(&self, name: &str) -> usize {
+        self.values(name).iter().filter(|value| **value > 0.0).count()
+    }
+
+    fn values(&self, name: &str) -> Vec<f64> {
         let mut text = String::new();
         self.until("/metrics answers", || match self.netns.enter(|| get(METRICS, "/metrics")) {
             Ok((200, body)) => {
@@ -242,7 +261,7 @@ impl Node {
         samples
             .filter(|rest| rest.starts_with(['{', ' ']))
             .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
+            .collect()
     }
 
     fn log_path(&self) -> PathBuf {

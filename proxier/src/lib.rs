@@ -8,6 +8,8 @@
 //! - [`cleaner`] deletes the flows that [`conntrack`] finds stale, because the kernel never asks the rules again.
 //! - [`inspect`] goes the other way: from anybody's rules back to Services, for the commands that look at a node.
 //!
+//! Around that life: [`tuning`] sets conntrack's sysctls before it, [`leftovers`] removes the traces of modes that do not run.
+//!
 //! Everything here is synchronous and single-threaded: each family has one owner thread, and nobody locks.
 
 pub mod backend;

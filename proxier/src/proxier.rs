@@ -69,7 +69,8 @@ pub struct Proxier {
     schedule: SyncSchedule,
     backend: Box<dyn Backend>,
     cleaner: Option<FlowCleaner>,
-    sweep: Option<Sweep>,
+    /// With what is in the log of it already.
+    sweep: Option<(Sweep, String)>,
     observer: Box<dyn Observer>,
     started: Instant,
     started_at: SystemTime,
@@ -122,7 +123,7 @@ impl Proxier {
     /// Has other modes' traces removed once our own rules are in place: until then theirs serve.
     #[must_use]
     pub fn with_sweep(self, sweep: Sweep) -> Self {
-        Self { sweep: Some(sweep), ..self }
+        Self { sweep: Some((sweep, String::new())), ..self }
     }
 
     /// Runs until the channel's senders are gone. A sync under way is finished first; the rules stay.
@@ -246,7 +247,7 @@ impl Proxier {
         match damage {
             Ok(None) => {}
             Ok(Some(damage)) => {
-                warn!("{}: the rules were changed by someone else: {damage}", self.family);
+                warn!("{}: not as the last sync left it: {damage}", self.family);
                 self.want_everything(now);
             }
             Err(error) => warn!("{}: cannot check the rules: {error}", self.family),
@@ -321,12 +322,14 @@ impl Proxier {
     }
 
     fn sweep(&mut self) {
-        let Some(mut sweep) = self.sweep.take() else { return };
+        let Some((mut sweep, complaint)) = self.sweep.take() else { return };
         if let Err(errors) = sweep() {
-            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            let (family, period) = (self.family, self.config.periods.sync);
-            warn!("{family}: traces of another mode stay, next try in {period:?}: {}", errors.join("; "));
-            self.sweep = Some(sweep);
+            let errors = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            if errors != complaint {
+                let (family, period) = (self.family, self.config.periods.sync);
+                warn!("{family}: traces of another mode stay, it is tried again every {period:?}: {errors}");
+            }
+            self.sweep = Some((sweep, errors));
         }
     }
 

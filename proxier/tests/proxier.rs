@@ -1,14 +1,14 @@
 //! The loop of a family: when it syncs, how much, and what it does about failures and damage.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use proxier::IpFamily;
 use proxier::backend::{Backend, Rejected, SyncError, SyncStats};
-use proxier::model::{NamespacedName, NodeInfo, Scope, ServicePortName, Snapshot};
-use proxier::proxier::{Observer, Proxier, SyncReport};
+use proxier::model::{Config, LocalDetector, NamespacedName, NodeInfo, Scope, ServicePortName, Snapshot};
+use proxier::proxier::{Observer, Proxier, Sweep, SyncReport};
 use proxier::testing::objects;
 use proxier::track::{Change, Kind, Translator};
 
@@ -63,6 +63,10 @@ struct Running {
 fn start(script: Vec<Result<SyncStats, SyncError>>, period: Duration) -> Running {
     let mut config = objects::config();
     config.periods.sync = period;
+    begin(config, script, Box::new(|| Ok(())))
+}
+
+fn begin(config: Config, script: Vec<Result<SyncStats, SyncError>>, sweep: Sweep) -> Running {
     let (changes, received) = channel();
     let (sync_sender, syncs) = channel();
     let (report_sender, reports) = channel();
@@ -70,7 +74,7 @@ fn start(script: Vec<Result<SyncStats, SyncError>>, period: Duration) -> Running
     let script = Arc::new(Mutex::new(script.into()));
     let backend = Scripted { script, syncs: sync_sender, damaged: damaged.clone() };
     let proxier = Proxier::new(IpFamily::V4, config, Box::new(backend), Box::new(Watcher(report_sender)));
-    let thread = std::thread::spawn(move || proxier.run(&received));
+    let thread = std::thread::spawn(move || proxier.with_sweep(sweep).run(&received));
     Running { changes: Some(changes), syncs, reports, damaged, thread }
 }
 
@@ -178,6 +182,43 @@ fn damage_is_mended_by_looking_at_everything() {
     assert_eq!(running.sync(), (Scope::Full, 1));
     *running.damaged.lock().expect("unpoisoned") = true;
     assert_eq!(running.sync(), (Scope::Full, 1));
+}
+
+#[test]
+fn what_others_left_goes_after_a_sync_that_succeeded_and_is_tried_until_it_is_gone() {
+    let mut config = objects::config();
+    config.periods.sync = Duration::from_millis(20);
+    let (told, order) = channel();
+    let mut fails = 2;
+    let sweep = Box::new(move || {
+        // The test may have seen enough.
+        let _ = told.send(());
+        fails -= 1;
+        if fails >= 0 { Err(vec![SyncError("not yet".to_owned())]) } else { Ok(()) }
+    });
+    let running = begin(config, vec![Err(SyncError("not yet".to_owned()))], sweep);
+    running.list(&["a"]);
+    running.sync();
+    assert!(order.try_recv().is_err(), "theirs serve until ours do");
+    running.sync();
+    for _ in 0..3 {
+        order.recv_timeout(PATIENCE).expect("a try");
+    }
+    // The closure is gone, and with it the channel's other end.
+    assert!(order.recv_timeout(PATIENCE).is_err_and(|error| error == RecvTimeoutError::Disconnected));
+}
+
+#[test]
+fn where_the_nodes_networks_count_nothing_is_programmed_without_them() {
+    let config = Config { local_detector: LocalDetector::NodeCidr, ..objects::config() };
+    let running = begin(config, vec![], Box::new(|| Ok(())));
+    running.list(&["a"]);
+    let pod_cidrs = vec!["10.244.1.0/24".parse().expect("a network")];
+    running.send(service("b", 80));
+    let addresses = vec!["192.168.0.1".parse().expect("an address")];
+    running.send(Change::Node(NodeInfo { addresses, pod_cidrs, ..NodeInfo::default() }));
+    // One sync, of all that came before and with the networks.
+    assert_eq!(running.sync(), (Scope::Full, 2));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! In: a [`Line`]. Out: a complete [`File`] and what is to be said about it. Must not know: what is allowed.
 //! Beside `--config`, flags count as with kube-proxy: those of the log, `--hostname-override` and `--master`.
 
+use std::net::IpAddr;
+
 use crate::config::file::{ClientConnection, Conntrack, DetectLocal, Iptables, Ipvs, Nftables};
 use crate::config::logging::{FlushFrequency, LoggingFile, LoggingOptions, OutputRouting};
 use crate::config::{self, ConfigError, DISABLED, File};
@@ -103,6 +105,7 @@ impl Line {
     /// What the flags say, without a file.
     fn file(&self) -> File {
         let Flags { general, source, rules, conntrack, servers, .. } = &self.flags;
+        let [health, metrics] = config::usual_hosts(&rules.bind_address);
         let mut logging = LoggingFile::default();
         self.add_logs(&self.flags.logs, &mut logging);
         File {
@@ -116,8 +119,8 @@ impl Line {
             },
             logging,
             bind_address: rules.bind_address.clone(),
-            healthz_bind_address: self.listen("healthz", &servers.healthz_bind_address, servers.healthz_port),
-            metrics_bind_address: self.listen("metrics", &servers.metrics_bind_address, servers.metrics_port),
+            healthz_bind_address: self.listen("healthz", &servers.healthz_bind_address, servers.healthz_port, health),
+            metrics_bind_address: self.listen("metrics", &servers.metrics_bind_address, servers.metrics_port, metrics),
             bind_address_hard_fail: servers.bind_address_hard_fail.0,
             enable_profiling: servers.profiling.0,
             show_hidden_metrics_for_version: servers.show_hidden_metrics_for_version.clone(),
@@ -131,7 +134,7 @@ impl Line {
                 interface_name_prefix: rules.pod_interface_name_prefix.clone(),
             },
             cluster_cidr: rules.cluster_cidr.clone(),
-            node_port_addresses: rules.nodeport_addresses.clone(),
+            node_port_addresses: items(&rules.nodeport_addresses),
             oom_score_adj: Some(general.oom_score_adj),
             conntrack: Conntrack {
                 max_per_core: Some(conntrack.conntrack_max_per_core),
@@ -164,7 +167,7 @@ impl Line {
             sync_period: Some(flags.ipvs_sync_period),
             min_sync_period: Some(flags.ipvs_min_sync_period),
             scheduler: flags.ipvs_scheduler.clone(),
-            exclude_cidrs: flags.ipvs_exclude_cidrs.clone(),
+            exclude_cidrs: items(&flags.ipvs_exclude_cidrs),
             strict_arp: flags.ipvs_strict_arp.0,
             tcp_timeout: flags.ipvs_tcp_timeout,
             tcp_fin_timeout: flags.ipvs_tcpfin_timeout,
@@ -185,17 +188,18 @@ impl Line {
 
     /// Where to listen: nothing that was said on purpose, and a port that is 0, are nowhere (surface.md I1, I2). What
     /// was not said depends on the family of the node's address (I18).
-    fn listen(&self, name: &str, address: &str, port: i32) -> String {
+    fn listen(&self, name: &str, address: &str, port: i32, usual: IpAddr) -> String {
         let given = |end: &str| self.given.contains(&format!("{name}-{end}"));
-        let address = if given("bind-address") { address } else { "" };
-        if port == 0 && given("port") || address.is_empty() && given("bind-address") {
+        if given("port") && port == 0 || given("bind-address") && address.is_empty() {
             return DISABLED.to_owned();
         }
-        match (given("port"), address) {
-            (true, "") => format!(":{port}"),
-            (true, ip) if config::net::ip(ip).is_some_and(|ip| ip.is_ipv6()) => format!("[{ip}]:{port}"),
-            (true, ip) if config::net::ip(ip).is_some() => format!("{ip}:{port}"),
-            (_, address) => address.to_owned(),
+        let host = if given("bind-address") { config::net::ip(address) } else { Some(usual) };
+        match host {
+            // What is no port at all is for the check to say.
+            Some(host) if given("port") && host.is_ipv6() => format!("[{host}]:{port}"),
+            Some(host) if given("port") => format!("{host}:{port}"),
+            _ if given("bind-address") => address.to_owned(),
+            _ => String::new(),
         }
     }
 
@@ -226,4 +230,9 @@ impl Line {
         route("text", text, flags.log_text_split_stream.0, flags.log_text_info_buffer_size.clone());
         route("json", json, flags.log_json_split_stream.0, flags.log_json_info_buffer_size.clone());
     }
+}
+
+/// The items of a list; nothing between commas is none.
+fn items(list: &[String]) -> Vec<String> {
+    list.iter().map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
 }

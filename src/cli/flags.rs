@@ -48,8 +48,8 @@ pub struct Flags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "What to do")]
 pub struct General {
-    /// KubeProxyConfiguration file; it replaces all flags but these, --master and those of the log. It is watched: when
-    /// its content changes, the program ends with code 1, to be started again
+    /// KubeProxyConfiguration file. Beside it only --hostname-override, --master and the flags of the log count. It is
+    /// watched: when its content changes, the program ends with code 1, to be started again
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Write the configuration that would be used to a file, and exit; with --config, that file with all defaults

@@ -106,4 +106,8 @@ fn normalise(argument: String) -> String {
 }
 
 #[cfg(test)]
+mod kubeadm;
+#[cfg(test)]
+mod surface;
+#[cfg(test)]
 mod tests;

@@ -26,3 +26,86 @@ fn flags_are_taken_in_every_spelling() {
     assert_eq!(shown(&line, "iptables-sync-period"), "1m0s");
     assert_eq!(shown(&line, "nodeport-addresses"), "[a,b,c]");
 }
+
+/// surface.md I2: kube-proxy keeps the default, and panics when the flag comes twice.
+#[test]
+fn of_addresses_given_twice_the_last_one_counts() {
+    let addresses = |text: &str| {
+        let file = line(text).complete().expect("a configuration").file;
+        (file.healthz_bind_address, file.metrics_bind_address)
+    };
+    let twice = "--metrics-bind-address= --metrics-bind-address=1.2.3.4 --healthz-bind-address=1.2.3.4:5 --healthz-bind-address=";
+    assert_eq!(addresses(twice), ("0".to_owned(), "1.2.3.4:10249".to_owned()));
+    assert_eq!(addresses("--healthz-bind-address=::1 --healthz-port=7").0, "[::1]:7");
+    assert_eq!(addresses("--healthz-bind-address=::1 --healthz-port=0").0, "0");
+    assert_eq!(addresses("--healthz-bind-address=1.2.3.4:5 --healthz-port=7").0, "1.2.3.4:5");
+    let file = line("--bind-address=10.0.0.1 --bind-address=").complete().expect("a configuration").file;
+    assert_eq!(file.bind_address, "0.0.0.0", "nothing is the Node's own");
+}
+
+/// surface.md I18: kube-proxy looks at the node's family only where a file is.
+#[test]
+fn what_is_not_said_depends_on_the_nodes_family_from_flags_too() {
+    let file = line("--bind-address=fd00::1 --metrics-port=7").complete().expect("a configuration").file;
+    assert_eq!((&*file.healthz_bind_address, &*file.metrics_bind_address), ("[::]:10256", "[::1]:7"));
+}
+
+/// surface.md I17: kube-proxy takes nothing for a network, and dies of it.
+#[test]
+fn a_list_of_nothing_is_none() {
+    let flags = "--cluster-cidr= --nodeport-addresses= --ipvs-exclude-cidrs= --proxy-mode=ipvs";
+    let file = line(flags).complete().expect("a configuration").file;
+    assert!(file.node_port_addresses.is_empty() && file.ipvs.exclude_cidrs.is_empty());
+    assert!(crate::config::settings(file, "host").is_ok());
+}
+
+#[test]
+fn what_the_flags_of_the_log_say_counts_before_the_file() {
+    let path = std::env::temp_dir().join(format!("kube-proxy-logs-{}", std::process::id()));
+    let text = "logging: {verbosity: 1, flushFrequency: 9s, vmodule: [{filePattern: run, verbosity: 3}]}";
+    let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+    std::fs::write(&path, format!("{head}{text}\n")).expect("a file");
+    let file = line(&format!("--config {} -v=2 --vmodule=api=5,node=4", path.display())).complete().expect("read").file;
+    std::fs::remove_file(path).expect("it can go");
+    assert_eq!(file.logging.verbosity, 2);
+    assert_eq!(file.logging.flush_frequency.map(|flush| flush.duration), "9s".parse().ok());
+    let levels: Vec<(&str, u32)> =
+        file.logging.vmodule.iter().map(|item| (&*item.file_pattern, item.verbosity)).collect();
+    assert_eq!(levels, [("api", 5), ("node", 4), ("run", 3)]);
+}
+
+#[test]
+fn go_writes_what_is_shown() {
+    let line = line(
+        "--ipvs-exclude-cidrs=a,b --feature-gates B=false,A=1 --kube-api-qps=2.50 --enable_dsr --oom-score-adj -3",
+    );
+    for (name, value) in [
+        ("ipvs-exclude-cidrs", "[a,b]"),
+        ("feature-gates", "A=true,B=false"),
+        ("kube-api-qps", "2.5"),
+        ("enable-dsr", "true"),
+        ("oom-score-adj", "-3"),
+        ("config", ""),
+    ] {
+        assert_eq!(shown(&line, name), value, "{name}");
+    }
+    assert!(line.shown.is_sorted());
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_is_on_a_command_line_is_understood_or_refused(
+        words in proptest::collection::vec(r"(--?[a-z_-]{0,20}=?|--oom-score-adj|--vmodule=|--feature-gates=|-v|\PC{0,6}|=|[0-9]{1,12}|true){1,2}", 0..5),
+    ) {
+        let words = std::iter::once("kube-proxy".to_owned()).chain(words);
+        match parse(words) {
+            // It may name a file, which is not looked for here.
+            Ok(line) if line.flags.general.config.is_none() => {
+                let complete = line.complete();
+                let _ = complete.map(|complete| crate::config::settings(complete.file, "host"));
+            }
+            Ok(_) => {}
+            Err(stop) => proptest::prop_assert!(stop.asked || stop.text.contains("Error: "), "{}", stop.text),
+        }
+    }
+}

@@ -50,7 +50,7 @@ pub fn decode(text: &str) -> Result<Decoded, String> {
                 duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
             };
             let value = serde_saphyr::from_str_with_options(first, options).map_err(|_| strict.to_string())?;
-            strict_errors.push(strict.to_string());
+            strict_errors.push(strictly(&strict));
             value
         }
     };
@@ -64,6 +64,16 @@ pub fn decode(text: &str) -> Result<Decoded, String> {
     strict_errors.extend(ignored.iter().map(|path| format!("unknown field {path:?}")));
     drop_zeros(&mut file);
     Ok(Decoded { file, strict_errors, text: text.to_owned() })
+}
+
+/// What strict reading minds, in the words of Go's library.
+fn strictly(error: &serde_saphyr::Error) -> String {
+    match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
+            format!("yaml: unmarshal errors:\n  line {}: key {key:?} already set in map", location.line())
+        }
+        other => other.to_string(),
+    }
 }
 
 /// The first document that is more than comments.
@@ -162,7 +172,11 @@ mod tests {
         let Decoded { file, strict_errors, .. } = decoded("iptables:\n  syncperiod: 5s\nMode: c\nmode: a\nmode: b\n");
         assert_eq!((&*file.mode, file.iptables.sync_period), ("b", None));
         let text = strict_errors.join("\n");
-        for part in ["unknown field \"iptables.syncperiod\"", "unknown field \"Mode\"", "mode"] {
+        for part in [
+            "unknown field \"iptables.syncperiod\"",
+            "unknown field \"Mode\"",
+            "line 7: key \"mode\" already set in map",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

@@ -13,6 +13,9 @@ const HEALTHZ_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
 const CLUSTER_CIDR: &str = "ClusterCIDR";
 
+/// What requests are encoded in, if nothing is said. Here they are JSON all the same.
+pub const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
+
 /// In the place of an address: nothing is served.
 pub const DISABLED: &str = "0";
 
@@ -26,7 +29,7 @@ impl File {
         self.addresses();
         self.periods();
         let client = &mut self.client_connection;
-        fill(&mut client.content_type, "application/vnd.kubernetes.protobuf");
+        fill(&mut client.content_type, CONTENT_TYPE);
         if client.qps == 0.0 {
             client.qps = 5.0;
         }
@@ -50,14 +53,9 @@ impl File {
 
     fn addresses(&mut self) {
         fill(&mut self.bind_address, "0.0.0.0");
-        let is_v6 = net::ip(&self.bind_address).is_some_and(|ip| ip.is_ipv6());
-        let [any, localhost]: [IpAddr; 2] = if is_v6 {
-            [Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()]
-        } else {
-            [Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()]
-        };
-        listen(&mut self.healthz_bind_address, any, HEALTHZ_PORT);
-        listen(&mut self.metrics_bind_address, localhost, METRICS_PORT);
+        let [health, metrics] = usual_hosts(&self.bind_address);
+        listen(&mut self.healthz_bind_address, health, HEALTHZ_PORT);
+        listen(&mut self.metrics_bind_address, metrics, METRICS_PORT);
     }
 
     fn periods(&mut self) {
@@ -92,6 +90,16 @@ impl File {
     }
 }
 
+/// Where health and metrics are served if nothing is said: in the family of the node's address.
+#[must_use]
+pub fn usual_hosts(bind_address: &str) -> [IpAddr; 2] {
+    if net::ip(bind_address).is_some_and(|ip| ip.is_ipv6()) {
+        [Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()]
+    } else {
+        [Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()]
+    }
+}
+
 fn fill(field: &mut String, default: &str) {
     if field.is_empty() {
         default.clone_into(field);
@@ -102,8 +110,6 @@ fn fill(field: &mut String, default: &str) {
 fn listen(field: &mut String, ip: IpAddr, port: u16) {
     if field.is_empty() {
         *field = SocketAddr::new(ip, port).to_string();
-    } else if let Some(port) = field.strip_prefix(':') {
-        *field = format!("{}:{port}", if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() });
     } else if let Some(ip) = net::ip(field.trim_start_matches('[').trim_end_matches(']')) {
         *field = SocketAddr::new(ip, port).to_string();
     }

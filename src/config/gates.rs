@@ -85,6 +85,9 @@ pub const KNOWN: &[Gate] = &[
     locked("WinOverlay"),
 ];
 
+/// The gates of other components, which kube-proxy takes because all of Kubernetes has one list: one a line.
+const ELSEWHERE: &str = include_str!("gates_elsewhere.txt");
+
 /// Which gates are on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FeatureGates(BTreeMap<String, bool>);
@@ -98,6 +101,10 @@ impl FeatureGates {
         let (mut odd, mut errors) = (Vec::new(), Vec::new());
         for (name, on) in asked {
             let Some(gate) = KNOWN.iter().find(|gate| gate.name == name) else {
+                if ELSEWHERE.lines().any(|elsewhere| elsewhere == name) {
+                    odd.push(format!("feature gate {name}={on} is of another component and has no effect here"));
+                    continue;
+                }
                 errors.push(format!("unrecognized feature gate: {name}"));
                 continue;
             };
@@ -158,7 +165,21 @@ mod tests {
         let (_, odd) = gates(&[("AllowServiceExternalIPs", false), ("NFTablesProxyMode", true)]).expect("valid");
         assert_eq!(odd.len(), 2);
         assert!(odd[0].starts_with("Setting GA feature gate AllowServiceExternalIPs=false."), "{odd:?}");
+        let (_, odd) = gates(&[("AllBeta", true), ("ContextualLogging", true)]).expect("valid");
+        assert_eq!(odd, Vec::<String>::new(), "what is on anyway");
         let (_, odd) = gates(&[("NativeHistograms", true)]).expect("valid");
         assert_eq!(odd, ["feature gate NativeHistograms=true has no effect here"]);
+    }
+
+    #[test]
+    fn gates_of_other_components_are_taken_and_said_to_mean_nothing() {
+        let (set, odd) = gates(&[("KubeletTracing", false)]).expect("valid");
+        assert_eq!(odd, ["feature gate KubeletTracing=false is of another component and has no effect here"]);
+        assert!(!set.enabled("KubeletTracing"));
+        let mut names: Vec<&str> = ELSEWHERE.lines().chain(KNOWN.iter().map(|gate| gate.name)).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all, "a gate is there twice");
     }
 }

@@ -1,7 +1,7 @@
 //! What kube-proxy is told: KubeProxyConfiguration, turned into values.
 //!
 //! In: a file, or a [`File`] made of flags. Out: [`Settings`], checked. Must not know: flags, or how anything is done.
-//! [`read`] takes the fields from a file, [`File::complete`] fills in defaults, [`settings`] checks and translates.
+//! [`read`] takes the fields from a file, [`File::complete`] fills in defaults, [`settings()`] checks and translates.
 
 mod check;
 mod decode;
@@ -13,6 +13,8 @@ pub mod gates;
 pub mod logging;
 pub mod net;
 mod settings;
+#[cfg(test)]
+mod surface;
 mod translate;
 mod write;
 
@@ -21,7 +23,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use self::decode::read;
-pub use self::defaults::DISABLED;
+pub use self::defaults::{DISABLED, usual_hosts};
 pub use self::duration::GoDuration;
 pub use self::file::File;
 pub use self::settings::Settings;

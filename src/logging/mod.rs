@@ -93,3 +93,59 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Klog {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// What is known of the lines that `log` writes.
+    fn written(log: impl FnOnce()) -> Vec<&'static Metadata<'static>> {
+        struct Keep(Arc<Mutex<Vec<&'static Metadata<'static>>>>);
+        impl<S: Subscriber> Layer<S> for Keep {
+            fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+                self.0.lock().expect("not poisoned").push(event.metadata());
+            }
+        }
+        let lines = Arc::<Mutex<_>>::default();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(Keep(lines.clone())), log);
+        let lines = lines.lock().expect("not poisoned");
+        lines.clone()
+    }
+
+    fn wanted(quiet: bool, verbosity: u32, vmodule: &[(&str, u32)]) -> Wanted {
+        let items = vmodule
+            .iter()
+            .map(|(pattern, verbosity)| VmoduleItem { file_pattern: (*pattern).to_owned(), verbosity: *verbosity });
+        Wanted { quiet, verbosity, vmodule: items.collect(), json: false, split_stream: false }
+    }
+
+    #[test]
+    fn lines_are_wanted_by_level_file_and_who_writes_them() {
+        let lines = written(|| {
+            tracing::error!("1");
+            tracing::info!("2");
+            tracing::debug!("3");
+            tracing::trace!("4");
+            tracing::info!(target: "kube_client", "5");
+        });
+        let kept = |wanted: &Wanted| lines.iter().map(|line| u8::from(wanted.wants(line))).collect::<Vec<_>>();
+        assert_eq!(kept(&wanted(true, 9, &[])), [1, 0, 0, 0, 0]);
+        assert_eq!(kept(&wanted(false, 0, &[])), [1, 1, 0, 0, 0]);
+        assert_eq!(kept(&wanted(false, 2, &[])), [1, 1, 1, 0, 0]);
+        assert_eq!(kept(&wanted(false, 5, &[])), [1, 1, 1, 1, 0]);
+        assert_eq!(kept(&wanted(false, 8, &[])), [1, 1, 1, 1, 1]);
+        assert_eq!(kept(&wanted(false, 0, &[("api", 5), ("logg*", 2)])), [1, 1, 1, 0, 0]);
+        assert_eq!(kept(&wanted(false, 5, &[("logging", 0)])), [1, 1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn the_verbosity_can_be_changed_while_it_runs_and_the_files_keep_theirs() {
+        let vmodule = vec![VmoduleItem { file_pattern: "api".to_owned(), verbosity: 5 }];
+        apply(&Logging { json: false, verbosity: 1, vmodule: vmodule.clone(), split_stream: false });
+        set_verbosity(3);
+        let now = WANTED.read().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!((now.verbosity, now.quiet, &now.vmodule), (3, false, &vmodule));
+    }
+}

@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::{Request, Response};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Result};
@@ -21,7 +21,12 @@ const NO_ANSWER: &str = "<error>";
 pub struct Requests {
     total: IntCounterVec,
     duration: HistogramVec,
+    waited: HistogramVec,
 }
+
+/// An extension of requests: how long one was held back, so that the server is not asked too often.
+#[derive(Clone, Copy, Debug)]
+pub struct Waited(pub Duration);
 
 impl Requests {
     pub(super) fn new(maker: &Maker) -> Result<Self> {
@@ -33,16 +38,25 @@ impl Requests {
             "rest_client_request_duration_seconds",
             "[ALPHA] Request latency in seconds. Broken down by verb, and host.",
         );
+        let waited = HistogramOpts::new(
+            "rest_client_rate_limiter_duration_seconds",
+            "[ALPHA] Client side rate limiter latency in seconds. Broken down by verb, and host.",
+        );
         let buckets = vec![0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
         Ok(Self {
             total: maker.add(IntCounterVec::new(total, &["code", "host", "method"])?)?,
-            duration: maker.add(HistogramVec::new(duration.buckets(buckets), &["verb", "host"])?)?,
+            duration: maker.add(HistogramVec::new(duration.buckets(buckets.clone()), &["verb", "host"])?)?,
+            waited: maker.add(HistogramVec::new(waited.buckets(buckets), &["verb", "host"])?)?,
         })
     }
 
     /// For a client of that server: `host:port`.
     pub fn to(&self, host: &str) -> Counting {
         Counting { requests: self.clone(), host: host.to_owned() }
+    }
+
+    fn held_back(&self, host: &str, method: &str, seconds: f64) {
+        self.waited.with_label_values(&[method, host]).observe(seconds);
     }
 
     fn answered(&self, host: &str, method: &str, code: &str, seconds: f64) {
@@ -88,6 +102,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (counting, method, begun) = (self.counting.clone(), request.method().clone(), Instant::now());
+        if let Some(Waited(time)) = request.extensions().get() {
+            counting.requests.held_back(&counting.host, method.as_str(), time.as_secs_f64());
+        }
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;

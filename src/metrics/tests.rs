@@ -96,7 +96,9 @@ fn request(metrics: &Metrics, answer: std::result::Result<u16, ()>) {
     });
     let mut client = metrics.requests().to("10.0.0.1:6443").layer(inner);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let _ = runtime.block_on(client.call(Request::get("/api/v1/nodes").body(()).expect("a request")));
+    let mut request = Request::get("/api/v1/nodes").body(()).expect("a request");
+    request.extensions_mut().insert(Waited(Duration::from_millis(200)));
+    let _ = runtime.block_on(client.call(request));
 }
 
 fn has(metrics: &Metrics, line: &str) {
@@ -219,6 +221,13 @@ fn requests_are_counted_by_code_and_timed_by_verb() {
     has(&metrics, &format!("{} 1", count("403")));
     has(&metrics, &format!("{} 1", count("<error>")));
     has(&metrics, "rest_client_request_duration_seconds_count{host=\"10.0.0.1:6443\",verb=\"GET\"} 4");
+}
+
+#[test]
+fn what_was_held_back_is_timed() {
+    let metrics = Metrics::new("iptables").expect("metrics");
+    request(&metrics, Err(()));
+    has(&metrics, "rest_client_rate_limiter_duration_seconds_sum{host=\"10.0.0.1:6443\",verb=\"GET\"} 0.2");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use http::header::{ACCEPT, HeaderValue, USER_AGENT};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -18,18 +19,14 @@ use kube::{Api, Client, Resource};
 use proxier::track::{Change, Kind, key_of};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use tower::limit::RateLimitLayer;
+use tower::util::option_layer;
 use tracing::{debug, info, warn};
 
+use super::limit::TokenBucket;
 use super::{Sink, Source};
 use crate::config::Settings;
 use crate::metrics::Metrics;
-
-const USER_AGENT: &str = concat!("kube-proxy/", env!("CARGO_PKG_VERSION"), " (linux) rust");
-
-/// How many requests may be made in how much time, whatever the API server does: it has many nodes to serve.
-const BURST: u64 = 10;
-const BURST_PERIOD: Duration = Duration::from_secs(2);
+use crate::version;
 
 /// How long a list may make no progress.
 const LIST_PATIENCE: Duration = Duration::from_secs(60);
@@ -56,11 +53,19 @@ pub fn start(client: Client, settings: &Settings, sinks: [Sink; 3]) -> Source {
     })
 }
 
-/// A client for the API server. Nothing is asked yet.
+/// Two clients for the API server, each held to its own rate: objects do not wait for events to be told.
+pub struct Clients {
+    /// For what is listed and watched.
+    pub objects: Client,
+    /// For events.
+    pub events: Client,
+}
+
+/// Prepares to talk to the API server. Nothing is asked yet.
 ///
 /// # Errors
 /// If there is no usable configuration.
-pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Client, String> {
+pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Clients, String> {
     let mut config = match &settings.client.kubeconfig {
         Some(path) => {
             let told = |error: &dyn fmt::Display| format!("kubeconfig {}: {error}", path.display());
@@ -81,14 +86,34 @@ pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Re
     if !master.is_empty() {
         config.cluster_url = uri(master)?;
     }
-    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(USER_AGENT)));
+    config.headers.extend([
+        (USER_AGENT, header(&user_agent())?),
+        // Whatever clientConnection.acceptContentTypes says: JSON is what is read here.
+        (ACCEPT, HeaderValue::from_static("application/json")),
+    ]);
     // kube would repeat refused requests for minutes without a word.
     config.default_retry = false;
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    let client =
-        ClientBuilder::try_from(config).map_err(|error| format!("cannot make a client for the API server: {error}"))?;
-    // Waiting for one's turn is no latency of the server.
-    Ok(client.with_layer(&metrics.requests().to(&host)).with_layer(&RateLimitLayer::new(BURST, BURST_PERIOD)).build())
+    let client = || {
+        let client = ClientBuilder::try_from(config.clone());
+        let client = client.map_err(|error| format!("cannot make a client for the API server: {error}"))?;
+        let limit = settings.client.qps.map(|qps| TokenBucket::new(qps, settings.client.burst));
+        // Waiting for one's turn is no latency of the server.
+        Ok::<_, String>(client.with_layer(&metrics.requests().to(&host)).with_layer(&option_layer(limit)).build())
+    };
+    Ok(Clients { objects: client()?, events: client()? })
+}
+
+/// As Kubernetes' own clients name themselves: program, release, platform, and which build it is.
+fn user_agent() -> String {
+    let program = std::env::args().next().unwrap_or_default();
+    let program = program.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("kube-proxy");
+    let platform = format!("{}/{}", std::env::consts::OS, version::go_arch());
+    format!("{program}/{} ({platform}) kubernetes/rust-{}", version::KUBERNETES, env!("CARGO_PKG_VERSION"))
+}
+
+fn header(text: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(text).map_err(|error| format!("the program's name cannot be told to an API server: {error}"))
 }
 
 fn uri(master: &str) -> Result<http::Uri, String> {

@@ -5,6 +5,7 @@
 
 mod api;
 mod files;
+mod limit;
 pub mod objects;
 
 pub use self::api::connect;

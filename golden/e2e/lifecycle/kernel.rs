@@ -104,3 +104,22 @@ fn the_terminal_hanging_up_ends_it_in_order() {
     world.node.until_logged(&["SIGHUP", "the rules stay"]);
     assert_eq!(world.node.rules(), rules);
 }
+
+#[test]
+fn a_family_without_tools_is_left_out_and_none_is_fatal() {
+    let mut world = World::new();
+    let tools = world.node.dir().join("tools");
+    std::fs::create_dir(&tools).expect("a folder");
+    let path = format!("PATH={}", tools.display());
+    world.start_by(&["/usr/bin/env", &path], &[]);
+    assert_eq!(world.node.wait().code(), Some(1), "{}", world.node.log());
+    world.node.until_logged(&["iptables is not available on this host", "IPv4", "IPv6"]);
+    for tool in ["iptables", "iptables-save", "iptables-restore"] {
+        let path = world.node.netns().run(&format!("which {tool}"));
+        std::os::unix::fs::symlink(path.trim(), tools.join(tool)).expect("a link");
+    }
+    world.start_by(&["/usr/bin/env", &path], &[]);
+    world.settled();
+    world.node.until_logged(&["single-stack", "ip6tables"]);
+    world.node.until_health("/healthz", 200);
+}

@@ -1,4 +1,4 @@
-//! Configurations and command lines that cannot be, or that ask for what is not built yet.
+//! Configurations and command lines that cannot be, or that ask for what means nothing.
 
 use golden::node::Node;
 
@@ -25,7 +25,7 @@ fn a_bad_value_ends_it_with_1_and_is_named_with_its_field() {
         ("iptables: {masqueradeBit: 32}\n", ["MasqueradeBit", "32"]),
         ("iptables: {masqueradeBit: many}\n", ["iptables.masqueradeBit", "many"]),
         ("iptables: {syncPeriod: 5}\n", ["iptables.syncPeriod", "5"]),
-        ("iptables: {syncPeriod: -5s}\n", ["iptables.syncPeriod", "-5s"]),
+        ("iptables: {syncPeriod: -5s}\n", ["SyncPeriod", "-5s"]),
         ("iptables: {syncPeriod: 1s, minSyncPeriod: 5s}\n", ["SyncPeriod", "5s"]),
         ("iptables: {syncPeriod: 1y}\n", ["iptables.syncPeriod", "1y"]),
         ("clusterCIDR: 10.0.0.0/8,10.1.0.0/33\n", ["ClusterCIDRs[1]", "10.1.0.0/33"]),
@@ -33,8 +33,8 @@ fn a_bad_value_ends_it_with_1_and_is_named_with_its_field() {
         ("nodePortAddresses: [10.0.0.0/8, here]\n", ["NodePortAddresses[1]", "here"]),
         ("nodePortAddresses: primary\n", ["nodePortAddresses", "primary"]),
         ("bindAddress: localhost\n", ["BindAddress", "localhost"]),
-        ("healthzBindAddress: 0.0.0.0:70000\n", ["HealthzBindAddress", "0.0.0.0:70000"]),
-        ("metricsBindAddress: :10249\n", ["MetricsBindAddress", ":10249"]),
+        ("healthzBindAddress: 0.0.0.0:70000\n", ["HealthzBindAddress", "70000"]),
+        ("metricsBindAddress: :10249\n", ["MetricsBindAddress", "must be a valid IP"]),
         ("detectLocalMode: Guess\n", ["DetectLocalMode", "Guess"]),
         ("detectLocalMode: BridgeInterface\n", ["InterfaceName", "must not be empty"]),
         ("featureGates: {AllowServiceExternalIPs: maybe}\n", ["featureGates.AllowServiceExternalIPs", "maybe"]),
@@ -51,8 +51,8 @@ fn a_bad_value_ends_it_with_1_and_is_named_with_its_field() {
 #[test]
 fn what_is_no_configuration_ends_it_with_1() {
     let cases = [
-        ("", "kind"),
-        ("kind: KubeProxyConfiguration\n", "apiVersion"),
+        ("", "Kind"),
+        ("kind: KubeProxyConfiguration\n", "version"),
         ("apiVersion: v1\nkind: Pod\n", "Pod"),
         ("apiVersion: [\n", "config.yaml"),
         (&format!("{HEAD}mode: \"iptables\n"), "config.yaml"),
@@ -70,19 +70,20 @@ fn what_is_no_configuration_ends_it_with_1() {
 }
 
 #[test]
-fn fields_that_are_unknown_or_not_built_are_warned_about() {
+fn fields_that_are_unknown_or_without_effect_are_warned_about() {
     let World { mut node, folder } = World::new();
     let config = node.dir().join("config.yaml");
-    let text = "mode: iptables\nmode: iptables\noomScoreAdj: -998\nfancy: true\niptables:\n  syncperiod: 1s\nipvs: {scheduler: rr}\n";
+    let text = "mode: iptables\nmode: iptables\nfancy: true\niptables:\n  syncperiod: 1s\nwinkernel: {enableDSR: true}\n\
+                featureGates: {NFTablesProxyMode: true}\n";
     std::fs::write(&config, format!("{HEAD}{text}")).expect("written");
     node.start(&["--config", &config.to_string_lossy(), "--objects", &folder.to_string_lossy()]);
     node.until_leads("default/web:http", &["10.244.2.5:8080"]);
     for parts in [
-        ["\"oomScoreAdj\"", "not built"],
-        ["\"fancy\"", "unknown"],
-        ["\"iptables.syncperiod\"", "unknown"],
-        ["\"ipvs\"", "not built"],
+        ["lenient", "unknown field \\\"fancy\\\""],
+        ["lenient", "unknown field \\\"iptables.syncperiod\\\""],
         ["lenient", "mode"],
+        ["winkernel", "has no effect here"],
+        ["Setting GA feature gate", "NFTablesProxyMode=true"],
     ] {
         node.until_logged(&parts);
     }
@@ -90,7 +91,7 @@ fn fields_that_are_unknown_or_not_built_are_warned_about() {
 
 #[test]
 fn command_lines_that_cannot_be_end_with_1() {
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--no-such-flag"], "--no-such-flag"),
         (&["--objects"], "--objects"),
         (&["--masquerade-all=maybe"], "maybe"),
@@ -98,7 +99,6 @@ fn command_lines_that_cannot_be_end_with_1() {
         (&["--iptables-masquerade-bit=-1"], "-1"),
         (&["--proxy-mode=ebpf"], "ebpf"),
         (&["--mode=nftables"], "nftables"),
-        (&["--cleanup"], "--cleanup"),
         (&["--objects", "/no/such/folder"], "/no/such/folder"),
         (&["surprise"], "surprise"),
     ];
@@ -109,17 +109,5 @@ fn command_lines_that_cannot_be_end_with_1() {
         assert_eq!(status.code(), Some(1), "{arguments:?}\n{}", node.log());
         assert!(node.log().contains(part), "{part:?} in the answer to {arguments:?}\n{}", node.log());
         assert!(!node.rules().contains("KUBE-SERVICES"), "nothing is done");
-    }
-}
-
-#[test]
-fn flags_that_are_not_built_are_warned_about() {
-    let World { mut node, folder } = World::new();
-    let flags =
-        ["--objects", &folder.to_string_lossy(), "--oom-score-adj", "5", "--profiling", "--feature_gates=A=true"];
-    node.start(&flags);
-    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
-    for flag in ["--oom-score-adj", "--profiling", "--feature-gates"] {
-        node.until_logged(&[flag, "is not built yet and has no effect"]);
     }
 }

@@ -24,6 +24,7 @@ fn selectors(request: &Request) -> (String, String, String) {
 fn lists_stream_with_kube_proxys_selectors() {
     let world = World::running();
     let mut requests = world.api.requests();
+    requests.retain(|request| request.method == "GET");
     requests.sort_by(|a, b| a.path.cmp(&b.path));
     let asked: Vec<_> = requests.iter().map(selectors).collect();
     let expected = [
@@ -40,6 +41,37 @@ fn lists_stream_with_kube_proxys_selectors() {
         assert!((300..=600).contains(&seconds), "{seconds}");
         assert_eq!(param(request, "limit"), "");
     }
+}
+
+#[test]
+fn it_says_who_it_is_and_asks_for_what_it_can_read() {
+    let world = World::running();
+    for request in world.api.requests() {
+        let agent = &request.user_agent;
+        assert!(agent.starts_with("kube-proxy/v1.36.2 (linux/"), "{agent}");
+        assert!(agent.contains(") kubernetes/"), "{agent}");
+        assert_eq!(request.accept, "application/json");
+    }
+}
+
+/// One request a minute after the first: the second list waits, and so the rules do.
+#[test]
+fn requests_are_held_to_the_rate_that_is_set() {
+    let mut world = World::new();
+    let url = world.api.url();
+    world.node.start(&["--master", &url, "--kube-api-qps=0.01", "--kube-api-burst=1", "-v=5"]);
+    // Events have a rate of their own.
+    let lists = || world.api.requests().iter().filter(|request| request.method == "GET").count();
+    world.node.until("one request was made", || lists() == 1);
+    // Others would follow within the same millisecond.
+    world.node.until_health("/livez", 200);
+    assert_eq!(lists(), 1);
+}
+
+#[test]
+fn how_long_requests_were_held_back_is_counted() {
+    let world = World::running();
+    assert!(world.node.metric("rest_client_rate_limiter_duration_seconds_count") >= 3.0);
 }
 
 #[test]

@@ -162,7 +162,9 @@ impl Cluster {
                 if self.config["mode"] == "ipvs" {
                     let servers = self.servers();
                     let address = |service: &Service| format!("-A -t {} ", service.address(*family));
-                    return markers.iter().all(|service| servers.contains(&address(service)));
+                    // Rules that ask sets are what is written last.
+                    let rules = self.rules(*family, "nat").text().contains("CLUSTER-IP dst,dst -j ACCEPT");
+                    return rules && markers.iter().all(|service| servers.contains(&address(service)));
                 }
                 self.rules(*family, "nat").mention(&in_nat) && self.rules(*family, "filter").mention(&in_filter)
             };

@@ -7,8 +7,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 
 use super::Ipvs;
+use super::graceful::Deadlines;
 use super::names::SetId;
-use super::plan::{Image, real};
+use super::plan::real;
 use super::rules;
 use crate::backend::SyncError;
 use crate::kernel::IpSetError;
@@ -37,14 +38,16 @@ impl Notes {
 }
 
 impl Ipvs {
-    /// The first difference and how many more there are; `None` if there is none.
-    pub(super) fn look_for_damage(&mut self) -> Result<Option<String>, SyncError> {
+    /// What is otherwise of the rules: the first difference and how many more there are; `None` if there is none.
+    pub(super) fn changed_rules(&mut self) -> Result<Option<String>, SyncError> {
         let tables = Tables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
         let expected = self.state.chains.iter().map(|(place, chain)| (*place, *chain));
+        Ok(self.accepted.drift(expected, &tables))
+    }
+
+    /// The same of sets, addresses and servers.
+    pub(super) fn changed_rest(&mut self) -> Result<Option<String>, SyncError> {
         let mut notes = Notes::default();
-        if let Some(text) = self.accepted.drift(expected, &tables) {
-            notes.add(|| text);
-        }
         self.compare_sets(&mut notes)?;
         self.compare_addresses(&mut notes)?;
         self.compare_servers(&mut notes)?;
@@ -111,11 +114,16 @@ impl Ipvs {
                 let waits = draining.is_some_and(|draining| draining.contains_key(address));
                 (active && *found == real(*address, 1)) || (waits && found.weight == 0)
             };
-            let (mut as_left, mut strays) = (0_usize, 0_usize);
+            // One may be listed twice.
+            let (mut as_left, mut strays) = (BTreeSet::new(), 0_usize);
             self.kernel.table.real_servers(key, &mut |server, _| {
-                if expected(&server.address, &server) { as_left += 1 } else { strays += 1 }
+                if expected(&server.address, &server) {
+                    as_left.insert(server.address);
+                } else {
+                    strays += 1;
+                }
             })?;
-            if as_left != count(image, draining.map_or(0, |draining| draining.len())) || strays > 0 {
+            if as_left.len() != image.reals.len() + draining.map_or(0, Deadlines::len) || strays > 0 {
                 notes.add(|| format!("real servers of {key} were changed"));
             }
         }
@@ -127,8 +135,4 @@ impl Ipvs {
         }
         Ok(())
     }
-}
-
-fn count(image: &Image, draining: usize) -> usize {
-    image.reals.len() + draining
 }

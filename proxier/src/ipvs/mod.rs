@@ -24,7 +24,7 @@ pub use self::cleanup::{Remains, has_device, owned, was_here};
 pub use self::graceful::PATIENCE;
 pub use self::kernel::Kernel;
 pub use self::prepare::check;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use self::settings::Settings;
 use self::state::State;
@@ -51,7 +51,10 @@ pub struct Ipvs {
     /// Service ports of which something was refused.
     rejected: HashMap<ServicePortName, String>,
     accepted: Accepted,
-    next_check: Option<Instant>,
+    /// What of the host could not be set, and the log says so.
+    problem: Option<String>,
+    /// When to look at the rules again, and when at all else.
+    next_checks: [Option<Instant>; 2],
 }
 
 impl Ipvs {
@@ -69,7 +72,8 @@ impl Ipvs {
             state: State::default(),
             rejected: HashMap::new(),
             accepted: Accepted::default(),
-            next_check: None,
+            problem: None,
+            next_checks: [None; 2],
         })
     }
 
@@ -92,9 +96,19 @@ impl Ipvs {
         }
     }
 
+    /// Sets sysctls. kube-proxy would not start without one of them; some traffic is better than none.
+    fn provide(&mut self) {
+        let problem = prepare::sysctls(&mut self.kernel, &self.ipvs).err().map(|error| error.0);
+        if let Some(problem) = problem.as_ref().filter(|_| problem != self.problem) {
+            warn!("{}: {problem}", self.family);
+        }
+        self.problem = problem;
+    }
+
     /// Everything, compared with what the kernel holds.
     fn full(&mut self, snapshot: &Snapshot<'_>, now: Instant) -> Result<(), SyncError> {
-        prepare::sysctls(&mut self.kernel, &self.ipvs)?;
+        prepare::timeouts(&mut self.kernel, &self.ipvs)?;
+        self.provide();
         prepare::objects(&mut self.kernel, self.family)?;
         let settings = self.settings(snapshot)?;
         let seen = self.observe()?;
@@ -141,6 +155,7 @@ impl Ipvs {
 
 impl Backend for Ipvs {
     fn prepare(&mut self) -> Result<(), SyncError> {
+        prepare::timeouts(&mut self.kernel, &self.ipvs)?;
         prepare::sysctls(&mut self.kernel, &self.ipvs)
     }
 
@@ -156,18 +171,25 @@ impl Backend for Ipvs {
         // Until it is done, nothing is known for sure.
         self.state.settings = None;
         self.full(snapshot, now)?;
-        self.next_check = None;
+        self.next_checks = [None; 2];
         Ok(self.stats(true))
     }
 
     fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
-        if self.next_check.is_some_and(|at| now < at) {
-            return Ok(None);
+        // Each by itself: rules are few, but the tool may be slow.
+        let checks: [fn(&mut Self) -> Result<Option<String>, SyncError>; 2] = [Self::changed_rules, Self::changed_rest];
+        for (index, check) in checks.into_iter().enumerate() {
+            if self.next_checks[index].is_some_and(|at| now < at) {
+                continue;
+            }
+            let before = cpu_time();
+            let damage = check(self)?;
+            self.next_checks[index] = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
+            if damage.is_some() {
+                return Ok(damage);
+            }
         }
-        let before = cpu_time();
-        let damage = self.look_for_damage()?;
-        self.next_check = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
-        Ok(damage)
+        Ok(None)
     }
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::graceful::{self, Deadlines};
-use crate::kernel::Operation;
-use crate::netfilter::ipvs::{Connections, Forward, RealServer, ServerKey, VirtualServer};
+use crate::netfilter::ipvs::{Connections, Forward, Operation, RealServer, ServerKey, VirtualServer};
 
 /// A virtual server, as it is to be or as the last sync left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,12 +44,15 @@ pub fn real(address: SocketAddr, weight: u32) -> RealServer {
     RealServer { address, forward: Forward::Masquerade, weight }
 }
 
+fn goes(wanted: Option<&Image>, address: &SocketAddr) -> bool {
+    wanted.is_none_or(|wanted| wanted.reals.binary_search(address).is_err())
+}
+
 /// Whether someone has to go whose connections have to be counted first.
 #[must_use]
 pub fn has_to_count(key: ServerKey, wanted: Option<&Image>, image: &Image, draining: Option<&Deadlines>) -> bool {
-    let stays = |address: &SocketAddr| wanted.is_some_and(|wanted| wanted.reals.binary_search(address).is_ok());
     let mut held = image.reals.iter().chain(draining.into_iter().flat_map(Deadlines::keys));
-    graceful::waits(key.protocol) && held.any(|address| !stays(address))
+    graceful::waits(key.protocol) && held.any(|address| goes(wanted, address))
 }
 
 /// What is to be done about a virtual server.
@@ -85,8 +87,7 @@ pub fn plan(
         }
         plan.make.extend(missing(key, wanted, held));
     }
-    let goes = |address: &SocketAddr| !wanted.is_some_and(|wanted| wanted.reals.binary_search(address).is_ok());
-    for (server, connections) in held.iter().filter(|(server, _)| goes(&server.address)) {
+    for (server, connections) in held.iter().filter(|(server, _)| goes(wanted, &server.address)) {
         let deadline = draining.and_then(|draining| draining.get(&server.address)).copied();
         let deadline = deadline.unwrap_or(now + graceful::PATIENCE);
         let in_use = connections.is_some_and(|connections| !connections.none());

@@ -11,9 +11,10 @@ use super::kernel::Kernel;
 use super::names::{DEVICE, SetId};
 use crate::backend::SyncError;
 use crate::family::IpFamily;
-use crate::kernel::{IpvsError, IpvsTable, Operation, SetOperation};
+use crate::kernel::ipvs::check_scheduler;
+use crate::kernel::{IpvsTable, SetOperation};
 use crate::model::IpvsConfig;
-use crate::netfilter::ipvs::{Flags, Scheduler, ServerKey, TCP, Timeouts, VirtualServer};
+use crate::netfilter::ipvs::{Scheduler, Timeouts};
 
 const DEFAULT_SCHEDULER: &str = "rr";
 
@@ -25,8 +26,7 @@ pub(super) fn scheduler(config: &IpvsConfig) -> Result<Scheduler, SyncError> {
     })
 }
 
-/// Whether IPVS mode can work here: the kernel has IPVS, and the scheduler. Tries it as kube-proxy does, with a virtual
-/// server at an address that documentation has for itself.
+/// Whether IPVS mode can work here: the kernel has IPVS, and the scheduler. One that is in use is there.
 ///
 /// # Errors
 /// What is missing.
@@ -37,21 +37,29 @@ pub fn check(table: &mut dyn IpvsTable, config: &IpvsConfig) -> Result<(), SyncE
     if in_use {
         return Ok(());
     }
-    let key = ServerKey { address: ([198, 51, 100, 0], 20000).into(), protocol: TCP };
-    let server = VirtualServer { key, scheduler, flags: Flags::default(), persistence: None };
-    let mut failure = None;
-    let operations = [Operation::AddVirtual(server), Operation::DeleteVirtual(key)];
-    table.apply(&operations, &mut |_, error| _ = failure.get_or_insert(error))?;
-    match failure {
-        None | Some(IpvsError::Exists(_)) => Ok(()),
-        Some(error) => Err(error.into()),
-    }
+    Ok(check_scheduler(table, scheduler)?)
 }
 
-/// Sets the sysctls and timeouts of IPVS mode.
+/// Sets the timeouts of IPVS.
+pub(super) fn timeouts(kernel: &mut Kernel, config: &IpvsConfig) -> Result<(), SyncError> {
+    let now = kernel.table.timeouts()?;
+    let wanted = Timeouts {
+        tcp: seconds(config.tcp_timeout),
+        tcp_fin: seconds(config.tcp_fin_timeout),
+        udp: seconds(config.udp_timeout),
+    };
+    let differs = |wanted: u32, now: u32| wanted != 0 && wanted != now;
+    if differs(wanted.tcp, now.tcp) || differs(wanted.tcp_fin, now.tcp_fin) || differs(wanted.udp, now.udp) {
+        // Connections live a little longer or shorter: no reason to have none.
+        if let Err(error) = kernel.table.set_timeouts(wanted) {
+            warn!("cannot set the timeouts of IPVS: {error}");
+        }
+    }
+    Ok(())
+}
+
+/// Sets the sysctls of IPVS mode. Those of IPVS itself are there once its module is.
 pub(super) fn sysctls(kernel: &mut Kernel, config: &IpvsConfig) -> Result<(), SyncError> {
-    // IPVS' sysctls are there once its module is.
-    let timeouts = kernel.table.timeouts()?;
     // Masquerading and its rules need to know IPVS' connections; one whose server is gone ends with its next packet, and
     // a client stays with no server that goes.
     let mut sysctls = vec![
@@ -74,21 +82,6 @@ pub(super) fn sysctls(kernel: &mut Kernel, config: &IpvsConfig) -> Result<(), Sy
                  privileged"
             ))
         })?;
-    }
-    let wanted = Timeouts {
-        tcp: seconds(config.tcp_timeout),
-        tcp_fin: seconds(config.tcp_fin_timeout),
-        udp: seconds(config.udp_timeout),
-    };
-    let differs = |wanted: u32, now: u32| wanted != 0 && wanted != now;
-    if differs(wanted.tcp, timeouts.tcp)
-        || differs(wanted.tcp_fin, timeouts.tcp_fin)
-        || differs(wanted.udp, timeouts.udp)
-    {
-        // Connections live a little longer or shorter: no reason to have none.
-        if let Err(error) = kernel.table.set_timeouts(wanted) {
-            warn!("cannot set the timeouts of IPVS: {error}");
-        }
     }
     Ok(())
 }

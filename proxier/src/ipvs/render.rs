@@ -3,7 +3,8 @@
 //! In: a Service port, its endpoints, the settings. Out: virtual servers with their real ones, set entries, and what
 //! the host may not use. Must not know: what the kernel holds, or other Service ports.
 //!
-//! Follows kube-proxy 1.36, where policy `Local` without local endpoints falls back to all endpoints.
+//! Follows kube-proxy 1.36, where policy `Local` without local endpoints falls back to all endpoints, but for a
+//! Service under `internalTrafficPolicy: Local` that cannot be reached from outside: of that they are never looked at.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -24,7 +24,7 @@ use crate::kernel::{AddressOperation, IpSetError, IpvsError, LinkError, Operatio
 use crate::model::ServicePortName;
 use crate::netfilter::ipset::{Entry, SetName};
 use crate::netfilter::iptables::{Rule, Table};
-use crate::netfilter::ipvs::{ServerKey, VirtualServer};
+use crate::netfilter::ipvs::{RealServer, ServerKey, VirtualServer};
 use crate::netfilter::{Owner, Restore, SavedChain};
 use crate::xtables::{Place, Tables};
 
@@ -46,6 +46,14 @@ struct Work {
     before: BTreeMap<ServerKey, Option<VirtualServer>>,
     /// Of these something failed.
     failed: BTreeSet<ServerKey>,
+}
+
+/// An entry that a set gets or loses.
+#[derive(Clone, Copy, Debug)]
+struct EntryChange {
+    id: SetId,
+    entry: Entry,
+    held: bool,
 }
 
 /// Of a failure that concerns no single Service port.
@@ -84,7 +92,7 @@ impl Ipvs {
         let mut work = self.plan_servers(settings, seen, now)?;
         let make = std::mem::take(&mut work.make);
         self.apply_servers(&make, &mut work, seen.is_some(), &mut troubles)?;
-        let (added, deleted) = self.set_changes();
+        let [added, deleted] = self.set_changes();
         self.apply_sets(&added, &mut troubles)?;
         let (bind, unbind) = self.state.addresses.changes();
         self.apply_addresses(&bind, AddressOperation::Add, &mut troubles)?;
@@ -158,9 +166,11 @@ impl Ipvs {
                 return Ok(Some(Found::remembered(image, draining)));
             }
         }
-        let mut reals = Vec::new();
-        self.kernel.table.real_servers(key, &mut |real, connections| reals.push((real, Some(connections))))?;
-        Ok(Some(Found { server, reals }))
+        // One may be listed twice.
+        let mut reals = BTreeMap::new();
+        let each = &mut |real: RealServer, connections| _ = reals.insert(real.address, (real, Some(connections)));
+        self.kernel.table.real_servers(key, each)?;
+        Ok(Some(Found { server, reals: reals.into_values().collect() }))
     }
 
     fn apply_servers(
@@ -223,33 +233,34 @@ impl Ipvs {
         }
     }
 
-    fn set_changes(&mut self) -> (Vec<(SetId, Entry, bool)>, Vec<(SetId, Entry, bool)>) {
+    /// What sets get, and what they lose.
+    fn set_changes(&mut self) -> [Vec<EntryChange>; 2] {
         let (mut added, mut deleted) = (Vec::new(), Vec::new());
         for id in SetId::ALL {
             let (add, delete) = self.state.entries[id as usize].changes();
-            added.extend(add.into_iter().map(|entry| (id, entry, true)));
-            deleted.extend(delete.into_iter().map(|entry| (id, entry, false)));
+            added.extend(add.into_iter().map(|entry| EntryChange { id, entry, held: true }));
+            deleted.extend(delete.into_iter().map(|entry| EntryChange { id, entry, held: false }));
         }
-        (added, deleted)
+        [added, deleted]
     }
 
-    fn apply_sets(&mut self, changes: &[(SetId, Entry, bool)], troubles: &mut Troubles) -> Result<(), SyncError> {
+    fn apply_sets(&mut self, changes: &[EntryChange], troubles: &mut Troubles) -> Result<(), SyncError> {
         if changes.is_empty() {
             return Ok(());
         }
         let operations: Vec<SetOperation> = changes
             .iter()
-            .map(|&(id, entry, add)| {
+            .map(|&EntryChange { id, entry, held }| {
                 let name = set_name(id, self);
-                if add { SetOperation::Add(name, entry) } else { SetOperation::Delete(name, entry) }
+                if held { SetOperation::Add(name, entry) } else { SetOperation::Delete(name, entry) }
             })
             .collect();
         let mut failures = BTreeMap::new();
         self.kernel.sets.apply(&operations, &mut |index, error| _ = failures.insert(index, error))?;
-        for (index, &(id, entry, add)) in changes.iter().enumerate() {
+        for (index, &EntryChange { id, entry, held }) in changes.iter().enumerate() {
             match failures.remove(&index) {
-                None => self.state.entries[id as usize].set_held(entry, add),
-                Some(IpSetError::NotFound(_)) if !add => self.state.entries[id as usize].set_held(entry, false),
+                None => self.state.entries[id as usize].set_held(entry, held),
+                Some(IpSetError::NotFound(_)) if !held => self.state.entries[id as usize].set_held(entry, false),
                 Some(error @ (IpSetError::Full { .. } | IpSetError::Refused { .. } | IpSetError::Mismatch(_))) => {
                     let owners = self.state.wanting(|wanted| {
                         wanted.entries.contains(&(id, entry))

@@ -233,6 +233,36 @@ pub struct Timeouts {
     pub udp: u32,
 }
 
+/// A change to the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Makes a virtual server; fails if it exists.
+    AddVirtual(VirtualServer),
+    /// Has one schedule otherwise; its real servers and connections stay. Fails if there is none.
+    UpdateVirtual(VirtualServer),
+    /// Deletes one with its real servers; fails if there is none.
+    DeleteVirtual(ServerKey),
+    /// Adds a real server; fails if it is there, or if there is no such virtual server.
+    AddReal(ServerKey, RealServer),
+    /// Changes its weight; its connections stay. Fails if there is none.
+    UpdateReal(ServerKey, RealServer),
+    /// Takes one out: its connections end with their next packet. Fails if there is none.
+    DeleteReal(ServerKey, SocketAddr),
+}
+
+impl Operation {
+    /// The virtual server that it is about.
+    #[must_use]
+    pub fn key(&self) -> ServerKey {
+        match self {
+            Self::AddVirtual(server) | Self::UpdateVirtual(server) => server.key,
+            Self::DeleteVirtual(key) | Self::AddReal(key, _) | Self::UpdateReal(key, _) | Self::DeleteReal(key, _) => {
+                *key
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,6 @@
 use proxier::kernel::IpvsError;
 use proxier::model::IpvsConfig;
 use proxier::netfilter::ipset::SetName;
-use proxier::testing::objects;
 
 use super::fake::{DEVICE, Fake};
 use super::world::{World, service, slice};
@@ -106,5 +105,4 @@ fn a_scheduler_is_looked_for_at_the_start() {
     fake.servers.lose_scheduler("lblc");
     let said = check(&with("lblc")).expect_err("there is none").0;
     assert!(said.contains("ip_vs_lblc"), "{said}");
-    let _ = objects::config();
 }

@@ -12,38 +12,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use crate::family::IpFamily;
 use crate::netfilter::ipvs::{Connections, Flags, RealServer, Scheduler, ServerKey, TCP, Timeouts, VirtualServer};
 
+pub use crate::netfilter::ipvs::Operation;
 pub use error::IpvsError;
 pub use system::SystemIpvs;
-
-/// A change to the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// Makes a virtual server; fails if it exists.
-    AddVirtual(VirtualServer),
-    /// Has one schedule otherwise; its real servers and connections stay. Fails if there is none.
-    UpdateVirtual(VirtualServer),
-    /// Deletes one with its real servers; fails if there is none.
-    DeleteVirtual(ServerKey),
-    /// Adds a real server; fails if it is there, or if there is no such virtual server.
-    AddReal(ServerKey, RealServer),
-    /// Changes its weight; its connections stay. Fails if there is none.
-    UpdateReal(ServerKey, RealServer),
-    /// Takes one out: its connections end with their next packet. Fails if there is none.
-    DeleteReal(ServerKey, SocketAddr),
-}
-
-impl Operation {
-    /// The virtual server that it is about.
-    #[must_use]
-    pub fn key(&self) -> ServerKey {
-        match self {
-            Self::AddVirtual(server) | Self::UpdateVirtual(server) => server.key,
-            Self::DeleteVirtual(key) | Self::AddReal(key, _) | Self::UpdateReal(key, _) | Self::DeleteReal(key, _) => {
-                *key
-            }
-        }
-    }
-}
 
 /// What the kernel says of its IPVS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
