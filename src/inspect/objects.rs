@@ -51,7 +51,7 @@ async fn list(asked: &Asked) -> Result<BTreeMap<IpFamily, Tracker>, String> {
     }
     let client = match objects {
         Some(_) => None,
-        None => Some(source::connect(settings, master, &metrics).await?),
+        None => Some(source::connect(settings, master, &metrics).await?.objects),
     };
     let flags = SourceFlags { objects: objects.clone(), ..SourceFlags::default() };
     let (sender, mut news) = unbounded_channel();
