@@ -243,7 +243,8 @@ fn check(case: &str, flavour: Flavour, step: usize, tally: &mut Tally) {
     let asked = |packet: &Packet| {
         let interface = match &packet.origin {
             Origin::Host => true,
-            Origin::Interface(name) => LINKS.contains(&name.as_str()),
+            // What is sent to a loopback address stays where it is sent from.
+            Origin::Interface(name) => LINKS.contains(&name.as_str()) && !packet.destination.ip().is_loopback(),
         };
         interface && packet.state == ConnState::New
     };

@@ -17,7 +17,8 @@ pub fn of(seen: &Look) -> Vec<Finding> {
     let mut findings = Vec::new();
     let rules = &seen.rules;
     let other_mode = seen.other_modes();
-    if !rules.any() && rules.in_other.is_empty() {
+    let ipvs = rules.mode() == Some("ipvs") && !rules.families.iter().any(|family| family.has_service_chains());
+    if ipvs || (!rules.any() && rules.in_other.is_empty()) {
         findings.push(match other_mode.first() {
             Some(mode) => Finding::suspect(
                 Cause::NotUnderstood,
@@ -96,7 +97,7 @@ fn two_proxies(seen: &Look, other_modes: &[String]) -> Vec<Finding> {
 pub fn drift(seen: &Look, focus: &Focus, views: &[ServicePortView]) -> Vec<Finding> {
     const NEXT: &str = "see kube-proxy dump for all of them; the proxy mends them within its sync period if it runs: look \
                         at its log, and at who else writes iptables rules on this node";
-    if !seen.rules.any() {
+    if seen.rules.mode() != Some("iptables") {
         return Vec::new();
     }
     if let Some(differences) = seen.differences(focus, views).filter(|_| focus.service.is_some()) {

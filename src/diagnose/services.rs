@@ -12,8 +12,8 @@ use crate::inspect::Look;
 
 /// Nobody knows what was asked for.
 pub fn unknown(seen: &Look, address: Option<(SocketAddr, Protocol)>, name: &str) -> Option<Finding> {
-    if !seen.rules.any() && seen.objects.is_none() {
-        // That there is no proxy says it all.
+    if seen.rules.mode() != Some("iptables") {
+        // That there is no proxy, or one that is not understood, says it all.
         return None;
     }
     let asked = address

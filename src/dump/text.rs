@@ -26,7 +26,7 @@ pub fn text(report: &Report, look: Look, wide: bool) -> String {
         out += "No Service ports.\n\n";
     }
     match &report.differences {
-        None => out += "Not compared with what should be: no --objects, --kubeconfig or --config with one.\n\n",
+        None => out += "Not compared with what should be: that takes --config, --kubeconfig or --objects.\n\n",
         Some(differences) if differences.is_empty() => {
             out += &format!("{}\n\n", look.styled(Style::Green, "The rules are as they should be."));
         }

@@ -84,7 +84,7 @@ impl Facts {
             sizes
         });
         Self {
-            mode: rules.any().then_some("iptables"),
+            mode: rules.mode(),
             flavour: rules.flavour.to_string(),
             flavour_reason: rules.choice.reason.clone(),
             rules_in_other_flavour: rules

@@ -80,6 +80,11 @@ pub fn look_as_asked(asked: Asked, focus: &Focus) -> Look {
 impl Look {
     /// The Service ports, with endpoints, flows and states.
     pub fn services(&mut self, focus: &Focus) -> Vec<ServicePortView> {
+        if self.rules.mode() == Some("ipvs") {
+            let why = "this node is in IPVS mode, which is not read yet: ipvsadm -Ln and ipset list show it";
+            self.unread.push(Unread::new("Services", why));
+            return Vec::new();
+        }
         let mut all = Vec::new();
         for at in 0..self.rules.families.len() {
             all.extend(self.services_of(at, focus));
@@ -119,7 +124,7 @@ impl Look {
     /// What differs from what should be; `None` without objects.
     #[must_use]
     pub fn differences(&self, focus: &Focus, views: &[ServicePortView]) -> Option<Vec<Difference>> {
-        let objects = self.objects.as_ref()?;
+        let objects = self.objects.as_ref().filter(|_| self.rules.mode() != Some("ipvs"))?;
         let mut all = Vec::new();
         for rules in &self.rules.families {
             let Some(tracker) = objects.get(&rules.family) else { continue };
@@ -171,8 +176,8 @@ impl Look {
         let nftables = IpFamily::ALL.into_iter().filter(has_table);
         let mut modes: Vec<String> =
             nftables.map(|family| format!("a table kube-proxy of nftables mode for {family}")).collect();
-        if self.rules.families.iter().any(|rules| rules.ruleset.chain("nat", "KUBE-LOAD-BALANCER").is_some()) {
-            modes.push("a chain KUBE-LOAD-BALANCER of IPVS mode".to_owned());
+        if self.rules.mode() == Some("ipvs") {
+            modes.push("a chain KUBE-IPVS-FILTER of IPVS mode".to_owned());
         }
         modes
     }

@@ -17,6 +17,8 @@ use crate::terminal::Progress;
 
 /// The chain that tells that a kube-proxy in iptables mode was here.
 const LANDMARK: &str = "KUBE-SERVICES";
+/// The chain that tells that one in IPVS mode was here, or is.
+const IPVS_LANDMARK: &str = "KUBE-IPVS-FILTER";
 /// Chains that lead to all Service ports: of these only what is asked for is followed.
 const DISPATCH: [&str; 2] = [LANDMARK, "KUBE-NODEPORTS"];
 
@@ -81,6 +83,13 @@ impl Rules {
     #[must_use]
     pub fn of(&self, family: IpFamily) -> Option<&FamilyRules> {
         self.families.iter().find(|rules| rules.family == family)
+    }
+
+    /// The mode whose rules these are. IPVS mode has a chain `KUBE-SERVICES` too.
+    #[must_use]
+    pub fn mode(&self) -> Option<&'static str> {
+        let ipvs = self.families.iter().any(|rules| rules.ruleset.chain("filter", IPVS_LANDMARK).is_some());
+        if ipvs { Some("ipvs") } else { self.any().then_some("iptables") }
     }
 
     /// Whether there is a kube-proxy's rule at all.
@@ -236,6 +245,12 @@ impl FamilyRules {
             }
         }
         Ok(any)
+    }
+
+    /// Whether there is a chain of a Service port.
+    #[must_use]
+    pub fn has_service_chains(&self) -> bool {
+        self.ruleset.chains("nat").any(|(name, _)| name.starts_with("KUBE-SVC-") || name.starts_with("KUBE-SEP-"))
     }
 
     /// Whether any rule has that word.

@@ -86,6 +86,18 @@ fn causes_in_the_rules_are_named() {
 }
 
 #[test]
+fn a_node_in_ipvs_mode_is_told_and_not_misread() {
+    let node = Node::empty(LOCAL, Flavour::Nft);
+    let text = "*filter\n:KUBE-IPVS-FILTER - [0:0]\n-A INPUT -j KUBE-IPVS-FILTER\nCOMMIT\n*nat\n:KUBE-SERVICES - [0:0]\n\
+        -A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\nCOMMIT\n";
+    node.restore(IpFamily::V4, Flavour::Nft, text);
+    assert_eq!(causes(&node, "default/with-local"), ["not-understood?"]);
+    let dump = node.dump();
+    assert_eq!((&dump["facts"]["mode"], &dump["differences"]), (&"ipvs".into(), &serde_json::Value::Null));
+    assert_eq!(dump["unread"][0]["what"], "Services");
+}
+
+#[test]
 fn rules_in_both_flavours_and_two_proxies_are_named() {
     let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
     node.restore(
@@ -146,10 +158,10 @@ fn a_full_conntrack_table_is_named() {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let mut next = 0_u32;
         // Nobody listens: each packet is a flow, and an error about one before it.
-        let mut fill = |until: i64| {
+        let mut fill = |thousandths: i64| {
             for _ in 0..2 * max {
-                if next.is_multiple_of(1024) && number("count") >= until {
-                    return number("count") >= until;
+                if next.is_multiple_of(1024) && number("count") * 1000 >= number("max") * thousandths {
+                    return true;
                 }
                 let [_, a, b, c] = next.to_be_bytes();
                 let _ = socket.send_to(b"?", (std::net::Ipv4Addr::new(127, 1 + a, b, c), 9));
@@ -157,9 +169,9 @@ fn a_full_conntrack_table_is_named() {
             }
             false
         };
-        let nearly = fill(max * 92 / 100);
+        let nearly = fill(920);
         let found = causes(&node, "default/local");
-        (fill(max * 995 / 1000), (nearly, found))
+        (fill(995), (nearly, found))
     });
     assert_eq!(nearly, (true, vec!["conntrack-full?".to_owned()]));
     assert!(full);
