@@ -7,11 +7,14 @@ mod cli;
 mod config;
 mod config_watch;
 mod demo;
+mod diagnose;
+mod dump;
 mod events;
 mod file_watch;
 mod health;
 mod health_checks;
 mod http;
+mod inspect;
 mod logging;
 mod metrics;
 mod node;
@@ -21,8 +24,10 @@ mod servers;
 mod setup;
 mod source;
 mod stop;
+mod terminal;
 #[cfg(test)]
 mod tests_named;
+mod trace;
 mod version;
 
 use std::io::{Write, stderr, stdout};
@@ -56,14 +61,17 @@ fn main() -> ExitCode {
         }
     }
     line.deprecations().iter().for_each(|note| say(stderr(), &format!("{note}\n")));
-    // Whoever watches the demo wants to read it, not the log.
+    // Whoever gives a command wants to read its answer, not the log.
     let verbosity = line.flags.logs.verbosity;
-    let quiet = matches!(line.command, Some(Command::Demo)) && verbosity == 0;
+    let quiet = line.command.is_some() && verbosity == 0;
     logging::init((!quiet).then_some(verbosity));
     let Line { command, .. } = &line;
     let result = match command {
         None => run::run(&line),
         Some(Command::Demo) => return demo::run(),
+        Some(Command::Dump(arguments)) => return dump::run(arguments),
+        Some(Command::Trace(arguments)) => return trace::run(arguments),
+        Some(Command::Diagnose(arguments)) => return diagnose::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -30,10 +30,12 @@ use crate::cli::Line;
 use crate::config::doubts::{self, DOUBTFUL};
 use crate::config::{self, Settings};
 use crate::config_watch::{self, ConfigWatch};
+use crate::dump;
 use crate::events::{self, Events, Patience};
 use crate::health::Health;
 use crate::health_checks::Reports;
-use crate::http::Pages;
+use crate::http::{Pages, RulesPage};
+use crate::inspect::{self, gate::Syncing};
 use crate::logging;
 use crate::metrics::{Feature, Metrics};
 use crate::node;
@@ -48,6 +50,9 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// If this is set in the environment, nftables mode is tried on any kernel.
 const SKIP_KERNEL_VERSION_CHECK: &str = "KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK";
+
+/// How long the files of `--objects` may take to be read for a page.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does what else the flags ask for.
 ///
@@ -123,7 +128,9 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     let metrics = Arc::new(metrics(settings).map_err(|error| format!("cannot make metrics: {error}"))?);
     let (events, due) = events::events();
     // The ports open before anything can fail, so that one can ask why nothing works.
-    let (mut servers, reports) = Servers::start(plan(line, settings, events.clone()), &health, &metrics);
+    let syncing = Syncing::default();
+    let plan = plan(line, settings, events.clone(), &syncing);
+    let (mut servers, reports) = Servers::start(plan, &health, &metrics);
     tokio::task::yield_now().await;
 
     // As process 1 of a container, it would not be heard before this.
@@ -142,7 +149,7 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
         () = stop.wait() => return Ok(()),
         found = find_backends(settings) => found?,
     };
-    let (families, threads) = start_families(settings, found, &health, &metrics, reports)?;
+    let (families, threads) = start_families(settings, found, &health, &metrics, reports, &syncing)?;
     setup::oom_score(settings);
     let (news, node) = unbounded_channel();
     let node = node::follow(settings.clone(), families.clone(), node);
@@ -184,7 +191,18 @@ fn metrics(settings: &Settings) -> prometheus::Result<Metrics> {
     Ok(metrics)
 }
 
-fn plan(line: &Line, settings: &Settings, events: Events) -> Plan {
+/// `/debug/rules`, if it was asked for. It compares with `--objects`; an API server is not asked for a page.
+fn rules_page(line: &Line, settings: &Settings, syncing: &Syncing) -> Option<RulesPage> {
+    let mut settings = settings.clone();
+    settings.client.kubeconfig = None;
+    let (objects, timeout) = (line.flags.source.objects.clone(), PAGE_TIMEOUT);
+    let asked = inspect::arguments::Asked { settings, objects, master: String::new(), timeout };
+    let report = Box::new(move |service: Option<&str>, json| dump::page(asked.clone(), service, json));
+    let syncing = syncing.clone();
+    line.flags.servers.debug_rules.0.then(|| RulesPage::new(report, move || syncing.now()))
+}
+
+fn plan(line: &Line, settings: &Settings, events: Events, syncing: &Syncing) -> Plan {
     Plan {
         health: settings.healthz,
         metrics: settings.metrics,
@@ -194,6 +212,7 @@ fn plan(line: &Line, settings: &Settings, events: Events) -> Plan {
             configz: serde_json::to_string(&settings.file).unwrap_or_else(|error| error.to_string()),
             flagz: settings.gates.enabled("ComponentFlagz").then(|| line.shown.clone()),
             statusz: settings.gates.enabled("ComponentStatusz"),
+            rules: rules_page(line, settings, syncing),
             profiling: settings.enable_profiling,
             set_verbosity: logging::set_verbosity,
         },
@@ -278,13 +297,14 @@ fn start_families(
     health: &Arc<Health>,
     metrics: &Arc<Metrics>,
     reports: Reports,
+    syncing: &Syncing,
 ) -> Result<(Families, Vec<JoinHandle<()>>), String> {
     let (config, began) = (&settings.proxier, Instant::now());
     let (mut families, mut threads) = (Families::default(), Vec::new());
     for (family, backend) in backends {
         let (sender, changes) = mpsc::channel::<Change>();
         let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
-        let proxier = Proxier::new(family, config.clone(), backend, reporter)
+        let proxier = Proxier::new(family, config.clone(), syncing.watch(backend), reporter)
             .with_cleaner(cleaner(family, config))
             .with_sweep(Box::new(move || leftovers::remove(family, Some(running), began.elapsed() < ipvs::PATIENCE)));
         let name = format!("proxier-{family}");

@@ -96,11 +96,19 @@ impl Lab {
     /// # Panics
     /// When its files cannot be written or it cannot be started.
     pub fn start(&mut self, binary: &Path, config: &Value, objects: &Path) {
+        self.start_with(binary, config, objects, &[]);
+    }
+
+    /// The same, with more flags.
+    ///
+    /// # Panics
+    /// When its files cannot be written or it cannot be started.
+    pub fn start_with(&mut self, binary: &Path, config: &Value, objects: &Path, flags: &[&str]) {
         let json = serde_json::to_string_pretty(config).expect("a configuration"); // which is YAML too
         fs::write(self.dir().join("config.yaml"), json).expect("write the configuration");
         fs::create_dir_all(self.dir().join("objects")).expect("make the objects folder");
         self.replace(objects);
-        self.proxy = Some(Proxy::start(&self.node, binary, self.dir(), &self.env()));
+        self.proxy = Some(Proxy::start(&self.node, binary, self.dir(), flags, &self.env()));
     }
 
     /// Replaces all objects at once, by a rename.

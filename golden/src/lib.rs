@@ -15,4 +15,4 @@ pub mod probe;
 pub mod proxy;
 pub mod replay;
 pub mod sample;
-pub mod tracer;
+pub mod wire;

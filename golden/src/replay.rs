@@ -2,6 +2,7 @@
 //!
 //! In: a case, a mode. Out: after each step, the kernel as the tools would print it. It must not know what is right.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use proxier::backend::Backend;
 use proxier::iptables::Iptables;
 use proxier::ipvs::{self, Ipvs};
 use proxier::kernel::{DeviceName, Host};
-use proxier::model::{Config, IpvsConfig, LocalDetector, NamespacedName, NodeInfo, NodePortAddresses};
+use proxier::model::{Config, IpvsConfig, LocalDetector, NamespacedName, NodeInfo, NodePortAddresses, Snapshot};
 use proxier::netfilter::iptables::Table;
 use proxier::nftables::Nftables;
 use proxier::testing::{FakeHost, FakeIpSets, FakeIptables, FakeIpvs, FakeLinks, FakeNftables, objects};
@@ -124,6 +125,26 @@ impl Replay {
             let synced = family.backend.sync(&family.tracker.snapshot(node_ip), &scope, now);
             assert_eq!(synced.expect("a sync").rejected, [], "{}", family.family);
         }
+    }
+
+    /// The model of a family, and the configuration.
+    ///
+    /// # Panics
+    /// Never: there are both families.
+    pub fn model<T>(&self, family: IpFamily, look: impl FnOnce(&Snapshot<'_>, &Config) -> T) -> T {
+        let family = self.families.iter().find(|f| f.family == family).expect("both families");
+        let node_ip = self.config.node_ip(family.family, family.tracker.node());
+        look(&family.tracker.snapshot(node_ip), &self.config)
+    }
+
+    /// The node's addresses of a family, in the kernel's order.
+    ///
+    /// # Panics
+    /// Never: they are addresses.
+    #[must_use]
+    pub fn addresses(family: IpFamily) -> Vec<IpAddr> {
+        let all = ADDRESSES.iter().map(|ip| ip.parse().expect("an address"));
+        all.filter(|ip| IpFamily::of(ip) == family).collect()
     }
 
     /// A part of the kernel as its tool would print it now; `None` for one that is not replayed.

@@ -17,6 +17,7 @@ const KEPT: &[&str] = &[
     "boot-id-file",
     "cleanup",
     "config",
+    "debug-rules",
     "hostname-override",
     "init-only",
     "log-flush-frequency",

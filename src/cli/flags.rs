@@ -83,7 +83,7 @@ pub struct General {
 }
 
 /// Where objects come from.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Where objects come from")]
 pub struct Source {
     /// Kubeconfig file; without it and --master, the Pod's service account
@@ -179,6 +179,9 @@ pub struct Servers {
     /// Serve /debug/ beside /metrics
     #[arg(long, value_name = "BOOL", default_value = "false")]
     pub profiling: Switch,
+    /// Serve /debug/rules beside /metrics: what this node's rules do with Services; it counts beside --config too
+    #[arg(long, value_name = "BOOL", default_value = "false")]
+    pub debug_rules: Switch,
     /// Show metrics that are hidden since the release before this one (1.35)
     #[arg(long, value_name = "VERSION", default_value = "")]
     pub show_hidden_metrics_for_version: String,

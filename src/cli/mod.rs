@@ -36,6 +36,12 @@ struct Cli {
 pub enum Command {
     /// Show the proxy at work in network namespaces of its own, without a cluster and without touching this host's rules
     Demo,
+    /// Show what this node does with Services: addresses, endpoints, rules, flows, and what differs from what should be
+    Dump(crate::dump::Arguments),
+    /// Walk a packet through the rules in the kernel, without sending it
+    Trace(crate::trace::Arguments),
+    /// Find out why a connection to a Service fails; status 0: healthy, 1: a cause was found, 2: could not tell
+    Diagnose(crate::diagnose::Arguments),
 }
 
 /// A command line that was understood.

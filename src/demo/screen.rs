@@ -3,43 +3,16 @@
 //! In: headings, texts, counts, claims and whether they hold. Out: lines on standard output, and what did not hold.
 //! Must not know: what it is about. Colours only on a terminal, and never with `NO_COLOR`.
 
-use std::io::{IsTerminal, Write};
-
 use super::traffic::Tally;
+pub use crate::terminal::Style;
+use crate::terminal::{self, Look};
 
 const WIDTH: usize = 40;
-
-/// How a piece of text looks.
-#[derive(Clone, Copy, Debug)]
-pub enum Style {
-    /// A heading.
-    Bold,
-    /// Less important.
-    Dim,
-    /// As it should be.
-    Green,
-    /// Not as it should be, or gone.
-    Red,
-    /// Data.
-    Blue,
-}
-
-impl Style {
-    fn code(self) -> &'static str {
-        match self {
-            Self::Bold => "1",
-            Self::Dim => "2",
-            Self::Green => "32",
-            Self::Red => "31",
-            Self::Blue => "34",
-        }
-    }
-}
 
 /// Standard output, and the claims that did not hold.
 #[derive(Debug)]
 pub struct Screen {
-    colours: bool,
+    look: Look,
     block: char,
     problems: Vec<String>,
 }
@@ -50,23 +23,17 @@ impl Screen {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default();
         let utf8 = ["UTF-8", "utf8", "utf-8", "UTF8"].iter().any(|name| locale.ends_with(name));
-        let colours =
-            std::io::stdout().is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_some_and(|t| t != "dumb");
-        Self { colours, block: if utf8 { '█' } else { '#' }, problems: Vec::new() }
+        Self { look: Look::of_stdout(), block: if utf8 { '█' } else { '#' }, problems: Vec::new() }
     }
 
     /// Text in a style, where there are styles.
     pub fn styled(&self, style: Style, text: &str) -> String {
-        if self.colours { format!("\x1b[{}m{text}\x1b[0m", style.code()) } else { text.to_owned() }
+        self.look.styled(style, text)
     }
 
     /// A line.
     pub fn line(&self, text: &str) {
-        let mut out = std::io::stdout().lock();
-        if writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()).is_err() {
-            // Nobody reads on, as with `| head`: end as other programs do.
-            std::process::exit(1);
-        }
+        terminal::print(&format!("{}\n", text.trim_end()));
     }
 
     /// An indented line.

@@ -12,7 +12,9 @@ use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderName};
 use hyper::{Method, StatusCode};
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Answer, Asked, Handler, JSON, PLAIN, Reply, debug, error, not_found, query, zpages};
+use super::{
+    Answer, Asked, Handler, JSON, PLAIN, Reply, RulesPage, debug, error, not_found, query, rules_page, zpages,
+};
 use crate::metrics::{Metrics, process};
 
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
@@ -29,6 +31,8 @@ pub struct Pages {
     pub flagz: Option<Vec<(String, String)>>,
     /// Whether there is `/statusz`: the gate `ComponentStatusz`.
     pub statusz: bool,
+    /// `/debug/rules`, if that is wanted.
+    pub rules: Option<RulesPage>,
     /// Whether there is `/debug/`: `enableProfiling`.
     pub profiling: bool,
     /// Changes the log's verbosity.
@@ -57,6 +61,9 @@ pub fn pages(pages: Pages, metrics: Arc<Metrics>) -> Handler {
         }
         "/statusz" if pages.statusz => zpages::statusz(asked, started, Timestamp::now()),
         "/flagz" => pages.flagz.as_ref().map_or_else(not_found, |flags| zpages::flagz(asked, flags)),
+        rules_page::PATH if pages.rules.is_some() => {
+            pages.rules.as_ref().map_or_else(not_found, |page| page.answer(asked))
+        }
         path if pages.profiling && path.starts_with("/debug/") => {
             debug::page(asked, pages.set_verbosity).unwrap_or_else(not_found)
         }

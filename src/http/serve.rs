@@ -216,7 +216,15 @@ async fn answer(handler: &Handler, request: Request<Incoming>, patience: Patienc
     } else {
         Bytes::new()
     };
-    handler(&Request::from_parts(head, body))
+    let request = Request::from_parts(head, body);
+    if request.uri().path() != super::rules_page::PATH {
+        return handler(&request);
+    }
+    // This one takes its time, and others must not wait for it.
+    let handler = handler.clone();
+    tokio::task::spawn_blocking(move || handler(&request))
+        .await
+        .unwrap_or_else(|error| super::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))
 }
 
 /// Serves until dropped. `name` is for the log.

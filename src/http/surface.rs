@@ -69,6 +69,7 @@ fn server(name: &str) -> Handler {
                 configz: "{\"kind\":\"KubeProxyConfiguration\"}".to_owned(),
                 flagz: (name != "gates-off").then_some(flags),
                 statusz: name != "gates-off",
+                rules: None,
                 profiling: name == "profiling",
                 set_verbosity: |verbosity| VERBOSITY.store(verbosity, Ordering::Relaxed),
             };

@@ -79,7 +79,7 @@ fn raw(address: IpAddr) -> std::io::Result<Socket> {
 }
 
 /// A packet with one INIT chunk: tag, window, streams out and in, first sequence number.
-fn init(from: u16, to: u16) -> Vec<u8> {
+pub(crate) fn init(from: u16, to: u16) -> Vec<u8> {
     let mut packet = [from.to_be_bytes(), to.to_be_bytes()].concat();
     packet.extend([0; 8]);
     packet.extend([1, 0, 0, 20]);

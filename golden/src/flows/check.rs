@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use super::machine;
 use super::spelling::Expected;
 use super::table::{Flow, FlowTable};
-use crate::tracer::iptables::{Family, Ruleset};
-use crate::tracer::{Memory, Node, Outcome, Packet, Trace, Verdict};
+use proxier::IpFamily;
+use proxier::inspect::rules::Ruleset;
+use proxier::inspect::walk::{Memory, Node, Outcome, Packet, Trace, Verdict};
 
 /// How far from equal the shares of a flow's ends may be: iptables writes 1/3 with ten digits.
 const TOLERANCE: f64 = 0.0001;
@@ -93,9 +94,9 @@ fn complaint(flow: &Flow, expect: &[Expected], answer: &Answer) -> String {
 /// # Errors
 /// As `FlowTable::check`, or the line of the rules that the tracer does not know.
 pub fn check_iptables(table: &FlowTable, rules_text_v4: &str, rules_text_v6: &str) -> Result<usize, String> {
-    let parse = |family, text| Ruleset::parse(family, text).map_err(|error| format!("{family:?} rules, {error}"));
-    let v4 = parse(Family::V4, rules_text_v4)?;
-    let v6 = parse(Family::V6, rules_text_v6)?;
+    let parse = |family, text| Ruleset::parse(family, text).map_err(|error| format!("{family} rules, {error}"));
+    let v4 = parse(IpFamily::V4, rules_text_v4)?;
+    let v6 = parse(IpFamily::V6, rules_text_v6)?;
     table.check("iptables", &mut |question| {
         let rules = if question.packet.source.is_ipv4() { &v4 } else { &v6 };
         let trace = answer_iptables(rules, question)?;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::tracer::{Node, Origin};
+use proxier::inspect::walk::{Node, Origin};
 
 const NODE: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::new(192, 168, 50, 2)),
@@ -29,7 +29,7 @@ const UPLINK: &str = "eth0";
 
 /// The node.
 pub(super) fn node() -> Node {
-    Node { addresses: NODE.to_vec() }
+    Node { addresses: NODE.to_vec(), ..Node::default() }
 }
 
 /// The address and origin of `pod`, `host`, `outside`, `ADDRESS` or `ADDRESS via INTERFACE`.

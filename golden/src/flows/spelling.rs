@@ -5,7 +5,8 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::machine;
-use crate::tracer::{ConnState, Packet, Protocol, Verdict};
+use proxier::inspect::walk::{ConnState, Packet, Verdict};
+use proxier::model::Protocol;
 
 /// The port every sender sends from.
 const SOURCE_PORT: u16 = 40123;
@@ -57,6 +58,7 @@ pub(super) fn packet(from: &str, to: &str, state: Option<&str>) -> Result<Packet
         Some("invalid") => ConnState::Invalid,
         Some(other) => return Err(format!("unknown state {other:?}")),
     };
-    let protocol: Protocol = protocol.parse()?;
+    let protocol = Protocol::of_name(protocol)
+        .ok_or_else(|| format!("unknown protocol {protocol:?}: tcp, udp and sctp are known"))?;
     Ok(Packet { source: SocketAddr::new(source, SOURCE_PORT), destination, protocol, origin, state })
 }

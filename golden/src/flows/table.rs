@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use serde::Deserialize;
 
 use super::spelling::{self, Expected};
-use crate::tracer::Packet;
+use proxier::inspect::walk::Packet;
 
 /// What is promised about the connections of one case.
 #[derive(Clone, Debug)]

@@ -5,8 +5,9 @@
 
 mod base;
 mod cleanup;
+mod expected;
 mod isolate;
-mod names;
+pub(crate) mod names;
 mod plan;
 mod render;
 mod settings;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 pub use self::cleanup::owned;
+pub use self::expected::{HostFacts, expected};
 use self::plan::{Input, Transaction};
 use self::settings::{Features, Settings};
 pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};

@@ -93,6 +93,12 @@ pub fn sort_for_deletion(chains: &mut [Chain]) {
     chains.sort_unstable_by_key(|chain| (rank(chain), *chain));
 }
 
+/// What the chains of one Service port have in common: the hash in their names. Of an endpoint's chain it is its own.
+#[must_use]
+pub fn hash_of(chain: &str) -> Option<&str> {
+    PREFIXES.iter().find_map(|prefix| chain.strip_prefix(prefix)).filter(|hash| hash.len() == HASH_LEN)
+}
+
 fn encode(hash: Sha256) -> [u8; HASH_LEN] {
     let digest = hash.finalize();
     let mut encoded = [0; HASH_LEN];

@@ -15,7 +15,7 @@ const NFNL_SUBSYS_CTNETLINK: u8 = 1;
 const IPCTNL_MSG_CT_GET: u8 = 1;
 const IPCTNL_MSG_CT_DELETE: u8 = 2;
 /// `struct nfgenmsg`
-const HEADER: usize = 4;
+pub(super) const HEADER: usize = 4;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
@@ -145,7 +145,7 @@ impl Deleter {
     }
 }
 
-fn dump_of(family: IpFamily, protocol: Option<u8>) -> Request {
+pub(super) fn dump_of(family: IpFamily, protocol: Option<u8>) -> Request {
     let kind = nfnetlink(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET);
     let mut request = Request::new(kind, 0, &nfgenmsg(family.nfproto()));
     if let Some(protocol) = protocol {
@@ -163,7 +163,7 @@ fn dump_of(family: IpFamily, protocol: Option<u8>) -> Request {
 }
 
 /// The flow that these attributes describe, if it is one with ports.
-fn flow(attributes: Attributes<'_>) -> Option<Flow> {
+pub(super) fn flow(attributes: Attributes<'_>) -> Option<Flow> {
     let (mut original, mut reply) = (None, None);
     for (kind, value) in attributes {
         match kind {

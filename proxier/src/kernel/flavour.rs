@@ -28,7 +28,7 @@ impl Flavour {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
 
-    fn infix(self) -> &'static str {
+    pub(super) fn infix(self) -> &'static str {
         match self {
             Self::Nft => "-nft",
             Self::Legacy => "-legacy",

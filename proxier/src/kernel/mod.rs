@@ -5,6 +5,7 @@
 mod command;
 pub mod conntrack;
 mod flavour;
+mod flows;
 pub mod host;
 pub mod ipset;
 pub mod iptables;
@@ -15,9 +16,13 @@ mod netlink;
 pub mod netns;
 mod nfacct;
 pub mod nftables;
+pub mod node;
+mod recent;
+mod rules;
 
 pub use conntrack::{ConntrackTable, Deleted, SystemConntrack};
 pub use flavour::{Choice, Flavour, choose as choose_flavour};
+pub use flows::{LiveFlow, each_flow};
 pub use host::{Host, SystemHost, cpu_time, cpus, ignored_signals, kernel_release, set_oom_score};
 pub use ipset::{IpSetError, IpSets, SetOperation, SystemIpSets};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};
@@ -26,3 +31,5 @@ pub use link::{AddressOperation, DeviceName, LinkError, Links, SystemLinks};
 pub use netlink::traffic::{Traffic, traffic};
 pub use nfacct::packet_counters;
 pub use nftables::{NftTables, SystemNftables, delete_table, has_table};
+pub use recent::last_seen;
+pub use rules::RuleReader;

@@ -54,6 +54,28 @@ impl Protocol {
         }
     }
 
+    /// The protocol that iptables spells so; `None` for any other.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|protocol| protocol.name() == name)
+    }
+
+    /// The protocol's number in IP headers.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// The protocol of that number; `None` for any other.
+    #[must_use]
+    pub fn of_number(number: u8) -> Option<Self> {
+        [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|protocol| protocol.number() == number)
+    }
+
     /// The protocol that the API spells so; `None` for any other.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
@@ -82,6 +104,19 @@ impl ServicePortName {
     #[must_use]
     pub fn first_of(service: &NamespacedName) -> Self {
         Self { service: service.clone(), port: Arc::from(""), protocol: Protocol::Tcp }
+    }
+}
+
+impl ServicePortName {
+    /// Reads what a name prints.
+    #[must_use]
+    pub fn parse(text: &str, protocol: Protocol) -> Option<Self> {
+        let (namespace, rest) = text.split_once('/')?;
+        let (name, port) = rest.split_once(':').unwrap_or((rest, ""));
+        if namespace.is_empty() || name.is_empty() || text.contains(char::is_whitespace) {
+            return None;
+        }
+        Some(Self { service: NamespacedName::new(namespace, name), port: port.into(), protocol })
     }
 }
 

@@ -136,6 +136,15 @@ impl Netlink {
         Ok(Dump::Interrupted)
     }
 
+    /// The same, without trying again: nothing is handed over twice.
+    pub fn dump_once(
+        &mut self,
+        request: &Request,
+        each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
+    ) -> Result<Dump, NetlinkError> {
+        self.converse(request, NLM_F_DUMP, each)
+    }
+
     /// As `dump`, for who needs all entries.
     pub fn dump_all(
         &mut self,

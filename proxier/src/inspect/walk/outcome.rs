@@ -1,5 +1,7 @@
+//! What a trace answers with.
+//!
 //! In: nothing. Out: the values a trace answers with, each mode alike, and their text for people.
-//! Must not know how any ruleset is written.
+//! Must not know: how any ruleset is written.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -54,12 +56,25 @@ impl fmt::Display for Outcome {
 }
 
 /// A rule the packet matched.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// Table and hook, as in "nat PREROUTING".
     pub hook: String,
     /// The rule as written.
     pub rule: String,
+    /// How likely it matched; 1 is certain.
+    pub chance: f64,
+}
+
+/// A rule that may have matched or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// Table and hook, as in "nat PREROUTING".
+    pub hook: String,
+    /// The rule as written.
+    pub rule: String,
+    /// What cannot be told.
+    pub why: String,
 }
 
 /// One way through the rules, with every random choice made.
@@ -71,6 +86,8 @@ pub struct Branch {
     pub remembered: BTreeSet<String>,
     /// The rules that matched, in order.
     pub steps: Vec<Step>,
+    /// Rules that were taken for not matching because it cannot be told.
+    pub doubts: Vec<Doubt>,
 }
 
 /// Every way one packet can go.
@@ -78,6 +95,10 @@ pub struct Branch {
 pub struct Trace {
     /// The ways; their probabilities sum to 1.
     pub branches: Vec<Branch>,
+    /// The `recent` lists that rules asked for the sender.
+    pub asked: BTreeSet<String>,
+    /// Chains that rules lead to and that were not there to be walked: `(table, chain)`.
+    pub missing: BTreeSet<(String, String)>,
 }
 
 impl Trace {

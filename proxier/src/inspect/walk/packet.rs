@@ -1,44 +1,15 @@
-//! In: what a test says about a connection's first packet. Out: the values a ruleset is asked about: packet, node, memory.
-//! Must not know how any ruleset is written.
+//! What is asked of a ruleset.
+//!
+//! In: what is said about a connection's first packet. Out: the values a ruleset is asked about: packet, node, memory.
+//! Must not know: how any ruleset is written.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
 
-/// A transport protocol that Services know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Protocol {
-    /// TCP
-    Tcp,
-    /// UDP
-    Udp,
-    /// SCTP
-    Sctp,
-}
+use ipnet::IpNet;
 
-impl FromStr for Protocol {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "tcp" => Ok(Self::Tcp),
-            "udp" => Ok(Self::Udp),
-            "sctp" => Ok(Self::Sctp),
-            other => Err(format!("unknown protocol {other:?}: tcp, udp and sctp are known")),
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
-    }
-}
+use crate::model::Protocol;
 
 /// Where a packet enters the node's network stack, which decides the hooks it passes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +51,7 @@ pub struct Packet {
 
 impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} -> {}", self.protocol, self.source, self.destination)?;
+        write!(f, "{} {} -> {}", self.protocol.name(), self.source, self.destination)?;
         match &self.origin {
             Origin::Host => write!(f, " from a host process"),
             Origin::Interface(name) => write!(f, " in on {name}"),
@@ -93,6 +64,8 @@ impl fmt::Display for Packet {
 pub struct Node {
     /// The addresses of its interfaces, the one it masquerades to first; loopback is always local and need not be named.
     pub addresses: Vec<IpAddr>,
+    /// Where packets to other addresses leave, as far as that is known: the longest prefix counts.
+    pub routes: Vec<(IpNet, String)>,
 }
 
 impl Node {
@@ -100,6 +73,13 @@ impl Node {
     #[must_use]
     pub fn is_local(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.addresses.contains(&address)
+    }
+
+    /// Where packets to another address leave.
+    #[must_use]
+    pub fn out_interface(&self, to: IpAddr) -> Option<&str> {
+        let fitting = self.routes.iter().filter(|(net, _)| net.contains(&to));
+        fitting.max_by_key(|(net, _)| net.prefix_len()).map(|(_, name)| name.as_str())
     }
 
     /// The address masqueraded packets of this family leave with.

@@ -1,34 +1,44 @@
-//! In: one rule's words after the chain's name. Out: its conditions and target, or what in it is unknown.
-//! Must not know tables, chains or how rules are walked. What it does not know it refuses: a match passed over would
-//! make a rule match more than it does.
+//! A rule's words after the chain's name.
+//!
+//! In: words. Out: conditions and target, and what of the rule is not understood. Must not know: tables, chains or how
+//! rules are walked. What is not understood is said: a match passed over would make a rule match more than it does.
 
+use std::borrow::Cow;
+use std::iter::Peekable;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use super::rules::{Condition, Family, State, Target, Test};
-use super::words::{mark, number};
-use crate::tracer::Protocol;
+pub(super) use super::targets::is_target;
+use super::values::{Condition, Meaning, Ports, State, Target, Test};
+use super::words::{mark, number, ports};
+use crate::family::IpFamily;
+use crate::model::Protocol;
 
 /// Reads a rule's words.
-pub(super) fn rule(family: Family, words: Vec<String>) -> Result<(Vec<Condition>, Option<Target>), String> {
+pub(super) fn rule(family: IpFamily, words: Vec<Cow<'_, str>>) -> Meaning {
     let mut reader = RuleReader::new(family, words);
     while let Some(word) = reader.words.next() {
-        reader.option(&word)?;
+        if let Err(problem) = reader.option(&word) {
+            reader.problem.get_or_insert(problem);
+            reader.skip();
+        }
     }
     reader.finish()
 }
 
-pub(super) struct RuleReader {
-    pub(super) family: Family,
-    words: std::vec::IntoIter<String>,
+pub(super) struct RuleReader<'a> {
+    pub(super) family: IpFamily,
+    words: Peekable<std::vec::IntoIter<Cow<'a, str>>>,
     negate: bool,
     protocol: Option<Protocol>,
-    modules: Vec<String>,
+    modules: Vec<Cow<'a, str>>,
     recent: Recent,
     random: bool,
     conditions: Vec<Condition>,
+    comment: Option<Box<str>>,
+    problem: Option<String>,
     pub(super) target_name: Option<String>,
     pub(super) target: Option<Target>,
 }
@@ -44,20 +54,28 @@ struct Recent {
     reap: bool,
 }
 
-impl RuleReader {
-    fn new(family: Family, words: Vec<String>) -> Self {
+impl<'a> RuleReader<'a> {
+    fn new(family: IpFamily, words: Vec<Cow<'a, str>>) -> Self {
         Self {
             family,
-            words: words.into_iter(),
+            words: words.into_iter().peekable(),
             negate: false,
             protocol: None,
             modules: vec![],
             recent: Recent::default(),
             random: false,
             conditions: vec![],
+            comment: None,
+            problem: None,
             target_name: None,
             target: None,
         }
+    }
+
+    /// Passes over values, up to the next option.
+    pub(super) fn skip(&mut self) {
+        self.negate = false;
+        while self.words.next_if(|word| !word.starts_with('-') && *word != "!").is_some() {}
     }
 
     fn option(&mut self, option: &str) -> Result<(), String> {
@@ -68,17 +86,14 @@ impl RuleReader {
             }
             "-s" => self.net(Test::Source)?,
             "-d" => self.net(Test::Destination)?,
-            "-i" => {
-                let name = self.value(option)?;
-                self.add(Test::InInterface(name));
+            "-i" | "-o" => {
+                let name = self.value(option)?.into_owned();
+                self.add(if option == "-i" { Test::InInterface(name) } else { Test::OutInterface(name) });
             }
-            "-p" => {
-                let protocol = self.parsed(option)?;
-                self.protocol = (!self.negate).then_some(protocol);
-                self.add(Test::Protocol(protocol));
-            }
+            "-p" => self.protocol()?,
             "-m" => self.module()?,
             "-j" => self.jump()?,
+            "-g" => self.goto()?,
             _ if self.target_name.is_some() => self.target_option(option)?,
             _ => self.match_option(option)?,
         }
@@ -88,13 +103,27 @@ impl RuleReader {
         Ok(())
     }
 
+    fn protocol(&mut self) -> Result<(), String> {
+        let name = self.value("-p")?;
+        if name == "all" || name == "0" {
+            return Ok(());
+        }
+        let known = Protocol::of_name(&name).or_else(|| Protocol::of_number(name.parse().ok()?));
+        if known.is_none() && !(name.parse::<u8>().is_ok() || OTHER_PROTOCOLS.contains(&&*name)) {
+            return Err(format!("-p does not take {name}"));
+        }
+        self.protocol = known.filter(|_| !self.negate);
+        self.add(known.map_or(Test::OtherProtocol, Test::Protocol));
+        Ok(())
+    }
+
     fn module(&mut self) -> Result<(), String> {
         let name = self.value("-m")?;
-        match name.as_str() {
-            "comment" | "conntrack" | "mark" | "addrtype" | "statistic" | "nfacct" => {}
+        match &*name {
+            "comment" | "conntrack" | "mark" | "addrtype" | "statistic" | "nfacct" | "multiport" => {}
             "recent" => self.recent.position = self.conditions.len(),
             "tcp" | "udp" | "sctp" => {
-                let protocol = Some(Protocol::from_str(&name)?);
+                let protocol = Protocol::of_name(&name);
                 // iptables puts -p first when it prints, but reads them in any order: checked in finish.
                 if self.protocol.is_some() && self.protocol != protocol {
                     return Err(format!("-m {name} with another protocol"));
@@ -112,14 +141,25 @@ impl RuleReader {
     pub(super) fn match_option(&mut self, option: &str) -> Result<(), String> {
         match option {
             "--comment" => {
-                self.of("comment", option)?;
+                let text = self.of("comment", option)?;
+                self.comment = Some(text.into());
             }
             "--dport" | "--sport" => {
-                if self.protocol.is_none() && !self.modules.iter().any(|m| Protocol::from_str(m).is_ok()) {
+                if self.protocol.is_none() && !self.modules.iter().any(|m| Protocol::of_name(m).is_some()) {
                     return Err(format!("{option} without a protocol"));
                 }
-                let port = self.parsed(option)?;
-                self.add(if option == "--dport" { Test::DestinationPort(port) } else { Test::SourcePort(port) });
+                let ports = vec![ports(option, &self.value(option)?)?];
+                self.add_ports(option == "--dport", ports);
+            }
+            "--dports" | "--sports" => {
+                let text = self.of("multiport", option)?;
+                let ports = text.split(',').map(|text| ports(option, text)).collect::<Result<_, _>>()?;
+                self.add_ports(option == "--dports", ports);
+            }
+            "--syn" => self.add(Test::TcpFlags { mask: FIN | SYN | RST | ACK, set: SYN }),
+            "--tcp-flags" => {
+                let (mask, set) = (flags(&self.value(option)?)?, flags(&self.value(option)?)?);
+                self.add(Test::TcpFlags { mask, set });
             }
             "--ctstate" => {
                 let states = self.of("conntrack", option)?.split(',').map(state).collect::<Result<_, _>>()?;
@@ -158,6 +198,10 @@ impl RuleReader {
         Ok(())
     }
 
+    fn add_ports(&mut self, destination: bool, ports: Vec<Ports>) {
+        self.add(if destination { Test::DestinationPorts(ports) } else { Test::SourcePorts(ports) });
+    }
+
     fn recent_option(&mut self, option: &str) -> Result<(), String> {
         match option {
             "--rcheck" => self.recent.check = true,
@@ -165,7 +209,7 @@ impl RuleReader {
             "--reap" => self.recent.reap = true,
             "--rsource" => {}
             "--seconds" => self.recent.seconds = Some(self.parsed(option)?),
-            "--name" => self.recent.list = Some(self.value(option)?),
+            "--name" => self.recent.list = Some(self.value(option)?.into_owned()),
             "--mask" => {
                 let mask = self.value(option)?;
                 if mask != "255.255.255.255" && mask != "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff" {
@@ -177,7 +221,15 @@ impl RuleReader {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<(Vec<Condition>, Option<Target>), String> {
+    fn finish(mut self) -> Meaning {
+        if let Err(problem) = self.check() {
+            self.problem.get_or_insert(problem);
+        }
+        let Self { conditions, target, comment, problem, .. } = self;
+        Meaning { conditions, target, comment, problem }
+    }
+
+    fn check(&mut self) -> Result<(), String> {
         if self.negate {
             return Err("nothing after !".to_owned());
         }
@@ -185,7 +237,7 @@ impl RuleReader {
             return Err(format!("target {name} lacks its option"));
         }
         for module in &self.modules {
-            if Protocol::from_str(module).is_ok_and(|protocol| self.protocol != Some(protocol)) {
+            if Protocol::of_name(module).is_some_and(|protocol| self.protocol != Some(protocol)) {
                 return Err(format!("-m {module} without -p {module}"));
             }
         }
@@ -194,7 +246,7 @@ impl RuleReader {
             return Err("match statistic needs --mode random and --probability".to_owned());
         }
         if self.modules.iter().any(|m| m == "recent") {
-            let Recent { position, list, set, check, seconds, reap } = self.recent;
+            let Recent { position, list, set, check, seconds, reap } = std::mem::take(&mut self.recent);
             let list = list.ok_or("match recent needs --name")?;
             let test = match (set, check) {
                 (true, false) if seconds.is_none() && !reap => Test::RecentSet { list },
@@ -203,7 +255,7 @@ impl RuleReader {
             };
             self.conditions.insert(position, Condition { negated: false, test });
         }
-        Ok((self.conditions, self.target))
+        Ok(())
     }
 
     fn add(&mut self, test: Test) {
@@ -220,13 +272,13 @@ impl RuleReader {
     }
 
     pub(super) fn check_family(&self, address: IpAddr) -> Result<(), String> {
-        if address.is_ipv4() == (self.family == Family::V4) {
+        if address.is_ipv4() == (self.family == IpFamily::V4) {
             return Ok(());
         }
         Err(format!("{address} is of the other family"))
     }
 
-    pub(super) fn value(&mut self, option: &str) -> Result<String, String> {
+    pub(super) fn value(&mut self, option: &str) -> Result<Cow<'a, str>, String> {
         self.words.next().ok_or_else(|| format!("{option} needs a value"))
     }
 
@@ -236,7 +288,7 @@ impl RuleReader {
     }
 
     /// The value of an option that only this match has.
-    fn of(&mut self, module: &str, option: &str) -> Result<String, String> {
+    fn of(&mut self, module: &str, option: &str) -> Result<Cow<'a, str>, String> {
         if !self.modules.iter().any(|m| m == module) {
             return Err(format!("{option} without -m {module}"));
         }
@@ -250,7 +302,31 @@ fn state(text: &str) -> Result<State, String> {
         "ESTABLISHED" => Ok(State::Established),
         "RELATED" => Ok(State::Related),
         "INVALID" => Ok(State::Invalid),
+        "UNTRACKED" => Ok(State::Untracked),
         "DNAT" => Ok(State::Dnat),
         other => Err(format!("unknown connection state {other}")),
     }
+}
+
+const OTHER_PROTOCOLS: [&str; 12] =
+    ["icmp", "icmpv6", "ipv6-icmp", "igmp", "gre", "esp", "ah", "udplite", "dccp", "ipip", "ipv4", "ipv6"];
+
+const FIN: u8 = 1;
+pub(in crate::inspect) const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+fn flags(text: &str) -> Result<u8, String> {
+    let one = |name: &str| match name {
+        "FIN" => Ok(FIN),
+        "SYN" => Ok(SYN),
+        "RST" => Ok(RST),
+        "PSH" => Ok(8),
+        "ACK" => Ok(ACK),
+        "URG" => Ok(32),
+        "ALL" => Ok(63),
+        "NONE" => Ok(0),
+        _ => Err(format!("unknown flag {name}")),
+    };
+    text.split(',').map(one).try_fold(0, |all, flag| Ok(all | flag?))
 }

@@ -1,12 +1,13 @@
-//! In: rules small enough to reason about by hand. Out: whether the tracer walks them as the kernel would.
-//! Must not know the recorded cases.
+//! Rules small enough to reason about by hand: whether they are walked as the kernel would.
 
 #![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
 
-use super::{Family, Ruleset};
-use crate::tracer::{ConnState, Memory, Node, Origin, Packet, Protocol, Trace};
+use super::Ruleset;
+use crate::family::IpFamily;
+use crate::inspect::walk::{ConnState, Memory, Node, Origin, Packet, Trace};
+use crate::model::Protocol;
 
 const NAT: &str = "\
 *nat
@@ -28,11 +29,11 @@ COMMIT
 ";
 
 fn rules(text: &str) -> Ruleset {
-    Ruleset::parse(Family::V4, text).unwrap()
+    Ruleset::parse(IpFamily::V4, text).unwrap()
 }
 
 fn problem(text: &str) -> String {
-    Ruleset::parse(Family::V4, text).unwrap_err().to_string()
+    Ruleset::parse(IpFamily::V4, text).unwrap_err().to_string()
 }
 
 /// The problem with one rule in the filter table's INPUT chain.
@@ -41,7 +42,7 @@ fn rule_problem(rule: &str) -> String {
 }
 
 fn node() -> Node {
-    Node { addresses: vec!["192.168.50.2".parse().unwrap(), "192.168.60.2".parse().unwrap()] }
+    Node { addresses: vec!["192.168.50.2".parse().unwrap(), "192.168.60.2".parse().unwrap()], ..Node::default() }
 }
 
 fn packet(from: &str, to: &str, origin: Origin) -> Packet {
@@ -49,7 +50,7 @@ fn packet(from: &str, to: &str, origin: Origin) -> Packet {
     Packet {
         source: SocketAddr::new(from.parse().unwrap(), 40000),
         destination: destination.parse().unwrap(),
-        protocol: protocol.parse::<Protocol>().unwrap(),
+        protocol: Protocol::of_name(protocol).unwrap(),
         origin,
         state: ConnState::New,
     }
@@ -174,9 +175,8 @@ fn whatever_is_unknown_is_refused_with_its_line() {
         ("-m set --match-set KUBE-X src -j DROP", "line 2: unknown match set"),
         ("-m tcp -j DROP", "-m tcp without -p tcp"),
         ("-p udp -m tcp -j DROP", "-m tcp with another protocol"),
-        ("-p tcp -m tcp --tcp-flags SYN SYN -j DROP", "unknown option --tcp-flags"),
-        ("-p icmp -j DROP", "does not take icmp"),
-        ("-o eth0 -j DROP", "unknown option -o"),
+        ("-p tcp -m tcp --tcp-flags SYN,BAD SYN -j DROP", "unknown flag BAD"),
+        ("-p nonsense -j DROP", "does not take nonsense"),
         ("--dport 80 -j DROP", "--dport without a protocol"),
         ("--ctstate NEW -j DROP", "--ctstate without -m conntrack"),
         ("-m conntrack --ctstate SNAT -j DROP", "unknown connection state SNAT"),
@@ -189,11 +189,11 @@ fn whatever_is_unknown_is_refused_with_its_line() {
         ("-s nonsense -j DROP", "no address"),
         ("-m comment --comment \"open -j DROP", "a quote is not closed"),
         ("-m comment ! --comment x -j DROP", "cannot be negated"),
-        ("-j LOG", "no known target LOG"),
+        ("-j CONNMARK --restore-mark", "does not know target CONNMARK"),
         ("-j MARK", "target MARK lacks its option"),
-        ("-j REJECT --reject-with tcp-reset", "unknown way to reject"),
+        ("-j REJECT --reject-with a-word", "unknown way to reject"),
         ("-j DROP -j ACCEPT", "a second target"),
-        ("-g KUBE-X", "unknown option -g"),
+        ("-g KUBE-X", "no known target KUBE-X"),
         ("-j DROP !", "nothing after !"),
     ] {
         let problem = rule_problem(rule);
@@ -211,7 +211,6 @@ fn text_that_is_no_ruleset_is_refused() {
         ("*filter\n-A KUBE-X -j DROP\nCOMMIT\n", "no chain KUBE-X"),
         ("*filter\n-D INPUT -j DROP\nCOMMIT\n", "unknown command -D"),
         ("*filter\n:A - [0:0]\n-A INPUT -j A\n-X A\nCOMMIT\n", "no known target A"),
-        ("*mangle\n-A PREROUTING -j DROP\nCOMMIT\n", "does not walk mangle PREROUTING"),
     ] {
         assert!(problem(text).contains(complaint), "{text}: {}", problem(text));
     }
@@ -228,4 +227,39 @@ fn rules_the_kernel_would_not_take_are_refused_when_met() {
         let error = rules(text).trace(&packet, &node(), &Memory::new()).unwrap_err();
         assert!(error.contains(complaint), "{error}");
     }
+}
+
+#[test]
+fn counters_are_read_in_both_spellings() {
+    let saved = "*nat\n:PREROUTING ACCEPT [5:300]\n:A - [0:0]\n[3:180] -A PREROUTING -j A\n\
+        [2:9] -A A -m comment --comment \"x -c 1 2\" -j RETURN\nCOMMIT\n";
+    let saved = rules(saved);
+    let mut listed = Ruleset::new(IpFamily::V4);
+    let text = "-P PREROUTING ACCEPT -c 5 300\n-N A\n-A PREROUTING -c 3 180 -j A\n\
+        -A A -m comment --comment \"x -c 1 2\" -c 2 9 -j RETURN\n";
+    assert_eq!(listed.read_chains("nat", text), []);
+    for ruleset in [saved, listed] {
+        let chain = ruleset.chain("nat", "PREROUTING").unwrap();
+        let rule = &ruleset.chain("nat", "A").unwrap().rules[0];
+        assert_eq!((chain.counters.packets, chain.rules[0].counters.bytes, rule.counters.packets), (5, 180, 2));
+        assert_eq!(&*rule.text, "-A A -m comment --comment \"x -c 1 2\" -j RETURN");
+        assert_eq!(rule.read(IpFamily::V4).comment.as_deref(), Some("x -c 1 2"));
+    }
+}
+
+#[test]
+fn what_others_wrote_is_read_as_far_as_it_is_understood() {
+    let text = "*nat\n:cali-PREROUTING - [0:0]\nnonsense\n-A PREROUTING -m set --match-set cali src -p tcp -j DROP\n\
+        -A PREROUTING -p udp -m set --match-set cali src -j DROP\n-A PREROUTING -p tcp -j LOG --log-prefix \"a -j b\"\n\
+        -A PREROUTING -p tcp -g cali-PREROUTING\n-A PREROUTING -j DROP\n\
+        -A cali-PREROUTING -p tcp -m multiport --dports 80,8000:9000 -j DNAT --to-destination 10.0.0.1:1\nCOMMIT\n*bad\n";
+    let mut ruleset = Ruleset::new(IpFamily::V4);
+    let problems: Vec<String> = ruleset.read(text).iter().map(ToString::to_string).collect();
+    assert_eq!(problems, ["line 3: unknown line: nonsense", "line 11: unknown table bad: *bad"].map(String::from));
+    let traced = ruleset.trace(&packet("10.0.0.9", "10.9.9.9:8500/tcp", on("eth0")), &node(), &Memory::new()).unwrap();
+    assert_eq!(ends(&traced), "10.0.0.1:1");
+    let doubts = &traced.branches[0].doubts;
+    assert_eq!((doubts.len(), &*doubts[0].why), (1, "unknown match set"), "udp is not in question");
+    let other = ruleset.trace(&packet("10.0.0.9", "10.9.9.9:81/tcp", on("eth0")), &node(), &Memory::new()).unwrap();
+    assert_eq!(ends(&other), "untouched", "what returns from a goto returns to its caller's caller");
 }

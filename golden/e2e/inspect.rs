@@ -1,0 +1,11 @@
+//! `dump`, `trace` and `diagnose` against the real kernel: each failure provoked in a namespace, and named.
+//!
+//! In: the `kube-proxy` binary and root. Out: whether the commands tell what is so. The rules are the recorded ones of
+//! the real kube-proxy, or our own proxy's.
+
+#[path = "inspect/diagnose.rs"]
+mod diagnose;
+#[path = "inspect/dump.rs"]
+mod dump;
+#[path = "inspect/node.rs"]
+mod node;

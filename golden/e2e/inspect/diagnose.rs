@@ -1,0 +1,209 @@
+//! `kube-proxy diagnose`: each cause provoked, and a healthy node.
+
+use golden::flavour::Flavour;
+use golden::netns::Netns;
+use proxier::IpFamily;
+use proxier::kernel::{Host, SystemHost};
+
+use super::node::Node;
+
+const LOCAL: &str = "402-both-local";
+
+fn causes(node: &Node, words: &str) -> Vec<String> {
+    let (causes, status) = node.diagnose(words);
+    let certain = causes.iter().any(|cause| !cause.ends_with('?'));
+    let expected = if certain {
+        1
+    } else if causes.is_empty() {
+        0
+    } else {
+        2
+    };
+    assert_eq!(status, expected, "{words}: {causes:?}");
+    causes
+}
+
+#[test]
+fn a_healthy_node_has_no_cause() {
+    for (case, service) in [(LOCAL, "default/with-local"), ("003-clusterip-1-endpoint", "default/local")] {
+        for flavour in Flavour::ALL {
+            let node = Node::recorded(case, flavour);
+            assert_eq!(causes(&node, service), [""; 0], "{case} {flavour}");
+        }
+    }
+    let node = Node::recorded(LOCAL, Flavour::Nft);
+    assert_eq!(causes(&node, "10.96.10.11:80"), [""; 0]);
+    assert_eq!(causes(&node, "192.168.50.2:30081/tcp --from outside"), [""; 0]);
+}
+
+#[test]
+fn causes_in_the_service_are_named() {
+    let node = Node::recorded(LOCAL, Flavour::Nft);
+    assert_eq!(causes(&node, "default/gone"), ["no-such-service"]);
+    assert_eq!(causes(&node, "10.96.99.99:80"), ["no-such-service"]);
+    assert_eq!(causes(&node, "default/kubernetes"), ["no-endpoints"]);
+    assert_eq!(causes(&node, "10.96.0.1:443/tcp"), ["no-endpoints"]);
+    assert_eq!(causes(&node, "default/no-local"), ["no-local-endpoints"]);
+    let node = Node::recorded("410-conditions-clusterip", Flavour::Nft);
+    let text = std::fs::read_to_string(&node.objects).expect("objects");
+    let dump = node.dump();
+    let services = dump["services"].as_array().expect("services").iter();
+    let unready = services.filter(|s| {
+        let endpoints = s["endpoints"].as_array().cloned().unwrap_or_default();
+        !endpoints.is_empty() && endpoints.iter().all(|e| e["unused"] == "it is not ready")
+    });
+    let unready: Vec<&str> = unready.filter_map(|s| s["name"].as_str()?.split(':').next()).collect();
+    assert!(!unready.is_empty(), "{text}");
+    assert_eq!(causes(&node, unready[0]), ["endpoints-not-ready"]);
+    let node = Node::recorded("210-lb-source-ranges", Flavour::Nft);
+    let dump = node.dump();
+    let ranged = dump["services"]
+        .as_array()
+        .expect("services")
+        .iter()
+        .find(|s| s["family"] == "IPv4" && s["source_ranges"].as_array().is_some_and(|ranges| !ranges.is_empty()));
+    let vips = ranged.expect("a Service with ranges")["addresses"].as_array().expect("addresses").clone();
+    let vip = vips.iter().find(|a| a["kind"] == "LoadBalancer").expect("a VIP");
+    let to = format!("{}:{}/tcp", vip["ip"].as_str().expect("an address"), vip["port"]);
+    assert_eq!(causes(&node, &format!("{to} --from 192.0.2.200")), ["source-range-refuses"]);
+}
+
+#[test]
+fn causes_in_the_rules_are_named() {
+    let node = Node::empty(LOCAL, Flavour::Nft);
+    assert_eq!(causes(&node, "default/with-local")[0], "no-proxy");
+    let node = Node::recorded(LOCAL, Flavour::Nft);
+    node.iptables("-t nat -F KUBE-SVL-3FNP6KDT3RDA4WFJ");
+    assert_eq!(causes(&node, "default/with-local"), ["rules-altered", "not-translated"]);
+    let (without_objects, status) = super::node::diagnosis(&node.run("diagnose -o json default/with-local"));
+    assert_eq!((&*without_objects[0], status), ("rules-altered", 1));
+    let node = Node::recorded(LOCAL, Flavour::Nft);
+    node.iptables("-t nat -D PREROUTING 1");
+    assert_eq!(causes(&node, "default/with-local")[0], "rules-altered");
+    let node = Node::recorded(LOCAL, Flavour::Nft);
+    node.restore(IpFamily::V4, Flavour::Nft, "*filter\n:FIREWALL-X - [0:0]\n-I FORWARD -d 10.244.0.0/16 -j FIREWALL-X\n-A FIREWALL-X -p tcp -j DROP\nCOMMIT\n");
+    assert_eq!(causes(&node, "203.0.113.11:80 --from outside"), ["refused-by-others"]);
+}
+
+#[test]
+fn a_node_in_ipvs_mode_is_told_and_not_misread() {
+    let node = Node::empty(LOCAL, Flavour::Nft);
+    let text = "*filter\n:KUBE-IPVS-FILTER - [0:0]\n-A INPUT -j KUBE-IPVS-FILTER\nCOMMIT\n*nat\n:KUBE-SERVICES - [0:0]\n\
+        -A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\nCOMMIT\n";
+    node.restore(IpFamily::V4, Flavour::Nft, text);
+    assert_eq!(causes(&node, "default/with-local"), ["not-understood?"]);
+    let dump = node.dump();
+    assert_eq!((&dump["facts"]["mode"], &dump["differences"]), (&"ipvs".into(), &serde_json::Value::Null));
+    assert_eq!(dump["unread"][0]["what"], "Services");
+}
+
+#[test]
+fn rules_in_both_flavours_and_two_proxies_are_named() {
+    let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
+    node.restore(
+        IpFamily::V4,
+        Flavour::Legacy,
+        "*nat\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT\n",
+    );
+    assert_eq!(causes(&node, "default/local"), ["wrong-flavour"]);
+    let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
+    node.lab.node().run("nft add table ip kube-proxy");
+    assert_eq!(causes(&node, "default/local"), ["two-proxies"]);
+    // Two processes of that name; what they are does not matter.
+    let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
+    let fake = node.lab.dir().join("kube-proxy");
+    std::os::unix::fs::symlink("/bin/sleep", &fake).expect("a link");
+    let start = || node.lab.node().command(&fake.to_string_lossy()).arg("600").spawn().expect("it runs");
+    let mut running = [start(), start()];
+    let found = causes(&node, "default/local");
+    running.iter_mut().for_each(|child| {
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+    });
+    assert_eq!(found, ["two-proxies"]);
+}
+
+#[test]
+fn a_stale_udp_flow_is_named() {
+    let node = Node::recorded("009-protocols-on-one-port", Flavour::Nft);
+    let dump = node.dump();
+    let services = dump["services"].as_array().expect("services");
+    let udp = services.iter().find(|s| {
+        s["protocol"] == "udp" && s["family"] == "IPv4" && s["endpoints"].as_array().is_some_and(|e| !e.is_empty())
+    });
+    let udp = udp.expect("a UDP Service");
+    let to = (
+        udp["addresses"][0]["ip"].as_str().expect("an address"),
+        udp["addresses"][0]["port"].as_u64().expect("a port"),
+    );
+    // A flow of an endpoint that is gone.
+    node.lab.node().run(&format!(
+        "conntrack -I -p udp -s 192.168.50.2 -d {} --sport 5000 --dport {} -r 10.244.9.9 -q 192.168.50.2 --reply-port-src 53 \
+         --reply-port-dst 5000 -t 600 -u SEEN_REPLY",
+        to.0, to.1
+    ));
+    let service = udp["name"].as_str().and_then(|name| name.split(':').next()).expect("a name");
+    assert_eq!(causes(&node, service), ["stale-udp-flow"]);
+}
+
+#[test]
+fn a_full_conntrack_table_is_named() {
+    let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
+    // None of them may go before the last one is there, however slow the machine is.
+    node.sysctl("net/netfilter/nf_conntrack_udp_timeout", 3600);
+    let (full, nearly) = node.lab.node().enter(|| {
+        let number = |name: &str| SystemHost.sysctl(&format!("net/netfilter/nf_conntrack_{name}")).expect("conntrack");
+        let max = number("max");
+        assert!(max < 2_000_000, "{max} flows would take too long");
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let mut next = 0_u32;
+        // Nobody listens: each packet is a flow, and an error about one before it.
+        let mut fill = |thousandths: i64| {
+            for _ in 0..2 * max {
+                if next.is_multiple_of(1024) && number("count") * 1000 >= number("max") * thousandths {
+                    return true;
+                }
+                let [_, a, b, c] = next.to_be_bytes();
+                let _ = socket.send_to(b"?", (std::net::Ipv4Addr::new(127, 1 + a, b, c), 9));
+                next += 1;
+            }
+            false
+        };
+        let nearly = fill(920);
+        let found = causes(&node, "default/local");
+        (fill(995), (nearly, found))
+    });
+    assert_eq!(nearly, (true, vec!["conntrack-full?".to_owned()]));
+    assert!(full);
+    assert_eq!(causes(&node, "default/local"), ["conntrack-full"]);
+}
+
+#[test]
+fn causes_in_the_node_are_named() {
+    let service = "default/local";
+    let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
+    node.sysctl("net/ipv4/ip_forward", 0);
+    assert_eq!(causes(&node, service), ["ip-forward-off"]);
+    node.sysctl("net/ipv4/ip_forward", 1);
+    node.sysctl("net/ipv4/conf/all/rp_filter", 1);
+    assert_eq!(causes(&node, service), ["reverse-path-filter?"]);
+    node.sysctl("net/ipv4/conf/all/rp_filter", 0);
+    assert_eq!(causes(&node, service), [""; 0]);
+    // A bridge with a pod on it, as the endpoint is on this node.
+    let pod = Netns::new();
+    node.lab.node().run("ip link add cbr0 type bridge");
+    golden::netns::veth(node.lab.node(), "pod5", &pod, "eth0");
+    node.lab.node().run("ip link set pod5 master cbr0");
+    node.lab.node().run("ip link set cbr0 up");
+    node.sysctl("net/bridge/bridge-nf-call-iptables", 0);
+    assert_eq!(causes(&node, service), ["bridge-netfilter-off", "hairpin?"]);
+    node.sysctl("net/bridge/bridge-nf-call-iptables", 1);
+    assert_eq!(causes(&node, service), ["hairpin?"]);
+    node.lab.node().run("ip link set pod5 type bridge_slave hairpin on");
+    assert_eq!(causes(&node, service), [""; 0]);
+    node.lab.node().run("ip link add vxlan0 type vxlan id 1 dev eth0 dstport 4789");
+    node.lab.node().run("ip link set vxlan0 up");
+    assert_eq!(causes(&node, service), [""; 0]);
+    node.lab.node().run("ip link set eth0 mtu 1400");
+    assert_eq!(causes(&node, service), ["mtu?"]);
+}

@@ -1,0 +1,112 @@
+//! A node with a case's rules, and our commands run on it.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+
+use golden::case::{Case, Kind, Mode, cases};
+use golden::flavour::Flavour;
+use golden::lab::Lab;
+use proxier::IpFamily;
+use proxier::iptables::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
+use proxier::kernel::{Host, SystemHost};
+use serde_json::Value;
+
+/// A node, as recorded, and the objects that its rules should follow.
+pub struct Node {
+    pub lab: Lab,
+    flavour: Flavour,
+    pub objects: PathBuf,
+    config: PathBuf,
+}
+
+impl Node {
+    /// A node with the recorded rules of a case's first state.
+    pub fn recorded(name: &str, flavour: Flavour) -> Self {
+        let node = Self::empty(name, flavour);
+        let case = case(name);
+        for (family, kind) in IpFamily::ALL.into_iter().zip([Kind::Iptables, Kind::Ip6tables]) {
+            node.restore(family, flavour, &case.expected(Mode::Iptables, 0, kind));
+        }
+        node
+    }
+
+    /// A node without rules, and the case's objects.
+    pub fn empty(name: &str, flavour: Flavour) -> Self {
+        let (lab, case) = (Lab::new(Mode::Iptables, flavour), case(name));
+        let (objects, config) = (lab.dir().join("as-stored.yaml"), lab.dir().join("as-configured.yaml"));
+        std::fs::copy(&case.stored[0], &objects).expect("the objects");
+        let text = format!("hostnameOverride: node-a\n{}", case.config);
+        std::fs::write(&config, text).expect("the configuration");
+        lab.node().enter(|| {
+            for counter in [INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER] {
+                SystemHost.ensure_counter(counter).expect("nfacct");
+            }
+        });
+        let node = Self { lab, flavour, objects, config };
+        node.sysctl("net/ipv4/ip_forward", 1);
+        node.sysctl("net/ipv6/conf/all/forwarding", 1);
+        node.lab.node().run("ip -6 route add default dev eth0");
+        node
+    }
+
+    pub fn sysctl(&self, name: &str, value: i64) {
+        self.lab.node().enter(|| SystemHost.set_sysctl(name, value)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+
+    pub fn restore(&self, family: IpFamily, flavour: Flavour, text: &str) {
+        let mut tool = self.lab.node().command(&format!("{}-{flavour}-restore", family.iptables()));
+        tool.arg("--noflush").env("XTABLES_LOCKFILE", self.lab.dir().join("xtables.lock")).stdin(Stdio::piped());
+        let mut tool = tool.stderr(Stdio::piped()).spawn().expect("iptables-restore");
+        tool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+        let output = tool.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Runs iptables with these words.
+    pub fn iptables(&self, words: &str) {
+        self.lab.node().run(&format!("iptables-{} -w 5 {words}", self.flavour));
+    }
+
+    /// Runs `kube-proxy` with these words, split at blanks.
+    pub fn run(&self, words: &str) -> Output {
+        let mut command = self.lab.node().command(env!("CARGO_BIN_EXE_kube-proxy"));
+        command.args(words.split_whitespace()).stdin(Stdio::null()).env_remove("NO_COLOR").env("TERM", "xterm");
+        command.output().expect("kube-proxy runs")
+    }
+
+    /// The same with the objects and the configuration.
+    pub fn run_with_objects(&self, words: &str) -> Output {
+        self.run(&format!("{words} --config {} --objects {}", self.config.display(), self.objects.display()))
+    }
+
+    /// What `dump -o json` tells, with objects.
+    pub fn dump(&self) -> Value {
+        json(&self.run_with_objects("dump -o json"))
+    }
+
+    /// The causes that a diagnosis finds, the certain ones first, and its status.
+    pub fn diagnose(&self, words: &str) -> (Vec<String>, i32) {
+        diagnosis(&self.run_with_objects(&format!("diagnose -o json {words}")))
+    }
+}
+
+pub fn case(name: &str) -> Case {
+    cases().into_iter().find(|case| case.name == name).unwrap_or_else(|| panic!("no case {name}"))
+}
+
+pub fn json(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+pub fn diagnosis(output: &Output) -> (Vec<String>, i32) {
+    let findings = json(output)["findings"].as_array().cloned().unwrap_or_default();
+    let cause = |finding: &Value| {
+        let suspect = if finding["certain"] == true { "" } else { "?" };
+        format!("{}{suspect}", finding["cause"].as_str().unwrap_or_default())
+    };
+    let mut causes: Vec<String> = findings.iter().map(cause).collect();
+    causes.dedup();
+    (causes, output.status.code().unwrap_or(-1))
+}

@@ -1,0 +1,171 @@
+//! Who else has chains on the node, and in which order packets meet them.
+//!
+//! In: a [`Ruleset`]. Out: for each hook, whose rules stand there, in order; the canaries. Must not know: Services.
+
+use serde::Serialize;
+
+use super::rules::{Policy, Rule, Ruleset};
+
+/// Beginnings of chain names, and whose they are. The first that fits counts.
+const OWNERS: [(&str, &str); 33] = [
+    ("KUBE-KUBELET-CANARY", "kubelet"),
+    ("KUBE-IPTABLES-HINT", "kubelet"),
+    ("KUBE-FIREWALL", "kubelet"),
+    ("KUBE-ROUTER-", "kube-router"),
+    ("KUBE-NWPLCY-", "kube-router"),
+    ("KUBE-POD-FW-", "kube-router"),
+    ("KUBE-IPVS", "kube-proxy"),
+    ("KUBE-", "kube-proxy"),
+    ("cali-", "Calico"),
+    ("felix-", "Calico"),
+    ("CILIUM_", "Cilium"),
+    ("OLD_CILIUM_", "Cilium"),
+    ("FLANNEL-", "flannel"),
+    ("WEAVE", "Weave Net"),
+    ("ANTREA-", "Antrea"),
+    ("OVN-KUBE-", "OVN-Kubernetes"),
+    ("AWS-", "AWS VPC CNI"),
+    ("AZURE-NPM", "Azure NPM"),
+    ("IP-MASQ", "ip-masq-agent"),
+    ("CNI-", "CNI plugins"),
+    ("ISTIO_", "Istio"),
+    ("ts-", "Tailscale"),
+    ("DOCKER", "Docker"),
+    ("NETAVARK", "Podman"),
+    ("LIBVIRT_", "libvirt"),
+    ("ufw-", "ufw"),
+    ("ufw6-", "ufw"),
+    ("IN_", "firewalld"),
+    ("FWD_", "firewalld"),
+    ("f2b-", "fail2ban"),
+    ("sshguard", "sshguard"),
+    ("SUSHY", "Metal3"),
+    ("neutron-", "OpenStack Neutron"),
+];
+
+/// Whose chain it is, by its name.
+#[must_use]
+pub fn owner(chain: &str) -> Option<&'static str> {
+    OWNERS.iter().find(|(beginning, _)| chain.starts_with(beginning)).map(|(_, owner)| *owner)
+}
+
+/// Whose rules stand in a hook, in the order in which packets meet them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hook {
+    /// `IPv4` or `IPv6`.
+    pub family: &'static str,
+    /// The table.
+    pub table: String,
+    /// The built-in chain.
+    pub hook: String,
+    /// The owners; one that comes again after another is named again.
+    pub order: Vec<String>,
+    /// Whether what nobody decides is dropped.
+    pub drops: bool,
+}
+
+/// How big a table is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TableSize {
+    /// `IPv4` or `IPv6`.
+    pub family: &'static str,
+    /// The table.
+    pub table: String,
+    /// How many chains it has.
+    pub chains: usize,
+    /// How many rules.
+    pub rules: usize,
+    /// Whether kube-proxy's canary is in it.
+    pub canary: bool,
+}
+
+/// The hooks that have rules or a policy other than ACCEPT.
+#[must_use]
+pub fn hooks(ruleset: &Ruleset) -> Vec<Hook> {
+    let mut hooks = Vec::new();
+    for table in ruleset.tables() {
+        for (name, chain) in ruleset.chains(table) {
+            let drops = chain.policy == Some(Policy::Drop);
+            if chain.policy.is_none() || (chain.rules.is_empty() && !drops) {
+                continue;
+            }
+            let mut order: Vec<String> = chain.rules.iter().map(|rule| owner_of(rule, ruleset)).collect();
+            order.dedup();
+            hooks.push(Hook {
+                family: ruleset.family().name(),
+                table: table.to_owned(),
+                hook: name.to_owned(),
+                order,
+                drops,
+            });
+        }
+    }
+    hooks
+}
+
+fn owner_of(rule: &Rule, ruleset: &Ruleset) -> String {
+    if let Some(owner) = rule.leads_to().and_then(owner) {
+        return owner.to_owned();
+    }
+    let comment = rule.read(ruleset.family()).comment.unwrap_or_default();
+    match (&*comment, rule.leads_to()) {
+        (comment, _) if comment.contains("NodeLocal DNS Cache") => "node-local DNS".to_owned(),
+        (comment, _) if comment.starts_with("cali:") => "Calico".to_owned(),
+        (comment, _) if comment.starts_with("flanneld") => "flannel".to_owned(),
+        (comment, _) if comment.to_lowercase().contains("cilium") => "Cilium".to_owned(),
+        (_, Some(chain)) => format!("chain {chain}"),
+        _ => "rules of no known owner".to_owned(),
+    }
+}
+
+/// The sizes of the tables.
+#[must_use]
+pub fn sizes(ruleset: &Ruleset) -> Vec<TableSize> {
+    let size = |table: &str| TableSize {
+        family: ruleset.family().name(),
+        table: table.to_owned(),
+        chains: ruleset.chains(table).count(),
+        rules: ruleset.chains(table).map(|(_, chain)| chain.rules.len()).sum(),
+        canary: ruleset.chain(table, "KUBE-PROXY-CANARY").is_some(),
+    };
+    ruleset.tables().map(size).collect()
+}
+
+/// Rules that are not understood, with why: where a trace meets one, it says so.
+#[must_use]
+pub fn not_understood(ruleset: &Ruleset) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    for table in ruleset.tables() {
+        for (name, chain) in ruleset.chains(table).filter(|(name, _)| !name.starts_with("KUBE-")) {
+            let of_kube = |rule: &Rule| rule.leads_to().is_some_and(|to| to.starts_with("KUBE-"));
+            for rule in chain.rules.iter().filter(|rule| !of_kube(rule)) {
+                if let Some(problem) = rule.read(ruleset.family()).problem {
+                    found.push((format!("{table} {name}"), rule.text.to_string(), problem));
+                }
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::family::IpFamily;
+
+    #[test]
+    fn owners_are_named_in_the_order_in_which_packets_meet_them() {
+        let text = "*filter\n:FORWARD DROP [0:0]\n:cali-FORWARD - [0:0]\n:KUBE-FORWARD - [0:0]\n:mine - [0:0]\n\
+            -A FORWARD -m comment --comment \"cali:x\" -j cali-FORWARD\n-A FORWARD -j KUBE-FORWARD\n\
+            -A FORWARD -m set --match-set x src -j KUBE-FORWARD\n-A FORWARD -j mine\n-A FORWARD -p tcp -j ACCEPT\nCOMMIT\n\
+            *raw\n-A OUTPUT -d 169.254.20.10/32 -m comment --comment \"NodeLocal DNS Cache: skip conntrack\" -j CT --notrack\nCOMMIT\n";
+        let mut ruleset = Ruleset::new(IpFamily::V4);
+        assert_eq!(ruleset.read(text), []);
+        let hooks = hooks(&ruleset);
+        let order = ["Calico", "kube-proxy", "chain mine", "rules of no known owner"];
+        assert_eq!((&*hooks[0].hook, hooks[0].drops, hooks[0].order.join(",")), ("FORWARD", true, order.join(",")));
+        assert_eq!(hooks[1].order, ["node-local DNS"]);
+        assert_eq!(sizes(&ruleset)[0].rules, 5);
+        assert_eq!(not_understood(&ruleset), [], "KUBE- rules are looked at elsewhere");
+    }
+}

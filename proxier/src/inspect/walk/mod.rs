@@ -1,0 +1,13 @@
+//! A packet's way through rules.
+//!
+//! In: a ruleset, a packet and the node it meets. Out: a [`Trace`]: every way the packet can end, how likely, and the
+//! rules that decided it. Must not know: Services, endpoints, chain names, who wrote the rules.
+
+mod chains;
+mod matching;
+mod outcome;
+mod packet;
+mod path;
+
+pub use outcome::{Branch, Doubt, Outcome, Step, Trace, Verdict};
+pub use packet::{ConnState, Memory, Node, Origin, Packet};

@@ -1,0 +1,59 @@
+//! Whom the kernel remembers in the lists of `-m recent`: what session affinity is made of.
+//!
+//! In: a list's name and an address. Out: how long ago it was put there. Must not know: what the list is for.
+//! Nothing is changed.
+
+use std::net::IpAddr;
+
+/// Kernels count time in steps of one of these parts of a second.
+const HERTZ: [f64; 4] = [100.0, 250.0, 300.0, 1000.0];
+
+/// Seconds since a list last saw an address; `None`: it is not on it, or that cannot be told.
+#[must_use]
+pub fn last_seen(list: &str, address: IpAddr) -> Option<u32> {
+    let text = std::fs::read_to_string(format!("/proc/thread-self/net/xt_recent/{list}")).ok()?;
+    let seen = text.lines().find_map(|line| entry(line).filter(|(source, _)| *source == address))?.1;
+    let timers = std::fs::read_to_string("/proc/timer_list").ok()?;
+    let now: u64 = timers.lines().find_map(|line| line.trim().strip_prefix("jiffies: ")?.trim().parse().ok())?;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
+    Some(seconds(now.wrapping_sub(seen), hertz(now, uptime)?))
+}
+
+/// `src=10.244.1.9 ttl: 64 last_seen: 4294946716 oldest_pkt: 1 4294946716`
+fn entry(line: &str) -> Option<(IpAddr, u64)> {
+    let source = line.strip_prefix("src=")?.split(' ').next()?.parse().ok()?;
+    let seen = line.split("last_seen: ").nth(1)?.split(' ').next()?.parse().ok()?;
+    Some((source, seen))
+}
+
+/// The counter began five minutes before 2^32.
+#[allow(clippy::cast_precision_loss)] // steps since the machine started
+fn hertz(now: u64, uptime: f64) -> Option<f64> {
+    let steps = now as f64 - 4_294_967_296.0;
+    let error = |hertz: &f64| (steps - hertz * (uptime - 300.0)).abs();
+    HERTZ.into_iter().min_by(|a, b| error(a).total_cmp(&error(b)))
+}
+
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // some hours at most
+fn seconds(steps: u64, hertz: f64) -> u32 {
+    (steps as f64 / hertz) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_become_seconds_whatever_the_kernels_clock() {
+        for hertz_of_kernel in HERTZ {
+            let uptime = 1000.0;
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // as the kernel counts
+            let now = (4_294_967_296.0 + hertz_of_kernel * (uptime - 300.0)) as u64;
+            assert_eq!(hertz(now, uptime), Some(hertz_of_kernel));
+        }
+        assert_eq!(seconds(2500, 250.0), 10);
+        let line = "src=10.244.1.9 ttl: 64 last_seen: 4294946716 oldest_pkt: 1 4294946716";
+        assert_eq!(entry(line), Some(("10.244.1.9".parse().expect("an address"), 4_294_946_716)));
+    }
+}

@@ -1,0 +1,102 @@
+//! What a diagnosis finds.
+//!
+//! In: nothing. Out: the known causes, and findings of them. Must not know: how they are found.
+
+use serde::Serialize;
+
+/// A known cause of connections that fail. The first ones explain the later ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// No rules of a kube-proxy on the node.
+    NoProxy,
+    /// Rules in the flavour of iptables that is not in use, or in both.
+    WrongFlavour,
+    /// Two proxies, or leftovers of another mode.
+    TwoProxies,
+    /// No such Service.
+    NoSuchService,
+    /// It has no endpoints.
+    NoEndpoints,
+    /// It has endpoints, and none is ready.
+    EndpointsNotReady,
+    /// Policy Local, and no endpoint on this node.
+    NoLocalEndpoints,
+    /// The load balancer's source ranges refuse the client.
+    SourceRangeRefuses,
+    /// Rules are not as they should be.
+    RulesAltered,
+    /// A rule of somebody else refuses the packets.
+    RefusedByOthers,
+    /// Nothing translates packets to that address.
+    NotTranslated,
+    /// UDP flows that go where endpoints were before.
+    StaleUdpFlow,
+    /// The conntrack table is full, or nearly.
+    ConntrackFull,
+    /// The node does not forward packets.
+    IpForwardOff,
+    /// Packets within a bridge do not meet the rules.
+    BridgeNetfilterOff,
+    /// Replies may be thrown away as coming in on the wrong interface.
+    ReversePathFilter,
+    /// A tunnel's MTU leaves no room for its header.
+    Mtu,
+    /// A pod may not reach itself through its Service.
+    Hairpin,
+    /// A rule that is not understood may decide.
+    NotUnderstood,
+}
+
+impl Cause {
+    /// As in the JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoProxy => "no-proxy",
+            Self::WrongFlavour => "wrong-flavour",
+            Self::TwoProxies => "two-proxies",
+            Self::NoSuchService => "no-such-service",
+            Self::NoEndpoints => "no-endpoints",
+            Self::EndpointsNotReady => "endpoints-not-ready",
+            Self::NoLocalEndpoints => "no-local-endpoints",
+            Self::SourceRangeRefuses => "source-range-refuses",
+            Self::RulesAltered => "rules-altered",
+            Self::RefusedByOthers => "refused-by-others",
+            Self::NotTranslated => "not-translated",
+            Self::StaleUdpFlow => "stale-udp-flow",
+            Self::ConntrackFull => "conntrack-full",
+            Self::IpForwardOff => "ip-forward-off",
+            Self::BridgeNetfilterOff => "bridge-netfilter-off",
+            Self::ReversePathFilter => "reverse-path-filter",
+            Self::Mtu => "mtu",
+            Self::Hairpin => "hairpin",
+            Self::NotUnderstood => "not-understood",
+        }
+    }
+}
+
+/// Something found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Which cause.
+    pub cause: Cause,
+    /// Whether it is certain, or only worth a look.
+    pub certain: bool,
+    /// What is so.
+    pub what: String,
+    /// What to do.
+    pub next: String,
+}
+
+impl Finding {
+    /// A cause that is certain.
+    pub fn certain(cause: Cause, what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { cause, certain: true, what: what.into(), next: next.into() }
+    }
+
+    /// One that is worth a look.
+    pub fn suspect(cause: Cause, what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { certain: false, ..Self::certain(cause, what, next) }
+    }
+}

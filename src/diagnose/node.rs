@@ -1,0 +1,151 @@
+//! Causes that lie in the node: its kernel's tables, numbers and interfaces.
+//!
+//! In: the node's facts, the Service ports asked for. Out: findings. Must not know: rules.
+
+use proxier::inspect::services::ServicePortView;
+
+use super::finding::{Cause, Finding};
+use crate::inspect::facts::Facts;
+
+/// From how full on the conntrack table is worth a word, in percent.
+const NEARLY_FULL: i64 = 90;
+/// From here on it is full: the kernel drops old entries to make room for new ones, and so stays just below its limit.
+const FULL: i64 = 99;
+/// What tunnels add to each packet at least.
+const OVERHEADS: [(&str, u32); 7] =
+    [("vxlan", 50), ("geneve", 50), ("ipip", 20), ("sit", 20), ("ip6tnl", 40), ("gre", 24), ("wireguard", 60)];
+
+/// What is wrong with the node.
+pub fn of(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(conntrack(facts));
+    findings.extend(forwarding(facts, views));
+    findings.extend(bridges(facts, views));
+    findings.extend(reverse_path(facts));
+    findings.extend(tunnels(facts));
+    findings.extend(hairpin(facts, views));
+    findings
+}
+
+fn conntrack(facts: &Facts) -> Option<Finding> {
+    let conntrack = facts.conntrack.filter(|conntrack| conntrack.count * 100 >= conntrack.max * NEARLY_FULL)?;
+    let full = conntrack.count * 100 >= conntrack.max * FULL;
+    let what = format!(
+        "the conntrack table is {}: {} of {} entries{}",
+        if full { "full" } else { "nearly full" },
+        conntrack.count,
+        conntrack.max,
+        if full { ", new connections are dropped" } else { "" }
+    );
+    let next = "raise net.netfilter.nf_conntrack_max (the proxy's --conntrack-max-per-core), and find out who opens so \
+                many connections: kube-proxy dump shows flows by endpoint";
+    Some(if full {
+        Finding::certain(Cause::ConntrackFull, what, next)
+    } else {
+        Finding::suspect(Cause::ConntrackFull, what, next)
+    })
+}
+
+fn forwarding(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
+    let families = [("IPv4", "net/ipv4/ip_forward"), ("IPv6", "net/ipv6/conf/all/forwarding")];
+    let off = families.into_iter().filter(|(family, name)| {
+        // Without endpoints nothing has to be forwarded.
+        let used = views.iter().any(|view| view.family == *family && super::leads_somewhere(view));
+        used && facts.sysctls.get(*name) == Some(&0)
+    });
+    off.map(|(family, name)| {
+        Finding::certain(
+            Cause::IpForwardOff,
+            format!("{family}: {name} is 0: this node forwards no packets, so none from pods or from outside"),
+            format!("sysctl -w {}=1, and find out what turned it off", name.replace('/', ".")),
+        )
+    })
+    .collect()
+}
+
+/// Pods of one bridge reach each other below the rules: replies come back untranslated.
+fn bridges(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
+    let has_ports = |bridge: &str| facts.links.iter().any(|link| link.master.as_deref() == Some(bridge));
+    let bridges = facts.links.iter().filter(|link| link.kind.as_deref() == Some("bridge") && has_ports(&link.name));
+    let bridges: Vec<&str> = bridges.map(|link| &*link.name).collect();
+    let Some(bridge) = bridges.first() else { return Vec::new() };
+    let families = [("IPv4", "net/bridge/bridge-nf-call-iptables"), ("IPv6", "net/bridge/bridge-nf-call-ip6tables")];
+    let off = families.into_iter().filter(|(family, name)| {
+        views.iter().any(|view| view.family == *family) && facts.sysctls.get(*name).is_none_or(|value| *value == 0)
+    });
+    let finding = |(family, name): (&str, &str)| {
+        let is = if facts.sysctls.contains_key(name) { "is 0" } else { "is not there (module br_netfilter)" };
+        let what = format!(
+            "{family}: {name} {is}: packets between pods on bridge {bridge} do not meet the rules, so an answer to a pod \
+             that came through a Service comes from the wrong address"
+        );
+        let next = format!("modprobe br_netfilter; sysctl -w {}=1", name.replace('/', "."));
+        let local = views.iter().flat_map(|view| &view.endpoints).any(|e| e.state.is_some_and(|state| state.local));
+        if local {
+            Finding::certain(Cause::BridgeNetfilterOff, what, next)
+        } else {
+            Finding::suspect(Cause::BridgeNetfilterOff, what, next)
+        }
+    };
+    off.map(finding).collect()
+}
+
+fn reverse_path(facts: &Facts) -> Option<Finding> {
+    let all = facts.sysctls.get("net/ipv4/conf/all/rp_filter").copied().unwrap_or_default();
+    let strict: Vec<&str> = facts.strict_links(all);
+    if strict.is_empty() {
+        return None;
+    }
+    Some(Finding::suspect(
+        Cause::ReversePathFilter,
+        format!(
+            "rp_filter is strict on {}: packets that come in there from an address that is routed elsewhere are dropped, \
+             as happens with several interfaces, node ports and load balancers that answer directly",
+            strict.join(", ")
+        ),
+        "sysctl -w net.ipv4.conf.all.rp_filter=2 (loose) if a node has several ways to its clients; nstat -az \
+         TcpExtIPReversePathFilter counts what was dropped",
+    ))
+}
+
+/// Whether pods that are sent to themselves come out of the bridge again where they went in.
+fn hairpin(facts: &Facts, views: &[ServicePortView]) -> Option<Finding> {
+    let local =
+        views.iter().flat_map(|view| &view.endpoints).any(|e| e.used() && e.state.is_some_and(|state| state.local));
+    let off: Vec<&str> =
+        facts.links.iter().filter(|link| link.hairpin == Some(false) && link.up).map(|link| &*link.name).collect();
+    (local && !off.is_empty()).then(|| {
+        Finding::suspect(
+            Cause::Hairpin,
+            format!("hairpin mode is off at the bridge's ports {}: a pod behind one cannot reach itself through its Service, \
+                     unless the bridge is promiscuous", off.join(", ")),
+            "matters only to pods that call their own Service: set hairpinMode in the network plugin's configuration",
+        )
+    })
+}
+
+fn tunnels(facts: &Facts) -> Vec<Finding> {
+    let is_tunnel = |kind: &Option<String>| OVERHEADS.iter().find(|(name, _)| kind.as_deref() == Some(name));
+    let plain = facts.links.iter().filter(|link| link.up && link.name != "lo" && is_tunnel(&link.kind).is_none());
+    let uplinks = plain.filter(|link| link.kind.is_none() || link.kind.as_deref() == Some("veth"));
+    let Some(uplink) =
+        uplinks.filter(|link| !link.addresses.is_empty() && link.master.is_none()).min_by_key(|link| link.mtu)
+    else {
+        return Vec::new();
+    };
+    let too_big = facts.links.iter().filter_map(|link| {
+        let (kind, overhead) = is_tunnel(&link.kind).filter(|_| link.up)?;
+        (link.mtu + overhead > uplink.mtu).then(|| {
+            Finding::suspect(
+                Cause::Mtu,
+                format!(
+                    "{} ({kind}) has an MTU of {}, which leaves no room for {overhead} bytes of header in the {} of {}: \
+                     connections open and then hang with the first big packet",
+                    link.name, link.mtu, uplink.mtu, uplink.name
+                ),
+                format!("set its MTU to {} at most, in the network plugin's configuration", uplink.mtu.saturating_sub(*overhead)),
+            )
+        })
+    });
+    too_big.collect()
+}

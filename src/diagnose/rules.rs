@@ -1,0 +1,133 @@
+//! Causes that lie in the rules: none, in the wrong place, altered, or two proxies' .
+//!
+//! In: what was read of the node. Out: findings. Must not know: which Service is asked for, but for drift.
+
+use proxier::inspect::services::{Fate, ServicePortView};
+
+use super::finding::{Cause, Finding};
+use crate::inspect::{Focus, Look};
+
+/// Differences that are told one by one; of more the number is enough.
+const TOLD: usize = 3;
+/// Where packets have to find the way to the Services.
+const ENTRANCES: [&str; 2] = ["PREROUTING", "OUTPUT"];
+
+/// Whether there is one proxy's rules, where packets meet them.
+pub fn of(seen: &Look) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let rules = &seen.rules;
+    let other_mode = seen.other_modes();
+    let ipvs = rules.mode() == Some("ipvs") && !rules.families.iter().any(|family| family.has_service_chains());
+    if ipvs || (!rules.any() && rules.in_other.is_empty()) {
+        findings.push(match other_mode.first() {
+            Some(mode) => Finding::suspect(
+                Cause::NotUnderstood,
+                format!("there are no rules of iptables mode, and {mode}: rules of that mode are not read yet"),
+                "ask the proxy of that mode; this diagnosis knows iptables mode",
+            ),
+            None => Finding::certain(
+                Cause::NoProxy,
+                "there are no rules of a kube-proxy on this node: no chain KUBE-SERVICES in the nat table",
+                "see whether kube-proxy runs on this node and what its log says: kubectl -n kube-system get pods -o wide \
+                 -l k8s-app=kube-proxy",
+            ),
+        });
+        return findings;
+    }
+    findings.extend(flavours(seen));
+    findings.extend(two_proxies(seen, &other_mode));
+    for family in rules.families.iter().filter(|family| family.ruleset.chain("nat", "KUBE-SERVICES").is_some()) {
+        for hook in ENTRANCES {
+            let rules = family.ruleset.chain("nat", hook).map(|chain| chain.rules.as_slice()).unwrap_or_default();
+            if !rules.iter().any(|rule| rule.leads_to() == Some("KUBE-SERVICES")) {
+                findings.push(Finding::certain(
+                    Cause::RulesAltered,
+                    format!("{}: no rule of nat {hook} leads to KUBE-SERVICES: packets do not meet the rules", family.family),
+                    "find out what took the rule out (a restarted firewall service does); the proxy puts it back within \
+                     its sync period if it runs",
+                ));
+            }
+        }
+    }
+    findings
+}
+
+fn flavours(seen: &Look) -> Option<Finding> {
+    let rules = &seen.rules;
+    let other = rules.in_other.first()?;
+    let (used, unused) = if Some(rules.flavour) == rules.choice.flavour {
+        ("both flavours", "")
+    } else {
+        ("the other flavour", " only")
+    };
+    Some(Finding::certain(
+        Cause::WrongFlavour,
+        format!(
+            "{other}: kube-proxy's rules are in {used} of iptables{unused}, while this node uses {}: {}",
+            rules.choice.flavour.map_or_else(|| "none that is known".to_owned(), |flavour| flavour.to_string()),
+            rules.choice.reason
+        ),
+        "make all agents of the node use one flavour (update-alternatives --config iptables), then remove the other's \
+         rules with kube-proxy --cleanup or a restart of the node",
+    ))
+}
+
+fn two_proxies(seen: &Look, other_modes: &[String]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let running = seen.running_proxies();
+    if running.len() > 1 {
+        let pids: Vec<String> = running.iter().map(ToString::to_string).collect();
+        findings.push(Finding::certain(
+            Cause::TwoProxies,
+            format!("{} kube-proxy processes run in this network namespace: {}", running.len(), pids.join(", ")),
+            "stop all but one: each takes away what the other writes",
+        ));
+    }
+    if let Some(mode) = other_modes.first().filter(|_| seen.rules.any()) {
+        findings.push(Finding::certain(
+            Cause::TwoProxies,
+            format!("there are rules of iptables mode, and {mode}: of two proxies, or left by an earlier one"),
+            "see which kube-proxy runs; remove what the other mode left, with kube-proxy --cleanup of that version",
+        ));
+    }
+    findings
+}
+
+/// Whether the rules of a Service are what they should be; without objects, whether they make sense.
+pub fn drift(seen: &Look, focus: &Focus, views: &[ServicePortView]) -> Vec<Finding> {
+    const NEXT: &str = "see kube-proxy dump for all of them; the proxy mends them within its sync period if it runs: look \
+                        at its log, and at who else writes iptables rules on this node";
+    if seen.rules.mode() != Some("iptables") {
+        return Vec::new();
+    }
+    if let Some(differences) = seen.differences(focus, views).filter(|_| focus.service.is_some()) {
+        let told = differences.iter().take(TOLD).map(|difference| {
+            let rule = difference.expected.as_ref().or(difference.found.as_ref());
+            let rule = rule.map(|rule| format!(": {rule}")).unwrap_or_default();
+            format!("{} in chain {} of table {}{rule}", difference.kind.name(), difference.chain, difference.table)
+        });
+        let told: Vec<String> = told.collect();
+        if told.is_empty() {
+            return Vec::new();
+        }
+        let more = differences.len().saturating_sub(TOLD);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        let what = format!("the rules are not as they should be: {}{more}", told.join("; "));
+        return vec![Finding::certain(Cause::RulesAltered, what, NEXT)];
+    }
+    let broken = views.iter().filter(|view| {
+        let promises = view.addresses.iter().any(|address| address.fate == Fate::Endpoints);
+        promises
+            && view.notes.iter().any(|note| {
+                note.contains("not there")
+                    || note.contains("leads to no")
+                    || note.contains("translates nothing")
+                    || note.contains("falls through")
+            })
+    });
+    let found = broken.map(|view| {
+        let what = format!("{} ({}): {}", view.name, view.family, view.notes.join("; "));
+        Finding::certain(Cause::RulesAltered, what, NEXT)
+    });
+    found.collect()
+}

@@ -1,0 +1,190 @@
+//! The way from a Service's addresses to its endpoints, as a graph.
+//!
+//! In: a report of one Service. Out: boxes in columns and arrows with odds and counters. Must not know: how it is drawn.
+
+use proxier::inspect::services::{Address, EndpointView, Fate, Policy, ServicePortView};
+
+use crate::inspect::report::Report;
+
+/// What a box stands for, which decides how it looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Where packets are sent.
+    Address,
+    /// A chain that chooses.
+    Choice,
+    /// Where packets end up.
+    Endpoint,
+    /// An endpoint that gets nothing.
+    Unused,
+    /// Where packets end badly.
+    Refused,
+}
+
+/// A box.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it stands for.
+    pub kind: Kind,
+    /// Lines of text.
+    pub lines: Vec<String>,
+}
+
+/// An arrow from one box to another, by index.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    /// From.
+    pub from: usize,
+    /// To.
+    pub to: usize,
+    /// What stands at it.
+    pub label: String,
+    /// How much of the traffic takes it, 0 to 1.
+    pub share: f64,
+}
+
+/// One Service port.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    /// Its name.
+    pub title: String,
+    /// What else is said of it.
+    pub subtitle: String,
+    /// The boxes.
+    pub nodes: Vec<Node>,
+    /// The arrows.
+    pub edges: Vec<Edge>,
+}
+
+/// The graphs of the Service's ports.
+///
+/// # Errors
+/// If the report is about several Services.
+pub fn of(report: &Report) -> Result<Vec<Graph>, String> {
+    let service = |view: &ServicePortView| view.name.split(':').next().unwrap_or_default().to_owned();
+    let first = report.services.first().map(service);
+    if report.services.iter().any(|view| Some(service(view)) != first) {
+        return Err("a picture shows one Service: give --service namespace/name".to_owned());
+    }
+    Ok(report.services.iter().map(graph).collect())
+}
+
+fn graph(view: &ServicePortView) -> Graph {
+    let mut graph = Graph { title: view.name.clone(), subtitle: subtitle(view), nodes: Vec::new(), edges: Vec::new() };
+    let addresses: Vec<(usize, &Address)> = view
+        .addresses
+        .iter()
+        // Health checks go to the proxy itself.
+        .filter(|address| address.fate != Fate::Accepted)
+        .map(|address| (graph.add(Kind::Address, lines(address)), address))
+        .collect();
+    let all = any(view, |endpoint| endpoint.share)
+        .then(|| graph.add(Kind::Choice, chain(view, "KUBE-SVC-", all_endpoints(view))));
+    let local = any(view, |endpoint| endpoint.local_share)
+        .then(|| graph.add(Kind::Choice, chain(view, "KUBE-SVL-", "endpoints of this node")));
+    for endpoint in &view.endpoints {
+        let kind = if endpoint.used() { Kind::Endpoint } else { Kind::Unused };
+        let node = graph.add(kind, of_endpoint(endpoint));
+        for (from, share) in [(all, endpoint.share), (local, endpoint.local_share)] {
+            if let (Some(from), Some(share)) = (from, share) {
+                graph.edge(from, node, format!("{:.1} %", share * 100.0), share);
+            }
+        }
+    }
+    let mut refused = [None, None];
+    for (node, address) in addresses {
+        let label = format!("{} connections", address.counters.packets);
+        match address.fate {
+            Fate::Rejected | Fate::Dropped => {
+                let rejected = address.fate == Fate::Rejected;
+                let text = if rejected { "rejected" } else { "dropped: no local endpoint" };
+                let end = *refused[usize::from(rejected)]
+                    .get_or_insert_with(|| graph.add(Kind::Refused, vec![text.to_owned()]));
+                graph.edge(node, end, label, 1.0);
+            }
+            Fate::Endpoints => {
+                let policy = if address.chain.as_deref().is_some_and(|chain| chain.starts_with("KUBE-SV")) {
+                    view.internal_policy
+                } else {
+                    view.external_policy
+                };
+                let to = if policy == Some(Policy::Local) { local.or(all) } else { all.or(local) };
+                to.into_iter().for_each(|to| graph.edge(node, to, label.clone(), 1.0));
+            }
+            Fate::Accepted => {}
+        }
+    }
+    graph
+}
+
+impl Graph {
+    fn add(&mut self, kind: Kind, lines: Vec<String>) -> usize {
+        self.nodes.push(Node { kind, lines });
+        self.nodes.len() - 1
+    }
+
+    fn edge(&mut self, from: usize, to: usize, label: String, share: f64) {
+        self.edges.push(Edge { from, to, label, share });
+    }
+}
+
+fn any(view: &ServicePortView, share: fn(&EndpointView) -> Option<f64>) -> bool {
+    view.endpoints.iter().any(|endpoint| share(endpoint).is_some())
+}
+
+fn subtitle(view: &ServicePortView) -> String {
+    let policy = |name: &str, policy: Option<Policy>| policy.map(|policy| format!("{name} traffic {policy:?}"));
+    let mut parts = vec![format!("{} {}", view.protocol, view.family)];
+    parts.extend(policy("internal", view.internal_policy));
+    parts.extend(policy("external", view.external_policy));
+    parts.extend(view.affinity_seconds.map(|seconds| format!("affinity {seconds} s")));
+    if !view.source_ranges.is_empty() {
+        parts.push(format!("load balancer restricted to {} networks", view.source_ranges.len()));
+    }
+    parts.join(", ")
+}
+
+fn lines(address: &Address) -> Vec<String> {
+    let ip = address.ip.map_or_else(
+        || format!("any node address:{}", address.port),
+        |ip| std::net::SocketAddr::new(ip, address.port).to_string(),
+    );
+    vec![ip, address.kind.name().to_owned()]
+}
+
+/// Under policy Local nothing from outside comes here.
+fn all_endpoints(view: &ServicePortView) -> &'static str {
+    let local = |policy: Option<Policy>| policy == Some(Policy::Local);
+    let inside = local(view.external_policy) && local(view.internal_policy);
+    if inside { "all endpoints: pods and this node, to external addresses" } else { "all endpoints" }
+}
+
+fn chain(view: &ServicePortView, prefix: &str, meaning: &str) -> Vec<String> {
+    let part = view.parts.iter().find(|part| part.chain.starts_with(prefix));
+    let mut lines = vec![meaning.to_owned()];
+    lines.extend(part.map(|part| part.chain.clone()));
+    lines
+}
+
+fn of_endpoint(endpoint: &EndpointView) -> Vec<String> {
+    let mut lines = vec![endpoint.address.map_or_else(|| "unknown".to_owned(), |address| address.to_string())];
+    let state = endpoint.state.map(|state| {
+        let ready = if state.ready {
+            "ready"
+        } else if state.terminating {
+            "terminating"
+        } else {
+            "not ready"
+        };
+        format!("{ready}{}", if state.local { ", this node" } else { "" })
+    });
+    lines.extend(state);
+    if endpoint.used() {
+        lines.push(format!("{} connections", endpoint.counters.packets));
+    }
+    lines.extend(endpoint.unused.clone());
+    if endpoint.stale > 0 {
+        lines.push(format!("{} stale flows", endpoint.stale));
+    }
+    lines
+}

@@ -1,0 +1,132 @@
+//! `kube-proxy dump`: what this node does with Services.
+//!
+//! In: arguments. Out: a report on standard output, the exit code. Must not know: how anything is read, or what rules
+//! look like. What could not be read is said, and the rest is shown.
+
+mod dot;
+mod graph;
+mod svg;
+mod text;
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use proxier::model::NamespacedName;
+
+use crate::inspect::arguments::{Asked, Sources};
+use crate::inspect::report::Report;
+use crate::inspect::{Focus, look, look_as_asked};
+use crate::terminal::{Look, print};
+
+pub use text::text;
+
+/// How to show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Tables for people
+    #[default]
+    Text,
+    /// More of them: chains, hooks, interfaces
+    Wide,
+    /// JSON; the schema is in src/dump/README.md
+    Json,
+    /// The same in YAML
+    Yaml,
+    /// The way from address to endpoint of one Service, for graphviz
+    Dot,
+    /// The same, drawn
+    Svg,
+}
+
+/// The arguments of `dump`.
+#[derive(Clone, Debug, Args)]
+pub struct Arguments {
+    /// Only this Service
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = service_name)]
+    pub service: Option<NamespacedName>,
+    /// Only Services with this endpoint
+    #[arg(long, value_name = "IP")]
+    pub endpoint: Option<IpAddr>,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where objects come from.
+    #[command(flatten)]
+    pub sources: Sources,
+}
+
+/// Reads `namespace/name`, or a name in the namespace `default`.
+pub fn service_name(text: &str) -> Result<NamespacedName, String> {
+    let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
+    if namespace.is_empty() || name.is_empty() || name.contains([':', '/']) {
+        return Err("give it as namespace/name".to_owned());
+    }
+    Ok(NamespacedName::new(namespace, name))
+}
+
+/// Runs the command. Status 1: it could not be done, or there is no such Service.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    match shown(arguments) {
+        Ok(text) => {
+            print(&text);
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            eprintln!("Error: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn shown(arguments: &Arguments) -> Result<String, String> {
+    let focus = Focus { service: arguments.service.clone(), endpoint: arguments.endpoint };
+    let report = Report::of(look(&arguments.sources, &focus)?, &focus);
+    for unread in &report.unread {
+        eprintln!("cannot read {}: {}", unread.what, unread.why);
+    }
+    if report.services.is_empty()
+        && let Some(wanted) = wanted(&focus)
+    {
+        return Err(nothing_found(&wanted, &report));
+    }
+    let cannot = |error: &dyn std::fmt::Display| format!("cannot print the report: {error}");
+    match arguments.output {
+        Output::Text => Ok(text(&report, Look::of_stdout(), false)),
+        Output::Wide => Ok(text(&report, Look::of_stdout(), true)),
+        Output::Json => serde_json::to_string_pretty(&report).map(|text| text + "\n").map_err(|e| cannot(&e)),
+        Output::Yaml => serde_saphyr::to_string(&report).map_err(|error| cannot(&error)),
+        Output::Dot => graph::of(&report).map(|graph| dot::draw(&graph)),
+        Output::Svg => graph::of(&report).map(|graph| svg::draw(&graph)),
+    }
+}
+
+/// The report as a page: of one Service or of all, as JSON or as text.
+///
+/// # Errors
+/// If there is no such Service.
+pub fn page(asked: Asked, service: Option<&str>, json: bool) -> Result<String, String> {
+    let service = service.map(service_name).transpose()?;
+    let focus = Focus { service, endpoint: None };
+    let report = Report::of(look_as_asked(asked, &focus), &focus);
+    if let Some(wanted) = wanted(&focus).filter(|_| report.services.is_empty()) {
+        return Err(nothing_found(&wanted, &report));
+    }
+    if json {
+        return serde_json::to_string(&report).map_err(|error| error.to_string());
+    }
+    Ok(text(&report, Look::plain(), false))
+}
+
+fn wanted(focus: &Focus) -> Option<String> {
+    let service = focus.service.as_ref().map(|service| format!("Service {service}"));
+    service.or_else(|| focus.endpoint.map(|ip| format!("Service with the endpoint {ip}")))
+}
+
+fn nothing_found(wanted: &str, report: &Report) -> String {
+    let objects = if report.differences.is_some() { " and no object" } else { "" };
+    match report.facts.mode {
+        Some(_) => format!("no rule{objects} tells of a {wanted}; kube-proxy dump without it lists what there is"),
+        None => format!("no rule{objects} tells of a {wanted}: there are no rules of a kube-proxy at all on this node"),
+    }
+}

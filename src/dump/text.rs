@@ -1,0 +1,238 @@
+//! A report as tables for people.
+//!
+//! In: a [`Report`], what the terminal can show. Out: text. Must not know: how anything was found out.
+
+use std::fmt::Write;
+
+use proxier::inspect::drift::Difference;
+use proxier::inspect::rules::Counters;
+use proxier::inspect::services::{Address, EndpointView, Fate, ServicePortView};
+
+use crate::inspect::facts::Facts;
+use crate::inspect::report::Report;
+use crate::terminal::{Look, Style, Table};
+
+/// The whole report. `wide`: with chains, hooks, interfaces.
+#[must_use]
+pub fn text(report: &Report, look: Look, wide: bool) -> String {
+    // Who asks for wide gets it.
+    let look = if wide { Look { width: usize::MAX, ..look } } else { look };
+    let mut out = String::new();
+    for view in &report.services {
+        out += &service(view, look, wide);
+        out.push('\n');
+    }
+    if report.services.is_empty() {
+        out += "No Service ports.\n\n";
+    }
+    match &report.differences {
+        None => out += "Not compared with what should be: that takes --config, --kubeconfig or --objects.\n\n",
+        Some(differences) if differences.is_empty() => {
+            out += &format!("{}\n\n", look.styled(Style::Green, "The rules are as they should be."));
+        }
+        Some(differences) => out += &drift(differences, look),
+    }
+    notes(report, look, wide, &mut out);
+    facts(&report.facts, look, wide, &mut out);
+    out
+}
+
+/// One Service port.
+#[must_use]
+pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
+    let mut out = format!("{}  {} {}\n", look.styled(Style::Bold, &view.name), view.protocol, view.family);
+    let mut table = Table::new(2, &["ADDRESS", "KIND", "PACKETS GO", "CONNECTIONS", "CHAIN"]);
+    for address in &view.addresses {
+        let chain = address.chain.clone().filter(|_| wide).unwrap_or_default();
+        let goes = fate(address).to_owned();
+        table.row(vec![spelled(address), address.kind.name().to_owned(), goes, count(address.counters), chain]);
+    }
+    out += &table.text(look);
+    let policies = policies(view);
+    if !policies.is_empty() {
+        let _ = writeln!(out, "  {policies}");
+    }
+    let mut table = Table::new(2, &["ENDPOINT", "STATE", "SHARE", "LOCAL SHARE", "CONNECTIONS", "CHAIN", "FLOWS"]);
+    for endpoint in &view.endpoints {
+        let chain = endpoint.chain.clone().filter(|_| wide).unwrap_or_default();
+        table.row(vec![
+            endpoint.address.map_or_else(|| "unknown".to_owned(), |address| address.to_string()),
+            state(endpoint),
+            share(endpoint.share),
+            share(endpoint.local_share),
+            count(endpoint.counters),
+            chain,
+            flows(endpoint),
+        ]);
+    }
+    let endpoints = table.text(look);
+    out += if endpoints.is_empty() { "  no endpoints\n" } else { &endpoints };
+    if wide {
+        let mut table = Table::new(2, &["TABLE", "CHAIN", "RULES", "PACKETS", "BYTES"]);
+        for part in &view.parts {
+            let Counters { packets, bytes } = part.counters;
+            let numbers = [part.rules.to_string(), packets.to_string(), bytes.to_string()];
+            let [rules, packets, bytes] = numbers;
+            table.row(vec![part.table.to_owned(), part.chain.clone(), rules, packets, bytes]);
+        }
+        out += &table.text(look);
+    }
+    for note in &view.notes {
+        let _ = writeln!(out, "  {} {note}", look.styled(Style::Yellow, "!"));
+    }
+    out
+}
+
+fn spelled(address: &Address) -> String {
+    match address.ip {
+        Some(ip) => std::net::SocketAddr::new(ip, address.port).to_string(),
+        None => format!("*:{}", address.port),
+    }
+}
+
+fn fate(address: &Address) -> &'static str {
+    match address.fate {
+        Fate::Dropped if address.chain.is_some() => "nowhere from outside: no local endpoints",
+        Fate::Endpoints => "to endpoints",
+        Fate::Rejected => "nowhere: rejected, no endpoints",
+        Fate::Dropped => "nowhere: dropped, no local endpoints",
+        Fate::Accepted => "to who listens",
+    }
+}
+
+fn count(counters: Counters) -> String {
+    counters.packets.to_string()
+}
+
+fn share(share: Option<f64>) -> String {
+    share.map(|share| format!("{:.1} %", share * 100.0)).unwrap_or_default()
+}
+
+fn policies(view: &ServicePortView) -> String {
+    let mut parts = Vec::new();
+    parts.extend(view.internal_policy.map(|policy| format!("internal traffic {policy:?}")));
+    parts.extend(view.external_policy.map(|policy| format!("external traffic {policy:?}")));
+    parts.extend(view.affinity_seconds.map(|seconds| format!("a client stays with its endpoint for {seconds} s")));
+    if !view.source_ranges.is_empty() {
+        let ranges: Vec<String> = view.source_ranges.iter().map(ToString::to_string).collect();
+        parts.push(format!("load balancer only from {}", ranges.join(", ")));
+    }
+    parts.join("; ")
+}
+
+fn state(endpoint: &EndpointView) -> String {
+    let Some(state) = endpoint.state else { return String::new() };
+    let ready = match (state.ready, state.terminating, state.serving) {
+        (true, false, _) => "ready",
+        (true, true, _) => "ready, terminating",
+        (false, true, true) => "terminating, serving",
+        (false, true, false) => "terminating",
+        (false, false, _) => "not ready",
+    };
+    format!("{ready}{}", if state.local { ", local" } else { "" })
+}
+
+fn flows(endpoint: &EndpointView) -> String {
+    let mut parts: Vec<String> = endpoint.flows.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    if endpoint.stale > 0 {
+        parts.push(format!("{} stale", endpoint.stale));
+    }
+    parts.extend(endpoint.unused.as_ref().map(|why| format!("unused: {why}")));
+    parts.join(", ")
+}
+
+fn drift(differences: &[Difference], look: Look) -> String {
+    let title = match differences.len() {
+        1 => "One difference from what should be".to_owned(),
+        n => format!("{n} differences from what should be"),
+    };
+    let mut out = format!("{}\n", look.styled(Style::Red, &title));
+    for difference in differences {
+        let Difference { family, kind, table, chain, expected, found, service } = difference;
+        let of = service.as_ref().map(|service| format!(", of {service}")).unwrap_or_default();
+        let chain = if chain.is_empty() { String::new() } else { format!(", chain {chain}") };
+        let _ = writeln!(out, "  {}: table {table}{chain}, {family}{of}", kind.name());
+        for (sign, rule, style) in [("-", expected, Style::Red), ("+", found, Style::Green)] {
+            if let Some(rule) = rule {
+                let _ = writeln!(out, "    {}", look.styled(style, &format!("{sign} {rule}")));
+            }
+        }
+    }
+    out.push('\n');
+    out
+}
+
+fn notes(report: &Report, look: Look, wide: bool, out: &mut String) {
+    if !report.unused_chains.is_empty() {
+        let count = report.unused_chains.len();
+        let _ = writeln!(out, "{count} chains of Services that no rule leads to: {}, …", report.unused_chains[0]);
+    }
+    if report.not_understood.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        out,
+        "{} rules of others are not understood; a trace says where it meets one.",
+        report.not_understood.len()
+    );
+    if wide {
+        let mut table = Table::new(2, &["PLACE", "WHY", "RULE"]);
+        for rule in &report.not_understood {
+            table.row(vec![rule.place.clone(), rule.why.clone(), rule.rule.clone()]);
+        }
+        *out += &table.text(look);
+    }
+    out.push('\n');
+}
+
+fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
+    let _ = writeln!(out, "{}", look.styled(Style::Bold, "Node"));
+    let mode = facts.mode.unwrap_or("none that is known: no chain KUBE-SERVICES");
+    let _ = writeln!(out, "  mode {mode}; iptables flavour {}: {}", facts.flavour, facts.flavour_reason);
+    for family in &facts.rules_in_other_flavour {
+        let text = format!("{family}: kube-proxy's rules are in the other flavour of iptables too");
+        let _ = writeln!(out, "  {} {text}", look.styled(Style::Yellow, "!"));
+    }
+    if let Some(conntrack) = facts.conntrack {
+        #[allow(clippy::cast_precision_loss)] // for people
+        let share = conntrack.count as f64 / (conntrack.max.max(1) as f64) * 100.0;
+        let _ = writeln!(out, "  conntrack {} of {} entries ({share:.1} %)", conntrack.count, conntrack.max);
+    }
+    let mut table = Table::new(2, &["FAMILY", "TABLE", "CHAINS", "RULES", "CANARY"]);
+    for size in &facts.tables {
+        let canary = if size.canary { "yes" } else { "no" };
+        let [chains, rules] = [size.chains, size.rules].map(|number| number.to_string());
+        table.row(vec![size.family.to_owned(), size.table.clone(), chains, rules, canary.to_owned()]);
+    }
+    *out += &table.text(look);
+    let shared = facts.hooks.iter().filter(|hook| wide || hook.order.iter().any(|owner| is_other(owner)));
+    let mut table = Table::new(2, &["FAMILY", "HOOK", "PACKETS MEET, IN THIS ORDER"]);
+    for hook in shared {
+        let end = hook.drops.then(|| "the policy: DROP".to_owned());
+        let order: Vec<String> = hook.order.iter().cloned().chain(end).collect();
+        table.row(vec![hook.family.to_owned(), format!("{} {}", hook.table, hook.hook), order.join(" > ")]);
+    }
+    *out += &table.text(look);
+    let sysctls: Vec<String> = facts
+        .sysctls
+        .iter()
+        .filter(|(name, _)| !name.ends_with("_count") && !name.ends_with("_max"))
+        .map(|(name, value)| format!("{}={value}", name.trim_start_matches("net/")))
+        .collect();
+    for line in crate::terminal::wrapped(&sysctls.join(" "), look.width.saturating_sub(2)) {
+        let _ = writeln!(out, "  {line}");
+    }
+    if wide {
+        let mut table = Table::new(2, &["INTERFACE", "MTU", "STATE", "ADDRESSES"]);
+        for link in &facts.links {
+            let addresses: Vec<String> = link.addresses.iter().map(ToString::to_string).collect();
+            let state = if link.up { "up" } else { "down" };
+            table.row(vec![link.name.clone(), link.mtu.to_string(), state.to_owned(), addresses.join(" ")]);
+        }
+        *out += &table.text(look);
+    }
+}
+
+fn is_other(owner: &str) -> bool {
+    owner != "kube-proxy" && owner != "kubelet"
+}

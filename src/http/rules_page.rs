@@ -1,0 +1,100 @@
+//! `/debug/rules`: what `kube-proxy dump` tells, over HTTP.
+//!
+//! In: something that makes the report. Out: a page, as text, or as JSON to who accepts that. Must not know: rules.
+//! It is asked for seldom and takes long: while a sync is at work, or just after it was asked for, it says so instead.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::StatusCode;
+use hyper::header::{ACCEPT, RETRY_AFTER};
+
+use super::{Answer, Asked, JSON, PLAIN, Reply, error, query};
+
+/// Where it is.
+pub const PATH: &str = "/debug/rules";
+/// How often it may be asked for.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Makes the report: of one Service or of all, as JSON or as text.
+pub type Report = Box<dyn Fn(Option<&str>, bool) -> Result<String, String> + Send + Sync>;
+
+/// The page.
+#[derive(Clone)]
+pub struct RulesPage {
+    report: Arc<Report>,
+    busy: Arc<dyn Fn() -> bool + Send + Sync>,
+    last: Arc<Mutex<Option<Instant>>>,
+}
+
+impl fmt::Debug for RulesPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RulesPage")
+    }
+}
+
+impl RulesPage {
+    /// A page. `busy`: whether a sync is at work.
+    pub fn new(report: Report, busy: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { report: Arc::new(report), busy: Arc::new(busy), last: Arc::default() }
+    }
+
+    /// Answers. It may take seconds.
+    pub fn answer(&self, asked: &Asked) -> Answer {
+        if (self.busy)() {
+            return later(StatusCode::SERVICE_UNAVAILABLE, "a sync is at work", 1);
+        }
+        {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|last| last.elapsed() < INTERVAL) {
+                return later(StatusCode::TOO_MANY_REQUESTS, "asked for too often", INTERVAL.as_secs());
+            }
+            *last = Some(Instant::now());
+        }
+        let accepts = asked.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let json = accepts.flat_map(|value| value.split(',')).any(|kind| kind.trim().starts_with(JSON));
+        match (self.report)(query(asked, "service").next(), json) {
+            Ok(text) => Reply::new(if json { JSON } else { PLAIN }, text).nosniff().done(),
+            Err(problem) => error(StatusCode::BAD_REQUEST, &problem),
+        }
+    }
+}
+
+fn later(status: StatusCode, why: &str, seconds: u64) -> Answer {
+    let mut answer = error(status, &format!("{why}; try again in {seconds} s"));
+    answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    fn asked(accept: &str) -> Asked {
+        hyper::Request::builder()
+            .uri("/debug/rules?service=a/b")
+            .header(ACCEPT, accept)
+            .body(Default::default())
+            .expect("a request")
+    }
+
+    #[test]
+    fn it_waits_for_syncs_and_is_not_asked_often() {
+        let busy = Arc::new(AtomicBool::new(true));
+        let syncing = busy.clone();
+        let report: Report = Box::new(|service, json| Ok(format!("{service:?} {json}")));
+        let page = RulesPage::new(report, move || syncing.load(Ordering::Relaxed));
+        assert_eq!(page.answer(&asked("*/*")).status(), StatusCode::SERVICE_UNAVAILABLE);
+        busy.store(false, Ordering::Relaxed);
+        let answer = page.answer(&asked("text/html, application/json;q=0.9"));
+        assert_eq!(
+            (answer.status(), &answer.headers()["content-type"]),
+            (StatusCode::OK, &JSON.parse().expect("a value"))
+        );
+        let again = page.answer(&asked("*/*"));
+        assert_eq!((again.status(), &again.headers()["retry-after"]), (StatusCode::TOO_MANY_REQUESTS, &5.into()));
+    }
+}

@@ -1,0 +1,95 @@
+//! The arguments that all commands for looking at a node have.
+//!
+//! In: arguments. Out: where objects come from and how the proxy is configured. Must not know: what is looked for.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli;
+use crate::config::{self, GoDuration, Settings};
+
+/// Where objects come from, and how the proxy is configured.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Sources {
+    /// The proxy's KubeProxyConfiguration file: how rules should be, and which kubeconfig to use
+    #[arg(long, value_name = "FILE", help_heading = "What should be")]
+    pub config: Option<PathBuf>,
+    /// The name of this node, if it is not the host's
+    #[arg(long, value_name = "NAME", help_heading = "What should be")]
+    pub hostname_override: Option<String>,
+    /// Take Services and EndpointSlices from YAML files
+    #[arg(long, value_name = "PATH", help_heading = "What should be")]
+    pub objects: Option<PathBuf>,
+    /// Take them from the API server of this kubeconfig
+    #[arg(long, value_name = "FILE", help_heading = "What should be")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Address of the API server, instead of the kubeconfig's
+    #[arg(long, value_name = "URL", help_heading = "What should be")]
+    pub master: Option<String>,
+    /// Networks of the cluster's pods, if there is no configuration file
+    #[arg(long, value_name = "CIDR[,CIDR]", help_heading = "What should be")]
+    pub cluster_cidr: Option<String>,
+    /// How long to wait for objects
+    #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "What should be")]
+    pub timeout: GoDuration,
+    /// Other flags that the proxy was started with
+    #[arg(last = true, value_name = "PROXY FLAGS", help_heading = "What should be")]
+    pub proxy_flags: Vec<String>,
+}
+
+/// What the arguments come to.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The configuration that the proxy should have.
+    pub settings: Settings,
+    /// Where files with objects are.
+    pub objects: Option<PathBuf>,
+    /// The API server's address, if it is not the kubeconfig's.
+    pub master: String,
+    /// How long to wait for objects.
+    pub timeout: Duration,
+}
+
+impl Sources {
+    /// The proxy's settings, and where to find objects.
+    ///
+    /// # Errors
+    /// If they make no sense.
+    pub fn asked(&self) -> Result<Asked, String> {
+        let mut arguments = vec!["kube-proxy".to_owned()];
+        let mut add = |name: &str, value: Option<String>| {
+            arguments.extend(value.map(|value| format!("--{name}={value}")));
+        };
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        add("config", path(&self.config));
+        add("hostname-override", self.hostname_override.clone());
+        add("kubeconfig", path(&self.kubeconfig));
+        add("cluster-cidr", self.cluster_cidr.clone());
+        arguments.extend(self.proxy_flags.iter().cloned());
+        let line = cli::parse(arguments).map_err(|stop| stop.text.trim_end().to_owned())?;
+        let file = line.complete().map_err(|error| error.to_string())?.file;
+        let hostname = nix::unistd::gethostname().unwrap_or_default();
+        let mut settings = config::settings(file, &hostname.to_string_lossy()).map_err(|error| error.to_string())?;
+        if let Some(path) = &self.kubeconfig {
+            // Beside a configuration file the proxy would ignore it; who gives it here means it.
+            settings.client.kubeconfig = Some(path.clone());
+        }
+        let source = &line.flags.source;
+        Ok(Asked {
+            settings,
+            objects: self.objects.clone().or_else(|| source.objects.clone()),
+            master: self.master.clone().unwrap_or_else(|| source.master.clone()),
+            timeout: self.timeout.to_std(),
+        })
+    }
+}
+
+impl Asked {
+    /// Whether there is a source of objects to ask.
+    #[must_use]
+    pub fn has_objects(&self) -> bool {
+        self.objects.is_some() || self.settings.client.kubeconfig.is_some() || !self.master.is_empty()
+    }
+}

@@ -1,0 +1,103 @@
+//! The node's facts: what else decides about packets.
+//!
+//! In: a [`Look`], `/proc/sys`, links. Out: [`Facts`]. Must not know: what of it is good or bad.
+
+use std::collections::BTreeMap;
+
+use proxier::IpFamily;
+use proxier::inspect::neighbours::{Hook, TableSize, hooks, sizes};
+use proxier::kernel::node::{self, Link};
+use serde::Serialize;
+
+use super::Look;
+
+/// Numbers in `/proc/sys` that decide whether packets for Services get through.
+pub const SYSCTLS: [&str; 13] = [
+    "net/ipv4/ip_forward",
+    "net/ipv6/conf/all/forwarding",
+    "net/ipv4/conf/all/route_localnet",
+    "net/ipv4/conf/all/rp_filter",
+    "net/ipv4/conf/default/rp_filter",
+    "net/ipv4/vs/conntrack",
+    "net/bridge/bridge-nf-call-iptables",
+    "net/bridge/bridge-nf-call-ip6tables",
+    "net/netfilter/nf_conntrack_count",
+    "net/netfilter/nf_conntrack_max",
+    "net/netfilter/nf_conntrack_tcp_be_liberal",
+    "net/netfilter/nf_conntrack_udp_timeout",
+    "net/netfilter/nf_conntrack_udp_timeout_stream",
+];
+
+/// The conntrack table's use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Conntrack {
+    /// Entries.
+    pub count: i64,
+    /// The limit.
+    pub max: i64,
+}
+
+/// The node.
+#[derive(Clone, Debug, Serialize)]
+pub struct Facts {
+    /// The proxy's mode, as far as its rules tell.
+    pub mode: Option<&'static str>,
+    /// The flavour of iptables that was read.
+    pub flavour: String,
+    /// Why that one.
+    pub flavour_reason: String,
+    /// Families whose rules are in the flavour that is not in use.
+    pub rules_in_other_flavour: Vec<&'static str>,
+    /// The conntrack table.
+    pub conntrack: Option<Conntrack>,
+    /// Tables, as far as they were read whole.
+    pub tables: Vec<TableSize>,
+    /// Whose rules stand where, in the order in which packets meet them.
+    pub hooks: Vec<Hook>,
+    /// Numbers in `/proc/sys`; those that are not there are left out.
+    pub sysctls: BTreeMap<String, i64>,
+    /// Interfaces.
+    pub links: Vec<Link>,
+}
+
+impl Facts {
+    /// The interfaces where `rp_filter` is strict: the greater number of the interface's own and that of all counts.
+    #[must_use]
+    pub fn strict_links(&self, all: i64) -> Vec<&str> {
+        let own = |link: &&Link| node::sysctl(&format!("net/ipv4/conf/{}/rp_filter", link.name)).unwrap_or_default();
+        let links = self.links.iter().filter(|link| link.up && link.name != "lo");
+        links.filter(|link| own(link).max(all) == 1).map(|link| &*link.name).collect()
+    }
+
+    /// Collects them.
+    #[must_use]
+    pub fn of(look: &Look) -> Self {
+        let rules = &look.rules;
+        let sysctls: BTreeMap<String, i64> =
+            SYSCTLS.iter().filter_map(|name| Some(((*name).to_owned(), node::sysctl(name)?))).collect();
+        let of = |name: &str| sysctls.get(&format!("net/netfilter/nf_conntrack_{name}")).copied();
+        let conntrack = of("count").zip(of("max")).map(|(count, max)| Conntrack { count, max });
+        let whole = rules.families.iter().map(|family| {
+            let mut sizes = sizes(&family.ruleset);
+            // The tool prints tables that are not there as empty ones.
+            sizes.retain(|size| (family.whole || size.table != "nat") && (size.rules > 0 || size.canary));
+            sizes
+        });
+        Self {
+            mode: rules.mode(),
+            flavour: rules.flavour.to_string(),
+            flavour_reason: rules.choice.reason.clone(),
+            rules_in_other_flavour: rules
+                .in_other
+                .iter()
+                .filter(|_| rules.choice.flavour.is_none_or(|chosen| chosen == rules.flavour))
+                .map(|family| IpFamily::name(*family))
+                .collect(),
+            conntrack,
+            tables: whole.flatten().collect(),
+            hooks: rules.families.iter().flat_map(|family| hooks(&family.ruleset)).collect(),
+            sysctls,
+            links: node::links().unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Whether a sync is at work: then nobody is to read all rules, for both would be slower.
+//!
+//! In: a mode. Out: the same mode, and whether it is busy. Must not know: any mode.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use proxier::backend::{Backend, SyncError, SyncStats};
+use proxier::model::{Scope, Snapshot};
+
+/// How many families are at work.
+#[derive(Clone, Debug, Default)]
+pub struct Syncing(Arc<AtomicUsize>);
+
+impl Syncing {
+    /// Whether any is.
+    #[must_use]
+    pub fn now(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+
+    /// A mode that tells when it is at work.
+    #[must_use]
+    pub fn watch(&self, backend: Box<dyn Backend>) -> Box<dyn Backend> {
+        Box::new(Watched { backend, syncing: self.clone() })
+    }
+
+    fn busy(&self) -> Busy<'_> {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Busy(self)
+    }
+}
+
+/// At work until dropped.
+struct Busy<'a>(&'a Syncing);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[derive(Debug)]
+struct Watched {
+    backend: Box<dyn Backend>,
+    syncing: Syncing,
+}
+
+impl Backend for Watched {
+    fn prepare(&mut self) -> Result<(), SyncError> {
+        self.backend.prepare()
+    }
+
+    fn sync(&mut self, snapshot: &Snapshot<'_>, scope: &Scope, now: Instant) -> Result<SyncStats, SyncError> {
+        let _busy = self.syncing.busy();
+        self.backend.sync(snapshot, scope, now)
+    }
+
+    fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+        let _busy = self.syncing.busy();
+        self.backend.damage(now)
+    }
+
+    fn next_event(&self) -> Option<Instant> {
+        self.backend.next_event()
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<(), SyncError> {
+        let _busy = self.syncing.busy();
+        self.backend.tick(now)
+    }
+
+    fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
+        let _busy = self.syncing.busy();
+        self.backend.cleanup()
+    }
+}

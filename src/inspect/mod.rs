@@ -1,0 +1,221 @@
+//! The composition point of the commands that look at a node: `dump`, `trace`, `diagnose` and `/debug/rules`.
+//!
+//! In: arguments. Out: what the kernel holds, what it should hold, and the node's facts, put together.
+//! Must not know: how any of it is shown. Besides `run`, this folder alone uses `proxier::kernel`: to read, never to write.
+
+pub mod arguments;
+pub mod facts;
+pub mod gate;
+mod objects;
+pub mod paths;
+pub mod report;
+pub mod rules;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use proxier::IpFamily;
+use proxier::conntrack::StaleFlows;
+use proxier::inspect::drift::{Difference, differences};
+use proxier::inspect::flows::FlowCount;
+use proxier::inspect::rules::Ruleset;
+use proxier::inspect::services::{ServicePortView, add_model, from_iptables, unused_chains};
+use proxier::iptables::{HostFacts, expected};
+use proxier::kernel::{self, each_flow, node};
+use proxier::model::{NamespacedName, Scope, ServicePortName};
+use proxier::track::Tracker;
+
+use self::arguments::{Asked, Sources};
+use self::report::Unread;
+use self::rules::{FamilyRules, Rules};
+use crate::config::Settings;
+
+/// Commands of ours that do not run a proxy.
+const COMMANDS: [&str; 4] = ["demo", "dump", "trace", "diagnose"];
+
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Focus {
+    /// Only this Service.
+    pub service: Option<NamespacedName>,
+    /// Only Service ports with this endpoint.
+    pub endpoint: Option<IpAddr>,
+}
+
+impl Focus {
+    fn wants(&self, name: Option<&ServicePortName>) -> bool {
+        self.service.as_ref().is_none_or(|service| name.is_some_and(|name| name.service == *service))
+    }
+}
+
+/// All that is known of a node.
+pub struct Look {
+    /// The rules.
+    pub rules: Rules,
+    /// The objects of each family, if there is a source of them.
+    pub objects: Option<BTreeMap<IpFamily, Tracker>>,
+    /// The configuration that the proxy should have.
+    pub settings: Settings,
+    /// What could not be read.
+    pub unread: Vec<Unread>,
+}
+
+/// Reads the node. What cannot be read is noted; the rest is there.
+///
+/// # Errors
+/// If the configuration makes no sense.
+pub fn look(sources: &Sources, focus: &Focus) -> Result<Look, String> {
+    Ok(look_as_asked(sources.asked()?, focus))
+}
+
+/// The same for who knows the settings.
+pub fn look_as_asked(asked: Asked, focus: &Focus) -> Look {
+    let mut unread = Vec::new();
+    let objects = asked.has_objects().then(|| objects::load(&asked));
+    let objects = objects.and_then(|loaded| loaded.map_err(|why| unread.push(Unread::new("objects", why))).ok());
+    let rules = Rules::read(focus, &mut unread);
+    Look { rules, objects, settings: asked.settings, unread }
+}
+
+impl Look {
+    /// The Service ports, with endpoints, flows and states.
+    pub fn services(&mut self, focus: &Focus) -> Vec<ServicePortView> {
+        if self.rules.mode() == Some("ipvs") {
+            let why = "this node is in IPVS mode, which is not read yet: ipvsadm -Ln and ipset list show it";
+            self.unread.push(Unread::new("Services", why));
+            return Vec::new();
+        }
+        let mut all = Vec::new();
+        for at in 0..self.rules.families.len() {
+            all.extend(self.services_of(at, focus));
+        }
+        all.sort_by(|a, b| (&a.name, a.protocol, a.family).cmp(&(&b.name, b.protocol, b.family)));
+        all
+    }
+
+    fn services_of(&mut self, at: usize, focus: &Focus) -> Vec<ServicePortView> {
+        let rules = &self.rules.families[at];
+        let family = rules.family;
+        let tracker = self.objects.as_ref().and_then(|objects| objects.get(&family));
+        // A Service port without a comment is known by what its chains are called.
+        let named: BTreeSet<String> = tracker.map(|tracker| hashes(tracker, focus)).unwrap_or_default();
+        let mut views = from_iptables(&rules.ruleset, &|name, key| focus.wants(name) || named.contains(key));
+        let stale = tracker.map(|tracker| {
+            let node_ip = self.settings.proxier.node_ip(family, tracker.node());
+            let snapshot = tracker.snapshot(node_ip);
+            add_model(&mut views, &snapshot, family, |name| focus.wants(Some(name)));
+            StaleFlows::of(&snapshot, &Scope::Full, &BTreeSet::new()).at_node(rules.addresses.clone())
+        });
+        if let Some(ip) = focus.endpoint {
+            views.retain(|view| view.endpoints.iter().any(|e| e.address.is_some_and(|address| address.ip() == ip)));
+        }
+        let mut count = FlowCount::new(&views, &rules.addresses, stale.as_ref());
+        match each_flow(family, &mut |live| count.add(&live.flow, live.state)) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.unread.push(Unread::new("flows", "the table changed while it was read: counts may be low"))
+            }
+            Err(error) => self.unread.push(Unread::new("flows", format!("{family}: {error}"))),
+        }
+        count.finish(&mut views);
+        views
+    }
+
+    /// What differs from what should be; `None` without objects.
+    #[must_use]
+    pub fn differences(&self, focus: &Focus, views: &[ServicePortView]) -> Option<Vec<Difference>> {
+        let objects = self.objects.as_ref().filter(|_| self.rules.mode() != Some("ipvs"))?;
+        let mut all = Vec::new();
+        for rules in &self.rules.families {
+            let Some(tracker) = objects.get(&rules.family) else { continue };
+            let expected = self.expected(rules, tracker);
+            let only = (!rules.whole || focus.endpoint.is_some()).then(|| {
+                let hashes = hashes(tracker, focus);
+                let mut only = chains_of(&expected, &hashes);
+                only.extend(
+                    views
+                        .iter()
+                        .filter(|view| view.family == rules.family.name())
+                        .flat_map(|view| view.parts.iter().map(|part| part.chain.clone())),
+                );
+                only
+            });
+            let mut found = differences(&expected, &rules.ruleset, only.as_ref());
+            if let Some(service) = &focus.service {
+                // What belongs to all counts for each.
+                let of_it = |name: &str| name == service.to_string() || name.starts_with(&format!("{service}:"));
+                found.retain(|difference| difference.service.as_deref().is_none_or(of_it));
+            }
+            all.extend(found);
+        }
+        Some(all)
+    }
+
+    fn expected(&self, rules: &FamilyRules, tracker: &Tracker) -> Ruleset {
+        let config = &self.settings.proxier;
+        let snapshot = tracker.snapshot(config.node_ip(rules.family, tracker.node()));
+        let host = HostFacts {
+            addresses: rules.addresses.clone(),
+            random_fully: rules.random_fully,
+            nfacct: rules.names("nfacct"),
+            tcp_be_liberal: node::sysctl("net/netfilter/nf_conntrack_tcp_be_liberal") == Some(1),
+        };
+        let mut ruleset = Ruleset::new(rules.family);
+        let mut reader = ruleset.reader();
+        expected(rules.family, config, &snapshot, &host, |piece| piece.lines().for_each(|line| reader.line(line)));
+        for problem in reader.finish() {
+            tracing::error!("our own rule is not understood: {problem}");
+        }
+        ruleset
+    }
+
+    /// Signs of a proxy in another mode than iptables.
+    #[must_use]
+    pub fn other_modes(&self) -> Vec<String> {
+        let has_table = |family: &IpFamily| kernel::has_table(*family, "kube-proxy").unwrap_or(false);
+        let nftables = IpFamily::ALL.into_iter().filter(has_table);
+        let mut modes: Vec<String> =
+            nftables.map(|family| format!("a table kube-proxy of nftables mode for {family}")).collect();
+        if self.rules.mode() == Some("ipvs") {
+            modes.push("a chain KUBE-IPVS-FILTER of IPVS mode".to_owned());
+        }
+        modes
+    }
+
+    /// The processes that are a running kube-proxy in this network namespace.
+    #[must_use]
+    pub fn running_proxies(&self) -> Vec<u32> {
+        let command = |words: &[String]| words.iter().skip(1).any(|word| COMMANDS.contains(&word.as_str()));
+        let processes = node::processes("kube-proxy").into_iter().filter(|(_, words)| !command(words));
+        processes.map(|(pid, _)| pid).collect()
+    }
+
+    /// Chains of Service ports that nothing leads to, where all chains were read.
+    #[must_use]
+    pub fn unused_chains(&self) -> Vec<String> {
+        let whole = self.rules.families.iter().filter(|rules| rules.whole);
+        whole.flat_map(|rules| unused_chains(&rules.ruleset)).collect()
+    }
+}
+
+/// What the chains of the wanted Service ports have in their names.
+fn hashes(tracker: &Tracker, focus: &Focus) -> BTreeSet<String> {
+    let unspecified = IpFamily::V4.localhost();
+    let names = tracker.snapshot(unspecified).ports.keys();
+    names.filter(|name| focus.wants(Some(name))).filter_map(proxier::inspect::services::hash_of_name).collect()
+}
+
+/// The chains of Service ports with these hashes, and of their endpoints.
+fn chains_of(expected: &Ruleset, hashes: &BTreeSet<String>) -> BTreeSet<String> {
+    let mut chains = BTreeSet::new();
+    for hash in hashes {
+        for kind in ["SVC", "SVL", "EXT", "FW"] {
+            let name = format!("KUBE-{kind}-{hash}");
+            let Some(chain) = expected.chain("nat", &name) else { continue };
+            let leads_to = chain.rules.iter().filter_map(|rule| rule.leads_to());
+            chains.extend(leads_to.filter(|to| to.starts_with("KUBE-SEP-")).map(str::to_owned));
+            chains.insert(name);
+        }
+    }
+    chains
+}

@@ -1,0 +1,101 @@
+//! Packets' ways through the rules in the kernel.
+//!
+//! In: packets. Out: their [`Trace`]s; of the rules only those are read that a packet meets, where that is cheaper.
+//! Must not know: Services.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use proxier::inspect::walk::{ConnState, Memory, Node, Origin, Packet, Trace};
+use proxier::kernel::{last_seen, node};
+use proxier::model::Protocol;
+
+use super::rules::FamilyRules;
+
+/// The port a client sends from, where nobody says which.
+pub const CLIENT_PORT: u16 = 40000;
+
+/// The address that the kernel would send from. Connecting a datagram socket sends nothing.
+fn own_address(to: SocketAddr) -> Result<IpAddr, String> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(to).map(|()| socket));
+    let address = socket.and_then(|socket| socket.local_addr());
+    address.map(|address| address.ip()).map_err(|error| format!("this node has no way to {to}: {error}"))
+}
+
+/// The rules of one family, for walking.
+pub struct Paths<'a> {
+    rules: &'a mut FamilyRules,
+    node: Node,
+}
+
+impl<'a> Paths<'a> {
+    /// Ways through these rules.
+    #[must_use]
+    pub fn of(rules: &'a mut FamilyRules) -> Self {
+        let node = Node { addresses: rules.addresses.clone(), routes: node::routes(rules.family) };
+        // Loopback addresses are always local; masquerading takes another one.
+        let addresses = node.addresses.iter().copied().filter(|ip| !ip.is_loopback()).collect();
+        Self { rules, node: Node { addresses, ..node } }
+    }
+
+    /// The packet that somebody would send: from `from`, or from this node if that is `None`. What comes from elsewhere
+    /// comes in where the way back leads, or on `interface`.
+    ///
+    /// # Errors
+    /// If it is not known where it comes in, or the node has no address to send from.
+    pub fn packet(
+        &self,
+        from: Option<SocketAddr>,
+        (destination, protocol): (SocketAddr, Protocol),
+        interface: Option<&str>,
+    ) -> Result<Packet, String> {
+        let source = match from {
+            Some(source) if source.is_ipv4() != destination.is_ipv4() => {
+                return Err(format!("{} and {destination} are of different families", source.ip()));
+            }
+            Some(source) => source,
+            // What the host sends to one of its own addresses comes from that address.
+            None if self.node.is_local(destination.ip()) => SocketAddr::new(destination.ip(), CLIENT_PORT),
+            None => SocketAddr::new(own_address(destination)?, CLIENT_PORT),
+        };
+        let origin = match interface {
+            Some(name) => Origin::Interface(name.to_owned()),
+            None if self.node.is_local(source.ip()) => Origin::Host,
+            None => {
+                let name = self.node.out_interface(source.ip()).ok_or_else(|| {
+                    let ip = source.ip();
+                    format!("no route leads to {ip}, so it is not known where its packets come in: name the interface")
+                })?;
+                Origin::Interface(name.to_owned())
+            }
+        };
+        Ok(Packet { source, destination, protocol, origin, state: ConnState::New })
+    }
+
+    /// Walks a packet, as one whose sender the kernel remembers where it does.
+    ///
+    /// # Errors
+    /// If rules cannot be read, or are such as the kernel would not take.
+    pub fn trace(&mut self, packet: &Packet) -> Result<Trace, String> {
+        let mut memory = Memory::new();
+        let mut tried: BTreeSet<(String, String)> = BTreeSet::new();
+        loop {
+            let trace = self.rules.ruleset.trace(packet, &self.node, &memory)?;
+            let new: BTreeSet<_> = trace.missing.difference(&tried).cloned().collect();
+            if !new.is_empty() && self.rules.load(&new)? {
+                tried.extend(new);
+                continue;
+            }
+            let remembered: Memory = trace
+                .asked
+                .iter()
+                .filter_map(|list| Some((list.clone(), last_seen(list, packet.source.ip())?)))
+                .collect();
+            if remembered == memory {
+                return Ok(trace);
+            }
+            memory = remembered;
+        }
+    }
+}

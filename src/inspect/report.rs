@@ -1,0 +1,82 @@
+//! What `dump` tells, as data: the schema of its JSON.
+//!
+//! In: a [`Look`]. Out: a [`Report`]. Must not know: how it is shown. The schema is documented in `src/dump/README.md`;
+//! fields are added under the same version, a field that goes or changes its meaning raises it.
+
+use proxier::inspect::drift::Difference;
+use proxier::inspect::services::ServicePortView;
+use serde::Serialize;
+
+use super::facts::Facts;
+use super::{Focus, Look};
+
+/// The name and version of the schema.
+pub const SCHEMA: &str = "kube-proxy.dump/v1";
+
+/// Something that could not be read, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unread {
+    /// What.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+impl Unread {
+    /// A note.
+    pub fn new(what: &str, why: impl Into<String>) -> Self {
+        Self { what: what.to_owned(), why: why.into() }
+    }
+}
+
+/// A rule of somebody's that is not understood.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotUnderstood {
+    /// Table and chain.
+    pub place: String,
+    /// The rule.
+    pub rule: String,
+    /// What of it.
+    pub why: String,
+}
+
+/// All that `dump` tells.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// The Service ports that were asked for.
+    pub services: Vec<ServicePortView>,
+    /// What differs from what should be; absent without a source of objects.
+    pub differences: Option<Vec<Difference>>,
+    /// Chains of Service ports that no rule leads to.
+    pub unused_chains: Vec<String>,
+    /// Rules of others that are not understood.
+    pub not_understood: Vec<NotUnderstood>,
+    /// What could not be read.
+    pub unread: Vec<Unread>,
+    /// The node.
+    pub facts: Facts,
+}
+
+impl Report {
+    /// Puts it together.
+    #[must_use]
+    pub fn of(mut look: Look, focus: &Focus) -> Self {
+        let services = look.services(focus);
+        let differences = look.differences(focus, &services);
+        let not_understood = look.rules.families.iter().flat_map(|rules| {
+            let found = proxier::inspect::neighbours::not_understood(&rules.ruleset);
+            found.into_iter().map(|(place, rule, why)| NotUnderstood { place, rule, why })
+        });
+        Self {
+            schema: SCHEMA,
+            not_understood: not_understood.collect(),
+            unused_chains: look.unused_chains(),
+            facts: Facts::of(&look),
+            services,
+            differences,
+            unread: look.unread,
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! How things look on a terminal, and elsewhere.
+//!
+//! In: texts, rows. Out: tables that fit the width, colours only on a terminal and never with `NO_COLOR`, a word about
+//! work that takes long. Must not know: what it is about.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// The width where there is no terminal.
+const DEFAULT_WIDTH: usize = 100;
+/// How long work may take without a word.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How a piece of text looks.
+#[derive(Clone, Copy, Debug)]
+pub enum Style {
+    /// A heading.
+    Bold,
+    /// Less important.
+    Dim,
+    /// As it should be.
+    Green,
+    /// Not as it should be, or gone.
+    Red,
+    /// Worth a look.
+    Yellow,
+    /// Data.
+    Blue,
+}
+
+impl Style {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Bold => "1",
+            Self::Dim => "2",
+            Self::Green => "32",
+            Self::Red => "31",
+            Self::Yellow => "33",
+            Self::Blue => "34",
+        }
+    }
+}
+
+/// What the place where text goes can show.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Colours.
+    pub colours: bool,
+    /// How many characters fit in a line.
+    pub width: usize,
+}
+
+impl Look {
+    /// That of standard output.
+    #[must_use]
+    pub fn of_stdout() -> Self {
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let terminal = std::io::stdout().is_terminal();
+        let colours = terminal && set("NO_COLOR").is_none() && set("TERM").is_some_and(|t| t != "dumb");
+        let columns = set("COLUMNS").and_then(|columns| columns.parse().ok());
+        let width = columns
+            .or_else(|| terminal_size::terminal_size().filter(|_| terminal).map(|(width, _)| usize::from(width.0)));
+        Self { colours, width: width.unwrap_or(DEFAULT_WIDTH).max(40) }
+    }
+
+    /// No colours and the default width: for files and HTTP.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self { colours: false, width: DEFAULT_WIDTH }
+    }
+
+    /// Text in a style, where there are styles.
+    #[must_use]
+    pub fn styled(self, style: Style, text: &str) -> String {
+        if self.colours { format!("\x1b[{}m{text}\x1b[0m", style.code()) } else { text.to_owned() }
+    }
+}
+
+/// Rows under headings. The last column takes what the others leave, and goes on in further lines.
+#[derive(Debug)]
+pub struct Table {
+    rows: Vec<Vec<String>>,
+    indent: usize,
+}
+
+impl Table {
+    /// A table without rows.
+    #[must_use]
+    pub fn new(indent: usize, headings: &[&str]) -> Self {
+        Self { rows: vec![headings.iter().map(|text| (*text).to_owned()).collect()], indent }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// Its text; nothing if there is no row but the headings. Columns that are empty in all rows are left out.
+    #[must_use]
+    pub fn text(&self, look: Look) -> String {
+        if self.rows.len() < 2 {
+            return String::new();
+        }
+        let columns = self.rows[0].len();
+        let width_of = |rows: &[Vec<String>], at: usize| {
+            rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let shown: Vec<usize> = (0..columns).filter(|at| width_of(&self.rows[1..], *at) > 0).collect();
+        let mut text = String::new();
+        for (number, row) in self.rows.iter().enumerate() {
+            let (mut line, mut used) = (" ".repeat(self.indent), self.indent);
+            for (place, at) in shown.iter().enumerate() {
+                let cell = row.get(*at).map(String::as_str).unwrap_or_default();
+                if place + 1 == shown.len() {
+                    let room = look.width.saturating_sub(used).max(20);
+                    line += &wrapped(cell, room).join(&format!("\n{}", " ".repeat(used)));
+                } else {
+                    let width = width_of(&self.rows, *at) + 2;
+                    line += &format!("{cell:width$}");
+                    used += width;
+                }
+            }
+            let line = line.trim_end();
+            let line = if number == 0 { look.styled(Style::Dim, line) } else { line.to_owned() };
+            text += &line;
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Cuts a text into lines of at most `width` characters, at blanks where there are any.
+#[must_use]
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let mut word = word;
+        let mut length = lines.last().map_or(0, |line| line.chars().count());
+        if length > 0 && length + 1 + word.chars().count() > width {
+            lines.push(String::new());
+            length = 0;
+        }
+        if length > 0 {
+            lines.iter_mut().last().into_iter().for_each(|line| line.push(' '));
+        }
+        while let Some((at, _)) = word.char_indices().nth(width).filter(|_| length == 0) {
+            lines.iter_mut().last().into_iter().for_each(|line| line.push_str(&word[..at]));
+            lines.push(String::new());
+            word = &word[at..];
+        }
+        lines.iter_mut().last().into_iter().for_each(|line| line.push_str(word));
+    }
+    lines
+}
+
+/// Tells on a terminal that something takes long.
+#[derive(Debug)]
+pub struct Progress {
+    what: String,
+    terminal: bool,
+    since: Instant,
+    told: Option<Instant>,
+    steps: u64,
+}
+
+impl Progress {
+    /// Begins now.
+    #[must_use]
+    pub fn new(what: &str) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        Self { what: what.to_owned(), terminal, since: Instant::now(), told: None, steps: 0 }
+    }
+
+    /// One more.
+    pub fn step(&mut self) {
+        self.steps += 1;
+        // Asking for the time costs more than most steps.
+        if !self.terminal || !self.steps.is_multiple_of(1024) || self.told.unwrap_or(self.since).elapsed() < SILENCE {
+            return;
+        }
+        self.told = Some(Instant::now());
+        eprint!("\r{}: {} … ", self.what, self.steps);
+        let _ = std::io::stderr().flush();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.told.is_some() {
+            // Gone, as it is of no use any more.
+            eprint!("\r{}\r", " ".repeat(self.what.len() + 24));
+        }
+    }
+}
+
+/// Writes to standard output. Nobody may read on, as with `| head`: then it ends as other programs do.
+pub fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_fit_the_width_and_leave_out_empty_columns() {
+        let mut table = Table::new(2, &["A", "EMPTY", "WHY"]);
+        table.row(vec!["one".to_owned(), String::new(), "a text that is longer than its room".to_owned()]);
+        table.row(vec!["three".to_owned(), String::new(), "short".to_owned()]);
+        let text = table.text(Look { colours: false, width: 40 });
+        let expected = "  A      WHY\n  one    a text that is longer than its\n         room\n  three  short\n";
+        assert_eq!(text, expected);
+        assert!(table.text(Look { colours: true, width: 40 }).starts_with("\x1b[2m"));
+        assert_eq!(Table::new(0, &["A"]).text(Look::plain()), "");
+    }
+
+    #[test]
+    fn words_longer_than_a_line_are_cut() {
+        assert_eq!(wrapped("ab abcdefgh c", 4), ["ab", "abcd", "efgh", "c"]);
+        assert_eq!(wrapped("", 4), [""]);
+    }
+}

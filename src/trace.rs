@@ -1,0 +1,255 @@
+//! `kube-proxy trace`: a packet's way through the rules in the kernel, without sending it.
+//!
+//! In: where it comes from and where it is sent. Out: each rule it meets, each choice with its odds, how it ends.
+//! Must not know: how rules are read or walked.
+
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use proxier::IpFamily;
+use proxier::inspect::walk::{Branch, Origin, Packet, Step, Trace, Verdict};
+use proxier::model::Protocol;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::inspect::paths::{CLIENT_PORT, Paths};
+use crate::inspect::rules::FamilyRules;
+use crate::terminal::{Look, Style, print};
+
+/// Where clients outside of the cluster are, where nobody says where: addresses for documentation.
+const OUTSIDE: [&str; 2] = ["198.51.100.7", "2001:db8::7"];
+
+/// How to show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// JSON; the schema is in src/dump/README.md
+    Json,
+}
+
+/// The arguments of `trace`.
+#[derive(Clone, Debug, Args)]
+pub struct Arguments {
+    /// Who sends: an address, perhaps with a port, "host" for this node, or "outside"
+    #[arg(long, value_name = "IP[:PORT]|host|outside")]
+    from: String,
+    /// Where to: 10.96.0.10:80/tcp
+    #[arg(long, value_name = "IP:PORT[/PROTOCOL]", value_parser = destination)]
+    to: (SocketAddr, Protocol),
+    /// The interface it comes in on, if not the one that the sender's address is routed to
+    #[arg(long, value_name = "NAME")]
+    in_interface: Option<String>,
+    /// Show every way it can go, not only a most likely one
+    #[arg(long)]
+    all: bool,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Reads `IP:PORT/PROTOCOL`; without a protocol it is TCP.
+pub fn destination(text: &str) -> Result<(SocketAddr, Protocol), String> {
+    let (address, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let address =
+        address.parse().map_err(|_| format!("{address:?} is not IP:PORT, as in 10.96.0.10:80 or [fd00::1]:80"))?;
+    let lower = protocol.to_ascii_lowercase();
+    let protocol = Protocol::of_name(&lower).ok_or_else(|| format!("{protocol:?} is none of tcp, udp, sctp"))?;
+    Ok((address, protocol))
+}
+
+/// Runs the command. Status 1: it could not be done.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    match shown(arguments) {
+        Ok(text) => {
+            print(&text);
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            eprintln!("Error: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn shown(arguments: &Arguments) -> Result<String, String> {
+    let mut unread = Vec::new();
+    let mut rules = FamilyRules::for_walking(IpFamily::of(&arguments.to.0.ip()), &mut unread)?;
+    for unread in unread {
+        eprintln!("cannot read {}: {}", unread.what, unread.why);
+    }
+    let mut paths = Paths::of(&mut rules);
+    let from = sender(&arguments.from, arguments.to.0)?;
+    let packet = paths.packet(from, arguments.to, arguments.in_interface.as_deref())?;
+    let trace = paths.trace(&packet)?;
+    match arguments.output {
+        Output::Text => Ok(text(&packet, &trace, arguments.all, Look::of_stdout())),
+        Output::Json => Ok(format!("{:#}\n", as_json(&packet, &trace))),
+    }
+}
+
+/// Reads `IP`, `IP:PORT`, `outside` or `host`, which is `None`.
+///
+/// # Errors
+/// If it is none of these.
+pub fn sender(from: &str, to: SocketAddr) -> Result<Option<SocketAddr>, String> {
+    let text = match from {
+        "host" => return Ok(None),
+        "outside" => OUTSIDE[usize::from(to.is_ipv6())],
+        text => text,
+    };
+    let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, CLIENT_PORT)).or_else(|_| text.parse());
+    address.map(Some).map_err(|_| format!("--from {from:?} is no address, \"host\" or \"outside\""))
+}
+
+/// The trace for people.
+#[must_use]
+pub fn text(packet: &Packet, trace: &Trace, all: bool, look: Look) -> String {
+    let mut out = format!("{}\n", look.styled(Style::Bold, &packet.to_string()));
+    let likeliest = trace.branches.iter().max_by(|a, b| a.outcome.probability.total_cmp(&b.outcome.probability));
+    let shown: Vec<&Branch> = if all { trace.branches.iter().collect() } else { likeliest.into_iter().collect() };
+    for branch in &shown {
+        out.push('\n');
+        if trace.branches.len() > 1 {
+            let _ = writeln!(
+                out,
+                "{}",
+                look.styled(Style::Bold, &format!("{:.2} % go this way:", branch.outcome.probability * 100.0))
+            );
+        }
+        steps(branch, look, &mut out);
+        let bad = matches!(branch.outcome.verdict, Verdict::Rejected | Verdict::Dropped);
+        let style = if bad { Style::Red } else { Style::Green };
+        let _ = writeln!(out, "{}", look.styled(style, &verdict(branch)));
+    }
+    if trace.branches.len() > shown.len() {
+        let _ = writeln!(out, "\nAll ends, with their odds (--all shows every way):");
+        for outcome in trace.outcomes() {
+            let _ = writeln!(
+                out,
+                "  {:6.2} %  {}",
+                outcome.probability * 100.0,
+                end(&outcome.verdict, outcome.masqueraded)
+            );
+        }
+    }
+    for (table, chain) in &trace.missing {
+        let text = format!("rules of table {table} lead to chain {chain}, which is not there");
+        let _ = writeln!(out, "{} {text}", look.styled(Style::Yellow, "!"));
+    }
+    out
+}
+
+fn steps(branch: &Branch, look: Look, out: &mut String) {
+    let mut hook = "";
+    for step in &branch.steps {
+        if step.hook != hook {
+            hook = &step.hook;
+            let _ = writeln!(out, "{}", look.styled(Style::Blue, hook));
+        }
+        let _ = writeln!(out, "  {}", step.rule);
+        if let Some(meaning) = meaning(step) {
+            let _ = writeln!(out, "      {}", look.styled(Style::Dim, &meaning));
+        }
+    }
+    if branch.steps.is_empty() {
+        out.push_str("no rule matches\n");
+    }
+    for doubt in &branch.doubts {
+        let text = format!("{}: taken for not matching, as it is not understood ({}):", doubt.hook, doubt.why);
+        let _ = writeln!(out, "{} {text}\n      {}", look.styled(Style::Yellow, "?"), doubt.rule);
+    }
+}
+
+/// What a rule does, where that is worth a word.
+fn meaning(step: &Step) -> Option<String> {
+    let target = step.rule.rsplit(" -j ").next().unwrap_or_default();
+    let does = match target.split(' ').next().unwrap_or_default() {
+        "DNAT" => Some(format!("new destination: {}", target.rsplit(' ').next().unwrap_or_default())),
+        "MASQUERADE" => Some("the sender's address becomes this node's".to_owned()),
+        "MARK" if target.ends_with("/0x0") => Some("the mark is taken off again".to_owned()),
+        "MARK" => Some("marked: its sender's address will become this node's".to_owned()),
+        "REJECT" => Some("refused with an error".to_owned()),
+        "DROP" => Some("thrown away".to_owned()),
+        _ => None,
+    };
+    let chance =
+        (step.chance < 1.0).then(|| format!("by chance: {:.2} % of those that come here", step.chance * 100.0));
+    let recent =
+        step.rule.contains("--rcheck").then(|| "this client was sent there before (session affinity)".to_owned());
+    chance.or(recent).or(does)
+}
+
+fn end(verdict: &Verdict, masqueraded: bool) -> String {
+    let sender = if masqueraded { ", from this node's address" } else { "" };
+    match verdict {
+        Verdict::Delivered(to) => format!("to {to}{sender}"),
+        Verdict::Rejected => "rejected".to_owned(),
+        Verdict::Dropped => "dropped".to_owned(),
+        Verdict::Untouched => format!("to where it was sent{sender}"),
+    }
+}
+
+fn verdict(branch: &Branch) -> String {
+    let masqueraded = branch.outcome.masqueraded;
+    let sender = if masqueraded { "with this node's address as its sender" } else { "with its sender's own address" };
+    match &branch.outcome.verdict {
+        Verdict::Delivered(to) => format!("Verdict: delivered to {to}, {sender}."),
+        Verdict::Rejected => "Verdict: rejected. The client is told at once: \"connection refused\".".to_owned(),
+        Verdict::Dropped => "Verdict: dropped without a word. The client waits until it times out.".to_owned(),
+        Verdict::Untouched => {
+            format!("Verdict: let through to where it was sent, {sender}: no rule gave it another destination.")
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    probability: f64,
+    verdict: String,
+    to: Option<SocketAddr>,
+    masqueraded: bool,
+    steps: Vec<serde_json::Value>,
+    doubts: Vec<serde_json::Value>,
+    remembered: Vec<&'a String>,
+}
+
+/// The trace as data.
+#[must_use]
+pub fn as_json(packet: &Packet, trace: &Trace) -> serde_json::Value {
+    let branches: Vec<Shown<'_>> = trace.branches.iter().map(branch_data).collect();
+    let (from, interface) = match &packet.origin {
+        Origin::Host => ("host", None),
+        Origin::Interface(name) => ("interface", Some(name)),
+    };
+    json!({
+        "schema": "kube-proxy.trace/v1",
+        "packet": {
+            "protocol": packet.protocol.name(), "source": packet.source, "destination": packet.destination,
+            "origin": from, "interface": interface,
+        },
+        "branches": branches,
+        "missing_chains": trace.missing.iter().map(|(table, chain)| format!("{table} {chain}")).collect::<Vec<_>>(),
+    })
+}
+
+fn branch_data(branch: &Branch) -> Shown<'_> {
+    let (verdict, to) = match branch.outcome.verdict {
+        Verdict::Delivered(to) => ("delivered", Some(to)),
+        Verdict::Rejected => ("rejected", None),
+        Verdict::Dropped => ("dropped", None),
+        Verdict::Untouched => ("untouched", None),
+    };
+    Shown {
+        probability: branch.outcome.probability,
+        verdict: verdict.to_owned(),
+        to,
+        masqueraded: branch.outcome.masqueraded,
+        steps: branch.steps.iter().map(|s| json!({"hook": s.hook, "rule": s.rule, "chance": s.chance})).collect(),
+        doubts: branch.doubts.iter().map(|d| json!({"hook": d.hook, "rule": d.rule, "why": d.why})).collect(),
+        remembered: branch.remembered.iter().collect(),
+    }
+}
