@@ -23,16 +23,16 @@ test: deps
 	$(RUNNER) cargo test --workspace
 	$(MAKE) --no-print-directory test-ipvs
 
-## test-ipvs: the tests for a kernel that has IPVS; tools/with-ipvs finds one; ARGS="filter …" for some of them
+## test-ipvs: the tests for a kernel that has IPVS; golden/tools/with-ipvs finds one; ARGS="filter …" for some of them
 test-ipvs: deps
 	cargo build
-	@set -e; for test in $(IPVS_TESTS); do tools/test-ipvs "$${test%/*}" "$${test#*/}" $(ARGS); done
+	@set -e; for test in $(IPVS_TESTS); do golden/tools/test-ipvs "$${test%/*}" "$${test#*/}" $(ARGS); done
 	@$(MAKE) --no-print-directory conformance-ipvs
 
 ## conformance-ipvs: the recorded cases of IPVS mode; all in one flavour of iptables, which matters little here, some in the other
 conformance-ipvs: deps
-	MODE=ipvs FLAVOUR=nft JOBS=4 tools/test-ipvs kube-proxy conformance
-	MODE=ipvs FLAVOUR=legacy JOBS=4 CASES='^(003|210|220|600|800)' tools/test-ipvs kube-proxy conformance
+	MODE=ipvs FLAVOUR=nft JOBS=4 golden/tools/test-ipvs kube-proxy conformance
+	MODE=ipvs FLAVOUR=legacy JOBS=4 CASES='^(003|210|220|600|800)' golden/tools/test-ipvs kube-proxy conformance
 
 ## check: formatting, lints, documentation, licences
 check:
@@ -54,7 +54,7 @@ bench:
 ## bench-ipvs: the kernel's IPVS and ipset over netlink, and IPVS mode, with up to 10,000 services; see benches/README.md
 bench-ipvs: deps
 	@set -e; for bench in ipvs ipvs_mode; do \
-	  tools/with-ipvs $$(cargo bench --package proxier --bench $$bench --no-run --message-format=json-render-diagnostics | tools/executable) --bench; done
+	  golden/tools/with-ipvs $$(cargo bench --package proxier --bench $$bench --no-run --message-format=json-render-diagnostics | golden/tools/executable) --bench; done
 
 ## scale: the release binary against an API server with up to 10,000 Services; see benches/README.md
 scale: deps
