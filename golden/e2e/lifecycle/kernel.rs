@@ -124,12 +124,11 @@ fn tools_that_hang_keep_nobody_from_asking_or_ending_it() {
     let path = format!("PATH={}:{path}", tools.display());
     world.start_by(&["/usr/bin/env", &path], &[]);
     world.node.until("pages are answered", || world.node.page("/metrics").is_some_and(|(status, _)| status == 200));
-    // Every process of the tools is another one than the proxy's.
     let pid = world.node.pid().expect("it runs");
     let children = format!("/proc/{pid}/task");
     world.node.until("a tool hangs", || {
         let tasks = std::fs::read_dir(&children).expect("it runs").flatten();
-        tasks.map(|task| std::fs::read_to_string(task.path().join("children"))).flatten().any(|list| !list.is_empty())
+        tasks.flat_map(|task| std::fs::read_to_string(task.path().join("children"))).any(|list| !list.is_empty())
     });
     assert!(world.node.page("/metrics").is_some(), "{}", world.node.log());
     assert_eq!(world.node.end(Signal::SIGTERM).code(), Some(0), "{}", world.node.log());
