@@ -1,6 +1,6 @@
 # What a fresh Debian or Ubuntu machine with Rust needs is installed by the first target of each command.
 
-PACKAGES := conntrack curl gcc ipset iproute2 iptables ipvsadm kmod libc6-dev nftables procps
+PACKAGES := ca-certificates conntrack curl gcc ipset iproute2 iptables ipvsadm kmod libc6-dev nftables procps
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 # Tests make network namespaces, so they run as root; cargo itself does not have to.
@@ -8,7 +8,7 @@ RUNNER := CARGO_TARGET_$(shell echo $(TRIPLE) | tr a-z- A-Z_)_RUNNER="$(if $(SUD
 # Tests for a kernel that has IPVS, as PACKAGE/TARGET. They are `test = false` in Cargo.toml: not part of `cargo test`.
 IPVS_TESTS := proxier/ipvs_kernel proxier/ipvs_mode_kernel kube-proxy/ipvs_packets
 
-.PHONY: all demo test test-ipvs check deps bench bench-ipvs scale conformance conformance-ipvs e2e
+.PHONY: all demo test test-ipvs check deps bench bench-ipvs scale soak conformance conformance-ipvs e2e
 
 all: demo
 
@@ -60,6 +60,11 @@ bench-ipvs: deps
 scale: deps
 	cargo build --release
 	$(RUNNER) cargo bench --bench scale
+
+## soak: 100 changes a second for a minute at 10,000 Services, asserting on memory and metrics; see benches/README.md
+soak: deps
+	cargo build --release
+	$(RUNNER) cargo bench --bench scale -- soak
 
 ## e2e: how to try it on a cluster
 e2e:

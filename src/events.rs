@@ -14,6 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use crate::source::causes::causes;
+
 const CONTROLLER: &str = "kube-proxy";
 /// So many may wait; more are dropped.
 const MOST_WAITING: usize = 200;
@@ -194,9 +196,11 @@ impl Publisher {
                     );
                     return;
                 }
-                Err(error) if left == 0 => warn!("cannot write the event {}, giving up: {error}", event.reason),
+                Err(error) if left == 0 => {
+                    warn!("cannot write the event {}, giving up: {}", event.reason, causes(&error))
+                }
                 Err(error) => {
-                    debug!("cannot write the event {}, trying again: {error}", event.reason);
+                    debug!("cannot write the event {}, trying again: {}", event.reason, causes(&error));
                     sleep(self.patience.pause).await;
                 }
             }

@@ -7,6 +7,7 @@
 mod load;
 mod process;
 mod rig;
+mod soak;
 mod traffic;
 
 use std::time::Duration;
@@ -21,7 +22,10 @@ fn main() {
         println!("scale: run it with cargo bench --bench scale");
         return;
     }
-    let options = Options::from_env();
+    let mut options = Options::from_env();
+    if std::env::args().any(|argument| argument == "soak") {
+        return soak(&mut options);
+    }
     println!("{}", Figures::HEADER);
     for flavour in &options.flavours {
         for &services in &options.services {
@@ -31,6 +35,24 @@ fn main() {
                 Err(why) => println!("| {services} | {flavour} | {why} |"),
             }
         }
+    }
+}
+
+/// The largest of the sizes only, unless one is asked for. Ends with an error if a soak finds something wrong.
+fn soak(options: &mut Options) {
+    options.services = options.services.last().copied().into_iter().collect();
+    println!("{}", soak::Figures::HEADER);
+    let mut wrong = false;
+    for flavour in &options.flavours {
+        for &services in &options.services {
+            let outcome = Rig::start(options, *flavour, services)
+                .and_then(|mut rig| soak::run(&mut rig, services, options.seconds));
+            wrong |= outcome.is_err();
+            println!("{flavour}: {}", outcome.map_or_else(|why| why, |figures| figures.to_string()));
+        }
+    }
+    if wrong {
+        std::process::exit(1);
     }
 }
 
@@ -47,6 +69,8 @@ pub struct Options {
     pub services: Vec<u32>,
     /// How many changes to time.
     pub changes: u32,
+    /// How long a soak takes.
+    pub seconds: u32,
     /// How long a cold start may take.
     pub limit: Duration,
 }
@@ -66,6 +90,7 @@ impl Options {
             flavours: flavours.filter(|f| flavour.as_ref().is_none_or(|wanted| *wanted == f.to_string())).collect(),
             services: services.split(',').map(|n| n.parse().expect("a number of Services")).collect(),
             changes: number("CHANGES", 20),
+            seconds: number("SOAK", 60),
             limit: Duration::from_secs(number("LIMIT", 400).into()),
         }
     }

@@ -80,14 +80,32 @@ impl Rig {
         Ok(Self { proxy, api, pods, netns, started, limit, changes, services, flavour })
     }
 
+    /// The API server.
+    pub fn api(&self) -> &ApiServer {
+        &self.api
+    }
+
+    /// Where the proxy runs.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// The proxy's process.
+    pub fn pid(&self) -> u32 {
+        self.proxy.child.id()
+    }
+
+    /// Waits for the first traffic after the start.
+    pub fn wait_for_traffic(&mut self) -> Result<Instant, String> {
+        let reached = self.wait(0, self.started + self.limit, COLD_PAUSE);
+        reached.ok_or_else(|| format!("no traffic within {:?}; {}", self.limit, self.proxy.last_words()))
+    }
+
     /// Measures everything, once.
     pub fn measure(&mut self) -> Result<Figures, String> {
-        let reached = self
-            .wait(0, self.started + self.limit, COLD_PAUSE)
-            .ok_or_else(|| format!("no traffic within {:?}; {}", self.limit, self.proxy.last_words()))?;
-        let cold = reached - self.started;
+        let cold = self.wait_for_traffic()? - self.started;
         self.wait_idle();
-        let pid = self.proxy.child.id();
+        let pid = self.pid();
         let (cold_cpu, loaded) = (Cpu::of(pid), process::memory(pid));
         let mut latencies = Vec::new();
         for change in 1..=self.changes {
@@ -113,7 +131,7 @@ impl Rig {
     }
 
     /// Waits until the proxy has nothing to do any more, within the limit.
-    fn wait_idle(&self) {
+    pub fn wait_idle(&self) {
         let pid = self.proxy.child.id();
         let (mut last, mut since, begun) = (Cpu::of(pid), Instant::now(), Instant::now());
         while since.elapsed() < IDLE && begun.elapsed() < self.limit {

@@ -9,6 +9,8 @@ mod changes;
 mod faults;
 #[path = "watch/lifecycle.rs"]
 mod lifecycle;
+#[path = "watch/metrics.rs"]
+mod metrics;
 #[path = "watch/requests.rs"]
 mod requests;
 

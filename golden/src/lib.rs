@@ -8,6 +8,7 @@ pub mod diff;
 pub mod flavour;
 pub mod flows;
 pub mod lab;
+pub mod load;
 pub mod netns;
 pub mod node;
 pub mod proxy;

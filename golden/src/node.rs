@@ -21,8 +21,10 @@ use crate::netns::Netns;
 /// The node's name, for `--hostname-override` and the Node object.
 pub const NAME: &str = "node-a";
 
-const HEALTH: u16 = 10256;
-const METRICS: u16 = 10249;
+/// Where the proxy serves its health.
+pub const HEALTH: u16 = 10256;
+/// Where the proxy serves its metrics.
+pub const METRICS: u16 = 10249;
 /// How long anything may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Pause between two looks.
@@ -212,7 +214,13 @@ impl Node {
     /// The status and body of `/healthz` or `/livez`; `None` if nobody answers.
     #[must_use]
     pub fn health(&self, path: &str) -> Option<(u16, String)> {
-        self.netns.enter(|| get(HEALTH, path).ok())
+        self.get(HEALTH, path)
+    }
+
+    /// The status and body of a page at a port of the loopback address; `None` if nobody answers.
+    #[must_use]
+    pub fn get(&self, port: u16, path: &str) -> Option<(u16, String)> {
+        self.netns.enter(|| get(port, path).ok())
     }
 
     /// Waits until a health check has this status.
@@ -227,16 +235,16 @@ impl Node {
     /// The status and body of a page of the metrics server; `None` if nobody answers.
     #[must_use]
     pub fn page(&self, path: &str) -> Option<(u16, String)> {
-        self.netns.enter(|| get(METRICS, path).ok())
+        self.get(METRICS, path)
     }
 
-    /// The sum of a metric over all its labels; 0 if it is not there.
+    /// The sum of a metric over all its labels, or over those that begin so (`name{a="b"`); 0 if it is not there.
     ///
     /// # Panics
     /// When the proxy does not answer.
     #[must_use]
     pub fn metric(&self, name: &str) -> f64 {
-        self.values(name).iter().sum()
+        sum(&self.metrics(), name)
     }
 
     /// How many label values a metric has been told of.
@@ -245,23 +253,24 @@ impl Node {
     /// When the proxy does not answer.
     #[must_use]
     pub fn samples(&self, name: &str) -> usize {
-        self.values(name).iter().filter(|value| **value > 0.0).count()
+        values(&self.metrics(), name).filter(|value| *value > 0.0).count()
     }
 
-    fn values(&self, name: &str) -> Vec<f64> {
+    /// All metrics of one moment.
+    ///
+    /// # Panics
+    /// When the proxy does not answer.
+    #[must_use]
+    pub fn metrics(&self) -> String {
         let mut text = String::new();
-        self.until("/metrics answers", || match self.netns.enter(|| get(METRICS, "/metrics")) {
-            Ok((200, body)) => {
+        self.until("/metrics answers", || match self.get(METRICS, "/metrics") {
+            Some((200, body)) => {
                 text = body;
                 true
             }
             _ => false,
         });
-        let samples = text.lines().filter_map(|line| line.strip_prefix(name));
-        samples
-            .filter(|rest| rest.starts_with(['{', ' ']))
-            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-            .collect()
+        text
     }
 
     fn log_path(&self) -> PathBuf {
@@ -287,7 +296,24 @@ pub fn endpoints(rules: &str, service_port: &str) -> BTreeSet<String> {
     of_it.filter_map(|line| Some(line.split_once(" --to-destination ")?.1.to_owned())).collect()
 }
 
-fn get(port: u16, path: &str) -> std::io::Result<(u16, String)> {
+/// The sum of a metric in Prometheus' text over all its labels, or over those that begin so; 0 if it is not there.
+#[must_use]
+pub fn sum(text: &str, name: &str) -> f64 {
+    values(text, name).sum()
+}
+
+fn values(text: &str, name: &str) -> impl Iterator<Item = f64> {
+    let samples = text.lines().filter_map(move |line| line.strip_prefix(name));
+    samples
+        .filter(|rest| rest.starts_with(['{', ' ', ',', '}']))
+        .filter_map(|rest| rest.rsplit(' ').next()?.parse().ok())
+}
+
+/// The status and body of a page of this namespace's loopback address.
+///
+/// # Errors
+/// When nobody answers in time.
+pub fn get(port: u16, path: &str) -> std::io::Result<(u16, String)> {
     let limit = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), limit)?;
     stream.set_read_timeout(Some(limit))?;

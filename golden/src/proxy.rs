@@ -33,17 +33,23 @@ impl Proxy {
     /// # Panics
     /// When it cannot be started.
     #[must_use]
-    pub fn start(netns: &Netns, binary: &Path, dir: &Path, flags: &[&str], env: &[(&str, PathBuf)]) -> Self {
+    pub fn start(netns: &Netns, binary: &Path, dir: &Path, env: &[(&str, PathBuf)]) -> Self {
+        let path = |name| dir.join(name).to_string_lossy().into_owned();
+        let arguments = ["--config", &path("config.yaml"), "--objects", &path("objects"), "-v=2"];
+        Self::start_with(netns, binary, &arguments, dir, env)
+    }
+
+    /// Starts `binary` inside `netns` with these arguments; its log is in the folder `dir`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_with(netns: &Netns, binary: &Path, arguments: &[&str], dir: &Path, env: &[(&str, PathBuf)]) -> Self {
         let log = dir.join("proxy.log");
         let out = File::create(&log).expect("a log file");
         let child = netns
             .command(&binary.to_string_lossy())
-            .arg("--config")
-            .arg(dir.join("config.yaml"))
-            .arg("--objects")
-            .arg(dir.join("objects"))
-            .arg("-v=2")
-            .args(flags)
+            .args(arguments)
             .envs(env.iter().map(|(key, value)| (*key, value.as_os_str())))
             .stdin(Stdio::null())
             .stdout(out.try_clone().expect("a second handle"))

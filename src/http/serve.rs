@@ -60,8 +60,16 @@ impl Default for Patience {
 pub struct Clients {
     most: usize,
     patience: Patience,
-    open: Mutex<(u64, BTreeMap<u64, AbortHandle>)>,
+    open: Mutex<OpenPlaces>,
     gone: Notify,
+}
+
+#[derive(Debug, Default)]
+struct OpenPlaces {
+    last: u64,
+    tasks: BTreeMap<u64, AbortHandle>,
+    /// Somebody had to go, which is in the log.
+    crowded: bool,
 }
 
 impl Clients {
@@ -70,14 +78,14 @@ impl Clients {
         Arc::new(Self { most, patience, open: Mutex::default(), gone: Notify::new() })
     }
 
-    fn open(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, AbortHandle>)> {
+    fn open(&self) -> MutexGuard<'_, OpenPlaces> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn admit(self: &Arc<Self>, stream: TcpStream, handler: Handler, stop: watch::Receiver<()>) {
+    fn admit(self: &Arc<Self>, (stream, client): (TcpStream, SocketAddr), handler: Handler, stop: watch::Receiver<()>) {
         let mut open = self.open();
-        open.0 += 1;
-        let place = Place { number: open.0, clients: self.clone() };
+        open.last += 1;
+        let place = Place { number: open.last, clients: self.clone() };
         let number = place.number;
         let patience = self.patience;
         // The lock is held, so that the place cannot be given back before it is taken.
@@ -85,11 +93,18 @@ impl Clients {
             let _place = place;
             converse(stream, handler, stop, patience).await;
         });
-        open.1.insert(number, task.abort_handle());
-        let oldest = if open.1.len() > self.most { open.1.pop_first() } else { None };
+        open.tasks.insert(number, task.abort_handle());
+        let oldest = if open.tasks.len() > self.most { open.tasks.pop_first() } else { None };
+        let first_to_go = oldest.is_some() && !std::mem::replace(&mut open.crowded, true);
         drop(open);
         if let Some((_, oldest)) = oldest {
             oldest.abort();
+        }
+        if first_to_go {
+            let most = self.most;
+            warn!(
+                "more than {most} HTTP clients at a time, the last one from {client}: each new one ends the oldest connection"
+            );
         }
     }
 
@@ -98,7 +113,7 @@ impl Clients {
         let all = async {
             loop {
                 let gone = self.gone.notified();
-                if self.open().1.is_empty() {
+                if self.open().tasks.is_empty() {
                     return;
                 }
                 gone.await;
@@ -115,7 +130,12 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.clients.open().1.remove(&self.number);
+        let mut open = self.clients.open();
+        open.tasks.remove(&self.number);
+        if open.tasks.len() <= self.clients.most / 2 {
+            open.crowded = false;
+        }
+        drop(open);
         self.clients.gone.notify_waiters();
     }
 }
@@ -151,9 +171,9 @@ async fn accept(listener: TcpListener, handler: Handler, clients: Arc<Clients>, 
             _ = stop.changed() => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(client) => {
                 complained = false;
-                clients.admit(stream, handler.clone(), stopped.clone());
+                clients.admit(client, handler.clone(), stopped.clone());
             }
             Err(error) => {
                 if !std::mem::replace(&mut complained, true) {

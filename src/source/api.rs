@@ -5,6 +5,7 @@
 //! bookmarks, expired versions and reconnecting.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -22,7 +23,9 @@ use serde_json::Value;
 use tower::util::option_layer;
 use tracing::{debug, info, warn};
 
+use super::causes::{causes, timed_out};
 use super::limit::TokenBucket;
+use super::token::TokenFile;
 use super::{Sink, Source};
 use crate::config::Settings;
 use crate::metrics::Metrics;
@@ -30,6 +33,10 @@ use crate::version;
 
 /// How long a list may make no progress.
 const LIST_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a connection may be silent. A watch gets a bookmark every minute: without two of them the other end is gone
+/// without a word.
+const SILENCE: Duration = Duration::from_secs(120);
 
 /// How long a watch lasts, in seconds: from this on, and up to twice as long.
 const WATCH_SECONDS: u32 = 300;
@@ -66,9 +73,13 @@ pub struct Clients {
 /// # Errors
 /// If there is no usable configuration.
 pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Clients, String> {
+    clients(settings, master, metrics, SILENCE).await
+}
+
+async fn clients(settings: &Settings, master: &str, metrics: &Metrics, silence: Duration) -> Result<Clients, String> {
     let mut config = match &settings.client.kubeconfig {
         Some(path) => {
-            let told = |error: &dyn fmt::Display| format!("kubeconfig {}: {error}", path.display());
+            let told = |error: &(dyn Error + 'static)| format!("kubeconfig {}: {}", path.display(), causes(error));
             let kubeconfig = Kubeconfig::read_from(path).map_err(|error| told(&error))?;
             let options = KubeConfigOptions::default();
             kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| told(&error))?
@@ -91,12 +102,21 @@ pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Re
         // Whatever clientConnection.acceptContentTypes says: JSON is what is read here.
         (ACCEPT, HeaderValue::from_static("application/json")),
     ]);
+    config.read_timeout = Some(silence);
+    // How long an unused connection was silent says nothing.
+    config.reset_reader_on_write = true;
+    let token = config.auth_info.token_file.take().map(|path| TokenFile::new(path.into())).transpose()?;
+    if token.is_some() {
+        // The file counts if both are given.
+        config.auth_info.token = None;
+    }
     // kube would repeat refused requests for minutes without a word.
     config.default_retry = false;
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
     let client = || {
-        let client = ClientBuilder::try_from(config.clone());
-        let client = client.map_err(|error| format!("cannot make a client for the API server: {error}"))?;
+        let client = ClientBuilder::try_from(config.clone())
+            .map_err(|error| format!("cannot make a client for the API server: {}", causes(&error)))?
+            .with_layer(&option_layer(token.clone().map(TokenFile::layer)));
         let limit = settings.client.qps.map(|qps| TokenBucket::new(qps, settings.client.burst));
         // Waiting for one's turn is no latency of the server.
         Ok::<_, String>(client.with_layer(&metrics.requests().to(&host)).with_layer(&option_layer(limit)).build())
@@ -168,7 +188,13 @@ async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink:
                 Ok(Err(error)) => Some(error),
                 Err(_) => None,
             };
-            let said = error.as_ref().map_or_else(|| "the API server does not go on".to_owned(), ToString::to_string);
+            let said = match &error {
+                None => "the API server does not go on".to_owned(),
+                Some(error @ watcher::Error::WatchFailed(_)) if timed_out(error) => {
+                    format!("nothing came for {SILENCE:?}, not even a bookmark, so the connection may be dead")
+                }
+                Some(error) => causes(error),
+            };
             warn!("watching {}s: {said}; trying again, the rules stay", kind.name());
             tokio::time::sleep(pause.after(error.as_ref())).await;
             if error.is_none() && streaming && began {
@@ -315,3 +341,7 @@ impl<K: ObjectKind> Resource for Object<K> {
         &mut self.metadata
     }
 }
+
+#[cfg(test)]
+#[path = "api_tests.rs"]
+mod tests;

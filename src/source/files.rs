@@ -161,11 +161,20 @@ impl Files {
             let path = entry?.path();
             let wanted = path.extension().is_some_and(|end| ["yaml", "yml", "json"].iter().any(|known| end == *known));
             let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-            if wanted && !hidden && path.is_file() {
+            if wanted && !hidden && may_hold_objects(&path) {
                 paths.insert(path);
             }
         }
         Ok(paths)
+    }
+}
+
+/// A file, or a link to one. A link that leads nowhere is not a removed file: what it held stays until it leads to
+/// something again, or is removed itself.
+fn may_hold_objects(path: &Path) -> bool {
+    match std::fs::metadata(path) {
+        Ok(data) => data.is_file(),
+        Err(_) => path.is_symlink(),
     }
 }
 

@@ -4,9 +4,11 @@
 //! Objects are turned into compact values at once and dropped.
 
 mod api;
+pub mod causes;
 mod files;
 mod limit;
 pub mod objects;
+mod token;
 
 pub use self::api::connect;
 

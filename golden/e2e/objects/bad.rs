@@ -36,7 +36,7 @@ fn bytes_that_are_no_text_and_files_nobody_may_read_keep_what_they_held() {
     std::fs::write(world.folder.join("web.yaml"), b"kind: Service\xff\xfe").expect("written");
     world.node.until_logged(&["web.yaml is not taken over", "UTF-8"]);
     world.leads("web", &["10.244.2.5"]);
-    // A folder is no file, a link to nothing is none either; a pipe must not be waited for.
+    // A folder is no file, a link to nothing holds nothing; a pipe must not be waited for.
     std::fs::create_dir(world.folder.join("dir.yaml")).expect("a folder");
     std::os::unix::fs::symlink("nowhere", world.folder.join("dangling.yaml")).expect("a link");
     nix::unistd::mkfifo(&world.folder.join("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
@@ -51,10 +51,36 @@ fn bytes_that_are_no_text_and_files_nobody_may_read_keep_what_they_held() {
 }
 
 #[test]
+fn a_link_that_leads_nowhere_keeps_what_it_held_until_it_is_removed() {
+    let world = World::running();
+    let (target, link) = (world.node.dir().join("elsewhere"), world.folder.join("link.yaml"));
+    let write = |pod: &str| std::fs::write(&target, text(&[slice("linked-1", "linked", &[pod])])).expect("written");
+    write("10.244.2.31");
+    std::os::unix::fs::symlink(&target, &link).expect("a link");
+    world.write("linked.yaml", &[service("linked", "10.96.0.31")]);
+    world.leads("linked", &["10.244.2.31"]);
+    std::fs::remove_file(&target).expect("it is there");
+    world.works("10.244.2.6");
+    world.node.until("the link is named", || {
+        // Nothing tells of changes behind a link: any edit has all files looked at.
+        world.works("10.244.2.7");
+        world.works("10.244.2.6");
+        world.node.log().contains("link.yaml is not taken over, its objects stay")
+    });
+    world.leads("linked", &["10.244.2.31"]);
+    write("10.244.2.32");
+    world.works("10.244.2.7");
+    world.leads("linked", &["10.244.2.32"]);
+    std::fs::remove_file(&link).expect("it is there");
+    world.leads("linked", &[]);
+}
+
+#[test]
 fn while_a_file_cannot_be_read_at_the_start_the_rules_of_before_stay() {
     let mut world = World::running();
-    let before = world.node.rules();
+    // The sync under way, of the other family perhaps, is finished.
     world.node.end(nix::sys::signal::Signal::SIGTERM);
+    let before = world.node.rules();
     world.write_text("web.yaml", "kind: EndpointSlice\nmetadata: {");
     world.start();
     world.node.until_logged(&["web.yaml is not taken over, nothing is programmed before it is"]);

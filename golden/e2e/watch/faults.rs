@@ -81,6 +81,46 @@ fn a_token_that_is_not_accepted_is_named_in_the_log() {
 }
 
 #[test]
+fn a_right_that_is_taken_away_stops_only_what_it_was_for() {
+    let world = World::running();
+    world.api.fail_next_of("EndpointSlice", usize::MAX, 403);
+    world.api.end_watches_of("EndpointSlice", End::Clean);
+    world.node.until_logged(&["watching EndpointSlices", "403", "the rules stay"]);
+    world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
+    world.api.apply(service("other", "10.96.0.13"));
+    world.node.until("Services are synced on", || world.node.rules().contains("10.96.0.13/32"));
+    world.node.until_leads(WEB, &PODS);
+    world.node.until_health("/livez", 200);
+    let refused = world.node.metric("rest_client_requests_total{code=\"403\"");
+    assert!(refused >= 1.0, "{refused} refusals are counted");
+    world.api.fail_no_more();
+    world.node.until_leads(WEB, &["10.244.2.7:8080"]);
+}
+
+#[test]
+fn a_token_that_expires_is_replaced_without_a_restart() {
+    let mut world = World::new();
+    let file = world.node.dir().join("token");
+    // As people write files: with a newline at the end.
+    std::fs::write(&file, "first\n").expect("a token");
+    world.api.require_token(Some("first"));
+    let kubeconfig = world.api.kubeconfig_with(world.node.dir(), &format!("{{tokenFile: {file:?}}}"));
+    world.node.start(&["--kubeconfig", &kubeconfig.to_string_lossy(), "--iptables-min-sync-period=0s"]);
+    world.settled();
+    world.api.require_token(Some("second"));
+    world.api.end_watches(End::Clean);
+    for kind in ["Nodes", "Services", "EndpointSlices"] {
+        world.node.until_logged(&["watching", kind, "401", "the rules stay"]);
+    }
+    world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
+    world.node.until_leads(WEB, &PODS);
+    std::fs::write(&file, "second\n").expect("a token");
+    world.node.until_leads(WEB, &["10.244.2.7:8080"]);
+    let log = world.node.log();
+    assert!(!log.contains("first") && !log.contains("second"), "tokens do not belong into a log: {log}");
+}
+
+#[test]
 fn garbage_on_the_wire_is_survived_and_loses_nothing() {
     let lines: [&[u8]; 6] = [
         b"{\"type\":\xff\x00garbage",

@@ -31,7 +31,7 @@ fn a_server_that_is_down_at_the_start_is_waited_for() {
     let mut world = World::new();
     world.api.down();
     world.start();
-    world.node.until_logged(&["watching Services"]);
+    world.node.until_logged(&["watching Services", "Connection refused", "the rules stay"]);
     assert_eq!(world.node.health("/livez").map(|(code, _)| code), Some(200), "there is nothing it should have done");
     assert_eq!(world.node.health("/healthz").map(|(code, _)| code), Some(503), "its Node is unknown");
     assert!(!world.node.rules().contains("KUBE-"), "{}", world.node.rules());

@@ -103,6 +103,15 @@ impl ApiServer {
             Some(token) => format!("{{token: {token:?}}}"),
             None => "{}".to_owned(),
         };
+        self.kubeconfig_with(dir, &user)
+    }
+
+    /// Writes a kubeconfig into `dir` and returns its path; `user` says, in YAML, who the proxy is.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    #[must_use]
+    pub fn kubeconfig_with(&self, dir: &Path, user: &str) -> PathBuf {
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
              clusters:\n- name: test\n  cluster: {{server: {:?}}}\n\

@@ -42,6 +42,7 @@ use wiring::Wiring;
 
 use crate::case::Mode;
 use crate::flavour::{Flavour, HINT};
+use crate::netns::Netns;
 use crate::proxy::{Proxy, healthy};
 
 /// How long a start may take on a busy machine.
@@ -52,7 +53,7 @@ const START: Duration = Duration::from_secs(20);
 pub struct Cluster {
     // Dropped in this order: the proxy must end before its namespace, the servers before theirs.
     proxy: Mutex<Option<Proxy>>,
-    _servers: Servers,
+    servers: Servers,
     wiring: Wiring,
     iptables: Iptables,
     binary: PathBuf,
@@ -75,7 +76,7 @@ impl Cluster {
         let wiring = Wiring::new();
         let servers = Servers::new();
         for pod in LOCAL_PODS.iter().chain(&FAR_PODS) {
-            servers.start(pod, wiring.home(pod));
+            servers.start(pod, wiring.home(pod), TARGET_PORT);
         }
         servers.start_stranger(&wiring.stranger);
         let iptables = Iptables { flavour, lock: directory.join("xtables.lock") };
@@ -91,15 +92,7 @@ impl Cluster {
             "iptables": { "syncPeriod": "5m", "minSyncPeriod": "100ms" },
             "ipvs": { "syncPeriod": "5m", "minSyncPeriod": "100ms" },
         });
-        Self {
-            proxy: Mutex::new(None),
-            _servers: servers,
-            wiring,
-            iptables,
-            binary: binary.to_owned(),
-            directory,
-            config,
-        }
+        Self { proxy: Mutex::new(None), servers, wiring, iptables, binary: binary.to_owned(), directory, config }
     }
 
     /// Sets a field of the proxy's configuration; for a proxy that is not running yet.
@@ -150,8 +143,7 @@ impl Cluster {
         if !config.exists() {
             std::fs::write(&config, self.config.to_string()).expect("write the configuration");
         }
-        let lock = [("XTABLES_LOCKFILE", self.iptables.lock.clone())];
-        let mut proxy = Proxy::start(&self.wiring.node, &self.binary, &self.directory, &[], &lock);
+        let mut proxy = Proxy::start(&self.wiring.node, &self.binary, &self.directory, &self.environment());
         let markers = objects::markers();
         let [in_nat, in_filter] = [&markers[0], &markers[1]].map(Service::full_name);
         eventually("the proxy is healthy and has synced", START, || {
@@ -220,6 +212,41 @@ impl Cluster {
         SctpSink::new(self.wiring.home(&pod), pod.address.of(family))
     }
 
+    /// Has a pod serve at another port too.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    pub fn serve(&self, pod: Pod, port: u16) {
+        self.servers.start(&pod, self.wiring.home(&pod), port);
+    }
+
+    /// node-a's namespace.
+    #[must_use]
+    pub fn node(&self) -> &Netns {
+        &self.wiring.node
+    }
+
+    /// The cluster's files; gone with it, unless the test fails.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What every program that uses iptables on node-a has to be told: the lock is the cluster's own.
+    #[must_use]
+    pub fn environment(&self) -> [(&'static str, PathBuf); 1] {
+        [("XTABLES_LOCKFILE", self.iptables.lock.clone())]
+    }
+
+    /// Feeds `iptables-restore --noflush --counters` on node-a, as another kube-proxy would.
+    ///
+    /// # Panics
+    /// When it is refused.
+    #[track_caller]
+    pub fn restore(&self, family: Family, input: &str) {
+        self.iptables.restore(&self.wiring.node, family, input);
+    }
+
     /// Runs `iptables ARGUMENTS` (split at blanks) on node-a, as an administrator would.
     ///
     /// # Panics
@@ -255,6 +282,16 @@ impl Cluster {
     #[must_use]
     pub fn on_node(&self, line: &str) -> String {
         self.wiring.node.run(line)
+    }
+
+    /// All tables of a family on node-a, as the save tool of the nf_tables flavour words them.
+    ///
+    /// # Panics
+    /// When they cannot be read.
+    #[must_use]
+    #[track_caller]
+    pub fn saved(&self, family: Family) -> String {
+        self.iptables.saved(&self.wiring.node, family)
     }
 
     /// For people: what a failed test leaves behind.

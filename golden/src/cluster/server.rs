@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use super::address::{EXTERNAL_IP, Family, Pod, STRANGER, TARGET_PORT, VIP};
+use super::address::{EXTERNAL_IP, Family, Pod, STRANGER, VIP};
 use super::objects::PORT;
 use crate::netns::Netns;
 
@@ -34,9 +34,9 @@ impl Servers {
     }
 
     /// Starts a pod's servers; they can be reached when this returns.
-    pub(super) fn start(&self, pod: &Pod, netns: &Netns) {
+    pub(super) fn start(&self, pod: &Pod, netns: &Netns, port: u16) {
         for family in Family::BOTH {
-            let at = pod.address.at(family, TARGET_PORT);
+            let at = pod.address.at(family, port);
             self.tcp(pod.name, netns, at);
             self.udp(pod.name, netns, at);
         }

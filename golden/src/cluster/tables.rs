@@ -4,6 +4,7 @@
 //! counters and dates. It knows nothing of what the rules should be.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -29,6 +30,26 @@ impl Iptables {
     #[track_caller]
     pub(super) fn rules(&self, netns: &Netns, family: Family, table: &str) -> Rules {
         Rules::parse(&self.output(netns, &format!("{}-save", self.tool(family)), &format!("-t {table}")))
+    }
+
+    /// All tables.
+    #[track_caller]
+    pub(super) fn saved(&self, netns: &Netns, family: Family) -> String {
+        self.flavour.normalise(&self.output(netns, &format!("{}-save", self.tool(family)), ""))
+    }
+
+    /// Applies a transaction.
+    #[track_caller]
+    pub(super) fn restore(&self, netns: &Netns, family: Family, input: &str) {
+        let tool = format!("{}-restore", self.tool(family));
+        let mut command = netns.command(&tool);
+        command.args(["-w", "30", "--noflush", "--counters"]).env("XTABLES_LOCKFILE", &self.lock);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{tool}: {e}"));
+        let written = child.stdin.take().expect("it was piped").write_all(input.as_bytes());
+        let output = child.wait_with_output().expect("it ends");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && written.is_ok(), "{tool}: {}: {complaint}\n{input}", output.status);
     }
 
     fn tool(&self, family: Family) -> String {

@@ -3,9 +3,18 @@
 //! In: a command, perhaps input. Out: its output, or an error in its own words. Must not know: what programs mean.
 
 use std::io::{BufReader, Read, Write};
-use std::process::{ChildStdout, Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use thiserror::Error;
+
+/// How long a program may run. Nothing that works takes this long: 10,000 Services take iptables-legacy some seconds.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A program that could not be run or did not end well.
 #[derive(Debug, Error)]
@@ -24,9 +33,19 @@ pub enum ToolError {
         /// The program and its arguments.
         program: String,
         /// How it ended.
-        status: std::process::ExitStatus,
+        status: ExitStatus,
         /// What it said.
         stderr: String,
+    },
+    /// It did not end.
+    #[error(
+        "{program} did not end within {limit:?} and was killed; does something hang on this node, modprobe perhaps?"
+    )]
+    Late {
+        /// The program and its arguments.
+        program: String,
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// Its output could not be understood.
     #[error("{program}: {source}")]
@@ -53,58 +72,128 @@ fn said(stderr: &str) -> String {
     lines.collect::<Vec<_>>().join(" ")
 }
 
-fn start(command: &mut Command) -> Result<std::process::Child, ToolError> {
-    command.spawn().map_err(|source| ToolError::Start { program: words(command), source })
+/// Starts a command as the head of a group of its own, so that what it starts can be killed with it.
+fn start(command: &mut Command) -> Result<Child, ToolError> {
+    command.process_group(0).spawn().map_err(|source| ToolError::Start { program: words(command), source })
+}
+
+/// Does `work` with a child and waits for its end. From the limit on the child does not live, so that the work ends too.
+fn within<T>(
+    limit: Duration,
+    command: &Command,
+    mut child: Child,
+    work: impl FnOnce(&mut Child) -> T,
+) -> Result<(ExitStatus, T), ToolError> {
+    let output = |source| ToolError::Output { program: words(command), source };
+    let group = i32::try_from(child.id()).map(Pid::from_raw).map_err(|e| output(std::io::Error::other(e)))?;
+    let (done, is_done) = channel::<()>();
+    let (value, late) = std::thread::scope(|scope| {
+        let watch = scope.spawn(move || {
+            let late = is_done.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+            // Nobody has reaped the child yet, so the number is still its own.
+            late && killpg(group, Signal::SIGKILL).is_ok()
+        });
+        let value = work(&mut child);
+        while waitid(Id::Pid(group), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::Error::EINTR) {}
+        drop(done);
+        (value, watch.join().unwrap_or(false))
+    });
+    let status = child.wait().map_err(output)?;
+    if late { Err(ToolError::Late { program: words(command), limit }) } else { Ok((status, value)) }
 }
 
 /// Runs a command to its end, with the pieces of `input` on its standard input, and returns its output.
 ///
 /// # Errors
-/// If it cannot be run, or ends with an error.
+/// If it cannot be run, does not end, or ends with an error.
 pub(super) fn run<'a>(
     command: &mut Command,
     input: impl IntoIterator<Item = &'a str, IntoIter: Send>,
 ) -> Result<Vec<u8>, ToolError> {
-    let mut child = start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
-    let (stdin, pieces) = (child.stdin.take(), input.into_iter());
-    let output = std::thread::scope(|scope| {
-        // A program may complain at length before it has read everything: somebody has to listen meanwhile.
-        scope.spawn(move || {
-            let mut pieces = pieces;
-            // One that ends before it has read everything says why by other means.
-            stdin.map(|mut stdin| pieces.try_for_each(|piece| stdin.write_all(piece.as_bytes())))
-        });
-        child.wait_with_output()
-    });
-    let output = output.map_err(|source| ToolError::Output { program: words(command), source })?;
-    if output.status.success() {
-        return Ok(output.stdout);
+    run_within(LIMIT, command, input)
+}
+
+fn run_within<'a>(
+    limit: Duration,
+    command: &mut Command,
+    input: impl IntoIterator<Item = &'a str, IntoIter: Send>,
+) -> Result<Vec<u8>, ToolError> {
+    let child = start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    let pieces = input.into_iter();
+    let (status, (stdout, stderr)) = within(limit, command, child, |child| {
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        std::thread::scope(|scope| {
+            // A program may complain at length before it has read everything: somebody has to listen meanwhile.
+            scope.spawn(move || {
+                let mut pieces = pieces;
+                // One that ends before it has read everything says why by other means.
+                stdin.map(|mut stdin| pieces.try_for_each(|piece| stdin.write_all(piece.as_bytes())))
+            });
+            let stderr = scope.spawn(move || all(stderr));
+            (all(stdout), stderr.join().unwrap_or_else(|_| Ok(Vec::new())))
+        })
+    })?;
+    if status.success() {
+        return stdout.map_err(|source| ToolError::Output { program: words(command), source });
     }
-    let stderr = said(&String::from_utf8_lossy(&output.stderr));
-    Err(ToolError::Failed { program: words(command), status: output.status, stderr })
+    let stderr = said(&String::from_utf8_lossy(&stderr.unwrap_or_default()));
+    Err(ToolError::Failed { program: words(command), status, stderr })
+}
+
+fn all(pipe: Option<impl Read>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    pipe.map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut bytes))?;
+    Ok(bytes)
 }
 
 /// Runs a command and hands its output to `read` as it comes.
 ///
 /// # Errors
-/// If it cannot be run or ends with an error, or `read` does.
+/// If it cannot be run, does not end, or ends with an error, or `read` does.
 pub(super) fn stream<T>(
     command: &mut Command,
     read: impl FnOnce(BufReader<ChildStdout>) -> std::io::Result<T>,
 ) -> Result<T, ToolError> {
-    let mut child = start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
-    let output = |source| ToolError::Output { program: words(command), source };
-    let value = match child.stdout.take() {
-        Some(stdout) => read(BufReader::with_capacity(1 << 16, stdout)),
-        None => Err(std::io::Error::other("no output")),
-    };
-    let mut stderr = String::new();
-    if let Some(mut pipe) = child.stderr.take() {
-        let _ = pipe.read_to_string(&mut stderr);
-    }
-    let status = child.wait().map_err(output)?;
+    let child = start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    let (status, (value, stderr)) = within(LIMIT, command, child, |child| {
+        let value = match child.stdout.take() {
+            Some(stdout) => read(BufReader::with_capacity(1 << 16, stdout)),
+            None => Err(std::io::Error::other("no output")),
+        };
+        (value, all(child.stderr.take()))
+    })?;
     if status.success() {
         return value.map_err(|source| ToolError::Output { program: words(command), source });
     }
-    Err(ToolError::Failed { program: words(command), status, stderr: said(&stderr) })
+    let stderr = said(&String::from_utf8_lossy(&stderr.unwrap_or_default()));
+    Err(ToolError::Failed { program: words(command), status, stderr })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(limit: Duration, script: &str, input: &str) -> Result<Vec<u8>, ToolError> {
+        run_within(limit, Command::new("sh").args(["-c", script]), [input])
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_killed_with_all_it_started() {
+        // Deaf to SIGTERM, and its child holds the pipes open.
+        for script in ["trap '' TERM; sleep 1000", "sleep 1000 & sleep 1000", "exec >&- 2>&-; sleep 1000"] {
+            // More than a pipe holds, and nobody reads it.
+            let error = shell(Duration::from_millis(200), script, &"x".repeat(1 << 20)).expect_err("it hangs");
+            assert!(matches!(error, ToolError::Late { .. }), "{error}");
+            assert!(error.to_string().contains(script) && error.to_string().contains("200ms"), "{error}");
+        }
+    }
+
+    #[test]
+    fn output_input_and_complaints_go_where_they_should() {
+        let echoed = shell(LIMIT, "yes complaint | head -c 300000 >&2; cat", "hello").expect("an echo");
+        assert_eq!(echoed, b"hello");
+        let error = shell(LIMIT, "echo out; echo '  bad thing' >&2; exit 3", "").expect_err("it fails");
+        let ToolError::Failed { status, stderr, .. } = &error else { panic!("{error}") };
+        assert_eq!((status.code(), stderr.as_str()), (Some(3), "bad thing"));
+    }
 }

@@ -1,0 +1,101 @@
+//! The soak: many slice changes a second for a while, and then the account.
+//!
+//! In: a started [`Rig`]. Out: figures, or where memory grew or metrics and what happened disagree.
+//! Must not know: the proxy's insides. A rig of its own kind: it measures nothing by traffic.
+
+use std::fmt;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use golden::load::{Account, change};
+use golden::node::{METRICS, get, sum};
+
+use crate::process::{self, Cpu};
+use crate::rig::Rig;
+
+/// Changes a second.
+const RATE: u32 = 100;
+/// How long after the last change all must be done.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// From when on memory must not grow.
+const SETTLED: usize = 10;
+/// How much more than at most in the ten seconds after that there may be at least in the last ten. All rules are read
+/// back now and then, and meanwhile changes wait: what that took is given back, but not to the last page.
+const SLACK: f64 = 1.1;
+
+/// What a soak showed.
+#[derive(Debug)]
+pub struct Figures {
+    services: u32,
+    changes: u32,
+    /// Resident kilobytes, each second.
+    memory: Vec<u64>,
+    cpu: Cpu,
+    syncs: f64,
+    latency: f64,
+    late: Duration,
+}
+
+/// Soaks a proxy that has programmed its load, for so many seconds.
+///
+/// # Errors
+/// Everything that is not as it should be.
+pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<Figures, String> {
+    rig.wait_for_traffic()?;
+    rig.wait_idle();
+    let scrape = || rig.netns().enter(|| get(METRICS, "/metrics")).map(|(_, text)| text).map_err(|e| e.to_string());
+    let account = Account::open(scrape()?);
+    let (pid, before) = (rig.pid(), Cpu::of(rig.pid()));
+    let (begun, changes, mut memory) = (Instant::now(), RATE * seconds, Vec::new());
+    for number in 0..changes {
+        // Far apart, so that no two of one sync are neighbours.
+        change(rig.api(), number * 7919 % services);
+        if number % RATE == RATE - 1 {
+            memory.push(process::memory(pid).0);
+        }
+        sleep((begun + Duration::from_secs(1) / RATE * (number + 1)).saturating_duration_since(Instant::now()));
+    }
+    let (sent, mut after) = (Instant::now(), scrape()?);
+    while !account.is_done(&after, changes) {
+        if sent.elapsed() > PATIENCE {
+            let differences = account.differences(&after, changes).join("\n");
+            return Err(format!("not done {PATIENCE:?} after the last change:\n{differences}"));
+        }
+        sleep(Duration::from_millis(50));
+        after = scrape()?;
+    }
+    let late = sent.elapsed();
+    let mut problems = account.differences(&after, changes);
+    let (settled, last) = (memory.iter().skip(SETTLED).take(SETTLED), memory.iter().rev().take(SETTLED));
+    let (early, end) = (settled.max().copied().unwrap_or_default(), last.min().copied().unwrap_or_default());
+    if end as f64 > early as f64 * SLACK {
+        problems.push(format!("memory grew from {early} kB to {end} kB: {memory:?}"));
+    }
+    let growth = |name: &str| account.growth(&after, &format!("kubeproxy_{name}"));
+    let cpu = Cpu::of(pid).since(before);
+    let syncs = growth("sync_proxy_rules_duration_seconds_count");
+    let latency = growth("network_programming_duration_seconds_sum") / f64::from(changes);
+    let (told, found) = (sum(&after, "process_resident_memory_bytes") / 1024.0, process::memory(pid).0 as f64);
+    if (told / found - 1.0).abs() > 0.1 {
+        problems.push(format!("process_resident_memory_bytes says {told} kB, the kernel {found} kB"));
+    }
+    let figures = Figures { services, changes, memory, cpu, syncs, latency, late };
+    if problems.is_empty() { Ok(figures) } else { Err(format!("{figures}\n{}", problems.join("\n"))) }
+}
+
+impl Figures {
+    /// The head of the table whose rows they print as.
+    pub const HEADER: &str = "| services x 10 | changes (100/s) | syncs | mean programming latency | done after the last change \
+        | CPU: proxy + tools | resident after 1, 10, 20 s, at the end (peak) |\n|---|---|---|---|---|---|---|";
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = |second: usize| self.memory.get(second - 1).copied().unwrap_or_default() as f64 / 1e3;
+        write!(f, "| {} | {} | {} | {:.0} ms ", self.services, self.changes, self.syncs, self.latency * 1e3)?;
+        write!(f, "| {:.2} s ", self.late.as_secs_f64())?;
+        write!(f, "| {:.1} + {:.1} s ", self.cpu.own.as_secs_f64(), self.cpu.children.as_secs_f64())?;
+        let peak = self.memory.iter().copied().max().unwrap_or_default() as f64 / 1e3;
+        write!(f, "| {:.1}, {:.1}, {:.1}, {:.1} MB ({peak:.1}) |", at(1), at(10), at(20), at(self.memory.len().max(1)))
+    }
+}

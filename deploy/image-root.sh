@@ -1,0 +1,52 @@
+#!/bin/sh
+# Puts together all files of the image: kube-proxy, both flavours of iptables, the libraries of these, nothing else.
+# In: a folder to fill, the program. Runs on Debian or Ubuntu with the packages iptables and ca-certificates installed.
+set -eu
+root=$1 program=$2
+
+mkdir -p "$root/usr/local/bin" "$root/usr/sbin" "$root/etc"
+# What is mounted over: a read-only root cannot be given places to mount at.
+for folder in dev proc sys tmp run lib/modules var/lib/kube-proxy var/run/secrets/kubernetes.io/serviceaccount; do
+  mkdir -p "$root/$folder"
+done
+cp "$program" "$root/usr/local/bin/kube-proxy"
+
+for flavour in nft legacy; do
+  cp "/usr/sbin/xtables-$flavour-multi" "$root/usr/sbin/"
+  for tool in iptables ip6tables; do
+    for suffix in '' -save -restore; do
+      ln -sf "xtables-$flavour-multi" "$root/usr/sbin/$tool-$flavour$suffix"
+    done
+  done
+done
+# Where the kubelet gives no hint: what Debian, and most of the field, has.
+for tool in iptables ip6tables; do
+  for suffix in '' -save -restore; do ln -sf xtables-nft-multi "$root/usr/sbin/$tool$suffix"; done
+done
+
+# All extensions, since others' rules are read too.
+extensions=$(dirname "$(find /usr/lib -name libxt_conntrack.so | head -n 1)")
+mkdir -p "$root$extensions"
+cp -a "$extensions/." "$root$extensions/"
+
+libraries=$(ldd "$program" /usr/sbin/xtables-nft-multi /usr/sbin/xtables-legacy-multi "$extensions"/*.so |
+  sed -n 's,.* => \(/[^ ]*\) (0x.*,\1,p; s,^[[:space:]]*\(/[^ ]*ld-[^ ]*\) (0x.*,\1,p' | sort -u)
+for library in $libraries; do
+  mkdir -p "$root$(dirname "$library")"
+  cp -L "$library" "$root$library"
+done
+
+# For API servers whose certificate is signed by one of the public authorities.
+mkdir -p "$root/etc/ssl/certs"
+cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+# Names of API servers are looked up as anywhere.
+echo 'hosts: files dns' > "$root/etc/nsswitch.conf"
+
+# Their licences ask to be passed on.
+for package in ca-certificates iptables libc6 libgcc-s1 libip4tc2 libip6tc2 libmnl0 libnetfilter-conntrack3 libnfnetlink0 libnftnl11 \
+  libxtables12; do
+  if [ -e "/usr/share/doc/$package/copyright" ]; then
+    mkdir -p "$root/usr/share/doc/$package"
+    cp -L "/usr/share/doc/$package/copyright" "$root/usr/share/doc/$package/"
+  fi
+done
