@@ -199,7 +199,7 @@ fn there_and_back(flavour: Flavour) {
     world.under_traffic(|watch| {
         watch.some_rounds();
         for rewritten in [world.dispatching(), 0] {
-            let proxy = Proxy::start(cluster.node(), Path::new(BINARY), cluster.directory(), &[], &environment);
+            let proxy = Proxy::start(cluster.node(), Path::new(BINARY), cluster.directory(), &environment);
             let written = world.until_taken_over();
             assert!(written <= rewritten as f64, "{written} rules were written, not {rewritten}");
             watch.some_rounds();

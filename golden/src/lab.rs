@@ -108,7 +108,10 @@ impl Lab {
         fs::write(self.dir().join("config.yaml"), json).expect("write the configuration");
         fs::create_dir_all(self.dir().join("objects")).expect("make the objects folder");
         self.replace(objects);
-        self.proxy = Some(Proxy::start(&self.node, binary, self.dir(), flags, &self.env()));
+        let path = |name| self.dir().join(name).to_string_lossy().into_owned();
+        let (config, objects) = (path("config.yaml"), path("objects"));
+        let arguments = [&["--config", &*config, "--objects", &*objects, "-v=2"], flags].concat();
+        self.proxy = Some(Proxy::start_with(&self.node, binary, &arguments, self.dir(), &self.env()));
     }
 
     /// Replaces all objects at once, by a rename.

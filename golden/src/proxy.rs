@@ -33,10 +33,9 @@ impl Proxy {
     /// # Panics
     /// When it cannot be started.
     #[must_use]
-    pub fn start(netns: &Netns, binary: &Path, dir: &Path, flags: &[&str], env: &[(&str, PathBuf)]) -> Self {
+    pub fn start(netns: &Netns, binary: &Path, dir: &Path, env: &[(&str, PathBuf)]) -> Self {
         let path = |name| dir.join(name).to_string_lossy().into_owned();
-        let (config, objects) = (path("config.yaml"), path("objects"));
-        let arguments = [&["--config", &config, "--objects", &objects, "-v=2"], flags].concat();
+        let arguments = ["--config", &path("config.yaml"), "--objects", &path("objects"), "-v=2"];
         Self::start_with(netns, binary, &arguments, dir, env)
     }
 

@@ -87,15 +87,14 @@ impl<'a> Paths<'a> {
                 tried.extend(new);
                 continue;
             }
-            let remembered: Memory = trace
-                .asked
-                .iter()
-                .filter_map(|list| Some((list.clone(), last_seen(list, packet.source.ip())?)))
-                .collect();
-            if remembered == memory {
+            // Once a list is known it stays so for this trace: its age grows while we look.
+            let unknown = trace.asked.iter().filter(|list| !memory.contains_key(*list));
+            let remembered = unknown.filter_map(|list| Some((list.clone(), last_seen(list, packet.source.ip())?)));
+            let remembered: Memory = remembered.collect();
+            if remembered.is_empty() {
                 return Ok(trace);
             }
-            memory = remembered;
+            memory.extend(remembered);
         }
     }
 }

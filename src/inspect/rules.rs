@@ -59,8 +59,8 @@ impl Rules {
         let Flavours { choice, flavour, in_other } = Flavours::find();
         let mut families = Vec::new();
         for family in IpFamily::ALL {
-            if let Err(why) = family.available() {
-                unread.push(Unread::new(&format!("rules of {family}"), why));
+            // A family that the kernel has not has no rules to be read.
+            if family.available().is_err() {
                 continue;
             }
             let read = FamilyRules::open(family, flavour, &choice, unread).and_then(|mut rules| {

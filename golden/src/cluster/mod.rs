@@ -144,7 +144,7 @@ impl Cluster {
         if !config.exists() {
             std::fs::write(&config, self.config.to_string()).expect("write the configuration");
         }
-        let mut proxy = Proxy::start(&self.wiring.node, &self.binary, &self.directory, &[], &self.environment());
+        let mut proxy = Proxy::start(&self.wiring.node, &self.binary, &self.directory, &self.environment());
         let markers = objects::markers();
         let [in_nat, in_filter] = [&markers[0], &markers[1]].map(Service::full_name);
         eventually("the proxy is healthy and has synced", START, || {
