@@ -130,7 +130,7 @@ impl Asked {
         self.node.run(&format!("ip addr add {address}/{length} dev lo{nodad}"));
     }
 
-    /// Replaces all rules.
+    /// Replaces all rules and forgets all connections.
     ///
     /// # Panics
     /// When nft does not read them.
@@ -141,6 +141,9 @@ impl Asked {
         nft.stdin.take().expect("piped").write_all(text.as_bytes()).expect("nft reads");
         let output = nft.wait_with_output().expect("it ends");
         assert!(output.status.success(), "nft: {}\n{text}", String::from_utf8_lossy(&output.stderr));
+        // Ports come again: what other rules made of them must be forgotten.
+        let flushed = self.node.command("conntrack").arg("-F").stderr(Stdio::null()).status();
+        assert!(flushed.expect("conntrack").success(), "conntrack -F failed");
     }
 
     /// Tries each connection once; what became of it, nothing if the packet vanished.
