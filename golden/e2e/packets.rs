@@ -26,6 +26,8 @@ mod protocols;
 mod repair;
 #[path = "packets/restart.rs"]
 mod restart;
+#[path = "packets/table.rs"]
+mod table;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -97,6 +99,7 @@ in_nftables_mode! {
     flows: flows_come_back_with_the_endpoints, flows_of_before_the_service_find_it, flows_leave_a_deleted_service,
         flows_leave_what_their_service_gave_up, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort;
+    table: endpoints_come_and_go_unnoticed, a_node_moves_between_iptables_and_nftables, what_somebody_breaks_is_mended;
 }
 
 fn run_in_nftables_mode(test: fn(Cluster)) {

@@ -150,6 +150,12 @@ impl Node {
         status.expect("it has ended")
     }
 
+    /// The IPv4 table of nftables mode, as nft lists it; empty if there is none.
+    #[must_use]
+    pub fn table(&self) -> String {
+        String::from_utf8_lossy(&self.netns.try_run("nft list table ip kube-proxy").stdout).into_owned()
+    }
+
     /// Everything the proxy has logged.
     #[must_use]
     pub fn log(&self) -> String {

@@ -183,3 +183,20 @@ fn source_ranges_of_everything_or_of_the_other_family_restrict_nothing() {
         assert_eq!(found, expected, "{ranges}");
     }
 }
+
+#[test]
+fn service_cidrs_count_each_once_and_only_their_own_family() {
+    let mut cluster = Cluster::new();
+    let mut cidr = |name: &str, cidrs: &[&str]| {
+        let object = json!({ "metadata": { "name": name }, "spec": { "cidrs": cidrs } });
+        let differs = cluster.apply(Kind::ServiceCidr, object).expect("a good ServiceCIDR");
+        let nets = cluster.tracker.snapshot(IpFamily::V4.localhost()).service_cidrs.to_vec();
+        (differs, nets.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let nets = |nets: &[&str]| nets.iter().map(|net| (*net).to_owned()).collect::<Vec<_>>();
+    assert_eq!(cidr("a", &["10.96.0.0/12", "fd00::/108"]), (true, nets(&["10.96.0.0/12"])));
+    assert_eq!(cidr("b", &["10.96.0.0/12"]), (false, nets(&["10.96.0.0/12"])));
+    assert_eq!(cidr("a", &["fd00::/108"]), (false, nets(&["10.96.0.0/12"])), "b has it still");
+    assert_eq!(cidr("b", &["10.1.0.0/16", "nonsense"]), (true, nets(&["10.1.0.0/16"])));
+    assert_eq!(cidr("b", &[]), (true, nets(&[])));
+}

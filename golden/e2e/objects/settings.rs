@@ -91,14 +91,13 @@ fn fields_that_are_unknown_or_without_effect_are_warned_about() {
 
 #[test]
 fn command_lines_that_cannot_be_end_with_1() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["--no-such-flag"], "--no-such-flag"),
         (&["--objects"], "--objects"),
         (&["--masquerade-all=maybe"], "maybe"),
         (&["--iptables-sync-period=-5s"], "-5s"),
         (&["--iptables-masquerade-bit=-1"], "-1"),
         (&["--proxy-mode=ebpf"], "ebpf"),
-        (&["--mode=nftables"], "nftables"),
         (&["--objects", "/no/such/folder"], "/no/such/folder"),
         (&["surprise"], "surprise"),
     ];

@@ -92,3 +92,29 @@ fn a_node_that_is_about_to_go_is_unhealthy_but_lives() {
 fn status(node: &Node, path: &str) -> Option<u16> {
     node.health(path).map(|(code, _)| code)
 }
+
+#[test]
+fn service_cidrs_are_watched_in_nftables_mode_and_count_at_once() {
+    let mut node = Node::new(env!("CARGO_BIN_EXE_kube-proxy"));
+    let api = node.api_server();
+    api.apply(self::node(NAME, "zone-a"));
+    api.apply(service("web", "10.96.0.10"));
+    let cidr = |name: &str, cidrs: &[&str]| {
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+            "metadata": { "name": name }, "spec": { "cidrs": cidrs }
+        })
+    };
+    api.apply(cidr("kubernetes", &["10.96.0.0/12"]));
+    node.start(&["--master", &api.url(), "--proxy-mode=nftables", "--iptables-min-sync-period=0s"]);
+    let drops = |net: &str| node.table().contains(&format!("ip daddr {net} drop"));
+    node.until("cluster IPs that nobody has are dropped", || drops("10.96.0.0/12"));
+    api.apply(cidr("more", &["10.112.0.0/16", "10.96.0.0/12", "nonsense"]));
+    node.until("another network counts", || drops("10.112.0.0/16"));
+    // One of the two that name it is enough.
+    api.delete("ServiceCIDR", "", "kubernetes");
+    api.apply(cidr("more", &["10.96.0.0/12"]));
+    node.until("a network that is gone does not", || !drops("10.112.0.0/16"));
+    assert!(drops("10.96.0.0/12"), "{}", node.table());
+    node.until_logged(&["ServiceCIDR more", "spec.cidrs[2]", "nonsense"]);
+}

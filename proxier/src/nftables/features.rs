@@ -81,7 +81,7 @@ fn probes(family: IpFamily) -> Vec<(&'static str, Operation)> {
     let update = Statement::Change {
         operation: SetOperation::Update,
         set: names::affinity_name(0),
-        key: names::client_key(family),
+        key: names::client_key(family, 0),
         timeout: Some(1),
     };
     let choose = Statement::VerdictMap {

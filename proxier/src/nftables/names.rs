@@ -7,7 +7,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use crate::family::IpFamily;
+use crate::model::ServicePortName;
 use crate::netfilter::nft::{Field, Name, Set, Table};
 
 /// The table's name in both families.
@@ -207,16 +210,25 @@ pub fn key(family: IpFamily, place: Place) -> Vec<Field> {
     }
 }
 
-/// What a client of a Service port with session affinity is remembered by.
+/// What a client of a Service port with session affinity is remembered by, whichever of its addresses it uses.
 #[must_use]
-pub fn client_key(family: IpFamily) -> Vec<Field> {
-    [vec![Field::Source(family)], key(family, Place::Address)].concat()
+pub fn client_key(family: IpFamily, service: u32) -> Vec<Field> {
+    vec![Field::Source(family), Field::constant(service)]
+}
+
+/// A number for a Service port. That two have the same is unlikely, and then clients of both have one memory for both.
+#[must_use]
+pub fn service_number(name: &ServicePortName) -> u32 {
+    let hash = Sha256::digest(format!("{name}{}", name.protocol.name()));
+    // The kernel adds to it.
+    hash.iter().take(4).fold(0, |number, byte| number << 8 | u32::from(*byte)) >> 1
 }
 
 /// The set of the clients of endpoints that have this number.
 #[must_use]
 pub fn affinity_set(family: IpFamily, number: u32) -> Arc<Set> {
-    let set = Set::of(affinity_name(number), client_key(family));
+    // Only the number's type matters here.
+    let set = Set::of(affinity_name(number), [Field::Source(family), Field::random(65535)]);
     Arc::new(Set { dynamic: true, size: Some(AFFINITY_SIZE), ..set })
 }
 
@@ -240,12 +252,14 @@ pub struct Balance {
 }
 
 /// Session affinity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sticky {
     /// Numbers of endpoints are below this.
     pub numbers: u32,
     /// How long a client is remembered.
     pub seconds: u32,
+    /// The Service port's number.
+    pub service: u32,
 }
 
 /// A chain that is there as long as a Service port needs it.
@@ -261,6 +275,8 @@ pub enum SharedChain {
         number: u32,
         /// How long a client is remembered.
         seconds: u32,
+        /// The Service port's number.
+        service: u32,
     },
     /// Chooses an endpoint.
     Balance(Balance),
@@ -280,7 +296,9 @@ impl fmt::Display for Balance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let map = SetId::Endpoints(self.place, self.policy).name();
         write!(f, "{map}-{}", self.count)?;
-        self.sticky.map_or(Ok(()), |Sticky { numbers, seconds }| write!(f, "-sticky-{numbers}-{seconds}s"))
+        self.sticky.map_or(Ok(()), |Sticky { numbers, seconds, service }| {
+            write!(f, "-sticky-{numbers}-{seconds}s-{service:08x}")
+        })
     }
 }
 
@@ -289,8 +307,8 @@ impl fmt::Display for SharedChain {
         match self {
             Self::Balance(balance) => write!(f, "{balance}"),
             Self::External(balance) => write!(f, "external-{balance}"),
-            Self::Stick { place, policy, number, seconds } => {
-                write!(f, "stick-{}-{number}-{seconds}s", SetId::Endpoints(*place, *policy).name())
+            Self::Stick { place, policy, number, seconds, service } => {
+                write!(f, "stick-{}-{number}-{seconds}s-{service:08x}", SetId::Endpoints(*place, *policy).name())
             }
         }
     }

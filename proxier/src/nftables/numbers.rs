@@ -32,6 +32,24 @@ pub fn number(current: &[Option<SocketAddr>], wanted: &[SocketAddr], affinity: b
     numbered.into_boxed_slice()
 }
 
+/// The endpoint of each number, in either.
+#[must_use]
+pub fn either([a, b]: &[Numbered; 2]) -> Numbered {
+    let at = |numbered: &Numbered, number| numbered.get(number).copied().flatten();
+    (0..a.len().max(b.len())).map(|number| at(a, number).or_else(|| at(b, number))).collect()
+}
+
+/// Of all numbers, those of these endpoints.
+#[must_use]
+pub fn only(all: &[Option<SocketAddr>], wanted: &[SocketAddr]) -> Numbered {
+    let wanted: HashSet<&SocketAddr> = wanted.iter().collect();
+    let mut some: Vec<_> = all.iter().map(|endpoint| endpoint.filter(|endpoint| wanted.contains(endpoint))).collect();
+    while some.last().is_some_and(Option::is_none) {
+        some.pop();
+    }
+    some.into_boxed_slice()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

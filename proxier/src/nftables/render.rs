@@ -5,7 +5,9 @@
 
 use std::net::IpAddr;
 
-use super::names::{Balance, EXTERNAL_LOCAL, NODE_PORT_LOCAL, Place, Policy, REJECT, SetId, SharedChain, Sticky};
+use super::names::{
+    Balance, EXTERNAL_LOCAL, NODE_PORT_LOCAL, Place, Policy, REJECT, SetId, SharedChain, Sticky, service_number,
+};
 use super::ranges::merged;
 use super::view::View;
 use crate::model::ServicePortName;
@@ -37,7 +39,8 @@ pub fn comment(name: &ServicePortName) -> Name {
 /// All that a Service port wants.
 #[must_use]
 pub fn render(name: &ServicePortName, view: &View, node_ip: IpAddr) -> Rendered {
-    let mut writer = Writer { view, comment: comment(name), out: Rendered::default() };
+    let service = if view.affinity.is_some() { service_number(name) } else { 0 };
+    let mut writer = Writer { view, service, comment: comment(name), out: Rendered::default() };
     if let Some(ip) = view.cluster_ip {
         writer.cluster_ip(ip);
     }
@@ -58,6 +61,8 @@ pub fn render(name: &ServicePortName, view: &View, node_ip: IpAddr) -> Rendered 
 
 struct Writer<'a> {
     view: &'a View,
+    /// For session affinity.
+    service: u32,
     comment: Name,
     out: Rendered,
 }
@@ -124,7 +129,7 @@ impl Writer<'_> {
 
     /// The endpoints of a policy, for one destination; how to choose among them, if there are any.
     fn balance(&mut self, place: Place, ip: Option<IpAddr>, policy: Policy) -> Option<Balance> {
-        let (view, key) = (self.view, self.key(place, ip));
+        let (view, service, key) = (self.view, self.service, self.key(place, ip));
         let numbered = view.endpoints(policy);
         let held = || (0_u32..).zip(numbered).filter_map(|(number, endpoint)| Some((number, (*endpoint)?)));
         let endpoints = held().map(|(number, endpoint)| {
@@ -134,12 +139,12 @@ impl Writer<'_> {
         self.out.elements.extend(endpoints);
         let sticky = view.affinity.map(|seconds| {
             let choices = (0_u32..).zip(held()).map(|(choice, (number, _))| {
-                let chain = SharedChain::Stick { place, policy, number, seconds };
+                let chain = SharedChain::Stick { place, policy, number, seconds, service };
                 let element = Element::verdict(key.clone().number(choice).build(), Verdict::Goto(chain.to_name()));
                 (SetId::Choices(place, policy), element)
             });
             self.out.elements.extend(choices);
-            Sticky { numbers: u32::try_from(numbered.len()).unwrap_or(u32::MAX), seconds }
+            Sticky { numbers: u32::try_from(numbered.len()).unwrap_or(u32::MAX), seconds, service }
         });
         let count = u32::try_from(held().count()).unwrap_or(u32::MAX);
         (count > 0).then_some(Balance { place, policy, count, sticky })

@@ -162,8 +162,8 @@ pub fn needs(chain: SharedChain) -> (Vec<SharedChain>, u32) {
     match chain {
         SharedChain::Stick { number, .. } => (vec![chain], number + 1),
         SharedChain::Balance(Balance { place, policy, sticky, .. }) => {
-            let Sticky { numbers, seconds } = sticky.unwrap_or(Sticky { numbers: 0, seconds: 0 });
-            let sticks = (0..numbers).map(|number| SharedChain::Stick { place, policy, number, seconds });
+            let Sticky { numbers, seconds, service } = sticky.unwrap_or_default();
+            let sticks = (0..numbers).map(|number| SharedChain::Stick { place, policy, number, seconds, service });
             (sticks.chain([chain]).collect(), numbers)
         }
         SharedChain::External(balance) => {
@@ -184,11 +184,11 @@ pub fn shared(chain: SharedChain, settings: &Settings) -> Vec<Rule> {
             Rule::new([Statement::Verdict(Verdict::Goto(SharedChain::Balance(balance).to_name()))]),
         ],
         SharedChain::Balance(balance) => self::balance(family, balance),
-        SharedChain::Stick { place, policy, number, seconds } => {
+        SharedChain::Stick { place, policy, number, seconds, service } => {
             let change = |operation, timeout| Statement::Change {
                 operation,
                 set: affinity_name(number),
-                key: client_key(family),
+                key: client_key(family, service),
                 timeout,
             };
             let number = Field::constant(number);
@@ -209,14 +209,14 @@ pub fn shared(chain: SharedChain, settings: &Settings) -> Vec<Rule> {
 fn balance(family: IpFamily, balance: Balance) -> Vec<Rule> {
     let Balance { place, policy, count, sticky } = balance;
     let chosen = [key(family, place), vec![Field::random(count)]].concat();
-    let Some(Sticky { numbers, seconds }) = sticky else {
+    let Some(Sticky { numbers, seconds, service }) = sticky else {
         let map: Name = SetId::Endpoints(place, policy).name().into();
         return vec![Rule::new([Statement::Dnat { family, key: chosen, map }])];
     };
     let remembered = (0..numbers).map(|number| {
         let set = affinity_name(number);
-        let stick = SharedChain::Stick { place, policy, number, seconds };
-        Rule::new([Statement::Lookup { key: client_key(family), set, not: false }, jump(&stick.to_string())])
+        let stick = SharedChain::Stick { place, policy, number, seconds, service };
+        Rule::new([Statement::Lookup { key: client_key(family, service), set, not: false }, jump(&stick.to_string())])
     });
     let choose = Statement::VerdictMap { key: chosen, map: SetId::Choices(place, policy).name().into() };
     remembered.chain([Rule::new([choose])]).collect()

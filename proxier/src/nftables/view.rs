@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::names::{Place, Policy};
-use super::numbers::{Numbered, number};
-use crate::model::{CategorizedEndpoints, Destination, Protocol, ServicePort, ServicePortName};
+use super::numbers::{Numbered, either, number, only};
+use crate::model::{CategorizedEndpoints, Destination, Endpoint, Protocol, ServicePort, ServicePortName};
 
 /// The number that IP has for a transport protocol.
 #[must_use]
@@ -19,6 +19,10 @@ pub fn protocol_number(protocol: Protocol) -> u8 {
         Protocol::Udp => 17,
         Protocol::Sctp => 132,
     }
+}
+
+fn addresses(list: &[&Endpoint]) -> Vec<SocketAddr> {
+    list.iter().map(|endpoint| endpoint.address).collect()
 }
 
 /// Those that fit, each once: the API lets them come twice.
@@ -72,9 +76,14 @@ impl View {
         current: impl Fn(Policy) -> Numbered,
     ) -> Self {
         let owned = |ip: &IpAddr| owns(Destination::Address(SocketAddr::new(*ip, port.port)));
-        let numbered = |policy, list: &[&crate::model::Endpoint]| {
-            let wanted: Vec<SocketAddr> = list.iter().map(|endpoint| endpoint.address).collect();
-            number(&current(policy), &wanted, port.affinity_seconds.is_some())
+        let lists = [&endpoints.cluster, &endpoints.local].map(|list| addresses(list));
+        let now = [Policy::Cluster, Policy::Local].map(current);
+        let [cluster, local] = if port.affinity_seconds.is_some() {
+            // Clients have one memory for both, so in both an endpoint has the same number.
+            let all = number(&either(&now), &addresses(&endpoints.reachable), true);
+            lists.map(|list| only(&all, &list))
+        } else {
+            [number(&now[0], &lists[0], false), number(&now[1], &lists[1], false)]
         };
         let vips = once(&port.load_balancer_vips, |ip| owned(ip));
         let external_ips = once(&port.external_ips, |ip| owned(ip) && !vips.contains(ip));
@@ -97,8 +106,8 @@ impl View {
             affinity: port.affinity_seconds,
             ranges: port.source_ranges.clone(),
             any: endpoints.any,
-            cluster: numbered(Policy::Cluster, &endpoints.cluster),
-            local: numbered(Policy::Local, &endpoints.local),
+            cluster,
+            local,
             here: here.into_boxed_slice(),
         }
     }

@@ -63,8 +63,16 @@ fn sets(family: IpFamily) -> Vec<(Set, Vec<Element>)> {
                 .collect(),
         ),
         (ranged, ranges.into_iter().map(range).collect()),
-        (Set { dynamic: true, size: Some(1000), ..Set::of("sticky", from) }, Vec::new()),
+        (
+            Set { dynamic: true, size: Some(1000), ..Set::of("sticky", client(family, Field::random(65535))) },
+            Vec::new(),
+        ),
     ]
+}
+
+/// What a client is remembered by.
+fn client(family: IpFamily, service: Field) -> Vec<Field> {
+    vec![Field::Source(family), service]
 }
 
 fn rules(family: IpFamily) -> Vec<Rule> {
@@ -97,15 +105,19 @@ fn rules(family: IpFamily) -> Vec<Rule> {
         Rule::new([Statement::Change {
             operation: SetOperation::Update,
             set: "sticky".into(),
-            key: with(Field::Source(family)),
+            key: client(family, Field::constant(77)),
             timeout: Some(10_800),
         }]),
         Rule::new([Statement::Change {
             operation: SetOperation::Delete,
             set: "sticky".into(),
-            key: with(Field::Source(family)),
+            key: client(family, Field::constant(77)),
             timeout: None,
         }]),
+        Rule::new([
+            Statement::Lookup { key: client(family, Field::constant(0)), set: "sticky".into(), not: false },
+            Statement::Verdict(Verdict::Jump("empty".into())),
+        ]),
         Rule::new([dnat(Field::random(3))]),
         Rule::new([dnat(Field::constant(2))]),
         Rule::new([Statement::Reject(family)]),

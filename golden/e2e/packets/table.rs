@@ -1,0 +1,73 @@
+//! What only nftables mode has: one table, that others leave alone or do not.
+//!
+//! In: traffic that never stops, and what happens meanwhile to endpoints, the mode, the table. Out: nobody notices, and
+//! nothing is left behind.
+
+use golden::case::Mode;
+use golden::cluster::Protocol::Tcp;
+use golden::cluster::{Cluster, FAR_5, Family, NODE, POD_5, POD_6, POD_9, Service, eventually, ready};
+use serde_json::json;
+
+use crate::SOON;
+use crate::restart::unnoticed;
+
+const NODE_PORT: u16 = 30080;
+
+fn web() -> Service {
+    Service::new("web", 60).node_port(NODE_PORT)
+}
+
+/// A Service goes from one shared rule to another with every change, and back.
+pub(super) fn endpoints_come_and_go_unnoticed(cluster: Cluster) {
+    let counts = [vec![POD_5, POD_6, FAR_5], vec![POD_5, FAR_5], vec![FAR_5], vec![FAR_5, POD_5, POD_6]];
+    let with = |pods: &[golden::cluster::Pod]| web().endpoints(pods.iter().map(|pod| ready(*pod)).collect::<Vec<_>>());
+    let cluster = cluster.running(&[with(&counts[0])]);
+    unnoticed(&cluster, &web(), NODE_PORT, || {
+        for pods in counts.iter().cycle().take(12) {
+            cluster.write(&[with(pods)]);
+            let chain = format!("goto endpoints-{}", pods.len());
+            eventually("the change is in the table", SOON, || {
+                Family::BOTH.iter().all(|family| cluster.table(*family).contains(&chain))
+            });
+        }
+    });
+}
+
+pub(super) fn a_node_moves_between_iptables_and_nftables(cluster: Cluster) {
+    let web = web().endpoints([ready(POD_5), ready(FAR_5)]);
+    let periods = json!({ "syncPeriod": "2s", "minSyncPeriod": "100ms" });
+    let mut cluster = cluster.configured("iptables", periods.clone()).configured("nftables", periods);
+    cluster.set_mode(Mode::Iptables);
+    let mut cluster = cluster.running(std::slice::from_ref(&web));
+    for mode in [Mode::Nftables, Mode::Iptables] {
+        cluster.set_mode(mode);
+        let moving = &cluster;
+        unnoticed(moving, &web, NODE_PORT, || {
+            moving.kill();
+            moving.start();
+            eventually("the other mode's rules are gone", SOON, || {
+                Family::BOTH.iter().all(|family| match mode {
+                    Mode::Nftables => !moving.rules(*family, "nat").text().contains("KUBE-SVC-"),
+                    _ => moving.table(*family).is_empty(),
+                })
+            });
+        });
+    }
+}
+
+pub(super) fn what_somebody_breaks_is_mended(cluster: Cluster) {
+    let web = web().endpoints([ready(POD_5), ready(FAR_5)]);
+    let quick = json!({ "syncPeriod": "1s", "minSyncPeriod": "100ms" });
+    let cluster = cluster.configured("nftables", quick).running(std::slice::from_ref(&web));
+    for damage in
+        ["flush chain ip kube-proxy services", "flush map ip kube-proxy endpoints", "delete table ip kube-proxy"]
+    {
+        let damage = format!("nft {damage}");
+        let _ = cluster.on_node(&damage);
+        eventually("the table is whole again", SOON * 3, || {
+            let reached = cluster.pod(POD_9).attempt(Tcp, web.address(Family::V4));
+            reached.is_ok() && cluster.outside().attempt(Tcp, NODE.at(Family::V4, NODE_PORT)).is_ok()
+        });
+        assert!(cluster.log().contains("not as the last sync left it"), "{damage}: {}", cluster.log());
+    }
+}
