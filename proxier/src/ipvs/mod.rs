@@ -202,7 +202,8 @@ impl Backend for Ipvs {
     }
 
     fn next_event(&self) -> Option<Instant> {
-        self.state.draining.next_look()
+        // After a failure the next sync looks at everything, those that wait among it.
+        self.state.settings.as_ref().and_then(|_| self.state.draining.next_look())
     }
 
     fn tick(&mut self, now: Instant) -> Result<(), SyncError> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proxier::kernel::IpvsError;
 use proxier::netfilter::ipvs::{Connections, ServerKey, UDP};
 
 use super::fake::tcp;
@@ -124,6 +125,25 @@ fn a_new_process_goes_on_waiting() {
     use_by(&world, 0);
     world.pass(MINUTE);
     assert!(world.fake.keys().is_empty() && world.fake.bound().is_empty());
+}
+
+#[test]
+fn a_failed_sync_has_nobody_look_in_vain() {
+    let mut world = world();
+    use_by(&world, 1);
+    world.apply(slice("web", &["10.244.1.6"]));
+    world.sync();
+    world.fake.servers.fail(Some(|| IpvsError::NotPermitted));
+    world.now += MINUTE;
+    world.want_everything();
+    assert!(world.try_sync().is_err());
+    // A look that is due and does nothing would be due again at once, and so keep a CPU busy until the next try.
+    assert_eq!(world.backend.next_event(), None);
+    world.fake.servers.fail(None);
+    world.sync();
+    use_by(&world, 0);
+    world.pass(MINUTE);
+    assert_eq!(reals(&world), with_weights(&[(B, 1)]));
 }
 
 #[test]
