@@ -5,7 +5,7 @@
 //! Which virtual servers are ours is told by our own sets and addresses, so those of others stay, whatever the host
 //! uses IPVS for. Where neither device nor chain of ours is, nothing is asked that would load a module.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -17,7 +17,8 @@ use super::rules::{CHAINS, jumps};
 use crate::backend::SyncError;
 use crate::family::IpFamily;
 use crate::kernel::{
-    AddressOperation, IpSetError, IpSets, IptablesTool, IpvsTable, LinkError, Links, Operation, SetOperation, ToolError,
+    AddressOperation, IpSetError, IpSets, IptablesTool, IpvsError, IpvsTable, LinkError, Links, Operation,
+    SetOperation, ToolError,
 };
 use crate::netfilter::ipset::{Entry, Place, SetName};
 use crate::netfilter::iptables::Table;
@@ -99,7 +100,8 @@ struct Traces {
 
 impl Traces {
     fn find(kernel: &mut Remains<'_>, family: IpFamily) -> Result<Self, SyncError> {
-        let mut traces = Self { bound: bound(kernel.links, family)?.into_iter().collect(), ..Self::default() };
+        let mut traces =
+            Self { bound: bound(kernel.links, family)?.iter().map(IpNet::addr).collect(), ..Self::default() };
         for id in SetId::ALL {
             let name = SetName::new(id.name(family));
             let mut entries = Vec::new();
@@ -145,8 +147,9 @@ fn servers(
     patient: bool,
 ) -> Result<(Vec<ServerKey>, Vec<ServerKey>), SyncError> {
     let Some(table) = &mut kernel.table else { return Ok(Default::default()) };
-    let (mut keys, mut used, mut unused) = (Vec::new(), Vec::new(), Vec::new());
-    table.virtual_servers(family, &mut |server| keys.push(server.key))?;
+    // One may be listed twice.
+    let (mut keys, mut used, mut unused) = (BTreeSet::new(), Vec::new(), Vec::new());
+    table.virtual_servers(family, &mut |server| _ = keys.insert(server.key))?;
     for key in keys.into_iter().filter(|key| traces.has(*key)) {
         let mut open = false;
         if patient && graceful::waits(key.protocol) {
@@ -158,8 +161,8 @@ fn servers(
 }
 
 fn unbind(kernel: &mut Remains<'_>, family: IpFamily, kept: &HashSet<IpAddr>) -> Result<(), SyncError> {
-    let bound = bound(kernel.links, family)?.into_iter().filter(|ip| !kept.contains(ip));
-    let operations: Vec<_> = bound.map(|ip| AddressOperation::Delete(IpNet::from(ip))).collect();
+    let bound = bound(kernel.links, family)?.into_iter().filter(|net| !kept.contains(&net.addr()));
+    let operations: Vec<_> = bound.map(AddressOperation::Delete).collect();
     if operations.is_empty() {
         return Ok(());
     }
@@ -176,7 +179,11 @@ fn remove_servers(kernel: &mut Remains<'_>, keys: &[ServerKey]) -> Result<(), Sy
     let Some(table) = &mut kernel.table else { return Ok(()) };
     let operations: Vec<_> = keys.iter().map(|key| Operation::DeleteVirtual(*key)).collect();
     let mut failure = None;
-    table.apply(&operations, &mut |_, error| _ = failure.get_or_insert(error))?;
+    table.apply(&operations, &mut |_, error| {
+        if !matches!(error, IpvsError::NotFound(_)) {
+            failure.get_or_insert(error);
+        }
+    })?;
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 

@@ -6,6 +6,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
+
 use super::Ipvs;
 use super::graceful::Deadlines;
 use super::names::SetId;
@@ -84,7 +86,7 @@ impl Ipvs {
     }
 
     fn compare_addresses(&mut self, notes: &mut Notes) -> Result<(), SyncError> {
-        let bound: BTreeSet<_> = self.kernel.bound(self.family)?.into_iter().collect();
+        let bound: BTreeSet<_> = self.kernel.bound(self.family)?.iter().map(IpNet::addr).collect();
         let expected: BTreeSet<_> = self.state.addresses.held().collect();
         if let Some(ip) = expected.difference(&bound).next() {
             notes.add(|| format!("address {ip} is not bound any more"));

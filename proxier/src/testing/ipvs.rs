@@ -26,6 +26,7 @@ struct State {
     without: BTreeSet<String>,
     failing: Option<fn() -> IpvsError>,
     refused: Option<SocketAddr>,
+    twice: bool,
     operations: Vec<Operation>,
     listings: usize,
 }
@@ -42,6 +43,7 @@ impl Default for FakeIpvs {
             without: BTreeSet::new(),
             failing: None,
             refused: None,
+            twice: false,
             operations: Vec::new(),
             listings: 0,
         })))
@@ -87,6 +89,11 @@ impl FakeIpvs {
         self.state().refused = address;
     }
 
+    /// Lists everything twice from now on, as kernels do with what moves while they list.
+    pub fn list_twice(&self) {
+        self.state().twice = true;
+    }
+
     /// A virtual server and its real ones, in the order of their addresses.
     #[must_use]
     pub fn server(&self, key: ServerKey) -> Option<(VirtualServer, Vec<RealServer>)> {
@@ -110,6 +117,11 @@ impl fmt::Display for FakeIpvs {
 }
 
 impl State {
+    /// How often each entry is listed.
+    fn times(&self) -> usize {
+        if self.twice { 2 } else { 1 }
+    }
+
     fn asked(&mut self) -> Result<(), IpvsError> {
         self.failing.map_or(Ok(()), |how| Err(how()))
     }
@@ -198,6 +210,7 @@ impl IpvsTable for FakeIpvs {
         let of_family = |key: &ServerKey| IpFamily::of(&key.address.ip()) == family;
         let servers: Vec<VirtualServer> =
             state.virtuals.iter().filter(|(key, _)| of_family(key)).map(|(_, (server, _))| *server).collect();
+        let servers = servers.repeat(state.times());
         drop(state);
         servers.into_iter().for_each(each);
         Ok(())
@@ -209,6 +222,7 @@ impl IpvsTable for FakeIpvs {
         state.listings += 1;
         let reals: Vec<_> =
             state.virtuals.get(&of).map(|(_, reals)| reals.values().copied().collect()).unwrap_or_default();
+        let reals = reals.repeat(state.times());
         drop(state);
         reals.into_iter().for_each(|(real, connections)| each(real, connections));
         Ok(())

@@ -2,7 +2,7 @@
 
 use proxier::iptables;
 use proxier::ipvs;
-use proxier::kernel::{IpSets, IpvsTable, Operation, SetOperation};
+use proxier::kernel::{AddressOperation, IpSets, IpvsTable, Links, Operation, SetOperation};
 use proxier::netfilter::ipset::{Set, SetName, SetType};
 use proxier::netfilter::iptables::Table;
 use proxier::netfilter::ipvs::{Connections, Flags, Scheduler, VirtualServer};
@@ -100,5 +100,27 @@ fn open_connections_keep_their_virtual_server() {
     assert!(world.fake.servers.set_connections(key, real, Connections { inactive: 1, ..Connections::default() }));
     remove().expect("those that are being closed need nobody");
     assert!(world.fake.keys().is_empty() && world.fake.sets.to_string().is_empty());
+    assert_eq!(world.fake.links.held(DEVICE), None);
+}
+
+#[test]
+fn what_is_listed_twice_is_removed_once() {
+    let mut world = world();
+    world.fake.servers.list_twice();
+    assert_eq!(world.backend.damage(world.now).expect("an answer"), None);
+    world.restart();
+    let _ = world.fake.servers.take_operations();
+    assert_eq!(world.sync().rejected, []);
+    assert_eq!(world.fake.servers.take_operations(), []);
+    world.backend.cleanup().expect("all can be removed");
+    assert!(world.fake.keys().is_empty() && world.fake.links.held(DEVICE).is_none());
+}
+
+#[test]
+fn the_device_goes_whatever_its_addresses_are() {
+    let mut world = world();
+    let stray = [AddressOperation::Add("198.18.0.1/24".parse().expect("a network"))];
+    world.fake.links.clone().apply(DEVICE, &stray, &mut |_, error| panic!("{error}")).expect("the fake works");
+    world.backend.cleanup().expect("all can be removed");
     assert_eq!(world.fake.links.held(DEVICE), None);
 }
