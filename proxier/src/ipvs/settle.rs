@@ -84,11 +84,24 @@ impl Ipvs {
         self.state.addresses.found(bound.iter().map(IpNet::addr));
         let odd = bound.into_iter().filter(|net| *net != IpNet::from(net.addr()));
         let odd = odd.map(|net| (net.addr(), net)).collect();
-        let mut servers = HashMap::new();
-        self.kernel.table.virtual_servers(self.family, &mut |server| _ = servers.insert(server.key, server))?;
+        let servers = self.virtual_servers()?;
         self.state.touch(self.state.all_keys());
         self.state.touch(servers.keys().copied());
         Ok(Seen { servers, odd, tables })
+    }
+
+    /// The virtual servers of the family. The kernel counts all it has told of, so where the other family deletes some
+    /// meanwhile, it leaves others out: who is missed is looked for once more.
+    pub(super) fn virtual_servers(&mut self) -> Result<HashMap<ServerKey, VirtualServer>, SyncError> {
+        let known = self.state.all_keys();
+        let mut servers = HashMap::with_capacity(known.len());
+        for _ in 0..2 {
+            self.kernel.table.virtual_servers(self.family, &mut |server| _ = servers.insert(server.key, server))?;
+            if known.iter().all(|key| servers.contains_key(key)) {
+                break;
+            }
+        }
+        Ok(servers)
     }
 
     /// Does what is to be done about everything that was touched.

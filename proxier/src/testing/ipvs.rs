@@ -27,6 +27,7 @@ struct State {
     failing: Option<fn() -> IpvsError>,
     refused: Option<SocketAddr>,
     twice: bool,
+    missed: Option<ServerKey>,
     operations: Vec<Operation>,
     listings: usize,
 }
@@ -44,6 +45,7 @@ impl Default for FakeIpvs {
             failing: None,
             refused: None,
             twice: false,
+            missed: None,
             operations: Vec::new(),
             listings: 0,
         })))
@@ -92,6 +94,11 @@ impl FakeIpvs {
     /// Lists everything twice from now on, as kernels do with what moves while they list.
     pub fn list_twice(&self) {
         self.state().twice = true;
+    }
+
+    /// Leaves a virtual server out when they are listed next, as kernels do while others are deleted.
+    pub fn miss_once(&self, key: ServerKey) {
+        self.state().missed = Some(key);
     }
 
     /// A virtual server and its real ones, in the order of their addresses.
@@ -207,7 +214,8 @@ impl IpvsTable for FakeIpvs {
         let mut state = self.state();
         state.asked()?;
         state.listings += 1;
-        let of_family = |key: &ServerKey| IpFamily::of(&key.address.ip()) == family;
+        let missed = state.missed.take();
+        let of_family = |key: &ServerKey| IpFamily::of(&key.address.ip()) == family && missed != Some(*key);
         let servers: Vec<VirtualServer> =
             state.virtuals.iter().filter(|(key, _)| of_family(key)).map(|(_, (server, _))| *server).collect();
         let servers = servers.repeat(state.times());

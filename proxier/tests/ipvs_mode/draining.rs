@@ -147,6 +147,25 @@ fn a_failed_sync_has_nobody_look_in_vain() {
 }
 
 #[test]
+fn what_the_kernel_leaves_out_of_a_list_is_not_gone() {
+    let mut world = world();
+    world.fake.servers.miss_once(tcp(WEB));
+    assert_eq!(world.backend.damage(world.now).expect("an answer"), None);
+    use_by(&world, 1);
+    world.delete(&service("web", "10.96.0.10"));
+    world.sync();
+    world.fake.servers.miss_once(tcp(WEB));
+    world.want_everything();
+    world.sync();
+    assert_eq!((world.fake.bound().len(), reals(&world)), (1, with_weights(&[(A, 0)])), "connections live on");
+    world.apply(service("web", "10.96.0.10"));
+    world.restart();
+    world.fake.servers.miss_once(tcp(WEB));
+    assert_eq!(world.sync().rejected, [], "nothing is made that is there");
+    assert_eq!(reals(&world), with_weights(&[(A, 1), (B, 1)]));
+}
+
+#[test]
 fn datagrams_wait_for_nobody() {
     let mut world = World::new();
     world.apply(over("UDP", service("dns", "10.96.0.10")));
