@@ -211,7 +211,10 @@ impl Ipvs {
             match error {
                 IpvsError::NotFound(_) if deletion => continue,
                 // What follows from the first failure says nothing new.
-                _ if work.failed.contains(&key) => continue,
+                _ if work.failed.contains(&key) => {
+                    self.distrust(operation, work.before.get(&key).copied().flatten());
+                    continue;
+                }
                 IpvsError::Exists(_) | IpvsError::NotFound(_) if !seen => return Err(error.into()),
                 IpvsError::Missing { .. }
                 | IpvsError::NotPermitted
@@ -237,7 +240,11 @@ impl Ipvs {
                 let reals = self.state.image(key).map_or_else(|| [].into(), |image| image.reals.clone());
                 self.state.set_image(key, before.map(|server| Image { server, reals }));
             }
-            Operation::AddReal(..) | Operation::UpdateReal(..) | Operation::DeleteReal(..) => {}
+            Operation::AddReal(_, real) => {
+                let image = self.state.image(key).map(|image| image.without(real.address));
+                self.state.set_image(key, image);
+            }
+            Operation::UpdateReal(..) | Operation::DeleteReal(..) => {}
         }
     }
 
