@@ -60,7 +60,7 @@ pub struct Remains<'a> {
 }
 
 impl Remains<'_> {
-    /// Removes what the mode made in one family, after its rules. The device goes with its last address. With `patient`,
+    /// Removes what the mode made in one family, after its rules. The device goes last, after the other family's. With `patient`,
     /// a virtual server that has open connections stays, and its address; another mode gets the new ones meanwhile.
     ///
     /// # Errors
@@ -73,14 +73,15 @@ impl Remains<'_> {
             Ok(((used, unused), traces)) => {
                 let kept: HashSet<IpAddr> = used.iter().map(|key| key.address.ip()).collect();
                 // Packets stop coming here before there is nowhere to send them.
-                let mut steps = vec![unbind(self, family, &kept), remove_servers(self, &unused)];
-                if used.is_empty() {
-                    steps.push(destroy(self, &traces.sets));
-                } else {
-                    let count = used.len();
-                    steps.push(Err(SyncError(format!("{count} virtual servers have connections that are still open"))));
-                }
+                let steps = [unbind(self, family, &kept), remove_servers(self, &unused)];
                 errors.extend(steps.into_iter().filter_map(Result::err));
+                if !used.is_empty() {
+                    let count = used.len();
+                    errors.push(SyncError(format!("{count} virtual servers have connections that are still open")));
+                } else if errors.is_empty() {
+                    // Until then they tell which ones are ours.
+                    errors.extend(destroy(self, &traces.sets).err());
+                }
             }
             Err(error) => errors.push(error),
         }
@@ -194,13 +195,25 @@ fn destroy(kernel: &mut Remains<'_>, sets: &[SetName]) -> Result<(), SyncError> 
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Deletes the device, unless the other family still has addresses there.
+fn has_sets(sets: &mut dyn IpSets, family: IpFamily) -> Result<bool, SyncError> {
+    for id in SetId::ALL {
+        match sets.set(SetName::new(id.name(family))) {
+            Ok(None) => {}
+            Ok(Some(_)) => return Ok(true),
+            Err(IpSetError::Missing) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
+}
+
+/// Deletes the device, unless there is more of either family: it is what tells the next one who looks.
 fn remove_device(kernel: &mut Remains<'_>) -> Result<(), SyncError> {
     if kernel.links.device(DEVICE)?.is_none() {
         return Ok(());
     }
     for family in IpFamily::ALL {
-        if !bound(kernel.links, family)?.is_empty() {
+        if !bound(kernel.links, family)?.is_empty() || has_sets(kernel.sets, family)? {
             return Ok(());
         }
     }
