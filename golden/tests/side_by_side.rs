@@ -22,7 +22,7 @@ const SAMPLE: &str =
 const TRIES: [usize; 2] = [6, 30];
 const ROUNDS: usize = 8;
 /// Over how many endpoints chance is not tried out.
-const MANY: usize = 40;
+const MANY: usize = 12;
 
 /// Those who connect, of whom there are many: with session affinity each has one endpoint.
 fn clients(v6: bool) -> Vec<(From, &'static str, fn(usize) -> String)> {
