@@ -82,9 +82,7 @@ impl Asked {
                 netns.run(&line);
             }
         }
-        for line in ["ip link add eth1 type dummy0", "ip link add eth1 type veth peer name eth1p"] {
-            let _ = node.try_run(line);
-        }
+        node.run("ip link add eth1 type veth peer name eth1p");
         for line in ["ip link set eth1 up", "ip link set eth1p up", "ip addr add 192.168.60.2/24 dev eth1"] {
             node.run(line);
         }
