@@ -24,8 +24,11 @@ const ROUNDS: usize = 8;
 /// Over how many endpoints chance is not tried out.
 const MANY: usize = 12;
 
+/// From where, who, and the address of the nth of them.
+type Clients = (From, &'static str, fn(usize) -> String);
+
 /// Those who connect, of whom there are many: with session affinity each has one endpoint.
-fn clients(v6: bool) -> Vec<(From, &'static str, fn(usize) -> String)> {
+fn clients(v6: bool) -> Vec<Clients> {
     if v6 {
         vec![
             (From::Outside, "a pod of this node", |n| format!("fd00:10:244:1::1:{n:x}")),

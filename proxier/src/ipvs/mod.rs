@@ -177,13 +177,12 @@ impl Backend for Ipvs {
 
     fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
         // Each by itself: rules are few, but the tool may be slow.
-        let checks: [fn(&mut Self) -> Result<Option<String>, SyncError>; 2] = [Self::changed_rules, Self::changed_rest];
-        for (index, check) in checks.into_iter().enumerate() {
+        for index in 0..self.next_checks.len() {
             if self.next_checks[index].is_some_and(|at| now < at) {
                 continue;
             }
             let before = cpu_time();
-            let damage = check(self)?;
+            let damage = if index == 0 { self.changed_rules()? } else { self.changed_rest()? };
             self.next_checks[index] = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
             if damage.is_some() {
                 return Ok(damage);

@@ -125,6 +125,11 @@ pub fn refusals_name_the_object(sets: &mut dyn IpSets) {
         Add(C, Entry::Ip(ip("10.0.0.2"))),
         Add(C, Entry::Ip(ip("10.0.0.3"))),
         Add(C, Entry::Ip(ip("10.0.0.1"))),
+        Add(A, two),
+        Add(A, Entry::Ip(ip("10.0.0.1"))),
+        Add(A, Entry::Port(80)),
+        Delete(A, two),
+        Delete(A, Entry::Port(80)),
     ];
     let clash = |wanted: &str| {
         format!(
@@ -150,6 +155,9 @@ pub fn refusals_name_the_object(sets: &mut dyn IpSets) {
         (21, format!("ipsets KUBE-A and {B}: of another type or family than the set")),
         (23, "entry 0.0.0.0 of ipset KUBE-C: the address is zero".to_owned()),
         (25, "10.0.0.3: ipset KUBE-C is full".to_owned()),
+        (28, "entry 10.0.0.1 of ipset KUBE-A: of another type or family than the set".to_owned()),
+        (29, "entry 80 of ipset KUBE-A: of another type or family than the set".to_owned()),
+        (31, "entry 80 of ipset KUBE-A: of another type or family than the set".to_owned()),
     ];
     assert_eq!(apply(sets, &operations), expected);
     assert_eq!(entries(sets, A), [one, Entry::IpPort(place("10.0.0.3", 6, 80))]);

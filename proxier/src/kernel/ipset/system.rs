@@ -106,7 +106,7 @@ impl SystemIpSets {
                 Ok(()) => done += batch.len(),
                 Err(NetlinkError::Refused { errno, words, shown }) => {
                     // Those before were done, those after were not looked at. If the kernel does not say which one it
-                    // was, it is not about an entry: none was done.
+                    // was, it is the set, or the type of them all: none was done.
                     let error = || NetlinkError::Refused { errno, words: words.clone(), shown: Vec::new() };
                     let at = wire::failed_entry(&shown).filter(|_| !about_set(errno));
                     let refused = at.map_or(0..batch.len(), |at| at.min(batch.len() - 1)..at.min(batch.len() - 1) + 1);
@@ -192,12 +192,13 @@ impl IpSets for SystemIpSets {
         failed: &mut dyn FnMut(usize, IpSetError),
     ) -> Result<(), IpSetError> {
         // The order counts: entries go in before their set is swapped. So each run of the same kind is sent, and
-        // answered, before the next.
-        let kind = |operation: &SetOperation| entry(operation).map(|(verb, name, _)| (verb, name));
+        // answered, before the next. Entries of another type are a run of their own, as the kernel does not count them.
+        let kind =
+            |operation: &SetOperation| entry(operation).map(|(verb, name, entry)| (verb, name, entry.set_type()));
         let mut first = 0;
         for run in operations.chunk_by(|a, b| kind(a) == kind(b)) {
             match kind(&run[0]) {
-                Some((verb, _)) => self.change(verb, run, first, failed)?,
+                Some((verb, ..)) => self.change(verb, run, first, failed)?,
                 None => self.change_sets(run, first, failed)?,
             }
             first += run.len();
