@@ -191,7 +191,25 @@ fn known(difference: &Difference) -> Option<&'static str> {
     let host = difference.question.client.starts_with("host");
     let refused = nftables.iter().all(|outcome| matches!(outcome, Outcome::Refused(Refusal::Icmp(..))));
     let dropped = nftables.iter().all(|outcome| *outcome == Outcome::Dropped);
-    if services && untouched(iptables) && refused {
+    // What an endpoint gets of itself, as if it were not masqueraded.
+    let own = difference.question.client.strip_prefix("endpoint ");
+    let plain = |outcomes: &std::collections::BTreeSet<Outcome>| {
+        let one = |outcome: &Outcome| match outcome {
+            Outcome::Arrived { at, .. } if own.is_some_and(|own| own == at.ip().to_string()) => {
+                Outcome::Arrived { at: *at, masqueraded: None }
+            }
+            other => *other,
+        };
+        outcomes.iter().map(one).collect::<std::collections::BTreeSet<_>>()
+    };
+    if plain(iptables) == plain(nftables) {
+        Some("endpoints that do not say that they are here reach themselves unmasqueraded")
+    } else if !services
+        && dropped
+        && iptables.iter().all(|outcome| matches!(outcome, Outcome::Refused(Refusal::Icmp(..))))
+    {
+        Some("source ranges come before the want of endpoints")
+    } else if services && untouched(iptables) && refused {
         Some("wrong ports of cluster IPs are refused")
     } else if services && untouched(iptables) && dropped {
         Some("unallocated cluster IPs are dropped")
@@ -224,5 +242,7 @@ fn iptables_mode_differs_where_it_is_known_to() {
         }
         assert!(unknown.is_empty(), "{} step {step}: {}", case.name, shown(&unknown));
     }
-    assert_eq!(classes.len(), 5, "{classes:?}");
+    // The sample has five of them; a choice of one's own may have fewer.
+    let least = if std::env::var_os("CASES").is_some() { 1 } else { 5 };
+    assert!(classes.len() >= least, "{classes:?}");
 }
