@@ -34,6 +34,14 @@ fn chosen() -> Vec<(Case, usize, Plan)> {
     chosen
 }
 
+/// Those in which the real one's nftables mode is right.
+fn chosen_and_right() -> Vec<(Case, usize, Plan)> {
+    let wrong = golden::case::differences(&folder());
+    let mut chosen = chosen();
+    chosen.retain(|(case, ..)| !wrong.contains_key(&format!("{}/nftables", case.name)));
+    chosen
+}
+
 fn case(prefix: &str) -> Case {
     cases().into_iter().find(|case| case.name.starts_with(prefix)).expect("the case is there")
 }
@@ -108,14 +116,10 @@ fn unequal(nodes: &[Node; 2], case: &Case, step: usize, plan: &Plan, tables: [&s
 #[test]
 fn ours_ends_connections_where_the_real_one_does() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let better = golden::case::differences(&folder());
     let nodes = [Node::new(), Node::new()];
     let mut found = Vec::new();
     let mut replays: std::collections::BTreeMap<String, Replay> = std::collections::BTreeMap::new();
-    for (case, step, plan) in chosen() {
-        if better.contains_key(&format!("{}/nftables", case.name)) {
-            continue;
-        }
+    for (case, step, plan) in chosen_and_right() {
         let replay = replays.entry(case.name.clone()).or_insert_with(|| Replay::new(&case, Mode::Nftables));
         replay.step(&case.stored[step]);
         found.extend(unequal(&nodes, &case, step, &plan, [&case.recorded_tables(step), &replay.tables()]));
@@ -187,7 +191,25 @@ fn known(difference: &Difference) -> Option<&'static str> {
     let host = difference.question.client.starts_with("host");
     let refused = nftables.iter().all(|outcome| matches!(outcome, Outcome::Refused(Refusal::Icmp(..))));
     let dropped = nftables.iter().all(|outcome| *outcome == Outcome::Dropped);
-    if services && untouched(iptables) && refused {
+    // What an endpoint gets of itself, as if it were not masqueraded.
+    let own = difference.question.client.strip_prefix("endpoint ");
+    let plain = |outcomes: &std::collections::BTreeSet<Outcome>| {
+        let one = |outcome: &Outcome| match outcome {
+            Outcome::Arrived { at, .. } if own.is_some_and(|own| own == at.ip().to_string()) => {
+                Outcome::Arrived { at: *at, masqueraded: None }
+            }
+            other => *other,
+        };
+        outcomes.iter().map(one).collect::<std::collections::BTreeSet<_>>()
+    };
+    if plain(iptables) == plain(nftables) {
+        Some("endpoints that do not say that they are here reach themselves unmasqueraded")
+    } else if !services
+        && dropped
+        && iptables.iter().all(|outcome| matches!(outcome, Outcome::Refused(Refusal::Icmp(..))))
+    {
+        Some("source ranges come before the want of endpoints")
+    } else if services && untouched(iptables) && refused {
         Some("wrong ports of cluster IPs are refused")
     } else if services && untouched(iptables) && dropped {
         Some("unallocated cluster IPs are dropped")
@@ -209,7 +231,7 @@ fn iptables_mode_differs_where_it_is_known_to() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let nodes = [Node::new(), Node::new()];
     let mut classes = std::collections::BTreeMap::<&str, usize>::new();
-    for (case, step, plan) in chosen() {
+    for (case, step, plan) in chosen_and_right() {
         iptables(&nodes[0], &case, step);
         nft(&nodes[1], &case.recorded_tables(step));
         let [one, other] = both(&nodes, &plan);
@@ -220,5 +242,7 @@ fn iptables_mode_differs_where_it_is_known_to() {
         }
         assert!(unknown.is_empty(), "{} step {step}: {}", case.name, shown(&unknown));
     }
-    assert_eq!(classes.len(), 5, "{classes:?}");
+    // The sample has five of them; a choice of one's own may have fewer.
+    let least = if std::env::var_os("CASES").is_some() { 1 } else { 5 };
+    assert!(classes.len() >= least, "{classes:?}");
 }
