@@ -53,6 +53,7 @@ pub struct Nftables {
     /// What the kernel holds; `None` if that has to be read first.
     state: Option<State>,
     rejected: HashMap<ServicePortName, String>,
+    failed_deletions: usize,
     next_check: Option<Instant>,
 }
 
@@ -67,7 +68,8 @@ impl Nftables {
     #[must_use]
     pub fn new(family: IpFamily, config: Config, kernel: Box<dyn NftTables>, host: Box<dyn Host>) -> Self {
         let sets = Sets::of(family);
-        Self { family, config, kernel, host, sets, state: None, rejected: HashMap::new(), next_check: None }
+        let rejected = HashMap::new();
+        Self { family, config, kernel, host, sets, state: None, rejected, failed_deletions: 0, next_check: None }
     }
 
     fn settings(&mut self, snapshot: &Snapshot<'_>) -> Settings {
@@ -80,7 +82,7 @@ impl Nftables {
         })
     }
 
-    fn stats(&self, full: bool) -> SyncStats {
+    fn stats(&mut self, full: bool) -> SyncStats {
         let rejected =
             |(port, reason): (&ServicePortName, &String)| Rejected { port: port.clone(), reason: reason.clone() };
         let [no_local_internal, no_local_external] = self.state.as_ref().map_or([0; 2], |state| state.lacking);
@@ -90,6 +92,8 @@ impl Nftables {
             no_local_internal,
             no_local_external,
             rules: Vec::new(),
+            failed_writes: 0,
+            failed_deletions: std::mem::take(&mut self.failed_deletions),
         }
     }
 
@@ -119,11 +123,13 @@ impl Backend for Nftables {
                 Some(changed)
             }
         };
+        let mut failed_writes = 0;
         loop {
             let Failure { ports, error } = match self.attempt(snapshot, changed) {
-                Ok(stats) => return Ok(stats),
+                Ok(stats) => return Ok(SyncStats { failed_writes, ..stats }),
                 Err(failure) => failure,
             };
+            failed_writes += 1;
             // What was refused may have been so because the kernel holds something else than we thought.
             if changed.take().is_some() {
                 continue;

@@ -179,7 +179,10 @@ impl Nftables {
                 state.generation = state.generation.map(|generation| generation.wrapping_add(batches));
             }
             (Ok(_), None) => {}
-            (Err(error), _) => debug!("chains that are not used any more stay for now: {error}"),
+            (Err(error), _) => {
+                self.failed_deletions += 1;
+                debug!("chains that are not used any more stay for now: {error}");
+            }
         }
     }
 
