@@ -72,7 +72,8 @@ in_both_flavours! {
     policy: external_local_keeps_the_client_and_stays_on_the_node, external_local_does_not_bind_pods,
         internal_local_stays_on_the_node, external_local_without_local_endpoints_drops,
         internal_local_without_local_endpoints_drops, no_endpoints_refuse_at_once;
-    protocols: udp_through_every_entrance, udp_refused_and_dropped, udp_flow_leaves_a_gone_endpoint,
+    protocols: udp_through_every_entrance, udp_node_port_on_localhost, udp_refused_and_dropped,
+        udp_flow_leaves_a_gone_endpoint,
         sctp_rules_load_and_translate;
     flows: flows_come_back_with_the_endpoints, flows_of_before_the_service_find_it, flows_leave_a_deleted_service,
         flows_leave_what_their_service_gave_up, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
@@ -95,11 +96,15 @@ in_nftables_mode! {
     policy: external_local_keeps_the_client_and_stays_on_the_node, external_local_does_not_bind_pods,
         internal_local_stays_on_the_node, external_local_without_local_endpoints_drops,
         internal_local_without_local_endpoints_drops, no_endpoints_refuse_at_once;
-    protocols: udp_refused_and_dropped, udp_flow_leaves_a_gone_endpoint;
+    protocols: udp_through_every_entrance, udp_refused_and_dropped, udp_flow_leaves_a_gone_endpoint;
     flows: flows_come_back_with_the_endpoints, flows_of_before_the_service_find_it, flows_leave_a_deleted_service,
         flows_leave_what_their_service_gave_up, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort;
-    table: endpoints_come_and_go_unnoticed, a_node_moves_between_iptables_and_nftables, what_somebody_breaks_is_mended;
+    table: endpoints_come_and_go_unnoticed, a_node_moves_between_iptables_and_nftables,
+        a_new_process_takes_over_unnoticed, what_somebody_breaks_is_mended;
+    repair: a_damaged_table_comes_back;
+    restart: what_changed_while_it_was_down_is_caught_up;
+    broken: what_cannot_be_harms_nobody_else;
 }
 
 fn run_in_nftables_mode(test: fn(Cluster)) {

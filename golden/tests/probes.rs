@@ -6,7 +6,7 @@
 use std::sync::Mutex;
 
 use golden::case::{Case, Kind, Mode, cases, folder};
-use golden::probe::{Difference, Node, Outcome, Plan, Refusal, Survey, differences, survey};
+use golden::probe::{Difference, Node, Outcome, Plan, Refusal, Survey, Transport, differences, survey};
 use golden::replay::Replay;
 use regex::Regex;
 
@@ -155,6 +155,23 @@ fn what_matters_is_found() {
         let [one, other] = both(&nodes, &plan);
         let found = shown(&differences(&one, &other));
         assert!(found.contains(word), "{name}: {pattern}: {word} is not in {found}");
+    }
+}
+
+#[test]
+fn affinity_among_more_endpoints_than_there_are_clients_is_seen_whole() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let node = Node::new();
+    let case = case("901");
+    nft(&node, &case.recorded_tables(0));
+    let mut plan = Plan::new(&case.stored[0]);
+    plan.targets.retain(|(to, transport)| to.to_string() == "10.96.10.12:80" && *transport == Transport::Tcp);
+    plan.clients.retain(|client| client.name == "host");
+    let survey = survey(&node, &plan);
+    assert_eq!(survey.len(), 1);
+    for (question, answer) in survey {
+        assert!(answer.sticky, "{question}: {answer}");
+        assert_eq!(answer.outcomes.len(), 300, "{question}: {answer}");
     }
 }
 

@@ -125,23 +125,32 @@ pub(super) fn source_hashing_keeps_clients(cluster: Cluster) {
     }
 }
 
+/// Whether iptables' rules of either family mention this.
+fn mentions(cluster: &Cluster, table: &str, text: &str) -> bool {
+    Family::BOTH.iter().any(|family| cluster.rules(*family, table).text().contains(text))
+}
+
 pub(super) fn a_node_moves_between_modes(cluster: Cluster) {
     let web = web().endpoints([ready(POD_5), ready(FAR_5)]);
     let periods = json!({ "syncPeriod": "2s", "minSyncPeriod": "100ms" });
-    let mut cluster = cluster.configured("iptables", periods.clone()).configured("ipvs", periods);
+    let cluster = cluster.configured("iptables", periods.clone()).configured("ipvs", periods.clone());
+    let mut cluster = cluster.configured("nftables", periods);
     cluster.set_mode(Mode::Iptables);
     let mut cluster = cluster.running(std::slice::from_ref(&web));
-    for mode in [Mode::Ipvs, Mode::Iptables] {
+    let mut before = Mode::Iptables;
+    for mode in [Mode::Ipvs, Mode::Nftables, Mode::Ipvs, Mode::Iptables] {
         cluster.set_mode(mode);
         let moving = &cluster;
         unnoticed(moving, &web, NODE_PORT, || {
             moving.kill();
             moving.start();
-            let gone = if mode == Mode::Ipvs { ("nat", "KUBE-SVC-") } else { ("filter", "KUBE-IPVS-FILTER") };
-            eventually("the other mode's rules are gone", SOON, || {
-                Family::BOTH.iter().all(|family| !moving.rules(*family, gone.0).text().contains(gone.1))
+            eventually("the other mode's rules are gone", SOON, || match before {
+                Mode::Nftables => Family::BOTH.iter().all(|family| moving.table(*family).is_empty()),
+                Mode::Ipvs => !mentions(moving, "filter", "KUBE-IPVS-FILTER"),
+                Mode::Iptables => !mentions(moving, "nat", "KUBE-SVC-"),
             });
         });
+        before = mode;
     }
     eventually("nothing is left of IPVS mode once its connections are closed", SOON, || {
         cluster.servers().is_empty() && !cluster.on_node("ip link").contains("kube-ipvs0")

@@ -34,7 +34,12 @@ pub(super) fn udp_through_every_entrance(cluster: Cluster) {
             }
         }
     }
-    let _ = cluster.host().reach(Udp, LOOPBACK.at(Family::V4, NODE_PORT));
+}
+
+pub(super) fn udp_node_port_on_localhost(cluster: Cluster) {
+    let cluster = cluster.running(&[dns().endpoints([ready(POD_5), ready(FAR_5)])]);
+    let answer = cluster.host().reach(Udp, LOOPBACK.at(Family::V4, NODE_PORT));
+    assert!(is_node(answer.client), "{answer:?}");
 }
 
 pub(super) fn udp_refused_and_dropped(cluster: Cluster) {

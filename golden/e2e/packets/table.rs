@@ -55,6 +55,34 @@ pub(super) fn a_node_moves_between_iptables_and_nftables(cluster: Cluster) {
     }
 }
 
+/// A new process reads the table and writes what changed while there was none.
+pub(super) fn a_new_process_takes_over_unnoticed(cluster: Cluster) {
+    let web = web().endpoints([ready(POD_5), ready(FAR_5)]);
+    let cluster = cluster.running(std::slice::from_ref(&web));
+    // In whichever order the kernel lists elements.
+    let table = |family| {
+        let text = cluster.table(family);
+        let mut parts: Vec<String> = text.split([',', '\n']).map(|part| part.trim().to_owned()).collect();
+        parts.sort_unstable();
+        parts
+    };
+    let before = Family::BOTH.map(table);
+    assert!(before.iter().flatten().any(|part| part.contains(&web.full_name())), "{before:?}");
+    unnoticed(&cluster, &web, NODE_PORT, || {
+        for name in ["one", "two", "three"] {
+            cluster.kill();
+            let other = Service::new(name, 94).endpoints([ready(POD_6)]);
+            cluster.write(&[web.clone(), other.clone()]);
+            cluster.start();
+            eventually("the new process has caught up", SOON, || {
+                Family::BOTH.iter().all(|family| cluster.table(*family).contains(&other.full_name()))
+            });
+        }
+        cluster.write(std::slice::from_ref(&web));
+        eventually("the table is as before", SOON, || Family::BOTH.map(table) == before);
+    });
+}
+
 pub(super) fn what_somebody_breaks_is_mended(cluster: Cluster) {
     let web = web().endpoints([ready(POD_5), ready(FAR_5)]);
     let quick = json!({ "syncPeriod": "1s", "minSyncPeriod": "100ms" });

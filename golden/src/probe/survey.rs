@@ -33,13 +33,12 @@ pub type Survey = BTreeMap<Question, Answer>;
 /// Sampling goes on until an equal choice between one outcome more than was seen would have shown it, at [`RISK`].
 #[must_use]
 pub fn survey(node: &Node, plan: &Plan) -> Survey {
-    let mut asker = Asker { node, number: 0 };
-    let memory = node.memory();
+    let mut asker = Asker { node, number: 0, memory: node.memory() };
     let mut survey = Survey::new();
     for target in &plan.targets {
         asker.target(&plan.questions(*target), &mut survey);
         // Whether a client has the same endpoint by another address is not asked.
-        node.forget_clients(&memory);
+        node.forget_clients(&asker.memory);
     }
     survey
 }
@@ -47,6 +46,8 @@ pub fn survey(node: &Node, plan: &Plan) -> Survey {
 struct Asker<'a> {
     node: &'a Node,
     number: u32,
+    /// What makes the node forget clients.
+    memory: String,
 }
 
 impl Asker<'_> {
@@ -54,6 +55,9 @@ impl Asker<'_> {
     fn target(&mut self, questions: &[(&Client, Question)], survey: &mut Survey) {
         let mut found: Vec<BTreeSet<Outcome>> = vec![BTreeSet::new(); questions.len()];
         let mut open: Vec<usize> = (0..questions.len()).collect();
+        // With affinity a client that comes again shows nothing new: then all of them are to be new ones.
+        let pools = questions.iter().map(|(client, _)| client.pool.len() - 1);
+        let lap = pools.filter(|others| *others >= ROUND).min().map_or(usize::MAX, |others| others / ROUND * ROUND);
         let mut samples = 0;
         let asked = |at: usize, nth: usize| (at, questions[at].0, &questions[at].1, nth);
         while !open.is_empty() {
@@ -62,6 +66,9 @@ impl Asker<'_> {
                 found[at].insert(outcome);
             }
             samples += ROUND;
+            if samples.is_multiple_of(lap) {
+                self.node.forget_clients(&self.memory);
+            }
             open.retain(|at| samples < enough(found[*at].len() + 1));
         }
         // One client, which none of the samples was.

@@ -2,12 +2,12 @@
 //!
 //! In: what syncs did. Out: what the next one compares with. Must not know: how it is written.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
+use super::chains::Chains;
 use super::claims::Claims;
-use super::names::{SetId, SharedChain};
+use super::names::SetId;
 use super::render::Rendered;
-use super::rules;
 use super::settings::Settings;
 use super::view::View;
 use crate::model::{Destination, ServicePortName};
@@ -62,7 +62,8 @@ impl Member {
 #[derive(Debug, Default)]
 pub struct Counts {
     members: HashMap<Member, u32>,
-    chains: HashMap<SharedChain, u32>,
+    /// The chains.
+    pub chains: Chains,
 }
 
 /// Members that came to be wanted, or are not wanted any more.
@@ -79,14 +80,7 @@ impl Counts {
             changes.touched.entry(member).or_insert(*count > 0);
             *count = count.saturating_sub(1);
         }
-        for chain in &rendered.chains {
-            if let Some(count) = self.chains.get_mut(chain) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    self.chains.remove(chain);
-                }
-            }
-        }
+        rendered.chains.iter().for_each(|chain| self.chains.subtract(*chain));
     }
 
     /// Takes what a Service port wants.
@@ -96,9 +90,7 @@ impl Counts {
             changes.touched.entry(member).or_insert(*count > 0);
             *count += 1;
         }
-        for chain in &rendered.chains {
-            *self.chains.entry(*chain).or_insert(0) += 1;
-        }
+        rendered.chains.iter().for_each(|chain| self.chains.add(*chain));
     }
 
     /// What changed on balance: gone ones and new ones, each in order.
@@ -119,18 +111,6 @@ impl Counts {
         new.sort_unstable();
         [gone, new]
     }
-
-    /// The chains that there have to be, those that others lead to first; and how many sets of clients.
-    pub fn chains(&self) -> (BTreeSet<SharedChain>, u32) {
-        let mut chains = BTreeSet::new();
-        let mut sets = 0;
-        for chain in self.chains.keys() {
-            let (needed, numbers) = rules::needs(*chain);
-            chains.extend(needed);
-            sets = sets.max(numbers);
-        }
-        (chains, sets)
-    }
 }
 
 /// What is in the kernel, as far as we put it there.
@@ -142,10 +122,6 @@ pub struct State {
     pub claims: Claims,
     /// What they share.
     pub counts: Counts,
-    /// Shared chains that are there, wanted or not.
-    pub chains: BTreeSet<SharedChain>,
-    /// How many sets of clients are there.
-    pub affinity_sets: u32,
     /// What all of it was made with.
     pub settings: Settings,
     /// The kernel's number, if nobody else has changed anything since we knew it.
@@ -161,8 +137,6 @@ impl State {
             ports: HashMap::new(),
             claims: Claims::default(),
             counts: Counts::default(),
-            chains: BTreeSet::new(),
-            affinity_sets: 0,
             settings,
             generation: None,
             lacking: [0; 2],

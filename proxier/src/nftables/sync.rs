@@ -174,14 +174,17 @@ impl Nftables {
         }
         match (self.kernel.apply(last, None), &mut self.state) {
             (Ok(batches), Some(state)) => {
-                let (chains, sets) = state.counts.chains();
-                (state.chains, state.affinity_sets) = (chains, sets);
+                state.counts.chains.forget_idle();
                 state.generation = state.generation.map(|generation| generation.wrapping_add(batches));
             }
             (Ok(_), None) => {}
-            (Err(error), _) => {
+            (Err(error), state) => {
                 self.failed_deletions += 1;
                 debug!("chains that are not used any more stay for now: {error}");
+                // Those that were found, not made, are forgotten unless the table is read again.
+                if let Some(state) = state.as_mut().filter(|state| !state.counts.chains.has_idle()) {
+                    state.generation = None;
+                }
             }
         }
     }
@@ -240,26 +243,22 @@ fn whole(state: &mut State, sets: &Sets, found: Found, names: &[&ServicePortName
     }
     let [_, new] = state.counts.settle(members);
     wanted.extend(new.into_iter().map(|(set, key)| Wanted { owner: None, set, element: Element::member(key) }));
-    (state.chains, state.affinity_sets) = state.counts.chains();
+    let (chains, affinity_sets) = state.counts.chains.take_new();
     let read = table.as_ref().filter(|_| !foreign);
-    structure::plan(&mut plan, read, &state.settings, sets, &state.chains, state.affinity_sets);
+    structure::plan(&mut plan, read, &state.settings, sets, &chains, affinity_sets.end);
     plan.elements(sets, elements, wanted);
     plan
 }
 
 fn grow_and_shrink(plan: &mut Plan, state: &mut State) {
-    let (chains, affinity_sets) = state.counts.chains();
-    let new: Vec<_> = chains.difference(&state.chains).copied().collect();
-    structure::grow(plan, &state.settings, new.iter().copied(), state.affinity_sets..affinity_sets);
-    state.chains.extend(new);
-    state.affinity_sets = state.affinity_sets.max(affinity_sets);
+    let (chains, affinity_sets) = state.counts.chains.take_new();
+    structure::grow(plan, &state.settings, chains.into_iter(), affinity_sets);
     unused(plan, state);
 }
 
 fn unused(plan: &mut Plan, state: &State) {
-    let (chains, affinity_sets) = state.counts.chains();
-    let gone: Vec<_> = state.chains.difference(&chains).copied().collect();
-    structure::shrink(plan, &state.settings, gone.into_iter(), affinity_sets..state.affinity_sets);
+    let (chains, affinity_sets) = state.counts.chains.idle();
+    structure::shrink(plan, &state.settings, chains, affinity_sets);
 }
 
 /// What a Service port is to have, if it is there.

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use proxier::IpFamily;
 use proxier::backend::Backend;
-use proxier::netfilter::nft::{Operation, Transaction};
+use proxier::kernel::NftTables;
+use proxier::netfilter::nft::{Chain, Operation, Table, Transaction};
 use proxier::nftables::Nftables;
 use proxier::testing::{FakeHost, FakeNftables, objects};
 use proxier::track::{Kind, Tracker, Translator};
@@ -163,4 +164,25 @@ fn who_is_overtaken_reads_again() {
     let written = cluster.sync();
     assert!(written.len() >= 2, "it was not tried again: {written:?}");
     assert!(cluster.kernel.text().contains("chain endpoints-1 "));
+}
+
+#[test]
+fn what_cannot_be_deleted_at_the_start_is_deleted_later() {
+    let mut cluster = Cluster::new(3);
+    let table = Table { family: IpFamily::V4, name: "kube-proxy".into() };
+    let mut left = Transaction::on(table);
+    left.push(Operation::AddChain(Chain::plain("endpoints-9")));
+    NftTables::apply(&mut cluster.kernel, &left, None).expect("a chain that nothing uses");
+    let host = Box::new(FakeHost::default());
+    cluster.backend = Nftables::new(IpFamily::V4, objects::config(), Box::new(cluster.kernel.clone()), host);
+    cluster.kernel.refuse(Some(("delete chain", libc::EBUSY)));
+    cluster.tracker.want_everything();
+    cluster.sync();
+    assert!(cluster.kernel.text().contains("chain endpoints-9 "), "it was to be kept");
+    cluster.kernel.refuse(None);
+    let damage = cluster.backend.damage(Instant::now()).expect("the kernel can be read");
+    assert!(damage.as_ref().is_some_and(|text| text.contains("endpoints-9")), "{damage:?}");
+    cluster.tracker.want_everything();
+    cluster.sync();
+    assert!(!cluster.kernel.text().contains("chain endpoints-9 "), "it is still there");
 }
