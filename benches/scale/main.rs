@@ -32,7 +32,7 @@ fn main() {
             let outcome = Rig::start(&options, *flavour, services).and_then(|mut rig| rig.measure());
             match outcome {
                 Ok(figures) => println!("{figures}"),
-                Err(why) => println!("| {services} | {flavour} | {why} |"),
+                Err(why) => println!("| {services} | {} | {why} |", options.label(*flavour)),
             }
         }
     }
@@ -48,7 +48,7 @@ fn soak(options: &mut Options) {
             let outcome = Rig::start(options, *flavour, services)
                 .and_then(|mut rig| soak::run(&mut rig, services, options.seconds));
             wrong |= outcome.is_err();
-            println!("{flavour}: {}", outcome.map_or_else(|why| why, |figures| figures.to_string()));
+            println!("{}: {}", options.label(*flavour), outcome.map_or_else(|why| why, |figures| figures.to_string()));
         }
     }
     if wrong {
@@ -63,7 +63,9 @@ pub struct Options {
     pub binary: String,
     /// Arguments for it besides those it needs.
     pub arguments: Vec<String>,
-    /// Flavours of iptables.
+    /// The proxy's mode.
+    pub mode: String,
+    /// Flavours of iptables; one for a mode that does not need it.
     pub flavours: Vec<Flavour>,
     /// Numbers of Services.
     pub services: Vec<u32>,
@@ -76,17 +78,24 @@ pub struct Options {
 }
 
 impl Options {
+    /// What a table calls this way of programming rules.
+    pub fn label(&self, flavour: Flavour) -> String {
+        if self.mode == "iptables" { flavour.to_string() } else { self.mode.clone() }
+    }
+
     fn from_env() -> Self {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let number = |name: &str, default| variable(name).map_or(default, |n| n.parse().expect("a number"));
         let flavour = variable("FLAVOUR");
-        let flavours = Flavour::ALL.into_iter();
+        let mode = variable("MODE").unwrap_or_else(|| "iptables".to_owned());
+        let flavours = Flavour::ALL.into_iter().take(if mode == "nftables" { 1 } else { usize::MAX });
         let services = variable("SERVICES").unwrap_or_else(|| "100,1000,10000".to_owned());
         Self {
             binary: variable("KUBE_PROXY")
                 .unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/kube-proxy").to_owned()),
             arguments: variable("ARGUMENTS")
                 .map_or_else(Vec::new, |all| all.split_whitespace().map(str::to_owned).collect()),
+            mode,
             flavours: flavours.filter(|f| flavour.as_ref().is_none_or(|wanted| *wanted == f.to_string())).collect(),
             services: services.split(',').map(|n| n.parse().expect("a number of Services")).collect(),
             changes: number("CHANGES", 20),

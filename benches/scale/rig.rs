@@ -42,14 +42,14 @@ pub struct Rig {
     limit: Duration,
     changes: u32,
     services: u32,
-    flavour: Flavour,
+    label: String,
 }
 
 /// What was measured.
 #[derive(Debug)]
 pub struct Figures {
     services: u32,
-    flavour: Flavour,
+    label: String,
     cold: Duration,
     cold_cpu: Cpu,
     loaded: (u64, u64),
@@ -77,7 +77,7 @@ impl Rig {
         let started = Instant::now();
         let proxy = Running::start(&netns, &api, dir, options)?;
         let (limit, changes) = (options.limit, options.changes);
-        Ok(Self { proxy, api, pods, netns, started, limit, changes, services, flavour })
+        Ok(Self { proxy, api, pods, netns, started, limit, changes, services, label: options.label(flavour) })
     }
 
     /// The API server.
@@ -120,9 +120,9 @@ impl Rig {
         self.wait_idle();
         latencies.sort_unstable();
         let change_cpu = Cpu::of(pid).since(cold_cpu);
-        let (services, flavour) = (self.services, self.flavour);
+        let (services, label) = (self.services, self.label.clone());
         let changed = process::memory(pid);
-        Ok(Figures { services, flavour, cold, cold_cpu, loaded, latencies, change_cpu, changed })
+        Ok(Figures { services, label, cold, cold_cpu, loaded, latencies, change_cpu, changed })
     }
 
     fn wait(&mut self, turn: usize, deadline: Instant, pause: Duration) -> Option<Instant> {
@@ -157,7 +157,7 @@ impl Running {
         let log = File::create(dir.0.join("log")).map_err(|error| error.to_string())?;
         let path = format!("{}:{}", dir.0.display(), std::env::var("PATH").unwrap_or_default());
         let mut command = netns.command(&options.binary);
-        command.arg("--kubeconfig").arg(api.kubeconfig(&dir.0)).args(["--proxy-mode", "iptables"]);
+        command.arg("--kubeconfig").arg(api.kubeconfig(&dir.0)).args(["--proxy-mode", &options.mode]);
         command.args(["--hostname-override", load::NODE, "--iptables-min-sync-period", "1ms"]);
         command.args(&options.arguments).env("PATH", path).env("XTABLES_LOCKFILE", dir.0.join("lock"));
         command.stdin(Stdio::null()).stderr(log.try_clone().map_err(|error| error.to_string())?).stdout(log);
@@ -208,8 +208,8 @@ impl Drop for Folder {
 
 impl Figures {
     /// The head of the table whose rows they print as.
-    pub const HEADER: &str = "| services x 10 | flavour | cold start to traffic | CPU: proxy + tools | resident (peak) \
-        | one change p50 (max) | CPU per change: proxy + tools | resident after (peak) |\n\
+    pub const HEADER: &str = "| services x 10 | rules | cold start to traffic | CPU: proxy + tools | resident (peak) \
+        | one change p50, p99 (max) | CPU per change: proxy + tools | resident after (peak) |\n\
         |---|---|---|---|---|---|---|---|";
 }
 
@@ -218,11 +218,12 @@ impl fmt::Display for Figures {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let count = u32::try_from(self.latencies.len()).unwrap_or(u32::MAX).max(1);
         let median = self.latencies.get(self.latencies.len() / 2).copied().unwrap_or_default();
+        let late = self.latencies.get(self.latencies.len() * 99 / 100).copied().unwrap_or_default();
         let worst = self.latencies.last().copied().unwrap_or_default();
         let mb = |(now, peak): (u64, u64)| format!("{:.1} MB ({:.1})", now as f64 / 1e3, peak as f64 / 1e3);
-        write!(f, "| {} | {} | {:.2} s ", self.services, self.flavour, self.cold.as_secs_f64())?;
+        write!(f, "| {} | {} | {:.2} s ", self.services, self.label, self.cold.as_secs_f64())?;
         write!(f, "| {:.2} + {:.2} s ", self.cold_cpu.own.as_secs_f64(), self.cold_cpu.children.as_secs_f64())?;
-        write!(f, "| {} | {:.1} ms ({:.1}) ", mb(self.loaded), ms(median), ms(worst))?;
+        write!(f, "| {} | {:.1}, {:.1} ms ({:.1}) ", mb(self.loaded), ms(median), ms(late), ms(worst))?;
         write!(f, "| {:.1} + {:.1} ms ", ms(self.change_cpu.own / count), ms(self.change_cpu.children / count))?;
         write!(f, "| {} |", mb(self.changed))
     }

@@ -102,6 +102,9 @@ in_nftables_mode! {
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort;
     table: endpoints_come_and_go_unnoticed, a_node_moves_between_iptables_and_nftables,
         a_new_process_takes_over_unnoticed, what_somebody_breaks_is_mended;
+    repair: a_damaged_table_comes_back;
+    restart: what_changed_while_it_was_down_is_caught_up;
+    broken: what_cannot_be_harms_nobody_else;
 }
 
 fn run_in_nftables_mode(test: fn(Cluster)) {

@@ -93,4 +93,8 @@ pub struct SyncStats {
     pub no_local_external: usize,
     /// Rules by table.
     pub rules: Vec<TableRules>,
+    /// Attempts that failed before one was taken, which left out what was at fault or read anew.
+    pub failed_writes: usize,
+    /// Since the last sync, failures to delete what nothing uses any more. It stays for now.
+    pub failed_deletions: usize,
 }

@@ -16,6 +16,7 @@ pub struct Rules {
     restore_failures: IntCounterVec,
     partial_failures: IntCounterVec,
     nftables_failures: IntCounterVec,
+    nftables_cleanup_failures: IntCounterVec,
     total: IntGaugeVec,
     last: IntGaugeVec,
     no_local: IntGaugeVec,
@@ -46,7 +47,12 @@ impl Rules {
             nftables_failures: counter(
                 &["nftables"],
                 "nftables_sync_failures_total",
-                "Failed syncs of nftables rules",
+                "Transactions of nftables rules that failed",
+            )?,
+            nftables_cleanup_failures: counter(
+                &["nftables"],
+                "nftables_cleanup_failures_total",
+                "Failed deletions of nftables chains and sets that nothing uses any more",
             )?,
             total: gauge(iptables, "iptables_total", "iptables rules of kube-proxy's, by table", TABLE)?,
             last: gauge(iptables, "iptables_last", "iptables rules written by the last sync, by table", TABLE)?,
@@ -74,6 +80,13 @@ impl Rules {
                     self.no_local.with_label_values(&[policy, family.name()]).set(int(count));
                 }
                 self.rejected.with_label_values(label).set(int(stats.rejected.len()));
+                let failures = [
+                    (&self.nftables_failures, stats.failed_writes),
+                    (&self.nftables_cleanup_failures, stats.failed_deletions),
+                ];
+                for (metric, count) in failures.into_iter().filter(|(_, count)| *count > 0) {
+                    metric.with_label_values(label).inc_by(count as u64);
+                }
                 for rules in &stats.rules {
                     self.total.with_label_values(&[rules.table, family.name()]).set(int(rules.total));
                     self.last.with_label_values(&[rules.table, family.name()]).set(int(rules.written));

@@ -72,7 +72,7 @@ fn exercised(mode: &str) -> Metrics {
     let metrics = Metrics::new(mode).expect("metrics");
     metrics.features(&[Feature { name: "ComponentFlagz", stage: "BETA", enabled: true }]).expect("features");
     let rules = vec![TableRules { table: "nat", total: 70, written: 5 }];
-    let stats = SyncStats { full: true, no_local_internal: 3, rules, ..SyncStats::default() };
+    let stats = SyncStats { full: true, no_local_internal: 3, rules, failed_deletions: 1, ..SyncStats::default() };
     let error = SyncError("no".to_owned());
     metrics.queued(IpFamily::V4);
     metrics.changed(IpFamily::V4, Kind::Service, 1);
@@ -183,6 +183,17 @@ fn a_failure_counts_and_leaves_the_last_sync_alone() {
     has(&metrics, "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family=\"IPv6\"} 1");
     has(&metrics, "kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"} 1");
     assert!(!metrics.text().contains("last_timestamp_seconds{"));
+}
+
+#[test]
+fn what_nf_tables_refuses_counts() {
+    let metrics = Metrics::new("nftables").expect("metrics");
+    let stats = SyncStats { failed_writes: 2, failed_deletions: 3, ..SyncStats::default() };
+    metrics.synced(IpFamily::V6, &report(true, Ok(&stats)));
+    metrics.synced(IpFamily::V6, &report(true, Ok(&SyncStats::default())));
+    metrics.synced(IpFamily::V6, &report(true, Err(&SyncError("no".to_owned()))));
+    has(&metrics, "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv6\"} 3");
+    has(&metrics, "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total{ip_family=\"IPv6\"} 3");
 }
 
 #[test]

@@ -44,3 +44,27 @@ pub(super) fn what_the_tool_rejects_is_left_out(cluster: Cluster) {
     cluster.write(&[zero.clone().affinity(1), good.clone(), negative.clone().affinity(86400), late.clone()]);
     eventually("corrected, they work", SOON, || [&zero, &good, &negative, &late].into_iter().all(works));
 }
+
+/// The same where no tool is in between: what cannot be is left out when the object is read.
+pub(super) fn what_cannot_be_harms_nobody_else(cluster: Cluster) {
+    let good = Service::new("good", 100).endpoints([ready(POD_5)]);
+    let negative = Service::new("negative-seconds", 101).endpoints([ready(POD_6)]);
+    let late = Service::new("late", 102).endpoints([ready(POD_6)]);
+    let broken = negative.clone().affinity(-1);
+    let cluster = cluster.running(&[broken.clone(), good.clone()]);
+    let works = |service: &Service| {
+        Family::BOTH.iter().all(|family| cluster.pod(POD_9).attempt(Tcp, service.address(*family)).is_ok())
+    };
+    eventually("the good Service works", SOON, || works(&good));
+    eventually("the log complains by name", SOON, || {
+        let log = cluster.log();
+        log.lines().any(|line| line.starts_with(['E', 'W']) && line.contains(&broken.full_name()))
+    });
+    cluster.write(&[broken.clone(), good.clone(), late.clone()]);
+    eventually("a Service created later works", SOON, || works(&late));
+    for family in Family::BOTH {
+        assert!(!cluster.table(family).contains(&broken.full_name()), "{}", cluster.table(family));
+    }
+    cluster.write(&[negative.affinity(86400), good.clone(), late.clone()]);
+    eventually("corrected, it works", SOON, || [&broken, &good, &late].into_iter().all(works));
+}

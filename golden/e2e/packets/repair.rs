@@ -95,3 +95,42 @@ pub(super) fn a_flushed_filter_table_comes_back(cluster: Cluster) {
         "-t filter -F".to_owned()
     });
 }
+
+/// Whatever is done to nftables mode's table, in both families, it is soon the very same again.
+pub(super) fn a_damaged_table_comes_back(cluster: Cluster) {
+    let web = Service::new("web", 80).node_port(NODE_PORT).endpoints([ready(POD_5), ready(FAR_5)]);
+    let quick = json!({ "syncPeriod": "1s", "minSyncPeriod": "100ms" });
+    let cluster = cluster.configured("nftables", quick).running(&[web.clone(), Service::new("empty", 81)]);
+    // In whichever order the kernel lists elements.
+    let table = |family| {
+        let text = cluster.table(family);
+        let mut parts: Vec<String> = text.split([',', '\n']).map(|part| part.trim().to_owned()).collect();
+        parts.sort_unstable();
+        parts
+    };
+    let before = Family::BOTH.map(table);
+    let damages = |family: Family| {
+        let table = if family == Family::V4 { "ip kube-proxy" } else { "ip6 kube-proxy" };
+        let ip = web.address(family).ip();
+        [
+            format!("flush chain {table} nat-prerouting"),
+            format!("delete element {table} service-ips {{ {ip} . tcp . 80 }}"),
+            format!("delete element {table} endpoints {{ {ip} . tcp . 80 . 1 }}"),
+            format!("flush set {table} cluster-ips"),
+            format!("insert rule {table} services drop"),
+            format!("add element {table} cluster-ips {{ {} }}", NODE.of(family)),
+            "flush ruleset".to_owned(),
+        ]
+    };
+    for [v4, v6] in damages(Family::V4).into_iter().zip(damages(Family::V6)).map(|(v4, v6)| [v4, v6]) {
+        for damage in [&v4, &v6] {
+            let _ = cluster.on_node(&format!("nft {damage}"));
+        }
+        let repaired = comes_true(REPAIR, || Family::BOTH.map(table) == before);
+        assert!(repaired, "{v4}: still not as before after {REPAIR:?}: {:#?}", Family::BOTH.map(table));
+    }
+    for family in Family::BOTH {
+        let _ = cluster.pod(POD_9).reach(Tcp, web.address(family));
+        let _ = cluster.outside().reach(Tcp, NODE.at(family, NODE_PORT));
+    }
+}

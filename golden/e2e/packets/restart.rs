@@ -87,7 +87,8 @@ pub(super) fn what_changed_while_it_was_down_is_caught_up(cluster: Cluster) {
         });
         eventually("nothing is left of the old one", SOON, || {
             let nat = cluster.rules(family, "nat");
-            nat.chains_with("KUBE-", &gone.full_name()).is_empty()
+            !cluster.table(family).contains(&gone.full_name())
+                && nat.chains_with("KUBE-", &gone.full_name()).is_empty()
                 && nat.chains().all(|chain| {
                     let per_service = chain.starts_with("KUBE-SVC-") || chain.starts_with("KUBE-SEP-");
                     !per_service || !nat.of(chain).is_empty()

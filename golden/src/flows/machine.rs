@@ -55,6 +55,22 @@ pub(super) fn sender(from: &str, to: IpAddr) -> Result<(IpAddr, Origin), String>
     })
 }
 
+/// Clients whom no rule tells apart from this one: many others like `pod` and `outside`, and of an address only itself.
+pub(super) fn alike(client: IpAddr) -> Vec<IpAddr> {
+    match client {
+        // The tables' ranges begin and end at multiples of 64.
+        IpAddr::V4(v4) if POD.contains(&client) || OUTSIDE.contains(&client) => {
+            let [a, b, c, d] = v4.octets();
+            (1..63).map(|host| Ipv4Addr::new(a, b, c, d / 64 * 64 + host).into()).collect()
+        }
+        IpAddr::V6(v6) if POD.contains(&client) || OUTSIDE.contains(&client) => {
+            let first = u128::from(v6);
+            (0..63).map(|more| Ipv6Addr::from(first + more).into()).collect()
+        }
+        _ => vec![client],
+    }
+}
+
 fn parse(address: &str) -> Result<IpAddr, String> {
     address.parse().map_err(|_| format!("{address:?} is not pod, host, outside or an address"))
 }

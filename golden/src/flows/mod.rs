@@ -17,6 +17,7 @@
 
 mod check;
 mod machine;
+mod packets;
 mod spelling;
 mod table;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub use check::{Answer, Question, check_iptables};
+pub use packets::Asker;
 pub use spelling::Expected;
 pub use table::{Flow, FlowTable};
 

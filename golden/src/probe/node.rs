@@ -24,6 +24,8 @@ pub enum Entry {
     Network,
     /// The node's pods: `cbr0`.
     Pods,
+    /// An interface whose name only begins like the pods': `cbr01`.
+    Beside,
     /// The node itself.
     Host,
 }
@@ -48,7 +50,7 @@ pub enum Outcome {
 pub const ADDRESSES: [&str; 8] =
     ["192.168.50.2", "192.168.60.2", "10.244.1.1", "127.0.0.1", "fd00:50::2", "fd00:60::2", "fd00:10:244:1::1", "::1"];
 
-const LINKS: [&str; 3] = ["eth0", "cbr0", "eth1"];
+const LINKS: [&str; 4] = ["eth0", "cbr0", "eth1", "cbr01"];
 const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const MARKER: u32 = u32::MAX;
 /// A packet crosses a processor's queue for each hop; one that is delivered on the node, refused there and told of, three.
@@ -192,6 +194,16 @@ impl Node {
     /// When the node does not even forward what no rule is about.
     #[must_use]
     pub fn send(&self, probes: &[(Entry, Probe)]) -> Vec<Outcome> {
+        self.send_and_compare(probes).into_iter().map(|(outcome, _)| outcome).collect()
+    }
+
+    /// The same, and of each whether its source's address or port was replaced: masquerading by the address that the
+    /// sender has anyway shows in the port alone.
+    ///
+    /// # Panics
+    /// When the node does not even forward what no rule is about.
+    #[must_use]
+    pub fn send_and_compare(&self, probes: &[(Entry, Probe)]) -> Vec<(Outcome, bool)> {
         let home = pin();
         let mut came = Came::default();
         for (entry, probe) in probes {
@@ -202,6 +214,7 @@ impl Node {
             to: "172.31.255.254:9".parse().expect("an address"),
             transport: Transport::Udp,
             tag: MARKER,
+            invalid: false,
         };
         let started = Instant::now();
         for wanted in 1..=MARKERS {
@@ -213,7 +226,7 @@ impl Node {
         }
         self.drain(&mut came);
         unpin(&home);
-        probes.iter().map(|(_, probe)| came.outcome(probe)).collect()
+        probes.iter().map(|(_, probe)| (came.outcome(probe), came.replaced(probe))).collect()
     }
 
     fn inject(&self, entry: Entry, probe: &Probe) {
@@ -227,10 +240,15 @@ impl Node {
                     sent => sent,
                 }
             }
-            Entry::Network | Entry::Pods => {
+            Entry::Network | Entry::Pods | Entry::Beside => {
+                let link = match entry {
+                    Entry::Pods => 1,
+                    Entry::Beside => 3,
+                    _ => 0,
+                };
                 let kind: [u8; 2] = if probe.to.is_ipv4() { [8, 0] } else { [0x86, 0xdd] };
                 let frame = [&NODE_MAC[..], &[2, 0, 0, 0, 0, 2], &kind, &packet].concat();
-                (&self.links[usize::from(entry == Entry::Pods)]).write(&frame)
+                (&self.links[link]).write(&frame)
             }
         };
         sent.unwrap_or_else(|e| panic!("{probe:?}: {e}"));
@@ -268,7 +286,7 @@ impl Default for Node {
 /// What came out, by probe.
 #[derive(Debug, Default)]
 struct Came {
-    passed: HashMap<u32, (IpAddr, SocketAddr)>,
+    passed: HashMap<u32, (SocketAddr, SocketAddr)>,
     refused: HashMap<u16, Refusal>,
     markers: usize,
 }
@@ -290,11 +308,15 @@ impl Came {
     fn outcome(&self, probe: &Probe) -> Outcome {
         match (self.passed.get(&probe.tag), self.refused.get(&probe.from.port())) {
             (Some((from, to)), _) => {
-                Outcome::Arrived { at: *to, masqueraded: (*from != probe.from.ip()).then_some(*from) }
+                Outcome::Arrived { at: *to, masqueraded: (from.ip() != probe.from.ip()).then_some(from.ip()) }
             }
             (None, Some(by)) => Outcome::Refused(*by),
             (None, None) => Outcome::Dropped,
         }
+    }
+
+    fn replaced(&self, probe: &Probe) -> bool {
+        self.passed.get(&probe.tag).is_some_and(|(from, _)| *from != probe.from)
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Probe {
     pub transport: Transport,
     /// What it is known by wherever it comes out, whatever was translated.
     pub tag: u32,
+    /// Whether it is a segment that connection tracking can place in no connection; TCP only.
+    pub invalid: bool,
 }
 
 /// A packet that came out somewhere.
@@ -73,7 +75,7 @@ pub enum Seen {
         /// Which.
         tag: u32,
         /// Its source then.
-        from: IpAddr,
+        from: SocketAddr,
         /// Its destination then.
         to: SocketAddr,
     },
@@ -107,7 +109,9 @@ impl Probe {
         match self.transport {
             Transport::Tcp => {
                 body.extend(tag);
-                body.extend([0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+                // SYN and FIN at once are in no connection's life.
+                let flags = if self.invalid { 0x03 } else { 0x02 };
+                body.extend([0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
             }
             Transport::Udp => {
                 body.extend([0, 12, 0, 0]);
@@ -169,7 +173,7 @@ pub fn read_body(protocol: u8, from: IpAddr, to: IpAddr, body: &[u8]) -> Option<
     let port = |at: usize| Some(u16::from_be_bytes(body.get(at..at + 2)?.try_into().ok()?));
     let passed = |at: usize| {
         let tag = u32::from_be_bytes(body.get(at..at + 4)?.try_into().ok()?);
-        Some(Seen::Passed { tag, from, to: SocketAddr::new(to, port(2)?) })
+        Some(Seen::Passed { tag, from: SocketAddr::new(from, port(0)?), to: SocketAddr::new(to, port(2)?) })
     };
     match protocol {
         6 if body.get(13)? & 4 != 0 => Some(Seen::Refused { port: port(2)?, by: Refusal::Reset }),
@@ -229,12 +233,8 @@ mod tests {
         for (from, to) in [("10.0.0.1:1000", "10.0.0.2:80"), ("[fd00::1]:1000", "[fd00::2]:80")] {
             for transport in Transport::ALL {
                 let (from, to): (SocketAddr, SocketAddr) = (from.parse().expect("one"), to.parse().expect("one"));
-                let bytes = Probe { from, to, transport, tag: 7_000_000 }.bytes();
-                assert_eq!(
-                    read(&bytes),
-                    Some(Seen::Passed { tag: 7_000_000, from: from.ip(), to }),
-                    "{transport} {to}"
-                );
+                let bytes = Probe { from, to, transport, tag: 7_000_000, invalid: false }.bytes();
+                assert_eq!(read(&bytes), Some(Seen::Passed { tag: 7_000_000, from, to }), "{transport} {to}");
                 assert!(from.is_ipv6() || fold(words(&bytes[..20])) == 0, "the header's checksum");
                 assert_eq!(read(&bytes[..bytes.len() - 20]), None);
             }

@@ -100,7 +100,8 @@ impl Asker<'_> {
                         self.node.forget();
                     }
                     let from = SocketAddr::new(from, port);
-                    (client.entry, Probe { from, to: question.to, transport: question.transport, tag: self.number })
+                    let Question { to, transport, .. } = **question;
+                    (client.entry, Probe { from, to, transport, tag: self.number, invalid: false })
                 })
                 .collect();
             all.extend(batch.iter().map(|asked| asked.0).zip(self.node.send(&probes)));
@@ -110,7 +111,7 @@ impl Asker<'_> {
 }
 
 /// How many samples show each of n equally likely outcomes.
-fn enough(n: usize) -> usize {
+pub(crate) fn enough(n: usize) -> usize {
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     // small and positive
     let samples = |n: f64| ((n / RISK).ln() / -(1.0 - 1.0 / n).ln()).ceil() as usize;

@@ -192,6 +192,7 @@ impl Iptables {
             no_local_internal: self.state.totals.no_local_internal,
             no_local_external: self.state.totals.no_local_external,
             rules: rules.to_vec(),
+            ..SyncStats::default()
         }
     }
 }

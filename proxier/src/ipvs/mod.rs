@@ -93,6 +93,7 @@ impl Ipvs {
             no_local_internal,
             no_local_external,
             rules: Vec::new(),
+            ..SyncStats::default()
         }
     }
 

@@ -54,6 +54,7 @@ pub struct Nftables {
     /// What the kernel holds; `None` if that has to be read first.
     state: Option<State>,
     rejected: HashMap<ServicePortName, String>,
+    failed_deletions: usize,
     next_check: Option<Instant>,
 }
 
@@ -68,7 +69,8 @@ impl Nftables {
     #[must_use]
     pub fn new(family: IpFamily, config: Config, kernel: Box<dyn NftTables>, host: Box<dyn Host>) -> Self {
         let sets = Sets::of(family);
-        Self { family, config, kernel, host, sets, state: None, rejected: HashMap::new(), next_check: None }
+        let rejected = HashMap::new();
+        Self { family, config, kernel, host, sets, state: None, rejected, failed_deletions: 0, next_check: None }
     }
 
     fn settings(&mut self, snapshot: &Snapshot<'_>) -> Settings {
@@ -81,7 +83,7 @@ impl Nftables {
         })
     }
 
-    fn stats(&self, full: bool) -> SyncStats {
+    fn stats(&mut self, full: bool) -> SyncStats {
         let rejected =
             |(port, reason): (&ServicePortName, &String)| Rejected { port: port.clone(), reason: reason.clone() };
         let [no_local_internal, no_local_external] = self.state.as_ref().map_or([0; 2], |state| state.lacking);
@@ -91,6 +93,8 @@ impl Nftables {
             no_local_internal,
             no_local_external,
             rules: Vec::new(),
+            failed_writes: 0,
+            failed_deletions: std::mem::take(&mut self.failed_deletions),
         }
     }
 
@@ -120,11 +124,13 @@ impl Backend for Nftables {
                 Some(changed)
             }
         };
+        let mut failed_writes = 0;
         loop {
             let Failure { ports, error } = match self.attempt(snapshot, changed) {
-                Ok(stats) => return Ok(stats),
+                Ok(stats) => return Ok(SyncStats { failed_writes, ..stats }),
                 Err(failure) => failure,
             };
+            failed_writes += 1;
             // What was refused may have been so because the kernel holds something else than we thought.
             if changed.take().is_some() {
                 continue;

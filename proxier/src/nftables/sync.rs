@@ -179,6 +179,7 @@ impl Nftables {
             }
             (Ok(_), None) => {}
             (Err(error), state) => {
+                self.failed_deletions += 1;
                 debug!("chains that are not used any more stay for now: {error}");
                 // Those that were found, not made, are forgotten unless the table is read again.
                 if let Some(state) = state.as_mut().filter(|state| !state.counts.chains.has_idle()) {

@@ -125,6 +125,7 @@ fn what_is_refused_keeps_nobody_else_from_being_programmed() {
     let scope = cluster.tracker.take_scope();
     let snapshot = cluster.tracker.snapshot(IpFamily::V4.localhost());
     let stats = cluster.backend.sync(&snapshot, &scope, Instant::now()).expect("the others are taken");
+    assert_eq!(stats.failed_writes, 2, "the change, and all anew");
     let [rejected] = &stats.rejected[..] else { panic!("{:?}", stats.rejected) };
     assert_eq!(rejected.port.to_string(), "ns/svc-1:http");
     let named = ["add element ip kube-proxy endpoints { ", "No space left on device"];
@@ -136,6 +137,22 @@ fn what_is_refused_keeps_nobody_else_from_being_programmed() {
     cluster.tracker.want([rejected.port.clone()]);
     cluster.sync();
     assert!(cluster.kernel.text().contains(&moved(1)));
+}
+
+#[test]
+fn what_cannot_be_deleted_yet_is_counted_and_goes_later() {
+    let mut cluster = Cluster::new(2);
+    let count = |cluster: &mut Cluster, endpoints: &[u32]| {
+        cluster.take(Kind::EndpointSlice, slice(1, endpoints));
+        let (scope, ip) = (cluster.tracker.take_scope(), IpFamily::V4.localhost());
+        let stats = cluster.backend.sync(&cluster.tracker.snapshot(ip), &scope, Instant::now()).expect("all is taken");
+        (stats.failed_writes, stats.failed_deletions, cluster.kernel.text().contains("chain endpoints-4 "))
+    };
+    assert_eq!(count(&mut cluster, &[1, 2, 3, 4]), (0, 0, true));
+    cluster.kernel.refuse(Some(("delete chain", libc::EBUSY)));
+    assert_eq!(count(&mut cluster, &[1, 2, 3]), (0, 1, true));
+    cluster.kernel.refuse(None);
+    assert_eq!(count(&mut cluster, &[1, 2]), (0, 0, false));
 }
 
 #[test]
