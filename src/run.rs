@@ -2,6 +2,8 @@
 //!
 //! In: flags. Out: a running proxy, until it is told to stop. Must not know: rules.
 
+mod backends;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -9,22 +11,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use proxier::IpFamily;
-use proxier::backend::Backend;
 use proxier::cleaner::FlowCleaner;
-use proxier::iptables::Iptables;
-use proxier::ipvs::{self, Ipvs};
-use proxier::kernel::{
-    Choice, Host, SystemConntrack, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, SystemNftables,
-    choose_flavour, ignored_signals, kernel_release, packet_counters,
-};
+use proxier::ipvs;
+use proxier::kernel::{Host, SystemConntrack, SystemHost, ignored_signals, packet_counters};
 use proxier::leftovers::{self, Running};
-use proxier::model::{Config, Mode};
-use proxier::nftables::{self, Nftables};
+use proxier::model::Config;
 use proxier::proxier::Proxier;
 use proxier::track::Change;
 use tokio::sync::mpsc::unbounded_channel;
 use tracing::{info, warn};
 
+use self::backends::{Backends, backends, find_backends};
 use crate::cleanup;
 use crate::cli::Line;
 use crate::config::doubts::{self, DOUBTFUL};
@@ -47,9 +44,6 @@ use crate::stop::Stop;
 
 /// How long the API server may take for what is said last.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// If this is set in the environment, nftables mode is tried on any kernel.
-const SKIP_KERNEL_VERSION_CHECK: &str = "KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK";
 
 /// How long the files of `--objects` may take to be read for a page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -221,75 +215,6 @@ fn plan(line: &Line, settings: &Settings, events: Events, syncing: &Syncing) -> 
     }
 }
 
-/// A mode for each family that works on this host.
-type Backends = Vec<(IpFamily, Box<dyn Backend>)>;
-
-/// Finds out which work, and whose traces are no leftovers then.
-fn backends(settings: &Settings) -> Result<(Running, Backends), String> {
-    if settings.mode == Mode::Nftables {
-        return nftables_backends(settings);
-    }
-    let choice = choose_flavour();
-    let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
-    info!("Using {} mode, iptables flavour {flavour}: {}", settings.mode, choice.reason);
-    if settings.mode == Mode::Ipvs {
-        check_ipvs(settings).map_err(|problem| format!("can't use the IPVS proxier: {problem}"))?;
-    }
-    let (mut backends, mut problems) = (Vec::new(), Vec::new());
-    for family in IpFamily::ALL {
-        match backend(family, settings, &choice) {
-            Ok(backend) => backends.push((family, backend)),
-            Err(problem) => problems.push(format!("{family}: {problem}")),
-        }
-    }
-    say_families(&problems).map_err(|problems| format!("iptables is not available on this host: {problems}"))?;
-    let running = match settings.mode {
-        Mode::Ipvs => Running::Ipvs(choice.flavour),
-        _ => Running::Iptables(choice.flavour),
-    };
-    Ok((running, backends))
-}
-
-/// The same by the side: tools may be slow, and meanwhile pages are to be answered and signals heard.
-async fn find_backends(settings: &Settings) -> Result<(Running, Backends), String> {
-    let settings = settings.clone();
-    let found = tokio::task::spawn_blocking(move || backends(&settings)).await;
-    found.map_err(|error| format!("cannot look for iptables: {error}"))?
-}
-
-/// nftables mode for each family that the kernel has it for.
-fn nftables_backends(settings: &Settings) -> Result<(Running, Backends), String> {
-    info!("Using {} mode", settings.mode);
-    if std::env::var_os(SKIP_KERNEL_VERSION_CHECK).is_none_or(|value| value.is_empty()) {
-        nftables::check_release(&kernel_release()).map_err(|error| error.to_string())?;
-    }
-    let (mut backends, mut problems) = (Vec::new(), Vec::new());
-    for family in IpFamily::ALL {
-        let mut kernel = Box::new(SystemNftables::default());
-        let usable = family.available().map_err(str::to_owned);
-        let usable = usable.and_then(|()| nftables::check(&mut *kernel, family).map_err(|error| error.to_string()));
-        match usable {
-            Ok(()) => {
-                let mode = Nftables::new(family, settings.proxier.clone(), kernel, Box::new(SystemHost));
-                backends.push((family, Box::new(mode) as Box<dyn Backend>));
-            }
-            Err(problem) => problems.push(format!("{family}: {problem}")),
-        }
-    }
-    say_families(&problems).map_err(|problems| format!("unable to create proxier: {problems}"))?;
-    Ok((Running::Nftables, backends))
-}
-
-/// Says which families are served; the problems, if none is.
-fn say_families(problems: &[String]) -> Result<(), String> {
-    match problems {
-        [] => info!("Running in dual-stack mode"),
-        [problem] => info!("Running in single-stack mode: {problem}"),
-        _ => return Err(problems.join("; ")),
-    }
-    Ok(())
-}
-
 /// One thread for each of them.
 fn start_families(
     settings: &Settings,
@@ -313,30 +238,6 @@ fn start_families(
         families.insert(family, sender);
     }
     Ok((families, threads))
-}
-
-fn backend(family: IpFamily, settings: &Settings, choice: &Choice) -> Result<Box<dyn Backend>, String> {
-    family.available().map_err(str::to_owned)?;
-    let tool = Box::new(SystemIptables::find(family, choice).map_err(|error| error.to_string())?);
-    let (config, host) = (settings.proxier.clone(), Box::new(SystemHost));
-    if settings.mode != Mode::Ipvs {
-        return Ok(Box::new(Iptables::new(family, config, tool, host)));
-    }
-    let kernel = ipvs::Kernel {
-        tool,
-        table: Box::new(SystemIpvs::load().map_err(|error| error.to_string())?),
-        sets: Box::new(SystemIpSets::open().map_err(|error| error.to_string())?),
-        links: Box::new(SystemLinks::open().map_err(|error| error.to_string())?),
-        host,
-    };
-    let mode = Ipvs::new(family, config, settings.ipvs.clone(), kernel).map_err(|error| error.to_string())?;
-    Ok(Box::new(mode))
-}
-
-/// What no family can do without is asked once, so that it is told once.
-fn check_ipvs(settings: &Settings) -> Result<(), String> {
-    let mut table = SystemIpvs::load().map_err(|error| error.to_string())?;
-    ipvs::check(&mut table, &settings.ipvs).map_err(|error| error.to_string())
 }
 
 fn cleaner(family: IpFamily, config: &Config) -> FlowCleaner {
