@@ -160,19 +160,25 @@ impl FamilyRules {
     }
 
     fn read_others(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
-        ["raw", "mangle", "filter"].into_iter().try_for_each(|table| self.save(Some(table), unread))
+        for table in ["raw", "mangle", "filter"] {
+            let text = self.reader.table(table).map_err(|error| error.to_string())?;
+            for problem in self.ruleset.read_chains(table, &text) {
+                unread.push(Unread::new(&format!("a rule of {}", self.family), problem.to_string()));
+            }
+        }
+        Ok(())
     }
 
     fn read_all(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
-        self.save(None, unread)?;
+        self.save(unread)?;
         self.whole = true;
         Ok(())
     }
 
-    fn save(&mut self, table: Option<&str>, unread: &mut Vec<Unread>) -> Result<(), String> {
+    fn save(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
         let mut progress = Progress::new(&format!("reading rules of {}", self.family));
         let mut reader = self.ruleset.reader();
-        let result = self.reader.save(table, &mut |line| {
+        let result = self.reader.save(None, &mut |line| {
             progress.step();
             reader.line(line);
         });

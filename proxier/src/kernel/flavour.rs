@@ -96,6 +96,12 @@ impl Choice {
 }
 
 fn hint(flavour: Flavour, family: IpFamily, save: PathBuf) -> Option<&'static str> {
+    if flavour == Flavour::Nft {
+        // Its save tool reads all tables to print one, which takes seconds on a node of a big cluster.
+        let tool = which::which(format!("{}{}", family.iptables(), flavour.infix())).ok()?;
+        let has = |chain: &&str| command::run(Command::new(&tool).args(["-t", "mangle", "-S", chain]), []).is_ok();
+        return HINTS.into_iter().find(|chain| has(chain));
+    }
     if flavour == Flavour::Legacy {
         // Asking the legacy tool would make the table that is asked for.
         let tables = std::fs::read_to_string(family.legacy_table_names()).unwrap_or_default();

@@ -70,6 +70,15 @@ impl RuleReader {
         })
     }
 
+    /// One table, as `iptables -v -S` prints it. The save tool of the nf_tables flavour reads all tables to print one.
+    ///
+    /// # Errors
+    /// If the tool fails.
+    pub fn table(&self, table: &str) -> Result<String, ToolError> {
+        let output = command::run(Command::new(&self.iptables).args(["-t", table, "-v", "-S"]), [])?;
+        Ok(String::from_utf8_lossy(&output).into_owned())
+    }
+
     /// One chain, as `iptables -v -S` prints it; `None` if there is no such chain.
     ///
     /// # Errors
