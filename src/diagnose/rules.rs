@@ -104,7 +104,7 @@ pub fn drift(seen: &Look, focus: &Focus, views: &[ServicePortView]) -> Vec<Findi
         let told = differences.iter().take(TOLD).map(|difference| {
             let rule = difference.expected.as_ref().or(difference.found.as_ref());
             let rule = rule.map(|rule| format!(": {rule}")).unwrap_or_default();
-            format!("{} in chain {} of table {}{rule}", difference.kind.name(), difference.chain, difference.table)
+            format!("{} in {}{rule}", difference.kind.name(), difference.place())
         });
         let told: Vec<String> = told.collect();
         if told.is_empty() {
