@@ -104,13 +104,16 @@ fn load(flavour: Flavour, rules: &str) {
         "*nat\n{}\nCOMMIT\n",
         chains.iter().filter(|line| !own(line)).copied().collect::<Vec<_>>().join("\n")
     ));
-    let mut by_chain: std::collections::BTreeMap<&str, Vec<&str>> = std::collections::BTreeMap::new();
+    // In the order in which a proxy makes them: the tool that lists chains takes much longer if they came sorted by name.
+    let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
     for rule in nat.lines().filter(|line| own(line) && line.starts_with("-A")) {
-        by_chain.entry(rule.split(' ').nth(1).expect("a chain")).or_default().push(rule);
+        let name = rule.split(' ').nth(1).expect("a chain");
+        match all.last_mut() {
+            Some((last, rules)) if *last == name => rules.push(rule),
+            _ => all.push((name, vec![rule])),
+        }
     }
-    // Endpoints' chains come first in the alphabet, so that others can lead to them.
     let batch = if flavour == Flavour::Nft { BATCH } else { usize::MAX };
-    let all: Vec<(&str, Vec<&str>)> = by_chain.into_iter().collect();
     for chunk in all.chunks(batch.min(all.len())) {
         let declared: String = chunk.iter().map(|(name, _)| format!(":{name} - [0:0]\n")).collect();
         let filled: String = chunk.iter().flat_map(|(_, rules)| rules).map(|rule| format!("{rule}\n")).collect();
