@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use golden::case::{Case, Kind, Mode, cases};
+use golden::cluster::Protocol::Tcp;
+use golden::cluster::{Cluster, FAR_5, Family, POD_5, POD_9, Service, VIP, ready};
 use golden::flavour::Flavour;
 use golden::lab::Lab;
 use golden::proxy::config;
@@ -135,4 +137,56 @@ fn edits_by_hand_are_found_in_the_kernel() {
         rules.len() == 1 && rules.iter().all(|text| text.starts_with("missing_rule KUBE-FORWARD -A KUBE-FORWARD")),
         "{rules:?}"
     );
+}
+
+/// The ends of a connection and their odds, as a trace tells.
+fn ends(cluster: &Cluster, from: &str, to: std::net::SocketAddr) -> Vec<(String, f64, bool)> {
+    let mut command = cluster.node().command(env!("CARGO_BIN_EXE_kube-proxy"));
+    let output =
+        command.args(["trace", "--from", from, "--to", &to.to_string(), "-o", "json"]).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    let trace: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}\n{error}"));
+    let branch = |branch: &Value| {
+        assert_eq!(branch["doubts"], Value::Array(vec![]), "{trace:#}");
+        let end = branch["to"].as_str().or(branch["verdict"].as_str()).expect("an end").to_owned();
+        (end, branch["probability"].as_f64().expect("odds"), branch["masqueraded"] == true)
+    };
+    list(&trace, "branches").iter().map(branch).collect()
+}
+
+#[test]
+fn a_trace_agrees_with_connections() {
+    let cluster =
+        Cluster::new(Flavour::Nft, env!("CARGO_BIN_EXE_kube-proxy").as_ref()).configured("mode", "ipvs".into());
+    let web = Service::new("web", 60).load_balancer(VIP).endpoints([ready(POD_5), ready(FAR_5)]);
+    let nobody = Service::new("nobody", 61);
+    let cluster = cluster.running(&[web.clone(), nobody.clone()]);
+    for family in Family::BOTH {
+        let pod = POD_9.address.of(family);
+        for (from, client, to) in [
+            (pod.to_string(), cluster.pod(POD_9), web.address(family)),
+            ("host".to_owned(), cluster.host(), web.address(family)),
+            (
+                golden::cluster::OUTSIDE.of(family).to_string(),
+                cluster.outside(),
+                VIP.at(family, web.address(family).port()),
+            ),
+        ] {
+            let told = ends(&cluster, &from, to);
+            assert_eq!(told.iter().map(|(_, odds, _)| *odds).collect::<Vec<_>>(), [0.5, 0.5], "{from} {to}: {told:?}");
+            for answer in client.reach_times(Tcp, to, 4) {
+                let end = [POD_5, FAR_5].into_iter().find(|pod| pod.name == answer.pod).expect("a pod");
+                let ip = end.address.of(family);
+                let is_it = |(address, _, _): &&(String, f64, bool)| {
+                    address.parse::<std::net::SocketAddr>().is_ok_and(|address| address.ip() == ip)
+                };
+                let (_, _, masqueraded) = told.iter().find(is_it).unwrap_or_else(|| panic!("{ip}: {told:?}"));
+                let keeps = from.parse::<std::net::IpAddr>().is_ok_and(|ip| ip == answer.client);
+                assert_eq!(*masqueraded, !keeps, "{from} to {to}: {answer:?}, {told:?}");
+            }
+        }
+        cluster.pod(POD_9).refused(Tcp, nobody.address(family));
+        assert_eq!(ends(&cluster, &pod.to_string(), nobody.address(family)), [("rejected".to_owned(), 1.0, false)]);
+    }
 }

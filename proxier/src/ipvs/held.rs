@@ -11,7 +11,7 @@ use super::names::DEVICE;
 use crate::backend::SyncError;
 use crate::family::IpFamily;
 use crate::kernel::{IpSets, IpvsTable, Links};
-use crate::netfilter::ipset::{Entry, SetName, SetType};
+use crate::netfilter::ipset::{Entry, Place, SetName, SetType};
 use crate::netfilter::ipvs::{Connections, RealServer, ServerKey, VirtualServer};
 
 /// A virtual server with its real ones.
@@ -38,6 +38,24 @@ pub struct HeldSet {
     pub set_type: SetType,
     /// The entries.
     pub entries: BTreeSet<Entry>,
+}
+
+impl HeldSet {
+    /// Whether it has what these parts of a packet make: its source where `true`, its destination where `false`.
+    #[must_use]
+    pub fn has(&self, [source, destination]: [SocketAddr; 2], protocol: u8, of_source: &[bool]) -> bool {
+        let part = |at: usize| if of_source.get(at) == Some(&true) { source } else { destination };
+        let place = Place { ip: part(0).ip(), protocol, port: part(1).port() };
+        match self.set_type {
+            SetType::HashIpPort => self.entries.contains(&Entry::IpPort(place)),
+            SetType::HashIpPortIp => self.entries.contains(&Entry::IpPortIp(place, part(2).ip())),
+            SetType::HashIpPortNet => self.entries.iter().any(
+                |entry| matches!(entry, Entry::IpPortNet(one, net) if *one == place && net.contains(&part(2).ip())),
+            ),
+            SetType::HashIp => self.entries.contains(&Entry::Ip(part(0).ip())),
+            SetType::BitmapPort => self.entries.contains(&Entry::Port(part(0).port())),
+        }
+    }
 }
 
 /// Sets by name.
