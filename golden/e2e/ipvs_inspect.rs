@@ -12,6 +12,7 @@ use golden::cluster::{Cluster, FAR_5, Family, POD_5, POD_9, Service, VIP, ready}
 use golden::flavour::Flavour;
 use golden::lab::Lab;
 use golden::proxy::config;
+use proxier::kernel::{Host, SystemHost};
 use serde_json::Value;
 
 /// A node that our proxy left as it was recorded of the real one. It does not run any more: it would mend what is edited.
@@ -189,4 +190,44 @@ fn a_trace_agrees_with_connections() {
         cluster.pod(POD_9).refused(Tcp, nobody.address(family));
         assert_eq!(ends(&cluster, &pod.to_string(), nobody.address(family)), [("rejected".to_owned(), 1.0, false)]);
     }
+}
+
+/// The causes that are certain.
+fn causes(lab: &Lab, service: &str) -> BTreeSet<String> {
+    let diagnosis = run(lab, &format!("diagnose -o json {service}"), true);
+    let certain = list(&diagnosis, "findings").iter().filter(|finding| finding["certain"] == true);
+    certain.map(|finding| finding["cause"].as_str().expect("a cause").to_owned()).collect()
+}
+
+fn set(causes: &[&str]) -> BTreeSet<String> {
+    causes.iter().map(|cause| (*cause).to_owned()).collect()
+}
+
+#[test]
+fn causes_are_named() {
+    let lab = left(&case("220-lb-etp-local"), Flavour::Nft);
+    let sysctl = |name: &str, value: i64| lab.node().enter(|| SystemHost.set_sysctl(name, value)).expect("a sysctl");
+    sysctl("net/ipv6/conf/all/forwarding", 1);
+    let dump = run(&lab, "dump -o json", true);
+    let has =
+        |service: &&Value| list(service, "addresses").iter().any(|a| a["ip"] == "192.168.50.2" && a["port"] == 30082);
+    let found = list(&dump, "services").iter().find(has).expect("the Service with that node port");
+    let name = found["name"].as_str().and_then(|name| name.split(':').next()).expect("a name");
+    assert_eq!(causes(&lab, name), set(&[]), "{name}");
+    sysctl("net/ipv4/vs/conntrack", 0);
+    assert_eq!(causes(&lab, name), set(&["ipvs-conntrack-off"]), "{name}");
+    sysctl("net/ipv4/vs/conntrack", 1);
+    let ip = list(found, "addresses")[0]["ip"].as_str().expect("a cluster IP");
+    lab.node().run(&format!("ip addr del {ip}/32 dev kube-ipvs0"));
+    assert!(causes(&lab, name).contains("rules-altered"), "{name}");
+    lab.node().run(&format!("ip addr add {ip}/32 dev kube-ipvs0"));
+    for endpoint in list(found, "endpoints") {
+        for server in list(endpoint, "servers") {
+            let (of, to) =
+                (server["server"].as_str().expect("a server"), endpoint["address"].as_str().expect("an address"));
+            lab.node().run(&format!("ipvsadm -e {of} -r {to} -m -w 0"));
+        }
+    }
+    assert_eq!(causes(&lab, name), set(&["draining-only", "rules-altered"]), "{name}");
+    assert_eq!(causes(&lab, "default/no-such"), set(&["no-such-service"]));
 }
