@@ -230,4 +230,6 @@ fn causes_are_named() {
     }
     assert_eq!(causes(&lab, name), set(&["draining-only", "rules-altered"]), "{name}");
     assert_eq!(causes(&lab, "default/no-such"), set(&["no-such-service"]));
+    let lab = left(&case("205-lb-no-endpoints"), Flavour::Nft);
+    assert_eq!(causes(&lab, "default/plain"), set(&["no-endpoints"]));
 }
