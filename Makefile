@@ -6,7 +6,7 @@ TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 # Tests make network namespaces, so they run as root; cargo itself does not have to.
 RUNNER := CARGO_TARGET_$(shell echo $(TRIPLE) | tr a-z- A-Z_)_RUNNER="$(if $(SUDO),sudo -E,env)"
 # Tests for a kernel that has IPVS, as PACKAGE/TARGET. They are `test = false` in Cargo.toml: not part of `cargo test`.
-IPVS_TESTS := proxier/ipvs_kernel proxier/ipvs_mode_kernel kube-proxy/ipvs_packets
+IPVS_TESTS := proxier/ipvs_kernel proxier/ipvs_mode_kernel kube-proxy/ipvs_packets kube-proxy/ipvs_inspect
 
 .PHONY: all demo test test-ipvs check deps bench bench-ipvs scale soak conformance conformance-ipvs e2e
 

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use proxier::IpFamily;
+use proxier::inspect::services::BY_SOURCE;
 use proxier::inspect::walk::{Branch, Origin, Packet, Step, Trace, Verdict};
 use proxier::model::Protocol;
 use serde::Serialize;
@@ -176,11 +177,30 @@ fn meaning(step: &Step) -> Option<String> {
         "DROP" => Some("thrown away".to_owned()),
         _ => None,
     };
+    if step.hook.starts_with("ipvs ") {
+        return server_meaning(step);
+    }
     let chance =
         (step.chance < 1.0).then(|| format!("by chance: {:.2} % of those that come here", step.chance * 100.0));
     let recent =
         step.rule.contains("--rcheck").then(|| "this client was sent there before (session affinity)".to_owned());
     chance.or(recent).or(does)
+}
+
+/// What a virtual server does.
+fn server_meaning(step: &Step) -> Option<String> {
+    if !step.rule.starts_with("-A ") {
+        return (step.chance < 1.0)
+            .then(|| format!("{:.2} % of new connections, in the long run", step.chance * 100.0));
+    }
+    let mut notes = Vec::new();
+    if BY_SOURCE.iter().any(|name| step.rule.contains(&format!(" -s {name}"))) {
+        notes.push("the client's address decides which real server: odds are of all clients");
+    }
+    if step.rule.contains(" -p ") {
+        notes.push("a client stays with the one it had before, which is not known here");
+    }
+    (!notes.is_empty()).then(|| notes.join("; "))
 }
 
 fn end(verdict: &Verdict, masqueraded: bool) -> String {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
-use proxier::ipvs::{self, Ipvs};
+use proxier::ipvs::{self, Expected, Held, Ipvs};
 use proxier::kernel::{DeviceName, Host};
 use proxier::model::{Config, IpvsConfig, LocalDetector, NamespacedName, NodeInfo, NodePortAddresses, Snapshot};
 use proxier::netfilter::iptables::Table;
@@ -42,6 +42,7 @@ struct Shared {
 /// Both families of a case's node.
 pub struct Replay {
     config: Config,
+    ipvs: IpvsConfig,
     translator: Translator,
     families: [Family; 2],
     shared: Shared,
@@ -88,7 +89,7 @@ impl Replay {
             family.tracker.apply(Change::ServiceCidr(name, vec![net.parse().expect("a network")]));
         }
         let translator = Translator::new(&config.node_name, config.hide_external_ips);
-        Self { config, translator, families, shared }
+        Self { config, ipvs: ipvs_config(&fields), translator, families, shared }
     }
 
     /// Plays one step: all objects as they are after it.
@@ -135,6 +136,37 @@ impl Replay {
         let family = self.families.iter().find(|f| f.family == family).expect("both families");
         let node_ip = self.config.node_ip(family.family, family.tracker.node());
         look(&family.tracker.snapshot(node_ip), &self.config)
+    }
+
+    /// What the kernel holds of IPVS mode in a family.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[must_use]
+    pub fn held(&self, family: IpFamily) -> Held {
+        let Shared { servers, sets, links, .. } = &self.shared;
+        let (mut servers, mut sets, mut links) = (servers.clone(), sets.clone(), links.clone());
+        let (held, errors) = Held::read(family, Some(&mut servers), Some(&mut sets), &mut links);
+        assert!(errors.is_empty(), "{errors:?}");
+        held
+    }
+
+    /// Where virtual servers are others'.
+    #[must_use]
+    pub fn excluded(&self) -> &[ipnet::IpNet] {
+        &self.ipvs.exclude_cidrs
+    }
+
+    /// What it should hold.
+    ///
+    /// # Panics
+    /// When the case's scheduler is none.
+    #[must_use]
+    pub fn expected(&self, family: IpFamily) -> Expected {
+        let addresses = Self::addresses(family);
+        self.model(family, |snapshot, config| {
+            ipvs::expected(family, config, &self.ipvs, snapshot, &addresses, true).expect("a scheduler")
+        })
     }
 
     /// The node's addresses of a family, in the kernel's order.

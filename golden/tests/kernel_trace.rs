@@ -149,7 +149,7 @@ impl Machine {
         self.node.enter(|| {
             let mut addresses = SystemHost.addresses(family).unwrap();
             addresses.retain(|ip| !ip.is_loopback());
-            Node { addresses, routes: node::routes(family) }
+            Node { addresses, routes: node::routes(family), ..Node::default() }
         })
     }
 

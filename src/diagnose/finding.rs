@@ -20,6 +20,8 @@ pub enum Cause {
     NoEndpoints,
     /// It has endpoints, and none is ready.
     EndpointsNotReady,
+    /// All its real servers are draining, in IPVS mode.
+    DrainingOnly,
     /// Policy Local, and no endpoint on this node.
     NoLocalEndpoints,
     /// The load balancer's source ranges refuse the client.
@@ -36,6 +38,8 @@ pub enum Cause {
     ConntrackFull,
     /// The node does not forward packets.
     IpForwardOff,
+    /// IPVS tells conntrack nothing, in IPVS mode.
+    IpvsConntrackOff,
     /// Packets within a bridge do not meet the rules.
     BridgeNetfilterOff,
     /// Replies may be thrown away as coming in on the wrong interface.
@@ -59,6 +63,7 @@ impl Cause {
             Self::NoSuchService => "no-such-service",
             Self::NoEndpoints => "no-endpoints",
             Self::EndpointsNotReady => "endpoints-not-ready",
+            Self::DrainingOnly => "draining-only",
             Self::NoLocalEndpoints => "no-local-endpoints",
             Self::SourceRangeRefuses => "source-range-refuses",
             Self::RulesAltered => "rules-altered",
@@ -67,6 +72,7 @@ impl Cause {
             Self::StaleUdpFlow => "stale-udp-flow",
             Self::ConntrackFull => "conntrack-full",
             Self::IpForwardOff => "ip-forward-off",
+            Self::IpvsConntrackOff => "ipvs-conntrack-off",
             Self::BridgeNetfilterOff => "bridge-netfilter-off",
             Self::ReversePathFilter => "reverse-path-filter",
             Self::Mtu => "mtu",

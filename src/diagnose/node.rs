@@ -20,6 +20,7 @@ pub fn of(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(conntrack(facts));
     findings.extend(forwarding(facts, views));
+    findings.extend(ipvs_conntrack(facts));
     findings.extend(bridges(facts, views));
     findings.extend(reverse_path(facts));
     findings.extend(tunnels(facts));
@@ -43,6 +44,18 @@ fn conntrack(facts: &Facts) -> Option<Finding> {
         Finding::certain(Cause::ConntrackFull, what, next)
     } else {
         Finding::suspect(Cause::ConntrackFull, what, next)
+    })
+}
+
+/// Without it, connections of IPVS are not masqueraded, and the answers do not come back this way.
+fn ipvs_conntrack(facts: &Facts) -> Option<Finding> {
+    let off = facts.mode == Some("ipvs") && facts.sysctls.get("net/ipv4/vs/conntrack") == Some(&0);
+    off.then(|| {
+        Finding::certain(
+            Cause::IpvsConntrackOff,
+            "net/ipv4/vs/conntrack is 0: connections through virtual servers are not masqueraded",
+            "sysctl -w net.ipv4.vs.conntrack=1, and find out what turned it off: the proxy turns it on when it starts",
+        )
     })
 }
 

@@ -17,8 +17,7 @@ pub fn of(seen: &Look) -> Vec<Finding> {
     let mut findings = Vec::new();
     let rules = &seen.rules;
     let other_mode = seen.other_modes();
-    let ipvs = rules.mode() == Some("ipvs") && !rules.families.iter().any(|family| family.has_service_chains());
-    if ipvs || (!rules.any() && rules.in_other.is_empty()) {
+    if rules.mode().is_none() && rules.in_other.is_empty() {
         findings.push(match other_mode.first() {
             Some(mode) => Finding::suspect(
                 Cause::NotUnderstood,
@@ -83,10 +82,16 @@ fn two_proxies(seen: &Look, other_modes: &[String]) -> Vec<Finding> {
             "stop all but one: each takes away what the other writes",
         ));
     }
-    if let Some(mode) = other_modes.first().filter(|_| seen.rules.any()) {
+    // Beside the chains of Services, what IPVS mode has is the other one's.
+    let iptables = seen.rules.families.iter().any(|family| family.has_service_chains());
+    let used = if iptables { Some("iptables") } else { seen.rules.mode() };
+    if let Some(mode) = other_modes.first().filter(|_| used.is_some()) {
         findings.push(Finding::certain(
             Cause::TwoProxies,
-            format!("there are rules of iptables mode, and {mode}: of two proxies, or left by an earlier one"),
+            format!(
+                "there are rules of {} mode, and {mode}: of two proxies, or left by an earlier one",
+                used.unwrap_or_default()
+            ),
             "see which kube-proxy runs; remove what the other mode left, with kube-proxy --cleanup of that version",
         ));
     }
@@ -97,14 +102,14 @@ fn two_proxies(seen: &Look, other_modes: &[String]) -> Vec<Finding> {
 pub fn drift(seen: &Look, focus: &Focus, views: &[ServicePortView]) -> Vec<Finding> {
     const NEXT: &str = "see kube-proxy dump for all of them; the proxy mends them within its sync period if it runs: look \
                         at its log, and at who else writes iptables rules on this node";
-    if seen.rules.mode() != Some("iptables") {
+    if seen.rules.mode().is_none() {
         return Vec::new();
     }
     if let Some(differences) = seen.differences(focus, views).filter(|_| focus.service.is_some()) {
         let told = differences.iter().take(TOLD).map(|difference| {
             let rule = difference.expected.as_ref().or(difference.found.as_ref());
             let rule = rule.map(|rule| format!(": {rule}")).unwrap_or_default();
-            format!("{} in chain {} of table {}{rule}", difference.kind.name(), difference.chain, difference.table)
+            format!("{} in {}{rule}", difference.kind.name(), difference.place())
         });
         let told: Vec<String> = told.collect();
         if told.is_empty() {

@@ -12,9 +12,17 @@ use crate::inspect::Look;
 
 /// Nobody knows what was asked for.
 pub fn unknown(seen: &Look, address: Option<(SocketAddr, Protocol)>, name: &str) -> Option<Finding> {
-    if seen.rules.mode() != Some("iptables") {
+    match seen.rules.mode() {
         // That there is no proxy, or one that is not understood, says it all.
-        return None;
+        None => return None,
+        Some("ipvs") if seen.objects.is_none() => {
+            return Some(Finding::suspect(
+                Cause::NotUnderstood,
+                "this node is in IPVS mode, where only objects tell which Service has which virtual server",
+                "give --kubeconfig, --config or --objects; without, see kube-proxy dump and kube-proxy trace",
+            ));
+        }
+        Some(_) => {}
     }
     let asked = address
         .map_or_else(|| name.to_owned(), |(address, protocol)| format!("Service at {address}/{}", protocol.name()));
@@ -49,6 +57,7 @@ pub fn of(view: &ServicePortView) -> Vec<Finding> {
             "look at why the pods are not ready: kubectl describe pod, their readiness probes and logs",
         ));
     }
+    findings.extend(draining_only(view));
     let dropped: Vec<&Address> = view.addresses.iter().filter(|address| address.fate == Fate::Dropped).collect();
     if !dropped.is_empty() {
         findings.push(no_local(view, &dropped));
@@ -65,6 +74,22 @@ pub fn of(view: &ServicePortView) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+fn draining_only(view: &ServicePortView) -> Option<Finding> {
+    let drains = |one: &proxier::inspect::services::RealView| one.weight == 0;
+    let mut servers = view.endpoints.iter().flat_map(|endpoint| &endpoint.servers).peekable();
+    (servers.peek().is_some() && servers.all(drains)).then(|| {
+        Finding::certain(
+            Cause::DrainingOnly,
+            format!(
+                "{} ({}): all real servers have weight 0: they wait for their connections to end, and new ones are refused",
+                view.name, view.family
+            ),
+            "see why there is no endpoint that is ready; if there is one, whether the proxy runs, and who else changes \
+             weights (ipvsadm)",
+        )
+    })
 }
 
 fn unusable(endpoint: &proxier::inspect::services::EndpointView) -> bool {

@@ -100,9 +100,13 @@ fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<F
         return None;
     }
     let last = branch.steps.last();
+    if last.is_some_and(|step| step.hook.starts_with("ipvs ")) {
+        // A virtual server without real ones: told already.
+        return None;
+    }
     let chain = last.and_then(|step| step.rule.split(' ').nth(1)).unwrap_or("the policy of a built-in chain");
     let rule = last.map(|step| step.rule.as_str()).unwrap_or_default();
-    if chain == "KUBE-PROXY-FIREWALL" {
+    if ["KUBE-PROXY-FIREWALL", "KUBE-SOURCE-RANGES-FIREWALL"].contains(&chain) {
         let ranges: Vec<String> = view.source_ranges.iter().map(ToString::to_string).collect();
         return Some(Finding::certain(
             Cause::SourceRangeRefuses,

@@ -2,7 +2,7 @@
 //!
 //! In: a report of one Service. Out: boxes in columns and arrows with odds and counters. Must not know: how it is drawn.
 
-use proxier::inspect::services::{Address, EndpointView, Fate, Policy, ServicePortView};
+use proxier::inspect::services::{Address, AddressKind, EndpointView, Fate, Policy, RealView, ServicePortView};
 
 use crate::inspect::report::Report;
 
@@ -93,7 +93,10 @@ fn graph(view: &ServicePortView) -> Graph {
     }
     let mut refused = [None, None];
     for (node, address) in addresses {
-        let label = format!("{} connections", address.counters.packets);
+        let label = match &address.server {
+            Some(server) => format!("scheduler {}", server.scheduler),
+            None => format!("{} connections", address.counters.packets),
+        };
         match address.fate {
             Fate::Rejected | Fate::Dropped => {
                 let rejected = address.fate == Fate::Rejected;
@@ -103,11 +106,11 @@ fn graph(view: &ServicePortView) -> Graph {
                 graph.edge(node, end, label, 1.0);
             }
             Fate::Endpoints => {
-                let policy = if address.chain.as_deref().is_some_and(|chain| chain.starts_with("KUBE-SV")) {
-                    view.internal_policy
-                } else {
-                    view.external_policy
+                let internal = match &address.chain {
+                    Some(chain) => chain.starts_with("KUBE-SV"),
+                    None => address.kind == AddressKind::ClusterIp,
                 };
+                let policy = if internal { view.internal_policy } else { view.external_policy };
                 let to = if policy == Some(Policy::Local) { local.or(all) } else { all.or(local) };
                 to.into_iter().for_each(|to| graph.edge(node, to, label.clone(), 1.0));
             }
@@ -180,7 +183,12 @@ fn of_endpoint(endpoint: &EndpointView) -> Vec<String> {
     });
     lines.extend(state);
     if endpoint.used() {
-        lines.push(format!("{} connections", endpoint.counters.packets));
+        let held = |one: &RealView| u64::from(one.active) + u64::from(one.inactive);
+        let connections = match &endpoint.servers[..] {
+            [] => endpoint.counters.packets,
+            servers => servers.iter().map(held).sum(),
+        };
+        lines.push(format!("{connections} connections"));
     }
     lines.extend(endpoint.unused.clone());
     if endpoint.stale > 0 {

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use proxier::inspect::drift::Difference;
 use proxier::inspect::rules::Counters;
-use proxier::inspect::services::{Address, EndpointView, Fate, ServicePortView};
+use proxier::inspect::services::{Address, EndpointView, Fate, RealView, ServicePortView};
 
 use crate::inspect::facts::Facts;
 use crate::inspect::report::Report;
@@ -41,27 +41,37 @@ pub fn text(report: &Report, look: Look, wide: bool) -> String {
 #[must_use]
 pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
     let mut out = format!("{}  {} {}\n", look.styled(Style::Bold, &view.name), view.protocol, view.family);
-    let mut table = Table::new(2, &["ADDRESS", "KIND", "PACKETS GO", "CONNECTIONS", "CHAIN"]);
+    let mut table =
+        Table::new(2, &["ADDRESS", "KIND", "PACKETS GO", "CONNECTIONS", "CHAIN", "SCHEDULER", "ON DEVICE", "SETS"]);
     for address in &view.addresses {
         let chain = address.chain.clone().filter(|_| wide).unwrap_or_default();
         let goes = fate(address).to_owned();
-        table.row(vec![spelled(address), address.kind.name().to_owned(), goes, count(address.counters), chain]);
+        let [scheduler, device, sets] = server(address, wide);
+        let count = if address.server.is_none() { count(address.counters) } else { String::new() };
+        table.row(vec![spelled(address), address.kind.name().to_owned(), goes, count, chain, scheduler, device, sets]);
     }
     out += &table.text(look);
+    let of_ipvs = view.addresses.iter().any(|address| address.server.is_some());
     let policies = policies(view);
     if !policies.is_empty() {
         let _ = writeln!(out, "  {policies}");
     }
-    let mut table = Table::new(2, &["ENDPOINT", "STATE", "SHARE", "LOCAL SHARE", "CONNECTIONS", "CHAIN", "FLOWS"]);
+    const ENDPOINTS: [&str; 10] =
+        ["ENDPOINT", "STATE", "SHARE", "LOCAL SHARE", "CONNECTIONS", "CHAIN", "WEIGHT", "ACTIVE", "INACTIVE", "FLOWS"];
+    let mut table = Table::new(2, &ENDPOINTS);
     for endpoint in &view.endpoints {
         let chain = endpoint.chain.clone().filter(|_| wide).unwrap_or_default();
+        let [weight, active, inactive] = real(endpoint);
         table.row(vec![
             endpoint.address.map_or_else(|| "unknown".to_owned(), |address| address.to_string()),
             state(endpoint),
             share(endpoint.share),
             share(endpoint.local_share),
-            count(endpoint.counters),
+            if endpoint.servers.is_empty() && !of_ipvs { count(endpoint.counters) } else { String::new() },
             chain,
+            weight,
+            active,
+            inactive,
             flows(endpoint),
         ]);
     }
@@ -81,6 +91,23 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
         let _ = writeln!(out, "  {} {note}", look.styled(Style::Yellow, "!"));
     }
     out
+}
+
+/// Scheduler, device and sets of its virtual server.
+fn server(address: &Address, wide: bool) -> [String; 3] {
+    let Some(server) = &address.server else { return Default::default() };
+    let device = if server.on_device { "yes" } else { "no" };
+    let sets = if wide { server.sets.join(" ") } else { String::new() };
+    [server.scheduler.clone(), device.to_owned(), sets]
+}
+
+/// Weight and connections of an endpoint, of all its virtual servers together.
+fn real(endpoint: &EndpointView) -> [String; 3] {
+    let weights = || endpoint.servers.iter().map(|one| one.weight);
+    let (Some(least), Some(most)) = (weights().min(), weights().max()) else { return Default::default() };
+    let weight = if least == most { least.to_string() } else { format!("{least} to {most}") };
+    let sum = |count: fn(&RealView) -> u32| endpoint.servers.iter().map(|one| u64::from(count(one))).sum::<u64>();
+    [weight, sum(|one| one.active).to_string(), sum(|one| one.inactive).to_string()]
 }
 
 fn spelled(address: &Address) -> String {
@@ -148,10 +175,9 @@ fn drift(differences: &[Difference], look: Look) -> String {
     };
     let mut out = format!("{}\n", look.styled(Style::Red, &title));
     for difference in differences {
-        let Difference { family, kind, table, chain, expected, found, service } = difference;
+        let Difference { family, kind, expected, found, service, .. } = difference;
         let of = service.as_ref().map(|service| format!(", of {service}")).unwrap_or_default();
-        let chain = if chain.is_empty() { String::new() } else { format!(", chain {chain}") };
-        let _ = writeln!(out, "  {}: table {table}{chain}, {family}{of}", kind.name());
+        let _ = writeln!(out, "  {}: {}, {family}{of}", kind.name(), difference.place());
         for (sign, rule, style) in [("-", expected, Style::Red), ("+", found, Style::Green)] {
             if let Some(rule) = rule {
                 let _ = writeln!(out, "    {}", look.styled(style, &format!("{sign} {rule}")));

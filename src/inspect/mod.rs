@@ -10,6 +10,7 @@ mod objects;
 pub mod paths;
 pub mod report;
 pub mod rules;
+pub mod servers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,10 +20,12 @@ use proxier::conntrack::StaleFlows;
 use proxier::inspect::drift::{Difference, differences};
 use proxier::inspect::flows::FlowCount;
 use proxier::inspect::rules::Ruleset;
-use proxier::inspect::services::{ServicePortView, add_model, from_iptables, unused_chains};
+use proxier::inspect::servers::differences as servers_differ;
+use proxier::inspect::services::{ServicePortView, add_model, from_iptables, from_ipvs, note_draining, unused_chains};
 use proxier::iptables::{HostFacts, expected};
+use proxier::ipvs::{self, Expected, Held};
 use proxier::kernel::{self, each_flow, node};
-use proxier::model::{NamespacedName, Scope, ServicePortName};
+use proxier::model::{NamespacedName, Scope, ServicePortName, Snapshot};
 use proxier::track::Tracker;
 
 use self::arguments::{Asked, Sources};
@@ -80,10 +83,9 @@ pub fn look_as_asked(asked: Asked, focus: &Focus) -> Look {
 impl Look {
     /// The Service ports, with endpoints, flows and states.
     pub fn services(&mut self, focus: &Focus) -> Vec<ServicePortView> {
-        if self.rules.mode() == Some("ipvs") {
-            let why = "this node is in IPVS mode, which is not read yet: ipvsadm -Ln and ipset list show it";
-            self.unread.push(Unread::new("Services", why));
-            return Vec::new();
+        if self.rules.mode() == Some("ipvs") && self.objects.is_none() && focus.service.is_some() {
+            let why = "in IPVS mode only objects tell them: give --kubeconfig, --config or --objects";
+            self.unread.push(Unread::new("names of Services", why));
         }
         let mut all = Vec::new();
         for at in 0..self.rules.families.len() {
@@ -97,13 +99,19 @@ impl Look {
         let rules = &self.rules.families[at];
         let family = rules.family;
         let tracker = self.objects.as_ref().and_then(|objects| objects.get(&family));
-        // A Service port without a comment is known by what its chains are called.
-        let named: BTreeSet<String> = tracker.map(|tracker| hashes(tracker, focus)).unwrap_or_default();
-        let mut views = from_iptables(&rules.ruleset, &|name, key| focus.wants(name) || named.contains(key));
+        let mut views = match &rules.held {
+            Some(held) => self.servers(rules, held, tracker, focus),
+            None => {
+                // A Service port without a comment is known by what its chains are called.
+                let named: BTreeSet<String> = tracker.map(|tracker| hashes(tracker, focus)).unwrap_or_default();
+                from_iptables(&rules.ruleset, &|name, key| focus.wants(name) || named.contains(key))
+            }
+        };
         let stale = tracker.map(|tracker| {
             let node_ip = self.settings.proxier.node_ip(family, tracker.node());
             let snapshot = tracker.snapshot(node_ip);
             add_model(&mut views, &snapshot, family, |name| focus.wants(Some(name)));
+            note_draining(&mut views);
             StaleFlows::of(&snapshot, &Scope::Full, &BTreeSet::new()).at_node(rules.addresses.clone())
         });
         if let Some(ip) = focus.endpoint {
@@ -124,10 +132,14 @@ impl Look {
     /// What differs from what should be; `None` without objects.
     #[must_use]
     pub fn differences(&self, focus: &Focus, views: &[ServicePortView]) -> Option<Vec<Difference>> {
-        let objects = self.objects.as_ref().filter(|_| self.rules.mode() != Some("ipvs"))?;
+        let objects = self.objects.as_ref()?;
         let mut all = Vec::new();
         for rules in &self.rules.families {
             let Some(tracker) = objects.get(&rules.family) else { continue };
+            if let Some(held) = &rules.held {
+                all.extend(self.server_differences(rules, held, tracker, focus)?);
+                continue;
+            }
             let expected = self.expected(rules, tracker);
             let only = (!rules.whole || focus.endpoint.is_some()).then(|| {
                 let hashes = hashes(tracker, focus);
@@ -143,12 +155,61 @@ impl Look {
             let mut found = differences(&expected, &rules.ruleset, only.as_ref());
             if let Some(service) = &focus.service {
                 // What belongs to all counts for each.
-                let of_it = |name: &str| name == service.to_string() || name.starts_with(&format!("{service}:"));
-                found.retain(|difference| difference.service.as_deref().is_none_or(of_it));
+                found.retain(|difference| difference.service.as_deref().is_none_or(|name| is_of(name, service)));
             }
             all.extend(found);
         }
         Some(all)
+    }
+
+    /// The Service ports in IPVS mode.
+    fn servers(
+        &self,
+        rules: &FamilyRules,
+        held: &Held,
+        tracker: Option<&Tracker>,
+        focus: &Focus,
+    ) -> Vec<ServicePortView> {
+        let snapshot = tracker.map(|tracker| self.snapshot(rules.family, tracker));
+        let expected = tracker.and_then(|tracker| self.expected_servers(rules, held, tracker).ok());
+        let mut views = from_ipvs(rules.family, held, snapshot.as_ref().zip(expected.as_ref()));
+        if let Some(service) = &focus.service {
+            views.retain(|view| is_of(&view.name, service));
+        }
+        if snapshot.is_none() {
+            note_draining(&mut views);
+        }
+        views
+    }
+
+    fn snapshot<'a>(&self, family: IpFamily, tracker: &'a Tracker) -> Snapshot<'a> {
+        tracker.snapshot(self.settings.proxier.node_ip(family, tracker.node()))
+    }
+
+    fn expected_servers(&self, rules: &FamilyRules, held: &Held, tracker: &Tracker) -> Result<Expected, String> {
+        let Settings { proxier, ipvs: of_ipvs, .. } = &self.settings;
+        let snapshot = self.snapshot(rules.family, tracker);
+        let addresses = held.node_addresses(&rules.addresses);
+        ipvs::expected(rules.family, proxier, of_ipvs, &snapshot, &addresses, rules.random_fully)
+            .map_err(|error| error.to_string())
+    }
+
+    fn server_differences(
+        &self,
+        rules: &FamilyRules,
+        held: &Held,
+        tracker: &Tracker,
+        focus: &Focus,
+    ) -> Option<Vec<Difference>> {
+        let expected = self.expected_servers(rules, held, tracker);
+        let excluded = &self.settings.ipvs.exclude_cidrs;
+        let found = expected.and_then(|expected| servers_differ(&expected, held, &rules.ruleset, excluded));
+        let mut found =
+            found.map_err(|problem| tracing::error!("cannot compare with what should be: {problem}")).ok()?;
+        if let Some(service) = &focus.service {
+            found.retain(|one| one.service.as_ref().map_or(one.is_of_rules(), |name| is_of(name, service)));
+        }
+        Some(found)
     }
 
     fn expected(&self, rules: &FamilyRules, tracker: &Tracker) -> Ruleset {
@@ -176,7 +237,9 @@ impl Look {
         let nftables = IpFamily::ALL.into_iter().filter(has_table);
         let mut modes: Vec<String> =
             nftables.map(|family| format!("a table kube-proxy of nftables mode for {family}")).collect();
-        if self.rules.mode() == Some("ipvs") {
+        // The mode that is in use is no other one.
+        let iptables = self.rules.families.iter().any(FamilyRules::has_service_chains);
+        if self.rules.mode() == Some("ipvs") && iptables {
             modes.push("a chain KUBE-IPVS-FILTER of IPVS mode".to_owned());
         }
         modes
@@ -196,6 +259,11 @@ impl Look {
         let whole = self.rules.families.iter().filter(|rules| rules.whole);
         whole.flat_map(|rules| unused_chains(&rules.ruleset)).collect()
     }
+}
+
+/// Whether a Service port's name is one of the Service's.
+fn is_of(name: &str, service: &NamespacedName) -> bool {
+    name == service.to_string() || name.starts_with(&format!("{service}:"))
 }
 
 /// What the chains of the wanted Service ports have in their names.

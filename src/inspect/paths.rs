@@ -33,7 +33,11 @@ impl<'a> Paths<'a> {
     /// Ways through these rules.
     #[must_use]
     pub fn of(rules: &'a mut FamilyRules) -> Self {
-        let node = Node { addresses: rules.addresses.clone(), routes: node::routes(rules.family) };
+        let held = rules.held.clone().unwrap_or_default();
+        // The addresses of Services are local too, and the last that anything is masqueraded to.
+        let mut addresses = held.node_addresses(&rules.addresses);
+        addresses.extend(held.bound.iter().flatten());
+        let node = Node { addresses, routes: node::routes(rules.family), held };
         // Loopback addresses are always local; masquerading takes another one.
         let addresses = node.addresses.iter().copied().filter(|ip| !ip.is_loopback()).collect();
         Self { rules, node: Node { addresses, ..node } }

@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use proxier::IpFamily;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::services::dispatch_of;
+use proxier::ipvs::Held;
 use proxier::kernel::{Choice, Flavour, Host, IptablesTool, RuleReader, SystemHost, SystemIptables, choose_flavour};
 
-use super::Focus;
 use super::report::Unread;
+use super::{Focus, servers};
 use crate::terminal::Progress;
 
 /// The chain that tells that a kube-proxy in iptables mode was here.
@@ -37,6 +38,8 @@ pub struct FamilyRules {
     pub addresses: Vec<IpAddr>,
     /// Whether the tool knows `--random-fully`.
     pub random_fully: bool,
+    /// Virtual servers, sets and addresses, where a proxy in IPVS mode is, or was.
+    pub held: Option<Held>,
     reader: RuleReader,
     absent: BTreeSet<(String, String)>,
 }
@@ -69,6 +72,7 @@ impl Rules {
                 } else {
                     rules.read_all(unread)?;
                 }
+                rules.read_servers(unread)?;
                 Ok(rules)
             });
             match read {
@@ -88,7 +92,7 @@ impl Rules {
     /// The mode whose rules these are. IPVS mode has a chain `KUBE-SERVICES` too.
     #[must_use]
     pub fn mode(&self) -> Option<&'static str> {
-        let ipvs = self.families.iter().any(|rules| rules.ruleset.chain("filter", IPVS_LANDMARK).is_some());
+        let ipvs = self.families.iter().any(|rules| rules.held.is_some());
         if ipvs { Some("ipvs") } else { self.any().then_some("iptables") }
     }
 
@@ -139,7 +143,7 @@ impl FamilyRules {
         let tool = SystemIptables::find(family, choice);
         let random_fully = tool.is_ok_and(|tool| tool.random_fully());
         let (ruleset, absent) = (Ruleset::new(family), BTreeSet::new());
-        Ok(Self { family, ruleset, whole: false, addresses, random_fully, reader, absent })
+        Ok(Self { family, ruleset, whole: false, addresses, random_fully, held: None, reader, absent })
     }
 
     /// What every packet meets; the chains of Service ports are loaded as packets come to them.
@@ -156,7 +160,23 @@ impl FamilyRules {
         } else {
             rules.read_all(unread)?;
         }
+        rules.read_servers(unread)?;
         Ok(rules)
+    }
+
+    /// What IPVS mode has besides rules. Those are few there, and all of them are read.
+    fn read_servers(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
+        let landmark = self.ruleset.chain("filter", IPVS_LANDMARK).is_some();
+        // One in iptables mode after one in IPVS mode leaves the device for a while, for connections.
+        if !landmark && (self.has_service_chains() || !servers::present()) {
+            return Ok(());
+        }
+        if !self.whole {
+            self.ruleset = Ruleset::new(self.family);
+            self.read_all(unread)?;
+        }
+        self.held = Some(servers::read(self.family, self.names("--match-set"), unread));
+        Ok(())
     }
 
     fn read_others(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {

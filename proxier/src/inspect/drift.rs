@@ -12,7 +12,8 @@ use crate::family::IpFamily;
 use crate::iptables::names;
 
 /// Chains whose rules each match another destination, so that their order is chance in the real kube-proxy.
-const UNORDERED: [&str; 4] = ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL"];
+const UNORDERED: [&str; 5] =
+    ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL", "KUBE-IPVS-OUT-FILTER"];
 /// The kubelet may keep rules of its own in this one.
 const SHARED_WITH_KUBELET: &str = "KUBE-FIREWALL";
 /// Above so many pairs of rules an exact alignment costs too much.
@@ -36,6 +37,30 @@ pub enum DifferenceKind {
     AlteredRule,
     /// A rule that stands elsewhere in its chain.
     MovedRule,
+    /// A virtual server that should be there.
+    MissingVirtualServer,
+    /// A virtual server that should not be there.
+    UnexpectedVirtualServer,
+    /// A virtual server that schedules otherwise than it should.
+    AlteredVirtualServer,
+    /// A real server that should be there.
+    MissingRealServer,
+    /// A real server that should not be there.
+    UnexpectedRealServer,
+    /// A real server with another weight or way of forwarding than it should have.
+    AlteredRealServer,
+    /// A set that should be there.
+    MissingSet,
+    /// An entry that a set should have.
+    MissingEntry,
+    /// An entry that a set should not have.
+    UnexpectedEntry,
+    /// The device that should be there.
+    MissingDevice,
+    /// An address that the device should have.
+    MissingAddress,
+    /// An address that the device should not have.
+    UnexpectedAddress,
 }
 
 impl DifferenceKind {
@@ -50,6 +75,18 @@ impl DifferenceKind {
             Self::UnexpectedRule => "unexpected rule",
             Self::AlteredRule => "altered rule",
             Self::MovedRule => "moved rule",
+            Self::MissingVirtualServer => "missing virtual server",
+            Self::UnexpectedVirtualServer => "unexpected virtual server",
+            Self::AlteredVirtualServer => "altered virtual server",
+            Self::MissingRealServer => "missing real server",
+            Self::UnexpectedRealServer => "unexpected real server",
+            Self::AlteredRealServer => "altered real server",
+            Self::MissingSet => "missing set",
+            Self::MissingEntry => "missing entry",
+            Self::UnexpectedEntry => "unexpected entry",
+            Self::MissingDevice => "missing device",
+            Self::MissingAddress => "missing address",
+            Self::UnexpectedAddress => "unexpected address",
         }
     }
 }
@@ -61,16 +98,44 @@ pub struct Difference {
     pub family: &'static str,
     /// What kind.
     pub kind: DifferenceKind,
-    /// The table.
+    /// The table of iptables, or [`SERVERS`], [`SETS`] or [`DEVICE`].
     pub table: String,
-    /// The chain.
+    /// The chain, the virtual server, the set or the device.
     pub chain: String,
-    /// The rule that should be there, as `iptables-save` words it.
+    /// What should be there, as `iptables-save`, `ipvsadm -S -n` or `ipset save` words it.
     pub expected: Option<String>,
-    /// The rule that is there.
+    /// What is there.
     pub found: Option<String>,
     /// The Service port that it is about, where that can be told.
     pub service: Option<String>,
+}
+
+/// The table of the kernel's virtual servers.
+pub const SERVERS: &str = "ipvs";
+/// The kernel's sets.
+pub const SETS: &str = "ipset";
+/// A network device.
+pub const DEVICE: &str = "device";
+
+impl Difference {
+    /// Where it is, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let Self { table, chain, .. } = self;
+        match &**table {
+            SERVERS => format!("virtual server {chain}"),
+            SETS => format!("set {chain}"),
+            DEVICE => format!("device {chain}"),
+            _ if chain.is_empty() => format!("table {table}"),
+            _ => format!("table {table}, chain {chain}"),
+        }
+    }
+
+    /// Whether it is in a table of rules.
+    #[must_use]
+    pub fn is_of_rules(&self) -> bool {
+        ![SERVERS, SETS, DEVICE].contains(&&*self.table)
+    }
 }
 
 /// Compares. `only`: of the chains of Service ports, look at these alone, as the others were not read.

@@ -3,11 +3,13 @@
 //! In: the text of anybody's iptables rules, flows, sometimes the model they should follow. Out: Service ports as the
 //! rules have them, packets' ways through them, differences from what should be. Must not know: how any of it was read
 //! from the kernel, how it is shown, or the API's shapes. Of iptables mode it knows the names of chains; what rules should
-//! be comes from [`crate::iptables::expected`]. Another mode gets its own reader beside `services::from_iptables`.
+//! be comes from [`crate::iptables::expected`] and [`crate::ipvs::expected`]. Another mode gets its own reader beside
+//! `services::from_iptables` and `services::from_ipvs`.
 
 pub mod drift;
 pub mod flows;
 pub mod neighbours;
 pub mod rules;
+pub mod servers;
 pub mod services;
 pub mod walk;

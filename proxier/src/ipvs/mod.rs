@@ -5,7 +5,9 @@
 
 mod cleanup;
 mod drift;
+mod expected;
 mod graceful;
+mod held;
 mod kernel;
 mod ledger;
 mod names;
@@ -21,7 +23,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 pub use self::cleanup::{Remains, has_device, owned, was_here};
+pub use self::expected::{Expected, ExpectedServer, expected};
 pub use self::graceful::PATIENCE;
+pub use self::held::{Held, HeldServer, HeldSet, Sets};
 pub use self::kernel::Kernel;
 pub use self::prepare::check;
 use tracing::{debug, warn};

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::iter::Peekable;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -15,6 +15,7 @@ use super::values::{Condition, Meaning, Ports, State, Target, Test};
 use super::words::{mark, number, ports};
 use crate::family::IpFamily;
 use crate::model::Protocol;
+use crate::netfilter::ipvs::ServerKey;
 
 /// Reads a rule's words.
 pub(super) fn rule(family: IpFamily, words: Vec<Cow<'_, str>>) -> Meaning {
@@ -120,7 +121,8 @@ impl<'a> RuleReader<'a> {
     fn module(&mut self) -> Result<(), String> {
         let name = self.value("-m")?;
         match &*name {
-            "comment" | "conntrack" | "mark" | "addrtype" | "statistic" | "nfacct" | "multiport" => {}
+            "comment" | "conntrack" | "mark" | "addrtype" | "statistic" | "nfacct" | "multiport" | "set"
+            | "physdev" | "ipvs" => {}
             "recent" => self.recent.position = self.conditions.len(),
             "tcp" | "udp" | "sctp" => {
                 let protocol = Protocol::of_name(&name);
@@ -156,6 +158,14 @@ impl<'a> RuleReader<'a> {
                 let ports = text.split(',').map(|text| ports(option, text)).collect::<Result<_, _>>()?;
                 self.add_ports(option == "--dports", ports);
             }
+            "--match-set" => {
+                let name = self.of("set", option)?.into_owned();
+                let parts = self.value(option)?;
+                let of_source = parts.split(',').map(direction).collect::<Result<_, _>>()?;
+                self.add(Test::Set { name, of_source });
+            }
+            "--physdev-is-in" => self.add(Test::FromBridge),
+            "--vproto" => self.virtual_server()?,
             "--syn" => self.add(Test::TcpFlags { mask: FIN | SYN | RST | ACK, set: SYN }),
             "--tcp-flags" => {
                 let (mask, set) = (flags(&self.value(option)?)?, flags(&self.value(option)?)?);
@@ -258,6 +268,22 @@ impl<'a> RuleReader<'a> {
         Ok(())
     }
 
+    /// The three options that kube-proxy uses together.
+    fn virtual_server(&mut self) -> Result<(), String> {
+        let text = self.of("ipvs", "--vproto")?;
+        let protocol = number("--vproto", &text)?;
+        let mut next = |option: &str| match self.words.next() {
+            Some(word) if word == option => self.words.next().ok_or_else(|| format!("{option} needs a value")),
+            _ => Err(format!("match ipvs without {option} is not understood")),
+        };
+        let address = next("--vaddr")?;
+        let port = number("--vport", &next("--vport")?)?;
+        let net = address.parse().or_else(|_| address.parse::<IpAddr>().map(IpNet::from));
+        let net: IpNet = net.map_err(|_| format!("{address} is no address"))?;
+        self.add(Test::Ipvs(ServerKey { address: SocketAddr::new(net.addr(), port), protocol }));
+        Ok(())
+    }
+
     fn add(&mut self, test: Test) {
         self.conditions.push(Condition { negated: std::mem::take(&mut self.negate), test });
     }
@@ -293,6 +319,14 @@ impl<'a> RuleReader<'a> {
             return Err(format!("{option} without -m {module}"));
         }
         self.value(option)
+    }
+}
+
+fn direction(text: &str) -> Result<bool, String> {
+    match text {
+        "src" => Ok(true),
+        "dst" => Ok(false),
+        other => Err(format!("unknown direction {other}")),
     }
 }
 

@@ -172,7 +172,7 @@ fn a_removed_rule_is_noticed() {
 #[test]
 fn whatever_is_unknown_is_refused_with_its_line() {
     for (rule, complaint) in [
-        ("-m set --match-set KUBE-X src -j DROP", "line 2: unknown match set"),
+        ("-m set --match-set KUBE-X srcs -j DROP", "line 2: unknown direction srcs"),
         ("-m tcp -j DROP", "-m tcp without -p tcp"),
         ("-p udp -m tcp -j DROP", "-m tcp with another protocol"),
         ("-p tcp -m tcp --tcp-flags SYN,BAD SYN -j DROP", "unknown flag BAD"),
@@ -259,7 +259,7 @@ fn what_others_wrote_is_read_as_far_as_it_is_understood() {
     let traced = ruleset.trace(&packet("10.0.0.9", "10.9.9.9:8500/tcp", on("eth0")), &node(), &Memory::new()).unwrap();
     assert_eq!(ends(&traced), "10.0.0.1:1");
     let doubts = &traced.branches[0].doubts;
-    assert_eq!((doubts.len(), &*doubts[0].why), (1, "unknown match set"), "udp is not in question");
+    assert_eq!((doubts.len(), &*doubts[0].why), (1, "set cali was not read"), "udp is not in question");
     let other = ruleset.trace(&packet("10.0.0.9", "10.9.9.9:81/tcp", on("eth0")), &node(), &Memory::new()).unwrap();
     assert_eq!(ends(&other), "untouched", "what returns from a goto returns to its caller's caller");
 }

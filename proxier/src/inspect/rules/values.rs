@@ -13,6 +13,7 @@ use super::args;
 use super::words;
 use crate::family::IpFamily;
 use crate::model::Protocol;
+use crate::netfilter::ipvs::ServerKey;
 
 /// Tables of one family, as far as they were read.
 #[derive(Clone, Debug)]
@@ -155,6 +156,15 @@ pub enum Test {
     RecentSet {
         list: String,
     },
+    /// The set has an entry made of these parts of the packet: `true` of its source, `false` of its destination.
+    Set {
+        name: String,
+        of_source: Vec<bool>,
+    },
+    /// It came in by a port of a bridge.
+    FromBridge,
+    /// It belongs to a connection of that virtual server.
+    Ipvs(ServerKey),
     /// Of these flags of TCP, exactly those are set.
     TcpFlags {
         mask: u8,

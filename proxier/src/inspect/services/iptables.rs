@@ -246,6 +246,7 @@ impl Port<'_> {
                     fate,
                     chain: entry.leads_to().map(str::to_owned),
                     counters: entry.counters,
+                    server: None,
                 }),
             }
         }

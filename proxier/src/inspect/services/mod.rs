@@ -1,9 +1,10 @@
 //! Service ports as a node has them, whoever programmed it.
 //!
-//! In: what a mode's reader found (`iptables` here; other modes add theirs beside it), the model if there is one.
+//! In: what a mode's reader found (`iptables`, `ipvs`; other modes add theirs beside them), the model if there is one.
 //! Out: [`ServicePortView`]s. Must not know: how anything was read from the kernel, or how it is shown.
 
 mod iptables;
+mod ipvs;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use iptables::{Wanted, dispatch_of, read as from_iptables, unused_chains};
+pub use ipvs::{BY_SOURCE, note_draining, read as from_ipvs, shares};
 pub use state::add_model;
 pub(super) use state::owners;
 
@@ -108,7 +110,7 @@ pub enum Fate {
 pub struct Address {
     /// What it is.
     pub kind: AddressKind,
-    /// The address; of node ports none, as they are served at the node's own.
+    /// The address; of node ports none, as they are served at the node's own; in IPVS mode one for each of those.
     pub ip: Option<IpAddr>,
     /// The port.
     pub port: u16,
@@ -118,6 +120,38 @@ pub struct Address {
     pub chain: Option<String>,
     /// What its rule counted: the first packets of connections.
     pub counters: Counters,
+    /// Its virtual server, in IPVS mode.
+    pub server: Option<ServerView>,
+}
+
+/// A virtual server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerView {
+    /// How connections are distributed.
+    pub scheduler: String,
+    /// All of it, as `ipvsadm -S -n` prints it.
+    pub text: String,
+    /// How long a client stays with its real server.
+    pub affinity_seconds: Option<u32>,
+    /// Whether its address is bound to kube-ipvs0; node ports' are the node's own.
+    pub on_device: bool,
+    /// The sets that have it.
+    pub sets: Vec<String>,
+}
+
+/// An endpoint as a real server of a virtual one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RealView {
+    /// The virtual server, as ipvsadm calls it.
+    pub server: String,
+    /// Its weight; with 0 it gets no new connections.
+    pub weight: u32,
+    /// Connections that are established.
+    pub active: u32,
+    /// Connections that are being made or closed, and those of UDP.
+    pub inactive: u32,
+    /// Clients that stay with it.
+    pub persistent: u32,
 }
 
 /// An endpoint.
@@ -141,6 +175,8 @@ pub struct EndpointView {
     pub flows: std::collections::BTreeMap<&'static str, u64>,
     /// Of those, the ones that would go elsewhere if they began now.
     pub stale: u64,
+    /// What it is to each virtual server, in IPVS mode.
+    pub servers: Vec<RealView>,
 }
 
 /// An endpoint's state, from its EndpointSlice.
@@ -167,6 +203,7 @@ impl EndpointView {
             unused: None,
             flows: std::collections::BTreeMap::new(),
             stale: 0,
+            servers: Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ use super::matching::{self, Holds};
 use super::{Doubt, Memory, Node, Packet, Step};
 use crate::family::IpFamily;
 use crate::inspect::rules::{Chain, Policy, Rule, Table, Target};
+use crate::netfilter::ipvs::ServerKey;
 
 /// A packet on its way, with what was done to it so far.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Traveller {
     pub(super) translated: bool,
     pub(super) masqueraded: bool,
     pub(super) untracked: bool,
+    /// The virtual server that gave it its destination.
+    pub(super) server: Option<ServerKey>,
     pub(super) probability: f64,
     pub(super) remembered: BTreeSet<String>,
     /// Lists that rules asked for the sender.

@@ -66,6 +66,13 @@ fn holds(test: &Test, traveller: &mut Traveller, place: &Place<'_>) -> Holds {
         Test::Mark { value, mask } => traveller.mark & mask == *value,
         Test::SourceLocal => is_local(packet.source.ip(), place),
         Test::DestinationLocal => is_local(packet.destination.ip(), place),
+        Test::Set { name, of_source } => match place.node.held.sets.get(name) {
+            Some(set) => set.has([packet.source, packet.destination], packet.protocol.number(), of_source),
+            None => return Holds::Unknown(format!("set {name} was not read")),
+        },
+        // It is not known which interfaces are ports. Where kube-proxy asks, little depends on it.
+        Test::FromBridge => false,
+        Test::Ipvs(key) => traveller.server == Some(*key),
         Test::TcpFlags { mask, set } => match (packet.protocol, packet.state) {
             (Protocol::Tcp, ConnState::New) => SYN & mask == *set,
             (Protocol::Tcp, _) => return Holds::Unknown("a later packet's flags are not known".to_owned()),

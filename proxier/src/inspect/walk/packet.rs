@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use crate::ipvs::Held;
 use crate::model::Protocol;
 
 /// Where a packet enters the node's network stack, which decides the hooks it passes.
@@ -66,6 +67,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Where packets to other addresses leave, as far as that is known: the longest prefix counts.
     pub routes: Vec<(IpNet, String)>,
+    /// Its virtual servers and sets, as far as they were read.
+    pub held: Held,
 }
 
 impl Node {

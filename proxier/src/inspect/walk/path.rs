@@ -6,9 +6,11 @@
 use std::collections::BTreeSet;
 
 use super::chains::{self, Decision, Place, Traveller};
-use super::{Branch, ConnState, Memory, Node, Origin, Outcome, Packet, Trace, Verdict};
+use super::{Branch, ConnState, Memory, Node, Origin, Outcome, Packet, Step, Trace, Verdict};
 use crate::family::IpFamily;
 use crate::inspect::rules::{Ruleset, Table};
+use crate::inspect::services::shares;
+use crate::netfilter::ipvs::ServerKey;
 
 impl Ruleset {
     /// Every way the packet can go. The node's memory holds the `recent` lists the sender is on.
@@ -54,16 +56,67 @@ impl Journey<'_> {
         self.under_way = forwarded;
         self.pass(&["mangle", "filter"], "FORWARD", name)?;
         self.pass(&["mangle", "nat"], "POSTROUTING", "")?;
-        let sent = std::mem::replace(&mut self.under_way, local);
-        self.pass(&["mangle", "filter", "nat"], "INPUT", name)?;
-        self.under_way.extend(sent);
+        let forwarded = std::mem::replace(&mut self.under_way, local);
+        self.pass(&["mangle", "filter"], "INPUT", name)?;
+        let served = self.serve("INPUT");
+        self.pass(&["nat"], "INPUT", name)?;
+        let arrived = std::mem::replace(&mut self.under_way, served);
+        self.leave_server()?;
+        self.pass(&["mangle", "nat"], "POSTROUTING", "")?;
+        self.under_way.extend(forwarded);
+        self.under_way.extend(arrived);
         Ok(())
+    }
+
+    /// What IPVS sends on passes the hook of what the host itself sends, where its destination was decided already.
+    fn leave_server(&mut self) -> Result<(), String> {
+        self.pass(&["raw", "mangle", "filter"], "OUTPUT", "")
+    }
+
+    /// Has virtual servers take what is sent to them: returned is what leaves for other hosts. What they give to the node
+    /// itself stays under way, as does what is sent to none of them.
+    fn serve(&mut self, hook: &str) -> Vec<Traveller> {
+        let (mut served, held) = (Vec::new(), &self.node.held);
+        for traveller in std::mem::take(&mut self.under_way) {
+            let Packet { destination, protocol, state, .. } = traveller.packet;
+            let key = ServerKey { address: destination, protocol: protocol.number() };
+            let server = held.servers.get(&key).filter(|_| traveller.server.is_none() && state == ConnState::New);
+            let Some(server) = server else {
+                self.under_way.push(traveller);
+                continue;
+            };
+            let mut met = traveller;
+            let step = |rule: String, chance: f64| Step { hook: format!("ipvs {hook}"), rule, chance };
+            met.steps.push(step(server.server.to_string(), 1.0));
+            met.server = Some(key);
+            let shares = shares(server);
+            if shares.is_empty() {
+                // The kernel answers that the port cannot be reached.
+                self.ended.push((met, Decision::Reject));
+                continue;
+            }
+            for (address, share) in shares {
+                let mut sent = met.clone();
+                let real = server.reals.get(&address).map(|(real, _)| real.to_string()).unwrap_or_default();
+                sent.steps.push(step(format!("-a {key} {real}"), share));
+                (sent.packet.destination, sent.translated) = (address, true);
+                sent.probability *= share;
+                let here = self.node.is_local(address.ip());
+                if here { &mut self.under_way } else { &mut served }.push(sent);
+            }
+        }
+        served
     }
 
     /// A host's packet to one of its own addresses comes back in through lo. The nat decision was made on the way out
     /// and is not made again.
     fn leave_host(&mut self) -> Result<(), String> {
-        self.pass(&["raw", "mangle", "nat", "filter"], "OUTPUT", "")?;
+        self.pass(&["raw", "mangle", "nat"], "OUTPUT", "")?;
+        let served = self.serve("OUTPUT");
+        self.pass(&["filter"], "OUTPUT", "")?;
+        let rest = std::mem::replace(&mut self.under_way, served);
+        self.leave_server()?;
+        self.under_way.extend(rest);
         self.pass(&["mangle", "nat"], "POSTROUTING", "")?;
         let (local, sent) = self.split_local();
         self.under_way = local;
@@ -116,6 +169,7 @@ fn start(packet: &Packet) -> Traveller {
         translated: false,
         masqueraded: false,
         untracked: false,
+        server: None,
         probability: 1.0,
         remembered: BTreeSet::new(),
         asked: BTreeSet::new(),

@@ -1,0 +1,147 @@
+//! What the kernel should hold, for comparing.
+//!
+//! In: a snapshot, the configuration, the node's addresses. Out: what a first sync would leave in an empty kernel.
+//! Must not know: what the kernel holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::graceful;
+use super::names::{DEVICE, IPVS_OUT_FILTER, SetId};
+use super::plan;
+use super::rules::{self, CHAINS, Rules};
+use super::settings::Settings;
+use super::state::State;
+use super::{prepare, render};
+use crate::backend::SyncError;
+use crate::family::IpFamily;
+use crate::model::{Config, IpvsConfig, ServicePortName, Snapshot};
+use crate::netfilter::ipset::Entry;
+use crate::netfilter::iptables::{Rule, Table};
+use crate::netfilter::ipvs::{RealServer, ServerKey, VirtualServer};
+
+/// A virtual server that should be there.
+#[derive(Clone, Debug)]
+pub struct ExpectedServer {
+    /// The virtual server itself.
+    pub server: VirtualServer,
+    /// Where its connections should go, in order.
+    pub reals: Arc<[SocketAddr]>,
+    /// The Service port that has it.
+    pub owner: ServicePortName,
+}
+
+impl ExpectedServer {
+    /// A real server as it should be, if it should be there.
+    #[must_use]
+    pub fn real(&self, address: SocketAddr) -> Option<RealServer> {
+        self.reals.binary_search(&address).is_ok().then(|| plan::real(address, 1))
+    }
+}
+
+/// All that should be there, in one family.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// The virtual servers.
+    pub servers: BTreeMap<ServerKey, ExpectedServer>,
+    /// The entries of each set, and who wants each.
+    pub sets: BTreeMap<&'static str, BTreeMap<Entry, Option<ServicePortName>>>,
+    /// The addresses of the device, and who wants each.
+    pub addresses: BTreeMap<IpAddr, ServicePortName>,
+    /// The rules, as `iptables-restore` would read them.
+    pub rules: String,
+}
+
+impl Expected {
+    /// The device that the addresses are bound to.
+    #[must_use]
+    pub fn device() -> String {
+        DEVICE.to_string()
+    }
+
+    /// The set of all addresses that are bound.
+    #[must_use]
+    pub fn set_of_addresses(family: IpFamily) -> &'static str {
+        SetId::BoundIps.name(family)
+    }
+
+    /// Whether real servers of that protocol may wait for their connections to end.
+    #[must_use]
+    pub fn may_drain(key: ServerKey) -> bool {
+        graceful::waits(key.protocol)
+    }
+}
+
+/// Renders it. `addresses`: the node's, but for the device's.
+///
+/// # Errors
+/// If no scheduler can have the configured name.
+pub fn expected(
+    family: IpFamily,
+    config: &Config,
+    ipvs: &IpvsConfig,
+    snapshot: &Snapshot<'_>,
+    addresses: &[IpAddr],
+    random_fully: bool,
+) -> Result<Expected, SyncError> {
+    let settings = Settings::of(family, config, prepare::scheduler(ipvs)?, random_fully, snapshot, addresses);
+    let mut state = State::default();
+    let (mut addresses, mut owners) = (BTreeMap::new(), BTreeMap::new());
+    for name in snapshot.ports.keys() {
+        let Some(wanted) = render::render(snapshot, name, &settings) else { continue };
+        for server in wanted.servers.iter().filter(|server| server.bound) {
+            addresses.entry(server.key.address.ip()).or_insert_with(|| name.clone());
+        }
+        for entry in &wanted.entries {
+            owners.entry(*entry).or_insert_with(|| name.clone());
+        }
+        state.want(name, Some(wanted), false);
+    }
+    let mut servers = BTreeMap::new();
+    for key in state.all_keys() {
+        if let (Some(image), Some(owner)) = (state.wanted(key, &settings), state.claims(key).first()) {
+            let server = ExpectedServer { server: image.server, reals: image.reals, owner: owner.clone() };
+            servers.insert(key, server);
+        }
+    }
+    let sets = SetId::ALL.map(|id| {
+        let wanted: BTreeSet<Entry> = state.entries[id as usize].all_wanted();
+        let owner = |entry: &Entry| match entry {
+            Entry::Ip(ip) => addresses.get(ip).cloned(),
+            _ => owners.get(&(id, *entry)).cloned(),
+        };
+        (id.name(family), wanted.into_iter().map(|entry| (entry, owner(&entry))).collect())
+    });
+    let rules = text(&settings, &state);
+    Ok(Expected { servers, sets: sets.into_iter().collect(), addresses, rules })
+}
+
+fn text(settings: &Settings, state: &State) -> String {
+    let rules = Rules { settings, used: |id| state.is_used(id) };
+    let mut out = String::new();
+    for table in [Table::Nat, Table::Filter] {
+        let _ = writeln!(out, "*{}", table.name());
+        let chains = || CHAINS.into_iter().filter(|(of, _)| *of == table);
+        for (_, chain) in chains() {
+            let _ = writeln!(out, ":{chain} - [0:0]");
+        }
+        // They are put at the head one after the other.
+        for jump in rules::jumps().into_iter().rev().filter(|jump| jump.table == table) {
+            let _ = writeln!(out, "-A {}{}", jump.from, jump.rule);
+        }
+        for (_, chain) in chains() {
+            let of_chain: Vec<Rule> = if chain == IPVS_OUT_FILTER {
+                state.barred.all_wanted().into_iter().map(rules::bar).collect()
+            } else {
+                rules.of(table, chain)
+            };
+            for rule in of_chain {
+                let _ = writeln!(out, "-A {chain}{rule}");
+            }
+        }
+        out += "COMMIT\n";
+    }
+    out
+}

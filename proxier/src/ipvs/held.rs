@@ -1,0 +1,138 @@
+//! What the kernel holds that is of interest in IPVS mode, whoever put it there.
+//!
+//! In: the parts of the kernel, as far as they are there. Out: [`Held`], and what could not be read.
+//! Must not know: Services, or what should be there. Nothing is changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use super::kernel::bound;
+use super::names::DEVICE;
+use crate::backend::SyncError;
+use crate::family::IpFamily;
+use crate::kernel::{IpSets, IpvsTable, Links};
+use crate::netfilter::ipset::{Entry, Place, SetName, SetType};
+use crate::netfilter::ipvs::{Connections, RealServer, ServerKey, VirtualServer};
+
+/// A virtual server with its real ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldServer {
+    /// The virtual server itself.
+    pub server: VirtualServer,
+    /// Its real servers.
+    pub reals: BTreeMap<SocketAddr, (RealServer, Connections)>,
+}
+
+impl HeldServer {
+    /// Whether it only waits for connections to end.
+    #[must_use]
+    pub fn drains(&self) -> bool {
+        !self.reals.is_empty() && self.reals.values().all(|(real, _)| real.weight == 0)
+    }
+}
+
+/// A set with its entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldSet {
+    /// What it holds.
+    pub set_type: SetType,
+    /// The entries.
+    pub entries: BTreeSet<Entry>,
+}
+
+impl HeldSet {
+    /// Whether it has what these parts of a packet make: its source where `true`, its destination where `false`.
+    #[must_use]
+    pub fn has(&self, [source, destination]: [SocketAddr; 2], protocol: u8, of_source: &[bool]) -> bool {
+        let part = |at: usize| if of_source.get(at) == Some(&true) { source } else { destination };
+        let place = Place { ip: part(0).ip(), protocol, port: part(1).port() };
+        match self.set_type {
+            SetType::HashIpPort => self.entries.contains(&Entry::IpPort(place)),
+            SetType::HashIpPortIp => self.entries.contains(&Entry::IpPortIp(place, part(2).ip())),
+            SetType::HashIpPortNet => self.entries.iter().any(
+                |entry| matches!(entry, Entry::IpPortNet(one, net) if *one == place && net.contains(&part(2).ip())),
+            ),
+            SetType::HashIp => self.entries.contains(&Entry::Ip(part(0).ip())),
+            SetType::BitmapPort => self.entries.contains(&Entry::Port(part(0).port())),
+        }
+    }
+}
+
+/// Sets by name.
+pub type Sets = BTreeMap<String, HeldSet>;
+
+/// All of it, in one family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// The virtual servers.
+    pub servers: BTreeMap<ServerKey, HeldServer>,
+    /// The sets of the types that kube-proxy uses, anybody's.
+    pub sets: Sets,
+    /// The addresses of the device; `None` without a device.
+    pub bound: Option<BTreeSet<IpAddr>>,
+}
+
+impl Held {
+    /// Reads it. What cannot be read is empty, and told.
+    #[must_use]
+    pub fn read(
+        family: IpFamily,
+        table: Option<&mut dyn IpvsTable>,
+        sets: Option<&mut dyn IpSets>,
+        links: &mut dyn Links,
+    ) -> (Self, Vec<SyncError>) {
+        let (mut held, mut errors) = (Self::default(), Vec::new());
+        if let Some(table) = table {
+            errors.extend(held.read_servers(family, table).err());
+        }
+        if let Some(sets) = sets {
+            errors.extend(held.read_sets(family, sets).err());
+        }
+        errors.extend(held.read_addresses(family, links).err());
+        (held, errors)
+    }
+
+    fn read_servers(&mut self, family: IpFamily, table: &mut dyn IpvsTable) -> Result<(), SyncError> {
+        let mut servers = Vec::new();
+        table.virtual_servers(family, &mut |server| servers.push(server))?;
+        for server in servers {
+            let mut reals = BTreeMap::new();
+            table.real_servers(server.key, &mut |real, count| _ = reals.insert(real.address, (real, count)))?;
+            self.servers.insert(server.key, HeldServer { server, reals });
+        }
+        Ok(())
+    }
+
+    fn read_sets(&mut self, family: IpFamily, sets: &mut dyn IpSets) -> Result<(), SyncError> {
+        let mut found: Vec<(SetName, SetType)> = Vec::new();
+        sets.sets(&mut |one| {
+            let set = one.set.filter(|set| set.family.is_none_or(|of| of == family));
+            found.extend(set.map(|set| (one.name, set.set_type)));
+        })?;
+        for (name, set_type) in found {
+            let mut entries = BTreeSet::new();
+            sets.entries(name, &mut |entry| _ = entries.insert(entry))?;
+            self.sets.insert(name.to_string(), HeldSet { set_type, entries });
+        }
+        Ok(())
+    }
+
+    fn read_addresses(&mut self, family: IpFamily, links: &mut dyn Links) -> Result<(), SyncError> {
+        if links.device(DEVICE)?.is_some() {
+            self.bound = Some(bound(links, family)?.into_iter().collect());
+        }
+        Ok(())
+    }
+
+    /// The node's addresses without those of the device; one that another device has too is listed twice, and stays.
+    #[must_use]
+    pub fn node_addresses(&self, all: &[IpAddr]) -> Vec<IpAddr> {
+        let mut rest = all.to_vec();
+        for ours in self.bound.iter().flatten() {
+            if let Some(at) = rest.iter().position(|ip| ip == ours) {
+                rest.remove(at);
+            }
+        }
+        rest
+    }
+}
