@@ -3,6 +3,8 @@
 //! In: random sequences of operations. Out: the fake kernel, compared after every sync with one that was filled at once,
 //! and with what each sync was allowed to write. Needs nothing of the machine.
 
+#[path = "common/cases.rs"]
+mod cases;
 #[path = "common/cluster.rs"]
 mod cluster;
 #[path = "incremental/fake.rs"]
@@ -15,19 +17,13 @@ mod run;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::TestRunner;
 use proxier::netfilter::iptables::Table;
 
+use self::cases::configuration;
 use self::cluster::Operation;
 use self::fake::{Fake, Tables};
 use self::run::{Run, Written};
-
-/// So many cases; PROPTEST_CASES asks for more or less of all, relative to the usual 300.
-fn configuration(cases: u32) -> Config {
-    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse::<u32>().ok());
-    let cases = asked.map_or(cases, |asked| (asked * cases / 300).max(1));
-    Config { cases, failure_persistence: None, ..Config::default() }
-}
 
 #[test]
 fn incremental_is_full() {

@@ -30,7 +30,7 @@ pub type Survey = BTreeMap<Question, Answer>;
 
 /// Asks all questions of a plan.
 ///
-/// Sampling goes on until an equal choice between one outcome more than was seen would have shown it, at [`RISK`].
+/// Sampling goes on until an equal choice between one outcome more than was seen would have shown it, at `RISK`.
 #[must_use]
 pub fn survey(node: &Node, plan: &Plan) -> Survey {
     let mut asker = Asker { node, number: 0, memory: node.memory() };

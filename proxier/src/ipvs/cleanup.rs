@@ -5,7 +5,7 @@
 //! Which virtual servers are ours is told by our own sets and addresses, so those of others stay, whatever the host
 //! uses IPVS for. Where neither device nor chain of ours is, nothing is asked that would load a module.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -17,7 +17,8 @@ use super::rules::{CHAINS, jumps};
 use crate::backend::SyncError;
 use crate::family::IpFamily;
 use crate::kernel::{
-    AddressOperation, IpSetError, IpSets, IptablesTool, IpvsTable, LinkError, Links, Operation, SetOperation, ToolError,
+    AddressOperation, IpSetError, IpSets, IptablesTool, IpvsError, IpvsTable, LinkError, Links, Operation,
+    SetOperation, ToolError,
 };
 use crate::netfilter::ipset::{Entry, Place, SetName};
 use crate::netfilter::iptables::Table;
@@ -59,7 +60,7 @@ pub struct Remains<'a> {
 }
 
 impl Remains<'_> {
-    /// Removes what the mode made in one family, after its rules. The device goes with its last address. With `patient`,
+    /// Removes what the mode made in one family, after its rules. The device goes last, after the other family's. With `patient`,
     /// a virtual server that has open connections stays, and its address; another mode gets the new ones meanwhile.
     ///
     /// # Errors
@@ -72,14 +73,15 @@ impl Remains<'_> {
             Ok(((used, unused), traces)) => {
                 let kept: HashSet<IpAddr> = used.iter().map(|key| key.address.ip()).collect();
                 // Packets stop coming here before there is nowhere to send them.
-                let mut steps = vec![unbind(self, family, &kept), remove_servers(self, &unused)];
-                if used.is_empty() {
-                    steps.push(destroy(self, &traces.sets));
-                } else {
-                    let count = used.len();
-                    steps.push(Err(SyncError(format!("{count} virtual servers have connections that are still open"))));
-                }
+                let steps = [unbind(self, family, &kept), remove_servers(self, &unused)];
                 errors.extend(steps.into_iter().filter_map(Result::err));
+                if !used.is_empty() {
+                    let count = used.len();
+                    errors.push(SyncError(format!("{count} virtual servers have connections that are still open")));
+                } else if errors.is_empty() {
+                    // Until then they tell which ones are ours.
+                    errors.extend(destroy(self, &traces.sets).err());
+                }
             }
             Err(error) => errors.push(error),
         }
@@ -99,7 +101,8 @@ struct Traces {
 
 impl Traces {
     fn find(kernel: &mut Remains<'_>, family: IpFamily) -> Result<Self, SyncError> {
-        let mut traces = Self { bound: bound(kernel.links, family)?.into_iter().collect(), ..Self::default() };
+        let mut traces =
+            Self { bound: bound(kernel.links, family)?.iter().map(IpNet::addr).collect(), ..Self::default() };
         for id in SetId::ALL {
             let name = SetName::new(id.name(family));
             let mut entries = Vec::new();
@@ -145,8 +148,9 @@ fn servers(
     patient: bool,
 ) -> Result<(Vec<ServerKey>, Vec<ServerKey>), SyncError> {
     let Some(table) = &mut kernel.table else { return Ok(Default::default()) };
-    let (mut keys, mut used, mut unused) = (Vec::new(), Vec::new(), Vec::new());
-    table.virtual_servers(family, &mut |server| keys.push(server.key))?;
+    // One may be listed twice.
+    let (mut keys, mut used, mut unused) = (BTreeSet::new(), Vec::new(), Vec::new());
+    table.virtual_servers(family, &mut |server| _ = keys.insert(server.key))?;
     for key in keys.into_iter().filter(|key| traces.has(*key)) {
         let mut open = false;
         if patient && graceful::waits(key.protocol) {
@@ -158,8 +162,8 @@ fn servers(
 }
 
 fn unbind(kernel: &mut Remains<'_>, family: IpFamily, kept: &HashSet<IpAddr>) -> Result<(), SyncError> {
-    let bound = bound(kernel.links, family)?.into_iter().filter(|ip| !kept.contains(ip));
-    let operations: Vec<_> = bound.map(|ip| AddressOperation::Delete(IpNet::from(ip))).collect();
+    let bound = bound(kernel.links, family)?.into_iter().filter(|net| !kept.contains(&net.addr()));
+    let operations: Vec<_> = bound.map(AddressOperation::Delete).collect();
     if operations.is_empty() {
         return Ok(());
     }
@@ -176,7 +180,11 @@ fn remove_servers(kernel: &mut Remains<'_>, keys: &[ServerKey]) -> Result<(), Sy
     let Some(table) = &mut kernel.table else { return Ok(()) };
     let operations: Vec<_> = keys.iter().map(|key| Operation::DeleteVirtual(*key)).collect();
     let mut failure = None;
-    table.apply(&operations, &mut |_, error| _ = failure.get_or_insert(error))?;
+    table.apply(&operations, &mut |_, error| {
+        if !matches!(error, IpvsError::NotFound(_)) {
+            failure.get_or_insert(error);
+        }
+    })?;
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
@@ -187,13 +195,25 @@ fn destroy(kernel: &mut Remains<'_>, sets: &[SetName]) -> Result<(), SyncError> 
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Deletes the device, unless the other family still has addresses there.
+fn has_sets(sets: &mut dyn IpSets, family: IpFamily) -> Result<bool, SyncError> {
+    for id in SetId::ALL {
+        match sets.set(SetName::new(id.name(family))) {
+            Ok(None) => {}
+            Ok(Some(_)) => return Ok(true),
+            Err(IpSetError::Missing) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
+}
+
+/// Deletes the device, unless there is more of either family: it is what tells the next one who looks.
 fn remove_device(kernel: &mut Remains<'_>) -> Result<(), SyncError> {
     if kernel.links.device(DEVICE)?.is_none() {
         return Ok(());
     }
     for family in IpFamily::ALL {
-        if !bound(kernel.links, family)?.is_empty() {
+        if !bound(kernel.links, family)?.is_empty() || has_sets(kernel.sets, family)? {
             return Ok(());
         }
     }

@@ -6,6 +6,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
+
 use super::Ipvs;
 use super::graceful::Deadlines;
 use super::names::SetId;
@@ -15,7 +17,7 @@ use crate::backend::SyncError;
 use crate::kernel::IpSetError;
 use crate::netfilter::ipset::SetName;
 use crate::netfilter::iptables::Table;
-use crate::netfilter::ipvs::{RealServer, VirtualServer};
+use crate::netfilter::ipvs::RealServer;
 use crate::xtables::Tables;
 
 /// Differences, of which a person reads the first.
@@ -84,7 +86,7 @@ impl Ipvs {
     }
 
     fn compare_addresses(&mut self, notes: &mut Notes) -> Result<(), SyncError> {
-        let bound: BTreeSet<_> = self.kernel.bound(self.family)?.into_iter().collect();
+        let bound: BTreeSet<_> = self.kernel.bound(self.family)?.iter().map(IpNet::addr).collect();
         let expected: BTreeSet<_> = self.state.addresses.held().collect();
         if let Some(ip) = expected.difference(&bound).next() {
             notes.add(|| format!("address {ip} is not bound any more"));
@@ -100,11 +102,10 @@ impl Ipvs {
     }
 
     fn compare_servers(&mut self, notes: &mut Notes) -> Result<(), SyncError> {
-        let mut found: HashSet<VirtualServer> = HashSet::new();
-        self.kernel.table.virtual_servers(self.family, &mut |server| _ = found.insert(server))?;
+        let mut found = self.virtual_servers()?;
         for image in self.state.images() {
             let key = image.server.key;
-            if !found.remove(&image.server) {
+            if found.remove(&key) != Some(image.server) {
                 notes.add(|| format!("virtual server {key} is gone or changed"));
                 continue;
             }
@@ -127,10 +128,7 @@ impl Ipvs {
                 notes.add(|| format!("real servers of {key} were changed"));
             }
         }
-        let strays = found.iter().filter(|server| !self.is_excluded(server.key.address.ip()));
-        let mut strays: Vec<_> = strays.map(|server| server.key).collect();
-        strays.sort_unstable();
-        if let Some(key) = strays.first() {
+        if let Some(key) = found.into_keys().filter(|key| !self.is_excluded(key.address.ip())).min() {
             notes.add(|| format!("virtual server {key} is not ours"));
         }
         Ok(())

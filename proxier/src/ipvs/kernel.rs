@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::names::DEVICE;
 use crate::backend::SyncError;
 use crate::family::IpFamily;
@@ -32,26 +34,27 @@ impl Kernel {
         all.sort_unstable();
         // An address that another device has too is listed twice, and stays.
         for ours in self.bound(family)? {
-            if let Ok(at) = all.binary_search(&ours) {
+            if let Ok(at) = all.binary_search(&ours.addr()) {
                 all.remove(at);
             }
         }
         Ok(all)
     }
 
-    pub(super) fn bound(&mut self, family: IpFamily) -> Result<Vec<IpAddr>, SyncError> {
+    pub(super) fn bound(&mut self, family: IpFamily) -> Result<Vec<IpNet>, SyncError> {
         bound(self.links.as_mut(), family)
     }
 }
 
 /// The addresses of our device; none if there is no such device. Link-local ones are the kernel's own.
-pub(super) fn bound(links: &mut dyn Links, family: IpFamily) -> Result<Vec<IpAddr>, SyncError> {
+/// Ours are networks of one address; the kernel deletes others only by the prefix that they have.
+pub(super) fn bound(links: &mut dyn Links, family: IpFamily) -> Result<Vec<IpNet>, SyncError> {
     let mut bound = Vec::new();
-    match links.addresses(DEVICE, family, &mut |net: ipnet::IpNet| bound.push(net.addr())) {
+    match links.addresses(DEVICE, family, &mut |net: IpNet| bound.push(net)) {
         Ok(()) | Err(LinkError::NoDevice(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    bound.retain(|ip| !family.is_link_local(ip));
+    bound.retain(|net| !family.is_link_local(&net.addr()));
     Ok(bound)
 }
 

@@ -112,7 +112,6 @@ impl Ipvs {
         self.provide();
         prepare::objects(&mut self.kernel, self.family)?;
         let settings = self.settings(snapshot)?;
-        let seen = self.observe()?;
         let gone: Vec<ServicePortName> =
             self.state.names().filter(|name| !snapshot.ports.contains_key(*name)).cloned().collect();
         for name in &gone {
@@ -121,6 +120,7 @@ impl Ipvs {
         for name in snapshot.ports.keys() {
             self.state.want(name, render::render(snapshot, name, &settings), false);
         }
+        let seen = self.observe()?;
         self.rejected.clear();
         self.settle(&settings, Some(&seen), now)?;
         self.state.settings = Some(settings);
@@ -203,7 +203,8 @@ impl Backend for Ipvs {
     }
 
     fn next_event(&self) -> Option<Instant> {
-        self.state.draining.next_look()
+        // After a failure the next sync looks at everything, those that wait among it.
+        self.state.settings.as_ref().and_then(|_| self.state.draining.next_look())
     }
 
     fn tick(&mut self, now: Instant) -> Result<(), SyncError> {

@@ -19,6 +19,14 @@ pub struct Image {
     pub reals: Arc<[SocketAddr]>,
 }
 
+impl Image {
+    /// The same without one of its real servers.
+    #[must_use]
+    pub fn without(&self, address: SocketAddr) -> Self {
+        Self { server: self.server, reals: self.reals.iter().copied().filter(|real| *real != address).collect() }
+    }
+}
+
 /// A virtual server as the kernel holds it.
 #[derive(Clone, Debug)]
 pub struct Found {

@@ -75,15 +75,19 @@ pub(super) fn sysctls(kernel: &mut Kernel, config: &IpvsConfig) -> Result<(), Sy
     if config.strict_arp {
         sysctls.extend([("net/ipv4/conf/all/arp_ignore", 1), ("net/ipv4/conf/all/arp_announce", 2)]);
     }
+    let mut problems = Vec::new();
     for (name, value) in sysctls {
-        kernel.host.set_sysctl(name, value).map_err(|error| {
-            SyncError(format!(
-                "cannot set {name} to {value}, which IPVS mode needs: {error}; set it on the host (sysctl -w), or run \
-                 privileged"
-            ))
-        })?;
+        if let Err(error) = kernel.host.set_sysctl(name, value) {
+            problems.push(format!("{name} to {value} ({error})"));
+        }
     }
-    Ok(())
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(SyncError(format!(
+        "cannot set {}, which IPVS mode needs; set it on the host (sysctl -w), or run privileged",
+        problems.join(", ")
+    )))
 }
 
 /// Whole seconds, upwards: zero would mean something else.

@@ -35,6 +35,8 @@ const BARRED: Owner = 0;
 #[derive(Debug)]
 pub(super) struct Seen {
     servers: HashMap<ServerKey, VirtualServer>,
+    /// Addresses of the device that are not bound as we bind them.
+    odd: HashMap<IpAddr, IpNet>,
     tables: Tables,
 }
 
@@ -78,12 +80,28 @@ impl Ipvs {
             self.kernel.sets.entries(set_name(id, self), &mut |entry| entries.push(entry))?;
             self.state.entries[id as usize].found(entries);
         }
-        self.state.addresses.found(self.kernel.bound(self.family)?);
-        let mut servers = HashMap::new();
-        self.kernel.table.virtual_servers(self.family, &mut |server| _ = servers.insert(server.key, server))?;
+        let bound = self.kernel.bound(self.family)?;
+        self.state.addresses.found(bound.iter().map(IpNet::addr));
+        let odd = bound.into_iter().filter(|net| *net != IpNet::from(net.addr()));
+        let odd = odd.map(|net| (net.addr(), net)).collect();
+        let servers = self.virtual_servers()?;
         self.state.touch(self.state.all_keys());
         self.state.touch(servers.keys().copied());
-        Ok(Seen { servers, tables })
+        Ok(Seen { servers, odd, tables })
+    }
+
+    /// The virtual servers of the family. The kernel counts all it has told of, so where the other family deletes some
+    /// meanwhile, it leaves others out: who is missed is looked for once more.
+    pub(super) fn virtual_servers(&mut self) -> Result<HashMap<ServerKey, VirtualServer>, SyncError> {
+        let known = self.state.all_keys();
+        let mut servers = HashMap::with_capacity(known.len());
+        for _ in 0..2 {
+            self.kernel.table.virtual_servers(self.family, &mut |server| _ = servers.insert(server.key, server))?;
+            if known.iter().all(|key| servers.contains_key(key)) {
+                break;
+            }
+        }
+        Ok(servers)
     }
 
     /// Does what is to be done about everything that was touched.
@@ -95,9 +113,10 @@ impl Ipvs {
         let [added, deleted] = self.set_changes();
         self.apply_sets(&added, &mut troubles)?;
         let (bind, unbind) = self.state.addresses.changes();
-        self.apply_addresses(&bind, AddressOperation::Add, &mut troubles)?;
+        self.apply_addresses(bind.into_iter().map(|ip| AddressOperation::Add(ip.into())), &mut troubles)?;
         self.write_rules(settings, seen)?;
-        self.apply_addresses(&unbind, AddressOperation::Delete, &mut troubles)?;
+        let as_bound = |ip: IpAddr| seen.and_then(|seen| seen.odd.get(&ip).copied()).unwrap_or(ip.into());
+        self.apply_addresses(unbind.into_iter().map(|ip| AddressOperation::Delete(as_bound(ip))), &mut troubles)?;
         let end = std::mem::take(&mut work.end);
         self.apply_servers(&end, &mut work, seen.is_some(), &mut troubles)?;
         self.apply_sets(&deleted, &mut troubles)?;
@@ -192,7 +211,10 @@ impl Ipvs {
             match error {
                 IpvsError::NotFound(_) if deletion => continue,
                 // What follows from the first failure says nothing new.
-                _ if work.failed.contains(&key) => continue,
+                _ if work.failed.contains(&key) => {
+                    self.distrust(operation, work.before.get(&key).copied().flatten());
+                    continue;
+                }
                 IpvsError::Exists(_) | IpvsError::NotFound(_) if !seen => return Err(error.into()),
                 IpvsError::Missing { .. }
                 | IpvsError::NotPermitted
@@ -218,7 +240,11 @@ impl Ipvs {
                 let reals = self.state.image(key).map_or_else(|| [].into(), |image| image.reals.clone());
                 self.state.set_image(key, before.map(|server| Image { server, reals }));
             }
-            Operation::AddReal(..) | Operation::UpdateReal(..) | Operation::DeleteReal(..) => {}
+            Operation::AddReal(_, real) => {
+                let image = self.state.image(key).map(|image| image.without(real.address));
+                self.state.set_image(key, image);
+            }
+            Operation::UpdateReal(..) | Operation::DeleteReal(..) => {}
         }
     }
 
@@ -277,18 +303,20 @@ impl Ipvs {
 
     fn apply_addresses(
         &mut self,
-        addresses: &[IpAddr],
-        operation: fn(IpNet) -> AddressOperation,
+        operations: impl Iterator<Item = AddressOperation>,
         troubles: &mut Troubles,
     ) -> Result<(), SyncError> {
-        if addresses.is_empty() {
+        let operations: Vec<AddressOperation> = operations.collect();
+        if operations.is_empty() {
             return Ok(());
         }
-        let operations: Vec<AddressOperation> = addresses.iter().map(|&ip| operation(IpNet::from(ip))).collect();
         let mut failures = BTreeMap::new();
         self.kernel.links.apply(DEVICE, &operations, &mut |index, error| _ = failures.insert(index, error))?;
-        for (index, &ip) in addresses.iter().enumerate() {
-            let held = matches!(operations[index], AddressOperation::Add(_));
+        for (index, operation) in operations.iter().enumerate() {
+            let (ip, held) = match operation {
+                AddressOperation::Add(net) => (net.addr(), true),
+                AddressOperation::Delete(net) => (net.addr(), false),
+            };
             match failures.remove(&index) {
                 // Somebody did it before us.
                 None | Some(LinkError::Exists { .. } | LinkError::NotFound { .. }) => {

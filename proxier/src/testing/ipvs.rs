@@ -26,6 +26,8 @@ struct State {
     without: BTreeSet<String>,
     failing: Option<fn() -> IpvsError>,
     refused: Option<SocketAddr>,
+    twice: bool,
+    missed: Option<ServerKey>,
     operations: Vec<Operation>,
     listings: usize,
 }
@@ -42,6 +44,8 @@ impl Default for FakeIpvs {
             without: BTreeSet::new(),
             failing: None,
             refused: None,
+            twice: false,
+            missed: None,
             operations: Vec::new(),
             listings: 0,
         })))
@@ -87,6 +91,16 @@ impl FakeIpvs {
         self.state().refused = address;
     }
 
+    /// Lists everything twice from now on, as kernels do with what moves while they list.
+    pub fn list_twice(&self) {
+        self.state().twice = true;
+    }
+
+    /// Leaves a virtual server out when they are listed next, as kernels do while others are deleted.
+    pub fn miss_once(&self, key: ServerKey) {
+        self.state().missed = Some(key);
+    }
+
     /// A virtual server and its real ones, in the order of their addresses.
     #[must_use]
     pub fn server(&self, key: ServerKey) -> Option<(VirtualServer, Vec<RealServer>)> {
@@ -110,6 +124,11 @@ impl fmt::Display for FakeIpvs {
 }
 
 impl State {
+    /// How often each entry is listed.
+    fn times(&self) -> usize {
+        if self.twice { 2 } else { 1 }
+    }
+
     fn asked(&mut self) -> Result<(), IpvsError> {
         self.failing.map_or(Ok(()), |how| Err(how()))
     }
@@ -195,9 +214,11 @@ impl IpvsTable for FakeIpvs {
         let mut state = self.state();
         state.asked()?;
         state.listings += 1;
-        let of_family = |key: &ServerKey| IpFamily::of(&key.address.ip()) == family;
+        let missed = state.missed.take();
+        let of_family = |key: &ServerKey| IpFamily::of(&key.address.ip()) == family && missed != Some(*key);
         let servers: Vec<VirtualServer> =
             state.virtuals.iter().filter(|(key, _)| of_family(key)).map(|(_, (server, _))| *server).collect();
+        let servers = servers.repeat(state.times());
         drop(state);
         servers.into_iter().for_each(each);
         Ok(())
@@ -209,6 +230,7 @@ impl IpvsTable for FakeIpvs {
         state.listings += 1;
         let reals: Vec<_> =
             state.virtuals.get(&of).map(|(_, reals)| reals.values().copied().collect()).unwrap_or_default();
+        let reals = reals.repeat(state.times());
         drop(state);
         reals.into_iter().for_each(|(real, connections)| each(real, connections));
         Ok(())

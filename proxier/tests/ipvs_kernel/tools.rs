@@ -184,6 +184,19 @@ fn ip_shows_what_was_written() {
     });
 }
 
+#[test]
+fn a_device_without_ipv6_is_told_from_missing_rights() {
+    in_namespace(|| {
+        let mut links = SystemLinks::open().expect("rtnetlink");
+        links.create_dummy(link::DEVICE).expect("made");
+        run("sysctl -q -w net.ipv6.conf.kube-ipvs0.disable_ipv6=1");
+        let both = ["10.96.0.1/32", "fd00::1/128"].map(|net| proxier::kernel::AddressOperation::Add(link::net(net)));
+        let refused = link::apply(&mut links, &both);
+        assert!(matches!(&refused[..], [(1, text)] if text.contains("disable_ipv6=0")), "{refused:?}");
+        assert_eq!(link::addresses(&mut links), [link::net("10.96.0.1/32")]);
+    });
+}
+
 /// What this test looks for in its environment when it is its own child, without rights.
 const CHILD: &str = "PROXIER_TEST_WITHOUT_RIGHTS";
 

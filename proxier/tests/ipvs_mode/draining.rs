@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proxier::kernel::IpvsError;
 use proxier::netfilter::ipvs::{Connections, ServerKey, UDP};
 
 use super::fake::tcp;
@@ -124,6 +125,44 @@ fn a_new_process_goes_on_waiting() {
     use_by(&world, 0);
     world.pass(MINUTE);
     assert!(world.fake.keys().is_empty() && world.fake.bound().is_empty());
+}
+
+#[test]
+fn a_failed_sync_has_nobody_look_in_vain() {
+    let mut world = world();
+    use_by(&world, 1);
+    world.apply(slice("web", &["10.244.1.6"]));
+    world.sync();
+    world.fake.servers.fail(Some(|| IpvsError::NotPermitted));
+    world.now += MINUTE;
+    world.want_everything();
+    assert!(world.try_sync().is_err());
+    // A look that is due and does nothing would be due again at once, and so keep a CPU busy until the next try.
+    assert_eq!(world.backend.next_event(), None);
+    world.fake.servers.fail(None);
+    world.sync();
+    use_by(&world, 0);
+    world.pass(MINUTE);
+    assert_eq!(reals(&world), with_weights(&[(B, 1)]));
+}
+
+#[test]
+fn what_the_kernel_leaves_out_of_a_list_is_not_gone() {
+    let mut world = world();
+    world.fake.servers.miss_once(tcp(WEB));
+    assert_eq!(world.backend.damage(world.now).expect("an answer"), None);
+    use_by(&world, 1);
+    world.delete(&service("web", "10.96.0.10"));
+    world.sync();
+    world.fake.servers.miss_once(tcp(WEB));
+    world.want_everything();
+    world.sync();
+    assert_eq!((world.fake.bound().len(), reals(&world)), (1, with_weights(&[(A, 0)])), "connections live on");
+    world.apply(service("web", "10.96.0.10"));
+    world.restart();
+    world.fake.servers.miss_once(tcp(WEB));
+    assert_eq!(world.sync().rejected, [], "nothing is made that is there");
+    assert_eq!(reals(&world), with_weights(&[(A, 1), (B, 1)]));
 }
 
 #[test]

@@ -1,17 +1,11 @@
 //! Whatever happened, and in whatever order, the kernel is as a fresh start would make it.
 
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::TestRunner;
 
+use super::cases::configuration;
 use super::cluster::{self, Operation};
 use super::fake::Fake;
 use super::run::{Kernel, Run};
-
-/// So many cases; PROPTEST_CASES asks for more or less of all, relative to the usual 300.
-fn configuration(cases: u32) -> Config {
-    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse::<u32>().ok());
-    let cases = asked.map_or(cases, |asked| (asked * cases / 300).max(1));
-    Config { cases, failure_persistence: None, ..Config::default() }
-}
 
 #[test]
 fn incremental_is_full() {

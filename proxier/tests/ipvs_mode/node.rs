@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
-use proxier::kernel::{Host, IpvsTable, Operation};
+use proxier::kernel::{AddressOperation, Host, IpvsTable, Links, Operation};
 use proxier::model::{IpvsConfig, NodePortAddresses};
 use proxier::netfilter::ipvs::{Flags, Persistence, Scheduler, VirtualServer};
 use proxier::testing::objects;
 use serde_json::json;
 
-use super::fake::{Fake, tcp};
+use super::fake::{DEVICE, Fake, tcp};
 use super::world::{World, ip, service, service_with, slice};
 
 fn node_port() -> serde_json::Value {
@@ -125,4 +125,35 @@ fn the_host_is_told_what_ipvs_needs() {
     }
     assert!(host.sysctl("net/ipv4/vs/conn_reuse_mode").is_err(), "a new kernel keeps its own");
     assert_eq!(world.fake.servers.clone().timeouts().expect("an answer").tcp, 2);
+}
+
+#[test]
+fn a_sysctl_that_cannot_be_set_keeps_no_other() {
+    let ipvs = IpvsConfig { strict_arp: true, ..IpvsConfig::default() };
+    let mut world = World::with(Fake::default(), objects::config(), ipvs);
+    for name in ["net/ipv4/vs/conntrack", "net/ipv4/ip_forward"] {
+        world.fake.host.refuse(name, std::io::ErrorKind::PermissionDenied);
+    }
+    let said = world.backend.prepare().expect_err("it is told at the start").0;
+    assert!(said.contains("vs/conntrack to 1 (permission denied), net/ipv4/ip_forward to 1 (perm"), "{said}");
+    world.apply(service("web", "10.96.0.10"));
+    world.sync();
+    let mut host = world.fake.host.clone();
+    assert_eq!(host.sysctl("net/ipv4/vs/expire_nodest_conn").expect("it is set"), 1);
+    assert_eq!(host.sysctl("net/ipv4/conf/all/arp_ignore").expect("it is set"), 1);
+    assert_eq!(world.fake.bound(), ["10.96.0.10/32"]);
+}
+
+#[test]
+fn addresses_that_nobody_wants_go_whatever_their_prefix() {
+    let mut world = World::new();
+    world.apply(service("web", "10.96.0.10"));
+    world.sync();
+    let stray = ["198.18.0.1/24", "198.18.1.1/32"].map(|net| AddressOperation::Add(net.parse().expect("a network")));
+    world.fake.links.clone().apply(DEVICE, &stray, &mut |_, error| panic!("{error}")).expect("the fake works");
+    assert!(world.backend.damage(world.now).expect("an answer").is_some_and(|damage| damage.contains("198.18.0.1")));
+    world.want_everything();
+    world.sync();
+    assert_eq!(world.fake.bound(), ["10.96.0.10/32"]);
+    assert_eq!(world.backend.damage(world.now).expect("an answer"), None);
 }

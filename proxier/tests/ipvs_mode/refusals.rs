@@ -45,6 +45,9 @@ fn a_refused_endpoint_keeps_no_other() {
     world.apply(slice("bad", &["10.244.1.5", "10.244.1.6", "10.244.1.7"]));
     assert_eq!(world.sync().rejected.len(), 1);
     assert_eq!(world.fake.reals("10.96.0.11:80").len(), 2);
+    assert_eq!(world.backend.damage(world.now).expect("an answer"), None, "what was never there is not gone");
+    assert_eq!(world.sync().rejected.len(), 1, "it is tried again");
+    assert_eq!(world.fake.reals("10.96.0.11:80").len(), 2);
     world.fake.servers.refuse(None);
     assert_eq!(world.sync().rejected, []);
     assert_eq!(world.fake.reals("10.96.0.11:80").len(), 3);

@@ -1,8 +1,9 @@
 //! Removing the mode removes what is ours and nothing else.
 
+use proxier::backend::SyncError;
 use proxier::iptables;
 use proxier::ipvs;
-use proxier::kernel::{IpSets, IpvsTable, Operation, SetOperation};
+use proxier::kernel::{AddressOperation, IpSets, IpvsTable, Links, Operation, SetOperation};
 use proxier::netfilter::ipset::{Set, SetName, SetType};
 use proxier::netfilter::iptables::Table;
 use proxier::netfilter::ipvs::{Connections, Flags, Scheduler, VirtualServer};
@@ -84,21 +85,72 @@ fn both_modes_go_in_one_go() {
     assert_eq!(world.fake.links.held(DEVICE), None);
 }
 
+/// What a start in another mode does.
+fn remove_patiently(world: &World) -> Result<(), Vec<SyncError>> {
+    let (mut table, mut sets, mut links) =
+        (world.fake.servers.clone(), world.fake.sets.clone(), world.fake.links.clone());
+    ipvs::Remains { table: Some(&mut table), sets: &mut sets, links: &mut links }.remove(IpFamily::V4, true)
+}
+
 #[test]
 fn open_connections_keep_their_virtual_server() {
     let world = world();
     let (key, real) = (tcp("10.96.0.10:80"), "10.244.1.5:8080".parse().expect("an address"));
-    let remove = || {
-        let (mut table, mut sets, mut links) =
-            (world.fake.servers.clone(), world.fake.sets.clone(), world.fake.links.clone());
-        ipvs::Remains { table: Some(&mut table), sets: &mut sets, links: &mut links }.remove(IpFamily::V4, true)
-    };
     assert!(world.fake.servers.set_connections(key, real, Connections { active: 1, ..Connections::default() }));
-    let errors = remove().expect_err("one stays");
+    let errors = remove_patiently(&world).expect_err("one stays");
     assert!(errors[0].0.contains("still open"), "{errors:?}");
     assert_eq!((world.fake.keys(), world.fake.bound()), (vec![key], vec!["10.96.0.10/32".to_owned()]));
     assert!(world.fake.servers.set_connections(key, real, Connections { inactive: 1, ..Connections::default() }));
-    remove().expect("those that are being closed need nobody");
+    remove_patiently(&world).expect("those that are being closed need nobody");
     assert!(world.fake.keys().is_empty() && world.fake.sets.to_string().is_empty());
     assert_eq!(world.fake.links.held(DEVICE), None);
+}
+
+#[test]
+fn what_is_listed_twice_is_removed_once() {
+    let mut world = world();
+    world.fake.servers.list_twice();
+    assert_eq!(world.backend.damage(world.now).expect("an answer"), None);
+    world.restart();
+    let _ = world.fake.servers.take_operations();
+    assert_eq!(world.sync().rejected, []);
+    assert_eq!(world.fake.servers.take_operations(), []);
+    world.backend.cleanup().expect("all can be removed");
+    assert!(world.fake.keys().is_empty() && world.fake.links.held(DEVICE).is_none());
+}
+
+#[test]
+fn the_device_goes_whatever_its_addresses_are() {
+    let mut world = world();
+    let stray = [AddressOperation::Add("198.18.0.1/24".parse().expect("a network"))];
+    world.fake.links.clone().apply(DEVICE, &stray, &mut |_, error| panic!("{error}")).expect("the fake works");
+    world.backend.cleanup().expect("all can be removed");
+    assert_eq!(world.fake.links.held(DEVICE), None);
+}
+
+#[test]
+fn what_cannot_be_removed_is_known_the_next_time() {
+    let mut world = world();
+    let key = tcp("192.168.50.2:30080");
+    world.fake.servers.refuse(Some(key.address));
+    assert_eq!(world.backend.cleanup().expect_err("one stays").len(), 1);
+    assert_eq!(world.fake.keys(), [key]);
+    assert!(ipvs::has_device(&mut world.fake.links.clone()).expect("an answer"), "who looks finds that there is more");
+    world.fake.servers.refuse(None);
+    world.backend.cleanup().expect("all can be removed");
+    assert!(world.fake.keys().is_empty() && world.fake.sets.to_string().is_empty());
+    assert_eq!(world.fake.links.held(DEVICE), None);
+}
+
+#[test]
+fn a_connection_to_a_node_port_is_waited_for_too() {
+    let world = world();
+    let (key, real) = (tcp("192.168.50.2:30080"), "10.244.1.5:8080".parse().expect("an address"));
+    assert!(world.fake.servers.set_connections(key, real, Connections { active: 1, ..Connections::default() }));
+    remove_patiently(&world).expect_err("one stays");
+    assert_eq!(world.fake.bound(), [] as [&str; 0]);
+    assert!(ipvs::has_device(&mut world.fake.links.clone()).expect("an answer"), "or nobody would look again");
+    assert!(world.fake.servers.set_connections(key, real, Connections::default()));
+    remove_patiently(&world).expect("nobody uses it");
+    assert!(world.fake.keys().is_empty() && world.fake.links.held(DEVICE).is_none());
 }

@@ -4,19 +4,13 @@
 
 use std::cell::Cell;
 
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::TestRunner;
 
+use super::cases::configuration;
 use super::cluster::{self, Operation};
 use super::fake::Fake;
 use super::meaning;
 use super::run::{Kernel, Run};
-
-/// So many cases; PROPTEST_CASES asks for more or less of all, relative to the usual 300.
-fn configuration(cases: u32) -> Config {
-    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse::<u32>().ok());
-    let cases = asked.map_or(cases, |asked| (asked * cases / 300).max(1));
-    Config { cases, failure_persistence: None, ..Config::default() }
-}
 
 #[test]
 fn incremental_is_full() {

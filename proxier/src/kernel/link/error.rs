@@ -22,6 +22,12 @@ pub enum LinkError {
     /// We may not.
     #[error("devices may be changed only with CAP_NET_ADMIN in the host's network namespace: run privileged")]
     NotPermitted,
+    /// The device takes no IPv6 addresses.
+    #[error(
+        "IPv6 is switched off for device {0}: switch it on (sysctl -w net.ipv6.conf.{0}.disable_ipv6=0), or off for all of \
+         the node (net.ipv6.conf.all.disable_ipv6=1)"
+    )]
+    NoIpv6(DeviceName),
     /// There is a device of that name that is no dummy.
     #[error("device {name} exists and is no dummy device but {found}: it is not ours; rename or delete it")]
     Clash {
@@ -72,6 +78,7 @@ impl LinkError {
     pub(crate) fn of(name: DeviceName, operation: &AddressOperation, errno: Option<i32>, source: io::Error) -> Self {
         let (AddressOperation::Add(address) | AddressOperation::Delete(address)) = *operation;
         match errno {
+            Some(libc::EACCES) if address.addr().is_ipv6() => Self::NoIpv6(name),
             Some(libc::EPERM | libc::EACCES) => Self::NotPermitted,
             Some(libc::ENODEV) => Self::NoDevice(name),
             Some(libc::EEXIST) => Self::Exists { name, address },
