@@ -218,7 +218,11 @@ impl fmt::Display for Figures {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let count = u32::try_from(self.latencies.len()).unwrap_or(u32::MAX).max(1);
         let median = self.latencies.get(self.latencies.len() / 2).copied().unwrap_or_default();
-        let late = self.latencies.get(self.latencies.len() * 99 / 100).copied().unwrap_or_default();
+        let late = self
+            .latencies
+            .get((self.latencies.len() * 99).div_ceil(100).saturating_sub(1))
+            .copied()
+            .unwrap_or_default();
         let worst = self.latencies.last().copied().unwrap_or_default();
         let mb = |(now, peak): (u64, u64)| format!("{:.1} MB ({:.1})", now as f64 / 1e3, peak as f64 / 1e3);
         write!(f, "| {} | {} | {:.2} s ", self.services, self.label, self.cold.as_secs_f64())?;
