@@ -119,7 +119,7 @@ impl Held {
 
     fn read_addresses(&mut self, family: IpFamily, links: &mut dyn Links) -> Result<(), SyncError> {
         if links.device(DEVICE)?.is_some() {
-            self.bound = Some(bound(links, family)?.into_iter().collect());
+            self.bound = Some(bound(links, family)?.iter().map(ipnet::IpNet::addr).collect());
         }
         Ok(())
     }
