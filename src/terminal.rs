@@ -4,6 +4,7 @@
 //! work that takes long. Must not know: what it is about.
 
 use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// The width where there is no terminal.
@@ -198,6 +199,20 @@ pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
         std::process::exit(1);
+    }
+}
+
+/// Says what a command found, or why it could not be done: status 0 or 1.
+pub fn answer(found: Result<String, String>) -> ExitCode {
+    match found {
+        Ok(text) => {
+            print(&text);
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            eprintln!("Error: {problem}");
+            ExitCode::FAILURE
+        }
     }
 }
 

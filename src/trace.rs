@@ -17,14 +17,14 @@ use serde_json::json;
 
 use crate::inspect::paths::{CLIENT_PORT, Paths};
 use crate::inspect::rules::FamilyRules;
-use crate::terminal::{Look, Style, print};
+use crate::terminal::{Look, Style, answer};
 
 /// Where clients outside of the cluster are, where nobody says where: addresses for documentation.
 const OUTSIDE: [&str; 2] = ["198.51.100.7", "2001:db8::7"];
 
 /// How to show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
+pub enum Output {
     /// For people
     #[default]
     Text,
@@ -64,16 +64,7 @@ pub fn destination(text: &str) -> Result<(SocketAddr, Protocol), String> {
 
 /// Runs the command. Status 1: it could not be done.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    match shown(arguments) {
-        Ok(text) => {
-            print(&text);
-            ExitCode::SUCCESS
-        }
-        Err(problem) => {
-            eprintln!("Error: {problem}");
-            ExitCode::FAILURE
-        }
-    }
+    answer(shown(arguments))
 }
 
 fn shown(arguments: &Arguments) -> Result<String, String> {

@@ -12,7 +12,7 @@ mod walk;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use proxier::IpFamily;
 use proxier::inspect::services::{ServicePortView, dispatch_of};
 use proxier::model::{NamespacedName, Protocol};
@@ -26,20 +26,10 @@ use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::inspect::{Focus, Look as Seen, look};
 use crate::terminal::{Look, Style, print, wrapped};
-use crate::trace::destination;
+use crate::trace::{Output, destination};
 
 /// The name and version of the JSON's schema.
 const SCHEMA: &str = "kube-proxy.diagnose/v1";
-
-/// How to show it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// JSON; the schema is in src/dump/README.md
-    Json,
-}
 
 /// The arguments of `diagnose`.
 #[derive(Clone, Debug, Args)]

@@ -17,7 +17,7 @@ use proxier::model::NamespacedName;
 use crate::inspect::arguments::{Asked, Sources};
 use crate::inspect::report::Report;
 use crate::inspect::{Focus, look, look_as_asked};
-use crate::terminal::{Look, print};
+use crate::terminal::{Look, answer};
 
 pub use text::text;
 
@@ -67,16 +67,7 @@ pub fn service_name(text: &str) -> Result<NamespacedName, String> {
 
 /// Runs the command. Status 1: it could not be done, or there is no such Service.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    match shown(arguments) {
-        Ok(text) => {
-            print(&text);
-            ExitCode::SUCCESS
-        }
-        Err(problem) => {
-            eprintln!("Error: {problem}");
-            ExitCode::FAILURE
-        }
-    }
+    answer(shown(arguments))
 }
 
 fn shown(arguments: &Arguments) -> Result<String, String> {
