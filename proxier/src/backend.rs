@@ -4,7 +4,7 @@
 //! Must not know: any mode.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -53,6 +53,11 @@ pub trait Backend: Send + fmt::Debug {
     /// # Errors
     /// All that went wrong; what could be removed is removed.
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>>;
+}
+
+/// How long to wait after a check that took so much CPU time: checks may take one hundredth of one CPU.
+pub(crate) fn pause_after(effort: Duration) -> Duration {
+    effort * 100
 }
 
 /// Why a sync failed, in the words of the tool or the kernel.

@@ -24,7 +24,7 @@ use self::plan::{Input, Transaction};
 use self::settings::{Features, Settings};
 pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
 use self::state::State;
-use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules};
+use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules, pause_after};
 use crate::family::IpFamily;
 use crate::kernel::iptables::{IptablesTool, RestoreError};
 use crate::kernel::{Host, ToolError, cpu_time};
@@ -38,9 +38,6 @@ const TCP_BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
 
 /// How many Service ports one sync may find refused before it gives up until the next.
 const MAX_REJECTIONS: usize = 1000;
-
-/// A check of all rules may take one hundredth of one CPU.
-const CHECK_SHARE: u32 = 100;
 
 /// iptables mode in one family.
 #[derive(Debug)]
@@ -284,7 +281,7 @@ impl Backend for Iptables {
         let before = cpu_time();
         let observed = self.observe()?;
         let damage = self.accepted.drift(self.state.expectations(), &observed);
-        self.next_check = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
+        self.next_check = Some(now + pause_after(cpu_time().saturating_sub(before)));
         Ok(damage)
     }
 

@@ -32,16 +32,13 @@ use tracing::{debug, warn};
 
 use self::settings::Settings;
 use self::state::State;
-use crate::backend::{Backend, Rejected, SyncError, SyncStats};
+use crate::backend::{Backend, Rejected, SyncError, SyncStats, pause_after};
 use crate::family::IpFamily;
 use crate::kernel::cpu_time;
 use crate::model::{Config, IpvsConfig, Scope, ServicePortName, Snapshot};
 use crate::netfilter::iptables::Table;
 use crate::netfilter::ipvs::Scheduler;
 use crate::xtables::{Accepted, Tables};
-
-/// What is read only to see whether it is as it was may take one hundredth of one CPU.
-const CHECK_SHARE: u32 = 100;
 
 /// IPVS mode in one family.
 #[derive(Debug)]
@@ -188,7 +185,7 @@ impl Backend for Ipvs {
             }
             let before = cpu_time();
             let damage = if index == 0 { self.changed_rules()? } else { self.changed_rest()? };
-            self.next_checks[index] = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
+            self.next_checks[index] = Some(now + pause_after(cpu_time().saturating_sub(before)));
             if damage.is_some() {
                 return Ok(damage);
             }
@@ -218,7 +215,7 @@ impl Backend for Ipvs {
         self.state.uncertain.extend(&keys);
         self.state.touch(keys);
         let result = self.settle(&settings, None, now);
-        self.state.draining.looked(now, cpu_time().saturating_sub(before) * CHECK_SHARE);
+        self.state.draining.looked(now, pause_after(cpu_time().saturating_sub(before)));
         result
     }
 }

@@ -31,7 +31,7 @@ use self::plan::Sets;
 use self::settings::Settings;
 use self::state::State;
 use self::sync::Failure;
-use crate::backend::{Backend, Rejected, SyncError, SyncStats};
+use crate::backend::{Backend, Rejected, SyncError, SyncStats, pause_after};
 use crate::family::IpFamily;
 use crate::kernel::nftables::{NftError, NftTables};
 use crate::kernel::{Host, cpu_time};
@@ -39,9 +39,6 @@ use crate::model::{Config, Scope, ServicePortName, Snapshot};
 
 /// How many Service ports one sync may find refused before it gives up until the next.
 const MAX_REJECTIONS: usize = 1000;
-
-/// A check of the whole table may take one hundredth of one CPU.
-const CHECK_SHARE: u32 = 100;
 
 /// nftables mode in one family.
 #[derive(Debug)]
@@ -161,7 +158,7 @@ impl Backend for Nftables {
         let before = cpu_time();
         generation = self.kernel.generation()?;
         let damage = self.difference()?;
-        self.next_check = Some(now + cpu_time().saturating_sub(before) * CHECK_SHARE);
+        self.next_check = Some(now + pause_after(cpu_time().saturating_sub(before)));
         if damage.is_none() {
             // The number of before it was read: what came after will be looked at next time.
             if let Some(state) = &mut self.state {

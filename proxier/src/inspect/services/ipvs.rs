@@ -40,7 +40,8 @@ pub fn read(family: IpFamily, held: &Held, known: Option<(&Snapshot<'_>, &Expect
         let port = known.zip(owner).and_then(|((snapshot, _), owner)| snapshot.ports.get(owner));
         let kind = port.map_or_else(|| kind_by_sets(&sets), |port| kind_by_object(port, key.address));
         let name = owner.map_or_else(|| unnamed(kind, key), ToString::to_string);
-        let view = views.entry((name.clone(), protocol.name())).or_insert_with(|| empty(name, family, protocol));
+        let view =
+            views.entry((name.clone(), protocol.name())).or_insert_with(|| ServicePortView::of(name, family, protocol));
         if known.is_some() && owner.is_none() {
             view.notes.push(format!("no Service has the virtual server {key}"));
         }
@@ -137,23 +138,6 @@ fn unnamed(kind: AddressKind, key: ServerKey) -> String {
     match kind {
         AddressKind::NodePort => format!("node port {}", key.address.port()),
         _ => key.address.to_string(),
-    }
-}
-
-fn empty(name: String, family: IpFamily, protocol: Protocol) -> ServicePortView {
-    ServicePortView {
-        name,
-        family: family.name(),
-        protocol: protocol.name(),
-        addresses: Vec::new(),
-        internal_policy: None,
-        external_policy: None,
-        affinity_seconds: None,
-        source_ranges: Vec::new(),
-        endpoints: Vec::new(),
-        parts: Vec::new(),
-        notes: Vec::new(),
-        known: false,
     }
 }
 

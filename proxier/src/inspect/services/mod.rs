@@ -20,8 +20,9 @@ pub use state::add_model;
 pub(super) use state::owners;
 
 use super::rules::Counters;
+use crate::family::IpFamily;
 use crate::iptables::names::{Namer, hash_of};
-use crate::model::ServicePortName;
+use crate::model::{Protocol, ServicePortName};
 
 /// What the chains of a Service port have in their names.
 #[must_use]
@@ -56,6 +57,26 @@ pub struct ServicePortView {
     pub notes: Vec<String>,
     /// Whether objects were compared: then endpoints have a state, and are complete.
     pub known: bool,
+}
+
+impl ServicePortView {
+    /// One of which nothing is seen yet.
+    fn of(name: String, family: IpFamily, protocol: Protocol) -> Self {
+        Self {
+            name,
+            family: family.name(),
+            protocol: protocol.name(),
+            addresses: Vec::new(),
+            internal_policy: None,
+            external_policy: None,
+            affinity_seconds: None,
+            source_ranges: Vec::new(),
+            endpoints: Vec::new(),
+            parts: Vec::new(),
+            notes: Vec::new(),
+            known: false,
+        }
+    }
 }
 
 /// How far traffic may go.

@@ -38,20 +38,8 @@ pub fn add_model(
 }
 
 fn missing(name: &ServicePortName, family: IpFamily) -> ServicePortView {
-    ServicePortView {
-        name: name.to_string(),
-        family: family.name(),
-        protocol: name.protocol.name(),
-        addresses: Vec::new(),
-        internal_policy: None,
-        external_policy: None,
-        affinity_seconds: None,
-        source_ranges: Vec::new(),
-        endpoints: Vec::new(),
-        parts: Vec::new(),
-        notes: vec!["no rule leads to this Service port".to_owned()],
-        known: true,
-    }
+    let notes = vec!["no rule leads to this Service port".to_owned()];
+    ServicePortView { notes, known: true, ..ServicePortView::of(name.to_string(), family, name.protocol) }
 }
 
 fn fill(view: &mut ServicePortView, name: &ServicePortName, port: &ServicePort, snapshot: &Snapshot<'_>) {
