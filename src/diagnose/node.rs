@@ -129,7 +129,8 @@ fn hairpin(facts: &Facts, views: &[ServicePortView]) -> Option<Finding> {
     let bridged = BRIDGED.iter().any(|(family, name)| {
         let used = |e: &EndpointView| e.used() && e.state.is_some_and(|state| state.local);
         let mut of_family = views.iter().filter(|view| view.family == *family);
-        of_family.any(|view| view.endpoints.iter().any(used)) && facts.sysctls.get(*name).is_some_and(|value| *value != 0)
+        of_family.any(|view| view.endpoints.iter().any(used))
+            && facts.sysctls.get(*name).is_some_and(|value| *value != 0)
     });
     let off: Vec<&str> =
         facts.links.iter().filter(|link| link.hairpin == Some(false) && link.up).map(|link| &*link.name).collect();
