@@ -73,6 +73,7 @@ fn met(view: &ServicePortView, address: &Address, packet: &Packet, trace: &Trace
             "see the way with kube-proxy trace, and what differs with kube-proxy dump",
         ));
     }
+    findings.extend(trace.branches.iter().find_map(|branch| forwarded(view, branch)));
     let doubts = trace.branches.iter().flat_map(|branch| &branch.doubts);
     findings.extend(doubts.map(|doubt| {
         Finding::suspect(
@@ -131,6 +132,23 @@ fn no_way_back(facts: &Facts, view: &ServicePortView, packet: &Packet, to: Socke
             ),
         )
     })
+}
+
+/// A real server that gets packets as they are.
+fn forwarded(view: &ServicePortView, branch: &Branch) -> Option<Finding> {
+    let Verdict::Forwarded(to, how) = branch.outcome.verdict else { return None };
+    let what = format!(
+        "{} ({}): connections go to {to} by {} and not by translation: its pod does not know their address",
+        view.name,
+        view.family,
+        how.name()
+    );
+    Some(Finding::certain(
+        Cause::RulesAltered,
+        what,
+        "no kube-proxy sets that up: find out who changed the real server (ipvsadm), and delete it there, so that the \
+         proxy adds it again",
+    ))
 }
 
 /// A refusal that the Service itself does not explain.

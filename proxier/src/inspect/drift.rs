@@ -12,8 +12,11 @@ use crate::family::IpFamily;
 use crate::iptables::names;
 
 /// Chains whose rules each match another destination, so that their order is chance in the real kube-proxy.
-const UNORDERED: [&str; 5] =
-    ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL", "KUBE-IPVS-OUT-FILTER"];
+const UNORDERED: [&str; 4] = ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL"];
+/// The same in IPVS mode, whose other rules ask sets.
+const UNORDERED_IN_IPVS: [&str; 1] = ["KUBE-IPVS-OUT-FILTER"];
+/// The chain that tells that these are rules of IPVS mode.
+const OF_IPVS: &str = "KUBE-IPVS-FILTER";
 /// The kubelet may keep rules of its own in this one.
 const SHARED_WITH_KUBELET: &str = "KUBE-FIREWALL";
 /// Above so many pairs of rules an exact alignment costs too much.
@@ -141,7 +144,13 @@ impl Difference {
 /// Compares. `only`: of the chains of Service ports, look at these alone, as the others were not read.
 #[must_use]
 pub fn differences(expected: &Ruleset, found: &Ruleset, only: Option<&BTreeSet<String>>) -> Vec<Difference> {
-    let mut search = Search { family: expected.family(), differences: Vec::new(), owners: owners(expected, found) };
+    let ipvs = expected.chain("filter", OF_IPVS).is_some();
+    let mut search = Search {
+        family: expected.family(),
+        differences: Vec::new(),
+        owners: owners(expected, found),
+        unordered: if ipvs { &UNORDERED_IN_IPVS } else { &UNORDERED },
+    };
     for table in expected.tables() {
         let Some(held) = found.table(table) else {
             search.note(DifferenceKind::MissingTable, table, "", None, None);
@@ -175,6 +184,8 @@ struct Search {
     differences: Vec<Difference>,
     /// Which Service port a chain belongs to.
     owners: HashMap<String, String>,
+    /// In which chains the order does not count.
+    unordered: &'static [&'static str],
 }
 
 impl Search {
@@ -203,7 +214,7 @@ impl Search {
     fn chain(&mut self, table: &str, name: &str, expected: &Chain, found: &Chain) {
         let expected: Vec<&Rule> = expected.rules.iter().collect();
         let found: Vec<&Rule> = found.rules.iter().collect();
-        self.compare(table, name, &expected, &found, UNORDERED.contains(&name) || name == SHARED_WITH_KUBELET);
+        self.compare(table, name, &expected, &found, self.unordered.contains(&name) || name == SHARED_WITH_KUBELET);
     }
 
     fn compare(&mut self, table: &str, chain: &str, expected: &[&Rule], found: &[&Rule], unordered: bool) {
