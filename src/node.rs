@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proxier::IpFamily;
 use proxier::model::{LocalDetector, NodeInfo};
-use proxier::track::Change;
+use proxier::track::{Change, Kind};
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, timeout_at};
@@ -33,6 +33,8 @@ pub enum News {
     Gone,
     /// A list of Nodes begins or ends.
     Mark(Change),
+    /// Objects of that kind cannot be read at the moment, and why.
+    Trouble(Kind, String),
 }
 
 /// Why the proxy cannot work on this node.
@@ -74,6 +76,8 @@ struct OwnNode {
     known: Option<NodeInfo>,
     /// For what is still waited; `None`: for nothing.
     wait: Option<Wait>,
+    /// Why the Node could not be read, as was said last.
+    trouble: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +91,7 @@ enum Wait {
 /// Takes news of the Node on to the families, as long as the proxy can work with them. `families`: those that work on
 /// this host.
 pub async fn follow(settings: Settings, families: Families, mut news: UnboundedReceiver<News>) -> NodeError {
-    let mut own = OwnNode { settings, families: families.known(), known: None, wait: Some(Wait::List) };
+    let mut own = OwnNode { settings, families: families.known(), known: None, wait: Some(Wait::List), trouble: None };
     loop {
         let next = match own.wait {
             Some(Wait::Address(until) | Wait::Network(until)) => timeout_at(until, news.recv()).await,
@@ -107,6 +111,12 @@ pub async fn follow(settings: Settings, families: Families, mut news: UnboundedR
             }
             Ok(Some(News::Gone)) => {
                 info!("the Node {:?} was deleted; what was known of it holds", own.settings.proxier.node_name);
+                Ok(None)
+            }
+            Ok(Some(News::Trouble(kind, said))) => {
+                if kind == Kind::Node {
+                    own.unread(said);
+                }
                 Ok(None)
             }
             // The source has ended, and with it all.
@@ -161,6 +171,20 @@ impl OwnNode {
             Some(Wait::Network(_)) => Err(NodeError::NoNetwork(name.clone())),
             Some(Wait::List) | None => Ok(()),
         }
+    }
+
+    /// Rules wait for the Node, however long it takes: that is said once for each reason.
+    fn unread(&mut self, said: String) {
+        if !matches!(self.wait, Some(Wait::List)) || self.trouble.as_ref() == Some(&said) {
+            return;
+        }
+        let needs = if self.needs_network() { ", and detectLocalMode NodeCIDR its spec.podCIDRs" } else { "" };
+        error!(
+            "no rules yet: they need to know of the Node {:?}{needs}, and it cannot be read: {said}; its service account \
+             needs to list and watch nodes (ClusterRole system:node-proxier)",
+            self.settings.proxier.node_name
+        );
+        self.trouble = Some(said);
     }
 
     fn wait_for_network(&mut self, now: Instant) {

@@ -185,3 +185,17 @@ async fn networks_of_the_other_family_alone_are_fatal_where_nothing_would_be_loc
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_cannot_be_read_is_waited_for_however_long_it_takes() {
+    let running = Running::new(settings(LocalDetector::NodeCidr), &BOTH);
+    for (kind, said) in [(Kind::Node, "403"), (Kind::Node, "403"), (Kind::Service, "403"), (Kind::Node, "500")] {
+        running.news.send(News::Trouble(kind, said.to_owned())).expect("it listens");
+    }
+    running.pass(3600 * SECOND).await;
+    assert!(running.works().await, "the right may be given at any time");
+    running.listed();
+    running.seen(info(&["192.168.50.2"], &["10.244.1.0/24"]));
+    assert_eq!(running.told().await.len(), 2);
+    assert!(running.works().await);
+}

@@ -3,7 +3,7 @@
 //! In: texts, rows. Out: tables that fit the width, colours only on a terminal and never with `NO_COLOR`, a word about
 //! work that takes long. Must not know: what it is about.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -196,24 +196,34 @@ impl Drop for Progress {
 
 /// Writes to standard output. Nobody may read on, as with `| head`: then it ends as other programs do.
 pub fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+    if write(text).is_err() {
         std::process::exit(1);
     }
 }
 
+fn write(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
 /// Says what a command found, or why it could not be done: status 0 or 1.
 pub fn answer(found: Result<String, String>) -> ExitCode {
-    match found {
-        Ok(text) => {
-            print(&text);
-            ExitCode::SUCCESS
-        }
-        Err(problem) => {
-            eprintln!("Error: {problem}");
-            ExitCode::FAILURE
-        }
-    }
+    answer_with(found.map(|text| (text, 0)), 1)
+}
+
+/// The same with a status of what was found. `failed`: the status where it could not be done, or not be said.
+pub fn answer_with(found: Result<(String, u8), String>, failed: u8) -> ExitCode {
+    let said = found.and_then(|(text, status)| match write(&text) {
+        Ok(()) => Ok(status),
+        // Nobody reads on: other programs end without a word too.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(failed),
+        Err(error) => Err(format!("cannot write the answer: {error}")),
+    });
+    ExitCode::from(said.unwrap_or_else(|problem| {
+        // Where that cannot be said either, the status says it.
+        let _ = writeln!(std::io::stderr(), "Error: {problem}");
+        failed
+    }))
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! In: the `kube-proxy` binary and root. Out: whether the commands tell what is so. The rules are the recorded ones of
 //! the real kube-proxy, or our own proxy's.
 
+#[path = "inspect/api.rs"]
+mod api;
 #[path = "inspect/diagnose.rs"]
 mod diagnose;
 #[path = "inspect/dump.rs"]

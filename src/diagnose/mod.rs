@@ -25,7 +25,7 @@ use crate::inspect::facts::Facts;
 use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::inspect::{Focus, Look as Seen, look};
-use crate::terminal::{Look, Style, print, wrapped};
+use crate::terminal::{Look, Style, answer_with, wrapped};
 use crate::trace::{Output, destination};
 
 /// The name and version of the JSON's schema.
@@ -84,25 +84,26 @@ enum Status {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let diagnosis = match diagnose(arguments) {
-        Ok(diagnosis) => diagnosis,
-        Err(problem) => {
-            eprintln!("Error: {problem}");
-            return ExitCode::from(2);
-        }
+    answer_with(shown(arguments), Status::CouldNotTell.code())
+}
+
+fn shown(arguments: &Arguments) -> Result<(String, u8), String> {
+    let diagnosis = diagnose(arguments)?;
+    let text = match arguments.output {
+        Output::Text => text(&diagnosis, Look::of_stdout()),
+        Output::Json => serde_json::to_string_pretty(&diagnosis).map_err(|error| error.to_string())? + "\n",
     };
-    match arguments.output {
-        Output::Text => print(&text(&diagnosis, Look::of_stdout())),
-        Output::Json => match serde_json::to_string_pretty(&diagnosis) {
-            Ok(text) => print(&(text + "\n")),
-            Err(error) => eprintln!("Error: {error}"),
-        },
+    Ok((text, diagnosis.status.code()))
+}
+
+impl Status {
+    fn code(self) -> u8 {
+        match self {
+            Self::Healthy => 0,
+            Self::CauseFound => 1,
+            Self::CouldNotTell => 2,
+        }
     }
-    ExitCode::from(match diagnosis.status {
-        Status::Healthy => 0,
-        Status::CauseFound => 1,
-        Status::CouldNotTell => 2,
-    })
 }
 
 fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {

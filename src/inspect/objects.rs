@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use proxier::IpFamily;
-use proxier::track::{Change, Tracker};
+use proxier::track::{Change, Kind, Tracker};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::arguments::Asked;
@@ -21,6 +21,13 @@ use crate::source::{self, Families};
 /// How often to look whether everything has come.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// What has come so far.
+struct Coming {
+    families: Vec<(IpFamily, Receiver<Change>, Tracker)>,
+    /// What went wrong last with each kind.
+    troubles: BTreeMap<Kind, String>,
+}
+
 /// Lists everything once.
 ///
 /// # Errors
@@ -28,26 +35,21 @@ const LOOK: Duration = Duration::from_millis(10);
 pub fn load(asked: &Asked) -> Result<BTreeMap<IpFamily, Tracker>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(async {
-        match tokio::time::timeout(asked.timeout, list(asked)).await {
-            Ok(result) => result,
-            Err(_) if asked.objects.is_some() => {
-                Err(format!("the files could not all be read within {:?}", asked.timeout))
-            }
-            Err(_) => Err(format!("the API server gave no complete answer within {:?}", asked.timeout)),
-        }
-    })
+    let mut coming = Coming { families: Vec::new(), troubles: BTreeMap::new() };
+    let listed = runtime.block_on(async { tokio::time::timeout(asked.timeout, list(asked, &mut coming)).await });
+    listed.unwrap_or_else(|_| Err(coming.missing(asked)))?;
+    Ok(coming.families.into_iter().map(|(family, _, tracker)| (family, tracker)).collect())
 }
 
-async fn list(asked: &Asked) -> Result<BTreeMap<IpFamily, Tracker>, String> {
+async fn list(asked: &Asked, coming: &mut Coming) -> Result<(), String> {
     let Asked { settings, objects, master, .. } = asked;
     let health = Arc::new(Health::new(settings.proxier.periods.sync, objects.is_some()));
     let metrics = Metrics::new("iptables").map_err(|error| error.to_string())?;
-    let (mut families, mut held) = (Families::default(), Vec::new());
+    let mut families = Families::default();
     for family in IpFamily::ALL {
         let (sender, changes) = channel();
         families.insert(family, sender);
-        held.push((family, changes, Tracker::default()));
+        coming.families.push((family, changes, Tracker::default()));
     }
     let client = match objects {
         Some(_) => None,
@@ -59,14 +61,10 @@ async fn list(asked: &Asked) -> Result<BTreeMap<IpFamily, Tracker>, String> {
     let complete = async {
         loop {
             while let Ok(news) = news.try_recv() {
-                let change = match news {
-                    News::Seen(node) => Change::Node(node),
-                    News::Mark(change) => change,
-                    News::Gone => continue,
-                };
-                held.iter_mut().for_each(|(_, _, tracker)| _ = tracker.apply(change.clone()));
+                coming.heard(news);
             }
-            if held.iter_mut().all(|(_, changes, tracker)| take(changes, tracker)) {
+            // Each takes what is there, though an earlier one waits for more.
+            if coming.families.iter_mut().fold(true, |all, (_, changes, tracker)| take(changes, tracker) && all) {
                 return;
             }
             tokio::time::sleep(LOOK).await;
@@ -74,7 +72,38 @@ async fn list(asked: &Asked) -> Result<BTreeMap<IpFamily, Tracker>, String> {
     };
     tokio::select! {
         error = &mut source => Err(error),
-        () = complete => Ok(held.into_iter().map(|(family, _, tracker)| (family, tracker)).collect()),
+        () = complete => Ok(()),
+    }
+}
+
+impl Coming {
+    fn heard(&mut self, news: News) {
+        let change = match news {
+            News::Seen(node) => Change::Node(node),
+            News::Mark(change) => change,
+            News::Gone => return,
+            News::Trouble(kind, said) => {
+                self.troubles.insert(kind, said);
+                return;
+            }
+        };
+        self.families.iter_mut().for_each(|(_, _, tracker)| _ = tracker.apply(change.clone()));
+    }
+
+    /// What has not come in time, and why.
+    fn missing(&self, asked: &Asked) -> String {
+        if asked.objects.is_some() {
+            return format!("the files could not all be read within {:?}", asked.timeout);
+        }
+        let listed = |kind| self.families.iter().all(|(_, _, tracker)| tracker.listed(kind));
+        let missing = [Kind::Service, Kind::EndpointSlice, Kind::Node].into_iter().filter(|kind| !listed(*kind));
+        let missing: Vec<Kind> = missing.collect();
+        let names: Vec<String> = missing.iter().map(|kind| format!("{}s", kind.name())).collect();
+        let mut why: Vec<&str> =
+            missing.iter().filter_map(|kind| self.troubles.get(kind)).map(String::as_str).collect();
+        why.dedup();
+        let why = if why.is_empty() { String::new() } else { format!(": {}", why.join("; ")) };
+        format!("the API server gave no complete list of {} within {:?}{why}", names.join(", "), asked.timeout)
     }
 }
 

@@ -218,6 +218,7 @@ async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink:
                 },
             };
             warn!("watching {}s: {said}; trying again, the rules stay", kind.name());
+            sink.trouble(kind, &said);
             tokio::time::sleep(pause.after(error.as_ref())).await;
             if error.is_none() && streaming && began {
                 // A server that takes the request for a plain watch never says that the list is complete.

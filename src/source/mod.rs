@@ -116,6 +116,11 @@ impl Sink {
         }
     }
 
+    /// Objects of a kind cannot be read at the moment.
+    fn trouble(&self, kind: Kind, said: &str) {
+        self.tell_of_node(News::Trouble(kind, said.to_owned()));
+    }
+
     fn tell_of_node(&self, news: News) {
         // Whoever watches it ends only when everything does.
         let _ = self.node.send(news);

@@ -207,6 +207,32 @@ fn what_cannot_be_read_is_said_and_the_rest_is_shown() {
 }
 
 #[test]
+fn answers_that_cannot_be_written_are_no_success() {
+    let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
+    for (words, status) in [
+        ("dump", 1),
+        ("dump -o json", 1),
+        ("trace --from host --to 10.96.10.12:80", 1),
+        ("diagnose default/local", 2),
+        ("diagnose -o json default/local", 2),
+    ] {
+        let run = |out: std::process::Stdio| {
+            let mut command = node.lab.node().command(env!("CARGO_BIN_EXE_kube-proxy"));
+            let output = command.args(words.split(' ')).stdout(out).output().expect("it runs");
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("a full disk");
+        let (code, said) = run(full.into());
+        assert!(said.contains("Error: cannot write the answer: No space left on device"), "{words}: {said}");
+        assert_eq!(code, Some(status), "{words}");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let (code, said) = run(writer.into());
+        assert_eq!((code, said.contains("Error")), (Some(status), false), "{words}: {said}");
+    }
+}
+
+#[test]
 fn a_trace_follows_whom_the_kernel_remembers() {
     let node = Node::recorded("500-affinity-clusterip", Flavour::Nft);
     let affine = node.dump();

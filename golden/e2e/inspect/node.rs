@@ -17,7 +17,7 @@ pub struct Node {
     pub lab: Lab,
     flavour: Flavour,
     pub objects: PathBuf,
-    config: PathBuf,
+    pub config: PathBuf,
 }
 
 impl Node {

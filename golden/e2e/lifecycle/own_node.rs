@@ -98,6 +98,19 @@ fn node_cidr_waits_for_networks_with_its_ports_open() {
 }
 
 #[test]
+fn a_node_that_may_not_be_read_is_named_with_what_to_do_until_it_may() {
+    let mut world = World::new();
+    world.api.apply(own(&["192.168.50.2"], &["10.244.1.0/24"]));
+    world.api.fail_next_of("Node", usize::MAX, 403);
+    world.start(&["--detect-local-mode=NodeCIDR"]);
+    world.node.until_logged(&["no rules yet", "its spec.podCIDRs", "403 Forbidden", "system:node-proxier"]);
+    assert!(!world.node.rules().contains("KUBE-"), "{}", world.node.rules());
+    world.api.fail_no_more();
+    world.settled();
+    assert!(world.node.rules().contains("! -s 10.244.1.0/24"), "{}", world.node.rules());
+}
+
+#[test]
 fn a_node_whose_first_address_is_of_a_family_that_the_host_lacks_is_fatal() {
     let mut world = World::new();
     world.node.netns().enter(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1")).expect("a sysctl");

@@ -79,13 +79,19 @@ impl Tracker {
     /// Whether both Services and EndpointSlices were listed once: before, nothing may be programmed.
     #[must_use]
     pub fn complete(&self) -> bool {
-        [Kind::Service, Kind::EndpointSlice].iter().all(|kind| self.listed.contains(kind))
+        [Kind::Service, Kind::EndpointSlice].into_iter().all(|kind| self.listed(kind))
     }
 
     /// Whether the own Node is known, or known not to be there.
     #[must_use]
     pub fn node_listed(&self) -> bool {
-        self.listed.contains(&Kind::Node)
+        self.listed(Kind::Node)
+    }
+
+    /// Whether objects of that kind were listed once.
+    #[must_use]
+    pub fn listed(&self, kind: Kind) -> bool {
+        self.listed.contains(&kind)
     }
 
     /// What is known of the own Node.

@@ -1,0 +1,119 @@
+//! `dump` and `diagnose` with an API server: one that answers, one that refuses, one that hangs, one that dies half-way.
+//!
+//! In: the recorded rules, an API server in the node's namespace. Out: whether the same is told as of files, and of a
+//! server that does not answer what is missing, with the rest, in time.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use golden::apiserver::{ApiServer, Pace};
+use golden::flavour::Flavour;
+use serde_json::Value;
+
+use super::node::{Node, diagnosis, json};
+
+/// What a busy machine may take beyond the time that was asked for.
+const SLACK: Duration = Duration::from_secs(30);
+
+/// A node and an API server on it that has the same objects as the file.
+fn with_server(case: &str) -> (Node, ApiServer, PathBuf) {
+    let node = Node::recorded(case, Flavour::Nft);
+    let listener = node.lab.node().enter(|| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let server = ApiServer::start_on(listener);
+    server.load_yaml(&node.objects);
+    let kubeconfig = server.kubeconfig(node.lab.dir());
+    (node, server, kubeconfig)
+}
+
+/// The words for a server instead of files.
+fn from(node: &Node, kubeconfig: &std::path::Path, timeout: &str) -> String {
+    format!("--config {} --kubeconfig {} --timeout {timeout}", node.config.display(), kubeconfig.display())
+}
+
+#[test]
+fn a_server_tells_the_same_as_files() {
+    let (node, _server, kubeconfig) = with_server("402-both-local");
+    let source = from(&node, &kubeconfig, "60s");
+    let same = |words: &str| {
+        let [by_server, by_files] =
+            [node.run(&format!("{words} {source}")), node.run_with_objects(words)].map(|output| {
+                let mut told = json(&output);
+                // Asking a server makes connections of its own.
+                told["facts"]["conntrack"] = Value::Null;
+                told["facts"]["sysctls"]["net/netfilter/nf_conntrack_count"] = Value::Null;
+                (told, output.status.code())
+            });
+        assert_eq!(by_server, by_files, "{words}");
+        by_server.0
+    };
+    let dump = same("dump -o json");
+    assert_eq!((&dump["differences"], &dump["unread"]), (&Value::Array(vec![]), &Value::Array(vec![])));
+    assert!(dump["services"].as_array().is_some_and(|all| all.iter().all(|service| service["known"] == true)));
+    same("diagnose -o json default/with-local");
+    same("diagnose -o json default/no-local");
+    node.iptables("-t nat -F KUBE-SVL-3FNP6KDT3RDA4WFJ");
+    assert!(same("dump -o json")["differences"].as_array().is_some_and(|all| !all.is_empty()));
+    same("diagnose -o json default/with-local");
+}
+
+/// Whether what is unread says all of this; the Service ports that rules tell of are there all the same, in time.
+fn says(node: &Node, source: &str, words: &[&str]) {
+    let started = Instant::now();
+    let output = node.run(&format!("dump -o json {source}"));
+    assert!(started.elapsed() < SLACK, "{words:?}: {:?}", started.elapsed());
+    let dump = json(&output);
+    assert!(output.status.success());
+    let why = dump["unread"][0]["why"].as_str().unwrap_or_default();
+    assert!(dump["unread"][0]["what"] == "objects" && words.iter().all(|word| why.contains(word)), "{words:?}: {why}");
+    assert_eq!(dump["differences"], Value::Null);
+    let services = dump["services"].as_array().expect("services");
+    assert!(services.iter().any(|service| service["name"] == "default/local:http"), "{services:?}");
+    assert_eq!(dump["facts"]["mode"], "iptables");
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_said_and_the_rest_is_shown() {
+    let (node, server, kubeconfig) = with_server("003-clusterip-1-endpoint");
+    let source = from(&node, &kubeconfig, "1s");
+    let all = "no complete list of Services, EndpointSlices, Nodes within 1s";
+    server.set_pace(Pace::Silent);
+    says(&node, &source, &[all]);
+    // Nothing is wrong with it, as far as the rules tell; what they do not tell is said.
+    let output = node.run(&format!("diagnose -o json default/local {source}"));
+    assert_eq!(diagnosis(&output), (vec![], 0));
+    assert!(json(&output)["unread"][0]["why"].as_str().is_some_and(|why| why.contains(all)));
+    server.set_pace(Pace::HalfBody);
+    says(&node, &source, &[all]);
+    server.set_pace(Pace::Normal);
+    server.require_token(Some("secret"));
+    says(&node, &source, &[all, "the API server says 401"]);
+    server.down();
+    says(&node, &source, &[all, "Connection refused"]);
+    server.up();
+    server.require_token(None);
+    server.fail_next_of("EndpointSlice", usize::MAX, 403);
+    let source = from(&node, &kubeconfig, "5s");
+    says(&node, &source, &["no complete list of EndpointSlices within 5s: the API server says 403"]);
+}
+
+#[test]
+fn a_server_that_dies_half_way_is_said_and_the_rest_is_shown() {
+    let (node, server, kubeconfig) = with_server("003-clusterip-1-endpoint");
+    server.set_pace(Pace::HalfBody);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            server.wait_for_requests("lists of all kinds", |requests| {
+                ["/services", "/endpointslices", "/nodes"]
+                    .iter()
+                    .all(|end| requests.iter().any(|request| request.path.ends_with(end)))
+            });
+            server.down();
+        });
+        says(
+            &node,
+            &from(&node, &kubeconfig, "3s"),
+            &["no complete list of Services, EndpointSlices, Nodes within 3s: "],
+        );
+    });
+}
