@@ -19,13 +19,27 @@ pub fn stop(error: &clap::Error, command: &Command) -> Stop {
     if error.kind() == ErrorKind::DisplayHelp {
         return Stop { text: error.render().to_string(), asked: true };
     }
-    let name = command.get_name();
     let why =
-        reason(error, name).unwrap_or_else(|| error.render().to_string().trim_start_matches("error: ").to_owned());
-    Stop { text: format!("Usage: {name} [flags]; {name} --help lists them\nError: {}\n", why.trim_end()), asked: false }
+        reason(error, command).unwrap_or_else(|| error.render().to_string().trim_start_matches("error: ").to_owned());
+    refused(command.get_name(), why.trim_end())
 }
 
-fn reason(error: &clap::Error, program: &str) -> Option<String> {
+/// What was asked for with `--help`.
+pub fn help(command: &mut Command) -> Stop {
+    Stop { text: command.render_help().to_string(), asked: true }
+}
+
+/// That there are arguments; empty ones are shown too.
+pub fn arguments(program: &str, arguments: &[String]) -> Stop {
+    let shown: Vec<String> = arguments.iter().map(|argument| format!("{argument:?}")).collect();
+    refused(program, &format!("{program:?} does not take any arguments, got [{}]", shown.join(" ")))
+}
+
+fn refused(program: &str, why: &str) -> Stop {
+    Stop { text: format!("Usage: {program} [flags]; {program} --help lists them\nError: {why}\n"), asked: false }
+}
+
+fn reason(error: &clap::Error, command: &Command) -> Option<String> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => texts.first().cloned(),
@@ -33,24 +47,23 @@ fn reason(error: &clap::Error, program: &str) -> Option<String> {
     };
     // clap shows a flag with the name of its value.
     let flag = || Some(text(ContextKind::InvalidArg)?.split([' ', '=', '[']).next()?.to_owned());
+    let both_names = || {
+        let flag = flag()?;
+        let arg = command.get_arguments().find(|arg| arg.get_long() == flag.strip_prefix("--"));
+        Some(arg.and_then(clap::Arg::get_short).map_or(flag.clone(), |short| format!("-{short}, {flag}")))
+    };
     match error.kind() {
-        ErrorKind::UnknownArgument => {
-            let flag = text(ContextKind::InvalidArg)?;
-            if flag.starts_with('-') { Some(format!("unknown flag: {flag}")) } else { Some(arguments(program, &flag)) }
-        }
-        ErrorKind::InvalidSubcommand => Some(arguments(program, &text(ContextKind::InvalidSubcommand)?)),
+        ErrorKind::UnknownArgument => text(ContextKind::InvalidArg)
+            .filter(|flag| flag.starts_with('-'))
+            .map(|flag| format!("unknown flag: {flag}")),
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
             let value = text(ContextKind::InvalidValue)?;
             if value.is_empty() && std::error::Error::source(error).is_none() {
                 return Some(format!("flag needs an argument: {}", flag()?));
             }
             let why = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-            Some(format!("invalid argument {value:?} for {:?} flag{why}", flag()?))
+            Some(format!("invalid argument {value:?} for {:?} flag{why}", both_names()?))
         }
         _ => None,
     }
-}
-
-fn arguments(program: &str, argument: &str) -> String {
-    format!("{program:?} does not take any arguments, got [{argument:?}]")
 }

@@ -113,7 +113,7 @@ impl Line {
             client_connection: ClientConnection {
                 kubeconfig: source.kubeconfig.clone(),
                 content_type: source.kube_api_content_type.clone(),
-                qps: source.kube_api_qps,
+                qps: source.kube_api_qps.0,
                 burst: source.kube_api_burst,
                 ..ClientConnection::default()
             },

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values::{Gates, Switch, ip, ip_port, path};
+use super::values::{Gates, Rate, Switch, ip, ip_port, path};
 use crate::config::GoDuration;
 
 pub use super::more_flags::{Conntrack, Ignored, Ipvs, Logs};
@@ -48,6 +48,9 @@ pub struct Flags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "What to do")]
 pub struct General {
+    /// List all flags and commands, and exit
+    #[arg(short, long, value_name = "BOOL", default_value = "false")]
+    pub help: Switch,
     /// KubeProxyConfiguration file. Beside it only --hostname-override, --master and the flags of the log count. It is
     /// watched: when its content changes, the program ends with code 1, to be started again
     #[arg(long, value_name = "FILE", value_parser = path)]
@@ -96,8 +99,8 @@ pub struct Source {
     #[arg(long, value_name = "PATH", value_parser = path)]
     pub objects: Option<PathBuf>,
     /// How many requests per second to make at most; negative: any number
-    #[arg(long, value_name = "NUMBER", default_value = "5", allow_negative_numbers = true)]
-    pub kube_api_qps: f32,
+    #[arg(long, value_name = "NUMBER", default_value = "5", allow_hyphen_values = true)]
+    pub kube_api_qps: Rate,
     /// How many requests to make at once at most
     #[arg(long, value_name = "NUMBER", default_value = "10", allow_negative_numbers = true)]
     pub kube_api_burst: i32,

@@ -14,7 +14,7 @@ use std::any::TypeId;
 use std::collections::BTreeSet;
 
 use clap::parser::ValueSource;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use self::errors::Stop;
 pub use self::flags::{Flags, Source as SourceFlags};
@@ -22,11 +22,15 @@ use self::values::Switch;
 
 /// kube-proxy: makes the kernel of a node send packets for Services to their endpoints.
 #[derive(Debug, Parser)]
-#[command(name = "kube-proxy", disable_version_flag = true, args_override_self = true, max_term_width = 100)]
+#[command(name = "kube-proxy", disable_version_flag = true, disable_help_flag = true)]
+#[command(args_override_self = true, max_term_width = 100)]
 struct Cli {
     /// What to do; without a command, run the proxy
     #[command(subcommand)]
     command: Option<Command>,
+    /// What kube-proxy takes if it is empty
+    #[arg(hide = true)]
+    arguments: Vec<String>,
     #[command(flatten)]
     flags: Flags,
 }
@@ -68,6 +72,12 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Line, Stop> 
     let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
     let names = flag_names(&command);
     let mut cli = Cli::from_arg_matches(&matches).map_err(|error| errors::stop(&error, &command))?;
+    if cli.flags.general.help.0 {
+        return Err(errors::help(&mut command));
+    }
+    if cli.arguments.iter().any(|argument| !argument.is_empty()) {
+        return Err(errors::arguments(command.get_name(), &cli.arguments));
+    }
     let Flags { general, source, .. } = &mut cli.flags;
     // As for kube-proxy, `--config=` is no file.
     for path in [&mut general.config, &mut general.write_config_to, &mut source.objects] {
@@ -83,7 +93,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Line, Stop> 
 
 /// What clap has to know; here, what all flags of a kind have in common.
 fn command() -> clap::Command {
-    Cli::command().after_help(AFTER_HELP).mut_args(|arg| {
+    // Help of the proxy itself is a switch like others, as with kube-proxy.
+    let help = || clap::Arg::new("help").short('h').long("help").help("Print help").action(ArgAction::Help);
+    Cli::command().after_help(AFTER_HELP).mut_subcommands(|command| command.arg(help())).mut_args(|arg| {
         let is_switch = arg.get_value_parser().type_id() == TypeId::of::<Switch>();
         let says_nothing = arg.get_default_values() == [""];
         let arg = if is_switch { arg.num_args(0..=1).require_equals(true).default_missing_value("true") } else { arg };

@@ -7,15 +7,15 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Command};
 
-use super::values::{Gates, Switch, Vmodule};
+use super::values::{Gates, Rate, Switch, Vmodule};
 use crate::config::GoDuration;
 use crate::config::logging::Quantity;
 
 /// Every flag.
 pub fn all(command: &Command, matches: &ArgMatches) -> Vec<(String, String)> {
-    let mut shown = vec![("help".to_owned(), "false".to_owned())];
+    let mut shown = Vec::new();
     for arg in command.get_arguments() {
-        let Some(name) = arg.get_long().filter(|name| *name != "help") else { continue };
+        let Some(name) = arg.get_long() else { continue };
         let values = values(matches, arg.get_id().as_str());
         let text =
             if arg.get_value_delimiter().is_some() { format!("[{}]", values.join(",")) } else { values.concat() };
@@ -32,7 +32,7 @@ fn values(matches: &ArgMatches, id: &str) -> Vec<String> {
         typed::<GoDuration>,
         typed::<i32>,
         typed::<u32>,
-        typed::<f32>,
+        typed::<Rate>,
         typed::<Gates>,
         typed::<Vmodule>,
         typed::<Quantity>,

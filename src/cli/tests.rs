@@ -27,6 +27,42 @@ fn flags_are_taken_in_every_spelling() {
     assert_eq!(shown(&line, "nodeport-addresses"), "[a,b,c]");
 }
 
+#[test]
+fn arguments_of_nothing_are_taken_and_no_others() {
+    let parsed = |words: &[&str]| {
+        parse(std::iter::once("kube-proxy").chain(words.iter().copied()).map(str::to_owned)).map_err(|stop| stop.text)
+    };
+    let line = parsed(&["", "--config", "", "-v=3", ""]).expect("nothing is said");
+    assert_eq!((line.flags.general.config, line.flags.logs.verbosity), (None, 3));
+    let said = parsed(&["", "up", "--v=2", "down"]).expect_err("those mean nothing");
+    assert!(
+        said.ends_with("Error: \"kube-proxy\" does not take any arguments, got [\"\" \"up\" \"down\"]\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn help_is_a_switch_that_comes_before_arguments() {
+    let asked = |text: &str| parse(std::iter::once("kube-proxy").chain(text.split(' ')).map(str::to_owned));
+    for text in ["-h", "--help", "--help=true", "-h=T", "--help=false --help", "up --help", "--version --help=1"] {
+        let stop = asked(text).expect_err(text);
+        assert!(stop.asked && stop.text.contains("--proxy-mode"), "{text}");
+    }
+    for text in ["trace -h", "trace --help", "help trace"] {
+        let stop = asked(text).expect_err(text);
+        assert!(stop.asked && stop.text.contains("--in-interface"), "{text}");
+    }
+    assert!(["--help=false", "-h=0", "--help --help=f"].iter().all(|text| asked(text).is_ok()));
+    for (text, said) in [
+        ("--help=x", "invalid argument \"x\" for \"-h, --help\" flag"),
+        ("-v=x", "invalid argument \"x\" for \"-v, --v\" flag"),
+        ("--help --no-such-flag", "unknown flag: --no-such-flag"),
+    ] {
+        let stop = asked(text).expect_err(text);
+        assert!(!stop.asked && stop.text.contains(said), "{text}: {}", stop.text);
+    }
+}
+
 /// surface.md I2: kube-proxy keeps the default, and panics when the flag comes twice.
 #[test]
 fn of_addresses_given_twice_the_last_one_counts() {
@@ -93,6 +129,7 @@ fn go_writes_what_is_shown() {
         ("ipvs-exclude-cidrs", "[a,b]"),
         ("feature-gates", "A=true,B=false"),
         ("kube-api-qps", "2.5"),
+        ("help", "false"),
         ("enable-dsr", "true"),
         ("oom-score-adj", "-3"),
         ("config", ""),

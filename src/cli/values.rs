@@ -33,6 +33,26 @@ impl fmt::Display for Switch {
     }
 }
 
+/// A number that may be broken, or none at all: Go takes `nan` and `inf`, too, but nothing too big to be held.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rate(pub f32);
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number: f32 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+        let digits = text.contains(|c: char| c.is_ascii_digit());
+        if number.is_infinite() && digits { Err(format!("{text:?} is too big")) } else { Ok(Self(number)) }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_infinite() { write!(f, "{}Inf", if self.0 > 0.0 { '+' } else { '-' }) } else { self.0.fmt(f) }
+    }
+}
+
 /// `name=true,name=false`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gates(pub BTreeMap<String, bool>);
@@ -137,6 +157,18 @@ mod tests {
         for wrong in ["api", "=5", "api=x", "api=-1"] {
             assert!(wrong.parse::<Vmodule>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn rates_are_gos_numbers() {
+        let shown = |text: &str| text.parse::<Rate>().map(|rate| rate.to_string());
+        for (text, go) in
+            [("5", "5"), ("2.50", "2.5"), ("-1", "-1"), ("nan", "NaN"), ("Infinity", "+Inf"), ("-inf", "-Inf")]
+        {
+            assert_eq!(shown(text).as_deref(), Ok(go), "{text}");
+        }
+        assert_eq!(shown("1e400"), Err("\"1e400\" is too big".to_owned()));
+        assert!(shown("").is_err() && shown("5.5.5").is_err());
     }
 
     #[test]

@@ -10,8 +10,12 @@ use super::File;
 /// The text of a configuration file.
 ///
 /// # Errors
-/// Never with a [`File`]; what the serialiser may say.
+/// If a number is none, which flags alone can bring about.
 pub fn to_yaml(file: &File) -> Result<String, String> {
+    let qps = file.client_connection.qps;
+    if !qps.is_finite() {
+        return Err(format!("clientConnection.qps is {qps}, which no file can say"));
+    }
     // The keys of a JSON value are sorted.
     let value = serde_json::to_value(file).map_err(|error| error.to_string())?;
     let mut text = String::new();

@@ -25,8 +25,13 @@ fn a_configuration_that_makes_no_sense_is_refused_in_one_line() {
     let all = "\"command failed\" err=\"failed validate: [KubeProxyConfiguration.";
     fails(&["--proxy-mode=userspace", "--conntrack-min=-1", "--iptables-sync-period=-1s"], all);
     fails(&["--proxy-mode=kernelspace"], "must be iptables, ipvs, nftables or blank");
+    for qps in ["nan", "-inf"] {
+        let qps = format!("--kube-api-qps={qps}");
+        fails(&[&qps, "--write-config-to=/nowhere/x"], "which no file can say");
+    }
     fails(&["--config=/nowhere/config.conf"], "failed complete: open /nowhere/config.conf: No such file or directory");
-    fails(&["--feature-gates=NoSuchGate=true"], "failed complete: unrecognized feature gate: NoSuchGate");
+    let locked = "failed complete: cannot set feature gate NFTablesProxyMode to false, feature is locked to true";
+    fails(&["--feature-gates=NFTablesProxyMode=false"], locked);
     fails(&["--hostname-override=  "], "failed complete: empty hostname-override is invalid");
 }
 
