@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
@@ -34,6 +35,8 @@ pub struct FlowCleaner {
     /// A clean-up failed: the next one looks at everything, and at what was given up since.
     owes: bool,
     gone: BTreeSet<Destination>,
+    /// Where node ports were served when all flows were looked at last.
+    served: Vec<IpAddr>,
     /// The failure that the log has already.
     complaint: String,
 }
@@ -47,14 +50,30 @@ impl FlowCleaner {
         table: Box<dyn ConntrackTable>,
         host: Box<dyn Host>,
     ) -> Self {
-        let (owes, gone, complaint) = (false, BTreeSet::new(), String::new());
-        Self { family, node_port_addresses, table, host, owes, gone, complaint }
+        let (owes, gone, served, complaint) = (false, BTreeSet::new(), Vec::new(), String::new());
+        Self { family, node_port_addresses, table, host, owes, gone, served, complaint }
     }
 
     /// Whether the last clean-up failed.
     #[must_use]
     pub fn owes(&self) -> bool {
         self.owes
+    }
+
+    /// Whether the node has given up an address at which node ports were served: then flows may be stale though no
+    /// Service changed, and everything has to be looked at. `node_ip` is the node's own.
+    #[must_use]
+    pub fn left_addresses(&mut self, node_ip: IpAddr) -> bool {
+        if self.served.is_empty() {
+            return false;
+        }
+        let now = self.addresses(node_ip);
+        now.is_ok_and(|now| !left(&self.served, &now).is_empty())
+    }
+
+    fn addresses(&mut self, node_ip: IpAddr) -> io::Result<Vec<IpAddr>> {
+        let selector = self.node_port_addresses.resolve(self.family, node_ip);
+        Ok(selector.select(&self.host.addresses(self.family)?))
     }
 
     /// Deletes the flows that are stale after a sync of `scope`, in which these destinations may have been given up.
@@ -69,9 +88,12 @@ impl FlowCleaner {
         }
         let start = Instant::now();
         match self.delete(stale, snapshot) {
-            Ok(deleted) => {
+            Ok((deleted, addresses)) => {
                 let cleaned = Cleaned { duration: start.elapsed(), deleted: deleted.flows };
                 self.note(&deleted, cleaned.duration);
+                if *scope == Scope::Full && !self.owes {
+                    self.served = addresses;
+                }
                 Some(cleaned)
             }
             Err(error) => {
@@ -81,20 +103,21 @@ impl FlowCleaner {
         }
     }
 
-    fn delete(&mut self, stale: StaleFlows, snapshot: &Snapshot<'_>) -> io::Result<Deleted> {
-        let stale = if stale.has_node_ports() {
-            let selector = self.node_port_addresses.resolve(self.family, snapshot.node_ip);
-            stale.at_node(selector.select(&self.host.addresses(self.family)?))
-        } else {
-            stale
-        };
-        self.table.delete(self.family, UDP, &mut |flow| {
+    /// What was deleted, and where node ports are served now, if they were in question.
+    fn delete(&mut self, stale: StaleFlows, snapshot: &Snapshot<'_>) -> io::Result<(Deleted, Vec<IpAddr>)> {
+        let (mut stale, mut addresses) = (stale, Vec::new());
+        if stale.has_node_ports() {
+            addresses = self.addresses(snapshot.node_ip)?;
+            stale = stale.left(left(&self.served, &addresses)).at_node(addresses.clone());
+        }
+        let deleted = self.table.delete(self.family, UDP, &mut |flow| {
             let is_stale = stale.is_stale(flow);
             if is_stale {
                 debug!("stale: {flow}");
             }
             is_stale
-        })
+        })?;
+        Ok((deleted, addresses))
     }
 
     fn note(&mut self, deleted: &Deleted, duration: Duration) {
@@ -124,4 +147,9 @@ impl FlowCleaner {
             self.complaint = complaint;
         }
     }
+}
+
+/// The addresses that are not there any more.
+fn left(before: &[IpAddr], now: &[IpAddr]) -> Vec<IpAddr> {
+    before.iter().copied().filter(|ip| !now.contains(ip)).collect()
 }

@@ -12,8 +12,8 @@ use crate::netfilter::Flow;
 /// The verdict on flows, as far as something changed.
 ///
 /// As in kube-proxy, a flow may stay with every endpoint that serves, terminating or not, whatever policies say; and
-/// while none serves, all flows stay. Unlike there, flows to destinations that were given up are stale too, and flows
-/// to a node port count only at addresses of this node.
+/// while none serves, all flows stay. Unlike there, flows to destinations that were given up are stale too, flows to a
+/// node port count only at addresses of this node, and those at an address that was one of its are stale.
 #[derive(Debug, Default)]
 pub struct StaleFlows {
     /// The destinations in question, each with those of `serving` that it may lead to. None: it was given up.
@@ -21,6 +21,8 @@ pub struct StaleFlows {
     /// The endpoints of a Service port that serve, sorted.
     serving: Vec<Box<[SocketAddr]>>,
     node_addresses: Vec<IpAddr>,
+    /// Addresses that the node has given up.
+    left: Vec<IpAddr>,
 }
 
 impl StaleFlows {
@@ -69,12 +71,22 @@ impl StaleFlows {
         Self { node_addresses: addresses, ..self }
     }
 
+    /// Tells where node ports applied until lately.
+    #[must_use]
+    pub fn left(self, addresses: Vec<IpAddr>) -> Self {
+        Self { left: addresses, ..self }
+    }
+
     /// Whether a UDP flow is stale.
     #[must_use]
     pub fn is_stale(&self, flow: &Flow) -> bool {
         let to = flow.original.destination;
         let owners = self.destinations.get(&Destination::Address(to));
-        let node_port = || self.destinations.get(&Destination::NodePort(to.port())).filter(|_| self.is_node(to.ip()));
+        let node_port = self.destinations.get(&Destination::NodePort(to.port()));
+        if owners.is_none() && node_port.is_some() && self.left.contains(&to.ip()) {
+            return flow.redirected();
+        }
+        let node_port = || node_port.filter(|_| self.is_node(to.ip()));
         match owners.or_else(node_port).map(Vec::as_slice) {
             None => false,
             // What nothing redirects may go there by itself, now that no Service has the address.

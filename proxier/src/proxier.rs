@@ -238,8 +238,9 @@ impl Proxier {
 
     fn check(&mut self, now: Instant) {
         self.next_check = now + self.config.periods.sync;
-        if self.cleaner.as_ref().is_some_and(FlowCleaner::owes) {
-            self.clean_flows(&Scope::Changed(BTreeSet::new()), BTreeSet::new());
+        let node_ip = self.config.node_ip(self.family, self.tracker.node());
+        if self.cleaner.as_mut().is_some_and(|cleaner| cleaner.owes() || cleaner.left_addresses(node_ip)) {
+            self.clean_flows(&Scope::Full, BTreeSet::new());
         }
         self.sweep();
         let damage = self.backend.damage(now);

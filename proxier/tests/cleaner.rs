@@ -65,6 +65,7 @@ struct Running {
     changes: Sender<Change>,
     events: Receiver<Event>,
     table: FakeConntrack,
+    host: FakeHost,
     translator: Translator,
 }
 
@@ -78,10 +79,10 @@ impl Running {
         let (changes, received) = channel();
         let (sender, events) = channel();
         let everywhere = NodePortAddresses::Cidrs(Vec::new());
-        let cleaner = FlowCleaner::new(IpFamily::V4, everywhere, Box::new(table.clone()), Box::new(host));
+        let cleaner = FlowCleaner::new(IpFamily::V4, everywhere, Box::new(table.clone()), Box::new(host.clone()));
         let proxier = Proxier::new(IpFamily::V4, config, Box::new(Failing(failures)), Box::new(Watcher(sender)));
         std::thread::spawn(move || proxier.with_cleaner(cleaner).run(&received));
-        Self { changes, events, table, translator: Translator::new(objects::NODE, false) }
+        Self { changes, events, table, host, translator: Translator::new(objects::NODE, false) }
     }
 
     fn apply(&mut self, kind: Kind, object: Value) {
@@ -200,4 +201,31 @@ fn a_pass_that_fails_is_repeated_without_another_sync() {
     running.service("UDP", 30_054);
     running.expect(&[Synced(true), Deleted(0)]);
     assert_eq!(running.table.passes(), passes + 1, "nothing is owed any more");
+}
+
+#[test]
+fn flows_at_an_address_that_the_node_gave_up_go_though_no_service_changed() {
+    let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an address")).collect::<Vec<_>>();
+    let mut running = Running::start(0, Duration::from_millis(20));
+    running.host.set_addresses(addresses(&["192.168.0.1", "192.168.0.2"]));
+    running.list("UDP");
+    running.expect(&[Synced(true), Deleted(0)]);
+    for (to, endpoint) in [
+        ("192.168.0.1:30053", "10.0.0.5:8080"),
+        ("192.168.0.2:30053", "10.0.0.5:8080"),
+        ("192.168.0.2:30099", "10.0.0.5:8080"),
+        // Another node's, and what nothing redirects.
+        ("192.168.0.3:30053", "10.0.0.5:8080"),
+        ("192.168.0.2:30053", "192.168.0.2:30053"),
+    ] {
+        running.flow(to, endpoint);
+    }
+    running.host.set_addresses(addresses(&["192.168.0.1"]));
+    running.expect(&[Deleted(1)]);
+    assert_eq!(running.table.flows().len(), 4);
+    let passes = running.table.passes();
+    // Once is enough.
+    running.service("UDP", 30_054);
+    running.expect(&[Synced(true), Deleted(1)]);
+    assert_eq!(running.table.passes(), passes + 1);
 }

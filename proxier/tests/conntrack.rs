@@ -5,10 +5,17 @@
 #[path = "common/namespace.rs"]
 mod namespace;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use proxier::IpFamily;
-use proxier::kernel::{ConntrackTable, Deleted, SystemConntrack};
+use proxier::cleaner::FlowCleaner;
+use proxier::kernel::{ConntrackTable, Deleted, SystemConntrack, SystemHost};
+use proxier::model::endpoint::NodeHint;
+use proxier::model::{
+    Endpoints, NamespacedName, NodeInfo, NodePortAddresses, Protocol, Scope, ServicePort, ServicePortName, Slice,
+    SliceEndpoint, SlicePort, Snapshot,
+};
 use proxier::netfilter::{Flow, conntrack};
 
 use self::namespace::{in_namespace, run};
@@ -176,4 +183,87 @@ fn flows_in_zones_are_deleted_too() {
         assert_eq!(delete(IpFamily::V4, |_| true).flows, 1);
         assert_eq!(seen(IpFamily::V4), []);
     });
+}
+
+/// One Service port with a node port and one endpoint.
+struct Dns {
+    ports: BTreeMap<ServicePortName, ServicePort>,
+    endpoints: Endpoints,
+    node: NodeInfo,
+}
+
+impl Dns {
+    fn new(cluster_ip: &str, endpoint: SocketAddr) -> Self {
+        let name =
+            ServicePortName { service: NamespacedName::new("ns", "dns"), port: "dns".into(), protocol: Protocol::Udp };
+        let endpoint_of = SliceEndpoint {
+            ip: endpoint.ip(),
+            ready: true,
+            serving: true,
+            terminating: false,
+            local: false,
+            node_hint: NodeHint::Elsewhere,
+            zone_hints: None,
+        };
+        let port = SlicePort { name: name.port.clone(), protocol: name.protocol, port: endpoint.port() };
+        let slice = Slice { ports: [port].into(), endpoints: [endpoint_of].into() };
+        let (mut endpoints, mut ports) = (Endpoints::default(), BTreeMap::new());
+        endpoints.insert(name.service.clone(), "slice", slice);
+        let port = ServicePort {
+            cluster_ip: cluster_ip.parse().expect("an address"),
+            port: 53,
+            node_port: 30_053,
+            external_ips: Box::default(),
+            load_balancer_vips: Box::default(),
+            source_ranges: Box::default(),
+            affinity_seconds: None,
+            internal_local: false,
+            external_local: false,
+            health_check_node_port: 0,
+            hidden_external_ips: false,
+        };
+        ports.insert(name, port);
+        Self { ports, endpoints, node: NodeInfo::default() }
+    }
+
+    fn clean(&self, cleaner: &mut FlowCleaner, node_ip: &str, scope: &Scope) -> Option<usize> {
+        let node_ip = node_ip.parse().expect("an address");
+        let Self { ports, endpoints, node } = self;
+        let snapshot = Snapshot { ports, endpoints, node, node_ip, service_cidrs: &[] };
+        cleaner.clean(&snapshot, scope, BTreeSet::new()).map(|cleaned| cleaned.deleted)
+    }
+}
+
+#[test]
+fn flows_at_an_address_that_the_node_gave_up_are_deleted() {
+    for (at, family) in IpFamily::ALL.into_iter().enumerate() {
+        with_services(move || {
+            let iptables = ["iptables-nft", "ip6tables-nft"][at];
+            let ips = [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]][at];
+            let place = &PLACES[at];
+            for ip in ips {
+                run(&format!("ip addr add {ip} dev lo"));
+            }
+            run(&format!(
+                "{iptables} -t nat -A OUTPUT -p udp --dport 30053 -m addrtype --dst-type LOCAL -j DNAT --to-destination {}",
+                place.servers[0]
+            ));
+            let (_server, client) = (socket(place.servers[0]), socket(place.any));
+            let node_port = |ip: &str| SocketAddr::new(ip.parse().expect("an address"), 30_053).to_string();
+            for ip in ips {
+                send(&client, &node_port(ip));
+            }
+            let endpoint = place.servers[0].parse().expect("an address");
+            let dns = Dns::new(["10.96.0.99", "fd00:96::99"][at], endpoint);
+            let everywhere = NodePortAddresses::Cidrs(Vec::new());
+            let mut cleaner = FlowCleaner::new(family, everywhere, Box::new(SystemConntrack), Box::new(SystemHost));
+            assert_eq!(dns.clean(&mut cleaner, ips[0], &Scope::Full), Some(0), "they go where they should");
+            run(&format!("ip addr del {} dev lo", ips[1]));
+            assert!(cleaner.left_addresses(ips[0].parse().expect("an address")));
+            assert_eq!(dns.clean(&mut cleaner, ips[0], &Scope::Full), Some(1));
+            let left = seen(family);
+            assert!(left.len() == 1 && left[0].original.destination.ip().to_string() == ips[0], "{left:?}");
+            assert!(!cleaner.left_addresses(ips[0].parse().expect("an address")), "once is enough");
+        });
+    }
 }

@@ -134,8 +134,11 @@ fn flows_are_stale_when_new_ones_would_go_elsewhere() {
         ("", "30059", "192.168.0.1:30059", "10.0.0.5:8053", true, "I11: a node port that was given up"),
         ("", "30059", "192.168.0.1:30059", "192.168.0.1:30059", false, "a server of the node took it"),
         ("", "30059", "192.168.0.2:30059", "10.0.0.5:8053", false, "I10: not this node's"),
+        ("dns", "", "192.168.0.9:30053", "10.0.0.5:8053", true, "the node gave the address up"),
+        ("dns", "", "192.168.0.9:30053", "192.168.0.9:30053", false, "it goes to whoever has that address now"),
+        ("dns", "", "192.168.0.9:30055", "10.0.0.5:8053", false, "no node port of UDP"),
     ] {
-        let stale = cluster().stale(scope, gone).at_node(node());
+        let stale = cluster().stale(scope, gone).at_node(node()).left(vec![ip("192.168.0.9")]);
         let flow = flow(to, sent_to);
         assert_eq!(stale.is_stale(&flow), expected, "{scope:?} changed, {gone:?} gone, {flow}: {why}");
     }
