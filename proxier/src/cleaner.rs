@@ -83,6 +83,9 @@ impl FlowCleaner {
         let scope = if self.owes { &Scope::Full } else { scope };
         let stale = StaleFlows::of(snapshot, scope, &self.gone);
         if stale.is_empty() {
+            if *scope == Scope::Full {
+                self.served.clear();
+            }
             self.settle();
             return None;
         }

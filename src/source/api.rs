@@ -46,19 +46,25 @@ const WATCH_SECONDS: u32 = 300;
 
 /// Watches. A server that does not answer is waited for.
 pub fn start(client: Client, settings: &Settings, sinks: [Sink; 4]) -> Source {
+    start_with(client, settings, sinks, LIST_PATIENCE)
+}
+
+/// `patience`: how long a list may make no progress.
+fn start_with(client: Client, settings: &Settings, sinks: [Sink; 4], patience: Duration) -> Source {
     let [nodes, services, slices, networks] = sinks;
     let node = format!("metadata.name={}", settings.proxier.node_name);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 300 and 600
     let seconds = (f64::from(WATCH_SECONDS) * (1.0 + chance())) as u32;
     let config = watcher::Config::default().timeout(seconds);
-    let node_watch = watch::<NodeKind>(client.clone(), config.clone().fields(&node), nodes);
+    let node_watch = watch::<NodeKind>(client.clone(), config.clone().fields(&node), nodes, patience);
     let services_config =
         config.clone().labels("!service.kubernetes.io/service-proxy-name").fields("spec.clusterIP!=None");
-    let service_watch = watch::<ServiceKind>(client.clone(), services_config, services);
+    let service_watch = watch::<ServiceKind>(client.clone(), services_config, services, patience);
     let slices_config = config.clone().labels("!service.kubernetes.io/headless");
-    let slice_watch = watch::<SliceKind>(client.clone(), slices_config, slices);
+    let slice_watch = watch::<SliceKind>(client.clone(), slices_config, slices, patience);
     // Only this mode asks which networks cluster IPs are taken from.
-    let network_watch = (settings.mode == Mode::Nftables).then(|| watch::<ServiceCidrKind>(client, config, networks));
+    let network_watch =
+        (settings.mode == Mode::Nftables).then(|| watch::<ServiceCidrKind>(client, config, networks, patience));
     Box::pin(async move {
         let network_watch = OptionFuture::from(network_watch);
         tokio::join!(node_watch, service_watch, slice_watch, network_watch);
@@ -149,7 +155,7 @@ fn uri(master: &str) -> Result<http::Uri, String> {
 }
 
 /// Watches one kind for ever.
-async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink: Sink) {
+async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink: Sink, patience: Duration) {
     let api: Api<Object<K>> = Api::all(client);
     let kind = K::KIND;
     let (mut streaming, mut pause) = (true, Pause::default());
@@ -163,7 +169,7 @@ async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink:
         let (mut began, mut listed) = (false, false);
         loop {
             // An idle watch is kube's business; a list that does not go on is given up, for its connection may be dead.
-            let patience = if listed { Duration::MAX } else { LIST_PATIENCE };
+            let patience = if listed { Duration::MAX } else { patience };
             let event = tokio::time::timeout(patience, events.try_next()).await;
             let error = match event {
                 Ok(Ok(Some(event))) => {

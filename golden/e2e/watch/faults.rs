@@ -227,23 +227,3 @@ fn bodies_that_trickle_arrive() {
     world.settled();
     world.works("later");
 }
-
-#[test]
-fn a_server_that_never_goes_on_with_a_list_is_asked_again() {
-    let mut world = World::new();
-    world.api.apply(node("node-b", "zone-b"));
-    world.api.set_pace(Pace::Silent);
-    world.start();
-    let streaming = |requests: &[golden::apiserver::Request]| requests.iter().filter(|r| r.is_watch()).count();
-    world.api.wait_for_requests("the lists", |requests| streaming(requests) == 3);
-    let asked_again = || streaming(&world.api.requests()) >= 6;
-    // After a minute without a byte; the connections may be dead for all one knows.
-    let deadline = std::time::Instant::now() + Duration::from_secs(90);
-    while !asked_again() {
-        assert!(std::time::Instant::now() < deadline, "{}", world.node.log());
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    world.node.until_logged(&["watching Services", "does not go on"]);
-    world.api.set_pace(Pace::Normal);
-    world.settled();
-}
