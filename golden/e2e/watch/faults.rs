@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use golden::apiserver::{End, Pace};
-use golden::sample::{node, service, slice};
+use golden::sample::{service, slice};
 use serde_json::json;
 
 use crate::{PODS, WEB, World};
@@ -45,26 +45,32 @@ fn what_vanished_before_the_history_that_is_left_is_deleted() {
 
 #[test]
 fn refusals_are_logged_and_overcome() {
-    for code in [500, 429, 403, 401] {
-        let mut world = World::new();
-        for kind in ["Node", "Service", "EndpointSlice"] {
-            world.api.fail_next_of(kind, 1, code);
+    std::thread::scope(|scope| {
+        for code in [500, 429, 403, 401] {
+            scope.spawn(move || refused_and_overcome(code));
         }
-        world.start();
-        for kind in ["Nodes", "Services", "EndpointSlices"] {
-            world.node.until_logged(&["watching", kind, &code.to_string()]);
-        }
-        assert!(!world.node.log().contains("Status {"), "for people: {}", world.node.log());
-        world.settled();
+    });
+}
 
-        // The same in the middle of its life.
-        for kind in ["Service", "EndpointSlice"] {
-            world.api.fail_next_of(kind, 1, code);
-            world.api.end_watches_of(kind, End::Clean);
-        }
-        world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
-        world.node.until_leads(WEB, &["10.244.2.7:8080"]);
+fn refused_and_overcome(code: u16) {
+    let mut world = World::new();
+    for kind in ["Node", "Service", "EndpointSlice"] {
+        world.api.fail_next_of(kind, 1, code);
     }
+    world.start();
+    for kind in ["Nodes", "Services", "EndpointSlices"] {
+        world.node.until_logged(&["watching", kind, &code.to_string()]);
+    }
+    assert!(!world.node.log().contains("Status {"), "for people: {}", world.node.log());
+    world.settled();
+
+    // The same in the middle of its life.
+    for kind in ["Service", "EndpointSlice"] {
+        world.api.fail_next_of(kind, 1, code);
+        world.api.end_watches_of(kind, End::Clean);
+    }
+    world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
+    world.node.until_leads(WEB, &["10.244.2.7:8080"]);
 }
 
 #[test]
@@ -131,13 +137,18 @@ fn garbage_on_the_wire_is_survived_and_loses_nothing() {
         b"{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":500,\"message\":\"etcd is unwell\"}}",
         b"null",
     ];
-    for line in lines {
-        let world = World::running();
-        world.api.send_line("Service", line);
-        world.api.send_line("EndpointSlice", line);
-        world.works("later");
-        world.node.until_leads(WEB, &PODS);
-    }
+    // Each waits for most of its time.
+    std::thread::scope(|scope| {
+        for line in lines {
+            scope.spawn(move || {
+                let world = World::running();
+                world.api.send_line("Service", line);
+                world.api.send_line("EndpointSlice", line);
+                world.works("later");
+                world.node.until_leads(WEB, &PODS);
+            });
+        }
+    });
 }
 
 #[test]
