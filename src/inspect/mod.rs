@@ -79,9 +79,19 @@ pub fn look(sources: &Sources, focus: &Focus) -> Result<Look, String> {
 /// The same for who knows the settings.
 pub fn look_as_asked(asked: Asked, focus: &Focus) -> Look {
     let mut unread = Vec::new();
-    let objects = asked.has_objects().then(|| objects::load(&asked));
-    let objects = objects.and_then(|loaded| loaded.map_err(|why| unread.push(Unread::new("objects", why))).ok());
-    let rules = Rules::read(focus, &mut unread);
+    let mut loaded = None;
+    let rules = std::thread::scope(|scope| {
+        // Both take long at a big cluster.
+        let loading = asked.has_objects().then(|| scope.spawn(|| objects::load(&asked, focus.service.as_ref())));
+        let rules = Rules::read(focus, &mut unread);
+        loaded = loading.map(|loading| loading.join().unwrap_or_else(|_| Err("reading them panicked".to_owned())));
+        rules
+    });
+    let service = focus.service.as_ref().filter(|service| loaded.is_some() && rules.needs_others(service));
+    if service.is_some() {
+        loaded = Some(objects::load(&asked, None));
+    }
+    let objects = loaded.and_then(|loaded| loaded.map_err(|why| unread.insert(0, Unread::new("objects", why))).ok());
     Look { rules, objects, settings: asked.settings, unread }
 }
 

@@ -8,9 +8,10 @@ use std::net::IpAddr;
 
 use proxier::IpFamily;
 use proxier::inspect::rules::Ruleset;
-use proxier::inspect::services::dispatch_of;
+use proxier::inspect::services::{Entry, dispatch_of};
 use proxier::ipvs::Held;
 use proxier::kernel::{Choice, Flavour, Host, SystemHost, SystemIptables, choose_flavour, has_chain};
+use proxier::model::NamespacedName;
 
 use super::report::Unread;
 use super::rule_text::RuleText;
@@ -97,6 +98,23 @@ impl Rules {
     pub fn mode(&self) -> Option<&'static str> {
         let ipvs = self.families.iter().any(|rules| rules.held.is_some());
         if ipvs { Some("ipvs") } else { self.any().then_some("iptables") }
+    }
+
+    /// Whether what a Service comes to depends on others. Only in iptables mode each has its own rules; elsewhere the
+    /// first by name has an address that several claim. And of flows to such an address it takes all of them to tell
+    /// which are stale.
+    #[must_use]
+    pub fn needs_others(&self, service: &NamespacedName) -> bool {
+        if self.mode().is_some_and(|mode| mode != "iptables") {
+            return true;
+        }
+        self.families.iter().any(|rules| {
+            let entries = dispatch_of(&rules.ruleset, &|_, _| true);
+            let is_own = |entry: &&Entry| entry.name().is_some_and(|name| name.service == *service);
+            let (own, others): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(is_own);
+            let claimed: BTreeSet<_> = own.into_iter().filter_map(Entry::destination).collect();
+            others.into_iter().filter_map(Entry::destination).any(|to| claimed.contains(&to))
+        })
     }
 
     /// Whether there is a kube-proxy's rule at all.
