@@ -266,11 +266,11 @@ mod tests {
         };
         let lines: Vec<&str> = RULES.lines().collect();
         let ours = ["KUBE-SVC-AAAAAAAAAAAAAAAA", "KUBE-SEP-AAAAAAAAAAAAAAAA", "KUBE-SEP-AAAAAAAAAAAAAAAB"];
-        for at in 0..lines.len() {
-            let without = RULES.replace(lines[at], "-A KUBE-SERVICES -j KUBE-SVC-ZZZZZZZZZZZZZZZZ");
+        for line in &lines {
+            let without = RULES.replace(line, "-A KUBE-SERVICES -j KUBE-SVC-ZZZZZZZZZZZZZZZZ");
             let (told, all) = of(&without, "a/b:c", &ours);
-            assert_eq!(told, all, "without {}", lines[at]);
-            assert_eq!(told.iter().any(|one| one.kind == DifferenceKind::UnexpectedRule), true, "{told:#?}");
+            assert_eq!(told, all, "without {line}");
+            assert!(told.iter().any(|one| one.kind == DifferenceKind::UnexpectedRule), "{told:#?}");
         }
         let (told, _) = of(&RULES.replace("-d 10.0.0.2/32", "-d 10.0.0.3/32"), "a/b:c", &ours);
         assert_eq!(told, [], "another Service's");
