@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use proxier::IpFamily;
+use proxier::model::NamespacedName;
 use proxier::track::{Change, Kind, Tracker};
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -28,20 +29,20 @@ struct Coming {
     troubles: BTreeMap<Kind, String>,
 }
 
-/// Lists everything once.
+/// Lists everything once; with `only`, of the Services this one and its slices.
 ///
 /// # Errors
 /// If it cannot be had in time, or not at all.
-pub fn load(asked: &Asked) -> Result<BTreeMap<IpFamily, Tracker>, String> {
+pub fn load(asked: &Asked, only: Option<&NamespacedName>) -> Result<BTreeMap<IpFamily, Tracker>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     let mut coming = Coming { families: Vec::new(), troubles: BTreeMap::new() };
-    let listed = runtime.block_on(async { tokio::time::timeout(asked.timeout, list(asked, &mut coming)).await });
+    let listed = runtime.block_on(async { tokio::time::timeout(asked.timeout, list(asked, only, &mut coming)).await });
     listed.unwrap_or_else(|_| Err(coming.missing(asked)))?;
     Ok(coming.families.into_iter().map(|(family, _, tracker)| (family, tracker)).collect())
 }
 
-async fn list(asked: &Asked, coming: &mut Coming) -> Result<(), String> {
+async fn list(asked: &Asked, only: Option<&NamespacedName>, coming: &mut Coming) -> Result<(), String> {
     let Asked { settings, objects, master, .. } = asked;
     let health = Arc::new(Health::new(settings.proxier.periods.sync, objects.is_some()));
     let metrics = Metrics::new("iptables").map_err(|error| error.to_string())?;
@@ -57,7 +58,7 @@ async fn list(asked: &Asked, coming: &mut Coming) -> Result<(), String> {
     };
     let flags = SourceFlags { objects: objects.clone(), ..SourceFlags::default() };
     let (sender, mut news) = unbounded_channel();
-    let mut source = source::start(&flags, settings, families, sender, health, client)?;
+    let mut source = source::start(&flags, settings, families, sender, health, (client, only.cloned()))?;
     let complete = async {
         loop {
             while let Ok(news) = news.try_recv() {

@@ -51,7 +51,7 @@ fn a_server_that_never_goes_on_with_a_list_is_asked_again() {
     runtime.block_on(async {
         let client = connect(&settings, &server.url(), &metrics).await.expect("clients").objects;
         let sinks = [sink(), sink(), sink(), sink()];
-        let watches = start_with(client, &settings, sinks, Duration::from_millis(300));
+        let watches = start_with(client, &settings, None, sinks, Duration::from_millis(300));
         let asked = || server.requests().iter().filter(|request| request.is_watch()).count();
         let seen = async {
             // Of three kinds, each twice.
