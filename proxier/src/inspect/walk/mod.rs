@@ -8,6 +8,8 @@ mod matching;
 mod outcome;
 mod packet;
 mod path;
+#[cfg(test)]
+mod tests;
 
 pub use outcome::{Branch, Doubt, Outcome, Step, Trace, Verdict};
 pub use packet::{ConnState, Memory, Node, Origin, Packet};
