@@ -3,9 +3,11 @@
 //! In: texts, rows. Out: tables that fit the width, colours only on a terminal and never with `NO_COLOR`, a word about
 //! work that takes long. Must not know: what it is about.
 
-use std::io::{IsTerminal, Write};
+use std::io::{BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+
+use serde::Serialize;
 
 /// The width where there is no terminal.
 const DEFAULT_WIDTH: usize = 100;
@@ -202,13 +204,30 @@ pub fn print(text: &str) {
     }
 }
 
+/// The same with a value as JSON, piece by piece: of a big cluster it has a hundred megabytes.
+///
+/// # Errors
+/// If the value is none that JSON has words for.
+pub fn print_json(value: &impl Serialize) -> Result<(), String> {
+    let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+    let written = serde_json::to_writer_pretty(&mut out, value);
+    match written {
+        Err(error) if !error.is_io() => return Err(format!("cannot print this as JSON: {error}")),
+        Ok(()) if out.write_all(b"\n").and_then(|()| out.flush()).is_ok() => {}
+        _ => std::process::exit(1),
+    }
+    Ok(())
+}
+
 /// Says what a command found, or why it could not be done: status 0 or 1.
 pub fn answer(found: Result<String, String>) -> ExitCode {
+    told(found.map(|text| print(&text)))
+}
+
+/// The same where it was said already.
+pub fn told(found: Result<(), String>) -> ExitCode {
     match found {
-        Ok(text) => {
-            print(&text);
-            ExitCode::SUCCESS
-        }
+        Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("Error: {problem}");
             ExitCode::FAILURE

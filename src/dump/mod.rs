@@ -17,7 +17,7 @@ use proxier::model::NamespacedName;
 use crate::inspect::arguments::{Asked, Sources};
 use crate::inspect::report::Report;
 use crate::inspect::{Focus, look, look_as_asked};
-use crate::terminal::{Look, answer};
+use crate::terminal::{Look, print, print_json, told};
 
 pub use text::text;
 
@@ -67,10 +67,10 @@ pub fn service_name(text: &str) -> Result<NamespacedName, String> {
 
 /// Runs the command. Status 1: it could not be done, or there is no such Service.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    answer(shown(arguments))
+    told(show(arguments))
 }
 
-fn shown(arguments: &Arguments) -> Result<String, String> {
+fn show(arguments: &Arguments) -> Result<(), String> {
     let focus = Focus { service: arguments.service.clone(), endpoint: arguments.endpoint };
     let report = Report::of(look(&arguments.sources, &focus)?, &focus);
     for unread in &report.unread {
@@ -82,14 +82,15 @@ fn shown(arguments: &Arguments) -> Result<String, String> {
         return Err(nothing_found(&wanted, &report));
     }
     let cannot = |error: &dyn std::fmt::Display| format!("cannot print the report: {error}");
-    match arguments.output {
+    let shown = match arguments.output {
+        Output::Json => return print_json(&report),
         Output::Text => Ok(text(&report, Look::of_stdout(), false)),
         Output::Wide => Ok(text(&report, Look::of_stdout(), true)),
-        Output::Json => serde_json::to_string_pretty(&report).map(|text| text + "\n").map_err(|e| cannot(&e)),
         Output::Yaml => serde_saphyr::to_string(&report).map_err(|error| cannot(&error)),
         Output::Dot => graph::of(&report).map(|graph| dot::draw(&graph)),
         Output::Svg => graph::of(&report).map(|graph| svg::draw(&graph)),
-    }
+    };
+    shown.map(|text| print(&text))
 }
 
 /// The report as a page: of one Service or of all, as JSON or as text.

@@ -118,7 +118,8 @@ impl Look {
             Some(held) => self.servers(rules, held, tracker, focus),
             None => {
                 // A Service port without a comment is known by what its chains are called.
-                let named: BTreeSet<String> = tracker.map(|tracker| compare::hashes(&self.snapshot(family, tracker), focus)).unwrap_or_default();
+                let named: BTreeSet<String> =
+                    tracker.map(|tracker| compare::hashes(&self.snapshot(family, tracker), focus)).unwrap_or_default();
                 from_iptables(&rules.ruleset, &|name, key| focus.wants(name) || named.contains(key))
             }
         };

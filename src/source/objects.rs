@@ -137,14 +137,16 @@ impl<T> Collected<'_, T> {
                 let (key, ours) = (key_of(kind, &value), kind.api_version());
                 self.pass_over(format!("{place}: {key}: apiVersion: {version:?} is not {ours}"));
             }
-            (None, Value::Object(mut list)) if name.ends_with("List") && list.get("items").is_some_and(Value::is_array) => {
+            (None, Value::Object(mut list))
+                if name.ends_with("List") && list.get("items").is_some_and(Value::is_array) =>
+            {
                 if let Some(Value::Array(items)) = list.remove("items") {
                     items.into_iter().for_each(|item| self.take(place, item));
                 }
             }
-            _ => self.pass_over(format!(
-                "{place}: kind: {name:?} is none of Service, EndpointSlice, Node, ServiceCIDR"
-            )),
+            _ => {
+                self.pass_over(format!("{place}: kind: {name:?} is none of Service, EndpointSlice, Node, ServiceCIDR"))
+            }
         }
     }
 
@@ -261,12 +263,16 @@ mod tests {
 
     #[test]
     fn json_and_yaml_of_the_same_objects_hold_the_same() {
-        let item = |kind: &str, name: &str| {
-            serde_json::json!({"kind": kind, "metadata": {"name": name, "namespace": "x", "labels": {"kubernetes.io/service-name": "a"}}})
-        };
+        let item = |kind: &str, name: &str| serde_json::json!({"kind": kind, "metadata": {"name": name, "namespace": "x", "labels": {"kubernetes.io/service-name": "a"}}});
         // What it is comes last, as kubectl writes it.
         let list = |kind: &str| {
-            let items = [item("Service", "a"), item("Service", "b"), item("EndpointSlice", "a-1"), item("Node", "n"), item("Pod", "p")];
+            let items = [
+                item("Service", "a"),
+                item("Service", "b"),
+                item("EndpointSlice", "a-1"),
+                item("Node", "n"),
+                item("Pod", "p"),
+            ];
             format!("{{\n\t\"items\": {},\"kind\": \"{kind}\"}}", serde_json::json!(items))
         };
         let keys = |text: &str, only: Option<&NamespacedName>| {
@@ -275,7 +281,8 @@ mod tests {
         };
         let value: Value = serde_json::from_str(&list("List")).expect("JSON");
         let yaml = serde_saphyr::to_string(&value).expect("YAML");
-        let documents: String = value["items"].as_array().expect("items").iter().map(|item| format!("---\n{item}\n")).collect();
+        let documents: String =
+            value["items"].as_array().expect("items").iter().map(|item| format!("---\n{item}\n")).collect();
         let a = NamespacedName::new("x", "a");
         for text in [list("List"), yaml, documents] {
             let all = "Service x/a, Service x/b, EndpointSlice x/a-1, Node n";

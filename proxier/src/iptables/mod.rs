@@ -20,9 +20,9 @@ use tracing::{info, warn};
 
 pub use self::cleanup::owned;
 pub use self::expected::{HostFacts, Part, expected, expected_parts};
+pub use self::names::is_of_service_port;
 use self::plan::{Input, Transaction};
 use self::settings::{Features, Settings};
-pub use self::names::is_of_service_port;
 pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
 use self::state::State;
 use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules, pause_after};
