@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use proxier::IpFamily;
 use proxier::model::NamespacedName;
+use proxier::proxier::Message;
 use proxier::track::{Change, Tracker};
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -80,8 +81,8 @@ async fn list(asked: &Asked, only: Option<&NamespacedName>) -> Result<BTreeMap<I
 }
 
 /// Takes what has come; whether that is all.
-fn take(changes: &Receiver<Change>, tracker: &mut Tracker) -> bool {
-    while let Ok(change) = changes.try_recv() {
+fn take(changes: &Receiver<Message>, tracker: &mut Tracker) -> bool {
+    while let Ok(Message::Change(change)) = changes.try_recv() {
         tracker.apply(change);
     }
     tracker.complete() && tracker.node_listed()
