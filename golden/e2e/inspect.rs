@@ -7,5 +7,7 @@
 mod diagnose;
 #[path = "inspect/dump.rs"]
 mod dump;
+#[path = "inspect/focus.rs"]
+mod focus;
 #[path = "inspect/node.rs"]
 mod node;
