@@ -9,5 +9,7 @@ mod diagnose;
 mod dump;
 #[path = "inspect/focus.rs"]
 mod focus;
+#[path = "inspect/hairpin.rs"]
+mod hairpin;
 #[path = "inspect/node.rs"]
 mod node;

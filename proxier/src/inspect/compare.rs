@@ -13,8 +13,11 @@ use crate::family::IpFamily;
 use crate::iptables::names;
 
 /// Chains whose rules each match another destination, so that their order is chance in the real kube-proxy.
-const UNORDERED: [&str; 5] =
-    ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL", "KUBE-IPVS-OUT-FILTER"];
+const UNORDERED: [&str; 4] = ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL"];
+/// The same in IPVS mode, whose other rules ask sets.
+const UNORDERED_IN_IPVS: [&str; 1] = ["KUBE-IPVS-OUT-FILTER"];
+/// The chain that tells that these are rules of IPVS mode.
+const OF_IPVS: &str = "KUBE-IPVS-FILTER";
 /// The kubelet may keep rules of its own in this one.
 const SHARED_WITH_KUBELET: &str = "KUBE-FIREWALL";
 
@@ -31,6 +34,9 @@ pub struct Only<'a> {
 #[must_use]
 pub fn differences(expected: &Ruleset, found: &Ruleset, only: Option<Only<'_>>) -> Vec<Difference> {
     let mut comparison = Comparison::new(found, only);
+    if expected.chain("filter", OF_IPVS).is_some() {
+        comparison.unordered = &UNORDERED_IN_IPVS;
+    }
     let owners = owners(expected);
     comparison.take(expected, &|chain| owners.get(chain).map(|owner| (*owner).to_owned()));
     comparison.finish()
@@ -40,6 +46,8 @@ pub fn differences(expected: &Ruleset, found: &Ruleset, only: Option<Only<'_>>) 
 pub struct Comparison<'a> {
     found: &'a Ruleset,
     only: Option<Only<'a>>,
+    /// In which chains the order does not count.
+    unordered: &'static [&'static str],
     differences: Vec<Difference>,
     /// Chains of Service ports that should be there, and are.
     seen: HashSet<&'a str>,
@@ -49,13 +57,13 @@ impl<'a> Comparison<'a> {
     /// Nothing is expected yet.
     #[must_use]
     pub fn new(found: &'a Ruleset, only: Option<Only<'a>>) -> Self {
-        Self { found, only, differences: Vec::new(), seen: HashSet::new() }
+        Self { found, only, unordered: &UNORDERED, differences: Vec::new(), seen: HashSet::new() }
     }
 
     /// Takes some chains that should be there, each as a whole. `owner`: the Service port that a chain belongs to.
     pub fn take(&mut self, expected: &Ruleset, owner: &dyn Fn(&str) -> Option<String>) {
-        let (found, only) = (self.found, self.only);
-        let mut search = Search { family: found.family(), only, owner, differences: &mut self.differences };
+        let (found, only, unordered) = (self.found, self.only, self.unordered);
+        let mut search = Search { family: found.family(), only, unordered, owner, differences: &mut self.differences };
         for table in expected.tables() {
             let Some(held) = found.table(table) else {
                 search.note(DifferenceKind::MissingTable, table, "", None, None);
@@ -110,8 +118,8 @@ impl<'a> Comparison<'a> {
             return;
         }
         let used: HashSet<&str> = nat.values().flat_map(|chain| &chain.rules).filter_map(Rule::leads_to).collect();
-        let (family, only) = (self.found.family(), self.only);
-        let mut search = Search { family, only, owner: &|_| None, differences: &mut self.differences };
+        let (family, only, unordered) = (self.found.family(), self.only, self.unordered);
+        let mut search = Search { family, only, unordered, owner: &|_| None, differences: &mut self.differences };
         for name in strange.into_iter().filter(|name| used.contains(name)) {
             search.note(DifferenceKind::UnexpectedChain, "nat", name, None, None);
         }
@@ -121,6 +129,7 @@ impl<'a> Comparison<'a> {
 struct Search<'s> {
     family: IpFamily,
     only: Option<Only<'s>>,
+    unordered: &'static [&'static str],
     owner: &'s dyn Fn(&str) -> Option<String>,
     differences: &'s mut Vec<Difference>,
 }
@@ -149,7 +158,7 @@ impl Search<'_> {
     }
 
     fn chain(&mut self, table: &str, name: &str, expected: &Chain, found: &Chain) {
-        let dispatch = UNORDERED.contains(&name);
+        let dispatch = self.unordered.contains(&name);
         let only = self.only.filter(|_| dispatch);
         let wanted = |rule: &&Rule| only.is_none_or(|only| subject(rule).is_none_or(only.service));
         let expected: Vec<&Rule> = expected.rules.iter().filter(wanted).collect();
@@ -266,11 +275,11 @@ mod tests {
         };
         let lines: Vec<&str> = RULES.lines().collect();
         let ours = ["KUBE-SVC-AAAAAAAAAAAAAAAA", "KUBE-SEP-AAAAAAAAAAAAAAAA", "KUBE-SEP-AAAAAAAAAAAAAAAB"];
-        for at in 0..lines.len() {
-            let without = RULES.replace(lines[at], "-A KUBE-SERVICES -j KUBE-SVC-ZZZZZZZZZZZZZZZZ");
+        for line in &lines {
+            let without = RULES.replace(line, "-A KUBE-SERVICES -j KUBE-SVC-ZZZZZZZZZZZZZZZZ");
             let (told, all) = of(&without, "a/b:c", &ours);
-            assert_eq!(told, all, "without {}", lines[at]);
-            assert_eq!(told.iter().any(|one| one.kind == DifferenceKind::UnexpectedRule), true, "{told:#?}");
+            assert_eq!(told, all, "without {line}");
+            assert!(told.iter().any(|one| one.kind == DifferenceKind::UnexpectedRule), "{told:#?}");
         }
         let (told, _) = of(&RULES.replace("-d 10.0.0.2/32", "-d 10.0.0.3/32"), "a/b:c", &ours);
         assert_eq!(told, [], "another Service's");
