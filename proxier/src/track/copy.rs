@@ -45,7 +45,7 @@ mod tests {
         }
         let extent = |only: Option<&str>, most| Extent { only: only.map(|name| NamespacedName::new("ns", name)), most };
         assert_eq!(tracker.copy(&extent(None, 2)).map(drop), Err(NoCopy::Incomplete));
-        [Kind::Service, Kind::EndpointSlice].map(|kind| tracker.apply(Change::Listed(kind)));
+        [Kind::Service, Kind::EndpointSlice].into_iter().for_each(|kind| _ = tracker.apply(Change::Listed(kind)));
         assert_eq!(tracker.copy(&extent(None, 1)).map(drop), Err(NoCopy::TooMany(2)));
         let told = |tracker: &Tracker| {
             let snapshot = tracker.snapshot(IpFamily::V4.localhost());
