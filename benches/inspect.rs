@@ -44,20 +44,29 @@ fn main() {
     let (config, tracker) = (config(), tracker(&objects));
     let rules = rules(&config, &tracker);
     println!("{services} Services x {ENDPOINTS}: {} lines of rules; load {}", rules.lines().count(), load());
+    let _raised = (flows > 0).then(|| Raised::to(flows + flows / 8));
     for way in wanted.split(',') {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
-        run("ip", &["link", "set", "lo", "up"]);
-        match way {
-            "nft" => restore(Flavour::Nft, &rules),
-            "legacy" => restore(Flavour::Legacy, &rules),
-            "nftables" => write_table(&config, &tracker),
-            other => panic!("RULES={other}: it is nft, legacy, nftables"),
-        }
-        println!("{way}:");
-        commands(&file.display().to_string(), way == "nftables");
-        if flows > 0 {
-            count_flows(services, flows);
-        }
+        let (file, config, tracker, rules) = (file.display().to_string(), &config, &tracker, &rules);
+        let measured = std::thread::scope(|scope| {
+            // It leaves the namespace for good.
+            let in_namespace = move || {
+                unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
+                run("ip", &["link", "set", "lo", "up"]);
+                match way {
+                    "nft" => restore(Flavour::Nft, rules),
+                    "legacy" => restore(Flavour::Legacy, rules),
+                    "nftables" => write_table(config, tracker),
+                    other => panic!("RULES={other}: it is nft, legacy, nftables"),
+                }
+                println!("{way}:");
+                commands(&file, way == "nftables");
+                if flows > 0 {
+                    count_flows(services, flows);
+                }
+            };
+            scope.spawn(in_namespace).join()
+        });
+        measured.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
     let _ = std::fs::remove_dir_all(folder);
 }
@@ -235,7 +244,6 @@ impl Drop for Raised {
 
 /// Fills the conntrack table with connections that Services have translated, and has dump count them.
 fn count_flows(services: u32, flows: u32) {
-    let _raised = Raised::to(flows + flows / 8);
     let started = Instant::now();
     let tool = Command::new("conntrack")
         .args(["-R", "-"])
