@@ -1,59 +1,99 @@
-//! What `kube-proxy dump` and `trace` cost on a node of a big cluster: 10,000 Services with 10 endpoints each.
+//! What `kube-proxy dump` and `trace` cost on a node of a big cluster: 10,000 Services with 10 endpoints each, and how
+//! dump counts a million flows. A measurement, so it is run by hand: `cargo bench --bench inspect`, as root.
+//! `SERVICES=1000` asks for fewer, `RULES=nft,legacy,nftables` for some of the ways to have the rules, `FLOWS=0` for no flows.
 //!
-//! In: root, both flavours of iptables. Out: seconds and the most memory of each command, in a namespace of its own.
-//! Run: `cargo bench --bench inspect` as root (SERVICES=1000 for fewer).
+//! In: root, both flavours of iptables, nf_tables, conntrack. Out: seconds, CPU and the most memory of each command, in a
+//! namespace of its own.
 
-use std::io::{Read, Write};
+use std::io::{BufWriter, Read, Write};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{UsageWho, getrusage};
 use proxier::IpFamily;
+use proxier::backend::Backend;
 use proxier::iptables::{HostFacts, expected};
-use proxier::kernel::{Flavour, each_flow};
-use proxier::testing::objects;
-use proxier::track::{Change, Kind, Tracker, Translator, key_of};
+use proxier::kernel::{Flavour, SystemNftables};
+use proxier::model::{Config, LocalDetector, Scope};
+use proxier::nftables::Nftables;
+use proxier::testing::{FakeHost, objects};
+use proxier::track::{Change, Kind, Tracker, Translator};
 use serde_json::{Value, json};
 
 const ENDPOINTS: u32 = 10;
 /// Chains in one transaction: the nf_tables flavour takes quadratic time.
 const BATCH: usize = 500;
+const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
 fn main() {
-    let services: u32 = std::env::var("SERVICES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
+    // It raises nf_conntrack_max of the whole machine for a while: only on request. `cargo test` passes no `--bench`.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        println!("inspect: run it with cargo bench --bench inspect");
+        return;
+    }
+    let number = |name: &str, usual| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
+    let (services, flows) = (number("SERVICES", 10_000), number("FLOWS", 1_000_000));
+    let wanted = std::env::var("RULES").unwrap_or_else(|_| "nft,legacy,nftables".to_owned());
     let objects = cluster(services);
     let folder = std::env::temp_dir().join(format!("inspect-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     let file = folder.join("objects.json");
-    std::fs::write(&file, serde_json::to_string(&json!({"kind": "List", "items": &objects})).expect("JSON"))
-        .expect("a file");
-    let rules = rules(&objects);
-    println!("{services} Services x {ENDPOINTS}: {} lines of rules", rules.lines().count());
-    for flavour in [Flavour::Nft, Flavour::Legacy] {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root");
-        run("ip", &["link", "set", "lo", "up"]);
-        load(flavour, &rules);
-        println!("{flavour}:");
-        let file = file.display().to_string();
-        let with =
-            ["--hostname-override", "node-a", "--cluster-cidr", "10.0.0.0/8", "--timeout", "1m", "--objects", &file];
-        measure("dump --service ns/svc-77", &["dump", "--service", "ns/svc-77"]);
-        measure("the same, compared with objects", &[&["dump", "--service", "ns/svc-77"][..], &with].concat());
-        measure("dump, all, as JSON", &["dump", "-o", "json"]);
-        measure("the same, compared with objects", &[&["dump", "-o", "json"][..], &with].concat());
-        measure("trace", &["trace", "--from", "host", "--to", "11.0.0.78:80", "--in-interface", "lo"]);
+    std::fs::write(&file, json!({"items": &objects, "kind": "List"}).to_string()).expect("a file");
+    let (config, tracker) = (config(), tracker(&objects));
+    let rules = rules(&config, &tracker);
+    println!("{services} Services x {ENDPOINTS}: {} lines of rules; load {}", rules.lines().count(), load());
+    let _raised = (flows > 0).then(|| Raised::to(flows + flows / 8));
+    for way in wanted.split(',') {
+        let (file, config, tracker, rules) = (file.display().to_string(), &config, &tracker, &rules);
+        let measured = std::thread::scope(|scope| {
+            // It leaves the namespace for good.
+            let in_namespace = move || {
+                unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
+                run("ip", &["link", "set", "lo", "up"]);
+                match way {
+                    "nft" => restore(Flavour::Nft, rules),
+                    "legacy" => restore(Flavour::Legacy, rules),
+                    "nftables" => write_table(config, tracker),
+                    other => panic!("RULES={other}: it is nft, legacy, nftables"),
+                }
+                println!("{way}:");
+                commands(&file, way == "nftables");
+                if flows > 0 {
+                    count_flows(services, flows);
+                }
+            };
+            scope.spawn(in_namespace).join()
+        });
+        measured.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
     let _ = std::fs::remove_dir_all(folder);
-    flows();
+}
+
+fn commands(file: &str, nftables: bool) {
+    let mut with =
+        vec!["--hostname-override", "node-a", "--cluster-cidr", "10.0.0.0/8", "--timeout", "1m", "--objects", file];
+    with.extend(nftables.then_some(["--", "--proxy-mode=nftables"]).into_iter().flatten());
+    let with = |words: &[&'static str]| words.iter().copied().chain(with.iter().copied()).collect::<Vec<_>>();
+    const ONE: [&str; 3] = ["dump", "--service", "ns/svc-77"];
+    const ALL: [&str; 3] = ["dump", "-o", "json"];
+    measure("dump --service ns/svc-77", &ONE);
+    measure("the same, compared with objects", &with(&ONE));
+    measure("dump, all, as JSON", &ALL);
+    measure("the same, compared with objects", &with(&ALL));
+    measure("trace", &["trace", "--from", "10.0.0.9", "--in-interface", "eth0", "--to", "11.0.0.78:80"]);
+}
+
+fn ip(net: u8, number: u32) -> IpAddr {
+    let [_, a, b, c] = (number + 1).to_be_bytes();
+    IpAddr::from([net, a, b, c])
 }
 
 fn cluster(services: u32) -> Vec<Value> {
     let mut all = vec![objects::node(&["192.168.50.2".parse().expect("an address")])];
     for number in 0..services {
         let name = format!("svc-{number}");
-        let ip = |net: u8, number: u32| {
-            let [_, a, b, c] = (number + 1).to_be_bytes();
-            std::net::IpAddr::from([net, a, b, c])
-        };
         all.push(objects::service("ns", &name, ip(11, number)));
         let endpoints: Vec<_> = (0..ENDPOINTS).map(|n| ip(10, number * ENDPOINTS + n)).collect();
         all.push(objects::slice("ns", &name, &format!("{name}-a"), &endpoints));
@@ -61,15 +101,16 @@ fn cluster(services: u32) -> Vec<Value> {
     all
 }
 
-/// The rules for them, as our own first sync would write them.
-fn rules(objects: &[Value]) -> String {
-    let mut config = objects::config();
-    config.local_detector = proxier::model::LocalDetector::ClusterCidr(vec!["10.0.0.0/8".parse().expect("a network")]);
-    let mut translator = Translator::new(&config.node_name, false);
+fn config() -> Config {
+    let pods = LocalDetector::ClusterCidr(vec!["10.0.0.0/8".parse().expect("a network")]);
+    Config { local_detector: pods, ..objects::config() }
+}
+
+fn tracker(objects: &[Value]) -> Tracker {
+    let mut translator = Translator::new(objects::NODE, false);
     let mut tracker = Tracker::default();
     for object in objects {
         let kind = Kind::ALL.into_iter().find(|kind| object["kind"] == kind.name()).expect("a kind");
-        assert!(!key_of(kind, object).name.name.is_empty());
         for (family, change) in translator.applied(kind, object.clone()).expect("an object").changes {
             if family == IpFamily::V4 {
                 tracker.apply(change);
@@ -77,17 +118,30 @@ fn rules(objects: &[Value]) -> String {
         }
     }
     Kind::ALL.into_iter().for_each(|kind| _ = tracker.apply(Change::Listed(kind)));
-    let node_ip = config.node_ip(IpFamily::V4, tracker.node());
+    tracker
+}
+
+/// The rules of iptables mode, as our own first sync would write them.
+fn rules(config: &Config, tracker: &Tracker) -> String {
+    let snapshot = tracker.snapshot(config.node_ip(IpFamily::V4, tracker.node()));
     let host = HostFacts { random_fully: true, ..HostFacts::default() };
     let mut text = String::new();
-    expected(IpFamily::V4, &config, &tracker.snapshot(node_ip), &host, |piece| text.push_str(piece));
+    expected(IpFamily::V4, config, &snapshot, &host, |piece| text.push_str(piece));
     text
 }
 
+/// The table of nftables mode, written as a first sync writes it.
+fn write_table(config: &Config, tracker: &Tracker) {
+    let (kernel, host) = (Box::new(SystemNftables::default()), Box::new(FakeHost::default()));
+    let mut mode = Nftables::new(IpFamily::V4, config.clone(), kernel, host);
+    let snapshot = tracker.snapshot(config.node_ip(IpFamily::V4, tracker.node()));
+    mode.sync(&snapshot, &Scope::Full, Instant::now()).expect("the kernel takes it");
+}
+
 /// Loads them; the many chains of the nat table a few at a time, before what leads to them.
-fn load(flavour: Flavour, rules: &str) {
+fn restore(flavour: Flavour, rules: &str) {
     let infix = if flavour == Flavour::Nft { "nft" } else { "legacy" };
-    let restore = |text: &str| {
+    let apply = |text: &str| {
         let mut tool = Command::new(format!("iptables-{infix}-restore"));
         let mut tool = tool.arg("--noflush").stdin(Stdio::piped()).spawn().expect("iptables-restore");
         tool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
@@ -95,12 +149,12 @@ fn load(flavour: Flavour, rules: &str) {
     };
     let (others, nat) = rules.split_once("*nat\n").expect("a nat table");
     let (nat, mangle) = nat.split_once("COMMIT\n").expect("its end");
-    restore(&format!("{others}{mangle}"));
+    apply(&format!("{others}{mangle}"));
     let own = |line: &str| {
         ["KUBE-SVC-", "KUBE-SEP-"].iter().any(|p| line.trim_start_matches("-A ").trim_start_matches(':').starts_with(p))
     };
     let chains: Vec<&str> = nat.lines().filter(|line| line.starts_with(':')).collect();
-    restore(&format!(
+    apply(&format!(
         "*nat\n{}\nCOMMIT\n",
         chains.iter().filter(|line| !own(line)).copied().collect::<Vec<_>>().join("\n")
     ));
@@ -117,25 +171,39 @@ fn load(flavour: Flavour, rules: &str) {
     for chunk in all.chunks(batch.min(all.len())) {
         let declared: String = chunk.iter().map(|(name, _)| format!(":{name} - [0:0]\n")).collect();
         let filled: String = chunk.iter().flat_map(|(_, rules)| rules).map(|rule| format!("{rule}\n")).collect();
-        restore(&format!("*nat\n{declared}{filled}COMMIT\n"));
+        apply(&format!("*nat\n{declared}{filled}COMMIT\n"));
     }
     let rest: Vec<&str> = nat.lines().filter(|line| !own(line) && !line.starts_with(':')).collect();
-    restore(&format!("*nat\n{}\nCOMMIT\n", rest.join("\n")));
+    apply(&format!("*nat\n{}\nCOMMIT\n", rest.join("\n")));
 }
 
 fn run(program: &str, words: &[&str]) {
     assert!(Command::new(program).args(words).status().expect(program).success());
 }
 
-/// Runs a command of ours; prints how long it took and how much memory it had at most.
-fn measure(what: &str, words: &[&str]) {
-    let started = Instant::now();
+fn load() -> String {
+    std::fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// The CPU time of children that ended.
+fn children_cpu() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("usage");
+    [usage.user_time(), usage.system_time()].iter().map(|time| Duration::from_micros(micros(time))).sum()
+}
+
+fn micros(time: &nix::sys::time::TimeVal) -> u64 {
+    u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or_default()
+}
+
+/// Runs a command of ours; prints how long it took, how much CPU with its tools, and how much memory it had at most.
+fn measure(what: &str, words: &[&str]) -> Vec<u8> {
+    let (started, cpu) = (Instant::now(), children_cpu());
     let mut child = Command::new(env!("CARGO_BIN_EXE_kube-proxy"));
     let mut child = child.args(words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
     let mut output = child.stdout.take().expect("a pipe");
     let reader = std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        output.read_to_end(&mut bytes).map(|_| bytes.len())
+        output.read_to_end(&mut bytes).map(|_| bytes)
     });
     let (status, mut most) = (format!("/proc/{}/status", child.id()), 0_u64);
     let ended = loop {
@@ -147,24 +215,63 @@ fn measure(what: &str, words: &[&str]) {
         }
         std::thread::sleep(Duration::from_millis(1));
     };
-    let took = started.elapsed().as_secs_f64();
+    let (took, cpu) = (started.elapsed().as_secs_f64(), (children_cpu() - cpu).as_secs_f64());
     let bytes = reader.join().expect("a thread").expect("output");
     #[allow(clippy::cast_precision_loss)] // for people
     let most = most as f64 / 1024.0;
-    println!("  {what:<36} {took:6.2} s  {most:6.1} MB  {bytes:>10} bytes of output  {ended}");
+    println!("  {what:<36} {took:6.2} s  {cpu:6.2} s CPU  {most:6.1} MB  {:>10} bytes of output  {ended}", bytes.len());
+    bytes
 }
 
-/// How long it takes to go through as many flows as the kernel tracks at most.
-fn flows() {
-    let max = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or_default();
-    let max: u32 = max.trim().parse().expect("conntrack");
-    std::fs::write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "3600").expect("a sysctl");
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    for number in 0..max {
-        let [_, a, b, c] = number.to_be_bytes();
-        let _ = socket.send_to(b"?", (std::net::Ipv4Addr::new(127, 1 + a, b, c), 9));
+/// The limit of the whole machine, raised while this lives.
+struct Raised(String);
+
+impl Raised {
+    fn to(limit: u32) -> Self {
+        let before = std::fs::read_to_string(MAX).expect("conntrack");
+        if before.trim().parse::<u32>().is_ok_and(|before| before < limit) {
+            std::fs::write(MAX, limit.to_string()).expect("nf_conntrack_max: run as root in the first namespace");
+        }
+        Self(before)
     }
-    let (started, mut count) = (Instant::now(), 0_u64);
-    each_flow(IpFamily::V4, &mut |_| count += 1).expect("a table");
-    println!("{count} flows in {:.2} s", started.elapsed().as_secs_f64());
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        let _ = std::fs::write(MAX, &self.0);
+    }
+}
+
+/// Fills the conntrack table with connections that Services have translated, and has dump count them.
+fn count_flows(services: u32, flows: u32) {
+    let started = Instant::now();
+    let tool = Command::new("conntrack")
+        .args(["-R", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut tool = tool.expect("conntrack");
+    let mut entries = BufWriter::new(tool.stdin.take().expect("a pipe"));
+    for number in 0..flows {
+        let (service, client) = (number % services, Ipv4Addr::from_bits(0xac10_0000 + (number & 0xf_ffff)));
+        let endpoint = ip(10, service * ENDPOINTS + number / services % ENDPOINTS);
+        let (to, port) = (ip(11, service), 1024 + number % 60_000);
+        let written = writeln!(
+            entries,
+            "-A -p tcp -s {client} -d {to} -r {endpoint} -q {client} --sport {port} --dport 80 --reply-port-src 8080 \
+             --reply-port-dst {port} --state ESTABLISHED -t 3600 -u SEEN_REPLY,ASSURED"
+        );
+        written.expect("it reads");
+    }
+    drop(entries);
+    assert!(tool.wait().expect("it ends").success(), "conntrack -R");
+    let count = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").expect("a count");
+    println!("  {} flows made in {:.1} s", count.trim(), started.elapsed().as_secs_f64());
+    let told = measure("dump --service, with these flows", &["dump", "--service", "ns/svc-77", "-o", "json"]);
+    let told: Value = serde_json::from_slice(&told).unwrap_or_default();
+    let endpoints = told["services"][0]["endpoints"].as_array().cloned().unwrap_or_default();
+    let of_it: u64 = endpoints.iter().filter_map(|endpoint| endpoint["flows"]["ESTABLISHED"].as_u64()).sum();
+    println!("  flows of ns/svc-77: {of_it} of {}", flows / services);
+    run("conntrack", &["-F"]);
 }

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::{Receiver, channel};
 
+use proxier::proxier::Message;
 use proxier::track::Kind;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
@@ -27,7 +28,7 @@ fn info(addresses: &[&str], pod_cidrs: &[&str]) -> NodeInfo {
 /// A proxy on its node, with the families that work there.
 struct Running {
     news: UnboundedSender<News>,
-    told: Vec<Receiver<Change>>,
+    told: Vec<Receiver<Message>>,
     end: JoinHandle<NodeError>,
 }
 
@@ -67,7 +68,11 @@ impl Running {
     /// What the first family was told since last asked.
     async fn told(&self) -> Vec<Change> {
         self.settle().await;
-        self.told[0].try_iter().collect()
+        let changes = self.told[0].try_iter().map(|message| match message {
+            Message::Change(change) => change,
+            other => panic!("{other:?}"),
+        });
+        changes.collect()
     }
 
     async fn works(&self) -> bool {

@@ -16,8 +16,7 @@ use proxier::ipvs;
 use proxier::kernel::{Host, SystemConntrack, SystemHost, ignored_signals, packet_counters};
 use proxier::leftovers::{self, Running};
 use proxier::model::Config;
-use proxier::proxier::Proxier;
-use proxier::track::Change;
+use proxier::proxier::{Message, Proxier};
 use tokio::sync::mpsc::unbounded_channel;
 use tracing::{info, warn};
 
@@ -32,7 +31,7 @@ use crate::events::{self, Events, Patience};
 use crate::health::Health;
 use crate::health_checks::Reports;
 use crate::http::{Pages, RulesPage};
-use crate::inspect::{self, gate::Syncing};
+use crate::inspect::{gate::Syncing, model::Model};
 use crate::logging;
 use crate::metrics::{Feature, Metrics};
 use crate::node;
@@ -44,9 +43,6 @@ use crate::stop::Stop;
 
 /// How long the API server may take for what is said last.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// How long the files of `--objects` may take to be read for a page.
-const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does what else the flags ask for.
 ///
@@ -122,8 +118,8 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     let metrics = Arc::new(metrics(settings).map_err(|error| format!("cannot make metrics: {error}"))?);
     let (events, due) = events::events();
     // The ports open before anything can fail, so that one can ask why nothing works.
-    let syncing = Syncing::default();
-    let plan = plan(line, settings, events.clone(), &syncing);
+    let (syncing, model) = (Syncing::default(), Model::default());
+    let plan = plan(line, settings, events.clone(), (&syncing, &model));
     let (mut servers, reports) = Servers::start(plan, &health, &metrics);
     tokio::task::yield_now().await;
 
@@ -145,6 +141,8 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     };
     let (families, threads) = start_families(settings, found, &health, &metrics, reports, &syncing)?;
     setup::oom_score(settings);
+    let askable = Arc::new(families.clone());
+    model.is(&askable);
     let (news, node) = unbounded_channel();
     let node = node::follow(settings.clone(), families.clone(), node);
     let source = source::start(flags, settings, families, news, health, (client, None))?;
@@ -160,7 +158,8 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
         }
         message = config_watch::updated(watch) => Err(message),
     };
-    // The last senders went with the source: the families finish what they are at and end.
+    // The last senders go, as those of the source have: the families finish what they are at and end.
+    drop(askable);
     let ended = tokio::task::spawn_blocking(|| threads.into_iter().all(|thread| thread.join().is_ok())).await;
     servers.stop().await;
     match ended {
@@ -185,18 +184,18 @@ fn metrics(settings: &Settings) -> prometheus::Result<Metrics> {
     Ok(metrics)
 }
 
-/// `/debug/rules`, if it was asked for. It compares with `--objects`; an API server is not asked for a page.
-fn rules_page(line: &Line, settings: &Settings, syncing: &Syncing) -> Option<RulesPage> {
-    let mut settings = settings.clone();
-    settings.client.kubeconfig = None;
-    let (objects, timeout) = (line.flags.source.objects.clone(), PAGE_TIMEOUT);
-    let asked = inspect::arguments::Asked { settings, objects, master: String::new(), timeout };
-    let report = Box::new(move |service: Option<&str>, json| dump::page(asked.clone(), service, json));
-    let syncing = syncing.clone();
-    line.flags.servers.debug_rules.0.then(|| RulesPage::new(report, move || syncing.now()))
+/// `/debug/rules`, if it was asked for. It compares with what the proxy itself knows.
+fn rules_page(line: &Line, settings: &Settings, syncing: &Syncing, model: &Model) -> Option<RulesPage> {
+    let (settings, begun, model, at_work) = (settings.clone(), syncing.clone(), model.clone(), syncing.clone());
+    let report = Box::new(move |service: Option<&str>, json| {
+        let page = dump::page(&settings, &model, &|| begun.begun(), (service, json));
+        proxier::kernel::memory::release();
+        page
+    });
+    line.flags.servers.debug_rules.0.then(|| RulesPage::new(report, move || at_work.now()))
 }
 
-fn plan(line: &Line, settings: &Settings, events: Events, syncing: &Syncing) -> Plan {
+fn plan(line: &Line, settings: &Settings, events: Events, (syncing, model): (&Syncing, &Model)) -> Plan {
     Plan {
         health: settings.healthz,
         metrics: settings.metrics,
@@ -206,7 +205,7 @@ fn plan(line: &Line, settings: &Settings, events: Events, syncing: &Syncing) -> 
             configz: serde_json::to_string(&settings.file).unwrap_or_else(|error| error.to_string()),
             flagz: settings.gates.enabled("ComponentFlagz").then(|| line.shown.clone()),
             statusz: settings.gates.enabled("ComponentStatusz"),
-            rules: rules_page(line, settings, syncing),
+            rules: rules_page(line, settings, syncing, model),
             profiling: settings.enable_profiling,
             set_verbosity: logging::set_verbosity,
         },
@@ -227,7 +226,7 @@ fn start_families(
     let (config, began) = (&settings.proxier, Instant::now());
     let (mut families, mut threads) = (Families::default(), Vec::new());
     for (family, backend) in backends {
-        let (sender, changes) = mpsc::channel::<Change>();
+        let (sender, changes) = mpsc::channel::<Message>();
         let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
         let proxier = Proxier::new(family, config.clone(), syncing.watch(backend), reporter)
             .with_cleaner(cleaner(family, config))

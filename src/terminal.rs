@@ -3,9 +3,11 @@
 //! In: texts, rows. Out: tables that fit the width, colours only on a terminal and never with `NO_COLOR`, a word about
 //! work that takes long. Must not know: what it is about.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+
+use serde::Serialize;
 
 /// The width where there is no terminal.
 const DEFAULT_WIDTH: usize = 100;
@@ -56,7 +58,7 @@ impl Look {
     #[must_use]
     pub fn of_stdout() -> Self {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let terminal = std::io::stdout().is_terminal();
+        let terminal = io::stdout().is_terminal();
         let colours = terminal && set("NO_COLOR").is_none() && set("TERM").is_some_and(|t| t != "dumb");
         let columns = set("COLUMNS").and_then(|columns| columns.parse().ok());
         let width = columns
@@ -168,7 +170,7 @@ impl Progress {
     /// Begins now.
     #[must_use]
     pub fn new(what: &str) -> Self {
-        let terminal = std::io::stderr().is_terminal();
+        let terminal = io::stderr().is_terminal();
         Self { what: what.to_owned(), terminal, since: Instant::now(), told: None, steps: 0 }
     }
 
@@ -181,7 +183,7 @@ impl Progress {
         }
         self.told = Some(Instant::now());
         eprint!("\r{}: {} … ", self.what, self.steps);
-        let _ = std::io::stderr().flush();
+        let _ = io::stderr().flush();
     }
 }
 
@@ -196,24 +198,42 @@ impl Drop for Progress {
 
 /// Writes to standard output. Nobody may read on, as with `| head`: then it ends as other programs do.
 pub fn print(text: &str) {
-    if write(text).is_err() {
+    if write(words(text.to_owned())).is_err() {
         std::process::exit(1);
     }
 }
 
-fn write(text: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+/// An answer that is written piece by piece: of a big cluster it has a hundred megabytes.
+pub type Words = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()>>;
+
+/// A text as such.
+#[must_use]
+pub fn words(text: String) -> Words {
+    Box::new(move |out| out.write_all(text.as_bytes()))
+}
+
+/// A value as JSON.
+#[must_use]
+pub fn json(value: impl Serialize + 'static) -> Words {
+    Box::new(move |out| {
+        serde_json::to_writer_pretty(&mut *out, &value)?;
+        out.write_all(b"\n")
+    })
+}
+
+fn write(words: Words) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    words(&mut out).and_then(|()| out.flush())
 }
 
 /// Says what a command found, or why it could not be done: status 0 or 1.
-pub fn answer(found: Result<String, String>) -> ExitCode {
-    answer_with(found.map(|text| (text, 0)), 1)
+pub fn answer(found: Result<Words, String>) -> ExitCode {
+    answer_with(found.map(|words| (words, 0)), 1)
 }
 
 /// The same with a status of what was found. `failed`: the status where it could not be done, or not be said.
-pub fn answer_with(found: Result<(String, u8), String>, failed: u8) -> ExitCode {
-    let said = found.and_then(|(text, status)| match write(&text) {
+pub fn answer_with(found: Result<(Words, u8), String>, failed: u8) -> ExitCode {
+    let said = found.and_then(|(words, status)| match write(words) {
         Ok(()) => Ok(status),
         // Nobody reads on: other programs end without a word too.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(failed),
@@ -221,7 +241,7 @@ pub fn answer_with(found: Result<(String, u8), String>, failed: u8) -> ExitCode 
     });
     ExitCode::from(said.unwrap_or_else(|problem| {
         // Where that cannot be said either, the status says it.
-        let _ = writeln!(std::io::stderr(), "Error: {problem}");
+        let _ = writeln!(io::stderr(), "Error: {problem}");
         failed
     }))
 }

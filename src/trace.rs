@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::inspect::paths::{CLIENT_PORT, Paths};
 use crate::inspect::rules::FamilyRules;
-use crate::terminal::{Look, Style, answer};
+use crate::terminal::{Look, Style, Words, answer, json, words};
 
 /// Where clients outside of the cluster are, where nobody says where: addresses for documentation.
 const OUTSIDE: [&str; 2] = ["198.51.100.7", "2001:db8::7"];
@@ -67,7 +67,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     answer(shown(arguments))
 }
 
-fn shown(arguments: &Arguments) -> Result<String, String> {
+fn shown(arguments: &Arguments) -> Result<Words, String> {
     let mut unread = Vec::new();
     let mut rules = FamilyRules::for_walking(IpFamily::of(&arguments.to.0.ip()), &mut unread)?;
     for unread in unread {
@@ -78,8 +78,8 @@ fn shown(arguments: &Arguments) -> Result<String, String> {
     let packet = paths.packet(from, arguments.to, arguments.in_interface.as_deref())?;
     let trace = paths.trace(&packet)?;
     match arguments.output {
-        Output::Text => Ok(text(&packet, &trace, arguments.all, Look::of_stdout())),
-        Output::Json => Ok(format!("{:#}\n", as_json(&packet, &trace))),
+        Output::Text => Ok(words(text(&packet, &trace, arguments.all, Look::of_stdout()))),
+        Output::Json => Ok(json(as_json(&packet, &trace))),
     }
 }
 

@@ -9,6 +9,8 @@ mod api;
 mod diagnose;
 #[path = "inspect/dump.rs"]
 mod dump;
+#[path = "inspect/focus.rs"]
+mod focus;
 #[path = "inspect/hairpin.rs"]
 mod hairpin;
 #[path = "inspect/node.rs"]

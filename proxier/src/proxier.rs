@@ -1,10 +1,10 @@
 //! The loop of one family: takes changes, decides when to sync, syncs, reports.
 //!
-//! In: [`Change`]s through a channel. Out: calls of a [`Backend`], reports to an [`Observer`].
+//! In: [`Change`]s through a channel, and questions. Out: calls of a [`Backend`], reports to an [`Observer`].
 //! Must not know: which mode it is, or where changes come from. One thread owns all of it; it ends with its channel.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{debug, error, info, warn};
@@ -15,7 +15,7 @@ use crate::family::IpFamily;
 use crate::kernel;
 use crate::model::{Config, Destination, HealthChecks, LocalDetector, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
-use crate::track::{Change, Kind, Tracker};
+use crate::track::{Change, Extent, Kind, NoCopy, Tracker};
 
 /// How long at most without a sync that looks at everything.
 pub const FULL_SYNC_PERIOD: Duration = Duration::from_hours(1);
@@ -33,6 +33,21 @@ pub trait Observer: Send {
     fn synced(&mut self, report: &SyncReport<'_>);
     /// Stale flows were looked for.
     fn cleaned(&mut self, _cleaned: &Cleaned) {}
+}
+
+/// What comes to a [`Proxier`].
+#[derive(Debug)]
+pub enum Message {
+    /// Something happened.
+    Change(Change),
+    /// Somebody wants to know what is known.
+    Copy(Extent, Sender<Result<Tracker, NoCopy>>),
+}
+
+impl From<Change> for Message {
+    fn from(change: Change) -> Self {
+        Self::Change(change)
+    }
 }
 
 /// What a sync came to.
@@ -127,21 +142,25 @@ impl Proxier {
     }
 
     /// Runs until the channel's senders are gone. A sync under way is finished first; the rules stay.
-    pub fn run(mut self, changes: &Receiver<Change>) {
+    pub fn run(mut self, messages: &Receiver<impl Into<Message>>) {
         loop {
             let now = Instant::now();
             let wait = self.next_event(now).map(|at| at.saturating_duration_since(now));
             let received = match wait {
                 // What has come already is taken before a sync begins: a list of 10,000 is one change.
-                Some(Duration::ZERO) => changes.try_recv().map_err(|e| match e {
+                Some(Duration::ZERO) => messages.try_recv().map_err(|e| match e {
                     TryRecvError::Empty => RecvTimeoutError::Timeout,
                     TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
                 }),
-                Some(wait) => changes.recv_timeout(wait),
-                None => changes.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wait) => messages.recv_timeout(wait),
+                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match received {
-                Ok(change) => self.take(change),
+                Ok(message) => match message.into() {
+                    Message::Change(change) => self.take(change),
+                    // Who does not wait for it any more does not need it.
+                    Message::Copy(extent, answer) => _ = answer.send(self.tracker.copy(&extent)),
+                },
                 Err(RecvTimeoutError::Timeout) => self.act(Instant::now()),
                 Err(RecvTimeoutError::Disconnected) => {
                     info!("{}: stopped, the rules stay", self.family);

@@ -15,6 +15,8 @@ use std::cell::Cell;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use proxier::kernel::{Host, IptablesTool};
+use proxier::netfilter::Restore;
+use proxier::netfilter::iptables::{Chain, Rule, Table, Target};
 use proxier::testing::FakeHost;
 
 use self::cluster::{Operation, operations};
@@ -94,4 +96,27 @@ fn incremental_is_full_in_nf_tables() {
 #[test]
 fn incremental_is_full_in_legacy_tables() {
     live(1);
+}
+
+/// By this number a check knows that nobody else was here.
+#[test]
+fn each_table_that_is_written_is_one_change_of_nf_tables() {
+    let (real, chain) = (Real::new(FLAVOURS[0]), Chain::new("KUBE-X"));
+    let mut tool = real.tools();
+    let drop = Rule { target: Some(Target::Drop), ..Rule::default() };
+    let mut number = tool.generation().expect("nf_tables tells");
+    for tables in [&[Table::Filter][..], &[Table::Filter, Table::Mangle], &[Table::Mangle]] {
+        let mut restore = Restore::default();
+        tables.iter().for_each(|table| restore.chain(*table, chain, std::slice::from_ref(&drop), None));
+        assert_eq!(restore.tables(), tables.len());
+        tool.restore(&restore).expect("it is taken");
+        number += u32::try_from(tables.len()).expect("few");
+        assert_eq!(tool.generation(), Some(number), "{tables:?}");
+    }
+    tool.save(Table::Filter).expect("it can be read");
+    tool.has_chain(Table::Filter, chain).expect("an answer");
+    assert_eq!(tool.generation(), Some(number), "to look is no change");
+    assert!(real.program("").args(["-w", "5", "-F", "KUBE-X"]).status().expect("iptables").success());
+    assert_ne!(tool.generation(), Some(number), "somebody else's");
+    assert_eq!(Real::new(FLAVOURS[1]).tools().generation(), None, "the legacy flavour has none");
 }

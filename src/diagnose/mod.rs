@@ -25,7 +25,7 @@ use crate::inspect::facts::Facts;
 use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::inspect::{Focus, Look as Seen, look};
-use crate::terminal::{Look, Style, answer_with, wrapped};
+use crate::terminal::{Look, Style, Words, answer_with, json, words, wrapped};
 use crate::trace::{Output, destination};
 
 /// The name and version of the JSON's schema.
@@ -87,13 +87,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     answer_with(shown(arguments), Status::CouldNotTell.code())
 }
 
-fn shown(arguments: &Arguments) -> Result<(String, u8), String> {
+fn shown(arguments: &Arguments) -> Result<(Words, u8), String> {
     let diagnosis = diagnose(arguments)?;
-    let text = match arguments.output {
-        Output::Text => text(&diagnosis, Look::of_stdout()),
-        Output::Json => serde_json::to_string_pretty(&diagnosis).map_err(|error| error.to_string())? + "\n",
+    let status = diagnosis.status.code();
+    let answer = match arguments.output {
+        Output::Text => words(text(&diagnosis, Look::of_stdout())),
+        Output::Json => json(diagnosis),
     };
-    Ok((text, diagnosis.status.code()))
+    Ok((answer, status))
 }
 
 impl Status {

@@ -10,14 +10,19 @@ mod text;
 
 use std::net::IpAddr;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueEnum};
 use proxier::model::NamespacedName;
+use proxier::track::Extent;
 
-use crate::inspect::arguments::{Asked, Sources};
-use crate::inspect::report::Report;
-use crate::inspect::{Focus, look, look_as_asked};
-use crate::terminal::{Look, answer};
+use crate::config::Settings;
+use crate::http::NoReport;
+use crate::inspect::arguments::Sources;
+use crate::inspect::model::{Model, NoModel};
+use crate::inspect::report::{Report, Unread};
+use crate::inspect::{Focus, look, look_with};
+use crate::terminal::{Look, Words, answer, json, words};
 
 pub use text::text;
 
@@ -67,10 +72,10 @@ pub fn service_name(text: &str) -> Result<NamespacedName, String> {
 
 /// Runs the command. Status 1: it could not be done, or there is no such Service.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    answer(shown(arguments))
+    answer(show(arguments))
 }
 
-fn shown(arguments: &Arguments) -> Result<String, String> {
+fn show(arguments: &Arguments) -> Result<Words, String> {
     let focus = Focus { service: arguments.service.clone(), endpoint: arguments.endpoint };
     let report = Report::of(look(&arguments.sources, &focus)?, &focus);
     for unread in &report.unread {
@@ -82,29 +87,58 @@ fn shown(arguments: &Arguments) -> Result<String, String> {
         return Err(nothing_found(&wanted, &report));
     }
     let cannot = |error: &dyn std::fmt::Display| format!("cannot print the report: {error}");
-    match arguments.output {
+    let shown = match arguments.output {
+        Output::Json => return Ok(json(report)),
         Output::Text => Ok(text(&report, Look::of_stdout(), false)),
         Output::Wide => Ok(text(&report, Look::of_stdout(), true)),
-        Output::Json => serde_json::to_string_pretty(&report).map(|text| text + "\n").map_err(|e| cannot(&e)),
         Output::Yaml => serde_saphyr::to_string(&report).map_err(|error| cannot(&error)),
         Output::Dot => graph::of(&report).map(|graph| dot::draw(&graph)),
         Output::Svg => graph::of(&report).map(|graph| svg::draw(&graph)),
-    }
+    };
+    shown.map(words)
 }
 
-/// The report as a page: of one Service or of all, as JSON or as text.
+/// More Service ports than these are not shown on one page: it is made by the proxy itself, and would take
+/// hundreds of megabytes.
+const MOST_ON_A_PAGE: usize = 2000;
+
+/// The report as a page: of one Service or of all, as JSON or as text. Rules are compared with what the proxy knows.
+/// `syncs`: how many syncs began so far.
 ///
 /// # Errors
-/// If there is no such Service.
-pub fn page(asked: Asked, service: Option<&str>, json: bool) -> Result<String, String> {
-    let service = service.map(service_name).transpose()?;
+/// If there is no such Service, or there are too many; or the proxy cannot tell now.
+pub fn page(
+    settings: &Settings,
+    model: &Model,
+    syncs: &dyn Fn() -> usize,
+    (service, json): (Option<&str>, bool),
+) -> Result<String, NoReport> {
+    let service = service.map(service_name).transpose().map_err(NoReport::Never)?;
+    let before = syncs();
+    // Whether all are too many has to be known before their rules are read.
+    let whole = service.is_none().then(|| model.copy(&Extent { only: None, most: MOST_ON_A_PAGE })).transpose();
+    let whole = whole.map_err(|error| match error {
+        NoModel::TooMany(_) => NoReport::Never(error.to_string()),
+        _ => NoReport::NotNow(error.to_string()),
+    })?;
+    let whole = Mutex::new(whole);
+    let load = |only: Option<&NamespacedName>| {
+        let copied = whole.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let extent = Extent { only: only.cloned(), most: usize::MAX };
+        copied.map_or_else(|| model.copy(&extent), Ok).map_err(|error| error.to_string())
+    };
     let focus = Focus { service, endpoint: None };
-    let report = Report::of(look_as_asked(asked, &focus), &focus);
+    let mut report = Report::of(look_with(settings.clone(), Some(&load), &focus), &focus);
+    if syncs() != before {
+        report
+            .unread
+            .push(Unread::new("the rules at one moment", "a sync was at work: differences may be those of then"));
+    }
     if let Some(wanted) = wanted(&focus).filter(|_| report.services.is_empty()) {
-        return Err(nothing_found(&wanted, &report));
+        return Err(NoReport::Never(nothing_found(&wanted, &report)));
     }
     if json {
-        return serde_json::to_string(&report).map_err(|error| error.to_string());
+        return serde_json::to_string(&report).map_err(|error| NoReport::NotNow(error.to_string()));
     }
     Ok(text(&report, Look::plain(), false))
 }

@@ -20,7 +20,7 @@ use hyper::{Request, Response, StatusCode};
 
 pub use self::health_pages::pages as health_pages;
 pub use self::metrics_pages::{Pages, pages as metrics_pages};
-pub use self::rules_page::RulesPage;
+pub use self::rules_page::{NoReport, RulesPage};
 
 /// A request with its body, as far as a page may want that.
 pub type Asked = Request<Bytes>;

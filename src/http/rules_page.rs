@@ -4,7 +4,7 @@
 //! It is asked for seldom and takes long: while a sync is at work, or just after it was asked for, it says so instead.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
@@ -18,7 +18,16 @@ pub const PATH: &str = "/debug/rules";
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Makes the report: of one Service or of all, as JSON or as text.
-pub type Report = Box<dyn Fn(Option<&str>, bool) -> Result<String, String> + Send + Sync>;
+pub type Report = Box<dyn Fn(Option<&str>, bool) -> Result<String, NoReport> + Send + Sync>;
+
+/// Why there is no report.
+#[derive(Debug)]
+pub enum NoReport {
+    /// Nothing is wrong with the question.
+    NotNow(String),
+    /// It is one that is not answered.
+    Never(String),
+}
 
 /// The page.
 #[derive(Clone)]
@@ -45,18 +54,24 @@ impl RulesPage {
         if (self.busy)() {
             return later(StatusCode::SERVICE_UNAVAILABLE, "a sync is at work", 1);
         }
-        {
-            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.is_some_and(|last| last.elapsed() < INTERVAL) {
-                return later(StatusCode::TOO_MANY_REQUESTS, "asked for too often", INTERVAL.as_secs());
+        // Held until it is told: two at a time would take twice the memory.
+        let mut last = match self.last.try_lock() {
+            Ok(last) => last,
+            Err(TryLockError::Poisoned(last)) => last.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return later(StatusCode::TOO_MANY_REQUESTS, "somebody else is being told", INTERVAL.as_secs());
             }
-            *last = Some(Instant::now());
+        };
+        if last.is_some_and(|last| last.elapsed() < INTERVAL) {
+            return later(StatusCode::TOO_MANY_REQUESTS, "asked for too often", INTERVAL.as_secs());
         }
+        *last = Some(Instant::now());
         let accepts = asked.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let json = accepts.flat_map(|value| value.split(',')).any(|kind| kind.trim().starts_with(JSON));
         match (self.report)(query(asked, "service").next(), json) {
             Ok(text) => Reply::new(if json { JSON } else { PLAIN }, text).nosniff().done(),
-            Err(problem) => error(StatusCode::BAD_REQUEST, &problem),
+            Err(NoReport::NotNow(why)) => later(StatusCode::SERVICE_UNAVAILABLE, &why, INTERVAL.as_secs()),
+            Err(NoReport::Never(problem)) => error(StatusCode::BAD_REQUEST, &problem),
         }
     }
 }

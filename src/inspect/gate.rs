@@ -9,15 +9,21 @@ use std::time::Instant;
 use proxier::backend::{Backend, SyncError, SyncStats};
 use proxier::model::{Scope, Snapshot};
 
-/// How many families are at work.
+/// How many families are at work, and how many syncs began.
 #[derive(Clone, Debug, Default)]
-pub struct Syncing(Arc<AtomicUsize>);
+pub struct Syncing(Arc<AtomicUsize>, Arc<AtomicUsize>);
 
 impl Syncing {
     /// Whether any is.
     #[must_use]
     pub fn now(&self) -> bool {
         self.0.load(Ordering::Acquire) > 0
+    }
+
+    /// How many syncs began so far.
+    #[must_use]
+    pub fn begun(&self) -> usize {
+        self.1.load(Ordering::Acquire)
     }
 
     /// A mode that tells when it is at work.
@@ -54,6 +60,7 @@ impl Backend for Watched {
 
     fn sync(&mut self, snapshot: &Snapshot<'_>, scope: &Scope, now: Instant) -> Result<SyncStats, SyncError> {
         let _busy = self.syncing.busy();
+        self.syncing.1.fetch_add(1, Ordering::AcqRel);
         self.backend.sync(snapshot, scope, now)
     }
 

@@ -7,6 +7,7 @@ pub mod arguments;
 mod compare;
 pub mod facts;
 pub mod gate;
+pub mod model;
 mod objects;
 pub mod paths;
 pub mod report;
@@ -28,7 +29,7 @@ use proxier::kernel::{self, each_flow, node};
 use proxier::model::{NamespacedName, Scope, ServicePortName, Snapshot};
 use proxier::track::Tracker;
 
-use self::arguments::{Asked, Sources};
+use self::arguments::Sources;
 use self::report::Unread;
 use self::rules::{FamilyRules, Rules};
 use crate::config::Settings;
@@ -56,6 +57,9 @@ impl Focus {
     }
 }
 
+/// Comes by the objects, of one Service or of all.
+pub type Load<'a> = dyn Fn(Option<&NamespacedName>) -> Result<BTreeMap<IpFamily, Tracker>, String> + Sync + 'a;
+
 /// All that is known of a node.
 pub struct Look {
     /// The rules.
@@ -73,26 +77,27 @@ pub struct Look {
 /// # Errors
 /// If the configuration makes no sense.
 pub fn look(sources: &Sources, focus: &Focus) -> Result<Look, String> {
-    Ok(look_as_asked(sources.asked()?, focus))
+    let asked = sources.asked()?;
+    let load = |only: Option<&NamespacedName>| objects::load(&asked, only);
+    let load: Option<&Load<'_>> = if asked.has_objects() { Some(&load) } else { None };
+    Ok(look_with(asked.settings.clone(), load, focus))
 }
 
-/// The same for who knows the settings.
-pub fn look_as_asked(asked: Asked, focus: &Focus) -> Look {
+/// The same for who knows the settings. `load`: how to come by the objects, of one Service or of all.
+pub fn look_with(settings: Settings, load: Option<&Load<'_>>, focus: &Focus) -> Look {
     let mut unread = Vec::new();
-    let mut loaded = None;
-    let rules = std::thread::scope(|scope| {
+    let (rules, mut loaded) = std::thread::scope(|scope| {
         // Both take long at a big cluster.
-        let loading = asked.has_objects().then(|| scope.spawn(|| objects::load(&asked, focus.service.as_ref())));
+        let loading = load.map(|load| scope.spawn(|| load(focus.service.as_ref())));
         let rules = Rules::read(focus, &mut unread);
-        loaded = loading.map(|loading| loading.join().unwrap_or_else(|_| Err("reading them panicked".to_owned())));
-        rules
+        let loaded = loading.map(|loading| loading.join().unwrap_or_else(|_| Err("reading them panicked".to_owned())));
+        (rules, loaded)
     });
-    let service = focus.service.as_ref().filter(|service| loaded.is_some() && rules.needs_others(service));
-    if service.is_some() {
-        loaded = Some(objects::load(&asked, None));
+    if let Some(load) = load.filter(|_| focus.service.as_ref().is_some_and(|service| rules.needs_others(service))) {
+        loaded = Some(load(None));
     }
     let objects = loaded.and_then(|loaded| loaded.map_err(|why| unread.insert(0, Unread::new("objects", why))).ok());
-    Look { rules, objects, settings: asked.settings, unread }
+    Look { rules, objects, settings, unread }
 }
 
 impl Look {

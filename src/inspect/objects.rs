@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use proxier::IpFamily;
 use proxier::model::NamespacedName;
+use proxier::proxier::Message;
 use proxier::track::{Change, Kind, Tracker};
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -24,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// What has come so far.
 struct Coming {
-    families: Vec<(IpFamily, Receiver<Change>, Tracker)>,
+    families: Vec<(IpFamily, Receiver<Message>, Tracker)>,
     /// What went wrong last with each kind.
     troubles: BTreeMap<Kind, String>,
 }
@@ -109,8 +110,8 @@ impl Coming {
 }
 
 /// Takes what has come; whether that is all.
-fn take(changes: &Receiver<Change>, tracker: &mut Tracker) -> bool {
-    while let Ok(change) = changes.try_recv() {
+fn take(changes: &Receiver<Message>, tracker: &mut Tracker) -> bool {
+    while let Ok(Message::Change(change)) = changes.try_recv() {
         tracker.apply(change);
     }
     tracker.complete() && tracker.node_listed()

@@ -113,7 +113,8 @@ impl Rules {
             let is_own = |entry: &&Entry| entry.name().is_some_and(|name| name.service == *service);
             let (own, others): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(is_own);
             let claimed: BTreeSet<_> = own.into_iter().filter_map(Entry::destination).collect();
-            others.into_iter().filter_map(Entry::destination).any(|to| claimed.contains(&to))
+            let of_service = |entry: &&Entry| entry.name().is_some() || entry.leads_to().is_some();
+            others.into_iter().filter(of_service).filter_map(Entry::destination).any(|to| claimed.contains(&to))
         })
     }
 

@@ -20,6 +20,7 @@ use std::sync::mpsc::Sender;
 use kube::Client;
 use proxier::IpFamily;
 use proxier::model::NamespacedName;
+use proxier::proxier::Message;
 use proxier::track::{Change, Kind, ObjectError, ObjectKey, Translated, Translator};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
@@ -32,11 +33,11 @@ use crate::node::News;
 
 /// The proxiers of the families that this host has.
 #[derive(Clone, Debug, Default)]
-pub struct Families(Vec<(IpFamily, Sender<Change>)>);
+pub struct Families(Vec<(IpFamily, Sender<Message>)>);
 
 impl Families {
     /// Adds a family's proxier.
-    pub fn insert(&mut self, family: IpFamily, sender: Sender<Change>) {
+    pub fn insert(&mut self, family: IpFamily, sender: Sender<Message>) {
         self.0.push((family, sender));
     }
 
@@ -49,14 +50,15 @@ impl Families {
     /// Tells all of them.
     pub fn send_all(&self, change: &Change) {
         for (family, _) in &self.0 {
-            self.send(*family, change.clone());
+            self.send(*family, change.clone().into());
         }
     }
 
-    fn send(&self, family: IpFamily, change: Change) {
+    /// Tells one of them something, or asks it.
+    pub fn send(&self, family: IpFamily, message: Message) {
         if let Some((_, sender)) = self.0.iter().find(|(of, _)| *of == family) {
             // A proxier that ended is noticed where its thread is waited for.
-            let _ = sender.send(change);
+            let _ = sender.send(message);
         }
     }
 }
@@ -148,7 +150,7 @@ impl Sink {
             warn!("{problem}");
         }
         for (family, change) in translated.changes {
-            self.families.send(family, change);
+            self.families.send(family, change.into());
         }
     }
 }

@@ -80,6 +80,11 @@ impl Node {
         self.run(&format!("{words} --config {} --objects {}", self.config.display(), self.objects.display()))
     }
 
+    /// The same with the objects of an API server.
+    pub fn run_with_api(&self, words: &str, url: &str) -> Output {
+        self.run(&format!("{words} --config {} --master {url}", self.config.display()))
+    }
+
     /// What `dump -o json` tells, with objects.
     pub fn dump(&self) -> Value {
         json(&self.run_with_objects("dump -o json"))

@@ -12,6 +12,7 @@ mod plan;
 mod render;
 mod settings;
 mod state;
+mod untouched;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use self::plan::{Input, Transaction};
 use self::settings::{Features, Settings};
 pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
 use self::state::State;
+use self::untouched::Untouched;
 use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules, pause_after};
 use crate::family::IpFamily;
 use crate::kernel::iptables::{IptablesTool, RestoreError};
@@ -55,6 +57,7 @@ pub struct Iptables {
     state: State,
     rejected: HashMap<ServicePortName, String>,
     accepted: Accepted,
+    untouched: Untouched,
     next_check: Option<Instant>,
 }
 
@@ -93,6 +96,7 @@ impl Iptables {
             state: State::default(),
             rejected: HashMap::new(),
             accepted: Accepted::default(),
+            untouched: Untouched::default(),
             next_check: None,
         }
     }
@@ -149,6 +153,7 @@ impl Iptables {
         let plain = |error| Failure { ports: Vec::new(), elsewhere: true, error };
         let mut settings = self.settings(snapshot);
         let changed = changed.filter(|_| self.state.settings.as_ref() == Some(&settings));
+        let mut changes = self.untouched.changing(self.tool.as_mut(), changed.is_none());
         let observed = if changed.is_none() {
             self.provide(&settings);
             settings.features = self.features;
@@ -169,8 +174,11 @@ impl Iptables {
         };
         let tool = &mut self.tool;
         let outcome = plan::plan(input, |transaction| {
-            tool.restore(transaction.restore).map_err(|error| blame(&transaction, &error))
+            tool.restore(transaction.restore).map_err(|error| blame(&transaction, &error))?;
+            changes.made(transaction.restore.tables());
+            Ok(())
         })?;
+        self.untouched.changed(self.tool.as_mut(), &changes);
         let written = outcome.written;
         self.state.commit(outcome, settings, now);
         Ok(self.stats(changed.is_none(), written))
@@ -272,6 +280,10 @@ impl Backend for Iptables {
     }
 
     fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+        if self.untouched.is(self.tool.as_mut()) {
+            self.delete_overdue(now);
+            return Ok(None);
+        }
         if !self.tool.has_chain(Table::Mangle, names::CANARY)? {
             return Ok(Some(format!("chain {} is gone from table mangle: the tables were flushed", names::CANARY)));
         }
@@ -279,15 +291,19 @@ impl Backend for Iptables {
         if self.next_check.is_some_and(|at| now < at) {
             return Ok(None);
         }
-        let before = cpu_time();
+        let (before, changes) = (cpu_time(), self.untouched.changing(self.tool.as_mut(), true));
         let observed = self.observe()?;
         let damage = self.accepted.drift(self.state.expectations(), &observed);
+        if damage.is_none() {
+            self.untouched.changed(self.tool.as_mut(), &changes);
+        }
         self.next_check = Some(now + pause_after(cpu_time().saturating_sub(before)));
         Ok(damage)
     }
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
         self.state = State::default();
+        self.untouched = Untouched::default();
         owned().remove(self.tool.as_mut(), &Table::ALL, None)
     }
 }
@@ -303,14 +319,19 @@ impl Iptables {
         self.state.last_deletion = Some(now);
         let mut retired: Vec<Chain> = self.state.retired.iter().copied().collect();
         names::sort_for_deletion(&mut retired);
+        let mut changes = self.untouched.changing(self.tool.as_mut(), false);
         for batch in retired.chunks(self.tool.batch()) {
             let mut restore = Restore::default();
             batch.iter().for_each(|chain| restore.delete(Table::Nat, *chain));
             match self.tool.restore(&restore) {
-                Ok(()) => batch.iter().for_each(|chain| _ = self.state.retired.remove(chain)),
+                Ok(()) => {
+                    changes.made(restore.tables());
+                    batch.iter().for_each(|chain| _ = self.state.retired.remove(chain));
+                }
                 Err(error) => warn!("cannot delete unused chains: {error}"),
             }
         }
+        self.untouched.changed(self.tool.as_mut(), &changes);
     }
 
     /// Looks once more at chains that were just repaired: what still reads differently is printed differently by this

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::command;
 pub use super::command::ToolError;
 use super::flavour::{Choice, Flavour};
-use super::nftables;
+use super::nftables::{self, NftTables, SystemNftables};
 use crate::family::IpFamily;
 use crate::netfilter::iptables::{Chain, Rule, Table};
 use crate::netfilter::{Restore, SavedTable};
@@ -59,6 +59,12 @@ pub trait IptablesTool: Send + std::fmt::Debug {
     /// If the tool cannot be run.
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError>;
 
+    /// A number that each table of a [`IptablesTool::restore`] makes the next one, and every change of somebody else's
+    /// another one; `None` where there is no such number.
+    fn generation(&mut self) -> Option<u32> {
+        None
+    }
+
     /// From how many chains on a transaction is better cut in two.
     fn batch(&self) -> usize;
 
@@ -74,6 +80,8 @@ pub struct SystemIptables {
     restore: PathBuf,
     batch: usize,
     random_fully: bool,
+    /// Where the tools write, unless they are those of the legacy flavour.
+    nf_tables: Option<SystemNftables>,
 }
 
 impl SystemIptables {
@@ -115,6 +123,7 @@ impl SystemIptables {
             restore: path("-restore")?,
             batch: if choice.flavour == Some(Flavour::Legacy) { usize::MAX } else { NFT_BATCH },
             random_fully: knows_random_fully(&String::from_utf8_lossy(&version)),
+            nf_tables: (choice.flavour == Some(Flavour::Nft)).then(SystemNftables::default),
             iptables,
         })
     }
@@ -149,6 +158,11 @@ impl IptablesTool for SystemIptables {
 
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
         answer(command::run(self.command().args(["-t", table.name(), "-S", chain.as_str()]), []))
+    }
+
+    fn generation(&mut self) -> Option<u32> {
+        // Who is not told looks at everything.
+        self.nf_tables.as_mut()?.generation().ok()
     }
 
     fn batch(&self) -> usize {

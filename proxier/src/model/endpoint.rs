@@ -131,6 +131,13 @@ impl Endpoints {
         }
     }
 
+    /// The same, of some Services.
+    #[must_use]
+    pub fn copy(&self, wanted: impl Fn(&NamespacedName) -> bool) -> Self {
+        let slices = self.slices.iter().filter(|(service, _)| wanted(service));
+        Self { slices: slices.map(|(service, slices)| (service.clone(), slices.clone())).collect() }
+    }
+
     /// How many addresses of this node's are ready behind any port of a Service: what its health checks tell.
     #[must_use]
     pub fn local_ready(&self, service: &NamespacedName) -> usize {

@@ -126,6 +126,12 @@ impl Restore {
         self.chains
     }
 
+    /// How many tables it changes.
+    #[must_use]
+    pub fn tables(&self) -> usize {
+        self.sections.iter().filter(|section| !section.is_empty()).count()
+    }
+
     /// How many rules it writes into user-defined chains of a table.
     #[must_use]
     pub fn rules(&self, table: Table) -> usize {

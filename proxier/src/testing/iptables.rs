@@ -37,6 +37,9 @@ struct State {
     refused: Option<(String, bool)>,
     batch: usize,
     restores: usize,
+    saves: usize,
+    /// As nf_tables has it; `None` is the legacy flavour.
+    generation: Option<u32>,
 }
 
 /// The tools and the kernel behind them.
@@ -50,7 +53,14 @@ impl Default for FakeIptables {
             (table, chains.collect())
         };
         let tables = Table::ALL.into_iter().map(empty).collect();
-        Self(Arc::new(Mutex::new(State { tables, refused: None, batch: usize::MAX, restores: 0 })))
+        Self(Arc::new(Mutex::new(State {
+            tables,
+            refused: None,
+            batch: usize::MAX,
+            restores: 0,
+            saves: 0,
+            generation: Some(1),
+        })))
     }
 }
 
@@ -69,6 +79,17 @@ impl FakeIptables {
     /// the COMMIT after it; `None` for no line.
     pub fn refuse(&self, text: Option<&str>, naming_the_line: bool) {
         self.state().refused = text.map(|text| (text.to_owned(), naming_the_line));
+    }
+
+    /// From now on there is no number that tells of changes.
+    pub fn be_legacy(&self) {
+        self.state().generation = None;
+    }
+
+    /// How many tables were read so far.
+    #[must_use]
+    pub fn saves(&self) -> usize {
+        self.state().saves
     }
 
     /// How many transactions were applied or refused so far.
@@ -115,7 +136,9 @@ impl FakeIptables {
 
     /// Empties and deletes everything in a table, as `iptables -F` and `-X` do.
     pub fn flush(&self, table: Table) {
-        if let Some(chains) = self.state().tables.get_mut(&table) {
+        let mut state = self.state();
+        state.touch();
+        if let Some(chains) = state.tables.get_mut(&table) {
             chains.retain(|chain, _| builtin(table).contains(&chain.as_str()));
             chains.values_mut().for_each(Vec::clear);
         }
@@ -148,6 +171,11 @@ impl fmt::Display for FakeIptables {
 }
 
 impl State {
+    /// Somebody changed something.
+    fn touch(&mut self) {
+        self.generation = self.generation.map(|generation| generation.wrapping_add(1));
+    }
+
     /// Takes one line. `open` is the table under way, as it will be; `spoiled`: its COMMIT is to fail.
     fn line(&mut self, open: &mut Option<(Table, Chains)>, line: &str, spoiled: bool) -> Result<(), String> {
         if let Some(name) = line.strip_prefix('*') {
@@ -165,6 +193,7 @@ impl State {
                 return Err("the test refuses it".to_owned());
             }
             self.tables.insert(table, chains);
+            self.touch();
             return Ok(());
         }
         let (table, chains) = open.as_mut().ok_or("no table yet")?;
@@ -223,6 +252,7 @@ fn target(rule: &str) -> Option<&str> {
 
 impl IptablesTool for FakeIptables {
     fn save(&mut self, table: Table) -> Result<SavedTable, ToolError> {
+        self.state().saves += 1;
         let text = self.save_text(table);
         SavedTable::read(text.as_bytes()).map_err(|source| ToolError::Output { program: "fake".to_owned(), source })
     }
@@ -241,6 +271,10 @@ impl IptablesTool for FakeIptables {
 
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
         Ok(self.state().tables[&table].contains_key(chain.as_str()))
+    }
+
+    fn generation(&mut self) -> Option<u32> {
+        self.state().generation
     }
 
     fn batch(&self) -> usize {

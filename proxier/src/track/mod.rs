@@ -4,6 +4,7 @@
 //! holds the model and knows which Service ports changed. Must not know: modes, the kernel, where objects come from.
 
 mod change;
+mod copy;
 mod endpointslice;
 mod node;
 mod objects;
@@ -13,5 +14,6 @@ mod tracker;
 mod waiting;
 
 pub use change::{Change, Kind, ObjectError, ObjectKey, SliceOf, Translated, Translator, concerns, key_of};
+pub use copy::{Extent, NoCopy};
 pub use endpointslice::SERVICE_NAME;
 pub use tracker::Tracker;

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 
 use super::change::{Change, Kind, ObjectKey, SliceOf};
+use super::copy::{Extent, NoCopy};
 use super::waiting::Waiting;
 use crate::model::{
     Destination, Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServicePort, ServicePortName, Slice, Snapshot,
@@ -138,6 +139,31 @@ impl Tracker {
     /// Destinations that UDP Service ports may have given up since last asked: flows to them outlive their rules.
     pub fn take_gone(&mut self) -> BTreeSet<Destination> {
         std::mem::take(&mut self.gone)
+    }
+
+    /// Copies what is known. What waits for a sync is not copied: a copy never syncs anything.
+    ///
+    /// # Errors
+    /// If it is not complete, or too much.
+    pub fn copy(&self, Extent { only, most }: &Extent) -> Result<Self, NoCopy> {
+        if !self.complete() {
+            return Err(NoCopy::Incomplete);
+        }
+        let wanted = |name: &NamespacedName| only.as_ref().is_none_or(|only| only == name);
+        let ports = self.ports.iter().filter(|(port, _)| wanted(&port.service));
+        let count = ports.clone().count();
+        if count > *most {
+            return Err(NoCopy::TooMany(count));
+        }
+        Ok(Self {
+            ports: ports.map(|(name, port)| (name.clone(), port.clone())).collect(),
+            endpoints: self.endpoints.copy(wanted),
+            node: self.node.clone(),
+            service_cidrs: self.service_cidrs.clone(),
+            nets: self.nets.clone(),
+            listed: self.listed.clone(),
+            ..Self::default()
+        })
     }
 
     fn seen(&mut self, kind: Kind, name: &NamespacedName) {

@@ -107,6 +107,11 @@ impl IptablesTool for There {
         self.tools.has_chain(table, chain)
     }
 
+    fn generation(&mut self) -> Option<u32> {
+        self.kernel.enter();
+        self.tools.generation()
+    }
+
     fn batch(&self) -> usize {
         self.tools.batch()
     }

@@ -79,6 +79,10 @@ impl IptablesTool for Spied {
         self.tool.has_chain(table, chain)
     }
 
+    fn generation(&mut self) -> Option<u32> {
+        self.tool.generation()
+    }
+
     fn batch(&self) -> usize {
         self.tool.batch()
     }

@@ -1,0 +1,112 @@
+//! One Service among many: what is told of it alone is what is told of it among all, and no more is asked for.
+
+use std::net::TcpListener;
+
+use golden::apiserver::{ApiServer, Request};
+use golden::flavour::Flavour;
+use serde_json::Value;
+
+use super::node::{Node, json};
+
+const CASE: &str = "402-both-local";
+const SERVICE: &str = "default/with-local";
+
+fn differences(dump: &Value) -> Vec<Value> {
+    dump["differences"].as_array().unwrap_or_else(|| panic!("no differences: {dump:#}")).clone()
+}
+
+/// Those of a Service, and those that belong to all.
+fn of(service: &str, all: &[Value]) -> Vec<Value> {
+    let port = format!("{service}:");
+    let is_of = |one: &&Value| one["service"].as_str().is_none_or(|name| name.starts_with(&port));
+    all.iter().filter(is_of).cloned().collect()
+}
+
+/// Damages what the Service has, what another has, and what all have.
+fn damage(node: &Node, flavour: Flavour) {
+    let rules = node.lab.node().run(&format!("iptables-{flavour}-save -t nat"));
+    let chain = |what: &str| {
+        let rule = rules.lines().find(|line| line.starts_with("-A") && line.contains(what));
+        rule.and_then(|rule| rule.split(' ').nth(1)).unwrap_or_else(|| panic!("no {what}")).to_owned()
+    };
+    node.iptables(&format!("-t nat -D {} 2", chain("--to-destination 10.244.2.5:8080")));
+    node.iptables("-t nat -I KUBE-SERVICES -d 10.96.10.11/32 -p tcp -m tcp --dport 80 -j RETURN");
+    node.iptables("-t nat -A KUBE-POSTROUTING -s 203.0.113.1 -j RETURN");
+    node.iptables("-F KUBE-FORWARD");
+    // Comments have blanks, so the rules go by their numbers.
+    for what in ["default/no-local:http", "default/with-local:http loadbalancer IP"] {
+        let listed = node.lab.node().run(&format!("iptables-{flavour} -w 5 -t nat -S KUBE-SERVICES"));
+        let at = listed.lines().filter(|line| line.starts_with("-A")).position(|line| line.contains(what));
+        let at = at.unwrap_or_else(|| panic!("no {what}: {listed}"));
+        node.iptables(&format!("-t nat -D KUBE-SERVICES {}", at + 1));
+    }
+}
+
+#[test]
+fn of_one_service_is_told_what_is_told_of_it_among_all() {
+    for flavour in [Flavour::Nft, Flavour::Legacy] {
+        let node = Node::recorded(CASE, flavour);
+        damage(&node, flavour);
+        let all = differences(&node.dump());
+        let alone = |words: &str| json(&node.run_with_objects(&format!("dump -o json {words}")));
+        let one = alone(&format!("--service {SERVICE}"));
+        assert_eq!(differences(&one), of(SERVICE, &all), "{flavour}");
+        let named = |name: &str| differences(&one).iter().any(|d| d["service"] == name);
+        assert!(named("default/with-local:http") && !named("default/no-local:http"), "{flavour}: {one:#}");
+        assert!(all.iter().any(|d| d["service"] == "default/no-local:http"), "{flavour}: {all:#?}");
+        assert!(differences(&one).iter().any(|d| d["chain"] == "KUBE-FORWARD"), "{flavour}: {one:#}");
+        // The same by one of its endpoints, which no other Service has.
+        assert_eq!(differences(&alone("--endpoint 10.244.1.5")), of(SERVICE, &all), "{flavour}");
+        let whole = node.dump();
+        let services = whole["services"].as_array().expect("services").iter();
+        let ours: Vec<&Value> =
+            services.filter(|s| s["name"].as_str().is_some_and(|n| n.starts_with("default/with-local:"))).collect();
+        assert_eq!(one["services"].as_array().expect("services").iter().collect::<Vec<_>>(), ours, "{flavour}");
+    }
+}
+
+fn asked(api: &ApiServer) -> Vec<String> {
+    let param = |request: &Request, name: &str| request.param(name).unwrap_or_default();
+    let mut asked: Vec<String> = api
+        .requests()
+        .iter()
+        .map(|r| format!("{} {} {}", r.path, param(r, "labelSelector"), param(r, "fieldSelector")))
+        .collect();
+    asked.sort();
+    api.clear_requests();
+    asked
+}
+
+#[test]
+fn of_an_api_server_no_more_is_asked_for_than_one_service_takes() {
+    let node = Node::recorded(CASE, Flavour::Nft);
+    let listener = node.lab.node().enter(|| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let api = ApiServer::start_on(listener);
+    let text = std::fs::read_to_string(&node.objects).expect("objects");
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
+    objects.into_iter().filter(|object| object.is_object()).for_each(|object| _ = api.apply(object));
+    damage(&node, Flavour::Nft);
+    let words = format!("dump -o json --service {SERVICE}");
+    let dump = || json(&node.run_with_api(&words, &api.url()));
+    let told = dump();
+    assert_eq!(told["unread"], Value::Array(vec![]));
+    assert_eq!(differences(&told), of(SERVICE, &differences(&node.dump())));
+    let narrow = [
+        "/api/v1/namespaces/default/services !service.kubernetes.io/service-proxy-name \
+         spec.clusterIP!=None,metadata.name=with-local",
+        "/api/v1/nodes  metadata.name=node-a",
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices \
+         !service.kubernetes.io/headless,kubernetes.io/service-name=with-local ",
+    ];
+    assert_eq!(asked(&api), narrow);
+    // Of what goes to an address that two have, it takes both to tell.
+    node.iptables(
+        "-t nat -A KUBE-SERVICES -d 10.96.10.11 -p tcp --dport 80 -m comment --comment default/other -j KUBE-MARK-MASQ",
+    );
+    let again = dump();
+    assert_eq!(again["services"], told["services"]);
+    let all = ["/api/v1/services !service.kubernetes.io/service-proxy-name spec.clusterIP!=None"];
+    let asked = asked(&api);
+    assert!(all.iter().all(|request| asked.iter().any(|one| one == request)), "{asked:#?}");
+    assert!(narrow.iter().all(|request| asked.iter().any(|one| one == request)), "{asked:#?}");
+}

@@ -1,0 +1,87 @@
+//! The running proxy's own model, for the page that compares with it.
+//!
+//! In: the families' proxiers, while they run. Out: copies of what they know. Must not know: rules.
+//! A copy is asked for like any change, through the proxier's channel: nothing is locked, and nothing is kept.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use proxier::IpFamily;
+use proxier::proxier::Message;
+use proxier::track::{Extent, NoCopy, Tracker};
+use thiserror::Error;
+
+use crate::source::Families;
+
+/// How long a proxier may be busy with something else.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where to ask.
+#[derive(Clone, Debug, Default)]
+pub struct Model(Arc<OnceLock<Weak<Families>>>);
+
+impl Model {
+    /// These can be asked from now on, until they are dropped.
+    pub fn is(&self, families: &Arc<Families>) {
+        // Only one proxy runs in a process.
+        let _ = self.0.set(Arc::downgrade(families));
+    }
+
+    /// What is known now, by family.
+    ///
+    /// # Errors
+    /// If nobody can be asked, not everything was listed yet, or it is too much.
+    pub fn copy(&self, extent: &Extent) -> Result<BTreeMap<IpFamily, Tracker>, NoModel> {
+        let families = self.0.get().and_then(Weak::upgrade).ok_or(NoModel::Absent)?;
+        let until = Instant::now() + PATIENCE;
+        let mut answers = Vec::new();
+        for family in families.known() {
+            let (answer, copy) = channel();
+            families.send(family, Message::Copy(extent.clone(), answer));
+            answers.push((family, copy));
+        }
+        // Else it would be kept alive.
+        drop(families);
+        let mut copies = BTreeMap::new();
+        for (family, copy) in answers {
+            let copy = copy.recv_timeout(until.saturating_duration_since(Instant::now()));
+            let copy = copy.map_err(|error| match error {
+                RecvTimeoutError::Timeout => NoModel::Busy(family),
+                RecvTimeoutError::Disconnected => NoModel::Absent,
+            })?;
+            copies.insert(family, copy?);
+        }
+        Ok(copies)
+    }
+}
+
+/// Why the model cannot be had.
+#[derive(Clone, Copy, Debug, Error)]
+pub enum NoModel {
+    /// There is no proxier.
+    #[error("the proxy is about to start, or to end")]
+    Absent,
+    /// It does not answer.
+    #[error("the proxy of {0} was busy for {PATIENCE:?}")]
+    Busy(IpFamily),
+    /// It does not know everything yet.
+    #[error("Services and EndpointSlices were not all listed yet: the log says what they wait for")]
+    Incomplete,
+    /// Too many Service ports.
+    #[error(
+        "{0} Service ports are too many for one page: ask for a Service with ?service=namespace/name, or run kube-proxy \
+         dump on the node"
+    )]
+    TooMany(usize),
+}
+
+impl From<NoCopy> for NoModel {
+    fn from(no_copy: NoCopy) -> Self {
+        match no_copy {
+            NoCopy::Incomplete => Self::Incomplete,
+            NoCopy::TooMany(count) => Self::TooMany(count),
+        }
+    }
+}
