@@ -38,7 +38,7 @@ impl Kernel for Real {
     }
 
     fn mode(&self, _: Box<dyn IptablesTool>) -> Box<dyn Backend> {
-        Box::new(Nftables::new(IpFamily::V4, config(), self.engine(), self.host()))
+        Box::new(Nftables::new(IpFamily::V4, config(), self.engine(), self.host()).many(6))
     }
 
     fn fresh(&self) -> Self {

@@ -50,6 +50,17 @@ impl Held {
         self.0.get(&set)?.get(key)
     }
 
+    /// All of a set.
+    pub fn of(&self, set: SetId) -> impl Iterator<Item = &Element> {
+        self.0.get(&set).into_iter().flat_map(HashMap::values)
+    }
+
+    /// How many there are of a set.
+    #[must_use]
+    pub fn count(&self, set: SetId) -> usize {
+        self.0.get(&set).map_or(0, HashMap::len)
+    }
+
     fn remove(&mut self, set: SetId, key: &[u8]) -> Option<Element> {
         self.0.get_mut(&set)?.remove(key)
     }

@@ -4,29 +4,26 @@
 //! one was refused. Must not know: when to sync.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use tracing::debug;
 
 use super::claims::Claims;
-use super::names::{self, Place, Policy, SetId};
+use super::names::{self, Policy, SetId};
 use super::numbers::Numbered;
 use super::plan::{Held, Owned, Plan, Sets, Wanted};
+use super::read::{Found, numbers_in};
 use super::render::{Rendered, render};
 use super::settings::Settings;
 use super::state::{Counts, MemberChanges, Programmed, State};
 use super::view::View;
 use super::{Nftables, structure};
 use crate::backend::SyncError;
-use crate::kernel::nftables::{NftError, ReadTable, Refusal};
+use crate::kernel::nftables::{NftError, Refusal};
 use crate::model::{CategorizedEndpoints, Destination, ServicePortName, Snapshot};
-use crate::netfilter::nft::{Bytes, Element, Key, Transaction, Value};
+use crate::netfilter::nft::{Element, Key, Transaction};
 
 /// How often the table is read anew because somebody else changed something meanwhile.
 const TRIES: u32 = 3;
-
-/// How many numbers may be nobody's before the last endpoint of a Service with affinity is not found any more.
-const GAP: usize = 16;
 
 /// An attempt that failed: with the Service ports at fault, if they are known.
 #[derive(Debug)]
@@ -41,29 +38,7 @@ impl From<NftError> for Failure {
     }
 }
 
-/// What the kernel holds.
-#[derive(Debug, Default)]
-struct Found {
-    table: Option<ReadTable>,
-    /// It is not ours, or not of this version: it is replaced as a whole.
-    foreign: bool,
-    elements: Held,
-}
-
 impl Nftables {
-    fn find(&mut self, settings: &Settings) -> Result<Found, NftError> {
-        let table = names::table(self.family);
-        let Some(read) = self.kernel.table(&table)? else { return Ok(Found::default()) };
-        if structure::is_foreign(&read, &self.sets, settings) {
-            return Ok(Found { table: Some(read), foreign: true, elements: Held::default() });
-        }
-        let mut elements = Held::default();
-        for (id, set) in self.sets.iter().filter(|(_, set)| read.sets.contains_key(&set.name)) {
-            self.kernel.elements(&table, set, &mut |element| elements.insert(id, element))?;
-        }
-        Ok(Found { table: Some(read), foreign: false, elements })
-    }
-
     /// Reads the whole table and writes what differs.
     pub(super) fn compare(&mut self, snapshot: &Snapshot<'_>, settings: &Settings) -> Result<(), Failure> {
         let mut tries = 0;
@@ -279,44 +254,6 @@ fn programmed(
     let unnumbered = View::of(name, port, &categorized, owns, |_| Numbered::default());
     let view = View::of(name, port, &categorized, owns, |policy| current(&unnumbered, policy));
     Some(Programmed { view, destinations: port.destinations().collect() })
-}
-
-/// The numbers that the kernel has for endpoints of a Service port: those at its first destination that has any.
-fn numbers_in(held: &Held, view: &View, policy: Policy) -> Numbered {
-    let witnesses = view.witnesses().filter(|(_, of, ..)| *of == policy);
-    let mut all = witnesses.map(|(place, _, ip, port)| numbers_at(held, view.protocol, (place, policy), ip, port));
-    all.find(|numbered| !numbered.is_empty()).unwrap_or_default()
-}
-
-fn numbers_at(held: &Held, protocol: u8, which: (Place, Policy), ip: Option<IpAddr>, port: u16) -> Numbered {
-    let set = SetId::Endpoints(which.0, which.1);
-    let key = ip.into_iter().fold(Key::default(), Key::address).protocol(protocol).port(port);
-    let mut numbered = Vec::new();
-    let mut end = 0;
-    for number in 0_u32.. {
-        let element = held.get(set, &key.clone().number(number).build());
-        let endpoint = element.and_then(|element| endpoint(element.value.as_ref()?));
-        numbered.push(endpoint);
-        if endpoint.is_some() {
-            end = numbered.len();
-        }
-        if numbered.len() - end > GAP {
-            break;
-        }
-    }
-    numbered.truncate(end);
-    numbered.into_boxed_slice()
-}
-
-fn endpoint(value: &Value) -> Option<std::net::SocketAddr> {
-    let Value::Data(bytes) = value else { return None };
-    let bytes: &Bytes = bytes;
-    let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
-    let ip = match <[u8; 4]>::try_from(address) {
-        Ok(octets) => IpAddr::from(octets),
-        Err(_) => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
-    };
-    Some((ip, u16::from_be_bytes([port[0], port[1]])).into())
 }
 
 /// Why a plan was not written.

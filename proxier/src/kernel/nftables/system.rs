@@ -12,7 +12,7 @@ use super::encode::*;
 use super::{NftError, NftTables, Refusal};
 use crate::family::IpFamily;
 use crate::kernel::netlink::{Attributes, Dump, Fault, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink};
-use crate::netfilter::nft::{Element, Name, Operation, Set, Table, Transaction};
+use crate::netfilter::nft::{Bytes, Element, Name, Operation, Set, Table, Transaction};
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
@@ -23,6 +23,9 @@ const HEADER: usize = 4;
 
 /// What a batch may grow to where the kernel lets it: 10,000 Services with 10 endpoints each are 15 MB.
 const BATCH_MAX: usize = 64 << 20;
+
+/// How many elements are asked for at once: each comes in a datagram of its own, and the socket has to hold them all.
+const ANSWERS: usize = 64;
 
 /// The running kernel.
 #[derive(Debug, Default)]
@@ -131,6 +134,20 @@ impl SystemNftables {
     }
 }
 
+impl SystemNftables {
+    /// Asks for elements of which some may not be there.
+    fn look_up(&mut self, requests: &mut Vec<Request>, each: &mut dyn FnMut(Element)) -> Result<(), NftError> {
+        let mut failure = None;
+        let mut found = |received: &Received<'_>| decode::elements(received.attributes(HEADER)).for_each(&mut *each);
+        let answer = self.socket()?.ask_all(requests, &mut found, |_, error| {
+            failure = failure.take().or(Some(error).filter(|error| error.errno() != Some(libc::ENOENT)));
+        });
+        answer.and(failure.map_or(Ok(()), Err)).inspect_err(|_| self.socket = None)?;
+        requests.clear();
+        Ok(())
+    }
+}
+
 fn marker(kind: u16) -> Request {
     let [_, _, high, low] = nfgenmsg(0);
     Request::new(kind, 0, &[0, 0, high, low | NFNL_SUBSYS_NFTABLES])
@@ -219,6 +236,7 @@ impl NftTables for SystemNftables {
         self.dump(&request(table, NFT_MSG_GETSET, 0), &mut |attributes| {
             let set = Some(attributes).filter(|a| decode::is_of(*a, &table.name)).and_then(decode::set);
             read.sets.extend(set);
+            read.counts.extend(Some(attributes).filter(|a| decode::is_of(*a, &table.name)).and_then(decode::count));
         })?;
         Ok(Some(read))
     }
@@ -227,6 +245,30 @@ impl NftTables for SystemNftables {
         let mut request = request(table, NFT_MSG_GETSETELEM, 0);
         request.text(NFTA_SET_ELEM_LIST_SET, &set.name);
         self.dump(&request, &mut |attributes| decode::elements(attributes).for_each(&mut *each))
+    }
+
+    fn lookup(
+        &mut self,
+        table: &Table,
+        set: &Set,
+        lists: &mut dyn Iterator<Item = Vec<Bytes>>,
+        each: &mut dyn FnMut(Element),
+    ) -> Result<(), NftError> {
+        let (mut requests, mut keys, mut lists) = (Vec::new(), 0, lists.peekable());
+        while let Some(list) = lists.next() {
+            for part in list.chunks(ANSWERS) {
+                if keys + part.len() > ANSWERS {
+                    self.look_up(&mut requests, each)?;
+                    keys = 0;
+                }
+                requests.push(lookup(table, set, part));
+                keys += part.len();
+            }
+            if lists.peek().is_none() {
+                self.look_up(&mut requests, each)?;
+            }
+        }
+        Ok(())
     }
 
     fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<u32, NftError> {
