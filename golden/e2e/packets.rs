@@ -92,7 +92,8 @@ in_nftables_mode! {
         connections_spread_over_the_endpoints, a_pod_reaches_itself_through_its_service;
     node_port: node_port_addresses_restrict_node_ports;
     load_balancer: load_balancer_and_external_ip_from_outside, source_ranges_drop_other_clients;
-    affinity: client_ip_affinity_of_a_cluster_ip, client_ip_affinity_of_a_node_port;
+    affinity: client_ip_affinity_of_a_cluster_ip, client_ip_affinity_of_a_node_port,
+        affinity_of_no_seconds_never_ends;
     policy: external_local_keeps_the_client_and_stays_on_the_node, external_local_does_not_bind_pods,
         internal_local_stays_on_the_node, external_local_without_local_endpoints_drops,
         internal_local_without_local_endpoints_drops, no_endpoints_refuse_at_once;
