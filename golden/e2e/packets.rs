@@ -105,7 +105,7 @@ in_nftables_mode! {
         a_new_process_takes_over_unnoticed, what_somebody_breaks_is_mended;
     repair: a_damaged_table_comes_back;
     restart: what_changed_while_it_was_down_is_caught_up;
-    broken: what_cannot_be_harms_nobody_else;
+    broken: what_cannot_be_harms_nobody_else, what_the_kernel_refuses_is_named_and_left_out;
 }
 
 fn run_in_nftables_mode(test: fn(Cluster)) {
