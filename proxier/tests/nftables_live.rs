@@ -198,7 +198,8 @@ fn what_the_kernel_refuses_keeps_nobody_else_out() {
     assert_eq!(stats.failed_writes, 2, "the change, and all anew");
     let [rejected] = &stats.rejected[..] else { panic!("{:?}", stats.rejected) };
     assert_eq!(rejected.port.to_string(), "ns/svc-1:http");
-    let named = ["add element ip kube-proxy service-nodeports { tcp . 30080 ", "Operation not supported"];
+    // Kernels differ in what they refuse first, the rule in that chain or the element that leads there.
+    let named = ["external-nodeport-endpoints-4", "Operation not supported"];
     assert!(named.iter().all(|part| rejected.reason.contains(part)), "{}", rejected.reason);
     let there = [0, 1, 2].map(|number| service_ips(&text, number));
     assert_eq!(there, [true, false, true], "{text}");

@@ -87,9 +87,9 @@ pub(super) fn what_the_kernel_refuses_is_named_and_left_out(cluster: Cluster) {
     };
     eventually("the log complains by name, in the kernel's words", SOON, || {
         let log = cluster.log();
-        log.lines().filter(|line| line.starts_with(['E', 'W']) && line.contains(&refused.full_name())).any(|line| {
-            line.contains("add element ip kube-proxy service-nodeports") && line.contains("Operation not supported")
-        })
+        log.lines()
+            .filter(|line| line.starts_with(['E', 'W']) && line.contains(&refused.full_name()))
+            .any(|line| line.contains("external-nodeport-endpoints-4") && line.contains("Operation not supported"))
     });
     eventually("all others work", SOON, || works(&good) && works(&late));
     eventually("it works when nothing is in its way", SOON * 3, || {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::debug;
 
 use super::claims::Claims;
-use super::names::{self, Policy, SetId};
+use super::names::{self, Policy, SetId, SharedChain};
 use super::numbers::Numbered;
 use super::plan::{Held, Owned, Plan, Sets, Wanted};
 use super::read::{Found, numbers_in};
@@ -16,11 +16,11 @@ use super::render::{Rendered, render};
 use super::settings::Settings;
 use super::state::{Counts, MemberChanges, Programmed, State};
 use super::view::View;
-use super::{Nftables, structure};
+use super::{Nftables, rules, structure};
 use crate::backend::SyncError;
 use crate::kernel::nftables::{NftError, Refusal};
 use crate::model::{CategorizedEndpoints, Destination, ServicePortName, Snapshot};
-use crate::netfilter::nft::{Element, Key, Transaction};
+use crate::netfilter::nft::{Element, Key, Name, Operation, Transaction};
 
 /// How often the table is read anew because somebody else changed something meanwhile.
 const TRIES: u32 = 3;
@@ -62,7 +62,7 @@ impl Nftables {
             let plan = whole(&mut state, &self.sets, found, &names);
             // If they never leave us alone, what we do is mended later.
             let expected = (tries < TRIES).then_some(generation);
-            match self.write(&plan, expected, Some(generation)) {
+            match self.write(&plan, &state, expected, Some(generation)) {
                 Err(WriteError::Changed) if tries < TRIES => {}
                 Err(error) => return Err(error.failure()),
                 Ok(generation) => {
@@ -117,7 +117,7 @@ impl Nftables {
         grow_and_shrink(&mut plan, &mut state);
         plan.elements(&self.sets, held, wanted);
         let known = state.generation;
-        let generation = self.write(&plan, None, known).map_err(WriteError::failure)?;
+        let generation = self.write(&plan, &state, None, known).map_err(WriteError::failure)?;
         state.generation = generation;
         self.state = Some(state);
         self.remove_unused(&plan.last);
@@ -126,11 +126,17 @@ impl Nftables {
 
     /// Applies the first two parts of a plan. Returns the kernel's number if it was `known` before and nobody but us
     /// has changed anything since.
-    fn write(&mut self, plan: &Plan, expected: Option<u32>, known: Option<u32>) -> Result<Option<u32>, WriteError> {
+    fn write(
+        &mut self,
+        plan: &Plan,
+        state: &State,
+        expected: Option<u32>,
+        known: Option<u32>,
+    ) -> Result<Option<u32>, WriteError> {
         let mut batches = 0;
         let Owned { transaction, .. } = &plan.first;
         if !transaction.is_empty() {
-            batches += self.kernel.apply(transaction, expected).map_err(|error| blame(&plan.first, error))?;
+            batches += self.kernel.apply(transaction, expected).map_err(|error| blame(&plan.first, state, error))?;
         }
         if !plan.later.is_empty() {
             batches +=
@@ -204,7 +210,7 @@ fn whole(state: &mut State, sets: &Sets, found: Found, names: &[&ServicePortName
     let mut plan = Plan::on(names::table(state.settings.family));
     let Found { table, foreign, elements } = found;
     if foreign {
-        plan.first.push(crate::netfilter::nft::Operation::DeleteTable, None);
+        plan.first.push(Operation::DeleteTable, None);
     }
     let (mut wanted, mut members) = (Vec::new(), MemberChanges::default());
     let node_port_ips = state.settings.node_port_ips.iter().flatten();
@@ -280,20 +286,42 @@ impl WriteError {
 }
 
 /// Who owns the operations that the kernel refused.
-fn blame(plan: &Owned, error: NftError) -> WriteError {
+fn blame(plan: &Owned, state: &State, error: NftError) -> WriteError {
     let refusals: &[Refusal] = match &error {
         NftError::Changed => return WriteError::Changed,
         NftError::Refused(refusals) => refusals,
         _ => &[],
     };
     let mut ports: BTreeMap<ServicePortName, String> = BTreeMap::new();
+    let mut elsewhere = false;
     for refusal in refusals {
-        if let Some(owner) = refusal.operation.and_then(|operation| plan.owner(operation)) {
-            ports.entry(owner.clone()).or_insert_with(|| refusal.to_string());
+        let owners = refusal.operation.map_or(Vec::new(), |operation| match plan.owner(operation) {
+            Some(owner) => vec![owner.clone()],
+            None => chain_of(&plan.transaction.operations()[operation]).map_or(Vec::new(), |chain| users(state, chain)),
+        });
+        elsewhere |= owners.is_empty();
+        for owner in owners {
+            ports.entry(owner).or_insert_with(|| refusal.to_string());
         }
     }
     // If something is refused that is nobody's, leaving out Service ports does not help.
-    let elsewhere = refusals.iter().any(|refusal| refusal.operation.is_none_or(|at| plan.owner(at).is_none()));
     let ports = if elsewhere { Vec::new() } else { ports.into_iter().collect() };
     WriteError::Failed(Failure { ports, error: error.into() })
+}
+
+/// The chain that an operation makes or fills.
+fn chain_of(operation: &Operation) -> Option<&Name> {
+    match operation {
+        Operation::AddChain(chain) => Some(&chain.name),
+        Operation::AddRule { chain, .. } | Operation::FlushChain(chain) => Some(chain),
+        _ => None,
+    }
+}
+
+/// The Service ports that come and go with a chain.
+fn users(state: &State, chain: &Name) -> Vec<ServicePortName> {
+    let node_ip = state.settings.node_ip;
+    let needs = |shared: &SharedChain| rules::needs(*shared).0.iter().any(|needed| needed.to_name() == *chain);
+    let users = state.ports.iter().filter(|(name, port)| render(name, &port.view, node_ip).chains.iter().any(needs));
+    users.map(|(name, _)| name.clone()).collect()
 }

@@ -162,6 +162,27 @@ fn a_way_of_choosing_comes_with_the_first_and_goes_with_the_last_who_needs_it() 
 }
 
 #[test]
+fn a_chain_that_is_refused_keeps_out_who_needs_it() {
+    let mut cluster = Cluster::new(3);
+    for part in ["add chain ip kube-proxy endpoints-48", "add rule ip kube-proxy endpoints-48 "] {
+        cluster.kernel.refuse(Some((part, libc::ENOMEM)));
+        cluster.take(Kind::EndpointSlice, crowd(40));
+        cluster.take(Kind::EndpointSlice, slice(2, &[7]));
+        let (scope, ip) = (cluster.tracker.take_scope(), IpFamily::V4.localhost());
+        let stats =
+            cluster.backend.sync(&cluster.tracker.snapshot(ip), &scope, Instant::now()).expect("others are taken");
+        let [rejected] = &stats.rejected[..] else { panic!("{:?}", stats.rejected) };
+        assert_eq!(rejected.port.to_string(), "ns/svc-1:http");
+        assert!(rejected.reason.contains(part) && rejected.reason.contains("Cannot allocate"), "{}", rejected.reason);
+        assert!(cluster.kernel.text().contains(&format!(" : {} . ", objects::address(39))));
+        cluster.kernel.refuse(None);
+        cluster.take(Kind::EndpointSlice, slice(1, &[1]));
+        cluster.take(Kind::EndpointSlice, slice(2, &[8]));
+        cluster.sync();
+    }
+}
+
+#[test]
 fn what_cannot_be_deleted_yet_is_counted_and_goes_later() {
     let mut cluster = Cluster::new(2);
     let count = |cluster: &mut Cluster, endpoints: u32| {

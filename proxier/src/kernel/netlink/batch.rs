@@ -38,25 +38,26 @@ impl Netlink {
         Ok(has.saturating_sub(RESERVE))
     }
 
-    /// Sends a batch. Faults are told in the order of the requests; without any, it was taken.
+    /// Sends a batch, and frees its requests as they are put together: they may be many. Faults are told in the order of the requests; without any, it was taken.
     ///
     /// The answer to `answered` ends the conversation: the kernel answers in order, after it has looked at everything.
     /// If it did not even begin, the first request is at fault.
-    pub fn batch(&mut self, requests: &[Request], answered: usize) -> Result<Vec<Fault>, NetlinkError> {
+    pub fn batch(&mut self, requests: Vec<Request>, answered: usize) -> Result<Vec<Fault>, NetlinkError> {
         let mut bytes = Vec::with_capacity(requests.iter().map(Request::size).sum());
-        let first = self.sequence.wrapping_add(1);
-        for (index, request) in requests.iter().enumerate() {
+        let (first, count) = (self.sequence.wrapping_add(1), requests.len());
+        for (index, request) in requests.into_iter().enumerate() {
             self.sequence = self.sequence.wrapping_add(1);
             request.write_to(&mut bytes, self.sequence, if index == answered { NLM_F_ACK } else { 0 })?;
         }
-        self.send(&bytes, requests.len())?;
+        self.send(&bytes, count)?;
+        drop(bytes);
         let mut faults = Vec::new();
         loop {
             self.receive()?;
             for received in Messages(&self.buffer) {
                 let received = received?;
                 let index = usize::try_from(received.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
-                let Some(verdict) = received.verdict().filter(|_| index < requests.len()) else { continue };
+                let Some(verdict) = received.verdict().filter(|_| index < count) else { continue };
                 let failed = verdict.is_err();
                 if let Err(error) = verdict {
                     faults.push(Fault { index, offset: received.error_offset(), error });

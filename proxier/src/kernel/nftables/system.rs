@@ -109,7 +109,7 @@ impl SystemNftables {
         }
         self.sent.0 += 1;
         self.sent.1 += u64::try_from(batch.bytes).unwrap_or(u64::MAX);
-        let faults = self.socket()?.batch(&batch.requests, last);
+        let faults = self.socket()?.batch(std::mem::take(&mut batch.requests), last);
         let faults = faults.inspect_err(|_| self.socket = None)?;
         if faults.iter().any(|fault| fault.index == 0 && fault.error.errno() == Some(libc::ERESTART)) {
             return Err(NftError::Changed);
@@ -158,14 +158,12 @@ fn refusal(transaction: &Transaction, batch: &Batch, fault: Fault) -> Refusal {
         NetlinkError::Refused { errno, words, .. } => (errno, words),
         other => (other.errno().unwrap_or(0), other.to_string()),
     };
-    let place =
-        fault.index.checked_sub(1).and_then(|index| Some((batch.requests.get(index)?, batch.places.get(index)?)));
-    let Some((request, place)) = place else {
-        let object = format!("a batch of {} requests for table {}", batch.requests.len(), transaction.table);
+    let Some(place) = fault.index.checked_sub(1).and_then(|index| batch.places.get(index)) else {
+        let object = format!("a batch of {} requests for table {}", batch.places.len(), transaction.table);
         return Refusal { operation: None, object, errno, words };
     };
     let operation = &transaction.operations()[place.operation];
-    let item = fault.offset.and_then(|offset| request.item_at(HEADER, NFTA_SET_ELEM_LIST_ELEMENTS, offset));
+    let item = fault.offset.and_then(|offset| item_at(transaction, *place, offset));
     let object = match (operation, item.map(|item| item + place.first_element)) {
         (Operation::AddElements(set, elements), Some(at)) if at < elements.len() => {
             Operation::AddElements(set.clone(), vec![elements[at].clone()]).of(&transaction.table).to_string()
@@ -176,6 +174,17 @@ fn refusal(transaction: &Transaction, batch: &Batch, fault: Fault) -> Refusal {
         _ => shortened(&operation.of(&transaction.table).to_string()),
     };
     Refusal { operation: Some(place.operation), object, errno, words }
+}
+
+/// Which of a request's elements is at an offset. The request is made again: it was freed when it was sent.
+fn item_at(transaction: &Transaction, place: Place, offset: usize) -> Option<usize> {
+    let mut item = None;
+    requests(&transaction.table, &transaction.operations()[place.operation], 0, |request, first_element| {
+        if first_element == place.first_element {
+            item = request.item_at(HEADER, NFTA_SET_ELEM_LIST_ELEMENTS, offset);
+        }
+    });
+    item
 }
 
 /// An operation may have thousands of elements.
