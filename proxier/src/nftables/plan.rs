@@ -136,16 +136,20 @@ impl Plan {
 
     /// Makes the sets hold `wanted` instead of `held`.
     pub fn elements(&mut self, sets: &Sets, mut held: Held, wanted: Vec<Wanted<'_>>) {
-        let (mut new, mut changed, mut firewall) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut new, mut changed, mut firewall) = (wanted, Vec::new(), Vec::new());
         let mut replaced = Held::default();
-        for wanted in wanted {
+        // What is new stays where it is: at a start that is nearly everything.
+        let is_firewall = |set| matches!(set, SetId::FirewallAllowed | SetId::FirewallIps);
+        let other =
+            |wanted: &mut Wanted<'_>| is_firewall(wanted.set) || held.get(wanted.set, &wanted.element.key).is_some();
+        for wanted in new.extract_if(.., other).collect::<Vec<_>>() {
             match held.remove(wanted.set, &wanted.element.key) {
                 Some(known) if known == wanted.element => {}
                 Some(known) => {
                     replaced.insert(wanted.set, known);
                     changed.push(wanted);
                 }
-                None if matches!(wanted.set, SetId::FirewallAllowed | SetId::FirewallIps) => firewall.push(wanted),
+                None if is_firewall(wanted.set) => firewall.push(wanted),
                 None => new.push(wanted),
             }
         }

@@ -11,7 +11,9 @@ use super::decode::{self, ReadTable};
 use super::encode::*;
 use super::{NftError, NftTables, Refusal};
 use crate::family::IpFamily;
-use crate::kernel::netlink::{Attributes, Dump, Fault, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink};
+use crate::kernel::netlink::{
+    self, Attributes, Dump, Fault, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink,
+};
 use crate::netfilter::nft::{Bytes, Element, Name, Operation, Set, Table, Transaction};
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
@@ -45,37 +47,44 @@ struct Place {
 /// Requests with what they come from; the first request is the batch's beginning.
 #[derive(Debug, Default)]
 struct Batch {
-    requests: Vec<Request>,
+    requests: netlink::Batch,
     places: Vec<Place>,
-    bytes: usize,
 }
 
 impl Batch {
     /// Only its beginning.
-    fn new(generation: Option<u32>) -> Self {
+    fn new(generation: Option<u32>) -> Result<Self, NetlinkError> {
         let mut begin = marker(NFNL_MSG_BATCH_BEGIN);
         if let Some(generation) = generation {
             begin.attribute(NFNL_BATCH_GENID, &generation.to_be_bytes());
         }
-        Self { bytes: begin.size(), requests: vec![begin], places: Vec::new() }
+        let mut batch = Self::default();
+        batch.requests.push(&begin)?;
+        Ok(batch)
     }
 
-    fn extend(&mut self, table: &Table, start: usize, operations: &[Operation]) {
+    fn extend(&mut self, table: &Table, start: usize, operations: &[Operation]) -> Result<(), NetlinkError> {
+        let mut result = Ok(());
         for (index, operation) in operations.iter().enumerate() {
             let operation_index = start + index;
             let id = u32::try_from(operation_index).unwrap_or(u32::MAX).saturating_add(1);
             requests(table, operation, id, |request, first_element| {
-                self.bytes += request.size();
-                self.requests.push(request);
+                if result.is_ok() {
+                    result = self.requests.push(&request);
+                }
                 self.places.push(Place { operation: operation_index, first_element });
             });
         }
+        result
     }
 
     fn append(&mut self, part: Self) {
-        self.requests.extend(part.requests);
+        self.requests.append(&part.requests);
         self.places.extend(part.places);
-        self.bytes += part.bytes;
+    }
+
+    fn size(&self) -> usize {
+        self.requests.size()
     }
 }
 
@@ -103,12 +112,12 @@ impl SystemNftables {
 
     /// Sends a batch; without an end the kernel only looks at it.
     fn send(&mut self, transaction: &Transaction, mut batch: Batch, end: bool) -> Result<(), NftError> {
-        let last = batch.requests.len() - 1;
-        if end {
-            batch.requests.push(marker(NFNL_MSG_BATCH_END));
-        }
+        let last = batch.requests.count() - 1;
         self.sent.0 += 1;
-        self.sent.1 += u64::try_from(batch.bytes).unwrap_or(u64::MAX);
+        self.sent.1 += u64::try_from(batch.size()).unwrap_or(u64::MAX);
+        if end {
+            batch.requests.push(&marker(NFNL_MSG_BATCH_END))?;
+        }
         let faults = self.socket()?.batch(std::mem::take(&mut batch.requests), last);
         let faults = faults.inspect_err(|_| self.socket = None)?;
         if faults.iter().any(|fault| fault.index == 0 && fault.error.errno() == Some(libc::ERESTART)) {
@@ -281,18 +290,18 @@ impl NftTables for SystemNftables {
     }
 
     fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<u32, NftError> {
-        let mut batch = Batch::new(generation);
+        let mut batch = Batch::new(generation)?;
         let mut sent = 0;
         for (start, operations) in transaction.parts() {
             let mut part = Batch::default();
-            part.extend(&transaction.table, start, operations);
-            if batch.bytes + part.bytes > self.room(batch.bytes + part.bytes)? && !batch.places.is_empty() {
-                self.send(transaction, std::mem::replace(&mut batch, Batch::new(None)), true)?;
+            part.extend(&transaction.table, start, operations)?;
+            if batch.size() + part.size() > self.room(batch.size() + part.size())? && !batch.places.is_empty() {
+                self.send(transaction, std::mem::replace(&mut batch, Batch::new(None)?), true)?;
                 sent += 1;
             }
-            let room = self.room(batch.bytes + part.bytes)?;
-            if batch.bytes + part.bytes > room {
-                return Err(NftError::TooBig { bytes: part.bytes, room });
+            let room = self.room(batch.size() + part.size())?;
+            if batch.size() + part.size() > room {
+                return Err(NftError::TooBig { bytes: part.size(), room });
             }
             batch.append(part);
         }
@@ -304,9 +313,9 @@ impl NftTables for SystemNftables {
     }
 
     fn check(&mut self, transaction: &Transaction) -> Result<(), NftError> {
-        let mut batch = Batch::new(None);
-        batch.extend(&transaction.table, 0, transaction.operations());
-        self.room(batch.bytes)?;
+        let mut batch = Batch::new(None)?;
+        batch.extend(&transaction.table, 0, transaction.operations())?;
+        self.room(batch.size())?;
         if batch.places.is_empty() { Ok(()) } else { self.send(transaction, batch, false) }
     }
 }
