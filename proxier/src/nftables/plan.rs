@@ -201,12 +201,13 @@ impl Plan {
 
     /// Neighbours of one owner and set become one operation. What has another owner makes sense alone.
     fn write(&mut self, sets: &Sets, wanted: Vec<Wanted<'_>>, cut: bool) {
+        let lengths: Vec<usize> =
+            wanted.chunk_by(|a, b| a.owner == b.owner && a.set == b.set).map(<[_]>::len).collect();
         let mut rest = wanted.into_iter().peekable();
-        while let Some(Wanted { owner, set, element }) = rest.next() {
-            let mut elements = vec![element];
-            while let Some(next) = rest.next_if(|next| next.owner == owner && next.set == set) {
-                elements.push(next.element);
-            }
+        for length in lengths {
+            let Some(Wanted { owner, set, .. }) = rest.peek() else { break };
+            let (owner, set) = (*owner, *set);
+            let elements = rest.by_ref().take(length).map(|wanted| wanted.element).collect();
             self.first.push(Operation::AddElements(sets.get(set), elements), owner);
             if cut && rest.peek().is_some_and(|next| next.owner != owner) {
                 self.first.transaction.cut();
