@@ -7,5 +7,7 @@
 mod diagnose;
 #[path = "inspect/dump.rs"]
 mod dump;
+#[path = "inspect/hairpin.rs"]
+mod hairpin;
 #[path = "inspect/node.rs"]
 mod node;

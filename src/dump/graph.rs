@@ -4,6 +4,7 @@
 
 use proxier::inspect::services::{Address, AddressKind, EndpointView, Fate, Policy, RealView, ServicePortView};
 
+use super::text::connections;
 use crate::inspect::report::Report;
 
 /// What a box stands for, which decides how it looks.
@@ -94,7 +95,7 @@ fn graph(view: &ServicePortView) -> Graph {
     let mut refused = [None, None];
     for (node, address) in addresses {
         let label = match &address.server {
-            Some(server) => format!("scheduler {}", server.scheduler),
+            Some(server) => format!("{} connections, scheduler {}", server.connections, server.scheduler),
             None => format!("{} connections", address.counters.packets),
         };
         match address.fate {
@@ -184,11 +185,11 @@ fn of_endpoint(endpoint: &EndpointView) -> Vec<String> {
     lines.extend(state);
     if endpoint.used() {
         let held = |one: &RealView| u64::from(one.active) + u64::from(one.inactive);
-        let connections = match &endpoint.servers[..] {
-            [] => endpoint.counters.packets,
-            servers => servers.iter().map(held).sum(),
+        let open = match &endpoint.servers[..] {
+            [] => String::new(),
+            servers => format!(", {} of them open", servers.iter().map(held).sum::<u64>()),
         };
-        lines.push(format!("{connections} connections"));
+        lines.push(format!("{} connections{open}", connections(endpoint)));
     }
     lines.extend(endpoint.unused.clone());
     if endpoint.stale > 0 {

@@ -42,16 +42,18 @@ pub fn text(report: &Report, look: Look, wide: bool) -> String {
 pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
     let mut out = format!("{}  {} {}\n", look.styled(Style::Bold, &view.name), view.protocol, view.family);
     let mut table =
-        Table::new(2, &["ADDRESS", "KIND", "PACKETS GO", "CONNECTIONS", "CHAIN", "SCHEDULER", "ON DEVICE", "SETS"]);
+        Table::new(2, &["ADDRESS", "KIND", "PACKETS GO", "CONNECTIONS", "CHAIN", "SCHEDULER", "BOUND", "SETS"]);
     for address in &view.addresses {
         let chain = address.chain.clone().filter(|_| wide).unwrap_or_default();
         let goes = fate(address).to_owned();
         let [scheduler, device, sets] = server(address, wide);
-        let count = if address.server.is_none() { count(address.counters) } else { String::new() };
+        let count = match &address.server {
+            Some(server) => server.connections.to_string(),
+            None => count(address.counters),
+        };
         table.row(vec![spelled(address), address.kind.name().to_owned(), goes, count, chain, scheduler, device, sets]);
     }
     out += &table.text(look);
-    let of_ipvs = view.addresses.iter().any(|address| address.server.is_some());
     let policies = policies(view);
     if !policies.is_empty() {
         let _ = writeln!(out, "  {policies}");
@@ -67,7 +69,7 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
             state(endpoint),
             share(endpoint.share),
             share(endpoint.local_share),
-            if endpoint.servers.is_empty() && !of_ipvs { count(endpoint.counters) } else { String::new() },
+            connections(endpoint).to_string(),
             chain,
             weight,
             active,
@@ -99,6 +101,15 @@ fn server(address: &Address, wide: bool) -> [String; 3] {
     let device = if server.on_device { "yes" } else { "no" };
     let sets = if wide { server.sets.join(" ") } else { String::new() };
     [server.scheduler.clone(), device.to_owned(), sets]
+}
+
+/// The connections that it ever got.
+#[must_use]
+pub fn connections(endpoint: &EndpointView) -> u64 {
+    match &endpoint.servers[..] {
+        [] => endpoint.counters.packets,
+        servers => servers.iter().map(|one| one.connections).sum(),
+    }
 }
 
 /// Weight and connections of an endpoint, of all its virtual servers together.

@@ -1,18 +1,20 @@
 //! The rules that the kernel holds, of the flavour in use, and whether there are more in the other.
 //!
 //! In: what is asked for. Out: a [`Ruleset`] for each family. Must not know: what the rules mean to Services, beyond
-//! which chains lead to them: where single chains are cheap to read, others are left out.
+//! which chains lead to them: where one Service is asked for, the chains of others are left out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proxier::IpFamily;
 use proxier::inspect::rules::Ruleset;
-use proxier::inspect::services::dispatch_of;
+use proxier::inspect::services::{Entry, dispatch_of};
 use proxier::ipvs::Held;
-use proxier::kernel::{Choice, Flavour, Host, IptablesTool, RuleReader, SystemHost, SystemIptables, choose_flavour};
+use proxier::kernel::{Choice, Flavour, Host, SystemHost, SystemIptables, choose_flavour, has_chain};
+use proxier::model::NamespacedName;
 
 use super::report::Unread;
+use super::rule_text::RuleText;
 use super::{Focus, servers};
 use crate::terminal::Progress;
 
@@ -40,7 +42,7 @@ pub struct FamilyRules {
     pub random_fully: bool,
     /// Virtual servers, sets and addresses, where a proxy in IPVS mode is, or was.
     pub held: Option<Held>,
-    reader: RuleReader,
+    text: RuleText,
     absent: BTreeSet<(String, String)>,
 }
 
@@ -59,15 +61,17 @@ pub struct Rules {
 impl Rules {
     /// Reads them.
     pub fn read(focus: &Focus, unread: &mut Vec<Unread>) -> Self {
-        let Flavours { choice, flavour, in_other } = Flavours::find();
+        let Flavours { choice, flavour, in_other, mut texts } = Flavours::find();
         let mut families = Vec::new();
         for family in IpFamily::ALL {
             // A family that the kernel has not has no rules to be read.
             if family.available().is_err() {
                 continue;
             }
-            let read = FamilyRules::open(family, flavour, &choice, unread).and_then(|mut rules| {
-                if focus.service.is_some() && rules.reader.reads_single_chains() {
+            let text = texts.remove(&family).unwrap_or_else(|| RuleText::open(family, flavour));
+            let read = text.and_then(|text| {
+                let mut rules = FamilyRules::of(family, text, &choice, unread);
+                if focus.service.is_some() {
                     rules.read_service(focus, unread)?;
                 } else {
                     rules.read_all(unread)?;
@@ -96,6 +100,23 @@ impl Rules {
         if ipvs { Some("ipvs") } else { self.any().then_some("iptables") }
     }
 
+    /// Whether what a Service comes to depends on others. Only in iptables mode each has its own rules; elsewhere the
+    /// first by name has an address that several claim. And of flows to such an address it takes all of them to tell
+    /// which are stale.
+    #[must_use]
+    pub fn needs_others(&self, service: &NamespacedName) -> bool {
+        if self.mode().is_some_and(|mode| mode != "iptables") {
+            return true;
+        }
+        self.families.iter().any(|rules| {
+            let entries = dispatch_of(&rules.ruleset, &|_, _| true);
+            let is_own = |entry: &&Entry| entry.name().is_some_and(|name| name.service == *service);
+            let (own, others): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(is_own);
+            let claimed: BTreeSet<_> = own.into_iter().filter_map(Entry::destination).collect();
+            others.into_iter().filter_map(Entry::destination).any(|to| claimed.contains(&to))
+        })
+    }
+
     /// Whether there is a kube-proxy's rule at all.
     #[must_use]
     pub fn any(&self) -> bool {
@@ -108,6 +129,8 @@ struct Flavours {
     choice: Choice,
     flavour: Flavour,
     in_other: Vec<IpFamily>,
+    /// What had to be read to find out, of that flavour.
+    texts: BTreeMap<IpFamily, Result<RuleText, String>>,
 }
 
 impl Flavours {
@@ -115,35 +138,40 @@ impl Flavours {
         let choice = choose_flavour();
         let chosen = choice.flavour.unwrap_or(Flavour::Nft);
         let other = if chosen == Flavour::Nft { Flavour::Legacy } else { Flavour::Nft };
-        let present = |flavour| IpFamily::ALL.into_iter().filter(|family| has_landmark(*family, flavour)).collect();
-        let (here, in_other): (Vec<IpFamily>, Vec<IpFamily>) = (present(chosen), present(other));
+        let (here, texts) = present(chosen);
+        let (in_other, other_texts) = present(other);
         // Rules that are only in the other flavour are those that packets meet.
-        let flavour = if here.is_empty() && !in_other.is_empty() { other } else { chosen };
-        Self { choice, flavour, in_other }
+        let is_other = here.is_empty() && !in_other.is_empty();
+        let (flavour, texts) = if is_other { (other, other_texts) } else { (chosen, texts) };
+        Self { choice, flavour, in_other, texts }
     }
 }
 
-fn has_landmark(family: IpFamily, flavour: Flavour) -> bool {
-    let Ok(reader) = RuleReader::find(family, flavour) else { return false };
-    if reader.reads_single_chains() {
-        return matches!(reader.chain("nat", LANDMARK), Ok(Some(_)));
+/// The families that have kube-proxy's rules in a flavour, and what was read for that.
+fn present(flavour: Flavour) -> (Vec<IpFamily>, BTreeMap<IpFamily, Result<RuleText, String>>) {
+    let (mut families, mut texts) = (Vec::new(), BTreeMap::new());
+    for family in IpFamily::ALL {
+        let there = match flavour {
+            Flavour::Nft => has_chain(family, "nat", LANDMARK).unwrap_or(false),
+            Flavour::Legacy => {
+                let text = texts.entry(family).or_insert_with(|| RuleText::open(family, flavour));
+                text.as_ref().is_ok_and(|text| text.has_chain("nat", LANDMARK))
+            }
+        };
+        families.extend(there.then_some(family));
     }
-    let (mut found, declaration) = (false, format!(":{LANDMARK} "));
-    let read = reader.save(Some("nat"), &mut |line| found |= line.starts_with(&declaration));
-    read.is_ok() && found
+    (families, texts)
 }
 
 impl FamilyRules {
-    fn open(family: IpFamily, flavour: Flavour, choice: &Choice, unread: &mut Vec<Unread>) -> Result<Self, String> {
-        let reader = RuleReader::find(family, flavour).map_err(|error| error.to_string())?;
+    fn of(family: IpFamily, text: RuleText, choice: &Choice, unread: &mut Vec<Unread>) -> Self {
         let addresses = SystemHost.addresses(family).unwrap_or_else(|error| {
             unread.push(Unread::new("this node's addresses", error.to_string()));
             Vec::new()
         });
-        let tool = SystemIptables::find(family, choice);
-        let random_fully = tool.is_ok_and(|tool| tool.random_fully());
+        let random_fully = SystemIptables::knows_random_fully(family, choice);
         let (ruleset, absent) = (Ruleset::new(family), BTreeSet::new());
-        Ok(Self { family, ruleset, whole: false, addresses, random_fully, held: None, reader, absent })
+        Self { family, ruleset, whole: false, addresses, random_fully, held: None, text, absent }
     }
 
     /// What every packet meets; the chains of Service ports are loaded as packets come to them.
@@ -152,14 +180,12 @@ impl FamilyRules {
     /// If it cannot be read.
     pub fn for_walking(family: IpFamily, unread: &mut Vec<Unread>) -> Result<Self, String> {
         family.available()?;
-        let Flavours { choice, flavour, .. } = Flavours::find();
-        let mut rules = Self::open(family, flavour, &choice, unread)?;
-        if rules.reader.reads_single_chains() {
-            rules.read_others(unread)?;
-            rules.read_base()?;
-        } else {
-            rules.read_all(unread)?;
-        }
+        let Flavours { choice, flavour, mut texts, .. } = Flavours::find();
+        let text = texts.remove(&family).unwrap_or_else(|| RuleText::open(family, flavour))?;
+        drop(texts);
+        let mut rules = Self::of(family, text, &choice, unread);
+        rules.read_others(unread)?;
+        rules.read_base()?;
         rules.read_servers(unread)?;
         Ok(rules)
     }
@@ -181,7 +207,7 @@ impl FamilyRules {
 
     fn read_others(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
         for table in ["raw", "mangle", "filter"] {
-            let text = self.reader.table(table).map_err(|error| error.to_string())?;
+            let text = self.text.table(table)?;
             for problem in self.ruleset.read_chains(table, &text) {
                 unread.push(Unread::new(&format!("a rule of {}", self.family), problem.to_string()));
             }
@@ -191,6 +217,7 @@ impl FamilyRules {
 
     fn read_all(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
         self.save(unread)?;
+        self.text.forget();
         self.whole = true;
         Ok(())
     }
@@ -198,14 +225,14 @@ impl FamilyRules {
     fn save(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
         let mut progress = Progress::new(&format!("reading rules of {}", self.family));
         let mut reader = self.ruleset.reader();
-        let result = self.reader.save(None, &mut |line| {
+        let result = self.text.all(&mut |line| {
             progress.step();
             reader.line(line);
         });
         for problem in reader.finish() {
             unread.push(Unread::new(&format!("a rule of {}", self.family), problem.to_string()));
         }
-        result.map_err(|error| error.to_string())
+        result
     }
 
     /// All but the chains of other Services.
@@ -262,7 +289,7 @@ impl FamilyRules {
             if self.whole || self.ruleset.chain(table, chain).is_some_and(|chain| !chain.rules.is_empty()) {
                 continue;
             }
-            match self.reader.chain(table, chain).map_err(|error| error.to_string())? {
+            match self.text.chain(table, chain)? {
                 Some(text) => {
                     let problems = self.ruleset.read_chains(table, &text);
                     any |= problems.is_empty();
@@ -282,8 +309,8 @@ impl FamilyRules {
     /// Whether any rule has that word.
     #[must_use]
     pub fn names(&self, word: &str) -> bool {
-        let tables = self.ruleset.tables();
+        let (tables, word) = (self.ruleset.tables(), format!(" {word} "));
         let rules = tables.flat_map(|table| self.ruleset.chains(table)).flat_map(|(_, chain)| &chain.rules);
-        rules.into_iter().any(|rule| rule.text.contains(&format!(" {word} ")))
+        rules.into_iter().any(|rule| rule.text.contains(&word))
     }
 }

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::Serialize;
 
-pub use iptables::{Wanted, dispatch_of, read as from_iptables, unused_chains};
+pub use iptables::{Entry, Wanted, dispatch_of, read as from_iptables, unused_chains};
 pub use ipvs::{BY_SOURCE, note_draining, read as from_ipvs, shares};
 pub use state::add_model;
 pub(super) use state::owners;
@@ -139,7 +139,7 @@ pub struct Address {
     pub fate: Fate,
     /// The chain that its rule leads to.
     pub chain: Option<String>,
-    /// What its rule counted: the first packets of connections.
+    /// What its rule counted: the first packets of connections. In IPVS mode all that clients sent.
     pub counters: Counters,
     /// Its virtual server, in IPVS mode.
     pub server: Option<ServerView>,
@@ -158,6 +158,10 @@ pub struct ServerView {
     pub on_device: bool,
     /// The sets that have it.
     pub sets: Vec<String>,
+    /// Connections that it ever took.
+    pub connections: u64,
+    /// What went back to clients.
+    pub answers: Counters,
 }
 
 /// An endpoint as a real server of a virtual one.
@@ -165,6 +169,8 @@ pub struct ServerView {
 pub struct RealView {
     /// The virtual server, as ipvsadm calls it.
     pub server: String,
+    /// How packets get there: anything but `masquerading` is not kube-proxy's.
+    pub forward: &'static str,
     /// Its weight; with 0 it gets no new connections.
     pub weight: u32,
     /// Connections that are established.
@@ -173,6 +179,12 @@ pub struct RealView {
     pub inactive: u32,
     /// Clients that stay with it.
     pub persistent: u32,
+    /// Connections that it ever got.
+    pub connections: u64,
+    /// What clients sent it.
+    pub counters: Counters,
+    /// What it sent back.
+    pub answers: Counters,
 }
 
 /// An endpoint.
@@ -186,7 +198,7 @@ pub struct EndpointView {
     pub share: Option<f64>,
     /// The same under policy `Local`.
     pub local_share: Option<f64>,
-    /// What its translation counted: connections.
+    /// What its translation counted: connections. In IPVS mode all that clients sent.
     pub counters: Counters,
     /// Its state, where objects tell.
     pub state: Option<EndpointState>,

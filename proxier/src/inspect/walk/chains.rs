@@ -4,13 +4,13 @@
 //! each with the decision met. Must not know: which hooks a packet passes.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::matching::{self, Holds};
 use super::{Doubt, Memory, Node, Packet, Step};
 use crate::family::IpFamily;
 use crate::inspect::rules::{Chain, Policy, Rule, Table, Target};
-use crate::netfilter::ipvs::ServerKey;
+use crate::netfilter::ipvs::{Forward, ServerKey};
 
 /// A packet on its way, with what was done to it so far.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub(super) struct Traveller {
     pub(super) untracked: bool,
     /// The virtual server that gave it its destination.
     pub(super) server: Option<ServerKey>,
+    /// The real server that gets it as it is, and how.
+    pub(super) forwarded: Option<(SocketAddr, Forward)>,
     pub(super) probability: f64,
     pub(super) remembered: BTreeSet<String>,
     /// Lists that rules asked for the sender.

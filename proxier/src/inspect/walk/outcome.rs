@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
+use crate::netfilter::ipvs::Forward;
+
 /// Where a packet ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
@@ -18,6 +20,9 @@ pub enum Verdict {
     Dropped,
     /// Let through to its original destination.
     Untouched,
+    /// Taken to this real server as it is, which has to have its destination too: a virtual server that does not
+    /// translate. The rules it meets from there on are not followed.
+    Forwarded(SocketAddr, Forward),
 }
 
 impl fmt::Display for Verdict {
@@ -27,6 +32,7 @@ impl fmt::Display for Verdict {
             Self::Rejected => f.write_str("reject"),
             Self::Dropped => f.write_str("drop"),
             Self::Untouched => f.write_str("untouched"),
+            Self::Forwarded(to, how) => write!(f, "{to} by {}", how.name()),
         }
     }
 }

@@ -1,0 +1,139 @@
+//! Which rules of two lists belong together.
+//!
+//! In: rules that should be and rules that are. Out: what each has and the other has not; pairs of which one was made of
+//! the other. Must not know: chains, tables, or what a difference means.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::rules::Rule;
+
+/// Above so many pairs of rules an exact alignment costs too much.
+const MOST_PAIRS: usize = 4_000_000;
+
+fn words(rule: &Rule) -> Vec<&str> {
+    rule.text.split(' ').filter(|word| !word.is_empty()).collect()
+}
+
+/// Whether two rules of a chain are the same. Large clusters leave out comments, and chains that did not change since
+/// the cluster grew or shrank keep theirs.
+pub(super) fn same(a: &Rule, b: &Rule) -> bool {
+    a.text == b.text || {
+        let (a, b) = (words(a), words(b));
+        a == b || {
+            let (bare_a, bare_b) = (without_comment(a.clone()), without_comment(b.clone()));
+            bare_a == bare_b && (bare_a.len() == a.len() || bare_b.len() == b.len())
+        }
+    }
+}
+
+/// A rule's words without its comment, which may be several in quotes.
+fn without_comment(mut words: Vec<&str>) -> Vec<&str> {
+    let Some(start) = words.iter().position(|word| *word == "--comment").filter(|at| *at > 1) else { return words };
+    let quoted = words.get(start + 1).is_some_and(|word| word.starts_with('"'));
+    let ends = |word: &&str| !quoted || (word.ends_with('"') && word.len() > 1);
+    let end = words[start + 1..].iter().position(ends).map_or(words.len(), |at| start + 2 + at);
+    words.drain(start - 2..end);
+    words
+}
+
+/// How much of two rules is the same, in thousandths of the longer one's words.
+fn likeness(a: &[&str], b: &[&str]) -> usize {
+    let mut left = b.to_vec();
+    let common =
+        a.iter().filter(|word| left.iter().position(|other| other == *word).map(|at| left.remove(at)).is_some());
+    common.count() * 1000 / a.len().max(b.len()).max(1)
+}
+
+/// Takes out of both lists pairs of which one was made of the other, as it seems: most of their words are the same. The
+/// most alike come first.
+pub(super) fn best_pairs<'a>(missing: &mut Vec<&'a Rule>, extra: &mut Vec<&'a Rule>) -> Vec<(&'a Rule, &'a Rule)> {
+    let words_of = |rules: &[&'a Rule]| rules.iter().map(|rule| words(rule)).collect::<Vec<_>>();
+    let (all_missing, all_extra) = (words_of(missing), words_of(extra));
+    let mut scores = Vec::new();
+    for (i, a) in all_missing.iter().enumerate() {
+        scores.extend(
+            all_extra.iter().enumerate().map(|(j, b)| (likeness(a, b), i, j)).filter(|(score, ..)| *score > 660),
+        );
+    }
+    scores.sort_by_key(|(score, i, j)| (std::cmp::Reverse(*score), *i, *j));
+    let (mut used_missing, mut used_extra, mut pairs) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    for (_, i, j) in scores {
+        if !used_missing.contains(&i) && !used_extra.contains(&j) {
+            used_missing.insert(i);
+            used_extra.insert(j);
+            pairs.push((missing[i], extra[j]));
+        }
+    }
+    let keep = |rules: &mut Vec<&'a Rule>, used: &BTreeSet<usize>| {
+        let mut at = 0;
+        rules.retain(|_| {
+            at += 1;
+            !used.contains(&(at - 1))
+        });
+    };
+    keep(missing, &used_missing);
+    keep(extra, &used_extra);
+    pairs
+}
+
+type Leftovers<'a> = (Vec<&'a Rule>, Vec<&'a Rule>);
+
+/// What each has and the other has not, whatever the order.
+pub(super) fn as_sets<'a>(expected: &[&'a Rule], found: &[&'a Rule]) -> Leftovers<'a> {
+    let mut held: BTreeMap<Vec<&str>, Vec<&'a Rule>> = BTreeMap::new();
+    for rule in found.iter().rev() {
+        held.entry(words(rule)).or_default().push(rule);
+    }
+    let missing = expected.iter().filter(|rule| held.get_mut(&words(rule)).and_then(Vec::pop).is_none());
+    let missing = missing.copied().collect();
+    (missing, held.into_values().flatten().collect())
+}
+
+/// What each has and the other has not, in order: the longest common part is what they share.
+pub(super) fn aligned<'a>(expected: &[&'a Rule], found: &[&'a Rule]) -> Leftovers<'a> {
+    let start = expected.iter().zip(found).take_while(|(a, b)| same(a, b)).count();
+    let (a, b) = (&expected[start..], &found[start..]);
+    let end = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| same(a, b)).count();
+    let (a, b) = (&a[..a.len() - end], &b[..b.len() - end]);
+    if a.len() * b.len() > MOST_PAIRS {
+        return as_sets(a, b);
+    }
+    // Numbers compare faster than words: the same number, the same words but for the comment.
+    let mut numbers: HashMap<Vec<&str>, usize> = HashMap::new();
+    let mut number = |rule: &&'a Rule| {
+        let next = numbers.len();
+        *numbers.entry(without_comment(words(rule))).or_insert(next)
+    };
+    let a_numbers: Vec<usize> = a.iter().map(&mut number).collect();
+    let b_numbers: Vec<usize> = b.iter().map(&mut number).collect();
+    let width = b.len() + 1;
+    let mut common = vec![0_u32; (a.len() + 1) * width];
+    for i in (0..a.len()).rev() {
+        for j in (0..b.len()).rev() {
+            common[i * width + j] = if a_numbers[i] == b_numbers[j] {
+                common[(i + 1) * width + j + 1] + 1
+            } else {
+                common[(i + 1) * width + j].max(common[i * width + j + 1])
+            };
+        }
+    }
+    let (mut i, mut j, mut missing, mut extra) = (0, 0, Vec::new(), Vec::new());
+    while i < a.len() && j < b.len() {
+        if a_numbers[i] == b_numbers[j] {
+            if !same(a[i], b[j]) {
+                missing.push(a[i]);
+                extra.push(b[j]);
+            }
+            (i, j) = (i + 1, j + 1);
+        } else if common[(i + 1) * width + j] >= common[i * width + j + 1] {
+            missing.push(a[i]);
+            i += 1;
+        } else {
+            extra.push(b[j]);
+            j += 1;
+        }
+    }
+    missing.extend(&a[i..]);
+    extra.extend(&b[j..]);
+    (missing, extra)
+}
