@@ -7,7 +7,7 @@ use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::kernel::NftTables;
 use proxier::netfilter::nft::{Chain, Operation, Table, Transaction};
-use proxier::nftables::Nftables;
+use proxier::nftables::{self, Nftables};
 use proxier::testing::{FakeHost, FakeNftables, objects};
 use proxier::track::{Kind, Tracker, Translator};
 use serde_json::Value;
@@ -228,4 +228,28 @@ fn what_cannot_be_deleted_at_the_start_is_deleted_later() {
     cluster.tracker.want_everything();
     cluster.sync();
     assert!(!cluster.kernel.text().contains("chain endpoints-9 "), "it is still there");
+}
+
+#[test]
+fn what_a_kernel_lacks_is_named() {
+    let mut kernel = FakeNftables::default();
+    for family in IpFamily::ALL {
+        for (part, name) in [
+            ("type nat hook", "CONFIG_NFT_NAT, nft_chain_nat"),
+            ("numgen random mod 2 vmap", "CONFIG_NFT_NUMGEN"),
+            ("fib saddr", "CONFIG_NFT_FIB_IPV4"),
+            ("masquerade", "CONFIG_NFT_MASQ"),
+            ("add set", "nft_set_pipapo"),
+        ] {
+            kernel.refuse(Some((part, libc::ENOENT)));
+            let error = nftables::check(&mut kernel, family).expect_err(part).to_string();
+            assert!(error.starts_with("the kernel lacks ") && error.contains(name) && error.contains(part), "{error}");
+        }
+        // Who may do nothing is not told that the kernel can do nothing.
+        kernel.refuse(Some(("add table", libc::EPERM)));
+        let error = nftables::check(&mut kernel, family).expect_err("not allowed").to_string();
+        assert!(error.contains("Operation not permitted") && !error.contains("lacks"), "{error}");
+        kernel.refuse(None);
+        assert!(nftables::check(&mut kernel, family).is_ok());
+    }
 }
