@@ -1,8 +1,8 @@
 //! What nftables mode costs in the real kernel, at sizes up to 40,000 Services with ten endpoints each. A measurement, so
 //! it is run by hand: `cargo bench -p proxier --bench nftables`, as root. `SERVICES=100,10000` asks for other sizes.
 //!
-//! In: objects. Out: a table of times: from objects to the committed table, from a decoded change to its commit; beside
-//! them what `nft -f` needs for the same text.
+//! In: objects. Out: a table of times: from objects to the committed table, from a decoded change to its commit, of an
+//! endpoint by another, of the number of endpoints, of a new Service; beside them what `nft -f` needs for the same text.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
@@ -72,12 +72,12 @@ impl Cluster {
     }
 
     /// How long changes take, each from a decoded object to its commit.
-    fn changes(&mut self, object: impl Fn(u32) -> (Kind, Value)) -> String {
+    fn changes(&mut self, objects: impl Fn(u32) -> Vec<(Kind, Value)>) -> String {
         let mut times: Vec<Duration> = (0..CHANGES)
             .map(|change| {
-                let (kind, object) = object(change);
+                let objects = objects(change);
                 let started = Instant::now();
-                self.take(kind, object);
+                objects.into_iter().for_each(|(kind, object)| self.take(kind, object));
                 self.sync();
                 started.elapsed()
             })
@@ -112,17 +112,24 @@ fn measure(services: u32) {
     let cold_cpu = cpu_time() - before - loaded;
     proxier::kernel::memory::release();
     let resident = resident();
-    let replaced = cluster.changes(|change| (Kind::EndpointSlice, slice(change * 7919 % services, 1 + change % 2)));
+    let replaced =
+        cluster.changes(|change| vec![(Kind::EndpointSlice, slice(change * 7919 % services, 1 + change % 2))]);
     // One endpoint more, and one less again.
-    let counted = cluster
-        .changes(|change| (Kind::EndpointSlice, slice_of(change / 2 * 7919 % services, 0, ENDPOINTS + 1 - change % 2)));
+    let counted = cluster.changes(|change| {
+        let (number, count) = (change / 2 * 7919 % services, ENDPOINTS + 1 - change % 2);
+        vec![(Kind::EndpointSlice, slice_of(number, 0, count))]
+    });
+    let new = cluster.changes(|change| {
+        let number = services + change;
+        vec![(Kind::Service, service(number)), (Kind::EndpointSlice, slice(number, 0))]
+    });
     // A new process that finds all as it should be.
-    let mut again = Cluster::new(Box::new(SystemNftables::default()), services);
+    let mut again = Cluster::new(Box::new(SystemNftables::default()), services + CHANGES);
     let before = cpu_time();
     let warm = again.sync();
     let warm_cpu = cpu_time() - before;
     println!(
-        "| {services} | {cold:.2?} ({cold_cpu:.2?} CPU) | {resident} | {replaced} | {counted} | {warm:.2?} ({warm_cpu:.2?} CPU) | {} |",
+        "| {services} | {cold:.2?} ({cold_cpu:.2?} CPU) | {resident} | {replaced} | {counted} | {new} | {warm:.2?} ({warm_cpu:.2?} CPU) | {} |",
         by_nft(services)
     );
 }
@@ -148,9 +155,9 @@ fn by_nft(services: u32) -> String {
 fn main() {
     let sizes = std::env::var("SERVICES").unwrap_or_else(|_| "100,1000,10000,40000".to_owned());
     println!(
-        "| Services x {ENDPOINTS} | cold start | resident | an endpoint for another p50 / p99 | one more or less | restart | nft -f |"
+        "| Services x {ENDPOINTS} | cold start | resident | an endpoint for another p50 / p99 | one more or less | a Service more | restart | nft -f |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     for size in sizes.split(',').map(|size| size.parse().expect("a number")) {
         // On a thread of its own: it leaves the namespace. Memory would be counted twice in one process.
         std::thread::spawn(move || measure(size)).join().expect("no panic");

@@ -92,7 +92,8 @@ in_nftables_mode! {
         connections_spread_over_the_endpoints, a_pod_reaches_itself_through_its_service;
     node_port: node_port_addresses_restrict_node_ports;
     load_balancer: load_balancer_and_external_ip_from_outside, source_ranges_drop_other_clients;
-    affinity: client_ip_affinity_of_a_cluster_ip, client_ip_affinity_of_a_node_port;
+    affinity: client_ip_affinity_of_a_cluster_ip, client_ip_affinity_of_a_node_port,
+        affinity_of_no_seconds_never_ends;
     policy: external_local_keeps_the_client_and_stays_on_the_node, external_local_does_not_bind_pods,
         internal_local_stays_on_the_node, external_local_without_local_endpoints_drops,
         internal_local_without_local_endpoints_drops, no_endpoints_refuse_at_once;
@@ -104,7 +105,7 @@ in_nftables_mode! {
         a_new_process_takes_over_unnoticed, what_somebody_breaks_is_mended;
     repair: a_damaged_table_comes_back;
     restart: what_changed_while_it_was_down_is_caught_up;
-    broken: what_cannot_be_harms_nobody_else;
+    broken: what_cannot_be_harms_nobody_else, what_the_kernel_refuses_is_named_and_left_out;
 }
 
 fn run_in_nftables_mode(test: fn(Cluster)) {

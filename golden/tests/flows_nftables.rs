@@ -1,11 +1,10 @@
 //! In: the flow tables, nftables mode's table and the real one's recording, a kernel that evaluates them. Out: whether
-//! real packets go where the flow tables say. Connections that were answered are left out: they never meet a rule.
+//! real packets go where the flow tables say.
 
 use golden::case::{Case, Mode, cases, differences, folder};
 use golden::flows::{self, Asker, FlowTable};
 use golden::probe::Node;
 use golden::replay::Replay;
-use proxier::inspect::walk::ConnState;
 
 /// Checks the flow tables, shared among two nodes, with the rules that each case gets, if any; how many flows hold.
 fn check(rules: impl Fn(&Case) -> Option<String> + Sync) -> usize {
@@ -31,8 +30,7 @@ fn check(rules: impl Fn(&Case) -> Option<String> + Sync) -> usize {
 fn holds(node: &Node, case: &Case, rules: &str) -> Result<usize, String> {
     node.clear();
     node.feed("nft", &["-f", "-"], rules)?;
-    let mut table = FlowTable::load(&case.name)?;
-    table.flows.retain(|flow| !matches!(flow.packet.state, ConnState::Established | ConnState::Related));
+    let table = FlowTable::load(&case.name)?;
     let mut asker = Asker::new(node);
     table.check("nftables", &mut |question| asker.answer(question)).map_err(|error| format!("{}: {error}", case.name))
 }

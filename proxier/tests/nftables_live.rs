@@ -1,5 +1,5 @@
 //! nftables mode in the real kernel: any history ends as a fresh start does, a restart writes nothing, what somebody
-//! else breaks is mended, what a kernel lacks is named.
+//! else breaks is mended, what is refused keeps nobody else out.
 //!
 //! In: clusters. Out: what nft lists of a namespace. It needs root and nft, which only reads here.
 
@@ -14,14 +14,17 @@ mod run;
 
 use std::cell::Cell;
 use std::process::Command;
+use std::time::Instant;
 
 use proptest::test_runner::{Config, TestRunner};
 use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::kernel::{Host, IptablesTool};
 use proxier::nftables::{self, Nftables};
-use proxier::testing::objects::config;
+use proxier::testing::objects::{self, config};
 use proxier::testing::{FakeHost, FakeIptables};
+use proxier::track::{Kind, Tracker, Translator};
+use serde_json::{Value, json};
 
 use self::cluster::Operation;
 use self::kernel::Real;
@@ -38,7 +41,7 @@ impl Kernel for Real {
     }
 
     fn mode(&self, _: Box<dyn IptablesTool>) -> Box<dyn Backend> {
-        Box::new(Nftables::new(IpFamily::V4, config(), self.engine(), self.host()))
+        Box::new(Nftables::new(IpFamily::V4, config(), self.engine(), self.host()).many(6))
     }
 
     fn fresh(&self) -> Self {
@@ -151,4 +154,59 @@ fn cleanup_removes_the_table_and_no_other() {
     mode.cleanup().expect("nothing is to be removed");
     // The program is there, or the text above would be empty for another reason.
     assert!(Command::new("nft").arg("--version").status().expect("nft").success());
+}
+
+/// Services of one endpoint, the second of them with a node port.
+fn objects_of(services: u32, endpoint: u32) -> Vec<(Kind, Value)> {
+    let of = |number: u32| {
+        let name = format!("svc-{number}");
+        let mut service = objects::service("ns", &name, objects::address(50_000 + number));
+        if number == 1 {
+            service["spec"]["type"] = json!("NodePort");
+            service["spec"]["ports"][0]["nodePort"] = json!(30_080);
+        }
+        let slice = objects::slice("ns", &name, &format!("{name}-x"), &[objects::address(number * 16 + endpoint)]);
+        [(Kind::Service, service), (Kind::EndpointSlice, slice)]
+    };
+    (0..services).flat_map(of).collect()
+}
+
+#[test]
+fn what_the_kernel_refuses_keeps_nobody_else_out() {
+    let real = Real::new();
+    let (mut translator, mut tracker) = (Translator::new(objects::NODE, false), Tracker::default());
+    let mut mode = real.mode(real.tool());
+    let mut sync = |objects: Vec<(Kind, Value)>| {
+        for (kind, object) in objects {
+            let changes = translator.applied(kind, object).expect("a good object").changes;
+            for (_, change) in changes.into_iter().filter(|(family, _)| *family == IpFamily::V4) {
+                tracker.apply(change);
+            }
+        }
+        let scope = tracker.take_scope();
+        let stats = mode.sync(&tracker.snapshot(IpFamily::V4.localhost()), &scope, Instant::now());
+        let stats = stats.expect("the others are taken");
+        tracker.want(stats.rejected.iter().map(|rejected| rejected.port.clone()));
+        (stats, real.nft("list table ip kube-proxy"))
+    };
+    let service_ips = |text: &str, number: u32| text.contains(&format!("{} . tcp", objects::address(50_000 + number)));
+    sync(objects_of(1, 1));
+    // What a chain of that name is, cannot be changed, and no element may lead to one that packets come by themselves.
+    let table = "ip kube-proxy external-nodeport-endpoints-4";
+    real.nft_reads(&format!("add chain {table} {{ type filter hook input priority 0; }}"));
+    let (stats, text) = sync(objects_of(3, 2));
+    assert_eq!(stats.failed_writes, 2, "the change, and all anew");
+    let [rejected] = &stats.rejected[..] else { panic!("{:?}", stats.rejected) };
+    assert_eq!(rejected.port.to_string(), "ns/svc-1:http");
+    // Kernels differ in what they refuse first, the rule in that chain or the element that leads there.
+    let named = ["external-nodeport-endpoints-4", "Operation not supported"];
+    assert!(named.iter().all(|part| rejected.reason.contains(part)), "{}", rejected.reason);
+    let there = [0, 1, 2].map(|number| service_ips(&text, number));
+    assert_eq!(there, [true, false, true], "{text}");
+    assert!(!text.contains("30080") && text.contains(&format!(" : {} . ", objects::address(2))), "{text}");
+    // Nobody wants the stranger any more, so that it could be deleted; now the Service is taken.
+    assert!(!text.contains("external-nodeport"), "{text}");
+    let (stats, text) = sync(Vec::new());
+    assert_eq!((stats.rejected.len(), stats.failed_writes), (0, 0));
+    assert!(service_ips(&text, 1) && text.contains("tcp . 30080 "), "{text}");
 }

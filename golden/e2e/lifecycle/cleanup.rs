@@ -219,3 +219,27 @@ fn what_it_made_itself_is_cleaned_up_too() {
     }
     assert!(without.iter().all(BTreeSet::is_empty), "the node was bare: {without:?}");
 }
+
+#[test]
+fn what_it_made_itself_in_nftables_mode_is_cleaned_up_too() {
+    let mut world = World::new();
+    feed(
+        &world.node,
+        "nft",
+        &["-f", "-"],
+        "table ip other {\n  chain c {\n    counter\n  }\n}\ntable inet kube-proxy {\n}\n",
+    );
+    world.start(&["--proxy-mode=nftables"]);
+    let lists = |node: &Node, table: &str| nft_tables(node).contains(&format!("table {table} kube-proxy"));
+    world.node.until("its table is there", || {
+        lists(&world.node, "ip") && world.node.netns().run("nft list table ip kube-proxy").contains(WEB)
+    });
+    world.node.end(nix::sys::signal::Signal::SIGTERM);
+    assert!(lists(&world.node, "ip"), "its rules outlive it");
+    for _ in 0..2 {
+        world.node.start(&["--cleanup"]);
+        assert_eq!(world.node.wait().code(), Some(0), "{}", world.node.log());
+        assert!(!lists(&world.node, "ip") && !lists(&world.node, "ip6"), "{:?}", nft_tables(&world.node));
+        assert!(lists(&world.node, "inet") && nft_tables(&world.node).contains(&"table ip other".to_owned()));
+    }
+}

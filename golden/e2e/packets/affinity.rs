@@ -47,6 +47,24 @@ pub(super) fn client_ip_affinity_of_a_cluster_ip(cluster: Cluster) {
     }
 }
 
+/// No API server lets such an object in. Where no tool in between refuses it, nothing is ever forgotten, as with kube-proxy.
+pub(super) fn affinity_of_no_seconds_never_ends(cluster: Cluster) {
+    let (zero, other) = (sticky().affinity(0), Service::new("other", 41).endpoints([ready(POD_6)]));
+    let cluster = cluster.running(&[zero.clone(), other.clone()]);
+    for family in Family::BOTH {
+        let first = endpoint(cluster.pod(POD_9), zero.address(family), 20);
+        many_clients_spread(&cluster, zero.address(family));
+        assert_eq!(endpoint(cluster.pod(POD_9), zero.address(family), 20), first);
+        assert_eq!(
+            endpoint(cluster.outside(), NODE.at(family, NODE_PORT), 20),
+            endpoint(cluster.outside(), zero.address(family), 20)
+        );
+        assert_eq!(endpoint(cluster.pod(POD_9), other.address(family), 3), POD_6.name);
+        let remembered = cluster.table(family);
+        assert!(!remembered.contains(" expires "), "somebody is to be forgotten: {remembered}");
+    }
+}
+
 pub(super) fn client_ip_affinity_of_a_node_port(cluster: Cluster) {
     let sticky = sticky();
     let cluster = cluster.running(std::slice::from_ref(&sticky));

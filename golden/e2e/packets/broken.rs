@@ -4,7 +4,7 @@
 //! Service works as if they were not there, the log names them, and once corrected they work too.
 
 use golden::cluster::Protocol::Tcp;
-use golden::cluster::{Cluster, Family, POD_5, POD_6, POD_9, Service, eventually, ready};
+use golden::cluster::{Cluster, Family, NODE, POD_5, POD_6, POD_9, Service, eventually, ready};
 
 use crate::SOON;
 
@@ -67,4 +67,32 @@ pub(super) fn what_cannot_be_harms_nobody_else(cluster: Cluster) {
     }
     cluster.write(&[negative.affinity(86400), good.clone(), late.clone()]);
     eventually("corrected, it works", SOON, || [&broken, &good, &late].into_iter().all(works));
+}
+
+/// What the kernel itself refuses: to lead to a chain that packets come by. Somebody made one of a name that is ours.
+pub(super) fn what_the_kernel_refuses_is_named_and_left_out(cluster: Cluster) {
+    let good = Service::new("good", 100).endpoints([ready(POD_5)]);
+    let refused = Service::new("refused", 101).node_port(30080).endpoints([ready(POD_6)]);
+    let late = Service::new("late", 102).endpoints([ready(POD_6)]);
+    // Long enough that no check finds the chain before the Service does.
+    let slow = serde_json::json!({ "syncPeriod": "10s", "minSyncPeriod": "100ms" });
+    let cluster = cluster.configured("nftables", slow).running(std::slice::from_ref(&good));
+    for family in ["ip", "ip6"] {
+        let chain = format!("{family} kube-proxy external-nodeport-endpoints-4");
+        let _ = cluster.on_node(&format!("nft add chain {chain} {{ type filter hook input priority 0; }}"));
+    }
+    cluster.write(&[refused.clone(), good.clone(), late.clone()]);
+    let works = |service: &Service| {
+        Family::BOTH.iter().all(|family| cluster.pod(POD_9).attempt(Tcp, service.address(*family)).is_ok())
+    };
+    eventually("the log complains by name, in the kernel's words", SOON, || {
+        let log = cluster.log();
+        log.lines()
+            .filter(|line| line.starts_with(['E', 'W']) && line.contains(&refused.full_name()))
+            .any(|line| line.contains("external-nodeport-endpoints-4") && line.contains("Operation not supported"))
+    });
+    eventually("all others work", SOON, || works(&good) && works(&late));
+    eventually("it works when nothing is in its way", SOON * 3, || {
+        works(&refused) && Family::BOTH.iter().all(|f| cluster.outside().attempt(Tcp, NODE.at(*f, 30080)).is_ok())
+    });
 }

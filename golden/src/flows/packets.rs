@@ -10,14 +10,14 @@ use serde_json::Value;
 
 use super::check::{Answer, Question};
 use super::machine;
-use crate::probe::{self, Entry, Node, Probe, Transport, enough};
+use crate::probe::{self, Entry, Node, Probe, Stage, Transport, enough};
 
 /// Packets at once.
 const ROUND: usize = 32;
 /// So often a forgotten client is sent somewhere until it is sent to one endpoint of at most a few.
 const TRIES: usize = 200;
 
-/// Asks a node, with packets. It cannot ask about connections that were answered.
+/// Asks a node, with packets. A connection that was answered is one that the node is made to know.
 #[derive(Debug)]
 pub struct Asker<'a> {
     node: &'a Node,
@@ -43,8 +43,8 @@ impl<'a> Asker<'a> {
     pub fn answer(&mut self, question: Question<'_>) -> Result<Answer, String> {
         let Question { packet, remembers, .. } = question;
         let entry = entry(&packet.origin)?;
-        if matches!(packet.state, ConnState::Established | ConnState::Related) {
-            return Err("only first packets can be sent".to_owned());
+        if packet.state == ConnState::Related {
+            return Err("errors about other packets cannot be sent".to_owned());
         }
         let found = match remembers {
             None => self.sampled(entry, packet)?,
@@ -95,6 +95,9 @@ impl<'a> Asker<'a> {
 
     fn ask_as(&mut self, entry: Entry, packet: &Packet, clients: &[IpAddr]) -> Found {
         let probes: Vec<(Entry, Probe)> = clients.iter().map(|client| (entry, self.probe(packet, *client))).collect();
+        for (_, probe) in probes.iter().filter(|(_, probe)| probe.stage == Stage::Later) {
+            self.node.know(probe.from, probe.to);
+        }
         let mut found = Found::new();
         for (outcome, replaced) in self.node.send_and_compare(&probes) {
             let verdict = match outcome {
@@ -126,7 +129,11 @@ impl<'a> Asker<'a> {
             to: packet.destination,
             transport,
             tag: self.number,
-            invalid: packet.state == ConnState::Invalid,
+            stage: match packet.state {
+                ConnState::Invalid => Stage::Nowhere,
+                ConnState::Established => Stage::Later,
+                _ => Stage::First,
+            },
         }
     }
 

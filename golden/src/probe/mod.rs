@@ -14,7 +14,7 @@ mod survey;
 
 pub use compare::{Difference, differences};
 pub use node::{Entry, Node, Outcome};
-pub use packet::{Probe, Refusal, Transport};
+pub use packet::{Probe, Refusal, Stage, Transport};
 pub use plan::{Client, Plan, Question};
 pub(crate) use survey::enough;
 pub use survey::{Answer, Survey, survey};

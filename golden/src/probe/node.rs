@@ -14,7 +14,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, bind, se
 use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::packet::{Probe, Refusal, Seen, Transport, read, read_body};
+use super::packet::{Probe, Refusal, Seen, Stage, Transport, read, read_body};
 use crate::netns::Netns;
 
 /// Where a probe enters the node.
@@ -157,6 +157,21 @@ impl Node {
         let _ = self.netns.try_run("conntrack -F");
     }
 
+    /// Has it know a TCP connection that was answered, as if it had been open for a while. The connection it belongs to
+    /// is not translated.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn know(&self, from: SocketAddr, to: SocketAddr) {
+        self.netns.run(&format!(
+            "conntrack -I -p tcp -s {} -d {} --sport {} --dport {} --state ESTABLISHED -u SEEN_REPLY,ASSURED -t 60",
+            from.ip(),
+            to.ip(),
+            from.port(),
+            to.port()
+        ));
+    }
+
     /// What its rules remember clients in, as nft commands that empty it.
     #[must_use]
     pub fn memory(&self) -> String {
@@ -214,7 +229,7 @@ impl Node {
             to: "172.31.255.254:9".parse().expect("an address"),
             transport: Transport::Udp,
             tag: MARKER,
-            invalid: false,
+            stage: Stage::First,
         };
         let started = Instant::now();
         for wanted in 1..=MARKERS {

@@ -63,8 +63,20 @@ pub struct Probe {
     pub transport: Transport,
     /// What it is known by wherever it comes out, whatever was translated.
     pub tag: u32,
-    /// Whether it is a segment that connection tracking can place in no connection; TCP only.
-    pub invalid: bool,
+    /// Where in a connection's life it comes.
+    pub stage: Stage,
+}
+
+/// Where in a connection's life a probe comes. Only TCP has more than the first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// At its beginning.
+    #[default]
+    First,
+    /// In the midst of one that was answered.
+    Later,
+    /// In none: connection tracking cannot place it.
+    Nowhere,
 }
 
 /// A packet that came out somewhere.
@@ -109,8 +121,12 @@ impl Probe {
         match self.transport {
             Transport::Tcp => {
                 body.extend(tag);
-                // SYN and FIN at once are in no connection's life.
-                let flags = if self.invalid { 0x03 } else { 0x02 };
+                let flags = match self.stage {
+                    Stage::First => 0x02,
+                    Stage::Later => 0x10,
+                    // SYN and FIN at once are in no connection's life.
+                    Stage::Nowhere => 0x03,
+                };
                 body.extend([0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
             }
             Transport::Udp => {
@@ -177,7 +193,8 @@ pub fn read_body(protocol: u8, from: IpAddr, to: IpAddr, body: &[u8]) -> Option<
     };
     match protocol {
         6 if body.get(13)? & 4 != 0 => Some(Seen::Refused { port: port(2)?, by: Refusal::Reset }),
-        6 if body.get(13)? & 0x12 == 2 => passed(4),
+        // Not what answers a SYN.
+        6 if body.get(13)? & 0x12 != 0x12 => passed(4),
         17 => passed(8),
         132 if *body.get(12)? == 1 => passed(16),
         1 | 58 => {
@@ -233,8 +250,12 @@ mod tests {
         for (from, to) in [("10.0.0.1:1000", "10.0.0.2:80"), ("[fd00::1]:1000", "[fd00::2]:80")] {
             for transport in Transport::ALL {
                 let (from, to): (SocketAddr, SocketAddr) = (from.parse().expect("one"), to.parse().expect("one"));
-                let bytes = Probe { from, to, transport, tag: 7_000_000, invalid: false }.bytes();
-                assert_eq!(read(&bytes), Some(Seen::Passed { tag: 7_000_000, from, to }), "{transport} {to}");
+                let probe = Probe { from, to, transport, tag: 7_000_000, stage: Stage::First };
+                for stage in [Stage::Later, Stage::Nowhere, Stage::First] {
+                    let bytes = Probe { stage, ..probe }.bytes();
+                    assert_eq!(read(&bytes), Some(Seen::Passed { tag: 7_000_000, from, to }), "{transport} {to}");
+                }
+                let bytes = probe.bytes();
                 assert!(from.is_ipv6() || fold(words(&bytes[..20])) == 0, "the header's checksum");
                 assert_eq!(read(&bytes[..bytes.len() - 20]), None);
             }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use super::Entry;
 use super::node::{Node, Outcome};
-use super::packet::Probe;
+use super::packet::{Probe, Stage};
 use super::plan::{Client, Plan, Question};
 
 /// Of all questions one in so many may miss an outcome.
@@ -101,7 +101,7 @@ impl Asker<'_> {
                     }
                     let from = SocketAddr::new(from, port);
                     let Question { to, transport, .. } = **question;
-                    (client.entry, Probe { from, to, transport, tag: self.number, invalid: false })
+                    (client.entry, Probe { from, to, transport, tag: self.number, stage: Stage::First })
                 })
                 .collect();
             all.extend(batch.iter().map(|asked| asked.0).zip(self.node.send(&probes)));

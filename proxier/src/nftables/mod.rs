@@ -11,6 +11,7 @@ mod names;
 mod numbers;
 mod plan;
 mod ranges;
+mod read;
 mod render;
 mod rules;
 mod settings;
@@ -48,6 +49,8 @@ pub struct Nftables {
     kernel: Box<dyn NftTables>,
     host: Box<dyn Host>,
     sets: Sets,
+    /// From how many elements on those of a set are asked for by their keys.
+    many: usize,
     /// What the kernel holds; `None` if that has to be read first.
     state: Option<State>,
     rejected: HashMap<ServicePortName, String>,
@@ -67,7 +70,14 @@ impl Nftables {
     pub fn new(family: IpFamily, config: Config, kernel: Box<dyn NftTables>, host: Box<dyn Host>) -> Self {
         let sets = Sets::of(family);
         let rejected = HashMap::new();
-        Self { family, config, kernel, host, sets, state: None, rejected, failed_deletions: 0, next_check: None }
+        let many = read::MANY;
+        Self { family, config, kernel, host, sets, many, state: None, rejected, failed_deletions: 0, next_check: None }
+    }
+
+    /// The same, for tests: of a set with so many endpoints, all are asked for by their keys.
+    #[must_use]
+    pub fn many(self, many: usize) -> Self {
+        Self { many, ..self }
     }
 
     fn settings(&mut self, snapshot: &Snapshot<'_>) -> Settings {

@@ -56,6 +56,11 @@ pub enum Place {
     NodePort,
 }
 
+impl Place {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Address, Self::NodePort];
+}
+
 /// Which endpoints are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Policy {
@@ -332,6 +337,62 @@ impl fmt::Display for SharedChain {
             Self::Stick { place, policy, number, seconds, service } => {
                 write!(f, "stick-{}-{number}-{seconds}s-{service:08x}", SetId::Endpoints(*place, *policy).name())
             }
+        }
+    }
+}
+
+/// Which endpoints a chain of Service ports chooses among.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leads {
+    /// The map they are in.
+    pub to: SetId,
+    /// Their numbers are below this.
+    pub numbers: u32,
+    /// Some of these may be nobody's, others beyond them not.
+    pub gaps: bool,
+}
+
+/// Reads off a chain's name which endpoints it chooses among.
+#[must_use]
+pub fn leads(chain: &str) -> Option<Leads> {
+    let chain = chain.strip_prefix("external-").unwrap_or(chain);
+    let (map, of) = Place::ALL
+        .into_iter()
+        .flat_map(|place| [Policy::Cluster, Policy::Local].map(|p| (place, p)))
+        .find_map(|(place, policy)| {
+            let to = SetId::Endpoints(place, policy);
+            Some((to, chain.strip_prefix(to.name())?.strip_prefix('-')?))
+        })?;
+    let (numbers, gaps) = match of.split_once("-sticky-") {
+        Some((_, sticky)) => (sticky.split_once('-')?.0, true),
+        None => (of, false),
+    };
+    Some(Leads { to: map, numbers: numbers.parse().ok()?, gaps })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_tell_by_their_names_where_they_lead() {
+        for place in Place::ALL {
+            for policy in [Policy::Cluster, Policy::Local] {
+                let plain = Balance { place, policy, count: 48, sticky: None };
+                let sticky = Sticky { numbers: 7, seconds: 9, service: 0x1234_5678 };
+                let sticky = Balance { count: 5, sticky: Some(sticky), ..plain };
+                let to = SetId::Endpoints(place, policy);
+                for chain in [SharedChain::Balance, SharedChain::External] {
+                    let leads = |balance| leads(&chain(balance).to_name());
+                    assert_eq!(leads(plain), Some(Leads { to, numbers: 48, gaps: false }));
+                    assert_eq!(leads(sticky), Some(Leads { to, numbers: 7, gaps: true }));
+                }
+            }
+        }
+        for other in
+            [REJECT, EXTERNAL_LOCAL, "endpoints", "endpoints-", "endpoints-x", "endpoints-3-sticky-2", "mine-3"]
+        {
+            assert_eq!(leads(other), None, "{other}");
         }
     }
 }

@@ -50,6 +50,17 @@ impl Held {
         self.0.get(&set)?.get(key)
     }
 
+    /// All of a set.
+    pub fn of(&self, set: SetId) -> impl Iterator<Item = &Element> {
+        self.0.get(&set).into_iter().flat_map(HashMap::values)
+    }
+
+    /// How many there are of a set.
+    #[must_use]
+    pub fn count(&self, set: SetId) -> usize {
+        self.0.get(&set).map_or(0, HashMap::len)
+    }
+
     fn remove(&mut self, set: SetId, key: &[u8]) -> Option<Element> {
         self.0.get_mut(&set)?.remove(key)
     }
@@ -125,16 +136,20 @@ impl Plan {
 
     /// Makes the sets hold `wanted` instead of `held`.
     pub fn elements(&mut self, sets: &Sets, mut held: Held, wanted: Vec<Wanted<'_>>) {
-        let (mut new, mut changed, mut firewall) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut new, mut changed, mut firewall) = (wanted, Vec::new(), Vec::new());
         let mut replaced = Held::default();
-        for wanted in wanted {
+        // What is new stays where it is: at a start that is nearly everything.
+        let is_firewall = |set| matches!(set, SetId::FirewallAllowed | SetId::FirewallIps);
+        let other =
+            |wanted: &mut Wanted<'_>| is_firewall(wanted.set) || held.get(wanted.set, &wanted.element.key).is_some();
+        for wanted in new.extract_if(.., other).collect::<Vec<_>>() {
             match held.remove(wanted.set, &wanted.element.key) {
                 Some(known) if known == wanted.element => {}
                 Some(known) => {
                     replaced.insert(wanted.set, known);
                     changed.push(wanted);
                 }
-                None if matches!(wanted.set, SetId::FirewallAllowed | SetId::FirewallIps) => firewall.push(wanted),
+                None if is_firewall(wanted.set) => firewall.push(wanted),
                 None => new.push(wanted),
             }
         }
@@ -186,12 +201,13 @@ impl Plan {
 
     /// Neighbours of one owner and set become one operation. What has another owner makes sense alone.
     fn write(&mut self, sets: &Sets, wanted: Vec<Wanted<'_>>, cut: bool) {
+        let lengths: Vec<usize> =
+            wanted.chunk_by(|a, b| a.owner == b.owner && a.set == b.set).map(<[_]>::len).collect();
         let mut rest = wanted.into_iter().peekable();
-        while let Some(Wanted { owner, set, element }) = rest.next() {
-            let mut elements = vec![element];
-            while let Some(next) = rest.next_if(|next| next.owner == owner && next.set == set) {
-                elements.push(next.element);
-            }
+        for length in lengths {
+            let Some(Wanted { owner, set, .. }) = rest.peek() else { break };
+            let (owner, set) = (*owner, *set);
+            let elements = rest.by_ref().take(length).map(|wanted| wanted.element).collect();
             self.first.push(Operation::AddElements(sets.get(set), elements), owner);
             if cut && rest.peek().is_some_and(|next| next.owner != owner) {
                 self.first.transaction.cut();

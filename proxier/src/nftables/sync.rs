@@ -4,29 +4,26 @@
 //! one was refused. Must not know: when to sync.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use tracing::debug;
 
 use super::claims::Claims;
-use super::names::{self, Place, Policy, SetId};
+use super::names::{self, Policy, SetId, SharedChain};
 use super::numbers::Numbered;
 use super::plan::{Held, Owned, Plan, Sets, Wanted};
+use super::read::{Found, numbers_in};
 use super::render::{Rendered, render};
 use super::settings::Settings;
 use super::state::{Counts, MemberChanges, Programmed, State};
 use super::view::View;
-use super::{Nftables, structure};
+use super::{Nftables, rules, structure};
 use crate::backend::SyncError;
-use crate::kernel::nftables::{NftError, ReadTable, Refusal};
+use crate::kernel::nftables::{NftError, Refusal};
 use crate::model::{CategorizedEndpoints, Destination, ServicePortName, Snapshot};
-use crate::netfilter::nft::{Bytes, Element, Key, Transaction, Value};
+use crate::netfilter::nft::{Element, Key, Name, Operation, Transaction};
 
 /// How often the table is read anew because somebody else changed something meanwhile.
 const TRIES: u32 = 3;
-
-/// How many numbers may be nobody's before the last endpoint of a Service with affinity is not found any more.
-const GAP: usize = 16;
 
 /// An attempt that failed: with the Service ports at fault, if they are known.
 #[derive(Debug)]
@@ -41,29 +38,7 @@ impl From<NftError> for Failure {
     }
 }
 
-/// What the kernel holds.
-#[derive(Debug, Default)]
-struct Found {
-    table: Option<ReadTable>,
-    /// It is not ours, or not of this version: it is replaced as a whole.
-    foreign: bool,
-    elements: Held,
-}
-
 impl Nftables {
-    fn find(&mut self, settings: &Settings) -> Result<Found, NftError> {
-        let table = names::table(self.family);
-        let Some(read) = self.kernel.table(&table)? else { return Ok(Found::default()) };
-        if structure::is_foreign(&read, &self.sets, settings) {
-            return Ok(Found { table: Some(read), foreign: true, elements: Held::default() });
-        }
-        let mut elements = Held::default();
-        for (id, set) in self.sets.iter().filter(|(_, set)| read.sets.contains_key(&set.name)) {
-            self.kernel.elements(&table, set, &mut |element| elements.insert(id, element))?;
-        }
-        Ok(Found { table: Some(read), foreign: false, elements })
-    }
-
     /// Reads the whole table and writes what differs.
     pub(super) fn compare(&mut self, snapshot: &Snapshot<'_>, settings: &Settings) -> Result<(), Failure> {
         let mut tries = 0;
@@ -87,7 +62,7 @@ impl Nftables {
             let plan = whole(&mut state, &self.sets, found, &names);
             // If they never leave us alone, what we do is mended later.
             let expected = (tries < TRIES).then_some(generation);
-            match self.write(&plan, expected, Some(generation)) {
+            match self.write(&plan, &state, expected, Some(generation)) {
                 Err(WriteError::Changed) if tries < TRIES => {}
                 Err(error) => return Err(error.failure()),
                 Ok(generation) => {
@@ -142,7 +117,7 @@ impl Nftables {
         grow_and_shrink(&mut plan, &mut state);
         plan.elements(&self.sets, held, wanted);
         let known = state.generation;
-        let generation = self.write(&plan, None, known).map_err(WriteError::failure)?;
+        let generation = self.write(&plan, &state, None, known).map_err(WriteError::failure)?;
         state.generation = generation;
         self.state = Some(state);
         self.remove_unused(&plan.last);
@@ -151,11 +126,17 @@ impl Nftables {
 
     /// Applies the first two parts of a plan. Returns the kernel's number if it was `known` before and nobody but us
     /// has changed anything since.
-    fn write(&mut self, plan: &Plan, expected: Option<u32>, known: Option<u32>) -> Result<Option<u32>, WriteError> {
+    fn write(
+        &mut self,
+        plan: &Plan,
+        state: &State,
+        expected: Option<u32>,
+        known: Option<u32>,
+    ) -> Result<Option<u32>, WriteError> {
         let mut batches = 0;
         let Owned { transaction, .. } = &plan.first;
         if !transaction.is_empty() {
-            batches += self.kernel.apply(transaction, expected).map_err(|error| blame(&plan.first, error))?;
+            batches += self.kernel.apply(transaction, expected).map_err(|error| blame(&plan.first, state, error))?;
         }
         if !plan.later.is_empty() {
             batches +=
@@ -229,7 +210,7 @@ fn whole(state: &mut State, sets: &Sets, found: Found, names: &[&ServicePortName
     let mut plan = Plan::on(names::table(state.settings.family));
     let Found { table, foreign, elements } = found;
     if foreign {
-        plan.first.push(crate::netfilter::nft::Operation::DeleteTable, None);
+        plan.first.push(Operation::DeleteTable, None);
     }
     let (mut wanted, mut members) = (Vec::new(), MemberChanges::default());
     let node_port_ips = state.settings.node_port_ips.iter().flatten();
@@ -281,44 +262,6 @@ fn programmed(
     Some(Programmed { view, destinations: port.destinations().collect() })
 }
 
-/// The numbers that the kernel has for endpoints of a Service port: those at its first destination that has any.
-fn numbers_in(held: &Held, view: &View, policy: Policy) -> Numbered {
-    let witnesses = view.witnesses().filter(|(_, of, ..)| *of == policy);
-    let mut all = witnesses.map(|(place, _, ip, port)| numbers_at(held, view.protocol, (place, policy), ip, port));
-    all.find(|numbered| !numbered.is_empty()).unwrap_or_default()
-}
-
-fn numbers_at(held: &Held, protocol: u8, which: (Place, Policy), ip: Option<IpAddr>, port: u16) -> Numbered {
-    let set = SetId::Endpoints(which.0, which.1);
-    let key = ip.into_iter().fold(Key::default(), Key::address).protocol(protocol).port(port);
-    let mut numbered = Vec::new();
-    let mut end = 0;
-    for number in 0_u32.. {
-        let element = held.get(set, &key.clone().number(number).build());
-        let endpoint = element.and_then(|element| endpoint(element.value.as_ref()?));
-        numbered.push(endpoint);
-        if endpoint.is_some() {
-            end = numbered.len();
-        }
-        if numbered.len() - end > GAP {
-            break;
-        }
-    }
-    numbered.truncate(end);
-    numbered.into_boxed_slice()
-}
-
-fn endpoint(value: &Value) -> Option<std::net::SocketAddr> {
-    let Value::Data(bytes) = value else { return None };
-    let bytes: &Bytes = bytes;
-    let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
-    let ip = match <[u8; 4]>::try_from(address) {
-        Ok(octets) => IpAddr::from(octets),
-        Err(_) => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
-    };
-    Some((ip, u16::from_be_bytes([port[0], port[1]])).into())
-}
-
 /// Why a plan was not written.
 enum WriteError {
     /// The table has to be read again.
@@ -343,20 +286,42 @@ impl WriteError {
 }
 
 /// Who owns the operations that the kernel refused.
-fn blame(plan: &Owned, error: NftError) -> WriteError {
+fn blame(plan: &Owned, state: &State, error: NftError) -> WriteError {
     let refusals: &[Refusal] = match &error {
         NftError::Changed => return WriteError::Changed,
         NftError::Refused(refusals) => refusals,
         _ => &[],
     };
     let mut ports: BTreeMap<ServicePortName, String> = BTreeMap::new();
+    let mut elsewhere = false;
     for refusal in refusals {
-        if let Some(owner) = refusal.operation.and_then(|operation| plan.owner(operation)) {
-            ports.entry(owner.clone()).or_insert_with(|| refusal.to_string());
+        let owners = refusal.operation.map_or(Vec::new(), |operation| match plan.owner(operation) {
+            Some(owner) => vec![owner.clone()],
+            None => chain_of(&plan.transaction.operations()[operation]).map_or(Vec::new(), |chain| users(state, chain)),
+        });
+        elsewhere |= owners.is_empty();
+        for owner in owners {
+            ports.entry(owner).or_insert_with(|| refusal.to_string());
         }
     }
     // If something is refused that is nobody's, leaving out Service ports does not help.
-    let elsewhere = refusals.iter().any(|refusal| refusal.operation.is_none_or(|at| plan.owner(at).is_none()));
     let ports = if elsewhere { Vec::new() } else { ports.into_iter().collect() };
     WriteError::Failed(Failure { ports, error: error.into() })
+}
+
+/// The chain that an operation makes or fills.
+fn chain_of(operation: &Operation) -> Option<&Name> {
+    match operation {
+        Operation::AddChain(chain) => Some(&chain.name),
+        Operation::AddRule { chain, .. } | Operation::FlushChain(chain) => Some(chain),
+        _ => None,
+    }
+}
+
+/// The Service ports that come and go with a chain.
+fn users(state: &State, chain: &Name) -> Vec<ServicePortName> {
+    let node_ip = state.settings.node_ip;
+    let needs = |shared: &SharedChain| rules::needs(*shared).0.iter().any(|needed| needed.to_name() == *chain);
+    let users = state.ports.iter().filter(|(name, port)| render(name, &port.view, node_ip).chains.iter().any(needs));
+    users.map(|(name, _)| name.clone()).collect()
 }

@@ -313,6 +313,7 @@ impl NftTables for FakeNftables {
                 })
                 .collect(),
             sets: found.sets.iter().map(|(name, (set, _))| (name.clone(), ReadSet::of(set))).collect(),
+            counts: found.sets.iter().map(|(name, (_, elements))| (name.clone(), elements.len())).collect(),
         }))
     }
 
@@ -321,6 +322,21 @@ impl NftTables for FakeNftables {
         let found = state.tables.get(&(table.family, table.name.clone())).and_then(|table| table.sets.get(&set.name));
         let (_, elements) = found.ok_or_else(|| NftError::Netlink(std::io::Error::from_raw_os_error(libc::ENOENT)))?;
         elements.values().cloned().for_each(each);
+        Ok(())
+    }
+
+    fn lookup(
+        &mut self,
+        table: &Table,
+        set: &Set,
+        lists: &mut dyn Iterator<Item = Vec<Bytes>>,
+        each: &mut dyn FnMut(Element),
+    ) -> Result<(), NftError> {
+        let mut held = BTreeMap::new();
+        self.elements(table, set, &mut |element| _ = held.insert(element.key.clone(), element))?;
+        lists
+            .flat_map(|list| list.into_iter().map_while(|key| held.get(&key).cloned()).collect::<Vec<_>>())
+            .for_each(each);
         Ok(())
     }
 

@@ -99,10 +99,14 @@ impl Pair {
             // Handles are nobody's business.
             read.chains.values_mut().flat_map(|(_, rules)| rules).for_each(|rule| rule.handle = 0);
             let mut elements = Vec::new();
+            let counts = std::mem::take(&mut read.counts);
             for set in (0..3).map(set).filter(|set| read.sets.contains_key(&set.name)) {
                 let mut of_set = Vec::new();
                 engine.elements(&table(), &set, &mut |element| of_set.push(element)).expect("they can be read");
                 of_set.sort_by(|a, b| a.key.cmp(&b.key));
+                // Kernels before 6.18 do not tell.
+                assert!(counts.get(&set.name).is_none_or(|count| *count == of_set.len()), "{counts:?} of {of_set:?}");
+                assert_eq!(looked_up(engine, &set, &of_set), of_set);
                 elements.push((set.name.clone(), of_set));
             }
             Some((read, elements))
@@ -110,6 +114,32 @@ impl Pair {
         assert_eq!(fake, real, "after {transaction}");
         applied
     }
+}
+
+/// The same elements asked for by their keys, among some that are not there.
+fn looked_up(engine: &mut dyn NftTables, set: &Set, elements: &[Element]) -> Vec<Element> {
+    let nobodys = Key::default().protocol(17).port(9999).build();
+    let with_end = |list: &[Element]| list.iter().map(|element| element.key.clone()).chain([nobodys.clone()]).collect();
+    let mut lists = [vec![nobodys.clone()], Vec::new()].into_iter().chain(elements.chunks(2).map(with_end));
+    let mut found = Vec::new();
+    engine.lookup(&table(), set, &mut lists, &mut |element| found.push(element)).expect("they can be looked up");
+    found.sort_by(|a: &Element, b| a.key.cmp(&b.key));
+    found
+}
+
+#[test]
+fn any_number_of_elements_is_looked_up() {
+    let (mut engine, set) = (Real::new().engine(), set(2));
+    let elements: Vec<Element> = (0..1000).map(|port| element(2, port, usize::from(port))).collect();
+    let operations = [&ground()[..], &[Operation::AddElements(set.clone(), elements.clone())]].concat();
+    engine.apply(&transaction(&operations), None).expect("the kernel takes it");
+    let found = looked_up(engine.as_mut(), &set, &elements);
+    assert_eq!(found.len(), 1000);
+    // In one list.
+    let mut found = Vec::new();
+    let keys = elements.iter().map(|element| element.key.clone()).collect();
+    engine.lookup(&table(), &set, &mut [keys].into_iter(), &mut |element| found.push(element)).expect("all are there");
+    assert_eq!(found, elements);
 }
 
 fn ground() -> Vec<Operation> {

@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use proxier::IpFamily;
 use proxier::kernel::nftables::{NftError, ReadTable};
 use proxier::kernel::{NftTables, SystemNftables};
-use proxier::netfilter::nft::{Element, Name, Set, Table, Transaction};
+use proxier::netfilter::nft::{Bytes, Element, Name, Set, Table, Transaction};
 
 /// A namespace; clones are the same one.
 #[derive(Clone, Debug)]
@@ -95,6 +95,17 @@ impl NftTables for There {
     fn elements(&mut self, table: &Table, set: &Set, each: &mut dyn FnMut(Element)) -> Result<(), NftError> {
         self.real.enter();
         self.engine.elements(table, set, each)
+    }
+
+    fn lookup(
+        &mut self,
+        table: &Table,
+        set: &Set,
+        lists: &mut dyn Iterator<Item = Vec<Bytes>>,
+        each: &mut dyn FnMut(Element),
+    ) -> Result<(), NftError> {
+        self.real.enter();
+        self.engine.lookup(table, set, lists, each)
     }
 
     fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<u32, NftError> {

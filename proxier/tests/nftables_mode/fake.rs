@@ -36,7 +36,7 @@ impl Kernel for Fake {
     }
 
     fn mode(&self, _: Box<dyn IptablesTool>) -> Box<dyn Backend> {
-        Box::new(Nftables::new(IpFamily::V4, config(), Box::new(self.nftables.clone()), self.host()))
+        Box::new(Nftables::new(IpFamily::V4, config(), Box::new(self.nftables.clone()), self.host()).many(6))
     }
 
     fn fresh(&self) -> Self {

@@ -7,7 +7,7 @@ use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::kernel::NftTables;
 use proxier::netfilter::nft::{Chain, Operation, Table, Transaction};
-use proxier::nftables::Nftables;
+use proxier::nftables::{self, Nftables};
 use proxier::testing::{FakeHost, FakeNftables, objects};
 use proxier::track::{Kind, Tracker, Translator};
 use serde_json::Value;
@@ -162,6 +162,27 @@ fn a_way_of_choosing_comes_with_the_first_and_goes_with_the_last_who_needs_it() 
 }
 
 #[test]
+fn a_chain_that_is_refused_keeps_out_who_needs_it() {
+    let mut cluster = Cluster::new(3);
+    for part in ["add chain ip kube-proxy endpoints-48", "add rule ip kube-proxy endpoints-48 "] {
+        cluster.kernel.refuse(Some((part, libc::ENOMEM)));
+        cluster.take(Kind::EndpointSlice, crowd(40));
+        cluster.take(Kind::EndpointSlice, slice(2, &[7]));
+        let (scope, ip) = (cluster.tracker.take_scope(), IpFamily::V4.localhost());
+        let stats =
+            cluster.backend.sync(&cluster.tracker.snapshot(ip), &scope, Instant::now()).expect("others are taken");
+        let [rejected] = &stats.rejected[..] else { panic!("{:?}", stats.rejected) };
+        assert_eq!(rejected.port.to_string(), "ns/svc-1:http");
+        assert!(rejected.reason.contains(part) && rejected.reason.contains("Cannot allocate"), "{}", rejected.reason);
+        assert!(cluster.kernel.text().contains(&format!(" : {} . ", objects::address(39))));
+        cluster.kernel.refuse(None);
+        cluster.take(Kind::EndpointSlice, slice(1, &[1]));
+        cluster.take(Kind::EndpointSlice, slice(2, &[8]));
+        cluster.sync();
+    }
+}
+
+#[test]
 fn what_cannot_be_deleted_yet_is_counted_and_goes_later() {
     let mut cluster = Cluster::new(2);
     let count = |cluster: &mut Cluster, endpoints: u32| {
@@ -207,4 +228,28 @@ fn what_cannot_be_deleted_at_the_start_is_deleted_later() {
     cluster.tracker.want_everything();
     cluster.sync();
     assert!(!cluster.kernel.text().contains("chain endpoints-9 "), "it is still there");
+}
+
+#[test]
+fn what_a_kernel_lacks_is_named() {
+    let mut kernel = FakeNftables::default();
+    for family in IpFamily::ALL {
+        for (part, name) in [
+            ("type nat hook", "CONFIG_NFT_NAT, nft_chain_nat"),
+            ("numgen random mod 2 vmap", "CONFIG_NFT_NUMGEN"),
+            ("fib saddr", "CONFIG_NFT_FIB_IPV4"),
+            ("masquerade", "CONFIG_NFT_MASQ"),
+            ("add set", "nft_set_pipapo"),
+        ] {
+            kernel.refuse(Some((part, libc::ENOENT)));
+            let error = nftables::check(&mut kernel, family).expect_err(part).to_string();
+            assert!(error.starts_with("the kernel lacks ") && error.contains(name) && error.contains(part), "{error}");
+        }
+        // Who may do nothing is not told that the kernel can do nothing.
+        kernel.refuse(Some(("add table", libc::EPERM)));
+        let error = nftables::check(&mut kernel, family).expect_err("not allowed").to_string();
+        assert!(error.contains("Operation not permitted") && !error.contains("lacks"), "{error}");
+        kernel.refuse(None);
+        assert!(nftables::check(&mut kernel, family).is_ok());
+    }
 }

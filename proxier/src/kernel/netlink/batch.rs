@@ -6,7 +6,7 @@
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use super::receive::Messages;
-use super::{NLM_F_ACK, Netlink, NetlinkError, Request};
+use super::{NLM_F_ACK, Netlink, NetlinkError, Request, request};
 
 /// What the kernel keeps of a socket's room for itself.
 const RESERVE: usize = 32;
@@ -20,6 +20,37 @@ pub struct Fault {
     pub offset: Option<usize>,
     /// Why.
     pub error: NetlinkError,
+}
+
+/// Requests as they are sent.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    starts: Vec<usize>,
+}
+
+impl Batch {
+    /// Appends a request.
+    pub fn push(&mut self, request: &Request) -> Result<(), NetlinkError> {
+        self.starts.push(self.bytes.len());
+        request.write_to(&mut self.bytes, 0, 0)
+    }
+
+    /// Appends those of another batch.
+    pub fn append(&mut self, other: &Self) {
+        self.starts.extend(other.starts.iter().map(|start| self.bytes.len() + start));
+        self.bytes.extend(&other.bytes);
+    }
+
+    /// How many bytes it has.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// How many requests.
+    pub fn count(&self) -> usize {
+        self.starts.len()
+    }
 }
 
 impl Netlink {
@@ -40,23 +71,24 @@ impl Netlink {
 
     /// Sends a batch. Faults are told in the order of the requests; without any, it was taken.
     ///
-    /// The answer to `answered` ends the conversation: the kernel answers in order, after it has looked at everything.
-    /// If it did not even begin, the first request is at fault.
-    pub fn batch(&mut self, requests: &[Request], answered: usize) -> Result<Vec<Fault>, NetlinkError> {
-        let mut bytes = Vec::with_capacity(requests.iter().map(Request::size).sum());
-        let first = self.sequence.wrapping_add(1);
-        for (index, request) in requests.iter().enumerate() {
+    /// The answer to request `answered` ends the conversation: the kernel answers in order, after it has looked at
+    /// everything. If it did not even begin, the first request is at fault.
+    pub fn batch(&mut self, batch: Batch, answered: usize) -> Result<Vec<Fault>, NetlinkError> {
+        let Batch { mut bytes, starts } = batch;
+        let (first, count) = (self.sequence.wrapping_add(1), starts.len());
+        for (index, start) in starts.into_iter().enumerate() {
             self.sequence = self.sequence.wrapping_add(1);
-            request.write_to(&mut bytes, self.sequence, if index == answered { NLM_F_ACK } else { 0 })?;
+            request::number(&mut bytes[start..], self.sequence, if index == answered { NLM_F_ACK } else { 0 });
         }
-        self.send(&bytes, requests.len())?;
+        self.send(&bytes, count)?;
+        drop(bytes);
         let mut faults = Vec::new();
         loop {
             self.receive()?;
             for received in Messages(&self.buffer) {
                 let received = received?;
                 let index = usize::try_from(received.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
-                let Some(verdict) = received.verdict().filter(|_| index < requests.len()) else { continue };
+                let Some(verdict) = received.verdict().filter(|_| index < count) else { continue };
                 let failed = verdict.is_err();
                 if let Err(error) = verdict {
                     faults.push(Fault { index, offset: received.error_offset(), error });

@@ -13,7 +13,7 @@ mod request;
 mod socket;
 pub mod traffic;
 
-pub(super) use batch::Fault;
+pub(super) use batch::{Batch, Fault};
 pub(super) use error::NetlinkError;
 pub(super) use generic::{family as generic_family, header as genlmsghdr};
 pub(super) use receive::{Attributes, Received};

@@ -101,11 +101,8 @@ impl Request {
         }
         let start = out.len();
         out.extend(&self.bytes);
-        let header = &mut out[start..start + HEADER];
-        let flags = flags | u16::from_ne_bytes([header[6], header[7]]);
-        header[..4].copy_from_slice(&length.to_ne_bytes());
-        header[6..8].copy_from_slice(&flags.to_ne_bytes());
-        header[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        out[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+        number(&mut out[start..], sequence, flags);
         Ok(())
     }
 
@@ -114,6 +111,13 @@ impl Request {
     pub fn into_attributes(mut self) -> Vec<u8> {
         self.bytes.split_off(HEADER)
     }
+}
+
+/// Gives a finished message a number, and more flags.
+pub(super) fn number(message: &mut [u8], sequence: u32, flags: u16) {
+    let flags = flags | u16::from_ne_bytes([message[6], message[7]]);
+    message[6..8].copy_from_slice(&flags.to_ne_bytes());
+    message[8..12].copy_from_slice(&sequence.to_ne_bytes());
 }
 
 #[cfg(test)]

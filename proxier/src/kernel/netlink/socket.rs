@@ -60,6 +60,16 @@ impl Netlink {
     pub fn request_all(
         &mut self,
         requests: &[Request],
+        failed: impl FnMut(usize, NetlinkError),
+    ) -> Result<(), NetlinkError> {
+        self.ask_all(requests, &mut |_| (), failed)
+    }
+
+    /// The same, and hands what is answered to `each`. There should not be more than a hundred answers.
+    pub fn ask_all(
+        &mut self,
+        requests: &[Request],
+        each: &mut dyn FnMut(&Received<'_>),
         mut failed: impl FnMut(usize, NetlinkError),
     ) -> Result<(), NetlinkError> {
         let Some(last) = requests.len().checked_sub(1) else { return Ok(()) };
@@ -76,9 +86,14 @@ impl Netlink {
                 let received = received?;
                 // What is left of an earlier conversation has an index beyond the last.
                 let index = usize::try_from(received.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
-                let Some(verdict) = received.verdict().filter(|_| index <= last) else { continue };
-                if let Err(error) = verdict {
-                    failed(index, error);
+                match received.verdict() {
+                    _ if index > last => continue,
+                    None => {
+                        each(&received);
+                        continue;
+                    }
+                    Some(Err(error)) => failed(index, error),
+                    Some(Ok(())) => {}
                 }
                 if index == last {
                     return Ok(());

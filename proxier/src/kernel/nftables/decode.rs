@@ -72,6 +72,8 @@ pub struct ReadTable {
     pub chains: BTreeMap<Name, (Chain, Vec<ReadRule>)>,
     /// Sets and maps.
     pub sets: BTreeMap<Name, ReadSet>,
+    /// How many elements these have, where the kernel tells: since 6.18.
+    pub counts: BTreeMap<Name, usize>,
 }
 
 fn name(attributes: Attributes<'_>, kind: u16) -> Option<Name> {
@@ -148,6 +150,12 @@ pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, ReadSet)> {
         notes: attributes.find(NFTA_SET_USERDATA).unwrap_or_default().to_vec(),
     };
     Some((name(attributes, NFTA_SET_NAME)?, set))
+}
+
+/// How many elements a set has, after its name.
+pub(super) fn count(attributes: Attributes<'_>) -> Option<(Name, usize)> {
+    let count = u32::from_be_bytes(attributes.find_array(NFTA_SET_COUNT)?);
+    Some((name(attributes, NFTA_SET_NAME)?, usize::try_from(count).ok()?))
 }
 
 /// The elements of one message of a dump.

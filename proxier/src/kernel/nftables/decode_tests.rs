@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::super::encode::requests;
 use super::*;
 use crate::family::IpFamily;
-use crate::kernel::netlink::Request;
+use crate::kernel::netlink::{Request, fuzz};
 use crate::netfilter::nft::{Key, Operation, Table, Verdict};
 
 fn table() -> Table {
@@ -71,8 +71,28 @@ proptest! {
     #[test]
     fn garbage_is_no_object(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let attributes = Attributes::new(&bytes);
-        let _ = (chain(attributes), rule(attributes), set(attributes), table_comment(attributes));
+        let _ = (chain(attributes), rule(attributes), set(attributes), count(attributes), table_comment(attributes));
         prop_assert!(elements(attributes).count() <= bytes.len());
+    }
+
+    #[test]
+    fn keys_that_are_asked_for_read_back(keys in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..41), 0..65)) {
+        let keys: Vec<crate::netfilter::nft::Bytes> = keys.into_iter().map(Vec::into_boxed_slice).collect();
+        let set = Set::of("s", [crate::netfilter::nft::Field::Port]);
+        let asked = encode::lookup(&table(), &set, &keys).into_attributes().split_off(4);
+        let read: Vec<_> = elements(Attributes::new(&asked)).map(|element| element.key).collect();
+        prop_assert_eq!(read, keys);
+    }
+
+    #[test]
+    fn how_many_there_are_reads_back(many: u32, unknown in fuzz::unknown(), flaws in fuzz::flaws()) {
+        let mut request = Request::new(0, 0, &[]);
+        fuzz::put_unknown(&mut request, &unknown);
+        request.text(NFTA_SET_NAME, "s").attribute(NFTA_SET_COUNT, &many.to_be_bytes());
+        let bytes = request.into_attributes();
+        let read = usize::try_from(many).ok().map(|many| ("s".into(), many));
+        prop_assert_eq!(count(Attributes::new(&bytes)), read);
+        let _ = count(Attributes::new(&fuzz::damaged(bytes, &flaws)));
     }
 
     #[test]

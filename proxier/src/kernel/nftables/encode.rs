@@ -5,7 +5,7 @@
 
 use super::expression::{self, NFTA_LIST_ELEM};
 use crate::kernel::netlink::{NLM_F_APPEND, NLM_F_CREATE, Request, nfgenmsg, nfnetlink};
-use crate::netfilter::nft::{Base, Chain, Element, Field, Operation, Rule, Set, Table, Value};
+use crate::netfilter::nft::{Base, Bytes, Chain, Element, Field, Operation, Rule, Set, Table, Value};
 
 pub(super) const NFNL_SUBSYS_NFTABLES: u8 = 10;
 pub(super) const NFT_MSG_NEWTABLE: u8 = 0;
@@ -51,6 +51,7 @@ pub(super) const NFTA_SET_DATA_LEN: u16 = 7;
 pub(super) const NFTA_SET_DESC: u16 = 9;
 const NFTA_SET_ID: u16 = 10;
 pub(super) const NFTA_SET_USERDATA: u16 = 13;
+pub(super) const NFTA_SET_COUNT: u16 = 20;
 pub(super) const NFTA_SET_DESC_SIZE: u16 = 1;
 const NFTA_SET_DESC_CONCAT: u16 = 2;
 const NFTA_SET_FIELD_LEN: u16 = 1;
@@ -91,6 +92,17 @@ pub(super) fn request(table: &Table, message: u8, flags: u16) -> Request {
     let kind = nfnetlink(NFNL_SUBSYS_NFTABLES, message);
     let mut request = Request::new(kind, flags, &nfgenmsg(table.family.nfproto()));
     request.text(TABLE, &table.name);
+    request
+}
+
+/// Asks for the elements of these keys, up to the first that is not there.
+pub(super) fn lookup(table: &Table, set: &Set, keys: &[Bytes]) -> Request {
+    let mut request = named(request(table, NFT_MSG_GETSETELEM, 0), NFTA_SET_ELEM_LIST_SET, &set.name);
+    request.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+        for key in keys {
+            list.nested(NFTA_LIST_ELEM, |item| write_bytes(item, NFTA_SET_ELEM_KEY, key));
+        }
+    });
     request
 }
 
@@ -277,20 +289,21 @@ fn list(elements: &[Element], whole: bool, new: impl Fn() -> Request, mut emit: 
     }
 }
 
+fn write_bytes(item: &mut Request, kind: u16, bytes: &[u8]) {
+    item.nested(kind, |data| _ = data.attribute(NFTA_DATA_VALUE, bytes));
+}
+
 fn write_element(item: &mut Request, element: &Element, whole: bool) {
-    let value = |item: &mut Request, kind, bytes: &[u8]| {
-        item.nested(kind, |data| _ = data.attribute(NFTA_DATA_VALUE, bytes));
-    };
-    value(item, NFTA_SET_ELEM_KEY, &element.key);
+    write_bytes(item, NFTA_SET_ELEM_KEY, &element.key);
     if let Some(end) = &element.end {
-        value(item, NFTA_SET_ELEM_KEY_END, end);
+        write_bytes(item, NFTA_SET_ELEM_KEY_END, end);
     }
     if !whole {
         return;
     }
     match &element.value {
         Some(Value::Verdict(verdict)) => expression::write_verdict(item, NFTA_SET_ELEM_DATA, verdict),
-        Some(Value::Data(bytes)) => value(item, NFTA_SET_ELEM_DATA, bytes),
+        Some(Value::Data(bytes)) => write_bytes(item, NFTA_SET_ELEM_DATA, bytes),
         None => {}
     }
     if let Some(seconds) = element.timeout {

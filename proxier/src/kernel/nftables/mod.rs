@@ -18,7 +18,7 @@ pub use presence::{delete_table, has_chain, has_table};
 pub use system::SystemNftables;
 
 use crate::family::IpFamily;
-use crate::netfilter::nft::{Element, Name, Set, Table, Transaction};
+use crate::netfilter::nft::{Bytes, Element, Name, Set, Table, Transaction};
 
 /// nf_tables of the network namespace.
 pub trait NftTables: Send + fmt::Debug {
@@ -45,6 +45,19 @@ pub trait NftTables: Send + fmt::Debug {
     /// # Errors
     /// If they cannot be read: there is no such set, for one.
     fn elements(&mut self, table: &Table, set: &Set, each: &mut dyn FnMut(Element)) -> Result<(), NftError>;
+
+    /// Hands over those of these keys' elements that a set has, of each list at least those before the first that it has
+    /// not. It costs as much as is asked for; `elements` costs the kernel time in the square of what there is.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn lookup(
+        &mut self,
+        table: &Table,
+        set: &Set,
+        lists: &mut dyn Iterator<Item = Vec<Bytes>>,
+        each: &mut dyn FnMut(Element),
+    ) -> Result<(), NftError>;
 
     /// Makes the changes, in as few batches as the kernel takes, and tells how many those were. With `generation`, only
     /// if nobody has changed anything since the kernel told that number.

@@ -11,8 +11,10 @@ use super::decode::{self, ReadTable};
 use super::encode::*;
 use super::{NftError, NftTables, Refusal};
 use crate::family::IpFamily;
-use crate::kernel::netlink::{Attributes, Dump, Fault, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink};
-use crate::netfilter::nft::{Element, Name, Operation, Set, Table, Transaction};
+use crate::kernel::netlink::{
+    self, Attributes, Dump, Fault, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink,
+};
+use crate::netfilter::nft::{Bytes, Element, Name, Operation, Set, Table, Transaction};
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
@@ -23,6 +25,9 @@ const HEADER: usize = 4;
 
 /// What a batch may grow to where the kernel lets it: 10,000 Services with 10 endpoints each are 15 MB.
 const BATCH_MAX: usize = 64 << 20;
+
+/// How many elements are asked for at once: each comes in a datagram of its own, and the socket has to hold them all.
+const ANSWERS: usize = 64;
 
 /// The running kernel.
 #[derive(Debug, Default)]
@@ -42,37 +47,44 @@ struct Place {
 /// Requests with what they come from; the first request is the batch's beginning.
 #[derive(Debug, Default)]
 struct Batch {
-    requests: Vec<Request>,
+    requests: netlink::Batch,
     places: Vec<Place>,
-    bytes: usize,
 }
 
 impl Batch {
     /// Only its beginning.
-    fn new(generation: Option<u32>) -> Self {
+    fn new(generation: Option<u32>) -> Result<Self, NetlinkError> {
         let mut begin = marker(NFNL_MSG_BATCH_BEGIN);
         if let Some(generation) = generation {
             begin.attribute(NFNL_BATCH_GENID, &generation.to_be_bytes());
         }
-        Self { bytes: begin.size(), requests: vec![begin], places: Vec::new() }
+        let mut batch = Self::default();
+        batch.requests.push(&begin)?;
+        Ok(batch)
     }
 
-    fn extend(&mut self, table: &Table, start: usize, operations: &[Operation]) {
+    fn extend(&mut self, table: &Table, start: usize, operations: &[Operation]) -> Result<(), NetlinkError> {
+        let mut result = Ok(());
         for (index, operation) in operations.iter().enumerate() {
             let operation_index = start + index;
             let id = u32::try_from(operation_index).unwrap_or(u32::MAX).saturating_add(1);
             requests(table, operation, id, |request, first_element| {
-                self.bytes += request.size();
-                self.requests.push(request);
+                if result.is_ok() {
+                    result = self.requests.push(&request);
+                }
                 self.places.push(Place { operation: operation_index, first_element });
             });
         }
+        result
     }
 
     fn append(&mut self, part: Self) {
-        self.requests.extend(part.requests);
+        self.requests.append(&part.requests);
         self.places.extend(part.places);
-        self.bytes += part.bytes;
+    }
+
+    fn size(&self) -> usize {
+        self.requests.size()
     }
 }
 
@@ -100,13 +112,13 @@ impl SystemNftables {
 
     /// Sends a batch; without an end the kernel only looks at it.
     fn send(&mut self, transaction: &Transaction, mut batch: Batch, end: bool) -> Result<(), NftError> {
-        let last = batch.requests.len() - 1;
-        if end {
-            batch.requests.push(marker(NFNL_MSG_BATCH_END));
-        }
+        let last = batch.requests.count() - 1;
         self.sent.0 += 1;
-        self.sent.1 += u64::try_from(batch.bytes).unwrap_or(u64::MAX);
-        let faults = self.socket()?.batch(&batch.requests, last);
+        self.sent.1 += u64::try_from(batch.size()).unwrap_or(u64::MAX);
+        if end {
+            batch.requests.push(&marker(NFNL_MSG_BATCH_END))?;
+        }
+        let faults = self.socket()?.batch(std::mem::take(&mut batch.requests), last);
         let faults = faults.inspect_err(|_| self.socket = None)?;
         if faults.iter().any(|fault| fault.index == 0 && fault.error.errno() == Some(libc::ERESTART)) {
             return Err(NftError::Changed);
@@ -131,6 +143,20 @@ impl SystemNftables {
     }
 }
 
+impl SystemNftables {
+    /// Asks for elements of which some may not be there.
+    fn look_up(&mut self, requests: &mut Vec<Request>, each: &mut dyn FnMut(Element)) -> Result<(), NftError> {
+        let mut failure = None;
+        let mut found = |received: &Received<'_>| decode::elements(received.attributes(HEADER)).for_each(&mut *each);
+        let answer = self.socket()?.ask_all(requests, &mut found, |_, error| {
+            failure = failure.take().or(Some(error).filter(|error| error.errno() != Some(libc::ENOENT)));
+        });
+        answer.and(failure.map_or(Ok(()), Err)).inspect_err(|_| self.socket = None)?;
+        requests.clear();
+        Ok(())
+    }
+}
+
 fn marker(kind: u16) -> Request {
     let [_, _, high, low] = nfgenmsg(0);
     Request::new(kind, 0, &[0, 0, high, low | NFNL_SUBSYS_NFTABLES])
@@ -141,14 +167,12 @@ fn refusal(transaction: &Transaction, batch: &Batch, fault: Fault) -> Refusal {
         NetlinkError::Refused { errno, words, .. } => (errno, words),
         other => (other.errno().unwrap_or(0), other.to_string()),
     };
-    let place =
-        fault.index.checked_sub(1).and_then(|index| Some((batch.requests.get(index)?, batch.places.get(index)?)));
-    let Some((request, place)) = place else {
-        let object = format!("a batch of {} requests for table {}", batch.requests.len(), transaction.table);
+    let Some(place) = fault.index.checked_sub(1).and_then(|index| batch.places.get(index)) else {
+        let object = format!("a batch of {} requests for table {}", batch.places.len(), transaction.table);
         return Refusal { operation: None, object, errno, words };
     };
     let operation = &transaction.operations()[place.operation];
-    let item = fault.offset.and_then(|offset| request.item_at(HEADER, NFTA_SET_ELEM_LIST_ELEMENTS, offset));
+    let item = fault.offset.and_then(|offset| item_at(transaction, *place, offset));
     let object = match (operation, item.map(|item| item + place.first_element)) {
         (Operation::AddElements(set, elements), Some(at)) if at < elements.len() => {
             Operation::AddElements(set.clone(), vec![elements[at].clone()]).of(&transaction.table).to_string()
@@ -159,6 +183,17 @@ fn refusal(transaction: &Transaction, batch: &Batch, fault: Fault) -> Refusal {
         _ => shortened(&operation.of(&transaction.table).to_string()),
     };
     Refusal { operation: Some(place.operation), object, errno, words }
+}
+
+/// Which of a request's elements is at an offset. The request is made again: it was freed when it was sent.
+fn item_at(transaction: &Transaction, place: Place, offset: usize) -> Option<usize> {
+    let mut item = None;
+    requests(&transaction.table, &transaction.operations()[place.operation], 0, |request, first_element| {
+        if first_element == place.first_element {
+            item = request.item_at(HEADER, NFTA_SET_ELEM_LIST_ELEMENTS, offset);
+        }
+    });
+    item
 }
 
 /// An operation may have thousands of elements.
@@ -219,6 +254,7 @@ impl NftTables for SystemNftables {
         self.dump(&request(table, NFT_MSG_GETSET, 0), &mut |attributes| {
             let set = Some(attributes).filter(|a| decode::is_of(*a, &table.name)).and_then(decode::set);
             read.sets.extend(set);
+            read.counts.extend(Some(attributes).filter(|a| decode::is_of(*a, &table.name)).and_then(decode::count));
         })?;
         Ok(Some(read))
     }
@@ -229,19 +265,43 @@ impl NftTables for SystemNftables {
         self.dump(&request, &mut |attributes| decode::elements(attributes).for_each(&mut *each))
     }
 
+    fn lookup(
+        &mut self,
+        table: &Table,
+        set: &Set,
+        lists: &mut dyn Iterator<Item = Vec<Bytes>>,
+        each: &mut dyn FnMut(Element),
+    ) -> Result<(), NftError> {
+        let (mut requests, mut keys, mut lists) = (Vec::new(), 0, lists.peekable());
+        while let Some(list) = lists.next() {
+            for part in list.chunks(ANSWERS) {
+                if keys + part.len() > ANSWERS {
+                    self.look_up(&mut requests, each)?;
+                    keys = 0;
+                }
+                requests.push(lookup(table, set, part));
+                keys += part.len();
+            }
+            if lists.peek().is_none() {
+                self.look_up(&mut requests, each)?;
+            }
+        }
+        Ok(())
+    }
+
     fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<u32, NftError> {
-        let mut batch = Batch::new(generation);
+        let mut batch = Batch::new(generation)?;
         let mut sent = 0;
         for (start, operations) in transaction.parts() {
             let mut part = Batch::default();
-            part.extend(&transaction.table, start, operations);
-            if batch.bytes + part.bytes > self.room(batch.bytes + part.bytes)? && !batch.places.is_empty() {
-                self.send(transaction, std::mem::replace(&mut batch, Batch::new(None)), true)?;
+            part.extend(&transaction.table, start, operations)?;
+            if batch.size() + part.size() > self.room(batch.size() + part.size())? && !batch.places.is_empty() {
+                self.send(transaction, std::mem::replace(&mut batch, Batch::new(None)?), true)?;
                 sent += 1;
             }
-            let room = self.room(batch.bytes + part.bytes)?;
-            if batch.bytes + part.bytes > room {
-                return Err(NftError::TooBig { bytes: part.bytes, room });
+            let room = self.room(batch.size() + part.size())?;
+            if batch.size() + part.size() > room {
+                return Err(NftError::TooBig { bytes: part.size(), room });
             }
             batch.append(part);
         }
@@ -253,9 +313,9 @@ impl NftTables for SystemNftables {
     }
 
     fn check(&mut self, transaction: &Transaction) -> Result<(), NftError> {
-        let mut batch = Batch::new(None);
-        batch.extend(&transaction.table, 0, transaction.operations());
-        self.room(batch.bytes)?;
+        let mut batch = Batch::new(None)?;
+        batch.extend(&transaction.table, 0, transaction.operations())?;
+        self.room(batch.size())?;
         if batch.places.is_empty() { Ok(()) } else { self.send(transaction, batch, false) }
     }
 }

@@ -26,6 +26,13 @@ pub type Bytes = Box<[u8]>;
 #[derive(Clone, Debug, Default)]
 pub struct Key(Vec<u8>);
 
+impl From<&Bytes> for Key {
+    /// Goes on after these fields.
+    fn from(bytes: &Bytes) -> Self {
+        Self(bytes.to_vec())
+    }
+}
+
 impl Key {
     /// An address.
     #[must_use]

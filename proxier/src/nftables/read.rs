@@ -1,0 +1,130 @@
+//! Reading the table.
+//!
+//! In: the kernel. Out: what it holds, and which numbers the endpoints in it have. Must not know: what it should hold.
+
+use std::net::IpAddr;
+
+use tracing::debug;
+
+use super::names::{self, Leads, Place, Policy, SetId};
+use super::numbers::Numbered;
+use super::plan::Held;
+use super::settings::Settings;
+use super::view::View;
+use super::{Nftables, structure};
+use crate::kernel::nftables::{NftError, ReadTable};
+use crate::netfilter::nft::{Bytes, Element, Key, Set, Table, Value};
+
+/// How many numbers may be nobody's before the last endpoint of a Service with affinity is not found any more.
+const GAP: usize = 16;
+
+/// From so many elements on, those of a set are asked for by their keys. To list them takes the kernel time in the square
+/// of their number: for each 32 KiB it begins anew, and passes over what it has told.
+pub(super) const MANY: usize = 131_072;
+
+/// What the kernel holds.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub table: Option<ReadTable>,
+    /// It is not ours, or not of this version: it is replaced as a whole.
+    pub foreign: bool,
+    pub elements: Held,
+}
+
+impl Nftables {
+    /// Reads all that the table holds.
+    pub(super) fn find(&mut self, settings: &Settings) -> Result<Found, NftError> {
+        let table = names::table(self.family);
+        let Some(read) = self.kernel.table(&table)? else { return Ok(Found::default()) };
+        if structure::is_foreign(&read, &self.sets, settings) {
+            return Ok(Found { table: Some(read), foreign: true, elements: Held::default() });
+        }
+        let mut elements = Held::default();
+        // What leads to endpoints comes before them.
+        for (id, set) in self.sets.iter().filter(|(_, set)| read.sets.contains_key(&set.name)) {
+            let count = read.counts.get(&set.name).copied().filter(|count| *count >= self.many);
+            if let (SetId::Endpoints(..), Some(count)) = (id, count) {
+                let found = by_keys(self.kernel.as_mut(), &table, id, set, &mut elements);
+                match found {
+                    Ok(()) if elements.count(id) == count => continue,
+                    Ok(()) => {
+                        debug!("{} of {count} elements of {} are led to, all are read", elements.count(id), set.name)
+                    }
+                    Err(error) => debug!("elements of {} cannot be looked up, all are read: {error}", set.name),
+                }
+            }
+            self.kernel.elements(&table, set, &mut |element| elements.insert(id, element))?;
+        }
+        Ok(Found { table: Some(read), foreign: false, elements })
+    }
+}
+
+/// Looks up the endpoints that verdicts lead to.
+fn by_keys(
+    kernel: &mut dyn crate::kernel::NftTables,
+    table: &Table,
+    id: SetId,
+    set: &Set,
+    elements: &mut Held,
+) -> Result<(), NftError> {
+    let mut found = Vec::new();
+    let mut lists = led_to(elements, id);
+    kernel.lookup(table, set, &mut lists, &mut |element| found.push(element))?;
+    drop(lists);
+    found.into_iter().for_each(|element| elements.insert(id, element));
+    Ok(())
+}
+
+/// Keys of endpoints in a set that verdicts lead to, those first that must be there if the others are.
+fn led_to(elements: &Held, id: SetId) -> impl Iterator<Item = Vec<Bytes>> {
+    let leading = Place::ALL
+        .into_iter()
+        .flat_map(|place| [SetId::Service(place), SetId::ShortCircuit(place), SetId::LocalPolicy(place)]);
+    let numbers = move |element: &Element| {
+        let Some(Value::Verdict(verdict)) = &element.value else { return None };
+        let leads = names::leads(verdict.chain()?)?;
+        (leads.to == id).then_some((element.key.clone(), leads))
+    };
+    leading.flat_map(|set| elements.of(set)).filter_map(numbers).flat_map(|(key, Leads { numbers, gaps, .. })| {
+        let keys: Vec<Bytes> = (0..numbers).map(|number| Key::from(&key).number(number).build()).collect();
+        if gaps { keys.into_iter().map(|key| vec![key]).collect() } else { vec![keys] }
+    })
+}
+
+/// The numbers that the kernel has for endpoints of a Service port: those at its first destination that has any.
+pub(super) fn numbers_in(held: &Held, view: &View, policy: Policy) -> Numbered {
+    let witnesses = view.witnesses().filter(|(_, of, ..)| *of == policy);
+    let mut all = witnesses.map(|(place, _, ip, port)| numbers_at(held, view.protocol, (place, policy), ip, port));
+    all.find(|numbered| !numbered.is_empty()).unwrap_or_default()
+}
+
+fn numbers_at(held: &Held, protocol: u8, which: (Place, Policy), ip: Option<IpAddr>, port: u16) -> Numbered {
+    let set = SetId::Endpoints(which.0, which.1);
+    let key = ip.into_iter().fold(Key::default(), Key::address).protocol(protocol).port(port);
+    let mut numbered = Vec::new();
+    let mut end = 0;
+    for number in 0_u32.. {
+        let element = held.get(set, &key.clone().number(number).build());
+        let endpoint = element.and_then(|element| endpoint(element.value.as_ref()?));
+        numbered.push(endpoint);
+        if endpoint.is_some() {
+            end = numbered.len();
+        }
+        if numbered.len() - end > GAP {
+            break;
+        }
+    }
+    numbered.truncate(end);
+    numbered.into_boxed_slice()
+}
+
+fn endpoint(value: &Value) -> Option<std::net::SocketAddr> {
+    let Value::Data(bytes) = value else { return None };
+    let bytes: &Bytes = bytes;
+    let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
+    let ip = match <[u8; 4]>::try_from(address) {
+        Ok(octets) => IpAddr::from(octets),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
+    };
+    Some((ip, u16::from_be_bytes([port[0], port[1]])).into())
+}
