@@ -6,6 +6,7 @@
 mod chains;
 mod claims;
 mod cleanup;
+mod expected;
 mod features;
 mod names;
 mod numbers;
@@ -25,6 +26,7 @@ use std::time::Instant;
 use tracing::warn;
 
 pub use self::cleanup::cleanup;
+pub use self::expected::{Endpoints, Expected, ExpectedChain, ExpectedElement, ExpectedSet, expected};
 pub use self::features::{FeatureError, check, check_release};
 pub use self::names::TABLE;
 use self::plan::Sets;
