@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::chains::Chains;
 use super::claims::Claims;
-use super::names::{self, SetId, SharedChain, TABLE_COMMENT};
+use super::names::{self, Place, Policy, SetId, SharedChain, TABLE_COMMENT};
 use super::numbers::Numbered;
 use super::plan::Sets;
 use super::render::render;
@@ -17,7 +17,7 @@ use super::settings::Settings;
 use super::state::Programmed;
 use super::sync::{numbers_at, programmed};
 use super::view::View;
-use super::{names::Policy, rules, structure};
+use super::{rules, structure};
 use crate::family::IpFamily;
 use crate::model::{Config, Destination, ServicePortName, Snapshot};
 use crate::netfilter::nft::{Bytes, Chain, Element, Key, Name, Rule, Set};
@@ -159,4 +159,22 @@ fn voted(endpoints: Endpoints<'_>, view: &View, policy: Policy) -> Numbered {
     // Of several with equally many votes the least.
     let most = |votes: BTreeMap<SocketAddr, usize>| votes.into_iter().rev().max_by_key(|(_, count)| *count);
     votes.into_iter().map(|votes| most(votes).map(|(endpoint, _)| endpoint)).collect()
+}
+
+/// What the keys of a set begin with, and how many bytes of them that takes: an address and port of a Service, or a node
+/// port; `None` of sets that hold other things.
+#[must_use]
+pub fn place_of(family: IpFamily, set: &str) -> Option<(Place, usize)> {
+    let id = SetId::ALL.into_iter().find(|id| id.name() == set)?;
+    let place = match id {
+        SetId::ClusterIps | SetId::NodePortIps | SetId::Hairpin => return None,
+        SetId::FirewallIps | SetId::FirewallAllowed => Place::Address,
+        SetId::Service(place)
+        | SetId::ShortCircuit(place)
+        | SetId::LocalPolicy(place)
+        | SetId::NoEndpoint(place)
+        | SetId::Endpoints(place, _)
+        | SetId::Choices(place, _) => place,
+    };
+    Some((place, Set::length(&names::key(family, place))))
 }

@@ -6,6 +6,7 @@
 
 mod align;
 mod iptables;
+pub mod nftables;
 
 use serde::Serialize;
 
@@ -53,6 +54,20 @@ pub enum DifferenceKind {
     MissingAddress,
     /// An address that the device should not have.
     UnexpectedAddress,
+    /// A table of nf_tables that is another one than it should be.
+    AlteredTable,
+    /// A chain that stands at another hook than it should, or has another policy.
+    AlteredChain,
+    /// A set that holds other things than it should.
+    AlteredSet,
+    /// An element that a set or map should have.
+    MissingElement,
+    /// An element that a set or map should not have.
+    UnexpectedElement,
+    /// An element that leads elsewhere than it should.
+    AlteredElement,
+    /// What packets for an address of a Service meet is not what should become of them.
+    AlteredBehaviour,
 }
 
 impl DifferenceKind {
@@ -79,7 +94,22 @@ impl DifferenceKind {
             Self::MissingDevice => "missing device",
             Self::MissingAddress => "missing address",
             Self::UnexpectedAddress => "unexpected address",
+            Self::AlteredTable => "altered table",
+            Self::AlteredChain => "altered chain",
+            Self::AlteredSet => "altered set",
+            Self::MissingElement => "missing element",
+            Self::UnexpectedElement => "unexpected element",
+            Self::AlteredElement => "altered element",
+            Self::AlteredBehaviour => "altered behaviour",
         }
+    }
+
+    /// Whether it is about a set of nf_tables.
+    fn is_of_set(self) -> bool {
+        matches!(
+            self,
+            Self::MissingSet | Self::AlteredSet | Self::MissingElement | Self::UnexpectedElement | Self::AlteredElement
+        )
     }
 }
 
@@ -90,11 +120,11 @@ pub struct Difference {
     pub family: &'static str,
     /// What kind.
     pub kind: DifferenceKind,
-    /// The table of iptables, or [`SERVERS`], [`SETS`] or [`DEVICE`].
+    /// The table of iptables, that of nf_tables after its family, or [`SERVERS`], [`SETS`] or [`DEVICE`].
     pub table: String,
-    /// The chain, the virtual server, the set or the device.
+    /// The chain, the virtual server, the set or the device; of altered behaviour the address.
     pub chain: String,
-    /// What should be there, as `iptables-save`, `ipvsadm -S -n` or `ipset save` words it.
+    /// What should be there, as `iptables-save`, `nft list`, `ipvsadm -S -n` or `ipset save` words it.
     pub expected: Option<String>,
     /// What is there.
     pub found: Option<String>,
@@ -119,6 +149,8 @@ impl Difference {
             SETS => format!("set {chain}"),
             DEVICE => format!("device {chain}"),
             _ if chain.is_empty() => format!("table {table}"),
+            _ if self.kind == DifferenceKind::AlteredBehaviour => chain.clone(),
+            _ if self.kind.is_of_set() => format!("table {table}, set {chain}"),
             _ => format!("table {table}, chain {chain}"),
         }
     }
