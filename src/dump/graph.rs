@@ -95,7 +95,7 @@ fn graph(view: &ServicePortView) -> Graph {
     for (node, address) in addresses {
         let label = match &address.server {
             Some(server) => format!("scheduler {}", server.scheduler),
-            None => format!("{} connections", address.counters.packets),
+            None => address.counters.map(|c| format!("{} connections", c.packets)).unwrap_or_default(),
         };
         match address.fate {
             Fate::Rejected | Fate::Dropped => {
@@ -185,10 +185,10 @@ fn of_endpoint(endpoint: &EndpointView) -> Vec<String> {
     if endpoint.used() {
         let held = |one: &RealView| u64::from(one.active) + u64::from(one.inactive);
         let connections = match &endpoint.servers[..] {
-            [] => endpoint.counters.packets,
-            servers => servers.iter().map(held).sum(),
+            [] => endpoint.counters.map(|counters| counters.packets),
+            servers => Some(servers.iter().map(held).sum()),
         };
-        lines.push(format!("{connections} connections"));
+        lines.extend(connections.map(|connections| format!("{connections} connections")));
     }
     lines.extend(endpoint.unused.clone());
     if endpoint.stale > 0 {
