@@ -213,7 +213,7 @@ fn notes(report: &Report, look: Look, wide: bool, out: &mut String) {
 
 fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
     let _ = writeln!(out, "{}", look.styled(Style::Bold, "Node"));
-    let mode = facts.mode.unwrap_or("none that is known: no chain KUBE-SERVICES");
+    let mode = facts.mode.unwrap_or("none that is known: no chain KUBE-SERVICES, no table kube-proxy");
     let _ = writeln!(out, "  mode {mode}; iptables flavour {}: {}", facts.flavour, facts.flavour_reason);
     for family in &facts.rules_in_other_flavour {
         let text = format!("{family}: kube-proxy's rules are in the other flavour of iptables too");

@@ -5,6 +5,7 @@
 
 mod iptables;
 mod ipvs;
+mod nftables;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use serde::Serialize;
 
 pub use iptables::{Wanted, dispatch_of, read as from_iptables, unused_chains};
 pub use ipvs::{BY_SOURCE, note_draining, read as from_ipvs, shares};
+pub use nftables::{owner as owner_in_table, read as from_nftables, unused_chains as unused_chains_of_table};
 pub use state::add_model;
 pub(super) use state::owners;
 
