@@ -145,7 +145,7 @@ fn obey<'a>(
 ) -> Result<Option<Decision>, String> {
     let traveller = &mut walk.traveller;
     let hook = format!("{} {}", place.table, place.hook);
-    traveller.steps.push(Step { hook, rule: rule.text.to_string(), chance });
+    traveller.steps.push(Step::of(hook, &rule.text, chance));
     let misplaced = || Err(format!("the kernel takes no such rule in {} {}: {}", place.table, place.hook, rule.text));
     match &rule.meaning(place.family).target {
         None | Some(Target::Passive(_)) => Ok(None),

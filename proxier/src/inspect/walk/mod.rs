@@ -11,3 +11,4 @@ mod path;
 
 pub use outcome::{Branch, Doubt, Outcome, Step, Trace, Verdict};
 pub use packet::{ConnState, Memory, Node, Origin, Packet};
+pub use path::Rules;

@@ -11,19 +11,39 @@ use crate::family::IpFamily;
 use crate::inspect::rules::{Ruleset, Table};
 use crate::inspect::services::shares;
 use crate::netfilter::ipvs::ServerKey;
+use crate::netfilter::nft::held;
+
+/// All rules that packets of one family meet.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// Those of iptables, of either flavour.
+    pub iptables: &'a Ruleset,
+    /// All other tables of nftables, as far as they were read.
+    pub nftables: Option<&'a held::Ruleset>,
+}
 
 impl Ruleset {
+    /// Every way the packet can go where there are no other rules: see [`Rules::trace`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn trace(&self, packet: &Packet, node: &Node, memory: &Memory) -> Result<Trace, String> {
+        Rules { iptables: self, nftables: None }.trace(packet, node, memory)
+    }
+}
+
+impl Rules<'_> {
     /// Every way the packet can go. The node's memory holds the `recent` lists the sender is on.
     ///
     /// # Errors
     /// When the rules are such as the kernel would not take, or the packet is of the other family.
     pub fn trace(&self, packet: &Packet, node: &Node, memory: &Memory) -> Result<Trace, String> {
         let families = [packet.source.ip(), packet.destination.ip()].map(|ip| IpFamily::of(&ip));
-        if families.iter().any(|family| *family != self.family()) {
+        if families.iter().any(|family| *family != self.iptables.family()) {
             return Err(format!("{packet}: not of the ruleset's family"));
         }
         let mut journey = Journey {
-            ruleset: self,
+            ruleset: self.iptables,
             node,
             memory,
             under_way: vec![start(packet)],
@@ -36,7 +56,8 @@ impl Ruleset {
         }
         journey.ended.extend(journey.under_way.drain(..).map(|t| (t, Decision::Accept)));
         let asked = journey.ended.iter().flat_map(|(traveller, _)| traveller.asked.iter().cloned()).collect();
-        Ok(Trace { asked, branches: journey.ended.into_iter().map(branch).collect(), missing: journey.missing })
+        let branches = journey.ended.into_iter().map(branch).collect();
+        Ok(Trace { asked, branches, missing: journey.missing, lacks: BTreeSet::new() })
     }
 }
 
@@ -86,8 +107,8 @@ impl Journey<'_> {
                 continue;
             };
             let mut met = traveller;
-            let step = |rule: String, chance: f64| Step { hook: format!("ipvs {hook}"), rule, chance };
-            met.steps.push(step(server.server.to_string(), 1.0));
+            let step = |rule: &str, chance: f64| Step::of(format!("ipvs {hook}"), rule, chance);
+            met.steps.push(step(&server.server.to_string(), 1.0));
             met.server = Some(key);
             let shares = shares(server);
             if shares.is_empty() {
@@ -98,7 +119,7 @@ impl Journey<'_> {
             for (address, share) in shares {
                 let mut sent = met.clone();
                 let real = server.reals.get(&address).map(|(real, _)| real.to_string()).unwrap_or_default();
-                sent.steps.push(step(format!("-a {key} {real}"), share));
+                sent.steps.push(step(&format!("-a {key} {real}"), share));
                 (sent.packet.destination, sent.translated) = (address, true);
                 sent.probability *= share;
                 let here = self.node.is_local(address.ip());

@@ -7,7 +7,10 @@ mod decode;
 mod encode;
 mod error;
 mod expression;
+mod held;
+mod load;
 mod presence;
+mod read;
 mod system;
 
 use std::fmt;
@@ -15,6 +18,7 @@ use std::fmt;
 pub use decode::{ReadRule, ReadSet, ReadTable};
 pub use error::{NftError, Refusal};
 pub use presence::{delete_table, has_table};
+pub use read::NftReader;
 pub use system::SystemNftables;
 
 use crate::family::IpFamily;
