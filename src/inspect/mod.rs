@@ -6,6 +6,7 @@
 pub mod arguments;
 pub mod facts;
 pub mod gate;
+pub mod nftables;
 mod objects;
 pub mod paths;
 pub mod report;

@@ -41,7 +41,7 @@ impl<'a> Worded<'a> {
 
     fn found(table: &Table, rule: &'a held::Rule) -> Self {
         let expressions = Cow::Borrowed(rule.expressions.as_slice());
-        Self { text: table.text(rule), expressions, comment: rule.comment.as_deref() }
+        Self { text: text(table, rule), expressions, comment: rule.comment.as_deref() }
     }
 }
 
@@ -220,4 +220,8 @@ impl Search<'_> {
             self.note(DifferenceKind::UnexpectedElement, name, None, is(held), service);
         }
     }
+}
+
+fn text(_table: &Table, rule: &held::Rule) -> String {
+    format!("{:?}", rule.expressions)
 }
