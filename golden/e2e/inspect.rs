@@ -7,5 +7,7 @@
 mod diagnose;
 #[path = "inspect/dump.rs"]
 mod dump;
+#[path = "inspect/nftables.rs"]
+mod nftables;
 #[path = "inspect/node.rs"]
 mod node;

@@ -79,7 +79,8 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
     if wide {
         let mut table = Table::new(2, &["TABLE", "CHAIN", "RULES", "PACKETS", "BYTES", "ELEMENT"]);
         for part in &view.parts {
-            let counted = |number: fn(Counters) -> u64| part.counters.map(|c| number(c).to_string()).unwrap_or_default();
+            let counted =
+                |number: fn(Counters) -> u64| part.counters.map(|c| number(c).to_string()).unwrap_or_default();
             let rules = if part.element.is_none() { part.rules.to_string() } else { String::new() };
             let [packets, bytes] = [counted(|c| c.packets), counted(|c| c.bytes)];
             let element = part.element.clone().unwrap_or_default();
@@ -224,11 +225,14 @@ fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
         let share = conntrack.count as f64 / (conntrack.max.max(1) as f64) * 100.0;
         let _ = writeln!(out, "  conntrack {} of {} entries ({share:.1} %)", conntrack.count, conntrack.max);
     }
-    let mut table = Table::new(2, &["FAMILY", "TABLE", "CHAINS", "RULES", "CANARY"]);
+    let mut table = Table::new(2, &["FAMILY", "TABLE", "CHAINS", "RULES", "SETS", "ELEMENTS", "CANARY"]);
     for size in &facts.tables {
-        let canary = if size.canary { "yes" } else { "no" };
-        let [chains, rules] = [size.chains, size.rules].map(|number| number.to_string());
-        table.row(vec![size.family.to_owned(), size.table.clone(), chains, rules, canary.to_owned()]);
+        let canary = size.canary.map(|is_there| if is_there { "yes" } else { "no" }).unwrap_or_default();
+        let number = |number: Option<usize>| number.map(|number| number.to_string()).unwrap_or_default();
+        let [chains, rules, sets, elements] =
+            [Some(size.chains), Some(size.rules), size.sets, size.elements].map(number);
+        let names = [size.family.to_owned(), size.table.clone()];
+        table.row([names.to_vec(), vec![chains, rules, sets, elements, canary.to_owned()]].concat());
     }
     *out += &table.text(look);
     let shared = facts.hooks.iter().filter(|hook| wide || hook.order.iter().any(|owner| is_other(owner)));
@@ -260,5 +264,6 @@ fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
 }
 
 fn is_other(owner: &str) -> bool {
-    owner != "kube-proxy" && owner != "kubelet"
+    // Whose rules those of iptables are is told of each of its tables.
+    owner != "kube-proxy" && owner != "kubelet" && !owner.starts_with("iptables ")
 }

@@ -18,11 +18,15 @@ use std::net::IpAddr;
 
 use proxier::IpFamily;
 use proxier::conntrack::StaleFlows;
+use proxier::inspect::drift::nftables::differences as table_differs;
 use proxier::inspect::drift::{Difference, differences};
 use proxier::inspect::flows::FlowCount;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::servers::differences as servers_differ;
-use proxier::inspect::services::{ServicePortView, add_model, from_iptables, from_ipvs, note_draining, unused_chains};
+use proxier::inspect::services::{
+    ServicePortView, add_model, endpoint_in, from_iptables, from_ipvs, from_nftables, note_draining, unused_chains,
+    unused_chains_of_table,
+};
 use proxier::iptables::{HostFacts, expected};
 use proxier::ipvs::{self, Expected, Held};
 use proxier::kernel::{self, each_flow, node};
@@ -111,9 +115,15 @@ impl Look {
         let rules = &self.rules.families[at];
         let family = rules.family;
         let tracker = self.objects.as_ref().and_then(|objects| objects.get(&family));
-        let mut views = match &rules.held {
-            Some(held) => self.servers(rules, held, tracker, focus),
-            None => {
+        let table = rules.proxy_table().filter(|_| self.rules.mode() == Some(NFTABLES));
+        let mut views = match (&rules.held, table) {
+            (Some(held), _) => self.servers(rules, held, tracker, focus),
+            (None, Some(table)) => {
+                let snapshot = tracker.map(|tracker| self.snapshot(family, tracker));
+                let wanted = |name: &str| focus.service.as_ref().is_none_or(|service| is_of(name, service));
+                from_nftables(family, table, snapshot.as_ref(), &wanted)
+            }
+            (None, None) => {
                 // A Service port without a comment is known by what its chains are called.
                 let named: BTreeSet<String> = tracker.map(|tracker| hashes(tracker, focus)).unwrap_or_default();
                 from_iptables(&rules.ruleset, &|name, key| focus.wants(name) || named.contains(key))
@@ -150,6 +160,10 @@ impl Look {
             let Some(tracker) = objects.get(&rules.family) else { continue };
             if let Some(held) = &rules.held {
                 all.extend(self.server_differences(rules, held, tracker, focus)?);
+                continue;
+            }
+            if self.rules.mode() == Some(NFTABLES) {
+                all.extend(self.table_differences(rules, tracker, focus));
                 continue;
             }
             let expected = self.expected(rules, tracker);
@@ -192,6 +206,21 @@ impl Look {
             note_draining(&mut views);
         }
         views
+    }
+
+    /// What differs in the table of nftables mode.
+    fn table_differences(&self, rules: &FamilyRules, tracker: &Tracker, focus: &Focus) -> Vec<Difference> {
+        let (family, table) = (rules.family, rules.proxy_table());
+        let snapshot = self.snapshot(family, tracker);
+        let endpoints = |set: &str, key: &[u8]| endpoint_in(table?, set, key);
+        let expected =
+            proxier::nftables::expected(family, &self.settings.proxier, &snapshot, &rules.addresses, &endpoints);
+        let mut found = table_differs(family, &expected, table);
+        if let Some(service) = &focus.service {
+            // What belongs to all counts for each; of what is nobody's, only rules do.
+            found.retain(|one| one.service.as_ref().map_or(!one.kind.is_of_set(), |name| is_of(name, service)));
+        }
+        found
     }
 
     fn snapshot<'a>(&self, family: IpFamily, tracker: &'a Tracker) -> Snapshot<'a> {
@@ -245,7 +274,8 @@ impl Look {
     /// Signs of a proxy in another mode than iptables.
     #[must_use]
     pub fn other_modes(&self) -> Vec<String> {
-        let has_table = |family: &IpFamily| kernel::has_table(*family, "kube-proxy").unwrap_or(false);
+        let nftables = self.rules.mode() == Some(NFTABLES);
+        let has_table = |family: &IpFamily| !nftables && kernel::has_table(*family, TABLE).unwrap_or(false);
         let nftables = IpFamily::ALL.into_iter().filter(has_table);
         let mut modes: Vec<String> =
             nftables.map(|family| format!("a table kube-proxy of nftables mode for {family}")).collect();
@@ -268,8 +298,12 @@ impl Look {
     /// Chains of Service ports that nothing leads to, where all chains were read.
     #[must_use]
     pub fn unused_chains(&self) -> Vec<String> {
-        let whole = self.rules.families.iter().filter(|rules| rules.whole);
-        whole.flat_map(|rules| unused_chains(&rules.ruleset)).collect()
+        let of = |rules: &FamilyRules| match rules.proxy_table() {
+            Some(table) if self.rules.mode() == Some(NFTABLES) => unused_chains_of_table(table),
+            _ if rules.whole => unused_chains(&rules.ruleset),
+            _ => Vec::new(),
+        };
+        self.rules.families.iter().flat_map(of).collect()
     }
 }
 

@@ -21,7 +21,9 @@ pub fn read(family: IpFamily, unread: &mut Vec<Unread>) -> Ruleset {
             return Ruleset::new(family);
         }
     };
-    ruleset.tables.retain(|id, table| !table.is_iptables(id));
+    // No packet meets a table without a base chain; iptables makes such ones too.
+    let is_met = |table: &Table| table.chains.values().any(|chain| chain.base.is_some());
+    ruleset.tables.retain(|id, table| !table.is_iptables(id) && is_met(table));
     for (id, table) in &mut ruleset.tables {
         if let Err(error) = fill(&mut reader, id, table) {
             unread.push(Unread::new(&format!("table {id}"), error.to_string()));

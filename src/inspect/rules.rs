@@ -10,9 +10,9 @@ use proxier::IpFamily;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::services::dispatch_of;
 use proxier::ipvs::Held;
+use proxier::kernel::{Choice, Flavour, Host, IptablesTool, RuleReader, SystemHost, SystemIptables, choose_flavour};
 use proxier::netfilter::nft::held as nft;
 use proxier::nftables::TABLE;
-use proxier::kernel::{Choice, Flavour, Host, IptablesTool, RuleReader, SystemHost, SystemIptables, choose_flavour};
 
 use super::report::Unread;
 use super::{Focus, NFTABLES, nftables, servers};

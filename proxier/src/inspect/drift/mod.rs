@@ -105,7 +105,8 @@ impl DifferenceKind {
     }
 
     /// Whether it is about a set of nf_tables.
-    fn is_of_set(self) -> bool {
+    #[must_use]
+    pub fn is_of_set(self) -> bool {
         matches!(
             self,
             Self::MissingSet | Self::AlteredSet | Self::MissingElement | Self::UnexpectedElement | Self::AlteredElement

@@ -69,7 +69,10 @@ pub struct Ways<'a> {
 #[derive(Clone, Debug)]
 enum Held {
     Known(Vec<u8>),
-    Random { modulus: u32, offset: u32 },
+    Random {
+        modulus: u32,
+        offset: u32,
+    },
     /// A mark is not who sends.
     Mark,
     Unknown,
@@ -111,8 +114,11 @@ impl<'a> Walk<'a> {
     fn follow(&mut self, chain: &Name, within: Within, depth: usize, mut conditional: bool) {
         let table = self.table;
         let Some(held) = table.chains.get(chain).filter(|_| depth < DEEPEST) else { return };
-        if !self.ways.chains.contains(chain) {
-            self.ways.chains.push(chain.clone());
+        match self.ways.chains.contains(chain) {
+            // Several rules may lead to a chain that chooses.
+            true if within.is_none() => return,
+            true => {}
+            false => self.ways.chains.push(chain.clone()),
         }
         for rule in held.rules.iter().flatten() {
             match self.rule(chain, rule, within, depth, conditional) {
@@ -296,12 +302,9 @@ impl<'a> Walk<'a> {
             step.chosen.iter().map(|(share, element)| (*share, element.and_then(endpoint))).collect()
         };
         let all = found.iter().all(|(_, to)| to.is_some());
-        let visited = self.ways.choosers[at].choices.iter().any(|choice| choice.chain.is_some() && choice.chain == own);
-        if !visited {
-            let choices = found.into_iter().filter_map(|(share, to)| Some((share * of, to?)));
-            let choices = choices.map(|(share, to)| Choice { share, to, chain: own.clone() });
-            self.ways.choosers[at].choices.extend(choices);
-        }
+        let choices = found.into_iter().filter_map(|(share, to)| Some((share * of, to?)));
+        let choices = choices.map(|(share, to)| Choice { share, to, chain: own.clone() });
+        self.ways.choosers[at].choices.extend(choices);
         all && !step.conditional
     }
 }
