@@ -47,11 +47,10 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
         let chain = address.chain.clone().filter(|_| wide).unwrap_or_default();
         let goes = fate(address).to_owned();
         let [scheduler, device, sets] = server(address, wide);
-        let count = if address.server.is_none() { count(address.counters) } else { String::new() };
+        let count = count(address.counters);
         table.row(vec![spelled(address), address.kind.name().to_owned(), goes, count, chain, scheduler, device, sets]);
     }
     out += &table.text(look);
-    let of_ipvs = view.addresses.iter().any(|address| address.server.is_some());
     let policies = policies(view);
     if !policies.is_empty() {
         let _ = writeln!(out, "  {policies}");
@@ -67,7 +66,7 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
             state(endpoint),
             share(endpoint.share),
             share(endpoint.local_share),
-            if endpoint.servers.is_empty() && !of_ipvs { count(endpoint.counters) } else { String::new() },
+            count(endpoint.counters),
             chain,
             weight,
             active,
@@ -78,12 +77,13 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
     let endpoints = table.text(look);
     out += if endpoints.is_empty() { "  no endpoints\n" } else { &endpoints };
     if wide {
-        let mut table = Table::new(2, &["TABLE", "CHAIN", "RULES", "PACKETS", "BYTES"]);
+        let mut table = Table::new(2, &["TABLE", "CHAIN", "RULES", "PACKETS", "BYTES", "ELEMENT"]);
         for part in &view.parts {
-            let Counters { packets, bytes } = part.counters;
-            let numbers = [part.rules.to_string(), packets.to_string(), bytes.to_string()];
-            let [rules, packets, bytes] = numbers;
-            table.row(vec![part.table.to_owned(), part.chain.clone(), rules, packets, bytes]);
+            let counted = |number: fn(Counters) -> u64| part.counters.map(|c| number(c).to_string()).unwrap_or_default();
+            let rules = if part.element.is_none() { part.rules.to_string() } else { String::new() };
+            let [packets, bytes] = [counted(|c| c.packets), counted(|c| c.bytes)];
+            let element = part.element.clone().unwrap_or_default();
+            table.row(vec![part.table.to_owned(), part.chain.clone(), rules, packets, bytes, element]);
         }
         out += &table.text(look);
     }
@@ -127,8 +127,8 @@ fn fate(address: &Address) -> &'static str {
     }
 }
 
-fn count(counters: Counters) -> String {
-    counters.packets.to_string()
+fn count(counters: Option<Counters>) -> String {
+    counters.map(|counters| counters.packets.to_string()).unwrap_or_default()
 }
 
 fn share(share: Option<f64>) -> String {
@@ -213,7 +213,7 @@ fn notes(report: &Report, look: Look, wide: bool, out: &mut String) {
 
 fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
     let _ = writeln!(out, "{}", look.styled(Style::Bold, "Node"));
-    let mode = facts.mode.unwrap_or("none that is known: no chain KUBE-SERVICES");
+    let mode = facts.mode.unwrap_or("none that is known: no chain KUBE-SERVICES, no table kube-proxy");
     let _ = writeln!(out, "  mode {mode}; iptables flavour {}: {}", facts.flavour, facts.flavour_reason);
     for family in &facts.rules_in_other_flavour {
         let text = format!("{family}: kube-proxy's rules are in the other flavour of iptables too");

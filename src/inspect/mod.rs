@@ -6,6 +6,7 @@
 pub mod arguments;
 pub mod facts;
 pub mod gate;
+pub mod nftables;
 mod objects;
 pub mod paths;
 pub mod report;
@@ -26,6 +27,7 @@ use proxier::iptables::{HostFacts, expected};
 use proxier::ipvs::{self, Expected, Held};
 use proxier::kernel::{self, each_flow, node};
 use proxier::model::{NamespacedName, Scope, ServicePortName, Snapshot};
+use proxier::nftables::TABLE;
 use proxier::track::Tracker;
 
 use self::arguments::{Asked, Sources};
@@ -35,6 +37,9 @@ use crate::config::Settings;
 
 /// Commands of ours that do not run a proxy.
 const COMMANDS: [&str; 4] = ["demo", "dump", "trace", "diagnose"];
+
+/// The name of nftables mode.
+pub const NFTABLES: &str = "nftables";
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -68,7 +73,14 @@ pub struct Look {
 /// # Errors
 /// If the configuration makes no sense.
 pub fn look(sources: &Sources, focus: &Focus) -> Result<Look, String> {
-    Ok(look_as_asked(sources.asked()?, focus))
+    // Where nobody says in which mode the proxy is, it is the one whose table is there.
+    let has_table = |family: IpFamily| kernel::has_table(family, TABLE).unwrap_or(false);
+    let guessed = sources.leave_mode_open() && IpFamily::ALL.into_iter().any(has_table);
+    let mut seen = look_as_asked(sources.asked_in(guessed.then_some(NFTABLES))?, focus);
+    if guessed && seen.rules.mode() != Some(NFTABLES) {
+        seen.settings = sources.asked()?.settings;
+    }
+    Ok(seen)
 }
 
 /// The same for who knows the settings.

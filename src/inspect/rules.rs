@@ -10,10 +10,12 @@ use proxier::IpFamily;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::services::dispatch_of;
 use proxier::ipvs::Held;
+use proxier::netfilter::nft::held as nft;
+use proxier::nftables::TABLE;
 use proxier::kernel::{Choice, Flavour, Host, IptablesTool, RuleReader, SystemHost, SystemIptables, choose_flavour};
 
 use super::report::Unread;
-use super::{Focus, servers};
+use super::{Focus, NFTABLES, nftables, servers};
 use crate::terminal::Progress;
 
 /// The chain that tells that a kube-proxy in iptables mode was here.
@@ -40,7 +42,10 @@ pub struct FamilyRules {
     pub random_fully: bool,
     /// Virtual servers, sets and addresses, where a proxy in IPVS mode is, or was.
     pub held: Option<Held>,
-    reader: RuleReader,
+    /// All tables of nf_tables but those of iptables.
+    pub nftables: nft::Ruleset,
+    /// Why there is none, where iptables is not installed: nftables mode does without.
+    reader: Result<RuleReader, String>,
     absent: BTreeSet<(String, String)>,
 }
 
@@ -67,7 +72,8 @@ impl Rules {
                 continue;
             }
             let read = FamilyRules::open(family, flavour, &choice, unread).and_then(|mut rules| {
-                if focus.service.is_some() && rules.reader.reads_single_chains() {
+                rules.nftables = nftables::read(family, unread);
+                if focus.service.is_some() && rules.reads_single_chains() {
                     rules.read_service(focus, unread)?;
                 } else {
                     rules.read_all(unread)?;
@@ -92,8 +98,11 @@ impl Rules {
     /// The mode whose rules these are. IPVS mode has a chain `KUBE-SERVICES` too.
     #[must_use]
     pub fn mode(&self) -> Option<&'static str> {
-        let ipvs = self.families.iter().any(|rules| rules.held.is_some());
-        if ipvs { Some("ipvs") } else { self.any().then_some("iptables") }
+        match () {
+            () if self.families.iter().any(|rules| rules.held.is_some()) => Some("ipvs"),
+            () if self.any() => Some("iptables"),
+            () => self.families.iter().any(|rules| rules.proxy_table().is_some()).then_some(NFTABLES),
+        }
     }
 
     /// Whether there is a kube-proxy's rule at all.
@@ -135,7 +144,7 @@ fn has_landmark(family: IpFamily, flavour: Flavour) -> bool {
 
 impl FamilyRules {
     fn open(family: IpFamily, flavour: Flavour, choice: &Choice, unread: &mut Vec<Unread>) -> Result<Self, String> {
-        let reader = RuleReader::find(family, flavour).map_err(|error| error.to_string())?;
+        let reader = RuleReader::find(family, flavour).map_err(|error| error.to_string());
         let addresses = SystemHost.addresses(family).unwrap_or_else(|error| {
             unread.push(Unread::new("this node's addresses", error.to_string()));
             Vec::new()
@@ -143,7 +152,8 @@ impl FamilyRules {
         let tool = SystemIptables::find(family, choice);
         let random_fully = tool.is_ok_and(|tool| tool.random_fully());
         let (ruleset, absent) = (Ruleset::new(family), BTreeSet::new());
-        Ok(Self { family, ruleset, whole: false, addresses, random_fully, held: None, reader, absent })
+        let nftables = nft::Ruleset::new(family);
+        Ok(Self { family, ruleset, whole: false, addresses, random_fully, held: None, nftables, reader, absent })
     }
 
     /// What every packet meets; the chains of Service ports are loaded as packets come to them.
@@ -154,7 +164,7 @@ impl FamilyRules {
         family.available()?;
         let Flavours { choice, flavour, .. } = Flavours::find();
         let mut rules = Self::open(family, flavour, &choice, unread)?;
-        if rules.reader.reads_single_chains() {
+        if rules.reads_single_chains() {
             rules.read_others(unread)?;
             rules.read_base()?;
         } else {
@@ -179,9 +189,14 @@ impl FamilyRules {
         Ok(())
     }
 
+    fn reads_single_chains(&self) -> bool {
+        self.reader.as_ref().is_ok_and(RuleReader::reads_single_chains)
+    }
+
     fn read_others(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
+        let Ok(reader) = &self.reader else { return Ok(()) };
         for table in ["raw", "mangle", "filter"] {
-            let text = self.reader.table(table).map_err(|error| error.to_string())?;
+            let text = reader.table(table).map_err(|error| error.to_string())?;
             for problem in self.ruleset.read_chains(table, &text) {
                 unread.push(Unread::new(&format!("a rule of {}", self.family), problem.to_string()));
             }
@@ -196,9 +211,17 @@ impl FamilyRules {
     }
 
     fn save(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
+        let tool = match &self.reader {
+            Ok(tool) => tool,
+            Err(why) if self.proxy_table().is_none() => {
+                unread.push(Unread::new(&format!("rules of {}", self.family), why.clone()));
+                return Ok(());
+            }
+            Err(_) => return Ok(()),
+        };
         let mut progress = Progress::new(&format!("reading rules of {}", self.family));
         let mut reader = self.ruleset.reader();
-        let result = self.reader.save(None, &mut |line| {
+        let result = tool.save(None, &mut |line| {
             progress.step();
             reader.line(line);
         });
@@ -258,11 +281,12 @@ impl FamilyRules {
     /// If the tool cannot be run.
     pub fn load(&mut self, chains: &BTreeSet<(String, String)>) -> Result<bool, String> {
         let mut any = false;
+        let Ok(reader) = &self.reader else { return Ok(false) };
         for (table, chain) in chains {
             if self.whole || self.ruleset.chain(table, chain).is_some_and(|chain| !chain.rules.is_empty()) {
                 continue;
             }
-            match self.reader.chain(table, chain).map_err(|error| error.to_string())? {
+            match reader.chain(table, chain).map_err(|error| error.to_string())? {
                 Some(text) => {
                     let problems = self.ruleset.read_chains(table, &text);
                     any |= problems.is_empty();
@@ -271,6 +295,13 @@ impl FamilyRules {
             }
         }
         Ok(any)
+    }
+
+    /// The table of a kube-proxy in nftables mode, ours or the real one.
+    #[must_use]
+    pub fn proxy_table(&self) -> Option<&nft::Table> {
+        let id = nft::TableId::of(self.family, TABLE);
+        self.nftables.tables.get(&id).filter(|table| table.is_kube_proxy(&id))
     }
 
     /// Whether there is a chain of a Service port.

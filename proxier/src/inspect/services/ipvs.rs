@@ -10,7 +10,6 @@ use ipnet::IpNet;
 
 use super::{Address, AddressKind, EndpointView, Fate, Part, Policy, RealView, ServerView, ServicePortView};
 use crate::family::IpFamily;
-use crate::inspect::rules::Counters;
 use crate::ipvs::{Expected, Held, HeldServer};
 use crate::model::{Protocol, ServicePort, Snapshot};
 use crate::netfilter::ipset::{Entry, Place};
@@ -150,7 +149,7 @@ fn health_check(view: &mut ServicePortView, held: &Held, expected: &Expected, po
         port,
         fate: Fate::Accepted,
         chain: None,
-        counters: Counters::default(),
+        counters: None,
         server: None,
     }));
 }
@@ -204,8 +203,9 @@ impl One<'_> {
         view.parts.push(Part {
             table: "ipvs",
             chain: text,
+            element: None,
             rules: self.server.reals.len(),
-            counters: Counters::default(),
+            counters: None,
         });
         view.addresses.push(Address {
             kind: self.kind,
@@ -213,7 +213,7 @@ impl One<'_> {
             port: number,
             fate: if shares.is_empty() { Fate::Rejected } else { Fate::Endpoints },
             chain: None,
-            counters: Counters::default(),
+            counters: None,
             server: Some(ServerView {
                 scheduler,
                 text: self.server.server.to_string(),

@@ -5,6 +5,7 @@
 
 mod iptables;
 mod ipvs;
+mod nftables;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use serde::Serialize;
 
 pub use iptables::{Wanted, dispatch_of, read as from_iptables, unused_chains};
 pub use ipvs::{BY_SOURCE, note_draining, read as from_ipvs, shares};
+pub use nftables::{owner as owner_in_table, read as from_nftables, unused_chains as unused_chains_of_table};
 pub use state::add_model;
 pub(super) use state::owners;
 
@@ -139,8 +141,8 @@ pub struct Address {
     pub fate: Fate,
     /// The chain that its rule leads to.
     pub chain: Option<String>,
-    /// What its rule counted: the first packets of connections.
-    pub counters: Counters,
+    /// What its rule counted: the first packets of connections; `None` where nothing counts.
+    pub counters: Option<Counters>,
     /// Its virtual server, in IPVS mode.
     pub server: Option<ServerView>,
 }
@@ -186,8 +188,8 @@ pub struct EndpointView {
     pub share: Option<f64>,
     /// The same under policy `Local`.
     pub local_share: Option<f64>,
-    /// What its translation counted: connections.
-    pub counters: Counters,
+    /// What its translation counted: connections; `None` where nothing counts.
+    pub counters: Option<Counters>,
     /// Its state, where objects tell.
     pub state: Option<EndpointState>,
     /// Why it gets no traffic, where it gets none.
@@ -219,7 +221,7 @@ impl EndpointView {
             chain: None,
             share: None,
             local_share: None,
-            counters: Counters::default(),
+            counters: None,
             state: None,
             unused: None,
             flows: std::collections::BTreeMap::new(),
@@ -240,10 +242,12 @@ impl EndpointView {
 pub struct Part {
     /// The table.
     pub table: &'static str,
-    /// The chain.
+    /// The chain, or the set that an element is in.
     pub chain: String,
+    /// The element, of nf_tables.
+    pub element: Option<String>,
     /// How many rules it has.
     pub rules: usize,
-    /// What its rules counted, added up.
-    pub counters: Counters,
+    /// What its rules counted, added up; `None` where nothing counts.
+    pub counters: Option<Counters>,
 }

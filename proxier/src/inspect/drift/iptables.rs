@@ -1,14 +1,14 @@
-//! What differs between the rules that should be and those that are.
+//! What differs between the rules of iptables that should be and those that are.
 //!
 //! In: both, as [`Ruleset`]s. Out: [`Difference`]s, rule by rule. Must not know: how either was made, or how to mend it.
 //! Chains and jumps of others are no difference; where the order of rules is chance in kube-proxy, it does not count.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
-use serde::Serialize;
-
-use super::rules::{Chain, Rule, Ruleset};
+use super::align::{Line, aligned, as_sets, best_pairs, words};
+use super::{Difference, DifferenceKind};
 use crate::family::IpFamily;
+use crate::inspect::rules::{Chain, Rule, Ruleset};
 use crate::iptables::names;
 
 /// Chains whose rules each match another destination, so that their order is chance in the real kube-proxy.
@@ -16,125 +16,26 @@ const UNORDERED: [&str; 5] =
     ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL", "KUBE-IPVS-OUT-FILTER"];
 /// The kubelet may keep rules of its own in this one.
 const SHARED_WITH_KUBELET: &str = "KUBE-FIREWALL";
-/// Above so many pairs of rules an exact alignment costs too much.
-const MOST_PAIRS: usize = 4_000_000;
 
-/// What kind of difference it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DifferenceKind {
-    /// A table that should be there was not read, or is not there.
-    MissingTable,
-    /// A chain that should be there.
-    MissingChain,
-    /// A chain of a Service port that should not be there.
-    UnexpectedChain,
-    /// A rule that should be there.
-    MissingRule,
-    /// A rule that should not be there.
-    UnexpectedRule,
-    /// A rule that reads otherwise than it should.
-    AlteredRule,
-    /// A rule that stands elsewhere in its chain.
-    MovedRule,
-    /// A virtual server that should be there.
-    MissingVirtualServer,
-    /// A virtual server that should not be there.
-    UnexpectedVirtualServer,
-    /// A virtual server that schedules otherwise than it should.
-    AlteredVirtualServer,
-    /// A real server that should be there.
-    MissingRealServer,
-    /// A real server that should not be there.
-    UnexpectedRealServer,
-    /// A real server with another weight or way of forwarding than it should have.
-    AlteredRealServer,
-    /// A set that should be there.
-    MissingSet,
-    /// An entry that a set should have.
-    MissingEntry,
-    /// An entry that a set should not have.
-    UnexpectedEntry,
-    /// The device that should be there.
-    MissingDevice,
-    /// An address that the device should have.
-    MissingAddress,
-    /// An address that the device should not have.
-    UnexpectedAddress,
-}
-
-impl DifferenceKind {
-    /// For people.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::MissingTable => "missing table",
-            Self::MissingChain => "missing chain",
-            Self::UnexpectedChain => "unexpected chain",
-            Self::MissingRule => "missing rule",
-            Self::UnexpectedRule => "unexpected rule",
-            Self::AlteredRule => "altered rule",
-            Self::MovedRule => "moved rule",
-            Self::MissingVirtualServer => "missing virtual server",
-            Self::UnexpectedVirtualServer => "unexpected virtual server",
-            Self::AlteredVirtualServer => "altered virtual server",
-            Self::MissingRealServer => "missing real server",
-            Self::UnexpectedRealServer => "unexpected real server",
-            Self::AlteredRealServer => "altered real server",
-            Self::MissingSet => "missing set",
-            Self::MissingEntry => "missing entry",
-            Self::UnexpectedEntry => "unexpected entry",
-            Self::MissingDevice => "missing device",
-            Self::MissingAddress => "missing address",
-            Self::UnexpectedAddress => "unexpected address",
-        }
-    }
-}
-
-/// One difference.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Difference {
-    /// `IPv4` or `IPv6`.
-    pub family: &'static str,
-    /// What kind.
-    pub kind: DifferenceKind,
-    /// The table of iptables, or [`SERVERS`], [`SETS`] or [`DEVICE`].
-    pub table: String,
-    /// The chain, the virtual server, the set or the device.
-    pub chain: String,
-    /// What should be there, as `iptables-save`, `ipvsadm -S -n` or `ipset save` words it.
-    pub expected: Option<String>,
-    /// What is there.
-    pub found: Option<String>,
-    /// The Service port that it is about, where that can be told.
-    pub service: Option<String>,
-}
-
-/// The table of the kernel's virtual servers.
-pub const SERVERS: &str = "ipvs";
-/// The kernel's sets.
-pub const SETS: &str = "ipset";
-/// A network device.
-pub const DEVICE: &str = "device";
-
-impl Difference {
-    /// Where it is, for people.
-    #[must_use]
-    pub fn place(&self) -> String {
-        let Self { table, chain, .. } = self;
-        match &**table {
-            SERVERS => format!("virtual server {chain}"),
-            SETS => format!("set {chain}"),
-            DEVICE => format!("device {chain}"),
-            _ if chain.is_empty() => format!("table {table}"),
-            _ => format!("table {table}, chain {chain}"),
-        }
+/// Two rules of a chain are the same without their comments: large clusters leave those out, and chains that did not
+/// change since the cluster grew or shrank keep theirs.
+impl Line for Rule {
+    fn text(&self) -> &str {
+        &self.text
     }
 
-    /// Whether it is in a table of rules.
-    #[must_use]
-    pub fn is_of_rules(&self) -> bool {
-        ![SERVERS, SETS, DEVICE].contains(&&*self.table)
+    fn essence(&self) -> Vec<&str> {
+        without_comment(words(&self.text))
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self.text == other.text || {
+            let (a, b) = (words(&self.text), words(&other.text));
+            a == b || {
+                let (bare_a, bare_b) = (without_comment(a.clone()), without_comment(b.clone()));
+                bare_a == bare_b && (bare_a.len() == a.len() || bare_b.len() == b.len())
+            }
+        }
     }
 }
 
@@ -211,7 +112,7 @@ impl Search {
             return;
         }
         let (mut missing, mut extra) = if unordered { as_sets(expected, found) } else { aligned(expected, found) };
-        for (a, b) in self.pair(&mut missing, &mut extra, |_, a, b| words(a) == words(b)) {
+        for (a, b) in self.pair(&mut missing, &mut extra, |_, a, b| words(&a.text) == words(&b.text)) {
             self.note(DifferenceKind::MovedRule, table, chain, Some(a), Some(b));
         }
         // The same in other words is the same: another version of the tool may print it so.
@@ -275,22 +176,6 @@ fn subject(rule: &Rule) -> Option<String> {
     words.filter(|word| !word.is_empty()).take(5).find(|word| word.contains('/')).map(str::to_owned)
 }
 
-fn words(rule: &Rule) -> Vec<&str> {
-    rule.text.split(' ').filter(|word| !word.is_empty()).collect()
-}
-
-/// Whether two rules of a chain are the same. Large clusters leave out comments, and chains that did not change since
-/// the cluster grew or shrank keep theirs.
-fn same(a: &Rule, b: &Rule) -> bool {
-    a.text == b.text || {
-        let (a, b) = (words(a), words(b));
-        a == b || {
-            let (bare_a, bare_b) = (without_comment(a.clone()), without_comment(b.clone()));
-            bare_a == bare_b && (bare_a.len() == a.len() || bare_b.len() == b.len())
-        }
-    }
-}
-
 /// A rule's words without its comment, which may be several in quotes.
 fn without_comment(mut words: Vec<&str>) -> Vec<&str> {
     let Some(start) = words.iter().position(|word| *word == "--comment").filter(|at| *at > 1) else { return words };
@@ -299,108 +184,6 @@ fn without_comment(mut words: Vec<&str>) -> Vec<&str> {
     let end = words[start + 1..].iter().position(ends).map_or(words.len(), |at| start + 2 + at);
     words.drain(start - 2..end);
     words
-}
-
-/// How much of two rules is the same, in thousandths of the longer one's words.
-fn likeness(a: &[&str], b: &[&str]) -> usize {
-    let mut left = b.to_vec();
-    let common =
-        a.iter().filter(|word| left.iter().position(|other| other == *word).map(|at| left.remove(at)).is_some());
-    common.count() * 1000 / a.len().max(b.len()).max(1)
-}
-
-/// Takes out of both lists pairs of which one was made of the other, as it seems: most of their words are the same. The
-/// most alike come first.
-fn best_pairs<'a>(missing: &mut Vec<&'a Rule>, extra: &mut Vec<&'a Rule>) -> Vec<(&'a Rule, &'a Rule)> {
-    let words_of = |rules: &[&'a Rule]| rules.iter().map(|rule| words(rule)).collect::<Vec<_>>();
-    let (all_missing, all_extra) = (words_of(missing), words_of(extra));
-    let mut scores = Vec::new();
-    for (i, a) in all_missing.iter().enumerate() {
-        scores.extend(
-            all_extra.iter().enumerate().map(|(j, b)| (likeness(a, b), i, j)).filter(|(score, ..)| *score > 660),
-        );
-    }
-    scores.sort_by_key(|(score, i, j)| (std::cmp::Reverse(*score), *i, *j));
-    let (mut used_missing, mut used_extra, mut pairs) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-    for (_, i, j) in scores {
-        if !used_missing.contains(&i) && !used_extra.contains(&j) {
-            used_missing.insert(i);
-            used_extra.insert(j);
-            pairs.push((missing[i], extra[j]));
-        }
-    }
-    let keep = |rules: &mut Vec<&'a Rule>, used: &BTreeSet<usize>| {
-        let mut at = 0;
-        rules.retain(|_| {
-            at += 1;
-            !used.contains(&(at - 1))
-        });
-    };
-    keep(missing, &used_missing);
-    keep(extra, &used_extra);
-    pairs
-}
-
-type Leftovers<'a> = (Vec<&'a Rule>, Vec<&'a Rule>);
-
-/// What each has and the other has not, whatever the order.
-fn as_sets<'a>(expected: &[&'a Rule], found: &[&'a Rule]) -> Leftovers<'a> {
-    let mut held: BTreeMap<Vec<&str>, Vec<&'a Rule>> = BTreeMap::new();
-    for rule in found.iter().rev() {
-        held.entry(words(rule)).or_default().push(rule);
-    }
-    let missing = expected.iter().filter(|rule| held.get_mut(&words(rule)).and_then(Vec::pop).is_none());
-    let missing = missing.copied().collect();
-    (missing, held.into_values().flatten().collect())
-}
-
-/// What each has and the other has not, in order: the longest common part is what they share.
-fn aligned<'a>(expected: &[&'a Rule], found: &[&'a Rule]) -> Leftovers<'a> {
-    let start = expected.iter().zip(found).take_while(|(a, b)| same(a, b)).count();
-    let (a, b) = (&expected[start..], &found[start..]);
-    let end = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| same(a, b)).count();
-    let (a, b) = (&a[..a.len() - end], &b[..b.len() - end]);
-    if a.len() * b.len() > MOST_PAIRS {
-        return as_sets(a, b);
-    }
-    // Numbers compare faster than words: the same number, the same words but for the comment.
-    let mut numbers: HashMap<Vec<&str>, usize> = HashMap::new();
-    let mut number = |rule: &&'a Rule| {
-        let next = numbers.len();
-        *numbers.entry(without_comment(words(rule))).or_insert(next)
-    };
-    let a_numbers: Vec<usize> = a.iter().map(&mut number).collect();
-    let b_numbers: Vec<usize> = b.iter().map(&mut number).collect();
-    let width = b.len() + 1;
-    let mut common = vec![0_u32; (a.len() + 1) * width];
-    for i in (0..a.len()).rev() {
-        for j in (0..b.len()).rev() {
-            common[i * width + j] = if a_numbers[i] == b_numbers[j] {
-                common[(i + 1) * width + j + 1] + 1
-            } else {
-                common[(i + 1) * width + j].max(common[i * width + j + 1])
-            };
-        }
-    }
-    let (mut i, mut j, mut missing, mut extra) = (0, 0, Vec::new(), Vec::new());
-    while i < a.len() && j < b.len() {
-        if a_numbers[i] == b_numbers[j] {
-            if !same(a[i], b[j]) {
-                missing.push(a[i]);
-                extra.push(b[j]);
-            }
-            (i, j) = (i + 1, j + 1);
-        } else if common[(i + 1) * width + j] >= common[i * width + j + 1] {
-            missing.push(a[i]);
-            i += 1;
-        } else {
-            extra.push(b[j]);
-            j += 1;
-        }
-    }
-    missing.extend(&a[i..]);
-    extra.extend(&b[j..]);
-    (missing, extra)
 }
 
 #[cfg(test)]

@@ -1,0 +1,428 @@
+//! Service ports in nftables mode: ours and the real kube-proxy's.
+//!
+//! In: a table, and the objects if they are known. Out: a [`ServicePortView`] for each Service port that the table's maps
+//! have an address of. Must not know: how anything was read. Both layouts have the same maps of addresses; what these lead
+//! to is followed, not known by heart.
+
+mod ways;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use self::ways::{Destination, Ways, between, ip, ways};
+use super::{Address, AddressKind, EndpointView, Fate, Part, Policy, ServicePortView};
+use crate::family::IpFamily;
+use crate::inspect::rules::Counters;
+use crate::model::{self, Protocol, ServicePort, ServicePortName, Snapshot};
+use crate::netfilter::nft::held::{Element, Found, Rule, Set, Table};
+use crate::netfilter::nft::{Expression, Name, Value, Verdict};
+
+/// The maps of what new connections are sent to.
+const SERVICES: [&str; 2] = ["service-ips", "service-nodeports"];
+/// The maps of what has no endpoints, or none here.
+const NO_ENDPOINTS: [&str; 2] = ["no-endpoint-services", "no-endpoint-nodeports"];
+/// What has source ranges.
+const RESTRICTED: &str = "firewall-ips";
+/// Who is let in, in our layout.
+const ALLOWED: &str = "firewall-allowed";
+/// The cluster IPs.
+const CLUSTER_IPS: &str = "cluster-ips";
+/// Beginnings of the names of chains that choose from this node's endpoints, in the real one's layout and in ours.
+const LOCAL: [&str; 2] = ["local-", "nodeport-local-"];
+/// Beginnings of the names of the real one's chains of a Service port; a hash and its name follow.
+const OF_SERVICE_PORTS: [&str; 4] = ["service-", "external-", "local-", "firewall-"];
+/// How long the real one's hashes are.
+const HASH: usize = 8;
+/// Chains that are there whatever Services there are.
+const OF_ALL: [&str; 5] = ["services", "external-local", "nodeport-local", "reject-chain", "firewall-check"];
+
+/// What the table's maps have for one destination.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry<'a> {
+    service: Option<&'a Element>,
+    no_endpoints: Option<&'a Element>,
+    restricted: Option<&'a Element>,
+}
+
+impl<'a> Entry<'a> {
+    fn elements(&self) -> impl Iterator<Item = &'a Element> {
+        [self.service, self.no_endpoints, self.restricted].into_iter().flatten()
+    }
+}
+
+/// The Service port's name, as far as the table alone tells it.
+fn name_of(entry: &Entry<'_>) -> Option<String> {
+    let comment = |element: &Element| element.comment.as_ref().map(ToString::to_string).filter(|text| text.contains('/'));
+    let chain = |element: &Element| name_in_chain(verdict(element)?.chain()?);
+    entry.elements().find_map(comment).or_else(|| entry.elements().find_map(chain))
+}
+
+/// `service-HASH-namespace/name/protocol/port`
+fn name_in_chain(chain: &str) -> Option<String> {
+    let rest = OF_SERVICE_PORTS.iter().find_map(|beginning| chain.strip_prefix(beginning))?;
+    let mut parts = rest.get(HASH..)?.strip_prefix('-')?.splitn(4, '/');
+    let (namespace, name, _protocol, port) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    Some(if port.is_empty() { format!("{namespace}/{name}") } else { format!("{namespace}/{name}:{port}") })
+}
+
+fn verdict(element: &Element) -> Option<&Verdict> {
+    match element.value.as_ref()? {
+        Value::Verdict(verdict) => Some(verdict),
+        Value::Data(_) => None,
+    }
+}
+
+fn destination(set: &Set, key: &[u8]) -> Option<Destination> {
+    let mut to = Destination { ip: None, protocol: 0, port: 0 };
+    for (part, bytes) in Set::fields(&set.key, key) {
+        match (part.width, bytes) {
+            (4 | 16, _) => to.ip = Some(ip(bytes)?),
+            (1, [protocol]) => to.protocol = *protocol,
+            (2, [high, low]) => to.port = u16::from_be_bytes([*high, *low]),
+            _ => return None,
+        }
+    }
+    Some(to)
+}
+
+/// What the maps have, by destination.
+fn entries(table: &Table) -> BTreeMap<Destination, Entry<'_>> {
+    let mut entries: BTreeMap<Destination, Entry<'_>> = BTreeMap::new();
+    let maps = SERVICES.into_iter().chain(NO_ENDPOINTS).chain([RESTRICTED]);
+    for (name, set) in maps.filter_map(|name| Some((name, table.sets.get(name)?))) {
+        for element in set.elements.iter() {
+            let Some(to) = destination(set, &element.key) else { continue };
+            let entry = entries.entry(to).or_default();
+            let slot = match name {
+                RESTRICTED => &mut entry.restricted,
+                name if SERVICES.contains(&name) => &mut entry.service,
+                _ => &mut entry.no_endpoints,
+            };
+            *slot = Some(element);
+        }
+    }
+    entries
+}
+
+/// The Service port that a table sends packets to an address to; `local`: the address is one of the node's own.
+#[must_use]
+pub fn owner(table: &Table, to: std::net::SocketAddr, protocol: Protocol, local: bool) -> Option<ServicePortName> {
+    let protocol_number = model::Protocol::number(protocol);
+    let place = |ip| Destination { ip, protocol: protocol_number, port: to.port() };
+    let entries = entries(table);
+    let entry = entries.get(&place(Some(to.ip()))).or_else(|| entries.get(&place(None)).filter(|_| local))?;
+    ServicePortName::parse(&name_of(entry)?, protocol)
+}
+
+/// The Service ports, in the order of their names. `wanted` is asked for those names that the table or the objects tell.
+#[must_use]
+pub fn read(
+    family: IpFamily,
+    table: &Table,
+    known: Option<&Snapshot<'_>>,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Vec<ServicePortView> {
+    let claims = known.map(Claims::of).unwrap_or_default();
+    let allowed = Allowed::of(table);
+    let mut views: BTreeMap<(String, &'static str), Reading<'_>> = BTreeMap::new();
+    for (to, entry) in entries(table) {
+        let Some(protocol) = Protocol::of_number(to.protocol) else { continue };
+        let owner = claims.by_destination.get(&to).copied();
+        let told = name_of(&entry);
+        // A long name is cut where nft allows no more; the objects know the rest.
+        let cut = told.as_ref().is_none_or(|name| name.ends_with("..."));
+        let of_objects = owner.filter(|_| cut).map(|(name, _)| name.to_string());
+        let name = of_objects.or(told).unwrap_or_else(|| unnamed(to));
+        if !wanted(&name) {
+            continue;
+        }
+        let port = owner.filter(|(owner, _)| owner.to_string() == name).map(|(_, port)| port);
+        let view = ServicePortView::of(name.clone(), family, protocol);
+        let reading = views.entry((name, protocol.name())).or_insert_with(|| Reading { table, allowed: &allowed, view, met: BTreeSet::new() });
+        if known.is_some() && owner.is_none() {
+            reading.view.notes.push(format!("no Service has {}", spelled(to)));
+        }
+        reading.add(family, to, entry, port);
+    }
+    views.into_values().map(Reading::finish).collect()
+}
+
+/// Who is let in, in our layout, by the key of the destination.
+struct Allowed<'a>(HashMap<&'a [u8], Vec<&'a Element>>);
+
+impl<'a> Allowed<'a> {
+    fn of(table: &'a Table) -> Self {
+        let length = table.sets.get(RESTRICTED).map_or(0, Set::key_length);
+        let mut by_destination: HashMap<&[u8], Vec<&Element>> = HashMap::new();
+        for element in table.sets.get(ALLOWED).into_iter().flat_map(|set| set.elements.iter()) {
+            if let Some(destination) = element.key.get(..length) {
+                by_destination.entry(destination).or_default().push(element);
+            }
+        }
+        Self(by_destination)
+    }
+}
+
+/// Who should have which destination.
+#[derive(Default)]
+struct Claims<'a> {
+    by_destination: HashMap<Destination, (&'a ServicePortName, &'a ServicePort)>,
+}
+
+impl<'a> Claims<'a> {
+    fn of(snapshot: &'a Snapshot<'a>) -> Self {
+        let mut by_destination = HashMap::new();
+        for (name, port) in snapshot.ports.iter() {
+            for to in port.destinations() {
+                let (ip, port_number) = match to {
+                    model::Destination::Address(address) => (Some(address.ip()), address.port()),
+                    model::Destination::NodePort(port) => (None, port),
+                };
+                let to = Destination { ip, protocol: name.protocol.number(), port: port_number };
+                // The first by name has it.
+                by_destination.entry(to).or_insert((name, port));
+            }
+        }
+        Self { by_destination }
+    }
+}
+
+fn unnamed(to: Destination) -> String {
+    match to.ip {
+        Some(ip) => std::net::SocketAddr::new(ip, to.port).to_string(),
+        None => format!("node port {}", to.port),
+    }
+}
+
+fn spelled(to: Destination) -> String {
+    let protocol = Protocol::of_number(to.protocol).map(Protocol::name).unwrap_or_default();
+    format!("{}/{protocol}", unnamed(to))
+}
+
+/// A Service port while its destinations are looked at.
+struct Reading<'a> {
+    table: &'a Table,
+    allowed: &'a Allowed<'a>,
+    view: ServicePortView,
+    /// Chains and elements that are parts already.
+    met: BTreeSet<(Name, Vec<u8>)>,
+}
+
+impl<'a> Reading<'a> {
+    fn add(&mut self, family: IpFamily, to: Destination, entry: Entry<'a>, port: Option<&ServicePort>) {
+        let chain = entry.service.and_then(verdict).and_then(Verdict::chain).cloned();
+        let kind = self.kind(to, entry, port);
+        let ways = chain.as_ref().map(|chain| ways(family, self.table, to, chain));
+        let fate = match entry.no_endpoints.and_then(verdict) {
+            Some(Verdict::Drop) => Fate::Dropped,
+            Some(refusal) => {
+                let refuses = |chain: &Name| self::ways::ways(family, self.table, to, chain).rejects;
+                if refusal.chain().is_some_and(refuses) { Fate::Rejected } else { Fate::Accepted }
+            }
+            None if chain.is_some() => Fate::Endpoints,
+            None => return self.only_restricted(family, to, entry),
+        };
+        self.policies(kind, fate, chain.as_ref(), ways.as_ref());
+        for (set, element) in self.dispatch(to, entry) {
+            self.element(set, element);
+        }
+        if let Some(ways) = &ways {
+            self.endpoints(to, ways);
+        }
+        self.restrictions(family, to, entry);
+        let counters = entry.service.and_then(|element| element.counters.as_deref().copied());
+        let chain = chain.map(|chain| chain.to_string());
+        self.view.addresses.push(Address { kind, ip: to.ip, port: to.port, fate, chain, counters, server: None });
+    }
+
+    /// Source ranges of an address that nothing serves.
+    fn only_restricted(&mut self, family: IpFamily, to: Destination, entry: Entry<'a>) {
+        self.view.notes.push(format!("{} has source ranges, and no rule serves it", spelled(to)));
+        for (set, element) in self.dispatch(to, entry) {
+            self.element(set, element);
+        }
+        self.restrictions(family, to, entry);
+    }
+
+    fn kind(&self, to: Destination, entry: Entry<'_>, port: Option<&ServicePort>) -> AddressKind {
+        let Some(ip) = to.ip else { return AddressKind::NodePort };
+        let cluster_ips = self.table.sets.get(CLUSTER_IPS);
+        match port {
+            Some(port) if port.cluster_ip == ip => AddressKind::ClusterIp,
+            Some(port) if port.load_balancer_vips.contains(&ip) => AddressKind::LoadBalancer,
+            Some(_) => AddressKind::ExternalIp,
+            None if cluster_ips.is_some_and(|set| has(set, &octets(ip))) => AddressKind::ClusterIp,
+            None if entry.restricted.is_some() => AddressKind::LoadBalancer,
+            // The table does not tell these from load balancers without source ranges.
+            None => AddressKind::ExternalIp,
+        }
+    }
+
+    fn policies(&mut self, kind: AddressKind, fate: Fate, chain: Option<&Name>, ways: Option<&Ways<'_>>) {
+        let policy = |local| Some(if local { Policy::Local } else { Policy::Cluster });
+        let dropped = (fate == Fate::Dropped).then_some(Policy::Local);
+        if kind == AddressKind::ClusterIp {
+            let by_chain = chain.and_then(|chain| policy(is_local(chain)));
+            self.view.internal_policy = self.view.internal_policy.or(by_chain).or(dropped);
+        } else {
+            let by_mark = ways.and_then(|ways| policy(!ways.marks_all));
+            self.view.external_policy = self.view.external_policy.or(by_mark).or(dropped);
+        }
+    }
+
+    /// The elements that the destination has, with their sets.
+    fn dispatch(&self, to: Destination, entry: Entry<'a>) -> Vec<(Name, &'a Element)> {
+        let place = usize::from(to.ip.is_none());
+        let named = |name: &str, element: Option<&'a Element>| element.map(|element| (Name::from(name), element));
+        let cluster_ip = to.ip.and_then(|ip| match self.table.sets.get(CLUSTER_IPS)?.find(&octets(ip)) {
+            Found::Yes(element) => named(CLUSTER_IPS, Some(element)),
+            Found::No | Found::NotAsked => None,
+        });
+        [
+            named(SERVICES[place], entry.service),
+            named(NO_ENDPOINTS[place], entry.no_endpoints),
+            named(RESTRICTED, entry.restricted),
+            cluster_ip,
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    fn endpoints(&mut self, to: Destination, ways: &Ways<'a>) {
+        self.view.affinity_seconds =
+            self.view.affinity_seconds.or(ways.affinity.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX)));
+        for chooser in &ways.choosers {
+            let local = is_local(&chooser.chain);
+            let mut shares: BTreeMap<std::net::SocketAddr, (f64, Option<&Name>)> = BTreeMap::new();
+            for choice in &chooser.choices {
+                shares.entry(choice.to).or_insert((0.0, choice.chain.as_ref())).0 += choice.share;
+            }
+            let sum: f64 = shares.values().map(|(share, _)| share).sum();
+            if shares.is_empty() {
+                self.view.notes.push(format!("chain {} leads to no endpoint for {}", chooser.chain, spelled(to)));
+            } else if sum < 1.0 - 1e-6 {
+                let (lost, chain) = ((1.0 - sum) * 100.0, &chooser.chain);
+                self.view.notes.push(format!("{lost:.1} % of what is sent to {} falls through chain {chain}", spelled(to)));
+            }
+            for (address, (share, chain)) in shares {
+                let known = self.view.endpoints.iter().position(|endpoint| endpoint.address == Some(address));
+                let at = known.unwrap_or_else(|| {
+                    self.view.endpoints.push(EndpointView::at(Some(address)));
+                    self.view.endpoints.len() - 1
+                });
+                let endpoint = &mut self.view.endpoints[at];
+                let slot = if local { &mut endpoint.local_share } else { &mut endpoint.share };
+                // All addresses have the same endpoints; where one has not, that is a difference.
+                *slot = slot.or(Some(share));
+                // Our chains that stick to an endpoint have no endpoint of their own in their names.
+                endpoint.chain = endpoint.chain.take().or(chain.map(ToString::to_string));
+            }
+        }
+        if ways.choosers.is_empty() {
+            self.view.notes.push(format!("{} leads to no endpoint", spelled(to)));
+        }
+        for (set, element) in &ways.elements {
+            self.element(set.clone(), element);
+        }
+        for chain in ways.chains.iter().filter(|chain| !OF_ALL.contains(&&***chain)) {
+            self.chain(chain);
+        }
+    }
+
+    /// Who may use the address.
+    fn restrictions(&mut self, family: IpFamily, to: Destination, entry: Entry<'a>) {
+        let Some(element) = entry.restricted else { return };
+        let mut ranges = match verdict(element).and_then(Verdict::chain) {
+            Some(chain) => {
+                self.chain(chain);
+                ways(family, self.table, to, chain).ranges
+            }
+            None => Vec::new(),
+        };
+        for allowed in self.allowed.0.get(&*element.key).into_iter().flatten() {
+            let at = element.key.len();
+            let end = allowed.end.as_ref().unwrap_or(&allowed.key);
+            ranges.extend(allowed.key.get(at..).zip(end.get(at..)).map(|(a, b)| between(a, b)).unwrap_or_default());
+            self.element(Name::from(ALLOWED), allowed);
+        }
+        ranges.retain(|range| !self.view.source_ranges.contains(range));
+        self.view.source_ranges.extend(ranges);
+    }
+
+    fn element(&mut self, name: Name, element: &Element) {
+        if !self.met.insert((name.clone(), element.key.to_vec())) {
+            return;
+        }
+        let text = self.table.sets.get(&name).map(|set| set.text(element).to_string());
+        let counters = element.counters.as_deref().copied();
+        let table = self.view.parts_table();
+        self.view.parts.push(Part { table, chain: name.to_string(), element: text, rules: 0, counters });
+    }
+
+    fn chain(&mut self, name: &Name) {
+        let Some(rules) = self.table.chains.get(name).and_then(|chain| chain.rules.as_ref()) else { return };
+        if !self.met.insert((name.clone(), Vec::new())) {
+            return;
+        }
+        let table = self.view.parts_table();
+        let part = Part { table, chain: name.to_string(), element: None, rules: rules.len(), counters: counted(rules) };
+        self.view.parts.push(part);
+    }
+
+    fn finish(self) -> ServicePortView {
+        let mut view = self.view;
+        view.addresses.sort_by_key(|address| (address.kind, address.ip, address.port));
+        view.endpoints.sort_by_key(|endpoint| endpoint.address);
+        view.source_ranges.sort_unstable();
+        view.notes.sort_unstable();
+        view.notes.dedup();
+        view
+    }
+}
+
+/// What rules counted, if any has a counter.
+fn counted(rules: &[Rule]) -> Option<Counters> {
+    rules.iter().filter_map(|rule| rule.counters).reduce(|mut sum, one| {
+        sum += one;
+        sum
+    })
+}
+
+impl ServicePortView {
+    fn parts_table(&self) -> &'static str {
+        if self.family == IpFamily::V4.name() { "ip kube-proxy" } else { "ip6 kube-proxy" }
+    }
+}
+
+/// Whether a chain chooses from this node's endpoints.
+fn is_local(chain: &str) -> bool {
+    LOCAL.iter().any(|beginning| chain.starts_with(beginning))
+}
+
+fn has(set: &Set, key: &[u8]) -> bool {
+    matches!(set.find(key), Found::Yes(_))
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// Chains that nothing leads to: neither a rule nor an element of a map.
+#[must_use]
+pub fn unused_chains(table: &Table) -> Vec<String> {
+    let mut used: BTreeSet<&Name> = BTreeSet::new();
+    for rule in table.chains.values().flat_map(|chain| chain.rules.iter().flatten()) {
+        used.extend(rule.expressions.iter().filter_map(|expression| match expression {
+            Expression::Verdict(verdict) => verdict.chain(),
+            _ => None,
+        }));
+    }
+    let elements = table.sets.values().flat_map(|set| set.elements.iter());
+    used.extend(elements.filter_map(|element| verdict(element)?.chain()));
+    let plain = table.chains.iter().filter(|(_, chain)| chain.base.is_none());
+    plain.map(|(name, _)| name).filter(|name| !used.contains(name)).map(ToString::to_string).collect()
+}
