@@ -79,7 +79,8 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
     if wide {
         let mut table = Table::new(2, &["TABLE", "CHAIN", "RULES", "PACKETS", "BYTES", "ELEMENT"]);
         for part in &view.parts {
-            let counted = |number: fn(Counters) -> u64| part.counters.map(|c| number(c).to_string()).unwrap_or_default();
+            let counted =
+                |number: fn(Counters) -> u64| part.counters.map(|c| number(c).to_string()).unwrap_or_default();
             let rules = if part.element.is_none() { part.rules.to_string() } else { String::new() };
             let [packets, bytes] = [counted(|c| c.packets), counted(|c| c.bytes)];
             let element = part.element.clone().unwrap_or_default();

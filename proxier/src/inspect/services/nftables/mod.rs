@@ -52,7 +52,8 @@ impl<'a> Entry<'a> {
 
 /// The Service port's name, as far as the table alone tells it.
 fn name_of(entry: &Entry<'_>) -> Option<String> {
-    let comment = |element: &Element| element.comment.as_ref().map(ToString::to_string).filter(|text| text.contains('/'));
+    let comment =
+        |element: &Element| element.comment.as_ref().map(ToString::to_string).filter(|text| text.contains('/'));
     let chain = |element: &Element| name_in_chain(verdict(element)?.chain()?);
     entry.elements().find_map(comment).or_else(|| entry.elements().find_map(chain))
 }
@@ -138,7 +139,12 @@ pub fn read(
         }
         let port = owner.filter(|(owner, _)| owner.to_string() == name).map(|(_, port)| port);
         let view = ServicePortView::of(name.clone(), family, protocol);
-        let reading = views.entry((name, protocol.name())).or_insert_with(|| Reading { table, allowed: &allowed, view, met: BTreeSet::new() });
+        let reading = views.entry((name, protocol.name())).or_insert_with(|| Reading {
+            table,
+            allowed: &allowed,
+            view,
+            met: BTreeSet::new(),
+        });
         if known.is_some() && owner.is_none() {
             reading.view.notes.push(format!("no Service has {}", spelled(to)));
         }
@@ -303,7 +309,9 @@ impl<'a> Reading<'a> {
                 self.view.notes.push(format!("chain {} leads to no endpoint for {}", chooser.chain, spelled(to)));
             } else if sum < 1.0 - 1e-6 {
                 let (lost, chain) = ((1.0 - sum) * 100.0, &chooser.chain);
-                self.view.notes.push(format!("{lost:.1} % of what is sent to {} falls through chain {chain}", spelled(to)));
+                self.view
+                    .notes
+                    .push(format!("{lost:.1} % of what is sent to {} falls through chain {chain}", spelled(to)));
             }
             for (address, (share, chain)) in shares {
                 let known = self.view.endpoints.iter().position(|endpoint| endpoint.address == Some(address));

@@ -69,7 +69,10 @@ pub struct Ways<'a> {
 #[derive(Clone, Debug)]
 enum Held {
     Known(Vec<u8>),
-    Random { modulus: u32, offset: u32 },
+    Random {
+        modulus: u32,
+        offset: u32,
+    },
     /// A mark is not who sends.
     Mark,
     Unknown,
