@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use proxier::inspect::walk::{ConnState, Memory, Node, Origin, Packet, Trace};
 use proxier::kernel::{last_seen, node};
 use proxier::model::Protocol;
+use proxier::netfilter::nft::held::Lack;
 
 use super::rules::FamilyRules;
 
@@ -37,7 +38,8 @@ impl<'a> Paths<'a> {
         // The addresses of Services are local too, and the last that anything is masqueraded to.
         let mut addresses = held.node_addresses(&rules.addresses);
         addresses.extend(held.bound.iter().flatten());
-        let node = Node { addresses, routes: node::routes(rules.family), held };
+        let interfaces = node::interfaces().unwrap_or_default();
+        let node = Node { addresses, routes: node::routes(rules.family), interfaces, held };
         // Loopback addresses are always local; masquerading takes another one.
         let addresses = node.addresses.iter().copied().filter(|ip| !ip.is_loopback()).collect();
         Self { rules, node: Node { addresses, ..node } }
@@ -84,8 +86,17 @@ impl<'a> Paths<'a> {
     pub fn trace(&mut self, packet: &Packet) -> Result<Trace, String> {
         let mut memory = Memory::new();
         let mut tried: BTreeSet<(String, String)> = BTreeSet::new();
+        let mut supplied: BTreeSet<Lack> = BTreeSet::new();
         loop {
-            let trace = self.rules.ruleset.trace(packet, &self.node, &memory)?;
+            let trace = self.rules.all().trace(packet, &self.node, &memory)?;
+            if !trace.lacks.is_empty() {
+                if trace.lacks.is_subset(&supplied) {
+                    return Err("the tables of nftables changed while they were read: try again".to_owned());
+                }
+                self.rules.supply(&trace.lacks)?;
+                supplied.extend(trace.lacks);
+                continue;
+            }
             let new: BTreeSet<_> = trace.missing.difference(&tried).cloned().collect();
             if !new.is_empty() && self.rules.load(&new)? {
                 tried.extend(new);

@@ -9,8 +9,11 @@ use std::net::IpAddr;
 use proxier::IpFamily;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::services::dispatch_of;
+use proxier::inspect::walk;
 use proxier::ipvs::Held;
-use proxier::kernel::{Choice, Flavour, Host, IptablesTool, RuleReader, SystemHost, SystemIptables, choose_flavour};
+use proxier::kernel::{
+    Choice, Flavour, Host, IptablesTool, NftReader, RuleReader, SystemHost, SystemIptables, choose_flavour,
+};
 use proxier::netfilter::nft::held as nft;
 use proxier::nftables::TABLE;
 
@@ -46,6 +49,7 @@ pub struct FamilyRules {
     pub nftables: nft::Ruleset,
     /// Why there is none, where iptables is not installed: nftables mode does without.
     reader: Result<RuleReader, String>,
+    tables: NftReader,
     absent: BTreeSet<(String, String)>,
 }
 
@@ -152,8 +156,19 @@ impl FamilyRules {
         let tool = SystemIptables::find(family, choice);
         let random_fully = tool.is_ok_and(|tool| tool.random_fully());
         let (ruleset, absent) = (Ruleset::new(family), BTreeSet::new());
-        let nftables = nft::Ruleset::new(family);
-        Ok(Self { family, ruleset, whole: false, addresses, random_fully, held: None, nftables, reader, absent })
+        let (nftables, tables) = (nft::Ruleset::new(family), NftReader::new(family));
+        Ok(Self {
+            family,
+            ruleset,
+            whole: false,
+            addresses,
+            random_fully,
+            held: None,
+            nftables,
+            reader,
+            tables,
+            absent,
+        })
     }
 
     /// What every packet meets; the chains of Service ports are loaded as packets come to them.
@@ -164,6 +179,10 @@ impl FamilyRules {
         family.available()?;
         let Flavours { choice, flavour, .. } = Flavours::find();
         let mut rules = Self::open(family, flavour, &choice, unread)?;
+        match rules.tables.outline() {
+            Ok(outline) => rules.nftables = outline,
+            Err(error) => unread.push(Unread::new("tables of nf_tables", format!("{family}: {error}"))),
+        }
         if rules.reads_single_chains() {
             rules.read_others(unread)?;
             rules.read_base()?;
@@ -295,6 +314,20 @@ impl FamilyRules {
             }
         }
         Ok(any)
+    }
+
+    /// All rules that packets meet, as far as they were read.
+    #[must_use]
+    pub fn all(&self) -> walk::Rules<'_> {
+        walk::Rules { iptables: &self.ruleset, nftables: Some(&self.nftables) }
+    }
+
+    /// Reads what a walk lacked.
+    ///
+    /// # Errors
+    /// If some of it cannot be read.
+    pub fn supply(&mut self, lacks: &BTreeSet<nft::Lack>) -> Result<(), String> {
+        lacks.iter().try_for_each(|lack| self.tables.supply(&mut self.nftables, lack))
     }
 
     /// The table of a kube-proxy in nftables mode, ours or the real one.

@@ -3,14 +3,16 @@
 //! In: a table, the hook's chain and a packet on its way. Out: the packet after every possible walk through the chain,
 //! each with the decision met. Must not know: which hooks a packet passes.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use super::matching::{self, Holds};
 use super::{Doubt, Memory, Node, Packet, Step};
 use crate::family::IpFamily;
 use crate::inspect::rules::{Chain, Policy, Rule, Table, Target};
 use crate::netfilter::ipvs::ServerKey;
+use crate::netfilter::nft::held::TableId;
+use crate::netfilter::nft::{Bytes, Name};
 
 /// A packet on its way, with what was done to it so far.
 #[derive(Clone, Debug)]
@@ -20,6 +22,14 @@ pub(super) struct Traveller {
     pub(super) translated: bool,
     pub(super) masqueraded: bool,
     pub(super) untracked: bool,
+    /// Whether the translation of this hook is decided: later chains are not asked.
+    pub(super) settled: bool,
+    /// `None`: not known.
+    pub(super) connection_mark: Option<u32>,
+    /// Where it came from and was sent to before any translation.
+    pub(super) sent: (SocketAddr, SocketAddr),
+    /// What rules put into sets of nftables (`true`) or took out of them.
+    pub(super) changed: BTreeMap<(TableId, Name, Bytes), bool>,
     /// The virtual server that gave it its destination.
     pub(super) server: Option<ServerKey>,
     pub(super) probability: f64,
@@ -28,6 +38,18 @@ pub(super) struct Traveller {
     pub(super) asked: BTreeSet<String>,
     pub(super) steps: Vec<Step>,
     pub(super) doubts: Vec<Doubt>,
+}
+
+impl Traveller {
+    /// Whether it is in the same state, however it came to it and however likely.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let state = |t: &Self| (t.mark, t.connection_mark, t.translated, t.masqueraded, t.untracked, t.settled);
+        self.packet == other.packet
+            && state(self) == state(other)
+            && self.changed == other.changed
+            && self.remembered == other.remembered
+            && self.asked == other.asked
+    }
 }
 
 /// Where it is and what is known there.
@@ -165,7 +187,7 @@ fn obey<'a>(
             Ok(None)
         }
         Some(Target::Masquerade) if (place.table, place.hook) == ("nat", "POSTROUTING") => {
-            traveller.masqueraded = true;
+            (traveller.masqueraded, traveller.settled) = (true, true);
             if let Some(address) = place.node.masquerade_address(traveller.packet.source.ip()) {
                 traveller.packet.source.set_ip(address);
             }
@@ -173,7 +195,7 @@ fn obey<'a>(
         }
         Some(Target::Dnat(to)) if place.table == "nat" && matches!(place.hook, "PREROUTING" | "OUTPUT") => {
             traveller.packet.destination = *to;
-            traveller.translated = true;
+            (traveller.translated, traveller.settled) = (true, true);
             Ok(Some(Decision::Accept))
         }
         Some(Target::Jump(to) | Target::Goto(to)) => {

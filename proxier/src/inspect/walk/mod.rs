@@ -8,6 +8,8 @@ mod matching;
 mod outcome;
 mod packet;
 mod path;
+mod stations;
+mod tables;
 
 pub use outcome::{Branch, Doubt, Outcome, Step, Trace, Verdict};
 pub use packet::{ConnState, Memory, Node, Origin, Packet};

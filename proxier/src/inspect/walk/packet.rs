@@ -67,6 +67,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Where packets to other addresses leave, as far as that is known: the longest prefix counts.
     pub routes: Vec<(IpNet, String)>,
+    /// The kernel's numbers of its interfaces, as far as they are known.
+    pub interfaces: BTreeMap<String, u32>,
     /// Its virtual servers and sets, as far as they were read.
     pub held: Held,
 }

@@ -12,7 +12,7 @@ use crate::netfilter::nft::held::{Chain, Element, Elements, Part, Rule, Set, Tab
 
 const NFT_TABLE_F_DORMANT: u32 = 1;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
-const NFT_SET_ELEM_CATCHALL: u32 = 2;
+pub(super) const NFT_SET_ELEM_CATCHALL: u32 = 2;
 
 fn u32(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
     attributes.find_array(kind).map(u32::from_be_bytes)

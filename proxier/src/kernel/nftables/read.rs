@@ -191,13 +191,31 @@ impl NftReader {
     /// # Errors
     /// If the kernel does not say.
     pub fn element(&mut self, table: &TableId, name: &str, key: &[u8]) -> Result<Option<Element>, NftError> {
+        let named = self.one_element(table, name, |item| {
+            item.nested(NFTA_SET_ELEM_KEY, |data| _ = data.attribute(NFTA_DATA_VALUE, key));
+        })?;
+        if named.is_some() {
+            return Ok(named);
+        }
+        let rest = self.one_element(table, name, |item| {
+            item.attribute(NFTA_SET_ELEM_FLAGS, &held::NFT_SET_ELEM_CATCHALL.to_be_bytes());
+        });
+        match rest {
+            // Kernels before 5.13 do not know such elements.
+            Err(NftError::Netlink(error)) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+            rest => rest,
+        }
+    }
+
+    fn one_element(
+        &mut self,
+        table: &TableId,
+        name: &str,
+        which: impl FnOnce(&mut Request),
+    ) -> Result<Option<Element>, NftError> {
         let mut request = request(table, NFT_MSG_GETSETELEM);
         request.text(NFTA_SET_ELEM_LIST_SET, name);
-        request.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
-            list.nested(NFTA_LIST_ELEM, |item| {
-                item.nested(NFTA_SET_ELEM_KEY, |data| _ = data.attribute(NFTA_DATA_VALUE, key));
-            });
-        });
+        request.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |list| _ = list.nested(NFTA_LIST_ELEM, which));
         let mut found = None;
         self.ask(&request, &mut |attributes| {
             found = found.take().or(decode::element_items(attributes).find_map(held::element));

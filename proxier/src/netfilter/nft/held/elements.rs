@@ -100,8 +100,11 @@ impl Elements {
         self.whole
     }
 
-    /// Notes what the kernel said of one key.
+    /// Notes what the kernel said of one key: the element that has it, or the one that has all other keys.
     pub fn learn(&mut self, key: &[u8], found: Option<Element>) {
+        if found.as_ref().is_some_and(|element| element.key.is_empty()) {
+            self.learn(key, None);
+        }
         match found {
             Some(element) => {
                 if let Err(at) = self.list.binary_search_by(|e| (&e.key, &e.end).cmp(&(&element.key, &element.end))) {
@@ -145,8 +148,7 @@ impl Elements {
         let absent = || self.absent.binary_search_by(|known| (**known).cmp(key)).is_ok();
         match found {
             Some(element) => Found::Yes(element),
-            None if self.whole => rest().map_or(Found::No, Found::Yes),
-            None if absent() => Found::No,
+            None if self.whole || absent() => rest().map_or(Found::No, Found::Yes),
             None => Found::NotAsked,
         }
     }
@@ -212,6 +214,9 @@ mod tests {
         elements.learn(&[2], Some(member(&[2])));
         assert_eq!(elements.find(&[1], None), Found::No);
         assert_eq!(key(&elements.find(&[2], None)), Some(&[2][..]));
+        elements.learn(&[4], Some(member(&[])));
+        assert_eq!([4, 1].map(|asked| key(&elements.find(&[asked], None)).map(<[u8]>::len)), [Some(0), Some(0)]);
+        assert_eq!(elements.find(&[9], None), Found::NotAsked);
         let all = Elements::whole(vec![member(&[]), member(&[2])]);
         assert_eq!((key(&all.find(&[3], None)), key(&all.find(&[2], None))), (Some(&[][..]), Some(&[2][..])));
     }

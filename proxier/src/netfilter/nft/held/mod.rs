@@ -5,7 +5,7 @@
 
 mod elements;
 mod set;
-#[cfg(any())]
+mod terms;
 mod text;
 mod values;
 

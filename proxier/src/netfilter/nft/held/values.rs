@@ -11,16 +11,19 @@ use crate::netfilter::nft::set::prefix_length;
 use crate::netfilter::nft::{Quoted, rule::Duration};
 
 const INTEGER: u32 = 4;
-const IPV4: u32 = 7;
-const IPV6: u32 = 8;
+pub(super) const IPV4: u32 = 7;
+pub(super) const IPV6: u32 = 8;
+pub(super) const FAMILY: u32 = 2;
+pub(super) const FLAGS: u32 = 15;
+pub(super) const DIRECTION: u32 = 27;
 const ETHERNET: u32 = 9;
-const PROTOCOL: u32 = 12;
-const PORT: u32 = 13;
-const MARK: u32 = 19;
-const STATE: u32 = 26;
-const STATUS: u32 = 28;
-const KIND: u32 = 38;
-const NAME: u32 = 41;
+pub(super) const PROTOCOL: u32 = 12;
+pub(super) const PORT: u32 = 13;
+pub(super) const MARK: u32 = 19;
+pub(super) const STATE: u32 = 26;
+pub(super) const STATUS: u32 = 28;
+pub(super) const KIND: u32 = 38;
+pub(super) const NAME: u32 = 41;
 
 /// `ct state`
 pub(super) const STATES: [(u32, &str); 5] =
@@ -37,8 +40,11 @@ pub(super) const STATUSES: [(u32, &str); 9] = [
     (256, "dnat-done"),
     (512, "dying"),
 ];
+/// `tcp flags`
+pub(super) const TCP_FLAGS: [(u32, &str); 8] =
+    [(1, "fin"), (2, "syn"), (4, "rst"), (8, "psh"), (16, "ack"), (32, "urg"), (64, "ecn"), (128, "cwr")];
 /// `fib … type`
-pub(super) const KINDS: [(u32, &str); 8] = [
+const KINDS: [(u32, &str); 8] = [
     (1, "unicast"),
     (2, "local"),
     (3, "broadcast"),
@@ -94,6 +100,11 @@ pub(super) fn value(kind: u32, bytes: &[u8]) -> String {
         (PROTOCOL, &[number]) => Some(protocol(number).map_or_else(|| number.to_string(), str::to_owned)),
         (PORT, &[high, low]) => Some(u16::from_be_bytes([high, low]).to_string()),
         (ETHERNET, bytes) => Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")),
+        (FAMILY, [2]) => Some("ipv4".to_owned()),
+        (FAMILY, [10]) => Some("ipv6".to_owned()),
+        (DIRECTION, [0]) => Some("original".to_owned()),
+        (DIRECTION, [1]) => Some("reply".to_owned()),
+        (FLAGS, bytes) => number(bytes).and_then(|number| bits(&TCP_FLAGS, number)),
         (MARK, bytes) => number(bytes).map(|number| format!("{number:#010x}")),
         (STATE, bytes) => number(bytes).and_then(|number| bits(&STATES, number)),
         (STATUS, bytes) => number(bytes).and_then(|number| bits(&STATUSES, number)),
