@@ -18,7 +18,8 @@ use std::net::IpAddr;
 
 use proxier::IpFamily;
 use proxier::conntrack::StaleFlows;
-use proxier::inspect::drift::nftables::differences as table_differs;
+use proxier::inspect::drift::behaviour::{self, World};
+use proxier::inspect::drift::nftables::{differences as table_differs, is_ours};
 use proxier::inspect::drift::{Difference, differences};
 use proxier::inspect::flows::FlowCount;
 use proxier::inspect::rules::Ruleset;
@@ -213,9 +214,23 @@ impl Look {
         let (family, table) = (rules.family, rules.proxy_table());
         let snapshot = self.snapshot(family, tracker);
         let endpoints = |set: &str, key: &[u8]| endpoint_in(table?, set, key);
-        let expected =
-            proxier::nftables::expected(family, &self.settings.proxier, &snapshot, &rules.addresses, &endpoints);
-        let mut found = table_differs(family, &expected, table);
+        let proxier = &self.settings.proxier;
+        let expected = proxier::nftables::expected(family, proxier, &snapshot, &rules.addresses, &endpoints);
+        let mut found = match table.filter(|table| !is_ours(table)) {
+            // Of another layout only what it does can be compared.
+            Some(table) => {
+                let (node, pods) = (paths::node_of(rules), proxier.local_detector.resolve(family, tracker.node()));
+                let world = World { node: &node, pods: pods.as_ref() };
+                match behaviour::differences(family, &expected, table, world) {
+                    Ok(found) => found,
+                    Err(problem) => {
+                        tracing::error!("cannot compare with what should be: {problem}");
+                        Vec::new()
+                    }
+                }
+            }
+            None => table_differs(family, &expected, table),
+        };
         if let Some(service) = &focus.service {
             // What belongs to all counts for each; of what is nobody's, only rules do.
             found.retain(|one| one.service.as_ref().map_or(!one.kind.is_of_set(), |name| is_of(name, service)));

@@ -5,6 +5,7 @@
 //! besides rules.
 
 mod align;
+pub mod behaviour;
 mod iptables;
 pub mod nftables;
 

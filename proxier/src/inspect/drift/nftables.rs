@@ -11,9 +11,9 @@ use super::align::{Line, aligned, best_pairs};
 use super::{Difference, DifferenceKind};
 use crate::family::IpFamily;
 use crate::model::ServicePortName;
-use crate::netfilter::nft::held::{self, Table};
+use crate::netfilter::nft::held::{self, Table, TableId};
 use crate::netfilter::nft::{Base, Element, Expression, Field, Name, Rule, Set};
-use crate::nftables::{Expected, ExpectedChain, ExpectedSet, Place, place_of};
+use crate::nftables::{Expected, ExpectedChain, ExpectedSet, Place, TABLE, is_own_set, place_of};
 
 /// A rule, and how nft prints it.
 #[derive(Clone, Debug)]
@@ -39,9 +39,9 @@ impl<'a> Worded<'a> {
         Self { text: rule.to_string(), expressions, comment: rule.comment.as_deref() }
     }
 
-    fn found(table: &Table, rule: &'a held::Rule) -> Self {
+    fn found(id: &TableId, table: &Table, rule: &'a held::Rule) -> Self {
         let expressions = Cow::Borrowed(rule.expressions.as_slice());
-        Self { text: text(table, rule), expressions, comment: rule.comment.as_deref() }
+        Self { text: rule.text(id, table), expressions, comment: rule.comment.as_deref() }
     }
 }
 
@@ -64,11 +64,17 @@ fn is_as(found: &held::Element, expected: &Element) -> bool {
         && found.timeout == u64::from(expected.timeout.unwrap_or(0)) * 1000
 }
 
+/// Whether a table is laid out as ours.
+#[must_use]
+pub fn is_ours(table: &Table) -> bool {
+    table.sets.keys().any(|name| is_own_set(name))
+}
+
 /// Compares. `None`: there is no table.
 #[must_use]
 pub fn differences(family: IpFamily, expected: &Expected, found: Option<&Table>) -> Vec<Difference> {
-    let table = format!("{} {}", family.nft(), crate::nftables::TABLE);
-    let mut search = Search { family, table, owners: Owners::of(family, expected), found: Vec::new() };
+    let id = TableId::of(family, TABLE);
+    let mut search = Search { family, id, owners: Owners::of(family, expected), found: Vec::new() };
     let Some(found) = found else {
         search.note(DifferenceKind::MissingTable, "", None, None, None);
         return search.found;
@@ -127,7 +133,7 @@ impl<'a> Owners<'a> {
 
 struct Search<'a> {
     family: IpFamily,
-    table: String,
+    id: TableId,
     owners: Owners<'a>,
     found: Vec<Difference>,
 }
@@ -141,7 +147,7 @@ impl Search<'_> {
         found: Option<String>,
         service: Option<String>,
     ) {
-        let (family, table, chain) = (self.family.name(), self.table.clone(), chain.to_owned());
+        let (family, table, chain) = (self.family.name(), self.id.to_string(), chain.to_owned());
         self.found.push(Difference { family, kind, table, chain, expected, found, service });
     }
 
@@ -161,7 +167,8 @@ impl Search<'_> {
             self.note(DifferenceKind::AlteredChain, name, wanted, head(&chain.base, &chain.comment), service());
         }
         let wanted: Vec<Worded<'_>> = expected.rules.iter().map(Worded::expected).collect();
-        let held: Vec<Worded<'_>> = chain.rules.iter().flatten().map(|rule| Worded::found(found, rule)).collect();
+        let held: Vec<Worded<'_>> =
+            chain.rules.iter().flatten().map(|rule| Worded::found(&self.id, found, rule)).collect();
         if wanted.len() == held.len() && wanted.iter().zip(&held).all(|(a, b)| a.same(b)) {
             return;
         }
@@ -220,8 +227,4 @@ impl Search<'_> {
             self.note(DifferenceKind::UnexpectedElement, name, None, is(held), service);
         }
     }
-}
-
-fn text(_table: &Table, rule: &held::Rule) -> String {
-    format!("{:?}", rule.expressions)
 }

@@ -5,7 +5,7 @@
 
 mod iptables;
 mod ipvs;
-mod nftables;
+pub(in crate::inspect) mod nftables;
 mod state;
 #[cfg(test)]
 mod tests;
