@@ -125,6 +125,9 @@ impl Search<'_> {
         for name in MEMBERS {
             let Some(wanted) = expected.sets.get(name) else { continue };
             let Some(set) = found.sets.get(name) else {
+                if wanted.elements.is_empty() {
+                    continue;
+                }
                 self.note(DifferenceKind::MissingSet, name.to_owned(), [None, None], None);
                 continue;
             };

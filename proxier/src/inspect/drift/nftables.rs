@@ -29,14 +29,18 @@ impl Line for Worded<'_> {
     }
 
     fn same(&self, other: &Self) -> bool {
-        self.expressions == other.expressions && self.comment == other.comment
+        // nft has other instructions for some words than we have.
+        self.text == other.text || (self.expressions == other.expressions && self.comment == other.comment)
     }
 }
 
 impl<'a> Worded<'a> {
-    fn expected(rule: &'a Rule) -> Self {
-        let expressions = Cow::Owned(rule.expressions());
-        Self { text: rule.to_string(), expressions, comment: rule.comment.as_deref() }
+    /// In the same words as what is found: of its instructions, too.
+    fn expected(id: &TableId, table: &Table, rule: &'a Rule) -> Self {
+        let (expressions, comment) = (rule.expressions(), rule.comment.clone());
+        let held = held::Rule { handle: 0, expressions, comment, counters: None };
+        let text = held.text(id, table);
+        Self { text, expressions: Cow::Owned(held.expressions), comment: rule.comment.as_deref() }
     }
 
     fn found(id: &TableId, table: &Table, rule: &'a held::Rule) -> Self {
@@ -166,7 +170,8 @@ impl Search<'_> {
             let wanted = head(&expected.chain.base, &expected.chain.comment);
             self.note(DifferenceKind::AlteredChain, name, wanted, head(&chain.base, &chain.comment), service());
         }
-        let wanted: Vec<Worded<'_>> = expected.rules.iter().map(Worded::expected).collect();
+        let wanted: Vec<Worded<'_>> =
+            expected.rules.iter().map(|rule| Worded::expected(&self.id, found, rule)).collect();
         let held: Vec<Worded<'_>> =
             chain.rules.iter().flatten().map(|rule| Worded::found(&self.id, found, rule)).collect();
         if wanted.len() == held.len() && wanted.iter().zip(&held).all(|(a, b)| a.same(b)) {
