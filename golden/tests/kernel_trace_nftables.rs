@@ -1,0 +1,246 @@
+//! The walk through tables of nftables against the kernel's own trace of real packets.
+//!
+//! In: the recorded tables of the real kube-proxy, and ours for the same cases, each loaded into a namespace; the packets of
+//! their flow tables. Out: for each packet the rules that the kernel told it matched, and what became of it, which must be
+//! those of one way that the walk tells; and for many like it, the odds. It needs root.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use golden::case::{Case, Mode, cases};
+use golden::flows::{FlowTable, entry};
+use golden::nftrace::{Event, Listener};
+use golden::probe::{Node, Outcome, Probe, Transport};
+use golden::replay::Replay;
+use proxier::IpFamily;
+use proxier::inspect::rules::Ruleset;
+use proxier::inspect::walk::{self, Branch, ConnState, Memory, Origin, Packet, Trace, Verdict, trace_and_supply};
+use proxier::kernel::{Host, NftReader, SystemHost, node};
+use proxier::model::Protocol;
+use proxier::netfilter::nft::held;
+
+/// Has the kernel tell what happens to our packets, and not to answers or to what the node says about them.
+const TRACED: &str = "\
+table inet tracing {
+	chain in {
+		type filter hook prerouting priority -350;
+		meta l4proto { tcp, udp, sctp } th sport 50000-59999 meta nftrace set 1
+	}
+	chain out {
+		type filter hook output priority -350;
+		meta l4proto { tcp, udp, sctp } th sport 50000-59999 meta nftrace set 1
+	}
+}
+";
+const FIRST_PORT: u16 = 50000;
+
+/// A node with tables, and what hears what the kernel does with packets.
+struct Machine {
+    node: Node,
+    listener: Listener,
+    port: u16,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let node = Node::new();
+        let listener = Listener::new(node.netns());
+        Self { node, listener, port: FIRST_PORT }
+    }
+
+    fn load(&self, rules: &str) {
+        self.node.clear();
+        self.node.feed("nft", &["-f", "-"], rules).unwrap();
+        self.node.feed("nft", &["-f", "-"], TRACED).unwrap();
+    }
+
+    fn as_met(&self, family: IpFamily) -> walk::Node {
+        self.node.netns().enter(|| {
+            let mut addresses = SystemHost.addresses(family).unwrap();
+            addresses.retain(|ip| !ip.is_loopback());
+            let (routes, interfaces) = (node::routes(family), node::interfaces().unwrap());
+            walk::Node { addresses, routes, interfaces, ..walk::Node::default() }
+        })
+    }
+
+    /// Reads the tables of a family, whole.
+    fn whole(&self, family: IpFamily) -> held::Ruleset {
+        let (ruleset, problems) = self.node.netns().enter(|| NftReader::new(family).whole().unwrap());
+        assert_eq!(problems, [""; 0]);
+        ruleset
+    }
+
+    /// Walks through what is read as the packet comes to it.
+    fn walk(&self, packet: &Packet, node: &walk::Node) -> Trace {
+        let family = IpFamily::of(&packet.source.ip());
+        self.node.netns().enter(|| {
+            let mut reader = NftReader::new(family);
+            let mut ruleset = reader.outline().unwrap();
+            let met = (packet, node, &Memory::new());
+            let mut supply = |ruleset: &mut held::Ruleset, lack: &held::Lack| reader.supply(ruleset, lack);
+            trace_and_supply(&Ruleset::new(family), &mut ruleset, met, &mut supply).unwrap()
+        })
+    }
+
+    fn next(&mut self, packet: &Packet) -> Packet {
+        self.port += 1;
+        if self.port == 59_999 {
+            self.node.forget();
+            self.port = FIRST_PORT;
+        }
+        // Whatever comes in on lo was sent by the node.
+        let origin = match &packet.origin {
+            Origin::Interface(name) if name == "lo" => Origin::Host,
+            origin => origin.clone(),
+        };
+        Packet { source: SocketAddr::new(packet.source.ip(), self.port), origin, ..packet.clone() }
+    }
+
+    fn send(&self, packet: &Packet) -> (Outcome, bool, Vec<Event>) {
+        let _ = self.listener.take();
+        let probe = (entry(&packet.origin).unwrap(), probe(packet));
+        let (outcome, replaced) = self.node.send_and_compare(&[probe]).remove(0);
+        (outcome, replaced, self.listener.take())
+    }
+}
+
+fn probe(packet: &Packet) -> Probe {
+    let transport = match packet.protocol {
+        Protocol::Tcp => Transport::Tcp,
+        Protocol::Udp => Transport::Udp,
+        Protocol::Sctp => Transport::Sctp,
+    };
+    let invalid = packet.state == ConnState::Invalid;
+    Probe { from: packet.source, to: packet.destination, transport, tag: u32::from(packet.source.port()), invalid }
+}
+
+/// Whether the walk went where the kernel did, and came to the same.
+fn agrees(branch: &Branch, packet: &Packet, (outcome, replaced, events): &(Outcome, bool, Vec<Event>)) -> bool {
+    let rules = events.iter().filter_map(|event| Some((event.chain.as_str(), event.rule?)));
+    let steps = branch
+        .steps
+        .iter()
+        .map(|step| (step.hook.rsplit_once(" (").map_or("", |(chain, _)| chain), step.handle.unwrap_or_default()));
+    let ended = events.last().is_some_and(|event| event.drops);
+    let (same, masqueraded) = (rules.eq(steps), branch.outcome.masqueraded == *replaced);
+    same && match (branch.outcome.verdict, outcome) {
+        (Verdict::Delivered(to), Outcome::Arrived { at, .. }) => to == *at && masqueraded && !ended,
+        (Verdict::Untouched, Outcome::Arrived { at, .. }) => packet.destination == *at && masqueraded && !ended,
+        (Verdict::Rejected, Outcome::Refused(_)) | (Verdict::Dropped, Outcome::Dropped) => ended,
+        _ => false,
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    packets: BTreeMap<(&'static str, &'static str), usize>,
+    verdicts: BTreeMap<&'static str, usize>,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    /// Sends packets of a case's flow table and compares: every `step`th.
+    fn check(&mut self, machine: &mut Machine, (layout, case, rules): (&'static str, &Case, &str), step: usize) {
+        machine.load(rules);
+        let table = FlowTable::load(&case.name).unwrap();
+        let nodes = IpFamily::ALL.map(|family| (machine.as_met(family), machine.whole(family)));
+        let asked = table.flows.iter().filter(|flow| {
+            let first = matches!(flow.packet.state, ConnState::New | ConnState::Invalid);
+            first && flow.remembers.is_none() && entry(&flow.packet.origin).is_ok()
+        });
+        for flow in asked.step_by(step) {
+            let family = IpFamily::of(&flow.packet.source.ip());
+            let (node, whole) = &nodes[usize::from(family == IpFamily::V6)];
+            let packet = machine.next(&flow.packet);
+            let trace = machine.walk(&packet, node);
+            let total: f64 = trace.branches.iter().map(|branch| branch.outcome.probability).sum();
+            let sent = machine.send(&packet);
+            *self.packets.entry((layout, family.name())).or_default() += 1;
+            let mut problem = String::new();
+            if (total - 1.0).abs() > 1e-9 {
+                problem = format!("odds sum to {total}");
+            }
+            // Nothing was remembered when all was read.
+            let iptables = Ruleset::new(family);
+            let all = walk::Rules { iptables: &iptables, nftables: Some(whole) }.trace(&packet, node, &Memory::new());
+            let of_all = all.unwrap().outcomes();
+            if trace.outcomes() != of_all && !rules.contains("affinity") {
+                problem = format!("read whole it ends with {of_all:?}");
+            }
+            match trace.branches.iter().find(|branch| agrees(branch, &packet, &sent)) {
+                Some(branch) if problem.is_empty() => {
+                    let verdict = match branch.outcome.verdict {
+                        Verdict::Delivered(_) => "delivered",
+                        Verdict::Rejected => "rejected",
+                        Verdict::Dropped => "dropped",
+                        Verdict::Untouched => "untouched",
+                    };
+                    *self.verdicts.entry(verdict).or_default() += 1;
+                }
+                _ => self.failures.push(format!(
+                    "{layout}, {}: {packet}: {problem}\nthe kernel: {sent:#?}\nthe walk:\n{trace}",
+                    case.name
+                )),
+            }
+        }
+    }
+}
+
+fn ours(case: &Case) -> String {
+    let mut replay = Replay::new(case, Mode::Nftables);
+    replay.step(&case.stored[0]);
+    replay.tables()
+}
+
+/// Cases with a rule of each kind among them.
+const TELLING: [&str; 10] = [
+    "009-protocols-on-one-port",
+    "101-nodeport-no-endpoints",
+    "103-nodeport-etp-local",
+    "210-lb-source-ranges",
+    "402-both-local",
+    "502-affinity-local-policies",
+    "601-ipv6-only-services",
+    "700-masquerade-all",
+    "712-detect-local-bridge",
+    "720-nodeport-addresses-cidrs",
+];
+
+#[test]
+fn the_kernel_goes_the_way_that_the_walk_tells() {
+    // TRACE_ALL=1 takes every packet of every case.
+    let all = std::env::var_os("TRACE_ALL").is_some();
+    let names = golden::flows::cases().unwrap();
+    let wanted = |case: &Case| if all { names.contains(&case.name) } else { TELLING.contains(&&*case.name) };
+    let cases: Vec<Case> = cases().into_iter().filter(|case| case.has(Mode::Nftables) && wanted(case)).collect();
+    assert!(all || cases.len() == TELLING.len());
+    let step = if all { 1 } else { 3 };
+    let layouts = ["real", "ours"].map(|layout| {
+        let cases = &cases;
+        move || {
+            let (mut machine, mut tally) = (Machine::new(), Tally::default());
+            for case in cases {
+                let rules = if layout == "ours" { ours(case) } else { case.recorded_tables(0) };
+                tally.check(&mut machine, (layout, case, &rules), step);
+            }
+            tally
+        }
+    });
+    let tallies: Vec<Tally> = std::thread::scope(|scope| {
+        let threads = layouts.map(|layout| scope.spawn(layout));
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    for tally in tallies {
+        println!("{:?}, {:?}", tally.packets, tally.verdicts);
+        assert!(tally.failures.is_empty(), "{} failures, the first: {}", tally.failures.len(), tally.failures[0]);
+        assert!(tally.packets.values().sum::<usize>() >= 100 && tally.packets.len() == 2, "{:?}", tally.packets);
+        for verdict in ["delivered", "rejected", "dropped", "untouched"] {
+            assert!(tally.verdicts.get(verdict).is_some_and(|count| *count > 5), "{verdict}: {:?}", tally.verdicts);
+        }
+    }
+}
