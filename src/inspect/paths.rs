@@ -9,7 +9,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use proxier::inspect::walk::{ConnState, Memory, Node, Origin, Packet, Trace};
 use proxier::kernel::{last_seen, node};
 use proxier::model::Protocol;
-use proxier::netfilter::nft::held::Lack;
 
 use super::rules::FamilyRules;
 
@@ -92,17 +91,8 @@ impl<'a> Paths<'a> {
     pub fn trace(&mut self, packet: &Packet) -> Result<Trace, String> {
         let mut memory = Memory::new();
         let mut tried: BTreeSet<(String, String)> = BTreeSet::new();
-        let mut supplied: BTreeSet<Lack> = BTreeSet::new();
         loop {
-            let trace = self.rules.all().trace(packet, &self.node, &memory)?;
-            if !trace.lacks.is_empty() {
-                if trace.lacks.is_subset(&supplied) {
-                    return Err("the tables of nftables changed while they were read: try again".to_owned());
-                }
-                self.rules.supply(&trace.lacks)?;
-                supplied.extend(trace.lacks);
-                continue;
-            }
+            let trace = self.rules.walk(packet, &self.node, &memory)?;
             let new: BTreeSet<_> = trace.missing.difference(&tried).cloned().collect();
             if !new.is_empty() && self.rules.load(&new)? {
                 tried.extend(new);

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use proxier::IpFamily;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::services::dispatch_of;
-use proxier::inspect::walk;
+use proxier::inspect::walk::{Memory, Node, Packet, Trace, trace_and_supply};
 use proxier::ipvs::Held;
 use proxier::kernel::{
     Choice, Flavour, Host, IptablesTool, NftReader, RuleReader, SystemHost, SystemIptables, choose_flavour,
@@ -316,18 +316,14 @@ impl FamilyRules {
         Ok(any)
     }
 
-    /// All rules that packets meet, as far as they were read.
-    #[must_use]
-    pub fn all(&self) -> walk::Rules<'_> {
-        walk::Rules { iptables: &self.ruleset, nftables: Some(&self.nftables) }
-    }
-
-    /// Reads what a walk lacked.
+    /// Walks a packet through all rules; of nftables' is read what it comes to.
     ///
     /// # Errors
-    /// If some of it cannot be read.
-    pub fn supply(&mut self, lacks: &BTreeSet<nft::Lack>) -> Result<(), String> {
-        lacks.iter().try_for_each(|lack| self.tables.supply(&mut self.nftables, lack))
+    /// If rules cannot be read, or are such as the kernel would not take.
+    pub fn walk(&mut self, packet: &Packet, node: &Node, memory: &Memory) -> Result<Trace, String> {
+        let Self { ruleset, nftables, tables, .. } = self;
+        let mut supply = |ruleset: &mut nft::Ruleset, lack: &nft::Lack| tables.supply(ruleset, lack);
+        trace_and_supply(ruleset, nftables, (packet, node, memory), &mut supply)
     }
 
     /// The table of a kube-proxy in nftables mode, ours or the real one.

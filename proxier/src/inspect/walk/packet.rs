@@ -87,6 +87,14 @@ impl Node {
         fitting.max_by_key(|(net, _)| net.prefix_len()).map(|(_, name)| name.as_str())
     }
 
+    /// The address that it has on an interface, as far as routes tell.
+    #[must_use]
+    pub fn address_on(&self, interface: &str, like: IpAddr) -> Option<IpAddr> {
+        let nets = || self.routes.iter().filter(|(net, name)| name == interface && net.prefix_len() > 0);
+        let there = |address: &IpAddr| nets().any(|(net, _)| net.contains(address));
+        self.addresses.iter().copied().filter(|address| address.is_ipv4() == like.is_ipv4()).find(there)
+    }
+
     /// The address masqueraded packets of this family leave with.
     #[must_use]
     pub fn masquerade_address(&self, like: IpAddr) -> Option<IpAddr> {

@@ -27,6 +27,7 @@ const VERDICT: u32 = 0;
 
 const NF_DROP: i32 = 0;
 const NF_ACCEPT: i32 = 1;
+const NFT_CONTINUE: i32 = -1;
 const NFT_JUMP: i32 = -3;
 const NFT_GOTO: i32 = -4;
 const NFT_RETURN: i32 = -5;
@@ -218,6 +219,7 @@ pub(super) fn write_verdict(out: &mut Request, kind: u16, verdict: &Verdict) {
         Verdict::Jump(_) => NFT_JUMP,
         Verdict::Goto(_) => NFT_GOTO,
         Verdict::Return => NFT_RETURN,
+        Verdict::Continue => NFT_CONTINUE,
     };
     out.nested(kind, |data| {
         data.nested(NFTA_DATA_VERDICT, |data| {
@@ -237,6 +239,7 @@ pub(super) fn read_verdict(data: Attributes<'_>) -> Option<Verdict> {
         NF_DROP => Some(Verdict::Drop),
         NF_ACCEPT => Some(Verdict::Accept),
         NFT_RETURN => Some(Verdict::Return),
+        NFT_CONTINUE => Some(Verdict::Continue),
         NFT_JUMP => Some(Verdict::Jump(chain()?)),
         NFT_GOTO => Some(Verdict::Goto(chain()?)),
         _ => None,

@@ -91,7 +91,7 @@ pub(super) fn any_expression() -> impl Strategy<Value = Expression> {
     let name = || "[a-z][a-z0-9-]{0,12}".prop_map(Into::into);
     let load = any_load();
     let verdict = prop_oneof![
-        prop::sample::select(vec![Verdict::Accept, Verdict::Drop, Verdict::Return]),
+        prop::sample::select(vec![Verdict::Accept, Verdict::Drop, Verdict::Return, Verdict::Continue]),
         name().prop_map(Verdict::Jump),
         name().prop_map(Verdict::Goto),
     ];

@@ -237,6 +237,7 @@ impl State {
                 self.registers.store(to, value);
                 Flow::Next
             }
+            (Some(Value::Verdict(Verdict::Continue)), None) => Flow::Next,
             (Some(Value::Verdict(found)), None) if verdict => Flow::End(End::Matched(Some(found.clone()))),
             (None, _) if verdict || to.is_some() => self.doubt(format!("an element of {set} has no value")),
             _ => Flow::Next,
@@ -280,6 +281,7 @@ impl State {
                 self.traveller.untracked |= !spot.tracked;
                 Flow::Next
             }
+            Expression::Verdict(Verdict::Continue) => Flow::Next,
             Expression::Verdict(verdict) => Flow::End(End::Matched(Some(verdict.clone()))),
             Expression::Dnat { family, address, port } => {
                 let (address, port) = (Some((*address, *address)), Some((*port, *port)));
@@ -333,14 +335,16 @@ impl State {
         };
         let traveller = &mut self.traveller;
         let (node, packet) = (spot.place.node, &mut traveller.packet);
+        let to = packet.destination.ip();
+        let own = |on: Option<&str>| on.and_then(|name| node.address_on(name, to)).or(node.masquerade_address(to));
         let (end, ip) = match kind {
             Translation::Source => (&mut packet.source, ip),
-            Translation::Masquerade => (&mut packet.source, node.masquerade_address(packet.destination.ip())),
+            Translation::Masquerade => (&mut packet.source, own(spot.place.out_interface(to))),
             Translation::Destination => (&mut packet.destination, ip),
             Translation::Here if spot.place.hook == "OUTPUT" => {
                 (&mut packet.destination, Some(spot.place.family.localhost()))
             }
-            Translation::Here => (&mut packet.destination, node.masquerade_address(packet.source.ip())),
+            Translation::Here => (&mut packet.destination, own(Some(spot.place.in_interface))),
         };
         *end = SocketAddr::new(ip.unwrap_or(end.ip()), port.unwrap_or(end.port()));
         match kind {

@@ -112,7 +112,7 @@ fn obey<'a>(
     };
     step(spot, rule, (hook(), odds, elements), walk);
     match verdict {
-        None => Ok(None),
+        None | Some(Verdict::Continue) => Ok(None),
         Some(Verdict::Accept) => Ok(Some(Decision::Accept)),
         Some(Verdict::Drop) => Ok(Some(Decision::Drop)),
         Some(Verdict::Return) => {

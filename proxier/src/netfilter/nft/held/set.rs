@@ -118,7 +118,10 @@ impl Set {
     /// How many bytes a key has.
     #[must_use]
     pub fn key_length(&self) -> usize {
-        self.key.iter().map(|part| part.padded()).sum()
+        match &*self.key {
+            [only] => only.width,
+            parts => parts.iter().map(|part| part.padded()).sum(),
+        }
     }
 
     /// The element that a key is in.
