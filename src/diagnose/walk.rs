@@ -29,7 +29,7 @@ pub fn of(
         let Some(rules) = seen.rules.families.iter_mut().find(|rules| rules.family.name() == view.family) else {
             continue;
         };
-        let node_ip = rules.addresses.iter().copied().find(|ip| !ip.is_loopback());
+        let node_ip = rules.node_port_ip();
         let mut paths = Paths::of(rules);
         for address in view.addresses.iter().filter(|address| address.kind != AddressKind::HealthCheckNodePort) {
             let Some(ip) = address.ip.or(node_ip) else { continue };

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use proxier::IpFamily;
 use proxier::inspect::rules::Ruleset;
-use proxier::inspect::services::dispatch_of;
+use proxier::inspect::services::{dispatch_of, node_port_ips};
 use proxier::inspect::walk::{Memory, Node, Packet, Trace, trace_and_supply};
 use proxier::ipvs::Held;
 use proxier::kernel::{
@@ -331,6 +331,14 @@ impl FamilyRules {
     pub fn proxy_table(&self) -> Option<&nft::Table> {
         let id = nft::TableId::of(self.family, TABLE);
         self.nftables.tables.get(&id).filter(|table| table.is_kube_proxy(&id))
+    }
+
+    /// One of the node's addresses that node ports work on: in nftables mode, those that the table lists, if it does.
+    #[must_use]
+    pub fn node_port_ip(&self) -> Option<IpAddr> {
+        let listed = self.proxy_table().and_then(node_port_ips).unwrap_or_default();
+        let own = || self.addresses.iter().copied().find(|ip| !ip.is_loopback());
+        listed.first().copied().or_else(own)
     }
 
     /// Whether there is a chain of a Service port.

@@ -14,7 +14,7 @@ use crate::family::IpFamily;
 use crate::inspect::rules::Ruleset as Iptables;
 use crate::inspect::services::nftables::ways::{Destination, Ways, ip, ways};
 use crate::inspect::services::nftables::{
-    NO_ENDPOINTS, RESTRICTED, SERVICES, allowed_networks, destination, ranges, spelled, verdict,
+    NO_ENDPOINTS, RESTRICTED, SERVICES, allowed_networks, destination, node_port_ips, ranges, spelled, verdict,
 };
 use crate::inspect::walk::{ConnState, Memory, Node, Origin, Outcome, Packet, Rules, Verdict};
 use crate::model::Protocol;
@@ -210,11 +210,7 @@ impl Search<'_> {
 
     /// An address that node ports are to work on.
     fn node_port_ip(&self) -> Option<IpAddr> {
-        let listed = |expected: bool| {
-            let set = self.table(expected).sets.get(MEMBERS[1]);
-            let ips = set.into_iter().flat_map(|set| set.elements.iter());
-            ips.filter_map(|element| ip(&element.key)).collect::<Vec<_>>()
-        };
+        let listed = |expected: bool| node_port_ips(self.table(expected)).unwrap_or_default();
         let (wanted, held) = (listed(true), listed(false));
         let both = wanted.iter().copied().find(|ip| held.contains(ip));
         both.or(wanted.first().copied()).or_else(|| self.world.node.masquerade_address(self.family.localhost()))

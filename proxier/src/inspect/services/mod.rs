@@ -18,7 +18,7 @@ use serde::Serialize;
 pub use iptables::{Entry, Wanted, dispatch_of, read as from_iptables, unused_chains};
 pub use ipvs::{BY_SOURCE, note_draining, read as from_ipvs, shares};
 pub use nftables::{
-    endpoint_in, owner as owner_in_table, read as from_nftables, unused_chains as unused_chains_of_table,
+    endpoint_in, node_port_ips, owner as owner_in_table, read as from_nftables, unused_chains as unused_chains_of_table,
 };
 pub use state::add_model;
 pub(super) use state::owners;

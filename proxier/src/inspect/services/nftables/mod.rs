@@ -29,6 +29,8 @@ pub(in crate::inspect) const RESTRICTED: &str = "firewall-ips";
 const ALLOWED: &str = "firewall-allowed";
 /// The cluster IPs.
 const CLUSTER_IPS: &str = "cluster-ips";
+/// Where node ports work.
+const NODE_PORT_IPS: &str = "nodeport-ips";
 /// Beginnings of the names of chains that choose from this node's endpoints, in the real one's layout and in ours.
 const LOCAL: [&str; 2] = ["local-", "nodeport-local-"];
 /// Beginnings of the names of the real one's chains of a Service port; a hash and its name follow.
@@ -447,6 +449,13 @@ fn octets(ip: IpAddr) -> Vec<u8> {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     }
+}
+
+/// The addresses that node ports work on, where that is not all of the node's.
+#[must_use]
+pub fn node_port_ips(table: &Table) -> Option<Vec<IpAddr>> {
+    let set = table.sets.get(NODE_PORT_IPS).filter(|set| !set.elements.is_empty())?;
+    Some(set.elements.iter().filter_map(|element| ip(&element.key)).collect())
 }
 
 /// The endpoint that a map of the table has for a key.
