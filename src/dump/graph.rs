@@ -157,9 +157,10 @@ fn lines(view: &ServicePortView, address: &Address) -> Vec<String> {
         || format!("any node address:{}", address.port),
         |ip| std::net::SocketAddr::new(ip, address.port).to_string(),
     );
-    // Of nf_tables the way begins with an element of a map.
+    // In nftables mode the way begins with an element of a map.
     let of_map = view.parts.iter().any(|part| part.element.is_some());
-    let verdict = address.chain.as_ref().filter(|_| of_map).map(|chain| format!("goto {chain}"));
+    let map = if address.ip.is_some() { "service-ips" } else { "service-nodeports" };
+    let verdict = address.chain.as_ref().filter(|_| of_map).map(|chain| format!("{map}: goto {chain}"));
     [ip, address.kind.name().to_owned()].into_iter().chain(verdict).collect()
 }
 
@@ -172,9 +173,9 @@ fn all_endpoints(view: &ServicePortView) -> &'static str {
 
 fn chain(view: &ServicePortView, beginnings: &[&str], meaning: &str) -> Vec<String> {
     let chooses = |name: &str| beginnings.iter().any(|beginning| name.starts_with(beginning));
-    let mut chains = view.parts.iter().filter(|part| part.element.is_none() && chooses(&part.chain));
+    let chains = view.parts.iter().filter(|part| part.element.is_none() && chooses(&part.chain));
     let mut lines = vec![meaning.to_owned()];
-    lines.extend(chains.next().map(|part| part.chain.clone()));
+    lines.extend(chains.map(|part| part.chain.clone()));
     lines
 }
 
