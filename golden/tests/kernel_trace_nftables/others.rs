@@ -57,6 +57,10 @@ table ip firewall {
 		ip daddr != { 172.16.0.0/12, 192.0.2.0/24, 192.168.50.2 } ip protocol udp drop
 		numgen inc mod 3 vmap { 0 : jump low, 1 : goto high, 2 : return }
 	}
+	chain alike {
+		type filter hook prerouting priority filter + 10; policy accept;
+		counter comment "after those of the same priority that were made later"
+	}
 	chain low {
 		tcp dport 23 reject with tcp reset
 		tcp dport 25 reject
@@ -117,7 +121,11 @@ table inet both {
 		meta protocol ip6 ip6 saddr fd00:19::/64 th dport 7002 reject
 		ip6 nexthdr udp th dport 7003 drop
 	}
-	chain dormant-looking {
+	chain alike {
+		type filter hook prerouting priority filter + 10; policy accept;
+		counter
+	}
+	chain unused {
 		tcp dport 1-65535 drop
 	}
 	chain translate {

@@ -14,12 +14,14 @@ const CONNTRACK: i32 = -200;
 /// `NF_IP_PRI_NAT_DST` and `NF_IP_PRI_NAT_SRC`
 const DNAT: i32 = -100;
 const SNAT: i32 = 100;
+/// One of the two.
+const NAT: i32 = 0;
 
 /// A table of iptables, its priority, and the hooks that it has.
 const IPTABLES: [(&str, i32, &[Hook]); 5] = [
     ("raw", -300, &[Hook::Prerouting, Hook::Output]),
     ("mangle", -150, &Hook::ALL),
-    ("nat", DNAT, &[Hook::Prerouting, Hook::Input, Hook::Output, Hook::Postrouting]),
+    ("nat", NAT, &[Hook::Prerouting, Hook::Input, Hook::Output, Hook::Postrouting]),
     ("filter", 0, &[Hook::Input, Hook::Forward, Hook::Output]),
     ("security", 50, &[Hook::Input, Hook::Forward, Hook::Output]),
 ];
@@ -51,11 +53,12 @@ pub(super) fn at<'a>(hook: Hook, iptables: &'a rules::Ruleset, nftables: Option<
     let mut all: Vec<(Order, Station<'a>)> = Vec::new();
     let mut nat: Vec<(Order, Rules<'a>)> = Vec::new();
     let made = |name: &str| nftables.and_then(|tables| tables.table(name)).map_or(0, |table| table.handle);
+    let translation = if matches!(hook, Hook::Prerouting | Hook::Output) { DNAT } else { SNAT };
     for (name, priority, hooks) in IPTABLES {
         let Some(chains) = iptables.table(name).filter(|_| hooks.contains(&hook)) else { continue };
         let (order, rules) = ((priority, Reverse((made(name), 0))), Rules::Iptables(name, chains));
         match name {
-            "nat" => nat.push((order, rules)),
+            "nat" => nat.push(((translation, order.1), rules)),
             _ => all.push((order, Station::Rules(rules, tracked(hook, priority)))),
         }
     }
@@ -74,8 +77,7 @@ pub(super) fn at<'a>(hook: Hook, iptables: &'a rules::Ruleset, nftables: Option<
     }
     nat.sort_by_key(|(order, _)| *order);
     if let Some(first) = nat.iter().map(|((_, Reverse(made)), _)| *made).min() {
-        let priority = if matches!(hook, Hook::Prerouting | Hook::Output) { DNAT } else { SNAT };
-        all.push(((priority, Reverse(first)), Station::Nat(nat.into_iter().map(|(_, rules)| rules).collect())));
+        all.push(((translation, Reverse(first)), Station::Nat(nat.into_iter().map(|(_, rules)| rules).collect())));
     }
     // `ip_vs_ops`: before sources are translated, and after destinations are.
     match hook {
