@@ -18,7 +18,7 @@ use proxier::inspect::services::{Entry, ServicePortView, dispatch_of};
 use proxier::model::{NamespacedName, Protocol};
 use serde::Serialize;
 
-use self::finding::Finding;
+use self::finding::{Cause, Finding};
 use crate::dump::service_name;
 use crate::inspect::arguments::Sources;
 use crate::inspect::facts::Facts;
@@ -130,8 +130,10 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
     findings.extend(views.iter().flat_map(services::of));
     findings.extend(rules::drift(&seen, &focus, &views));
     let facts = Facts::of(&seen);
-    findings.extend(node::of(&facts, &views));
-    walk::of(&mut seen, &views, arguments.from.as_deref(), address, &mut findings)?;
+    walk::of(&mut seen, &facts, &views, (arguments.from.as_deref(), address), &mut findings)?;
+    // Told of that pod, it needs not be told of any.
+    let hairpin = findings.iter().any(|finding| finding.cause == Cause::Hairpin);
+    findings.extend(node::of(&facts, &views).into_iter().filter(|one| !hairpin || one.cause != Cause::Hairpin));
     Ok(summed_up(name, findings, seen.unread))
 }
 

@@ -144,7 +144,7 @@ pub fn drift(seen: &Look, focus: &Focus, views: &[ServicePortView]) -> Vec<Findi
     if seen.rules.mode().is_none() {
         return Vec::new();
     }
-    if let Some(differences) = seen.differences(focus, views).filter(|_| focus.service.is_some()) {
+    if let Some(differences) = focus.service.as_ref().and_then(|_| seen.differences(focus, views)) {
         let told = differences.iter().take(TOLD).map(|difference| {
             let rule = difference.expected.as_ref().or(difference.found.as_ref());
             let rule = rule.map(|rule| format!(": {rule}")).unwrap_or_default();

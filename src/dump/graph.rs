@@ -4,6 +4,7 @@
 
 use proxier::inspect::services::{Address, AddressKind, EndpointView, Fate, Policy, RealView, ServicePortView};
 
+use super::text::connections;
 use crate::inspect::report::Report;
 
 /// What a box stands for, which decides how it looks.
@@ -99,7 +100,7 @@ fn graph(view: &ServicePortView) -> Graph {
     let mut refused = [None, None];
     for (node, address) in addresses {
         let label = match &address.server {
-            Some(server) => format!("scheduler {}", server.scheduler),
+            Some(server) => format!("{} connections, scheduler {}", server.connections, server.scheduler),
             None => address.counters.map(|c| format!("{} connections", c.packets)).unwrap_or_default(),
         };
         match address.fate {
@@ -194,11 +195,11 @@ fn of_endpoint(endpoint: &EndpointView) -> Vec<String> {
     lines.extend(state);
     if endpoint.used() {
         let held = |one: &RealView| u64::from(one.active) + u64::from(one.inactive);
-        let connections = match &endpoint.servers[..] {
-            [] => endpoint.counters.map(|counters| counters.packets),
-            servers => Some(servers.iter().map(held).sum()),
+        let open = match &endpoint.servers[..] {
+            [] => String::new(),
+            servers => format!(", {} of them open", servers.iter().map(held).sum::<u64>()),
         };
-        lines.extend(connections.map(|connections| format!("{connections} connections")));
+        lines.extend(connections(endpoint).map(|connections| format!("{connections} connections{open}")));
     }
     lines.extend(endpoint.unused.clone());
     if endpoint.stale > 0 {

@@ -42,12 +42,15 @@ pub fn text(report: &Report, look: Look, wide: bool) -> String {
 pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
     let mut out = format!("{}  {} {}\n", look.styled(Style::Bold, &view.name), view.protocol, view.family);
     let mut table =
-        Table::new(2, &["ADDRESS", "KIND", "PACKETS GO", "CONNECTIONS", "CHAIN", "SCHEDULER", "ON DEVICE", "SETS"]);
+        Table::new(2, &["ADDRESS", "KIND", "PACKETS GO", "CONNECTIONS", "CHAIN", "SCHEDULER", "BOUND", "SETS"]);
     for address in &view.addresses {
         let chain = address.chain.clone().filter(|_| wide).unwrap_or_default();
         let goes = fate(address).to_owned();
         let [scheduler, device, sets] = server(address, wide);
-        let count = count(address.counters);
+        let count = match &address.server {
+            Some(server) => server.connections.to_string(),
+            None => count(address.counters),
+        };
         table.row(vec![spelled(address), address.kind.name().to_owned(), goes, count, chain, scheduler, device, sets]);
     }
     out += &table.text(look);
@@ -66,7 +69,7 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
             state(endpoint),
             share(endpoint.share),
             share(endpoint.local_share),
-            count(endpoint.counters),
+            connections(endpoint).map(|connections| connections.to_string()).unwrap_or_default(),
             chain,
             weight,
             active,
@@ -100,6 +103,15 @@ fn server(address: &Address, wide: bool) -> [String; 3] {
     let device = if server.on_device { "yes" } else { "no" };
     let sets = if wide { server.sets.join(" ") } else { String::new() };
     [server.scheduler.clone(), device.to_owned(), sets]
+}
+
+/// The connections that it ever got, where anything counts them.
+#[must_use]
+pub fn connections(endpoint: &EndpointView) -> Option<u64> {
+    match &endpoint.servers[..] {
+        [] => endpoint.counters.map(|counters| counters.packets),
+        servers => Some(servers.iter().map(|one| one.connections).sum()),
+    }
 }
 
 /// Weight and connections of an endpoint, of all its virtual servers together.

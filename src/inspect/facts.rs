@@ -3,6 +3,7 @@
 //! In: a [`Look`], `/proc/sys`, links. Out: [`Facts`]. Must not know: what of it is good or bad.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use proxier::IpFamily;
 use proxier::inspect::neighbours::{Hook, TableSize, hooks, nftables, sizes};
@@ -61,6 +62,14 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The ports of a bridge, of which one leads to an address: that one, where the kernel knows, else all.
+    #[must_use]
+    pub fn ports_to(&self, ip: IpAddr, bridge: &str) -> Vec<&Link> {
+        let known = node::bridge_port(ip).ok().flatten();
+        let ports = self.links.iter().filter(|link| link.up && link.master.as_deref() == Some(bridge));
+        ports.filter(|link| known.as_ref().is_none_or(|name| link.name == *name)).collect()
+    }
+
     /// The interfaces where `rp_filter` is strict: the greater number of the interface's own and that of all counts.
     #[must_use]
     pub fn strict_links(&self, all: i64) -> Vec<&str> {

@@ -4,12 +4,14 @@
 //! Must not know: how any of it is shown. Besides `run`, this folder alone uses `proxier::kernel`: to read, never to write.
 
 pub mod arguments;
+mod compare;
 pub mod facts;
 pub mod gate;
 pub mod nftables;
 mod objects;
 pub mod paths;
 pub mod report;
+mod rule_text;
 pub mod rules;
 pub mod servers;
 
@@ -18,17 +20,15 @@ use std::net::IpAddr;
 
 use proxier::IpFamily;
 use proxier::conntrack::StaleFlows;
+use proxier::inspect::drift::Difference;
 use proxier::inspect::drift::behaviour::{self, World};
 use proxier::inspect::drift::nftables::{differences as table_differs, is_ours};
-use proxier::inspect::drift::{Difference, differences};
 use proxier::inspect::flows::FlowCount;
-use proxier::inspect::rules::Ruleset;
 use proxier::inspect::servers::differences as servers_differ;
 use proxier::inspect::services::{
     ServicePortView, add_model, endpoint_in, from_iptables, from_ipvs, from_nftables, note_draining, unused_chains,
     unused_chains_of_table,
 };
-use proxier::iptables::{HostFacts, expected};
 use proxier::ipvs::{self, Expected, Held};
 use proxier::kernel::{self, each_flow, node};
 use proxier::model::{NamespacedName, Scope, ServicePortName, Snapshot};
@@ -56,6 +56,11 @@ pub struct Focus {
 }
 
 impl Focus {
+    /// Whether nothing is left out.
+    fn is_everything(&self) -> bool {
+        self.service.is_none() && self.endpoint.is_none()
+    }
+
     fn wants(&self, name: Option<&ServicePortName>) -> bool {
         self.service.as_ref().is_none_or(|service| name.is_some_and(|name| name.service == *service))
     }
@@ -91,9 +96,19 @@ pub fn look(sources: &Sources, focus: &Focus) -> Result<Look, String> {
 /// The same for who knows the settings.
 pub fn look_as_asked(asked: Asked, focus: &Focus) -> Look {
     let mut unread = Vec::new();
-    let objects = asked.has_objects().then(|| objects::load(&asked));
-    let objects = objects.and_then(|loaded| loaded.map_err(|why| unread.push(Unread::new("objects", why))).ok());
-    let rules = Rules::read(focus, &mut unread);
+    let mut loaded = None;
+    let rules = std::thread::scope(|scope| {
+        // Both take long at a big cluster.
+        let loading = asked.has_objects().then(|| scope.spawn(|| objects::load(&asked, focus.service.as_ref())));
+        let rules = Rules::read(focus, &mut unread);
+        loaded = loading.map(|loading| loading.join().unwrap_or_else(|_| Err("reading them panicked".to_owned())));
+        rules
+    });
+    let service = focus.service.as_ref().filter(|service| loaded.is_some() && rules.needs_others(service));
+    if service.is_some() {
+        loaded = Some(objects::load(&asked, None));
+    }
+    let objects = loaded.and_then(|loaded| loaded.map_err(|why| unread.insert(0, Unread::new("objects", why))).ok());
     Look { rules, objects, settings: asked.settings, unread }
 }
 
@@ -126,7 +141,8 @@ impl Look {
             }
             (None, None) => {
                 // A Service port without a comment is known by what its chains are called.
-                let named: BTreeSet<String> = tracker.map(|tracker| hashes(tracker, focus)).unwrap_or_default();
+                let named: BTreeSet<String> =
+                    tracker.map(|tracker| compare::hashes(&self.snapshot(family, tracker), focus)).unwrap_or_default();
                 from_iptables(&rules.ruleset, &|name, key| focus.wants(name) || named.contains(key))
             }
         };
@@ -167,24 +183,8 @@ impl Look {
                 all.extend(self.table_differences(rules, tracker, focus));
                 continue;
             }
-            let expected = self.expected(rules, tracker);
-            let only = (!rules.whole || focus.endpoint.is_some()).then(|| {
-                let hashes = hashes(tracker, focus);
-                let mut only = chains_of(&expected, &hashes);
-                only.extend(
-                    views
-                        .iter()
-                        .filter(|view| view.family == rules.family.name())
-                        .flat_map(|view| view.parts.iter().map(|part| part.chain.clone())),
-                );
-                only
-            });
-            let mut found = differences(&expected, &rules.ruleset, only.as_ref());
-            if let Some(service) = &focus.service {
-                // What belongs to all counts for each.
-                found.retain(|difference| difference.service.as_deref().is_none_or(|name| is_of(name, service)));
-            }
-            all.extend(found);
+            let snapshot = self.snapshot(rules.family, tracker);
+            all.extend(compare::differences(rules, &self.settings.proxier, &snapshot, focus, views));
         }
         Some(all)
     }
@@ -268,24 +268,6 @@ impl Look {
         Some(found)
     }
 
-    fn expected(&self, rules: &FamilyRules, tracker: &Tracker) -> Ruleset {
-        let config = &self.settings.proxier;
-        let snapshot = tracker.snapshot(config.node_ip(rules.family, tracker.node()));
-        let host = HostFacts {
-            addresses: rules.addresses.clone(),
-            random_fully: rules.random_fully,
-            nfacct: rules.names("nfacct"),
-            tcp_be_liberal: node::sysctl("net/netfilter/nf_conntrack_tcp_be_liberal") == Some(1),
-        };
-        let mut ruleset = Ruleset::new(rules.family);
-        let mut reader = ruleset.reader();
-        expected(rules.family, config, &snapshot, &host, |piece| piece.lines().for_each(|line| reader.line(line)));
-        for problem in reader.finish() {
-            tracing::error!("our own rule is not understood: {problem}");
-        }
-        ruleset
-    }
-
     /// Signs of a proxy in another mode than iptables.
     #[must_use]
     pub fn other_modes(&self) -> Vec<String> {
@@ -325,26 +307,4 @@ impl Look {
 /// Whether a Service port's name is one of the Service's.
 fn is_of(name: &str, service: &NamespacedName) -> bool {
     name == service.to_string() || name.starts_with(&format!("{service}:"))
-}
-
-/// What the chains of the wanted Service ports have in their names.
-fn hashes(tracker: &Tracker, focus: &Focus) -> BTreeSet<String> {
-    let unspecified = IpFamily::V4.localhost();
-    let names = tracker.snapshot(unspecified).ports.keys();
-    names.filter(|name| focus.wants(Some(name))).filter_map(proxier::inspect::services::hash_of_name).collect()
-}
-
-/// The chains of Service ports with these hashes, and of their endpoints.
-fn chains_of(expected: &Ruleset, hashes: &BTreeSet<String>) -> BTreeSet<String> {
-    let mut chains = BTreeSet::new();
-    for hash in hashes {
-        for kind in ["SVC", "SVL", "EXT", "FW"] {
-            let name = format!("KUBE-{kind}-{hash}");
-            let Some(chain) = expected.chain("nat", &name) else { continue };
-            let leads_to = chain.rules.iter().filter_map(|rule| rule.leads_to());
-            chains.extend(leads_to.filter(|to| to.starts_with("KUBE-SEP-")).map(str::to_owned));
-            chains.insert(name);
-        }
-    }
-    chains
 }

@@ -1,17 +1,15 @@
 //! What differs between what should be and what is.
 //!
 //! In: both. Out: [`Difference`]s, rule by rule and element by element. Must not know: how either was made, or how to
-//! mend it. `iptables` compares rules of iptables, `nftables` our table of nf_tables; [`super::servers`] what IPVS mode has
-//! besides rules.
+//! mend it. [`super::compare`] compares rules of iptables, `nftables` our table of nf_tables, `behaviour` what other tables
+//! do, [`super::servers`] what IPVS mode has besides rules.
 
-mod align;
 pub mod behaviour;
-mod iptables;
 pub mod nftables;
 
 use serde::Serialize;
 
-pub use self::iptables::differences;
+pub use super::compare::{Comparison, Only, differences};
 
 /// What kind of difference it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -7,9 +7,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::align::{Line, aligned, best_pairs};
 use super::{Difference, DifferenceKind};
 use crate::family::IpFamily;
+use crate::inspect::likeness::{Line, aligned, best_pairs};
 use crate::model::ServicePortName;
 use crate::netfilter::nft::held::{self, Table, TableId};
 use crate::netfilter::nft::{Base, Element, Expression, Field, Name, Rule, Set};

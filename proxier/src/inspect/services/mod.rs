@@ -143,7 +143,8 @@ pub struct Address {
     pub fate: Fate,
     /// The chain that its rule leads to.
     pub chain: Option<String>,
-    /// What its rule counted: the first packets of connections; `None` where nothing counts.
+    /// What its rule counted: the first packets of connections; in IPVS mode all that clients sent; `None` where nothing
+    /// counts.
     pub counters: Option<Counters>,
     /// Its virtual server, in IPVS mode.
     pub server: Option<ServerView>,
@@ -162,6 +163,10 @@ pub struct ServerView {
     pub on_device: bool,
     /// The sets that have it.
     pub sets: Vec<String>,
+    /// Connections that it ever took.
+    pub connections: u64,
+    /// What went back to clients.
+    pub answers: Counters,
 }
 
 /// An endpoint as a real server of a virtual one.
@@ -169,6 +174,8 @@ pub struct ServerView {
 pub struct RealView {
     /// The virtual server, as ipvsadm calls it.
     pub server: String,
+    /// How packets get there: anything but `masquerading` is not kube-proxy's.
+    pub forward: &'static str,
     /// Its weight; with 0 it gets no new connections.
     pub weight: u32,
     /// Connections that are established.
@@ -177,6 +184,12 @@ pub struct RealView {
     pub inactive: u32,
     /// Clients that stay with it.
     pub persistent: u32,
+    /// Connections that it ever got.
+    pub connections: u64,
+    /// What clients sent it.
+    pub counters: Counters,
+    /// What it sent back.
+    pub answers: Counters,
 }
 
 /// An endpoint.
@@ -190,7 +203,7 @@ pub struct EndpointView {
     pub share: Option<f64>,
     /// The same under policy `Local`.
     pub local_share: Option<f64>,
-    /// What its translation counted: connections; `None` where nothing counts.
+    /// What its translation counted: connections; in IPVS mode all that clients sent; `None` where nothing counts.
     pub counters: Option<Counters>,
     /// Its state, where objects tell.
     pub state: Option<EndpointState>,

@@ -17,7 +17,7 @@ use std::fmt;
 
 pub use decode::{ReadRule, ReadSet, ReadTable};
 pub use error::{NftError, Refusal};
-pub use presence::{delete_table, has_table};
+pub use presence::{delete_table, has_chain, has_table};
 pub use read::NftReader;
 pub use system::SystemNftables;
 
