@@ -18,6 +18,7 @@ use crate::inspect::rules::Counters;
 use crate::model::{self, Protocol, ServicePort, ServicePortName, Snapshot};
 use crate::netfilter::nft::held::{Element, Found, Rule, Set, Table};
 use crate::netfilter::nft::{Expression, Name, Value, Verdict};
+use crate::nftables::is_always_there;
 
 /// The maps of what new connections are sent to.
 pub(in crate::inspect) const SERVICES: [&str; 2] = ["service-ips", "service-nodeports"];
@@ -35,6 +36,8 @@ const NODE_PORT_IPS: &str = "nodeport-ips";
 const LOCAL: [&str; 2] = ["local-", "nodeport-local-"];
 /// Beginnings of the names of the real one's chains of a Service port; a hash and its name follow.
 const OF_SERVICE_PORTS: [&str; 4] = ["service-", "external-", "local-", "firewall-"];
+/// Odds that differ by less are the same.
+const ALIKE: f64 = 1e-6;
 /// How long the real one's hashes are.
 const HASH: usize = 8;
 /// Chains that are there whatever Services there are.
@@ -343,11 +346,20 @@ impl<'a> Reading<'a> {
             let sum: f64 = shares.values().map(|(share, _)| share).sum();
             if shares.is_empty() {
                 self.view.notes.push(format!("chain {} leads to no endpoint for {}", chooser.chain, spelled(to)));
-            } else if sum < 1.0 - 1e-6 {
+            } else if sum < 1.0 - ALIKE {
                 let (lost, chain) = ((1.0 - sum) * 100.0, &chooser.chain);
                 self.view
                     .notes
                     .push(format!("{lost:.1} % of what is sent to {} falls through chain {chain}", spelled(to)));
+            }
+            #[allow(clippy::cast_precision_loss)] // endpoints are few
+            let count = shares.len() as f64;
+            let uneven = |(share, _): &(f64, Option<&Name>)| (share - sum / count).abs() > ALIKE;
+            if shares.values().any(uneven) {
+                let (to, chain) = (spelled(to), &chooser.chain);
+                self.view.notes.push(format!(
+                    "endpoints of {to} are not equally likely: chain {chain} draws numbers that none has"
+                ));
             }
             for (address, (share, chain)) in shares {
                 let known = self.view.endpoints.iter().position(|endpoint| endpoint.address == Some(address));
@@ -480,6 +492,7 @@ pub fn unused_chains(table: &Table) -> Vec<String> {
     let elements = table.sets.values().flat_map(|set| set.elements.iter());
     used.extend(elements.filter_map(|element| verdict(element)?.chain()));
     let plain = table.chains.iter().filter(|(_, chain)| chain.base.is_none());
-    let idle = plain.map(|(name, _)| name).filter(|name| !used.contains(name) && !OF_ALL.contains(&&***name));
+    let idle = plain.map(|(name, _)| name).filter(|name| !used.contains(name));
+    let idle = idle.filter(|name| !OF_ALL.contains(&&***name) && !is_always_there(name));
     idle.map(ToString::to_string).collect()
 }
