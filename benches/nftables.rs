@@ -30,7 +30,12 @@ fn service(number: u32) -> Value {
 
 /// A Service's slice; `version` moves the last endpoint.
 fn slice(number: u32, version: u32) -> Value {
-    let mut endpoints: Vec<_> = (0..ENDPOINTS).map(|index| address(number * ENDPOINTS + index)).collect();
+    slice_of(number, version, ENDPOINTS)
+}
+
+/// The same with so many endpoints.
+fn slice_of(number: u32, version: u32, count: u32) -> Value {
+    let mut endpoints: Vec<_> = (0..count).map(|index| address(number * ENDPOINTS + index)).collect();
     endpoints[9] = address(version * 2_000_000 + number * ENDPOINTS + 9);
     let service = format!("svc-{number:05}");
     objects::slice("scale", &service, &format!("{service}-x7k2p"), &endpoints)
@@ -66,6 +71,22 @@ impl Cluster {
         }
     }
 
+    /// How long changes take, each from a decoded object to its commit.
+    fn changes(&mut self, object: impl Fn(u32) -> (Kind, Value)) -> String {
+        let mut times: Vec<Duration> = (0..CHANGES)
+            .map(|change| {
+                let (kind, object) = object(change);
+                let started = Instant::now();
+                self.take(kind, object);
+                self.sync();
+                started.elapsed()
+            })
+            .collect();
+        times.sort();
+        let at = |share: usize| times[times.len() * share / 100];
+        format!("{:.2?} / {:.2?}", at(50), at(99))
+    }
+
     fn sync(&mut self) -> Duration {
         let started = Instant::now();
         let scope = self.tracker.take_scope();
@@ -91,27 +112,17 @@ fn measure(services: u32) {
     let cold_cpu = cpu_time() - before - loaded;
     proxier::kernel::memory::release();
     let resident = resident();
-    let mut times: Vec<Duration> = (0..CHANGES)
-        .map(|change| {
-            let number = change * 7919 % services;
-            let object = slice(number, 1 + change % 2);
-            let started = Instant::now();
-            cluster.take(Kind::EndpointSlice, object);
-            cluster.sync();
-            started.elapsed()
-        })
-        .collect();
-    times.sort();
-    let at = |share: usize| times[times.len() * share / 100];
+    let replaced = cluster.changes(|change| (Kind::EndpointSlice, slice(change * 7919 % services, 1 + change % 2)));
+    // One endpoint more, and one less again.
+    let counted = cluster
+        .changes(|change| (Kind::EndpointSlice, slice_of(change / 2 * 7919 % services, 0, ENDPOINTS + 1 - change % 2)));
     // A new process that finds all as it should be.
     let mut again = Cluster::new(Box::new(SystemNftables::default()), services);
     let before = cpu_time();
     let warm = again.sync();
     let warm_cpu = cpu_time() - before;
     println!(
-        "| {services} | {cold:.2?} ({cold_cpu:.2?} CPU) | {resident} | {:.2?} / {:.2?} | {warm:.2?} ({warm_cpu:.2?} CPU) | {} |",
-        at(50),
-        at(99),
+        "| {services} | {cold:.2?} ({cold_cpu:.2?} CPU) | {resident} | {replaced} | {counted} | {warm:.2?} ({warm_cpu:.2?} CPU) | {} |",
         by_nft(services)
     );
 }
@@ -136,8 +147,10 @@ fn by_nft(services: u32) -> String {
 
 fn main() {
     let sizes = std::env::var("SERVICES").unwrap_or_else(|_| "100,1000,10000,40000".to_owned());
-    println!("| Services x {ENDPOINTS} | cold start | resident | one change p50 / p99 | restart | nft -f |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "| Services x {ENDPOINTS} | cold start | resident | an endpoint for another p50 / p99 | one more or less | restart | nft -f |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     for size in sizes.split(',').map(|size| size.parse().expect("a number")) {
         // On a thread of its own: it leaves the namespace. Memory would be counted twice in one process.
         std::thread::spawn(move || measure(size)).join().expect("no panic");

@@ -147,7 +147,7 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     setup::oom_score(settings);
     let (news, node) = unbounded_channel();
     let node = node::follow(settings.clone(), families.clone(), node);
-    let source = source::start(flags, settings, families, news, health, client)?;
+    let source = source::start(flags, settings, families, news, health, (client, None))?;
     events.starting();
     let result = tokio::select! {
         () = stop.wait() => Ok(()),

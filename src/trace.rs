@@ -232,6 +232,7 @@ fn end(verdict: &Verdict, masqueraded: bool) -> String {
         Verdict::Rejected => "rejected".to_owned(),
         Verdict::Dropped => "dropped".to_owned(),
         Verdict::Untouched => format!("to where it was sent{sender}"),
+        Verdict::Forwarded(to, how) => format!("to {to} by {}, as it is", how.name()),
     }
 }
 
@@ -245,6 +246,12 @@ fn verdict(branch: &Branch) -> String {
         Verdict::Untouched => {
             format!("Verdict: let through to where it was sent, {sender}: no rule gave it another destination.")
         }
+        Verdict::Forwarded(to, how) => format!(
+            "Verdict: taken to {} as it is, by {}: that host must have its destination too, and answers the client itself. \
+             No kube-proxy sets that up; the rules it meets from there on are not followed.",
+            to.ip(),
+            how.name()
+        ),
     }
 }
 
@@ -289,6 +296,7 @@ fn branch_data(branch: &Branch) -> Shown<'_> {
         Verdict::Rejected => ("rejected", None),
         Verdict::Dropped => ("dropped", None),
         Verdict::Untouched => ("untouched", None),
+        Verdict::Forwarded(to, _) => ("forwarded", Some(to)),
     };
     Shown {
         probability: branch.outcome.probability,

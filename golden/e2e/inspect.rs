@@ -7,5 +7,9 @@
 mod diagnose;
 #[path = "inspect/dump.rs"]
 mod dump;
+#[path = "inspect/hairpin.rs"]
+mod hairpin;
+#[path = "inspect/nftables.rs"]
+mod nftables;
 #[path = "inspect/node.rs"]
 mod node;

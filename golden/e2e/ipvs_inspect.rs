@@ -3,6 +3,11 @@
 //! In: the `kube-proxy` binary, root, and a kernel that has IPVS (`make test-ipvs`). Out: whether the commands tell what
 //! is so.
 
+#[path = "ipvs_inspect/causes.rs"]
+mod causes;
+#[path = "ipvs_inspect/shown.rs"]
+mod shown;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -175,15 +175,15 @@ fn edits_are_found_and_nothing_else() {
         one(Is::MissingRealServer, NODE_PORT, "-r 10.244.2.6:8080 -m -w 1")
     );
     let weigh = |held: &mut Held, weight| {
-        held.servers.get_mut(&node_port).expect("it").reals.get_mut(&real).expect("it").0.weight = weight
+        held.servers.get_mut(&node_port).expect("it").reals.get_mut(&real).expect("it").server.weight = weight
     };
     assert_eq!(after(&|held| weigh(held, 0)), one(Is::AlteredRealServer, NODE_PORT, "-r 10.244.2.6:8080 -m -w 0"));
     let stranger = |held: &mut Held, weight| {
         let server = held.servers.get_mut(&node_port).expect("it");
-        let (mut one, count) = server.reals[&real];
-        one.address = "10.9.9.9:9".parse().expect("an address");
-        one.weight = weight;
-        server.reals.insert(one.address, (one, count));
+        let mut one = server.reals[&real];
+        one.server.address = "10.9.9.9:9".parse().expect("an address");
+        one.server.weight = weight;
+        server.reals.insert(one.server.address, one);
     };
     assert_eq!(after(&|held| stranger(held, 1)), one(Is::UnexpectedRealServer, NODE_PORT, "-r 10.9.9.9:9 -m -w 1"));
     assert_eq!(after(&|held| stranger(held, 0)), [], "it waits for its connections");

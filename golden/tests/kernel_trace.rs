@@ -271,6 +271,7 @@ fn check(case: &str, flavour: Flavour, step: usize, tally: &mut Tally) {
                         Verdict::Rejected => "rejected",
                         Verdict::Dropped => "dropped",
                         Verdict::Untouched => "untouched",
+                        Verdict::Forwarded(..) => "forwarded",
                     };
                     *tally.verdicts.entry(verdict).or_default() += 1;
                 }

@@ -14,17 +14,17 @@ use std::process::ExitCode;
 
 use clap::Args;
 use proxier::IpFamily;
-use proxier::inspect::services::{ServicePortView, dispatch_of};
+use proxier::inspect::services::{Entry, ServicePortView, dispatch_of};
 use proxier::model::{NamespacedName, Protocol};
 use serde::Serialize;
 
-use self::finding::Finding;
+use self::finding::{Cause, Finding};
 use crate::dump::service_name;
 use crate::inspect::arguments::Sources;
 use crate::inspect::facts::Facts;
 use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
-use crate::inspect::{Focus, Look as Seen, look};
+use crate::inspect::{Focus, Look as Seen, look, nftables};
 use crate::terminal::{Look, Style, print, wrapped};
 use crate::trace::{Output, destination};
 
@@ -130,8 +130,10 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
     findings.extend(views.iter().flat_map(services::of));
     findings.extend(rules::drift(&seen, &focus, &views));
     let facts = Facts::of(&seen);
-    findings.extend(node::of(&facts, &views));
-    walk::of(&mut seen, &views, arguments.from.as_deref(), address, &mut findings)?;
+    walk::of(&mut seen, &facts, &views, (arguments.from.as_deref(), address), &mut findings)?;
+    // Told of that pod, it needs not be told of any.
+    let hairpin = findings.iter().any(|finding| finding.cause == Cause::Hairpin);
+    findings.extend(node::of(&facts, &views).into_iter().filter(|one| !hairpin || one.cause != Cause::Hairpin));
     Ok(summed_up(name, findings, seen.unread))
 }
 
@@ -152,8 +154,8 @@ fn owner(address: SocketAddr, protocol: Protocol) -> Option<NamespacedName> {
     let rules = FamilyRules::for_walking(IpFamily::of(&address.ip()), &mut Vec::new()).ok()?;
     let local = address.ip().is_loopback() || rules.addresses.contains(&address.ip());
     let entries = dispatch_of(&rules.ruleset, &|_, _| true);
-    let found = entries.iter().find(|entry| entry.is_for(address, protocol, local))?;
-    found.name().map(|name| name.service.clone())
+    let found = entries.iter().find(|entry| entry.is_for(address, protocol, local)).and_then(Entry::name).cloned();
+    found.or_else(|| nftables::owner(address, protocol, local)).map(|name| name.service)
 }
 
 fn owner_by_objects(seen: &Seen, address: SocketAddr, protocol: Protocol) -> Option<NamespacedName> {

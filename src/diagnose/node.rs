@@ -2,7 +2,7 @@
 //!
 //! In: the node's facts, the Service ports asked for. Out: findings. Must not know: rules.
 
-use proxier::inspect::services::ServicePortView;
+use proxier::inspect::services::{EndpointView, ServicePortView};
 
 use super::finding::{Cause, Finding};
 use crate::inspect::facts::Facts;
@@ -11,6 +11,9 @@ use crate::inspect::facts::Facts;
 const NEARLY_FULL: i64 = 90;
 /// From here on it is full: the kernel drops old entries to make room for new ones, and so stays just below its limit.
 const FULL: i64 = 99;
+/// Whether bridges show packets to the rules.
+pub const BRIDGED: [(&str, &str); 2] =
+    [("IPv4", "net/bridge/bridge-nf-call-iptables"), ("IPv6", "net/bridge/bridge-nf-call-ip6tables")];
 /// What tunnels add to each packet at least.
 const OVERHEADS: [(&str, u32); 7] =
     [("vxlan", 50), ("geneve", 50), ("ipip", 20), ("sit", 20), ("ip6tnl", 40), ("gre", 24), ("wireguard", 60)];
@@ -82,8 +85,7 @@ fn bridges(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
     let bridges = facts.links.iter().filter(|link| link.kind.as_deref() == Some("bridge") && has_ports(&link.name));
     let bridges: Vec<&str> = bridges.map(|link| &*link.name).collect();
     let Some(bridge) = bridges.first() else { return Vec::new() };
-    let families = [("IPv4", "net/bridge/bridge-nf-call-iptables"), ("IPv6", "net/bridge/bridge-nf-call-ip6tables")];
-    let off = families.into_iter().filter(|(family, name)| {
+    let off = BRIDGED.into_iter().filter(|(family, name)| {
         views.iter().any(|view| view.family == *family) && facts.sysctls.get(*name).is_none_or(|value| *value == 0)
     });
     let finding = |(family, name): (&str, &str)| {
@@ -121,18 +123,24 @@ fn reverse_path(facts: &Facts) -> Option<Finding> {
     ))
 }
 
-/// Whether pods that are sent to themselves come out of the bridge again where they went in.
+/// Whether pods that are sent to themselves come out of the bridge again where they went in. Only where bridges show
+/// packets to the rules do they not leave the bridge.
 fn hairpin(facts: &Facts, views: &[ServicePortView]) -> Option<Finding> {
-    let local =
-        views.iter().flat_map(|view| &view.endpoints).any(|e| e.used() && e.state.is_some_and(|state| state.local));
+    let bridged = BRIDGED.iter().any(|(family, name)| {
+        let used = |e: &EndpointView| e.used() && e.state.is_some_and(|state| state.local);
+        let mut of_family = views.iter().filter(|view| view.family == *family);
+        of_family.any(|view| view.endpoints.iter().any(used))
+            && facts.sysctls.get(*name).is_some_and(|value| *value != 0)
+    });
     let off: Vec<&str> =
         facts.links.iter().filter(|link| link.hairpin == Some(false) && link.up).map(|link| &*link.name).collect();
-    (local && !off.is_empty()).then(|| {
+    (bridged && !off.is_empty()).then(|| {
         Finding::suspect(
             Cause::Hairpin,
             format!("hairpin mode is off at the bridge's ports {}: a pod behind one cannot reach itself through its Service, \
                      unless the bridge is promiscuous", off.join(", ")),
-            "matters only to pods that call their own Service: set hairpinMode in the network plugin's configuration",
+            "matters only to pods that call their own Service (to be sure, give one's address with --from): set hairpinMode \
+             in the network plugin's configuration",
         )
     })
 }

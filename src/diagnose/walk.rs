@@ -7,20 +7,23 @@ use std::net::SocketAddr;
 
 use proxier::inspect::neighbours::owner;
 use proxier::inspect::services::{Address, AddressKind, Fate, ServicePortView};
-use proxier::inspect::walk::{Branch, Packet, Trace, Verdict};
+use proxier::inspect::walk::{Branch, Origin, Packet, Trace, Verdict};
 use proxier::model::Protocol;
+use proxier::nftables::TABLE;
 
 use super::finding::{Cause, Finding};
+use super::node::BRIDGED;
 use crate::inspect::Look;
+use crate::inspect::facts::Facts;
 use crate::inspect::paths::Paths;
 use crate::trace::sender;
 
 /// Walks a packet to each address, or to the one asked for.
 pub fn of(
     seen: &mut Look,
+    facts: &Facts,
     views: &[ServicePortView],
-    from: Option<&str>,
-    only: Option<(SocketAddr, Protocol)>,
+    (from, only): (Option<&str>, Option<(SocketAddr, Protocol)>),
     findings: &mut Vec<Finding>,
 ) -> Result<(), String> {
     for view in views {
@@ -28,7 +31,7 @@ pub fn of(
         let Some(rules) = seen.rules.families.iter_mut().find(|rules| rules.family.name() == view.family) else {
             continue;
         };
-        let node_ip = rules.addresses.iter().copied().find(|ip| !ip.is_loopback());
+        let node_ip = rules.node_port_ip();
         let mut paths = Paths::of(rules);
         for address in view.addresses.iter().filter(|address| address.kind != AddressKind::HealthCheckNodePort) {
             let Some(ip) = address.ip.or(node_ip) else { continue };
@@ -51,6 +54,7 @@ pub fn of(
             };
             let trace = paths.trace(&packet)?;
             findings.extend(met(view, address, &packet, &trace));
+            findings.extend(trace.branches.iter().find_map(|branch| hairpin(facts, view, &packet, branch)));
         }
     }
     Ok(())
@@ -70,7 +74,7 @@ fn met(view: &ServicePortView, address: &Address, packet: &Packet, trace: &Trace
             "see the way with kube-proxy trace, and what differs with kube-proxy dump",
         ));
     }
-    findings.extend(trace.branches.iter().find_map(|branch| hairpin(view, packet, branch)));
+    findings.extend(trace.branches.iter().find_map(|branch| forwarded(view, branch)));
     let doubts = trace.branches.iter().flat_map(|branch| &branch.doubts);
     findings.extend(doubts.map(|doubt| {
         Finding::suspect(
@@ -82,16 +86,70 @@ fn met(view: &ServicePortView, address: &Address, packet: &Packet, trace: &Trace
     findings
 }
 
-/// A pod that is sent to itself must not see its own address on both ends.
-fn hairpin(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<Finding> {
+/// A pod that is sent to itself must not see its own address on both ends, and its packets must get back to it.
+fn hairpin(facts: &Facts, view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<Finding> {
     let Verdict::Delivered(to) = branch.outcome.verdict else { return None };
-    (to.ip() == packet.source.ip() && !branch.outcome.masqueraded).then(|| {
+    if to.ip() != packet.source.ip() || packet.origin == Origin::Host {
+        return None;
+    }
+    if branch.outcome.masqueraded {
+        return no_way_back(facts, view, packet, to);
+    }
+    Some(Finding::certain(
+        Cause::Hairpin,
+        format!(
+            "{} ({}): {to} is sent to itself with its own address as the sender: it does not take that for an answer",
+            view.name, view.family
+        ),
+        "the rule that marks such packets for masquerading is missing: see kube-proxy dump",
+    ))
+}
+
+/// Where bridges show packets to the rules, one for the pod it came from stays in the bridge: it has to leave by the
+/// port it came in at. Without that, it is routed, and comes back from the node.
+fn no_way_back(facts: &Facts, view: &ServicePortView, packet: &Packet, to: SocketAddr) -> Option<Finding> {
+    let Origin::Interface(bridge) = &packet.origin else { return None };
+    let (_, sysctl) = BRIDGED.iter().find(|(family, _)| *family == view.family)?;
+    facts.sysctls.get(*sysctl).filter(|value| **value != 0)?;
+    // Old kernels show a promiscuous bridge's packets to the node as well.
+    facts.links.iter().find(|link| link.name == *bridge && !link.promiscuous)?;
+    let ports = facts.ports_to(to.ip(), bridge);
+    let off = ports.iter().all(|port| port.hairpin == Some(false));
+    let names: Vec<&str> = ports.iter().map(|port| &*port.name).collect();
+    (off && !names.is_empty()).then(|| {
         Finding::certain(
             Cause::Hairpin,
-            format!("{} ({}): {to} is sent to itself with its own address as the sender: it does not take that for an answer", view.name, view.family),
-            "the rule that marks such packets for masquerading is missing: see kube-proxy dump",
+            format!(
+                "{} ({}): {to} is sent to itself, and hairpin mode is off at {} of bridge {bridge}: packets do not leave \
+                 by the port they came in at, so its connections to itself time out",
+                view.name,
+                view.family,
+                names.join(", ")
+            ),
+            format!(
+                "set hairpinMode in the network plugin's configuration; at once, and until the pod is made anew: ip link \
+                 set {} type bridge_slave hairpin on",
+                names[0]
+            ),
         )
     })
+}
+
+/// A real server that gets packets as they are.
+fn forwarded(view: &ServicePortView, branch: &Branch) -> Option<Finding> {
+    let Verdict::Forwarded(to, how) = branch.outcome.verdict else { return None };
+    let what = format!(
+        "{} ({}): connections go to {to} by {} and not by translation: its pod does not know their address",
+        view.name,
+        view.family,
+        how.name()
+    );
+    Some(Finding::certain(
+        Cause::RulesAltered,
+        what,
+        "no kube-proxy sets that up: find out who changed the real server (ipvsadm), and delete it there, so that the \
+         proxy adds it again",
+    ))
 }
 
 /// A refusal that the Service itself does not explain.
@@ -104,9 +162,15 @@ fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<F
         // A virtual server without real ones: told already.
         return None;
     }
+    // In nftables a step's place is table, chain and hook.
+    let in_table = last.filter(|step| step.handle.is_some()).map(|step| step.hook.splitn(3, ' ').collect::<Vec<_>>());
+    let of_proxy = in_table.as_ref().is_some_and(|place| place.get(1) == Some(&TABLE));
+    let table_chain = in_table.as_ref().and_then(|place| place.get(2)?.split(' ').next());
     let chain = last.and_then(|step| step.rule.split(' ').nth(1)).unwrap_or("the policy of a built-in chain");
+    let chain = table_chain.unwrap_or(chain);
     let rule = last.map(|step| step.rule.as_str()).unwrap_or_default();
-    if ["KUBE-PROXY-FIREWALL", "KUBE-SOURCE-RANGES-FIREWALL"].contains(&chain) {
+    let by_ranges = of_proxy && chain.starts_with("firewall-");
+    if by_ranges || ["KUBE-PROXY-FIREWALL", "KUBE-SOURCE-RANGES-FIREWALL"].contains(&chain) {
         let ranges: Vec<String> = view.source_ranges.iter().map(ToString::to_string).collect();
         return Some(Finding::certain(
             Cause::SourceRangeRefuses,
@@ -121,12 +185,15 @@ fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<F
              client's address",
         ));
     }
-    if chain.starts_with("KUBE-") && owner(chain) != Some("kube-router") {
+    if of_proxy || (chain.starts_with("KUBE-") && owner(chain) != Some("kube-router")) {
         // No endpoints, or none here: told already.
         return None;
     }
-    let ends = [" -j DROP", " -j REJECT"].iter().any(|end| rule.contains(end));
-    let whose = owner(chain).unwrap_or("no known owner");
+    let words = if in_table.is_some() { ["drop", "reject"] } else { [" -j DROP", " -j REJECT"] };
+    let ends = words.iter().any(|end| rule.contains(end));
+    let of_table =
+        in_table.as_ref().map(|place| format!("table {}", place.iter().take(2).copied().collect::<Vec<_>>().join(" ")));
+    let whose = of_table.unwrap_or_else(|| owner(chain).unwrap_or("no known owner").to_owned());
     let what = if ends {
         format!("{packet} is refused by a rule of {whose}: {rule}")
     } else {

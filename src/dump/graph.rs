@@ -4,6 +4,7 @@
 
 use proxier::inspect::services::{Address, AddressKind, EndpointView, Fate, Policy, RealView, ServicePortView};
 
+use super::text::connections;
 use crate::inspect::report::Report;
 
 /// What a box stands for, which decides how it looks.
@@ -99,7 +100,7 @@ fn graph(view: &ServicePortView) -> Graph {
     let mut refused = [None, None];
     for (node, address) in addresses {
         let label = match &address.server {
-            Some(server) => format!("scheduler {}", server.scheduler),
+            Some(server) => format!("{} connections, scheduler {}", server.connections, server.scheduler),
             None => address.counters.map(|c| format!("{} connections", c.packets)).unwrap_or_default(),
         };
         match address.fate {
@@ -157,9 +158,10 @@ fn lines(view: &ServicePortView, address: &Address) -> Vec<String> {
         || format!("any node address:{}", address.port),
         |ip| std::net::SocketAddr::new(ip, address.port).to_string(),
     );
-    // Of nf_tables the way begins with an element of a map.
+    // In nftables mode the way begins with an element of a map.
     let of_map = view.parts.iter().any(|part| part.element.is_some());
-    let verdict = address.chain.as_ref().filter(|_| of_map).map(|chain| format!("goto {chain}"));
+    let map = if address.ip.is_some() { "service-ips" } else { "service-nodeports" };
+    let verdict = address.chain.as_ref().filter(|_| of_map).map(|chain| format!("{map}: goto {chain}"));
     [ip, address.kind.name().to_owned()].into_iter().chain(verdict).collect()
 }
 
@@ -172,9 +174,9 @@ fn all_endpoints(view: &ServicePortView) -> &'static str {
 
 fn chain(view: &ServicePortView, beginnings: &[&str], meaning: &str) -> Vec<String> {
     let chooses = |name: &str| beginnings.iter().any(|beginning| name.starts_with(beginning));
-    let mut chains = view.parts.iter().filter(|part| part.element.is_none() && chooses(&part.chain));
+    let chains = view.parts.iter().filter(|part| part.element.is_none() && chooses(&part.chain));
     let mut lines = vec![meaning.to_owned()];
-    lines.extend(chains.next().map(|part| part.chain.clone()));
+    lines.extend(chains.map(|part| part.chain.clone()));
     lines
 }
 
@@ -193,11 +195,11 @@ fn of_endpoint(endpoint: &EndpointView) -> Vec<String> {
     lines.extend(state);
     if endpoint.used() {
         let held = |one: &RealView| u64::from(one.active) + u64::from(one.inactive);
-        let connections = match &endpoint.servers[..] {
-            [] => endpoint.counters.map(|counters| counters.packets),
-            servers => Some(servers.iter().map(held).sum()),
+        let open = match &endpoint.servers[..] {
+            [] => String::new(),
+            servers => format!(", {} of them open", servers.iter().map(held).sum::<u64>()),
         };
-        lines.extend(connections.map(|connections| format!("{connections} connections")));
+        lines.extend(connections(endpoint).map(|connections| format!("{connections} connections{open}")));
     }
     lines.extend(endpoint.unused.clone());
     if endpoint.stale > 0 {

@@ -42,12 +42,15 @@ pub fn text(report: &Report, look: Look, wide: bool) -> String {
 pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
     let mut out = format!("{}  {} {}\n", look.styled(Style::Bold, &view.name), view.protocol, view.family);
     let mut table =
-        Table::new(2, &["ADDRESS", "KIND", "PACKETS GO", "CONNECTIONS", "CHAIN", "SCHEDULER", "ON DEVICE", "SETS"]);
+        Table::new(2, &["ADDRESS", "KIND", "PACKETS GO", "CONNECTIONS", "CHAIN", "SCHEDULER", "BOUND", "SETS"]);
     for address in &view.addresses {
         let chain = address.chain.clone().filter(|_| wide).unwrap_or_default();
         let goes = fate(address).to_owned();
         let [scheduler, device, sets] = server(address, wide);
-        let count = count(address.counters);
+        let count = match &address.server {
+            Some(server) => server.connections.to_string(),
+            None => count(address.counters),
+        };
         table.row(vec![spelled(address), address.kind.name().to_owned(), goes, count, chain, scheduler, device, sets]);
     }
     out += &table.text(look);
@@ -66,7 +69,7 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
             state(endpoint),
             share(endpoint.share),
             share(endpoint.local_share),
-            count(endpoint.counters),
+            connections(endpoint).map(|connections| connections.to_string()).unwrap_or_default(),
             chain,
             weight,
             active,
@@ -100,6 +103,15 @@ fn server(address: &Address, wide: bool) -> [String; 3] {
     let device = if server.on_device { "yes" } else { "no" };
     let sets = if wide { server.sets.join(" ") } else { String::new() };
     [server.scheduler.clone(), device.to_owned(), sets]
+}
+
+/// The connections that it ever got, where anything counts them.
+#[must_use]
+pub fn connections(endpoint: &EndpointView) -> Option<u64> {
+    match &endpoint.servers[..] {
+        [] => endpoint.counters.map(|counters| counters.packets),
+        servers => Some(servers.iter().map(|one| one.connections).sum()),
+    }
 }
 
 /// Weight and connections of an endpoint, of all its virtual servers together.
@@ -225,11 +237,14 @@ fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
         let share = conntrack.count as f64 / (conntrack.max.max(1) as f64) * 100.0;
         let _ = writeln!(out, "  conntrack {} of {} entries ({share:.1} %)", conntrack.count, conntrack.max);
     }
-    let mut table = Table::new(2, &["FAMILY", "TABLE", "CHAINS", "RULES", "CANARY"]);
+    let mut table = Table::new(2, &["FAMILY", "TABLE", "CHAINS", "RULES", "SETS", "ELEMENTS", "CANARY"]);
     for size in &facts.tables {
-        let canary = if size.canary { "yes" } else { "no" };
-        let [chains, rules] = [size.chains, size.rules].map(|number| number.to_string());
-        table.row(vec![size.family.to_owned(), size.table.clone(), chains, rules, canary.to_owned()]);
+        let canary = size.canary.map(|is_there| if is_there { "yes" } else { "no" }).unwrap_or_default();
+        let number = |number: Option<usize>| number.map(|number| number.to_string()).unwrap_or_default();
+        let [chains, rules, sets, elements] =
+            [Some(size.chains), Some(size.rules), size.sets, size.elements].map(number);
+        let names = [size.family.to_owned(), size.table.clone()];
+        table.row([names.to_vec(), vec![chains, rules, sets, elements, canary.to_owned()]].concat());
     }
     *out += &table.text(look);
     let shared = facts.hooks.iter().filter(|hook| wide || hook.order.iter().any(|owner| is_other(owner)));
@@ -261,5 +276,6 @@ fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
 }
 
 fn is_other(owner: &str) -> bool {
-    owner != "kube-proxy" && owner != "kubelet"
+    // Whose rules those of iptables are is told of each of its tables.
+    owner != "kube-proxy" && owner != "kubelet" && !owner.starts_with("iptables ")
 }

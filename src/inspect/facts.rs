@@ -3,9 +3,10 @@
 //! In: a [`Look`], `/proc/sys`, links. Out: [`Facts`]. Must not know: what of it is good or bad.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use proxier::IpFamily;
-use proxier::inspect::neighbours::{Hook, TableSize, hooks, sizes};
+use proxier::inspect::neighbours::{Hook, TableSize, hooks, nftables, sizes};
 use proxier::kernel::node::{self, Link};
 use serde::Serialize;
 
@@ -61,6 +62,14 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The ports of a bridge, of which one leads to an address: that one, where the kernel knows, else all.
+    #[must_use]
+    pub fn ports_to(&self, ip: IpAddr, bridge: &str) -> Vec<&Link> {
+        let known = node::bridge_port(ip).ok().flatten();
+        let ports = self.links.iter().filter(|link| link.up && link.master.as_deref() == Some(bridge));
+        ports.filter(|link| known.as_ref().is_none_or(|name| link.name == *name)).collect()
+    }
+
     /// The interfaces where `rp_filter` is strict: the greater number of the interface's own and that of all counts.
     #[must_use]
     pub fn strict_links(&self, all: i64) -> Vec<&str> {
@@ -80,7 +89,8 @@ impl Facts {
         let whole = rules.families.iter().map(|family| {
             let mut sizes = sizes(&family.ruleset);
             // The tool prints tables that are not there as empty ones.
-            sizes.retain(|size| (family.whole || size.table != "nat") && (size.rules > 0 || size.canary));
+            sizes.retain(|size| (family.whole || size.table != "nat") && (size.rules > 0 || size.canary == Some(true)));
+            sizes.extend(nftables::sizes(&family.nftables));
             sizes
         });
         Self {
@@ -95,7 +105,14 @@ impl Facts {
                 .collect(),
             conntrack,
             tables: whole.flatten().collect(),
-            hooks: rules.families.iter().flat_map(|family| hooks(&family.ruleset)).collect(),
+            hooks: rules
+                .families
+                .iter()
+                .flat_map(|family| {
+                    let of_tables = nftables::hooks(&family.nftables, &family.ruleset);
+                    hooks(&family.ruleset).into_iter().chain(of_tables)
+                })
+                .collect(),
             sysctls,
             links: node::links().unwrap_or_default(),
         }

@@ -4,12 +4,14 @@
 //! Must not know: how any of it is shown. Besides `run`, this folder alone uses `proxier::kernel`: to read, never to write.
 
 pub mod arguments;
+mod compare;
 pub mod facts;
 pub mod gate;
 pub mod nftables;
 mod objects;
 pub mod paths;
 pub mod report;
+mod rule_text;
 pub mod rules;
 pub mod servers;
 
@@ -18,12 +20,15 @@ use std::net::IpAddr;
 
 use proxier::IpFamily;
 use proxier::conntrack::StaleFlows;
-use proxier::inspect::drift::{Difference, differences};
+use proxier::inspect::drift::Difference;
+use proxier::inspect::drift::behaviour::{self, World};
+use proxier::inspect::drift::nftables::{differences as table_differs, is_ours};
 use proxier::inspect::flows::FlowCount;
-use proxier::inspect::rules::Ruleset;
 use proxier::inspect::servers::differences as servers_differ;
-use proxier::inspect::services::{ServicePortView, add_model, from_iptables, from_ipvs, note_draining, unused_chains};
-use proxier::iptables::{HostFacts, expected};
+use proxier::inspect::services::{
+    ServicePortView, add_model, endpoint_in, from_iptables, from_ipvs, from_nftables, note_draining, unused_chains,
+    unused_chains_of_table,
+};
 use proxier::ipvs::{self, Expected, Held};
 use proxier::kernel::{self, each_flow, node};
 use proxier::model::{NamespacedName, Scope, ServicePortName, Snapshot};
@@ -51,6 +56,11 @@ pub struct Focus {
 }
 
 impl Focus {
+    /// Whether nothing is left out.
+    fn is_everything(&self) -> bool {
+        self.service.is_none() && self.endpoint.is_none()
+    }
+
     fn wants(&self, name: Option<&ServicePortName>) -> bool {
         self.service.as_ref().is_none_or(|service| name.is_some_and(|name| name.service == *service))
     }
@@ -86,9 +96,19 @@ pub fn look(sources: &Sources, focus: &Focus) -> Result<Look, String> {
 /// The same for who knows the settings.
 pub fn look_as_asked(asked: Asked, focus: &Focus) -> Look {
     let mut unread = Vec::new();
-    let objects = asked.has_objects().then(|| objects::load(&asked));
-    let objects = objects.and_then(|loaded| loaded.map_err(|why| unread.push(Unread::new("objects", why))).ok());
-    let rules = Rules::read(focus, &mut unread);
+    let mut loaded = None;
+    let rules = std::thread::scope(|scope| {
+        // Both take long at a big cluster.
+        let loading = asked.has_objects().then(|| scope.spawn(|| objects::load(&asked, focus.service.as_ref())));
+        let rules = Rules::read(focus, &mut unread);
+        loaded = loading.map(|loading| loading.join().unwrap_or_else(|_| Err("reading them panicked".to_owned())));
+        rules
+    });
+    let service = focus.service.as_ref().filter(|service| loaded.is_some() && rules.needs_others(service));
+    if service.is_some() {
+        loaded = Some(objects::load(&asked, None));
+    }
+    let objects = loaded.and_then(|loaded| loaded.map_err(|why| unread.insert(0, Unread::new("objects", why))).ok());
     Look { rules, objects, settings: asked.settings, unread }
 }
 
@@ -111,11 +131,18 @@ impl Look {
         let rules = &self.rules.families[at];
         let family = rules.family;
         let tracker = self.objects.as_ref().and_then(|objects| objects.get(&family));
-        let mut views = match &rules.held {
-            Some(held) => self.servers(rules, held, tracker, focus),
-            None => {
+        let table = rules.proxy_table().filter(|_| self.rules.mode() == Some(NFTABLES));
+        let mut views = match (&rules.held, table) {
+            (Some(held), _) => self.servers(rules, held, tracker, focus),
+            (None, Some(table)) => {
+                let snapshot = tracker.map(|tracker| self.snapshot(family, tracker));
+                let wanted = |name: &str| focus.service.as_ref().is_none_or(|service| is_of(name, service));
+                from_nftables(family, table, snapshot.as_ref(), &wanted)
+            }
+            (None, None) => {
                 // A Service port without a comment is known by what its chains are called.
-                let named: BTreeSet<String> = tracker.map(|tracker| hashes(tracker, focus)).unwrap_or_default();
+                let named: BTreeSet<String> =
+                    tracker.map(|tracker| compare::hashes(&self.snapshot(family, tracker), focus)).unwrap_or_default();
                 from_iptables(&rules.ruleset, &|name, key| focus.wants(name) || named.contains(key))
             }
         };
@@ -152,24 +179,12 @@ impl Look {
                 all.extend(self.server_differences(rules, held, tracker, focus)?);
                 continue;
             }
-            let expected = self.expected(rules, tracker);
-            let only = (!rules.whole || focus.endpoint.is_some()).then(|| {
-                let hashes = hashes(tracker, focus);
-                let mut only = chains_of(&expected, &hashes);
-                only.extend(
-                    views
-                        .iter()
-                        .filter(|view| view.family == rules.family.name())
-                        .flat_map(|view| view.parts.iter().map(|part| part.chain.clone())),
-                );
-                only
-            });
-            let mut found = differences(&expected, &rules.ruleset, only.as_ref());
-            if let Some(service) = &focus.service {
-                // What belongs to all counts for each.
-                found.retain(|difference| difference.service.as_deref().is_none_or(|name| is_of(name, service)));
+            if self.rules.mode() == Some(NFTABLES) {
+                all.extend(self.table_differences(rules, tracker, focus));
+                continue;
             }
-            all.extend(found);
+            let snapshot = self.snapshot(rules.family, tracker);
+            all.extend(compare::differences(rules, &self.settings.proxier, &snapshot, focus, views));
         }
         Some(all)
     }
@@ -192,6 +207,35 @@ impl Look {
             note_draining(&mut views);
         }
         views
+    }
+
+    /// What differs in the table of nftables mode.
+    fn table_differences(&self, rules: &FamilyRules, tracker: &Tracker, focus: &Focus) -> Vec<Difference> {
+        let (family, table) = (rules.family, rules.proxy_table());
+        let snapshot = self.snapshot(family, tracker);
+        let endpoints = |set: &str, key: &[u8]| endpoint_in(table?, set, key);
+        let proxier = &self.settings.proxier;
+        let expected = proxier::nftables::expected(family, proxier, &snapshot, &rules.addresses, &endpoints);
+        let mut found = match table.filter(|table| !is_ours(table)) {
+            // Of another layout only what it does can be compared.
+            Some(table) => {
+                let (node, pods) = (paths::node_of(rules), proxier.local_detector.resolve(family, tracker.node()));
+                let world = World { node: &node, pods: pods.as_ref() };
+                match behaviour::differences(family, &expected, table, world) {
+                    Ok(found) => found,
+                    Err(problem) => {
+                        tracing::error!("cannot compare with what should be: {problem}");
+                        Vec::new()
+                    }
+                }
+            }
+            None => table_differs(family, &expected, table),
+        };
+        if let Some(service) = &focus.service {
+            // What belongs to all counts for each; of what is nobody's, only rules do.
+            found.retain(|one| one.service.as_ref().map_or(!one.kind.is_of_set(), |name| is_of(name, service)));
+        }
+        found
     }
 
     fn snapshot<'a>(&self, family: IpFamily, tracker: &'a Tracker) -> Snapshot<'a> {
@@ -224,28 +268,11 @@ impl Look {
         Some(found)
     }
 
-    fn expected(&self, rules: &FamilyRules, tracker: &Tracker) -> Ruleset {
-        let config = &self.settings.proxier;
-        let snapshot = tracker.snapshot(config.node_ip(rules.family, tracker.node()));
-        let host = HostFacts {
-            addresses: rules.addresses.clone(),
-            random_fully: rules.random_fully,
-            nfacct: rules.names("nfacct"),
-            tcp_be_liberal: node::sysctl("net/netfilter/nf_conntrack_tcp_be_liberal") == Some(1),
-        };
-        let mut ruleset = Ruleset::new(rules.family);
-        let mut reader = ruleset.reader();
-        expected(rules.family, config, &snapshot, &host, |piece| piece.lines().for_each(|line| reader.line(line)));
-        for problem in reader.finish() {
-            tracing::error!("our own rule is not understood: {problem}");
-        }
-        ruleset
-    }
-
     /// Signs of a proxy in another mode than iptables.
     #[must_use]
     pub fn other_modes(&self) -> Vec<String> {
-        let has_table = |family: &IpFamily| kernel::has_table(*family, "kube-proxy").unwrap_or(false);
+        let nftables = self.rules.mode() == Some(NFTABLES);
+        let has_table = |family: &IpFamily| !nftables && kernel::has_table(*family, TABLE).unwrap_or(false);
         let nftables = IpFamily::ALL.into_iter().filter(has_table);
         let mut modes: Vec<String> =
             nftables.map(|family| format!("a table kube-proxy of nftables mode for {family}")).collect();
@@ -268,34 +295,16 @@ impl Look {
     /// Chains of Service ports that nothing leads to, where all chains were read.
     #[must_use]
     pub fn unused_chains(&self) -> Vec<String> {
-        let whole = self.rules.families.iter().filter(|rules| rules.whole);
-        whole.flat_map(|rules| unused_chains(&rules.ruleset)).collect()
+        let of = |rules: &FamilyRules| match rules.proxy_table() {
+            Some(table) if self.rules.mode() == Some(NFTABLES) => unused_chains_of_table(table),
+            _ if rules.whole => unused_chains(&rules.ruleset),
+            _ => Vec::new(),
+        };
+        self.rules.families.iter().flat_map(of).collect()
     }
 }
 
 /// Whether a Service port's name is one of the Service's.
 fn is_of(name: &str, service: &NamespacedName) -> bool {
     name == service.to_string() || name.starts_with(&format!("{service}:"))
-}
-
-/// What the chains of the wanted Service ports have in their names.
-fn hashes(tracker: &Tracker, focus: &Focus) -> BTreeSet<String> {
-    let unspecified = IpFamily::V4.localhost();
-    let names = tracker.snapshot(unspecified).ports.keys();
-    names.filter(|name| focus.wants(Some(name))).filter_map(proxier::inspect::services::hash_of_name).collect()
-}
-
-/// The chains of Service ports with these hashes, and of their endpoints.
-fn chains_of(expected: &Ruleset, hashes: &BTreeSet<String>) -> BTreeSet<String> {
-    let mut chains = BTreeSet::new();
-    for hash in hashes {
-        for kind in ["SVC", "SVL", "EXT", "FW"] {
-            let name = format!("KUBE-{kind}-{hash}");
-            let Some(chain) = expected.chain("nat", &name) else { continue };
-            let leads_to = chain.rules.iter().filter_map(|rule| rule.leads_to());
-            chains.extend(leads_to.filter(|to| to.starts_with("KUBE-SEP-")).map(str::to_owned));
-            chains.insert(name);
-        }
-    }
-    chains
 }

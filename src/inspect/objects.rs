@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use proxier::IpFamily;
+use proxier::model::NamespacedName;
 use proxier::track::{Change, Tracker};
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -21,15 +22,15 @@ use crate::source::{self, Families};
 /// How often to look whether everything has come.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Lists everything once.
+/// Lists everything once; with `only`, of the Services this one and its slices.
 ///
 /// # Errors
 /// If it cannot be had in time, or not at all.
-pub fn load(asked: &Asked) -> Result<BTreeMap<IpFamily, Tracker>, String> {
+pub fn load(asked: &Asked, only: Option<&NamespacedName>) -> Result<BTreeMap<IpFamily, Tracker>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     runtime.block_on(async {
-        match tokio::time::timeout(asked.timeout, list(asked)).await {
+        match tokio::time::timeout(asked.timeout, list(asked, only)).await {
             Ok(result) => result,
             Err(_) if asked.objects.is_some() => {
                 Err(format!("the files could not all be read within {:?}", asked.timeout))
@@ -39,7 +40,7 @@ pub fn load(asked: &Asked) -> Result<BTreeMap<IpFamily, Tracker>, String> {
     })
 }
 
-async fn list(asked: &Asked) -> Result<BTreeMap<IpFamily, Tracker>, String> {
+async fn list(asked: &Asked, only: Option<&NamespacedName>) -> Result<BTreeMap<IpFamily, Tracker>, String> {
     let Asked { settings, objects, master, .. } = asked;
     let health = Arc::new(Health::new(settings.proxier.periods.sync, objects.is_some()));
     let metrics = Metrics::new("iptables").map_err(|error| error.to_string())?;
@@ -55,7 +56,7 @@ async fn list(asked: &Asked) -> Result<BTreeMap<IpFamily, Tracker>, String> {
     };
     let flags = SourceFlags { objects: objects.clone(), ..SourceFlags::default() };
     let (sender, mut news) = unbounded_channel();
-    let mut source = source::start(&flags, settings, families, sender, health, client)?;
+    let mut source = source::start(&flags, settings, families, sender, health, (client, only.cloned()))?;
     let complete = async {
         loop {
             while let Ok(news) = news.try_recv() {

@@ -67,6 +67,13 @@ impl Report {
         let differences = look.differences(focus, &services);
         let not_understood = look.rules.families.iter().flat_map(|rules| {
             let found = proxier::inspect::neighbours::not_understood(&rules.ruleset);
+            let marks = rules.held.iter().flat_map(|held| &held.marks).map(|(mark, scheduler)| {
+                let why = format!(
+                    "a virtual server of firewall mark {mark}: packets with it go there, whatever their address"
+                );
+                ("ipvs".to_owned(), format!("-A -f {mark} -s {scheduler}"), why)
+            });
+            let found: Vec<_> = found.into_iter().chain(marks).collect();
             found.into_iter().map(|(place, rule, why)| NotUnderstood { place, rule, why })
         });
         Self {

@@ -1,23 +1,23 @@
 //! The rules that the kernel holds, of the flavour in use, and whether there are more in the other.
 //!
 //! In: what is asked for. Out: a [`Ruleset`] for each family. Must not know: what the rules mean to Services, beyond
-//! which chains lead to them: where single chains are cheap to read, others are left out.
+//! which chains lead to them: where one Service is asked for, the chains of others are left out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proxier::IpFamily;
 use proxier::inspect::rules::Ruleset;
-use proxier::inspect::services::dispatch_of;
+use proxier::inspect::services::{Entry, dispatch_of, node_port_ips};
 use proxier::inspect::walk::{Memory, Node, Packet, Trace, trace_and_supply};
 use proxier::ipvs::Held;
-use proxier::kernel::{
-    Choice, Flavour, Host, IptablesTool, NftReader, RuleReader, SystemHost, SystemIptables, choose_flavour,
-};
+use proxier::kernel::{Choice, Flavour, Host, NftReader, SystemHost, SystemIptables, choose_flavour, has_chain};
+use proxier::model::NamespacedName;
 use proxier::netfilter::nft::held as nft;
 use proxier::nftables::TABLE;
 
 use super::report::Unread;
+use super::rule_text::RuleText;
 use super::{Focus, NFTABLES, nftables, servers};
 use crate::terminal::Progress;
 
@@ -47,8 +47,7 @@ pub struct FamilyRules {
     pub held: Option<Held>,
     /// All tables of nf_tables but those of iptables.
     pub nftables: nft::Ruleset,
-    /// Why there is none, where iptables is not installed: nftables mode does without.
-    reader: Result<RuleReader, String>,
+    text: RuleText,
     tables: NftReader,
     absent: BTreeSet<(String, String)>,
 }
@@ -68,16 +67,18 @@ pub struct Rules {
 impl Rules {
     /// Reads them.
     pub fn read(focus: &Focus, unread: &mut Vec<Unread>) -> Self {
-        let Flavours { choice, flavour, in_other } = Flavours::find();
+        let Flavours { choice, flavour, in_other, mut texts } = Flavours::find();
         let mut families = Vec::new();
         for family in IpFamily::ALL {
             // A family that the kernel has not has no rules to be read.
             if family.available().is_err() {
                 continue;
             }
-            let read = FamilyRules::open(family, flavour, &choice, unread).and_then(|mut rules| {
-                rules.nftables = nftables::read(family, unread);
-                if focus.service.is_some() && rules.reads_single_chains() {
+            let text = texts.remove(&family).unwrap_or_else(|| RuleText::open(family, flavour));
+            let tables = nftables::read(family, unread);
+            let read = or_nothing(text, &tables).and_then(|text| {
+                let mut rules = FamilyRules { nftables: tables, ..FamilyRules::of(family, text, &choice, unread) };
+                if focus.service.is_some() {
                     rules.read_service(focus, unread)?;
                 } else {
                     rules.read_all(unread)?;
@@ -109,6 +110,23 @@ impl Rules {
         }
     }
 
+    /// Whether what a Service comes to depends on others. Only in iptables mode each has its own rules; elsewhere the
+    /// first by name has an address that several claim. And of flows to such an address it takes all of them to tell
+    /// which are stale.
+    #[must_use]
+    pub fn needs_others(&self, service: &NamespacedName) -> bool {
+        if self.mode().is_some_and(|mode| mode != "iptables") {
+            return true;
+        }
+        self.families.iter().any(|rules| {
+            let entries = dispatch_of(&rules.ruleset, &|_, _| true);
+            let is_own = |entry: &&Entry| entry.name().is_some_and(|name| name.service == *service);
+            let (own, others): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(is_own);
+            let claimed: BTreeSet<_> = own.into_iter().filter_map(Entry::destination).collect();
+            others.into_iter().filter_map(Entry::destination).any(|to| claimed.contains(&to))
+        })
+    }
+
     /// Whether there is a kube-proxy's rule at all.
     #[must_use]
     pub fn any(&self) -> bool {
@@ -121,6 +139,8 @@ struct Flavours {
     choice: Choice,
     flavour: Flavour,
     in_other: Vec<IpFamily>,
+    /// What had to be read to find out, of that flavour.
+    texts: BTreeMap<IpFamily, Result<RuleText, String>>,
 }
 
 impl Flavours {
@@ -128,47 +148,51 @@ impl Flavours {
         let choice = choose_flavour();
         let chosen = choice.flavour.unwrap_or(Flavour::Nft);
         let other = if chosen == Flavour::Nft { Flavour::Legacy } else { Flavour::Nft };
-        let present = |flavour| IpFamily::ALL.into_iter().filter(|family| has_landmark(*family, flavour)).collect();
-        let (here, in_other): (Vec<IpFamily>, Vec<IpFamily>) = (present(chosen), present(other));
+        let (here, texts) = present(chosen);
+        let (in_other, other_texts) = present(other);
         // Rules that are only in the other flavour are those that packets meet.
-        let flavour = if here.is_empty() && !in_other.is_empty() { other } else { chosen };
-        Self { choice, flavour, in_other }
+        let is_other = here.is_empty() && !in_other.is_empty();
+        let (flavour, texts) = if is_other { (other, other_texts) } else { (chosen, texts) };
+        Self { choice, flavour, in_other, texts }
     }
 }
 
-fn has_landmark(family: IpFamily, flavour: Flavour) -> bool {
-    let Ok(reader) = RuleReader::find(family, flavour) else { return false };
-    if reader.reads_single_chains() {
-        return matches!(reader.chain("nat", LANDMARK), Ok(Some(_)));
+/// The families that have kube-proxy's rules in a flavour, and what was read for that.
+fn present(flavour: Flavour) -> (Vec<IpFamily>, BTreeMap<IpFamily, Result<RuleText, String>>) {
+    let (mut families, mut texts) = (Vec::new(), BTreeMap::new());
+    for family in IpFamily::ALL {
+        let there = match flavour {
+            Flavour::Nft => has_chain(family, "nat", LANDMARK).unwrap_or(false),
+            Flavour::Legacy => {
+                let text = texts.entry(family).or_insert_with(|| RuleText::open(family, flavour));
+                text.as_ref().is_ok_and(|text| text.has_chain("nat", LANDMARK))
+            }
+        };
+        families.extend(there.then_some(family));
     }
-    let (mut found, declaration) = (false, format!(":{LANDMARK} "));
-    let read = reader.save(Some("nat"), &mut |line| found |= line.starts_with(&declaration));
-    read.is_ok() && found
+    (families, texts)
+}
+
+fn proxy_table(tables: &nft::Ruleset) -> Option<&nft::Table> {
+    let id = nft::TableId::of(tables.family, TABLE);
+    tables.tables.get(&id).filter(|table| table.is_kube_proxy(&id))
+}
+
+/// Where iptables is not installed there are none of its rules: nftables mode does without.
+fn or_nothing(text: Result<RuleText, String>, tables: &nft::Ruleset) -> Result<RuleText, String> {
+    text.or_else(|why| proxy_table(tables).map(|_| RuleText::nothing()).ok_or(why))
 }
 
 impl FamilyRules {
-    fn open(family: IpFamily, flavour: Flavour, choice: &Choice, unread: &mut Vec<Unread>) -> Result<Self, String> {
-        let reader = RuleReader::find(family, flavour).map_err(|error| error.to_string());
+    fn of(family: IpFamily, text: RuleText, choice: &Choice, unread: &mut Vec<Unread>) -> Self {
         let addresses = SystemHost.addresses(family).unwrap_or_else(|error| {
             unread.push(Unread::new("this node's addresses", error.to_string()));
             Vec::new()
         });
-        let tool = SystemIptables::find(family, choice);
-        let random_fully = tool.is_ok_and(|tool| tool.random_fully());
+        let random_fully = SystemIptables::knows_random_fully(family, choice);
         let (ruleset, absent) = (Ruleset::new(family), BTreeSet::new());
         let (nftables, tables) = (nft::Ruleset::new(family), NftReader::new(family));
-        Ok(Self {
-            family,
-            ruleset,
-            whole: false,
-            addresses,
-            random_fully,
-            held: None,
-            nftables,
-            reader,
-            tables,
-            absent,
-        })
+        Self { family, ruleset, whole: false, addresses, random_fully, held: None, nftables, text, tables, absent }
     }
 
     /// What every packet meets; the chains of Service ports are loaded as packets come to them.
@@ -177,18 +201,18 @@ impl FamilyRules {
     /// If it cannot be read.
     pub fn for_walking(family: IpFamily, unread: &mut Vec<Unread>) -> Result<Self, String> {
         family.available()?;
-        let Flavours { choice, flavour, .. } = Flavours::find();
-        let mut rules = Self::open(family, flavour, &choice, unread)?;
-        match rules.tables.outline() {
-            Ok(outline) => rules.nftables = outline,
-            Err(error) => unread.push(Unread::new("tables of nf_tables", format!("{family}: {error}"))),
-        }
-        if rules.reads_single_chains() {
-            rules.read_others(unread)?;
-            rules.read_base()?;
-        } else {
-            rules.read_all(unread)?;
-        }
+        let Flavours { choice, flavour, mut texts, .. } = Flavours::find();
+        let text = texts.remove(&family).unwrap_or_else(|| RuleText::open(family, flavour));
+        drop(texts);
+        let mut tables = NftReader::new(family);
+        let outline = tables.outline().unwrap_or_else(|error| {
+            unread.push(Unread::new("tables of nf_tables", format!("{family}: {error}")));
+            nft::Ruleset::new(family)
+        });
+        let mut rules = Self::of(family, or_nothing(text, &outline)?, &choice, unread);
+        (rules.nftables, rules.tables) = (outline, tables);
+        rules.read_others(unread)?;
+        rules.read_base()?;
         rules.read_servers(unread)?;
         Ok(rules)
     }
@@ -208,14 +232,9 @@ impl FamilyRules {
         Ok(())
     }
 
-    fn reads_single_chains(&self) -> bool {
-        self.reader.as_ref().is_ok_and(RuleReader::reads_single_chains)
-    }
-
     fn read_others(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
-        let Ok(reader) = &self.reader else { return Ok(()) };
         for table in ["raw", "mangle", "filter"] {
-            let text = reader.table(table).map_err(|error| error.to_string())?;
+            let text = self.text.table(table)?;
             for problem in self.ruleset.read_chains(table, &text) {
                 unread.push(Unread::new(&format!("a rule of {}", self.family), problem.to_string()));
             }
@@ -225,29 +244,22 @@ impl FamilyRules {
 
     fn read_all(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
         self.save(unread)?;
+        self.text.forget();
         self.whole = true;
         Ok(())
     }
 
     fn save(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
-        let tool = match &self.reader {
-            Ok(tool) => tool,
-            Err(why) if self.proxy_table().is_none() => {
-                unread.push(Unread::new(&format!("rules of {}", self.family), why.clone()));
-                return Ok(());
-            }
-            Err(_) => return Ok(()),
-        };
         let mut progress = Progress::new(&format!("reading rules of {}", self.family));
         let mut reader = self.ruleset.reader();
-        let result = tool.save(None, &mut |line| {
+        let result = self.text.all(&mut |line| {
             progress.step();
             reader.line(line);
         });
         for problem in reader.finish() {
             unread.push(Unread::new(&format!("a rule of {}", self.family), problem.to_string()));
         }
-        result.map_err(|error| error.to_string())
+        result
     }
 
     /// All but the chains of other Services.
@@ -300,12 +312,11 @@ impl FamilyRules {
     /// If the tool cannot be run.
     pub fn load(&mut self, chains: &BTreeSet<(String, String)>) -> Result<bool, String> {
         let mut any = false;
-        let Ok(reader) = &self.reader else { return Ok(false) };
         for (table, chain) in chains {
             if self.whole || self.ruleset.chain(table, chain).is_some_and(|chain| !chain.rules.is_empty()) {
                 continue;
             }
-            match reader.chain(table, chain).map_err(|error| error.to_string())? {
+            match self.text.chain(table, chain)? {
                 Some(text) => {
                     let problems = self.ruleset.read_chains(table, &text);
                     any |= problems.is_empty();
@@ -329,8 +340,15 @@ impl FamilyRules {
     /// The table of a kube-proxy in nftables mode, ours or the real one.
     #[must_use]
     pub fn proxy_table(&self) -> Option<&nft::Table> {
-        let id = nft::TableId::of(self.family, TABLE);
-        self.nftables.tables.get(&id).filter(|table| table.is_kube_proxy(&id))
+        proxy_table(&self.nftables)
+    }
+
+    /// One of the node's addresses that node ports work on: in nftables mode, those that the table lists, if it does.
+    #[must_use]
+    pub fn node_port_ip(&self) -> Option<IpAddr> {
+        let listed = self.proxy_table().and_then(node_port_ips).unwrap_or_default();
+        let own = || self.addresses.iter().copied().find(|ip| !ip.is_loopback());
+        listed.first().copied().or_else(own)
     }
 
     /// Whether there is a chain of a Service port.
@@ -342,8 +360,8 @@ impl FamilyRules {
     /// Whether any rule has that word.
     #[must_use]
     pub fn names(&self, word: &str) -> bool {
-        let tables = self.ruleset.tables();
+        let (tables, word) = (self.ruleset.tables(), format!(" {word} "));
         let rules = tables.flat_map(|table| self.ruleset.chains(table)).flat_map(|(_, chain)| &chain.rules);
-        rules.into_iter().any(|rule| rule.text.contains(&format!(" {word} ")))
+        rules.into_iter().any(|rule| rule.text.contains(&word))
     }
 }

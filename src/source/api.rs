@@ -19,8 +19,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
-use proxier::model::Mode;
-use proxier::track::{Change, Kind, key_of};
+use proxier::model::{Mode, NamespacedName};
+use proxier::track::{Change, Kind, SERVICE_NAME, key_of};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tower::util::option_layer;
@@ -44,21 +44,25 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// How long a watch lasts, in seconds: from this on, and up to twice as long.
 const WATCH_SECONDS: u32 = 300;
 
-/// Watches. A server that does not answer is waited for.
-pub fn start(client: Client, settings: &Settings, sinks: [Sink; 4]) -> Source {
+/// Watches. A server that does not answer is waited for. `only`: of the Services this one, and its slices.
+pub fn start(client: Client, settings: &Settings, only: Option<&NamespacedName>, sinks: [Sink; 4]) -> Source {
     let [nodes, services, slices, networks] = sinks;
     let node = format!("metadata.name={}", settings.proxier.node_name);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 300 and 600
     let seconds = (f64::from(WATCH_SECONDS) * (1.0 + chance())) as u32;
     let config = watcher::Config::default().timeout(seconds);
-    let node_watch = watch::<NodeKind>(client.clone(), config.clone().fields(&node), nodes);
-    let services_config =
-        config.clone().labels("!service.kubernetes.io/service-proxy-name").fields("spec.clusterIP!=None");
-    let service_watch = watch::<ServiceKind>(client.clone(), services_config, services);
-    let slices_config = config.clone().labels("!service.kubernetes.io/headless");
-    let slice_watch = watch::<SliceKind>(client.clone(), slices_config, slices);
+    let node_watch = watch::<NodeKind>(Api::all(client.clone()), config.clone().fields(&node), nodes);
+    let (mut fields, mut labels) = ("spec.clusterIP!=None".to_owned(), "!service.kubernetes.io/headless".to_owned());
+    if let Some(service) = only {
+        fields += &format!(",metadata.name={}", service.name);
+        labels += &format!(",{SERVICE_NAME}={}", service.name);
+    }
+    let services_config = config.clone().labels("!service.kubernetes.io/service-proxy-name").fields(&fields);
+    let service_watch = watch::<ServiceKind>(api(&client, only), services_config, services);
+    let slice_watch = watch::<SliceKind>(api(&client, only), config.clone().labels(&labels), slices);
     // Only this mode asks which networks cluster IPs are taken from.
-    let network_watch = (settings.mode == Mode::Nftables).then(|| watch::<ServiceCidrKind>(client, config, networks));
+    let asks = settings.mode == Mode::Nftables;
+    let network_watch = asks.then(|| watch::<ServiceCidrKind>(Api::all(client), config, networks));
     Box::pin(async move {
         let network_watch = OptionFuture::from(network_watch);
         tokio::join!(node_watch, service_watch, slice_watch, network_watch);
@@ -148,9 +152,16 @@ fn uri(master: &str) -> Result<http::Uri, String> {
     url.parse().map_err(|error| format!("--master {master}: {error}"))
 }
 
+/// Objects in the Service's namespace, or in all.
+fn api<K: ObjectKind>(client: &Client, only: Option<&NamespacedName>) -> Api<Object<K>> {
+    match only {
+        Some(service) => Api::namespaced_with(client.clone(), &service.namespace, &()),
+        None => Api::all(client.clone()),
+    }
+}
+
 /// Watches one kind for ever.
-async fn watch<K: ObjectKind>(client: Client, config: watcher::Config, mut sink: Sink) {
-    let api: Api<Object<K>> = Api::all(client);
+async fn watch<K: ObjectKind>(api: Api<Object<K>>, config: watcher::Config, mut sink: Sink) {
     let kind = K::KIND;
     let (mut streaming, mut pause) = (true, Pause::default());
     loop {
@@ -343,7 +354,7 @@ impl<'de, K> Deserialize<'de> for Object<K> {
 
 impl<K: ObjectKind> Resource for Object<K> {
     type DynamicType = ();
-    type Scope = k8s_openapi::ClusterResourceScope;
+    type Scope = kube::core::DynamicResourceScope;
 
     fn kind((): &()) -> Cow<'_, str> {
         K::KIND.name().into()

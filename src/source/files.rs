@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use proxier::model::NamespacedName;
 use proxier::track::{Change, Kind, ObjectKey};
 use tracing::{error, info, warn};
 
@@ -24,13 +25,14 @@ struct Held {
 ///
 /// # Errors
 /// If the path is not there or cannot be watched.
-pub fn start(path: PathBuf, sink: Sink) -> Result<Source, String> {
+pub fn start(path: PathBuf, only: Option<NamespacedName>, sink: Sink) -> Result<Source, String> {
     let told = |error: &dyn std::fmt::Display| format!("--objects {}: {error}", path.display());
     let is_folder = std::fs::metadata(&path).map_err(|error| told(&error))?.is_dir();
     let mut watch = FolderWatch::new(&path).map_err(|error| told(&error))?;
     info!("Taking objects from {} instead of an API server", path.display());
 
-    let mut files = Files { path, is_folder, sink, complete: false, held: BTreeMap::new(), problems: BTreeMap::new() };
+    let (held, problems) = (BTreeMap::new(), BTreeMap::new());
+    let mut files = Files { path, is_folder, only, sink, complete: false, held, problems };
     Ok(Box::pin(async move {
         for kind in Kind::ALL {
             files.sink.mark(&Change::Listing(kind));
@@ -51,6 +53,8 @@ pub fn start(path: PathBuf, sink: Sink) -> Result<Source, String> {
 struct Files {
     path: PathBuf,
     is_folder: bool,
+    /// The only Service that is asked for.
+    only: Option<NamespacedName>,
     sink: Sink,
     /// Whether all files were read well once. Before that nothing is programmed: rules of an earlier run may be there
     /// for objects that cannot be read now.
@@ -136,7 +140,10 @@ impl Files {
         if self.held.get(path).is_some_and(|held| held.print == print) {
             return Ok(None);
         }
-        let parsed = objects::parse(&text)?;
+        // Decoded at once: the objects of a big cluster would take ten times as much memory.
+        let (sink, only) = (&mut self.sink, self.only.as_ref());
+        let parsed = objects::parse_as(&text, only, &mut |object| sink.decode(object.key.kind, object.value))?;
+        drop(text);
         for other in parsed.passed_over {
             info!("{}: {other}: passed over", path.display());
         }
@@ -146,7 +153,7 @@ impl Files {
                 warn!("{}: {} is there more than once, the last one counts", path.display(), object.key);
             }
             // What is wrong with it has been logged.
-            let _ = self.sink.apply(object.key.kind, object.value);
+            let _ = self.sink.deliver(object);
         }
         let old = self.held.insert(path.to_owned(), Held { print, keys: keys.clone() }).unwrap_or_default();
         Ok(Some(old.keys.difference(&keys).cloned().collect()))

@@ -19,6 +19,7 @@ use std::sync::mpsc::Sender;
 
 use kube::Client;
 use proxier::IpFamily;
+use proxier::model::NamespacedName;
 use proxier::track::{Change, Kind, ObjectError, ObjectKey, Translated, Translator};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
@@ -70,6 +71,12 @@ pub struct Sink {
     health: Arc<Health>,
 }
 
+/// An object, as far as it matters.
+struct Decoded {
+    key: ObjectKey,
+    result: Result<Translated, ObjectError>,
+}
+
 impl Sink {
     fn new(settings: &Settings, families: Families, node: UnboundedSender<News>, health: Arc<Health>) -> Self {
         let node_name = settings.proxier.node_name.clone();
@@ -79,8 +86,18 @@ impl Sink {
 
     /// An object exists now. One that cannot be understood is named in the log and skipped: what is known of it stays.
     fn apply(&mut self, kind: Kind, object: Value) -> Result<(), ObjectError> {
-        let key = proxier::track::key_of(kind, &object);
-        match self.translator.applied(kind, object) {
+        let decoded = self.decode(kind, object);
+        self.deliver(decoded)
+    }
+
+    /// What an object comes to. Nobody is told yet.
+    fn decode(&mut self, kind: Kind, object: Value) -> Decoded {
+        Decoded { key: proxier::track::key_of(kind, &object), result: self.translator.applied(kind, object) }
+    }
+
+    /// Tells of an object that exists now.
+    fn deliver(&self, Decoded { key, result }: Decoded) -> Result<(), ObjectError> {
+        match result {
             Ok(translated) => {
                 if let Some(eligible) = translated.node_eligible {
                     self.health.node(eligible);
@@ -134,7 +151,8 @@ impl Sink {
 /// A source at work. It ends only with an error, for the log.
 pub type Source = Pin<Box<dyn Future<Output = String> + Send>>;
 
-/// Starts what the flags name: with a client the API server, without one `--objects`.
+/// Starts what the flags name: with a client the API server, without one `--objects`. `only`: of the Services this one
+/// and its slices alone.
 ///
 /// # Errors
 /// If there is no way to the objects and no hope of one: no kubeconfig, an objects path that is not there.
@@ -144,12 +162,12 @@ pub fn start(
     families: Families,
     node: UnboundedSender<News>,
     health: Arc<Health>,
-    client: Option<Client>,
+    (client, only): (Option<Client>, Option<NamespacedName>),
 ) -> Result<Source, String> {
     let sink = move || Sink::new(settings, families.clone(), node.clone(), health.clone());
     match (client, &flags.objects) {
-        (Some(client), _) => Ok(api::start(client, settings, [sink(), sink(), sink(), sink()])),
-        (None, Some(path)) => files::start(path.clone(), sink()),
+        (Some(client), _) => Ok(api::start(client, settings, only.as_ref(), [sink(), sink(), sink(), sink()])),
+        (None, Some(path)) => files::start(path.clone(), only, sink()),
         (None, None) => Err("there is neither an API server nor --objects".to_owned()),
     }
 }

@@ -3,8 +3,13 @@
 //! In: text of one or more documents. Out: the Nodes, Services, EndpointSlices and ServiceCIDRs in it. Must not know: files, or what
 //! is in objects besides their kind and name.
 
-use proxier::track::{Kind, ObjectKey, key_of};
-use serde_json::Value;
+use std::fmt;
+
+use proxier::model::NamespacedName;
+use proxier::track::{Kind, ObjectKey, concerns, key_of};
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 
 /// An object of a kind that matters.
 pub struct Object {
@@ -15,10 +20,9 @@ pub struct Object {
 }
 
 /// What a text holds.
-#[derive(Default)]
-pub struct Parsed {
-    /// The objects that matter, in order.
-    pub objects: Vec<Object>,
+pub struct Parsed<T> {
+    /// What was made of the objects that matter, in order.
+    pub objects: Vec<T>,
     /// What else is there, for the log.
     pub passed_over: Vec<String>,
 }
@@ -27,49 +31,200 @@ pub struct Parsed {
 ///
 /// # Errors
 /// Which document, and where in it.
-pub fn parse(text: &str) -> Result<Parsed, String> {
-    let mut parsed = Parsed::default();
+pub fn parse(text: &str) -> Result<Parsed<Object>, String> {
+    parse_as(text, None, &mut |object| object)
+}
+
+/// The same; of each object only what `make` makes of it is kept. With `only`, objects that are nothing to that Service
+/// are passed over without a word.
+///
+/// # Errors
+/// Which document, and where in it.
+pub fn parse_as<T>(
+    text: &str,
+    only: Option<&NamespacedName>,
+    make: &mut dyn FnMut(Object) -> T,
+) -> Result<Parsed<T>, String> {
+    let mut collected = Collected { only, make, parsed: Parsed { objects: Vec::new(), passed_over: Vec::new() } };
     for (line, document) in documents(text) {
-        let place = format!("the document that begins in line {line}");
-        let options = serde_saphyr::options! {
-            // A Service may be called n, which is no other word for false.
-            strict_booleans: true,
-            budget: serde_saphyr::budget! {
-                // A list of a whole cluster is one document.
-                max_events: usize::MAX,
-                max_nodes: usize::MAX,
-                max_total_scalar_bytes: usize::MAX,
-            },
-        };
-        let value: Value = serde_saphyr::from_str_with_options(document, options).map_err(|error| {
+        if only.is_some_and(|service| !may_name(document, service)) {
+            continue;
+        }
+        collected.read(&format!("the document that begins in line {line}"), document)?;
+    }
+    Ok(collected.parsed)
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        // A Service may be called n, which is no other word for false.
+        strict_booleans: true,
+        budget: serde_saphyr::budget! {
+            // A list of a whole cluster is one document.
+            max_events: usize::MAX,
+            max_nodes: usize::MAX,
+            max_total_scalar_bytes: usize::MAX,
+        },
+    }
+}
+
+/// Whether a document may be about that Service, or about what belongs to all: other names have to be in it as they
+/// are, unless it has a way to write them otherwise.
+fn may_name(document: &str, service: &NamespacedName) -> bool {
+    document.contains(&*service.name)
+        || document.contains(Kind::Node.name())
+        || document.contains(Kind::ServiceCidr.name())
+        || document.contains('\\')
+}
+
+/// What was read so far.
+struct Collected<'a, T> {
+    only: Option<&'a NamespacedName>,
+    make: &'a mut dyn FnMut(Object) -> T,
+    parsed: Parsed<T>,
+}
+
+impl<T> Collected<'_, T> {
+    /// Reads a document. JSON is YAML too, but a tenth of the work to read as what it is.
+    fn read(&mut self, place: &str, document: &str) -> Result<(), String> {
+        let before = self.mark();
+        let json = document.strip_prefix("---").unwrap_or(document).trim_ascii();
+        if json.starts_with('{') {
+            let mut deserializer = serde_json::Deserializer::from_str(json);
+            let read = Document { place, collected: self }.deserialize(&mut deserializer);
+            if read.and_then(|()| deserializer.end()).is_ok() {
+                return Ok(());
+            }
+            self.back_to(before);
+        }
+        let read = serde_saphyr::with_deserializer_from_str_with_options(document, options(), |deserializer| {
+            Document { place, collected: self }.deserialize(deserializer)
+        });
+        if read.is_ok() {
+            return Ok(());
+        }
+        // It is no YAML, or neither an object nor a list of objects.
+        self.back_to(before);
+        let value = serde_saphyr::from_str_with_options(document, options()).map_err(|error| {
             let message = error.to_string();
             format!("{place}: {}", message.lines().next().unwrap_or_default())
         })?;
-        collect(&place, value, &mut parsed);
+        self.take(place, value);
+        Ok(())
     }
-    Ok(parsed)
-}
 
-fn collect(place: &str, value: Value, parsed: &mut Parsed) {
-    let field = |name| value.get(name).and_then(Value::as_str).unwrap_or_default();
-    let (name, version) = (field("kind").to_owned(), field("apiVersion").to_owned());
-    let known = Kind::ALL.into_iter().find(|known| known.name() == name);
-    match (known, value) {
-        (Some(kind), value) if version.is_empty() || version == kind.api_version() => {
-            parsed.objects.push(Object { key: key_of(kind, &value), value });
-        }
-        (Some(kind), value) => {
-            let (key, ours) = (key_of(kind, &value), kind.api_version());
-            parsed.passed_over.push(format!("{place}: {key}: apiVersion: {version:?} is not {ours}"));
-        }
-        (None, Value::Object(mut list)) if name.ends_with("List") && list.get("items").is_some_and(Value::is_array) => {
-            if let Some(Value::Array(items)) = list.remove("items") {
-                items.into_iter().for_each(|item| collect(place, item, parsed));
+    fn mark(&self) -> (usize, usize) {
+        (self.parsed.objects.len(), self.parsed.passed_over.len())
+    }
+
+    /// Forgets what came since.
+    fn back_to(&mut self, (objects, passed_over): (usize, usize)) {
+        self.parsed.objects.truncate(objects);
+        self.parsed.passed_over.truncate(passed_over);
+    }
+
+    fn take(&mut self, place: &str, value: Value) {
+        let field = |name| value.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (name, version) = (field("kind").to_owned(), field("apiVersion").to_owned());
+        let known = Kind::ALL.into_iter().find(|known| known.name() == name);
+        match (known, value) {
+            (Some(kind), value) if self.only.is_some_and(|service| !concerns(kind, &value, service)) => {}
+            (Some(kind), value) if version.is_empty() || version == kind.api_version() => {
+                let object = (self.make)(Object { key: key_of(kind, &value), value });
+                self.parsed.objects.push(object);
+            }
+            (Some(kind), value) => {
+                let (key, ours) = (key_of(kind, &value), kind.api_version());
+                self.pass_over(format!("{place}: {key}: apiVersion: {version:?} is not {ours}"));
+            }
+            (None, Value::Object(mut list))
+                if name.ends_with("List") && list.get("items").is_some_and(Value::is_array) =>
+            {
+                if let Some(Value::Array(items)) = list.remove("items") {
+                    items.into_iter().for_each(|item| self.take(place, item));
+                }
+            }
+            _ => {
+                self.pass_over(format!("{place}: kind: {name:?} is none of Service, EndpointSlice, Node, ServiceCIDR"))
             }
         }
-        _ => parsed
-            .passed_over
-            .push(format!("{place}: kind: {name:?} is none of Service, EndpointSlice, Node, ServiceCIDR")),
+    }
+
+    fn pass_over(&mut self, what: String) {
+        if self.only.is_none() {
+            self.parsed.passed_over.push(what);
+        }
+    }
+}
+
+/// A document: an object, or a list, whose items are taken one by one, as a list may be a whole cluster.
+struct Document<'a, 'b, T> {
+    place: &'a str,
+    collected: &'a mut Collected<'b, T>,
+}
+
+impl<'de, T> DeserializeSeed<'de> for Document<'_, '_, T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, T> Visitor<'de> for Document<'_, '_, T> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let Document { place, collected } = self;
+        let (before, mut rest, mut listed) = (collected.mark(), Map::new(), false);
+        while let Some(key) = entries.next_key::<String>()? {
+            if key == "items" {
+                entries.next_value_seed(Items { place, collected })?;
+                listed = true;
+            } else {
+                rest.insert(key, entries.next_value()?);
+            }
+        }
+        let kind = rest.get("kind").and_then(Value::as_str).unwrap_or_default();
+        if !listed || !kind.ends_with("List") {
+            // Only now it is told what it is: something else that happens to have items.
+            collected.back_to(before);
+            collected.take(place, Value::Object(rest));
+        }
+        Ok(())
+    }
+}
+
+/// The items of a list.
+struct Items<'a, 'b, T> {
+    place: &'a str,
+    collected: &'a mut Collected<'b, T>,
+}
+
+impl<'de, T> DeserializeSeed<'de> for Items<'_, '_, T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, T> Visitor<'de> for Items<'_, '_, T> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while let Some(item) = items.next_element()? {
+            self.collected.take(self.place, item);
+        }
+        Ok(())
     }
 }
 
@@ -104,6 +259,42 @@ mod tests {
         assert_eq!(keys, ["Service x/a", "Node n"]);
         assert_eq!(parsed.passed_over.len(), 1);
         assert!(parsed.passed_over[0].contains("line 5: kind: \"Pod\""), "{}", parsed.passed_over[0]);
+    }
+
+    #[test]
+    fn json_and_yaml_of_the_same_objects_hold_the_same() {
+        let item = |kind: &str, name: &str| serde_json::json!({"kind": kind, "metadata": {"name": name, "namespace": "x", "labels": {"kubernetes.io/service-name": "a"}}});
+        // What it is comes last, as kubectl writes it.
+        let list = |kind: &str| {
+            let items = [
+                item("Service", "a"),
+                item("Service", "b"),
+                item("EndpointSlice", "a-1"),
+                item("Node", "n"),
+                item("Pod", "p"),
+            ];
+            format!("{{\n\t\"items\": {},\"kind\": \"{kind}\"}}", serde_json::json!(items))
+        };
+        let keys = |text: &str, only: Option<&NamespacedName>| {
+            let parsed = parse_as(text, only, &mut |object| object.key.to_string()).expect("objects");
+            (parsed.objects.join(", "), parsed.passed_over.len())
+        };
+        let value: Value = serde_json::from_str(&list("List")).expect("JSON");
+        let yaml = serde_saphyr::to_string(&value).expect("YAML");
+        let documents: String =
+            value["items"].as_array().expect("items").iter().map(|item| format!("---\n{item}\n")).collect();
+        let a = NamespacedName::new("x", "a");
+        for text in [list("List"), yaml, documents] {
+            let all = "Service x/a, Service x/b, EndpointSlice x/a-1, Node n";
+            assert_eq!(keys(&text, None), (all.to_owned(), 1), "{text}");
+            assert_eq!(keys(&text, Some(&a)), ("Service x/a, EndpointSlice x/a-1, Node n".to_owned(), 0), "{text}");
+        }
+        assert_eq!(keys(&list("Pod"), None), (String::new(), 1), "items of no list");
+        assert_eq!(keys(&list("Service"), None), ("Service default/".to_owned(), 0), "a Service with items");
+        let hidden = "kind: Service\nmetadata: {namespace: x, name: \"\\x61\"}\n";
+        assert_eq!(keys(hidden, Some(&a)).0, "Service x/a", "written otherwise");
+        let broken = format!("{}}}", list("List"));
+        assert!(parse(&broken).is_err(), "what comes after is no YAML");
     }
 
     #[test]

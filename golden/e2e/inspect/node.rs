@@ -45,16 +45,16 @@ impl Node {
     /// is edited.
     pub fn our_tables(name: &str) -> Self {
         let mut node = Self::bare(Mode::Nftables, name, Flavour::Nft);
-        node.start();
+        node.start_with(&[]);
         node.lab.stop().expect("it stops");
         node
     }
 
     /// Starts our proxy in nftables mode, and waits until both its tables are there.
-    pub fn start(&mut self) {
+    pub fn start_with(&mut self, flags: &[&str]) {
         let settings = config(Mode::Nftables, &case(&self.case).config);
         let objects = self.objects.clone();
-        self.lab.start(env!("CARGO_BIN_EXE_kube-proxy").as_ref(), &settings, &objects);
+        self.lab.start_with(env!("CARGO_BIN_EXE_kube-proxy").as_ref(), &settings, &objects, flags);
         self.lab.wait_healthy().expect("healthy");
         let started = Instant::now();
         let is_there = |family: &str| self.lab.node().try_run(&format!("nft list table {family} kube-proxy"));

@@ -68,6 +68,7 @@ impl Tally {
                         Verdict::Rejected => "rejected",
                         Verdict::Dropped => "dropped",
                         Verdict::Untouched => "untouched",
+                        Verdict::Forwarded(..) => panic!("IPVS: {branch:?}"),
                     };
                     *self.verdicts.entry(verdict).or_default() += 1;
                 }

@@ -6,8 +6,10 @@
 //! be comes from [`crate::iptables::expected`] and [`crate::ipvs::expected`]. Another mode gets its own reader beside
 //! `services::from_iptables` and `services::from_ipvs`.
 
+mod compare;
 pub mod drift;
 pub mod flows;
+mod likeness;
 pub mod neighbours;
 pub mod rules;
 pub mod servers;

@@ -101,7 +101,7 @@ impl Search {
             let real = expected.real(*address).map(|real| real.to_string());
             self.note(DifferenceKind::MissingRealServer, at, real, None);
         }
-        for (address, (real, _)) in &found.reals {
+        for (address, real) in found.reals.iter().map(|(address, real)| (address, &real.server)) {
             match expected.real(*address) {
                 Some(wanted) if wanted == *real => {}
                 Some(wanted) => {

@@ -1,7 +1,7 @@
 //! What the rules should be, for comparing.
 //!
 //! In: a snapshot, the configuration, what the host can do. Out: the text that a first sync would write into empty
-//! tables. Must not know: what the kernel holds.
+//! tables, at once or in parts. Must not know: what the kernel holds.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -9,11 +9,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::base;
-use super::plan::{self, Input};
+use super::plan::{self, Input, Transaction};
 use super::settings::{Features, Settings};
 use super::state::State;
 use crate::family::IpFamily;
-use crate::model::{Config, Snapshot};
+use crate::model::{Config, ServicePortName, Snapshot};
 use crate::xtables::Tables;
 
 /// What rules depend on besides the objects and the configuration.
@@ -29,6 +29,34 @@ pub struct HostFacts {
     pub tcp_be_liberal: bool,
 }
 
+/// Chains in one [`Part`], about: so much of what should be is held at a time.
+const PART: usize = 1000;
+
+/// Some of the chains that should be there, each as a whole.
+#[derive(Debug)]
+pub struct Part<'a, 'b>(Transaction<'a, 'b>);
+
+impl Part<'_, '_> {
+    /// The lines, as `iptables-restore` would read them, each with the Service port that it belongs to, if to one.
+    pub fn lines(&self) -> impl Iterator<Item = (&str, Option<&ServicePortName>)> {
+        let Transaction { restore, owners } = &self.0;
+        let owner = |line: usize| owners.get(restore.owner(line)? as usize).copied();
+        let lines = restore.parts().flat_map(str::lines);
+        lines.enumerate().map(move |(at, line)| (line, owner(at + 1)))
+    }
+}
+
+/// Hands over all rules, a part after the other: together they may have a hundred megabytes.
+pub fn expected_parts(
+    family: IpFamily,
+    config: &Config,
+    snapshot: &Snapshot<'_>,
+    host: &HostFacts,
+    mut take: impl FnMut(&Part<'_, '_>),
+) {
+    render(family, config, snapshot, host, PART, |transaction| take(&Part(transaction)));
+}
+
 /// Hands over the text of all rules, as `iptables-restore` would read it, in pieces of whole lines.
 pub fn expected(
     family: IpFamily,
@@ -36,6 +64,17 @@ pub fn expected(
     snapshot: &Snapshot<'_>,
     host: &HostFacts,
     mut piece: impl FnMut(&str),
+) {
+    render(family, config, snapshot, host, usize::MAX, |transaction| transaction.restore.parts().for_each(&mut piece));
+}
+
+fn render(
+    family: IpFamily,
+    config: &Config,
+    snapshot: &Snapshot<'_>,
+    host: &HostFacts,
+    batch: usize,
+    mut take: impl FnMut(Transaction<'_, '_>),
 ) {
     let HostFacts { random_fully, nfacct, tcp_be_liberal, .. } = *host;
     let features = Features { random_fully, nfacct, tcp_be_liberal };
@@ -49,12 +88,12 @@ pub fn expected(
         observed: Some(&observed),
         changed: None,
         rejected: &HashMap::new(),
-        batch: usize::MAX,
+        batch,
         deletion_interval: Duration::ZERO,
         now: Instant::now(),
     };
     let planned = plan::plan(input, |transaction| {
-        transaction.restore.parts().for_each(&mut piece);
+        take(transaction);
         Ok::<(), Infallible>(())
     });
     match planned {

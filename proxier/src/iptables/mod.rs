@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 pub use self::cleanup::owned;
-pub use self::expected::{HostFacts, expected};
+pub use self::expected::{HostFacts, Part, expected, expected_parts};
+pub use self::names::is_of_service_port;
 use self::plan::{Input, Transaction};
 use self::settings::{Features, Settings};
 pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};

@@ -99,6 +99,12 @@ pub fn hash_of(chain: &str) -> Option<&str> {
     PREFIXES.iter().find_map(|prefix| chain.strip_prefix(prefix)).filter(|hash| hash.len() == HASH_LEN)
 }
 
+/// Whether a chain of that name belongs to a Service port or one of its endpoints.
+#[must_use]
+pub fn is_of_service_port(chain: &str) -> bool {
+    hash_of(chain).is_some()
+}
+
 fn encode(hash: Sha256) -> [u8; HASH_LEN] {
     let digest = hash.finalize();
     let mut encoded = [0; HASH_LEN];

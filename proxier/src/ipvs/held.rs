@@ -12,7 +12,7 @@ use crate::backend::SyncError;
 use crate::family::IpFamily;
 use crate::kernel::{IpSets, IpvsTable, Links};
 use crate::netfilter::ipset::{Entry, Place, SetName, SetType};
-use crate::netfilter::ipvs::{Connections, RealServer, ServerKey, VirtualServer};
+use crate::netfilter::ipvs::{Connections, Listed, RealServer, Scheduler, ServerKey, Statistics, VirtualServer};
 
 /// A virtual server with its real ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,14 +20,27 @@ pub struct HeldServer {
     /// The virtual server itself.
     pub server: VirtualServer,
     /// Its real servers.
-    pub reals: BTreeMap<SocketAddr, (RealServer, Connections)>,
+    pub reals: BTreeMap<SocketAddr, HeldReal>,
+    /// What it has counted.
+    pub statistics: Statistics,
+}
+
+/// A real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldReal {
+    /// The real server itself.
+    pub server: RealServer,
+    /// What connections it has.
+    pub connections: Connections,
+    /// What it has counted.
+    pub statistics: Statistics,
 }
 
 impl HeldServer {
     /// Whether it only waits for connections to end.
     #[must_use]
     pub fn drains(&self) -> bool {
-        !self.reals.is_empty() && self.reals.values().all(|(real, _)| real.weight == 0)
+        !self.reals.is_empty() && self.reals.values().all(|real| real.server.weight == 0)
     }
 }
 
@@ -66,6 +79,8 @@ pub type Sets = BTreeMap<String, HeldSet>;
 pub struct Held {
     /// The virtual servers.
     pub servers: BTreeMap<ServerKey, HeldServer>,
+    /// Virtual servers of firewall marks, and how they schedule: never kube-proxy's.
+    pub marks: BTreeMap<u32, Scheduler>,
     /// The sets of the types that kube-proxy uses, anybody's.
     pub sets: Sets,
     /// The addresses of the device; `None` without a device.
@@ -94,11 +109,16 @@ impl Held {
 
     fn read_servers(&mut self, family: IpFamily, table: &mut dyn IpvsTable) -> Result<(), SyncError> {
         let mut servers = Vec::new();
-        table.virtual_servers(family, &mut |server| servers.push(server))?;
-        for server in servers {
+        table.list(family, &mut |listed| match listed {
+            Listed::Server(server, statistics) => servers.push((server, statistics)),
+            Listed::OfMark(mark, scheduler) => _ = self.marks.insert(mark, scheduler),
+        })?;
+        for (server, statistics) in servers {
             let mut reals = BTreeMap::new();
-            table.real_servers(server.key, &mut |real, count| _ = reals.insert(real.address, (real, count)))?;
-            self.servers.insert(server.key, HeldServer { server, reals });
+            table.list_real(server.key, &mut |server, connections, statistics| {
+                reals.insert(server.address, HeldReal { server, connections, statistics });
+            })?;
+            self.servers.insert(server.key, HeldServer { server, reals, statistics });
         }
         Ok(())
     }

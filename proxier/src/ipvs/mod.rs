@@ -25,7 +25,7 @@ use std::time::Instant;
 pub use self::cleanup::{Remains, has_device, owned, was_here};
 pub use self::expected::{Expected, ExpectedServer, expected};
 pub use self::graceful::PATIENCE;
-pub use self::held::{Held, HeldServer, HeldSet, Sets};
+pub use self::held::{Held, HeldReal, HeldServer, HeldSet, Sets};
 pub use self::kernel::Kernel;
 pub use self::prepare::check;
 use tracing::{debug, warn};

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::command;
+use super::nftables::has_chain;
 use crate::family::IpFamily;
 
 const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
@@ -97,9 +98,8 @@ impl Choice {
 
 fn hint(flavour: Flavour, family: IpFamily, save: PathBuf) -> Option<&'static str> {
     if flavour == Flavour::Nft {
-        // Its save tool reads all tables to print one, which takes seconds on a node of a big cluster.
-        let tool = which::which(format!("{}{}", family.iptables(), flavour.infix())).ok()?;
-        let has = |chain: &&str| command::run(Command::new(&tool).args(["-t", "mangle", "-S", chain]), []).is_ok();
+        // Its tools read much to tell little, which takes seconds on a node of a big cluster.
+        let has = |chain: &&str| has_chain(family, "mangle", chain).unwrap_or(false);
         return HINTS.into_iter().find(|chain| has(chain));
     }
     if flavour == Flavour::Legacy {

@@ -87,6 +87,12 @@ impl SystemIptables {
         Ok(tools)
     }
 
+    /// Whether the tools of a family in the chosen flavour know `--random-fully`; nothing of the kernel is read.
+    #[must_use]
+    pub fn knows_random_fully(family: IpFamily, choice: &Choice) -> bool {
+        Self::programs(family, choice).is_ok_and(|tools| tools.random_fully)
+    }
+
     /// Those tables of a flavour that exist, for to look makes none, and the tools to look into them, if there are any.
     ///
     /// # Errors

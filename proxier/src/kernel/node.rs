@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::netlink::{Netlink, Received, Request};
+use super::netlink::{Attributes, Netlink, Received, Request};
 use crate::family::IpFamily;
 
 const RTM_GETLINK: u16 = 18;
@@ -25,6 +25,16 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFF_UP: u32 = 1;
+const IFF_PROMISC: u32 = 0x100;
+
+const RTM_GETNEIGH: u16 = 30;
+/// `struct ndmsg`: family, padding, index, state, flags, type.
+const NDMSG: usize = 12;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NDA_MASTER: u16 = 9;
+/// Asks for what bridges have learned instead of a family's neighbours.
+const AF_BRIDGE: u8 = 7;
 
 /// A network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -41,6 +51,8 @@ pub struct Link {
     pub master: Option<String>,
     /// As a port of a bridge: whether packets go back where they came from.
     pub hairpin: Option<bool>,
+    /// Whether it takes packets that are for others.
+    pub promiscuous: bool,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
 }
@@ -50,11 +62,7 @@ pub struct Link {
 /// # Errors
 /// If the kernel does not say.
 pub fn links() -> io::Result<Vec<Link>> {
-    let mut found: Vec<(u32, Option<u32>, Link)> = Vec::new();
-    Netlink::open(NETLINK_ROUTE)?.dump_once(&Request::new(RTM_GETLINK, 0, &IFINFOMSG), &mut |received| {
-        found.extend(link(received));
-        Ok(())
-    })?;
+    let found = indexed()?;
     let names: Vec<(u32, String)> = found.iter().map(|(index, _, link)| (*index, link.name.clone())).collect();
     let named = |index: u32| names.iter().find(|(other, _)| *other == index).map(|(_, name)| name.clone());
     let mut links: Vec<Link> =
@@ -80,6 +88,54 @@ pub fn interfaces() -> io::Result<BTreeMap<String, u32>> {
     Ok(all.iter().map(|one| (one.name().to_string_lossy().into_owned(), one.index())).collect())
 }
 
+/// The interfaces with their indexes and their masters'.
+fn indexed() -> io::Result<Vec<(u32, Option<u32>, Link)>> {
+    let mut found = Vec::new();
+    Netlink::open(NETLINK_ROUTE)?.dump_once(&Request::new(RTM_GETLINK, 0, &IFINFOMSG), &mut |received| {
+        found.extend(link(received));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The port of a bridge behind which an address is, as far as the kernel has heard from there lately.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn bridge_port(ip: IpAddr) -> io::Result<Option<String>> {
+    let mut socket = Netlink::open(NETLINK_ROUTE)?;
+    let mut ask = |family: u8, each: &mut dyn FnMut(u32, Attributes<'_>)| {
+        let mut header = [0; NDMSG];
+        header[0] = family;
+        socket.dump_once(&Request::new(RTM_GETNEIGH, 0, &header), &mut |received| {
+            if let Some(index) = received.payload.get(4..8).and_then(|index| index.try_into().ok()) {
+                each(u32::from_ne_bytes(index), received.attributes(NDMSG));
+            }
+            Ok(())
+        })
+    };
+    let octets = match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let mut lives: Vec<(u32, Vec<u8>)> = Vec::new();
+    ask(IpFamily::of(&ip).nfproto(), &mut |on, attributes| {
+        if attributes.find(NDA_DST) == Some(&octets) {
+            lives.extend(attributes.find(NDA_LLADDR).map(|mac| (on, mac.to_vec())));
+        }
+    })?;
+    let mut ports = Vec::new();
+    ask(AF_BRIDGE, &mut |port, attributes| {
+        let bridge = attributes.find_array(NDA_MASTER).map(u32::from_ne_bytes);
+        let mac = attributes.find(NDA_LLADDR);
+        if lives.iter().any(|(on, of)| bridge == Some(*on) && mac == Some(of)) {
+            ports.push(port);
+        }
+    })?;
+    let links = if ports.is_empty() { Vec::new() } else { indexed()? };
+    Ok(links.into_iter().find(|(index, _, _)| ports.contains(index)).map(|(_, _, link)| link.name))
+}
+
 /// Its index, its master's, and what is known of it.
 fn link(received: &Received<'_>) -> Option<(u32, Option<u32>, Link)> {
     let number = |at: usize| received.payload.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
@@ -95,6 +151,7 @@ fn link(received: &Received<'_>) -> Option<(u32, Option<u32>, Link)> {
         kind: info.and_then(|info| info.find(IFLA_INFO_KIND)).map(text),
         master: None,
         hairpin: port.and_then(|port| port.find_array::<1>(IFLA_BRPORT_MODE)).map(|[mode]| mode != 0),
+        promiscuous: number(8)? & IFF_PROMISC != 0,
         addresses: Vec::new(),
     };
     Some((number(4)?, attributes.find_array(IFLA_MASTER).map(u32::from_ne_bytes), link))

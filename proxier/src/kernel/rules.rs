@@ -34,16 +34,10 @@ impl RuleReader {
         Ok(Self { family, flavour, iptables: path("")?, save: path("-save")? })
     }
 
-    /// The flavour.
+    /// The family.
     #[must_use]
-    pub fn flavour(&self) -> Flavour {
-        self.flavour
-    }
-
-    /// Whether one chain costs less to read than all of them.
-    #[must_use]
-    pub fn reads_single_chains(&self) -> bool {
-        self.flavour == Flavour::Nft
+    pub fn family(&self) -> IpFamily {
+        self.family
     }
 
     /// All tables that exist, or one of them, as `iptables-save -c` prints them.

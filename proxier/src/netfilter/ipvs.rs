@@ -160,7 +160,7 @@ pub fn mask(prefix: u8) -> std::net::Ipv4Addr {
 }
 
 /// How packets get to a real server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Forward {
     /// By network address translation: the only one that changes ports, and the only one that kube-proxy uses.
     Masquerade,
@@ -172,6 +172,20 @@ pub enum Forward {
     Route,
     /// Around IPVS.
     Bypass,
+}
+
+impl Forward {
+    /// For people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Masquerade => "masquerading",
+            Self::Local => "local",
+            Self::Tunnel => "tunnel",
+            Self::Route => "direct routing",
+            Self::Bypass => "bypass",
+        }
+    }
 }
 
 impl fmt::Display for Forward {
@@ -220,6 +234,30 @@ impl Connections {
     pub fn none(self) -> bool {
         self.active == 0 && self.inactive == 0
     }
+}
+
+/// What a virtual or real server has counted since it was made, or since somebody set it to zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Statistics {
+    /// Connections.
+    pub connections: u64,
+    /// Packets from clients.
+    pub packets: u64,
+    /// Bytes from clients.
+    pub bytes: u64,
+    /// Packets back to them.
+    pub packets_back: u64,
+    /// Bytes back to them.
+    pub bytes_back: u64,
+}
+
+/// What the kernel lists as a virtual server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// One with an address.
+    Server(VirtualServer, Statistics),
+    /// One for packets with a firewall mark, whatever their address.
+    OfMark(u32, Scheduler),
 }
 
 /// For how many seconds connections are remembered after their last packet.

@@ -20,6 +20,7 @@ use super::view::View;
 use super::{rules, structure};
 use crate::family::IpFamily;
 use crate::model::{Config, Destination, ServicePortName, Snapshot};
+use crate::netfilter::nft::held;
 use crate::netfilter::nft::{Bytes, Chain, Element, Key, Name, Rule, Set};
 
 /// A chain as it should be.
@@ -54,6 +55,51 @@ pub struct Expected {
     pub chains: BTreeMap<Name, ExpectedChain>,
     /// Its sets and maps.
     pub sets: BTreeMap<Name, ExpectedSet>,
+}
+
+impl Expected {
+    /// The table as the kernel would hold it.
+    #[must_use]
+    pub fn as_held(&self) -> held::Table {
+        let chains = self.chains.iter().map(|(name, expected)| {
+            let rules = expected.rules.iter().map(|rule| held::Rule {
+                handle: 0,
+                expressions: rule.expressions(),
+                comment: rule.comment.clone(),
+                counters: None,
+            });
+            let Chain { base, comment, .. } = expected.chain.clone();
+            (name.clone(), held::Chain { handle: 0, base, comment, rules: Some(rules.collect()) })
+        });
+        let sets = self.sets.iter().map(|(name, expected)| {
+            let elements = expected.elements.values().map(|(element, _)| held::Element {
+                end: element.end.clone(),
+                value: element.value.clone(),
+                comment: element.comment.clone(),
+                ..held::Element::member(element.key.clone())
+            });
+            let elements = held::Elements::whole(elements.collect());
+            (name.clone(), held::Set { elements, ..held::Set::of(&expected.set) })
+        });
+        let comment = Some(self.comment.into());
+        held::Table { handle: 0, dormant: false, comment, chains: chains.collect(), sets: sets.collect() }
+    }
+}
+
+/// Whether only our layout has a set of that name.
+#[must_use]
+pub fn is_own_set(name: &str) -> bool {
+    let own = |id: &SetId| {
+        matches!(
+            id,
+            SetId::FirewallAllowed
+                | SetId::ShortCircuit(_)
+                | SetId::LocalPolicy(_)
+                | SetId::Endpoints(..)
+                | SetId::Choices(..)
+        )
+    };
+    SetId::ALL.iter().any(|id| own(id) && id.name() == name)
 }
 
 /// What the table has for a key of one of the maps of endpoints.

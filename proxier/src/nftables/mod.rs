@@ -26,7 +26,9 @@ use std::time::Instant;
 use tracing::warn;
 
 pub use self::cleanup::cleanup;
-pub use self::expected::{Endpoints, Expected, ExpectedChain, ExpectedElement, ExpectedSet, expected, place_of};
+pub use self::expected::{
+    Endpoints, Expected, ExpectedChain, ExpectedElement, ExpectedSet, expected, is_own_set, place_of,
+};
 pub use self::features::{FeatureError, check, check_release};
 pub use self::names::{Place, TABLE};
 use self::plan::Sets;

@@ -5,6 +5,7 @@
 //! What kube-proxy has under a name is under the same name here, as far as it means the same.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -238,6 +239,27 @@ pub fn affinity_name(number: u32) -> Name {
     format!("affinity-{number}").into()
 }
 
+/// How many endpoints make Service ports without session affinity share a chain, this many among them. A change of the
+/// number then seldom changes a verdict, for which the kernel would look at all verdicts of the table.
+#[must_use]
+pub fn alike(count: u32) -> RangeInclusive<u32> {
+    match count {
+        0..=4 => 1..=4,
+        5..=32 => count.next_power_of_two() / 2 + 1..=count.next_power_of_two(),
+        // Each number is a rule.
+        _ => (count - 1) / 16 * 16 + 1..=count.checked_next_multiple_of(16).unwrap_or(count),
+    }
+}
+
+/// Ways of choosing that are there even if nobody needs them: when a rule comes to use a map, the kernel looks at all
+/// that is in it.
+pub const ALWAYS: [Balance; 4] = {
+    const fn up_to(count: u32) -> Balance {
+        Balance { place: Place::Address, policy: Policy::Cluster, count, sticky: None }
+    }
+    [up_to(4), up_to(8), up_to(16), up_to(32)]
+};
+
 /// A way of choosing an endpoint, which Service ports share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Balance {
@@ -245,7 +267,7 @@ pub struct Balance {
     pub place: Place,
     /// Which endpoints are meant.
     pub policy: Policy,
-    /// How many there are.
+    /// How many there are; without session affinity, at most.
     pub count: u32,
     /// With session affinity.
     pub sticky: Option<Sticky>,

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::names::{
-    Balance, EXTERNAL_LOCAL, NODE_PORT_LOCAL, Place, Policy, REJECT, SetId, SharedChain, Sticky, service_number,
+    Balance, EXTERNAL_LOCAL, NODE_PORT_LOCAL, Place, Policy, REJECT, SetId, SharedChain, Sticky, alike, service_number,
 };
 use super::ranges::merged;
 use super::view::View;
@@ -147,7 +147,8 @@ impl Writer<'_> {
             Sticky { numbers: u32::try_from(numbered.len()).unwrap_or(u32::MAX), seconds, service }
         });
         let count = u32::try_from(held().count()).unwrap_or(u32::MAX);
-        (count > 0).then_some(Balance { place, policy, count, sticky })
+        let most = if sticky.is_some() { count } else { *alike(count).end() };
+        (count > 0).then_some(Balance { place, policy, count: most, sticky })
     }
 
     /// Who may use the load balancer's addresses.

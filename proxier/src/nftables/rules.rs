@@ -208,16 +208,74 @@ pub fn shared(chain: SharedChain, settings: &Settings) -> Vec<Rule> {
 
 fn balance(family: IpFamily, balance: Balance) -> Vec<Rule> {
     let Balance { place, policy, count, sticky } = balance;
-    let chosen = [key(family, place), vec![Field::random(count)]].concat();
+    let among = |count| [key(family, place), vec![Field::random(count)]].concat();
     let Some(Sticky { numbers, seconds, service }) = sticky else {
-        let map: Name = SetId::Endpoints(place, policy).name().into();
-        return vec![Rule::new([Statement::Dnat { family, key: chosen, map }])];
+        return drawn(family, place, policy, count);
     };
     let remembered = (0..numbers).map(|number| {
         let set = affinity_name(number);
         let stick = SharedChain::Stick { place, policy, number, seconds, service };
         Rule::new([Statement::Lookup { key: client_key(family, service), set, not: false }, jump(&stick.to_string())])
     });
-    let choose = Statement::VerdictMap { key: chosen, map: SetId::Choices(place, policy).name().into() };
+    let choose = Statement::VerdictMap { key: among(count), map: SetId::Choices(place, policy).name().into() };
     remembered.chain([Rule::new([choose])]).collect()
+}
+
+/// One of the endpoints. The number drawn may be nobody's, for there may be fewer; then the rule ends, and the next one
+/// draws among one less. Whatever the draw that hits, all endpoints were equally likely.
+fn drawn(family: IpFamily, place: Place, policy: Policy, most: u32) -> Vec<Rule> {
+    let map: Name = SetId::Endpoints(place, policy).name().into();
+    let draw = |count| {
+        let key = [key(family, place), vec![Field::random(count)]].concat();
+        Rule::new([Statement::Dnat { family, key, map: map.clone() }])
+    };
+    alike(most).rev().map(draw).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is drawn among, rule by rule.
+    fn draws(most: u32) -> Vec<u32> {
+        let random = |rule: &Rule| {
+            let text = rule.to_string();
+            text.split("random mod ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("a draw")
+        };
+        drawn(IpFamily::V4, Place::Address, Policy::Cluster, most).iter().map(random).collect()
+    }
+
+    #[test]
+    fn every_endpoint_is_as_likely_as_any_other() {
+        for count in 1..300 {
+            let most = *alike(count).end();
+            // How many of the packets come as far as a rule, as a fraction: rules draw among at most `most`.
+            let (mut rest, mut each) = (1.0_f64, 0.0);
+            for among in draws(most) {
+                // Numbers below `count` are somebody's, and all of them as often drawn.
+                let somebodys = f64::from(count.min(among)) / f64::from(among);
+                if count < among {
+                    each += rest / f64::from(among);
+                } else if rest > 0.0 {
+                    // All that come here are sent to one of them, so to each of them only if none is left out.
+                    assert_eq!(among, count, "draws for {count} endpoints");
+                    each += rest / f64::from(count);
+                }
+                rest *= 1.0 - somebodys;
+            }
+            assert_eq!(rest, 0.0, "packets find no endpoint of {count}");
+            assert!((each * f64::from(count) - 1.0).abs() < 1e-9, "{count} endpoints: {each}");
+        }
+    }
+
+    #[test]
+    fn counts_that_are_alike_agree_about_it() {
+        assert_eq!([1, 4, 5, 8, 9, 32, 33, 48, 49].map(|n| *alike(n).end()), [4, 4, 8, 8, 16, 32, 48, 48, 64]);
+        for count in 1..5000 {
+            let all = alike(count);
+            assert!(all.contains(&count) && all.clone().count() <= 16);
+            assert!(all.clone().all(|other| alike(other) == all), "{count}");
+        }
+        assert!(alike(u32::MAX).contains(&u32::MAX));
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::chains::Chains;
 use super::claims::Claims;
-use super::names::SetId;
+use super::names::{ALWAYS, SetId, SharedChain};
 use super::render::Rendered;
 use super::settings::Settings;
 use super::view::View;
@@ -59,7 +59,7 @@ impl Member {
 }
 
 /// How often things are wanted that Service ports share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counts {
     members: HashMap<Member, u32>,
     /// The chains.
@@ -73,6 +73,14 @@ pub struct MemberChanges {
 }
 
 impl Counts {
+    /// Nobody wants anything.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut chains = Chains::default();
+        ALWAYS.into_iter().for_each(|balance| chains.add(SharedChain::Balance(balance)));
+        Self { members: HashMap::new(), chains }
+    }
+
     /// Takes what a Service port does not want any more.
     pub fn subtract(&mut self, rendered: &Rendered, changes: &mut MemberChanges) {
         for member in rendered.members.iter().map(Member::of) {
@@ -136,7 +144,7 @@ impl State {
         Self {
             ports: HashMap::new(),
             claims: Claims::default(),
-            counts: Counts::default(),
+            counts: Counts::new(),
             settings,
             generation: None,
             lacking: [0; 2],

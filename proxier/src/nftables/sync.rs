@@ -14,7 +14,7 @@ use super::numbers::Numbered;
 use super::plan::{Held, Owned, Plan, Sets, Wanted};
 use super::render::{Rendered, render};
 use super::settings::Settings;
-use super::state::{MemberChanges, Programmed, State};
+use super::state::{Counts, MemberChanges, Programmed, State};
 use super::view::View;
 use super::{Nftables, structure};
 use crate::backend::SyncError;
@@ -158,7 +158,11 @@ impl Nftables {
             batches += self.kernel.apply(transaction, expected).map_err(|error| blame(&plan.first, error))?;
         }
         if !plan.later.is_empty() {
-            batches += self.kernel.apply(&plan.later, None)?;
+            batches +=
+                self.kernel.apply(&plan.later, expected.filter(|_| batches == 0)).map_err(|error| match error {
+                    NftError::Changed => WriteError::Changed,
+                    error => error.into(),
+                })?;
         }
         if batches == 0 {
             return Ok(known);
@@ -233,7 +237,7 @@ fn whole(state: &mut State, sets: &Sets, found: Found, names: &[&ServicePortName
         let element = Element::member(Key::default().address(*ip).build());
         wanted.push(Wanted { owner: None, set: SetId::NodePortIps, element });
     }
-    state.counts = super::state::Counts::default();
+    state.counts = Counts::new();
     for name in names {
         let Some(port) = state.ports.get(*name) else { continue };
         let rendered = render(name, &port.view, state.settings.node_ip);

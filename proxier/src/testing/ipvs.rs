@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::family::IpFamily;
 use crate::kernel::{IpvsError, IpvsTable, Operation};
-use crate::netfilter::ipvs::{Connections, Forward, RealServer, ServerKey, Timeouts, VirtualServer};
+use crate::netfilter::ipvs::{
+    Connections, Forward, Listed, RealServer, ServerKey, Statistics, Timeouts, VirtualServer,
+};
 
 /// The schedulers that kernels have.
 const SCHEDULERS: [&str; 14] =
@@ -234,6 +236,18 @@ impl IpvsTable for FakeIpvs {
         drop(state);
         reals.into_iter().for_each(|(real, connections)| each(real, connections));
         Ok(())
+    }
+
+    fn list(&mut self, family: IpFamily, each: &mut dyn FnMut(Listed)) -> Result<(), IpvsError> {
+        self.virtual_servers(family, &mut |server| each(Listed::Server(server, Statistics::default())))
+    }
+
+    fn list_real(
+        &mut self,
+        of: ServerKey,
+        each: &mut dyn FnMut(RealServer, Connections, Statistics),
+    ) -> Result<(), IpvsError> {
+        self.real_servers(of, &mut |real, connections| each(real, connections, Statistics::default()))
     }
 
     fn apply(&mut self, operations: &[Operation], failed: &mut dyn FnMut(usize, IpvsError)) -> Result<(), IpvsError> {

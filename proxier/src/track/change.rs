@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use super::endpointslice::SERVICE_NAME;
 use super::objects::Meta;
 use crate::family::IpFamily;
 use crate::model::endpoint::ZoneHints;
@@ -201,6 +202,20 @@ pub fn key_of(kind: Kind, object: &serde_json::Value) -> ObjectKey {
         namespace => namespace,
     };
     ObjectKey { kind, name: NamespacedName::new(namespace, field("/metadata/name")) }
+}
+
+/// Whether what that Service comes to depends on an object: it is the Service, a slice of it, or of a kind that all
+/// Services depend on.
+#[must_use]
+pub fn concerns(kind: Kind, object: &serde_json::Value, service: &NamespacedName) -> bool {
+    let label = || object.pointer("/metadata/labels")?.get(SERVICE_NAME)?.as_str();
+    match kind {
+        Kind::Service => key_of(kind, object).name == *service,
+        Kind::EndpointSlice => {
+            key_of(kind, object).name.namespace == service.namespace && label() == Some(&*service.name)
+        }
+        Kind::Node | Kind::ServiceCidr => true,
+    }
 }
 
 fn decode<T: DeserializeOwned>(kind: Kind, object: serde_json::Value) -> Result<T, ObjectError> {

@@ -11,7 +11,8 @@ use crate::family::IpFamily;
 use crate::model::endpoint::{NodeHint, ZoneHints};
 use crate::model::{Protocol, Slice, SliceEndpoint, SlicePort};
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The label that names a slice's Service.
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
 impl Translator {

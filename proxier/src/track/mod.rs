@@ -12,5 +12,6 @@ mod service_cidr;
 mod tracker;
 mod waiting;
 
-pub use change::{Change, Kind, ObjectError, ObjectKey, SliceOf, Translated, Translator, key_of};
+pub use change::{Change, Kind, ObjectError, ObjectKey, SliceOf, Translated, Translator, concerns, key_of};
+pub use endpointslice::SERVICE_NAME;
 pub use tracker::Tracker;

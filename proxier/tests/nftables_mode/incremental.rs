@@ -87,7 +87,8 @@ fn nothing_is_unused(text: &str) {
             }),
             _ => !name.starts_with("affinity-") || words.contains(format!("@{name}").as_str()),
         };
-        let always = ["reject-chain", "external-local", "nodeport-local"].contains(&name);
+        let always = ["reject-chain", "external-local", "nodeport-local"].contains(&name)
+            || ["4", "8", "16", "32"].iter().any(|most| name == format!("endpoints-{most}"));
         assert!(used || always, "nothing uses {kind} {name}:\n{text}");
     }
 }

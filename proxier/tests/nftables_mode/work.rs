@@ -83,20 +83,22 @@ fn a_change_costs_what_it_changes_however_many_services_there_are() {
         // One endpoint for another.
         cluster.take(Kind::EndpointSlice, slice(1, &[1, 9, 3]));
         assert_eq!(shape(&cluster.sync()), [["delete 1 endpoints", "add 1 endpoints"]]);
-        // One more: how to choose is new, then used.
+        // One more.
         cluster.take(Kind::EndpointSlice, slice(1, &[1, 3, 9, 4]));
-        let grown = shape(&cluster.sync());
+        assert_eq!(shape(&cluster.sync()), [["add 1 endpoints"]]);
+        // And one more: now they are so many that the choice is another one.
+        cluster.take(Kind::EndpointSlice, slice(1, &[1, 3, 9, 4, 5]));
         let dispatch = ["delete 1 service-ips", "add 1 service-ips"];
-        let chain = ["chain endpoints-4", "rule endpoints-4", "add 1 endpoints"];
-        assert_eq!(grown, [[&chain[..], &dispatch].concat()]);
+        assert_eq!(shape(&cluster.sync()), [[&["add 1 endpoints"][..], &dispatch].concat()]);
         // One less, not the last: the last takes its number; what nothing leads to goes later.
-        cluster.take(Kind::EndpointSlice, slice(1, &[3, 9, 4]));
+        cluster.take(Kind::EndpointSlice, slice(1, &[3, 9, 4, 5]));
         let shrunk = shape(&cluster.sync());
-        assert_eq!(shrunk.len(), 3, "{shrunk:?}");
         let replaced = ["delete 1 service-ips", "delete 1 endpoints", "add 1 endpoints", "add 1 service-ips"];
         assert_eq!(shrunk[0].iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
         assert!(replaced.iter().all(|operation| shrunk[0].contains(&(*operation).to_owned())), "{shrunk:?}");
-        assert_eq!(shrunk[1..], [["delete 1 endpoints"], ["delete endpoints-4"]]);
+        assert_eq!(shrunk[1..], [["delete 1 endpoints"]]);
+        cluster.take(Kind::EndpointSlice, slice(1, &[3, 9, 4]));
+        assert_eq!(shape(&cluster.sync())[1..], [["delete 1 endpoints"]]);
         // Nothing is nothing.
         cluster.take(Kind::EndpointSlice, slice(1, &[3, 4, 9]));
         assert_eq!(shape(&cluster.sync()), Vec::<Vec<String>>::new());
@@ -139,20 +141,40 @@ fn what_is_refused_keeps_nobody_else_from_being_programmed() {
     assert!(cluster.kernel.text().contains(&moved(1)));
 }
 
+/// So many endpoints that the way of choosing among them is not always there.
+fn crowd(count: u32) -> Value {
+    let endpoints: Vec<IpAddr> = (0..count).map(|n| objects::address(100_000 + n)).collect();
+    objects::slice("ns", "svc-1", "svc-1-x", &endpoints)
+}
+
+#[test]
+fn a_way_of_choosing_comes_with_the_first_and_goes_with_the_last_who_needs_it() {
+    let mut cluster = Cluster::new(2);
+    cluster.take(Kind::EndpointSlice, crowd(32));
+    cluster.sync();
+    cluster.take(Kind::EndpointSlice, crowd(33));
+    let [grown] = &shape(&cluster.sync())[..] else { panic!("it takes more than one batch") };
+    let rules = ["rule endpoints-48"; 16];
+    let dispatch = ["add 1 endpoints", "delete 1 service-ips", "add 1 service-ips"];
+    assert_eq!(*grown, [&["chain endpoints-48"][..], &rules, &dispatch].concat());
+    cluster.take(Kind::EndpointSlice, crowd(32));
+    assert_eq!(shape(&cluster.sync())[1..], [["delete 1 endpoints"], ["delete endpoints-48"]]);
+}
+
 #[test]
 fn what_cannot_be_deleted_yet_is_counted_and_goes_later() {
     let mut cluster = Cluster::new(2);
-    let count = |cluster: &mut Cluster, endpoints: &[u32]| {
-        cluster.take(Kind::EndpointSlice, slice(1, endpoints));
+    let count = |cluster: &mut Cluster, endpoints: u32| {
+        cluster.take(Kind::EndpointSlice, crowd(endpoints));
         let (scope, ip) = (cluster.tracker.take_scope(), IpFamily::V4.localhost());
         let stats = cluster.backend.sync(&cluster.tracker.snapshot(ip), &scope, Instant::now()).expect("all is taken");
-        (stats.failed_writes, stats.failed_deletions, cluster.kernel.text().contains("chain endpoints-4 "))
+        (stats.failed_writes, stats.failed_deletions, cluster.kernel.text().contains("chain endpoints-48 "))
     };
-    assert_eq!(count(&mut cluster, &[1, 2, 3, 4]), (0, 0, true));
+    assert_eq!(count(&mut cluster, 40), (0, 0, true));
     cluster.kernel.refuse(Some(("delete chain", libc::EBUSY)));
-    assert_eq!(count(&mut cluster, &[1, 2, 3]), (0, 1, true));
+    assert_eq!(count(&mut cluster, 3), (0, 1, true));
     cluster.kernel.refuse(None);
-    assert_eq!(count(&mut cluster, &[1, 2]), (0, 0, false));
+    assert_eq!(count(&mut cluster, 2), (0, 0, false));
 }
 
 #[test]
@@ -163,7 +185,7 @@ fn who_is_overtaken_reads_again() {
     cluster.kernel.overtake(0);
     let written = cluster.sync();
     assert!(written.len() >= 2, "it was not tried again: {written:?}");
-    assert!(cluster.kernel.text().contains("chain endpoints-1 "));
+    assert!(cluster.kernel.text().contains(&format!(": {} . ", objects::address(17))));
 }
 
 #[test]

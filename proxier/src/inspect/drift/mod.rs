@@ -1,16 +1,15 @@
 //! What differs between what should be and what is.
 //!
 //! In: both. Out: [`Difference`]s, rule by rule and element by element. Must not know: how either was made, or how to
-//! mend it. `iptables` compares rules of iptables, `nftables` our table of nf_tables; [`super::servers`] what IPVS mode has
-//! besides rules.
+//! mend it. [`super::compare`] compares rules of iptables, `nftables` our table of nf_tables, `behaviour` what other tables
+//! do, [`super::servers`] what IPVS mode has besides rules.
 
-mod align;
-mod iptables;
+pub mod behaviour;
 pub mod nftables;
 
 use serde::Serialize;
 
-pub use self::iptables::differences;
+pub use super::compare::{Comparison, Only, differences};
 
 /// What kind of difference it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -105,7 +104,8 @@ impl DifferenceKind {
     }
 
     /// Whether it is about a set of nf_tables.
-    fn is_of_set(self) -> bool {
+    #[must_use]
+    pub fn is_of_set(self) -> bool {
         matches!(
             self,
             Self::MissingSet | Self::AlteredSet | Self::MissingElement | Self::UnexpectedElement | Self::AlteredElement

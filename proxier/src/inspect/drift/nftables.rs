@@ -7,13 +7,13 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::align::{Line, aligned, best_pairs};
 use super::{Difference, DifferenceKind};
 use crate::family::IpFamily;
+use crate::inspect::likeness::{Line, aligned, best_pairs};
 use crate::model::ServicePortName;
-use crate::netfilter::nft::held::{self, Table};
+use crate::netfilter::nft::held::{self, Table, TableId};
 use crate::netfilter::nft::{Base, Element, Expression, Field, Name, Rule, Set};
-use crate::nftables::{Expected, ExpectedChain, ExpectedSet, Place, place_of};
+use crate::nftables::{Expected, ExpectedChain, ExpectedSet, Place, TABLE, is_own_set, place_of};
 
 /// A rule, and how nft prints it.
 #[derive(Clone, Debug)]
@@ -29,19 +29,23 @@ impl Line for Worded<'_> {
     }
 
     fn same(&self, other: &Self) -> bool {
-        self.expressions == other.expressions && self.comment == other.comment
+        // nft has other instructions for some words than we have.
+        self.text == other.text || (self.expressions == other.expressions && self.comment == other.comment)
     }
 }
 
 impl<'a> Worded<'a> {
-    fn expected(rule: &'a Rule) -> Self {
-        let expressions = Cow::Owned(rule.expressions());
-        Self { text: rule.to_string(), expressions, comment: rule.comment.as_deref() }
+    /// In the same words as what is found: of its instructions, too.
+    fn expected(id: &TableId, table: &Table, rule: &'a Rule) -> Self {
+        let (expressions, comment) = (rule.expressions(), rule.comment.clone());
+        let held = held::Rule { handle: 0, expressions, comment, counters: None };
+        let text = held.text(id, table);
+        Self { text, expressions: Cow::Owned(held.expressions), comment: rule.comment.as_deref() }
     }
 
-    fn found(table: &Table, rule: &'a held::Rule) -> Self {
+    fn found(id: &TableId, table: &Table, rule: &'a held::Rule) -> Self {
         let expressions = Cow::Borrowed(rule.expressions.as_slice());
-        Self { text: text(table, rule), expressions, comment: rule.comment.as_deref() }
+        Self { text: rule.text(id, table), expressions, comment: rule.comment.as_deref() }
     }
 }
 
@@ -64,11 +68,17 @@ fn is_as(found: &held::Element, expected: &Element) -> bool {
         && found.timeout == u64::from(expected.timeout.unwrap_or(0)) * 1000
 }
 
+/// Whether a table is laid out as ours.
+#[must_use]
+pub fn is_ours(table: &Table) -> bool {
+    table.sets.keys().any(|name| is_own_set(name))
+}
+
 /// Compares. `None`: there is no table.
 #[must_use]
 pub fn differences(family: IpFamily, expected: &Expected, found: Option<&Table>) -> Vec<Difference> {
-    let table = format!("{} {}", family.nft(), crate::nftables::TABLE);
-    let mut search = Search { family, table, owners: Owners::of(family, expected), found: Vec::new() };
+    let id = TableId::of(family, TABLE);
+    let mut search = Search { family, id, owners: Owners::of(family, expected), found: Vec::new() };
     let Some(found) = found else {
         search.note(DifferenceKind::MissingTable, "", None, None, None);
         return search.found;
@@ -127,7 +137,7 @@ impl<'a> Owners<'a> {
 
 struct Search<'a> {
     family: IpFamily,
-    table: String,
+    id: TableId,
     owners: Owners<'a>,
     found: Vec<Difference>,
 }
@@ -141,7 +151,7 @@ impl Search<'_> {
         found: Option<String>,
         service: Option<String>,
     ) {
-        let (family, table, chain) = (self.family.name(), self.table.clone(), chain.to_owned());
+        let (family, table, chain) = (self.family.name(), self.id.to_string(), chain.to_owned());
         self.found.push(Difference { family, kind, table, chain, expected, found, service });
     }
 
@@ -160,8 +170,10 @@ impl Search<'_> {
             let wanted = head(&expected.chain.base, &expected.chain.comment);
             self.note(DifferenceKind::AlteredChain, name, wanted, head(&chain.base, &chain.comment), service());
         }
-        let wanted: Vec<Worded<'_>> = expected.rules.iter().map(Worded::expected).collect();
-        let held: Vec<Worded<'_>> = chain.rules.iter().flatten().map(|rule| Worded::found(found, rule)).collect();
+        let wanted: Vec<Worded<'_>> =
+            expected.rules.iter().map(|rule| Worded::expected(&self.id, found, rule)).collect();
+        let held: Vec<Worded<'_>> =
+            chain.rules.iter().flatten().map(|rule| Worded::found(&self.id, found, rule)).collect();
         if wanted.len() == held.len() && wanted.iter().zip(&held).all(|(a, b)| a.same(b)) {
             return;
         }
@@ -220,8 +232,4 @@ impl Search<'_> {
             self.note(DifferenceKind::UnexpectedElement, name, None, is(held), service);
         }
     }
-}
-
-fn text(_table: &Table, rule: &held::Rule) -> String {
-    format!("{:?}", rule.expressions)
 }

@@ -72,6 +72,12 @@ impl Entry {
         self.protocol == protocol && self.port == to.port() && (self.ip == Some(to.ip()) || node_port)
     }
 
+    /// The address that it is about, unless it is a node port.
+    #[must_use]
+    pub fn destination(&self) -> Option<(IpAddr, u16, Protocol)> {
+        Some((self.ip?, self.port, self.protocol))
+    }
+
     /// The chain it leads to.
     #[must_use]
     pub fn leads_to(&self) -> Option<&str> {

@@ -10,10 +10,11 @@ use ipnet::IpNet;
 
 use super::{Address, AddressKind, EndpointView, Fate, Part, Policy, RealView, ServerView, ServicePortView};
 use crate::family::IpFamily;
-use crate::ipvs::{Expected, Held, HeldServer};
+use crate::inspect::rules::Counters;
+use crate::ipvs::{Expected, Held, HeldReal, HeldServer};
 use crate::model::{Protocol, ServicePort, Snapshot};
 use crate::netfilter::ipset::{Entry, Place};
-use crate::netfilter::ipvs::ServerKey;
+use crate::netfilter::ipvs::{Forward, ServerKey, Statistics};
 
 /// Beginnings of the names of sets, without `KUBE-` and `KUBE-6-`: what an entry in them makes of an address.
 const KINDS: [(&str, AddressKind); 4] = [
@@ -81,9 +82,9 @@ pub fn note_draining(views: &mut [ServicePortView]) {
 pub fn shares(server: &HeldServer) -> Vec<(SocketAddr, f64)> {
     let alike = WITHOUT_WEIGHTS.contains(&server.server.scheduler.as_str());
     let weight = |weight: u32| f64::from(if alike { weight.min(1) } else { weight });
-    let total: f64 = server.reals.values().map(|(real, _)| weight(real.weight)).sum();
-    let some = server.reals.iter().filter(|(_, (real, _))| real.weight > 0);
-    some.map(|(address, (real, _))| (*address, weight(real.weight) / total)).collect()
+    let total: f64 = server.reals.values().map(|real| weight(real.server.weight)).sum();
+    let some = server.reals.iter().filter(|(_, real)| real.server.weight > 0);
+    some.map(|(address, real)| (*address, weight(real.server.weight) / total)).collect()
 }
 
 /// The sets that have the virtual server's address as an entry.
@@ -154,6 +155,14 @@ fn health_check(view: &mut ServicePortView, held: &Held, expected: &Expected, po
     }));
 }
 
+fn counters(of: &Statistics) -> Counters {
+    Counters { packets: of.packets, bytes: of.bytes }
+}
+
+fn answers(of: &Statistics) -> Counters {
+    Counters { packets: of.packets_back, bytes: of.bytes_back }
+}
+
 /// One virtual server of a Service port.
 struct One<'a> {
     server: &'a HeldServer,
@@ -175,7 +184,7 @@ impl One<'_> {
         }
         let persistence = self.server.server.persistence;
         view.affinity_seconds = view.affinity_seconds.or(persistence.map(|persistence| persistence.seconds));
-        for (address, (real, count)) in &self.server.reals {
+        for (address, real) in &self.server.reals {
             let at = view.endpoints.iter().position(|known| known.address == Some(*address)).unwrap_or_else(|| {
                 view.endpoints.push(EndpointView::at(Some(*address)));
                 view.endpoints.len() - 1
@@ -184,13 +193,23 @@ impl One<'_> {
             let slot = if local { &mut endpoint.local_share } else { &mut endpoint.share };
             let share = shares.iter().find(|(to, _)| to == address).map(|(_, share)| *share);
             *slot = slot.or(share);
+            let HeldReal { server, connections: held, statistics } = real;
+            *endpoint.counters.get_or_insert_default() += counters(statistics);
             endpoint.servers.push(RealView {
                 server: key.to_string(),
-                weight: real.weight,
-                active: count.active,
-                inactive: count.inactive,
-                persistent: count.persistent,
+                forward: server.forward.name(),
+                weight: server.weight,
+                active: held.active,
+                inactive: held.inactive,
+                persistent: held.persistent,
+                connections: statistics.connections,
+                counters: counters(statistics),
+                answers: answers(statistics),
             });
+            if server.forward != Forward::Masquerade {
+                let how = server.forward.name();
+                view.notes.push(format!("{key} forwards to {address} by {how}, which no kube-proxy sets up"));
+            }
         }
         let scheduler = self.server.server.scheduler.to_string();
         if BY_SOURCE.contains(&&*scheduler) {
@@ -205,7 +224,7 @@ impl One<'_> {
             chain: text,
             element: None,
             rules: self.server.reals.len(),
-            counters: None,
+            counters: Some(counters(&self.server.statistics)),
         });
         view.addresses.push(Address {
             kind: self.kind,
@@ -213,9 +232,11 @@ impl One<'_> {
             port: number,
             fate: if shares.is_empty() { Fate::Rejected } else { Fate::Endpoints },
             chain: None,
-            counters: None,
+            counters: Some(counters(&self.server.statistics)),
             server: Some(ServerView {
                 scheduler,
+                connections: self.server.statistics.connections,
+                answers: answers(&self.server.statistics),
                 text: self.server.server.to_string(),
                 affinity_seconds: persistence.map(|persistence| persistence.seconds),
                 on_device: self.bound,

@@ -5,7 +5,7 @@
 
 mod iptables;
 mod ipvs;
-mod nftables;
+pub(in crate::inspect) mod nftables;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -15,9 +15,11 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::Serialize;
 
-pub use iptables::{Wanted, dispatch_of, read as from_iptables, unused_chains};
+pub use iptables::{Entry, Wanted, dispatch_of, read as from_iptables, unused_chains};
 pub use ipvs::{BY_SOURCE, note_draining, read as from_ipvs, shares};
-pub use nftables::{owner as owner_in_table, read as from_nftables, unused_chains as unused_chains_of_table};
+pub use nftables::{
+    endpoint_in, node_port_ips, owner as owner_in_table, read as from_nftables, unused_chains as unused_chains_of_table,
+};
 pub use state::add_model;
 pub(super) use state::owners;
 
@@ -141,7 +143,8 @@ pub struct Address {
     pub fate: Fate,
     /// The chain that its rule leads to.
     pub chain: Option<String>,
-    /// What its rule counted: the first packets of connections; `None` where nothing counts.
+    /// What its rule counted: the first packets of connections; in IPVS mode all that clients sent; `None` where nothing
+    /// counts.
     pub counters: Option<Counters>,
     /// Its virtual server, in IPVS mode.
     pub server: Option<ServerView>,
@@ -160,6 +163,10 @@ pub struct ServerView {
     pub on_device: bool,
     /// The sets that have it.
     pub sets: Vec<String>,
+    /// Connections that it ever took.
+    pub connections: u64,
+    /// What went back to clients.
+    pub answers: Counters,
 }
 
 /// An endpoint as a real server of a virtual one.
@@ -167,6 +174,8 @@ pub struct ServerView {
 pub struct RealView {
     /// The virtual server, as ipvsadm calls it.
     pub server: String,
+    /// How packets get there: anything but `masquerading` is not kube-proxy's.
+    pub forward: &'static str,
     /// Its weight; with 0 it gets no new connections.
     pub weight: u32,
     /// Connections that are established.
@@ -175,6 +184,12 @@ pub struct RealView {
     pub inactive: u32,
     /// Clients that stay with it.
     pub persistent: u32,
+    /// Connections that it ever got.
+    pub connections: u64,
+    /// What clients sent it.
+    pub counters: Counters,
+    /// What it sent back.
+    pub answers: Counters,
 }
 
 /// An endpoint.
@@ -188,7 +203,7 @@ pub struct EndpointView {
     pub share: Option<f64>,
     /// The same under policy `Local`.
     pub local_share: Option<f64>,
-    /// What its translation counted: connections; `None` where nothing counts.
+    /// What its translation counted: connections; in IPVS mode all that clients sent; `None` where nothing counts.
     pub counters: Option<Counters>,
     /// Its state, where objects tell.
     pub state: Option<EndpointState>,

@@ -10,7 +10,7 @@ use super::matching::{self, Holds};
 use super::{Doubt, Memory, Node, Packet, Step};
 use crate::family::IpFamily;
 use crate::inspect::rules::{Chain, Policy, Rule, Table, Target};
-use crate::netfilter::ipvs::ServerKey;
+use crate::netfilter::ipvs::{Forward, ServerKey};
 use crate::netfilter::nft::held::TableId;
 use crate::netfilter::nft::{Bytes, Name};
 
@@ -32,6 +32,8 @@ pub(super) struct Traveller {
     pub(super) changed: BTreeMap<(TableId, Name, Bytes), bool>,
     /// The virtual server that gave it its destination.
     pub(super) server: Option<ServerKey>,
+    /// The real server that gets it as it is, and how.
+    pub(super) forwarded: Option<(SocketAddr, Forward)>,
     pub(super) probability: f64,
     pub(super) remembered: BTreeSet<String>,
     /// Lists that rules asked for the sender.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
+use crate::netfilter::ipvs::Forward;
 use crate::netfilter::nft::held::Lack;
 
 /// Where a packet ends.
@@ -20,6 +21,9 @@ pub enum Verdict {
     Dropped,
     /// Let through to its original destination.
     Untouched,
+    /// Taken to this real server as it is, which has to have its destination too: a virtual server that does not
+    /// translate. The rules it meets from there on are not followed.
+    Forwarded(SocketAddr, Forward),
 }
 
 impl fmt::Display for Verdict {
@@ -29,6 +33,7 @@ impl fmt::Display for Verdict {
             Self::Rejected => f.write_str("reject"),
             Self::Dropped => f.write_str("drop"),
             Self::Untouched => f.write_str("untouched"),
+            Self::Forwarded(to, how) => write!(f, "{to} by {}", how.name()),
         }
     }
 }

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::chains::{self, Decision, Place, Traveller};
 use super::stations::{self, Station};
 use super::tables::{self, Spot};
-use super::{Branch, ConnState, Memory, Node, Origin, Outcome, Packet, Step, Trace, Verdict};
+use super::{Branch, ConnState, Doubt, Memory, Node, Origin, Outcome, Packet, Step, Trace, Verdict};
 use crate::family::IpFamily;
 use crate::inspect::rules::Ruleset;
 use crate::inspect::services::shares;
-use crate::netfilter::ipvs::ServerKey;
+use crate::netfilter::ipvs::{Forward, ServerKey};
 use crate::netfilter::nft::{Hook, Kind, held};
 
 /// All rules that packets of one family meet.
@@ -142,6 +142,12 @@ impl Journey<'_> {
         for traveller in std::mem::take(&mut self.under_way) {
             let Packet { destination, protocol, state, .. } = traveller.packet;
             let key = ServerKey { address: destination, protocol: protocol.number() };
+            let mut traveller = traveller;
+            if let Some(scheduler) = held.marks.get(&traveller.mark).filter(|_| traveller.server.is_none()) {
+                let rule = format!("-A -f {} -s {scheduler}", traveller.mark);
+                let why = "a virtual server of packets with this mark".to_owned();
+                traveller.doubts.push(Doubt { hook: format!("ipvs {hook}"), rule, why });
+            }
             let server = held.servers.get(&key).filter(|_| traveller.server.is_none() && state == ConnState::New);
             let Some(server) = server else {
                 self.under_way.push(traveller);
@@ -159,11 +165,21 @@ impl Journey<'_> {
             }
             for (address, share) in shares {
                 let mut sent = met.clone();
-                let real = server.reals.get(&address).map(|(real, _)| real.to_string()).unwrap_or_default();
-                sent.steps.push(step(&format!("-a {key} {real}"), share));
-                (sent.packet.destination, sent.translated) = (address, true);
+                let real = server.reals.get(&address).map(|real| real.server);
+                let text = real.map(|real| real.to_string()).unwrap_or_default();
+                sent.steps.push(step(&format!("-a {key} {text}"), share));
                 sent.probability *= share;
                 let here = self.node.is_local(address.ip());
+                match real.map_or(Forward::Masquerade, |real| real.forward) {
+                    Forward::Masquerade => (sent.packet.destination, sent.translated) = (address, true),
+                    // What is for this node anyway stays, as it is.
+                    _ if here => {}
+                    how => {
+                        sent.forwarded = Some((address, how));
+                        self.ended.push((sent, Decision::Accept));
+                        continue;
+                    }
+                }
                 if here { &mut self.under_way } else { &mut served }.push(sent);
             }
         }
@@ -276,6 +292,7 @@ fn start(packet: &Packet) -> Traveller {
         sent: (packet.source, packet.destination),
         changed: BTreeMap::new(),
         server: None,
+        forwarded: None,
         probability: 1.0,
         remembered: BTreeSet::new(),
         asked: BTreeSet::new(),
@@ -285,11 +302,12 @@ fn start(packet: &Packet) -> Traveller {
 }
 
 fn branch((traveller, decision): (Traveller, Decision)) -> Branch {
+    let forwarded = traveller.forwarded.map(|(to, how)| Verdict::Forwarded(to, how));
     let verdict = match decision {
         Decision::Drop => Verdict::Dropped,
         Decision::Reject => Verdict::Rejected,
         Decision::Accept if traveller.translated => Verdict::Delivered(traveller.packet.destination),
-        Decision::Accept => Verdict::Untouched,
+        Decision::Accept => forwarded.unwrap_or(Verdict::Untouched),
     };
     let masqueraded = traveller.masqueraded && decision == Decision::Accept;
     let outcome = Outcome { verdict, masqueraded, probability: traveller.probability };

@@ -10,7 +10,9 @@ mod wire;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::family::IpFamily;
-use crate::netfilter::ipvs::{Connections, Flags, RealServer, Scheduler, ServerKey, TCP, Timeouts, VirtualServer};
+use crate::netfilter::ipvs::{
+    Connections, Flags, Listed, RealServer, Scheduler, ServerKey, Statistics, TCP, Timeouts, VirtualServer,
+};
 
 pub use crate::netfilter::ipvs::Operation;
 pub use error::IpvsError;
@@ -39,6 +41,22 @@ pub trait IpvsTable: Send + std::fmt::Debug {
     /// # Errors
     /// If the table cannot be listed.
     fn real_servers(&mut self, of: ServerKey, each: &mut dyn FnMut(RealServer, Connections)) -> Result<(), IpvsError>;
+
+    /// As `virtual_servers`, with what each has counted, and with those of firewall marks: for who looks at a node.
+    ///
+    /// # Errors
+    /// If the table cannot be listed.
+    fn list(&mut self, family: IpFamily, each: &mut dyn FnMut(Listed)) -> Result<(), IpvsError>;
+
+    /// As `real_servers`, with what each has counted.
+    ///
+    /// # Errors
+    /// If the table cannot be listed.
+    fn list_real(
+        &mut self,
+        of: ServerKey,
+        each: &mut dyn FnMut(RealServer, Connections, Statistics),
+    ) -> Result<(), IpvsError>;
 
     /// Does operations in this order, many in one message to the kernel. Those that fail are told to `failed`, by
     /// index; the others are done all the same.

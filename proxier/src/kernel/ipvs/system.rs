@@ -12,7 +12,7 @@ use super::super::command;
 use super::super::netlink::{Attributes, Netlink, NetlinkError, Request, generic_family};
 use super::{Info, IpvsError, IpvsTable, Operation, wire};
 use crate::family::IpFamily;
-use crate::netfilter::ipvs::{Connections, RealServer, ServerKey, Timeouts, VirtualServer};
+use crate::netfilter::ipvs::{Connections, Listed, RealServer, ServerKey, Statistics, Timeouts, VirtualServer};
 
 /// The IPVS table of the network namespace in which it was opened.
 #[derive(Debug)]
@@ -94,6 +94,30 @@ impl IpvsTable for SystemIpvs {
         let dump = self.socket.dump_all(&wire::real_servers(self.number, &of), &mut |received| {
             if let Some((real, connections)) = wire::real_server(received.attributes(wire::HEADER), family) {
                 each(real, connections);
+            }
+            Ok(())
+        });
+        dump.map_err(failure)
+    }
+
+    fn list(&mut self, family: IpFamily, each: &mut dyn FnMut(Listed)) -> Result<(), IpvsError> {
+        let dump = self.socket.dump_all(&wire::virtual_servers(self.number), &mut |received| {
+            wire::listed(received.attributes(wire::HEADER), family).into_iter().for_each(&mut *each);
+            Ok(())
+        });
+        dump.map_err(failure)
+    }
+
+    fn list_real(
+        &mut self,
+        of: ServerKey,
+        each: &mut dyn FnMut(RealServer, Connections, Statistics),
+    ) -> Result<(), IpvsError> {
+        let family = IpFamily::of(&of.address.ip());
+        let dump = self.socket.dump_all(&wire::real_servers(self.number, &of), &mut |received| {
+            let message = received.attributes(wire::HEADER);
+            if let Some((real, connections)) = wire::real_server(message, family) {
+                each(real, connections, wire::real_statistics(message));
             }
             Ok(())
         });

@@ -9,7 +9,8 @@ use super::super::netlink::{Attributes, Request, genlmsghdr};
 use super::{Info, Operation};
 use crate::family::IpFamily;
 use crate::netfilter::ipvs::{
-    Connections, Flags, Forward, Persistence, RealServer, Scheduler, ServerKey, Timeouts, VirtualServer, mask,
+    Connections, Flags, Forward, Listed, Persistence, RealServer, Scheduler, ServerKey, Statistics, Timeouts,
+    VirtualServer, mask,
 };
 
 const IPVS_CMD_NEW_SERVICE: u8 = 1;
@@ -34,10 +35,13 @@ const IPVS_SVC_ATTR_AF: u16 = 1;
 const IPVS_SVC_ATTR_PROTOCOL: u16 = 2;
 const IPVS_SVC_ATTR_ADDR: u16 = 3;
 const IPVS_SVC_ATTR_PORT: u16 = 4;
+const IPVS_SVC_ATTR_FWMARK: u16 = 5;
 const IPVS_SVC_ATTR_SCHED_NAME: u16 = 6;
 const IPVS_SVC_ATTR_FLAGS: u16 = 7;
 const IPVS_SVC_ATTR_TIMEOUT: u16 = 8;
 const IPVS_SVC_ATTR_NETMASK: u16 = 9;
+const IPVS_SVC_ATTR_STATS: u16 = 10;
+const IPVS_SVC_ATTR_STATS64: u16 = 12;
 
 const IPVS_DEST_ATTR_ADDR: u16 = 1;
 const IPVS_DEST_ATTR_PORT: u16 = 2;
@@ -48,7 +52,15 @@ const IPVS_DEST_ATTR_L_THRESH: u16 = 6;
 const IPVS_DEST_ATTR_ACTIVE_CONNS: u16 = 7;
 const IPVS_DEST_ATTR_INACT_CONNS: u16 = 8;
 const IPVS_DEST_ATTR_PERSIST_CONNS: u16 = 9;
+const IPVS_DEST_ATTR_STATS: u16 = 10;
 const IPVS_DEST_ATTR_ADDR_FAMILY: u16 = 11;
+const IPVS_DEST_ATTR_STATS64: u16 = 12;
+
+const IPVS_STATS_ATTR_CONNS: u16 = 1;
+const IPVS_STATS_ATTR_INPKTS: u16 = 2;
+const IPVS_STATS_ATTR_OUTPKTS: u16 = 3;
+const IPVS_STATS_ATTR_INBYTES: u16 = 4;
+const IPVS_STATS_ATTR_OUTBYTES: u16 = 5;
 
 const IPVS_INFO_ATTR_VERSION: u16 = 1;
 const IPVS_INFO_ATTR_CONN_TAB_SIZE: u16 = 2;
@@ -211,6 +223,12 @@ fn number(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
     attributes.find_array(kind).map(u32::from_ne_bytes)
 }
 
+/// A number of either size.
+fn count(attributes: Attributes<'_>, kind: u16) -> u64 {
+    let long = attributes.find_array(kind).map(u64::from_ne_bytes);
+    long.or_else(|| number(attributes, kind).map(u64::from)).unwrap_or_default()
+}
+
 fn short(attributes: Attributes<'_>, kind: u16) -> Option<u16> {
     attributes.find_array(kind).map(u16::from_ne_bytes)
 }
@@ -221,8 +239,7 @@ pub(super) fn virtual_server(message: Attributes<'_>) -> Option<VirtualServer> {
     let family = short(service, IPVS_SVC_ATTR_AF)?;
     let address = address(family, service.find_array(IPVS_SVC_ATTR_ADDR)?, service.find_array(IPVS_SVC_ATTR_PORT)?)?;
     let protocol = u8::try_from(short(service, IPVS_SVC_ATTR_PROTOCOL)?).ok()?;
-    let scheduler = service.find(IPVS_SVC_ATTR_SCHED_NAME)?;
-    let scheduler = Scheduler::parse(std::str::from_utf8(scheduler).ok()?.trim_end_matches('\0'))?;
+    let scheduler = scheduler(service)?;
     let flags: [u8; 8] = service.find_array(IPVS_SVC_ATTR_FLAGS)?;
     let flags = u32::from_ne_bytes([flags[0], flags[1], flags[2], flags[3]]);
     let netmask: [u8; 4] = service.find_array(IPVS_SVC_ATTR_NETMASK)?;
@@ -238,6 +255,42 @@ pub(super) fn virtual_server(message: Attributes<'_>) -> Option<VirtualServer> {
         flags: Flags::of_bits(flags),
         persistence: (flags & IP_VS_SVC_F_PERSISTENT != 0).then_some(persistence),
     })
+}
+
+/// The virtual server that a message describes, with what it has counted, if it is one of this family.
+pub(super) fn listed(message: Attributes<'_>, family: IpFamily) -> Option<Listed> {
+    let service = message.nest(IPVS_CMD_ATTR_SERVICE)?;
+    if short(service, IPVS_SVC_ATTR_AF)? != u16::from(family.nfproto()) {
+        return None;
+    }
+    if let Some(mark) = number(service, IPVS_SVC_ATTR_FWMARK) {
+        return Some(Listed::OfMark(mark, scheduler(service)?));
+    }
+    let counted = statistics(service, IPVS_SVC_ATTR_STATS64, IPVS_SVC_ATTR_STATS);
+    Some(Listed::Server(virtual_server(message)?, counted))
+}
+
+fn scheduler(service: Attributes<'_>) -> Option<Scheduler> {
+    let scheduler = service.find(IPVS_SVC_ATTR_SCHED_NAME)?;
+    Scheduler::parse(std::str::from_utf8(scheduler).ok()?.trim_end_matches('\0'))
+}
+
+/// Kernels before 4.1 have only the short numbers.
+fn statistics(server: Attributes<'_>, long: u16, short: u16) -> Statistics {
+    let Some(counted) = server.nest(long).or_else(|| server.nest(short)) else { return Statistics::default() };
+    Statistics {
+        connections: count(counted, IPVS_STATS_ATTR_CONNS),
+        packets: count(counted, IPVS_STATS_ATTR_INPKTS),
+        bytes: count(counted, IPVS_STATS_ATTR_INBYTES),
+        packets_back: count(counted, IPVS_STATS_ATTR_OUTPKTS),
+        bytes_back: count(counted, IPVS_STATS_ATTR_OUTBYTES),
+    }
+}
+
+/// What the real server that a message describes has counted.
+pub(super) fn real_statistics(message: Attributes<'_>) -> Statistics {
+    let dest = message.nest(IPVS_CMD_ATTR_DEST);
+    dest.map(|dest| statistics(dest, IPVS_DEST_ATTR_STATS64, IPVS_DEST_ATTR_STATS)).unwrap_or_default()
 }
 
 /// The real server that a message describes, of a virtual one of this family: kernels before 3.18 do not say it.

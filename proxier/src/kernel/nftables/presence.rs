@@ -1,15 +1,15 @@
 //! Whole tables, of any program.
 //!
-//! In: a family and a table's name. Out: whether it exists; it is gone. Must not know: what is in tables.
+//! In: a family and a table's name. Out: whether it exists, or a chain of it; it is gone. Must not know: what is in tables.
 
 use std::io;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::encode::{NFT_MSG_GETTABLE, request};
+use super::encode::{NFT_MSG_GETCHAIN, NFT_MSG_GETTABLE, NFTA_CHAIN_NAME, request};
 use super::{NftError, NftTables, SystemNftables};
 use crate::family::IpFamily;
-use crate::kernel::netlink::Netlink;
+use crate::kernel::netlink::{Netlink, Request};
 use crate::netfilter::nft::{Operation, Table, Transaction};
 
 /// Whether a table exists. A kernel without nf_tables has none.
@@ -17,8 +17,21 @@ use crate::netfilter::nft::{Operation, Table, Transaction};
 /// # Errors
 /// If the kernel does not say.
 pub fn has_table(family: IpFamily, name: &str) -> io::Result<bool> {
-    let question = request(&Table { family, name: name.into() }, NFT_MSG_GETTABLE, 0);
-    match Netlink::open(NETLINK_NETFILTER)?.request(&question) {
+    is_there(&request(&Table { family, name: name.into() }, NFT_MSG_GETTABLE, 0))
+}
+
+/// Whether a table with that chain exists.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn has_chain(family: IpFamily, table: &str, chain: &str) -> io::Result<bool> {
+    let mut question = request(&Table { family, name: table.into() }, NFT_MSG_GETCHAIN, 0);
+    question.text(NFTA_CHAIN_NAME, chain);
+    is_there(&question)
+}
+
+fn is_there(question: &Request) -> io::Result<bool> {
+    match Netlink::open(NETLINK_NETFILTER)?.request(question) {
         Ok(()) => Ok(true),
         Err(error) if error.errno().is_some_and(is_absence) => Ok(false),
         Err(error) => Err(error.into()),

@@ -4,10 +4,12 @@
 //! have an address of. Must not know: how anything was read. Both layouts have the same maps of addresses; what these lead
 //! to is followed, not known by heart.
 
-mod ways;
+pub(in crate::inspect) mod ways;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use self::ways::{Destination, Ways, between, ip, ways};
 use super::{Address, AddressKind, EndpointView, Fate, Part, Policy, ServicePortView};
@@ -18,15 +20,17 @@ use crate::netfilter::nft::held::{Element, Found, Rule, Set, Table};
 use crate::netfilter::nft::{Expression, Name, Value, Verdict};
 
 /// The maps of what new connections are sent to.
-const SERVICES: [&str; 2] = ["service-ips", "service-nodeports"];
+pub(in crate::inspect) const SERVICES: [&str; 2] = ["service-ips", "service-nodeports"];
 /// The maps of what has no endpoints, or none here.
-const NO_ENDPOINTS: [&str; 2] = ["no-endpoint-services", "no-endpoint-nodeports"];
+pub(in crate::inspect) const NO_ENDPOINTS: [&str; 2] = ["no-endpoint-services", "no-endpoint-nodeports"];
 /// What has source ranges.
-const RESTRICTED: &str = "firewall-ips";
+pub(in crate::inspect) const RESTRICTED: &str = "firewall-ips";
 /// Who is let in, in our layout.
 const ALLOWED: &str = "firewall-allowed";
 /// The cluster IPs.
 const CLUSTER_IPS: &str = "cluster-ips";
+/// Where node ports work.
+const NODE_PORT_IPS: &str = "nodeport-ips";
 /// Beginnings of the names of chains that choose from this node's endpoints, in the real one's layout and in ours.
 const LOCAL: [&str; 2] = ["local-", "nodeport-local-"];
 /// Beginnings of the names of the real one's chains of a Service port; a hash and its name follow.
@@ -66,14 +70,15 @@ fn name_in_chain(chain: &str) -> Option<String> {
     Some(if port.is_empty() { format!("{namespace}/{name}") } else { format!("{namespace}/{name}:{port}") })
 }
 
-fn verdict(element: &Element) -> Option<&Verdict> {
+pub(in crate::inspect) fn verdict(element: &Element) -> Option<&Verdict> {
     match element.value.as_ref()? {
         Value::Verdict(verdict) => Some(verdict),
         Value::Data(_) => None,
     }
 }
 
-fn destination(set: &Set, key: &[u8]) -> Option<Destination> {
+/// The destination that a key of one of the maps is.
+pub(in crate::inspect) fn destination(set: &Set, key: &[u8]) -> Option<Destination> {
     let mut to = Destination { ip: None, protocol: 0, port: 0 };
     for (part, bytes) in Set::fields(&set.key, key) {
         match (part.width, bytes) {
@@ -169,6 +174,36 @@ impl<'a> Allowed<'a> {
     }
 }
 
+/// The networks that are let in, in our layout, by the key of the destination.
+pub(in crate::inspect) fn allowed_networks(table: &Table) -> HashMap<Vec<u8>, Vec<IpNet>> {
+    let restricted = table.sets.get(RESTRICTED).into_iter().flat_map(|set| set.elements.iter());
+    let allowed = Allowed::of(table);
+    let of = |element: &Element| {
+        let elements = allowed.0.get(&*element.key).into_iter().flatten();
+        (element.key.to_vec(), elements.flat_map(|allowed| networks(element, allowed)).collect())
+    };
+    restricted.map(of).collect()
+}
+
+/// The networks that an element lets in to the destination of another.
+fn networks(of: &Element, allowed: &Element) -> Vec<IpNet> {
+    let at = of.key.len();
+    let end = allowed.end.as_ref().unwrap_or(&allowed.key);
+    allowed.key.get(at..).zip(end.get(at..)).map(|(first, last)| between(first, last)).unwrap_or_default()
+}
+
+/// Who may use a destination that has an element among those with source ranges: the networks that its chain lets in,
+/// and that chain, if it has one.
+pub(in crate::inspect) fn ranges<'a>(
+    family: IpFamily,
+    table: &Table,
+    to: Destination,
+    element: &'a Element,
+) -> (Vec<IpNet>, Option<&'a Name>) {
+    let chain = verdict(element).and_then(Verdict::chain);
+    (chain.map(|chain| ways(family, table, to, chain).ranges).unwrap_or_default(), chain)
+}
+
 /// Who should have which destination.
 #[derive(Default)]
 struct Claims<'a> {
@@ -200,7 +235,8 @@ fn unnamed(to: Destination) -> String {
     }
 }
 
-fn spelled(to: Destination) -> String {
+/// `10.96.0.10:80/tcp` or `node port 30080/tcp`
+pub(in crate::inspect) fn spelled(to: Destination) -> String {
     let protocol = Protocol::of_number(to.protocol).map(Protocol::name).unwrap_or_default();
     format!("{}/{protocol}", unnamed(to))
 }
@@ -341,17 +377,13 @@ impl<'a> Reading<'a> {
     /// Who may use the address.
     fn restrictions(&mut self, family: IpFamily, to: Destination, entry: Entry<'a>) {
         let Some(element) = entry.restricted else { return };
-        let mut ranges = match verdict(element).and_then(Verdict::chain) {
-            Some(chain) => {
-                self.chain(chain);
-                ways(family, self.table, to, chain).ranges
-            }
-            None => Vec::new(),
-        };
-        for allowed in self.allowed.0.get(&*element.key).into_iter().flatten() {
-            let at = element.key.len();
-            let end = allowed.end.as_ref().unwrap_or(&allowed.key);
-            ranges.extend(allowed.key.get(at..).zip(end.get(at..)).map(|(a, b)| between(a, b)).unwrap_or_default());
+        let (mut ranges, chain) = ranges(family, self.table, to, element);
+        if let Some(chain) = chain {
+            self.chain(chain);
+        }
+        let of_element = self.allowed.0.get(&*element.key).cloned().unwrap_or_default();
+        for allowed in of_element {
+            ranges.extend(networks(element, allowed));
             self.element(Name::from(ALLOWED), allowed);
         }
         ranges.retain(|range| !self.view.source_ranges.contains(range));
@@ -419,6 +451,22 @@ fn octets(ip: IpAddr) -> Vec<u8> {
     }
 }
 
+/// The addresses that node ports work on, where that is not all of the node's.
+#[must_use]
+pub fn node_port_ips(table: &Table) -> Option<Vec<IpAddr>> {
+    let set = table.sets.get(NODE_PORT_IPS).filter(|set| !set.elements.is_empty())?;
+    Some(set.elements.iter().filter_map(|element| ip(&element.key)).collect())
+}
+
+/// The endpoint that a map of the table has for a key.
+#[must_use]
+pub fn endpoint_in(table: &Table, set: &str, key: &[u8]) -> Option<std::net::SocketAddr> {
+    match table.sets.get(set)?.find(key) {
+        Found::Yes(element) => ways::endpoint(element),
+        Found::No | Found::NotAsked => None,
+    }
+}
+
 /// Chains that nothing leads to: neither a rule nor an element of a map.
 #[must_use]
 pub fn unused_chains(table: &Table) -> Vec<String> {
@@ -432,5 +480,6 @@ pub fn unused_chains(table: &Table) -> Vec<String> {
     let elements = table.sets.values().flat_map(|set| set.elements.iter());
     used.extend(elements.filter_map(|element| verdict(element)?.chain()));
     let plain = table.chains.iter().filter(|(_, chain)| chain.base.is_none());
-    plain.map(|(name, _)| name).filter(|name| !used.contains(name)).map(ToString::to_string).collect()
+    let idle = plain.map(|(name, _)| name).filter(|name| !used.contains(name) && !OF_ALL.contains(&&***name));
+    idle.map(ToString::to_string).collect()
 }

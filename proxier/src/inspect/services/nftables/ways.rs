@@ -3,14 +3,16 @@
 //! In: a table, a destination, the chain that it is sent to. Out: the endpoints it may go to with their odds, and what else
 //! is on the way. Must not know: Service ports, or how either layout calls its chains.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use crate::family::IpFamily;
 use crate::netfilter::nft::held::{Element, Found, Rule, Set, Table};
-use crate::netfilter::nft::{Expression, Field, Load, Name, Origin, Register, SetOperation, Value, Verdict};
+use crate::netfilter::nft::{
+    Bytes, Expression, Field, Key, Load, Name, Origin, Register, SetOperation, Value, Verdict,
+};
 
 /// Chains lead to each other no deeper than this; the kernel allows 16.
 const DEEPEST: usize = 16;
@@ -24,6 +26,14 @@ pub struct Destination {
     pub protocol: u8,
     /// The port.
     pub port: u16,
+}
+
+impl Destination {
+    /// What the maps know it by.
+    #[must_use]
+    pub fn key(self) -> Bytes {
+        self.ip.into_iter().fold(Key::default(), Key::address).protocol(self.protocol).port(self.port).build()
+    }
 }
 
 /// An endpoint that a packet may go to.
@@ -57,6 +67,10 @@ pub struct Ways<'a> {
     pub rejects: bool,
     /// How long a client stays with its endpoint, in seconds.
     pub affinity: Option<u64>,
+    /// The endpoints that remembered clients are sent to, and whether by a chain for this node's.
+    pub remembered: BTreeSet<(bool, SocketAddr)>,
+    /// The endpoints whose clients are remembered from then on.
+    pub remembering: BTreeSet<SocketAddr>,
     /// The networks that are let in, where others are dropped.
     pub ranges: Vec<IpNet>,
     /// The chains, in the order in which they are met.
@@ -95,7 +109,7 @@ struct Step<'a> {
 /// Follows packets to a destination from a chain on.
 #[must_use]
 pub fn ways<'a>(family: IpFamily, table: &'a Table, to: Destination, chain: &Name) -> Ways<'a> {
-    let mut walk = Walk { family, table, to, ways: Ways::default() };
+    let mut walk = Walk { family, table, to, ways: Ways::default(), remembers: false };
     walk.follow(chain, None, 0, false);
     walk.ways
 }
@@ -105,6 +119,8 @@ struct Walk<'a> {
     table: &'a Table,
     to: Destination,
     ways: Ways<'a>,
+    /// The chain at work remembers the client.
+    remembers: bool,
 }
 
 /// Of which chooser a chain is a choice, and with which odds.
@@ -114,8 +130,12 @@ impl<'a> Walk<'a> {
     fn follow(&mut self, chain: &Name, within: Within, depth: usize, mut conditional: bool) {
         let table = self.table;
         let Some(held) = table.chains.get(chain).filter(|_| depth < DEEPEST) else { return };
-        if !self.ways.chains.contains(chain) {
-            self.ways.chains.push(chain.clone());
+        self.remembers = false;
+        match self.ways.chains.contains(chain) {
+            // Several rules may lead to a chain that chooses.
+            true if within.is_none() => return,
+            true => {}
+            false => self.ways.chains.push(chain.clone()),
         }
         for rule in held.rules.iter().flatten() {
             match self.rule(chain, rule, within, depth, conditional) {
@@ -147,6 +167,7 @@ impl<'a> Walk<'a> {
                     if to.is_none() && !verdict {
                         // Whom it remembers is sent where others may be sent too.
                         if set.is_dynamic() {
+                            self.remembered(chain, rule);
                             return Some(false);
                         }
                         if *not && set.is_anonymous() && drops(rule) {
@@ -168,6 +189,7 @@ impl<'a> Walk<'a> {
                     let of_set = self.table.sets.get(set).map_or(0, |set| set.timeout);
                     let timeout = if *timeout > 0 { *timeout } else { of_set };
                     self.ways.affinity = Some(timeout / 1000).filter(|seconds| *seconds > 0).or(self.ways.affinity);
+                    self.remembers = true;
                 }
                 Expression::Reject { .. } | Expression::RejectWith { .. } => {
                     self.ways.rejects = true;
@@ -184,6 +206,18 @@ impl<'a> Walk<'a> {
             }
         }
         Some(false)
+    }
+
+    /// Where a rule sends clients that it remembers.
+    fn remembered(&mut self, chain: &Name, rule: &Rule) {
+        let verdict = rule.expressions.iter().find_map(|expression| match expression {
+            Expression::Verdict(verdict) => verdict.chain(),
+            _ => None,
+        });
+        let found = verdict.map(|to| ways(self.family, self.table, self.to, to)).unwrap_or_default();
+        let local = super::is_local(chain);
+        let choices = found.choosers.iter().flat_map(|chooser| &chooser.choices);
+        self.ways.remembered.extend(choices.map(|choice| (local, choice.to)));
     }
 
     fn load(&self, from: Load) -> Held {
@@ -299,12 +333,12 @@ impl<'a> Walk<'a> {
             step.chosen.iter().map(|(share, element)| (*share, element.and_then(endpoint))).collect()
         };
         let all = found.iter().all(|(_, to)| to.is_some());
-        let visited = self.ways.choosers[at].choices.iter().any(|choice| choice.chain.is_some() && choice.chain == own);
-        if !visited {
-            let choices = found.into_iter().filter_map(|(share, to)| Some((share * of, to?)));
-            let choices = choices.map(|(share, to)| Choice { share, to, chain: own.clone() });
-            self.ways.choosers[at].choices.extend(choices);
+        if self.remembers {
+            self.ways.remembering.extend(found.iter().filter_map(|(_, to)| *to));
         }
+        let choices = found.into_iter().filter_map(|(share, to)| Some((share * of, to?)));
+        let choices = choices.map(|(share, to)| Choice { share, to, chain: own.clone() });
+        self.ways.choosers[at].choices.extend(choices);
         all && !step.conditional
     }
 }

@@ -83,6 +83,43 @@ proptest! {
     }
 
     #[test]
+    fn statistics_read_back(numbers in any::<[u64; 5]>(), more in unknown(), flaws in flaws()) {
+        let short = numbers.map(|number| number & u64::from(u32::MAX));
+        let attributes = |long: bool| {
+            let mut request = Request::new(0, 0, &genlmsghdr(0));
+            request.nested(IPVS_CMD_ATTR_DEST, |dest| {
+                put_unknown(dest, &more);
+                let kind = if long { IPVS_DEST_ATTR_STATS64 } else { IPVS_DEST_ATTR_STATS };
+                dest.nested(kind, |counted| for (kind, number) in (IPVS_STATS_ATTR_CONNS..).zip(numbers) {
+                    // Bytes are long in either.
+                    let bytes = number.to_ne_bytes();
+                    let low = if cfg!(target_endian = "little") { &bytes[..4] } else { &bytes[4..] };
+                    counted.attribute(kind, if long || kind >= IPVS_STATS_ATTR_INBYTES { &bytes } else { low });
+                });
+            });
+            request.into_attributes()
+        };
+        for (long, conns, packets, back) in [(true, numbers[0], numbers[1], numbers[2]), (false, short[0], short[1], short[2])] {
+            let bytes = attributes(long);
+            let expected = Statistics {
+                connections: conns, packets, packets_back: back, bytes: numbers[3], bytes_back: numbers[4],
+            };
+            prop_assert_eq!(real_statistics(after_header(&bytes)), expected);
+            let _ = real_statistics(after_header(&damaged(bytes, &flaws)));
+        }
+    }
+
+    #[test]
+    fn virtual_servers_are_listed_by_family(server in any_virtual()) {
+        let bytes = request(20, &Operation::AddVirtual(server)).into_attributes();
+        for family in IpFamily::ALL {
+            let is = IpFamily::of(&server.key.address.ip()) == family;
+            let expected = is.then_some(Listed::Server(server, Statistics::default()));
+            prop_assert_eq!(listed(after_header(&bytes), family), expected);
+        }
+    }
+
+    #[test]
     fn whom_a_request_is_about_reads_back(key in any_key(), (real, _) in any_real()) {
         for operation in [
             Operation::DeleteVirtual(key),

@@ -6,10 +6,11 @@ use std::fmt;
 
 use super::elements::{Element, Elements, Found};
 use super::values::{self, Printed};
-use crate::netfilter::nft::{Name, Value};
+use crate::netfilter::nft::{self, Field, Name, Value};
 
 const INTERVAL: u32 = 0x4;
 const MAP: u32 = 0x8;
+const TIMEOUT: u32 = 0x10;
 const EVAL: u32 = 0x20;
 const ANONYMOUS: u32 = 0x1;
 
@@ -72,6 +73,24 @@ pub struct Set {
 }
 
 impl Set {
+    /// What the kernel holds of a set that is made so, without its elements.
+    #[must_use]
+    pub fn of(set: &nft::Set) -> Self {
+        let parts = |fields: &Vec<Field>| {
+            fields.iter().map(|field| Part { kind: field.type_number(), width: field.width() }).collect()
+        };
+        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+        Self {
+            flags: flag(set.interval, INTERVAL) | flag(set.value.is_some(), MAP) | flag(set.dynamic, EVAL | TIMEOUT),
+            key: parts(&set.key),
+            value: set.value.as_ref().map(parts),
+            size: set.size,
+            timeout: 0,
+            comment: set.comment.clone(),
+            elements: Elements::default(),
+        }
+    }
+
     /// `flags interval`: keys may be ranges.
     #[must_use]
     pub fn is_interval(&self) -> bool {

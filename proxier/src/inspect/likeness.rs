@@ -1,9 +1,11 @@
-//! Which lines one list has and another has not.
+//! Which lines of two lists belong together: rules of iptables and of nf_tables.
 //!
-//! In: two lists of lines. Out: what is missing and what is too much, and which of these were made of each other.
-//! Must not know: what the lines say.
+//! In: lines that should be and lines that are. Out: what each has and the other has not; pairs of which one was made of
+//! the other. Must not know: chains, tables, or what a difference means.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::rules::Rule;
 
 /// Above so many pairs of lines an exact alignment costs too much.
 const MOST_PAIRS: usize = 4_000_000;
@@ -27,6 +29,38 @@ pub trait Line {
 /// The words of a line.
 pub fn words(text: &str) -> Vec<&str> {
     text.split(' ').filter(|word| !word.is_empty()).collect()
+}
+
+/// Two rules of a chain are the same without their comments: large clusters leave those out, and chains that did not
+/// change since the cluster grew or shrank keep theirs.
+impl Line for Rule {
+    fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn essence(&self) -> Vec<&str> {
+        without_comment(words(&self.text))
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self.text == other.text || {
+            let (a, b) = (words(&self.text), words(&other.text));
+            a == b || {
+                let (bare_a, bare_b) = (without_comment(a.clone()), without_comment(b.clone()));
+                bare_a == bare_b && (bare_a.len() == a.len() || bare_b.len() == b.len())
+            }
+        }
+    }
+}
+
+/// A rule's words without its comment, which may be several in quotes.
+fn without_comment(mut words: Vec<&str>) -> Vec<&str> {
+    let Some(start) = words.iter().position(|word| *word == "--comment").filter(|at| *at > 1) else { return words };
+    let quoted = words.get(start + 1).is_some_and(|word| word.starts_with('"'));
+    let ends = |word: &&str| !quoted || (word.ends_with('"') && word.len() > 1);
+    let end = words[start + 1..].iter().position(ends).map_or(words.len(), |at| start + 2 + at);
+    words.drain(start - 2..end);
+    words
 }
 
 /// How much of two rules is the same, in thousandths of the longer one's words.

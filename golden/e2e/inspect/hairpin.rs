@@ -1,0 +1,97 @@
+//! Pods that call their own Service: over a bridge whose ports send nothing back, and with no rule to masquerade them.
+//!
+//! In: the recorded rules, a pod on a bridge. Out: whether connections and the diagnosis say the same.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use golden::flavour::Flavour;
+use golden::netns::{Netns, veth};
+
+use super::node::Node;
+
+const SERVICE: &str = "10.96.10.12:80";
+const POD: &str = "10.244.1.5";
+
+/// A pod behind port `pod5` of bridge `cbr0`, which is the endpoint of that Service and listens.
+struct OnBridge {
+    node: Node,
+    pod: Netns,
+    _listener: TcpListener,
+}
+
+impl OnBridge {
+    fn new() -> Self {
+        let (node, pod) = (Node::recorded("003-clusterip-1-endpoint", Flavour::Nft), Netns::new());
+        node.lab.node().run("ip link add cbr0 type bridge");
+        veth(node.lab.node(), "pod5", &pod, "eth0");
+        for line in ["ip addr add 10.244.1.1/24 dev cbr0", "ip link set pod5 master cbr0", "ip link set cbr0 up"] {
+            node.lab.node().run(line);
+        }
+        pod.run(&format!("ip addr add {POD}/24 dev eth0"));
+        pod.run("ip route add default via 10.244.1.1");
+        let listener = pod.enter(|| TcpListener::bind((POD, 8080)).expect("a port"));
+        let on_bridge = Self { node, pod, _listener: listener };
+        on_bridge.bridge_calls_iptables(1);
+        on_bridge.hairpin("on");
+        on_bridge
+    }
+
+    fn bridge_calls_iptables(&self, value: i64) {
+        self.node.sysctl("net/bridge/bridge-nf-call-iptables", value);
+    }
+
+    fn hairpin(&self, word: &str) {
+        self.node.lab.node().run(&format!("ip link set pod5 type bridge_slave hairpin {word}"));
+    }
+
+    /// Whether the pod gets through to itself, which may take that long.
+    fn gets_through(&self, limit: Duration) -> bool {
+        let to: SocketAddr = SERVICE.parse().expect("an address");
+        self.pod.enter(|| TcpStream::connect_timeout(&to, limit).is_ok())
+    }
+
+    /// What is found of connections of the pod to itself.
+    fn found(&self) -> Vec<String> {
+        self.node.diagnose(&format!("{SERVICE} --from {POD}")).0
+    }
+
+    #[track_caller]
+    fn healthy(&self) {
+        assert!(self.gets_through(Duration::from_secs(10)));
+        assert_eq!(self.found(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_pod_behind_a_port_that_sends_nothing_back_is_named() {
+    let pod = OnBridge::new();
+    pod.healthy();
+    pod.hairpin("off");
+    assert!(!pod.gets_through(Duration::from_millis(500)));
+    assert_eq!(pod.found(), ["hairpin"]);
+    // Somebody else's connection does not fail by it, and whose it is nobody said.
+    assert_eq!(pod.node.diagnose(SERVICE), (vec!["hairpin?".to_owned()], 2));
+    // Another port of the bridge has it, but the kernel knows that the pod is not there.
+    let other = Netns::new();
+    veth(pod.node.lab.node(), "pod6", &other, "eth0");
+    pod.node.lab.node().run("ip link set pod6 master cbr0");
+    pod.node.lab.node().run("ip link set pod6 type bridge_slave hairpin on");
+    assert_eq!(pod.found(), ["hairpin"]);
+    // A bridge that does not show packets to the rules lets them go to the node, which sends them back.
+    pod.bridge_calls_iptables(0);
+    assert!(pod.gets_through(Duration::from_secs(10)));
+    assert!(!pod.found().iter().any(|cause| cause.starts_with("hairpin")));
+}
+
+#[test]
+fn a_pod_that_nobody_masquerades_is_named() {
+    let pod = OnBridge::new();
+    pod.node.iptables(&format!(
+        "-t nat -D KUBE-SEP-SA5H4ODZBICXEPBI -s {POD}/32 -m comment --comment default/local:http -j KUBE-MARK-MASQ"
+    ));
+    assert!(!pod.gets_through(Duration::from_millis(500)));
+    assert_eq!(pod.found(), ["rules-altered", "hairpin"]);
+    let without_objects = super::node::diagnosis(&pod.node.run(&format!("diagnose -o json {SERVICE} --from {POD}")));
+    assert_eq!(without_objects, (vec!["hairpin".to_owned()], 1));
+}

@@ -1,0 +1,211 @@
+//! The text of rules, chain by chain, whichever the flavour of iptables.
+//!
+//! In: a family and a flavour. Out: lines of all tables, or of one, or of one chain. Must not know: what they mean.
+//! The tool of the nf_tables flavour reads single chains; the legacy one always reads all, so there it is run once and
+//! what it prints is kept.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+
+use proxier::IpFamily;
+use proxier::kernel::{Flavour, RuleReader, has_chain, has_table};
+
+/// The rules of one family in one flavour.
+pub enum RuleText {
+    /// A tool that reads single chains.
+    Tool(RuleReader),
+    /// What one printed.
+    Saved(Saved),
+}
+
+impl RuleText {
+    /// The rules of a flavour, whether or not it is the one in use.
+    ///
+    /// # Errors
+    /// If its tools are missing, or cannot read.
+    pub fn open(family: IpFamily, flavour: Flavour) -> Result<Self, String> {
+        let reader = RuleReader::find(family, flavour).map_err(|error| error.to_string())?;
+        if flavour != Flavour::Legacy {
+            return Ok(Self::Tool(reader));
+        }
+        let mut saved = Saved::default();
+        reader.save(None, &mut |line| saved.line(line)).map_err(|error| error.to_string())?;
+        Ok(Self::Saved(saved.sorted()))
+    }
+
+    /// No rules.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self::Saved(Saved::default())
+    }
+
+    /// Whether there is that chain, as far as that can be told.
+    #[must_use]
+    pub fn has_chain(&self, table: &str, chain: &str) -> bool {
+        match self {
+            Self::Saved(saved) => saved.find(table, chain).is_some(),
+            Self::Tool(reader) => has_chain(reader.family(), table, chain).unwrap_or(false),
+        }
+    }
+
+    /// Hands over all lines, as `iptables-save -c` prints them.
+    ///
+    /// # Errors
+    /// If the tool fails.
+    pub fn all(&self, line: &mut dyn FnMut(&str)) -> Result<(), String> {
+        match self {
+            Self::Saved(saved) => saved.text.split_inclusive('\n').for_each(line),
+            Self::Tool(reader) => reader.save(None, line).map_err(|error| error.to_string())?,
+        }
+        Ok(())
+    }
+
+    /// The lines of one table, without its beginning and its end; none if it is not there.
+    ///
+    /// # Errors
+    /// If the tool fails.
+    pub fn table(&self, table: &str) -> Result<String, String> {
+        match self {
+            Self::Saved(saved) => Ok(saved.table(table)),
+            // The tool takes its time to say nothing of a table that is not there.
+            Self::Tool(reader) if has_table(reader.family(), table).is_ok_and(|there| !there) => Ok(String::new()),
+            Self::Tool(reader) => reader.table(table).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// The lines of one chain; `None` if there is no such chain.
+    ///
+    /// # Errors
+    /// If the tool cannot be run.
+    pub fn chain(&self, table: &str, chain: &str) -> Result<Option<String>, String> {
+        match self {
+            Self::Saved(saved) => Ok(saved.find(table, chain).map(|at| saved.chain(at))),
+            Self::Tool(reader) => reader.chain(table, chain).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Drops what is kept: nothing is asked for any more.
+    pub fn forget(&mut self) {
+        if let Self::Saved(saved) = self {
+            *saved = Saved::default();
+        }
+    }
+}
+
+/// What `iptables-save` printed, and where in it each chain is.
+#[derive(Default)]
+pub struct Saved {
+    text: String,
+    tables: Vec<(String, Range<usize>)>,
+    chains: Vec<Place>,
+    /// The chain of the last rule.
+    last: usize,
+}
+
+/// A chain's place: a big table has a hundred thousand.
+#[derive(Clone, Copy)]
+struct Place {
+    table: u16,
+    /// Where its declaration begins.
+    declared: u32,
+    /// From its first rule to its last; lines of other chains may be among them.
+    rules: (u32, u32),
+}
+
+impl Saved {
+    /// Takes the next line, its end included.
+    fn line(&mut self, line: &str) {
+        let start = self.text.len();
+        self.text.push_str(line);
+        let end = self.text.len();
+        let (Ok(from), Ok(to)) = (u32::try_from(start), u32::try_from(end)) else { return };
+        if let Some(table) = line.strip_prefix('*') {
+            self.tables.push((table.trim().to_owned(), end..end));
+            self.last = self.chains.len();
+        } else if let Some((_, range)) = self.tables.last_mut()
+            && !line.starts_with(['#', 'C'])
+        {
+            range.end = end;
+            let table = u16::try_from(self.tables.len() - 1).unwrap_or(u16::MAX);
+            if line.starts_with(':') {
+                self.chains.push(Place { table, declared: from, rules: (0, 0) });
+            } else if let Some(at) = self.place_of(table, line) {
+                self.last = at;
+                let rules = &mut self.chains[at].rules;
+                *rules = if rules.1 == 0 { (from, to) } else { (rules.0, to) };
+            }
+        }
+    }
+
+    /// Which chain a rule's line belongs to. Rules come in the order in which their chains were declared.
+    fn place_of(&self, table: u16, line: &str) -> Option<usize> {
+        let name = chain_of(line)?;
+        let is_it = |at: &usize| self.chains[*at].table == table && self.name(self.chains[*at]) == name;
+        (self.last..self.chains.len()).find(is_it).or_else(|| (0..self.last).find(is_it))
+    }
+
+    fn name(&self, place: Place) -> &str {
+        let declaration = &self.text[place.declared as usize + 1..];
+        declaration.split([' ', '\n']).next().unwrap_or_default()
+    }
+
+    fn sorted(mut self) -> Self {
+        let mut chains = std::mem::take(&mut self.chains);
+        chains.sort_by(|a, b| (a.table, self.name(*a)).cmp(&(b.table, self.name(*b))));
+        Self { chains, ..self }
+    }
+
+    fn find(&self, table: &str, chain: &str) -> Option<Place> {
+        let table = self.tables.iter().position(|(name, _)| name == table)?;
+        let order = |place: &Place| match usize::from(place.table).cmp(&table) {
+            Ordering::Equal => self.name(*place).cmp(chain),
+            other => other,
+        };
+        self.chains.binary_search_by(order).ok().map(|at| self.chains[at])
+    }
+
+    fn table(&self, table: &str) -> String {
+        let found = self.tables.iter().find(|(name, _)| name == table);
+        found.map(|(_, range)| self.text[range.clone()].to_owned()).unwrap_or_default()
+    }
+
+    fn chain(&self, place: Place) -> String {
+        let (name, declaration) = (self.name(place), &self.text[place.declared as usize..]);
+        let mut text = declaration.split_inclusive('\n').next().unwrap_or_default().to_owned();
+        let rules = &self.text[place.rules.0 as usize..place.rules.1 as usize];
+        text.extend(rules.split_inclusive('\n').filter(|line| chain_of(line) == Some(name)));
+        text
+    }
+}
+
+/// The chain of `[0:0] -A CHAIN …`.
+fn chain_of(line: &str) -> Option<&str> {
+    let rule = if line.starts_with('[') { line.split_once("] ")?.1 } else { line };
+    rule.strip_prefix("-A ")?.split([' ', '\n']).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "# by hand\n*mangle\n:PREROUTING ACCEPT [1:2]\n:KUBE-X - [0:0]\nCOMMIT\n*nat\n:OUTPUT ACCEPT [3:4]\n\
+        :KUBE-B - [0:0]\n:KUBE-A - [0:0]\n:KUBE-AA - [0:0]\n[5:6] -A OUTPUT -j KUBE-B\n[7:8] -A KUBE-B -j KUBE-A\n\
+        [0:0] -A KUBE-A -j DROP\n[9:9] -A KUBE-B -j RETURN\n[1:1] -A KUBE-AA\nCOMMIT\n# the end\n";
+
+    #[test]
+    fn chains_are_cut_out_of_what_was_saved() {
+        let mut saved = Saved::default();
+        TEXT.split_inclusive('\n').for_each(|line| saved.line(line));
+        let saved = saved.sorted();
+        let chain = |table: &str, name: &str| saved.find(table, name).map(|at| saved.chain(at));
+        let b = ":KUBE-B - [0:0]\n[7:8] -A KUBE-B -j KUBE-A\n[9:9] -A KUBE-B -j RETURN\n";
+        assert_eq!(chain("nat", "KUBE-B").as_deref(), Some(b));
+        assert_eq!(chain("nat", "KUBE-A").as_deref(), Some(":KUBE-A - [0:0]\n[0:0] -A KUBE-A -j DROP\n"));
+        assert_eq!(chain("nat", "KUBE-AA").as_deref(), Some(":KUBE-AA - [0:0]\n[1:1] -A KUBE-AA\n"));
+        assert_eq!(chain("mangle", "KUBE-X").as_deref(), Some(":KUBE-X - [0:0]\n"));
+        assert_eq!((chain("nat", "KUBE-X"), chain("raw", "OUTPUT")), (None, None));
+        assert_eq!(saved.table("mangle"), ":PREROUTING ACCEPT [1:2]\n:KUBE-X - [0:0]\n");
+        assert_eq!((saved.table("raw"), saved.table("nat").lines().count()), (String::new(), 9));
+        assert_eq!(saved.text, TEXT);
+    }
+}
