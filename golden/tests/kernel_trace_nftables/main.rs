@@ -31,8 +31,8 @@ struct Tally {
 }
 
 impl Tally {
-    /// Sends packets of a case's flow table and compares.
-    fn check(&mut self, machine: &mut Machine, (layout, case, rules): (&'static str, &Case, &str)) {
+    /// Sends packets of a case's flow table and compares: every `step`th.
+    fn check(&mut self, machine: &mut Machine, (layout, case, rules): (&'static str, &Case, &str), step: usize) {
         machine.load(rules);
         let table = FlowTable::load(&case.name).unwrap();
         let nodes = IpFamily::ALL.map(|family| (machine.as_met(family), machine.whole(family)));
@@ -42,7 +42,7 @@ impl Tally {
             let stays = flow.packet.destination.ip().is_loopback() && flow.packet.origin != Origin::Host;
             first && !stays && flow.remembers.is_none() && entry(&flow.packet.origin).is_ok()
         });
-        for flow in asked {
+        for flow in asked.step_by(step) {
             let family = IpFamily::of(&flow.packet.source.ip());
             let (node, whole) = &nodes[usize::from(family == IpFamily::V6)];
             let packet = machine.next(&flow.packet);
@@ -68,6 +68,7 @@ impl Tally {
                         Verdict::Rejected => "rejected",
                         Verdict::Dropped => "dropped",
                         Verdict::Untouched => "untouched",
+                        Verdict::Forwarded(..) => panic!("IPVS: {branch:?}"),
                     };
                     *self.verdicts.entry(verdict).or_default() += 1;
                 }
@@ -108,13 +109,14 @@ fn the_kernel_goes_the_way_that_the_walk_tells() {
     let wanted = |case: &Case| if all { names.contains(&case.name) } else { TELLING.contains(&&*case.name) };
     let cases: Vec<Case> = cases().into_iter().filter(|case| case.has(Mode::Nftables) && wanted(case)).collect();
     assert!(all || cases.len() == TELLING.len());
+    let step = if all { 1 } else { 2 };
     let layouts = ["real", "ours"].map(|layout| {
         let cases = &cases;
         move || {
             let (mut machine, mut tally) = (Machine::new(), Tally::default());
             for case in cases {
                 let rules = if layout == "ours" { ours(case) } else { case.recorded_tables(0) };
-                tally.check(&mut machine, (layout, case, &rules));
+                tally.check(&mut machine, (layout, case, &rules), step);
             }
             tally
         }

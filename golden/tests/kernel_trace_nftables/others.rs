@@ -198,6 +198,7 @@ fn tables_of_others_are_walked_as_the_kernel_does() {
                 Verdict::Rejected => verdicts[1] += 1,
                 Verdict::Dropped => verdicts[2] += 1,
                 Verdict::Untouched => verdicts[3] += 1,
+                Verdict::Forwarded(..) => panic!("IPVS: {branch:?}"),
             },
             None => failures.push(format!("{packet}\nthe kernel: {sent:#?}\nthe walk:\n{trace}")),
         }

@@ -64,6 +64,9 @@ impl Rules<'_> {
     }
 }
 
+/// Rules that choose by chance again and again have more ways than can be told.
+pub(super) const MOST: usize = 50_000;
+
 struct Journey<'a> {
     rules: Rules<'a>,
     node: &'a Node,
@@ -270,6 +273,9 @@ impl Journey<'_> {
         let (accepted, refused): (Vec<_>, Vec<_>) =
             ends.into_iter().partition(|(_, decision)| *decision == Decision::Accept);
         self.ended.extend(refused);
+        if self.ended.len() + self.under_way.len() > MOST {
+            return Err(format!("more than {MOST} ways lead through these rules"));
+        }
         Ok(accepted.into_iter().map(|(traveller, _)| traveller).collect())
     }
 }

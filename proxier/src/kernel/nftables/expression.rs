@@ -432,4 +432,4 @@ fn read_translation(name: &str, body: Body<'_>) -> Option<Expression> {
 
 #[cfg(test)]
 #[path = "expression_tests.rs"]
-mod tests;
+pub(super) mod tests;

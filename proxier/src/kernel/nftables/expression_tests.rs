@@ -86,7 +86,7 @@ fn any_other() -> impl Strategy<Value = Expression> {
 }
 
 /// A strategy for instructions of all kinds, fit for both directions.
-pub(super) fn any_expression() -> impl Strategy<Value = Expression> {
+pub(crate) fn any_expression() -> impl Strategy<Value = Expression> {
     let place = || (0_u8..16).prop_map(Register);
     let name = || "[a-z][a-z0-9-]{0,12}".prop_map(Into::into);
     let load = any_load();

@@ -8,6 +8,7 @@ mod machine;
 mod registers;
 
 use super::chains::{Decision, Place, Traveller};
+use super::path::MOST;
 use super::{Doubt, Step};
 use crate::netfilter::nft::held::{Chain, Lack, Rule, Table, TableId};
 use crate::netfilter::nft::{Expression, Name, Verdict};
@@ -38,6 +39,8 @@ struct Frame<'a> {
     name: &'a Name,
     chain: &'a Chain,
     next: usize,
+    /// How many chains led to it, by `jump` or `goto`.
+    depth: usize,
 }
 
 struct Walk<'a> {
@@ -55,7 +58,7 @@ pub(super) fn walk<'a>(
         Some(base) if base.drop => Decision::Drop,
         _ => Decision::Accept,
     };
-    let mut open = vec![Walk { traveller, stack: vec![Frame { name, chain, next: 0 }] }];
+    let mut open = vec![Walk { traveller, stack: vec![Frame { name, chain, next: 0, depth: 0 }] }];
     let mut walked = Walked::default();
     while let Some(mut walk) = open.pop() {
         let Some(frame) = walk.stack.last_mut() else {
@@ -84,6 +87,9 @@ pub(super) fn walk<'a>(
             }
         }
         open.extend(others.into_iter().rev());
+        if open.len() + walked.ends.len() > MOST {
+            return Err(format!("more than {MOST} ways lead through table {}", spot.id));
+        }
     }
     Ok(walked)
 }
@@ -119,11 +125,8 @@ fn obey<'a>(
             walk.stack.pop();
             Ok(None)
         }
-        Some(Verdict::Jump(to)) => lead(spot, &to, rule, walk),
-        Some(Verdict::Goto(to)) => {
-            walk.stack.pop();
-            lead(spot, &to, rule, walk)
-        }
+        Some(Verdict::Jump(to)) => lead(spot, (&to, false), rule, walk),
+        Some(Verdict::Goto(to)) => lead(spot, (&to, true), rule, walk),
     }
 }
 
@@ -132,15 +135,24 @@ fn step(spot: &Spot<'_>, rule: &Rule, (hook, chance, elements): (String, f64, Ve
     walk.traveller.steps.push(Step { hook, rule: text, chance, handle: Some(rule.handle), elements });
 }
 
-fn lead<'a>(spot: &Spot<'a>, to: &Name, rule: &Rule, walk: &mut Walk<'a>) -> Result<Option<Decision>, String> {
+fn lead<'a>(
+    spot: &Spot<'a>,
+    (to, goto): (&Name, bool),
+    rule: &Rule,
+    walk: &mut Walk<'a>,
+) -> Result<Option<Decision>, String> {
     let Some((name, chain)) = spot.table.chains.get_key_value(to) else {
         return Err(format!("table {} changed while it was read: chain {to} is not there", spot.id));
     };
-    // Each chain can be open once at a time, or the kernel would refuse the loop.
-    if walk.stack.len() > spot.table.chains.len() {
+    let depth = walk.stack.last().map_or(0, |frame| frame.depth + 1);
+    // Each chain can be on the way once, or the kernel would refuse the loop.
+    if depth >= spot.table.chains.len() {
         return Err(format!("chains jump in a circle: {}", rule.text(spot.id, spot.table)));
     }
-    walk.stack.push(Frame { name, chain, next: 0 });
+    if goto {
+        walk.stack.pop();
+    }
+    walk.stack.push(Frame { name, chain, next: 0, depth });
     Ok(None)
 }
 
@@ -163,3 +175,6 @@ fn decides(expression: &Expression) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;
