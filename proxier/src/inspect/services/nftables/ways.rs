@@ -162,10 +162,10 @@ impl<'a> Walk<'a> {
                 Expression::Load { from, to, .. } => _ = step.registers.insert(to.0, self.load(*from)),
                 Expression::Immediate { to, value } => _ = step.registers.insert(to.0, Held::Known(value.clone())),
                 Expression::Bitwise { register, mask, xor } => step.bitwise(*register, mask, xor),
-                Expression::Compare { register, not, value } => {
-                    if !self.compare(&mut step, *register, *not, value, rule) {
-                        return Some(false);
-                    }
+                Expression::Compare { register, not, value }
+                    if !self.compare(&mut step, *register, *not, value, rule) =>
+                {
+                    return Some(false);
                 }
                 Expression::SetMark { .. } => self.ways.marks_all |= !step.conditional,
                 Expression::Lookup { set, key, to, verdict, not } => {
@@ -369,14 +369,15 @@ fn drops(rule: &Rule) -> bool {
     rule.expressions.iter().any(|expression| matches!(expression, Expression::Verdict(Verdict::Drop)))
 }
 
-fn octets(ip: IpAddr) -> Vec<u8> {
+/// An address as the kernel holds it.
+pub fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     }
 }
 
-/// An address as the kernel holds it.
+/// The address that the kernel holds so.
 pub fn ip(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
