@@ -143,6 +143,10 @@ fn steps(branch: &Branch, look: Look, out: &mut String) {
             let _ = writeln!(out, "{}", look.styled(Style::Blue, hook));
         }
         let _ = writeln!(out, "  {}", step.rule);
+        // What stands in the rule itself is not said again.
+        for element in step.elements.iter().filter(|element| !step.rule.contains(element.as_str())) {
+            let _ = writeln!(out, "      {}", look.styled(Style::Dim, &format!("found: {element}")));
+        }
         if let Some(meaning) = meaning(step) {
             let _ = writeln!(out, "      {}", look.styled(Style::Dim, &meaning));
         }
@@ -158,6 +162,9 @@ fn steps(branch: &Branch, look: Look, out: &mut String) {
 
 /// What a rule does, where that is worth a word.
 fn meaning(step: &Step) -> Option<String> {
+    if step.handle.is_some() {
+        return nftables_meaning(step);
+    }
     let target = step.rule.rsplit(" -j ").next().unwrap_or_default();
     let does = match target.split(' ').next().unwrap_or_default() {
         "DNAT" => Some(format!("new destination: {}", target.rsplit(' ').next().unwrap_or_default())),
@@ -176,6 +183,30 @@ fn meaning(step: &Step) -> Option<String> {
     let recent =
         step.rule.contains("--rcheck").then(|| "this client was sent there before (session affinity)".to_owned());
     chance.or(recent).or(does)
+}
+
+/// What a rule of nftables does. A rule may do several things: the last tells most.
+fn nftables_meaning(step: &Step) -> Option<String> {
+    let rule = step.rule.split(" comment ").next().unwrap_or_default();
+    let chance =
+        (step.chance < 1.0).then(|| format!("by chance: {:.2} % of those that come here", step.chance * 100.0));
+    let translated = rule.split_once("dnat ").map(|(_, to)| {
+        let found = step.elements.last().and_then(|element| element.rsplit_once(" : ")).map(|(_, to)| to);
+        let written = to.rsplit_once("to ").map_or(to, |(_, to)| to);
+        format!("new destination: {}", found.unwrap_or(written))
+    });
+    let words = [
+        ("masquerade", "the sender's address becomes this node's"),
+        ("snat ", "the sender's address becomes another one"),
+        ("redirect", "new destination: this node"),
+        ("update @", "this client is remembered (session affinity)"),
+        ("reject", "refused with an error"),
+        ("meta mark set meta mark |", "marked: its sender's address will become this node's"),
+    ];
+    let does = words.iter().find(|(word, _)| rule.contains(word)).map(|(_, does)| (*does).to_owned());
+    let drops = (rule == "drop" || rule.ends_with(" drop")).then(|| "thrown away".to_owned());
+    let all: Vec<String> = [chance, translated, does, drops].into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 /// What a virtual server does.
@@ -254,6 +285,11 @@ pub fn as_json(packet: &Packet, trace: &Trace) -> serde_json::Value {
     })
 }
 
+fn step_data(step: &Step) -> serde_json::Value {
+    let Step { hook, rule, chance, handle, elements } = step;
+    json!({"hook": hook, "rule": rule, "chance": chance, "handle": handle, "elements": elements})
+}
+
 fn branch_data(branch: &Branch) -> Shown<'_> {
     let (verdict, to) = match branch.outcome.verdict {
         Verdict::Delivered(to) => ("delivered", Some(to)),
@@ -267,7 +303,7 @@ fn branch_data(branch: &Branch) -> Shown<'_> {
         verdict: verdict.to_owned(),
         to,
         masqueraded: branch.outcome.masqueraded,
-        steps: branch.steps.iter().map(|s| json!({"hook": s.hook, "rule": s.rule, "chance": s.chance})).collect(),
+        steps: branch.steps.iter().map(step_data).collect(),
         doubts: branch.doubts.iter().map(|d| json!({"hook": d.hook, "rule": d.rule, "why": d.why})).collect(),
         remembered: branch.remembered.iter().collect(),
     }

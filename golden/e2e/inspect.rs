@@ -13,5 +13,7 @@ mod dump;
 mod focus;
 #[path = "inspect/hairpin.rs"]
 mod hairpin;
+#[path = "inspect/nftables.rs"]
+mod nftables;
 #[path = "inspect/node.rs"]
 mod node;

@@ -10,6 +10,7 @@ pub mod flows;
 pub mod lab;
 pub mod load;
 pub mod netns;
+pub mod nftrace;
 pub mod node;
 pub mod probe;
 pub mod proxy;

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use proxier::IpFamily;
-use proxier::inspect::services::{ServicePortView, dispatch_of};
+use proxier::inspect::services::{Entry, ServicePortView, dispatch_of};
 use proxier::model::{NamespacedName, Protocol};
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ use crate::inspect::arguments::Sources;
 use crate::inspect::facts::Facts;
 use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
-use crate::inspect::{Focus, Look as Seen, look};
+use crate::inspect::{Focus, Look as Seen, look, nftables};
 use crate::terminal::{Look, Style, Words, answer_with, json, words, wrapped};
 use crate::trace::{Output, destination};
 
@@ -156,8 +156,8 @@ fn owner(address: SocketAddr, protocol: Protocol) -> Option<NamespacedName> {
     let rules = FamilyRules::for_walking(IpFamily::of(&address.ip()), &mut Vec::new()).ok()?;
     let local = address.ip().is_loopback() || rules.addresses.contains(&address.ip());
     let entries = dispatch_of(&rules.ruleset, &|_, _| true);
-    let found = entries.iter().find(|entry| entry.is_for(address, protocol, local))?;
-    found.name().map(|name| name.service.clone())
+    let found = entries.iter().find(|entry| entry.is_for(address, protocol, local)).and_then(Entry::name).cloned();
+    found.or_else(|| nftables::owner(address, protocol, local)).map(|name| name.service)
 }
 
 fn owner_by_objects(seen: &Seen, address: SocketAddr, protocol: Protocol) -> Option<NamespacedName> {

@@ -3,14 +3,20 @@
 //! In: what was read of the node. Out: findings. Must not know: which Service is asked for, but for drift.
 
 use proxier::inspect::services::{Fate, ServicePortView};
+use proxier::netfilter::nft::Expression;
 
 use super::finding::{Cause, Finding};
-use crate::inspect::{Focus, Look};
+use crate::inspect::rules::FamilyRules;
+use crate::inspect::{Focus, Look, NFTABLES};
 
 /// Differences that are told one by one; of more the number is enough.
 const TOLD: usize = 3;
 /// Where packets have to find the way to the Services.
 const ENTRANCES: [&str; 2] = ["PREROUTING", "OUTPUT"];
+/// The same in nftables mode, in both layouts.
+const TABLE_ENTRANCES: [&str; 2] = ["nat-prerouting", "nat-output"];
+/// The chain that they lead to there.
+const SERVICES: &str = "services";
 
 /// Whether there is one proxy's rules, where packets meet them.
 pub fn of(seen: &Look) -> Vec<Finding> {
@@ -18,23 +24,29 @@ pub fn of(seen: &Look) -> Vec<Finding> {
     let rules = &seen.rules;
     let other_mode = seen.other_modes();
     if rules.mode().is_none() && rules.in_other.is_empty() {
-        findings.push(match other_mode.first() {
-            Some(mode) => Finding::suspect(
-                Cause::NotUnderstood,
-                format!("there are no rules of iptables mode, and {mode}: rules of that mode are not read yet"),
-                "ask the proxy of that mode; this diagnosis knows iptables mode",
+        let what = match other_mode.first() {
+            Some(table) => format!(
+                "there are no rules of a kube-proxy on this node: there is {table}, and it has not the chains of one, so it \
+                 is half written, or somebody else's"
             ),
-            None => Finding::certain(
-                Cause::NoProxy,
-                "there are no rules of a kube-proxy on this node: no chain KUBE-SERVICES in the nat table",
-                "see whether kube-proxy runs on this node and what its log says: kubectl -n kube-system get pods -o wide \
-                 -l k8s-app=kube-proxy",
-            ),
-        });
+            None => "there are no rules of a kube-proxy on this node: no chain KUBE-SERVICES in the nat table, and no \
+                     table kube-proxy of nf_tables"
+                .to_owned(),
+        };
+        findings.push(Finding::certain(
+            Cause::NoProxy,
+            what,
+            "see whether kube-proxy runs on this node and what its log says: kubectl -n kube-system get pods -o wide \
+             -l k8s-app=kube-proxy",
+        ));
+        return findings;
+    }
+    findings.extend(two_proxies(seen, &other_mode));
+    if rules.mode() == Some(NFTABLES) {
+        findings.extend(rules.families.iter().flat_map(entrances_of_table));
         return findings;
     }
     findings.extend(flavours(seen));
-    findings.extend(two_proxies(seen, &other_mode));
     for family in rules.families.iter().filter(|family| family.ruleset.chain("nat", "KUBE-SERVICES").is_some()) {
         for hook in ENTRANCES {
             let rules = family.ruleset.chain("nat", hook).map(|chain| chain.rules.as_slice()).unwrap_or_default();
@@ -49,6 +61,33 @@ pub fn of(seen: &Look) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Whether packets find the way to the Services in the table of nftables mode.
+fn entrances_of_table(family: &FamilyRules) -> Vec<Finding> {
+    const NEXT: &str = "find out who changed it (nft monitor shows who does what); the proxy puts it back within its sync \
+                        period if it runs";
+    let Some(table) = family.proxy_table() else { return Vec::new() };
+    let name = format!("table {} kube-proxy", family.family.nft());
+    if table.dormant {
+        let what = format!("{name} is dormant: no packet meets its rules");
+        return vec![Finding::certain(Cause::RulesAltered, what, NEXT)];
+    }
+    let leads_on = |chain: &str| {
+        let rules = table.chains.get(chain).and_then(|chain| chain.rules.as_ref());
+        let leads = |expression: &Expression| match expression {
+            Expression::Verdict(verdict) => verdict.chain().is_some_and(|to| &**to == SERVICES),
+            _ => false,
+        };
+        rules.into_iter().flatten().any(|rule| rule.expressions.iter().any(leads))
+    };
+    let lost = TABLE_ENTRANCES.into_iter().filter(|chain| !leads_on(chain));
+    lost.map(|chain| {
+        let what =
+            format!("no rule of chain {chain} of {name} leads to chain {SERVICES}: packets do not meet the rules");
+        Finding::certain(Cause::RulesAltered, what, NEXT)
+    })
+    .collect()
 }
 
 fn flavours(seen: &Look) -> Option<Finding> {
@@ -101,7 +140,7 @@ fn two_proxies(seen: &Look, other_modes: &[String]) -> Vec<Finding> {
 /// Whether the rules of a Service are what they should be; without objects, whether they make sense.
 pub fn drift(seen: &Look, focus: &Focus, views: &[ServicePortView]) -> Vec<Finding> {
     const NEXT: &str = "see kube-proxy dump for all of them; the proxy mends them within its sync period if it runs: look \
-                        at its log, and at who else writes iptables rules on this node";
+                        at its log, and at who else writes rules on this node";
     if seen.rules.mode().is_none() {
         return Vec::new();
     }
@@ -128,6 +167,7 @@ pub fn drift(seen: &Look, focus: &Focus, views: &[ServicePortView]) -> Vec<Findi
                     || note.contains("leads to no")
                     || note.contains("translates nothing")
                     || note.contains("falls through")
+                    || note.contains("not equally likely")
             })
     });
     let found = broken.map(|view| {

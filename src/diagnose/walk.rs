@@ -9,6 +9,7 @@ use proxier::inspect::neighbours::owner;
 use proxier::inspect::services::{Address, AddressKind, Fate, ServicePortView};
 use proxier::inspect::walk::{Branch, Origin, Packet, Trace, Verdict};
 use proxier::model::Protocol;
+use proxier::nftables::TABLE;
 
 use super::finding::{Cause, Finding};
 use super::node::BRIDGED;
@@ -30,7 +31,7 @@ pub fn of(
         let Some(rules) = seen.rules.families.iter_mut().find(|rules| rules.family.name() == view.family) else {
             continue;
         };
-        let node_ip = rules.addresses.iter().copied().find(|ip| !ip.is_loopback());
+        let node_ip = rules.node_port_ip();
         let mut paths = Paths::of(rules);
         for address in view.addresses.iter().filter(|address| address.kind != AddressKind::HealthCheckNodePort) {
             let Some(ip) = address.ip.or(node_ip) else { continue };
@@ -161,9 +162,15 @@ fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<F
         // A virtual server without real ones: told already.
         return None;
     }
+    // In nftables a step's place is table, chain and hook.
+    let in_table = last.filter(|step| step.handle.is_some()).map(|step| step.hook.splitn(3, ' ').collect::<Vec<_>>());
+    let of_proxy = in_table.as_ref().is_some_and(|place| place.get(1) == Some(&TABLE));
+    let table_chain = in_table.as_ref().and_then(|place| place.get(2)?.split(' ').next());
     let chain = last.and_then(|step| step.rule.split(' ').nth(1)).unwrap_or("the policy of a built-in chain");
+    let chain = table_chain.unwrap_or(chain);
     let rule = last.map(|step| step.rule.as_str()).unwrap_or_default();
-    if ["KUBE-PROXY-FIREWALL", "KUBE-SOURCE-RANGES-FIREWALL"].contains(&chain) {
+    let by_ranges = of_proxy && chain.starts_with("firewall-");
+    if by_ranges || ["KUBE-PROXY-FIREWALL", "KUBE-SOURCE-RANGES-FIREWALL"].contains(&chain) {
         let ranges: Vec<String> = view.source_ranges.iter().map(ToString::to_string).collect();
         return Some(Finding::certain(
             Cause::SourceRangeRefuses,
@@ -178,12 +185,15 @@ fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<F
              client's address",
         ));
     }
-    if chain.starts_with("KUBE-") && owner(chain) != Some("kube-router") {
+    if of_proxy || (chain.starts_with("KUBE-") && owner(chain) != Some("kube-router")) {
         // No endpoints, or none here: told already.
         return None;
     }
-    let ends = [" -j DROP", " -j REJECT"].iter().any(|end| rule.contains(end));
-    let whose = owner(chain).unwrap_or("no known owner");
+    let words = if in_table.is_some() { ["drop", "reject"] } else { [" -j DROP", " -j REJECT"] };
+    let ends = words.iter().any(|end| rule.contains(end));
+    let of_table =
+        in_table.as_ref().map(|place| format!("table {}", place.iter().take(2).copied().collect::<Vec<_>>().join(" ")));
+    let whose = of_table.unwrap_or_else(|| owner(chain).unwrap_or("no known owner").to_owned());
     let what = if ends {
         format!("{packet} is refused by a rule of {whose}: {rule}")
     } else {

@@ -26,7 +26,8 @@ pub fn draw(graphs: &[Graph]) -> String {
         }
         for edge in &graph.edges {
             let (from, to, label) = (edge.from, edge.to, escaped(&edge.label));
-            let _ = writeln!(out, "    n{number}_{from} -> n{number}_{to} [label=\"{label}\"];");
+            let label = if label.is_empty() { label } else { format!(" [label=\"{label}\"]") };
+            let _ = writeln!(out, "    n{number}_{from} -> n{number}_{to}{label};");
         }
         out += "  }\n";
     }

@@ -57,6 +57,11 @@ pub struct Graph {
     pub edges: Vec<Edge>,
 }
 
+/// How the names of chains begin that choose from all endpoints: in iptables mode, in our nftables mode, in the real one's.
+const CHOOSE_FROM_ALL: [&str; 4] = ["KUBE-SVC-", "endpoints-", "nodeport-endpoints-", "service-"];
+/// The same for those that choose from this node's.
+const CHOOSE_LOCAL: [&str; 4] = ["KUBE-SVL-", "local-endpoints-", "nodeport-local-endpoints-", "local-"];
+
 /// The graphs of the Service's ports.
 ///
 /// # Errors
@@ -77,12 +82,12 @@ fn graph(view: &ServicePortView) -> Graph {
         .iter()
         // Health checks go to the proxy itself.
         .filter(|address| address.fate != Fate::Accepted)
-        .map(|address| (graph.add(Kind::Address, lines(address)), address))
+        .map(|address| (graph.add(Kind::Address, lines(view, address)), address))
         .collect();
     let all = any(view, |endpoint| endpoint.share)
-        .then(|| graph.add(Kind::Choice, chain(view, "KUBE-SVC-", all_endpoints(view))));
+        .then(|| graph.add(Kind::Choice, chain(view, &CHOOSE_FROM_ALL, all_endpoints(view))));
     let local = any(view, |endpoint| endpoint.local_share)
-        .then(|| graph.add(Kind::Choice, chain(view, "KUBE-SVL-", "endpoints of this node")));
+        .then(|| graph.add(Kind::Choice, chain(view, &CHOOSE_LOCAL, "endpoints of this node")));
     for endpoint in &view.endpoints {
         let kind = if endpoint.used() { Kind::Endpoint } else { Kind::Unused };
         let node = graph.add(kind, of_endpoint(endpoint));
@@ -96,7 +101,7 @@ fn graph(view: &ServicePortView) -> Graph {
     for (node, address) in addresses {
         let label = match &address.server {
             Some(server) => format!("{} connections, scheduler {}", server.connections, server.scheduler),
-            None => format!("{} connections", address.counters.packets),
+            None => address.counters.map(|c| format!("{} connections", c.packets)).unwrap_or_default(),
         };
         match address.fate {
             Fate::Rejected | Fate::Dropped => {
@@ -108,8 +113,8 @@ fn graph(view: &ServicePortView) -> Graph {
             }
             Fate::Endpoints => {
                 let internal = match &address.chain {
-                    Some(chain) => chain.starts_with("KUBE-SV"),
-                    None => address.kind == AddressKind::ClusterIp,
+                    Some(chain) if chain.starts_with("KUBE-") => chain.starts_with("KUBE-SV"),
+                    _ => address.kind == AddressKind::ClusterIp,
                 };
                 let policy = if internal { view.internal_policy } else { view.external_policy };
                 let to = if policy == Some(Policy::Local) { local.or(all) } else { all.or(local) };
@@ -148,12 +153,16 @@ fn subtitle(view: &ServicePortView) -> String {
     parts.join(", ")
 }
 
-fn lines(address: &Address) -> Vec<String> {
+fn lines(view: &ServicePortView, address: &Address) -> Vec<String> {
     let ip = address.ip.map_or_else(
         || format!("any node address:{}", address.port),
         |ip| std::net::SocketAddr::new(ip, address.port).to_string(),
     );
-    vec![ip, address.kind.name().to_owned()]
+    // In nftables mode the way begins with an element of a map.
+    let of_map = view.parts.iter().any(|part| part.element.is_some());
+    let map = if address.ip.is_some() { "service-ips" } else { "service-nodeports" };
+    let verdict = address.chain.as_ref().filter(|_| of_map).map(|chain| format!("{map}: goto {chain}"));
+    [ip, address.kind.name().to_owned()].into_iter().chain(verdict).collect()
 }
 
 /// Under policy Local nothing from outside comes here.
@@ -163,10 +172,11 @@ fn all_endpoints(view: &ServicePortView) -> &'static str {
     if inside { "all endpoints: pods and this node, to external addresses" } else { "all endpoints" }
 }
 
-fn chain(view: &ServicePortView, prefix: &str, meaning: &str) -> Vec<String> {
-    let part = view.parts.iter().find(|part| part.chain.starts_with(prefix));
+fn chain(view: &ServicePortView, beginnings: &[&str], meaning: &str) -> Vec<String> {
+    let chooses = |name: &str| beginnings.iter().any(|beginning| name.starts_with(beginning));
+    let chains = view.parts.iter().filter(|part| part.element.is_none() && chooses(&part.chain));
     let mut lines = vec![meaning.to_owned()];
-    lines.extend(part.map(|part| part.chain.clone()));
+    lines.extend(chains.map(|part| part.chain.clone()));
     lines
 }
 
@@ -189,7 +199,7 @@ fn of_endpoint(endpoint: &EndpointView) -> Vec<String> {
             [] => String::new(),
             servers => format!(", {} of them open", servers.iter().map(held).sum::<u64>()),
         };
-        lines.push(format!("{} connections{open}", connections(endpoint)));
+        lines.extend(connections(endpoint).map(|connections| format!("{connections} connections{open}")));
     }
     lines.extend(endpoint.unused.clone());
     if endpoint.stale > 0 {

@@ -69,6 +69,9 @@ fn one(graph: &Graph) -> (String, f64, f64) {
              <path d=\"M{x2:.1} {:.1} l8 5 l-8 5 z\" fill=\"#8aa4c0\"/>",
             y2 - 5.0
         );
+        if edge.label.is_empty() {
+            continue;
+        }
         // Near the end where arrows are apart: many come from one box, or many lead to one.
         let fans_out = graph.edges.iter().filter(|other| other.from == edge.from).count() > 1;
         let (x, y, anchor) = if fans_out { (x2 - 6.0, y2, "end") } else { (x1 + 6.0, y1, "start") };

@@ -69,7 +69,7 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
             state(endpoint),
             share(endpoint.share),
             share(endpoint.local_share),
-            connections(endpoint).to_string(),
+            connections(endpoint).map(|connections| connections.to_string()).unwrap_or_default(),
             chain,
             weight,
             active,
@@ -80,12 +80,14 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
     let endpoints = table.text(look);
     out += if endpoints.is_empty() { "  no endpoints\n" } else { &endpoints };
     if wide {
-        let mut table = Table::new(2, &["TABLE", "CHAIN", "RULES", "PACKETS", "BYTES"]);
+        let mut table = Table::new(2, &["TABLE", "CHAIN", "RULES", "PACKETS", "BYTES", "ELEMENT"]);
         for part in &view.parts {
-            let Counters { packets, bytes } = part.counters;
-            let numbers = [part.rules.to_string(), packets.to_string(), bytes.to_string()];
-            let [rules, packets, bytes] = numbers;
-            table.row(vec![part.table.to_owned(), part.chain.clone(), rules, packets, bytes]);
+            let counted =
+                |number: fn(Counters) -> u64| part.counters.map(|c| number(c).to_string()).unwrap_or_default();
+            let rules = if part.element.is_none() { part.rules.to_string() } else { String::new() };
+            let [packets, bytes] = [counted(|c| c.packets), counted(|c| c.bytes)];
+            let element = part.element.clone().unwrap_or_default();
+            table.row(vec![part.table.to_owned(), part.chain.clone(), rules, packets, bytes, element]);
         }
         out += &table.text(look);
     }
@@ -103,12 +105,12 @@ fn server(address: &Address, wide: bool) -> [String; 3] {
     [server.scheduler.clone(), device.to_owned(), sets]
 }
 
-/// The connections that it ever got.
+/// The connections that it ever got, where anything counts them.
 #[must_use]
-pub fn connections(endpoint: &EndpointView) -> u64 {
+pub fn connections(endpoint: &EndpointView) -> Option<u64> {
     match &endpoint.servers[..] {
-        [] => endpoint.counters.packets,
-        servers => servers.iter().map(|one| one.connections).sum(),
+        [] => endpoint.counters.map(|counters| counters.packets),
+        servers => Some(servers.iter().map(|one| one.connections).sum()),
     }
 }
 
@@ -138,8 +140,8 @@ fn fate(address: &Address) -> &'static str {
     }
 }
 
-fn count(counters: Counters) -> String {
-    counters.packets.to_string()
+fn count(counters: Option<Counters>) -> String {
+    counters.map(|counters| counters.packets.to_string()).unwrap_or_default()
 }
 
 fn share(share: Option<f64>) -> String {
@@ -224,7 +226,7 @@ fn notes(report: &Report, look: Look, wide: bool, out: &mut String) {
 
 fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
     let _ = writeln!(out, "{}", look.styled(Style::Bold, "Node"));
-    let mode = facts.mode.unwrap_or("none that is known: no chain KUBE-SERVICES");
+    let mode = facts.mode.unwrap_or("none that is known: no chain KUBE-SERVICES, no table kube-proxy");
     let _ = writeln!(out, "  mode {mode}; iptables flavour {}: {}", facts.flavour, facts.flavour_reason);
     for family in &facts.rules_in_other_flavour {
         let text = format!("{family}: kube-proxy's rules are in the other flavour of iptables too");
@@ -235,11 +237,14 @@ fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
         let share = conntrack.count as f64 / (conntrack.max.max(1) as f64) * 100.0;
         let _ = writeln!(out, "  conntrack {} of {} entries ({share:.1} %)", conntrack.count, conntrack.max);
     }
-    let mut table = Table::new(2, &["FAMILY", "TABLE", "CHAINS", "RULES", "CANARY"]);
+    let mut table = Table::new(2, &["FAMILY", "TABLE", "CHAINS", "RULES", "SETS", "ELEMENTS", "CANARY"]);
     for size in &facts.tables {
-        let canary = if size.canary { "yes" } else { "no" };
-        let [chains, rules] = [size.chains, size.rules].map(|number| number.to_string());
-        table.row(vec![size.family.to_owned(), size.table.clone(), chains, rules, canary.to_owned()]);
+        let canary = size.canary.map(|is_there| if is_there { "yes" } else { "no" }).unwrap_or_default();
+        let number = |number: Option<usize>| number.map(|number| number.to_string()).unwrap_or_default();
+        let [chains, rules, sets, elements] =
+            [Some(size.chains), Some(size.rules), size.sets, size.elements].map(number);
+        let names = [size.family.to_owned(), size.table.clone()];
+        table.row([names.to_vec(), vec![chains, rules, sets, elements, canary.to_owned()]].concat());
     }
     *out += &table.text(look);
     let shared = facts.hooks.iter().filter(|hook| wide || hook.order.iter().any(|owner| is_other(owner)));
@@ -271,5 +276,6 @@ fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
 }
 
 fn is_other(owner: &str) -> bool {
-    owner != "kube-proxy" && owner != "kubelet"
+    // Whose rules those of iptables are is told of each of its tables.
+    owner != "kube-proxy" && owner != "kubelet" && !owner.starts_with("iptables ")
 }

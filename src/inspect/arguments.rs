@@ -58,6 +58,20 @@ impl Sources {
     /// # Errors
     /// If they make no sense.
     pub fn asked(&self) -> Result<Asked, String> {
+        self.asked_in(None)
+    }
+
+    /// Whether nothing says which mode the proxy is in.
+    #[must_use]
+    pub fn leave_mode_open(&self) -> bool {
+        self.config.is_none() && !self.proxy_flags.iter().any(|word| word.contains("mode"))
+    }
+
+    /// The same as `asked`, for a proxy that was started in that mode.
+    ///
+    /// # Errors
+    /// If they make no sense.
+    pub fn asked_in(&self, mode: Option<&str>) -> Result<Asked, String> {
         let mut arguments = vec!["kube-proxy".to_owned()];
         let mut add = |name: &str, value: Option<String>| {
             arguments.extend(value.map(|value| format!("--{name}={value}")));
@@ -67,6 +81,7 @@ impl Sources {
         add("hostname-override", self.hostname_override.clone());
         add("kubeconfig", path(&self.kubeconfig));
         add("cluster-cidr", self.cluster_cidr.clone());
+        add("proxy-mode", mode.map(str::to_owned));
         arguments.extend(self.proxy_flags.iter().cloned());
         let line = cli::parse(arguments).map_err(|stop| stop.text.trim_end().to_owned())?;
         let file = line.complete().map_err(|error| error.to_string())?.file;

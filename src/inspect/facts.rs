@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use proxier::IpFamily;
-use proxier::inspect::neighbours::{Hook, TableSize, hooks, sizes};
+use proxier::inspect::neighbours::{Hook, TableSize, hooks, nftables, sizes};
 use proxier::kernel::node::{self, Link};
 use serde::Serialize;
 
@@ -89,7 +89,8 @@ impl Facts {
         let whole = rules.families.iter().map(|family| {
             let mut sizes = sizes(&family.ruleset);
             // The tool prints tables that are not there as empty ones.
-            sizes.retain(|size| (family.whole || size.table != "nat") && (size.rules > 0 || size.canary));
+            sizes.retain(|size| (family.whole || size.table != "nat") && (size.rules > 0 || size.canary == Some(true)));
+            sizes.extend(nftables::sizes(&family.nftables));
             sizes
         });
         Self {
@@ -104,7 +105,14 @@ impl Facts {
                 .collect(),
             conntrack,
             tables: whole.flatten().collect(),
-            hooks: rules.families.iter().flat_map(|family| hooks(&family.ruleset)).collect(),
+            hooks: rules
+                .families
+                .iter()
+                .flat_map(|family| {
+                    let of_tables = nftables::hooks(&family.nftables, &family.ruleset);
+                    hooks(&family.ruleset).into_iter().chain(of_tables)
+                })
+                .collect(),
             sysctls,
             links: node::links().unwrap_or_default(),
         }

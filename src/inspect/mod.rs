@@ -8,6 +8,7 @@ mod compare;
 pub mod facts;
 pub mod gate;
 pub mod model;
+pub mod nftables;
 mod objects;
 pub mod paths;
 pub mod report;
@@ -21,12 +22,18 @@ use std::net::IpAddr;
 use proxier::IpFamily;
 use proxier::conntrack::StaleFlows;
 use proxier::inspect::drift::Difference;
+use proxier::inspect::drift::behaviour::{self, World};
+use proxier::inspect::drift::nftables::{differences as table_differs, is_ours};
 use proxier::inspect::flows::FlowCount;
 use proxier::inspect::servers::differences as servers_differ;
-use proxier::inspect::services::{ServicePortView, add_model, from_iptables, from_ipvs, note_draining, unused_chains};
+use proxier::inspect::services::{
+    ServicePortView, add_model, endpoint_in, from_iptables, from_ipvs, from_nftables, note_draining, unused_chains,
+    unused_chains_of_table,
+};
 use proxier::ipvs::{self, Expected, Held};
 use proxier::kernel::{self, each_flow, node};
 use proxier::model::{NamespacedName, Scope, ServicePortName, Snapshot};
+use proxier::nftables::TABLE;
 use proxier::track::Tracker;
 
 use self::arguments::Sources;
@@ -36,6 +43,9 @@ use crate::config::Settings;
 
 /// Commands of ours that do not run a proxy.
 const COMMANDS: [&str; 4] = ["demo", "dump", "trace", "diagnose"];
+
+/// The name of nftables mode.
+pub const NFTABLES: &str = "nftables";
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -77,10 +87,17 @@ pub struct Look {
 /// # Errors
 /// If the configuration makes no sense.
 pub fn look(sources: &Sources, focus: &Focus) -> Result<Look, String> {
-    let asked = sources.asked()?;
+    // Where nobody says in which mode the proxy is, it is the one whose table is there.
+    let has_table = |family: IpFamily| kernel::has_table(family, TABLE).unwrap_or(false);
+    let guessed = sources.leave_mode_open() && IpFamily::ALL.into_iter().any(has_table);
+    let asked = sources.asked_in(guessed.then_some(NFTABLES))?;
     let load = |only: Option<&NamespacedName>| objects::load(&asked, only);
     let load: Option<&Load<'_>> = if asked.has_objects() { Some(&load) } else { None };
-    Ok(look_with(asked.settings.clone(), load, focus))
+    let mut seen = look_with(asked.settings.clone(), load, focus);
+    if guessed && seen.rules.mode() != Some(NFTABLES) {
+        seen.settings = sources.asked()?.settings;
+    }
+    Ok(seen)
 }
 
 /// The same for who knows the settings. `load`: how to come by the objects, of one Service or of all.
@@ -119,9 +136,15 @@ impl Look {
         let rules = &self.rules.families[at];
         let family = rules.family;
         let tracker = self.objects.as_ref().and_then(|objects| objects.get(&family));
-        let mut views = match &rules.held {
-            Some(held) => self.servers(rules, held, tracker, focus),
-            None => {
+        let table = rules.proxy_table().filter(|_| self.rules.mode() == Some(NFTABLES));
+        let mut views = match (&rules.held, table) {
+            (Some(held), _) => self.servers(rules, held, tracker, focus),
+            (None, Some(table)) => {
+                let snapshot = tracker.map(|tracker| self.snapshot(family, tracker));
+                let wanted = |name: &str| focus.service.as_ref().is_none_or(|service| is_of(name, service));
+                from_nftables(family, table, snapshot.as_ref(), &wanted)
+            }
+            (None, None) => {
                 // A Service port without a comment is known by what its chains are called.
                 let named: BTreeSet<String> =
                     tracker.map(|tracker| compare::hashes(&self.snapshot(family, tracker), focus)).unwrap_or_default();
@@ -161,6 +184,10 @@ impl Look {
                 all.extend(self.server_differences(rules, held, tracker, focus)?);
                 continue;
             }
+            if self.rules.mode() == Some(NFTABLES) {
+                all.extend(self.table_differences(rules, tracker, focus));
+                continue;
+            }
             let snapshot = self.snapshot(rules.family, tracker);
             all.extend(compare::differences(rules, &self.settings.proxier, &snapshot, focus, views));
         }
@@ -185,6 +212,35 @@ impl Look {
             note_draining(&mut views);
         }
         views
+    }
+
+    /// What differs in the table of nftables mode.
+    fn table_differences(&self, rules: &FamilyRules, tracker: &Tracker, focus: &Focus) -> Vec<Difference> {
+        let (family, table) = (rules.family, rules.proxy_table());
+        let snapshot = self.snapshot(family, tracker);
+        let endpoints = |set: &str, key: &[u8]| endpoint_in(table?, set, key);
+        let proxier = &self.settings.proxier;
+        let expected = proxier::nftables::expected(family, proxier, &snapshot, &rules.addresses, &endpoints);
+        let mut found = match table.filter(|table| !is_ours(table)) {
+            // Of another layout only what it does can be compared.
+            Some(table) => {
+                let (node, pods) = (paths::node_of(rules), proxier.local_detector.resolve(family, tracker.node()));
+                let world = World { node: &node, pods: pods.as_ref() };
+                match behaviour::differences(family, &expected, table, world) {
+                    Ok(found) => found,
+                    Err(problem) => {
+                        tracing::error!("cannot compare with what should be: {problem}");
+                        Vec::new()
+                    }
+                }
+            }
+            None => table_differs(family, &expected, table),
+        };
+        if let Some(service) = &focus.service {
+            // What belongs to all counts for each; of what is nobody's, only rules do.
+            found.retain(|one| one.service.as_ref().map_or(!one.kind.is_of_set(), |name| is_of(name, service)));
+        }
+        found
     }
 
     fn snapshot<'a>(&self, family: IpFamily, tracker: &'a Tracker) -> Snapshot<'a> {
@@ -220,7 +276,8 @@ impl Look {
     /// Signs of a proxy in another mode than iptables.
     #[must_use]
     pub fn other_modes(&self) -> Vec<String> {
-        let has_table = |family: &IpFamily| kernel::has_table(*family, "kube-proxy").unwrap_or(false);
+        let nftables = self.rules.mode() == Some(NFTABLES);
+        let has_table = |family: &IpFamily| !nftables && kernel::has_table(*family, TABLE).unwrap_or(false);
         let nftables = IpFamily::ALL.into_iter().filter(has_table);
         let mut modes: Vec<String> =
             nftables.map(|family| format!("a table kube-proxy of nftables mode for {family}")).collect();
@@ -243,8 +300,12 @@ impl Look {
     /// Chains of Service ports that nothing leads to, where all chains were read.
     #[must_use]
     pub fn unused_chains(&self) -> Vec<String> {
-        let whole = self.rules.families.iter().filter(|rules| rules.whole);
-        whole.flat_map(|rules| unused_chains(&rules.ruleset)).collect()
+        let of = |rules: &FamilyRules| match rules.proxy_table() {
+            Some(table) if self.rules.mode() == Some(NFTABLES) => unused_chains_of_table(table),
+            _ if rules.whole => unused_chains(&rules.ruleset),
+            _ => Vec::new(),
+        };
+        self.rules.families.iter().flat_map(of).collect()
     }
 }
 

@@ -23,6 +23,19 @@ fn own_address(to: SocketAddr) -> Result<IpAddr, String> {
     address.map(|address| address.ip()).map_err(|error| format!("this node has no way to {to}: {error}"))
 }
 
+/// The node that packets of a family meet.
+#[must_use]
+pub fn node_of(rules: &FamilyRules) -> Node {
+    let held = rules.held.clone().unwrap_or_default();
+    // The addresses of Services are local too, and the last that anything is masqueraded to.
+    let mut addresses = held.node_addresses(&rules.addresses);
+    addresses.extend(held.bound.iter().flatten());
+    // Loopback addresses are always local; masquerading takes another one.
+    addresses.retain(|ip| !ip.is_loopback());
+    let interfaces = node::interfaces().unwrap_or_default();
+    Node { addresses, routes: node::routes(rules.family), interfaces, held }
+}
+
 /// The rules of one family, for walking.
 pub struct Paths<'a> {
     rules: &'a mut FamilyRules,
@@ -33,14 +46,8 @@ impl<'a> Paths<'a> {
     /// Ways through these rules.
     #[must_use]
     pub fn of(rules: &'a mut FamilyRules) -> Self {
-        let held = rules.held.clone().unwrap_or_default();
-        // The addresses of Services are local too, and the last that anything is masqueraded to.
-        let mut addresses = held.node_addresses(&rules.addresses);
-        addresses.extend(held.bound.iter().flatten());
-        let node = Node { addresses, routes: node::routes(rules.family), held };
-        // Loopback addresses are always local; masquerading takes another one.
-        let addresses = node.addresses.iter().copied().filter(|ip| !ip.is_loopback()).collect();
-        Self { rules, node: Node { addresses, ..node } }
+        let node = node_of(rules);
+        Self { rules, node }
     }
 
     /// The packet that somebody would send: from `from`, or from this node if that is `None`. What comes from elsewhere
@@ -85,7 +92,7 @@ impl<'a> Paths<'a> {
         let mut memory = Memory::new();
         let mut tried: BTreeSet<(String, String)> = BTreeSet::new();
         loop {
-            let trace = self.rules.ruleset.trace(packet, &self.node, &memory)?;
+            let trace = self.rules.walk(packet, &self.node, &memory)?;
             let new: BTreeSet<_> = trace.missing.difference(&tried).cloned().collect();
             if !new.is_empty() && self.rules.load(&new)? {
                 tried.extend(new);

@@ -11,9 +11,11 @@ use proxier::IpFamily;
 use proxier::kernel::{Flavour, RuleReader, has_chain, has_table};
 
 /// The rules of one family in one flavour.
-pub struct RuleText {
-    reader: RuleReader,
-    saved: Option<Saved>,
+pub enum RuleText {
+    /// A tool that reads single chains.
+    Tool(RuleReader),
+    /// What one printed.
+    Saved(Saved),
 }
 
 impl RuleText {
@@ -23,22 +25,26 @@ impl RuleText {
     /// If its tools are missing, or cannot read.
     pub fn open(family: IpFamily, flavour: Flavour) -> Result<Self, String> {
         let reader = RuleReader::find(family, flavour).map_err(|error| error.to_string())?;
-        let saved = if flavour == Flavour::Legacy {
-            let mut saved = Saved::default();
-            reader.save(None, &mut |line| saved.line(line)).map_err(|error| error.to_string())?;
-            Some(saved.sorted())
-        } else {
-            None
-        };
-        Ok(Self { reader, saved })
+        if flavour != Flavour::Legacy {
+            return Ok(Self::Tool(reader));
+        }
+        let mut saved = Saved::default();
+        reader.save(None, &mut |line| saved.line(line)).map_err(|error| error.to_string())?;
+        Ok(Self::Saved(saved.sorted()))
+    }
+
+    /// No rules.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self::Saved(Saved::default())
     }
 
     /// Whether there is that chain, as far as that can be told.
     #[must_use]
     pub fn has_chain(&self, table: &str, chain: &str) -> bool {
-        match &self.saved {
-            Some(saved) => saved.find(table, chain).is_some(),
-            None => has_chain(self.reader.family(), table, chain).unwrap_or(false),
+        match self {
+            Self::Saved(saved) => saved.find(table, chain).is_some(),
+            Self::Tool(reader) => has_chain(reader.family(), table, chain).unwrap_or(false),
         }
     }
 
@@ -47,9 +53,9 @@ impl RuleText {
     /// # Errors
     /// If the tool fails.
     pub fn all(&self, line: &mut dyn FnMut(&str)) -> Result<(), String> {
-        match &self.saved {
-            Some(saved) => saved.text.split_inclusive('\n').for_each(line),
-            None => self.reader.save(None, line).map_err(|error| error.to_string())?,
+        match self {
+            Self::Saved(saved) => saved.text.split_inclusive('\n').for_each(line),
+            Self::Tool(reader) => reader.save(None, line).map_err(|error| error.to_string())?,
         }
         Ok(())
     }
@@ -59,11 +65,11 @@ impl RuleText {
     /// # Errors
     /// If the tool fails.
     pub fn table(&self, table: &str) -> Result<String, String> {
-        match &self.saved {
-            Some(saved) => Ok(saved.table(table)),
+        match self {
+            Self::Saved(saved) => Ok(saved.table(table)),
             // The tool takes its time to say nothing of a table that is not there.
-            None if has_table(self.reader.family(), table).is_ok_and(|there| !there) => Ok(String::new()),
-            None => self.reader.table(table).map_err(|error| error.to_string()),
+            Self::Tool(reader) if has_table(reader.family(), table).is_ok_and(|there| !there) => Ok(String::new()),
+            Self::Tool(reader) => reader.table(table).map_err(|error| error.to_string()),
         }
     }
 
@@ -72,21 +78,23 @@ impl RuleText {
     /// # Errors
     /// If the tool cannot be run.
     pub fn chain(&self, table: &str, chain: &str) -> Result<Option<String>, String> {
-        match &self.saved {
-            Some(saved) => Ok(saved.find(table, chain).map(|at| saved.chain(at))),
-            None => self.reader.chain(table, chain).map_err(|error| error.to_string()),
+        match self {
+            Self::Saved(saved) => Ok(saved.find(table, chain).map(|at| saved.chain(at))),
+            Self::Tool(reader) => reader.chain(table, chain).map_err(|error| error.to_string()),
         }
     }
 
     /// Drops what is kept: nothing is asked for any more.
     pub fn forget(&mut self) {
-        self.saved = self.saved.take().map(|_| Saved::default());
+        if let Self::Saved(saved) = self {
+            *saved = Saved::default();
+        }
     }
 }
 
 /// What `iptables-save` printed, and where in it each chain is.
 #[derive(Default)]
-struct Saved {
+pub struct Saved {
     text: String,
     tables: Vec<(String, Range<usize>)>,
     chains: Vec<Place>,

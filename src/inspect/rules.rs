@@ -8,14 +8,17 @@ use std::net::IpAddr;
 
 use proxier::IpFamily;
 use proxier::inspect::rules::Ruleset;
-use proxier::inspect::services::{Entry, dispatch_of};
+use proxier::inspect::services::{Entry, dispatch_of, node_port_ips};
+use proxier::inspect::walk::{Memory, Node, Packet, Trace, trace_and_supply};
 use proxier::ipvs::Held;
-use proxier::kernel::{Choice, Flavour, Host, SystemHost, SystemIptables, choose_flavour, has_chain};
+use proxier::kernel::{Choice, Flavour, Host, NftReader, SystemHost, SystemIptables, choose_flavour, has_chain};
 use proxier::model::NamespacedName;
+use proxier::netfilter::nft::held as nft;
+use proxier::nftables::TABLE;
 
 use super::report::Unread;
 use super::rule_text::RuleText;
-use super::{Focus, servers};
+use super::{Focus, NFTABLES, nftables, servers};
 use crate::terminal::Progress;
 
 /// The chain that tells that a kube-proxy in iptables mode was here.
@@ -42,7 +45,10 @@ pub struct FamilyRules {
     pub random_fully: bool,
     /// Virtual servers, sets and addresses, where a proxy in IPVS mode is, or was.
     pub held: Option<Held>,
+    /// All tables of nf_tables but those of iptables.
+    pub nftables: nft::Ruleset,
     text: RuleText,
+    tables: NftReader,
     absent: BTreeSet<(String, String)>,
 }
 
@@ -69,8 +75,9 @@ impl Rules {
                 continue;
             }
             let text = texts.remove(&family).unwrap_or_else(|| RuleText::open(family, flavour));
-            let read = text.and_then(|text| {
-                let mut rules = FamilyRules::of(family, text, &choice, unread);
+            let tables = nftables::read(family, unread);
+            let read = or_nothing(text, &tables).and_then(|text| {
+                let mut rules = FamilyRules { nftables: tables, ..FamilyRules::of(family, text, &choice, unread) };
                 if focus.service.is_some() {
                     rules.read_service(focus, unread)?;
                 } else {
@@ -96,8 +103,11 @@ impl Rules {
     /// The mode whose rules these are. IPVS mode has a chain `KUBE-SERVICES` too.
     #[must_use]
     pub fn mode(&self) -> Option<&'static str> {
-        let ipvs = self.families.iter().any(|rules| rules.held.is_some());
-        if ipvs { Some("ipvs") } else { self.any().then_some("iptables") }
+        match () {
+            () if self.families.iter().any(|rules| rules.held.is_some()) => Some("ipvs"),
+            () if self.any() => Some("iptables"),
+            () => self.families.iter().any(|rules| rules.proxy_table().is_some()).then_some(NFTABLES),
+        }
     }
 
     /// Whether what a Service comes to depends on others. Only in iptables mode each has its own rules; elsewhere the
@@ -164,6 +174,16 @@ fn present(flavour: Flavour) -> (Vec<IpFamily>, BTreeMap<IpFamily, Result<RuleTe
     (families, texts)
 }
 
+fn proxy_table(tables: &nft::Ruleset) -> Option<&nft::Table> {
+    let id = nft::TableId::of(tables.family, TABLE);
+    tables.tables.get(&id).filter(|table| table.is_kube_proxy(&id))
+}
+
+/// Where iptables is not installed there are none of its rules: nftables mode does without.
+fn or_nothing(text: Result<RuleText, String>, tables: &nft::Ruleset) -> Result<RuleText, String> {
+    text.or_else(|why| proxy_table(tables).map(|_| RuleText::nothing()).ok_or(why))
+}
+
 impl FamilyRules {
     fn of(family: IpFamily, text: RuleText, choice: &Choice, unread: &mut Vec<Unread>) -> Self {
         let addresses = SystemHost.addresses(family).unwrap_or_else(|error| {
@@ -172,7 +192,8 @@ impl FamilyRules {
         });
         let random_fully = SystemIptables::knows_random_fully(family, choice);
         let (ruleset, absent) = (Ruleset::new(family), BTreeSet::new());
-        Self { family, ruleset, whole: false, addresses, random_fully, held: None, text, absent }
+        let (nftables, tables) = (nft::Ruleset::new(family), NftReader::new(family));
+        Self { family, ruleset, whole: false, addresses, random_fully, held: None, nftables, text, tables, absent }
     }
 
     /// What every packet meets; the chains of Service ports are loaded as packets come to them.
@@ -182,9 +203,15 @@ impl FamilyRules {
     pub fn for_walking(family: IpFamily, unread: &mut Vec<Unread>) -> Result<Self, String> {
         family.available()?;
         let Flavours { choice, flavour, mut texts, .. } = Flavours::find();
-        let text = texts.remove(&family).unwrap_or_else(|| RuleText::open(family, flavour))?;
+        let text = texts.remove(&family).unwrap_or_else(|| RuleText::open(family, flavour));
         drop(texts);
-        let mut rules = Self::of(family, text, &choice, unread);
+        let mut tables = NftReader::new(family);
+        let outline = tables.outline().unwrap_or_else(|error| {
+            unread.push(Unread::new("tables of nf_tables", format!("{family}: {error}")));
+            nft::Ruleset::new(family)
+        });
+        let mut rules = Self::of(family, or_nothing(text, &outline)?, &choice, unread);
+        (rules.nftables, rules.tables) = (outline, tables);
         rules.read_others(unread)?;
         rules.read_base()?;
         rules.read_servers(unread)?;
@@ -299,6 +326,30 @@ impl FamilyRules {
             }
         }
         Ok(any)
+    }
+
+    /// Walks a packet through all rules; of nftables' is read what it comes to.
+    ///
+    /// # Errors
+    /// If rules cannot be read, or are such as the kernel would not take.
+    pub fn walk(&mut self, packet: &Packet, node: &Node, memory: &Memory) -> Result<Trace, String> {
+        let Self { ruleset, nftables, tables, .. } = self;
+        let mut supply = |ruleset: &mut nft::Ruleset, lack: &nft::Lack| tables.supply(ruleset, lack);
+        trace_and_supply(ruleset, nftables, (packet, node, memory), &mut supply)
+    }
+
+    /// The table of a kube-proxy in nftables mode, ours or the real one.
+    #[must_use]
+    pub fn proxy_table(&self) -> Option<&nft::Table> {
+        proxy_table(&self.nftables)
+    }
+
+    /// One of the node's addresses that node ports work on: in nftables mode, those that the table lists, if it does.
+    #[must_use]
+    pub fn node_port_ip(&self) -> Option<IpAddr> {
+        let listed = self.proxy_table().and_then(node_port_ips).unwrap_or_default();
+        let own = || self.addresses.iter().copied().find(|ip| !ip.is_loopback());
+        listed.first().copied().or_else(own)
     }
 
     /// Whether there is a chain of a Service port.

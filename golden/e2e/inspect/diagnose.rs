@@ -9,7 +9,7 @@ use super::node::Node;
 
 const LOCAL: &str = "402-both-local";
 
-fn causes(node: &Node, words: &str) -> Vec<String> {
+pub fn causes(node: &Node, words: &str) -> Vec<String> {
     let (causes, status) = node.diagnose(words);
     let certain = causes.iter().any(|cause| !cause.ends_with('?'));
     let expected = if certain {

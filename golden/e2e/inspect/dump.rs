@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::node::{Node, case, json};
 
-fn names(dump: &Value) -> Vec<String> {
+pub fn names(dump: &Value) -> Vec<String> {
     let services = dump["services"].as_array().expect("services");
     let name = |service: &Value| {
         let word = |field: &str| service[field].as_str().unwrap_or_default().to_owned();

@@ -3,10 +3,12 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
 use golden::case::{Case, Kind, Mode, cases};
 use golden::flavour::Flavour;
 use golden::lab::Lab;
+use golden::proxy::config;
 use proxier::IpFamily;
 use proxier::iptables::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
 use proxier::kernel::{Host, SystemHost};
@@ -18,6 +20,7 @@ pub struct Node {
     flavour: Flavour,
     pub objects: PathBuf,
     pub config: PathBuf,
+    case: String,
 }
 
 impl Node {
@@ -31,19 +34,54 @@ impl Node {
         node
     }
 
+    /// A node with the tables of nf_tables that were recorded of the real one in a case's first state.
+    pub fn recorded_tables(name: &str) -> Self {
+        let node = Self::bare(Mode::Nftables, name, Flavour::Nft);
+        node.nft(&case(name).recorded_tables(0));
+        node
+    }
+
+    /// A node with the tables that our proxy leaves in a case's first state. It does not run any more: it would mend what
+    /// is edited.
+    pub fn our_tables(name: &str) -> Self {
+        let mut node = Self::bare(Mode::Nftables, name, Flavour::Nft);
+        node.start_with(&[]);
+        node.lab.stop().expect("it stops");
+        node
+    }
+
+    /// Starts our proxy in nftables mode, and waits until both its tables are there.
+    pub fn start_with(&mut self, flags: &[&str]) {
+        let settings = config(Mode::Nftables, &case(&self.case).config);
+        let objects = self.objects.clone();
+        self.lab.start_with(env!("CARGO_BIN_EXE_kube-proxy").as_ref(), &settings, &objects, flags);
+        self.lab.wait_healthy().expect("healthy");
+        let started = Instant::now();
+        let is_there = |family: &str| self.lab.node().try_run(&format!("nft list table {family} kube-proxy"));
+        while ["ip", "ip6"].iter().any(|family| !is_there(family).status.success()) {
+            assert!(started.elapsed() < Duration::from_secs(20), "the proxy makes no tables");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// A node without rules, and the case's objects.
     pub fn empty(name: &str, flavour: Flavour) -> Self {
-        let (lab, case) = (Lab::new(Mode::Iptables, flavour), case(name));
+        Self::bare(Mode::Iptables, name, flavour)
+    }
+
+    /// The same, for a proxy in that mode.
+    pub fn bare(mode: Mode, name: &str, flavour: Flavour) -> Self {
+        let (lab, case) = (Lab::new(mode, flavour), case(name));
         let (objects, config) = (lab.dir().join("as-stored.yaml"), lab.dir().join("as-configured.yaml"));
         std::fs::copy(&case.stored[0], &objects).expect("the objects");
-        let text = format!("hostnameOverride: node-a\n{}", case.config);
+        let text = format!("mode: {mode}\nhostnameOverride: node-a\n{}", case.config);
         std::fs::write(&config, text).expect("the configuration");
         lab.node().enter(|| {
             for counter in [INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER] {
                 SystemHost.ensure_counter(counter).expect("nfacct");
             }
         });
-        let node = Self { lab, flavour, objects, config };
+        let node = Self { lab, flavour, objects, config, case: name.to_owned() };
         node.sysctl("net/ipv4/ip_forward", 1);
         node.sysctl("net/ipv6/conf/all/forwarding", 1);
         node.lab.node().run("ip -6 route add default dev eth0");
@@ -61,6 +99,15 @@ impl Node {
         tool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
         let output = tool.wait_with_output().expect("it ends");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Has nft read these lines, as one.
+    pub fn nft(&self, text: &str) {
+        let mut tool = self.lab.node().command("nft");
+        let mut tool = tool.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("nft");
+        tool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+        let output = tool.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{text}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Runs iptables with these words.

@@ -26,7 +26,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub use check::{Answer, Question, check_iptables};
-pub use packets::Asker;
+pub use packets::{Asker, entry};
 pub use spelling::Expected;
 pub use table::{Flow, FlowTable};
 

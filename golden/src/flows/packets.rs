@@ -158,7 +158,11 @@ impl<'a> Asker<'a> {
     }
 }
 
-fn entry(origin: &Origin) -> Result<Entry, String> {
+/// Where a packet of a flow table enters the node.
+///
+/// # Errors
+/// If the node has no such interface.
+pub fn entry(origin: &Origin) -> Result<Entry, String> {
     match origin {
         Origin::Host => Ok(Entry::Host),
         Origin::Interface(name) => match &**name {

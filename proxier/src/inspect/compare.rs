@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::drift::{Difference, DifferenceKind};
-use super::likeness::{aligned, as_sets, best_pairs, same};
+use super::likeness::{Line, aligned, as_sets, best_pairs};
 use super::rules::{Chain, Rule, Ruleset};
 use crate::family::IpFamily;
 use crate::iptables::names;
@@ -171,7 +171,7 @@ impl Search<'_> {
             return;
         }
         let (mut missing, mut extra) = if unordered { as_sets(expected, found) } else { aligned(expected, found) };
-        for (a, b) in self.pair(&mut missing, &mut extra, |_, a, b| !unordered && same(a, b)) {
+        for (a, b) in self.pair(&mut missing, &mut extra, |_, a, b| !unordered && a.same(b)) {
             self.note(DifferenceKind::MovedRule, table, chain, Some(a), Some(b));
         }
         // The same in other words is the same: another version of the tool may print it so.

@@ -1,27 +1,54 @@
-//! Which rules of two lists belong together.
+//! Which lines of two lists belong together: rules of iptables and of nf_tables.
 //!
-//! In: rules that should be and rules that are. Out: what each has and the other has not; pairs of which one was made of
+//! In: lines that should be and lines that are. Out: what each has and the other has not; pairs of which one was made of
 //! the other. Must not know: chains, tables, or what a difference means.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::rules::Rule;
 
-/// Above so many pairs of rules an exact alignment costs too much.
+/// Above so many pairs of lines an exact alignment costs too much.
 const MOST_PAIRS: usize = 4_000_000;
 
-fn words(rule: &Rule) -> Vec<&str> {
-    rule.text.split(' ').filter(|word| !word.is_empty()).collect()
+/// Something that reads as words with blanks between.
+pub trait Line {
+    /// All of it.
+    fn text(&self) -> &str;
+
+    /// The words by which lines are matched.
+    fn essence(&self) -> Vec<&str> {
+        words(self.text())
+    }
+
+    /// Whether two are the same; then they have the same essence.
+    fn same(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
 }
 
-/// Whether two rules of a chain are the same. Large clusters leave out comments, and chains that did not change since
-/// the cluster grew or shrank keep theirs.
-pub(super) fn same(a: &Rule, b: &Rule) -> bool {
-    a.text == b.text || {
-        let (a, b) = (words(a), words(b));
-        a == b || {
-            let (bare_a, bare_b) = (without_comment(a.clone()), without_comment(b.clone()));
-            bare_a == bare_b && (bare_a.len() == a.len() || bare_b.len() == b.len())
+/// The words of a line.
+pub fn words(text: &str) -> Vec<&str> {
+    text.split(' ').filter(|word| !word.is_empty()).collect()
+}
+
+/// Two rules of a chain are the same without their comments: large clusters leave those out, and chains that did not
+/// change since the cluster grew or shrank keep theirs.
+impl Line for Rule {
+    fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn essence(&self) -> Vec<&str> {
+        without_comment(words(&self.text))
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self.text == other.text || {
+            let (a, b) = (words(&self.text), words(&other.text));
+            a == b || {
+                let (bare_a, bare_b) = (without_comment(a.clone()), without_comment(b.clone()));
+                bare_a == bare_b && (bare_a.len() == a.len() || bare_b.len() == b.len())
+            }
         }
     }
 }
@@ -46,8 +73,8 @@ fn likeness(a: &[&str], b: &[&str]) -> usize {
 
 /// Takes out of both lists pairs of which one was made of the other, as it seems: most of their words are the same. The
 /// most alike come first.
-pub(super) fn best_pairs<'a>(missing: &mut Vec<&'a Rule>, extra: &mut Vec<&'a Rule>) -> Vec<(&'a Rule, &'a Rule)> {
-    let words_of = |rules: &[&'a Rule]| rules.iter().map(|rule| words(rule)).collect::<Vec<_>>();
+pub fn best_pairs<'a, L: Line>(missing: &mut Vec<&'a L>, extra: &mut Vec<&'a L>) -> Vec<(&'a L, &'a L)> {
+    let words_of = |lines: &[&'a L]| lines.iter().map(|line| words(line.text())).collect::<Vec<_>>();
     let (all_missing, all_extra) = (words_of(missing), words_of(extra));
     let mut scores = Vec::new();
     for (i, a) in all_missing.iter().enumerate() {
@@ -64,9 +91,9 @@ pub(super) fn best_pairs<'a>(missing: &mut Vec<&'a Rule>, extra: &mut Vec<&'a Ru
             pairs.push((missing[i], extra[j]));
         }
     }
-    let keep = |rules: &mut Vec<&'a Rule>, used: &BTreeSet<usize>| {
+    let keep = |lines: &mut Vec<&'a L>, used: &BTreeSet<usize>| {
         let mut at = 0;
-        rules.retain(|_| {
+        lines.retain(|_| {
             at += 1;
             !used.contains(&(at - 1))
         });
@@ -76,33 +103,34 @@ pub(super) fn best_pairs<'a>(missing: &mut Vec<&'a Rule>, extra: &mut Vec<&'a Ru
     pairs
 }
 
-type Leftovers<'a> = (Vec<&'a Rule>, Vec<&'a Rule>);
+/// What is missing, and what is too much.
+type Leftovers<'a, L> = (Vec<&'a L>, Vec<&'a L>);
 
 /// What each has and the other has not, whatever the order.
-pub(super) fn as_sets<'a>(expected: &[&'a Rule], found: &[&'a Rule]) -> Leftovers<'a> {
-    let mut held: BTreeMap<Vec<&str>, Vec<&'a Rule>> = BTreeMap::new();
-    for rule in found.iter().rev() {
-        held.entry(words(rule)).or_default().push(rule);
+pub fn as_sets<'a, L: Line>(expected: &[&'a L], found: &[&'a L]) -> Leftovers<'a, L> {
+    let mut held: BTreeMap<Vec<&str>, Vec<&'a L>> = BTreeMap::new();
+    for line in found.iter().rev() {
+        held.entry(words(line.text())).or_default().push(line);
     }
-    let missing = expected.iter().filter(|rule| held.get_mut(&words(rule)).and_then(Vec::pop).is_none());
+    let missing = expected.iter().filter(|line| held.get_mut(&words(line.text())).and_then(Vec::pop).is_none());
     let missing = missing.copied().collect();
     (missing, held.into_values().flatten().collect())
 }
 
 /// What each has and the other has not, in order: the longest common part is what they share.
-pub(super) fn aligned<'a>(expected: &[&'a Rule], found: &[&'a Rule]) -> Leftovers<'a> {
-    let start = expected.iter().zip(found).take_while(|(a, b)| same(a, b)).count();
+pub fn aligned<'a, L: Line>(expected: &[&'a L], found: &[&'a L]) -> Leftovers<'a, L> {
+    let start = expected.iter().zip(found).take_while(|(a, b)| a.same(b)).count();
     let (a, b) = (&expected[start..], &found[start..]);
-    let end = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| same(a, b)).count();
+    let end = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a.same(b)).count();
     let (a, b) = (&a[..a.len() - end], &b[..b.len() - end]);
     if a.len() * b.len() > MOST_PAIRS {
         return as_sets(a, b);
     }
-    // Numbers compare faster than words: the same number, the same words but for the comment.
+    // Numbers compare faster than words.
     let mut numbers: HashMap<Vec<&str>, usize> = HashMap::new();
-    let mut number = |rule: &&'a Rule| {
+    let mut number = |line: &&'a L| {
         let next = numbers.len();
-        *numbers.entry(without_comment(words(rule))).or_insert(next)
+        *numbers.entry(line.essence()).or_insert(next)
     };
     let a_numbers: Vec<usize> = a.iter().map(&mut number).collect();
     let b_numbers: Vec<usize> = b.iter().map(&mut number).collect();
@@ -120,7 +148,7 @@ pub(super) fn aligned<'a>(expected: &[&'a Rule], found: &[&'a Rule]) -> Leftover
     let (mut i, mut j, mut missing, mut extra) = (0, 0, Vec::new(), Vec::new());
     while i < a.len() && j < b.len() {
         if a_numbers[i] == b_numbers[j] {
-            if !same(a[i], b[j]) {
+            if !a[i].same(b[j]) {
                 missing.push(a[i]);
                 extra.push(b[j]);
             }

@@ -30,6 +30,6 @@ pub use ipvs::{IpvsError, IpvsTable, Operation, SystemIpvs};
 pub use link::{AddressOperation, DeviceName, LinkError, Links, SystemLinks};
 pub use netlink::traffic::{Traffic, traffic};
 pub use nfacct::packet_counters;
-pub use nftables::{NftTables, SystemNftables, delete_table, has_chain, has_table};
+pub use nftables::{NftReader, NftTables, SystemNftables, delete_table, has_chain, has_table};
 pub use recent::last_seen;
 pub use rules::RuleReader;

@@ -3,6 +3,7 @@
 //! In: nothing. Out: what the kernel says in the network namespace of the calling thread. Must not know: what of it is
 //! good or bad. Nothing is changed.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -76,6 +77,15 @@ pub fn links() -> io::Result<Vec<Link>> {
     }
     links.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(links)
+}
+
+/// The kernel's numbers of the interfaces, by their names.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn interfaces() -> io::Result<BTreeMap<String, u32>> {
+    let all = nix::net::if_::if_nameindex()?;
+    Ok(all.iter().map(|one| (one.name().to_string_lossy().into_owned(), one.index())).collect())
 }
 
 /// The interfaces with their indexes and their masters'.

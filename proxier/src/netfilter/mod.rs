@@ -4,6 +4,7 @@
 //! anything.
 
 pub mod conntrack;
+mod counters;
 pub mod ipset;
 pub mod iptables;
 pub mod ipvs;
@@ -13,6 +14,7 @@ mod restore;
 mod save;
 
 pub use conntrack::{Flow, Tuple};
+pub use counters::Counters;
 pub use name::Name;
 pub use restore::{Owner, Restore};
 pub use save::{SavedChain, SavedTable};

@@ -6,6 +6,7 @@
 mod chains;
 mod claims;
 mod cleanup;
+mod expected;
 mod features;
 mod names;
 mod numbers;
@@ -26,8 +27,11 @@ use std::time::Instant;
 use tracing::warn;
 
 pub use self::cleanup::cleanup;
+pub use self::expected::{
+    Endpoints, Expected, ExpectedChain, ExpectedElement, ExpectedSet, expected, is_always_there, is_own_set, place_of,
+};
 pub use self::features::{FeatureError, check, check_release};
-pub use self::names::TABLE;
+pub use self::names::{Place, TABLE};
 use self::plan::Sets;
 use self::settings::Settings;
 use self::state::State;

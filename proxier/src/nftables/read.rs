@@ -2,7 +2,7 @@
 //!
 //! In: the kernel. Out: what it holds, and which numbers the endpoints in it have. Must not know: what it should hold.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tracing::debug;
 
@@ -94,18 +94,25 @@ fn led_to(elements: &Held, id: SetId) -> impl Iterator<Item = Vec<Bytes>> {
 /// The numbers that the kernel has for endpoints of a Service port: those at its first destination that has any.
 pub(super) fn numbers_in(held: &Held, view: &View, policy: Policy) -> Numbered {
     let witnesses = view.witnesses().filter(|(_, of, ..)| *of == policy);
-    let mut all = witnesses.map(|(place, _, ip, port)| numbers_at(held, view.protocol, (place, policy), ip, port));
+    let at = |set, key: &[u8]| held.get(set, key).and_then(|element| endpoint(element.value.as_ref()?));
+    let mut all = witnesses.map(|(place, _, ip, port)| numbers_at(at, view.protocol, (place, policy), ip, port));
     all.find(|numbered| !numbered.is_empty()).unwrap_or_default()
 }
 
-fn numbers_at(held: &Held, protocol: u8, which: (Place, Policy), ip: Option<IpAddr>, port: u16) -> Numbered {
+/// The numbers of endpoints at one destination. `at` tells which endpoint a map of them has for a key.
+pub(super) fn numbers_at(
+    at: impl Fn(SetId, &[u8]) -> Option<SocketAddr>,
+    protocol: u8,
+    which: (Place, Policy),
+    ip: Option<IpAddr>,
+    port: u16,
+) -> Numbered {
     let set = SetId::Endpoints(which.0, which.1);
     let key = ip.into_iter().fold(Key::default(), Key::address).protocol(protocol).port(port);
     let mut numbered = Vec::new();
     let mut end = 0;
     for number in 0_u32.. {
-        let element = held.get(set, &key.clone().number(number).build());
-        let endpoint = element.and_then(|element| endpoint(element.value.as_ref()?));
+        let endpoint = at(set, &key.clone().number(number).build());
         numbered.push(endpoint);
         if endpoint.is_some() {
             end = numbered.len();
@@ -118,7 +125,8 @@ fn numbers_at(held: &Held, protocol: u8, which: (Place, Policy), ip: Option<IpAd
     numbered.into_boxed_slice()
 }
 
-fn endpoint(value: &Value) -> Option<std::net::SocketAddr> {
+/// The endpoint that a map of endpoints has for a key.
+pub(super) fn endpoint(value: &Value) -> Option<SocketAddr> {
     let Value::Data(bytes) = value else { return None };
     let bytes: &Bytes = bytes;
     let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;

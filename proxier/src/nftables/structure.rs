@@ -14,7 +14,7 @@ use crate::kernel::nftables::{ReadRule, ReadSet, ReadTable};
 use crate::netfilter::nft::{Chain, Name, Operation, Rule, Set};
 
 /// All chains that there have to be, in an order in which none leads to a later one.
-fn chains(settings: &Settings, shared: &BTreeSet<SharedChain>) -> Vec<Written> {
+pub fn chains(settings: &Settings, shared: &BTreeSet<SharedChain>) -> Vec<Written> {
     let of = |chain: &SharedChain| (Chain::plain(chain.to_name()), rules::shared(*chain, settings));
     shared.iter().map(of).chain(rules::fixed(settings)).collect()
 }

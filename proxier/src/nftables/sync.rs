@@ -247,7 +247,7 @@ fn unused(plan: &mut Plan, state: &State) {
 }
 
 /// What a Service port is to have, if it is there.
-fn programmed(
+pub(super) fn programmed(
     name: &ServicePortName,
     snapshot: &Snapshot<'_>,
     claims: &Claims,

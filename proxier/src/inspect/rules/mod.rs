@@ -11,7 +11,8 @@ mod tests;
 mod values;
 mod words;
 
+pub use crate::netfilter::Counters;
 pub use parse::{ParseError, Reader};
-pub use values::{Chain, Condition, Counters, Meaning, Policy, Rule, Ruleset, State, Table, Target, Test};
+pub use values::{Chain, Condition, Meaning, Policy, Rule, Ruleset, State, Table, Target, Test};
 
 pub(super) use args::SYN;

@@ -13,6 +13,7 @@ use super::args;
 use super::words;
 use crate::family::IpFamily;
 use crate::model::Protocol;
+use crate::netfilter::Counters;
 use crate::netfilter::ipvs::ServerKey;
 
 /// Tables of one family, as far as they were read.
@@ -24,22 +25,6 @@ pub struct Ruleset {
 
 /// The chains of one table, the built-in ones always among them.
 pub type Table = BTreeMap<Box<str>, Chain>;
-
-/// How much a rule or a policy decided so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-pub struct Counters {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes.
-    pub bytes: u64,
-}
-
-impl std::ops::AddAssign for Counters {
-    fn add_assign(&mut self, other: Self) {
-        self.packets += other.packets;
-        self.bytes += other.bytes;
-    }
-}
 
 /// A chain: what its rules do not decide, its policy does, if it is a built-in one.
 #[derive(Clone, Debug, Default)]

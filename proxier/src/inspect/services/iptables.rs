@@ -241,17 +241,17 @@ impl Port<'_> {
             match known {
                 // An external address that is dropped under policy Local leads to endpoints for traffic from inside.
                 Some(known) if entry.table == "filter" => {
-                    known.counters += entry.counters;
+                    add(&mut known.counters, entry.counters);
                     known.fate = if known.fate == Fate::Endpoints { Fate::Dropped } else { known.fate };
                 }
-                Some(known) => known.counters += entry.counters,
+                Some(known) => add(&mut known.counters, entry.counters),
                 None => addresses.push(Address {
                     kind: entry.kind,
                     ip: entry.ip,
                     port: entry.port,
                     fate,
                     chain: entry.leads_to().map(str::to_owned),
-                    counters: entry.counters,
+                    counters: Some(entry.counters),
                     server: None,
                 }),
             }
@@ -336,7 +336,7 @@ impl Port<'_> {
                 view.notes.push(format!("chain {chain} {state}"));
             }
             let mut endpoint = EndpointView::at(dnat.map(|(to, _)| to));
-            endpoint.counters = dnat.map(|(_, counters)| counters).unwrap_or_default();
+            endpoint.counters = dnat.map(|(_, counters)| counters);
             endpoint.chain = Some(chain.to_owned());
             view.endpoints.push(endpoint);
             view.endpoints.len() - 1
@@ -351,7 +351,13 @@ impl Port<'_> {
             if let Some(chain) = self.nat(&name) {
                 let mut counters = Counters::default();
                 chain.rules.iter().for_each(|rule| counters += rule.counters);
-                view.parts.push(Part { table: "nat", chain: name, rules: chain.rules.len(), counters });
+                view.parts.push(Part {
+                    table: "nat",
+                    chain: name,
+                    element: None,
+                    rules: chain.rules.len(),
+                    counters: Some(counters),
+                });
             }
         }
     }
@@ -378,6 +384,10 @@ impl Port<'_> {
         }
         notes.into_iter().collect()
     }
+}
+
+fn add(sum: &mut Option<Counters>, counters: Counters) {
+    *sum.get_or_insert_default() += counters;
 }
 
 /// Chains of Service ports that no rule leads to.

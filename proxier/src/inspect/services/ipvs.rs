@@ -150,7 +150,7 @@ fn health_check(view: &mut ServicePortView, held: &Held, expected: &Expected, po
         port,
         fate: Fate::Accepted,
         chain: None,
-        counters: Counters::default(),
+        counters: None,
         server: None,
     }));
 }
@@ -194,7 +194,7 @@ impl One<'_> {
             let share = shares.iter().find(|(to, _)| to == address).map(|(_, share)| *share);
             *slot = slot.or(share);
             let HeldReal { server, connections: held, statistics } = real;
-            endpoint.counters += counters(statistics);
+            *endpoint.counters.get_or_insert_default() += counters(statistics);
             endpoint.servers.push(RealView {
                 server: key.to_string(),
                 forward: server.forward.name(),
@@ -222,8 +222,9 @@ impl One<'_> {
         view.parts.push(Part {
             table: "ipvs",
             chain: text,
+            element: None,
             rules: self.server.reals.len(),
-            counters: counters(&self.server.statistics),
+            counters: Some(counters(&self.server.statistics)),
         });
         view.addresses.push(Address {
             kind: self.kind,
@@ -231,7 +232,7 @@ impl One<'_> {
             port: number,
             fate: if shares.is_empty() { Fate::Rejected } else { Fate::Endpoints },
             chain: None,
-            counters: counters(&self.server.statistics),
+            counters: Some(counters(&self.server.statistics)),
             server: Some(ServerView {
                 scheduler,
                 connections: self.server.statistics.connections,

@@ -1,10 +1,11 @@
 //! Service ports as a node has them, whoever programmed it.
 //!
-//! In: what a mode's reader found (`iptables`, `ipvs`; other modes add theirs beside them), the model if there is one.
+//! In: what a mode's reader found (`iptables`, `ipvs`, `nftables`), the model if there is one.
 //! Out: [`ServicePortView`]s. Must not know: how anything was read from the kernel, or how it is shown.
 
 mod iptables;
 mod ipvs;
+pub(in crate::inspect) mod nftables;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,9 @@ use serde::Serialize;
 
 pub use iptables::{Entry, Wanted, dispatch_of, read as from_iptables, unused_chains};
 pub use ipvs::{BY_SOURCE, note_draining, read as from_ipvs, shares};
+pub use nftables::{
+    endpoint_in, node_port_ips, owner as owner_in_table, read as from_nftables, unused_chains as unused_chains_of_table,
+};
 pub use state::add_model;
 pub(super) use state::owners;
 
@@ -139,8 +143,9 @@ pub struct Address {
     pub fate: Fate,
     /// The chain that its rule leads to.
     pub chain: Option<String>,
-    /// What its rule counted: the first packets of connections. In IPVS mode all that clients sent.
-    pub counters: Counters,
+    /// What its rule counted: the first packets of connections; in IPVS mode all that clients sent; `None` where nothing
+    /// counts.
+    pub counters: Option<Counters>,
     /// Its virtual server, in IPVS mode.
     pub server: Option<ServerView>,
 }
@@ -198,8 +203,8 @@ pub struct EndpointView {
     pub share: Option<f64>,
     /// The same under policy `Local`.
     pub local_share: Option<f64>,
-    /// What its translation counted: connections. In IPVS mode all that clients sent.
-    pub counters: Counters,
+    /// What its translation counted: connections; in IPVS mode all that clients sent; `None` where nothing counts.
+    pub counters: Option<Counters>,
     /// Its state, where objects tell.
     pub state: Option<EndpointState>,
     /// Why it gets no traffic, where it gets none.
@@ -231,7 +236,7 @@ impl EndpointView {
             chain: None,
             share: None,
             local_share: None,
-            counters: Counters::default(),
+            counters: None,
             state: None,
             unused: None,
             flows: std::collections::BTreeMap::new(),
@@ -252,10 +257,12 @@ impl EndpointView {
 pub struct Part {
     /// The table.
     pub table: &'static str,
-    /// The chain.
+    /// The chain, or the set that an element is in.
     pub chain: String,
+    /// The element, of nf_tables.
+    pub element: Option<String>,
     /// How many rules it has.
     pub rules: usize,
-    /// What its rules counted, added up.
-    pub counters: Counters,
+    /// What its rules counted, added up; `None` where nothing counts.
+    pub counters: Option<Counters>,
 }

@@ -3,7 +3,7 @@
 //! In: a table, the hook's chain and a packet on its way. Out: the packet after every possible walk through the chain,
 //! each with the decision met. Must not know: which hooks a packet passes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::matching::{self, Holds};
@@ -11,6 +11,8 @@ use super::{Doubt, Memory, Node, Packet, Step};
 use crate::family::IpFamily;
 use crate::inspect::rules::{Chain, Policy, Rule, Table, Target};
 use crate::netfilter::ipvs::{Forward, ServerKey};
+use crate::netfilter::nft::held::TableId;
+use crate::netfilter::nft::{Bytes, Name};
 
 /// A packet on its way, with what was done to it so far.
 #[derive(Clone, Debug)]
@@ -20,6 +22,14 @@ pub(super) struct Traveller {
     pub(super) translated: bool,
     pub(super) masqueraded: bool,
     pub(super) untracked: bool,
+    /// Whether the translation of this hook is decided: later chains are not asked.
+    pub(super) settled: bool,
+    /// `None`: not known.
+    pub(super) connection_mark: Option<u32>,
+    /// Where it came from and was sent to before any translation.
+    pub(super) sent: (SocketAddr, SocketAddr),
+    /// What rules put into sets of nftables (`true`) or took out of them.
+    pub(super) changed: BTreeMap<(TableId, Name, Bytes), bool>,
     /// The virtual server that gave it its destination.
     pub(super) server: Option<ServerKey>,
     /// The real server that gets it as it is, and how.
@@ -30,6 +40,18 @@ pub(super) struct Traveller {
     pub(super) asked: BTreeSet<String>,
     pub(super) steps: Vec<Step>,
     pub(super) doubts: Vec<Doubt>,
+}
+
+impl Traveller {
+    /// Whether it is in the same state, however it came to it and however likely.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let state = |t: &Self| (t.mark, t.connection_mark, t.translated, t.masqueraded, t.untracked, t.settled);
+        self.packet == other.packet
+            && state(self) == state(other)
+            && self.changed == other.changed
+            && self.remembered == other.remembered
+            && self.asked == other.asked
+    }
 }
 
 /// Where it is and what is known there.
@@ -147,7 +169,7 @@ fn obey<'a>(
 ) -> Result<Option<Decision>, String> {
     let traveller = &mut walk.traveller;
     let hook = format!("{} {}", place.table, place.hook);
-    traveller.steps.push(Step { hook, rule: rule.text.to_string(), chance });
+    traveller.steps.push(Step::of(hook, &rule.text, chance));
     let misplaced = || Err(format!("the kernel takes no such rule in {} {}: {}", place.table, place.hook, rule.text));
     match &rule.meaning(place.family).target {
         None | Some(Target::Passive(_)) => Ok(None),
@@ -167,7 +189,7 @@ fn obey<'a>(
             Ok(None)
         }
         Some(Target::Masquerade) if (place.table, place.hook) == ("nat", "POSTROUTING") => {
-            traveller.masqueraded = true;
+            (traveller.masqueraded, traveller.settled) = (true, true);
             if let Some(address) = place.node.masquerade_address(traveller.packet.source.ip()) {
                 traveller.packet.source.set_ip(address);
             }
@@ -175,7 +197,7 @@ fn obey<'a>(
         }
         Some(Target::Dnat(to)) if place.table == "nat" && matches!(place.hook, "PREROUTING" | "OUTPUT") => {
             traveller.packet.destination = *to;
-            traveller.translated = true;
+            (traveller.translated, traveller.settled) = (true, true);
             Ok(Some(Decision::Accept))
         }
         Some(Target::Jump(to) | Target::Goto(to)) => {

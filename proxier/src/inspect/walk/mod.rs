@@ -8,8 +8,13 @@ mod matching;
 mod outcome;
 mod packet;
 mod path;
+mod stations;
+mod supply;
+mod tables;
 #[cfg(test)]
 mod tests;
 
 pub use outcome::{Branch, Doubt, Outcome, Step, Trace, Verdict};
 pub use packet::{ConnState, Memory, Node, Origin, Packet};
+pub use path::Rules;
+pub use supply::trace_and_supply;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::netfilter::ipvs::Forward;
+use crate::netfilter::nft::held::Lack;
 
 /// Where a packet ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,12 +65,24 @@ impl fmt::Display for Outcome {
 /// A rule the packet matched.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// Table and hook, as in "nat PREROUTING".
+    /// Table and hook, as in "nat PREROUTING"; in nftables table, chain and hook, as in
+    /// "ip kube-proxy services (prerouting)".
     pub hook: String,
     /// The rule as written.
     pub rule: String,
     /// How likely it matched; 1 is certain.
     pub chance: f64,
+    /// The kernel's number for the rule, in nftables.
+    pub handle: Option<u64>,
+    /// The elements of sets and maps that it found, in nftables.
+    pub elements: Vec<String>,
+}
+
+impl Step {
+    /// A rule of iptables, or a server.
+    pub(super) fn of(hook: String, rule: &str, chance: f64) -> Self {
+        Self { hook, rule: rule.to_owned(), chance, handle: None, elements: Vec::new() }
+    }
 }
 
 /// A rule that may have matched or not.
@@ -105,6 +118,8 @@ pub struct Trace {
     pub asked: BTreeSet<String>,
     /// Chains that rules lead to and that were not there to be walked: `(table, chain)`.
     pub missing: BTreeSet<(String, String)>,
+    /// What of nftables was not read and decides: without it the ways are not those of the kernel.
+    pub lacks: BTreeSet<Lack>,
 }
 
 impl Trace {

@@ -67,6 +67,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Where packets to other addresses leave, as far as that is known: the longest prefix counts.
     pub routes: Vec<(IpNet, String)>,
+    /// The kernel's numbers of its interfaces, as far as they are known.
+    pub interfaces: BTreeMap<String, u32>,
     /// Its virtual servers and sets, as far as they were read.
     pub held: Held,
 }
@@ -83,6 +85,14 @@ impl Node {
     pub fn out_interface(&self, to: IpAddr) -> Option<&str> {
         let fitting = self.routes.iter().filter(|(net, _)| net.contains(&to));
         fitting.max_by_key(|(net, _)| net.prefix_len()).map(|(_, name)| name.as_str())
+    }
+
+    /// The address that it has on an interface, as far as routes tell.
+    #[must_use]
+    pub fn address_on(&self, interface: &str, like: IpAddr) -> Option<IpAddr> {
+        let nets = || self.routes.iter().filter(|(net, name)| name == interface && net.prefix_len() > 0);
+        let there = |address: &IpAddr| nets().any(|(net, _)| net.contains(address));
+        self.addresses.iter().copied().filter(|address| address.is_ipv4() == like.is_ipv4()).find(there)
     }
 
     /// The address masqueraded packets of this family leave with.

@@ -76,7 +76,7 @@ pub struct ReadTable {
     pub counts: BTreeMap<Name, usize>,
 }
 
-fn name(attributes: Attributes<'_>, kind: u16) -> Option<Name> {
+pub(super) fn name(attributes: Attributes<'_>, kind: u16) -> Option<Name> {
     attributes.find(kind).and_then(text).map(Into::into)
 }
 
@@ -86,7 +86,7 @@ pub(super) fn is_of(attributes: Attributes<'_>, table: &str) -> bool {
 }
 
 /// A text among nft's own notes.
-fn comment(attributes: Attributes<'_>, kind: u16, number: u8) -> Option<Name> {
+pub(super) fn comment(attributes: Attributes<'_>, kind: u16, number: u8) -> Option<Name> {
     let mut notes = attributes.find(kind)?;
     while let [found, length, rest @ ..] = notes {
         let (value, rest) = rest.split_at_checked(usize::from(*length))?;
@@ -109,7 +109,7 @@ pub(super) fn chain(attributes: Attributes<'_>) -> Option<Chain> {
         let number = u32::from_be_bytes(hook.find_array(NFTA_HOOK_HOOKNUM)?);
         let kind = attributes.find(NFTA_CHAIN_TYPE).and_then(text)?;
         Some(Base {
-            kind: [Kind::Filter, Kind::Nat].into_iter().find(|known| known.name() == kind)?,
+            kind: Kind::ALL.into_iter().find(|known| known.name() == kind)?,
             hook: Hook::ALL.into_iter().find(|hook| *hook as u32 == number)?,
             priority: i32::from_be_bytes(hook.find_array(NFTA_HOOK_PRIORITY)?),
             drop: attributes.find_array(NFTA_CHAIN_POLICY).map(u32::from_be_bytes) == Some(0),
@@ -160,21 +160,29 @@ pub(super) fn count(attributes: Attributes<'_>) -> Option<(Name, usize)> {
 
 /// The elements of one message of a dump.
 pub(super) fn elements(attributes: Attributes<'_>) -> impl Iterator<Item = Element> {
+    element_items(attributes).filter_map(element)
+}
+
+/// Their attributes.
+pub(super) fn element_items(attributes: Attributes<'_>) -> impl Iterator<Item = Attributes<'_>> {
     let list = attributes.nest(NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or(Attributes::new(&[]));
-    list.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).filter_map(|(_, item)| element(Attributes::new(item)))
+    list.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).map(|(_, item)| Attributes::new(item))
+}
+
+/// What a map has for an element.
+pub(super) fn element_value(item: Attributes<'_>) -> Option<Value> {
+    let data = item.nest(NFTA_SET_ELEM_DATA)?;
+    let verdict = || read_verdict(data).map(Value::Verdict);
+    read_value(data).map(|value| Value::Data(value.into())).or_else(verdict)
 }
 
 fn element(item: Attributes<'_>) -> Option<Element> {
     let bytes = |kind| item.nest(kind).and_then(read_value).map(Into::into);
-    let value = item.nest(NFTA_SET_ELEM_DATA).and_then(|data| {
-        let verdict = || read_verdict(data).map(Value::Verdict);
-        read_value(data).map(|value| Value::Data(value.into())).or_else(verdict)
-    });
     let timeout = item.find_array(NFTA_SET_ELEM_TIMEOUT).map(u64::from_be_bytes);
     Some(Element {
         key: bytes(NFTA_SET_ELEM_KEY)?,
         end: bytes(NFTA_SET_ELEM_KEY_END),
-        value,
+        value: element_value(item),
         comment: comment(item, NFTA_SET_ELEM_USERDATA, NOTE_COMMENT),
         timeout: timeout.map(|milliseconds| u32::try_from(milliseconds / 1000).unwrap_or(u32::MAX)),
     })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::super::encode::requests;
+use super::super::held;
 use super::*;
 use crate::family::IpFamily;
 use crate::kernel::netlink::{Request, fuzz};
@@ -62,6 +63,8 @@ proptest! {
         let mut bytes = written(&Operation::AddElements(set, written_elements.clone()));
         let read: Vec<Element> = elements(Attributes::new(&bytes)).collect();
         prop_assert_eq!(&read, &written_elements);
+        let keys: Vec<_> = element_items(Attributes::new(&bytes)).filter_map(held::element).map(|(e, _)| e.key).collect();
+        prop_assert_eq!(keys, written_elements.iter().map(|element| element.key.clone()).collect::<Vec<_>>());
         let at = damage.0.index(bytes.len());
         bytes[at] = damage.1;
         bytes.truncate(cut.index(bytes.len() + 1));
@@ -72,7 +75,9 @@ proptest! {
     fn garbage_is_no_object(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let attributes = Attributes::new(&bytes);
         let _ = (chain(attributes), rule(attributes), set(attributes), count(attributes), table_comment(attributes));
-        prop_assert!(elements(attributes).count() <= bytes.len());
+        let _ = (held::table(attributes), held::chain(attributes), held::rule(attributes), held::set(attributes));
+        let items = || element_items(attributes).filter_map(held::element);
+        prop_assert!(elements(attributes).count() <= bytes.len() && items().count() <= bytes.len());
     }
 
     #[test]

@@ -7,14 +7,20 @@ mod decode;
 mod encode;
 mod error;
 mod expression;
+mod held;
+mod load;
 mod presence;
+mod read;
 mod system;
 
 use std::fmt;
 
 pub use decode::{ReadRule, ReadSet, ReadTable};
 pub use error::{NftError, Refusal};
+#[cfg(test)]
+pub(crate) use expression::tests::any_expression;
 pub use presence::{delete_table, has_chain, has_table};
+pub use read::NftReader;
 pub use system::SystemNftables;
 
 use crate::family::IpFamily;

@@ -58,6 +58,6 @@ pub fn delete_table(family: IpFamily, name: &str) -> io::Result<bool> {
 }
 
 /// No such table, or no nf_tables at all.
-fn is_absence(errno: i32) -> bool {
+pub(super) fn is_absence(errno: i32) -> bool {
     matches!(errno, libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)
 }

@@ -13,15 +13,21 @@ pub enum Kind {
     Filter,
     /// `nat`: sees the first packet of each connection.
     Nat,
+    /// `route`: what the host sends is routed anew if its mark changed.
+    Route,
 }
 
 impl Kind {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Filter, Self::Nat, Self::Route];
+
     /// The name after `type`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Filter => "filter",
             Self::Nat => "nat",
+            Self::Route => "route",
         }
     }
 }

@@ -22,6 +22,40 @@ pub enum SetOperation {
     Delete,
 }
 
+/// How two values are compared, byte by byte; the numbers are the kernel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// `<`
+    Less = 2,
+    /// `<=`
+    LessOrEqual = 3,
+    /// `>`
+    Greater = 4,
+    /// `>=`
+    GreaterOrEqual = 5,
+}
+
+impl Order {
+    /// All.
+    pub const ALL: [Self; 4] = [Self::Less, Self::LessOrEqual, Self::Greater, Self::GreaterOrEqual];
+}
+
+/// Which end of a connection gets another address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Translation {
+    /// `snat`
+    Source,
+    /// `dnat`
+    Destination,
+    /// `redirect`: the destination becomes this node.
+    Here,
+    /// `masquerade`: the source becomes the address that packets leave with.
+    Masquerade,
+}
+
+/// From and to, both included.
+pub type Registers = (Register, Register);
+
 /// An instruction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Expression {
@@ -38,6 +72,27 @@ pub enum Expression {
     SetMark {
         /// The value.
         from: Register,
+    },
+    /// `ct mark set`
+    SetConnectionMark {
+        /// The value.
+        from: Register,
+    },
+    /// Sets something that no rule asks for and that changes no way: `meta nftrace set`, `meta priority set`.
+    SetOther {
+        /// `meta` or `ct`.
+        of: &'static str,
+        /// `NFT_META_*` or `NFT_CT_*`
+        key: u32,
+        /// The value.
+        from: Register,
+    },
+    /// Loads a constant.
+    Immediate {
+        /// Where to.
+        to: Register,
+        /// The value.
+        value: Vec<u8>,
     },
     /// `(value & mask) ^ xor`, in place.
     Bitwise {
@@ -56,6 +111,59 @@ pub enum Expression {
         not: bool,
         /// What it is compared with.
         value: Vec<u8>,
+    },
+    /// Shifts a number in the machine's order, in place.
+    Shift {
+        /// The value.
+        register: Register,
+        /// Its size in bytes.
+        length: u32,
+        /// `>>` instead of `<<`.
+        right: bool,
+        /// By how many bits.
+        bits: u32,
+    },
+    /// Turns numbers from network order into the machine's, or back, in place.
+    ByteOrder {
+        /// The value.
+        register: Register,
+        /// Its size in bytes.
+        length: u32,
+        /// The size of each number in it.
+        size: u32,
+        /// `hton` instead of `ntoh`; the same bytes come out.
+        to_network: bool,
+    },
+    /// Goes on only if the value is less or more.
+    Compared {
+        /// The value.
+        register: Register,
+        /// How.
+        order: Order,
+        /// What it is compared with.
+        value: Vec<u8>,
+    },
+    /// Goes on only if the value is between two others, or not.
+    Range {
+        /// The value.
+        register: Register,
+        /// `!=`
+        not: bool,
+        /// The least.
+        from: Vec<u8>,
+        /// The greatest.
+        to: Vec<u8>,
+    },
+    /// `jhash` or `symhash`: a number that depends on nothing but what is hashed.
+    Hash {
+        /// What is hashed, and its size in bytes; the packet's addresses and ports if `None`.
+        of: Option<(Register, u32)>,
+        /// Where to.
+        to: Register,
+        /// How many numbers there are.
+        modulus: u32,
+        /// The least of them.
+        offset: u32,
     },
     /// Goes on only if the key is in a set, or not; of a map, its value is loaded, or its verdict taken.
     Lookup {
@@ -92,6 +200,19 @@ pub enum Expression {
         /// The port.
         port: Register,
     },
+    /// Another translation; of two registers the value is chosen between theirs.
+    Translate {
+        /// Of what.
+        kind: Translation,
+        /// `NFPROTO_*`; 0 where the packet's counts.
+        family: u8,
+        /// The address, unless it stays.
+        address: Option<Registers>,
+        /// The port, unless it stays.
+        port: Option<Registers>,
+        /// `NF_NAT_RANGE_*`
+        flags: u32,
+    },
     /// `masquerade`
     Masquerade {
         /// `fully-random`
@@ -102,6 +223,17 @@ pub enum Expression {
         /// The code that says "port unreachable".
         code: u8,
     },
+    /// `reject` in other words.
+    RejectWith {
+        /// `NFT_REJECT_*`
+        kind: u32,
+        /// `NFT_REJECT_ICMPX_*` or the kind's own.
+        code: u8,
+    },
+    /// `notrack`
+    NoTrack,
+    /// Looks on: `log`, `last`, `flow add`.
+    Passive(&'static str),
     /// `counter`
     Counter,
     /// `counter name`

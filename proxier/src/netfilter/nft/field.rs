@@ -10,6 +10,8 @@ use crate::family::IpFamily;
 /// The header that a payload is counted from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
+    /// The link layer's header.
+    Link,
     /// The network header.
     Network,
     /// The transport header.
@@ -25,18 +27,48 @@ pub enum Load {
     Mark,
     /// `NFT_META_IIFNAME`
     InputName,
+    /// `NFT_META_OIFNAME`
+    OutputName,
+    /// `NFT_META_IIF`
+    InputIndex,
+    /// `NFT_META_OIF`
+    OutputIndex,
+    /// `NFT_META_NFPROTO`
+    Family,
     /// `NFT_META_L4PROTO`
     Protocol,
+    /// Another `NFT_META_*`.
+    Meta(u32),
     /// `NFT_CT_STATE`
     State,
+    /// `NFT_CT_DIRECTION`
+    Direction,
     /// `NFT_CT_STATUS`
     Status,
+    /// `NFT_CT_MARK`
+    ConnectionMark,
+    /// Another `NFT_CT_*`, of one direction (`IP_CT_DIR_*`) or of both.
+    Connection(u32, Option<u8>),
     /// The kind of a source address (`RTN_LOCAL`, …).
     SourceKind,
     /// The kind of a destination address.
     DestinationKind,
+    /// Another look into the routing table.
+    Route {
+        /// `NFT_FIB_RESULT_*`: what of it.
+        result: u32,
+        /// `NFTA_FIB_F_*`: what is looked up.
+        flags: u32,
+    },
     /// A random number below the modulus, plus an offset.
     Random {
+        /// How many numbers there are.
+        modulus: u32,
+        /// The least of them.
+        offset: u32,
+    },
+    /// The same numbers, one after the other.
+    InTurn {
         /// How many numbers there are.
         modulus: u32,
         /// The least of them.

@@ -6,6 +6,7 @@
 mod chain;
 mod expression;
 mod field;
+pub mod held;
 mod operation;
 mod rule;
 mod set;
@@ -14,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use chain::{Base, Chain, Hook, Kind};
-pub use expression::{Expression, Register, SetOperation};
+pub use expression::{Expression, Order, Register, Registers, SetOperation, Translation};
 pub use field::{Field, Load, Origin};
 pub use operation::{Operation, Transaction};
 pub use rule::{Address, Rule, Statement, Verdict};

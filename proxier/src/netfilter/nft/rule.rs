@@ -26,6 +26,8 @@ pub enum Verdict {
     Jump(Name),
     /// `goto CHAIN`: it comes back to the chain before this one.
     Goto(Name),
+    /// `continue`: what a map has for keys that decide nothing.
+    Continue,
 }
 
 impl Verdict {
@@ -34,7 +36,7 @@ impl Verdict {
     pub fn chain(&self) -> Option<&Name> {
         match self {
             Self::Jump(chain) | Self::Goto(chain) => Some(chain),
-            Self::Accept | Self::Drop | Self::Return => None,
+            Self::Accept | Self::Drop | Self::Return | Self::Continue => None,
         }
     }
 }
@@ -47,6 +49,7 @@ impl fmt::Display for Verdict {
             Self::Return => f.write_str("return"),
             Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Continue => f.write_str("continue"),
         }
     }
 }

@@ -271,7 +271,7 @@ impl fmt::Display for PrintedKey<'_> {
 }
 
 /// The prefix length of a range that is a network.
-fn prefix_length(first: &[u8], last: &[u8]) -> Option<u32> {
+pub(super) fn prefix_length(first: &[u8], last: &[u8]) -> Option<u32> {
     let mut length = 0;
     let mut rest = first.iter().zip(last);
     for (a, b) in rest.by_ref() {

@@ -1,7 +1,11 @@
-//! What differs between the rules that should be and those that are, told.
+//! What differs between what should be and what is.
 //!
-//! In: nothing. Out: [`Difference`]s, rule by rule, as values. Must not know: how they are found (`compare`), how either
-//! was made, or how to mend it.
+//! In: both. Out: [`Difference`]s, rule by rule and element by element. Must not know: how either was made, or how to
+//! mend it. [`super::compare`] compares rules of iptables, `nftables` our table of nf_tables, `behaviour` what other tables
+//! do, [`super::servers`] what IPVS mode has besides rules.
+
+pub mod behaviour;
+pub mod nftables;
 
 use serde::Serialize;
 
@@ -49,6 +53,20 @@ pub enum DifferenceKind {
     MissingAddress,
     /// An address that the device should not have.
     UnexpectedAddress,
+    /// A table of nf_tables that is another one than it should be.
+    AlteredTable,
+    /// A chain that stands at another hook than it should, or has another policy.
+    AlteredChain,
+    /// A set that holds other things than it should.
+    AlteredSet,
+    /// An element that a set or map should have.
+    MissingElement,
+    /// An element that a set or map should not have.
+    UnexpectedElement,
+    /// An element that leads elsewhere than it should.
+    AlteredElement,
+    /// What packets for an address of a Service meet is not what should become of them.
+    AlteredBehaviour,
 }
 
 impl DifferenceKind {
@@ -75,7 +93,23 @@ impl DifferenceKind {
             Self::MissingDevice => "missing device",
             Self::MissingAddress => "missing address",
             Self::UnexpectedAddress => "unexpected address",
+            Self::AlteredTable => "altered table",
+            Self::AlteredChain => "altered chain",
+            Self::AlteredSet => "altered set",
+            Self::MissingElement => "missing element",
+            Self::UnexpectedElement => "unexpected element",
+            Self::AlteredElement => "altered element",
+            Self::AlteredBehaviour => "altered behaviour",
         }
+    }
+
+    /// Whether it is about a set of nf_tables.
+    #[must_use]
+    pub fn is_of_set(self) -> bool {
+        matches!(
+            self,
+            Self::MissingSet | Self::AlteredSet | Self::MissingElement | Self::UnexpectedElement | Self::AlteredElement
+        )
     }
 }
 
@@ -86,11 +120,11 @@ pub struct Difference {
     pub family: &'static str,
     /// What kind.
     pub kind: DifferenceKind,
-    /// The table of iptables, or [`SERVERS`], [`SETS`] or [`DEVICE`].
+    /// The table of iptables, that of nf_tables after its family, or [`SERVERS`], [`SETS`] or [`DEVICE`].
     pub table: String,
-    /// The chain, the virtual server, the set or the device.
+    /// The chain, the virtual server, the set or the device; of altered behaviour the address.
     pub chain: String,
-    /// What should be there, as `iptables-save`, `ipvsadm -S -n` or `ipset save` words it.
+    /// What should be there, as `iptables-save`, `nft list`, `ipvsadm -S -n` or `ipset save` words it.
     pub expected: Option<String>,
     /// What is there.
     pub found: Option<String>,
@@ -115,6 +149,8 @@ impl Difference {
             SETS => format!("set {chain}"),
             DEVICE => format!("device {chain}"),
             _ if chain.is_empty() => format!("table {table}"),
+            _ if self.kind == DifferenceKind::AlteredBehaviour => chain.clone(),
+            _ if self.kind.is_of_set() => format!("table {table}, set {chain}"),
             _ => format!("table {table}, chain {chain}"),
         }
     }

@@ -1,6 +1,9 @@
 //! Who else has chains on the node, and in which order packets meet them.
 //!
 //! In: a [`Ruleset`]. Out: for each hook, whose rules stand there, in order; the canaries. Must not know: Services.
+//! `nftables` tells the same of tables of nf_tables.
+
+pub mod nftables;
 
 use serde::Serialize;
 
@@ -75,8 +78,12 @@ pub struct TableSize {
     pub chains: usize,
     /// How many rules.
     pub rules: usize,
-    /// Whether kube-proxy's canary is in it.
-    pub canary: bool,
+    /// How many sets and maps with a name, in nf_tables.
+    pub sets: Option<usize>,
+    /// How many elements those have, where they were read.
+    pub elements: Option<usize>,
+    /// Whether kube-proxy's canary is in it; nftables mode has none.
+    pub canary: Option<bool>,
 }
 
 /// The hooks that have rules or a policy other than ACCEPT.
@@ -126,7 +133,9 @@ pub fn sizes(ruleset: &Ruleset) -> Vec<TableSize> {
         table: table.to_owned(),
         chains: ruleset.chains(table).count(),
         rules: ruleset.chains(table).map(|(_, chain)| chain.rules.len()).sum(),
-        canary: ruleset.chain(table, "KUBE-PROXY-CANARY").is_some(),
+        sets: None,
+        elements: None,
+        canary: Some(ruleset.chain(table, "KUBE-PROXY-CANARY").is_some()),
     };
     ruleset.tables().map(size).collect()
 }

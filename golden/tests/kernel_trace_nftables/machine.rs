@@ -1,0 +1,131 @@
+//! A node whose kernel tells what it does with packets, and the walk through its tables.
+//!
+//! In: tables, packets. Out: what became of them, which rules they matched, and whether a walk tells the same. Must not
+//! know: what the tables are for.
+
+use std::net::SocketAddr;
+
+use golden::flows::entry;
+use golden::nftrace::{Event, Listener};
+use golden::probe::{Node, Outcome, Probe, Transport};
+use proxier::IpFamily;
+use proxier::inspect::rules::Ruleset;
+use proxier::inspect::walk::{self, Branch, ConnState, Memory, Origin, Packet, Trace, Verdict, trace_and_supply};
+use proxier::kernel::{Host, NftReader, SystemHost, node};
+use proxier::model::Protocol;
+use proxier::netfilter::nft::held;
+
+/// Has the kernel tell what happens to our packets, and not to answers or to what the node says about them.
+const TRACED: &str = "\
+table inet tracing {
+	chain in {
+		type filter hook prerouting priority -350;
+		meta l4proto { tcp, udp, sctp } th sport 50000-59999 meta nftrace set 1
+	}
+	chain out {
+		type filter hook output priority -350;
+		meta l4proto { tcp, udp, sctp } th sport 50000-59999 meta nftrace set 1
+	}
+}
+";
+const FIRST_PORT: u16 = 50000;
+
+/// What became of a packet, whether its source was replaced, and what the kernel told on its way.
+pub type Sent = (Outcome, bool, Vec<Event>);
+
+/// A node with tables, and what hears what the kernel does with packets.
+pub struct Machine {
+    pub node: Node,
+    listener: Listener,
+    port: u16,
+}
+
+impl Machine {
+    pub fn new() -> Self {
+        let node = Node::new();
+        let listener = Listener::new(node.netns());
+        Self { node, listener, port: FIRST_PORT }
+    }
+
+    pub fn load(&self, rules: &str) {
+        self.node.clear();
+        self.node.feed("nft", &["-f", "-"], rules).unwrap();
+        self.node.feed("nft", &["-f", "-"], TRACED).unwrap();
+    }
+
+    pub fn as_met(&self, family: IpFamily) -> walk::Node {
+        self.node.netns().enter(|| {
+            let mut addresses = SystemHost.addresses(family).unwrap();
+            addresses.retain(|ip| !ip.is_loopback());
+            let (routes, interfaces) = (node::routes(family), node::interfaces().unwrap());
+            walk::Node { addresses, routes, interfaces, ..walk::Node::default() }
+        })
+    }
+
+    /// Reads the tables of a family, whole.
+    pub fn whole(&self, family: IpFamily) -> held::Ruleset {
+        let (ruleset, problems) = self.node.netns().enter(|| NftReader::new(family).whole().unwrap());
+        assert_eq!(problems, [""; 0]);
+        ruleset
+    }
+
+    /// Walks through what is read as the packet comes to it.
+    pub fn walk(&self, packet: &Packet, node: &walk::Node) -> Trace {
+        let family = IpFamily::of(&packet.source.ip());
+        self.node.netns().enter(|| {
+            let mut reader = NftReader::new(family);
+            let mut ruleset = reader.outline().unwrap();
+            let met = (packet, node, &Memory::new());
+            let mut supply = |ruleset: &mut held::Ruleset, lack: &held::Lack| reader.supply(ruleset, lack);
+            trace_and_supply(&Ruleset::new(family), &mut ruleset, met, &mut supply).unwrap()
+        })
+    }
+
+    pub fn next(&mut self, packet: &Packet) -> Packet {
+        self.port += 1;
+        if self.port == 59_999 {
+            self.node.forget();
+            self.port = FIRST_PORT;
+        }
+        // Whatever comes in on lo was sent by the node.
+        let origin = match &packet.origin {
+            Origin::Interface(name) if name == "lo" => Origin::Host,
+            origin => origin.clone(),
+        };
+        Packet { source: SocketAddr::new(packet.source.ip(), self.port), origin, ..packet.clone() }
+    }
+
+    pub fn send(&self, packet: &Packet) -> Sent {
+        let _ = self.listener.take();
+        let probe = (entry(&packet.origin).unwrap(), probe(packet));
+        let (outcome, replaced) = self.node.send_and_compare(&[probe]).remove(0);
+        (outcome, replaced, self.listener.take())
+    }
+}
+
+pub fn probe(packet: &Packet) -> Probe {
+    let transport = match packet.protocol {
+        Protocol::Tcp => Transport::Tcp,
+        Protocol::Udp => Transport::Udp,
+        Protocol::Sctp => Transport::Sctp,
+    };
+    let invalid = packet.state == ConnState::Invalid;
+    Probe { from: packet.source, to: packet.destination, transport, tag: u32::from(packet.source.port()), invalid }
+}
+
+/// Whether the walk went where the kernel did, and came to the same.
+pub fn agrees(branch: &Branch, packet: &Packet, (outcome, replaced, events): &Sent) -> bool {
+    let rules = events.iter().filter_map(|event| Some((event.chain.as_str(), event.rule?)));
+    let steps = branch
+        .steps
+        .iter()
+        .map(|step| (step.hook.rsplit_once(" (").map_or("", |(chain, _)| chain), step.handle.unwrap_or_default()));
+    let ended = events.last().is_some_and(|event| event.drops);
+    let (same, masqueraded) = (rules.eq(steps), branch.outcome.masqueraded == *replaced);
+    same && match (branch.outcome.verdict, outcome) {
+        (Verdict::Delivered(to), Outcome::Arrived { at, .. }) => to == *at && masqueraded && !ended,
+        (Verdict::Untouched, Outcome::Arrived { at, .. }) => packet.destination == *at && masqueraded && !ended,
+        (Verdict::Rejected, Outcome::Refused(_)) | (Verdict::Dropped, Outcome::Dropped) => ended,
+        _ => false,
+    }
+}

@@ -1,0 +1,180 @@
+//! The walk through one base chain of nftables.
+//!
+//! In: a table, the chain and a packet on its way. Out: the packet after every possible walk, each with the decision met;
+//! what of the table was not read and would have decided. Must not know: which hooks a packet passes.
+
+mod facts;
+mod machine;
+mod registers;
+
+use super::chains::{Decision, Place, Traveller};
+use super::path::MOST;
+use super::{Doubt, Step};
+use crate::netfilter::nft::held::{Chain, Lack, Rule, Table, TableId};
+use crate::netfilter::nft::{Expression, Name, Verdict};
+use machine::{End, Run};
+
+/// One base chain, where it stands.
+#[derive(Clone, Copy)]
+pub(super) struct Spot<'a> {
+    pub(super) place: &'a Place<'a>,
+    pub(super) id: &'a TableId,
+    pub(super) table: &'a Table,
+    /// Whether the packet has met connection tracking.
+    pub(super) tracked: bool,
+    /// Whether it is a chain that translates.
+    pub(super) nat: bool,
+}
+
+/// What a walk came to.
+#[derive(Default)]
+pub(super) struct Walked {
+    pub(super) ends: Vec<(Traveller, Decision)>,
+    pub(super) lacks: Vec<Lack>,
+}
+
+/// A chain being walked and the rule that comes next in it.
+#[derive(Clone, Copy)]
+struct Frame<'a> {
+    name: &'a Name,
+    chain: &'a Chain,
+    next: usize,
+    /// How many chains led to it, by `jump` or `goto`.
+    depth: usize,
+}
+
+struct Walk<'a> {
+    traveller: Traveller,
+    stack: Vec<Frame<'a>>,
+}
+
+/// Walks the chain, one walk for each way the dice can fall.
+pub(super) fn walk<'a>(
+    spot: &Spot<'a>,
+    (name, chain): (&'a Name, &'a Chain),
+    traveller: Traveller,
+) -> Result<Walked, String> {
+    let policy = match &chain.base {
+        Some(base) if base.drop => Decision::Drop,
+        _ => Decision::Accept,
+    };
+    let mut open = vec![Walk { traveller, stack: vec![Frame { name, chain, next: 0, depth: 0 }] }];
+    let mut walked = Walked::default();
+    while let Some(mut walk) = open.pop() {
+        let Some(frame) = walk.stack.last_mut() else {
+            walked.ends.push((walk.traveller, policy));
+            continue;
+        };
+        let Some(rules) = &frame.chain.rules else {
+            walked.lacks.push(Lack::Rules(spot.id.clone(), frame.name.clone()));
+            walk.stack.pop();
+            open.push(walk);
+            continue;
+        };
+        let Some(rule) = rules.get(frame.next) else {
+            walk.stack.pop();
+            open.push(walk);
+            continue;
+        };
+        frame.next += 1;
+        let chain = frame.name;
+        let mut others = Vec::new();
+        for Run { traveller, odds, elements, end } in machine::run(spot, rule, walk.traveller, &mut walked.lacks) {
+            let mut after = Walk { stack: walk.stack.clone(), traveller };
+            match obey(spot, (chain, rule), (odds, elements, end), &mut after)? {
+                Some(decision) => walked.ends.push((after.traveller, decision)),
+                None => others.push(after),
+            }
+        }
+        open.extend(others.into_iter().rev());
+        if open.len() + walked.ends.len() > MOST {
+            return Err(format!("more than {MOST} ways lead through table {}", spot.id));
+        }
+    }
+    Ok(walked)
+}
+
+/// Does what a rule came to; None means the walk goes on.
+fn obey<'a>(
+    spot: &Spot<'a>,
+    (chain, rule): (&Name, &Rule),
+    (odds, elements, end): (f64, Vec<String>, End),
+    walk: &mut Walk<'a>,
+) -> Result<Option<Decision>, String> {
+    let hook = || format!("{} {chain} ({})", spot.id, spot.place.hook.to_lowercase());
+    let verdict = match end {
+        End::Passed => return Ok(None),
+        End::Doubt(why, from) => {
+            if rule.expressions[from..].iter().any(decides) {
+                walk.traveller.doubts.push(Doubt { hook: hook(), rule: rule.text(spot.id, spot.table), why });
+            }
+            return Ok(None);
+        }
+        End::Matched(verdict) => verdict,
+        End::Rejected => {
+            step(spot, rule, (hook(), odds, elements), walk);
+            return Ok(Some(Decision::Reject));
+        }
+    };
+    step(spot, rule, (hook(), odds, elements), walk);
+    match verdict {
+        None | Some(Verdict::Continue) => Ok(None),
+        Some(Verdict::Accept) => Ok(Some(Decision::Accept)),
+        Some(Verdict::Drop) => Ok(Some(Decision::Drop)),
+        Some(Verdict::Return) => {
+            walk.stack.pop();
+            Ok(None)
+        }
+        Some(Verdict::Jump(to)) => lead(spot, (&to, false), rule, walk),
+        Some(Verdict::Goto(to)) => lead(spot, (&to, true), rule, walk),
+    }
+}
+
+fn step(spot: &Spot<'_>, rule: &Rule, (hook, chance, elements): (String, f64, Vec<String>), walk: &mut Walk<'_>) {
+    let text = rule.text(spot.id, spot.table);
+    walk.traveller.steps.push(Step { hook, rule: text, chance, handle: Some(rule.handle), elements });
+}
+
+fn lead<'a>(
+    spot: &Spot<'a>,
+    (to, goto): (&Name, bool),
+    rule: &Rule,
+    walk: &mut Walk<'a>,
+) -> Result<Option<Decision>, String> {
+    let Some((name, chain)) = spot.table.chains.get_key_value(to) else {
+        return Err(format!("table {} changed while it was read: chain {to} is not there", spot.id));
+    };
+    let depth = walk.stack.last().map_or(0, |frame| frame.depth + 1);
+    // Each chain can be on the way once, or the kernel would refuse the loop.
+    if depth >= spot.table.chains.len() {
+        return Err(format!("chains jump in a circle: {}", rule.text(spot.id, spot.table)));
+    }
+    if goto {
+        walk.stack.pop();
+    }
+    walk.stack.push(Frame { name, chain, next: 0, depth });
+    Ok(None)
+}
+
+/// Whether it matters that an instruction was not carried out.
+fn decides(expression: &Expression) -> bool {
+    match expression {
+        Expression::Verdict(_)
+        | Expression::Dnat { .. }
+        | Expression::Translate { .. }
+        | Expression::Masquerade { .. }
+        | Expression::Reject { .. }
+        | Expression::RejectWith { .. }
+        | Expression::SetMark { .. }
+        | Expression::SetConnectionMark { .. }
+        | Expression::Dynset { .. }
+        | Expression::NoTrack => true,
+        Expression::Lookup { verdict, .. } => *verdict,
+        // What limits or counts decides only about what comes after it.
+        Expression::Unknown(name) => !matches!(&**name, "limit" | "quota" | "connlimit" | "match" | "dynset"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

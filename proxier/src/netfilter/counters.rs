@@ -1,0 +1,19 @@
+//! Counters, as all rules and elements have them.
+//!
+//! In: numbers. Out: their sum. Must not know: what counted.
+
+/// How much a rule, a policy or an element decided so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Counters {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
+}

@@ -1,0 +1,233 @@
+//! What the table should hold, for comparing.
+//!
+//! In: a snapshot, the configuration, the node's addresses, the numbers that endpoints have. Out: what a full sync would
+//! leave. Must not know: how it is compared, or how to mend it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::chains::Chains;
+use super::claims::Claims;
+use super::names::{self, Place, Policy, SetId, SharedChain, TABLE_COMMENT};
+use super::numbers::Numbered;
+use super::plan::Sets;
+use super::render::render;
+use super::settings::Settings;
+use super::state::{Counts, Programmed};
+use super::read::numbers_at;
+use super::sync::programmed;
+use super::view::View;
+use super::{rules, structure};
+use crate::family::IpFamily;
+use crate::model::{Config, Destination, ServicePortName, Snapshot};
+use crate::netfilter::nft::held;
+use crate::netfilter::nft::{Bytes, Chain, Element, Key, Name, Rule, Set};
+
+/// A chain as it should be.
+#[derive(Clone, Debug)]
+pub struct ExpectedChain {
+    /// The chain itself.
+    pub chain: Chain,
+    /// Its rules, in order.
+    pub rules: Vec<Rule>,
+    /// The Service port whose chain it is; most are for all.
+    pub owner: Option<ServicePortName>,
+}
+
+/// An element as it should be, and the Service port that wants it, the first of several.
+pub type ExpectedElement = (Element, Option<ServicePortName>);
+
+/// A set or map as it should be.
+#[derive(Clone, Debug)]
+pub struct ExpectedSet {
+    /// Its definition.
+    pub set: Arc<Set>,
+    /// Its elements by key. Clients that rules remember are nobody's business.
+    pub elements: HashMap<Bytes, ExpectedElement>,
+}
+
+/// All that should be in the table of a family.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// The table's comment.
+    pub comment: &'static str,
+    /// Its chains.
+    pub chains: BTreeMap<Name, ExpectedChain>,
+    /// Its sets and maps.
+    pub sets: BTreeMap<Name, ExpectedSet>,
+}
+
+impl Expected {
+    /// The table as the kernel would hold it.
+    #[must_use]
+    pub fn as_held(&self) -> held::Table {
+        let chains = self.chains.iter().map(|(name, expected)| {
+            let rules = expected.rules.iter().map(|rule| held::Rule {
+                handle: 0,
+                expressions: rule.expressions(),
+                comment: rule.comment.clone(),
+                counters: None,
+            });
+            let Chain { base, comment, .. } = expected.chain.clone();
+            (name.clone(), held::Chain { handle: 0, base, comment, rules: Some(rules.collect()) })
+        });
+        let sets = self.sets.iter().map(|(name, expected)| {
+            let elements = expected.elements.values().map(|(element, _)| held::Element {
+                end: element.end.clone(),
+                value: element.value.clone(),
+                comment: element.comment.clone(),
+                ..held::Element::member(element.key.clone())
+            });
+            let elements = held::Elements::whole(elements.collect());
+            (name.clone(), held::Set { elements, ..held::Set::of(&expected.set) })
+        });
+        let comment = Some(self.comment.into());
+        held::Table { handle: 0, dormant: false, comment, chains: chains.collect(), sets: sets.collect() }
+    }
+}
+
+/// Whether our layout has a chain of that name even if nothing leads to it.
+#[must_use]
+pub fn is_always_there(chain: &str) -> bool {
+    names::ALWAYS.into_iter().any(|balance| SharedChain::Balance(balance).to_string() == chain)
+}
+
+/// Whether only our layout has a set of that name.
+#[must_use]
+pub fn is_own_set(name: &str) -> bool {
+    let own = |id: &SetId| {
+        matches!(
+            id,
+            SetId::FirewallAllowed
+                | SetId::ShortCircuit(_)
+                | SetId::LocalPolicy(_)
+                | SetId::Endpoints(..)
+                | SetId::Choices(..)
+        )
+    };
+    SetId::ALL.iter().any(|id| own(id) && id.name() == name)
+}
+
+/// What the table has for a key of one of the maps of endpoints.
+pub type Endpoints<'a> = &'a dyn Fn(&str, &[u8]) -> Option<SocketAddr>;
+
+/// Renders it. An endpoint keeps the number that it has by `endpoints` at most of the Service port's addresses.
+#[must_use]
+pub fn expected(
+    family: IpFamily,
+    config: &Config,
+    snapshot: &Snapshot<'_>,
+    addresses: &[IpAddr],
+    endpoints: Endpoints<'_>,
+) -> Expected {
+    let settings = Settings::of(family, config, snapshot, || addresses.to_vec());
+    let mut claims = Claims::default();
+    for (name, port) in snapshot.ports.iter() {
+        claims.replace(name, &[], &port.destinations().collect::<Vec<Destination>>(), |_| ());
+    }
+    let mut wanted = Wanted::of(family);
+    for ip in settings.node_port_ips.iter().flatten() {
+        wanted.add(SetId::NodePortIps, Element::member(Key::default().address(*ip).build()), None);
+    }
+    for (name, _) in snapshot.ports.iter() {
+        let current = |view: &View, policy| voted(endpoints, view, policy);
+        if let Some(port) = programmed(name, snapshot, &claims, current) {
+            wanted.add_port(name, &port, settings.node_ip);
+        }
+    }
+    let Wanted { mut sets, mut chains, owners, .. } = wanted;
+    let (shared, affinity_sets) = chains.take_new();
+    for set in affinity_sets.map(|number| names::affinity_set(family, number)) {
+        sets.insert(set.name.clone(), ExpectedSet { set, elements: HashMap::new() });
+    }
+    let written = structure::chains(&settings, &shared).into_iter();
+    let chains = written.map(|(chain, rules)| {
+        let owner = owners.get(&chain.name).cloned();
+        (chain.name.clone(), ExpectedChain { chain, rules, owner })
+    });
+    Expected { comment: TABLE_COMMENT, chains: chains.collect(), sets }
+}
+
+/// What Service ports want, as far as they were looked at.
+struct Wanted {
+    sets: BTreeMap<Name, ExpectedSet>,
+    chains: Chains,
+    owners: HashMap<Name, ServicePortName>,
+}
+
+impl Wanted {
+    fn of(family: IpFamily) -> Self {
+        let sets = Sets::of(family);
+        let sets =
+            sets.iter().map(|(_, set)| (set.name.clone(), ExpectedSet { set: set.clone(), elements: HashMap::new() }));
+        Self { sets: sets.collect(), chains: Counts::new().chains, owners: HashMap::new() }
+    }
+
+    fn add(&mut self, id: SetId, element: Element, owner: Option<&ServicePortName>) {
+        if let Some(set) = self.sets.get_mut(id.name()) {
+            set.elements.entry(element.key.clone()).or_insert_with(|| (element, owner.cloned()));
+        }
+    }
+
+    fn add_port(&mut self, name: &ServicePortName, port: &Programmed, node_ip: IpAddr) {
+        let rendered = render(name, &port.view, node_ip);
+        for (set, element) in rendered.elements {
+            self.add(set, element, Some(name));
+        }
+        for (set, key) in rendered.members {
+            self.add(set, Element::member(key), Some(name));
+        }
+        for chain in rendered.chains {
+            self.chains.add(chain);
+            let own = rules::needs(chain).0.into_iter().filter(is_of_one);
+            self.owners.extend(own.map(|chain| (chain.to_name(), name.clone())));
+        }
+    }
+}
+
+/// Whether no other Service port can have the chain too.
+fn is_of_one(chain: &SharedChain) -> bool {
+    match chain {
+        SharedChain::Stick { .. } => true,
+        SharedChain::Balance(balance) | SharedChain::External(balance) => balance.sticky.is_some(),
+    }
+}
+
+/// The numbers that endpoints of a Service port have at most of its addresses, so that one address at which they were
+/// changed is not taken for the one that is right. What it has no use for does not vote.
+fn voted(endpoints: Endpoints<'_>, view: &View, policy: Policy) -> Numbered {
+    let wanted = |endpoint: &SocketAddr| view.endpoints(policy).contains(&Some(*endpoint));
+    let mut votes: Vec<BTreeMap<SocketAddr, usize>> = Vec::new();
+    for (place, of, ip, port) in view.witnesses().filter(|(_, of, ..)| *of == policy) {
+        let at = |set: SetId, key: &[u8]| endpoints(set.name(), key);
+        let numbered = numbers_at(at, view.protocol, (place, of), ip, port);
+        votes.resize(votes.len().max(numbered.len()), BTreeMap::new());
+        for (votes, endpoint) in votes.iter_mut().zip(&numbered) {
+            if let Some(endpoint) = endpoint.filter(wanted) {
+                *votes.entry(endpoint).or_default() += 1;
+            }
+        }
+    }
+    // Of several with equally many votes the least.
+    let most = |votes: BTreeMap<SocketAddr, usize>| votes.into_iter().rev().max_by_key(|(_, count)| *count);
+    votes.into_iter().map(|votes| most(votes).map(|(endpoint, _)| endpoint)).collect()
+}
+
+/// What the keys of a set begin with, and how many bytes of them that takes: an address and port of a Service, or a node
+/// port; `None` of sets that hold other things.
+#[must_use]
+pub fn place_of(family: IpFamily, set: &str) -> Option<(Place, usize)> {
+    let id = SetId::ALL.into_iter().find(|id| id.name() == set)?;
+    let place = match id {
+        SetId::ClusterIps | SetId::NodePortIps | SetId::Hairpin => return None,
+        SetId::FirewallIps | SetId::FirewallAllowed => Place::Address,
+        SetId::Service(place)
+        | SetId::ShortCircuit(place)
+        | SetId::LocalPolicy(place)
+        | SetId::NoEndpoint(place)
+        | SetId::Endpoints(place, _)
+        | SetId::Choices(place, _) => place,
+    };
+    Some((place, Set::length(&names::key(family, place))))
+}

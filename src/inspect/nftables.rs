@@ -1,0 +1,76 @@
+//! What the kernel holds of nf_tables besides iptables' own tables: a kube-proxy's table, and others'.
+//!
+//! In: a family. Out: a [`Ruleset`], and notes of what could not be read. Must not know: what it means to Services.
+//! Of others' sets the elements are not read: they may be millions.
+
+use std::net::SocketAddr;
+
+use proxier::IpFamily;
+use proxier::inspect::services::owner_in_table;
+use proxier::kernel::NftReader;
+use proxier::kernel::nftables::NftError;
+use proxier::model::{Protocol, ServicePortName};
+use proxier::netfilter::nft::Key;
+use proxier::netfilter::nft::held::{Lack, Ruleset, Table, TableId};
+use proxier::nftables::TABLE;
+
+use super::report::Unread;
+
+/// Reads it.
+#[must_use]
+pub fn read(family: IpFamily, unread: &mut Vec<Unread>) -> Ruleset {
+    let mut reader = NftReader::new(family);
+    let mut ruleset = match reader.outline() {
+        Ok(ruleset) => ruleset,
+        Err(error) => {
+            unread.push(Unread::new("tables of nf_tables", format!("{family}: {error}")));
+            return Ruleset::new(family);
+        }
+    };
+    // No packet meets a table without a base chain; iptables makes such ones too.
+    let is_met = |table: &Table| table.chains.values().any(|chain| chain.base.is_some());
+    ruleset.tables.retain(|id, table| !table.is_iptables(id) && is_met(table));
+    for (id, table) in &mut ruleset.tables {
+        if let Err(error) = fill(&mut reader, id, table) {
+            unread.push(Unread::new(&format!("table {id}"), error.to_string()));
+        }
+    }
+    ruleset
+}
+
+fn fill(reader: &mut NftReader, id: &TableId, table: &mut Table) -> Result<(), NftError> {
+    let rules = reader.all_rules(id)?;
+    for (name, chain) in &mut table.chains {
+        chain.rules = Some(rules.get(name).cloned().unwrap_or_default());
+    }
+    table.sets = reader.sets(id)?;
+    if table.is_kube_proxy(id) {
+        for (name, set) in &mut table.sets {
+            set.elements = reader.elements(id, name, set)?;
+        }
+    }
+    Ok(())
+}
+
+/// The maps that have the addresses and the node ports of Services.
+const BY_ADDRESS: [&str; 3] = ["service-ips", "no-endpoint-services", "firewall-ips"];
+const BY_NODE_PORT: [&str; 2] = ["service-nodeports", "no-endpoint-nodeports"];
+
+/// The Service whose address it is, as far as a kube-proxy's table tells; `local`: it is one of the node's own. Only these
+/// keys are asked for.
+#[must_use]
+pub fn owner(to: SocketAddr, protocol: Protocol, local: bool) -> Option<ServicePortName> {
+    let family = IpFamily::of(&to.ip());
+    let id = TableId::of(family, TABLE);
+    let mut reader = NftReader::new(family);
+    let mut ruleset = reader.outline().ok()?;
+    ruleset.tables.get(&id).filter(|table| table.is_kube_proxy(&id))?;
+    let port = Key::default().protocol(protocol.number()).port(to.port()).build();
+    let address = Key::default().address(to.ip()).protocol(protocol.number()).port(to.port()).build();
+    let by_address = BY_ADDRESS.map(|map| (map, address.clone()));
+    for (map, key) in by_address.into_iter().chain(BY_NODE_PORT.map(|map| (map, port.clone()))) {
+        reader.supply(&mut ruleset, &Lack::Set(id.clone(), map.into())).ok()?;
+        reader.supply(&mut ruleset, &Lack::Key(id.clone(), map.into(), key)).ok()?;
+    }
+    owner_in_table(ruleset.tables.get(&id)?, to, protocol, local)
+}
