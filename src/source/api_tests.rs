@@ -6,6 +6,7 @@ use std::sync::Arc;
 use golden::apiserver::{ApiServer, Pace};
 use golden::sample::node;
 use proxier::IpFamily;
+use proxier::proxier::Message;
 
 use super::*;
 use crate::config::{File, settings};
@@ -64,7 +65,7 @@ fn a_server_that_never_goes_on_with_a_list_is_asked_again() {
             let mut lists = BTreeSet::new();
             while lists != BTreeSet::from([Kind::Service, Kind::EndpointSlice]) {
                 lists.extend(listed.try_iter().filter_map(|change| match change {
-                    Change::Listed(kind) => Some(kind),
+                    Message::Change(Change::Listed(kind)) => Some(kind),
                     _ => None,
                 }));
                 tokio::time::sleep(Duration::from_millis(10)).await;

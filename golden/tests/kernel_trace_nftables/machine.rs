@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use golden::flows::entry;
 use golden::nftrace::{Event, Listener};
-use golden::probe::{Node, Outcome, Probe, Transport};
+use golden::probe::{Node, Outcome, Probe, Stage, Transport};
 use proxier::IpFamily;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::walk::{self, Branch, ConnState, Memory, Origin, Packet, Trace, Verdict, trace_and_supply};
@@ -109,8 +109,8 @@ pub fn probe(packet: &Packet) -> Probe {
         Protocol::Udp => Transport::Udp,
         Protocol::Sctp => Transport::Sctp,
     };
-    let invalid = packet.state == ConnState::Invalid;
-    Probe { from: packet.source, to: packet.destination, transport, tag: u32::from(packet.source.port()), invalid }
+    let stage = if packet.state == ConnState::Invalid { Stage::Nowhere } else { Stage::First };
+    Probe { from: packet.source, to: packet.destination, transport, tag: u32::from(packet.source.port()), stage }
 }
 
 /// Whether the walk went where the kernel did, and came to the same.
