@@ -1,6 +1,7 @@
 //! What `kube-proxy dump` and `trace` cost on a node of a big cluster: 10,000 Services with 10 endpoints each, and how
 //! dump counts a million flows. A measurement, so it is run by hand: `cargo bench --bench inspect`, as root.
-//! `SERVICES=1000` asks for fewer, `RULES=nft,legacy,nftables` for some of the ways to have the rules, `FLOWS=0` for no flows.
+//! `SERVICES=1000` asks for fewer, `RULES=nft,legacy,nftables,chains` for some of the ways to have the
+//! rules (`chains`: nftables with a chain for each Service, like the real one's), `FLOWS=0` for no flows.
 //!
 //! In: root, both flavours of iptables, nf_tables, conntrack. Out: seconds, CPU and the most memory of each command, in a
 //! namespace of its own.
@@ -16,7 +17,7 @@ use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::iptables::{HostFacts, expected};
 use proxier::kernel::{Flavour, SystemNftables};
-use proxier::model::{Config, LocalDetector, Scope};
+use proxier::model::{Config, LocalDetector, Scope, Snapshot};
 use proxier::nftables::Nftables;
 use proxier::testing::{FakeHost, objects};
 use proxier::track::{Change, Kind, Tracker, Translator};
@@ -35,7 +36,7 @@ fn main() {
     }
     let number = |name: &str, usual| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
     let (services, flows) = (number("SERVICES", 10_000), number("FLOWS", 1_000_000));
-    let wanted = std::env::var("RULES").unwrap_or_else(|_| "nft,legacy,nftables".to_owned());
+    let wanted = std::env::var("RULES").unwrap_or_else(|_| "nft,legacy,nftables,chains".to_owned());
     let objects = cluster(services);
     let folder = std::env::temp_dir().join(format!("inspect-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
@@ -56,10 +57,11 @@ fn main() {
                     "nft" => restore(Flavour::Nft, rules),
                     "legacy" => restore(Flavour::Legacy, rules),
                     "nftables" => write_table(config, tracker),
-                    other => panic!("RULES={other}: it is nft, legacy, nftables"),
+                    "chains" => feed("nft", &["-f", "-"], &as_the_real_one(&snapshot(config, tracker))),
+                    other => panic!("RULES={other}: it is nft, legacy, nftables, chains"),
                 }
                 println!("{way}:");
-                commands(&file, way == "nftables");
+                commands(&file, ["nftables", "chains"].contains(&way));
                 if flows > 0 {
                     count_flows(services, flows);
                 }
@@ -121,9 +123,13 @@ fn tracker(objects: &[Value]) -> Tracker {
     tracker
 }
 
+fn snapshot<'a>(config: &Config, tracker: &'a Tracker) -> Snapshot<'a> {
+    tracker.snapshot(config.node_ip(IpFamily::V4, tracker.node()))
+}
+
 /// The rules of iptables mode, as our own first sync would write them.
 fn rules(config: &Config, tracker: &Tracker) -> String {
-    let snapshot = tracker.snapshot(config.node_ip(IpFamily::V4, tracker.node()));
+    let snapshot = snapshot(config, tracker);
     let host = HostFacts { random_fully: true, ..HostFacts::default() };
     let mut text = String::new();
     expected(IpFamily::V4, config, &snapshot, &host, |piece| text.push_str(piece));
@@ -134,19 +140,42 @@ fn rules(config: &Config, tracker: &Tracker) -> String {
 fn write_table(config: &Config, tracker: &Tracker) {
     let (kernel, host) = (Box::new(SystemNftables::default()), Box::new(FakeHost::default()));
     let mut mode = Nftables::new(IpFamily::V4, config.clone(), kernel, host);
-    let snapshot = tracker.snapshot(config.node_ip(IpFamily::V4, tracker.node()));
-    mode.sync(&snapshot, &Scope::Full, Instant::now()).expect("the kernel takes it");
+    mode.sync(&snapshot(config, tracker), &Scope::Full, Instant::now()).expect("the kernel takes it");
+}
+
+/// The part of the real one's table that grows with Services, and the base chains that tell that it is one.
+fn as_the_real_one(snapshot: &Snapshot<'_>) -> String {
+    let (mut chains, mut elements, mut ips) = (String::new(), Vec::new(), Vec::new());
+    for (name, port) in snapshot.ports {
+        let chain = format!("service-AAAAAAAA-{}/{}/tcp/{}", name.service.namespace, name.service.name, name.port);
+        let endpoints = snapshot.endpoints.of(name);
+        let numbered = endpoints.iter().enumerate();
+        let map: Vec<String> =
+            numbered.map(|(n, e)| format!("{n} : {} . {}", e.address.ip(), e.address.port())).collect();
+        let (count, map) = (map.len(), map.join(", "));
+        chains +=
+            &format!("chain {chain} {{\nmeta l4proto tcp dnat ip to numgen random mod {count} map {{ {map} }}\n}}\n");
+        elements.push(format!("{} . tcp . {} : goto {chain}", port.cluster_ip, port.port));
+        ips.push(port.cluster_ip.to_string());
+    }
+    let key = "ipv4_addr . inet_proto . inet_service";
+    let services = "ip daddr @cluster-ips ip saddr != 10.0.0.0/8 meta mark set meta mark | 0x00004000\n\
+                    ip daddr . meta l4proto . th dport vmap @service-ips\n";
+    format!(
+        "table ip kube-proxy {{\nset cluster-ips {{ type ipv4_addr; elements = {{ {} }}; }}\n{chains}\
+         map service-ips {{ type {key} : verdict; elements = {{ {} }}; }}\nchain services {{\n{services}}}\n\
+         chain filter-forward {{ type filter hook forward priority 0; }}\n\
+         chain nat-prerouting {{ type nat hook prerouting priority -100; jump services; }}\n\
+         chain nat-output {{ type nat hook output priority -100; jump services; }}\n}}\n",
+        ips.join(", "),
+        elements.join(", ")
+    )
 }
 
 /// Loads them; the many chains of the nat table a few at a time, before what leads to them.
 fn restore(flavour: Flavour, rules: &str) {
     let infix = if flavour == Flavour::Nft { "nft" } else { "legacy" };
-    let apply = |text: &str| {
-        let mut tool = Command::new(format!("iptables-{infix}-restore"));
-        let mut tool = tool.arg("--noflush").stdin(Stdio::piped()).spawn().expect("iptables-restore");
-        tool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
-        assert!(tool.wait().expect("it ends").success());
-    };
+    let apply = |text: &str| feed(&format!("iptables-{infix}-restore"), &["--noflush"], text);
     let (others, nat) = rules.split_once("*nat\n").expect("a nat table");
     let (nat, mangle) = nat.split_once("COMMIT\n").expect("its end");
     apply(&format!("{others}{mangle}"));
@@ -175,6 +204,12 @@ fn restore(flavour: Flavour, rules: &str) {
     }
     let rest: Vec<&str> = nat.lines().filter(|line| !own(line) && !line.starts_with(':')).collect();
     apply(&format!("*nat\n{}\nCOMMIT\n", rest.join("\n")));
+}
+
+fn feed(program: &str, words: &[&str], text: &str) {
+    let mut tool = Command::new(program).args(words).stdin(Stdio::piped()).spawn().expect(program);
+    tool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+    assert!(tool.wait().expect("it ends").success());
 }
 
 fn run(program: &str, words: &[&str]) {

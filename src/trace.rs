@@ -193,7 +193,11 @@ fn nftables_meaning(step: &Step) -> Option<String> {
     let translated = rule.split_once("dnat ").map(|(_, to)| {
         let found = step.elements.last().and_then(|element| element.rsplit_once(" : ")).map(|(_, to)| to);
         let written = to.rsplit_once("to ").map_or(to, |(_, to)| to);
-        format!("new destination: {}", found.unwrap_or(written))
+        match found.and_then(|found| found.split_once(" . ")) {
+            Some((address, port)) if address.contains(':') => format!("new destination: [{address}]:{port}"),
+            Some((address, port)) => format!("new destination: {address}:{port}"),
+            None => format!("new destination: {}", found.unwrap_or(written)),
+        }
     });
     let words = [
         ("masquerade", "the sender's address becomes this node's"),

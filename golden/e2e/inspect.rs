@@ -17,3 +17,5 @@ mod hairpin;
 mod nftables;
 #[path = "inspect/node.rs"]
 mod node;
+#[path = "inspect/trace_nftables.rs"]
+mod trace_nftables;
