@@ -95,7 +95,7 @@ fn graph(view: &ServicePortView) -> Graph {
     let mut refused = [None, None];
     for (node, address) in addresses {
         let label = match &address.server {
-            Some(server) => format!("{} connections, scheduler {}", server.connections, server.scheduler),
+            Some(server) => format!("{} connections", server.connections),
             None => format!("{} connections", address.counters.packets),
         };
         match address.fate {
@@ -153,7 +153,8 @@ fn lines(address: &Address) -> Vec<String> {
         || format!("any node address:{}", address.port),
         |ip| std::net::SocketAddr::new(ip, address.port).to_string(),
     );
-    vec![ip, address.kind.name().to_owned()]
+    let scheduler = address.server.as_ref().map(|server| format!(", scheduler {}", server.scheduler));
+    vec![ip, format!("{}{}", address.kind.name(), scheduler.unwrap_or_default())]
 }
 
 /// Under policy Local nothing from outside comes here.
