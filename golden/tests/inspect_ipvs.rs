@@ -96,6 +96,8 @@ fn every_service_port_is_listed_with_its_addresses_and_endpoints() {
             let used: BTreeSet<SocketAddr> =
                 view.endpoints.iter().filter(|e| e.used()).filter_map(|e| e.address).collect();
             assert_eq!(used, servers.iter().flat_map(|s| s.reals.iter().copied()).collect(), "{name} {}", view.name);
+            let unled = view.endpoints.iter().filter(|e| e.unused.as_deref().is_some_and(|why| why.contains("should")));
+            assert_eq!(unled.count(), 0, "{name}: {:?}", view.endpoints);
             let local = |e: &proxier::inspect::services::EndpointView| e.local_share;
             for shares in [
                 view.endpoints.iter().filter_map(|e| e.share).collect::<Vec<f64>>(),

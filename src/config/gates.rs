@@ -85,8 +85,7 @@ pub const KNOWN: &[Gate] = &[
     locked("WinOverlay"),
 ];
 
-/// The gates of other components that are known, which kube-proxy takes because all of Kubernetes has one list: one a
-/// line. Of others a warning says that they are not known.
+/// The gates of other components, which kube-proxy takes because all of Kubernetes has one list: one a line.
 const ELSEWHERE: &str = include_str!("gates_elsewhere.txt");
 
 /// Which gates are on.
@@ -97,7 +96,7 @@ impl FeatureGates {
     /// Checks what is asked for. Returns the gates and what is odd about them, or all that is wrong.
     ///
     /// # Errors
-    /// A gate that cannot be set so.
+    /// A name that no gate has, a gate that cannot be set so.
     pub fn new(asked: &BTreeMap<String, bool>) -> Result<(Self, Vec<String>), Vec<String>> {
         let (mut odd, mut errors) = (Vec::new(), Vec::new());
         for (name, on) in asked {
@@ -106,12 +105,7 @@ impl FeatureGates {
                     odd.push(format!("feature gate {name}={on} is of another component and has no effect here"));
                     continue;
                 }
-                // No list of other components' gates stays complete, and none of them does anything here: a proxy that
-                // ended for a name that kube-proxy takes would leave the node without rules.
-                odd.push(format!(
-                    "unrecognized feature gate: {name}={on} has no effect here; kube-proxy ends if no component of its \
-                     release has it, so check how it is spelt"
-                ));
+                errors.push(format!("unrecognized feature gate: {name}"));
                 continue;
             };
             if gate.locked && *on != gate.default {
@@ -159,12 +153,15 @@ mod tests {
     }
 
     #[test]
-    fn locked_gates_are_errors_and_unknown_and_ga_gates_are_odd() {
-        let errors = gates(&[("NoSuchGate", true), ("NFTablesProxyMode", false)]).expect_err("it is locked");
-        assert_eq!(errors, ["cannot set feature gate NFTablesProxyMode to false, feature is locked to true"]);
-        let (set, odd) = gates(&[("NoSuchGate", true)]).expect("some release may have it");
-        assert!(odd.len() == 1 && odd[0].starts_with("unrecognized feature gate: NoSuchGate=true"), "{odd:?}");
-        assert!(!set.enabled("NoSuchGate"));
+    fn unknown_and_locked_gates_are_errors_and_ga_gates_are_odd() {
+        let errors = gates(&[("NoSuchGate", true), ("NFTablesProxyMode", false)]).expect_err("both are wrong");
+        assert_eq!(
+            errors,
+            [
+                "cannot set feature gate NFTablesProxyMode to false, feature is locked to true",
+                "unrecognized feature gate: NoSuchGate",
+            ]
+        );
         let (_, odd) = gates(&[("AllowServiceExternalIPs", false), ("NFTablesProxyMode", true)]).expect("valid");
         assert_eq!(odd.len(), 2);
         assert!(odd[0].starts_with("Setting GA feature gate AllowServiceExternalIPs=false."), "{odd:?}");

@@ -100,7 +100,7 @@ fn graph(view: &ServicePortView) -> Graph {
     let mut refused = [None, None];
     for (node, address) in addresses {
         let label = match &address.server {
-            Some(server) => format!("{} connections, scheduler {}", server.connections, server.scheduler),
+            Some(server) => format!("{} connections", server.connections),
             None => address.counters.map(|c| format!("{} connections", c.packets)).unwrap_or_default(),
         };
         match address.fate {
@@ -158,11 +158,13 @@ fn lines(view: &ServicePortView, address: &Address) -> Vec<String> {
         || format!("any node address:{}", address.port),
         |ip| std::net::SocketAddr::new(ip, address.port).to_string(),
     );
+    let scheduler = address.server.as_ref().map(|server| format!(", scheduler {}", server.scheduler));
     // In nftables mode the way begins with an element of a map.
     let of_map = view.parts.iter().any(|part| part.element.is_some());
     let map = if address.ip.is_some() { "service-ips" } else { "service-nodeports" };
     let verdict = address.chain.as_ref().filter(|_| of_map).map(|chain| format!("{map}: goto {chain}"));
-    [ip, address.kind.name().to_owned()].into_iter().chain(verdict).collect()
+    let kind = format!("{}{}", address.kind.name(), scheduler.unwrap_or_default());
+    [ip, kind].into_iter().chain(verdict).collect()
 }
 
 /// Under policy Local nothing from outside comes here.

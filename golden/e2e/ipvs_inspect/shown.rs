@@ -96,7 +96,8 @@ fn what_servers_counted_is_told() {
         ["cluster", "IP", "to", "endpoints", "4", "rr", "yes"],
         "{text}"
     );
-    assert!(ask(&format!("dump -o dot --service {service}")).contains("4 connections, scheduler rr"));
+    let dot = ask(&format!("dump -o dot --service {service}"));
+    assert!(dot.contains("4 connections") && dot.contains("cluster IP, scheduler rr"), "{dot}");
 }
 
 fn text(lab: &Lab, words: &str) -> String {

@@ -51,6 +51,10 @@ fn fill(view: &mut ServicePortView, name: &ServicePortName, port: &ServicePort, 
     }
     let endpoints = snapshot.endpoints.of(name);
     let used = CategorizedEndpoints::of(&endpoints, port, snapshot.node);
+    // In iptables mode pods get to all endpoints by external addresses, too, whatever the policy.
+    let of_ipvs = view.addresses.iter().any(|address| address.server.is_some());
+    let external = port.externally_accessible() && !port.external_local;
+    let anywhere = if of_ipvs { !port.internal_local || external } else { port.uses_cluster_endpoints() };
     for endpoint in &endpoints {
         let at = view.endpoints.iter().position(|known| known.address == Some(endpoint.address));
         let at = at.unwrap_or_else(|| {
@@ -60,7 +64,7 @@ fn fill(view: &mut ServicePortView, name: &ServicePortName, port: &ServicePort, 
         let crate::model::SliceEndpoint { ready, serving, terminating, local, .. } = endpoint.state;
         view.endpoints[at].state = Some(EndpointState { ready, serving, terminating, local });
         if !view.endpoints[at].used() {
-            view.endpoints[at].unused = Some(why_unused(endpoint, &endpoints, &used, port).to_owned());
+            view.endpoints[at].unused = Some(why_unused(endpoint, &endpoints, &used, anywhere).to_owned());
         }
     }
     for stranger in view.endpoints.iter_mut().filter(|endpoint| endpoint.state.is_none()) {
@@ -69,21 +73,18 @@ fn fill(view: &mut ServicePortView, name: &ServicePortName, port: &ServicePort, 
     view.endpoints.sort_by_key(|endpoint| endpoint.address);
 }
 
-fn why_unused(
-    endpoint: &Endpoint,
-    all: &[Endpoint],
-    used: &CategorizedEndpoints<'_>,
-    port: &ServicePort,
-) -> &'static str {
+/// `anywhere`: endpoints of other nodes are used, too.
+fn why_unused(endpoint: &Endpoint, all: &[Endpoint], used: &CategorizedEndpoints<'_>, anywhere: bool) -> &'static str {
     let state = &endpoint.state;
-    let meant = used.reachable.iter().any(|other| other.address == endpoint.address);
+    let may = state.local || anywhere;
+    let meant = may && used.reachable.iter().any(|other| other.address == endpoint.address);
     let any_ready = all.iter().any(|other| other.state.ready);
     match () {
         () if meant => "the rules should lead to it and do not",
         () if !state.ready && !state.terminating => "it is not ready",
         () if state.terminating && !state.serving => "it is terminating and serves no more",
         () if !state.ready && any_ready => "it is terminating, and others are ready",
-        () if !state.local && !port.uses_cluster_endpoints() => "it is on another node, and the policy is Local",
+        () if !may => "it is on another node, and the policy is Local",
         () => "its topology hints are for other zones or nodes",
     }
 }
