@@ -1,16 +1,21 @@
 //! What `kube-proxy dump` and `trace` cost on a node of a big cluster: 10,000 Services with 10 endpoints each.
 //!
 //! In: root, both flavours of iptables. Out: seconds and the most memory of each command, in a namespace of its own.
-//! Run: `cargo bench --bench inspect` as root (SERVICES=1000 for fewer).
+//! Run: `cargo bench --bench inspect` as root (SERVICES=1000 for fewer, MODE=nftables for our table and one like the real
+//! one's).
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use proxier::IpFamily;
+use proxier::backend::Backend;
 use proxier::iptables::{HostFacts, expected};
-use proxier::kernel::{Flavour, each_flow};
-use proxier::testing::objects;
+use proxier::kernel::{Flavour, SystemNftables, each_flow};
+use proxier::model::{Config, Scope, Snapshot};
+use proxier::nftables::Nftables;
+use proxier::testing::{FakeHost, objects};
 use proxier::track::{Change, Kind, Tracker, Translator, key_of};
 use serde_json::{Value, json};
 
@@ -26,6 +31,11 @@ fn main() {
     let file = folder.join("objects.json");
     std::fs::write(&file, serde_json::to_string(&json!({"kind": "List", "items": &objects})).expect("JSON"))
         .expect("a file");
+    if std::env::var("MODE").is_ok_and(|mode| mode == "nftables") {
+        nftables(&objects, &file.display().to_string());
+        let _ = std::fs::remove_dir_all(folder);
+        return;
+    }
     let rules = rules(&objects);
     println!("{services} Services x {ENDPOINTS}: {} lines of rules", rules.lines().count());
     for flavour in [Flavour::Nft, Flavour::Legacy] {
@@ -33,17 +43,69 @@ fn main() {
         run("ip", &["link", "set", "lo", "up"]);
         load(flavour, &rules);
         println!("{flavour}:");
-        let file = file.display().to_string();
-        let with =
-            ["--hostname-override", "node-a", "--cluster-cidr", "10.0.0.0/8", "--timeout", "1m", "--objects", &file];
-        measure("dump --service ns/svc-77", &["dump", "--service", "ns/svc-77"]);
-        measure("the same, compared with objects", &[&["dump", "--service", "ns/svc-77"][..], &with].concat());
-        measure("dump, all, as JSON", &["dump", "-o", "json"]);
-        measure("the same, compared with objects", &[&["dump", "-o", "json"][..], &with].concat());
-        measure("trace", &["trace", "--from", "host", "--to", "11.0.0.78:80", "--in-interface", "lo"]);
+        measure_all(&file.display().to_string());
     }
     let _ = std::fs::remove_dir_all(folder);
     flows();
+}
+
+fn measure_all(file: &str) {
+    let with = ["--hostname-override", "node-a", "--cluster-cidr", "10.0.0.0/8", "--timeout", "1m", "--objects", file];
+    measure("dump --service ns/svc-77", &["dump", "--service", "ns/svc-77"]);
+    measure("the same, compared with objects", &[&["dump", "--service", "ns/svc-77"][..], &with].concat());
+    measure("dump, all, as JSON", &["dump", "-o", "json"]);
+    measure("the same, compared with objects", &[&["dump", "-o", "json"][..], &with].concat());
+    measure("trace", &["trace", "--from", "host", "--to", "11.0.0.78:80", "--in-interface", "lo"]);
+}
+
+/// The same in nftables mode.
+fn nftables(objects: &[Value], file: &str) {
+    let (config, tracker) = model(objects);
+    let snapshot = tracker.snapshot(config.node_ip(IpFamily::V4, tracker.node()));
+    for ours in [true, false] {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root");
+        run("ip", &["link", "set", "lo", "up"]);
+        let kernel = Box::new(SystemNftables::default());
+        let mut mode = Nftables::new(IpFamily::V4, config.clone(), kernel, Box::new(FakeHost::default()));
+        let empty = BTreeMap::new();
+        let shown = if ours { snapshot } else { Snapshot { ports: &empty, ..snapshot } };
+        mode.sync(&shown, &Scope::Full, Instant::now()).expect("a sync");
+        if !ours {
+            run("nft", &["delete", "table", "ip", "kube-proxy"]);
+            feed("nft", &["-f", "-"], &as_the_real_one(&snapshot));
+        }
+        println!("{}:", if ours { "our table" } else { "one like the real one's" });
+        measure_all(file);
+    }
+}
+
+/// The part of the real one's table that grows with Services, and the base chains that tell that it is one.
+fn as_the_real_one(snapshot: &Snapshot<'_>) -> String {
+    let (mut chains, mut elements, mut ips) = (String::new(), Vec::new(), Vec::new());
+    for (name, port) in snapshot.ports {
+        let chain = format!("service-AAAAAAAA-{}/{}/tcp/{}", name.service.namespace, name.service.name, name.port);
+        let endpoints = snapshot.endpoints.of(name);
+        let numbered = endpoints.iter().enumerate();
+        let map: Vec<String> =
+            numbered.map(|(n, e)| format!("{n} : {} . {}", e.address.ip(), e.address.port())).collect();
+        let (count, map) = (map.len(), map.join(", "));
+        chains +=
+            &format!("chain {chain} {{\nmeta l4proto tcp dnat ip to numgen random mod {count} map {{ {map} }}\n}}\n");
+        elements.push(format!("{} . tcp . {} : goto {chain}", port.cluster_ip, port.port));
+        ips.push(port.cluster_ip.to_string());
+    }
+    let key = "ipv4_addr . inet_proto . inet_service";
+    let services = "ip daddr @cluster-ips ip saddr != 10.0.0.0/8 meta mark set meta mark | 0x00004000\n\
+                    ip daddr . meta l4proto . th dport vmap @service-ips\n";
+    format!(
+        "table ip kube-proxy {{\nset cluster-ips {{ type ipv4_addr; elements = {{ {} }}; }}\n{chains}\
+         map service-ips {{ type {key} : verdict; elements = {{ {} }}; }}\nchain services {{\n{services}}}\n\
+         chain filter-forward {{ type filter hook forward priority 0; }}\n\
+         chain nat-prerouting {{ type nat hook prerouting priority -100; jump services; }}\n\
+         chain nat-output {{ type nat hook output priority -100; jump services; }}\n}}\n",
+        ips.join(", "),
+        elements.join(", ")
+    )
 }
 
 fn cluster(services: u32) -> Vec<Value> {
@@ -61,8 +123,8 @@ fn cluster(services: u32) -> Vec<Value> {
     all
 }
 
-/// The rules for them, as our own first sync would write them.
-fn rules(objects: &[Value]) -> String {
+/// The configuration and the model of the objects.
+fn model(objects: &[Value]) -> (Config, Tracker) {
     let mut config = objects::config();
     config.local_detector = proxier::model::LocalDetector::ClusterCidr(vec!["10.0.0.0/8".parse().expect("a network")]);
     let mut translator = Translator::new(&config.node_name, false);
@@ -77,6 +139,12 @@ fn rules(objects: &[Value]) -> String {
         }
     }
     Kind::ALL.into_iter().for_each(|kind| _ = tracker.apply(Change::Listed(kind)));
+    (config, tracker)
+}
+
+/// The rules for them, as our own first sync would write them.
+fn rules(objects: &[Value]) -> String {
+    let (config, tracker) = model(objects);
     let node_ip = config.node_ip(IpFamily::V4, tracker.node());
     let host = HostFacts { random_fully: true, ..HostFacts::default() };
     let mut text = String::new();
@@ -88,10 +156,7 @@ fn rules(objects: &[Value]) -> String {
 fn load(flavour: Flavour, rules: &str) {
     let infix = if flavour == Flavour::Nft { "nft" } else { "legacy" };
     let restore = |text: &str| {
-        let mut tool = Command::new(format!("iptables-{infix}-restore"));
-        let mut tool = tool.arg("--noflush").stdin(Stdio::piped()).spawn().expect("iptables-restore");
-        tool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
-        assert!(tool.wait().expect("it ends").success());
+        feed(&format!("iptables-{infix}-restore"), &["--noflush"], text);
     };
     let (others, nat) = rules.split_once("*nat\n").expect("a nat table");
     let (nat, mangle) = nat.split_once("COMMIT\n").expect("its end");
@@ -121,6 +186,12 @@ fn load(flavour: Flavour, rules: &str) {
     }
     let rest: Vec<&str> = nat.lines().filter(|line| !own(line) && !line.starts_with(':')).collect();
     restore(&format!("*nat\n{}\nCOMMIT\n", rest.join("\n")));
+}
+
+fn feed(program: &str, words: &[&str], text: &str) {
+    let mut tool = Command::new(program).args(words).stdin(Stdio::piped()).spawn().expect(program);
+    tool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+    assert!(tool.wait().expect("it ends").success());
 }
 
 fn run(program: &str, words: &[&str]) {

@@ -167,6 +167,7 @@ pub fn drift(seen: &Look, focus: &Focus, views: &[ServicePortView]) -> Vec<Findi
                     || note.contains("leads to no")
                     || note.contains("translates nothing")
                     || note.contains("falls through")
+                    || note.contains("not equally likely")
             })
     });
     let found = broken.map(|view| {

@@ -14,7 +14,7 @@ use super::numbers::Numbered;
 use super::plan::Sets;
 use super::render::render;
 use super::settings::Settings;
-use super::state::Programmed;
+use super::state::{Counts, Programmed};
 use super::sync::{numbers_at, programmed};
 use super::view::View;
 use super::{rules, structure};
@@ -86,6 +86,12 @@ impl Expected {
     }
 }
 
+/// Whether our layout has a chain of that name even if nothing leads to it.
+#[must_use]
+pub fn is_always_there(chain: &str) -> bool {
+    names::ALWAYS.into_iter().any(|balance| SharedChain::Balance(balance).to_string() == chain)
+}
+
 /// Whether only our layout has a set of that name.
 #[must_use]
 pub fn is_own_set(name: &str) -> bool {
@@ -154,7 +160,7 @@ impl Wanted {
         let sets = Sets::of(family);
         let sets =
             sets.iter().map(|(_, set)| (set.name.clone(), ExpectedSet { set: set.clone(), elements: HashMap::new() }));
-        Self { sets: sets.collect(), chains: Chains::default(), owners: HashMap::new() }
+        Self { sets: sets.collect(), chains: Counts::new().chains, owners: HashMap::new() }
     }
 
     fn add(&mut self, id: SetId, element: Element, owner: Option<&ServicePortName>) {

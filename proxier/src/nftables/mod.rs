@@ -27,7 +27,7 @@ use tracing::warn;
 
 pub use self::cleanup::cleanup;
 pub use self::expected::{
-    Endpoints, Expected, ExpectedChain, ExpectedElement, ExpectedSet, expected, is_own_set, place_of,
+    Endpoints, Expected, ExpectedChain, ExpectedElement, ExpectedSet, expected, is_always_there, is_own_set, place_of,
 };
 pub use self::features::{FeatureError, check, check_release};
 pub use self::names::{Place, TABLE};

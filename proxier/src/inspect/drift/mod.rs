@@ -1,7 +1,7 @@
 //! What differs between what should be and what is.
 //!
 //! In: both. Out: [`Difference`]s, rule by rule and element by element. Must not know: how either was made, or how to
-//! mend it. [`super::compare`] compares rules of iptables, `nftables` our table of nf_tables, `behaviour` what other tables
+//! mend it. `compare` compares rules of iptables, `nftables` our table of nf_tables, `behaviour` what other tables
 //! do, [`super::servers`] what IPVS mode has besides rules.
 
 pub mod behaviour;

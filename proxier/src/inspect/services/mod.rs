@@ -1,6 +1,6 @@
 //! Service ports as a node has them, whoever programmed it.
 //!
-//! In: what a mode's reader found (`iptables`, `ipvs`; other modes add theirs beside them), the model if there is one.
+//! In: what a mode's reader found (`iptables`, `ipvs`, `nftables`), the model if there is one.
 //! Out: [`ServicePortView`]s. Must not know: how anything was read from the kernel, or how it is shown.
 
 mod iptables;

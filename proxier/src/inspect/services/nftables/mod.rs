@@ -4,6 +4,7 @@
 //! have an address of. Must not know: how anything was read. Both layouts have the same maps of addresses; what these lead
 //! to is followed, not known by heart.
 
+mod reading;
 pub(in crate::inspect) mod ways;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -11,13 +12,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use self::ways::{Destination, Ways, between, ip, ways};
-use super::{Address, AddressKind, EndpointView, Fate, Part, Policy, ServicePortView};
+use self::reading::{OF_ALL, Reading};
+use self::ways::{Destination, between, ip, ways};
+use super::ServicePortView;
 use crate::family::IpFamily;
-use crate::inspect::rules::Counters;
 use crate::model::{self, Protocol, ServicePort, ServicePortName, Snapshot};
-use crate::netfilter::nft::held::{Element, Found, Rule, Set, Table};
+use crate::netfilter::nft::held::{Element, Found, Set, Table};
 use crate::netfilter::nft::{Expression, Name, Value, Verdict};
+use crate::nftables::is_always_there;
 
 /// The maps of what new connections are sent to.
 pub(in crate::inspect) const SERVICES: [&str; 2] = ["service-ips", "service-nodeports"];
@@ -37,8 +39,6 @@ const LOCAL: [&str; 2] = ["local-", "nodeport-local-"];
 const OF_SERVICE_PORTS: [&str; 4] = ["service-", "external-", "local-", "firewall-"];
 /// How long the real one's hashes are.
 const HASH: usize = 8;
-/// Chains that are there whatever Services there are.
-const OF_ALL: [&str; 5] = ["services", "external-local", "nodeport-local", "reject-chain", "firewall-check"];
 
 /// What the table's maps have for one destination.
 #[derive(Clone, Copy, Debug, Default)]
@@ -241,214 +241,9 @@ pub(in crate::inspect) fn spelled(to: Destination) -> String {
     format!("{}/{protocol}", unnamed(to))
 }
 
-/// A Service port while its destinations are looked at.
-struct Reading<'a> {
-    table: &'a Table,
-    allowed: &'a Allowed<'a>,
-    view: ServicePortView,
-    /// Chains and elements that are parts already.
-    met: BTreeSet<(Name, Vec<u8>)>,
-}
-
-impl<'a> Reading<'a> {
-    fn add(&mut self, family: IpFamily, to: Destination, entry: Entry<'a>, port: Option<&ServicePort>) {
-        let chain = entry.service.and_then(verdict).and_then(Verdict::chain).cloned();
-        let kind = self.kind(to, entry, port);
-        let ways = chain.as_ref().map(|chain| ways(family, self.table, to, chain));
-        let fate = match entry.no_endpoints.and_then(verdict) {
-            Some(Verdict::Drop) => Fate::Dropped,
-            Some(refusal) => {
-                let refuses = |chain: &Name| self::ways::ways(family, self.table, to, chain).rejects;
-                if refusal.chain().is_some_and(refuses) { Fate::Rejected } else { Fate::Accepted }
-            }
-            None if chain.is_some() => Fate::Endpoints,
-            None => return self.only_restricted(family, to, entry),
-        };
-        self.policies(kind, fate, chain.as_ref(), ways.as_ref());
-        for (set, element) in self.dispatch(to, entry) {
-            self.element(set, element);
-        }
-        if let Some(ways) = &ways {
-            self.endpoints(to, ways);
-        }
-        self.restrictions(family, to, entry);
-        let counters = entry.service.and_then(|element| element.counters.as_deref().copied());
-        let chain = chain.map(|chain| chain.to_string());
-        self.view.addresses.push(Address { kind, ip: to.ip, port: to.port, fate, chain, counters, server: None });
-    }
-
-    /// Source ranges of an address that nothing serves.
-    fn only_restricted(&mut self, family: IpFamily, to: Destination, entry: Entry<'a>) {
-        self.view.notes.push(format!("{} has source ranges, and no rule serves it", spelled(to)));
-        for (set, element) in self.dispatch(to, entry) {
-            self.element(set, element);
-        }
-        self.restrictions(family, to, entry);
-    }
-
-    fn kind(&self, to: Destination, entry: Entry<'_>, port: Option<&ServicePort>) -> AddressKind {
-        let Some(ip) = to.ip else { return AddressKind::NodePort };
-        let cluster_ips = self.table.sets.get(CLUSTER_IPS);
-        match port {
-            Some(port) if port.cluster_ip == ip => AddressKind::ClusterIp,
-            Some(port) if port.load_balancer_vips.contains(&ip) => AddressKind::LoadBalancer,
-            Some(_) => AddressKind::ExternalIp,
-            None if cluster_ips.is_some_and(|set| has(set, &octets(ip))) => AddressKind::ClusterIp,
-            None if entry.restricted.is_some() => AddressKind::LoadBalancer,
-            // The table does not tell these from load balancers without source ranges.
-            None => AddressKind::ExternalIp,
-        }
-    }
-
-    fn policies(&mut self, kind: AddressKind, fate: Fate, chain: Option<&Name>, ways: Option<&Ways<'_>>) {
-        let policy = |local| Some(if local { Policy::Local } else { Policy::Cluster });
-        let dropped = (fate == Fate::Dropped).then_some(Policy::Local);
-        if kind == AddressKind::ClusterIp {
-            let by_chain = chain.and_then(|chain| policy(is_local(chain)));
-            self.view.internal_policy = self.view.internal_policy.or(by_chain).or(dropped);
-        } else {
-            let by_mark = ways.and_then(|ways| policy(!ways.marks_all));
-            self.view.external_policy = self.view.external_policy.or(by_mark).or(dropped);
-        }
-    }
-
-    /// The elements that the destination has, with their sets.
-    fn dispatch(&self, to: Destination, entry: Entry<'a>) -> Vec<(Name, &'a Element)> {
-        let place = usize::from(to.ip.is_none());
-        let named = |name: &str, element: Option<&'a Element>| element.map(|element| (Name::from(name), element));
-        let cluster_ip = to.ip.and_then(|ip| match self.table.sets.get(CLUSTER_IPS)?.find(&octets(ip)) {
-            Found::Yes(element) => named(CLUSTER_IPS, Some(element)),
-            Found::No | Found::NotAsked => None,
-        });
-        [
-            named(SERVICES[place], entry.service),
-            named(NO_ENDPOINTS[place], entry.no_endpoints),
-            named(RESTRICTED, entry.restricted),
-            cluster_ip,
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
-    }
-
-    fn endpoints(&mut self, to: Destination, ways: &Ways<'a>) {
-        self.view.affinity_seconds =
-            self.view.affinity_seconds.or(ways.affinity.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX)));
-        for chooser in &ways.choosers {
-            let local = is_local(&chooser.chain);
-            let mut shares: BTreeMap<std::net::SocketAddr, (f64, Option<&Name>)> = BTreeMap::new();
-            for choice in &chooser.choices {
-                shares.entry(choice.to).or_insert((0.0, choice.chain.as_ref())).0 += choice.share;
-            }
-            let sum: f64 = shares.values().map(|(share, _)| share).sum();
-            if shares.is_empty() {
-                self.view.notes.push(format!("chain {} leads to no endpoint for {}", chooser.chain, spelled(to)));
-            } else if sum < 1.0 - 1e-6 {
-                let (lost, chain) = ((1.0 - sum) * 100.0, &chooser.chain);
-                self.view
-                    .notes
-                    .push(format!("{lost:.1} % of what is sent to {} falls through chain {chain}", spelled(to)));
-            }
-            for (address, (share, chain)) in shares {
-                let known = self.view.endpoints.iter().position(|endpoint| endpoint.address == Some(address));
-                let at = known.unwrap_or_else(|| {
-                    self.view.endpoints.push(EndpointView::at(Some(address)));
-                    self.view.endpoints.len() - 1
-                });
-                let endpoint = &mut self.view.endpoints[at];
-                let slot = if local { &mut endpoint.local_share } else { &mut endpoint.share };
-                // All addresses have the same endpoints; where one has not, that is a difference.
-                *slot = slot.or(Some(share));
-                // Our chains that stick to an endpoint have no endpoint of their own in their names.
-                endpoint.chain = endpoint.chain.take().or(chain.map(ToString::to_string));
-            }
-        }
-        if ways.choosers.is_empty() {
-            self.view.notes.push(format!("{} leads to no endpoint", spelled(to)));
-        }
-        for (set, element) in &ways.elements {
-            self.element(set.clone(), element);
-        }
-        for chain in ways.chains.iter().filter(|chain| !OF_ALL.contains(&&***chain)) {
-            self.chain(chain);
-        }
-    }
-
-    /// Who may use the address.
-    fn restrictions(&mut self, family: IpFamily, to: Destination, entry: Entry<'a>) {
-        let Some(element) = entry.restricted else { return };
-        let (mut ranges, chain) = ranges(family, self.table, to, element);
-        if let Some(chain) = chain {
-            self.chain(chain);
-        }
-        let of_element = self.allowed.0.get(&*element.key).cloned().unwrap_or_default();
-        for allowed in of_element {
-            ranges.extend(networks(element, allowed));
-            self.element(Name::from(ALLOWED), allowed);
-        }
-        ranges.retain(|range| !self.view.source_ranges.contains(range));
-        self.view.source_ranges.extend(ranges);
-    }
-
-    fn element(&mut self, name: Name, element: &Element) {
-        if !self.met.insert((name.clone(), element.key.to_vec())) {
-            return;
-        }
-        let text = self.table.sets.get(&name).map(|set| set.text(element).to_string());
-        let counters = element.counters.as_deref().copied();
-        let table = self.view.parts_table();
-        self.view.parts.push(Part { table, chain: name.to_string(), element: text, rules: 0, counters });
-    }
-
-    fn chain(&mut self, name: &Name) {
-        let Some(rules) = self.table.chains.get(name).and_then(|chain| chain.rules.as_ref()) else { return };
-        if !self.met.insert((name.clone(), Vec::new())) {
-            return;
-        }
-        let table = self.view.parts_table();
-        let part = Part { table, chain: name.to_string(), element: None, rules: rules.len(), counters: counted(rules) };
-        self.view.parts.push(part);
-    }
-
-    fn finish(self) -> ServicePortView {
-        let mut view = self.view;
-        view.addresses.sort_by_key(|address| (address.kind, address.ip, address.port));
-        view.endpoints.sort_by_key(|endpoint| endpoint.address);
-        view.source_ranges.sort_unstable();
-        view.notes.sort_unstable();
-        view.notes.dedup();
-        view
-    }
-}
-
-/// What rules counted, if any has a counter.
-fn counted(rules: &[Rule]) -> Option<Counters> {
-    rules.iter().filter_map(|rule| rule.counters).reduce(|mut sum, one| {
-        sum += one;
-        sum
-    })
-}
-
-impl ServicePortView {
-    fn parts_table(&self) -> &'static str {
-        if self.family == IpFamily::V4.name() { "ip kube-proxy" } else { "ip6 kube-proxy" }
-    }
-}
-
 /// Whether a chain chooses from this node's endpoints.
 fn is_local(chain: &str) -> bool {
     LOCAL.iter().any(|beginning| chain.starts_with(beginning))
-}
-
-fn has(set: &Set, key: &[u8]) -> bool {
-    matches!(set.find(key), Found::Yes(_))
-}
-
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    }
 }
 
 /// The addresses that node ports work on, where that is not all of the node's.
@@ -480,6 +275,7 @@ pub fn unused_chains(table: &Table) -> Vec<String> {
     let elements = table.sets.values().flat_map(|set| set.elements.iter());
     used.extend(elements.filter_map(|element| verdict(element)?.chain()));
     let plain = table.chains.iter().filter(|(_, chain)| chain.base.is_none());
-    let idle = plain.map(|(name, _)| name).filter(|name| !used.contains(name) && !OF_ALL.contains(&&***name));
+    let idle = plain.map(|(name, _)| name).filter(|name| !used.contains(name));
+    let idle = idle.filter(|name| !OF_ALL.contains(&&***name) && !is_always_there(name));
     idle.map(ToString::to_string).collect()
 }

@@ -109,7 +109,7 @@ struct Step<'a> {
 /// Follows packets to a destination from a chain on.
 #[must_use]
 pub fn ways<'a>(family: IpFamily, table: &'a Table, to: Destination, chain: &Name) -> Ways<'a> {
-    let mut walk = Walk { family, table, to, ways: Ways::default(), remembers: false };
+    let mut walk = Walk { family, table, to, ways: Ways::default(), remembers: false, left: 1.0 };
     walk.follow(chain, None, 0, false);
     walk.ways
 }
@@ -121,16 +121,23 @@ struct Walk<'a> {
     ways: Ways<'a>,
     /// The chain at work remembers the client.
     remembers: bool,
+    /// How many of the packets that came to the chain at work no map had an endpoint for, so far, 0 to 1.
+    left: f64,
 }
 
 /// Of which chooser a chain is a choice, and with which odds.
 type Within = Option<(usize, f64)>;
 
 impl<'a> Walk<'a> {
-    fn follow(&mut self, chain: &Name, within: Within, depth: usize, mut conditional: bool) {
+    fn follow(&mut self, chain: &Name, within: Within, depth: usize, conditional: bool) {
+        let before = (std::mem::replace(&mut self.left, 1.0), std::mem::take(&mut self.remembers));
+        self.follow_rules(chain, within, depth, conditional);
+        (self.left, self.remembers) = before;
+    }
+
+    fn follow_rules(&mut self, chain: &Name, within: Within, depth: usize, mut conditional: bool) {
         let table = self.table;
         let Some(held) = table.chains.get(chain).filter(|_| depth < DEEPEST) else { return };
-        self.remembers = false;
         match self.ways.chains.contains(chain) {
             // Several rules may lead to a chain that chooses.
             true if within.is_none() => return,
@@ -155,10 +162,10 @@ impl<'a> Walk<'a> {
                 Expression::Load { from, to, .. } => _ = step.registers.insert(to.0, self.load(*from)),
                 Expression::Immediate { to, value } => _ = step.registers.insert(to.0, Held::Known(value.clone())),
                 Expression::Bitwise { register, mask, xor } => step.bitwise(*register, mask, xor),
-                Expression::Compare { register, not, value } => {
-                    if !self.compare(&mut step, *register, *not, value, rule) {
-                        return Some(false);
-                    }
+                Expression::Compare { register, not, value }
+                    if !self.compare(&mut step, *register, *not, value, rule) =>
+                {
+                    return Some(false);
                 }
                 Expression::SetMark { .. } => self.ways.marks_all |= !step.conditional,
                 Expression::Lookup { set, key, to, verdict, not } => {
@@ -320,7 +327,7 @@ impl<'a> Walk<'a> {
         within: Within,
     ) -> bool {
         let at = self.chooser(chain, within);
-        let of = within.map_or(1.0, |(_, share)| share);
+        let of = within.map_or(1.0, |(_, share)| share) * self.left;
         let own = within.is_some().then(|| chain.clone());
         let known = |register: Register| match step.registers.get(&register.0) {
             Some(Held::Known(value)) => Some(value.as_slice()),
@@ -333,6 +340,7 @@ impl<'a> Walk<'a> {
             step.chosen.iter().map(|(share, element)| (*share, element.and_then(endpoint))).collect()
         };
         let all = found.iter().all(|(_, to)| to.is_some());
+        self.left *= found.iter().filter(|(_, to)| to.is_none()).map(|(share, _)| share).sum::<f64>();
         if self.remembers {
             self.ways.remembering.extend(found.iter().filter_map(|(_, to)| *to));
         }
@@ -361,14 +369,15 @@ fn drops(rule: &Rule) -> bool {
     rule.expressions.iter().any(|expression| matches!(expression, Expression::Verdict(Verdict::Drop)))
 }
 
-fn octets(ip: IpAddr) -> Vec<u8> {
+/// An address as the kernel holds it.
+pub fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     }
 }
 
-/// An address as the kernel holds it.
+/// The address that the kernel holds so.
 pub fn ip(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
