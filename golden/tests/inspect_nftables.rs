@@ -105,7 +105,7 @@ fn drift(replay: &Replay, family: IpFamily, table: &Table) -> Vec<Difference> {
     replay.model(family, |snapshot, config| {
         let pods = config.local_detector.resolve(family, snapshot.node);
         let world = World { node: &node, pods: pods.as_ref() };
-        behaviour::differences(family, &should_be, table, world).expect("a walk")
+        behaviour::differences(family, &should_be, table, world, &|_| true).expect("a walk")
     })
 }
 

@@ -226,7 +226,8 @@ impl Look {
             Some(table) => {
                 let (node, pods) = (paths::node_of(rules), proxier.local_detector.resolve(family, tracker.node()));
                 let world = World { node: &node, pods: pods.as_ref() };
-                match behaviour::differences(family, &expected, table, world) {
+                let wanted = |name: &str| focus.service.as_ref().is_none_or(|service| is_of(name, service));
+                match behaviour::differences(family, &expected, table, world, &wanted) {
                     Ok(found) => found,
                     Err(problem) => {
                         tracing::error!("cannot compare with what should be: {problem}");

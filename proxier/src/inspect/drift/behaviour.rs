@@ -4,17 +4,19 @@
 //! address are walked through both, and what becomes of them is compared. Must not know: how either was made. What only
 //! looks otherwise is no difference.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::shape::shape;
 use super::{Difference, DifferenceKind};
 use crate::family::IpFamily;
 use crate::inspect::rules::Ruleset as Iptables;
-use crate::inspect::services::nftables::ways::{Destination, Ways, ip, ways};
+use crate::inspect::services::nftables::ways::{Destination, Ways, ip, octets, ways};
 use crate::inspect::services::nftables::{
-    NO_ENDPOINTS, RESTRICTED, SERVICES, allowed_networks, destination, node_port_ips, ranges, spelled, verdict,
+    NO_ENDPOINTS, RESTRICTED, SERVICES, allowed_networks, destination, is_local, node_port_ips, ranges, spelled,
+    verdict,
 };
 use crate::inspect::walk::{ConnState, Memory, Node, Origin, Outcome, Packet, Rules, Verdict};
 use crate::model::Protocol;
@@ -43,7 +45,7 @@ pub struct World<'a> {
     pub pods: Option<&'a LocalTraffic>,
 }
 
-/// Compares.
+/// Compares; of destinations those that belong to nobody, and those of Service ports with `wanted` names.
 ///
 /// # Errors
 /// If a table has rules that the kernel would not take.
@@ -52,6 +54,7 @@ pub fn differences(
     expected: &Expected,
     found: &Table,
     world: World<'_>,
+    wanted: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<Difference>, String> {
     let should_be = expected.as_held();
     let owners = owners(expected, &should_be);
@@ -65,13 +68,14 @@ pub fn differences(
         is: alone(family, found.clone()),
         allowed,
         unlisted: BTreeSet::new(),
+        alike: HashSet::new(),
         found: Vec::new(),
     };
     search.members(expected, found);
     for name in SERVICES.iter().chain(&NO_ENDPOINTS).chain([&RESTRICTED]) {
         search.strays(name, &owners);
     }
-    for (to, owner) in &owners {
+    for (to, owner) in owners.iter().filter(|(_, owner)| owner.as_deref().is_none_or(wanted)) {
         search.destination(*to, owner.as_deref())?;
     }
     search.found.sort();
@@ -110,7 +114,18 @@ struct Search<'a> {
     allowed: HashMap<Vec<u8>, Vec<IpNet>>,
     /// Cluster IPs that are not listed as such: that packets to them are not masqueraded is told already.
     unlisted: BTreeSet<IpAddr>,
+    /// Ways that packets were walked, and that are as they should be.
+    alike: HashSet<Kind>,
     found: Vec<Difference>,
+}
+
+/// What packets to a destination meet, but for its endpoints and addresses: both as it should be and as it is.
+#[derive(PartialEq, Eq, Hash)]
+struct Kind {
+    node_port: bool,
+    cluster_ip: bool,
+    no_endpoints: [Option<String>; 2],
+    shapes: [Vec<String>; 2],
 }
 
 impl Search<'_> {
@@ -162,8 +177,34 @@ impl Search<'_> {
         &ruleset.tables[&self.id]
     }
 
+    /// Where packets to a destination end is the same for all of one kind, if the endpoints are as they should be.
+    fn kind(&self, to: Destination) -> Option<Kind> {
+        let [should_be, is] = [true, false].map(|expected| self.ways(to, expected));
+        let has_ranges =
+            [true, false].into_iter().any(|expected| entry(self.table(expected), RESTRICTED, to).is_some());
+        if has_ranges || affinity(&should_be) != affinity(&is) || !same_endpoints(&should_be, &is) {
+            return None;
+        }
+        let node_port = to.ip.is_none();
+        let cluster_ips = self.table(false).sets.get(MEMBERS[0]);
+        let no_endpoints = [true, false].map(|expected| {
+            let refused = entry(self.table(expected), NO_ENDPOINTS[usize::from(node_port)], to);
+            refused.and_then(verdict).map(ToString::to_string)
+        });
+        Some(Kind {
+            node_port,
+            cluster_ip: to.ip.is_some_and(|ip| cluster_ips.is_some_and(|set| has(set, &octets(ip)))),
+            no_endpoints,
+            shapes: [shape(self.table(true), &should_be), shape(self.table(false), &is)],
+        })
+    }
+
     /// Compares what becomes of packets to one destination. One difference tells of all.
     fn destination(&mut self, to: Destination, owner: Option<&str>) -> Result<(), String> {
+        let kind = self.kind(to);
+        if kind.as_ref().is_some_and(|kind| self.alike.contains(kind)) {
+            return Ok(());
+        }
         let Some(protocol) = Protocol::of_number(to.protocol) else { return Ok(()) };
         let Some(ip) = to.ip.or_else(|| self.node_port_ip()) else { return Ok(()) };
         let address = SocketAddr::new(ip, to.port);
@@ -181,7 +222,9 @@ impl Search<'_> {
             wanted.push(should_be);
             held.push(is);
         }
-        if !wanted.is_empty() {
+        if wanted.is_empty() {
+            self.alike.extend(kind);
+        } else {
             let texts = [Some(wanted.join("; ")), Some(held.join("; "))];
             self.note(DifferenceKind::AlteredBehaviour, spelled(to), texts, owner.map(str::to_owned));
         }
@@ -287,6 +330,21 @@ fn entry<'a>(table: &'a Table, map: &str, to: Destination) -> Option<&'a Element
 
 fn has(set: &Set, key: &[u8]) -> bool {
     matches!(set.find(key), Found::Yes(_))
+}
+
+/// Whether the same endpoints are as likely, under both policies.
+fn same_endpoints(a: &Ways<'_>, b: &Ways<'_>) -> bool {
+    let shares = |ways: &Ways<'_>| {
+        let mut shares: BTreeMap<(bool, SocketAddr), f64> = BTreeMap::new();
+        for chooser in &ways.choosers {
+            for choice in &chooser.choices {
+                *shares.entry((is_local(&chooser.chain), choice.to)).or_default() += choice.share;
+            }
+        }
+        shares
+    };
+    let (a, b) = (shares(a), shares(b));
+    a.len() == b.len() && a.iter().zip(&b).all(|((x, p), (y, q))| x == y && (p - q).abs() < ALIKE)
 }
 
 fn same(a: &Ends, b: &Ends) -> bool {

@@ -6,6 +6,7 @@
 
 pub mod behaviour;
 pub mod nftables;
+mod shape;
 
 use serde::Serialize;
 

@@ -242,7 +242,7 @@ pub(in crate::inspect) fn spelled(to: Destination) -> String {
 }
 
 /// Whether a chain chooses from this node's endpoints.
-fn is_local(chain: &str) -> bool {
+pub(in crate::inspect) fn is_local(chain: &str) -> bool {
     LOCAL.iter().any(|beginning| chain.starts_with(beginning))
 }
 
