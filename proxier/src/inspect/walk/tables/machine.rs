@@ -330,6 +330,10 @@ impl State {
         let port = match port {
             Some((from, to)) => {
                 let [first, last] = [self.value(from, 2)?, self.value(to, 2)?];
+                let to_one = matches!(kind, Translation::Source | Translation::Masquerade) || first == last;
+                if !to_one {
+                    return Err(self.doubt("which port of a range it is is not known"));
+                }
                 (first == last).then(|| first.try_into().map_or(0, u16::from_be_bytes))
             }
             None => None,
