@@ -147,12 +147,11 @@ impl Flavours {
     fn find() -> Self {
         let choice = choose_flavour();
         let chosen = choice.flavour.unwrap_or(Flavour::Nft);
-        let other = if chosen == Flavour::Nft { Flavour::Legacy } else { Flavour::Nft };
         let (here, texts) = present(chosen);
-        let (in_other, other_texts) = present(other);
+        let (in_other, other_texts) = present(other(chosen));
         // Rules that are only in the other flavour are those that packets meet.
         let is_other = here.is_empty() && !in_other.is_empty();
-        let (flavour, texts) = if is_other { (other, other_texts) } else { (chosen, texts) };
+        let (flavour, texts) = if is_other { (other(chosen), other_texts) } else { (chosen, texts) };
         Self { choice, flavour, in_other, texts }
     }
 }
@@ -171,6 +170,22 @@ fn present(flavour: Flavour) -> (Vec<IpFamily>, BTreeMap<IpFamily, Result<RuleTe
         families.extend(there.then_some(family));
     }
     (families, texts)
+}
+
+fn other(flavour: Flavour) -> Flavour {
+    if flavour == Flavour::Nft { Flavour::Legacy } else { Flavour::Nft }
+}
+
+/// Whether there is any rule of iptables in that flavour.
+fn has_rules(flavour: Flavour, outline: &nft::Ruleset, tables: &mut NftReader) -> bool {
+    if flavour == Flavour::Legacy {
+        let mut found = false;
+        let text = RuleText::open(outline.family, flavour);
+        return text.is_ok_and(|text| text.all(&mut |line| found |= line.contains("-A ")).is_ok()) && found;
+    }
+    let made = outline.tables.iter().filter(|(id, table)| table.is_iptables(id));
+    let mut bases = made.flat_map(|(id, table)| table.chains.iter().map(move |(name, chain)| (id, name, chain)));
+    bases.any(|(id, name, chain)| chain.base.is_some() && tables.rules(id, name).is_ok_and(|rules| !rules.is_empty()))
 }
 
 fn proxy_table(tables: &nft::Ruleset) -> Option<&nft::Table> {
@@ -209,6 +224,10 @@ impl FamilyRules {
             unread.push(Unread::new("tables of nf_tables", format!("{family}: {error}")));
             nft::Ruleset::new(family)
         });
+        if has_rules(other(flavour), &outline, &mut tables) {
+            let why = format!("packets meet them too, but a trace goes through those of {flavour} only");
+            unread.push(Unread::new(&format!("iptables rules of the flavour {}", other(flavour)), why));
+        }
         let mut rules = Self::of(family, or_nothing(text, &outline)?, &choice, unread);
         (rules.nftables, rules.tables) = (outline, tables);
         rules.read_others(unread)?;
@@ -233,7 +252,7 @@ impl FamilyRules {
     }
 
     fn read_others(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
-        for table in ["raw", "mangle", "filter"] {
+        for table in ["raw", "mangle", "filter", "security"] {
             let text = self.text.table(table)?;
             for problem in self.ruleset.read_chains(table, &text) {
                 unread.push(Unread::new(&format!("a rule of {}", self.family), problem.to_string()));

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use golden::flavour::Flavour;
+use proxier::IpFamily;
 use serde_json::Value;
 
 use super::node::{Node, json};
@@ -102,4 +103,15 @@ fn tables_of_others_are_walked_in_every_mode() {
             "ip limited in (prerouting): taken for not matching, as it is not understood (limit is not known here):";
         assert!(text.contains(doubt), "{text}");
     }
+}
+
+#[test]
+fn rules_of_the_other_flavour_are_told() {
+    let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Legacy);
+    let trace = "trace --from 192.168.50.77 --in-interface eth0 --to 10.96.10.11:80";
+    let said = |node: &Node| String::from_utf8_lossy(&node.run(trace).stderr).into_owned();
+    assert_eq!(said(&node), "");
+    node.restore(IpFamily::V4, Flavour::Nft, "*filter\n-A FORWARD -p tcp -j DROP\nCOMMIT\n");
+    let words = "iptables rules of the flavour nf_tables: packets meet them too";
+    assert!(said(&node).contains(words), "{}", said(&node));
 }

@@ -8,6 +8,7 @@ use super::super::chains::Traveller;
 use super::Spot;
 use super::facts::{self, Miss};
 use super::registers::Registers;
+use crate::family::IpFamily;
 use crate::model::Protocol;
 use crate::netfilter::nft::held::{Element, Found, Lack, Rule, Set, TableId};
 use crate::netfilter::nft::{
@@ -356,7 +357,7 @@ impl State {
     }
 
     fn address(&self, (from, to): Range, spot: &Spot<'_>) -> Result<IpAddr, Flow> {
-        let length = if spot.place.family.localhost().is_ipv4() { 4 } else { 16 };
+        let length = if spot.place.family == IpFamily::V4 { 4 } else { 16 };
         let [first, last] = [self.value(from, length)?, self.value(to, length)?];
         if first != last {
             return Err(self.doubt("which address of a range it is is not known"));
