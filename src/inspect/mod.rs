@@ -302,9 +302,9 @@ impl Look {
     #[must_use]
     pub fn unused_chains(&self) -> Vec<String> {
         let of = |rules: &FamilyRules| match rules.proxy_table() {
+            _ if !rules.whole => Vec::new(),
             Some(table) if self.rules.mode() == Some(NFTABLES) => unused_chains_of_table(table),
-            _ if rules.whole => unused_chains(&rules.ruleset),
-            _ => Vec::new(),
+            _ => unused_chains(&rules.ruleset),
         };
         self.rules.families.iter().flat_map(of).collect()
     }

@@ -3,22 +3,24 @@
 //! In: a family. Out: a [`Ruleset`], and notes of what could not be read. Must not know: what it means to Services.
 //! Of others' sets the elements are not read: they may be millions.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use proxier::IpFamily;
 use proxier::inspect::services::owner_in_table;
 use proxier::kernel::NftReader;
 use proxier::kernel::nftables::NftError;
-use proxier::model::{Protocol, ServicePortName};
-use proxier::netfilter::nft::Key;
-use proxier::netfilter::nft::held::{Lack, Ruleset, Table, TableId};
+use proxier::model::{NamespacedName, Protocol, ServicePortName};
+use proxier::netfilter::nft::held::{Lack, Ruleset, Set, Table, TableId};
+use proxier::netfilter::nft::{Expression, Key, Name};
 use proxier::nftables::TABLE;
 
 use super::report::Unread;
 
-/// Reads it.
+/// Reads it. Where one Service is asked for, the sets that only chains of others use are left out: the real one has one
+/// for each Service.
 #[must_use]
-pub fn read(family: IpFamily, unread: &mut Vec<Unread>) -> Ruleset {
+pub fn read(family: IpFamily, service: Option<&NamespacedName>, unread: &mut Vec<Unread>) -> Ruleset {
     let mut reader = NftReader::new(family);
     let mut ruleset = match reader.outline() {
         Ok(ruleset) => ruleset,
@@ -31,25 +33,45 @@ pub fn read(family: IpFamily, unread: &mut Vec<Unread>) -> Ruleset {
     let is_met = |table: &Table| table.chains.values().any(|chain| chain.base.is_some());
     ruleset.tables.retain(|id, table| !table.is_iptables(id) && is_met(table));
     for (id, table) in &mut ruleset.tables {
-        if let Err(error) = fill(&mut reader, id, table) {
+        if let Err(error) = fill(&mut reader, id, table, service) {
             unread.push(Unread::new(&format!("table {id}"), error.to_string()));
         }
     }
     ruleset
 }
 
-fn fill(reader: &mut NftReader, id: &TableId, table: &mut Table) -> Result<(), NftError> {
+fn fill(
+    reader: &mut NftReader,
+    id: &TableId,
+    table: &mut Table,
+    service: Option<&NamespacedName>,
+) -> Result<(), NftError> {
     let rules = reader.all_rules(id)?;
     for (name, chain) in &mut table.chains {
         chain.rules = Some(rules.get(name).cloned().unwrap_or_default());
     }
     table.sets = reader.sets(id)?;
     if table.is_kube_proxy(id) {
-        for (name, set) in &mut table.sets {
+        let used = service.map(|service| sets_of(table, service));
+        let wanted =
+            |name: &Name, set: &Set| !set.is_anonymous() || used.as_ref().is_none_or(|used| used.contains(name));
+        for (name, set) in table.sets.iter_mut().filter(|(name, set)| wanted(name, set)) {
             set.elements = reader.elements(id, name, set)?;
         }
     }
     Ok(())
+}
+
+/// The sets that chains of a Service use, and those that are for all.
+fn sets_of(table: &Table, service: &NamespacedName) -> BTreeSet<Name> {
+    let own = format!("-{service}/");
+    let chains = table.chains.iter().filter(|(name, _)| !name.contains('/') || name.contains(&own));
+    let rules = chains.flat_map(|(_, chain)| chain.rules.iter().flatten());
+    let sets = rules.flat_map(|rule| &rule.expressions).filter_map(|expression| match expression {
+        Expression::Lookup { set, .. } => Some(set.clone()),
+        _ => None,
+    });
+    sets.collect()
 }
 
 /// The maps that have the addresses and the node ports of Services.

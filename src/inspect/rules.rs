@@ -75,7 +75,7 @@ impl Rules {
                 continue;
             }
             let text = texts.remove(&family).unwrap_or_else(|| RuleText::open(family, flavour));
-            let tables = nftables::read(family, unread);
+            let tables = nftables::read(family, focus.service.as_ref(), unread);
             let read = or_nothing(text, &tables).and_then(|text| {
                 let mut rules = FamilyRules { nftables: tables, ..FamilyRules::of(family, text, &choice, unread) };
                 if focus.service.is_some() {

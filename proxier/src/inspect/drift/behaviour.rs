@@ -4,7 +4,7 @@
 //! address are walked through both, and what becomes of them is compared. Must not know: how either was made. What only
 //! looks otherwise is no difference.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
@@ -68,7 +68,7 @@ pub fn differences(
         is: alone(family, found.clone()),
         allowed,
         unlisted: BTreeSet::new(),
-        alike: HashSet::new(),
+        walked: HashMap::new(),
         found: Vec::new(),
     };
     search.members(expected, found);
@@ -114,8 +114,8 @@ struct Search<'a> {
     allowed: HashMap<Vec<u8>, Vec<IpNet>>,
     /// Cluster IPs that are not listed as such: that packets to them are not masqueraded is told already.
     unlisted: BTreeSet<IpAddr>,
-    /// Ways that packets were walked, and that are as they should be.
-    alike: HashSet<Kind>,
+    /// Ways that packets were walked; if they are not as they should be, the destination that was told of.
+    walked: HashMap<Kind, Option<String>>,
     found: Vec<Difference>,
 }
 
@@ -202,8 +202,14 @@ impl Search<'_> {
     /// Compares what becomes of packets to one destination. One difference tells of all.
     fn destination(&mut self, to: Destination, owner: Option<&str>) -> Result<(), String> {
         let kind = self.kind(to);
-        if kind.as_ref().is_some_and(|kind| self.alike.contains(kind)) {
-            return Ok(());
+        match kind.as_ref().and_then(|kind| self.walked.get(kind)) {
+            Some(None) => return Ok(()),
+            Some(Some(first)) => {
+                let text = Some(format!("otherwise in the same way as {first}"));
+                self.note(DifferenceKind::AlteredBehaviour, spelled(to), [None, text], owner.map(str::to_owned));
+                return Ok(());
+            }
+            None => {}
         }
         let Some(protocol) = Protocol::of_number(to.protocol) else { return Ok(()) };
         let Some(ip) = to.ip.or_else(|| self.node_port_ip()) else { return Ok(()) };
@@ -222,9 +228,8 @@ impl Search<'_> {
             wanted.push(should_be);
             held.push(is);
         }
-        if wanted.is_empty() {
-            self.alike.extend(kind);
-        } else {
+        self.walked.extend(kind.map(|kind| (kind, (!wanted.is_empty()).then(|| spelled(to)))));
+        if !wanted.is_empty() {
             let texts = [Some(wanted.join("; ")), Some(held.join("; "))];
             self.note(DifferenceKind::AlteredBehaviour, spelled(to), texts, owner.map(str::to_owned));
         }
