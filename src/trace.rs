@@ -187,6 +187,9 @@ fn meaning(step: &Step) -> Option<String> {
 
 /// What a rule of nftables does. A rule may do several things: the last tells most.
 fn nftables_meaning(step: &Step) -> Option<String> {
+    if step.handle == Some(0) {
+        return Some("no rule of the chain accepts it: thrown away".to_owned());
+    }
     let rule = step.rule.split(" comment ").next().unwrap_or_default();
     let chance =
         (step.chance < 1.0).then(|| format!("by chance: {:.2} % of those that come here", step.chance * 100.0));

@@ -157,6 +157,8 @@ fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<F
     if !matches!(branch.outcome.verdict, Verdict::Dropped | Verdict::Rejected) {
         return None;
     }
+    // A rule that is not understood may have accepted it.
+    let certain = branch.doubts.is_empty();
     let last = branch.steps.last();
     if last.is_some_and(|step| step.hook.starts_with("ipvs ")) {
         // A virtual server without real ones: told already.
@@ -172,36 +174,43 @@ fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<F
     let by_ranges = of_proxy && chain.starts_with("firewall-");
     if by_ranges || ["KUBE-PROXY-FIREWALL", "KUBE-SOURCE-RANGES-FIREWALL"].contains(&chain) {
         let ranges: Vec<String> = view.source_ranges.iter().map(ToString::to_string).collect();
-        return Some(Finding::certain(
-            Cause::SourceRangeRefuses,
-            format!(
-                "{} ({}): {} is in none of loadBalancerSourceRanges ({}), so its packets are dropped",
-                view.name,
-                view.family,
-                packet.source.ip(),
-                ranges.join(", ")
-            ),
-            "add the client's network to spec.loadBalancerSourceRanges, or see whether something on the way changes the \
-             client's address",
-        ));
+        let what = format!(
+            "{} ({}): {} is in none of loadBalancerSourceRanges ({}), so its packets are dropped",
+            view.name,
+            view.family,
+            packet.source.ip(),
+            ranges.join(", ")
+        );
+        let next = "add the client's network to spec.loadBalancerSourceRanges, or see whether something on the way \
+                    changes the client's address";
+        return Some(Finding { certain, ..Finding::certain(Cause::SourceRangeRefuses, what, next) });
     }
-    if of_proxy || (chain.starts_with("KUBE-") && owner(chain) != Some("kube-router")) {
+    let by_policy = last.is_some_and(|step| step.handle == Some(0));
+    let words = if in_table.is_some() { ["drop", "reject"] } else { [" -j DROP", " -j REJECT"] };
+    let texts = last.into_iter().flat_map(|step| step.elements.iter().chain([&step.rule]));
+    // A chain of iptables that drops by its policy leaves no step.
+    let ends = !by_policy && texts.into_iter().any(|text| words.iter().any(|end| text.contains(end)));
+    if ends && (of_proxy || (chain.starts_with("KUBE-") && owner(chain) != Some("kube-router"))) {
         // No endpoints, or none here: told already.
         return None;
     }
-    let words = if in_table.is_some() { ["drop", "reject"] } else { [" -j DROP", " -j REJECT"] };
-    let ends = words.iter().any(|end| rule.contains(end));
-    let of_table =
-        in_table.as_ref().map(|place| format!("table {}", place.iter().take(2).copied().collect::<Vec<_>>().join(" ")));
+    let of_table = in_table.as_ref().map(|place| format!("table {}", place[..2.min(place.len())].join(" ")));
     let whose = of_table.unwrap_or_else(|| owner(chain).unwrap_or("no known owner").to_owned());
-    let what = if ends {
-        format!("{packet} is refused by a rule of {whose}: {rule}")
-    } else {
-        format!("{packet} is dropped by the policy of a built-in chain, as no rule accepts it; the last it met: {rule}")
+    let what = match () {
+        () if by_policy => {
+            format!("{packet} is dropped by the policy of chain {chain} of {whose}, as no rule accepts it")
+        }
+        () if ends || (in_table.is_some() && !of_proxy) => {
+            let found: Vec<String> = last.into_iter().flat_map(|step| &step.elements).cloned().collect();
+            let found = if found.is_empty() { String::new() } else { format!(" (found: {})", found.join(", ")) };
+            format!("{packet} is refused by a rule of {whose}: {rule}{found}")
+        }
+        () => {
+            format!(
+                "{packet} is dropped by the policy of a built-in chain, as no rule accepts it; the last it met: {rule}"
+            )
+        }
     };
-    Some(Finding::certain(
-        Cause::RefusedByOthers,
-        what,
-        "look at the network policies that apply, or at the firewall that wrote the rule; kube-proxy trace shows the way",
-    ))
+    let next = "look at the network policies that apply, or at the firewall that wrote the rule; kube-proxy trace shows the way";
+    Some(Finding { certain, ..Finding::certain(Cause::RefusedByOthers, what, next) })
 }

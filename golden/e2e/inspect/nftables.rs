@@ -175,6 +175,22 @@ fn causes_in_the_rules_are_named() {
     let firewall = "table inet fence {\nchain forward {\ntype filter hook forward priority -10; policy accept;\n\
                     ip daddr 10.244.0.0/16 tcp dport 8080 drop\n}\n}\n";
     altered(firewall, "203.0.113.11:80 --from outside", &["refused-by-others"]);
+    // A policy that drops what no rule accepts.
+    let strict = "table inet fence {\nchain forward {\ntype filter hook forward priority 10; policy drop;\n\
+                  ct state established,related accept\n}\n}\n";
+    altered(strict, "203.0.113.11:80 --from outside", &["refused-by-others"]);
+    let verdicts = strict.replace("ct state established,related accept", "ip protocol vmap { tcp : drop }");
+    altered(
+        &verdicts.replace("policy drop", "policy accept"),
+        "203.0.113.11:80 --from outside",
+        &["refused-by-others"],
+    );
+    // Sets with ranges cannot be asked by key.
+    let ranges = "table inet fence {\nchain forward {\ntype filter hook forward priority 10;\n\
+                  ip saddr { 10.0.0.0/8, 192.168.0.0/16 } accept\n}\n}\n";
+    altered(ranges, "203.0.113.11:80 --from outside", &[]);
+    altered(&ranges.replace("accept", "drop"), "203.0.113.11:80 --from 192.168.50.77", &["refused-by-others"]);
+    altered(&ranges.replace("accept", "drop"), "203.0.113.11:80 --from outside", &[]);
     let node = Node::our_tables(LOCAL);
     node.nft("flush chain ip kube-proxy nat-prerouting\n");
     assert_eq!(causes(&node, "default/with-local")[0], "rules-altered");

@@ -119,6 +119,8 @@ pub fn agrees(branch: &Branch, packet: &Packet, (outcome, replaced, events): &Se
     let steps = branch
         .steps
         .iter()
+        // A policy is no rule.
+        .filter(|step| step.handle != Some(0))
         .map(|step| (step.hook.rsplit_once(" (").map_or("", |(chain, _)| chain), step.handle.unwrap_or_default()));
     let ended = events.last().is_some_and(|event| event.drops);
     let (same, masqueraded) = (rules.eq(steps), branch.outcome.masqueraded == *replaced);

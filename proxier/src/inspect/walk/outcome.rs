@@ -72,7 +72,7 @@ pub struct Step {
     pub rule: String,
     /// How likely it matched; 1 is certain.
     pub chance: f64,
-    /// The kernel's number for the rule, in nftables.
+    /// The kernel's number for the rule, in nftables; 0 for a chain's policy, as no rule has that one.
     pub handle: Option<u64>,
     /// The elements of sets and maps that it found, in nftables.
     pub elements: Vec<String>,

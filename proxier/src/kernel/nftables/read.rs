@@ -239,7 +239,7 @@ impl NftReader {
             Lack::Set(id, name) => {
                 let failed = |error| format!("set {name} of table {id}: {error}");
                 let Some(mut set) = self.set(id, name).map_err(failed)? else { return Ok(()) };
-                if set.is_interval() || set.is_anonymous() {
+                if is_read_whole(&set) {
                     set.elements = self.elements(id, name, &set).map_err(failed)?;
                 }
                 if let Some(table) = ruleset.tables.get_mut(id) {
@@ -247,10 +247,13 @@ impl NftReader {
                 }
             }
             Lack::Key(id, name, key) => {
-                let found =
-                    self.element(id, name, key).map_err(|error| format!("set {name} of table {id}: {error}"))?;
+                let failed = |error| format!("set {name} of table {id}: {error}");
                 let set = ruleset.tables.get_mut(id).and_then(|table| table.sets.get_mut(name));
-                if let Some(set) = set {
+                let Some(set) = set else { return Ok(()) };
+                if is_read_whole(set) {
+                    set.elements = self.elements(id, name, set).map_err(failed)?;
+                } else {
+                    let found = self.element(id, name, key).map_err(failed)?;
                     set.elements.learn(key, found);
                 }
             }
@@ -305,6 +308,11 @@ impl NftReader {
         }
         Err(NftError::Restless)
     }
+}
+
+/// Whether the kernel tells nothing certain of single keys, or the set is as long as its rule.
+fn is_read_whole(set: &Set) -> bool {
+    set.is_interval() || set.is_anonymous()
 }
 
 /// A request for all of a family.

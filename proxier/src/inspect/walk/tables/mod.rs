@@ -62,6 +62,10 @@ pub(super) fn walk<'a>(
     let mut walked = Walked::default();
     while let Some(mut walk) = open.pop() {
         let Some(frame) = walk.stack.last_mut() else {
+            if policy == Decision::Drop {
+                let hook = hook(spot, name);
+                walk.traveller.steps.push(Step { handle: Some(0), ..Step::of(hook, "policy drop", 1.0) });
+            }
             walked.ends.push((walk.traveller, policy));
             continue;
         };
@@ -101,7 +105,7 @@ fn obey<'a>(
     (odds, elements, end): (f64, Vec<String>, End),
     walk: &mut Walk<'a>,
 ) -> Result<Option<Decision>, String> {
-    let hook = || format!("{} {chain} ({})", spot.id, spot.place.hook.to_lowercase());
+    let hook = || hook(spot, chain);
     let verdict = match end {
         End::Passed => return Ok(None),
         End::Doubt(why, from) => {
@@ -128,6 +132,10 @@ fn obey<'a>(
         Some(Verdict::Jump(to)) => lead(spot, (&to, false), rule, walk),
         Some(Verdict::Goto(to)) => lead(spot, (&to, true), rule, walk),
     }
+}
+
+fn hook(spot: &Spot<'_>, chain: &Name) -> String {
+    format!("{} {chain} ({})", spot.id, spot.place.hook.to_lowercase())
 }
 
 fn step(spot: &Spot<'_>, rule: &Rule, (hook, chance, elements): (String, f64, Vec<String>), walk: &mut Walk<'_>) {
