@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::inspect::paths::{CLIENT_PORT, Paths};
+use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::terminal::{Look, Style, Words, answer, json, words};
 
@@ -70,7 +71,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 fn shown(arguments: &Arguments) -> Result<Words, String> {
     let mut unread = Vec::new();
     let mut rules = FamilyRules::for_walking(IpFamily::of(&arguments.to.0.ip()), &mut unread)?;
-    for unread in unread {
+    for unread in &unread {
         eprintln!("cannot read {}: {}", unread.what, unread.why);
     }
     let mut paths = Paths::of(&mut rules);
@@ -79,7 +80,7 @@ fn shown(arguments: &Arguments) -> Result<Words, String> {
     let trace = paths.trace(&packet)?;
     match arguments.output {
         Output::Text => Ok(words(text(&packet, &trace, arguments.all, Look::of_stdout()))),
-        Output::Json => Ok(json(as_json(&packet, &trace))),
+        Output::Json => Ok(json(as_json(&packet, &trace, &unread))),
     }
 }
 
@@ -275,7 +276,7 @@ struct Shown<'a> {
 
 /// The trace as data.
 #[must_use]
-pub fn as_json(packet: &Packet, trace: &Trace) -> serde_json::Value {
+pub fn as_json(packet: &Packet, trace: &Trace, unread: &[Unread]) -> serde_json::Value {
     let branches: Vec<Shown<'_>> = trace.branches.iter().map(branch_data).collect();
     let (from, interface) = match &packet.origin {
         Origin::Host => ("host", None),
@@ -288,6 +289,7 @@ pub fn as_json(packet: &Packet, trace: &Trace) -> serde_json::Value {
             "origin": from, "interface": interface,
         },
         "branches": branches,
+        "unread": unread,
         "missing_chains": trace.missing.iter().map(|(table, chain)| format!("{table} {chain}")).collect::<Vec<_>>(),
     })
 }

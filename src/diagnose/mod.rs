@@ -130,7 +130,7 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
         findings.extend(services::unknown(&seen, address, &name));
     }
     findings.extend(views.iter().flat_map(services::of));
-    findings.extend(rules::drift(&seen, &focus, &views));
+    findings.extend(rules::drift(&mut seen, &focus, &views));
     let facts = Facts::of(&seen);
     walk::of(&mut seen, &facts, &views, (arguments.from.as_deref(), address), &mut findings)?;
     // Told of that pod, it needs not be told of any.
@@ -142,7 +142,7 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
 fn summed_up(target: String, mut findings: Vec<Finding>, unread: Vec<Unread>) -> Diagnosis {
     findings.sort_by(|a, b| (!a.certain, a.cause, &a.what).cmp(&(!b.certain, b.cause, &b.what)));
     findings.dedup();
-    let rules_unread = unread.iter().any(|unread| unread.what.contains("rule"));
+    let rules_unread = unread.iter().any(Unread::is_of_rules);
     let status = match () {
         () if findings.iter().any(|finding| finding.certain) => Status::CauseFound,
         () if !findings.is_empty() || rules_unread => Status::CouldNotTell,

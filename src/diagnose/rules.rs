@@ -138,7 +138,7 @@ fn two_proxies(seen: &Look, other_modes: &[String]) -> Vec<Finding> {
 }
 
 /// Whether the rules of a Service are what they should be; without objects, whether they make sense.
-pub fn drift(seen: &Look, focus: &Focus, views: &[ServicePortView]) -> Vec<Finding> {
+pub fn drift(seen: &mut Look, focus: &Focus, views: &[ServicePortView]) -> Vec<Finding> {
     const NEXT: &str = "see kube-proxy dump for all of them; the proxy mends them within its sync period if it runs: look \
                         at its log, and at who else writes rules on this node";
     if seen.rules.mode().is_none() {

@@ -33,11 +33,12 @@ use proxier::inspect::services::{
 use proxier::ipvs::{self, Expected, Held};
 use proxier::kernel::{self, each_flow, node};
 use proxier::model::{NamespacedName, Scope, ServicePortName, Snapshot};
+use proxier::netfilter::nft::held::TableId;
 use proxier::nftables::TABLE;
 use proxier::track::Tracker;
 
 use self::arguments::Sources;
-use self::report::Unread;
+use self::report::{COMPARISON, Unread};
 use self::rules::{FamilyRules, Rules};
 use crate::config::Settings;
 
@@ -173,10 +174,17 @@ impl Look {
         views
     }
 
-    /// What differs from what should be; `None` without objects.
+    /// What differs from what should be; `None` without objects, or if it cannot be told, which is noted.
     #[must_use]
-    pub fn differences(&self, focus: &Focus, views: &[ServicePortView]) -> Option<Vec<Difference>> {
-        let objects = self.objects.as_ref()?;
+    pub fn differences(&mut self, focus: &Focus, views: &[ServicePortView]) -> Option<Vec<Difference>> {
+        self.compared(focus, views).unwrap_or_else(|why| {
+            self.unread.push(Unread::new(COMPARISON, why));
+            None
+        })
+    }
+
+    fn compared(&self, focus: &Focus, views: &[ServicePortView]) -> Result<Option<Vec<Difference>>, String> {
+        let Some(objects) = &self.objects else { return Ok(None) };
         let mut all = Vec::new();
         for rules in &self.rules.families {
             let Some(tracker) = objects.get(&rules.family) else { continue };
@@ -185,13 +193,13 @@ impl Look {
                 continue;
             }
             if self.rules.mode() == Some(NFTABLES) {
-                all.extend(self.table_differences(rules, tracker, focus));
+                all.extend(self.table_differences(rules, tracker, focus)?);
                 continue;
             }
             let snapshot = self.snapshot(rules.family, tracker);
             all.extend(compare::differences(rules, &self.settings.proxier, &snapshot, focus, views));
         }
-        Some(all)
+        Ok(Some(all))
     }
 
     /// The Service ports in IPVS mode.
@@ -215,8 +223,17 @@ impl Look {
     }
 
     /// What differs in the table of nftables mode.
-    fn table_differences(&self, rules: &FamilyRules, tracker: &Tracker, focus: &Focus) -> Vec<Difference> {
+    fn table_differences(
+        &self,
+        rules: &FamilyRules,
+        tracker: &Tracker,
+        focus: &Focus,
+    ) -> Result<Vec<Difference>, String> {
         let (family, table) = (rules.family, rules.proxy_table());
+        let id = TableId::of(family, TABLE);
+        if nftables::lacks_parts(&id, &self.unread) {
+            return Err(format!("table {id} could not be read whole"));
+        }
         let snapshot = self.snapshot(family, tracker);
         let endpoints = |set: &str, key: &[u8]| endpoint_in(table?, set, key);
         let proxier = &self.settings.proxier;
@@ -227,13 +244,7 @@ impl Look {
                 let (node, pods) = (paths::node_of(rules), proxier.local_detector.resolve(family, tracker.node()));
                 let world = World { node: &node, pods: pods.as_ref() };
                 let wanted = |name: &str| focus.service.as_ref().is_none_or(|service| is_of(name, service));
-                match behaviour::differences(family, &expected, table, world, &wanted) {
-                    Ok(found) => found,
-                    Err(problem) => {
-                        tracing::error!("cannot compare with what should be: {problem}");
-                        Vec::new()
-                    }
-                }
+                behaviour::differences(family, &expected, table, world, &wanted)?
             }
             None => table_differs(family, &expected, table),
         };
@@ -241,7 +252,7 @@ impl Look {
             // What belongs to all counts for each; of what is nobody's, only rules do.
             found.retain(|one| one.service.as_ref().map_or(!one.kind.is_of_set(), |name| is_of(name, service)));
         }
-        found
+        Ok(found)
     }
 
     fn snapshot<'a>(&self, family: IpFamily, tracker: &'a Tracker) -> Snapshot<'a> {
@@ -262,16 +273,14 @@ impl Look {
         held: &Held,
         tracker: &Tracker,
         focus: &Focus,
-    ) -> Option<Vec<Difference>> {
-        let expected = self.expected_servers(rules, held, tracker);
+    ) -> Result<Vec<Difference>, String> {
+        let expected = self.expected_servers(rules, held, tracker)?;
         let excluded = &self.settings.ipvs.exclude_cidrs;
-        let found = expected.and_then(|expected| servers_differ(&expected, held, &rules.ruleset, excluded));
-        let mut found =
-            found.map_err(|problem| tracing::error!("cannot compare with what should be: {problem}")).ok()?;
+        let mut found = servers_differ(&expected, held, &rules.ruleset, excluded)?;
         if let Some(service) = &focus.service {
             found.retain(|one| one.service.as_ref().map_or(one.is_of_rules(), |name| is_of(name, service)));
         }
-        Some(found)
+        Ok(found)
     }
 
     /// Signs of a proxy in another mode than iptables.

@@ -29,13 +29,13 @@ pub fn read(family: IpFamily, service: Option<&NamespacedName>, unread: &mut Vec
             return Ruleset::new(family);
         }
     };
+    note_restless(&mut reader, "tables of nf_tables", unread);
     // No packet meets a table without a base chain; iptables makes such ones too.
     let is_met = |table: &Table| table.chains.values().any(|chain| chain.base.is_some());
     ruleset.tables.retain(|id, table| !table.is_iptables(id) && is_met(table));
     for (id, table) in &mut ruleset.tables {
-        if let Err(error) = fill(&mut reader, id, table, service) {
-            unread.push(Unread::new(&format!("table {id}"), error.to_string()));
-        }
+        fill(&mut reader, id, table, service, unread);
+        note_restless(&mut reader, &format!("table {id}"), unread);
     }
     ruleset
 }
@@ -45,21 +45,49 @@ fn fill(
     id: &TableId,
     table: &mut Table,
     service: Option<&NamespacedName>,
-) -> Result<(), NftError> {
-    let rules = reader.all_rules(id)?;
-    for (name, chain) in &mut table.chains {
-        chain.rules = Some(rules.get(name).cloned().unwrap_or_default());
+    unread: &mut Vec<Unread>,
+) {
+    let mut note = |what: String, error: &NftError| unread.push(Unread::new(&what, error.to_string()));
+    match reader.all_rules(id) {
+        Ok(rules) => {
+            for (name, chain) in &mut table.chains {
+                chain.rules = Some(rules.get(name).cloned().unwrap_or_default());
+            }
+        }
+        Err(error) => note(format!("rules{}", of_table(id)), &error),
     }
-    table.sets = reader.sets(id)?;
+    match reader.sets(id) {
+        Ok(sets) => table.sets = sets,
+        Err(error) => note(format!("sets{}", of_table(id)), &error),
+    }
     if table.is_kube_proxy(id) {
         let used = service.map(|service| sets_of(table, service));
         let wanted =
             |name: &Name, set: &Set| !set.is_anonymous() || used.as_ref().is_none_or(|used| used.contains(name));
         for (name, set) in table.sets.iter_mut().filter(|(name, set)| wanted(name, set)) {
-            set.elements = reader.elements(id, name, set)?;
+            match reader.elements(id, name, set) {
+                Ok(elements) => set.elements = elements,
+                Err(error) => note(format!("set {name}{}", of_table(id)), &error),
+            }
         }
     }
-    Ok(())
+}
+
+fn of_table(id: &TableId) -> String {
+    format!(" of table {id}")
+}
+
+/// Whether there is a part of the table that could not be read.
+#[must_use]
+pub fn lacks_parts(id: &TableId, unread: &[Unread]) -> bool {
+    unread.iter().any(|unread| unread.what.ends_with(&of_table(id)))
+}
+
+/// A busy cluster's own changes can interrupt every try.
+pub fn note_restless(reader: &mut NftReader, what: &str, unread: &mut Vec<Unread>) {
+    if reader.take_restless() {
+        unread.push(Unread::new(what, "it changed while it was read: what is told may be of two moments"));
+    }
 }
 
 /// The sets that chains of a Service use, and those that are for all.

@@ -22,7 +22,17 @@ pub struct Unread {
     pub why: String,
 }
 
+/// What is noted where rules cannot be compared.
+pub const COMPARISON: &str = "comparison with what should be";
+
 impl Unread {
+    /// Whether it is about what decides over packets, so that without it nobody can say that all is well.
+    #[must_use]
+    pub fn is_of_rules(&self) -> bool {
+        let words = ["rule", "table", "set", "servers"];
+        self.what == COMPARISON || words.iter().any(|word| self.what.contains(word))
+    }
+
     /// A note.
     pub fn new(what: &str, why: impl Into<String>) -> Self {
         Self { what: what.to_owned(), why: why.into() }
@@ -85,5 +95,19 @@ impl Report {
             differences,
             unread: look.unread,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{COMPARISON, Unread};
+
+    #[test]
+    fn what_decides_over_packets_is_told_from_the_rest() {
+        let is_of_rules = |what: &str| Unread::new(what, "why").is_of_rules();
+        let decide =
+            ["rules of IPv4", "tables of nf_tables", "set a of table ip kube-proxy", "virtual servers", COMPARISON];
+        assert!(decide.into_iter().all(is_of_rules));
+        assert!(!["objects", "flows", "names of Services"].into_iter().any(is_of_rules));
     }
 }

@@ -76,7 +76,7 @@ impl Rules {
             }
             let text = texts.remove(&family).unwrap_or_else(|| RuleText::open(family, flavour));
             let tables = nftables::read(family, focus.service.as_ref(), unread);
-            let read = or_nothing(text, &tables).and_then(|text| {
+            let read = or_nothing(text, &tables, unread).and_then(|text| {
                 let mut rules = FamilyRules { nftables: tables, ..FamilyRules::of(family, text, &choice, unread) };
                 if focus.service.is_some() {
                     rules.read_service(focus, unread)?;
@@ -194,9 +194,26 @@ fn proxy_table(tables: &nft::Ruleset) -> Option<&nft::Table> {
     tables.tables.get(&id).filter(|table| table.is_kube_proxy(&id))
 }
 
-/// Where iptables is not installed there are none of its rules: nftables mode does without.
-fn or_nothing(text: Result<RuleText, String>, tables: &nft::Ruleset) -> Result<RuleText, String> {
-    text.or_else(|why| proxy_table(tables).map(|_| RuleText::nothing()).ok_or(why))
+/// Where iptables is not installed there are mostly none of its rules: nftables mode does without. Those that there are
+/// are noted.
+fn or_nothing(
+    text: Result<RuleText, String>,
+    tables: &nft::Ruleset,
+    unread: &mut Vec<Unread>,
+) -> Result<RuleText, String> {
+    text.or_else(|why| {
+        proxy_table(tables).ok_or_else(|| why.clone())?;
+        let outline = NftReader::new(tables.family).outline().unwrap_or_else(|_| nft::Ruleset::new(tables.family));
+        let is_met = |table: &nft::Table| table.chains.values().any(|chain| chain.base.is_some());
+        let made = outline.tables.iter().filter(|(id, table)| table.is_iptables(id) && is_met(table));
+        let made: Vec<String> = made.map(|(id, _)| id.to_string()).collect();
+        if !made.is_empty() {
+            let why =
+                format!("the iptables tools are not here, and the kernel has tables of theirs: {}", made.join(", "));
+            unread.push(Unread::new("rules of iptables", why));
+        }
+        Ok(RuleText::nothing())
+    })
 }
 
 impl FamilyRules {
@@ -225,11 +242,12 @@ impl FamilyRules {
             unread.push(Unread::new("tables of nf_tables", format!("{family}: {error}")));
             nft::Ruleset::new(family)
         });
+        nftables::note_restless(&mut tables, "tables of nf_tables", unread);
         if has_rules(other(flavour), &outline, &mut tables) {
             let why = format!("packets meet them too, but a trace goes through those of {flavour} only");
             unread.push(Unread::new(&format!("iptables rules of the flavour {}", other(flavour)), why));
         }
-        let mut rules = Self::of(family, or_nothing(text, &outline)?, &choice, unread);
+        let mut rules = Self::of(family, or_nothing(text, &outline, unread)?, &choice, unread);
         (rules.nftables, rules.tables) = (outline, tables);
         rules.read_others(unread)?;
         rules.read_base()?;

@@ -114,4 +114,23 @@ fn rules_of_the_other_flavour_are_told() {
     node.restore(IpFamily::V4, Flavour::Nft, "*filter\n-A FORWARD -p tcp -j DROP\nCOMMIT\n");
     let words = "iptables rules of the flavour nf_tables: packets meet them too";
     assert!(said(&node).contains(words), "{}", said(&node));
+    let unread = json(&node.run(&format!("{trace} -o json")))["unread"].clone();
+    assert_eq!(unread[0]["what"], "iptables rules of the flavour nf_tables", "{unread}");
+}
+
+#[test]
+fn rules_that_no_tool_can_read_are_told() {
+    let node = Node::our_tables("003-clusterip-1-endpoint");
+    let kube_proxy = env!("CARGO_BIN_EXE_kube-proxy");
+    let trace = "trace --from 192.168.50.77 --in-interface eth0 --to 10.96.10.11:80 -o json";
+    let unread = |words: &str| {
+        let output = node.lab.node().try_run(&format!("env PATH=/nowhere {kube_proxy} {words}"));
+        json(&output)["unread"].as_array().expect("a list").clone()
+    };
+    assert_eq!(unread(trace), [Value::Null; 0]);
+    node.restore(IpFamily::V4, Flavour::Nft, "*filter\n-A FORWARD -p tcp -j DROP\nCOMMIT\n");
+    for words in [trace, "dump -o json"] {
+        let unread = unread(words);
+        assert!(unread.iter().any(|one| one["what"] == "rules of iptables"), "{words}: {unread:?}");
+    }
 }

@@ -18,3 +18,6 @@ pub use outcome::{Branch, Doubt, Outcome, Step, Trace, Verdict};
 pub use packet::{ConnState, Memory, Node, Origin, Packet};
 pub use path::Rules;
 pub use supply::trace_and_supply;
+
+/// A choice among more than so many is not followed.
+pub(crate) const MOST_CHOICES: u32 = 4096;

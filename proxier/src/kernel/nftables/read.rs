@@ -25,13 +25,19 @@ const TRIES: u32 = 5;
 pub struct NftReader {
     family: IpFamily,
     socket: Option<Netlink>,
+    restless: bool,
 }
 
 impl NftReader {
     /// A reader of this family, in the network namespace in which it is first asked.
     #[must_use]
     pub fn new(family: IpFamily) -> Self {
-        Self { family, socket: None }
+        Self { family, socket: None, restless: false }
+    }
+
+    /// Whether anything read since this was last asked changed at each try: it may be of two moments, and not whole.
+    pub fn take_restless(&mut self) -> bool {
+        std::mem::take(&mut self.restless)
     }
 
     /// Tables and chains, without rules and sets.
@@ -90,6 +96,9 @@ impl NftReader {
                     Err(error) => problems.push(format!("set {name} of table {id}: {error}")),
                 }
             }
+        }
+        if self.take_restless() {
+            problems.push(NftError::Restless.to_string());
         }
         Ok((ruleset, problems))
     }
@@ -228,6 +237,12 @@ impl NftReader {
     /// # Errors
     /// If it cannot be read; the words name it.
     pub fn supply(&mut self, ruleset: &mut Ruleset, lack: &Lack) -> Result<(), String> {
+        self.restless = false;
+        self.put_in(ruleset, lack)?;
+        if self.take_restless() { Err(NftError::Restless.to_string()) } else { Ok(()) }
+    }
+
+    fn put_in(&mut self, ruleset: &mut Ruleset, lack: &Lack) -> Result<(), String> {
         match lack {
             Lack::Rules(id, name) => {
                 let rules = self.rules(id, name).map_err(|error| format!("chain {name} of table {id}: {error}"))?;
@@ -298,15 +313,17 @@ impl NftReader {
         }
     }
 
-    /// Puts together what a dump hands over. A try that was interrupted leaves nothing.
+    /// Puts together what a dump hands over. Of tries that were interrupted only the last is kept, and that is noted.
     fn collect<T: Default>(&mut self, request: &Request, each: impl Fn(&mut T, Attributes<'_>)) -> Result<T, NftError> {
+        let mut collected = T::default();
         for _ in 0..TRIES {
-            let mut collected = T::default();
+            collected = T::default();
             if self.dump_once(request, &mut |attributes| each(&mut collected, attributes))? == Dump::Complete {
                 return Ok(collected);
             }
         }
-        Err(NftError::Restless)
+        self.restless = true;
+        Ok(collected)
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use crate::family::IpFamily;
+use crate::inspect::walk::MOST_CHOICES;
 use crate::netfilter::nft::held::{Element, Found, Rule, Set, Table};
 use crate::netfilter::nft::{
     Bytes, Expression, Field, Key, Load, Name, Origin, Register, SetOperation, Value, Verdict,
@@ -16,6 +17,11 @@ use crate::netfilter::nft::{
 
 /// Chains lead to each other no deeper than this; the kernel allows 16.
 const DEEPEST: usize = 16;
+
+/// Whether a choice for each of so many keys is followed.
+fn is_few(keys: usize, modulus: u32) -> bool {
+    u32::try_from(keys).is_ok_and(|keys| keys.saturating_mul(modulus) <= MOST_CHOICES)
+}
 
 /// Where packets are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -261,9 +267,9 @@ impl<'a> Walk<'a> {
         for part in &set.key {
             let values: Vec<Vec<u8>> = match step.registers.get(&at) {
                 Some(Held::Known(value)) => vec![value.clone()],
-                Some(Held::Random { modulus, offset }) => {
+                Some(Held::Random { modulus, offset }) if is_few(keys.len(), *modulus) => {
                     step.by_chance = true;
-                    (0..(*modulus).max(1)).map(|number| (number + offset).to_ne_bytes().to_vec()).collect()
+                    (0..(*modulus).max(1)).map(|number| number.wrapping_add(*offset).to_ne_bytes().to_vec()).collect()
                 }
                 _ => {
                     step.conditional = true;

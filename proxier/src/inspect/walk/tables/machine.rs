@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::super::MOST_CHOICES;
 use super::super::chains::Traveller;
 use super::Spot;
 use super::facts::{self, Miss};
@@ -15,10 +16,10 @@ use crate::netfilter::nft::{
     Bytes, Expression, Load, Name, Order, Register, Registers as Range, SetOperation, Translation, Value, Verdict,
 };
 
-/// A choice among more than so many is not followed.
-const MOST: u32 = 4096;
 /// `NFT_REJECT_TCP_RST`
 const RESET: u32 = 1;
+/// `NFPROTO_INET`
+const INET: u8 = 1;
 /// `NF_NAT_RANGE_NETMAP`
 const NETMAP: u32 = 64;
 
@@ -193,7 +194,7 @@ impl State {
                 self.registers.store(to, &offset.to_ne_bytes());
                 Flow::Next
             }
-            2..=MOST => Flow::Choose(to, modulus, offset),
+            2..=MOST_CHOICES => Flow::Choose(to, modulus, offset),
             _ => self.doubt(format!("a choice among {modulus} is not followed")),
         }
     }
@@ -260,8 +261,8 @@ impl State {
         if adds {
             self.traveller.remembered.insert(set.to_owned());
         }
-        // What is not there cannot be deleted, and the rule ends.
-        Ok(self.goes_on(adds || asked.here))
+        // To delete what is not there does not end the rule.
+        Ok(Flow::Next)
     }
 
     /// What does something, or only looks on.
@@ -312,7 +313,8 @@ impl State {
         [address, port]: [Option<Range>; 2],
         flags: u32,
     ) -> Result<Flow, Flow> {
-        if family != 0 && family != spot.place.family.nfproto() {
+        // In tables of both families nft names neither where only a port is given, and the kernel takes that for any.
+        if ![0, INET, spot.place.family.nfproto()].contains(&family) {
             return Ok(Flow::Next);
         }
         let hooks: &[&str] = match kind {

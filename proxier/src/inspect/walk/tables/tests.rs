@@ -10,7 +10,9 @@ use crate::inspect::walk::{ConnState, Memory, Node, Origin, Packet, Rules, Trace
 use crate::kernel::nftables::any_expression;
 use crate::model::Protocol;
 use crate::netfilter::nft::held::{Chain, Element, Elements, Part, Rule, Ruleset, Set, Table, TableId};
-use crate::netfilter::nft::{Base, Expression, Hook, Kind, Load, Name, Register, Value, Verdict};
+use crate::netfilter::nft::{
+    Base, Expression, Hook, Kind, Load, Name, Register, SetOperation, Translation, Value, Verdict,
+};
 
 const CHAINS: [&str; 4] = ["c0", "c1", "c2", "c3"];
 const SETS: [&str; 3] = ["s0", "s1", "s2"];
@@ -172,4 +174,40 @@ fn what_was_not_read_is_told() {
     let trace = trace(table(rules, sets(&set))).expect("a trace");
     assert_eq!((trace.lacks.len(), trace.outcomes()[0].to_string()), (0, "drop".to_owned()));
     assert_eq!(trace.branches[0].steps[0].elements, ["tcp"]);
+}
+
+#[test]
+fn to_delete_what_is_not_there_ends_no_rule() {
+    let load = Expression::Load { from: Load::Protocol, width: 1, to: AT };
+    let delete = Expression::Dynset { set: "s".into(), operation: SetOperation::Delete, key: AT, timeout: 0 };
+    let key = vec![Part { kind: 12, width: 1 }];
+    let set = Set { key, elements: Elements::whole(Vec::new()), ..Set::default() };
+    let rules = vec![rule(vec![load, delete, Expression::Verdict(Verdict::Drop)])];
+    let trace = trace(table(rules, BTreeMap::from([("s".into(), set)]))).expect("a trace");
+    assert_eq!(trace.outcomes()[0].to_string(), "drop");
+}
+
+#[test]
+fn a_translation_in_a_table_of_both_families_is_done() {
+    let ends = |family| {
+        let port = Expression::Immediate { to: AT, value: 8080_u16.to_be_bytes().to_vec() };
+        let (kind, port_only) = (Translation::Destination, Some((AT, AT)));
+        let to = Expression::Translate { kind, family, address: None, port: port_only, flags: 0 };
+        let mut table = table(vec![rule(vec![port, to])], BTreeMap::new());
+        let chain = table.chains.get_mut("c").expect("the chain");
+        chain.base = Some(Base { kind: Kind::Nat, hook: Hook::Prerouting, priority: -100, drop: false });
+        trace(table).expect("a trace").outcomes()[0].to_string()
+    };
+    assert_eq!([0, 1, 2].map(ends), ["192.0.2.1:8080"; 3]);
+    assert_eq!(ends(10), "untouched");
+}
+
+#[test]
+fn a_policy_that_drops_is_a_step() {
+    let mut table = table(Vec::new(), BTreeMap::new());
+    table.chains.get_mut("c").expect("the chain").base.as_mut().expect("a base").drop = true;
+    let trace = trace(table).expect("a trace");
+    let steps = &trace.branches[0].steps;
+    assert_eq!((&*steps[0].hook, &*steps[0].rule, steps[0].handle), ("ip t c (prerouting)", "policy drop", Some(0)));
+    assert_eq!((steps.len(), trace.outcomes()[0].to_string()), (1, "drop".to_owned()));
 }
