@@ -185,6 +185,10 @@ fn causes_in_the_rules_are_named() {
         "203.0.113.11:80 --from outside",
         &["refused-by-others"],
     );
+    for node in both(LOCAL) {
+        node.restore(IpFamily::V4, Flavour::Nft, "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n");
+        assert_eq!(causes(&node, "203.0.113.11:80 --from outside"), ["refused-by-others"]);
+    }
     // Sets with ranges cannot be asked by key.
     let ranges = "table inet fence {\nchain forward {\ntype filter hook forward priority 10;\n\
                   ip saddr { 10.0.0.0/8, 192.168.0.0/16 } accept\n}\n}\n";

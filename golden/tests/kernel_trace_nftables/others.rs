@@ -50,6 +50,7 @@ table ip firewall {
 		meta mark set ip saddr map @marks ct mark set meta mark
 		udp dport 5500 update @seen { ip saddr }
 		udp dport 5501 ip saddr @seen drop
+		udp dport 22 delete @seen { ip saddr } meta mark set 0x300
 		th dport vmap @ports
 		ip saddr . th dport @pairs counter return
 		meta mark & 0x10 == 0x10 tcp dport > 30000 accept
@@ -132,6 +133,7 @@ table inet both {
 		type nat hook prerouting priority dstnat - 5; policy accept;
 		meta nfproto ipv6 tcp dport 8084 dnat ip6 to [fd00:10:244:2::9]:80
 		ip daddr 192.0.2.1 udp dport 4003 dnat ip to 10.244.2.23:53
+		tcp dport 22 dnat to :2022
 	}
 }
 table ip asleep {

@@ -424,3 +424,29 @@ pub fn between(first: &[u8], last: &[u8]) -> Vec<IpNet> {
         _ => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Destination, ways};
+    use crate::family::IpFamily;
+    use crate::netfilter::nft::held::{Chain, Elements, Part, Rule, Set, Table};
+    use crate::netfilter::nft::{Expression, Load, Register};
+
+    #[test]
+    fn choices_of_any_size_are_read_or_passed_over() {
+        for (modulus, offset) in [(3, u32::MAX), (u32::MAX, 7), (0, 0)] {
+            let key = Register(0);
+            let choice = Expression::Load { from: Load::Random { modulus, offset }, width: 4, to: key };
+            let lookup = Expression::Lookup { set: "s".into(), key, to: None, verdict: true, not: false };
+            let rule = Rule { handle: 1, expressions: vec![choice, lookup], comment: None, counters: None };
+            let chain = Chain { handle: 1, base: None, comment: None, rules: Some(vec![rule]) };
+            let key = vec![Part { kind: 0, width: 4 }];
+            let set = Set { key, elements: Elements::whole(Vec::new()), ..Set::default() };
+            let (chains, sets) = ([("c".into(), chain)].into(), [("s".into(), set)].into());
+            let table = Table { chains, sets, ..Table::default() };
+            let to = Destination { ip: None, protocol: 6, port: 80 };
+            let ways = ways(IpFamily::V4, &table, to, &"c".into());
+            assert!(ways.elements.is_empty() && ways.choosers.iter().all(|chooser| chooser.choices.is_empty()));
+        }
+    }
+}
