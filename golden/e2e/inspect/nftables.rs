@@ -179,6 +179,9 @@ fn causes_in_the_rules_are_named() {
     let strict = "table inet fence {\nchain forward {\ntype filter hook forward priority 10; policy drop;\n\
                   ct state established,related accept\n}\n}\n";
     altered(strict, "203.0.113.11:80 --from outside", &["refused-by-others"]);
+    // A rule that is not understood may have accepted it.
+    let limited = strict.replace("ct state established,related accept", "limit rate 5/second accept");
+    altered(&limited, "203.0.113.11:80 --from outside", &["refused-by-others?", "not-understood?"]);
     let verdicts = strict.replace("ct state established,related accept", "ip protocol vmap { tcp : drop }");
     altered(
         &verdicts.replace("policy drop", "policy accept"),
