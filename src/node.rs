@@ -173,17 +173,25 @@ impl OwnNode {
         }
     }
 
-    /// Rules wait for the Node, however long it takes: that is said once for each reason.
+    /// What keeps us from the Node is said once for each reason.
     fn unread(&mut self, said: String) {
         if !matches!(self.wait, Some(Wait::List)) || self.trouble.as_ref() == Some(&said) {
             return;
         }
-        let needs = if self.needs_network() { ", and detectLocalMode NodeCIDR its spec.podCIDRs" } else { "" };
-        error!(
-            "no rules yet: they need to know of the Node {:?}{needs}, and it cannot be read: {said}; its service account \
-             needs to list and watch nodes (ClusterRole system:node-proxier)",
-            self.settings.proxier.node_name
-        );
+        let name = &self.settings.proxier.node_name;
+        let forbidden = ["401", "403"].iter().any(|status| said.contains(status));
+        let right = match forbidden {
+            true => "; the service account needs to list and watch nodes (ClusterRole system:node-proxier)",
+            false => "",
+        };
+        if self.needs_network() {
+            error!(
+                "no rules yet: detectLocalMode NodeCIDR needs the spec.podCIDRs of the Node {name:?}, and it cannot be \
+                 read: {said}{right}"
+            );
+        } else {
+            error!("the Node {name:?} cannot be read, rules wait for it up to {ADDRESS_WAIT:?}: {said}{right}");
+        }
         self.trouble = Some(said);
     }
 

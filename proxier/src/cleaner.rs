@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use crate::conntrack::StaleFlows;
 use crate::family::IpFamily;
+use crate::ipvs::DEVICE;
 use crate::kernel::{ConntrackTable, Deleted, Host};
 use crate::model::{Destination, NodePortAddresses, Scope, Snapshot};
 use crate::netfilter::conntrack::UDP;
@@ -35,8 +36,8 @@ pub struct FlowCleaner {
     /// A clean-up failed: the next one looks at everything, and at what was given up since.
     owes: bool,
     gone: BTreeSet<Destination>,
-    /// Where node ports were served when all flows were looked at last.
-    served: Vec<IpAddr>,
+    /// Where node ports were served since all flows were looked at last.
+    served: BTreeSet<IpAddr>,
     /// The failure that the log has already.
     complaint: String,
 }
@@ -50,7 +51,7 @@ impl FlowCleaner {
         table: Box<dyn ConntrackTable>,
         host: Box<dyn Host>,
     ) -> Self {
-        let (owes, gone, served, complaint) = (false, BTreeSet::new(), Vec::new(), String::new());
+        let (owes, gone, served, complaint) = (false, BTreeSet::new(), BTreeSet::new(), String::new());
         Self { family, node_port_addresses, table, host, owes, gone, served, complaint }
     }
 
@@ -67,13 +68,16 @@ impl FlowCleaner {
         if self.served.is_empty() {
             return false;
         }
-        let now = self.addresses(node_ip);
-        now.is_ok_and(|now| !left(&self.served, &now).is_empty())
+        let Ok(now) = self.addresses(node_ip) else { return false };
+        let left = !left(&self.served, &now).is_empty();
+        self.served.extend(now);
+        left
     }
 
     fn addresses(&mut self, node_ip: IpAddr) -> io::Result<Vec<IpAddr>> {
         let selector = self.node_port_addresses.resolve(self.family, node_ip);
-        Ok(selector.select(&self.host.addresses(self.family)?))
+        // Those of Services, which IPVS mode has on a device of its own, serve no node ports.
+        Ok(selector.select(&self.host.addresses_but(DEVICE.as_str(), self.family)?))
     }
 
     /// Deletes the flows that are stale after a sync of `scope`, in which these destinations may have been given up.
@@ -95,8 +99,9 @@ impl FlowCleaner {
                 let cleaned = Cleaned { duration: start.elapsed(), deleted: deleted.flows };
                 self.note(&deleted, cleaned.duration);
                 if *scope == Scope::Full && !self.owes {
-                    self.served = addresses;
+                    self.served.clear();
                 }
+                self.served.extend(addresses);
                 Some(cleaned)
             }
             Err(error) => {
@@ -153,6 +158,7 @@ impl FlowCleaner {
 }
 
 /// The addresses that are not there any more.
-fn left(before: &[IpAddr], now: &[IpAddr]) -> Vec<IpAddr> {
-    before.iter().copied().filter(|ip| !now.contains(ip)).collect()
+fn left(before: &BTreeSet<IpAddr>, now: &[IpAddr]) -> Vec<IpAddr> {
+    let now: BTreeSet<IpAddr> = now.iter().copied().collect();
+    before.difference(&now).copied().collect()
 }

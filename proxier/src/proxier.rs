@@ -258,8 +258,11 @@ impl Proxier {
     fn check(&mut self, now: Instant) {
         self.next_check = now + self.config.periods.sync;
         let node_ip = self.config.node_ip(self.family, self.tracker.node());
-        if self.cleaner.as_mut().is_some_and(|cleaner| cleaner.owes() || cleaner.left_addresses(node_ip)) {
+        if self.cleaner.as_ref().is_some_and(FlowCleaner::owes) {
             self.clean_flows(&Scope::Full, BTreeSet::new());
+        } else if self.cleaner.as_mut().is_some_and(|cleaner| cleaner.left_addresses(node_ip)) {
+            // The rules may still lead there.
+            self.want_everything(now);
         }
         self.sweep();
         let damage = self.backend.damage(now);

@@ -124,7 +124,8 @@ pub fn page(
     let whole = Mutex::new(whole);
     let load = |only: Option<&NamespacedName>| {
         let copied = whole.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let extent = Extent { only: only.cloned(), most: usize::MAX };
+        let most = if only.is_none() { MOST_ON_A_PAGE } else { usize::MAX };
+        let extent = Extent { only: only.cloned(), most };
         copied.map_or_else(|| model.copy(&extent), Ok).map_err(|error| error.to_string())
     };
     let focus = Focus { service, endpoint: None };

@@ -103,7 +103,7 @@ fn a_node_that_may_not_be_read_is_named_with_what_to_do_until_it_may() {
     world.api.apply(own(&["192.168.50.2"], &["10.244.1.0/24"]));
     world.api.fail_next_of("Node", usize::MAX, 403);
     world.start(&["--detect-local-mode=NodeCIDR"]);
-    world.node.until_logged(&["no rules yet", "its spec.podCIDRs", "403 Forbidden", "system:node-proxier"]);
+    world.node.until_logged(&["no rules yet", "needs the spec.podCIDRs", "403 Forbidden", "system:node-proxier"]);
     assert!(!world.node.rules().contains("KUBE-"), "{}", world.node.rules());
     world.api.fail_no_more();
     world.settled();

@@ -27,6 +27,7 @@ pub use self::expected::{Expected, ExpectedServer, expected};
 pub use self::graceful::PATIENCE;
 pub use self::held::{Held, HeldReal, HeldServer, HeldSet, Sets};
 pub use self::kernel::Kernel;
+pub(crate) use self::names::DEVICE;
 pub use self::prepare::check;
 use tracing::{debug, warn};
 

@@ -32,6 +32,14 @@ pub trait Host: Send + std::fmt::Debug {
     /// If the kernel does not say.
     fn addresses(&mut self, family: IpFamily) -> io::Result<Vec<IpAddr>>;
 
+    /// The same without those of one interface.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    fn addresses_but(&mut self, _interface: &str, family: IpFamily) -> io::Result<Vec<IpAddr>> {
+        self.addresses(family)
+    }
+
     /// The kernel's version, as far as two numbers tell it.
     fn kernel_version(&mut self) -> Option<(u32, u32)>;
 
@@ -70,11 +78,15 @@ impl Host for SystemHost {
     }
 
     fn addresses(&mut self, family: IpFamily) -> io::Result<Vec<IpAddr>> {
+        self.addresses_but("", family)
+    }
+
+    fn addresses_but(&mut self, interface: &str, family: IpFamily) -> io::Result<Vec<IpAddr>> {
         let of = |address: nix::sys::socket::SockaddrStorage| {
             let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
             v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
         };
-        let interfaces = nix::ifaddrs::getifaddrs()?;
+        let interfaces = nix::ifaddrs::getifaddrs()?.filter(|i| i.interface_name != interface);
         Ok(interfaces.filter_map(|i| i.address).filter_map(of).filter(|ip| IpFamily::of(ip) == family).collect())
     }
 

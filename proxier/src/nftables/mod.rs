@@ -176,7 +176,7 @@ impl Backend for Nftables {
         if damage.is_none() {
             // The number of before it was read: what came after will be looked at next time.
             if let Some(state) = &mut self.state {
-                state.generation.get_or_insert(generation);
+                state.generation = Some(generation);
             }
         }
         Ok(damage)

@@ -72,8 +72,10 @@ pub fn plan(
             flushed.insert(&chain.name);
         }
     }
-    for (name, _) in foreign_rules.iter().filter(|(_, rules)| !rules.is_empty()) {
-        plan.first.push(Operation::FlushChain((*name).clone()), None);
+    // Packets come to these until the verdicts that lead there are gone. What they hold on to has to be let go of now.
+    let flush = |name: &&Name| Operation::FlushChain((*name).clone());
+    for name in foreign_rules.iter().filter(|(_, rules)| !rules.is_empty()).map(|(name, _)| name) {
+        if others.is_empty() { plan.later.push(flush(name)) } else { plan.first.push(flush(name), None) }
     }
     for set in &others {
         plan.first.push(Operation::DeleteSet(Arc::new((*set).clone())), None);

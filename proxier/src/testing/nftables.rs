@@ -35,6 +35,7 @@ struct State {
     handles: u64,
     refused: Option<(String, i32)>,
     transactions: Vec<Transaction>,
+    reads: u32,
     /// How many transactions are let through before one finds that somebody else was quicker.
     overtaken: Option<u32>,
 }
@@ -57,6 +58,12 @@ impl FakeNftables {
     /// After so many transactions more, somebody else changes nf_tables at the wrong moment, once.
     pub fn overtake(&self, after: u32) {
         self.state().overtaken = Some(after);
+    }
+
+    /// How often a table was read.
+    #[must_use]
+    pub fn reads(&self) -> u32 {
+        self.state().reads
     }
 
     /// The transactions since the last call, those that were refused among them.
@@ -296,7 +303,8 @@ impl NftTables for FakeNftables {
     }
 
     fn table(&mut self, table: &Table) -> Result<Option<ReadTable>, NftError> {
-        let state = self.state();
+        let mut state = self.state();
+        state.reads += 1;
         let Some(found) = state.tables.get(&(table.family, table.name.clone())) else { return Ok(None) };
         let read = |(handle, rule): &(u64, Rule)| ReadRule {
             handle: *handle,

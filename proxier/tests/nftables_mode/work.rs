@@ -1,7 +1,7 @@
 //! Work is in proportion to the change: counted in elements, whatever else is in the table.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proxier::IpFamily;
 use proxier::backend::Backend;
@@ -207,6 +207,20 @@ fn who_is_overtaken_reads_again() {
     let written = cluster.sync();
     assert!(written.len() >= 2, "it was not tried again: {written:?}");
     assert!(cluster.kernel.text().contains(&format!(": {} . ", objects::address(17))));
+}
+
+#[test]
+fn what_others_do_elsewhere_is_looked_at_once() {
+    let mut cluster = Cluster::new(3);
+    let mut theirs = Transaction::on(Table { family: IpFamily::V4, name: "fence".into() });
+    theirs.push(Operation::AddTable { comment: None });
+    NftTables::apply(&mut cluster.kernel, &theirs, None).expect("a table");
+    let (now, reads) = (Instant::now(), cluster.kernel.reads());
+    for hours in 0..3 {
+        let damage = cluster.backend.damage(now + Duration::from_secs(3600 * hours)).expect("the kernel can be read");
+        assert_eq!(damage, None);
+    }
+    assert_eq!(cluster.kernel.reads(), reads + 1);
 }
 
 #[test]
