@@ -115,13 +115,17 @@ pub fn probe(packet: &Packet) -> Probe {
 
 /// Whether the walk went where the kernel did, and came to the same.
 pub fn agrees(branch: &Branch, packet: &Packet, (outcome, replaced, events): &Sent) -> bool {
+    // Masquerading gives it any port, which the rules that have it traced ask for when it comes in again.
+    let is_watched = |chain: &str| !chain.starts_with("inet tracing ");
     let rules = events.iter().filter_map(|event| Some((event.chain.as_str(), event.rule?)));
+    let rules = rules.filter(|(chain, _)| is_watched(chain));
     let steps = branch
         .steps
         .iter()
         // A policy is no rule.
         .filter(|step| step.handle != Some(0))
-        .map(|step| (step.hook.rsplit_once(" (").map_or("", |(chain, _)| chain), step.handle.unwrap_or_default()));
+        .map(|step| (step.hook.rsplit_once(" (").map_or("", |(chain, _)| chain), step.handle.unwrap_or_default()))
+        .filter(|(chain, _)| is_watched(chain));
     let ended = events.last().is_some_and(|event| event.drops);
     let (same, masqueraded) = (rules.eq(steps), branch.outcome.masqueraded == *replaced);
     same && match (branch.outcome.verdict, outcome) {
