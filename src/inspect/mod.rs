@@ -66,6 +66,11 @@ impl Focus {
     fn wants(&self, name: Option<&ServicePortName>) -> bool {
         self.service.as_ref().is_none_or(|service| name.is_some_and(|name| name.service == *service))
     }
+
+    /// The same of a Service port's name as rules have it.
+    fn wants_text(&self, name: &str) -> bool {
+        self.service.as_ref().is_none_or(|service| is_of(name, service))
+    }
 }
 
 /// Comes by the objects, of one Service or of all.
@@ -142,8 +147,7 @@ impl Look {
             (Some(held), _) => self.servers(rules, held, tracker, focus),
             (None, Some(table)) => {
                 let snapshot = tracker.map(|tracker| self.snapshot(family, tracker));
-                let wanted = |name: &str| focus.service.as_ref().is_none_or(|service| is_of(name, service));
-                from_nftables(family, table, snapshot.as_ref(), &wanted)
+                from_nftables(family, table, snapshot.as_ref(), &|name| focus.wants_text(name))
             }
             (None, None) => {
                 // A Service port without a comment is known by what its chains are called.
@@ -153,8 +157,7 @@ impl Look {
             }
         };
         let stale = tracker.map(|tracker| {
-            let node_ip = self.settings.proxier.node_ip(family, tracker.node());
-            let snapshot = tracker.snapshot(node_ip);
+            let snapshot = self.snapshot(family, tracker);
             add_model(&mut views, &snapshot, family, |name| focus.wants(Some(name)));
             note_draining(&mut views);
             StaleFlows::of(&snapshot, &Scope::Full, &BTreeSet::new()).at_node(rules.addresses.clone())
@@ -243,8 +246,7 @@ impl Look {
             Some(table) => {
                 let (node, pods) = (paths::node_of(rules), proxier.local_detector.resolve(family, tracker.node()));
                 let world = World { node: &node, pods: pods.as_ref() };
-                let wanted = |name: &str| focus.service.as_ref().is_none_or(|service| is_of(name, service));
-                behaviour::differences(family, &expected, table, world, &wanted)?
+                behaviour::differences(family, &expected, table, world, &|name| focus.wants_text(name))?
             }
             None => table_differs(family, &expected, table),
         };

@@ -47,29 +47,13 @@ fn fill(
     service: Option<&NamespacedName>,
     unread: &mut Vec<Unread>,
 ) {
-    let mut note = |what: String, error: &NftError| unread.push(Unread::new(&what, error.to_string()));
-    match reader.all_rules(id) {
-        Ok(rules) => {
-            for (name, chain) in &mut table.chains {
-                chain.rules = Some(rules.get(name).cloned().unwrap_or_default());
-            }
-        }
-        Err(error) => note(format!("rules{}", of_table(id)), &error),
-    }
-    match reader.sets(id) {
-        Ok(sets) => table.sets = sets,
-        Err(error) => note(format!("sets{}", of_table(id)), &error),
-    }
+    let mut note = |what: String, error: NftError| unread.push(Unread::new(&what, error.to_string()));
+    reader.fill(id, table, &mut note);
     if table.is_kube_proxy(id) {
         let used = service.map(|service| sets_of(table, service));
         let wanted =
             |name: &Name, set: &Set| !set.is_anonymous() || used.as_ref().is_none_or(|used| used.contains(name));
-        for (name, set) in table.sets.iter_mut().filter(|(name, set)| wanted(name, set)) {
-            match reader.elements(id, name, set) {
-                Ok(elements) => set.elements = elements,
-                Err(error) => note(format!("set {name}{}", of_table(id)), &error),
-            }
-        }
+        reader.fill_sets(id, table, &wanted, &mut note);
     }
 }
 

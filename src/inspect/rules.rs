@@ -204,8 +204,7 @@ fn or_nothing(
     text.or_else(|why| {
         proxy_table(tables).ok_or_else(|| why.clone())?;
         let outline = NftReader::new(tables.family).outline().unwrap_or_else(|_| nft::Ruleset::new(tables.family));
-        let is_met = |table: &nft::Table| table.chains.values().any(|chain| chain.base.is_some());
-        let made = outline.tables.iter().filter(|(id, table)| table.is_iptables(id) && is_met(table));
+        let made = outline.tables.iter().filter(|(id, table)| table.is_iptables(id));
         let made: Vec<String> = made.map(|(id, _)| id.to_string()).collect();
         if !made.is_empty() {
             let why =

@@ -101,13 +101,7 @@ pub(super) fn a_damaged_table_comes_back(cluster: Cluster) {
     let web = Service::new("web", 80).node_port(NODE_PORT).endpoints([ready(POD_5), ready(FAR_5)]);
     let quick = json!({ "syncPeriod": "1s", "minSyncPeriod": "100ms" });
     let cluster = cluster.configured("nftables", quick).running(&[web.clone(), Service::new("empty", 81)]);
-    // In whichever order the kernel lists elements.
-    let table = |family| {
-        let text = cluster.table(family);
-        let mut parts: Vec<String> = text.split([',', '\n']).map(|part| part.trim().to_owned()).collect();
-        parts.sort_unstable();
-        parts
-    };
+    let table = |family| cluster.table_parts(family);
     let before = Family::BOTH.map(table);
     let damages = |family: Family| {
         let table = if family == Family::V4 { "ip kube-proxy" } else { "ip6 kube-proxy" };

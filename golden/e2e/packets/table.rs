@@ -64,13 +64,7 @@ pub(super) fn a_node_moves_between_iptables_and_nftables(cluster: Cluster) {
 pub(super) fn a_new_process_takes_over_unnoticed(cluster: Cluster) {
     let web = web().endpoints([ready(POD_5), ready(FAR_5)]);
     let cluster = cluster.running(std::slice::from_ref(&web));
-    // In whichever order the kernel lists elements.
-    let table = |family| {
-        let text = cluster.table(family);
-        let mut parts: Vec<String> = text.split([',', '\n']).map(|part| part.trim().to_owned()).collect();
-        parts.sort_unstable();
-        parts
-    };
+    let table = |family| cluster.table_parts(family);
     let before = Family::BOTH.map(table);
     assert!(before.iter().flatten().any(|part| part.contains(&web.full_name())), "{before:?}");
     unnoticed(&cluster, &web, NODE_PORT, || {

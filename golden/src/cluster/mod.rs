@@ -181,6 +181,15 @@ impl Cluster {
         String::from_utf8_lossy(&listed.stdout).into_owned()
     }
 
+    /// What it has, whatever the order in which the kernel lists elements.
+    #[must_use]
+    pub fn table_parts(&self, family: Family) -> Vec<String> {
+        let text = self.table(family);
+        let mut parts: Vec<String> = text.split([',', '\n']).map(|part| part.trim().to_owned()).collect();
+        parts.sort_unstable();
+        parts
+    }
+
     /// Kills the proxy with SIGKILL: its rules must be fit for that.
     ///
     /// # Panics

@@ -77,30 +77,47 @@ impl NftReader {
     pub fn whole(&mut self) -> Result<(Ruleset, Vec<String>), NftError> {
         let mut ruleset = self.outline()?;
         let mut problems = Vec::new();
+        let mut note = |what: String, error: NftError| problems.push(format!("{what}: {error}"));
         for (id, table) in &mut ruleset.tables {
-            match self.all_rules(id) {
-                Ok(rules) => {
-                    for (name, chain) in &mut table.chains {
-                        chain.rules = Some(rules.get(name).cloned().unwrap_or_default());
-                    }
-                }
-                Err(error) => problems.push(format!("rules of table {id}: {error}")),
-            }
-            match self.sets(id) {
-                Ok(sets) => table.sets = sets,
-                Err(error) => problems.push(format!("sets of table {id}: {error}")),
-            }
-            for (name, set) in &mut table.sets {
-                match self.elements(id, name, set) {
-                    Ok(elements) => set.elements = elements,
-                    Err(error) => problems.push(format!("set {name} of table {id}: {error}")),
-                }
-            }
+            self.fill(id, table, &mut note);
+            self.fill_sets(id, table, &|_, _| true, &mut note);
         }
         if self.take_restless() {
             problems.push(NftError::Restless.to_string());
         }
         Ok((ruleset, problems))
+    }
+
+    /// The rules and sets of a table, without the elements. What cannot be read is told to `note`, and the rest is there.
+    pub fn fill(&mut self, id: &TableId, table: &mut Table, note: &mut dyn FnMut(String, NftError)) {
+        match self.all_rules(id) {
+            Ok(mut rules) => {
+                for (name, chain) in &mut table.chains {
+                    chain.rules = Some(rules.remove(name).unwrap_or_default());
+                }
+            }
+            Err(error) => note(format!("rules of table {id}"), error),
+        }
+        match self.sets(id) {
+            Ok(sets) => table.sets = sets,
+            Err(error) => note(format!("sets of table {id}"), error),
+        }
+    }
+
+    /// The elements of those of a table's sets that are wanted. What cannot be read is told to `note`.
+    pub fn fill_sets(
+        &mut self,
+        id: &TableId,
+        table: &mut Table,
+        wanted: &dyn Fn(&Name, &Set) -> bool,
+        note: &mut dyn FnMut(String, NftError),
+    ) {
+        for (name, set) in table.sets.iter_mut().filter(|(name, set)| wanted(name, set)) {
+            match self.elements(id, name, set) {
+                Ok(elements) => set.elements = elements,
+                Err(error) => note(format!("set {name} of table {id}"), error),
+            }
+        }
     }
 
     /// The rules of one chain.
@@ -166,32 +183,6 @@ impl NftReader {
             true => Elements::intervals(list),
             false => Elements::whole(list.into_iter().map(|(element, _)| element).collect()),
         })
-    }
-
-    /// Hands over the elements of a set or map one by one: none is kept. Some may come again. In a set with ranges of single
-    /// fields the second of each pair tells that nothing begins there.
-    ///
-    /// # Errors
-    /// If they cannot be read.
-    pub fn each_element(
-        &mut self,
-        table: &TableId,
-        name: &str,
-        each: &mut dyn FnMut(Element, bool),
-    ) -> Result<(), NftError> {
-        let mut request = request(table, NFT_MSG_GETSETELEM);
-        request.text(NFTA_SET_ELEM_LIST_SET, name);
-        for _ in 0..TRIES {
-            let once = self.dump_once(&request, &mut |attributes| {
-                decode::element_items(attributes)
-                    .filter_map(held::element)
-                    .for_each(|(element, end)| each(element, end));
-            })?;
-            if once == Dump::Complete {
-                return Ok(());
-            }
-        }
-        Err(NftError::Restless)
     }
 
     /// The element of a key, as the kernel would find it for a packet; of sets with ranges of single fields nothing
