@@ -1,0 +1,88 @@
+//! A drop-in kube-proxy, as a library so that fuzz targets and benchmarks reach its decoders; [`main`] is the program.
+
+mod cleanup;
+mod cli;
+mod config;
+mod config_watch;
+mod demo;
+mod diagnose;
+mod dump;
+mod events;
+mod file_watch;
+mod health;
+mod health_checks;
+mod http;
+mod inspect;
+mod logging;
+mod metrics;
+mod node;
+mod reporter;
+mod run;
+mod servers;
+mod setup;
+mod source;
+mod stop;
+mod terminal;
+#[cfg(test)]
+mod tests_named;
+mod trace;
+mod version;
+
+use std::io::{Write, stderr, stdout};
+use std::process::ExitCode;
+
+use tracing::error;
+
+use self::cli::{Command, Line};
+
+/// Parses the arguments, runs the command and returns the exit code: 0, or 1 after any error.
+#[must_use]
+pub fn main() -> ExitCode {
+    let line = match cli::parse(std::env::args_os().map(|argument| argument.to_string_lossy().into_owned())) {
+        Ok(line) => line,
+        Err(stop) if stop.asked => {
+            say(stdout(), &stop.text);
+            return ExitCode::SUCCESS;
+        }
+        Err(stop) => {
+            say(stderr(), &stop.text);
+            return ExitCode::FAILURE;
+        }
+    };
+    match version::asked(&line.flags.general.version) {
+        Ok(version::Asked::Nothing) => {}
+        Ok(version::Asked::Print(text)) => {
+            say(stdout(), &format!("{text}\n"));
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            say(stderr(), &format!("Error: {error}\n"));
+            return ExitCode::FAILURE;
+        }
+    }
+    line.deprecations().iter().for_each(|note| say(stderr(), &format!("{note}\n")));
+    // Whoever gives a command wants to read its answer, not the log.
+    let verbosity = line.flags.logs.verbosity;
+    let quiet = line.command.is_some() && verbosity == 0;
+    logging::init((!quiet).then_some(verbosity));
+    let Line { command, .. } = &line;
+    let result = match command {
+        None => run::run(&line),
+        Some(Command::Demo) => return demo::run(),
+        Some(Command::Dump(arguments)) => return dump::run(arguments),
+        Some(Command::Trace(arguments)) => return trace::run(arguments),
+        Some(Command::Diagnose(arguments)) => return diagnose::run(arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            error!(err = message, "command failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says something, if there is somebody who listens: `kube-proxy --help | head` is no reason to panic.
+fn say(mut to: impl Write, text: &str) {
+    let _ = to.write_all(text.as_bytes());
+}
