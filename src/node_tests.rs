@@ -1,7 +1,6 @@
 //! The Node's life, on a clock that stands still until something waits for it.
 
-use std::sync::mpsc::{Receiver, channel};
-
+use proxier::mailbox::{Receiver, mailbox};
 use proxier::proxier::Message;
 use proxier::track::Kind;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -28,7 +27,7 @@ fn info(addresses: &[&str], pod_cidrs: &[&str]) -> NodeInfo {
 /// A proxy on its node, with the families that work there.
 struct Running {
     news: UnboundedSender<News>,
-    told: Vec<Receiver<Message>>,
+    told: Vec<Receiver>,
     end: JoinHandle<NodeError>,
 }
 
@@ -37,7 +36,7 @@ impl Running {
         let (news, received) = unbounded_channel();
         let (mut all, mut told) = (Families::default(), Vec::new());
         for family in families {
-            let (sender, receiver) = channel();
+            let (sender, receiver) = mailbox();
             all.insert(*family, sender);
             told.push(receiver);
         }
@@ -68,7 +67,7 @@ impl Running {
     /// What the first family was told since last asked.
     async fn told(&self) -> Vec<Change> {
         self.settle().await;
-        let changes = self.told[0].try_iter().map(|message| match message {
+        let changes = std::iter::from_fn(|| self.told[0].try_recv().ok()).map(|mail| match mail.message {
             Message::Change(change) => change,
             other => panic!("{other:?}"),
         });

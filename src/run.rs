@@ -6,7 +6,6 @@ mod backends;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,8 +14,9 @@ use proxier::cleaner::FlowCleaner;
 use proxier::ipvs;
 use proxier::kernel::{Host, SystemConntrack, SystemHost, ignored_signals, packet_counters};
 use proxier::leftovers::{self, Running};
+use proxier::mailbox::mailbox;
 use proxier::model::Config;
-use proxier::proxier::{Message, Proxier};
+use proxier::proxier::Proxier;
 use tokio::sync::mpsc::unbounded_channel;
 use tracing::{info, warn};
 
@@ -226,7 +226,7 @@ fn start_families(
     let (config, began) = (&settings.proxier, Instant::now());
     let (mut families, mut threads) = (Families::default(), Vec::new());
     for (family, backend) in backends {
-        let (sender, changes) = mpsc::channel::<Message>();
+        let (sender, changes) = mailbox();
         let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
         let proxier = Proxier::new(family, config.clone(), syncing.watch(backend), reporter)
             .with_cleaner(cleaner(family, config))

@@ -2,6 +2,7 @@
 //!
 //! The tour, in the order in which a change travels:
 //! - [`track`] turns API objects into the compact values of [`model`] and tells which Service ports a change touches;
+//! - [`mailbox`] carries changes to the family's thread, the newest of each object;
 //! - [`proxier`] owns those values, decides by [`schedule`] when to sync, and calls a mode through [`backend`];
 //! - a mode ([`iptables`], [`ipvs`], [`nftables`]) renders [`netfilter`] values from a [`model::Snapshot`] and plans what to write;
 //! - [`kernel`] applies them: the only module with side effects;
@@ -21,6 +22,7 @@ pub mod iptables;
 pub mod ipvs;
 pub mod kernel;
 pub mod leftovers;
+pub mod mailbox;
 pub mod model;
 pub mod netfilter;
 pub mod nftables;

@@ -4,7 +4,7 @@
 //! Must not know: which mode it is, or where changes come from. One thread owns all of it; it ends with its channel.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::mpsc::{RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{debug, error, info, warn};
@@ -13,6 +13,7 @@ use crate::backend::{Backend, Rejected, SyncError, SyncStats};
 use crate::cleaner::{Cleaned, FlowCleaner};
 use crate::family::IpFamily;
 use crate::kernel;
+use crate::mailbox::{Mail, Receiver};
 use crate::model::{Config, Destination, HealthChecks, LocalDetector, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
 use crate::track::{Change, Extent, Kind, NoCopy, Tracker};
@@ -142,7 +143,7 @@ impl Proxier {
     }
 
     /// Runs until the channel's senders are gone. A sync under way is finished first; the rules stay.
-    pub fn run(mut self, messages: &Receiver<impl Into<Message>>) {
+    pub fn run(mut self, messages: &Receiver) {
         loop {
             let now = Instant::now();
             let wait = self.next_event(now).map(|at| at.saturating_duration_since(now));
@@ -152,15 +153,14 @@ impl Proxier {
                     TryRecvError::Empty => RecvTimeoutError::Timeout,
                     TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
                 }),
-                Some(wait) => messages.recv_timeout(wait),
-                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                wait => messages.recv(wait),
             };
             match received {
-                Ok(message) => match message.into() {
-                    Message::Change(change) => self.take(change),
-                    // Who does not wait for it any more does not need it.
-                    Message::Copy(extent, answer) => _ = answer.send(self.tracker.copy(&extent)),
-                },
+                Ok(Mail { message: Message::Change(change), events }) => self.take(change, events),
+                // Who does not wait for it any more does not need it.
+                Ok(Mail { message: Message::Copy(extent, answer), .. }) => {
+                    let _ = answer.send(self.tracker.copy(&extent));
+                }
                 Err(RecvTimeoutError::Timeout) => self.act(Instant::now()),
                 Err(RecvTimeoutError::Disconnected) => {
                     info!("{}: stopped, the rules stay", self.family);
@@ -170,7 +170,8 @@ impl Proxier {
         }
     }
 
-    fn take(&mut self, change: Change) {
+    /// Takes the newest of so many changes of an object.
+    fn take(&mut self, change: Change, events: u32) {
         let kind = match &change {
             Change::Service(..) => Some(Kind::Service),
             Change::Slice(..) => Some(Kind::EndpointSlice),
@@ -184,7 +185,9 @@ impl Proxier {
             kernel::memory::release();
         }
         if let Some(kind) = kind.filter(|_| relevant || !elsewhere) {
-            self.observer.changed(kind, self.tracker.waiting(kind));
+            for _ in 0..events {
+                self.observer.changed(kind, self.tracker.waiting(kind));
+            }
         }
         if relevant && self.tracker.complete() {
             self.observer.queued();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use proxier::IpFamily;
 use proxier::backend::{Backend, SyncError, SyncStats};
 use proxier::cleaner::{Cleaned, FlowCleaner};
+use proxier::mailbox::{self, mailbox};
 use proxier::model::{NamespacedName, NodeInfo, NodePortAddresses, Scope, Snapshot};
 use proxier::netfilter::conntrack::UDP;
 use proxier::netfilter::{Flow, Tuple};
@@ -62,7 +63,7 @@ impl Observer for Watcher {
 
 /// A proxier at work on Service `dns`, whose flows a test makes.
 struct Running {
-    changes: Sender<Change>,
+    changes: mailbox::Sender,
     events: Receiver<Event>,
     table: FakeConntrack,
     host: FakeHost,
@@ -76,7 +77,7 @@ impl Running {
         config.periods.sync = period;
         let (table, host) = (FakeConntrack::default(), FakeHost::default());
         host.set_addresses(["192.168.0.1".parse().expect("an address")]);
-        let (changes, received) = channel();
+        let (changes, received) = mailbox();
         let (sender, events) = channel();
         let everywhere = NodePortAddresses::Cidrs(Vec::new());
         let cleaner = FlowCleaner::new(IpFamily::V4, everywhere, Box::new(table.clone()), Box::new(host.clone()));
@@ -88,7 +89,7 @@ impl Running {
     fn apply(&mut self, kind: Kind, object: Value) {
         for (family, change) in self.translator.applied(kind, object).expect("a good object").changes {
             if family == IpFamily::V4 {
-                self.changes.send(change).expect("it listens");
+                self.changes.send(change);
             }
         }
     }
@@ -110,14 +111,14 @@ impl Running {
     /// The first list: the Service with one endpoint, 10.0.0.5.
     fn list(&mut self, protocol: &str) {
         for kind in Kind::ALL {
-            self.changes.send(Change::Listing(kind)).expect("it listens");
+            self.changes.send(Change::Listing(kind));
         }
         let node = NodeInfo { addresses: vec!["192.168.0.1".parse().expect("an address")], ..NodeInfo::default() };
-        self.changes.send(Change::Node(node)).expect("it listens");
+        self.changes.send(Change::Node(node));
         self.service(protocol, 30_053);
         self.endpoint(protocol, "10.0.0.5");
         for kind in Kind::ALL {
-            self.changes.send(Change::Listed(kind)).expect("it listens");
+            self.changes.send(Change::Listed(kind));
         }
     }
 
@@ -152,7 +153,7 @@ fn the_first_sync_and_each_change_of_udp_are_followed_by_one_pass() {
     running.flow("10.96.0.10:80", "10.0.0.6:8080");
     running.service("UDP", 30_054);
     running.expect(&[Synced(true), Deleted(1)]);
-    running.changes.send(Change::Service(NamespacedName::new("ns", "dns"), Vec::new())).expect("it listens");
+    running.changes.send(Change::Service(NamespacedName::new("ns", "dns"), Vec::new()));
     running.expect(&[Synced(true), Deleted(1)]);
 }
 

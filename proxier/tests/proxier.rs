@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use proxier::IpFamily;
 use proxier::backend::{Backend, Rejected, SyncError, SyncStats};
+use proxier::mailbox::{self, mailbox};
 use proxier::model::{Config, LocalDetector, NamespacedName, NodeInfo, Scope, ServicePortName, Snapshot};
 use proxier::proxier::{Observer, Proxier, Sweep, SyncReport};
 use proxier::testing::objects;
@@ -53,7 +54,7 @@ impl Observer for Watcher {
 
 /// A proxier on a thread of its own, whose failures are retried after `period`.
 struct Running {
-    changes: Option<Sender<Change>>,
+    changes: Option<mailbox::Sender>,
     syncs: Receiver<(Scope, usize)>,
     reports: Receiver<bool>,
     damaged: Arc<Mutex<bool>>,
@@ -67,7 +68,7 @@ fn start(script: Vec<Result<SyncStats, SyncError>>, period: Duration) -> Running
 }
 
 fn begin(config: Config, script: Vec<Result<SyncStats, SyncError>>, sweep: Sweep) -> Running {
-    let (changes, received) = channel();
+    let (changes, received) = mailbox();
     let (sync_sender, syncs) = channel();
     let (report_sender, reports) = channel();
     let damaged = Arc::new(Mutex::new(false));
@@ -80,7 +81,7 @@ fn begin(config: Config, script: Vec<Result<SyncStats, SyncError>>, sweep: Sweep
 
 impl Running {
     fn send(&self, change: Change) {
-        self.changes.as_ref().expect("still running").send(change).expect("it listens");
+        self.changes.as_ref().expect("still running").send(change);
     }
 
     fn list(&self, service_names: &[&str]) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use proxier::IpFamily;
 use proxier::backend::{Backend, SyncError, SyncStats};
+use proxier::mailbox::{self, mailbox};
 use proxier::model::config::NodePortMatch;
 use proxier::model::{HealthCheck, HealthChecks, NamespacedName, NodePortAddresses, Scope, Snapshot};
 use proxier::proxier::{Observer, Proxier, SyncReport};
@@ -142,11 +143,11 @@ impl Observer for Watcher {
     }
 }
 
-fn start() -> (Sender<Change>, Receiver<Told>) {
+fn start() -> (mailbox::Sender, Receiver<Told>) {
     let mut config = objects::config();
     config.periods.sync = Duration::from_millis(20);
     config.node_port_addresses = NodePortAddresses::Cidrs(vec!["192.168.0.0/24".parse().expect("a network")]);
-    let (changes, received) = channel();
+    let (changes, received) = mailbox();
     let (sender, reports) = channel();
     let proxier = Proxier::new(IpFamily::V4, config, Box::new(Gated { failed: false }), Box::new(Watcher(sender)));
     std::thread::spawn(move || proxier.run(&received));
@@ -156,8 +157,8 @@ fn start() -> (Sender<Change>, Receiver<Told>) {
 #[test]
 fn a_failed_sync_loses_neither_latencies_nor_health_checks() {
     let (changes, reports) = start();
-    let send = |kind, object| ours(kind, object).into_iter().for_each(|change| changes.send(change).expect("alive"));
-    Kind::ALL.into_iter().for_each(|kind| changes.send(Change::Listing(kind)).expect("alive"));
+    let send = |kind, object| ours(kind, object).into_iter().for_each(|change| changes.send(change));
+    Kind::ALL.into_iter().for_each(|kind| changes.send(Change::Listing(kind)));
     send(Kind::Node, objects::node(&["192.168.0.1".parse().expect("an address")]));
     send(Kind::Service, service("web", 32001));
     for (name, noted) in [("old", "2020-01-01T00:00:00Z"), ("new", "2999-01-01T00:00:00Z"), ("bad", "yesterday")] {
@@ -170,7 +171,7 @@ fn a_failed_sync_loses_neither_latencies_nor_health_checks() {
     let mut object = slice("web", "now", "http", &[endpoint("10.0.0.2", objects::NODE, true)]);
     object["metadata"]["annotations"] = json!({"endpoints.kubernetes.io/last-change-trigger-time": now});
     send(Kind::EndpointSlice, object);
-    Kind::ALL.into_iter().for_each(|kind| changes.send(Change::Listed(kind)).expect("alive"));
+    Kind::ALL.into_iter().for_each(|kind| changes.send(Change::Listed(kind)));
 
     let failed = reports.recv_timeout(PATIENCE).expect("a report");
     assert_eq!(failed, (Vec::new(), None));

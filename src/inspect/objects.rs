@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use proxier::IpFamily;
+use proxier::mailbox::{Mail, Receiver, mailbox};
 use proxier::model::NamespacedName;
 use proxier::proxier::Message;
 use proxier::track::{Change, Kind, Tracker};
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// What has come so far.
 struct Coming {
-    families: Vec<(IpFamily, Receiver<Message>, Tracker)>,
+    families: Vec<(IpFamily, Receiver, Tracker)>,
     /// What went wrong last with each kind.
     troubles: BTreeMap<Kind, String>,
 }
@@ -49,7 +49,7 @@ async fn list(asked: &Asked, only: Option<&NamespacedName>, coming: &mut Coming)
     let metrics = Metrics::new("iptables").map_err(|error| error.to_string())?;
     let mut families = Families::default();
     for family in IpFamily::ALL {
-        let (sender, changes) = channel();
+        let (sender, changes) = mailbox();
         families.insert(family, sender);
         coming.families.push((family, changes, Tracker::default()));
     }
@@ -110,8 +110,8 @@ impl Coming {
 }
 
 /// Takes what has come; whether that is all.
-fn take(changes: &Receiver<Message>, tracker: &mut Tracker) -> bool {
-    while let Ok(Message::Change(change)) = changes.try_recv() {
+fn take(changes: &Receiver, tracker: &mut Tracker) -> bool {
+    while let Ok(Mail { message: Message::Change(change), .. }) = changes.try_recv() {
         tracker.apply(change);
     }
     tracker.complete() && tracker.node_listed()

@@ -42,7 +42,7 @@ fn a_server_that_never_goes_on_with_a_list_is_asked_again() {
     server.set_pace(Pace::Silent);
     let settings = settings(File::default().complete(), "node-a").expect("defaults");
     let metrics = Metrics::new("iptables").expect("metrics");
-    let (changes, listed) = std::sync::mpsc::channel();
+    let (changes, listed) = proxier::mailbox::mailbox();
     let (news, mut told) = tokio::sync::mpsc::unbounded_channel();
     let mut families = Families::default();
     families.insert(IpFamily::V4, changes);
@@ -64,7 +64,7 @@ fn a_server_that_never_goes_on_with_a_list_is_asked_again() {
             server.set_pace(Pace::Normal);
             let mut lists = BTreeSet::new();
             while lists != BTreeSet::from([Kind::Service, Kind::EndpointSlice]) {
-                lists.extend(listed.try_iter().filter_map(|change| match change {
+                lists.extend(std::iter::from_fn(|| listed.try_recv().ok()).filter_map(|mail| match mail.message {
                     Message::Change(Change::Listed(kind)) => Some(kind),
                     _ => None,
                 }));

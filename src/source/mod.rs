@@ -15,10 +15,10 @@ pub use self::api::connect;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
 use kube::Client;
 use proxier::IpFamily;
+use proxier::mailbox::Sender;
 use proxier::model::NamespacedName;
 use proxier::proxier::Message;
 use proxier::track::{Change, Kind, ObjectError, ObjectKey, Translated, Translator};
@@ -33,11 +33,11 @@ use crate::node::News;
 
 /// The proxiers of the families that this host has.
 #[derive(Clone, Debug, Default)]
-pub struct Families(Vec<(IpFamily, Sender<Message>)>);
+pub struct Families(Vec<(IpFamily, Sender)>);
 
 impl Families {
     /// Adds a family's proxier.
-    pub fn insert(&mut self, family: IpFamily, sender: Sender<Message>) {
+    pub fn insert(&mut self, family: IpFamily, sender: Sender) {
         self.0.push((family, sender));
     }
 
@@ -58,7 +58,7 @@ impl Families {
     pub fn send(&self, family: IpFamily, message: Message) {
         if let Some((_, sender)) = self.0.iter().find(|(of, _)| *of == family) {
             // A proxier that ended is noticed where its thread is waited for.
-            let _ = sender.send(message);
+            sender.send(message);
         }
     }
 }

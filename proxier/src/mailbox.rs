@@ -1,0 +1,252 @@
+//! The queue between the watches and one family's thread, with at most one pending entry per object.
+//!
+//! A thread that hangs in the kernel, or an API server that has everything listed again and again, must not grow memory:
+//! a newer state of an object takes the place of the pending one, and a new list that of everything pending of its kind.
+//! Rules follow from the last state alone, so nothing is lost; how many events an entry stands for is kept for metrics.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::proxier::Message;
+use crate::track::{Change, Kind, ObjectKey};
+
+/// A message, and how many events it stands for.
+#[derive(Debug)]
+pub struct Mail {
+    /// The newest of them.
+    pub message: Message,
+    /// At least 1.
+    pub events: u32,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    mail: VecDeque<Mail>,
+    /// The number of the first entry, counted from the beginning of time.
+    first: u64,
+    /// The numbers of entries that hold the state of an object.
+    objects: HashMap<ObjectKey, u64>,
+    senders: usize,
+    receiver_is_gone: bool,
+    waiting: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The end that messages go in at.
+#[derive(Debug)]
+pub struct Sender(Arc<Shared>);
+
+/// The end that messages come out at.
+#[derive(Debug)]
+pub struct Receiver(Arc<Shared>);
+
+/// Makes an empty queue.
+#[must_use]
+pub fn mailbox() -> (Sender, Receiver) {
+    let shared = Arc::new(Shared::default());
+    shared.queue().senders = 1;
+    (Sender(Arc::clone(&shared)), Receiver(shared))
+}
+
+impl Sender {
+    /// Queues a message. Never blocks; a message to a receiver that is gone is dropped.
+    pub fn send(&self, message: impl Into<Message>) {
+        let mut queue = self.0.queue();
+        if queue.receiver_is_gone {
+            return;
+        }
+        queue.push(message.into());
+        if queue.waiting {
+            self.0.arrived.notify_one();
+        }
+    }
+
+    /// How many messages are pending.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.0.queue().mail.len()
+    }
+}
+
+impl Clone for Sender {
+    fn clone(&self) -> Self {
+        self.0.queue().senders += 1;
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        queue.senders -= 1;
+        if queue.senders == 0 {
+            self.0.arrived.notify_one();
+        }
+    }
+}
+
+impl Receiver {
+    /// The next message, if one is pending.
+    ///
+    /// # Errors
+    /// `Empty`, or `Disconnected` when none can come any more.
+    pub fn try_recv(&self) -> Result<Mail, TryRecvError> {
+        let mut queue = self.0.queue();
+        match queue.pop() {
+            Some(mail) => Ok(mail),
+            None if queue.senders == 0 => Err(TryRecvError::Disconnected),
+            None => Err(TryRecvError::Empty),
+        }
+    }
+
+    /// The next message. `timeout`: how long to wait for it; `None`: for ever.
+    ///
+    /// # Errors
+    /// `Timeout`, or `Disconnected` when none can come any more.
+    pub fn recv(&self, timeout: Option<Duration>) -> Result<Mail, RecvTimeoutError> {
+        // A time too far away to be expressed is for ever.
+        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut queue = self.0.queue();
+        loop {
+            if let Some(mail) = queue.pop() {
+                return Ok(mail);
+            }
+            if queue.senders == 0 {
+                return Err(RecvTimeoutError::Disconnected);
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            queue.waiting = true;
+            queue = match left {
+                Some(Duration::ZERO) => {
+                    queue.waiting = false;
+                    return Err(RecvTimeoutError::Timeout);
+                }
+                Some(left) => {
+                    let waited = self.0.arrived.wait_timeout(queue, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.0.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
+            queue.waiting = false;
+        }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        queue.receiver_is_gone = true;
+        queue.mail = VecDeque::new();
+        queue.objects = HashMap::new();
+    }
+}
+
+impl Queue {
+    fn push(&mut self, message: Message) {
+        match &message {
+            Message::Change(Change::Listing(kind)) => self.forget(*kind),
+            Message::Change(change) => {
+                if let Some(key) = object(change) {
+                    return self.push_object(key, message);
+                }
+            }
+            _ => {}
+        }
+        self.mail.push_back(Mail { message, events: 1 });
+    }
+
+    /// Queues the state of an object, in place of the pending one.
+    fn push_object(&mut self, key: ObjectKey, message: Message) {
+        let Some(number) = self.objects.get(&key) else {
+            self.objects.insert(key, self.first + self.mail.len() as u64);
+            self.mail.push_back(Mail { message, events: 1 });
+            return;
+        };
+        let place = usize::try_from(number - self.first).ok().and_then(|place| self.mail.get_mut(place));
+        let Some(pending) = place else { return };
+        match message {
+            // What is pending is an older state, and that was understood.
+            Message::Change(Change::Kept(_)) => {}
+            message => {
+                pending.message = with_trigger_of(message, &pending.message);
+                pending.events = pending.events.saturating_add(1);
+            }
+        }
+    }
+
+    /// A list of that kind begins: it brings everything that is pending of it, or deletes it.
+    fn forget(&mut self, kind: Kind) {
+        self.mail.retain(|mail| match &mail.message {
+            Message::Change(Change::Listing(of) | Change::Listed(of)) => *of != kind,
+            Message::Change(change) => object(change).is_none_or(|key| key.kind != kind),
+            _ => true,
+        });
+        self.objects.clear();
+        for (place, mail) in self.mail.iter().enumerate() {
+            if let Message::Change(change) = &mail.message
+                && let Some(key) = object(change)
+            {
+                self.objects.insert(key, self.first + place as u64);
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<Mail> {
+        let mail = self.mail.pop_front()?;
+        self.first += 1;
+        if let Message::Change(change) = &mail.message
+            && let Some(key) = object(change)
+        {
+            self.objects.remove(&key);
+        }
+        if self.mail.is_empty() {
+            // What a burst needed is given back.
+            self.mail.shrink_to(64);
+            self.objects.shrink_to(64);
+        }
+        Some(mail)
+    }
+}
+
+/// The object that a change is the state of.
+fn object(change: &Change) -> Option<ObjectKey> {
+    let (kind, name) = match change {
+        Change::Service(name, _) => (Kind::Service, name.clone()),
+        Change::Slice(name, _) => (Kind::EndpointSlice, name.clone()),
+        Change::ServiceCidr(name, _) => (Kind::ServiceCidr, name.clone()),
+        Change::Kept(key) => return Some(key.clone()),
+        // There is one Node, our own.
+        Change::Node(_) => (Kind::Node, crate::model::NamespacedName::new("", "")),
+        Change::Listing(_) | Change::Listed(_) => return None,
+    };
+    Some(ObjectKey { kind, name })
+}
+
+/// The latency of programming counts from the first of the changes that became one.
+fn with_trigger_of(mut new: Message, old: &Message) -> Message {
+    if let (Message::Change(Change::Slice(_, Some(new))), Message::Change(Change::Slice(_, Some(old)))) =
+        (&mut new, old)
+    {
+        new.trigger = match (new.trigger, old.trigger) {
+            (Some(new), Some(old)) => Some(new.min(old)),
+            (new, old) => new.or(old),
+        };
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests;
