@@ -1,7 +1,8 @@
 //! Whether this proxy does its work, and whether its node should get traffic.
 //!
 //! In: when families were asked to sync and when they did; the Node. Out: the answers of `/healthz` and `/livez`.
-//! Must not know: HTTP. A family is unhealthy when a change has waited for twice the sync period.
+//! Must not know: HTTP. A family is unhealthy when a change has waited for twice the sync period, or its thread has not taken
+//! messages for that long, wherever it hangs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::{Zoned, tz::Offset};
 use proxier::IpFamily;
+use proxier::mailbox::Activity;
 use serde::Serialize;
 
 /// Tells the time.
@@ -43,6 +45,7 @@ struct Family {
 #[derive(Debug)]
 struct State {
     families: BTreeMap<IpFamily, Family>,
+    threads: BTreeMap<IpFamily, Activity>,
     node_eligible: bool,
 }
 
@@ -88,7 +91,7 @@ impl Health {
 
     /// By another clock.
     pub fn with_clock(sync_period: Duration, node_eligible: bool, clock: Box<dyn Clock>) -> Self {
-        let state = State { families: BTreeMap::new(), node_eligible };
+        let state = State { families: BTreeMap::new(), threads: BTreeMap::new(), node_eligible };
         Self { timeout: 2 * sync_period, clock, state: Mutex::new(state) }
     }
 
@@ -100,6 +103,11 @@ impl Health {
     /// A family's loop begins.
     pub fn started(&self, family: IpFamily) {
         self.synced(family);
+    }
+
+    /// Has the family count as unhealthy while its thread hangs.
+    pub fn watch_thread(&self, family: IpFamily, activity: Activity) {
+        self.state().threads.insert(family, activity);
     }
 
     /// A family has something to sync.
@@ -120,25 +128,32 @@ impl Health {
         self.state().node_eligible = eligible;
     }
 
-    fn in_time(&self, family: &Family) -> bool {
+    /// Whether no change of the family waits for too long, and its thread does not hang.
+    fn in_time(&self, state: &State, name: IpFamily, family: &Family) -> bool {
         let late = |since: Instant| self.clock.instant().saturating_duration_since(since) >= self.timeout;
-        !family.pending_since.is_some_and(late)
+        let busy_since = state.threads.get(&name).and_then(Activity::busy_since);
+        !family.pending_since.is_some_and(late) && !busy_since.is_some_and(late)
+    }
+
+    fn all_in_time(&self, state: &State) -> bool {
+        state.families.iter().all(|(name, family)| self.in_time(state, *name, family))
     }
 
     /// Whether all families do their work: what `/livez` says.
     pub fn live(&self) -> bool {
-        self.state().families.values().all(|family| self.in_time(family))
+        self.all_in_time(&self.state())
     }
 
     /// The answer of `/healthz`, or of `/livez`, which does not look at the Node.
     pub fn answer(&self, with_node: bool) -> Answer {
         let state = self.state();
-        let all_healthy = state.families.values().all(|family| self.in_time(family));
+        let all_healthy = self.all_in_time(&state);
         let ok = all_healthy && (!with_node || state.node_eligible);
         let now = rfc3339(&self.clock.date());
         let newest = state.families.values().map(|family| &family.updated).max_by_key(|updated| updated.timestamp());
         let status = state.families.iter().map(|(name, family)| {
-            let answer = FamilyAnswer { last_updated: rfc3339(&family.updated), healthy: self.in_time(family) };
+            let healthy = self.in_time(&state, *name, family);
+            let answer = FamilyAnswer { last_updated: rfc3339(&family.updated), healthy };
             (name.name(), answer)
         });
         Answer {

@@ -107,3 +107,24 @@ fn dates_are_written_as_go_writes_them() {
     east.pass(Duration::from_nanos(120_000_050));
     assert_eq!(rfc3339(&east.date()), "2026-11-21T09:30:00.12000005+05:30");
 }
+
+#[test]
+fn thread_that_hangs_turns_both_pages_503_though_no_change_is_known_to_wait() {
+    let (clock, health) = health(true);
+    let (sender, receiver) = proxier::mailbox::mailbox();
+    health.watch_thread(IpFamily::V6, sender.activity());
+    health.started(IpFamily::V6);
+    assert!(receiver.try_recv().is_err());
+    // It never looks for messages again.
+    clock.pass(2 * PERIOD + Duration::from_secs(1));
+    assert!(!health.answer(true).ok && !health.answer(false).ok && !health.live());
+    assert!(receiver.try_recv().is_err());
+    let waits = std::thread::spawn(move || receiver.recv(None));
+    while sender.activity().busy_since().is_some() {
+        std::thread::yield_now();
+    }
+    clock.pass(10 * PERIOD);
+    assert!(health.live(), "a thread that waits for messages does not hang");
+    drop(sender);
+    assert!(waits.join().expect("it ends").is_err());
+}

@@ -4,6 +4,7 @@ mod cleanup;
 mod cli;
 mod config;
 mod config_watch;
+mod containment;
 mod demo;
 mod diagnose;
 mod dump;
@@ -38,6 +39,7 @@ use self::cli::{Command, Line};
 /// Parses the arguments, runs the command and returns the exit code: 0, or 1 after any error.
 #[must_use]
 pub fn main() -> ExitCode {
+    containment::abort_on_panic();
     let line = match cli::parse(std::env::args_os().map(|argument| argument.to_string_lossy().into_owned())) {
         Ok(line) => line,
         Err(stop) if stop.asked => {

@@ -18,6 +18,7 @@ use proxier::mailbox::mailbox;
 use proxier::model::Config;
 use proxier::proxier::Proxier;
 use tokio::sync::mpsc::unbounded_channel;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::backends::{Backends, backends, find_backends};
@@ -41,8 +42,12 @@ use crate::setup;
 use crate::source::{self, Families};
 use crate::stop::Stop;
 
-/// How long the API server may take for what is said last.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long the API server may take for the last events.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
+/// How long the syncs under way may take once the proxy is to stop. With [`SERVERS_STOP`] it is less than 10 s.
+const SYNCS_STOP: Duration = Duration::from_secs(6);
+/// How long the answers under way may take once the proxy is to stop.
+const SERVERS_STOP: Duration = Duration::from_millis(3500);
 
 /// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does what else the flags ask for.
 ///
@@ -153,18 +158,26 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
         error = node => Err(error.to_string()),
         failure = servers.failed() => {
             events.port_failed(failure.reason, failure.problem.clone());
-            events.flush(LAST_WORDS).await;
+            events.flush(LAST_EVENTS).await;
             Err(failure.problem)
         }
         message = config_watch::updated(watch) => Err(message),
     };
     // The last senders go, as those of the source have: the families finish what they are at and end.
     drop(askable);
-    let ended = tokio::task::spawn_blocking(|| threads.into_iter().all(|thread| thread.join().is_ok())).await;
-    servers.stop().await;
+    let joined = tokio::task::spawn_blocking(|| threads.into_iter().all(|thread| thread.join().is_ok()));
+    let ended = timeout(SYNCS_STOP, joined).await;
+    if timeout(SERVERS_STOP, servers.stop()).await.is_err() {
+        warn!("Stopped without waiting for HTTP answers under way any longer");
+    }
     match ended {
-        Ok(true) => result,
-        _ => Err("a family's thread panicked".to_owned()),
+        Ok(Ok(true)) => result,
+        Ok(_) => Err("a family's thread panicked".to_owned()),
+        // The kernel kills the tool when this process ends.
+        Err(_) => {
+            warn!("A sync did not end within {SYNCS_STOP:?}: stopped without it, rules left as they are");
+            result
+        }
     }
 }
 
@@ -227,6 +240,7 @@ fn start_families(
     let (mut families, mut threads) = (Families::default(), Vec::new());
     for (family, backend) in backends {
         let (sender, changes) = mailbox();
+        health.watch_thread(family, sender.activity());
         let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
         let proxier = Proxier::new(family, config.clone(), syncing.watch(backend), reporter)
             .with_cleaner(cleaner(family, config))

@@ -31,6 +31,8 @@ struct Queue {
     senders: usize,
     receiver_is_gone: bool,
     waiting: bool,
+    /// When the receiver last took something or looked; `None` while it waits for mail.
+    busy_since: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -53,11 +55,28 @@ pub struct Sender(Arc<Shared>);
 #[derive(Debug)]
 pub struct Receiver(Arc<Shared>);
 
+/// Tells since when the receiving thread has been at work. Does not keep the queue open.
+#[derive(Clone, Debug)]
+pub struct Activity(Arc<Shared>);
+
+impl Activity {
+    /// When the receiver last took a message or looked for one; `None`: it waits for one. A thread that hangs, in a tool
+    /// or in the kernel, and one that has ended, stay at the same time.
+    #[must_use]
+    pub fn busy_since(&self) -> Option<Instant> {
+        self.0.queue().busy_since
+    }
+}
+
 /// Makes an empty queue.
 #[must_use]
 pub fn mailbox() -> (Sender, Receiver) {
     let shared = Arc::new(Shared::default());
-    shared.queue().senders = 1;
+    let mut queue = shared.queue();
+    queue.senders = 1;
+    // Until the thread has started.
+    queue.busy_since = Some(Instant::now());
+    drop(queue);
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }
 
@@ -72,6 +91,12 @@ impl Sender {
         if queue.waiting {
             self.0.arrived.notify_one();
         }
+    }
+
+    /// Tells whether the receiver still takes messages.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        Activity(Arc::clone(&self.0))
     }
 
     /// How many messages are pending.
@@ -105,6 +130,7 @@ impl Receiver {
     /// `Empty`, or `Disconnected` when none can come any more.
     pub fn try_recv(&self) -> Result<Mail, TryRecvError> {
         let mut queue = self.0.queue();
+        queue.busy_since = Some(Instant::now());
         match queue.pop() {
             Some(mail) => Ok(mail),
             None if queue.senders == 0 => Err(TryRecvError::Disconnected),
@@ -121,19 +147,20 @@ impl Receiver {
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut queue = self.0.queue();
         loop {
+            let now = Instant::now();
+            queue.busy_since = Some(now);
             if let Some(mail) = queue.pop() {
                 return Ok(mail);
             }
             if queue.senders == 0 {
                 return Err(RecvTimeoutError::Disconnected);
             }
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            queue.waiting = true;
+            let left = until.map(|until| until.saturating_duration_since(now));
+            if left == Some(Duration::ZERO) {
+                return Err(RecvTimeoutError::Timeout);
+            }
+            (queue.waiting, queue.busy_since) = (true, None);
             queue = match left {
-                Some(Duration::ZERO) => {
-                    queue.waiting = false;
-                    return Err(RecvTimeoutError::Timeout);
-                }
                 Some(left) => {
                     let waited = self.0.arrived.wait_timeout(queue, left);
                     waited.unwrap_or_else(PoisonError::into_inner).0

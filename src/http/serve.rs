@@ -26,6 +26,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::{Answer, Handler};
+use crate::containment::contain;
 
 const BIND_RETRY: Duration = Duration::from_secs(5);
 /// After a failure to accept, which is about the process rather than the client.
@@ -222,9 +223,10 @@ async fn answer(handler: &Handler, request: Request<Incoming>, patience: Patienc
     }
     // This one takes its time, and others must not wait for it.
     let handler = handler.clone();
-    tokio::task::spawn_blocking(move || handler(&request))
-        .await
-        .unwrap_or_else(|error| super::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))
+    let answer = tokio::task::spawn_blocking(move || contain(|| handler(&request))).await;
+    answer.ok().flatten().unwrap_or_else(|| {
+        super::error(StatusCode::INTERNAL_SERVER_ERROR, "reading the rules panicked, the log has the message")
+    })
 }
 
 /// Serves until dropped. `name` is for the log.

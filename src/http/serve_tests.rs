@@ -22,6 +22,7 @@ fn start(most: usize, patience: Patience, body: &'static str) -> Running {
     let (ready, address) = std::sync::mpsc::channel();
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let handler: Handler = Arc::new(move |asked| {
+        assert!(asked.uri().path() != crate::http::rules_page::PATH, "rules that inspection does not expect");
         let put = String::from_utf8_lossy(asked.body()).into_owned();
         Reply::new(PLAIN, format!("{body}{put}")).done()
     });
@@ -193,4 +194,14 @@ fn a_wildcard_is_for_both_families_and_a_port_in_use_is_said_so() {
         let problem = serve("health", taken, page, clients, true).await.expect_err("the port is taken");
         assert!(problem.contains("health") && problem.contains(&port.to_string()), "{problem}");
     });
+}
+
+#[test]
+fn panic_while_rules_are_read_costs_that_request_only() {
+    let server = start(10, Patience::default(), "fine");
+    let answer = server.ask("GET /debug/rules HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    assert!(answer.contains("reading the rules panicked"), "{answer}");
+    let answer = server.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert!(answer.ends_with("fine"), "{answer}");
 }

@@ -72,8 +72,18 @@ fn said(stderr: &str) -> String {
     lines.collect::<Vec<_>>().join(" ")
 }
 
-/// Starts a command as the head of a group of its own, so that what it starts can be killed with it.
+/// Starts a command as the head of a group of its own, so that what it starts can be killed with it, and has the kernel
+/// kill it when this process ends, by whatever signal: a tool that goes on would write rules beside the next proxy.
+#[allow(unsafe_code)]
 fn start(command: &mut Command) -> Result<Child, ToolError> {
+    let parent = nix::unistd::getpid();
+    let die_with_parent = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // It may have ended before the signal was asked for.
+        if nix::unistd::getppid() == parent { Ok(()) } else { Err(nix::Error::ESRCH.into()) }
+    };
+    // SAFETY: between fork and exec only async-signal-safe functions may be called: these are plain system calls.
+    unsafe { command.pre_exec(die_with_parent) };
     command.process_group(0).spawn().map_err(|source| ToolError::Start { program: words(command), source })
 }
 

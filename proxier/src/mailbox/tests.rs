@@ -99,3 +99,25 @@ fn a_receiver_that_is_gone_holds_no_memory() {
     sender.send(slice("b", None));
     assert_eq!(sender.pending(), 0);
 }
+
+#[test]
+fn activity_tells_a_receiver_at_work_from_one_that_waits() {
+    let (sender, receiver) = mailbox();
+    let activity = sender.activity();
+    assert!(activity.busy_since().is_some(), "its thread has not started");
+    let thread = std::thread::spawn(move || {
+        assert!(receiver.recv(None).is_ok());
+        receiver
+    });
+    while activity.busy_since().is_some() {
+        std::thread::yield_now();
+    }
+    sender.send(slice("a", None));
+    let receiver = thread.join().expect("it receives");
+    let since = activity.busy_since().expect("it works on what it took");
+    assert_eq!(activity.busy_since(), Some(since), "and stays at that");
+    assert!(receiver.try_recv().is_err());
+    assert!(activity.busy_since() > Some(since));
+    drop(receiver);
+    assert!(activity.busy_since().is_some(), "a thread that ended is not idle");
+}
