@@ -91,7 +91,7 @@ fn stale() -> StaleFlows {
     let mut slice = objects::slice("ns", "dns", "dns-1", &[IpAddr::from([10, 0, 0, 6])]);
     slice["ports"][0]["protocol"] = "UDP".into();
     for (kind, object) in [(Kind::Service, service), (Kind::EndpointSlice, slice)] {
-        for (family, change) in translator.applied(kind, object).expect("a good object").changes {
+        for (family, change) in translator.applied(objects::decoded(kind, object)).expect("a good object").changes {
             if family == IpFamily::V4 {
                 tracker.apply(change);
             }

@@ -113,7 +113,7 @@ fn tracker(objects: &[Value]) -> Tracker {
     let mut tracker = Tracker::default();
     for object in objects {
         let kind = Kind::ALL.into_iter().find(|kind| object["kind"] == kind.name()).expect("a kind");
-        for (family, change) in translator.applied(kind, object.clone()).expect("an object").changes {
+        for (family, change) in translator.applied(objects::decoded(kind, object.clone())).expect("an object").changes {
             if family == IpFamily::V4 {
                 tracker.apply(change);
             }

@@ -60,7 +60,7 @@ impl Proxy {
     }
 
     fn see(&mut self, kind: Kind, object: Value) {
-        let translated = self.translator.applied(kind, object).expect("a valid object");
+        let translated = self.translator.applied(objects::decoded(kind, object)).expect("a valid object");
         self.tell(translated.changes);
     }
 

@@ -46,7 +46,7 @@ fn slice(number: u32, version: u32) -> Value {
 
 /// What the API server's objects turn into in IPv4.
 fn changes(translator: &mut Translator, kind: Kind, object: Value) -> Vec<Change> {
-    let translated = translator.applied(kind, object).expect("a valid object");
+    let translated = translator.applied(objects::decoded(kind, object)).expect("a valid object");
     translated.changes.into_iter().filter(|(family, _)| *family == IpFamily::V4).map(|(_, change)| change).collect()
 }
 

@@ -10,6 +10,8 @@ mod diagnose;
 mod dump;
 mod events;
 mod file_watch;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod health_checks;
 mod http;

@@ -15,7 +15,7 @@ use proxier::model::{Config, IpvsConfig, LocalDetector, NamespacedName, NodeInfo
 use proxier::netfilter::iptables::Table;
 use proxier::nftables::Nftables;
 use proxier::testing::{FakeHost, FakeIpSets, FakeIptables, FakeIpvs, FakeLinks, FakeNftables, objects};
-use proxier::track::{Change, Kind, Tracker, Translator, key_of};
+use proxier::track::{Change, Kind, Tracker, Translator};
 use serde_json::Value;
 
 use crate::case::{Case, Kind as Part, Mode};
@@ -110,8 +110,8 @@ impl Replay {
         for object in documents {
             let name = object["kind"].as_str().unwrap_or_default().to_owned();
             let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == name) else { continue };
-            let key = key_of(kind, &object);
-            let translated = self.translator.applied(kind, object).unwrap_or_else(|e| panic!("{key}: {e}"));
+            let translated =
+                self.translator.applied(objects::decoded(kind, object)).unwrap_or_else(|error| panic!("{error}"));
             for (family, change) in translated.changes {
                 let family = self.families.iter_mut().find(|f| f.family == family).expect("both families");
                 family.tracker.apply(change);

@@ -26,6 +26,7 @@ pub mod mailbox;
 pub mod model;
 pub mod netfilter;
 pub mod nftables;
+pub mod protobuf;
 pub mod proxier;
 pub mod schedule;
 #[cfg(feature = "testing")]

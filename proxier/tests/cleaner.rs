@@ -87,7 +87,8 @@ impl Running {
     }
 
     fn apply(&mut self, kind: Kind, object: Value) {
-        for (family, change) in self.translator.applied(kind, object).expect("a good object").changes {
+        for (family, change) in self.translator.applied(objects::decoded(kind, object)).expect("a good object").changes
+        {
             if family == IpFamily::V4 {
                 self.changes.send(change);
             }

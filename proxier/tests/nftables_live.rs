@@ -178,7 +178,7 @@ fn what_the_kernel_refuses_keeps_nobody_else_out() {
     let mut mode = real.mode(real.tool());
     let mut sync = |objects: Vec<(Kind, Value)>| {
         for (kind, object) in objects {
-            let changes = translator.applied(kind, object).expect("a good object").changes;
+            let changes = translator.applied(objects::decoded(kind, object)).expect("a good object").changes;
             for (_, change) in changes.into_iter().filter(|(family, _)| *family == IpFamily::V4) {
                 tracker.apply(change);
             }

@@ -13,7 +13,7 @@ use proxier::model::Scope;
 use proxier::netfilter::SavedTable;
 use proxier::netfilter::iptables::Table;
 use proxier::testing::{FakeHost, FakeIptables, objects};
-use proxier::track::{Change, Kind, Tracker, Translator, key_of};
+use proxier::track::{Change, Kind, Object, Tracker, Translator, key_of};
 use serde_json::{Map, Value, json};
 
 /// Words that mean something somewhere.
@@ -131,7 +131,10 @@ fn program(all: Vec<(Kind, Value)>) {
     let goods = [Kind::Service, Kind::EndpointSlice, Kind::Node].map(|kind| (kind, good(kind)));
     for (kind, object) in goods.into_iter().chain(all) {
         let key = key_of(kind, &object);
-        let Ok(translated) = translator.applied(kind, object) else { continue };
+        let Some(translated) = Object::from_value(kind, object).ok().and_then(|object| translator.applied(object).ok())
+        else {
+            continue;
+        };
         assert!(!format!("{key}{:?}", translated.problems).contains('\n') || key.to_string().contains('\n'));
         for (family, change) in translated.changes {
             trackers.iter_mut().filter(|(of, _)| *of == family).for_each(|(_, tracker)| {
@@ -169,8 +172,11 @@ proptest! {
     #[test]
     fn objects_may_be_anything(kind in prop::sample::select(&Kind::ALL[..]), object in value()) {
         let key = key_of(kind, &object);
-        if let Err(error) = Translator::new("node-a", false).applied(kind, object) {
-            prop_assert!(error.to_string().starts_with(kind.name()), "{error} names {key}");
+        match Object::from_value(kind, object) {
+            Ok(object) => if let Err(error) = Translator::new("node-a", false).applied(object) {
+                prop_assert!(error.to_string().starts_with(kind.name()), "{error} names {key}");
+            }
+            Err(error) => prop_assert_eq!(error.kind, kind),
         }
     }
 

@@ -27,7 +27,7 @@ impl Node {
     }
 
     fn apply(&mut self, kind: Kind, object: Value) {
-        let translated = self.translator.applied(kind, object).expect("a good object");
+        let translated = self.translator.applied(objects::decoded(kind, object)).expect("a good object");
         for (_, change) in translated.changes.into_iter().filter(|(family, _)| *family == IpFamily::V4) {
             self.tracker.apply(change);
         }

@@ -106,7 +106,8 @@ impl Running {
 fn service(name: &str, port: u16) -> Change {
     let mut object = objects::service("ns", name, "10.96.0.1".parse().expect("an address"));
     object["spec"]["ports"][0]["port"] = port.into();
-    let translated = Translator::new("n", false).applied(Kind::Service, object).expect("a good Service");
+    let translated =
+        Translator::new("n", false).applied(objects::decoded(Kind::Service, object)).expect("a good Service");
     translated.changes.into_iter().find(|(family, _)| *family == IpFamily::V4).expect("IPv4").1
 }
 

@@ -38,7 +38,8 @@ fn slice(service: &str, name: &str, port: &str, endpoints: &[Value]) -> Value {
 }
 
 fn ours(kind: Kind, object: Value) -> Vec<Change> {
-    let translated = Translator::new(objects::NODE, false).applied(kind, object).expect("a good object");
+    let translated =
+        Translator::new(objects::NODE, false).applied(objects::decoded(kind, object)).expect("a good object");
     translated.changes.into_iter().filter(|(family, _)| *family == IpFamily::V4).map(|(_, change)| change).collect()
 }
 

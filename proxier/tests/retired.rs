@@ -16,7 +16,7 @@ const ENDPOINTS: u32 = 1_001;
 
 fn take(tracker: &mut Tracker, kind: Kind, object: Value) {
     let mut translator = Translator::new(objects::NODE, false);
-    for (family, change) in translator.applied(kind, object).expect("a valid object").changes {
+    for (family, change) in translator.applied(objects::decoded(kind, object)).expect("a valid object").changes {
         if family == IpFamily::V4 {
             tracker.apply(change);
         }

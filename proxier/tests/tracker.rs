@@ -2,7 +2,7 @@
 
 use proxier::IpFamily;
 use proxier::model::Scope;
-use proxier::track::{Change, Kind, ObjectError, Tracker, Translator};
+use proxier::track::{Change, Kind, Object, Tracker, Translator};
 use serde_json::{Value, json};
 
 /// A tracker of IPv4 with a translator for node `here`.
@@ -17,8 +17,8 @@ impl Cluster {
     }
 
     /// Applies an object; whether the kernel has to learn of it.
-    fn apply(&mut self, kind: Kind, object: Value) -> Result<bool, ObjectError> {
-        let translated = self.translator.applied(kind, object)?;
+    fn apply(&mut self, kind: Kind, object: Value) -> Result<bool, Box<dyn std::error::Error>> {
+        let translated = self.translator.applied(Object::from_value(kind, object)?)?;
         let ours = translated.changes.into_iter().filter(|(family, _)| *family == IpFamily::V4);
         Ok(ours.map(|(_, change)| self.tracker.apply(change)).fold(false, |any, one| any | one))
     }
@@ -157,8 +157,8 @@ fn objects_that_make_no_sense_are_named_with_their_field() {
             json!({"metadata": {"name": "a\"\n-A INPUT"}}),
             ["Service default/a\\\"\\n-A INPUT is", "metadata.name", "'\\n'"],
         ),
-        (json!({"spec": {}}), ["Service", "default/", "name"]),
-        (json!("text"), ["Service", "", "invalid type"]),
+        (json!({"spec": {}}), ["cannot decode Service", "", "metadata.name is missing"]),
+        (json!("text"), ["cannot decode Service", "metadata.name is missing", "invalid type"]),
     ] {
         let message = cluster.apply(Kind::Service, object).expect_err("nonsense").to_string();
         assert!(words.iter().all(|word| message.contains(word)), "{message}");

@@ -31,7 +31,7 @@ impl World {
 
     fn take(&mut self, kind: Kind, object: Value) {
         let mut translator = Translator::new(objects::NODE, false);
-        for (family, change) in translator.applied(kind, object).expect("a valid object").changes {
+        for (family, change) in translator.applied(objects::decoded(kind, object)).expect("a valid object").changes {
             if family == IpFamily::V4 {
                 self.tracker.apply(change);
             }

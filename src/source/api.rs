@@ -281,8 +281,7 @@ fn take<K: ObjectKind>(kind: Kind, event: Event<Object<K>>, sink: &mut Sink) {
         Event::Init => sink.mark(&Change::Listing(kind)),
         Event::InitDone => sink.mark(&Change::Listed(kind)),
         Event::InitApply(object) | Event::Apply(object) => {
-            // What is wrong with it has been logged.
-            let _ = sink.apply(kind, object.value);
+            sink.apply(kind, object.value);
         }
         Event::Delete(object) => sink.delete(&key_of(kind, &object.value)),
     }

@@ -152,8 +152,7 @@ impl Files {
             if !keys.insert(object.key.clone()) {
                 warn!("{}: {} is there more than once, the last one counts", path.display(), object.key);
             }
-            // What is wrong with it has been logged.
-            let _ = self.sink.deliver(object);
+            self.sink.deliver(object);
         }
         let old = self.held.insert(path.to_owned(), Held { print, keys: keys.clone() }).unwrap_or_default();
         Ok(Some(old.keys.difference(&keys).cloned().collect()))

@@ -9,6 +9,7 @@ mod files;
 mod limit;
 pub mod objects;
 mod token;
+pub mod wire;
 
 pub use self::api::connect;
 
@@ -21,7 +22,7 @@ use proxier::IpFamily;
 use proxier::mailbox::Sender;
 use proxier::model::NamespacedName;
 use proxier::proxier::Message;
-use proxier::track::{Change, Kind, ObjectError, ObjectKey, Translated, Translator};
+use proxier::track::{Change, Kind, Object, ObjectKey, Translated, Translator, key_of};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
@@ -76,7 +77,7 @@ pub struct Sink {
 /// An object, as far as it matters.
 struct Decoded {
     key: ObjectKey,
-    result: Result<Translated, ObjectError>,
+    result: Result<Translated, String>,
 }
 
 impl Sink {
@@ -87,18 +88,21 @@ impl Sink {
     }
 
     /// An object exists now. One that cannot be understood is named in the log and skipped: what is known of it stays.
-    fn apply(&mut self, kind: Kind, object: Value) -> Result<(), ObjectError> {
+    fn apply(&mut self, kind: Kind, object: Value) {
         let decoded = self.decode(kind, object);
-        self.deliver(decoded)
+        self.deliver(decoded);
     }
 
     /// What an object comes to. Nobody is told yet.
     fn decode(&mut self, kind: Kind, object: Value) -> Decoded {
-        Decoded { key: proxier::track::key_of(kind, &object), result: self.translator.applied(kind, object) }
+        let key = key_of(kind, &object);
+        let decoded = Object::from_value(kind, object).map_err(|error| error.to_string());
+        let result = decoded.and_then(|object| self.translator.applied(object).map_err(|error| error.to_string()));
+        Decoded { key, result }
     }
 
     /// Tells of an object that exists now.
-    fn deliver(&self, Decoded { key, result }: Decoded) -> Result<(), ObjectError> {
+    fn deliver(&self, Decoded { key, result }: Decoded) {
         match result {
             Ok(translated) => {
                 if let Some(eligible) = translated.node_eligible {
@@ -109,12 +113,10 @@ impl Sink {
                     Some((_, Change::Node(node))) => self.tell_of_node(News::Seen(node.clone())),
                     _ => self.tell(translated),
                 }
-                Ok(())
             }
             Err(problem) => {
                 error!("{problem}");
                 self.tell(Translated::everywhere(&Change::Kept(key)));
-                Err(problem)
             }
         }
     }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::family::IpFamily;
 use crate::model::config::SyncPeriods;
 use crate::model::{Config, LocalDetector, NodePortAddresses};
+use crate::track::{Kind, Object};
 
 /// The name of the node that [`config`] is for and [`node`] makes.
 pub const NODE: &str = "node-a";
@@ -81,4 +82,13 @@ pub fn slice(namespace: &str, service: &str, name: &str, endpoints: &[IpAddr]) -
 #[must_use]
 pub fn address(number: u32) -> IpAddr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() | (number & 0xff_ffff)).into()
+}
+
+/// Decodes an object that has a name.
+///
+/// # Panics
+/// If it has none.
+#[must_use]
+pub fn decoded(kind: Kind, object: Value) -> Object {
+    Object::from_value(kind, object).expect("an object with a name")
 }

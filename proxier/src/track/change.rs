@@ -1,7 +1,7 @@
 //! What can happen to a cluster, in the words of the model.
 //!
-//! In: objects as JSON values, events of lists and watches. Out: [`Change`]s by family. Must not know: what the
-//! tracker holds.
+//! In: objects, events of lists and watches. Out: [`Change`]s by family. Must not know: what the tracker holds, how
+//! objects are encoded.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,11 +10,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use ipnet::IpNet;
-use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use super::endpointslice::SERVICE_NAME;
-use super::objects::Meta;
+use super::object::{Content, Object};
 use crate::family::IpFamily;
 use crate::model::endpoint::ZoneHints;
 use crate::model::{NamespacedName, NodeInfo, ServicePort, ServicePortName, Slice};
@@ -84,6 +83,34 @@ impl fmt::Display for ObjectKey {
 }
 
 impl ObjectKey {
+    /// The key of an object by the fields of its metadata.
+    pub(super) fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        let namespace = match namespace {
+            _ if !kind.is_namespaced() => "",
+            "" => "default",
+            namespace => namespace,
+        };
+        Self { kind, name: NamespacedName::new(namespace, name) }
+    }
+
+    /// Checks that the name may stand in rules: an API server accepts no other.
+    fn check(&self) -> Result<(), ObjectError> {
+        let name_limit = if self.kind == Kind::Service { LABEL_MAX } else { NAME_MAX };
+        let limits =
+            [("metadata.name", &self.name.name, name_limit), ("metadata.namespace", &self.name.namespace, LABEL_MAX)];
+        for (field, value, limit) in limits {
+            let reason = if let Some(bad) = unprintable(value) {
+                format!("{field}: {value:?} has the character {bad:?} in it")
+            } else if value.len() > limit {
+                format!("{field}: it is longer than {limit} characters")
+            } else {
+                continue;
+            };
+            return Err(self.error(reason));
+        }
+        Ok(())
+    }
+
     /// Why the object is skipped. Its name may be what is wrong with it, so it is shown harmless.
     pub(super) fn error(&self, reason: String) -> ObjectError {
         ObjectError { object: self.to_string().escape_debug().to_string(), reason }
@@ -161,12 +188,15 @@ impl Translator {
     /// # Errors
     /// If a field has the wrong type or a value that no such object can have: then the object as a whole is to be
     /// skipped, and what was known of it before stays.
-    pub fn applied(&mut self, kind: Kind, object: serde_json::Value) -> Result<Translated, ObjectError> {
-        match kind {
-            Kind::Service => self.service(&decode(kind, object)?),
-            Kind::EndpointSlice => self.slice(&decode(kind, object)?),
-            Kind::Node => self.node(&decode(kind, object)?),
-            Kind::ServiceCidr => Self::service_cidr(&decode(kind, object)?),
+    pub fn applied(&mut self, object: Object) -> Result<Translated, ObjectError> {
+        let Object { key, content, .. } = object;
+        let content = content?;
+        key.check()?;
+        match content {
+            Content::Service(service) => self.service(&key, &service),
+            Content::EndpointSlice(slice) => self.slice(key, &slice),
+            Content::Node(node) => Ok(self.node(&key, &node)),
+            Content::ServiceCidr(object) => Ok(Self::service_cidr(&key, &object)),
         }
     }
 
@@ -196,12 +226,7 @@ impl Translated {
 #[must_use]
 pub fn key_of(kind: Kind, object: &serde_json::Value) -> ObjectKey {
     let field = |name| object.pointer(name).and_then(serde_json::Value::as_str).unwrap_or_default();
-    let namespace = match field("/metadata/namespace") {
-        _ if !kind.is_namespaced() => "",
-        "" => "default",
-        namespace => namespace,
-    };
-    ObjectKey { kind, name: NamespacedName::new(namespace, field("/metadata/name")) }
+    ObjectKey::new(kind, field("/metadata/namespace"), field("/metadata/name"))
 }
 
 /// Whether what that Service comes to depends on an object: it is the Service, a slice of it, or of a kind that all
@@ -215,38 +240,6 @@ pub fn concerns(kind: Kind, object: &serde_json::Value, service: &NamespacedName
             key_of(kind, object).name.namespace == service.namespace && label() == Some(&*service.name)
         }
         Kind::Node | Kind::ServiceCidr => true,
-    }
-}
-
-fn decode<T: DeserializeOwned>(kind: Kind, object: serde_json::Value) -> Result<T, ObjectError> {
-    let key = key_of(kind, &object);
-    serde_path_to_error::deserialize(object).map_err(|error| key.error(format!("{}: {}", error.path(), error.inner())))
-}
-
-impl Meta {
-    /// The object's name, fit to stand in rules: an API server would take no other.
-    pub(super) fn key(&self, kind: Kind) -> Result<ObjectKey, ObjectError> {
-        let namespace = match &*self.namespace {
-            _ if !kind.is_namespaced() => "",
-            "" => "default",
-            namespace => namespace,
-        };
-        let key = ObjectKey { kind, name: NamespacedName::new(namespace, &self.name) };
-        let name_limit = if kind == Kind::Service { LABEL_MAX } else { NAME_MAX };
-        let limits = [("metadata.name", &*self.name, name_limit), ("metadata.namespace", &*self.namespace, LABEL_MAX)];
-        for (field, value, limit) in limits {
-            let reason = if field == "metadata.name" && value.is_empty() {
-                "it has no name".to_owned()
-            } else if let Some(bad) = unprintable(value) {
-                format!("{field}: {value:?} has the character {bad:?} in it")
-            } else if value.len() > limit {
-                format!("{field}: it is longer than {limit} characters")
-            } else {
-                continue;
-            };
-            return Err(key.error(reason));
-        }
-        Ok(key)
     }
 }
 

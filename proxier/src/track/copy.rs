@@ -36,7 +36,7 @@ mod tests {
             let service = objects::service("ns", name, objects::address(number));
             let slice = objects::slice("ns", name, &format!("{name}-1"), &[objects::address(100 + number)]);
             for (kind, object) in [(Kind::Service, service), (Kind::EndpointSlice, slice)] {
-                for (family, change) in translator.applied(kind, object).expect("an object").changes {
+                for (family, change) in translator.applied(objects::decoded(kind, object)).expect("an object").changes {
                     if family == IpFamily::V4 {
                         tracker.apply(change);
                     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::change::{Change, Kind, ObjectError, ObjectKey, SliceOf, Translated, Translator, canonical, parse_ip};
+use super::change::{Change, ObjectError, ObjectKey, SliceOf, Translated, Translator, canonical, parse_ip};
 use super::objects::{Endpoint, EndpointPort, EndpointSlice};
 use crate::family::IpFamily;
 use crate::model::endpoint::{NodeHint, ZoneHints};
@@ -13,18 +13,17 @@ use crate::model::{Protocol, Slice, SliceEndpoint, SlicePort};
 
 /// The label that names a slice's Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const HEADLESS: &str = "service.kubernetes.io/headless";
 
 impl Translator {
-    pub(super) fn slice(&mut self, slice: &EndpointSlice) -> Result<Translated, ObjectError> {
-        let key = slice.metadata.key(Kind::EndpointSlice)?;
+    pub(super) fn slice(&mut self, key: ObjectKey, slice: &EndpointSlice) -> Result<Translated, ObjectError> {
         let mut problems = Vec::new();
         // A slice of neither family, of a headless Service or of none says as much as one that is gone.
-        let service = slice.metadata.labels.get(SERVICE_NAME).filter(|name| !name.is_empty());
+        let labels = &slice.metadata.labels;
+        let service = labels.service_name.as_ref().filter(|name| !name.is_empty());
         if service.is_none() {
             problems.push(format!("{key}: it has no label {SERVICE_NAME} and is left out"));
         }
-        let service = service.filter(|_| !slice.metadata.labels.contains_key(HEADLESS));
+        let service = service.filter(|_| labels.headless.is_none());
         let Some(family) = IpFamily::parse(&slice.address_type) else {
             problems.push(format!("{key}: addressType: {:?} is neither IPv4 nor IPv6", slice.address_type));
             let changes = Translated::everywhere(&Change::Slice(key.name, None)).changes;

@@ -1,13 +1,15 @@
 //! From Kubernetes objects to the model: the only place that knows the API's shapes.
 //!
-//! In: Services, EndpointSlices, ServiceCIDRs and the own Node as JSON values. Out: [`Change`]s of one family, and a [`Tracker`] that
+//! In: Services, EndpointSlices, ServiceCIDRs and the own Node as JSON or protobuf. Out: [`Change`]s of one family, and a [`Tracker`] that
 //! holds the model and knows which Service ports changed. Must not know: modes, the kernel, where objects come from.
 
 mod change;
 mod copy;
 mod endpointslice;
 mod node;
+mod object;
 mod objects;
+mod objects_protobuf;
 mod service;
 mod service_cidr;
 mod tracker;
@@ -16,4 +18,5 @@ mod waiting;
 pub use change::{Change, Kind, ObjectError, ObjectKey, SliceOf, Translated, Translator, concerns, key_of};
 pub use copy::{Extent, NoCopy};
 pub use endpointslice::SERVICE_NAME;
+pub use object::{Bookmark, DecodeError, Object};
 pub use tracker::Tracker;

@@ -2,33 +2,29 @@
 //!
 //! In: a Node. Out: addresses, pod networks, zone, if it is ours. Must not know: who waits for it.
 
-use super::change::{Change, Kind, ObjectError, Translated, Translator, canonical, parse_ip, parse_net};
+use super::change::{Change, ObjectKey, Translated, Translator, canonical, parse_ip, parse_net};
 use super::objects::Node;
 use crate::model::NodeInfo;
-
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The cluster autoscaler's word that it is about to delete the node.
 const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 
 impl Translator {
-    pub(super) fn node(&self, node: &Node) -> Result<Translated, ObjectError> {
-        let key = node.metadata.key(Kind::Node)?;
+    pub(super) fn node(&self, key: &ObjectKey, node: &Node) -> Translated {
         if *key.name.name != *self.node_name {
-            return Ok(Translated::default());
+            return Translated::default();
         }
         let of_kind = |kind| {
             let addresses = node.status.addresses.iter().filter(move |address| address.kind == kind);
             addresses.filter_map(|address| parse_ip(&address.address)).map(canonical)
         };
-        let zone = node.metadata.labels.get(ZONE).map(String::as_str).unwrap_or_default();
+        let zone = node.metadata.labels.zone.as_deref().unwrap_or_default();
         let info = NodeInfo {
             addresses: of_kind("InternalIP").chain(of_kind("ExternalIP")).collect(),
             pod_cidrs: node.spec.pod_cidrs.iter().filter_map(|cidr| parse_net(cidr)).collect(),
             zone: zone.into(),
         };
-        let leaving =
-            node.spec.taints.iter().any(|taint| taint.key == LEAVING) || node.metadata.deletion_timestamp.is_some();
-        Ok(Translated { node_eligible: Some(!leaving), ..Translated::everywhere(&Change::Node(info)) })
+        let leaving = node.spec.taints.iter().any(|taint| taint.key == LEAVING) || node.metadata.deleted;
+        Translated { node_eligible: Some(!leaving), ..Translated::everywhere(&Change::Node(info)) }
     }
 }

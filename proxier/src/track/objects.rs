@@ -1,15 +1,19 @@
-//! The fields of API objects that matter to a node's rules, and no others.
+//! The fields of API objects that rules depend on, decoded from JSON.
 //!
-//! In: JSON as an API server or a person wrote it: lists and maps may be null. Out: structs. Must not know: defaults
-//! other than the API server's own, or what follows from a field.
+//! Lists, maps and strings may be null, as the API server and people write them. Fields that are not here are skipped
+//! without being copied: `managedFields` alone can be half of an object.
 
-use std::collections::BTreeMap;
-
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
 /// Null as well as absence means the default.
 fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Whether a field is there and not null.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::<IgnoredAny>::deserialize(deserializer)?.is_some())
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -20,18 +24,67 @@ pub(super) struct Meta {
     #[serde(deserialize_with = "nullable")]
     pub namespace: String,
     #[serde(deserialize_with = "nullable")]
-    pub labels: BTreeMap<String, String>,
-    pub deletion_timestamp: Option<String>,
+    pub resource_version: String,
+    #[serde(deserialize_with = "nullable")]
+    pub labels: Labels,
+    #[serde(rename = "deletionTimestamp", deserialize_with = "present")]
+    pub deleted: bool,
     #[serde(deserialize_with = "nullable")]
     pub annotations: Annotations,
 }
 
-/// The one annotation that matters.
+/// The labels that matter.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Labels {
+    /// On an EndpointSlice: its Service.
+    #[serde(rename = "kubernetes.io/service-name")]
+    pub service_name: Option<String>,
+    /// On an EndpointSlice: its Service has no cluster IP.
+    #[serde(rename = "service.kubernetes.io/headless")]
+    pub headless: Option<String>,
+    /// On a Service: another proxy serves it.
+    #[serde(rename = "service.kubernetes.io/service-proxy-name")]
+    pub service_proxy_name: Option<String>,
+    /// On a Node: its zone.
+    #[serde(rename = "topology.kubernetes.io/zone")]
+    pub zone: Option<String>,
+}
+
+impl Labels {
+    /// Where the value of a label belongs.
+    pub fn of(&mut self, key: &str) -> Option<&mut Option<String>> {
+        match key {
+            "kubernetes.io/service-name" => Some(&mut self.service_name),
+            "service.kubernetes.io/headless" => Some(&mut self.headless),
+            "service.kubernetes.io/service-proxy-name" => Some(&mut self.service_proxy_name),
+            "topology.kubernetes.io/zone" => Some(&mut self.zone),
+            _ => None,
+        }
+    }
+}
+
+/// The annotations that matter.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Annotations {
+    /// On an EndpointSlice: when the change happened that it shows.
     #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time", deserialize_with = "nullable")]
     pub trigger_time: String,
+    /// On a bookmark: `true` if all objects of a streamed list have come.
+    #[serde(rename = "k8s.io/initial-events-end", deserialize_with = "nullable")]
+    pub initial_events_end: String,
+}
+
+impl Annotations {
+    /// Where the value of an annotation belongs.
+    pub fn of(&mut self, key: &str) -> Option<&mut String> {
+        match key {
+            "endpoints.kubernetes.io/last-change-trigger-time" => Some(&mut self.trigger_time),
+            "k8s.io/initial-events-end" => Some(&mut self.initial_events_end),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

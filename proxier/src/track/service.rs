@@ -9,24 +9,20 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::change::{
-    Change, Kind, LABEL_MAX, ObjectError, ObjectKey, Translated, Translator, canonical, parse_ip, parse_net,
-    unprintable,
+    Change, LABEL_MAX, ObjectError, ObjectKey, Translated, Translator, canonical, parse_ip, parse_net, unprintable,
 };
 use super::objects::{Service, ServiceSpec};
 use crate::family::IpFamily;
 use crate::model::{Protocol, ServicePort, ServicePortName};
 
-const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
-
 /// What the API server fills in for ClientIP affinity without a timeout: three hours.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
 impl Translator {
-    pub(super) fn service(&self, service: &Service) -> Result<Translated, ObjectError> {
-        let key = service.metadata.key(Kind::Service)?;
-        let mut translated = Translated { problems: oddities(&key, service), ..Translated::default() };
+    pub(super) fn service(&self, key: &ObjectKey, service: &Service) -> Result<Translated, ObjectError> {
+        let mut translated = Translated { problems: oddities(key, service), ..Translated::default() };
         for family in IpFamily::ALL {
-            let ports = self.ports(&key, service, family, &mut translated.problems)?;
+            let ports = self.ports(key, service, family, &mut translated.problems)?;
             translated.changes.push((family, Change::Service(key.name.clone(), ports)));
         }
         Ok(translated)
@@ -40,7 +36,7 @@ impl Translator {
         problems: &mut Vec<String>,
     ) -> Result<Vec<(ServicePortName, ServicePort)>, ObjectError> {
         let spec = &service.spec;
-        let elsewhere = service.metadata.labels.contains_key(SERVICE_PROXY_NAME);
+        let elsewhere = service.metadata.labels.service_proxy_name.is_some();
         let headless = matches!(&*spec.cluster_ip, "" | "None");
         if elsewhere || headless || spec.kind == "ExternalName" {
             return Ok(Vec::new());

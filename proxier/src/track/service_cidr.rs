@@ -4,13 +4,12 @@
 
 use ipnet::IpNet;
 
-use super::change::{Change, Kind, ObjectError, Translated, Translator, parse_net};
+use super::change::{Change, ObjectKey, Translated, Translator, parse_net};
 use super::objects::ServiceCidr;
 use crate::family::IpFamily;
 
 impl Translator {
-    pub(super) fn service_cidr(object: &ServiceCidr) -> Result<Translated, ObjectError> {
-        let key = object.metadata.key(Kind::ServiceCidr)?;
+    pub(super) fn service_cidr(key: &ObjectKey, object: &ServiceCidr) -> Translated {
         let mut nets: Vec<IpNet> = Vec::new();
         let mut problems = Vec::new();
         for (at, text) in object.spec.cidrs.iter().enumerate() {
@@ -21,6 +20,6 @@ impl Translator {
         }
         let of = |family| nets.iter().copied().filter(|net| IpFamily::of_net(net) == family).collect();
         let changes = IpFamily::ALL.map(|family| (family, Change::ServiceCidr(key.name.clone(), of(family))));
-        Ok(Translated { changes: changes.to_vec(), problems, node_eligible: None })
+        Translated { changes: changes.to_vec(), problems, node_eligible: None }
     }
 }

@@ -14,7 +14,7 @@ use proxier::kernel::{Host, IptablesTool, RestoreError, ToolError};
 use proxier::model::Scope;
 use proxier::netfilter::iptables::{Chain, Rule, Table};
 use proxier::netfilter::{Restore, SavedTable};
-use proxier::testing::objects::config;
+use proxier::testing::objects::{config, decoded};
 use proxier::track::{Change, Kind, ObjectKey, Tracker, Translated, Translator, key_of};
 use serde_json::{Value, json};
 
@@ -255,7 +255,7 @@ impl<K: Kernel> Run<K> {
 
     fn see(&mut self, kind: Kind, object: Value) {
         let key = key_of(kind, &object);
-        let change = self.translator.applied(kind, object);
+        let change = self.translator.applied(decoded(kind, object));
         self.tell(change.unwrap_or_else(|_| Translated::everywhere(&Change::Kept(key))));
     }
 
@@ -263,7 +263,7 @@ impl<K: Kernel> Run<K> {
     fn see_garbled(&mut self, key: &ObjectKey) {
         let metadata = json!({ "namespace": &*key.name.namespace, "name": &*key.name.name, "labels": 7 });
         let nonsense = json!({ "metadata": metadata, "spec": "?", "endpoints": "?" });
-        assert!(self.translator.applied(key.kind, nonsense.clone()).is_err(), "that was to be nonsense");
+        assert!(self.translator.applied(decoded(key.kind, nonsense.clone())).is_err(), "that was to be nonsense");
         self.see(key.kind, nonsense);
     }
 

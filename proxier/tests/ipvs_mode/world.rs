@@ -76,7 +76,8 @@ impl World {
     }
 
     fn see(&mut self, object: Value) {
-        let translated = self.translator.applied(kind(&object), object).expect("an object that makes sense");
+        let translated =
+            self.translator.applied(objects::decoded(kind(&object), object)).expect("an object that makes sense");
         self.tell(translated);
     }
 

@@ -36,7 +36,8 @@ impl Cluster {
     }
 
     fn take(&mut self, kind: Kind, object: Value) {
-        for (family, change) in self.translator.applied(kind, object).expect("a good object").changes {
+        for (family, change) in self.translator.applied(objects::decoded(kind, object)).expect("a good object").changes
+        {
             if family == IpFamily::V4 {
                 self.tracker.apply(change);
             }

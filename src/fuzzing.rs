@@ -1,0 +1,70 @@
+//! The decoders of untrusted bytes as functions that fuzz targets call. Not a public interface.
+
+pub use proxier::track::{Kind, Object, Translator};
+
+pub use crate::source::wire::{
+    Encoding, ListDecoder, ListMeta, Status, WatchDecoder, WatchEvent, WireError, decode_status,
+};
+
+/// Decodes one object and translates it.
+pub fn object(json: bool, kind: Kind, bytes: &[u8]) {
+    let decoded = if json { Object::from_json(kind, bytes) } else { Object::from_protobuf(kind, bytes) };
+    if let Ok(object) = decoded {
+        assert!(!object.key().name.name.is_empty(), "{object:?} has no name");
+        let _ = Translator::new("node-a", false).applied(object);
+    }
+}
+
+/// Decodes a list in one chunk and in chunks whose sizes the input chooses.
+///
+/// # Panics
+/// If the two differ.
+pub fn list(json: bool, kind: Kind, input: &[u8]) {
+    let decode = |chunks: &[&[u8]]| {
+        let (mut decoder, mut objects) = (ListDecoder::new(kind, encoding(json)), Vec::new());
+        let mut pushed = chunks.iter().map(|chunk| decoder.push(chunk, &mut |object| objects.push(object)));
+        let result = pushed.find_map(Result::err);
+        let result = result.map_or_else(|| decoder.finish(), Err);
+        (format!("{objects:?}"), result)
+    };
+    let (bytes, chunks) = chunks(input);
+    assert_eq!(decode(&[bytes]), decode(&chunks));
+}
+
+/// Decodes a watch in one chunk and in chunks whose sizes the input chooses.
+///
+/// # Panics
+/// If the two differ.
+pub fn watch(json: bool, kind: Kind, input: &[u8]) {
+    let decode = |chunks: &[&[u8]]| {
+        let (mut decoder, mut events) = (WatchDecoder::new(kind, encoding(json)), Vec::new());
+        let mut pushed = chunks.iter().map(|chunk| decoder.push(chunk, &mut |event| events.push(event)));
+        let result = pushed.find_map(Result::err);
+        let result = result.map_or_else(|| decoder.finish(), Err);
+        (format!("{events:?}"), result)
+    };
+    let (bytes, chunks) = chunks(input);
+    assert_eq!(decode(&[bytes]), decode(&chunks));
+}
+
+/// Decodes the body of a failed request.
+pub fn status(json: bool, bytes: &[u8]) {
+    let _ = decode_status(encoding(json), bytes);
+}
+
+fn encoding(json: bool) -> Encoding {
+    if json { Encoding::Json } else { Encoding::Protobuf }
+}
+
+/// Takes up to 8 chunk sizes from the front of the input and cuts the rest by them, over and over.
+fn chunks(input: &[u8]) -> (&[u8], Vec<&[u8]>) {
+    let (sizes, bytes) = input.split_at(input.len().min(8));
+    let (mut rest, mut chunks) = (bytes, Vec::new());
+    let mut sizes = sizes.iter().map(|size| usize::from(*size).max(1)).cycle();
+    while !rest.is_empty() {
+        let (chunk, after) = rest.split_at(sizes.next().unwrap_or(1).min(rest.len()));
+        chunks.push(chunk);
+        rest = after;
+    }
+    (bytes, chunks)
+}

@@ -1,0 +1,219 @@
+//! Splits a stream of JSON objects into their members, without decoding these.
+//!
+//! Only what separates members is checked here: brackets and strings are counted, and whether a member is JSON is for
+//! its decoder to find out.
+
+use super::{LIMIT, WireError};
+
+/// A part of a stream of JSON objects.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Part<'a> {
+    /// A member of the outermost object: its name and its JSON text.
+    Member(&'a str, &'a [u8]),
+    /// An element of the array that is taken apart.
+    Element(&'a [u8]),
+    /// The end of an outermost object.
+    End,
+}
+
+/// What may come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// An object, or nothing more.
+    Outside,
+    /// Nothing more.
+    Done,
+    /// A member or the end of the object.
+    FirstName,
+    Name,
+    Colon,
+    Value,
+    AfterValue,
+    /// An element or the end of the array.
+    FirstElement,
+    Element,
+    AfterElement,
+}
+
+/// A value whose end is not known yet.
+#[derive(Debug)]
+enum Token {
+    /// A number, `true`, `false` or `null`.
+    Scalar,
+    /// A string, an array or an object.
+    Delimited { depth: usize, in_string: bool, escaped: bool },
+}
+
+impl Token {
+    /// A token that begins with this byte, which is still to be scanned.
+    fn beginning(byte: u8) -> Option<Self> {
+        match byte {
+            b'"' | b'{' | b'[' => Some(Self::Delimited { depth: 0, in_string: false, escaped: false }),
+            b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => Some(Self::Scalar),
+            _ => None,
+        }
+    }
+
+    /// The offset behind the token's end, if that is among these bytes, which follow those scanned before.
+    fn end(&mut self, bytes: &[u8]) -> Option<usize> {
+        let Self::Delimited { depth, in_string, escaped } = self else {
+            return bytes.iter().position(|byte| matches!(byte, b',' | b'}' | b']') || is_space(*byte));
+        };
+        let mut at = 0;
+        while at < bytes.len() {
+            if *escaped {
+                *escaped = false;
+            } else if *in_string {
+                at += bytes[at..].iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+                if bytes[at] == b'\\' {
+                    *escaped = true;
+                } else {
+                    *in_string = false;
+                    if *depth == 0 {
+                        return Some(at + 1);
+                    }
+                }
+            } else {
+                match bytes[at] {
+                    b'"' => *in_string = true,
+                    b'{' | b'[' => *depth += 1,
+                    b'}' | b']' if *depth <= 1 => return Some(at + 1),
+                    b'}' | b']' => *depth -= 1,
+                    _ => {}
+                }
+            }
+            at += 1;
+        }
+        None
+    }
+}
+
+/// Splits JSON objects that follow one another.
+#[derive(Debug)]
+pub(super) struct Splitter {
+    /// The member whose elements come one by one, of the only object of the stream.
+    array: Option<&'static str>,
+    state: State,
+    token: Option<Token>,
+    /// What came of the token in earlier chunks.
+    buffer: Vec<u8>,
+    name: String,
+}
+
+impl Splitter {
+    /// For a stream of any number of objects.
+    pub fn objects() -> Self {
+        Self { array: None, state: State::Outside, token: None, buffer: Vec::new(), name: String::new() }
+    }
+
+    /// For one object whose member of that name is an array of any length.
+    pub fn elements_of(array: &'static str) -> Self {
+        Self { array: Some(array), ..Self::objects() }
+    }
+
+    /// Whether the stream may end here: not inside of an object.
+    pub fn is_between_objects(&self) -> bool {
+        self.state == State::Outside
+    }
+
+    /// Whether the only object has come as a whole.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Takes the next bytes.
+    pub fn push(
+        &mut self,
+        chunk: &[u8],
+        take: &mut dyn FnMut(Part<'_>) -> Result<(), WireError>,
+    ) -> Result<(), WireError> {
+        let mut at = 0;
+        while at < chunk.len() {
+            let rest = &chunk[at..];
+            if let Some(token) = &mut self.token {
+                let Some(end) = token.end(rest) else {
+                    if self.buffer.len() + rest.len() > LIMIT {
+                        return Err(WireError::TooLarge);
+                    }
+                    self.buffer.extend_from_slice(rest);
+                    return Ok(());
+                };
+                at += end;
+                self.token = None;
+                if self.buffer.is_empty() {
+                    self.complete(&rest[..end], take)?;
+                } else {
+                    let mut buffer = std::mem::take(&mut self.buffer);
+                    buffer.extend_from_slice(&rest[..end]);
+                    self.complete(&buffer, take)?;
+                    buffer.clear();
+                    self.buffer = buffer;
+                }
+            } else if is_space(rest[0]) || self.separator(rest[0], take)? {
+                at += 1;
+            } else {
+                self.token = Some(Token::beginning(rest[0]).ok_or_else(|| unexpected(rest[0]))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a separator; whether the byte was one. Otherwise a token begins with it.
+    fn separator(
+        &mut self,
+        byte: u8,
+        take: &mut dyn FnMut(Part<'_>) -> Result<(), WireError>,
+    ) -> Result<bool, WireError> {
+        self.state = match (self.state, byte) {
+            (State::Outside, b'{') => State::FirstName,
+            (State::FirstName | State::AfterValue, b'}') => {
+                take(Part::End)?;
+                if self.array.is_some() { State::Done } else { State::Outside }
+            }
+            (State::FirstName | State::Name, b'"') => return Ok(false),
+            (State::Colon, b':') => State::Value,
+            (State::Value, b'[') if self.array == Some(&self.name) => State::FirstElement,
+            (State::AfterValue, b',') => State::Name,
+            (State::FirstElement | State::AfterElement, b']') => State::AfterValue,
+            (State::AfterElement, b',') => State::Element,
+            (State::Value | State::FirstElement | State::Element, _) => return Ok(false),
+            _ => return Err(unexpected(byte)),
+        };
+        Ok(true)
+    }
+
+    fn complete(
+        &mut self,
+        token: &[u8],
+        take: &mut dyn FnMut(Part<'_>) -> Result<(), WireError>,
+    ) -> Result<(), WireError> {
+        self.state = match self.state {
+            State::FirstName | State::Name => {
+                self.name = serde_json::from_slice(token).map_err(|error| malformed(&error))?;
+                State::Colon
+            }
+            State::Value => {
+                take(Part::Member(&self.name, token))?;
+                State::AfterValue
+            }
+            _ => {
+                take(Part::Element(token))?;
+                State::AfterElement
+            }
+        };
+        Ok(())
+    }
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+fn unexpected(byte: u8) -> WireError {
+    WireError::Malformed("JSON", format!("unexpected {:?}", char::from(byte)))
+}
+
+/// The error of a member that is not JSON.
+pub(super) fn malformed(error: &serde_json::Error) -> WireError {
+    WireError::Malformed("JSON", error.to_string())
+}

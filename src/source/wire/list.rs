@@ -1,0 +1,273 @@
+//! Lists, decoded object by object.
+
+use proxier::protobuf::{self, Extent, Fault, Message, Value};
+use proxier::track::{Kind, Object};
+use serde::Deserialize;
+
+use super::json::{self, Part, Splitter};
+use super::protobuf::{MAGIC, TypeMeta, malformed};
+use super::{Encoding, LIMIT, WireError};
+
+/// What a list says of itself: `metav1.ListMeta`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ListMeta {
+    /// From where a watch can go on.
+    pub resource_version: String,
+    /// The token of the next page; empty on the last one.
+    #[serde(rename = "continue")]
+    pub continue_token: String,
+}
+
+impl Message for ListMeta {
+    fn field(&mut self, number: u32, value: Value<'_>) -> Result<(), Fault> {
+        match number {
+            2 => value.text()?.clone_into(&mut self.resource_version),
+            3 => value.text()?.clone_into(&mut self.continue_token),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Decodes the response to a list request, or one page of it.
+#[derive(Debug)]
+pub struct ListDecoder {
+    list: List,
+    encoding: Decoder,
+}
+
+#[derive(Debug)]
+enum Decoder {
+    Json(Splitter),
+    Protobuf(Unwrapper),
+}
+
+/// What has come of a list.
+#[derive(Debug)]
+struct List {
+    kind: Kind,
+    /// Whether it said that it is a list of that kind.
+    type_meta: TypeMeta,
+    meta: ListMeta,
+    items: usize,
+}
+
+impl ListDecoder {
+    /// For a list of that kind.
+    #[must_use]
+    pub fn new(kind: Kind, encoding: Encoding) -> Self {
+        let list = List { kind, type_meta: TypeMeta::default(), meta: ListMeta::default(), items: 0 };
+        let encoding = match encoding {
+            Encoding::Json => Decoder::Json(Splitter::elements_of("items")),
+            Encoding::Protobuf => Decoder::Protobuf(Unwrapper::default()),
+        };
+        Self { list, encoding }
+    }
+
+    /// Takes the next bytes of the response; `take` gets each object that is complete by them.
+    ///
+    /// # Errors
+    /// If the response is not such a list. What `take` got before is no list then.
+    pub fn push(&mut self, chunk: &[u8], take: &mut dyn FnMut(Object)) -> Result<(), WireError> {
+        let list = &mut self.list;
+        match &mut self.encoding {
+            Decoder::Json(splitter) => splitter.push(chunk, &mut |part| list.part(&part, take)),
+            Decoder::Protobuf(unwrapper) => unwrapper.push(chunk, &mut |part| list.field(part, take)),
+        }
+    }
+
+    /// Ends the list with the response.
+    ///
+    /// # Errors
+    /// If the list was not complete.
+    pub fn finish(self) -> Result<ListMeta, WireError> {
+        let complete = match &self.encoding {
+            Decoder::Json(splitter) => splitter.is_done(),
+            Decoder::Protobuf(unwrapper) => unwrapper.is_done(),
+        };
+        if !complete {
+            return Err(WireError::Incomplete("a list"));
+        }
+        self.list.check()?;
+        Ok(self.list.meta)
+    }
+}
+
+impl List {
+    /// Takes a part of a JSON list. Its metadata may come behind its items.
+    fn part(&mut self, part: &Part<'_>, take: &mut dyn FnMut(Object)) -> Result<(), WireError> {
+        fn parse<'a, T: Deserialize<'a> + Default>(text: &'a [u8]) -> Result<T, WireError> {
+            let value: Option<T> = serde_json::from_slice(text).map_err(|error| json::malformed(&error))?;
+            Ok(value.unwrap_or_default())
+        }
+        match *part {
+            Part::Element(text) => self.item(Object::from_json(self.kind, text), take),
+            Part::Member("kind", text) => {
+                self.type_meta.kind = parse(text)?;
+                self.check_kind()
+            }
+            Part::Member("apiVersion", text) => {
+                self.type_meta.api_version = parse(text)?;
+                Ok(())
+            }
+            Part::Member("metadata", text) => {
+                self.meta = parse(text)?;
+                Ok(())
+            }
+            Part::Member("items", b"null") | Part::End => Ok(()),
+            Part::Member("items", _) => Err(WireError::Malformed("JSON", "items is not an array".to_owned())),
+            Part::Member(..) => Ok(()),
+        }
+    }
+
+    /// Takes a part of a protobuf list.
+    fn field(&mut self, part: &Field<'_>, take: &mut dyn FnMut(Object)) -> Result<(), WireError> {
+        match *part {
+            Field::TypeMeta(bytes) => protobuf::merge(&mut self.type_meta, bytes).map_err(malformed),
+            // The encoding names no fields, so that objects of another kind could pass for ours.
+            Field::Begin => self.check(),
+            Field::Metadata(bytes) => protobuf::merge(&mut self.meta, bytes).map_err(malformed),
+            Field::Item(bytes) => self.item(Object::from_protobuf(self.kind, bytes), take),
+        }
+    }
+
+    fn item(
+        &mut self,
+        object: Result<Object, proxier::track::DecodeError>,
+        take: &mut dyn FnMut(Object),
+    ) -> Result<(), WireError> {
+        take(object.map_err(|error| WireError::Item(self.items, error))?);
+        self.items += 1;
+        Ok(())
+    }
+
+    fn check_kind(&self) -> Result<(), WireError> {
+        if self.type_meta.kind.strip_suffix("List") == Some(self.kind.name()) { Ok(()) } else { Err(self.other()) }
+    }
+
+    fn check(&self) -> Result<(), WireError> {
+        self.check_kind()?;
+        if self.type_meta.api_version == self.kind.api_version() { Ok(()) } else { Err(self.other()) }
+    }
+
+    fn other(&self) -> WireError {
+        let named = |api_version: &str, kind: &str| match (api_version, kind) {
+            ("", "") => "something without a kind".to_owned(),
+            ("", kind) => kind.to_owned(),
+            (api_version, kind) => format!("{api_version} {kind}"),
+        };
+        let expected = named(self.kind.api_version(), &format!("{}List", self.kind.name()));
+        WireError::Kind { expected, got: named(&self.type_meta.api_version, &self.type_meta.kind) }
+    }
+}
+
+/// A part of a protobuf list.
+enum Field<'a> {
+    TypeMeta(&'a [u8]),
+    /// The list itself begins.
+    Begin,
+    Metadata(&'a [u8]),
+    Item(&'a [u8]),
+}
+
+/// Where an [`Unwrapper`] is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Magic,
+    /// In `runtime.Unknown`, before the list.
+    Before,
+    /// In the list, of which so many bytes are left.
+    List(usize),
+    /// In `runtime.Unknown`, after the list.
+    After,
+}
+
+/// Takes a list in its envelope apart, field by field.
+#[derive(Debug, Default)]
+struct Unwrapper {
+    place: Place,
+    /// A field that is not complete.
+    buffer: Vec<u8>,
+}
+
+impl Unwrapper {
+    fn is_done(&self) -> bool {
+        self.place == Place::After && self.buffer.is_empty()
+    }
+
+    fn push(
+        &mut self,
+        chunk: &[u8],
+        take: &mut dyn FnMut(&Field<'_>) -> Result<(), WireError>,
+    ) -> Result<(), WireError> {
+        if self.buffer.is_empty() {
+            let taken = self.fields(chunk, take)?;
+            self.buffer.extend_from_slice(&chunk[taken..]);
+        } else {
+            let mut buffer = std::mem::take(&mut self.buffer);
+            buffer.extend_from_slice(chunk);
+            let taken = self.fields(&buffer, take)?;
+            buffer.drain(..taken);
+            self.buffer = buffer;
+        }
+        Ok(())
+    }
+
+    /// Takes the complete fields at the beginning of these bytes; how many bytes these are.
+    fn fields(
+        &mut self,
+        bytes: &[u8],
+        take: &mut dyn FnMut(&Field<'_>) -> Result<(), WireError>,
+    ) -> Result<usize, WireError> {
+        let mut at = 0;
+        loop {
+            let rest = &bytes[at..];
+            if self.place == Place::Magic {
+                if !MAGIC.starts_with(&rest[..rest.len().min(4)]) {
+                    return Err(malformed("the response does not begin with k8s\\0"));
+                }
+                if rest.len() < 4 {
+                    return Ok(at);
+                }
+                self.place = Place::Before;
+                at += 4;
+                continue;
+            }
+            let Some(extent) = Extent::of(rest).map_err(malformed)? else { return Ok(at) };
+            let Extent { number, wire_type, start, end } = extent;
+            if (self.place, number, wire_type) == (Place::Before, 2, 2) {
+                take(&Field::Begin)?;
+                self.enter(end - start);
+                at += start;
+                continue;
+            }
+            if end > LIMIT {
+                return Err(WireError::TooLarge);
+            }
+            if let Place::List(left) = self.place
+                && end > left
+            {
+                return Err(malformed("an item is longer than the list"));
+            }
+            let Some(value) = rest.get(start..end) else { return Ok(at) };
+            match (self.place, number, wire_type) {
+                (Place::Before, 1, 2) => take(&Field::TypeMeta(value))?,
+                (Place::List(_), 1, 2) => take(&Field::Metadata(value))?,
+                (Place::List(_), 2, 2) => take(&Field::Item(value))?,
+                (Place::After, 2, _) => return Err(malformed("there are two lists")),
+                _ => {}
+            }
+            at += end;
+            if let Place::List(left) = self.place {
+                self.enter(left - end);
+            }
+        }
+    }
+
+    /// So many bytes of the list are to come.
+    fn enter(&mut self, left: usize) {
+        self.place = if left == 0 { Place::After } else { Place::List(left) };
+    }
+}
