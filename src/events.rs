@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use crate::source::causes::causes;
+use crate::client::causes::causes;
 
 const CONTROLLER: &str = "kube-proxy";
 /// So many may wait; more are dropped.

@@ -24,6 +24,7 @@ use tracing::{info, warn};
 use self::backends::{Backends, backends, find_backends};
 use crate::cleanup;
 use crate::cli::Line;
+use crate::client;
 use crate::config::doubts::{self, DOUBTFUL};
 use crate::config::{self, Settings};
 use crate::config_watch::{self, ConfigWatch};
@@ -134,7 +135,7 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     let client = match &flags.objects {
         Some(_) => None,
         None => {
-            let clients = source::connect(settings, &flags.master, &metrics).await?;
+            let clients = client::connect(settings, &flags.master, &metrics).await?;
             let (node, host) = (settings.proxier.node_name.clone(), hostname());
             tokio::spawn(async move { due.publish(clients.events, &node, &host, Patience::default()).await });
             Some(clients.objects)

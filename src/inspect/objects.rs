@@ -15,6 +15,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::arguments::Asked;
 use crate::cli::SourceFlags;
+use crate::client;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::node::News;
@@ -55,7 +56,7 @@ async fn list(asked: &Asked, only: Option<&NamespacedName>, coming: &mut Coming)
     }
     let client = match objects {
         Some(_) => None,
-        None => Some(source::connect(settings, master, &metrics).await?.objects),
+        None => Some(client::connect(settings, master, &metrics).await?.objects),
     };
     let flags = SourceFlags { objects: objects.clone(), ..SourceFlags::default() };
     let (sender, mut news) = unbounded_channel();

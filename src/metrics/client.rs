@@ -1,15 +1,10 @@
-//! Our requests to the API server, counted and timed.
+//! Metrics of our requests to the API server, as client-go's.
 //!
-//! In: requests and answers on their way. Out: the same, and metrics. Must not know: what is asked for.
 //! A watch is timed until its headers come.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hyper::{Request, Response};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Result};
-use tower::{Layer, Service};
 
 use super::make::Maker;
 
@@ -23,10 +18,6 @@ pub struct Requests {
     duration: HistogramVec,
     waited: HistogramVec,
 }
-
-/// An extension of requests: how long one was held back, so that the server is not asked too often.
-#[derive(Clone, Copy, Debug)]
-pub struct Waited(pub Duration);
 
 impl Requests {
     pub(super) fn new(maker: &Maker) -> Result<Self> {
@@ -51,66 +42,28 @@ impl Requests {
     }
 
     /// For a client of that server: `host:port`.
-    pub fn to(&self, host: &str) -> Counting {
-        Counting { requests: self.clone(), host: host.to_owned() }
-    }
-
-    fn held_back(&self, host: &str, method: &str, seconds: f64) {
-        self.waited.with_label_values(&[method, host]).observe(seconds);
-    }
-
-    fn answered(&self, host: &str, method: &str, code: &str, seconds: f64) {
-        self.total.with_label_values(&[code, host, method]).inc();
-        self.duration.with_label_values(&[method, host]).observe(seconds);
+    pub fn to(&self, host: &str) -> ServerRequests {
+        ServerRequests { requests: self.clone(), host: host.to_owned() }
     }
 }
 
-/// Puts a [`Counted`] around a client.
+/// The metrics of requests to one server.
 #[derive(Clone, Debug)]
-pub struct Counting {
+pub struct ServerRequests {
     requests: Requests,
     host: String,
 }
 
-impl<S> Layer<S> for Counting {
-    type Service = Counted<S>;
-
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted { counting: self.clone(), inner }
-    }
-}
-
-/// A client whose requests are counted.
-#[derive(Clone, Debug)]
-pub struct Counted<S> {
-    counting: Counting,
-    inner: S,
-}
-
-impl<S, B, R> Service<Request<B>> for Counted<S>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = std::result::Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<std::result::Result<(), S::Error>> {
-        self.inner.poll_ready(context)
+impl ServerRequests {
+    /// The rate limit held a request back.
+    pub fn waited(&self, method: &str, wait: Duration) {
+        self.requests.waited.with_label_values(&[method, &*self.host]).observe(wait.as_secs_f64());
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (counting, method, begun) = (self.counting.clone(), request.method().clone(), Instant::now());
-        if let Some(Waited(time)) = request.extensions().get() {
-            counting.requests.held_back(&counting.host, method.as_str(), time.as_secs_f64());
-        }
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let answer = answer.await;
-            let code = answer.as_ref().map_or(NO_ANSWER.to_owned(), |answer| answer.status().as_u16().to_string());
-            counting.requests.answered(&counting.host, method.as_str(), &code, begun.elapsed().as_secs_f64());
-            answer
-        })
+    /// A request was answered; `code` is `None` if it was not.
+    pub fn answered(&self, method: &str, code: Option<u16>, latency: Duration) {
+        let code = code.map_or(NO_ANSWER.to_owned(), |code| code.to_string());
+        self.requests.total.with_label_values(&[&*code, &*self.host, method]).inc();
+        self.requests.duration.with_label_values(&[method, &*self.host]).observe(latency.as_secs_f64());
     }
 }

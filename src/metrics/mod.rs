@@ -22,7 +22,7 @@ use proxier::cleaner::Cleaned;
 use proxier::proxier::SyncReport;
 use proxier::track::Kind;
 
-pub use self::client::{Requests, Waited};
+pub use self::client::{Requests, ServerRequests};
 pub use self::facts::Feature;
 use self::make::{FAMILY, Maker, counters, durations, latencies, opts};
 pub use self::packets::Read as ReadPackets;

@@ -5,17 +5,13 @@
 //! bookmarks, expired versions and reconnecting.
 
 use std::borrow::Cow;
-use std::error::Error;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
 use futures::future::OptionFuture;
 use futures::{StreamExt, TryStreamExt};
-use http::header::{ACCEPT, HeaderValue, USER_AGENT};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::client::ClientBuilder;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
@@ -23,23 +19,14 @@ use proxier::model::{Mode, NamespacedName};
 use proxier::track::{Change, Kind, SERVICE_NAME, key_of};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use tower::util::option_layer;
 use tracing::{debug, info, warn};
 
-use super::causes::{causes, timed_out};
-use super::limit::TokenBucket;
-use super::token::TokenFile;
 use super::{Sink, Source};
+use crate::client::causes::causes;
 use crate::config::Settings;
-use crate::metrics::Metrics;
-use crate::version;
 
 /// How long a list may make no progress.
 const LIST_PATIENCE: Duration = Duration::from_secs(60);
-
-/// How long a connection may be silent. A watch gets a bookmark every minute: without two of them the other end is gone
-/// without a word.
-const SILENCE: Duration = Duration::from_secs(120);
 
 /// How long a watch lasts, in seconds: from this on, and up to twice as long.
 const WATCH_SECONDS: u32 = 300;
@@ -79,88 +66,6 @@ fn start_with(
         tokio::join!(node_watch, service_watch, slice_watch, network_watch);
         "the watches ended".to_owned()
     })
-}
-
-/// Two clients for the API server, each held to its own rate: objects do not wait for events to be told.
-pub struct Clients {
-    /// For what is listed and watched.
-    pub objects: Client,
-    /// For events.
-    pub events: Client,
-}
-
-/// Prepares to talk to the API server. Nothing is asked yet.
-///
-/// # Errors
-/// If there is no usable configuration.
-pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Clients, String> {
-    clients(settings, master, metrics, SILENCE).await
-}
-
-async fn clients(settings: &Settings, master: &str, metrics: &Metrics, silence: Duration) -> Result<Clients, String> {
-    let mut config = match &settings.client.kubeconfig {
-        Some(path) => {
-            let told = |error: &(dyn Error + 'static)| format!("kubeconfig {}: {}", path.display(), causes(error));
-            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| told(&error))?;
-            let options = KubeConfigOptions::default();
-            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| told(&error))?
-        }
-        None if !master.is_empty() => kube::Config::new(uri(master)?),
-        None => {
-            info!("Neither --kubeconfig nor --master was specified: using the Pod's service account");
-            kube::Config::incluster().map_err(|error| {
-                format!(
-                    "no way to an API server: {error}; give --kubeconfig or --master, or --objects to do without one"
-                )
-            })?
-        }
-    };
-    if !master.is_empty() {
-        config.cluster_url = uri(master)?;
-    }
-    config.headers.extend([
-        (USER_AGENT, header(&user_agent())?),
-        // Whatever clientConnection.acceptContentTypes says: JSON is what is read here.
-        (ACCEPT, HeaderValue::from_static("application/json")),
-    ]);
-    config.read_timeout = Some(silence);
-    // How long an unused connection was silent says nothing.
-    config.reset_reader_on_write = true;
-    let token = config.auth_info.token_file.take().map(|path| TokenFile::new(path.into())).transpose()?;
-    if token.is_some() {
-        // The file counts if both are given.
-        config.auth_info.token = None;
-    }
-    // kube would repeat refused requests for minutes without a word.
-    config.default_retry = false;
-    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    let client = || {
-        let client = ClientBuilder::try_from(config.clone())
-            .map_err(|error| format!("cannot make a client for the API server: {}", causes(&error)))?
-            .with_layer(&option_layer(token.clone().map(TokenFile::layer)));
-        let limit = settings.client.qps.map(|qps| TokenBucket::new(qps, settings.client.burst));
-        // Waiting for one's turn is no latency of the server.
-        Ok::<_, String>(client.with_layer(&metrics.requests().to(&host)).with_layer(&option_layer(limit)).build())
-    };
-    Ok(Clients { objects: client()?, events: client()? })
-}
-
-/// As Kubernetes' own clients name themselves: program, release, platform, and which build it is.
-fn user_agent() -> String {
-    let program = std::env::args_os().next().unwrap_or_default();
-    let program = program.to_string_lossy();
-    let program = program.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("kube-proxy");
-    let platform = format!("{}/{}", std::env::consts::OS, version::go_arch());
-    format!("{program}/{} ({platform}) kubernetes/rust-{}", version::KUBERNETES, env!("CARGO_PKG_VERSION"))
-}
-
-fn header(text: &str) -> Result<HeaderValue, String> {
-    HeaderValue::from_str(text).map_err(|error| format!("the program's name cannot be told to an API server: {error}"))
-}
-
-fn uri(master: &str) -> Result<http::Uri, String> {
-    let url = if master.contains("://") { master.to_owned() } else { format!("http://{master}") };
-    url.parse().map_err(|error| format!("--master {master}: {error}"))
 }
 
 /// Objects in the Service's namespace, or in all.
@@ -229,9 +134,6 @@ async fn watch<K: ObjectKind>(api: Api<Object<K>>, config: watcher::Config, mut 
             };
             let said = match &error {
                 None => "the API server does not go on".to_owned(),
-                Some(error @ watcher::Error::WatchFailed(_)) if timed_out(error) => {
-                    format!("nothing came for {SILENCE:?}, not even a bookmark, so the connection may be dead")
-                }
                 Some(error) => match refusal(error) {
                     Some(status) => {
                         format!("the API server says {} {}: {}", status.code, status.reason, status.message)

@@ -9,34 +9,14 @@ use proxier::IpFamily;
 use proxier::proxier::Message;
 
 use super::*;
+use crate::client::{connect, kube_client};
 use crate::config::{File, settings};
 use crate::health::Health;
 use crate::node::News;
 use crate::source::Families;
 
 #[test]
-fn a_connection_that_falls_silent_is_given_up() {
-    assert!(SILENCE > Duration::from_secs(60) * 3 / 2, "bookmarks come each minute");
-    let server = ApiServer::start();
-    server.apply(node("node-a", "zone-a"));
-    let settings = settings(File::default().complete(), "node-a").expect("defaults");
-    let metrics = Metrics::new("iptables").expect("metrics");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let clients = clients(&settings, &server.url(), &metrics, Duration::from_millis(300)).await.expect("clients");
-        let config = watcher::Config::default().timeout(300).streaming_lists();
-        let mut events = watcher::watcher(Api::<Object<NodeKind>>::all(clients.objects), config).boxed();
-        while !matches!(events.try_next().await, Ok(Some(Event::InitDone))) {}
-        server.set_pace(Pace::Silent);
-        let error = tokio::time::timeout(Duration::from_secs(30), events.try_next()).await.expect("it is noticed");
-        let error = error.expect_err("it is an error");
-        assert!(matches!(error, watcher::Error::WatchFailed(_)) && timed_out(&error), "{}", causes(&error));
-    });
-}
-
-#[test]
 fn a_server_that_never_goes_on_with_a_list_is_asked_again() {
-    assert!(LIST_PATIENCE < SILENCE, "a list is given up sooner than a connection");
     let server = ApiServer::start();
     server.apply(node("node-a", "zone-a"));
     server.set_pace(Pace::Silent);
@@ -51,6 +31,7 @@ fn a_server_that_never_goes_on_with_a_list_is_asked_again() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let client = connect(&settings, &server.url(), &metrics).await.expect("clients").objects;
+        let client = kube_client(client);
         let sinks = [sink(), sink(), sink(), sink()];
         let watches = start_with(client, &settings, None, sinks, Duration::from_millis(300));
         let asked = || server.requests().iter().filter(|request| request.is_watch()).count();

@@ -4,20 +4,14 @@
 //! Objects are turned into compact values at once and dropped.
 
 mod api;
-pub mod causes;
 mod files;
-mod limit;
 pub mod objects;
-mod token;
 pub mod wire;
-
-pub use self::api::connect;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use kube::Client;
 use proxier::IpFamily;
 use proxier::mailbox::Sender;
 use proxier::model::NamespacedName;
@@ -28,6 +22,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
 
 use crate::cli::SourceFlags;
+use crate::client::{self, ApiClient};
 use crate::config::Settings;
 use crate::health::Health;
 use crate::node::News;
@@ -171,11 +166,13 @@ pub fn start(
     families: Families,
     node: UnboundedSender<News>,
     health: Arc<Health>,
-    (client, only): (Option<Client>, Option<NamespacedName>),
+    (client, only): (Option<ApiClient>, Option<NamespacedName>),
 ) -> Result<Source, String> {
     let sink = move || Sink::new(settings, families.clone(), node.clone(), health.clone());
     match (client, &flags.objects) {
-        (Some(client), _) => Ok(api::start(client, settings, only.as_ref(), [sink(), sink(), sink(), sink()])),
+        (Some(client), _) => {
+            Ok(api::start(client::kube_client(client), settings, only.as_ref(), [sink(), sink(), sink(), sink()]))
+        }
         (None, Some(path)) => files::start(path.clone(), only, sink()),
         (None, None) => Err("there is neither an API server nor --objects".to_owned()),
     }

@@ -1,9 +1,6 @@
-//! Errors of libraries in one line, with all that lies beneath.
-//!
-//! In: an error. Out: what it says, what caused it, down to the kernel's words. Must not know: what was tried.
+//! Errors of libraries as one line, with all their causes.
 
 use std::error::Error;
-use std::io::ErrorKind;
 
 /// The error and its causes, each once: many errors repeat what caused them, others hide it.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
@@ -17,12 +14,8 @@ pub fn causes(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// Whether it comes down to waiting in vain.
-pub fn timed_out(error: &(dyn Error + 'static)) -> bool {
-    beneath(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|io| io.kind() == ErrorKind::TimedOut)
-}
-
-fn beneath<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+/// The error and its causes, the outermost first.
+pub fn beneath<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
 }
 
@@ -47,12 +40,5 @@ mod tests {
         let hidden = layers(&["cannot list: client error", "client error", "tcp connect error", "refused (111)"]);
         let text = causes(&*hidden.expect("layers"));
         assert_eq!(text, "cannot list: client error: tcp connect error: refused (111)");
-    }
-
-    #[test]
-    fn waiting_in_vain_is_told_from_other_troubles() {
-        let late = std::io::Error::new(ErrorKind::TimedOut, "late");
-        assert!(timed_out(&kube::Error::ReadEvents(late)));
-        assert!(!timed_out(&kube::Error::ReadEvents(ErrorKind::ConnectionReset.into())));
     }
 }

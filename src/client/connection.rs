@@ -1,0 +1,129 @@
+//! A connection to the API server, of whatever layers, that can be closed from outside.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::{Connected, Connection as Describe};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+
+use super::error::ConnectError;
+
+/// TCP, TLS, or TLS in TLS.
+pub trait Layers: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Layers for S {}
+
+/// A connection.
+pub struct Connection {
+    stream: TokioIo<Box<dyn Layers>>,
+    /// Ready when the connection is to be closed; `None`: never, or it was.
+    closed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    is_closed: bool,
+    /// The file of the client certificate, for what the server says about it.
+    identity: Option<Arc<str>>,
+    speaks: Speaks,
+}
+
+/// What HTTP is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/1.1 to a proxy, which wants absolute URLs.
+    Http1Proxy,
+    /// HTTP/2, which TLS negotiated.
+    Http2,
+}
+
+impl Connection {
+    /// Wraps a stream.
+    pub fn new(stream: Box<dyn Layers>, speaks: Speaks) -> Self {
+        Self { stream: TokioIo::new(stream), closed: None, is_closed: false, identity: None, speaks }
+    }
+
+    /// Names the client certificate and closes the connection when that is rotated.
+    pub fn with_identity(mut self, identity: Option<Arc<str>>, mut rotated: watch::Receiver<u64>) -> Self {
+        self.identity = identity;
+        self.closed = Some(Box::pin(async move {
+            if rotated.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }));
+        self
+    }
+
+    /// Reading is where a connection waits, and so where it learns that it is closed.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if let Some(closed) = &mut self.closed
+            && closed.as_mut().poll(context).is_ready()
+        {
+            (self.closed, self.is_closed) = (None, true);
+        }
+        if self.is_closed {
+            let message = "closed because the client certificate changed";
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, message));
+        }
+        Ok(())
+    }
+
+    /// In TLS 1.3 the server refuses a client certificate after the handshake, with an alert.
+    fn explain(&self, error: io::Error) -> io::Error {
+        let text = error.to_string();
+        if !text.contains(" alert ") {
+            return error;
+        }
+        io::Error::other(ConnectError::Tls(refused_identity(self.identity.as_deref(), &text)))
+    }
+}
+
+/// What an alert of the server says about our certificate. `alert`: OpenSSL's words for it.
+pub fn refused_identity(identity: Option<&str>, alert: &str) -> String {
+    // "error:0A00045C:SSL routines:ssl3_read_bytes:tlsv13 alert certificate required:…"
+    let reason = alert.split(':').find(|part| part.contains(" alert ")).unwrap_or(alert).trim();
+    match identity {
+        Some(file) => format!("the server refuses the client certificate {file}: {reason}"),
+        None => format!("the server refuses the connection without a client certificate: {reason}"),
+    }
+}
+
+impl Read for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        result.map_err(|error| self.explain(error))
+    }
+}
+
+impl Write for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl Describe for Connection {
+    fn connected(&self) -> Connected {
+        match self.speaks {
+            Speaks::Http1 => Connected::new(),
+            Speaks::Http1Proxy => Connected::new().proxy(true),
+            Speaks::Http2 => Connected::new().negotiated_h2(),
+        }
+    }
+}

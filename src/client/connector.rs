@@ -1,0 +1,162 @@
+//! Makes connections: TCP, through a proxy if there is one, then TLS. Each step has a deadline.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_openssl::SslStream;
+use tower::{BoxError, Service};
+
+use super::connection::{Connection, Layers, Speaks, refused_identity};
+use super::error::ConnectError;
+use super::material::{Handshake, Material};
+use super::proxy::{Proxy, ProxyKind};
+use super::server_url::ServerUrl;
+use super::tls;
+use super::tunnel;
+use super::verify::Refusal;
+
+/// As client-go: 30 s for a TCP connection, names looked up, and 10 s for a TLS handshake.
+const TCP_TIMEOUT: Duration = Duration::from_secs(30);
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a proxy to connect to the server.
+const TUNNEL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The kernel asks a silent peer after this time, then every [`KEEPALIVE_INTERVAL`]; see [`USER_TIMEOUT`].
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// A peer that acknowledges nothing for so long is dead (`TCP_USER_TIMEOUT`): noticed after 35 s at the latest.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The way to one server.
+#[derive(Clone)]
+pub struct Connector {
+    tcp: HttpConnector,
+    server: Arc<ServerUrl>,
+    proxy: Option<Arc<Proxy>>,
+    /// `None`: plain HTTP.
+    tls: Option<(Arc<Material>, Arc<str>)>,
+}
+
+impl Connector {
+    /// Prepares connections. `tls`: the material and the name to expect in the server's certificate.
+    pub fn new(server: Arc<ServerUrl>, proxy: Option<Proxy>, tls: Option<(Arc<Material>, Arc<str>)>) -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(TCP_TIMEOUT));
+        tcp.set_keepalive(Some(KEEPALIVE));
+        tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+        tcp.set_tcp_user_timeout(Some(USER_TIMEOUT));
+        Self { tcp, server, proxy: proxy.map(Arc::new), tls }
+    }
+
+    async fn connect(mut self, uri: Uri) -> Result<Connection, BoxError> {
+        let proxy = self.proxy.take();
+        let first = proxy.as_ref().map_or(uri, |proxy| proxy.uri());
+        let tcp: TcpStream = match timeout(TCP_TIMEOUT, self.tcp.call(first.clone())).await {
+            Ok(stream) => stream?.into_inner(),
+            Err(_) => {
+                let to = first.authority().map(ToString::to_string).unwrap_or_default();
+                return Err(ConnectError::TimedOut(format!("no TCP connection to {to} within {TCP_TIMEOUT:?}")).into());
+            }
+        };
+        let handshake = match &self.tls {
+            Some((material, _)) => Some(material.handshake().await?),
+            None => None,
+        };
+        let mut stream: Box<dyn Layers> = Box::new(tcp);
+        if let Some(proxy) = &proxy {
+            stream = self.through(proxy, stream, handshake.as_ref()).await?;
+        }
+        let (Some((_, name)), Some(handshake)) = (&self.tls, handshake) else {
+            let is_proxied = proxy.is_some_and(|proxy| proxy.kind != ProxyKind::Socks5);
+            return Ok(Connection::new(stream, if is_proxied { Speaks::Http1Proxy } else { Speaks::Http1 }));
+        };
+        let tls = start_tls(stream, &handshake, name).await?;
+        let is_http2 = tls.ssl().selected_alpn_protocol() == Some(b"h2");
+        let speaks = if is_http2 { Speaks::Http2 } else { Speaks::Http1 };
+        Ok(Connection::new(Box::new(tls), speaks).with_identity(handshake.identity, handshake.rotated))
+    }
+
+    /// From the proxy to the server.
+    async fn through(
+        &self,
+        proxy: &Proxy,
+        mut stream: Box<dyn Layers>,
+        handshake: Option<&Handshake>,
+    ) -> Result<Box<dyn Layers>, ConnectError> {
+        if let (ProxyKind::Https, Some(handshake)) = (proxy.kind, handshake) {
+            // Go verifies an HTTPS proxy with the authorities of the cluster, too.
+            let name = proxy.authority.host();
+            stream = Box::new(start_tls(stream, handshake, name.trim_matches(['[', ']'])).await?);
+        }
+        let host = self.server.authority.host();
+        let port = self.server.authority.port_u16().unwrap_or(if self.server.tls { 443 } else { 80 });
+        let credentials = proxy.credentials.as_ref();
+        let tunnel = async {
+            match proxy.kind {
+                ProxyKind::Socks5 => tunnel::socks5(&mut stream, (host, port), credentials).await,
+                _ if self.tls.is_some() => tunnel::connect(&mut stream, &format!("{host}:{port}"), credentials).await,
+                _ => Ok(()),
+            }
+        };
+        let whose = || format!("proxy {}", proxy.authority);
+        match timeout(TUNNEL_TIMEOUT, tunnel).await {
+            Ok(Ok(())) => Ok(stream),
+            Ok(Err(error)) => Err(ConnectError::Proxy(format!("{}: {error}", whose()))),
+            Err(_) => Err(ConnectError::TimedOut(format!("{}: no answer within {TUNNEL_TIMEOUT:?}", whose()))),
+        }
+    }
+}
+
+async fn start_tls(
+    stream: Box<dyn Layers>,
+    handshake: &Handshake,
+    name: &str,
+) -> Result<SslStream<Box<dyn Layers>>, ConnectError> {
+    let refusal = Refusal::default();
+    let verify = handshake.trust.as_deref().map(|trust| (&refusal, trust));
+    let session = tls::session(&handshake.context, name, verify);
+    let session = session.map_err(|error| ConnectError::Tls(format!("{name:?} cannot be a name in TLS: {error}")))?;
+    let stream = SslStream::new(session, stream);
+    let mut stream = stream.map_err(|error| ConnectError::Tls(format!("cannot set up TLS: {error}")))?;
+    match timeout(TLS_TIMEOUT, Pin::new(&mut stream).connect()).await {
+        Ok(Ok(())) => Ok(stream),
+        Ok(Err(error)) => {
+            let text = error.to_string();
+            Err(ConnectError::Tls(refusal.take().unwrap_or_else(|| match text.contains(" alert ") {
+                true => refused_identity(handshake.identity.as_deref(), &text),
+                false => explain(&text),
+            })))
+        }
+        Err(_) => Err(ConnectError::TimedOut(format!("no TLS handshake within {TLS_TIMEOUT:?}"))),
+    }
+}
+
+fn explain(error: &str) -> String {
+    match error {
+        text if text.contains("wrong version number") => "the server does not speak TLS (is it http://?)".to_owned(),
+        text => format!("TLS handshake failed: {text}"),
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Connection;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Connection, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.tcp.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(self.clone().connect(uri))
+    }
+}

@@ -1,0 +1,129 @@
+//! What can go wrong between us and an API server.
+
+use std::error::Error;
+use std::io::ErrorKind;
+
+use super::causes::{beneath, causes};
+
+/// A request that got no answer, or whose answer broke off. Its text is one line with the server and the cause.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The server's machine refused the connection: nothing listens there.
+    #[error("{server}: connection refused")]
+    Refused {
+        /// Its URL.
+        server: String,
+    },
+    /// Nothing came in time, or the connection is dead.
+    #[error("{server}: {cause}")]
+    TimedOut {
+        /// Its URL.
+        server: String,
+        /// What was waited for.
+        cause: String,
+    },
+    /// One side does not accept the other's certificate. The cause names the file at fault.
+    #[error("{server}: {cause}")]
+    Tls {
+        /// Its URL.
+        server: String,
+        /// What is wrong with which certificate.
+        cause: String,
+    },
+    /// There is nothing to prove who we are with.
+    #[error("{server}: no credentials: {cause}")]
+    Credentials {
+        /// Its URL.
+        server: String,
+        /// Why the file or the plugin gives none.
+        cause: String,
+    },
+    /// Anything else: a reset, a broken stream, a proxy's refusal.
+    #[error("{server}: {cause}")]
+    Other {
+        /// Its URL.
+        server: String,
+        /// Down to the kernel's words.
+        cause: String,
+    },
+}
+
+impl RequestError {
+    /// Whether nothing listens there; client-go waits for such a server and lists again without any other backoff.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+
+    /// Finds out what an error of a library comes down to.
+    pub fn of(server: &str, error: &(dyn Error + 'static)) -> Self {
+        Self::known(server, error).unwrap_or_else(|| Self::Other { server: server.to_owned(), cause: causes(error) })
+    }
+
+    fn known(server: &str, error: &(dyn Error + 'static)) -> Option<Self> {
+        let server = || server.to_owned();
+        for cause in beneath(error) {
+            if let Some(error) = cause.downcast_ref::<ConnectError>() {
+                return Some(match error.clone() {
+                    ConnectError::Tls(cause) => Self::Tls { server: server(), cause },
+                    ConnectError::TimedOut(cause) => Self::TimedOut { server: server(), cause },
+                    ConnectError::Credentials(cause) => Self::Credentials { server: server(), cause },
+                    ConnectError::Proxy(cause) => Self::Other { server: server(), cause },
+                });
+            }
+            if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
+                let cause = "the server does not answer an HTTP/2 PING".to_owned();
+                return Some(Self::TimedOut { server: server(), cause });
+            }
+            let Some(io) = cause.downcast_ref::<std::io::Error>() else { continue };
+            // `source` of an I/O error is that of the error it wraps, not the wrapped error itself.
+            if let Some(known) = io.get_ref().and_then(|inner| Self::known(&server(), inner)) {
+                return Some(known);
+            }
+            match io.kind() {
+                ErrorKind::ConnectionRefused => return Some(Self::Refused { server: server() }),
+                ErrorKind::TimedOut => return Some(Self::TimedOut { server: server(), cause: causes(error) }),
+                _ => {}
+            }
+        }
+        None
+    }
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// One side does not accept the other's certificate, or speaks no TLS.
+    #[error("{0}")]
+    Tls(String),
+    /// A deadline passed.
+    #[error("{0}")]
+    TimedOut(String),
+    /// A plugin gave no certificate.
+    #[error("{0}")]
+    Credentials(String),
+    /// A proxy refused.
+    #[error("{0}")]
+    Proxy(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(error: &(dyn Error + 'static)) -> RequestError {
+        RequestError::of("https://h:1", error)
+    }
+
+    #[test]
+    fn kinds_of_errors_are_recognized_below_their_wrappers() {
+        let refused = std::io::Error::other(std::io::Error::from(ErrorKind::ConnectionRefused));
+        assert!(of(&refused).is_refused());
+        let tls = std::io::Error::other(ConnectError::Tls("expired".to_owned()));
+        assert!(matches!(of(&tls), RequestError::Tls { .. }));
+        assert_eq!(of(&tls).to_string(), "https://h:1: expired");
+        let reset = of(&std::io::Error::from(ErrorKind::ConnectionReset));
+        assert!(matches!(reset, RequestError::Other { .. }) && !reset.is_refused());
+        assert!(matches!(of(&std::io::Error::from(ErrorKind::TimedOut)), RequestError::TimedOut { .. }));
+    }
+}

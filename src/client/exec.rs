@@ -1,0 +1,199 @@
+//! An exec plugin: a program that issues credentials, run when they are needed and when they end.
+
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
+
+use super::exec_protocol::{self, API_VERSIONS, Issued};
+use super::kubeconfig::{ExecConfig, given};
+
+/// How long a plugin may take. client-go waits for ever.
+const RUN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How soon a plugin may be run again, whatever the API server says of its credentials.
+const RUN_INTERVAL: Duration = Duration::from_secs(5);
+/// Credentials are renewed this long before they end, or in the last tenth of their life if that is shorter.
+const RENEWAL: SignedDuration = SignedDuration::from_secs(60);
+/// More is no credential.
+const MAX_OUTPUT: u64 = 1 << 20;
+
+/// A plugin and the credentials that it issued last.
+pub struct ExecPlugin {
+    config: ExecConfig,
+    command: String,
+    api_version: String,
+    /// For `KUBERNETES_EXEC_INFO`.
+    cluster: Option<Value>,
+    issued: Mutex<Option<Current>>,
+    /// One run at a time. When the last one ended, and how if it failed.
+    last_run: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
+}
+
+#[derive(Clone)]
+struct Current {
+    credentials: Arc<Issued>,
+    /// When to get the next ones.
+    renew_at: Option<Timestamp>,
+}
+
+impl ExecPlugin {
+    /// Checks the configuration; nothing is run. `cluster`: for `provideClusterInfo`.
+    ///
+    /// # Errors
+    /// A field that is missing or cannot be fulfilled.
+    pub fn new(config: ExecConfig, cluster: impl FnOnce() -> Result<Value, String>) -> Result<Self, String> {
+        let invalid = |why: &str| format!("exec.{why}");
+        let command = given(config.command.clone()).ok_or_else(|| invalid("command is not set"))?;
+        let api_version = given(config.api_version.clone()).ok_or_else(|| invalid("apiVersion is not set"))?;
+        if !API_VERSIONS.contains(&&*api_version) {
+            return Err(invalid(&format!("apiVersion {api_version:?} is none of {}", API_VERSIONS.join(", "))));
+        }
+        match config.interactive_mode.as_deref().unwrap_or_default() {
+            "Never" | "IfAvailable" => {}
+            "" if api_version == API_VERSIONS[1] => {}
+            "" => return Err(invalid("interactiveMode is not set")),
+            "Always" => return Err(invalid("interactiveMode is Always, and kube-proxy has no terminal")),
+            other => return Err(invalid(&format!("interactiveMode {other:?} is none of Never, IfAvailable, Always"))),
+        }
+        let cluster = config.provide_cluster_info.then(cluster).transpose()?;
+        Ok(Self { config, command, api_version, cluster, issued: Mutex::default(), last_run: Default::default() })
+    }
+
+    /// The credentials to use now. The plugin is run if there are none or they are about to end; if that fails, those
+    /// that have not ended yet are used on.
+    ///
+    /// # Errors
+    /// There are none that are valid, and why the plugin gives none.
+    pub async fn credentials(self: &Arc<Self>) -> Result<Arc<Issued>, String> {
+        match self.current() {
+            Some(Current { credentials, renew_at }) if renew_at.is_none_or(|at| Timestamp::now() < at) => {
+                Ok(credentials)
+            }
+            outdated => {
+                let failure = self.renew(outdated.as_ref().map(|current| &current.credentials)).await.err();
+                let Some(Current { credentials, .. }) = self.current() else {
+                    return Err(failure.unwrap_or_else(|| format!("exec plugin {}: no credentials", self.command)));
+                };
+                match failure {
+                    Some(failure) if credentials.expires.is_some_and(|end| end <= Timestamp::now()) => Err(failure),
+                    _ => Ok(credentials),
+                }
+            }
+        }
+    }
+
+    /// The API server answered 401: new credentials, unless these were replaced already. A failure is logged.
+    pub async fn rejected(self: &Arc<Self>, credentials: &Arc<Issued>) {
+        debug!("the API server refuses the credentials of exec plugin {}", self.command);
+        let _ = self.renew(Some(credentials)).await;
+    }
+
+    fn current(&self) -> Option<Current> {
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs the plugin, unless `outdated` was replaced meanwhile or it ran just now. A task of its own does it: the
+    /// deadline of whoever waits does not end the run.
+    async fn renew(self: &Arc<Self>, outdated: Option<&Arc<Issued>>) -> Result<(), String> {
+        let (plugin, outdated) = (Arc::clone(self), outdated.map(Arc::clone));
+        let task = tokio::spawn(async move {
+            let mut last_run = plugin.last_run.lock().await;
+            let current = plugin.current();
+            let is_replaced = match (&current, &outdated) {
+                (Some(current), Some(outdated)) => !Arc::ptr_eq(&current.credentials, outdated),
+                (current, None) => current.is_some(),
+                (None, Some(_)) => false,
+            };
+            if is_replaced {
+                return Ok(());
+            }
+            if let Some((at, result)) = &*last_run
+                && at.elapsed() < RUN_INTERVAL
+            {
+                return result.clone();
+            }
+            let result = plugin.run().await.map_err(|problem| format!("exec plugin {}: {problem}", plugin.command));
+            let result = result.map(|issued| plugin.take(issued));
+            if let (Err(problem), Some(_)) = (&result, &current) {
+                warn!("{problem}; using its last credentials until they end");
+            }
+            *last_run = Some((Instant::now(), result.clone()));
+            result
+        });
+        task.await.unwrap_or_else(|error| Err(format!("exec plugin {}: {error}", self.command)))
+    }
+
+    fn take(&self, issued: Issued) {
+        let now = Timestamp::now();
+        let renew_at = issued.expires.map(|end| {
+            let life = end.duration_since(now);
+            end.checked_sub(RENEWAL.min(life / 10).max(SignedDuration::ZERO)).unwrap_or(end)
+        });
+        let current = Current { credentials: Arc::new(issued), renew_at };
+        *self.issued.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
+    }
+
+    /// Runs the plugin once.
+    async fn run(&self) -> Result<Issued, String> {
+        let mut command = Command::new(&self.command);
+        command.args(self.config.args.iter().flatten()).process_group(0).kill_on_drop(true);
+        for variable in self.config.env.iter().flatten() {
+            command.env(&variable.name, variable.value.as_deref().unwrap_or_default());
+        }
+        command.env("KUBERNETES_EXEC_INFO", exec_protocol::input(&self.api_version, self.cluster.as_ref()));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| match &self.config.install_hint {
+            Some(hint) if error.kind() == std::io::ErrorKind::NotFound => {
+                format!("{error}; {}", hint.split_whitespace().collect::<Vec<_>>().join(" "))
+            }
+            _ => error.to_string(),
+        })?;
+        let _group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let run = async { tokio::join!(child.wait(), read(stdout), read(stderr)) };
+        let (status, stdout, stderr) =
+            timeout(RUN_TIMEOUT, run).await.map_err(|_| format!("it did not end within {RUN_TIMEOUT:?}"))?;
+        let status = status.map_err(|error| error.to_string())?;
+        if !status.success() {
+            let stderr = String::from_utf8_lossy(&stderr);
+            let last = stderr.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+            let last: String = last.chars().filter(|c| !c.is_control()).take(300).collect();
+            return Err(format!("it failed ({status}): {last:?}"));
+        }
+        exec_protocol::output(&stdout, &self.api_version, &self.command)
+    }
+}
+
+/// A plugin's process group, killed when dropped: plugins start programs of their own.
+struct Group(Option<i32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(id) = self.0 {
+            // Mostly there is no process left in it.
+            let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+        }
+    }
+}
+
+/// All that a plugin writes; past the limit it is drained and ignored.
+async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut text = Vec::new();
+    if let Some(mut pipe) = pipe {
+        let _ = (&mut pipe).take(MAX_OUTPUT).read_to_end(&mut text).await;
+        let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "exec_tests.rs"]
+mod tests;

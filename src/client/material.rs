@@ -1,0 +1,223 @@
+//! What TLS needs from files and plugins, read again when it changes.
+//!
+//! Authorities, client certificate and key are read for every new connection and every [`INTERVAL`] besides. A new
+//! client certificate closes the connections that use the old one, as client-go's `certRotatingDialer` does. What
+//! cannot be read or does not fit together leaves the last valid state in use.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use openssl::ssl::SslContext;
+use openssl::x509::X509;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::error::ConnectError;
+use super::exec::ExecPlugin;
+use super::pem::{self, Identity, Pem};
+use super::tls::{self, Trust};
+
+/// How often files are read again. client-go: every 5 minutes.
+const INTERVAL: Duration = Duration::from_secs(20);
+
+/// Where authorities come from.
+pub enum Authorities {
+    /// This machine's bundle.
+    System,
+    /// The kubeconfig or the service account.
+    Configured(Pem),
+    /// Nowhere: every certificate is accepted.
+    Unchecked,
+}
+
+/// Where the client certificate comes from.
+pub enum IdentitySource {
+    /// There is none.
+    None,
+    /// A certificate and its key.
+    Pair(Pem, Pem),
+    /// A plugin, which may also issue tokens alone.
+    Exec(Arc<ExecPlugin>),
+}
+
+/// What a new connection is made with.
+#[derive(Clone)]
+pub struct Handshake {
+    /// Authorities, client certificate, protocols.
+    pub context: SslContext,
+    /// The file of the authorities; `None`: the server's certificate is not verified.
+    pub trust: Option<Arc<str>>,
+    /// The file of the client certificate, if there is one.
+    pub identity: Option<Arc<str>>,
+    /// Changes when connections made with this are to be closed.
+    pub rotated: watch::Receiver<u64>,
+}
+
+/// The TLS material of one server.
+pub struct Material {
+    authorities: Authorities,
+    identity: IdentitySource,
+    http2: bool,
+    loaded: Mutex<Loaded>,
+    rotations: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Loaded {
+    authorities: Vec<X509>,
+    /// Where these are from; `None` until they were read once.
+    trust: Option<Arc<str>>,
+    authorities_text: Vec<u8>,
+    identity: Option<Identity>,
+    identity_name: Option<Arc<str>>,
+    identity_text: Option<(Vec<u8>, Vec<u8>)>,
+    context: Option<SslContext>,
+    /// What was logged last about each of the two.
+    problems: [Option<String>; 2],
+}
+
+impl Material {
+    /// Reads everything for the first time; a plugin is not run yet. `http2`: offer HTTP/2.
+    ///
+    /// # Errors
+    /// A file that cannot be read or used. The message names it.
+    pub fn new(authorities: Authorities, identity: IdentitySource, http2: bool) -> Result<Arc<Self>, String> {
+        let material =
+            Self { authorities, identity, http2, loaded: Mutex::default(), rotations: watch::Sender::new(0) };
+        {
+            let mut loaded = material.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            material.load_authorities(&mut loaded)?;
+            if let IdentitySource::Pair(certificate, key) = &material.identity {
+                material.load_identity(&mut loaded, Some((certificate, key)))?;
+            }
+            material.context(&mut loaded)?;
+        }
+        Ok(Arc::new(material))
+    }
+
+    /// Reads everything again from time to time, as long as the material is in use.
+    pub fn keep_fresh(self: &Arc<Self>) {
+        let material: Weak<Self> = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut last = None;
+            loop {
+                tokio::time::sleep(INTERVAL).await;
+                let Some(material) = material.upgrade() else { return };
+                let problem = material.handshake().await.err().map(|error| error.to_string());
+                if let Some(text) = problem.as_ref().filter(|_| problem != last) {
+                    warn!("cannot renew the client certificate: {text}");
+                }
+                last = problem;
+            }
+        });
+    }
+
+    /// What to make a connection with, of the files as they are now.
+    ///
+    /// # Errors
+    /// The plugin gives no valid credentials.
+    pub async fn handshake(&self) -> Result<Handshake, ConnectError> {
+        let issued = match &self.identity {
+            IdentitySource::Exec(plugin) => Some(plugin.credentials().await.map_err(ConnectError::Credentials)?),
+            IdentitySource::None | IdentitySource::Pair(..) => None,
+        };
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = self.load_authorities(&mut loaded);
+        loaded.log(0, result);
+        let pair = match (&self.identity, &issued) {
+            (IdentitySource::Pair(certificate, key), _) => Some((certificate, key)),
+            (_, Some(issued)) => issued.identity.as_ref().map(|(certificate, key)| (certificate, key)),
+            _ => None,
+        };
+        let result = self.load_identity(&mut loaded, pair);
+        loaded.log(1, result);
+        let context = self.context(&mut loaded).map_err(ConnectError::Tls)?;
+        Ok(Handshake {
+            context,
+            trust: loaded.trust.clone(),
+            identity: loaded.identity_name.clone(),
+            rotated: self.rotations.subscribe(),
+        })
+    }
+
+    fn load_authorities(&self, loaded: &mut Loaded) -> Result<(), String> {
+        let (text, name) = match &self.authorities {
+            Authorities::Unchecked => return Ok(()),
+            Authorities::System if loaded.trust.is_some() => return Ok(()),
+            Authorities::System => {
+                let (authorities, path) = tls::system_authorities()?;
+                (loaded.authorities, loaded.trust) = (authorities, Some(path.into()));
+                return Ok(());
+            }
+            Authorities::Configured(pem) => (pem.read()?, pem.to_string()),
+        };
+        if loaded.trust.is_some() && text == loaded.authorities_text {
+            return Ok(());
+        }
+        let (authorities, invalid) = pem::authorities(&text).map_err(|problem| format!("{name}: {problem}"))?;
+        if invalid > 0 {
+            warn!("{name}: skipped {invalid} certificates that cannot be parsed");
+        }
+        if loaded.trust.is_some() {
+            info!("{name} changed: new connections trust its {} authorities", authorities.len());
+        }
+        (loaded.authorities, loaded.authorities_text, loaded.trust) = (authorities, text, Some(name.into()));
+        loaded.context = None;
+        Ok(())
+    }
+
+    fn load_identity(&self, loaded: &mut Loaded, pair: Option<(&Pem, &Pem)>) -> Result<(), String> {
+        let text = pair.map(|(certificate, key)| Ok::<_, String>((certificate.read()?, key.read()?))).transpose()?;
+        if text == loaded.identity_text {
+            return Ok(());
+        }
+        let parsed = match (pair, &text) {
+            (Some(pair), Some((certificate, key))) => Some(Identity::parse(pair, certificate, key)?),
+            _ => None,
+        };
+        // A pair that OpenSSL does not take must not replace one that works.
+        tls::context(&self.trust(&loaded.authorities), parsed.as_ref(), self.http2).map_err(|error| {
+            format!("{}: {error}", pair.map_or(String::new(), |(certificate, _)| certificate.to_string()))
+        })?;
+        let is_rotation = loaded.identity_text.is_some();
+        loaded.context = None;
+        loaded.identity_name = pair.map(|(certificate, _)| certificate.to_string().into());
+        (loaded.identity, loaded.identity_text) = (parsed, text);
+        if is_rotation {
+            let name = loaded.identity_name.as_deref().unwrap_or("the exec plugin");
+            info!("the client certificate of {name} changed: closing connections that use the old one");
+            self.rotations.send_modify(|rotation| *rotation += 1);
+        }
+        Ok(())
+    }
+
+    fn trust<'a>(&self, authorities: &'a [X509]) -> Trust<'a> {
+        match self.authorities {
+            Authorities::Unchecked => Trust::Anything,
+            Authorities::System | Authorities::Configured(_) => Trust::Authorities(authorities),
+        }
+    }
+
+    fn context(&self, loaded: &mut Loaded) -> Result<SslContext, String> {
+        if let Some(context) = &loaded.context {
+            return Ok(context.clone());
+        }
+        let context = tls::context(&self.trust(&loaded.authorities), loaded.identity.as_ref(), self.http2);
+        let context = context.map_err(|error| format!("cannot set up TLS: {error}"))?;
+        loaded.context = Some(context.clone());
+        Ok(context)
+    }
+}
+
+impl Loaded {
+    /// Logs a problem once, until it is another one or gone.
+    fn log(&mut self, which: usize, result: Result<(), String>) {
+        let problem = result.err();
+        if self.problems[which] != problem
+            && let Some(problem) = &problem
+        {
+            warn!("{problem}; using what was read before");
+        }
+        self.problems[which] = problem;
+    }
+}

@@ -1,0 +1,118 @@
+//! TLS with OpenSSL, set up to accept and refuse what Go's `crypto/tls` does.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use openssl::error::ErrorStack;
+use openssl::ssl::{
+    Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslSessionCacheMode, SslVerifyMode, SslVersion,
+};
+use openssl::x509::X509;
+use openssl::x509::store::X509StoreBuilder;
+use openssl::x509::verify::{X509CheckFlags, X509VerifyFlags};
+
+use super::pem::{self, Identity};
+use super::server_url;
+use super::verify::Refusal;
+
+/// OpenSSL's level 1: RSA keys from 1024 bits on, no SHA-1 signatures. Go has the same limits.
+const SECURITY_LEVEL: u32 = 1;
+
+/// ALPN: HTTP/2, else HTTP/1.1.
+const HTTP2_FIRST: &[u8] = b"\x02h2\x08http/1.1";
+/// ALPN: HTTP/1.1 alone.
+const HTTP1: &[u8] = b"\x08http/1.1";
+
+/// Whom to trust.
+pub enum Trust<'a> {
+    /// These authorities; a server's own certificate among them is trusted, too.
+    Authorities(&'a [X509]),
+    /// Any certificate.
+    Anything,
+}
+
+/// Makes the context of new connections.
+///
+/// # Errors
+/// OpenSSL refuses a part, for instance a client key that is too short.
+pub fn context(trust: &Trust<'_>, identity: Option<&Identity>, http2: bool) -> Result<SslContext, ErrorStack> {
+    let mut builder = SslContextBuilder::new(SslMethod::tls_client())?;
+    builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
+    builder.set_security_level(SECURITY_LEVEL);
+    builder.set_session_cache_mode(SslSessionCacheMode::OFF);
+    builder.set_mode(SslMode::AUTO_RETRY | SslMode::ENABLE_PARTIAL_WRITE | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
+    // 34 kB less for each idle connection.
+    builder.set_mode(SslMode::RELEASE_BUFFERS);
+    builder.set_alpn_protos(if http2 { HTTP2_FIRST } else { HTTP1 })?;
+    match trust {
+        Trust::Authorities(authorities) => {
+            let mut store = X509StoreBuilder::new()?;
+            for authority in *authorities {
+                store.add_cert(authority.clone())?;
+            }
+            // Go ends a chain at any certificate of the pool, self-signed or not.
+            store.set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
+            builder.set_cert_store(store.build());
+            builder.set_verify(SslVerifyMode::PEER);
+        }
+        Trust::Anything => builder.set_verify(SslVerifyMode::NONE),
+    }
+    if let Some(Identity { chain, key }) = identity {
+        let mut chain = chain.iter();
+        if let Some(leaf) = chain.next() {
+            builder.set_certificate(leaf)?;
+        }
+        for certificate in chain {
+            builder.add_extra_chain_cert(certificate.clone())?;
+        }
+        builder.set_private_key(key)?;
+    }
+    Ok(builder.build())
+}
+
+/// Prepares one connection to a server that must be `name`, a DNS name or an IP address.
+///
+/// # Errors
+/// The name cannot be one of a certificate.
+pub fn session(context: &SslContext, name: &str, verify: Option<(&Refusal, &str)>) -> Result<Ssl, ErrorStack> {
+    let mut ssl = Ssl::new(context)?;
+    let address: Option<IpAddr> = server_url::ip(name);
+    if address.is_none() {
+        // Server Name Indication has no addresses (RFC 6066).
+        ssl.set_hostname(name)?;
+    }
+    if let Some((refusal, trust)) = verify {
+        let parameters = ssl.param_mut();
+        // Names in subjectAltName alone, as Go since 1.15.
+        parameters.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS | X509CheckFlags::NEVER_CHECK_SUBJECT);
+        match address {
+            Some(address) => parameters.set_ip(address)?,
+            None => parameters.set_host(name.trim_end_matches('.'))?,
+        }
+        refusal.watch(&mut ssl, name, trust);
+    }
+    Ok(ssl)
+}
+
+/// Where Linux distributions keep their authorities, in the order of Go's `crypto/x509`.
+const SYSTEM_BUNDLES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The authorities of this machine, and where they are: `SSL_CERT_FILE`, or the first bundle that exists.
+///
+/// # Errors
+/// There are none.
+pub fn system_authorities() -> Result<(Vec<X509>, String), String> {
+    let given = std::env::var("SSL_CERT_FILE").ok().filter(|path| !path.is_empty());
+    let path = given.or_else(|| SYSTEM_BUNDLES.iter().find(|path| Path::new(path).exists()).map(ToString::to_string));
+    let path = path.ok_or("no certificate-authority is configured, and this machine has no bundle of authorities")?;
+    let text = std::fs::read(&path).map_err(|error| format!("{path}: {error}"))?;
+    let (authorities, _) = pem::authorities(&text).map_err(|problem| format!("{path}: {problem}"))?;
+    Ok((authorities, path))
+}
