@@ -2,7 +2,6 @@
 
 mod cleanup;
 mod cli;
-#[allow(dead_code, reason = "ApiClient::get has no caller until the reflector does without kube's watcher")]
 mod client;
 mod config;
 mod config_watch;

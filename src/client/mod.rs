@@ -31,6 +31,8 @@ use http::header::{ACCEPT, HeaderValue};
 use http_body_util::Full;
 use tower::BoxError;
 
+pub use self::body::Body;
+pub use self::error::RequestError;
 pub use self::transport::ApiClient;
 
 use self::access::Access;

@@ -78,7 +78,8 @@ impl ApiClient {
 
     /// Asks for a path, relative to the server's base path. `accept`: a media type; `gzip`: the answer may be compressed.
     ///
-    /// Answers with any status and the headers; the body follows. Without a deadline: the caller sets those.
+    /// Answers with any status and the headers; the body follows. Without a deadline: the caller sets those. Watches pass
+    /// the rate limit, as in client-go.
     ///
     /// # Errors
     /// No answer.
@@ -88,7 +89,11 @@ impl ApiClient {
             request = request.header(ACCEPT_ENCODING, "gzip");
         }
         let request = request.body(Full::default()).map_err(|error| self.other(&error))?;
-        let (parts, incoming) = self.send(request).await?.into_parts();
+        let answer = match path_and_query.contains("watch=true") {
+            true => self.send_now(request).await?,
+            false => self.send(request).await?,
+        };
+        let (parts, incoming) = answer.into_parts();
         let encoding = parts.headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes);
         let is_gzip = match encoding {
             None | Some(b"" | b"identity") => false,
@@ -102,16 +107,20 @@ impl ApiClient {
         Ok(Response::from_parts(parts, body))
     }
 
-    /// Sends a request whose URI is relative to the server's base path.
+    /// Sends a request whose URI is relative to the server's base path, when the rate limit allows it.
     ///
     /// # Errors
     /// No answer.
-    pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, RequestError> {
-        let Transport { server, pool, headers, credentials, limit, requests, .. } = &*self.0;
-        let method = request.method().clone();
-        if let Some(limit) = limit {
-            requests.waited(method.as_str(), limit.wait().await);
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, RequestError> {
+        if let Some(limit) = &self.0.limit {
+            self.0.requests.waited(request.method().as_str(), limit.wait().await);
         }
+        self.send_now(request).await
+    }
+
+    async fn send_now(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, RequestError> {
+        let Transport { server, pool, headers, credentials, requests, .. } = &*self.0;
+        let method = request.method().clone();
         let begun = Instant::now();
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         *request.uri_mut() = server.uri(path).map_err(|error| self.other(&error))?;

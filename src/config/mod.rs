@@ -23,10 +23,10 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use self::decode::read;
-pub use self::defaults::{DISABLED, usual_hosts};
+pub use self::defaults::{CONTENT_TYPE as DEFAULT_CONTENT_TYPE, DISABLED, usual_hosts};
 pub use self::duration::GoDuration;
 pub use self::file::File;
-pub use self::settings::Settings;
+pub use self::settings::{Client, Settings};
 pub use self::translate::settings;
 pub use self::write::to_yaml;
 

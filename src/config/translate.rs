@@ -139,13 +139,12 @@ fn without_effect(file: &File) -> Vec<String> {
     if options.iter().any(|options| options.info_buffer_size.bytes() != 0) {
         say("logging.options.*.infoBufferSize", "every line is written at once");
     }
-    let json = |types: &str| types.is_empty() || types.contains("json") || types.contains("*/*");
-    if !json(&file.client_connection.accept_content_types) {
-        say("clientConnection.acceptContentTypes", "answers are asked for in JSON");
-    }
-    let content_type = &file.client_connection.content_type;
-    if !json(content_type) && content_type != super::defaults::CONTENT_TYPE {
-        say("clientConnection.contentType", "requests are made in JSON");
+    let client = &file.client_connection;
+    let media_types = [("acceptContentTypes", &client.accept_content_types), ("contentType", &client.content_type)];
+    for (field, types) in media_types {
+        if !types.is_empty() && !["json", "protobuf", "*"].iter().any(|known| types.contains(known)) {
+            say(&format!("clientConnection.{field}"), "only JSON and Kubernetes protobuf can be decoded");
+        }
     }
     if file.winkernel != super::file::Winkernel::default() || file.windows_run_as_service {
         say("winkernel, windowsRunAsService", "this is not Windows");

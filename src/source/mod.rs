@@ -6,6 +6,7 @@
 mod api;
 mod files;
 pub mod objects;
+mod reflector;
 pub mod wire;
 
 use std::future::Future;
@@ -22,7 +23,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
 
 use crate::cli::SourceFlags;
-use crate::client::{self, ApiClient};
+use crate::client::ApiClient;
 use crate::config::Settings;
 use crate::health::Health;
 use crate::node::News;
@@ -82,10 +83,12 @@ impl Sink {
         Self { families, translator, node, node_name, health }
     }
 
-    /// An object exists now. One that cannot be understood is named in the log and skipped: what is known of it stays.
-    fn apply(&mut self, kind: Kind, object: Value) {
-        let decoded = self.decode(kind, object);
-        self.deliver(decoded);
+    /// Takes the current state of an object. One with an invalid field is named in the log and skipped: what is known
+    /// of it stays.
+    fn apply(&mut self, object: Object) {
+        let key = object.key().clone();
+        let result = self.translator.applied(object).map_err(|error| error.to_string());
+        self.deliver(Decoded { key, result });
     }
 
     /// What an object comes to. Nobody is told yet.
@@ -170,9 +173,7 @@ pub fn start(
 ) -> Result<Source, String> {
     let sink = move || Sink::new(settings, families.clone(), node.clone(), health.clone());
     match (client, &flags.objects) {
-        (Some(client), _) => {
-            Ok(api::start(client::kube_client(client), settings, only.as_ref(), [sink(), sink(), sink(), sink()]))
-        }
+        (Some(client), _) => Ok(api::start(client, settings, only.as_ref(), [sink(), sink(), sink(), sink()])),
         (None, Some(path)) => files::start(path.clone(), only, sink()),
         (None, None) => Err("there is neither an API server nor --objects".to_owned()),
     }

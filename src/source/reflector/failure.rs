@@ -1,0 +1,139 @@
+//! Why a list or a watch failed, and what follows from it.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
+use proxier::track::DecodeError;
+
+use crate::client::RequestError;
+use crate::source::wire::{Encoding, Status, WireError, decode_status};
+
+/// Why a list or a watch failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The request was not answered, or its connection broke.
+    Request(RequestError),
+    /// The API server refused, with an HTTP status or an ERROR event.
+    Refused(Status),
+    /// The API server answered with something that is no list or watch.
+    Wire(WireError),
+    /// A watch brought an event that could not be decoded, so an object may have been missed.
+    Unreadable(DecodeError),
+    /// The answer has a media type that was not asked for.
+    MediaType(String),
+    /// Nothing came for so long.
+    Stalled(&'static str, Duration),
+    /// A streamed list ended before the bookmark that completes it.
+    NoBookmark,
+    /// A watch ended within a second.
+    Short(Duration),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request(error) => error.fmt(f),
+            Self::Refused(Status { code, reason, message, .. }) => {
+                write!(f, "{code}")?;
+                if !reason.is_empty() {
+                    write!(f, " {reason}")?;
+                }
+                write!(f, ": {message}")
+            }
+            Self::Wire(error) => error.fmt(f),
+            Self::Unreadable(error) => error.fmt(f),
+            Self::MediaType(media_type) => write!(f, "cannot decode an answer of media type {media_type:?}"),
+            Self::Stalled(what, time) => write!(f, "no {what} for {time:?}"),
+            Self::NoBookmark => f.write_str("the stream ended before the bookmark that completes the list"),
+            Self::Short(time) => write!(f, "the watch ended after {time:?}"),
+        }
+    }
+}
+
+impl Failure {
+    /// The HTTP status of a refusal.
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Refused(status) => Some(status.code),
+            _ => None,
+        }
+    }
+
+    /// The version asked for is no longer in etcd's history.
+    pub fn is_expired(&self) -> bool {
+        self.code() == Some(410)
+    }
+
+    /// The version asked for is newer than any that the server knows, as after a restore of etcd. Servers before 1.18.6
+    /// tell it by the message only.
+    pub fn is_too_large(&self) -> bool {
+        let Self::Refused(status) = self else { return false };
+        status.causes.iter().any(|(reason, _)| reason == "ResourceVersionTooLarge")
+            || (status.code == 504 && status.message.contains("Too large resource version"))
+    }
+
+    /// The resource does not exist on this server.
+    pub fn is_not_found(&self) -> bool {
+        self.code() == Some(404)
+    }
+
+    /// A plain list would fail in the same way: client-go waits these out instead of falling back.
+    pub fn outlasts_fallback(&self) -> bool {
+        match self {
+            Self::Request(error) => error.is_refused(),
+            _ => matches!(self.code(), Some(401 | 429)),
+        }
+    }
+
+    /// Says something about the server and not only about the connection to it.
+    pub fn is_answer(&self) -> bool {
+        !matches!(self, Self::Request(_))
+    }
+
+    /// A watch can go on from its last version once the server is well again, without a new list.
+    pub fn keeps_version(&self) -> bool {
+        match self {
+            Self::Request(_) | Self::Short(_) => true,
+            Self::Refused(status) => matches!(status.code, 401 | 429 | 500..) && !self.is_too_large(),
+            Self::Wire(_) | Self::Unreadable(_) | Self::MediaType(_) | Self::Stalled(..) | Self::NoBookmark => false,
+        }
+    }
+
+    /// How long the server asks to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(status) => status.retry_after,
+            _ => None,
+        }
+    }
+
+    /// From an answer that is not 200. A proxy's HTML page becomes the status line and its first words.
+    pub fn of_answer(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+        let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let status = Encoding::of(media_type).and_then(|encoding| decode_status(encoding, body));
+        let mut status = status.unwrap_or_else(|| Status {
+            reason: code.canonical_reason().unwrap_or_default().to_owned(),
+            message: first_words(body),
+            ..Status::default()
+        });
+        // A Status in the body of another answer may lack its code.
+        status.code = code.as_u16();
+        let header = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let seconds = header.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        status.retry_after = status.retry_after.max(seconds);
+        Self::Refused(status)
+    }
+}
+
+/// The beginning of a body that is not for machines, on one line.
+fn first_words(body: &[u8]) -> String {
+    const MOST: usize = 120;
+    let text = String::from_utf8_lossy(&body[..body.len().min(MOST * 4)]);
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match words.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words,
+    }
+}

@@ -1,0 +1,69 @@
+//! Plain lists, page by page.
+
+use std::time::Duration;
+
+use proxier::track::Change;
+use tokio::time::timeout;
+
+use super::Reflector;
+use super::failure::Failure;
+use super::resource::Page;
+use super::transport::{Chunks, Transport};
+use crate::source::wire::{ListDecoder, ListMeta};
+
+/// How long the head of a page's answer may take; the API server itself ends requests after a minute.
+const PAGE_HEAD: Duration = Duration::from_secs(60);
+/// How long the body of a page may pause. There is no limit for all of it: a slow list that moves comes to its end.
+const PAGE_PAUSE: Duration = Duration::from_secs(30);
+
+impl<T: Transport> Reflector<T> {
+    /// Brings all objects to the sink by a plain list: at least as new as the last version seen, or the newest if the
+    /// server does not have that one.
+    pub(super) async fn list(&mut self) -> Result<(), Failure> {
+        match self.list_from(self.version.for_list()).await {
+            Err(failure) if self.version.lost(&failure) => self.list_from(self.version.for_list()).await,
+            result => result,
+        }
+    }
+
+    async fn list_from(&mut self, resource_version: String) -> Result<(), Failure> {
+        // With a version the watch cache answers only requests without a limit; others would go to etcd.
+        let limited = matches!(resource_version.as_str(), "" | "0");
+        let mut page = Page { limited, continue_token: String::new(), resource_version: resource_version.clone() };
+        self.sink.mark(&Change::Listing(self.resource.kind));
+        let mut version = None;
+        loop {
+            match self.page(&page).await {
+                Ok(ListMeta { resource_version, continue_token }) => {
+                    let version = version.get_or_insert(resource_version);
+                    if continue_token.is_empty() {
+                        self.version.listed(std::mem::take(version));
+                        self.sink.mark(&Change::Listed(self.resource.kind));
+                        return Ok(());
+                    }
+                    // A version is not allowed beside a token, which has one.
+                    page = Page { limited: true, continue_token, resource_version: String::new() };
+                }
+                Err(failure) if failure.is_expired() && !page.continue_token.is_empty() => {
+                    // etcd compacted the version of the first page: everything in one answer, as client-go's pager does.
+                    page = Page { resource_version: resource_version.clone(), ..Page::default() };
+                    version = None;
+                    self.sink.mark(&Change::Listing(self.resource.kind));
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// One page: each object goes to the sink as it is decoded.
+    async fn page(&mut self, page: &Page) -> Result<ListMeta, Failure> {
+        let mut answer = self.ask(&self.resource.list(page), PAGE_HEAD).await?;
+        let mut decoder = ListDecoder::new(self.resource.kind, answer.encoding);
+        let stalled = |_| Failure::Stalled("bytes of a list", PAGE_PAUSE);
+        while let Some(chunk) = timeout(PAGE_PAUSE, answer.body.chunk()).await.map_err(stalled)? {
+            let bytes = chunk.map_err(Failure::Request)?;
+            decoder.push(&bytes, &mut |object| self.sink.apply(object)).map_err(Failure::Wire)?;
+        }
+        decoder.finish().map_err(Failure::Wire)
+    }
+}

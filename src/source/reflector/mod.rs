@@ -1,0 +1,266 @@
+//! Lists and watches the objects of one kind, as client-go's reflector does.
+//!
+//! A streamed list comes first. If it fails in any way that a plain list might not share, a plain list follows at once,
+//! and the server is asked for plain lists from then on. After a list, watches go on from the last version seen, until
+//! the server no longer has that version. All failures share one backoff, which only two minutes of open watches reset.
+
+mod backoff;
+mod failure;
+mod list;
+mod resource;
+mod transport;
+mod version;
+mod watch;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use proxier::track::{Change, Kind};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+pub use self::resource::Resource;
+
+use self::backoff::{Backoff, jitter};
+use self::failure::Failure;
+use self::transport::{Answer, Transport};
+use self::version::Version;
+use self::watch::Watch;
+use super::Sink;
+use super::wire::WatchEvent;
+
+/// When a watch is asked to end, at the earliest; at the latest after twice that time.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long after its own timeout a watch may still be silent.
+const GRACE: Duration = Duration::from_secs(30);
+/// How long a watch may be silent on a server with bookmarks: they come about once a minute. A server whose etcd was
+/// restored from a backup never answers a watch from a version that it does not have yet: then only a list helps.
+const BOOKMARK_SILENCE: Duration = Duration::from_secs(120);
+/// A watch that ends sooner counts as a failure.
+const SHORTEST_WATCH: Duration = Duration::from_secs(1);
+/// So many refused watches in a row are followed by a new list: an API server answers 500 to a version that is no number.
+const MOST_REFUSALS: u32 = 3;
+/// How long the head of a streamed list's answer may take. Priority and Fairness may hold a request back that long.
+const STREAM_HEAD: Duration = Duration::from_secs(10);
+/// How long a streamed list may pause before it is given up for a plain one.
+const STREAM_PAUSE: Duration = Duration::from_secs(2);
+
+/// Whether an API server streams lists, as far as is known; shared by the reflectors of all kinds.
+#[derive(Clone, Debug)]
+pub struct StreamedLists(Arc<AtomicBool>);
+
+impl Default for StreamedLists {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl StreamedLists {
+    fn are_usable(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// The server does not stream lists. Logged once for all kinds.
+    fn give_up(&self, kind: Kind, failure: &Failure) {
+        if self.0.swap(false, Ordering::Relaxed) {
+            info!("The API server does not stream lists, using plain lists from now on: {}s: {failure}", kind.name());
+        }
+    }
+}
+
+/// Keeps a [`Sink`] up to date with the objects of one kind.
+pub struct Reflector<T> {
+    transport: T,
+    resource: Resource,
+    accept: String,
+    streamed_lists: StreamedLists,
+    version: Version,
+    backoff: Backoff,
+    /// Whether watches of this server have bookmarks.
+    has_bookmarks: bool,
+    sink: Sink,
+}
+
+impl<T: Transport> Reflector<T> {
+    /// `accept`: the Accept header of all requests.
+    pub fn new(transport: T, resource: Resource, accept: &str, streamed_lists: &StreamedLists, sink: Sink) -> Self {
+        Self {
+            transport,
+            resource,
+            accept: accept.to_owned(),
+            streamed_lists: streamed_lists.clone(),
+            version: Version::default(),
+            backoff: Backoff::default(),
+            has_bookmarks: false,
+            sink,
+        }
+    }
+
+    /// Lists and watches for ever; returns only for a kind that the server does not have and that can be done without.
+    pub async fn run(mut self) {
+        loop {
+            let failure = match self.list_and_watch().await {
+                Err(failure) => failure,
+                Ok(never) => match never {},
+            };
+            if self.resource.kind == Kind::ServiceCidr && failure.is_not_found() {
+                info!(
+                    "The API server has no ServiceCIDRs: packets to cluster IPs that no Service has are not rejected"
+                );
+                return;
+            }
+            self.back_off(&failure).await;
+        }
+    }
+
+    /// One list, and watches until only a new list helps.
+    async fn list_and_watch(&mut self) -> Result<Infallible, Failure> {
+        let mut open = self.populate().await?;
+        let mut refusals = 0;
+        debug!("{}s are listed at version {}", self.resource.kind.name(), self.version.last());
+        loop {
+            let ended = match self.watch(open.take()).await {
+                Ok(()) => {
+                    refusals = 0;
+                    continue;
+                }
+                Err(ended) => ended,
+            };
+            refusals += u32::from(ended.is_answer());
+            if !ended.keeps_version() || refusals >= MOST_REFUSALS {
+                return Err(ended);
+            }
+            self.back_off(&ended).await;
+        }
+    }
+
+    /// Brings all objects to the sink. A streamed list leaves its watch open.
+    async fn populate(&mut self) -> Result<Option<Watch<T::Body>>, Failure> {
+        if !self.streamed_lists.are_usable() {
+            return self.list().await.map(|()| None);
+        }
+        let failure = match self.stream_list().await {
+            Ok(watch) => return Ok(Some(watch)),
+            Err(failure) if failure.outlasts_fallback() => return Err(failure),
+            Err(failure) => failure,
+        };
+        debug!("{}s: streamed list failed, falling back to a plain list: {failure}", self.resource.kind.name());
+        self.list().await?;
+        if failure.is_answer() {
+            self.streamed_lists.give_up(self.resource.kind, &failure);
+        }
+        Ok(None)
+    }
+
+    /// A streamed list, from the last version, or from the newest if the server does not have that one.
+    async fn stream_list(&mut self) -> Result<Watch<T::Body>, Failure> {
+        match self.stream_list_from(self.version.for_watch()).await {
+            Err(failure) if self.version.lost(&failure) => self.stream_list_from(self.version.for_watch()).await,
+            result => result,
+        }
+    }
+
+    async fn stream_list_from(&mut self, version: String) -> Result<Watch<T::Body>, Failure> {
+        let path = self.resource.streamed_list(&version, watch_timeout());
+        let asked = Instant::now();
+        let answer = self.ask(&path, STREAM_HEAD).await?;
+        let mut watch = Watch::new(answer, self.resource.kind, asked);
+        self.sink.mark(&Change::Listing(self.resource.kind));
+        loop {
+            let event = watch.next(STREAM_PAUSE, "event of a streamed list").await?.ok_or(Failure::NoBookmark)?;
+            // Versions of initial events are in no order: only the bookmark's counts.
+            if let WatchEvent::Bookmark { resource_version, initial_events_end: true } = event {
+                self.version.listed(resource_version);
+                self.sink.mark(&Change::Listed(self.resource.kind));
+                return Ok(watch);
+            }
+            self.take(event)?;
+        }
+    }
+
+    /// A watch until it ends. `open`: one that is open already.
+    async fn watch(&mut self, open: Option<Watch<T::Body>>) -> Result<(), Failure> {
+        let timeout = watch_timeout();
+        let mut watch = match open {
+            Some(watch) => watch,
+            None => {
+                let asked = Instant::now();
+                let path = self.resource.watch(self.version.last(), timeout);
+                // Some proxies hold the head back until the first event.
+                Watch::new(self.ask(&path, BOOKMARK_SILENCE).await?, self.resource.kind, asked)
+            }
+        };
+        self.backoff.healthy(Instant::now());
+        let ended = loop {
+            let silence = if self.has_bookmarks { BOOKMARK_SILENCE } else { timeout.max(WATCH_TIMEOUT * 2) + GRACE };
+            match watch.next(silence, "event or bookmark").await {
+                Ok(Some(WatchEvent::Bookmark { resource_version, .. })) => {
+                    self.has_bookmarks = true;
+                    self.version.seen(&resource_version);
+                }
+                Ok(Some(event)) => {
+                    if let Some(version) = self.take(event)? {
+                        self.version.seen(&version);
+                    }
+                }
+                Ok(None) => break None,
+                Err(failure) => break Some(failure),
+            }
+        };
+        let lasted = watch.asked.elapsed();
+        match ended {
+            // Connections of watches break for many reasons. If the server is in trouble, the next request tells.
+            Some(Failure::Request(error)) if lasted >= SHORTEST_WATCH => {
+                info!("Watch of {}s ended, watching again: {error}", self.resource.kind.name());
+                Ok(())
+            }
+            Some(failure) => Err(failure),
+            None if lasted < SHORTEST_WATCH => Err(Failure::Short(lasted)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes an object to the sink and returns its version.
+    fn take(&mut self, event: WatchEvent) -> Result<Option<String>, Failure> {
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                let version = object.resource_version().to_owned();
+                self.sink.apply(object);
+                Ok(Some(version))
+            }
+            WatchEvent::Deleted(object) => {
+                self.sink.delete(object.key());
+                Ok(Some(object.resource_version().to_owned()))
+            }
+            WatchEvent::Bookmark { .. } => Ok(None),
+            WatchEvent::Error(status) => Err(Failure::Refused(status)),
+            WatchEvent::Unreadable(error) => Err(Failure::Unreadable(error)),
+        }
+    }
+
+    /// Sends a request. `patience`: how long the head of the answer may take.
+    async fn ask(&self, path: &str, head_timeout: Duration) -> Result<Answer<T::Body>, Failure> {
+        let stalled = |_| Failure::Stalled("answer", head_timeout);
+        let answer = timeout(head_timeout, self.transport.get(path, &self.accept)).await.map_err(stalled)?;
+        Answer::of(answer.map_err(Failure::Request)?).await
+    }
+
+    /// Logs a failure and waits before the next try.
+    async fn back_off(&mut self, failure: &Failure) {
+        let pause = self.backoff.after_failure(Instant::now(), jitter());
+        let pause = pause.max(failure.retry_after().unwrap_or_default());
+        let kind = self.resource.kind;
+        warn!("watching {}s: {failure}; retrying in {pause:.1?}, rules left in place", kind.name());
+        self.sink.trouble(kind, &failure.to_string());
+        sleep(pause).await;
+    }
+}
+
+fn watch_timeout() -> Duration {
+    WATCH_TIMEOUT + WATCH_TIMEOUT.mul_f64(jitter())
+}
+
+#[cfg(test)]
+mod tests;

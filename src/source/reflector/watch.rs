@@ -1,0 +1,54 @@
+//! An open watch: its events, as they come.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::failure::Failure;
+use super::transport::{Answer, Chunks};
+use crate::source::wire::{WatchDecoder, WatchEvent};
+
+/// An open watch or streamed list.
+pub struct Watch<B> {
+    body: B,
+    /// `None` once the server has ended the watch.
+    decoder: Option<WatchDecoder>,
+    events: VecDeque<WatchEvent>,
+    /// When it was asked for: some proxies hold headers back until the first event.
+    pub asked: Instant,
+}
+
+impl<B: Chunks> Watch<B> {
+    /// From an answer with status 200.
+    pub fn new(answer: Answer<B>, kind: proxier::track::Kind, asked: Instant) -> Self {
+        let Answer { body, encoding, .. } = answer;
+        Self { body, decoder: Some(WatchDecoder::new(kind, encoding)), events: VecDeque::new(), asked }
+    }
+
+    /// The next event; `None` when the server ends the watch. `silence`: how long nothing may come.
+    ///
+    /// # Errors
+    /// A broken connection, bytes that are no events, or silence.
+    pub async fn next(&mut self, silence: Duration, awaited: &'static str) -> Result<Option<WatchEvent>, Failure> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            let Some(decoder) = &mut self.decoder else { return Ok(None) };
+            let chunk = timeout(silence, self.body.chunk()).await.map_err(|_| Failure::Stalled(awaited, silence))?;
+            match chunk {
+                Some(chunk) => {
+                    let bytes = chunk.map_err(Failure::Request)?;
+                    let events = &mut self.events;
+                    decoder.push(&bytes, &mut |event| events.push_back(event)).map_err(Failure::Wire)?;
+                }
+                None => {
+                    if let Some(decoder) = self.decoder.take() {
+                        decoder.finish().map_err(Failure::Wire)?;
+                    }
+                }
+            }
+        }
+    }
+}
