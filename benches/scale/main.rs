@@ -4,6 +4,7 @@
 //! flows, its CPU time, resident memory, and for one-endpoint changes latency and CPU time.
 //! Must not know: what the proxy is made of. Needs root: it works in a network namespace of its own.
 
+mod attached;
 mod load;
 mod process;
 mod rig;
@@ -25,6 +26,11 @@ fn main() {
     let mut options = Options::from_env();
     if std::env::args().any(|argument| argument == "soak") {
         return soak(&mut options);
+    }
+    if std::env::args().any(|argument| argument == "attached") {
+        println!("{}", attached::Figures::HEADER);
+        println!("{}", attached::measure(&options).map_or_else(|why| why, |figures| figures.to_string()));
+        return;
     }
     println!("{}", Figures::HEADER);
     for flavour in &options.flavours {

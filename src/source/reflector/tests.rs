@@ -243,8 +243,8 @@ async fn any_failure_of_a_streamed_list_is_followed_at_once_by_a_plain_list() {
         ("ERROR event", Reply::Body(vec![error_event(500, "InternalError"), Step::Hang]), 0),
         ("closed at once", Reply::Body(vec![]), 0),
         ("closed without bookmark", Reply::Body(vec![event("ADDED", &service("a", 1))]), 0),
-        ("no bookmark", Reply::Body(vec![event("ADDED", &service("a", 1)), Step::Hang]), 2),
-        ("silence", Reply::Body(vec![Step::Hang]), 2),
+        ("no bookmark", Reply::Body(vec![event("ADDED", &service("a", 1)), Step::Hang]), 1),
+        ("silence", Reply::Body(vec![Step::Hang]), 1),
         ("garbage", Reply::Body(vec![Step::Bytes("<html>".into()), Step::Hang]), 0),
     ];
     for (name, failure, seconds) in failures {
