@@ -5,6 +5,10 @@ use proxier::track::{Kind, Translator};
 use super::*;
 
 mod encode;
+mod generate;
+mod kubernetes;
+mod property;
+mod recorded;
 
 use encode::{envelope, frame, message, text};
 
