@@ -93,19 +93,22 @@ const ELSEWHERE: &str = include_str!("gates_elsewhere.txt");
 pub struct FeatureGates(BTreeMap<String, bool>);
 
 impl FeatureGates {
-    /// Checks what is asked for. Returns the gates and what is odd about them, or all that is wrong.
+    /// Checks gates that are set. Returns them and warnings, or all errors.
+    ///
+    /// A name that no gate has is a warning: a configuration may come from any release, and the kube-proxy 1.36.2 that
+    /// we compare with (MicroShift's build) ignores it too, in these words. Upstream's own build exits.
     ///
     /// # Errors
-    /// A name that no gate has, a gate that cannot be set so.
+    /// If a gate is locked to the other value.
     pub fn new(asked: &BTreeMap<String, bool>) -> Result<(Self, Vec<String>), Vec<String>> {
         let (mut odd, mut errors) = (Vec::new(), Vec::new());
         for (name, on) in asked {
             let Some(gate) = KNOWN.iter().find(|gate| gate.name == name) else {
                 if ELSEWHERE.lines().any(|elsewhere| elsewhere == name) {
                     odd.push(format!("feature gate {name}={on} is of another component and has no effect here"));
-                    continue;
+                } else {
+                    odd.push(format!("unrecognized feature gate: {name}"));
                 }
-                errors.push(format!("unrecognized feature gate: {name}"));
                 continue;
             };
             if gate.locked && *on != gate.default {
@@ -153,15 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn unknown_and_locked_gates_are_errors_and_ga_gates_are_odd() {
-        let errors = gates(&[("NoSuchGate", true), ("NFTablesProxyMode", false)]).expect_err("both are wrong");
-        assert_eq!(
-            errors,
-            [
-                "cannot set feature gate NFTablesProxyMode to false, feature is locked to true",
-                "unrecognized feature gate: NoSuchGate",
-            ]
-        );
+    fn unknown_and_ga_gates_are_warned_about_and_locked_ones_are_errors() {
+        let errors = gates(&[("NoSuchGate", true), ("NFTablesProxyMode", false)]).expect_err("one is locked");
+        assert_eq!(errors, ["cannot set feature gate NFTablesProxyMode to false, feature is locked to true"]);
+        let (set, odd) = gates(&[("NoSuchGate", true)]).expect("valid");
+        assert_eq!(odd, ["unrecognized feature gate: NoSuchGate"]);
+        assert!(!set.enabled("NoSuchGate"));
         let (_, odd) = gates(&[("AllowServiceExternalIPs", false), ("NFTablesProxyMode", true)]).expect("valid");
         assert_eq!(odd.len(), 2);
         assert!(odd[0].starts_with("Setting GA feature gate AllowServiceExternalIPs=false."), "{odd:?}");

@@ -32,7 +32,6 @@ fn a_configuration_that_makes_no_sense_is_refused_in_one_line() {
     fails(&["--config=/nowhere/config.conf"], "failed complete: open /nowhere/config.conf: No such file or directory");
     let locked = "failed complete: cannot set feature gate NFTablesProxyMode to false, feature is locked to true";
     fails(&["--feature-gates=NFTablesProxyMode=false"], locked);
-    fails(&["--feature-gates=NoSuchGate=true"], "failed complete: unrecognized feature gate: NoSuchGate");
     fails(&["--hostname-override=  "], "failed complete: empty hostname-override is invalid");
 }
 

@@ -63,3 +63,15 @@ fn nothing_is_written_of_a_configuration_that_is_wrong() {
     assert!(text(&output.stderr).contains("OOMScoreAdj: Invalid value: 1001"), "{}", text(&output.stderr));
     assert!(!path.exists());
 }
+
+#[test]
+fn unknown_feature_gates_when_set_are_warned_about_and_ignored() {
+    let flag = ["--feature-gates=NoSuchGate=true,ComponentFlagz=false", "--write-config-to=/dev/null"];
+    let output = output(&flag);
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    let warned = |line: &str| line.starts_with('W') && line.contains("unrecognized feature gate: NoSuchGate");
+    assert!(log.lines().any(warned), "{log}");
+    let file = migrated("gate", &format!("{HEAD}featureGates: {{NoSuchGate: true}}\n"));
+    assert!(file.contains("featureGates:\n  NoSuchGate: true\n"), "{file}");
+}
