@@ -5,7 +5,8 @@
 
 use ipnet::IpNet;
 use proxier::IpFamily;
-use proxier::model::{LocalDetector, NodePortAddresses};
+use proxier::model::config::NodePortMatch;
+use proxier::model::{LocalDetector, Mode, NodePortAddresses};
 
 use super::Settings;
 
@@ -35,10 +36,40 @@ pub struct Doubts {
 /// What can be told without knowing the node.
 #[must_use]
 pub fn of_configuration(settings: &Settings) -> Vec<String> {
-    let all = settings.proxier.node_port_addresses == NodePortAddresses::Cidrs(Vec::new());
-    let text = "nodePortAddresses is unset; NodePort connections will be accepted on all local IPs. Consider using \
-                `--nodeport-addresses primary`";
-    all.then(|| text.to_owned()).into_iter().collect()
+    let NodePortAddresses::Cidrs(nets) = &settings.proxier.node_port_addresses else { return Vec::new() };
+    if nets.is_empty() {
+        let text = "nodePortAddresses is unset; NodePort connections will be accepted on all local IPs. Consider using \
+                    `--nodeport-addresses primary`";
+        return vec![text.to_owned()];
+    }
+    nets.iter().filter(|net| is_loopback(net)).map(|net| on_loopback(settings, nets, *net)).collect()
+}
+
+/// Whether a network is given for its loopback addresses. One of all addresses is not.
+fn is_loopback(net: &IpNet) -> bool {
+    net.prefix_len() > 0 && NodePortMatch::Within(vec![*net]).covers_loopback(IpFamily::of_net(net))
+}
+
+/// What a loopback network in `nodePortAddresses` means in the mode. Only iptables mode can serve it, with
+/// `route_localnet`, which IPv6 does not have; kube-proxy leaves it out elsewhere, in IPVS mode without a word.
+fn on_loopback(settings: &Settings, nets: &[IpNet], net: IpNet) -> String {
+    let family = IpFamily::of_net(&net);
+    let includes = format!("--nodeport-addresses includes localhost ({net})");
+    let why = match settings.mode {
+        Mode::Iptables if !family.has_route_localnet() => format!("localhost NodePorts are not supported on {family}"),
+        Mode::Iptables if settings.proxier.localhost_node_ports => {
+            return format!(
+                "{includes}: setting route_localnet=1 to allow node ports on localhost, which works in iptables mode \
+                 and for IPv4 only"
+            );
+        }
+        Mode::Iptables => "--iptables-localhost-nodeports=false was passed".to_owned(),
+        mode => format!("localhost NodePorts are not supported in {mode} mode"),
+    };
+    let mut of_family = nets.iter().filter(|other| IpFamily::of_net(other) == family);
+    let alone = of_family.all(|other| family.loopback().contains(other));
+    let rest = if alone { format!("; no node port is served over {family}") } else { String::new() };
+    format!("{includes} but {why}{rest}")
 }
 
 /// What can be told of a node.
@@ -133,6 +164,37 @@ mod tests {
         let primary = of(|file| file.node_port_addresses = vec!["primary".to_owned()]);
         assert_eq!(of_configuration(&primary), Vec::<String>::new());
         assert_eq!(of_configuration(&of(|file| file.mode = "nftables".to_owned())), Vec::<String>::new());
+    }
+
+    #[test]
+    fn loopback_networks_in_node_port_addresses_when_given_are_warned_about_by_mode() {
+        let warnings = |mode: &str, localhost: bool, nets: &[&str]| {
+            of_configuration(&of(|file| {
+                file.mode = mode.to_owned();
+                file.iptables.localhost_node_ports = Some(localhost);
+                file.node_port_addresses = nets.iter().map(ToString::to_string).collect();
+            }))
+        };
+        let [served] = &warnings("iptables", true, &["127.0.0.0/8"])[..] else { panic!("one warning") };
+        assert!(served.contains("(127.0.0.0/8): setting route_localnet=1"), "{served}");
+        for (mode, localhost, net, why) in [
+            ("iptables", false, "127.0.0.1/32", "--iptables-localhost-nodeports=false was passed"),
+            ("iptables", true, "::1/128", "localhost NodePorts are not supported on IPv6"),
+            ("nftables", true, "127.0.0.0/8", "localhost NodePorts are not supported in nftables mode"),
+            ("ipvs", true, "126.0.0.0/7", "localhost NodePorts are not supported in ipvs mode"),
+        ] {
+            let [alone] = &warnings(mode, localhost, &[net])[..] else { panic!("one warning") };
+            let [beside] = &warnings(mode, localhost, &[net, "10.0.0.0/8", "fd00::/8"])[..] else {
+                panic!("one warning")
+            };
+            assert!(alone.contains(&format!("includes localhost ({net}) but {why}")), "{alone}");
+            let nothing = format!("; no node port is served over {}", if net == "::1/128" { "IPv6" } else { "IPv4" });
+            assert_eq!(alone.contains(&nothing), net != "126.0.0.0/7", "{alone}");
+            assert!(!beside.contains("no node port is served"), "{beside}");
+        }
+        for nets in [&["0.0.0.0/0", "::/0"][..], &["10.0.0.0/8"]] {
+            assert_eq!(warnings("nftables", true, nets), Vec::<String>::new(), "{nets:?}");
+        }
     }
 
     #[test]
