@@ -1,6 +1,6 @@
 # What a fresh Debian or Ubuntu machine with Rust needs is installed by the first target of each command.
 
-PACKAGES := ca-certificates conntrack curl gcc ipset iproute2 iptables ipvsadm kmod libc6-dev nftables procps
+PACKAGES := ca-certificates conntrack curl gcc ipset iproute2 iptables ipvsadm kmod libc6-dev libssl-dev nftables pkg-config procps
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 # Tests make network namespaces, so they run as root; cargo itself does not have to.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Puts together all files of the image: kube-proxy, both flavours of iptables, the libraries of these, nothing else.
-# In: a folder to fill, the program. Runs on Debian or Ubuntu with the packages iptables and ca-certificates installed.
+# In: a folder to fill, the program. Runs on Debian or Ubuntu with the packages iptables, ca-certificates and libssl3 installed.
 set -eu
 root=$1 program=$2
 
@@ -44,7 +44,7 @@ echo 'hosts: files dns' > "$root/etc/nsswitch.conf"
 
 # Their licences ask to be passed on.
 for package in ca-certificates iptables libc6 libgcc-s1 libip4tc2 libip6tc2 libmnl0 libnetfilter-conntrack3 libnfnetlink0 libnftnl11 \
-  libxtables12; do
+  libssl3 libxtables12; do
   if [ -e "/usr/share/doc/$package/copyright" ]; then
     mkdir -p "$root/usr/share/doc/$package"
     cp -L "/usr/share/doc/$package/copyright" "$root/usr/share/doc/$package/"

@@ -1,5 +1,6 @@
 //! Makes connections: TCP, through a proxy if there is one, then TLS. Each step has a deadline.
 
+use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,8 +14,9 @@ use tokio::time::timeout;
 use tokio_openssl::SslStream;
 use tower::{BoxError, Service};
 
+use super::causes::causes;
 use super::connection::{Connection, Layers, Speaks, refused_identity};
-use super::error::ConnectError;
+use super::error::{ConnectError, RequestError};
 use super::material::{Handshake, Material};
 use super::proxy::{Proxy, ProxyKind};
 use super::server_url::ServerUrl;
@@ -61,7 +63,13 @@ impl Connector {
         let proxy = self.proxy.take();
         let first = proxy.as_ref().map_or(uri, |proxy| proxy.uri());
         let tcp: TcpStream = match timeout(TCP_TIMEOUT, self.tcp.call(first.clone())).await {
-            Ok(stream) => stream?.into_inner(),
+            Ok(Ok(stream)) => stream.into_inner(),
+            Ok(Err(error)) => {
+                return Err(match &proxy {
+                    Some(proxy) => unreachable(proxy, &error),
+                    None => error.into(),
+                });
+            }
             Err(_) => {
                 let to = first.authority().map(ToString::to_string).unwrap_or_default();
                 return Err(ConnectError::TimedOut(format!("no TCP connection to {to} within {TCP_TIMEOUT:?}")).into());
@@ -79,7 +87,7 @@ impl Connector {
             let is_proxied = proxy.is_some_and(|proxy| proxy.kind != ProxyKind::Socks5);
             return Ok(Connection::new(stream, if is_proxied { Speaks::Http1Proxy } else { Speaks::Http1 }));
         };
-        let tls = start_tls(stream, &handshake, name).await?;
+        let tls = self.start_tls(stream, &handshake, name).await?;
         let is_http2 = tls.ssl().selected_alpn_protocol() == Some(b"h2");
         let speaks = if is_http2 { Speaks::Http2 } else { Speaks::Http1 };
         Ok(Connection::new(Box::new(tls), speaks).with_identity(handshake.identity, handshake.rotated))
@@ -95,7 +103,7 @@ impl Connector {
         if let (ProxyKind::Https, Some(handshake)) = (proxy.kind, handshake) {
             // Go verifies an HTTPS proxy with the authorities of the cluster, too.
             let name = proxy.authority.host();
-            stream = Box::new(start_tls(stream, handshake, name.trim_matches(['[', ']'])).await?);
+            stream = Box::new(self.start_tls(stream, handshake, name.trim_matches(['[', ']'])).await?);
         }
         let host = self.server.authority.host();
         let port = self.server.authority.port_u16().unwrap_or(if self.server.tls { 443 } else { 80 });
@@ -114,30 +122,41 @@ impl Connector {
             Err(_) => Err(ConnectError::TimedOut(format!("{}: no answer within {TUNNEL_TIMEOUT:?}", whose()))),
         }
     }
+
+    async fn start_tls(
+        &self,
+        stream: Box<dyn Layers>,
+        handshake: &Handshake,
+        name: &str,
+    ) -> Result<SslStream<Box<dyn Layers>>, ConnectError> {
+        let refusal = Refusal::default();
+        let verify = handshake.trust.as_deref().map(|trust| (&refusal, trust));
+        let session = tls::session(&handshake.context, name, verify);
+        let session =
+            session.map_err(|error| ConnectError::Tls(format!("{name:?} is no name of a server: {error}")))?;
+        let stream = SslStream::new(session, stream);
+        let mut stream = stream.map_err(|error| ConnectError::Tls(format!("cannot set up TLS: {error}")))?;
+        let error = match timeout(TLS_TIMEOUT, Pin::new(&mut stream).connect()).await {
+            Ok(Ok(())) => return Ok(stream),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => return Err(ConnectError::TimedOut(format!("no TLS handshake within {TLS_TIMEOUT:?}"))),
+        };
+        if let (Some(problem), Some((material, _))) = (refusal.take(), &self.tls) {
+            material.refused();
+            return Err(ConnectError::Tls(problem));
+        }
+        Err(ConnectError::Tls(match error.contains(" alert ") {
+            true => refused_identity(handshake.identity.as_deref(), &error),
+            false => explain(&error),
+        }))
+    }
 }
 
-async fn start_tls(
-    stream: Box<dyn Layers>,
-    handshake: &Handshake,
-    name: &str,
-) -> Result<SslStream<Box<dyn Layers>>, ConnectError> {
-    let refusal = Refusal::default();
-    let verify = handshake.trust.as_deref().map(|trust| (&refusal, trust));
-    let session = tls::session(&handshake.context, name, verify);
-    let session = session.map_err(|error| ConnectError::Tls(format!("{name:?} cannot be a name in TLS: {error}")))?;
-    let stream = SslStream::new(session, stream);
-    let mut stream = stream.map_err(|error| ConnectError::Tls(format!("cannot set up TLS: {error}")))?;
-    match timeout(TLS_TIMEOUT, Pin::new(&mut stream).connect()).await {
-        Ok(Ok(())) => Ok(stream),
-        Ok(Err(error)) => {
-            let text = error.to_string();
-            Err(ConnectError::Tls(refusal.take().unwrap_or_else(|| match text.contains(" alert ") {
-                true => refused_identity(handshake.identity.as_deref(), &text),
-                false => explain(&text),
-            })))
-        }
-        Err(_) => Err(ConnectError::TimedOut(format!("no TLS handshake within {TLS_TIMEOUT:?}"))),
-    }
+/// A proxy to which there is no TCP connection.
+fn unreachable(proxy: &Proxy, error: &(dyn Error + 'static)) -> BoxError {
+    let text = format!("proxy {}: {}", proxy.authority, causes(error));
+    let is_refused = RequestError::of("", error).is_refused();
+    Box::new(if is_refused { ConnectError::ProxyRefused(text) } else { ConnectError::Proxy(text) })
 }
 
 fn explain(error: &str) -> String {

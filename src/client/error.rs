@@ -8,11 +8,13 @@ use super::causes::{beneath, causes};
 /// A request that got no answer, or whose answer broke off. Its text is one line with the server and the cause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// The server's machine refused the connection: nothing listens there.
-    #[error("{server}: connection refused")]
+    /// The server's machine, or a proxy's, refused the connection: nothing listens there.
+    #[error("{server}: {cause}")]
     Refused {
         /// Its URL.
         server: String,
+        /// Which of them.
+        cause: String,
     },
     /// Nothing came in time, or the connection is dead.
     #[error("{server}: {cause}")]
@@ -69,6 +71,7 @@ impl RequestError {
                     ConnectError::TimedOut(cause) => Self::TimedOut { server: server(), cause },
                     ConnectError::Credentials(cause) => Self::Credentials { server: server(), cause },
                     ConnectError::Proxy(cause) => Self::Other { server: server(), cause },
+                    ConnectError::ProxyRefused(cause) => Self::Refused { server: server(), cause },
                 });
             }
             if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
@@ -81,7 +84,9 @@ impl RequestError {
                 return Some(known);
             }
             match io.kind() {
-                ErrorKind::ConnectionRefused => return Some(Self::Refused { server: server() }),
+                ErrorKind::ConnectionRefused => {
+                    return Some(Self::Refused { server: server(), cause: "connection refused".to_owned() });
+                }
                 ErrorKind::TimedOut => return Some(Self::TimedOut { server: server(), cause: causes(error) }),
                 _ => {}
             }
@@ -102,9 +107,12 @@ pub enum ConnectError {
     /// A plugin gave no certificate.
     #[error("{0}")]
     Credentials(String),
-    /// A proxy refused.
+    /// A proxy does not connect to the server, or cannot be reached itself.
     #[error("{0}")]
     Proxy(String),
+    /// Nothing listens at the proxy's address.
+    #[error("{0}")]
+    ProxyRefused(String),
 }
 
 #[cfg(test)]

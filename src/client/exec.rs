@@ -156,11 +156,13 @@ impl ExecPlugin {
             }
             _ => error.to_string(),
         })?;
-        let _group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
+        let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let run = async { tokio::join!(child.wait(), read(stdout), read(stderr)) };
         let (status, stdout, stderr) =
             timeout(RUN_TIMEOUT, run).await.map_err(|_| format!("it did not end within {RUN_TIMEOUT:?}"))?;
+        // It ended by itself: what it left in the background is its own business, as in client-go.
+        group.0 = None;
         let status = status.map_err(|error| error.to_string())?;
         if !status.success() {
             let stderr = String::from_utf8_lossy(&stderr);
@@ -172,13 +174,12 @@ impl ExecPlugin {
     }
 }
 
-/// A plugin's process group, killed when dropped: plugins start programs of their own.
+/// The process group of a plugin at work, killed when dropped: plugins start programs of their own.
 struct Group(Option<i32>);
 
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(id) = self.0 {
-            // Mostly there is no process left in it.
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
         }
     }

@@ -3,9 +3,11 @@
 //! One file, its current context. Several files in `KUBECONFIG` are not merged: kube-proxy takes one path.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::Value;
 
 /// A kubeconfig file. Unknown fields are ignored, as client-go ignores them. Of entries with one name the first counts.
 #[derive(Deserialize)]
@@ -69,7 +71,7 @@ pub struct Extension {
     /// `client.authentication.k8s.io/exec`: for exec plugins.
     pub name: String,
     /// Its value, uninterpreted.
-    pub extension: serde_json::Value,
+    pub extension: Value,
 }
 
 /// How the proxy authenticates.
@@ -166,10 +168,11 @@ impl Kubeconfig {
     pub fn select(path: &Path, server: Option<&str>) -> Result<Selected, String> {
         let file = format!("kubeconfig {}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| format!("{file}: {error}"))?;
-        let config: Option<Self> = serde_saphyr::from_str(&text).map_err(|error| {
-            // The library adds an excerpt of the file in further lines, which may be a secret.
-            format!("{file}: {}", error.to_string().lines().next().unwrap_or_default())
-        })?;
+        // Only the first line of an error: the library adds an excerpt of the file, which may be a secret.
+        let line = |error: &dyn fmt::Display| error.to_string().lines().next().unwrap_or_default().to_owned();
+        let value: Value = serde_saphyr::from_str(&text).map_err(|error| format!("{file}: {}", line(&error)))?;
+        let config: Result<Option<Self>, _> = serde_path_to_error::deserialize(value);
+        let config = config.map_err(|error| format!("{file}: {}: {}", error.path(), line(error.inner())))?;
         let mut selected = config.ok_or_else(|| format!("{file}: it is empty"))?.current(&file)?;
         if let Some(server) = server {
             selected.cluster.server = Some(server.to_owned());

@@ -1,11 +1,16 @@
 //! What TLS needs from files and plugins, read again when it changes.
 //!
-//! Authorities, client certificate and key are read for every new connection and every [`INTERVAL`] besides. A new
-//! client certificate closes the connections that use the old one, as client-go's `certRotatingDialer` does. What
-//! cannot be read or does not fit together leaves the last valid state in use.
+//! Client certificate and key are read for every new connection and every [`INTERVAL`] besides. A new client certificate
+//! closes the connections that use the old one, as client-go's `certRotatingDialer` does. Authorities are read again for
+//! a new connection when the last reading is older than [`AUTHORITIES_AGE`] or a server was refused meanwhile; existing
+//! connections stay. What cannot be read or does not fit together leaves the last valid state in use.
+//!
+//! So a server whose certificate only a new authority vouches for is refused once before the file is read again. That is
+//! as in client-go, and has the reflector list again: another authority may mean another cluster, restored from a backup,
+//! whose resource versions continue nothing.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openssl::ssl::SslContext;
 use openssl::x509::X509;
@@ -19,6 +24,9 @@ use super::tls::{self, Trust};
 
 /// How often files are read again. client-go: every 5 minutes.
 const INTERVAL: Duration = Duration::from_secs(20);
+
+/// How old the authorities may be that a new connection is made with. client-go: 5 minutes.
+const AUTHORITIES_AGE: Duration = Duration::from_secs(30);
 
 /// Where authorities come from.
 pub enum Authorities {
@@ -68,6 +76,8 @@ struct Loaded {
     /// Where these are from; `None` until they were read once.
     trust: Option<Arc<str>>,
     authorities_text: Vec<u8>,
+    /// When they were read; `None`: not yet, or they proved insufficient.
+    authorities_read: Option<Instant>,
     identity: Option<Identity>,
     identity_name: Option<Arc<str>>,
     identity_text: Option<(Vec<u8>, Vec<u8>)>,
@@ -95,15 +105,18 @@ impl Material {
         Ok(Arc::new(material))
     }
 
-    /// Reads everything again from time to time, as long as the material is in use.
+    /// Reads the client certificate again from time to time, as long as the material is in use.
     pub fn keep_fresh(self: &Arc<Self>) {
+        if matches!(self.identity, IdentitySource::None | IdentitySource::Pair(Pem::Inline(..), Pem::Inline(..))) {
+            return;
+        }
         let material: Weak<Self> = Arc::downgrade(self);
         tokio::spawn(async move {
             let mut last = None;
             loop {
                 tokio::time::sleep(INTERVAL).await;
                 let Some(material) = material.upgrade() else { return };
-                let problem = material.handshake().await.err().map(|error| error.to_string());
+                let problem = material.renew_identity().await.err().map(|error| error.to_string());
                 if let Some(text) = problem.as_ref().filter(|_| problem != last) {
                     warn!("cannot renew the client certificate: {text}");
                 }
@@ -117,20 +130,13 @@ impl Material {
     /// # Errors
     /// The plugin gives no valid credentials.
     pub async fn handshake(&self) -> Result<Handshake, ConnectError> {
-        let issued = match &self.identity {
-            IdentitySource::Exec(plugin) => Some(plugin.credentials().await.map_err(ConnectError::Credentials)?),
-            IdentitySource::None | IdentitySource::Pair(..) => None,
-        };
+        {
+            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = self.load_authorities(&mut loaded);
+            loaded.log(0, result);
+        }
+        self.renew_identity().await?;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = self.load_authorities(&mut loaded);
-        loaded.log(0, result);
-        let pair = match (&self.identity, &issued) {
-            (IdentitySource::Pair(certificate, key), _) => Some((certificate, key)),
-            (_, Some(issued)) => issued.identity.as_ref().map(|(certificate, key)| (certificate, key)),
-            _ => None,
-        };
-        let result = self.load_identity(&mut loaded, pair);
-        loaded.log(1, result);
         let context = self.context(&mut loaded).map_err(ConnectError::Tls)?;
         Ok(Handshake {
             context,
@@ -140,7 +146,32 @@ impl Material {
         })
     }
 
+    async fn renew_identity(&self) -> Result<(), ConnectError> {
+        let issued = match &self.identity {
+            IdentitySource::Exec(plugin) => Some(plugin.credentials().await.map_err(ConnectError::Credentials)?),
+            IdentitySource::None | IdentitySource::Pair(..) => None,
+        };
+        let pair = match (&self.identity, &issued) {
+            (IdentitySource::Pair(certificate, key), _) => Some((certificate, key)),
+            (_, Some(issued)) => issued.identity.as_ref().map(|(certificate, key)| (certificate, key)),
+            _ => None,
+        };
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = self.load_identity(&mut loaded, pair);
+        loaded.log(1, result);
+        Ok(())
+    }
+
+    /// A server's certificate was refused: its authority may be in the file by now.
+    pub fn refused(&self) {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).authorities_read = None;
+    }
+
     fn load_authorities(&self, loaded: &mut Loaded) -> Result<(), String> {
+        if loaded.authorities_read.is_some_and(|at| at.elapsed() < AUTHORITIES_AGE) {
+            return Ok(());
+        }
+        loaded.authorities_read = Some(Instant::now());
         let (text, name) = match &self.authorities {
             Authorities::Unchecked => return Ok(()),
             Authorities::System if loaded.trust.is_some() => return Ok(()),
@@ -221,3 +252,7 @@ impl Loaded {
         self.problems[which] = problem;
     }
 }
+
+#[cfg(test)]
+#[path = "material_tests.rs"]
+mod tests;

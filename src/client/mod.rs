@@ -99,3 +99,7 @@ pub fn kube_client(client: ApiClient) -> kube::Client {
     });
     kube::Client::new(service, "default")
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -1,0 +1,57 @@
+//! Files that are replaced while the proxy runs.
+
+use golden::pki::{Certified, Profile, replace};
+use golden::tls::server_context;
+
+use crate::{HTTP1, WEB, World};
+
+const CA: &str = "certificate-authority: ca.crt";
+
+#[test]
+fn a_new_client_certificate_is_used_within_a_minute_though_nothing_breaks() {
+    let mut world = World::new();
+    let front = world.front(Some(&world.authority));
+    let client = |name| Certified::new(&Profile::leaf(name), Some(&world.authority));
+    let (one, two) = (client("one"), client("two"));
+    one.write(world.node.dir(), "client");
+    world.start(&front.url(), CA, "client-certificate: client.crt, client-key: client.key");
+    world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    assert!(front.clients().iter().all(|name| name == "one"), "{:?}", front.clients());
+    two.write(world.node.dir(), "client");
+    world.node.until("connections are made with the new certificate", || front.clients().contains(&"two".to_owned()));
+    world.node.until_logged(&["client.crt", "changed"]);
+    world.works("10.244.2.6");
+}
+
+#[test]
+fn a_client_certificate_without_its_key_leaves_the_last_pair_in_use() {
+    let mut world = World::new();
+    let front = world.front(Some(&world.authority));
+    let client = |name| Certified::new(&Profile::leaf(name), Some(&world.authority));
+    let (one, two) = (client("one"), client("two"));
+    one.write(world.node.dir(), "client");
+    world.start(&front.url(), CA, "client-certificate: client.crt, client-key: client.key");
+    world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    replace(&world.node.dir().join("client.crt"), &two.pem());
+    front.drop_connections();
+    world.node.until_logged(&["client.key does not belong to the certificate", "client.crt", "read before"]);
+    world.works("10.244.2.6");
+    replace(&world.node.dir().join("client.key"), &two.key_pem());
+    front.drop_connections();
+    world.node.until("connections are made with the new pair", || front.clients().contains(&"two".to_owned()));
+    world.works("10.244.2.7");
+}
+
+#[test]
+fn a_server_of_a_new_authority_is_accepted_when_the_file_has_it() {
+    let mut world = World::new();
+    let front = world.front(None);
+    world.start(&front.url(), CA, "");
+    world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    let new = Certified::new(&Profile::authority("new-ca"), None);
+    front.set_context(server_context(&Certified::new(&Profile::server("server"), Some(&new)), None, HTTP1));
+    front.drop_connections();
+    world.node.until_logged(&["authority that is not in", "ca.crt", "CN=new-ca"]);
+    replace(&world.node.dir().join("ca.crt"), &format!("{}{}", world.authority.pem(), new.pem()));
+    world.works("10.244.2.6");
+}
