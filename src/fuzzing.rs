@@ -1,5 +1,8 @@
 //! The decoders of untrusted bytes as functions that fuzz targets call. Not a public interface.
 
+use crate::client::{Kubeconfig, ServerUrl};
+use crate::config::{decode, settings, to_yaml};
+
 pub use proxier::track::{Kind, Object, Translator};
 
 pub use crate::source::wire::{
@@ -50,6 +53,38 @@ pub fn watch(json: bool, kind: Kind, input: &[u8]) {
 /// Decodes the body of a failed request.
 pub fn status(json: bool, bytes: &[u8]) {
     let _ = decode_status(encoding(json), bytes);
+}
+
+/// Selects the current context of a kubeconfig and parses its server's URL.
+pub fn kubeconfig(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    if let Ok(selected) = Kubeconfig::select_from(text, "kubeconfig") {
+        let server = selected.cluster.server.unwrap_or_default();
+        if let Ok(url) = ServerUrl::parse(&server, selected.cluster.certificate_authority.is_some()) {
+            let uri = url.uri("/api/v1/services?watch=true").expect("a server that was accepted has valid URLs");
+            assert!(uri.authority().is_some_and(|authority| !authority.host().is_empty()), "{server:?}: {uri}");
+        }
+    }
+}
+
+/// Decodes a configuration file, completes and checks it, and writes what would be used.
+///
+/// # Panics
+/// If what is written cannot be read, or differs when it is read.
+pub fn configuration(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let Ok(decoded) = decode(text) else { return };
+    let file = decoded.file.complete();
+    let _ = settings(file.clone(), "node-a");
+    let written = to_yaml(&file).expect("a file that was decoded can be written");
+    let again = decode(&written).unwrap_or_else(|error| panic!("{error}:\n{written}"));
+    assert_eq!(to_yaml(&again.file.complete()).as_deref(), Ok(&*written));
+}
+
+/// Parses `--objects` YAML and translates its objects.
+pub fn objects(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let _ = crate::source::objects::parse(text);
 }
 
 fn encoding(json: bool) -> Encoding {

@@ -168,17 +168,25 @@ impl Kubeconfig {
     pub fn select(path: &Path, server: Option<&str>) -> Result<Selected, String> {
         let file = format!("kubeconfig {}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| format!("{file}: {error}"))?;
-        // Only the first line of an error: the library adds an excerpt of the file, which may be a secret.
-        let line = |error: &dyn fmt::Display| error.to_string().lines().next().unwrap_or_default().to_owned();
-        let value: Value = serde_saphyr::from_str(&text).map_err(|error| format!("{file}: {}", line(&error)))?;
-        let config: Result<Option<Self>, _> = serde_path_to_error::deserialize(value);
-        let config = config.map_err(|error| format!("{file}: {}: {}", error.path(), line(error.inner())))?;
-        let mut selected = config.ok_or_else(|| format!("{file}: it is empty"))?.current(&file)?;
+        let mut selected = Self::select_from(&text, &file)?;
         if let Some(server) = server {
             selected.cluster.server = Some(server.to_owned());
         }
         selected.make_absolute(path.parent().unwrap_or(Path::new("")));
         Ok(selected)
+    }
+
+    /// Selects the current context of a file's text. `file`: its name, for messages.
+    ///
+    /// # Errors
+    /// As [`Self::select`].
+    pub fn select_from(text: &str, file: &str) -> Result<Selected, String> {
+        // Only the first line of an error: the library adds an excerpt of the file, which may be a secret.
+        let line = |error: &dyn fmt::Display| error.to_string().lines().next().unwrap_or_default().to_owned();
+        let value: Value = serde_saphyr::from_str(text).map_err(|error| format!("{file}: {}", line(&error)))?;
+        let config: Result<Option<Self>, _> = serde_path_to_error::deserialize(value);
+        let config = config.map_err(|error| format!("{file}: {}: {}", error.path(), line(error.inner())))?;
+        config.ok_or_else(|| format!("{file}: it is empty"))?.current(file)
     }
 
     fn current(self, file: &str) -> Result<Selected, String> {

@@ -33,6 +33,8 @@ use tower::BoxError;
 
 pub use self::body::Body;
 pub use self::error::RequestError;
+pub use self::kubeconfig::Kubeconfig;
+pub use self::server_url::ServerUrl;
 pub use self::transport::ApiClient;
 
 use self::access::Access;

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-pub use self::decode::read;
+pub use self::decode::{decode, read};
 pub use self::defaults::{CONTENT_TYPE as DEFAULT_CONTENT_TYPE, DISABLED, usual_hosts};
 pub use self::duration::GoDuration;
 pub use self::file::File;
