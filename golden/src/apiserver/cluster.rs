@@ -1,10 +1,7 @@
-//! What a test does to the cluster.
-//!
-//! In: JSON, YAML, or the size of a synthetic load. Out: changed collections, each change under a new resourceVersion.
-//! Must not know: connections, watches.
+//! What a test does to the cluster: objects as JSON or YAML, or a synthetic load of some size. Each change gets a new
+//! resourceVersion.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -38,6 +35,36 @@ impl ApiServer {
         fields.remove("apiVersion");
         let key = (if resource.namespaced { namespace } else { String::new() }, name);
         put(&mut self.shared.state().store, resource, key, object)
+    }
+
+    /// Holds the items of a list that a real server gave, with the versions that they had, and goes on from the version
+    /// of the list.
+    ///
+    /// # Panics
+    /// When it is no list of a kind that is served.
+    #[track_caller]
+    pub fn restore(&self, list: &Value) {
+        let kind = list["kind"].as_str().and_then(|kind| kind.strip_suffix("List")).unwrap_or_default();
+        let resource = served(kind);
+        let store = &mut self.shared.state().store;
+        for item in list["items"].as_array().into_iter().flatten() {
+            let text = |field: &str| item["metadata"][field].as_str().unwrap_or_default().to_owned();
+            store.restore(resource, (text("namespace"), text("name")), Object::stored(item.clone()));
+        }
+        let version = list["metadata"]["resourceVersion"].as_str().and_then(|version| version.parse().ok());
+        store.set_version(version.expect("a list has a resourceVersion"));
+    }
+
+    /// Goes on from an older version with the present objects, like a server whose etcd was restored from a backup.
+    /// Clients that saw a newer version get `ResourceVersionTooLarge` for it. Open watches live on.
+    pub fn rewind(&self, version: u64) {
+        self.shared.state().store.set_version(version);
+    }
+
+    /// Encodes all objects in protobuf now, which the first answer would have to do otherwise: for measurements.
+    pub fn encode_all(&self) {
+        let store = &self.shared.state().store;
+        Resource::all().for_each(|resource| store.encode(resource));
     }
 
     /// All objects of a kind, as they are now.
@@ -111,7 +138,7 @@ impl ApiServer {
             for (resource, endpoints) in [(services_resource, None), (slices_resource, Some(endpoints_per_service))] {
                 let synthetic = Synthetic { service, endpoints, version: 0 };
                 let key = (NAMESPACE.to_owned(), synthetic.name());
-                store.change(resource, key, Some(&Object::Synthetic(synthetic)));
+                store.change(resource, key, Some(&Object::synthetic(synthetic)));
             }
         }
     }
@@ -133,7 +160,7 @@ pub(super) fn put(store: &mut Store, resource: &Resource, key: (String, String),
             object["metadata"][field] = value;
         }
     }
-    store.change(resource, key, Some(&Object::Stored(Arc::new(object))))
+    store.change(resource, key, Some(&Object::stored(object)))
 }
 
 #[track_caller]

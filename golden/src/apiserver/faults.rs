@@ -1,15 +1,13 @@
-//! What a test does to the server.
-//!
-//! In: a wish for trouble. Out: a server that refuses, breaks off, forgets, stalls or talks nonsense.
-//! Must not know: how any of that is done on the wire.
+//! What a test does to the server, which then refuses, breaks off, forgets, stalls or talks nonsense.
 
 use std::time::Duration;
 
 use super::ApiServer;
+use super::accept::MediaTypes;
 use super::cluster::served;
+use super::fault::{Fault, Injection, Requests};
 use super::http::Pace;
 use super::serve::Control;
-use super::shared::Failure;
 use super::watch::{Command, End};
 
 impl ApiServer {
@@ -35,6 +33,44 @@ impl ApiServer {
     #[track_caller]
     pub fn end_watches_of(&self, kind: &str, end: End) {
         self.command(Some(served(kind).kind), &Command::End(end));
+    }
+
+    /// Lets a fault happen from now on; of several that apply to a request, the one that was injected first.
+    ///
+    /// # Panics
+    /// When it is for a kind that is not served.
+    #[track_caller]
+    pub fn inject(&self, injection: Injection) {
+        if let Some(kind) = injection.kind() {
+            served(kind);
+        }
+        self.shared.state().faults.push(injection);
+    }
+
+    /// Sends bytes as they are on the open watches of a kind.
+    ///
+    /// # Panics
+    /// When the kind is not served.
+    #[track_caller]
+    pub fn send_bytes(&self, kind: &str, bytes: &[u8]) {
+        self.command(Some(served(kind).kind), &Command::Raw(bytes.to_vec()));
+    }
+
+    /// Offers these encodings from now on.
+    pub fn offer(&self, media_types: MediaTypes) {
+        self.shared.state().media_types = media_types;
+    }
+
+    /// Has a watch cache, which answers `resourceVersion=0` without pages, or not (`--watch-cache=false`).
+    pub fn set_watch_cache(&self, cache: bool) {
+        self.shared.state().serves.watch_cache = cache;
+    }
+
+    /// Compresses streamed lists for clients that take gzip, as kube-apiserver does from 1.37 on (the feature gate
+    /// WatchListCompression, kubernetes#139308). Each flush is a gzip member of its own, so decoders that stop after
+    /// the first one fail (kube-rs/kube#2079). Watches that are no streamed lists stay plain.
+    pub fn compress_streamed_lists(&self, compress: bool) {
+        self.shared.state().compress_streamed_lists = compress;
     }
 
     /// Sends bytes as they are, plus a newline, on the open watches of a kind.
@@ -72,7 +108,7 @@ impl ApiServer {
 
     /// Answers the next `count` requests, whatever they are for, with an error status.
     pub fn fail_next(&self, count: usize, code: u16) {
-        self.shared.state().failures.push(Failure { kind: None, left: count, code });
+        self.inject(Fault::Refuse(code).on(Requests::All).times(count));
     }
 
     /// Answers the next `count` requests for a kind with an error status; `usize::MAX` for good.
@@ -81,18 +117,17 @@ impl ApiServer {
     /// When the kind is not served.
     #[track_caller]
     pub fn fail_next_of(&self, kind: &str, count: usize, code: u16) {
-        let kind = Some(served(kind).kind.to_owned());
-        self.shared.state().failures.push(Failure { kind, left: count, code });
+        self.inject(Fault::Refuse(code).on(Requests::All).of(kind).times(count));
     }
 
-    /// Takes back all failures still due.
+    /// Takes back all faults that were injected.
     pub fn fail_no_more(&self) {
-        self.shared.state().failures.clear();
+        self.shared.state().faults.clear();
     }
 
     /// Refuses streaming lists with 422, like a server without the WatchList feature gate.
     pub fn refuse_streaming_lists(&self, refuse: bool) {
-        self.shared.state().refuse_streaming = refuse;
+        self.shared.state().serves.streamed_lists = !refuse;
     }
 
     /// Asks for this bearer token from now on; without it, 401.

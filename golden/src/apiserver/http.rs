@@ -1,7 +1,7 @@
 //! HTTP/1.1 on one connection, by hand, because it must be able to misbehave.
 //!
-//! In: bytes of a client, and what to answer. Out: requests, and responses at the pace the test has set.
-//! Must not know: paths, objects, the store.
+//! Requests are read here, and answers of known length written; `body` writes those of unknown length, at the pace that
+//! the test has set.
 
 use std::io;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::body::Delivery;
 use super::request::Request;
 
 /// How answers flow.
@@ -40,9 +41,11 @@ pub(super) enum Then {
 
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    pub(super) stream: TcpStream,
     received: Vec<u8>,
-    pace: watch::Receiver<Pace>,
+    pub(super) pace: watch::Receiver<Pace>,
+    /// How the answer under way is delivered.
+    pub(super) delivery: Delivery,
 }
 
 const MAX_REQUEST: usize = 1 << 20;
@@ -51,7 +54,7 @@ impl Connection {
     pub(super) fn new(stream: TcpStream, pace: watch::Receiver<Pace>) -> Self {
         // Events are small and must not wait for one another; failing to say so only makes it slower.
         let _ = stream.set_nodelay(true);
-        Self { stream, received: Vec::new(), pace }
+        Self { stream, received: Vec::new(), pace, delivery: Delivery::default() }
     }
 
     /// The next request, or `None` when the client has gone.
@@ -84,50 +87,10 @@ impl Connection {
     }
 
     /// A whole response with a known length.
-    pub(super) async fn respond(&mut self, code: u16, headers: &str, body: &[u8]) -> io::Result<()> {
+    pub(super) async fn respond(&mut self, code: u16, media_type: &str, headers: &str, body: &[u8]) -> io::Result<()> {
         let length = format!("Content-Length: {}\r\n{headers}", body.len());
-        self.head(code, &length).await?;
+        self.head(code, media_type, &length).await?;
         self.stream.write_all(body).await
-    }
-
-    /// Begins a response of unknown length.
-    pub(super) async fn begin(&mut self) -> io::Result<()> {
-        self.head(200, "Transfer-Encoding: chunked\r\n").await
-    }
-
-    /// Sends part of the body, at the pace of the moment.
-    pub(super) async fn body(&mut self, data: &[u8]) -> io::Result<()> {
-        let mut sent = 0;
-        while sent < data.len() {
-            let pace = *self.pace.borrow_and_update();
-            let (until, pause) = match pace {
-                Pace::Normal => (data.len(), Duration::ZERO),
-                Pace::Silent => (sent, Duration::ZERO),
-                Pace::HalfBody => (sent.max(data.len() / 2), Duration::ZERO),
-                Pace::Slow { bytes, delay } => (data.len().min(sent + bytes.max(1)), delay),
-            };
-            if until > sent {
-                self.chunk(&data[sent..until]).await?;
-                sent = until;
-            }
-            if matches!(pace, Pace::Silent | Pace::HalfBody) {
-                self.pace_changed().await?;
-            } else if !pause.is_zero() {
-                tokio::time::sleep(pause).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends a body properly.
-    pub(super) async fn end(&mut self) -> io::Result<()> {
-        self.stream.write_all(b"0\r\n\r\n").await
-    }
-
-    /// Sends the beginning of `data` as if all of it were to follow, for a connection that is about to break.
-    pub(super) async fn torn(&mut self, data: &[u8]) -> io::Result<()> {
-        self.stream.write_all(format!("{:x}\r\n", data.len()).as_bytes()).await?;
-        self.stream.write_all(&data[..data.len() / 2]).await
     }
 
     /// Makes closing send a reset.
@@ -135,22 +98,16 @@ impl Connection {
         self.stream.set_zero_linger()
     }
 
-    async fn chunk(&mut self, data: &[u8]) -> io::Result<()> {
-        let mut framed = format!("{:x}\r\n", data.len()).into_bytes();
-        framed.extend_from_slice(data);
-        framed.extend_from_slice(b"\r\n");
-        self.stream.write_all(&framed).await
-    }
-
-    async fn head(&mut self, code: u16, headers: &str) -> io::Result<()> {
+    pub(super) async fn head(&mut self, code: u16, media_type: &str, headers: &str) -> io::Result<()> {
         let head = format!(
-            "HTTP/1.1 {code} {}\r\nContent-Type: application/json\r\nCache-Control: no-cache, private\r\n{headers}\r\n",
+            "HTTP/1.1 {code} {}\r\nContent-Type: {media_type}\r\nCache-Control: no-cache, private\r\n{headers}\r\n",
             phrase(code)
         );
         self.stream.write_all(head.as_bytes()).await
     }
 
-    async fn pace_changed(&mut self) -> io::Result<()> {
+    /// Waits for the next pace, or fails when the client has gone.
+    pub(super) async fn pace_changed(&mut self) -> io::Result<()> {
         let mut pace = self.pace.clone();
         tokio::select! {
             changed = pace.changed() => changed.map_err(io::Error::other),
@@ -174,6 +131,8 @@ fn phrase(code: u16) -> &'static str {
         422 => "Unprocessable Entity",
         429 => "Too Many Requests",
         500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         _ => "Unknown",

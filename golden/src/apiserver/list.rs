@@ -1,64 +1,133 @@
 //! Answers to lists: written object by object, so that a large list costs little memory.
-//!
-//! In: a list request. Out: a `…List` with the right resourceVersion and continue token.
-//! Must not know: watches.
 
 use std::io;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::accept::Encoding;
+use super::body::Encode;
 use super::http::Connection;
-use super::options::{List, write_token};
+use super::options::List;
+use super::protobuf;
+use super::request::Request;
 use super::resource::Resource;
 use super::selector::Filter;
 use super::shared::Shared;
 use super::status::Status;
 use super::store::Page;
+use super::token::Continuation;
 
 /// How much is gathered before it is sent.
 pub(super) const PIECE: usize = 64 * 1024;
 
+/// What is larger is compressed for who takes gzip (`defaultGzipThresholdBytes`).
+const GZIP_THRESHOLD: usize = 128 * 1024;
+
 /// Finds the page that is asked for.
-pub(super) fn find(shared: &Shared, resource: &Resource, filter: &Filter, list: &List) -> Result<Page, Status> {
+pub(super) fn find(
+    shared: &Shared,
+    resource: &Resource,
+    filter: &Filter,
+    list: &List,
+    request: &Request,
+) -> Result<Page, Status> {
     let store = &shared.state().store;
     let current = store.version();
     if list.not_older > current {
         return Err(Status::too_large(list.not_older, current));
     }
     let page = store.page(resource, filter, list.version.unwrap_or(current), list.continued.as_ref(), list.limit);
-    page.map_err(|too_old| if list.continued.is_some() { Status::continue_expired() } else { too_old })
+    page.map_err(|_| match request.param("continue") {
+        Some(token) if list.continued.is_some() => Status::continue_expired(&token),
+        _ => Status::list_expired(),
+    })
 }
 
 /// Sends the page.
 pub(super) async fn send(
     connection: &mut Connection,
     resource: &Resource,
-    filter: &Filter,
+    encoding: Encoding,
+    gzip: bool,
+    metadata: &Value,
     page: &Page,
 ) -> io::Result<()> {
+    let (kind, version) = (format!("{}List", resource.kind), resource.api_version());
+    let mut list = Pieces { connection, encoding, gzip, out: Vec::new(), begun: false };
+    match encoding {
+        Encoding::Json => {
+            let head = format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},"items":["#);
+            list.out.extend_from_slice(head.as_bytes());
+        }
+        Encoding::Protobuf => {
+            let items = page.items.iter().map(|object| protobuf::item_len(object.message(resource))).sum();
+            protobuf::open_list(&version, &kind, metadata, items, &mut list.out);
+        }
+    }
+    for (i, object) in page.items.iter().enumerate() {
+        match encoding {
+            Encoding::Json => {
+                if i > 0 {
+                    list.out.push(b',');
+                }
+                object.write_item(&mut list.out);
+            }
+            Encoding::Protobuf => protobuf::put_item(object.message(resource), &mut list.out),
+        }
+        list.flush_if_large().await?;
+    }
+    match encoding {
+        Encoding::Json => list.out.extend_from_slice(b"]}\n"),
+        Encoding::Protobuf => protobuf::close_list(&mut list.out),
+    }
+    list.end().await
+}
+
+/// The metadata of the list.
+pub(super) fn metadata(page: &Page, filter: &Filter) -> Value {
     let mut metadata = json!({ "resourceVersion": page.version.to_string() });
     if let Some((last, left)) = &page.more {
-        metadata["continue"] = json!(write_token(page.version, last));
+        metadata["continue"] = json!(Continuation { version: Some(page.version), after: last.clone() }.write());
         // With a selector the real server does not know either.
         if filter.is_empty() {
             metadata["remainingItemCount"] = json!(left);
         }
     }
-    let (kind, version) = (resource.kind, resource.api_version());
-    let head = format!(r#"{{"kind":"{kind}List","apiVersion":"{version}","metadata":{metadata},"items":["#);
-    let mut out = head.into_bytes();
-    connection.begin().await?;
-    for (i, object) in page.items.iter().enumerate() {
-        if i > 0 {
-            out.push(b',');
+    metadata
+}
+
+/// A body on its way, compressed if it grows beyond the threshold and the client takes that.
+struct Pieces<'a> {
+    connection: &'a mut Connection,
+    encoding: Encoding,
+    gzip: bool,
+    out: Vec<u8>,
+    begun: bool,
+}
+
+impl Pieces<'_> {
+    async fn flush_if_large(&mut self) -> io::Result<()> {
+        let limit = if self.gzip && !self.begun { GZIP_THRESHOLD } else { PIECE };
+        if self.out.len() <= limit {
+            return Ok(());
         }
-        object.write_item(&mut out);
-        if out.len() >= PIECE {
-            connection.body(&out).await?;
-            out.clear();
-        }
+        self.begin(if self.gzip { Encode::Gzip } else { Encode::Plain }).await?;
+        self.connection.body(&self.out).await?;
+        self.out.clear();
+        Ok(())
     }
-    out.extend_from_slice(b"]}\n");
-    connection.body(&out).await?;
-    connection.end().await
+
+    async fn begin(&mut self, encode: Encode) -> io::Result<()> {
+        if self.begun {
+            return Ok(());
+        }
+        self.begun = true;
+        self.connection.begin(self.encoding.media_type(), encode).await
+    }
+
+    async fn end(mut self) -> io::Result<()> {
+        self.begin(Encode::Plain).await?;
+        self.connection.body(&self.out).await?;
+        self.connection.end().await
+    }
 }

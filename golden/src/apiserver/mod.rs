@@ -1,18 +1,26 @@
 //! A small but faithful Kubernetes API server that tests can trip up.
 //!
-//! In: objects, and faults switched on by the test. Out: lists, watches and streaming lists over real HTTP/1.1.
-//! Must not know: the proxy, or any Kubernetes client: it is the other side of the wire.
+//! It serves lists, pages, watches and streamed lists over real HTTP/1.1, in JSON and protobuf, from the objects that a
+//! test gives it; [`Fault`] lists what can go wrong. It knows neither the proxy nor any Kubernetes client. What it
+//! answers is held against recordings of a kube-apiserver 1.36.2 (`golden/apiserver`).
 //!
 //! It validates and defaults nothing: what a test applies is what clients get, so a test can also serve what no
 //! real server would. All methods are for synchronous callers; the server runs on a thread of its own.
 
+mod accept;
+mod answer;
 mod binding;
+mod body;
 mod cluster;
+mod expiry;
+mod fault;
 mod faults;
 mod http;
 mod list;
+mod misbehave;
 mod object;
 mod options;
+mod protobuf;
 mod request;
 mod resource;
 mod selector;
@@ -21,6 +29,7 @@ mod shared;
 mod status;
 mod store;
 mod synthetic;
+mod token;
 mod watch;
 mod write;
 
@@ -32,6 +41,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+pub use self::accept::MediaTypes;
+pub use self::fault::{Fault, Injection, Requests};
 pub use self::http::Pace;
 pub use self::request::Request;
 pub use self::watch::End;

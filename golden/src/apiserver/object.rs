@@ -1,36 +1,53 @@
 //! One object at one version, as it is kept and as it is written.
-//!
-//! In: JSON given by a test, or a place in the synthetic load. Out: the bytes of the object, and what selectors look at.
-//! Must not know: collections, watches, HTTP.
 
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 
+use super::protobuf;
 use super::resource::Resource;
 use super::selector::Filter;
 use super::synthetic::Synthetic;
 
 /// An object; cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) enum Object {
+pub(super) struct Object {
+    content: Content,
+    /// Its protobuf message, once somebody has asked for it.
+    message: Arc<OnceLock<Box<[u8]>>>,
+}
+
+#[derive(Clone, Debug)]
+enum Content {
     /// Given by a test, without `kind` and `apiVersion`, with its resourceVersion.
     Stored(Arc<Value>),
-    /// Written afresh each time it is asked for.
+    /// Its JSON is written afresh each time it is asked for.
     Synthetic(Synthetic),
 }
 
 impl Object {
+    pub(super) fn stored(value: Value) -> Self {
+        Self::of(Content::Stored(Arc::new(value)))
+    }
+
+    pub(super) fn synthetic(synthetic: Synthetic) -> Self {
+        Self::of(Content::Synthetic(synthetic))
+    }
+
+    fn of(content: Content) -> Self {
+        Self { content, message: Arc::default() }
+    }
+
     /// The same content under another resourceVersion.
     pub(super) fn at(&self, version: u64) -> Self {
-        match self {
-            Self::Stored(object) => {
+        match &self.content {
+            Content::Stored(object) => {
                 let mut object = Value::clone(object);
                 object["metadata"]["resourceVersion"] = json!(version.to_string());
-                Self::Stored(Arc::new(object))
+                Self::stored(object)
             }
-            Self::Synthetic(synthetic) => Self::Synthetic(Synthetic { version, ..*synthetic }),
+            Content::Synthetic(synthetic) => Self::synthetic(Synthetic { version, ..*synthetic }),
         }
     }
 
@@ -38,17 +55,17 @@ impl Object {
         if filter.is_empty() {
             return true;
         }
-        match self {
-            Self::Stored(object) => filter.matches(object),
-            Self::Synthetic(synthetic) => filter.matches(&synthetic.head()),
+        match &self.content {
+            Content::Stored(object) => filter.matches(object),
+            Content::Synthetic(synthetic) => filter.matches(&synthetic.head()),
         }
     }
 
     /// The whole object, without `kind` and `apiVersion`.
     pub(super) fn value(&self) -> Value {
-        match self {
-            Self::Stored(object) => Value::clone(object),
-            Self::Synthetic(_) => {
+        match &self.content {
+            Content::Stored(object) => Value::clone(object),
+            Content::Synthetic(_) => {
                 let mut text = Vec::new();
                 self.write_item(&mut text);
                 serde_json::from_slice(&text).expect("synthetic objects are JSON")
@@ -56,20 +73,33 @@ impl Object {
         }
     }
 
-    /// Appends it the way lists show it: without `kind` and `apiVersion`.
+    /// Appends its JSON the way lists show it: without `kind` and `apiVersion`.
     pub(super) fn write_item(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Stored(object) => serde_json::to_writer(out, object.as_ref()).expect("a Value can be written"),
-            Self::Synthetic(synthetic) => synthetic.write(out),
+        match &self.content {
+            Content::Stored(object) => serde_json::to_writer(out, object.as_ref()).expect("a Value can be written"),
+            Content::Synthetic(synthetic) => synthetic.write(out),
         }
     }
 
-    /// Appends it with `kind` and `apiVersion`, the way it stands alone.
+    /// Appends its JSON with `kind` and `apiVersion`, the way it stands alone.
     pub(super) fn write(&self, resource: &Resource, out: &mut Vec<u8>) {
         write!(out, r#"{{"kind":"{}","apiVersion":"{}","#, resource.kind, resource.api_version())
             .expect("memory can be written");
         let brace = out.len();
         self.write_item(out);
         out.remove(brace);
+    }
+
+    /// Its protobuf message without an envelope, the way lists show it. Encoded once.
+    pub(super) fn message(&self, resource: &Resource) -> &[u8] {
+        self.message.get_or_init(|| match &self.content {
+            Content::Stored(object) => protobuf::message(resource.message, object).into(),
+            Content::Synthetic(_) => protobuf::message(resource.message, &self.value()).into(),
+        })
+    }
+
+    /// Appends its protobuf message in an envelope, the way it stands alone.
+    pub(super) fn write_enveloped(&self, resource: &Resource, out: &mut Vec<u8>) {
+        protobuf::envelope(&resource.api_version(), resource.kind, self.message(resource), out);
     }
 }

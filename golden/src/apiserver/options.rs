@@ -1,19 +1,27 @@
-//! The options of a list or a watch, checked against each other as the API server does.
-//!
-//! In: a request. Out: what is to be listed or watched, or a refusal.
-//! Must not know: the store, connections.
+//! The options of a list or a watch, checked against each other as the API server does
+//! (k8s.io/apimachinery's internalversion/validation, k8s.io/apiserver's storage/cacher/delegator).
 
 use std::time::Duration;
 
 use super::request::Request;
 use super::status::Status;
 use super::store::{Key, Start};
+use super::token::Continuation;
 
 /// What a GET of a collection asks for.
 #[derive(Debug)]
 pub(super) enum Ask {
     List(List),
     Watch(Watch),
+}
+
+/// What the server has of what not every server has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Serves {
+    /// The feature gate WatchList.
+    pub(super) streamed_lists: bool,
+    /// kube-apiserver's default; `--watch-cache=false` and some aggregated servers do without.
+    pub(super) watch_cache: bool,
 }
 
 #[derive(Debug)]
@@ -38,52 +46,61 @@ pub(super) struct Watch {
 }
 
 impl Ask {
-    pub(super) fn of(request: &Request, streaming_allowed: bool) -> Result<Self, Status> {
+    pub(super) fn of(request: &Request, serves: Serves) -> Result<Self, Status> {
         let version = match request.param("resourceVersion").as_deref() {
             None | Some("") => None,
-            Some(text) => Some(text.parse().map_err(|_| Status::bad_request(format!("Invalid value: \"{text}\"")))?),
+            Some(text) => Some(text.parse().map_err(|_| invalid_version(text, request.is_watch()))?),
         };
         let matching = request.param("resourceVersionMatch").unwrap_or_default();
         if !matches!(matching.as_str(), "" | "Exact" | "NotOlderThan") {
-            return Err(Status::forbidden_option("resourceVersionMatch", "only Exact and NotOlderThan are supported"));
+            return Err(Status::unsupported_match(&matching, &["Exact", "NotOlderThan", ""]));
         }
         let initial = request.param("sendInitialEvents").is_some().then(|| request.flag("sendInitialEvents"));
         if request.is_watch() {
-            Ok(Self::Watch(Watch::of(request, version, &matching, initial, streaming_allowed)?))
+            Ok(Self::Watch(Watch::of(request, version, &matching, initial, serves)?))
         } else if initial.is_some() {
             Err(Status::forbidden_option("sendInitialEvents", "sendInitialEvents is forbidden for list"))
         } else {
-            Ok(Self::List(List::of(request, version, &matching)?))
+            Ok(Self::List(List::of(request, version, &matching, serves)?))
         }
     }
 }
 
 impl List {
-    fn of(request: &Request, version: Option<u64>, matching: &str) -> Result<Self, Status> {
+    fn of(request: &Request, version: Option<u64>, matching: &str, serves: Serves) -> Result<Self, Status> {
+        number(request, "timeoutSeconds")?;
         let limit = number(request, "limit")?.and_then(|limit| usize::try_from(limit).ok());
         let limit = limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
         let continued = request.param("continue").filter(|token| !token.is_empty());
-        if !matching.is_empty() && (version.is_none() || continued.is_some()) {
-            let why = "resourceVersionMatch is forbidden without resourceVersion, and with continue";
+        if !matching.is_empty() && version.is_none() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
             return Err(Status::forbidden_option("resourceVersionMatch", why));
         }
         if let Some(token) = continued {
+            if !matching.is_empty() {
+                let why = "resourceVersionMatch is forbidden when continue is provided";
+                return Err(Status::forbidden_option("resourceVersionMatch", why));
+            }
             if version.is_some_and(|version| version > 0) {
                 return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
             }
-            let (version, key) = read_token(&token).ok_or_else(|| Status::bad_request("continue key is not valid"))?;
-            return Ok(Self { version: Some(version), not_older: version, limit, continued: Some(key) });
+            let place = Continuation::read(&token)
+                .ok_or_else(|| Status::bad_request("invalid continue token: continue key is not valid"))?;
+            let not_older = place.version.unwrap_or(0);
+            return Ok(Self { version: place.version, not_older, limit, continued: Some(place.after) });
         }
-        match (matching, version) {
-            ("Exact", Some(0)) => {
-                let why = "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"";
-                Err(Status::forbidden_option("resourceVersionMatch", why))
-            }
-            ("Exact", version) => Ok(Self { version, not_older: version.unwrap_or(0), limit, continued: None }),
-            // Served from the watch cache, which does not page.
-            (_, Some(0)) => Ok(Self { version: None, not_older: 0, limit: usize::MAX, continued: None }),
-            _ => Ok(Self { version: None, not_older: version.unwrap_or(0), limit, continued: None }),
+        if (matching, version) == ("Exact", Some(0)) {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            return Err(Status::forbidden_option("resourceVersionMatch", why));
         }
+        let not_older = version.unwrap_or(0);
+        // With a limit and without a match a version is meant exactly, for the sake of old clients.
+        if matching == "Exact" || (matching.is_empty() && not_older > 0 && limit < usize::MAX) {
+            return Ok(Self { version, not_older, limit, continued: None });
+        }
+        // The watch cache does not page.
+        let limit = if version == Some(0) && serves.watch_cache { usize::MAX } else { limit };
+        Ok(Self { version: None, not_older, limit, continued: None })
     }
 }
 
@@ -93,15 +110,15 @@ impl Watch {
         version: Option<u64>,
         matching: &str,
         initial: Option<bool>,
-        streaming_allowed: bool,
+        serves: Serves,
     ) -> Result<Self, Status> {
-        if initial.is_some() && !streaming_allowed {
-            let why = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
-            return Err(Status::forbidden_option("sendInitialEvents", why));
-        }
         if initial.is_some() && matching != "NotOlderThan" {
             let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
             return Err(Status::forbidden_option("resourceVersionMatch", why));
+        }
+        if initial.is_some() && !serves.streamed_lists {
+            let why = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+            return Err(Status::forbidden_option("sendInitialEvents", why));
         }
         if initial.is_none() && !matching.is_empty() {
             let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
@@ -115,25 +132,23 @@ impl Watch {
         };
         let bookmarks = request.flag("allowWatchBookmarks");
         let timeout = number(request, "timeoutSeconds")?.filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        Ok(Self { start, not_older, streaming_list: initial == Some(true) && bookmarks, bookmarks, timeout })
+        // A watch from no version is a streamed list to a server that has them (internalversion/defaults.go).
+        let streamed = initial.unwrap_or(start == Some(Start::Everything) && serves.streamed_lists);
+        Ok(Self { start, not_older, streaming_list: streamed && bookmarks, bookmarks, timeout })
     }
+}
+
+fn invalid_version(text: &str, watch: bool) -> Status {
+    let what = format!("Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax");
+    if watch {
+        return Status::new(500, "", format!("resourceVersion: {what}"));
+    }
+    Status::bad_request(format!("invalid resource version: resourceVersion: {what}"))
 }
 
 fn number(request: &Request, name: &str) -> Result<Option<u64>, Status> {
     let Some(text) = request.param(name).filter(|text| !text.is_empty()) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| Status::bad_request(format!("Invalid value: \"{text}\": {name}")))
-}
-
-/// A continue token: where the page ended, and of which version it is.
-pub(super) fn write_token(version: u64, (namespace, name): &Key) -> String {
-    let hex: String = format!("{namespace}/{name}").bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!("v{version}.{hex}")
-}
-
-fn read_token(token: &str) -> Option<(u64, Key)> {
-    let (version, hex) = token.strip_prefix('v')?.split_once('.')?;
-    let bytes = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok());
-    let text = String::from_utf8(bytes.collect::<Option<_>>()?).ok()?;
-    let (namespace, name) = text.split_once('/')?;
-    Some((version.parse().ok()?, (namespace.to_owned(), name.to_owned())))
+    text.parse()
+        .map(Some)
+        .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax")))
 }

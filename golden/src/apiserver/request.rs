@@ -1,9 +1,7 @@
 //! A request as it came.
-//!
-//! In: the bytes of a connection. Out: the parts a test or a route wants to know.
-//! Must not know: connections, what is served.
 
 use std::io;
+use std::time::Duration;
 
 /// A request the server has received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +16,10 @@ pub struct Request {
     pub user_agent: String,
     /// The `Accept` header, or nothing.
     pub accept: String,
+    /// The `Accept-Encoding` header, or nothing.
+    pub accept_encoding: String,
+    /// How long after the server's start it came.
+    pub received: Duration,
     /// The `Authorization` header, if there was one.
     pub authorization: Option<String>,
     /// The body, for what is created.
@@ -52,6 +54,11 @@ impl Request {
         self.is_watch() && self.flag("sendInitialEvents")
     }
 
+    /// Whether the client takes gzip.
+    pub(super) fn takes_gzip(&self) -> bool {
+        self.accept_encoding.split(',').any(|encoding| encoding.trim() == "gzip")
+    }
+
     /// The first request in `received` and its length, or `None` if it is not complete.
     pub(super) fn parse(received: &[u8]) -> io::Result<Option<(Self, usize)>> {
         let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
@@ -69,6 +76,7 @@ impl Request {
             match name.to_ascii_lowercase().as_str() {
                 "user-agent" => value.clone_into(&mut request.user_agent),
                 "accept" => value.clone_into(&mut request.accept),
+                "accept-encoding" => value.clone_into(&mut request.accept_encoding),
                 "authorization" => request.authorization = Some(value.to_owned()),
                 "connection" => request.close = value.eq_ignore_ascii_case("close"),
                 "content-length" => length = value.parse().map_err(invalid)?,

@@ -1,10 +1,11 @@
-//! The collections that are served: their paths, kinds and the empty object of each.
-//!
-//! In: a request path, or a kind. Out: the `Resource`, and which namespace and name were asked for.
-//! Must not know: objects, HTTP, faults.
+//! The collections that are served: their paths, kinds, schemas and the empty object of each.
+
+use serde_json::Value;
+
+use super::protobuf::{self, Message};
 
 /// One collection of the API.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Resource {
     pub(super) kind: &'static str,
     pub(super) group: &'static str,
@@ -15,6 +16,7 @@ pub(super) struct Resource {
     /// What the typed Go struct prints for an object without content. Bookmarks are such objects, so
     /// a decoder meets `"endpoints":null` and `"addressType":""`.
     pub(super) empty: &'static str,
+    pub(super) message: Message,
 }
 
 static RESOURCES: [Resource; 5] = [
@@ -29,6 +31,7 @@ static RESOURCES: [Resource; 5] = [
             r#""systemUUID":"","bootID":"","kernelVersion":"","osImage":"","containerRuntimeVersion":"","#,
             r#""kubeletVersion":"","kubeProxyVersion":"","operatingSystem":"","architecture":""}}"#
         ),
+        message: protobuf::NODE,
     },
     Resource {
         kind: "Service",
@@ -37,6 +40,7 @@ static RESOURCES: [Resource; 5] = [
         namespaced: true,
         selectable: &["spec.clusterIP", "spec.type"],
         empty: r#""spec":{},"status":{"loadBalancer":{}}"#,
+        message: protobuf::SERVICE,
     },
     Resource {
         kind: "EndpointSlice",
@@ -45,6 +49,7 @@ static RESOURCES: [Resource; 5] = [
         namespaced: true,
         selectable: &[],
         empty: r#""addressType":"","endpoints":null,"ports":null"#,
+        message: protobuf::ENDPOINT_SLICE,
     },
     Resource {
         kind: "ServiceCIDR",
@@ -53,6 +58,7 @@ static RESOURCES: [Resource; 5] = [
         namespaced: false,
         selectable: &[],
         empty: r#""spec":{},"status":{}"#,
+        message: protobuf::SERVICE_CIDR,
     },
     Resource {
         kind: "Event",
@@ -64,6 +70,7 @@ static RESOURCES: [Resource; 5] = [
             r#""eventTime":null,"regarding":{},"deprecatedSource":{},"deprecatedFirstTimestamp":null,"#,
             r#""deprecatedLastTimestamp":null"#
         ),
+        message: protobuf::EVENT,
     },
 ];
 
@@ -76,13 +83,19 @@ impl Resource {
         RESOURCES.iter()
     }
 
+    /// The empty object as its typed Go struct prints it, with this metadata.
+    pub(super) fn bookmark(&self, metadata: &Value) -> String {
+        let (kind, version, empty) = (self.kind, self.api_version(), self.empty);
+        format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},{empty}}}"#)
+    }
+
     pub(super) fn api_version(&self) -> String {
         if self.group.is_empty() { "v1".to_owned() } else { format!("{}/v1", self.group) }
     }
 }
 
 /// What a path means.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Target<'a> {
     pub(super) resource: &'static Resource,
     pub(super) namespace: Option<&'a str>,

@@ -1,15 +1,16 @@
-//! What the tests and the server's own thread share.
-//!
-//! In: switches and changes by the test, requests by clients. Out: the same, to the other side, under one lock.
-//! Must not know: HTTP.
+//! What the tests and the server's own thread share, under one lock.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::accept::MediaTypes;
+use super::fault::{Fault, Injection};
 use super::http::Pace;
+use super::options::Serves;
 use super::request::Request;
+use super::resource::Target;
 use super::store::Store;
 
 #[derive(Debug)]
@@ -18,23 +19,20 @@ pub(super) struct Shared {
     news: Condvar,
     pub(super) pace: watch::Sender<Pace>,
     pub(super) bookmark_every: watch::Sender<Duration>,
+    started: Instant,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) store: Store,
     pub(super) requests: Vec<Request>,
-    pub(super) failures: Vec<Failure>,
-    pub(super) refuse_streaming: bool,
+    /// What is to go wrong; of several that apply, the first.
+    pub(super) faults: Vec<Injection>,
+    pub(super) serves: Serves,
+    pub(super) media_types: MediaTypes,
+    /// Compresses streamed lists.
+    pub(super) compress_streamed_lists: bool,
     pub(super) token: Option<String>,
-}
-
-/// The next `left` requests (for `kind`, if given) are answered with `code`.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) kind: Option<String>,
-    pub(super) left: usize,
-    pub(super) code: u16,
 }
 
 impl Shared {
@@ -42,8 +40,10 @@ impl Shared {
         let state = State {
             store: Store::new(),
             requests: Vec::new(),
-            failures: Vec::new(),
-            refuse_streaming: false,
+            faults: Vec::new(),
+            serves: Serves { streamed_lists: true, watch_cache: true },
+            media_types: MediaTypes::default(),
+            compress_streamed_lists: false,
             token: None,
         };
         Self {
@@ -51,12 +51,20 @@ impl Shared {
             news: Condvar::new(),
             pace: watch::Sender::new(Pace::Normal),
             bookmark_every: watch::Sender::new(Duration::from_secs(60)),
+            started: Instant::now(),
         }
     }
 
     /// The state; a test that panicked while holding it has not left it half-changed.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a request.
+    pub(super) fn record(&self, request: &Request) {
+        let request = Request { received: self.started.elapsed(), ..request.clone() };
+        self.state().requests.push(request);
+        self.announce();
     }
 
     /// Wakes the tests that wait for something to happen.
@@ -80,13 +88,14 @@ impl Shared {
 }
 
 impl State {
-    /// The failure a request for `kind` is due, if any; it counts as given.
-    pub(super) fn take_failure(&mut self, kind: Option<&str>) -> Option<u16> {
-        let applies = |failure: &&mut Failure| failure.kind.is_none() || failure.kind.as_deref() == kind;
-        let failure = self.failures.iter_mut().find(applies)?;
-        failure.left = failure.left.saturating_sub(1);
-        let code = failure.code;
-        self.failures.retain(|failure| failure.left > 0);
-        Some(code)
+    /// The fault that a request meets, if any; it counts as given.
+    pub(super) fn take_fault(&mut self, request: &Request, target: Option<&Target<'_>>) -> Option<Fault> {
+        let kind = target.map(|target| target.resource.kind);
+        let collection = target.is_some_and(|target| target.name.is_none());
+        let injection = self.faults.iter_mut().find(|injection| injection.applies(request, kind, collection))?;
+        injection.left = injection.left.saturating_sub(1);
+        let fault = injection.fault.clone();
+        self.faults.retain(|injection| injection.left > 0);
+        Some(fault)
     }
 }

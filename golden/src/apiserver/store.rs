@@ -1,7 +1,4 @@
 //! What the cluster is: every collection with its history, one resourceVersion for all, as in etcd.
-//!
-//! In: changes by the test. Out: consistent pages of a collection at a version, and events to the open watches.
-//! Must not know: HTTP, JSON on the wire, faults other than a forgotten history.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
@@ -134,6 +131,27 @@ impl Store {
         for collection in self.collections.values_mut() {
             collection.history.clear();
             collection.compacted = version;
+        }
+    }
+
+    /// Puts an object that keeps its version, without telling the watches.
+    pub(super) fn restore(&mut self, resource: &Resource, key: Key, object: Object) {
+        self.collection(resource.kind).objects.insert(key, object);
+    }
+
+    /// Goes on with another version, and without history.
+    pub(super) fn set_version(&mut self, version: u64) {
+        self.version = version;
+        for collection in self.collections.values_mut() {
+            collection.history.clear();
+            collection.compacted = version.min(collection.compacted);
+        }
+    }
+
+    /// Encodes all objects of a collection.
+    pub(super) fn encode(&self, resource: &Resource) {
+        for object in self.collections[resource.kind].objects.values() {
+            object.message(resource);
         }
     }
 

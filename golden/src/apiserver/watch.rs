@@ -1,7 +1,4 @@
 //! Answers to watches: what was asked for, then whatever happens, until something ends it.
-//!
-//! In: a watch request, and the commands of the store and the test. Out: lines of events.
-//! Must not know: who else is watching.
 
 use std::future::pending;
 use std::io;
@@ -11,10 +8,13 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 
+use super::accept::Encoding;
+use super::body::Encode;
 use super::http::{Connection, Then};
 use super::list::PIECE;
 use super::object::Object;
 use super::options;
+use super::protobuf;
 use super::resource::Resource;
 use super::selector::Filter;
 use super::shared::Shared;
@@ -43,6 +43,16 @@ pub enum End {
     Reset,
 }
 
+/// How a watch is served, beside what it asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quirks {
+    pub(super) encoding: Encoding,
+    /// Whether a streamed list may be compressed.
+    pub(super) gzip: bool,
+    /// The bookmark after the initial events is left out, and the stream ends then if so.
+    pub(super) no_bookmark: Option<bool>,
+}
+
 /// An open watch; it counts as one until dropped.
 #[derive(Debug)]
 pub(super) struct Open<'a> {
@@ -50,6 +60,7 @@ pub(super) struct Open<'a> {
     resource: &'static Resource,
     filter: Filter,
     ask: options::Watch,
+    quirks: Quirks,
     id: u64,
     backlog: Backlog,
     commands: UnboundedReceiver<Command>,
@@ -68,6 +79,7 @@ impl<'a> Open<'a> {
         resource: &'static Resource,
         filter: Filter,
         ask: options::Watch,
+        quirks: Quirks,
     ) -> Result<Self, Status> {
         let (sender, commands) = unbounded_channel();
         let (id, backlog) = {
@@ -79,14 +91,19 @@ impl<'a> Open<'a> {
             store.watch(resource, &filter, ask.start.unwrap_or(Start::After(current)), sender)?
         };
         shared.announce();
-        Ok(Self { shared, resource, filter, ask, id, backlog, commands })
+        Ok(Self { shared, resource, filter, ask, quirks, id, backlog, commands })
     }
 
     /// Sends events until the watch ends, one way or another.
     pub(super) async fn run(mut self, connection: &mut Connection) -> io::Result<Then> {
         let deadline = self.ask.timeout.map(|timeout| Instant::now() + timeout);
-        connection.begin().await?;
+        let gzip = self.quirks.gzip && self.ask.streaming_list;
+        let encode = if gzip { Encode::GzipMembers } else { Encode::Plain };
+        connection.begin(self.quirks.encoding.stream_media_type(), encode).await?;
         self.send_backlog(connection).await?;
+        if self.quirks.no_bookmark == Some(true) {
+            return self.end(connection, End::Clean).await;
+        }
         loop {
             let timeout = async {
                 match deadline {
@@ -101,7 +118,7 @@ impl<'a> Open<'a> {
                 () = connection.gone() => return Ok(Then::Close),
             };
             match command {
-                Command::Event(event) => connection.body(&self.line_of(&event)).await?,
+                Command::Event(event) => connection.body(&self.event(&event)).await?,
                 Command::Bookmark(version) if self.ask.bookmarks => {
                     connection.body(&self.bookmark(version, false)).await?;
                 }
@@ -115,16 +132,16 @@ impl<'a> Open<'a> {
     async fn send_backlog(&mut self, connection: &mut Connection) -> io::Result<()> {
         let mut out = Vec::new();
         for object in std::mem::take(&mut self.backlog.existing) {
-            self.write_line("ADDED", &object, &mut out);
+            self.write_event("ADDED", &object, &mut out);
             if out.len() >= PIECE {
                 connection.body(&out).await?;
                 out.clear();
             }
         }
         for event in std::mem::take(&mut self.backlog.events) {
-            out.extend(self.line_of(&event));
+            out.extend(self.event(&event));
         }
-        if self.ask.streaming_list {
+        if self.ask.streaming_list && self.quirks.no_bookmark.is_none() {
             out.extend(self.bookmark(self.backlog.version, true));
         }
         connection.body(&out).await
@@ -143,40 +160,65 @@ impl<'a> Open<'a> {
     }
 
     /// What this watch sees of an event: an object that starts or stops matching comes or goes.
-    fn line_of(&self, event: &Event) -> Vec<u8> {
+    fn event(&self, event: &Event) -> Vec<u8> {
         let matching = |object: &Option<Object>| object.clone().filter(|object| object.matches(&self.filter));
         let mut out = Vec::new();
         match (matching(&event.old), matching(&event.new)) {
-            (None, Some(new)) => self.write_line("ADDED", &new, &mut out),
-            (Some(_), Some(new)) => self.write_line("MODIFIED", &new, &mut out),
-            (Some(old), None) => self.write_line("DELETED", &old.at(event.version), &mut out),
+            (None, Some(new)) => self.write_event("ADDED", &new, &mut out),
+            (Some(_), Some(new)) => self.write_event("MODIFIED", &new, &mut out),
+            (Some(old), None) => self.write_event("DELETED", &old.at(event.version), &mut out),
             (None, None) => {}
         }
         out
     }
 
-    fn write_line(&self, what: &str, object: &Object, out: &mut Vec<u8>) {
-        write!(out, r#"{{"type":"{what}","object":"#).expect("memory can be written");
-        object.write(self.resource, out);
-        out.extend_from_slice(b"}\n");
+    fn write_event(&self, what: &str, object: &Object, out: &mut Vec<u8>) {
+        match self.quirks.encoding {
+            Encoding::Json => {
+                write!(out, r#"{{"type":"{what}","object":"#).expect("memory can be written");
+                object.write(self.resource, out);
+                out.extend_from_slice(b"}\n");
+            }
+            Encoding::Protobuf => {
+                let mut enveloped = Vec::new();
+                object.write_enveloped(self.resource, &mut enveloped);
+                protobuf::put_frame(what, &enveloped, out);
+            }
+        }
     }
 
     fn bookmark(&self, version: u64, ends_initial_events: bool) -> Vec<u8> {
-        // Servers before 1.34 write the null, and clients must bear it.
-        let mut metadata = json!({ "resourceVersion": version.to_string(), "creationTimestamp": null });
+        let mut metadata = json!({ "resourceVersion": version.to_string() });
         if ends_initial_events {
             metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
-        let Resource { kind, empty, .. } = self.resource;
-        let version = self.resource.api_version();
-        let object = format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},{empty}}}"#);
-        format!("{{\"type\":\"BOOKMARK\",\"object\":{object}}}\n").into_bytes()
+        match self.quirks.encoding {
+            Encoding::Json => {
+                // Servers before 1.34 write it, and clients must bear it.
+                metadata["creationTimestamp"] = json!(null);
+                format!("{{\"type\":\"BOOKMARK\",\"object\":{}}}\n", self.resource.bookmark(&metadata)).into_bytes()
+            }
+            Encoding::Protobuf => {
+                let object = Object::stored(json!({ "metadata": metadata }));
+                let mut out = Vec::new();
+                self.write_event("BOOKMARK", &object, &mut out);
+                out
+            }
+        }
     }
 }
 
-/// Tells a client inside a watch that it cannot be had: real servers refuse an expired version this way.
-pub(super) async fn refuse(connection: &mut Connection, status: &Status) -> io::Result<()> {
-    connection.begin().await?;
-    connection.body(format!("{}\n", json!({ "type": "ERROR", "object": status.json() })).as_bytes()).await?;
+/// Tells a client inside a watch that it cannot be had: real servers refuse a version this way.
+pub(super) async fn refuse(connection: &mut Connection, encoding: Encoding, status: &Status) -> io::Result<()> {
+    connection.begin(encoding.stream_media_type(), Encode::Plain).await?;
+    let event = match encoding {
+        Encoding::Json => format!("{}\n", json!({ "type": "ERROR", "object": status.json() })).into_bytes(),
+        Encoding::Protobuf => {
+            let mut out = Vec::new();
+            protobuf::put_frame("ERROR", &status.body(encoding), &mut out);
+            out
+        }
+    };
+    connection.body(&event).await?;
     connection.end().await
 }

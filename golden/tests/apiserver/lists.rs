@@ -170,15 +170,6 @@ fn requests_are_logged_as_they_came() {
 }
 
 #[test]
-fn only_json_is_spoken() {
-    let api = ApiServer::start();
-    let code = |accept: &str| ask(connect(&api), NODES, &format!("Accept: {accept}\r\n")).expect("an answer").code;
-    assert_eq!(code("application/vnd.kubernetes.protobuf"), 406);
-    assert_eq!(code("application/vnd.kubernetes.protobuf, */*"), 200);
-    assert_eq!(code("application/json;stream=watch"), 200);
-}
-
-#[test]
 fn the_kubeconfig_leads_here_and_carries_the_token() {
     let api = ApiServer::start();
     api.require_token(Some("s3cret"));

@@ -1,0 +1,158 @@
+//! Content negotiation: from an `Accept` header to the encoding of the answer.
+//!
+//! As k8s.io/apiserver does it (endpoints/handlers/negotiation): the header's clauses by falling `q`, wildcards last, and
+//! the first one that a media type of the server matches. YAML, which a real server offers too, is not.
+
+use super::status::Status;
+
+/// How an answer is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Json,
+    Protobuf,
+}
+
+/// Which encodings the server offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MediaTypes {
+    /// JSON and protobuf, as kube-apiserver does for its own resources.
+    #[default]
+    JsonAndProtobuf,
+    /// JSON, and 406 for who accepts nothing else: custom resources (apiextensions-apiserver) and many aggregated servers.
+    OnlyJson,
+    /// JSON, whatever the `Accept` header says: servers that are not built on k8s.io/apiserver, and proxies before them
+    /// that rewrite bodies. HTTP allows it (RFC 9110, 12.5.1).
+    AlwaysJson,
+}
+
+/// One clause of an `Accept` header.
+#[derive(Debug)]
+struct Clause<'a> {
+    type_: &'a str,
+    subtype: &'a str,
+    q: f32,
+    /// Parameters other than `q`.
+    parameters: Vec<(&'a str, &'a str)>,
+}
+
+const PROTOBUF: (&str, &str) = ("application", "vnd.kubernetes.protobuf");
+const JSON: (&str, &str) = ("application", "json");
+
+impl Encoding {
+    /// The encoding for a request, or 406 with the words of the real one.
+    pub(super) fn negotiate(accept: &str, offered: MediaTypes, watch: bool) -> Result<Self, Status> {
+        let media_types: &[(Self, (&str, &str))] = match offered {
+            MediaTypes::JsonAndProtobuf => &[(Self::Json, JSON), (Self::Protobuf, PROTOBUF)],
+            MediaTypes::OnlyJson => &[(Self::Json, JSON)],
+            MediaTypes::AlwaysJson => return Ok(Self::Json),
+        };
+        if accept.is_empty() {
+            return Ok(Self::Json);
+        }
+        let mut clauses: Vec<Clause> = accept.split(',').filter_map(Clause::parse).collect();
+        // A stable sort: of equals, the one named first.
+        clauses.sort_by(|a, b| b.q.total_cmp(&a.q).then(a.wildcards().cmp(&b.wildcards())));
+        let matching = clauses.iter().filter(|clause| clause.is_served()).find_map(|clause| {
+            media_types.iter().find(|(_, media_type)| clause.matches(*media_type)).map(|(encoding, _)| *encoding)
+        });
+        matching.ok_or_else(|| Status::not_acceptable(offered, watch))
+    }
+
+    /// The `Content-Type` of an answer that is no watch.
+    pub(super) fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Protobuf => "application/vnd.kubernetes.protobuf",
+        }
+    }
+
+    /// The `Content-Type` of a watch.
+    pub(super) fn stream_media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        }
+    }
+}
+
+impl<'a> Clause<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.split(';');
+        let (type_, subtype) = match parts.next()?.trim().split_once('/') {
+            Some((type_, subtype)) => (type_.trim(), subtype.trim()),
+            None if text.trim() == "*" => ("*", "*"),
+            None => return None,
+        };
+        let mut clause = Self { type_, subtype, q: 1.0, parameters: Vec::new() };
+        for (name, value) in parts.filter_map(|part| part.split_once('=')) {
+            match name.trim() {
+                "q" => clause.q = value.trim().parse().unwrap_or_default(),
+                name => clause.parameters.push((name, value.trim())),
+            }
+        }
+        Some(clause)
+    }
+
+    fn wildcards(&self) -> usize {
+        usize::from(self.type_ == "*") + usize::from(self.subtype == "*")
+    }
+
+    fn matches(&self, (type_, subtype): (&str, &str)) -> bool {
+        (self.type_ == "*" || self.type_ == type_) && (self.subtype == "*" || self.subtype == subtype)
+    }
+
+    /// Whether the server knows what the parameters ask for. Tables and partial objects (`as=Table`) are not served here.
+    fn is_served(&self) -> bool {
+        self.parameters.iter().all(|(name, value)| match *name {
+            "stream" => matches!(*value, "" | "watch"),
+            "as" | "g" | "v" | "sv" => false,
+            _ => true,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PB: &str = "application/vnd.kubernetes.protobuf";
+
+    fn negotiated(accept: &str) -> Option<Encoding> {
+        Encoding::negotiate(accept, MediaTypes::JsonAndProtobuf, false).ok()
+    }
+
+    #[test]
+    fn the_first_acceptable_type_of_the_highest_q_wins() {
+        for (accept, expected) in [
+            ("", Some(Encoding::Json)),
+            ("*/*", Some(Encoding::Json)),
+            ("application/*", Some(Encoding::Json)),
+            (PB, Some(Encoding::Protobuf)),
+            ("application/vnd.kubernetes.protobuf,application/json", Some(Encoding::Protobuf)),
+            ("application/json,application/vnd.kubernetes.protobuf", Some(Encoding::Json)),
+            ("application/vnd.kubernetes.protobuf;q=0.5, application/json", Some(Encoding::Json)),
+            ("application/json;q=0.8, application/vnd.kubernetes.protobuf;q=0.9", Some(Encoding::Protobuf)),
+            ("*/*, application/vnd.kubernetes.protobuf", Some(Encoding::Protobuf)),
+            ("application/vnd.kubernetes.protobuf;stream=watch", Some(Encoding::Protobuf)),
+            ("application/vnd.kubernetes.protobuf;stream=other, application/json", Some(Encoding::Json)),
+            ("application/json;as=Table;v=v1;g=meta.k8s.io, application/json", Some(Encoding::Json)),
+            ("application/json;as=Table;v=v1;g=meta.k8s.io", None),
+            ("text/html", None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(negotiated(accept), expected, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_of_json_refuses_or_ignores_protobuf() {
+        let both = "application/vnd.kubernetes.protobuf,application/json";
+        for (offered, accept, expected) in [
+            (MediaTypes::OnlyJson, both, Some(Encoding::Json)),
+            (MediaTypes::OnlyJson, PB, None),
+            (MediaTypes::AlwaysJson, PB, Some(Encoding::Json)),
+        ] {
+            assert_eq!(Encoding::negotiate(accept, offered, true).ok(), expected, "{offered:?}, {accept}");
+        }
+    }
+}

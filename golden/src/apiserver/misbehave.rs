@@ -1,0 +1,116 @@
+//! How a fault looks on the wire.
+
+use std::io;
+
+use super::accept::Encoding;
+use super::answer::{Exchange, refuse_with};
+use super::body::{Cut, Encode};
+use super::fault::Fault;
+use super::http::{Connection, Then};
+use super::request::Request;
+use super::resource::Target;
+use super::status::Status;
+use super::watch::{Quirks, refuse};
+
+const HTML: &str = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1>\
+                    </center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n";
+
+const TIMED_OUT: &[u8] = br#"{"metadata":{},"status":"Failure","message":"Timeout: request did not complete within the allotted timeout","reason":"Timeout","details":{},"code":504}"#;
+
+/// Bytes that are neither JSON nor protobuf, not even by chance: a wrong magic, a wrong wire type.
+const GARBAGE: &[u8] = b"\x00\xff\xfe\x07\x80garbage\x1b{[\"\xc3\x28";
+
+/// Commits the fault in place of an answer. `None` if it only changes how the right answer is given, which is left in
+/// the connection's delivery and in `quirks`.
+pub(super) async fn commit(
+    connection: &mut Connection,
+    fault: &Fault,
+    answer: &Exchange<'_>,
+    quirks: &mut Quirks,
+) -> Option<io::Result<Then>> {
+    let watch = answer.request.is_watch();
+    match fault {
+        Fault::Refuse(code) => Some(refuse_with(connection, &answer.status(*code), answer.encoding).await),
+        Fault::RefuseFor { code, retry_after } => {
+            let status = answer.status(*code).retry_after(*retry_after);
+            Some(refuse_with(connection, &status, answer.encoding).await)
+        }
+        Fault::TooManyRequests => {
+            let text = b"Too many requests, please try again later.\n";
+            let media_type = "text/plain; charset=utf-8";
+            Some(connection.respond(429, media_type, "Retry-After: 1\r\n", text).await.map(|()| Then::Reuse))
+        }
+        Fault::TimedOut => {
+            let sent = connection.respond(504, "text/plain; charset=utf-8", "", TIMED_OUT).await;
+            Some(sent.map(|()| Then::Reuse))
+        }
+        Fault::Html(code) => {
+            let sent = connection.respond(*code, "text/html", "Server: nginx\r\n", HTML.as_bytes()).await;
+            Some(sent.map(|()| Then::Reuse))
+        }
+        Fault::RefuseInOk(code) => {
+            let body = answer.status(*code).body(answer.encoding);
+            let sent = connection.respond(200, answer.encoding.media_type(), "", &body).await;
+            Some(sent.map(|()| Then::Reuse))
+        }
+        Fault::ErrorEvent(code) => Some(event(connection, answer, &answer.status(*code)).await),
+        Fault::WatchProgressDisabled => Some(event(connection, answer, &Status::watch_progress_disabled()).await),
+        Fault::EndAtOnce => Some(stream(connection, answer.encoding, b"").await),
+        Fault::Garbage if watch => Some(stream(connection, answer.encoding, GARBAGE).await),
+        Fault::Garbage => {
+            let sent = connection.respond(200, answer.encoding.media_type(), "", GARBAGE).await;
+            Some(sent.map(|()| Then::Reuse))
+        }
+        Fault::NoAnswer => {
+            connection.gone().await;
+            Some(Ok(Then::Close))
+        }
+        Fault::HangUp => Some(Ok(Then::Close)),
+        Fault::ContinueExpired => {
+            let token = answer.request.param("continue").unwrap_or_default();
+            let status = Status::continue_expired(&token);
+            Some(refuse_with(connection, &status, answer.encoding).await)
+        }
+        Fault::NoBookmark { end } => {
+            quirks.no_bookmark = Some(*end);
+            None
+        }
+        Fault::Paced(pace) => {
+            connection.delivery.pace = Some(*pace);
+            None
+        }
+        Fault::Cut { after, announced } => {
+            connection.delivery.cut = Some(Cut { left: *after, announced: *announced });
+            None
+        }
+    }
+}
+
+async fn event(connection: &mut Connection, answer: &Exchange<'_>, status: &Status) -> io::Result<Then> {
+    refuse(connection, answer.encoding, status).await.map(|()| Then::Reuse)
+}
+
+async fn stream(connection: &mut Connection, encoding: Encoding, bytes: &[u8]) -> io::Result<Then> {
+    connection.begin(encoding.stream_media_type(), Encode::Plain).await?;
+    connection.body(bytes).await?;
+    connection.end().await?;
+    Ok(Then::Reuse)
+}
+
+impl Exchange<'_> {
+    /// The refusal of this request with a status.
+    pub(super) fn status(&self, code: u16) -> Status {
+        Status::of_request(code, self.request, self.target.as_ref())
+    }
+}
+
+/// The verb of a request, as in messages about rights.
+pub(super) fn verb(request: &Request, target: &Target<'_>) -> &'static str {
+    match request.method.as_str() {
+        "POST" => "create",
+        "PATCH" => "patch",
+        _ if request.is_watch() => "watch",
+        _ if target.name.is_some() => "get",
+        _ => "list",
+    }
+}
