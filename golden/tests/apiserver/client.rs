@@ -95,6 +95,23 @@ impl Response {
         Ok(body)
     }
 
+    /// What comes of a stream until there are so many bytes, or so many lines, or it ends.
+    pub(crate) fn exactly(&mut self, bytes: usize, lines: usize) -> Vec<u8> {
+        let mut body = std::mem::take(&mut self.line);
+        let complete = |body: &[u8]| {
+            let found = body.iter().filter(|byte| **byte == b'\n').count();
+            body.len() >= bytes || (bytes == usize::MAX && found >= lines)
+        };
+        while !complete(&body) {
+            match self.piece() {
+                Ok(Some(piece)) => body.extend(piece),
+                Ok(None) => break,
+                Err(error) => panic!("{error} after {} bytes", body.len()),
+            }
+        }
+        body
+    }
+
     /// The next line of a watch; `None` after the proper end of the body.
     pub(crate) fn line(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {

@@ -3,6 +3,7 @@
 mod client;
 mod faults;
 mod lists;
+mod recorded;
 mod scale;
 mod selectors;
 mod watches;
