@@ -1,7 +1,9 @@
 //! The test API server does what a real one does, and every fault it can be told to have is really there.
 
 mod client;
+mod encodings;
 mod faults;
+mod injections;
 mod lists;
 mod recorded;
 mod scale;
