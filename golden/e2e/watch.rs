@@ -1,20 +1,28 @@
 //! The real binary against an API server that behaves as real ones do, and as they should not.
 //!
-//! In: the `kube-proxy` binary, root. Out: what it asks for, what rules follow, what it says when things go wrong.
-//! Each test has a node (a network namespace) and an API server of its own.
+//! Each test has a node (a network namespace) and an API server of its own. `KUBE_PROXY` names another binary to test:
+//! upstream's, to see that a test asks nothing of ours that the real one does not do.
 
+#[path = "watch/backoff.rs"]
+mod backoff;
 #[path = "watch/changes.rs"]
 mod changes;
+#[path = "watch/fallback.rs"]
+mod fallback;
 #[path = "watch/faults.rs"]
 mod faults;
 #[path = "watch/lifecycle.rs"]
 mod lifecycle;
+#[path = "watch/lists.rs"]
+mod lists;
 #[path = "watch/metrics.rs"]
 mod metrics;
 #[path = "watch/requests.rs"]
 mod requests;
 
-use golden::apiserver::ApiServer;
+use std::time::{Duration, Instant};
+
+use golden::apiserver::{ApiServer, Request};
 use golden::node::{NAME, Node};
 use golden::sample::{node, service, slice};
 
@@ -22,6 +30,15 @@ use golden::sample::{node, service, slice};
 const WEB: &str = "default/web:http";
 /// Its endpoints.
 const PODS: [&str; 2] = ["10.244.2.5:8080", "10.244.2.6:8080"];
+
+const NODES: &str = "/api/v1/nodes";
+const SERVICES: &str = "/api/v1/services";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+
+/// A query parameter; empty if it is not there.
+fn param(request: &Request, name: &str) -> String {
+    request.param(name).unwrap_or_default()
+}
 
 /// A node and an API server on it.
 struct World {
@@ -32,7 +49,8 @@ struct World {
 impl World {
     /// The Node, the Service `web` and its slice `web-1`; no proxy yet.
     fn new() -> Self {
-        let node = Node::new(env!("CARGO_BIN_EXE_kube-proxy"));
+        let ours = env!("CARGO_BIN_EXE_kube-proxy").to_owned();
+        let node = Node::new(std::env::var("KUBE_PROXY").unwrap_or(ours));
         let api = node.api_server();
         api.apply(self::node(NAME, "zone-a"));
         api.apply(service("web", "10.96.0.10"));
@@ -40,9 +58,23 @@ impl World {
         Self { node, api }
     }
 
+    /// Whether the binary is not ours, and what ours does differently by intent is not to be asked of it.
+    fn is_upstreams() -> bool {
+        std::env::var_os("KUBE_PROXY").is_some()
+    }
+
     /// Starts the proxy.
     fn start(&mut self) {
-        self.node.start(&["--master", &self.api.url(), "--iptables-min-sync-period=0s", "-v=5"]);
+        let url = self.api.url();
+        // Limits of the whole machine stay as they are.
+        self.node.start(&[
+            "--master",
+            &url,
+            "--iptables-min-sync-period=1ms",
+            "--conntrack-max-per-core=0",
+            "--conntrack-min=0",
+            "-v=5",
+        ]);
     }
 
     /// The same, and the proxy has programmed `web`, in both families.
@@ -58,6 +90,22 @@ impl World {
         self.node.until_leads(WEB, &PODS);
         self.node.until_health("/healthz", 200);
         self.node.until("both families were synced", || self.syncs() >= 2.0);
+    }
+
+    /// The requests for a collection so far, in the order in which they came.
+    fn requests(&self, path: &str) -> Vec<Request> {
+        self.api.requests().into_iter().filter(|request| request.method == "GET" && request.path == path).collect()
+    }
+
+    /// Waits until `done`, for as long as `limit`.
+    #[track_caller]
+    fn within(&self, limit: Duration, what: &str, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + limit;
+        while !done() {
+            let requests = self.api.requests();
+            assert!(Instant::now() < deadline, "not within {limit:?}: {what}\n{}\n{requests:#?}", self.node.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// How often rules were synced.

@@ -38,7 +38,7 @@ pub(super) async fn answer(connection: &mut Connection, shared: &Shared, request
     let negotiated = Encoding::negotiate(&request.accept, offered, request.is_watch());
     let encoding = negotiated.as_ref().copied().unwrap_or(Encoding::Json);
     let exchange = Exchange { shared, request, target, encoding };
-    let mut quirks = Quirks { encoding, gzip: compress && request.takes_gzip(), no_bookmark: None };
+    let mut quirks = Quirks { encoding, gzip: compress && request.takes_gzip(), no_bookmark: false, end: None };
     if let Some(fault) = &fault
         && let Some(committed) = commit(connection, fault, &exchange, &mut quirks).await
     {

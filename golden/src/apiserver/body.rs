@@ -82,6 +82,8 @@ impl Connection {
             Gzip::EachPiece => {
                 let mut encoder = GzEncoder::new(Vec::new(), Compression::new(LEVEL));
                 encoder.write_all(data)?;
+                // Without it Go's reader holds the data back until the next member begins. The real one does the same.
+                encoder.flush()?;
                 let member = encoder.finish()?;
                 self.send(&member).await
             }

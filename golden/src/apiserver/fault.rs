@@ -52,6 +52,9 @@ pub enum Fault {
         /// Whether the stream ends then, or stays open.
         end: bool,
     },
+    /// A streamed list that is whole, bookmark included, and then ends: with an ERROR event of this code, or without.
+    /// 410 after each list is what a server with a tiny watch cache does under load.
+    EndAfterList(Option<u16>),
     /// The request is read, and nothing follows, not even a status line.
     NoAnswer,
     /// The connection is closed without an answer, as by a server that is being killed.

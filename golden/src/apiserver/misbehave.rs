@@ -72,7 +72,12 @@ pub(super) async fn commit(
             Some(refuse_with(connection, &status, answer.encoding).await)
         }
         Fault::NoBookmark { end } => {
-            quirks.no_bookmark = Some(*end);
+            quirks.no_bookmark = true;
+            quirks.end = end.then_some(None);
+            None
+        }
+        Fault::EndAfterList(code) => {
+            quirks.end = Some(code.map(|code| answer.status(code)));
             None
         }
         Fault::Paced(pace) => {

@@ -44,13 +44,15 @@ pub enum End {
 }
 
 /// How a watch is served, beside what it asks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Quirks {
     pub(super) encoding: Encoding,
     /// Whether a streamed list may be compressed.
     pub(super) gzip: bool,
-    /// The bookmark after the initial events is left out, and the stream ends then if so.
-    pub(super) no_bookmark: Option<bool>,
+    /// The bookmark after the initial events is left out.
+    pub(super) no_bookmark: bool,
+    /// The stream ends after the initial events, perhaps with an error.
+    pub(super) end: Option<Option<Status>>,
 }
 
 /// An open watch; it counts as one until dropped.
@@ -101,7 +103,10 @@ impl<'a> Open<'a> {
         let encode = if gzip { Encode::GzipMembers } else { Encode::Plain };
         connection.begin(self.quirks.encoding.stream_media_type(), encode).await?;
         self.send_backlog(connection).await?;
-        if self.quirks.no_bookmark == Some(true) {
+        if let Some(error) = self.quirks.end.take() {
+            if let Some(status) = error {
+                connection.body(&error_event(self.quirks.encoding, &status)).await?;
+            }
             return self.end(connection, End::Clean).await;
         }
         loop {
@@ -141,7 +146,7 @@ impl<'a> Open<'a> {
         for event in std::mem::take(&mut self.backlog.events) {
             out.extend(self.event(&event));
         }
-        if self.ask.streaming_list && self.quirks.no_bookmark.is_none() {
+        if self.ask.streaming_list && !self.quirks.no_bookmark {
             out.extend(self.bookmark(self.backlog.version, true));
         }
         connection.body(&out).await
@@ -211,14 +216,17 @@ impl<'a> Open<'a> {
 /// Tells a client inside a watch that it cannot be had: real servers refuse a version this way.
 pub(super) async fn refuse(connection: &mut Connection, encoding: Encoding, status: &Status) -> io::Result<()> {
     connection.begin(encoding.stream_media_type(), Encode::Plain).await?;
-    let event = match encoding {
+    connection.body(&error_event(encoding, status)).await?;
+    connection.end().await
+}
+
+fn error_event(encoding: Encoding, status: &Status) -> Vec<u8> {
+    match encoding {
         Encoding::Json => format!("{}\n", json!({ "type": "ERROR", "object": status.json() })).into_bytes(),
         Encoding::Protobuf => {
             let mut out = Vec::new();
             protobuf::put_frame("ERROR", &status.body(encoding), &mut out);
             out
         }
-    };
-    connection.body(&event).await?;
-    connection.end().await
+    }
 }

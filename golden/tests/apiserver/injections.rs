@@ -136,6 +136,16 @@ fn streams_lack_their_bookmark_and_end_or_go_on() {
 }
 
 #[test]
+fn streams_end_after_their_bookmark() {
+    for (code, more) in [(Some(410), vec!["ERROR -"]), (None, vec![])] {
+        let mut stream = stream(&with(Fault::EndAfterList(code), Requests::StreamedLists));
+        let events: Vec<String> = (0..4 + more.len()).map(|_| stream.brief()).collect();
+        assert_eq!(events, [&["ADDED a", "ADDED b", "ADDED c", "BOOKMARK -"], more.as_slice()].concat());
+        assert_eq!(stream.line().expect("a proper end"), None);
+    }
+}
+
+#[test]
 fn a_request_is_never_answered_or_the_connection_closed() {
     let api = with(Fault::HangUp, Requests::Lists);
     let error = crate::client::ask(crate::client::connect(&api), SERVICES, "").err().expect("no answer");
