@@ -22,7 +22,7 @@ mod requests;
 
 use std::time::{Duration, Instant};
 
-use golden::apiserver::{ApiServer, Request};
+use golden::apiserver::{ApiServer, MediaTypes, Request};
 use golden::node::{NAME, Node};
 use golden::sample::{node, service, slice};
 
@@ -79,7 +79,13 @@ impl World {
 
     /// The same, and the proxy has programmed `web`, in both families.
     fn running() -> Self {
+        Self::running_with(MediaTypes::default())
+    }
+
+    /// The same from a server that offers these encodings.
+    fn running_with(offered: MediaTypes) -> Self {
         let mut world = Self::new();
+        world.api.offer(offered);
         world.start();
         world.settled();
         world

@@ -114,7 +114,7 @@ fn stays_with_plain_lists(world: &World) {
 
 #[test]
 fn too_many_requests_are_waited_out_and_the_list_is_streamed_then() {
-    for fault in [Fault::TooManyRequests, Fault::RefuseFor { code: 429, retry_after: 1 }] {
+    for fault in [Fault::TooManyRequests { retry_after: 1 }, Fault::RefuseFor { code: 429, retry_after: 1 }] {
         let mut world = World::new();
         for kind in ["Node", "Service", "EndpointSlice"] {
             world.api.inject(fault.clone().on(Requests::StreamedLists).of(kind).times(2));

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use golden::apiserver::{End, Pace};
+use golden::apiserver::{End, MediaTypes, Pace};
 use golden::sample::{service, slice};
 use serde_json::json;
 
 use crate::{PODS, WEB, World};
+
+const JSON: MediaTypes = MediaTypes::OnlyJson;
+const BOTH: MediaTypes = MediaTypes::JsonAndProtobuf;
 
 #[test]
 fn watches_that_break_off_go_on() {
@@ -127,33 +130,66 @@ fn a_token_that_expires_is_replaced_without_a_restart() {
     assert!(!log.contains("first") && !log.contains("second"), "tokens do not belong into a log: {log}");
 }
 
+/// Bytes that make no event of either encoding. To a reader of frames the first four are a length.
+const GARBAGE: [&[u8]; 9] = [
+    b"{\"type\":\xff\x00garbage\n",
+    b"<html><body>502 Bad Gateway</body></html>\n",
+    b"{\"type\":\"ADDED\",\"object\":7}\n",
+    b"null\n",
+    b"\0\0\0\0",
+    b"\0\0\0\x04k8s\0",
+    b"\0\0\0\x05\x0a\xff\xff\xff\x0f",
+    b"\xff\xff\xff\xff",
+    b"\0\0\0\x0d\x0a\x05ADDED\x12\x04\x0a\x02{}",
+];
+
 #[test]
 fn garbage_on_the_wire_is_survived_and_loses_nothing() {
-    let lines: [&[u8]; 6] = [
-        b"{\"type\":\xff\x00garbage",
-        b"<html><body>502 Bad Gateway</body></html>",
-        b"{\"type\":\"ADDED\",\"object\":7}",
-        b"{\"type\":\"SURPRISE\",\"object\":{\"metadata\":{\"name\":\"web\"}}}",
-        b"{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":500,\"message\":\"etcd is unwell\"}}",
-        b"null",
-    ];
-    // Each waits for most of its time.
-    std::thread::scope(|scope| {
-        for line in lines {
-            scope.spawn(move || {
-                let world = World::running();
-                world.api.send_line("Service", line);
-                world.api.send_line("EndpointSlice", line);
-                world.works("later");
-                world.node.until_leads(WEB, &PODS);
-            });
-        }
+    in_both_encodings(&GARBAGE, |world, bytes| {
+        world.api.send_bytes("Service", bytes);
+        world.api.send_bytes("EndpointSlice", bytes);
+        world.api.end_watches(End::Torn);
     });
 }
 
 #[test]
+fn events_that_make_no_sense_are_survived_and_lose_nothing() {
+    let unwell = json!({ "kind": "Status", "apiVersion": "v1", "code": 500, "message": "etcd is unwell" });
+    let events = [
+        ("SURPRISE", json!({ "kind": "Service", "metadata": { "name": "web" } })),
+        ("ERROR", unwell),
+        ("ERROR", json!({ "kind": "Status", "code": 410, "reason": "Expired", "message": "too old" })),
+        ("ERROR", json!({})),
+        ("ADDED", json!({ "kind": "Service", "apiVersion": "v1" })),
+        ("", json!({ "metadata": { "name": "web", "namespace": "default" } })),
+    ];
+    in_both_encodings(&events, |world, (what, object)| {
+        world.api.send_event("Service", what, object.clone());
+        world.api.send_event("EndpointSlice", what, object.clone());
+    });
+}
+
+/// Does each of these to a proxy of its own, after which it has lost nothing and goes on.
+fn in_both_encodings<T: Sync>(all: &[T], disturb: impl Fn(&World, &T) + Sync) {
+    for offered in [JSON, BOTH] {
+        // Each waits for most of its time.
+        std::thread::scope(|scope| {
+            for one in all {
+                let disturb = &disturb;
+                scope.spawn(move || {
+                    let world = World::running_with(offered);
+                    disturb(&world, one);
+                    world.works("later");
+                    world.node.until_leads(WEB, &PODS);
+                });
+            }
+        });
+    }
+}
+
+#[test]
 fn after_an_event_that_was_garbled_everything_is_listed_again() {
-    let world = World::running();
+    let world = World::running_with(JSON);
     // Nobody knows what it was about; what comes after it does not tell.
     world.api.send_line("EndpointSlice", b"{\"type\":\"MODIFIED\",\"object\":{]");
     world.node.until_logged(&["watching EndpointSlices", "the rules stay"]);

@@ -1,7 +1,4 @@
-//! The address of the server, and how to take it again after having given it up.
-//!
-//! In: the listener a test made, perhaps inside a network namespace. Out: another one at the same place.
-//! Must not know: what is served there.
+//! The address of the server, and how to take it again after having given it up: in the namespace of the test's listener.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -25,9 +25,12 @@ pub enum Fault {
         /// Seconds to wait.
         retry_after: u32,
     },
-    /// 429 in plain text with `Retry-After: 1`, which is how API priority and fairness rejects (k8s.io/apiserver's
+    /// 429 in plain text with `Retry-After`, which is how API priority and fairness rejects (recorded; k8s.io/apiserver's
     /// server/filters/priority-and-fairness.go, `tooManyRequests`): no `Status` whatever was asked for.
-    TooManyRequests,
+    TooManyRequests {
+        /// Seconds to wait; a real one says more the longer it is overloaded.
+        retry_after: u32,
+    },
     /// 504 after a minute, as a real one answers a list whose etcd is gone (recorded; server/filters/timeout.go): in plain
     /// text whatever was asked for, of JSON without `kind` and `apiVersion`. The minute is left out here. Its streamed
     /// lists are then [`Fault::Paced`] with [`Pace::Silent`]: 200, not one event, and the end at `timeoutSeconds`. Its

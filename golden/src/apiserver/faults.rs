@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::ApiServer;
 use super::accept::MediaTypes;
 use super::cluster::served;
 use super::fault::{Fault, Injection, Requests};
 use super::http::Pace;
 use super::serve::Control;
+use super::status::Status;
 use super::watch::{Command, End};
 
 impl ApiServer {
@@ -54,6 +57,26 @@ impl ApiServer {
     #[track_caller]
     pub fn send_bytes(&self, kind: &str, bytes: &[u8]) {
         self.command(Some(served(kind).kind), &Command::Raw(bytes.to_vec()));
+    }
+
+    /// Sends an event of any type around any object on the open watches of a kind, each in its encoding.
+    ///
+    /// # Panics
+    /// When the kind is not served.
+    #[track_caller]
+    pub fn send_event(&self, kind: &str, what: &str, object: Value) {
+        self.command(Some(served(kind).kind), &Command::Custom(what.to_owned(), object));
+    }
+
+    /// Sends an ERROR event of a code on the open watches of a kind, and ends them: 410 is how a real server ends a
+    /// watch that fell behind its watch cache.
+    ///
+    /// # Panics
+    /// When the kind is not served.
+    #[track_caller]
+    pub fn end_watches_with_error(&self, kind: &str, code: u16) {
+        self.send_event(kind, "ERROR", Status::of_code(code).json());
+        self.end_watches_of(kind, End::Clean);
     }
 
     /// Offers these encodings from now on.

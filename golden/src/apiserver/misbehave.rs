@@ -35,10 +35,15 @@ pub(super) async fn commit(
             let status = answer.status(*code).retry_after(*retry_after);
             Some(refuse_with(connection, &status, answer.encoding).await)
         }
-        Fault::TooManyRequests => {
+        Fault::TooManyRequests { retry_after } => {
             let text = b"Too many requests, please try again later.\n";
             let media_type = "text/plain; charset=utf-8";
-            Some(connection.respond(429, media_type, "Retry-After: 1\r\n", text).await.map(|()| Then::Reuse))
+            Some(
+                connection
+                    .respond(429, media_type, &format!("Retry-After: {retry_after}\r\n"), text)
+                    .await
+                    .map(|()| Then::Reuse),
+            )
         }
         Fault::TimedOut => {
             let sent = connection.respond(504, "text/plain; charset=utf-8", "", TIMED_OUT).await;

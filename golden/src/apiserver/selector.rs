@@ -1,7 +1,4 @@
-//! Label and field selectors.
-//!
-//! In: the texts of a request's `labelSelector` and `fieldSelector`. Out: a `Filter` that says whether an object matches.
-//! Must not know: where objects are kept, what becomes of them.
+//! Label and field selectors: the texts of a request's `labelSelector` and `fieldSelector`, and whether an object matches.
 
 use serde_json::Value;
 

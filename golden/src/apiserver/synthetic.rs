@@ -1,7 +1,5 @@
-//! The synthetic load: Services and EndpointSlices that exist only while they are being written.
-//!
-//! In: the number of a service and how many endpoints it has. Out: JSON of realistic shape and size.
-//! Must not know: who asks, and how many there are.
+//! The synthetic load: Services and EndpointSlices of realistic shape and size. Their JSON exists only while it is
+//! written.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;

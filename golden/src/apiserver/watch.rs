@@ -4,7 +4,7 @@ use std::future::pending;
 use std::io;
 use std::io::Write as _;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 
@@ -29,6 +29,8 @@ pub(super) enum Command {
     Bookmark(u64),
     /// Bytes that go out as they are.
     Raw(Vec<u8>),
+    /// An event of any type around any object, with its `kind` and `apiVersion`, in the encoding of the watch.
+    Custom(String, Value),
     End(End),
 }
 
@@ -129,6 +131,7 @@ impl<'a> Open<'a> {
                 }
                 Command::Bookmark(_) => {}
                 Command::Raw(bytes) => connection.body(&bytes).await?,
+                Command::Custom(what, object) => connection.body(&self.custom(&what, &object)).await?,
                 Command::End(end) => return self.end(connection, end).await,
             }
         }
@@ -190,6 +193,18 @@ impl<'a> Open<'a> {
                 protobuf::put_frame(what, &enveloped, out);
             }
         }
+    }
+
+    fn custom(&self, what: &str, object: &Value) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self.quirks.encoding {
+            Encoding::Json => out = format!("{}\n", json!({ "type": what, "object": object })).into_bytes(),
+            Encoding::Protobuf if object["kind"] == "Status" => {
+                protobuf::put_frame(what, &protobuf::status(object), &mut out);
+            }
+            Encoding::Protobuf => self.write_event(what, &Object::stored(object.clone()), &mut out),
+        }
+        out
     }
 
     fn bookmark(&self, version: u64, ends_initial_events: bool) -> Vec<u8> {

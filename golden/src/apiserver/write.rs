@@ -1,7 +1,4 @@
-//! What clients write: objects that are created, and merge patches (RFC 7386).
-//!
-//! In: a target and a body. Out: the object as it is kept then, or a refusal. Must not know: connections.
-//! Nothing is validated but what the server needs itself: a name.
+//! What clients write: objects that are created, and merge patches (RFC 7386). Only the name is validated.
 
 use serde_json::Value;
 

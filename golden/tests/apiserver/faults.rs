@@ -87,6 +87,25 @@ fn nonsense_is_sent_as_it_is() {
 }
 
 #[test]
+fn events_of_any_type_are_sent_in_the_encoding_of_the_watch() {
+    let api = ApiServer::start();
+    let mut json = watch_services(&api);
+    let path = format!("{SERVICES}?watch=true&resourceVersion={}", api.version());
+    let protobuf = "Accept: application/vnd.kubernetes.protobuf\r\n";
+    let mut frames = ask(connect(&api), &path, protobuf).expect("an answer");
+    api.wait_for_watches("Service", 2);
+    api.send_event("Service", "SURPRISE", json!({ "kind": "Service", "metadata": { "name": "web" } }));
+    assert_eq!(json.brief(), "SURPRISE web");
+    let frame = frames.piece().expect("alive").expect("a frame");
+    assert!(frame[4..].starts_with(b"\x0a\x08SURPRISE\x12"), "{frame:?}");
+    api.end_watches_with_error("Service", 410);
+    assert_eq!(json.event().1["reason"], "Expired");
+    let frame = frames.piece().expect("alive").expect("a frame");
+    assert!(frame.windows(7).any(|seven| seven == b"Expired"), "{frame:?}");
+    assert_eq!((json.line().expect("a proper end"), frames.piece().expect("a proper end")), (None, None));
+}
+
+#[test]
 fn objects_need_not_make_sense() {
     let api = ApiServer::start();
     let mut watch = watch_services(&api);

@@ -83,7 +83,7 @@ fn a_refusal_can_ask_to_wait_in_the_header_and_in_the_body() {
 #[test]
 fn answers_that_are_no_statuses_are_sent() {
     for (fault, code, media_type, start) in [
-        (Fault::TooManyRequests, 429, "text/plain; charset=utf-8", "Too many requests"),
+        (Fault::TooManyRequests { retry_after: 1 }, 429, "text/plain; charset=utf-8", "Too many requests"),
         (Fault::TimedOut, 504, "text/plain; charset=utf-8", "{\"metadata\":{}"),
         (Fault::Html(502), 502, "text/html", "<html>"),
         (Fault::Html(200), 200, "text/html", "<html>"),

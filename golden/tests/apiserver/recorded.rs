@@ -84,7 +84,7 @@ impl Exchange {
     }
 
     fn is_watch(&self) -> bool {
-        self.path.contains("watch=1") && self.status == 200
+        (self.path.contains("watch=1") || self.path.contains("watch=true")) && self.status == 200
     }
 
     fn lines(&self) -> usize {
@@ -101,7 +101,7 @@ impl Exchange {
     }
 
     fn compare_body(&self, body: &[u8]) {
-        if self.is_protobuf() {
+        if self.is_protobuf() || self.header("content-type").starts_with("text/") {
             assert!(body == self.body, "{}:\nours {}\nreal {}", self.name, hex(body), hex(&self.body));
             return;
         }
@@ -204,6 +204,36 @@ fn client_gos_accept_header_gives_protobuf_with_the_streams_media_type() {
         api.rewind(last_version(&exchange.body));
         exchange.compare(&api);
     }
+}
+
+/// What kube-proxy 1.36.2 itself asks, with its selectors and its `Accept` header.
+#[test]
+fn kube_proxys_own_requests_are_answered_as_by_the_real_one() {
+    for collection in KINDS {
+        let streamed = Exchange::named(&format!("kube-proxy/{collection}-stream.json"));
+        let events = serde_json::Deserializer::from_slice(&streamed.body).into_iter::<Value>();
+        let mut objects: Vec<Value> = events.map(|event| event.expect("JSON")["object"].take()).collect();
+        let bookmark = objects.pop().expect("a bookmark");
+        let kind = format!("{}List", bookmark["kind"].as_str().expect("a kind"));
+        for object in &mut objects {
+            object.as_object_mut().expect("an object").retain(|field, _| field != "kind" && field != "apiVersion");
+        }
+        let api = ApiServer::start();
+        api.restore(&json!({ "kind": kind, "metadata": bookmark["metadata"], "items": objects }));
+        let list = Exchange::named(&format!("kube-proxy/{collection}-list-rv0.pb"));
+        let stream = Exchange::named(&format!("kube-proxy/{collection}-stream.pb"));
+        for (exchange, version) in [(&list, list_version(&list.body)), (&stream, last_version(&stream.body))] {
+            api.rewind(version);
+            exchange.compare(&api);
+        }
+    }
+}
+
+/// The version of a list in protobuf: the text after an empty `selfLink` (1) and the tag of `resourceVersion` (2).
+fn list_version(body: &[u8]) -> u64 {
+    let at = body.windows(3).position(|three| three == [0x0a, 0, 0x12]).expect("the metadata of a list");
+    let text = &body[at + 4..at + 4 + usize::from(body[at + 3])];
+    std::str::from_utf8(text).expect("text").parse().expect("a number")
 }
 
 #[test]
@@ -319,6 +349,15 @@ fn a_version_that_is_too_large_is_refused_in_the_real_words() {
         let digits: String = current.chars().take_while(char::is_ascii_digit).collect();
         api.rewind(digits.parse().expect("a number"));
         exchange.compare(&api);
+    }
+}
+
+#[test]
+fn fairness_rejects_in_the_real_words() {
+    let api = restored("services");
+    api.inject(Fault::TooManyRequests { retry_after: 2 }.on(Requests::All));
+    for encoding in ["json", "pb"] {
+        Exchange::named(&format!("errors/429-fairness.{encoding}")).compare(&api);
     }
 }
 
