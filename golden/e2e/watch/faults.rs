@@ -57,8 +57,9 @@ fn refusals_are_logged_and_overcome() {
 
 fn refused_and_overcome(code: u16) {
     let mut world = World::new();
+    // The streamed list, and the plain one that follows it, or the streamed one again.
     for kind in ["Node", "Service", "EndpointSlice"] {
-        world.api.fail_next_of(kind, 1, code);
+        world.api.fail_next_of(kind, 2, code);
     }
     world.start();
     for kind in ["Nodes", "Services", "EndpointSlices"] {
@@ -95,7 +96,7 @@ fn a_right_that_is_taken_away_stops_only_what_it_was_for() {
     let world = World::running();
     world.api.fail_next_of("EndpointSlice", usize::MAX, 403);
     world.api.end_watches_of("EndpointSlice", End::Clean);
-    world.node.until_logged(&["watching EndpointSlices", "403", "the rules stay"]);
+    world.node.until_logged(&["watching EndpointSlices", "403", "rules left in place"]);
     world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
     world.api.apply(service("other", "10.96.0.13"));
     world.node.until("Services are synced on", || world.node.rules().contains("10.96.0.13/32"));
@@ -120,7 +121,7 @@ fn a_token_that_expires_is_replaced_without_a_restart() {
     world.api.require_token(Some("second"));
     world.api.end_watches(End::Clean);
     for kind in ["Nodes", "Services", "EndpointSlices"] {
-        world.node.until_logged(&["watching", kind, "401", "the rules stay"]);
+        world.node.until_logged(&["watching", kind, "401", "rules left in place"]);
     }
     world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
     world.node.until_leads(WEB, &PODS);
@@ -192,7 +193,7 @@ fn after_an_event_that_was_garbled_everything_is_listed_again() {
     let world = World::running_with(JSON);
     // Nobody knows what it was about; what comes after it does not tell.
     world.api.send_line("EndpointSlice", b"{\"type\":\"MODIFIED\",\"object\":{]");
-    world.node.until_logged(&["watching EndpointSlices", "the rules stay"]);
+    world.node.until_logged(&["watching EndpointSlices", "rules left in place"]);
     world.api.wait_for_requests("a new list", |requests| {
         requests.iter().filter(|r| r.path.ends_with("/endpointslices") && r.is_streaming_list()).count() == 2
     });
@@ -202,7 +203,8 @@ fn after_an_event_that_was_garbled_everything_is_listed_again() {
 
 #[test]
 fn an_object_that_cannot_be_decoded_is_named_and_what_was_there_of_it_stays() {
-    let world = World::running();
+    // Protobuf cannot say that a port is a text.
+    let world = World::running_with(JSON);
     world.works("other");
     let mut bad = service("web", "10.96.0.10");
     bad["spec"]["ports"][0]["port"] = json!(70000);
