@@ -31,7 +31,7 @@ fn a_server_that_is_down_at_the_start_is_waited_for() {
     let mut world = World::new();
     world.api.down();
     world.start();
-    world.node.until_logged(&["watching Services", "Connection refused", "the rules stay"]);
+    world.node.until_logged(&["watching Services", "connection refused", "rules left in place"]);
     assert_eq!(world.node.health("/livez").map(|(code, _)| code), Some(200), "there is nothing it should have done");
     assert_eq!(world.node.health("/healthz").map(|(code, _)| code), Some(503), "its Node is unknown");
     assert!(!world.node.rules().contains("KUBE-"), "{}", world.node.rules());
@@ -44,7 +44,7 @@ fn rules_stay_while_the_server_is_down_and_catch_up_when_it_is_back() {
     let world = World::running();
     let before = world.node.rules();
     world.api.down();
-    world.node.until_logged(&["watching Services", "the rules stay"]);
+    world.node.until_logged(&["watching Services", "rules left in place"]);
     world.api.apply(slice("web-1", "web", &["10.244.2.8"]));
     assert_eq!(world.node.rules(), before);
     for path in ["/healthz", "/livez"] {

@@ -176,19 +176,23 @@ lists_that_once! {
     were_unavailable: Fault::Refuse(503);
 }
 
+/// No API server has one. What is programmed stays, and the next list without it counts.
 #[test]
-fn an_object_without_a_name_is_skipped_and_the_others_count() {
-    for streams in [true, false] {
-        let mut world = World::new();
-        world.api.refuse_streaming_lists(!streams);
-        let version = world.api.version().to_string();
-        let unnamed = json!({ "metadata": { "namespace": "default" }, "spec": { "clusterIP": "10.96.0.77" } });
-        world.api.restore(&json!({
-            "kind": "ServiceList", "metadata": { "resourceVersion": version }, "items": [unnamed]
-        }));
+fn a_list_with_an_object_without_a_name_changes_nothing() {
+    for offered in [MediaTypes::JsonAndProtobuf, MediaTypes::OnlyJson] {
+        let mut world = without_streams();
+        world.api.offer(offered);
         world.start();
         world.settled();
+        let version = world.api.version().to_string();
+        let unnamed = json!({ "metadata": { "namespace": "default" }, "spec": { "clusterIP": "10.96.0.77" } });
+        let list = json!({ "kind": "ServiceList", "metadata": { "resourceVersion": version }, "items": [unnamed] });
+        world.api.restore(&list);
+        world.api.end_watches_with_error("Service", 410);
+        world.within(Duration::from_secs(15), "the list is read", || !pages(&world, SERVICES)[1..].is_empty());
+        world.node.until_leads(WEB, &["10.244.2.5:8080", "10.244.2.6:8080"]);
         assert!(!world.node.rules().contains("10.96.0.77"));
+        world.api.delete("Service", "default", "");
         world.works("later");
     }
 }
