@@ -144,3 +144,14 @@ fn protobuf_is_encoded_once_and_follows_changes() {
     assert!(second.len() < first.len());
     assert_eq!(get(&api, SLICES).0, 200);
 }
+
+/// A real server's slices of ten endpoints take 3,150 bytes of JSON and 1,561 of protobuf in a list.
+#[test]
+fn the_synthetic_load_is_as_large_as_a_real_one_in_both_encodings() {
+    let api = ApiServer::start();
+    api.load_synthetic(100, 10);
+    for (accept, real) in [("application/json", 3_150), (PROTOBUF, 1_561)] {
+        let size = accepting(&api, SLICES, accept).rest().expect("a body").len() / 100;
+        assert!((real * 8 / 10..real * 12 / 10).contains(&size), "{size} bytes, a real one has {real}");
+    }
+}
