@@ -87,7 +87,7 @@ impl Connector {
             let is_proxied = proxy.is_some_and(|proxy| proxy.kind != ProxyKind::Socks5);
             return Ok(Connection::new(stream, if is_proxied { Speaks::Http1Proxy } else { Speaks::Http1 }));
         };
-        let tls = self.start_tls(stream, &handshake, name).await?;
+        let tls = Self::start_tls(stream, &handshake, name).await?;
         let is_http2 = tls.ssl().selected_alpn_protocol() == Some(b"h2");
         let speaks = if is_http2 { Speaks::Http2 } else { Speaks::Http1 };
         Ok(Connection::new(Box::new(tls), speaks).with_identity(handshake.identity, handshake.rotated))
@@ -103,7 +103,7 @@ impl Connector {
         if let (ProxyKind::Https, Some(handshake)) = (proxy.kind, handshake) {
             // Go verifies an HTTPS proxy with the authorities of the cluster, too.
             let name = proxy.authority.host();
-            stream = Box::new(self.start_tls(stream, handshake, name.trim_matches(['[', ']'])).await?);
+            stream = Box::new(Self::start_tls(stream, handshake, name.trim_matches(['[', ']'])).await?);
         }
         let host = self.server.authority.host();
         let port = self.server.authority.port_u16().unwrap_or(if self.server.tls { 443 } else { 80 });
@@ -124,7 +124,6 @@ impl Connector {
     }
 
     async fn start_tls(
-        &self,
         stream: Box<dyn Layers>,
         handshake: &Handshake,
         name: &str,
@@ -141,14 +140,10 @@ impl Connector {
             Ok(Err(error)) => error.to_string(),
             Err(_) => return Err(ConnectError::TimedOut(format!("no TLS handshake within {TLS_TIMEOUT:?}"))),
         };
-        if let (Some(problem), Some((material, _))) = (refusal.take(), &self.tls) {
-            material.refused();
-            return Err(ConnectError::Tls(problem));
-        }
-        Err(ConnectError::Tls(match error.contains(" alert ") {
+        Err(ConnectError::Tls(refusal.take().unwrap_or_else(|| match error.contains(" alert ") {
             true => refused_identity(handshake.identity.as_deref(), &error),
             false => explain(&error),
-        }))
+        })))
     }
 }
 

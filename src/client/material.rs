@@ -2,12 +2,12 @@
 //!
 //! Client certificate and key are read for every new connection and every [`INTERVAL`] besides. A new client certificate
 //! closes the connections that use the old one, as client-go's `certRotatingDialer` does. Authorities are read again for
-//! a new connection when the last reading is older than [`AUTHORITIES_AGE`] or a server was refused meanwhile; existing
-//! connections stay. What cannot be read or does not fit together leaves the last valid state in use.
+//! a new connection when the last reading is older than [`AUTHORITIES_AGE`]; existing connections stay. What cannot be
+//! read or does not fit together leaves the last valid state in use.
 //!
-//! So a server whose certificate only a new authority vouches for is refused once before the file is read again. That is
-//! as in client-go, and has the reflector list again: another authority may mean another cluster, restored from a backup,
-//! whose resource versions continue nothing.
+//! A refused server does not have the authorities read at once. All reflectors are to see the refusal and list again, as
+//! those of client-go do: a server that another authority vouches for may be a cluster restored from a backup, whose
+//! resource versions continue nothing.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -76,7 +76,7 @@ struct Loaded {
     /// Where these are from; `None` until they were read once.
     trust: Option<Arc<str>>,
     authorities_text: Vec<u8>,
-    /// When they were read; `None`: not yet, or they proved insufficient.
+    /// When they were read; `None`: not yet.
     authorities_read: Option<Instant>,
     identity: Option<Identity>,
     identity_name: Option<Arc<str>>,
@@ -160,11 +160,6 @@ impl Material {
         let result = self.load_identity(&mut loaded, pair);
         loaded.log(1, result);
         Ok(())
-    }
-
-    /// A server's certificate was refused: its authority may be in the file by now.
-    pub fn refused(&self) {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).authorities_read = None;
     }
 
     fn load_authorities(&self, loaded: &mut Loaded) -> Result<(), String> {

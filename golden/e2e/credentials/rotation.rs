@@ -1,6 +1,10 @@
 //! Files that are replaced while the proxy runs.
 
+use std::time::Duration;
+
+use golden::cluster::eventually;
 use golden::pki::{Certified, Profile, replace};
+use golden::sample::slice;
 use golden::tls::server_context;
 
 use crate::{HTTP1, WEB, World};
@@ -53,5 +57,8 @@ fn a_server_of_a_new_authority_is_accepted_when_the_file_has_it() {
     front.drop_connections();
     world.node.until_logged(&["authority that is not in", "ca.crt", "CN=new-ca"]);
     replace(&world.node.dir().join("ca.crt"), &format!("{}{}", world.authority.pem(), new.pem()));
-    world.works("10.244.2.6");
+    world.api.apply(slice("web-1", "web", &["10.244.2.6"]));
+    // Read again after 30 s at the latest, and tried again after as long.
+    let leads = || world.node.endpoints(WEB).contains("10.244.2.6:8080");
+    eventually("the change arrives", Duration::from_secs(75), leads);
 }

@@ -92,9 +92,11 @@ impl Failure {
         !matches!(self, Self::Request(_))
     }
 
-    /// A watch can go on from its last version once the server is well again, without a new list.
+    /// A watch can go on from its last version once the server is well again, without a new list. Not after a server
+    /// whose certificate was refused: the one that comes back may have another history. client-go lists again, too.
     pub fn keeps_version(&self) -> bool {
         match self {
+            Self::Request(RequestError::Tls { .. }) => false,
             Self::Request(_) | Self::Short(_) => true,
             Self::Refused(status) => matches!(status.code, 401 | 429 | 500..) && !self.is_too_large(),
             Self::Wire(_) | Self::Unreadable(_) | Self::MediaType(_) | Self::Stalled(..) | Self::NoBookmark => false,

@@ -61,7 +61,12 @@ impl Transport for Scripted {
             (server.script)(path, count)
         };
         let (status, steps) = match reply {
-            Reply::Refused => return Err(RequestError::Refused { server: "http://127.0.0.1:1".into() }),
+            Reply::Refused => {
+                return Err(RequestError::Refused {
+                    server: "http://127.0.0.1:1".into(),
+                    cause: "connection refused".into(),
+                });
+            }
             Reply::Status(code, body) => (code, vec![Step::Bytes(body.to_owned())]),
             Reply::Body(steps) => (200, steps),
         };
