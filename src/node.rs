@@ -100,7 +100,7 @@ pub async fn follow(settings: Settings, families: Families, mut news: UnboundedR
         let outcome = match next {
             Ok(Some(News::Seen(node))) => own.seen(&node).map(|()| Some(Change::Node(node))),
             Ok(Some(News::Mark(change))) => {
-                if matches!((&change, own.wait), (Change::Listed(_), Some(Wait::List))) {
+                if matches!((&change, own.wait), (Change::Listed(_) | Change::ListedInPart(_), Some(Wait::List))) {
                     own.wait = Some(Wait::Address(Instant::now() + ADDRESS_WAIT));
                     let name = &own.settings.proxier.node_name;
                     info!(

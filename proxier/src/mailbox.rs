@@ -217,7 +217,7 @@ impl Queue {
     /// A list of that kind begins: it brings everything that is pending of it, or deletes it.
     fn forget(&mut self, kind: Kind) {
         self.mail.retain(|mail| match &mail.message {
-            Message::Change(Change::Listing(of) | Change::Listed(of)) => *of != kind,
+            Message::Change(Change::Listing(of) | Change::Listed(of) | Change::ListedInPart(of)) => *of != kind,
             Message::Change(change) => object(change).is_none_or(|key| key.kind != kind),
             _ => true,
         });
@@ -257,7 +257,7 @@ fn object(change: &Change) -> Option<ObjectKey> {
         Change::Kept(key) => return Some(key.clone()),
         // There is one Node, our own.
         Change::Node(_) => (Kind::Node, crate::model::NamespacedName::new("", "")),
-        Change::Listing(_) | Change::Listed(_) => return None,
+        Change::Listing(_) | Change::Listed(_) | Change::ListedInPart(_) => return None,
     };
     Some(ObjectKey { kind, name })
 }

@@ -179,7 +179,7 @@ impl Proxier {
         };
         // Both families are told of a slice that is gone, or that is the other one's.
         let elsewhere = matches!(change, Change::Slice(_, None));
-        let relisted = self.synced_once && matches!(change, Change::Listed(_));
+        let relisted = self.synced_once && matches!(change, Change::Listed(_) | Change::ListedInPart(_));
         let relevant = self.tracker.apply(change);
         if relisted {
             kernel::memory::release();

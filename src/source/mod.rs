@@ -130,7 +130,9 @@ impl Sink {
     /// A list begins or ends.
     fn mark(&self, change: &Change) {
         match change {
-            Change::Listing(Kind::Node) | Change::Listed(Kind::Node) => self.tell_of_node(News::Mark(change.clone())),
+            Change::Listing(Kind::Node) | Change::Listed(Kind::Node) | Change::ListedInPart(Kind::Node) => {
+                self.tell_of_node(News::Mark(change.clone()))
+            }
             _ => self.tell(Translated::everywhere(change)),
         }
     }

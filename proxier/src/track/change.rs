@@ -132,6 +132,9 @@ pub enum Change {
     Listing(Kind),
     /// The list is complete.
     Listed(Kind),
+    /// The list is complete, but not all of its objects could be decoded: those that did not come may be among them, so
+    /// none is gone.
+    ListedInPart(Kind),
     /// An object that could not be understood has come in a list: what is held of it stays.
     Kept(ObjectKey),
 }

@@ -74,6 +74,10 @@ impl Tracker {
                 false
             }
             Change::Listed(kind) => self.end_list(kind),
+            Change::ListedInPart(kind) => {
+                self.unseen.remove(&kind);
+                self.end_list(kind)
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proxier::track::Change;
 use tokio::time::timeout;
+use tracing::error;
 
 use super::Reflector;
 use super::failure::Failure;
@@ -31,14 +32,20 @@ impl<T: Transport> Reflector<T> {
         let limited = matches!(resource_version.as_str(), "" | "0");
         let mut page = Page { limited, continue_token: String::new(), resource_version: resource_version.clone() };
         self.sink.mark(&Change::Listing(self.resource.kind));
-        let mut version = None;
+        let (mut version, mut in_part) = (None, false);
         loop {
             match self.page(&page).await {
-                Ok(ListMeta { resource_version, continue_token }) => {
+                Ok(ListMeta { resource_version, continue_token, unreadable }) => {
+                    if let Some((count, error)) = unreadable {
+                        let kind = self.resource.kind.name();
+                        error!("skipped {count} {kind}s of a list, objects missing from it are kept: {error}");
+                        in_part = true;
+                    }
                     let version = version.get_or_insert(resource_version);
                     if continue_token.is_empty() {
                         self.version.listed(std::mem::take(version));
-                        self.sink.mark(&Change::Listed(self.resource.kind));
+                        let kind = self.resource.kind;
+                        self.sink.mark(&if in_part { Change::ListedInPart(kind) } else { Change::Listed(kind) });
                         return Ok(());
                     }
                     // A version is not allowed beside a token, which has one.
@@ -47,7 +54,7 @@ impl<T: Transport> Reflector<T> {
                 Err(failure) if failure.is_expired() && !page.continue_token.is_empty() => {
                     // etcd compacted the version of the first page: everything in one answer, as client-go's pager does.
                     page = Page { resource_version: resource_version.clone(), ..Page::default() };
-                    version = None;
+                    (version, in_part) = (None, false);
                     self.sink.mark(&Change::Listing(self.resource.kind));
                 }
                 Err(failure) => return Err(failure),

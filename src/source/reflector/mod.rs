@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use proxier::track::{Change, Kind};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 pub use self::resource::Resource;
 
@@ -167,16 +167,23 @@ impl<T: Transport> Reflector<T> {
         let asked = Instant::now();
         let answer = self.ask(&path, STREAM_HEAD).await?;
         let mut watch = Watch::new(answer, self.resource.kind, asked);
-        self.sink.mark(&Change::Listing(self.resource.kind));
+        let kind = self.resource.kind;
+        self.sink.mark(&Change::Listing(kind));
+        let mut in_part = false;
         loop {
-            let event = watch.next(STREAM_PAUSE, "event of a streamed list").await?.ok_or(Failure::NoBookmark)?;
-            // Versions of initial events are in no order: only the bookmark's counts.
-            if let WatchEvent::Bookmark { resource_version, initial_events_end: true } = event {
-                self.version.listed(resource_version);
-                self.sink.mark(&Change::Listed(self.resource.kind));
-                return Ok(watch);
+            match watch.next(STREAM_PAUSE, "event of a streamed list").await?.ok_or(Failure::NoBookmark)? {
+                // Versions of initial events are in no order: only the bookmark's counts.
+                WatchEvent::Bookmark { resource_version, initial_events_end: true } => {
+                    self.version.listed(resource_version);
+                    self.sink.mark(&if in_part { Change::ListedInPart(kind) } else { Change::Listed(kind) });
+                    return Ok(watch);
+                }
+                WatchEvent::Unreadable(error) => {
+                    error!("skipped an event of a list of {}s, objects missing from it are kept: {error}", kind.name());
+                    in_part = true;
+                }
+                event => _ = self.take(event)?,
             }
-            self.take(event)?;
         }
     }
 

@@ -129,6 +129,7 @@ impl World {
             events.push(match mail.message {
                 Message::Change(Change::Listing(_)) => "listing".to_owned(),
                 Message::Change(Change::Listed(_)) => "listed".to_owned(),
+                Message::Change(Change::ListedInPart(_)) => "listed in part".to_owned(),
                 Message::Change(Change::Service(name, ports)) if ports.is_empty() => format!("-{}", name.name),
                 Message::Change(Change::Service(name, _)) => format!("+{}", name.name),
                 other => panic!("{other:?}"),
@@ -408,6 +409,38 @@ async fn pages_follow_their_tokens_and_an_expired_token_asks_for_everything_at_o
     assert!(outcome.requests[2].1.contains("continue=two&"));
     assert!(!outcome.requests[4].1.contains("limit="));
     assert_eq!(outcome.events, ["listing", "+a", "+c", "listed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_without_a_name_do_not_hold_up_the_others_and_delete_nothing() {
+    let nameless = r#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"7"},"items":[{},"#;
+    let plain = Reply::Body(vec![Step::Bytes(format!("{nameless}{}]}}", service("a", 1)))]);
+    let script = move |path: &str, _| match (is_stream(path), is_watch(path)) {
+        (true, _) => Reply::Status(400, "{}"),
+        (false, true) => Reply::Body(vec![Step::Hang]),
+        (false, false) => plain.clone(),
+    };
+    let outcome = World::new(script).after(SECONDS(20)).await;
+    assert_eq!((&*outcome.letters(), outcome.troubles.len()), ("SLW", 0));
+    assert_eq!(outcome.events, ["listing", "+a", "listed in part"]);
+    let stream = [event("ADDED", &service("a", 1)), event("ADDED", "{}"), bookmark(7, true), Step::Hang];
+    let outcome = World::new(move |_, _| Reply::Body(stream.to_vec())).after(SECONDS(20)).await;
+    assert_eq!(outcome.letters(), "S");
+    assert_eq!(outcome.events, ["listing", "+a", "listed in part"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn event_that_was_cut_off_does_not_swallow_those_that_follow() {
+    let script = |path: &str, count| match count {
+        0 => streamed(&[
+            Step::Bytes("{\"type\":\"MODIFIED\",\"object\":{\"metadata\":{\n".into()),
+            event("MODIFIED", &service("a", 9)),
+            Step::Hang,
+        ]),
+        _ if is_stream(path) => streamed(&[Step::Hang]),
+        _ => panic!("{path}"),
+    };
+    assert_eq!(World::new(script).after(SECONDS(20)).await.letters(), "SS");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,8 @@
 //! Splits a stream of JSON objects into their members, without decoding these.
 //!
 //! Only what separates members is checked here: brackets and strings are counted, and whether a member is JSON is for
-//! its decoder to find out.
+//! its decoder to find out. Within a member it is checked that a string, an array or an object begins where one may: else
+//! an event that was cut off would swallow all that follow it.
 
 use super::{LIMIT, WireError};
 
@@ -41,50 +42,71 @@ enum Token {
     /// A number, `true`, `false` or `null`.
     Scalar,
     /// A string, an array or an object.
-    Delimited { depth: usize, in_string: bool, escaped: bool },
+    Delimited {
+        depth: usize,
+        in_string: bool,
+        escaped: bool,
+        /// The last byte outside of strings that is no space; 0 at the beginning.
+        previous: u8,
+    },
 }
 
 impl Token {
     /// A token that begins with this byte, which is still to be scanned.
     fn beginning(byte: u8) -> Option<Self> {
         match byte {
-            b'"' | b'{' | b'[' => Some(Self::Delimited { depth: 0, in_string: false, escaped: false }),
+            b'"' | b'{' | b'[' => Some(Self::Delimited { depth: 0, in_string: false, escaped: false, previous: 0 }),
             b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => Some(Self::Scalar),
             _ => None,
         }
     }
 
     /// The offset behind the token's end, if that is among these bytes, which follow those scanned before.
-    fn end(&mut self, bytes: &[u8]) -> Option<usize> {
-        let Self::Delimited { depth, in_string, escaped } = self else {
-            return bytes.iter().position(|byte| matches!(byte, b',' | b'}' | b']') || is_space(*byte));
+    fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, WireError> {
+        let Self::Delimited { depth, in_string, escaped, previous } = self else {
+            return Ok(bytes.iter().position(|byte| matches!(byte, b',' | b'}' | b']') || is_space(*byte)));
         };
         let mut at = 0;
         while at < bytes.len() {
             if *escaped {
                 *escaped = false;
             } else if *in_string {
-                at += bytes[at..].iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+                let Some(special) = bytes[at..].iter().position(|byte| matches!(byte, b'"' | b'\\')) else {
+                    return Ok(None);
+                };
+                at += special;
                 if bytes[at] == b'\\' {
                     *escaped = true;
                 } else {
                     *in_string = false;
                     if *depth == 0 {
-                        return Some(at + 1);
+                        return Ok(Some(at + 1));
                     }
                 }
             } else {
-                match bytes[at] {
+                let byte = bytes[at];
+                let may_begin = match byte {
+                    b'"' => matches!(previous, 0 | b'{' | b'[' | b',' | b':'),
+                    b'{' | b'[' => matches!(previous, 0 | b'[' | b',' | b':'),
+                    _ => true,
+                };
+                if !may_begin {
+                    return Err(unexpected(byte));
+                }
+                match byte {
                     b'"' => *in_string = true,
                     b'{' | b'[' => *depth += 1,
-                    b'}' | b']' if *depth <= 1 => return Some(at + 1),
+                    b'}' | b']' if *depth <= 1 => return Ok(Some(at + 1)),
                     b'}' | b']' => *depth -= 1,
                     _ => {}
+                }
+                if !is_space(byte) {
+                    *previous = byte;
                 }
             }
             at += 1;
         }
-        None
+        Ok(None)
     }
 }
 
@@ -131,7 +153,7 @@ impl Splitter {
         while at < chunk.len() {
             let rest = &chunk[at..];
             if let Some(token) = &mut self.token {
-                let Some(end) = token.end(rest) else {
+                let Some(end) = token.end(rest)? else {
                     if self.buffer.len() + rest.len() > LIMIT {
                         return Err(WireError::TooLarge);
                     }

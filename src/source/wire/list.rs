@@ -1,7 +1,7 @@
 //! Lists, decoded object by object.
 
 use proxier::protobuf::{self, Extent, Fault, Message, Value};
-use proxier::track::{Kind, Object};
+use proxier::track::{DecodeError, Kind, Object};
 use serde::Deserialize;
 
 use super::json::{self, Part, Splitter};
@@ -17,6 +17,9 @@ pub struct ListMeta {
     /// The token of the next page; empty on the last one.
     #[serde(rename = "continue")]
     pub continue_token: String,
+    /// How many items could not be decoded and have no name, and what is wrong with the first one.
+    #[serde(skip)]
+    pub unreadable: Option<(usize, DecodeError)>,
 }
 
 impl Message for ListMeta {
@@ -50,14 +53,14 @@ struct List {
     /// Whether it said that it is a list of that kind.
     type_meta: TypeMeta,
     meta: ListMeta,
-    items: usize,
+    unreadable: Option<(usize, DecodeError)>,
 }
 
 impl ListDecoder {
     /// For a list of that kind.
     #[must_use]
     pub fn new(kind: Kind, encoding: Encoding) -> Self {
-        let list = List { kind, type_meta: TypeMeta::default(), meta: ListMeta::default(), items: 0 };
+        let list = List { kind, type_meta: TypeMeta::default(), meta: ListMeta::default(), unreadable: None };
         let encoding = match encoding {
             Encoding::Json => Decoder::Json(Splitter::elements_of("items")),
             Encoding::Protobuf => Decoder::Protobuf(Unwrapper::default()),
@@ -90,7 +93,7 @@ impl ListDecoder {
             return Err(WireError::Incomplete("a list"));
         }
         self.list.check()?;
-        Ok(self.list.meta)
+        Ok(ListMeta { unreadable: self.list.unreadable, ..self.list.meta })
     }
 }
 
@@ -102,7 +105,10 @@ impl List {
             Ok(value.unwrap_or_default())
         }
         match *part {
-            Part::Element(text) => self.item(Object::from_json(self.kind, text), take),
+            Part::Element(text) => {
+                self.item(Object::from_json(self.kind, text), take);
+                Ok(())
+            }
             Part::Member("kind", text) => {
                 self.type_meta.kind = parse(text)?;
                 self.check_kind()
@@ -128,18 +134,19 @@ impl List {
             // The encoding names no fields, so that objects of another kind could pass for ours.
             Field::Begin => self.check(),
             Field::Metadata(bytes) => protobuf::merge(&mut self.meta, bytes).map_err(malformed),
-            Field::Item(bytes) => self.item(Object::from_protobuf(self.kind, bytes), take),
+            Field::Item(bytes) => {
+                self.item(Object::from_protobuf(self.kind, bytes), take);
+                Ok(())
+            }
         }
     }
 
-    fn item(
-        &mut self,
-        object: Result<Object, proxier::track::DecodeError>,
-        take: &mut dyn FnMut(Object),
-    ) -> Result<(), WireError> {
-        take(object.map_err(|error| WireError::Item(self.items, error))?);
-        self.items += 1;
-        Ok(())
+    /// Takes an item. One that cannot be decoded is counted: the others must not suffer.
+    fn item(&mut self, object: Result<Object, DecodeError>, take: &mut dyn FnMut(Object)) {
+        match object {
+            Ok(object) => take(object),
+            Err(error) => self.unreadable.get_or_insert((0, error)).0 += 1,
+        }
     }
 
     fn check_kind(&self) -> Result<(), WireError> {

@@ -15,7 +15,6 @@ pub use list::{ListDecoder, ListMeta};
 pub use status::{Status, decode_status};
 pub use watch::{WatchDecoder, WatchEvent};
 
-use proxier::track::DecodeError;
 use thiserror::Error;
 
 /// The most bytes of one object or event. An API server accepts no object of more than 3 MiB; client-go gives up at
@@ -66,8 +65,4 @@ pub enum WireError {
     /// The bytes are not in the encoding that the response names.
     #[error("malformed {0}: {1}")]
     Malformed(&'static str, String),
-    /// An item of a list cannot be decoded. Without a name it cannot be told which object is not to be deleted, so the
-    /// list as a whole fails.
-    #[error("item {0} of the list: {1}")]
-    Item(usize, DecodeError),
 }

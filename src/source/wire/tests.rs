@@ -76,7 +76,7 @@ fn a_list_when_cut_at_any_byte_is_the_same_and_when_truncated_is_never_complete(
         let body = nodes(encoding, &["node-a", "b\\u0031\\\"{[", "node-c"]);
         let expected = list(Kind::Node, encoding, &[&body]);
         assert_eq!(expected.0.len(), 3, "{expected:?}");
-        let meta = ListMeta { resource_version: "7".to_owned(), continue_token: "more".to_owned() };
+        let meta = ListMeta { resource_version: "7".to_owned(), continue_token: "more".to_owned(), unreadable: None };
         assert_eq!(expected.1.as_ref(), Ok(&meta));
         let bytes: Vec<&[u8]> = body.chunks(1).collect();
         assert_eq!(list(Kind::Node, encoding, &bytes), expected);
