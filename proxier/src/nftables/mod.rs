@@ -3,6 +3,7 @@
 //! In: snapshots. Out: the table `kube-proxy` of one family, and what was done.
 //! Must not know: API objects, other modes. The table and how a packet goes through it: `README.md` beside this.
 
+mod build;
 mod chains;
 mod claims;
 mod cleanup;

@@ -34,6 +34,30 @@ fn is_other(read: &ReadTable, set: &Set) -> bool {
     read.sets.get(&set.name).is_some_and(|held| *held != ReadSet::of(set))
 }
 
+/// Makes the table and all that elements refer to: everything but the base chains.
+pub fn build(plan: &mut Plan, settings: &Settings, sets: &Sets, shared: &BTreeSet<SharedChain>, affinity_sets: u32) {
+    plan.first.push(Operation::AddTable { comment: Some(TABLE_COMMENT.into()) }, None);
+    let chains: Vec<Written> = chains(settings, shared).into_iter().filter(|(chain, _)| chain.base.is_none()).collect();
+    for (chain, _) in &chains {
+        plan.first.push(Operation::AddChain(chain.clone()), None);
+    }
+    let affinity = (0..affinity_sets).map(|number| names::affinity_set(settings.family, number));
+    for set in sets.iter().map(|(_, set)| set.clone()).chain(affinity) {
+        plan.first.push(Operation::AddSet(set), None);
+    }
+    for (chain, rules) in &chains {
+        add_rules(plan, &chain.name, rules);
+    }
+}
+
+/// Makes the base chains: from now on, packets go through the table.
+pub fn attach(plan: &mut Plan, settings: &Settings) {
+    for (chain, rules) in rules::fixed(settings).into_iter().filter(|(chain, _)| chain.base.is_some()) {
+        plan.first.push(Operation::AddChain(chain.clone()), None);
+        add_rules(plan, &chain.name, &rules);
+    }
+}
+
 /// Makes the structure what it should be. `read` is `None` where there is no table, or one that is to go.
 pub fn plan(
     plan: &mut Plan,

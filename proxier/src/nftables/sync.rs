@@ -59,16 +59,22 @@ impl Nftables {
                 state.replace(name, programmed);
             }
             let names: Vec<&ServicePortName> = ports().map(|(name, _)| name).collect();
-            let plan = whole(&mut state, &self.sets, found, &names);
-            // If they never leave us alone, what we do is mended later.
-            let expected = (tries < TRIES).then_some(generation);
-            match self.write(&plan, &state, expected, Some(generation)) {
-                Err(WriteError::Changed) if tries < TRIES => {}
+            // After three conflicts, write without the generation check; drift detection repairs the rest.
+            let checked = tries < TRIES;
+            let written = if found.table.is_none() {
+                self.build(&mut state, &names, generation, checked).map(|generation| (generation, None))
+            } else {
+                let plan = whole(&mut state, &self.sets, found, &names);
+                let written = self.write(&plan, &state, checked.then_some(generation), Some(generation));
+                written.map(|generation| (generation, Some(plan.last)))
+            };
+            match written {
+                Err(WriteError::Changed) if checked => {}
                 Err(error) => return Err(error.failure()),
-                Ok(generation) => {
+                Ok((generation, unused)) => {
                     state.generation = generation;
                     self.state = Some(state);
-                    self.remove_unused(&plan.last);
+                    unused.iter().for_each(|unused| self.remove_unused(unused));
                     return Ok(());
                 }
             }
@@ -133,6 +139,12 @@ impl Nftables {
         expected: Option<u32>,
         known: Option<u32>,
     ) -> Result<Option<u32>, WriteError> {
+        let batches = self.send(plan, state, expected)?;
+        if batches == 0 { Ok(known) } else { Ok(self.generation_after(known, batches)?) }
+    }
+
+    /// Applies the first two parts of a plan. Returns the number of batches that took.
+    pub(super) fn send(&mut self, plan: &Plan, state: &State, expected: Option<u32>) -> Result<u32, WriteError> {
         let mut batches = 0;
         let Owned { transaction, .. } = &plan.first;
         if !transaction.is_empty() {
@@ -145,9 +157,11 @@ impl Nftables {
                     error => error.into(),
                 })?;
         }
-        if batches == 0 {
-            return Ok(known);
-        }
+        Ok(batches)
+    }
+
+    /// The generation ID, if it was `known` before so many batches and no other process has changed nf_tables since.
+    pub(super) fn generation_after(&mut self, known: Option<u32>, batches: u32) -> Result<Option<u32>, NftError> {
         let generation = self.kernel.generation()?;
         Ok(known.filter(|known| known.wrapping_add(batches) == generation).map(|_| generation))
     }
@@ -263,7 +277,7 @@ pub(super) fn programmed(
 }
 
 /// Why a plan was not written.
-enum WriteError {
+pub(super) enum WriteError {
     /// The table has to be read again.
     Changed,
     /// This.

@@ -1,0 +1,86 @@
+//! Builds a table that does not exist yet, in batches of bounded size.
+//!
+//! One batch for everything would need as much memory again as is kept of the cluster. The base chains come last: no
+//! packet enters the table before, so for packets it appears as a whole.
+
+use super::names::{self, SetId};
+use super::plan::{Held, Plan, Wanted};
+use super::render::render;
+use super::state::{Counts, MemberChanges, State};
+use super::sync::WriteError;
+use super::{Nftables, structure};
+use crate::model::ServicePortName;
+use crate::netfilter::nft::{Bytes, Element, Key};
+
+/// Elements of one batch: about 64 KiB of netlink messages.
+const BATCH: usize = 1024;
+
+impl Nftables {
+    /// Writes the table for these Service ports. `known` is the generation ID read before; the first batch requires it
+    /// if `checked`. Returns the generation ID if no other process has changed nf_tables since.
+    ///
+    /// # Errors
+    /// If the first batch was refused, why; if a later one was, `Changed`: the table has to be read, and what is
+    /// missing written by a plan that can name the Service ports at fault.
+    pub(super) fn build(
+        &mut self,
+        state: &mut State,
+        names: &[&ServicePortName],
+        known: u32,
+        checked: bool,
+    ) -> Result<Option<u32>, WriteError> {
+        let members = count(state, names);
+        let (chains, affinity_sets) = state.counts.chains.take_new();
+        let state = &*state;
+        let mut plan = Plan::on(names::table(self.family));
+        structure::build(&mut plan, &state.settings, &self.sets, &chains, affinity_sets.end);
+        let mut batches = self.send(&plan, state, checked.then_some(known))?;
+        let mut batch = Vec::with_capacity(BATCH);
+        let owned = names.iter().map(|name| of_port(state, name));
+        for elements in owned.chain(members.chunks(BATCH).map(of_all)) {
+            batch.extend(elements);
+            if batch.len() >= BATCH {
+                batches += self.fill(std::mem::take(&mut batch), state)?;
+            }
+        }
+        batches += self.fill(batch, state)?;
+        let mut plan = Plan::on(names::table(self.family));
+        structure::attach(&mut plan, &state.settings);
+        batches += self.send(&plan, state, None).map_err(|_| WriteError::Changed)?;
+        Ok(self.generation_after(Some(known), batches)?)
+    }
+
+    fn fill(&mut self, elements: Vec<Wanted<'_>>, state: &State) -> Result<u32, WriteError> {
+        let mut plan = Plan::on(names::table(self.family));
+        plan.elements(&self.sets, Held::default(), elements);
+        self.send(&plan, state, None).map_err(|_| WriteError::Changed)
+    }
+}
+
+/// Counts what Service ports share. Returns the members of sets.
+fn count(state: &mut State, names: &[&ServicePortName]) -> Vec<(SetId, Bytes)> {
+    state.counts = Counts::new();
+    let mut changes = MemberChanges::default();
+    for name in names {
+        let Some(port) = state.ports.get(*name) else { continue };
+        state.counts.add(&render(name, &port.view, state.settings.node_ip), &mut changes);
+    }
+    let [_, mut members] = state.counts.settle(changes);
+    let node_port_ips = state.settings.node_port_ips.iter().flatten();
+    members.extend(node_port_ips.map(|ip| (SetId::NodePortIps, Key::default().address(*ip).build())));
+    members
+}
+
+/// The elements of one Service port.
+fn of_port<'a>(state: &State, name: &'a ServicePortName) -> Vec<Wanted<'a>> {
+    let rendered = state.ports.get(name).map(|port| render(name, &port.view, state.settings.node_ip));
+    let elements = rendered.into_iter().flat_map(|rendered| rendered.elements);
+    elements.map(|(set, element)| Wanted { owner: Some(name), set, element }).collect()
+}
+
+/// The same of members that Service ports share.
+fn of_all<'a>(members: &[(SetId, Bytes)]) -> Vec<Wanted<'a>> {
+    let element =
+        |(set, key): &(SetId, Bytes)| Wanted { owner: None, set: *set, element: Element::member(key.clone()) };
+    members.iter().map(element).collect()
+}
