@@ -42,6 +42,13 @@ impl Batch {
         self.bytes.extend(&other.bytes);
     }
 
+    /// Takes the requests from this one on out of it.
+    pub fn split_off(&mut self, request: usize) -> Self {
+        let Some(start) = self.starts.get(request).copied() else { return Self::default() };
+        let bytes = self.bytes.split_off(start);
+        Self { bytes, starts: self.starts.split_off(request).into_iter().map(|at| at - start).collect() }
+    }
+
     /// How many bytes it has.
     pub fn size(&self) -> usize {
         self.bytes.len()

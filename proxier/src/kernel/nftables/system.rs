@@ -78,9 +78,13 @@ impl Batch {
         result
     }
 
-    fn append(&mut self, part: Self) {
-        self.requests.append(&part.requests);
-        self.places.extend(part.places);
+    /// Takes the requests from this one on into a batch of their own.
+    fn split_off(&mut self, request: usize) -> Result<Self, NetlinkError> {
+        let mut rest = Self::new(None)?;
+        rest.requests.append(&self.requests.split_off(request));
+        // The beginning has no place.
+        rest.places = self.places.split_off(request - 1);
+        Ok(rest)
     }
 
     fn size(&self) -> usize {
@@ -291,19 +295,23 @@ impl NftTables for SystemNftables {
 
     fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<u32, NftError> {
         let mut batch = Batch::new(generation)?;
-        let mut sent = 0;
+        let (mut sent, mut room) = (0, self.room(batch.size())?);
         for (start, operations) in transaction.parts() {
-            let mut part = Batch::default();
-            part.extend(&transaction.table, start, operations)?;
-            if batch.size() + part.size() > self.room(batch.size() + part.size())? && !batch.places.is_empty() {
-                self.send(transaction, std::mem::replace(&mut batch, Batch::new(None)?), true)?;
+            let part = batch.requests.count();
+            batch.extend(&transaction.table, start, operations)?;
+            if batch.size() <= room {
+                continue;
+            }
+            room = self.room(batch.size())?;
+            if batch.size() > room && part > 1 {
+                let rest = batch.split_off(part)?;
+                self.send(transaction, std::mem::replace(&mut batch, rest), true)?;
                 sent += 1;
+                room = self.room(batch.size())?;
             }
-            let room = self.room(batch.size() + part.size())?;
-            if batch.size() + part.size() > room {
-                return Err(NftError::TooBig { bytes: part.size(), room });
+            if batch.size() > room {
+                return Err(NftError::TooBig { bytes: batch.size(), room });
             }
-            batch.append(part);
         }
         if !batch.places.is_empty() {
             self.send(transaction, batch, true)?;
