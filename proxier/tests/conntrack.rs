@@ -208,7 +208,7 @@ impl Dns {
         let port = SlicePort { name: name.port.clone(), protocol: name.protocol, port: endpoint.port() };
         let slice = Slice { ports: [port].into(), endpoints: [endpoint_of].into() };
         let (mut endpoints, mut ports) = (Endpoints::default(), BTreeMap::new());
-        endpoints.insert(name.service.clone(), "slice", slice);
+        endpoints.insert(name.service.clone(), "slice".into(), slice);
         let port = ServicePort {
             cluster_ip: cluster_ip.parse().expect("an address"),
             port: 53,

@@ -60,7 +60,7 @@ impl Cluster {
             ports: [SlicePort { name: name.port.clone(), protocol: name.protocol, port: 8053 }].into(),
             endpoints: endpoints.split_whitespace().map(endpoint).collect(),
         };
-        self.endpoints.insert(name.service.clone(), "slice", slice);
+        self.endpoints.insert(name.service.clone(), "slice".into(), slice);
         self.ports.insert(name, port);
     }
 

@@ -4,10 +4,11 @@
 //! Must not know: the API's shapes, Services' policies.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::packed::PackedSlice;
 use super::service::{NamespacedName, Protocol, ServicePortName};
 
 /// The zones that an endpoint's hints name. Few distinct values exist, so they are shared.
@@ -91,30 +92,31 @@ impl fmt::Display for Endpoint {
 #[derive(Debug, Default)]
 pub struct Endpoints {
     /// Most Services have one slice or two: sorted lists take a tenth of the memory of maps.
-    slices: HashMap<NamespacedName, Vec<(Box<str>, Slice)>>,
+    slices: HashMap<NamespacedName, Vec<(Arc<str>, PackedSlice)>>,
 }
 
 /// Where the slice of that name is in a sorted list, or belongs.
-fn position(slices: &[(Box<str>, Slice)], name: &str) -> Result<usize, usize> {
+fn position(slices: &[(Arc<str>, PackedSlice)], name: &str) -> Result<usize, usize> {
     slices.binary_search_by(|(held, _)| (**held).cmp(name))
 }
 
 impl Endpoints {
     /// The slice of that name that belongs to a Service now.
     #[must_use]
-    pub fn slice(&self, service: &NamespacedName, name: &str) -> Option<&Slice> {
+    pub fn slice(&self, service: &NamespacedName, name: &str) -> Option<Slice> {
         let slices = self.slices.get(service)?;
-        Some(&slices[position(slices, name).ok()?].1)
+        Some(slices[position(slices, name).ok()?].1.unpack())
     }
 
     /// Puts a slice in place of the one of that name.
-    pub fn insert(&mut self, service: NamespacedName, name: &str, slice: Slice) {
+    pub fn insert(&mut self, service: NamespacedName, name: Arc<str>, slice: Slice) {
+        let slice = PackedSlice::of(slice);
         let slices = self.slices.entry(service).or_default();
-        match position(slices, name) {
+        match position(slices, &name) {
             Ok(at) => slices[at].1 = slice,
             Err(at) => {
                 slices.reserve_exact(1);
-                slices.insert(at, (name.into(), slice));
+                slices.insert(at, (name, slice));
             }
         }
     }
@@ -143,7 +145,7 @@ impl Endpoints {
     pub fn local_ready(&self, service: &NamespacedName) -> usize {
         let Some(slices) = self.slices.get(service) else { return 0 };
         let ports: HashSet<_> =
-            slices.iter().flat_map(|(_, slice)| &slice.ports).map(|p| (&p.name, p.protocol)).collect();
+            slices.iter().flat_map(|(_, slice)| slice.ports()).map(|p| (&p.name, p.protocol)).collect();
         let names = ports.into_iter().map(|(name, protocol)| ServicePortName {
             service: service.clone(),
             port: name.clone(),
@@ -162,10 +164,10 @@ impl Endpoints {
         let Some(slices) = self.slices.get(&port.service) else { return Vec::new() };
         let mut found: Vec<Endpoint> = Vec::new();
         for (_, slice) in slices {
-            for slice_port in slice.ports.iter().filter(|p| p.protocol == port.protocol && p.name == port.port) {
-                found.extend(slice.endpoints.iter().map(|endpoint| Endpoint {
+            for slice_port in slice.ports().iter().filter(|p| p.protocol == port.protocol && p.name == port.port) {
+                found.extend(slice.endpoints().map(|endpoint| Endpoint {
                     address: SocketAddr::new(endpoint.ip, slice_port.port),
-                    state: endpoint.clone(),
+                    state: endpoint,
                 }));
             }
         }
@@ -173,9 +175,34 @@ impl Endpoints {
     }
 }
 
+/// What an address prints, without an allocation: `[`, 39 characters, `]:65535` at most.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Printed {
+    /// Zeros follow the text: they come before any character.
+    text: [u8; 48],
+}
+
+impl Printed {
+    fn of(address: &SocketAddr) -> Self {
+        struct Writer(Printed, usize);
+        impl Write for Writer {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                let Self(Printed { text: out }, end) = self;
+                out.get_mut(*end..*end + text.len()).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+                *end += text.len();
+                Ok(())
+            }
+        }
+        let mut writer = Writer(Self { text: [0; 48] }, 0);
+        // It fits: no endpoint has a scope.
+        let _ = write!(writer, "{address}");
+        writer.0
+    }
+}
+
 fn sort_and_merge(mut found: Vec<Endpoint>) -> Vec<Endpoint> {
     // The sort is stable, so that duplicates stay in the order in which they came.
-    found.sort_by_cached_key(|endpoint| endpoint.address.to_string());
+    found.sort_by_cached_key(|endpoint| Printed::of(&endpoint.address));
     let mut merged: Vec<Endpoint> = Vec::with_capacity(found.len());
     for endpoint in found {
         match merged.last_mut() {

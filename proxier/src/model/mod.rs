@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod health_check;
 pub mod mode;
 pub mod node;
+mod packed;
 pub mod service;
 pub mod snapshot;
 pub mod topology;

@@ -12,6 +12,7 @@ mod objects;
 mod objects_protobuf;
 mod service;
 mod service_cidr;
+mod strings;
 mod tracker;
 mod waiting;
 

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::change::{Change, Kind, ObjectKey, SliceOf};
 use super::copy::{Extent, NoCopy};
+use super::strings::Strings;
 use super::waiting::Waiting;
 use crate::model::{
     Destination, Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServicePort, ServicePortName, Slice, Snapshot,
@@ -35,18 +36,27 @@ pub struct Tracker {
     /// Objects that a list under way has not shown again.
     unseen: HashMap<Kind, HashSet<NamespacedName>>,
     listed: HashSet<Kind>,
+    strings: Strings,
 }
 
 impl Tracker {
     /// Takes a change; whether the kernel has to learn of it.
     pub fn apply(&mut self, change: Change) -> bool {
         match change {
-            Change::Service(name, ports) => {
+            Change::Service(name, mut ports) => {
                 self.seen(Kind::Service, &name);
+                for (port, _) in &mut ports {
+                    let ServicePortName { service, port, .. } = port;
+                    [&mut service.namespace, &mut service.name, port].into_iter().for_each(|s| self.strings.share(s));
+                }
                 self.set_service(&name, ports)
             }
-            Change::Slice(name, content) => {
+            Change::Slice(mut name, mut content) => {
                 self.seen(Kind::EndpointSlice, &name);
+                if let Some(SliceOf { service, slice, .. }) = &mut content {
+                    let ports = slice.ports.iter_mut().map(|port| &mut port.name);
+                    [&mut name.namespace, service].into_iter().chain(ports).for_each(|s| self.strings.share(s));
+                }
                 self.set_slice(name, content)
             }
             Change::Node(node) => {
@@ -250,17 +260,16 @@ impl Tracker {
             && old_service != new_service
         {
             if let Some(slice) = self.endpoints.slice(old, &name.name) {
-                touched.extend(names(old, slice));
+                touched.extend(names(old, &slice));
             }
             self.endpoints.remove(old, &name.name);
         }
         match (new_service, content) {
             (Some(service), Some(SliceOf { service: label, slice, .. })) => {
-                let none = Slice::default();
-                let old = self.endpoints.slice(&service, &name.name).unwrap_or(&none);
-                if *old != slice {
-                    touched.extend(difference(&service, old, &slice));
-                    self.endpoints.insert(service, &name.name, slice);
+                let old = self.endpoints.slice(&service, &name.name).unwrap_or_default();
+                if old != slice {
+                    touched.extend(difference(&service, &old, &slice));
+                    self.endpoints.insert(service, name.name.clone(), slice);
                 }
                 self.slices.insert(name, label);
             }

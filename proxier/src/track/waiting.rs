@@ -44,7 +44,8 @@ impl Waiting {
 
     /// A sync takes what waits. The times stay until it is known to have succeeded.
     pub fn taken(&mut self) {
-        self.services.clear();
+        // After a list there are as many as Services: their room is given back.
+        self.services = HashSet::new();
         self.slices = 0;
     }
 
