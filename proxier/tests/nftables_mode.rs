@@ -3,6 +3,8 @@
 //!
 //! In: clusters. Out: the fake kernel, compared with what has to be there. Needs nothing of the machine.
 
+#[path = "nftables_mode/build.rs"]
+mod build;
 #[path = "common/cases.rs"]
 mod cases;
 #[path = "common/cluster.rs"]

@@ -5,7 +5,7 @@
 
 use super::names::{self, SetId};
 use super::plan::{Held, Plan, Wanted};
-use super::render::render;
+use super::render::{render, render_shared};
 use super::state::{Counts, MemberChanges, State};
 use super::sync::WriteError;
 use super::{Nftables, structure};
@@ -63,7 +63,7 @@ fn count(state: &mut State, names: &[&ServicePortName]) -> Vec<(SetId, Bytes)> {
     let mut changes = MemberChanges::default();
     for name in names {
         let Some(port) = state.ports.get(*name) else { continue };
-        state.counts.add(&render(name, &port.view, state.settings.node_ip), &mut changes);
+        state.counts.add(&render_shared(name, &port.view, state.settings.node_ip), &mut changes);
     }
     let [_, mut members] = state.counts.settle(changes);
     let node_port_ips = state.settings.node_port_ips.iter().flatten();

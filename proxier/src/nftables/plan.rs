@@ -3,13 +3,15 @@
 //! In: elements that are there, elements that are wanted. Out: transactions, in an order in which no new connection
 //! finds half of anything. Must not know: how elements came about.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::names::SetId;
 use crate::family::IpFamily;
 use crate::model::ServicePortName;
-use crate::netfilter::nft::{Bytes, Element, Operation, Set, Table, Transaction};
+use crate::netfilter::nft::{Element, Operation, Set, Table, Transaction};
 
 /// The definitions of the fixed sets.
 #[derive(Debug)]
@@ -34,41 +36,65 @@ impl Sets {
     }
 }
 
+/// An element that is found by its key.
+#[derive(Debug)]
+struct Keyed(Element);
+
+impl Borrow<[u8]> for Keyed {
+    fn borrow(&self) -> &[u8] {
+        &self.0.key
+    }
+}
+
+impl Hash for Keyed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (*self.0.key).hash(state);
+    }
+}
+
+impl PartialEq for Keyed {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for Keyed {}
+
 /// Elements by set and key.
 #[derive(Debug, Default)]
-pub struct Held(BTreeMap<SetId, HashMap<Bytes, Element>>);
+pub struct Held(BTreeMap<SetId, HashSet<Keyed>>);
 
 impl Held {
     /// Adds one.
     pub fn insert(&mut self, set: SetId, element: Element) {
-        self.0.entry(set).or_default().insert(element.key.clone(), element);
+        self.0.entry(set).or_default().replace(Keyed(element));
     }
 
     /// Looks one up.
     #[must_use]
     pub fn get(&self, set: SetId, key: &[u8]) -> Option<&Element> {
-        self.0.get(&set)?.get(key)
+        self.0.get(&set)?.get(key).map(|Keyed(element)| element)
     }
 
     /// All of a set.
     pub fn of(&self, set: SetId) -> impl Iterator<Item = &Element> {
-        self.0.get(&set).into_iter().flat_map(HashMap::values)
+        self.0.get(&set).into_iter().flatten().map(|Keyed(element)| element)
     }
 
     /// How many there are of a set.
     #[must_use]
     pub fn count(&self, set: SetId) -> usize {
-        self.0.get(&set).map_or(0, HashMap::len)
+        self.0.get(&set).map_or(0, HashSet::len)
     }
 
     fn remove(&mut self, set: SetId, key: &[u8]) -> Option<Element> {
-        self.0.get_mut(&set)?.remove(key)
+        self.0.get_mut(&set)?.take(key).map(|Keyed(element)| element)
     }
 
     /// By set, in order of keys.
     fn into_sorted(self) -> impl Iterator<Item = (SetId, Vec<Element>)> {
         self.0.into_iter().filter(|(_, elements)| !elements.is_empty()).map(|(set, elements)| {
-            let mut elements: Vec<Element> = elements.into_values().collect();
+            let mut elements: Vec<Element> = elements.into_iter().map(|Keyed(element)| element).collect();
             elements.sort_unstable_by(|a, b| a.key.cmp(&b.key));
             (set, elements)
         })
@@ -88,46 +114,46 @@ pub struct Wanted<'a> {
 
 /// A transaction and the Service ports whose operations are in it.
 #[derive(Debug)]
-pub struct Owned {
+pub struct Owned<'a> {
     /// The operations.
     pub transaction: Transaction,
-    owners: BTreeMap<usize, ServicePortName>,
+    /// By operation, in order.
+    owners: Vec<(usize, &'a ServicePortName)>,
 }
 
-impl Owned {
+impl<'a> Owned<'a> {
     /// Nothing to do.
     #[must_use]
     pub fn on(table: Table) -> Self {
-        Self { transaction: Transaction::on(table), owners: BTreeMap::new() }
+        Self { transaction: Transaction::on(table), owners: Vec::new() }
     }
 
     /// Appends an operation.
-    pub fn push(&mut self, operation: Operation, owner: Option<&ServicePortName>) {
-        if let Some(owner) = owner {
-            self.owners.insert(self.transaction.operations().len(), owner.clone());
-        }
+    pub fn push(&mut self, operation: Operation, owner: Option<&'a ServicePortName>) {
+        self.owners.extend(owner.map(|owner| (self.transaction.operations().len(), owner)));
         self.transaction.push(operation);
     }
 
     /// Whose operation it is.
     #[must_use]
-    pub fn owner(&self, operation: usize) -> Option<&ServicePortName> {
-        self.owners.get(&operation)
+    pub fn owner(&self, operation: usize) -> Option<&'a ServicePortName> {
+        let at = self.owners.binary_search_by_key(&operation, |(of, _)| *of).ok()?;
+        Some(self.owners[at].1)
     }
 }
 
 /// What to write, one after the other.
 #[derive(Debug)]
-pub struct Plan {
+pub struct Plan<'a> {
     /// What is new, and what leads elsewhere from now on.
-    pub first: Owned,
+    pub first: Owned<'a>,
     /// Removal of what nothing leads to any more. Not in the same batch: a packet may be on its way there.
     pub later: Transaction,
     /// Removal of chains and sets that nothing uses any more. Kernels before 6.2 notice that only after a while.
     pub last: Transaction,
 }
 
-impl Plan {
+impl<'a> Plan<'a> {
     /// Nothing to do.
     #[must_use]
     pub fn on(table: Table) -> Self {
@@ -135,7 +161,7 @@ impl Plan {
     }
 
     /// Makes the sets hold `wanted` instead of `held`.
-    pub fn elements(&mut self, sets: &Sets, mut held: Held, wanted: Vec<Wanted<'_>>) {
+    pub fn elements(&mut self, sets: &Sets, mut held: Held, wanted: Vec<Wanted<'a>>) {
         let (mut new, mut changed, mut firewall) = (wanted, Vec::new(), Vec::new());
         let mut replaced = Held::default();
         // What is new stays where it is: at a start that is nearly everything.
@@ -168,7 +194,7 @@ impl Plan {
     }
 
     /// Ranges may not overlap, so those that go go first; and nobody gets in before it is known who may.
-    fn firewall<'a>(
+    fn firewall(
         &mut self,
         sets: &Sets,
         held: &mut Held,
@@ -180,7 +206,7 @@ impl Plan {
         let (ranges, rest): (Vec<_>, Vec<_>) = std::mem::take(changed).into_iter().partition(|w| w.set == allowed);
         *changed = rest;
         let going = [held, replaced].into_iter().filter_map(|held| held.0.remove(&allowed));
-        let mut going: Vec<Element> = going.flat_map(HashMap::into_values).collect();
+        let mut going: Vec<Element> = going.flatten().map(|Keyed(element)| element).collect();
         going.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         if !going.is_empty() {
             self.first.push(Operation::DeleteElements(sets.get(allowed), going), None);
@@ -191,16 +217,16 @@ impl Plan {
         self.first.transaction.cut();
     }
 
-    fn add(&mut self, sets: &Sets, wanted: Vec<Wanted<'_>>) {
+    fn add(&mut self, sets: &Sets, wanted: Vec<Wanted<'a>>) {
         self.write(sets, wanted, true);
     }
 
-    fn add_uncut(&mut self, sets: &Sets, wanted: Vec<Wanted<'_>>) {
+    fn add_uncut(&mut self, sets: &Sets, wanted: Vec<Wanted<'a>>) {
         self.write(sets, wanted, false);
     }
 
     /// Neighbours of one owner and set become one operation. What has another owner makes sense alone.
-    fn write(&mut self, sets: &Sets, wanted: Vec<Wanted<'_>>, cut: bool) {
+    fn write(&mut self, sets: &Sets, wanted: Vec<Wanted<'a>>, cut: bool) {
         let lengths: Vec<usize> =
             wanted.chunk_by(|a, b| a.owner == b.owner && a.set == b.set).map(<[_]>::len).collect();
         let mut rest = wanted.into_iter().peekable();

@@ -93,7 +93,8 @@ fn led_to(elements: &Held, id: SetId) -> impl Iterator<Item = Vec<Bytes>> {
 
 /// The numbers that the kernel has for endpoints of a Service port: those at its first destination that has any.
 pub(super) fn numbers_in(held: &Held, view: &View, policy: Policy) -> Numbered {
-    let witnesses = view.witnesses().filter(|(_, of, ..)| *of == policy);
+    let any = |place| held.count(SetId::Endpoints(place, policy)) > 0;
+    let witnesses = view.witnesses().filter(|(place, of, ..)| *of == policy && any(*place));
     let at = |set, key: &[u8]| held.get(set, key).and_then(|element| endpoint(element.value.as_ref()?));
     let mut all = witnesses.map(|(place, _, ip, port)| numbers_at(at, view.protocol, (place, policy), ip, port));
     all.find(|numbered| !numbered.is_empty()).unwrap_or_default()
@@ -112,7 +113,7 @@ pub(super) fn numbers_at(
     let mut numbered = Vec::new();
     let mut end = 0;
     for number in 0_u32.. {
-        let endpoint = at(set, &key.clone().number(number).build());
+        let endpoint = at(set, key.clone().number(number).bytes());
         numbered.push(endpoint);
         if endpoint.is_some() {
             end = numbered.len();
@@ -121,8 +122,7 @@ pub(super) fn numbers_at(
             break;
         }
     }
-    numbered.truncate(end);
-    numbered.into_boxed_slice()
+    numbered.into_iter().collect()
 }
 
 /// The endpoint that a map of endpoints has for a key.

@@ -39,8 +39,18 @@ pub fn comment(name: &ServicePortName) -> Name {
 /// All that a Service port wants.
 #[must_use]
 pub fn render(name: &ServicePortName, view: &View, node_ip: IpAddr) -> Rendered {
+    write(name, view, node_ip, true)
+}
+
+/// The same without its elements: only what it may share with others.
+#[must_use]
+pub fn render_shared(name: &ServicePortName, view: &View, node_ip: IpAddr) -> Rendered {
+    write(name, view, node_ip, false)
+}
+
+fn write(name: &ServicePortName, view: &View, node_ip: IpAddr, elements: bool) -> Rendered {
     let service = if view.affinity.is_some() { service_number(name) } else { 0 };
-    let mut writer = Writer { view, service, comment: comment(name), out: Rendered::default() };
+    let mut writer = Writer { view, service, comment: comment(name), elements, out: Rendered::default() };
     if let Some(ip) = view.cluster_ip {
         writer.cluster_ip(ip);
     }
@@ -50,7 +60,9 @@ pub fn render(name: &ServicePortName, view: &View, node_ip: IpAddr) -> Rendered 
     if view.node_port != 0 {
         writer.external(Place::NodePort, None);
     }
-    writer.firewall(node_ip);
+    if elements {
+        writer.firewall(node_ip);
+    }
     let hairpin = view.here.iter().map(|endpoint| {
         let ip = endpoint.ip();
         (SetId::Hairpin, Key::default().address(ip).address(ip).protocol(view.protocol).port(endpoint.port()).build())
@@ -64,6 +76,8 @@ struct Writer<'a> {
     /// For session affinity.
     service: u32,
     comment: Name,
+    /// Whether elements are wanted.
+    elements: bool,
     out: Rendered,
 }
 
@@ -75,7 +89,9 @@ impl Writer<'_> {
     }
 
     fn push(&mut self, set: SetId, element: Element) {
-        self.out.elements.push((set, Element { comment: Some(self.comment.clone()), ..element }));
+        if self.elements {
+            self.out.elements.push((set, Element { comment: Some(self.comment.clone()), ..element }));
+        }
     }
 
     fn cluster_ip(&mut self, ip: IpAddr) {
@@ -129,16 +145,17 @@ impl Writer<'_> {
 
     /// The endpoints of a policy, for one destination; how to choose among them, if there are any.
     fn balance(&mut self, place: Place, ip: Option<IpAddr>, policy: Policy) -> Option<Balance> {
-        let (view, service, key) = (self.view, self.service, self.key(place, ip));
+        let (view, service, key, elements) = (self.view, self.service, self.key(place, ip), self.elements);
         let numbered = view.endpoints(policy);
-        let held = || (0_u32..).zip(numbered).filter_map(|(number, endpoint)| Some((number, (*endpoint)?)));
-        let endpoints = held().map(|(number, endpoint)| {
+        let held = || (0_u32..).zip(numbered.iter()).filter_map(|(number, endpoint)| Some((number, endpoint?)));
+        let wanted = || held().filter(|_| elements);
+        let endpoints = wanted().map(|(number, endpoint)| {
             let value = Key::default().socket(endpoint).build();
             (SetId::Endpoints(place, policy), Element::data(key.clone().number(number).build(), value))
         });
         self.out.elements.extend(endpoints);
         let sticky = view.affinity.map(|seconds| {
-            let choices = (0_u32..).zip(held()).map(|(choice, (number, _))| {
+            let choices = (0_u32..).zip(wanted()).map(|(choice, (number, _))| {
                 let chain = SharedChain::Stick { place, policy, number, seconds, service };
                 let element = Element::verdict(key.clone().number(choice).build(), Verdict::Goto(chain.to_name()));
                 (SetId::Choices(place, policy), element)

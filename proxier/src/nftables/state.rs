@@ -124,8 +124,8 @@ impl Counts {
 /// What is in the kernel, as far as we put it there.
 #[derive(Debug)]
 pub struct State {
-    /// The Service ports.
-    pub ports: HashMap<ServicePortName, Programmed>,
+    /// The Service ports. Boxed, as nearly half of a large map is free.
+    pub ports: HashMap<ServicePortName, Box<Programmed>>,
     /// Who has which destination.
     pub claims: Claims,
     /// What they share.
@@ -152,13 +152,13 @@ impl State {
     }
 
     /// Replaces what a Service port has; returns what it had.
-    pub fn replace(&mut self, name: &ServicePortName, new: Option<Programmed>) -> Option<Programmed> {
+    pub fn replace(&mut self, name: &ServicePortName, new: Option<Programmed>) -> Option<Box<Programmed>> {
         let lacks = |port: &Programmed| [port.lacks_internal_local(), port.lacks_external_local()];
         if let Some(new) = &new {
             self.lacking.iter_mut().zip(lacks(new)).for_each(|(count, lacks)| *count += usize::from(lacks));
         }
         let old = match new {
-            Some(new) => self.ports.insert(name.clone(), new),
+            Some(new) => self.ports.insert(name.clone(), Box::new(new)),
             None => self.ports.remove(name),
         };
         if let Some(old) = &old {

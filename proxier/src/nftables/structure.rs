@@ -35,7 +35,13 @@ fn is_other(read: &ReadTable, set: &Set) -> bool {
 }
 
 /// Makes the table and all that elements refer to: everything but the base chains.
-pub fn build(plan: &mut Plan, settings: &Settings, sets: &Sets, shared: &BTreeSet<SharedChain>, affinity_sets: u32) {
+pub fn build(
+    plan: &mut Plan<'_>,
+    settings: &Settings,
+    sets: &Sets,
+    shared: &BTreeSet<SharedChain>,
+    affinity_sets: u32,
+) {
     plan.first.push(Operation::AddTable { comment: Some(TABLE_COMMENT.into()) }, None);
     let chains: Vec<Written> = chains(settings, shared).into_iter().filter(|(chain, _)| chain.base.is_none()).collect();
     for (chain, _) in &chains {
@@ -51,7 +57,7 @@ pub fn build(plan: &mut Plan, settings: &Settings, sets: &Sets, shared: &BTreeSe
 }
 
 /// Makes the base chains: from now on, packets go through the table.
-pub fn attach(plan: &mut Plan, settings: &Settings) {
+pub fn attach(plan: &mut Plan<'_>, settings: &Settings) {
     for (chain, rules) in rules::fixed(settings).into_iter().filter(|(chain, _)| chain.base.is_some()) {
         plan.first.push(Operation::AddChain(chain.clone()), None);
         add_rules(plan, &chain.name, &rules);
@@ -60,7 +66,7 @@ pub fn attach(plan: &mut Plan, settings: &Settings) {
 
 /// Makes the structure what it should be. `read` is `None` where there is no table, or one that is to go.
 pub fn plan(
-    plan: &mut Plan,
+    plan: &mut Plan<'_>,
     read: Option<&ReadTable>,
     settings: &Settings,
     sets: &Sets,
@@ -123,7 +129,7 @@ pub fn plan(
     }
 }
 
-fn add_rules(plan: &mut Plan, chain: &Name, rules: &[Rule]) {
+fn add_rules(plan: &mut Plan<'_>, chain: &Name, rules: &[Rule]) {
     for rule in rules {
         plan.first.push(Operation::AddRule { chain: chain.clone(), rule: rule.clone() }, None);
     }
@@ -131,7 +137,7 @@ fn add_rules(plan: &mut Plan, chain: &Name, rules: &[Rule]) {
 
 /// Makes the chains and sets of clients that came to be wanted.
 pub fn grow(
-    plan: &mut Plan,
+    plan: &mut Plan<'_>,
     settings: &Settings,
     new: impl Iterator<Item = SharedChain>,
     affinity_sets: std::ops::Range<u32>,
@@ -148,7 +154,7 @@ pub fn grow(
 
 /// Deletes those that are not wanted any more, in an order in which nothing leads to them.
 pub fn shrink(
-    plan: &mut Plan,
+    plan: &mut Plan<'_>,
     settings: &Settings,
     gone: impl DoubleEndedIterator<Item = SharedChain>,
     affinity_sets: std::ops::Range<u32>,

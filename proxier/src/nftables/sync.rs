@@ -134,7 +134,7 @@ impl Nftables {
     /// has changed anything since.
     fn write(
         &mut self,
-        plan: &Plan,
+        plan: &Plan<'_>,
         state: &State,
         expected: Option<u32>,
         known: Option<u32>,
@@ -144,7 +144,7 @@ impl Nftables {
     }
 
     /// Applies the first two parts of a plan. Returns the number of batches that took.
-    pub(super) fn send(&mut self, plan: &Plan, state: &State, expected: Option<u32>) -> Result<u32, WriteError> {
+    pub(super) fn send(&mut self, plan: &Plan<'_>, state: &State, expected: Option<u32>) -> Result<u32, WriteError> {
         let mut batches = 0;
         let Owned { transaction, .. } = &plan.first;
         if !transaction.is_empty() {
@@ -200,11 +200,10 @@ impl Nftables {
     pub(super) fn difference(&mut self) -> Result<Option<String>, NftError> {
         let Some(mut state) = self.state.take() else { return Ok(None) };
         let found = self.find(&state.settings);
-        let plan = found.map(|found| {
-            let mut names: Vec<ServicePortName> = state.ports.keys().cloned().collect();
-            names.sort_unstable();
-            whole(&mut state, &self.sets, found, &names.iter().collect::<Vec<_>>())
-        });
+        let mut names: Vec<ServicePortName> = state.ports.keys().cloned().collect();
+        names.sort_unstable();
+        let names: Vec<&ServicePortName> = names.iter().collect();
+        let plan = found.map(|found| whole(&mut state, &self.sets, found, &names));
         self.state = Some(state);
         let plan = plan?;
         let all = [&plan.first.transaction, &plan.later, &plan.last];
@@ -220,7 +219,7 @@ impl Nftables {
 }
 
 /// A plan that makes the kernel hold all that these Service ports want, instead of what was found.
-fn whole(state: &mut State, sets: &Sets, found: Found, names: &[&ServicePortName]) -> Plan {
+fn whole<'a>(state: &mut State, sets: &Sets, found: Found, names: &[&'a ServicePortName]) -> Plan<'a> {
     let mut plan = Plan::on(names::table(state.settings.family));
     let Found { table, foreign, elements } = found;
     if foreign {
@@ -249,13 +248,13 @@ fn whole(state: &mut State, sets: &Sets, found: Found, names: &[&ServicePortName
     plan
 }
 
-fn grow_and_shrink(plan: &mut Plan, state: &mut State) {
+fn grow_and_shrink(plan: &mut Plan<'_>, state: &mut State) {
     let (chains, affinity_sets) = state.counts.chains.take_new();
     structure::grow(plan, &state.settings, chains.into_iter(), affinity_sets);
     unused(plan, state);
 }
 
-fn unused(plan: &mut Plan, state: &State) {
+fn unused(plan: &mut Plan<'_>, state: &State) {
     let (chains, affinity_sets) = state.counts.chains.idle();
     structure::shrink(plan, &state.settings, chains, affinity_sets);
 }
@@ -271,8 +270,7 @@ pub(super) fn programmed(
     let endpoints = snapshot.endpoints.of(name);
     let categorized = CategorizedEndpoints::of(&endpoints, port, snapshot.node);
     let owns = |destination| claims.owns(name, destination);
-    let unnumbered = View::of(name, port, &categorized, owns, |_| Numbered::default());
-    let view = View::of(name, port, &categorized, owns, |policy| current(&unnumbered, policy));
+    let view = View::of(name, port, &categorized, owns, current);
     Some(Programmed { view, destinations: port.destinations().collect() })
 }
 
@@ -300,7 +298,7 @@ impl WriteError {
 }
 
 /// Who owns the operations that the kernel refused.
-fn blame(plan: &Owned, state: &State, error: NftError) -> WriteError {
+fn blame(plan: &Owned<'_>, state: &State, error: NftError) -> WriteError {
     let refusals: &[Refusal] = match &error {
         NftError::Changed => return WriteError::Changed,
         NftError::Refused(refusals) => refusals,

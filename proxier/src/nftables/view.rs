@@ -66,18 +66,18 @@ pub struct View {
 
 impl View {
     /// Looks at a Service port. `owns` tells which of its destinations are not another's; `current` the numbers that
-    /// endpoints have now.
+    /// endpoints have now, given the view without numbers.
     #[must_use]
     pub fn of(
         name: &ServicePortName,
         port: &ServicePort,
         endpoints: &CategorizedEndpoints<'_>,
         owns: impl Fn(Destination) -> bool,
-        current: impl Fn(Policy) -> Numbered,
+        current: impl Fn(&Self, Policy) -> Numbered,
     ) -> Self {
-        let owned = |ip: &IpAddr| owns(Destination::Address(SocketAddr::new(*ip, port.port)));
+        let unnumbered = Self::unnumbered(name, port, endpoints, owns);
         let lists = [&endpoints.cluster, &endpoints.local].map(|list| addresses(list));
-        let now = [Policy::Cluster, Policy::Local].map(current);
+        let now = [Policy::Cluster, Policy::Local].map(|policy| current(&unnumbered, policy));
         let [cluster, local] = if port.affinity_seconds.is_some() {
             // Clients have one memory for both, so in both an endpoint has the same number.
             let all = number(&either(&now), &addresses(&endpoints.reachable), true);
@@ -85,6 +85,16 @@ impl View {
         } else {
             [number(&now[0], &lists[0], false), number(&now[1], &lists[1], false)]
         };
+        Self { cluster, local, ..unnumbered }
+    }
+
+    fn unnumbered(
+        name: &ServicePortName,
+        port: &ServicePort,
+        endpoints: &CategorizedEndpoints<'_>,
+        owns: impl Fn(Destination) -> bool,
+    ) -> Self {
+        let owned = |ip: &IpAddr| owns(Destination::Address(SocketAddr::new(*ip, port.port)));
         let vips = once(&port.load_balancer_vips, |ip| owned(ip));
         let external_ips = once(&port.external_ips, |ip| owned(ip) && !vips.contains(ip));
         let mut here: Vec<SocketAddr> = endpoints
@@ -106,8 +116,8 @@ impl View {
             affinity: port.affinity_seconds,
             ranges: port.source_ranges.clone(),
             any: endpoints.any,
-            cluster,
-            local,
+            cluster: Numbered::default(),
+            local: Numbered::default(),
             here: here.into_boxed_slice(),
         }
     }

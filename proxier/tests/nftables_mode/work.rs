@@ -12,15 +12,22 @@ use proxier::testing::{FakeHost, FakeNftables, objects};
 use proxier::track::{Kind, Tracker, Translator};
 use serde_json::Value;
 
-struct Cluster {
-    kernel: FakeNftables,
+pub struct Cluster {
+    pub kernel: FakeNftables,
     translator: Translator,
-    tracker: Tracker,
-    backend: Nftables,
+    pub tracker: Tracker,
+    pub backend: Nftables,
 }
 
 impl Cluster {
     fn new(services: u32) -> Self {
+        let mut cluster = Self::unsynced(services);
+        cluster.sync();
+        cluster
+    }
+
+    /// So many Services of three endpoints, and an empty kernel.
+    pub fn unsynced(services: u32) -> Self {
         let kernel = FakeNftables::default();
         let host = Box::new(FakeHost::default());
         let backend = Nftables::new(IpFamily::V4, objects::config(), Box::new(kernel.clone()), host);
@@ -31,7 +38,6 @@ impl Cluster {
             cluster.take(Kind::Service, service(number));
             cluster.take(Kind::EndpointSlice, slice(number, &[1, 2, 3]));
         }
-        cluster.sync();
         cluster
     }
 
@@ -45,7 +51,7 @@ impl Cluster {
     }
 
     /// What was written.
-    fn sync(&mut self) -> Vec<Transaction> {
+    pub fn sync(&mut self) -> Vec<Transaction> {
         let scope = self.tracker.take_scope();
         let snapshot = self.tracker.snapshot(IpFamily::V4.localhost());
         let stats = self.backend.sync(&snapshot, &scope, Instant::now()).expect("the kernel takes it");

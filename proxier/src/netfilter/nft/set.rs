@@ -22,41 +22,57 @@ pub enum Value {
 /// A key or value as the kernel holds it: each field in whole words.
 pub type Bytes = Box<[u8]>;
 
-/// Builds [`Bytes`] field by field.
-#[derive(Clone, Debug, Default)]
-pub struct Key(Vec<u8>);
+/// The longest key or value of nf_tables (`NFT_DATA_VALUE_MAXLEN`).
+const KEY_MAX: usize = 64;
+
+/// Builds [`Bytes`] field by field. What is longer than the kernel takes is cut off.
+#[derive(Clone, Debug)]
+pub struct Key {
+    bytes: [u8; KEY_MAX],
+    length: usize,
+}
+
+impl Default for Key {
+    fn default() -> Self {
+        Self { bytes: [0; KEY_MAX], length: 0 }
+    }
+}
 
 impl From<&Bytes> for Key {
     /// Goes on after these fields.
     fn from(bytes: &Bytes) -> Self {
-        Self(bytes.to_vec())
+        Self::default().and(bytes)
     }
 }
 
 impl Key {
+    fn and(mut self, field: &[u8]) -> Self {
+        let end = (self.length + field.len()).min(KEY_MAX);
+        self.bytes[self.length..end].copy_from_slice(&field[..end - self.length]);
+        self.length = end;
+        self
+    }
+
     /// An address.
     #[must_use]
-    pub fn address(mut self, address: IpAddr) -> Self {
+    pub fn address(self, address: IpAddr) -> Self {
         match address {
-            IpAddr::V4(address) => self.0.extend(address.octets()),
-            IpAddr::V6(address) => self.0.extend(address.octets()),
+            IpAddr::V4(address) => self.and(&address.octets()),
+            IpAddr::V6(address) => self.and(&address.octets()),
         }
-        self
     }
 
     /// A transport protocol's number.
     #[must_use]
-    pub fn protocol(mut self, protocol: u8) -> Self {
-        self.0.extend([protocol, 0, 0, 0]);
-        self
+    pub fn protocol(self, protocol: u8) -> Self {
+        self.and(&[protocol, 0, 0, 0])
     }
 
     /// A port.
     #[must_use]
-    pub fn port(mut self, port: u16) -> Self {
-        self.0.extend(port.to_be_bytes());
-        self.0.extend([0, 0]);
-        self
+    pub fn port(self, port: u16) -> Self {
+        let [high, low] = port.to_be_bytes();
+        self.and(&[high, low, 0, 0])
     }
 
     /// An address and a port.
@@ -67,15 +83,20 @@ impl Key {
 
     /// A number.
     #[must_use]
-    pub fn number(mut self, number: u32) -> Self {
-        self.0.extend(number.to_ne_bytes());
-        self
+    pub fn number(self, number: u32) -> Self {
+        self.and(&number.to_ne_bytes())
+    }
+
+    /// What was built, to look it up.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 
     /// What was built.
     #[must_use]
     pub fn build(self) -> Bytes {
-        self.0.into_boxed_slice()
+        self.bytes().into()
     }
 }
 
