@@ -56,7 +56,7 @@ impl Translator {
         problems: &mut Vec<String>,
     ) -> Option<SliceEndpoint> {
         let mut note = |what: String| problems.push(format!("{key}: endpoints[{index}].{what}"));
-        let Some(text) = endpoint.addresses.first() else {
+        let Some(text) = &endpoint.address else {
             note("addresses: it has none and is left out".to_owned());
             return None;
         };
@@ -74,7 +74,7 @@ impl Translator {
             local: endpoint.node_name == self.node_name,
             node_hint: if for_nodes.is_empty() {
                 NodeHint::None
-            } else if for_nodes.iter().any(|hint| hint.name == self.node_name) {
+            } else if for_nodes.iter().any(|name| **name == *self.node_name) {
                 NodeHint::Here
             } else {
                 NodeHint::Elsewhere
@@ -84,14 +84,14 @@ impl Translator {
     }
 
     fn zone_hints(&mut self, endpoint: &Endpoint) -> Option<ZoneHints> {
-        let zones: Vec<Box<str>> = endpoint.hints.for_zones.iter().map(|hint| hint.name.as_str().into()).collect();
+        let zones = &endpoint.hints.for_zones[..];
         if zones.is_empty() {
             return None;
         }
-        let hints: ZoneHints = zones.into();
-        if let Some(known) = self.zones.get(&hints) {
+        if let Some(known) = self.zones.get(zones) {
             return Some(known.clone());
         }
+        let hints = ZoneHints::from(zones);
         self.zones.insert(hints.clone());
         Some(hints)
     }

@@ -3,7 +3,9 @@
 //! Lists, maps and strings may be null, as the API server and people write them. Fields that are not here are skipped
 //! without being copied: `managedFields` alone can be half of an object.
 
-use serde::de::IgnoredAny;
+use std::fmt;
+
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// Null as well as absence means the default.
@@ -14,6 +16,35 @@ fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializ
 /// Whether a field is there and not null.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Ok(Option::<IgnoredAny>::deserialize(deserializer)?.is_some())
+}
+
+/// The names in a list of objects that have nothing else.
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Box<str>>, D::Error> {
+    let named: Vec<Named> = nullable(deserializer)?;
+    Ok(named.into_iter().map(|named| named.name).collect())
+}
+
+/// The first string of a list; the others are only checked.
+fn first<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    struct First;
+    impl<'de> Visitor<'de> for First {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of strings")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut texts: A) -> Result<Self::Value, A::Error> {
+            let first = texts.next_element()?;
+            while texts.next_element::<String>()?.is_some() {}
+            Ok(first)
+        }
+    }
+    deserializer.deserialize_any(First)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -197,8 +228,9 @@ pub(super) struct EndpointPort {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Endpoint {
-    #[serde(deserialize_with = "nullable")]
-    pub addresses: Vec<String>,
+    /// The first of them; the others are not used (as the API says of all but FQDN slices).
+    #[serde(rename = "addresses", deserialize_with = "first")]
+    pub address: Option<String>,
     #[serde(deserialize_with = "nullable")]
     pub conditions: Conditions,
     #[serde(deserialize_with = "nullable")]
@@ -218,16 +250,17 @@ pub(super) struct Conditions {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Hints {
-    #[serde(deserialize_with = "nullable")]
-    pub for_zones: Vec<Named>,
-    #[serde(deserialize_with = "nullable")]
-    pub for_nodes: Vec<Named>,
+    #[serde(deserialize_with = "names")]
+    pub for_zones: Vec<Box<str>>,
+    #[serde(deserialize_with = "names")]
+    pub for_nodes: Vec<Box<str>>,
 }
 
+/// A zone or node that an endpoint is for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Named {
-    pub name: String,
+struct Named {
+    name: Box<str>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,7 +2,7 @@
 
 use super::objects::{
     Annotations, ClientIpConfig, Conditions, Endpoint, EndpointPort, EndpointSlice, Hints, Labels, LoadBalancerIngress,
-    LoadBalancerStatus, Meta, Named, Node, NodeAddress, NodeSpec, NodeStatus, Service, ServiceCidr, ServiceCidrSpec,
+    LoadBalancerStatus, Meta, Node, NodeAddress, NodeSpec, NodeStatus, Service, ServiceCidr, ServiceCidrSpec,
     ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig, Taint,
 };
 use crate::protobuf::{Fault, Message, Value, merge};
@@ -34,6 +34,20 @@ fn optional_text(into: &mut Option<String>, value: Value<'_>, name: &str) -> Res
 fn texts(into: &mut Vec<String>, value: Value<'_>, name: &str) -> Result<(), Fault> {
     let text = value.text().map_err(|fault| fault.within(&format!("{name}[{}]", into.len())))?;
     into.push(text.to_owned());
+    Ok(())
+}
+
+/// The first of a list; the others are only checked.
+fn first(into: &mut Option<String>, value: Value<'_>, name: &str) -> Result<(), Fault> {
+    let text = value.text().map_err(|fault| fault.within(name))?;
+    into.get_or_insert_with(|| text.to_owned());
+    Ok(())
+}
+
+/// An item of a list of messages that have nothing but a name (1).
+fn names(into: &mut Vec<Box<str>>, value: Value<'_>, name: &str) -> Result<(), Fault> {
+    let (text, _) = entry(value).map_err(|fault| fault.within(&format!("{name}[{}]", into.len())))?;
+    into.push(text.into());
     Ok(())
 }
 
@@ -76,7 +90,7 @@ fn present(into: &mut bool, value: Value<'_>, name: &str) -> Result<(), Fault> {
 }
 
 /// An entry of a map of strings: a message of its key (1) and its value (2), either of which may be left out if empty.
-pub(super) fn entry<'a>(value: Value<'a>) -> Result<(&'a str, &'a str), Fault> {
+fn entry<'a>(value: Value<'a>) -> Result<(&'a str, &'a str), Fault> {
     let (mut key, mut text) = ("", "");
     let mut reader = crate::protobuf::Reader::new(value.bytes()?);
     while let Some((number, value)) = reader.field()? {
@@ -177,7 +191,7 @@ message!(EndpointPort {
 });
 
 message!(Endpoint {
-    1 => texts addresses "addresses",
+    1 => first address "addresses",
     2 => message conditions "conditions",
     6 => text node_name "nodeName",
     8 => message hints "hints",
@@ -190,12 +204,8 @@ message!(Conditions {
 });
 
 message!(Hints {
-    1 => messages for_zones "forZones",
-    2 => messages for_nodes "forNodes",
-});
-
-message!(Named {
-    1 => text name "name",
+    1 => names for_zones "forZones",
+    2 => names for_nodes "forNodes",
 });
 
 message!(Node {
