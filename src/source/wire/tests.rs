@@ -73,7 +73,7 @@ fn nodes(encoding: Encoding, names: &[&str]) -> Vec<u8> {
 #[test]
 fn a_list_when_cut_at_any_byte_is_the_same_and_when_truncated_is_never_complete() {
     for encoding in [Encoding::Json, Encoding::Protobuf] {
-        let body = nodes(encoding, &["node-a", "b\\u0031\\\"{[", "node-c"]);
+        let body = nodes(encoding, &["node-a", "b\\u0031\\\"{[\\\\", "node-c"]);
         let expected = list(Kind::Node, encoding, &[&body]);
         assert_eq!(expected.0.len(), 3, "{expected:?}");
         let meta = ListMeta { resource_version: "7".to_owned(), continue_token: "more".to_owned(), unreadable: None };

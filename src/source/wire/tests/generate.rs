@@ -55,12 +55,17 @@ fn word() -> impl Strategy<Value = String> {
     prop_oneof![4 => select(&WORDS[..]).prop_map(str::to_owned), 1 => any::<String>()]
 }
 
-fn words() -> impl Strategy<Value = Option<Vec<String>>> {
-    of(vec(word(), 0..3))
+/// Mostly one of these, so that most objects are valid and every field of them counts.
+fn mostly(words: &'static [&'static str]) -> BoxedStrategy<Option<String>> {
+    prop_oneof![30 => select(words).prop_map(|word| Some(word.to_owned())), 1 => of(word())].boxed()
+}
+
+fn words() -> BoxedStrategy<Option<Vec<String>>> {
+    of(vec(word(), 0..3)).boxed()
 }
 
 fn port() -> impl Strategy<Value = i32> {
-    prop_oneof![8 => 1..65_536, 1 => Just(0), 1 => any::<i32>()]
+    prop_oneof![30 => 1..65_536, 1 => Just(0), 1 => any::<i32>()]
 }
 
 fn time() -> impl Strategy<Value = Option<Time>> {
@@ -84,7 +89,8 @@ fn metadata() -> impl Strategy<Value = ObjectMeta> {
 }
 
 fn service_port() -> impl Strategy<Value = ServicePort> {
-    (of(word()), of(word()), port(), of(port())).prop_map(|(name, protocol, port, node_port)| ServicePort {
+    let name = mostly(&["", "http", "dns"]);
+    (name, mostly(&["TCP", "UDP", ""]), port(), of(port())).prop_map(|(name, protocol, port, node_port)| ServicePort {
         name,
         protocol,
         port,
@@ -94,18 +100,33 @@ fn service_port() -> impl Strategy<Value = ServicePort> {
 }
 
 fn ingress() -> impl Strategy<Value = LoadBalancerIngress> {
-    (of(word()), of(word())).prop_map(|(ip, ip_mode)| LoadBalancerIngress {
+    (mostly(&["203.0.113.1", "2001:db8::1"]), mostly(&["VIP", "Proxy"])).prop_map(|(ip, ip_mode)| LoadBalancerIngress {
         ip,
         ip_mode,
         ..LoadBalancerIngress::default()
     })
 }
 
-fn service_spec() -> impl Strategy<Value = ServiceSpec> {
-    let texts = (of(word()), of(word()), of(word()), of(word()), of(word()));
-    let lists = (words(), words(), words(), words());
-    (texts, lists, of(vec(service_port(), 0..3)), of(port()), of(of(port()))).prop_map(
-        |(texts, lists, ports, health_check_node_port, timeout)| {
+/// Boxed: as one type, such strategies are too large for the stack of a test thread.
+fn service_spec() -> BoxedStrategy<ServiceSpec> {
+    let texts = (
+        mostly(&["ClusterIP", "LoadBalancer", "NodePort"]),
+        mostly(&["10.0.0.1", "fd00::1"]),
+        mostly(&["Local", "Cluster"]),
+        mostly(&["Local", "Cluster"]),
+        mostly(&["ClientIP", "None"]),
+    );
+    let families = prop_oneof![
+        4 => Just((None, None)),
+        4 => Just((Some(vec!["10.0.0.1", "fd00::1"]), Some(vec!["IPv4", "IPv6"]))),
+    ];
+    let families = families.prop_map(|(ips, names)| {
+        let owned = |texts: Option<Vec<&str>>| texts.map(|texts| texts.into_iter().map(str::to_owned).collect());
+        (owned(ips), owned(names))
+    });
+    let lists = (prop_oneof![9 => families, 1 => (words(), words())], words(), words());
+    (texts, lists, of(vec(service_port(), 0..3)), of(port()), of(of(port())))
+        .prop_map(|(texts, lists, ports, health_check_node_port, timeout)| {
             let config =
                 |timeout_seconds| SessionAffinityConfig { client_ip: Some(ClientIPConfig { timeout_seconds }) };
             ServiceSpec {
@@ -114,17 +135,17 @@ fn service_spec() -> impl Strategy<Value = ServiceSpec> {
                 external_traffic_policy: texts.2,
                 internal_traffic_policy: texts.3,
                 session_affinity: texts.4,
-                cluster_ips: lists.0,
-                ip_families: lists.1,
-                external_ips: lists.2,
-                load_balancer_source_ranges: lists.3,
+                cluster_ips: lists.0.0,
+                ip_families: lists.0.1,
+                external_ips: lists.1,
+                load_balancer_source_ranges: lists.2,
                 ports,
                 health_check_node_port,
                 session_affinity_config: timeout.map(config),
                 ..ServiceSpec::default()
             }
-        },
-    )
+        })
+        .boxed()
 }
 
 pub fn service() -> impl Strategy<Value = Service> {
@@ -150,12 +171,8 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
 }
 
 pub fn slice() -> impl Strategy<Value = EndpointSlice> {
-    let port = (of(word()), of(word()), of(port())).prop_map(|(name, protocol, port)| EndpointPort {
-        name,
-        protocol,
-        port,
-        ..EndpointPort::default()
-    });
+    let port = (mostly(&["", "http"]), mostly(&["TCP", "UDP"]), of(port()))
+        .prop_map(|(name, protocol, port)| EndpointPort { name, protocol, port, ..EndpointPort::default() });
     (metadata(), select(&["IPv4", "IPv6", "FQDN"][..]), vec(endpoint(), 0..4), of(vec(port, 0..3))).prop_map(
         |(metadata, address_type, endpoints, ports)| EndpointSlice {
             metadata,

@@ -37,6 +37,16 @@ fn meaning(object: Result<Object, DecodeError>) -> Result<String, String> {
     }
 }
 
+#[test]
+fn most_generated_objects_are_valid() {
+    use proptest::strategy::ValueTree;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut objects = || any_object().new_tree(&mut runner).expect("an object").current();
+    let valid = |(kind, json, _): (Kind, Vec<u8>, Vec<u8>)| meaning(Object::from_json(kind, &json)).is_ok();
+    let count = (0..400).filter(|_| valid(objects())).count();
+    assert!((200..400).contains(&count), "{count} of 400");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
