@@ -11,14 +11,16 @@ use crate::netfilter::Flow;
 
 /// The verdict on flows, as far as something changed.
 ///
-/// As in kube-proxy, a flow may stay with every endpoint that serves, terminating or not, whatever policies say; and
-/// while none serves, all flows stay. Unlike there, flows to destinations that were given up are stale too, flows to a
-/// node port count only at addresses of this node, and those at an address that was one of its are stale.
+/// As in kube-proxy 1.37, a flow may stay with every serving endpoint, terminating or not, whatever the traffic policies
+/// say, and without serving endpoints every flow is stale (kubernetes/kubernetes#139628). In addition, flows to
+/// destinations that were given up are stale, flows to a node port count only at addresses of this node, and so do
+/// flows at an address that the node has lost.
 #[derive(Debug, Default)]
 pub struct StaleFlows {
-    /// The destinations in question, each with those of `serving` that it may lead to. None: it was given up.
+    /// The destinations in question, each with the indexes in `serving` of the Service ports that own it; without an
+    /// owner, it was given up.
     destinations: HashMap<Destination, Vec<usize>>,
-    /// The endpoints of a Service port that serve, sorted.
+    /// The serving endpoints of each Service port, sorted. May be empty: then no flow to the Service port may stay.
     serving: Vec<Box<[SocketAddr]>>,
     node_addresses: Vec<IpAddr>,
     /// Addresses that the node has given up.
@@ -34,22 +36,18 @@ impl StaleFlows {
             return found;
         }
         // All Service ports, since two may have the same external IP: a flow may stay with the endpoints of both.
-        let mut claimed = BTreeSet::new();
         for (name, port) in snapshot.ports.iter().filter(|(name, _)| name.protocol == Protocol::Udp) {
-            let mine: Vec<_> = port.destinations().filter(|to| found.destinations.contains_key(to)).collect();
-            if mine.is_empty() {
-                continue;
-            }
-            let endpoints = serving(snapshot, name);
-            if !endpoints.is_empty() {
-                for to in &mine {
-                    found.destinations.entry(*to).or_default().push(found.serving.len());
+            let mut owns = false;
+            for to in port.destinations() {
+                if let Some(owners) = found.destinations.get_mut(&to) {
+                    owners.push(found.serving.len());
+                    owns = true;
                 }
-                found.serving.push(endpoints);
             }
-            claimed.extend(mine);
+            if owns {
+                found.serving.push(serving(snapshot, name));
+            }
         }
-        found.destinations.retain(|to, owners| !owners.is_empty() || !claimed.contains(to));
         found
     }
 

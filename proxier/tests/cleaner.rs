@@ -159,6 +159,17 @@ fn the_first_sync_and_each_change_of_udp_are_followed_by_one_pass() {
 }
 
 #[test]
+fn when_the_last_endpoint_goes_its_flows_go_with_it() {
+    let mut running = Running::start(0, LONG);
+    running.list("UDP");
+    running.expect(&[Synced(true), Deleted(0)]);
+    running.flow("10.96.0.10:80", "10.0.0.5:8080");
+    running.flow("192.168.0.1:30053", "10.0.0.5:8080");
+    running.changes.send(Change::Slice(NamespacedName::new("ns", "dns-1"), None)).expect("it listens");
+    running.expect(&[Synced(true), Deleted(2)]);
+}
+
+#[test]
 fn without_udp_the_table_is_left_alone() {
     let mut running = Running::start(0, LONG);
     running.list("TCP");

@@ -86,7 +86,8 @@ impl Cluster {
 fn cluster() -> Cluster {
     let mut cluster = Cluster::default();
     cluster.add("dns", "10.96.0.10", 30_053, ["198.51.100.7", "203.0.113.10"], "+10.0.0.5 ~10.0.0.6 -10.0.0.7");
-    cluster.add("empty", "10.96.0.11", 30_054, ["", ""], "-10.0.0.8");
+    cluster.add("empty", "10.96.0.11", 30_054, ["198.51.100.7", "203.0.113.11"], "-10.0.0.8");
+    cluster.add("drained", "10.96.0.14", 0, ["", ""], "~10.0.0.11 -10.0.0.12");
     cluster.add("web", "10.96.0.12", 30_055, ["", ""], "+10.0.0.9");
     cluster.add("shared", "10.96.0.13", 0, ["198.51.100.7", ""], "+10.0.0.10");
     cluster
@@ -124,8 +125,17 @@ fn flows_are_stale_when_new_ones_would_go_elsewhere() {
         ("dns", "", "192.168.0.2:30053", "192.168.0.2:30053", false, "I10: another machine's port of that number"),
         ("shared", "", "10.96.0.10:53", "10.0.0.7:8053", false, "of a Service port that did not change"),
         ("all", "", "10.96.0.10:53", "10.0.0.7:8053", true, "everything is looked at"),
-        ("empty", "", "10.96.0.11:53", "10.0.0.8:8053", false, "C15: nobody serves"),
-        ("all", "10.96.0.11:53", "10.96.0.11:53", "10.0.0.8:8053", false, "C15: given up and taken back"),
+        ("empty", "", "10.96.0.11:53", "10.0.0.8:8053", true, "139628: no endpoint serves"),
+        ("all", "", "10.96.0.11:53", "10.0.0.8:8053", true, "139628: at a restart"),
+        ("empty", "", "192.168.0.1:30054", "10.0.0.8:8053", true, "139628: at a node port"),
+        ("empty", "", "192.168.0.2:30054", "10.0.0.8:8053", false, "I10: another machine's port of that number"),
+        ("empty", "", "203.0.113.11:53", "10.0.0.8:8053", true, "139628: at the load balancer's address"),
+        ("empty", "", "198.51.100.7:53", "10.0.0.8:8053", true, "139628: at an external IP"),
+        ("empty", "", "198.51.100.7:53", "10.0.0.10:8053", false, "another Service with that external IP serves"),
+        ("dns", "", "10.96.0.11:53", "10.0.0.8:8053", false, "of a Service port that did not change"),
+        ("drained", "", "10.96.0.14:53", "10.0.0.11:8053", false, "none is ready, but one terminates and serves"),
+        ("drained", "", "10.96.0.14:53", "10.0.0.12:8053", true, "one that terminates and does not serve"),
+        ("all", "10.96.0.11:53", "10.96.0.11:53", "10.0.0.8:8053", true, "given up and taken back without endpoints"),
         ("", "10.96.0.10:53", "10.96.0.10:53", "10.0.0.5:8053", false, "given up and taken back, or had twice"),
         ("", "10.96.0.10:53", "10.96.0.10:53", "10.0.0.7:8053", true, "taken back with other endpoints"),
         ("", "203.0.113.9:53", "203.0.113.9:53", "10.0.0.5:8053", true, "I11: nobody has it any more"),
@@ -149,14 +159,14 @@ fn there_is_nothing_to_look_for_unless_udp_changed() {
     for (scope, gone, expected, node_ports) in [
         ("", "", true, false),
         ("web", "", true, false),
-        ("empty", "", true, false),
+        ("empty", "", false, true),
         ("unknown", "", true, false),
         ("shared", "", false, false),
         ("dns", "", false, true),
         ("web dns", "", false, true),
         ("", "203.0.113.9:53", false, false),
         ("", "30059", false, true),
-        ("", "30054", true, false),
+        ("", "30054", false, true),
         ("all", "", false, true),
     ] {
         let stale = cluster().stale(scope, gone);

@@ -59,7 +59,7 @@ pub(super) fn flows_come_back_with_the_endpoints(cluster: Cluster) {
     eventually("nobody serves", PROMPT, || everywhere(&cluster, &dns()).iter().all(refused));
     let new = everywhere(&cluster, &dns());
     assert!(new.iter().all(refused));
-    assert!(all_at(&old, POD_5), "as with kube-proxy: without any endpoint flows may stay with the old one");
+    eventually("old flows do not go to the old endpoint either", PROMPT, || old.iter().all(refused));
 
     cluster.write(&[dns().endpoints([ready(POD_6)])]);
     eventually("all flows go to the new one", PROMPT, || all_at(&old, POD_6) && all_at(&new, POD_6));
@@ -111,6 +111,11 @@ pub(super) fn a_start_finds_stale_flows(cluster: Cluster) {
     cluster.write(&[dns().endpoints([ready(POD_6)])]);
     cluster.start();
     eventually("what changed meanwhile counts for flows too", SOON, || all_at(&old, POD_6));
+    cluster.kill();
+    cluster.write(&[dns()]);
+    cluster.start();
+    let refused = |flow: &Flow| flow.attempt() == Err(Failure::Refused);
+    eventually("so does the last endpoint that went meanwhile", SOON, || old.iter().all(refused));
 }
 
 pub(super) fn flows_of_terminating_endpoints_stay(cluster: Cluster) {
