@@ -6,6 +6,7 @@
 use std::io;
 
 use thiserror::Error;
+use tracing::info;
 
 use crate::kernel::Host;
 use crate::model::ConntrackConfig;
@@ -84,7 +85,8 @@ pub fn plan(config: &ConntrackConfig, cpus: u32) -> Vec<Wish> {
     wishes
 }
 
-/// Sets what is not so already, and returns what could not be set here.
+/// Sets what is not so already, and returns what could not be set here. The size of the table and of its hash are only
+/// raised: a node may have been given more by its administrator (kubernetes/kubernetes#141943).
 ///
 /// kube-proxy ends where `/proc/sys` is read-only or the network namespace is not the host's. Whoever runs it there
 /// wants its Services to work all the same.
@@ -99,19 +101,30 @@ pub fn apply(config: &ConntrackConfig, cpus: u32, host: &mut dyn Host) -> Result
         host.load_conntrack();
     }
     for wish in wishes {
-        match fulfil(wish, host)? {
-            None if wish.sysctl == MAX => unfulfilled.extend(grow(wish.value / 4, host)?),
+        if wish.sysctl != MAX {
+            unfulfilled.extend(fulfil(wish, host)?);
+            continue;
+        }
+        match raise(wish, host)? {
+            // A table four times as long as its hash has buckets is still quick.
+            None => unfulfilled.extend(raise(Wish { sysctl: BUCKETS, value: wish.value / 4, ..wish }, host)?),
             problem => unfulfilled.extend(problem),
         }
     }
     Ok(unfulfilled)
 }
 
-/// A table four times as long as its hash has buckets is still quick.
-fn grow(value: i64, host: &mut dyn Host) -> Result<Option<Unfulfilled>, Impossible> {
-    match host.sysctl(BUCKETS) {
-        Ok(buckets) if buckets >= value => Ok(None),
-        _ => fulfil(Wish { field: "maxPerCore", sysctl: BUCKETS, value }, host),
+/// Sets a value unless it is higher already. One that cannot be read is not written, as that could lower it.
+fn raise(wish: Wish, host: &mut dyn Host) -> Result<Option<Unfulfilled>, Impossible> {
+    match host.sysctl(wish.sysctl) {
+        Ok(now) if now >= wish.value => {
+            if now > wish.value {
+                info!("conntrack.{}: {} stays {now}, above {}", wish.field, wish.sysctl, wish.value);
+            }
+            Ok(None)
+        }
+        Ok(_) => fulfil(wish, host),
+        Err(source) => Ok(Some(Unfulfilled { wish, now: None, source })),
     }
 }
 

@@ -29,6 +29,15 @@ fn defaults() -> ConntrackConfig {
     }
 }
 
+/// A host with a smaller table than [`defaults`] ask for.
+fn small() -> FakeHost {
+    let mut host = FakeHost::default();
+    for (sysctl, value) in [(MAX, 65_536), (BUCKETS, 16_384)] {
+        host.set_sysctl(sysctl, value).expect("it can be set");
+    }
+    host
+}
+
 fn apply(config: &ConntrackConfig, host: &mut dyn Host) -> Vec<String> {
     let unfulfilled = tuning::apply(config, 2, host).expect("nothing impossible");
     unfulfilled.iter().map(ToString::to_string).collect()
@@ -36,16 +45,43 @@ fn apply(config: &ConntrackConfig, host: &mut dyn Host) -> Vec<String> {
 
 #[test]
 fn a_host_gets_its_values_and_enough_buckets_for_them() {
-    let mut host = FakeHost::default();
+    let mut host = small();
     assert_eq!(apply(&defaults(), &mut host), [""; 0]);
     for (sysctl, value) in [(MAX, 131_072), (BUCKETS, 32_768), (ESTABLISHED, 86_400), (CLOSE_WAIT, 3600)] {
         assert_eq!(host.sysctl(sysctl).expect("it was set"), value, "{sysctl}");
     }
     assert!(host.sysctl(LIBERAL).is_err(), "nobody asked for it");
-    // More buckets than needed stay.
-    host.set_sysctl(BUCKETS, 65_536).expect("it can be set");
+}
+
+#[test]
+fn a_size_above_the_configured_one_is_never_lowered() {
+    let mut host = FakeHost::default();
+    for (sysctl, value) in [(MAX, 1_048_576), (BUCKETS, 262_144)] {
+        host.set_sysctl(sysctl, value).expect("it can be set");
+        // Not even the same value may be written: writing the hash size makes a new hash.
+        host.refuse(sysctl, ErrorKind::InvalidInput);
+    }
     assert_eq!(apply(&defaults(), &mut host), [""; 0]);
-    assert_eq!(host.sysctl(BUCKETS).expect("it is there"), 65_536);
+    assert_eq!((host.sysctl(MAX).ok(), host.sysctl(BUCKETS).ok()), (Some(1_048_576), Some(262_144)));
+}
+
+#[test]
+fn a_size_that_cannot_be_read_is_not_written() {
+    let mut host = small();
+    host.hide(BUCKETS);
+    let said = apply(&defaults(), &mut host);
+    assert!(said.len() == 1 && said[0].contains(BUCKETS), "{said:?}");
+    assert_eq!(host.sysctl(MAX).ok(), Some(131_072));
+    host.hide(MAX);
+    assert_eq!(
+        apply(&ConntrackConfig { min: 262_144, ..defaults() }, &mut host).len(),
+        1,
+        "the hash follows the table"
+    );
+    for sysctl in [MAX, BUCKETS] {
+        host.show(sysctl);
+    }
+    assert_eq!((host.sysctl(MAX).ok(), host.sysctl(BUCKETS).ok()), (Some(131_072), Some(16_384)));
 }
 
 #[test]

@@ -16,6 +16,8 @@ struct State {
     sysctls: BTreeMap<String, i64>,
     addresses: Vec<IpAddr>,
     refused: BTreeMap<String, io::ErrorKind>,
+    hidden: BTreeSet<String>,
+    address_error: Option<io::ErrorKind>,
     counters: Option<BTreeSet<String>>,
     conntrack_is_a_module: bool,
 }
@@ -39,12 +41,27 @@ impl FakeHost {
         self.state().refused.insert(sysctl.to_owned(), reason);
     }
 
+    /// From now on a sysctl cannot be read, though it has a value.
+    pub fn hide(&self, sysctl: &str) {
+        self.state().hidden.insert(sysctl.to_owned());
+    }
+
+    /// Ends what [`FakeHost::hide`] began.
+    pub fn show(&self, sysctl: &str) {
+        self.state().hidden.remove(sysctl);
+    }
+
+    /// From now on addresses cannot be read, for this reason; `None` ends that.
+    pub fn refuse_addresses(&self, reason: Option<io::ErrorKind>) {
+        self.state().address_error = reason;
+    }
+
     /// From now on the kernel knows nfacct.
     pub fn allow_counters(&self) {
         self.state().counters.get_or_insert_default();
     }
 
-    /// From now on its conntrack is a module: what is not there may be once that is loaded.
+    /// From now on its conntrack is a module: sysctls that were refused as not found are there, and 0, once it is loaded.
     pub fn make_conntrack_a_module(&self) {
         self.state().conntrack_is_a_module = true;
     }
@@ -58,7 +75,11 @@ impl FakeHost {
 
 impl Host for FakeHost {
     fn sysctl(&mut self, name: &str) -> io::Result<i64> {
-        self.state().sysctls.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+        let state = self.state();
+        if state.hidden.contains(name) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        state.sysctls.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn set_sysctl(&mut self, name: &str, value: i64) -> io::Result<()> {
@@ -73,7 +94,11 @@ impl Host for FakeHost {
     }
 
     fn addresses(&mut self, family: IpFamily) -> io::Result<Vec<IpAddr>> {
-        Ok(self.state().addresses.iter().copied().filter(|ip| IpFamily::of(ip) == family).collect())
+        let state = self.state();
+        if let Some(reason) = state.address_error {
+            return Err(reason.into());
+        }
+        Ok(state.addresses.iter().copied().filter(|ip| IpFamily::of(ip) == family).collect())
     }
 
     fn kernel_version(&mut self) -> Option<(u32, u32)> {
@@ -90,7 +115,10 @@ impl Host for FakeHost {
     fn load_conntrack(&mut self) {
         let mut state = self.state();
         if state.conntrack_is_a_module {
-            state.refused.retain(|_, reason| *reason != io::ErrorKind::NotFound);
+            let State { refused, sysctls, .. } = &mut *state;
+            for (name, _) in refused.extract_if(.., |_, reason| *reason == io::ErrorKind::NotFound) {
+                sysctls.insert(name, 0);
+            }
         }
     }
 }
