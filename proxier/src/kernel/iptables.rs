@@ -11,10 +11,11 @@ use thiserror::Error;
 use super::command;
 pub use super::command::ToolError;
 use super::flavour::{Choice, Flavour};
-use super::nftables::{self, NftTables, SystemNftables};
+use super::legacy::{TableSize, table_size};
+use super::nftables::{self, ChainState, NftTables, SystemNftables};
 use crate::family::IpFamily;
 use crate::netfilter::iptables::{Chain, Rule, Table};
-use crate::netfilter::{Restore, SavedTable};
+use crate::netfilter::{Restore, SavedTable, nft};
 
 /// Seconds to wait for the lock that all iptables programs share.
 const LOCK_WAIT: &str = "5";
@@ -31,6 +32,15 @@ pub struct RestoreError {
     pub lines: Vec<usize>,
     /// The tool's words.
     pub message: String,
+}
+
+/// What the kernel tells of a table without listing its rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableState {
+    /// With the nf_tables flavour: chains that were asked for, in that order; `None` where there is no such chain.
+    Chains(Vec<Option<ChainState>>),
+    /// With the legacy flavour: the size of the whole table.
+    Size(TableSize),
 }
 
 /// What a mode needs of iptables. Each method is one run of a tool.
@@ -65,6 +75,15 @@ pub trait IptablesTool: Send + std::fmt::Debug {
         None
     }
 
+    /// What the kernel tells of a table in microseconds, however big it is; of nf_tables' of these chains. `None` where it
+    /// tells nothing so cheaply.
+    ///
+    /// # Errors
+    /// If it does not tell.
+    fn table_state(&mut self, _table: Table, _chains: &[Chain]) -> io::Result<Option<TableState>> {
+        Ok(None)
+    }
+
     /// From how many chains on a transaction is better cut in two.
     fn batch(&self) -> usize;
 
@@ -75,6 +94,8 @@ pub trait IptablesTool: Send + std::fmt::Debug {
 /// The tools of the running system.
 #[derive(Debug)]
 pub struct SystemIptables {
+    family: IpFamily,
+    flavour: Option<Flavour>,
     iptables: PathBuf,
     save: PathBuf,
     restore: PathBuf,
@@ -119,6 +140,8 @@ impl SystemIptables {
         let iptables = path("")?;
         let version = command::run(Command::new(&iptables).arg("--version"), [])?;
         Ok(Self {
+            family,
+            flavour: choice.flavour,
             save: path("-save")?,
             restore: path("-restore")?,
             batch: if choice.flavour == Some(Flavour::Legacy) { usize::MAX } else { NFT_BATCH },
@@ -165,6 +188,17 @@ impl IptablesTool for SystemIptables {
         self.nf_tables.as_mut()?.generation().ok()
     }
 
+    fn table_state(&mut self, table: Table, chains: &[Chain]) -> io::Result<Option<TableState>> {
+        if let Some(kernel) = &mut self.nf_tables {
+            let names: Vec<&str> = chains.iter().map(Chain::as_str).collect();
+            let table = nft::Table { family: self.family, name: table.name().into() };
+            let states = kernel.chain_states(&table, &names).map_err(io::Error::other)?;
+            return Ok(Some(TableState::Chains(states)));
+        }
+        let size = self.flavour.map(|_| table_size(self.family, table)).transpose()?;
+        Ok(size.map(TableState::Size))
+    }
+
     fn batch(&self) -> usize {
         self.batch
     }
@@ -174,11 +208,21 @@ impl IptablesTool for SystemIptables {
     }
 }
 
+/// The names of the legacy tables that exist, one per line; empty without the kernel module.
+///
+/// # Errors
+/// If they cannot be read, which says nothing about whether there are any.
+pub(super) fn legacy_tables(family: IpFamily) -> io::Result<String> {
+    match std::fs::read_to_string(family.legacy_table_names()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read,
+    }
+}
+
 fn existing(family: IpFamily, flavour: Flavour) -> io::Result<Vec<Table>> {
     match flavour {
         Flavour::Legacy => {
-            // Without the module there is no file.
-            let names = std::fs::read_to_string(family.legacy_table_names()).unwrap_or_default();
+            let names = legacy_tables(family)?;
             Ok(Table::ALL.into_iter().filter(|table| names.lines().any(|name| name == table.name())).collect())
         }
         Flavour::Nft => {

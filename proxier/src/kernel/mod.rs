@@ -2,6 +2,7 @@
 //!
 //! In: netfilter's nouns. Out: the same, from and to the kernel. Must not know: Services, modes.
 
+mod address_watch;
 mod command;
 pub mod conntrack;
 mod flavour;
@@ -10,6 +11,7 @@ pub mod host;
 pub mod ipset;
 pub mod iptables;
 pub mod ipvs;
+mod legacy;
 pub mod link;
 pub mod memory;
 mod netlink;
@@ -20,6 +22,7 @@ pub mod node;
 mod recent;
 mod rules;
 
+pub use address_watch::{AddressWatch, SystemAddressWatch};
 pub use conntrack::{ConntrackTable, Deleted, SystemConntrack};
 pub use flavour::{Choice, Flavour, choose as choose_flavour};
 pub use flows::{LiveFlow, each_flow};
@@ -27,6 +30,7 @@ pub use host::{Host, SystemHost, cpu_time, cpus, ignored_signals, kernel_release
 pub use ipset::{IpSetError, IpSets, SetOperation, SystemIpSets};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};
 pub use ipvs::{IpvsError, IpvsTable, Operation, SystemIpvs};
+pub use legacy::{TableSize, table_size};
 pub use link::{AddressOperation, DeviceName, LinkError, Links, SystemLinks};
 pub use netlink::traffic::{Traffic, traffic};
 pub use nfacct::packet_counters;

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use super::command;
 use super::flavour::Flavour;
-use super::iptables::ToolError;
+use super::iptables::{ToolError, legacy_tables};
 use crate::family::IpFamily;
 
 /// Reads the rules of a family in one flavour.
@@ -47,7 +47,8 @@ impl RuleReader {
     pub fn save(&self, table: Option<&str>, line: &mut dyn FnMut(&str)) -> Result<(), ToolError> {
         if self.flavour == Flavour::Legacy {
             // Asking the legacy tool for a table would make it.
-            let existing = std::fs::read_to_string(self.family.legacy_table_names()).unwrap_or_default();
+            let existing = legacy_tables(self.family)
+                .map_err(|source| ToolError::Output { program: self.family.legacy_table_names().to_owned(), source })?;
             if existing.lines().all(|name| table.is_some_and(|table| table != name)) {
                 return Ok(());
             }

@@ -61,6 +61,11 @@ impl FakeHost {
         self.state().counters.get_or_insert_default();
     }
 
+    /// From now on no counter can be made, nor found to be there.
+    pub fn refuse_counters(&self) {
+        self.state().counters = None;
+    }
+
     /// From now on its conntrack is a module: sysctls that were refused as not found are there, and 0, once it is loaded.
     pub fn make_conntrack_a_module(&self) {
         self.state().conntrack_is_a_module = true;

@@ -8,9 +8,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::kernel::iptables::{IptablesTool, RestoreError, ToolError};
+use crate::kernel::TableSize;
+use crate::kernel::iptables::{IptablesTool, RestoreError, TableState, ToolError};
+use crate::kernel::nftables::ChainState;
 use crate::netfilter::iptables::{Chain, Rule, Table};
 use crate::netfilter::{Restore, SavedTable};
 
@@ -275,6 +278,23 @@ impl IptablesTool for FakeIptables {
 
     fn generation(&mut self) -> Option<u32> {
         self.state().generation
+    }
+
+    fn table_state(&mut self, table: Table, chains: &[Chain]) -> io::Result<Option<TableState>> {
+        let state = self.state();
+        let held = &state.tables[&table];
+        let u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        if state.generation.is_none() {
+            // As the kernel counts: two entries for each chain, one for the end.
+            let entries = u32(held.values().flatten().count() + 2 * held.len() + 1);
+            return Ok(Some(TableState::Size(TableSize { entries, bytes: entries.saturating_mul(152) })));
+        }
+        let state_of = |chain: &Chain| {
+            let rules = held.get(chain.as_str())?;
+            let jumps = held.values().flatten().filter(|rule| target(rule) == Some(chain.as_str()));
+            Some(ChainState { handle: 1, uses: u32(rules.len() + jumps.count()) })
+        };
+        Ok(Some(TableState::Chains(chains.iter().map(state_of).collect())))
     }
 
     fn batch(&self) -> usize {

@@ -3,6 +3,7 @@
 //! In: names and numbers. Out: API objects, and a kernel that is a value: it can be looked at and told to refuse.
 //! Must not know: what the code under test does with either.
 
+mod address_watch;
 mod conntrack;
 mod host;
 mod ipset;
@@ -13,6 +14,7 @@ mod nftables;
 pub mod objects;
 mod recorder;
 
+pub use address_watch::FakeAddressWatch;
 pub use conntrack::FakeConntrack;
 pub use host::FakeHost;
 pub use ipset::FakeIpSets;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::family::IpFamily;
-use crate::kernel::nftables::{NftError, NftTables, ReadRule, ReadSet, ReadTable, Refusal};
+use crate::kernel::nftables::{ChainState, NftError, NftTables, ReadRule, ReadSet, ReadTable, Refusal};
 use crate::netfilter::nft::{
     Bytes, Chain, Element, Expression, Name, Operation, Rule, Set, Table, Transaction, Value, Verdict,
 };
@@ -294,6 +294,16 @@ impl State {
 }
 
 impl NftTables for FakeNftables {
+    fn chain_states(&mut self, table: &Table, chains: &[&str]) -> Result<Vec<Option<ChainState>>, NftError> {
+        let state = self.state();
+        let table = state.tables.get(&(table.family, table.name.clone()));
+        let of = |chain: &&str| {
+            let chain = table?.chains.get(&Name::from(*chain))?;
+            Some(ChainState { handle: 1, uses: u32::try_from(chain.rules.len()).unwrap_or(u32::MAX) })
+        };
+        Ok(chains.iter().map(of).collect())
+    }
+
     fn generation(&mut self) -> Result<u32, NftError> {
         Ok(self.state().generation)
     }

@@ -4,11 +4,13 @@
 //! Must not know: whose rules they are. It needs root, and both flavours of iptables.
 
 use std::fs::File;
+use std::io;
 use std::process::Command;
 use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use proxier::IpFamily;
+use proxier::kernel::iptables::TableState;
 use proxier::kernel::{Choice, Flavour, IptablesTool, RestoreError, SystemIptables, ToolError};
 use proxier::netfilter::iptables::{Chain, Rule, Table};
 use proxier::netfilter::{Restore, SavedTable};
@@ -110,6 +112,11 @@ impl IptablesTool for There {
     fn generation(&mut self) -> Option<u32> {
         self.kernel.enter();
         self.tools.generation()
+    }
+
+    fn table_state(&mut self, table: Table, chains: &[Chain]) -> io::Result<Option<TableState>> {
+        self.kernel.enter();
+        self.tools.table_state(table, chains)
     }
 
     fn batch(&self) -> usize {

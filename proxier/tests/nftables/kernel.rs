@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use proxier::IpFamily;
-use proxier::kernel::nftables::{NftError, ReadTable};
+use proxier::kernel::nftables::{ChainState, NftError, ReadTable};
 use proxier::kernel::{NftTables, SystemNftables};
 use proxier::netfilter::nft::{Bytes, Element, Name, Set, Table, Transaction};
 
@@ -80,6 +80,11 @@ impl NftTables for There {
     fn generation(&mut self) -> Result<u32, NftError> {
         self.real.enter();
         self.engine.generation()
+    }
+
+    fn chain_states(&mut self, table: &Table, chains: &[&str]) -> Result<Vec<Option<ChainState>>, NftError> {
+        self.real.enter();
+        self.engine.chain_states(table, chains)
     }
 
     fn tables(&mut self, family: IpFamily) -> Result<Vec<Name>, NftError> {

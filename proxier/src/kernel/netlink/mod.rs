@@ -8,6 +8,7 @@ mod error;
 #[cfg(test)]
 pub(super) mod fuzz;
 mod generic;
+mod multicast;
 mod receive;
 mod request;
 mod socket;
@@ -16,6 +17,7 @@ pub mod traffic;
 pub(super) use batch::{Batch, Fault};
 pub(super) use error::NetlinkError;
 pub(super) use generic::{family as generic_family, header as genlmsghdr};
+pub(super) use multicast::{Drained, Listener};
 pub(super) use receive::{Attributes, Received};
 pub(super) use request::Request;
 pub(super) use socket::{Dump, Netlink};

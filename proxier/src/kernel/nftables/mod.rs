@@ -3,6 +3,7 @@
 //! In: transactions of one table. Out: they are applied, each part of them whole or not at all; what the kernel holds,
 //! as much of it as is asked for. Must not know: why anything is to be there.
 
+mod chain_state;
 mod decode;
 mod encode;
 mod error;
@@ -15,6 +16,7 @@ mod system;
 
 use std::fmt;
 
+pub use chain_state::ChainState;
 pub use decode::{ReadRule, ReadSet, ReadTable};
 pub use error::{NftError, Refusal};
 #[cfg(test)]
@@ -33,6 +35,13 @@ pub trait NftTables: Send + fmt::Debug {
     /// # Errors
     /// If the kernel does not say.
     fn generation(&mut self) -> Result<u32, NftError>;
+
+    /// The states of chains of one table, in this order; `None` where there is no such chain. In one round trip, for at
+    /// most a hundred chains.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    fn chain_states(&mut self, table: &Table, chains: &[&str]) -> Result<Vec<Option<ChainState>>, NftError>;
 
     /// The names of all tables of a family.
     ///

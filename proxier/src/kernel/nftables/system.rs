@@ -9,7 +9,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::decode::{self, ReadTable};
 use super::encode::*;
-use super::{NftError, NftTables, Refusal};
+use super::{ChainState, NftError, NftTables, Refusal, chain_state};
 use crate::family::IpFamily;
 use crate::kernel::netlink::{
     self, Attributes, Dump, Fault, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink,
@@ -216,6 +216,10 @@ impl NftTables for SystemNftables {
         });
         answer.inspect_err(|_| self.socket = None)?;
         generation.ok_or(NetlinkError::Garbled.into())
+    }
+
+    fn chain_states(&mut self, table: &Table, chains: &[&str]) -> Result<Vec<Option<ChainState>>, NftError> {
+        Ok(chain_state::chain_states(&mut self.socket, table, chains)?)
     }
 
     fn tables(&mut self, family: IpFamily) -> Result<Vec<Name>, NftError> {

@@ -1,0 +1,70 @@
+//! Notifications that the kernel sends unasked, on a socket that is a member of multicast groups.
+
+use std::io;
+
+use netlink_sys::Socket;
+
+use super::receive::{Messages, Received};
+use super::{NetlinkError, traffic};
+
+/// Notifications are small; one that does not fit counts as lost.
+const BUFFER: usize = 32 * 1024;
+
+/// How many datagrams one call reads at most; the rest waits for the next call.
+const DATAGRAMS: usize = 4096;
+
+/// Whether all notifications since the last call were handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// All were.
+    All,
+    /// Some were lost: the socket's buffer overran (`ENOBUFS`), or a message could not be read.
+    SomeLost,
+}
+
+/// A member of multicast groups. It belongs to the network namespace of the thread that opens it.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl Listener {
+    /// Joins groups, which have numbers (`RTNLGRP_…`), not bits.
+    pub fn open(protocol: isize, groups: &[u32]) -> Result<Self, NetlinkError> {
+        let mut socket = Socket::new(protocol)?;
+        socket.bind_auto()?;
+        socket.set_non_blocking(true)?;
+        groups.iter().try_for_each(|group| socket.add_membership(*group))?;
+        Ok(Self { socket, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// Hands over the notifications that wait, without waiting for any.
+    pub fn drain(&mut self, each: &mut dyn FnMut(&Received<'_>)) -> Result<Drained, NetlinkError> {
+        let mut drained = Drained::All;
+        for _ in 0..DATAGRAMS {
+            self.buffer.clear();
+            let length = match self.socket.recv(&mut self.buffer, libc::MSG_TRUNC) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    drained = Drained::SomeLost;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            traffic::received(length);
+            if length != self.buffer.len() {
+                drained = Drained::SomeLost;
+            }
+            for received in Messages(&self.buffer) {
+                match received {
+                    Ok(received) => each(&received),
+                    Err(_) => drained = Drained::SomeLost,
+                }
+            }
+        }
+        Ok(drained)
+    }
+}
