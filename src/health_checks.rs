@@ -50,6 +50,8 @@ struct Family {
     addresses: BTreeSet<IpAddr>,
     /// There are health checks, and no address for them.
     lost: bool,
+    /// This node's addresses cannot be read, and the log says so.
+    unreadable: bool,
     wanted: BTreeMap<NamespacedName, HealthCheck>,
     open: BTreeMap<NamespacedName, Open>,
     /// What could not be had and is in the log already.
@@ -142,9 +144,17 @@ impl Family {
                 IpFamily::V6 => Ipv6Addr::UNSPECIFIED.into(),
             }]),
             Some(within) => match ask(family) {
-                Ok(local) => within.select(&local).into_iter().collect(),
+                Ok(local) => {
+                    self.unreadable = false;
+                    within.select(&local).into_iter().collect()
+                }
                 Err(error) => {
-                    warn!("{family}: cannot find this node's addresses for health checks, they stay: {error}");
+                    if !std::mem::replace(&mut self.unreadable, true) {
+                        warn!(
+                            "{family}: cannot read this node's addresses, health checks stay at the last known ones, \
+                             trying again: {error}"
+                        );
+                    }
                     return false;
                 }
             },

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use proxier::IpFamily;
 use proxier::cleaner::FlowCleaner;
 use proxier::ipvs;
-use proxier::kernel::{Host, SystemConntrack, SystemHost, ignored_signals, packet_counters};
+use proxier::kernel::{Host, SystemAddressWatch, SystemConntrack, SystemHost, ignored_signals, packet_counters};
 use proxier::leftovers::{self, Running};
 use proxier::mailbox::mailbox;
-use proxier::model::Config;
+use proxier::model::{Config, Mode};
 use proxier::proxier::Proxier;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
@@ -245,6 +245,7 @@ fn start_families(
         let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
         let proxier = Proxier::new(family, config.clone(), syncing.watch(backend), reporter)
             .with_cleaner(cleaner(family, config))
+            .with_address_watch(Box::new(address_watch(family, settings)))
             .with_sweep(Box::new(move || leftovers::remove(family, Some(running), began.elapsed() < ipvs::PATIENCE)));
         let name = format!("proxier-{family}");
         let thread = std::thread::Builder::new().name(name).spawn(move || proxier.run(&changes));
@@ -252,6 +253,12 @@ fn start_families(
         families.insert(family, sender);
     }
     Ok((families, threads))
+}
+
+fn address_watch(family: IpFamily, settings: &Settings) -> SystemAddressWatch {
+    // In IPVS mode each change of a Service changes the addresses of its own device.
+    let ignored = (settings.mode == Mode::Ipvs).then_some(ipvs::DEVICE);
+    SystemAddressWatch::new(family, ignored, settings.proxier.periods.sync)
 }
 
 fn cleaner(family: IpFamily, config: &Config) -> FlowCleaner {

@@ -7,6 +7,8 @@
 mod cleanup;
 #[path = "lifecycle/events.rs"]
 mod events;
+#[path = "lifecycle/facts.rs"]
+mod facts;
 #[path = "lifecycle/kernel.rs"]
 mod kernel;
 #[path = "lifecycle/own_node.rs"]

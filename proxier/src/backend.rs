@@ -35,6 +35,21 @@ pub trait Backend: Send + fmt::Debug {
     /// When the state could not be read.
     fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError>;
 
+    /// Whether facts of the host that rules depend on (addresses, sysctls) are others than those of the last sync. Called
+    /// after an address came or went and every `syncPeriod`. A fact that cannot be read has its last known value.
+    fn facts_changed(&mut self, _snapshot: &Snapshot<'_>) -> bool {
+        false
+    }
+
+    /// Looks for damage like [`Backend::damage`], but only for what costs microseconds to see. Called several times a
+    /// second.
+    ///
+    /// # Errors
+    /// When the state could not be read.
+    fn quick_damage(&mut self, _now: Instant) -> Result<Option<String>, SyncError> {
+        Ok(None)
+    }
+
     /// When the mode has something to do by itself, besides syncs: then [`Backend::tick`] is to be called.
     fn next_event(&self) -> Option<Instant> {
         None

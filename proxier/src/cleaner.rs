@@ -95,9 +95,9 @@ impl FlowCleaner {
         }
         let start = Instant::now();
         match self.delete(stale, snapshot) {
-            Ok((deleted, addresses)) => {
+            Ok((deleted, addresses, problem)) => {
                 let cleaned = Cleaned { duration: start.elapsed(), deleted: deleted.flows };
-                self.note(&deleted, cleaned.duration);
+                self.note(&deleted, problem, cleaned.duration);
                 if *scope == Scope::Full && !self.owes {
                     self.served.clear();
                 }
@@ -111,11 +111,18 @@ impl FlowCleaner {
         }
     }
 
-    /// What was deleted, and where node ports are served now, if they were in question.
-    fn delete(&mut self, stale: StaleFlows, snapshot: &Snapshot<'_>) -> io::Result<(Deleted, Vec<IpAddr>)> {
-        let (mut stale, mut addresses) = (stale, Vec::new());
+    /// What was deleted; where node ports are served now, if they were in question; and why that is only what was known.
+    fn delete(
+        &mut self,
+        stale: StaleFlows,
+        snapshot: &Snapshot<'_>,
+    ) -> io::Result<(Deleted, Vec<IpAddr>, Option<io::Error>)> {
+        let (mut stale, mut addresses, mut problem) = (stale, Vec::new(), None);
         if stale.has_node_ports() {
-            addresses = self.addresses(snapshot.node_ip)?;
+            addresses = self.addresses(snapshot.node_ip).unwrap_or_else(|error| {
+                problem = Some(error);
+                self.served.iter().copied().collect()
+            });
             stale = stale.left(left(&self.served, &addresses)).at_node(addresses.clone());
         }
         let deleted = self.table.delete(self.family, UDP, &mut |flow| {
@@ -125,10 +132,10 @@ impl FlowCleaner {
             }
             is_stale
         })?;
-        Ok((deleted, addresses))
+        Ok((deleted, addresses, problem))
     }
 
-    fn note(&mut self, deleted: &Deleted, duration: Duration) {
+    fn note(&mut self, deleted: &Deleted, problem: Option<io::Error>, duration: Duration) {
         if deleted.flows > 0 {
             info!("{}: deleted {} stale UDP flows in {duration:?}", self.family, deleted.flows);
         }
@@ -137,7 +144,12 @@ impl FlowCleaner {
             None if deleted.incomplete => {
                 self.complain("the conntrack table changed too fast to find all stale UDP flows".to_owned());
             }
-            None => self.settle(),
+            None => match problem {
+                Some(error) => {
+                    self.complain(format!("cannot read this node's addresses to look for stale UDP flows: {error}"));
+                }
+                None => self.settle(),
+            },
         }
     }
 

@@ -13,6 +13,7 @@
 //!
 //! Everything here is synchronous and single-threaded: each family has one owner thread, and nobody locks.
 
+pub mod addresses;
 pub mod backend;
 pub mod cleaner;
 pub mod conntrack;

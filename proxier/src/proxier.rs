@@ -12,7 +12,7 @@ use tracing::{debug, error, info, warn};
 use crate::backend::{Backend, Rejected, SyncError, SyncStats};
 use crate::cleaner::{Cleaned, FlowCleaner};
 use crate::family::IpFamily;
-use crate::kernel;
+use crate::kernel::{self, AddressWatch};
 use crate::mailbox::{Mail, Receiver};
 use crate::model::{Config, Destination, HealthChecks, LocalDetector, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
@@ -20,6 +20,12 @@ use crate::track::{Change, Extent, Kind, NoCopy, Tracker};
 
 /// How long at most without a sync that looks at everything.
 pub const FULL_SYNC_PERIOD: Duration = Duration::from_hours(1);
+
+/// How often what costs microseconds is looked at.
+const LOOK_PERIOD: Duration = Duration::from_millis(250);
+
+/// How many times the CPU time of a repair has to pass before the next quick look for damage.
+const REPAIR_PAUSE: u32 = 10;
 
 /// How long to wait for the own Node before its facts are taken for unknown.
 const NODE_WAIT: Duration = Duration::from_secs(30);
@@ -85,6 +91,7 @@ pub struct Proxier {
     schedule: SyncSchedule,
     backend: Box<dyn Backend>,
     cleaner: Option<FlowCleaner>,
+    address_watch: Option<Box<dyn AddressWatch>>,
     /// With what is in the log of it already.
     sweep: Option<(Sweep, String)>,
     observer: Box<dyn Observer>,
@@ -92,6 +99,13 @@ pub struct Proxier {
     started_at: SystemTime,
     synced_once: bool,
     next_check: Instant,
+    next_look: Instant,
+    /// The failures of checks and of quick looks that the log has already.
+    complaints: [String; 2],
+    /// The next sync repairs damage.
+    repairing: bool,
+    /// Not before this are quick looks for damage taken again.
+    next_quick_look: Instant,
     /// What the last sync left out, and why.
     rejected: HashMap<ServicePortName, String>,
     /// When to try that again. Each try costs a look at everything.
@@ -119,12 +133,17 @@ impl Proxier {
             schedule: SyncSchedule::new(periods.min, periods.sync, FULL_SYNC_PERIOD),
             backend,
             cleaner: None,
+            address_watch: None,
             sweep: None,
             observer,
             started: now,
             started_at: SystemTime::now(),
             synced_once: false,
             next_check: now + periods.sync,
+            next_look: now,
+            complaints: Default::default(),
+            repairing: false,
+            next_quick_look: now,
             rejected: HashMap::new(),
             next_try: now,
         }
@@ -134,6 +153,12 @@ impl Proxier {
     #[must_use]
     pub fn with_cleaner(self, cleaner: FlowCleaner) -> Self {
         Self { cleaner: Some(cleaner), ..self }
+    }
+
+    /// Has the node's addresses read again soon after one came or went, not only every `syncPeriod`.
+    #[must_use]
+    pub fn with_address_watch(self, watch: Box<dyn AddressWatch>) -> Self {
+        Self { address_watch: Some(watch), ..self }
     }
 
     /// Has other modes' traces removed once our own rules are in place: until then theirs serve.
@@ -211,7 +236,7 @@ impl Proxier {
         if !self.synced_once {
             return due;
         }
-        [due, self.backend.next_event()].into_iter().flatten().chain([self.next_check]).min()
+        [due, self.backend.next_event()].into_iter().flatten().chain([self.next_check, self.next_look]).min()
     }
 
     /// Rules depend on the node's addresses and networks, so the first sync waits for them, for addresses not for ever.
@@ -242,7 +267,53 @@ impl Proxier {
             self.check(now);
         } else if self.synced_once && self.backend.next_event().is_some_and(|at| at <= now) {
             self.tick(now);
+        } else if self.synced_once && self.next_look <= now {
+            self.look(now);
         }
+    }
+
+    /// Looks for what costs microseconds to see: addresses that came or went, and damage such as a flushed table.
+    fn look(&mut self, now: Instant) {
+        self.next_look = now + LOOK_PERIOD;
+        if self.address_watch.as_mut().is_some_and(|watch| watch.changed(now)) {
+            self.read_facts(now);
+        }
+        if self.next_quick_look > now {
+            return;
+        }
+        let damage = self.backend.quick_damage(now);
+        self.repair(0, damage, now);
+    }
+
+    /// Reads what rules depend on besides objects, and has everything looked at if it is not as in the last sync.
+    fn read_facts(&mut self, now: Instant) {
+        let node_ip = self.config.node_ip(self.family, self.tracker.node());
+        let changed = self.backend.facts_changed(&self.tracker.snapshot(node_ip));
+        // Flows may be stale at an address that left, though the rules are as they should be.
+        let left = self.cleaner.as_mut().is_some_and(|cleaner| cleaner.left_addresses(node_ip));
+        if changed || left {
+            debug!("{}: this node's addresses or sysctls changed", self.family);
+            self.want_everything(now);
+        }
+    }
+
+    /// Has everything looked at if there is damage. Failures to look are logged once, each kind by itself.
+    fn repair(&mut self, kind: usize, damage: Result<Option<String>, SyncError>, now: Instant) {
+        let complaint = match damage {
+            Ok(damage) => {
+                if let Some(damage) = damage {
+                    warn!("{}: not as the last sync left it: {damage}", self.family);
+                    self.repairing = true;
+                    self.want_everything(now);
+                }
+                String::new()
+            }
+            Err(error) => error.0,
+        };
+        if !complaint.is_empty() && complaint != self.complaints[kind] {
+            warn!("{}: cannot check the rules, trying again: {complaint}", self.family);
+        }
+        self.complaints[kind] = complaint;
     }
 
     fn tick(&mut self, now: Instant) {
@@ -260,24 +331,14 @@ impl Proxier {
 
     fn check(&mut self, now: Instant) {
         self.next_check = now + self.config.periods.sync;
-        let node_ip = self.config.node_ip(self.family, self.tracker.node());
         if self.cleaner.as_ref().is_some_and(FlowCleaner::owes) {
             self.clean_flows(&Scope::Full, BTreeSet::new());
-        } else if self.cleaner.as_mut().is_some_and(|cleaner| cleaner.left_addresses(node_ip)) {
-            // The rules may still lead there.
-            self.want_everything(now);
         }
+        self.read_facts(now);
         self.sweep();
         let damage = self.backend.damage(now);
         kernel::memory::release();
-        match damage {
-            Ok(None) => {}
-            Ok(Some(damage)) => {
-                warn!("{}: not as the last sync left it: {damage}", self.family);
-                self.want_everything(now);
-            }
-            Err(error) => warn!("{}: cannot check the rules: {error}", self.family),
-        }
+        self.repair(1, damage, now);
     }
 
     fn sync(&mut self, now: Instant) {
@@ -291,8 +352,14 @@ impl Proxier {
             scope => scope,
         };
         let node_ip = self.config.node_ip(self.family, self.tracker.node());
+        let before = kernel::cpu_time();
         let result = self.backend.sync(&self.tracker.snapshot(node_ip), &scope, now);
         let duration = now.elapsed();
+        if std::mem::take(&mut self.repairing) {
+            // Whoever damages the rules all the time must not keep a CPU busy.
+            let effort = kernel::cpu_time().saturating_sub(before);
+            self.next_quick_look = Instant::now() + effort * REPAIR_PAUSE;
+        }
         let retry = match &result {
             Ok(stats) => self.succeeded(stats, duration),
             Err(error) => {

@@ -69,6 +69,14 @@ impl Backend for Watched {
         self.backend.damage(now)
     }
 
+    fn facts_changed(&mut self, snapshot: &Snapshot<'_>) -> bool {
+        self.backend.facts_changed(snapshot)
+    }
+
+    fn quick_damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+        self.backend.quick_damage(now)
+    }
+
     fn next_event(&self) -> Option<Instant> {
         self.backend.next_event()
     }

@@ -66,6 +66,16 @@ pub const ENSURED: [(Table, Chain); 4] = [
     (Table::Filter, names::CANARY),
 ];
 
+/// The chains that packets come to first. Nothing but the jumps of [`jumps`] and our own rules leads to them.
+pub static ENTRANCES: [(Table, &[Chain]); 3] = [
+    (Table::Nat, &[names::SERVICES, names::POSTROUTING, names::NODE_PORTS]),
+    (
+        Table::Filter,
+        &[names::EXTERNAL_SERVICES, names::NODE_PORTS, names::SERVICES, names::FORWARD, names::PROXY_FIREWALL],
+    ),
+    (Table::Mangle, &[names::CANARY]),
+];
+
 /// The end of nat's KUBE-SERVICES: what was sent to one of the node's own addresses may be for a node port.
 #[must_use]
 pub fn node_port_dispatch(settings: &Settings) -> Vec<Rule> {

@@ -15,6 +15,7 @@ mod state;
 mod untouched;
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -27,6 +28,7 @@ use self::settings::{Features, Settings};
 pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
 use self::state::State;
 use self::untouched::Untouched;
+use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules, pause_after};
 use crate::family::IpFamily;
 use crate::kernel::iptables::{IptablesTool, RestoreError};
@@ -34,7 +36,7 @@ use crate::kernel::{Host, ToolError, cpu_time};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
 use crate::netfilter::Restore;
 use crate::netfilter::iptables::{Chain, Table};
-use crate::xtables::{Accepted, Tables};
+use crate::xtables::{Accepted, QuickCheck, Tables};
 
 const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 const TCP_BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
@@ -49,7 +51,10 @@ pub struct Iptables {
     config: Config,
     tool: Box<dyn IptablesTool>,
     host: Box<dyn Host>,
+    addresses: NodeAddresses,
     features: Features,
+    /// `nf_conntrack_tcp_be_liberal` was read, or there is none.
+    knows_liberal: bool,
     /// The tool does not know `-m nfacct`.
     nfacct_refused: bool,
     /// The sysctl could not be set, and the log says so.
@@ -58,6 +63,7 @@ pub struct Iptables {
     rejected: HashMap<ServicePortName, String>,
     accepted: Accepted,
     untouched: Untouched,
+    quick: QuickCheck,
     next_check: Option<Instant>,
 }
 
@@ -79,36 +85,50 @@ impl From<ToolError> for SyncError {
 impl Iptables {
     /// A mode that has not looked at the kernel yet.
     #[must_use]
-    pub fn new(family: IpFamily, config: Config, tool: Box<dyn IptablesTool>, mut host: Box<dyn Host>) -> Self {
-        let tcp_be_liberal = host.sysctl(TCP_BE_LIBERAL).is_ok_and(|value| value != 0);
-        if tcp_be_liberal {
-            info!("{TCP_BE_LIBERAL} is set: no rule drops packets in conntrack state INVALID");
-        }
-        let features = Features { random_fully: tool.random_fully(), nfacct: false, tcp_be_liberal };
-        Self {
+    pub fn new(family: IpFamily, config: Config, tool: Box<dyn IptablesTool>, host: Box<dyn Host>) -> Self {
+        let features = Features { random_fully: tool.random_fully(), nfacct: false, tcp_be_liberal: false };
+        let mut mode = Self {
             family,
             config,
             tool,
             host,
+            addresses: NodeAddresses::new(family),
             features,
+            knows_liberal: false,
             nfacct_refused: false,
             no_route_localnet: false,
             state: State::default(),
             rejected: HashMap::new(),
             accepted: Accepted::default(),
             untouched: Untouched::default(),
+            quick: QuickCheck::of(&base::ENTRANCES),
             next_check: None,
-        }
+        };
+        mode.read_liberal();
+        mode
     }
 
     fn settings(&mut self, snapshot: &Snapshot<'_>) -> Settings {
-        let (host, family) = (&mut self.host, self.family);
-        Settings::of(family, &self.config, snapshot, self.features, || {
-            host.addresses(family).unwrap_or_else(|error| {
-                warn!("cannot read this node's addresses, node ports will not work: {error}");
-                Vec::new()
-            })
-        })
+        let (host, addresses, family) = (&mut self.host, &mut self.addresses, self.family);
+        let read = || addresses.update(host.addresses(family), snapshot.node);
+        Settings::of(family, &self.config, snapshot, self.features, read)
+    }
+
+    /// Reads whether conntrack is liberal, once: kube-proxy does not follow the sysctl either. A read that fails is tried
+    /// again; until then packets in state INVALID are dropped.
+    fn read_liberal(&mut self) {
+        if self.knows_liberal {
+            return;
+        }
+        let read = self.host.sysctl(TCP_BE_LIBERAL);
+        self.knows_liberal = match &read {
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+            Ok(_) => true,
+        };
+        self.features.tcp_be_liberal = read.is_ok_and(|value| value != 0);
+        if self.features.tcp_be_liberal {
+            info!("{TCP_BE_LIBERAL} is set: no rule drops packets in conntrack state INVALID");
+        }
     }
 
     /// What rules rely on: packets to loopback addresses may be routed, counters exist.
@@ -128,7 +148,8 @@ impl Iptables {
         {
             info!("no nfacct counters in the rules: {error}");
         }
-        self.features.nfacct = made.is_ok() && !self.nfacct_refused;
+        // Counters that were there once are taken to be there: a rule that names one that is gone is refused.
+        self.features.nfacct = (made.is_ok() || self.features.nfacct) && !self.nfacct_refused;
     }
 
     fn route_localnet(&mut self) -> Result<(), SyncError> {
@@ -151,6 +172,7 @@ impl Iptables {
         now: Instant,
     ) -> Result<SyncStats, Failure> {
         let plain = |error| Failure { ports: Vec::new(), elsewhere: true, error };
+        self.quick.forget();
         let mut settings = self.settings(snapshot);
         let changed = changed.filter(|_| self.state.settings.as_ref() == Some(&settings));
         let mut changes = self.untouched.changing(self.tool.as_mut(), changed.is_none());
@@ -179,6 +201,7 @@ impl Iptables {
             Ok(())
         })?;
         self.untouched.changed(self.tool.as_mut(), &changes);
+        self.quick.note(self.tool.as_mut(), changed.is_none(), self.untouched.is_known());
         let written = outcome.written;
         self.state.commit(outcome, settings, now);
         Ok(self.stats(changed.is_none(), written))
@@ -292,13 +315,34 @@ impl Backend for Iptables {
             return Ok(None);
         }
         let (before, changes) = (cpu_time(), self.untouched.changing(self.tool.as_mut(), true));
-        let observed = self.observe()?;
-        let damage = self.accepted.drift(self.state.expectations(), &observed);
-        if damage.is_none() {
+        let observed = self.observe();
+        let damage = observed.map(|observed| self.accepted.drift(self.state.expectations(), &observed));
+        if matches!(damage, Ok(None)) {
             self.untouched.changed(self.tool.as_mut(), &changes);
         }
+        // A look that fails costs as much.
         self.next_check = Some(now + pause_after(cpu_time().saturating_sub(before)));
-        Ok(damage)
+        damage
+    }
+
+    fn quick_damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+        let jumps = |table| base::jumps().iter().filter(|jump| jump.table == table).count();
+        let damage = self.quick.look(self.tool.as_mut(), |table| self.state.rules(table) + jumps(table));
+        let damage = damage.map_err(|error| SyncError(format!("cannot ask for the state of tables: {error}")))?;
+        if damage.is_some() || !self.quick.is_due() || self.next_check.is_some_and(|at| now < at) {
+            return Ok(damage);
+        }
+        self.quick.looked();
+        self.damage(now)
+    }
+
+    fn facts_changed(&mut self, snapshot: &Snapshot<'_>) -> bool {
+        self.read_liberal();
+        if self.no_route_localnet {
+            self.no_route_localnet = self.route_localnet().is_err();
+        }
+        let settings = self.settings(snapshot);
+        self.state.settings.as_ref().is_some_and(|known| *known != settings)
     }
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {

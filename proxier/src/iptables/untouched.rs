@@ -26,6 +26,11 @@ impl Untouched {
         self.0.is_some() && tool.generation() == self.0
     }
 
+    /// Whether it was known after the last changes what the kernel holds.
+    pub fn is_known(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Begins changes. Until they end well nothing is known. `read`: all is going to be read before the first of them.
     pub fn changing(&mut self, tool: &mut dyn IptablesTool, read: bool) -> Changes {
         let (known, now) = (self.0.take(), tool.generation());

@@ -27,19 +27,20 @@ pub use self::expected::{Expected, ExpectedServer, expected};
 pub use self::graceful::PATIENCE;
 pub use self::held::{Held, HeldReal, HeldServer, HeldSet, Sets};
 pub use self::kernel::Kernel;
-pub(crate) use self::names::DEVICE;
+pub use self::names::DEVICE;
 pub use self::prepare::check;
 use tracing::{debug, warn};
 
 use self::settings::Settings;
 use self::state::State;
+use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, Rejected, SyncError, SyncStats, pause_after};
 use crate::family::IpFamily;
 use crate::kernel::cpu_time;
 use crate::model::{Config, IpvsConfig, Scope, ServicePortName, Snapshot};
 use crate::netfilter::iptables::Table;
 use crate::netfilter::ipvs::Scheduler;
-use crate::xtables::{Accepted, Tables};
+use crate::xtables::{Accepted, QuickCheck, Tables};
 
 /// IPVS mode in one family.
 #[derive(Debug)]
@@ -49,10 +50,12 @@ pub struct Ipvs {
     ipvs: IpvsConfig,
     scheduler: Scheduler,
     kernel: Kernel,
+    addresses: NodeAddresses,
     state: State,
     /// Service ports of which something was refused.
     rejected: HashMap<ServicePortName, String>,
     accepted: Accepted,
+    quick: QuickCheck,
     /// What of the host could not be set, and the log says so.
     problem: Option<String>,
     /// When to look at the rules again, and when at all else.
@@ -71,18 +74,20 @@ impl Ipvs {
             config,
             ipvs,
             kernel,
+            addresses: NodeAddresses::new(family),
             state: State::default(),
             rejected: HashMap::new(),
             accepted: Accepted::default(),
+            quick: QuickCheck::of(&rules::ENTRANCES),
             problem: None,
             next_checks: [None; 2],
         })
     }
 
-    fn settings(&mut self, snapshot: &Snapshot<'_>) -> Result<Settings, SyncError> {
-        let addresses = self.kernel.node_addresses(self.family)?;
+    fn settings(&mut self, snapshot: &Snapshot<'_>) -> Settings {
+        let addresses = self.addresses.update(self.kernel.node_addresses(self.family), snapshot.node);
         let random_fully = self.kernel.tool.random_fully();
-        Ok(Settings::of(self.family, &self.config, self.scheduler, random_fully, snapshot, &addresses))
+        Settings::of(self.family, &self.config, self.scheduler, random_fully, snapshot, &addresses)
     }
 
     fn stats(&self, full: bool) -> SyncStats {
@@ -99,9 +104,11 @@ impl Ipvs {
         }
     }
 
-    /// Sets sysctls. kube-proxy would not start without one of them; some traffic is better than none.
+    /// Sets timeouts and sysctls. kube-proxy would not start without one of them; some traffic is better than none.
     fn provide(&mut self) {
-        let problem = prepare::sysctls(&mut self.kernel, &self.ipvs).err().map(|error| error.0);
+        let results = [prepare::timeouts(&mut self.kernel, &self.ipvs), prepare::sysctls(&mut self.kernel, &self.ipvs)];
+        let problems: Vec<String> = results.into_iter().filter_map(Result::err).map(|error| error.0).collect();
+        let problem = (!problems.is_empty()).then(|| problems.join("; "));
         if let Some(problem) = problem.as_ref().filter(|_| problem != self.problem) {
             warn!("{}: {problem}", self.family);
         }
@@ -110,10 +117,9 @@ impl Ipvs {
 
     /// Everything, compared with what the kernel holds.
     fn full(&mut self, snapshot: &Snapshot<'_>, now: Instant) -> Result<(), SyncError> {
-        prepare::timeouts(&mut self.kernel, &self.ipvs)?;
         self.provide();
         prepare::objects(&mut self.kernel, self.family)?;
-        let settings = self.settings(snapshot)?;
+        let settings = self.settings(snapshot);
         let gone: Vec<ServicePortName> =
             self.state.names().filter(|name| !snapshot.ports.contains_key(*name)).cloned().collect();
         for name in &gone {
@@ -140,6 +146,14 @@ impl Ipvs {
         Ok(())
     }
 
+    /// Looks at all rules (0) or at all else (1), and says when it may be done again: a look that fails costs as much.
+    fn look_again(&mut self, index: usize, now: Instant) -> Result<Option<String>, SyncError> {
+        let before = cpu_time();
+        let damage = if index == 0 { self.changed_rules() } else { self.changed_rest() };
+        self.next_checks[index] = Some(now + pause_after(cpu_time().saturating_sub(before)));
+        damage
+    }
+
     /// Some Service ports, compared with what the last sync left.
     fn some(
         &mut self,
@@ -163,10 +177,14 @@ impl Backend for Ipvs {
     }
 
     fn sync(&mut self, snapshot: &Snapshot<'_>, scope: &Scope, now: Instant) -> Result<SyncStats, SyncError> {
+        self.quick.forget();
         let known = self.state.settings.clone().filter(|settings| settings.same_node(&self.config, snapshot));
         if let (Scope::Changed(changed), Some(settings)) = (scope, known) {
             match self.some(snapshot, changed, &settings, now) {
-                Ok(()) => return Ok(self.stats(false)),
+                Ok(()) => {
+                    self.quick.note(self.kernel.tool.as_mut(), false, true);
+                    return Ok(self.stats(false));
+                }
                 // What was known of the kernel was wrong, or it was out of reach: a look at all of it tells.
                 Err(error) => debug!("{}: looking at everything: {error}", self.family),
             }
@@ -175,6 +193,7 @@ impl Backend for Ipvs {
         self.state.settings = None;
         self.full(snapshot, now)?;
         self.next_checks = [None; 2];
+        self.quick.note(self.kernel.tool.as_mut(), true, true);
         Ok(self.stats(true))
     }
 
@@ -184,14 +203,29 @@ impl Backend for Ipvs {
             if self.next_checks[index].is_some_and(|at| now < at) {
                 continue;
             }
-            let before = cpu_time();
-            let damage = if index == 0 { self.changed_rules()? } else { self.changed_rest()? };
-            self.next_checks[index] = Some(now + pause_after(cpu_time().saturating_sub(before)));
+            let damage = self.look_again(index, now)?;
             if damage.is_some() {
                 return Ok(damage);
             }
         }
         Ok(None)
+    }
+
+    fn quick_damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+        let jumps = |table| rules::jumps().iter().filter(|jump| jump.table == table).count();
+        let rules = |table| self.state.rules(table) + jumps(table);
+        let damage = self.quick.look(self.kernel.tool.as_mut(), rules);
+        let damage = damage.map_err(|error| SyncError(format!("cannot ask for the state of tables: {error}")))?;
+        if damage.is_some() || !self.quick.is_due() || self.next_checks[0].is_some_and(|at| now < at) {
+            return Ok(damage);
+        }
+        self.quick.looked();
+        self.look_again(0, now)
+    }
+
+    fn facts_changed(&mut self, snapshot: &Snapshot<'_>) -> bool {
+        let addresses = self.addresses.update(self.kernel.node_addresses(self.family), snapshot.node);
+        self.state.settings.as_ref().is_some_and(|settings| !settings.has_addresses(&self.config, &addresses))
     }
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {

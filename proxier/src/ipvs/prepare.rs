@@ -40,7 +40,7 @@ pub fn check(table: &mut dyn IpvsTable, config: &IpvsConfig) -> Result<(), SyncE
     Ok(check_scheduler(table, scheduler)?)
 }
 
-/// Sets the timeouts of IPVS.
+/// Sets the timeouts of IPVS, as far as they differ.
 pub(super) fn timeouts(kernel: &mut Kernel, config: &IpvsConfig) -> Result<(), SyncError> {
     let now = kernel.table.timeouts()?;
     let wanted = Timeouts {

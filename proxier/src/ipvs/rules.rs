@@ -56,6 +56,12 @@ pub const CHAINS: [(Table, Chain); 11] = [
     (Table::Filter, IPVS_OUT_FILTER),
 ];
 
+/// Those of [`CHAINS`] that packets come to first. Nothing but the jumps of [`jumps`] leads to them.
+pub static ENTRANCES: [(Table, &[Chain]); 2] = [
+    (Table::Nat, &[SERVICES, POSTROUTING]),
+    (Table::Filter, &[FORWARD, NODE_PORT, PROXY_FIREWALL, IPVS_FILTER, IPVS_OUT_FILTER]),
+];
+
 /// What the rules are made from.
 #[derive(Debug)]
 pub struct Rules<'a, F> {

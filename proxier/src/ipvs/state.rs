@@ -15,6 +15,7 @@ use super::settings::Settings;
 use crate::model::{NamespacedName, ServicePortName};
 use crate::netfilter::SavedChain;
 use crate::netfilter::ipset::Entry;
+use crate::netfilter::iptables::Table;
 use crate::netfilter::ipvs::{ServerKey, VirtualServer};
 use crate::xtables::Place;
 
@@ -54,6 +55,12 @@ impl State {
     /// Every Service port that is known.
     pub fn names(&self) -> impl Iterator<Item = &ServicePortName> {
         self.ports.keys()
+    }
+
+    /// Rules of ours in a table.
+    pub fn rules(&self, table: Table) -> usize {
+        let chains = self.chains.iter().filter(|((of, _), _)| *of == table);
+        chains.map(|(_, chain)| usize::try_from(chain.rules).unwrap_or(usize::MAX)).fold(0, usize::saturating_add)
     }
 
     /// A Service port wants this now, or nothing any more. With `again`, all of it is looked at whether it is new or

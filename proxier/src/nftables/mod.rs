@@ -12,6 +12,7 @@ mod features;
 mod names;
 mod numbers;
 mod plan;
+mod quick;
 mod ranges;
 mod read;
 mod render;
@@ -25,8 +26,6 @@ mod view;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use tracing::warn;
-
 pub use self::cleanup::cleanup;
 pub use self::expected::{
     Endpoints, Expected, ExpectedChain, ExpectedElement, ExpectedSet, expected, is_always_there, is_own_set, place_of,
@@ -34,9 +33,11 @@ pub use self::expected::{
 pub use self::features::{FeatureError, check, check_release};
 pub use self::names::{Place, TABLE};
 use self::plan::Sets;
+use self::quick::QuickCheck;
 use self::settings::Settings;
 use self::state::State;
 use self::sync::Failure;
+use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, Rejected, SyncError, SyncStats, pause_after};
 use crate::family::IpFamily;
 use crate::kernel::nftables::{NftError, NftTables};
@@ -53,6 +54,7 @@ pub struct Nftables {
     config: Config,
     kernel: Box<dyn NftTables>,
     host: Box<dyn Host>,
+    addresses: NodeAddresses,
     sets: Sets,
     /// From how many elements on those of a set are asked for by their keys.
     many: usize,
@@ -61,6 +63,7 @@ pub struct Nftables {
     rejected: HashMap<ServicePortName, String>,
     failed_deletions: usize,
     next_check: Option<Instant>,
+    quick: Option<QuickCheck>,
 }
 
 impl From<NftError> for SyncError {
@@ -76,7 +79,20 @@ impl Nftables {
         let sets = Sets::of(family);
         let rejected = HashMap::new();
         let many = read::MANY;
-        Self { family, config, kernel, host, sets, many, state: None, rejected, failed_deletions: 0, next_check: None }
+        Self {
+            family,
+            config,
+            kernel,
+            host,
+            addresses: NodeAddresses::new(family),
+            sets,
+            many,
+            state: None,
+            rejected,
+            failed_deletions: 0,
+            next_check: None,
+            quick: None,
+        }
     }
 
     /// The same, for tests: of a set with so many endpoints, all are asked for by their keys.
@@ -86,13 +102,9 @@ impl Nftables {
     }
 
     fn settings(&mut self, snapshot: &Snapshot<'_>) -> Settings {
-        let (host, family) = (&mut self.host, self.family);
-        Settings::of(family, &self.config, snapshot, || {
-            host.addresses(family).unwrap_or_else(|error| {
-                warn!("cannot read this node's addresses, node ports will not work: {error}");
-                Vec::new()
-            })
-        })
+        let (host, addresses, family) = (&mut self.host, &mut self.addresses, self.family);
+        let read = || addresses.update(host.addresses(family), snapshot.node);
+        Settings::of(family, &self.config, snapshot, read)
     }
 
     fn stats(&mut self, full: bool) -> SyncStats {
@@ -117,9 +129,19 @@ impl Nftables {
     ) -> Result<SyncStats, Failure> {
         let settings = self.settings(snapshot);
         let state = self.state.take().filter(|state| state.settings == settings);
+        // It is of no use until this ends well.
+        let quick = self.quick.take();
         match (changed, state) {
-            (Some(changed), Some(state)) => self.change(snapshot, changed, state).map(|()| self.stats(false)),
-            _ => self.compare(snapshot, &settings).map(|()| self.stats(true)),
+            (Some(changed), Some(state)) => {
+                self.change(snapshot, changed, state)?;
+                self.quick = quick;
+                Ok(self.stats(false))
+            }
+            _ => {
+                self.compare(snapshot, &settings)?;
+                self.quick = QuickCheck::new(self.kernel.as_mut(), &settings);
+                Ok(self.stats(true))
+            }
         }
     }
 }
@@ -172,8 +194,10 @@ impl Backend for Nftables {
         }
         let before = cpu_time();
         generation = self.kernel.generation()?;
-        let damage = self.difference()?;
+        let damage = self.difference();
+        // A look that fails costs as much.
         self.next_check = Some(now + pause_after(cpu_time().saturating_sub(before)));
+        let damage = damage?;
         if damage.is_none() {
             // The number of before it was read: what came after will be looked at next time.
             if let Some(state) = &mut self.state {
@@ -181,6 +205,25 @@ impl Backend for Nftables {
             }
         }
         Ok(damage)
+    }
+
+    fn quick_damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+        let (Some(state), Some(quick)) = (&self.state, &mut self.quick) else { return Ok(None) };
+        let generation = self.kernel.generation()?;
+        if state.generation == Some(generation) {
+            return Ok(None);
+        }
+        let damage = quick.look(self.kernel.as_mut(), &names::table(self.family), generation)?;
+        if damage.is_some() {
+            self.quick = None;
+            return Ok(damage);
+        }
+        if self.next_check.is_some_and(|at| now < at) { Ok(None) } else { self.damage(now) }
+    }
+
+    fn facts_changed(&mut self, snapshot: &Snapshot<'_>) -> bool {
+        let settings = self.settings(snapshot);
+        self.state.as_ref().is_some_and(|state| state.settings != settings)
     }
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {

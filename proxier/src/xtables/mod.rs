@@ -7,11 +7,13 @@ mod cleanup;
 mod drift;
 mod jump;
 pub mod masquerade;
+mod quick;
 mod tables;
 
 pub use self::cleanup::Owned;
 pub use self::drift::{Accepted, Place, named};
 pub use self::jump::{Jump, Presence};
+pub use self::quick::{ChainsByTable, QuickCheck};
 pub use self::tables::Tables;
 use crate::netfilter::iptables::Chain;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proxier::kernel::{AddressOperation, Host, IpvsTable, Links, Operation};
 use proxier::model::{IpvsConfig, NodePortAddresses};
+use proxier::netfilter::iptables::Table;
 use proxier::netfilter::ipvs::{Flags, Persistence, Scheduler, VirtualServer};
 use proxier::testing::objects;
 use serde_json::json;
@@ -32,12 +33,61 @@ fn node_ports_follow_the_nodes_addresses() {
     world.sync();
     assert_eq!(at_node_ports(&world.fake), ["192.168.50.2"], "no loopback");
     world.fake.host.set_addresses(["192.168.50.2", "192.168.60.2", "10.96.0.10"].map(ip));
-    world.now += Duration::from_secs(30);
-    let damage = world.backend.damage(world.now).expect("an answer").expect("there is one more");
-    assert!(damage.contains("addresses"), "{damage}");
+    assert!(world.facts_changed(), "there is one more");
     world.want_everything();
     world.sync();
     assert_eq!(at_node_ports(&world.fake), ["192.168.50.2", "192.168.60.2"], "those of our own device do not count");
+}
+
+#[test]
+fn addresses_that_cannot_be_read_are_the_last_known_ones() {
+    let mut world = World::new();
+    world.apply(node_port());
+    world.sync();
+    world.fake.host.refuse_addresses(Some(std::io::ErrorKind::OutOfMemory));
+    assert!(!world.facts_changed());
+    world.want_everything();
+    world.sync();
+    assert_eq!(at_node_ports(&world.fake), ["192.168.50.2"]);
+    world.fake.host.set_addresses(["192.168.60.2"].map(ip));
+    world.fake.host.refuse_addresses(None);
+    assert!(world.facts_changed());
+    world.want_everything();
+    world.sync();
+    assert_eq!(at_node_ports(&world.fake), ["192.168.60.2"]);
+}
+
+#[test]
+fn a_process_that_never_read_addresses_serves_those_of_the_node_object() {
+    let mut world = World::new();
+    world.fake.host.refuse_addresses(Some(std::io::ErrorKind::OutOfMemory));
+    world.apply(objects::node(&[ip("192.168.50.2")]));
+    world.apply(node_port());
+    world.sync();
+    assert_eq!(at_node_ports(&world.fake), ["192.168.50.2"]);
+}
+
+#[test]
+fn flushed_rules_are_seen_without_reading_them() {
+    for legacy in [false, true] {
+        let mut world = World::new();
+        let rules = world.fake.tables.clone();
+        if legacy {
+            rules.be_legacy();
+        }
+        world.apply(node_port());
+        world.sync();
+        let look = |world: &mut World| world.backend.quick_damage(world.now).expect("an answer");
+        assert_eq!(look(&mut world), None);
+        rules.apply("*nat\n:OTHERS - [0:0]\nCOMMIT\n").expect("valid");
+        assert_eq!(look(&mut world), None, "somebody else's");
+        rules.flush(Table::Nat);
+        assert!(look(&mut world).is_some(), "legacy: {legacy}");
+        assert_eq!(look(&mut world), None, "once is enough");
+        world.want_everything();
+        world.sync();
+        assert_eq!(look(&mut world), None, "mended");
+    }
 }
 
 #[test]

@@ -87,6 +87,12 @@ impl World {
         }
     }
 
+    /// What a `Proxier` asks after an address came or went.
+    pub fn facts_changed(&mut self) -> bool {
+        let node_ip = "192.168.50.2".parse().expect("an address");
+        self.backend.facts_changed(&self.tracker.snapshot(node_ip))
+    }
+
     /// What a `Proxier` does when a sync is due.
     pub fn try_sync(&mut self) -> Result<SyncStats, SyncError> {
         let scope = self.tracker.take_scope();
