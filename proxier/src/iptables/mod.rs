@@ -64,6 +64,8 @@ pub struct Iptables {
     accepted: Accepted,
     untouched: Untouched,
     quick: QuickCheck,
+    /// How long it took to read all rules last.
+    reading: Duration,
     next_check: Option<Instant>,
 }
 
@@ -102,6 +104,7 @@ impl Iptables {
             accepted: Accepted::default(),
             untouched: Untouched::default(),
             quick: QuickCheck::of(&base::ENTRANCES),
+            reading: Duration::ZERO,
             next_check: None,
         };
         mode.read_liberal();
@@ -162,7 +165,10 @@ impl Iptables {
     }
 
     fn observe(&mut self) -> Result<Tables, SyncError> {
-        Ok(Tables::read(self.tool.as_mut(), &[Table::Nat, Table::Filter, Table::Mangle], base::jumps())?)
+        let start = Instant::now();
+        let read = Tables::read(self.tool.as_mut(), &[Table::Nat, Table::Filter, Table::Mangle], base::jumps())?;
+        self.reading = start.elapsed();
+        Ok(read)
     }
 
     fn attempt(
@@ -307,6 +313,9 @@ impl Backend for Iptables {
             self.delete_overdue(now);
             return Ok(None);
         }
+        if !self.quick.is_quiet(now, self.reading) {
+            return Ok(None);
+        }
         if !self.tool.has_chain(Table::Mangle, names::CANARY)? {
             return Ok(Some(format!("chain {} is gone from table mangle: the tables were flushed", names::CANARY)));
         }
@@ -327,9 +336,9 @@ impl Backend for Iptables {
 
     fn quick_damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
         let jumps = |table| base::jumps().iter().filter(|jump| jump.table == table).count();
-        let damage = self.quick.look(self.tool.as_mut(), |table| self.state.rules(table) + jumps(table));
+        let damage = self.quick.look(self.tool.as_mut(), |table| self.state.rules(table) + jumps(table), now);
         let damage = damage.map_err(|error| SyncError(format!("cannot ask for the state of tables: {error}")))?;
-        if damage.is_some() || !self.quick.is_due() || self.next_check.is_some_and(|at| now < at) {
+        if damage.is_some() || !self.quick.is_due(now, self.reading) || self.next_check.is_some_and(|at| now < at) {
             return Ok(damage);
         }
         self.quick.looked();

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use ipnet::IpNet;
 
@@ -42,7 +43,9 @@ impl Notes {
 impl Ipvs {
     /// What is otherwise of the rules: the first difference and how many more there are; `None` if there is none.
     pub(super) fn changed_rules(&mut self) -> Result<Option<String>, SyncError> {
+        let start = Instant::now();
         let tables = Tables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
+        self.reading = start.elapsed();
         let expected = self.state.chains.iter().map(|(place, chain)| (*place, *chain));
         Ok(self.accepted.drift(expected, &tables))
     }

@@ -20,7 +20,7 @@ mod settle;
 mod state;
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use self::cleanup::{Remains, has_device, owned, was_here};
 pub use self::expected::{Expected, ExpectedServer, expected};
@@ -56,6 +56,8 @@ pub struct Ipvs {
     rejected: HashMap<ServicePortName, String>,
     accepted: Accepted,
     quick: QuickCheck,
+    /// How long it took to read all rules last.
+    reading: Duration,
     /// What of the host could not be set, and the log says so.
     problem: Option<String>,
     /// When to look at the rules again, and when at all else.
@@ -79,6 +81,7 @@ impl Ipvs {
             rejected: HashMap::new(),
             accepted: Accepted::default(),
             quick: QuickCheck::of(&rules::ENTRANCES),
+            reading: Duration::ZERO,
             problem: None,
             next_checks: [None; 2],
         })
@@ -200,7 +203,8 @@ impl Backend for Ipvs {
     fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
         // Each by itself: rules are few, but the tool may be slow.
         for index in 0..self.next_checks.len() {
-            if self.next_checks[index].is_some_and(|at| now < at) {
+            let readable = index != 0 || self.quick.is_quiet(now, self.reading);
+            if !readable || self.next_checks[index].is_some_and(|at| now < at) {
                 continue;
             }
             let damage = self.look_again(index, now)?;
@@ -214,9 +218,9 @@ impl Backend for Ipvs {
     fn quick_damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
         let jumps = |table| rules::jumps().iter().filter(|jump| jump.table == table).count();
         let rules = |table| self.state.rules(table) + jumps(table);
-        let damage = self.quick.look(self.kernel.tool.as_mut(), rules);
+        let damage = self.quick.look(self.kernel.tool.as_mut(), rules, now);
         let damage = damage.map_err(|error| SyncError(format!("cannot ask for the state of tables: {error}")))?;
-        if damage.is_some() || !self.quick.is_due() || self.next_checks[0].is_some_and(|at| now < at) {
+        if damage.is_some() || !self.quick.is_due(now, self.reading) || self.next_checks[0].is_some_and(|at| now < at) {
             return Ok(damage);
         }
         self.quick.looked();

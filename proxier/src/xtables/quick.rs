@@ -6,6 +6,7 @@
 //! rules; [`QuickCheck::is_due`] says when there is reason for one.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use super::drift::named;
 use crate::kernel::iptables::{IptablesTool, TableState};
@@ -22,13 +23,15 @@ pub struct QuickCheck {
     known: Vec<TableState>,
     generation: Option<u32>,
     due: bool,
+    /// When somebody else's change was seen last.
+    changed_at: Option<Instant>,
 }
 
 impl QuickCheck {
     /// A check of these chains, to which nothing but our own jumps leads.
     #[must_use]
     pub fn of(chains: &'static ChainsByTable) -> Self {
-        Self { chains, known: Vec::new(), generation: None, due: false }
+        Self { chains, known: Vec::new(), generation: None, due: false, changed_at: None }
     }
 
     /// Nothing is known, and nothing counts as damage, until the next [`QuickCheck::note`].
@@ -49,7 +52,12 @@ impl QuickCheck {
     ///
     /// # Errors
     /// If the kernel does not tell.
-    pub fn look(&mut self, tool: &mut dyn IptablesTool, rules: impl Fn(Table) -> usize) -> io::Result<Option<String>> {
+    pub fn look(
+        &mut self,
+        tool: &mut dyn IptablesTool,
+        rules: impl Fn(Table) -> usize,
+        now: Instant,
+    ) -> io::Result<Option<String>> {
         if self.known.is_empty() {
             return Ok(None);
         }
@@ -63,6 +71,7 @@ impl QuickCheck {
             return Ok(None);
         }
         self.due = true;
+        self.changed_at = Some(now);
         let tables = self.chains.iter().zip(self.known.iter().zip(&states));
         let damage =
             tables.filter_map(|((table, chains), (known, now))| lost(*table, chains, known, now, &rules)).next();
@@ -70,10 +79,18 @@ impl QuickCheck {
         Ok(damage)
     }
 
-    /// Whether somebody else's change makes a look at all rules worth while.
+    /// Whether somebody else's change makes a look at all rules worth while, and they can be read.
     #[must_use]
-    pub fn is_due(&self) -> bool {
-        self.due && !self.known.is_empty()
+    pub fn is_due(&self, now: Instant, reading: Duration) -> bool {
+        self.due && !self.known.is_empty() && self.is_quiet(now, reading)
+    }
+
+    /// Whether nobody has changed nf_tables for as long as it takes to read all rules. The tools of that flavour begin anew
+    /// whenever somebody changes anything, for ever if need be, so there is no use in starting them; the legacy ones read
+    /// a table as it is at one moment.
+    #[must_use]
+    pub fn is_quiet(&self, now: Instant, reading: Duration) -> bool {
+        self.generation.is_none() || self.changed_at.is_none_or(|at| now.saturating_duration_since(at) >= reading)
     }
 
     /// All rules were looked at.
