@@ -3,6 +3,8 @@
 //! In: [`Change`]s through a channel, and questions. Out: calls of a [`Backend`], reports to an [`Observer`].
 //! Must not know: which mode it is, or where changes come from. One thread owns all of it; it ends with its channel.
 
+mod look;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::mpsc::{RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
@@ -20,9 +22,6 @@ use crate::track::{Change, Extent, Kind, NoCopy, Tracker};
 
 /// How long at most without a sync that looks at everything.
 pub const FULL_SYNC_PERIOD: Duration = Duration::from_hours(1);
-
-/// How often what costs microseconds is looked at.
-const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
 /// How many times the CPU time of a repair has to pass before the next quick look for damage.
 const REPAIR_PAUSE: u32 = 10;
@@ -272,50 +271,6 @@ impl Proxier {
         }
     }
 
-    /// Looks for what costs microseconds to see: addresses that came or went, and damage such as a flushed table.
-    fn look(&mut self, now: Instant) {
-        self.next_look = now + LOOK_PERIOD;
-        if self.address_watch.as_mut().is_some_and(|watch| watch.changed(now)) {
-            self.read_facts(now);
-        }
-        if self.next_quick_look > now {
-            return;
-        }
-        let damage = self.backend.quick_damage(now);
-        self.repair(0, damage, now);
-    }
-
-    /// Reads what rules depend on besides objects, and has everything looked at if it is not as in the last sync.
-    fn read_facts(&mut self, now: Instant) {
-        let node_ip = self.config.node_ip(self.family, self.tracker.node());
-        let changed = self.backend.facts_changed(&self.tracker.snapshot(node_ip));
-        // Flows may be stale at an address that left, though the rules are as they should be.
-        let left = self.cleaner.as_mut().is_some_and(|cleaner| cleaner.left_addresses(node_ip));
-        if changed || left {
-            debug!("{}: this node's addresses or sysctls changed", self.family);
-            self.want_everything(now);
-        }
-    }
-
-    /// Has everything looked at if there is damage. Failures to look are logged once, each kind by itself.
-    fn repair(&mut self, kind: usize, damage: Result<Option<String>, SyncError>, now: Instant) {
-        let complaint = match damage {
-            Ok(damage) => {
-                if let Some(damage) = damage {
-                    warn!("{}: not as the last sync left it: {damage}", self.family);
-                    self.repairing = true;
-                    self.want_everything(now);
-                }
-                String::new()
-            }
-            Err(error) => error.0,
-        };
-        if !complaint.is_empty() && complaint != self.complaints[kind] {
-            warn!("{}: cannot check the rules, trying again: {complaint}", self.family);
-        }
-        self.complaints[kind] = complaint;
-    }
-
     fn tick(&mut self, now: Instant) {
         if let Err(error) = self.backend.tick(now) {
             warn!("{}: looking at everything: {error}", self.family);
@@ -327,18 +282,6 @@ impl Proxier {
         self.tracker.want_everything();
         self.observer.queued();
         self.schedule.request(now);
-    }
-
-    fn check(&mut self, now: Instant) {
-        self.next_check = now + self.config.periods.sync;
-        if self.cleaner.as_ref().is_some_and(FlowCleaner::owes) {
-            self.clean_flows(&Scope::Full, BTreeSet::new());
-        }
-        self.read_facts(now);
-        self.sweep();
-        let damage = self.backend.damage(now);
-        kernel::memory::release();
-        self.repair(1, damage, now);
     }
 
     fn sync(&mut self, now: Instant) {

@@ -6,6 +6,7 @@
 mod base;
 mod cleanup;
 mod expected;
+mod host;
 mod isolate;
 pub(crate) mod names;
 mod plan;
@@ -15,10 +16,9 @@ mod state;
 mod untouched;
 
 use std::collections::{BTreeSet, HashMap};
-use std::io;
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::warn;
 
 pub use self::cleanup::owned;
 pub use self::expected::{HostFacts, Part, expected, expected_parts};
@@ -37,9 +37,6 @@ use crate::model::{Config, Scope, ServicePortName, Snapshot};
 use crate::netfilter::Restore;
 use crate::netfilter::iptables::{Chain, Table};
 use crate::xtables::{Accepted, QuickCheck, Tables};
-
-const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
-const TCP_BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
 
 /// How many Service ports one sync may find refused before it gives up until the next.
 const MAX_REJECTIONS: usize = 1000;
@@ -115,53 +112,6 @@ impl Iptables {
         let (host, addresses, family) = (&mut self.host, &mut self.addresses, self.family);
         let read = || addresses.update(host.addresses(family), snapshot.node);
         Settings::of(family, &self.config, snapshot, self.features, read)
-    }
-
-    /// Reads whether conntrack is liberal, once: kube-proxy does not follow the sysctl either. A read that fails is tried
-    /// again; until then packets in state INVALID are dropped.
-    fn read_liberal(&mut self) {
-        if self.knows_liberal {
-            return;
-        }
-        let read = self.host.sysctl(TCP_BE_LIBERAL);
-        self.knows_liberal = match &read {
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-            Ok(_) => true,
-        };
-        self.features.tcp_be_liberal = read.is_ok_and(|value| value != 0);
-        if self.features.tcp_be_liberal {
-            info!("{TCP_BE_LIBERAL} is set: no rule drops packets in conntrack state INVALID");
-        }
-    }
-
-    /// What rules rely on: packets to loopback addresses may be routed, counters exist.
-    fn provide(&mut self, settings: &Settings) {
-        // kube-proxy would not start; all other traffic is worth more.
-        let problem = if settings.localhost_node_ports { self.route_localnet().err() } else { None };
-        if let Some(problem) = &problem
-            && !self.no_route_localnet
-        {
-            warn!("{problem}");
-        }
-        self.no_route_localnet = problem.is_some();
-        let counters = [INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER];
-        let made: Result<(), _> = counters.iter().try_for_each(|name| self.host.ensure_counter(name));
-        if let Err(error) = &made
-            && self.state.settings.is_none()
-        {
-            info!("no nfacct counters in the rules: {error}");
-        }
-        // Counters that were there once are taken to be there: a rule that names one that is gone is refused.
-        self.features.nfacct = (made.is_ok() || self.features.nfacct) && !self.nfacct_refused;
-    }
-
-    fn route_localnet(&mut self) -> Result<(), SyncError> {
-        self.host.set_sysctl(ROUTE_LOCALNET, 1).map_err(|error| {
-            SyncError(format!(
-                "cannot set {ROUTE_LOCALNET} for node ports on loopback addresses: {error}; \
-                 --iptables-localhost-nodeports=false does without"
-            ))
-        })
     }
 
     fn observe(&mut self) -> Result<Tables, SyncError> {

@@ -1,0 +1,61 @@
+//! What iptables mode reads from the host and sets there.
+
+use std::io;
+
+use tracing::{info, warn};
+
+use super::Iptables;
+use super::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER, Settings};
+use crate::backend::SyncError;
+
+const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
+const TCP_BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
+
+impl Iptables {
+    /// Reads whether conntrack is liberal, once: kube-proxy does not follow the sysctl either. A read that fails is tried
+    /// again; until then packets in state INVALID are dropped.
+    pub(super) fn read_liberal(&mut self) {
+        if self.knows_liberal {
+            return;
+        }
+        let read = self.host.sysctl(TCP_BE_LIBERAL);
+        self.knows_liberal = match &read {
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+            Ok(_) => true,
+        };
+        self.features.tcp_be_liberal = read.is_ok_and(|value| value != 0);
+        if self.features.tcp_be_liberal {
+            info!("{TCP_BE_LIBERAL} is set: no rule drops packets in conntrack state INVALID");
+        }
+    }
+
+    /// What rules rely on: packets to loopback addresses may be routed, counters exist.
+    pub(super) fn provide(&mut self, settings: &Settings) {
+        // kube-proxy would not start; all other traffic is worth more.
+        let problem = if settings.localhost_node_ports { self.route_localnet().err() } else { None };
+        if let Some(problem) = &problem
+            && !self.no_route_localnet
+        {
+            warn!("{problem}");
+        }
+        self.no_route_localnet = problem.is_some();
+        let counters = [INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER];
+        let made: Result<(), _> = counters.iter().try_for_each(|name| self.host.ensure_counter(name));
+        if let Err(error) = &made
+            && self.state.settings.is_none()
+        {
+            info!("no nfacct counters in the rules: {error}");
+        }
+        // Counters that were there once are taken to be there: a rule that names one that is gone is refused.
+        self.features.nfacct = (made.is_ok() || self.features.nfacct) && !self.nfacct_refused;
+    }
+
+    pub(super) fn route_localnet(&mut self) -> Result<(), SyncError> {
+        self.host.set_sysctl(ROUTE_LOCALNET, 1).map_err(|error| {
+            SyncError(format!(
+                "cannot set {ROUTE_LOCALNET} for node ports on loopback addresses: {error}; \
+                 --iptables-localhost-nodeports=false does without"
+            ))
+        })
+    }
+}
