@@ -38,7 +38,9 @@ impl World {
             let service = objects::service("default", &name, objects::address(1000 + n));
             let slice = objects::slice("default", &name, &format!("{name}-1"), &endpoints);
             for (kind, object) in [(Kind::Service, service), (Kind::EndpointSlice, slice)] {
-                for (family, change) in translator.applied(kind, object).expect("a valid object").changes {
+                for (family, change) in
+                    translator.applied(objects::decoded(kind, object)).expect("a valid object").changes
+                {
                     if family == IpFamily::V4 {
                         tracker.apply(change);
                     }
