@@ -18,6 +18,7 @@ mod read;
 mod render;
 mod rules;
 mod settings;
+mod shared;
 mod state;
 mod structure;
 mod sync;

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::names::{self, Leads, Place, Policy, SetId};
 use super::numbers::Numbered;
@@ -26,8 +26,8 @@ pub(super) const MANY: usize = 131_072;
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub table: Option<ReadTable>,
-    /// It is not ours, or not of this version: it is replaced as a whole.
-    pub foreign: bool,
+    /// Why it is replaced as a whole, if it is: it is not ours, or not of this version.
+    pub conflict: Option<String>,
     pub elements: Held,
 }
 
@@ -36,8 +36,9 @@ impl Nftables {
     pub(super) fn find(&mut self, settings: &Settings) -> Result<Found, NftError> {
         let table = names::table(self.family);
         let Some(read) = self.kernel.table(&table)? else { return Ok(Found::default()) };
-        if structure::is_foreign(&read, &self.sets, settings) {
-            return Ok(Found { table: Some(read), foreign: true, elements: Held::default() });
+        if let Some(conflict) = structure::conflict(&read, &self.sets, settings) {
+            info!("{}: replacing nf_tables table {table}: {conflict}", self.family);
+            return Ok(Found { table: Some(read), conflict: Some(conflict), elements: Held::default() });
         }
         let mut elements = Held::default();
         // What leads to endpoints comes before them.
@@ -55,7 +56,7 @@ impl Nftables {
             }
             self.kernel.elements(&table, set, &mut |element| elements.insert(id, element))?;
         }
-        Ok(Found { table: Some(read), foreign: false, elements })
+        Ok(Found { table: Some(read), conflict: None, elements })
     }
 }
 

@@ -6,7 +6,8 @@
 use std::net::IpAddr;
 
 use super::names::{
-    Balance, EXTERNAL_LOCAL, NODE_PORT_LOCAL, Place, Policy, REJECT, SetId, SharedChain, Sticky, alike, service_number,
+    Balance, EXTERNAL_LOCAL, FIREWALL_SOURCE_RANGES, NODE_PORT_LOCAL, Place, Policy, REJECT, SetId, SharedChain,
+    Sticky, alike, service_number,
 };
 use super::ranges::merged;
 use super::view::View;
@@ -187,7 +188,8 @@ impl Writer<'_> {
                 ..Element::member(key.clone().address(*first).build())
             });
             self.out.elements.extend(allowed.map(|element| (SetId::FirewallAllowed, element)));
-            self.push(SetId::FirewallIps, Element::member(key.build()));
+            let check = Verdict::Goto(FIREWALL_SOURCE_RANGES.into());
+            self.push(SetId::FirewallIps, Element::verdict(key.build(), check));
         }
     }
 }

@@ -54,7 +54,8 @@ pub fn fixed(settings: &Settings) -> Vec<Written> {
         plain(CLUSTER_IPS_CHECK, cluster_ips_check(settings)),
         plain(SERVICE_ENDPOINTS_CHECK, by_address(SetId::NoEndpoint(Place::Address))),
         plain(NODE_PORT_ENDPOINTS_CHECK, vec![Rule::new(node_ports)]),
-        plain(FIREWALL_CHECK, vec![firewall_check(family)]),
+        plain(FIREWALL_SOURCE_RANGES, vec![source_ranges(family)]),
+        plain(FIREWALL_CHECK, by_address(SetId::FirewallIps)),
         base("filter-prerouting-pre-dnat", filter, Hook::Prerouting, BEFORE_DSTNAT, if_new(&[FIREWALL_CHECK])),
         base("filter-output-pre-dnat", filter, Hook::Output, BEFORE_DSTNAT, if_new(&[FIREWALL_CHECK])),
         base("filter-input", filter, Hook::Input, 0, if_new(&[NODE_PORT_ENDPOINTS_CHECK, SERVICE_ENDPOINTS_CHECK])),
@@ -146,11 +147,9 @@ fn cluster_ips_check(settings: &Settings) -> Vec<Rule> {
     rules
 }
 
-fn firewall_check(family: IpFamily) -> Rule {
-    let service = key(family, Place::Address);
-    let from = [service.clone(), vec![Field::Source(family)]].concat();
+fn source_ranges(family: IpFamily) -> Rule {
+    let from = [key(family, Place::Address), vec![Field::Source(family)]].concat();
     Rule::new([
-        Statement::Lookup { key: service, set: SetId::FirewallIps.name().into(), not: false },
         Statement::Lookup { key: from, set: SetId::FirewallAllowed.name().into(), not: true },
         Statement::Verdict(Verdict::Drop),
     ])

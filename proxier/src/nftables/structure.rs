@@ -13,20 +13,45 @@ use super::settings::Settings;
 use crate::kernel::nftables::{ReadRule, ReadSet, ReadTable};
 use crate::netfilter::nft::{Chain, Name, Operation, Rule, Set};
 
+/// The character that upstream's chains of Service ports have in their names, and no other chain.
+const UPSTREAM_SEPARATOR: char = '/';
+
 /// All chains that there have to be, in an order in which none leads to a later one.
 pub fn chains(settings: &Settings, shared: &BTreeSet<SharedChain>) -> Vec<Written> {
     let of = |chain: &SharedChain| (Chain::plain(chain.to_name()), rules::shared(*chain, settings));
     shared.iter().map(of).chain(rules::fixed(settings)).collect()
 }
 
-/// Whether the table cannot be mended: a set or base chain of the same name is another.
+/// Why the table has to be replaced as a whole: the kernel cannot change such an object into ours, or the table is of
+/// another make, and may hold anything. `None` if the difference can be written.
 #[must_use]
-pub fn is_foreign(read: &ReadTable, sets: &Sets, settings: &Settings) -> bool {
-    let other_set = sets.iter().any(|(_, set)| read.sets.get(&set.name).is_some_and(|held| *held != ReadSet::of(set)));
-    let other_chain = rules::fixed(settings).iter().any(|(chain, _)| {
-        read.chains.get(&chain.name).is_some_and(|(held, _)| held.base != chain.base || held.comment != chain.comment)
-    });
-    other_set || other_chain || read.comment.as_deref() != Some(TABLE_COMMENT)
+pub fn conflict(read: &ReadTable, sets: &Sets, settings: &Settings) -> Option<String> {
+    if read.comment.as_deref() != Some(TABLE_COMMENT) {
+        return Some("the table has another comment".to_owned());
+    }
+    if read.dormant {
+        return Some("the table is dormant".to_owned());
+    }
+    if read.others > 0 {
+        return Some(format!("the table has {} named objects or flow tables", read.others));
+    }
+    let is_other = |set: &Set| read.sets.get(&set.name).is_some_and(|held| *held != ReadSet::of(set));
+    if let Some((_, set)) = sets.iter().find(|(_, set)| is_other(set)) {
+        return Some(format!("{} is not the {} it should be", set.name, set.word()));
+    }
+    let fixed = rules::fixed(settings);
+    let ours = |name: &Name| fixed.iter().map(|(chain, _)| chain).find(|chain| chain.name == *name);
+    let of_upstream = |name: &Name| name.contains(UPSTREAM_SEPARATOR);
+    let is_other = |(name, (held, _)): &(&Name, &(Chain, Vec<ReadRule>))| match ours(name) {
+        Some(chain) => held.base != chain.base || held.comment != chain.comment,
+        None => held.base.is_some() || of_upstream(name),
+    };
+    let (name, (held, _)) = read.chains.iter().find(is_other)?;
+    Some(match held.base {
+        _ if of_upstream(name) => format!("chain {name} is of another kube-proxy"),
+        Some(_) if ours(name).is_none() => format!("base chain {name} is unknown"),
+        _ => format!("chain {name} has another type, hook, priority, policy or comment"),
+    })
 }
 
 /// Whether a set of clients is not as it should be.
@@ -120,7 +145,8 @@ pub fn plan(
             add_rules(plan, &chain.name, rules);
         }
     }
-    for (name, set) in read.sets.iter().filter(|(name, _)| !kept(name)) {
+    // Sets of rules go with them.
+    for (name, set) in read.sets.iter().filter(|(name, set)| !kept(name) && !set.is_anonymous()) {
         let set = if set.is_map() { Set::verdicts(name.clone(), []) } else { Set::of(name.clone(), []) };
         plan.last.push(Operation::DeleteSet(Arc::new(set)));
     }

@@ -221,8 +221,8 @@ impl Nftables {
 /// A plan that makes the kernel hold all that these Service ports want, instead of what was found.
 fn whole<'a>(state: &mut State, sets: &Sets, found: Found, names: &[&'a ServicePortName]) -> Plan<'a> {
     let mut plan = Plan::on(names::table(state.settings.family));
-    let Found { table, foreign, elements } = found;
-    if foreign {
+    let Found { table, conflict, elements } = found;
+    if conflict.is_some() {
         plan.first.push(Operation::DeleteTable, None);
     }
     let (mut wanted, mut members) = (Vec::new(), MemberChanges::default());
@@ -242,7 +242,7 @@ fn whole<'a>(state: &mut State, sets: &Sets, found: Found, names: &[&'a ServiceP
     let [_, new] = state.counts.settle(members);
     wanted.extend(new.into_iter().map(|(set, key)| Wanted { owner: None, set, element: Element::member(key) }));
     let (chains, affinity_sets) = state.counts.chains.take_new();
-    let read = table.as_ref().filter(|_| !foreign);
+    let read = table.as_ref().filter(|_| conflict.is_none());
     structure::plan(&mut plan, read, &state.settings, sets, &chains, affinity_sets.end);
     plan.elements(sets, elements, wanted);
     plan

@@ -323,6 +323,8 @@ impl NftTables for FakeNftables {
         };
         Ok(Some(ReadTable {
             comment: found.comment.clone(),
+            dormant: false,
+            others: found.counters.len(),
             chains: found
                 .chains
                 .iter()

@@ -85,9 +85,9 @@ fn nothing_is_unused(text: &str) {
                     || text.contains(&format!("{word} {name},"))
                     || text.contains(&format!("{word} {name} "))
             }),
-            _ => !name.starts_with("affinity-") || words.contains(format!("@{name}").as_str()),
+            _ => !name.starts_with("clients-") || words.contains(format!("@{name}").as_str()),
         };
-        let always = ["reject-chain", "external-local", "nodeport-local"].contains(&name)
+        let always = ["reject-chain", "external-local", "nodeport-local", "firewall-source-ranges"].contains(&name)
             || ["4", "8", "16", "32"].iter().any(|most| name == format!("endpoints-{most}"));
         assert!(used || always, "nothing uses {kind} {name}:\n{text}");
     }

@@ -22,7 +22,7 @@ pub fn meaning(text: &str) -> Vec<String> {
     let mut skipping = false;
     lines.retain(|line| {
         if line.ends_with('{') {
-            let starts = ["chain stick-", "set affinity-"];
+            let starts = ["chain stick-", "set clients-"];
             skipping = starts.iter().any(|start| line.starts_with(start)) || line.contains("sticky");
         }
         !skipping

@@ -56,6 +56,12 @@ impl ReadSet {
         }
     }
 
+    /// Whether it belongs to a rule, and goes with it.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        self.flags & NFT_SET_ANONYMOUS != 0
+    }
+
     /// Whether it is a map.
     #[must_use]
     pub fn is_map(&self) -> bool {
@@ -68,6 +74,10 @@ impl ReadSet {
 pub struct ReadTable {
     /// `comment`
     pub comment: Option<Name>,
+    /// `flags dormant`: no packet comes by its chains.
+    pub dormant: bool,
+    /// How many objects it has besides chains and sets: named counters, flow tables and the like.
+    pub others: usize,
     /// Chains and their rules, in order.
     pub chains: BTreeMap<Name, (Chain, Vec<ReadRule>)>,
     /// Sets and maps.
@@ -101,6 +111,17 @@ pub(super) fn comment(attributes: Attributes<'_>, kind: u16, number: u8) -> Opti
 /// A table's comment.
 pub(super) fn table_comment(attributes: Attributes<'_>) -> Option<Name> {
     comment(attributes, NFTA_TABLE_USERDATA, NOTE_COMMENT)
+}
+
+/// A table without what is in it; [`ReadTable::others`] counts all of that.
+pub(super) fn table(attributes: Attributes<'_>) -> ReadTable {
+    let u32 = |kind| attributes.find_array(kind).map_or(0, u32::from_be_bytes);
+    ReadTable {
+        comment: table_comment(attributes),
+        dormant: u32(NFTA_TABLE_FLAGS) & NFT_TABLE_F_DORMANT != 0,
+        others: usize::try_from(u32(NFTA_TABLE_USE)).unwrap_or(usize::MAX),
+        ..ReadTable::default()
+    }
 }
 
 /// A chain.

@@ -31,6 +31,7 @@ const NFT_OBJECT_COUNTER: u32 = 1;
 /// The attribute that names the table is the first of all requests.
 pub(super) const TABLE: u16 = 1;
 pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
+pub(super) const NFTA_TABLE_USE: u16 = 3;
 pub(super) const NFTA_TABLE_HANDLE: u16 = 4;
 pub(super) const NFTA_TABLE_USERDATA: u16 = 6;
 pub(super) const NFTA_CHAIN_HANDLE: u16 = 2;
@@ -72,6 +73,8 @@ pub(super) const NFTA_SET_ELEM_KEY_END: u16 = 10;
 pub(super) const NFTA_SET_ELEM_EXPRESSIONS: u16 = 11;
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
 
+pub(super) const NFT_TABLE_F_DORMANT: u32 = 1;
+pub(super) const NFT_SET_ANONYMOUS: u32 = 0x1;
 pub(super) const NFT_SET_INTERVAL: u32 = 0x4;
 pub(super) const NFT_SET_MAP: u32 = 0x8;
 pub(super) const NFT_SET_TIMEOUT: u32 = 0x10;

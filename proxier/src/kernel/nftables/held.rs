@@ -10,7 +10,6 @@ use crate::kernel::netlink::Attributes;
 use crate::netfilter::nft::Name;
 use crate::netfilter::nft::held::{Chain, Element, Elements, Part, Rule, Set, Table};
 
-const NFT_TABLE_F_DORMANT: u32 = 1;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 pub(super) const NFT_SET_ELEM_CATCHALL: u32 = 2;
 

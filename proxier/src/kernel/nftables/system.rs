@@ -236,7 +236,7 @@ impl NftTables for SystemNftables {
         // A try that is interrupted is repeated: what came of it is forgotten when the table comes again.
         self.dump(&unnamed(table, NFT_MSG_GETTABLE), &mut |attributes| {
             if decode::is_of(attributes, &table.name) {
-                read = Some(ReadTable { comment: decode::table_comment(attributes), ..ReadTable::default() });
+                read = Some(decode::table(attributes));
             }
         })?;
         let Some(mut read) = read else { return Ok(None) };
@@ -264,6 +264,7 @@ impl NftTables for SystemNftables {
             read.sets.extend(set);
             read.counts.extend(Some(attributes).filter(|a| decode::is_of(*a, &table.name)).and_then(decode::count));
         })?;
+        read.others = read.others.saturating_sub(read.chains.len() + read.sets.len());
         Ok(Some(read))
     }
 

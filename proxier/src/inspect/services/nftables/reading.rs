@@ -21,7 +21,8 @@ use crate::netfilter::nft::{Name, Verdict};
 /// Odds that differ by less are the same.
 const ALIKE: f64 = 1e-6;
 /// Chains that are there whatever Services there are: they are no Service port's.
-pub(super) const OF_ALL: [&str; 5] = ["services", "external-local", "nodeport-local", "reject-chain", "firewall-check"];
+pub(super) const OF_ALL: [&str; 6] =
+    ["services", "external-local", "nodeport-local", "reject-chain", "firewall-check", "firewall-source-ranges"];
 
 /// A Service port while its destinations are looked at.
 pub(super) struct Reading<'a> {
@@ -173,7 +174,7 @@ impl<'a> Reading<'a> {
     fn restrictions(&mut self, family: IpFamily, to: Destination, entry: Entry<'a>) {
         let Some(element) = entry.restricted else { return };
         let (mut ranges, chain) = ranges(family, self.table, to, element);
-        if let Some(chain) = chain {
+        if let Some(chain) = chain.filter(|chain| !OF_ALL.contains(&&***chain)) {
             self.chain(chain);
         }
         let of_element = self.allowed.0.get(&*element.key).cloned().unwrap_or_default();
