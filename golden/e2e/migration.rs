@@ -3,11 +3,16 @@
 //! In: what the real one left in the kernel (a recorded case), pods, clients with open connections, the `kube-proxy`
 //! binary, root. Out: no connection is lost, and new ones are made all the while. Both flavours, both families.
 
+#[path = "migration/nftables.rs"]
+mod nftables;
+#[path = "migration/upstream.rs"]
+mod upstream;
+
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use golden::apiserver::ApiServer;
 use golden::case::{Case, Kind, Mode, cases};
@@ -34,6 +39,15 @@ struct World {
 
 impl World {
     fn new(flavour: Flavour) -> Self {
+        let world = Self::untouched(flavour);
+        for family in Family::BOTH {
+            world.cluster.restore(family, &world.recorded(family));
+        }
+        world
+    }
+
+    /// Before any kube-proxy.
+    fn untouched(flavour: Flavour) -> Self {
         let case = cases().into_iter().find(|case| case.name == CASE).expect("the case is there");
         let cluster = Cluster::new(flavour, Path::new(BINARY));
         for pod in [POD_5, FAR_5] {
@@ -47,9 +61,6 @@ impl World {
                 SystemHost.ensure_counter(counter).expect("a kernel with nfacct");
             }
         });
-        for family in Family::BOTH {
-            world.cluster.restore(family, &world.recorded(family));
-        }
         world
     }
 
@@ -88,8 +99,14 @@ impl World {
         ways
     }
 
-    /// Has connections open, keeps making new ones, and has `moves` done meanwhile.
+    /// Has connections open, keeps making new ones, and has `moves` done meanwhile: nothing fails.
     fn under_traffic(&self, moves: impl FnOnce(&Watch)) {
+        let failures = self.failures_under_traffic(moves);
+        assert!(failures.is_empty(), "{} new connections failed: {failures:#?}", failures.len());
+    }
+
+    /// The same; which new connections failed, and when. All that was open still works.
+    fn failures_under_traffic(&self, moves: impl FnOnce(&Watch)) -> Vec<(Instant, String)> {
         // Several each, so that both endpoints are in use.
         let ways = self.ways();
         let mut sessions: Vec<Session> = Vec::new();
@@ -104,7 +121,7 @@ impl World {
         assert_eq!(pods, [FAR_5.name, POD_5.name].into(), "both endpoints are in use");
 
         let watch = Watch { stop: AtomicBool::new(false), rounds: ways.iter().map(|_| AtomicUsize::new(0)).collect() };
-        let failures: Vec<String> = std::thread::scope(|scope| {
+        let failures = std::thread::scope(|scope| {
             let probes: Vec<_> = ways
                 .iter()
                 .zip(&watch.rounds)
@@ -116,7 +133,6 @@ impl World {
             drop(stop);
             probes.into_iter().flat_map(|probe| probe.join().expect("a probe")).collect()
         });
-        assert!(failures.is_empty(), "{} new connections failed: {failures:#?}", failures.len());
         for session in &mut sessions {
             session.still_works();
         }
@@ -124,11 +140,16 @@ impl World {
             let answer = flow.attempt();
             assert!(answer.is_ok(), "an open UDP flow: {answer:?}");
         }
+        failures
     }
 
     /// The proxy's configuration for the case; without objects, those of an API server.
     fn configure(&self) {
-        let config = config(Mode::Iptables, &self.case.config);
+        self.configure_mode(Mode::Iptables);
+    }
+
+    fn configure_mode(&self, mode: Mode) {
+        let config = config(mode, &self.case.config);
         let objects = self.cluster.directory().join("objects");
         std::fs::write(self.cluster.directory().join("config.yaml"), config.to_string()).expect("a configuration");
         std::fs::copy(&self.case.stored[0], objects.join("case.yaml")).expect("objects");
@@ -140,10 +161,14 @@ impl World {
 
     /// Waits until the proxy has taken over both families; how many rules it has written.
     fn until_taken_over(&self) -> f64 {
+        self.until_synced();
+        sum(&self.metrics(), "kubeproxy_sync_proxy_rules_iptables_last")
+    }
+
+    fn until_synced(&self) {
         eventually("both families are synced", LIMIT, || {
             sum(&self.metrics(), "kubeproxy_sync_proxy_rules_duration_seconds_count") >= 2.0
         });
-        sum(&self.metrics(), "kubeproxy_sync_proxy_rules_iptables_last")
     }
 
     /// The rules by which Services are found: the real one leaves their order to chance, ours sorts them.
@@ -177,13 +202,14 @@ impl Drop for StopWhenDropped<'_> {
     }
 }
 
-/// Makes new connections until it is told to stop; what failed.
-fn probe(client: &Client<'_>, to: SocketAddr, stop: &AtomicBool, rounds: &AtomicUsize) -> Vec<String> {
+/// Makes new connections until it is told to stop; what failed, and when it was tried.
+fn probe(client: &Client<'_>, to: SocketAddr, stop: &AtomicBool, rounds: &AtomicUsize) -> Vec<(Instant, String)> {
     let mut failures = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let tried = Instant::now();
             let outcome = client.attempt(protocol, to);
-            failures.extend(outcome.err().map(|failure| format!("{protocol:?} to {to}: {failure:?}")));
+            failures.extend(outcome.err().map(|failure| (tried, format!("{protocol:?} to {to}: {failure:?}"))));
         }
         rounds.fetch_add(1, Ordering::Relaxed);
     }

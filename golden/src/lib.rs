@@ -18,4 +18,5 @@ pub mod proxy;
 pub mod replay;
 pub mod sample;
 pub mod tls;
+pub mod upstream;
 pub mod wire;

@@ -10,7 +10,7 @@ use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
 use proxier::ipvs::{self, Expected, Held, Ipvs};
-use proxier::kernel::{DeviceName, Host};
+use proxier::kernel::{DeviceName, Host, NftTables, SystemNftables};
 use proxier::model::{Config, IpvsConfig, LocalDetector, NamespacedName, NodeInfo, NodePortAddresses, Snapshot};
 use proxier::netfilter::iptables::Table;
 use proxier::nftables::Nftables;
@@ -55,6 +55,19 @@ impl Replay {
     /// When the case's configuration has something that is not known here.
     #[must_use]
     pub fn new(case: &Case, mode: Mode) -> Self {
+        Self::with(case, mode, None)
+    }
+
+    /// The same in nftables mode, for the node's kernel. Steps have to be taken in its network namespace.
+    ///
+    /// # Panics
+    /// When the case's configuration has something that is not known here.
+    #[must_use]
+    pub fn in_kernel(case: &Case) -> Self {
+        Self::with(case, Mode::Nftables, Some(|| Box::new(SystemNftables::default())))
+    }
+
+    fn with(case: &Case, mode: Mode, nftables: Option<fn() -> Box<dyn NftTables>>) -> Self {
         let fields: Value = serde_saphyr::from_str(&case.config).expect("a configuration");
         let config = config(&fields, mode);
         let shared = Shared::default();
@@ -70,7 +83,7 @@ impl Replay {
                     Box::new(Iptables::new(family, config.clone(), Box::new(tables.clone()), Box::new(host)))
                 }
                 Mode::Nftables => {
-                    let kernel = Box::new(shared.nftables.clone());
+                    let kernel = nftables.map_or_else(|| Box::new(shared.nftables.clone()) as _, |kernel| kernel());
                     Box::new(Nftables::new(family, config.clone(), kernel, Box::new(host)))
                 }
                 Mode::Ipvs => {
