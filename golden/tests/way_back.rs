@@ -1,7 +1,8 @@
 //! The table that both kube-proxies write goes from one to the other, in the kernel.
 //!
 //! In: recorded cases, our mode, upstream's transactions as `golden::upstream` makes them, root and nft. Out: each
-//! transaction is accepted; then packets meet what they meet where there never was another kube-proxy.
+//! transaction is accepted; then packets meet what they meet where there never was another kube-proxy; and the names that
+//! both use mean the same.
 //! `PROBES=all` tries every case and step, else the first state of a sample; `CASES=regex` chooses cases by name.
 
 use std::collections::BTreeMap;
@@ -10,11 +11,46 @@ use std::sync::{Mutex, PoisonError};
 use golden::case::{Case, Mode, cases};
 use golden::probe::{Node, Plan, differences, survey};
 use golden::replay::Replay;
-use golden::upstream::{ListedTable, Upstream, before_1_33};
+use golden::upstream::{ListedChain, ListedSet, ListedTable, Upstream, before_1_33};
 use regex::Regex;
 
 /// One case of each kind of rules, and one of steps.
 const SAMPLE: &str = "^(002|103|210|502|726|806|814)-";
+/// What upstream's table has in any release from 1.31 to 1.37, in IPv4: sets and maps with their types, base chains with
+/// type, hook and priority (1.31 and 1.32 have other priorities, and make their base chains anew), other chains.
+const UPSTREAM: [(&str, &str); 31] = [
+    ("cluster-ips", "set: type ipv4_addr"),
+    ("nodeport-ips", "set: type ipv4_addr"),
+    ("hairpin-connections", "set: type ipv4_addr . ipv4_addr . inet_proto . inet_service"),
+    ("service-ips", "map: type ipv4_addr . inet_proto . inet_service : verdict"),
+    ("firewall-ips", "map: type ipv4_addr . inet_proto . inet_service : verdict"),
+    ("no-endpoint-services", "map: type ipv4_addr . inet_proto . inet_service : verdict"),
+    ("service-nodeports", "map: type inet_proto . inet_service : verdict"),
+    ("no-endpoint-nodeports", "map: type inet_proto . inet_service : verdict"),
+    ("localhost-nodeport-reject-ports", "map, since 1.37"),
+    ("filter-prerouting-pre-dnat", "chain: type filter hook prerouting priority -110; policy accept;"),
+    ("filter-output-pre-dnat", "chain: type filter hook output priority -110; policy accept;"),
+    ("filter-input", "chain: type filter hook input priority 0; policy accept;"),
+    ("filter-forward", "chain: type filter hook forward priority 0; policy accept;"),
+    ("filter-output", "chain: type filter hook output priority 0; policy accept;"),
+    ("nat-prerouting", "chain: type nat hook prerouting priority -100; policy accept;"),
+    ("nat-output", "chain: type nat hook output priority -100; policy accept;"),
+    ("nat-postrouting", "chain: type nat hook postrouting priority 100; policy accept;"),
+    ("filter-prerouting", "base chain, before 1.33"),
+    ("filter-output-post-dnat", "base chain, before 1.33"),
+    ("services", "chain"),
+    ("masquerading", "chain"),
+    ("mark-for-masquerade", "chain, before 1.36"),
+    ("reject-chain", "chain"),
+    ("cluster-ips-check", "chain"),
+    ("service-endpoints-check", "chain"),
+    ("nodeport-endpoints-check", "chain"),
+    ("firewall-check", "chain"),
+    ("localhost-nodeport-reject-tcp", "chain, since 1.37"),
+    ("localhost-nodeport-reject-udp", "chain, since 1.37"),
+    ("localhost-nodeport-reject-sctp", "chain, since 1.37"),
+    ("localhost-nodeport-rejected-udp", "counter, since 1.37"),
+];
 /// One at a time: they are processors' work.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -66,6 +102,14 @@ fn recorded(case: &Case, step: usize, shape: fn(&ListedTable) -> ListedTable) ->
     ListedTable::all(&case.recorded_tables(step)).iter().map(shape).collect()
 }
 
+/// A chain in which sets of one element are spelled as that element: nft makes them so, unless it merged several into it.
+fn normal(chain: &ListedChain) -> ListedChain {
+    let single = Regex::new(r"= \{ ([^, {}]+) \}").expect("an expression");
+    let mut chain = chain.clone();
+    chain.rules = chain.rules.iter().map(|rule| single.replace_all(rule, "= $1").into_owned()).collect();
+    chain
+}
+
 /// What is otherwise than upstream left it, of all that packets can meet. Comments of elements do not count: it leaves
 /// those that it finds with the value that it wants.
 fn unlike(node: &Node, wanted: &[ListedTable]) -> Vec<String> {
@@ -79,7 +123,7 @@ fn unlike(node: &Node, wanted: &[ListedTable]) -> Vec<String> {
         let known = |name: &&String| wanted.chains.contains_key(*name) || wanted.sets.contains_key(*name);
         unlike.extend(more.filter(|name| !known(name)).map(|name| format!("{}: {name} is met", wanted.family)));
         for (name, chain) in &wanted.chains {
-            if held.chains.get(name) != Some(chain) {
+            if held.chains.get(name).map(normal) != Some(normal(chain)) {
                 unlike.push(format!("chain {name}: {:?}, not {chain:?}", held.chains.get(name)));
             }
         }
@@ -206,4 +250,69 @@ fn packets_are_treated_after_the_way_back_as_by_upstream_alone() {
         problems.extend(found.iter().take(3).map(|difference| format!("{} step {step}: {difference}", case.name)));
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// The objects of a table, described as [`UPSTREAM`] describes them.
+fn described(table: &ListedTable) -> BTreeMap<String, String> {
+    let set = |(name, set): (&String, &ListedSet)| {
+        let definition: Vec<&str> =
+            set.definition.iter().filter(|line| !line.starts_with("comment ")).map(String::as_str).collect();
+        (name.clone(), format!("{}: {}", set.word, definition.join("; ").replace("ipv6_addr", "ipv4_addr")))
+    };
+    let chain = |(name, chain): (&String, &ListedChain)| {
+        let base = chain.base.as_ref().map(|base| format!(": {base}")).unwrap_or_default();
+        (name.clone(), format!("chain{base}"))
+    };
+    table.sets.iter().map(set).chain(table.chains.iter().map(chain)).collect()
+}
+
+#[test]
+fn what_has_a_name_of_upstreams_is_the_same_and_what_has_not_stays_out_of_its_way() {
+    let upstream: BTreeMap<&str, &str> = UPSTREAM.into();
+    for case in cases().into_iter().filter(|case| case.has(Mode::Nftables)) {
+        let mut replay = Replay::new(&case, Mode::Nftables);
+        replay.step(&case.stored[0]);
+        for table in ListedTable::all(&replay.tables()) {
+            let objects = described(&table);
+            for (name, is) in &objects {
+                let at = format!("{} {}: {name}, a {is}", case.name, table.family);
+                match upstream.get(&**name) {
+                    Some(theirs) => assert_eq!(is, theirs, "{at}"),
+                    None => assert!(!is.contains(" hook ") && !name.contains('/'), "{at}"),
+                }
+                assert!(!name.starts_with("affinity-"), "{at}");
+            }
+            // What upstream does not know stays: it must not lead to what upstream deletes.
+            let own = table.chains.iter().filter(|(name, _)| !upstream.contains_key(&***name));
+            for (name, rule) in own.flat_map(|(name, chain)| chain.rules.iter().map(move |rule| (name, rule))) {
+                let refers = upstream.keys().find(|theirs| rule.split(' ').any(|word| word == format!("@{theirs}")));
+                assert_eq!(refers, None, "{} {name}: {rule}", case.name);
+            }
+        }
+    }
+}
+
+/// The commands of `deploy/MIGRATION.md` that empty what ours left idle.
+fn emptying() -> String {
+    let file = golden::case::folder().join("../../deploy/MIGRATION.md");
+    let text = std::fs::read_to_string(file).expect("the document");
+    let commands = text.lines().filter(|line| line.starts_with("flush ")).map(|line| format!("{line}\n"));
+    commands.collect()
+}
+
+#[test]
+fn what_stays_idle_after_the_way_back_can_be_emptied_as_migration_md_says() {
+    over_all(|node, case, step| {
+        ours(node, case, step);
+        let mut problems = upstream_syncs(node, case, step, ListedTable::clone);
+        problems.extend(nft(node, &["-f", "-"], &emptying()).err());
+        problems.extend(unlike(node, &recorded(case, later(case, step), ListedTable::clone)));
+        for table in ListedTable::all(&ruleset(node)) {
+            let met = table.met();
+            let idle = table.sets.iter().filter(|(name, _)| !met.sets.contains_key(*name));
+            problems
+                .extend(idle.filter(|(_, set)| !set.elements.is_empty()).map(|(name, _)| format!("{name} is full")));
+        }
+        problems
+    });
 }
