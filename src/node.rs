@@ -179,7 +179,8 @@ impl OwnNode {
             return;
         }
         let name = &self.settings.proxier.node_name;
-        let forbidden = ["401", "403"].iter().any(|status| said.contains(status));
+        // A refusal begins with its status; other texts may have the digits in an address.
+        let forbidden = ["401", "403"].iter().any(|status| said.starts_with(status));
         let right = match forbidden {
             true => "; the service account needs to list and watch nodes (ClusterRole system:node-proxier)",
             false => "",
