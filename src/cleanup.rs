@@ -4,6 +4,7 @@
 //! sysctls stay as they are: nobody knows what they were before.
 
 use proxier::IpFamily;
+use proxier::kernel::Turns;
 use proxier::leftovers;
 use tracing::{error, info};
 
@@ -14,7 +15,7 @@ use tracing::{error, info};
 pub fn cleanup() -> Result<(), String> {
     let mut problems = Vec::new();
     for family in IpFamily::ALL {
-        match leftovers::remove(family, None, false) {
+        match leftovers::remove(family, None, false, &Turns::default()) {
             Ok(()) => info!("{family}: cleaned up"),
             Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),
         }

@@ -13,7 +13,7 @@ use proxier::IpFamily;
 use proxier::cleaner::FlowCleaner;
 use proxier::ipvs;
 use proxier::kernel::{Host, SystemAddressWatch, SystemConntrack, SystemHost, ignored_signals, packet_counters};
-use proxier::leftovers::{self, Running};
+use proxier::leftovers;
 use proxier::mailbox::mailbox;
 use proxier::model::{Config, Mode};
 use proxier::proxier::Proxier;
@@ -21,7 +21,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use self::backends::{Backends, backends, find_backends};
+use self::backends::{Found, backends, find_backends};
 use crate::cleanup;
 use crate::cli::Line;
 use crate::client;
@@ -80,7 +80,7 @@ pub fn run(line: &Line) -> Result<(), String> {
 /// `--init-only`: what takes more rights than a second run, without it, will have. Needs no API server (surface.md I22).
 fn initialise(settings: &Settings) -> Result<(), String> {
     setup::conntrack(settings, &mut SystemHost)?;
-    for (family, mut backend) in backends(settings)?.1 {
+    for (family, mut backend) in backends(settings)?.backends {
         backend.prepare().map_err(|error| format!("{family}: {error}"))?;
         info!("{family}: System initialized and --init-only specified");
     }
@@ -231,7 +231,7 @@ fn plan(line: &Line, settings: &Settings, events: Events, (syncing, model): (&Sy
 /// One thread for each of them.
 fn start_families(
     settings: &Settings,
-    (running, backends): (Running, Backends),
+    Found { running, backends, turns }: Found,
     health: &Arc<Health>,
     metrics: &Arc<Metrics>,
     reports: Reports,
@@ -243,13 +243,17 @@ fn start_families(
         let (sender, changes) = mailbox();
         health.watch_thread(family, sender.activity());
         let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
+        let turns = turns.clone();
+        let removal = move || leftovers::remove(family, Some(running), began.elapsed() < ipvs::PATIENCE, &turns);
+        let failed = |error| format!("cannot start a thread: {error}");
+        let leftovers = leftovers::Worker::start(family, Box::new(removal)).map_err(failed)?;
         let proxier = Proxier::new(family, config.clone(), syncing.watch(backend), reporter)
             .with_cleaner(cleaner(family, config))
             .with_address_watch(Box::new(address_watch(family, settings)))
-            .with_sweep(Box::new(move || leftovers::remove(family, Some(running), began.elapsed() < ipvs::PATIENCE)));
+            .with_leftovers(leftovers);
         let name = format!("proxier-{family}");
         let thread = std::thread::Builder::new().name(name).spawn(move || proxier.run(&changes));
-        threads.push(thread.map_err(|error| format!("cannot start a thread: {error}"))?);
+        threads.push(thread.map_err(failed)?);
         families.insert(family, sender);
     }
     Ok((families, threads))

@@ -9,7 +9,8 @@
 //! - [`cleaner`] deletes the flows that [`conntrack`] finds stale, because the kernel never asks the rules again.
 //! - [`inspect`] goes the other way: from anybody's rules back to Services, for the commands that look at a node.
 //!
-//! Around that life: [`tuning`] sets conntrack's sysctls before it, [`leftovers`] removes the traces of modes that do not run.
+//! Around that life: [`tuning`] sets conntrack's sysctls before it, [`leftovers`] removes the state of inactive modes
+//! on threads of its own, between the syncs' turns.
 //!
 //! Everything here is synchronous and single-threaded: each family has one owner thread, and nobody locks.
 

@@ -15,6 +15,7 @@ use crate::backend::{Backend, Rejected, SyncError, SyncStats};
 use crate::cleaner::{Cleaned, FlowCleaner};
 use crate::family::IpFamily;
 use crate::kernel::{self, AddressWatch};
+use crate::leftovers::Worker;
 use crate::mailbox::{Mail, Receiver};
 use crate::model::{Config, Destination, HealthChecks, LocalDetector, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
@@ -71,9 +72,6 @@ pub struct SyncReport<'a> {
     pub health_checks: Option<HealthChecks>,
 }
 
-/// Removes what was there before: the traces of other modes.
-pub type Sweep = Box<dyn FnMut() -> Result<(), Vec<SyncError>> + Send>;
-
 /// How long the first sync is still held up for the sake of the own Node.
 enum Wait {
     No,
@@ -91,8 +89,7 @@ pub struct Proxier {
     backend: Box<dyn Backend>,
     cleaner: Option<FlowCleaner>,
     address_watch: Option<Box<dyn AddressWatch>>,
-    /// With what is in the log of it already.
-    sweep: Option<(Sweep, String)>,
+    leftovers: Option<Worker>,
     observer: Box<dyn Observer>,
     started: Instant,
     started_at: SystemTime,
@@ -133,7 +130,7 @@ impl Proxier {
             backend,
             cleaner: None,
             address_watch: None,
-            sweep: None,
+            leftovers: None,
             observer,
             started: now,
             started_at: SystemTime::now(),
@@ -160,10 +157,10 @@ impl Proxier {
         Self { address_watch: Some(watch), ..self }
     }
 
-    /// Has other modes' traces removed once our own rules are in place: until then theirs serve.
+    /// Has other modes' state removed once our own rules are in place: until then theirs serve.
     #[must_use]
-    pub fn with_sweep(self, sweep: Sweep) -> Self {
-        Self { sweep: Some((sweep, String::new())), ..self }
+    pub fn with_leftovers(self, worker: Worker) -> Self {
+        Self { leftovers: Some(worker), ..self }
     }
 
     /// Runs until the channel's senders are gone. A sync under way is finished first; the rules stay.
@@ -324,7 +321,7 @@ impl Proxier {
         if result.is_ok() {
             let gone = self.tracker.take_gone();
             self.clean_flows(&scope, gone);
-            self.sweep();
+            self.wake_leftovers();
         }
         let end = Instant::now();
         self.schedule.ended(end, retry);
@@ -357,15 +354,9 @@ impl Proxier {
         }
     }
 
-    fn sweep(&mut self) {
-        let Some((mut sweep, complaint)) = self.sweep.take() else { return };
-        if let Err(errors) = sweep() {
-            let errors = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            if errors != complaint {
-                let (family, period) = (self.family, self.config.periods.sync);
-                warn!("{family}: traces of another mode stay, it is tried again every {period:?}: {errors}");
-            }
-            self.sweep = Some((sweep, errors));
+    pub(super) fn wake_leftovers(&mut self) {
+        if self.leftovers.as_ref().is_some_and(|worker| !worker.wake()) {
+            self.leftovers = None;
         }
     }
 

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use proxier::IpFamily;
 use proxier::backend::{Backend, Rejected, SyncError, SyncStats};
+use proxier::leftovers::{Removal, Worker};
 use proxier::mailbox::{self, mailbox};
 use proxier::model::{Config, LocalDetector, NamespacedName, NodeInfo, Scope, ServicePortName, Snapshot};
-use proxier::proxier::{Observer, Proxier, Sweep, SyncReport};
+use proxier::proxier::{Observer, Proxier, SyncReport};
 use proxier::testing::objects;
 use proxier::track::{Change, Kind, Translator};
 
@@ -67,7 +68,7 @@ fn start(script: Vec<Result<SyncStats, SyncError>>, period: Duration) -> Running
     begin(config, script, Box::new(|| Ok(())))
 }
 
-fn begin(config: Config, script: Vec<Result<SyncStats, SyncError>>, sweep: Sweep) -> Running {
+fn begin(config: Config, script: Vec<Result<SyncStats, SyncError>>, removal: Removal) -> Running {
     let (changes, received) = mailbox();
     let (sync_sender, syncs) = channel();
     let (report_sender, reports) = channel();
@@ -75,7 +76,8 @@ fn begin(config: Config, script: Vec<Result<SyncStats, SyncError>>, sweep: Sweep
     let script = Arc::new(Mutex::new(script.into()));
     let backend = Scripted { script, syncs: sync_sender, damaged: damaged.clone() };
     let proxier = Proxier::new(IpFamily::V4, config, Box::new(backend), Box::new(Watcher(report_sender)));
-    let thread = std::thread::spawn(move || proxier.with_sweep(sweep).run(&received));
+    let leftovers = Worker::start(IpFamily::V4, removal).expect("a thread");
+    let thread = std::thread::spawn(move || proxier.with_leftovers(leftovers).run(&received));
     Running { changes: Some(changes), syncs, reports, damaged, thread }
 }
 
@@ -192,13 +194,13 @@ fn what_others_left_goes_after_a_sync_that_succeeded_and_is_tried_until_it_is_go
     config.periods.sync = Duration::from_millis(20);
     let (told, order) = channel();
     let mut fails = 2;
-    let sweep = Box::new(move || {
+    let removal = Box::new(move || {
         // The test may have seen enough.
         let _ = told.send(());
         fails -= 1;
         if fails >= 0 { Err(vec![SyncError("not yet".to_owned())]) } else { Ok(()) }
     });
-    let running = begin(config, vec![Err(SyncError("not yet".to_owned()))], sweep);
+    let running = begin(config, vec![Err(SyncError("not yet".to_owned()))], removal);
     running.list(&["a"]);
     running.sync();
     assert!(order.try_recv().is_err(), "theirs serve until ours do");

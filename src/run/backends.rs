@@ -7,7 +7,7 @@ use proxier::backend::Backend;
 use proxier::iptables::Iptables;
 use proxier::ipvs::{self, Ipvs};
 use proxier::kernel::{
-    Choice, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, SystemNftables, choose_flavour,
+    Choice, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, SystemNftables, Turns, choose_flavour,
     kernel_release,
 };
 use proxier::leftovers::Running;
@@ -23,8 +23,18 @@ const SKIP_KERNEL_VERSION_CHECK: &str = "KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION
 /// A mode for each family that works on this host.
 pub type Backends = Vec<(IpFamily, Box<dyn Backend>)>;
 
-/// Finds out which work, and whose traces are no leftovers then.
-pub fn backends(settings: &Settings) -> Result<(Running, Backends), String> {
+/// What works on this host.
+pub struct Found {
+    /// The mode whose state is no leftover.
+    pub running: Running,
+    /// A mode for each family.
+    pub backends: Backends,
+    /// What the leftover cleanup has to share with the backends.
+    pub turns: Turns,
+}
+
+/// Finds out which modes work, and whose state is no leftover then.
+pub fn backends(settings: &Settings) -> Result<Found, String> {
     if settings.mode == Mode::Nftables {
         return nftables_backends(settings);
     }
@@ -34,9 +44,9 @@ pub fn backends(settings: &Settings) -> Result<(Running, Backends), String> {
     if settings.mode == Mode::Ipvs {
         check_ipvs(settings).map_err(|problem| format!("can't use the IPVS proxier: {problem}"))?;
     }
-    let (mut backends, mut problems) = (Vec::new(), Vec::new());
+    let (mut backends, mut problems, turns) = (Vec::new(), Vec::new(), Turns::default());
     for family in IpFamily::ALL {
-        match backend(family, settings, &choice) {
+        match backend(family, settings, &choice, &turns) {
             Ok(backend) => backends.push((family, backend)),
             Err(problem) => problems.push(format!("{family}: {problem}")),
         }
@@ -46,18 +56,18 @@ pub fn backends(settings: &Settings) -> Result<(Running, Backends), String> {
         Mode::Ipvs => Running::Ipvs(choice.flavour),
         _ => Running::Iptables(choice.flavour),
     };
-    Ok((running, backends))
+    Ok(Found { running, backends, turns })
 }
 
 /// The same by the side: tools may be slow, and meanwhile pages are to be answered and signals heard.
-pub async fn find_backends(settings: &Settings) -> Result<(Running, Backends), String> {
+pub async fn find_backends(settings: &Settings) -> Result<Found, String> {
     let settings = settings.clone();
     let found = tokio::task::spawn_blocking(move || backends(&settings)).await;
     found.map_err(|error| format!("cannot look for iptables: {error}"))?
 }
 
 /// nftables mode for each family that the kernel has it for.
-fn nftables_backends(settings: &Settings) -> Result<(Running, Backends), String> {
+fn nftables_backends(settings: &Settings) -> Result<Found, String> {
     info!("Using {} mode", settings.mode);
     if std::env::var_os(SKIP_KERNEL_VERSION_CHECK).is_none_or(|value| value.is_empty()) {
         nftables::check_release(&kernel_release()).map_err(|error| error.to_string())?;
@@ -76,7 +86,7 @@ fn nftables_backends(settings: &Settings) -> Result<(Running, Backends), String>
         }
     }
     say_families(&problems).map_err(|problems| format!("unable to create proxier: {problems}"))?;
-    Ok((Running::Nftables, backends))
+    Ok(Found { running: Running::Nftables, backends, turns: Turns::default() })
 }
 
 /// Says which families are served; the problems, if none is.
@@ -89,9 +99,10 @@ fn say_families(problems: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-fn backend(family: IpFamily, settings: &Settings, choice: &Choice) -> Result<Box<dyn Backend>, String> {
+fn backend(family: IpFamily, settings: &Settings, choice: &Choice, turns: &Turns) -> Result<Box<dyn Backend>, String> {
     family.available().map_err(str::to_owned)?;
-    let tool = Box::new(SystemIptables::find(family, choice).map_err(|error| error.to_string())?);
+    let tool = SystemIptables::find(family, choice).map_err(|error| error.to_string())?;
+    let tool = Box::new(tool.with_turns(turns.clone()));
     let (config, host) = (settings.proxier.clone(), Box::new(SystemHost));
     if settings.mode != Mode::Ipvs {
         return Ok(Box::new(Iptables::new(family, config, tool, host)));

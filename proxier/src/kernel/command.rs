@@ -6,15 +6,20 @@ use std::io::{BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use super::turns::Preemption;
+
 /// How long a program may run. Nothing that works takes this long: 10,000 Services take iptables-legacy some seconds.
 const LIMIT: Duration = Duration::from_secs(300);
+
+/// How often a program that may be preempted is looked after.
+const PREEMPTION_POLL: Duration = Duration::from_millis(10);
 
 /// A program that could not be run or did not end well.
 #[derive(Debug, Error)]
@@ -46,6 +51,12 @@ pub enum ToolError {
         program: String,
         /// How long it was waited for.
         limit: Duration,
+    },
+    /// It was killed because something more urgent needs what it holds.
+    #[error("{program} was ended early")]
+    Preempted {
+        /// The program and its arguments.
+        program: String,
     },
     /// Its output could not be understood.
     #[error("{program}: {source}")]
@@ -92,24 +103,38 @@ fn within<T>(
     limit: Duration,
     command: &Command,
     mut child: Child,
+    preemption: Option<&Preemption>,
     work: impl FnOnce(&mut Child) -> T,
 ) -> Result<(ExitStatus, T), ToolError> {
     let output = |source| ToolError::Output { program: words(command), source };
     let group = i32::try_from(child.id()).map(Pid::from_raw).map_err(|e| output(std::io::Error::other(e)))?;
     let (done, is_done) = channel::<()>();
-    let (value, late) = std::thread::scope(|scope| {
+    let (value, killed) = std::thread::scope(|scope| {
         let watch = scope.spawn(move || {
-            let late = is_done.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+            let end = Instant::now() + limit;
+            let pause = |left: Duration| if preemption.is_some() { left.min(PREEMPTION_POLL) } else { left };
+            let error = loop {
+                let left = end.saturating_duration_since(Instant::now());
+                if is_done.recv_timeout(pause(left)) != Err(RecvTimeoutError::Timeout) {
+                    return None;
+                }
+                if left.is_zero() {
+                    break ToolError::Late { program: words(command), limit };
+                }
+                if preemption.is_some_and(Preemption::is_wanted) {
+                    break ToolError::Preempted { program: words(command) };
+                }
+            };
             // Nobody has reaped the child yet, so the number is still its own.
-            late && killpg(group, Signal::SIGKILL).is_ok()
+            killpg(group, Signal::SIGKILL).is_ok().then_some(error)
         });
         let value = work(&mut child);
         while waitid(Id::Pid(group), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::Error::EINTR) {}
         drop(done);
-        (value, watch.join().unwrap_or(false))
+        (value, watch.join().unwrap_or(None))
     });
     let status = child.wait().map_err(output)?;
-    if late { Err(ToolError::Late { program: words(command), limit }) } else { Ok((status, value)) }
+    killed.map_or(Ok((status, value)), Err)
 }
 
 /// Runs a command to its end, with the pieces of `input` on its standard input, and returns its output.
@@ -120,17 +145,30 @@ pub(super) fn run<'a>(
     command: &mut Command,
     input: impl IntoIterator<Item = &'a str, IntoIter: Send>,
 ) -> Result<Vec<u8>, ToolError> {
-    run_within(LIMIT, command, input)
+    run_within(LIMIT, command, None, input)
+}
+
+/// The same, but kills the program as soon as `preemption` asks for it.
+///
+/// # Errors
+/// Those of [`run`], and [`ToolError::Preempted`].
+pub(super) fn run_preemptible<'a>(
+    command: &mut Command,
+    preemption: &Preemption,
+    input: impl IntoIterator<Item = &'a str, IntoIter: Send>,
+) -> Result<Vec<u8>, ToolError> {
+    run_within(LIMIT, command, Some(preemption), input)
 }
 
 fn run_within<'a>(
     limit: Duration,
     command: &mut Command,
+    preemption: Option<&Preemption>,
     input: impl IntoIterator<Item = &'a str, IntoIter: Send>,
 ) -> Result<Vec<u8>, ToolError> {
     let child = start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let pieces = input.into_iter();
-    let (status, (stdout, stderr)) = within(limit, command, child, |child| {
+    let (status, (stdout, stderr)) = within(limit, command, child, preemption, |child| {
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         std::thread::scope(|scope| {
             // A program may complain at length before it has read everything: somebody has to listen meanwhile.
@@ -165,7 +203,7 @@ pub(super) fn stream<T>(
     read: impl FnOnce(BufReader<ChildStdout>) -> std::io::Result<T>,
 ) -> Result<T, ToolError> {
     let child = start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
-    let (status, (value, stderr)) = within(LIMIT, command, child, |child| {
+    let (status, (value, stderr)) = within(LIMIT, command, child, None, |child| {
         let value = match child.stdout.take() {
             Some(stdout) => read(BufReader::with_capacity(1 << 16, stdout)),
             None => Err(std::io::Error::other("no output")),
@@ -184,7 +222,7 @@ mod tests {
     use super::*;
 
     fn shell(limit: Duration, script: &str, input: &str) -> Result<Vec<u8>, ToolError> {
-        run_within(limit, Command::new("sh").args(["-c", script]), [input])
+        run_within(limit, Command::new("sh").args(["-c", script]), None, [input])
     }
 
     #[test]

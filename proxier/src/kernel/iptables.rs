@@ -2,7 +2,8 @@
 //!
 //! In: transactions and questions. Out: what the tools did or said. Must not know: whose rules they are.
 
-use std::io;
+use std::collections::HashMap;
+use std::io::{self, BufRead};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -13,9 +14,10 @@ pub use super::command::ToolError;
 use super::flavour::{Choice, Flavour};
 use super::legacy::{TableSize, table_size};
 use super::nftables::{self, ChainState, NftTables, SystemNftables};
+use super::turns::Turns;
 use crate::family::IpFamily;
 use crate::netfilter::iptables::{Chain, Rule, Table};
-use crate::netfilter::{Restore, SavedTable, nft};
+use crate::netfilter::{Restore, SavedTable, nft, reference};
 
 /// Seconds to wait for the lock that all iptables programs share.
 const LOCK_WAIT: &str = "5";
@@ -43,6 +45,15 @@ pub enum TableState {
     Size(TableSize),
 }
 
+impl RestoreError {
+    /// The chains whose deletion the tool refused, as far as it names lines.
+    #[must_use]
+    pub fn refused_deletions(&self, restore: &Restore) -> Vec<Chain> {
+        let lines = self.lines.iter().filter_map(|line| restore.line(*line));
+        lines.filter_map(|line| Chain::parse(line.strip_prefix("-X ")?)).collect()
+    }
+}
+
 /// What a mode needs of iptables. Each method is one run of a tool.
 pub trait IptablesTool: Send + std::fmt::Debug {
     /// Reads a table.
@@ -68,6 +79,13 @@ pub trait IptablesTool: Send + std::fmt::Debug {
     /// # Errors
     /// If the tool cannot be run.
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError>;
+
+    /// For each chain that `ours` accepts and a rule of another chain refers to: the first such rule, as iptables-save
+    /// prints it. It reads the whole table.
+    ///
+    /// # Errors
+    /// If the tool fails.
+    fn references(&mut self, table: Table, ours: &dyn Fn(&Chain) -> bool) -> Result<HashMap<Chain, String>, ToolError>;
 
     /// A number that each table of a [`IptablesTool::restore`] makes the next one, and every change of somebody else's
     /// another one; `None` where there is no such number.
@@ -103,6 +121,9 @@ pub struct SystemIptables {
     random_fully: bool,
     /// Where the tools write, unless they are those of the legacy flavour.
     nf_tables: Option<SystemNftables>,
+    turns: Turns,
+    /// Whether writing is a step of the leftover cleanup, and not part of a sync.
+    is_cleanup: bool,
 }
 
 impl SystemIptables {
@@ -114,6 +135,18 @@ impl SystemIptables {
         let tools = Self::programs(family, choice)?;
         command::run(tools.command().args(["-S", "POSTROUTING", "-t", "nat"]), [])?;
         Ok(tools)
+    }
+
+    /// Takes a turn for each use, so that the leftover cleanup does not get in between.
+    #[must_use]
+    pub fn with_turns(self, turns: Turns) -> Self {
+        Self { turns, is_cleanup: false, ..self }
+    }
+
+    /// Writes only between the syncs' turns, and starts over if a sync comes meanwhile.
+    #[must_use]
+    pub fn between_turns(self, turns: Turns) -> Self {
+        Self { turns, is_cleanup: true, ..self }
     }
 
     /// Whether the tools of a family in the chosen flavour know `--random-fully`; nothing of the kernel is read.
@@ -147,6 +180,8 @@ impl SystemIptables {
             batch: if choice.flavour == Some(Flavour::Legacy) { usize::MAX } else { NFT_BATCH },
             random_fully: knows_random_fully(&String::from_utf8_lossy(&version)),
             nf_tables: (choice.flavour == Some(Flavour::Nft)).then(SystemNftables::default),
+            turns: Turns::default(),
+            is_cleanup: false,
             iptables,
         })
     }
@@ -166,7 +201,16 @@ impl IptablesTool for SystemIptables {
     fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError> {
         let mut command = Command::new(&self.restore);
         command.args(["-w", LOCK_WAIT, "--noflush", "--counters"]);
-        command::run(&mut command, restore.parts()).map(drop).map_err(|error| {
+        let result = if self.is_cleanup {
+            self.turns.step(|preemption| match command::run_preemptible(&mut command, preemption, restore.parts()) {
+                Err(ToolError::Preempted { .. }) => None,
+                result => Some(result),
+            })
+        } else {
+            let _turn = self.turns.sync();
+            command::run(&mut command, restore.parts())
+        };
+        result.map(drop).map_err(|error| {
             let message = error.to_string();
             let lines = if let ToolError::Failed { stderr, .. } = &error { refused_lines(stderr) } else { Vec::new() };
             RestoreError { lines, message }
@@ -176,11 +220,30 @@ impl IptablesTool for SystemIptables {
     fn has_rule(&mut self, table: Table, builtin: &str, rule: &Rule) -> Result<bool, ToolError> {
         let mut command = self.command();
         command.args(["-t", table.name(), "-C", builtin]).args(arguments(&rule.to_string()));
+        let _turn = (!self.is_cleanup).then(|| self.turns.sync());
         answer(command::run(&mut command, []))
     }
 
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
+        let _turn = (!self.is_cleanup).then(|| self.turns.sync());
         answer(command::run(self.command().args(["-t", table.name(), "-S", chain.as_str()]), []))
+    }
+
+    fn references(&mut self, table: Table, ours: &dyn Fn(&Chain) -> bool) -> Result<HashMap<Chain, String>, ToolError> {
+        command::stream(Command::new(&self.save).args(["-t", table.name()]), |mut output| {
+            let (mut found, mut bytes) = (HashMap::new(), Vec::new());
+            while output.read_until(b'\n', &mut bytes)? != 0 {
+                let line = String::from_utf8_lossy(&bytes);
+                if let Some((from, to)) = reference(line.trim_end())
+                    && ours(&to)
+                    && !Chain::parse(from).is_some_and(|from| ours(&from))
+                {
+                    found.entry(to).or_insert_with(|| line.trim_end().to_owned());
+                }
+                bytes.clear();
+            }
+            Ok(found)
+        })
     }
 
     fn generation(&mut self) -> Option<u32> {

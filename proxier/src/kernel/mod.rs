@@ -21,6 +21,7 @@ pub mod nftables;
 pub mod node;
 mod recent;
 mod rules;
+mod turns;
 
 pub use address_watch::{AddressWatch, SystemAddressWatch};
 pub use conntrack::{ConntrackTable, Deleted, SystemConntrack};
@@ -37,3 +38,4 @@ pub use nfacct::packet_counters;
 pub use nftables::{NftReader, NftTables, SystemNftables, delete_table, has_chain, has_table};
 pub use recent::last_seen;
 pub use rules::RuleReader;
+pub use turns::{Preemption, SyncTurn, Turns};

@@ -17,4 +17,4 @@ pub use conntrack::{Flow, Tuple};
 pub use counters::Counters;
 pub use name::Name;
 pub use restore::{Owner, Restore};
-pub use save::{SavedChain, SavedTable};
+pub use save::{SavedChain, SavedTable, reference};

@@ -98,9 +98,36 @@ impl SavedTable {
     }
 }
 
+/// The chain that a rule is in and the one that it jumps or goes to: `-A FROM … -j TO`. A target that is no chain (`DNAT`)
+/// is told like one.
+#[must_use]
+pub fn reference(line: &str) -> Option<(&str, Chain)> {
+    let rule = line.strip_prefix("-A ")?;
+    let (from, options) = rule.split_once(' ')?;
+    let mut quoted = false;
+    let mut words = options.split(' ').filter(move |word| {
+        let inside = quoted;
+        quoted ^= word.matches('"').count() % 2 == 1;
+        !inside && !word.starts_with('"')
+    });
+    words.find(|word| matches!(*word, "-j" | "-g"))?;
+    Some((from, Chain::parse(words.next()?)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reference_is_the_target_of_a_rule_and_not_a_word_of_its_comment() {
+        let to = |line| reference(line).map(|(from, to)| (from.to_owned(), to.as_str().to_owned()));
+        let pair = |from: &str, to: &str| Some((from.to_owned(), to.to_owned()));
+        assert_eq!(to("-A MINE -d 10.0.0.1/32 -p tcp -j KUBE-SVC-A"), pair("MINE", "KUBE-SVC-A"));
+        assert_eq!(to("-A MINE -m comment --comment \"see -j OTHER now\" -g KUBE-A"), pair("MINE", "KUBE-A"));
+        assert_eq!(to("-A MINE -m comment --comment \"one\" -j DNAT --to-destination 1.2.3.4"), pair("MINE", "DNAT"));
+        assert_eq!(to("-A MINE -m comment --comment \"-j KUBE-A\""), None);
+        assert_eq!(to(":MINE - [0:0]"), None);
+    }
 
     #[test]
     fn a_table_is_reduced_to_counts_and_fingerprints() {

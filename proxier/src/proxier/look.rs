@@ -65,7 +65,7 @@ impl Proxier {
             self.clean_flows(&Scope::Full, BTreeSet::new());
         }
         self.read_facts(now);
-        self.sweep();
+        self.wake_leftovers();
         let damage = self.backend.damage(now);
         kernel::memory::release();
         self.repair(1, damage, now);

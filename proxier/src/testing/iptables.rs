@@ -6,7 +6,7 @@
 //! A table changes as a whole at its COMMIT or not at all; tables before one that is refused stay changed. Jumps must
 //! lead somewhere, chains must be there to be filled, and empty and unused to be deleted. Loops are not looked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Write};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use crate::kernel::TableSize;
 use crate::kernel::iptables::{IptablesTool, RestoreError, TableState, ToolError};
 use crate::kernel::nftables::ChainState;
 use crate::netfilter::iptables::{Chain, Rule, Table};
-use crate::netfilter::{Restore, SavedTable};
+use crate::netfilter::{Restore, SavedTable, reference};
 
 const NO_CHAIN: &str = "No chain/target/match by that name.";
 
@@ -274,6 +274,15 @@ impl IptablesTool for FakeIptables {
 
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
         Ok(self.state().tables[&table].contains_key(chain.as_str()))
+    }
+
+    fn references(&mut self, table: Table, ours: &dyn Fn(&Chain) -> bool) -> Result<HashMap<Chain, String>, ToolError> {
+        let text = self.save_text(table);
+        let known = text.lines().filter_map(|line| Some((reference(line)?, line)));
+        let foreign = known.filter(|((from, to), _)| ours(to) && !Chain::parse(from).is_some_and(|from| ours(&from)));
+        let mut found = HashMap::new();
+        foreign.for_each(|((_, to), line)| _ = found.entry(to).or_insert_with(|| line.to_owned()));
+        Ok(found)
     }
 
     fn generation(&mut self) -> Option<u32> {

@@ -1,11 +1,13 @@
-//! Removing every trace of a mode from the tables, and nothing else.
+//! Removing a mode's jumps and chains from the tables, and nothing else.
 //!
-//! In: what the mode owns, what another one needs that runs. Out: tables without its chains and jumps.
-//! Must not know: any mode.
+//! A chain that a rule of somebody else refers to cannot be deleted: the kernel says EBUSY, and the tool refuses the whole
+//! transaction (kubernetes 132516). Such a chain is emptied, and named with that rule.
+
+use std::collections::HashMap;
 
 use super::{Jump, Place};
 use crate::backend::SyncError;
-use crate::kernel::iptables::IptablesTool;
+use crate::kernel::iptables::{IptablesTool, RestoreError};
 use crate::netfilter::iptables::{Chain, Table};
 use crate::netfilter::{Restore, SavedTable};
 
@@ -18,6 +20,15 @@ pub struct Owned {
     pub chains: Vec<Place>,
     /// Whether a chain of nat is one of a Service port: any of these says so.
     pub services: Vec<fn(&Chain) -> bool>,
+}
+
+/// What one table has of [`Owned`] and no running mode needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Unwanted<'a> {
+    owned: &'a Owned,
+    running: Option<&'a Owned>,
+    /// The table.
+    pub table: Table,
 }
 
 impl Owned {
@@ -37,11 +48,17 @@ impl Owned {
         self
     }
 
-    /// Removes jumps and chains from these tables, one after the other; a table that fails does not keep the others.
-    /// What `running` has too stays: it is in use.
+    /// What there may be in a table, but for what `running` has too: that is in use.
+    #[must_use]
+    pub fn unwanted<'a>(&'a self, table: Table, running: Option<&'a Self>) -> Unwanted<'a> {
+        Unwanted { owned: self, running, table }
+    }
+
+    /// Removes jumps and chains from these tables, one after the other, each in one transaction; a table that fails does not keep
+    /// the others. What `running` has too stays.
     ///
     /// # Errors
-    /// One for each table that could not be cleaned.
+    /// One for each table that could not be cleaned, and for each chain that had to stay.
     pub fn remove(
         &self,
         tool: &mut dyn IptablesTool,
@@ -49,32 +66,108 @@ impl Owned {
         running: Option<&Self>,
     ) -> Result<(), Vec<SyncError>> {
         let ours = tables.iter().copied().filter(|table| self.chains.iter().any(|(of, _)| of == table));
-        let clean = |table: Table| -> Result<(), SyncError> {
-            let saved = tool.save(table)?;
-            let restore = self.removal(table, &saved, running);
-            if restore.is_empty() { Ok(()) } else { tool.restore(&restore).map_err(|error| SyncError(error.message)) }
-        };
-        let errors: Vec<SyncError> = ours.map(clean).filter_map(Result::err).collect();
+        let errors: Vec<SyncError> = ours.flat_map(|table| self.unwanted(table, running).remove(tool)).collect();
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
+}
 
-    fn removal(&self, table: Table, saved: &SavedTable, running: Option<&Self>) -> Restore {
+impl Unwanted<'_> {
+    /// The jumps.
+    pub fn jumps(&self) -> impl Iterator<Item = &Jump> {
+        let stays = |jump: &Jump| self.running.is_some_and(|running| running.jumps.contains(jump));
+        self.owned.jumps.iter().filter(move |jump| jump.table == self.table && !stays(jump))
+    }
+
+    /// Whether a chain of that name is unwanted.
+    #[must_use]
+    pub fn has(&self, chain: &Chain) -> bool {
+        let place = (self.table, *chain);
+        let stays = self.running.is_some_and(|running| {
+            running.chains.contains(&place) || (self.table == Table::Nat && running.services.iter().any(|is| is(chain)))
+        });
+        let of_service = || self.table == Table::Nat && self.owned.services.iter().any(|is| is(chain));
+        !stays && (self.owned.chains.contains(&place) || of_service())
+    }
+
+    /// Removes all of it in one transaction, or in another one without what the first was refused for.
+    pub fn remove(&self, tool: &mut dyn IptablesTool) -> Vec<SyncError> {
+        match self.try_remove(tool) {
+            Ok(kept) => {
+                let mut kept: Vec<(Chain, String)> = kept.into_iter().collect();
+                kept.sort_unstable();
+                kept.iter().map(|(chain, rule)| in_use(self.table, chain, rule)).collect()
+            }
+            Err(error) => vec![error],
+        }
+    }
+
+    fn try_remove(&self, tool: &mut dyn IptablesTool) -> Result<HashMap<Chain, String>, SyncError> {
+        let mut kept = HashMap::new();
+        let mut failed = false;
+        loop {
+            let saved = tool.save(self.table)?;
+            let restore = self.removal(&saved, &kept);
+            if restore.is_empty() {
+                return Ok(kept);
+            }
+            let Err(error) = tool.restore(&restore) else { return Ok(kept) };
+            let known = kept.len();
+            self.keep_referenced(tool, &error, &restore, &mut kept)?;
+            if kept.len() == known && failed {
+                return Err(SyncError(error.message));
+            }
+            // It may have been ended early after its commit: another look tells what is left.
+            failed = kept.len() == known;
+        }
+    }
+
+    /// Adds the chains whose deletion was refused, and all others that foreign rules refer to.
+    fn keep_referenced(
+        &self,
+        tool: &mut dyn IptablesTool,
+        error: &RestoreError,
+        restore: &Restore,
+        kept: &mut HashMap<Chain, String>,
+    ) -> Result<(), SyncError> {
+        let refused = error.refused_deletions(restore);
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let own: Vec<String> = self.jumps().map(|jump| format!("-A {}{}", jump.from, jump.rule)).collect();
+        let mut references = tool.references(self.table, &|chain| self.has(chain))?;
+        // The jumps go in the same transaction.
+        references.retain(|_, rule| !own.iter().any(|own| rule.split_whitespace().eq(own.split_whitespace())));
+        kept.extend(references);
+        refused.into_iter().for_each(|chain| _ = kept.entry(chain).or_insert_with(|| error.message.clone()));
+        Ok(())
+    }
+
+    fn removal(&self, saved: &SavedTable, kept: &HashMap<Chain, String>) -> Restore {
         let mut restore = Restore::default();
-        let stays = |jump: &Jump| running.is_some_and(|running| running.jumps.contains(jump));
-        for jump in self.jumps.iter().filter(|jump| jump.table == table && !stays(jump)) {
+        for jump in self.jumps() {
             for _ in 0..jump.count(saved) {
-                restore.remove(table, jump.from, &jump.rule);
+                restore.remove(self.table, jump.from, &jump.rule);
             }
         }
-        let stays = |place: &Place| running.is_some_and(|running| running.chains.contains(place));
-        let fixed = self.chains.iter().filter(|(of, chain)| *of == table && saved.chains.contains_key(chain));
-        for (_, chain) in fixed.filter(|place| !stays(place)) {
-            restore.delete(table, *chain);
-        }
-        let of_service = |chain: &&Chain| table == Table::Nat && self.services.iter().any(|is| is(chain));
-        for chain in saved.chains.keys().filter(of_service) {
-            restore.delete(table, *chain);
+        let mut chains: Vec<&Chain> = saved.chains.keys().filter(|chain| self.has(chain)).collect();
+        chains.sort_unstable();
+        for chain in chains {
+            match kept.contains_key(chain) {
+                false => restore.delete(self.table, *chain),
+                true if saved.chains[chain].rules > 0 => restore.declare(self.table, *chain, None),
+                true => {}
+            }
         }
         restore
     }
+}
+
+/// Says that a chain stays, and why.
+#[must_use]
+pub fn in_use(table: Table, chain: &Chain, rule: &str) -> SyncError {
+    SyncError(format!(
+        "cannot delete chain {chain} of table {}, it is emptied instead: a rule that is not kube-proxy's refers to it, \
+         delete that rule: {rule}",
+        table.name()
+    ))
 }

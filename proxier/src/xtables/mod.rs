@@ -10,7 +10,7 @@ pub mod masquerade;
 mod quick;
 mod tables;
 
-pub use self::cleanup::Owned;
+pub use self::cleanup::{Owned, Unwanted, in_use};
 pub use self::drift::{Accepted, Place, named};
 pub use self::jump::{Jump, Presence};
 pub use self::quick::{ChainsByTable, QuickCheck};

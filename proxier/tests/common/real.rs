@@ -3,6 +3,7 @@
 //! In: a flavour. Out: tools that work in that namespace, whichever thread calls, and what its tables hold.
 //! Must not know: whose rules they are. It needs root, and both flavours of iptables.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::process::Command;
@@ -102,6 +103,11 @@ impl IptablesTool for There {
     fn has_rule(&mut self, table: Table, builtin: &str, rule: &Rule) -> Result<bool, ToolError> {
         self.kernel.enter();
         self.tools.has_rule(table, builtin, rule)
+    }
+
+    fn references(&mut self, table: Table, ours: &dyn Fn(&Chain) -> bool) -> Result<HashMap<Chain, String>, ToolError> {
+        self.kernel.enter();
+        self.tools.references(table, ours)
     }
 
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {

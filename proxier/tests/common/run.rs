@@ -3,7 +3,7 @@
 //! In: operations, and a kernel to work on. Out: that kernel after each sync, and what was written to it.
 //! Must not know: what is right.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,10 @@ impl IptablesTool for Spied {
 
     fn has_rule(&mut self, table: Table, builtin: &str, rule: &Rule) -> Result<bool, ToolError> {
         self.tool.has_rule(table, builtin, rule)
+    }
+
+    fn references(&mut self, table: Table, ours: &dyn Fn(&Chain) -> bool) -> Result<HashMap<Chain, String>, ToolError> {
+        self.tool.references(table, ours)
     }
 
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {

@@ -4,6 +4,7 @@
 //! as much of it as is asked for. Must not know: why anything is to be there.
 
 mod chain_state;
+mod chains;
 mod decode;
 mod encode;
 mod error;
@@ -17,6 +18,7 @@ mod system;
 use std::fmt;
 
 pub use chain_state::ChainState;
+pub use chains::chains;
 pub use decode::{ReadRule, ReadSet, ReadTable};
 pub use error::{NftError, Refusal};
 #[cfg(test)]

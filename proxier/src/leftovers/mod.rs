@@ -1,18 +1,24 @@
-//! Traces of modes that do not run: an earlier kube-proxy's, of whatever make.
+//! State left behind by inactive modes, ours or upstream's.
 //!
-//! In: a family, and which mode runs, if any does. Out: the kernel without the traces of all others.
-//! Must not know: Services. Where there is nothing to remove, it costs a few questions to the kernel and no program.
+//! In: a family, and the active mode if there is one. Out: the kernel without the state of all other modes. Where there is
+//! nothing to remove, it costs a few netlink requests and no program. A family's thread never does it: see [`Worker`].
+
+mod chains;
+mod nf_tables;
+mod worker;
 
 use tracing::{info, warn};
 
 use crate::backend::SyncError;
 use crate::family::IpFamily;
 use crate::ipvs::{self, Remains};
-use crate::kernel::{Flavour, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, delete_table};
+use crate::kernel::{Flavour, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, Turns, delete_table};
 use crate::netfilter::iptables::Table;
 use crate::nftables::TABLE as NFTABLES_TABLE;
 use crate::xtables::Owned;
 use crate::{iptables, kernel::LinkError};
+
+pub use self::worker::{Removal, Worker};
 
 /// A mode at work, whose traces are no leftovers; with the flavour of its iptables, as far as it can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,19 +49,23 @@ impl Running {
     }
 }
 
-/// Removes all traces of kube-proxy in a family but those of the mode that runs. What another program made stays. While
-/// `patient`, connections through IPVS may end by themselves; that has to be asked again then.
+/// Removes all state of kube-proxy in a family but that of the mode that runs: what packets meet first, then the rest, in steps
+/// between the syncs' `turns`. What another program made stays. While `patient`, connections through IPVS may end by
+/// themselves; then it has to be called again.
 ///
 /// # Errors
 /// All that went wrong, and what stays; what could be removed is removed.
-pub fn remove(family: IpFamily, running: Option<Running>, patient: bool) -> Result<(), Vec<SyncError>> {
+pub fn remove(family: IpFamily, running: Option<Running>, patient: bool, turns: &Turns) -> Result<(), Vec<SyncError>> {
     let mut errors = Vec::new();
     let mut ipvs_was_here = false;
     for flavour in Flavour::ALL {
         let in_use = running.filter(|running| running.uses(flavour));
-        match remove_rules(family, flavour, in_use) {
-            Ok(found) => ipvs_was_here |= found,
-            Err(found) => errors.extend(found),
+        match remove_rules(family, flavour, in_use, turns) {
+            Ok((found, kept)) => {
+                ipvs_was_here |= found;
+                errors.extend(kept);
+            }
+            Err(error) => errors.push(SyncError(format!("{family}: iptables, flavour {flavour}: {error}"))),
         }
     }
     if !matches!(running, Some(Running::Ipvs(_))) {
@@ -79,32 +89,46 @@ fn remove_table(family: IpFamily) -> Result<(), SyncError> {
     Ok(())
 }
 
-/// Removes chains and jumps of one flavour. Whether IPVS mode had some, which tells that there is more of it.
-fn remove_rules(family: IpFamily, flavour: Flavour, in_use: Option<Running>) -> Result<bool, Vec<SyncError>> {
-    let told = |error: &dyn std::fmt::Display| SyncError(format!("{family}: iptables, flavour {flavour}: {error}"));
-    let (tables, mut tools) = match SystemIptables::find_existing(family, flavour) {
-        Ok((tables, _)) if tables.is_empty() => return Ok(false),
-        // Not an error for kube-proxy either: nobody needs the programs of both.
-        Ok((_, None)) => {
+/// Removes chains and jumps of one flavour. Returns whether IPVS mode had some, which tells that there is more of it, and what could
+/// not be removed.
+fn remove_rules(
+    family: IpFamily,
+    flavour: Flavour,
+    in_use: Option<Running>,
+    turns: &Turns,
+) -> Result<(bool, Vec<SyncError>), SyncError> {
+    let found = SystemIptables::find_existing(family, flavour).map_err(|error| SyncError(error.to_string()))?;
+    let (tables, mut tools) = match found {
+        (tables, _) if tables.is_empty() => return Ok((false, Vec::new())),
+        // Not an error for kube-proxy either: no node needs the programs of both.
+        (_, None) => {
             warn!(
                 "{family}: there are tables of iptables, flavour {flavour}, and no programs in PATH to look into them; \
                  what a kube-proxy left there stays"
             );
-            return Ok(false);
+            return Ok((false, Vec::new()));
         }
-        Ok((tables, Some(tools))) => (tables, tools),
-        Err(error) => return Err(vec![told(&error)]),
+        (tables, Some(tools)) => (tables, tools.between_turns(turns.clone())),
     };
-    let ipvs_was_here =
-        tables.contains(&Table::Filter) && ipvs::was_here(&mut tools).map_err(|error| vec![told(&error)])?;
+    let ipvs_was_here = tables.contains(&Table::Filter) && ipvs::was_here(&mut tools)?;
     let leftovers = match in_use {
         Some(Running::Iptables(_)) => ipvs::owned(),
         Some(Running::Ipvs(_)) => iptables::owned(),
         Some(Running::Nftables) | None => iptables::owned().and(ipvs::owned()),
     };
-    let removed = leftovers.remove(&mut tools, &tables, in_use.and_then(Running::owned).as_ref());
-    removed.map_err(|errors| errors.iter().map(|error| told(error)).collect::<Vec<_>>())?;
-    Ok(ipvs_was_here)
+    let running = in_use.and_then(Running::owned);
+    let mut errors = Vec::new();
+    // Nat first: it has nearly all, and what is looked through for the other tables is less then.
+    let (nat, others): (Vec<Table>, Vec<Table>) = tables.into_iter().partition(|table| *table == Table::Nat);
+    for table in nat.into_iter().chain(others) {
+        let unwanted = leftovers.unwanted(table, running.as_ref());
+        errors.extend(match flavour {
+            Flavour::Legacy => unwanted.remove(&mut tools),
+            Flavour::Nft => nf_tables::remove(family, unwanted, &mut tools, turns),
+        });
+    }
+    let told = |SyncError(error)| SyncError(format!("{family}: iptables, flavour {flavour}: {error}"));
+    Ok((ipvs_was_here, errors.into_iter().map(told).collect()))
 }
 
 /// Removes what IPVS mode has besides rules, after those.

@@ -1,0 +1,93 @@
+//! Deleting many chains of the nf_tables flavour over netlink, in steps of some milliseconds.
+//!
+//! iptables-nft-restore reads all chains of a table for any change and is quadratic in the chains of one transaction: deleting
+//! 77,000 chains with it takes longer than its deadline. The kernel itself empties or deletes a chain in constant time. All
+//! chains are emptied first: then none leads to another, and those that cannot be deleted are what foreign rules refer to. Reading
+//! the rules to find out would take the kernel time in the square of their number.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::kernel::Turns;
+use crate::kernel::nftables::{NftError, NftTables, Refusal, SystemNftables, chains};
+use crate::netfilter::nft::{Name, Operation, Table, Transaction};
+
+/// How long one step should take: a sync waits that long at most.
+const STEP: Duration = Duration::from_millis(40);
+
+/// Chains in the first step; later ones are sized by how long the step before took. Each commit has the kernel look at every
+/// chain of every table (`nf_tables_commit`), some 20 ms for 77,000, so small steps would cost time in the square of the chains.
+const FIRST_STEP: usize = 1000;
+const STEP_SIZES: (usize, usize) = (1000, 10_000);
+
+/// Empties those chains of a table that `unwanted` accepts and deletes them. Returns those that something else refers to: they stay,
+/// emptied.
+///
+/// # Errors
+/// If the table cannot be read or the kernel refuses a deletion for another reason than such a reference.
+pub(super) fn delete(
+    table: &Table,
+    turns: &Turns,
+    unwanted: &dyn Fn(&str) -> bool,
+) -> Result<BTreeSet<Name>, NftError> {
+    let (mut names, complete) = chains(table)?;
+    names.retain(|name| unwanted(name));
+    let mut deleter = Deleter { table, turns, kernel: SystemNftables::default(), size: FIRST_STEP };
+    deleter.apply(&names, Operation::FlushChain)?;
+    let in_use = deleter.apply(&names, Operation::DeleteChain)?;
+    if complete || !in_use.is_empty() { Ok(in_use) } else { Err(NftError::Restless) }
+}
+
+struct Deleter<'a> {
+    table: &'a Table,
+    turns: &'a Turns,
+    kernel: SystemNftables,
+    size: usize,
+}
+
+impl Deleter<'_> {
+    /// Does the same to each chain, in steps. Returns the chains that something refers to.
+    fn apply(&mut self, chains: &[Name], operation: fn(Name) -> Operation) -> Result<BTreeSet<Name>, NftError> {
+        let (mut rest, mut in_use) = (chains, BTreeSet::new());
+        let turns = self.turns;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(self.size.min(rest.len()));
+            let (refused, took) = turns.step(|_| {
+                let begun = Instant::now();
+                Some((self.step(now.to_vec(), operation), begun.elapsed()))
+            });
+            in_use.extend(refused?);
+            let per_step = STEP.as_micros() * now.len() as u128 / took.as_micros().max(1);
+            let (least, most) = STEP_SIZES;
+            self.size = usize::try_from(per_step).unwrap_or(most).clamp(least, most.min(self.size * 2));
+            rest = later;
+        }
+        Ok(in_use)
+    }
+
+    /// One batch, and again without the chains that are in use or gone already.
+    fn step(&mut self, mut chains: Vec<Name>, operation: fn(Name) -> Operation) -> Result<Vec<Name>, NftError> {
+        let mut in_use = Vec::new();
+        while !chains.is_empty() {
+            let mut transaction = Transaction::on(self.table.clone());
+            chains.iter().cloned().map(operation).for_each(|operation| transaction.push(operation));
+            let refusals = match self.kernel.apply(&transaction, None) {
+                Err(NftError::Refused(refusals)) if refusals.iter().all(is_about_a_chain) => refusals,
+                result => return result.map(|_| in_use),
+            };
+            for Refusal { operation, errno, .. } in refusals.iter().rev() {
+                let Some(index) = operation.filter(|index| *index < chains.len()) else { continue };
+                let chain = chains.remove(index);
+                if *errno != libc::ENOENT {
+                    in_use.push(chain);
+                }
+            }
+        }
+        Ok(in_use)
+    }
+}
+
+/// The chain is gone, or something refers to it.
+fn is_about_a_chain(refusal: &Refusal) -> bool {
+    refusal.operation.is_some() && matches!(refusal.errno, libc::ENOENT | libc::EBUSY | libc::EMLINK)
+}

@@ -1,0 +1,89 @@
+//! Removing jumps and chains from a table of the nf_tables flavour: the jumps by the tool, which knows their words, then the
+//! chains over netlink.
+
+use std::collections::BTreeSet;
+
+use super::chains;
+use crate::backend::SyncError;
+use crate::family::IpFamily;
+use crate::kernel::IptablesTool;
+use crate::kernel::Turns;
+use crate::kernel::nftables::chains as names_of;
+use crate::netfilter::Restore;
+use crate::netfilter::iptables::Chain;
+use crate::netfilter::nft::{Name, Table};
+use crate::xtables::{Unwanted, in_use};
+
+/// How many copies of a jump are removed at most; more than two come from no kube-proxy.
+const COPIES: usize = 16;
+
+const UNKNOWN_RULE: &str =
+    "it is not among what iptables-save prints, perhaps a verdict map's element (nft list ruleset)";
+
+/// Removes all that is unwanted. Returns what could not be removed, and why.
+pub(super) fn remove(
+    family: IpFamily,
+    unwanted: Unwanted<'_>,
+    tool: &mut dyn IptablesTool,
+    turns: &Turns,
+) -> Vec<SyncError> {
+    try_remove(family, unwanted, tool, turns).unwrap_or_else(|error| vec![error])
+}
+
+fn try_remove(
+    family: IpFamily,
+    unwanted: Unwanted<'_>,
+    tool: &mut dyn IptablesTool,
+    turns: &Turns,
+) -> Result<Vec<SyncError>, SyncError> {
+    let table = Table { family, name: unwanted.table.name().into() };
+    let is_unwanted = |name: &str| Chain::parse(name).is_some_and(|chain| unwanted.has(&chain));
+    let (names, _) = names_of(&table)?;
+    if !names.iter().any(|name| is_unwanted(name)) {
+        return Ok(Vec::new());
+    }
+    let exists = |chain: &Chain| names.binary_search_by(|name| (**name).cmp(chain.as_str())).is_ok();
+    remove_jumps(unwanted, tool, &exists)?;
+    let kept = chains::delete(&table, turns, &is_unwanted)?;
+    if kept.is_empty() { Ok(Vec::new()) } else { name_rules(unwanted, tool, kept) }
+}
+
+/// Removes the jumps to chains that exist, each as often as it is there.
+fn remove_jumps(
+    unwanted: Unwanted<'_>,
+    tool: &mut dyn IptablesTool,
+    exists: &dyn Fn(&Chain) -> bool,
+) -> Result<(), SyncError> {
+    let mut failed = false;
+    for _ in 0..COPIES {
+        let mut restore = Restore::default();
+        for jump in unwanted.jumps().filter(|jump| exists(&jump.to)) {
+            if tool.has_rule(jump.table, jump.from, &jump.rule)? {
+                restore.remove(jump.table, jump.from, &jump.rule);
+            }
+        }
+        if restore.is_empty() {
+            break;
+        }
+        match tool.restore(&restore) {
+            Ok(()) => failed = false,
+            Err(error) if failed => return Err(SyncError(error.message)),
+            // It may have been ended early after its commit: another look tells what is left.
+            Err(_) => failed = true,
+        }
+    }
+    Ok(())
+}
+
+fn name_rules(
+    unwanted: Unwanted<'_>,
+    tool: &mut dyn IptablesTool,
+    kept: BTreeSet<Name>,
+) -> Result<Vec<SyncError>, SyncError> {
+    let references = tool.references(unwanted.table, &|chain| unwanted.has(chain))?;
+    let error = |chain: Chain| {
+        let rule = references.get(&chain).map_or(UNKNOWN_RULE, String::as_str);
+        in_use(unwanted.table, &chain, rule)
+    };
+    Ok(kept.iter().filter_map(|name| Chain::parse(name)).map(error).collect())
+}

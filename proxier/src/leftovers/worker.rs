@@ -1,0 +1,109 @@
+//! The thread that removes leftovers, so that no sync waits for it.
+
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::backend::{SyncError, pause_after};
+use crate::family::IpFamily;
+use crate::kernel::cpu_time;
+
+/// How many problems are named at a time.
+const NAMED: usize = 10;
+
+/// The longest pause before the next attempt.
+const MAX_PAUSE: Duration = Duration::from_secs(600);
+
+/// Removes leftovers; the errors tell what stays.
+pub type Removal = Box<dyn FnMut() -> Result<(), Vec<SyncError>> + Send>;
+
+/// A family's thread that removes leftovers until none are left. It ends then, or between two attempts once this is
+/// dropped.
+#[derive(Debug)]
+pub struct Worker(SyncSender<()>);
+
+impl Worker {
+    /// Starts the thread. It does nothing until it is woken.
+    ///
+    /// # Errors
+    /// If the kernel has no room for a thread.
+    pub fn start(family: IpFamily, removal: Removal) -> io::Result<Self> {
+        // One wake that waits is as good as many.
+        let (sender, wakes) = sync_channel(1);
+        std::thread::Builder::new().name(format!("leftovers-{family}")).spawn(move || run(family, removal, &wakes))?;
+        Ok(Self(sender))
+    }
+
+    /// Asks for an attempt, and returns at once. False once there is nothing left to do.
+    #[must_use]
+    pub fn wake(&self) -> bool {
+        !matches!(self.0.try_send(()), Err(TrySendError::Disconnected(())))
+    }
+}
+
+fn run(family: IpFamily, mut removal: Removal, wakes: &Receiver<()>) {
+    let (mut not_before, mut logged) = (Instant::now(), Vec::new());
+    while wakes.recv().is_ok() {
+        if Instant::now() < not_before {
+            continue;
+        }
+        let (begun, cpu) = (Instant::now(), cpu_time());
+        let Err(errors) = removal() else {
+            if !logged.is_empty() {
+                info!("{family}: removed the last leftovers of inactive modes");
+            }
+            return;
+        };
+        // The CPU time includes the tools that syncs ran meanwhile.
+        let effort = cpu_time().saturating_sub(cpu).min(begun.elapsed());
+        not_before = Instant::now() + pause_after(effort).min(MAX_PAUSE);
+        let mut errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        errors.sort_unstable();
+        if errors != logged {
+            report(family, &errors);
+            logged = errors;
+        }
+    }
+}
+
+fn report(family: IpFamily, errors: &[String]) {
+    for error in errors.iter().take(NAMED) {
+        warn!("{family}: leftovers of another mode stay for now: {error}");
+    }
+    if let Some(more) = errors.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        warn!("{family}: leftovers of another mode stay for now for {more} more reasons");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_wake_never_waits_and_attempts_go_on_until_one_succeeds() {
+        let (attempt, attempts) = channel();
+        let (finish, may_finish) = channel::<bool>();
+        let removal = Box::new(move || {
+            attempt.send(()).expect("it is received");
+            if may_finish.recv().expect("an answer") { Ok(()) } else { Err(vec![SyncError("in use".into())]) }
+        });
+        let worker = Worker::start(IpFamily::V4, removal).expect("a thread");
+        assert!(worker.wake());
+        attempts.recv().expect("an attempt");
+        // It is at work: these return all the same.
+        assert!(worker.wake() && worker.wake());
+        finish.send(false).expect("it waits for it");
+        // After a pause that is a hundred times what the attempt took.
+        let second = std::iter::repeat_with(|| worker.wake()).take_while(|left| *left);
+        let second = second.take(100_000).find(|_| attempts.recv_timeout(Duration::from_millis(1)).is_ok());
+        assert_eq!(second, Some(true));
+        finish.send(true).expect("it waits for it");
+        while worker.wake() {
+            std::thread::yield_now();
+        }
+    }
+}
