@@ -107,3 +107,40 @@ fn a_change_that_fails_for_want_of_what_was_flushed_brings_everything_back() {
     node.sync(None);
     assert_eq!(kernel.to_string(), before);
 }
+
+#[test]
+fn hundreds_of_refused_service_ports_among_thousands_cost_few_tool_runs_now_and_later() {
+    for naming_the_line in [false, true] {
+        let kernel = FakeIptables::default();
+        kernel.refuse(Some("-m recent"), naming_the_line);
+        let mut node = Node::on(&kernel);
+        node.services(0..1000, 100..300);
+        let stats = node.sync(Some(Scope::Full));
+        assert_eq!((stats.rejected.len(), node.service_chains()), (200, 800 * 6), "{naming_the_line}");
+        let first = kernel.restores();
+        assert!(first < 20, "{first} tool runs");
+        // They are tried again, and nothing is looked for anew.
+        node.tracker.take_scope();
+        node.tracker.want(stats.rejected.into_iter().map(|rejected| rejected.port));
+        let stats = node.sync(None);
+        assert_eq!((stats.rejected.len(), stats.full, node.service_chains()), (200, false, 800 * 6));
+        assert!(kernel.restores() - first < 8, "{} more", kernel.restores() - first);
+        // Once the tool takes them, they are programmed.
+        kernel.refuse(None, false);
+        node.tracker.want(stats.rejected.into_iter().map(|rejected| rejected.port));
+        assert_eq!((node.sync(None).rejected.len(), node.service_chains()), (0, 1000 * 6));
+    }
+}
+
+#[test]
+fn refused_values_are_told_apart_from_rules_of_the_same_kind() {
+    for naming_the_line in [false, true] {
+        let kernel = FakeIptables::default();
+        // Services 70 to 79.
+        kernel.refuse(Some("ns/svc-7"), naming_the_line);
+        let mut node = Node::on(&kernel);
+        node.services(10..100, 0..0);
+        let stats = node.sync(Some(Scope::Full));
+        assert_eq!((stats.rejected.len(), node.service_chains()), (10, 80 * 6), "{naming_the_line}");
+    }
+}

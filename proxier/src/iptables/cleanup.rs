@@ -4,7 +4,7 @@
 //! Other chains that begin with KUBE- are the kubelet's or a network plugin's and stay, as do jumps to them.
 
 use super::{base, names};
-use crate::netfilter::iptables::Table;
+use crate::netfilter::iptables::{Chain, Table};
 use crate::xtables::{Owned, Place};
 
 const CHAINS: [Place; 14] = [
@@ -30,4 +30,9 @@ pub fn owned() -> Owned {
     let mut jumps = base::jumps();
     jumps.retain(|jump| jump.to != names::KUBELET_FIREWALL);
     Owned { jumps, chains: CHAINS.to_vec(), services: vec![names::is_of_service] }
+}
+
+/// Whether a chain of nat is one of the mode's.
+pub(super) fn is_own_in_nat(chain: &Chain) -> bool {
+    names::is_of_service(chain) || CHAINS.contains(&(Table::Nat, *chain))
 }

@@ -88,6 +88,7 @@ fn render(
         observed: Some(&observed),
         changed: None,
         rejected: &HashMap::new(),
+        in_use: &HashMap::new(),
         batch,
         deletion_interval: Duration::ZERO,
         now: Instant::now(),

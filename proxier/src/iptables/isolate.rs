@@ -1,82 +1,214 @@
-//! Finding the Service ports that the tool refuses when it does not say which lines.
+//! Finding the Service ports whose rules the tool refuses, in a bounded number of tool runs.
 //!
-//! In: Service ports, one of which is at fault. Out: those that are refused on their own, found by halving.
-//! Must not know: why. The legacy flavour names no line when the kernel refuses.
+//! The legacy flavour names no line when the kernel refuses, and both flavours name only the first line that the tool itself
+//! does not understand. A test of a group tells whether it has a refused one: with hundreds of them halving takes thousands of
+//! runs. But what is refused is mostly an extension that the kernel or the tool lacks, so Service ports whose rules use the
+//! same options are refused or taken together.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
 
 use super::names::{MARK_MASQ, PROBE};
 use super::render::{PortView, SHARED};
 use super::settings::Settings;
-use crate::kernel::iptables::IptablesTool;
+use crate::kernel::iptables::{IptablesTool, RestoreError};
 use crate::model::{CategorizedEndpoints, ServicePortName, Snapshot};
 use crate::netfilter::Restore;
-use crate::netfilter::iptables::Table;
+use crate::netfilter::iptables::{Rule, Table};
 
-/// How many are looked for at a time: with these left out, the next attempt tells whether there are more.
-const MAX_CULPRITS: usize = 50;
+/// A refused Service port and why.
+pub(super) type Culprit = (ServicePortName, String);
 
-/// Those of `candidates` that are refused even alone, each with the tool's words; none if all together are taken, or
-/// if the tool refuses everything.
-pub(super) fn culprits(
-    tool: &mut dyn IptablesTool,
-    snapshot: &Snapshot<'_>,
-    settings: &Settings,
-    candidates: Vec<&ServicePortName>,
-) -> Vec<(ServicePortName, String)> {
-    if attempt(tool, snapshot, settings, &[]).is_err() {
-        return Vec::new();
-    }
-    let mut culprits = Vec::new();
-    let mut rest = vec![candidates];
-    while let Some(group) = rest.pop() {
-        let Err(reason) = attempt(tool, snapshot, settings, &group) else { continue };
-        if let [alone] = group[..] {
-            culprits.push((alone.clone(), reason));
-        } else {
-            let (a, b) = group.split_at(group.len() / 2);
-            rest.extend([a.to_vec(), b.to_vec()]);
-        }
-        if culprits.len() >= MAX_CULPRITS {
-            break;
-        }
-    }
-    culprits
+/// What one search may cost: so many tests, or so long if that is more. What is not told apart by then is left out as a group,
+/// and told apart in later searches.
+const TESTS: usize = 40;
+const TIME: Duration = Duration::from_secs(10);
+
+/// What a search needs to know.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Search<'a> {
+    pub snapshot: &'a Snapshot<'a>,
+    pub settings: &'a Settings,
 }
 
-/// Writes the Service ports' own chains, which nothing may lead to yet, and their other rules into a chain that nothing
-/// ever leads to.
-fn attempt(
-    tool: &mut dyn IptablesTool,
-    snapshot: &Snapshot<'_>,
-    settings: &Settings,
-    ports: &[&ServicePortName],
-) -> Result<(), String> {
-    const PROBED: [Table; 2] = [Table::Filter, Table::Nat];
-    let mut restore = Restore::default();
-    for table in PROBED {
-        restore.declare(table, PROBE, None);
+/// Service ports whose rules use the same options.
+type Group<'a> = Vec<&'a ServicePortName>;
+
+impl<'a> Search<'a> {
+    /// The refused ones of `candidates`; `None` if the tool refuses everything.
+    pub fn culprits(self, tool: &mut dyn IptablesTool, candidates: &[&'a ServicePortName]) -> Option<Vec<Culprit>> {
+        let mut run = Run { search: self, tool, tests: 0, begun: Instant::now() };
+        run.test(&[]).ok()?;
+        let culprits = run.culprits(self.groups(candidates));
+        run.clean_up();
+        Some(culprits)
     }
-    let marks = super::base::chains(settings).into_iter().filter(|(_, chain, _)| *chain == MARK_MASQ);
-    for (table, chain, rules) in marks {
-        restore.chain(table, chain, &rules, None);
+
+    /// The same among those whose rules use the same options as those of a Service port that was refused.
+    pub fn alike(
+        self,
+        tool: &mut dyn IptablesTool,
+        refused: &[Culprit],
+        candidates: &[&'a ServicePortName],
+    ) -> Vec<Culprit> {
+        let known: HashSet<u64> = refused.iter().map(|(name, _)| self.signature(name)).collect();
+        let alike: Group<'a> =
+            candidates.iter().copied().filter(|name| known.contains(&self.signature(name))).collect();
+        if alike.is_empty() { Vec::new() } else { self.culprits(tool, &alike).unwrap_or_default() }
     }
-    for name in ports {
-        let Some(port) = snapshot.ports.get(*name) else { continue };
-        let endpoints = snapshot.endpoints.of(name);
-        let categorized = CategorizedEndpoints::of(&endpoints, port, snapshot.node);
-        let mut view = PortView::new(name, port, &categorized, settings, false);
-        for ((table, _), rules) in SHARED.iter().zip(view.shared()) {
-            for rule in &rules {
-                restore.append(*table, PROBE, rule, None);
+
+    fn groups(self, candidates: &[&'a ServicePortName]) -> Vec<Group<'a>> {
+        let mut signed: Vec<_> = candidates.iter().map(|name| (self.signature(name), *name)).collect();
+        signed.sort_unstable();
+        signed.chunk_by(|a, b| a.0 == b.0).map(|group| group.iter().map(|(_, name)| *name).collect()).collect()
+    }
+
+    /// Stands for the options that a Service port's rules use, whatever their values.
+    fn signature(self, name: &ServicePortName) -> u64 {
+        let mut options = BTreeSet::new();
+        let mut text = String::new();
+        self.rules(name, &mut |rules| {
+            for rule in rules {
+                text.clear();
+                rule.write_to(&mut text);
+                options.insert(options_of(&text));
+            }
+        });
+        let mut hasher = DefaultHasher::new();
+        options.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn rules(self, name: &ServicePortName, each: &mut dyn FnMut(&[Rule])) {
+        let Some(port) = self.snapshot.ports.get(name) else { return };
+        let endpoints = self.snapshot.endpoints.of(name);
+        let categorized = CategorizedEndpoints::of(&endpoints, port, self.snapshot.node);
+        let mut view = PortView::new(name, port, &categorized, self.settings, false);
+        view.shared().iter().for_each(|rules| each(rules));
+        view.own(|_, rules| each(&rules));
+    }
+}
+
+/// The options, extensions and targets of a rule, without values, comments and our chains.
+fn options_of(rule: &str) -> String {
+    let (mut options, mut keep) = (String::new(), false);
+    for part in rule.split('"').step_by(2) {
+        for word in part.split_whitespace() {
+            let option = word.starts_with('-') || word == "!";
+            if option || (keep && !word.starts_with("KUBE-")) {
+                options.push_str(word);
+                options.push(' ');
+            }
+            keep = matches!(word, "-m" | "-j" | "-g" | "-p");
+        }
+    }
+    options
+}
+
+struct Run<'a, 'b> {
+    search: Search<'a>,
+    tool: &'b mut dyn IptablesTool,
+    tests: usize,
+    begun: Instant,
+}
+
+impl<'a> Run<'a, '_> {
+    fn culprits(&mut self, groups: Vec<Group<'a>>) -> Vec<Culprit> {
+        let mut culprits = Vec::new();
+        let mut waiting = VecDeque::from([groups]);
+        while let Some(mut groups) = waiting.pop_front() {
+            let members: Group<'a> = groups.iter().flatten().copied().collect();
+            if self.tests >= TESTS && self.begun.elapsed() >= TIME {
+                let reason =
+                    format!("one of {} Service ports is refused, which one is still to be found", members.len());
+                culprits.extend(members.into_iter().map(|name| (name.clone(), reason.clone())));
+                continue;
+            }
+            let Err(error) = self.test(&members) else { continue };
+            if groups.len() > 1 {
+                let rest = groups.split_off(groups.len() / 2);
+                waiting.extend([groups, rest]);
+                continue;
+            }
+            match members[..] {
+                [alone] => culprits.push((alone.clone(), error.message)),
+                [first, .., last] if self.is_refused(first) && self.is_refused(last) => {
+                    let reason = format!("{}; as all {} with rules of this kind", error.message, members.len());
+                    culprits.extend(members.into_iter().map(|name| (name.clone(), reason.clone())));
+                }
+                _ => {
+                    let (a, b) = members.split_at(members.len() / 2);
+                    waiting.extend([vec![a.to_vec()], vec![b.to_vec()]]);
+                }
             }
         }
-        view.own(|chain, rules| restore.chain(Table::Nat, chain, &rules, None));
+        culprits
     }
-    let result = tool.restore(&restore).map_err(|error| error.message);
-    let mut remove = Restore::default();
-    for table in PROBED {
-        remove.delete(table, PROBE);
+
+    fn is_refused(&mut self, name: &ServicePortName) -> bool {
+        self.test(&[name]).is_err()
     }
-    // Nothing leads there: at worst an idle chain stays.
-    let _ = tool.restore(&remove);
-    result
+
+    /// Writes the Service ports' own chains, which nothing may lead to yet, and their other rules into a chain that nothing
+    /// ever leads to. Of more than a transaction should have, some from all over are tested.
+    fn test(&mut self, ports: &[&ServicePortName]) -> Result<(), RestoreError> {
+        self.tests += 1;
+        let Search { snapshot, settings, .. } = self.search;
+        let mut restore = Restore::default();
+        for table in PROBED {
+            restore.declare(table, PROBE, None);
+        }
+        let marks = super::base::chains(settings).into_iter().filter(|(_, chain, _)| *chain == MARK_MASQ);
+        for (table, chain, rules) in marks {
+            restore.chain(table, chain, &rules, None);
+        }
+        for name in spread(ports) {
+            let Some(port) = snapshot.ports.get(name).filter(|_| restore.chains() < self.tool.batch()) else {
+                continue;
+            };
+            let endpoints = snapshot.endpoints.of(name);
+            let categorized = CategorizedEndpoints::of(&endpoints, port, snapshot.node);
+            let mut view = PortView::new(name, port, &categorized, settings, false);
+            for ((table, _), rules) in SHARED.iter().zip(view.shared()) {
+                rules.iter().for_each(|rule| restore.append(*table, PROBE, rule, None));
+            }
+            view.own(|chain, rules| restore.chain(Table::Nat, chain, &rules, None));
+        }
+        self.tool.restore(&restore)
+    }
+
+    /// Nothing leads there: at worst an idle chain stays.
+    fn clean_up(&mut self) {
+        let mut remove = Restore::default();
+        PROBED.into_iter().for_each(|table| remove.delete(table, PROBE));
+        let _ = self.tool.restore(&remove);
+    }
+}
+
+const PROBED: [Table; 2] = [Table::Filter, Table::Nat];
+
+/// All, so that any first few of them are from all over.
+fn spread<'a>(ports: &[&'a ServicePortName]) -> impl Iterator<Item = &'a ServicePortName> {
+    const STRIDE: usize = 64;
+    (0..STRIDE).flat_map(move |start| ports.iter().skip(start).step_by(STRIDE).copied().collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_that_differ_only_in_values_use_the_same_options() {
+        let rule = |address: &str, comment: &str| {
+            format!(
+                " -d {address}/32 -p tcp -m comment --comment \"{comment}\" -m tcp --dport 80 -j KUBE-SVC-{comment}"
+            )
+        };
+        let options = options_of(&rule("10.0.0.1", "A"));
+        assert_eq!(options, "-d -p tcp -m comment --comment -m tcp --dport -j ");
+        assert_eq!(options_of(&rule("10.0.0.2", "B")), options);
+        assert_ne!(options_of(&(rule("10.0.0.2", "B") + " -m recent --set")), options);
+        assert_eq!(options_of(" -j DROP"), "-j DROP ");
+    }
 }

@@ -5,6 +5,7 @@
 
 mod base;
 mod cleanup;
+mod deletion;
 mod expected;
 mod host;
 mod isolate;
@@ -21,7 +22,9 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 pub use self::cleanup::owned;
+use self::deletion::InUse;
 pub use self::expected::{HostFacts, Part, expected, expected_parts};
+use self::isolate::{Culprit, Search};
 pub use self::names::is_of_service_port;
 use self::plan::{Input, Transaction};
 use self::settings::{Features, Settings};
@@ -34,7 +37,6 @@ use crate::family::IpFamily;
 use crate::kernel::iptables::{IptablesTool, RestoreError};
 use crate::kernel::{Host, ToolError, cpu_time};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
-use crate::netfilter::Restore;
 use crate::netfilter::iptables::{Chain, Table};
 use crate::xtables::{Accepted, QuickCheck, Tables};
 
@@ -63,15 +65,18 @@ pub struct Iptables {
     quick: QuickCheck,
     /// How long it took to read all rules last.
     reading: Duration,
+    in_use: InUse,
     next_check: Option<Instant>,
 }
 
 /// An attempt that failed: with the Service ports at fault, if the tool named any.
 #[derive(Debug)]
 struct Failure {
-    ports: Vec<(ServicePortName, String)>,
+    ports: Vec<Culprit>,
     /// The tool named lines, and they belong to no Service port.
     elsewhere: bool,
+    /// Chains that the tool refused to delete.
+    undeletable: Vec<Chain>,
     error: SyncError,
 }
 
@@ -102,6 +107,7 @@ impl Iptables {
             untouched: Untouched::default(),
             quick: QuickCheck::of(&base::ENTRANCES),
             reading: Duration::ZERO,
+            in_use: InUse::default(),
             next_check: None,
         };
         mode.read_liberal();
@@ -127,7 +133,7 @@ impl Iptables {
         changed: Option<&BTreeSet<ServicePortName>>,
         now: Instant,
     ) -> Result<SyncStats, Failure> {
-        let plain = |error| Failure { ports: Vec::new(), elsewhere: true, error };
+        let plain = |error| Failure { ports: Vec::new(), elsewhere: true, undeletable: Vec::new(), error };
         self.quick.forget();
         let mut settings = self.settings(snapshot);
         let changed = changed.filter(|_| self.state.settings.as_ref() == Some(&settings));
@@ -146,18 +152,20 @@ impl Iptables {
             observed: observed.as_ref(),
             changed,
             rejected: &self.rejected,
+            in_use: self.in_use.rules(),
             batch: self.tool.batch(),
             deletion_interval: self.config.periods.sync,
             now,
         };
         let tool = &mut self.tool;
-        let outcome = plan::plan(input, |transaction| {
+        let mut outcome = plan::plan(input, |transaction| {
             tool.restore(transaction.restore).map_err(|error| blame(&transaction, &error))?;
             changes.made(transaction.restore.tables());
             Ok(())
         })?;
         self.untouched.changed(self.tool.as_mut(), &changes);
         self.quick.note(self.tool.as_mut(), changed.is_none(), self.untouched.is_known());
+        self.in_use.note_emptied(std::mem::take(&mut outcome.emptied), outcome.full);
         let written = outcome.written;
         self.state.commit(outcome, settings, now);
         Ok(self.stats(changed.is_none(), written))
@@ -184,7 +192,7 @@ impl Iptables {
 
 /// Who owns the lines that the tool refused.
 fn blame(transaction: &Transaction<'_, '_>, error: &RestoreError) -> Failure {
-    let mut ports: Vec<(ServicePortName, String)> = Vec::new();
+    let mut ports: Vec<Culprit> = Vec::new();
     for &line in &error.lines {
         let owner = transaction.restore.owner(line).and_then(|owner| transaction.owners.get(owner as usize));
         if let Some(&owner) = owner
@@ -197,7 +205,8 @@ fn blame(transaction: &Transaction<'_, '_>, error: &RestoreError) -> Failure {
     // COMMIT is named where the kernel refused and the tool does not know what.
     let known = |line: &usize| transaction.restore.line(*line).is_some_and(|text| text != "COMMIT");
     let elsewhere = ports.is_empty() && error.lines.iter().any(known);
-    Failure { ports, elsewhere, error: SyncError(error.message.clone()) }
+    let undeletable = error.refused_deletions(transaction.restore);
+    Failure { ports, elsewhere, undeletable, error: SyncError(error.message.clone()) }
 }
 
 impl Backend for Iptables {
@@ -213,14 +222,12 @@ impl Backend for Iptables {
     fn sync(&mut self, snapshot: &Snapshot<'_>, scope: &Scope, now: Instant) -> Result<SyncStats, SyncError> {
         let mut changed = match scope {
             Scope::Full => {
-                self.rejected.clear();
+                self.in_use.refresh(self.tool.as_mut())?;
                 None
             }
-            Scope::Changed(changed) => {
-                self.rejected.retain(|port, _| !changed.contains(port));
-                Some(changed.clone())
-            }
+            Scope::Changed(changed) => Some(changed.clone()),
         };
+        self.try_rejected(snapshot, changed.as_ref());
         loop {
             let failure = match self.attempt(snapshot, changed.as_ref(), now) {
                 Ok(stats) => {
@@ -238,14 +245,20 @@ impl Backend for Iptables {
                 changed = None;
                 continue;
             }
+            if !failure.undeletable.is_empty()
+                && self.in_use.refused(self.tool.as_mut(), failure.undeletable, &failure.error.0)
+            {
+                changed = None;
+                continue;
+            }
             if changed.take().is_some() {
                 // What was refused may have changed some tables, and what was known of the kernel may have been wrong:
                 // only the kernel knows what it holds now.
                 continue;
             }
             let mut culprits = failure.ports;
-            if culprits.is_empty() && !failure.elsewhere {
-                culprits = self.isolate(snapshot);
+            if !culprits.is_empty() || !failure.elsewhere {
+                self.isolate(snapshot, &mut culprits);
             }
             if culprits.is_empty() || self.rejected.len() + culprits.len() > MAX_REJECTIONS {
                 return Err(failure.error);
@@ -275,6 +288,7 @@ impl Backend for Iptables {
         }
         let (before, changes) = (cpu_time(), self.untouched.changing(self.tool.as_mut(), true));
         let observed = self.observe();
+        self.release_emptied()?;
         let damage = observed.map(|observed| self.accepted.drift(self.state.expectations(), &observed));
         if matches!(damage, Ok(None)) {
             self.untouched.changed(self.tool.as_mut(), &changes);
@@ -312,31 +326,6 @@ impl Backend for Iptables {
 }
 
 impl Iptables {
-    /// Deletes the chains that a large cluster let wait, if no sync came to do it. Nothing leads to them, so nothing
-    /// else has to be looked at.
-    fn delete_overdue(&mut self, now: Instant) {
-        let interval: Duration = self.config.periods.sync;
-        if self.state.retired.is_empty() || self.state.last_deletion.is_some_and(|at| now - at <= interval) {
-            return;
-        }
-        self.state.last_deletion = Some(now);
-        let mut retired: Vec<Chain> = self.state.retired.iter().copied().collect();
-        names::sort_for_deletion(&mut retired);
-        let mut changes = self.untouched.changing(self.tool.as_mut(), false);
-        for batch in retired.chunks(self.tool.batch()) {
-            let mut restore = Restore::default();
-            batch.iter().for_each(|chain| restore.delete(Table::Nat, *chain));
-            match self.tool.restore(&restore) {
-                Ok(()) => {
-                    changes.made(restore.tables());
-                    batch.iter().for_each(|chain| _ = self.state.retired.remove(chain));
-                }
-                Err(error) => warn!("cannot delete unused chains: {error}"),
-            }
-        }
-        self.untouched.changed(self.tool.as_mut(), &changes);
-    }
-
     /// Looks once more at chains that were just repaired: what still reads differently is printed differently by this
     /// version of iptables, and no damage.
     fn calibrate(&mut self) -> Result<(), SyncError> {
@@ -347,9 +336,41 @@ impl Iptables {
         Ok(())
     }
 
-    fn isolate(&mut self, snapshot: &Snapshot<'_>) -> Vec<(ServicePortName, String)> {
+    /// Adds to `culprits` those that the tool would refuse like them, or looks for some if there are none.
+    fn isolate(&mut self, snapshot: &Snapshot<'_>, culprits: &mut Vec<Culprit>) {
         let settings = self.settings(snapshot);
-        let candidates = snapshot.ports.keys().filter(|name| !self.rejected.contains_key(*name)).collect();
-        isolate::culprits(self.tool.as_mut(), snapshot, &settings, candidates)
+        let known = |name: &&ServicePortName| {
+            self.rejected.contains_key(*name) || culprits.iter().any(|(culprit, _)| culprit == *name)
+        };
+        let candidates: Vec<_> = snapshot.ports.keys().filter(|name| !known(name)).collect();
+        let search = Search { snapshot, settings: &settings };
+        let found = if culprits.is_empty() {
+            search.culprits(self.tool.as_mut(), &candidates).unwrap_or_default()
+        } else {
+            search.alike(self.tool.as_mut(), culprits, &candidates)
+        };
+        culprits.extend(found);
+    }
+
+    /// Tries those again that were refused and are to be looked at, by themselves: all else does not wait for them to be told
+    /// apart again.
+    fn try_rejected(&mut self, snapshot: &Snapshot<'_>, changed: Option<&BTreeSet<ServicePortName>>) {
+        let wanted = |name: &ServicePortName| changed.is_none_or(|changed| changed.contains(name));
+        let again = std::mem::take(&mut self.rejected);
+        let (again, kept): (HashMap<_, _>, HashMap<_, _>) = again.into_iter().partition(|(name, _)| wanted(name));
+        self.rejected = kept;
+        let mut candidates: Vec<_> = again.keys().filter(|name| snapshot.ports.contains_key(*name)).collect();
+        if candidates.is_empty() {
+            return;
+        }
+        candidates.sort_unstable();
+        let settings = self.settings(snapshot);
+        let search = Search { snapshot, settings: &settings };
+        // What is tested is in the kernel as nothing else knows it.
+        self.untouched = Untouched::default();
+        match search.culprits(self.tool.as_mut(), &candidates) {
+            Some(refused) => self.rejected.extend(refused),
+            None => self.rejected.extend(again),
+        }
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Input<'a> {
     pub changed: Option<&'a BTreeSet<ServicePortName>>,
     /// Service ports that the tool refuses: they get no rules.
     pub rejected: &'a HashMap<ServicePortName, String>,
+    /// Chains that foreign rules refer to: they can be emptied, not deleted.
+    pub in_use: &'a HashMap<Chain, String>,
     /// From how many chains on a transaction is cut.
     pub batch: usize,
     /// How long a large cluster's stale chains may wait.
@@ -273,7 +275,15 @@ where
         let mut stale = std::mem::take(&mut self.stale);
         names::sort_for_deletion(&mut stale);
         for chain in stale {
-            self.restore.delete(Table::Nat, chain);
+            if self.input.in_use.contains_key(&chain) {
+                let held = self.input.observed.and_then(|observed| observed.chain(Table::Nat, &chain));
+                if held.is_none_or(|held| held.rules > 0) {
+                    self.restore.declare(Table::Nat, chain, None);
+                }
+                self.outcome.emptied.push(chain);
+            } else {
+                self.restore.delete(Table::Nat, chain);
+            }
             self.flush_if_large()?;
         }
         Ok(())

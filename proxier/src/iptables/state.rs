@@ -90,6 +90,8 @@ pub(super) struct Outcome {
     pub ports: Vec<(ServicePortName, Option<Programmed>)>,
     pub fixed: Vec<((Table, Chain), SavedChain)>,
     pub retired: Vec<Chain>,
+    /// Stale chains that had to stay.
+    pub emptied: Vec<Chain>,
     /// Whether stale chains were deleted, those that waited among them.
     pub deleted: bool,
     pub written: [usize; Table::ALL.len()],

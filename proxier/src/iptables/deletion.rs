@@ -1,0 +1,135 @@
+//! Stale chains: those that wait for their deletion, and those that cannot be deleted.
+//!
+//! A chain that a rule of somebody else refers to cannot be deleted, and one such deletion would have the whole transaction
+//! refused (kubernetes 132516). It is emptied instead, named in the log, and deleted once that rule is gone.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::cleanup::is_own_in_nat;
+use super::{Iptables, names};
+use crate::kernel::ToolError;
+use crate::kernel::iptables::{IptablesTool, RestoreError};
+use crate::netfilter::Restore;
+use crate::netfilter::iptables::{Chain, Table};
+use crate::xtables::in_use;
+
+/// Chains of Service ports that foreign rules refer to.
+#[derive(Debug, Default)]
+pub(super) struct InUse {
+    /// With the rule, or the tool's words if the rule is not among those that it prints.
+    rules: HashMap<Chain, String>,
+    /// Stale ones, which are left empty.
+    emptied: HashSet<Chain>,
+}
+
+impl InUse {
+    /// The chains, each with what refers to it.
+    pub fn rules(&self) -> &HashMap<Chain, String> {
+        &self.rules
+    }
+
+    /// Looks again which chains are referred to, if any was.
+    pub fn refresh(&mut self, tool: &mut dyn IptablesTool) -> Result<(), ToolError> {
+        if !self.rules.is_empty() {
+            self.rules = tool.references(Table::Nat, &is_own_in_nat)?;
+        }
+        Ok(())
+    }
+
+    /// The tool refused to delete these. Returns whether that is news.
+    pub fn refused(&mut self, tool: &mut dyn IptablesTool, chains: Vec<Chain>, error: &str) -> bool {
+        let known = self.rules.len();
+        // Without an answer, what was refused is known all the same.
+        self.rules.extend(tool.references(Table::Nat, &is_own_in_nat).unwrap_or_default());
+        chains.into_iter().for_each(|chain| _ = self.rules.entry(chain).or_insert_with(|| error.to_owned()));
+        self.rules.len() > known
+    }
+
+    /// Notes which stale chains a sync left empty, and says so once. `full`: these are all.
+    pub fn note_emptied(&mut self, emptied: Vec<Chain>, full: bool) {
+        if full {
+            let gone = |chain: &&Chain| !emptied.contains(chain);
+            self.emptied.iter().filter(gone).for_each(|chain| info!("chain {chain} of table nat is no longer kept"));
+            self.emptied.retain(|chain| emptied.contains(chain));
+        }
+        for chain in emptied {
+            if self.emptied.insert(chain) {
+                let rule = self.rules.get(&chain).map_or("", String::as_str);
+                warn!("{}", in_use(Table::Nat, &chain, rule));
+            }
+        }
+    }
+}
+
+/// The deletion of stale chains, but for those that can only be emptied.
+fn deletion(chains: &[Chain], in_use: &InUse) -> Restore {
+    let mut restore = Restore::default();
+    for chain in chains {
+        if in_use.rules.contains_key(chain) {
+            restore.declare(Table::Nat, *chain, None);
+        } else {
+            restore.delete(Table::Nat, *chain);
+        }
+    }
+    restore
+}
+
+impl Iptables {
+    /// Deletes the chains that a large cluster let wait, if no sync came to do it. Nothing of ours leads to them, so nothing
+    /// else has to be looked at.
+    pub(super) fn delete_overdue(&mut self, now: Instant) {
+        let interval: Duration = self.config.periods.sync;
+        if self.state.retired.is_empty() || self.state.last_deletion.is_some_and(|at| now - at <= interval) {
+            return;
+        }
+        self.state.last_deletion = Some(now);
+        let mut retired: Vec<Chain> = self.state.retired.iter().copied().collect();
+        names::sort_for_deletion(&mut retired);
+        let mut changes = self.untouched.changing(self.tool.as_mut(), false);
+        for batch in retired.chunks(self.tool.batch()) {
+            match self.delete(batch) {
+                Ok(tables) => {
+                    changes.made(tables);
+                    batch.iter().for_each(|chain| _ = self.state.retired.remove(chain));
+                    let emptied = batch.iter().copied().filter(|chain| self.in_use.rules.contains_key(chain)).collect();
+                    self.in_use.note_emptied(emptied, false);
+                }
+                Err(error) => warn!("{}: cannot delete unused chains: {error}", self.family),
+            }
+        }
+        self.untouched.changed(self.tool.as_mut(), &changes);
+    }
+
+    /// Deletes stale chains, or empties those that are referred to. Returns how many tables that changed.
+    fn delete(&mut self, chains: &[Chain]) -> Result<usize, RestoreError> {
+        let restore = deletion(chains, &self.in_use);
+        let Err(error) = self.tool.restore(&restore) else { return Ok(restore.tables()) };
+        let refused = error.refused_deletions(&restore);
+        if refused.is_empty() || !self.in_use.refused(self.tool.as_mut(), refused, &error.message) {
+            return Err(error);
+        }
+        let restore = deletion(chains, &self.in_use);
+        self.tool.restore(&restore).map(|()| restore.tables())
+    }
+
+    /// Has those of the emptied chains deleted that nothing refers to any more.
+    pub(super) fn release_emptied(&mut self) -> Result<(), ToolError> {
+        if self.in_use.emptied.is_empty() {
+            return Ok(());
+        }
+        self.in_use.refresh(self.tool.as_mut())?;
+        let (kept, free): (HashSet<Chain>, HashSet<Chain>) =
+            self.in_use.emptied.iter().partition(|chain| self.in_use.rules.contains_key(chain));
+        self.in_use.emptied = kept;
+        if !free.is_empty() {
+            // One that a Service port has again is not stale.
+            let needed: HashSet<Chain> = self.state.expectations().map(|((_, chain), _)| chain).collect();
+            self.state.retired.extend(free.into_iter().filter(|chain| !needed.contains(chain)));
+            self.state.last_deletion = None;
+        }
+        Ok(())
+    }
+}
