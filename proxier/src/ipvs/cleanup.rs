@@ -80,7 +80,7 @@ impl Remains<'_> {
                     errors.push(SyncError(format!("{count} virtual servers have connections that are still open")));
                 } else if errors.is_empty() {
                     // Until then they tell which ones are ours.
-                    errors.extend(destroy(self, &traces.sets).err());
+                    errors.extend(destroy(self, &traces.sets));
                 }
             }
             Err(error) => errors.push(error),
@@ -111,7 +111,13 @@ impl Traces {
                 Err(IpSetError::NotFound(_)) => continue,
                 // A kernel without ipsets has none of ours.
                 Err(IpSetError::Missing) => break,
+                // Its type is none of ours, so it is somebody else's.
+                Err(IpSetError::Refused { .. }) => continue,
                 Err(error) => return Err(error.into()),
+            }
+            let found = kernel.sets.set(name)?.and_then(|found| found.set);
+            if found.is_none_or(|found| found.set_type != id.set_type()) {
+                continue;
             }
             traces.sets.push(name);
             for entry in entries {
@@ -188,18 +194,29 @@ fn remove_servers(kernel: &mut Remains<'_>, keys: &[ServerKey]) -> Result<(), Sy
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn destroy(kernel: &mut Remains<'_>, sets: &[SetName]) -> Result<(), SyncError> {
+/// Destroys sets. One that a rule of somebody else asks stays, emptied.
+fn destroy(kernel: &mut Remains<'_>, sets: &[SetName]) -> Vec<SyncError> {
     let operations: Vec<_> = sets.iter().map(|name| SetOperation::Destroy(*name)).collect();
-    let mut failure = None;
-    kernel.sets.apply(&operations, &mut |_, error| _ = failure.get_or_insert(error))?;
-    failure.map_or(Ok(()), |error| Err(error.into()))
+    let (mut errors, mut in_use) = (Vec::new(), Vec::new());
+    let result = kernel.sets.apply(&operations, &mut |index, error| match error {
+        IpSetError::NotFound(_) => {}
+        error => {
+            if matches!(error, IpSetError::InUse(_)) {
+                in_use.push(SetOperation::Flush(sets[index]));
+            }
+            errors.push(error.into());
+        }
+    });
+    let flushed = kernel.sets.apply(&in_use, &mut |_, _| ());
+    errors.extend([result, flushed].into_iter().filter_map(Result::err).map(SyncError::from));
+    errors
 }
 
 fn has_sets(sets: &mut dyn IpSets, family: IpFamily) -> Result<bool, SyncError> {
     for id in SetId::ALL {
         match sets.set(SetName::new(id.name(family))) {
-            Ok(None) => {}
-            Ok(Some(_)) => return Ok(true),
+            Ok(Some(found)) if found.set.is_some_and(|set| set.set_type == id.set_type()) => return Ok(true),
+            Ok(_) => {}
             Err(IpSetError::Missing) => break,
             Err(error) => return Err(error.into()),
         }

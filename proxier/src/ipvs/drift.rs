@@ -62,6 +62,13 @@ impl Ipvs {
     fn compare_sets(&mut self, notes: &mut Notes) -> Result<(), SyncError> {
         for id in SetId::ALL {
             let name = SetName::new(id.name(self.family));
+            if !self.state.is_usable(id) {
+                let found = self.kernel.sets.set(name)?;
+                if found.is_none_or(|found| found.set == Some(id.set(self.family))) {
+                    notes.add(|| format!("ipset {name} can be used now"));
+                }
+                continue;
+            }
             let ledger = &self.state.entries[id as usize];
             let (mut found, mut strays) = (HashSet::new(), 0_usize);
             let read = self.kernel.sets.entries(name, &mut |entry| {

@@ -121,7 +121,12 @@ impl Ipvs {
     /// Everything, compared with what the kernel holds.
     fn full(&mut self, snapshot: &Snapshot<'_>, now: Instant) -> Result<(), SyncError> {
         self.provide();
-        prepare::objects(&mut self.kernel, self.family)?;
+        let unusable = prepare::objects(&mut self.kernel, self.family)?;
+        for (id, reason) in unusable.iter().filter(|(id, reason)| self.state.unusable.get(id) != Some(reason)) {
+            let name = id.name(self.family);
+            warn!("{}: cannot use ipset {name}, all that needs no entry of it is programmed: {reason}", self.family);
+        }
+        self.state.unusable = unusable;
         let settings = self.settings(snapshot);
         let gone: Vec<ServicePortName> =
             self.state.names().filter(|name| !snapshot.ports.contains_key(*name)).cloned().collect();

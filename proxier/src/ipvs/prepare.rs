@@ -3,6 +3,7 @@
 //! In: the configuration. Out: the kernel made ready, or an error that says what is missing and what to do.
 //! Must not know: Services.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tracing::warn;
@@ -12,7 +13,7 @@ use super::names::{DEVICE, SetId};
 use crate::backend::SyncError;
 use crate::family::IpFamily;
 use crate::kernel::ipvs::check_scheduler;
-use crate::kernel::{IpvsTable, SetOperation};
+use crate::kernel::{IpSetError, IpvsTable, SetOperation};
 use crate::model::IpvsConfig;
 use crate::netfilter::ipvs::{Scheduler, Timeouts};
 
@@ -96,14 +97,17 @@ fn seconds(duration: Duration) -> u32 {
     u32::try_from(whole).unwrap_or(u32::MAX)
 }
 
-/// Makes the device and the sets.
-pub(super) fn objects(kernel: &mut Kernel, family: IpFamily) -> Result<(), SyncError> {
+/// Makes the device and the sets. Returns the sets that are another type of somebody else's, and so cannot be used.
+pub(super) fn objects(kernel: &mut Kernel, family: IpFamily) -> Result<BTreeMap<SetId, String>, SyncError> {
     // It stays down, as kube-proxy leaves it: its addresses are local all the same.
     kernel.links.create_dummy(DEVICE)?;
     let operations = SetId::ALL.map(|id| SetOperation::Create(id.set(family)));
-    let mut failure = None;
-    kernel.sets.apply(&operations, &mut |_, error| _ = failure.get_or_insert(error))?;
-    failure.map_or(Ok(()), |error| Err(error.into()))
+    let (mut unusable, mut failure) = (BTreeMap::new(), None);
+    kernel.sets.apply(&operations, &mut |index, error| match error {
+        IpSetError::Clash { .. } => _ = unusable.insert(SetId::ALL[index], error.to_string()),
+        error => _ = failure.get_or_insert(error),
+    })?;
+    failure.map_or(Ok(unusable), |error| Err(error.into()))
 }
 
 #[cfg(test)]

@@ -64,14 +64,16 @@ pub static ENTRANCES: [(Table, &[Chain]); 2] = [
 
 /// What the rules are made from.
 #[derive(Debug)]
-pub struct Rules<'a, F> {
+pub struct Rules<'a, F, G> {
     /// The settings.
     pub settings: &'a Settings,
     /// Whether a set has entries.
     pub used: F,
+    /// Whether a set can be asked: somebody else's of another type has its name otherwise.
+    pub usable: G,
 }
 
-impl<F: Fn(SetId) -> bool> Rules<'_, F> {
+impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> Rules<'_, F, G> {
     /// The rules of one of [`CHAINS`], but for those of KUBE-IPVS-OUT-FILTER.
     #[must_use]
     pub fn of(&self, table: Table, chain: Chain) -> Vec<Rule> {
@@ -91,7 +93,8 @@ impl<F: Fn(SetId) -> bool> Rules<'_, F> {
             (Table::Nat, MARK_MASQ) => vec![masquerade::mark(mark)],
             (Table::Filter, FORWARD) => masquerade::forward(mark).into(),
             (Table::Filter, NODE_PORT) => {
-                vec![self.commented(SetId::HealthCheckNodePort, DESTINATION, Target::Accept)]
+                let id = SetId::HealthCheckNodePort;
+                (self.usable)(id).then(|| self.commented(id, DESTINATION, Target::Accept)).into_iter().collect()
             }
             (Table::Filter, PROXY_FIREWALL) => {
                 let jump = Target::Jump(SOURCE_RANGES_FIREWALL);
@@ -192,9 +195,14 @@ impl<F: Fn(SetId) -> bool> Rules<'_, F> {
 
     fn ipvs_filter(&self) -> Vec<Rule> {
         let services = [SetId::LoadBalancer, SetId::ClusterIp, SetId::ExternalIp, SetId::ExternalIpLocal];
-        let mut rules: Vec<Rule> =
-            services.into_iter().map(|id| self.bare(id, ADDRESS_AND_PORT, Target::Return)).collect();
-        rules.push(self.bare(SetId::HealthCheckNodePort, DESTINATION, Target::Return));
+        let usable = |id: &SetId| (self.usable)(*id);
+        if !usable(&SetId::BoundIps) {
+            return Vec::new();
+        }
+        let services = services.into_iter().filter(usable);
+        let mut rules: Vec<Rule> = services.map(|id| self.bare(id, ADDRESS_AND_PORT, Target::Return)).collect();
+        let health_check = Some(SetId::HealthCheckNodePort).filter(usable);
+        rules.extend(health_check.map(|id| self.bare(id, DESTINATION, Target::Return)));
         let mut reject = self.bare(SetId::BoundIps, DESTINATION, Target::Reject(self.settings.family));
         reject.matches.insert(0, Match::CtState(Is::so("NEW")));
         rules.push(reject);

@@ -77,6 +77,10 @@ impl Ipvs {
         let tables = Tables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
         for id in SetId::ALL {
             let mut entries = Vec::new();
+            if !self.state.is_usable(id) {
+                self.state.entries[id as usize].found(entries);
+                continue;
+            }
             self.kernel.sets.entries(set_name(id, self), &mut |entry| entries.push(entry))?;
             self.state.entries[id as usize].found(entries);
         }
@@ -110,7 +114,7 @@ impl Ipvs {
         let mut work = self.plan_servers(settings, seen, now)?;
         let make = std::mem::take(&mut work.make);
         self.apply_servers(&make, &mut work, seen.is_some(), &mut troubles)?;
-        let [added, deleted] = self.set_changes();
+        let [added, deleted] = self.set_changes(&mut troubles);
         self.apply_sets(&added, &mut troubles)?;
         let (bind, unbind) = self.state.addresses.changes();
         self.apply_addresses(bind.into_iter().map(|ip| AddressOperation::Add(ip.into())), &mut troubles)?;
@@ -260,13 +264,18 @@ impl Ipvs {
     }
 
     /// What sets get, and what they lose.
-    fn set_changes(&mut self) -> [Vec<EntryChange>; 2] {
-        let (mut added, mut deleted) = (Vec::new(), Vec::new());
+    fn set_changes(&mut self, troubles: &mut Troubles) -> [Vec<EntryChange>; 2] {
+        let (mut added, mut deleted, mut unusable) = (Vec::new(), Vec::new(), BTreeMap::new());
         for id in SetId::ALL {
             let (add, delete) = self.state.entries[id as usize].changes();
+            if let Some(reason) = self.state.unusable.get(&id) {
+                unusable.extend(add.into_iter().map(|entry| ((id, entry), reason.clone())));
+                continue;
+            }
             added.extend(add.into_iter().map(|entry| EntryChange { id, entry, held: true }));
             deleted.extend(delete.into_iter().map(|entry| EntryChange { id, entry, held: false }));
         }
+        self.blame_entries(unusable, troubles);
         [added, deleted]
     }
 
@@ -281,24 +290,41 @@ impl Ipvs {
                 if held { SetOperation::Add(name, entry) } else { SetOperation::Delete(name, entry) }
             })
             .collect();
-        let mut failures = BTreeMap::new();
+        let (mut failures, mut refused) = (BTreeMap::new(), BTreeMap::new());
         self.kernel.sets.apply(&operations, &mut |index, error| _ = failures.insert(index, error))?;
         for (index, &EntryChange { id, entry, held }) in changes.iter().enumerate() {
             match failures.remove(&index) {
                 None => self.state.entries[id as usize].set_held(entry, held),
                 Some(IpSetError::NotFound(_)) if !held => self.state.entries[id as usize].set_held(entry, false),
                 Some(error @ (IpSetError::Full { .. } | IpSetError::Refused { .. } | IpSetError::Mismatch(_))) => {
-                    let owners = self.state.wanting(|wanted| {
-                        wanted.entries.contains(&(id, entry))
-                            || (id == SetId::BoundIps
-                                && wanted.servers.iter().any(|s| s.bound && Entry::Ip(s.key.address.ip()) == entry))
-                    });
-                    self.blame(owners, error.to_string(), troubles);
+                    refused.insert((id, entry), error.to_string());
                 }
                 Some(error) => return Err(error.into()),
             }
         }
+        self.blame_entries(refused, troubles);
         Ok(())
+    }
+
+    /// Entries were refused: names the Service ports that need them. All are looked at once, however many entries those are.
+    fn blame_entries(&mut self, mut refused: BTreeMap<(SetId, Entry), String>, troubles: &mut Troubles) {
+        if refused.is_empty() {
+            return;
+        }
+        let mut blamed = Vec::new();
+        self.state.each_wanted(|name, wanted| {
+            let bound = wanted.servers.iter().filter(|server| server.bound);
+            let bound = bound.map(|server| (SetId::BoundIps, Entry::Ip(server.key.address.ip())));
+            let own = wanted.entries.iter().copied().chain(bound);
+            blamed.extend(own.filter(|key| refused.contains_key(key)).map(|key| (name.clone(), key)));
+        });
+        for (name, key) in &blamed {
+            if let Some(reason) = refused.get(key) {
+                self.blame(vec![name.clone()], reason.clone(), troubles);
+            }
+        }
+        blamed.iter().for_each(|(_, key)| _ = refused.remove(key));
+        troubles.0.extend(refused.into_values());
     }
 
     fn apply_addresses(
@@ -365,7 +391,7 @@ impl Ipvs {
         seen: Option<&Seen>,
         barred: &[Rule],
     ) -> (Restore, HashMap<Place, SavedChain>) {
-        let rules = Rules { settings, used: |id| self.state.is_used(id) };
+        let rules = Rules { settings, used: |id| self.state.is_used(id), usable: |id| self.state.is_usable(id) };
         let (mut restore, mut chains) = (Restore::default(), HashMap::new());
         for (table, chain) in CHAINS {
             let current = match seen {

@@ -43,6 +43,8 @@ pub(super) struct State {
     pub draining: Draining,
     pub addresses: Ledger<IpAddr>,
     pub entries: [Ledger<Entry>; SetId::ALL.len()],
+    /// Sets of another type have the names of these, with the reason in words.
+    pub unusable: BTreeMap<SetId, String>,
     pub barred: Ledger<ServerKey>,
     /// Which sets had entries when the rules were written.
     pub used: Option<[bool; SetId::ALL.len()]>,
@@ -222,8 +224,18 @@ impl State {
         self.ports.iter().filter(|(_, wanted)| wants(wanted)).map(|(name, _)| name.clone()).collect()
     }
 
+    /// Hands over what each Service port wants.
+    pub fn each_wanted(&self, mut each: impl FnMut(&ServicePortName, &Wanted)) {
+        self.ports.iter().for_each(|(name, wanted)| each(name, wanted));
+    }
+
     /// Whether a set has entries.
     pub fn is_used(&self, id: SetId) -> bool {
-        self.entries[id as usize].is_used()
+        self.is_usable(id) && self.entries[id as usize].is_used()
+    }
+
+    /// Whether rules may ask a set.
+    pub fn is_usable(&self, id: SetId) -> bool {
+        !self.unusable.contains_key(&id)
     }
 }

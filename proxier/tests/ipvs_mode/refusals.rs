@@ -1,11 +1,14 @@
 //! What the kernel refuses is left out alone, named, and tried again; what it lacks is said.
 
-use proxier::kernel::IpvsError;
+use std::time::Duration;
+
+use proxier::kernel::{IpSets, IpvsError, SetOperation};
 use proxier::model::IpvsConfig;
 use proxier::netfilter::ipset::SetName;
+use serde_json::json;
 
 use super::fake::{DEVICE, Fake};
-use super::world::{World, service, slice};
+use super::world::{World, over, service, service_with, slice};
 
 fn world() -> World {
     let mut world = World::new();
@@ -89,8 +92,8 @@ fn what_is_missing_or_in_the_way_is_said() {
 
     let mut world = self::world();
     world.fake.sets.add_foreign(SetName::new("KUBE-CLUSTER-IP"), "list:set size 8");
-    let said = error(&mut world);
-    assert!(said.contains("KUBE-CLUSTER-IP") && said.contains("destroy"), "{said}");
+    let said: Vec<String> = world.sync().rejected.into_iter().map(|rejected| rejected.reason).collect();
+    assert!(said.len() == 2 && said.iter().all(|said| said.contains("KUBE-CLUSTER-IP") && said.contains("destroy")));
 
     let mut world = self::world();
     world.fake.links.add_device(DEVICE, Some("veth"));
@@ -108,4 +111,36 @@ fn a_scheduler_is_looked_for_at_the_start() {
     fake.servers.lose_scheduler("lblc");
     let said = check(&with("lblc")).expect_err("there is none").0;
     assert!(said.contains("ip_vs_lblc"), "{said}");
+}
+
+#[test]
+fn a_set_of_another_type_stops_only_what_needs_it_until_it_is_gone() {
+    let mut world = world();
+    let name = SetName::new("KUBE-NODE-PORT-SCTP-HASH");
+    world.fake.sets.add_foreign(name, "bitmap:port range 0-65535");
+    let port = json!([{ "name": "http", "protocol": "SCTP", "port": 80, "nodePort": 30080 }]);
+    let fields = json!({ "type": "NodePort", "ports": port });
+    world.apply(service_with("sctp", "10.96.0.12", &fields));
+    world.apply(over("SCTP", slice("sctp", &["10.244.1.6"])));
+    for _ in 0..2 {
+        let stats = world.sync();
+        let [rejected] = &stats.rejected[..] else { panic!("{stats:?}") };
+        assert_eq!(rejected.port.to_string(), "default/sctp:http");
+        assert!(rejected.reason.contains(name.as_str()) && rejected.reason.contains("bitmap:port"), "{rejected:?}");
+        assert_eq!(world.fake.reals("10.96.0.10:80").len(), 1);
+        let cluster_ips = world.fake.sets.held(SetName::new("KUBE-CLUSTER-IP")).expect("the set");
+        assert_eq!(cluster_ips.len(), 3, "its cluster IP works");
+        let rules = world.fake.tables.to_string();
+        assert!(rules.contains("KUBE-CLUSTER-IP") && !rules.contains(name.as_str()), "{rules}");
+        world.want_everything();
+    }
+    assert_eq!(world.backend.damage(world.now).expect("an answer"), None);
+    let destroy = [SetOperation::Destroy(name)];
+    world.fake.sets.clone().apply(&destroy, &mut |_, error| panic!("{error}")).expect("the fake works");
+    world.pass(Duration::from_secs(10_000));
+    let damage = world.backend.damage(world.now).expect("an answer").expect("it can be made now");
+    assert!(damage.contains(name.as_str()), "{damage}");
+    world.want_everything();
+    assert_eq!(world.sync().rejected, []);
+    assert_eq!(world.fake.sets.held(name).expect("the set").len(), 1);
 }
