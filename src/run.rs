@@ -57,7 +57,11 @@ const SERVERS_STOP: Duration = Duration::from_millis(3500);
 /// not fit.
 pub fn run(line: &Line) -> Result<(), String> {
     proxier::kernel::memory::share();
+    let raised = proxier::kernel::descriptors::raise();
     let (settings, watch) = settings(line)?;
+    if let Err(error) = raised {
+        warn!("Failed to raise the soft limit on open files to the hard limit: {error}");
+    }
     let flags = &line.flags.general;
     if let Some(path) = &flags.write_config_to {
         return write_config(&settings, path);

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use proxier::kernel::descriptors;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -17,8 +18,28 @@ use crate::http::serve::{Clients, Patience, serve};
 use crate::http::{Handler, Pages, health_pages, metrics_pages};
 use crate::metrics::Metrics;
 
-/// A connection costs up to some 20 KiB and a file, of which a process may have 1024.
-const MOST_CLIENTS: usize = 200;
+/// How many clients each server may have. A connection costs up to some 20 KiB and a descriptor.
+const MAX_CLIENTS: usize = 200;
+/// Servers whose clients have a limit of their own: health, metrics, health checks of Services.
+const SERVERS: usize = 3;
+/// Descriptors for everything else: pipes to tools, netlink, the API server, files, timers.
+const OTHER_DESCRIPTORS: usize = 128;
+
+/// How the process shares its descriptors, so that no kind of them can take those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Descriptors {
+    clients_per_server: usize,
+    health_check_sockets: usize,
+}
+
+impl Descriptors {
+    /// Shares a limit; whatever it is, each kind gets a fifth at least.
+    fn share(limit: usize) -> Self {
+        let clients_per_server = MAX_CLIENTS.min(limit / 5);
+        let reserved = SERVERS * clients_per_server + OTHER_DESCRIPTORS.min(limit / 5);
+        Self { clients_per_server, health_check_sockets: limit - reserved }
+    }
+}
 
 /// Where and what to serve.
 pub struct Plan {
@@ -56,9 +77,10 @@ impl Servers {
     /// Starts all; the second value takes what syncs report of health checks.
     pub fn start(plan: Plan, health: &Arc<Health>, metrics: &Arc<Metrics>) -> (Self, Reports) {
         let (mut pages, mut clients) = (JoinSet::new(), Vec::new());
+        let descriptors = Descriptors::share(descriptors::limit());
         let mut add = |name: &'static str, reason, address: Option<SocketAddr>, handler: Handler| {
             let Some(address) = address else { return };
-            let own = Clients::new(MOST_CLIENTS, Patience::default());
+            let own = Clients::new(descriptors.clients_per_server, Patience::default());
             clients.push(own.clone());
             pages.spawn(async move {
                 let served = serve(name, address, handler, own, plan.hard_fail).await;
@@ -71,8 +93,14 @@ impl Servers {
         let (sender, reports) = mpsc::unbounded_channel();
         // Where health is not asked for, nothing says that the proxy is not well (surface.md I3).
         let health = plan.health.map(|_| health.clone());
-        let own = Clients::new(MOST_CLIENTS, Patience::default());
-        let checks = HealthCheckServers::new(health, plan.addresses, own, plan.events);
+        let own = Clients::new(descriptors.clients_per_server, Patience::default());
+        let checks = HealthCheckServers::new(
+            health,
+            plan.addresses,
+            (own, descriptors.health_check_sockets),
+            plan.events,
+            metrics.unserved_health_checks.clone(),
+        );
         let checks = tokio::spawn(checks.run(reports));
         (Self { pages, clients, checks }, sender)
     }
@@ -97,5 +125,21 @@ impl Servers {
         for clients in self.clients {
             clients.leave().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_of_any_limit_are_shared_without_using_more_than_there_are() {
+        for limit in [0, 5, 64, 256, 1024, 20_000, usize::MAX] {
+            let Descriptors { clients_per_server, health_check_sockets } = Descriptors::share(limit);
+            assert!(SERVERS * clients_per_server + health_check_sockets <= limit, "{limit}");
+            assert!(clients_per_server >= MAX_CLIENTS.min(limit / 5) && health_check_sockets >= limit / 5, "{limit}");
+        }
+        let usual = Descriptors { clients_per_server: 200, health_check_sockets: 296 };
+        assert_eq!(Descriptors::share(1024), usual);
     }
 }

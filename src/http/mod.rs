@@ -17,10 +17,15 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Request, Response, StatusCode};
+use proxier::IpFamily;
 
 pub use self::health_pages::pages as health_pages;
 pub use self::metrics_pages::{Pages, pages as metrics_pages};
 pub use self::rules_page::{NoReport, RulesPage};
+
+/// The family of the client's address, an extension of every request. An IPv4 client of a dual-stack socket is one of IPv4.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientFamily(pub IpFamily);
 
 /// A request with its body, as far as a page may want that.
 pub type Asked = Request<Bytes>;

@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use proxier::IpFamily;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
@@ -25,7 +26,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use super::{Answer, Handler};
+use super::{Answer, ClientFamily, Handler};
 use crate::containment::contain;
 
 const BIND_RETRY: Duration = Duration::from_secs(5);
@@ -92,7 +93,7 @@ impl Clients {
         // The lock is held, so that the place cannot be given back before it is taken.
         let task = tokio::spawn(async move {
             let _place = place;
-            converse(stream, handler, stop, patience).await;
+            converse((stream, client), handler, stop, patience).await;
         });
         open.tasks.insert(number, task.abort_handle());
         let oldest = if open.tasks.len() > self.most { open.tasks.pop_first() } else { None };
@@ -186,8 +187,15 @@ async fn accept(listener: TcpListener, handler: Handler, clients: Arc<Clients>, 
     }
 }
 
-async fn converse(stream: TcpStream, handler: Handler, mut stop: watch::Receiver<()>, patience: Patience) {
-    let service = service_fn(|request| {
+async fn converse(
+    (stream, client): (TcpStream, SocketAddr),
+    handler: Handler,
+    mut stop: watch::Receiver<()>,
+    patience: Patience,
+) {
+    let family = ClientFamily(IpFamily::of(&client.ip().to_canonical()));
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(family);
         let handler = handler.clone();
         async move { Ok::<_, Infallible>(answer(&handler, request, patience).await) }
     });

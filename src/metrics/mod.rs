@@ -48,6 +48,8 @@ pub struct Metrics {
     healthz: CounterVec,
     livez: CounterVec,
     requests: Requests,
+    /// Services whose `healthCheckNodePort` is not served at every address.
+    pub unserved_health_checks: IntGauge,
     /// Those of the health checks of the metrics server.
     pub slis: Slis,
 }
@@ -129,6 +131,10 @@ impl Metrics {
             healthz: code("proxy_healthz_total", "Answers of /healthz by status")?,
             livez: code("proxy_livez_total", "Answers of /livez by status")?,
             requests: Requests::new(&m)?,
+            unserved_health_checks: m.gauge(
+                "unserved_health_check_services",
+                "Services whose healthCheckNodePort is not served at every address: port in use, no descriptor left",
+            )?,
             slis: Slis::new()?,
             registry,
         })

@@ -2,8 +2,10 @@
 //!
 //! In: a command, perhaps input. Out: its output, or an error in its own words. Must not know: what programs mean.
 
+use std::cell::Cell;
 use std::io::{BufReader, Read, Write};
-use std::os::unix::process::CommandExt;
+use std::mem::MaybeUninit;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -13,6 +15,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use super::descriptors;
 use super::turns::Preemption;
 
 /// How long a program may run. Nothing that works takes this long: 10,000 Services take iptables-legacy some seconds.
@@ -20,6 +23,10 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 /// How often a program that may be preempted is looked after.
 const PREEMPTION_POLL: Duration = Duration::from_millis(10);
+
+thread_local! {
+    static CHILDREN_TIME: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
 
 /// A program that could not be run or did not end well.
 #[derive(Debug, Error)]
@@ -87,15 +94,44 @@ fn said(stderr: &str) -> String {
 /// kill it when this process ends, by whatever signal: a tool that goes on would write rules beside the next proxy.
 #[allow(unsafe_code)]
 fn start(command: &mut Command) -> Result<Child, ToolError> {
-    let parent = nix::unistd::getpid();
-    let die_with_parent = move || {
+    let (parent, limits) = (nix::unistd::getpid(), descriptors::inherited());
+    let prepare = move || {
+        limits.map_or(Ok(()), descriptors::set)?;
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         // It may have ended before the signal was asked for.
         if nix::unistd::getppid() == parent { Ok(()) } else { Err(nix::Error::ESRCH.into()) }
     };
     // SAFETY: between fork and exec only async-signal-safe functions may be called: these are plain system calls.
-    unsafe { command.pre_exec(die_with_parent) };
+    unsafe { command.pre_exec(prepare) };
     command.process_group(0).spawn().map_err(|source| ToolError::Start { program: words(command), source })
+}
+
+/// Waits for a child and adds its CPU time to that of this thread's programs.
+#[allow(unsafe_code)]
+fn reap(child: &Child) -> std::io::Result<ExitStatus> {
+    let pid = libc::pid_t::try_from(child.id()).map_err(std::io::Error::other)?;
+    let (mut status, mut usage) = (0, MaybeUninit::<libc::rusage>::zeroed());
+    // SAFETY: the kernel writes to both while it is in the call, and every rusage of zeros is a valid one.
+    while unsafe { libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()) } != pid {
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // SAFETY: it is initialized, see above.
+    let usage = unsafe { usage.assume_init() };
+    let of = |time: libc::timeval| {
+        let (seconds, micros) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_usec));
+        Duration::from_secs(seconds.unwrap_or_default()) + Duration::from_micros(micros.unwrap_or_default())
+    };
+    CHILDREN_TIME.set(CHILDREN_TIME.get() + of(usage.ru_utime) + of(usage.ru_stime));
+    Ok(ExitStatus::from_raw(status))
+}
+
+/// The CPU time of the programs that this thread has run to their end. The kernel's own sum (RUSAGE_CHILDREN) is one for
+/// all threads, and would charge a family for the programs of the other.
+pub(super) fn children_time() -> Duration {
+    CHILDREN_TIME.get()
 }
 
 /// Does `work` with a child and waits for its end. From the limit on the child does not live, so that the work ends too.
@@ -133,7 +169,7 @@ fn within<T>(
         drop(done);
         (value, watch.join().unwrap_or(None))
     });
-    let status = child.wait().map_err(output)?;
+    let status = reap(&child).map_err(output)?;
     killed.map_or(Ok((status, value)), Err)
 }
 
@@ -234,6 +270,19 @@ mod tests {
             assert!(matches!(error, ToolError::Late { .. }), "{error}");
             assert!(error.to_string().contains(script) && error.to_string().contains("200ms"), "{error}");
         }
+    }
+
+    #[test]
+    fn cpu_time_of_a_program_is_charged_to_the_thread_that_ran_it_alone() {
+        let burn = || {
+            shell(LIMIT, "i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done", "").expect("it ends");
+            children_time()
+        };
+        let before = children_time();
+        let other = std::thread::spawn(burn).join().expect("no panic");
+        assert!(other >= Duration::from_millis(5), "{other:?}");
+        assert_eq!(children_time(), before, "another thread's program");
+        assert!(burn() > before);
     }
 
     #[test]

@@ -103,15 +103,15 @@ impl Host for SystemHost {
     }
 }
 
-/// The CPU time that this thread has used so far, and the programs this process has waited for.
+/// The CPU time of this thread and of the programs it has run to their end.
 #[must_use]
 pub fn cpu_time() -> Duration {
-    use nix::sys::resource::{Usage, UsageWho, getrusage};
-    let of = |usage: Usage| {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let own = getrusage(UsageWho::RUSAGE_THREAD).map_or(Duration::ZERO, |usage| {
         let time = usage.user_time() + usage.system_time();
         Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or_default())
-    };
-    [UsageWho::RUSAGE_THREAD, UsageWho::RUSAGE_CHILDREN].into_iter().filter_map(|who| getrusage(who).ok()).map(of).sum()
+    });
+    own + super::command::children_time()
 }
 
 /// The first two numbers of `6.1.0-18-amd64`.

@@ -5,6 +5,7 @@
 mod address_watch;
 mod command;
 pub mod conntrack;
+pub mod descriptors;
 mod flavour;
 mod flows;
 pub mod host;

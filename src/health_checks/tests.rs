@@ -1,14 +1,22 @@
 //! Health checks of Services, on real sockets of loopback addresses.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use ipnet::IpNet;
 
+use super::page::{LocalEndpoints, handler};
 use super::*;
 use crate::events::events;
 use crate::http::serve::Patience;
+
+const CAPACITY: usize = 4;
+
+fn unserved() -> IntGauge {
+    IntGauge::new("unserved", "unserved").expect("a gauge")
+}
 
 /// Servers whose node has the addresses that the test says.
 struct Node {
@@ -36,7 +44,8 @@ fn node(health: Option<Arc<Health>>, addresses: &[IpAddr]) -> Node {
     let addresses = Arc::new(Mutex::new(addresses.to_vec()));
     let shared = addresses.clone();
     let ask: Addresses = Box::new(move |_| Ok(shared.lock().expect("unpoisoned").clone()));
-    let servers = HealthCheckServers::new(health, ask, Clients::new(50, Patience::default()), events().0);
+    let clients = (Clients::new(50, Patience::default()), CAPACITY);
+    let servers = HealthCheckServers::new(health, ask, clients, events().0, unserved());
     let network: IpNet = "127.0.77.0/24".parse().expect("a network");
     Node { servers, addresses, listen: NodePortMatch::Within(vec![network]) }
 }
@@ -50,7 +59,7 @@ impl Node {
     }
 
     fn failed(&self) -> Vec<String> {
-        self.servers.families[&IpFamily::V4].failed.iter().map(|(name, why)| format!("{name}: {why}")).collect()
+        self.servers.failed.iter().map(|(name, why)| format!("{name}: {why}")).collect()
     }
 }
 
@@ -119,7 +128,7 @@ async fn a_taken_port_is_named_with_its_service_and_tried_again_with_the_next_sy
 async fn sockets_follow_the_addresses_of_the_node() {
     let (mut node, port) = (node(None, &[]), free_port());
     node.report(true, &[("web", Some((port, 1)))]).await;
-    assert!(node.servers.families[&IpFamily::V4].lost, "this is worth a line in the log");
+    assert!(node.servers.families[&IpFamily::V4].no_address, "this is worth a line in the log");
     let set = |node: &Node, addresses: &[IpAddr]| *node.addresses.lock().expect("unpoisoned") = addresses.to_vec();
     let outside: IpAddr = Ipv4Addr::new(127, 0, 78, 1).into();
     set(&node, &[ip(4), ip(5), outside]);
@@ -131,7 +140,7 @@ async fn sockets_follow_the_addresses_of_the_node() {
     }
     assert_eq!(answers, [Some(200), Some(200), None]);
     set(&node, &[ip(5), ip(6)]);
-    node.servers.look(IpFamily::V4, BTreeSet::new()).await;
+    node.servers.update(&[IpFamily::V4], BTreeSet::new()).await;
     assert_eq!(
         (status(ip(4), port).await, status(ip(5), port).await, status(ip(6), port).await),
         (None, Some(200), Some(200))
@@ -157,12 +166,55 @@ async fn a_proxy_that_is_late_says_503_whatever_the_node() {
 
 #[tokio::test]
 async fn who_is_connected_when_a_service_goes_hears_503_once_more() {
-    let told = Arc::new(Told { local_endpoints: AtomicUsize::new(2), closing: AtomicBool::new(false) });
-    let page = handler(&name("web"), told.clone(), None);
+    let (endpoints, closing) = (Arc::<LocalEndpoints>::default(), Arc::<AtomicBool>::default());
+    endpoints.set(IpFamily::V4, 2);
+    let page = handler(&name("web"), endpoints, closing.clone(), None);
     let asked = hyper::Request::get("/").body(bytes::Bytes::new()).expect("a request");
     assert_eq!(page(&asked).status(), 200);
-    Open { port: 1, told, sockets: BTreeMap::new() }.close().await;
+    closing.store(true, std::sync::atomic::Ordering::Relaxed);
     assert_eq!(page(&asked).status(), 503);
+}
+
+#[tokio::test]
+async fn sockets_beyond_the_capacity_are_named_counted_and_opened_when_there_is_room() {
+    let mut node = node(None, &[ip(9)]);
+    let ports: Vec<u16> = std::iter::repeat_with(free_port).take(CAPACITY + 1).collect();
+    let services: Vec<String> = (0..=CAPACITY).map(|number| format!("web-{number}")).collect();
+    let all: Vec<_> = services.iter().zip(&ports).map(|(name, port)| (name.as_str(), Some((*port, 1)))).collect();
+    node.report(true, &all).await;
+    let failed = node.failed();
+    assert!(matches!(&failed[..], [one] if one.contains("web-4") && one.contains("RLIMIT_NOFILE")), "{failed:?}");
+    assert_eq!(node.servers.unserved.get(), 1);
+    assert_eq!((status(ip(9), ports[0]).await, status(ip(9), ports[CAPACITY]).await), (Some(200), None));
+    node.report(false, &[(&services[0], None)]).await;
+    assert_eq!((status(ip(9), ports[0]).await, status(ip(9), ports[CAPACITY]).await), (None, Some(200)));
+    assert_eq!((node.servers.unserved.get(), node.failed().len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_port_is_retried_every_half_minute_while_only_the_other_family_reports() {
+    let (node, port) = (node(None, &[ip(10)]), free_port());
+    let taken = std::net::TcpListener::bind((ip(10), port)).expect("the port");
+    let (sender, reports) = tokio::sync::mpsc::unbounded_channel();
+    let running = tokio::spawn(node.servers.run(reports));
+    let report = |all, services: &[(&str, HealthCheck)]| {
+        let services = services.iter().map(|(service, check)| (name(service), Some(*check))).collect();
+        HealthChecks { all, services, listen: node.listen.clone() }
+    };
+    sender
+        .send((IpFamily::V4, report(true, &[("web", HealthCheck { port, local_endpoints: 1 })])))
+        .expect("it listens");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(taken);
+    // The address is read anew by the clock too: as soon as reports come, they are applied first.
+    for _ in 0..8 {
+        sender.send((IpFamily::V6, report(false, &[]))).expect("it listens");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    let client = TcpStream::connect((ip(10), port));
+    assert!(client.is_ok(), "{client:?}");
+    drop(sender);
+    running.await.expect("no panic");
 }
 
 #[tokio::test]

@@ -1,0 +1,235 @@
+//! The health checks of load balancers: a server for each Service with a `healthCheckNodePort`.
+//!
+//! Input: what successful syncs report and this node's addresses. Output: listening sockets that answer how many
+//! endpoints are ready on this node in the family of the client's address. A Service that is served at all addresses in
+//! both families with the same port needs one dual-stack socket. A port that cannot be opened is named in the log,
+//! counted, and tried again; sockets never take the descriptors that the rest of the process needs.
+
+mod listeners;
+mod page;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::IntGauge;
+use proxier::IpFamily;
+use proxier::model::config::NodePortMatch;
+use proxier::model::{HealthCheck, HealthChecks, NamespacedName};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::time::{Instant, timeout_at};
+use tracing::{error, warn};
+
+use self::listeners::{ListenAddress, ServiceListeners, Shared, wildcard};
+#[cfg(test)]
+pub use self::page::page_of_service;
+use crate::events::Events;
+use crate::health::Health;
+use crate::http::serve::Clients;
+
+/// How often failed ports are retried and this node's addresses read without a sync, in every family.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// What one successful sync reports.
+pub type Report = (IpFamily, HealthChecks);
+/// Where families send their reports.
+pub type Reports = UnboundedSender<Report>;
+/// Lists this node's addresses in a family.
+pub type Addresses = Box<dyn Fn(IpFamily) -> io::Result<Vec<IpAddr>> + Send>;
+
+/// All servers.
+pub struct HealthCheckServers {
+    shared: Shared,
+    addresses: Addresses,
+    events: Events,
+    /// How many Services are in `failed`.
+    unserved: IntGauge,
+    families: BTreeMap<IpFamily, Family>,
+    listeners: BTreeMap<NamespacedName, ServiceListeners>,
+    /// Services that are not served at every address they should be, and why. Each reason is logged once.
+    failed: BTreeMap<NamespacedName, String>,
+}
+
+#[derive(Default)]
+struct Family {
+    listen: Option<NodePortMatch>,
+    addresses: BTreeSet<IpAddr>,
+    /// There are health checks but no address for them.
+    no_address: bool,
+    /// This node's addresses cannot be read, and the log says so.
+    unreadable: bool,
+    desired: BTreeMap<NamespacedName, HealthCheck>,
+}
+
+impl HealthCheckServers {
+    /// No Service is served yet. Without `health` (its server is disabled) the proxy counts as healthy. `capacity`: how
+    /// many sockets there may be. `unserved` counts Services that are not served as they should be.
+    pub fn new(
+        health: Option<Arc<Health>>,
+        addresses: Addresses,
+        (clients, capacity): (Arc<Clients>, usize),
+        events: Events,
+        unserved: IntGauge,
+    ) -> Self {
+        let shared = Shared { health, clients, capacity, open: 0 };
+        let (families, listeners, failed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { shared, addresses, events, unserved, families, listeners, failed }
+    }
+
+    /// Serves until the last sender of reports is gone; then all servers stop.
+    pub async fn run(mut self, mut reports: UnboundedReceiver<Report>) {
+        let mut retry_at = Instant::now() + RETRY;
+        loop {
+            match timeout_at(retry_at, reports.recv()).await {
+                Ok(Some((family, checks))) => self.apply(family, checks).await,
+                Ok(None) => break,
+                Err(_) => {}
+            }
+            // By the clock, not by silence: reports of one family must not put off the other one.
+            if Instant::now() >= retry_at {
+                self.update(&IpFamily::ALL, BTreeSet::new()).await;
+                retry_at = Instant::now() + RETRY;
+            }
+        }
+        for (service, mut listeners) in std::mem::take(&mut self.listeners) {
+            listeners.close_others(&service, &BTreeSet::new(), &mut self.shared).await;
+        }
+        self.shared.clients.leave().await;
+    }
+
+    /// Applies a report.
+    pub async fn apply(&mut self, family: IpFamily, checks: HealthChecks) {
+        let state = self.families.entry(family).or_default();
+        let mut changed: BTreeSet<NamespacedName> = checks.services.keys().cloned().collect();
+        if checks.all {
+            changed.extend(std::mem::take(&mut state.desired).into_keys());
+        }
+        for (service, check) in checks.services {
+            match check {
+                Some(check) => state.desired.insert(service, check),
+                None => state.desired.remove(&service),
+            };
+        }
+        state.listen = Some(checks.listen);
+        self.update(&[family], changed).await;
+    }
+
+    /// Updates the sockets of these Services, of those that failed before, and of all if the addresses of one of
+    /// `families` changed.
+    async fn update(&mut self, families: &[IpFamily], mut services: BTreeSet<NamespacedName>) {
+        for family in families {
+            let Some(state) = self.families.get_mut(family) else { continue };
+            if state.read_addresses(*family, &self.addresses) {
+                services.extend(state.desired.keys().chain(self.listeners.keys()).cloned());
+            }
+        }
+        services.extend(self.failed.keys().cloned());
+        // First what is closed: a port may have moved from one Service to another.
+        for service in &services {
+            self.close(service).await;
+        }
+        for service in &services {
+            if let Some(problems) = self.open(service) {
+                self.events.health_check_failed(service, format!("health checks cannot be answered: {problems}"));
+            }
+        }
+        self.unserved.set(i64::try_from(self.failed.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Where a Service is to be served. `split`: never with a dual-stack socket.
+    fn desired(&self, service: &NamespacedName, split: bool) -> BTreeSet<ListenAddress> {
+        let in_family = |state: &Family| state.desired.get(service).map(|check| check.port);
+        let on_wildcard = |family| {
+            self.families.get(&family).filter(|state| state.listen == Some(NodePortMatch::All)).and_then(in_family)
+        };
+        match IpFamily::ALL.map(on_wildcard) {
+            [Some(v4), Some(v6)] if v4 == v6 && !split => [ListenAddress::dual_stack(v4)].into(),
+            _ => {
+                let states = self.families.values().filter_map(|state| Some((state, in_family(state)?)));
+                let sockets =
+                    states.flat_map(|(state, port)| state.addresses.iter().map(move |ip| SocketAddr::new(*ip, port)));
+                sockets.map(|socket| ListenAddress { socket, dual_stack: false }).collect()
+            }
+        }
+    }
+
+    async fn close(&mut self, service: &NamespacedName) {
+        if !self.families.values().any(|state| state.desired.contains_key(service)) {
+            self.failed.remove(service);
+            if let Some(mut listeners) = self.listeners.remove(service) {
+                listeners.close_others(service, &BTreeSet::new(), &mut self.shared).await;
+            }
+            return;
+        }
+        let split = self.listeners.get(service).is_some_and(|listeners| listeners.split);
+        let desired = self.desired(service, split);
+        if let Some(listeners) = self.listeners.get_mut(service) {
+            listeners.close_others(service, &desired, &mut self.shared).await;
+        }
+    }
+
+    /// Opens the sockets that are missing; returns what is in the way.
+    fn open(&mut self, service: &NamespacedName) -> Option<String> {
+        if !self.families.values().any(|state| state.desired.contains_key(service)) {
+            return None;
+        }
+        let mut listeners = self.listeners.remove(service).unwrap_or_default();
+        for (family, state) in &self.families {
+            listeners.endpoints.set(*family, state.desired.get(service).map_or(0, |check| check.local_endpoints));
+        }
+        let desired = self.desired(service, listeners.split);
+        let (mut problems, no_dual_stack) = listeners.open_missing(service, &desired, &mut self.shared);
+        if no_dual_stack {
+            // The port may be free in one family, or the host have no IPv6.
+            listeners.split = true;
+            let desired = self.desired(service, true);
+            problems = listeners.open_missing(service, &desired, &mut self.shared).0;
+        }
+        self.listeners.insert(service.clone(), listeners);
+        if problems.is_empty() {
+            self.failed.remove(service);
+            return None;
+        }
+        let problems = problems.join("; ");
+        if self.failed.insert(service.clone(), problems.clone()).as_ref() != Some(&problems) {
+            error!("Service {service}: health checks cannot be answered, trying again with the next sync: {problems}");
+        }
+        Some(problems)
+    }
+}
+
+impl Family {
+    /// Reads the addresses to listen at; returns whether they changed.
+    fn read_addresses(&mut self, family: IpFamily, list: &Addresses) -> bool {
+        let found = match &self.listen {
+            None => return false,
+            Some(NodePortMatch::All) => BTreeSet::from([wildcard(family)]),
+            Some(within) => match list(family) {
+                Ok(local) => {
+                    self.unreadable = false;
+                    within.select(&local).into_iter().collect()
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut self.unreadable, true) {
+                        warn!(
+                            "{family}: cannot read this node's addresses, health checks stay at the last known ones, \
+                             trying again: {error}"
+                        );
+                    }
+                    return false;
+                }
+            },
+        };
+        let no_address = found.is_empty() && !self.desired.is_empty();
+        if no_address && !std::mem::replace(&mut self.no_address, no_address) {
+            warn!("{family}: no address of this node is in nodePortAddresses, health checks find nobody");
+        }
+        self.no_address = no_address;
+        std::mem::replace(&mut self.addresses, found) != self.addresses
+    }
+}
+
+#[cfg(test)]
+mod tests;
