@@ -3,6 +3,11 @@
 //! In: the `kube-proxy` binary, root. Out: a clear line in the log, and rules that are synced all the same.
 //! Each test has a node (a network namespace) and an API server of its own.
 
+#[path = "trouble/descriptors.rs"]
+mod descriptors;
+#[path = "trouble/hanging_tools.rs"]
+mod hanging_tools;
+
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;

@@ -19,4 +19,6 @@ pub mod replay;
 pub mod sample;
 pub mod tls;
 pub mod upstream;
+pub mod seccomp;
+pub mod tools;
 pub mod wire;

@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 
 use crate::apiserver::ApiServer;
 use crate::netns::Netns;
+use crate::seccomp::{self, Denied};
 
 /// The node's name, for `--hostname-override` and the Node object.
 pub const NAME: &str = "node-a";
@@ -37,6 +38,8 @@ pub struct Node {
     netns: Netns,
     dir: PathBuf,
     binary: PathBuf,
+    /// System calls that fail in the proxy.
+    denied: Vec<Denied>,
 }
 
 impl Node {
@@ -50,7 +53,12 @@ impl Node {
         let name = format!("node-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&dir).expect("a temporary folder");
-        Self { child: None, netns: Netns::new(), dir, binary: binary.into() }
+        Self { child: None, netns: Netns::new(), dir, binary: binary.into(), denied: Vec::new() }
+    }
+
+    /// Has system calls fail in the proxy and its tools from its next start on.
+    pub fn deny(&mut self, denied: &[Denied]) {
+        self.denied = denied.to_vec();
     }
 
     /// Its files; gone with it.
@@ -108,6 +116,9 @@ impl Node {
             .args(["--hostname-override", NAME])
             .args(arguments);
         command.env("XTABLES_LOCKFILE", self.dir.join("xtables.lock"));
+        if !self.denied.is_empty() {
+            seccomp::deny(&mut command, &self.denied);
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.binary.display())));
     }

@@ -245,6 +245,12 @@ impl Cluster {
         self.servers.start(&pod, self.wiring.home(&pod), port);
     }
 
+    /// The flavour of iptables that the node's hint names.
+    #[must_use]
+    pub fn flavour(&self) -> Flavour {
+        self.iptables.flavour
+    }
+
     /// node-a's namespace.
     #[must_use]
     pub fn node(&self) -> &Netns {

@@ -1,0 +1,108 @@
+//! Tools that hang: health says so, stopping does not wait for them, and none outlives the proxy.
+
+use std::time::{Duration, Instant};
+
+use golden::cluster::eventually;
+use golden::sample::slice;
+use golden::tools::{ToolFault, Tools, runs};
+use nix::sys::signal::Signal;
+
+use super::{WEB, World};
+
+/// How long stopping may take.
+const STOP: Duration = Duration::from_secs(10);
+
+/// A proxy with stand-ins for its tools that has programmed `web`. Health turns 503 two seconds after something hangs.
+fn running(prepare: impl FnOnce(&World, &Tools)) -> (World, Tools) {
+    let mut world = World::new();
+    let tools = Tools::new(world.node.dir());
+    prepare(&world, &tools);
+    let path = format!("PATH={}", tools.path());
+    let url = world.api.url();
+    let arguments = ["--master", &url, "--iptables-min-sync-period=0s", "--iptables-sync-period=1s", "-v=2"];
+    world.node.start_by(&["sh", "-c", "ulimit -S -n 512; exec \"$0\" \"$@\"", "env", &path], &arguments);
+    world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    (world, tools)
+}
+
+impl World {
+    fn change(&self, pod: &str) {
+        self.api.apply(slice("web-1", "web", &[pod]));
+    }
+
+    fn until_hung(&self, tools: &Tools) {
+        self.node.until("a tool hangs", || !tools.hung().is_empty());
+    }
+
+    fn unhealthy_until_mended(&self, tools: &Tools) {
+        for path in ["/healthz", "/livez"] {
+            self.node.until_health(path, 503);
+        }
+        tools.mend();
+        for path in ["/healthz", "/livez"] {
+            self.node.until_health(path, 200);
+        }
+        self.change("10.244.2.77");
+        self.node.until_leads(WEB, &["10.244.2.77:8080"]);
+    }
+}
+
+#[test]
+fn sigterm_while_a_tool_hangs_ends_the_proxy_with_0_in_time_and_the_tool_with_it() {
+    let (mut world, tools) = running(|_, _| {});
+    tools.fault("tables-restore", ToolFault::Hang);
+    world.change("10.244.2.6");
+    world.until_hung(&tools);
+    let begun = Instant::now();
+    let status = world.node.end(Signal::SIGTERM);
+    assert!(begun.elapsed() < STOP, "stopping took {:?}", begun.elapsed());
+    assert_eq!(status.code(), Some(0), "{}", world.node.log());
+    eventually("no tool runs", Duration::from_secs(1), || !tools.hung().into_iter().any(runs));
+}
+
+#[test]
+fn sigkill_while_a_tool_hangs_ends_the_tool_within_a_second() {
+    let (mut world, tools) = running(|_, _| {});
+    tools.fault("tables-restore", ToolFault::Hang);
+    world.change("10.244.2.6");
+    world.until_hung(&tools);
+    assert!(tools.hung().into_iter().any(runs));
+    assert_eq!(
+        tools.limits(),
+        ["512".to_owned()].into(),
+        "tools have the limit on open files that the proxy inherited"
+    );
+    world.node.end(Signal::SIGKILL);
+    eventually("no tool runs", Duration::from_secs(1), || !tools.hung().into_iter().any(runs));
+}
+
+#[test]
+fn hanging_sync_is_unhealthy_until_it_goes_on() {
+    let (world, tools) = running(|_, _| {});
+    tools.fault("tables-restore", ToolFault::Hang);
+    world.change("10.244.2.6");
+    world.until_hung(&tools);
+    world.unhealthy_until_mended(&tools);
+}
+
+#[test]
+fn hanging_drift_check_is_unhealthy_although_no_change_waits() {
+    let (world, tools) = running(|_, _| {});
+    world.node.until_health("/healthz", 200);
+    tools.fault("tables-save", ToolFault::Hang);
+    // A change of others: now the rules are read back.
+    world.node.netns().run("iptables -w -t filter -N FOREIGN");
+    world.until_hung(&tools);
+    world.unhealthy_until_mended(&tools);
+}
+
+#[test]
+fn hanging_sweep_of_leftovers_is_unhealthy_although_no_change_waits() {
+    let (world, tools) = running(|world, tools| {
+        // A jump and a chain of IPVS mode, which the sweep removes by tools of the flavour's own name.
+        world.node.netns().run("iptables-nft -w -t filter -N KUBE-IPVS-FILTER");
+        tools.fault("-nft", ToolFault::Hang);
+    });
+    world.until_hung(&tools);
+    world.unhealthy_until_mended(&tools);
+}
