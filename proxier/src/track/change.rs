@@ -3,7 +3,6 @@
 //! In: objects, events of lists and watches. Out: [`Change`]s by family. Must not know: what the tracker holds, how
 //! objects are encoded.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -14,8 +13,8 @@ use thiserror::Error;
 
 use super::endpointslice::SERVICE_NAME;
 use super::object::{Content, Object};
+use super::zones::SharedZoneHints;
 use crate::family::IpFamily;
-use crate::model::endpoint::ZoneHints;
 use crate::model::{NamespacedName, NodeInfo, ServicePort, ServicePortName, Slice};
 
 /// The kinds of objects that rules are made of.
@@ -176,14 +175,14 @@ pub struct Translated {
 pub struct Translator {
     pub(super) node_name: String,
     pub(super) hide_external_ips: bool,
-    pub(super) zones: HashSet<ZoneHints>,
+    pub(super) zones: SharedZoneHints,
 }
 
 impl Translator {
     /// For the node of that name. `hide_external_ips`: they are not to be programmed.
     #[must_use]
     pub fn new(node_name: &str, hide_external_ips: bool) -> Self {
-        Self { node_name: node_name.to_owned(), hide_external_ips, zones: HashSet::new() }
+        Self { node_name: node_name.to_owned(), hide_external_ips, zones: SharedZoneHints::default() }
     }
 
     /// Takes an object that exists now.

@@ -88,12 +88,7 @@ impl Translator {
         if zones.is_empty() {
             return None;
         }
-        if let Some(known) = self.zones.get(zones) {
-            return Some(known.clone());
-        }
-        let hints = ZoneHints::from(zones);
-        self.zones.insert(hints.clone());
-        Some(hints)
+        Some(self.zones.share(zones))
     }
 }
 

@@ -15,6 +15,7 @@ mod service_cidr;
 mod strings;
 mod tracker;
 mod waiting;
+mod zones;
 
 pub use change::{Change, Kind, ObjectError, ObjectKey, SliceOf, Translated, Translator, concerns, key_of};
 pub use copy::{Extent, NoCopy};
