@@ -7,16 +7,16 @@
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
-use crate::file_watch::{FALLBACK, FolderWatch};
+use crate::file_watch::FolderWatch;
 
 /// A configuration file that is watched.
 pub struct ConfigWatch {
     path: PathBuf,
     text: String,
-    /// `None`: the kernel gives no watch (on a busy node there may be none left); a look now and then has to do.
-    folder: Option<FolderWatch>,
+    folder: FolderWatch,
     /// Why it could not be read when it was last looked at, so that it is said once.
     problem: Option<String>,
 }
@@ -28,21 +28,26 @@ impl ConfigWatch {
             info!("the configuration {} is no file, and so is not watched", path.display());
             return None;
         }
-        let folder = FolderWatch::new(path);
-        let folder = folder.map_err(|error| warn!("{error}: the configuration file is looked at every {FALLBACK:?}"));
-        Some(Self { path: path.to_owned(), text, folder: folder.ok(), problem: None })
+        Some(Self { path: path.to_owned(), text, folder: FolderWatch::new(path), problem: None })
     }
 
     /// Waits for another content. Returns what to say about it.
     pub async fn updated(mut self) -> String {
-        // It may have changed between being read and being watched.
-        while !self.differs() {
-            match &mut self.folder {
-                Some(folder) => folder.changed().await,
-                None => tokio::time::sleep(FALLBACK).await,
+        let path = self.path.clone();
+        loop {
+            // On a thread of its own, as a file system may hang. The file may have changed before it was watched.
+            let look = move || {
+                self.folder.refresh();
+                (self.differs(), self)
+            };
+            let Ok((differs, watch)) = spawn_blocking(look).await else { break };
+            if differs {
+                break;
             }
+            self = watch;
+            self.folder.changed().await;
         }
-        let path = self.path.display();
+        let path = path.display();
         format!("content of the proxy server's configuration file was updated: {path}; ending, to be started with it")
     }
 

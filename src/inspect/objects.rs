@@ -40,6 +40,8 @@ pub fn load(asked: &Asked, only: Option<&NamespacedName>) -> Result<BTreeMap<IpF
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     let mut coming = Coming { families: Vec::new(), troubles: BTreeMap::new() };
     let listed = runtime.block_on(async { tokio::time::timeout(asked.timeout, list(asked, only, &mut coming)).await });
+    // A file system that hangs must not keep the command from its end.
+    runtime.shutdown_background();
     listed.unwrap_or_else(|_| Err(coming.missing(asked)))?;
     Ok(coming.families.into_iter().map(|(family, _, tracker)| (family, tracker)).collect())
 }

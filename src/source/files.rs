@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use proxier::model::NamespacedName;
 use proxier::track::{Change, Kind, ObjectKey};
+use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
 use super::{Sink, Source, objects};
@@ -21,33 +22,28 @@ struct Held {
     keys: BTreeSet<ObjectKey>,
 }
 
-/// Reads everything once and goes on watching.
-///
-/// # Errors
-/// If the path is not there or cannot be watched.
-pub fn start(path: PathBuf, only: Option<NamespacedName>, sink: Sink) -> Result<Source, String> {
-    let told = |error: &dyn std::fmt::Display| format!("--objects {}: {error}", path.display());
-    let is_folder = std::fs::metadata(&path).map_err(|error| told(&error))?.is_dir();
-    let mut watch = FolderWatch::new(&path).map_err(|error| told(&error))?;
-    info!("Taking objects from {} instead of an API server", path.display());
-
-    let (held, problems) = (BTreeMap::new(), BTreeMap::new());
-    let mut files = Files { path, is_folder, only, sink, complete: false, held, problems };
-    Ok(Box::pin(async move {
-        for kind in Kind::ALL {
-            files.sink.mark(&Change::Listing(kind));
-        }
+/// Reads everything once and goes on watching. The file system is used on a thread of its own: a big folder takes a
+/// while, a network file system may hang, and health must be answered all the same. Ends if the path is not there.
+pub fn start(path: PathBuf, only: Option<NamespacedName>, sink: Sink) -> Source {
+    Box::pin(async move {
+        let opened = spawn_blocking(move || Files::open(path, only, sink)).await;
+        let mut opened = opened.unwrap_or_else(|error| Err(error.to_string()));
         loop {
-            let all_read = files.read();
-            if all_read && !files.complete {
-                files.complete = true;
-                for kind in Kind::ALL {
-                    files.sink.mark(&Change::Listed(kind));
-                }
+            let (mut files, mut watch) = match opened {
+                Ok(opened) => opened,
+                Err(problem) => return format!("--objects {problem}"),
+            };
+            let read = move || {
+                watch.refresh();
+                files.update();
+                (files, watch)
+            };
+            opened = spawn_blocking(read).await.map_err(|error| error.to_string());
+            if let Ok((_, watch)) = &mut opened {
+                watch.changed().await;
             }
-            watch.changed().await;
         }
-    }))
+    })
 }
 
 struct Files {
@@ -65,6 +61,28 @@ struct Files {
 }
 
 impl Files {
+    /// Begins the lists of all kinds; nothing is read yet.
+    fn open(path: PathBuf, only: Option<NamespacedName>, sink: Sink) -> Result<(Self, FolderWatch), String> {
+        let found = std::fs::metadata(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let watch = FolderWatch::new(&path);
+        info!("Taking objects from {} instead of an API server", path.display());
+        for kind in Kind::ALL {
+            sink.mark(&Change::Listing(kind));
+        }
+        let (is_folder, held, problems) = (found.is_dir(), BTreeMap::new(), BTreeMap::new());
+        Ok((Self { path, is_folder, only, sink, complete: false, held, problems }, watch))
+    }
+
+    /// Reads what changed, and ends the lists once everything was read well.
+    fn update(&mut self) {
+        if self.read() && !self.complete {
+            self.complete = true;
+            for kind in Kind::ALL {
+                self.sink.mark(&Change::Listed(kind));
+            }
+        }
+    }
+
     /// Looks at every file; tells what is new and what is gone. Whether all could be read.
     fn read(&mut self) -> bool {
         let paths = match self.paths() {

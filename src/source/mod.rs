@@ -164,7 +164,7 @@ pub type Source = Pin<Box<dyn Future<Output = String> + Send>>;
 /// and its slices alone.
 ///
 /// # Errors
-/// If there is no way to the objects and no hope of one: no kubeconfig, an objects path that is not there.
+/// If the flags name neither.
 pub fn start(
     flags: &SourceFlags,
     settings: &Settings,
@@ -176,7 +176,7 @@ pub fn start(
     let sink = move || Sink::new(settings, families.clone(), node.clone(), health.clone());
     match (client, &flags.objects) {
         (Some(client), _) => Ok(api::start(client, settings, only.as_ref(), [sink(), sink(), sink(), sink()])),
-        (None, Some(path)) => files::start(path.clone(), only, sink()),
+        (None, Some(path)) => Ok(files::start(path.clone(), only, sink())),
         (None, None) => Err("there is neither an API server nor --objects".to_owned()),
     }
 }
