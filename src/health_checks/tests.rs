@@ -1,7 +1,7 @@
 //! Health checks of Services, on real sockets of loopback addresses.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::page::{LocalEndpoints, handler};
 use super::*;
 use crate::events::events;
-use crate::http::serve::Patience;
+use crate::http::serve::{Patience, listen};
 
 const CAPACITY: usize = 4;
 
@@ -191,6 +191,26 @@ async fn sockets_beyond_the_capacity_are_named_counted_and_opened_when_there_is_
     assert_eq!((node.servers.unserved.get(), node.failed().len()), (0, 0));
 }
 
+#[tokio::test]
+async fn port_taken_in_one_family_is_served_in_the_other_and_in_both_when_it_is_free() {
+    let (mut node, port) = (node(None, &[]), free_port());
+    node.listen = NodePortMatch::All;
+    let taken = listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), false).expect("the port in IPv6");
+    let check = HealthCheck { port, local_endpoints: 1 };
+    for family in IpFamily::ALL {
+        let checks =
+            HealthChecks { all: true, services: [(name("web"), Some(check))].into(), listen: NodePortMatch::All };
+        node.servers.apply(family, checks).await;
+    }
+    let failed = node.failed();
+    assert!(matches!(&failed[..], [one] if one.starts_with(&format!("ns/web: [::]:{port}: "))), "{failed:?}");
+    assert_eq!(status(Ipv4Addr::LOCALHOST.into(), port).await, Some(200));
+    drop(taken);
+    node.report(false, &[]).await;
+    assert_eq!((status(Ipv6Addr::LOCALHOST.into(), port).await, node.failed().len()), (Some(200), 0));
+    assert_eq!(node.servers.shared.open, 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn failed_port_is_retried_every_half_minute_while_only_the_other_family_reports() {
     let (node, port) = (node(None, &[ip(10)]), free_port());
@@ -206,7 +226,6 @@ async fn failed_port_is_retried_every_half_minute_while_only_the_other_family_re
         .expect("it listens");
     tokio::time::sleep(Duration::from_secs(1)).await;
     drop(taken);
-    // The address is read anew by the clock too: as soon as reports come, they are applied first.
     for _ in 0..8 {
         sender.send((IpFamily::V6, report(false, &[]))).expect("it listens");
         tokio::time::sleep(Duration::from_secs(5)).await;
