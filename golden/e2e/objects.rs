@@ -7,6 +7,8 @@
 mod bad;
 #[path = "objects/edits.rs"]
 mod edits;
+#[path = "objects/file_systems.rs"]
+mod file_systems;
 #[path = "objects/settings.rs"]
 mod settings;
 
