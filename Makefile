@@ -8,7 +8,7 @@ RUNNER := CARGO_TARGET_$(shell echo $(TRIPLE) | tr a-z- A-Z_)_RUNNER="$(if $(SUD
 # Tests for a kernel that has IPVS, as PACKAGE/TARGET. They are `test = false` in Cargo.toml: not part of `cargo test`.
 IPVS_TESTS := proxier/ipvs_kernel proxier/ipvs_mode_kernel kube-proxy/ipvs_packets kube-proxy/ipvs_inspect
 
-.PHONY: all demo test test-ipvs check deps bench bench-ipvs scale soak conformance conformance-ipvs e2e
+.PHONY: all demo faults test test-ipvs check deps bench bench-ipvs scale soak conformance conformance-ipvs e2e
 
 all: demo
 
@@ -33,6 +33,11 @@ test-ipvs: deps
 conformance-ipvs: deps
 	MODE=ipvs FLAVOUR=nft JOBS=4 golden/tools/test-ipvs kube-proxy conformance
 	MODE=ipvs FLAVOUR=legacy JOBS=4 CASES='^(003|210|220|600|800)' golden/tools/test-ipvs kube-proxy conformance
+
+## faults: every fault of golden/faults/README.md against the release binary, under traffic; prints its table. FAULTS=part KILLS=n
+faults: deps
+	cargo build --release
+	KUBE_PROXY=$(CURDIR)/target/release/kube-proxy FAULTS=$(or $(FAULTS),all) KILLS=$(or $(KILLS),50) $(RUNNER) cargo test --test faults
 
 ## check: formatting, lints, documentation, licences
 check:

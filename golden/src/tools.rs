@@ -16,6 +16,10 @@ pub enum ToolFault {
     Garbage,
     /// Exits with 1 and a message.
     Fail,
+    /// Is killed, as by the kernel when memory runs out.
+    Killed,
+    /// Takes a second longer.
+    Slow,
     /// Is not there.
     Missing,
 }
@@ -58,6 +62,8 @@ impl Tools {
                 ToolFault::Hang => "hang",
                 ToolFault::Garbage => "garbage",
                 ToolFault::Fail => "fail",
+                ToolFault::Killed => "killed",
+                ToolFault::Slow => "slow",
                 ToolFault::Missing => {
                     std::fs::remove_file(self.bin(tool)).expect("it is there");
                     continue;
@@ -109,6 +115,8 @@ impl Tools {
              hang) ulimit -S -n >>'{dir}/limits'; echo $$ >>'{dir}/hung'\n\
              while [ -e \"$fault\" ]; do sleep 0.1; done; exec {real} \"$@\" ;;\n\
              garbage) head -c 3000 /dev/urandom; exit 0 ;;\n\
+             killed) kill -9 $$ ;;\n\
+             slow) sleep 1; exec {real} \"$@\" ;;\n\
              *) echo 'no such luck' >&2; exit 1 ;;\n\
              esac\n",
             real = real.display()
