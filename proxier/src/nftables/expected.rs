@@ -131,7 +131,7 @@ pub fn expected(
         wanted.add(SetId::NodePortIps, Element::member(Key::default().address(*ip).build()), None);
     }
     for (name, _) in snapshot.ports.iter() {
-        let current = |view: &View, policy| voted(endpoints, view, policy);
+        let current = |view: &View, policy, wanted: &[SocketAddr]| voted(endpoints, view, policy, wanted);
         if let Some(port) = programmed(name, snapshot, &claims, current) {
             wanted.add_port(name, &port, settings.node_ip);
         }
@@ -196,15 +196,14 @@ fn is_of_one(chain: &SharedChain) -> bool {
 
 /// The numbers that endpoints of a Service port have at most of its addresses, so that one address at which they were
 /// changed is not taken for the one that is right. What it has no use for does not vote.
-fn voted(endpoints: Endpoints<'_>, view: &View, policy: Policy) -> Numbered {
-    let wanted = |endpoint: &SocketAddr| view.endpoints(policy).iter().any(|known| known == Some(*endpoint));
+fn voted(endpoints: Endpoints<'_>, view: &View, policy: Policy, wanted: &[SocketAddr]) -> Numbered {
     let mut votes: Vec<BTreeMap<SocketAddr, usize>> = Vec::new();
     for (place, of, ip, port) in view.witnesses().filter(|(_, of, ..)| *of == policy) {
         let at = |set: SetId, key: &[u8]| endpoints(set.name(), key);
         let numbered = numbers_at(at, view.protocol, (place, of), ip, port);
         votes.resize(votes.len().max(numbered.len()), BTreeMap::new());
         for (votes, endpoint) in votes.iter_mut().zip(numbered.iter()) {
-            if let Some(endpoint) = endpoint.filter(wanted) {
+            if let Some(endpoint) = endpoint.filter(|endpoint| wanted.contains(endpoint)) {
                 *votes.entry(endpoint).or_default() += 1;
             }
         }

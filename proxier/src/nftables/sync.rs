@@ -4,6 +4,7 @@
 //! one was refused. Must not know: when to sync.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use tracing::debug;
 
@@ -54,7 +55,7 @@ impl Nftables {
                 state.claims.replace(name, &[], &destinations, |_| ());
             }
             for (name, _) in ports() {
-                let current = |view: &View, policy| numbers_in(&found.elements, view, policy);
+                let current = |view: &View, policy, _: &[SocketAddr]| numbers_in(&found.elements, view, policy);
                 let programmed = programmed(name, snapshot, &state.claims, current);
                 state.replace(name, programmed);
             }
@@ -101,7 +102,7 @@ impl Nftables {
             let programmed = if self.rejected.contains_key(name) {
                 None
             } else {
-                let current = |_: &View, policy| {
+                let current = |_: &View, policy, _: &[SocketAddr]| {
                     state.ports.get(name).map_or(Numbered::default(), |p| p.view.endpoints(policy).clone())
                 };
                 programmed(name, snapshot, &state.claims, current)
@@ -264,7 +265,7 @@ pub(super) fn programmed(
     name: &ServicePortName,
     snapshot: &Snapshot<'_>,
     claims: &Claims,
-    current: impl Fn(&View, Policy) -> Numbered,
+    current: impl Fn(&View, Policy, &[SocketAddr]) -> Numbered,
 ) -> Option<Programmed> {
     let port = snapshot.ports.get(name)?;
     let endpoints = snapshot.endpoints.of(name);

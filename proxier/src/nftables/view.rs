@@ -66,18 +66,19 @@ pub struct View {
 
 impl View {
     /// Looks at a Service port. `owns` tells which of its destinations are not another's; `current` the numbers that
-    /// endpoints have now, given the view without numbers.
+    /// endpoints have now, given the view without endpoints, and the endpoints that a policy wants.
     #[must_use]
     pub fn of(
         name: &ServicePortName,
         port: &ServicePort,
         endpoints: &CategorizedEndpoints<'_>,
         owns: impl Fn(Destination) -> bool,
-        current: impl Fn(&Self, Policy) -> Numbered,
+        current: impl Fn(&Self, Policy, &[SocketAddr]) -> Numbered,
     ) -> Self {
         let unnumbered = Self::unnumbered(name, port, endpoints, owns);
         let lists = [&endpoints.cluster, &endpoints.local].map(|list| addresses(list));
-        let now = [Policy::Cluster, Policy::Local].map(|policy| current(&unnumbered, policy));
+        let now = [(Policy::Cluster, &lists[0]), (Policy::Local, &lists[1])];
+        let now = now.map(|(policy, wanted)| current(&unnumbered, policy, wanted));
         let [cluster, local] = if port.affinity_seconds.is_some() {
             // Clients have one memory for both, so in both an endpoint has the same number.
             let all = number(&either(&now), &addresses(&endpoints.reachable), true);
