@@ -49,15 +49,14 @@ fn run(family: IpFamily, mut removal: Removal, wakes: &Receiver<()>) {
         if Instant::now() < not_before {
             continue;
         }
-        let (begun, cpu) = (Instant::now(), cpu_time());
+        let before = cpu_time();
         let Err(errors) = removal() else {
             if !logged.is_empty() {
                 info!("{family}: removed the last leftovers of inactive modes");
             }
             return;
         };
-        // The CPU time includes the tools that syncs ran meanwhile.
-        let effort = cpu_time().saturating_sub(cpu).min(begun.elapsed());
+        let effort = cpu_time().saturating_sub(before);
         not_before = Instant::now() + pause_after(effort).min(MAX_PAUSE);
         let mut errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         errors.sort_unstable();
