@@ -79,6 +79,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "api-half-body",
             injected: "bodies stop after half of them for 4 s",
+            in_sample: false,
             inject: |rig| under_pace(rig, Pace::HalfBody),
             ..PLAIN
         },
@@ -101,6 +102,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "api-garbage",
             injected: "a watch of Services and one of EndpointSlices send bytes that are no event",
+            in_sample: false,
             inject: |rig| {
                 rig.api.send_line("Service", b"{\"type\":\xff\x00garbage");
                 rig.api.send_line("EndpointSlice", b"<html>502 Bad Gateway</html>");

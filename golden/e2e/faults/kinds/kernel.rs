@@ -6,7 +6,7 @@ use super::{Fault, PLAIN, last};
 use crate::rig::Rig;
 
 /// Until rules that others removed are back: what carries connections is gone meanwhile.
-const REPAIR: Duration = Duration::from_secs(45);
+const REPAIR: Duration = Duration::from_secs(10);
 
 fn on_node(rig: &Rig, line: &str) {
     let _ = rig.cluster.on_node(line);

@@ -45,13 +45,14 @@ pub fn faults() -> Vec<Fault> {
     vec![
         Fault {
             name: "kill-9",
-            injected: "SIGKILL in the middle of a sync, again and again (`KILLS` times, 5 if not set)",
+            injected: "SIGKILL up to 0.4 s after a change and a start, `KILLS` times (5 if not set)",
             inject: kill_often,
             ..PLAIN
         },
         Fault {
             name: "restart",
             injected: "SIGTERM and a new start, as by an update of the image",
+            in_sample: false,
             inject: |rig| {
                 rig.end(Signal::SIGTERM);
                 rig.spawn(&[]);
