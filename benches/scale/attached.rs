@@ -152,7 +152,7 @@ struct Counter;
 impl Counter {
     fn new(port: &str) -> Result<Self, String> {
         let rules = format!(
-            "table inet {TABLE} {{ chain input {{ type filter hook input priority 0; tcp sport {port} counter; }} }}"
+            "table inet {TABLE} {{\nchain input {{\ntype filter hook input priority 0; tcp sport {port} counter\n}}\n}}"
         );
         output(Command::new("nft").arg(rules))?;
         Ok(Self)
