@@ -224,6 +224,11 @@ impl Lab {
             .lines()
             .filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':'))
             .filter(|(_, port)| port.len() == 5 && port.starts_with('3'))
+            // A dual-stack socket counts as the two that upstream has.
+            .flat_map(|(address, port)| {
+                let addresses: &[&str] = if address == "*" { &["0.0.0.0", "[::]"] } else { &[address] };
+                addresses.iter().map(move |address| (*address, port)).collect::<Vec<_>>()
+            })
             .collect();
         let names: Vec<String> = sockets.iter().map(|(address, port)| format!("{address}:{port}")).collect();
         let mut text = format!("listen {}\n", names.join(" "));
