@@ -1,7 +1,7 @@
 //! Servers against real clients: those that behave, and those that do not.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream as Client};
+use std::net::TcpStream as Client;
 use std::time::Instant;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -204,4 +204,19 @@ fn panic_while_rules_are_read_costs_that_request_only() {
     assert!(answer.contains("reading the rules panicked"), "{answer}");
     let answer = server.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert!(answer.ends_with("fine"), "{answer}");
+}
+
+#[test]
+fn stopping_frees_the_port_though_a_process_that_is_starting_has_a_copy_of_the_socket() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let listener = listen("[::1]:0".parse().expect("an address"), false).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let copy = nix::unistd::dup(&listener).expect("what fork does");
+        let handler: Handler = Arc::new(|_| Reply::new(PLAIN, "fine".to_owned()).done());
+        let server = Server::start(listener, handler, Clients::new(10, Patience::default()));
+        server.stop().await;
+        drop(listen(address, false).expect("the port is free"));
+        drop(copy);
+    });
 }

@@ -45,7 +45,7 @@ const MOST_REFUSALS: u32 = 3;
 /// How long the head of a streamed list's answer may take. Priority and Fairness may hold a request back that long.
 const STREAM_HEAD: Duration = Duration::from_secs(10);
 /// How long a streamed list may pause before it is given up for a plain one.
-const STREAM_PAUSE: Duration = Duration::from_millis(1500);
+const STREAM_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether an API server streams lists, as far as is known; shared by the reflectors of all kinds.
 #[derive(Clone, Debug)]
