@@ -138,7 +138,7 @@ fn bad_objects() -> Vec<(Value, [&'static str; 3])> {
         (service("a\"b\nc", "/spec/type", json!("ClusterIP")), ["is skipped", "metadata.name", "'\\n'"]),
         (service(&"x".repeat(64), "/spec/type", json!("ClusterIP")), ["is skipped", "metadata.name", "longer than 63"]),
         (service("a b", "/spec/type", json!("ClusterIP")), ["is skipped", "metadata.name", "' '"]),
-        (service("", "/spec/type", json!("ClusterIP")), ["Service default/ is skipped", "no name", ""]),
+        (service("", "/spec/type", json!("ClusterIP")), ["cannot decode Service", "metadata.name", "missing"]),
         (service("ports", "/spec/ports", json!([])), ["Service default/ports", "spec.ports", "there are none"]),
         (service("noip", "/spec/clusterIP", json!("")), ["Service default/noip", "spec.clusterIP", "empty"]),
         (

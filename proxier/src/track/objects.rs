@@ -4,13 +4,36 @@
 //! without being copied: `managedFields` alone can be half of an object.
 
 use std::fmt;
+use std::marker::PhantomData;
 
-use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// Null as well as absence means the default.
 fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Some keys of a map. A derived struct alone would take a list, too, for its fields in order.
+fn keys<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    struct Keys<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for Keys<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a map")
+        }
+
+        fn visit_unit<E>(self) -> Result<T, E> {
+            Ok(T::default())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    deserializer.deserialize_any(Keys(PhantomData))
 }
 
 /// Whether a field is there and not null.
@@ -56,11 +79,11 @@ pub(super) struct Meta {
     pub namespace: String,
     #[serde(deserialize_with = "nullable")]
     pub resource_version: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "keys")]
     pub labels: Labels,
     #[serde(rename = "deletionTimestamp", deserialize_with = "present")]
     pub deleted: bool,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "keys")]
     pub annotations: Annotations,
 }
 
