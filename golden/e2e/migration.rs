@@ -270,7 +270,7 @@ fn without_an_api_server(flavour: Flavour) {
     world.under_traffic(|watch| {
         let mut proxy = start();
         for _ in 0..2 {
-            eventually("it cannot reach the API server", LIMIT, || cluster.log().contains("Connection refused"));
+            eventually("it cannot reach the API server", LIMIT, || cluster.log().contains("connection refused"));
             watch.some_rounds();
             assert_eq!(world.rules(), before);
             // The kubelet restarts it, or somebody gives up and goes back: nothing is lost either.

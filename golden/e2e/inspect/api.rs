@@ -87,14 +87,14 @@ fn a_server_that_does_not_answer_is_said_and_the_rest_is_shown() {
     says(&node, &source, &[all]);
     server.set_pace(Pace::Normal);
     server.require_token(Some("secret"));
-    says(&node, &source, &[all, "the API server says 401"]);
+    says(&node, &source, &[all, ": 401 Unauthorized"]);
     server.down();
-    says(&node, &source, &[all, "Connection refused"]);
+    says(&node, &source, &[all, "connection refused"]);
     server.up();
     server.require_token(None);
     server.fail_next_of("EndpointSlice", usize::MAX, 403);
     let source = from(&node, &kubeconfig, "5s");
-    says(&node, &source, &["no complete list of EndpointSlices within 5s: the API server says 403"]);
+    says(&node, &source, &["no complete list of EndpointSlices within 5s: 403 Forbidden"]);
 }
 
 #[test]
