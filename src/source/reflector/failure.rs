@@ -90,9 +90,10 @@ impl Failure {
         }
     }
 
-    /// Says something about the server and not only about the connection to it.
+    /// Says something about the server and not only about the connection to it. So does a streamed list without an answer
+    /// if a plain list is answered then.
     pub fn is_answer(&self) -> bool {
-        !matches!(self, Self::Request(_) | Self::NoAnswer(_))
+        !matches!(self, Self::Request(_))
     }
 
     /// A watch can go on from its last version once the server is well again, without a new list. Not after a server
