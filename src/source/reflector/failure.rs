@@ -23,8 +23,6 @@ pub enum Failure {
     Unreadable(DecodeError),
     /// The answer has a media type that was not asked for.
     MediaType(String),
-    /// Not even the head of an answer came for so long.
-    NoAnswer(Duration),
     /// Nothing came for so long.
     Stalled(&'static str, Duration),
     /// A streamed list ended before the bookmark that completes it.
@@ -47,7 +45,6 @@ impl fmt::Display for Failure {
             Self::Wire(error) => error.fmt(f),
             Self::Unreadable(error) => error.fmt(f),
             Self::MediaType(media_type) => write!(f, "cannot decode an answer of media type {media_type:?}"),
-            Self::NoAnswer(time) => write!(f, "no answer for {time:?}"),
             Self::Stalled(what, time) => write!(f, "no {what} for {time:?}"),
             Self::NoBookmark => f.write_str("the stream ended before the bookmark that completes the list"),
             Self::Short(time) => write!(f, "the watch ended after {time:?}"),
@@ -103,12 +100,7 @@ impl Failure {
             Self::Request(RequestError::Tls { .. }) => false,
             Self::Request(_) | Self::Short(_) => true,
             Self::Refused(status) => matches!(status.code, 401 | 429 | 500..) && !self.is_too_large(),
-            Self::NoAnswer(_)
-            | Self::Wire(_)
-            | Self::Unreadable(_)
-            | Self::MediaType(_)
-            | Self::Stalled(..)
-            | Self::NoBookmark => false,
+            Self::Wire(_) | Self::Unreadable(_) | Self::MediaType(_) | Self::Stalled(..) | Self::NoBookmark => false,
         }
     }
 

@@ -249,7 +249,7 @@ impl<T: Transport> Reflector<T> {
 
     /// Sends a request. `head_timeout`: how long the head of the answer may take.
     async fn ask(&self, path: &str, head_timeout: Duration) -> Result<Answer<T::Body>, Failure> {
-        let late = |_| Failure::NoAnswer(head_timeout);
+        let late = |_| Failure::Stalled("answer", head_timeout);
         let answer = timeout(head_timeout, self.transport.get(path, &self.accept)).await.map_err(late)?;
         Answer::of(answer.map_err(Failure::Request)?).await
     }
