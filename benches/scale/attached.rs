@@ -17,7 +17,7 @@ use golden::node::{METRICS, get, sum};
 use crate::Options;
 use crate::process::{self, Cpu};
 
-/// How long nobody may be at work for a start to be over.
+/// How long the proxy and the server must be idle for a start to be over.
 const IDLE: Duration = Duration::from_secs(2);
 /// Between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(5);

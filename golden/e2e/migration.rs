@@ -202,7 +202,7 @@ impl Drop for StopWhenDropped<'_> {
     }
 }
 
-/// Makes new connections until it is told to stop; what failed, and when it was tried.
+/// Makes new connections until it is stopped; returns what failed, and when it was tried.
 fn probe(client: &Client<'_>, to: SocketAddr, stop: &AtomicBool, rounds: &AtomicUsize) -> Vec<(Instant, String)> {
     let mut failures = Vec::new();
     while !stop.load(Ordering::Relaxed) {

@@ -296,7 +296,7 @@ impl Proxier {
         let result = self.backend.sync(&self.tracker.snapshot(node_ip), &scope, now);
         let duration = now.elapsed();
         if std::mem::take(&mut self.repairing) {
-            // Whoever damages the rules all the time must not keep a CPU busy.
+            // A program that damages the rules all the time must not keep a CPU busy.
             let effort = kernel::cpu_time().saturating_sub(before);
             self.next_quick_look = Instant::now() + effort * REPAIR_PAUSE;
         }

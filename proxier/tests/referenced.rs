@@ -1,4 +1,4 @@
-//! Stale chains that a rule of somebody else refers to: they are emptied, and everything else is programmed.
+//! Stale chains that a foreign rule refers to: they are emptied, and everything else is programmed.
 
 use std::time::{Duration, Instant};
 

@@ -101,7 +101,7 @@ impl ExecPlugin {
     }
 
     /// Runs the plugin, unless `outdated` was replaced meanwhile or it ran just now. A task of its own does it: the
-    /// deadline of whoever waits does not end the run.
+    /// caller's deadline does not end the run.
     async fn renew(self: &Arc<Self>, outdated: Option<&Arc<Issued>>) -> Result<(), String> {
         let (plugin, outdated) = (Arc::clone(self), outdated.map(Arc::clone));
         let task = tokio::spawn(async move {

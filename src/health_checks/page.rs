@@ -30,7 +30,7 @@ impl LocalEndpoints {
 }
 
 /// Answers any path and method with the count of the client's family: a dual-stack socket has clients of both.
-/// `closing`: the Service is no longer served at this port, and its clients are told that there are no endpoints.
+/// `closing`: the Service is no longer served at this port, and its clients get the answer that there are no endpoints.
 pub fn handler(
     service: &NamespacedName,
     endpoints: Arc<LocalEndpoints>,

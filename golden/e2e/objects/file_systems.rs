@@ -11,7 +11,7 @@ use super::World;
 #[test]
 fn objects_that_hang_while_they_are_read_keep_neither_health_nor_stopping_waiting() {
     let mut world = World::new();
-    // Opening a named pipe takes as long as nobody writes to it.
+    // Opening a named pipe blocks until a writer opens it.
     let pipe = world.folder.join("pipe.yaml");
     nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
     world.node.start(&["--objects", &pipe.to_string_lossy(), "--iptables-min-sync-period=0s"]);

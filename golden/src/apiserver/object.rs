@@ -14,7 +14,7 @@ use super::synthetic::Synthetic;
 #[derive(Clone, Debug)]
 pub(super) struct Object {
     content: Content,
-    /// Its protobuf message, once somebody has asked for it.
+    /// Its protobuf message, once a client has asked for it.
     message: Arc<OnceLock<Box<[u8]>>>,
 }
 

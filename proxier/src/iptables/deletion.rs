@@ -1,6 +1,6 @@
 //! Stale chains: those that wait for their deletion, and those that cannot be deleted.
 //!
-//! A chain that a rule of somebody else refers to cannot be deleted, and one such deletion would have the whole transaction
+//! A chain that a foreign rule refers to cannot be deleted, and one such deletion would have the whole transaction
 //! refused (kubernetes 132516). It is emptied instead, named in the log, and deleted once that rule is gone.
 
 use std::collections::{HashMap, HashSet};

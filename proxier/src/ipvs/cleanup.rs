@@ -111,7 +111,7 @@ impl Traces {
                 Err(IpSetError::NotFound(_)) => continue,
                 // A kernel without ipsets has none of ours.
                 Err(IpSetError::Missing) => break,
-                // Its type is none of ours, so it is somebody else's.
+                // Its type is none of ours, so another program made it.
                 Err(IpSetError::Refused { .. }) => continue,
                 Err(error) => return Err(error.into()),
             }
@@ -194,7 +194,7 @@ fn remove_servers(kernel: &mut Remains<'_>, keys: &[ServerKey]) -> Result<(), Sy
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Destroys sets. One that a rule of somebody else asks stays, emptied.
+/// Destroys sets. One that a foreign rule refers to stays, emptied.
 fn destroy(kernel: &mut Remains<'_>, sets: &[SetName]) -> Vec<SyncError> {
     let operations: Vec<_> = sets.iter().map(|name| SetOperation::Destroy(*name)).collect();
     let (mut errors, mut in_use) = (Vec::new(), Vec::new());

@@ -97,7 +97,7 @@ fn seconds(duration: Duration) -> u32 {
     u32::try_from(whole).unwrap_or(u32::MAX)
 }
 
-/// Makes the device and the sets. Returns the sets that are another type of somebody else's, and so cannot be used.
+/// Makes the device and the sets. Returns the sets whose name is taken by a foreign set of another type.
 pub(super) fn objects(kernel: &mut Kernel, family: IpFamily) -> Result<BTreeMap<SetId, String>, SyncError> {
     // It stays down, as kube-proxy leaves it: its addresses are local all the same.
     kernel.links.create_dummy(DEVICE)?;

@@ -69,7 +69,7 @@ pub struct Rules<'a, F, G> {
     pub settings: &'a Settings,
     /// Whether a set has entries.
     pub used: F,
-    /// Whether a set can be asked: somebody else's of another type has its name otherwise.
+    /// Whether rules can refer to a set: not if a foreign set of another type has its name.
     pub usable: G,
 }
 

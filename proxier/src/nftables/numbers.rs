@@ -54,7 +54,7 @@ impl Numbered {
     }
 }
 
-/// All endpoints are of one family: those of the other are left out. Numbers at the end that are nobody's are too.
+/// All endpoints are of one family: those of the other are left out. Numbers at the end without an endpoint are left out too.
 impl FromIterator<Option<SocketAddr>> for Numbered {
     fn from_iter<I: IntoIterator<Item = Option<SocketAddr>>>(endpoints: I) -> Self {
         let mut all: Vec<Option<SocketAddr>> = endpoints.into_iter().collect();

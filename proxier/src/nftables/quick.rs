@@ -31,7 +31,7 @@ impl QuickCheck {
         Some(check)
     }
 
-    /// The first damage, after somebody else changed something. Looks once for each generation.
+    /// The first damage, after another program changed something. Looks once for each generation.
     pub fn look(
         &mut self,
         kernel: &mut dyn NftTables,

@@ -1,6 +1,6 @@
 //! Removing a mode's jumps and chains from the tables, and nothing else.
 //!
-//! A chain that a rule of somebody else refers to cannot be deleted: the kernel says EBUSY, and the tool refuses the whole
+//! A chain that a foreign rule refers to cannot be deleted: the kernel says EBUSY, and the tool refuses the whole
 //! transaction (kubernetes 132516). Such a chain is emptied, and named with that rule.
 
 use std::collections::HashMap;

@@ -15,7 +15,7 @@ use crate::netfilter::iptables::{Chain, Table};
 /// Chains by table.
 pub type ChainsByTable = [(Table, &'static [Chain])];
 
-/// The state of tables after our last write, and whether somebody else has changed them since.
+/// The state of tables after our last write, and whether another program has changed them since.
 #[derive(Debug)]
 pub struct QuickCheck {
     chains: &'static ChainsByTable,
@@ -23,7 +23,7 @@ pub struct QuickCheck {
     known: Vec<TableState>,
     generation: Option<u32>,
     due: bool,
-    /// When somebody else's change was seen last.
+    /// When a foreign change was seen last.
     changed_at: Option<Instant>,
 }
 
