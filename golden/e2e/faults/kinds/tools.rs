@@ -50,13 +50,7 @@ pub fn faults() -> Vec<Fault> {
             name: "save-garbage",
             injected: "a restart while iptables-save prints nonsense and exits with 0, for 4 s",
             within: NEXT_SYNC,
-            inject: |rig| {
-                rig.tools.fault("save", ToolFault::Garbage);
-                rig.end(nix::sys::signal::Signal::SIGTERM);
-                rig.spawn(&[]);
-                last(4);
-                rig.tools.mend();
-            },
+            inject: |rig| restart_while_saving(rig, ToolFault::Garbage),
             in_nftables: false,
             ..PLAIN
         },
@@ -109,15 +103,18 @@ pub fn faults() -> Vec<Fault> {
             injected: "a restart while iptables-save fails, for 4 s",
             in_sample: false,
             within: NEXT_SYNC,
-            inject: |rig| {
-                rig.tools.fault("save", ToolFault::Fail);
-                rig.end(nix::sys::signal::Signal::SIGTERM);
-                rig.spawn(&[]);
-                last(4);
-                rig.tools.mend();
-            },
+            inject: |rig| restart_while_saving(rig, ToolFault::Fail),
             in_nftables: false,
             ..PLAIN
         },
     ]
+}
+
+/// Restarts the proxy while iptables-save has a fault, for 4 s.
+fn restart_while_saving(rig: &mut Rig, fault: ToolFault) {
+    rig.tools.fault("save", fault);
+    rig.end(nix::sys::signal::Signal::SIGTERM);
+    rig.spawn(&[]);
+    last(4);
+    rig.tools.mend();
 }
