@@ -160,7 +160,7 @@ impl Files {
         }
         // Decoded at once: the objects of a big cluster would take ten times as much memory.
         let (sink, only) = (&mut self.sink, self.only.as_ref());
-        let parsed = objects::parse_as(&text, only, &mut |object| sink.decode(object.key.kind, object.value))?;
+        let parsed = objects::parse_as(&text, only, &mut |object| sink.decode(object.key, object.value))?;
         drop(text);
         for other in parsed.passed_over {
             info!("{}: {other}: passed over", path.display());

@@ -17,7 +17,7 @@ use proxier::IpFamily;
 use proxier::mailbox::Sender;
 use proxier::model::NamespacedName;
 use proxier::proxier::Message;
-use proxier::track::{Change, Kind, Object, ObjectKey, Translated, Translator, key_of};
+use proxier::track::{Change, Kind, Object, ObjectKey, Translated, Translator};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
@@ -91,10 +91,9 @@ impl Sink {
         self.deliver(Decoded { key, result });
     }
 
-    /// What an object comes to. Nobody is told yet.
-    fn decode(&mut self, kind: Kind, object: Value) -> Decoded {
-        let key = key_of(kind, &object);
-        let decoded = Object::from_value(kind, object).map_err(|error| error.to_string());
+    /// Decodes an object of a file. The families do not get it yet.
+    fn decode(&mut self, key: ObjectKey, object: Value) -> Decoded {
+        let decoded = Object::from_value(key.kind, object).map_err(|error| error.to_string());
         let result = decoded.and_then(|object| self.translator.applied(object).map_err(|error| error.to_string()));
         Decoded { key, result }
     }
