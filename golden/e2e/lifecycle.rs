@@ -15,8 +15,7 @@ mod kernel;
 mod own_node;
 
 use golden::apiserver::ApiServer;
-use golden::node::{NAME, Node};
-use golden::sample::{node, service, slice};
+use golden::node::Node;
 
 /// The Service port of the Service that tests begin with.
 const WEB: &str = "default/web:http";
@@ -34,10 +33,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let node = machine();
-        let api = node.api_server();
-        api.apply(self::node(NAME, "zone-a"));
-        api.apply(service("web", "10.96.0.10"));
-        api.apply(slice("web-1", "web", &["10.244.2.5"]));
+        let api = node.api_server_with_web(&["10.244.2.5"]);
         Self { node, api }
     }
 

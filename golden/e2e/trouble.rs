@@ -34,10 +34,7 @@ impl World {
     /// The Node and the Service `web` at 10.244.2.5; no proxy yet.
     fn new() -> Self {
         let node = Node::new(env!("CARGO_BIN_EXE_kube-proxy"));
-        let api = node.api_server();
-        api.apply(self::node(NAME, "zone-a"));
-        api.apply(service("web", "10.96.0.10"));
-        api.apply(slice("web-1", "web", &["10.244.2.5"]));
+        let api = node.api_server_with_web(&["10.244.2.5"]);
         Self { node, api, starter: &[] }
     }
 

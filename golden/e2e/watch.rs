@@ -23,8 +23,8 @@ mod requests;
 use std::time::{Duration, Instant};
 
 use golden::apiserver::{ApiServer, MediaTypes, Request};
-use golden::node::{NAME, Node};
-use golden::sample::{node, service, slice};
+use golden::node::Node;
+use golden::sample::{service, slice};
 
 /// The Service port of the Service that every test begins with.
 const WEB: &str = "default/web:http";
@@ -51,10 +51,7 @@ impl World {
     fn new() -> Self {
         let ours = env!("CARGO_BIN_EXE_kube-proxy").to_owned();
         let node = Node::new(std::env::var("KUBE_PROXY").unwrap_or(ours));
-        let api = node.api_server();
-        api.apply(self::node(NAME, "zone-a"));
-        api.apply(service("web", "10.96.0.10"));
-        api.apply(slice("web-1", "web", &["10.244.2.5", "10.244.2.6"]));
+        let api = node.api_server_with_web(&["10.244.2.5", "10.244.2.6"]);
         Self { node, api }
     }
 

@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 
 use crate::apiserver::ApiServer;
 use crate::netns::Netns;
+use crate::sample;
 use crate::seccomp::{self, Denied};
 
 /// The node's name, for `--hostname-override` and the Node object.
@@ -90,6 +91,24 @@ impl Node {
     #[must_use]
     pub fn api_server(&self) -> ApiServer {
         ApiServer::start_on(self.netns.enter(|| TcpListener::bind("127.0.0.1:0").expect("a free port")))
+    }
+
+    /// Starts an API server that has this Node and the Service `default/web` at 10.96.0.10 with these endpoints, in the
+    /// EndpointSlice `web-1`.
+    ///
+    /// # Panics
+    /// When there is no port for it.
+    #[must_use]
+    pub fn api_server_with_web(&self, endpoints: &[&str]) -> ApiServer {
+        let api = self.api_server();
+        for object in [
+            sample::node(NAME, "zone-a"),
+            sample::service("web", "10.96.0.10"),
+            sample::slice("web-1", "web", endpoints),
+        ] {
+            api.apply(object);
+        }
+        api
     }
 
     /// Starts the proxy, without waiting for anything. The log goes on where it was.

@@ -5,14 +5,14 @@ use std::time::Duration;
 use golden::cluster::eventually;
 use golden::pki::{Certified, Profile, replace};
 use golden::sample::slice;
-use golden::tls::server_context;
+use golden::tls::{TlsFront, server_context};
 
 use crate::{HTTP1, WEB, World};
 
 const CA: &str = "certificate-authority: ca.crt";
 
-#[test]
-fn a_new_client_certificate_is_used_within_a_minute_though_nothing_breaks() {
+/// A proxy that runs with the client certificate `one`, what terminates its TLS, and the certificate `two`.
+fn running_as_one() -> (World, TlsFront, Certified) {
     let mut world = World::new();
     let front = world.front(Some(&world.authority));
     let client = |name| Certified::new(&Profile::leaf(name), Some(&world.authority));
@@ -20,6 +20,12 @@ fn a_new_client_certificate_is_used_within_a_minute_though_nothing_breaks() {
     one.write(world.node.dir(), "client");
     world.start(&front.url(), CA, "client-certificate: client.crt, client-key: client.key");
     world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    (world, front, two)
+}
+
+#[test]
+fn a_new_client_certificate_is_used_within_a_minute_though_nothing_breaks() {
+    let (world, front, two) = running_as_one();
     assert!(front.clients().iter().all(|name| name == "one"), "{:?}", front.clients());
     two.write(world.node.dir(), "client");
     world.node.until("connections are made with the new certificate", || front.clients().contains(&"two".to_owned()));
@@ -29,13 +35,7 @@ fn a_new_client_certificate_is_used_within_a_minute_though_nothing_breaks() {
 
 #[test]
 fn a_client_certificate_without_its_key_leaves_the_last_pair_in_use() {
-    let mut world = World::new();
-    let front = world.front(Some(&world.authority));
-    let client = |name| Certified::new(&Profile::leaf(name), Some(&world.authority));
-    let (one, two) = (client("one"), client("two"));
-    one.write(world.node.dir(), "client");
-    world.start(&front.url(), CA, "client-certificate: client.crt, client-key: client.key");
-    world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    let (world, front, two) = running_as_one();
     replace(&world.node.dir().join("client.crt"), &two.pem());
     front.drop_connections();
     world.node.until_logged(&["client.key does not belong to the certificate", "client.crt", "read before"]);
