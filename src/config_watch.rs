@@ -2,7 +2,7 @@
 //!
 //! In: a path and the text that was read from it. Out: a message, once the content is another one. Must not know: what
 //! the text means. An edit in place, a file renamed over it and the symbolic link of a ConfigMap moved elsewhere are all
-//! the same here (kube-proxy sees only the first, surface.md I4); a new date or mode is nothing.
+//! the same here (kube-proxy sees only the first, behaviour.yaml I4); a new date or mode is nothing.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};

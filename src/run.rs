@@ -81,7 +81,7 @@ pub fn run(line: &Line) -> Result<(), String> {
     result
 }
 
-/// `--init-only`: what takes more rights than a second run, without it, will have. Needs no API server (surface.md I22).
+/// `--init-only`: what takes more rights than a second run, without it, will have. Needs no API server (behaviour.yaml I22).
 fn initialise(settings: &Settings) -> Result<(), String> {
     setup::conntrack(settings, &mut SystemHost)?;
     for (family, mut backend) in backends(settings)?.backends {

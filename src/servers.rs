@@ -91,7 +91,7 @@ impl Servers {
         add("health", health_fails, plan.health, health_pages(health.clone(), metrics.clone()));
         add("metrics", metrics_fails, plan.metrics, metrics_pages(plan.pages, metrics.clone()));
         let (sender, reports) = mpsc::unbounded_channel();
-        // Where health is not asked for, nothing says that the proxy is not well (surface.md I3).
+        // Where health is not asked for, nothing says that the proxy is not well (behaviour.yaml I3).
         let health = plan.health.map(|_| health.clone());
         let own = Clients::new(descriptors.clients_per_server, Patience::default());
         let checks = HealthCheckServers::new(

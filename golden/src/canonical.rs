@@ -1,8 +1,8 @@
 //! The one form in which two kernel states are compared.
 //!
 //! In: what `iptables-save` or `sysctl` printed. Out: the same, without what is chance or counts packets.
-//! Equal to compare.py byte for byte, but for KUBE-IPVS-OUT-FILTER: there compare.py means to sort and finds nothing to
-//! sort by. It must not know where the text came from.
+//! The rules of KUBE-IPVS-OUT-FILTER are sorted too, because their order is chance. It must not know where the text came
+//! from.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

@@ -100,8 +100,8 @@ impl Sender {
     }
 
     /// How many messages are pending.
-    #[must_use]
-    pub fn pending(&self) -> usize {
+    #[cfg(test)]
+    fn pending(&self) -> usize {
         self.0.queue().mail.len()
     }
 }

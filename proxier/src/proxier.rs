@@ -313,11 +313,11 @@ impl Proxier {
         if full {
             kernel::memory::release();
         }
-        // After a failure both are told by the sync that makes up for it (surface.md I9).
+        // After a failure both are told by the sync that makes up for it (behaviour.yaml I9).
         let latencies = if result.is_ok() { self.latencies() } else { Vec::new() };
         let health_checks = result.is_ok().then(|| self.health_checks(&scope));
         self.observer.synced(&SyncReport { duration, full, result: result.as_ref(), latencies, health_checks });
-        // After a failure the next sync looks at everything, and so does the clean-up after it (surface.md I9).
+        // After a failure the next sync looks at everything, and so does the clean-up after it (behaviour.yaml I9).
         if result.is_ok() {
             let gone = self.tracker.take_gone();
             self.clean_flows(&scope, gone);

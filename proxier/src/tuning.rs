@@ -57,7 +57,7 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 /// How many entries the table should hold at most; `None`: as many as now. Unlike kube-proxy's, a `min` above a million
-/// counts (surface.md I12).
+/// counts (behaviour.yaml I12).
 fn max(config: &ConntrackConfig, cpus: u32) -> Option<u64> {
     let by_cores = u64::from(config.max_per_core) * u64::from(cpus);
     (by_cores > 0).then(|| by_cores.min(MOST_BY_CORES).max(config.min.into()))

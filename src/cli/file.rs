@@ -186,7 +186,7 @@ impl Line {
         }
     }
 
-    /// Where to listen: nothing that was said on purpose, and a port that is 0, are nowhere (surface.md I1, I2). What
+    /// Where to listen: nothing that was said on purpose, and a port that is 0, are nowhere (behaviour.yaml I1, I2). What
     /// was not said depends on the family of the node's address (I18).
     fn listen(&self, name: &str, address: &str, port: i32, usual: IpAddr) -> String {
         let given = |end: &str| self.given.contains(&format!("{name}-{end}"));

@@ -63,7 +63,7 @@ fn help_is_a_switch_that_comes_before_arguments() {
     }
 }
 
-/// surface.md I2: kube-proxy keeps the default, and panics when the flag comes twice.
+/// behaviour.yaml I2: kube-proxy keeps the default, and panics when the flag comes twice.
 #[test]
 fn of_addresses_given_twice_the_last_one_counts() {
     let addresses = |text: &str| {
@@ -79,14 +79,14 @@ fn of_addresses_given_twice_the_last_one_counts() {
     assert_eq!(file.bind_address, "0.0.0.0", "nothing is the Node's own");
 }
 
-/// surface.md I18: kube-proxy looks at the node's family only where a file is.
+/// behaviour.yaml I18: kube-proxy looks at the node's family only where a file is.
 #[test]
 fn what_is_not_said_depends_on_the_nodes_family_from_flags_too() {
     let file = line("--bind-address=fd00::1 --metrics-port=7").complete().expect("a configuration").file;
     assert_eq!((&*file.healthz_bind_address, &*file.metrics_bind_address), ("[::]:10256", "[::1]:7"));
 }
 
-/// surface.md I17: kube-proxy takes nothing for a network, and dies of it.
+/// behaviour.yaml I17: kube-proxy takes nothing for a network, and dies of it.
 #[test]
 fn a_list_of_nothing_is_none() {
     let flags = "--cluster-cidr= --nodeport-addresses= --ipvs-exclude-cidrs= --proxy-mode=ipvs";

@@ -48,7 +48,7 @@ pub fn check(file: &File, gates: &FeatureGates) -> Vec<String> {
     errors.0
 }
 
-/// Pod networks of `clusterCIDR`. Blanks and empty items are nothing (surface.md I17).
+/// Pod networks of `clusterCIDR`. Blanks and empty items are nothing (behaviour.yaml I17).
 pub fn cluster_cidrs(text: &str) -> Vec<&str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()
 }

@@ -74,7 +74,7 @@ impl File {
             _ => (iptables_periods, [ipvs_periods, nftables_periods]),
         };
         sync.get_or_insert(GoDuration::from_secs(30));
-        // The same in every mode, from a file and from flags; kube-proxy takes none in a file for IPVS (surface.md I16).
+        // The same in every mode, from a file and from flags; kube-proxy takes none in a file for IPVS (behaviour.yaml I16).
         min.get_or_insert(GoDuration::from_secs(1));
         for (sync, min) in others {
             (*sync, *min) = (None, None);

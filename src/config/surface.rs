@@ -182,7 +182,7 @@ fn each_mode_goes_by_its_own_section() {
     assert_eq!(iptables.local_detector, LocalDetector::InterfaceNamePrefix("veth".to_owned()));
 }
 
-/// surface.md I16: kube-proxy takes 0 s in a file and 1 s from flags, and dies of more than an hour.
+/// behaviour.yaml I16: kube-proxy takes 0 s in a file and 1 s from flags, and dies of more than an hour.
 #[test]
 fn the_least_period_is_the_same_in_every_mode_and_may_be_long() {
     for mode in ["iptables", "ipvs", "nftables"] {

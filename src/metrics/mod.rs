@@ -54,7 +54,7 @@ pub struct Metrics {
     pub slis: Slis,
 }
 
-/// What waits in both families together (surface.md I19).
+/// What waits in both families together (behaviour.yaml I19).
 struct Pending {
     sum: IntGauge,
     families: Mutex<BTreeMap<IpFamily, i64>>,

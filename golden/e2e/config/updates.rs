@@ -1,4 +1,4 @@
-//! A configuration file that changes under a running proxy (surface.md I4).
+//! A configuration file that changes under a running proxy (behaviour.yaml I4).
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};

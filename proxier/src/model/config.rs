@@ -70,7 +70,7 @@ pub enum NodePortMatch {
 
 impl NodePortAddresses {
     /// The networks of a family whose node address is `node_ip`. While there is none (it is a loopback address then),
-    /// `primary` means no address; kube-proxy would open all (surface.md I6).
+    /// `primary` means no address; kube-proxy would open all (behaviour.yaml I6).
     #[must_use]
     pub fn resolve(&self, family: IpFamily, node_ip: IpAddr) -> NodePortMatch {
         let nets: Vec<IpNet> = match self {

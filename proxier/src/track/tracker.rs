@@ -22,11 +22,11 @@ use crate::model::{
 pub struct Tracker {
     ports: BTreeMap<ServicePortName, ServicePort>,
     endpoints: Endpoints,
-    /// Which Service each slice belongs to: the label may change (surface.md I20).
+    /// Which Service each slice belongs to: the label may change (behaviour.yaml I20).
     slices: HashMap<NamespacedName, Arc<str>>,
     node: NodeInfo,
     service_cidrs: BTreeMap<NamespacedName, Vec<IpNet>>,
-    /// All of them, each once (surface.md I7), in order.
+    /// All of them, each once (behaviour.yaml I7), in order.
     nets: Vec<IpNet>,
     pending: BTreeSet<ServicePortName>,
     everything: bool,
