@@ -85,7 +85,7 @@ async fn a_request_has_the_prefix_and_all_headers() {
     let client = client("headers", &format!("server: 'http://{address}/prefix/'"), user).await;
     assert_eq!(client.server(), format!("http://{address}/prefix"));
     answers.send(ok("", b"{}")).expect("a server");
-    let answer = client.get("/api/v1/nodes?limit=500", JSON, true).await.expect("an answer");
+    let answer = client.get(Verb::List, "/api/v1/nodes?limit=500", JSON).await.expect("an answer");
     assert_eq!(all(answer.into_body()).await.as_deref(), Ok(b"{}".as_slice()));
     let head = heads.recv().await.expect("a request").to_ascii_lowercase();
     assert!(head.starts_with("get /prefix/api/v1/nodes?limit=500 http/1.1\r\n"), "{head}");
@@ -111,7 +111,7 @@ async fn compressed_answers_come_out_event_by_event() {
     answers.send(head).expect("a server");
     // A member of its own for each event, and one that is flushed but goes on.
     answers.send(chunk(&gzip(b"one\n"))).expect("a server");
-    let mut body = client.get("/", JSON, true).await.expect("an answer").into_body();
+    let mut body = client.get(Verb::List, "/", JSON).await.expect("an answer").into_body();
     assert_eq!(body.chunk().await.expect("more").as_deref(), Ok(b"one\n".as_slice()));
     let mut member = GzEncoder::new(Vec::new(), Compression::default());
     member.write_all(b"two\n").expect("room");
@@ -134,7 +134,7 @@ async fn unknown_encodings_garbage_and_cut_answers_are_errors() {
         let (address, _heads, answers) = server().await;
         let client = client("garbage", &format!("server: {address}"), "").await;
         answers.send(answer).expect("a server");
-        let error = match client.get("/", JSON, true).await {
+        let error = match client.get(Verb::List, "/", JSON).await {
             Ok(answer) => all(answer.into_body()).await.expect_err(part),
             Err(error) => error,
         };
@@ -147,10 +147,10 @@ async fn unknown_encodings_garbage_and_cut_answers_are_errors() {
 async fn a_port_where_nothing_listens_is_recognized() {
     let address = StdListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
     let direct = client("refused", &format!("server: {address}"), "").await;
-    let error = direct.get("/", JSON, false).await.err().expect("refused");
+    let error = direct.get(Verb::List, "/", JSON).await.err().expect("refused");
     assert_eq!((error.is_refused(), error.to_string()), (true, format!("http://{address}: connection refused")));
     let proxied = client("refused", &format!("server: 'https://h', proxy-url: 'http://{address}'"), "").await;
-    let error = proxied.get("/", JSON, false).await.err().expect("refused");
+    let error = proxied.get(Verb::List, "/", JSON).await.err().expect("refused");
     assert!(error.is_refused() && error.to_string().contains(&format!("proxy {address}: ")), "{error}");
 }
 
@@ -182,7 +182,7 @@ async fn tls_goes_through_an_http_proxy_that_resolves_the_name() {
         head
     });
     answers.send(ok("", b"{}")).expect("a server");
-    let answer = client.get("/", JSON, false).await.expect("an answer");
+    let answer = client.get(Verb::List, "/", JSON).await.expect("an answer");
     assert_eq!(all(answer.into_body()).await.as_deref(), Ok(b"{}".as_slice()));
     let head = asked.await.expect("a request");
     assert!(head.starts_with("CONNECT api.example:6443 HTTP/1.1\r\n"), "{head}");
@@ -194,7 +194,7 @@ async fn plain_requests_to_an_http_proxy_have_the_whole_url() {
     let (proxy, mut heads, answers) = server().await;
     let client = client("absolute", &format!("server: 'http://api.example', proxy-url: 'http://{proxy}'"), "").await;
     answers.send(ok("", b"{}")).expect("a server");
-    client.get("/api/v1/nodes", JSON, false).await.expect("an answer");
+    client.get(Verb::List, "/api/v1/nodes", JSON).await.expect("an answer");
     let head = heads.recv().await.expect("a request");
     assert!(head.starts_with("GET http://api.example/api/v1/nodes HTTP/1.1\r\n"), "{head}");
 }
@@ -204,7 +204,7 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up_in_the_handshake() {
     let listener = StdListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     let client = client("silent", &format!("server: 'https://{address}', insecure-skip-tls-verify: true"), "").await;
-    let request = client.get("/", JSON, false);
+    let request = client.get(Verb::List, "/", JSON);
     let error = tokio::time::timeout(std::time::Duration::from_secs(30), request).await.expect("a deadline of its own");
     let error = error.err().expect("no answer");
     assert!(matches!(error, RequestError::TimedOut { .. }), "{error}");
@@ -221,6 +221,6 @@ async fn a_server_without_tls_is_named() {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     });
     let client = client("plain", &format!("server: 'https://{address}', insecure-skip-tls-verify: true"), "").await;
-    let error = client.get("/", JSON, false).await.err().expect("no TLS");
+    let error = client.get(Verb::List, "/", JSON).await.err().expect("no TLS");
     assert_eq!(error.to_string(), format!("https://{address}: the server does not speak TLS (is it http://?)"));
 }

@@ -35,7 +35,7 @@ pub use self::body::Body;
 pub use self::error::RequestError;
 pub use self::kubeconfig::Kubeconfig;
 pub use self::server_url::ServerUrl;
-pub use self::transport::ApiClient;
+pub use self::transport::{ApiClient, Verb};
 
 use self::access::Access;
 use self::connector::Connector;

@@ -46,6 +46,15 @@ pub fn pool(connector: Connector) -> Pool {
         .build(connector)
 }
 
+/// What a GET request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// An answer that ends.
+    List,
+    /// A stream of events. The rate limit does not count these, as in client-go.
+    Watch,
+}
+
 /// A client of one API server: cheap to clone, clones share connections and rate limit.
 #[derive(Clone)]
 pub struct ApiClient(Arc<Transport>);
@@ -76,22 +85,21 @@ impl ApiClient {
         Self(Arc::new(transport))
     }
 
-    /// Asks for a path, relative to the server's base path. `accept`: a media type; `gzip`: the answer may be compressed.
+    /// Asks for a path, relative to the server's base path. `accept`: a media type.
     ///
-    /// Answers with any status and the headers; the body follows. Without a deadline: the caller sets those. Watches pass
-    /// the rate limit, as in client-go.
+    /// Answers with any status and the headers; the body follows. Without a deadline: the caller sets those.
     ///
     /// # Errors
     /// No answer.
-    pub async fn get(&self, path_and_query: &str, accept: &str, gzip: bool) -> Result<Response<Body>, RequestError> {
+    pub async fn get(&self, verb: Verb, path_and_query: &str, accept: &str) -> Result<Response<Body>, RequestError> {
         let mut request = Request::get(path_and_query).header(ACCEPT, accept);
-        if gzip && self.0.compress {
+        if self.0.compress {
             request = request.header(ACCEPT_ENCODING, "gzip");
         }
         let request = request.body(Full::default()).map_err(|error| self.other(&error))?;
-        let answer = match path_and_query.contains("watch=true") {
-            true => self.send_now(request).await?,
-            false => self.send(request).await?,
+        let answer = match verb {
+            Verb::List => self.send(request).await?,
+            Verb::Watch => self.send_now(request).await?,
         };
         let (parts, incoming) = answer.into_parts();
         let encoding = parts.headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes);

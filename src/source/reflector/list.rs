@@ -10,6 +10,7 @@ use super::Reflector;
 use super::failure::Failure;
 use super::resource::Page;
 use super::transport::{Chunks, Transport};
+use crate::client::Verb;
 use crate::source::wire::{ListDecoder, ListMeta};
 
 /// How long the head of a page's answer may take; the API server itself ends requests after a minute.
@@ -43,9 +44,7 @@ impl<T: Transport> Reflector<T> {
                     }
                     let version = version.get_or_insert(resource_version);
                     if continue_token.is_empty() {
-                        self.version.listed(std::mem::take(version));
-                        let kind = self.resource.kind;
-                        self.sink.mark(&if in_part { Change::ListedInPart(kind) } else { Change::Listed(kind) });
+                        self.listed(std::mem::take(version), in_part);
                         return Ok(());
                     }
                     // A version is not allowed beside a token, which has one.
@@ -64,7 +63,7 @@ impl<T: Transport> Reflector<T> {
 
     /// One page: each object goes to the sink as it is decoded.
     async fn page(&mut self, page: &Page) -> Result<ListMeta, Failure> {
-        let mut answer = self.ask(&self.resource.list(page), PAGE_HEAD).await?;
+        let mut answer = self.ask(Verb::List, &self.resource.list(page), PAGE_HEAD).await?;
         let mut decoder = ListDecoder::new(self.resource.kind, answer.encoding);
         let stalled = |_| Failure::Stalled("bytes of a list", PAGE_PAUSE);
         while let Some(chunk) = timeout(PAGE_PAUSE, answer.body.chunk()).await.map_err(stalled)? {

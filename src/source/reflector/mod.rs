@@ -30,6 +30,7 @@ use self::version::Version;
 use self::watch::Watch;
 use super::Sink;
 use super::wire::WatchEvent;
+use crate::client::Verb;
 
 /// When a watch is asked to end, at the earliest; at the latest after twice that time.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(300);
@@ -165,7 +166,7 @@ impl<T: Transport> Reflector<T> {
     async fn stream_list_from(&mut self, version: String) -> Result<Watch<T::Body>, Failure> {
         let path = self.resource.streamed_list(&version, watch_timeout());
         let asked = Instant::now();
-        let answer = self.ask(&path, STREAM_HEAD).await?;
+        let answer = self.ask(Verb::Watch, &path, STREAM_HEAD).await?;
         let mut watch = Watch::new(answer, self.resource.kind, asked);
         let kind = self.resource.kind;
         self.sink.mark(&Change::Listing(kind));
@@ -174,8 +175,7 @@ impl<T: Transport> Reflector<T> {
             match watch.next(STREAM_PAUSE, "event of a streamed list").await?.ok_or(Failure::NoBookmark)? {
                 // Versions of initial events are in no order: only the bookmark's counts.
                 WatchEvent::Bookmark { resource_version, initial_events_end: true } => {
-                    self.version.listed(resource_version);
-                    self.sink.mark(&if in_part { Change::ListedInPart(kind) } else { Change::Listed(kind) });
+                    self.listed(resource_version, in_part);
                     return Ok(watch);
                 }
                 WatchEvent::Unreadable(error) => {
@@ -187,6 +187,13 @@ impl<T: Transport> Reflector<T> {
         }
     }
 
+    /// A list is complete. `in_part`: but for objects that could not be decoded.
+    fn listed(&mut self, version: String, in_part: bool) {
+        let kind = self.resource.kind;
+        self.version.listed(version);
+        self.sink.mark(&if in_part { Change::ListedInPart(kind) } else { Change::Listed(kind) });
+    }
+
     /// A watch until it ends. `open`: one that is open already.
     async fn watch(&mut self, open: Option<Watch<T::Body>>) -> Result<(), Failure> {
         let timeout = watch_timeout();
@@ -196,7 +203,7 @@ impl<T: Transport> Reflector<T> {
                 let asked = Instant::now();
                 let path = self.resource.watch(self.version.last(), timeout);
                 // Some proxies hold the head back until the first event.
-                Watch::new(self.ask(&path, BOOKMARK_SILENCE).await?, self.resource.kind, asked)
+                Watch::new(self.ask(Verb::Watch, &path, BOOKMARK_SILENCE).await?, self.resource.kind, asked)
             }
         };
         self.backoff.healthy(Instant::now());
@@ -248,9 +255,9 @@ impl<T: Transport> Reflector<T> {
     }
 
     /// Sends a request. `head_timeout`: how long the head of the answer may take.
-    async fn ask(&self, path: &str, head_timeout: Duration) -> Result<Answer<T::Body>, Failure> {
+    async fn ask(&self, verb: Verb, path: &str, head_timeout: Duration) -> Result<Answer<T::Body>, Failure> {
         let late = |_| Failure::Stalled("answer", head_timeout);
-        let answer = timeout(head_timeout, self.transport.get(path, &self.accept)).await.map_err(late)?;
+        let answer = timeout(head_timeout, self.transport.get(verb, path, &self.accept)).await.map_err(late)?;
         Answer::of(answer.map_err(Failure::Request)?).await
     }
 

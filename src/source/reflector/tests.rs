@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::transport::Chunks;
 use super::*;
-use crate::client::RequestError;
+use crate::client::{RequestError, Verb};
 use crate::config::{File, settings};
 use crate::health::Health;
 use crate::node::News;
@@ -53,7 +53,13 @@ struct ScriptedBody(VecDeque<Step>);
 impl Transport for Scripted {
     type Body = ScriptedBody;
 
-    async fn get(&self, path: &str, _accept: &str) -> Result<(StatusCode, HeaderMap, ScriptedBody), RequestError> {
+    async fn get(
+        &self,
+        verb: Verb,
+        path: &str,
+        _accept: &str,
+    ) -> Result<(StatusCode, HeaderMap, ScriptedBody), RequestError> {
+        assert_eq!(verb == Verb::Watch, is_watch(path), "{path}");
         let reply = {
             let mut server = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let (time, count) = (server.began.elapsed(), server.requests.len());

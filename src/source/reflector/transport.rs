@@ -7,7 +7,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 
 use super::failure::Failure;
-use crate::client::{ApiClient, Body, RequestError};
+use crate::client::{ApiClient, Body, RequestError, Verb};
 use crate::source::wire::Encoding;
 
 /// Most bytes of a refusal's body that are read.
@@ -22,6 +22,7 @@ pub trait Transport: Clone + Send + Sync + 'static {
     /// Sends a GET request and returns the answer's head and body.
     fn get(
         &self,
+        verb: Verb,
         path: &str,
         accept: &str,
     ) -> impl Future<Output = Result<(StatusCode, HeaderMap, Self::Body), RequestError>> + Send;
@@ -36,8 +37,8 @@ pub trait Chunks: Send + 'static {
 impl Transport for ApiClient {
     type Body = Body;
 
-    async fn get(&self, path: &str, accept: &str) -> Result<(StatusCode, HeaderMap, Body), RequestError> {
-        let (head, body) = Self::get(self, path, accept, true).await?.into_parts();
+    async fn get(&self, verb: Verb, path: &str, accept: &str) -> Result<(StatusCode, HeaderMap, Body), RequestError> {
+        let (head, body) = Self::get(self, verb, path, accept).await?.into_parts();
         Ok((head.status, head.headers, body))
     }
 }
