@@ -1,4 +1,5 @@
-//! The same with the real program, and between modes: `REAL_KUBE_PROXY=PATH` is where it is; without, nothing is tried.
+//! The same with the real program, and between modes. It cannot be had everywhere, so these tests are ignored but where they are
+//! asked for: `REAL_KUBE_PROXY=PATH cargo test --test migration upstream:: -- --ignored`.
 //!
 //! In: also an API server, which both programs watch. Out: per move, which new connections failed and for how long; what
 //! the real one logged as an error.
@@ -25,7 +26,7 @@ enum Make {
 /// One program after the other, in these modes, under traffic. New connections fail at most where the real one changes the
 /// mode; none that is open does.
 fn moves(flavour: Flavour, moves: &[(Make, Mode)]) {
-    let Some(real) = std::env::var_os("REAL_KUBE_PROXY").map(PathBuf::from) else { return };
+    let real = PathBuf::from(std::env::var_os("REAL_KUBE_PROXY").expect("REAL_KUBE_PROXY is the real kube-proxy"));
     let world = World::untouched(flavour);
     let cluster = &world.cluster;
     let listener = cluster.node().enter(|| TcpListener::bind("127.0.0.1:0")).expect("a free port");
@@ -81,12 +82,14 @@ fn is_failure(line: &str, is_new_mode: bool) -> bool {
 }
 
 #[test]
+#[ignore = "needs the real kube-proxy in REAL_KUBE_PROXY"]
 fn the_real_program_and_ours_take_turns_in_nftables_mode() {
     let turns = [Make::Real, Make::Ours, Make::Real, Make::Ours, Make::Ours, Make::Real];
     moves(Flavour::Nft, &turns.map(|make| (make, Mode::Nftables)));
 }
 
 #[test]
+#[ignore = "needs the real kube-proxy in REAL_KUBE_PROXY"]
 fn the_real_program_and_ours_take_turns_in_iptables_mode() {
     let turns = [Make::Real, Make::Ours, Make::Real, Make::Ours];
     moves(Flavour::Nft, &turns.map(|make| (make, Mode::Iptables)));
@@ -94,6 +97,7 @@ fn the_real_program_and_ours_take_turns_in_iptables_mode() {
 }
 
 #[test]
+#[ignore = "needs the real kube-proxy in REAL_KUBE_PROXY"]
 fn the_real_program_and_ours_take_turns_in_different_modes() {
     use Make::{Ours, Real};
     use Mode::{Iptables, Nftables};
