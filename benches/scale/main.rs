@@ -5,6 +5,7 @@
 //! Must not know: what the proxy is made of. Needs root: it works in a network namespace of its own.
 
 mod attached;
+mod endurance;
 mod load;
 mod process;
 mod rig;
@@ -24,8 +25,13 @@ fn main() {
         return;
     }
     let mut options = Options::from_env();
-    if std::env::args().any(|argument| argument == "soak") {
-        return soak(&mut options);
+    for (name, header, run) in [
+        ("soak", soak::Figures::HEADER, soak as Long),
+        ("endurance", endurance::Figures::HEADER, endure as Long),
+    ] {
+        if std::env::args().any(|argument| argument == name) {
+            return long(&mut options, header, run);
+        }
     }
     if std::env::args().any(|argument| argument == "attached") {
         println!("{}", attached::Figures::HEADER);
@@ -44,17 +50,28 @@ fn main() {
     }
 }
 
-/// The largest of the sizes only, unless one is asked for. Ends with an error if a soak finds something wrong.
-fn soak(options: &mut Options) {
+/// A measurement that takes minutes, with its number of Services: a row, or what is wrong.
+type Long = fn(&mut Rig, u32, u32) -> Result<String, String>;
+
+fn soak(rig: &mut Rig, services: u32, seconds: u32) -> Result<String, String> {
+    soak::run(rig, services, seconds).map(|figures| figures.to_string())
+}
+
+fn endure(rig: &mut Rig, services: u32, seconds: u32) -> Result<String, String> {
+    endurance::run(rig, services, seconds).map(|figures| figures.to_string())
+}
+
+/// The largest of the sizes only, unless one is asked for. Ends with an error if something is wrong.
+fn long(options: &mut Options, header: &str, run: Long) {
     options.services = options.services.last().copied().into_iter().collect();
-    println!("{}", soak::Figures::HEADER);
+    println!("{header}");
     let mut wrong = false;
     for flavour in &options.flavours {
         for &services in &options.services {
             let outcome = Rig::start(options, *flavour, services)
-                .and_then(|mut rig| soak::run(&mut rig, services, options.seconds));
+                .and_then(|mut rig| run(&mut rig, services, options.seconds));
             wrong |= outcome.is_err();
-            println!("{}: {}", options.label(*flavour), outcome.map_or_else(|why| why, |figures| figures.to_string()));
+            println!("{}: {}", options.label(*flavour), outcome.unwrap_or_else(|why| why));
         }
     }
     if wrong {
@@ -77,7 +94,7 @@ pub struct Options {
     pub services: Vec<u32>,
     /// How many changes to time.
     pub changes: u32,
-    /// How long a soak takes.
+    /// How long a soak or an endurance run takes.
     pub seconds: u32,
     /// How long a cold start may take.
     pub limit: Duration,

@@ -54,3 +54,8 @@ pub fn children(pid: u32) -> usize {
     let of_task = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
     tasks.map(|task| of_task(task).split_whitespace().count()).sum()
 }
+
+/// How many entries a folder of the process has: `fd` for descriptors, `task` for threads.
+pub fn entries(pid: u32, folder: &str) -> u64 {
+    fs::read_dir(format!("/proc/{pid}/{folder}")).map_or(0, |all| all.count() as u64)
+}

@@ -103,6 +103,12 @@ impl Rig {
         reached.ok_or_else(|| format!("no traffic within {:?}; {}", self.limit, self.proxy.last_words()))
     }
 
+    /// Waits for traffic to the endpoint of a turn.
+    pub fn wait_for_turn(&mut self, turn: usize, deadline: Instant) -> Result<Instant, String> {
+        let reached = self.wait(turn, deadline, COLD_PAUSE);
+        reached.ok_or_else(|| format!("no traffic to endpoint {turn} in time; {}", self.proxy.last_words()))
+    }
+
     /// Measures everything, once.
     pub fn measure(&mut self) -> Result<Figures, String> {
         let cold = self.wait_for_traffic()? - self.started;

@@ -14,12 +14,13 @@ mod run;
 
 use std::cell::Cell;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::test_runner::{Config, TestRunner};
 use proxier::IpFamily;
-use proxier::backend::Backend;
+use proxier::backend::{Backend, SyncStats};
 use proxier::kernel::{Host, IptablesTool};
+use proxier::model::Scope;
 use proxier::nftables::{self, Nftables};
 use proxier::testing::objects::{self, config};
 use proxier::testing::{FakeHost, FakeIptables};
@@ -214,34 +215,85 @@ fn objects_of(services: u32, endpoint: u32) -> Vec<(Kind, Value)> {
     (0..services).flat_map(of).collect()
 }
 
-#[test]
-fn a_base_chain_of_a_stranger_under_one_of_our_names_is_replaced() {
-    let real = Real::new();
-    let (mut translator, mut tracker) = (Translator::new(objects::NODE, false), Tracker::default());
-    let mut mode = real.mode(real.tool());
-    let mut sync = |objects: Vec<(Kind, Value)>| {
+/// A mode and the cluster that it is given.
+struct Driven {
+    translator: Translator,
+    tracker: Tracker,
+    mode: Box<dyn Backend>,
+    real: Real,
+}
+
+impl Driven {
+    fn new() -> Self {
+        let real = Real::new();
+        let mode = real.mode(real.tool());
+        Self { translator: Translator::new(objects::NODE, false), tracker: Tracker::default(), mode, real }
+    }
+
+    /// Applies objects and syncs. Returns what the sync says, and the table as nft lists it.
+    fn sync(&mut self, objects: Vec<(Kind, Value)>) -> (SyncStats, String) {
         for (kind, object) in objects {
-            let changes = translator.applied(objects::decoded(kind, object)).expect("a good object").changes;
+            let changes = self.translator.applied(objects::decoded(kind, object)).expect("a good object").changes;
             for (_, change) in changes.into_iter().filter(|(family, _)| *family == IpFamily::V4) {
-                tracker.apply(change);
+                self.tracker.apply(change);
             }
         }
-        let scope = tracker.take_scope();
-        let stats = mode.sync(&tracker.snapshot(IpFamily::V4.localhost()), &scope, Instant::now());
-        let stats = stats.expect("the others are taken");
-        tracker.want(stats.rejected.iter().map(|rejected| rejected.port.clone()));
-        (stats, real.nft("list table ip kube-proxy"))
-    };
-    let service_ips = |text: &str, number: u32| text.contains(&format!("{} . tcp", objects::address(50_000 + number)));
-    sync(objects_of(1, 1));
+        let scope = self.tracker.take_scope();
+        let stats = self.mode.sync(&self.tracker.snapshot(IpFamily::V4.localhost()), &scope, Instant::now());
+        let stats = stats.expect("the sync succeeds");
+        self.tracker.want(stats.rejected.iter().map(|rejected| rejected.port.clone()));
+        (stats, self.real.nft("list table ip kube-proxy"))
+    }
+
+    fn full_sync(&mut self) -> String {
+        let snapshot = self.tracker.snapshot(IpFamily::V4.localhost());
+        self.mode.sync(&snapshot, &Scope::Full, Instant::now()).expect("the full sync succeeds");
+        self.real.nft("list table ip kube-proxy")
+    }
+}
+
+fn has_service(text: &str, number: u32) -> bool {
+    text.contains(&format!("{} . tcp", objects::address(50_000 + number)))
+}
+
+#[test]
+fn a_foreign_rule_that_jumps_to_an_unused_chain_delays_only_the_deletion_of_that_chain() {
+    const UNUSED: &str = "external-nodeport-endpoints-4";
+    let mut driven = Driven::new();
+    let (_, before) = driven.sync(objects_of(2, 1));
+    assert!(before.contains(&format!("chain {UNUSED} ")), "{before}");
+    driven.real.nft("add chain ip kube-proxy foreign");
+    driven.real.nft(&format!("add rule ip kube-proxy foreign jump {UNUSED}"));
+    // svc-1 loses its node port, svc-2 is new.
+    let mut changed = objects_of(3, 1);
+    let service = &mut changed[2].1;
+    service["spec"]["type"] = json!("ClusterIP");
+    service["spec"]["ports"][0].as_object_mut().expect("a port").remove("nodePort");
+    let (stats, text) = driven.sync(changed);
+    assert_eq!((stats.failed_writes, stats.rejected.len()), (0, 0), "{:?}", stats.rejected);
+    assert_eq!([0, 1, 2].map(|number| has_service(&text, number)), [true; 3], "{text}");
+    assert!(text.contains(&format!("jump {UNUSED}")) && text.contains(&format!("chain {UNUSED} ")), "{text}");
+    // The generation ID says that another process wrote, so the table is read and the foreign chain found.
+    let damage = driven.mode.damage(Instant::now()).expect("the table can be read").expect("it differs");
+    assert!(damage.ends_with("chains of other programs are in the table: foreign"), "{damage}");
+    let text = driven.full_sync();
+    driven.mode.damage(Instant::now() + Duration::from_secs(3600)).expect("the table can be read");
+    let text = if text.contains(UNUSED) { driven.real.nft("list table ip kube-proxy") } else { text };
+    assert!(!text.contains("foreign") && !text.contains(&format!("chain {UNUSED} ")), "{text}");
+    assert_eq!([0, 1, 2].map(|number| has_service(&text, number)), [true; 3], "{text}");
+}
+
+#[test]
+fn a_foreign_base_chain_under_one_of_our_names_is_replaced() {
+    let mut driven = Driven::new();
+    driven.sync(objects_of(1, 1));
     // A base chain cannot become another chain, and no element may lead to one.
     let table = "ip kube-proxy external-nodeport-endpoints-4";
-    real.nft_reads(&format!("add chain {table} {{ type filter hook input priority 0; }}"));
-    let (stats, text) = sync(objects_of(3, 2));
+    driven.real.nft_reads(&format!("add chain {table} {{ type filter hook input priority 0; }}"));
+    let (stats, text) = driven.sync(objects_of(3, 2));
     // The partial sync is refused; the full one finds the base chain and replaces the table.
     assert_eq!((stats.failed_writes, stats.rejected.len()), (1, 0), "{:?}", stats.rejected);
-    let there = [0, 1, 2].map(|number| service_ips(&text, number));
-    assert_eq!(there, [true; 3], "{text}");
+    assert_eq!([0, 1, 2].map(|number| has_service(&text, number)), [true; 3], "{text}");
     assert!(text.contains("tcp . 30080 ") && text.contains(&format!(" : {} . ", objects::address(2))), "{text}");
     assert!(!text.contains("chain external-nodeport-endpoints-4 {\n\t\ttype"), "{text}");
 }

@@ -2,6 +2,8 @@
 //!
 //! In: settings. Out: a backend a family. Part of the composition root. Must not know: what runs them.
 
+use std::time::Duration;
+
 use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
@@ -13,7 +15,7 @@ use proxier::kernel::{
 use proxier::leftovers::Running;
 use proxier::model::Mode;
 use proxier::nftables::{self, Nftables};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::Settings;
 
@@ -41,6 +43,9 @@ pub fn backends(settings: &Settings) -> Result<Found, String> {
     let choice = choose_flavour();
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
     info!("Using {} mode, iptables flavour {flavour}: {}", settings.mode, choice.reason);
+    for unread in &choice.unread {
+        warn!("Could not look for the kubelet's hint of the iptables flavour, {flavour} may be wrong: {unread}");
+    }
     if settings.mode == Mode::Ipvs {
         check_ipvs(settings).map_err(|problem| format!("can't use the IPVS proxier: {problem}"))?;
     }
@@ -76,7 +81,8 @@ fn nftables_backends(settings: &Settings) -> Result<Found, String> {
     for family in IpFamily::ALL {
         let mut kernel = Box::new(SystemNftables::default());
         let usable = family.available().map_err(str::to_owned);
-        let usable = usable.and_then(|()| nftables::check(&mut *kernel, family).map_err(|error| error.to_string()));
+        let mut check = || nftables::check(&mut *kernel, family);
+        let usable = usable.and_then(|()| retried(&mut check, |_| true).map_err(|error| error.to_string()));
         match usable {
             Ok(()) => {
                 let mode = Nftables::new(family, settings.proxier.clone(), kernel, Box::new(SystemHost));
@@ -87,6 +93,23 @@ fn nftables_backends(settings: &Settings) -> Result<Found, String> {
     }
     say_families(&problems).map_err(|problems| format!("unable to create proxier: {problems}"))?;
     Ok(Found { running: Running::Nftables, backends, turns: Turns::default() })
+}
+
+/// A family's check is tried this often at the start, with a pause in between: a family that fails is not served until
+/// the next start.
+const ATTEMPTS: usize = 3;
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Tries again while an error may be a passing one.
+fn retried<T, E>(attempt: &mut dyn FnMut() -> Result<T, E>, may_pass: impl Fn(&E) -> bool) -> Result<T, E> {
+    let mut left = ATTEMPTS;
+    loop {
+        left -= 1;
+        match attempt() {
+            Err(error) if left > 0 && may_pass(&error) => std::thread::sleep(PAUSE),
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Says which families are served; the problems, if none is.
@@ -101,7 +124,8 @@ fn say_families(problems: &[String]) -> Result<(), String> {
 
 fn backend(family: IpFamily, settings: &Settings, choice: &Choice, turns: &Turns) -> Result<Box<dyn Backend>, String> {
     family.available().map_err(str::to_owned)?;
-    let tool = SystemIptables::find(family, choice).map_err(|error| error.to_string())?;
+    let find = &mut || SystemIptables::find(family, choice);
+    let tool = retried(find, |error| !error.is_missing()).map_err(|error| error.to_string())?;
     let tool = Box::new(tool.with_turns(turns.clone()));
     let (config, host) = (settings.proxier.clone(), Box::new(SystemHost));
     if settings.mode != Mode::Ipvs {

@@ -75,6 +75,14 @@ pub enum ToolError {
     },
 }
 
+impl ToolError {
+    /// Whether the program is not there: trying again does not help.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Start { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
 /// What a command line looks like in a message.
 fn words(command: &Command) -> String {
     std::iter::once(command.get_program())

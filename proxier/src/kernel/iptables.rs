@@ -155,20 +155,33 @@ impl SystemIptables {
         Self::programs(family, choice).is_ok_and(|tools| tools.random_fully)
     }
 
-    /// Those tables of a flavour that exist, for to look makes none, and the tools to look into them, if there are any.
+    /// Existing tables of a flavour (listing must not create any) and the tools that read them; `None` where no program
+    /// of that flavour is in PATH.
     ///
     /// # Errors
-    /// If the kernel does not say which tables there are.
-    pub fn find_existing(family: IpFamily, flavour: Flavour) -> io::Result<(Vec<Table>, Option<Self>)> {
-        let tables = existing(family, flavour)?;
-        let choice = Choice::of(flavour).filter(|_| !tables.is_empty());
-        Ok((tables, choice.and_then(|choice| Self::programs(family, &choice).ok())))
+    /// If the kernel does not list its tables, or a program in PATH cannot be run.
+    pub fn find_existing(family: IpFamily, flavour: Flavour) -> Result<(Vec<Table>, Option<Self>), String> {
+        let tables = existing(family, flavour).map_err(|error| error.to_string())?;
+        if tables.is_empty() {
+            return Ok((tables, None));
+        }
+        let tools = match Choice::of(flavour)? {
+            Some(choice) => match Self::programs(family, &choice) {
+                Ok(tools) => Some(tools),
+                Err(error) if error.is_missing() => None,
+                Err(error) => return Err(error.to_string()),
+            },
+            None => None,
+        };
+        Ok((tables, tools))
     }
 
     fn programs(family: IpFamily, choice: &Choice) -> Result<Self, ToolError> {
         let path = |suffix: &str| {
             let program = format!("{}{}{suffix}", family.iptables(), choice.infix);
-            which::which(&program).map_err(|e| ToolError::Start { program, source: std::io::Error::other(e) })
+            which::which(&program).map_err(|error| {
+                ToolError::Start { program, source: io::Error::new(io::ErrorKind::NotFound, error) }
+            })
         };
         let iptables = path("")?;
         let version = command::run(Command::new(&iptables).arg("--version"), [])?;

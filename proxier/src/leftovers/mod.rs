@@ -97,7 +97,7 @@ fn remove_rules(
     in_use: Option<Running>,
     turns: &Turns,
 ) -> Result<(bool, Vec<SyncError>), SyncError> {
-    let found = SystemIptables::find_existing(family, flavour).map_err(|error| SyncError(error.to_string()))?;
+    let found = SystemIptables::find_existing(family, flavour).map_err(SyncError)?;
     let (tables, mut tools) = match found {
         (tables, _) if tables.is_empty() => return Ok((false, Vec::new())),
         // Not an error for kube-proxy either: no node needs the programs of both.
@@ -139,8 +139,7 @@ fn remove_ipvs(family: IpFamily, was_here: bool, patient: bool) -> Result<(), Ve
         return Ok(());
     }
     let mut sets = SystemIpSets::open().map_err(|error| told(&error))?;
-    // Where there is no IPVS now, it holds nothing.
-    let mut table = SystemIpvs::open().ok();
+    let mut table = SystemIpvs::open_if_present().map_err(|error| told(&error))?;
     let table = table.as_mut().map(|table| -> &mut dyn crate::kernel::IpvsTable { table });
     info!("{family}: removing what IPVS mode left");
     Remains { table, sets: &mut sets, links: &mut links }

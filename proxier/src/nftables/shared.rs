@@ -134,6 +134,12 @@ pub fn leads(chain: &str) -> Option<Leads> {
     Some(Leads { to: map, numbers: numbers.parse().ok()?, gaps })
 }
 
+/// Whether a chain has the name of a [`SharedChain`].
+#[must_use]
+pub fn is_shared_chain(chain: &str) -> bool {
+    chain.starts_with("stick-") || leads(chain).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::names::{EXTERNAL_LOCAL, REJECT};

@@ -15,6 +15,7 @@ use super::plan::{Held, Owned, Plan, Sets, Wanted};
 use super::read::{Found, numbers_in};
 use super::render::{Rendered, render};
 use super::settings::Settings;
+use super::shared::is_shared_chain;
 use super::state::{Counts, MemberChanges, Programmed, State};
 use super::view::View;
 use super::{Nftables, rules, structure};
@@ -25,6 +26,8 @@ use crate::netfilter::nft::{Element, Key, Name, Operation, Transaction};
 
 /// How often the table is read anew because somebody else changed something meanwhile.
 const TRIES: u32 = 3;
+/// How many foreign chains a message names.
+const FOREIGN_NAMED: usize = 5;
 
 /// An attempt that failed: with the Service ports at fault, if they are known.
 #[derive(Debug)]
@@ -197,7 +200,11 @@ impl Nftables {
         self.remove_unused(&plan.last);
     }
 
-    /// What the kernel holds otherwise than we left it: the first thing that would have to be done, and how many more.
+    /// How the table differs from what was written: the first operation that repairs it, the number of the others, and
+    /// the chains of other programs.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
     pub(super) fn difference(&mut self) -> Result<Option<String>, NftError> {
         let Some(mut state) = self.state.take() else { return Ok(None) };
         let found = self.find(&state.settings);
@@ -211,12 +218,25 @@ impl Nftables {
         let mut operations = all.into_iter().flat_map(Transaction::operations);
         let Some(first) = operations.next() else { return Ok(None) };
         let first: String = first.of(&names::table(self.family)).to_string().chars().take(200).collect();
-        let text = format!("it takes `{first}`");
-        Ok(Some(match operations.count() {
-            0 => text,
-            more => format!("{text} and {more} more operations to mend it"),
-        }))
+        let mut text = format!("it takes `{first}`");
+        let more = operations.count();
+        if more > 0 {
+            text += &format!(" and {more} more operations to mend it");
+        }
+        let foreign: Vec<&str> = foreign_chains(&plan.last).take(FOREIGN_NAMED).collect();
+        if !foreign.is_empty() {
+            text += &format!("; chains of other programs are in the table: {}", foreign.join(", "));
+        }
+        Ok(Some(text))
     }
+}
+
+/// The chains that a plan deletes and that no layout of ours has.
+fn foreign_chains(last: &Transaction) -> impl Iterator<Item = &str> {
+    last.operations().iter().filter_map(|operation| match operation {
+        Operation::DeleteChain(name) if !is_shared_chain(name) => Some(&**name),
+        _ => None,
+    })
 }
 
 /// A plan that makes the kernel hold all that these Service ports want, instead of what was found.

@@ -52,7 +52,7 @@ impl Real {
     /// Tools that work there.
     pub fn tools(&self) -> Box<dyn IptablesTool> {
         self.enter();
-        let choice = Choice { flavour: Some(self.flavour), infix: self.infix, reason: String::new() };
+        let choice = Choice { flavour: Some(self.flavour), infix: self.infix, reason: String::new(), unread: Vec::new() };
         let tools = SystemIptables::find(IpFamily::V4, &choice).expect("iptables works here");
         Box::new(There { tools, kernel: self.clone() })
     }

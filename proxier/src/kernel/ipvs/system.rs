@@ -35,6 +35,18 @@ impl SystemIpvs {
         }
     }
 
+    /// The table, for the leftover cleanup; `None` if the kernel has no IPVS, or it is not loaded: it holds nothing then.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn open_if_present() -> Result<Option<Self>, IpvsError> {
+        match Self::open() {
+            Ok(table) => Ok(Some(table)),
+            Err(IpvsError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The table, for a mode that needs it: IPVS is loaded if it is not there. The kernel itself loads schedulers when
     /// they are first used.
     ///

@@ -26,7 +26,7 @@ pub fn family(socket: &mut Netlink, name: &str) -> Result<Option<u16>, NetlinkEr
     });
     match outcome {
         Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
-        outcome => outcome.map(|()| id),
+        outcome => outcome.and_then(|()| id.map(Some).ok_or(NetlinkError::Garbled)),
     }
 }
 
