@@ -8,12 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Instant;
 
+use netfilter::IpFamily;
+use netfilter::conntrack::UDP;
+use netfilter::kernel::{ConntrackTable, Deleted, SystemConntrack, cpu_time};
 use nix::sched::{CloneFlags, unshare};
-use proxier::IpFamily;
 use proxier::conntrack::StaleFlows;
-use proxier::kernel::{ConntrackTable, Deleted, SystemConntrack, cpu_time};
 use proxier::model::Scope;
-use proxier::netfilter::conntrack::UDP;
 use proxier::testing::objects;
 use proxier::track::{Kind, Tracker, Translator};
 
@@ -107,11 +107,11 @@ fn memory_kib(line: &str) -> u64 {
     value.trim_matches([':', '\t', ' ', 'k', 'B']).parse().expect("a number")
 }
 
-fn measure(what: &str, unwanted: impl Fn(&proxier::netfilter::Flow) -> bool) -> Deleted {
+fn measure(what: &str, unwanted: impl Fn(&netfilter::Flow) -> bool) -> Deleted {
     // Has the peak begin anew.
     std::fs::write("/proc/self/clear_refs", "5").expect("a peak of its own");
     let (memory, cpu, start, mut seen) = (memory_kib("VmRSS"), cpu_time(), Instant::now(), 0);
-    let mut count = |flow: &proxier::netfilter::Flow| {
+    let mut count = |flow: &netfilter::Flow| {
         seen += 1;
         unwanted(flow)
     };

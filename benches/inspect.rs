@@ -11,15 +11,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use netfilter::IpFamily;
+use netfilter::kernel::{Flavour, SystemNftables};
+use netfilter::testing::FakeHost;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{UsageWho, getrusage};
-use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::iptables::{HostFacts, expected};
-use proxier::kernel::{Flavour, SystemNftables};
 use proxier::model::{Config, LocalDetector, Scope, Snapshot};
 use proxier::nftables::Nftables;
-use proxier::testing::{FakeHost, objects};
+use proxier::testing::objects;
 use proxier::track::{Change, Kind, Tracker, Translator};
 use serde_json::{Value, json};
 

@@ -8,14 +8,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use ipnet::IpNet;
-use nix::sched::{CloneFlags, unshare};
-use proxier::IpFamily;
-use proxier::kernel::{
+use netfilter::IpFamily;
+use netfilter::ipset::{Entry, Place, Set, SetName, SetType};
+use netfilter::ipvs::{Flags, Forward, RealServer, Scheduler, ServerKey, TCP, VirtualServer};
+use netfilter::kernel::{
     AddressOperation, DeviceName, IpSets, IpvsTable, Links, Operation, SetOperation, SystemIpSets, SystemIpvs,
     SystemLinks, cpu_time, traffic,
 };
-use proxier::netfilter::ipset::{Entry, Place, Set, SetName, SetType};
-use proxier::netfilter::ipvs::{Flags, Forward, RealServer, Scheduler, ServerKey, TCP, VirtualServer};
+use nix::sched::{CloneFlags, unshare};
 
 const ENDPOINTS: u32 = 10;
 const DEVICE: DeviceName = DeviceName::new("kube-ipvs0");

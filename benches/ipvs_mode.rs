@@ -7,16 +7,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, unshare};
-use proxier::IpFamily;
-use proxier::backend::Backend;
-use proxier::ipvs::{self, Ipvs};
-use proxier::kernel::{
+use netfilter::IpFamily;
+use netfilter::kernel::{
     SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, choose_flavour, cpu_time, memory, traffic,
 };
+use nix::sched::{CloneFlags, unshare};
+use proxier::backend::Backend;
+use proxier::ipvs::{self, Ipvs};
 use proxier::model::IpvsConfig;
 use proxier::testing::objects;
 use proxier::track::{Change, Kind, Tracker, Translator};
+use proxier::xtables::FLAVOUR_HINTS;
 use serde_json::Value;
 
 const ENDPOINTS: u32 = 10;
@@ -80,7 +81,9 @@ impl Proxy {
 
 fn mode() -> Box<dyn Backend> {
     let kernel = ipvs::Kernel {
-        tool: Box::new(SystemIptables::find(IpFamily::V4, &choose_flavour()).expect("iptables works here")),
+        tool: Box::new(
+            SystemIptables::find(IpFamily::V4, &choose_flavour(&FLAVOUR_HINTS)).expect("iptables works here"),
+        ),
         table: Box::new(SystemIpvs::load().expect("the kernel has it")),
         sets: Box::new(SystemIpSets::open().expect("the kernel has it")),
         links: Box::new(SystemLinks::open().expect("the kernel has it")),

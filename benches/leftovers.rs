@@ -12,9 +12,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use netfilter::IpFamily;
+use netfilter::kernel::{Turns, cpu_time};
 use nix::sched::{CloneFlags, unshare};
-use proxier::IpFamily;
-use proxier::kernel::{Turns, cpu_time};
 use proxier::leftovers;
 
 const ENDPOINTS: usize = 10;

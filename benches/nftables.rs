@@ -9,12 +9,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use netfilter::IpFamily;
+use netfilter::kernel::{SystemNftables, cpu_time};
+use netfilter::testing::{FakeHost, FakeNftables};
 use nix::sched::{CloneFlags, unshare};
-use proxier::IpFamily;
 use proxier::backend::Backend;
-use proxier::kernel::{SystemNftables, cpu_time};
 use proxier::nftables::Nftables;
-use proxier::testing::{FakeHost, FakeNftables, objects};
+use proxier::testing::objects;
 use proxier::track::{Kind, Tracker, Translator};
 use serde_json::Value;
 
@@ -49,7 +50,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn new(kernel: Box<dyn proxier::kernel::NftTables>, services: u32) -> Self {
+    fn new(kernel: Box<dyn netfilter::kernel::NftTables>, services: u32) -> Self {
         let backend = Nftables::new(IpFamily::V4, objects::config(), kernel, Box::new(FakeHost::default()));
         let mut cluster = Self {
             translator: Translator::new(objects::NODE, false),
@@ -112,7 +113,7 @@ fn measure(services: u32) {
     let loaded = cpu_time() - before;
     let cold = cluster.sync();
     let cold_cpu = cpu_time() - before - loaded;
-    proxier::kernel::memory::release();
+    netfilter::kernel::memory::release();
     let resident = resident();
     if std::env::var_os("COLD").is_some() {
         println!("| {services} | {cold:.2?} ({cold_cpu:.2?} CPU) | {resident} |");
@@ -160,7 +161,7 @@ fn by_nft(services: u32) -> String {
 
 fn main() {
     // As the program does. A heap of this thread's own would not be given back in full.
-    proxier::kernel::memory::share();
+    netfilter::kernel::memory::share();
     let sizes = std::env::var("SERVICES").unwrap_or_else(|_| "100,1000,10000,40000".to_owned());
     println!(
         "| Services x {ENDPOINTS} | cold start | resident | an endpoint for another p50 / p99 | one more or less | a Service more | restart | nft -f |"

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::testing::{FakeHost, Recorder, RecordingIptables};
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
 use proxier::model::Scope;
-use proxier::testing::{FakeHost, Recorder, RecordingIptables, objects};
+use proxier::testing::objects;
 use proxier::track::{Change, Kind, Tracker, Translator};
 use serde_json::Value;
 

@@ -3,8 +3,8 @@
 //! In: nothing, not even an API server. Out: a kernel without our traces. Must not know: modes.
 //! sysctls stay as they are: nobody knows what they were before.
 
-use proxier::IpFamily;
-use proxier::kernel::Turns;
+use netfilter::IpFamily;
+use netfilter::kernel::Turns;
 use proxier::leftovers;
 use tracing::{error, info};
 

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::{Zoned, tz::Offset};
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::mailbox::Activity;
 use serde::Serialize;
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::model::{LocalDetector, NodeInfo};
 use proxier::track::{Change, Kind};
 use thiserror::Error;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::cleaner::Cleaned;
 use proxier::proxier::{Observer, SyncReport};
 use proxier::track::Kind;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::{Host, SystemAddressWatch, SystemConntrack, SystemHost, ignored_signals, packet_counters};
 use proxier::cleaner::FlowCleaner;
 use proxier::ipvs;
-use proxier::kernel::{Host, SystemAddressWatch, SystemConntrack, SystemHost, ignored_signals, packet_counters};
 use proxier::leftovers;
 use proxier::mailbox::mailbox;
 use proxier::model::{Config, Mode};
@@ -56,8 +56,8 @@ const SERVERS_STOP: Duration = Duration::from_millis(3500);
 /// A configuration that cannot be used or that changed; no usable iptables; no way to the API server; a Node that does
 /// not fit.
 pub fn run(line: &Line) -> Result<(), String> {
-    proxier::kernel::memory::share();
-    let raised = proxier::kernel::descriptors::raise();
+    netfilter::kernel::memory::share();
+    let raised = netfilter::kernel::descriptors::raise();
     let (settings, watch) = settings(line)?;
     if let Err(error) = raised {
         warn!("Failed to raise the soft limit on open files to the hard limit: {error}");
@@ -207,7 +207,7 @@ fn rules_page(line: &Line, settings: &Settings, syncing: &Syncing, model: &Model
     let (settings, begun, model, at_work) = (settings.clone(), syncing.clone(), model.clone(), syncing.clone());
     let report = Box::new(move |service: Option<&str>, json| {
         let page = dump::page(&settings, &model, &|| begun.begun(), (service, json));
-        proxier::kernel::memory::release();
+        netfilter::kernel::memory::release();
         page
     });
     line.flags.servers.debug_rules.0.then(|| RulesPage::new(report, move || at_work.now()))

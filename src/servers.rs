@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use proxier::kernel::descriptors;
+use netfilter::kernel::descriptors;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 

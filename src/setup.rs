@@ -3,7 +3,7 @@
 //! In: the configuration. Out: conntrack's sysctls, the OOM score; what cannot be set is said. Must not know: rules.
 //! It is a part of the composition root, and so may look at the kernel.
 
-use proxier::kernel::{Host, cpus, set_oom_score};
+use netfilter::kernel::{Host, cpus, set_oom_score};
 use proxier::tuning;
 use tracing::{info, warn};
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::inspect::services::BY_SOURCE;
 use proxier::inspect::walk::{Branch, Origin, Packet, Step, Trace, Verdict};
 use proxier::model::Protocol;

@@ -19,7 +19,7 @@ const RATE: u32 = 20;
 /// From the end of one fault's repair to the next fault.
 const FAULT_PAUSE: Duration = Duration::from_secs(10);
 /// How long the repair of a fault may take.
-const REPAIR_LIMIT: Duration = Duration::from_secs(90);
+const REPAIR_LIMIT: Duration = Duration::from_secs(180);
 /// From one sample to the next.
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 /// How much more memory the last quarter may have at its peak than the second quarter at its peak.
@@ -215,10 +215,9 @@ impl Figures {
         if late.memory as f64 > early.memory as f64 * MEMORY_GROWTH {
             problems.push(format!("memory grew from {} to {} kB", early.memory, late.memory));
         }
-        for (what, early, late) in [
-            ("descriptors", early.descriptors, late.descriptors),
-            ("threads", early.threads, late.threads),
-        ] {
+        for (what, early, late) in
+            [("descriptors", early.descriptors, late.descriptors), ("threads", early.threads, late.threads)]
+        {
             if late > early + COUNT_GROWTH {
                 problems.push(format!("{what} grew from {early} to {late}"));
             }

@@ -25,10 +25,9 @@ fn main() {
         return;
     }
     let mut options = Options::from_env();
-    for (name, header, run) in [
-        ("soak", soak::Figures::HEADER, soak as Long),
-        ("endurance", endurance::Figures::HEADER, endure as Long),
-    ] {
+    for (name, header, run) in
+        [("soak", soak::Figures::HEADER, soak as Long), ("endurance", endurance::Figures::HEADER, endure as Long)]
+    {
         if std::env::args().any(|argument| argument == name) {
             return long(&mut options, header, run);
         }
@@ -68,8 +67,8 @@ fn long(options: &mut Options, header: &str, run: Long) {
     let mut wrong = false;
     for flavour in &options.flavours {
         for &services in &options.services {
-            let outcome = Rig::start(options, *flavour, services)
-                .and_then(|mut rig| run(&mut rig, services, options.seconds));
+            let outcome =
+                Rig::start(options, *flavour, services).and_then(|mut rig| run(&mut rig, services, options.seconds));
             wrong |= outcome.is_err();
             println!("{}: {}", options.label(*flavour), outcome.unwrap_or_else(|why| why));
         }

@@ -17,7 +17,7 @@ use golden::cluster::{Cluster, FAR_5, Family, POD_5, POD_9, Service, VIP, ready}
 use golden::flavour::Flavour;
 use golden::lab::Lab;
 use golden::proxy::config;
-use proxier::kernel::{Host, SystemHost};
+use netfilter::kernel::{Host, SystemHost};
 use serde_json::Value;
 
 /// A node that our proxy left as it was recorded of the real one. It does not run any more: it would mend what is edited.

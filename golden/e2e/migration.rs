@@ -20,7 +20,7 @@ use golden::cluster::{Client, Cluster, FAR_5, Family, Flow, NODE, POD_5, POD_9, 
 use golden::flavour::Flavour;
 use golden::node::{METRICS, get, sum};
 use golden::proxy::{Proxy, config};
-use proxier::kernel::{Host, SystemHost};
+use netfilter::kernel::{Host, SystemHost};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_kube-proxy");
 const LIMIT: Duration = Duration::from_secs(30);

@@ -6,15 +6,16 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::iptables::Table;
+use netfilter::kernel::{DeviceName, Host, NftTables, SystemNftables};
+use netfilter::testing::{FakeHost, FakeIpSets, FakeIptables, FakeIpvs, FakeLinks, FakeNftables};
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
 use proxier::ipvs::{self, Expected, Held, Ipvs};
-use proxier::kernel::{DeviceName, Host, NftTables, SystemNftables};
 use proxier::model::{Config, IpvsConfig, LocalDetector, NamespacedName, NodeInfo, NodePortAddresses, Snapshot};
-use proxier::netfilter::iptables::Table;
 use proxier::nftables::Nftables;
-use proxier::testing::{FakeHost, FakeIpSets, FakeIptables, FakeIpvs, FakeLinks, FakeNftables, objects};
+use proxier::testing::objects;
 use proxier::track::{Change, Kind, Tracker, Translator};
 use serde_json::Value;
 

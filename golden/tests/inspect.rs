@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use golden::case::{Case, Kind, Mode, cases};
 use golden::replay::Replay;
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::inspect::drift::{Difference, DifferenceKind, differences};
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::services::{AddressKind, Fate, ServicePortView, add_model, from_iptables};

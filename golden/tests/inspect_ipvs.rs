@@ -9,14 +9,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use golden::case::{Case, Kind, Mode, cases, differences as known_differences, folder};
 use golden::replay::Replay;
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::ipset::Entry;
+use netfilter::ipvs::{Flags, Scheduler, ServerKey};
 use proxier::inspect::drift::{Difference, DifferenceKind as Is};
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::servers::differences;
 use proxier::inspect::services::{AddressKind, Fate, ServicePortView, add_model, from_ipvs, note_draining};
 use proxier::ipvs::Held;
-use proxier::netfilter::ipset::Entry;
-use proxier::netfilter::ipvs::{Flags, Scheduler, ServerKey};
 
 fn rules(case: &Case, step: usize, family: IpFamily) -> Ruleset {
     let kind = if family == IpFamily::V4 { Kind::Iptables } else { Kind::Ip6tables };

@@ -13,7 +13,9 @@ use golden::case::{Case, Mode, cases, differences as known_differences, folder};
 use golden::netns::Netns;
 use golden::replay::Replay;
 use ipnet::IpNet;
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::NftReader;
+use netfilter::nft::held::Table;
 use proxier::inspect::drift::behaviour::{self, World};
 use proxier::inspect::drift::nftables::{differences, is_ours};
 use proxier::inspect::drift::{Difference, DifferenceKind as Is};
@@ -21,9 +23,7 @@ use proxier::inspect::services::{
     AddressKind, EndpointView, Fate, ServicePortView, endpoint_in, from_nftables, unused_chains_of_table,
 };
 use proxier::inspect::walk::Node;
-use proxier::kernel::NftReader;
 use proxier::model::{CategorizedEndpoints, Destination, Snapshot};
-use proxier::netfilter::nft::held::Table;
 use proxier::nftables::{Expected, TABLE, expected};
 
 /// Whose table is looked at.
@@ -58,7 +58,7 @@ impl Kernel {
         let read = self.0.enter(|| NftReader::new(family).whole());
         let (mut ruleset, problems) = read.expect("nf_tables");
         assert_eq!(problems, [""; 0]);
-        let id = proxier::netfilter::nft::held::TableId::of(family, TABLE);
+        let id = netfilter::nft::held::TableId::of(family, TABLE);
         ruleset.tables.remove(&id).expect("the table")
     }
 }

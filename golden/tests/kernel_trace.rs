@@ -15,12 +15,12 @@ use golden::flavour::Flavour;
 use golden::flows::{self, FlowTable};
 use golden::netns::{Netns, veth};
 use golden::{case, wire};
-use proxier::IpFamily;
+use netfilter::Flow;
+use netfilter::IpFamily;
+use netfilter::kernel::{Host, RuleReader, SystemHost, each_flow, last_seen, node};
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::walk::{Branch, ConnState, Memory, Node, Origin, Packet, Trace, Verdict};
 use proxier::iptables::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
-use proxier::kernel::{Host, RuleReader, SystemHost, each_flow, last_seen, node};
-use proxier::netfilter::Flow;
 
 /// Interfaces of the recorded node, with the address that packets to it are sent to on the wire.
 const LINKS: [&str; 4] = ["eth1", "eth0", "cbr0", "cbr01"];
@@ -135,8 +135,8 @@ impl Machine {
     /// The rules of a family as they are now.
     fn rules(&self, family: IpFamily) -> Ruleset {
         let flavour = match self.flavour {
-            Flavour::Nft => proxier::kernel::Flavour::Nft,
-            Flavour::Legacy => proxier::kernel::Flavour::Legacy,
+            Flavour::Nft => netfilter::kernel::Flavour::Nft,
+            Flavour::Legacy => netfilter::kernel::Flavour::Legacy,
         };
         self.node.enter(|| {
             let mut ruleset = Ruleset::new(family);
@@ -159,7 +159,7 @@ impl Machine {
     fn flow(&self, packet: &Packet) -> Option<Flow> {
         self.node.enter(|| {
             let mut found = None;
-            let mut look = |live: &proxier::kernel::LiveFlow| {
+            let mut look = |live: &netfilter::kernel::LiveFlow| {
                 let original = live.flow.original;
                 let same = (original.source, original.destination) == (packet.source, packet.destination);
                 if same && live.flow.protocol == packet.protocol.number() {

@@ -4,7 +4,7 @@ use golden::case::{Case, Mode, cases, differences, folder};
 use golden::diff;
 use golden::flows;
 use golden::replay::Replay;
-use proxier::IpFamily;
+use netfilter::IpFamily;
 
 /// The first difference of a case from its recording.
 fn difference(case: &Case, mode: Mode) -> Option<String> {

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 
+use netfilter::IpFamily;
 use tracing::{info, warn};
 
-use crate::family::IpFamily;
 use crate::model::NodeInfo;
 
 /// The last known addresses of the node's interfaces in one family.

@@ -8,14 +8,14 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use netfilter::IpFamily;
+use netfilter::conntrack::UDP;
+use netfilter::kernel::{ConntrackTable, Deleted, Host};
 use tracing::{debug, info, warn};
 
 use crate::conntrack::StaleFlows;
-use crate::family::IpFamily;
 use crate::ipvs::DEVICE;
-use crate::kernel::{ConntrackTable, Deleted, Host};
 use crate::model::{Destination, NodePortAddresses, Scope, Snapshot};
-use crate::netfilter::conntrack::UDP;
 
 /// What a look at the conntrack table came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

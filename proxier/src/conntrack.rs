@@ -6,8 +6,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
+use netfilter::Flow;
+
 use crate::model::{Destination, Protocol, Scope, ServicePort, ServicePortName, Snapshot};
-use crate::netfilter::Flow;
 
 /// The verdict on flows, as far as something changed.
 ///

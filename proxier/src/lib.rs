@@ -5,7 +5,7 @@
 //! - [`mailbox`] carries changes to the family's thread, the newest of each object;
 //! - [`proxier`] owns those values, decides by [`schedule`] when to sync, and calls a mode through [`backend`];
 //! - a mode ([`iptables`], [`ipvs`], [`nftables`]) renders [`netfilter`] values from a [`model::Snapshot`] and plans what to write;
-//! - [`kernel`] applies them: the only module with side effects;
+//! - [`netfilter::kernel`] applies them: the only module with side effects;
 //! - [`cleaner`] deletes the flows that [`conntrack`] finds stale, because the kernel never asks the rules again.
 //! - [`inspect`] goes the other way: from anybody's rules back to Services, for the commands that look at a node.
 //!
@@ -18,15 +18,12 @@ pub mod addresses;
 pub mod backend;
 pub mod cleaner;
 pub mod conntrack;
-pub mod family;
 pub mod inspect;
 pub mod iptables;
 pub mod ipvs;
-pub mod kernel;
 pub mod leftovers;
 pub mod mailbox;
 pub mod model;
-pub mod netfilter;
 pub mod nftables;
 pub mod protobuf;
 pub mod proxier;
@@ -36,5 +33,3 @@ pub mod testing;
 pub mod track;
 pub mod tuning;
 pub mod xtables;
-
-pub use family::IpFamily;

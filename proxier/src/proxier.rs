@@ -9,12 +9,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::mpsc::{RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
 
+use netfilter::IpFamily;
+use netfilter::kernel::{self, AddressWatch};
 use tracing::{debug, error, info, warn};
 
 use crate::backend::{Backend, Rejected, SyncError, SyncStats};
 use crate::cleaner::{Cleaned, FlowCleaner};
-use crate::family::IpFamily;
-use crate::kernel::{self, AddressWatch};
 use crate::leftovers::Worker;
 use crate::mailbox::{Mail, Receiver};
 use crate::model::{Config, Destination, HealthChecks, LocalDetector, Scope, ServicePortName};

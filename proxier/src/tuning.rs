@@ -5,10 +5,10 @@
 
 use std::io;
 
+use netfilter::kernel::Host;
 use thiserror::Error;
 use tracing::info;
 
-use crate::kernel::Host;
 use crate::model::ConntrackConfig;
 
 /// kube-proxy's own bound for what CPUs alone ask for.

@@ -5,8 +5,8 @@ mod namespace;
 
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
-use proxier::kernel::{AddressOperation, AddressWatch, DeviceName, Links, SystemAddressWatch, SystemLinks};
+use netfilter::IpFamily;
+use netfilter::kernel::{AddressOperation, AddressWatch, DeviceName, Links, SystemAddressWatch, SystemLinks};
 
 use self::namespace::{in_namespace, run};
 

@@ -3,15 +3,16 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::conntrack::UDP;
+use netfilter::testing::{FakeConntrack, FakeHost};
+use netfilter::{Flow, Tuple};
 use proxier::backend::{Backend, SyncError, SyncStats};
 use proxier::cleaner::{Cleaned, FlowCleaner};
 use proxier::mailbox::{self, mailbox};
 use proxier::model::{NamespacedName, NodeInfo, NodePortAddresses, Scope, Snapshot};
-use proxier::netfilter::conntrack::UDP;
-use proxier::netfilter::{Flow, Tuple};
 use proxier::proxier::{Observer, Proxier, SyncReport};
-use proxier::testing::{FakeConntrack, FakeHost, objects};
+use proxier::testing::objects;
 use proxier::track::{Change, Kind, Translator};
 use serde_json::{Value, json};
 

@@ -8,15 +8,15 @@ mod namespace;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::{ConntrackTable, Deleted, SystemConntrack, SystemHost};
+use netfilter::{Flow, conntrack};
 use proxier::cleaner::FlowCleaner;
-use proxier::kernel::{ConntrackTable, Deleted, SystemConntrack, SystemHost};
 use proxier::model::endpoint::NodeHint;
 use proxier::model::{
     Endpoints, NamespacedName, NodeInfo, NodePortAddresses, Protocol, Scope, ServicePort, ServicePortName, Slice,
     SliceEndpoint, SlicePort, Snapshot,
 };
-use proxier::netfilter::{Flow, conntrack};
 
 use self::namespace::{in_namespace, run};
 

@@ -10,13 +10,13 @@ mod real;
 
 use std::cell::Cell;
 
+use netfilter::Restore;
+use netfilter::iptables::{Chain, Is, Match, Rule, Table, Target};
+use netfilter::kernel::{Flavour, IptablesTool};
+use netfilter::testing::FakeIptables;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use proxier::kernel::{Flavour, IptablesTool};
-use proxier::netfilter::Restore;
-use proxier::netfilter::iptables::{Chain, Is, Match, Rule, Table, Target};
-use proxier::testing::FakeIptables;
 
 use self::real::{FLAVOURS, Real};
 

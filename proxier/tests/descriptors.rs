@@ -7,15 +7,15 @@ mod namespace;
 
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use proxier::IpFamily;
-use proxier::kernel::{
+use netfilter::IpFamily;
+use netfilter::conntrack::UDP;
+use netfilter::iptables::Table;
+use netfilter::kernel::{
     AddressWatch, ConntrackTable, Flavour, Host, NftTables, SystemAddressWatch, SystemConntrack, SystemHost,
     SystemIpSets, SystemIptables, SystemLinks, SystemNftables, has_chain, has_table, table_size,
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxier::leftovers;
-use proxier::netfilter::conntrack::UDP;
-use proxier::netfilter::iptables::Table;
 
 use self::namespace::{in_namespace, run};
 
@@ -42,7 +42,7 @@ fn without_descriptors_facts_are_unknown_not_absent() {
             ("conntrack", SystemConntrack.delete(IpFamily::V4, UDP, &mut |_| false).is_err()),
             ("links", SystemLinks::open().is_err()),
             ("sets", SystemIpSets::open().is_err()),
-            ("leftovers", leftovers::remove(IpFamily::V4, None, false, &proxier::kernel::Turns::default()).is_err()),
+            ("leftovers", leftovers::remove(IpFamily::V4, None, false, &netfilter::kernel::Turns::default()).is_err()),
             ("no news of addresses", !watch.changed(now)),
             ("nor before the time to try again", !watch.changed(now + Duration::from_secs(29))),
         ];

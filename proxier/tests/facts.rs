@@ -5,16 +5,17 @@ use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::iptables::Table;
+use netfilter::kernel::Host;
+use netfilter::testing::{FakeAddressWatch, FakeHost, FakeIptables, FakeNftables};
 use proxier::backend::{Backend, SyncError, SyncStats};
 use proxier::iptables::Iptables;
-use proxier::kernel::Host;
 use proxier::mailbox::{self, mailbox};
 use proxier::model::{Config, NodeInfo, NodePortAddresses, Scope, Snapshot};
-use proxier::netfilter::iptables::Table;
 use proxier::nftables::Nftables;
 use proxier::proxier::{Observer, Proxier, SyncReport};
-use proxier::testing::{FakeAddressWatch, FakeHost, FakeIptables, FakeNftables, objects};
+use proxier::testing::objects;
 use proxier::track::{Change, Kind, Tracker};
 
 const LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";

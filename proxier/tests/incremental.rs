@@ -17,8 +17,8 @@ mod run;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use netfilter::iptables::Table;
 use proptest::test_runner::TestRunner;
-use proxier::netfilter::iptables::Table;
 
 use self::cases::configuration;
 use self::cluster::Operation;

@@ -9,7 +9,7 @@ mod ipvs;
 #[path = "contract/link.rs"]
 mod link;
 
-use proxier::testing::{FakeIpSets, FakeIpvs, FakeLinks};
+use netfilter::testing::{FakeIpSets, FakeIpvs, FakeLinks};
 
 #[test]
 fn ipvs_servers_read_back() {

@@ -18,7 +18,7 @@ mod tools;
 #[path = "ipvs_kernel/traffic.rs"]
 mod traffic;
 
-use proxier::kernel::{SystemIpSets, SystemIpvs, SystemLinks};
+use netfilter::kernel::{SystemIpSets, SystemIpvs, SystemLinks};
 
 use self::namespace::{in_namespace, run};
 

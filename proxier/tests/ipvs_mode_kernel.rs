@@ -14,13 +14,13 @@ mod run;
 
 use std::process::Command;
 
+use netfilter::IpFamily;
+use netfilter::kernel::{DeviceName, Host, IptablesTool, Links, SystemIpSets, SystemIpvs, SystemLinks};
+use netfilter::testing::FakeHost;
 use proptest::test_runner::{Config, TestRunner};
-use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::ipvs::{self, Ipvs};
-use proxier::kernel::{DeviceName, Host, IptablesTool, Links, SystemIpSets, SystemIpvs, SystemLinks};
 use proxier::model::IpvsConfig;
-use proxier::testing::FakeHost;
 use proxier::testing::objects::config;
 
 use self::cluster::{Operation, operations};

@@ -12,12 +12,12 @@ mod run;
 
 use std::cell::Cell;
 
+use netfilter::Restore;
+use netfilter::iptables::{Chain, Rule, Table, Target};
+use netfilter::kernel::{Host, IptablesTool};
+use netfilter::testing::FakeHost;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use proxier::kernel::{Host, IptablesTool};
-use proxier::netfilter::Restore;
-use proxier::netfilter::iptables::{Chain, Rule, Table, Target};
-use proxier::testing::FakeHost;
 
 use self::cluster::{Operation, operations};
 use self::real::{FLAVOURS, Real};

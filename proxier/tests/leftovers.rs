@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use proxier::IpFamily;
-use proxier::kernel::Turns;
+use netfilter::IpFamily;
+use netfilter::kernel::Turns;
 use proxier::leftovers::{self, Running};
 
 #[path = "common/namespace.rs"]

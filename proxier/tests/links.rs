@@ -7,8 +7,8 @@ mod namespace;
 
 use std::process::Command;
 
-use proxier::IpFamily;
-use proxier::kernel::{AddressOperation, DeviceName, LinkError, Links, SystemLinks};
+use netfilter::IpFamily;
+use netfilter::kernel::{AddressOperation, DeviceName, LinkError, Links, SystemLinks};
 
 use self::namespace::{in_namespace, run};
 

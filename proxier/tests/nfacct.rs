@@ -7,7 +7,7 @@ mod namespace;
 
 use std::net::UdpSocket;
 
-use proxier::kernel::{Host, SystemHost, packet_counters};
+use netfilter::kernel::{Host, SystemHost, packet_counters};
 
 use self::namespace::{in_namespace, run};
 

@@ -16,14 +16,14 @@ use std::cell::Cell;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use netfilter::IpFamily;
+use netfilter::kernel::{Host, IptablesTool};
+use netfilter::testing::{FakeHost, FakeIptables};
 use proptest::test_runner::{Config, TestRunner};
-use proxier::IpFamily;
 use proxier::backend::{Backend, SyncStats};
-use proxier::kernel::{Host, IptablesTool};
 use proxier::model::Scope;
 use proxier::nftables::{self, Nftables};
 use proxier::testing::objects::{self, config};
-use proxier::testing::{FakeHost, FakeIptables};
 use proxier::track::{Kind, Tracker, Translator};
 use serde_json::{Value, json};
 

@@ -4,15 +4,16 @@
 
 use std::time::Instant;
 
+use netfilter::IpFamily;
+use netfilter::SavedTable;
+use netfilter::iptables::Table;
+use netfilter::testing::{FakeHost, FakeIptables};
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proxier::IpFamily;
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
 use proxier::model::Scope;
-use proxier::netfilter::SavedTable;
-use proxier::netfilter::iptables::Table;
-use proxier::testing::{FakeHost, FakeIptables, objects};
+use proxier::testing::objects;
 use proxier::track::{Change, Kind, Object, Tracker, Translator, key_of};
 use serde_json::{Map, Value, json};
 

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::backend::{Backend, Rejected, SyncError, SyncStats};
 use proxier::leftovers::{Removal, Worker};
 use proxier::mailbox::{self, mailbox};

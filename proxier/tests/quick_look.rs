@@ -11,13 +11,14 @@ mod real;
 
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::Flavour;
+use netfilter::testing::FakeHost;
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
-use proxier::kernel::Flavour;
 use proxier::model::Scope;
 use proxier::nftables::Nftables;
-use proxier::testing::{FakeHost, objects};
+use proxier::testing::objects;
 use proxier::track::{Kind, Tracker, Translator};
 
 use self::real::{FLAVOURS, Real};

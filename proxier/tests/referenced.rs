@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::iptables::Table;
+use netfilter::kernel::IptablesTool;
+use netfilter::testing::{FakeHost, FakeIptables};
 use proxier::backend::{Backend, SyncStats};
 use proxier::iptables::{self, Iptables};
-use proxier::kernel::IptablesTool;
 use proxier::model::Scope;
-use proxier::netfilter::iptables::Table;
-use proxier::testing::{FakeHost, FakeIptables, objects};
+use proxier::testing::objects;
 use proxier::track::{Kind, Tracker, Translator};
 
 #[path = "common/real.rs"]

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::backend::{Backend, SyncError, SyncStats};
 use proxier::mailbox::{self, mailbox};
 use proxier::model::config::NodePortMatch;

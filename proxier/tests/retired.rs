@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::iptables::Table;
+use netfilter::testing::{FakeHost, FakeIptables};
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
 use proxier::model::Scope;
-use proxier::netfilter::iptables::Table;
-use proxier::testing::{FakeHost, FakeIptables, objects};
+use proxier::testing::objects;
 use proxier::track::{Kind, Tracker, Translator};
 use serde_json::Value;
 

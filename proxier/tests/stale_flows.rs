@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use netfilter::conntrack::UDP;
+use netfilter::{Flow, Tuple};
 use proxier::conntrack::StaleFlows;
 use proxier::model::endpoint::NodeHint;
 use proxier::model::{
     Destination, Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServicePort, ServicePortName, Slice,
     SliceEndpoint, SlicePort, Snapshot,
 };
-use proxier::netfilter::conntrack::UDP;
-use proxier::netfilter::{Flow, Tuple};
 
 #[derive(Default)]
 struct Cluster {

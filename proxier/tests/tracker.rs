@@ -1,6 +1,6 @@
 //! Which changes of objects become work, and what is known after them.
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::model::Scope;
 use proxier::track::{Change, Kind, Object, Tracker, Translator};
 use serde_json::{Value, json};

@@ -5,10 +5,10 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use netfilter::kernel::{Host, SystemHost};
+use netfilter::testing::FakeHost;
 use nix::sched::{CloneFlags, unshare};
-use proxier::kernel::{Host, SystemHost};
 use proxier::model::ConntrackConfig;
-use proxier::testing::FakeHost;
 use proxier::tuning;
 
 const MAX: &str = "net/netfilter/nf_conntrack_max";

@@ -4,7 +4,7 @@
 //! know: where that is known from. The conditions are kube-proxy's; two of them are fatal.
 
 use ipnet::IpNet;
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::model::config::NodePortMatch;
 use proxier::model::{LocalDetector, Mode, NodePortAddresses};
 

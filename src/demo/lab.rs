@@ -6,7 +6,7 @@
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
 
 use super::example::{Example, Pod};
 use super::machine::{Machine, ip};

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
-use proxier::kernel::netns;
+use netfilter::kernel::netns;
 
 type Job = Box<dyn FnOnce() + Send>;
 

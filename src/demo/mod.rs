@@ -17,9 +17,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use netfilter::IpFamily;
+use netfilter::kernel::netns;
 use nix::sys::signal::{SigSet, Signal};
-use proxier::IpFamily;
-use proxier::kernel::netns;
 
 use self::example::{Example, Service};
 use self::lab::{CLIENT, GATEWAY, Lab, OUTSIDE};

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
 
 use super::lab::{CLIENT, CLIENTS};
 use super::screen::Style;

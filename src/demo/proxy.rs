@@ -6,8 +6,9 @@
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
-use proxier::kernel::{Choice, choose_flavour};
+use netfilter::IpFamily;
+use netfilter::kernel::{Choice, choose_flavour};
+use proxier::xtables::FLAVOUR_HINTS;
 
 use super::example::Example;
 use super::rules::Rules;
@@ -40,7 +41,7 @@ impl Proxy {
 
     /// Starts it; of the kernel's families those count for which the host has the tools.
     pub fn start(example: &Example, families: &[IpFamily]) -> Result<Self, String> {
-        let choice = choose_flavour();
+        let choice = choose_flavour(&FLAVOUR_HINTS);
         let works = |family: &&IpFamily| **family == IpFamily::V4 || Rules::read(&choice, **family).is_ok();
         let families = families.iter().filter(works).copied().collect();
         // The size of the connection table is the host's, even if it is set from here.

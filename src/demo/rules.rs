@@ -5,8 +5,8 @@
 
 use std::process::Command;
 
-use proxier::IpFamily;
-use proxier::kernel::Choice;
+use netfilter::IpFamily;
+use netfilter::kernel::Choice;
 
 /// The rules of table nat.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Args;
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::inspect::services::{Entry, ServicePortView, dispatch_of};
 use proxier::model::{NamespacedName, Protocol};
 use serde::Serialize;

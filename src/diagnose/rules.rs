@@ -2,8 +2,8 @@
 //!
 //! In: what was read of the node. Out: findings. Must not know: which Service is asked for, but for drift.
 
+use netfilter::nft::Expression;
 use proxier::inspect::services::{Fate, ServicePortView};
-use proxier::netfilter::nft::Expression;
 
 use super::finding::{Cause, Finding};
 use crate::inspect::rules::FamilyRules;

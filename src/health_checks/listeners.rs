@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use netfilter::IpFamily;
 use nix::errno::Errno;
-use proxier::IpFamily;
 use proxier::model::NamespacedName;
 use tracing::info;
 

@@ -14,8 +14,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use netfilter::IpFamily;
 use prometheus::IntGauge;
-use proxier::IpFamily;
 use proxier::model::config::NodePortMatch;
 use proxier::model::{HealthCheck, HealthChecks, NamespacedName};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use hyper::StatusCode;
 use hyper::header::HeaderName;
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::model::NamespacedName;
 use serde_json::Value;
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Request, Response, StatusCode};
-use proxier::IpFamily;
+use netfilter::IpFamily;
 
 pub use self::health_pages::pages as health_pages;
 pub use self::metrics_pages::{Pages, pages as metrics_pages};

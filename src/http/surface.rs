@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::model::NamespacedName;
 use regex::Regex;
 use serde::Deserialize;

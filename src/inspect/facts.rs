@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::node::{self, Link};
 use proxier::inspect::neighbours::{Hook, TableSize, hooks, nftables, sizes};
-use proxier::kernel::node::{self, Link};
 use serde::Serialize;
 
 use super::Look;

@@ -1,7 +1,7 @@
 //! The composition point of the commands that look at a node: `dump`, `trace`, `diagnose` and `/debug/rules`.
 //!
 //! In: arguments. Out: what the kernel holds, what it should hold, and the node's facts, put together.
-//! Must not know: how any of it is shown. Besides `run`, this folder alone uses `proxier::kernel`: to read, never to write.
+//! Must not know: how any of it is shown. Besides `run`, this folder alone uses `netfilter::kernel`: to read, never to write.
 
 pub mod arguments;
 mod compare;
@@ -19,7 +19,9 @@ pub mod servers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::{self, each_flow, node};
+use netfilter::nft::held::TableId;
 use proxier::conntrack::StaleFlows;
 use proxier::inspect::drift::Difference;
 use proxier::inspect::drift::behaviour::{self, World};
@@ -31,9 +33,7 @@ use proxier::inspect::services::{
     unused_chains_of_table,
 };
 use proxier::ipvs::{self, Expected, Held};
-use proxier::kernel::{self, each_flow, node};
 use proxier::model::{NamespacedName, Scope, ServicePortName, Snapshot};
-use proxier::netfilter::nft::held::TableId;
 use proxier::nftables::TABLE;
 use proxier::track::Tracker;
 

@@ -8,7 +8,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::proxier::Message;
 use proxier::track::{Extent, NoCopy, Tracker};
 use thiserror::Error;

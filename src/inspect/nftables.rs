@@ -6,14 +6,14 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::NftReader;
+use netfilter::kernel::nftables::NftError;
+use netfilter::nft::held::{Lack, Ruleset, Set, Table, TableId};
+use netfilter::nft::{Expression, Key, Name};
 use proxier::inspect::services::owner_in_table;
-use proxier::kernel::NftReader;
-use proxier::kernel::nftables::NftError;
 use proxier::model::{NamespacedName, Protocol, ServicePortName};
-use proxier::netfilter::nft::held::{Lack, Ruleset, Set, Table, TableId};
-use proxier::netfilter::nft::{Expression, Key, Name};
-use proxier::nftables::TABLE;
+use proxier::nftables::{TABLE, is_kube_proxy};
 
 use super::report::Unread;
 
@@ -49,7 +49,7 @@ fn fill(
 ) {
     let mut note = |what: String, error: NftError| unread.push(Unread::new(&what, error.to_string()));
     reader.fill(id, table, &mut note);
-    if table.is_kube_proxy(id) {
+    if is_kube_proxy(table, id) {
         let used = service.map(|service| sets_of(table, service));
         let wanted =
             |name: &Name, set: &Set| !set.is_anonymous() || used.as_ref().is_none_or(|used| used.contains(name));
@@ -98,7 +98,7 @@ pub fn owner(to: SocketAddr, protocol: Protocol, local: bool) -> Option<ServiceP
     let id = TableId::of(family, TABLE);
     let mut reader = NftReader::new(family);
     let mut ruleset = reader.outline().ok()?;
-    ruleset.tables.get(&id).filter(|table| table.is_kube_proxy(&id))?;
+    ruleset.tables.get(&id).filter(|table| is_kube_proxy(table, &id))?;
     let port = Key::default().protocol(protocol.number()).port(to.port()).build();
     let address = Key::default().address(to.ip()).protocol(protocol.number()).port(to.port()).build();
     let by_address = BY_ADDRESS.map(|map| (map, address.clone()));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::mailbox::{Mail, Receiver, mailbox};
 use proxier::model::NamespacedName;
 use proxier::proxier::Message;

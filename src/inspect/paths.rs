@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use netfilter::kernel::{last_seen, node};
 use proxier::inspect::walk::{ConnState, Memory, Node, Origin, Packet, Trace};
-use proxier::kernel::{last_seen, node};
 use proxier::model::Protocol;
 
 use super::rules::FamilyRules;

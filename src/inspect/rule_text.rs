@@ -7,8 +7,8 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use proxier::IpFamily;
-use proxier::kernel::{Flavour, RuleReader, has_chain, has_table};
+use netfilter::IpFamily;
+use netfilter::kernel::{Flavour, RuleReader, has_chain, has_table};
 
 /// The rules of one family in one flavour.
 pub enum RuleText {

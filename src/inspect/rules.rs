@@ -6,15 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::{Choice, Flavour, Host, NftReader, SystemHost, SystemIptables, choose_flavour, has_chain};
+use netfilter::nft::held as nft;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::services::{Entry, dispatch_of, node_port_ips};
 use proxier::inspect::walk::{Memory, Node, Packet, Trace, trace_and_supply};
 use proxier::ipvs::Held;
-use proxier::kernel::{Choice, Flavour, Host, NftReader, SystemHost, SystemIptables, choose_flavour, has_chain};
 use proxier::model::NamespacedName;
-use proxier::netfilter::nft::held as nft;
-use proxier::nftables::TABLE;
+use proxier::nftables::{TABLE, is_kube_proxy};
+use proxier::xtables::FLAVOUR_HINTS;
 
 use super::report::Unread;
 use super::rule_text::RuleText;
@@ -146,7 +147,7 @@ struct Flavours {
 
 impl Flavours {
     fn find() -> Self {
-        let choice = choose_flavour();
+        let choice = choose_flavour(&FLAVOUR_HINTS);
         let chosen = choice.flavour.unwrap_or(Flavour::Nft);
         let (here, texts) = present(chosen);
         let (in_other, other_texts) = present(other(chosen));
@@ -191,7 +192,7 @@ fn has_rules(flavour: Flavour, outline: &nft::Ruleset, tables: &mut NftReader) -
 
 fn proxy_table(tables: &nft::Ruleset) -> Option<&nft::Table> {
     let id = nft::TableId::of(tables.family, TABLE);
-    tables.tables.get(&id).filter(|table| table.is_kube_proxy(&id))
+    tables.tables.get(&id).filter(|table| is_kube_proxy(table, &id))
 }
 
 /// Where iptables is not installed there are mostly none of its rules: nftables mode does without. Those that there are

@@ -5,9 +5,9 @@
 
 use std::path::Path;
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::{DeviceName, IpSets, IpvsTable, Links, SystemIpSets, SystemIpvs, SystemLinks};
 use proxier::ipvs::{Expected, Held};
-use proxier::kernel::{DeviceName, IpSets, IpvsTable, Links, SystemIpSets, SystemIpvs, SystemLinks};
 
 use super::report::Unread;
 

@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use netfilter::IpFamily;
 use prometheus::{CounterVec, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, Result};
-use proxier::IpFamily;
 use proxier::cleaner::Cleaned;
 use proxier::proxier::SyncReport;
 use proxier::track::Kind;

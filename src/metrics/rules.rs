@@ -2,8 +2,8 @@
 //!
 //! In: the mode, reports of syncs. Out: metrics. Must not know: what rules mean.
 
+use netfilter::IpFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Result};
-use proxier::IpFamily;
 use proxier::proxier::SyncReport;
 
 use super::int;

@@ -4,17 +4,18 @@
 
 use std::time::Duration;
 
-use proxier::IpFamily;
-use proxier::backend::Backend;
-use proxier::iptables::Iptables;
-use proxier::ipvs::{self, Ipvs};
-use proxier::kernel::{
+use netfilter::IpFamily;
+use netfilter::kernel::{
     Choice, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, SystemNftables, Turns, choose_flavour,
     kernel_release,
 };
+use proxier::backend::Backend;
+use proxier::iptables::Iptables;
+use proxier::ipvs::{self, Ipvs};
 use proxier::leftovers::Running;
 use proxier::model::Mode;
 use proxier::nftables::{self, Nftables};
+use proxier::xtables::FLAVOUR_HINTS;
 use tracing::{info, warn};
 
 use crate::config::Settings;
@@ -40,7 +41,7 @@ pub fn backends(settings: &Settings) -> Result<Found, String> {
     if settings.mode == Mode::Nftables {
         return nftables_backends(settings);
     }
-    let choice = choose_flavour();
+    let choice = choose_flavour(&FLAVOUR_HINTS);
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
     info!("Using {} mode, iptables flavour {flavour}: {}", settings.mode, choice.reason);
     for unread in &choice.unread {

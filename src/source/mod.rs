@@ -13,7 +13,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::mailbox::Sender;
 use proxier::model::NamespacedName;
 use proxier::proxier::Message;

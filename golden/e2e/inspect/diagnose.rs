@@ -2,8 +2,8 @@
 
 use golden::flavour::Flavour;
 use golden::netns::Netns;
-use proxier::IpFamily;
-use proxier::kernel::{Host, SystemHost};
+use netfilter::IpFamily;
+use netfilter::kernel::{Host, SystemHost};
 
 use super::node::Node;
 

@@ -6,7 +6,7 @@ use golden::case::Mode;
 use golden::flavour::Flavour;
 use golden::lab::Lab;
 use golden::proxy::config;
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use serde_json::Value;
 
 use super::node::{Node, case, json};

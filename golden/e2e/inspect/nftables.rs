@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use golden::case::Mode;
 use golden::flavour::Flavour;
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use serde_json::Value;
 
 use super::diagnose::causes;

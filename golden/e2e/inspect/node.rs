@@ -9,9 +9,9 @@ use golden::case::{Case, Kind, Mode, cases};
 use golden::flavour::Flavour;
 use golden::lab::Lab;
 use golden::proxy::config;
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::{Host, SystemHost};
 use proxier::iptables::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
-use proxier::kernel::{Host, SystemHost};
 use serde_json::Value;
 
 /// A node, as recorded, and the objects that its rules should follow.

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use golden::flavour::Flavour;
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use serde_json::Value;
 
 use super::node::{Node, json};

@@ -5,7 +5,7 @@
 
 use golden::flavour::Flavour;
 use golden::lab::Lab;
-use proxier::kernel::{Host, SystemHost};
+use netfilter::kernel::{Host, SystemHost};
 use serde_json::Value;
 
 use super::{case, causes, left, list, run, set};

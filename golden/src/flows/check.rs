@@ -4,10 +4,11 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use netfilter::IpFamily;
+
 use super::machine;
 use super::spelling::Expected;
 use super::table::{Flow, FlowTable};
-use proxier::IpFamily;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::walk::{Memory, Node, Outcome, Packet, Trace, Verdict};
 

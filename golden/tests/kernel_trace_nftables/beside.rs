@@ -2,11 +2,11 @@
 
 use golden::case::{Case, Kind, Mode, cases};
 use golden::flows::{FlowTable, entry};
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::{Flavour, NftReader, RuleReader};
+use netfilter::nft::held;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::walk::{ConnState, Memory, Origin, trace_and_supply};
-use proxier::kernel::{Flavour, NftReader, RuleReader};
-use proxier::netfilter::nft::held;
 use regex::Regex;
 
 use crate::machine::{Machine, agrees};

@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use golden::flows::entry;
 use golden::nftrace::{Event, Listener};
 use golden::probe::{Node, Outcome, Probe, Stage, Transport};
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::{Host, NftReader, SystemHost, node};
+use netfilter::nft::held;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::walk::{self, Branch, ConnState, Memory, Origin, Packet, Trace, Verdict, trace_and_supply};
-use proxier::kernel::{Host, NftReader, SystemHost, node};
 use proxier::model::Protocol;
-use proxier::netfilter::nft::held;
 
 /// Has the kernel tell what happens to our packets, and not to answers or to what the node says about them.
 const TRACED: &str = "\

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use golden::case::{Case, Mode, cases};
 use golden::flows::{FlowTable, entry};
 use golden::replay::Replay;
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::inspect::rules::Ruleset;
 use proxier::inspect::walk::{self, ConnState, Memory, Origin, Verdict};
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use golden::case::{Mode, cases};
 use golden::flows::{FlowTable, entry};
 use golden::probe::Outcome;
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::inspect::walk::{Origin, Verdict};
 
 use crate::machine::{Machine, probe};

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::inspect::walk::{ConnState, Origin, Packet, Verdict};
 use proxier::model::Protocol;
 

@@ -2,9 +2,10 @@
 
 use golden::case::{Mode, cases};
 use golden::probe::Node;
-use proxier::IpFamily;
-use proxier::kernel::NftReader;
-use proxier::netfilter::nft::held::TableId;
+use netfilter::IpFamily;
+use netfilter::kernel::NftReader;
+use netfilter::nft::held::TableId;
+use proxier::nftables::is_kube_proxy;
 
 use crate::{TELLING, ours};
 
@@ -38,7 +39,7 @@ fn rules_are_told_in_the_words_of_nft() {
                 let id = TableId::of(family, "kube-proxy");
                 let (ruleset, _) = node.netns().enter(|| NftReader::new(family).whole().unwrap());
                 let Some(table) = ruleset.tables.get(&id) else { continue };
-                assert!(table.is_kube_proxy(&id) && !table.is_iptables(&id));
+                assert!(is_kube_proxy(table, &id) && !table.is_iptables(&id));
                 let rules = table.chains.values().flat_map(|chain| chain.rules.iter().flatten());
                 let mut told: Vec<String> = rules.map(|rule| rule.text(&id, table)).collect();
                 told.sort();

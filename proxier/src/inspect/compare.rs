@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use netfilter::IpFamily;
+
 use super::drift::{Difference, DifferenceKind};
 use super::likeness::{Line, aligned, as_sets, best_pairs};
 use super::rules::{Chain, Rule, Ruleset};
-use crate::family::IpFamily;
 use crate::iptables::names;
 
 /// Chains whose rules each match another destination, so that their order is chance in the real kube-proxy.

@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
+use netfilter::Flow;
+
 use super::services::{EndpointView, ServicePortView, owners};
 use crate::conntrack::StaleFlows;
 use crate::model::Protocol;
-use crate::netfilter::Flow;
 
 /// Where a flow goes: the Service port's index, and the endpoint.
 type Place = (usize, SocketAddr);

@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
+use netfilter::ipset::Entry;
+use netfilter::ipvs::ServerKey;
 
 use super::drift::{self, DEVICE, Difference, DifferenceKind, SERVERS, SETS};
 use super::rules::Ruleset;
-use crate::family::IpFamily;
 use crate::ipvs::{Expected, ExpectedServer, Held, HeldServer};
 use crate::model::ServicePortName;
-use crate::netfilter::ipset::Entry;
-use crate::netfilter::ipvs::ServerKey;
 
 /// Compares everything, rules included. `excluded`: virtual servers there are others'.
 ///

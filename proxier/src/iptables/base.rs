@@ -4,10 +4,10 @@
 //! own chains. Must not know: Service ports, or what the kernel holds.
 
 use ipnet::IpNet;
+use netfilter::iptables::{Chain, Is, Match, Rule, Table, Target};
 
 use super::names;
 use super::settings::{INVALID_DROPPED_COUNTER, NodePortDestinations, Settings};
-use crate::netfilter::iptables::{Chain, Is, Match, Rule, Table, Target};
 use crate::xtables::Jump;
 use crate::xtables::masquerade::{self, comment, target};
 

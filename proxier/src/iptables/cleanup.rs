@@ -3,8 +3,9 @@
 //! In: nothing. Out: its jumps and chains, for removing them. Must not know: Services.
 //! Other chains that begin with KUBE- are the kubelet's or a network plugin's and stay, as do jumps to them.
 
+use netfilter::iptables::{Chain, Table};
+
 use super::{base, names};
-use crate::netfilter::iptables::{Chain, Table};
 use crate::xtables::{Owned, Place};
 
 const CHAINS: [Place; 14] = [

@@ -6,14 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use netfilter::Restore;
+use netfilter::iptables::{Chain, Table};
+use netfilter::kernel::ToolError;
+use netfilter::kernel::iptables::{IptablesTool, RestoreError};
 use tracing::{info, warn};
 
 use super::cleanup::is_own_in_nat;
 use super::{Iptables, names};
-use crate::kernel::ToolError;
-use crate::kernel::iptables::{IptablesTool, RestoreError};
-use crate::netfilter::Restore;
-use crate::netfilter::iptables::{Chain, Table};
 use crate::xtables::in_use;
 
 /// Chains of Service ports that foreign rules refer to.

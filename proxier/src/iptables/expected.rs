@@ -8,11 +8,12 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use netfilter::IpFamily;
+
 use super::base;
 use super::plan::{self, Input, Transaction};
 use super::settings::{Features, Settings};
 use super::state::State;
-use crate::family::IpFamily;
 use crate::model::{Config, ServicePortName, Snapshot};
 use crate::xtables::Tables;
 

@@ -9,13 +9,14 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
+use netfilter::Restore;
+use netfilter::iptables::{Rule, Table};
+use netfilter::kernel::iptables::{IptablesTool, RestoreError};
+
 use super::names::{MARK_MASQ, PROBE};
 use super::render::{PortView, SHARED};
 use super::settings::Settings;
-use crate::kernel::iptables::{IptablesTool, RestoreError};
 use crate::model::{CategorizedEndpoints, ServicePortName, Snapshot};
-use crate::netfilter::Restore;
-use crate::netfilter::iptables::{Rule, Table};
 
 /// A refused Service port and why.
 pub(super) type Culprit = (ServicePortName, String);

@@ -19,6 +19,10 @@ mod untouched;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use netfilter::IpFamily;
+use netfilter::iptables::{Chain, Table};
+use netfilter::kernel::iptables::{IptablesTool, RestoreError};
+use netfilter::kernel::{Host, ToolError, cpu_time};
 use tracing::warn;
 
 pub use self::cleanup::owned;
@@ -33,11 +37,7 @@ use self::state::State;
 use self::untouched::Untouched;
 use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules, pause_after};
-use crate::family::IpFamily;
-use crate::kernel::iptables::{IptablesTool, RestoreError};
-use crate::kernel::{Host, ToolError, cpu_time};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
-use crate::netfilter::iptables::{Chain, Table};
 use crate::xtables::{Accepted, QuickCheck, Tables};
 
 /// How many Service ports one sync may find refused before it gives up until the next.

@@ -7,10 +7,10 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 
 use data_encoding::BASE32;
+use netfilter::iptables::Chain;
 use sha2::{Digest, Sha256};
 
 use crate::model::ServicePortName;
-use crate::netfilter::iptables::Chain;
 pub use crate::xtables::{FORWARD, MARK_MASQ, POSTROUTING, PROXY_FIREWALL, SERVICES};
 
 /// Refuses traffic to external addresses without endpoints.

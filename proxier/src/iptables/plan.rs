@@ -10,14 +10,15 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use netfilter::iptables::{Chain, Rule, Table};
+use netfilter::{Owner, Restore, SavedChain};
+
 use super::base::{self, ENSURED};
 use super::names;
 use super::render::{PortView, SHARED, SharedRules};
 use super::settings::{LARGE_CLUSTER_ENDPOINTS, Settings};
 use super::state::{Outcome, Programmed, State};
 use crate::model::{CategorizedEndpoints, ServicePort, ServicePortName, Snapshot};
-use crate::netfilter::iptables::{Chain, Rule, Table};
-use crate::netfilter::{Owner, Restore, SavedChain};
 use crate::xtables::Tables;
 
 /// The index in [`SHARED`] of nat's KUBE-SERVICES, which ends with the jump for node ports.

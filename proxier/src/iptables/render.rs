@@ -9,11 +9,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use netfilter::iptables::{Chain, Comment, Is, Match, Rule, Suffix, Table, Target};
 
 use super::names::{self, Namer, PortChains};
 use super::settings::{LOCALHOST_NODE_PORTS_COUNTER, Settings};
 use crate::model::{CategorizedEndpoints, ServicePort, ServicePortName};
-use crate::netfilter::iptables::{Chain, Comment, Is, Match, Rule, Suffix, Table, Target};
 use crate::xtables::masquerade::from_local_traffic;
 
 /// The chains that all Service ports share, in the order in which they are written.

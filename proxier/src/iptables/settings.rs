@@ -5,7 +5,8 @@
 
 use std::net::IpAddr;
 
-use crate::family::IpFamily;
+use netfilter::IpFamily;
+
 use crate::model::Config;
 use crate::model::config::{LocalTraffic, NodePortMatch};
 use crate::model::snapshot::Snapshot;

@@ -6,13 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
+use netfilter::SavedChain;
+use netfilter::iptables::{Chain, Table};
+
 use super::base::node_port_dispatch;
 use super::names;
 use super::render::SHARED;
 use super::settings::Settings;
 use crate::model::ServicePortName;
-use crate::netfilter::SavedChain;
-use crate::netfilter::iptables::{Chain, Table};
 use crate::xtables::Place;
 
 /// A Service port as it was programmed.

@@ -6,7 +6,7 @@
 //! The tool commits each table of a transaction as one change, so after our own writes the number is known, unless
 //! somebody else has been there too. With the legacy flavour there is no such number, and nothing is ever taken for known.
 
-use crate::kernel::iptables::IptablesTool;
+use netfilter::kernel::iptables::IptablesTool;
 
 /// What is known.
 #[derive(Debug, Default)]

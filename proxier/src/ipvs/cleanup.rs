@@ -9,20 +9,20 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
+use netfilter::ipset::{Entry, Place, SetName};
+use netfilter::iptables::Table;
+use netfilter::ipvs::{ServerKey, TCP, UDP};
+use netfilter::kernel::{
+    AddressOperation, IpSetError, IpSets, IptablesTool, IpvsError, IpvsTable, LinkError, Links, Operation,
+    SetOperation, ToolError,
+};
 
 use super::graceful;
 use super::kernel::bound;
 use super::names::{DEVICE, IPVS_FILTER, SetId};
 use super::rules::{CHAINS, jumps};
 use crate::backend::SyncError;
-use crate::family::IpFamily;
-use crate::kernel::{
-    AddressOperation, IpSetError, IpSets, IptablesTool, IpvsError, IpvsTable, LinkError, Links, Operation,
-    SetOperation, ToolError,
-};
-use crate::netfilter::ipset::{Entry, Place, SetName};
-use crate::netfilter::iptables::Table;
-use crate::netfilter::ipvs::{ServerKey, TCP, UDP};
 use crate::xtables::Owned;
 
 /// All that the mode may have made in the tables.

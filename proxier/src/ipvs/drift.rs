@@ -8,6 +8,10 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
+use netfilter::ipset::SetName;
+use netfilter::iptables::Table;
+use netfilter::ipvs::RealServer;
+use netfilter::kernel::IpSetError;
 
 use super::Ipvs;
 use super::graceful::Deadlines;
@@ -15,10 +19,6 @@ use super::names::SetId;
 use super::plan::real;
 use super::rules;
 use crate::backend::SyncError;
-use crate::kernel::IpSetError;
-use crate::netfilter::ipset::SetName;
-use crate::netfilter::iptables::Table;
-use crate::netfilter::ipvs::RealServer;
 use crate::xtables::Tables;
 
 /// Differences, of which a person reads the first.

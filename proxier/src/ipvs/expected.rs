@@ -8,6 +8,11 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use netfilter::IpFamily;
+use netfilter::ipset::Entry;
+use netfilter::iptables::{Rule, Table};
+use netfilter::ipvs::{RealServer, ServerKey, VirtualServer};
+
 use super::graceful;
 use super::names::{DEVICE, IPVS_OUT_FILTER, SetId};
 use super::plan;
@@ -16,11 +21,7 @@ use super::settings::Settings;
 use super::state::State;
 use super::{prepare, render};
 use crate::backend::SyncError;
-use crate::family::IpFamily;
 use crate::model::{Config, IpvsConfig, ServicePortName, Snapshot};
-use crate::netfilter::ipset::Entry;
-use crate::netfilter::iptables::{Rule, Table};
-use crate::netfilter::ipvs::{RealServer, ServerKey, VirtualServer};
 
 /// A virtual server that should be there.
 #[derive(Clone, Debug)]

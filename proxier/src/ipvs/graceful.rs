@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::netfilter::ipvs::{ServerKey, TCP};
+use netfilter::ipvs::{ServerKey, TCP};
 
 /// How long at most connections may keep a real server that has to go, as in kube-proxy.
 pub const PATIENCE: Duration = Duration::from_mins(15);

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use netfilter::IpFamily;
+use netfilter::ipset::{Entry, Place, SetName, SetType};
+use netfilter::ipvs::{Connections, Listed, RealServer, Scheduler, ServerKey, Statistics, VirtualServer};
+use netfilter::kernel::{IpSets, IpvsTable, Links};
+
 use super::kernel::bound;
 use super::names::DEVICE;
 use crate::backend::SyncError;
-use crate::family::IpFamily;
-use crate::kernel::{IpSets, IpvsTable, Links};
-use crate::netfilter::ipset::{Entry, Place, SetName, SetType};
-use crate::netfilter::ipvs::{Connections, Listed, RealServer, Scheduler, ServerKey, Statistics, VirtualServer};
 
 /// A virtual server with its real ones.
 #[derive(Clone, Debug, PartialEq, Eq)]

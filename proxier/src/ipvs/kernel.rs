@@ -5,11 +5,11 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
+use netfilter::kernel::{Host, IpSetError, IpSets, IptablesTool, IpvsError, IpvsTable, LinkError, Links};
 
 use super::names::DEVICE;
 use crate::backend::SyncError;
-use crate::family::IpFamily;
-use crate::kernel::{Host, IpSetError, IpSets, IptablesTool, IpvsError, IpvsTable, LinkError, Links};
 
 /// All of them, for one family.
 #[derive(Debug)]

@@ -29,17 +29,17 @@ pub use self::held::{Held, HeldReal, HeldServer, HeldSet, Sets};
 pub use self::kernel::Kernel;
 pub use self::names::DEVICE;
 pub use self::prepare::check;
+use netfilter::IpFamily;
+use netfilter::iptables::Table;
+use netfilter::ipvs::Scheduler;
+use netfilter::kernel::cpu_time;
 use tracing::{debug, warn};
 
 use self::settings::Settings;
 use self::state::State;
 use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, Rejected, SyncError, SyncStats, pause_after};
-use crate::family::IpFamily;
-use crate::kernel::cpu_time;
 use crate::model::{Config, IpvsConfig, Scope, ServicePortName, Snapshot};
-use crate::netfilter::iptables::Table;
-use crate::netfilter::ipvs::Scheduler;
 use crate::xtables::{Accepted, QuickCheck, Tables};
 
 /// IPVS mode in one family.

@@ -3,10 +3,10 @@
 //! In: nothing. Out: the same names, types and words as kube-proxy's, which tools and people look for.
 //! Must not know: rules, or what is in the sets.
 
-use crate::family::IpFamily;
-use crate::netfilter::Name;
-use crate::netfilter::ipset::{Set, SetName, SetType};
-use crate::netfilter::iptables::Chain;
+use netfilter::IpFamily;
+use netfilter::Name;
+use netfilter::ipset::{Set, SetName, SetType};
+use netfilter::iptables::Chain;
 
 /// The device that addresses of Services are bound to, so that their packets come in here and meet IPVS.
 pub const DEVICE: Name<15> = Name::new("kube-ipvs0");

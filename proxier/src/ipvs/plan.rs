@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use netfilter::ipvs::{Connections, Forward, Operation, RealServer, ServerKey, VirtualServer};
+
 use super::graceful::{self, Deadlines};
-use crate::netfilter::ipvs::{Connections, Forward, Operation, RealServer, ServerKey, VirtualServer};
 
 /// A virtual server, as it is to be or as the last sync left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +139,7 @@ fn missing<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netfilter::ipvs::{Flags, Scheduler, TCP, UDP};
+    use netfilter::ipvs::{Flags, Scheduler, TCP, UDP};
 
     const A: &str = "10.1.0.1:80";
     const B: &str = "10.1.0.2:80";

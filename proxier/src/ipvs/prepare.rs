@@ -6,16 +6,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use netfilter::IpFamily;
+use netfilter::ipvs::{Scheduler, Timeouts};
+use netfilter::kernel::ipvs::check_scheduler;
+use netfilter::kernel::{IpSetError, IpvsTable, SetOperation};
 use tracing::warn;
 
 use super::kernel::Kernel;
 use super::names::{DEVICE, SetId};
 use crate::backend::SyncError;
-use crate::family::IpFamily;
-use crate::kernel::ipvs::check_scheduler;
-use crate::kernel::{IpSetError, IpvsTable, SetOperation};
 use crate::model::IpvsConfig;
-use crate::netfilter::ipvs::{Scheduler, Timeouts};
 
 const DEFAULT_SCHEDULER: &str = "rr";
 

@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use netfilter::ipset::{Entry, Place};
+use netfilter::ipvs::{Persistence, SCTP, ServerKey, TCP, UDP};
+
 use super::names::SetId;
 use super::settings::Settings;
 use crate::model::{CategorizedEndpoints, Endpoint, Protocol, ServicePort, ServicePortName, Snapshot};
-use crate::netfilter::ipset::{Entry, Place};
-use crate::netfilter::ipvs::{Persistence, SCTP, ServerKey, TCP, UDP};
 
 /// A virtual server that a Service port wants.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,11 +8,11 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use netfilter::iptables::{Chain, Comment, Is, Match, Rule, Suffix, Table, Target};
+use netfilter::ipvs::ServerKey;
 
 use super::names::{IPVS_FILTER, IPVS_OUT_FILTER, LOAD_BALANCER, NODE_PORT, SOURCE_RANGES_FIREWALL, SetId};
 use super::settings::Settings;
-use crate::netfilter::iptables::{Chain, Comment, Is, Match, Rule, Suffix, Table, Target};
-use crate::netfilter::ipvs::ServerKey;
 use crate::xtables::masquerade::{self, comment, from_local_traffic, target};
 use crate::xtables::{FORWARD, Jump, MARK_MASQ, POSTROUTING, PROXY_FIREWALL, SERVICES};
 

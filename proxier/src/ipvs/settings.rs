@@ -5,10 +5,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::family::IpFamily;
+use netfilter::IpFamily;
+use netfilter::ipvs::{Flags, Scheduler};
+
 use crate::model::config::{LocalTraffic, NodePortMatch};
 use crate::model::{Config, Snapshot};
-use crate::netfilter::ipvs::{Flags, Scheduler};
 
 /// Everything that the kernel's state depends on besides Services and endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]

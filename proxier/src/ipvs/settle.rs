@@ -11,6 +11,11 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
+use netfilter::ipset::{Entry, SetName};
+use netfilter::iptables::{Rule, Table};
+use netfilter::ipvs::{RealServer, ServerKey, VirtualServer};
+use netfilter::kernel::{AddressOperation, IpSetError, IpvsError, LinkError, Operation, SetOperation};
+use netfilter::{Owner, Restore, SavedChain};
 use tracing::{debug, warn};
 
 use super::Ipvs;
@@ -20,12 +25,7 @@ use super::plan::{self, Found, Image};
 use super::rules::{self, CHAINS, Rules};
 use super::settings::Settings;
 use crate::backend::SyncError;
-use crate::kernel::{AddressOperation, IpSetError, IpvsError, LinkError, Operation, SetOperation};
 use crate::model::ServicePortName;
-use crate::netfilter::ipset::{Entry, SetName};
-use crate::netfilter::iptables::{Rule, Table};
-use crate::netfilter::ipvs::{RealServer, ServerKey, VirtualServer};
-use crate::netfilter::{Owner, Restore, SavedChain};
 use crate::xtables::{Place, Tables};
 
 /// Which lines of a transaction are about single load balancers.

@@ -6,6 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use netfilter::SavedChain;
+use netfilter::ipset::Entry;
+use netfilter::iptables::Table;
+use netfilter::ipvs::{ServerKey, VirtualServer};
+
 use super::graceful::Draining;
 use super::ledger::Ledger;
 use super::names::SetId;
@@ -13,10 +18,6 @@ use super::plan::Image;
 use super::render::{Server, Wanted};
 use super::settings::Settings;
 use crate::model::{NamespacedName, ServicePortName};
-use crate::netfilter::SavedChain;
-use crate::netfilter::ipset::Entry;
-use crate::netfilter::iptables::Table;
-use crate::netfilter::ipvs::{ServerKey, VirtualServer};
 use crate::xtables::Place;
 
 /// A virtual server: who wants it, and what the kernel holds.

@@ -8,9 +8,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::kernel::Turns;
-use crate::kernel::nftables::{NftError, NftTables, Refusal, SystemNftables, chains};
-use crate::netfilter::nft::{Name, Operation, Table, Transaction};
+use netfilter::kernel::Turns;
+use netfilter::kernel::nftables::{NftError, NftTables, Refusal, SystemNftables, chains};
+use netfilter::nft::{Name, Operation, Table, Transaction};
 
 /// How long one step should take: a sync waits that long at most.
 const STEP: Duration = Duration::from_millis(40);

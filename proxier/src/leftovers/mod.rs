@@ -7,16 +7,17 @@ mod chains;
 mod nf_tables;
 mod worker;
 
+use netfilter::IpFamily;
+use netfilter::iptables::Table;
+use netfilter::kernel::LinkError;
+use netfilter::kernel::{Flavour, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, Turns, delete_table};
 use tracing::{info, warn};
 
 use crate::backend::SyncError;
-use crate::family::IpFamily;
+use crate::iptables;
 use crate::ipvs::{self, Remains};
-use crate::kernel::{Flavour, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, Turns, delete_table};
-use crate::netfilter::iptables::Table;
 use crate::nftables::TABLE as NFTABLES_TABLE;
 use crate::xtables::Owned;
-use crate::{iptables, kernel::LinkError};
 
 pub use self::worker::{Removal, Worker};
 
@@ -140,7 +141,7 @@ fn remove_ipvs(family: IpFamily, was_here: bool, patient: bool) -> Result<(), Ve
     }
     let mut sets = SystemIpSets::open().map_err(|error| told(&error))?;
     let mut table = SystemIpvs::open_if_present().map_err(|error| told(&error))?;
-    let table = table.as_mut().map(|table| -> &mut dyn crate::kernel::IpvsTable { table });
+    let table = table.as_mut().map(|table| -> &mut dyn netfilter::kernel::IpvsTable { table });
     info!("{family}: removing what IPVS mode left");
     Remains { table, sets: &mut sets, links: &mut links }
         .remove(family, patient)

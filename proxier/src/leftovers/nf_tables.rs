@@ -3,15 +3,16 @@
 
 use std::collections::BTreeSet;
 
+use netfilter::IpFamily;
+use netfilter::Restore;
+use netfilter::iptables::Chain;
+use netfilter::kernel::IptablesTool;
+use netfilter::kernel::Turns;
+use netfilter::kernel::nftables::chains as names_of;
+use netfilter::nft::{Name, Table};
+
 use super::chains;
 use crate::backend::SyncError;
-use crate::family::IpFamily;
-use crate::kernel::IptablesTool;
-use crate::kernel::Turns;
-use crate::kernel::nftables::chains as names_of;
-use crate::netfilter::Restore;
-use crate::netfilter::iptables::Chain;
-use crate::netfilter::nft::{Name, Table};
 use crate::xtables::{Unwanted, in_use};
 
 /// How many copies of a jump are removed at most; more than two come from no kube-proxy.

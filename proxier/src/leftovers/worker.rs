@@ -4,11 +4,11 @@ use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+use netfilter::IpFamily;
+use netfilter::kernel::cpu_time;
 use tracing::{info, warn};
 
 use crate::backend::{SyncError, pause_after};
-use crate::family::IpFamily;
-use crate::kernel::cpu_time;
 
 /// How many problems are named at a time.
 const NAMED: usize = 10;

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
 
 use super::node::NodeInfo;
-use crate::family::IpFamily;
 
 /// How kube-proxy tells traffic of this node's pods from other traffic (`detectLocalMode`).
 #[derive(Clone, Debug, PartialEq, Eq)]

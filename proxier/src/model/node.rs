@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::family::IpFamily;
+use netfilter::IpFamily;
 
 /// What rules depend on in the own Node object.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]

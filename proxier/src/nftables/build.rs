@@ -3,6 +3,8 @@
 //! One batch for everything would need as much memory again as is kept of the cluster. The base chains come last: no
 //! packet enters the table before, so for packets it appears as a whole.
 
+use netfilter::nft::{Bytes, Element, Key};
+
 use super::names::{self, SetId};
 use super::plan::{Held, Plan, Wanted};
 use super::render::{render, render_shared};
@@ -10,7 +12,6 @@ use super::state::{Counts, MemberChanges, State};
 use super::sync::WriteError;
 use super::{Nftables, structure};
 use crate::model::ServicePortName;
-use crate::netfilter::nft::{Bytes, Element, Key};
 
 /// Elements of one batch: about 64 KiB of netlink messages.
 const BATCH: usize = 1024;

@@ -2,10 +2,11 @@
 //!
 //! In: the kernel. Out: it has no table `kube-proxy` of that family. Must not know: what was in it.
 
+use netfilter::IpFamily;
+use netfilter::kernel::nftables::{NftError, NftTables};
+use netfilter::nft::{Operation, Transaction};
+
 use super::names;
-use crate::family::IpFamily;
-use crate::kernel::nftables::{NftError, NftTables};
-use crate::netfilter::nft::{Operation, Transaction};
 
 /// Deletes the table, if there is one; tells whether there was.
 ///

@@ -7,6 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use netfilter::IpFamily;
+use netfilter::nft::held;
+use netfilter::nft::{Bytes, Chain, Element, Hook, Key, Kind, Name, Rule, Set};
+
 use super::chains::Chains;
 use super::claims::Claims;
 use super::names::{self, Place, Policy, SetId, SharedChain, TABLE_COMMENT};
@@ -19,10 +23,7 @@ use super::state::{Counts, Programmed};
 use super::sync::programmed;
 use super::view::View;
 use super::{rules, structure};
-use crate::family::IpFamily;
 use crate::model::{Config, Destination, ServicePortName, Snapshot};
-use crate::netfilter::nft::held;
-use crate::netfilter::nft::{Bytes, Chain, Element, Key, Name, Rule, Set};
 
 /// A chain as it should be.
 #[derive(Clone, Debug)]
@@ -85,6 +86,19 @@ impl Expected {
         let comment = Some(self.comment.into());
         held::Table { handle: 0, dormant: false, comment, chains: chains.collect(), sets: sets.collect() }
     }
+}
+
+/// Whether a table is a kube-proxy's, ours or upstream's: both have these base chains.
+#[must_use]
+pub fn is_kube_proxy(table: &held::Table, id: &held::TableId) -> bool {
+    let has = |name, kind, hook| {
+        let base = table.chains.get(name).and_then(|chain| chain.base.as_ref());
+        base.is_some_and(|base| base.kind == kind && base.hook == hook)
+    };
+    matches!(id.scope, held::Scope::Family(_))
+        && &*id.name == names::TABLE
+        && has("nat-prerouting", Kind::Nat, Hook::Prerouting)
+        && has("filter-forward", Kind::Filter, Hook::Forward)
 }
 
 /// Whether our layout has a chain of that name even if nothing leads to it.

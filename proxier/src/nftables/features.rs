@@ -4,14 +4,14 @@
 
 use std::sync::Arc;
 
+use netfilter::IpFamily;
+use netfilter::kernel::nftables::{NftError, NftTables};
+use netfilter::nft::{
+    Address, Chain, Field, Hook, Kind, Name, Operation, Rule, SetOperation, Statement, Table, Transaction, Verdict,
+};
 use thiserror::Error;
 
 use super::names::{self, Place, Policy, SetId, TABLE_COMMENT};
-use crate::family::IpFamily;
-use crate::kernel::nftables::{NftError, NftTables};
-use crate::netfilter::nft::{
-    Address, Chain, Field, Hook, Kind, Name, Operation, Rule, SetOperation, Statement, Table, Transaction, Verdict,
-};
 
 /// kube-proxy asks for no less.
 const OLDEST: (u32, u32) = (5, 13);

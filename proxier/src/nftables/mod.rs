@@ -27,9 +27,14 @@ mod view;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
+use netfilter::IpFamily;
+use netfilter::kernel::nftables::{NftError, NftTables};
+use netfilter::kernel::{Host, cpu_time};
+
 pub use self::cleanup::cleanup;
 pub use self::expected::{
-    Endpoints, Expected, ExpectedChain, ExpectedElement, ExpectedSet, expected, is_always_there, is_own_set, place_of,
+    Endpoints, Expected, ExpectedChain, ExpectedElement, ExpectedSet, expected, is_always_there, is_kube_proxy,
+    is_own_set, place_of,
 };
 pub use self::features::{FeatureError, check, check_release};
 pub use self::names::{Place, TABLE};
@@ -40,9 +45,6 @@ use self::state::State;
 use self::sync::Failure;
 use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, Rejected, SyncError, SyncStats, pause_after};
-use crate::family::IpFamily;
-use crate::kernel::nftables::{NftError, NftTables};
-use crate::kernel::{Host, cpu_time};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
 
 /// How many Service ports one sync may find refused before it gives up until the next.

@@ -7,12 +7,12 @@
 
 use std::sync::Arc;
 
+use netfilter::IpFamily;
+use netfilter::nft::{Field, Name, Set, Table};
 use sha2::{Digest, Sha256};
 
 pub use super::shared::{ALWAYS, Balance, Leads, SharedChain, Sticky, alike, leads};
-use crate::family::IpFamily;
 use crate::model::ServicePortName;
-use crate::netfilter::nft::{Field, Name, Set, Table};
 
 /// The table's name in both families.
 pub const TABLE: &str = "kube-proxy";

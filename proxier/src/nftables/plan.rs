@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use netfilter::IpFamily;
+use netfilter::nft::{Element, Operation, Set, Table, Transaction};
+
 use super::names::SetId;
-use crate::family::IpFamily;
 use crate::model::ServicePortName;
-use crate::netfilter::nft::{Element, Operation, Set, Table, Transaction};
 
 /// The definitions of the fixed sets.
 #[derive(Debug)]

@@ -2,12 +2,12 @@
 //!
 //! The rest takes a look at the whole table.
 
+use netfilter::kernel::nftables::{ChainState, NftError, NftTables};
+use netfilter::nft::{Name, Table};
 use tracing::debug;
 
 use super::settings::Settings;
 use super::{names, rules};
-use crate::kernel::nftables::{ChainState, NftError, NftTables};
-use crate::netfilter::nft::{Name, Table};
 
 /// The base chains as a sync of everything left them. Nothing but such a sync of ours changes them.
 #[derive(Debug)]

@@ -4,6 +4,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use netfilter::kernel::nftables::{NftError, ReadTable};
+use netfilter::nft::{Bytes, Element, Key, Set, Table, Value};
 use tracing::{debug, info};
 
 use super::names::{self, Leads, Place, Policy, SetId};
@@ -12,8 +14,6 @@ use super::plan::Held;
 use super::settings::Settings;
 use super::view::View;
 use super::{Nftables, structure};
-use crate::kernel::nftables::{NftError, ReadTable};
-use crate::netfilter::nft::{Bytes, Element, Key, Set, Table, Value};
 
 /// How many numbers may be nobody's before the last endpoint of a Service with affinity is not found any more.
 const GAP: usize = 16;
@@ -62,7 +62,7 @@ impl Nftables {
 
 /// Looks up the endpoints that verdicts lead to.
 fn by_keys(
-    kernel: &mut dyn crate::kernel::NftTables,
+    kernel: &mut dyn netfilter::kernel::NftTables,
     table: &Table,
     id: SetId,
     set: &Set,

@@ -5,6 +5,8 @@
 
 use std::net::IpAddr;
 
+use netfilter::nft::{Bytes, COMMENT_MAX, Element, Key, Name, Verdict};
+
 use super::names::{
     Balance, EXTERNAL_LOCAL, FIREWALL_SOURCE_RANGES, NODE_PORT_LOCAL, Place, Policy, REJECT, SetId, SharedChain,
     Sticky, alike, service_number,
@@ -12,7 +14,6 @@ use super::names::{
 use super::ranges::merged;
 use super::view::View;
 use crate::model::ServicePortName;
-use crate::netfilter::nft::{Bytes, COMMENT_MAX, Element, Key, Name, Verdict};
 
 /// What a Service port wants of the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

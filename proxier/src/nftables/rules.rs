@@ -2,11 +2,12 @@
 //!
 //! In: settings, or a way of choosing endpoints. Out: chains and their rules. Must not know: any Service port.
 
+use netfilter::IpFamily;
+use netfilter::nft::{Address, Chain, Field, Hook, Kind, Name, Rule, SetOperation, Statement, Verdict};
+
 use super::names::*;
 use super::settings::Settings;
-use crate::family::IpFamily;
 use crate::model::config::LocalTraffic;
-use crate::netfilter::nft::{Address, Chain, Field, Hook, Kind, Name, Rule, SetOperation, Statement, Verdict};
 
 /// The priorities that kube-proxy's chains have: nat's usual ones, and just before.
 const DSTNAT: i32 = -100;

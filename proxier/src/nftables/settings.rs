@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
 
-use crate::family::IpFamily;
 use crate::model::config::{LocalTraffic, NodePortMatch};
 use crate::model::{Config, Snapshot};
 

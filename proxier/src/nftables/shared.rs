@@ -5,8 +5,9 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use netfilter::nft::Name;
+
 use super::names::{Place, Policy, SetId};
-use crate::netfilter::nft::Name;
 
 /// How many endpoints make Service ports without session affinity share a chain, this many among them. A change of the
 /// number then seldom changes a verdict, for which the kernel would look at all verdicts of the table.

@@ -4,6 +4,8 @@
 
 use std::collections::HashMap;
 
+use netfilter::nft::Bytes;
+
 use super::chains::Chains;
 use super::claims::Claims;
 use super::names::{ALWAYS, SetId, SharedChain};
@@ -11,7 +13,6 @@ use super::render::Rendered;
 use super::settings::Settings;
 use super::view::View;
 use crate::model::{Destination, ServicePortName};
-use crate::netfilter::nft::Bytes;
 
 /// A Service port that is programmed.
 #[derive(Debug)]

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use netfilter::kernel::nftables::{ReadRule, ReadSet, ReadTable};
+use netfilter::nft::{Chain, Name, Operation, Rule, Set};
+
 use super::names::{self, SharedChain, TABLE_COMMENT};
 use super::plan::{Plan, Sets};
 use super::rules::{self, Written};
 use super::settings::Settings;
-use crate::kernel::nftables::{ReadRule, ReadSet, ReadTable};
-use crate::netfilter::nft::{Chain, Name, Operation, Rule, Set};
 
 /// The character that upstream's chains of Service ports have in their names, and no other chain.
 const UPSTREAM_SEPARATOR: char = '/';

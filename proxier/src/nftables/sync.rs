@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use netfilter::kernel::nftables::{NftError, Refusal};
+use netfilter::nft::{Element, Key, Name, Operation, Transaction};
 use tracing::debug;
 
 use super::claims::Claims;
@@ -20,9 +22,7 @@ use super::state::{Counts, MemberChanges, Programmed, State};
 use super::view::View;
 use super::{Nftables, rules, structure};
 use crate::backend::SyncError;
-use crate::kernel::nftables::{NftError, Refusal};
 use crate::model::{CategorizedEndpoints, Destination, ServicePortName, Snapshot};
-use crate::netfilter::nft::{Element, Key, Name, Operation, Transaction};
 
 /// How often the table is read anew because somebody else changed something meanwhile.
 const TRIES: u32 = 3;

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use netfilter::kernel;
 use tracing::{debug, warn};
 
 use super::Proxier;
 use crate::backend::SyncError;
 use crate::cleaner::FlowCleaner;
-use crate::kernel;
 use crate::model::Scope;
 
 /// How often what costs microseconds is looked at.

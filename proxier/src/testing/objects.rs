@@ -5,9 +5,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use netfilter::IpFamily;
 use serde_json::{Value, json};
 
-use crate::family::IpFamily;
 use crate::model::config::SyncPeriods;
 use crate::model::{Config, LocalDetector, NodePortAddresses};
 use crate::track::{Kind, Object};

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
 use thiserror::Error;
 
 use super::endpointslice::SERVICE_NAME;
 use super::object::{Content, Object};
 use super::zones::SharedZoneHints;
-use crate::family::IpFamily;
 use crate::model::{NamespacedName, NodeInfo, ServicePort, ServicePortName, Slice};
 
 /// The kinds of objects that rules are made of.

@@ -25,9 +25,9 @@ pub enum NoCopy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::family::IpFamily;
     use crate::testing::objects;
     use crate::track::{Change, Kind, Tracker, Translator};
+    use netfilter::IpFamily;
 
     #[test]
     fn a_copy_knows_as_much_as_is_asked_for() {

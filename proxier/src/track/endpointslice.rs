@@ -5,9 +5,10 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use netfilter::IpFamily;
+
 use super::change::{Change, ObjectError, ObjectKey, SliceOf, Translated, Translator, canonical, parse_ip};
 use super::objects::{Endpoint, EndpointPort, EndpointSlice};
-use crate::family::IpFamily;
 use crate::model::endpoint::{NodeHint, ZoneHints};
 use crate::model::{Protocol, Slice, SliceEndpoint, SlicePort};
 

@@ -7,12 +7,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
 
 use super::change::{
     Change, LABEL_MAX, ObjectError, ObjectKey, Translated, Translator, canonical, parse_ip, parse_net, unprintable,
 };
 use super::objects::{Service, ServiceSpec};
-use crate::family::IpFamily;
 use crate::model::{Protocol, ServicePort, ServicePortName};
 
 /// What the API server fills in for ClientIP affinity without a timeout: three hours.

@@ -3,10 +3,10 @@
 //! In: a ServiceCIDR. Out: its networks, by family. Must not know: what is done to packets for addresses in them.
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
 
 use super::change::{Change, ObjectKey, Translated, Translator, parse_net};
 use super::objects::ServiceCidr;
-use crate::family::IpFamily;
 
 impl Translator {
     pub(super) fn service_cidr(key: &ObjectKey, object: &ServiceCidr) -> Translated {

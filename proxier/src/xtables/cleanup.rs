@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 
+use netfilter::iptables::{Chain, Table};
+use netfilter::kernel::iptables::{IptablesTool, RestoreError};
+use netfilter::{Restore, SavedTable};
+
 use super::{Jump, Place};
 use crate::backend::SyncError;
-use crate::kernel::iptables::{IptablesTool, RestoreError};
-use crate::netfilter::iptables::{Chain, Table};
-use crate::netfilter::{Restore, SavedTable};
 
 /// What a mode has in the tables, at most.
 #[derive(Clone, Debug)]

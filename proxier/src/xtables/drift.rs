@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 
+use netfilter::SavedChain;
+use netfilter::iptables::{Chain, Table};
 use tracing::warn;
 
 use super::tables::Tables;
-use crate::netfilter::SavedChain;
-use crate::netfilter::iptables::{Chain, Table};
 
 /// The kubelet's chain, which it shares with iptables mode.
 const KUBELET_FIREWALL: Chain = Chain::new("KUBE-FIREWALL");

@@ -2,8 +2,8 @@
 //!
 //! In: a jump, a table as it was read back. Out: whether it is there. Must not know: which jumps a mode wants.
 
-use crate::netfilter::SavedTable;
-use crate::netfilter::iptables::{Chain, Match, Rule, Table, Target};
+use netfilter::SavedTable;
+use netfilter::iptables::{Chain, Match, Rule, Table, Target};
 
 /// A jump from one of the kernel's own chains into one of kube-proxy's.
 #[derive(Clone, Debug, PartialEq, Eq)]

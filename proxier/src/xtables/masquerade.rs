@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
+use netfilter::iptables::{Comment, Is, Match, Rule, Suffix, Target};
+
 use crate::model::config::LocalTraffic;
-use crate::netfilter::iptables::{Comment, Is, Match, Rule, Suffix, Target};
 
 /// The end of KUBE-POSTROUTING.
 #[must_use]

@@ -10,13 +10,17 @@ pub mod masquerade;
 mod quick;
 mod tables;
 
+use netfilter::iptables::Chain;
+
 pub use self::cleanup::{Owned, Unwanted, in_use};
 pub use self::drift::{Accepted, Place, named};
 pub use self::jump::{Jump, Presence};
 pub use self::quick::{ChainsByTable, QuickCheck};
 pub use self::tables::Tables;
-use crate::netfilter::iptables::Chain;
 
+/// Chains in the mangle table by which a kubelet tells the flavour of iptables that it found on the host; upstream's
+/// image follows them by its iptables-wrapper.
+pub const FLAVOUR_HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
 /// Dispatch by destination.
 pub const SERVICES: Chain = Chain::new("KUBE-SERVICES");
 /// Masquerades what is marked.

@@ -8,9 +8,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use netfilter::iptables::{Chain, Table};
+use netfilter::kernel::iptables::{IptablesTool, TableState};
+
 use super::drift::named;
-use crate::kernel::iptables::{IptablesTool, TableState};
-use crate::netfilter::iptables::{Chain, Table};
 
 /// Chains by table.
 pub type ChainsByTable = [(Table, &'static [Chain])];

@@ -2,11 +2,12 @@
 //!
 //! In: the tools, the jumps that should be there. Out: [`Tables`]. Must not know: the chains of a mode.
 
+use netfilter::iptables::{Chain, Table};
+use netfilter::kernel::ToolError;
+use netfilter::kernel::iptables::IptablesTool;
+use netfilter::{SavedChain, SavedTable};
+
 use super::jump::{Jump, Presence};
-use crate::kernel::ToolError;
-use crate::kernel::iptables::IptablesTool;
-use crate::netfilter::iptables::{Chain, Table};
-use crate::netfilter::{SavedChain, SavedTable};
 
 /// Tables as they were read back, and the jumps from built-in chains that are not there.
 #[derive(Debug, Default)]

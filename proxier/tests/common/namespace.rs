@@ -4,8 +4,8 @@
 
 use std::process::Command;
 
+use netfilter::kernel::{DeviceName, Links, SystemLinks};
 use nix::sched::{CloneFlags, unshare};
-use proxier::kernel::{DeviceName, Links, SystemLinks};
 
 /// Runs a test in a namespace of its own.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {

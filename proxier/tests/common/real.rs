@@ -9,12 +9,12 @@ use std::io;
 use std::process::Command;
 use std::sync::Arc;
 
+use netfilter::IpFamily;
+use netfilter::iptables::{Chain, Rule, Table};
+use netfilter::kernel::iptables::TableState;
+use netfilter::kernel::{Choice, Flavour, IptablesTool, RestoreError, SystemIptables, ToolError};
+use netfilter::{Restore, SavedTable};
 use nix::sched::{CloneFlags, setns, unshare};
-use proxier::IpFamily;
-use proxier::kernel::iptables::TableState;
-use proxier::kernel::{Choice, Flavour, IptablesTool, RestoreError, SystemIptables, ToolError};
-use proxier::netfilter::iptables::{Chain, Rule, Table};
-use proxier::netfilter::{Restore, SavedTable};
 
 /// Both, with what stands between `iptables` and `-save`.
 pub const FLAVOURS: [(Flavour, &str); 2] = [(Flavour::Nft, "-nft"), (Flavour::Legacy, "-legacy")];
@@ -52,7 +52,8 @@ impl Real {
     /// Tools that work there.
     pub fn tools(&self) -> Box<dyn IptablesTool> {
         self.enter();
-        let choice = Choice { flavour: Some(self.flavour), infix: self.infix, reason: String::new(), unread: Vec::new() };
+        let choice =
+            Choice { flavour: Some(self.flavour), infix: self.infix, reason: String::new(), unread: Vec::new() };
         let tools = SystemIptables::find(IpFamily::V4, &choice).expect("iptables works here");
         Box::new(There { tools, kernel: self.clone() })
     }

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::iptables::{Chain, Rule, Table};
+use netfilter::kernel::{Host, IptablesTool, RestoreError, ToolError};
+use netfilter::{Restore, SavedTable};
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
-use proxier::kernel::{Host, IptablesTool, RestoreError, ToolError};
 use proxier::model::Scope;
-use proxier::netfilter::iptables::{Chain, Rule, Table};
-use proxier::netfilter::{Restore, SavedTable};
 use proxier::testing::objects::{config, decoded};
 use proxier::track::{Change, Kind, ObjectKey, Tracker, Translated, Translator, key_of};
 use serde_json::{Value, json};

@@ -5,9 +5,9 @@
 
 use std::net::IpAddr;
 
-use proxier::IpFamily;
-use proxier::kernel::{IpSets, SetOperation};
-use proxier::netfilter::ipset::{Entry, FoundSet, Place, Set, SetName, SetType};
+use netfilter::IpFamily;
+use netfilter::ipset::{Entry, FoundSet, Place, Set, SetName, SetType};
+use netfilter::kernel::{IpSets, SetOperation};
 
 use SetOperation::{Add, AddNew, Create, Delete, Destroy, Flush, Swap};
 

@@ -4,11 +4,11 @@
 
 use std::net::SocketAddr;
 
-use proxier::IpFamily;
-use proxier::kernel::{IpvsError, IpvsTable, Operation, ipvs::check_scheduler};
-use proxier::netfilter::ipvs::{
+use netfilter::IpFamily;
+use netfilter::ipvs::{
     Connections, Flags, Forward, Persistence, RealServer, SCTP, Scheduler, ServerKey, TCP, Timeouts, UDP, VirtualServer,
 };
+use netfilter::kernel::{IpvsError, IpvsTable, Operation, ipvs::check_scheduler};
 
 use Operation::{AddReal, AddVirtual, DeleteReal, DeleteVirtual, UpdateReal, UpdateVirtual};
 

@@ -4,8 +4,8 @@
 //! Must not know: which one it is.
 
 use ipnet::IpNet;
-use proxier::IpFamily;
-use proxier::kernel::{AddressOperation, DeviceName, Links};
+use netfilter::IpFamily;
+use netfilter::kernel::{AddressOperation, DeviceName, Links};
 
 use AddressOperation::{Add, Delete};
 
@@ -19,7 +19,7 @@ pub fn net(text: &str) -> IpNet {
 /// What is refused, in words, by index.
 pub fn apply(links: &mut dyn Links, operations: &[AddressOperation]) -> Vec<(usize, String)> {
     let mut refused = Vec::new();
-    let failed = &mut |index, error: proxier::kernel::LinkError| refused.push((index, error.to_string()));
+    let failed = &mut |index, error: netfilter::kernel::LinkError| refused.push((index, error.to_string()));
     links.apply(DEVICE, operations, failed).expect("applied");
     refused
 }

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use proxier::kernel::{Host, IptablesTool};
-use proxier::netfilter::iptables::Table;
-use proxier::testing::{FakeHost, FakeIptables};
+use netfilter::iptables::Table;
+use netfilter::kernel::{Host, IptablesTool};
+use netfilter::testing::{FakeHost, FakeIptables};
 
 use super::run::Kernel;
 

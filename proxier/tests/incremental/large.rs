@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use netfilter::iptables::Table;
 use proptest::prelude::*;
-use proxier::netfilter::iptables::Table;
 use proxier::track::Kind;
 use serde_json::{Value, json};
 

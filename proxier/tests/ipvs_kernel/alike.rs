@@ -3,16 +3,14 @@
 //! In: random operations. Out: whether both took the same ones, and what both hold then.
 //! It needs what `ipvs_kernel` needs.
 
+use netfilter::IpFamily;
+use netfilter::ipset::{Entry, Place, Set, SetName, SetType};
+use netfilter::ipvs::{Flags, Forward, Persistence, RealServer, SCTP, Scheduler, ServerKey, TCP, UDP, VirtualServer};
+use netfilter::kernel::{AddressOperation, Links, Operation, SetOperation, SystemIpSets, SystemIpvs, SystemLinks};
+use netfilter::testing::{FakeIpSets, FakeIpvs, FakeLinks};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{TestCaseError, TestRunner};
-use proxier::IpFamily;
-use proxier::kernel::{AddressOperation, Links, Operation, SetOperation, SystemIpSets, SystemIpvs, SystemLinks};
-use proxier::netfilter::ipset::{Entry, Place, Set, SetName, SetType};
-use proxier::netfilter::ipvs::{
-    Flags, Forward, Persistence, RealServer, SCTP, Scheduler, ServerKey, TCP, UDP, VirtualServer,
-};
-use proxier::testing::{FakeIpSets, FakeIpvs, FakeLinks};
 
 use crate::namespace::{enter_new, in_namespace};
 use crate::{ipset, ipvs, link};
@@ -224,7 +222,7 @@ fn the_fake_of_devices_is_like_the_kernel() {
                 Change::Addresses(operations) => {
                     let mut refused = Vec::new();
                     let failed =
-                        &mut |index, error: proxier::kernel::LinkError| refused.push((index, error.to_string()));
+                        &mut |index, error: netfilter::kernel::LinkError| refused.push((index, error.to_string()));
                     if let Err(error) = links.apply(link::DEVICE, operations, failed) {
                         refused.push((0, error.to_string()));
                     }

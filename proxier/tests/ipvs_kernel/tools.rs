@@ -4,11 +4,11 @@
 
 use std::process::Command;
 
-use proxier::IpFamily;
-use proxier::kernel::{IpSetError, IpSets, IpvsError, IpvsTable, LinkError, Links, Operation, SetOperation};
-use proxier::kernel::{SystemIpSets, SystemIpvs, SystemLinks};
-use proxier::netfilter::ipset::{Entry, Set, SetName, SetType};
-use proxier::netfilter::ipvs::{Flags, Forward, Persistence, RealServer, SCTP, TCP, UDP, VirtualServer};
+use netfilter::IpFamily;
+use netfilter::ipset::{Entry, Set, SetName, SetType};
+use netfilter::ipvs::{Flags, Forward, Persistence, RealServer, SCTP, TCP, UDP, VirtualServer};
+use netfilter::kernel::{IpSetError, IpSets, IpvsError, IpvsTable, LinkError, Links, Operation, SetOperation};
+use netfilter::kernel::{SystemIpSets, SystemIpvs, SystemLinks};
 
 use crate::namespace::{in_namespace, run};
 use crate::{ipset, ipvs, link};
@@ -170,7 +170,7 @@ fn ip_shows_what_was_written() {
         let mut links = SystemLinks::open().expect("rtnetlink");
         links.create_dummy(link::DEVICE).expect("made");
         let nets = ["10.96.0.1/32", "10.96.0.10/32", "fd00::1/128"].map(link::net);
-        assert_eq!(link::apply(&mut links, &nets.map(proxier::kernel::AddressOperation::Add)), []);
+        assert_eq!(link::apply(&mut links, &nets.map(netfilter::kernel::AddressOperation::Add)), []);
         let text = run("ip -oneline address show dev kube-ipvs0");
         let shown: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().nth(3)).collect();
         assert_eq!(shown, ["10.96.0.1/32", "10.96.0.10/32", "fd00::1/128"]);
@@ -190,7 +190,7 @@ fn a_device_without_ipv6_is_told_from_missing_rights() {
         let mut links = SystemLinks::open().expect("rtnetlink");
         links.create_dummy(link::DEVICE).expect("made");
         run("sysctl -q -w net.ipv6.conf.kube-ipvs0.disable_ipv6=1");
-        let both = ["10.96.0.1/32", "fd00::1/128"].map(|net| proxier::kernel::AddressOperation::Add(link::net(net)));
+        let both = ["10.96.0.1/32", "fd00::1/128"].map(|net| netfilter::kernel::AddressOperation::Add(link::net(net)));
         let refused = link::apply(&mut links, &both);
         assert!(matches!(&refused[..], [(1, text)] if text.contains("disable_ipv6=0")), "{refused:?}");
         assert_eq!(link::addresses(&mut links), [link::net("10.96.0.1/32")]);

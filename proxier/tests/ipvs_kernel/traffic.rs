@@ -6,17 +6,17 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use proxier::kernel::{
+use netfilter::ipset::{Entry, Set, SetName, SetType};
+use netfilter::ipvs::{Connections, TCP};
+use netfilter::kernel::{
     AddressOperation, Links, Operation, SetOperation, SystemIpSets, SystemIpvs, SystemLinks, traffic,
 };
-use proxier::netfilter::ipset::{Entry, Set, SetName, SetType};
-use proxier::netfilter::ipvs::{Connections, TCP};
 
 use crate::namespace::{in_namespace, run};
 use crate::{ipset, ipvs, link};
 
 /// Asks until the counts are so.
-fn await_connections(table: &mut SystemIpvs, key: proxier::netfilter::ipvs::ServerKey, wanted: [(u32, u32); 2]) {
+fn await_connections(table: &mut SystemIpvs, key: netfilter::ipvs::ServerKey, wanted: [(u32, u32); 2]) {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
         let counted: Vec<Connections> = ipvs::real_servers(table, key).into_iter().map(|(_, count)| count).collect();
@@ -85,7 +85,7 @@ fn a_change_is_one_message_and_many_changes_are_few() {
         assert_eq!(cost(&reals), (128, 2, 2), "64 in one, of which the last is acknowledged");
         assert_eq!(cost(&[]), (0, 0, 0));
         let mut sets = SystemIpSets::open().expect("ipset");
-        let set = Set::new(SetName::new("A"), SetType::HashIpPort, proxier::IpFamily::V4);
+        let set = Set::new(SetName::new("A"), SetType::HashIpPort, netfilter::IpFamily::V4);
         assert_eq!(ipset::apply(&mut sets, &[SetOperation::Create(set)]), []);
         let before = traffic();
         let add = |port| SetOperation::Add(set.name, Entry::IpPort(ipset::place("10.0.0.1", 6, port)));

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use proxier::kernel::IpvsError;
-use proxier::netfilter::ipvs::{Connections, ServerKey, UDP};
+use netfilter::ipvs::{Connections, ServerKey, UDP};
+use netfilter::kernel::IpvsError;
 
 use super::fake::tcp;
 use super::world::{World, over, service, slice};

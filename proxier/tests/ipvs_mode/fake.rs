@@ -5,18 +5,18 @@
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
-use proxier::IpFamily;
-use proxier::backend::Backend;
-use proxier::ipvs::{self, Ipvs};
-use proxier::kernel::{
+use netfilter::IpFamily;
+use netfilter::ipset::SetName;
+use netfilter::iptables::Table;
+use netfilter::ipvs::{ServerKey, TCP};
+use netfilter::kernel::{
     AddressOperation, DeviceName, Host, IpSets, IptablesTool, IpvsError, IpvsTable, Links, Operation, SetOperation,
 };
+use netfilter::testing::{FakeHost, FakeIpSets, FakeIptables, FakeIpvs, FakeLinks};
+use proxier::backend::Backend;
+use proxier::ipvs::{self, Ipvs};
 use proxier::model::{Config, IpvsConfig};
-use proxier::netfilter::ipset::SetName;
-use proxier::netfilter::iptables::Table;
-use proxier::netfilter::ipvs::{ServerKey, TCP};
 use proxier::testing::objects::config;
-use proxier::testing::{FakeHost, FakeIpSets, FakeIptables, FakeIpvs, FakeLinks};
 
 use super::run::Kernel;
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
-use proxier::kernel::{AddressOperation, Host, IpvsTable, Links, Operation};
+use netfilter::iptables::Table;
+use netfilter::ipvs::{Flags, Persistence, Scheduler, VirtualServer};
+use netfilter::kernel::{AddressOperation, Host, IpvsTable, Links, Operation};
 use proxier::model::{IpvsConfig, NodePortAddresses};
-use proxier::netfilter::iptables::Table;
-use proxier::netfilter::ipvs::{Flags, Persistence, Scheduler, VirtualServer};
 use proxier::testing::objects;
 use serde_json::json;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use proxier::kernel::{IpSets, IpvsError, SetOperation};
+use netfilter::ipset::SetName;
+use netfilter::kernel::{IpSets, IpvsError, SetOperation};
 use proxier::model::IpvsConfig;
-use proxier::netfilter::ipset::SetName;
 use serde_json::json;
 
 use super::fake::{DEVICE, Fake};

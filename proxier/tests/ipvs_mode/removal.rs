@@ -1,13 +1,13 @@
 //! Removing the mode removes what is ours and nothing else.
 
+use netfilter::ipset::{Set, SetName, SetType};
+use netfilter::iptables::Table;
+use netfilter::ipvs::{Connections, Flags, Scheduler, VirtualServer};
+use netfilter::kernel::{AddressOperation, IpSets, IpvsTable, Links, Operation, SetOperation};
+use netfilter::{IpFamily, kernel};
 use proxier::backend::SyncError;
 use proxier::iptables;
 use proxier::ipvs;
-use proxier::kernel::{AddressOperation, IpSets, IpvsTable, Links, Operation, SetOperation};
-use proxier::netfilter::ipset::{Set, SetName, SetType};
-use proxier::netfilter::iptables::Table;
-use proxier::netfilter::ipvs::{Connections, Flags, Scheduler, VirtualServer};
-use proxier::{IpFamily, kernel};
 use serde_json::json;
 
 use super::fake::{DEVICE, tcp};

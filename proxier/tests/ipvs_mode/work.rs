@@ -1,6 +1,6 @@
 //! Work is in proportion to the change, not to the cluster.
 
-use proxier::kernel::Operation;
+use netfilter::kernel::Operation;
 use serde_json::json;
 
 use super::world::{World, service, service_with, slice};
@@ -78,7 +78,7 @@ fn nothing_is_written_where_nothing_differs() {
     assert!(world.sync().full);
     assert!(world.fake.servers.take_operations().is_empty(), "a restart on a healthy node");
     let sets = world.fake.sets.take_operations();
-    assert!(sets.iter().all(|operation| matches!(operation, proxier::kernel::SetOperation::Create(_))), "{sets:?}");
+    assert!(sets.iter().all(|operation| matches!(operation, netfilter::kernel::SetOperation::Create(_))), "{sets:?}");
     assert!(world.fake.links.take_operations().is_empty());
     assert_eq!(world.fake.tables.restores(), tables);
 }

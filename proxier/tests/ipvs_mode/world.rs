@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::backend::{Backend, SyncError, SyncStats};
 use proxier::model::{Config, IpvsConfig, Scope};
 use proxier::testing::objects;

@@ -3,16 +3,16 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use netfilter::IpFamily;
+use netfilter::kernel::NftTables;
+use netfilter::kernel::nftables::NftError;
+use netfilter::nft::{
+    Chain, Element, Field, Hook, Key, Kind, Name, Operation, Rule, Set, Statement, Table, Transaction, Verdict,
+};
+use netfilter::testing::FakeNftables;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use proxier::IpFamily;
-use proxier::kernel::NftTables;
-use proxier::kernel::nftables::NftError;
-use proxier::netfilter::nft::{
-    Chain, Element, Field, Hook, Key, Kind, Name, Operation, Rule, Set, Statement, Table, Transaction, Verdict,
-};
-use proxier::testing::FakeNftables;
 
 use super::kernel::Real;
 
@@ -83,7 +83,7 @@ impl Pair {
             Ok(()) => Vec::new(),
             Err(NftError::Refused(refusals)) => refusals
                 .iter()
-                .map(|refusal: &proxier::kernel::nftables::Refusal| (refusal.operation, refusal.errno))
+                .map(|refusal: &netfilter::kernel::nftables::Refusal| (refusal.operation, refusal.errno))
                 .collect(),
             Err(error) => panic!("{error}"),
         };

@@ -7,11 +7,11 @@ use std::fs::File;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use netfilter::IpFamily;
+use netfilter::kernel::nftables::{ChainState, NftError, ReadTable};
+use netfilter::kernel::{NftTables, SystemNftables};
+use netfilter::nft::{Bytes, Element, Name, Set, Table, Transaction};
 use nix::sched::{CloneFlags, setns, unshare};
-use proxier::IpFamily;
-use proxier::kernel::nftables::{ChainState, NftError, ReadTable};
-use proxier::kernel::{NftTables, SystemNftables};
-use proxier::netfilter::nft::{Bytes, Element, Name, Set, Table, Transaction};
 
 /// A namespace; clones are the same one.
 #[derive(Clone, Debug)]

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use proxier::IpFamily;
-use proxier::kernel::NftTables;
-use proxier::netfilter::nft::{Element, Field, Key, Operation, Set, Table, Transaction};
+use netfilter::IpFamily;
+use netfilter::kernel::NftTables;
+use netfilter::nft::{Element, Field, Key, Operation, Set, Table, Transaction};
 
 use super::kernel::Real;
 

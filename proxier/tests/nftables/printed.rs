@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use proxier::IpFamily;
-use proxier::netfilter::nft::{
+use netfilter::IpFamily;
+use netfilter::nft::{
     Address, Chain, Element, Field, Hook, Key, Kind, Operation, Rule, Set, SetOperation, Statement, Table, Transaction,
     Verdict,
 };
@@ -205,7 +205,7 @@ fn nft_prints_what_was_written_and_reads_what_is_printed() {
             assert!(held.is(&rule), "{held:?} is not {rule}");
         }
         for (set, elements) in sets(family) {
-            assert_eq!(read.sets[&set.name], proxier::kernel::nftables::ReadSet::of(&set), "{}", set.name);
+            assert_eq!(read.sets[&set.name], netfilter::kernel::nftables::ReadSet::of(&set), "{}", set.name);
             let mut held = Vec::new();
             ours.engine().elements(&all.table, &set, &mut |e| held.push(e)).expect("they can be read");
             held.sort_by(|a, b| a.key.cmp(&b.key));

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::nft::{Operation, Transaction};
 use proxier::backend::Backend;
-use proxier::netfilter::nft::{Operation, Transaction};
 use proxier::testing::objects;
 
 use crate::work::Cluster;

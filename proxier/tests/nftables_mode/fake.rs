@@ -3,13 +3,13 @@
 //! In: what tests do to kernels. Out: a mode that works on it; its text, without what is chance.
 //! Must not know: what is right.
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::{Host, IptablesTool, NftTables};
+use netfilter::nft::{Operation, Table, Transaction};
+use netfilter::testing::{FakeHost, FakeIptables, FakeNftables};
 use proxier::backend::Backend;
-use proxier::kernel::{Host, IptablesTool, NftTables};
-use proxier::netfilter::nft::{Operation, Table, Transaction};
 use proxier::nftables::Nftables;
 use proxier::testing::objects::config;
-use proxier::testing::{FakeHost, FakeIptables, FakeNftables};
 
 use super::run::Kernel;
 

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use proxier::IpFamily;
+use netfilter::IpFamily;
+use netfilter::kernel::NftTables;
+use netfilter::nft::{Chain, Operation, Table, Transaction};
+use netfilter::testing::{FakeHost, FakeNftables};
 use proxier::backend::Backend;
-use proxier::kernel::NftTables;
-use proxier::netfilter::nft::{Chain, Operation, Table, Transaction};
 use proxier::nftables::{self, Nftables};
-use proxier::testing::{FakeHost, FakeNftables, objects};
+use proxier::testing::objects;
 use proxier::track::{Kind, Tracker, Translator};
 use serde_json::Value;
 

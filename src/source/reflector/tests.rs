@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, StatusCode};
-use proxier::IpFamily;
+use netfilter::IpFamily;
 use proxier::mailbox::{Receiver, mailbox};
 use proxier::proxier::Message;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
+use netfilter::nft::held::{Element, Found, Ruleset, Set, Table, TableId};
 
 use super::shape::shape;
 use super::{Difference, DifferenceKind};
-use crate::family::IpFamily;
 use crate::inspect::rules::Ruleset as Iptables;
 use crate::inspect::services::nftables::ways::{Destination, Ways, ip, octets, ways};
 use crate::inspect::services::nftables::{
@@ -21,7 +22,6 @@ use crate::inspect::services::nftables::{
 use crate::inspect::walk::{ConnState, Memory, Node, Origin, Outcome, Packet, Rules, Verdict};
 use crate::model::Protocol;
 use crate::model::config::LocalTraffic;
-use crate::netfilter::nft::held::{Element, Found, Ruleset, Set, Table, TableId};
 use crate::nftables::{Expected, TABLE};
 
 /// Sets that mean the same in both layouts, whose elements are compared as such.

@@ -7,12 +7,13 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use netfilter::IpFamily;
+use netfilter::nft::held::{self, Table, TableId};
+use netfilter::nft::{Base, Element, Expression, Field, Name, Rule, Set};
+
 use super::{Difference, DifferenceKind};
-use crate::family::IpFamily;
 use crate::inspect::likeness::{Line, aligned, best_pairs};
 use crate::model::ServicePortName;
-use crate::netfilter::nft::held::{self, Table, TableId};
-use crate::netfilter::nft::{Base, Element, Expression, Field, Name, Rule, Set};
 use crate::nftables::{Expected, ExpectedChain, ExpectedSet, Place, TABLE, is_own_set, place_of};
 
 /// A rule, and how nft prints it.

@@ -3,9 +3,10 @@
 //! In: what is on the way to a destination. Out: its shape; packets to destinations of the same shape, with endpoints as
 //! they should be, meet the same. Must not know: what should be.
 
+use netfilter::nft::held::{Rule, Table};
+use netfilter::nft::{Expression, Load, Verdict};
+
 use crate::inspect::services::nftables::ways::Ways;
-use crate::netfilter::nft::held::{Rule, Table};
-use crate::netfilter::nft::{Expression, Load, Verdict};
 
 /// The rules on the way, without names, numbers and addresses of one Service port; what is repeated is there once.
 #[must_use]

@@ -160,7 +160,7 @@ pub fn not_understood(ruleset: &Ruleset) -> Vec<(String, String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::family::IpFamily;
+    use netfilter::IpFamily;
 
     #[test]
     fn owners_are_named_in_the_order_in_which_packets_meet_them() {

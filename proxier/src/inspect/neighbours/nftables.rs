@@ -3,10 +3,12 @@
 //! In: all tables of a family but iptables' own, and iptables' rules. Out: [`Hook`]s and [`TableSize`]s. Must not know:
 //! Services, or what rules do.
 
+use netfilter::nft::Hook as At;
+use netfilter::nft::held::{self, Table, TableId};
+
 use super::{Hook, TableSize};
 use crate::inspect::rules::Ruleset;
-use crate::netfilter::nft::Hook as At;
-use crate::netfilter::nft::held::{self, Table, TableId};
+use crate::nftables::is_kube_proxy;
 
 /// Where iptables' chains stand at their hooks.
 const IPTABLES: [(&str, i32); 5] = [("raw", -300), ("mangle", -150), ("nat", -100), ("filter", 0), ("security", 50)];
@@ -66,7 +68,7 @@ pub fn hooks(tables: &held::Ruleset, iptables: &Ruleset) -> Vec<Hook> {
 pub fn sizes(tables: &held::Ruleset) -> Vec<TableSize> {
     let size = |(id, table): (&TableId, &Table)| {
         let named = || table.sets.values().filter(|set| !set.is_anonymous());
-        let read = table.is_kube_proxy(id);
+        let read = is_kube_proxy(table, id);
         TableSize {
             family: tables.family.name(),
             table: id.to_string(),

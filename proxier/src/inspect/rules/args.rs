@@ -9,13 +9,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
+use netfilter::ipvs::ServerKey;
 
 pub(super) use super::targets::is_target;
 use super::values::{Condition, Meaning, Ports, State, Target, Test};
 use super::words::{mark, number, ports};
-use crate::family::IpFamily;
 use crate::model::Protocol;
-use crate::netfilter::ipvs::ServerKey;
 
 /// Reads a rule's words.
 pub(super) fn rule(family: IpFamily, words: Vec<Cow<'_, str>>) -> Meaning {

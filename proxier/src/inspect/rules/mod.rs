@@ -11,7 +11,7 @@ mod tests;
 mod values;
 mod words;
 
-pub use crate::netfilter::Counters;
+pub use netfilter::Counters;
 pub use parse::{ParseError, Reader};
 pub use values::{Chain, Condition, Meaning, Policy, Rule, Ruleset, State, Table, Target, Test};
 

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::OnceLock;
 
+use netfilter::Counters;
+use netfilter::IpFamily;
+
 use super::values::{Chain, Policy, Rule, Ruleset, Table};
-use crate::family::IpFamily;
-use crate::netfilter::Counters;
 
 /// A line that iptables does not take, or that is not understood.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,8 +4,9 @@
 
 use std::net::SocketAddr;
 
+use netfilter::IpFamily;
+
 use super::Ruleset;
-use crate::family::IpFamily;
 use crate::inspect::walk::{ConnState, Memory, Node, Origin, Packet, Trace};
 use crate::model::Protocol;
 

@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 
 use ipnet::IpNet;
+use netfilter::Counters;
+use netfilter::IpFamily;
+use netfilter::ipvs::ServerKey;
 
 use super::args;
 use super::words;
-use crate::family::IpFamily;
 use crate::model::Protocol;
-use crate::netfilter::Counters;
-use crate::netfilter::ipvs::ServerKey;
 
 /// Tables of one family, as far as they were read.
 #[derive(Clone, Debug)]

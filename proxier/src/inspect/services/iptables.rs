@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
 
 use super::{Address, AddressKind, EndpointView, Fate, Part, Policy, ServicePortView};
-use crate::family::IpFamily;
 use crate::inspect::rules::{Chain, Counters, Meaning, Rule, Ruleset, Target, Test};
 use crate::iptables::names::{self, Namer};
 use crate::model::{Protocol, ServicePortName};

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
+use netfilter::ipset::{Entry, Place};
+use netfilter::ipvs::{Forward, ServerKey, Statistics};
 
 use super::{Address, AddressKind, EndpointView, Fate, Part, Policy, RealView, ServerView, ServicePortView};
-use crate::family::IpFamily;
 use crate::inspect::rules::Counters;
 use crate::ipvs::{Expected, Held, HeldReal, HeldServer};
 use crate::model::{Protocol, ServicePort, Snapshot};
-use crate::netfilter::ipset::{Entry, Place};
-use crate::netfilter::ipvs::{Forward, ServerKey, Statistics};
 
 /// Beginnings of the names of sets, without `KUBE-` and `KUBE-6-`: what an entry in them makes of an address.
 const KINDS: [(&str, AddressKind); 4] = [

@@ -13,6 +13,7 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
 use serde::Serialize;
 
 pub use iptables::{Entry, Wanted, dispatch_of, read as from_iptables, unused_chains};
@@ -24,7 +25,6 @@ pub use state::add_model;
 pub(super) use state::owners;
 
 use super::rules::Counters;
-use crate::family::IpFamily;
 use crate::iptables::names::{Namer, hash_of};
 use crate::model::{Protocol, ServicePortName};
 

@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use netfilter::IpFamily;
+
 use super::{EndpointState, EndpointView, Policy, ServicePortView};
-use crate::family::IpFamily;
 use crate::iptables::names::Namer;
 use crate::model::{CategorizedEndpoints, Endpoint, ServicePort, ServicePortName, Snapshot};
 

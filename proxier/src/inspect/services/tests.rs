@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+use netfilter::IpFamily;
+
 use super::*;
-use crate::family::IpFamily;
 use crate::inspect::rules::Ruleset;
 
 const SMALL: &str = r#"*filter

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use netfilter::IpFamily;
+use netfilter::ipvs::{Forward, ServerKey};
+use netfilter::nft::held::TableId;
+use netfilter::nft::{Bytes, Name};
+
 use super::matching::{self, Holds};
 use super::{Doubt, Memory, Node, Packet, Step};
-use crate::family::IpFamily;
 use crate::inspect::rules::{Chain, Policy, Rule, Table, Target};
-use crate::netfilter::ipvs::{Forward, ServerKey};
-use crate::netfilter::nft::held::TableId;
-use crate::netfilter::nft::{Bytes, Name};
 
 /// A packet on its way, with what was done to it so far.
 #[derive(Clone, Debug)]

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::netfilter::ipvs::Forward;
-use crate::netfilter::nft::held::Lack;
+use netfilter::ipvs::Forward;
+use netfilter::nft::held::Lack;
 
 /// Where a packet ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,15 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use netfilter::IpFamily;
+use netfilter::ipvs::{Forward, ServerKey};
+use netfilter::nft::{Hook, Kind, held};
+
 use super::chains::{self, Decision, Place, Traveller};
 use super::stations::{self, Station};
 use super::tables::{self, Spot};
 use super::{Branch, ConnState, Doubt, Memory, Node, Origin, Outcome, Packet, Step, Trace, Verdict};
-use crate::family::IpFamily;
 use crate::inspect::rules::Ruleset;
 use crate::inspect::services::shares;
-use crate::netfilter::ipvs::{Forward, ServerKey};
-use crate::netfilter::nft::{Hook, Kind, held};
 
 /// All rules that packets of one family meet.
 #[derive(Clone, Copy, Debug)]

@@ -5,9 +5,10 @@
 
 use std::cmp::Reverse;
 
+use netfilter::nft::held::{Chain, Ruleset, Table, TableId};
+use netfilter::nft::{Base, Hook, Kind, Name};
+
 use crate::inspect::rules;
-use crate::netfilter::nft::held::{Chain, Ruleset, Table, TableId};
-use crate::netfilter::nft::{Base, Hook, Kind, Name};
 
 /// Packets met connection tracking there, on their way in and out.
 const CONNTRACK: i32 = -200;

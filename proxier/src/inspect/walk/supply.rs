@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 
+use netfilter::nft::held;
+
 use super::{Memory, Node, Packet, Rules, Trace};
 use crate::inspect::rules::Ruleset;
-use crate::netfilter::nft::held;
 
 /// Walks, has `supply` read what decides and was not read, and walks again, until nothing lacks.
 ///

@@ -5,14 +5,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use netfilter::IpFamily;
+use netfilter::ipvs::{Connections, Flags, Forward, RealServer, Scheduler, ServerKey, Statistics, TCP, VirtualServer};
+
 use super::{ConnState, Memory, Node, Origin, Packet, Trace, Verdict};
-use crate::family::IpFamily;
 use crate::inspect::rules::Ruleset;
 use crate::ipvs::{Held, HeldReal, HeldServer};
 use crate::model::Protocol;
-use crate::netfilter::ipvs::{
-    Connections, Flags, Forward, RealServer, Scheduler, ServerKey, Statistics, TCP, VirtualServer,
-};
 
 const SERVER: &str = "192.0.2.6:80";
 const REAL: &str = "10.9.9.1:80";

@@ -11,14 +11,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netfilter::IpFamily;
+use netfilter::nft::held::{Element, Found, Set, Table};
+use netfilter::nft::{Expression, Name, Value, Verdict};
 
 use self::reading::{OF_ALL, Reading};
 use self::ways::{Destination, between, ip, ways};
 use super::ServicePortView;
-use crate::family::IpFamily;
 use crate::model::{self, Protocol, ServicePort, ServicePortName, Snapshot};
-use crate::netfilter::nft::held::{Element, Found, Set, Table};
-use crate::netfilter::nft::{Expression, Name, Value, Verdict};
 use crate::nftables::is_always_there;
 
 /// The maps of what new connections are sent to.

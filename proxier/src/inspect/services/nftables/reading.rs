@@ -6,17 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use netfilter::IpFamily;
+use netfilter::nft::held::{Element, Found, Rule, Table};
+use netfilter::nft::{Name, Verdict};
+
 use super::ways::{Destination, Ways, octets, ways};
 use super::{
     ALLOWED, Allowed, CLUSTER_IPS, Entry, NO_ENDPOINTS, RESTRICTED, SERVICES, is_local, networks, ranges, spelled,
     verdict,
 };
-use crate::family::IpFamily;
 use crate::inspect::rules::Counters;
 use crate::inspect::services::{Address, AddressKind, EndpointView, Fate, Part, Policy, ServicePortView};
 use crate::model::ServicePort;
-use crate::netfilter::nft::held::{Element, Found, Rule, Table};
-use crate::netfilter::nft::{Name, Verdict};
 
 /// Odds that differ by less are the same.
 const ALIKE: f64 = 1e-6;

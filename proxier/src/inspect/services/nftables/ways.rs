@@ -7,13 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
+use netfilter::IpFamily;
+use netfilter::nft::held::{Element, Found, Rule, Set, Table};
+use netfilter::nft::{Bytes, Expression, Field, Key, Load, Name, Origin, Register, SetOperation, Value, Verdict};
 
-use crate::family::IpFamily;
 use crate::inspect::walk::MOST_CHOICES;
-use crate::netfilter::nft::held::{Element, Found, Rule, Set, Table};
-use crate::netfilter::nft::{
-    Bytes, Expression, Field, Key, Load, Name, Origin, Register, SetOperation, Value, Verdict,
-};
 
 /// Chains lead to each other no deeper than this; the kernel allows 16.
 const DEEPEST: usize = 16;
@@ -428,9 +426,9 @@ pub fn between(first: &[u8], last: &[u8]) -> Vec<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::{Destination, ways};
-    use crate::family::IpFamily;
-    use crate::netfilter::nft::held::{Chain, Elements, Part, Rule, Set, Table};
-    use crate::netfilter::nft::{Expression, Load, Register};
+    use netfilter::IpFamily;
+    use netfilter::nft::held::{Chain, Elements, Part, Rule, Set, Table};
+    use netfilter::nft::{Expression, Load, Register};
 
     #[test]
     fn choices_of_any_size_are_read_or_passed_over() {

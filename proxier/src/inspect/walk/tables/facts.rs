@@ -5,11 +5,12 @@
 
 use std::net::IpAddr;
 
+use netfilter::nft::{Load, Origin};
+
 use super::super::chains::Traveller;
 use super::super::packet::ConnState;
 use super::Spot;
 use crate::model::Protocol;
-use crate::netfilter::nft::{Load, Origin};
 
 const INVALID: u32 = 1;
 const ESTABLISHED: u32 = 2;

@@ -4,17 +4,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use netfilter::IpFamily;
+use netfilter::nft::held::{Element, Found, Lack, Rule, Set, TableId};
+use netfilter::nft::{
+    Bytes, Expression, Load, Name, Order, Register, Registers as Range, SetOperation, Translation, Value, Verdict,
+};
+
 use super::super::MOST_CHOICES;
 use super::super::chains::Traveller;
 use super::Spot;
 use super::facts::{self, Miss};
 use super::registers::Registers;
-use crate::family::IpFamily;
 use crate::model::Protocol;
-use crate::netfilter::nft::held::{Element, Found, Lack, Rule, Set, TableId};
-use crate::netfilter::nft::{
-    Bytes, Expression, Load, Name, Order, Register, Registers as Range, SetOperation, Translation, Value, Verdict,
-};
 
 /// `NFT_REJECT_TCP_RST`
 const RESET: u32 = 1;

@@ -7,11 +7,12 @@ mod facts;
 mod machine;
 mod registers;
 
+use netfilter::nft::held::{Chain, Lack, Rule, Table, TableId};
+use netfilter::nft::{Expression, Name, Verdict};
+
 use super::chains::{Decision, Place, Traveller};
 use super::path::MOST;
 use super::{Doubt, Step};
-use crate::netfilter::nft::held::{Chain, Lack, Rule, Table, TableId};
-use crate::netfilter::nft::{Expression, Name, Verdict};
 use machine::{End, Run};
 
 /// One base chain, where it stands.

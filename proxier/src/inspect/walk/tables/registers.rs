@@ -2,7 +2,7 @@
 //!
 //! In: bytes, and what is done to them. Out: bytes; nothing where none were left. Must not know: what they mean.
 
-use crate::netfilter::nft::Register;
+use netfilter::nft::Register;
 
 /// The kernel has twenty words of four bytes.
 const SIZE: usize = 80;

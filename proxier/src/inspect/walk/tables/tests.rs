@@ -2,17 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use netfilter::IpFamily;
+use netfilter::kernel::nftables::any_expression;
+use netfilter::nft::held::{Chain, Element, Elements, Part, Rule, Ruleset, Set, Table, TableId};
+use netfilter::nft::{Base, Expression, Hook, Kind, Load, Name, Register, SetOperation, Translation, Value, Verdict};
 use proptest::prelude::*;
 
-use crate::family::IpFamily;
 use crate::inspect::rules;
 use crate::inspect::walk::{ConnState, Memory, Node, Origin, Packet, Rules, Trace};
-use crate::kernel::nftables::any_expression;
 use crate::model::Protocol;
-use crate::netfilter::nft::held::{Chain, Element, Elements, Part, Rule, Ruleset, Set, Table, TableId};
-use crate::netfilter::nft::{
-    Base, Expression, Hook, Kind, Load, Name, Register, SetOperation, Translation, Value, Verdict,
-};
 
 const CHAINS: [&str; 4] = ["c0", "c1", "c2", "c3"];
 const SETS: [&str; 3] = ["s0", "s1", "s2"];

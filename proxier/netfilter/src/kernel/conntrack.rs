@@ -1,0 +1,255 @@
+//! The kernel's conntrack table, over ctnetlink.
+//!
+//! In: which flows are unwanted. Out: they are deleted, in one pass. Must not know: why they are unwanted.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::netlink::{Attributes, BATCH, Dump, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink};
+use crate::IpFamily;
+use crate::{Flow, Tuple};
+
+const NFNL_SUBSYS_CTNETLINK: u8 = 1;
+const IPCTNL_MSG_CT_GET: u8 = 1;
+const IPCTNL_MSG_CT_DELETE: u8 = 2;
+/// `struct nfgenmsg`
+pub(super) const HEADER: usize = 4;
+
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
+
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// The kernel's `CTA_FILTER_F_CTA_PROTO_NUM`: of the original tuple, the protocol counts.
+const FILTER_PROTOCOL: u32 = 1 << 3;
+
+/// What became of a pass over the table.
+#[derive(Debug, Default)]
+pub struct Deleted {
+    /// Flows deleted, or gone by themselves before they could be.
+    pub flows: usize,
+    /// Flows that the kernel would not delete.
+    pub failed: usize,
+    /// Why not, for the last of them.
+    pub reason: Option<io::Error>,
+    /// Whether the table changed so much meanwhile that flows may have been missed.
+    pub incomplete: bool,
+}
+
+/// The conntrack table of the network namespace.
+pub trait ConntrackTable: Send + std::fmt::Debug {
+    /// Deletes the flows of a family and protocol that `unwanted` names, while it goes through the table once: of a
+    /// big table no copy is made.
+    ///
+    /// # Errors
+    /// If the table cannot be listed. What was deleted before stays deleted.
+    fn delete(
+        &mut self,
+        family: IpFamily,
+        protocol: u8,
+        unwanted: &mut dyn FnMut(&Flow) -> bool,
+    ) -> io::Result<Deleted>;
+}
+
+/// The running kernel's table.
+#[derive(Debug, Default)]
+pub struct SystemConntrack;
+
+impl ConntrackTable for SystemConntrack {
+    fn delete(
+        &mut self,
+        family: IpFamily,
+        protocol: u8,
+        unwanted: &mut dyn FnMut(&Flow) -> bool,
+    ) -> io::Result<Deleted> {
+        let mut deleter =
+            Deleter { socket: Netlink::open(NETLINK_NETFILTER)?, due: Vec::new(), done: Deleted::default() };
+        let mut each = |received: &Received<'_>| {
+            let attributes = received.attributes(HEADER);
+            match flow(attributes) {
+                Some(flow) if flow.protocol == protocol && unwanted(&flow) => deleter.add(family, attributes),
+                _ => Ok(()),
+            }
+        };
+        let mut table = Netlink::open(NETLINK_NETFILTER)?;
+        let dump = match table.dump(&dump_of(family, Some(protocol)), &mut each) {
+            // Kernels before 5.8 ignore the filter; one that knows it may yet refuse this one.
+            Err(NetlinkError::Refused { errno: libc::EINVAL | libc::EOPNOTSUPP, .. }) => {
+                table.dump(&dump_of(family, None), &mut each)?
+            }
+            dump => dump?,
+        };
+        deleter.flush()?;
+        Ok(Deleted { incomplete: dump == Dump::Interrupted, ..deleter.done })
+    }
+}
+
+/// Has the kernel load the module, as it does when it is asked something about connection tracking. The question names no
+/// flow, so there is no answer to it.
+pub(super) fn load() {
+    let question =
+        Request::new(nfnetlink(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET), 0, &nfgenmsg(IpFamily::V4.nfproto()));
+    let _ = Netlink::open(NETLINK_NETFILTER).map(|mut socket| socket.request(&question));
+}
+
+/// Deletes flows in batches, on a socket of its own as the other one is busy with the dump.
+#[derive(Debug)]
+struct Deleter {
+    socket: Netlink,
+    due: Vec<Request>,
+    done: Deleted,
+}
+
+impl Deleter {
+    fn add(&mut self, family: IpFamily, flow: Attributes<'_>) -> Result<(), NetlinkError> {
+        let kind = nfnetlink(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE);
+        let mut request = Request::new(kind, 0, &nfgenmsg(family.nfproto()));
+        // In the kernel's own words. The id tells it from a new flow of the same addresses, unless that one was given
+        // the same place in memory.
+        for (kind, value) in flow.filter(|(kind, _)| [CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID].contains(kind)) {
+            request.attribute(kind, value);
+        }
+        self.due.push(request);
+        if self.due.len() < BATCH { Ok(()) } else { self.flush() }
+    }
+
+    fn flush(&mut self) -> Result<(), NetlinkError> {
+        let (mut failed, mut reason) = (0, None);
+        self.socket.request_all(&self.due, |_, error| {
+            // It went by itself.
+            if error.errno() != Some(libc::ENOENT) {
+                failed += 1;
+                reason = Some(error.into());
+            }
+        })?;
+        self.done.flows += self.due.len() - failed;
+        self.done.failed += failed;
+        self.done.reason = reason.or(self.done.reason.take());
+        self.due.clear();
+        Ok(())
+    }
+}
+
+pub(super) fn dump_of(family: IpFamily, protocol: Option<u8>) -> Request {
+    let kind = nfnetlink(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET);
+    let mut request = Request::new(kind, 0, &nfgenmsg(family.nfproto()));
+    if let Some(protocol) = protocol {
+        request.nested(CTA_TUPLE_ORIG, |tuple| {
+            tuple.nested(CTA_TUPLE_PROTO, |proto| {
+                proto.attribute(CTA_PROTO_NUM, &[protocol]);
+            });
+        });
+        request.nested(CTA_FILTER, |filter| {
+            filter.attribute(CTA_FILTER_ORIG_FLAGS, &FILTER_PROTOCOL.to_ne_bytes());
+            filter.attribute(CTA_FILTER_REPLY_FLAGS, &0_u32.to_ne_bytes());
+        });
+    }
+    request
+}
+
+/// The flow that these attributes describe, if it is one with ports.
+pub(super) fn flow(attributes: Attributes<'_>) -> Option<Flow> {
+    let (mut original, mut reply) = (None, None);
+    for (kind, value) in attributes {
+        match kind {
+            CTA_TUPLE_ORIG => original = Some(value),
+            CTA_TUPLE_REPLY => reply = Some(value),
+            _ => {}
+        }
+        if original.is_some() && reply.is_some() {
+            break;
+        }
+    }
+    let (protocol, original) = tuple(Attributes::new(original?))?;
+    let (_, reply) = tuple(Attributes::new(reply?))?;
+    Some(Flow { protocol, original, reply })
+}
+
+fn tuple(attributes: Attributes<'_>) -> Option<(u8, Tuple)> {
+    let ip = attributes.nest(CTA_TUPLE_IP)?;
+    let proto = attributes.nest(CTA_TUPLE_PROTO)?;
+    let address = |v4, v6| {
+        let v4 = ip.find_array::<4>(v4).map(IpAddr::from);
+        v4.or_else(|| ip.find_array::<16>(v6).map(IpAddr::from))
+    };
+    let port = |kind| proto.find_array(kind).map(u16::from_be_bytes);
+    let source = SocketAddr::new(address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?, port(CTA_PROTO_SRC_PORT)?);
+    let destination = SocketAddr::new(address(CTA_IP_V4_DST, CTA_IP_V6_DST)?, port(CTA_PROTO_DST_PORT)?);
+    let [protocol] = proto.find_array(CTA_PROTO_NUM)?;
+    Some((protocol, Tuple { source, destination }))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A flow as the kernel would write it.
+    fn encoded(flow: &Flow) -> Vec<u8> {
+        let mut request = Request::new(0, 0, &[]);
+        for (kind, tuple) in [(CTA_TUPLE_ORIG, flow.original), (CTA_TUPLE_REPLY, flow.reply)] {
+            request.nested(kind, |out| {
+                out.nested(CTA_TUPLE_IP, |ip| {
+                    for (v4, v6, address) in [
+                        (CTA_IP_V4_SRC, CTA_IP_V6_SRC, tuple.source.ip()),
+                        (CTA_IP_V4_DST, CTA_IP_V6_DST, tuple.destination.ip()),
+                    ] {
+                        match address {
+                            IpAddr::V4(address) => ip.attribute(v4, &address.octets()),
+                            IpAddr::V6(address) => ip.attribute(v6, &address.octets()),
+                        };
+                    }
+                });
+                out.nested(CTA_TUPLE_PROTO, |proto| {
+                    proto.attribute(CTA_PROTO_NUM, &[flow.protocol]);
+                    proto.attribute(CTA_PROTO_SRC_PORT, &tuple.source.port().to_be_bytes());
+                    proto.attribute(CTA_PROTO_DST_PORT, &tuple.destination.port().to_be_bytes());
+                });
+            });
+        }
+        request.into_attributes()
+    }
+
+    fn any_tuple() -> impl Strategy<Value = Tuple> {
+        any::<(SocketAddr, SocketAddr)>().prop_map(|(a, b)| {
+            // Flow labels and scopes are no part of a flow.
+            let plain = |address: SocketAddr| SocketAddr::new(address.ip(), address.port());
+            Tuple { source: plain(a), destination: plain(b) }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn flows_read_back_and_damaged_ones_never_panic(
+            protocol: u8,
+            original in any_tuple(),
+            reply in any_tuple(),
+            cut: prop::sample::Index,
+            damage: (prop::sample::Index, u8),
+        ) {
+            let written = Flow { protocol, original, reply };
+            let mut bytes = encoded(&written);
+            prop_assert_eq!(flow(Attributes::new(&bytes)), Some(written));
+            prop_assert_eq!(flow(Attributes::new(&bytes[..cut.index(bytes.len() - 1)])), None);
+            let at = damage.0.index(bytes.len());
+            bytes[at] = damage.1;
+            let _ = flow(Attributes::new(&bytes));
+        }
+    }
+}

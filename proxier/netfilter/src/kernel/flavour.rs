@@ -1,0 +1,195 @@
+//! Which flavour of iptables a host uses: the nf_tables one or the legacy one.
+//!
+//! Rules in another flavour than that of the host's other programs take effect all the same, in an order that is
+//! undefined. A program that was there first may leave a chain in the mangle table as a hint of its flavour.
+
+use std::fmt;
+use std::io::BufRead;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::command;
+use super::iptables::legacy_tables;
+use super::nftables::has_chain;
+use crate::IpFamily;
+
+/// A flavour of iptables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// `iptables-nft`
+    Nft,
+    /// `iptables-legacy`
+    Legacy,
+}
+
+impl Flavour {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
+
+    pub(super) fn infix(self) -> &'static str {
+        match self {
+            Self::Nft => "-nft",
+            Self::Legacy => "-legacy",
+        }
+    }
+}
+
+impl fmt::Display for Flavour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nft => "nf_tables",
+            Self::Legacy => "legacy",
+        })
+    }
+}
+
+/// A flavour and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The flavour, as far as it is known.
+    pub flavour: Option<Flavour>,
+    /// What the programs' names have between `iptables` and `-restore`.
+    pub infix: &'static str,
+    /// Why, for the log.
+    pub reason: String,
+    /// What could not be read: the choice may be wrong.
+    pub unread: Vec<String>,
+}
+
+/// How often the hints are looked for while one cannot be read, and the pause between two attempts.
+const ATTEMPTS: usize = 3;
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Looks for a chain with one of the names `hints` in all four mangle tables, the nf_tables ones first; without one,
+/// follows `iptables` in PATH.
+///
+/// A table that cannot be read is tried again for up to 0.6 s, because callers keep the choice for long.
+#[must_use]
+pub fn choose(hints: &[&str]) -> Choice {
+    let mut attempt = 1;
+    loop {
+        let choice = choose_once(&|flavour, family| hint(hints, flavour, family));
+        if choice.unread.is_empty() || attempt == ATTEMPTS {
+            return choice;
+        }
+        attempt += 1;
+        sleep(PAUSE);
+    }
+}
+
+fn choose_once(hint: &dyn Fn(Flavour, IpFamily) -> Result<Option<String>, String>) -> Choice {
+    let mut unread = Vec::new();
+    for flavour in Flavour::ALL {
+        for family in IpFamily::ALL {
+            let name = format!("{}{}-save", family.iptables(), flavour.infix());
+            match hint(flavour, family) {
+                Ok(Some(chain)) => {
+                    let reason = format!("chain {chain} is in the mangle table of {name}");
+                    return Choice { flavour: Some(flavour), infix: flavour.infix(), reason, unread };
+                }
+                Ok(None) => {}
+                Err(cause) => unread.push(format!("the mangle table of {name}: {cause}")),
+            }
+        }
+    }
+    default(unread)
+}
+
+/// Follows `iptables` in PATH.
+fn default(mut unread: Vec<String>) -> Choice {
+    let name = IpFamily::V4.iptables();
+    let Ok(path) = which::which(name) else {
+        let reason = format!("no hint chain, and no {name} in PATH");
+        return Choice { flavour: None, infix: "", reason, unread };
+    };
+    let version = command::run(Command::new(&path).arg("--version"), []).unwrap_or_else(|error| {
+        unread.push(error.to_string());
+        Vec::new()
+    });
+    let version = String::from_utf8_lossy(&version).trim().to_owned();
+    let flavour = Flavour::ALL.into_iter().find(|flavour| version.contains(&format!("({flavour})")));
+    let reason = format!("no hint chain, and {} says {version:?}", path.display());
+    Choice { flavour, infix: "", reason, unread }
+}
+
+impl Choice {
+    /// The programs of a flavour, by whatever name they go here; `None` if there are none.
+    ///
+    /// # Errors
+    /// If `iptables` in PATH does not tell its flavour.
+    pub fn of(flavour: Flavour) -> Result<Option<Self>, String> {
+        if which::which(format!("{}{}", IpFamily::V4.iptables(), flavour.infix())).is_ok() {
+            let reason = format!("{flavour} was asked for");
+            return Ok(Some(Self { flavour: Some(flavour), infix: flavour.infix(), reason, unread: Vec::new() }));
+        }
+        let choice = default(Vec::new());
+        match choice.unread.first() {
+            Some(cause) => Err(cause.clone()),
+            None => Ok(Some(choice).filter(|choice| choice.flavour == Some(flavour))),
+        }
+    }
+}
+
+/// The hint in the mangle table of one flavour and family. A flavour whose programs are not in PATH has none.
+fn hint(hints: &[&str], flavour: Flavour, family: IpFamily) -> Result<Option<String>, String> {
+    let Ok(save) = which::which(format!("{}{}-save", family.iptables(), flavour.infix())) else { return Ok(None) };
+    match flavour {
+        // The programs read the whole table, which takes seconds on a node of a large cluster.
+        Flavour::Nft => {
+            for chain in hints {
+                if has_chain(family, "mangle", chain).map_err(|error| error.to_string())? {
+                    return Ok(Some((*chain).to_owned()));
+                }
+            }
+            Ok(None)
+        }
+        Flavour::Legacy => legacy_hint(hints, family, save),
+    }
+}
+
+/// The hint in a legacy mangle table that exists: listing a table with the legacy program would create it.
+fn legacy_hint(hints: &[&str], family: IpFamily, save: PathBuf) -> Result<Option<String>, String> {
+    let tables = legacy_tables(family).map_err(|error| error.to_string())?;
+    if !tables.lines().any(|table| table == "mangle") {
+        return Ok(None);
+    }
+    let find = |output: std::io::BufReader<std::process::ChildStdout>| {
+        let mut found = None;
+        for line in output.lines() {
+            let line = line?;
+            let name = line.strip_prefix(':').and_then(|rest| rest.split(' ').next());
+            found = found.or_else(|| hints.iter().find(|hint| name == Some(hint)));
+        }
+        Ok(found.map(|hint| (*hint).to_owned()))
+    };
+    command::stream(Command::new(save).args(["-t", "mangle"]), find).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unreadable(flavour: Flavour, family: IpFamily) -> Result<Option<String>, String> {
+        match (flavour, family) {
+            (Flavour::Nft, IpFamily::V4) => Err("No buffer space available".to_owned()),
+            (Flavour::Legacy, IpFamily::V6) => Ok(Some("HINT".to_owned())),
+            _ => Ok(None),
+        }
+    }
+
+    #[test]
+    fn a_hint_that_cannot_be_read_is_named_beside_one_that_is_found() {
+        let choice = choose_once(&unreadable);
+        assert_eq!(choice.flavour, Some(Flavour::Legacy));
+        assert_eq!(choice.unread, ["the mangle table of iptables-nft-save: No buffer space available"]);
+    }
+
+    #[test]
+    fn a_choice_without_a_hint_names_what_could_not_be_read() {
+        let choice = choose_once(&|_, _| Err("Too many open files".to_owned()));
+        assert!(choice.unread.len() >= 4, "{choice:?}");
+        assert_eq!(choice.infix, "");
+    }
+}

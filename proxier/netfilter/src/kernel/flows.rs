@@ -1,0 +1,77 @@
+//! Every flow that the kernel tracks, one after the other.
+//!
+//! In: a family. Out: its flows with their state, in a stream: a table may have millions. Must not know: which of them
+//! matter. Nothing is changed.
+
+use std::io;
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::conntrack::{HEADER, dump_of, flow};
+use super::netlink::{Attributes, Dump, Netlink, Received};
+use crate::Flow;
+use crate::IpFamily;
+
+const CTA_STATUS: u16 = 3;
+const CTA_PROTOINFO: u16 = 4;
+const CTA_TIMEOUT: u16 = 7;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+
+/// `IPS_SEEN_REPLY`
+const SEEN_REPLY: u32 = 1 << 1;
+/// The kernel's `enum tcp_conntrack`.
+const TCP_STATES: [&str; 10] = [
+    "NONE",
+    "SYN_SENT",
+    "SYN_RECV",
+    "ESTABLISHED",
+    "FIN_WAIT",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "TIME_WAIT",
+    "CLOSE",
+    "SYN_SENT2",
+];
+
+/// A flow as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveFlow {
+    /// Its addresses.
+    pub flow: Flow,
+    /// TCP's state; of other protocols `REPLIED` or `UNREPLIED`.
+    pub state: &'static str,
+    /// Whether an answer was seen.
+    pub replied: bool,
+    /// Seconds until it is forgotten.
+    pub timeout: u32,
+}
+
+/// Goes through the flows of a family. Returns whether the table changed so much meanwhile that some may be missing.
+///
+/// # Errors
+/// If the table cannot be listed.
+pub fn each_flow(family: IpFamily, each: &mut dyn FnMut(&LiveFlow)) -> io::Result<bool> {
+    let mut take = |received: &Received<'_>| {
+        if let Some(flow) = live(received.attributes(HEADER)) {
+            each(&flow);
+        }
+        Ok(())
+    };
+    let dump = Netlink::open(NETLINK_NETFILTER)?.dump_once(&dump_of(family, None), &mut take)?;
+    Ok(dump == Dump::Interrupted)
+}
+
+fn live(attributes: Attributes<'_>) -> Option<LiveFlow> {
+    let number = |kind| attributes.find_array(kind).map(u32::from_be_bytes);
+    let replied = number(CTA_STATUS).unwrap_or_default() & SEEN_REPLY != 0;
+    let tcp = attributes.nest(CTA_PROTOINFO).and_then(|info| info.nest(CTA_PROTOINFO_TCP));
+    let state = tcp.and_then(|tcp| tcp.find_array::<1>(CTA_PROTOINFO_TCP_STATE));
+    let state = state.and_then(|[state]| TCP_STATES.get(usize::from(state)).copied());
+    Some(LiveFlow {
+        flow: flow(attributes)?,
+        state: state.unwrap_or(if replied { "REPLIED" } else { "UNREPLIED" }),
+        replied,
+        timeout: number(CTA_TIMEOUT).unwrap_or_default(),
+    })
+}

@@ -1,0 +1,208 @@
+//! The running kernel's ipsets.
+//!
+//! In: the trait's questions and operations. Out: messages, and what the kernel says to them.
+//! Must not know: which rules ask the sets. A socket belongs to the namespace of the thread that opens it.
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::super::netlink::{Netlink, NetlinkError};
+use super::wire::{self, Verb};
+use super::{IpSetError, IpSets, SetOperation, error::refusal};
+use crate::IpFamily;
+use crate::ipset::{Entry, FoundSet, Set, SetName, SetType};
+
+/// How many entries go into one message: an attribute holds no more than 64 KiB.
+pub(super) const ENTRIES: usize = 400;
+
+/// The sets of the network namespace in which this was opened.
+#[derive(Debug)]
+pub struct SystemIpSets {
+    socket: Netlink,
+    revisions: Vec<((SetType, Option<IpFamily>), u8)>,
+}
+
+impl SystemIpSets {
+    /// The sets. The kernel itself loads what it needs for them.
+    ///
+    /// # Errors
+    /// If the kernel has no ipset, or we may not ask.
+    pub fn open() -> Result<Self, IpSetError> {
+        let mut socket = Netlink::open(NETLINK_NETFILTER).map_err(failure)?;
+        match socket.ask(&wire::protocol(), &mut |_| Ok(())) {
+            // What nfnetlink says of a subsystem that it does not have.
+            Err(error) if error.errno() == Some(libc::EINVAL) => Err(IpSetError::Missing),
+            outcome => outcome.map(|()| Self { socket, revisions: Vec::new() }).map_err(failure),
+        }
+    }
+
+    /// The newest revision of a type that this kernel has.
+    fn revision(&mut self, set: &Set) -> Result<u8, IpSetError> {
+        let key = (set.set_type, set.family);
+        if let Some((_, revision)) = self.revisions.iter().find(|(known, _)| *known == key) {
+            return Ok(*revision);
+        }
+        let mut revision = None;
+        let asked = self.socket.ask(&wire::revisions(set.set_type, set.family), &mut |received| {
+            revision = wire::read_revision(received.attributes(wire::HEADER));
+            Ok(())
+        });
+        asked.map_err(|error| refusal(&SetOperation::Create(*set), error))?;
+        let revision = revision.ok_or(IpSetError::Missing)?;
+        self.revisions.push((key, revision));
+        Ok(revision)
+    }
+
+    fn create(&mut self, set: &Set) -> Result<(), IpSetError> {
+        let revision = self.revision(set)?;
+        match self.socket.request(&wire::create(set, revision)) {
+            Err(error) if error.errno() == Some(libc::EEXIST) => match self.set(set.name)? {
+                Some(found) if found.set == Some(*set) => Ok(()),
+                Some(found) => Err(IpSetError::clash(set, &found)),
+                None => Err(refusal(&SetOperation::Create(*set), error)),
+            },
+            outcome => outcome.map_err(|error| refusal(&SetOperation::Create(*set), error)),
+        }
+    }
+
+    /// Makes, deletes, empties and exchanges sets; `first` is the index of the first of these operations among all.
+    fn change_sets(
+        &mut self,
+        operations: &[SetOperation],
+        first: usize,
+        failed: &mut dyn FnMut(usize, IpSetError),
+    ) -> Result<(), IpSetError> {
+        for (index, operation) in operations.iter().enumerate() {
+            let request = match *operation {
+                SetOperation::Create(set) => {
+                    self.create(&set).unwrap_or_else(|error| failed(first + index, error));
+                    continue;
+                }
+                SetOperation::Destroy(name) => wire::destroy(name),
+                SetOperation::Flush(name) => wire::flush(name),
+                SetOperation::Swap(one, other) => wire::swap(one, other),
+                SetOperation::Add(..) | SetOperation::AddNew(..) | SetOperation::Delete(..) => continue,
+            };
+            match self.socket.request(&request) {
+                Err(error) if error.errno().is_none() => return Err(failure(error)),
+                outcome => outcome.unwrap_or_else(|error| failed(first + index, refusal(operation, error))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes entries of one set; `first` is the index of the first of these operations among all.
+    fn change(
+        &mut self,
+        verb: Verb,
+        operations: &[SetOperation],
+        first: usize,
+        failed: &mut dyn FnMut(usize, IpSetError),
+    ) -> Result<(), IpSetError> {
+        let mut done = 0;
+        while let Some(left) = operations.get(done..).filter(|left| !left.is_empty()) {
+            let batch = &left[..left.len().min(ENTRIES)];
+            let entries = batch.iter().filter_map(|operation| entry(operation).map(|(_, _, entry)| entry));
+            match self.socket.request(&wire::change(verb, batch[0].name(), entries)) {
+                Ok(()) => done += batch.len(),
+                Err(NetlinkError::Refused { errno, words, shown }) => {
+                    // Those before were done, those after were not looked at. If the kernel does not say which one it
+                    // was, it is the set, or the type of them all: none was done.
+                    let error = || NetlinkError::Refused { errno, words: words.clone(), shown: Vec::new() };
+                    let at = wire::failed_entry(&shown).filter(|_| !about_set(errno));
+                    let refused = at.map_or(0..batch.len(), |at| at.min(batch.len() - 1)..at.min(batch.len() - 1) + 1);
+                    for index in refused.clone() {
+                        failed(first + done + index, refusal(&batch[index], error()));
+                    }
+                    done += refused.end;
+                }
+                Err(error) => return Err(failure(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an error is about the set, not about an entry.
+fn about_set(errno: i32) -> bool {
+    matches!(errno, libc::ENOENT | libc::EPERM)
+}
+
+/// What an operation does with which entry of which set.
+fn entry(operation: &SetOperation) -> Option<(Verb, SetName, Entry)> {
+    match *operation {
+        SetOperation::Add(name, entry) => Some((Verb::Add, name, entry)),
+        SetOperation::AddNew(name, entry) => Some((Verb::AddNew, name, entry)),
+        SetOperation::Delete(name, entry) => Some((Verb::Delete, name, entry)),
+        _ => None,
+    }
+}
+
+/// What a failure means that is about no object.
+fn failure(error: NetlinkError) -> IpSetError {
+    match error.errno() {
+        Some(libc::EPERM | libc::EACCES) => IpSetError::NotPermitted,
+        // A kernel without nfnetlink.
+        Some(libc::EPROTONOSUPPORT) => IpSetError::Missing,
+        _ => IpSetError::Failed(error.into()),
+    }
+}
+
+impl IpSets for SystemIpSets {
+    fn sets(&mut self, each: &mut dyn FnMut(FoundSet)) -> Result<(), IpSetError> {
+        let dump = self.socket.dump_all(&wire::list_headers(None), &mut |received| {
+            wire::found(received.attributes(wire::HEADER)).into_iter().for_each(&mut *each);
+            Ok(())
+        });
+        dump.map_err(failure)
+    }
+
+    fn set(&mut self, name: SetName) -> Result<Option<FoundSet>, IpSetError> {
+        let mut found = None;
+        let dump = self.socket.dump_all(&wire::list_headers(Some(name)), &mut |received| {
+            found = wire::found(received.attributes(wire::HEADER)).or(found.take());
+            Ok(())
+        });
+        match dump {
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
+            dump => dump.map(|()| found).map_err(failure),
+        }
+    }
+
+    fn entries(&mut self, name: SetName, each: &mut dyn FnMut(Entry)) -> Result<(), IpSetError> {
+        let (mut set_type, mut foreign) = (None, None);
+        let dump = self.socket.dump_all(&wire::list(name), &mut |received| {
+            let message = received.attributes(wire::HEADER);
+            if let Some(found) = wire::found(message) {
+                set_type = found.set.map(|set| set.set_type);
+                foreign = Some(found.described).filter(|_| set_type.is_none());
+            }
+            set_type.into_iter().flat_map(|set_type| wire::entries(message, set_type)).for_each(&mut *each);
+            Ok(())
+        });
+        match dump {
+            Err(error) if error.errno() == Some(libc::ENOENT) => Err(IpSetError::NotFound(format!("ipset {name}"))),
+            Err(error) => Err(failure(error)),
+            Ok(()) => foreign.map_or(Ok(()), |described| Err(IpSetError::foreign(name, &described))),
+        }
+    }
+
+    fn apply(
+        &mut self,
+        operations: &[SetOperation],
+        failed: &mut dyn FnMut(usize, IpSetError),
+    ) -> Result<(), IpSetError> {
+        // The order counts: entries go in before their set is swapped. So each run of the same kind is sent, and
+        // answered, before the next. Entries of another type are a run of their own, as the kernel does not count them.
+        let kind =
+            |operation: &SetOperation| entry(operation).map(|(verb, name, entry)| (verb, name, entry.set_type()));
+        let mut first = 0;
+        for run in operations.chunk_by(|a, b| kind(a) == kind(b)) {
+            match kind(&run[0]) {
+                Some((verb, ..)) => self.change(verb, run, first, failed)?,
+                None => self.change_sets(run, first, failed)?,
+            }
+            first += run.len();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,290 @@
+//! Ipsets in netlink attributes (`linux/netfilter/ipset/ip_set.h`).
+//!
+//! In: sets and entries; or attributes, of whatever bytes. Out: requests; or sets and entries, as far as the attributes
+//! make sense. Must not know: how messages travel.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::super::netlink::{Attributes, NLA_F_NET_BYTEORDER, NLM_F_CREATE, NLM_F_EXCL, Request, nfgenmsg, nfnetlink};
+use crate::IpFamily;
+use crate::ipset::{Entry, FoundSet, Place, Set, SetName, SetType};
+
+const NFNL_SUBSYS_IPSET: u8 = 6;
+/// Since Linux 3.1, and all since answer to it; 7 adds only what is not asked for here.
+const PROTOCOL: u8 = 6;
+
+const IPSET_CMD_PROTOCOL: u8 = 1;
+const IPSET_CMD_CREATE: u8 = 2;
+const IPSET_CMD_DESTROY: u8 = 3;
+const IPSET_CMD_FLUSH: u8 = 4;
+const IPSET_CMD_SWAP: u8 = 6;
+const IPSET_CMD_LIST: u8 = 7;
+const IPSET_CMD_ADD: u8 = 9;
+const IPSET_CMD_DEL: u8 = 10;
+const IPSET_CMD_TYPE: u8 = 13;
+
+const IPSET_ATTR_PROTOCOL: u16 = 1;
+const IPSET_ATTR_SETNAME: u16 = 2;
+const IPSET_ATTR_TYPENAME: u16 = 3;
+const IPSET_ATTR_SETNAME2: u16 = 3;
+const IPSET_ATTR_REVISION: u16 = 4;
+const IPSET_ATTR_FAMILY: u16 = 5;
+const IPSET_ATTR_FLAGS: u16 = 6;
+const IPSET_ATTR_DATA: u16 = 7;
+const IPSET_ATTR_ADT: u16 = 8;
+/// In a message, and in each entry of it.
+const IPSET_ATTR_LINENO: u16 = 9;
+
+const IPSET_ATTR_IP: u16 = 1;
+const IPSET_ATTR_PORT: u16 = 4;
+const IPSET_ATTR_PORT_TO: u16 = 5;
+const IPSET_ATTR_PROTO: u16 = 7;
+const IPSET_ATTR_HASHSIZE: u16 = 18;
+const IPSET_ATTR_MAXELEM: u16 = 19;
+const IPSET_ATTR_ELEMENTS: u16 = 24;
+const IPSET_ATTR_REFERENCES: u16 = 25;
+const IPSET_ATTR_IP2: u16 = 20;
+const IPSET_ATTR_CIDR2: u16 = 21;
+const IPSET_ATTR_IPADDR_IPV4: u16 = 1;
+const IPSET_ATTR_IPADDR_IPV6: u16 = 2;
+
+const IPSET_FLAG_LIST_HEADER: u32 = 1 << 2;
+
+/// What `ipset create` begins with; the set grows by itself.
+const HASH_SIZE: u32 = 1024;
+
+/// `struct nfgenmsg`
+pub(super) const HEADER: usize = 4;
+
+/// What is done with entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    /// Adds them, or finds them there.
+    Add,
+    /// Adds them, and fails if one is there.
+    AddNew,
+    /// Deletes them, and fails if one is not there.
+    Delete,
+}
+
+fn new(command: u8, flags: u16) -> Request {
+    let family = nfgenmsg(IpFamily::V4.nfproto());
+    let mut request = Request::new(nfnetlink(NFNL_SUBSYS_IPSET, command), flags, &family);
+    request.attribute(IPSET_ATTR_PROTOCOL, &[PROTOCOL]);
+    request
+}
+
+fn named(command: u8, name: SetName) -> Request {
+    let mut request = new(command, 0);
+    request.text(IPSET_ATTR_SETNAME, name.as_str());
+    request
+}
+
+/// The question whether there is ipset at all.
+pub(super) fn protocol() -> Request {
+    new(IPSET_CMD_PROTOCOL, 0)
+}
+
+/// The question for the revisions of a type.
+pub(super) fn revisions(set_type: SetType, family: Option<IpFamily>) -> Request {
+    let mut request = new(IPSET_CMD_TYPE, 0);
+    request.text(IPSET_ATTR_TYPENAME, set_type.name());
+    request.attribute(IPSET_ATTR_FAMILY, &[family.map_or(0, IpFamily::nfproto)]);
+    request
+}
+
+/// The newest revision of a type that the kernel has: each is a superset of those before.
+pub(super) fn read_revision(message: Attributes<'_>) -> Option<u8> {
+    message.find_array(IPSET_ATTR_REVISION).map(|[revision]| revision)
+}
+
+/// The request to make a set that must not exist.
+pub(super) fn create(set: &Set, revision: u8) -> Request {
+    let mut request = new(IPSET_CMD_CREATE, NLM_F_CREATE | NLM_F_EXCL);
+    request.text(IPSET_ATTR_SETNAME, set.name.as_str());
+    request.text(IPSET_ATTR_TYPENAME, set.set_type.name());
+    request.attribute(IPSET_ATTR_REVISION, &[revision]);
+    request.attribute(IPSET_ATTR_FAMILY, &[set.family.map_or(0, IpFamily::nfproto)]);
+    request.nested(IPSET_ATTR_DATA, |data| {
+        if set.set_type == SetType::BitmapPort {
+            data.attribute(IPSET_ATTR_PORT | NLA_F_NET_BYTEORDER, &0_u16.to_be_bytes());
+            data.attribute(IPSET_ATTR_PORT_TO | NLA_F_NET_BYTEORDER, &u16::MAX.to_be_bytes());
+        } else {
+            data.attribute(IPSET_ATTR_HASHSIZE | NLA_F_NET_BYTEORDER, &HASH_SIZE.to_be_bytes());
+            data.attribute(IPSET_ATTR_MAXELEM | NLA_F_NET_BYTEORDER, &set.max_entries.to_be_bytes());
+        }
+    });
+    request
+}
+
+/// The request to delete a set.
+pub(super) fn destroy(name: SetName) -> Request {
+    let mut request = new(IPSET_CMD_DESTROY, NLM_F_EXCL);
+    request.text(IPSET_ATTR_SETNAME, name.as_str());
+    request
+}
+
+/// The request to empty a set.
+pub(super) fn flush(name: SetName) -> Request {
+    named(IPSET_CMD_FLUSH, name)
+}
+
+/// The request to exchange two sets.
+pub(super) fn swap(one: SetName, other: SetName) -> Request {
+    let mut request = named(IPSET_CMD_SWAP, one);
+    request.text(IPSET_ATTR_SETNAME2, other.as_str());
+    request
+}
+
+/// The question for the sets, or for one, without entries.
+pub(super) fn list_headers(name: Option<SetName>) -> Request {
+    let mut request = name.map_or_else(|| new(IPSET_CMD_LIST, 0), |name| named(IPSET_CMD_LIST, name));
+    request.attribute(IPSET_ATTR_FLAGS | NLA_F_NET_BYTEORDER, &IPSET_FLAG_LIST_HEADER.to_be_bytes());
+    request
+}
+
+/// The question for a set with its entries.
+pub(super) fn list(name: SetName) -> Request {
+    named(IPSET_CMD_LIST, name)
+}
+
+/// The request to change entries of a set, in their order; the kernel stops at the first that fails.
+pub(super) fn change(verb: Verb, name: SetName, entries: impl Iterator<Item = Entry>) -> Request {
+    let (command, flags) = match verb {
+        Verb::Add => (IPSET_CMD_ADD, 0),
+        Verb::AddNew => (IPSET_CMD_ADD, NLM_F_EXCL),
+        Verb::Delete => (IPSET_CMD_DEL, NLM_F_EXCL),
+    };
+    let mut request = new(command, flags);
+    request.text(IPSET_ATTR_SETNAME, name.as_str());
+    // Where the kernel puts the number of the entry that fails.
+    request.attribute(IPSET_ATTR_LINENO, &[0; 4]);
+    request.nested(IPSET_ATTR_ADT, |all| {
+        // The kernel takes line 0 for none.
+        for (line, entry) in (1_u32..).zip(entries) {
+            all.nested(IPSET_ATTR_DATA, |data| {
+                put_entry(data, &entry);
+                data.attribute(IPSET_ATTR_LINENO, &line.to_ne_bytes());
+            });
+        }
+    });
+    request
+}
+
+/// Which entry of a request failed: `shown` is what the kernel shows of the request.
+pub(super) fn failed_entry(shown: &[u8]) -> Option<usize> {
+    let attributes = Attributes::new(shown.get(HEADER..)?);
+    let line = u32::from_ne_bytes(attributes.find_array(IPSET_ATTR_LINENO)?);
+    usize::try_from(line.checked_sub(1)?).ok()
+}
+
+fn put_ip(data: &mut Request, kind: u16, ip: IpAddr) {
+    data.nested(kind, |nest| {
+        match ip {
+            IpAddr::V4(ip) => nest.attribute(IPSET_ATTR_IPADDR_IPV4 | NLA_F_NET_BYTEORDER, &ip.octets()),
+            IpAddr::V6(ip) => nest.attribute(IPSET_ATTR_IPADDR_IPV6 | NLA_F_NET_BYTEORDER, &ip.octets()),
+        };
+    });
+}
+
+fn put_place(data: &mut Request, place: &Place) {
+    put_ip(data, IPSET_ATTR_IP, place.ip);
+    data.attribute(IPSET_ATTR_PROTO, &[place.protocol]);
+    data.attribute(IPSET_ATTR_PORT | NLA_F_NET_BYTEORDER, &place.port.to_be_bytes());
+}
+
+fn put_entry(data: &mut Request, entry: &Entry) {
+    match entry {
+        Entry::IpPort(place) => put_place(data, place),
+        Entry::IpPortIp(place, other) => {
+            put_place(data, place);
+            put_ip(data, IPSET_ATTR_IP2, *other);
+        }
+        Entry::IpPortNet(place, net) => {
+            put_place(data, place);
+            put_ip(data, IPSET_ATTR_IP2, net.network());
+            data.attribute(IPSET_ATTR_CIDR2, &[net.prefix_len()]);
+        }
+        Entry::Ip(ip) => put_ip(data, IPSET_ATTR_IP, *ip),
+        Entry::Port(port) => {
+            data.attribute(IPSET_ATTR_PORT | NLA_F_NET_BYTEORDER, &port.to_be_bytes());
+        }
+    }
+}
+
+fn text<'a>(attributes: Attributes<'a>, kind: u16) -> Option<&'a str> {
+    std::str::from_utf8(attributes.find(kind)?).ok().map(|text| text.trim_end_matches('\0'))
+}
+
+fn number(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
+    attributes.find_array(kind).map(u32::from_be_bytes)
+}
+
+fn port(attributes: Attributes<'_>, kind: u16) -> Option<u16> {
+    attributes.find_array(kind).map(u16::from_be_bytes)
+}
+
+/// The set that a message of a list begins; none if it goes on with the entries of the last one.
+pub(super) fn found(message: Attributes<'_>) -> Option<FoundSet> {
+    let name = SetName::parse(text(message, IPSET_ATTR_SETNAME)?)?;
+    let type_name = text(message, IPSET_ATTR_TYPENAME)?;
+    let family = message.find_array(IPSET_ATTR_FAMILY).and_then(|[family]| IpFamily::of_nfproto(family));
+    let data = message.nest(IPSET_ATTR_DATA)?;
+    let set = set(name, SetType::parse(type_name), family, data);
+    let described = match (&set, family) {
+        (Some(set), _) => super::described(set),
+        (None, Some(family)) => format!("{type_name} family {}", family.ipset()),
+        (None, None) => type_name.to_owned(),
+    };
+    let references = number(data, IPSET_ATTR_REFERENCES).unwrap_or_default();
+    Some(FoundSet { name, set, described, references, entries: number(data, IPSET_ATTR_ELEMENTS) })
+}
+
+/// The set as one of ours, if it is such a one.
+fn set(name: SetName, set_type: Option<SetType>, family: Option<IpFamily>, data: Attributes<'_>) -> Option<Set> {
+    let set_type = set_type?;
+    if set_type == SetType::BitmapPort {
+        let range = (port(data, IPSET_ATTR_PORT)?, port(data, IPSET_ATTR_PORT_TO)?);
+        // The family of ports makes no difference.
+        return (range == (0, u16::MAX)).then(|| Set::new(name, set_type, family.unwrap_or(IpFamily::V4)));
+    }
+    Some(Set { max_entries: number(data, IPSET_ATTR_MAXELEM)?, ..Set::new(name, set_type, family?) })
+}
+
+/// The entries in a message of a list of a set of this type; those that are none of ours are left out.
+pub(super) fn entries<'a>(message: Attributes<'a>, set_type: SetType) -> impl Iterator<Item = Entry> + 'a {
+    let all = message.nest(IPSET_ATTR_ADT).unwrap_or(Attributes::new(&[]));
+    let data = all.filter(|(kind, _)| *kind == IPSET_ATTR_DATA).map(|(_, value)| Attributes::new(value));
+    data.filter_map(move |data| entry(data, set_type))
+}
+
+fn entry(data: Attributes<'_>, set_type: SetType) -> Option<Entry> {
+    match set_type {
+        SetType::HashIpPort => Some(Entry::IpPort(place(data)?)),
+        SetType::HashIpPortIp => Some(Entry::IpPortIp(place(data)?, ip(data, IPSET_ATTR_IP2)?)),
+        SetType::HashIpPortNet => {
+            let address = ip(data, IPSET_ATTR_IP2)?;
+            let whole = if address.is_ipv4() { 32 } else { 128 };
+            let prefix = data.find_array(IPSET_ATTR_CIDR2).map_or(whole, |[prefix]| prefix);
+            Some(Entry::IpPortNet(place(data)?, IpNet::new(address, prefix).ok()?))
+        }
+        SetType::HashIp => ip(data, IPSET_ATTR_IP).map(Entry::Ip),
+        SetType::BitmapPort => port(data, IPSET_ATTR_PORT).map(Entry::Port),
+    }
+}
+
+fn place(data: Attributes<'_>) -> Option<Place> {
+    let [protocol] = data.find_array(IPSET_ATTR_PROTO)?;
+    Some(Place { ip: ip(data, IPSET_ATTR_IP)?, protocol, port: port(data, IPSET_ATTR_PORT)? })
+}
+
+fn ip(data: Attributes<'_>, kind: u16) -> Option<IpAddr> {
+    let nest = data.nest(kind)?;
+    let v4 = nest.find_array::<4>(IPSET_ATTR_IPADDR_IPV4).map(IpAddr::from);
+    v4.or_else(|| nest.find_array::<16>(IPSET_ATTR_IPADDR_IPV6).map(IpAddr::from))
+}
+
+#[cfg(test)]
+mod tests;

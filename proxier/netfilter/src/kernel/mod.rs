@@ -1,0 +1,43 @@
+//! Reads and writes the values of this crate: over netlink, in `/proc` and through the iptables programs.
+//!
+//! The only module with side effects. Each subsystem is a trait with the running kernel as one implementation
+//! (`System…`) and a fake as the other (feature `testing`).
+
+mod address_watch;
+mod command;
+pub mod conntrack;
+pub mod descriptors;
+mod flavour;
+mod flows;
+pub mod host;
+pub mod ipset;
+pub mod iptables;
+pub mod ipvs;
+mod legacy;
+pub mod link;
+pub mod memory;
+mod netlink;
+pub mod netns;
+mod nfacct;
+pub mod nftables;
+pub mod node;
+mod recent;
+mod rules;
+mod turns;
+
+pub use address_watch::{AddressWatch, SystemAddressWatch};
+pub use conntrack::{ConntrackTable, Deleted, SystemConntrack};
+pub use flavour::{Choice, Flavour, choose as choose_flavour};
+pub use flows::{LiveFlow, each_flow};
+pub use host::{Host, SystemHost, cpu_time, cpus, ignored_signals, kernel_release, set_oom_score};
+pub use ipset::{IpSetError, IpSets, SetOperation, SystemIpSets};
+pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError};
+pub use ipvs::{IpvsError, IpvsTable, Operation, SystemIpvs};
+pub use legacy::{TableSize, table_size};
+pub use link::{AddressOperation, DeviceName, LinkError, Links, SystemLinks};
+pub use netlink::traffic::{Traffic, traffic};
+pub use nfacct::packet_counters;
+pub use nftables::{NftReader, NftTables, SystemNftables, delete_table, has_chain, has_table};
+pub use recent::last_seen;
+pub use rules::RuleReader;
+pub use turns::{Preemption, SyncTurn, Turns};

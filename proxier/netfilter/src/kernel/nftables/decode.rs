@@ -1,0 +1,214 @@
+//! What the kernel's dumps hold.
+//!
+//! In: attributes. Out: chains, rules, sets and elements, as far as they make sense. Must not know: how they were asked
+//! for.
+
+use std::collections::BTreeMap;
+
+use super::encode::{self, *};
+use super::expression::{NFTA_LIST_ELEM, read_list, read_value, read_verdict, text};
+use crate::kernel::netlink::Attributes;
+use crate::nft::{Base, Chain, Element, Expression, Hook, Kind, Name, Rule, Set, Value};
+
+/// A rule as the kernel holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRule {
+    /// The kernel's number for it.
+    pub handle: u64,
+    /// Its instructions.
+    pub expressions: Vec<Expression>,
+    /// Its comment.
+    pub comment: Option<Name>,
+}
+
+impl ReadRule {
+    /// Whether it is this rule.
+    #[must_use]
+    pub fn is(&self, rule: &Rule) -> bool {
+        self.comment == rule.comment && self.expressions == rule.expressions()
+    }
+}
+
+/// A set as the kernel holds it, without its elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadSet {
+    flags: u32,
+    key: (u32, usize),
+    value: Option<(u32, usize)>,
+    size: Option<u32>,
+    notes: Vec<u8>,
+}
+
+impl ReadSet {
+    /// What the kernel holds of this set.
+    #[must_use]
+    pub fn of(set: &Set) -> Self {
+        let value = |fields: &Vec<_>| match set.is_verdict_map() {
+            true => (VERDICTS, 0),
+            false => (encode::type_of(fields), Set::length(fields)),
+        };
+        Self {
+            flags: encode::set_flags(set),
+            key: (encode::type_of(&set.key), Set::length(&set.key)),
+            value: set.value.as_ref().map(value),
+            size: set.size,
+            notes: encode::set_notes(set),
+        }
+    }
+
+    /// Whether it belongs to a rule, and goes with it.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        self.flags & NFT_SET_ANONYMOUS != 0
+    }
+
+    /// Whether it is a map.
+    #[must_use]
+    pub fn is_map(&self) -> bool {
+        self.value.is_some()
+    }
+}
+
+/// What is in a table, but for the elements of its sets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadTable {
+    /// `comment`
+    pub comment: Option<Name>,
+    /// `flags dormant`: no packet comes by its chains.
+    pub dormant: bool,
+    /// How many objects it has besides chains and sets: named counters, flow tables and the like.
+    pub others: usize,
+    /// Chains and their rules, in order.
+    pub chains: BTreeMap<Name, (Chain, Vec<ReadRule>)>,
+    /// Sets and maps.
+    pub sets: BTreeMap<Name, ReadSet>,
+    /// How many elements these have, where the kernel tells: since 6.18.
+    pub counts: BTreeMap<Name, usize>,
+}
+
+pub(super) fn name(attributes: Attributes<'_>, kind: u16) -> Option<Name> {
+    attributes.find(kind).and_then(text).map(Into::into)
+}
+
+/// Whether this is about that table.
+pub(super) fn is_of(attributes: Attributes<'_>, table: &str) -> bool {
+    attributes.find(TABLE).and_then(text) == Some(table)
+}
+
+/// A text among nft's own notes.
+pub(super) fn comment(attributes: Attributes<'_>, kind: u16, number: u8) -> Option<Name> {
+    let mut notes = attributes.find(kind)?;
+    while let [found, length, rest @ ..] = notes {
+        let (value, rest) = rest.split_at_checked(usize::from(*length))?;
+        if *found == number {
+            return text(value).map(Into::into);
+        }
+        notes = rest;
+    }
+    None
+}
+
+/// A table's comment.
+pub(super) fn table_comment(attributes: Attributes<'_>) -> Option<Name> {
+    comment(attributes, NFTA_TABLE_USERDATA, NOTE_COMMENT)
+}
+
+/// A table without what is in it; [`ReadTable::others`] counts all of that.
+pub(super) fn table(attributes: Attributes<'_>) -> ReadTable {
+    let u32 = |kind| attributes.find_array(kind).map_or(0, u32::from_be_bytes);
+    ReadTable {
+        comment: table_comment(attributes),
+        dormant: u32(NFTA_TABLE_FLAGS) & NFT_TABLE_F_DORMANT != 0,
+        others: usize::try_from(u32(NFTA_TABLE_USE)).unwrap_or(usize::MAX),
+        ..ReadTable::default()
+    }
+}
+
+/// A chain.
+pub(super) fn chain(attributes: Attributes<'_>) -> Option<Chain> {
+    let base = attributes.nest(NFTA_CHAIN_HOOK).map(|hook| {
+        let number = u32::from_be_bytes(hook.find_array(NFTA_HOOK_HOOKNUM)?);
+        let kind = attributes.find(NFTA_CHAIN_TYPE).and_then(text)?;
+        Some(Base {
+            kind: Kind::ALL.into_iter().find(|known| known.name() == kind)?,
+            hook: Hook::ALL.into_iter().find(|hook| *hook as u32 == number)?,
+            priority: i32::from_be_bytes(hook.find_array(NFTA_HOOK_PRIORITY)?),
+            drop: attributes.find_array(NFTA_CHAIN_POLICY).map(u32::from_be_bytes) == Some(0),
+        })
+    });
+    Some(Chain {
+        name: name(attributes, NFTA_CHAIN_NAME)?,
+        // A base chain that cannot be one of ours is like none.
+        base: base.flatten(),
+        comment: comment(attributes, NFTA_CHAIN_USERDATA, NOTE_COMMENT),
+    })
+}
+
+/// A rule, after the name of its chain.
+pub(super) fn rule(attributes: Attributes<'_>) -> Option<(Name, ReadRule)> {
+    let rule = ReadRule {
+        handle: u64::from_be_bytes(attributes.find_array(NFTA_RULE_HANDLE)?),
+        expressions: attributes.nest(NFTA_RULE_EXPRESSIONS).map(read_list).unwrap_or_default(),
+        comment: comment(attributes, NFTA_RULE_USERDATA, NOTE_COMMENT),
+    };
+    Some((name(attributes, NFTA_RULE_CHAIN)?, rule))
+}
+
+/// A set, after its name.
+pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, ReadSet)> {
+    let u32 = |kind| attributes.find_array(kind).map(u32::from_be_bytes);
+    let length = |kind| u32(kind).and_then(|length| usize::try_from(length).ok());
+    let flags = u32(NFTA_SET_FLAGS).unwrap_or(0);
+    let value = (flags & NFT_SET_MAP != 0).then(|| {
+        let kind = u32(NFTA_SET_DATA_TYPE).unwrap_or(0);
+        (kind, if kind == VERDICTS { 0 } else { length(NFTA_SET_DATA_LEN).unwrap_or(0) })
+    });
+    let set = ReadSet {
+        flags,
+        key: (u32(NFTA_SET_KEY_TYPE).unwrap_or(0), length(NFTA_SET_KEY_LEN)?),
+        value,
+        size: attributes.nest(NFTA_SET_DESC).and_then(|d| d.find_array(NFTA_SET_DESC_SIZE)).map(u32::from_be_bytes),
+        notes: attributes.find(NFTA_SET_USERDATA).unwrap_or_default().to_vec(),
+    };
+    Some((name(attributes, NFTA_SET_NAME)?, set))
+}
+
+/// How many elements a set has, after its name.
+pub(super) fn count(attributes: Attributes<'_>) -> Option<(Name, usize)> {
+    let count = u32::from_be_bytes(attributes.find_array(NFTA_SET_COUNT)?);
+    Some((name(attributes, NFTA_SET_NAME)?, usize::try_from(count).ok()?))
+}
+
+/// The elements of one message of a dump.
+pub(super) fn elements(attributes: Attributes<'_>) -> impl Iterator<Item = Element> {
+    element_items(attributes).filter_map(element)
+}
+
+/// Their attributes.
+pub(super) fn element_items(attributes: Attributes<'_>) -> impl Iterator<Item = Attributes<'_>> {
+    let list = attributes.nest(NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or(Attributes::new(&[]));
+    list.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).map(|(_, item)| Attributes::new(item))
+}
+
+/// What a map has for an element.
+pub(super) fn element_value(item: Attributes<'_>) -> Option<Value> {
+    let data = item.nest(NFTA_SET_ELEM_DATA)?;
+    let verdict = || read_verdict(data).map(Value::Verdict);
+    read_value(data).map(|value| Value::Data(value.into())).or_else(verdict)
+}
+
+fn element(item: Attributes<'_>) -> Option<Element> {
+    let bytes = |kind| item.nest(kind).and_then(read_value).map(Into::into);
+    let timeout = item.find_array(NFTA_SET_ELEM_TIMEOUT).map(u64::from_be_bytes);
+    Some(Element {
+        key: bytes(NFTA_SET_ELEM_KEY)?,
+        end: bytes(NFTA_SET_ELEM_KEY_END),
+        value: element_value(item),
+        comment: comment(item, NFTA_SET_ELEM_USERDATA, NOTE_COMMENT),
+        timeout: timeout.map(|milliseconds| u32::try_from(milliseconds / 1000).unwrap_or(u32::MAX)),
+    })
+}
+
+#[cfg(test)]
+#[path = "decode_tests.rs"]
+mod tests;

@@ -1,0 +1,324 @@
+//! Operations as netlink requests.
+//!
+//! In: a table and operations on it. Out: requests, and which operation each belongs to.
+//! Must not know: how they are sent.
+
+use super::expression::{self, NFTA_LIST_ELEM};
+use crate::kernel::netlink::{NLM_F_APPEND, NLM_F_CREATE, Request, nfgenmsg, nfnetlink};
+use crate::nft::{Base, Bytes, Chain, Element, Field, Operation, Rule, Set, Table, Value};
+
+pub(super) const NFNL_SUBSYS_NFTABLES: u8 = 10;
+pub(super) const NFT_MSG_NEWTABLE: u8 = 0;
+pub(super) const NFT_MSG_GETTABLE: u8 = 1;
+const NFT_MSG_DELTABLE: u8 = 2;
+pub(super) const NFT_MSG_NEWCHAIN: u8 = 3;
+pub(super) const NFT_MSG_GETCHAIN: u8 = 4;
+const NFT_MSG_DELCHAIN: u8 = 5;
+pub(super) const NFT_MSG_NEWRULE: u8 = 6;
+pub(super) const NFT_MSG_GETRULE: u8 = 7;
+const NFT_MSG_DELRULE: u8 = 8;
+pub(super) const NFT_MSG_NEWSET: u8 = 9;
+pub(super) const NFT_MSG_GETSET: u8 = 10;
+const NFT_MSG_DELSET: u8 = 11;
+pub(super) const NFT_MSG_NEWSETELEM: u8 = 12;
+pub(super) const NFT_MSG_GETSETELEM: u8 = 13;
+const NFT_MSG_DELSETELEM: u8 = 14;
+pub(super) const NFT_MSG_GETGEN: u8 = 16;
+const NFT_MSG_NEWOBJ: u8 = 18;
+const NFT_MSG_DELOBJ: u8 = 20;
+const NFT_OBJECT_COUNTER: u32 = 1;
+
+/// The attribute that names the table is the first of all requests.
+pub(super) const TABLE: u16 = 1;
+pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
+pub(super) const NFTA_TABLE_USE: u16 = 3;
+pub(super) const NFTA_TABLE_HANDLE: u16 = 4;
+pub(super) const NFTA_TABLE_USERDATA: u16 = 6;
+pub(super) const NFTA_CHAIN_HANDLE: u16 = 2;
+pub(super) const NFTA_CHAIN_NAME: u16 = 3;
+pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
+pub(super) const NFTA_CHAIN_POLICY: u16 = 5;
+pub(super) const NFTA_CHAIN_TYPE: u16 = 7;
+pub(super) const NFTA_CHAIN_USERDATA: u16 = 12;
+pub(super) const NFTA_HOOK_HOOKNUM: u16 = 1;
+pub(super) const NFTA_HOOK_PRIORITY: u16 = 2;
+pub(super) const NFTA_RULE_CHAIN: u16 = 2;
+pub(super) const NFTA_RULE_HANDLE: u16 = 3;
+pub(super) const NFTA_RULE_EXPRESSIONS: u16 = 4;
+pub(super) const NFTA_RULE_USERDATA: u16 = 7;
+pub(super) const NFTA_SET_NAME: u16 = 2;
+pub(super) const NFTA_SET_FLAGS: u16 = 3;
+pub(super) const NFTA_SET_KEY_TYPE: u16 = 4;
+pub(super) const NFTA_SET_KEY_LEN: u16 = 5;
+pub(super) const NFTA_SET_DATA_TYPE: u16 = 6;
+pub(super) const NFTA_SET_DATA_LEN: u16 = 7;
+pub(super) const NFTA_SET_DESC: u16 = 9;
+const NFTA_SET_ID: u16 = 10;
+pub(super) const NFTA_SET_TIMEOUT: u16 = 11;
+pub(super) const NFTA_SET_USERDATA: u16 = 13;
+pub(super) const NFTA_SET_COUNT: u16 = 20;
+pub(super) const NFTA_SET_DESC_SIZE: u16 = 1;
+pub(super) const NFTA_SET_DESC_CONCAT: u16 = 2;
+pub(super) const NFTA_SET_FIELD_LEN: u16 = 1;
+pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
+pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
+pub(super) const NFTA_SET_ELEM_FLAGS: u16 = 3;
+pub(super) const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
+pub(super) const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
+pub(super) const NFTA_SET_ELEM_USERDATA: u16 = 6;
+pub(super) const NFTA_SET_ELEM_EXPR: u16 = 7;
+pub(super) const NFTA_SET_ELEM_KEY_END: u16 = 10;
+pub(super) const NFTA_SET_ELEM_EXPRESSIONS: u16 = 11;
+pub(super) const NFTA_DATA_VALUE: u16 = 1;
+
+pub(super) const NFT_TABLE_F_DORMANT: u32 = 1;
+pub(super) const NFT_SET_ANONYMOUS: u32 = 0x1;
+pub(super) const NFT_SET_INTERVAL: u32 = 0x4;
+pub(super) const NFT_SET_MAP: u32 = 0x8;
+pub(super) const NFT_SET_TIMEOUT: u32 = 0x10;
+pub(super) const NFT_SET_EVAL: u32 = 0x20;
+pub(super) const NFT_SET_CONCAT: u32 = 0x80;
+/// `NFT_DATA_VERDICT`
+pub(super) const VERDICTS: u32 = 0xffff_ff00;
+
+/// nft's own notes, which the kernel keeps: a comment has number 0, but for sets.
+pub(super) const NOTE_COMMENT: u8 = 0;
+pub(super) const NOTE_SET_COMMENT: u8 = 7;
+const NOTE_KEY_BYTEORDER: u8 = 0;
+const NOTE_VALUE_BYTEORDER: u8 = 1;
+const NOTE_KEY_TYPEOF: u8 = 3;
+const NOTE_VALUE_TYPEOF: u8 = 4;
+/// nft's number for an expression that is several others side by side.
+const CONCATENATION: u32 = 13;
+/// And for one that is a verdict.
+const VERDICT: u32 = 1;
+
+/// Of the 65,535 bytes that a list of elements may have, these are left for what is in the first that is one too many.
+const LIST_ROOM: usize = 65_000;
+
+/// A request without attributes but the table's name.
+pub(super) fn request(table: &Table, message: u8, flags: u16) -> Request {
+    let kind = nfnetlink(NFNL_SUBSYS_NFTABLES, message);
+    let mut request = Request::new(kind, flags, &nfgenmsg(table.family.nfproto()));
+    request.text(TABLE, &table.name);
+    request
+}
+
+/// Asks for the elements of these keys, up to the first that is not there.
+pub(super) fn lookup(table: &Table, set: &Set, keys: &[Bytes]) -> Request {
+    let mut request = named(request(table, NFT_MSG_GETSETELEM, 0), NFTA_SET_ELEM_LIST_SET, &set.name);
+    request.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+        for key in keys {
+            list.nested(NFTA_LIST_ELEM, |item| write_bytes(item, NFTA_SET_ELEM_KEY, key));
+        }
+    });
+    request
+}
+
+/// The requests of an operation, each told with the index of its first element.
+pub(super) fn requests(table: &Table, operation: &Operation, id: u32, mut emit: impl FnMut(Request, usize)) {
+    let new = |message| request(table, message, NLM_F_CREATE);
+    let old = |message| request(table, message, 0);
+    let request = match operation {
+        Operation::AddTable { comment } => {
+            let mut request = new(NFT_MSG_NEWTABLE);
+            note(&mut request, NFTA_TABLE_USERDATA, NOTE_COMMENT, comment.as_deref());
+            request
+        }
+        Operation::DeleteTable => old(NFT_MSG_DELTABLE),
+        Operation::AddChain(chain) => add_chain(new(NFT_MSG_NEWCHAIN), chain),
+        Operation::DeleteChain(name) => named(old(NFT_MSG_DELCHAIN), NFTA_CHAIN_NAME, name),
+        Operation::FlushChain(name) => named(old(NFT_MSG_DELRULE), NFTA_RULE_CHAIN, name),
+        Operation::AddRule { chain, rule } => {
+            let request = self::request(table, NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
+            add_rule(named(request, NFTA_RULE_CHAIN, chain), rule)
+        }
+        Operation::AddSet(set) => add_set(named(new(NFT_MSG_NEWSET), NFTA_SET_NAME, &set.name), set, id),
+        Operation::DeleteSet(set) => named(old(NFT_MSG_DELSET), NFTA_SET_NAME, &set.name),
+        Operation::FlushSet(set) => named(old(NFT_MSG_DELSETELEM), NFTA_SET_ELEM_LIST_SET, &set.name),
+        Operation::AddElements(set, elements) => {
+            return list(elements, true, || named(new(NFT_MSG_NEWSETELEM), NFTA_SET_ELEM_LIST_SET, &set.name), emit);
+        }
+        Operation::DeleteElements(set, elements) => {
+            return list(elements, false, || named(old(NFT_MSG_DELSETELEM), NFTA_SET_ELEM_LIST_SET, &set.name), emit);
+        }
+        Operation::AddCounter(name) => {
+            let mut request = named(new(NFT_MSG_NEWOBJ), 2, name);
+            request.attribute(3, &NFT_OBJECT_COUNTER.to_be_bytes()).nested(4, |_| ());
+            request
+        }
+        Operation::DeleteCounter(name) => {
+            let mut request = named(old(NFT_MSG_DELOBJ), 2, name);
+            request.attribute(3, &NFT_OBJECT_COUNTER.to_be_bytes());
+            request
+        }
+    };
+    emit(request, 0);
+}
+
+fn named(mut request: Request, kind: u16, name: &str) -> Request {
+    request.text(kind, name);
+    request
+}
+
+/// Adds one of nft's own notes that is a text.
+fn note(request: &mut Request, kind: u16, number: u8, text: Option<&str>) {
+    if let Some(text) = text {
+        request.attribute(kind, &entry(number, &[text.as_bytes(), &[0]].concat()));
+    }
+}
+
+/// An entry of nft's own notes: number, length, value.
+fn entry(number: u8, value: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(value.len()).unwrap_or(u8::MAX);
+    [&[number, length], &value[..usize::from(length)]].concat()
+}
+
+fn add_chain(mut request: Request, chain: &Chain) -> Request {
+    request.text(NFTA_CHAIN_NAME, &chain.name);
+    if let Some(Base { kind, hook, priority, drop }) = &chain.base {
+        request.nested(NFTA_CHAIN_HOOK, |nest| {
+            nest.attribute(NFTA_HOOK_HOOKNUM, &(*hook as u32).to_be_bytes());
+            nest.attribute(NFTA_HOOK_PRIORITY, &priority.to_be_bytes());
+        });
+        request.attribute(NFTA_CHAIN_POLICY, &u32::from(!drop).to_be_bytes());
+        request.text(NFTA_CHAIN_TYPE, kind.name());
+    }
+    note(&mut request, NFTA_CHAIN_USERDATA, NOTE_COMMENT, chain.comment.as_deref());
+    request
+}
+
+fn add_rule(mut request: Request, rule: &Rule) -> Request {
+    request.nested(NFTA_RULE_EXPRESSIONS, |list| {
+        rule.expressions().iter().for_each(|expression| expression::write(list, expression));
+    });
+    note(&mut request, NFTA_RULE_USERDATA, NOTE_COMMENT, rule.comment.as_deref());
+    request
+}
+
+/// `NFT_SET_*` of a set.
+pub(super) fn set_flags(set: &Set) -> u32 {
+    let concatenated = set.interval && set.key.len() > 1;
+    let flags = [
+        (set.interval, NFT_SET_INTERVAL),
+        (set.value.is_some(), NFT_SET_MAP),
+        (set.dynamic, NFT_SET_TIMEOUT | NFT_SET_EVAL),
+        (concatenated, NFT_SET_CONCAT),
+    ];
+    flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum()
+}
+
+/// nft packs the types of a key's fields into one number, six bits each.
+pub(super) fn type_of(fields: &[Field]) -> u32 {
+    fields.iter().fold(0, |number, field| number << 6 | field.type_number())
+}
+
+fn add_set(mut request: Request, set: &Set, id: u32) -> Request {
+    let u32 = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes();
+    request.attribute(NFTA_SET_FLAGS, &set_flags(set).to_be_bytes());
+    request.attribute(NFTA_SET_KEY_TYPE, &type_of(&set.key).to_be_bytes());
+    request.attribute(NFTA_SET_KEY_LEN, &u32(Set::length(&set.key)));
+    if let Some(value) = &set.value {
+        let kind = if set.is_verdict_map() { VERDICTS } else { type_of(value) };
+        request.attribute(NFTA_SET_DATA_TYPE, &kind.to_be_bytes());
+        if !set.is_verdict_map() {
+            request.attribute(NFTA_SET_DATA_LEN, &u32(Set::length(value)));
+        }
+    }
+    let concatenated = set_flags(set) & NFT_SET_CONCAT != 0;
+    if set.size.is_some() || concatenated {
+        request.nested(NFTA_SET_DESC, |description| {
+            if let Some(size) = set.size {
+                description.attribute(NFTA_SET_DESC_SIZE, &size.to_be_bytes());
+            }
+            if concatenated {
+                description.nested(NFTA_SET_DESC_CONCAT, |fields| {
+                    for field in &set.key {
+                        fields
+                            .nested(NFTA_LIST_ELEM, |item| _ = item.attribute(NFTA_SET_FIELD_LEN, &u32(field.width())));
+                    }
+                });
+            }
+        });
+    }
+    request.attribute(NFTA_SET_ID, &id.to_be_bytes());
+    request.attribute(NFTA_SET_USERDATA, &set_notes(set));
+    request
+}
+
+/// What nft has to know to print the elements.
+pub(super) fn set_notes(set: &Set) -> Vec<u8> {
+    // 0: each field has an order of its own.
+    let order = 0_u32.to_ne_bytes();
+    let mut notes = entry(NOTE_KEY_BYTEORDER, &order);
+    if set.value.is_some() {
+        notes.extend(entry(NOTE_VALUE_BYTEORDER, &order));
+    }
+    if set.by_example() {
+        notes.extend(entry(NOTE_KEY_TYPEOF, &example(&set.key)));
+        if let Some(value) = &set.value {
+            let verdict = || [entry(0, &VERDICT.to_ne_bytes()), entry(1, &[])].concat();
+            notes.extend(entry(NOTE_VALUE_TYPEOF, &if value.is_empty() { verdict() } else { example(value) }));
+        }
+    }
+    if let Some(comment) = &set.comment {
+        notes.extend(entry(NOTE_SET_COMMENT, &[comment.as_bytes(), &[0]].concat()));
+    }
+    notes
+}
+
+fn example(fields: &[Field]) -> Vec<u8> {
+    let described = |field: &Field| {
+        let (kind, numbers) = field.description();
+        let numbers = numbers.iter().zip(0_u8..).flat_map(|(number, at)| entry(at, &number.to_ne_bytes()));
+        let numbers: Vec<u8> = numbers.collect();
+        [entry(0, &kind.to_ne_bytes()), entry(1, &numbers)].concat()
+    };
+    match fields {
+        [only] => described(only),
+        _ => {
+            let parts: Vec<u8> =
+                fields.iter().zip(0_u8..).flat_map(|(field, at)| entry(at, &described(field))).collect();
+            [entry(0, &CONCATENATION.to_ne_bytes()), entry(1, &parts)].concat()
+        }
+    }
+}
+
+fn list(elements: &[Element], whole: bool, new: impl Fn() -> Request, mut emit: impl FnMut(Request, usize)) {
+    let mut rest = elements.iter().enumerate().peekable();
+    while let Some((first, _)) = rest.peek().copied() {
+        let mut request = new();
+        request.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+            let start = list.size();
+            while let Some((_, element)) = rest.next_if(|_| list.size() - start < LIST_ROOM) {
+                list.nested(NFTA_LIST_ELEM, |item| write_element(item, element, whole));
+            }
+        });
+        emit(request, first);
+    }
+}
+
+fn write_bytes(item: &mut Request, kind: u16, bytes: &[u8]) {
+    item.nested(kind, |data| _ = data.attribute(NFTA_DATA_VALUE, bytes));
+}
+
+fn write_element(item: &mut Request, element: &Element, whole: bool) {
+    write_bytes(item, NFTA_SET_ELEM_KEY, &element.key);
+    if let Some(end) = &element.end {
+        write_bytes(item, NFTA_SET_ELEM_KEY_END, end);
+    }
+    if !whole {
+        return;
+    }
+    match &element.value {
+        Some(Value::Verdict(verdict)) => expression::write_verdict(item, NFTA_SET_ELEM_DATA, verdict),
+        Some(Value::Data(bytes)) => write_bytes(item, NFTA_SET_ELEM_DATA, bytes),
+        None => {}
+    }
+    if let Some(seconds) = element.timeout {
+        item.attribute(NFTA_SET_ELEM_TIMEOUT, &(u64::from(seconds) * 1000).to_be_bytes());
+    }
+    note(item, NFTA_SET_ELEM_USERDATA, NOTE_COMMENT, element.comment.as_deref());
+}

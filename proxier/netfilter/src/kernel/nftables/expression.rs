@@ -1,0 +1,435 @@
+//! Instructions in netlink's form, to and from the kernel.
+//!
+//! In: instructions, or the attributes that the kernel has for them. Out: the other. Must not know: rules.
+
+use super::load::{self, NFT_CT_MARK, NFT_META_MARK};
+use crate::Counters;
+use crate::kernel::netlink::{Attributes, Request};
+use crate::nft::{Expression, Order, Register, Registers, SetOperation, Translation, Verdict};
+
+pub(super) const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_DATA_VERDICT: u16 = 2;
+const NFTA_VERDICT_CODE: u16 = 1;
+const NFTA_VERDICT_CHAIN: u16 = 2;
+
+const NFT_NAT_SNAT: u32 = 0;
+const NFT_NAT_DNAT: u32 = 1;
+const NFT_REJECT_ICMP_UNREACH: u32 = 0;
+const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 0x10;
+const NFT_OBJECT_COUNTER: u32 = 1;
+/// `NFT_LOOKUP_F_INV`, `NFT_CMP_NEQ`
+const NOT: u32 = 1;
+/// `NFT_REG_VERDICT`
+const VERDICT: u32 = 0;
+
+const NF_DROP: i32 = 0;
+const NF_ACCEPT: i32 = 1;
+const NFT_CONTINUE: i32 = -1;
+const NFT_JUMP: i32 = -3;
+const NFT_GOTO: i32 = -4;
+const NFT_RETURN: i32 = -5;
+
+/// `NFT_BITWISE_LSHIFT` and `_RSHIFT`
+const SHIFTS: [(u32, bool); 2] = [(1, false), (2, true)];
+/// `NF_NAT_RANGE_PROTO_SPECIFIED` and `_MAP_IPS`: which the kernel tells from the registers.
+const NF_NAT_RANGE_GIVEN: u32 = 3;
+/// What only looks on, whatever it says.
+pub(super) const PASSIVE: [&str; 3] = ["log", "last", "flow_offload"];
+
+/// The kernel numbers registers of four words, and words that begin no such register.
+fn number(register: Register) -> u32 {
+    let word = u32::from(register.0);
+    if word.is_multiple_of(4) { 1 + word / 4 } else { 8 + word }
+}
+
+fn register(number: u32) -> Option<Register> {
+    let word = if (1..=4).contains(&number) { (number - 1) * 4 } else { number.checked_sub(8)? };
+    u8::try_from(word).ok().map(Register)
+}
+
+pub(super) trait Numbers {
+    fn u32(&mut self, kind: u16, number: u32) -> &mut Self;
+    fn register(&mut self, kind: u16, register: Register) -> &mut Self;
+    fn data(&mut self, kind: u16, value: &[u8]) -> &mut Self;
+}
+
+impl Numbers for Request {
+    fn u32(&mut self, kind: u16, number: u32) -> &mut Self {
+        self.attribute(kind, &number.to_be_bytes())
+    }
+
+    fn register(&mut self, kind: u16, register: Register) -> &mut Self {
+        self.u32(kind, number(register))
+    }
+
+    fn data(&mut self, kind: u16, value: &[u8]) -> &mut Self {
+        self.nested(kind, |data| _ = data.attribute(NFTA_DATA_VALUE, value))
+    }
+}
+
+/// Writes an instruction as an item of a list.
+pub(super) fn write(list: &mut Request, expression: &Expression) {
+    list.nested(NFTA_LIST_ELEM, |item| {
+        item.text(NFTA_EXPR_NAME, name(expression));
+        item.nested(NFTA_EXPR_DATA, |data| body(data, expression));
+    });
+}
+
+fn name(expression: &Expression) -> &str {
+    match expression {
+        Expression::Load { from, .. } => load::name(*from),
+        Expression::SetMark { .. } => "meta",
+        Expression::SetConnectionMark { .. } => "ct",
+        Expression::SetOther { of, .. } => of,
+        Expression::Bitwise { .. } | Expression::Shift { .. } => "bitwise",
+        Expression::ByteOrder { .. } => "byteorder",
+        Expression::Compare { .. } | Expression::Compared { .. } => "cmp",
+        Expression::Range { .. } => "range",
+        Expression::Hash { .. } => "hash",
+        Expression::Lookup { .. } => "lookup",
+        Expression::Dynset { .. } => "dynset",
+        Expression::Verdict(_) | Expression::Immediate { .. } => "immediate",
+        Expression::Dnat { .. } => "nat",
+        Expression::Translate { kind, .. } => match kind {
+            Translation::Source | Translation::Destination => "nat",
+            Translation::Here => "redir",
+            Translation::Masquerade => "masq",
+        },
+        Expression::Masquerade { .. } => "masq",
+        Expression::Reject { .. } | Expression::RejectWith { .. } => "reject",
+        Expression::NoTrack => "notrack",
+        Expression::Passive(name) => name,
+        Expression::Counter => "counter",
+        Expression::NamedCounter(_) => "objref",
+        Expression::Unknown(name) => name,
+    }
+}
+
+/// The attributes of each: `NFTA_BITWISE_SREG` is 1, and so on.
+fn body(data: &mut Request, expression: &Expression) {
+    match expression {
+        Expression::Load { from, width, to } => load::write(data, *from, *width, *to),
+        Expression::SetMark { from } => _ = data.u32(2, NFT_META_MARK).register(3, *from),
+        Expression::Bitwise { register, mask, xor } => {
+            let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+            data.register(1, *register).register(2, *register).u32(3, length).data(4, mask).data(5, xor);
+        }
+        Expression::SetConnectionMark { from } => _ = data.u32(2, NFT_CT_MARK).register(4, *from),
+        Expression::SetOther { of, key, from } => {
+            data.u32(2, *key).register(if *of == "ct" { 4 } else { 3 }, *from);
+        }
+        Expression::Immediate { to, value } => _ = data.register(1, *to).data(2, value),
+        Expression::Shift { register, length, right, bits } => {
+            let operation = SHIFTS.iter().find(|(_, known)| known == right).map_or(0, |(number, _)| *number);
+            data.register(1, *register).register(2, *register).u32(3, *length).u32(6, operation);
+            data.data(7, &bits.to_ne_bytes());
+        }
+        Expression::ByteOrder { register, length, size, to_network } => {
+            data.register(1, *register).register(2, *register).u32(3, u32::from(*to_network));
+            data.u32(4, *length).u32(5, *size);
+        }
+        Expression::Compared { register, order, value } => {
+            data.register(1, *register).u32(2, *order as u32).data(3, value);
+        }
+        Expression::Range { register, not, from, to } => {
+            data.register(1, *register).u32(2, u32::from(*not)).data(3, from).data(4, to);
+        }
+        Expression::Hash { of, to, modulus, offset } => {
+            if let Some((register, length)) = of {
+                data.register(1, *register).u32(3, *length);
+            }
+            data.register(2, *to).u32(4, *modulus).u32(6, *offset).u32(7, u32::from(of.is_none()));
+        }
+        Expression::Compare { register, not, value } => {
+            data.register(1, *register).u32(2, u32::from(*not)).data(3, value);
+        }
+        Expression::Lookup { set, key, to, verdict, not } => {
+            data.text(1, set).register(2, *key);
+            match to {
+                Some(to) => _ = data.register(3, *to),
+                None if *verdict => _ = data.u32(3, VERDICT),
+                None => {}
+            }
+            if *not {
+                data.u32(5, NOT);
+            }
+        }
+        Expression::Dynset { set, operation, key, timeout } => {
+            data.text(1, set).u32(3, *operation as u32).register(4, *key);
+            if *timeout > 0 {
+                data.attribute(6, &timeout.to_be_bytes());
+            }
+        }
+        Expression::Verdict(verdict) => {
+            data.u32(1, VERDICT);
+            write_verdict(data, 2, verdict);
+        }
+        Expression::Dnat { family, address, port } => {
+            data.u32(1, NFT_NAT_DNAT).u32(2, u32::from(*family)).register(3, *address).register(5, *port);
+        }
+        Expression::Masquerade { random: true } => _ = data.u32(1, NF_NAT_RANGE_PROTO_RANDOM_FULLY),
+        Expression::Translate { kind, family, address, port, flags } => {
+            translation(data, *kind, *family, [*address, *port], *flags);
+        }
+        Expression::RejectWith { kind, code } => _ = data.u32(1, *kind).attribute(2, &[*code]),
+        Expression::Masquerade { random: false }
+        | Expression::NoTrack
+        | Expression::Passive(_)
+        | Expression::Counter
+        | Expression::Unknown(_) => {}
+        Expression::Reject { code } => _ = data.u32(1, NFT_REJECT_ICMP_UNREACH).attribute(2, &[*code]),
+        Expression::NamedCounter(name) => _ = data.u32(1, NFT_OBJECT_COUNTER).text(2, name),
+    }
+}
+
+/// Where `nat`, `redir` and `masq` have the registers of ports, and flags.
+fn translation_attributes(kind: Translation) -> ([u16; 2], u16) {
+    match kind {
+        Translation::Source | Translation::Destination => ([5, 6], 7),
+        Translation::Here => ([1, 2], 3),
+        Translation::Masquerade => ([2, 3], 1),
+    }
+}
+
+fn translation(data: &mut Request, kind: Translation, family: u8, [address, port]: [Option<Registers>; 2], flags: u32) {
+    let (ports, flags_at) = translation_attributes(kind);
+    if matches!(kind, Translation::Source | Translation::Destination) {
+        let number = if kind == Translation::Source { NFT_NAT_SNAT } else { NFT_NAT_DNAT };
+        data.u32(1, number).u32(2, u32::from(family));
+        if let Some((from, to)) = address {
+            data.register(3, from).register(4, to);
+        }
+    }
+    if let Some((from, to)) = port {
+        data.register(ports[0], from).register(ports[1], to);
+    }
+    if flags != 0 {
+        data.u32(flags_at, flags);
+    }
+}
+
+/// Writes a verdict as data.
+pub(super) fn write_verdict(out: &mut Request, kind: u16, verdict: &Verdict) {
+    let code = match verdict {
+        Verdict::Drop => NF_DROP,
+        Verdict::Accept => NF_ACCEPT,
+        Verdict::Jump(_) => NFT_JUMP,
+        Verdict::Goto(_) => NFT_GOTO,
+        Verdict::Return => NFT_RETURN,
+        Verdict::Continue => NFT_CONTINUE,
+    };
+    out.nested(kind, |data| {
+        data.nested(NFTA_DATA_VERDICT, |data| {
+            data.attribute(NFTA_VERDICT_CODE, &code.to_be_bytes());
+            if let Some(chain) = verdict.chain() {
+                data.text(NFTA_VERDICT_CHAIN, chain);
+            }
+        });
+    });
+}
+
+/// Reads data that is a verdict.
+pub(super) fn read_verdict(data: Attributes<'_>) -> Option<Verdict> {
+    let verdict = data.nest(NFTA_DATA_VERDICT)?;
+    let chain = || verdict.find(NFTA_VERDICT_CHAIN).and_then(text).map(Into::into);
+    match i32::from_be_bytes(verdict.find_array(NFTA_VERDICT_CODE)?) {
+        NF_DROP => Some(Verdict::Drop),
+        NF_ACCEPT => Some(Verdict::Accept),
+        NFT_RETURN => Some(Verdict::Return),
+        NFT_CONTINUE => Some(Verdict::Continue),
+        NFT_JUMP => Some(Verdict::Jump(chain()?)),
+        NFT_GOTO => Some(Verdict::Goto(chain()?)),
+        _ => None,
+    }
+}
+
+/// Reads data that is a value.
+pub(super) fn read_value(data: Attributes<'_>) -> Option<&[u8]> {
+    data.find(NFTA_DATA_VALUE)
+}
+
+/// A text, which ends with a zero byte.
+pub(super) fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok().map(|text| text.trim_end_matches('\0'))
+}
+
+/// Reads a list of instructions. Those that are not ours are so many unknown ones.
+pub(super) fn read_list(list: Attributes<'_>) -> Vec<Expression> {
+    list.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).map(|(_, item)| read(Attributes::new(item))).collect()
+}
+
+fn read(item: Attributes<'_>) -> Expression {
+    let name = item.find(NFTA_EXPR_NAME).and_then(text).unwrap_or_default();
+    let data = item.nest(NFTA_EXPR_DATA).unwrap_or(Attributes::new(&[]));
+    read_body(name, data).unwrap_or_else(|| Expression::Unknown(name.to_owned()))
+}
+
+/// What a rule's `counter` counted.
+pub(super) fn counters(list: Attributes<'_>) -> Option<Counters> {
+    let mut items = list.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).map(|(_, item)| Attributes::new(item));
+    let counter = items.find(|item| item.find(NFTA_EXPR_NAME).and_then(text) == Some("counter"))?;
+    counter_of(counter)
+}
+
+/// What a `counter` counted: `NFTA_COUNTER_BYTES`, `NFTA_COUNTER_PACKETS`.
+pub(super) fn counter_of(item: Attributes<'_>) -> Option<Counters> {
+    let data = item.nest(NFTA_EXPR_DATA)?;
+    let number = |kind| data.find_array(kind).map(u64::from_be_bytes);
+    Some(Counters { bytes: number(1)?, packets: number(2)? })
+}
+
+/// An instruction's attributes.
+#[derive(Clone, Copy)]
+struct Body<'a>(Attributes<'a>);
+
+impl<'a> Body<'a> {
+    fn u32(self, kind: u16) -> Option<u32> {
+        self.0.find_array(kind).map(u32::from_be_bytes)
+    }
+
+    fn place(self, kind: u16) -> Option<Register> {
+        self.u32(kind).and_then(register)
+    }
+
+    fn bytes(self, kind: u16) -> Option<Vec<u8>> {
+        self.0.nest(kind).and_then(read_value).map(<[u8]>::to_vec)
+    }
+
+    fn name(self, kind: u16) -> Option<&'a str> {
+        self.0.find(kind).and_then(text)
+    }
+
+    /// Two registers, of which the second may be left out.
+    fn places(self, [from, to]: [u16; 2]) -> Option<Registers> {
+        let from = self.place(from)?;
+        Some((from, self.place(to).unwrap_or(from)))
+    }
+}
+
+fn read_body(name: &str, data: Attributes<'_>) -> Option<Expression> {
+    let body = Body(data);
+    let u32 = |kind| body.u32(kind);
+    Some(match name {
+        "meta" if u32(1).is_none() => match (u32(2)?, body.place(3)?) {
+            (NFT_META_MARK, from) => Expression::SetMark { from },
+            (key, from) => Expression::SetOther { of: "meta", key, from },
+        },
+        "ct" if u32(1).is_none() => match (u32(2)?, body.place(4)?) {
+            (NFT_CT_MARK, from) => Expression::SetConnectionMark { from },
+            (key, from) => Expression::SetOther { of: "ct", key, from },
+        },
+        "payload" | "meta" | "ct" | "fib" | "numgen" => {
+            let from = load::read(name, u32, data.find_array(3).map(|[direction]| direction))?;
+            let width = if name == "payload" { u32(4)? } else { load::width(from) };
+            Expression::Load { from, width, to: body.place(1)? }
+        }
+        "bitwise" | "byteorder" | "cmp" | "range" | "hash" => return read_arithmetic(name, body),
+        "lookup" => Expression::Lookup {
+            set: body.name(1)?.into(),
+            key: body.place(2)?,
+            to: u32(3).and_then(register),
+            verdict: u32(3) == Some(VERDICT),
+            not: u32(5).unwrap_or(0) & NOT != 0,
+        },
+        "dynset" => return read_dynset(body),
+        "immediate" if u32(1) == Some(VERDICT) => Expression::Verdict(read_verdict(data.nest(2)?)?),
+        "immediate" => Expression::Immediate { to: body.place(1)?, value: body.bytes(2)? },
+        "nat" | "redir" | "masq" => return read_translation(name, body),
+        "reject" => match (u32(1)?, data.find_array(2)) {
+            (NFT_REJECT_ICMP_UNREACH, code) => Expression::Reject { code: code?[0] },
+            (kind, code) => Expression::RejectWith { kind, code: code.map_or(0, |[code]| code) },
+        },
+        "notrack" => Expression::NoTrack,
+        "counter" => Expression::Counter,
+        "objref" if u32(1) == Some(NFT_OBJECT_COUNTER) => Expression::NamedCounter(body.name(2)?.into()),
+        name => Expression::Passive(PASSIVE.into_iter().find(|known| *known == name)?),
+    })
+}
+
+/// What changes or compares registers.
+fn read_arithmetic(name: &str, body: Body<'_>) -> Option<Expression> {
+    // They could leave their value elsewhere: nft has them work in place.
+    let in_place = || body.place(1).filter(|from| body.place(2) == Some(*from));
+    Some(match (name, body.u32(6).unwrap_or(0)) {
+        ("bitwise", 0) => Expression::Bitwise { register: in_place()?, mask: body.bytes(4)?, xor: body.bytes(5)? },
+        ("bitwise", operation) => {
+            let (_, right) = SHIFTS.into_iter().find(|(number, _)| *number == operation)?;
+            let bits = body.bytes(7)?.try_into().ok().map(u32::from_ne_bytes)?;
+            Expression::Shift { register: in_place()?, length: body.u32(3)?, right, bits }
+        }
+        ("byteorder", _) => Expression::ByteOrder {
+            register: in_place()?,
+            length: body.u32(4)?,
+            size: body.u32(5)?,
+            to_network: body.u32(3)? == 1,
+        },
+        ("cmp", _) => match (body.u32(2)?, body.place(1)?, body.bytes(3)?) {
+            (operation @ 0..=NOT, register, value) => Expression::Compare { register, not: operation == NOT, value },
+            (operation, register, value) => {
+                let order = Order::ALL.into_iter().find(|order| *order as u32 == operation)?;
+                Expression::Compared { register, order, value }
+            }
+        },
+        ("range", _) => {
+            let not = body.u32(2).filter(|operation| *operation <= NOT)? == NOT;
+            Expression::Range { register: body.place(1)?, not, from: body.bytes(3)?, to: body.bytes(4)? }
+        }
+        ("hash", offset) => Expression::Hash {
+            of: match body.u32(7).unwrap_or(0) {
+                0 => Some((body.place(1)?, body.u32(3)?)),
+                _ => None,
+            },
+            to: body.place(2)?,
+            modulus: body.u32(4)?,
+            offset,
+        },
+        _ => return None,
+    })
+}
+
+/// `NFTA_DYNSET_*`: what elements do besides being there is `NFTA_DYNSET_EXPR` or `_EXPRESSIONS`.
+fn read_dynset(body: Body<'_>) -> Option<Expression> {
+    let operation = [SetOperation::Add, SetOperation::Update, SetOperation::Delete];
+    let operation = operation.into_iter().find(|operation| body.u32(3) == Some(*operation as u32))?;
+    let counts = |item: Attributes<'_>| item.find(NFTA_EXPR_NAME).and_then(text) == Some("counter");
+    let limits = body.0.nest(7).is_some_and(|item| !counts(item))
+        || body.0.nest(10).is_some_and(|mut list| list.any(|(_, item)| !counts(Attributes::new(item))));
+    if limits || body.u32(5).is_some() {
+        return None;
+    }
+    let timeout = body.0.find_array(6).map_or(0, u64::from_be_bytes);
+    Some(Expression::Dynset { set: body.name(1)?.into(), operation, key: body.place(4)?, timeout })
+}
+
+fn read_translation(name: &str, body: Body<'_>) -> Option<Expression> {
+    let kind = match (name, body.u32(1)) {
+        ("nat", Some(NFT_NAT_SNAT)) => Translation::Source,
+        ("nat", Some(NFT_NAT_DNAT)) => Translation::Destination,
+        ("redir", _) => Translation::Here,
+        ("masq", _) => Translation::Masquerade,
+        _ => return None,
+    };
+    let (ports, flags_at) = translation_attributes(kind);
+    let (is_nat, flags) = (name == "nat", body.u32(flags_at).unwrap_or(0));
+    let family = if is_nat { u8::try_from(body.u32(2)?).ok()? } else { 0 };
+    let address = if is_nat { body.places([3, 4]) } else { None };
+    let port = body.places(ports);
+    let flags = if is_nat { flags & !NF_NAT_RANGE_GIVEN } else { flags };
+    Some(match (kind, address, port, flags) {
+        (Translation::Destination, Some((address, last)), Some((port, last_port)), 0)
+            if address == last && port == last_port =>
+        {
+            Expression::Dnat { family, address, port }
+        }
+        (Translation::Masquerade, _, None, 0) => Expression::Masquerade { random: false },
+        (Translation::Masquerade, _, None, NF_NAT_RANGE_PROTO_RANDOM_FULLY) => Expression::Masquerade { random: true },
+        _ => Expression::Translate { kind, family, address, port, flags },
+    })
+}
+
+#[cfg(test)]
+#[path = "expression_tests.rs"]
+mod tests;

@@ -1,0 +1,98 @@
+//! What dumps hold, anybody's.
+//!
+//! In: attributes. Out: tables, chains, rules, sets and elements as values to look at, as far as they make sense.
+//! Must not know: how they were asked for, or what ours look like (`decode` does).
+
+use super::decode::{self, comment, element_value, name};
+use super::encode::*;
+use super::expression::{NFTA_LIST_ELEM, counter_of, counters, read_value};
+use crate::kernel::netlink::Attributes;
+use crate::nft::Name;
+use crate::nft::held::{Chain, Element, Elements, Part, Rule, Set, Table};
+
+const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
+pub(super) const NFT_SET_ELEM_CATCHALL: u32 = 2;
+
+fn u32(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
+    attributes.find_array(kind).map(u32::from_be_bytes)
+}
+
+fn u64(attributes: Attributes<'_>, kind: u16) -> u64 {
+    attributes.find_array(kind).map_or(0, u64::from_be_bytes)
+}
+
+/// A table, after its name.
+pub(super) fn table(attributes: Attributes<'_>) -> Option<(Name, Table)> {
+    let table = Table {
+        handle: u64(attributes, NFTA_TABLE_HANDLE),
+        dormant: u32(attributes, NFTA_TABLE_FLAGS).unwrap_or(0) & NFT_TABLE_F_DORMANT != 0,
+        comment: decode::table_comment(attributes),
+        ..Table::default()
+    };
+    Some((name(attributes, TABLE)?, table))
+}
+
+/// A chain, after the names of its table and its own.
+pub(super) fn chain(attributes: Attributes<'_>) -> Option<(Name, Name, Chain)> {
+    let read = decode::chain(attributes)?;
+    let handle = u64(attributes, NFTA_CHAIN_HANDLE);
+    let chain = Chain { handle, base: read.base, comment: read.comment, rules: None };
+    Some((name(attributes, TABLE)?, read.name, chain))
+}
+
+/// A rule, after the name of its chain.
+pub(super) fn rule(attributes: Attributes<'_>) -> Option<(Name, Rule)> {
+    let (chain, read) = decode::rule(attributes)?;
+    let counters = attributes.nest(NFTA_RULE_EXPRESSIONS).and_then(counters);
+    Some((chain, Rule { handle: read.handle, expressions: read.expressions, comment: read.comment, counters }))
+}
+
+/// A set, after its name.
+pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, Set)> {
+    let length = |kind| u32(attributes, kind).and_then(|length| usize::try_from(length).ok());
+    let flags = u32(attributes, NFTA_SET_FLAGS).unwrap_or(0);
+    let description = attributes.nest(NFTA_SET_DESC);
+    let widths = description.and_then(|description| description.nest(NFTA_SET_DESC_CONCAT)).map(|fields| {
+        let width =
+            |(_, item)| u32(Attributes::new(item), NFTA_SET_FIELD_LEN).and_then(|width| usize::try_from(width).ok());
+        fields.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).filter_map(width).collect()
+    });
+    let value = (flags & NFT_SET_MAP != 0).then(|| match u32(attributes, NFTA_SET_DATA_TYPE).unwrap_or(0) {
+        VERDICTS => Vec::new(),
+        kind => Part::all(kind, length(NFTA_SET_DATA_LEN).unwrap_or(0), None),
+    });
+    let set = Set {
+        flags,
+        key: Part::all(u32(attributes, NFTA_SET_KEY_TYPE).unwrap_or(0), length(NFTA_SET_KEY_LEN)?, widths),
+        value,
+        size: description.and_then(|description| u32(description, NFTA_SET_DESC_SIZE)),
+        timeout: u64(attributes, NFTA_SET_TIMEOUT),
+        comment: comment(attributes, NFTA_SET_USERDATA, NOTE_SET_COMMENT),
+        elements: Elements::default(),
+    };
+    Some((name(attributes, NFTA_SET_NAME)?, set))
+}
+
+/// An element, and whether it only says that nothing begins there.
+pub(super) fn element(item: Attributes<'_>) -> Option<(Element, bool)> {
+    let bytes = |kind| item.nest(kind).and_then(read_value).map(Into::into);
+    let flags = u32(item, NFTA_SET_ELEM_FLAGS).unwrap_or(0);
+    let listed = || {
+        let mut list = item.nest(NFTA_SET_ELEM_EXPRESSIONS)?;
+        list.find_map(|(_, item)| counter_of(Attributes::new(item)))
+    };
+    let key = match bytes(NFTA_SET_ELEM_KEY) {
+        None if flags & NFT_SET_ELEM_CATCHALL != 0 => Box::default(),
+        key => key?,
+    };
+    let element = Element {
+        key,
+        end: bytes(NFTA_SET_ELEM_KEY_END),
+        value: element_value(item),
+        comment: comment(item, NFTA_SET_ELEM_USERDATA, NOTE_COMMENT),
+        timeout: u64(item, NFTA_SET_ELEM_TIMEOUT),
+        expires: u64(item, NFTA_SET_ELEM_EXPIRATION),
+        counters: item.nest(NFTA_SET_ELEM_EXPR).and_then(counter_of).or_else(listed).map(Box::new),
+    };
+    Some((element, flags & NFT_SET_ELEM_INTERVAL_END != 0))
+}

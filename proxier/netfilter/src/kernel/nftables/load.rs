@@ -1,0 +1,125 @@
+//! What instructions load, in netlink's form.
+//!
+//! In: a [`Load`], or an instruction's attributes. Out: the other. Must not know: what is done with it.
+
+use super::expression::Numbers;
+use crate::kernel::netlink::Request;
+use crate::nft::{Load, Origin, Register};
+
+pub(super) const NFT_META_MARK: u32 = 3;
+const NFT_META_PROTOCOL: u32 = 1;
+const NFT_META_IIF: u32 = 4;
+const NFT_META_OIF: u32 = 5;
+const NFT_META_IIFNAME: u32 = 6;
+const NFT_META_OIFNAME: u32 = 7;
+const NFT_META_IIFTYPE: u32 = 8;
+const NFT_META_OIFTYPE: u32 = 9;
+const NFT_META_NFPROTO: u32 = 15;
+const NFT_META_L4PROTO: u32 = 16;
+const NFT_META_PKTTYPE: u32 = 19;
+pub(super) const NFT_CT_MARK: u32 = 3;
+const NFT_CT_STATE: u32 = 0;
+const NFT_CT_DIRECTION: u32 = 1;
+const NFT_CT_STATUS: u32 = 2;
+const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
+const NFTA_FIB_F_SADDR: u32 = 1;
+const NFTA_FIB_F_DADDR: u32 = 2;
+const NFT_NG_INCREMENTAL: u32 = 0;
+const NFT_NG_RANDOM: u32 = 1;
+
+/// Those of `meta` and `ct` that have a name of their own.
+const META: [(Load, u32); 7] = [
+    (Load::Mark, NFT_META_MARK),
+    (Load::InputName, NFT_META_IIFNAME),
+    (Load::OutputName, NFT_META_OIFNAME),
+    (Load::InputIndex, NFT_META_IIF),
+    (Load::OutputIndex, NFT_META_OIF),
+    (Load::Family, NFT_META_NFPROTO),
+    (Load::Protocol, NFT_META_L4PROTO),
+];
+const CONNECTION: [(Load, u32); 4] = [
+    (Load::State, NFT_CT_STATE),
+    (Load::Direction, NFT_CT_DIRECTION),
+    (Load::Status, NFT_CT_STATUS),
+    (Load::ConnectionMark, NFT_CT_MARK),
+];
+
+/// The instruction that loads it.
+pub(super) fn name(load: Load) -> &'static str {
+    match load {
+        Load::Payload(..) => "payload",
+        Load::State | Load::Direction | Load::Status | Load::ConnectionMark | Load::Connection(..) => "ct",
+        Load::SourceKind | Load::DestinationKind | Load::Route { .. } => "fib",
+        Load::Random { .. } | Load::InTurn { .. } => "numgen",
+        _ => "meta",
+    }
+}
+
+/// How many bytes are loaded, where the instruction does not say.
+pub(super) fn width(load: Load) -> u32 {
+    match load {
+        Load::InputName | Load::OutputName => 16,
+        Load::Family | Load::Protocol | Load::Direction | Load::Meta(NFT_META_PKTTYPE) => 1,
+        Load::Meta(NFT_META_PROTOCOL | NFT_META_IIFTYPE | NFT_META_OIFTYPE) => 2,
+        _ => 4,
+    }
+}
+
+pub(super) fn write(data: &mut Request, from: Load, width: u32, to: Register) {
+    data.register(1, to);
+    let known = |list: &[(Load, u32)]| list.iter().find(|(load, _)| *load == from).map_or(0, |(_, number)| *number);
+    match from {
+        Load::Payload(origin, offset) => {
+            let base = match origin {
+                Origin::Link => 0,
+                Origin::Network => 1,
+                Origin::Transport => 2,
+            };
+            data.u32(2, base).u32(3, offset).u32(4, width);
+        }
+        Load::Mark
+        | Load::InputName
+        | Load::OutputName
+        | Load::InputIndex
+        | Load::OutputIndex
+        | Load::Family
+        | Load::Protocol => _ = data.u32(2, known(&META)),
+        Load::State | Load::Direction | Load::Status | Load::ConnectionMark => _ = data.u32(2, known(&CONNECTION)),
+        Load::Meta(key) => _ = data.u32(2, key),
+        Load::Connection(key, direction) => {
+            data.u32(2, key);
+            if let Some(direction) = direction {
+                data.attribute(3, &[direction]);
+            }
+        }
+        Load::SourceKind => _ = data.u32(2, NFT_FIB_RESULT_ADDRTYPE).u32(3, NFTA_FIB_F_SADDR),
+        Load::DestinationKind => _ = data.u32(2, NFT_FIB_RESULT_ADDRTYPE).u32(3, NFTA_FIB_F_DADDR),
+        Load::Route { result, flags } => _ = data.u32(2, result).u32(3, flags),
+        Load::Random { modulus, offset } => _ = data.u32(2, modulus).u32(3, NFT_NG_RANDOM).u32(4, offset),
+        Load::InTurn { modulus, offset } => _ = data.u32(2, modulus).u32(3, NFT_NG_INCREMENTAL).u32(4, offset),
+    }
+}
+
+/// Reads what an instruction of that name loads. `direction` is the third attribute where that is one byte.
+pub(super) fn read(name: &str, u32: impl Fn(u16) -> Option<u32>, direction: Option<u8>) -> Option<Load> {
+    let named = |list: &[(Load, u32)], key| list.iter().find(|(_, number)| *number == key).map(|(load, _)| *load);
+    Some(match (name, u32(2)?) {
+        ("payload", 0) => Load::Payload(Origin::Link, u32(3)?),
+        ("payload", 1) => Load::Payload(Origin::Network, u32(3)?),
+        ("payload", 2) => Load::Payload(Origin::Transport, u32(3)?),
+        ("meta", key) => named(&META, key).unwrap_or(Load::Meta(key)),
+        ("ct", key) if direction.is_none() => named(&CONNECTION, key).unwrap_or(Load::Connection(key, None)),
+        ("ct", key) => Load::Connection(key, direction),
+        ("fib", result) => match (result, u32(3)?) {
+            (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_SADDR) => Load::SourceKind,
+            (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR) => Load::DestinationKind,
+            (result, flags) => Load::Route { result, flags },
+        },
+        ("numgen", modulus) => match u32(3)? {
+            NFT_NG_RANDOM => Load::Random { modulus, offset: u32(4).unwrap_or(0) },
+            NFT_NG_INCREMENTAL => Load::InTurn { modulus, offset: u32(4).unwrap_or(0) },
+            _ => return None,
+        },
+        _ => return None,
+    })
+}

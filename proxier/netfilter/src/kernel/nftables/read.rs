@@ -1,0 +1,336 @@
+//! What the kernel holds of nf_tables, anybody's, to be looked at.
+//!
+//! In: a family. Out: its tables and those of both families, whole or as much as is asked for: of big sets single keys.
+//! Must not know: what any of it is for. Nothing is changed.
+
+use std::collections::BTreeMap;
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::encode::*;
+use super::expression::NFTA_LIST_ELEM;
+use super::{NftError, decode, held, presence};
+use crate::IpFamily;
+use crate::kernel::netlink::{Attributes, Dump, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink};
+use crate::nft::Name;
+use crate::nft::held::{Element, Elements, Lack, Rule, Ruleset, Scope, Set, Table, TableId};
+
+/// `struct nfgenmsg`
+const HEADER: usize = 4;
+/// How often something is read anew because it changed meanwhile.
+const TRIES: u32 = 5;
+
+/// Reads nf_tables of one family.
+#[derive(Debug)]
+pub struct NftReader {
+    family: IpFamily,
+    socket: Option<Netlink>,
+    restless: bool,
+}
+
+impl NftReader {
+    /// A reader of this family, in the network namespace in which it is first asked.
+    #[must_use]
+    pub fn new(family: IpFamily) -> Self {
+        Self { family, socket: None, restless: false }
+    }
+
+    /// Whether anything read since this was last asked changed at each try: it may be of two moments, and not whole.
+    pub fn take_restless(&mut self) -> bool {
+        std::mem::take(&mut self.restless)
+    }
+
+    /// Tables and chains, without rules and sets.
+    ///
+    /// # Errors
+    /// If they cannot be listed. A kernel without nf_tables has none.
+    pub fn outline(&mut self) -> Result<Ruleset, NftError> {
+        let mut ruleset = Ruleset::new(self.family);
+        for scope in [Scope::Family(self.family), Scope::Both] {
+            let listed: BTreeMap<Name, Table> =
+                match self.collect(&list(scope, NFT_MSG_GETTABLE), |known: &mut BTreeMap<_, _>, attributes| {
+                    known.extend(held::table(attributes));
+                }) {
+                    Err(NftError::Netlink(error)) if error.raw_os_error().is_some_and(presence::is_absence) => continue,
+                    listed => listed?,
+                };
+            let tables = listed.into_iter().map(|(name, table)| (TableId { scope, name }, table));
+            ruleset.tables.extend(tables);
+            let chains: Vec<(Name, Name, _)> =
+                self.collect(&list(scope, NFT_MSG_GETCHAIN), |known: &mut Vec<_>, attributes| {
+                    known.extend(held::chain(attributes));
+                })?;
+            for (table, name, chain) in chains {
+                // A table that came after the tables were listed is not shown.
+                if let Some(table) = ruleset.tables.get_mut(&TableId { scope, name: table }) {
+                    table.chains.insert(name, chain);
+                }
+            }
+        }
+        Ok(ruleset)
+    }
+
+    /// Everything. What cannot be read is told in words, and the rest is there.
+    ///
+    /// # Errors
+    /// If not even the tables can be listed.
+    pub fn whole(&mut self) -> Result<(Ruleset, Vec<String>), NftError> {
+        let mut ruleset = self.outline()?;
+        let mut problems = Vec::new();
+        let mut note = |what: String, error: NftError| problems.push(format!("{what}: {error}"));
+        for (id, table) in &mut ruleset.tables {
+            self.fill(id, table, &mut note);
+            self.fill_sets(id, table, &|_, _| true, &mut note);
+        }
+        if self.take_restless() {
+            problems.push(NftError::Restless.to_string());
+        }
+        Ok((ruleset, problems))
+    }
+
+    /// The rules and sets of a table, without the elements. What cannot be read is told to `note`, and the rest is there.
+    pub fn fill(&mut self, id: &TableId, table: &mut Table, note: &mut dyn FnMut(String, NftError)) {
+        match self.all_rules(id) {
+            Ok(mut rules) => {
+                for (name, chain) in &mut table.chains {
+                    chain.rules = Some(rules.remove(name).unwrap_or_default());
+                }
+            }
+            Err(error) => note(format!("rules of table {id}"), error),
+        }
+        match self.sets(id) {
+            Ok(sets) => table.sets = sets,
+            Err(error) => note(format!("sets of table {id}"), error),
+        }
+    }
+
+    /// The elements of those of a table's sets that are wanted. What cannot be read is told to `note`.
+    pub fn fill_sets(
+        &mut self,
+        id: &TableId,
+        table: &mut Table,
+        wanted: &dyn Fn(&Name, &Set) -> bool,
+        note: &mut dyn FnMut(String, NftError),
+    ) {
+        for (name, set) in table.sets.iter_mut().filter(|(name, set)| wanted(name, set)) {
+            match self.elements(id, name, set) {
+                Ok(elements) => set.elements = elements,
+                Err(error) => note(format!("set {name} of table {id}"), error),
+            }
+        }
+    }
+
+    /// The rules of one chain.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn rules(&mut self, table: &TableId, chain: &str) -> Result<Vec<Rule>, NftError> {
+        let mut request = request(table, NFT_MSG_GETRULE);
+        request.text(NFTA_RULE_CHAIN, chain);
+        let mut rules = self.rules_of(table, &request)?;
+        Ok(rules.remove(chain).unwrap_or_default())
+    }
+
+    /// The rules of all chains of a table.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn all_rules(&mut self, table: &TableId) -> Result<BTreeMap<Name, Vec<Rule>>, NftError> {
+        self.rules_of(table, &request(table, NFT_MSG_GETRULE))
+    }
+
+    fn rules_of(&mut self, table: &TableId, request: &Request) -> Result<BTreeMap<Name, Vec<Rule>>, NftError> {
+        self.collect(request, |known: &mut BTreeMap<Name, Vec<Rule>>, attributes| {
+            if let Some((chain, rule)) = held::rule(attributes).filter(|_| decode::is_of(attributes, &table.name)) {
+                known.entry(chain).or_default().push(rule);
+            }
+        })
+    }
+
+    /// The sets and maps of a table, without their elements.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn sets(&mut self, table: &TableId) -> Result<BTreeMap<Name, Set>, NftError> {
+        self.collect(&request(table, NFT_MSG_GETSET), |known: &mut BTreeMap<_, _>, attributes| {
+            known.extend(held::set(attributes).filter(|_| decode::is_of(attributes, &table.name)));
+        })
+    }
+
+    /// One set or map, without its elements.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn set(&mut self, table: &TableId, name: &str) -> Result<Option<Set>, NftError> {
+        let mut request = request(table, NFT_MSG_GETSET);
+        request.text(NFTA_SET_NAME, name);
+        let mut found = None;
+        self.ask(&request, &mut |attributes| found = found.take().or(held::set(attributes)))?;
+        Ok(found.map(|(_, set)| set))
+    }
+
+    /// All elements of a set or map.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn elements(&mut self, table: &TableId, name: &str, set: &Set) -> Result<Elements, NftError> {
+        let mut request = request(table, NFT_MSG_GETSETELEM);
+        request.text(NFTA_SET_ELEM_LIST_SET, name);
+        let list: Vec<(Element, bool)> = self.collect(&request, |known: &mut Vec<_>, attributes| {
+            known.extend(decode::element_items(attributes).filter_map(held::element));
+        })?;
+        Ok(match set.is_interval() && set.key.len() == 1 {
+            true => Elements::intervals(list),
+            false => Elements::whole(list.into_iter().map(|(element, _)| element).collect()),
+        })
+    }
+
+    /// The element of a key, as the kernel would find it for a packet; of sets with ranges of single fields nothing
+    /// certain can be told so.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn element(&mut self, table: &TableId, name: &str, key: &[u8]) -> Result<Option<Element>, NftError> {
+        let named = self.one_element(table, name, |item| {
+            item.nested(NFTA_SET_ELEM_KEY, |data| _ = data.attribute(NFTA_DATA_VALUE, key));
+        })?;
+        if named.is_some() {
+            return Ok(named);
+        }
+        let rest = self.one_element(table, name, |item| {
+            item.attribute(NFTA_SET_ELEM_FLAGS, &held::NFT_SET_ELEM_CATCHALL.to_be_bytes());
+        });
+        match rest {
+            // Kernels before 5.13 do not know such elements.
+            Err(NftError::Netlink(error)) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+            rest => rest,
+        }
+    }
+
+    fn one_element(
+        &mut self,
+        table: &TableId,
+        name: &str,
+        which: impl FnOnce(&mut Request),
+    ) -> Result<Option<Element>, NftError> {
+        let mut request = request(table, NFT_MSG_GETSETELEM);
+        request.text(NFTA_SET_ELEM_LIST_SET, name);
+        request.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |list| _ = list.nested(NFTA_LIST_ELEM, which));
+        let mut found = None;
+        self.ask(&request, &mut |attributes| {
+            found = found.take().or(decode::element_items(attributes).find_map(held::element));
+        })?;
+        Ok(found.map(|(element, _)| element))
+    }
+
+    /// Reads something that was not read so far. Sets that may be big are not read whole: they are asked by key.
+    ///
+    /// # Errors
+    /// If it cannot be read; the words name it.
+    pub fn supply(&mut self, ruleset: &mut Ruleset, lack: &Lack) -> Result<(), String> {
+        self.restless = false;
+        self.put_in(ruleset, lack)?;
+        if self.take_restless() { Err(NftError::Restless.to_string()) } else { Ok(()) }
+    }
+
+    fn put_in(&mut self, ruleset: &mut Ruleset, lack: &Lack) -> Result<(), String> {
+        match lack {
+            Lack::Rules(id, name) => {
+                let rules = self.rules(id, name).map_err(|error| format!("chain {name} of table {id}: {error}"))?;
+                let chain = ruleset.tables.get_mut(id).and_then(|table| table.chains.get_mut(name));
+                if let Some(chain) = chain {
+                    chain.rules = Some(rules);
+                }
+            }
+            Lack::Set(id, name) => {
+                let failed = |error| format!("set {name} of table {id}: {error}");
+                let Some(mut set) = self.set(id, name).map_err(failed)? else { return Ok(()) };
+                if is_read_whole(&set) {
+                    set.elements = self.elements(id, name, &set).map_err(failed)?;
+                }
+                if let Some(table) = ruleset.tables.get_mut(id) {
+                    table.sets.insert(name.clone(), set);
+                }
+            }
+            Lack::Key(id, name, key) => {
+                let failed = |error| format!("set {name} of table {id}: {error}");
+                let set = ruleset.tables.get_mut(id).and_then(|table| table.sets.get_mut(name));
+                let Some(set) = set else { return Ok(()) };
+                if is_read_whole(set) {
+                    set.elements = self.elements(id, name, set).map_err(failed)?;
+                } else {
+                    let found = self.element(id, name, key).map_err(failed)?;
+                    set.elements.learn(key, found);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A socket belongs to the namespace that it was opened in.
+    fn socket(&mut self) -> Result<&mut Netlink, NftError> {
+        match self.socket.take() {
+            Some(socket) => Ok(self.socket.insert(socket)),
+            None => Ok(self.socket.insert(Netlink::open(NETLINK_NETFILTER)?)),
+        }
+    }
+
+    /// Asks for one thing; that there is none is no error.
+    fn ask(&mut self, request: &Request, each: &mut dyn FnMut(Attributes<'_>)) -> Result<(), NftError> {
+        let mut on_message = |received: &Received<'_>| -> Result<(), NetlinkError> {
+            each(received.attributes(HEADER));
+            Ok(())
+        };
+        match self.socket()?.ask(request, &mut on_message) {
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(()),
+            answer => answer.inspect_err(|_| self.socket = None).map_err(Into::into),
+        }
+    }
+
+    fn dump_once(&mut self, request: &Request, each: &mut dyn FnMut(Attributes<'_>)) -> Result<Dump, NftError> {
+        let mut on_message = |received: &Received<'_>| -> Result<(), NetlinkError> {
+            each(received.attributes(HEADER));
+            Ok(())
+        };
+        match self.socket()?.dump_once(request, &mut on_message) {
+            Ok(end) => Ok(end),
+            Err(error) => {
+                self.socket = None;
+                match error.errno() {
+                    Some(libc::ENOBUFS | libc::EINTR) => Ok(Dump::Interrupted),
+                    _ => Err(error.into()),
+                }
+            }
+        }
+    }
+
+    /// Puts together what a dump hands over. Of tries that were interrupted only the last is kept, and that is noted.
+    fn collect<T: Default>(&mut self, request: &Request, each: impl Fn(&mut T, Attributes<'_>)) -> Result<T, NftError> {
+        let mut collected = T::default();
+        for _ in 0..TRIES {
+            collected = T::default();
+            if self.dump_once(request, &mut |attributes| each(&mut collected, attributes))? == Dump::Complete {
+                return Ok(collected);
+            }
+        }
+        self.restless = true;
+        Ok(collected)
+    }
+}
+
+/// Whether the kernel tells nothing certain of single keys, or the set is as long as its rule.
+fn is_read_whole(set: &Set) -> bool {
+    set.is_interval() || set.is_anonymous()
+}
+
+/// A request for all of a family.
+fn list(scope: Scope, message: u8) -> Request {
+    Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, message), 0, &nfgenmsg(scope.nfproto()))
+}
+
+/// A request about a table.
+fn request(table: &TableId, message: u8) -> Request {
+    let mut request = list(table.scope, message);
+    request.text(TABLE, &table.name);
+    request
+}

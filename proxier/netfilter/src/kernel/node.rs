@@ -1,0 +1,235 @@
+//! What else on the node decides about packets: links, routes, numbers in `/proc/sys`.
+//!
+//! In: nothing. Out: what the kernel says in the network namespace of the calling thread. Must not know: what of it is
+//! good or bad. Nothing is changed.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use super::netlink::{Attributes, Netlink, Received, Request};
+use crate::IpFamily;
+
+const RTM_GETLINK: u16 = 18;
+/// `struct ifinfomsg`: family, type, index, flags, change.
+const IFINFOMSG: [u8; 16] = [0; 16];
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFF_UP: u32 = 1;
+const IFF_PROMISC: u32 = 0x100;
+
+const RTM_GETNEIGH: u16 = 30;
+/// `struct ndmsg`: family, padding, index, state, flags, type.
+const NDMSG: usize = 12;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NDA_MASTER: u16 = 9;
+/// Asks for what bridges have learned instead of a family's neighbours.
+const AF_BRIDGE: u8 = 7;
+
+/// A network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Whether it is up.
+    pub up: bool,
+    /// What it is, where the kernel has a word for it: `bridge`, `veth`, `vxlan`.
+    pub kind: Option<String>,
+    /// The bridge, say, that it is a port of.
+    pub master: Option<String>,
+    /// As a port of a bridge: whether packets go back where they came from.
+    pub hairpin: Option<bool>,
+    /// Whether it takes packets that are for others.
+    pub promiscuous: bool,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The interfaces, in the order of their names.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn links() -> io::Result<Vec<Link>> {
+    let found = indexed()?;
+    let names: Vec<(u32, String)> = found.iter().map(|(index, _, link)| (*index, link.name.clone())).collect();
+    let named = |index: u32| names.iter().find(|(other, _)| *other == index).map(|(_, name)| name.clone());
+    let mut links: Vec<Link> =
+        found.into_iter().map(|(_, master, link)| Link { master: master.and_then(named), ..link }).collect();
+    for interface in nix::ifaddrs::getifaddrs()? {
+        let Some(address) = interface.address else { continue };
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        let ip = v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())));
+        if let Some(link) = links.iter_mut().find(|link| link.name == interface.interface_name) {
+            link.addresses.extend(ip);
+        }
+    }
+    links.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(links)
+}
+
+/// The kernel's numbers of the interfaces, by their names.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn interfaces() -> io::Result<BTreeMap<String, u32>> {
+    let all = nix::net::if_::if_nameindex()?;
+    Ok(all.iter().map(|one| (one.name().to_string_lossy().into_owned(), one.index())).collect())
+}
+
+/// The interfaces with their indexes and their masters'.
+fn indexed() -> io::Result<Vec<(u32, Option<u32>, Link)>> {
+    let mut found = Vec::new();
+    Netlink::open(NETLINK_ROUTE)?.dump_once(&Request::new(RTM_GETLINK, 0, &IFINFOMSG), &mut |received| {
+        found.extend(link(received));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The port of a bridge behind which an address is, as far as the kernel has heard from there lately.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn bridge_port(ip: IpAddr) -> io::Result<Option<String>> {
+    let mut socket = Netlink::open(NETLINK_ROUTE)?;
+    let mut ask = |family: u8, each: &mut dyn FnMut(u32, Attributes<'_>)| {
+        let mut header = [0; NDMSG];
+        header[0] = family;
+        socket.dump_once(&Request::new(RTM_GETNEIGH, 0, &header), &mut |received| {
+            if let Some(index) = received.payload.get(4..8).and_then(|index| index.try_into().ok()) {
+                each(u32::from_ne_bytes(index), received.attributes(NDMSG));
+            }
+            Ok(())
+        })
+    };
+    let octets = match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let mut lives: Vec<(u32, Vec<u8>)> = Vec::new();
+    ask(IpFamily::of(&ip).nfproto(), &mut |on, attributes| {
+        if attributes.find(NDA_DST) == Some(&octets) {
+            lives.extend(attributes.find(NDA_LLADDR).map(|mac| (on, mac.to_vec())));
+        }
+    })?;
+    let mut ports = Vec::new();
+    ask(AF_BRIDGE, &mut |port, attributes| {
+        let bridge = attributes.find_array(NDA_MASTER).map(u32::from_ne_bytes);
+        let mac = attributes.find(NDA_LLADDR);
+        if lives.iter().any(|(on, of)| bridge == Some(*on) && mac == Some(of)) {
+            ports.push(port);
+        }
+    })?;
+    let links = if ports.is_empty() { Vec::new() } else { indexed()? };
+    Ok(links.into_iter().find(|(index, _, _)| ports.contains(index)).map(|(_, _, link)| link.name))
+}
+
+/// Its index, its master's, and what is known of it.
+fn link(received: &Received<'_>) -> Option<(u32, Option<u32>, Link)> {
+    let number = |at: usize| received.payload.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    let attributes = received.attributes(IFINFOMSG.len());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
+    let info = attributes.nest(IFLA_LINKINFO);
+    let of_bridge = info.and_then(|info| info.find(IFLA_INFO_SLAVE_KIND)).is_some_and(|kind| text(kind) == "bridge");
+    let port = info.and_then(|info| info.nest(IFLA_INFO_SLAVE_DATA)).filter(|_| of_bridge);
+    let link = Link {
+        name: text(attributes.find(IFLA_IFNAME)?),
+        mtu: attributes.find_array(IFLA_MTU).map(u32::from_ne_bytes).unwrap_or_default(),
+        up: number(8)? & IFF_UP != 0,
+        kind: info.and_then(|info| info.find(IFLA_INFO_KIND)).map(text),
+        master: None,
+        hairpin: port.and_then(|port| port.find_array::<1>(IFLA_BRPORT_MODE)).map(|[mode]| mode != 0),
+        promiscuous: number(8)? & IFF_PROMISC != 0,
+        addresses: Vec::new(),
+    };
+    Some((number(4)?, attributes.find_array(IFLA_MASTER).map(u32::from_ne_bytes), link))
+}
+
+/// A number in `/proc/sys`, named as below it; `None` if there is none.
+#[must_use]
+pub fn sysctl(name: &str) -> Option<i64> {
+    std::fs::read_to_string(format!("/proc/sys/{name}")).ok()?.trim().parse().ok()
+}
+
+/// The main routing table: where packets to which networks leave.
+#[must_use]
+pub fn routes(family: IpFamily) -> Vec<(IpNet, String)> {
+    match family {
+        IpFamily::V4 => {
+            let text = std::fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
+            text.lines().skip(1).filter_map(route_v4).collect()
+        }
+        IpFamily::V6 => {
+            let text = std::fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
+            text.lines().filter_map(route_v6).collect()
+        }
+    }
+}
+
+/// `eth0 000200C0 00000000 0001 0 0 0 00FFFFFF …`: device, network, gateway, flags, …, mask, in the machine's order.
+fn route_v4(line: &str) -> Option<(IpNet, String)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let number = |at: usize| u32::from_str_radix(words.get(at)?, 16).ok().map(u32::to_ne_bytes);
+    let mask = Ipv4Addr::from(number(7)?);
+    let net = IpNet::with_netmask(Ipv4Addr::from(number(1)?).into(), mask.into()).ok()?;
+    Some((net, (*words.first()?).to_owned()))
+}
+
+/// Network, its length, …, device as the last word. Routes that lead nowhere are on `lo`.
+fn route_v6(line: &str) -> Option<(IpNet, String)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let network = Ipv6Addr::from(u128::from_str_radix(words.first()?, 16).ok()?);
+    let length = u8::from_str_radix(words.get(1)?, 16).ok()?;
+    let device = (*words.last()?).to_owned();
+    Some((IpNet::new(network.into(), length).ok()?, device)).filter(|(_, device)| device != "lo")
+}
+
+/// The processes of that program in the network namespace of the calling thread, besides this one.
+#[must_use]
+pub fn processes(program: &str) -> Vec<(u32, Vec<String>)> {
+    let here = std::fs::read_link("/proc/thread-self/ns/net").ok();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<String> =
+            line.split(|b| *b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let name = words.first().and_then(|word| word.rsplit('/').next());
+        if pid != std::process::id()
+            && name == Some(program)
+            && std::fs::read_link(entry.path().join("ns/net")).ok() == here
+        {
+            found.push((pid, words.into_iter().filter(|word| !word.is_empty()).collect()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_are_read_as_the_kernel_prints_them() {
+        let line = "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0";
+        if cfg!(target_endian = "little") {
+            assert_eq!(route_v4(line), Some(("192.0.2.0/24".parse().expect("a net"), "eth0".to_owned())));
+        }
+        let line = "fd000000000000000000000000000000 40 0 00 0 00000100 00000001 00000000 00000001     eth1";
+        assert_eq!(route_v6(line), Some(("fd00::/64".parse().expect("a net"), "eth1".to_owned())));
+        assert_eq!((route_v4("Iface what"), route_v6("")), (None, None));
+    }
+}

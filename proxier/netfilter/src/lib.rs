@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+pub mod conntrack;
+mod counters;
+mod family;
+pub mod ipset;
+pub mod iptables;
+pub mod ipvs;
+pub mod kernel;
+mod name;
+pub mod nft;
+mod restore;
+mod save;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use conntrack::{Flow, Tuple};
+pub use counters::Counters;
+pub use family::IpFamily;
+pub use name::Name;
+pub use restore::{Owner, Restore};
+pub use save::{SavedChain, SavedTable, reference};

@@ -1,0 +1,266 @@
+//! What a rule can look at: one table of facts, of which both the text and the kernel's instructions are made.
+//!
+//! In: a field. Out: its name in nft, where the kernel loads it from, its size, its type. Must not know: rules.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::IpFamily;
+
+/// The header that a payload is counted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The link layer's header.
+    Link,
+    /// The network header.
+    Network,
+    /// The transport header.
+    Transport,
+}
+
+/// Where the kernel gets a field from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Load {
+    /// Bytes of the packet.
+    Payload(Origin, u32),
+    /// `NFT_META_MARK`
+    Mark,
+    /// `NFT_META_IIFNAME`
+    InputName,
+    /// `NFT_META_OIFNAME`
+    OutputName,
+    /// `NFT_META_IIF`
+    InputIndex,
+    /// `NFT_META_OIF`
+    OutputIndex,
+    /// `NFT_META_NFPROTO`
+    Family,
+    /// `NFT_META_L4PROTO`
+    Protocol,
+    /// Another `NFT_META_*`.
+    Meta(u32),
+    /// `NFT_CT_STATE`
+    State,
+    /// `NFT_CT_DIRECTION`
+    Direction,
+    /// `NFT_CT_STATUS`
+    Status,
+    /// `NFT_CT_MARK`
+    ConnectionMark,
+    /// Another `NFT_CT_*`, of one direction (`IP_CT_DIR_*`) or of both.
+    Connection(u32, Option<u8>),
+    /// The kind of a source address (`RTN_LOCAL`, …).
+    SourceKind,
+    /// The kind of a destination address.
+    DestinationKind,
+    /// Another look into the routing table.
+    Route {
+        /// `NFT_FIB_RESULT_*`: what of it.
+        result: u32,
+        /// `NFTA_FIB_F_*`: what is looked up.
+        flags: u32,
+    },
+    /// A random number below the modulus, plus an offset.
+    Random {
+        /// How many numbers there are.
+        modulus: u32,
+        /// The least of them.
+        offset: u32,
+    },
+    /// The same numbers, one after the other.
+    InTurn {
+        /// How many numbers there are.
+        modulus: u32,
+        /// The least of them.
+        offset: u32,
+    },
+}
+
+/// A field of a packet, or a number that stands beside such in a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Field {
+    /// `ip saddr`
+    Source(IpFamily),
+    /// `ip daddr`
+    Destination(IpFamily),
+    /// `meta l4proto`
+    Protocol,
+    /// `th dport`
+    Port,
+    /// `meta mark`
+    Mark,
+    /// `iifname`
+    Input,
+    /// `fib saddr type`
+    SourceKind,
+    /// `fib daddr type`
+    DestinationKind,
+    /// `numgen random mod N`, with `offset N`
+    Random {
+        /// How many numbers there are.
+        modulus: u32,
+        /// The least of them.
+        offset: u32,
+    },
+}
+
+impl Field {
+    /// A number below `modulus`.
+    #[must_use]
+    pub fn random(modulus: u32) -> Self {
+        Self::Random { modulus, offset: 0 }
+    }
+
+    /// Always this number: what a constant has to look like in the middle of a key.
+    #[must_use]
+    pub fn constant(number: u32) -> Self {
+        Self::Random { modulus: 1, offset: number }
+    }
+
+    /// Where the kernel gets it from.
+    #[must_use]
+    pub fn load(self) -> Load {
+        match self {
+            Self::Source(IpFamily::V4) => Load::Payload(Origin::Network, 12),
+            Self::Source(IpFamily::V6) => Load::Payload(Origin::Network, 8),
+            Self::Destination(IpFamily::V4) => Load::Payload(Origin::Network, 16),
+            Self::Destination(IpFamily::V6) => Load::Payload(Origin::Network, 24),
+            Self::Protocol => Load::Protocol,
+            Self::Port => Load::Payload(Origin::Transport, 2),
+            Self::Mark => Load::Mark,
+            Self::Input => Load::InputName,
+            Self::SourceKind => Load::SourceKind,
+            Self::DestinationKind => Load::DestinationKind,
+            Self::Random { modulus, offset } => Load::Random { modulus, offset },
+        }
+    }
+
+    /// Its size in bytes. In a key it takes whole words.
+    #[must_use]
+    pub fn width(self) -> usize {
+        match self {
+            Self::Source(IpFamily::V4) | Self::Destination(IpFamily::V4) => 4,
+            Self::Source(IpFamily::V6) | Self::Destination(IpFamily::V6) | Self::Input => 16,
+            Self::Protocol => 1,
+            Self::Port => 2,
+            Self::Mark | Self::SourceKind | Self::DestinationKind | Self::Random { .. } => 4,
+        }
+    }
+
+    /// Its size in a key.
+    #[must_use]
+    pub fn padded(self) -> usize {
+        self.width().next_multiple_of(4)
+    }
+
+    /// nft's number for its type: only nft reads it, to print elements.
+    #[must_use]
+    pub fn type_number(self) -> u32 {
+        match self {
+            Self::Source(IpFamily::V4) | Self::Destination(IpFamily::V4) => 7,
+            Self::Source(IpFamily::V6) | Self::Destination(IpFamily::V6) => 8,
+            Self::Protocol => 12,
+            Self::Port => 13,
+            Self::Mark => 19,
+            Self::SourceKind | Self::DestinationKind => 35,
+            Self::Input => 41,
+            Self::Random { .. } => 4,
+        }
+    }
+
+    /// The type's name; `None` where only an example of the field can say it (`typeof`).
+    #[must_use]
+    pub fn type_name(self) -> Option<&'static str> {
+        match self {
+            Self::Source(IpFamily::V4) | Self::Destination(IpFamily::V4) => Some("ipv4_addr"),
+            Self::Source(IpFamily::V6) | Self::Destination(IpFamily::V6) => Some("ipv6_addr"),
+            Self::Protocol => Some("inet_proto"),
+            Self::Port => Some("inet_service"),
+            Self::Mark => Some("mark"),
+            Self::SourceKind | Self::DestinationKind => Some("fib_addrtype"),
+            Self::Input => Some("ifname"),
+            Self::Random { .. } => None,
+        }
+    }
+
+    /// nft's description of the field, for `typeof` in a list: the number of its kind of expression, and numbers that
+    /// say which one (`NFTNL_UDATA_SET_KEY_TYPEOF`; the kernel only keeps it).
+    #[must_use]
+    pub fn description(self) -> (u32, Vec<u32>) {
+        const PAYLOAD: u32 = 7;
+        const META: u32 = 9;
+        const NUMGEN: u32 = 23;
+        match self {
+            Self::Source(IpFamily::V4) => (PAYLOAD, vec![12, 11]),
+            Self::Destination(IpFamily::V4) => (PAYLOAD, vec![12, 12]),
+            Self::Source(IpFamily::V6) => (PAYLOAD, vec![13, 8]),
+            Self::Destination(IpFamily::V6) => (PAYLOAD, vec![13, 9]),
+            Self::Port => (PAYLOAD, vec![11, 2]),
+            Self::Protocol => (META, vec![16]),
+            Self::Mark => (META, vec![3]),
+            Self::Input => (META, vec![6]),
+            Self::SourceKind | Self::DestinationKind => (24, Vec::new()),
+            Self::Random { modulus, offset } => (NUMGEN, vec![1, modulus, offset]),
+        }
+    }
+
+    /// Prints a value of this type.
+    pub(super) fn write_value(self, f: &mut fmt::Formatter<'_>, value: &[u8]) -> fmt::Result {
+        let number = || <[u8; 4]>::try_from(value).map_or(0, u32::from_ne_bytes);
+        match self {
+            Self::Source(_) | Self::Destination(_) => match *value {
+                [a, b, c, d] => write!(f, "{}", Ipv4Addr::new(a, b, c, d)),
+                _ => match <[u8; 16]>::try_from(value) {
+                    Ok(octets) => write!(f, "{}", Ipv6Addr::from(octets)),
+                    Err(_) => f.write_str("?"),
+                },
+            },
+            Self::Protocol => match value {
+                [6, ..] => f.write_str("tcp"),
+                [17, ..] => f.write_str("udp"),
+                [132, ..] => f.write_str("sctp"),
+                [other, ..] => write!(f, "{other}"),
+                [] => f.write_str("?"),
+            },
+            Self::Port => match value {
+                [high, low, ..] => write!(f, "{}", u16::from_be_bytes([*high, *low])),
+                _ => f.write_str("?"),
+            },
+            Self::Mark => write!(f, "{:#010x}", number()),
+            Self::Random { .. } | Self::SourceKind | Self::DestinationKind => write!(f, "{}", number()),
+            Self::Input => {
+                let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
+                write!(f, "\"{}\"", String::from_utf8_lossy(name))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(family) => write!(f, "{} saddr", family.nft()),
+            Self::Destination(family) => write!(f, "{} daddr", family.nft()),
+            Self::Protocol => f.write_str("meta l4proto"),
+            Self::Port => f.write_str("th dport"),
+            Self::Mark => f.write_str("meta mark"),
+            Self::Input => f.write_str("iifname"),
+            Self::SourceKind => f.write_str("fib saddr type"),
+            Self::DestinationKind => f.write_str("fib daddr type"),
+            Self::Random { modulus, offset: 0 } => write!(f, "numgen random mod {modulus}"),
+            Self::Random { modulus, offset } => write!(f, "numgen random mod {modulus} offset {offset}"),
+        }
+    }
+}
+
+/// Fields of a key, as nft writes them: with dots between.
+pub(super) struct Fields<'a>(pub &'a [Field]);
+
+impl fmt::Display for Fields<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, field) in self.0.iter().enumerate() {
+            write!(f, "{}{field}", if at > 0 { " . " } else { "" })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! Sets and maps as the kernel holds them.
+//!
+//! In: flags, types, what was read of the elements. Out: which element has a key; their text. Must not know: rules.
+
+use std::fmt;
+
+use super::elements::{Element, Elements, Found};
+use super::values::{self, Printed};
+use crate::nft::{self, Field, Name, Value};
+
+const INTERVAL: u32 = 0x4;
+const MAP: u32 = 0x8;
+const TIMEOUT: u32 = 0x10;
+const EVAL: u32 = 0x20;
+const ANONYMOUS: u32 = 0x1;
+
+/// One of the fields that a key or value consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// nft's number for its type.
+    pub kind: u32,
+    /// How many bytes it has; in a key it takes whole words.
+    pub width: usize,
+}
+
+/// nft packs the types of fields into one number, so many bits each.
+const TYPE_BITS: u32 = 6;
+
+impl Part {
+    /// The fields of a key or value of that type and length. `widths`: what the kernel says of each.
+    #[must_use]
+    pub fn all(kind: u32, length: usize, widths: Option<Vec<usize>>) -> Vec<Self> {
+        let digits = (0..u32::BITS / TYPE_BITS).rev().map(|at| kind >> (at * TYPE_BITS) & ((1 << TYPE_BITS) - 1));
+        let mut kinds: Vec<u32> = digits.skip_while(|kind| *kind == 0).collect();
+        let widths = widths.unwrap_or_else(|| match kinds.len() {
+            0 | 1 => vec![length],
+            _ => kinds.iter().map(|kind| values::width(*kind).unwrap_or(4)).collect(),
+        });
+        // There are types of more fields than fit into the number.
+        let missing = widths.len().saturating_sub(kinds.len());
+        kinds.splice(0..0, std::iter::repeat_n(0, missing));
+        let parts: Vec<Self> = kinds.into_iter().zip(widths).map(|(kind, width)| Self { kind, width }).collect();
+        match parts.iter().map(|part| part.padded()).sum::<usize>() == length.next_multiple_of(4) {
+            true => parts,
+            false => vec![Self { kind: 0, width: length }],
+        }
+    }
+
+    /// Its size in a key.
+    #[must_use]
+    pub fn padded(self) -> usize {
+        self.width.next_multiple_of(4)
+    }
+}
+
+/// A set, or a map if it has `value`.
+#[derive(Clone, Debug, Default)]
+pub struct Set {
+    /// `NFT_SET_*`
+    pub flags: u32,
+    /// The fields of its keys.
+    pub key: Vec<Part>,
+    /// The fields of its values; no fields means verdicts.
+    pub value: Option<Vec<Part>>,
+    /// `size`
+    pub size: Option<u32>,
+    /// `timeout`, in milliseconds; 0 is none.
+    pub timeout: u64,
+    /// `comment`
+    pub comment: Option<Name>,
+    /// Its elements, as far as they were read.
+    pub elements: Elements,
+}
+
+impl Set {
+    /// What the kernel holds of a set that is made so, without its elements.
+    #[must_use]
+    pub fn of(set: &nft::Set) -> Self {
+        let parts = |fields: &Vec<Field>| {
+            fields.iter().map(|field| Part { kind: field.type_number(), width: field.width() }).collect()
+        };
+        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+        Self {
+            flags: flag(set.interval, INTERVAL) | flag(set.value.is_some(), MAP) | flag(set.dynamic, EVAL | TIMEOUT),
+            key: parts(&set.key),
+            value: set.value.as_ref().map(parts),
+            size: set.size,
+            timeout: 0,
+            comment: set.comment.clone(),
+            elements: Elements::default(),
+        }
+    }
+
+    /// `flags interval`: keys may be ranges.
+    #[must_use]
+    pub fn is_interval(&self) -> bool {
+        self.flags & INTERVAL != 0
+    }
+
+    /// Whether it belongs to one rule, which nft prints it in: `{ a, b }`.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        self.flags & ANONYMOUS != 0
+    }
+
+    /// Whether it is a map.
+    #[must_use]
+    pub fn is_map(&self) -> bool {
+        self.flags & MAP != 0
+    }
+
+    /// `flags dynamic`: rules add elements.
+    #[must_use]
+    pub fn is_dynamic(&self) -> bool {
+        self.flags & EVAL != 0
+    }
+
+    /// How many bytes a key has.
+    #[must_use]
+    pub fn key_length(&self) -> usize {
+        match &*self.key {
+            [only] => only.width,
+            parts => parts.iter().map(|part| part.padded()).sum(),
+        }
+    }
+
+    /// The element that a key is in.
+    #[must_use]
+    pub fn find(&self, key: &[u8]) -> Found<'_> {
+        let concatenated = self.is_interval() && self.key.len() > 1;
+        self.elements.find(key, concatenated.then_some(&self.key))
+    }
+
+    /// The bytes of each field of a key or value, and its type.
+    pub fn fields<'a>(parts: &'a [Part], bytes: &'a [u8]) -> impl Iterator<Item = (Part, &'a [u8])> {
+        let mut at = 0;
+        parts.iter().map(move |part| {
+            let field = bytes.get(at..at + part.width).unwrap_or_default();
+            at += part.padded();
+            (*part, field)
+        })
+    }
+
+    /// An element's text as nft prints it.
+    #[must_use]
+    pub fn text<'a>(&'a self, element: &'a Element) -> impl fmt::Display + 'a {
+        Printed { set: self, element }
+    }
+
+    /// The text of an element's key.
+    #[must_use]
+    pub fn key_text(&self, element: &Element) -> String {
+        values::key(&self.key, element)
+    }
+
+    /// The text of an element's value; `None` in a set.
+    #[must_use]
+    pub fn value_text(&self, element: &Element) -> Option<String> {
+        match element.value.as_ref()? {
+            Value::Verdict(verdict) => Some(verdict.to_string()),
+            Value::Data(bytes) => Some(values::concatenated(self.value.as_deref().unwrap_or_default(), bytes)),
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! Rules: statements, each with its text and its instructions.
+//!
+//! In: fields, names, verdicts. Out: a line as `nft list` prints it; instructions for the kernel.
+//! Must not know: the numbers that netlink has for either.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::expression::{Expression, Register, SetOperation};
+use super::field::{Field, Fields, Load};
+use super::{Name, Quoted};
+use crate::IpFamily;
+
+/// What becomes of a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// `accept`
+    Accept,
+    /// `drop`
+    Drop,
+    /// `return`
+    Return,
+    /// `jump CHAIN`: it comes back.
+    Jump(Name),
+    /// `goto CHAIN`: it comes back to the chain before this one.
+    Goto(Name),
+    /// `continue`: what a map has for keys that decide nothing.
+    Continue,
+}
+
+impl Verdict {
+    /// The chain that it leads to.
+    #[must_use]
+    pub fn chain(&self) -> Option<&Name> {
+        match self {
+            Self::Jump(chain) | Self::Goto(chain) => Some(chain),
+            Self::Accept | Self::Drop | Self::Return | Self::Continue => None,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::Return => f.write_str("return"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
+            Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Continue => f.write_str("continue"),
+        }
+    }
+}
+
+/// One of a packet's two addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// Where it comes from.
+    Source,
+    /// Where it goes.
+    Destination,
+}
+
+/// A part of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Statement {
+    /// `ip saddr 10.0.0.0/8`
+    In {
+        /// Which address.
+        address: Address,
+        /// `!=`
+        not: bool,
+        /// The network.
+        net: IpNet,
+    },
+    /// `iifname "eth0"`, or with `prefix` `iifname "veth*"`
+    Input {
+        /// The name, or its beginning.
+        name: String,
+        /// Any name that begins so.
+        prefix: bool,
+        /// `!=`
+        not: bool,
+    },
+    /// `fib saddr type local`
+    Local(Address),
+    /// `ct state new`
+    New,
+    /// `ct status dnat`
+    Translated,
+    /// `meta mark & V != 0`
+    Marked(u32),
+    /// `meta mark set meta mark | V`
+    Mark(u32),
+    /// `meta mark set meta mark ^ V`
+    FlipMark(u32),
+    /// `FIELDS @set`
+    Lookup {
+        /// The key.
+        key: Vec<Field>,
+        /// The set.
+        set: Name,
+        /// `!=`
+        not: bool,
+    },
+    /// `FIELDS vmap @map`
+    VerdictMap {
+        /// The key.
+        key: Vec<Field>,
+        /// The map.
+        map: Name,
+    },
+    /// `update @set { FIELDS timeout T }`, and the like.
+    Change {
+        /// How.
+        operation: SetOperation,
+        /// The set.
+        set: Name,
+        /// The key.
+        key: Vec<Field>,
+        /// Seconds.
+        timeout: Option<u32>,
+    },
+    /// `dnat ip to FIELDS map @map`: the map's values are addresses and ports.
+    Dnat {
+        /// The family.
+        family: IpFamily,
+        /// The key.
+        key: Vec<Field>,
+        /// The map.
+        map: Name,
+    },
+    /// `masquerade fully-random`
+    Masquerade {
+        /// `fully-random`
+        random: bool,
+    },
+    /// `reject`: port unreachable.
+    Reject(IpFamily),
+    /// `counter`
+    Counter,
+    /// `counter name "NAME"`
+    NamedCounter(Name),
+    /// `accept` and so on.
+    Verdict(Verdict),
+}
+
+/// `RTN_LOCAL`
+const LOCAL: u32 = 2;
+/// `IPS_DST_NAT`
+const TRANSLATED: u32 = 0x20;
+/// The bit of `ct state new`.
+const NEW: u32 = 8;
+
+impl Statement {
+    /// Appends the kernel's instructions.
+    pub fn expressions(&self, out: &mut Vec<Expression>) {
+        const FIRST: Register = Register(0);
+        let compare = |not, value: Vec<u8>| Expression::Compare { register: FIRST, not, value };
+        let load = |from| Expression::Load { from, width: 4, to: FIRST };
+        let bits = |mask: u32, xor: u32| Expression::Bitwise {
+            register: FIRST,
+            mask: mask.to_ne_bytes().to_vec(),
+            xor: xor.to_ne_bytes().to_vec(),
+        };
+        match self {
+            Self::In { address, not, net } => {
+                let field = address.field(IpFamily::of_net(net));
+                load_key(&[field], out);
+                if net.prefix_len() != net.max_prefix_len() {
+                    out.push(Expression::Bitwise {
+                        register: FIRST,
+                        mask: octets(net.netmask()),
+                        xor: vec![0; field.width()],
+                    });
+                }
+                out.push(compare(*not, octets(net.network())));
+            }
+            Self::Input { name, prefix, not } => {
+                load_key(&[Field::Input], out);
+                let mut value = name.as_bytes().to_vec();
+                if !prefix {
+                    value.resize(Field::Input.width(), 0);
+                }
+                out.push(compare(*not, value));
+            }
+            Self::Local(address) => {
+                load_key(&[address.kind()], out);
+                out.push(compare(false, LOCAL.to_ne_bytes().to_vec()));
+            }
+            Self::New => out.extend([load(Load::State), bits(NEW, 0), compare(true, vec![0; 4])]),
+            Self::Translated => out.extend([load(Load::Status), bits(TRANSLATED, 0), compare(true, vec![0; 4])]),
+            Self::Marked(mark) => out.extend([load(Load::Mark), bits(*mark, 0), compare(true, vec![0; 4])]),
+            Self::Mark(mark) => {
+                out.extend([load(Load::Mark), bits(!mark, *mark), Expression::SetMark { from: FIRST }]);
+            }
+            Self::FlipMark(mark) => {
+                out.extend([load(Load::Mark), bits(!0, *mark), Expression::SetMark { from: FIRST }]);
+            }
+            Self::Lookup { key, set, not } => {
+                load_key(key, out);
+                out.push(Expression::Lookup { set: set.clone(), key: FIRST, to: None, verdict: false, not: *not });
+            }
+            Self::VerdictMap { key, map } => {
+                load_key(key, out);
+                out.push(Expression::Lookup { set: map.clone(), key: FIRST, to: None, verdict: true, not: false });
+            }
+            Self::Change { operation, set, key, timeout } => {
+                load_key(key, out);
+                let timeout = u64::from(timeout.unwrap_or(0)) * 1000;
+                out.push(Expression::Dynset { set: set.clone(), operation: *operation, key: FIRST, timeout });
+            }
+            Self::Dnat { family, key, map } => {
+                load_key(key, out);
+                let (set, to) = (map.clone(), Some(FIRST));
+                out.push(Expression::Lookup { set, key: FIRST, to, verdict: false, not: false });
+                let port = Register(words(Field::Destination(*family)));
+                out.push(Expression::Dnat { family: family.nfproto(), address: FIRST, port });
+            }
+            Self::Masquerade { random } => out.push(Expression::Masquerade { random: *random }),
+            Self::Reject(family) => out.push(Expression::Reject { code: family.port_unreachable() }),
+            Self::Counter => out.push(Expression::Counter),
+            Self::NamedCounter(name) => out.push(Expression::NamedCounter(name.clone())),
+            Self::Verdict(verdict) => out.push(Expression::Verdict(verdict.clone())),
+        }
+    }
+}
+
+fn words(field: Field) -> u8 {
+    u8::try_from(field.padded() / 4).unwrap_or(u8::MAX)
+}
+
+/// Fields of a key stand side by side, each in whole words.
+fn load_key(key: &[Field], out: &mut Vec<Expression>) {
+    let mut at = 0;
+    for field in key {
+        let width = u32::try_from(field.width()).unwrap_or(u32::MAX);
+        out.push(Expression::Load { from: field.load(), width, to: Register(at) });
+        at += words(*field);
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+impl Address {
+    fn field(self, family: IpFamily) -> Field {
+        match self {
+            Self::Source => Field::Source(family),
+            Self::Destination => Field::Destination(family),
+        }
+    }
+
+    fn kind(self) -> Field {
+        match self {
+            Self::Source => Field::SourceKind,
+            Self::Destination => Field::DestinationKind,
+        }
+    }
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let not = |not: &bool| if *not { "!= " } else { "" };
+        match self {
+            Self::In { address, not: n, net } => {
+                write!(f, "{} {}", address.field(IpFamily::of_net(net)), not(n))?;
+                if net.prefix_len() == net.max_prefix_len() { write!(f, "{}", net.addr()) } else { write!(f, "{net}") }
+            }
+            Self::Input { name, prefix, not: n } => {
+                write!(f, "{} {}\"{name}{}\"", Field::Input, not(n), if *prefix { "*" } else { "" })
+            }
+            Self::Local(address) => write!(f, "{} local", address.kind()),
+            Self::New => f.write_str("ct state new"),
+            Self::Translated => f.write_str("ct status dnat"),
+            Self::Marked(mark) => write!(f, "{} & {mark:#010x} != 0x00000000", Field::Mark),
+            Self::Mark(mark) => write!(f, "{0} set {0} | {mark:#010x}", Field::Mark),
+            Self::FlipMark(mark) => write!(f, "{0} set {0} ^ {mark:#010x}", Field::Mark),
+            Self::Lookup { key, set, not: n } => write!(f, "{} {}@{set}", Fields(key), not(n)),
+            Self::VerdictMap { key, map } => write!(f, "{} vmap @{map}", Fields(key)),
+            Self::Change { operation, set, key, timeout } => {
+                let word = match operation {
+                    SetOperation::Add => "add",
+                    SetOperation::Update => "update",
+                    SetOperation::Delete => "delete",
+                };
+                write!(f, "{word} @{set} {{ {}", Fields(key))?;
+                if let Some(seconds) = timeout {
+                    write!(f, " timeout {}", Duration(*seconds))?;
+                }
+                f.write_str(" }")
+            }
+            Self::Dnat { family, key, map } => write!(f, "dnat {} to {} map @{map}", family.nft(), Fields(key)),
+            Self::Masquerade { random: true } => f.write_str("masquerade fully-random"),
+            Self::Masquerade { random: false } => f.write_str("masquerade"),
+            Self::Reject(_) => f.write_str("reject"),
+            Self::Counter => f.write_str("counter"),
+            Self::NamedCounter(name) => write!(f, "counter name {}", Quoted(name)),
+            Self::Verdict(verdict) => write!(f, "{verdict}"),
+        }
+    }
+}
+
+/// Seconds as nft prints them: `1d2h3m4s`, without what is zero.
+pub(super) struct Duration(pub u32);
+
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0;
+        let parts = [(seconds / 86400, 'd'), (seconds / 3600 % 24, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')];
+        if seconds == 0 {
+            return f.write_str("0s");
+        }
+        parts.iter().filter(|(number, _)| *number > 0).try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
+    }
+}
+
+/// One rule, without the chain that it stands in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Rule {
+    /// In order: each is looked at only if those before it matched.
+    pub statements: Vec<Statement>,
+    /// `comment`
+    pub comment: Option<Name>,
+}
+
+impl Rule {
+    /// A rule of these statements.
+    #[must_use]
+    pub fn new(statements: impl Into<Vec<Statement>>) -> Self {
+        Self { statements: statements.into(), comment: None }
+    }
+
+    /// The rule with a comment.
+    #[must_use]
+    pub fn comment(self, text: &str) -> Self {
+        Self { comment: Some(text.into()), ..self }
+    }
+
+    /// The kernel's instructions.
+    #[must_use]
+    pub fn expressions(&self) -> Vec<Expression> {
+        let mut out = Vec::with_capacity(8);
+        self.statements.iter().for_each(|statement| statement.expressions(&mut out));
+        out
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, statement) in self.statements.iter().enumerate() {
+            write!(f, "{}{statement}", if at > 0 { " " } else { "" })?;
+        }
+        self.comment.as_ref().map_or(Ok(()), |comment| write!(f, " comment {}", Quoted(comment)))
+    }
+}

@@ -1,0 +1,237 @@
+//! The input of `iptables-restore --noflush`: one transaction over some tables.
+//!
+//! In: chains and rules, each with an optional owner. Out: the text, and for a line of it who owns it, so that a line
+//! the tool refuses can be traced. Must not know: what owners are, or who runs the tool.
+
+use std::fmt::{self, Write};
+
+use super::iptables::{Chain, Rule, Table};
+use super::save::SavedChain;
+
+/// Whom a line belongs to: a number that means something to the caller.
+pub type Owner = u32;
+
+#[derive(Debug, Default)]
+struct Section {
+    declarations: String,
+    rules: String,
+    declared_by: Vec<Option<Owner>>,
+    ruled_by: Vec<Option<Owner>>,
+    deletions: String,
+    deleted: usize,
+    appended: usize,
+}
+
+/// A transaction. What it does not name stays as it is; each table is committed as a whole.
+#[derive(Debug, Default)]
+pub struct Restore {
+    sections: [Section; Table::ALL.len()],
+    chains: usize,
+}
+
+impl Restore {
+    fn section(&mut self, table: Table) -> &mut Section {
+        &mut self.sections[table as usize]
+    }
+
+    /// Makes a chain, or empties it.
+    pub fn declare(&mut self, table: Table, chain: Chain, owner: Option<Owner>) {
+        self.chains += 1;
+        let section = self.section(table);
+        let _ = writeln!(section.declarations, ":{chain} - [0:0]");
+        section.declared_by.push(owner);
+    }
+
+    /// Appends a rule to a chain.
+    pub fn append(&mut self, table: Table, chain: Chain, rule: &Rule, owner: Option<Owner>) {
+        self.write("-A ", table, chain.as_str(), rule, owner);
+        self.section(table).appended += 1;
+    }
+
+    /// Declares a chain and fills it.
+    pub fn chain(&mut self, table: Table, chain: Chain, rules: &[Rule], owner: Option<Owner>) {
+        self.declare(table, chain, owner);
+        for rule in rules {
+            self.append(table, chain, rule, owner);
+        }
+    }
+
+    /// Declares a chain and fills it, unless it is `current` that way; returns what it is to be. Each rule's text is
+    /// made once, to be compared and to be written.
+    pub fn update(
+        &mut self,
+        table: Table,
+        chain: Chain,
+        rules: &[Rule],
+        current: Option<SavedChain>,
+        owner: Option<Owner>,
+    ) -> SavedChain {
+        let section = self.section(table);
+        let start = section.rules.len();
+        let mut wanted = SavedChain::default();
+        for rule in rules {
+            section.rules.push_str("-A ");
+            section.rules.push_str(chain.as_str());
+            let text = section.rules.len();
+            rule.write_to(&mut section.rules);
+            wanted.add(&section.rules[text..]);
+            section.rules.push('\n');
+        }
+        if current == Some(wanted) {
+            section.rules.truncate(start);
+        } else {
+            section.ruled_by.extend(std::iter::repeat_n(owner, rules.len()));
+            section.appended += rules.len();
+            self.declare(table, chain, owner);
+        }
+        wanted
+    }
+
+    /// Puts a rule at the head of a built-in chain.
+    pub fn insert(&mut self, table: Table, builtin: &str, rule: &Rule) {
+        self.write("-I ", table, builtin, rule, None);
+    }
+
+    /// Takes a rule out of a built-in chain. It has to be there.
+    pub fn remove(&mut self, table: Table, builtin: &str, rule: &Rule) {
+        self.write("-D ", table, builtin, rule, None);
+    }
+
+    fn write(&mut self, verb: &str, table: Table, chain: &str, rule: &Rule, owner: Option<Owner>) {
+        let section = self.section(table);
+        section.rules.push_str(verb);
+        section.rules.push_str(chain);
+        rule.write_to(&mut section.rules);
+        section.rules.push('\n');
+        section.ruled_by.push(owner);
+    }
+
+    /// Deletes a chain, after all rules of the transaction are written. Only what exists can be deleted.
+    pub fn delete(&mut self, table: Table, chain: Chain) {
+        self.declare(table, chain, None);
+        let section = self.section(table);
+        let _ = writeln!(section.deletions, "-X {chain}");
+        section.deleted += 1;
+    }
+
+    /// Whether it would change nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sections.iter().all(Section::is_empty)
+    }
+
+    /// How many chains it declares: what the tool's run time depends on.
+    #[must_use]
+    pub fn chains(&self) -> usize {
+        self.chains
+    }
+
+    /// How many tables it changes.
+    #[must_use]
+    pub fn tables(&self) -> usize {
+        self.sections.iter().filter(|section| !section.is_empty()).count()
+    }
+
+    /// How many rules it writes into user-defined chains of a table.
+    #[must_use]
+    pub fn rules(&self, table: Table) -> usize {
+        self.sections[table as usize].appended
+    }
+
+    /// Who owns a line; lines count from 1, as the tool counts them.
+    #[must_use]
+    pub fn owner(&self, line: usize) -> Option<Owner> {
+        let mut first = 1;
+        for section in self.sections.iter().filter(|section| !section.is_empty()) {
+            let declarations = first + 1;
+            let rules = declarations + section.declared_by.len();
+            let deletions = rules + section.ruled_by.len();
+            if (declarations..rules).contains(&line) {
+                return section.declared_by[line - declarations];
+            }
+            if (rules..deletions).contains(&line) {
+                return section.ruled_by[line - rules];
+            }
+            first = deletions + section.deleted + 1;
+        }
+        None
+    }
+
+    /// A line's text, for a person who has to see what the tool refused.
+    #[must_use]
+    pub fn line(&self, line: usize) -> Option<String> {
+        self.parts().flat_map(str::lines).nth(line.checked_sub(1)?).map(str::to_owned)
+    }
+
+    /// The text in pieces of whole lines: all of it can have tens of megabytes, of which nobody needs a copy.
+    pub fn parts(&self) -> impl Iterator<Item = &str> {
+        let sections = Table::ALL.iter().zip(&self.sections).filter(|(_, section)| !section.is_empty());
+        sections.flat_map(|(table, section)| {
+            let (head, Section { declarations, rules, deletions, .. }) = (table.head(), section);
+            [head, declarations, rules, deletions, "COMMIT\n"]
+        })
+    }
+}
+
+impl Section {
+    fn is_empty(&self) -> bool {
+        self.declared_by.is_empty() && self.ruled_by.is_empty()
+    }
+}
+
+/// Exactly what is written to the tool.
+impl fmt::Display for Restore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parts().try_for_each(|part| f.write_str(part))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::iptables::Target;
+
+    #[test]
+    fn a_chain_that_is_as_wanted_is_not_written() {
+        let chain = Chain::new("ONE");
+        let rules = [Rule { target: Some(Target::Drop), ..Rule::default() }];
+        let mut restore = Restore::default();
+        let wanted = restore.update(Table::Nat, chain, &rules, Some(SavedChain::of(&rules)), Some(1));
+        assert_eq!(wanted, SavedChain::of(&rules));
+        assert!(restore.is_empty() && restore.to_string().is_empty(), "{restore}");
+        restore.update(Table::Nat, chain, &rules, Some(SavedChain::default()), Some(1));
+        assert_eq!(restore.to_string(), "*nat\n:ONE - [0:0]\n-A ONE -j DROP\nCOMMIT\n");
+        assert_eq!((restore.chains(), restore.rules(Table::Nat), restore.owner(3)), (1, 1, Some(1)));
+    }
+
+    #[test]
+    fn every_line_knows_its_owner() {
+        let (one, two) = (Chain::new("ONE"), Chain::new("TWO"));
+        let drop = Rule { target: Some(Target::Drop), ..Rule::default() };
+        let mut restore = Restore::default();
+        restore.chain(Table::Nat, one, std::slice::from_ref(&drop), Some(1));
+        restore.chain(Table::Filter, two, &[drop.clone(), drop.clone()], Some(2));
+        restore.insert(Table::Filter, "INPUT", &drop);
+        restore.delete(Table::Nat, two);
+        let text = restore.to_string();
+        let owned: Vec<_> = (1..=text.lines().count()).map(|n| (restore.owner(n), restore.line(n))).collect();
+        let expected: Vec<_> = [
+            (None, "*filter"),
+            (Some(2), ":TWO - [0:0]"),
+            (Some(2), "-A TWO -j DROP"),
+            (Some(2), "-A TWO -j DROP"),
+            (None, "-I INPUT -j DROP"),
+            (None, "COMMIT"),
+            (None, "*nat"),
+            (Some(1), ":ONE - [0:0]"),
+            (None, ":TWO - [0:0]"),
+            (Some(1), "-A ONE -j DROP"),
+            (None, "-X TWO"),
+            (None, "COMMIT"),
+        ]
+        .map(|(owner, line)| (owner, Some(line.to_owned())))
+        .to_vec();
+        assert_eq!(owned, expected);
+        assert_eq!(restore.owner(99), None);
+    }
+}

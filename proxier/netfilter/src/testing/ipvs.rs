@@ -1,0 +1,282 @@
+//! An IPVS table as a value.
+//!
+//! In: operations. Out: what the kernel would hold, its refusals, and how often it was asked.
+//! Must not know: whose servers they are. Clones share one state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::IpFamily;
+use crate::ipvs::{Connections, Forward, Listed, RealServer, ServerKey, Statistics, Timeouts, VirtualServer};
+use crate::kernel::{IpvsError, IpvsTable, Operation};
+
+/// The schedulers that kernels have.
+const SCHEDULERS: [&str; 14] =
+    ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"];
+
+type Reals = BTreeMap<SocketAddr, (RealServer, Connections)>;
+
+#[derive(Debug)]
+struct State {
+    virtuals: BTreeMap<ServerKey, (VirtualServer, Reals)>,
+    timeouts: Timeouts,
+    without: BTreeSet<String>,
+    failing: Option<fn() -> IpvsError>,
+    refused: Option<SocketAddr>,
+    twice: bool,
+    missed: Option<ServerKey>,
+    operations: Vec<Operation>,
+    listings: usize,
+}
+
+/// An empty table, with every scheduler.
+#[derive(Clone, Debug)]
+pub struct FakeIpvs(Arc<Mutex<State>>);
+
+impl Default for FakeIpvs {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(State {
+            virtuals: BTreeMap::new(),
+            timeouts: Timeouts { tcp: 900, tcp_fin: 120, udp: 300 },
+            without: BTreeSet::new(),
+            failing: None,
+            refused: None,
+            twice: false,
+            missed: None,
+            operations: Vec::new(),
+            listings: 0,
+        })))
+    }
+}
+
+impl FakeIpvs {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was done since the last call, in order, without what was refused.
+    #[must_use]
+    pub fn take_operations(&self) -> Vec<Operation> {
+        std::mem::take(&mut self.state().operations)
+    }
+
+    /// How often virtual or real servers were listed.
+    #[must_use]
+    pub fn listings(&self) -> usize {
+        self.state().listings
+    }
+
+    /// Gives a real server connections. `false` if there is no such server.
+    pub fn set_connections(&self, key: ServerKey, address: SocketAddr, connections: Connections) -> bool {
+        let mut state = self.state();
+        let real = state.virtuals.get_mut(&key).and_then(|(_, reals)| reals.get_mut(&address));
+        real.map(|(_, has)| *has = connections).is_some()
+    }
+
+    /// Takes a scheduler away.
+    pub fn lose_scheduler(&self, name: &str) {
+        self.state().without.insert(name.to_owned());
+    }
+
+    /// Has everything fail so from now on, or nothing.
+    pub fn fail(&self, how: Option<fn() -> IpvsError>) {
+        self.state().failing = how;
+    }
+
+    /// Has every operation on servers of this address refused from now on, or none.
+    pub fn refuse(&self, address: Option<SocketAddr>) {
+        self.state().refused = address;
+    }
+
+    /// Lists everything twice from now on, as kernels do with what moves while they list.
+    pub fn list_twice(&self) {
+        self.state().twice = true;
+    }
+
+    /// Leaves a virtual server out when they are listed next, as kernels do while others are deleted.
+    pub fn miss_once(&self, key: ServerKey) {
+        self.state().missed = Some(key);
+    }
+
+    /// A virtual server and its real ones, in the order of their addresses.
+    #[must_use]
+    pub fn server(&self, key: ServerKey) -> Option<(VirtualServer, Vec<RealServer>)> {
+        let state = self.state();
+        let (server, reals) = state.virtuals.get(&key)?;
+        Some((*server, reals.values().map(|(real, _)| *real).collect()))
+    }
+}
+
+/// Everything, as `ipvsadm -S -n` prints it, in the order of the keys.
+impl fmt::Display for FakeIpvs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (key, (server, reals)) in &self.state().virtuals {
+            writeln!(f, "{server}")?;
+            for (real, _) in reals.values() {
+                writeln!(f, "-a {key} {real}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// How often each entry is listed.
+    fn times(&self) -> usize {
+        if self.twice { 2 } else { 1 }
+    }
+
+    fn asked(&mut self) -> Result<(), IpvsError> {
+        self.failing.map_or(Ok(()), |how| Err(how()))
+    }
+
+    /// The error number with which the kernel refuses an operation.
+    fn apply(&mut self, operation: &Operation) -> Result<(), i32> {
+        let key = operation.key();
+        let about = match operation {
+            Operation::AddReal(_, real) | Operation::UpdateReal(_, real) => real.address,
+            Operation::DeleteReal(_, address) => *address,
+            _ => key.address,
+        };
+        if self.refused.is_some_and(|refused| refused == about || refused == key.address) {
+            return Err(libc::ENOMEM);
+        }
+        match *operation {
+            Operation::AddVirtual(server) => {
+                if self.virtuals.contains_key(&key) {
+                    return Err(libc::EEXIST);
+                }
+                self.schedulable(&server)?;
+                self.virtuals.insert(key, (server, Reals::new()));
+            }
+            Operation::UpdateVirtual(server) => {
+                if !self.virtuals.contains_key(&key) {
+                    return Err(libc::ESRCH);
+                }
+                self.schedulable(&server)?;
+                self.virtuals.entry(key).and_modify(|(held, _)| *held = server);
+            }
+            Operation::DeleteVirtual(_) => {
+                self.virtuals.remove(&key).ok_or(libc::ESRCH)?;
+            }
+            Operation::AddReal(_, real) => {
+                let reals = self.reals(key)?;
+                possible(key, &real)?;
+                if reals.contains_key(&real.address) {
+                    return Err(libc::EEXIST);
+                }
+                reals.insert(real.address, (real, Connections::default()));
+            }
+            Operation::UpdateReal(_, real) => {
+                let reals = self.reals(key)?;
+                possible(key, &real)?;
+                reals.get_mut(&real.address).ok_or(libc::ENOENT)?.0 = real;
+            }
+            Operation::DeleteReal(_, address) => {
+                let reals = self.reals(key)?;
+                reals.remove(&address).ok_or(libc::ENOENT)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reals(&mut self, key: ServerKey) -> Result<&mut Reals, i32> {
+        self.virtuals.get_mut(&key).map(|(_, reals)| reals).ok_or(libc::ESRCH)
+    }
+
+    fn schedulable(&self, server: &VirtualServer) -> Result<(), i32> {
+        let name = server.scheduler.as_str();
+        if !SCHEDULERS.contains(&name) || self.without.contains(name) {
+            return Err(libc::ENOENT);
+        }
+        let prefix = server.persistence.map_or(server.address_bits(), |persistence| persistence.prefix);
+        if !server.key.address.is_ipv4() && !(1..=128).contains(&prefix) {
+            return Err(libc::EINVAL);
+        }
+        Ok(())
+    }
+}
+
+/// Only tunnels lead from one family to the other.
+fn possible(key: ServerKey, real: &RealServer) -> Result<(), i32> {
+    if key.address.is_ipv4() != real.address.is_ipv4() && real.forward != Forward::Tunnel {
+        return Err(libc::EINVAL);
+    }
+    // The kernel's weights have a sign.
+    i32::try_from(real.weight).map(|_| ()).map_err(|_| libc::ERANGE)
+}
+
+impl IpvsTable for FakeIpvs {
+    fn virtual_servers(&mut self, family: IpFamily, each: &mut dyn FnMut(VirtualServer)) -> Result<(), IpvsError> {
+        let mut state = self.state();
+        state.asked()?;
+        state.listings += 1;
+        let missed = state.missed.take();
+        let of_family = |key: &ServerKey| IpFamily::of(&key.address.ip()) == family && missed != Some(*key);
+        let servers: Vec<VirtualServer> =
+            state.virtuals.iter().filter(|(key, _)| of_family(key)).map(|(_, (server, _))| *server).collect();
+        let servers = servers.repeat(state.times());
+        drop(state);
+        servers.into_iter().for_each(each);
+        Ok(())
+    }
+
+    fn real_servers(&mut self, of: ServerKey, each: &mut dyn FnMut(RealServer, Connections)) -> Result<(), IpvsError> {
+        let mut state = self.state();
+        state.asked()?;
+        state.listings += 1;
+        let reals: Vec<_> =
+            state.virtuals.get(&of).map(|(_, reals)| reals.values().copied().collect()).unwrap_or_default();
+        let reals = reals.repeat(state.times());
+        drop(state);
+        reals.into_iter().for_each(|(real, connections)| each(real, connections));
+        Ok(())
+    }
+
+    fn list(&mut self, family: IpFamily, each: &mut dyn FnMut(Listed)) -> Result<(), IpvsError> {
+        self.virtual_servers(family, &mut |server| each(Listed::Server(server, Statistics::default())))
+    }
+
+    fn list_real(
+        &mut self,
+        of: ServerKey,
+        each: &mut dyn FnMut(RealServer, Connections, Statistics),
+    ) -> Result<(), IpvsError> {
+        self.real_servers(of, &mut |real, connections| each(real, connections, Statistics::default()))
+    }
+
+    fn apply(&mut self, operations: &[Operation], failed: &mut dyn FnMut(usize, IpvsError)) -> Result<(), IpvsError> {
+        self.state().asked()?;
+        for (index, operation) in operations.iter().enumerate() {
+            let outcome = self.state().apply(operation);
+            match outcome {
+                Ok(()) => self.state().operations.push(*operation),
+                Err(errno) => failed(index, IpvsError::of(operation, Some(errno), io::Error::from_raw_os_error(errno))),
+            }
+        }
+        Ok(())
+    }
+
+    fn timeouts(&mut self) -> Result<Timeouts, IpvsError> {
+        let mut state = self.state();
+        state.asked()?;
+        Ok(state.timeouts)
+    }
+
+    fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), IpvsError> {
+        let mut state = self.state();
+        state.asked()?;
+        let now = &mut state.timeouts;
+        for (now, new) in
+            [(&mut now.tcp, timeouts.tcp), (&mut now.tcp_fin, timeouts.tcp_fin), (&mut now.udp, timeouts.udp)]
+        {
+            if new > 0 {
+                *now = new;
+            }
+        }
+        Ok(())
+    }
+}

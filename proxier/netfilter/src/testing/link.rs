@@ -1,0 +1,207 @@
+//! Network devices as a value.
+//!
+//! In: operations. Out: what the kernel would hold, its refusals, and how often it was asked.
+//! Must not know: what the addresses are for. Clones share one state.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
+
+use crate::IpFamily;
+use crate::kernel::link::{DUMMY, Device};
+use crate::kernel::{AddressOperation, DeviceName, LinkError, Links};
+
+#[derive(Debug, Default)]
+struct State {
+    devices: BTreeMap<DeviceName, (Device, Vec<IpNet>)>,
+    made: u32,
+    failing: Option<fn() -> LinkError>,
+    refused: Option<IpNet>,
+    operations: Vec<AddressOperation>,
+    listings: usize,
+}
+
+/// A host without devices, until somebody makes some.
+#[derive(Clone, Debug, Default)]
+pub struct FakeLinks(Arc<Mutex<State>>);
+
+impl FakeLinks {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a device there, of any kind.
+    pub fn add_device(&self, name: DeviceName, kind: Option<&str>) {
+        let mut state = self.state();
+        state.made += 1;
+        let device = Device { index: state.made, kind: kind.map(str::to_owned), up: false };
+        state.devices.insert(name, (device, Vec::new()));
+    }
+
+    /// What was done to addresses since the last call, in order, without what was refused.
+    #[must_use]
+    pub fn take_operations(&self) -> Vec<AddressOperation> {
+        std::mem::take(&mut self.state().operations)
+    }
+
+    /// How often addresses were listed.
+    #[must_use]
+    pub fn listings(&self) -> usize {
+        self.state().listings
+    }
+
+    /// The addresses of a device, in the order in which it got them, if there is such a device.
+    #[must_use]
+    pub fn held(&self, name: DeviceName) -> Option<Vec<IpNet>> {
+        self.state().devices.get(&name).map(|(_, addresses)| addresses.clone())
+    }
+
+    /// Has everything fail so from now on, or nothing.
+    pub fn fail(&self, how: Option<fn() -> LinkError>) {
+        self.state().failing = how;
+    }
+
+    /// Has every operation on this address refused from now on, or none.
+    pub fn refuse(&self, address: Option<IpNet>) {
+        self.state().refused = address;
+    }
+}
+
+/// Devices and their addresses, in the order of the names: `kube-ipvs0 dummy down 10.96.0.1/32 10.96.0.10/32`.
+impl fmt::Display for FakeLinks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, (device, addresses)) in &self.state().devices {
+            write!(f, "{name} {}", device.kind.as_deref().unwrap_or("hardware"))?;
+            f.write_str(if device.up { " up" } else { " down" })?;
+            addresses.iter().try_for_each(|address| write!(f, " {address}"))?;
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn asked(&self) -> Result<(), LinkError> {
+        self.failing.map_or(Ok(()), |how| Err(how()))
+    }
+
+    fn device(&mut self, name: DeviceName) -> Result<&mut (Device, Vec<IpNet>), LinkError> {
+        self.devices.get_mut(&name).ok_or(LinkError::NoDevice(name))
+    }
+
+    /// Whether there is a dummy device of that name.
+    fn dummy(&self, name: DeviceName) -> Result<bool, LinkError> {
+        match self.devices.get(&name) {
+            Some((device, _)) if device.kind.as_deref() != Some(DUMMY) => Err(LinkError::clash(name, device)),
+            device => Ok(device.is_some()),
+        }
+    }
+
+    fn apply(&mut self, name: DeviceName, operation: &AddressOperation) -> Result<(), LinkError> {
+        let (AddressOperation::Add(address) | AddressOperation::Delete(address)) = *operation;
+        if self.refused == Some(address) {
+            return Err(refusal(name, operation, libc::ENOMEM));
+        }
+        let (_, held) = self.device(name)?;
+        let at = held.iter().position(|held| *held == address);
+        // IPv6 has an address once, whatever the prefix.
+        let again =
+            held.iter().any(|held| *held == address || (address.addr().is_ipv6() && held.addr() == address.addr()));
+        match (operation, at) {
+            (AddressOperation::Add(_), _) if again => {
+                return Err(refusal(name, operation, libc::EEXIST));
+            }
+            (AddressOperation::Add(_), _) => held.push(address),
+            (AddressOperation::Delete(_), Some(at)) => {
+                held.remove(at);
+                // IPv4: with the first address of a network the others of it go, unless promote_secondaries is set.
+                let same = |other: &IpNet| address.addr().is_ipv4() && other.trunc() == address.trunc();
+                if !held[..at].iter().any(same) {
+                    held.retain(|other| !same(other));
+                }
+            }
+            (AddressOperation::Delete(_), None) => {
+                return Err(refusal(name, operation, libc::EADDRNOTAVAIL));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refusal(name: DeviceName, operation: &AddressOperation, errno: i32) -> LinkError {
+    LinkError::of(name, operation, Some(errno), io::Error::from_raw_os_error(errno))
+}
+
+impl Links for FakeLinks {
+    fn device(&mut self, name: DeviceName) -> Result<Option<Device>, LinkError> {
+        let state = self.state();
+        state.asked()?;
+        Ok(state.devices.get(&name).map(|(device, _)| device.clone()))
+    }
+
+    fn create_dummy(&mut self, name: DeviceName) -> Result<(), LinkError> {
+        let state = self.state();
+        state.asked()?;
+        if !state.dummy(name)? {
+            drop(state);
+            self.add_device(name, Some(DUMMY));
+        }
+        Ok(())
+    }
+
+    fn delete_dummy(&mut self, name: DeviceName) -> Result<(), LinkError> {
+        let mut state = self.state();
+        state.asked()?;
+        if state.dummy(name)? {
+            state.devices.remove(&name);
+        }
+        Ok(())
+    }
+
+    fn set_up(&mut self, name: DeviceName, up: bool) -> Result<(), LinkError> {
+        let mut state = self.state();
+        state.asked()?;
+        let (device, addresses) = state.device(name)?;
+        // IPv6 addresses do not survive that.
+        if device.up && !up {
+            addresses.retain(|address| address.addr().is_ipv4());
+        }
+        device.up = up;
+        Ok(())
+    }
+
+    fn addresses(&mut self, name: DeviceName, family: IpFamily, each: &mut dyn FnMut(IpNet)) -> Result<(), LinkError> {
+        let mut state = self.state();
+        state.asked()?;
+        state.listings += 1;
+        let (_, held) = state.device(name)?;
+        let addresses: Vec<IpNet> = held.iter().copied().filter(|net| IpFamily::of_net(net) == family).collect();
+        drop(state);
+        addresses.into_iter().for_each(each);
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        name: DeviceName,
+        operations: &[AddressOperation],
+        failed: &mut dyn FnMut(usize, LinkError),
+    ) -> Result<(), LinkError> {
+        let mut state = self.state();
+        state.asked()?;
+        if operations.is_empty() {
+            return Ok(());
+        }
+        state.device(name)?;
+        for (index, operation) in operations.iter().enumerate() {
+            match state.apply(name, operation) {
+                Ok(()) => state.operations.push(*operation),
+                Err(error) => failed(index, error),
+            }
+        }
+        Ok(())
+    }
+}
