@@ -9,9 +9,9 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use netfilter::IpFamily;
-use proxier::inspect::services::BY_SOURCE;
-use proxier::inspect::walk::{Branch, Origin, Packet, Step, Trace, Verdict};
 use proxier::model::Protocol;
+use proxier_inspect::services::BY_SOURCE;
+use proxier_inspect::walk::{Branch, Origin, Packet, Step, Trace, Verdict};
 use serde::Serialize;
 use serde_json::json;
 

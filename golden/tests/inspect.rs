@@ -1,7 +1,7 @@
 //! Rules of the real kube-proxy, read back: every Service port with its endpoints, no difference where there is none, and
 //! exactly those that somebody made.
 //!
-//! In: the recorded rules and objects of every case and step. Out: what `proxier::inspect` tells of them. No root needed.
+//! In: the recorded rules and objects of every case and step. Out: what `proxier_inspect` tells of them. No root needed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,11 +11,11 @@ use std::net::SocketAddr;
 use golden::case::{Case, Kind, Mode, cases};
 use golden::replay::Replay;
 use netfilter::IpFamily;
-use proxier::inspect::drift::{Difference, DifferenceKind, differences};
-use proxier::inspect::rules::Ruleset;
-use proxier::inspect::services::{AddressKind, Fate, ServicePortView, add_model, from_iptables};
 use proxier::iptables::{HostFacts, expected};
 use proxier::model::{CategorizedEndpoints, Destination, ServicePort, Snapshot};
+use proxier_inspect::drift::{Difference, DifferenceKind, differences};
+use proxier_inspect::rules::Ruleset;
+use proxier_inspect::services::{AddressKind, Fate, ServicePortView, add_model, from_iptables};
 
 /// Where the real one is wrong (`cases/differences.txt`).
 const WRONG: &str = "817-step-slice-relabelled";
@@ -97,7 +97,7 @@ fn check(name: &str, view: &ServicePortView, snapshot: &Snapshot<'_>) -> usize {
     let all = snapshot.endpoints.of(port_name);
     let used = CategorizedEndpoints::of(&all, port, snapshot.node);
     let addresses = |list: &[&proxier::model::Endpoint]| list.iter().map(|e| e.address).collect::<BTreeSet<_>>();
-    let with = |share: fn(&proxier::inspect::services::EndpointView) -> Option<f64>| {
+    let with = |share: fn(&proxier_inspect::services::EndpointView) -> Option<f64>| {
         let of_it = view.endpoints.iter().filter(|endpoint| share(endpoint).is_some());
         of_it.map(|endpoint| endpoint.address.unwrap()).collect::<BTreeSet<SocketAddr>>()
     };

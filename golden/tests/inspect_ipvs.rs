@@ -2,7 +2,7 @@
 //! somebody made.
 //!
 //! In: every case and step, and the kernel that `render` holds to the recordings of the real kube-proxy. Out: what
-//! `proxier::inspect` tells of it. No root needed.
+//! `proxier_inspect` tells of it. No root needed.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -12,11 +12,11 @@ use golden::replay::Replay;
 use netfilter::IpFamily;
 use netfilter::ipset::Entry;
 use netfilter::ipvs::{Flags, Scheduler, ServerKey};
-use proxier::inspect::drift::{Difference, DifferenceKind as Is};
-use proxier::inspect::rules::Ruleset;
-use proxier::inspect::servers::differences;
-use proxier::inspect::services::{AddressKind, Fate, ServicePortView, add_model, from_ipvs, note_draining};
 use proxier::ipvs::Held;
+use proxier_inspect::drift::{Difference, DifferenceKind as Is};
+use proxier_inspect::rules::Ruleset;
+use proxier_inspect::servers::differences;
+use proxier_inspect::services::{AddressKind, Fate, ServicePortView, add_model, from_ipvs, note_draining};
 
 fn rules(case: &Case, step: usize, family: IpFamily) -> Ruleset {
     let kind = if family == IpFamily::V4 { Kind::Iptables } else { Kind::Ip6tables };
@@ -98,7 +98,7 @@ fn every_service_port_is_listed_with_its_addresses_and_endpoints() {
             assert_eq!(used, servers.iter().flat_map(|s| s.reals.iter().copied()).collect(), "{name} {}", view.name);
             let unled = view.endpoints.iter().filter(|e| e.unused.as_deref().is_some_and(|why| why.contains("should")));
             assert_eq!(unled.count(), 0, "{name}: {:?}", view.endpoints);
-            let local = |e: &proxier::inspect::services::EndpointView| e.local_share;
+            let local = |e: &proxier_inspect::services::EndpointView| e.local_share;
             for shares in [
                 view.endpoints.iter().filter_map(|e| e.share).collect::<Vec<f64>>(),
                 view.endpoints.iter().filter_map(local).collect(),

@@ -2,7 +2,7 @@
 //! is none, and exactly those that somebody made.
 //!
 //! In: every case and step: the recorded table of the real one and the one that our mode makes, both loaded into a real
-//! kernel. Out: what `proxier::inspect` tells of them. Root is needed.
+//! kernel. Out: what `proxier_inspect` tells of them. Root is needed.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -16,15 +16,15 @@ use ipnet::IpNet;
 use netfilter::IpFamily;
 use netfilter::kernel::NftReader;
 use netfilter::nft::held::Table;
-use proxier::inspect::drift::behaviour::{self, World};
-use proxier::inspect::drift::nftables::{differences, is_ours};
-use proxier::inspect::drift::{Difference, DifferenceKind as Is};
-use proxier::inspect::services::{
-    AddressKind, EndpointView, Fate, ServicePortView, endpoint_in, from_nftables, unused_chains_of_table,
-};
-use proxier::inspect::walk::Node;
 use proxier::model::{CategorizedEndpoints, Destination, Snapshot};
 use proxier::nftables::{Expected, TABLE, expected};
+use proxier_inspect::drift::behaviour::{self, World};
+use proxier_inspect::drift::nftables::{differences, is_ours};
+use proxier_inspect::drift::{Difference, DifferenceKind as Is};
+use proxier_inspect::services::{
+    AddressKind, EndpointView, Fate, ServicePortView, endpoint_in, from_nftables, unused_chains_of_table,
+};
+use proxier_inspect::walk::Node;
 
 /// Whose table is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

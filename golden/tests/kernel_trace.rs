@@ -18,9 +18,9 @@ use golden::{case, wire};
 use netfilter::Flow;
 use netfilter::IpFamily;
 use netfilter::kernel::{Host, RuleReader, SystemHost, each_flow, last_seen, node};
-use proxier::inspect::rules::Ruleset;
-use proxier::inspect::walk::{Branch, ConnState, Memory, Node, Origin, Packet, Trace, Verdict};
 use proxier::iptables::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
+use proxier_inspect::rules::Ruleset;
+use proxier_inspect::walk::{Branch, ConnState, Memory, Node, Origin, Packet, Trace, Verdict};
 
 /// Interfaces of the recorded node, with the address that packets to it are sent to on the wire.
 const LINKS: [&str; 4] = ["eth1", "eth0", "cbr0", "cbr01"];

@@ -7,7 +7,6 @@
 //! - a mode ([`iptables`], [`ipvs`], [`nftables`]) renders [`netfilter`] values from a [`model::Snapshot`] and plans what to write;
 //! - [`netfilter::kernel`] applies them: the only module with side effects;
 //! - [`cleaner`] deletes the flows that [`conntrack`] finds stale, because the kernel never asks the rules again.
-//! - [`inspect`] goes the other way: from anybody's rules back to Services, for the commands that look at a node.
 //!
 //! Around that life: [`tuning`] sets conntrack's sysctls before it, [`leftovers`] removes the state of inactive modes
 //! on threads of its own, between the syncs' turns.
@@ -18,7 +17,6 @@ pub mod addresses;
 pub mod backend;
 pub mod cleaner;
 pub mod conntrack;
-pub mod inspect;
 pub mod iptables;
 pub mod ipvs;
 pub mod leftovers;

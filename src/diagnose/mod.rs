@@ -14,8 +14,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use netfilter::IpFamily;
-use proxier::inspect::services::{Entry, ServicePortView, dispatch_of};
 use proxier::model::{NamespacedName, Protocol};
+use proxier_inspect::services::{Entry, ServicePortView, dispatch_of};
 use serde::Serialize;
 
 use self::finding::{Cause, Finding};
@@ -199,5 +199,5 @@ fn text(diagnosis: &Diagnosis, look: Look) -> String {
 
 /// Whether a Service port has an endpoint that gets traffic.
 fn leads_somewhere(view: &ServicePortView) -> bool {
-    view.endpoints.iter().any(proxier::inspect::services::EndpointView::used)
+    view.endpoints.iter().any(proxier_inspect::services::EndpointView::used)
 }

@@ -2,7 +2,7 @@
 //!
 //! In: the node's facts, the Service ports asked for. Out: findings. Must not know: rules.
 
-use proxier::inspect::services::{EndpointView, ServicePortView};
+use proxier_inspect::services::{EndpointView, ServicePortView};
 
 use super::finding::{Cause, Finding};
 use crate::inspect::facts::Facts;

@@ -3,7 +3,7 @@
 //! In: what was read of the node. Out: findings. Must not know: which Service is asked for, but for drift.
 
 use netfilter::nft::Expression;
-use proxier::inspect::services::{Fate, ServicePortView};
+use proxier_inspect::services::{Fate, ServicePortView};
 
 use super::finding::{Cause, Finding};
 use crate::inspect::rules::FamilyRules;

@@ -4,8 +4,8 @@
 
 use std::net::SocketAddr;
 
-use proxier::inspect::services::{Address, Fate, Policy, ServicePortView};
 use proxier::model::Protocol;
+use proxier_inspect::services::{Address, Fate, Policy, ServicePortView};
 
 use super::finding::{Cause, Finding};
 use crate::inspect::Look;
@@ -77,7 +77,7 @@ pub fn of(view: &ServicePortView) -> Vec<Finding> {
 }
 
 fn draining_only(view: &ServicePortView) -> Option<Finding> {
-    let drains = |one: &proxier::inspect::services::RealView| one.weight == 0;
+    let drains = |one: &proxier_inspect::services::RealView| one.weight == 0;
     let mut servers = view.endpoints.iter().flat_map(|endpoint| &endpoint.servers).peekable();
     (servers.peek().is_some() && servers.all(drains)).then(|| {
         Finding::certain(
@@ -92,7 +92,7 @@ fn draining_only(view: &ServicePortView) -> Option<Finding> {
     })
 }
 
-fn unusable(endpoint: &proxier::inspect::services::EndpointView) -> bool {
+fn unusable(endpoint: &proxier_inspect::services::EndpointView) -> bool {
     endpoint.state.is_some_and(|state| !(state.ready || (state.serving && state.terminating)))
 }
 

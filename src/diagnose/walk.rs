@@ -5,11 +5,11 @@
 
 use std::net::SocketAddr;
 
-use proxier::inspect::neighbours::owner;
-use proxier::inspect::services::{Address, AddressKind, Fate, ServicePortView};
-use proxier::inspect::walk::{Branch, Origin, Packet, Trace, Verdict};
 use proxier::model::Protocol;
 use proxier::nftables::TABLE;
+use proxier_inspect::neighbours::owner;
+use proxier_inspect::services::{Address, AddressKind, Fate, ServicePortView};
+use proxier_inspect::walk::{Branch, Origin, Packet, Trace, Verdict};
 
 use super::finding::{Cause, Finding};
 use super::node::BRIDGED;

@@ -2,7 +2,7 @@
 //!
 //! In: a report of one Service. Out: boxes in columns and arrows with odds and counters. Must not know: how it is drawn.
 
-use proxier::inspect::services::{Address, AddressKind, EndpointView, Fate, Policy, RealView, ServicePortView};
+use proxier_inspect::services::{Address, AddressKind, EndpointView, Fate, Policy, RealView, ServicePortView};
 
 use super::text::connections;
 use crate::inspect::report::Report;

@@ -4,9 +4,9 @@
 
 use std::fmt::Write;
 
-use proxier::inspect::drift::Difference;
-use proxier::inspect::rules::Counters;
-use proxier::inspect::services::{Address, EndpointView, Fate, RealView, ServicePortView};
+use proxier_inspect::drift::Difference;
+use proxier_inspect::rules::Counters;
+use proxier_inspect::services::{Address, EndpointView, Fate, RealView, ServicePortView};
 
 use crate::inspect::facts::Facts;
 use crate::inspect::report::Report;

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use netfilter::kernel::node;
-use proxier::inspect::drift::{Comparison, Difference, Only};
-use proxier::inspect::rules::Ruleset;
-use proxier::inspect::services::{ServicePortView, hash_of_name};
 use proxier::iptables::{HostFacts, Part, expected_parts, is_of_service_port};
 use proxier::model::{Config, ServicePort, ServicePortName, Snapshot};
+use proxier_inspect::drift::{Comparison, Difference, Only};
+use proxier_inspect::rules::Ruleset;
+use proxier_inspect::services::{ServicePortView, hash_of_name};
 
 use super::rules::FamilyRules;
 use super::{Focus, is_of};

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use netfilter::IpFamily;
 use netfilter::kernel::node::{self, Link};
-use proxier::inspect::neighbours::{Hook, TableSize, hooks, nftables, sizes};
+use proxier_inspect::neighbours::{Hook, TableSize, hooks, nftables, sizes};
 use serde::Serialize;
 
 use super::Look;

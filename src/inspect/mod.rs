@@ -23,19 +23,19 @@ use netfilter::IpFamily;
 use netfilter::kernel::{self, each_flow, node};
 use netfilter::nft::held::TableId;
 use proxier::conntrack::StaleFlows;
-use proxier::inspect::drift::Difference;
-use proxier::inspect::drift::behaviour::{self, World};
-use proxier::inspect::drift::nftables::{differences as table_differs, is_ours};
-use proxier::inspect::flows::FlowCount;
-use proxier::inspect::servers::differences as servers_differ;
-use proxier::inspect::services::{
-    ServicePortView, add_model, endpoint_in, from_iptables, from_ipvs, from_nftables, note_draining, unused_chains,
-    unused_chains_of_table,
-};
 use proxier::ipvs::{self, Expected, Held};
 use proxier::model::{NamespacedName, Scope, ServicePortName, Snapshot};
 use proxier::nftables::TABLE;
 use proxier::track::Tracker;
+use proxier_inspect::drift::Difference;
+use proxier_inspect::drift::behaviour::{self, World};
+use proxier_inspect::drift::nftables::{differences as table_differs, is_ours};
+use proxier_inspect::flows::FlowCount;
+use proxier_inspect::servers::differences as servers_differ;
+use proxier_inspect::services::{
+    ServicePortView, add_model, endpoint_in, from_iptables, from_ipvs, from_nftables, note_draining, unused_chains,
+    unused_chains_of_table,
+};
 
 use self::arguments::Sources;
 use self::report::{COMPARISON, Unread};

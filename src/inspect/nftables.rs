@@ -11,9 +11,9 @@ use netfilter::kernel::NftReader;
 use netfilter::kernel::nftables::NftError;
 use netfilter::nft::held::{Lack, Ruleset, Set, Table, TableId};
 use netfilter::nft::{Expression, Key, Name};
-use proxier::inspect::services::owner_in_table;
 use proxier::model::{NamespacedName, Protocol, ServicePortName};
 use proxier::nftables::{TABLE, is_kube_proxy};
+use proxier_inspect::services::owner_in_table;
 
 use super::report::Unread;
 

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use netfilter::kernel::{last_seen, node};
-use proxier::inspect::walk::{ConnState, Memory, Node, Origin, Packet, Trace};
 use proxier::model::Protocol;
+use proxier_inspect::walk::{ConnState, Memory, Node, Origin, Packet, Trace};
 
 use super::rules::FamilyRules;
 

@@ -3,8 +3,8 @@
 //! In: a [`Look`]. Out: a [`Report`]. Must not know: how it is shown. The schema is documented in `src/dump/README.md`;
 //! fields are added under the same version, a field that goes or changes its meaning raises it.
 
-use proxier::inspect::drift::Difference;
-use proxier::inspect::services::ServicePortView;
+use proxier_inspect::drift::Difference;
+use proxier_inspect::services::ServicePortView;
 use serde::Serialize;
 
 use super::facts::Facts;
@@ -76,7 +76,7 @@ impl Report {
         let services = look.services(focus);
         let differences = look.differences(focus, &services);
         let not_understood = look.rules.families.iter().flat_map(|rules| {
-            let found = proxier::inspect::neighbours::not_understood(&rules.ruleset);
+            let found = proxier_inspect::neighbours::not_understood(&rules.ruleset);
             let marks = rules.held.iter().flat_map(|held| &held.marks).map(|(mark, scheduler)| {
                 let why = format!(
                     "a virtual server of firewall mark {mark}: packets with it go there, whatever their address"

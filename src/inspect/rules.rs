@@ -9,13 +9,13 @@ use std::net::IpAddr;
 use netfilter::IpFamily;
 use netfilter::kernel::{Choice, Flavour, Host, NftReader, SystemHost, SystemIptables, choose_flavour, has_chain};
 use netfilter::nft::held as nft;
-use proxier::inspect::rules::Ruleset;
-use proxier::inspect::services::{Entry, dispatch_of, node_port_ips};
-use proxier::inspect::walk::{Memory, Node, Packet, Trace, trace_and_supply};
 use proxier::ipvs::Held;
 use proxier::model::NamespacedName;
 use proxier::nftables::{TABLE, is_kube_proxy};
 use proxier::xtables::FLAVOUR_HINTS;
+use proxier_inspect::rules::Ruleset;
+use proxier_inspect::services::{Entry, dispatch_of, node_port_ips};
+use proxier_inspect::walk::{Memory, Node, Packet, Trace, trace_and_supply};
 
 use super::report::Unread;
 use super::rule_text::RuleText;

@@ -9,8 +9,8 @@ use netfilter::IpFamily;
 use super::machine;
 use super::spelling::Expected;
 use super::table::{Flow, FlowTable};
-use proxier::inspect::rules::Ruleset;
-use proxier::inspect::walk::{Memory, Node, Outcome, Packet, Trace, Verdict};
+use proxier_inspect::rules::Ruleset;
+use proxier_inspect::walk::{Memory, Node, Outcome, Packet, Trace, Verdict};
 
 /// How far from equal the shares of a flow's ends may be: iptables writes 1/3 with ten digits.
 const TOLERANCE: f64 = 0.0001;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use proxier::inspect::walk::{Node, Origin};
+use proxier_inspect::walk::{Node, Origin};
 
 const NODE: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::new(192, 168, 50, 2)),

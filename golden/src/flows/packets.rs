@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use proxier::inspect::walk::{ConnState, Origin, Outcome, Packet, Verdict};
 use proxier::model::Protocol;
+use proxier_inspect::walk::{ConnState, Origin, Outcome, Packet, Verdict};
 use serde_json::Value;
 
 use super::check::{Answer, Question};

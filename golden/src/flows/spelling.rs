@@ -5,8 +5,8 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::machine;
-use proxier::inspect::walk::{ConnState, Packet, Verdict};
 use proxier::model::Protocol;
+use proxier_inspect::walk::{ConnState, Packet, Verdict};
 
 /// The port every sender sends from.
 const SOURCE_PORT: u16 = 40123;

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use serde::Deserialize;
 
 use super::spelling::{self, Expected};
-use proxier::inspect::walk::Packet;
+use proxier_inspect::walk::Packet;
 
 /// What is promised about the connections of one case.
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@ use golden::flows::{FlowTable, entry};
 use netfilter::IpFamily;
 use netfilter::kernel::{Flavour, NftReader, RuleReader};
 use netfilter::nft::held;
-use proxier::inspect::rules::Ruleset;
-use proxier::inspect::walk::{ConnState, Memory, Origin, trace_and_supply};
+use proxier_inspect::rules::Ruleset;
+use proxier_inspect::walk::{ConnState, Memory, Origin, trace_and_supply};
 use regex::Regex;
 
 use crate::machine::{Machine, agrees};

@@ -11,9 +11,9 @@ use golden::probe::{Node, Outcome, Probe, Stage, Transport};
 use netfilter::IpFamily;
 use netfilter::kernel::{Host, NftReader, SystemHost, node};
 use netfilter::nft::held;
-use proxier::inspect::rules::Ruleset;
-use proxier::inspect::walk::{self, Branch, ConnState, Memory, Origin, Packet, Trace, Verdict, trace_and_supply};
 use proxier::model::Protocol;
+use proxier_inspect::rules::Ruleset;
+use proxier_inspect::walk::{self, Branch, ConnState, Memory, Origin, Packet, Trace, Verdict, trace_and_supply};
 
 /// Has the kernel tell what happens to our packets, and not to answers or to what the node says about them.
 const TRACED: &str = "\

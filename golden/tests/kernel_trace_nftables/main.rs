@@ -18,8 +18,8 @@ use golden::case::{Case, Mode, cases};
 use golden::flows::{FlowTable, entry};
 use golden::replay::Replay;
 use netfilter::IpFamily;
-use proxier::inspect::rules::Ruleset;
-use proxier::inspect::walk::{self, ConnState, Memory, Origin, Verdict};
+use proxier_inspect::rules::Ruleset;
+use proxier_inspect::walk::{self, ConnState, Memory, Origin, Verdict};
 
 use machine::{Machine, agrees};
 

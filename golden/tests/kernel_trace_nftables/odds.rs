@@ -7,7 +7,7 @@ use golden::case::{Mode, cases};
 use golden::flows::{FlowTable, entry};
 use golden::probe::Outcome;
 use netfilter::IpFamily;
-use proxier::inspect::walk::{Origin, Verdict};
+use proxier_inspect::walk::{Origin, Verdict};
 
 use crate::machine::{Machine, probe};
 use crate::ours;

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use netfilter::IpFamily;
-use proxier::inspect::walk::{ConnState, Origin, Packet, Verdict};
 use proxier::model::Protocol;
+use proxier_inspect::walk::{ConnState, Origin, Packet, Verdict};
 
 use crate::machine::{Machine, agrees};
 

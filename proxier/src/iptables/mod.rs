@@ -9,7 +9,7 @@ mod deletion;
 mod expected;
 mod host;
 mod isolate;
-pub(crate) mod names;
+pub mod names;
 mod plan;
 mod render;
 mod settings;

@@ -1,0 +1,400 @@
+//! Service ports in iptables mode: ours and the real kube-proxy's.
+//!
+//! In: a [`Ruleset`]. Out: a [`ServicePortView`] for each Service port that rules dispatch to. Must not know: objects.
+//! Chains are told by structure, names by comments: large clusters leave comments out, so a Service port is known by
+//! the hash in its chains' names, which a comment only has to fit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use netfilter::IpFamily;
+
+use super::{Address, AddressKind, EndpointView, Fate, Part, Policy, ServicePortView};
+use crate::rules::{Chain, Counters, Meaning, Rule, Ruleset, Target, Test};
+use proxier::iptables::names::{self, Namer};
+use proxier::model::{Protocol, ServicePortName};
+
+/// The chains that lead to Service ports, with what a rule in them is about where no comment says so.
+const DISPATCH: [(&str, &str); 6] = [
+    ("nat", "KUBE-SERVICES"),
+    ("nat", "KUBE-NODEPORTS"),
+    ("filter", "KUBE-SERVICES"),
+    ("filter", "KUBE-EXTERNAL-SERVICES"),
+    ("filter", "KUBE-NODEPORTS"),
+    ("filter", "KUBE-PROXY-FIREWALL"),
+];
+
+/// How comments end, and what they then are about.
+const ENDINGS: [(&str, Option<AddressKind>); 7] = [
+    (" cluster IP", Some(AddressKind::ClusterIp)),
+    (" external IP", Some(AddressKind::ExternalIp)),
+    (" loadbalancer IP", Some(AddressKind::LoadBalancer)),
+    (" health check node port", Some(AddressKind::HealthCheckNodePort)),
+    (" has no endpoints", None),
+    (" has no local endpoints", None),
+    (" traffic not accepted by ", None),
+];
+
+/// Which Service ports are asked for.
+pub type Wanted<'a> = &'a dyn Fn(Option<&ServicePortName>, &str) -> bool;
+
+/// A rule of a dispatch chain.
+#[derive(Debug)]
+pub struct Entry {
+    table: &'static str,
+    chain: &'static str,
+    /// The Service port's name, where a comment gives it.
+    name: Option<ServicePortName>,
+    /// What the Service port is known by.
+    key: String,
+    kind: AddressKind,
+    ip: Option<IpAddr>,
+    port: u16,
+    protocol: Protocol,
+    target: Target,
+    counters: Counters,
+    /// A second rule for the same address, which only counts or only restricts.
+    secondary: bool,
+}
+
+impl Entry {
+    /// The Service port's name, where a comment gives it.
+    #[must_use]
+    pub fn name(&self) -> Option<&ServicePortName> {
+        self.name.as_ref()
+    }
+
+    /// Whether it is about packets to that address; `local`: it is one of the node's own, where node ports are served.
+    #[must_use]
+    pub fn is_for(&self, to: SocketAddr, protocol: Protocol, local: bool) -> bool {
+        let node_port = self.kind == AddressKind::NodePort && local;
+        self.protocol == protocol && self.port == to.port() && (self.ip == Some(to.ip()) || node_port)
+    }
+
+    /// The address that it is about, unless it is a node port.
+    #[must_use]
+    pub fn destination(&self) -> Option<(IpAddr, u16, Protocol)> {
+        Some((self.ip?, self.port, self.protocol))
+    }
+
+    /// The chain it leads to.
+    #[must_use]
+    pub fn leads_to(&self) -> Option<&str> {
+        match &self.target {
+            Target::Jump(chain) => Some(chain),
+            _ => None,
+        }
+    }
+}
+
+/// The rules that lead to the wanted Service ports.
+#[must_use]
+pub fn dispatch_of(ruleset: &Ruleset, wanted: Wanted<'_>) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for (table, chain) in DISPATCH {
+        let rules = ruleset.chain(table, chain).map(|chain| chain.rules.as_slice()).unwrap_or_default();
+        let read = rules.iter().filter_map(|rule| entry(table, chain, rule, ruleset.family()));
+        entries.extend(read.filter(|entry| wanted(entry.name.as_ref(), &entry.key)));
+    }
+    entries
+}
+
+fn entry(table: &'static str, chain: &'static str, rule: &Rule, family: IpFamily) -> Option<Entry> {
+    let Meaning { conditions, target, comment, .. } = rule.read(family);
+    let (mut net, mut port, mut protocol) = (None, None, None);
+    for condition in conditions.iter().filter(|condition| !condition.negated) {
+        match &condition.test {
+            Test::Destination(to) => net = Some(*to),
+            Test::DestinationPorts(ports) => port = ports.first().map(|(from, _)| *from),
+            Test::Protocol(one) => protocol = Some(*one),
+            _ => {}
+        }
+    }
+    let (port, protocol, target) = (port?, protocol?, target?);
+    let comment = comment.as_deref().unwrap_or_default();
+    let ending = ENDINGS.iter().find(|(ending, _)| comment.contains(ending));
+    let subject = comment.split(' ').next().unwrap_or_default();
+    let name = ServicePortName::parse(subject, protocol);
+    let to = match &target {
+        Target::Jump(to) => Some(to.as_str()),
+        _ => None,
+    };
+    let hash = to.and_then(names::hash_of).map(str::to_owned);
+    let hash = hash.or_else(|| names::hash_of(Namer::new(name.as_ref()?).port().cluster.as_str()).map(str::to_owned));
+    let whole = net.filter(|net| net.prefix_len() == net.max_prefix_len()).map(|net| net.addr());
+    let node_port = chain == "KUBE-NODEPORTS" || whole.is_none();
+    let kind = match (ending.and_then(|(_, kind)| *kind), to) {
+        (Some(kind), _) => kind,
+        _ if node_port && table == "filter" && chain == "KUBE-NODEPORTS" => AddressKind::HealthCheckNodePort,
+        _ if node_port => AddressKind::NodePort,
+        (None, Some(to)) if to.starts_with("KUBE-FW-") => AddressKind::LoadBalancer,
+        (None, Some(to)) if to.starts_with("KUBE-EXT-") => AddressKind::ExternalIp,
+        _ if chain == "KUBE-EXTERNAL-SERVICES" => AddressKind::ExternalIp,
+        _ if chain == "KUBE-PROXY-FIREWALL" => AddressKind::LoadBalancer,
+        _ => AddressKind::ClusterIp,
+    };
+    // Node ports on loopback addresses have a rule more, to be counted.
+    let secondary = chain == "KUBE-PROXY-FIREWALL" || (node_port && net.is_some());
+    let key = hash.unwrap_or_else(|| {
+        format!("{}:{port}/{}", whole.map_or_else(String::new, |ip| ip.to_string()), protocol.name())
+    });
+    let ip = whole.filter(|_| !node_port);
+    Some(Entry { table, chain, name, key, kind, ip, port, protocol, target, counters: rule.counters, secondary })
+}
+
+/// The wanted Service ports, in the order of their names.
+#[must_use]
+pub fn read(ruleset: &Ruleset, wanted: Wanted<'_>) -> Vec<ServicePortView> {
+    let mut groups: BTreeMap<(String, &'static str), Vec<Entry>> = BTreeMap::new();
+    for entry in dispatch_of(ruleset, wanted) {
+        groups.entry((entry.key.clone(), entry.protocol.name())).or_default().push(entry);
+    }
+    bring_health_checks_home(&mut groups);
+    let mut views: Vec<ServicePortView> =
+        groups.into_iter().map(|((key, _), entries)| Port { ruleset, key, entries }.view()).collect();
+    views.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
+    views
+}
+
+/// Health checks are TCP, whatever the Service port is.
+fn bring_health_checks_home(groups: &mut BTreeMap<(String, &'static str), Vec<Entry>>) {
+    let is_check = |entry: &Entry| entry.kind == AddressKind::HealthCheckNodePort;
+    let strays: Vec<_> =
+        groups.iter().filter(|(_, entries)| entries.iter().all(is_check)).map(|(key, _)| key.clone()).collect();
+    for stray in strays {
+        let name = groups[&stray].iter().find_map(|entry| entry.name.clone());
+        let is_home = |entry: &Entry| {
+            let same = |a: &ServicePortName, b: &ServicePortName| a.service == b.service && a.port == b.port;
+            !is_check(entry) && entry.name.as_ref().zip(name.as_ref()).is_some_and(|(a, b)| same(a, b))
+        };
+        let home = groups.iter().find(|(_, entries)| entries.iter().any(is_home)).map(|(key, _)| key.clone());
+        if let Some(home) = home
+            && let Some(entries) = groups.remove(&stray)
+        {
+            groups.entry(home).or_default().extend(entries);
+        }
+    }
+}
+
+struct Port<'a> {
+    ruleset: &'a Ruleset,
+    key: String,
+    entries: Vec<Entry>,
+}
+
+impl Port<'_> {
+    fn view(&self) -> ServicePortView {
+        let protocol = self.entries.first().map_or("", |entry| entry.protocol.name());
+        let mut view = ServicePortView {
+            name: self.name(),
+            family: self.ruleset.family().name(),
+            protocol,
+            addresses: self.addresses(),
+            internal_policy: self.internal_policy(),
+            external_policy: self.external_policy(),
+            affinity_seconds: None,
+            source_ranges: self.source_ranges(),
+            endpoints: Vec::new(),
+            parts: Vec::new(),
+            notes: self.notes(),
+            known: false,
+        };
+        for kind in ["SVC", "SVL"] {
+            let name = format!("KUBE-{kind}-{}", self.key);
+            if let Some(chain) = self.nat(&name) {
+                self.policy_chain(&mut view, &name, chain, kind == "SVL");
+            }
+        }
+        view.endpoints.sort_by_key(|endpoint| endpoint.address);
+        self.parts(&mut view);
+        view
+    }
+
+    fn nat(&self, chain: &str) -> Option<&Chain> {
+        self.ruleset.chain("nat", chain)
+    }
+
+    fn rules(&self, kind: &str) -> impl Iterator<Item = (&Rule, Meaning)> {
+        let rules = self.nat(&format!("KUBE-{kind}-{}", self.key)).map(|chain| chain.rules.as_slice());
+        rules.unwrap_or_default().iter().map(|rule| (rule, rule.read(self.ruleset.family())))
+    }
+
+    fn name(&self) -> String {
+        let named = self.entries.iter().find_map(|entry| entry.name.as_ref());
+        let chain = || self.entries.iter().find_map(Entry::leads_to).unwrap_or(&self.key).to_owned();
+        named.map_or_else(chain, ToString::to_string)
+    }
+
+    fn addresses(&self) -> Vec<Address> {
+        let mut addresses: Vec<Address> = Vec::new();
+        for entry in self.entries.iter().filter(|entry| !entry.secondary) {
+            let fate = match entry.target {
+                Target::Reject => Fate::Rejected,
+                Target::Drop => Fate::Dropped,
+                Target::Accept => Fate::Accepted,
+                _ => Fate::Endpoints,
+            };
+            let known = addresses
+                .iter_mut()
+                .find(|a| (a.ip, a.port) == (entry.ip, entry.port) && a.kind != AddressKind::HealthCheckNodePort);
+            match known {
+                // An external address that is dropped under policy Local leads to endpoints for traffic from inside.
+                Some(known) if entry.table == "filter" => {
+                    add(&mut known.counters, entry.counters);
+                    known.fate = if known.fate == Fate::Endpoints { Fate::Dropped } else { known.fate };
+                }
+                Some(known) => add(&mut known.counters, entry.counters),
+                None => addresses.push(Address {
+                    kind: entry.kind,
+                    ip: entry.ip,
+                    port: entry.port,
+                    fate,
+                    chain: entry.leads_to().map(str::to_owned),
+                    counters: Some(entry.counters),
+                    server: None,
+                }),
+            }
+        }
+        addresses.sort_by_key(|address| (address.kind, address.ip, address.port));
+        addresses
+    }
+
+    fn internal_policy(&self) -> Option<Policy> {
+        let mut of_cluster_ip = self.entries.iter().filter(|entry| entry.kind == AddressKind::ClusterIp);
+        of_cluster_ip.find_map(|entry| match &entry.target {
+            Target::Jump(to) if to.starts_with("KUBE-SVL-") => Some(Policy::Local),
+            Target::Jump(_) => Some(Policy::Cluster),
+            Target::Drop => Some(Policy::Local),
+            _ => None,
+        })
+    }
+
+    fn external_policy(&self) -> Option<Policy> {
+        let marks = |meaning: &Meaning| meaning.target == Some(Target::Jump("KUBE-MARK-MASQ".to_owned()));
+        let mut marking = self.rules("EXT").filter(|(_, meaning)| marks(meaning));
+        let (_, marking) = marking.next()?;
+        let of_node = marking.conditions.iter().any(|condition| condition.test == Test::SourceLocal);
+        Some(if of_node { Policy::Local } else { Policy::Cluster })
+    }
+
+    fn source_ranges(&self) -> Vec<IpNet> {
+        let sources = self.rules("FW").flat_map(|(_, meaning)| meaning.conditions);
+        let mut ranges: Vec<IpNet> = sources
+            .filter_map(|condition| match condition.test {
+                Test::Source(net) => Some(net),
+                _ => None,
+            })
+            .collect();
+        ranges.dedup();
+        ranges
+    }
+
+    /// A chain that chooses among endpoints.
+    fn policy_chain(&self, view: &mut ServicePortView, name: &str, chain: &Chain, local: bool) {
+        let (mut left, mut some) = (1.0, false);
+        for rule in &chain.rules {
+            let Meaning { conditions, target, .. } = rule.read(self.ruleset.family());
+            let Some(Target::Jump(to)) = target else { continue };
+            let recent = conditions.iter().find_map(|condition| match &condition.test {
+                Test::RecentCheck { seconds, .. } => Some(*seconds),
+                _ => None,
+            });
+            if let Some(seconds) = recent {
+                view.affinity_seconds = seconds.or(view.affinity_seconds);
+                continue;
+            }
+            if to == "KUBE-MARK-MASQ" {
+                continue;
+            }
+            let chance = conditions.iter().find_map(|condition| match condition.test {
+                Test::Random(chance) => Some(chance),
+                _ => None,
+            });
+            let share = left * chance.unwrap_or(1.0);
+            (left, some) = (left - share, true);
+            let endpoint = self.endpoint(view, &to);
+            let slot = if local { &mut endpoint.local_share } else { &mut endpoint.share };
+            *slot = Some(slot.unwrap_or_default() + share);
+        }
+        if !some {
+            view.notes.push(format!("chain {name} leads to no endpoint"));
+        } else if left > 1e-6 {
+            view.notes.push(format!("{:.1} % of what comes to chain {name} falls through it", left * 100.0));
+        }
+    }
+
+    fn endpoint<'a>(&self, view: &'a mut ServicePortView, chain: &str) -> &'a mut EndpointView {
+        let known = view.endpoints.iter().position(|endpoint| endpoint.chain.as_deref() == Some(chain));
+        let at = known.unwrap_or_else(|| {
+            let dnat = self.nat(chain).into_iter().flat_map(|chain| &chain.rules).find_map(|rule| {
+                let Some(Target::Dnat(to)) = rule.read(self.ruleset.family()).target else { return None };
+                Some((to, rule.counters))
+            });
+            if dnat.is_none() {
+                let state = if self.nat(chain).is_some() { "translates nothing" } else { "is not there" };
+                view.notes.push(format!("chain {chain} {state}"));
+            }
+            let mut endpoint = EndpointView::at(dnat.map(|(to, _)| to));
+            endpoint.counters = dnat.map(|(_, counters)| counters);
+            endpoint.chain = Some(chain.to_owned());
+            view.endpoints.push(endpoint);
+            view.endpoints.len() - 1
+        });
+        &mut view.endpoints[at]
+    }
+
+    fn parts(&self, view: &mut ServicePortView) {
+        let own = ["FW", "EXT", "SVC", "SVL"].map(|kind| format!("KUBE-{kind}-{}", self.key));
+        let endpoints: Vec<String> = view.endpoints.iter().filter_map(|endpoint| endpoint.chain.clone()).collect();
+        for name in own.into_iter().chain(endpoints) {
+            if let Some(chain) = self.nat(&name) {
+                let mut counters = Counters::default();
+                chain.rules.iter().for_each(|rule| counters += rule.counters);
+                view.parts.push(Part {
+                    table: "nat",
+                    chain: name,
+                    element: None,
+                    rules: chain.rules.len(),
+                    counters: Some(counters),
+                });
+            }
+        }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = BTreeSet::new();
+        for entry in &self.entries {
+            if let Some(to) = entry.leads_to().filter(|to| self.nat(to).is_none()) {
+                notes.insert(format!(
+                    "{} of table {} leads to chain {to}, which is not there",
+                    entry.chain, entry.table
+                ));
+            }
+            if let Some(name) = &entry.name
+                && let named = Namer::new(name).port().cluster
+                && names::hash_of(named.as_str()) != Some(&self.key)
+                && entry.kind != AddressKind::HealthCheckNodePort
+            {
+                notes.insert(format!(
+                    "a rule of {} names {name} and leads to chains of another Service port",
+                    entry.chain
+                ));
+            }
+        }
+        notes.into_iter().collect()
+    }
+}
+
+fn add(sum: &mut Option<Counters>, counters: Counters) {
+    *sum.get_or_insert_default() += counters;
+}
+
+/// Chains of Service ports that no rule leads to.
+#[must_use]
+pub fn unused_chains(ruleset: &Ruleset) -> Vec<String> {
+    let Some(nat) = ruleset.table("nat") else { return Vec::new() };
+    let used: BTreeSet<&str> = nat.values().flat_map(|chain| &chain.rules).filter_map(Rule::leads_to).collect();
+    let of_service = nat.keys().filter(|name| names::hash_of(name).is_some());
+    of_service.filter(|name| !used.contains(&***name)).map(ToString::to_string).collect()
+}

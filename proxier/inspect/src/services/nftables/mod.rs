@@ -1,0 +1,281 @@
+//! Service ports in nftables mode: ours and the real kube-proxy's.
+//!
+//! In: a table, and the objects if they are known. Out: a [`ServicePortView`] for each Service port that the table's maps
+//! have an address of. Must not know: how anything was read. Both layouts have the same maps of addresses; what these lead
+//! to is followed, not known by heart.
+
+mod reading;
+pub(crate) mod ways;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netfilter::IpFamily;
+use netfilter::nft::held::{Element, Found, Set, Table};
+use netfilter::nft::{Expression, Name, Value, Verdict};
+
+use self::reading::{OF_ALL, Reading};
+use self::ways::{Destination, between, ip, ways};
+use super::ServicePortView;
+use proxier::model::{self, Protocol, ServicePort, ServicePortName, Snapshot};
+use proxier::nftables::is_always_there;
+
+/// The maps of what new connections are sent to.
+pub(crate) const SERVICES: [&str; 2] = ["service-ips", "service-nodeports"];
+/// The maps of what has no endpoints, or none here.
+pub(crate) const NO_ENDPOINTS: [&str; 2] = ["no-endpoint-services", "no-endpoint-nodeports"];
+/// What has source ranges.
+pub(crate) const RESTRICTED: &str = "firewall-ips";
+/// Who is let in, in our layout.
+const ALLOWED: &str = "firewall-allowed";
+/// The cluster IPs.
+const CLUSTER_IPS: &str = "cluster-ips";
+/// Where node ports work.
+const NODE_PORT_IPS: &str = "nodeport-ips";
+/// Beginnings of the names of chains that choose from this node's endpoints, in the real one's layout and in ours.
+const LOCAL: [&str; 2] = ["local-", "nodeport-local-"];
+/// Beginnings of the names of the real one's chains of a Service port; a hash and its name follow.
+const OF_SERVICE_PORTS: [&str; 4] = ["service-", "external-", "local-", "firewall-"];
+/// How long the real one's hashes are.
+const HASH: usize = 8;
+
+/// What the table's maps have for one destination.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry<'a> {
+    service: Option<&'a Element>,
+    no_endpoints: Option<&'a Element>,
+    restricted: Option<&'a Element>,
+}
+
+impl<'a> Entry<'a> {
+    fn elements(&self) -> impl Iterator<Item = &'a Element> {
+        [self.service, self.no_endpoints, self.restricted].into_iter().flatten()
+    }
+}
+
+/// The Service port's name, as far as the table alone tells it.
+fn name_of(entry: &Entry<'_>) -> Option<String> {
+    let comment =
+        |element: &Element| element.comment.as_ref().map(ToString::to_string).filter(|text| text.contains('/'));
+    let chain = |element: &Element| name_in_chain(verdict(element)?.chain()?);
+    entry.elements().find_map(comment).or_else(|| entry.elements().find_map(chain))
+}
+
+/// `service-HASH-namespace/name/protocol/port`
+fn name_in_chain(chain: &str) -> Option<String> {
+    let rest = OF_SERVICE_PORTS.iter().find_map(|beginning| chain.strip_prefix(beginning))?;
+    let mut parts = rest.get(HASH..)?.strip_prefix('-')?.splitn(4, '/');
+    let (namespace, name, _protocol, port) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    Some(if port.is_empty() { format!("{namespace}/{name}") } else { format!("{namespace}/{name}:{port}") })
+}
+
+pub(crate) fn verdict(element: &Element) -> Option<&Verdict> {
+    match element.value.as_ref()? {
+        Value::Verdict(verdict) => Some(verdict),
+        Value::Data(_) => None,
+    }
+}
+
+/// The destination that a key of one of the maps is.
+pub(crate) fn destination(set: &Set, key: &[u8]) -> Option<Destination> {
+    let mut to = Destination { ip: None, protocol: 0, port: 0 };
+    for (part, bytes) in Set::fields(&set.key, key) {
+        match (part.width, bytes) {
+            (4 | 16, _) => to.ip = Some(ip(bytes)?),
+            (1, [protocol]) => to.protocol = *protocol,
+            (2, [high, low]) => to.port = u16::from_be_bytes([*high, *low]),
+            _ => return None,
+        }
+    }
+    Some(to)
+}
+
+/// What the maps have, by destination.
+fn entries(table: &Table) -> BTreeMap<Destination, Entry<'_>> {
+    let mut entries: BTreeMap<Destination, Entry<'_>> = BTreeMap::new();
+    let maps = SERVICES.into_iter().chain(NO_ENDPOINTS).chain([RESTRICTED]);
+    for (name, set) in maps.filter_map(|name| Some((name, table.sets.get(name)?))) {
+        for element in set.elements.iter() {
+            let Some(to) = destination(set, &element.key) else { continue };
+            let entry = entries.entry(to).or_default();
+            let slot = match name {
+                RESTRICTED => &mut entry.restricted,
+                name if SERVICES.contains(&name) => &mut entry.service,
+                _ => &mut entry.no_endpoints,
+            };
+            *slot = Some(element);
+        }
+    }
+    entries
+}
+
+/// The Service port that a table sends packets to an address to; `local`: the address is one of the node's own.
+#[must_use]
+pub fn owner(table: &Table, to: std::net::SocketAddr, protocol: Protocol, local: bool) -> Option<ServicePortName> {
+    let protocol_number = model::Protocol::number(protocol);
+    let place = |ip| Destination { ip, protocol: protocol_number, port: to.port() };
+    let entries = entries(table);
+    let entry = entries.get(&place(Some(to.ip()))).or_else(|| entries.get(&place(None)).filter(|_| local))?;
+    ServicePortName::parse(&name_of(entry)?, protocol)
+}
+
+/// The Service ports, in the order of their names. `wanted` is asked for those names that the table or the objects tell.
+#[must_use]
+pub fn read(
+    family: IpFamily,
+    table: &Table,
+    known: Option<&Snapshot<'_>>,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Vec<ServicePortView> {
+    let claims = known.map(Claims::of).unwrap_or_default();
+    let allowed = Allowed::of(table);
+    let mut views: BTreeMap<(String, &'static str), Reading<'_>> = BTreeMap::new();
+    for (to, entry) in entries(table) {
+        let Some(protocol) = Protocol::of_number(to.protocol) else { continue };
+        let owner = claims.by_destination.get(&to).copied();
+        let told = name_of(&entry);
+        // A long name is cut where nft allows no more; the objects know the rest.
+        let cut = told.as_ref().is_none_or(|name| name.ends_with("..."));
+        let of_objects = owner.filter(|_| cut).map(|(name, _)| name.to_string());
+        let name = of_objects.or(told).unwrap_or_else(|| unnamed(to));
+        if !wanted(&name) {
+            continue;
+        }
+        let port = owner.filter(|(owner, _)| owner.to_string() == name).map(|(_, port)| port);
+        let view = ServicePortView::of(name.clone(), family, protocol);
+        let reading = views.entry((name, protocol.name())).or_insert_with(|| Reading {
+            table,
+            allowed: &allowed,
+            view,
+            met: BTreeSet::new(),
+        });
+        if known.is_some() && owner.is_none() {
+            reading.view.notes.push(format!("no Service has {}", spelled(to)));
+        }
+        reading.add(family, to, entry, port);
+    }
+    views.into_values().map(Reading::finish).collect()
+}
+
+/// Who is let in, in our layout, by the key of the destination.
+struct Allowed<'a>(HashMap<&'a [u8], Vec<&'a Element>>);
+
+impl<'a> Allowed<'a> {
+    fn of(table: &'a Table) -> Self {
+        let length = table.sets.get(RESTRICTED).map_or(0, Set::key_length);
+        let mut by_destination: HashMap<&[u8], Vec<&Element>> = HashMap::new();
+        for element in table.sets.get(ALLOWED).into_iter().flat_map(|set| set.elements.iter()) {
+            if let Some(destination) = element.key.get(..length) {
+                by_destination.entry(destination).or_default().push(element);
+            }
+        }
+        Self(by_destination)
+    }
+}
+
+/// The networks that are let in, in our layout, by the key of the destination.
+pub(crate) fn allowed_networks(table: &Table) -> HashMap<Vec<u8>, Vec<IpNet>> {
+    let restricted = table.sets.get(RESTRICTED).into_iter().flat_map(|set| set.elements.iter());
+    let allowed = Allowed::of(table);
+    let of = |element: &Element| {
+        let elements = allowed.0.get(&*element.key).into_iter().flatten();
+        (element.key.to_vec(), elements.flat_map(|allowed| networks(element, allowed)).collect())
+    };
+    restricted.map(of).collect()
+}
+
+/// The networks that an element lets in to the destination of another.
+fn networks(of: &Element, allowed: &Element) -> Vec<IpNet> {
+    let at = of.key.len();
+    let end = allowed.end.as_ref().unwrap_or(&allowed.key);
+    allowed.key.get(at..).zip(end.get(at..)).map(|(first, last)| between(first, last)).unwrap_or_default()
+}
+
+/// Who may use a destination that has an element among those with source ranges: the networks that its chain lets in,
+/// and that chain, if it has one.
+pub(crate) fn ranges<'a>(
+    family: IpFamily,
+    table: &Table,
+    to: Destination,
+    element: &'a Element,
+) -> (Vec<IpNet>, Option<&'a Name>) {
+    let chain = verdict(element).and_then(Verdict::chain);
+    (chain.map(|chain| ways(family, table, to, chain).ranges).unwrap_or_default(), chain)
+}
+
+/// Who should have which destination.
+#[derive(Default)]
+struct Claims<'a> {
+    by_destination: HashMap<Destination, (&'a ServicePortName, &'a ServicePort)>,
+}
+
+impl<'a> Claims<'a> {
+    fn of(snapshot: &'a Snapshot<'a>) -> Self {
+        let mut by_destination = HashMap::new();
+        for (name, port) in snapshot.ports.iter() {
+            for to in port.destinations() {
+                let (ip, port_number) = match to {
+                    model::Destination::Address(address) => (Some(address.ip()), address.port()),
+                    model::Destination::NodePort(port) => (None, port),
+                };
+                let to = Destination { ip, protocol: name.protocol.number(), port: port_number };
+                // The first by name has it.
+                by_destination.entry(to).or_insert((name, port));
+            }
+        }
+        Self { by_destination }
+    }
+}
+
+fn unnamed(to: Destination) -> String {
+    match to.ip {
+        Some(ip) => std::net::SocketAddr::new(ip, to.port).to_string(),
+        None => format!("node port {}", to.port),
+    }
+}
+
+/// `10.96.0.10:80/tcp` or `node port 30080/tcp`
+pub(crate) fn spelled(to: Destination) -> String {
+    let protocol = Protocol::of_number(to.protocol).map(Protocol::name).unwrap_or_default();
+    format!("{}/{protocol}", unnamed(to))
+}
+
+/// Whether a chain chooses from this node's endpoints.
+pub(crate) fn is_local(chain: &str) -> bool {
+    LOCAL.iter().any(|beginning| chain.starts_with(beginning))
+}
+
+/// The addresses that node ports work on, where that is not all of the node's.
+#[must_use]
+pub fn node_port_ips(table: &Table) -> Option<Vec<IpAddr>> {
+    let set = table.sets.get(NODE_PORT_IPS).filter(|set| !set.elements.is_empty())?;
+    Some(set.elements.iter().filter_map(|element| ip(&element.key)).collect())
+}
+
+/// The endpoint that a map of the table has for a key.
+#[must_use]
+pub fn endpoint_in(table: &Table, set: &str, key: &[u8]) -> Option<std::net::SocketAddr> {
+    match table.sets.get(set)?.find(key) {
+        Found::Yes(element) => ways::endpoint(element),
+        Found::No | Found::NotAsked => None,
+    }
+}
+
+/// Chains that nothing leads to: neither a rule nor an element of a map.
+#[must_use]
+pub fn unused_chains(table: &Table) -> Vec<String> {
+    let mut used: BTreeSet<&Name> = BTreeSet::new();
+    for rule in table.chains.values().flat_map(|chain| chain.rules.iter().flatten()) {
+        used.extend(rule.expressions.iter().filter_map(|expression| match expression {
+            Expression::Verdict(verdict) => verdict.chain(),
+            _ => None,
+        }));
+    }
+    let elements = table.sets.values().flat_map(|set| set.elements.iter());
+    used.extend(elements.filter_map(|element| verdict(element)?.chain()));
+    let plain = table.chains.iter().filter(|(_, chain)| chain.base.is_none());
+    let idle = plain.map(|(name, _)| name).filter(|name| !used.contains(name));
+    let idle = idle.filter(|name| !OF_ALL.contains(&&***name) && !is_always_there(name));
+    idle.map(ToString::to_string).collect()
+}

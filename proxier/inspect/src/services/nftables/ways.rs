@@ -1,0 +1,450 @@
+//! What chains of a kube-proxy's table make of packets to one destination.
+//!
+//! In: a table, a destination, the chain that it is sent to. Out: the endpoints it may go to with their odds, and what else
+//! is on the way. Must not know: Service ports, or how either layout calls its chains.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
+use netfilter::IpFamily;
+use netfilter::nft::held::{Element, Found, Rule, Set, Table};
+use netfilter::nft::{Bytes, Expression, Field, Key, Load, Name, Origin, Register, SetOperation, Value, Verdict};
+
+use crate::walk::MOST_CHOICES;
+
+/// Chains lead to each other no deeper than this; the kernel allows 16.
+const DEEPEST: usize = 16;
+
+/// Whether a choice for each of so many keys is followed.
+fn is_few(keys: usize, modulus: u32) -> bool {
+    u32::try_from(keys).is_ok_and(|keys| keys.saturating_mul(modulus) <= MOST_CHOICES)
+}
+
+/// Where packets are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Destination {
+    /// The address; `None`: any of the node's own.
+    pub ip: Option<IpAddr>,
+    /// IP's number for the protocol.
+    pub protocol: u8,
+    /// The port.
+    pub port: u16,
+}
+
+impl Destination {
+    /// What the maps know it by.
+    #[must_use]
+    pub fn key(self) -> Bytes {
+        self.ip.into_iter().fold(Key::default(), Key::address).protocol(self.protocol).port(self.port).build()
+    }
+}
+
+/// An endpoint that a packet may go to.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// How likely, 0 to 1.
+    pub share: f64,
+    /// The endpoint.
+    pub to: SocketAddr,
+    /// Its chain, if it has one.
+    pub chain: Option<Name>,
+}
+
+/// A chain that chooses among endpoints.
+#[derive(Clone, Debug)]
+pub struct Chooser {
+    /// Its name.
+    pub chain: Name,
+    /// From what.
+    pub choices: Vec<Choice>,
+}
+
+/// What is on the way.
+#[derive(Clone, Debug, Default)]
+pub struct Ways<'a> {
+    /// The chains that choose.
+    pub choosers: Vec<Chooser>,
+    /// All packets are marked for masquerading, whoever sends them.
+    pub marks_all: bool,
+    /// Some are refused with an error.
+    pub rejects: bool,
+    /// How long a client stays with its endpoint, in seconds.
+    pub affinity: Option<u64>,
+    /// The endpoints that remembered clients are sent to, and whether by a chain for this node's.
+    pub remembered: BTreeSet<(bool, SocketAddr)>,
+    /// The endpoints whose clients are remembered from then on.
+    pub remembering: BTreeSet<SocketAddr>,
+    /// The networks that are let in, where others are dropped.
+    pub ranges: Vec<IpNet>,
+    /// The chains, in the order in which they are met.
+    pub chains: Vec<Name>,
+    /// Elements of maps and the sets they are in.
+    pub elements: Vec<(Name, &'a Element)>,
+}
+
+/// What a register holds.
+#[derive(Clone, Debug)]
+enum Held {
+    Known(Vec<u8>),
+    Random {
+        modulus: u32,
+        offset: u32,
+    },
+    /// A mark is not who sends.
+    Mark,
+    Unknown,
+}
+
+/// One rule at work.
+#[derive(Default)]
+struct Step<'a> {
+    registers: BTreeMap<u8, Held>,
+    /// It looks at who sends, so not all packets go on.
+    conditional: bool,
+    /// What a map has for the packet, with odds; `None` where it has nothing.
+    chosen: Vec<(f64, Option<&'a Element>)>,
+    /// Which of these is chance, if there are several.
+    by_chance: bool,
+    /// The register of which some bits are compared, and which.
+    net: Option<(u8, Vec<u8>)>,
+}
+
+/// Follows packets to a destination from a chain on.
+#[must_use]
+pub fn ways<'a>(family: IpFamily, table: &'a Table, to: Destination, chain: &Name) -> Ways<'a> {
+    let mut walk = Walk { family, table, to, ways: Ways::default(), remembers: false, left: 1.0 };
+    walk.follow(chain, None, 0, false);
+    walk.ways
+}
+
+struct Walk<'a> {
+    family: IpFamily,
+    table: &'a Table,
+    to: Destination,
+    ways: Ways<'a>,
+    /// The chain at work remembers the client.
+    remembers: bool,
+    /// How many of the packets that came to the chain at work no map had an endpoint for, so far, 0 to 1.
+    left: f64,
+}
+
+/// Of which chooser a chain is a choice, and with which odds.
+type Within = Option<(usize, f64)>;
+
+impl<'a> Walk<'a> {
+    fn follow(&mut self, chain: &Name, within: Within, depth: usize, conditional: bool) {
+        let before = (std::mem::replace(&mut self.left, 1.0), std::mem::take(&mut self.remembers));
+        self.follow_rules(chain, within, depth, conditional);
+        (self.left, self.remembers) = before;
+    }
+
+    fn follow_rules(&mut self, chain: &Name, within: Within, depth: usize, mut conditional: bool) {
+        let table = self.table;
+        let Some(held) = table.chains.get(chain).filter(|_| depth < DEEPEST) else { return };
+        match self.ways.chains.contains(chain) {
+            // Several rules may lead to a chain that chooses.
+            true if within.is_none() => return,
+            true => {}
+            false => self.ways.chains.push(chain.clone()),
+        }
+        for rule in held.rules.iter().flatten() {
+            match self.rule(chain, rule, within, depth, conditional) {
+                Some(ends) if ends => return,
+                Some(_) => {}
+                // Some packets are elsewhere now: what follows is not for all.
+                None => conditional = true,
+            }
+        }
+    }
+
+    /// Whether packets end with the rule; `None`: some do.
+    fn rule(&mut self, chain: &Name, rule: &'a Rule, within: Within, depth: usize, conditional: bool) -> Option<bool> {
+        let mut step = Step { conditional, ..Step::default() };
+        for expression in &rule.expressions {
+            match expression {
+                Expression::Load { from, to, .. } => _ = step.registers.insert(to.0, self.load(*from)),
+                Expression::Immediate { to, value } => _ = step.registers.insert(to.0, Held::Known(value.clone())),
+                Expression::Bitwise { register, mask, xor } => step.bitwise(*register, mask, xor),
+                Expression::Compare { register, not, value }
+                    if !self.compare(&mut step, *register, *not, value, rule) =>
+                {
+                    return Some(false);
+                }
+                Expression::SetMark { .. } => self.ways.marks_all |= !step.conditional,
+                Expression::Lookup { set, key, to, verdict, not } => {
+                    let set_name = set;
+                    let set = self.table.sets.get(set_name)?;
+                    if to.is_none() && !verdict {
+                        // Whom it remembers is sent where others may be sent too.
+                        if set.is_dynamic() {
+                            self.remembered(chain, rule);
+                            return Some(false);
+                        }
+                        if *not && set.is_anonymous() && drops(rule) {
+                            self.ways.ranges.extend(set.elements.iter().flat_map(networks));
+                        }
+                        step.conditional = true;
+                        continue;
+                    }
+                    self.look_up(&mut step, set_name, set, *key);
+                    if *verdict {
+                        return self.verdicts(chain, &step, within, depth);
+                    }
+                }
+                Expression::Dnat { address, port, .. } => {
+                    let port = Some(*port);
+                    return Some(self.translate(chain, &step, (*address, port), within));
+                }
+                Expression::Dynset { set, operation: SetOperation::Update, timeout, .. } => {
+                    let of_set = self.table.sets.get(set).map_or(0, |set| set.timeout);
+                    let timeout = if *timeout > 0 { *timeout } else { of_set };
+                    self.ways.affinity = Some(timeout / 1000).filter(|seconds| *seconds > 0).or(self.ways.affinity);
+                    self.remembers = true;
+                }
+                Expression::Reject { .. } | Expression::RejectWith { .. } => {
+                    self.ways.rejects = true;
+                    return Some(!step.conditional);
+                }
+                Expression::Verdict(verdict) => {
+                    if let Some(to) = verdict.chain() {
+                        self.follow(to, within, depth + 1, step.conditional);
+                    }
+                    let ends = !matches!(verdict, Verdict::Jump(_)) && !step.conditional;
+                    return Some(ends);
+                }
+                _ => {}
+            }
+        }
+        Some(false)
+    }
+
+    /// Where a rule sends clients that it remembers.
+    fn remembered(&mut self, chain: &Name, rule: &Rule) {
+        let verdict = rule.expressions.iter().find_map(|expression| match expression {
+            Expression::Verdict(verdict) => verdict.chain(),
+            _ => None,
+        });
+        let found = verdict.map(|to| ways(self.family, self.table, self.to, to)).unwrap_or_default();
+        let local = super::is_local(chain);
+        let choices = found.choosers.iter().flat_map(|chooser| &chooser.choices);
+        self.ways.remembered.extend(choices.map(|choice| (local, choice.to)));
+    }
+
+    fn load(&self, from: Load) -> Held {
+        match (from, self.to.ip) {
+            (Load::Protocol, _) => Held::Known(vec![self.to.protocol]),
+            (Load::Payload(Origin::Transport, 2), _) => Held::Known(self.to.port.to_be_bytes().to_vec()),
+            (from, Some(ip)) if from == Field::Destination(self.family).load() => Held::Known(octets(ip)),
+            (Load::Random { modulus, offset }, _) => Held::Random { modulus, offset },
+            (Load::Mark, _) => Held::Mark,
+            _ => Held::Unknown,
+        }
+    }
+
+    /// Whether packets to the destination may go on.
+    fn compare(&mut self, step: &mut Step<'a>, register: Register, not: bool, value: &[u8], rule: &Rule) -> bool {
+        match step.registers.get(&register.0) {
+            Some(Held::Known(held)) => (held.get(..value.len()) == Some(value)) != not,
+            Some(Held::Mark) => true,
+            _ => {
+                step.conditional = true;
+                if not && drops(rule) {
+                    let mask = step.net.take().filter(|(of, _)| *of == register.0).map(|(_, mask)| mask);
+                    self.ways.ranges.extend(network(self.family, value, mask.as_deref()));
+                }
+                true
+            }
+        }
+    }
+
+    /// What a map has for the packet. A key with a random number in it has as many answers as there are numbers.
+    fn look_up(&mut self, step: &mut Step<'a>, name: &Name, set: &'a Set, key: Register) {
+        let mut at = key.0;
+        let mut keys: Vec<Vec<u8>> = vec![Vec::new()];
+        for part in &set.key {
+            let values: Vec<Vec<u8>> = match step.registers.get(&at) {
+                Some(Held::Known(value)) => vec![value.clone()],
+                Some(Held::Random { modulus, offset }) if is_few(keys.len(), *modulus) => {
+                    step.by_chance = true;
+                    (0..(*modulus).max(1)).map(|number| number.wrapping_add(*offset).to_ne_bytes().to_vec()).collect()
+                }
+                _ => {
+                    step.conditional = true;
+                    return;
+                }
+            };
+            let padded = part.padded();
+            let with = |key: &Vec<u8>, value: &Vec<u8>| {
+                let mut longer = key.clone();
+                longer.extend(value);
+                longer.resize(key.len() + padded, 0);
+                longer
+            };
+            keys = keys.iter().flat_map(|key| values.iter().map(move |value| with(key, value))).collect();
+            at += u8::try_from(padded / 4).unwrap_or(u8::MAX);
+        }
+        #[allow(clippy::cast_precision_loss)] // endpoints are few
+        let share = 1.0 / keys.len() as f64;
+        let find = |key: &Vec<u8>| match set.find(key) {
+            Found::Yes(element) => Some(element),
+            Found::No | Found::NotAsked => None,
+        };
+        step.chosen = keys.iter().map(|key| (share, find(key))).collect();
+        if !set.is_anonymous() {
+            self.ways.elements.extend(step.chosen.iter().filter_map(|(_, element)| Some((name.clone(), (*element)?))));
+        }
+    }
+
+    /// Follows the verdicts of a map.
+    fn verdicts(&mut self, chain: &Name, step: &Step<'a>, within: Within, depth: usize) -> Option<bool> {
+        let to = if step.by_chance { Some((self.chooser(chain, within), 1.0)) } else { within };
+        for (share, element) in &step.chosen {
+            if let Some(Value::Verdict(verdict)) = element.and_then(|element| element.value.as_ref())
+                && let Some(next) = verdict.chain()
+            {
+                self.follow(next, to.map(|(at, of)| (at, of * share)), depth + 1, step.conditional);
+            }
+        }
+        let hits = step.chosen.iter().any(|(_, element)| element.is_some());
+        if step.conditional && hits { None } else { Some(hits) }
+    }
+
+    /// The chooser that a chain is, or is a choice of.
+    fn chooser(&mut self, chain: &Name, within: Within) -> usize {
+        if let Some((at, _)) = within {
+            return at;
+        }
+        let known = self.ways.choosers.iter().position(|chooser| chooser.chain == *chain);
+        known.unwrap_or_else(|| {
+            self.ways.choosers.push(Chooser { chain: chain.clone(), choices: Vec::new() });
+            self.ways.choosers.len() - 1
+        })
+    }
+
+    /// Notes the endpoints of a translation; whether all packets are translated.
+    fn translate(
+        &mut self,
+        chain: &Name,
+        step: &Step<'a>,
+        (address, port): (Register, Option<Register>),
+        within: Within,
+    ) -> bool {
+        let at = self.chooser(chain, within);
+        let of = within.map_or(1.0, |(_, share)| share) * self.left;
+        let own = within.is_some().then(|| chain.clone());
+        let known = |register: Register| match step.registers.get(&register.0) {
+            Some(Held::Known(value)) => Some(value.as_slice()),
+            _ => None,
+        };
+        let found: Vec<(f64, Option<SocketAddr>)> = if step.chosen.is_empty() {
+            let port = port.and_then(known).and_then(|port| Some(u16::from_be_bytes([*port.first()?, *port.get(1)?])));
+            vec![(1.0, known(address).and_then(ip).zip(port).map(SocketAddr::from))]
+        } else {
+            step.chosen.iter().map(|(share, element)| (*share, element.and_then(endpoint))).collect()
+        };
+        let all = found.iter().all(|(_, to)| to.is_some());
+        self.left *= found.iter().filter(|(_, to)| to.is_none()).map(|(share, _)| share).sum::<f64>();
+        if self.remembers {
+            self.ways.remembering.extend(found.iter().filter_map(|(_, to)| *to));
+        }
+        let choices = found.into_iter().filter_map(|(share, to)| Some((share * of, to?)));
+        let choices = choices.map(|(share, to)| Choice { share, to, chain: own.clone() });
+        self.ways.choosers[at].choices.extend(choices);
+        all && !step.conditional
+    }
+}
+
+impl Step<'_> {
+    fn bitwise(&mut self, register: Register, mask: &[u8], xor: &[u8]) {
+        match self.registers.get_mut(&register.0) {
+            Some(Held::Known(value)) => {
+                for ((byte, mask), xor) in value.iter_mut().zip(mask).zip(xor) {
+                    *byte = (*byte & mask) ^ xor;
+                }
+            }
+            _ => self.net = Some((register.0, mask.to_vec())),
+        }
+    }
+}
+
+/// Whether a rule drops what it matches.
+fn drops(rule: &Rule) -> bool {
+    rule.expressions.iter().any(|expression| matches!(expression, Expression::Verdict(Verdict::Drop)))
+}
+
+/// An address as the kernel holds it.
+pub fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// The address that the kernel holds so.
+pub fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
+    }
+}
+
+/// The endpoint that an element of a map has.
+pub fn endpoint(element: &Element) -> Option<SocketAddr> {
+    let Some(Value::Data(bytes)) = &element.value else { return None };
+    let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
+    Some((ip(address)?, u16::from_be_bytes([port[0], port[1]])).into())
+}
+
+/// A network of which the kernel compares the first bits. Nothing is masked of a whole address, and of whole bytes only
+/// those are loaded.
+fn network(family: IpFamily, value: &[u8], mask: Option<&[u8]>) -> Option<IpNet> {
+    let width = Field::Source(family).width();
+    let ones = |mask: &[u8]| mask.iter().map(|byte| byte.count_ones()).sum::<u32>();
+    let whole = u32::try_from(value.len() * 8).ok()?;
+    let length = u8::try_from(mask.map_or(whole, ones)).ok()?;
+    let mut address = value.to_vec();
+    address.resize(width, 0);
+    IpNet::new(ip(&address)?, length).ok()
+}
+
+/// The networks that an element of a set of addresses is.
+fn networks(element: &Element) -> Vec<IpNet> {
+    between(&element.key, element.end.as_deref().unwrap_or(&element.key))
+}
+
+/// The networks that a range of addresses is.
+pub fn between(first: &[u8], last: &[u8]) -> Vec<IpNet> {
+    match (ip(first), ip(last)) {
+        (Some(IpAddr::V4(a)), Some(IpAddr::V4(b))) => Ipv4Subnets::new(a, b, 0).map(IpNet::V4).collect(),
+        (Some(IpAddr::V6(a)), Some(IpAddr::V6(b))) => Ipv6Subnets::new(a, b, 0).map(IpNet::V6).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Destination, ways};
+    use netfilter::IpFamily;
+    use netfilter::nft::held::{Chain, Elements, Part, Rule, Set, Table};
+    use netfilter::nft::{Expression, Load, Register};
+
+    #[test]
+    fn choices_of_any_size_are_read_or_passed_over() {
+        for (modulus, offset) in [(3, u32::MAX), (u32::MAX, 7), (0, 0)] {
+            let key = Register(0);
+            let choice = Expression::Load { from: Load::Random { modulus, offset }, width: 4, to: key };
+            let lookup = Expression::Lookup { set: "s".into(), key, to: None, verdict: true, not: false };
+            let rule = Rule { handle: 1, expressions: vec![choice, lookup], comment: None, counters: None };
+            let chain = Chain { handle: 1, base: None, comment: None, rules: Some(vec![rule]) };
+            let key = vec![Part { kind: 0, width: 4 }];
+            let set = Set { key, elements: Elements::whole(Vec::new()), ..Set::default() };
+            let (chains, sets) = ([("c".into(), chain)].into(), [("s".into(), set)].into());
+            let table = Table { chains, sets, ..Table::default() };
+            let to = Destination { ip: None, protocol: 6, port: 80 };
+            let ways = ways(IpFamily::V4, &table, to, &"c".into());
+            assert!(ways.elements.is_empty() && ways.choosers.iter().all(|chooser| chooser.choices.is_empty()));
+        }
+    }
+}

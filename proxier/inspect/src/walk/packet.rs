@@ -1,0 +1,106 @@
+//! What is asked of a ruleset.
+//!
+//! In: what is said about a connection's first packet. Out: the values a ruleset is asked about: packet, node, memory.
+//! Must not know: how any ruleset is written.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use proxier::ipvs::Held;
+use proxier::model::Protocol;
+
+/// Where a packet enters the node's network stack, which decides the hooks it passes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Made by a process in the host's network namespace.
+    Host,
+    /// Received on this interface: from a pod of this node, or from elsewhere.
+    Interface(String),
+}
+
+/// What conntrack thinks of the packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConnState {
+    /// The first packet of a connection: the only one the nat table sees.
+    #[default]
+    New,
+    /// A later packet of a known connection.
+    Established,
+    /// A new connection that belongs to a known one.
+    Related,
+    /// A packet conntrack cannot place.
+    Invalid,
+}
+
+/// One packet as it enters the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// The sender.
+    pub source: SocketAddr,
+    /// Where the sender wants it to go.
+    pub destination: SocketAddr,
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    /// Where it enters.
+    pub origin: Origin,
+    /// What conntrack thinks of it.
+    pub state: ConnState,
+}
+
+impl fmt::Display for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} -> {}", self.protocol.name(), self.source, self.destination)?;
+        match &self.origin {
+            Origin::Host => write!(f, " from a host process"),
+            Origin::Interface(name) => write!(f, " in on {name}"),
+        }
+    }
+}
+
+/// The node a packet meets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// The addresses of its interfaces, the one it masquerades to first; loopback is always local and need not be named.
+    pub addresses: Vec<IpAddr>,
+    /// Where packets to other addresses leave, as far as that is known: the longest prefix counts.
+    pub routes: Vec<(IpNet, String)>,
+    /// The kernel's numbers of its interfaces, as far as they are known.
+    pub interfaces: BTreeMap<String, u32>,
+    /// Its virtual servers and sets, as far as they were read.
+    pub held: Held,
+}
+
+impl Node {
+    /// Whether the kernel delivers packets for this address to the node itself.
+    #[must_use]
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.addresses.contains(&address)
+    }
+
+    /// Where packets to another address leave.
+    #[must_use]
+    pub fn out_interface(&self, to: IpAddr) -> Option<&str> {
+        let fitting = self.routes.iter().filter(|(net, _)| net.contains(&to));
+        fitting.max_by_key(|(net, _)| net.prefix_len()).map(|(_, name)| name.as_str())
+    }
+
+    /// The address that it has on an interface, as far as routes tell.
+    #[must_use]
+    pub fn address_on(&self, interface: &str, like: IpAddr) -> Option<IpAddr> {
+        let nets = || self.routes.iter().filter(|(net, name)| name == interface && net.prefix_len() > 0);
+        let there = |address: &IpAddr| nets().any(|(net, _)| net.contains(address));
+        self.addresses.iter().copied().filter(|address| address.is_ipv4() == like.is_ipv4()).find(there)
+    }
+
+    /// The address masqueraded packets of this family leave with.
+    #[must_use]
+    pub fn masquerade_address(&self, like: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|a| a.is_ipv4() == like.is_ipv4())
+    }
+}
+
+/// What the kernel remembers of the sender: for each list that holds it, the seconds since it was put there.
+pub type Memory = BTreeMap<String, u32>;

@@ -1,0 +1,95 @@
+//! What stands at a hook, in the order in which packets come by.
+//!
+//! In: all rules. Out: for each hook its chains, by priority. Must not know: what chains do. The priorities are the
+//! kernel's: iptables' tables have fixed ones, and whatever translates is asked at one place.
+
+use std::cmp::Reverse;
+
+use netfilter::nft::held::{Chain, Ruleset, Table, TableId};
+use netfilter::nft::{Base, Hook, Kind, Name};
+
+use crate::rules;
+
+/// Packets met connection tracking there, on their way in and out.
+const CONNTRACK: i32 = -200;
+/// `NF_IP_PRI_NAT_DST` and `NF_IP_PRI_NAT_SRC`
+const DNAT: i32 = -100;
+const SNAT: i32 = 100;
+/// One of the two.
+const NAT: i32 = 0;
+
+/// A table of iptables, its priority, and the hooks that it has.
+const IPTABLES: [(&str, i32, &[Hook]); 5] = [
+    ("raw", -300, &[Hook::Prerouting, Hook::Output]),
+    ("mangle", -150, &Hook::ALL),
+    ("nat", NAT, &[Hook::Prerouting, Hook::Input, Hook::Output, Hook::Postrouting]),
+    ("filter", 0, &[Hook::Input, Hook::Forward, Hook::Output]),
+    ("security", 50, &[Hook::Input, Hook::Forward, Hook::Output]),
+];
+
+/// Chains of one table at a hook.
+#[derive(Clone, Copy)]
+pub(super) enum Rules<'a> {
+    /// The built-in chain of a table of iptables.
+    Iptables(&'static str, &'a rules::Table),
+    /// A base chain of nftables.
+    Nftables(&'a TableId, &'a Table, &'a Name, &'a Chain),
+}
+
+/// Where packets come by.
+pub(super) enum Station<'a> {
+    /// Rules that do not translate; and whether packets have met connection tracking.
+    Rules(Rules<'a>, bool),
+    /// Those that do, of all tables, in order.
+    Nat(Vec<Rules<'a>>),
+    /// IPVS takes what is sent to virtual servers.
+    Serve,
+}
+
+/// Of those with equal priority the one that was made last comes first: table and chain by number.
+type Order = (i32, Reverse<(u64, u64)>);
+
+/// The stations of a hook, in order.
+pub(super) fn at<'a>(hook: Hook, iptables: &'a rules::Ruleset, nftables: Option<&'a Ruleset>) -> Vec<Station<'a>> {
+    let mut all: Vec<(Order, Station<'a>)> = Vec::new();
+    let mut nat: Vec<(Order, Rules<'a>)> = Vec::new();
+    let made = |name: &str| nftables.and_then(|tables| tables.table(name)).map_or(0, |table| table.handle);
+    let translation = if matches!(hook, Hook::Prerouting | Hook::Output) { DNAT } else { SNAT };
+    for (name, priority, hooks) in IPTABLES {
+        let Some(chains) = iptables.table(name).filter(|_| hooks.contains(&hook)) else { continue };
+        let (order, rules) = ((priority, Reverse((made(name), 0))), Rules::Iptables(name, chains));
+        match name {
+            "nat" => nat.push(((translation, order.1), rules)),
+            _ => all.push((order, Station::Rules(rules, tracked(hook, priority)))),
+        }
+    }
+    for (id, table) in nftables.iter().flat_map(|ruleset| &ruleset.tables) {
+        if table.dormant || table.is_iptables(id) {
+            continue;
+        }
+        for (name, chain, Base { kind, priority, .. }) in table.base_chains(hook) {
+            let (order, rules) =
+                ((*priority, Reverse((table.handle, chain.handle))), Rules::Nftables(id, table, name, chain));
+            match kind {
+                Kind::Nat => nat.push((order, rules)),
+                Kind::Filter | Kind::Route => all.push((order, Station::Rules(rules, tracked(hook, *priority)))),
+            }
+        }
+    }
+    nat.sort_by_key(|(order, _)| *order);
+    if let Some(first) = nat.iter().map(|((_, Reverse(made)), _)| *made).min() {
+        all.push(((translation, Reverse(first)), Station::Nat(nat.into_iter().map(|(_, rules)| rules).collect())));
+    }
+    // `ip_vs_ops`: before sources are translated, and after destinations are.
+    match hook {
+        Hook::Input => all.push(((SNAT - 2, Reverse((0, 0))), Station::Serve)),
+        Hook::Output => all.push(((DNAT + 2, Reverse((0, 0))), Station::Serve)),
+        _ => {}
+    }
+    all.sort_by_key(|(order, _)| *order);
+    all.into_iter().map(|(_, station)| station).collect()
+}
+
+fn tracked(hook: Hook, priority: i32) -> bool {
+    priority > CONNTRACK || !matches!(hook, Hook::Prerouting | Hook::Output)
+}

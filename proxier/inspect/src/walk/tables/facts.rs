@@ -1,0 +1,237 @@
+//! What can be loaded of a packet.
+//!
+//! In: what is asked for, the packet on its way, where it is. Out: bytes as the kernel has them; that the rule ends; or what
+//! is not known. Must not know: what they are compared with.
+
+use std::net::IpAddr;
+
+use netfilter::nft::{Load, Origin};
+
+use super::super::chains::Traveller;
+use super::super::packet::ConnState;
+use super::Spot;
+use proxier::model::Protocol;
+
+const INVALID: u32 = 1;
+const ESTABLISHED: u32 = 2;
+const RELATED: u32 = 4;
+const NEW: u32 = 8;
+const UNTRACKED: u32 = 64;
+/// `IPS_*`
+const SEEN_AND_CONFIRMED: u32 = 2 | 8;
+const SNAT: u32 = 16;
+const DNAT: u32 = 32;
+/// `RTN_*`
+const UNICAST: u32 = 1;
+const LOCAL: u32 = 2;
+const BROADCAST: u32 = 3;
+const MULTICAST: u32 = 5;
+/// `NFTA_FIB_F_*` and `NFT_FIB_RESULT_*`
+const BY_SOURCE: u32 = 1;
+const BY_INTERFACE: u32 = 8 | 16;
+const PRESENT: u32 = 32;
+const RESULT_INDEX: u32 = 1;
+const RESULT_NAME: u32 = 2;
+const SYN: u8 = 2;
+const NAME_SIZE: usize = 16;
+
+/// Why nothing was loaded.
+#[derive(Debug)]
+pub(super) enum Miss {
+    /// There is none: the rule does not match.
+    None,
+    /// It is not known here.
+    Unknown(String),
+}
+
+type Loaded = Result<Vec<u8>, Miss>;
+
+fn unknown(what: impl Into<String>) -> Loaded {
+    Err(Miss::Unknown(what.into()))
+}
+
+/// The bytes of a field; choices by chance are not made here.
+pub(super) fn load(from: Load, width: u32, traveller: &Traveller, spot: &Spot<'_>) -> Loaded {
+    let packet = &traveller.packet;
+    let number = |number: u32| Ok(number.to_ne_bytes().to_vec());
+    match from {
+        Load::Payload(origin, offset) => payload(origin, offset, width, traveller),
+        Load::Mark => number(traveller.mark),
+        Load::InputName => Ok(name(spot.place.in_interface)),
+        Load::OutputName => Ok(name(out(traveller, spot)?)),
+        Load::InputIndex => index(spot.place.in_interface, spot),
+        Load::OutputIndex => index(out(traveller, spot)?, spot),
+        Load::Family => Ok(vec![spot.place.family.nfproto()]),
+        Load::Protocol => Ok(vec![packet.protocol.number()]),
+        // `ETH_P_IP`, `ETH_P_IPV6`; and packets are for this machine.
+        Load::Meta(1) => Ok(if packet.source.is_ipv4() { vec![8, 0] } else { vec![0x86, 0xdd] }),
+        Load::Meta(19) => Ok(vec![0]),
+        Load::Meta(key) => unknown(format!("meta {key} is not known here")),
+        Load::State => number(state(traveller, spot)),
+        Load::Direction | Load::Status | Load::ConnectionMark | Load::Connection(..)
+            if !spot.tracked || traveller.untracked || packet.state == ConnState::Invalid =>
+        {
+            Err(Miss::None)
+        }
+        Load::Direction if packet.state == ConnState::New => Ok(vec![0]),
+        Load::Direction => unknown("which direction a later packet has is not known"),
+        Load::Status => {
+            let bits = [(traveller.translated, DNAT), (traveller.masqueraded, SNAT)];
+            let later = if packet.state == ConnState::New { 0 } else { SEEN_AND_CONFIRMED };
+            number(bits.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum::<u32>() | later)
+        }
+        Load::ConnectionMark => match traveller.connection_mark {
+            Some(mark) => number(mark),
+            None => unknown("the mark of a known connection is not read"),
+        },
+        Load::Connection(key, direction) => connection(key, direction, traveller),
+        Load::SourceKind => number(kind(packet.source.ip(), spot)),
+        Load::DestinationKind => number(kind(packet.destination.ip(), spot)),
+        Load::Route { result, flags } => route(result, flags, traveller, spot),
+        Load::Random { .. } | Load::InTurn { .. } => unknown("a choice by chance"),
+    }
+}
+
+fn name(interface: &str) -> Vec<u8> {
+    let mut bytes = interface.as_bytes().to_vec();
+    bytes.resize(NAME_SIZE, 0);
+    bytes
+}
+
+fn out<'a>(traveller: &Traveller, spot: &Spot<'a>) -> Result<&'a str, Miss> {
+    let to = traveller.packet.destination.ip();
+    spot.place.out_interface(to).ok_or_else(|| Miss::Unknown(format!("it is not known where packets to {to} leave")))
+}
+
+fn index(interface: &str, spot: &Spot<'_>) -> Loaded {
+    let known = match interface {
+        "" => Some(0),
+        // The kernel makes it first, in every namespace.
+        "lo" => Some(1),
+        name => spot.place.node.interfaces.get(name).copied(),
+    };
+    known
+        .map(|number| number.to_ne_bytes().to_vec())
+        .ok_or_else(|| Miss::Unknown(format!("the number of interface {interface} is not known")))
+}
+
+fn state(traveller: &Traveller, spot: &Spot<'_>) -> u32 {
+    match traveller.packet.state {
+        _ if traveller.untracked => UNTRACKED,
+        _ if !spot.tracked => INVALID,
+        ConnState::New => NEW,
+        ConnState::Established => ESTABLISHED,
+        ConnState::Related => RELATED,
+        ConnState::Invalid => INVALID,
+    }
+}
+
+fn kind(address: IpAddr, spot: &Spot<'_>) -> u32 {
+    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    match address {
+        _ if spot.place.node.is_local(address) => LOCAL,
+        _ if broadcast => BROADCAST,
+        _ if address.is_multicast() => MULTICAST,
+        _ => UNICAST,
+    }
+}
+
+fn route(result: u32, flags: u32, traveller: &Traveller, spot: &Spot<'_>) -> Loaded {
+    let packet = &traveller.packet;
+    let address = if flags & BY_SOURCE != 0 { packet.source.ip() } else { packet.destination.ip() };
+    if !matches!(result, RESULT_INDEX | RESULT_NAME) {
+        let kind = kind(address, spot);
+        if kind == LOCAL && flags & BY_INTERFACE != 0 {
+            return unknown(format!("on which interface {address} is is not known"));
+        }
+        return Ok(kind.to_ne_bytes().to_vec());
+    }
+    let node = spot.place.node;
+    let incoming = spot.place.in_interface;
+    let found = match node.out_interface(address) {
+        // What comes from the node itself is taken for right.
+        _ if incoming == "lo" => "lo",
+        _ if node.is_local(address) => "lo",
+        Some(name) if flags & BY_INTERFACE == 0 || name == incoming => name,
+        Some(_) => "",
+        None => return unknown(format!("where {address} is routed to is not known")),
+    };
+    match result {
+        RESULT_INDEX if flags & PRESENT != 0 => Ok(u32::from(!found.is_empty()).to_ne_bytes().to_vec()),
+        RESULT_INDEX => index(found, spot),
+        _ => Ok(name(found)),
+    }
+}
+
+/// `NFT_CT_*` of what a connection's first packet was like: where it came from and was sent to.
+fn connection(key: u32, direction: Option<u8>, traveller: &Traveller) -> Loaded {
+    let (source, destination) = traveller.sent;
+    let whole = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    if traveller.packet.state != ConnState::New || direction == Some(1) {
+        return unknown(format!("ct {key} of that direction is not known"));
+    }
+    match key {
+        7 => Ok(vec![if source.is_ipv4() { 2 } else { 10 }]),
+        8 | 19 | 21 => Ok(whole(source.ip())),
+        9 | 20 | 22 => Ok(whole(destination.ip())),
+        10 => Ok(vec![traveller.packet.protocol.number()]),
+        11 => Ok(source.port().to_be_bytes().to_vec()),
+        12 => Ok(destination.port().to_be_bytes().to_vec()),
+        17 => Ok(vec![0, 0]),
+        _ => unknown(format!("ct {key} is not known here")),
+    }
+}
+
+/// Bytes of a header, as far as they are known.
+fn payload(origin: Origin, offset: u32, width: u32, traveller: &Traveller) -> Loaded {
+    let header = match origin {
+        Origin::Link => Vec::new(),
+        Origin::Network => network(traveller),
+        Origin::Transport => transport(traveller),
+    };
+    let size = |number| usize::try_from(number).unwrap_or(usize::MAX);
+    let range = size(offset)..size(offset).saturating_add(size(width));
+    let bytes: Option<Vec<u8>> = header.get(range).and_then(|bytes| bytes.iter().copied().collect());
+    bytes.ok_or_else(|| {
+        let which = match origin {
+            Origin::Link => "link layer",
+            Origin::Network => "network",
+            Origin::Transport => "transport",
+        };
+        Miss::Unknown(format!("byte {offset} of the {which} header is not known"))
+    })
+}
+
+fn network(traveller: &Traveller) -> Vec<Option<u8>> {
+    let packet = &traveller.packet;
+    let protocol = packet.protocol.number();
+    match (packet.source.ip(), packet.destination.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let mut header = vec![None; 12];
+            (header[0], header[9]) = (Some(0x45), Some(protocol));
+            header.extend(source.octets().iter().chain(&destination.octets()).map(|byte| Some(*byte)));
+            header
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let mut header = vec![None; 8];
+            header[6] = Some(protocol);
+            header.extend(source.octets().iter().chain(&destination.octets()).map(|byte| Some(*byte)));
+            header
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn transport(traveller: &Traveller) -> Vec<Option<u8>> {
+    let packet = &traveller.packet;
+    let ports = [packet.source.port(), packet.destination.port()].map(u16::to_be_bytes).concat();
+    let mut header: Vec<Option<u8>> = ports.into_iter().map(Some).collect();
+    if packet.protocol == Protocol::Tcp {
+        header.resize(20, None);
+        header[13] = (packet.state == ConnState::New).then_some(SYN);
+    }
+    header
+}

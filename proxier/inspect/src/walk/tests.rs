@@ -1,0 +1,70 @@
+//! Packets to virtual servers that no kube-proxy makes.
+//!
+//! In: virtual servers as values. Out: whether they are told apart from those that translate.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use netfilter::IpFamily;
+use netfilter::ipvs::{Connections, Flags, Forward, RealServer, Scheduler, ServerKey, Statistics, TCP, VirtualServer};
+
+use super::{ConnState, Memory, Node, Origin, Packet, Trace, Verdict};
+use crate::rules::Ruleset;
+use proxier::ipvs::{Held, HeldReal, HeldServer};
+use proxier::model::Protocol;
+
+const SERVER: &str = "192.0.2.6:80";
+const REAL: &str = "10.9.9.1:80";
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+/// A packet of this node to a server with one real server, at `real`. Without rules its mark is 0.
+fn trace(forward: Forward, real: &str, marks: &[u32]) -> Trace {
+    let key = ServerKey { address: address(SERVER), protocol: TCP };
+    let scheduler = Scheduler::new("rr");
+    let server = VirtualServer { key, scheduler, flags: Flags::default(), persistence: None };
+    let real = RealServer { address: address(real), forward, weight: 1 };
+    let (connections, statistics) = (Connections::default(), Statistics::default());
+    let reals = BTreeMap::from([(real.address, HeldReal { server: real, connections, statistics })]);
+    let servers = BTreeMap::from([(key, HeldServer { server, reals, statistics })]);
+    let marks = marks.iter().map(|mark| (*mark, scheduler)).collect();
+    let held = Held { servers, marks, ..Held::default() };
+    let node = Node { addresses: vec![address("10.0.0.1:0").ip()], held, ..Node::default() };
+    let packet = Packet {
+        source: address("10.0.0.1:40000"),
+        destination: key.address,
+        protocol: Protocol::Tcp,
+        origin: Origin::Host,
+        state: ConnState::New,
+    };
+    Ruleset::new(IpFamily::V4).trace(&packet, &node, &Memory::new()).expect("a trace")
+}
+
+#[test]
+fn servers_that_do_not_translate_are_told_apart() {
+    for (forward, real, verdict) in [
+        (Forward::Masquerade, REAL, Verdict::Delivered(address(REAL))),
+        (Forward::Tunnel, REAL, Verdict::Forwarded(address(REAL), Forward::Tunnel)),
+        (Forward::Route, REAL, Verdict::Forwarded(address(REAL), Forward::Route)),
+        (Forward::Masquerade, "10.0.0.1:80", Verdict::Delivered(address("10.0.0.1:80"))),
+        (Forward::Route, "10.0.0.1:80", Verdict::Untouched),
+    ] {
+        let trace = trace(forward, real, &[]);
+        let [branch] = &trace.branches[..] else { panic!("{trace}") };
+        assert_eq!((branch.outcome.verdict, branch.outcome.masqueraded), (verdict, false), "{forward:?} {real}");
+        assert_eq!(branch.steps.len(), 2, "the virtual server and the real one");
+        assert_eq!(branch.doubts, []);
+    }
+    let text = trace(Forward::Tunnel, REAL, &[]).to_string();
+    assert!(text.starts_with("10.9.9.1:80 by tunnel:"), "{text}");
+}
+
+#[test]
+fn servers_of_marks_are_doubts_where_a_packet_has_the_mark() {
+    let doubts = |marks: &[u32]| trace(Forward::Masquerade, REAL, marks).branches[0].doubts.clone();
+    assert_eq!(doubts(&[5]), []);
+    let found = doubts(&[0]);
+    assert!(found.len() == 1 && found[0].rule == "-A -f 0 -s rr", "{found:?}");
+}
