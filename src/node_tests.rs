@@ -1,7 +1,7 @@
 //! The Node's life, on a clock that stands still until something waits for it.
 
+use proxier::mailbox::Message;
 use proxier::mailbox::{Receiver, mailbox};
-use proxier::proxier::Message;
 use proxier::track::Kind;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;

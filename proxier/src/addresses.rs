@@ -7,9 +7,14 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use netfilter::IpFamily;
+use netfilter::kernel::DeviceName;
 use tracing::{info, warn};
 
 use crate::model::NodeInfo;
+
+/// The device of IPVS mode that virtual IPs are bound to, so that their packets come in here and meet IPVS. Its addresses
+/// are not the node's.
+pub const VIRTUAL_IP_DEVICE: DeviceName = DeviceName::new("kube-ipvs0");
 
 /// The last known addresses of the node's interfaces in one family.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use netfilter::conntrack::UDP;
 use netfilter::kernel::{ConntrackTable, Deleted, Host};
 use tracing::{debug, info, warn};
 
+use crate::addresses::VIRTUAL_IP_DEVICE;
 use crate::conntrack::StaleFlows;
-use crate::ipvs::DEVICE;
 use crate::model::{Destination, NodePortAddresses, Scope, Snapshot};
 
 /// What a look at the conntrack table came to.
@@ -77,7 +77,7 @@ impl FlowCleaner {
     fn addresses(&mut self, node_ip: IpAddr) -> io::Result<Vec<IpAddr>> {
         let selector = self.node_port_addresses.resolve(self.family, node_ip);
         // Those of Services, which IPVS mode has on a device of its own, serve no node ports.
-        Ok(selector.select(&self.host.addresses_but(DEVICE.as_str(), self.family)?))
+        Ok(selector.select(&self.host.addresses_but(VIRTUAL_IP_DEVICE.as_str(), self.family)?))
     }
 
     /// Deletes the flows that are stale after a sync of `scope`, in which these destinations may have been given up.

@@ -6,11 +6,25 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::proxier::Message;
-use crate::track::{Change, Kind, ObjectKey};
+use crate::track::{Change, Extent, Kind, NoCopy, ObjectKey, Tracker};
+
+/// A message to a family's thread.
+#[derive(Debug)]
+pub enum Message {
+    /// An object, or a whole list, is another than before.
+    Change(Change),
+    /// A request for a copy of the model, or of one Service's part.
+    Copy(Extent, mpsc::Sender<Result<Tracker, NoCopy>>),
+}
+
+impl From<Change> for Message {
+    fn from(change: Change) -> Self {
+        Self::Change(change)
+    }
+}
 
 /// A message, and how many events it stands for.
 #[derive(Debug)]

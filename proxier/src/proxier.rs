@@ -6,7 +6,7 @@
 mod look;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::mpsc::{RecvTimeoutError, Sender, TryRecvError};
+use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
 
 use netfilter::IpFamily;
@@ -16,10 +16,10 @@ use tracing::{debug, error, info, warn};
 use crate::backend::{Backend, Rejected, SyncError, SyncStats};
 use crate::cleaner::{Cleaned, FlowCleaner};
 use crate::leftovers::Worker;
-use crate::mailbox::{Mail, Receiver};
+use crate::mailbox::{Mail, Message, Receiver};
 use crate::model::{Config, Destination, HealthChecks, LocalDetector, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
-use crate::track::{Change, Extent, Kind, NoCopy, Tracker};
+use crate::track::{Change, Kind, Tracker};
 
 /// How long at most without a sync that looks at everything.
 pub const FULL_SYNC_PERIOD: Duration = Duration::from_hours(1);
@@ -40,21 +40,6 @@ pub trait Observer: Send {
     fn synced(&mut self, report: &SyncReport<'_>);
     /// Stale flows were looked for.
     fn cleaned(&mut self, _cleaned: &Cleaned) {}
-}
-
-/// What comes to a [`Proxier`].
-#[derive(Debug)]
-pub enum Message {
-    /// Something happened.
-    Change(Change),
-    /// Somebody wants to know what is known.
-    Copy(Extent, Sender<Result<Tracker, NoCopy>>),
-}
-
-impl From<Change> for Message {
-    fn from(change: Change) -> Self {
-        Self::Change(change)
-    }
 }
 
 /// What a sync came to.

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use netfilter::IpFamily;
-use proxier::proxier::Message;
+use proxier::mailbox::Message;
 use proxier::track::{Extent, NoCopy, Tracker};
 use thiserror::Error;
 

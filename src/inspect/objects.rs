@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netfilter::IpFamily;
+use proxier::mailbox::Message;
 use proxier::mailbox::{Mail, Receiver, mailbox};
 use proxier::model::NamespacedName;
-use proxier::proxier::Message;
 use proxier::track::{Change, Kind, Tracker};
 use tokio::sync::mpsc::unbounded_channel;
 

@@ -14,9 +14,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use netfilter::IpFamily;
+use proxier::mailbox::Message;
 use proxier::mailbox::Sender;
 use proxier::model::NamespacedName;
-use proxier::proxier::Message;
 use proxier::track::{Change, Kind, Object, ObjectKey, Translated, Translator};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;

@@ -4,12 +4,10 @@
 //! Must not know: rules, or what is in the sets.
 
 use netfilter::IpFamily;
-use netfilter::Name;
 use netfilter::ipset::{Set, SetName, SetType};
 use netfilter::iptables::Chain;
 
-/// The device that addresses of Services are bound to, so that their packets come in here and meet IPVS.
-pub const DEVICE: Name<15> = Name::new("kube-ipvs0");
+pub use crate::addresses::VIRTUAL_IP_DEVICE as DEVICE;
 
 /// What is sent to node ports: to be masqueraded or not; in filter, lets health checks in.
 pub const NODE_PORT: Chain = Chain::new("KUBE-NODE-PORT");

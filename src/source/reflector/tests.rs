@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use netfilter::IpFamily;
+use proxier::mailbox::Message;
 use proxier::mailbox::{Receiver, mailbox};
-use proxier::proxier::Message;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::transport::Chunks;
