@@ -87,6 +87,11 @@ pub fn objects(bytes: &[u8]) {
     let _ = crate::source::objects::parse(text);
 }
 
+/// Reads a file of `/proc` as the process metrics do.
+pub fn process(bytes: &[u8]) {
+    crate::metrics::process::fuzz(&String::from_utf8_lossy(bytes));
+}
+
 fn encoding(json: bool) -> Encoding {
     if json { Encoding::Json } else { Encoding::Protobuf }
 }

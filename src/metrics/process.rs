@@ -95,13 +95,19 @@ const VSIZE: usize = 20;
 
 /// The fields after the name, which may have anything in it; the state counts as 0.
 fn stat() -> Option<Vec<f64>> {
-    let text = fs::read_to_string("/proc/self/stat").ok()?;
+    stat_fields(&fs::read_to_string("/proc/self/stat").ok()?)
+}
+
+fn stat_fields(text: &str) -> Option<Vec<f64>> {
     let (_, fields) = text.rsplit_once(')')?;
     Some(fields.split_ascii_whitespace().map(|field| field.parse().unwrap_or_default()).collect())
 }
 
 fn number_after(file: &str, start: &str) -> Option<f64> {
-    let text = fs::read_to_string(file).ok()?;
+    number_in(&fs::read_to_string(file).ok()?, start)
+}
+
+fn number_in(text: &str, start: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(start))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
@@ -117,16 +123,22 @@ fn open_files() -> Option<f64> {
 }
 
 /// A soft limit. Go writes no limit as the greatest number there is.
-#[allow(clippy::cast_precision_loss)]
 fn limit(name: &str) -> Option<f64> {
-    let text = fs::read_to_string("/proc/self/limits").ok()?;
+    limit_in(&fs::read_to_string("/proc/self/limits").ok()?, name)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn limit_in(text: &str, name: &str) -> Option<f64> {
     let soft = text.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next()?;
     if soft == "unlimited" { Some(u64::MAX as f64) } else { soft.parse().ok() }
 }
 
 /// Bytes received and sent in this network namespace.
 fn network() -> Option<(f64, f64)> {
-    let text = fs::read_to_string("/proc/self/net/netstat").ok()?;
+    octets(&fs::read_to_string("/proc/self/net/netstat").ok()?)
+}
+
+fn octets(text: &str) -> Option<(f64, f64)> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("IpExt: "));
     let (names, values) = (lines.next()?, lines.next()?);
     let value = |wanted| {
@@ -134,4 +146,10 @@ fn network() -> Option<(f64, f64)> {
         values.split_ascii_whitespace().nth(at)?.parse().ok()
     };
     Some((value("InOctets")?, value("OutOctets")?))
+}
+
+/// Reads a file of `/proc/self` or `/proc/stat` as each of those that are read here, for fuzzing.
+pub(crate) fn fuzz(text: &str) {
+    let _ = (stat_fields(text), number_in(text, "btime "), number_in(text, "VmRSS:"));
+    let _ = (limit_in(text, "Max open files"), limit_in(text, "Max address space"), octets(text));
 }

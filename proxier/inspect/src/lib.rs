@@ -9,6 +9,9 @@
 mod compare;
 pub mod drift;
 pub mod flows;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod likeness;
 pub mod neighbours;
 pub mod rules;

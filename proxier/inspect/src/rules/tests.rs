@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use netfilter::IpFamily;
 
 use super::Ruleset;
-use crate::walk::{ConnState, Memory, Node, Origin, Packet, Trace};
+use crate::walk::{ConnState, Memory, Node, Origin, Packet, Rules, Trace};
 use proxier::model::Protocol;
 
 const NAT: &str = "\
@@ -227,6 +227,23 @@ fn rules_the_kernel_would_not_take_are_refused_when_met() {
     ] {
         let error = rules(text).trace(&packet, &node(), &Memory::new()).unwrap_err();
         assert!(error.contains(complaint), "{error}");
+    }
+}
+
+#[test]
+fn rules_with_more_ways_than_can_be_followed_are_refused() {
+    let packet = packet("10.244.1.9", "10.0.0.1:80/tcp", on("cbr0"));
+    let chains: String = (0..=60).map(|n| format!(":C{n} - [0:0]\n")).collect();
+    let jumps: String = (0..60).flat_map(|n| vec![format!("-A C{n} -j C{}\n", n + 1); 2]).collect();
+    let chance = "-A FORWARD -m statistic --mode random --probability 0.5 -j LOG\n".repeat(60);
+    for text in [
+        format!("*filter\n{chains}-A FORWARD -j C0\n{jumps}COMMIT\n"),
+        format!("*filter\n{chance}COMMIT\n"),
+    ] {
+        let ruleset = rules(&text);
+        let rules = Rules { iptables: &ruleset, nftables: None };
+        let error = rules.trace_within(1_000_000, &packet, &node(), &Memory::new()).unwrap_err();
+        assert!(error.contains("more rules than can be followed"), "{error}");
     }
 }
 

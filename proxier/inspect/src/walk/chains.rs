@@ -3,6 +3,7 @@
 //! In: a table, the hook's chain and a packet on its way. Out: the packet after every possible walk through the chain,
 //! each with the decision met. Must not know: which hooks a packet passes.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,6 +13,7 @@ use netfilter::nft::held::TableId;
 use netfilter::nft::{Bytes, Name};
 
 use super::matching::{self, Holds};
+use super::path::MOST;
 use super::{Doubt, Memory, Node, Packet, Step};
 use crate::rules::{Chain, Policy, Rule, Table, Target};
 
@@ -63,6 +65,30 @@ pub(super) struct Place<'a> {
     pub(super) in_interface: &'a str,
     pub(super) node: &'a Node,
     pub(super) memory: &'a Memory,
+    pub(super) budget: &'a Budget,
+}
+
+/// How much a trace may cost: chains that jump to the same chain twice, and so on, have the kernel look at more rules than a
+/// walk can, and each way remembers the rules that it matched.
+pub(super) struct Budget(Cell<usize>);
+
+impl Budget {
+    /// What a matched rule costs that a way remembers; one that is looked at costs 1.
+    const STEP: usize = 400;
+
+    pub(super) fn new(most: usize) -> Self {
+        Self(Cell::new(most))
+    }
+
+    /// Pays for rules that are looked at, and for matched ones that are remembered or copied.
+    ///
+    /// # Errors
+    /// If nothing is left.
+    pub(super) fn pay(&self, looked_at: usize, steps: usize) -> Result<(), String> {
+        let left = self.0.get().checked_sub(looked_at.saturating_add(steps.saturating_mul(Self::STEP)));
+        self.0.set(left.ok_or("the packet meets more rules than can be followed")?);
+        Ok(())
+    }
 }
 
 impl Place<'_> {
@@ -117,6 +143,7 @@ pub(super) fn walk(chains: &Table, place: &Place<'_>, traveller: Traveller) -> R
                 continue;
             };
             frame.next += 1;
+            place.budget.pay(1, 0)?;
             let chance = match matching::matches(rule.meaning(place.family), &mut walk.traveller, place) {
                 Holds::No => continue,
                 Holds::Yes(chance) => chance,
@@ -126,6 +153,10 @@ pub(super) fn walk(chains: &Table, place: &Place<'_>, traveller: Traveller) -> R
                 }
             };
             if chance < 1.0 {
+                place.budget.pay(0, walk.traveller.steps.len())?;
+                if open.len() + walked.ends.len() > MOST {
+                    return Err(format!("more than {MOST} ways lead through table {}", place.table));
+                }
                 let mut other = Walk { traveller: walk.traveller.clone(), stack: walk.stack.clone() };
                 other.traveller.probability *= 1.0 - chance;
                 open.push(other);
@@ -170,6 +201,7 @@ fn obey<'a>(
 ) -> Result<Option<Decision>, String> {
     let traveller = &mut walk.traveller;
     let hook = format!("{} {}", place.table, place.hook);
+    place.budget.pay(0, 1)?;
     traveller.steps.push(Step::of(hook, &rule.text, chance));
     let misplaced = || Err(format!("the kernel takes no such rule in {} {}: {}", place.table, place.hook, rule.text));
     match &rule.meaning(place.family).target {

@@ -9,7 +9,7 @@ use netfilter::IpFamily;
 use netfilter::ipvs::{Forward, ServerKey};
 use netfilter::nft::{Hook, Kind, held};
 
-use super::chains::{self, Decision, Place, Traveller};
+use super::chains::{self, Budget, Decision, Place, Traveller};
 use super::stations::{self, Station};
 use super::tables::{self, Spot};
 use super::{Branch, ConnState, Doubt, Memory, Node, Origin, Outcome, Packet, Step, Trace, Verdict};
@@ -41,6 +41,17 @@ impl Rules<'_> {
     /// # Errors
     /// When the rules are such as the kernel would not take, or the packet is of the other family.
     pub fn trace(&self, packet: &Packet, node: &Node, memory: &Memory) -> Result<Trace, String> {
+        self.trace_within(MOST_RULES, packet, node, memory)
+    }
+
+    /// The same with another limit to the rules that may be looked at; one that matches costs more.
+    pub(crate) fn trace_within(
+        &self,
+        most_rules: usize,
+        packet: &Packet,
+        node: &Node,
+        memory: &Memory,
+    ) -> Result<Trace, String> {
         let families = [packet.source.ip(), packet.destination.ip()].map(|ip| IpFamily::of(&ip));
         if families.iter().any(|family| *family != self.iptables.family()) {
             return Err(format!("{packet}: not of the ruleset's family"));
@@ -49,6 +60,7 @@ impl Rules<'_> {
             rules: *self,
             node,
             memory,
+            budget: Budget::new(most_rules),
             under_way: vec![start(packet)],
             ended: vec![],
             missing: BTreeSet::new(),
@@ -67,11 +79,14 @@ impl Rules<'_> {
 
 /// Rules that choose by chance again and again have more ways than can be told.
 pub(super) const MOST: usize = 50_000;
+/// With 10,000 Services without endpoints, a packet for one with 1,000 endpoints has 10 million rules looked at.
+const MOST_RULES: usize = 50_000_000;
 
 struct Journey<'a> {
     rules: Rules<'a>,
     node: &'a Node,
     memory: &'a Memory,
+    budget: Budget,
     under_way: Vec<Traveller>,
     ended: Vec<(Traveller, Decision)>,
     missing: BTreeSet<(String, String)>,
@@ -256,7 +271,8 @@ impl Journey<'_> {
         };
         let Pass { in_interface, .. } = pass;
         let family = self.rules.iptables.family();
-        let place = Place { family, table, hook: &hook, in_interface, node: self.node, memory: self.memory };
+        let Self { node, memory, ref budget, .. } = *self;
+        let place = Place { family, table, hook: &hook, in_interface, node, memory, budget };
         let ends = match rules {
             stations::Rules::Iptables(_, chains) => {
                 let walked = chains::walk(chains, &place, traveller)?;

@@ -10,7 +10,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use tracing::{info, warn};
 
 use super::link::DeviceName;
-use super::netlink::{Drained, Listener};
+use super::netlink::{Drained, Listener, Received};
 use crate::IpFamily;
 
 const RTM_NEWADDR: u16 = 20;
@@ -85,14 +85,11 @@ impl AddressWatch for SystemAddressWatch {
     fn changed(&mut self, now: Instant) -> bool {
         let Some(listener) = &mut self.listener else { return self.subscribe(now) };
         let (mut devices, mut other) = (Vec::new(), false);
-        let drained = listener.drain(&mut |received| {
-            // `struct ifaddrmsg`: family, prefix length, flags, scope, index of the device.
-            match received.payload.get(4..8).and_then(|index| index.try_into().ok()).map(u32::from_ne_bytes) {
-                _ if ![RTM_NEWADDR, RTM_DELADDR].contains(&received.kind) => {}
-                Some(index) if devices.contains(&index) => {}
-                Some(index) => devices.push(index),
-                None => other = true,
-            }
+        let drained = listener.drain(&mut |received| match changed_device(received) {
+            None => {}
+            Some(Some(index)) if devices.contains(&index) => {}
+            Some(Some(index)) => devices.push(index),
+            Some(None) => other = true,
         });
         match drained {
             Ok(Drained::All) if other => true,
@@ -104,6 +101,13 @@ impl AddressWatch for SystemAddressWatch {
             }
         }
     }
+}
+
+/// The index of the device whose addresses a notification is about, as far as it says; `None` if it is about something else.
+pub(super) fn changed_device(received: &Received<'_>) -> Option<Option<u32>> {
+    // `struct ifaddrmsg`: family, prefix length, flags, scope, index of the device.
+    let index = || received.payload.get(4..8)?.try_into().ok().map(u32::from_ne_bytes);
+    [RTM_NEWADDR, RTM_DELADDR].contains(&received.kind).then(index)
 }
 
 /// Whether a device of that name has that index. Where this cannot be told, it has not.

@@ -93,7 +93,7 @@ fn words(command: &Command) -> String {
 }
 
 /// A program's complaint in one line, without its advice to read its manual.
-fn said(stderr: &str) -> String {
+pub(super) fn said(stderr: &str) -> String {
     let lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Try `"));
     lines.collect::<Vec<_>>().join(" ")
 }

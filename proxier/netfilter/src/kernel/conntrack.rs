@@ -117,14 +117,7 @@ struct Deleter {
 
 impl Deleter {
     fn add(&mut self, family: IpFamily, flow: Attributes<'_>) -> Result<(), NetlinkError> {
-        let kind = nfnetlink(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE);
-        let mut request = Request::new(kind, 0, &nfgenmsg(family.nfproto()));
-        // In the kernel's own words. The id tells it from a new flow of the same addresses, unless that one was given
-        // the same place in memory.
-        for (kind, value) in flow.filter(|(kind, _)| [CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID].contains(kind)) {
-            request.attribute(kind, value);
-        }
-        self.due.push(request);
+        self.due.push(deletion(family, flow));
         if self.due.len() < BATCH { Ok(()) } else { self.flush() }
     }
 
@@ -143,6 +136,17 @@ impl Deleter {
         self.due.clear();
         Ok(())
     }
+}
+
+/// The request to delete a flow, named by the attributes that the kernel named it by.
+fn deletion(family: IpFamily, flow: Attributes<'_>) -> Request {
+    let kind = nfnetlink(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE);
+    let mut request = Request::new(kind, 0, &nfgenmsg(family.nfproto()));
+    // The id tells it from a new flow of the same addresses, unless that one was given the same place in memory.
+    for (kind, value) in flow.filter(|(kind, _)| [CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID].contains(kind)) {
+        request.attribute(kind, value);
+    }
+    request
 }
 
 pub(super) fn dump_of(family: IpFamily, protocol: Option<u8>) -> Request {
@@ -194,37 +198,52 @@ fn tuple(attributes: Attributes<'_>) -> Option<(u8, Tuple)> {
     Some((protocol, Tuple { source, destination }))
 }
 
+/// A flow as the kernel would write it.
+#[cfg(feature = "testing")]
+fn encoded(flow: &Flow) -> Vec<u8> {
+    let mut request = Request::new(0, 0, &[]);
+    for (kind, tuple) in [(CTA_TUPLE_ORIG, flow.original), (CTA_TUPLE_REPLY, flow.reply)] {
+        request.nested(kind, |out| {
+            out.nested(CTA_TUPLE_IP, |ip| {
+                for (v4, v6, address) in [
+                    (CTA_IP_V4_SRC, CTA_IP_V6_SRC, tuple.source.ip()),
+                    (CTA_IP_V4_DST, CTA_IP_V6_DST, tuple.destination.ip()),
+                ] {
+                    match address {
+                        IpAddr::V4(address) => ip.attribute(v4, &address.octets()),
+                        IpAddr::V6(address) => ip.attribute(v6, &address.octets()),
+                    };
+                }
+            });
+            out.nested(CTA_TUPLE_PROTO, |proto| {
+                proto.attribute(CTA_PROTO_NUM, &[flow.protocol]);
+                proto.attribute(CTA_PROTO_SRC_PORT, &tuple.source.port().to_be_bytes());
+                proto.attribute(CTA_PROTO_DST_PORT, &tuple.destination.port().to_be_bytes());
+            });
+        });
+    }
+    request.into_attributes()
+}
+
+/// Reads an entry and makes the request that deletes it.
+///
+/// # Panics
+/// If the flow is another one when it is written and read again, or the request names another flow.
+#[cfg(feature = "testing")]
+pub(super) fn fuzz(payload: &[u8]) {
+    let attributes = Attributes::new(payload.get(HEADER..).unwrap_or_default());
+    let Some(found) = flow(attributes) else { return };
+    assert_eq!(flow(Attributes::new(&encoded(&found))), Some(found));
+    let deletion = deletion(IpFamily::V4, attributes).into_attributes().split_off(HEADER);
+    let named = Attributes::new(&deletion).nest(CTA_TUPLE_ORIG).and_then(tuple);
+    assert_eq!(named, Some((found.protocol, found.original)));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// A flow as the kernel would write it.
-    fn encoded(flow: &Flow) -> Vec<u8> {
-        let mut request = Request::new(0, 0, &[]);
-        for (kind, tuple) in [(CTA_TUPLE_ORIG, flow.original), (CTA_TUPLE_REPLY, flow.reply)] {
-            request.nested(kind, |out| {
-                out.nested(CTA_TUPLE_IP, |ip| {
-                    for (v4, v6, address) in [
-                        (CTA_IP_V4_SRC, CTA_IP_V6_SRC, tuple.source.ip()),
-                        (CTA_IP_V4_DST, CTA_IP_V6_DST, tuple.destination.ip()),
-                    ] {
-                        match address {
-                            IpAddr::V4(address) => ip.attribute(v4, &address.octets()),
-                            IpAddr::V6(address) => ip.attribute(v6, &address.octets()),
-                        };
-                    }
-                });
-                out.nested(CTA_TUPLE_PROTO, |proto| {
-                    proto.attribute(CTA_PROTO_NUM, &[flow.protocol]);
-                    proto.attribute(CTA_PROTO_SRC_PORT, &tuple.source.port().to_be_bytes());
-                    proto.attribute(CTA_PROTO_DST_PORT, &tuple.destination.port().to_be_bytes());
-                });
-            });
-        }
-        request.into_attributes()
-    }
 
     fn any_tuple() -> impl Strategy<Value = Tuple> {
         any::<(SocketAddr, SocketAddr)>().prop_map(|(a, b)| {

@@ -4,7 +4,7 @@
 //! undefined. A program that was there first may leave a chain in the mangle table as a hint of its flavour.
 
 use std::fmt;
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
@@ -109,7 +109,7 @@ fn default(mut unread: Vec<String>) -> Choice {
         Vec::new()
     });
     let version = String::from_utf8_lossy(&version).trim().to_owned();
-    let flavour = Flavour::ALL.into_iter().find(|flavour| version.contains(&format!("({flavour})")));
+    let flavour = named(&version);
     let reason = format!("no hint chain, and {} says {version:?}", path.display());
     Choice { flavour, infix: "", reason, unread }
 }
@@ -155,16 +155,25 @@ fn legacy_hint(hints: &[&str], family: IpFamily, save: PathBuf) -> Result<Option
     if !tables.lines().any(|table| table == "mangle") {
         return Ok(None);
     }
-    let find = |output: std::io::BufReader<std::process::ChildStdout>| {
-        let mut found = None;
-        for line in output.lines() {
-            let line = line?;
-            let name = line.strip_prefix(':').and_then(|rest| rest.split(' ').next());
-            found = found.or_else(|| hints.iter().find(|hint| name == Some(hint)));
-        }
-        Ok(found.map(|hint| (*hint).to_owned()))
-    };
-    command::stream(Command::new(save).args(["-t", "mangle"]), find).map_err(|error| error.to_string())
+    let tool = &mut Command::new(save);
+    command::stream(tool.args(["-t", "mangle"]), |output| declared_hint(hints, output))
+        .map_err(|error| error.to_string())
+}
+
+/// The hint that a saved table declares. All of the output is read, or the tool would fail.
+pub(super) fn declared_hint(hints: &[&str], output: impl BufRead) -> io::Result<Option<String>> {
+    let mut found = None;
+    for line in output.lines() {
+        let line = line?;
+        let name = line.strip_prefix(':').and_then(|rest| rest.split(' ').next());
+        found = found.or_else(|| hints.iter().find(|hint| name == Some(hint)));
+    }
+    Ok(found.map(|hint| (*hint).to_owned()))
+}
+
+/// The flavour that a tool's `--version` names.
+pub(super) fn named(version: &str) -> Option<Flavour> {
+    Flavour::ALL.into_iter().find(|flavour| version.contains(&format!("({flavour})")))
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub fn each_flow(family: IpFamily, each: &mut dyn FnMut(&LiveFlow)) -> io::Resul
     Ok(dump == Dump::Interrupted)
 }
 
-fn live(attributes: Attributes<'_>) -> Option<LiveFlow> {
+pub(super) fn live(attributes: Attributes<'_>) -> Option<LiveFlow> {
     let number = |kind| attributes.find_array(kind).map(u32::from_be_bytes);
     let replied = number(CTA_STATUS).unwrap_or_default() & SEEN_REPLY != 0;
     let tcp = attributes.nest(CTA_PROTOINFO).and_then(|info| info.nest(CTA_PROTOINFO_TCP));

@@ -66,8 +66,7 @@ pub struct SystemHost;
 
 impl Host for SystemHost {
     fn sysctl(&mut self, name: &str) -> io::Result<i64> {
-        let text = std::fs::read_to_string(path(name))?;
-        text.trim().parse().map_err(|_| io::Error::other(format!("{name} is {:?}, not a number", text.trim())))
+        number(name, &std::fs::read_to_string(path(name))?)
     }
 
     fn set_sysctl(&mut self, name: &str, value: i64) -> io::Result<()> {
@@ -114,8 +113,13 @@ pub fn cpu_time() -> Duration {
     own + super::command::children_time()
 }
 
+/// The value of a numeric sysctl.
+pub(super) fn number(name: &str, text: &str) -> io::Result<i64> {
+    text.trim().parse().map_err(|_| io::Error::other(format!("{name} is {:?}, not a number", text.trim())))
+}
+
 /// The first two numbers of `6.1.0-18-amd64`.
-fn version(release: &str) -> Option<(u32, u32)> {
+pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
@@ -136,7 +140,7 @@ pub fn cpus() -> u32 {
 }
 
 /// Of a list like `0-3,8`.
-fn count(list: &str) -> u32 {
+pub(super) fn count(list: &str) -> u32 {
     let of = |range: &str| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
@@ -156,7 +160,11 @@ pub fn set_oom_score(score: i32) -> io::Result<()> {
 /// The signals that whoever started this process wants to be ignored, as a set of bits: 1 is signal 1.
 #[must_use]
 pub fn ignored_signals() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored(&std::fs::read_to_string("/proc/self/status").unwrap_or_default())
+}
+
+/// The ignored signals of `/proc/PID/status`.
+pub(super) fn ignored(status: &str) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }

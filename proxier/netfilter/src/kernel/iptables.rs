@@ -242,20 +242,7 @@ impl IptablesTool for SystemIptables {
     }
 
     fn references(&mut self, table: Table, ours: &dyn Fn(&Chain) -> bool) -> Result<HashMap<Chain, String>, ToolError> {
-        command::stream(Command::new(&self.save).args(["-t", table.name()]), |mut output| {
-            let (mut found, mut bytes) = (HashMap::new(), Vec::new());
-            while output.read_until(b'\n', &mut bytes)? != 0 {
-                let line = String::from_utf8_lossy(&bytes);
-                if let Some((from, to)) = reference(line.trim_end())
-                    && ours(&to)
-                    && !Chain::parse(from).is_some_and(|from| ours(&from))
-                {
-                    found.entry(to).or_insert_with(|| line.trim_end().to_owned());
-                }
-                bytes.clear();
-            }
-            Ok(found)
-        })
+        command::stream(Command::new(&self.save).args(["-t", table.name()]), |output| references(output, ours))
     }
 
     fn generation(&mut self) -> Option<u32> {
@@ -298,7 +285,7 @@ fn existing(family: IpFamily, flavour: Flavour) -> io::Result<Vec<Table>> {
     match flavour {
         Flavour::Legacy => {
             let names = legacy_tables(family)?;
-            Ok(Table::ALL.into_iter().filter(|table| names.lines().any(|name| name == table.name())).collect())
+            Ok(named(&names))
         }
         Flavour::Nft => {
             let mut tables = Vec::new();
@@ -312,6 +299,11 @@ fn existing(family: IpFamily, flavour: Flavour) -> io::Result<Vec<Table>> {
     }
 }
 
+/// Which of our tables a list of names has, one in a line.
+pub(super) fn named(names: &str) -> Vec<Table> {
+    Table::ALL.into_iter().filter(|table| names.lines().any(|name| name == table.name())).collect()
+}
+
 /// iptables says no with status 1; others are troubles.
 fn answer(result: Result<Vec<u8>, ToolError>) -> Result<bool, ToolError> {
     match result {
@@ -321,8 +313,27 @@ fn answer(result: Result<Vec<u8>, ToolError>) -> Result<bool, ToolError> {
     }
 }
 
+/// The first rule of another chain for each of our chains that a saved table's rules refer to.
+pub(super) fn references(
+    mut output: impl BufRead,
+    ours: &dyn Fn(&Chain) -> bool,
+) -> io::Result<HashMap<Chain, String>> {
+    let (mut found, mut bytes) = (HashMap::new(), Vec::new());
+    while output.read_until(b'\n', &mut bytes)? != 0 {
+        let line = String::from_utf8_lossy(&bytes);
+        if let Some((from, to)) = reference(line.trim_end())
+            && ours(&to)
+            && !Chain::parse(from).is_some_and(|from| ours(&from))
+        {
+            found.entry(to).or_insert_with(|| line.trim_end().to_owned());
+        }
+        bytes.clear();
+    }
+    Ok(found)
+}
+
 /// Splits a rule's text into arguments: blanks separate, except in double quotes.
-fn arguments(rule: &str) -> Vec<String> {
+pub(super) fn arguments(rule: &str) -> Vec<String> {
     let mut arguments = Vec::new();
     for (index, part) in rule.split('"').enumerate() {
         if index % 2 == 1 {
@@ -336,7 +347,7 @@ fn arguments(rule: &str) -> Vec<String> {
 
 /// The lines that iptables-restore blames: `Error occurred at line: 7`, `line 7: RULE_APPEND failed`,
 /// `iptables-restore: line 7 failed`.
-fn refused_lines(stderr: &str) -> Vec<usize> {
+pub(super) fn refused_lines(stderr: &str) -> Vec<usize> {
     let mut lines = Vec::new();
     for (at, word) in stderr.match_indices("line") {
         let rest = stderr[at + word.len()..].trim_start_matches([':', ' ']);
@@ -349,7 +360,7 @@ fn refused_lines(stderr: &str) -> Vec<usize> {
 }
 
 /// `--random-fully` came with 1.6.2.
-fn knows_random_fully(version: &str) -> bool {
+pub(super) fn knows_random_fully(version: &str) -> bool {
     let Some(start) = version.find(" v") else { return false };
     let number = version[start + 2..].split_whitespace().next().unwrap_or_default();
     let parts: Vec<u32> = number.split('.').map_while(|part| part.parse().ok()).collect();

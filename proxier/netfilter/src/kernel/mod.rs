@@ -9,6 +9,9 @@ pub mod conntrack;
 pub mod descriptors;
 mod flavour;
 mod flows;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host;
 pub mod ipset;
 pub mod iptables;

@@ -108,8 +108,8 @@ pub fn bridge_port(ip: IpAddr) -> io::Result<Option<String>> {
         let mut header = [0; NDMSG];
         header[0] = family;
         socket.dump_once(&Request::new(RTM_GETNEIGH, 0, &header), &mut |received| {
-            if let Some(index) = received.payload.get(4..8).and_then(|index| index.try_into().ok()) {
-                each(u32::from_ne_bytes(index), received.attributes(NDMSG));
+            if let Some((index, attributes)) = neighbour(received) {
+                each(index, attributes);
             }
             Ok(())
         })
@@ -136,8 +136,14 @@ pub fn bridge_port(ip: IpAddr) -> io::Result<Option<String>> {
     Ok(links.into_iter().find(|(index, _, _)| ports.contains(index)).map(|(_, _, link)| link.name))
 }
 
+/// The index of a neighbour's device, and the neighbour's attributes.
+pub(super) fn neighbour<'a>(received: &Received<'a>) -> Option<(u32, Attributes<'a>)> {
+    let index = received.payload.get(4..8)?.try_into().ok()?;
+    Some((u32::from_ne_bytes(index), received.attributes(NDMSG)))
+}
+
 /// Its index, its master's, and what is known of it.
-fn link(received: &Received<'_>) -> Option<(u32, Option<u32>, Link)> {
+pub(super) fn link(received: &Received<'_>) -> Option<(u32, Option<u32>, Link)> {
     let number = |at: usize| received.payload.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
     let attributes = received.attributes(IFINFOMSG.len());
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
@@ -179,7 +185,7 @@ pub fn routes(family: IpFamily) -> Vec<(IpNet, String)> {
 }
 
 /// `eth0 000200C0 00000000 0001 0 0 0 00FFFFFF …`: device, network, gateway, flags, …, mask, in the machine's order.
-fn route_v4(line: &str) -> Option<(IpNet, String)> {
+pub(super) fn route_v4(line: &str) -> Option<(IpNet, String)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let number = |at: usize| u32::from_str_radix(words.get(at)?, 16).ok().map(u32::to_ne_bytes);
     let mask = Ipv4Addr::from(number(7)?);
@@ -188,7 +194,7 @@ fn route_v4(line: &str) -> Option<(IpNet, String)> {
 }
 
 /// Network, its length, …, device as the last word. Routes that lead nowhere are on `lo`.
-fn route_v6(line: &str) -> Option<(IpNet, String)> {
+pub(super) fn route_v6(line: &str) -> Option<(IpNet, String)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let network = Ipv6Addr::from(u128::from_str_radix(words.first()?, 16).ok()?);
     let length = u8::from_str_radix(words.get(1)?, 16).ok()?;
@@ -204,18 +210,20 @@ pub fn processes(program: &str) -> Vec<(u32, Vec<String>)> {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words: Vec<String> =
-            line.split(|b| *b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        let name = words.first().and_then(|word| word.rsplit('/').next());
-        if pid != std::process::id()
-            && name == Some(program)
-            && std::fs::read_link(entry.path().join("ns/net")).ok() == here
-        {
-            found.push((pid, words.into_iter().filter(|word| !word.is_empty()).collect()));
+        let Some(words) = command_line(&line, program).filter(|_| pid != std::process::id()) else { continue };
+        if std::fs::read_link(entry.path().join("ns/net")).ok() == here {
+            found.push((pid, words));
         }
     }
     found.sort();
     found
+}
+
+/// The words of a command line (`/proc/PID/cmdline`) if it is that program's, without empty ones.
+pub(super) fn command_line(line: &[u8], program: &str) -> Option<Vec<String>> {
+    let words: Vec<String> = line.split(|b| *b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    let name = words.first().and_then(|word| word.rsplit('/').next());
+    (name == Some(program)).then(|| words.into_iter().filter(|word| !word.is_empty()).collect())
 }
 
 #[cfg(test)]

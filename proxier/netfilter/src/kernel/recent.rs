@@ -14,14 +14,18 @@ pub fn last_seen(list: &str, address: IpAddr) -> Option<u32> {
     let text = std::fs::read_to_string(format!("/proc/thread-self/net/xt_recent/{list}")).ok()?;
     let seen = text.lines().find_map(|line| entry(line).filter(|(source, _)| *source == address))?.1;
     let timers = std::fs::read_to_string("/proc/timer_list").ok()?;
+    age(seen, &timers, &std::fs::read_to_string("/proc/uptime").ok()?)
+}
+
+/// Seconds since a value of the kernel's clock, by `/proc/timer_list` and `/proc/uptime`.
+pub(super) fn age(seen: u64, timers: &str, uptime: &str) -> Option<u32> {
     let now: u64 = timers.lines().find_map(|line| line.trim().strip_prefix("jiffies: ")?.trim().parse().ok())?;
-    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
     let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
     Some(seconds(now.wrapping_sub(seen), hertz(now, uptime)?))
 }
 
 /// `src=10.244.1.9 ttl: 64 last_seen: 4294946716 oldest_pkt: 1 4294946716`
-fn entry(line: &str) -> Option<(IpAddr, u64)> {
+pub(super) fn entry(line: &str) -> Option<(IpAddr, u64)> {
     let source = line.strip_prefix("src=")?.split(' ').next()?.parse().ok()?;
     let seen = line.split("last_seen: ").nth(1)?.split(' ').next()?.parse().ok()?;
     Some((source, seen))

@@ -15,6 +15,9 @@ use crate::walk::MOST_CHOICES;
 
 /// Chains lead to each other no deeper than this; the kernel allows 16.
 const DEEPEST: usize = 16;
+/// So many chains are followed from one on: those that choose among others that choose multiply, and a chain that remembers
+/// clients may lead to itself while it is read.
+const MOST_CHAINS: usize = 100_000;
 
 /// Whether a choice for each of so many keys is followed.
 fn is_few(keys: usize, modulus: u32) -> bool {
@@ -113,8 +116,22 @@ struct Step<'a> {
 /// Follows packets to a destination from a chain on.
 #[must_use]
 pub fn ways<'a>(family: IpFamily, table: &'a Table, to: Destination, chain: &Name) -> Ways<'a> {
-    let mut walk = Walk { family, table, to, ways: Ways::default(), remembers: false, left: 1.0 };
-    walk.follow(chain, None, 0, false);
+    ways_within(family, table, to, chain, 0, &mut 0)
+}
+
+/// The same from a chain that is so deep, after so many other chains.
+fn ways_within<'a>(
+    family: IpFamily,
+    table: &'a Table,
+    to: Destination,
+    chain: &Name,
+    depth: usize,
+    followed: &mut usize,
+) -> Ways<'a> {
+    let ways = Ways::default();
+    let mut walk = Walk { family, table, to, ways, remembers: false, left: 1.0, followed: *followed };
+    walk.follow(chain, None, depth, false);
+    *followed = walk.followed;
     walk.ways
 }
 
@@ -127,6 +144,8 @@ struct Walk<'a> {
     remembers: bool,
     /// How many of the packets that came to the chain at work no map had an endpoint for, so far, 0 to 1.
     left: f64,
+    /// How many chains were followed so far.
+    followed: usize,
 }
 
 /// Of which chooser a chain is a choice, and with which odds.
@@ -141,7 +160,9 @@ impl<'a> Walk<'a> {
 
     fn follow_rules(&mut self, chain: &Name, within: Within, depth: usize, mut conditional: bool) {
         let table = self.table;
-        let Some(held) = table.chains.get(chain).filter(|_| depth < DEEPEST) else { return };
+        let may_follow = depth < DEEPEST && self.followed < MOST_CHAINS;
+        let Some(held) = table.chains.get(chain).filter(|_| may_follow) else { return };
+        self.followed += 1;
         match self.ways.chains.contains(chain) {
             // Several rules may lead to a chain that chooses.
             true if within.is_none() => return,
@@ -178,7 +199,7 @@ impl<'a> Walk<'a> {
                     if to.is_none() && !verdict {
                         // Whom it remembers is sent where others may be sent too.
                         if set.is_dynamic() {
-                            self.remembered(chain, rule);
+                            self.remembered(chain, rule, depth);
                             return Some(false);
                         }
                         if *not && set.is_anonymous() && drops(rule) {
@@ -220,12 +241,14 @@ impl<'a> Walk<'a> {
     }
 
     /// Where a rule sends clients that it remembers.
-    fn remembered(&mut self, chain: &Name, rule: &Rule) {
+    fn remembered(&mut self, chain: &Name, rule: &Rule, depth: usize) {
         let verdict = rule.expressions.iter().find_map(|expression| match expression {
             Expression::Verdict(verdict) => verdict.chain(),
             _ => None,
         });
-        let found = verdict.map(|to| ways(self.family, self.table, self.to, to)).unwrap_or_default();
+        let Self { family, table, to, followed, .. } = self;
+        let found = verdict.map(|chain| ways_within(*family, table, *to, chain, depth + 1, followed));
+        let found = found.unwrap_or_default();
         let local = super::is_local(chain);
         let choices = found.choosers.iter().flat_map(|chooser| &chooser.choices);
         self.ways.remembered.extend(choices.map(|choice| (local, choice.to)));
@@ -282,7 +305,7 @@ impl<'a> Walk<'a> {
                 longer
             };
             keys = keys.iter().flat_map(|key| values.iter().map(move |value| with(key, value))).collect();
-            at += u8::try_from(padded / 4).unwrap_or(u8::MAX);
+            at = at.saturating_add(u8::try_from(padded / 4).unwrap_or(u8::MAX));
         }
         #[allow(clippy::cast_precision_loss)] // endpoints are few
         let share = 1.0 / keys.len() as f64;
@@ -424,27 +447,4 @@ pub fn between(first: &[u8], last: &[u8]) -> Vec<IpNet> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Destination, ways};
-    use netfilter::IpFamily;
-    use netfilter::nft::held::{Chain, Elements, Part, Rule, Set, Table};
-    use netfilter::nft::{Expression, Load, Register};
-
-    #[test]
-    fn choices_of_any_size_are_read_or_passed_over() {
-        for (modulus, offset) in [(3, u32::MAX), (u32::MAX, 7), (0, 0)] {
-            let key = Register(0);
-            let choice = Expression::Load { from: Load::Random { modulus, offset }, width: 4, to: key };
-            let lookup = Expression::Lookup { set: "s".into(), key, to: None, verdict: true, not: false };
-            let rule = Rule { handle: 1, expressions: vec![choice, lookup], comment: None, counters: None };
-            let chain = Chain { handle: 1, base: None, comment: None, rules: Some(vec![rule]) };
-            let key = vec![Part { kind: 0, width: 4 }];
-            let set = Set { key, elements: Elements::whole(Vec::new()), ..Set::default() };
-            let (chains, sets) = ([("c".into(), chain)].into(), [("s".into(), set)].into());
-            let table = Table { chains, sets, ..Table::default() };
-            let to = Destination { ip: None, protocol: 6, port: 80 };
-            let ways = ways(IpFamily::V4, &table, to, &"c".into());
-            assert!(ways.elements.is_empty() && ways.choosers.iter().all(|chooser| chooser.choices.is_empty()));
-        }
-    }
-}
+mod tests;

@@ -12,6 +12,7 @@ use netfilter::nft::{
 
 use super::super::MOST_CHOICES;
 use super::super::chains::Traveller;
+use super::super::path::MOST;
 use super::Spot;
 use super::facts::{self, Miss};
 use super::registers::Registers;
@@ -70,7 +71,7 @@ pub(super) fn run(spot: &Spot<'_>, rule: &Rule, mut traveller: Traveller, lacks:
     let steps = std::mem::take(&mut traveller.steps);
     let doubts = std::mem::take(&mut traveller.doubts);
     let mut open = vec![State { traveller, registers: Registers::new(), odds: 1.0, at: 0, elements: Vec::new() }];
-    let mut runs: Vec<Run> = Vec::new();
+    let (mut runs, mut chosen_so_far): (Vec<Run>, usize) = (Vec::new(), 0);
     while let Some(mut state) = open.pop() {
         let flow = loop {
             let Some(expression) = rule.expressions.get(state.at) else { break Flow::End(End::Matched(None)) };
@@ -82,7 +83,13 @@ pub(super) fn run(spot: &Spot<'_>, rule: &Rule, mut traveller: Traveller, lacks:
         match flow {
             Flow::Next => {}
             Flow::End(end) => add(&mut runs, state, end),
+            Flow::Choose(_, modulus, _) if chosen_so_far > MOST => {
+                let why = format!("a choice among {modulus} for each of {chosen_so_far} others is not followed");
+                let at = state.at;
+                add(&mut runs, state, End::Doubt(why, at));
+            }
             Flow::Choose(to, modulus, offset) => {
+                chosen_so_far += usize::try_from(modulus).unwrap_or(usize::MAX);
                 state.at += 1;
                 state.odds /= f64::from(modulus);
                 for number in (0..modulus).rev() {

@@ -82,9 +82,11 @@ pub(super) fn walk<'a>(
             continue;
         };
         frame.next += 1;
-        let chain = frame.name;
+        let (chain, steps) = (frame.name, walk.traveller.steps.len());
         let mut others = Vec::new();
-        for Run { traveller, odds, elements, end } in machine::run(spot, rule, walk.traveller, &mut walked.lacks) {
+        let runs = machine::run(spot, rule, walk.traveller, &mut walked.lacks);
+        spot.place.budget.pay(1, steps.saturating_mul(runs.len().saturating_sub(1)))?;
+        for Run { traveller, odds, elements, end } in runs {
             let mut after = Walk { stack: walk.stack.clone(), traveller };
             match obey(spot, (chain, rule), (odds, elements, end), &mut after)? {
                 Some(decision) => walked.ends.push((after.traveller, decision)),
@@ -107,6 +109,9 @@ fn obey<'a>(
     walk: &mut Walk<'a>,
 ) -> Result<Option<Decision>, String> {
     let hook = || hook(spot, chain);
+    if !matches!(end, End::Passed) {
+        spot.place.budget.pay(0, 1)?;
+    }
     let verdict = match end {
         End::Passed => return Ok(None),
         End::Doubt(why, from) => {

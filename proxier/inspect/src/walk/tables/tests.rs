@@ -37,6 +37,18 @@ fn trace(table: Table) -> Result<Trace, String> {
     Rules { iptables: &iptables, nftables: Some(&nftables) }.trace(&packet(), &node, &Memory::new())
 }
 
+#[test]
+fn choices_that_multiply_beyond_counting_are_not_followed() {
+    let choose = |to| Expression::Load { from: Load::Random { modulus: 4096, offset: 0 }, width: 4, to: Register(to) };
+    let expressions = (0..8).map(choose).chain([Expression::Verdict(Verdict::Drop)]).collect();
+    let rule = Rule { handle: 1, expressions, comment: None, counters: None };
+    let base = Some(Base { kind: Kind::Filter, hook: Hook::Prerouting, priority: 0, drop: false });
+    let chain = Chain { handle: 1, base, comment: None, rules: Some(vec![rule]) };
+    let traced = trace(Table { chains: [("c".into(), chain)].into(), ..Table::default() }).expect("a trace");
+    let sum: f64 = traced.branches.iter().map(|branch| branch.outcome.probability).sum();
+    assert!((sum - 1.0).abs() < 1e-6 && traced.branches.iter().any(|branch| !branch.doubts.is_empty()), "{sum}");
+}
+
 /// Something that leads to chains and sets that are there, and chooses among few.
 fn at_home(expression: Expression, nth: usize) -> Expression {
     let chain = || Name::from(CHAINS[nth % CHAINS.len()]);

@@ -7,6 +7,9 @@ mod error;
 mod system;
 mod wire;
 
+#[cfg(feature = "testing")]
+pub(super) use wire::fuzz;
+
 use crate::ipset::{Entry, FoundSet, Set, SetName};
 
 pub use error::IpSetError;

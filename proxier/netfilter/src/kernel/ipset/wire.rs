@@ -268,7 +268,8 @@ fn entry(data: Attributes<'_>, set_type: SetType) -> Option<Entry> {
             let address = ip(data, IPSET_ATTR_IP2)?;
             let whole = if address.is_ipv4() { 32 } else { 128 };
             let prefix = data.find_array(IPSET_ATTR_CIDR2).map_or(whole, |[prefix]| prefix);
-            Some(Entry::IpPortNet(place(data)?, IpNet::new(address, prefix).ok()?))
+            // The kernel masks it when it is added; ours are masked too.
+            Some(Entry::IpPortNet(place(data)?, IpNet::new(address, prefix).ok()?.trunc()))
         }
         SetType::HashIp => ip(data, IPSET_ATTR_IP).map(Entry::Ip),
         SetType::BitmapPort => port(data, IPSET_ATTR_PORT).map(Entry::Port),
@@ -284,6 +285,27 @@ fn ip(data: Attributes<'_>, kind: u16) -> Option<IpAddr> {
     let nest = data.nest(kind)?;
     let v4 = nest.find_array::<4>(IPSET_ATTR_IPADDR_IPV4).map(IpAddr::from);
     v4.or_else(|| nest.find_array::<16>(IPSET_ATTR_IPADDR_IPV6).map(IpAddr::from))
+}
+
+/// Reads a message of a list and the kernel's report of a failed entry.
+///
+/// # Panics
+/// If a set or its entries are others when they are written and read again.
+#[cfg(feature = "testing")]
+pub(in crate::kernel) fn fuzz(payload: &[u8]) {
+    let message = Attributes::new(payload.get(HEADER..).unwrap_or_default());
+    let read = |request: Request| request.into_attributes().split_off(HEADER);
+    let _ = (read_revision(message), failed_entry(payload));
+    if let Some(FoundSet { set: Some(set), .. }) = found(message) {
+        let again = read(create(&set, 5));
+        assert_eq!(found(Attributes::new(&again)).and_then(|found| found.set), Some(set));
+    }
+    for set_type in SetType::ALL {
+        let all: Vec<Entry> = entries(message, set_type).collect();
+        let again = read(change(Verb::Add, SetName::new("A"), all.iter().copied()));
+        assert!(all.iter().map(ToString::to_string).all(|text| !text.is_empty()));
+        assert_eq!(entries(Attributes::new(&again), set_type).collect::<Vec<_>>(), all);
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,9 @@ mod error;
 mod system;
 mod wire;
 
+#[cfg(feature = "testing")]
+pub(super) use wire::fuzzing::fuzz;
+
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::IpFamily;

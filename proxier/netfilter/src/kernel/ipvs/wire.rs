@@ -320,5 +320,7 @@ pub(super) fn read_timeouts(message: Attributes<'_>) -> Option<Timeouts> {
     })
 }
 
+#[cfg(feature = "testing")]
+pub(in crate::kernel) mod fuzzing;
 #[cfg(test)]
 mod tests;

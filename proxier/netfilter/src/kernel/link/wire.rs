@@ -121,5 +121,21 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..)?.get(..4)?.try_into().ok()?))
 }
 
+/// Reads a message about a device or an address.
+///
+/// # Panics
+/// If an address is another one when it is written and read again.
+#[cfg(feature = "testing")]
+pub(in crate::kernel) fn fuzz(payload: &[u8]) {
+    let _ = device(payload);
+    let index = number(payload, 4).unwrap_or_default();
+    for family in IpFamily::ALL {
+        if let Some(net) = address(payload, index, family) {
+            let again = change(index, &AddressOperation::Add(net)).into_attributes();
+            assert_eq!(address(&again, index, family), Some(net));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

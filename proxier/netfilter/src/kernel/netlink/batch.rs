@@ -92,18 +92,31 @@ impl Netlink {
         let mut faults = Vec::new();
         loop {
             self.receive()?;
-            for received in Messages(&self.buffer) {
-                let received = received?;
-                let index = usize::try_from(received.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
-                let Some(verdict) = received.verdict().filter(|_| index < count) else { continue };
-                let failed = verdict.is_err();
-                if let Err(error) = verdict {
-                    faults.push(Fault { index, offset: received.error_offset(), error });
-                }
-                if index == answered || (failed && index == 0) {
-                    return Ok(faults);
-                }
+            if collect(&self.buffer, (first, count, answered), &mut faults)? {
+                return Ok(faults);
             }
         }
     }
+}
+
+/// Appends the faults that a datagram reports of requests `first` (a sequence number) and those after it, `count` in all.
+/// Returns whether the answer to request `answered`, or a refusal of the first one, ended the conversation.
+pub(super) fn collect(
+    datagram: &[u8],
+    (first, count, answered): (u32, usize, usize),
+    faults: &mut Vec<Fault>,
+) -> Result<bool, NetlinkError> {
+    for received in Messages(datagram) {
+        let received = received?;
+        let index = usize::try_from(received.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
+        let Some(verdict) = received.verdict().filter(|_| index < count) else { continue };
+        let failed = verdict.is_err();
+        if let Err(error) = verdict {
+            faults.push(Fault { index, offset: received.error_offset(), error });
+        }
+        if index == answered || (failed && index == 0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -30,7 +30,7 @@ pub fn family(socket: &mut Netlink, name: &str) -> Result<Option<u16>, NetlinkEr
     }
 }
 
-fn number(received: &Received<'_>) -> Option<u16> {
+pub(super) fn number(received: &Received<'_>) -> Option<u16> {
     let attributes = received.attributes(header(0).len());
     attributes.find_array(CTRL_ATTR_FAMILY_ID).map(u16::from_ne_bytes)
 }

@@ -3,10 +3,13 @@
 //! In: requests built from attributes. Out: acknowledgements, or the messages of a dump, as attributes.
 //! Must not know: what any message means.
 
+mod answers;
 mod batch;
 mod error;
 #[cfg(test)]
 pub(super) mod fuzz;
+#[cfg(feature = "testing")]
+pub(super) mod fuzzing;
 mod generic;
 mod multicast;
 mod receive;
@@ -14,13 +17,14 @@ mod request;
 mod socket;
 pub mod traffic;
 
+pub(super) use answers::Dump;
 pub(super) use batch::{Batch, Fault};
 pub(super) use error::NetlinkError;
 pub(super) use generic::{family as generic_family, header as genlmsghdr};
 pub(super) use multicast::{Drained, Listener};
 pub(super) use receive::{Attributes, Received};
 pub(super) use request::Request;
-pub(super) use socket::{Dump, Netlink};
+pub(super) use socket::Netlink;
 
 /// `struct nlmsghdr`: length, kind, flags, sequence number, port.
 const HEADER: usize = 16;

@@ -58,13 +58,22 @@ impl Listener {
             if length != self.buffer.len() {
                 drained = Drained::SomeLost;
             }
-            for received in Messages(&self.buffer) {
-                match received {
-                    Ok(received) => each(&received),
-                    Err(_) => drained = Drained::SomeLost,
-                }
+            if hand_over(&self.buffer, each) == Drained::SomeLost {
+                drained = Drained::SomeLost;
             }
         }
         Ok(drained)
     }
+}
+
+/// Hands over the notifications of one datagram; an unreadable one counts as lost.
+pub(super) fn hand_over(datagram: &[u8], each: &mut dyn FnMut(&Received<'_>)) -> Drained {
+    let mut drained = Drained::All;
+    for received in Messages(datagram) {
+        match received {
+            Ok(received) => each(&received),
+            Err(_) => drained = Drained::SomeLost,
+        }
+    }
+    drained
 }

@@ -107,7 +107,7 @@ impl Request {
     }
 
     /// The attributes of a message that has no other header: what the kernel would send, for tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub fn into_attributes(mut self) -> Vec<u8> {
         self.bytes.split_off(HEADER)
     }

@@ -9,9 +9,10 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::answers::Answers;
 use super::receive::{Messages, Received};
 use super::traffic;
-use super::{BATCH, BATCH_BYTES, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NetlinkError, Request};
+use super::{BATCH, BATCH_BYTES, Dump, NLM_F_ACK, NLM_F_DUMP, NetlinkError, Request};
 
 /// How often a dump is begun before an incomplete one has to do; kube-proxy tries as often.
 const DUMP_TRIES: u32 = 5;
@@ -21,15 +22,6 @@ const BUFFER: usize = 64 * 1024;
 
 /// The kernel answers within the system call, so waiting means that an answer was lost.
 const PATIENCE: TimeVal = TimeVal::new(5, 0);
-
-/// How a dump ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dump {
-    /// All entries were there.
-    Complete,
-    /// At each try the kernel's table changed in a way that may have hidden entries.
-    Interrupted,
-}
 
 /// A netlink socket.
 #[derive(Debug)]
@@ -183,30 +175,11 @@ impl Netlink {
         let mut bytes = Vec::new();
         request.write_to(&mut bytes, self.sequence, flags)?;
         self.send(&bytes, 1)?;
-        let mut end = Dump::Complete;
+        let mut answers = Answers::new(self.sequence, flags == NLM_F_ACK);
         loop {
             self.receive()?;
-            for received in Messages(&self.buffer) {
-                let received = received?;
-                if received.sequence != self.sequence {
-                    continue;
-                }
-                if received.flags & NLM_F_DUMP_INTR != 0 {
-                    end = Dump::Interrupted;
-                }
-                if let Some(verdict) = received.verdict() {
-                    verdict?;
-                    if flags == NLM_F_ACK {
-                        return Ok(end);
-                    }
-                } else if received.kind != NLMSG_DONE {
-                    each(&received)?;
-                } else if received.end_code() < 0 {
-                    let errno = received.end_code().saturating_neg();
-                    return Err(NetlinkError::Refused { errno, words: String::new(), shown: Vec::new() });
-                } else {
-                    return Ok(end);
-                }
+            if let Some(end) = answers.take(&self.buffer, each)? {
+                return Ok(end);
             }
         }
     }

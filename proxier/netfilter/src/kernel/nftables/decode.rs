@@ -157,7 +157,7 @@ pub(super) fn rule(attributes: Attributes<'_>) -> Option<(Name, ReadRule)> {
 /// A set, after its name.
 pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, ReadSet)> {
     let u32 = |kind| attributes.find_array(kind).map(u32::from_be_bytes);
-    let length = |kind| u32(kind).and_then(|length| usize::try_from(length).ok());
+    let length = |kind| u32(kind).and_then(value_length);
     let flags = u32(NFTA_SET_FLAGS).unwrap_or(0);
     let value = (flags & NFT_SET_MAP != 0).then(|| {
         let kind = u32(NFTA_SET_DATA_TYPE).unwrap_or(0);
@@ -171,6 +171,12 @@ pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, ReadSet)> {
         notes: attributes.find(NFTA_SET_USERDATA).unwrap_or_default().to_vec(),
     };
     Some((name(attributes, NFTA_SET_NAME)?, set))
+}
+
+/// How long keys or values are. `NFT_DATA_VALUE_MAXLEN` is 64; what is far more was garbled, and must not be allocated.
+pub(super) fn value_length(length: u32) -> Option<usize> {
+    const MOST: u32 = 1024;
+    usize::try_from(length).ok().filter(|_| length <= MOST)
 }
 
 /// How many elements a set has, after its name.

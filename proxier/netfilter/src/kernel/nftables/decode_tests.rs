@@ -52,6 +52,17 @@ fn a_long_list_of_elements_is_cut_into_requests() {
     assert!(firsts.len() > 1 && read == elements);
 }
 
+#[test]
+fn sets_with_keys_longer_than_registers_are_none() {
+    for (length, is_read) in [(64, true), (1024, true), (1025, false), (u32::MAX - 3, false)] {
+        let mut request = Request::new(0, 0, &[]);
+        request.text(NFTA_SET_NAME, "s").attribute(NFTA_SET_KEY_LEN, &u32::to_be_bytes(length));
+        let bytes = request.into_attributes();
+        let attributes = Attributes::new(&bytes);
+        assert_eq!((set(attributes).is_some(), held::set(attributes).is_some()), (is_read, is_read), "{length}");
+    }
+}
+
 proptest! {
     #[test]
     fn elements_read_back_and_damaged_ones_never_panic(

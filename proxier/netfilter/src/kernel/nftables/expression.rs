@@ -46,7 +46,12 @@ fn number(register: Register) -> u32 {
 }
 
 fn register(number: u32) -> Option<Register> {
-    let word = if (1..=4).contains(&number) { (number - 1) * 4 } else { number.checked_sub(8)? };
+    // `NFT_REG32_00` to `NFT_REG32_15`
+    let word = match number {
+        1..=4 => (number - 1) * 4,
+        8..=23 => number - 8,
+        _ => return None,
+    };
     u8::try_from(word).ok().map(Register)
 }
 

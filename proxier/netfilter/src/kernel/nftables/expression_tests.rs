@@ -12,6 +12,15 @@ fn written(expressions: &[Expression]) -> Vec<u8> {
     request.into_attributes()
 }
 
+#[test]
+fn registers_that_the_kernel_lacks_are_none() {
+    let known: Vec<u32> = (0..300).filter(|number| register(*number).is_some()).collect();
+    assert_eq!(known, (1..=4).chain(8..=23).collect::<Vec<u32>>());
+    for written in known.iter().filter_map(|number| register(*number)) {
+        assert_eq!(register(number(written)), Some(written));
+    }
+}
+
 proptest! {
     #[test]
     fn instructions_read_back(expressions in prop::collection::vec(any_expression(), 0..6)) {

@@ -49,7 +49,7 @@ pub(super) fn rule(attributes: Attributes<'_>) -> Option<(Name, Rule)> {
 
 /// A set, after its name.
 pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, Set)> {
-    let length = |kind| u32(attributes, kind).and_then(|length| usize::try_from(length).ok());
+    let length = |kind| u32(attributes, kind).and_then(decode::value_length);
     let flags = u32(attributes, NFTA_SET_FLAGS).unwrap_or(0);
     let description = attributes.nest(NFTA_SET_DESC);
     let widths = description.and_then(|description| description.nest(NFTA_SET_DESC_CONCAT)).map(|fields| {

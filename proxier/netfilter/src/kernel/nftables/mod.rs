@@ -9,6 +9,8 @@ mod decode;
 mod encode;
 mod error;
 mod expression;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzzing;
 mod held;
 mod load;
 mod presence;

@@ -97,6 +97,22 @@ fn the_line_that_failed_is_found() {
 }
 
 #[test]
+fn networks_are_read_without_the_bits_of_hosts() {
+    let place = Place { ip: IpAddr::from([10, 0, 0, 1]), protocol: 6, port: 80 };
+    let mut request = Request::new(0, 0, &nfgenmsg(2));
+    request.nested(IPSET_ATTR_ADT, |all| {
+        all.nested(IPSET_ATTR_DATA, |data| {
+            put_place(data, &place);
+            put_ip(data, IPSET_ATTR_IP2, IpAddr::from([10, 1, 2, 3]));
+            data.attribute(IPSET_ATTR_CIDR2, &[8]);
+        });
+    });
+    let bytes = request.into_attributes();
+    let read: Vec<Entry> = entries(after_header(&bytes), SetType::HashIpPortNet).collect();
+    assert_eq!(read, [Entry::IpPortNet(place, "10.0.0.0/8".parse().expect("a network"))]);
+}
+
+#[test]
 fn as_many_entries_as_go_into_a_message_fit() {
     let ip = IpAddr::from([0xfd; 16]);
     let place = Place { ip, protocol: 6, port: 80 };

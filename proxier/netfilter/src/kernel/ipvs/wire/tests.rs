@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 
 use super::super::super::netlink::fuzz::{damaged, flaws, put_unknown, unknown};
+use super::fuzzing::dumped;
 use super::*;
 
 fn any_address() -> impl Strategy<Value = SocketAddr> {
@@ -35,26 +36,6 @@ fn any_real() -> impl Strategy<Value = (RealServer, Connections)> {
     )
 }
 
-/// A real server as the kernel would write it.
-fn dumped(real: &RealServer, connections: &Connections, more: &[(u16, Vec<u8>)]) -> Vec<u8> {
-    let mut request = Request::new(0, 0, &genlmsghdr(0));
-    put_unknown(&mut request, more);
-    request.nested(IPVS_CMD_ATTR_DEST, |dest| {
-        put_unknown(dest, more);
-        destination(dest, real.address);
-        for (kind, number) in [
-            (IPVS_DEST_ATTR_FWD_METHOD, forward_number(real.forward)),
-            (IPVS_DEST_ATTR_WEIGHT, real.weight),
-            (IPVS_DEST_ATTR_ACTIVE_CONNS, connections.active),
-            (IPVS_DEST_ATTR_INACT_CONNS, connections.inactive),
-            (IPVS_DEST_ATTR_PERSIST_CONNS, connections.persistent),
-        ] {
-            dest.attribute(kind, &number.to_ne_bytes());
-        }
-    });
-    request.into_attributes()
-}
-
 fn after_header(bytes: &[u8]) -> Attributes<'_> {
     Attributes::new(bytes.get(HEADER..).unwrap_or_default())
 }
@@ -74,7 +55,7 @@ proptest! {
     #[test]
     fn real_servers_read_back((real, connections) in any_real(), more in unknown(), flaws in flaws()) {
         let family = IpFamily::of(&real.address.ip());
-        let bytes = dumped(&real, &connections, &more);
+        let bytes = dumped(&real, &connections, &mut |nest| put_unknown(nest, &more));
         // The message says its family, whatever was expected.
         for expected in IpFamily::ALL {
             prop_assert_eq!(real_server(after_header(&bytes), expected), Some((real, connections)));

@@ -1,0 +1,100 @@
+//! The decoders of foreign bytes as functions that fuzz targets call. Not a public interface.
+
+use crate::rules::Ruleset;
+use crate::walk::{ConnState, Memory, Node, Origin, Packet, Rules};
+use crate::{neighbours, services};
+use netfilter::IpFamily;
+use netfilter::nft::held;
+use netfilter::{SavedTable, reference};
+use proxier::model::Protocol;
+
+pub use netfilter::kernel::fuzzing::{conntrack, ipset, ipvs, links, netlink, proc};
+
+/// Reads what a program or `uname` prints: its complaints, its version, a saved table, a kernel release.
+///
+/// # Panics
+/// If lines are named that are not in the text, or arguments are longer than it.
+pub fn tool(bytes: &[u8]) {
+    netfilter::kernel::fuzzing::tool(bytes);
+    let _ = proxier::nftables::check_release(&String::from_utf8_lossy(bytes));
+}
+
+/// What a walk may cost: more would make single inputs slow.
+const MOST_RULES: usize = 100_000;
+
+/// Reads a datagram of nf_tables', prints what is in it, looks for Services in it and sends a packet through.
+///
+/// # Panics
+/// If something that decodes is another thing when it is written and decoded again, or the ways of a packet are not as
+/// likely as one.
+pub fn nf_tables(datagram: &[u8]) {
+    let ruleset = netfilter::kernel::fuzzing::ruleset(datagram);
+    for (id, table) in &ruleset.tables {
+        let rules = table.chains.values().flat_map(|chain| chain.rules.iter().flatten());
+        rules.for_each(|rule| _ = rule.text(id, table));
+        for set in table.sets.values() {
+            set.elements.iter().for_each(|element| _ = set.text(element).to_string());
+        }
+        let views = services::from_nftables(IpFamily::V4, table, None, &|_| true);
+        assert!(views.iter().all(|view| !view.name.is_empty()), "{views:?}");
+        let _ = (services::node_port_ips(table), services::unused_chains_of_table(table));
+        let _ = services::owner_in_table(table, packet(IpFamily::V4).destination, Protocol::Tcp, false);
+    }
+    let iptables = Ruleset::new(IpFamily::V4);
+    let _ = (neighbours::nftables::hooks(&ruleset, &iptables), neighbours::nftables::sizes(&ruleset));
+    walk(&iptables, Some(&ruleset));
+}
+
+/// Reads rules as `iptables-save` prints them, as a whole and as each table's state, looks for Services in them and sends a
+/// packet through. The first byte chooses the family.
+///
+/// # Panics
+/// If rules are lost or the ways of a packet are not as likely as one.
+pub fn rules(input: &[u8]) {
+    let Some((first, bytes)) = input.split_first() else { return };
+    let family = if first % 2 == 0 { IpFamily::V4 } else { IpFamily::V6 };
+    let text = String::from_utf8_lossy(bytes);
+    let lines = text.lines().filter(|line| line.starts_with("-A ")).count();
+    let saved = SavedTable::read(bytes).expect("bytes can be read");
+    let counted: usize = saved.chains.values().map(|chain| chain.rules as usize).sum();
+    assert!(counted + saved.builtin.len() <= lines, "more rules than lines");
+    text.lines().for_each(|line| _ = reference(line));
+
+    let mut ruleset = Ruleset::new(family);
+    let problems = ruleset.read(&text);
+    assert!(problems.iter().all(|problem| !problem.to_string().is_empty()));
+    let mut strict = Ruleset::new(family);
+    let _ = (Ruleset::parse(family, &text), strict.read_chains("nat", &text));
+    let _ = (neighbours::hooks(&ruleset), neighbours::sizes(&ruleset), neighbours::not_understood(&ruleset));
+    let views = services::from_iptables(&ruleset, &|_, _| true);
+    assert!(views.iter().all(|view| !view.name.is_empty()), "{views:?}");
+    let _ = services::unused_chains(&ruleset);
+    walk(&ruleset, None);
+}
+
+fn packet(family: IpFamily) -> Packet {
+    let (source, destination) = match family {
+        IpFamily::V4 => ("198.51.100.7:40000", "10.96.10.11:80"),
+        IpFamily::V6 => ("[2001:db8::7]:40000", "[fd00:10:96::a11]:80"),
+    };
+    Packet {
+        source: source.parse().expect("an address"),
+        destination: destination.parse().expect("an address"),
+        protocol: Protocol::Tcp,
+        origin: Origin::Interface("eth0".to_owned()),
+        state: ConnState::New,
+    }
+}
+
+fn walk(iptables: &Ruleset, nftables: Option<&held::Ruleset>) {
+    let address = packet(iptables.family()).source.ip();
+    let node = Node { addresses: vec![address], ..Node::default() };
+    let rules = Rules { iptables, nftables };
+    for origin in [Origin::Interface("eth0".to_owned()), Origin::Host] {
+        let packet = Packet { origin, ..packet(iptables.family()) };
+        let Ok(trace) = rules.trace_within(MOST_RULES, &packet, &node, &Memory::new()) else { continue };
+        let sum: f64 = trace.branches.iter().map(|branch| branch.outcome.probability).sum();
+        assert!((sum - 1.0).abs() < 1e-6, "the ways of a packet add up to {sum}");
+        let _ = (trace.to_string(), trace.outcomes());
+    }
+}
