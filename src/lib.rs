@@ -39,7 +39,8 @@ use tracing::error;
 
 use self::cli::{Command, Line};
 
-/// Parses the arguments, runs the command and returns the exit code: 0, or 1 after any error.
+/// Parses the arguments, runs the command and returns the exit code: 0, or 1 after any error
+/// (2 after one of `diagnose`).
 #[must_use]
 pub fn main() -> ExitCode {
     containment::abort_on_panic();
@@ -51,7 +52,7 @@ pub fn main() -> ExitCode {
         }
         Err(stop) => {
             say(stderr(), &stop.text);
-            return ExitCode::FAILURE;
+            return ExitCode::from(stop.status);
         }
     };
     match version::asked(&line.flags.general.version) {

@@ -12,21 +12,33 @@ pub struct Stop {
     pub text: String,
     /// Whether it was asked for, and so is no failure.
     pub asked: bool,
+    /// The exit status. That of `diagnose` is 2, because 1 means there that a cause was found.
+    pub status: u8,
 }
 
-/// What to print about an error.
-pub fn stop(error: &clap::Error, command: &Command) -> Stop {
+/// What to print about an error, in the arguments of a subcommand if there is one.
+pub fn stop(error: &clap::Error, command: &Command, subcommand: Option<&str>) -> Stop {
     if error.kind() == ErrorKind::DisplayHelp {
-        return Stop { text: error.render().to_string(), asked: true };
+        return Stop { text: error.render().to_string(), asked: true, status: 0 };
     }
     let why =
         reason(error, command).unwrap_or_else(|| error.render().to_string().trim_start_matches("error: ").to_owned());
-    refused(command.get_name(), why.trim_end())
+    let program = command.get_name();
+    let Some(subcommand) = subcommand else { return refused(program, why.trim_end()) };
+    let known = error.kind() == ErrorKind::UnknownArgument
+        && command.get_arguments().filter_map(clap::Arg::get_long).any(|flag| why.ends_with(&format!(" --{flag}")));
+    let hint = if known {
+        format!("; flags of the proxy itself go behind {program} {subcommand} ... --")
+    } else {
+        String::new()
+    };
+    let status = if subcommand == "diagnose" { 2 } else { 1 };
+    Stop { status, ..refused(&format!("{program} {subcommand}"), &format!("{}{hint}", why.trim_end())) }
 }
 
 /// What was asked for with `--help`.
 pub fn help(command: &mut Command) -> Stop {
-    Stop { text: command.render_help().to_string(), asked: true }
+    Stop { text: command.render_help().to_string(), asked: true, status: 0 }
 }
 
 /// That there are arguments; empty ones are shown too.
@@ -36,7 +48,11 @@ pub fn arguments(program: &str, arguments: &[String]) -> Stop {
 }
 
 fn refused(program: &str, why: &str) -> Stop {
-    Stop { text: format!("Usage: {program} [flags]; {program} --help lists them\nError: {why}\n"), asked: false }
+    Stop {
+        text: format!("Usage: {program} [flags]; {program} --help lists them\nError: {why}\n"),
+        asked: false,
+        status: 1,
+    }
 }
 
 fn reason(error: &clap::Error, command: &Command) -> Option<String> {
@@ -46,7 +62,11 @@ fn reason(error: &clap::Error, command: &Command) -> Option<String> {
         _ => None,
     };
     // clap shows a flag with the name of its value.
-    let flag = || Some(text(ContextKind::InvalidArg)?.split([' ', '=', '[']).next()?.to_owned());
+    let flag = || {
+        let shown = text(ContextKind::InvalidArg)?;
+        // A positional argument is shown as its value's name alone.
+        if shown.starts_with('<') { Some(shown) } else { Some(shown.split([' ', '=', '[']).next()?.to_owned()) }
+    };
     let both_names = || {
         let flag = flag()?;
         let arg = command.get_arguments().find(|arg| arg.get_long() == flag.strip_prefix("--"));
@@ -62,7 +82,9 @@ fn reason(error: &clap::Error, command: &Command) -> Option<String> {
                 return Some(format!("flag needs an argument: {}", flag()?));
             }
             let why = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-            Some(format!("invalid argument {value:?} for {:?} flag{why}", both_names()?))
+            let name = both_names()?;
+            let word = if name.starts_with('<') { "" } else { " flag" };
+            Some(format!("invalid argument {value:?} for {name:?}{word}{why}"))
         }
         _ => None,
     }

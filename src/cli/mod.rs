@@ -68,10 +68,14 @@ pub struct Line {
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Line, Stop> {
     let arguments: Vec<String> = arguments.into_iter().map(normalise).collect();
     let mut command = command();
-    let matches = command.try_get_matches_from_mut(arguments).map_err(|error| errors::stop(&error, &command))?;
+    let first = arguments.get(1).cloned().unwrap_or_default();
+    let subcommand = command.get_subcommands().map(clap::Command::get_name).find(|name| *name == first);
+    let subcommand = subcommand.map(str::to_owned);
+    let stop = |error: &clap::Error, command: &clap::Command| errors::stop(error, command, subcommand.as_deref());
+    let matches = command.try_get_matches_from_mut(arguments).map_err(|error| stop(&error, &command))?;
     let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
     let names = flag_names(&command);
-    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| errors::stop(&error, &command))?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| stop(&error, &command))?;
     if cli.flags.general.help.0 {
         return Err(errors::help(&mut command));
     }

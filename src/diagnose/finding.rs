@@ -30,6 +30,8 @@ pub enum Cause {
     RulesAltered,
     /// A rule of somebody else refuses the packets.
     RefusedByOthers,
+    /// A rule of another program sends the packets to another destination.
+    DivertedByOthers,
     /// Nothing translates packets to that address.
     NotTranslated,
     /// UDP flows that go where endpoints were before.
@@ -68,6 +70,7 @@ impl Cause {
             Self::SourceRangeRefuses => "source-range-refuses",
             Self::RulesAltered => "rules-altered",
             Self::RefusedByOthers => "refused-by-others",
+            Self::DivertedByOthers => "diverted-by-others",
             Self::NotTranslated => "not-translated",
             Self::StaleUdpFlow => "stale-udp-flow",
             Self::ConntrackFull => "conntrack-full",

@@ -19,6 +19,7 @@ use proxier_inspect::services::{Entry, ServicePortView, dispatch_of};
 use serde::Serialize;
 
 use self::finding::{Cause, Finding};
+use self::walk::Walks;
 use crate::dump::service_name;
 use crate::inspect::arguments::Sources;
 use crate::inspect::facts::Facts;
@@ -71,6 +72,10 @@ struct Diagnosis {
     target: String,
     status: Status,
     findings: Vec<Finding>,
+    /// The connections that were followed through the rules.
+    followed: Vec<String>,
+    /// Those that could not be followed, and why.
+    not_followed: Vec<Unread>,
     unread: Vec<Unread>,
 }
 
@@ -132,23 +137,25 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
     findings.extend(views.iter().flat_map(services::of));
     findings.extend(rules::drift(&mut seen, &focus, &views));
     let facts = Facts::of(&seen);
-    walk::of(&mut seen, &facts, &views, (arguments.from.as_deref(), address), &mut findings)?;
+    seen.unread.extend(node::unread(&facts));
+    let walks = walk::of(&mut seen, &facts, &views, (arguments.from.as_deref(), address), &mut findings)?;
     // Told of that pod, it needs not be told of any.
     let hairpin = findings.iter().any(|finding| finding.cause == Cause::Hairpin);
     findings.extend(node::of(&facts, &views).into_iter().filter(|one| !hairpin || one.cause != Cause::Hairpin));
-    Ok(summed_up(name, findings, seen.unread))
+    Ok(summed_up(name, findings, walks, seen.unread))
 }
 
-fn summed_up(target: String, mut findings: Vec<Finding>, unread: Vec<Unread>) -> Diagnosis {
+fn summed_up(target: String, mut findings: Vec<Finding>, walks: Walks, unread: Vec<Unread>) -> Diagnosis {
     findings.sort_by(|a, b| (!a.certain, a.cause, &a.what).cmp(&(!b.certain, b.cause, &b.what)));
     findings.dedup();
-    let rules_unread = unread.iter().any(Unread::is_of_rules);
     let status = match () {
         () if findings.iter().any(|finding| finding.certain) => Status::CauseFound,
-        () if !findings.is_empty() || rules_unread => Status::CouldNotTell,
+        // What could not be read may be the cause.
+        () if !findings.is_empty() || !unread.is_empty() => Status::CouldNotTell,
         () => Status::Healthy,
     };
-    Diagnosis { schema: SCHEMA, target, status, findings, unread }
+    let Walks { followed, not_followed } = walks;
+    Diagnosis { schema: SCHEMA, target, status, findings, followed, not_followed, unread }
 }
 
 /// The Service that rules send packets to an address to.
@@ -187,14 +194,35 @@ fn text(diagnosis: &Diagnosis, look: Look) -> String {
             }
         }
     }
+    out += &followed(diagnosis, look);
     let (style, end) = match diagnosis.status {
         Status::Healthy => {
             (Style::Green, "Nothing is wrong with it on this node, as far as the rules and the kernel tell.")
         }
         Status::CauseFound => return out,
-        Status::CouldNotTell => (Style::Yellow, "\nNo certain cause was found."),
+        Status::CouldNotTell if diagnosis.findings.is_empty() => {
+            (Style::Yellow, "No cause was found, but not all could be read that may be one.")
+        }
+        Status::CouldNotTell => (Style::Yellow, "No certain cause was found."),
     };
     out + &look.styled(style, end) + "\n"
+}
+
+/// Which connections an answer holds for.
+fn followed(diagnosis: &Diagnosis, look: Look) -> String {
+    let mut out = String::from("\n");
+    let mut paragraph = |text: &str| {
+        for line in wrapped(text, look.width) {
+            out += &format!("{line}\n");
+        }
+    };
+    if !diagnosis.followed.is_empty() {
+        paragraph(&format!("Followed through the rules: {}.", diagnosis.followed.join(", ")));
+    }
+    for skipped in &diagnosis.not_followed {
+        paragraph(&format!("Not followed: {}: {}", skipped.what, skipped.why));
+    }
+    out
 }
 
 /// Whether a Service port has an endpoint that gets traffic.

@@ -6,6 +6,7 @@ use proxier_inspect::services::{EndpointView, ServicePortView};
 
 use super::finding::{Cause, Finding};
 use crate::inspect::facts::Facts;
+use crate::inspect::report::Unread;
 
 /// From how full on the conntrack table is worth a word, in percent.
 const NEARLY_FULL: i64 = 90;
@@ -17,6 +18,15 @@ pub const BRIDGED: [(&str, &str); 2] =
 /// What tunnels add to each packet at least.
 const OVERHEADS: [(&str, u32); 7] =
     [("vxlan", 50), ("geneve", 50), ("ipip", 20), ("sit", 20), ("ip6tnl", 40), ("gre", 24), ("wireguard", 60)];
+
+/// Numbers that every kernel has: a node where they cannot be read has its `/proc/sys` hidden.
+const ALWAYS: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv4/conf/all/rp_filter"];
+
+/// What of the node could not be read.
+pub fn unread(facts: &Facts) -> Option<Unread> {
+    let missing: Vec<&str> = ALWAYS.into_iter().filter(|name| !facts.sysctls.contains_key(*name)).collect();
+    (!missing.is_empty()).then(|| Unread::new("sysctls", format!("/proc/sys has no number {}", missing.join(", "))))
+}
 
 /// What is wrong with the node.
 pub fn of(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {

@@ -6,6 +6,7 @@ use netfilter::nft::Expression;
 use proxier_inspect::services::{Fate, ServicePortView};
 
 use super::finding::{Cause, Finding};
+use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::inspect::{Focus, Look, NFTABLES};
 
@@ -24,6 +25,10 @@ pub fn of(seen: &Look) -> Vec<Finding> {
     let rules = &seen.rules;
     let other_mode = seen.other_modes();
     if rules.mode().is_none() && rules.in_other.is_empty() {
+        // Rules that could not be read may be there.
+        if seen.unread.iter().any(Unread::is_of_rules) {
+            return findings;
+        }
         let what = match other_mode.first() {
             Some(table) => format!(
                 "there are no rules of a kube-proxy on this node: there is {table}, and it has not the chains of one, so it \
@@ -106,7 +111,8 @@ fn flavours(seen: &Look) -> Option<Finding> {
             rules.choice.reason
         ),
         "make all agents of the node use one flavour (update-alternatives --config iptables), then remove the other's \
-         rules with kube-proxy --cleanup or a restart of the node",
+         rules with its own iptables programs or a restart of the node; kube-proxy --cleanup beside a running kube-proxy \
+         removes the rules of that one too",
     ))
 }
 
@@ -131,7 +137,8 @@ fn two_proxies(seen: &Look, other_modes: &[String]) -> Vec<Finding> {
                 "there are rules of {} mode, and {mode}: of two proxies, or left by an earlier one",
                 used.unwrap_or_default()
             ),
-            "see which kube-proxy runs; remove what the other mode left, with kube-proxy --cleanup of that version",
+            "see which kube-proxy runs and whether its log says that it removes what the other mode left; if none is meant \
+             to run, kube-proxy --cleanup removes the rules of both",
         ));
     }
     findings
@@ -139,8 +146,9 @@ fn two_proxies(seen: &Look, other_modes: &[String]) -> Vec<Finding> {
 
 /// Whether the rules of a Service are what they should be; without objects, whether they make sense.
 pub fn drift(seen: &mut Look, focus: &Focus, views: &[ServicePortView]) -> Vec<Finding> {
-    const NEXT: &str = "see kube-proxy dump for all of them; the proxy mends them within its sync period if it runs: look \
-                        at its log, and at who else writes rules on this node";
+    const NEXT: &str = "see kube-proxy dump for all of them; the proxy repairs them within its sync period if it runs: look \
+                        at its log, and at who else writes rules on this node. Rules are compared with what the proxy's \
+                        configuration asks for: give diagnose the proxy's own flags behind --, --cluster-cidr for one";
     if seen.rules.mode().is_none() {
         return Vec::new();
     }

@@ -3,7 +3,7 @@
 //! In: Service ports, whose connection fails. Out: findings, from walking the packet through the rules in the kernel.
 //! Must not know: how rules are read.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proxier::model::Protocol;
 use proxier::nftables::TABLE;
@@ -16,18 +16,34 @@ use super::node::BRIDGED;
 use crate::inspect::Look;
 use crate::inspect::facts::Facts;
 use crate::inspect::paths::Paths;
+use crate::inspect::report::Unread;
 use crate::trace::sender;
 
-/// Walks a packet to each address, or to the one asked for.
+/// Which connections were followed through the rules.
+#[derive(Debug, Default)]
+pub struct Walks {
+    /// Sender and destination of each, as in `host -> 10.96.0.10:80/tcp`.
+    pub followed: Vec<String>,
+    /// Those that were not, and why.
+    pub not_followed: Vec<Unread>,
+}
+
+/// Follows a connection to each address, or to the one asked for: from the sender asked for, or from those that are
+/// usual for that kind of address.
+///
+/// # Errors
+/// If the connection that was asked for cannot be followed.
 pub fn of(
     seen: &mut Look,
     facts: &Facts,
     views: &[ServicePortView],
     (from, only): (Option<&str>, Option<(SocketAddr, Protocol)>),
     findings: &mut Vec<Finding>,
-) -> Result<(), String> {
+) -> Result<Walks, String> {
+    let mut walks = Walks::default();
     for view in views {
         let Some(protocol) = Protocol::of_name(view.protocol) else { continue };
+        let pod = local_pod(view);
         let Some(rules) = seen.rules.families.iter_mut().find(|rules| rules.family.name() == view.family) else {
             continue;
         };
@@ -43,21 +59,42 @@ pub fn of(
                 }
                 to = only;
             }
-            // Whose connection it is nobody said: one that any client could open.
-            let from = from.unwrap_or(if address.kind == AddressKind::ClusterIp { "host" } else { "outside" });
-            let packet = sender(from, to.0).and_then(|from| paths.packet(from, to, None));
-            let packet = match packet {
-                Ok(packet) => packet,
-                // That the node has no route is no cause for what fails elsewhere.
-                Err(_) if only.is_none() => continue,
-                Err(problem) => return Err(problem),
+            let senders: Vec<String> = match (from, address.kind) {
+                (Some(from), _) => vec![from.to_owned()],
+                (None, AddressKind::ClusterIp) => {
+                    ["host".to_owned()].into_iter().chain(pod.map(|ip| ip.to_string())).collect()
+                }
+                (None, _) => vec!["outside".to_owned()],
             };
-            let trace = paths.trace(&packet)?;
-            findings.extend(met(view, address, &packet, &trace));
-            findings.extend(trace.branches.iter().find_map(|branch| hairpin(facts, view, &packet, branch)));
+            for sender_name in senders {
+                let way = format!("{sender_name} -> {}/{}", to.0, to.1.name().to_lowercase());
+                let packet = sender(&sender_name, to.0).and_then(|from| paths.packet(from, to, None));
+                let packet = match packet {
+                    Ok(packet) => packet,
+                    // That the node has no route is no cause for what fails elsewhere.
+                    Err(problem) if only.is_none() || from.is_none() => {
+                        walks.not_followed.push(Unread::new(&way, problem));
+                        continue;
+                    }
+                    Err(problem) => return Err(problem),
+                };
+                let trace = paths.trace(&packet)?;
+                findings.extend(met(view, address, &packet, &trace));
+                // A pod that nobody asked about may never call its own Service.
+                if from.is_some() || sender_name == "host" {
+                    findings.extend(trace.branches.iter().find_map(|branch| hairpin(facts, view, &packet, branch)));
+                }
+                walks.followed.push(way);
+            }
         }
     }
-    Ok(())
+    Ok(walks)
+}
+
+/// A pod on this node that a connection could come from: an endpoint of the Service port itself.
+fn local_pod(view: &ServicePortView) -> Option<IpAddr> {
+    let mut local = view.endpoints.iter().filter(|endpoint| endpoint.state.is_some_and(|state| state.local));
+    local.find_map(|endpoint| endpoint.address).map(|address| address.ip())
 }
 
 fn met(view: &ServicePortView, address: &Address, packet: &Packet, trace: &Trace) -> Vec<Finding> {
@@ -75,6 +112,7 @@ fn met(view: &ServicePortView, address: &Address, packet: &Packet, trace: &Trace
         ));
     }
     findings.extend(trace.branches.iter().find_map(|branch| forwarded(view, branch)));
+    findings.extend(trace.branches.iter().find_map(|branch| diverted(view, packet, branch)));
     let doubts = trace.branches.iter().flat_map(|branch| &branch.doubts);
     findings.extend(doubts.map(|doubt| {
         Finding::suspect(
@@ -84,6 +122,30 @@ fn met(view: &ServicePortView, address: &Address, packet: &Packet, trace: &Trace
         )
     }));
     findings
+}
+
+/// Words of rules that give a packet another destination, in iptables and in nftables.
+const DIVERTING: [&str; 6] = ["-j DNAT", "-j REDIRECT", "-j TPROXY", "dnat", "redirect", "tproxy"];
+
+/// A packet for the Service that another program's rule sends to what is no endpoint of it.
+fn diverted(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<Finding> {
+    let Verdict::Delivered(to) = branch.outcome.verdict else { return None };
+    let is_endpoint = view.endpoints.iter().any(|endpoint| endpoint.address == Some(to));
+    if is_endpoint || view.endpoints.is_empty() || to == packet.destination {
+        return None;
+    }
+    let mut steps = branch.steps.iter().rev();
+    let rule = steps.find(|step| DIVERTING.iter().any(|word| step.rule.contains(word)));
+    let by = rule.map_or_else(String::new, |step| format!(" by a rule in {}: {}", step.hook, step.rule));
+    Some(Finding {
+        certain: branch.doubts.is_empty(),
+        ..Finding::certain(
+            Cause::DivertedByOthers,
+            format!("{packet} is sent to {to}, which is no endpoint of {} ({}){by}", view.name, view.family),
+            "find out whose rule that is (a published container port, a port forward of a firewall) and take it out, or \
+             give the Service another port; kube-proxy trace shows the way",
+        )
+    })
 }
 
 /// A pod that is sent to itself must not see its own address on both ends, and its packets must get back to it.

@@ -153,6 +153,11 @@ fn nothing_found(wanted: &str, report: &Report) -> String {
     let objects = if report.differences.is_some() { " and no object" } else { "" };
     match report.facts.mode {
         Some(_) => format!("no rule{objects} tells of a {wanted}; kube-proxy dump without it lists what there is"),
-        None => format!("no rule{objects} tells of a {wanted}: there are no rules of a kube-proxy at all on this node"),
+        None => match report.unread.iter().find(|unread| unread.is_of_rules()) {
+            Some(unread) => format!("no {wanted} was found, and could not read {}: {}", unread.what, unread.why),
+            None => {
+                format!("no rule{objects} tells of a {wanted}: there are no rules of a kube-proxy at all on this node")
+            }
+        },
     }
 }

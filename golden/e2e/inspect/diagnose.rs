@@ -5,7 +5,7 @@ use golden::netns::Netns;
 use netfilter::IpFamily;
 use netfilter::kernel::{Host, SystemHost};
 
-use super::node::Node;
+use super::node::{Node, json};
 
 const LOCAL: &str = "402-both-local";
 
@@ -66,6 +66,49 @@ fn causes_in_the_service_are_named() {
     let vip = vips.iter().find(|a| a["kind"] == "LoadBalancer").expect("a VIP");
     let to = format!("{}:{}/tcp", vip["ip"].as_str().expect("an address"), vip["port"]);
     assert_eq!(causes(&node, &format!("{to} --from 192.0.2.200")), ["source-range-refuses"]);
+}
+
+#[test]
+fn a_foreign_rule_that_diverts_a_services_packets_is_named() {
+    let node = Node::recorded(LOCAL, Flavour::Nft);
+    node.iptables("-t nat -I PREROUTING -p tcp --dport 30081 -j DNAT --to-destination 172.17.0.2:80");
+    assert_eq!(causes(&node, "192.168.50.2:30081/tcp --from outside"), ["diverted-by-others"]);
+    let said = node.run("diagnose 192.168.50.2:30081/tcp --from outside");
+    let said = String::from_utf8_lossy(&said.stdout).replace("\n  ", " ");
+    assert!(said.contains("172.17.0.2:80, which is no endpoint") && said.contains("--dport 30081"), "{said}");
+}
+
+#[test]
+fn a_local_pods_connections_are_followed_without_being_asked_for() {
+    let node = Node::recorded(LOCAL, Flavour::Nft);
+    node.iptables("-I FORWARD -p tcp -j DROP");
+    let diagnosis = json(&node.run_with_objects("diagnose 10.96.10.11:80 -o json"));
+    let followed = diagnosis["followed"].as_array().expect("a list");
+    assert_eq!(followed.len(), 2, "{diagnosis}");
+    assert_eq!(followed[0], "host -> 10.96.10.11:80/tcp");
+    assert_eq!(diagnosis["findings"][0]["cause"], "refused-by-others", "{diagnosis}");
+}
+
+#[test]
+fn what_cannot_be_read_is_never_healthy_and_never_a_certain_cause() {
+    let node = Node::recorded(LOCAL, Flavour::Nft);
+    let no_server = node.run("diagnose default/with-local --master http://127.0.0.1:9 --timeout 2s");
+    let said = String::from_utf8_lossy(&no_server.stdout).into_owned();
+    assert_eq!(no_server.status.code(), Some(2), "{said}");
+    assert!(said.contains("could not read objects") && said.contains("not all could be read"), "{said}");
+    let program = env!("CARGO_BIN_EXE_kube-proxy");
+    let no_rights = format!("setpriv --reuid 65534 --regid 65534 --clear-groups {program} diagnose default/with-local");
+    let no_rights = node.lab.node().try_run(&no_rights);
+    let said = String::from_utf8_lossy(&no_rights.stdout).into_owned();
+    assert_eq!(no_rights.status.code(), Some(2), "{said}{}", String::from_utf8_lossy(&no_rights.stderr));
+    assert!(!said.contains("CAUSE"), "{said}");
+    let no_flag = node.run("diagnose default/with-local --proxy-mode iptables");
+    assert_eq!(no_flag.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&no_flag.stderr).into_owned();
+    assert!(said.contains("unknown flag: --proxy-mode; flags of the proxy itself go behind"), "{said}");
+    let no_port = node.run("diagnose 10.96.10.11");
+    let said = String::from_utf8_lossy(&no_port.stderr).into_owned();
+    assert!(no_port.status.code() == Some(2) && said.contains("give the port too"), "{said}");
 }
 
 #[test]

@@ -236,10 +236,7 @@ fn rules_with_more_ways_than_can_be_followed_are_refused() {
     let chains: String = (0..=60).map(|n| format!(":C{n} - [0:0]\n")).collect();
     let jumps: String = (0..60).flat_map(|n| vec![format!("-A C{n} -j C{}\n", n + 1); 2]).collect();
     let chance = "-A FORWARD -m statistic --mode random --probability 0.5 -j LOG\n".repeat(60);
-    for text in [
-        format!("*filter\n{chains}-A FORWARD -j C0\n{jumps}COMMIT\n"),
-        format!("*filter\n{chance}COMMIT\n"),
-    ] {
+    for text in [format!("*filter\n{chains}-A FORWARD -j C0\n{jumps}COMMIT\n"), format!("*filter\n{chance}COMMIT\n")] {
         let ruleset = rules(&text);
         let rules = Rules { iptables: &ruleset, nftables: None };
         let error = rules.trace_within(1_000_000, &packet, &node(), &Memory::new()).unwrap_err();
