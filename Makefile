@@ -1,6 +1,6 @@
 # What a fresh Debian or Ubuntu machine with Rust needs is installed by the first target of each command.
 
-PACKAGES := ca-certificates conntrack curl gcc ipset iproute2 iptables ipvsadm kmod libc6-dev libssl-dev nftables pkg-config procps
+PACKAGES := ca-certificates conntrack curl gcc ipset iproute2 iptables ipvsadm kmod libc6-dev libssl-dev nftables pkg-config procps strace
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 # Tests make network namespaces, so they run as root; cargo itself does not have to.
@@ -34,7 +34,7 @@ conformance-ipvs: deps
 	MODE=ipvs FLAVOUR=nft JOBS=4 golden/tools/test-ipvs kube-proxy conformance
 	MODE=ipvs FLAVOUR=legacy JOBS=4 CASES='^(003|210|220|600|800)' golden/tools/test-ipvs kube-proxy conformance
 
-## faults: every fault of golden/faults/README.md against the release binary, under traffic; prints its table. FAULTS=part KILLS=n
+## faults: every fault of golden/faults/README.md against the release binary, under traffic; prints its table. FAULTS=part KILLS=n BESIDE=binary
 faults: deps
 	cargo build --release
 	KUBE_PROXY=$(CURDIR)/target/release/kube-proxy FAULTS=$(or $(FAULTS),all) KILLS=$(or $(KILLS),50) $(RUNNER) cargo test --test faults

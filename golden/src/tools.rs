@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::flavour::Flavour;
+
 /// What a tool does instead of its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToolFault {
@@ -28,6 +30,7 @@ pub enum ToolFault {
 #[derive(Debug)]
 pub struct Tools {
     dir: PathBuf,
+    flavour: Option<Flavour>,
 }
 
 impl Tools {
@@ -37,7 +40,20 @@ impl Tools {
     /// When files cannot be written.
     #[must_use]
     pub fn new(dir: &Path) -> Self {
-        let tools = Self { dir: dir.to_owned() };
+        Self::with_default(dir, None)
+    }
+
+    /// The same, with a flavour for the tools that have none in their names: `iptables-restore`.
+    ///
+    /// # Panics
+    /// When files cannot be written.
+    #[must_use]
+    pub fn of_flavour(dir: &Path, flavour: Flavour) -> Self {
+        Self::with_default(dir, Some(flavour))
+    }
+
+    fn with_default(dir: &Path, flavour: Option<Flavour>) -> Self {
+        let tools = Self { dir: dir.to_owned(), flavour };
         std::fs::create_dir_all(dir.join("bin")).expect("a folder");
         for tool in names() {
             tools.install(&tool);
@@ -106,7 +122,12 @@ impl Tools {
 
     fn install(&self, tool: &str) {
         let dir = self.dir.display();
-        let real = PathBuf::from("/usr/sbin").join(tool);
+        let real = PathBuf::from("/usr/sbin").join(match self.flavour {
+            Some(flavour) if !tool.contains("-nft") && !tool.contains("-legacy") => {
+                tool.replacen("tables", &format!("tables-{flavour}"), 1)
+            }
+            _ => tool.to_owned(),
+        });
         let script = format!(
             "#!/bin/sh\n\
              fault='{dir}/{tool}.fault'\n\

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,9 +12,11 @@ use std::time::Duration;
 use golden::apiserver::ApiServer;
 use golden::cluster::{Cluster, FAR_5, Family, NODE, POD_5, Pod, Protocol, VIP, comes_true, eventually};
 use golden::flavour::Flavour;
+use golden::netlink_faults::{Failing, Supervisor};
 use golden::node::{HEALTH, get};
 use golden::sample::{service, slice};
 use golden::seccomp::{self, Denied};
+use golden::strace::{FailingCalls, failed_calls};
 use golden::tools::Tools;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -25,7 +27,9 @@ use super::traffic::ways;
 /// The node port of the Service that traffic goes to.
 pub const NODE_PORT: u16 = 30080;
 /// How long anything that is no part of a measurement may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
+/// Where the proxy serves.
+const PORTS: [&str; 2] = ["--healthz-bind-address=0.0.0.0:10256", "--metrics-bind-address=127.0.0.1:10249"];
 
 /// The cluster IP and port of the Service that traffic goes to.
 pub fn cluster_ip(family: Family) -> SocketAddr {
@@ -37,27 +41,41 @@ pub fn cluster_ip(family: Family) -> SocketAddr {
 pub struct Rig {
     // Dropped in this order: the proxy must end before its namespace.
     proxy: Option<Child>,
+    /// Decides about the proxy's netlink calls, if it was spawned with one.
+    pub supervisor: Option<Supervisor>,
     /// The API server, on the node's loopback address.
     pub api: ApiServer,
     /// The proxy's iptables tools.
     pub tools: Tools,
     /// The namespaces.
     pub cluster: Arc<Cluster>,
+    /// What is to be said in the table beside the figures.
+    pub notes: Vec<String>,
+    binary: PathBuf,
     changes: u8,
 }
 
 impl Rig {
     /// The namespaces, the API server and its objects; no proxy yet.
-    pub fn new(flavour: Flavour) -> Self {
-        let cluster = Arc::new(Cluster::new(flavour, &binary()));
+    pub fn new(flavour: Flavour, binary: &Path) -> Self {
+        let cluster = Arc::new(Cluster::new(flavour, binary));
         let api = ApiServer::start_on(cluster.node().enter(|| TcpListener::bind("127.0.0.1:0")).expect("a free port"));
         api.apply(node());
         for object in web() {
             api.apply(object);
         }
         api.apply(service("canary", "10.96.0.60"));
-        let tools = Tools::new(cluster.directory());
-        Self { proxy: None, api, tools, cluster, changes: 0 }
+        let tools = Tools::of_flavour(cluster.directory(), flavour);
+        Self {
+            proxy: None,
+            supervisor: None,
+            api,
+            tools,
+            cluster,
+            notes: Vec::new(),
+            binary: binary.to_owned(),
+            changes: 0,
+        }
     }
 
     /// Starts the proxy and waits until it works.
@@ -68,26 +86,53 @@ impl Rig {
 
     /// Starts the proxy, with system calls that fail in it, without waiting.
     pub fn spawn(&mut self, denied: &[Denied]) {
-        let log = || File::options().create(true).append(true).open(self.log_path()).expect("a log file");
-        let (out, err) = (log().into(), log().into());
-        self.spawn_logging_to(out, err, denied);
+        self.spawn_logging_to(self.log(), self.log(), denied);
     }
 
     /// The same, with its output going elsewhere.
     pub fn spawn_logging_to(&mut self, out: Stdio, err: Stdio, denied: &[Denied]) {
         assert!(self.proxy.is_none(), "a proxy runs");
-        let ports = ["--healthz-bind-address=0.0.0.0:10256", "--metrics-bind-address=127.0.0.1:10249"];
-        let mut command = self.command(&ports);
+        let mut command = self.command(&PORTS);
         if !denied.is_empty() {
             seccomp::deny(&mut command, denied);
         }
         self.proxy = Some(command.stdout(out).stderr(err).spawn().expect("the proxy starts"));
     }
 
+    /// Starts the proxy with single system calls that fail in it and its tools, without waiting.
+    pub fn spawn_with_failing(&mut self, calls: &FailingCalls<'_>) {
+        assert!(self.proxy.is_none(), "a proxy runs");
+        let _ = std::fs::remove_file(self.strace_log());
+        let mut command = self.cluster.node().command("strace");
+        command.args(calls.wrap(&self.binary, &self.strace_log()));
+        self.configure(&mut command, &PORTS);
+        self.proxy = Some(command.stdout(self.log()).stderr(self.log()).spawn().expect("strace starts"));
+    }
+
+    /// How many calls failed since [`Self::spawn_with_failing`].
+    pub fn failed_calls(&self) -> usize {
+        failed_calls(&self.strace_log())
+    }
+
+    /// Starts the proxy with a supervisor of its netlink calls, without waiting. The proxy must end before it.
+    pub fn spawn_supervised(&mut self, failing: Option<Failing>) -> Supervisor {
+        assert!(self.proxy.is_none(), "a proxy runs");
+        let mut command = self.command(&PORTS);
+        command.stdout(self.log()).stderr(self.log());
+        let (proxy, supervisor) = Supervisor::spawn(command, failing);
+        self.proxy = Some(proxy);
+        supervisor
+    }
+
     /// What starts a proxy on the node.
-    pub fn command(&self, ports: &[&str]) -> std::process::Command {
+    pub fn command(&self, ports: &[&str]) -> Command {
+        let mut command = self.cluster.node().command(&self.binary.to_string_lossy());
+        self.configure(&mut command, ports);
+        command
+    }
+
+    fn configure(&self, command: &mut Command, ports: &[&str]) {
         let mode = if is_nftables() { "nftables" } else { "iptables" };
-        let mut command = self.cluster.node().command(&binary().to_string_lossy());
         command.args([
             "--master",
             &self.api.url(),
@@ -98,7 +143,6 @@ impl Rig {
         command.args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
         command.env("PATH", self.tools.path()).envs(self.cluster.environment());
         command.stdin(Stdio::null());
-        command
     }
 
     /// Sends the proxy a signal.
@@ -109,9 +153,23 @@ impl Rig {
     /// Sends the proxy a signal and waits for its end.
     pub fn end(&mut self, signal: Signal) {
         let mut proxy = self.proxy.take().expect("a proxy runs");
-        // It is not waited for before this, so its number is still its own.
-        kill(Pid::from_raw(proxy.id().cast_signed()), signal).expect("a signal");
+        // Unless it is waited for, its number is its own.
+        if proxy.try_wait().expect("a child").is_none() {
+            kill(Pid::from_raw(proxy.id().cast_signed()), signal).expect("a signal");
+        }
         eventually("the proxy ends", LIMIT, || proxy.try_wait().expect("a child").is_some());
+    }
+
+    /// Whether the proxy has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.proxy.as_mut().is_some_and(|proxy| proxy.try_wait().expect("a child").is_some())
+    }
+
+    /// Notes it if the proxy has ended by itself: a kubelet would start it again, the harness does not.
+    pub fn note_end(&mut self) {
+        if self.has_ended() {
+            self.notes.push("**it has ended by itself**".to_owned());
+        }
     }
 
     /// The proxy's process.
@@ -129,24 +187,31 @@ impl Rig {
 
     /// Whether that endpoint is in the kernel.
     pub fn has(&self, pod: &str) -> bool {
-        let (command, endpoint) = if is_nftables() {
-            ("nft list table ip kube-proxy".to_owned(), format!("{pod} . 8080"))
+        let command = if is_nftables() {
+            "nft list table ip kube-proxy".to_owned()
         } else {
-            (format!("iptables-{}-save -t nat", self.cluster.flavour()), format!("{pod}:8080"))
+            format!("iptables-{}-save -t nat", self.cluster.flavour())
         };
-        String::from_utf8_lossy(&self.cluster.node().try_run(&command).stdout).contains(&endpoint)
+        let listed = self.cluster.node().try_run(&command).stdout;
+        let listed = String::from_utf8_lossy(&listed);
+        [format!("{pod}:8080"), format!("{pod} . 8080")].iter().any(|endpoint| listed.contains(endpoint))
     }
 
     /// Makes a change, and waits until it is in the kernel, health is well and every address answers.
     pub fn recovers(&mut self, within: Duration) -> bool {
         let pod = self.change();
-        let healthy = || self.cluster.node().enter(|| get(HEALTH, "/healthz")).is_ok_and(|(code, _)| code == 200);
+        let healthy = || self.is_healthy();
         let answers = || {
             let mut attempts =
                 ways(&self.cluster).into_iter().flat_map(|way| [(way, Protocol::Tcp), (way, Protocol::Udp)]);
             attempts.all(|((client, to), protocol)| client.try_within(protocol, to, Duration::from_millis(500)).is_ok())
         };
         comes_true(within, || self.has(&pod) && healthy() && answers())
+    }
+
+    /// Whether `/healthz` answers 200.
+    pub fn is_healthy(&self) -> bool {
+        self.cluster.node().enter(|| get(HEALTH, "/healthz")).is_ok_and(|(code, _)| code == 200)
     }
 
     /// Asks `/healthz` again and again.
@@ -170,8 +235,16 @@ impl Rig {
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
 
+    fn log(&self) -> Stdio {
+        File::options().create(true).append(true).open(self.log_path()).expect("a log file").into()
+    }
+
     fn log_path(&self) -> PathBuf {
         self.cluster.directory().join("proxy.log")
+    }
+
+    fn strace_log(&self) -> PathBuf {
+        self.cluster.directory().join("strace.log")
     }
 }
 
@@ -204,10 +277,6 @@ impl HealthWatch {
 /// Whether the proxy runs in nftables mode.
 pub fn is_nftables() -> bool {
     std::env::var("MODE").is_ok_and(|mode| mode == "nftables")
-}
-
-fn binary() -> PathBuf {
-    std::env::var_os("KUBE_PROXY").map_or_else(|| env!("CARGO_BIN_EXE_kube-proxy").into(), Into::into)
 }
 
 /// The Node object of the node.

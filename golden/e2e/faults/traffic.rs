@@ -12,7 +12,6 @@ use super::rig::{NODE_PORT, cluster_ip};
 
 /// How long a connection may take before it counts as lost: two retransmissions of a SYN.
 const PATIENCE: Duration = Duration::from_secs(3);
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// How many were lost, of how many.
 type Count = (usize, usize);
@@ -50,13 +49,13 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Opens connections and starts making new ones.
-    pub fn start(cluster: &Arc<Cluster>) -> Self {
+    /// Opens connections and starts making new ones, with this pause between two from one place to another.
+    pub fn start(cluster: &Arc<Cluster>, pause: Duration) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let sessions = ways(cluster).iter().map(|(client, to)| client.session(*to)).collect();
         let probe = |way: usize| {
             let (cluster, stop) = (cluster.clone(), stop.clone());
-            std::thread::spawn(move || probe(&ways(&cluster)[way], &stop))
+            std::thread::spawn(move || probe(&ways(&cluster)[way], pause, &stop))
         };
         let probes = (0..ways(cluster).len()).map(probe).collect();
         Self { stop, probes, sessions }
@@ -79,14 +78,14 @@ impl Traffic {
     }
 }
 
-fn probe((client, to): &(Client<'_>, SocketAddr), stop: &AtomicBool) -> [Count; 2] {
+fn probe((client, to): &(Client<'_>, SocketAddr), pause: Duration, stop: &AtomicBool) -> [Count; 2] {
     let mut counts = [(0, 0); 2];
     while !stop.load(Ordering::Relaxed) {
         for (protocol, (lost, tried)) in [Protocol::Tcp, Protocol::Udp].into_iter().zip(&mut counts) {
             *tried += 1;
             *lost += usize::from(client.try_within(protocol, *to, PATIENCE).is_err());
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
     counts
 }

@@ -1,5 +1,7 @@
 //! The reflector's decisions, against a scripted server and with the clock under control.
 
+mod outage;
+
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fault, PLAIN, last};
+use super::{Fault, PLAIN, When, last};
 use crate::rig::Rig;
 
 /// Until rules that others removed are back: what carries connections is gone meanwhile.
@@ -34,7 +34,7 @@ pub fn faults() -> Vec<Fault> {
             injected: "`iptables -F` and `-t nat -F`",
             may_lose: true,
             within: REPAIR,
-            in_sample: false,
+            when: When::WithAll,
             in_nftables: false,
             inject: |rig| {
                 on_node(rig, "iptables-nft -w -F");
@@ -85,7 +85,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "link-down",
             injected: "another interface of the node is down for 2 s",
-            in_sample: false,
+            when: When::WithAll,
             inject: |rig| {
                 on_node(rig, "ip link set eth1 down");
                 last(2);
@@ -96,7 +96,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "foreign-reload",
             injected: "a foreign `iptables-restore` replaces its own table as a whole, 10 times",
-            in_sample: false,
+            when: When::WithAll,
             inject: |rig| {
                 for _ in 0..10 {
                     on_node(rig, "iptables-nft -w -t raw -F");
@@ -108,7 +108,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "services-flushed",
             injected: "`iptables -t nat -F KUBE-SERVICES`",
-            in_sample: false,
+            when: When::WithAll,
             may_lose: true,
             within: REPAIR,
             in_nftables: false,
@@ -118,7 +118,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "foreign-return",
             injected: "a foreign `-j RETURN` as first rule of KUBE-SERVICES",
-            in_sample: false,
+            when: When::WithAll,
             may_lose: true,
             within: REPAIR,
             in_nftables: false,
@@ -128,7 +128,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "postrouting-flushed",
             injected: "`iptables -t nat -F KUBE-POSTROUTING`: nothing is masqueraded",
-            in_sample: false,
+            when: When::WithAll,
             may_lose: true,
             within: REPAIR,
             in_nftables: false,
@@ -138,7 +138,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "table-deleted",
             injected: "`nft delete table ip nat`",
-            in_sample: false,
+            when: When::WithAll,
             may_lose: true,
             within: REPAIR,
             in_nftables: false,
@@ -148,7 +148,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "ipv6-flushed",
             injected: "`ip6tables -t nat -F`",
-            in_sample: false,
+            when: When::WithAll,
             may_lose: true,
             within: REPAIR,
             in_nftables: false,
@@ -158,7 +158,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "canary-deleted",
             injected: "the canary chain KUBE-PROXY-CANARY is deleted, all else stays",
-            in_sample: false,
+            when: When::WithAll,
             within: REPAIR,
             in_nftables: false,
             inject: |rig| on_node(rig, "iptables-nft -w -t mangle -X KUBE-PROXY-CANARY"),

@@ -1,7 +1,9 @@
 //! The faults. A new one is a row in one of these files.
 
 mod api;
+mod calls;
 mod kernel;
+mod machine;
 mod process;
 mod tools;
 
@@ -17,35 +19,54 @@ pub struct Fault {
     pub name: &'static str,
     /// What is injected, for the table.
     pub injected: &'static str,
-    /// Whether it is one of the sample.
-    pub in_sample: bool,
+    /// When it is injected.
+    pub when: When,
     /// Whether connections may be lost: what carries them is what is broken.
     pub may_lose: bool,
     /// How long the recovery may take, from the end of the injection.
     pub within: Duration,
     /// Whether there is such a fault in nftables mode, which runs no tools and has no iptables rules.
     pub in_nftables: bool,
+    /// Whether it changes the whole machine: it is injected in a kernel of its own.
+    pub needs_own_kernel: bool,
+    /// The pause between two connections from one place to another.
+    pub pause: Duration,
     /// The flavour of iptables that the node uses.
     pub flavour: Flavour,
     /// Injects the fault, and takes it back where it does not end by itself.
     pub inject: fn(&mut Rig),
 }
 
+/// When a fault is injected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// With the sample and with all.
+    InSample,
+    /// With all.
+    WithAll,
+    /// Only by its name: it takes long.
+    ByName,
+}
+
 /// A fault of the sample that may lose nothing and is recovered from in 20 seconds.
 pub const PLAIN: Fault = Fault {
     name: "",
     injected: "",
-    in_sample: true,
+    when: When::InSample,
     may_lose: false,
     within: Duration::from_secs(20),
     in_nftables: true,
+    needs_own_kernel: false,
+    pause: Duration::from_millis(20),
     flavour: Flavour::Nft,
     inject: |_| {},
 };
 
 /// All faults.
 pub fn all() -> Vec<Fault> {
-    [api::faults(), process::faults(), tools::faults(), kernel::faults()].into_iter().flatten().collect()
+    let kinds =
+        [api::faults(), process::faults(), calls::faults(), tools::faults(), kernel::faults(), machine::faults()];
+    kinds.into_iter().flatten().collect()
 }
 
 /// Lets a fault last.

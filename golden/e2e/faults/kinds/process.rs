@@ -6,7 +6,7 @@ use std::time::Duration;
 use golden::seccomp::Denied;
 use nix::sys::signal::Signal;
 
-use super::{Fault, PLAIN, last};
+use super::{Fault, PLAIN, When, last};
 use crate::rig::Rig;
 
 /// How long the proxy runs without some system call.
@@ -52,7 +52,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "restart",
             injected: "SIGTERM and a new start, as by an update of the image",
-            in_sample: false,
+            when: When::WithAll,
             inject: |rig| {
                 rig.end(Signal::SIGTERM);
                 rig.spawn(&[]);
@@ -62,7 +62,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "stopped",
             injected: "SIGSTOP for 5 s, a change meanwhile",
-            in_sample: false,
+            when: When::WithAll,
             inject: |rig| {
                 rig.signal(Signal::SIGSTOP);
                 rig.change();
@@ -115,7 +115,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "no-inotify",
             injected: "a start without inotify: inotify_init1 fails with EMFILE (seccomp)",
-            in_sample: false,
+            when: When::WithAll,
             inject: |rig| {
                 without(rig, Denied { syscall: libc::SYS_inotify_init1, errno: libc::EMFILE, first_argument: None });
             },
@@ -124,7 +124,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "no-pipes",
             injected: "a start without pipes: pipe2 fails with ENFILE for 4 s (seccomp)",
-            in_sample: false,
+            when: When::WithAll,
             inject: |rig| {
                 without(rig, Denied { syscall: libc::SYS_pipe2, errno: libc::ENFILE, first_argument: None });
             },
@@ -133,7 +133,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "no-threads",
             injected: "a start without threads and processes: clone3 fails with EAGAIN for 4 s (seccomp), as at a limit on tasks",
-            in_sample: false,
+            when: When::WithAll,
             inject: |rig| {
                 without(rig, Denied { syscall: libc::SYS_clone3, errno: libc::EAGAIN, first_argument: None });
             },
@@ -142,7 +142,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "log-full",
             injected: "a restart with a log on a full disk (/dev/full)",
-            in_sample: false,
+            when: When::WithAll,
             inject: |rig| {
                 let full = || std::fs::File::options().write(true).open("/dev/full").expect("a device").into();
                 rig.end(Signal::SIGTERM);
@@ -153,7 +153,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "log-closed",
             injected: "a restart with a log that nobody reads: a closed pipe",
-            in_sample: false,
+            when: When::WithAll,
             inject: |rig| {
                 let closed = || std::io::pipe().expect("a pipe").1.into();
                 rig.end(Signal::SIGTERM);
@@ -164,7 +164,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "metrics-port-taken",
             injected: "a restart while another program has the metrics port",
-            in_sample: false,
+            when: When::WithAll,
             inject: |rig| {
                 rig.end(Signal::SIGTERM);
                 let taken = rig.cluster.node().enter(|| std::net::TcpListener::bind("127.0.0.1:10249"));

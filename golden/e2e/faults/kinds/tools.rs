@@ -5,7 +5,7 @@ use std::time::Duration;
 use golden::flavour::Flavour;
 use golden::tools::ToolFault;
 
-use super::{Fault, PLAIN, last};
+use super::{Fault, PLAIN, When, last};
 use crate::rig::Rig;
 
 /// A sync that failed is tried again after the sync period, 30 s, unless a change comes.
@@ -31,7 +31,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "restore-fails",
             injected: "iptables-restore exits with 1 for 4 s",
-            in_sample: false,
+            when: When::WithAll,
             within: NEXT_SYNC,
             inject: |rig| with(rig, "restore", ToolFault::Fail, 4),
             in_nftables: false,
@@ -40,7 +40,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "restore-lies",
             injected: "iptables-restore prints nonsense and exits with 0 without doing anything for 4 s",
-            in_sample: false,
+            when: When::WithAll,
             within: NEXT_SYNC,
             inject: |rig| with(rig, "restore", ToolFault::Garbage, 4),
             in_nftables: false,
@@ -65,7 +65,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "xtables-lock",
             injected: "another program holds the xtables lock for 8 s (legacy iptables); a change meanwhile",
-            in_sample: false,
+            when: When::WithAll,
             flavour: Flavour::Legacy,
             within: NEXT_SYNC,
             inject: |rig| {
@@ -84,7 +84,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "restore-killed",
             injected: "iptables-restore is killed by SIGKILL at its start for 4 s",
-            in_sample: false,
+            when: When::WithAll,
             within: NEXT_SYNC,
             inject: |rig| with(rig, "restore", ToolFault::Killed, 4),
             in_nftables: false,
@@ -93,7 +93,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "tools-slow",
             injected: "every iptables tool takes a second longer for 6 s",
-            in_sample: false,
+            when: When::WithAll,
             inject: |rig| with(rig, "tables", ToolFault::Slow, 6),
             in_nftables: false,
             ..PLAIN
@@ -101,7 +101,7 @@ pub fn faults() -> Vec<Fault> {
         Fault {
             name: "save-fails",
             injected: "a restart while iptables-save fails, for 4 s",
-            in_sample: false,
+            when: When::WithAll,
             within: NEXT_SYNC,
             inject: |rig| restart_while_saving(rig, ToolFault::Fail),
             in_nftables: false,
