@@ -286,12 +286,12 @@ impl Proxier {
             self.next_quick_look = Instant::now() + effort * REPAIR_PAUSE;
         }
         let retry = match &result {
-            Ok(stats) => self.succeeded(stats, duration),
+            Ok(stats) => Some(self.succeeded(stats, duration)),
             Err(error) => {
-                let retry = self.config.periods.sync;
-                error!("{}: sync failed, next try in {retry:?} or with the next change: {error}", self.family);
+                let pause = self.schedule.failure_pause();
+                error!("{}: sync failed, next try in {pause:?} or with the next change: {error}", self.family);
                 self.tracker.want_everything();
-                true
+                None
             }
         };
         let full = scope == Scope::Full;
@@ -309,7 +309,10 @@ impl Proxier {
             self.wake_leftovers();
         }
         let end = Instant::now();
-        self.schedule.ended(end, retry);
+        match retry {
+            Some(retry) => self.schedule.ended(end, retry),
+            None => self.schedule.failed(end),
+        }
         if !self.synced_once {
             self.synced_once = true;
             self.next_check = end + self.config.periods.sync;

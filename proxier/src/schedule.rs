@@ -13,14 +13,19 @@ pub struct SyncSchedule {
     max: Duration,
     last_end: Option<Instant>,
     wanted: Option<Instant>,
+    /// How many runs failed in a row.
+    failures: u32,
 }
+
+/// From the first of failed runs to the next one. Upstream waits for the whole retry interval, with stale rules.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 impl SyncSchedule {
     /// At least `min` from the end of a run to the start of the next; at most `max`, which gives way to `min` if it
-    /// is shorter; a failed run is repeated after `retry`.
+    /// is shorter. A failed run is repeated after a second, then after twice as long each time, up to `retry`.
     #[must_use]
     pub fn new(min: Duration, retry: Duration, max: Duration) -> Self {
-        Self { min, retry, max: max.max(min), last_end: None, wanted: None }
+        Self { min, retry, max: max.max(min), last_end: None, wanted: None, failures: 0 }
     }
 
     /// Asks for a run as soon as the intervals allow.
@@ -32,8 +37,23 @@ impl SyncSchedule {
         self.wanted = Some(self.wanted.map_or(at, |wanted| wanted.min(at)));
     }
 
-    /// A run ended. `retry` asks for another one after the retry interval.
+    /// A run failed. The next one comes after [`SyncSchedule::failure_pause`], as it was before this call.
+    pub fn failed(&mut self, now: Instant) {
+        let pause = self.failure_pause();
+        self.failures = self.failures.saturating_add(1);
+        self.last_end = Some(now);
+        self.wanted = Some(now + pause);
+    }
+
+    /// The pause after a run that fails now.
+    #[must_use]
+    pub fn failure_pause(&self) -> Duration {
+        FIRST_RETRY.saturating_mul(1 << self.failures.min(20)).min(self.retry).min(self.max)
+    }
+
+    /// A run ended well. `retry` asks for another one after the retry interval.
     pub fn ended(&mut self, now: Instant, retry: bool) {
+        self.failures = 0;
         self.last_end = Some(now);
         self.wanted = None;
         if retry {
@@ -79,6 +99,19 @@ mod tests {
         schedule.ended(t + S, false);
         schedule.request(t + 5 * S);
         assert_eq!(schedule.due(), Some(t + 5 * S));
+    }
+
+    #[test]
+    fn failures_in_a_row_are_retried_at_growing_pauses_up_to_the_retry_interval() {
+        let (mut schedule, mut t) = schedule();
+        for pause in [1, 2, 4, 8, 16, 30, 30] {
+            assert_eq!(schedule.failure_pause(), pause * S);
+            schedule.failed(t);
+            assert_eq!(schedule.due(), Some(t + pause * S));
+            t += pause * S;
+        }
+        schedule.ended(t, false);
+        assert_eq!(schedule.failure_pause(), S, "a success forgets the failures");
     }
 
     #[test]
