@@ -4,6 +4,7 @@
 //! A file that cannot be read or parsed keeps what it held before; of a file only the objects' names are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use proxier::model::NamespacedName;
@@ -13,6 +14,9 @@ use tracing::{error, info, warn};
 
 use super::{Sink, Source, objects};
 use crate::file_watch::FolderWatch;
+
+/// How the names of files end that are read.
+const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// What a file held when it was last read well.
 #[derive(Default)]
@@ -58,6 +62,8 @@ struct Files {
     held: BTreeMap<PathBuf, Held>,
     /// What was wrong when it was last looked at, so that it is logged once.
     problems: BTreeMap<PathBuf, String>,
+    /// The objects that are in several files, with these, as the log has them.
+    shared: BTreeMap<ObjectKey, Vec<PathBuf>>,
 }
 
 impl Files {
@@ -69,21 +75,29 @@ impl Files {
         for kind in Kind::ALL {
             sink.mark(&Change::Listing(kind));
         }
-        let (is_folder, held, problems) = (found.is_dir(), BTreeMap::new(), BTreeMap::new());
-        Ok((Self { path, is_folder, only, sink, complete: false, held, problems }, watch))
+        let (held, problems, shared) = Default::default();
+        Ok((Self { path, is_folder: found.is_dir(), only, sink, complete: false, held, problems, shared }, watch))
     }
 
     /// Reads what changed, and ends the lists once everything was read well.
     fn update(&mut self) {
-        if self.read() && !self.complete {
+        let changed = self.read();
+        if self.problems.is_empty() && !self.complete {
             self.complete = true;
             for kind in Kind::ALL {
                 self.sink.mark(&Change::Listed(kind));
             }
+            self.report();
+        } else if changed && self.complete {
+            self.report();
         }
     }
 
-    /// Looks at every file; tells what is new and what is gone. Whether all could be read.
+    /// Reads every file whose text is new, and deletes objects that no file has any more. Returns whether anything
+    /// changed.
+    ///
+    /// Of an object in several files the last file's counts. The files are read from the last to the first, so that it
+    /// is known of each object whether a later file has it, and no other version of it is delivered.
     fn read(&mut self) -> bool {
         let paths = match self.paths() {
             Ok(paths) => paths,
@@ -100,30 +114,23 @@ impl Files {
         for path in vanished {
             gone.extend(self.held.remove(&path).unwrap_or_default().keys);
         }
-        changed |= self.read_files(&paths, &mut gone);
-        if changed && self.forget_shared(&gone) {
-            self.read_files(&paths, &mut gone);
+        for path in paths.into_iter().rev() {
+            match self.read_file(&path, &gone) {
+                Ok(lost) => {
+                    changed |= lost.is_some();
+                    gone.extend(lost.unwrap_or_default());
+                    self.problems.remove(&path);
+                }
+                Err(problem) => self.complain(path, problem),
+            }
         }
         for key in gone {
             if !self.held.values().any(|held| held.keys.contains(&key)) {
                 self.sink.delete(&key);
             }
         }
-        self.problems.is_empty()
-    }
-
-    /// Reads the files whose text is new, in order; whether there were any.
-    fn read_files(&mut self, paths: &BTreeSet<PathBuf>, gone: &mut BTreeSet<ObjectKey>) -> bool {
-        let mut changed = false;
-        for path in paths {
-            match self.read_file(path) {
-                Ok(lost) => {
-                    changed |= lost.is_some();
-                    gone.extend(lost.unwrap_or_default());
-                    self.problems.remove(path);
-                }
-                Err(problem) => self.complain(path.clone(), problem),
-            }
+        if changed {
+            self.name_shared();
         }
         changed
     }
@@ -136,23 +143,54 @@ impl Files {
         }
     }
 
-    /// Of an object in several files the last file's counts, whichever was changed: has them read again, in order.
-    fn forget_shared(&mut self, gone: &BTreeSet<ObjectKey>) -> bool {
-        let (mut seen, mut shared) = (BTreeSet::new(), gone.clone());
-        for key in self.held.values().flat_map(|held| &held.keys) {
-            if !seen.insert(key) {
-                warn!("{key} is in several files, the last one counts");
-                shared.insert(key.clone());
+    /// Warns of objects that are in several files, of each once as long as it is in the same ones.
+    fn name_shared(&mut self) {
+        let (mut first, mut shared) = (BTreeMap::new(), BTreeMap::<ObjectKey, Vec<PathBuf>>::new());
+        for (path, held) in &self.held {
+            for key in &held.keys {
+                if let Some(earlier) = first.insert(key, path) {
+                    shared.entry(key.clone()).or_insert_with(|| vec![earlier.clone()]).push(path.clone());
+                }
             }
         }
-        for held in self.held.values_mut().filter(|held| !held.keys.is_disjoint(&shared)) {
-            held.print = None;
+        for (key, paths) in shared.iter().filter(|(key, paths)| self.shared.get(key) != Some(paths)) {
+            let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+            let last = paths.last().map(String::as_str).unwrap_or_default();
+            warn!("{key} is in several files ({}): the last one counts, {last}", paths.join(", "));
         }
-        !shared.is_empty()
+        self.shared = shared;
     }
 
-    /// Reads one file if its text is new; returns the objects that it held and holds no more.
-    fn read_file(&mut self, path: &Path) -> Result<Option<BTreeSet<ObjectKey>>, String> {
+    /// Logs how many files and objects there are.
+    fn report(&self) {
+        if self.only.is_some() {
+            return;
+        }
+        let path = self.path.display();
+        let keys: BTreeSet<&ObjectKey> = self.held.values().flat_map(|held| &held.keys).collect();
+        let count = |kind| keys.iter().filter(|key| key.kind == kind).count();
+        let (services, slices, nodes) = (count(Kind::Service), count(Kind::EndpointSlice), count(Kind::Node));
+        info!(
+            "Objects in {path}: files {}, Services {services}, EndpointSlices {slices}, Nodes {nodes}",
+            self.held.len()
+        );
+        if services == 0 {
+            warn!(
+                "There is no Service in {path}, so no rules for any: subfolders, hidden files and files that end in \
+                 anything but {} are not read",
+                ENDINGS.map(|ending| format!(".{ending}")).join(", ")
+            );
+        }
+    }
+
+    /// Reads one file if its text is new or it has an object of `gone`, which a later file has lost; returns the objects
+    /// that it held and holds no more.
+    fn read_file(&mut self, path: &Path, gone: &BTreeSet<ObjectKey>) -> Result<Option<BTreeSet<ObjectKey>>, String> {
+        if let Some(held) = self.held.get_mut(path)
+            && !held.keys.is_disjoint(gone)
+        {
+            held.print = None;
+        }
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         let print = Some(fingerprint(&text));
         if self.held.get(path).is_some_and(|held| held.print == print) {
@@ -160,16 +198,26 @@ impl Files {
         }
         // Decoded at once: the objects of a big cluster would take ten times as much memory.
         let (sink, only) = (&mut self.sink, self.only.as_ref());
-        let parsed = objects::parse_as(&text, only, &mut |object| sink.decode(object.key, object.value))?;
+        let mut decode = |object: objects::Object| {
+            let origin = format!("{}: {}", path.display(), object.place);
+            sink.decode(object.key, object.value, origin)
+        };
+        let parsed = objects::parse_as(&text, only, &mut decode)?;
         drop(text);
         for other in parsed.passed_over {
             info!("{}: {other}: passed over", path.display());
         }
-        let mut keys = BTreeSet::new();
-        for object in parsed.objects {
-            if !keys.insert(object.key.clone()) {
+        let (mut keys, mut last) = (BTreeSet::new(), Vec::new());
+        for object in parsed.objects.into_iter().rev() {
+            if keys.insert(object.key.clone()) {
+                last.push(object);
+            } else {
                 warn!("{}: {} is there more than once, the last one counts", path.display(), object.key);
             }
+        }
+        let later = (Bound::Excluded(path), Bound::Unbounded);
+        let is_later = |key: &ObjectKey| self.held.range::<Path, _>(later).any(|(_, held)| held.keys.contains(key));
+        for object in last.into_iter().rev().filter(|object| !is_later(&object.key)) {
             self.sink.deliver(object);
         }
         let old = self.held.insert(path.to_owned(), Held { print, keys: keys.clone() }).unwrap_or_default();
@@ -183,7 +231,7 @@ impl Files {
         let mut paths = BTreeSet::new();
         for entry in std::fs::read_dir(&self.path)? {
             let path = entry?.path();
-            let wanted = path.extension().is_some_and(|end| ["yaml", "yml", "json"].iter().any(|known| end == *known));
+            let wanted = path.extension().is_some_and(|end| ENDINGS.iter().any(|known| end == *known));
             let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
             if wanted && !hidden && may_hold_objects(&path) {
                 paths.insert(path);
@@ -208,3 +256,7 @@ fn fingerprint(text: &str) -> u64 {
     text.hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;

@@ -74,6 +74,8 @@ pub struct Sink {
 struct Decoded {
     key: ObjectKey,
     result: Result<Translated, String>,
+    /// The file and document, to begin messages with; empty of an API server's.
+    origin: String,
 }
 
 impl Sink {
@@ -88,22 +90,28 @@ impl Sink {
     fn apply(&mut self, object: Object) {
         let key = object.key().clone();
         let result = self.translator.applied(object).map_err(|error| error.to_string());
-        self.deliver(Decoded { key, result });
+        self.deliver(Decoded { key, result, origin: String::new() });
     }
 
-    /// Decodes an object of a file. The families do not get it yet.
-    fn decode(&mut self, key: ObjectKey, object: Value) -> Decoded {
+    /// Decodes an object of a file, `origin`. The families do not get it yet.
+    fn decode(&mut self, key: ObjectKey, object: Value, origin: String) -> Decoded {
         let decoded = Object::from_value(key.kind, object).map_err(|error| error.to_string());
         let result = decoded.and_then(|object| self.translator.applied(object).map_err(|error| error.to_string()));
-        Decoded { key, result }
+        // Most objects are in order, and there may be many: only the others need it.
+        let in_order = result.as_ref().is_ok_and(|translated| translated.problems.is_empty());
+        let origin = if in_order { String::new() } else { format!("{origin}: ") };
+        Decoded { key, result, origin }
     }
 
     /// Tells of an object that exists now.
-    fn deliver(&self, Decoded { key, result }: Decoded) {
+    fn deliver(&self, Decoded { key, result, origin }: Decoded) {
         match result {
             Ok(translated) => {
                 if let Some(eligible) = translated.node_eligible {
                     self.health.node(eligible);
+                }
+                for problem in &translated.problems {
+                    warn!("{origin}{problem}");
                 }
                 match translated.changes.first() {
                     // The same in all families.
@@ -112,7 +120,7 @@ impl Sink {
                 }
             }
             Err(problem) => {
-                error!("{problem}");
+                error!("{origin}{problem}");
                 self.tell(Translated::everywhere(&Change::Kept(key)));
             }
         }
@@ -147,9 +155,6 @@ impl Sink {
     }
 
     fn tell(&self, translated: Translated) {
-        for problem in &translated.problems {
-            warn!("{problem}");
-        }
         for (family, change) in translated.changes {
             self.families.send(family, change.into());
         }

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use proxier::model::NamespacedName;
-use proxier::track::{Kind, ObjectKey, concerns, key_of};
+use proxier::track::{Kind, ObjectKey, concerns, key_of, plain_words};
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -17,6 +17,8 @@ pub struct Object {
     pub key: ObjectKey,
     /// All of it.
     pub value: Value,
+    /// The document that it is in, for messages.
+    pub place: String,
 }
 
 /// What a text holds.
@@ -107,7 +109,7 @@ impl<T> Collected<'_, T> {
         self.back_to(before);
         let value = serde_saphyr::from_str_with_options(document, options()).map_err(|error| {
             let message = error.to_string();
-            format!("{place}: {}", message.lines().next().unwrap_or_default())
+            format!("{place}: {}", plain_words(message.lines().next().unwrap_or_default()))
         })?;
         self.take(place, value);
         Ok(())
@@ -130,7 +132,7 @@ impl<T> Collected<'_, T> {
         match (known, value) {
             (Some(kind), value) if self.only.is_some_and(|service| !concerns(kind, &value, service)) => {}
             (Some(kind), value) if version.is_empty() || version == kind.api_version() => {
-                let object = (self.make)(Object { key: key_of(kind, &value), value });
+                let object = (self.make)(Object { key: key_of(kind, &value), value, place: place.to_owned() });
                 self.parsed.objects.push(object);
             }
             (Some(kind), value) => {

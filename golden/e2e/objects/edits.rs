@@ -135,7 +135,7 @@ fn of_an_object_in_two_files_the_last_one_counts_whatever_was_edited_last() {
     let world = World::running();
     let in_a = |pod: &str| world.write("a.yaml", &[slice("web-1", "web", &[pod])]);
     in_a("10.244.2.1");
-    world.node.until_logged(&["EndpointSlice default/web-1 is in several files"]);
+    world.node.until_logged(&["EndpointSlice default/web-1 is in several files", "a.yaml, ", "web.yaml"]);
     in_a("10.244.2.2");
     world.works("10.244.2.6");
     std::fs::remove_file(world.folder.join("web.yaml")).expect("it is there");
