@@ -179,11 +179,15 @@ impl OwnNode {
             return;
         }
         let name = &self.settings.proxier.node_name;
-        // A refusal begins with its status; other texts may have the digits in an address.
-        let forbidden = ["401", "403"].iter().any(|status| said.starts_with(status));
-        let right = match forbidden {
-            true => "; the service account needs to list and watch nodes (ClusterRole system:node-proxier)",
-            false => "",
+        // The server comes first, then a refusal's status; other texts may have the digits in an address.
+        let status = said.split_once(": ").and_then(|(_, refusal)| refusal.get(..4)).unwrap_or_default();
+        let right = match status {
+            "401 " => {
+                "; the API server does not accept the credentials: check the token, certificate or plugin of the \
+                 kubeconfig's user"
+            }
+            "403 " => "; the service account needs to list and watch nodes (ClusterRole system:node-proxier)",
+            _ => "",
         };
         if self.needs_network() {
             error!(

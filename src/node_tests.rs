@@ -195,7 +195,7 @@ async fn networks_of_the_other_family_alone_are_fatal_where_nothing_would_be_loc
 async fn a_node_that_cannot_be_read_is_waited_for_however_long_it_takes() {
     let running = Running::new(settings(LocalDetector::NodeCidr), &BOTH);
     for (kind, said) in [(Kind::Node, "403"), (Kind::Node, "403"), (Kind::Service, "403"), (Kind::Node, "500")] {
-        running.news.send(News::Trouble(kind, said.to_owned())).expect("it listens");
+        running.news.send(News::Trouble(kind, format!("https://h:1: {said} Forbidden: no"))).expect("it listens");
     }
     running.pass(3600 * SECOND).await;
     assert!(running.works().await, "the right may be given at any time");

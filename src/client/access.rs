@@ -11,7 +11,7 @@ use super::credentials::Credentials;
 use super::exec::ExecPlugin;
 use super::exec_protocol;
 use super::kubeconfig::{Cluster, Kubeconfig, Selected, User, given};
-use super::material::{Authorities, IdentitySource};
+use super::material::{Authorities, IdentitySource, Origins};
 use super::pem::Pem;
 use super::proxy::Proxy;
 use super::server_url::ServerUrl;
@@ -38,6 +38,8 @@ pub struct Access {
     pub proxy: Option<Proxy>,
     /// Whether answers may be compressed.
     pub compress: bool,
+    /// Where authorities and client certificate are configured, to begin messages with.
+    pub origins: Origins,
 }
 
 impl Access {
@@ -74,6 +76,7 @@ impl Access {
             credentials: Credentials::None,
             headers: HeaderMap::new(),
             compress: true,
+            origins: Origins::default(),
         })
     }
 
@@ -126,6 +129,10 @@ impl Access {
         (access.identity, access.credentials) = identify(&user, pair, &cluster).map_err(of_user)?;
         access.headers = impersonation(&user).map_err(of_user)?;
         access.authorities = authorities;
+        access.origins = Origins {
+            authorities: in_cluster("certificate-authority", ""),
+            identity: of_user("client-certificate and client-key: ".to_owned()),
+        };
         access.compress = cluster.disable_compression != Some(true);
         Ok(access)
     }

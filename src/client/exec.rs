@@ -1,6 +1,7 @@
 //! An exec plugin: a program that issues credentials, run when they are needed and when they end.
 
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,13 +12,15 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::exec_protocol::{self, API_VERSIONS, Issued};
 use super::kubeconfig::{ExecConfig, given};
 
 /// How long a plugin may take. client-go waits for ever.
 const RUN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a plugin runs before the log says that it is waited for.
+const NOTICE: Duration = Duration::from_secs(5);
 /// How soon a plugin may be run again, whatever the API server says of its credentials.
 const RUN_INTERVAL: Duration = Duration::from_secs(5);
 /// Credentials are renewed this long before they end, or in the last tenth of their life if that is shorter.
@@ -33,6 +36,8 @@ pub struct ExecPlugin {
     /// For `KUBERNETES_EXEC_INFO`.
     cluster: Option<Value>,
     issued: Mutex<Option<Current>>,
+    /// How often it was run.
+    runs: AtomicU32,
     /// One run at a time. When the last one ended, and how if it failed.
     last_run: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
 }
@@ -64,7 +69,8 @@ impl ExecPlugin {
             other => return Err(invalid(&format!("interactiveMode {other:?} is none of Never, IfAvailable, Always"))),
         }
         let cluster = config.provide_cluster_info.then(cluster).transpose()?;
-        Ok(Self { config, command, api_version, cluster, issued: Mutex::default(), last_run: Default::default() })
+        let (issued, runs, last_run) = Default::default();
+        Ok(Self { config, command, api_version, cluster, issued, runs, last_run })
     }
 
     /// The credentials to use now. The plugin is run if there are none or they are about to end; if that fails, those
@@ -120,7 +126,10 @@ impl ExecPlugin {
             {
                 return result.clone();
             }
-            let result = plugin.run().await.map_err(|problem| format!("exec plugin {}: {problem}", plugin.command));
+            let run = plugin.runs.fetch_add(1, Ordering::Relaxed) + 1;
+            let result = plugin.run().await;
+            // With its number, a failure that several requests report does not look like several ones.
+            let result = result.map_err(|problem| format!("exec plugin {}: run {run}: {problem}", plugin.command));
             let result = result.map(|issued| plugin.take(issued));
             if let (Err(problem), Some(_)) = (&result, &current) {
                 warn!("{problem}; using its last credentials until they end");
@@ -159,8 +168,19 @@ impl ExecPlugin {
         let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let run = async { tokio::join!(child.wait(), read(stdout), read(stderr)) };
-        let (status, stdout, stderr) =
-            timeout(RUN_TIMEOUT, run).await.map_err(|_| format!("it did not end within {RUN_TIMEOUT:?}"))?;
+        let run = timeout(RUN_TIMEOUT, run);
+        tokio::pin!(run);
+        let ended = match timeout(NOTICE, &mut run).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                let command = &self.command;
+                info!(
+                    "waiting for exec plugin {command}: no credentials after {NOTICE:?}, killing it after {RUN_TIMEOUT:?}"
+                );
+                run.await
+            }
+        };
+        let (status, stdout, stderr) = ended.map_err(|_| format!("it did not end within {RUN_TIMEOUT:?}"))?;
         // It ended by itself: what it left in the background is its own business, as in client-go.
         group.0 = None;
         let status = status.map_err(|error| error.to_string())?;

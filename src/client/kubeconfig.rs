@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use proxier::track::plain_words;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -182,7 +183,7 @@ impl Kubeconfig {
     /// As [`Self::select`].
     pub fn select_from(text: &str, file: &str) -> Result<Selected, String> {
         // Only the first line of an error: the library adds an excerpt of the file, which may be a secret.
-        let line = |error: &dyn fmt::Display| error.to_string().lines().next().unwrap_or_default().to_owned();
+        let line = |error: &dyn fmt::Display| plain_words(error.to_string().lines().next().unwrap_or_default());
         let value: Value = serde_saphyr::from_str(text).map_err(|error| format!("{file}: {}", line(&error)))?;
         let config: Result<Option<Self>, _> = serde_path_to_error::deserialize(value);
         let config = config.map_err(|error| format!("{file}: {}: {}", error.path(), line(error.inner())))?;
@@ -250,6 +251,7 @@ mod tests {
         for (text, message) in [
             ("", "it is empty"),
             ("users: 3", "users"),
+            ("5", "expected a mapping"),
             ("kind: Config", "current-context is not set"),
             ("current-context: x", "current-context \"x\" is not in contexts"),
             ("current-context: x\ncontexts: [{name: x}]", "context \"x\": cluster is not set"),

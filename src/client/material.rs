@@ -48,6 +48,15 @@ pub enum IdentitySource {
     Exec(Arc<ExecPlugin>),
 }
 
+/// Where these are configured: the beginnings of messages, each with file, context and field, or empty.
+#[derive(Clone, Debug, Default)]
+pub struct Origins {
+    /// Of the authorities.
+    pub authorities: String,
+    /// Of client certificate and key.
+    pub identity: String,
+}
+
 /// What a new connection is made with.
 #[derive(Clone)]
 pub struct Handshake {
@@ -90,15 +99,22 @@ impl Material {
     /// Reads everything for the first time; a plugin is not run yet. `http2`: offer HTTP/2.
     ///
     /// # Errors
-    /// A file that cannot be read or used. The message names it.
-    pub fn new(authorities: Authorities, identity: IdentitySource, http2: bool) -> Result<Arc<Self>, String> {
+    /// A file that cannot be read or used. The message begins with its origin and names it.
+    pub fn new(
+        authorities: Authorities,
+        identity: IdentitySource,
+        http2: bool,
+        origins: Origins,
+    ) -> Result<Arc<Self>, String> {
+        let at = |origin: &str, problem: String| format!("{origin}{problem}");
         let material =
             Self { authorities, identity, http2, loaded: Mutex::default(), rotations: watch::Sender::new(0) };
         {
             let mut loaded = material.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-            material.load_authorities(&mut loaded)?;
+            material.load_authorities(&mut loaded).map_err(|problem| at(&origins.authorities, problem))?;
             if let IdentitySource::Pair(certificate, key) = &material.identity {
-                material.load_identity(&mut loaded, Some((certificate, key)))?;
+                let result = material.load_identity(&mut loaded, Some((certificate, key)));
+                result.map_err(|problem| at(&origins.identity, problem))?;
             }
             material.context(&mut loaded)?;
         }

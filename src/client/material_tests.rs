@@ -29,7 +29,7 @@ impl Files {
     fn material(&self) -> Result<Arc<Material>, String> {
         let pem = |name| Pem::File(self.folder.join(name));
         let identity = IdentitySource::Pair(pem("client.crt"), pem("client.key"));
-        Material::new(Authorities::Configured(pem("ca.crt")), identity, true)
+        Material::new(Authorities::Configured(pem("ca.crt")), identity, true, Origins::default())
     }
 }
 

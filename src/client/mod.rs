@@ -34,7 +34,7 @@ use tower::BoxError;
 pub use self::body::Body;
 pub use self::error::RequestError;
 pub use self::kubeconfig::Kubeconfig;
-pub use self::server_url::ServerUrl;
+pub use self::server_url::{ServerUrl, redacted};
 pub use self::transport::{ApiClient, Verb};
 
 use self::access::Access;
@@ -58,14 +58,14 @@ pub struct Clients {
 /// # Errors
 /// There is no usable configuration, or a file that it names cannot be used.
 pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Clients, String> {
-    let Access { server, server_name, authorities, identity, credentials, mut headers, proxy, compress } =
+    let Access { server, server_name, authorities, identity, credentials, mut headers, proxy, compress, origins } =
         Access::find(settings.client.kubeconfig.as_deref(), master)?;
     transport::user_agent(&mut headers)?;
     let tls = match server.tls {
         true => {
             // As in Go: HTTP/1.1 alone.
             let http2 = std::env::var_os("DISABLE_HTTP2").is_none_or(|value| value.is_empty());
-            let material = Material::new(authorities, identity, http2)?;
+            let material = Material::new(authorities, identity, http2, origins)?;
             material.keep_fresh();
             Some((material, server_name.into()))
         }

@@ -37,21 +37,22 @@ impl Proxy {
     /// A scheme other than http, https and socks5; no host.
     pub fn parse(url: &str) -> Result<Self, String> {
         let (scheme, rest) = url.split_once("://").ok_or("the URL of a proxy begins with http, https or socks5")?;
+        let no_host = |why: &dyn std::fmt::Display| format!("{:?} has no valid host: {why}", server_url::redacted(url));
         let (kind, port) = match &*scheme.to_ascii_lowercase() {
             "http" => (ProxyKind::Http, 80),
             "https" => (ProxyKind::Https, 443),
             "socks5" | "socks5h" => (ProxyKind::Socks5, 1080),
-            _ => return Err(format!("unsupported scheme {scheme:?}, must be http, https or socks5")),
+            _ => return Err(format!("{:?}: the scheme must be http, https or socks5", server_url::redacted(url))),
         };
         let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let (user, host) = rest.rsplit_once('@').map_or((None, rest), |(user, host)| (Some(user), host));
-        let authority: Authority = host.parse().map_err(|error| format!("{host:?} is no host: {error}"))?;
+        let authority: Authority = host.parse().map_err(|error| no_host(&error))?;
         if authority.host().is_empty() {
             return Err("there is no host".to_owned());
         }
         let authority = match authority.port() {
             Some(_) => authority,
-            None => format!("{host}:{port}").parse().map_err(|error| format!("{host:?} is no host: {error}"))?,
+            None => format!("{host}:{port}").parse().map_err(|error| no_host(&error))?,
         };
         let credentials = user.map(|user| {
             let (name, password) = user.split_once(':').unwrap_or((user, ""));
@@ -199,6 +200,10 @@ mod tests {
         assert_eq!(proxy.uri().to_string(), "http://proxy:3128/");
         for url in ["ftp://x", "proxy:3128", "http://", "http://:80", ""] {
             assert!(Proxy::parse(url).is_err(), "{url}");
+        }
+        for url in ["http://me:s3/cret@proxy", "ftp://me:s3/cret@proxy", "me:s3/cret@proxy", "http://me:s3/cret@p q"] {
+            let error = Proxy::parse(url).expect_err(url);
+            assert!(!error.contains("s3") && !error.contains("cret"), "{error}");
         }
     }
 }

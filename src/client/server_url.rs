@@ -22,7 +22,7 @@ impl ServerUrl {
     /// # Errors
     /// Anything else. The message quotes the text.
     pub fn parse(text: &str, tls: bool) -> Result<Self, String> {
-        let invalid = |why: &str| format!("{text:?} is no address of an API server: {why}");
+        let invalid = |why: &str| format!("{:?} is no address of an API server: {why}", redacted(text));
         if text.is_empty() {
             return Err("it is empty".to_owned());
         }
@@ -76,6 +76,16 @@ impl std::fmt::Display for ServerUrl {
     }
 }
 
+/// A URL without user name and password, for messages: everything from its scheme to the last `@` is `***`, since a
+/// password that is not percent-encoded may hold any separator.
+pub fn redacted(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    match url[start..].rfind('@') {
+        Some(at) => format!("{}***{}", &url[..start], &url[start + at..]),
+        None => url.to_owned(),
+    }
+}
+
 /// The IP address that a host of a URL is, if it is one; IPv6 stands in brackets there.
 pub fn ip(host: &str) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
@@ -121,7 +131,21 @@ mod tests {
         ];
         for text in bad {
             let error = ServerUrl::parse(text, false).expect_err(text);
-            assert!(text.is_empty() || error.contains(&format!("{text:?}")), "{error}");
+            assert!(text.is_empty() || error.contains(&format!("{:?}", redacted(text))), "{error}");
+        }
+    }
+
+    #[test]
+    fn urls_with_passwords_are_redacted_in_messages() {
+        for (url, shown) in [
+            ("http://user:pw@127.0.0.1:1", "http://***@127.0.0.1:1"),
+            ("user:pw@host", "***@host"),
+            ("http://user:p/w@x@host/path", "http://***@host/path"),
+            ("https://[::1]:6443/x", "https://[::1]:6443/x"),
+        ] {
+            assert_eq!(redacted(url), shown);
+            let error = ServerUrl::parse(url, false).err().unwrap_or_default();
+            assert!(!error.contains("pw") && !error.contains("p/w"), "{error}");
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use proxier::track::plain_words;
 use serde_json::Value;
 
 use super::duration::GoDuration;
@@ -50,7 +51,7 @@ pub fn decode(text: &str) -> Result<Decoded, String> {
                 duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
             };
             let value = serde_saphyr::from_str_with_options(first, options)
-                .map_err(|_| strict.without_snippet().to_string())?;
+                .map_err(|_| plain_words(&strict.without_snippet().to_string()))?;
             strict_errors.push(strictly(&strict));
             value
         }
@@ -61,7 +62,7 @@ pub fn decode(text: &str) -> Result<Decoded, String> {
     let mut track = serde_path_to_error::Track::new();
     let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
     let file = serde_ignored::deserialize(deserializer, |path| ignored.push(path.to_string()));
-    let mut file: File = file.map_err(|error| format!("{}: {error}", track.path()))?;
+    let mut file: File = file.map_err(|error| format!("{}: {}", track.path(), plain_words(&error.to_string())))?;
     strict_errors.extend(ignored.iter().map(|path| format!("unknown field {path:?}")));
     drop_zeros(&mut file);
     Ok(Decoded { file, strict_errors, text: text.to_owned() })

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use proxier::track::DecodeError;
 
-use crate::client::RequestError;
+use crate::client::{RequestError, redacted};
 use crate::source::wire::{Encoding, Status, WireError, decode_status};
 
 /// Why a list or a watch failed.
@@ -40,7 +40,7 @@ impl fmt::Display for Failure {
                 if !reason.is_empty() {
                     write!(f, " {reason}")?;
                 }
-                write!(f, ": {message}")
+                if message.is_empty() { Ok(()) } else { write!(f, ": {message}") }
             }
             Self::Wire(error) => error.fmt(f),
             Self::Unreadable(error) => error.fmt(f),
@@ -53,6 +53,20 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
+    /// Its text, which begins with the URL of the server.
+    pub fn at(&self, server: &str) -> String {
+        match self {
+            // It names the server itself.
+            Self::Request(error) => error.to_string(),
+            other => format!("{server}: {other}"),
+        }
+    }
+
+    /// Whether it comes from an exec plugin, one run of which may fail many requests; its text tells the run.
+    pub fn is_of_plugin(&self) -> bool {
+        matches!(self, Self::Request(RequestError::Credentials { .. }))
+    }
+
     /// The HTTP status of a refusal.
     fn code(&self) -> Option<u16> {
         match self {
@@ -121,6 +135,11 @@ impl Failure {
             message: first_words(body),
             ..Status::default()
         });
+        if code.is_redirection() {
+            let location = headers.get(LOCATION).map(|value| redacted(&String::from_utf8_lossy(value.as_bytes())));
+            let location = location.map_or("no Location".to_owned(), |location| format!("Location {location:?}"));
+            status.message = format!("redirects are not followed; {location}");
+        }
         // A Status in the body of another answer may lack its code.
         status.code = code.as_u16();
         let header = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
@@ -138,5 +157,32 @@ fn first_words(body: &[u8]) -> String {
     match words.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &words[..end]),
         None => words,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(code: u16, location: Option<&str>, body: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.extend(location.map(|value| (LOCATION, value.parse().expect("a header"))));
+        let code = StatusCode::from_u16(code).expect("a status");
+        Failure::of_answer(code, &headers, body.as_bytes()).at("https://h:6443")
+    }
+
+    #[test]
+    fn refusals_when_logged_name_the_server_and_redirects_their_location() {
+        assert_eq!(answer(401, None, "go away"), "https://h:6443: 401 Unauthorized: go away");
+        assert_eq!(answer(502, None, ""), "https://h:6443: 502 Bad Gateway");
+        assert_eq!(
+            answer(302, Some("https://me:pw@login/x"), "<html>"),
+            "https://h:6443: 302 Found: redirects are not followed; Location \"https://***@login/x\""
+        );
+        assert_eq!(answer(302, None, ""), "https://h:6443: 302 Found: redirects are not followed; no Location");
+        let media = Failure::MediaType("text/html".to_owned()).at("https://h:6443");
+        assert_eq!(media, "https://h:6443: cannot decode an answer of media type \"text/html\"");
+        let refused = RequestError::Refused { server: "https://h:6443".into(), cause: "connection refused".into() };
+        assert_eq!(Failure::Request(refused).at("https://h:6443"), "https://h:6443: connection refused");
     }
 }

@@ -64,7 +64,7 @@ impl StreamedLists {
     }
 
     /// The server does not stream lists. Logged once for all kinds.
-    fn give_up(&self, kind: Kind, failure: &Failure) {
+    fn give_up(&self, kind: Kind, failure: &str) {
         if self.0.swap(false, Ordering::Relaxed) {
             info!("The API server does not stream lists, using plain lists from now on: {}s: {failure}", kind.name());
         }
@@ -82,6 +82,8 @@ pub struct Reflector<T> {
     /// Whether watches of this server have bookmarks.
     has_bookmarks: bool,
     sink: Sink,
+    /// The text of the last failure.
+    last_failure: String,
 }
 
 impl<T: Transport> Reflector<T> {
@@ -96,6 +98,7 @@ impl<T: Transport> Reflector<T> {
             backoff: Backoff::default(),
             has_bookmarks: false,
             sink,
+            last_failure: String::new(),
         }
     }
 
@@ -147,10 +150,11 @@ impl<T: Transport> Reflector<T> {
             Err(failure) if failure.outlasts_fallback() => return Err(failure),
             Err(failure) => failure,
         };
-        debug!("{}s: streamed list failed, falling back to a plain list: {failure}", self.resource.kind.name());
+        let (kind, text) = (self.resource.kind.name(), failure.at(self.transport.server()));
+        debug!("{kind}s: streamed list failed, falling back to a plain list: {text}");
         self.list().await?;
         if failure.is_answer() {
-            self.streamed_lists.give_up(self.resource.kind, &failure);
+            self.streamed_lists.give_up(self.resource.kind, &failure.at(self.transport.server()));
         }
         Ok(None)
     }
@@ -266,8 +270,15 @@ impl<T: Transport> Reflector<T> {
         let pause = self.backoff.after_failure(Instant::now(), jitter());
         let pause = pause.max(failure.retry_after().unwrap_or_default());
         let kind = self.resource.kind;
-        warn!("watching {}s: {failure}; retrying in {pause:.1?}, rules left in place", kind.name());
-        self.sink.trouble(kind, &failure.to_string());
+        let text = failure.at(self.transport.server());
+        let line = format!("watching {}s: {text}; retrying in {pause:.1?}, rules left in place", kind.name());
+        if failure.is_of_plugin() && self.last_failure == text {
+            debug!("{line}");
+        } else {
+            warn!("{line}");
+        }
+        self.sink.trouble(kind, &text);
+        self.last_failure = text;
         sleep(pause).await;
     }
 }

@@ -55,6 +55,10 @@ struct ScriptedBody(VecDeque<Step>);
 impl Transport for Scripted {
     type Body = ScriptedBody;
 
+    fn server(&self) -> &str {
+        "http://127.0.0.1:1"
+    }
+
     async fn get(
         &self,
         verb: Verb,
@@ -312,7 +316,8 @@ async fn servers_in_trouble_are_asked_a_handful_of_times() {
     let closing = |path: &str, _| if is_stream(path) { streamed(&[]) } else { Reply::Body(vec![]) };
     let outcome = World::new(closing).after(SECONDS(20)).await;
     assert!(outcome.letters().starts_with("SWW") && outcome.letters().len() <= 6, "{}", outcome.letters());
-    assert!(outcome.troubles.iter().all(|said| said.starts_with("the watch ended after")), "{:?}", outcome.troubles);
+    let short = "http://127.0.0.1:1: the watch ended after";
+    assert!(outcome.troubles.iter().all(|said| said.starts_with(short)), "{:?}", outcome.troubles);
     // So are events followed by an end.
     let then = [event("MODIFIED", &service("a", 8))];
     let outcome = World::new(
@@ -470,7 +475,7 @@ async fn slow_lists_that_move_come_to_their_end_and_stalled_ones_do_not() {
         false => Reply::Body(vec![Step::Bytes(r#"{"items":["#.into()), Step::Hang]),
     };
     let outcome = World::new(stalled).after(SECONDS(50)).await;
-    assert_eq!(outcome.troubles, ["no bytes of a list for 30s"]);
+    assert_eq!(outcome.troubles, ["http://127.0.0.1:1: no bytes of a list for 30s"]);
     assert!(!outcome.events.contains(&"listed".to_owned()));
 }
 
@@ -480,7 +485,7 @@ async fn silent_watch_is_given_up_once_bookmarks_are_missing() {
     let script = move |path: &str, _| if is_stream(path) { streamed(&then) } else { Reply::Body(vec![Step::Hang]) };
     let outcome = World::new(script).after(SECONDS(200)).await;
     assert_eq!(outcome.letters(), "SS", "the version may be one that a restored etcd does not have");
-    assert_eq!(outcome.troubles, ["no event or bookmark for 120s"]);
+    assert_eq!(outcome.troubles, ["http://127.0.0.1:1: no event or bookmark for 120s"]);
     // A server without bookmarks is given until its own timeout.
     let outcome = World::new(|_, _| streamed(&[Step::Hang])).after(SECONDS(600)).await;
     assert_eq!(outcome.letters(), "S");

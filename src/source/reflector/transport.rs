@@ -19,6 +19,9 @@ pub trait Transport: Clone + Send + Sync + 'static {
     /// The body of an answer.
     type Body: Chunks;
 
+    /// The server's URL, for messages.
+    fn server(&self) -> &str;
+
     /// Sends a GET request and returns the answer's head and body.
     fn get(
         &self,
@@ -36,6 +39,10 @@ pub trait Chunks: Send + 'static {
 
 impl Transport for ApiClient {
     type Body = Body;
+
+    fn server(&self) -> &str {
+        Self::server(self)
+    }
 
     async fn get(&self, verb: Verb, path: &str, accept: &str) -> Result<(StatusCode, HeaderMap, Body), RequestError> {
         let (head, body) = Self::get(self, verb, path, accept).await?.into_parts();
