@@ -28,6 +28,9 @@ pub enum FeatureError {
     /// The kernel has no such part.
     #[error("the kernel lacks {0}: enable it, or load its module")]
     Missing(String),
+    /// This process may not change nf_tables.
+    #[error("{0}; CAP_NET_ADMIN in the host's network namespace is needed: run kube-proxy as root there")]
+    NotPermitted(NftError),
     /// The kernel could not be asked.
     #[error(transparent)]
     Kernel(#[from] NftError),
@@ -63,6 +66,9 @@ pub fn check(kernel: &mut dyn NftTables, family: IpFamily) -> Result<(), Feature
             let first = refusals.first();
             match first.filter(|refusal| refusal.errno != libc::EPERM).and_then(|refusal| part(refusal.operation?)) {
                 Some(part) => Err(FeatureError::Missing(format!("{part} ({})", NftError::Refused(refusals)))),
+                None if first.is_some_and(|refusal| refusal.errno == libc::EPERM) => {
+                    Err(FeatureError::NotPermitted(NftError::Refused(refusals)))
+                }
                 None => Err(NftError::Refused(refusals).into()),
             }
         }

@@ -36,6 +36,9 @@ impl Nftables {
     pub(super) fn find(&mut self, settings: &Settings) -> Result<Found, NftError> {
         let table = names::table(self.family);
         let Some(read) = self.kernel.table(&table)? else { return Ok(Found::default()) };
+        if let Some(owner) = read.owner {
+            return Err(NftError::Owned { table: table.to_string(), owner });
+        }
         if let Some(conflict) = structure::conflict(&read, &self.sets, settings) {
             info!("{}: replacing nf_tables table {table}: {conflict}", self.family);
             return Ok(Found { table: Some(read), conflict: Some(conflict), elements: Held::default() });

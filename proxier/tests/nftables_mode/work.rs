@@ -271,7 +271,19 @@ fn what_a_kernel_lacks_is_named() {
         kernel.refuse(Some(("add table", libc::EPERM)));
         let error = nftables::check(&mut kernel, family).expect_err("not allowed").to_string();
         assert!(error.contains("Operation not permitted") && !error.contains("lacks"), "{error}");
+        assert!(error.contains("CAP_NET_ADMIN"), "{error}");
         kernel.refuse(None);
         assert!(nftables::check(&mut kernel, family).is_ok());
     }
+}
+
+#[test]
+fn a_table_that_another_process_owns_is_named_with_its_owner() {
+    let mut cluster = Cluster::new(1);
+    cluster.kernel.own(4711);
+    cluster.tracker.want_everything();
+    let (scope, snapshot) = (cluster.tracker.take_scope(), cluster.tracker.snapshot(IpFamily::V4.localhost()));
+    let error = cluster.backend.sync(&snapshot, &scope, Instant::now()).expect_err("it cannot be changed").to_string();
+    assert!(error.contains("table ip kube-proxy") && error.contains("another process"), "{error}");
+    assert!(error.contains("port ID 4711"), "{error}");
 }

@@ -21,6 +21,7 @@ struct FakeChain {
 #[derive(Clone, Debug, Default)]
 struct FakeTable {
     comment: Option<Name>,
+    owner: Option<u32>,
     chains: BTreeMap<Name, FakeChain>,
     sets: BTreeMap<Name, (Arc<Set>, BTreeMap<Bytes, Element>)>,
     counters: BTreeMap<Name, ()>,
@@ -51,6 +52,11 @@ impl FakeNftables {
     /// refuses nothing.
     pub fn refuse(&self, text: Option<(&str, i32)>) {
         self.state().refused = text.map(|(text, errno)| (text.to_owned(), errno));
+    }
+
+    /// Has every table that there is belong to another process, by its port ID.
+    pub fn own(&self, owner: u32) {
+        self.state().tables.values_mut().for_each(|table| table.owner = Some(owner));
     }
 
     /// After so many transactions more, somebody else changes nf_tables at the wrong moment, once.
@@ -322,6 +328,7 @@ impl NftTables for FakeNftables {
         Ok(Some(ReadTable {
             comment: found.comment.clone(),
             dormant: false,
+            owner: found.owner,
             others: found.counters.len(),
             chains: found
                 .chains

@@ -76,6 +76,8 @@ pub struct ReadTable {
     pub comment: Option<Name>,
     /// `flags dormant`: no packet comes by its chains.
     pub dormant: bool,
+    /// `flags owner`: the netlink port ID of the socket that alone may change the table, usually its process's ID.
+    pub owner: Option<u32>,
     /// How many objects it has besides chains and sets: named counters, flow tables and the like.
     pub others: usize,
     /// Chains and their rules, in order.
@@ -119,6 +121,7 @@ pub(super) fn table(attributes: Attributes<'_>) -> ReadTable {
     ReadTable {
         comment: table_comment(attributes),
         dormant: u32(NFTA_TABLE_FLAGS) & NFT_TABLE_F_DORMANT != 0,
+        owner: (u32(NFTA_TABLE_FLAGS) & NFT_TABLE_F_OWNER != 0).then(|| u32(NFTA_TABLE_OWNER)),
         others: usize::try_from(u32(NFTA_TABLE_USE)).unwrap_or(usize::MAX),
         ..ReadTable::default()
     }

@@ -34,6 +34,7 @@ pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
 pub(super) const NFTA_TABLE_USE: u16 = 3;
 pub(super) const NFTA_TABLE_HANDLE: u16 = 4;
 pub(super) const NFTA_TABLE_USERDATA: u16 = 6;
+pub(super) const NFTA_TABLE_OWNER: u16 = 7;
 pub(super) const NFTA_CHAIN_HANDLE: u16 = 2;
 pub(super) const NFTA_CHAIN_NAME: u16 = 3;
 pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
@@ -74,6 +75,7 @@ pub(super) const NFTA_SET_ELEM_EXPRESSIONS: u16 = 11;
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
 
 pub(super) const NFT_TABLE_F_DORMANT: u32 = 1;
+pub(super) const NFT_TABLE_F_OWNER: u32 = 2;
 pub(super) const NFT_SET_ANONYMOUS: u32 = 0x1;
 pub(super) const NFT_SET_INTERVAL: u32 = 0x4;
 pub(super) const NFT_SET_MAP: u32 = 0x8;

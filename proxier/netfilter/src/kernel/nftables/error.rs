@@ -47,6 +47,17 @@ pub enum NftError {
         /// How much there may be.
         room: usize,
     },
+    /// Another process owns the table (`flags owner`): the kernel lets nobody else change it.
+    #[error(
+        "nf_tables table {table} belongs to another process (flags owner, netlink port ID {owner}), and the kernel lets no \
+         other change it: stop that process"
+    )]
+    Owned {
+        /// The family and name of the table.
+        table: String,
+        /// The port ID of the owner's netlink socket, usually its process's ID.
+        owner: u32,
+    },
     /// It changed too often to be read.
     #[error("nf_tables changes faster than it can be read")]
     Restless,
