@@ -340,7 +340,10 @@ mod tests {
     fn negative_numbers_when_expected_unsigned_are_a_fault_of_the_field() {
         // An int32 is sign-extended to ten bytes.
         assert_eq!(Value::Varint(u64::MAX).number::<i32>("i32"), Ok(-1));
-        let fault = Value::Varint(u64::MAX).number::<u16>("u16").expect_err("it is negative").within("port");
-        assert_eq!(fault.to_string(), "port: invalid value: integer `-1`, expected u16");
+        let fault = Value::Varint(u64::MAX)
+            .number::<u16>("a number from 0 to 65535")
+            .expect_err("it is negative")
+            .within("port");
+        assert_eq!(fault.to_string(), "port: invalid value: integer `-1`, expected a number from 0 to 65535");
     }
 }

@@ -20,5 +20,5 @@ mod zones;
 pub use change::{Change, Kind, ObjectError, ObjectKey, SliceOf, Translated, Translator, concerns, key_of};
 pub use copy::{Extent, NoCopy};
 pub use endpointslice::SERVICE_NAME;
-pub use object::{Bookmark, DecodeError, Object};
+pub use object::{Bookmark, DecodeError, Object, plain_words};
 pub use tracker::Tracker;

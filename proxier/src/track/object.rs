@@ -72,9 +72,11 @@ impl Object {
     /// [`Translator::applied`]: super::Translator::applied
     pub fn from_value(kind: Kind, value: Value) -> Result<Self, DecodeError> {
         fn decode<T: DeserializeOwned>(value: Value) -> Result<T, String> {
-            serde_path_to_error::deserialize(value).map_err(|error| format!("{}: {}", error.path(), error.inner()))
+            serde_path_to_error::deserialize(value)
+                .map_err(|error| format!("{}: {}", error.path(), plain_words(&error.inner().to_string())))
         }
         let key = key_of(kind, &value);
+        of_kind(kind, value.get("kind").and_then(Value::as_str).unwrap_or_default())?;
         let resource_version = value.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned);
         let decoded = match kind {
             Kind::Service => decode(value).map(Content::Service),
@@ -125,12 +127,13 @@ impl Object {
     }
 
     fn new(kind: Kind, mut content: Content) -> Result<Self, DecodeError> {
-        let metadata = match &mut content {
-            Content::Service(object) => &mut object.metadata,
-            Content::EndpointSlice(object) => &mut object.metadata,
-            Content::Node(object) => &mut object.metadata,
-            Content::ServiceCidr(object) => &mut object.metadata,
+        let (said, metadata) = match &mut content {
+            Content::Service(object) => (&object.kind, &mut object.metadata),
+            Content::EndpointSlice(object) => (&object.kind, &mut object.metadata),
+            Content::Node(object) => (&object.kind, &mut object.metadata),
+            Content::ServiceCidr(object) => (&object.kind, &mut object.metadata),
         };
+        of_kind(kind, said)?;
         let key = ObjectKey::new(kind, &metadata.namespace, &metadata.name);
         named(&key)?;
         let resource_version = std::mem::take(&mut metadata.resource_version);
@@ -141,6 +144,56 @@ impl Object {
         named(&key).map_err(|error| DecodeError { reason: format!("{}; {reason}", error.reason), ..error })?;
         let content = Err(key.error(reason));
         Ok(Self { key, resource_version, content })
+    }
+}
+
+/// Checks the kind that an object says it is of: items of lists say none.
+fn of_kind(kind: Kind, said: &str) -> Result<(), DecodeError> {
+    match said {
+        "" => Ok(()),
+        said if said == kind.name() => Ok(()),
+        other => Err(DecodeError::new(kind, format!("it is of the kind {other:?}"))),
+    }
+}
+
+/// An error of a JSON or YAML decoder without the names of Rust's types and of the parser's limits, which mean nothing
+/// to users.
+#[must_use]
+pub fn plain_words(error: &str) -> String {
+    const RANGES: [(&str, &str); 8] = [
+        ("u8", "a number from 0 to 255"),
+        ("u16", "a number from 0 to 65535"),
+        ("u32", "a number from 0 to 4294967295"),
+        ("i32", "a number from -2147483648 to 2147483647"),
+        ("f32", "a number"),
+        ("u64", "a number of at least 0"),
+        ("i64", "a number"),
+        ("usize", "a number of at least 0"),
+    ];
+    if let Some((before, limit)) = error.split_once("budget breached: ") {
+        let reason = match limit {
+            limit if limit.contains("Anchor") || limit.contains("Alias") => {
+                "too many YAML anchors and aliases, or what they expand to is too large"
+            }
+            limit if limit.contains("Depth") => "it is nested too deeply",
+            _ => "it is too large",
+        };
+        let rest = limit.split_once('}').map_or("", |(_, rest)| rest);
+        return format!("{before}{reason}{rest}");
+    }
+    let Some((before, expected)) = error.rsplit_once("expected ") else { return error.to_owned() };
+    let end = expected.find([' ', ',', ';']).unwrap_or(expected.len());
+    let (word, rest) = expected.split_at(end);
+    if let Some((_, range)) = RANGES.into_iter().find(|(name, _)| *name == word) {
+        return format!("{before}expected {range}{rest}");
+    }
+    match rest.strip_prefix(' ') {
+        Some(name) if matches!(word, "struct" | "enum") => {
+            let rest = name.find([' ', ',', ';']).map_or("", |end| &name[end..]);
+            let what = if word == "struct" { "a mapping" } else { "one of its values" };
+            format!("{before}expected {what}{rest}")
+        }
+        _ => error.to_owned(),
     }
 }
 
@@ -226,6 +279,46 @@ impl Message for MetaOnly {
         match number {
             1 => protobuf::merge(&mut self.metadata, value.bytes()?).map_err(|fault| fault.within("metadata")),
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_decoders_when_shown_have_no_names_of_types() {
+        for (error, shown) in [
+            (
+                "invalid value: integer `-1`, expected u16",
+                "invalid value: integer `-1`, expected a number from 0 to 65535",
+            ),
+            ("invalid type: sequence, expected struct Kubeconfig", "invalid type: sequence, expected a mapping"),
+            (
+                "invalid type: string \"x\", expected struct Conntrack at line 3",
+                "invalid type: string \"x\", expected a mapping at line 3",
+            ),
+            ("invalid type: map, expected a string", "invalid type: map, expected a string"),
+            (
+                "budget breached: RecordedAnchorEvents { recorded_anchor_events: 1000001 } at line 2",
+                "too many YAML anchors and aliases, or what they expand to is too large at line 2",
+            ),
+            ("end of file", "end of file"),
+        ] {
+            assert_eq!(plain_words(error), shown);
+        }
+    }
+
+    #[test]
+    fn an_object_of_another_kind_is_not_decoded() {
+        let slice = br#"{"kind":"EndpointSlice","metadata":{"name":"a"}}"#;
+        let error = Object::from_json(Kind::Service, slice).expect_err("another kind");
+        assert_eq!(error.to_string(), "cannot decode Service: it is of the kind \"EndpointSlice\"");
+        let faulty = br#"{"kind":"EndpointSlice","metadata":{"name":"a"},"spec":{"ports":3}}"#;
+        assert!(Object::from_json(Kind::Service, faulty).is_err());
+        for text in [r#"{"metadata":{"name":"a"}}"#, r#"{"kind":"Service","metadata":{"name":"a"}}"#] {
+            assert!(Object::from_json(Kind::Service, text.as_bytes()).is_ok(), "{text}");
         }
     }
 }

@@ -144,6 +144,9 @@ impl Annotations {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Service {
+    /// What it says that it is; empty in lists and in protobuf.
+    #[serde(deserialize_with = "nullable")]
+    pub kind: String,
     pub metadata: Meta,
     #[serde(deserialize_with = "nullable")]
     pub spec: ServiceSpec,
@@ -230,6 +233,9 @@ pub(super) struct LoadBalancerIngress {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct EndpointSlice {
+    /// What it says that it is; empty in lists and in protobuf.
+    #[serde(deserialize_with = "nullable")]
+    pub kind: String,
     pub metadata: Meta,
     #[serde(deserialize_with = "nullable")]
     pub address_type: String,
@@ -289,6 +295,9 @@ struct Named {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Node {
+    /// What it says that it is; empty in lists and in protobuf.
+    #[serde(deserialize_with = "nullable")]
+    pub kind: String,
     pub metadata: Meta,
     #[serde(deserialize_with = "nullable")]
     pub spec: NodeSpec,
@@ -299,6 +308,9 @@ pub(super) struct Node {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ServiceCidr {
+    /// What it says that it is; empty in lists and in protobuf.
+    #[serde(deserialize_with = "nullable")]
+    pub kind: String,
     pub metadata: Meta,
     #[serde(deserialize_with = "nullable")]
     pub spec: ServiceCidrSpec,

@@ -69,7 +69,7 @@ fn boolean(into: &mut Option<bool>, value: Value<'_>, name: &str) -> Result<(), 
 }
 
 fn port(into: &mut u16, value: Value<'_>, name: &str) -> Result<(), Fault> {
-    *into = value.number("u16").map_err(|fault| fault.within(name))?;
+    *into = value.number("a number from 0 to 65535").map_err(|fault| fault.within(name))?;
     Ok(())
 }
 
@@ -78,7 +78,7 @@ fn optional_port(into: &mut Option<u16>, value: Value<'_>, name: &str) -> Result
 }
 
 fn seconds(into: &mut Option<u32>, value: Value<'_>, name: &str) -> Result<(), Fault> {
-    *into = Some(value.number("u32").map_err(|fault| fault.within(name))?);
+    *into = Some(value.number("a number from 0 to 4294967295").map_err(|fault| fault.within(name))?);
     Ok(())
 }
 
