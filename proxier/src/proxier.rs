@@ -85,6 +85,8 @@ pub struct Proxier {
     complaints: [String; 2],
     /// The next sync repairs damage.
     repairing: bool,
+    /// The damage since the last sync that the log has already.
+    damage: String,
     /// Not before this are quick looks for damage taken again.
     next_quick_look: Instant,
     /// What the last sync left out, and why.
@@ -124,6 +126,7 @@ impl Proxier {
             next_look: now,
             complaints: Default::default(),
             repairing: false,
+            damage: String::new(),
             next_quick_look: now,
             rejected: HashMap::new(),
             next_try: now,
@@ -280,6 +283,7 @@ impl Proxier {
         let before = kernel::cpu_time();
         let result = self.backend.sync(&self.tracker.snapshot(node_ip), &scope, now);
         let duration = now.elapsed();
+        self.damage.clear();
         if std::mem::take(&mut self.repairing) {
             // A program that damages the rules all the time must not keep a CPU busy.
             let effort = kernel::cpu_time().saturating_sub(before);
@@ -365,7 +369,9 @@ impl Proxier {
         let rules: Vec<String> =
             stats.rules.iter().map(|r| format!("{} {} of {}", r.table, r.written, r.total)).collect();
         let scope = if stats.full { "all" } else { "changed" };
-        debug!("{}: synced {scope} Service ports in {duration:?}; rules written: {}", self.family, rules.join(", "));
+        // Not every mode counts rules.
+        let written = if rules.is_empty() { String::new() } else { format!("; rules written: {}", rules.join(", ")) };
+        debug!("{}: synced {scope} Service ports in {duration:?}{written}", self.family);
         !stats.rejected.is_empty()
     }
 }

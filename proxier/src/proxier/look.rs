@@ -45,7 +45,11 @@ impl Proxier {
         let complaint = match damage {
             Ok(damage) => {
                 if let Some(damage) = damage {
-                    warn!("{}: not as the last sync left it: {damage}", self.family);
+                    // It is seen again until `minSyncPeriod` allows the sync that repairs it.
+                    if damage != self.damage {
+                        warn!("{}: not as the last sync left it: {damage}", self.family);
+                        self.damage = damage;
+                    }
                     self.repairing = true;
                     self.want_everything(now);
                 }
