@@ -24,7 +24,27 @@ pub fn cleanup() -> Result<(), String> {
     if problems.is_empty() {
         return Ok(());
     }
-    let text = "encountered an error while tearing down rules: what is named above stays; \
-                it takes root in the host's network namespace";
-    Err(text.to_owned())
+    Err(summary(&problems))
+}
+
+/// The last line of a cleanup that failed. Only where the kernel refused permission do more rights help.
+fn summary(problems: &[String]) -> String {
+    let refused = ["Operation not permitted", "Permission denied", "you must be root"];
+    let needs_rights = problems.iter().any(|problem| refused.iter().any(|words| problem.contains(words)));
+    let hint = if needs_rights { "; it takes root in the host's network namespace" } else { "" };
+    format!("encountered an error while tearing down rules: what is named above stays{hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_asks_for_root_only_where_permission_was_refused() {
+        let referenced =
+            "IPv4: chain KUBE-SERVICES of table nat stays: the rule -A FOREIGN -j KUBE-SERVICES refers to it";
+        assert!(!summary(&[referenced.to_owned()]).contains("root"));
+        let refused = std::io::Error::from_raw_os_error(nix::libc::EPERM).to_string();
+        assert!(summary(&[referenced.to_owned(), format!("IPv4: nf_tables: {refused}")]).contains("takes root"));
+    }
 }
