@@ -153,8 +153,11 @@ fn supervise(listener: &OwnedFd, shared: &Shared) {
         }
         let Some(call) = receive(listener) else { continue };
         let errno = decide(&call, shared, &mut protocols);
-        if answer(listener, call.id, errno) && errno.is_some() {
-            shared.failed.fetch_add(1, Ordering::Relaxed);
+        // Counted before the answer: the program may end at once.
+        let counted = usize::from(errno.is_some());
+        shared.failed.fetch_add(counted, Ordering::Relaxed);
+        if !answer(listener, call.id, errno) {
+            shared.failed.fetch_sub(counted, Ordering::Relaxed);
         }
     }
 }

@@ -143,8 +143,10 @@ fn deletion(family: IpFamily, flow: Attributes<'_>) -> Request {
     let kind = nfnetlink(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE);
     let mut request = Request::new(kind, 0, &nfgenmsg(family.nfproto()));
     // The id tells it from a new flow of the same addresses, unless that one was given the same place in memory.
-    for (kind, value) in flow.filter(|(kind, _)| [CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID].contains(kind)) {
-        request.attribute(kind, value);
+    for kind in [CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID] {
+        if let Some(value) = flow.find(kind) {
+            request.attribute(kind, value);
+        }
     }
     request
 }
@@ -171,8 +173,9 @@ pub(super) fn flow(attributes: Attributes<'_>) -> Option<Flow> {
     let (mut original, mut reply) = (None, None);
     for (kind, value) in attributes {
         match kind {
-            CTA_TUPLE_ORIG => original = Some(value),
-            CTA_TUPLE_REPLY => reply = Some(value),
+            // The first of each, as in the request that deletes the flow.
+            CTA_TUPLE_ORIG => _ = original.get_or_insert(value),
+            CTA_TUPLE_REPLY => _ = reply.get_or_insert(value),
             _ => {}
         }
         if original.is_some() && reply.is_some() {
@@ -199,7 +202,7 @@ fn tuple(attributes: Attributes<'_>) -> Option<(u8, Tuple)> {
 }
 
 /// A flow as the kernel would write it.
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 fn encoded(flow: &Flow) -> Vec<u8> {
     let mut request = Request::new(0, 0, &[]);
     for (kind, tuple) in [(CTA_TUPLE_ORIG, flow.original), (CTA_TUPLE_REPLY, flow.reply)] {
@@ -251,6 +254,21 @@ mod tests {
             let plain = |address: SocketAddr| SocketAddr::new(address.ip(), address.port());
             Tuple { source: plain(a), destination: plain(b) }
         })
+    }
+
+    #[test]
+    fn a_deletion_when_a_tuple_comes_twice_names_the_flow_that_was_read() {
+        let tuple_of = |port| {
+            let address = SocketAddr::from(([10, 0, 0, 1], port));
+            Tuple { source: address, destination: address }
+        };
+        let [first, second] = [1, 2].map(|port| Flow { protocol: 17, original: tuple_of(port), reply: tuple_of(port) });
+        let bytes = [encoded(&first), encoded(&second)].concat();
+        let read = flow(Attributes::new(&bytes));
+        assert_eq!(read, Some(first));
+        let deletion = deletion(IpFamily::V4, Attributes::new(&bytes)).into_attributes().split_off(HEADER);
+        let named = Attributes::new(&deletion).nest(CTA_TUPLE_ORIG).and_then(tuple);
+        assert_eq!(named, Some((17, first.original)));
     }
 
     proptest! {
