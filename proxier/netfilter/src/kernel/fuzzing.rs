@@ -75,7 +75,7 @@ pub fn tool(bytes: &[u8]) {
 pub fn proc(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let _ = (host::number("a", &text).map_err(|error| error.to_string()), host::version(&text), host::count(&text));
-    let _ = (host::ignored(&text), iptables::named(&text), node::command_line(bytes, "kube-proxy"));
+    let _ = (host::ignored(&text), iptables::named(&text), node::command_line(bytes, "daemon"));
     for line in text.lines() {
         let _ = (node::route_v4(line), node::route_v6(line));
         if let Some((_, seen)) = recent::entry(line) {
