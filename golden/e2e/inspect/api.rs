@@ -94,7 +94,7 @@ fn a_server_that_does_not_answer_is_said_and_the_rest_is_shown() {
     server.require_token(None);
     server.fail_next_of("EndpointSlice", usize::MAX, 403);
     let source = from(&node, &kubeconfig, "5s");
-    says(&node, &source, &["no complete list of EndpointSlices within 5s: 403 Forbidden"]);
+    says(&node, &source, &["no complete list of EndpointSlices within 5s: http://", ": 403 Forbidden"]);
 }
 
 #[test]
