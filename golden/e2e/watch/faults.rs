@@ -102,8 +102,8 @@ fn a_right_that_is_taken_away_stops_only_what_it_was_for() {
     world.node.until("Services are synced on", || world.node.rules().contains("10.96.0.13/32"));
     world.node.until_leads(WEB, &PODS);
     world.node.until_health("/livez", 200);
-    let refused = world.node.metric("rest_client_requests_total{code=\"403\"");
-    assert!(refused >= 1.0, "{refused} refusals are counted");
+    let refusals = "rest_client_requests_total{code=\"403\"";
+    world.node.until("refusals are counted", || world.node.metric(refusals) >= 1.0);
     world.api.fail_no_more();
     world.node.until_leads(WEB, &["10.244.2.7:8080"]);
 }
