@@ -17,7 +17,7 @@ fn nothing_is_programmed_before_both_lists_are_complete() {
         world.api.wait_for_watches(other, 1);
         world.api.wait_for_watches("Node", 1);
         world.node.until_logged(&["watching", missing]);
-        world.node.until_logged(&["watching", missing, "500"]);
+        world.node.until_logged(&["watching", missing, ": 500 "]);
         assert!(!world.node.rules().contains("KUBE-"), "{}", world.node.rules());
         assert!(world.syncs() < 1.0, "nothing was synced");
         assert_eq!(world.node.health("/livez").map(|(code, _)| code), Some(200));
