@@ -153,7 +153,7 @@ pub(super) fn a_node_moves_between_modes(cluster: Cluster) {
         before = mode;
     }
     // Leftovers are tried again after a hundred times what the last attempt took.
-    eventually("nothing is left of IPVS mode once its connections are closed", SOON * 5, || {
+    eventually("nothing is left of IPVS mode once its connections are closed", SOON * 15, || {
         cluster.servers().is_empty() && !cluster.on_node("ip link").contains("kube-ipvs0")
     });
     assert!(!cluster.on_node("ipset list -n").contains("KUBE-"));
