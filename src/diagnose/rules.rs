@@ -137,8 +137,8 @@ fn two_proxies(seen: &Look, other_modes: &[String]) -> Vec<Finding> {
                 "there are rules of {} mode, and {mode}: of two proxies, or left by an earlier one",
                 used.unwrap_or_default()
             ),
-            "see which kube-proxy runs and whether its log says that it removes what the other mode left; if none is meant \
-             to run, kube-proxy --cleanup removes the rules of both",
+            "see which kube-proxy runs and whether its log says that it removes what the other mode left; if none should \
+             run, kube-proxy --cleanup removes the rules of both",
         ));
     }
     findings

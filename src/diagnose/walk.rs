@@ -19,6 +19,9 @@ use crate::inspect::paths::Paths;
 use crate::inspect::report::Unread;
 use crate::trace::sender;
 
+/// This node as a sender, as `--from` spells it.
+const HOST: &str = "host";
+
 /// Which connections were followed through the rules.
 #[derive(Debug, Default)]
 pub struct Walks {
@@ -32,7 +35,7 @@ pub struct Walks {
 /// usual for that kind of address.
 ///
 /// # Errors
-/// If the connection that was asked for cannot be followed.
+/// If no connection to the address that was asked for can be followed.
 pub fn of(
     seen: &mut Look,
     facts: &Facts,
@@ -40,55 +43,90 @@ pub fn of(
     (from, only): (Option<&str>, Option<(SocketAddr, Protocol)>),
     findings: &mut Vec<Finding>,
 ) -> Result<Walks, String> {
-    let mut walks = Walks::default();
+    let mut following = Following { facts, from, walks: Walks::default(), findings };
     for view in views {
         let Some(protocol) = Protocol::of_name(view.protocol) else { continue };
-        let pod = local_pod(view);
         let Some(rules) = seen.rules.families.iter_mut().find(|rules| rules.family.name() == view.family) else {
             continue;
         };
         let node_ip = rules.node_port_ip();
         let mut paths = Paths::of(rules);
         for address in view.addresses.iter().filter(|address| address.kind != AddressKind::HealthCheckNodePort) {
-            let Some(ip) = address.ip.or(node_ip) else { continue };
-            let mut to = (SocketAddr::new(ip, address.port), protocol);
-            if let Some(only) = only {
-                let is_it = only == to || (address.ip.is_none() && only.0.port() == address.port && only.1 == protocol);
-                if !is_it {
-                    continue;
-                }
-                to = only;
-            }
-            let senders: Vec<String> = match (from, address.kind) {
-                (Some(from), _) => vec![from.to_owned()],
-                (None, AddressKind::ClusterIp) => {
-                    ["host".to_owned()].into_iter().chain(pod.map(|ip| ip.to_string())).collect()
-                }
-                (None, _) => vec!["outside".to_owned()],
-            };
-            for sender_name in senders {
-                let way = format!("{sender_name} -> {}/{}", to.0, to.1.name().to_lowercase());
-                let packet = sender(&sender_name, to.0).and_then(|from| paths.packet(from, to, None));
-                let packet = match packet {
-                    Ok(packet) => packet,
-                    // That the node has no route is no cause for what fails elsewhere.
-                    Err(problem) if only.is_none() || from.is_none() => {
-                        walks.not_followed.push(Unread::new(&way, problem));
-                        continue;
-                    }
-                    Err(problem) => return Err(problem),
-                };
-                let trace = paths.trace(&packet)?;
-                findings.extend(met(view, address, &packet, &trace));
-                // A pod that nobody asked about may never call its own Service.
-                if from.is_some() || sender_name == "host" {
-                    findings.extend(trace.branches.iter().find_map(|branch| hairpin(facts, view, &packet, branch)));
-                }
-                walks.followed.push(way);
+            let Some(to) = destination(address, protocol, node_ip, only) else { continue };
+            for sender in senders(from, view, address) {
+                following.follow(view, address, &sender, to, &mut paths)?;
             }
         }
     }
-    Ok(walks)
+    match following.walks.not_followed.first() {
+        Some(skipped) if only.is_some() && following.walks.followed.is_empty() => Err(skipped.why.clone()),
+        _ => Ok(following.walks),
+    }
+}
+
+/// Where to send to for an address of a Service port: for a node port to the node's address. `None` if another
+/// destination was asked for.
+fn destination(
+    address: &Address,
+    protocol: Protocol,
+    node_ip: Option<IpAddr>,
+    only: Option<(SocketAddr, Protocol)>,
+) -> Option<(SocketAddr, Protocol)> {
+    let to = (SocketAddr::new(address.ip.or(node_ip)?, address.port), protocol);
+    let Some(only) = only else { return Some(to) };
+    let any_address = address.ip.is_none() && only.0.port() == address.port && only.1 == protocol;
+    (only == to || any_address).then_some(only)
+}
+
+/// Whose connections are followed to an address.
+fn senders(from: Option<&str>, view: &ServicePortView, address: &Address) -> Vec<String> {
+    match (from, address.kind) {
+        (Some(from), _) => vec![from.to_owned()],
+        (None, AddressKind::ClusterIp) => {
+            let pod = local_pod(view).map(|ip| ip.to_string());
+            [HOST.to_owned()].into_iter().chain(pod).collect()
+        }
+        (None, _) => vec!["outside".to_owned()],
+    }
+}
+
+struct Following<'a> {
+    facts: &'a Facts,
+    /// The sender that was asked for.
+    from: Option<&'a str>,
+    walks: Walks,
+    findings: &'a mut Vec<Finding>,
+}
+
+impl Following<'_> {
+    /// Follows one connection and notes what it meets, or why it cannot be followed.
+    fn follow(
+        &mut self,
+        view: &ServicePortView,
+        address: &Address,
+        from: &str,
+        to: (SocketAddr, Protocol),
+        paths: &mut Paths<'_>,
+    ) -> Result<(), String> {
+        let way = format!("{from} -> {}/{}", to.0, to.1.name().to_lowercase());
+        let packet = match sender(from, to.0).and_then(|from| paths.packet(from, to, None)) {
+            Ok(packet) => packet,
+            // That the node has no route is no cause for what fails elsewhere.
+            Err(problem) => {
+                self.walks.not_followed.push(Unread::new(&way, problem));
+                return Ok(());
+            }
+        };
+        let trace = paths.trace(&packet)?;
+        self.findings.extend(met(view, address, &packet, &trace));
+        // A pod that was not asked for may never call its own Service.
+        if self.from.is_some() || from == HOST {
+            let mut branches = trace.branches.iter();
+            self.findings.extend(branches.find_map(|branch| hairpin(self.facts, view, &packet, branch)));
+        }
+        self.walks.followed.push(way);
+        Ok(())
+    }
 }
 
 /// A pod on this node that a connection could come from: an endpoint of the Service port itself.

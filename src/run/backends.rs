@@ -2,12 +2,10 @@
 //!
 //! In: settings. Out: a backend a family. Part of the composition root. Must not know: what runs them.
 
-use std::time::Duration;
-
 use netfilter::IpFamily;
 use netfilter::kernel::{
     Choice, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, SystemNftables, Turns, choose_flavour,
-    kernel_release,
+    kernel_release, retried,
 };
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
@@ -82,8 +80,8 @@ fn nftables_backends(settings: &Settings) -> Result<Found, String> {
     for family in IpFamily::ALL {
         let mut kernel = Box::new(SystemNftables::default());
         let usable = family.available().map_err(str::to_owned);
-        let mut check = || nftables::check(&mut *kernel, family);
-        let usable = usable.and_then(|()| retried(&mut check, |_| true).map_err(|error| error.to_string()));
+        let check = || nftables::check(&mut *kernel, family);
+        let usable = usable.and_then(|()| retried(check, |_| true).map_err(|error| error.to_string()));
         match usable {
             Ok(()) => {
                 let mode = Nftables::new(family, settings.proxier.clone(), kernel, Box::new(SystemHost));
@@ -94,23 +92,6 @@ fn nftables_backends(settings: &Settings) -> Result<Found, String> {
     }
     say_families(&problems).map_err(|problems| format!("unable to create proxier: {problems}"))?;
     Ok(Found { running: Running::Nftables, backends, turns: Turns::default() })
-}
-
-/// A family's check is tried this often at the start, with a pause in between: a family that fails is not served until
-/// the next start.
-const ATTEMPTS: usize = 3;
-const PAUSE: Duration = Duration::from_millis(300);
-
-/// Tries again while an error may be a passing one.
-fn retried<T, E>(attempt: &mut dyn FnMut() -> Result<T, E>, may_pass: impl Fn(&E) -> bool) -> Result<T, E> {
-    let mut left = ATTEMPTS;
-    loop {
-        left -= 1;
-        match attempt() {
-            Err(error) if left > 0 && may_pass(&error) => std::thread::sleep(PAUSE),
-            outcome => return outcome,
-        }
-    }
 }
 
 /// Says which families are served; the problems, if none is.
@@ -125,7 +106,7 @@ fn say_families(problems: &[String]) -> Result<(), String> {
 
 fn backend(family: IpFamily, settings: &Settings, choice: &Choice, turns: &Turns) -> Result<Box<dyn Backend>, String> {
     family.available().map_err(str::to_owned)?;
-    let find = &mut || SystemIptables::find(family, choice);
+    let find = || SystemIptables::find(family, choice);
     let tool = retried(find, |error| !error.is_missing()).map_err(|error| error.to_string())?;
     let tool = Box::new(tool.with_turns(turns.clone()));
     let (config, host) = (settings.proxier.clone(), Box::new(SystemHost));

@@ -106,6 +106,11 @@ fn what_cannot_be_read_is_never_healthy_and_never_a_certain_cause() {
     assert_eq!(no_flag.status.code(), Some(2));
     let said = String::from_utf8_lossy(&no_flag.stderr).into_owned();
     assert!(said.contains("unknown flag: --proxy-mode; flags of the proxy itself go behind"), "{said}");
+    // A node without a default route: nothing can be followed from outside.
+    let _ = node.lab.node().run("ip route flush default");
+    let no_route = node.run("diagnose 192.168.50.2:30081/tcp");
+    let said = String::from_utf8_lossy(&no_route.stderr).into_owned();
+    assert!(no_route.status.code() == Some(2) && said.contains("no route leads to"), "{said}");
     let no_port = node.run("diagnose 10.96.10.11");
     let said = String::from_utf8_lossy(&no_port.stderr).into_owned();
     assert!(no_port.status.code() == Some(2) && said.contains("give the port too"), "{said}");

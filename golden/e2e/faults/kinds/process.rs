@@ -152,7 +152,7 @@ pub fn faults() -> Vec<Fault> {
         },
         Fault {
             name: "log-closed",
-            injected: "a restart with a log that nobody reads: a closed pipe",
+            injected: "a restart with a log that has no reader: a closed pipe",
             when: When::WithAll,
             inject: |rig| {
                 let closed = || std::io::pipe().expect("a pipe").1.into();

@@ -7,12 +7,11 @@ use std::fmt;
 use std::io::{self, BufRead};
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread::sleep;
-use std::time::Duration;
 
 use super::command;
 use super::iptables::legacy_tables;
 use super::nftables::has_chain;
+use super::retry::retried;
 use crate::IpFamily;
 
 /// A flavour of iptables.
@@ -58,25 +57,17 @@ pub struct Choice {
     pub unread: Vec<String>,
 }
 
-/// How often the hints are looked for while one cannot be read, and the pause between two attempts.
-const ATTEMPTS: usize = 3;
-const PAUSE: Duration = Duration::from_millis(300);
-
 /// Looks for a chain with one of the names `hints` in all four mangle tables, the nf_tables ones first; without one,
 /// follows `iptables` in PATH.
 ///
 /// A table that cannot be read is tried again for up to 0.6 s, because callers keep the choice for long.
 #[must_use]
 pub fn choose(hints: &[&str]) -> Choice {
-    let mut attempt = 1;
-    loop {
+    let attempt = || {
         let choice = choose_once(&|flavour, family| hint(hints, flavour, family));
-        if choice.unread.is_empty() || attempt == ATTEMPTS {
-            return choice;
-        }
-        attempt += 1;
-        sleep(PAUSE);
-    }
+        if choice.unread.is_empty() { Ok(choice) } else { Err(choice) }
+    };
+    retried(attempt, |_| true).unwrap_or_else(|choice| choice)
 }
 
 fn choose_once(hint: &dyn Fn(Flavour, IpFamily) -> Result<Option<String>, String>) -> Choice {

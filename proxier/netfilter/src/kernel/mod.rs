@@ -25,6 +25,7 @@ mod nfacct;
 pub mod nftables;
 pub mod node;
 mod recent;
+mod retry;
 mod rules;
 mod turns;
 
@@ -42,5 +43,6 @@ pub use netlink::traffic::{Traffic, traffic};
 pub use nfacct::packet_counters;
 pub use nftables::{NftReader, NftTables, SystemNftables, delete_table, has_chain, has_table};
 pub use recent::last_seen;
+pub use retry::retried;
 pub use rules::RuleReader;
 pub use turns::{Preemption, SyncTurn, Turns};

@@ -47,7 +47,7 @@ pub enum NftError {
         /// How much there may be.
         room: usize,
     },
-    /// Another process owns the table (`flags owner`): the kernel lets nobody else change it.
+    /// Another process owns the table (`flags owner`): the kernel refuses changes by any other process.
     #[error(
         "nf_tables table {table} belongs to another process (flags owner, netlink port ID {owner}), and the kernel lets no \
          other change it: stop that process"

@@ -14,7 +14,7 @@ use crate::nft::{self, Field, Name, Operation, Set, Table};
 const HEADER: usize = 4;
 const NFT_MSG_NEWGEN: u8 = 15;
 
-/// Reads a datagram of a dump, as the readers of our own table and of anybody's do: tables, chains, rules, sets, elements.
+/// Reads a datagram of a dump, as the readers of kube-proxy's table and of all other tables do: tables, chains, rules, sets, elements.
 ///
 /// # Panics
 /// If something that decodes is another thing when it is written and decoded again.
