@@ -28,9 +28,9 @@ const LIMIT_KIB: u64 = 50 * 1024;
 const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
 /// The limit of the whole machine, raised while this lives.
-struct Raised(String);
+struct RaisedConntrackLimit(String);
 
-impl Raised {
+impl RaisedConntrackLimit {
     fn new() -> Self {
         let before = std::fs::read_to_string(MAX).expect("conntrack");
         std::fs::write(MAX, "1048576").expect("cannot raise nf_conntrack_max: run as root in the first namespace");
@@ -38,7 +38,7 @@ impl Raised {
     }
 }
 
-impl Drop for Raised {
+impl Drop for RaisedConntrackLimit {
     fn drop(&mut self) {
         let _ = std::fs::write(MAX, &self.0);
     }
@@ -130,7 +130,7 @@ fn main() {
         println!("conntrack: run it with cargo bench --bench conntrack");
         return;
     }
-    let _raised = Raised::new();
+    let _raised = RaisedConntrackLimit::new();
     let measured = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("cannot make a network namespace: run as root");
         fill();

@@ -46,7 +46,7 @@ fn main() {
     let (config, tracker) = (config(), tracker(&objects));
     let rules = rules(&config, &tracker);
     println!("{services} Services x {ENDPOINTS}: {} lines of rules; load {}", rules.lines().count(), load());
-    let _raised = (flows > 0).then(|| Raised::to(flows + flows / 8));
+    let _raised = (flows > 0).then(|| RaisedConntrackLimit::to(flows + flows / 8));
     for way in wanted.split(',') {
         let (file, config, tracker, rules) = (file.display().to_string(), &config, &tracker, &rules);
         let measured = std::thread::scope(|scope| {
@@ -260,9 +260,9 @@ fn measure(what: &str, words: &[&str]) -> Vec<u8> {
 }
 
 /// The limit of the whole machine, raised while this lives.
-struct Raised(String);
+struct RaisedConntrackLimit(String);
 
-impl Raised {
+impl RaisedConntrackLimit {
     fn to(limit: u32) -> Self {
         let before = std::fs::read_to_string(MAX).expect("conntrack");
         if before.trim().parse::<u32>().is_ok_and(|before| before < limit) {
@@ -272,7 +272,7 @@ impl Raised {
     }
 }
 
-impl Drop for Raised {
+impl Drop for RaisedConntrackLimit {
     fn drop(&mut self) {
         let _ = std::fs::write(MAX, &self.0);
     }

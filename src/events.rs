@@ -18,7 +18,7 @@ use crate::client::causes::causes;
 
 const CONTROLLER: &str = "kube-proxy";
 /// So many may wait; more are dropped.
-const MOST_WAITING: usize = 200;
+const QUEUE_CAPACITY: usize = 200;
 
 /// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,7 +31,7 @@ pub enum Regarding {
 
 /// Something to tell.
 #[derive(Clone, Debug)]
-pub struct Notice {
+pub struct PendingEvent {
     /// Whether something is wrong.
     pub warning: bool,
     /// One of kube-proxy's own reasons.
@@ -45,35 +45,35 @@ pub struct Notice {
 }
 
 enum Message {
-    Tell(Notice),
+    Publish(PendingEvent),
     /// Answered when all before it is told, or given up.
     Flush(oneshot::Sender<()>),
 }
 
 /// Where to tell it.
 #[derive(Clone, Debug)]
-pub struct Events(mpsc::Sender<Message>);
+pub struct EventSender(mpsc::Sender<Message>);
 
 /// What was told and is to be published.
-pub struct Due(mpsc::Receiver<Message>);
+pub struct EventQueue(mpsc::Receiver<Message>);
 
 /// Nothing yet. Without someone to publish, nothing comes of what is told.
-pub fn events() -> (Events, Due) {
-    let (sender, receiver) = mpsc::channel(MOST_WAITING);
-    (Events(sender), Due(receiver))
+pub fn event_queue() -> (EventSender, EventQueue) {
+    let (sender, receiver) = mpsc::channel(QUEUE_CAPACITY);
+    (EventSender(sender), EventQueue(receiver))
 }
 
-impl Events {
+impl EventSender {
     /// Has it published, some time.
-    pub fn tell(&self, notice: Notice) {
-        if let Err(error) = self.0.try_send(Message::Tell(notice)) {
+    pub fn send(&self, event_data: PendingEvent) {
+        if let Err(error) = self.0.try_send(Message::Publish(event_data)) {
             debug!("an event is not told: {error}");
         }
     }
 
     /// The proxy is at work.
     pub fn starting(&self) {
-        self.tell(Notice {
+        self.send(PendingEvent {
             warning: false,
             reason: "Starting",
             action: "StartKubeProxy",
@@ -85,21 +85,21 @@ impl Events {
     /// A port without which the proxy may not go on cannot be had.
     pub fn port_failed(&self, reason: &'static str, note: String) {
         let regarding = Regarding::Node;
-        self.tell(Notice { warning: true, reason, action: "StartKubeProxy", regarding, note });
+        self.send(PendingEvent { warning: true, reason, action: "StartKubeProxy", regarding, note });
     }
 
     /// The health checks of a Service cannot be answered.
     pub fn health_check_failed(&self, service: &NamespacedName, note: String) {
         let (reason, regarding) = ("FailedToStartServiceHealthcheck", Regarding::Service(service.clone()));
-        self.tell(Notice { warning: true, reason, action: "Listen", regarding, note });
+        self.send(PendingEvent { warning: true, reason, action: "Listen", regarding, note });
     }
 
     /// Waits until all is told, but not for long: what is said last is why the proxy ends.
     pub async fn flush(&self, limit: Duration) {
-        let (done, told) = oneshot::channel();
+        let (done, flushed) = oneshot::channel();
         let flush = async {
             if self.0.send(Message::Flush(done)).await.is_ok() {
-                let _ = told.await;
+                let _ = flushed.await;
             }
         };
         if timeout(limit, flush).await.is_err() {
@@ -110,22 +110,22 @@ impl Events {
 
 /// How hard to try.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct EventRetryPolicy {
     /// How often an event is tried while the API server cannot be reached.
-    pub tries: u32,
+    pub attempts: u32,
     /// How long between.
-    pub pause: Duration,
+    pub backoff: Duration,
     /// How long the API server may think about it.
-    pub answer: Duration,
+    pub response_timeout: Duration,
     /// How soon the same is told again, as one more of a series.
-    pub repeat: Duration,
+    pub series_window: Duration,
 }
 
-impl Default for Patience {
+impl Default for EventRetryPolicy {
     fn default() -> Self {
         // Within six minutes the recorder takes the same event for one more of a series.
         let seconds = Duration::from_secs;
-        Self { tries: 12, pause: seconds(10), answer: seconds(30), repeat: seconds(300) }
+        Self { attempts: 12, backoff: seconds(10), response_timeout: seconds(30), series_window: seconds(300) }
     }
 }
 
@@ -135,20 +135,20 @@ struct Publisher {
     recorder: Recorder,
     reporter: Reporter,
     node: String,
-    patience: Patience,
-    told: HashMap<(Regarding, &'static str), Instant>,
+    policy: EventRetryPolicy,
+    recent: HashMap<(Regarding, &'static str), Instant>,
 }
 
-impl Due {
+impl EventQueue {
     /// Publishes what is told, until nobody is left who tells. `host`: this machine's own name.
-    pub async fn publish(mut self, client: Client, node: &str, host: &str, patience: Patience) {
+    pub async fn publish(mut self, client: Client, node: &str, host: &str, policy: EventRetryPolicy) {
         let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(format!("{CONTROLLER}-{host}")) };
         let recorder = Recorder::new(client.clone(), reporter.clone());
         let mut publisher =
-            Publisher { client, recorder, reporter, node: node.to_owned(), patience, told: HashMap::new() };
+            Publisher { client, recorder, reporter, node: node.to_owned(), policy, recent: HashMap::new() };
         while let Some(message) = self.0.recv().await {
             match message {
-                Message::Tell(notice) => publisher.publish(notice).await,
+                Message::Publish(event_data) => publisher.publish(event_data).await,
                 Message::Flush(done) => {
                     let _ = done.send(());
                 }
@@ -158,30 +158,30 @@ impl Due {
 }
 
 impl Publisher {
-    async fn publish(&mut self, notice: Notice) {
+    async fn publish(&mut self, event_data: PendingEvent) {
         let now = Instant::now();
-        self.told.retain(|_, at| now.duration_since(*at) < self.patience.repeat);
-        let key = (notice.regarding.clone(), notice.reason);
-        if self.told.contains_key(&key) {
+        self.recent.retain(|_, at| now.duration_since(*at) < self.policy.series_window);
+        let key = (event_data.regarding.clone(), event_data.reason);
+        if self.recent.contains_key(&key) {
             return;
         }
-        self.told.insert(key, now);
+        self.recent.insert(key, now);
         let event = Event {
-            type_: if notice.warning { EventType::Warning } else { EventType::Normal },
-            reason: notice.reason.to_owned(),
-            note: Some(notice.note).filter(|note| !note.is_empty()),
-            action: notice.action.to_owned(),
+            type_: if event_data.warning { EventType::Warning } else { EventType::Normal },
+            reason: event_data.reason.to_owned(),
+            note: Some(event_data.note).filter(|note| !note.is_empty()),
+            action: event_data.action.to_owned(),
             secondary: None,
         };
-        self.send(&event, &self.reference(&notice.regarding)).await;
+        self.send(&event, &self.reference(&event_data.regarding)).await;
     }
 
     /// Like kube-proxy: what the server refuses is not tried again, what does not reach it is.
     async fn send(&mut self, event: &Event, regarding: &ObjectReference) {
         let mut expired = false;
-        for left in (0..self.patience.tries).rev() {
+        for left in (0..self.policy.attempts).rev() {
             let published = self.recorder.publish(event, regarding);
-            let Ok(outcome) = timeout(self.patience.answer, published).await else { continue };
+            let Ok(outcome) = timeout(self.policy.response_timeout, published).await else { continue };
             match outcome {
                 Ok(()) => return,
                 // The event that is repeated is there no more: begin anew.
@@ -201,7 +201,7 @@ impl Publisher {
                 }
                 Err(error) => {
                     debug!("cannot write the event {}, trying again: {}", event.reason, causes(&error));
-                    sleep(self.patience.pause).await;
+                    sleep(self.policy.backoff).await;
                 }
             }
         }

@@ -5,8 +5,12 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const QUICK: Patience =
-    Patience { tries: 50, pause: Duration::from_millis(20), answer: LIMIT, repeat: Duration::from_millis(1) };
+const QUICK: EventRetryPolicy = EventRetryPolicy {
+    attempts: 50,
+    backoff: Duration::from_millis(20),
+    response_timeout: LIMIT,
+    series_window: Duration::from_millis(1),
+};
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn service() -> NamespacedName {
@@ -14,15 +18,15 @@ fn service() -> NamespacedName {
 }
 
 /// A publisher at work.
-fn publishing(api: &ApiServer, patience: Patience) -> Events {
+fn publishing(api: &ApiServer, policy: EventRetryPolicy) -> EventSender {
     let client = Client::try_from(kube::Config::new(api.url().parse().expect("a URL"))).expect("a client");
-    let (events, due) = events();
-    tokio::spawn(async move { due.publish(client, "node-a", "host-a", patience).await });
+    let (events, queue) = event_queue();
+    tokio::spawn(async move { queue.publish(client, "node-a", "host-a", policy).await });
     events
 }
 
 /// The events of a reason, told so far.
-async fn told(api: &ApiServer, events: &Events, reason: &str) -> Vec<Value> {
+async fn published(api: &ApiServer, events: &EventSender, reason: &str) -> Vec<Value> {
     events.flush(LIMIT).await;
     api.all("Event").into_iter().filter(|event| event["reason"] == reason).collect()
 }
@@ -30,10 +34,10 @@ async fn told(api: &ApiServer, events: &Events, reason: &str) -> Vec<Value> {
 #[tokio::test]
 async fn they_have_kube_proxys_form() {
     let api = ApiServer::start();
-    let events = publishing(&api, Patience::default());
+    let events = publishing(&api, EventRetryPolicy::default());
     events.starting();
     events.health_check_failed(&service(), "port 30000 is taken".to_owned());
-    let starting = told(&api, &events, "Starting").await;
+    let starting = published(&api, &events, "Starting").await;
     let [starting] = &starting[..] else { panic!("{starting:?}") };
     for (field, value) in [
         ("/metadata/namespace", json!("default")),
@@ -52,7 +56,7 @@ async fn they_have_kube_proxys_form() {
     // Microseconds are what an API server wants.
     let time = starting["eventTime"].as_str().unwrap_or_default();
     assert_eq!(time.len(), "2026-11-24T22:00:00.000000Z".len(), "{time}");
-    let failed = told(&api, &events, "FailedToStartServiceHealthcheck").await;
+    let failed = published(&api, &events, "FailedToStartServiceHealthcheck").await;
     assert_eq!(failed[0]["metadata"]["namespace"], "shop");
     assert_eq!(
         failed[0]["regarding"],
@@ -68,28 +72,28 @@ async fn the_same_again_is_one_more_of_a_series() {
     let events = publishing(&api, QUICK);
     for count in 1..=3 {
         events.port_failed("FailedToStartMetricServer", format!("try {count}"));
-        let same = told(&api, &events, "FailedToStartMetricServer").await;
+        let same = published(&api, &events, "FailedToStartMetricServer").await;
         assert_eq!(same.len(), 1, "{same:?}");
         let expected = if count == 1 { Value::Null } else { json!(count) };
         assert_eq!(same[0]["series"]["count"], expected);
-        tokio::time::sleep(2 * QUICK.repeat).await;
+        tokio::time::sleep(2 * QUICK.series_window).await;
     }
     // One that the server has forgotten meanwhile begins anew.
-    let name = told(&api, &events, "FailedToStartMetricServer").await[0]["metadata"]["name"].clone();
+    let name = published(&api, &events, "FailedToStartMetricServer").await[0]["metadata"]["name"].clone();
     api.delete("Event", "default", name.as_str().unwrap_or_default());
     events.port_failed("FailedToStartMetricServer", "again".to_owned());
-    let anew = told(&api, &events, "FailedToStartMetricServer").await;
+    let anew = published(&api, &events, "FailedToStartMetricServer").await;
     assert!(anew.len() == 1 && anew[0]["metadata"]["name"] != name && anew[0]["series"].is_null(), "{anew:?}");
 }
 
 #[tokio::test]
 async fn the_same_is_not_told_too_often() {
     let api = ApiServer::start();
-    let events = publishing(&api, Patience::default());
+    let events = publishing(&api, EventRetryPolicy::default());
     for _ in 0..50 {
         events.health_check_failed(&service(), "port 30000 is taken".to_owned());
     }
-    assert_eq!(told(&api, &events, "FailedToStartServiceHealthcheck").await.len(), 1);
+    assert_eq!(published(&api, &events, "FailedToStartServiceHealthcheck").await.len(), 1);
     assert_eq!(api.requests().len(), 1);
 }
 
@@ -99,28 +103,28 @@ async fn a_server_that_is_away_is_tried_again_and_one_that_refuses_is_not() {
     let events = publishing(&api, QUICK);
     api.down();
     events.starting();
-    events.flush(5 * QUICK.pause).await;
+    events.flush(5 * QUICK.backoff).await;
     api.up();
-    assert_eq!(told(&api, &events, "Starting").await.len(), 1);
+    assert_eq!(published(&api, &events, "Starting").await.len(), 1);
     for code in [403, 500] {
         api.clear_requests();
         api.fail_next_of("Event", 1, code);
         events.port_failed("FailedToStartMetricServer", String::new());
-        assert_eq!(told(&api, &events, "FailedToStartMetricServer").await, [] as [Value; 0]);
+        assert_eq!(published(&api, &events, "FailedToStartMetricServer").await, [] as [Value; 0]);
         assert_eq!(api.requests().len(), 1);
-        tokio::time::sleep(2 * QUICK.repeat).await;
+        tokio::time::sleep(2 * QUICK.series_window).await;
     }
     // And what comes after it is told.
     events.health_check_failed(&service(), String::new());
-    assert_eq!(told(&api, &events, "FailedToStartServiceHealthcheck").await.len(), 1);
+    assert_eq!(published(&api, &events, "FailedToStartServiceHealthcheck").await.len(), 1);
 }
 
 #[tokio::test]
 async fn nobody_waits_long_for_a_server_that_does_not_answer() {
     let api = ApiServer::start();
-    let events = publishing(&api, Patience::default());
+    let events = publishing(&api, EventRetryPolicy::default());
     api.down();
-    for _ in 0..10 * MOST_WAITING {
+    for _ in 0..10 * QUEUE_CAPACITY {
         events.starting();
     }
     let start = Instant::now();

@@ -1,7 +1,7 @@
 //! The decoders of untrusted bytes as functions that fuzz targets call. Not a public interface.
 
 use crate::client::{Kubeconfig, ServerUrl};
-use crate::config::{decode, settings, to_yaml};
+use crate::config::{decode, to_yaml, validate};
 
 pub use proxier::track::{Kind, Object, Translator};
 
@@ -74,11 +74,11 @@ pub fn kubeconfig(bytes: &[u8]) {
 pub fn configuration(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
     let Ok(decoded) = decode(text) else { return };
-    let file = decoded.file.complete();
-    let _ = settings(file.clone(), "node-a");
+    let file = decoded.file.with_defaults();
+    let _ = validate(file.clone(), "node-a");
     let written = to_yaml(&file).expect("a file that was decoded can be written");
     let again = decode(&written).unwrap_or_else(|error| panic!("{error}:\n{written}"));
-    assert_eq!(to_yaml(&again.file.complete()).as_deref(), Ok(&*written));
+    assert_eq!(to_yaml(&again.file.with_defaults()).as_deref(), Ok(&*written));
 }
 
 /// Parses `--objects` YAML and translates its objects.

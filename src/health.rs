@@ -37,14 +37,14 @@ impl Clock for SystemClock {
 }
 
 #[derive(Debug)]
-struct Family {
+struct FamilyHealth {
     updated: Zoned,
     pending_since: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct State {
-    families: BTreeMap<IpFamily, Family>,
+struct HealthState {
+    families: BTreeMap<IpFamily, FamilyHealth>,
     threads: BTreeMap<IpFamily, Activity>,
     node_eligible: bool,
 }
@@ -54,20 +54,20 @@ struct State {
 pub struct Health {
     timeout: Duration,
     clock: Box<dyn Clock>,
-    state: Mutex<State>,
+    state: Mutex<HealthState>,
 }
 
 /// An answer, in kube-proxy's form and order.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Answer {
+pub struct HealthResponse {
     last_updated: String,
     current_time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     node_eligible: Option<bool>,
     healthy: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    status: BTreeMap<&'static str, FamilyAnswer>,
+    status: BTreeMap<&'static str, FamilyHealthResponse>,
     /// Whether the status is 200.
     #[serde(skip)]
     pub ok: bool,
@@ -75,7 +75,7 @@ pub struct Answer {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct FamilyAnswer {
+struct FamilyHealthResponse {
     last_updated: String,
     healthy: bool,
 }
@@ -91,11 +91,11 @@ impl Health {
 
     /// By another clock.
     pub fn with_clock(sync_period: Duration, node_eligible: bool, clock: Box<dyn Clock>) -> Self {
-        let state = State { families: BTreeMap::new(), threads: BTreeMap::new(), node_eligible };
+        let state = HealthState { families: BTreeMap::new(), threads: BTreeMap::new(), node_eligible };
         Self { timeout: 2 * sync_period, clock, state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HealthState> {
         // Nothing that holds the lock can leave half of a change behind.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,44 +119,44 @@ impl Health {
 
     /// A family's sync succeeded.
     pub fn synced(&self, family: IpFamily) {
-        let updated = Family { updated: self.clock.date(), pending_since: None };
+        let updated = FamilyHealth { updated: self.clock.date(), pending_since: None };
         self.state().families.insert(family, updated);
     }
 
     /// The Node was seen: whether load balancers should send traffic to it.
-    pub fn node(&self, eligible: bool) {
+    pub fn set_node_eligible(&self, eligible: bool) {
         self.state().node_eligible = eligible;
     }
 
     /// Whether no change of the family waits for too long, and its thread does not hang.
-    fn in_time(&self, state: &State, name: IpFamily, family: &Family) -> bool {
+    fn is_in_time(&self, state: &HealthState, name: IpFamily, family: &FamilyHealth) -> bool {
         let late = |since: Instant| self.clock.instant().saturating_duration_since(since) >= self.timeout;
         let busy_since = state.threads.get(&name).and_then(Activity::busy_since);
         !family.pending_since.is_some_and(late) && !busy_since.is_some_and(late)
     }
 
-    fn all_in_time(&self, state: &State) -> bool {
-        state.families.iter().all(|(name, family)| self.in_time(state, *name, family))
+    fn all_in_time(&self, state: &HealthState) -> bool {
+        state.families.iter().all(|(name, family)| self.is_in_time(state, *name, family))
     }
 
     /// Whether all families do their work: what `/livez` says.
-    pub fn live(&self) -> bool {
+    pub fn is_live(&self) -> bool {
         self.all_in_time(&self.state())
     }
 
     /// The answer of `/healthz`, or of `/livez`, which does not look at the Node.
-    pub fn answer(&self, with_node: bool) -> Answer {
+    pub fn response(&self, with_node: bool) -> HealthResponse {
         let state = self.state();
         let all_healthy = self.all_in_time(&state);
         let ok = all_healthy && (!with_node || state.node_eligible);
         let now = rfc3339(&self.clock.date());
         let newest = state.families.values().map(|family| &family.updated).max_by_key(|updated| updated.timestamp());
         let status = state.families.iter().map(|(name, family)| {
-            let healthy = self.in_time(&state, *name, family);
-            let answer = FamilyAnswer { last_updated: rfc3339(&family.updated), healthy };
-            (name.name(), answer)
+            let healthy = self.is_in_time(&state, *name, family);
+            let response = FamilyHealthResponse { last_updated: rfc3339(&family.updated), healthy };
+            (name.name(), response)
         });
-        Answer {
+        HealthResponse {
             last_updated: if ok { now.clone() } else { newest.map_or_else(|| NEVER.to_owned(), rfc3339) },
             current_time: now,
             node_eligible: with_node.then_some(state.node_eligible),

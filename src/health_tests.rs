@@ -39,7 +39,7 @@ fn health(node_eligible: bool) -> (Fake, Health) {
 }
 
 fn json(health: &Health, with_node: bool) -> String {
-    serde_json::to_string(&health.answer(with_node)).expect("JSON")
+    serde_json::to_string(&health.response(with_node)).expect("JSON")
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn healthz_turns_503_after_exactly_twice_the_period_and_back_with_the_next_good_
     // A later change does not make the first one younger.
     health.queued(IpFamily::V4);
     clock.pass(Duration::from_secs(40) - Duration::from_millis(1));
-    assert!(health.answer(true).ok);
+    assert!(health.response(true).ok);
     clock.pass(Duration::from_millis(1));
     assert_eq!(
         json(&health, true),
@@ -61,13 +61,13 @@ fn healthz_turns_503_after_exactly_twice_the_period_and_back_with_the_next_good_
          \"healthy\":false,\"status\":{\"IPv4\":{\"lastUpdated\":\"2026-11-21T04:00:00Z\",\"healthy\":false},\
          \"IPv6\":{\"lastUpdated\":\"2026-11-21T04:00:00Z\",\"healthy\":true}}}"
     );
-    assert!(!health.answer(false).ok && !health.live());
+    assert!(!health.response(false).ok && !health.is_live());
     clock.pass(Duration::from_secs(3600));
     health.synced(IpFamily::V4);
-    assert!(health.answer(true).ok && health.answer(false).ok && health.live());
+    assert!(health.response(true).ok && health.response(false).ok && health.is_live());
     // Without a change, no time is too long.
     clock.pass(Duration::from_secs(360_000));
-    assert!(health.answer(true).ok);
+    assert!(health.response(true).ok);
 }
 
 #[test]
@@ -80,16 +80,16 @@ fn the_node_counts_for_healthz_only_and_does_not_make_the_proxy_unhealthy() {
     );
     health.started(IpFamily::V6);
     clock.pass(Duration::from_secs(1));
-    let (healthz, livez) = (health.answer(true), health.answer(false));
-    assert!(!healthz.ok && healthz.healthy && livez.ok && health.live());
+    let (healthz, livez) = (health.response(true), health.response(false));
+    assert!(!healthz.ok && healthz.healthy && livez.ok && health.is_live());
     // At 200 the last update is now; at 503 it is that of the family that was updated last.
     assert_eq!(
         (healthz.last_updated, livez.last_updated),
         ("2026-11-21T04:00:00Z".into(), "2026-11-21T04:00:01Z".into())
     );
     assert_eq!(livez.node_eligible, None);
-    health.node(true);
-    assert!(health.answer(true).ok);
+    health.set_node_eligible(true);
+    assert!(health.response(true).ok);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_family_that_has_not_started_does_not_count() {
     let (clock, health) = health(true);
     health.queued(IpFamily::V4);
     clock.pass(10 * PERIOD);
-    assert!(health.answer(true).ok);
+    assert!(health.response(true).ok);
 }
 
 #[test]
@@ -117,14 +117,14 @@ fn thread_that_hangs_turns_both_pages_503_though_no_change_is_known_to_wait() {
     assert!(receiver.try_recv().is_err());
     // It never looks for messages again.
     clock.pass(2 * PERIOD + Duration::from_secs(1));
-    assert!(!health.answer(true).ok && !health.answer(false).ok && !health.live());
+    assert!(!health.response(true).ok && !health.response(false).ok && !health.is_live());
     assert!(receiver.try_recv().is_err());
     let waits = std::thread::spawn(move || receiver.recv(None));
     while sender.activity().busy_since().is_some() {
         std::thread::yield_now();
     }
     clock.pass(10 * PERIOD);
-    assert!(health.live(), "a thread that waits for messages does not hang");
+    assert!(health.is_live(), "a thread that waits for messages does not hang");
     drop(sender);
     assert!(waits.join().expect("it ends").is_err());
 }

@@ -55,9 +55,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(stop.status);
         }
     };
-    match version::asked(&line.flags.general.version) {
-        Ok(version::Asked::Nothing) => {}
-        Ok(version::Asked::Print(text)) => {
+    match version::parse_flag(&line.flags.general.version) {
+        Ok(version::VersionAction::Run) => {}
+        Ok(version::VersionAction::Print(text)) => {
             say(stdout(), &format!("{text}\n"));
             return ExitCode::SUCCESS;
         }

@@ -15,27 +15,14 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
-use crate::config::Settings;
-use crate::config::doubts::{self, DOUBTFUL, Doubts, Known};
-use crate::source::Families;
+use crate::config::ValidatedConfig;
+use crate::config::consistency::{self, INCONSISTENT, Inconsistencies, NodeFacts};
+use crate::source::{FamilySenders, NodeUpdate};
 
 /// How long the Node may be unknown or without addresses.
 const ADDRESS_WAIT: Duration = Duration::from_secs(30);
 /// How long, after that, it may be without networks if they are needed.
 const NETWORK_WAIT: Duration = Duration::from_secs(300);
-
-/// What happens to our own Node.
-#[derive(Clone, Debug)]
-pub enum News {
-    /// It says this now.
-    Seen(NodeInfo),
-    /// It was deleted.
-    Gone,
-    /// A list of Nodes begins or ends.
-    Mark(Change),
-    /// Objects of that kind cannot be read at the moment, and why.
-    Trouble(Kind, String),
-}
 
 /// Why the proxy cannot work on this node.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -70,8 +57,8 @@ pub enum NodeError {
 
 /// What is known of the Node.
 #[derive(Debug)]
-struct OwnNode {
-    settings: Settings,
+struct NodeTracker {
+    settings: ValidatedConfig,
     families: Vec<IpFamily>,
     known: Option<NodeInfo>,
     /// For what is still waited; `None`: for nothing.
@@ -90,16 +77,21 @@ enum Wait {
 
 /// Takes news of the Node on to the families, as long as the proxy can work with them. `families`: those that work on
 /// this host.
-pub async fn follow(settings: Settings, families: Families, mut news: UnboundedReceiver<News>) -> NodeError {
-    let mut own = OwnNode { settings, families: families.known(), known: None, wait: Some(Wait::List), trouble: None };
+pub async fn follow(
+    settings: ValidatedConfig,
+    families: FamilySenders,
+    mut news: UnboundedReceiver<NodeUpdate>,
+) -> NodeError {
+    let mut own =
+        NodeTracker { settings, families: families.known(), known: None, wait: Some(Wait::List), trouble: None };
     loop {
         let next = match own.wait {
             Some(Wait::Address(until) | Wait::Network(until)) => timeout_at(until, news.recv()).await,
             Some(Wait::List) | None => Ok(news.recv().await),
         };
         let outcome = match next {
-            Ok(Some(News::Seen(node))) => own.seen(&node).map(|()| Some(Change::Node(node))),
-            Ok(Some(News::Mark(change))) => {
+            Ok(Some(NodeUpdate::Applied(node))) => own.seen(&node).map(|()| Some(Change::Node(node))),
+            Ok(Some(NodeUpdate::ListProgress(change))) => {
                 if matches!((&change, own.wait), (Change::Listed(_) | Change::ListedInPart(_), Some(Wait::List))) {
                     own.wait = Some(Wait::Address(Instant::now() + ADDRESS_WAIT));
                     let name = &own.settings.proxier.node_name;
@@ -109,11 +101,11 @@ pub async fn follow(settings: Settings, families: Families, mut news: UnboundedR
                 }
                 Ok(Some(change))
             }
-            Ok(Some(News::Gone)) => {
+            Ok(Some(NodeUpdate::Deleted)) => {
                 info!("the Node {:?} was deleted; what was known of it holds", own.settings.proxier.node_name);
                 Ok(None)
             }
-            Ok(Some(News::Trouble(kind, said))) => {
+            Ok(Some(NodeUpdate::Failed(kind, said))) => {
                 if kind == Kind::Node {
                     own.unread(said);
                 }
@@ -130,7 +122,7 @@ pub async fn follow(settings: Settings, families: Families, mut news: UnboundedR
     }
 }
 
-impl OwnNode {
+impl NodeTracker {
     fn needs_network(&self) -> bool {
         self.settings.proxier.local_detector == LocalDetector::NodeCidr
     }
@@ -232,9 +224,9 @@ impl OwnNode {
             return Err(NodeError::Unsupported(family.name()));
         }
         let pod_cidrs = self.known.as_ref().map(|node| node.pod_cidrs.clone()).unwrap_or_default();
-        let known = Known { primary: family, dual_stack: self.families.len() > 1, pod_cidrs };
-        let Doubts { warnings, fatal } = doubts::of_node(&self.settings, &known);
-        warnings.iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
+        let known = NodeFacts { primary: family, dual_stack: self.families.len() > 1, pod_cidrs };
+        let Inconsistencies { warnings, fatal } = consistency::check_node(&self.settings, &known);
+        warnings.iter().for_each(|doubt| warn!(err = doubt, "{INCONSISTENT}"));
         fatal.map_or(Ok(()), |problem| Err(NodeError::Incorrect(problem)))
     }
 }

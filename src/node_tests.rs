@@ -8,10 +8,10 @@ use tokio::task::JoinHandle;
 use tokio::time::advance;
 
 use super::*;
-use crate::config::{self, File};
+use crate::config::{self, KubeProxyConfiguration};
 
-fn settings(local_detector: LocalDetector) -> Settings {
-    let mut settings = config::settings(File::default().complete(), "node-a").expect("valid");
+fn settings(local_detector: LocalDetector) -> ValidatedConfig {
+    let mut settings = config::validate(KubeProxyConfiguration::default().with_defaults(), "node-a").expect("valid");
     settings.proxier.local_detector = local_detector;
     settings
 }
@@ -26,15 +26,15 @@ fn info(addresses: &[&str], pod_cidrs: &[&str]) -> NodeInfo {
 
 /// A proxy on its node, with the families that work there.
 struct Running {
-    news: UnboundedSender<News>,
+    news: UnboundedSender<NodeUpdate>,
     told: Vec<Receiver>,
     end: JoinHandle<NodeError>,
 }
 
 impl Running {
-    fn new(settings: Settings, families: &[IpFamily]) -> Self {
+    fn new(settings: ValidatedConfig, families: &[IpFamily]) -> Self {
         let (news, received) = unbounded_channel();
-        let (mut all, mut told) = (Families::default(), Vec::new());
+        let (mut all, mut told) = (FamilySenders::default(), Vec::new());
         for family in families {
             let (sender, receiver) = mailbox();
             all.insert(*family, sender);
@@ -44,11 +44,11 @@ impl Running {
     }
 
     fn seen(&self, node: NodeInfo) {
-        self.news.send(News::Seen(node)).expect("it listens");
+        self.news.send(NodeUpdate::Applied(node)).expect("it listens");
     }
 
     fn listed(&self) {
-        self.news.send(News::Mark(Change::Listed(Kind::Node))).expect("it listens");
+        self.news.send(NodeUpdate::ListProgress(Change::Listed(Kind::Node))).expect("it listens");
     }
 
     /// Lets it do what it has to do.
@@ -129,7 +129,7 @@ async fn node_cidr_is_content_with_networks_that_come_in_time_and_ends_when_they
     running.pass(2 * NETWORK_WAIT).await;
     // Other facts may change at any time.
     running.seen(info(&["192.168.0.2", "fd00::2"], &["10.1.0.0/24", "10.2.0.0/24"]));
-    running.news.send(News::Gone).expect("it listens");
+    running.news.send(NodeUpdate::Deleted).expect("it listens");
     assert!(running.works().await);
     running.told().await;
     // Even the order counts, and the families do not hear of it.
@@ -195,7 +195,7 @@ async fn networks_of_the_other_family_alone_are_fatal_where_nothing_would_be_loc
 async fn a_node_that_cannot_be_read_is_waited_for_however_long_it_takes() {
     let running = Running::new(settings(LocalDetector::NodeCidr), &BOTH);
     for (kind, said) in [(Kind::Node, "403"), (Kind::Node, "403"), (Kind::Service, "403"), (Kind::Node, "500")] {
-        running.news.send(News::Trouble(kind, format!("https://h:1: {said} Forbidden: no"))).expect("it listens");
+        running.news.send(NodeUpdate::Failed(kind, format!("https://h:1: {said} Forbidden: no"))).expect("it listens");
     }
     running.pass(3600 * SECOND).await;
     assert!(running.works().await, "the right may be given at any time");

@@ -11,7 +11,7 @@ use proxier::proxier::{Observer, SyncReport};
 use proxier::track::Kind;
 
 use crate::health::Health;
-use crate::health_checks::Reports;
+use crate::health_checks::HealthCheckSender;
 use crate::metrics::Metrics;
 
 /// The observer of one family.
@@ -19,12 +19,12 @@ pub struct Reporter {
     family: IpFamily,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
-    checks: Reports,
+    checks: HealthCheckSender,
 }
 
 impl Reporter {
     /// Marks the family as started.
-    pub fn new(family: IpFamily, health: Arc<Health>, metrics: Arc<Metrics>, checks: Reports) -> Self {
+    pub fn new(family: IpFamily, health: Arc<Health>, metrics: Arc<Metrics>, checks: HealthCheckSender) -> Self {
         health.started(family);
         metrics.queued(family);
         Self { family, health, metrics, checks }

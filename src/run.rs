@@ -21,34 +21,34 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use self::backends::{Found, backends, find_backends};
+use self::backends::{DetectedBackends, detect_backends, detect_backends_in_background};
 use crate::cleanup;
 use crate::cli::Line;
 use crate::client;
-use crate::config::doubts::{self, DOUBTFUL};
-use crate::config::{self, Settings};
+use crate::config::consistency::{self, INCONSISTENT};
+use crate::config::{self, ValidatedConfig};
 use crate::config_watch::{self, ConfigWatch};
 use crate::dump;
-use crate::events::{self, Events, Patience};
+use crate::events::{self, EventRetryPolicy, EventSender};
 use crate::health::Health;
-use crate::health_checks::Reports;
+use crate::health_checks::HealthCheckSender;
 use crate::http::{Pages, RulesPage};
 use crate::inspect::{gate::Syncing, model::Model};
 use crate::logging;
 use crate::metrics::{Feature, Metrics};
 use crate::node;
 use crate::reporter::Reporter;
-use crate::servers::{Plan, Servers};
+use crate::servers::{Servers, ServersConfig};
 use crate::setup;
-use crate::source::{self, Families};
+use crate::source::{self, FamilySenders};
 use crate::stop::Stop;
 
 /// How long the API server may take for the last events.
-const LAST_EVENTS: Duration = Duration::from_secs(5);
-/// How long the syncs under way may take once the proxy is to stop. With [`SERVERS_STOP`] it is less than 10 s.
-const SYNCS_STOP: Duration = Duration::from_secs(6);
+const EVENT_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the syncs under way may take once the proxy is to stop. With [`SERVER_STOP_TIMEOUT`] it is less than 10 s.
+const SYNC_STOP_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long the answers under way may take once the proxy is to stop.
-const SERVERS_STOP: Duration = Duration::from_millis(3500);
+const SERVER_STOP_TIMEOUT: Duration = Duration::from_millis(3500);
 
 /// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does what else the flags ask for.
 ///
@@ -69,9 +69,9 @@ pub fn run(line: &Line) -> Result<(), String> {
     if flags.cleanup.0 {
         return cleanup::cleanup();
     }
-    doubts::of_configuration(&settings).iter().for_each(|doubt| warn!(err = doubt, "{DOUBTFUL}"));
+    consistency::check_config(&settings).iter().for_each(|doubt| warn!(err = doubt, "{INCONSISTENT}"));
     if flags.init_only.0 {
-        return initialise(&settings);
+        return init_only(&settings);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
@@ -82,9 +82,9 @@ pub fn run(line: &Line) -> Result<(), String> {
 }
 
 /// `--init-only`: what takes more rights than a second run, without it, will have. Needs no API server (behaviour.yaml I22).
-fn initialise(settings: &Settings) -> Result<(), String> {
+fn init_only(settings: &ValidatedConfig) -> Result<(), String> {
     setup::conntrack(settings, &mut SystemHost)?;
-    for (family, mut backend) in backends(settings)?.backends {
+    for (family, mut backend) in detect_backends(settings)?.backends {
         backend.prepare().map_err(|error| format!("{family}: {error}"))?;
         info!("{family}: System initialized and --init-only specified");
     }
@@ -92,13 +92,13 @@ fn initialise(settings: &Settings) -> Result<(), String> {
 }
 
 /// The configuration, checked, and its file, watched from now on.
-fn settings(line: &Line) -> Result<(Settings, Option<ConfigWatch>), String> {
+fn settings(line: &Line) -> Result<(ValidatedConfig, Option<ConfigWatch>), String> {
     let complete = line.complete().map_err(|error| error.to_string())?;
     let watch = match (&line.flags.general.config, complete.text) {
         (Some(path), Some(text)) => ConfigWatch::new(path, text),
         _ => None,
     };
-    let settings = config::settings(complete.file, &hostname());
+    let settings = config::validate(complete.file, &hostname());
     if let Ok(settings) = &settings {
         logging::apply(&settings.logging);
         if settings.logging.verbosity >= 1 {
@@ -115,18 +115,18 @@ fn settings(line: &Line) -> Result<(Settings, Option<ConfigWatch>), String> {
     Ok((settings, watch))
 }
 
-fn write_config(settings: &Settings, path: &Path) -> Result<(), String> {
+fn write_config(settings: &ValidatedConfig, path: &Path) -> Result<(), String> {
     let text = config::to_yaml(&settings.file)?;
     std::fs::write(path, text).map_err(|error| format!("--write-config-to {}: {error}", path.display()))?;
     info!(file = %path.display(), "Wrote configuration");
     Ok(())
 }
 
-async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> Result<(), String> {
+async fn serve(line: &Line, settings: &ValidatedConfig, watch: Option<ConfigWatch>) -> Result<(), String> {
     let flags = &line.flags.source;
     let health = Arc::new(Health::new(settings.proxier.periods.sync, flags.objects.is_some()));
     let metrics = Arc::new(metrics(settings).map_err(|error| format!("cannot make metrics: {error}"))?);
-    let (events, due) = events::events();
+    let (events, event_queue) = events::event_queue();
     // The ports open before anything can fail, so that one can ask why nothing works.
     let (syncing, model) = (Syncing::default(), Model::default());
     let plan = plan(line, settings, events.clone(), (&syncing, &model));
@@ -141,13 +141,15 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
         None => {
             let clients = client::connect(settings, &flags.master, &metrics).await?;
             let (node, host) = (settings.proxier.node_name.clone(), hostname());
-            tokio::spawn(async move { due.publish(clients.events, &node, &host, Patience::default()).await });
+            tokio::spawn(async move {
+                event_queue.publish(clients.events, &node, &host, EventRetryPolicy::default()).await
+            });
             Some(clients.objects)
         }
     };
     let found = tokio::select! {
         () = stop.wait() => return Ok(()),
-        found = find_backends(settings) => found?,
+        found = detect_backends_in_background(settings) => found?,
     };
     let (families, threads) = start_families(settings, found, &health, &metrics, reports, &syncing)?;
     setup::oom_score(settings);
@@ -163,7 +165,7 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
         error = node => Err(error.to_string()),
         failure = servers.failed() => {
             events.port_failed(failure.reason, failure.problem.clone());
-            events.flush(LAST_EVENTS).await;
+            events.flush(EVENT_FLUSH_TIMEOUT).await;
             Err(failure.problem)
         }
         message = config_watch::updated(watch) => Err(message),
@@ -171,8 +173,8 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
     // The last senders go, as those of the source have: the families finish what they are at and end.
     drop(askable);
     let joined = tokio::task::spawn_blocking(|| threads.into_iter().all(|thread| thread.join().is_ok()));
-    let ended = timeout(SYNCS_STOP, joined).await;
-    if timeout(SERVERS_STOP, servers.stop()).await.is_err() {
+    let ended = timeout(SYNC_STOP_TIMEOUT, joined).await;
+    if timeout(SERVER_STOP_TIMEOUT, servers.stop()).await.is_err() {
         warn!("Stopped without waiting for HTTP answers under way any longer");
     }
     match ended {
@@ -180,7 +182,7 @@ async fn serve(line: &Line, settings: &Settings, watch: Option<ConfigWatch>) -> 
         Ok(_) => Err("a family's thread panicked".to_owned()),
         // The kernel kills the tool when this process ends.
         Err(_) => {
-            warn!("A sync did not end within {SYNCS_STOP:?}: stopped without it, rules left as they are");
+            warn!("A sync did not end within {SYNC_STOP_TIMEOUT:?}: stopped without it, rules left as they are");
             result
         }
     }
@@ -190,7 +192,7 @@ fn hostname() -> String {
     nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn metrics(settings: &Settings) -> prometheus::Result<Metrics> {
+fn metrics(settings: &ValidatedConfig) -> prometheus::Result<Metrics> {
     let metrics = Metrics::new(settings.mode.name())?;
     let features = config::gates::KNOWN.iter().map(|gate| Feature {
         name: gate.name,
@@ -203,7 +205,7 @@ fn metrics(settings: &Settings) -> prometheus::Result<Metrics> {
 }
 
 /// `/debug/rules`, if it was asked for. It compares with what the proxy itself knows.
-fn rules_page(line: &Line, settings: &Settings, syncing: &Syncing, model: &Model) -> Option<RulesPage> {
+fn rules_page(line: &Line, settings: &ValidatedConfig, syncing: &Syncing, model: &Model) -> Option<RulesPage> {
     let (settings, begun, model, at_work) = (settings.clone(), syncing.clone(), model.clone(), syncing.clone());
     let report = Box::new(move |service: Option<&str>, json| {
         let page = dump::page(&settings, &model, &|| begun.begun(), (service, json));
@@ -213,8 +215,13 @@ fn rules_page(line: &Line, settings: &Settings, syncing: &Syncing, model: &Model
     line.flags.servers.debug_rules.0.then(|| RulesPage::new(report, move || at_work.now()))
 }
 
-fn plan(line: &Line, settings: &Settings, events: Events, (syncing, model): (&Syncing, &Model)) -> Plan {
-    Plan {
+fn plan(
+    line: &Line,
+    settings: &ValidatedConfig,
+    events: EventSender,
+    (syncing, model): (&Syncing, &Model),
+) -> ServersConfig {
+    ServersConfig {
         health: settings.healthz,
         metrics: settings.metrics,
         hard_fail: settings.bind_address_hard_fail,
@@ -234,15 +241,15 @@ fn plan(line: &Line, settings: &Settings, events: Events, (syncing, model): (&Sy
 
 /// One thread for each of them.
 fn start_families(
-    settings: &Settings,
-    Found { running, backends, turns }: Found,
+    settings: &ValidatedConfig,
+    DetectedBackends { running, backends, turns }: DetectedBackends,
     health: &Arc<Health>,
     metrics: &Arc<Metrics>,
-    reports: Reports,
+    reports: HealthCheckSender,
     syncing: &Syncing,
-) -> Result<(Families, Vec<JoinHandle<()>>), String> {
+) -> Result<(FamilySenders, Vec<JoinHandle<()>>), String> {
     let (config, began) = (&settings.proxier, Instant::now());
-    let (mut families, mut threads) = (Families::default(), Vec::new());
+    let (mut families, mut threads) = (FamilySenders::default(), Vec::new());
     for (family, backend) in backends {
         let (sender, changes) = mailbox();
         health.watch_thread(family, sender.activity());
@@ -263,7 +270,7 @@ fn start_families(
     Ok((families, threads))
 }
 
-fn address_watch(family: IpFamily, settings: &Settings) -> SystemAddressWatch {
+fn address_watch(family: IpFamily, settings: &ValidatedConfig) -> SystemAddressWatch {
     // In IPVS mode each change of a Service changes the addresses of its own device.
     let ignored = (settings.mode == Mode::Ipvs).then_some(ipvs::DEVICE);
     SystemAddressWatch::new(family, ignored, settings.proxier.periods.sync)

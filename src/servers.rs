@@ -11,38 +11,38 @@ use netfilter::kernel::descriptors;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::events::Events;
+use crate::events::EventSender;
 use crate::health::Health;
-use crate::health_checks::{Addresses, HealthCheckServers, Reports};
-use crate::http::serve::{Clients, Patience, serve};
+use crate::health_checks::{HealthCheckSender, HealthCheckServers, ListAddresses};
+use crate::http::serve::{ConnectionLimiter, ServerTimeouts, serve};
 use crate::http::{Handler, Pages, health_pages, metrics_pages};
 use crate::metrics::Metrics;
 
 /// How many clients each server may have. A connection costs up to some 20 KiB and a descriptor.
 const MAX_CLIENTS: usize = 200;
 /// Servers whose clients have a limit of their own: health, metrics, health checks of Services.
-const SERVERS: usize = 3;
+const LIMITED_SERVERS: usize = 3;
 /// Descriptors for everything else: pipes to tools, netlink, the API server, files, timers.
 const OTHER_DESCRIPTORS: usize = 128;
 
 /// How the process shares its descriptors, so that no kind of them can take those of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Descriptors {
+struct DescriptorBudget {
     clients_per_server: usize,
     health_check_sockets: usize,
 }
 
-impl Descriptors {
+impl DescriptorBudget {
     /// Shares a limit; whatever it is, each kind gets a fifth at least.
     fn share(limit: usize) -> Self {
         let clients_per_server = MAX_CLIENTS.min(limit / 5);
-        let reserved = SERVERS * clients_per_server + OTHER_DESCRIPTORS.min(limit / 5);
+        let reserved = LIMITED_SERVERS * clients_per_server + OTHER_DESCRIPTORS.min(limit / 5);
         Self { clients_per_server, health_check_sockets: limit - reserved }
     }
 }
 
 /// Where and what to serve.
-pub struct Plan {
+pub struct ServersConfig {
     /// Where health is served, if it is.
     pub health: Option<SocketAddr>,
     /// Where metrics are served, if they are.
@@ -52,9 +52,9 @@ pub struct Plan {
     /// What is told besides metrics.
     pub pages: Pages,
     /// Tells this node's addresses.
-    pub addresses: Addresses,
+    pub addresses: ListAddresses,
     /// Where to tell what goes wrong.
-    pub events: Events,
+    pub events: EventSender,
 }
 
 /// A port that had to be had and could not.
@@ -69,18 +69,18 @@ pub struct PortFailure {
 /// Servers at work.
 pub struct Servers {
     pages: JoinSet<Result<Infallible, PortFailure>>,
-    clients: Vec<Arc<Clients>>,
+    clients: Vec<Arc<ConnectionLimiter>>,
     checks: JoinHandle<()>,
 }
 
 impl Servers {
     /// Starts all; the second value takes what syncs report of health checks.
-    pub fn start(plan: Plan, health: &Arc<Health>, metrics: &Arc<Metrics>) -> (Self, Reports) {
+    pub fn start(plan: ServersConfig, health: &Arc<Health>, metrics: &Arc<Metrics>) -> (Self, HealthCheckSender) {
         let (mut pages, mut clients) = (JoinSet::new(), Vec::new());
-        let descriptors = Descriptors::share(descriptors::limit());
+        let descriptors = DescriptorBudget::share(descriptors::limit());
         let mut add = |name: &'static str, reason, address: Option<SocketAddr>, handler: Handler| {
             let Some(address) = address else { return };
-            let own = Clients::new(descriptors.clients_per_server, Patience::default());
+            let own = ConnectionLimiter::new(descriptors.clients_per_server, ServerTimeouts::default());
             clients.push(own.clone());
             pages.spawn(async move {
                 let served = serve(name, address, handler, own, plan.hard_fail).await;
@@ -93,7 +93,7 @@ impl Servers {
         let (sender, reports) = mpsc::unbounded_channel();
         // Where health is not asked for, nothing says that the proxy is not well (behaviour.yaml I3).
         let health = plan.health.map(|_| health.clone());
-        let own = Clients::new(descriptors.clients_per_server, Patience::default());
+        let own = ConnectionLimiter::new(descriptors.clients_per_server, ServerTimeouts::default());
         let checks = HealthCheckServers::new(
             health,
             plan.addresses,
@@ -123,7 +123,7 @@ impl Servers {
         self.pages.shutdown().await;
         let _ = self.checks.await;
         for clients in self.clients {
-            clients.leave().await;
+            clients.drain().await;
         }
     }
 }
@@ -135,11 +135,11 @@ mod tests {
     #[test]
     fn descriptors_of_any_limit_are_shared_without_using_more_than_there_are() {
         for limit in [0, 5, 64, 256, 1024, 20_000, usize::MAX] {
-            let Descriptors { clients_per_server, health_check_sockets } = Descriptors::share(limit);
-            assert!(SERVERS * clients_per_server + health_check_sockets <= limit, "{limit}");
+            let DescriptorBudget { clients_per_server, health_check_sockets } = DescriptorBudget::share(limit);
+            assert!(LIMITED_SERVERS * clients_per_server + health_check_sockets <= limit, "{limit}");
             assert!(clients_per_server >= MAX_CLIENTS.min(limit / 5) && health_check_sockets >= limit / 5, "{limit}");
         }
-        let usual = Descriptors { clients_per_server: 200, health_check_sockets: 296 };
-        assert_eq!(Descriptors::share(1024), usual);
+        let usual = DescriptorBudget { clients_per_server: 200, health_check_sockets: 296 };
+        assert_eq!(DescriptorBudget::share(1024), usual);
     }
 }

@@ -7,13 +7,13 @@ use netfilter::kernel::{Host, cpus, set_oom_score};
 use proxier::tuning;
 use tracing::{info, warn};
 
-use crate::config::Settings;
+use crate::config::ValidatedConfig;
 
 /// Sets conntrack's sysctls. Where they may not be set, the proxy goes on: kube-proxy would end.
 ///
 /// # Errors
 /// A value that the kernel takes nowhere.
-pub fn conntrack(settings: &Settings, host: &mut dyn Host) -> Result<(), String> {
+pub fn conntrack(settings: &ValidatedConfig, host: &mut dyn Host) -> Result<(), String> {
     let unfulfilled = tuning::apply(&settings.conntrack, cpus(), host);
     let unfulfilled = unfulfilled
         .map_err(|error| format!("could not set conntrack parameters from kube-proxy configuration: {error}"))?;
@@ -22,7 +22,7 @@ pub fn conntrack(settings: &Settings, host: &mut dyn Host) -> Result<(), String>
 }
 
 /// Has the kernel spare this process when memory runs out.
-pub fn oom_score(settings: &Settings) {
+pub fn oom_score(settings: &ValidatedConfig) {
     if let Err(error) = set_oom_score(settings.oom_score_adj) {
         info!("oomScoreAdj: it cannot be set to {}: {error}", settings.oom_score_adj);
     }

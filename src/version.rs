@@ -7,9 +7,9 @@ pub const KUBERNETES: &str = "v1.36.2";
 
 /// What `--version` asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum VersionAction {
     /// To run.
-    Nothing,
+    Run,
     /// To print this and end.
     Print(String),
 }
@@ -18,16 +18,16 @@ pub enum Asked {
 ///
 /// # Errors
 /// A version that this one cannot claim to be.
-pub fn asked(value: &str) -> Result<Asked, String> {
+pub fn parse_flag(value: &str) -> Result<VersionAction, String> {
     match value {
-        "false" | "0" | "f" | "F" | "FALSE" | "False" => Ok(Asked::Nothing),
-        "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok(Asked::Print(format!("Kubernetes {KUBERNETES}"))),
-        "raw" => Ok(Asked::Print(raw())),
+        "false" | "0" | "f" | "F" | "FALSE" | "False" => Ok(VersionAction::Run),
+        "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok(VersionAction::Print(format!("Kubernetes {KUBERNETES}"))),
+        "raw" => Ok(VersionAction::Print(raw())),
         // kube-proxy lets a distribution add its own mark to the release.
         claimed
             if claimed.strip_prefix(KUBERNETES).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '+'])) =>
         {
-            Ok(Asked::Nothing)
+            Ok(VersionAction::Run)
         }
         other => Err(format!(
             "invalid argument {other:?} for \"--version\" flag: it is true, false, raw, or {KUBERNETES} with an addition \
@@ -65,18 +65,18 @@ mod tests {
 
     #[test]
     fn the_version_is_printed_as_an_official_build_prints_it() {
-        assert_eq!(asked("true"), Ok(Asked::Print("Kubernetes v1.36.2".to_owned())));
-        assert_eq!(asked("false"), Ok(Asked::Nothing));
-        let raw = asked("raw").expect("a version");
-        let Asked::Print(raw) = raw else { panic!("{raw:?}") };
+        assert_eq!(parse_flag("true"), Ok(VersionAction::Print("Kubernetes v1.36.2".to_owned())));
+        assert_eq!(parse_flag("false"), Ok(VersionAction::Run));
+        let raw = parse_flag("raw").expect("a version");
+        let VersionAction::Print(raw) = raw else { panic!("{raw:?}") };
         assert!(raw.starts_with("version.Info{Major:\"1\", Minor:\"36\","), "{raw}");
     }
 
     #[test]
     fn only_this_release_may_be_claimed() {
-        assert_eq!(asked("v1.36.2-mine.1"), Ok(Asked::Nothing));
+        assert_eq!(parse_flag("v1.36.2-mine.1"), Ok(VersionAction::Run));
         for other in ["v1.36.20", "v1.35.2", "perhaps", ""] {
-            assert!(asked(other).is_err(), "{other}");
+            assert!(parse_flag(other).is_err(), "{other}");
         }
     }
 }

@@ -18,17 +18,17 @@ use crate::Options;
 use crate::process::{self, Cpu};
 
 /// How long the proxy and the server must be idle for a start to be over.
-const IDLE: Duration = Duration::from_secs(2);
+const IDLE_TIME: Duration = Duration::from_secs(2);
 /// Between two attempts to connect.
-const PAUSE: Duration = Duration::from_millis(5);
+const CONNECT_PAUSE: Duration = Duration::from_millis(5);
 /// A connection to an address that no rule handles takes longer.
-const CONNECT: Duration = Duration::from_millis(50);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(50);
 /// The table that counts the server's bytes.
 const TABLE: &str = "attached-bench";
 
 /// What one start cost.
 #[derive(Debug)]
-pub struct Figures {
+pub struct AttachFigures {
     cold: Duration,
     cpu: Cpu,
     /// Kilobytes: resident, and at most.
@@ -39,13 +39,13 @@ pub struct Figures {
     requests: f64,
 }
 
-impl Figures {
+impl AttachFigures {
     /// The head of the table whose rows they print as.
     pub const HEADER: &str = "| cold start to traffic | CPU: proxy + tools | resident (peak) | server CPU | bytes from the server \
         | requests |\n|---|---|---|---|---|---|";
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for AttachFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (now, peak) = (self.memory.0 as f64 / 1e3, self.memory.1 as f64 / 1e3);
         write!(f, "| {:.2} s ", self.cold.as_secs_f64())?;
@@ -59,7 +59,7 @@ impl fmt::Display for Figures {
 ///
 /// # Errors
 /// What is missing in the environment, or no traffic in time.
-pub fn measure(options: &Options) -> Result<Figures, String> {
+pub fn measure(options: &Options) -> Result<AttachFigures, String> {
     let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
     let parse = |name: &str, text: &str| text.parse().map_err(|error| format!("{name}: {text}: {error}"));
     let server: u32 = variable("SERVER_PID")?.parse().map_err(|error| format!("SERVER_PID: {error}"))?;
@@ -77,7 +77,7 @@ pub fn measure(options: &Options) -> Result<Figures, String> {
     let pid = proxy.0.id();
     wait_idle(&[pid, server], options.limit);
     let (_, metrics) = get(METRICS, "/metrics").map_err(|error| format!("{METRICS}: {error}"))?;
-    Ok(Figures {
+    Ok(AttachFigures {
         cold,
         cpu: Cpu::of(pid),
         memory: process::memory(pid),
@@ -121,13 +121,13 @@ fn wait_for_traffic(
     deadline: Instant,
 ) -> Result<Instant, String> {
     while Instant::now() < deadline {
-        if TcpStream::connect_timeout(&probe, CONNECT).is_ok() && pods.iter().any(|pod| pod.accept().is_ok()) {
+        if TcpStream::connect_timeout(&probe, CONNECT_TIMEOUT).is_ok() && pods.iter().any(|pod| pod.accept().is_ok()) {
             return Ok(Instant::now());
         }
         if !matches!(proxy.try_wait(), Ok(None)) {
             return Err("the proxy ended; its log is in attached-bench.log".to_owned());
         }
-        sleep(PAUSE);
+        sleep(CONNECT_PAUSE);
     }
     Err("no traffic in time; the proxy's log is in attached-bench.log".to_owned())
 }
@@ -135,7 +135,7 @@ fn wait_for_traffic(
 fn wait_idle(pids: &[u32], limit: Duration) {
     let used = || pids.iter().map(|pid| Cpu::of(*pid).own).sum::<Duration>();
     let (mut last, mut since, begun) = (used(), Instant::now(), Instant::now());
-    while since.elapsed() < IDLE && begun.elapsed() < limit {
+    while since.elapsed() < IDLE_TIME && begun.elapsed() < limit {
         sleep(Duration::from_millis(100));
         let now = used();
         // An idle API server uses a little.

@@ -15,24 +15,24 @@ use crate::process::{self, Cpu};
 use crate::rig::Rig;
 
 /// Changes a second.
-const RATE: u32 = 20;
+const CHANGES_PER_SECOND: u32 = 20;
 /// From the end of one fault's repair to the next fault.
 const FAULT_PAUSE: Duration = Duration::from_secs(10);
 /// How long the repair of a fault may take.
 const REPAIR_LIMIT: Duration = Duration::from_secs(180);
 /// From one sample to the next.
-const SAMPLE_EVERY: Duration = Duration::from_secs(2);
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 /// How much more memory the last quarter may have at its peak than the second quarter at its peak.
-const MEMORY_GROWTH: f64 = 1.1;
+const MAX_MEMORY_GROWTH: f64 = 1.1;
 /// How many descriptors or threads more the last quarter may have at its peak: requests that happen to be open.
-const COUNT_GROWTH: u64 = 8;
+const MAX_COUNT_GROWTH: u64 = 8;
 /// How many Services are deleted and made again at a time.
 const REPLACED: u32 = 100;
 
 /// A fault or reload: its name, and what does it.
-type Kind = (&'static str, fn(&Rig));
+type FaultKind = (&'static str, fn(&Rig));
 
-const KINDS: [Kind; 12] = [
+const FAULTS: [FaultKind; 12] = [
     ("nft flush ruleset", |rig| drop(rig.netns().run("nft flush ruleset"))),
     ("watches end", |rig| rig.api().end_watches(End::Clean)),
     ("watches reset", |rig| rig.api().end_watches(End::Reset)),
@@ -123,7 +123,7 @@ impl fmt::Display for Sample {
 
 /// What an endurance run showed.
 #[derive(Debug)]
-pub struct Figures {
+pub struct EnduranceFigures {
     services: u32,
     seconds: u64,
     changes: u32,
@@ -140,12 +140,12 @@ pub struct Figures {
 ///
 /// # Errors
 /// A fault that was not repaired in time, or growth.
-pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<Figures, String> {
+pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<EnduranceFigures, String> {
     rig.wait_for_traffic()?;
     rig.wait_idle();
     let (pid, begun) = (rig.pid(), Instant::now());
     let (before, end) = (Cpu::of(pid), begun + Duration::from_secs(seconds.into()));
-    let mut figures = Figures {
+    let mut figures = EnduranceFigures {
         services,
         seconds: seconds.into(),
         changes: 0,
@@ -155,7 +155,7 @@ pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<Figures, String
         idle: Sample::default(),
         cpu: before,
     };
-    for (name, fault) in KINDS.into_iter().cycle() {
+    for (name, fault) in FAULTS.into_iter().cycle() {
         figures.change_until((Instant::now() + FAULT_PAUSE).min(end), rig, services);
         if Instant::now() >= end {
             break;
@@ -174,23 +174,23 @@ pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<Figures, String
     if problems.is_empty() { Ok(figures) } else { Err(format!("{figures}\n{}", problems.join("\n"))) }
 }
 
-impl Figures {
+impl EnduranceFigures {
     /// The head of the table whose rows they print as.
     pub const HEADER: &str = "| services x 10 | minutes | changes | faults and reloads | slowest repair | 2nd quarter, at most \
         | last quarter, at most | idle at the end | CPU: proxy + tools |\n|---|---|---|---|---|---|---|---|---|";
 
-    /// Changes slices at [`RATE`] and takes samples.
+    /// Changes slices at [`CHANGES_PER_SECOND`] and takes samples.
     fn change_until(&mut self, end: Instant, rig: &Rig, services: u32) {
         let mut sampled = Instant::now();
         while Instant::now() < end {
             // Far apart, so that no two of one sync are neighbours.
             change(rig.api(), self.changes.wrapping_mul(7919) % services);
             self.changes += 1;
-            if sampled.elapsed() >= SAMPLE_EVERY {
+            if sampled.elapsed() >= SAMPLE_INTERVAL {
                 self.samples.push(Sample::of(rig.pid()));
                 sampled = Instant::now();
             }
-            sleep(Duration::from_secs(1) / RATE);
+            sleep(Duration::from_secs(1) / CHANGES_PER_SECOND);
         }
     }
 
@@ -212,13 +212,13 @@ impl Figures {
     fn growth(&self) -> Vec<String> {
         let (early, late) = (self.quarter(1), self.quarter(3));
         let mut problems = Vec::new();
-        if late.memory as f64 > early.memory as f64 * MEMORY_GROWTH {
+        if late.memory as f64 > early.memory as f64 * MAX_MEMORY_GROWTH {
             problems.push(format!("memory grew from {} to {} kB", early.memory, late.memory));
         }
         for (what, early, late) in
             [("descriptors", early.descriptors, late.descriptors), ("threads", early.threads, late.threads)]
         {
-            if late > early + COUNT_GROWTH {
+            if late > early + MAX_COUNT_GROWTH {
                 problems.push(format!("{what} grew from {early} to {late}"));
             }
         }
@@ -226,7 +226,7 @@ impl Figures {
     }
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for EnduranceFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "| {} | {:.0} | {} | {} ", self.services, self.seconds as f64 / 60.0, self.changes, self.faults)?;
         write!(f, "| {:.1} s ({}) ", self.slowest.0.as_secs_f64(), self.slowest.1)?;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use golden::flavour::Flavour;
 
-use self::rig::{Figures, Rig};
+use self::rig::{Rig, RigFigures};
 
 fn main() {
     // `cargo test --all-targets` runs benches too, but without this argument.
@@ -25,19 +25,20 @@ fn main() {
         return;
     }
     let mut options = Options::from_env();
-    for (name, header, run) in
-        [("soak", soak::Figures::HEADER, soak as Long), ("endurance", endurance::Figures::HEADER, endure as Long)]
-    {
+    for (name, header, run) in [
+        ("soak", soak::SoakFigures::HEADER, soak as Long),
+        ("endurance", endurance::EnduranceFigures::HEADER, endure as Long),
+    ] {
         if std::env::args().any(|argument| argument == name) {
             return long(&mut options, header, run);
         }
     }
     if std::env::args().any(|argument| argument == "attached") {
-        println!("{}", attached::Figures::HEADER);
+        println!("{}", attached::AttachFigures::HEADER);
         println!("{}", attached::measure(&options).map_or_else(|why| why, |figures| figures.to_string()));
         return;
     }
-    println!("{}", Figures::HEADER);
+    println!("{}", RigFigures::HEADER);
     for flavour in &options.flavours {
         for &services in &options.services {
             let outcome = Rig::start(&options, *flavour, services).and_then(|mut rig| rig.measure());

@@ -1,6 +1,6 @@
 //! One measurement: a namespace, an API server in it, a proxy, and changes.
 //!
-//! In: a binary, a flavour, a size. Out: [`Figures`]. Must not know: the proxy's insides.
+//! In: a binary, a flavour, a size. Out: [`RigFigures`]. Must not know: the proxy's insides.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ use crate::process::{self, Cpu};
 use crate::traffic::Pods;
 
 /// How long a change may take.
-const CHANGE_LIMIT: Duration = Duration::from_secs(60);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long nothing may happen for the proxy to be taken for idle.
 const IDLE: Duration = Duration::from_millis(1500);
 /// How long the processor is left to the proxy between some attempts to connect.
@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(150);
 #[derive(Debug)]
 pub struct Rig {
     // the order is the order of dropping: the proxy ends before its server and namespace go
-    proxy: Running,
+    proxy: ProxyProcess,
     api: ApiServer,
     pods: Pods,
     netns: Netns,
@@ -47,7 +47,7 @@ pub struct Rig {
 
 /// What was measured.
 #[derive(Debug)]
-pub struct Figures {
+pub struct RigFigures {
     services: u32,
     label: String,
     cold: Duration,
@@ -77,7 +77,7 @@ impl Rig {
         api.encode_all();
         let dir = Folder::new(flavour)?;
         let started = Instant::now();
-        let proxy = Running::start(&netns, &api, dir, options)?;
+        let proxy = ProxyProcess::start(&netns, &api, dir, options)?;
         let (limit, changes) = (options.limit, options.changes);
         Ok(Self { proxy, api, pods, netns, started, limit, changes, services, label: options.label(flavour) })
     }
@@ -110,7 +110,7 @@ impl Rig {
     }
 
     /// Measures everything, once.
-    pub fn measure(&mut self) -> Result<Figures, String> {
+    pub fn measure(&mut self) -> Result<RigFigures, String> {
         let cold = self.wait_for_traffic()? - self.started;
         self.wait_idle();
         let pid = self.pid();
@@ -120,7 +120,7 @@ impl Rig {
             let turn = change as usize % 2;
             self.api.apply(load::slice(turn));
             let written = Instant::now();
-            let reached = self.wait(turn, written + CHANGE_LIMIT, CHANGE_PAUSE);
+            let reached = self.wait(turn, written + CHANGE_TIMEOUT, CHANGE_PAUSE);
             let reached = reached.ok_or_else(|| format!("change {change} never came; {}", self.proxy.last_words()))?;
             latencies.push(reached - written);
             sleep(PAUSE);
@@ -130,7 +130,7 @@ impl Rig {
         let change_cpu = Cpu::of(pid).since(cold_cpu);
         let (services, label) = (self.services, self.label.clone());
         let changed = process::memory(pid);
-        Ok(Figures { services, label, cold, cold_cpu, loaded, latencies, change_cpu, changed })
+        Ok(RigFigures { services, label, cold, cold_cpu, loaded, latencies, change_cpu, changed })
     }
 
     fn wait(&mut self, turn: usize, deadline: Instant, pause: Duration) -> Option<Instant> {
@@ -155,12 +155,12 @@ impl Rig {
 
 /// The proxy's process, killed when dropped.
 #[derive(Debug)]
-struct Running {
+struct ProxyProcess {
     child: Child,
     dir: Folder,
 }
 
-impl Running {
+impl ProxyProcess {
     fn start(netns: &Netns, api: &ApiServer, dir: Folder, options: &Options) -> Result<Self, String> {
         let log = File::create(dir.0.join("log")).map_err(|error| error.to_string())?;
         let path = format!("{}:{}", dir.0.display(), std::env::var("PATH").unwrap_or_default());
@@ -180,7 +180,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for ProxyProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -214,14 +214,14 @@ impl Drop for Folder {
     }
 }
 
-impl Figures {
+impl RigFigures {
     /// The head of the table whose rows they print as.
     pub const HEADER: &str = "| services x 10 | rules | cold start to traffic | CPU: proxy + tools | resident (peak) \
         | one change p50, p99 (max) | CPU per change: proxy + tools | resident after (peak) |\n\
         |---|---|---|---|---|---|---|---|";
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for RigFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let count = u32::try_from(self.latencies.len()).unwrap_or(u32::MAX).max(1);

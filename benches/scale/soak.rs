@@ -14,18 +14,18 @@ use crate::process::{self, Cpu};
 use crate::rig::Rig;
 
 /// Changes a second.
-const RATE: u32 = 100;
+const CHANGES_PER_SECOND: u32 = 100;
 /// How long after the last change all must be done.
-const PATIENCE: Duration = Duration::from_secs(60);
+const COMPLETION_TIMEOUT: Duration = Duration::from_secs(60);
 /// From when on memory must not grow.
-const SETTLED: usize = 10;
+const SETTLE_SECONDS: usize = 10;
 /// How much more than at most in the ten seconds after that there may be at least in the last ten. All rules are read
 /// back now and then, and meanwhile changes wait: what that took is given back, but not to the last page.
-const SLACK: f64 = 1.1;
+const MAX_MEMORY_GROWTH: f64 = 1.1;
 
 /// What a soak showed.
 #[derive(Debug)]
-pub struct Figures {
+pub struct SoakFigures {
     services: u32,
     changes: u32,
     /// Resident kilobytes, each second.
@@ -40,35 +40,39 @@ pub struct Figures {
 ///
 /// # Errors
 /// Everything that is not as it should be.
-pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<Figures, String> {
+pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<SoakFigures, String> {
     rig.wait_for_traffic()?;
     rig.wait_idle();
     let scrape = || rig.netns().enter(|| get(METRICS, "/metrics")).map(|(_, text)| text).map_err(|e| e.to_string());
     let account = Account::open(scrape()?);
     let (pid, before) = (rig.pid(), Cpu::of(rig.pid()));
-    let (begun, changes, mut memory) = (Instant::now(), RATE * seconds, Vec::new());
+    let (begun, changes, mut memory) = (Instant::now(), CHANGES_PER_SECOND * seconds, Vec::new());
     for number in 0..changes {
         // Far apart, so that no two of one sync are neighbours.
         change(rig.api(), number * 7919 % services);
-        if number % RATE == RATE - 1 {
+        if number % CHANGES_PER_SECOND == CHANGES_PER_SECOND - 1 {
             memory.push(process::memory(pid).0);
         }
-        sleep((begun + Duration::from_secs(1) / RATE * (number + 1)).saturating_duration_since(Instant::now()));
+        sleep(
+            (begun + Duration::from_secs(1) / CHANGES_PER_SECOND * (number + 1))
+                .saturating_duration_since(Instant::now()),
+        );
     }
     let (sent, mut after) = (Instant::now(), scrape()?);
     while !account.is_done(&after, changes) {
-        if sent.elapsed() > PATIENCE {
+        if sent.elapsed() > COMPLETION_TIMEOUT {
             let differences = account.differences(&after, changes).join("\n");
-            return Err(format!("not done {PATIENCE:?} after the last change:\n{differences}"));
+            return Err(format!("not done {COMPLETION_TIMEOUT:?} after the last change:\n{differences}"));
         }
         sleep(Duration::from_millis(50));
         after = scrape()?;
     }
     let late = sent.elapsed();
     let mut problems = account.differences(&after, changes);
-    let (settled, last) = (memory.iter().skip(SETTLED).take(SETTLED), memory.iter().rev().take(SETTLED));
+    let (settled, last) =
+        (memory.iter().skip(SETTLE_SECONDS).take(SETTLE_SECONDS), memory.iter().rev().take(SETTLE_SECONDS));
     let (early, end) = (settled.max().copied().unwrap_or_default(), last.min().copied().unwrap_or_default());
-    if end as f64 > early as f64 * SLACK {
+    if end as f64 > early as f64 * MAX_MEMORY_GROWTH {
         problems.push(format!("memory grew from {early} kB to {end} kB: {memory:?}"));
     }
     let growth = |name: &str| account.growth(&after, &format!("kubeproxy_{name}"));
@@ -79,17 +83,17 @@ pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<Figures, String
     if (told / found - 1.0).abs() > 0.1 {
         problems.push(format!("process_resident_memory_bytes says {told} kB, the kernel {found} kB"));
     }
-    let figures = Figures { services, changes, memory, cpu, syncs, latency, late };
+    let figures = SoakFigures { services, changes, memory, cpu, syncs, latency, late };
     if problems.is_empty() { Ok(figures) } else { Err(format!("{figures}\n{}", problems.join("\n"))) }
 }
 
-impl Figures {
+impl SoakFigures {
     /// The head of the table whose rows they print as.
     pub const HEADER: &str = "| services x 10 | changes (100/s) | syncs | mean programming latency | done after the last change \
         | CPU: proxy + tools | resident after 1, 10, 20 s, at the end (peak) |\n|---|---|---|---|---|---|---|";
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for SoakFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = |second: usize| self.memory.get(second - 1).copied().unwrap_or_default() as f64 / 1e3;
         write!(f, "| {} | {} | {} | {:.0} ms ", self.services, self.changes, self.syncs, self.latency * 1e3)?;

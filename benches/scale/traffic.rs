@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::load::{CLUSTER_IP, ENDPOINTS, PORT};
 
 /// A connection on the loopback device that takes longer has met no rule.
-const CONNECT: Duration = Duration::from_millis(100);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The pods behind the two endpoints that take turns.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Pods {
     ) -> Option<Instant> {
         let address = SocketAddr::from((CLUSTER_IP, 80));
         for attempt in 0_u32.. {
-            let connected = TcpStream::connect_timeout(&address, CONNECT).is_ok();
+            let connected = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).is_ok();
             let now = Instant::now();
             if connected && self.accepted(turn) {
                 return Some(now);

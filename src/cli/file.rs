@@ -1,13 +1,13 @@
 //! The configuration that a command line stands for: a file's, or one made of flags.
 //!
-//! In: a [`Line`]. Out: a complete [`File`] and what is to be said about it. Must not know: what is allowed.
+//! In: a [`Line`]. Out: a complete [`KubeProxyConfiguration`] and what is to be said about it. Must not know: what is allowed.
 //! Beside `--config`, flags count as with kube-proxy: those of the log, `--hostname-override` and `--master`.
 
 use std::net::IpAddr;
 
 use crate::config::file::{ClientConnection, Conntrack, DetectLocal, Iptables, Ipvs, Nftables};
 use crate::config::logging::{FlushFrequency, LoggingFile, LoggingOptions, OutputRouting};
-use crate::config::{self, ConfigError, DISABLED, File};
+use crate::config::{self, ConfigError, DISABLED, KubeProxyConfiguration};
 
 use super::Line;
 use super::flags::{Flags, Logs};
@@ -51,7 +51,7 @@ const WINDOWS: &[&str] = &[
 #[derive(Debug)]
 pub struct Complete {
     /// All fields.
-    pub file: File,
+    pub file: KubeProxyConfiguration,
     /// The text of the configuration file, if there is one.
     pub text: Option<String>,
     /// What strict reading minds in the configuration file; empty: nothing.
@@ -80,7 +80,7 @@ impl Line {
                 return Err(ConfigError::Hostname);
             }
         }
-        Ok(Complete { file: file.complete(), text, strict_errors, warnings: self.warnings() })
+        Ok(Complete { file: file.with_defaults(), text, strict_errors, warnings: self.warnings() })
     }
 
     /// Notes for whoever uses flags that will be gone.
@@ -103,12 +103,12 @@ impl Line {
     }
 
     /// What the flags say, without a file.
-    fn file(&self) -> File {
+    fn file(&self) -> KubeProxyConfiguration {
         let Flags { general, source, rules, conntrack, servers, .. } = &self.flags;
         let [health, metrics] = config::usual_hosts(&rules.bind_address);
         let mut logging = LoggingFile::default();
         self.add_logs(&self.flags.logs, &mut logging);
-        File {
+        KubeProxyConfiguration {
             feature_gates: general.feature_gates.0.clone(),
             client_connection: ClientConnection {
                 kubeconfig: source.kubeconfig.clone(),
@@ -146,7 +146,7 @@ impl Line {
                 udp_stream_timeout: conntrack.conntrack_udp_timeout_stream,
             },
             config_sync_period: Some(source.config_sync_period),
-            ..File::default()
+            ..KubeProxyConfiguration::default()
         }
     }
 

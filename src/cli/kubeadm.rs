@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use proxier::model::{LocalDetector, Mode, NodePortAddresses};
 
 use super::*;
-use crate::config::{Settings, doubts, settings};
+use crate::config::{ValidatedConfig, consistency, validate};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/kubeadm")
 }
 
 /// The settings that a node of such a cluster has; there is nothing to say about them.
-fn of_cluster(kind: &str) -> Settings {
+fn of_cluster(kind: &str) -> ValidatedConfig {
     let config = folder().join(format!("{kind}.conf"));
     let arguments = std::fs::read_to_string(folder().join("arguments.txt")).expect("arguments");
     let arguments = arguments.replace("/var/lib/kube-proxy/config.conf", &config.to_string_lossy());
@@ -23,7 +23,7 @@ fn of_cluster(kind: &str) -> Settings {
     assert_eq!(line.deprecations(), Vec::<String>::new());
     let complete = line.complete().expect("a configuration");
     assert_eq!((complete.strict_errors, complete.warnings), (Vec::new(), Vec::new()), "{kind}");
-    let settings = settings(complete.file, "host").unwrap_or_else(|error| panic!("{kind}: {error}"));
+    let settings = validate(complete.file, "host").unwrap_or_else(|error| panic!("{kind}: {error}"));
     assert_eq!(settings.warnings, Vec::<String>::new(), "{kind}");
     settings
 }
@@ -50,7 +50,7 @@ fn a_plain_cluster_is_one_of_defaults() {
     assert_eq!(std::mem::take(&mut file.cluster_cidr), "10.244.0.0/16");
     assert_eq!(std::mem::take(&mut file.client_connection.kubeconfig), "/var/lib/kube-proxy/kubeconfig.conf");
     assert_eq!(std::mem::take(&mut file.hostname_override), "node-a");
-    assert_eq!(file, crate::config::File::default().complete());
+    assert_eq!(file, crate::config::KubeProxyConfiguration::default().with_defaults());
 }
 
 #[test]
@@ -65,6 +65,6 @@ fn each_kind_of_cluster_has_what_it_asked_for() {
     };
     assert_eq!(nets.len(), 2);
     // The one thing to be said, as kube-proxy says it.
-    assert_eq!(doubts::of_configuration(&of_cluster("plain")).len(), 1);
-    assert_eq!(doubts::of_configuration(&nftables).len(), 0);
+    assert_eq!(consistency::check_config(&of_cluster("plain")).len(), 1);
+    assert_eq!(consistency::check_config(&nftables).len(), 0);
 }

@@ -1,6 +1,6 @@
 //! The command line.
 //!
-//! In: arguments. Out: [`Line`]: a command, [`Flags`], and the [`File`](crate::config::File) that they stand for.
+//! In: arguments. Out: [`Line`]: a command, [`Flags`], and the [`KubeProxyConfiguration`](crate::config::KubeProxyConfiguration) that they stand for.
 //! Must not know: how commands are done. Names may have `_` for `-`, switches may be `--switch=true`.
 
 mod errors;

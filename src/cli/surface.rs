@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::*;
-use crate::config::File;
+use crate::config::KubeProxyConfiguration;
 use crate::tests_named::check_words;
 
 #[derive(Debug, Deserialize)]
@@ -47,7 +47,7 @@ fn line(flags: &[&str]) -> Line {
     parse(std::iter::once("kube-proxy".to_owned()).chain(flags)).unwrap_or_else(|stop| panic!("{}", stop.text))
 }
 
-fn value(file: &File, field: &str) -> String {
+fn value(file: &KubeProxyConfiguration, field: &str) -> String {
     let json = serde_json::to_value(file).expect("JSON");
     match json.pointer(field) {
         None => String::new(),

@@ -92,7 +92,7 @@ fn a_list_of_nothing_is_none() {
     let flags = "--cluster-cidr= --nodeport-addresses= --ipvs-exclude-cidrs= --proxy-mode=ipvs";
     let file = line(flags).complete().expect("a configuration").file;
     assert!(file.node_port_addresses.is_empty() && file.ipvs.exclude_cidrs.is_empty());
-    assert!(crate::config::settings(file, "host").is_ok());
+    assert!(crate::config::validate(file, "host").is_ok());
 }
 
 #[test]
@@ -149,7 +149,7 @@ proptest::proptest! {
             // It may name a file, which is not looked for here.
             Ok(line) if line.flags.general.config.is_none() => {
                 let complete = line.complete();
-                let _ = complete.map(|complete| crate::config::settings(complete.file, "host"));
+                let _ = complete.map(|complete| crate::config::validate(complete.file, "host"));
             }
             Ok(_) => {}
             Err(stop) => proptest::prop_assert!(stop.asked || stop.text.contains("Error: "), "{}", stop.text),

@@ -10,8 +10,8 @@ use tracing::{error, info, warn};
 use super::credentials::Credentials;
 use super::exec::ExecPlugin;
 use super::exec_protocol;
-use super::kubeconfig::{Cluster, Kubeconfig, Selected, User, given};
-use super::material::{Authorities, IdentitySource, Origins};
+use super::kubeconfig::{Cluster, Kubeconfig, SelectedContext, User, non_empty};
+use super::material::{Authorities, ConfigOrigins, IdentitySource};
 use super::pem::Pem;
 use super::proxy::Proxy;
 use super::server_url::ServerUrl;
@@ -21,7 +21,7 @@ use super::token::{TokenFile, bearer};
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// A server and our identity there.
-pub struct Access {
+pub struct ApiAccess {
     /// Where it is.
     pub server: ServerUrl,
     /// The name to expect in its certificate.
@@ -39,10 +39,10 @@ pub struct Access {
     /// Whether answers may be compressed.
     pub compress: bool,
     /// Where authorities and client certificate are configured, to begin messages with.
-    pub origins: Origins,
+    pub origins: ConfigOrigins,
 }
 
-impl Access {
+impl ApiAccess {
     /// `kubeconfig`: a file; `master`: replaces its server, or is all there is. Neither: the service account.
     ///
     /// # Errors
@@ -76,13 +76,13 @@ impl Access {
             credentials: Credentials::None,
             headers: HeaderMap::new(),
             compress: true,
-            origins: Origins::default(),
+            origins: ConfigOrigins::default(),
         })
     }
 
     /// As client-go's `InClusterConfig`. `variable`: looks up an environment variable.
     fn in_cluster(variable: impl Fn(&str) -> Option<String>, folder: &Path) -> Result<Self, String> {
-        let variable = |name: &str| given(variable(name)).ok_or_else(|| format!("{name} is not set"));
+        let variable = |name: &str| non_empty(variable(name)).ok_or_else(|| format!("{name} is not set"));
         let host = variable("KUBERNETES_SERVICE_HOST")?;
         let port = variable("KUBERNETES_SERVICE_PORT")?;
         let host = if host.contains(':') { format!("[{host}]") } else { host };
@@ -99,8 +99,8 @@ impl Access {
         Ok(Self { authorities, credentials: Credentials::File(token), ..Self::anonymous(server)? })
     }
 
-    fn of_kubeconfig(selected: Selected, is_master: bool) -> Result<Self, String> {
-        let Selected { origin, cluster_name, cluster, user_name, user } = selected;
+    fn of_kubeconfig(selected: SelectedContext, is_master: bool) -> Result<Self, String> {
+        let SelectedContext { origin, cluster_name, cluster, user_name, user } = selected;
         let in_cluster = |field: &str, problem: &str| format!("{origin}: cluster {cluster_name:?}: {field}: {problem}");
         let of_user = |problem: String| format!("{origin}: user {user_name:?}: {problem}");
 
@@ -113,10 +113,10 @@ impl Access {
             false => in_cluster("server", &problem),
         })?;
         let mut access = Self::anonymous(server)?;
-        if let Some(url) = given(cluster.proxy_url.clone()) {
+        if let Some(url) = non_empty(cluster.proxy_url.clone()) {
             access.proxy = Some(Proxy::parse(&url).map_err(|problem| in_cluster("proxy-url", &problem))?);
         }
-        if let Some(name) = given(cluster.tls_server_name.clone()) {
+        if let Some(name) = non_empty(cluster.tls_server_name.clone()) {
             access.server_name = name;
         }
         if cluster.insecure_skip_tls_verify == Some(true)
@@ -129,7 +129,7 @@ impl Access {
         (access.identity, access.credentials) = identify(&user, pair, &cluster).map_err(of_user)?;
         access.headers = impersonation(&user).map_err(of_user)?;
         access.authorities = authorities;
-        access.origins = Origins {
+        access.origins = ConfigOrigins {
             authorities: in_cluster("certificate-authority", ""),
             identity: of_user("client-certificate and client-key: ".to_owned()),
         };
@@ -143,7 +143,7 @@ fn authorities(cluster: &Cluster) -> Result<Authorities, (&'static str, String)>
     if cluster.insecure_skip_tls_verify == Some(true) {
         return Ok(Authorities::Unchecked);
     }
-    let pem = match given(cluster.certificate_authority_data.clone()) {
+    let pem = match non_empty(cluster.certificate_authority_data.clone()) {
         Some(data) => Some(decoded(&data, DATA).map_err(|problem| (DATA, problem))?),
         None => cluster.certificate_authority.clone().map(Pem::File),
     };
@@ -152,7 +152,7 @@ fn authorities(cluster: &Cluster) -> Result<Authorities, (&'static str, String)>
 
 /// Certificate and key. A key alone does not count, as in client-go.
 fn pair(user: &User) -> Result<Option<(Pem, Pem)>, String> {
-    let source = |data: &Option<String>, file: &Option<std::path::PathBuf>, field| match given(data.clone()) {
+    let source = |data: &Option<String>, file: &Option<std::path::PathBuf>, field| match non_empty(data.clone()) {
         Some(data) => decoded(&data, field).map(Some).map_err(|problem| format!("{field}: {problem}")),
         None => Ok(file.clone().map(Pem::File)),
     };
@@ -182,8 +182,8 @@ fn identify(user: &User, pair: Option<(Pem, Pem)>, cluster: &Cluster) -> Result<
         Some(exec) => Some(ExecPlugin::new(exec, || cluster_info(cluster))?),
         None => None,
     };
-    let token = given(user.token.clone()).map(|token| bearer(&token)).transpose()?;
-    let (name, password) = (given(user.username.clone()), given(user.password.clone()));
+    let token = non_empty(user.token.clone()).map(|token| bearer(&token)).transpose()?;
+    let (name, password) = (non_empty(user.username.clone()), non_empty(user.password.clone()));
     let credentials = match (&user.token_file, token) {
         (None, None) if name.is_none() && password.is_none() => None,
         (None, None) => Some(Credentials::basic(&name.unwrap_or_default(), &password.unwrap_or_default())?),
@@ -218,7 +218,7 @@ fn impersonation(user: &User) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     let groups = user.as_groups.iter().flatten();
     let extra = user.as_user_extra.iter().flatten();
-    let (name, uid) = (given(user.impersonate.clone()), given(user.as_uid.clone()));
+    let (name, uid) = (non_empty(user.impersonate.clone()), non_empty(user.as_uid.clone()));
     if name.is_none() && (uid.is_some() || groups.clone().next().is_some() || extra.clone().next().is_some()) {
         return Err("as-uid, as-groups or as-user-extra are set without as".to_owned());
     }

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use super::error::RequestError;
 
 /// So much compressed data is decompressed at once: at most a thousand times as much comes out.
-const PIECE: usize = 16 * 1024;
+const CHUNK_BYTES: usize = 16 * 1024;
 
 /// The body of an answer.
 pub struct Body {
@@ -53,7 +53,7 @@ impl Body {
 
     fn decompress(&mut self) -> Result<Bytes, RequestError> {
         let Some(gzip) = &mut self.gzip else { return Ok(std::mem::take(&mut self.compressed)) };
-        let piece = self.compressed.split_to(self.compressed.len().min(PIECE));
+        let piece = self.compressed.split_to(self.compressed.len().min(CHUNK_BYTES));
         // To flush brings out what an event of a watch needs, though its member goes on.
         let result = gzip.write_all(&piece).and_then(|()| gzip.flush());
         result.map_err(|error| invalid(&self.server, &error))?;

@@ -5,7 +5,7 @@ use std::error::Error;
 /// The error and its causes, each once: many errors repeat what caused them, others hide it.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    for cause in beneath(error) {
+    for cause in error_chain(error) {
         let cause = cause.to_string();
         if !text.contains(&cause) {
             text = format!("{text}: {cause}");
@@ -15,7 +15,7 @@ pub fn causes(error: &(dyn Error + 'static)) -> String {
 }
 
 /// The error and its causes, the outermost first.
-pub fn beneath<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+pub fn error_chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
 }
 

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::*;
-use crate::config::{File, settings};
+use crate::config::{KubeProxyConfiguration, validate};
 
 const JSON: &str = "application/json";
 
@@ -24,7 +24,7 @@ async fn client(name: &str, cluster: &str, user: &str) -> ApiClient {
          contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\ncurrent-context: x\n"
     );
     std::fs::write(&path, text).expect("a kubeconfig");
-    let mut settings = settings(File::default().complete(), "node-a").expect("defaults");
+    let mut settings = validate(KubeProxyConfiguration::default().with_defaults(), "node-a").expect("defaults");
     settings.client.kubeconfig = Some(path);
     let metrics = Metrics::new("iptables").expect("metrics");
     connect(&settings, "", &metrics).await.expect("clients").objects

@@ -15,24 +15,24 @@ use tokio::sync::watch;
 use super::error::ConnectError;
 
 /// TCP, TLS, or TLS in TLS.
-pub trait Layers: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Layers for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 /// A connection.
 pub struct Connection {
-    stream: TokioIo<Box<dyn Layers>>,
+    stream: TokioIo<Box<dyn ByteStream>>,
     /// Ready when the connection is to be closed; `None`: never, or it was.
     closed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     is_closed: bool,
     /// The file of the client certificate, for what the server says about it.
     identity: Option<Arc<str>>,
-    speaks: Speaks,
+    protocol: HttpProtocol,
 }
 
 /// What HTTP is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speaks {
+pub enum HttpProtocol {
     /// HTTP/1.1.
     Http1,
     /// HTTP/1.1 to a proxy, which wants absolute URLs.
@@ -43,8 +43,8 @@ pub enum Speaks {
 
 impl Connection {
     /// Wraps a stream.
-    pub fn new(stream: Box<dyn Layers>, speaks: Speaks) -> Self {
-        Self { stream: TokioIo::new(stream), closed: None, is_closed: false, identity: None, speaks }
+    pub fn new(stream: Box<dyn ByteStream>, protocol: HttpProtocol) -> Self {
+        Self { stream: TokioIo::new(stream), closed: None, is_closed: false, identity: None, protocol }
     }
 
     /// Names the client certificate and closes the connection when that is rotated.
@@ -120,10 +120,10 @@ impl Write for Connection {
 
 impl Describe for Connection {
     fn connected(&self) -> Connected {
-        match self.speaks {
-            Speaks::Http1 => Connected::new(),
-            Speaks::Http1Proxy => Connected::new().proxy(true),
-            Speaks::Http2 => Connected::new().negotiated_h2(),
+        match self.protocol {
+            HttpProtocol::Http1 => Connected::new(),
+            HttpProtocol::Http1Proxy => Connected::new().proxy(true),
+            HttpProtocol::Http2 => Connected::new().negotiated_h2(),
         }
     }
 }

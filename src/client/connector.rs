@@ -15,14 +15,14 @@ use tokio_openssl::SslStream;
 use tower::{BoxError, Service};
 
 use super::causes::causes;
-use super::connection::{Connection, Layers, Speaks, refused_identity};
+use super::connection::{ByteStream, Connection, HttpProtocol, refused_identity};
 use super::error::{ConnectError, RequestError};
-use super::material::{Handshake, Material};
+use super::material::{Handshake, TlsMaterial};
 use super::proxy::{Proxy, ProxyKind};
 use super::server_url::ServerUrl;
 use super::tls;
 use super::tunnel;
-use super::verify::Refusal;
+use super::verify::VerifyFailure;
 
 /// As client-go: 30 s for a TCP connection, names looked up, and 10 s for a TLS handshake.
 const TCP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,12 +43,12 @@ pub struct Connector {
     server: Arc<ServerUrl>,
     proxy: Option<Arc<Proxy>>,
     /// `None`: plain HTTP.
-    tls: Option<(Arc<Material>, Arc<str>)>,
+    tls: Option<(Arc<TlsMaterial>, Arc<str>)>,
 }
 
 impl Connector {
     /// Prepares connections. `tls`: the material and the name to expect in the server's certificate.
-    pub fn new(server: Arc<ServerUrl>, proxy: Option<Proxy>, tls: Option<(Arc<Material>, Arc<str>)>) -> Self {
+    pub fn new(server: Arc<ServerUrl>, proxy: Option<Proxy>, tls: Option<(Arc<TlsMaterial>, Arc<str>)>) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -79,27 +79,30 @@ impl Connector {
             Some((material, _)) => Some(material.handshake().await?),
             None => None,
         };
-        let mut stream: Box<dyn Layers> = Box::new(tcp);
+        let mut stream: Box<dyn ByteStream> = Box::new(tcp);
         if let Some(proxy) = &proxy {
             stream = self.through(proxy, stream, handshake.as_ref()).await?;
         }
         let (Some((_, name)), Some(handshake)) = (&self.tls, handshake) else {
             let is_proxied = proxy.is_some_and(|proxy| proxy.kind != ProxyKind::Socks5);
-            return Ok(Connection::new(stream, if is_proxied { Speaks::Http1Proxy } else { Speaks::Http1 }));
+            return Ok(Connection::new(
+                stream,
+                if is_proxied { HttpProtocol::Http1Proxy } else { HttpProtocol::Http1 },
+            ));
         };
         let tls = Self::start_tls(stream, &handshake, name).await?;
         let is_http2 = tls.ssl().selected_alpn_protocol() == Some(b"h2");
-        let speaks = if is_http2 { Speaks::Http2 } else { Speaks::Http1 };
-        Ok(Connection::new(Box::new(tls), speaks).with_identity(handshake.identity, handshake.rotated))
+        let protocol = if is_http2 { HttpProtocol::Http2 } else { HttpProtocol::Http1 };
+        Ok(Connection::new(Box::new(tls), protocol).with_identity(handshake.identity, handshake.rotated))
     }
 
     /// From the proxy to the server.
     async fn through(
         &self,
         proxy: &Proxy,
-        mut stream: Box<dyn Layers>,
+        mut stream: Box<dyn ByteStream>,
         handshake: Option<&Handshake>,
-    ) -> Result<Box<dyn Layers>, ConnectError> {
+    ) -> Result<Box<dyn ByteStream>, ConnectError> {
         if let (ProxyKind::Https, Some(handshake)) = (proxy.kind, handshake) {
             // Go verifies an HTTPS proxy with the authorities of the cluster, too.
             let name = proxy.authority.host();
@@ -124,11 +127,11 @@ impl Connector {
     }
 
     async fn start_tls(
-        stream: Box<dyn Layers>,
+        stream: Box<dyn ByteStream>,
         handshake: &Handshake,
         name: &str,
-    ) -> Result<SslStream<Box<dyn Layers>>, ConnectError> {
-        let refusal = Refusal::default();
+    ) -> Result<SslStream<Box<dyn ByteStream>>, ConnectError> {
+        let refusal = VerifyFailure::default();
         let verify = handshake.trust.as_deref().map(|trust| (&refusal, trust));
         let session = tls::session(&handshake.context, name, verify);
         let session =

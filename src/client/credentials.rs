@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use super::exec::ExecPlugin;
-use super::exec_protocol::Issued;
+use super::exec_protocol::PluginCredentials;
 use super::token::TokenFile;
 
 /// How requests say who we are.
@@ -25,7 +25,7 @@ pub enum Credentials {
 pub struct Authorization {
     /// The value of `Authorization`, if there is one.
     pub header: Option<HeaderValue>,
-    issued: Option<Arc<Issued>>,
+    issued: Option<Arc<PluginCredentials>>,
 }
 
 impl Credentials {

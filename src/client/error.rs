@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io::ErrorKind;
 
-use super::causes::{beneath, causes};
+use super::causes::{causes, error_chain};
 
 /// A request that got no answer, or whose answer broke off. Its text is one line with the server and the cause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +64,7 @@ impl RequestError {
 
     fn known(server: &str, error: &(dyn Error + 'static)) -> Option<Self> {
         let server = || server.to_owned();
-        for cause in beneath(error) {
+        for cause in error_chain(error) {
             if let Some(error) = cause.downcast_ref::<ConnectError>() {
                 return Some(match error.clone() {
                     ConnectError::Tls(cause) => Self::Tls { server: server(), cause },

@@ -14,19 +14,19 @@ use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
-use super::exec_protocol::{self, API_VERSIONS, Issued};
-use super::kubeconfig::{ExecConfig, given};
+use super::exec_protocol::{self, API_VERSIONS, PluginCredentials};
+use super::kubeconfig::{ExecConfig, non_empty};
 
 /// How long a plugin may take. client-go waits for ever.
 const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a plugin runs before the log says that it is waited for.
-const NOTICE: Duration = Duration::from_secs(5);
+const SLOW_RUN_NOTICE: Duration = Duration::from_secs(5);
 /// How soon a plugin may be run again, whatever the API server says of its credentials.
 const RUN_INTERVAL: Duration = Duration::from_secs(5);
 /// Credentials are renewed this long before they end, or in the last tenth of their life if that is shorter.
-const RENEWAL: SignedDuration = SignedDuration::from_secs(60);
+const RENEW_BEFORE_EXPIRY: SignedDuration = SignedDuration::from_secs(60);
 /// More is no credential.
-const MAX_OUTPUT: u64 = 1 << 20;
+const MAX_OUTPUT_BYTES: u64 = 1 << 20;
 
 /// A plugin and the credentials that it issued last.
 pub struct ExecPlugin {
@@ -35,7 +35,7 @@ pub struct ExecPlugin {
     api_version: String,
     /// For `KUBERNETES_EXEC_INFO`.
     cluster: Option<Value>,
-    issued: Mutex<Option<Current>>,
+    issued: Mutex<Option<CachedCredentials>>,
     /// How often it was run.
     runs: AtomicU32,
     /// One run at a time. When the last one ended, and how if it failed.
@@ -43,8 +43,8 @@ pub struct ExecPlugin {
 }
 
 #[derive(Clone)]
-struct Current {
-    credentials: Arc<Issued>,
+struct CachedCredentials {
+    credentials: Arc<PluginCredentials>,
     /// When to get the next ones.
     renew_at: Option<Timestamp>,
 }
@@ -56,8 +56,8 @@ impl ExecPlugin {
     /// A field that is missing or cannot be fulfilled.
     pub fn new(config: ExecConfig, cluster: impl FnOnce() -> Result<Value, String>) -> Result<Self, String> {
         let invalid = |why: &str| format!("exec.{why}");
-        let command = given(config.command.clone()).ok_or_else(|| invalid("command is not set"))?;
-        let api_version = given(config.api_version.clone()).ok_or_else(|| invalid("apiVersion is not set"))?;
+        let command = non_empty(config.command.clone()).ok_or_else(|| invalid("command is not set"))?;
+        let api_version = non_empty(config.api_version.clone()).ok_or_else(|| invalid("apiVersion is not set"))?;
         if !API_VERSIONS.contains(&&*api_version) {
             return Err(invalid(&format!("apiVersion {api_version:?} is none of {}", API_VERSIONS.join(", "))));
         }
@@ -78,14 +78,14 @@ impl ExecPlugin {
     ///
     /// # Errors
     /// There are none that are valid, and why the plugin gives none.
-    pub async fn credentials(self: &Arc<Self>) -> Result<Arc<Issued>, String> {
+    pub async fn credentials(self: &Arc<Self>) -> Result<Arc<PluginCredentials>, String> {
         match self.current() {
-            Some(Current { credentials, renew_at }) if renew_at.is_none_or(|at| Timestamp::now() < at) => {
+            Some(CachedCredentials { credentials, renew_at }) if renew_at.is_none_or(|at| Timestamp::now() < at) => {
                 Ok(credentials)
             }
             outdated => {
                 let failure = self.renew(outdated.as_ref().map(|current| &current.credentials)).await.err();
-                let Some(Current { credentials, .. }) = self.current() else {
+                let Some(CachedCredentials { credentials, .. }) = self.current() else {
                     return Err(failure.unwrap_or_else(|| format!("exec plugin {}: no credentials", self.command)));
                 };
                 match failure {
@@ -97,18 +97,18 @@ impl ExecPlugin {
     }
 
     /// The API server answered 401: new credentials, unless these were replaced already. A failure is logged.
-    pub async fn rejected(self: &Arc<Self>, credentials: &Arc<Issued>) {
+    pub async fn rejected(self: &Arc<Self>, credentials: &Arc<PluginCredentials>) {
         debug!("the API server refuses the credentials of exec plugin {}", self.command);
         let _ = self.renew(Some(credentials)).await;
     }
 
-    fn current(&self) -> Option<Current> {
+    fn current(&self) -> Option<CachedCredentials> {
         self.issued.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Runs the plugin, unless `outdated` was replaced meanwhile or it ran just now. A task of its own does it: the
     /// caller's deadline does not end the run.
-    async fn renew(self: &Arc<Self>, outdated: Option<&Arc<Issued>>) -> Result<(), String> {
+    async fn renew(self: &Arc<Self>, outdated: Option<&Arc<PluginCredentials>>) -> Result<(), String> {
         let (plugin, outdated) = (Arc::clone(self), outdated.map(Arc::clone));
         let task = tokio::spawn(async move {
             let mut last_run = plugin.last_run.lock().await;
@@ -140,18 +140,18 @@ impl ExecPlugin {
         task.await.unwrap_or_else(|error| Err(format!("exec plugin {}: {error}", self.command)))
     }
 
-    fn take(&self, issued: Issued) {
+    fn take(&self, issued: PluginCredentials) {
         let now = Timestamp::now();
         let renew_at = issued.expires.map(|end| {
             let life = end.duration_since(now);
-            end.checked_sub(RENEWAL.min(life / 10).max(SignedDuration::ZERO)).unwrap_or(end)
+            end.checked_sub(RENEW_BEFORE_EXPIRY.min(life / 10).max(SignedDuration::ZERO)).unwrap_or(end)
         });
-        let current = Current { credentials: Arc::new(issued), renew_at };
+        let current = CachedCredentials { credentials: Arc::new(issued), renew_at };
         *self.issued.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
     }
 
     /// Runs the plugin once.
-    async fn run(&self) -> Result<Issued, String> {
+    async fn run(&self) -> Result<PluginCredentials, String> {
         let mut command = Command::new(&self.command);
         command.args(self.config.args.iter().flatten()).process_group(0).kill_on_drop(true);
         for variable in self.config.env.iter().flatten() {
@@ -165,17 +165,17 @@ impl ExecPlugin {
             }
             _ => error.to_string(),
         })?;
-        let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
+        let mut group = ProcessGroup(child.id().and_then(|id| i32::try_from(id).ok()));
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let run = async { tokio::join!(child.wait(), read(stdout), read(stderr)) };
         let run = timeout(RUN_TIMEOUT, run);
         tokio::pin!(run);
-        let ended = match timeout(NOTICE, &mut run).await {
+        let ended = match timeout(SLOW_RUN_NOTICE, &mut run).await {
             Ok(ended) => ended,
             Err(_) => {
                 let command = &self.command;
                 info!(
-                    "waiting for exec plugin {command}: no credentials after {NOTICE:?}, killing it after {RUN_TIMEOUT:?}"
+                    "waiting for exec plugin {command}: no credentials after {SLOW_RUN_NOTICE:?}, killing it after {RUN_TIMEOUT:?}"
                 );
                 run.await
             }
@@ -195,9 +195,9 @@ impl ExecPlugin {
 }
 
 /// The process group of a plugin at work, killed when dropped: plugins start programs of their own.
-struct Group(Option<i32>);
+struct ProcessGroup(Option<i32>);
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if let Some(id) = self.0 {
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
@@ -209,7 +209,7 @@ impl Drop for Group {
 async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut text = Vec::new();
     if let Some(mut pipe) = pipe {
-        let _ = (&mut pipe).take(MAX_OUTPUT).read_to_end(&mut text).await;
+        let _ = (&mut pipe).take(MAX_OUTPUT_BYTES).read_to_end(&mut text).await;
         let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
     }
     text

@@ -16,7 +16,7 @@ pub const API_VERSIONS: [&str; 2] = ["client.authentication.k8s.io/v1", "client.
 const EXTENSION: &str = "client.authentication.k8s.io/exec";
 
 /// Credentials that a plugin issued.
-pub struct Issued {
+pub struct PluginCredentials {
     /// `Bearer TOKEN`.
     pub token: Option<HeaderValue>,
     /// A client certificate and its key, as PEM.
@@ -78,7 +78,7 @@ struct Status {
 ///
 /// # Errors
 /// Anything but an `ExecCredential` of this version with a token, a valid certificate and key, or all of them.
-pub fn output(text: &[u8], api_version: &str, plugin: &str) -> Result<Issued, String> {
+pub fn output(text: &[u8], api_version: &str, plugin: &str) -> Result<PluginCredentials, String> {
     let credential: ExecCredential = serde_json::from_slice(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         format!("it printed no ExecCredential ({} bytes; not the expected JSON at {line}:{column})", text.len())
@@ -103,7 +103,7 @@ pub fn output(text: &[u8], api_version: &str, plugin: &str) -> Result<Issued, St
     }
     let expires = given(status.expiration_timestamp).map(|time| time.parse()).transpose();
     let expires = expires.map_err(|error| format!("its expirationTimestamp is invalid: {error}"))?;
-    Ok(Issued { token, identity, expires })
+    Ok(PluginCredentials { token, identity, expires })
 }
 
 fn identity((certificate, key): (String, String), plugin: &str) -> Result<(Pem, Pem), String> {
@@ -119,7 +119,7 @@ mod tests {
 
     const V1: &str = API_VERSIONS[0];
 
-    fn printed(status: &Value) -> Result<Issued, String> {
+    fn printed(status: &Value) -> Result<PluginCredentials, String> {
         let text = json!({"apiVersion": V1, "kind": "ExecCredential", "status": status}).to_string();
         output(text.as_bytes(), V1, "get-token")
     }

@@ -148,7 +148,7 @@ pub struct ExecEnv {
 }
 
 /// A cluster and a user, by the names that the file's current context gives.
-pub struct Selected {
+pub struct SelectedContext {
     /// `kubeconfig FILE: context "NAME"`, to begin messages with.
     pub origin: String,
     /// The name of the cluster.
@@ -166,7 +166,7 @@ impl Kubeconfig {
     ///
     /// # Errors
     /// Unreadable file, invalid YAML, missing context, cluster or user. The message names the file and the field.
-    pub fn select(path: &Path, server: Option<&str>) -> Result<Selected, String> {
+    pub fn select(path: &Path, server: Option<&str>) -> Result<SelectedContext, String> {
         let file = format!("kubeconfig {}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| format!("{file}: {error}"))?;
         let mut selected = Self::select_from(&text, &file)?;
@@ -181,7 +181,7 @@ impl Kubeconfig {
     ///
     /// # Errors
     /// As [`Self::select`].
-    pub fn select_from(text: &str, file: &str) -> Result<Selected, String> {
+    pub fn select_from(text: &str, file: &str) -> Result<SelectedContext, String> {
         // Only the first line of an error: the library adds an excerpt of the file, which may be a secret.
         let line = |error: &dyn fmt::Display| plain_words(error.to_string().lines().next().unwrap_or_default());
         let value: Value = serde_saphyr::from_str(text).map_err(|error| format!("{file}: {}", line(&error)))?;
@@ -190,24 +190,24 @@ impl Kubeconfig {
         config.ok_or_else(|| format!("{file}: it is empty"))?.current(file)
     }
 
-    fn current(self, file: &str) -> Result<Selected, String> {
-        let name = given(self.current_context).ok_or_else(|| format!("{file}: current-context is not set"))?;
+    fn current(self, file: &str) -> Result<SelectedContext, String> {
+        let name = non_empty(self.current_context).ok_or_else(|| format!("{file}: current-context is not set"))?;
         let context = self.contexts.into_iter().flatten().find(|context| context.name == name);
         let context = context.ok_or_else(|| format!("{file}: current-context {name:?} is not in contexts"))?;
         let origin = format!("{file}: context {name:?}");
         let Context { cluster, user } = context.context.unwrap_or_default();
-        let cluster_name = given(cluster).ok_or_else(|| format!("{origin}: cluster is not set"))?;
-        let user_name = given(user).ok_or_else(|| format!("{origin}: user is not set"))?;
+        let cluster_name = non_empty(cluster).ok_or_else(|| format!("{origin}: cluster is not set"))?;
+        let user_name = non_empty(user).ok_or_else(|| format!("{origin}: user is not set"))?;
         let cluster = self.clusters.into_iter().flatten().find(|cluster| cluster.name == cluster_name);
         let cluster = cluster.ok_or_else(|| format!("{origin}: cluster {cluster_name:?} is not in clusters"))?;
         let user = self.users.into_iter().flatten().find(|user| user.name == user_name);
         let user = user.ok_or_else(|| format!("{origin}: user {user_name:?} is not in users"))?;
         let (cluster, user) = (cluster.cluster.unwrap_or_default(), user.user.unwrap_or_default());
-        Ok(Selected { origin, cluster_name, cluster, user_name, user })
+        Ok(SelectedContext { origin, cluster_name, cluster, user_name, user })
     }
 }
 
-impl Selected {
+impl SelectedContext {
     /// Paths in a kubeconfig are relative to its folder; a command with a slash, too.
     fn make_absolute(&mut self, folder: &Path) {
         let user = &mut self.user;
@@ -229,7 +229,7 @@ impl Selected {
 }
 
 /// A text that is there and not empty: both mean the same in a kubeconfig.
-pub fn given(text: Option<String>) -> Option<String> {
+pub fn non_empty(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
@@ -237,7 +237,7 @@ pub fn given(text: Option<String>) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn select(text: &str) -> Result<Selected, String> {
+    fn select(text: &str) -> Result<SelectedContext, String> {
         let folder =
             std::env::temp_dir().join(format!("kubeconfig-{}-{:?}", std::process::id(), std::thread::current().id()));
         std::fs::create_dir_all(&folder).expect("a folder");

@@ -30,25 +30,26 @@ impl RateLimit {
 #[derive(Debug)]
 struct TokenBucket {
     /// How long a token takes.
-    each: Duration,
+    token_interval: Duration,
     burst: u32,
     /// When the bucket is, or was, full but for the tokens given out.
     full: Instant,
 }
 
 /// The longest wait for one token: `Duration` and `Instant` have limits.
-const LONGEST: Duration = Duration::from_secs(3600);
+const MAX_TOKEN_INTERVAL: Duration = Duration::from_secs(3600);
 
 impl TokenBucket {
     fn new(qps: f32, burst: u32) -> Self {
-        let each = Duration::try_from_secs_f32(1.0 / qps).unwrap_or(LONGEST).min(LONGEST);
-        Self { each, burst: burst.max(1), full: Instant::now() }
+        let token_interval =
+            Duration::try_from_secs_f32(1.0 / qps).unwrap_or(MAX_TOKEN_INTERVAL).min(MAX_TOKEN_INTERVAL);
+        Self { token_interval, burst: burst.max(1), full: Instant::now() }
     }
 
     /// Takes a token; how long it takes to be there.
     fn take(&mut self, now: Instant) -> Duration {
-        self.full = self.full.max(now) + self.each;
-        self.full.saturating_duration_since(now + self.each * self.burst)
+        self.full = self.full.max(now) + self.token_interval;
+        self.full.saturating_duration_since(now + self.token_interval * self.burst)
     }
 }
 
@@ -74,7 +75,7 @@ mod tests {
     #[test]
     fn there_is_always_one_token() {
         let mut bucket = TokenBucket::new(1e-30, 0);
-        let now = Instant::now() + LONGEST;
-        assert_eq!([bucket.take(now), bucket.take(now)], [Duration::ZERO, LONGEST]);
+        let now = Instant::now() + MAX_TOKEN_INTERVAL;
+        assert_eq!([bucket.take(now), bucket.take(now)], [Duration::ZERO, MAX_TOKEN_INTERVAL]);
     }
 }

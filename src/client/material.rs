@@ -1,8 +1,8 @@
 //! What TLS needs from files and plugins, read again when it changes.
 //!
-//! Client certificate and key are read for every new connection and every [`INTERVAL`] besides. A new client certificate
+//! Client certificate and key are read for every new connection and every [`RELOAD_INTERVAL`] besides. A new client certificate
 //! closes the connections that use the old one, as client-go's `certRotatingDialer` does. Authorities are read again for
-//! a new connection when the last reading is older than [`AUTHORITIES_AGE`]; existing connections stay. What cannot be
+//! a new connection when the last reading is older than [`MAX_AUTHORITIES_AGE`]; existing connections stay. What cannot be
 //! read or does not fit together leaves the last valid state in use.
 //!
 //! A refused server does not have the authorities read at once. All reflectors are to see the refusal and list again, as
@@ -23,10 +23,10 @@ use super::pem::{self, Identity, Pem};
 use super::tls::{self, Trust};
 
 /// How often files are read again. client-go: every 5 minutes.
-const INTERVAL: Duration = Duration::from_secs(20);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(20);
 
 /// How old the authorities may be that a new connection is made with. client-go: 5 minutes.
-const AUTHORITIES_AGE: Duration = Duration::from_secs(30);
+const MAX_AUTHORITIES_AGE: Duration = Duration::from_secs(30);
 
 /// Where authorities come from.
 pub enum Authorities {
@@ -50,7 +50,7 @@ pub enum IdentitySource {
 
 /// Where these are configured: the beginnings of messages, each with file, context and field, or empty.
 #[derive(Clone, Debug, Default)]
-pub struct Origins {
+pub struct ConfigOrigins {
     /// Of the authorities.
     pub authorities: String,
     /// Of client certificate and key.
@@ -71,16 +71,16 @@ pub struct Handshake {
 }
 
 /// The TLS material of one server.
-pub struct Material {
+pub struct TlsMaterial {
     authorities: Authorities,
     identity: IdentitySource,
     http2: bool,
-    loaded: Mutex<Loaded>,
+    loaded: Mutex<LoadedMaterial>,
     rotations: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct Loaded {
+struct LoadedMaterial {
     authorities: Vec<X509>,
     /// Where these are from; `None` until they were read once.
     trust: Option<Arc<str>>,
@@ -95,7 +95,7 @@ struct Loaded {
     problems: [Option<String>; 2],
 }
 
-impl Material {
+impl TlsMaterial {
     /// Reads everything for the first time; a plugin is not run yet. `http2`: offer HTTP/2.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl Material {
         authorities: Authorities,
         identity: IdentitySource,
         http2: bool,
-        origins: Origins,
+        origins: ConfigOrigins,
     ) -> Result<Arc<Self>, String> {
         let at = |origin: &str, problem: String| format!("{origin}{problem}");
         let material =
@@ -130,7 +130,7 @@ impl Material {
         tokio::spawn(async move {
             let mut last = None;
             loop {
-                tokio::time::sleep(INTERVAL).await;
+                tokio::time::sleep(RELOAD_INTERVAL).await;
                 let Some(material) = material.upgrade() else { return };
                 let problem = material.renew_identity().await.err().map(|error| error.to_string());
                 if let Some(text) = problem.as_ref().filter(|_| problem != last) {
@@ -178,8 +178,8 @@ impl Material {
         Ok(())
     }
 
-    fn load_authorities(&self, loaded: &mut Loaded) -> Result<(), String> {
-        if loaded.authorities_read.is_some_and(|at| at.elapsed() < AUTHORITIES_AGE) {
+    fn load_authorities(&self, loaded: &mut LoadedMaterial) -> Result<(), String> {
+        if loaded.authorities_read.is_some_and(|at| at.elapsed() < MAX_AUTHORITIES_AGE) {
             return Ok(());
         }
         loaded.authorities_read = Some(Instant::now());
@@ -208,7 +208,7 @@ impl Material {
         Ok(())
     }
 
-    fn load_identity(&self, loaded: &mut Loaded, pair: Option<(&Pem, &Pem)>) -> Result<(), String> {
+    fn load_identity(&self, loaded: &mut LoadedMaterial, pair: Option<(&Pem, &Pem)>) -> Result<(), String> {
         let text = pair.map(|(certificate, key)| Ok::<_, String>((certificate.read()?, key.read()?))).transpose()?;
         if text == loaded.identity_text {
             return Ok(());
@@ -240,7 +240,7 @@ impl Material {
         }
     }
 
-    fn context(&self, loaded: &mut Loaded) -> Result<SslContext, String> {
+    fn context(&self, loaded: &mut LoadedMaterial) -> Result<SslContext, String> {
         if let Some(context) = &loaded.context {
             return Ok(context.clone());
         }
@@ -251,7 +251,7 @@ impl Material {
     }
 }
 
-impl Loaded {
+impl LoadedMaterial {
     /// Logs a problem once, until it is another one or gone.
     fn log(&mut self, which: usize, result: Result<(), String>) {
         let problem = result.err();

@@ -26,14 +26,14 @@ impl Files {
         Certified::new(&Profile::leaf(name), Some(&self.authority))
     }
 
-    fn material(&self) -> Result<Arc<Material>, String> {
+    fn material(&self) -> Result<Arc<TlsMaterial>, String> {
         let pem = |name| Pem::File(self.folder.join(name));
         let identity = IdentitySource::Pair(pem("client.crt"), pem("client.key"));
-        Material::new(Authorities::Configured(pem("ca.crt")), identity, true, Origins::default())
+        TlsMaterial::new(Authorities::Configured(pem("ca.crt")), identity, true, ConfigOrigins::default())
     }
 }
 
-fn rotations(material: &Material) -> u64 {
+fn rotations(material: &TlsMaterial) -> u64 {
     *material.rotations.borrow()
 }
 

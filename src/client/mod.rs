@@ -37,16 +37,16 @@ pub use self::kubeconfig::Kubeconfig;
 pub use self::server_url::{ServerUrl, redacted};
 pub use self::transport::{ApiClient, Verb};
 
-use self::access::Access;
+use self::access::ApiAccess;
 use self::connector::Connector;
 use self::limit::RateLimit;
-use self::material::Material;
+use self::material::TlsMaterial;
 use self::transport::Transport;
-use crate::config::Settings;
+use crate::config::ValidatedConfig;
 use crate::metrics::Metrics;
 
 /// Two clients of one API server, each with a rate limit of its own: objects do not wait for events.
-pub struct Clients {
+pub struct ApiClients {
     /// For what is listed and watched.
     pub objects: ApiClient,
     /// For events.
@@ -57,15 +57,15 @@ pub struct Clients {
 ///
 /// # Errors
 /// There is no usable configuration, or a file that it names cannot be used.
-pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Result<Clients, String> {
-    let Access { server, server_name, authorities, identity, credentials, mut headers, proxy, compress, origins } =
-        Access::find(settings.client.kubeconfig.as_deref(), master)?;
+pub async fn connect(settings: &ValidatedConfig, master: &str, metrics: &Metrics) -> Result<ApiClients, String> {
+    let ApiAccess { server, server_name, authorities, identity, credentials, mut headers, proxy, compress, origins } =
+        ApiAccess::find(settings.client.kubeconfig.as_deref(), master)?;
     transport::user_agent(&mut headers)?;
     let tls = match server.tls {
         true => {
             // As in Go: HTTP/1.1 alone.
             let http2 = std::env::var_os("DISABLE_HTTP2").is_none_or(|value| value.is_empty());
-            let material = Material::new(authorities, identity, http2, origins)?;
+            let material = TlsMaterial::new(authorities, identity, http2, origins)?;
             material.keep_fresh();
             Some((material, server_name.into()))
         }
@@ -85,7 +85,7 @@ pub async fn connect(settings: &Settings, master: &str, metrics: &Metrics) -> Re
             compress,
         })
     };
-    Ok(Clients { objects: client(), events: kube_client(client()) })
+    Ok(ApiClients { objects: client(), events: kube_client(client()) })
 }
 
 /// The same client for those who speak through `kube`.

@@ -13,7 +13,7 @@ use openssl::x509::verify::{X509CheckFlags, X509VerifyFlags};
 
 use super::pem::{self, Identity};
 use super::server_url;
-use super::verify::Refusal;
+use super::verify::VerifyFailure;
 
 /// OpenSSL's level 1: RSA keys from 1024 bits on, no SHA-1 signatures. Go has the same limits.
 const SECURITY_LEVEL: u32 = 1;
@@ -74,7 +74,7 @@ pub fn context(trust: &Trust<'_>, identity: Option<&Identity>, http2: bool) -> R
 ///
 /// # Errors
 /// The name cannot be one of a certificate.
-pub fn session(context: &SslContext, name: &str, verify: Option<(&Refusal, &str)>) -> Result<Ssl, ErrorStack> {
+pub fn session(context: &SslContext, name: &str, verify: Option<(&VerifyFailure, &str)>) -> Result<Ssl, ErrorStack> {
     let mut ssl = Ssl::new(context)?;
     let address: Option<IpAddr> = server_url::ip(name);
     if address.is_none() {

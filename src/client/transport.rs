@@ -17,7 +17,7 @@ use super::credentials::Credentials;
 use super::error::RequestError;
 use super::limit::RateLimit;
 use super::server_url::ServerUrl;
-use crate::metrics::ServerRequests;
+use crate::metrics::ServerRequestMetrics;
 
 /// HTTP/2: a PING after so long without a frame, and how long its answer may take. client-go: 30 s and 15 s; less
 /// here, for 45 s are all that a dead connection may cost.
@@ -74,7 +74,7 @@ pub struct Transport {
     /// How often requests may be sent; `None`: any number.
     pub limit: Option<RateLimit>,
     /// The metrics.
-    pub requests: ServerRequests,
+    pub requests: ServerRequestMetrics,
     /// Whether answers may be compressed at all (`disable-compression`).
     pub compress: bool,
 }

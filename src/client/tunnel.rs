@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::server_url;
 
 /// More is no answer to `CONNECT`.
-const MAX_ANSWER: usize = 16 * 1024;
+const MAX_RESPONSE_BYTES: usize = 16 * 1024;
 
 /// Has an HTTP proxy connect to `target` (`host:port`).
 ///
@@ -27,7 +27,7 @@ where
     let mut answer = Vec::new();
     // Byte by byte: what follows the answer is the server's.
     while !answer.ends_with(b"\r\n\r\n") {
-        if answer.len() == MAX_ANSWER {
+        if answer.len() == MAX_RESPONSE_BYTES {
             return Err(io::Error::other("the answer to CONNECT has no end"));
         }
         answer.push(stream.read_u8().await?);

@@ -24,9 +24,9 @@ mod code {
 
 /// Remembers why the certificate of one connection was refused.
 #[derive(Clone, Default)]
-pub struct Refusal(Arc<Mutex<Option<String>>>);
+pub struct VerifyFailure(Arc<Mutex<Option<String>>>);
 
-impl Refusal {
+impl VerifyFailure {
     /// Has the connection verify the server's certificate. `expected`: the name it must have; `trust`: where the
     /// authorities come from.
     ///

@@ -1,6 +1,6 @@
 //! What is allowed, field by field, with kube-proxy's paths and words.
 //!
-//! In: a complete [`File`]. Out: everything that is wrong with it. Must not know: what the values are for.
+//! In: a complete [`KubeProxyConfiguration`]. Out: everything that is wrong with it. Must not know: what the values are for.
 
 use std::fmt::Display;
 
@@ -8,7 +8,7 @@ use proxier::model::Mode;
 
 use super::defaults::DISABLED;
 use super::duration::GoDuration;
-use super::{File, gates::FeatureGates, net};
+use super::{KubeProxyConfiguration, gates::FeatureGates, net};
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 const POSITIVE: &str = "must be greater than 0";
@@ -20,7 +20,7 @@ const PREVIOUS: &str = "1.35";
 const LONGEST_INTERFACE: usize = 15;
 
 /// Checks all fields.
-pub fn check(file: &File, gates: &FeatureGates) -> Vec<String> {
+pub fn check(file: &KubeProxyConfiguration, gates: &FeatureGates) -> Vec<String> {
     let mut errors = Errors::default();
     errors.modes(file);
     errors.linux(file);
@@ -79,7 +79,7 @@ impl Errors {
         }
     }
 
-    fn modes(&mut self, file: &File) {
+    fn modes(&mut self, file: &KubeProxyConfiguration) {
         self.bit("KubeProxyIPTablesConfiguration", file.iptables.masquerade_bit);
         match &*file.mode {
             "ipvs" => {
@@ -94,7 +94,7 @@ impl Errors {
         }
     }
 
-    fn linux(&mut self, file: &File) {
+    fn linux(&mut self, file: &KubeProxyConfiguration) {
         const LINUX: &str = "KubeProxyLinuxConfiguration";
         let conntrack = &file.conntrack;
         let field = |name: &str| format!("{LINUX}.KubeProxyConntrackConfiguration.{name}");
@@ -113,7 +113,7 @@ impl Errors {
         }
     }
 
-    fn periods(&mut self, file: &File) {
+    fn periods(&mut self, file: &KubeProxyConfiguration) {
         let config_sync_period = file.config_sync_period.unwrap_or_default();
         if config_sync_period <= GoDuration::ZERO {
             self.value("ConfigSyncPeriod", config_sync_period, POSITIVE);
@@ -163,7 +163,7 @@ impl Errors {
         }
     }
 
-    fn local_detection(&mut self, file: &File) {
+    fn local_detection(&mut self, file: &KubeProxyConfiguration) {
         let mode = &*file.detect_local_mode;
         if !DETECT_LOCAL_MODES.contains(&mode) {
             let modes = DETECT_LOCAL_MODES.map(|mode| format!("{mode:?}")).join(", ");
@@ -207,7 +207,7 @@ impl Errors {
         }
     }
 
-    fn logging(&mut self, file: &File, gates: &FeatureGates) {
+    fn logging(&mut self, file: &KubeProxyConfiguration, gates: &FeatureGates) {
         let logging = &file.logging;
         let json = logging.format == "json";
         if !json && logging.format != "text" {
@@ -235,7 +235,7 @@ impl Errors {
         }
     }
 
-    fn vmodule(&mut self, file: &File, json: bool) {
+    fn vmodule(&mut self, file: &KubeProxyConfiguration, json: bool) {
         let items = &file.logging.vmodule;
         if json && !items.is_empty() {
             self.forbidden("logging.vmodule", "Only supported for text log format");

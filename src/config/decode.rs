@@ -1,6 +1,6 @@
 //! From the text of a configuration file to its fields.
 //!
-//! In: YAML or JSON. Out: a [`File`] and what strict reading minds in it. Must not know: what is allowed or the default.
+//! In: YAML or JSON. Out: a [`KubeProxyConfiguration`] and what strict reading minds in it. Must not know: what is allowed or the default.
 //! As with kube-proxy, unknown names and repeated keys are said and borne, a value of the wrong type is not.
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::duration::GoDuration;
 use super::logging::FlushFrequency;
-use super::{ConfigError, File};
+use super::{ConfigError, KubeProxyConfiguration};
 
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
@@ -19,7 +19,7 @@ const KIND: &str = "KubeProxyConfiguration";
 #[derive(Debug)]
 pub struct Decoded {
     /// Its fields.
-    pub file: File,
+    pub file: KubeProxyConfiguration,
     /// What is wrong with it and was passed over; empty: nothing.
     pub strict_errors: Vec<String>,
     /// The text itself.
@@ -62,7 +62,8 @@ pub fn decode(text: &str) -> Result<Decoded, String> {
     let mut track = serde_path_to_error::Track::new();
     let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
     let file = serde_ignored::deserialize(deserializer, |path| ignored.push(path.to_string()));
-    let mut file: File = file.map_err(|error| format!("{}: {}", track.path(), plain_words(&error.to_string())))?;
+    let mut file: KubeProxyConfiguration =
+        file.map_err(|error| format!("{}: {}", track.path(), plain_words(&error.to_string())))?;
     strict_errors.extend(ignored.iter().map(|path| format!("unknown field {path:?}")));
     drop_zeros(&mut file);
     Ok(Decoded { file, strict_errors, text: text.to_owned() })
@@ -120,7 +121,7 @@ fn drop_nulls(value: &mut Value) {
 }
 
 /// In a file, zero is as good as nothing for those durations that have a default.
-fn drop_zeros(file: &mut File) {
+fn drop_zeros(file: &mut KubeProxyConfiguration) {
     for duration in [
         &mut file.iptables.sync_period,
         &mut file.iptables.min_sync_period,

@@ -1,13 +1,13 @@
 //! What holds where nothing is said.
 //!
-//! In: a [`File`] as it was read or made of flags. Out: the same, complete: what runs, what `/configz` shows and
+//! In: a [`KubeProxyConfiguration`] as it was read or made of flags. Out: the same, complete: what runs, what `/configz` shows and
 //! `--write-config-to` writes. Must not know: what is allowed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::duration::GoDuration;
 use super::logging::FlushFrequency;
-use super::{File, net};
+use super::{KubeProxyConfiguration, net};
 
 const HEALTHZ_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
@@ -19,11 +19,11 @@ pub const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// In the place of an address: nothing is served.
 pub const DISABLED: &str = "0";
 
-impl File {
+impl KubeProxyConfiguration {
     /// Fills in what is not said. Sections of modes that are not asked for keep nothing that depends on the mode, as
     /// kube-proxy shows them.
     #[must_use]
-    pub fn complete(mut self) -> Self {
+    pub fn with_defaults(mut self) -> Self {
         "KubeProxyConfiguration".clone_into(&mut self.kind);
         "kubeproxy.config.k8s.io/v1alpha1".clone_into(&mut self.api_version);
         self.addresses();

@@ -12,7 +12,7 @@ use super::logging::LoggingFile;
 /// The configuration. `None`: not said.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct File {
+pub struct KubeProxyConfiguration {
     /// `KubeProxyConfiguration`
     pub kind: String,
     /// `kubeproxy.config.k8s.io/v1alpha1`

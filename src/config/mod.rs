@@ -1,21 +1,21 @@
 //! What kube-proxy is told: KubeProxyConfiguration, turned into values.
 //!
-//! In: a file, or a [`File`] made of flags. Out: [`Settings`], checked. Must not know: flags, or how anything is done.
-//! [`read`] takes the fields from a file, [`File::complete`] fills in defaults, [`settings()`] checks and translates.
+//! In: a file, or a [`KubeProxyConfiguration`] made of flags. Out: [`ValidatedConfig`], checked. Must not know: flags, or how anything is done.
+//! [`read`] takes the fields from a file, [`KubeProxyConfiguration::complete`] fills in defaults, [`validate()`] checks and translates.
 
 mod check;
+pub mod consistency;
 mod decode;
 mod defaults;
-pub mod doubts;
 pub mod duration;
 pub mod file;
 pub mod gates;
 pub mod logging;
 pub mod net;
-mod settings;
 #[cfg(test)]
 mod surface;
 mod translate;
+mod validated;
 mod write;
 
 use std::path::PathBuf;
@@ -25,9 +25,9 @@ use thiserror::Error;
 pub use self::decode::{decode, read};
 pub use self::defaults::{CONTENT_TYPE as DEFAULT_CONTENT_TYPE, DISABLED, usual_hosts};
 pub use self::duration::GoDuration;
-pub use self::file::File;
-pub use self::settings::{Client, Settings};
-pub use self::translate::settings;
+pub use self::file::KubeProxyConfiguration;
+pub use self::translate::validate;
+pub use self::validated::{ClientConfig, ValidatedConfig};
 pub use self::write::to_yaml;
 
 /// Why a configuration cannot be used.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::decode::decode;
-use super::{File, Settings, settings};
+use super::{KubeProxyConfiguration, ValidatedConfig, validate};
 use crate::tests_named::check_words;
 
 #[derive(Debug, Deserialize)]
@@ -49,14 +49,14 @@ fn document(field: &str, value: &str, with: &str) -> String {
     text + &format!("{}{last}: {value}\n", "  ".repeat(sections.len()))
 }
 
-fn load(text: &str) -> Result<Settings, String> {
+fn load(text: &str) -> Result<ValidatedConfig, String> {
     let decoded = decode(text).map_err(|reason| format!("failed complete: {reason}"))?;
     assert_eq!(decoded.strict_errors, Vec::<String>::new(), "{text}");
-    settings(decoded.file.complete(), "host").map_err(|error| error.to_string())
+    validate(decoded.file.with_defaults(), "host").map_err(|error| error.to_string())
 }
 
 /// How a field of a configuration is shown.
-fn shown(file: &File, field: &str) -> Option<String> {
+fn shown(file: &KubeProxyConfiguration, field: &str) -> Option<String> {
     let json = serde_json::to_value(file).expect("JSON");
     match json.pointer(&format!("/{}", field.replace('.', "/")))? {
         Value::String(text) => Some(text.clone()),

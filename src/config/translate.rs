@@ -1,6 +1,6 @@
 //! From a configuration's words to values that can be used.
 //!
-//! In: a complete [`File`], whether it came from a file or from flags. Out: [`Settings`], or everything that is wrong.
+//! In: a complete [`KubeProxyConfiguration`], whether it came from a file or from flags. Out: [`ValidatedConfig`], or everything that is wrong.
 //! Must not know: flags.
 
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ use super::check::{check, cluster_cidrs};
 use super::duration::GoDuration;
 use super::gates::FeatureGates;
 use super::logging::Logging;
-use super::settings::{Client, Settings};
-use super::{ConfigError, File, net};
+use super::validated::{ClientConfig, ValidatedConfig};
+use super::{ConfigError, KubeProxyConfiguration, net};
 
-impl File {
+impl KubeProxyConfiguration {
     /// `syncPeriod` and `minSyncPeriod` of the mode.
     #[must_use]
     pub fn sync_periods(&self) -> (GoDuration, GoDuration) {
@@ -33,7 +33,7 @@ impl File {
 ///
 /// # Errors
 /// Everything that is wrong, each with its field and value.
-pub fn settings(file: File, hostname: &str) -> Result<Settings, ConfigError> {
+pub fn validate(file: KubeProxyConfiguration, hostname: &str) -> Result<ValidatedConfig, ConfigError> {
     let (gates, mut warnings) = FeatureGates::new(&file.feature_gates).map_err(ConfigError::Gates)?;
     let mut errors = check(&file, &gates);
     let node_name = if file.hostname_override.is_empty() { hostname } else { &file.hostname_override };
@@ -49,7 +49,7 @@ pub fn settings(file: File, hostname: &str) -> Result<Settings, ConfigError> {
     warnings.extend(without_effect(&file));
     let client = &file.client_connection;
     let conntrack = &file.conntrack;
-    Ok(Settings {
+    Ok(ValidatedConfig {
         mode,
         proxier: proxier_config(&file, mode, node_name, &gates),
         ipvs: IpvsConfig {
@@ -75,7 +75,7 @@ pub fn settings(file: File, hostname: &str) -> Result<Settings, ConfigError> {
         metrics: net::socket(&file.metrics_bind_address),
         bind_address_hard_fail: file.bind_address_hard_fail,
         enable_profiling: file.enable_profiling,
-        client: Client {
+        client: ClientConfig {
             kubeconfig: Some(&client.kubeconfig).filter(|path| !path.is_empty()).map(PathBuf::from),
             accept_content_types: client.accept_content_types.clone(),
             content_type: client.content_type.clone(),
@@ -90,7 +90,7 @@ pub fn settings(file: File, hostname: &str) -> Result<Settings, ConfigError> {
     })
 }
 
-fn proxier_config(file: &File, mode: Mode, node_name: String, gates: &FeatureGates) -> Config {
+fn proxier_config(file: &KubeProxyConfiguration, mode: Mode, node_name: String, gates: &FeatureGates) -> Config {
     let (sync, min) = file.sync_periods();
     let (bit, all) = match mode {
         Mode::Nftables => (file.nftables.masquerade_bit, file.nftables.masquerade_all),
@@ -124,7 +124,7 @@ fn nets(items: &[impl AsRef<str>]) -> Vec<IpNet> {
     items.iter().filter_map(|item| net::cidr(item.as_ref())).collect()
 }
 
-fn logging(file: &File) -> Logging {
+fn logging(file: &KubeProxyConfiguration) -> Logging {
     let logging = &file.logging;
     let json = logging.format == "json";
     let options = if json { &logging.options.json } else { &logging.options.text };
@@ -132,7 +132,7 @@ fn logging(file: &File) -> Logging {
 }
 
 /// Settings that kube-proxy has and that change nothing here, where they ask for something.
-fn without_effect(file: &File) -> Vec<String> {
+fn without_effect(file: &KubeProxyConfiguration) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut say = |field: &str, why: &str| warnings.push(format!("{field} has no effect here: {why}"));
     let options = [&file.logging.options.text, &file.logging.options.json];

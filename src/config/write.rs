@@ -1,17 +1,17 @@
 //! `--write-config-to`: a configuration as kube-proxy writes it, byte by byte.
 //!
-//! In: a complete [`File`]. Out: YAML, keys in the order of the alphabet. Must not know: where it goes.
+//! In: a complete [`KubeProxyConfiguration`]. Out: YAML, keys in the order of the alphabet. Must not know: where it goes.
 //! Own code because no library quotes as Go's does: `0.0.0.0` plain, `"0"`, `'[::]:10256'`.
 
 use serde_json::Value;
 
-use super::File;
+use super::KubeProxyConfiguration;
 
 /// The text of a configuration file.
 ///
 /// # Errors
 /// If a number is none, which flags alone can bring about.
-pub fn to_yaml(file: &File) -> Result<String, String> {
+pub fn to_yaml(file: &KubeProxyConfiguration) -> Result<String, String> {
     let qps = file.client_connection.qps;
     if !qps.is_finite() {
         return Err(format!("clientConnection.qps is {qps}, which no file can say"));
@@ -122,20 +122,20 @@ mod tests {
 
     #[test]
     fn defaults_are_written_byte_by_byte_as_kube_proxy_writes_them() {
-        let written = to_yaml(&File::default().complete()).expect("YAML");
+        let written = to_yaml(&KubeProxyConfiguration::default().with_defaults()).expect("YAML");
         assert_eq!(written, include_str!("../../golden/config/write-config.yaml"));
     }
 
     #[test]
     fn lists_and_quotes_are_gos() {
-        let file = File {
+        let file = KubeProxyConfiguration {
             bind_address: "::".to_owned(),
             node_port_addresses: vec!["10.0.0.0/8".to_owned(), "fd00::/8".to_owned()],
             hostname_override: "12".to_owned(),
             show_hidden_metrics_for_version: "1.35".to_owned(),
-            ..File::default()
+            ..KubeProxyConfiguration::default()
         };
-        let mut file = file.complete();
+        let mut file = file.with_defaults();
         file.logging.vmodule = vec![VmoduleItem { file_pattern: "*".to_owned(), verbosity: 2 }];
         file.feature_gates.insert("A".to_owned(), true);
         let text = to_yaml(&file).expect("YAML");
@@ -150,7 +150,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert_eq!(decode(&text).expect("a configuration").file.complete(), file);
+        assert_eq!(decode(&text).expect("a configuration").file.with_defaults(), file);
     }
 
     proptest::proptest! {
@@ -161,20 +161,20 @@ mod tests {
             bit in 0..32,
             all: bool,
         ) {
-            let file = File {
+            let file = KubeProxyConfiguration {
                 hostname_override: name.clone(),
                 cluster_cidr: name.clone(),
                 mode,
                 iptables: Iptables { masquerade_bit: Some(bit), masquerade_all: all, ..Iptables::default() },
                 nftables: Nftables { masquerade_bit: Some(31 - bit), masquerade_all: all, ..Nftables::default() },
                 node_port_addresses: vec![name],
-                ..File::default()
+                ..KubeProxyConfiguration::default()
             };
-            let file = file.complete();
+            let file = file.with_defaults();
             let text = to_yaml(&file).expect("YAML");
             let decoded = decode(&text).expect("a configuration");
             proptest::prop_assert_eq!(decoded.strict_errors, Vec::<String>::new());
-            proptest::prop_assert_eq!(decoded.file.complete(), file);
+            proptest::prop_assert_eq!(decoded.file.with_defaults(), file);
         }
     }
 }

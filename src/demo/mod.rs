@@ -137,7 +137,7 @@ impl Demo {
             };
             self.example.pods.iter().find(is_at).map_or_else(|| destination.to_owned(), |pod| pod.name.clone())
         };
-        let steps = rules.explained(&service.port_name, name_of);
+        let steps = rules.explain(&service.port_name, name_of);
         for step in &steps {
             self.screen.text(&step.rule);
             self.screen.text(&self.screen.styled(Style::Dim, &format!("    {}", step.meaning)));

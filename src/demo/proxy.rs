@@ -11,7 +11,7 @@ use netfilter::kernel::{Choice, choose_flavour};
 use proxier::xtables::FLAVOUR_HINTS;
 
 use super::example::Example;
-use super::rules::Rules;
+use super::rules::NatRules;
 use crate::cli;
 use crate::run;
 
@@ -42,7 +42,7 @@ impl Proxy {
     /// Starts it; of the kernel's families those count for which the host has the tools.
     pub fn start(example: &Example, families: &[IpFamily]) -> Result<Self, String> {
         let choice = choose_flavour(&FLAVOUR_HINTS);
-        let works = |family: &&IpFamily| **family == IpFamily::V4 || Rules::read(&choice, **family).is_ok();
+        let works = |family: &&IpFamily| **family == IpFamily::V4 || NatRules::read(&choice, **family).is_ok();
         let families = families.iter().filter(works).copied().collect();
         // The size of the connection table is the host's, even if it is set from here.
         let host = ["--conntrack-max-per-core=0", "--conntrack-min=0"].map(str::to_owned);
@@ -57,7 +57,7 @@ impl Proxy {
     }
 
     /// Waits until the rules of a Service port lead to so many endpoints in a family. Returns the rules.
-    pub fn wait(&self, family: IpFamily, service_port: &str, endpoints: usize) -> Result<Rules, String> {
+    pub fn wait(&self, family: IpFamily, service_port: &str, endpoints: usize) -> Result<NatRules, String> {
         let begun = Instant::now();
         loop {
             match self.ended.try_recv() {
@@ -66,7 +66,7 @@ impl Proxy {
                 Ok(Ok(())) | Err(TryRecvError::Disconnected) => return Err("the proxy ended".to_owned()),
             }
             // A table that is being changed may be unreadable for a moment.
-            let rules = Rules::read(&self.choice, family);
+            let rules = NatRules::read(&self.choice, family);
             let found = rules.as_ref().map(|rules| rules.destinations(service_port).len());
             if found == Ok(endpoints) {
                 return rules;

@@ -10,18 +10,18 @@ use netfilter::kernel::Choice;
 
 /// The rules of table nat.
 #[derive(Debug)]
-pub struct Rules(Vec<String>);
+pub struct NatRules(Vec<String>);
 
 /// A rule and what it does.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct ExplainedRule {
     /// As printed.
     pub rule: String,
     /// For a person.
     pub meaning: String,
 }
 
-impl Rules {
+impl NatRules {
     /// Reads them where the calling thread is.
     pub fn read(choice: &Choice, family: IpFamily) -> Result<Self, String> {
         let program = format!("{}{}-save", family.iptables(), choice.infix);
@@ -38,7 +38,7 @@ impl Rules {
     }
 
     /// The way of a packet to a Service port's cluster IP, through its chains.
-    pub fn way(&self, service_port: &str) -> Vec<&str> {
+    pub fn path(&self, service_port: &str) -> Vec<&str> {
         let comment = format!("\"{service_port} cluster IP\"");
         let Some(entry) = self.chain("KUBE-SERVICES").find(|rule| rule.contains(&comment)) else { return Vec::new() };
         let service: Vec<&str> = self.chain(target(entry)).collect();
@@ -52,15 +52,15 @@ impl Rules {
 
     /// Where a Service port's packets can end up: `ADDRESS:PORT`.
     pub fn destinations(&self, service_port: &str) -> Vec<&str> {
-        self.way(service_port).into_iter().filter_map(|rule| word_after(rule, "--to-destination")).collect()
+        self.path(service_port).into_iter().filter_map(|rule| word_after(rule, "--to-destination")).collect()
     }
 
     /// The way, explained; of the endpoints' chains only the first, as they are all alike.
-    pub fn explained(&self, service_port: &str, name_of: impl Fn(&str) -> String) -> Vec<Step> {
-        let way = self.way(service_port);
+    pub fn explain(&self, service_port: &str, name_of: impl Fn(&str) -> String) -> Vec<ExplainedRule> {
+        let path = self.path(service_port);
         let pods: Vec<String> = self.destinations(service_port).into_iter().map(name_of).collect();
         let (mut steps, mut endpoint, mut first) = (Vec::new(), 0, "");
-        for rule in way {
+        for rule in path {
             let chain = word_after(rule, "-A").unwrap_or_default();
             if chain.starts_with("KUBE-SEP-") {
                 if first.is_empty() {
@@ -81,7 +81,7 @@ impl Rules {
             } else {
                 "What is not from a pod of this node is marked, so that answers come back this way.".to_owned()
             };
-            steps.push(Step { rule: rule.to_owned(), meaning });
+            steps.push(ExplainedRule { rule: rule.to_owned(), meaning });
         }
         steps
     }
@@ -134,16 +134,16 @@ mod tests {
 
     #[test]
     fn a_packets_way_is_found_and_ends_at_the_endpoints() {
-        let rules = Rules::parse(SAVED);
+        let rules = NatRules::parse(SAVED);
         assert_eq!(rules.destinations("x/y:z"), ["10.0.0.1:80", "10.0.0.2:80"]);
-        assert_eq!(rules.way("x/y:z").len(), 8);
+        assert_eq!(rules.path("x/y:z").len(), 8);
         assert_eq!(rules.destinations("x/y:none"), Vec::<&str>::new());
     }
 
     #[test]
     fn each_rule_is_explained_and_one_endpoint_is_enough() {
         let saved: String = SAVED.lines().filter(|line| !line.contains("recent")).flat_map(|l| [l, "\n"]).collect();
-        let steps = Rules::parse(&saved).explained("x/y:z", |destination| format!("<{destination}>"));
+        let steps = NatRules::parse(&saved).explain("x/y:z", |destination| format!("<{destination}>"));
         let meanings: Vec<&str> = steps.iter().map(|step| &*step.meaning).collect();
         assert_eq!(steps.len(), 6, "{steps:?}");
         assert_eq!(meanings[2], "Every second of the others goes to <10.0.0.1:80>.");

@@ -13,7 +13,7 @@ use tokio::net::TcpSocket;
 use super::machine::Machine;
 
 /// A packet that is dropped tells nobody.
-const PATIENCE: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What came of one connection.
 #[derive(Clone, Debug)]
@@ -45,11 +45,11 @@ pub fn stream(
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         for source in sources.iter().cycle().take(count) {
             let at = Instant::now();
-            let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(*source, target)).await });
+            let asked = runtime.block_on(async { tokio::time::timeout(CONNECT_TIMEOUT, ask(*source, target)).await });
             let answer = match asked {
                 Ok(Ok(answer)) => Ok(answer),
                 Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err(format!("no answer in {PATIENCE:?}")),
+                Err(_) => Err(format!("no answer in {CONNECT_TIMEOUT:?}")),
             };
             if sender.send(Reply { at, answer }).is_err() {
                 return;

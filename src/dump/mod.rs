@@ -16,8 +16,8 @@ use clap::{Args, ValueEnum};
 use proxier::model::NamespacedName;
 use proxier::track::Extent;
 
-use crate::config::Settings;
-use crate::http::NoReport;
+use crate::config::ValidatedConfig;
+use crate::http::ReportError;
 use crate::inspect::arguments::Sources;
 use crate::inspect::model::{Model, NoModel};
 use crate::inspect::report::{Report, Unread};
@@ -108,18 +108,18 @@ const MOST_ON_A_PAGE: usize = 2000;
 /// # Errors
 /// If there is no such Service, or there are too many; or the proxy cannot tell now.
 pub fn page(
-    settings: &Settings,
+    settings: &ValidatedConfig,
     model: &Model,
     syncs: &dyn Fn() -> usize,
     (service, json): (Option<&str>, bool),
-) -> Result<String, NoReport> {
-    let service = service.map(service_name).transpose().map_err(NoReport::Never)?;
+) -> Result<String, ReportError> {
+    let service = service.map(service_name).transpose().map_err(ReportError::BadRequest)?;
     let before = syncs();
     // Whether all are too many has to be known before their rules are read.
     let whole = service.is_none().then(|| model.copy(&Extent { only: None, most: MOST_ON_A_PAGE })).transpose();
     let whole = whole.map_err(|error| match error {
-        NoModel::TooMany(_) => NoReport::Never(error.to_string()),
-        _ => NoReport::NotNow(error.to_string()),
+        NoModel::TooMany(_) => ReportError::BadRequest(error.to_string()),
+        _ => ReportError::Unavailable(error.to_string()),
     })?;
     let whole = Mutex::new(whole);
     let load = |only: Option<&NamespacedName>| {
@@ -136,10 +136,10 @@ pub fn page(
             .push(Unread::new("the rules at one moment", "a sync was at work: differences may be those of then"));
     }
     if let Some(wanted) = wanted(&focus).filter(|_| report.services.is_empty()) {
-        return Err(NoReport::Never(nothing_found(&wanted, &report)));
+        return Err(ReportError::BadRequest(nothing_found(&wanted, &report)));
     }
     if json {
-        return serde_json::to_string(&report).map_err(|error| NoReport::NotNow(error.to_string()));
+        return serde_json::to_string(&report).map_err(|error| ReportError::Unavailable(error.to_string()));
     }
     Ok(text(&report, Look::plain(), false))
 }

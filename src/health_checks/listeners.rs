@@ -14,7 +14,7 @@ use tracing::info;
 
 use super::page::{LocalEndpoints, handler};
 use crate::health::Health;
-use crate::http::serve::{Clients, Server, listen};
+use crate::http::serve::{ConnectionLimiter, Server, listen};
 
 /// An address to listen at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,11 +39,11 @@ impl fmt::Display for ListenAddress {
 }
 
 /// What all listeners share.
-pub struct Shared {
+pub struct ListenerContext {
     /// `None`: the proxy counts as healthy.
     pub health: Option<Arc<Health>>,
     /// The clients of all health checks.
-    pub clients: Arc<Clients>,
+    pub clients: Arc<ConnectionLimiter>,
     /// How many sockets there may be.
     pub capacity: usize,
     /// How many there are.
@@ -57,10 +57,10 @@ pub struct ServiceListeners {
     pub endpoints: Arc<LocalEndpoints>,
     /// Whether each family has a socket of its own, because one for both could not be had.
     pub split: bool,
-    sockets: BTreeMap<ListenAddress, Socket>,
+    sockets: BTreeMap<ListenAddress, ListeningSocket>,
 }
 
-struct Socket {
+struct ListeningSocket {
     closing: Arc<AtomicBool>,
     server: Server,
 }
@@ -72,7 +72,7 @@ impl ServiceListeners {
         &mut self,
         service: &NamespacedName,
         desired: &BTreeSet<ListenAddress>,
-        shared: &mut Shared,
+        shared: &mut ListenerContext,
     ) {
         let other: Vec<_> = self.sockets.extract_if(.., |address, _| !desired.contains(address)).collect();
         for (address, socket) in other {
@@ -90,7 +90,7 @@ impl ServiceListeners {
         &mut self,
         service: &NamespacedName,
         desired: &BTreeSet<ListenAddress>,
-        shared: &mut Shared,
+        shared: &mut ListenerContext,
     ) -> (Vec<String>, bool) {
         let (mut problems, mut no_dual_stack) = (Vec::new(), false);
         for address in desired {
@@ -110,7 +110,7 @@ impl ServiceListeners {
                     let closing = Arc::<AtomicBool>::default();
                     let page = handler(service, self.endpoints.clone(), closing.clone(), shared.health.clone());
                     let server = Server::start(listener, page, shared.clients.clone());
-                    self.sockets.insert(*address, Socket { closing, server });
+                    self.sockets.insert(*address, ListeningSocket { closing, server });
                     shared.open += 1;
                 }
                 Err(error) => {

@@ -22,38 +22,38 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, warn};
 
-use self::listeners::{ListenAddress, ServiceListeners, Shared, wildcard};
+use self::listeners::{ListenAddress, ListenerContext, ServiceListeners, wildcard};
 #[cfg(test)]
 pub use self::page::page_of_service;
-use crate::events::Events;
+use crate::events::EventSender;
 use crate::health::Health;
-use crate::http::serve::Clients;
+use crate::http::serve::ConnectionLimiter;
 
 /// How often failed ports are retried and this node's addresses read without a sync, in every family.
-const RETRY: Duration = Duration::from_secs(30);
+const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What one successful sync reports.
-pub type Report = (IpFamily, HealthChecks);
+pub type FamilyHealthChecks = (IpFamily, HealthChecks);
 /// Where families send their reports.
-pub type Reports = UnboundedSender<Report>;
+pub type HealthCheckSender = UnboundedSender<FamilyHealthChecks>;
 /// Lists this node's addresses in a family.
-pub type Addresses = Box<dyn Fn(IpFamily) -> io::Result<Vec<IpAddr>> + Send>;
+pub type ListAddresses = Box<dyn Fn(IpFamily) -> io::Result<Vec<IpAddr>> + Send>;
 
 /// All servers.
 pub struct HealthCheckServers {
-    shared: Shared,
-    addresses: Addresses,
-    events: Events,
+    shared: ListenerContext,
+    addresses: ListAddresses,
+    events: EventSender,
     /// How many Services are in `failed`.
     unserved: IntGauge,
-    families: BTreeMap<IpFamily, Family>,
+    families: BTreeMap<IpFamily, FamilyListeners>,
     listeners: BTreeMap<NamespacedName, ServiceListeners>,
     /// Services that are not served at every address they should be, and why. Each reason is logged once.
     failed: BTreeMap<NamespacedName, String>,
 }
 
 #[derive(Default)]
-struct Family {
+struct FamilyListeners {
     listen: Option<NodePortMatch>,
     addresses: BTreeSet<IpAddr>,
     /// There are health checks but no address for them.
@@ -68,19 +68,19 @@ impl HealthCheckServers {
     /// many sockets there may be. `unserved` counts Services that are not served as they should be.
     pub fn new(
         health: Option<Arc<Health>>,
-        addresses: Addresses,
-        (clients, capacity): (Arc<Clients>, usize),
-        events: Events,
+        addresses: ListAddresses,
+        (clients, capacity): (Arc<ConnectionLimiter>, usize),
+        events: EventSender,
         unserved: IntGauge,
     ) -> Self {
-        let shared = Shared { health, clients, capacity, open: 0 };
+        let shared = ListenerContext { health, clients, capacity, open: 0 };
         let (families, listeners, failed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self { shared, addresses, events, unserved, families, listeners, failed }
     }
 
     /// Serves until the last sender of reports is gone; then all servers stop.
-    pub async fn run(mut self, mut reports: UnboundedReceiver<Report>) {
-        let mut retry_at = Instant::now() + RETRY;
+    pub async fn run(mut self, mut reports: UnboundedReceiver<FamilyHealthChecks>) {
+        let mut retry_at = Instant::now() + RETRY_INTERVAL;
         loop {
             match timeout_at(retry_at, reports.recv()).await {
                 Ok(Some((family, checks))) => self.apply(family, checks).await,
@@ -90,13 +90,13 @@ impl HealthCheckServers {
             // By the clock, not by silence: reports of one family must not put off the other one.
             if Instant::now() >= retry_at {
                 self.update(&IpFamily::ALL, BTreeSet::new()).await;
-                retry_at = Instant::now() + RETRY;
+                retry_at = Instant::now() + RETRY_INTERVAL;
             }
         }
         for (service, mut listeners) in std::mem::take(&mut self.listeners) {
             listeners.close_others(&service, &BTreeSet::new(), &mut self.shared).await;
         }
-        self.shared.clients.leave().await;
+        self.shared.clients.drain().await;
     }
 
     /// Applies a report.
@@ -140,7 +140,7 @@ impl HealthCheckServers {
 
     /// Where a Service is to be served. `split`: never with a dual-stack socket.
     fn desired(&self, service: &NamespacedName, split: bool) -> BTreeSet<ListenAddress> {
-        let in_family = |state: &Family| state.desired.get(service).map(|check| check.port);
+        let in_family = |state: &FamilyListeners| state.desired.get(service).map(|check| check.port);
         let on_wildcard = |family| {
             self.families.get(&family).filter(|state| state.listen == Some(NodePortMatch::All)).and_then(in_family)
         };
@@ -200,9 +200,9 @@ impl HealthCheckServers {
     }
 }
 
-impl Family {
+impl FamilyListeners {
     /// Reads the addresses to listen at; returns whether they changed.
-    fn read_addresses(&mut self, family: IpFamily, list: &Addresses) -> bool {
+    fn read_addresses(&mut self, family: IpFamily, list: &ListAddresses) -> bool {
         let found = match &self.listen {
             None => return false,
             Some(NodePortMatch::All) => BTreeSet::from([wildcard(family)]),

@@ -10,7 +10,7 @@ use proxier::model::NamespacedName;
 use serde_json::Value;
 
 use crate::health::Health;
-use crate::http::{Answer, ClientFamily, Handler, JSON, Reply};
+use crate::http::{ClientFamily, Handler, JSON, PageResponse, ResponseBuilder};
 
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
@@ -41,11 +41,11 @@ pub fn handler(
     Arc::new(move |request| {
         let family = request.extensions().get().map_or(IpFamily::V4, |ClientFamily(family)| *family);
         let count = if closing.load(Ordering::Relaxed) { 0 } else { endpoints.get(family) };
-        answer(&service, count, health.as_ref().is_none_or(|health| health.live()))
+        answer(&service, count, health.as_ref().is_none_or(|health| health.is_live()))
     })
 }
 
-fn answer(service: &NamespacedName, count: usize, healthy: bool) -> Answer {
+fn answer(service: &NamespacedName, count: usize, healthy: bool) -> PageResponse {
     let text = |text: &str| Value::from(text).to_string();
     let body = format!(
         "{{\n\t\"service\": {{\n\t\t\"namespace\": {},\n\t\t\"name\": {}\n\t}},\n\t\"localEndpoints\": {count},\n\t\
@@ -54,7 +54,7 @@ fn answer(service: &NamespacedName, count: usize, healthy: bool) -> Answer {
         text(&service.name)
     );
     let status = if count > 0 && healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Reply::new(JSON, body).nosniff().with(WEIGHT, &count.to_string()).status(status).done()
+    ResponseBuilder::new(JSON, body).nosniff().with(WEIGHT, &count.to_string()).status(status).build()
 }
 
 /// The page of a Service whose count never changes.

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 
 use super::page::{LocalEndpoints, handler};
 use super::*;
-use crate::events::events;
-use crate::http::serve::{Patience, listen};
+use crate::events::event_queue;
+use crate::http::serve::{ServerTimeouts, listen};
 
 const CAPACITY: usize = 4;
 
@@ -43,9 +43,9 @@ fn name(name: &str) -> NamespacedName {
 fn node(health: Option<Arc<Health>>, addresses: &[IpAddr]) -> Node {
     let addresses = Arc::new(Mutex::new(addresses.to_vec()));
     let shared = addresses.clone();
-    let ask: Addresses = Box::new(move |_| Ok(shared.lock().expect("unpoisoned").clone()));
-    let clients = (Clients::new(50, Patience::default()), CAPACITY);
-    let servers = HealthCheckServers::new(health, ask, clients, events().0, unserved());
+    let ask: ListAddresses = Box::new(move |_| Ok(shared.lock().expect("unpoisoned").clone()));
+    let clients = (ConnectionLimiter::new(50, ServerTimeouts::default()), CAPACITY);
+    let servers = HealthCheckServers::new(health, ask, clients, event_queue().0, unserved());
     let network: IpNet = "127.0.77.0/24".parse().expect("a network");
     Node { servers, addresses, listen: NodePortMatch::Within(vec![network]) }
 }

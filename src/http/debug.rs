@@ -4,7 +4,7 @@
 
 use hyper::{Method, StatusCode};
 
-use super::{Answer, Asked, HTML, PLAIN, Reply, error, redirect};
+use super::{HTML, PLAIN, PageRequest, PageResponse, ResponseBuilder, error, redirect};
 
 /// What Go's profiler has.
 const PROFILES: [&str; 9] =
@@ -13,53 +13,56 @@ const NO_PROFILES: &str = "this kube-proxy is written in Rust and has no profile
                            `perf record -g -p PID` on the node sees into it";
 
 /// The page below `/debug/`; `None`: there is none.
-pub fn page(asked: &Asked, set_verbosity: fn(u32)) -> Option<Answer> {
-    let path = asked.uri().path();
+pub fn page(request: &PageRequest, set_verbosity: fn(u32)) -> Option<PageResponse> {
+    let path = request.uri().path();
     if path == "/debug/pprof" {
-        return Some(redirect(asked, StatusCode::FOUND, "/debug/pprof/"));
+        return Some(redirect(request, StatusCode::FOUND, "/debug/pprof/"));
     }
     if let Some(name) = path.strip_prefix("/debug/pprof/") {
         return Some(profile(name));
     }
     match path {
-        "/debug/flags/v" => Some(verbosity(asked, set_verbosity)),
+        "/debug/flags/v" => Some(verbosity(request, set_verbosity)),
         "/debug/flags" => Some(flags()),
         path if path.starts_with("/debug/flags/") => Some(flags()),
         _ => None,
     }
 }
 
-fn profile(name: &str) -> Answer {
+fn profile(name: &str) -> PageResponse {
     match name {
         "" => {
             let names: String = PROFILES.map(|name| format!("<li>{name}</li>\n")).concat();
             let page = "<html>\n<head>\n<title>/debug/pprof/</title>\n</head>\n<body>\n";
-            Reply::new(HTML, format!("{page}<p>{NO_PROFILES}</p>\nNot here:\n<ul>\n{names}</ul>\n</body>\n</html>\n"))
-                .nosniff()
-                .done()
+            ResponseBuilder::new(
+                HTML,
+                format!("{page}<p>{NO_PROFILES}</p>\nNot here:\n<ul>\n{names}</ul>\n</body>\n</html>\n"),
+            )
+            .nosniff()
+            .build()
         }
         name if PROFILES.contains(&name) => error(StatusCode::NOT_IMPLEMENTED, NO_PROFILES),
         _ => error(StatusCode::NOT_FOUND, "Unknown profile"),
     }
 }
 
-fn flags() -> Answer {
+fn flags() -> PageResponse {
     let page = "<html>\n<head>\n<title>/debug/flags/</title>\n</head>\n<body>\n/debug/flags/<br>\n<br>\nflags:<br>\n";
-    Reply::new(HTML, format!("{page}<ul>\n<li>v (PUT a number to change it)</li>\n</ul>\n</body>\n</html>\n"))
+    ResponseBuilder::new(HTML, format!("{page}<ul>\n<li>v (PUT a number to change it)</li>\n</ul>\n</body>\n</html>\n"))
         .nosniff()
-        .done()
+        .build()
 }
 
-fn verbosity(asked: &Asked, set: fn(u32)) -> Answer {
-    if asked.method() != Method::PUT {
+fn verbosity(request: &PageRequest, set: fn(u32)) -> PageResponse {
+    if request.method() != Method::PUT {
         return error(StatusCode::NOT_ACCEPTABLE, "unsupported http method");
     }
-    let text = String::from_utf8_lossy(asked.body());
+    let text = String::from_utf8_lossy(request.body());
     match parse(&text) {
         Ok(level) => {
             set(level);
             let done = format!("successfully set klog.logging.verbosity to {level}\n");
-            Reply::new(PLAIN, done).nosniff().done()
+            ResponseBuilder::new(PLAIN, done).nosniff().build()
         }
         Err(problem) => error(StatusCode::BAD_REQUEST, &format!("strconv.ParseUint: parsing {text:?}: {problem}")),
     }

@@ -6,33 +6,33 @@ use std::sync::Arc;
 
 use hyper::{Method, StatusCode};
 
-use super::{Asked, Handler, JSON, Reply, not_found, redirect};
+use super::{Handler, JSON, PageRequest, ResponseBuilder, not_found, redirect};
 use crate::health::Health;
 use crate::metrics::Metrics;
 
 /// The pages of the health server.
 pub fn pages(health: Arc<Health>, metrics: Arc<Metrics>) -> Handler {
-    Arc::new(move |asked| {
-        let path = asked.uri().path();
+    Arc::new(move |request| {
+        let path = request.uri().path();
         let clean = clean(path);
-        if clean != path && asked.method() != Method::CONNECT {
-            return redirect(asked, StatusCode::TEMPORARY_REDIRECT, &with_query(asked, &clean));
+        if clean != path && request.method() != Method::CONNECT {
+            return redirect(request, StatusCode::TEMPORARY_REDIRECT, &with_query(request, &clean));
         }
         let live = match path {
             "/healthz" => false,
             "/livez" => true,
             _ => return not_found(),
         };
-        let answer = health.answer(!live);
+        let answer = health.response(!live);
         let status = if answer.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         metrics.answered(live, status.as_u16());
         let body = serde_json::to_string(&answer).unwrap_or_default();
-        Reply::new(JSON, body).nosniff().status(status).done()
+        ResponseBuilder::new(JSON, body).nosniff().status(status).build()
     })
 }
 
-fn with_query(asked: &Asked, path: &str) -> String {
-    asked.uri().query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
+fn with_query(request: &PageRequest, path: &str) -> String {
+    request.uri().query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
 }
 
 /// A path without empty, `.` and `..` segments: Go's server redirects there before it looks for a page.

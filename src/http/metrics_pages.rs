@@ -13,7 +13,8 @@ use hyper::{Method, StatusCode};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    Answer, Asked, Handler, JSON, PLAIN, Reply, RulesPage, debug, error, not_found, query, rules_page, zpages,
+    Handler, JSON, PLAIN, PageRequest, PageResponse, ResponseBuilder, RulesPage, debug, error, not_found, query,
+    rules_page, zpages,
 };
 use crate::metrics::{Metrics, process};
 
@@ -42,38 +43,38 @@ pub struct Pages {
 /// The pages of the metrics server.
 pub fn pages(pages: Pages, metrics: Arc<Metrics>) -> Handler {
     let started = Timestamp::now();
-    Arc::new(move |asked| match asked.uri().path() {
-        "/metrics" => exposition(asked, metrics.text()),
-        "/metrics/slis" if asked.method() == Method::DELETE => {
+    Arc::new(move |request| match request.uri().path() {
+        "/metrics" => exposition(request, metrics.text()),
+        "/metrics/slis" if request.method() == Method::DELETE => {
             metrics.slis.reset();
-            Reply::new(PLAIN, "metrics reset\n").done()
+            ResponseBuilder::new(PLAIN, "metrics reset\n").build()
         }
-        "/metrics/slis" => exposition(asked, metrics.slis.text()),
-        "/healthz" => healthz(asked, &metrics),
+        "/metrics/slis" => exposition(request, metrics.slis.text()),
+        "/healthz" => healthz(request, &metrics),
         "/healthz/ping" => {
             metrics.slis.pinged();
-            Reply::new(PLAIN, "ok").done()
+            ResponseBuilder::new(PLAIN, "ok").build()
         }
-        "/proxyMode" => Reply::new(PLAIN, pages.mode.clone()).nosniff().done(),
+        "/proxyMode" => ResponseBuilder::new(PLAIN, pages.mode.clone()).nosniff().build(),
         "/configz" => {
             let body = format!("{{\"kubeproxy.config.k8s.io\":{}}}", pages.configz);
-            Reply::new(JSON, body).nosniff().done()
+            ResponseBuilder::new(JSON, body).nosniff().build()
         }
-        "/statusz" if pages.statusz => zpages::statusz(asked, started, Timestamp::now()),
-        "/flagz" => pages.flagz.as_ref().map_or_else(not_found, |flags| zpages::flagz(asked, flags)),
+        "/statusz" if pages.statusz => zpages::statusz(request, started, Timestamp::now()),
+        "/flagz" => pages.flagz.as_ref().map_or_else(not_found, |flags| zpages::flagz(request, flags)),
         rules_page::PATH if pages.rules.is_some() => {
-            pages.rules.as_ref().map_or_else(not_found, |page| page.answer(asked))
+            pages.rules.as_ref().map_or_else(not_found, |page| page.answer(request))
         }
         path if pages.profiling && path.starts_with("/debug/") => {
-            debug::page(asked, pages.set_verbosity).unwrap_or_else(not_found)
+            debug::page(request, pages.set_verbosity).unwrap_or_else(not_found)
         }
         _ => not_found(),
     })
 }
 
 /// One check, `ping`, that always succeeds. It may be excluded, and asked for in detail.
-fn healthz(asked: &Asked, metrics: &Metrics) -> Answer {
-    let mut excluded: Vec<&str> = query(asked, "exclude").collect();
+fn healthz(request: &PageRequest, metrics: &Metrics) -> PageResponse {
+    let mut excluded: Vec<&str> = query(request, "exclude").collect();
     excluded.sort_unstable();
     excluded.dedup();
     let mut detail = if excluded.contains(&"ping") { "[+]ping excluded: ok\n" } else { "[+]ping ok\n" }.to_owned();
@@ -86,23 +87,25 @@ fn healthz(asked: &Asked, metrics: &Metrics) -> Answer {
     if !excluded.contains(&"ping") {
         metrics.slis.pinged();
     }
-    let verbose = query(asked, "verbose").next().is_some();
+    let verbose = query(request, "verbose").next().is_some();
     let body = if verbose { format!("{detail}healthz check passed\n") } else { "ok".to_owned() };
-    Reply::new(PLAIN, body).nosniff().done()
+    ResponseBuilder::new(PLAIN, body).nosniff().build()
 }
 
-fn exposition(asked: &Asked, text: String) -> Answer {
+fn exposition(request: &PageRequest, text: String) -> PageResponse {
     let start = process::start_time().to_string();
-    let compressed = if accepts_gzip(asked) { gzip(&text) } else { Ok(None) };
+    let compressed = if accepts_gzip(request) { gzip(&text) } else { Ok(None) };
     match compressed {
-        Ok(None) => Reply::new(EXPOSITION, text).with(START_TIME, &start).done(),
-        Ok(Some(bytes)) => Reply::new(EXPOSITION, bytes).with(CONTENT_ENCODING, "gzip").with(START_TIME, &start).done(),
+        Ok(None) => ResponseBuilder::new(EXPOSITION, text).with(START_TIME, &start).build(),
+        Ok(Some(bytes)) => {
+            ResponseBuilder::new(EXPOSITION, bytes).with(CONTENT_ENCODING, "gzip").with(START_TIME, &start).build()
+        }
         Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, &problem.to_string()),
     }
 }
 
-fn accepts_gzip(asked: &Asked) -> bool {
-    let values = asked.headers().get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+fn accepts_gzip(request: &PageRequest) -> bool {
+    let values = request.headers().get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|coding| {
         let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
         let refused = parameters.trim().strip_prefix("q=").is_some_and(|q| q.trim().parse() == Ok(0.0));

@@ -21,18 +21,18 @@ use netfilter::IpFamily;
 
 pub use self::health_pages::pages as health_pages;
 pub use self::metrics_pages::{Pages, pages as metrics_pages};
-pub use self::rules_page::{NoReport, RulesPage};
+pub use self::rules_page::{ReportError, RulesPage};
 
 /// The family of the client's address, an extension of every request. An IPv4 client of a dual-stack socket is one of IPv4.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientFamily(pub IpFamily);
 
 /// A request with its body, as far as a page may want that.
-pub type Asked = Request<Bytes>;
+pub type PageRequest = Request<Bytes>;
 /// An answer.
-pub type Answer = Response<Full<Bytes>>;
+pub type PageResponse = Response<Full<Bytes>>;
 /// What a server says.
-pub type Handler = Arc<dyn Fn(&Asked) -> Answer + Send + Sync>;
+pub type Handler = Arc<dyn Fn(&PageRequest) -> PageResponse + Send + Sync>;
 
 /// Plain text, as Go calls it.
 pub const PLAIN: &str = "text/plain; charset=utf-8";
@@ -42,9 +42,9 @@ pub const HTML: &str = "text/html; charset=utf-8";
 pub const JSON: &str = "application/json";
 
 /// An answer in the making.
-pub struct Reply(Answer);
+pub struct ResponseBuilder(PageResponse);
 
-impl Reply {
+impl ResponseBuilder {
     /// A body of that type, with status 200.
     pub fn new(content_type: &str, body: impl Into<Bytes>) -> Self {
         let reply = Self(Response::new(Full::new(body.into())));
@@ -71,30 +71,30 @@ impl Reply {
     }
 
     /// The answer.
-    pub fn done(self) -> Answer {
+    pub fn build(self) -> PageResponse {
         self.0
     }
 }
 
 /// As Go's `http.Error`.
-pub fn error(status: StatusCode, text: &str) -> Answer {
-    Reply::new(PLAIN, format!("{text}\n")).nosniff().status(status).done()
+pub fn error(status: StatusCode, text: &str) -> PageResponse {
+    ResponseBuilder::new(PLAIN, format!("{text}\n")).nosniff().status(status).build()
 }
 
 /// As Go's `http.NotFound`.
-pub fn not_found() -> Answer {
+pub fn not_found() -> PageResponse {
     error(StatusCode::NOT_FOUND, "404 page not found")
 }
 
 /// As Go's `http.Redirect`: what is told of it to a person depends on the method.
-pub fn redirect(asked: &Asked, status: StatusCode, to: &str) -> Answer {
+pub fn redirect(request: &PageRequest, status: StatusCode, to: &str) -> PageResponse {
     let reason = status.canonical_reason().unwrap_or_default();
-    let body = if asked.method() == hyper::Method::GET {
+    let body = if request.method() == hyper::Method::GET {
         format!("<a href=\"{}\">{reason}</a>.\n\n", escape_html(to))
     } else {
         String::new()
     };
-    Reply::new(HTML, body).with(hyper::header::LOCATION, to).status(status).done()
+    ResponseBuilder::new(HTML, body).with(hyper::header::LOCATION, to).status(status).build()
 }
 
 /// Text that is nothing but text in HTML.
@@ -114,8 +114,8 @@ pub fn escape_html(text: &str) -> String {
 }
 
 /// The values of a query parameter; one without `=` has an empty value.
-pub fn query<'a>(asked: &'a Asked, name: &'a str) -> impl Iterator<Item = &'a str> {
-    let pairs = asked.uri().query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+pub fn query<'a>(request: &'a PageRequest, name: &'a str) -> impl Iterator<Item = &'a str> {
+    let pairs = request.uri().query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).filter(move |(key, _)| *key == name).map(|(_, v)| v)
 }
 

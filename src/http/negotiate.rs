@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use hyper::header::ACCEPT;
 
-use super::Asked;
+use super::PageRequest;
 
 const GROUP: &str = "config.k8s.io";
 const VERSIONS: [&str; 2] = ["v1beta1", "v1alpha1"];
@@ -38,8 +38,8 @@ pub enum Form {
 }
 
 /// The first acceptable form of a page of that kind, by the client's preference; `None` if there is none.
-pub fn form(asked: &Asked, kind: &str) -> Option<Form> {
-    let header = asked.headers().get(ACCEPT).map_or("", |value| value.to_str().unwrap_or("?"));
+pub fn form(request: &PageRequest, kind: &str) -> Option<Form> {
+    let header = request.headers().get(ACCEPT).map_or("", |value| value.to_str().unwrap_or("?"));
     if header.trim().is_empty() {
         return Some(Form::Text);
     }
@@ -95,8 +95,8 @@ mod tests {
     use super::*;
 
     fn of(accept: &str) -> Option<Form> {
-        let asked = hyper::Request::get("/statusz").header(ACCEPT, accept).body(bytes::Bytes::new());
-        form(&asked.expect("a request"), "Statusz")
+        let request = hyper::Request::get("/statusz").header(ACCEPT, accept).body(bytes::Bytes::new());
+        form(&request.expect("a request"), "Statusz")
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, RETRY_AFTER};
 
-use super::{Answer, Asked, JSON, PLAIN, Reply, error, query};
+use super::{JSON, PLAIN, PageRequest, PageResponse, ResponseBuilder, error, query};
 
 /// Where it is.
 pub const PATH: &str = "/debug/rules";
@@ -18,21 +18,21 @@ pub const PATH: &str = "/debug/rules";
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Makes the report: of one Service or of all, as JSON or as text.
-pub type Report = Box<dyn Fn(Option<&str>, bool) -> Result<String, NoReport> + Send + Sync>;
+pub type RenderReport = Box<dyn Fn(Option<&str>, bool) -> Result<String, ReportError> + Send + Sync>;
 
 /// Why there is no report.
 #[derive(Debug)]
-pub enum NoReport {
+pub enum ReportError {
     /// Nothing is wrong with the question.
-    NotNow(String),
+    Unavailable(String),
     /// It is one that is not answered.
-    Never(String),
+    BadRequest(String),
 }
 
 /// The page.
 #[derive(Clone)]
 pub struct RulesPage {
-    report: Arc<Report>,
+    report: Arc<RenderReport>,
     busy: Arc<dyn Fn() -> bool + Send + Sync>,
     last: Arc<Mutex<Option<Instant>>>,
 }
@@ -45,12 +45,12 @@ impl fmt::Debug for RulesPage {
 
 impl RulesPage {
     /// A page. `busy`: whether a sync is at work.
-    pub fn new(report: Report, busy: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+    pub fn new(report: RenderReport, busy: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { report: Arc::new(report), busy: Arc::new(busy), last: Arc::default() }
     }
 
     /// Answers. It may take seconds.
-    pub fn answer(&self, asked: &Asked) -> Answer {
+    pub fn answer(&self, request: &PageRequest) -> PageResponse {
         if (self.busy)() {
             return later(StatusCode::SERVICE_UNAVAILABLE, "a sync is at work", 1);
         }
@@ -66,17 +66,17 @@ impl RulesPage {
             return later(StatusCode::TOO_MANY_REQUESTS, "asked for too often", INTERVAL.as_secs());
         }
         *last = Some(Instant::now());
-        let accepts = asked.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let accepts = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let json = accepts.flat_map(|value| value.split(',')).any(|kind| kind.trim().starts_with(JSON));
-        match (self.report)(query(asked, "service").next(), json) {
-            Ok(text) => Reply::new(if json { JSON } else { PLAIN }, text).nosniff().done(),
-            Err(NoReport::NotNow(why)) => later(StatusCode::SERVICE_UNAVAILABLE, &why, INTERVAL.as_secs()),
-            Err(NoReport::Never(problem)) => error(StatusCode::BAD_REQUEST, &problem),
+        match (self.report)(query(request, "service").next(), json) {
+            Ok(text) => ResponseBuilder::new(if json { JSON } else { PLAIN }, text).nosniff().build(),
+            Err(ReportError::Unavailable(why)) => later(StatusCode::SERVICE_UNAVAILABLE, &why, INTERVAL.as_secs()),
+            Err(ReportError::BadRequest(problem)) => error(StatusCode::BAD_REQUEST, &problem),
         }
     }
 }
 
-fn later(status: StatusCode, why: &str, seconds: u64) -> Answer {
+fn later(status: StatusCode, why: &str, seconds: u64) -> PageResponse {
     let mut answer = error(status, &format!("{why}; try again in {seconds} s"));
     answer.headers_mut().insert(RETRY_AFTER, seconds.into());
     answer
@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(accept: &str) -> Asked {
+    fn request(accept: &str) -> PageRequest {
         hyper::Request::builder()
             .uri("/debug/rules?service=a/b")
             .header(ACCEPT, accept)
@@ -100,16 +100,16 @@ mod tests {
     fn it_waits_for_syncs_and_is_not_asked_often() {
         let busy = Arc::new(AtomicBool::new(true));
         let syncing = busy.clone();
-        let report: Report = Box::new(|service, json| Ok(format!("{service:?} {json}")));
+        let report: RenderReport = Box::new(|service, json| Ok(format!("{service:?} {json}")));
         let page = RulesPage::new(report, move || syncing.load(Ordering::Relaxed));
-        assert_eq!(page.answer(&asked("*/*")).status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(page.answer(&request("*/*")).status(), StatusCode::SERVICE_UNAVAILABLE);
         busy.store(false, Ordering::Relaxed);
-        let answer = page.answer(&asked("text/html, application/json;q=0.9"));
+        let answer = page.answer(&request("text/html, application/json;q=0.9"));
         assert_eq!(
             (answer.status(), &answer.headers()["content-type"]),
             (StatusCode::OK, &JSON.parse().expect("a value"))
         );
-        let again = page.answer(&asked("*/*"));
+        let again = page.answer(&request("*/*"));
         assert_eq!((again.status(), &again.headers()["retry-after"]), (StatusCode::TOO_MANY_REQUESTS, &5.into()));
     }
 }

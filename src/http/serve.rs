@@ -26,92 +26,92 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use super::{Answer, ClientFamily, Handler};
+use super::{ClientFamily, Handler, PageResponse};
 use crate::containment::contain;
 
 const BIND_RETRY: Duration = Duration::from_secs(5);
 /// After a failure to accept, which is about the process rather than the client.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
-const BACKLOG: i32 = 1024;
+const LISTEN_BACKLOG: i32 = 1024;
 /// How much of a body anyone may send that is read.
-const MOST_BODY: usize = 64 * 1024;
+const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How much a client's headers and an answer on its way may take.
-const BUFFER: usize = 16 * 1024;
+const BUFFER_BYTES: usize = 16 * 1024;
 
 /// How long clients may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct ServerTimeouts {
     /// For a request to come, the first as well as the next on the same connection; and then for its body.
     pub request: Duration,
     /// For a connection as a whole: then it ends after the answer under way.
     pub connection: Duration,
     /// For the answers under way when a server stops.
-    pub end: Duration,
+    pub shutdown: Duration,
 }
 
-impl Default for Patience {
+impl Default for ServerTimeouts {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { request: seconds(30), connection: seconds(600), end: seconds(3) }
+        Self { request: seconds(30), connection: seconds(600), shutdown: seconds(3) }
     }
 }
 
 /// The clients of one or more servers, and how many there may be: a new one takes the place of the one that has been
 /// there longest. So a client that asks at once is answered, however many others do nothing.
 #[derive(Debug)]
-pub struct Clients {
-    most: usize,
-    patience: Patience,
-    open: Mutex<OpenPlaces>,
+pub struct ConnectionLimiter {
+    max: usize,
+    timeouts: ServerTimeouts,
+    open: Mutex<OpenConnections>,
     gone: Notify,
 }
 
 #[derive(Debug, Default)]
-struct OpenPlaces {
+struct OpenConnections {
     last: u64,
     tasks: BTreeMap<u64, AbortHandle>,
     /// Somebody had to go, which is in the log.
     crowded: bool,
 }
 
-impl Clients {
+impl ConnectionLimiter {
     /// At most so many.
-    pub fn new(most: usize, patience: Patience) -> Arc<Self> {
-        Arc::new(Self { most, patience, open: Mutex::default(), gone: Notify::new() })
+    pub fn new(max: usize, timeouts: ServerTimeouts) -> Arc<Self> {
+        Arc::new(Self { max, timeouts, open: Mutex::default(), gone: Notify::new() })
     }
 
-    fn open(&self) -> MutexGuard<'_, OpenPlaces> {
+    fn open(&self) -> MutexGuard<'_, OpenConnections> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn admit(self: &Arc<Self>, (stream, client): (TcpStream, SocketAddr), handler: Handler, stop: watch::Receiver<()>) {
         let mut open = self.open();
         open.last += 1;
-        let place = Place { number: open.last, clients: self.clone() };
-        let number = place.number;
-        let patience = self.patience;
+        let slot = ConnectionSlot { number: open.last, clients: self.clone() };
+        let number = slot.number;
+        let timeouts = self.timeouts;
         // The lock is held, so that the place cannot be given back before it is taken.
         let task = tokio::spawn(async move {
-            let _place = place;
-            converse((stream, client), handler, stop, patience).await;
+            let _slot = slot;
+            serve_connection((stream, client), handler, stop, timeouts).await;
         });
         open.tasks.insert(number, task.abort_handle());
-        let oldest = if open.tasks.len() > self.most { open.tasks.pop_first() } else { None };
+        let oldest = if open.tasks.len() > self.max { open.tasks.pop_first() } else { None };
         let first_to_go = oldest.is_some() && !std::mem::replace(&mut open.crowded, true);
         drop(open);
         if let Some((_, oldest)) = oldest {
             oldest.abort();
         }
         if first_to_go {
-            let most = self.most;
+            let max = self.max;
             warn!(
-                "more than {most} HTTP clients at a time, the last one from {client}: each new one ends the oldest connection"
+                "more than {max} HTTP clients at a time, the last one from {client}: each new one ends the oldest connection"
             );
         }
     }
 
     /// Waits until all are gone, but not for ever. Their servers have to be stopped before.
-    pub async fn leave(&self) {
+    pub async fn drain(&self) {
         let all = async {
             loop {
                 let gone = self.gone.notified();
@@ -121,20 +121,20 @@ impl Clients {
                 gone.await;
             }
         };
-        let _ = timeout(self.patience.end, all).await;
+        let _ = timeout(self.timeouts.shutdown, all).await;
     }
 }
 
-struct Place {
+struct ConnectionSlot {
     number: u64,
-    clients: Arc<Clients>,
+    clients: Arc<ConnectionLimiter>,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut open = self.clients.open();
         open.tasks.remove(&self.number);
-        if open.tasks.len() <= self.clients.most / 2 {
+        if open.tasks.len() <= self.clients.max / 2 {
             open.crowded = false;
         }
         drop(open);
@@ -151,7 +151,7 @@ pub struct Server {
 
 impl Server {
     /// Answers whoever comes.
-    pub fn start(listener: TcpListener, handler: Handler, clients: Arc<Clients>) -> Self {
+    pub fn start(listener: TcpListener, handler: Handler, clients: Arc<ConnectionLimiter>) -> Self {
         let (stop, stopped) = watch::channel(());
         let accepting = tokio::spawn(accept(listener, handler, clients, stopped));
         Self { stop, accepting }
@@ -164,9 +164,14 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, handler: Handler, clients: Arc<Clients>, mut stop: watch::Receiver<()>) {
+async fn accept(
+    listener: TcpListener,
+    handler: Handler,
+    clients: Arc<ConnectionLimiter>,
+    mut stop: watch::Receiver<()>,
+) {
     let stopped = stop.clone();
-    let mut complained = false;
+    let mut logged = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -178,11 +183,11 @@ async fn accept(listener: TcpListener, handler: Handler, clients: Arc<Clients>, 
         };
         match accepted {
             Ok(client) => {
-                complained = false;
+                logged = false;
                 clients.admit(client, handler.clone(), stopped.clone());
             }
             Err(error) => {
-                if !std::mem::replace(&mut complained, true) {
+                if !std::mem::replace(&mut logged, true) {
                     warn!("cannot take connections, trying again: {error}");
                 }
                 sleep(ACCEPT_RETRY).await;
@@ -191,37 +196,37 @@ async fn accept(listener: TcpListener, handler: Handler, clients: Arc<Clients>, 
     }
 }
 
-async fn converse(
+async fn serve_connection(
     (stream, client): (TcpStream, SocketAddr),
     handler: Handler,
     mut stop: watch::Receiver<()>,
-    patience: Patience,
+    timeouts: ServerTimeouts,
 ) {
     let family = ClientFamily(IpFamily::of(&client.ip().to_canonical()));
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(family);
         let handler = handler.clone();
-        async move { Ok::<_, Infallible>(answer(&handler, request, patience).await) }
+        async move { Ok::<_, Infallible>(answer(&handler, request, timeouts).await) }
     });
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(patience.request).max_buf_size(BUFFER);
+    server.timer(TokioTimer::new()).header_read_timeout(timeouts.request).max_buf_size(BUFFER_BYTES);
     // As Go writes them: recordings and people compare.
     server.title_case_headers(true);
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         _ = &mut connection => return,
         _ = stop.changed() => {}
-        () = sleep(patience.connection) => {}
+        () = sleep(timeouts.connection) => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(patience.end, connection).await;
+    let _ = timeout(timeouts.shutdown, connection).await;
 }
 
 /// Only PUT has a body that any page looks at.
-async fn answer(handler: &Handler, request: Request<Incoming>, patience: Patience) -> Answer {
+async fn answer(handler: &Handler, request: Request<Incoming>, timeouts: ServerTimeouts) -> PageResponse {
     let (head, body) = request.into_parts();
     let body = if head.method == Method::PUT {
-        match timeout(patience.request, Limited::new(body, MOST_BODY).collect()).await {
+        match timeout(timeouts.request, Limited::new(body, MAX_BODY_BYTES).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) => return super::error(StatusCode::BAD_REQUEST, &error.to_string()),
             Err(_) => return super::error(StatusCode::REQUEST_TIMEOUT, "the body did not come"),
@@ -249,7 +254,7 @@ pub async fn serve(
     name: &str,
     address: SocketAddr,
     handler: Handler,
-    clients: Arc<Clients>,
+    clients: Arc<ConnectionLimiter>,
     hard_fail: bool,
 ) -> Result<Infallible, String> {
     loop {
@@ -291,7 +296,7 @@ pub fn listen(address: SocketAddr, both: bool) -> io::Result<TcpListener> {
     }
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(LISTEN_BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 

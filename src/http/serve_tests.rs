@@ -7,7 +7,7 @@ use std::time::Instant;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::*;
-use crate::http::{PLAIN, Reply};
+use crate::http::{PLAIN, ResponseBuilder};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -18,27 +18,27 @@ struct Running {
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-fn start(most: usize, patience: Patience, body: &'static str) -> Running {
+fn start(most: usize, timeouts: ServerTimeouts, body: &'static str) -> Running {
     let (ready, address) = std::sync::mpsc::channel();
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let handler: Handler = Arc::new(move |asked| {
         assert!(asked.uri().path() != crate::http::rules_page::PATH, "rules that inspection does not expect");
         let put = String::from_utf8_lossy(asked.body()).into_owned();
-        Reply::new(PLAIN, format!("{body}{put}")).done()
+        ResponseBuilder::new(PLAIN, format!("{body}{put}")).build()
     });
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let listener = listen("127.0.0.1:0".parse().expect("an address"), false).expect("a port");
             let address = listener.local_addr().expect("an address");
-            let clients = Clients::new(most, patience);
+            let clients = ConnectionLimiter::new(most, timeouts);
             let server = Server::start(listener, handler, clients.clone());
             ready.send(address).expect("the test listens");
             let _ = stopped.await;
             server.stop().await;
             // The port is free again at once.
             drop(listen(address, false).expect("the port"));
-            clients.leave().await;
+            clients.drain().await;
         });
     });
     Running { address: address.recv().expect("an address"), stop: Some(stop), thread: Some(thread) }
@@ -87,7 +87,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 #[test]
 fn answers_have_lengths_and_headers_as_go_writes_them() {
-    let running = start(8, Patience::default(), "hello");
+    let running = start(8, ServerTimeouts::default(), "hello");
     let answer = running.ask(GET);
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n"), "{answer}");
     assert!(answer.contains("\r\nContent-Length: 5\r\n") && answer.ends_with("\r\n\r\nhello"), "{answer}");
@@ -109,7 +109,7 @@ fn answers_have_lengths_and_headers_as_go_writes_them() {
 #[test]
 fn clients_that_take_too_long_are_left() {
     let request = Duration::from_millis(300);
-    let running = start(8, Patience { request, ..Patience::default() }, "hello");
+    let running = start(8, ServerTimeouts { request, ..ServerTimeouts::default() }, "hello");
     let silent = running.connect();
     let mut slow = running.connect();
     slow.write_all(b"GET / HTTP/1.1\r\nHo").expect("to send");
@@ -124,10 +124,11 @@ fn clients_that_take_too_long_are_left() {
 
 #[test]
 fn a_client_that_does_not_read_is_left_when_its_time_is_up() {
-    let patience = Patience { request: LIMIT, connection: Duration::from_millis(300), end: Duration::from_millis(300) };
+    let timeouts =
+        ServerTimeouts { request: LIMIT, connection: Duration::from_millis(300), shutdown: Duration::from_millis(300) };
     // More than the sockets' buffers hold.
     let body = Box::leak("x".repeat(32 << 20).into_boxed_str());
-    let running = start(8, patience, body);
+    let running = start(8, timeouts, body);
     let mut client = running.connect();
     client.write_all(GET.as_bytes()).expect("to send");
     std::thread::sleep(Duration::from_millis(900));
@@ -141,7 +142,7 @@ fn ten_thousand_connections_keep_nobody_from_an_answer() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("to raise the limit");
     let many = usize::try_from(hard.saturating_sub(500)).map_or(10_000, |files| files.min(10_000));
-    let running = start(64, Patience::default(), "hello");
+    let running = start(64, ServerTimeouts::default(), "hello");
     let mut crowd = Vec::new();
     for number in 0..many {
         let mut client = running.connect();
@@ -168,7 +169,7 @@ fn ten_thousand_connections_keep_nobody_from_an_answer() {
 
 #[test]
 fn stopping_ends_idle_connections_and_frees_the_port() {
-    let mut running = start(8, Patience::default(), "hello");
+    let mut running = start(8, ServerTimeouts::default(), "hello");
     let mut idle = running.connect();
     idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("to send");
     let mut answer = [0; 1024];
@@ -189,8 +190,8 @@ fn a_wildcard_is_for_both_families_and_a_port_in_use_is_said_so() {
         }
         let taken = SocketAddr::from(([0, 0, 0, 0], port));
         assert_eq!(listen_on_families(taken).err().map(|error| error.kind()), Some(ErrorKind::AddrInUse));
-        let page: Handler = Arc::new(|_| Reply::new(PLAIN, "").done());
-        let clients = Clients::new(1, Patience::default());
+        let page: Handler = Arc::new(|_| ResponseBuilder::new(PLAIN, "").build());
+        let clients = ConnectionLimiter::new(1, ServerTimeouts::default());
         let problem = serve("health", taken, page, clients, true).await.expect_err("the port is taken");
         assert!(problem.contains("health") && problem.contains(&port.to_string()), "{problem}");
     });
@@ -198,7 +199,7 @@ fn a_wildcard_is_for_both_families_and_a_port_in_use_is_said_so() {
 
 #[test]
 fn panic_while_rules_are_read_costs_that_request_only() {
-    let server = start(10, Patience::default(), "fine");
+    let server = start(10, ServerTimeouts::default(), "fine");
     let answer = server.ask("GET /debug/rules HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
     assert!(answer.contains("reading the rules panicked"), "{answer}");
@@ -213,8 +214,8 @@ fn stopping_frees_the_port_though_a_process_that_is_starting_has_a_copy_of_the_s
         let listener = listen("[::1]:0".parse().expect("an address"), false).expect("a port");
         let address = listener.local_addr().expect("an address");
         let copy = nix::unistd::dup(&listener).expect("what fork does");
-        let handler: Handler = Arc::new(|_| Reply::new(PLAIN, "fine".to_owned()).done());
-        let server = Server::start(listener, handler, Clients::new(10, Patience::default()));
+        let handler: Handler = Arc::new(|_| ResponseBuilder::new(PLAIN, "fine".to_owned()).build());
+        let server = Server::start(listener, handler, ConnectionLimiter::new(10, ServerTimeouts::default()));
         server.stop().await;
         drop(listen(address, false).expect("the port is free"));
         drop(copy);

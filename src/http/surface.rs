@@ -84,7 +84,7 @@ fn server(name: &str) -> Handler {
 }
 
 /// The text of an answer, unpacked.
-fn text(answer: Answer) -> String {
+fn text(answer: PageResponse) -> String {
     let packed = answer.headers().contains_key("content-encoding");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let bytes = runtime.block_on(answer.into_body().collect()).expect("a body").to_bytes();
@@ -97,7 +97,7 @@ fn text(answer: Answer) -> String {
     text
 }
 
-fn check(row: &Row, answer: Answer) -> Result<(), String> {
+fn check(row: &Row, answer: PageResponse) -> Result<(), String> {
     let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().expect("text").to_owned());
     let mut problems = Vec::new();
     if answer.status().as_u16() != row.status {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::negotiate::{self, Encoding, Form};
-use super::{Answer, Asked, JSON, PLAIN, Reply};
+use super::{JSON, PLAIN, PageRequest, PageResponse, ResponseBuilder};
 
 const NOTE: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility \
                     guarantees and is for debugging purposes only.";
@@ -54,7 +54,7 @@ struct Flags<'a> {
 }
 
 /// Since when it runs, and what it is.
-pub fn statusz(asked: &Asked, started: Timestamp, now: Timestamp) -> Answer {
+pub fn statusz(request: &PageRequest, started: Timestamp, now: Timestamp) -> PageResponse {
     let uptime = now.duration_since(started).as_secs().max(0);
     let status = Status {
         start_time: started.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
@@ -78,21 +78,26 @@ pub fn statusz(asked: &Asked, started: Timestamp, now: Timestamp) -> Answer {
         .map(|(name, value)| format!("{name}: {value}\n"))
         .concat()
     };
-    page(asked, "Statusz", text, status)
+    page(request, "Statusz", text, status)
 }
 
 /// The flags, by name.
-pub fn flagz(asked: &Asked, flags: &[(String, String)]) -> Answer {
+pub fn flagz(request: &PageRequest, flags: &[(String, String)]) -> PageResponse {
     let flags: BTreeMap<&str, &str> = flags.iter().map(|(name, value)| (&**name, &**value)).collect();
     let text = || flags.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-    page(asked, "Flagz", text, Flags { flags: flags.clone() })
+    page(request, "Flagz", text, Flags { flags: flags.clone() })
 }
 
-fn page(asked: &Asked, kind: &'static str, text: impl FnOnce() -> String, content: impl Serialize) -> Answer {
-    match negotiate::form(asked, kind) {
+fn page(
+    request: &PageRequest,
+    kind: &'static str,
+    text: impl FnOnce() -> String,
+    content: impl Serialize,
+) -> PageResponse {
+    match negotiate::form(request, kind) {
         Some(Form::Text) => {
             let head = format!("\nkube-proxy {}\n{NOTE}\n\n", kind.to_lowercase());
-            Reply::new(PLAIN, head + &text()).done()
+            ResponseBuilder::new(PLAIN, head + &text()).build()
         }
         Some(Form::Object { version, encoding }) => {
             let api_version = negotiate::api_version(version);
@@ -105,8 +110,8 @@ fn page(asked: &Asked, kind: &'static str, text: impl FnOnce() -> String, conten
                 Ok(body) => body,
                 Err(error) => return super::error(StatusCode::INTERNAL_SERVER_ERROR, &error),
             };
-            let reply = Reply::new(&negotiate::content_type(kind, version, encoding), body);
-            if version == "v1beta1" { reply.done() } else { reply.with(WARNING, &deprecated(kind, version)).done() }
+            let reply = ResponseBuilder::new(&negotiate::content_type(kind, version, encoding), body);
+            if version == "v1beta1" { reply.build() } else { reply.with(WARNING, &deprecated(kind, version)).build() }
         }
         None => not_acceptable(kind),
     }
@@ -117,7 +122,7 @@ fn deprecated(kind: &str, version: &str) -> String {
     format!("299 - \"{old} {kind} is deprecated; use {} {kind}\"", negotiate::api_version("v1beta1"))
 }
 
-fn not_acceptable(kind: &str) -> Answer {
+fn not_acceptable(kind: &str) -> PageResponse {
     let status = StatusCode::NOT_ACCEPTABLE;
     let body = json!({
         "kind": "Status",
@@ -128,5 +133,5 @@ fn not_acceptable(kind: &str) -> Answer {
         "reason": "NotAcceptable",
         "code": status.as_u16(),
     });
-    Reply::new(JSON, body.to_string()).status(status).done()
+    ResponseBuilder::new(JSON, body.to_string()).status(status).build()
 }

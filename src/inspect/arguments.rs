@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli;
-use crate::config::{self, GoDuration, Settings};
+use crate::config::{self, GoDuration, ValidatedConfig};
 
 /// Where objects come from, and how the proxy is configured.
 #[derive(Clone, Debug, Default, Args)]
@@ -43,7 +43,7 @@ pub struct Sources {
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// The configuration that the proxy should have.
-    pub settings: Settings,
+    pub settings: ValidatedConfig,
     /// Where files with objects are.
     pub objects: Option<PathBuf>,
     /// The API server's address, if it is not the kubeconfig's.
@@ -86,7 +86,7 @@ impl Sources {
         let line = cli::parse(arguments).map_err(|stop| stop.text.trim_end().to_owned())?;
         let file = line.complete().map_err(|error| error.to_string())?.file;
         let hostname = nix::unistd::gethostname().unwrap_or_default();
-        let mut settings = config::settings(file, &hostname.to_string_lossy()).map_err(|error| error.to_string())?;
+        let mut settings = config::validate(file, &hostname.to_string_lossy()).map_err(|error| error.to_string())?;
         if let Some(path) = &self.kubeconfig {
             // Beside a configuration file the proxy would ignore it; who gives it here means it.
             settings.client.kubeconfig = Some(path.clone());

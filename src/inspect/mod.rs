@@ -40,7 +40,7 @@ use proxier_inspect::services::{
 use self::arguments::Sources;
 use self::report::{COMPARISON, Unread};
 use self::rules::{FamilyRules, Rules};
-use crate::config::Settings;
+use crate::config::ValidatedConfig;
 
 /// Commands of ours that do not run a proxy.
 const COMMANDS: [&str; 4] = ["demo", "dump", "trace", "diagnose"];
@@ -83,7 +83,7 @@ pub struct Look {
     /// The objects of each family, if there is a source of them.
     pub objects: Option<BTreeMap<IpFamily, Tracker>>,
     /// The configuration that the proxy should have.
-    pub settings: Settings,
+    pub settings: ValidatedConfig,
     /// What could not be read.
     pub unread: Vec<Unread>,
 }
@@ -107,7 +107,7 @@ pub fn look(sources: &Sources, focus: &Focus) -> Result<Look, String> {
 }
 
 /// The same for who knows the settings. `load`: how to come by the objects, of one Service or of all.
-pub fn look_with(settings: Settings, load: Option<&Load<'_>>, focus: &Focus) -> Look {
+pub fn look_with(settings: ValidatedConfig, load: Option<&Load<'_>>, focus: &Focus) -> Look {
     let mut unread = Vec::new();
     let (rules, mut loaded) = std::thread::scope(|scope| {
         // Both take long at a big cluster.
@@ -262,7 +262,7 @@ impl Look {
     }
 
     fn expected_servers(&self, rules: &FamilyRules, held: &Held, tracker: &Tracker) -> Result<Expected, String> {
-        let Settings { proxier, ipvs: of_ipvs, .. } = &self.settings;
+        let ValidatedConfig { proxier, ipvs: of_ipvs, .. } = &self.settings;
         let snapshot = self.snapshot(rules.family, tracker);
         let addresses = held.node_addresses(&rules.addresses);
         ipvs::expected(rules.family, proxier, of_ipvs, &snapshot, &addresses, rules.random_fully)

@@ -13,18 +13,18 @@ use proxier::mailbox::Message;
 use proxier::track::{Extent, NoCopy, Tracker};
 use thiserror::Error;
 
-use crate::source::Families;
+use crate::source::FamilySenders;
 
 /// How long a proxier may be busy with something else.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where to ask.
 #[derive(Clone, Debug, Default)]
-pub struct Model(Arc<OnceLock<Weak<Families>>>);
+pub struct Model(Arc<OnceLock<Weak<FamilySenders>>>);
 
 impl Model {
     /// These can be asked from now on, until they are dropped.
-    pub fn is(&self, families: &Arc<Families>) {
+    pub fn is(&self, families: &Arc<FamilySenders>) {
         // Only one proxy runs in a process.
         let _ = self.0.set(Arc::downgrade(families));
     }

@@ -18,8 +18,8 @@ use crate::cli::SourceFlags;
 use crate::client;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::node::News;
-use crate::source::{self, Families};
+use crate::source::NodeUpdate;
+use crate::source::{self, FamilySenders};
 
 /// How often to look whether everything has come.
 const LOOK: Duration = Duration::from_millis(10);
@@ -50,7 +50,7 @@ async fn list(asked: &Asked, only: Option<&NamespacedName>, coming: &mut Coming)
     let Asked { settings, objects, master, .. } = asked;
     let health = Arc::new(Health::new(settings.proxier.periods.sync, objects.is_some()));
     let metrics = Metrics::new("iptables").map_err(|error| error.to_string())?;
-    let mut families = Families::default();
+    let mut families = FamilySenders::default();
     for family in IpFamily::ALL {
         let (sender, changes) = mailbox();
         families.insert(family, sender);
@@ -82,12 +82,12 @@ async fn list(asked: &Asked, only: Option<&NamespacedName>, coming: &mut Coming)
 }
 
 impl Coming {
-    fn heard(&mut self, news: News) {
+    fn heard(&mut self, news: NodeUpdate) {
         let change = match news {
-            News::Seen(node) => Change::Node(node),
-            News::Mark(change) => change,
-            News::Gone => return,
-            News::Trouble(kind, said) => {
+            NodeUpdate::Applied(node) => Change::Node(node),
+            NodeUpdate::ListProgress(change) => change,
+            NodeUpdate::Deleted => return,
+            NodeUpdate::Failed(kind, said) => {
                 self.troubles.insert(kind, said);
                 return;
             }

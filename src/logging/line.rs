@@ -10,14 +10,14 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata};
 
 /// An event taken apart.
-pub struct Line {
+pub struct LogLine {
     metadata: &'static Metadata<'static>,
     time: Timestamp,
     message: String,
     fields: Vec<(&'static str, Value)>,
 }
 
-impl Line {
+impl LogLine {
     /// Takes an event apart.
     pub fn new(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
@@ -60,8 +60,8 @@ impl Line {
         let level = match *self.metadata.level() {
             Level::ERROR | Level::WARN => None,
             Level::INFO => Some(0),
-            Level::DEBUG => Some(super::DEBUG_FROM),
-            Level::TRACE => Some(super::TRACE_FROM),
+            Level::DEBUG => Some(super::DEBUG_LEVEL),
+            Level::TRACE => Some(super::TRACE_LEVEL),
         };
         if let Some(level) = level {
             let _ = write!(text, ",\"v\":{level}");
@@ -74,7 +74,7 @@ impl Line {
     }
 }
 
-impl Visit for Line {
+impl Visit for LogLine {
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.fields.push((field.name(), value.into()));
     }
@@ -117,7 +117,7 @@ mod tests {
         struct Keep(Arc<Mutex<Vec<(String, String)>>>);
         impl<S: tracing::Subscriber> Layer<S> for Keep {
             fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-                let line = Line::new(event);
+                let line = LogLine::new(event);
                 self.0.lock().expect("not poisoned").push((line.text(), line.json()));
             }
         }

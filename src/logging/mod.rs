@@ -15,17 +15,17 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-use self::line::Line;
+use self::line::LogLine;
 use crate::config::logging::{Logging, VmoduleItem};
 
-const DEBUG_FROM: u32 = 2;
-const TRACE_FROM: u32 = 5;
-const FOREIGN_FROM: u32 = 8;
+const DEBUG_LEVEL: u32 = 2;
+const TRACE_LEVEL: u32 = 5;
+const DEPENDENCY_LEVEL: u32 = 8;
 /// These return every error that they log, and then it is logged by us.
-const ECHOES: [&str; 2] = ["kube_client::client::builder", "kube_runtime::watcher"];
+const DUPLICATE_TARGETS: [&str; 2] = ["kube_client::client::builder", "kube_runtime::watcher"];
 
 /// What is to be logged, and how.
-struct Wanted {
+struct LogConfig {
     /// Only what is wrong.
     quiet: bool,
     verbosity: u32,
@@ -34,40 +34,40 @@ struct Wanted {
     split_stream: bool,
 }
 
-static WANTED: RwLock<Wanted> =
-    RwLock::new(Wanted { quiet: false, verbosity: 0, vmodule: Vec::new(), json: false, split_stream: false });
+static LOG_CONFIG: RwLock<LogConfig> =
+    RwLock::new(LogConfig { quiet: false, verbosity: 0, vmodule: Vec::new(), json: false, split_stream: false });
 
 /// Logs from now on; without a verbosity, only what is wrong. Does nothing if something logs already.
 pub fn init(verbosity: Option<u32>) {
-    change(|wanted| (wanted.quiet, wanted.verbosity) = (verbosity.is_none(), verbosity.unwrap_or(0)));
+    change(|config| (config.quiet, config.verbosity) = (verbosity.is_none(), verbosity.unwrap_or(0)));
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Klog));
 }
 
 /// Logs as the configuration says.
 pub fn apply(logging: &Logging) {
     let Logging { json, verbosity, vmodule, split_stream } = logging.clone();
-    change(|wanted| *wanted = Wanted { quiet: wanted.quiet, verbosity, vmodule, json, split_stream });
+    change(|config| *config = LogConfig { quiet: config.quiet, verbosity, vmodule, json, split_stream });
 }
 
 /// Changes the verbosity while the program runs.
 pub fn set_verbosity(verbosity: u32) {
-    change(|wanted| (wanted.quiet, wanted.verbosity) = (false, verbosity));
+    change(|config| (config.quiet, config.verbosity) = (false, verbosity));
 }
 
-fn change(change: impl FnOnce(&mut Wanted)) {
-    change(&mut WANTED.write().unwrap_or_else(PoisonError::into_inner));
+fn change(change: impl FnOnce(&mut LogConfig)) {
+    change(&mut LOG_CONFIG.write().unwrap_or_else(PoisonError::into_inner));
     // Whether a line is wanted was asked once, where it is written.
     tracing::callsite::rebuild_interest_cache();
 }
 
-impl Wanted {
-    fn wants(&self, metadata: &Metadata<'_>) -> bool {
+impl LogConfig {
+    fn enables(&self, metadata: &Metadata<'_>) -> bool {
         let ours = ["kube_proxy", "proxier"].iter().any(|name| metadata.target().starts_with(name));
         let from = match *metadata.level() {
-            Level::ERROR | Level::WARN if !ECHOES.contains(&metadata.target()) => return true,
-            _ if !ours => FOREIGN_FROM,
-            Level::DEBUG => DEBUG_FROM,
-            Level::TRACE => TRACE_FROM,
+            Level::ERROR | Level::WARN if !DUPLICATE_TARGETS.contains(&metadata.target()) => return true,
+            _ if !ours => DEPENDENCY_LEVEL,
+            Level::DEBUG => DEBUG_LEVEL,
+            Level::TRACE => TRACE_LEVEL,
             _ => 0,
         };
         !self.quiet && vmodule::level(&self.vmodule, metadata.file()).unwrap_or(self.verbosity) >= from
@@ -78,15 +78,15 @@ struct Klog;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Klog {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        WANTED.read().unwrap_or_else(PoisonError::into_inner).wants(metadata)
+        LOG_CONFIG.read().unwrap_or_else(PoisonError::into_inner).enables(metadata)
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let (json, split) = {
-            let wanted = WANTED.read().unwrap_or_else(PoisonError::into_inner);
-            (wanted.json, wanted.split_stream)
+            let config = LOG_CONFIG.read().unwrap_or_else(PoisonError::into_inner);
+            (config.json, config.split_stream)
         };
-        let line = Line::new(event);
+        let line = LogLine::new(event);
         let text = if json { line.json() } else { line.text() };
         // There is nobody to tell that the log cannot be written.
         let _ = if split && *event.metadata().level() != Level::ERROR {
@@ -117,11 +117,11 @@ mod tests {
         lines.clone()
     }
 
-    fn wanted(quiet: bool, verbosity: u32, vmodule: &[(&str, u32)]) -> Wanted {
+    fn config(quiet: bool, verbosity: u32, vmodule: &[(&str, u32)]) -> LogConfig {
         let items = vmodule
             .iter()
             .map(|(pattern, verbosity)| VmoduleItem { file_pattern: (*pattern).to_owned(), verbosity: *verbosity });
-        Wanted { quiet, verbosity, vmodule: items.collect(), json: false, split_stream: false }
+        LogConfig { quiet, verbosity, vmodule: items.collect(), json: false, split_stream: false }
     }
 
     #[test]
@@ -135,14 +135,14 @@ mod tests {
             tracing::warn!(target: "kube_client", "6");
             tracing::warn!(target: "kube_runtime::watcher", "7");
         });
-        let kept = |wanted: &Wanted| lines.iter().map(|line| u8::from(wanted.wants(line))).collect::<Vec<_>>();
-        assert_eq!(kept(&wanted(true, 9, &[])), [1, 0, 0, 0, 0, 1, 0]);
-        assert_eq!(kept(&wanted(false, 0, &[])), [1, 1, 0, 0, 0, 1, 0]);
-        assert_eq!(kept(&wanted(false, 2, &[])), [1, 1, 1, 0, 0, 1, 0]);
-        assert_eq!(kept(&wanted(false, 5, &[])), [1, 1, 1, 1, 0, 1, 0]);
-        assert_eq!(kept(&wanted(false, 8, &[])), [1, 1, 1, 1, 1, 1, 1]);
-        assert_eq!(kept(&wanted(false, 0, &[("api", 5), ("logg*", 2)])), [1, 1, 1, 0, 0, 1, 0]);
-        assert_eq!(kept(&wanted(false, 5, &[("logging", 0)])), [1, 1, 0, 0, 0, 1, 0]);
+        let kept = |config: &LogConfig| lines.iter().map(|line| u8::from(config.enables(line))).collect::<Vec<_>>();
+        assert_eq!(kept(&config(true, 9, &[])), [1, 0, 0, 0, 0, 1, 0]);
+        assert_eq!(kept(&config(false, 0, &[])), [1, 1, 0, 0, 0, 1, 0]);
+        assert_eq!(kept(&config(false, 2, &[])), [1, 1, 1, 0, 0, 1, 0]);
+        assert_eq!(kept(&config(false, 5, &[])), [1, 1, 1, 1, 0, 1, 0]);
+        assert_eq!(kept(&config(false, 8, &[])), [1, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(kept(&config(false, 0, &[("api", 5), ("logg*", 2)])), [1, 1, 1, 0, 0, 1, 0]);
+        assert_eq!(kept(&config(false, 5, &[("logging", 0)])), [1, 1, 0, 0, 0, 1, 0]);
     }
 
     #[test]
@@ -150,7 +150,7 @@ mod tests {
         let vmodule = vec![VmoduleItem { file_pattern: "api".to_owned(), verbosity: 5 }];
         apply(&Logging { json: false, verbosity: 1, vmodule: vmodule.clone(), split_stream: false });
         set_verbosity(3);
-        let now = WANTED.read().unwrap_or_else(PoisonError::into_inner);
+        let now = LOG_CONFIG.read().unwrap_or_else(PoisonError::into_inner);
         assert_eq!((now.verbosity, now.quiet, &now.vmodule), (3, false, &vmodule));
     }
 }

@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Result};
 
-use super::make::Maker;
+use super::make::Registrar;
 
 /// As client-go names a request that got no answer.
 const NO_ANSWER: &str = "<error>";
 
 /// The metrics of a client.
 #[derive(Clone, Debug)]
-pub struct Requests {
+pub struct RequestMetrics {
     total: IntCounterVec,
     duration: HistogramVec,
     waited: HistogramVec,
 }
 
-impl Requests {
-    pub(super) fn new(maker: &Maker) -> Result<Self> {
+impl RequestMetrics {
+    pub(super) fn new(maker: &Registrar) -> Result<Self> {
         let total = Opts::new(
             "rest_client_requests_total",
             "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host.",
@@ -42,19 +42,19 @@ impl Requests {
     }
 
     /// For a client of that server: `host:port`.
-    pub fn to(&self, host: &str) -> ServerRequests {
-        ServerRequests { requests: self.clone(), host: host.to_owned() }
+    pub fn to(&self, host: &str) -> ServerRequestMetrics {
+        ServerRequestMetrics { requests: self.clone(), host: host.to_owned() }
     }
 }
 
 /// The metrics of requests to one server.
 #[derive(Clone, Debug)]
-pub struct ServerRequests {
-    requests: Requests,
+pub struct ServerRequestMetrics {
+    requests: RequestMetrics,
     host: String,
 }
 
-impl ServerRequests {
+impl ServerRequestMetrics {
     /// The rate limit held a request back.
     pub fn waited(&self, method: &str, wait: Duration) {
         self.requests.waited.with_label_values(&[method, &*self.host]).observe(wait.as_secs_f64());

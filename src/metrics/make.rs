@@ -12,11 +12,11 @@ use prometheus::{
 pub const FAMILY: &[&str] = &["ip_family"];
 
 /// A registry that metrics are made in.
-pub struct Maker {
+pub struct Registrar {
     registry: Registry,
 }
 
-impl Maker {
+impl Registrar {
     pub fn new(registry: &Registry) -> Self {
         Self { registry: registry.clone() }
     }

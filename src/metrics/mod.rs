@@ -22,12 +22,12 @@ use proxier::cleaner::Cleaned;
 use proxier::proxier::SyncReport;
 use proxier::track::Kind;
 
-pub use self::client::{Requests, ServerRequests};
+pub use self::client::{RequestMetrics, ServerRequestMetrics};
 pub use self::facts::Feature;
-use self::make::{FAMILY, Maker, counters, durations, latencies, opts};
-pub use self::packets::Read as ReadPackets;
-use self::rules::Rules;
-use self::slis::Slis;
+use self::make::{FAMILY, Registrar, counters, durations, latencies, opts};
+pub use self::packets::ReadCounters;
+use self::rules::RuleMetrics;
+use self::slis::SliMetrics;
 
 /// All metrics of the process.
 pub struct Metrics {
@@ -40,27 +40,27 @@ pub struct Metrics {
     last_queued: GaugeVec,
     endpoint_changes: IntCounter,
     service_changes: IntCounter,
-    endpoint_pending: Pending,
-    service_pending: Pending,
-    rules: Rules,
+    endpoint_pending: PendingChanges,
+    service_pending: PendingChanges,
+    rules: RuleMetrics,
     clean_duration: HistogramVec,
     flows_deleted: IntCounterVec,
     healthz: CounterVec,
     livez: CounterVec,
-    requests: Requests,
+    requests: RequestMetrics,
     /// Services whose `healthCheckNodePort` is not served at every address.
     pub unserved_health_checks: IntGauge,
     /// Those of the health checks of the metrics server.
-    pub slis: Slis,
+    pub slis: SliMetrics,
 }
 
 /// What waits in both families together (behaviour.yaml I19).
-struct Pending {
+struct PendingChanges {
     sum: IntGauge,
     families: Mutex<BTreeMap<IpFamily, i64>>,
 }
 
-impl Pending {
+impl PendingChanges {
     fn new(sum: IntGauge) -> Self {
         Self { sum, families: Mutex::default() }
     }
@@ -79,13 +79,13 @@ impl Metrics {
     /// Two metrics have one name, or a name that cannot be.
     pub fn new(mode: &str) -> Result<Self> {
         let registry = Registry::new();
-        let m = Maker::new(&registry);
+        let m = Registrar::new(&registry);
         let partial = mode == "iptables" || mode == "nftables";
         let time = |suffix, help| GaugeVec::new(opts(suffix, help), FAMILY).and_then(|metric| m.add(metric));
         let code = |suffix, help| CounterVec::new(opts(suffix, help), &["code"]).and_then(|metric| m.add(metric));
         let duration = |wanted, suffix, help| m.add_if(wanted, durations(suffix, help)?);
         facts::build(&registry)?;
-        m.add(process::Process::new()?)?;
+        m.add(process::ProcessCollector::new()?)?;
         Ok(Self {
             sync_duration: duration(true, "sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds")?,
             full_duration: duration(
@@ -109,15 +109,15 @@ impl Metrics {
             )?,
             endpoint_changes: m.counter("sync_proxy_rules_endpoint_changes_total", "EndpointSlice events")?,
             service_changes: m.counter("sync_proxy_rules_service_changes_total", "Service events, once per family")?,
-            endpoint_pending: Pending::new(m.gauge(
+            endpoint_pending: PendingChanges::new(m.gauge(
                 "sync_proxy_rules_endpoint_changes_pending",
                 "EndpointSlice changes that wait for a sync, of both families",
             )?),
-            service_pending: Pending::new(m.gauge(
+            service_pending: PendingChanges::new(m.gauge(
                 "sync_proxy_rules_service_changes_pending",
                 "Services that changed and wait for a sync, of both families",
             )?),
-            rules: Rules::new(mode, &m)?,
+            rules: RuleMetrics::new(mode, &m)?,
             clean_duration: duration(
                 true,
                 "conntrack_reconciler_sync_duration_seconds",
@@ -130,12 +130,12 @@ impl Metrics {
             )?)?,
             healthz: code("proxy_healthz_total", "Answers of /healthz by status")?,
             livez: code("proxy_livez_total", "Answers of /livez by status")?,
-            requests: Requests::new(&m)?,
+            requests: RequestMetrics::new(&m)?,
             unserved_health_checks: m.gauge(
                 "unserved_health_check_services",
                 "Services whose healthCheckNodePort is not served at every address: port in use, no descriptor left",
             )?,
-            slis: Slis::new()?,
+            slis: SliMetrics::new()?,
             registry,
         })
     }
@@ -152,12 +152,12 @@ impl Metrics {
     ///
     /// # Errors
     /// They are asked for already.
-    pub fn packets(&self, read: ReadPackets) -> Result<()> {
-        self.registry.register(Box::new(packets::Packets::new(read)?))
+    pub fn packets(&self, read: ReadCounters) -> Result<()> {
+        self.registry.register(Box::new(packets::PacketCounters::new(read)?))
     }
 
     /// For the client of the API server.
-    pub fn requests(&self) -> &Requests {
+    pub fn requests(&self) -> &RequestMetrics {
         &self.requests
     }
 

@@ -28,22 +28,22 @@ const COUNTERS: [(&str, &str, &str); 2] = [
 ];
 
 /// Reads all counters of the kernel.
-pub type Read = Box<dyn Fn() -> io::Result<BTreeMap<String, u64>> + Send + Sync>;
+pub type ReadCounters = Box<dyn Fn() -> io::Result<BTreeMap<String, u64>> + Send + Sync>;
 
 /// Tells what the kernel has counted.
-pub struct Packets {
-    read: Read,
+pub struct PacketCounters {
+    read: ReadCounters,
     desc: Desc,
 }
 
-impl Packets {
-    pub fn new(read: Read) -> Result<Self> {
+impl PacketCounters {
+    pub fn new(read: ReadCounters) -> Result<Self> {
         let (_, name, help) = COUNTERS[0];
         Ok(Self { read, desc: Desc::new(name.to_owned(), help.to_owned(), Vec::new(), Default::default())? })
     }
 }
 
-impl Collector for Packets {
+impl Collector for PacketCounters {
     fn desc(&self) -> Vec<&Desc> {
         vec![&self.desc]
     }

@@ -18,9 +18,9 @@ const TICKS: f64 = 100.0;
 
 /// Tells about this process.
 #[derive(Clone, Debug)]
-pub struct Process(Desc);
+pub struct ProcessCollector(Desc);
 
-impl Process {
+impl ProcessCollector {
     pub fn new() -> Result<Self> {
         // One name stands for all.
         Ok(Self(Desc::new(
@@ -32,7 +32,7 @@ impl Process {
     }
 }
 
-impl Collector for Process {
+impl Collector for ProcessCollector {
     fn desc(&self) -> Vec<&Desc> {
         vec![&self.0]
     }

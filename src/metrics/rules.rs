@@ -7,12 +7,12 @@ use prometheus::{IntCounterVec, IntGaugeVec, Result};
 use proxier::proxier::SyncReport;
 
 use super::int;
-use super::make::{FAMILY, Maker, counters, gauges};
+use super::make::{FAMILY, Registrar, counters, gauges};
 
 const TABLE: &[&str] = &["table", "ip_family"];
 
 /// Metrics of rules.
-pub struct Rules {
+pub struct RuleMetrics {
     restore_failures: IntCounterVec,
     partial_failures: IntCounterVec,
     nftables_failures: IntCounterVec,
@@ -23,8 +23,8 @@ pub struct Rules {
     rejected: IntGaugeVec,
 }
 
-impl Rules {
-    pub fn new(mode: &str, maker: &Maker) -> Result<Self> {
+impl RuleMetrics {
+    pub fn new(mode: &str, maker: &Registrar) -> Result<Self> {
         let counter = |modes: &[&str], suffix: &str, help: &str| {
             maker.add_if(modes.contains(&mode), counters(&format!("sync_proxy_rules_{suffix}"), help, FAMILY)?)
         };

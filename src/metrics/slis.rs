@@ -7,13 +7,13 @@ use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, Result};
 use super::{encode, process};
 
 /// The metrics of health checks.
-pub struct Slis {
+pub struct SliMetrics {
     registry: Registry,
     result: IntGaugeVec,
     results: IntCounterVec,
 }
 
-impl Slis {
+impl SliMetrics {
     pub fn new() -> Result<Self> {
         let registry = Registry::new();
         let result =

@@ -16,7 +16,7 @@ use proxier::nftables::{self, Nftables};
 use proxier::xtables::FLAVOUR_HINTS;
 use tracing::{info, warn};
 
-use crate::config::Settings;
+use crate::config::ValidatedConfig;
 
 /// If this is set in the environment, nftables mode is tried on any kernel.
 const SKIP_KERNEL_VERSION_CHECK: &str = "KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK";
@@ -25,7 +25,7 @@ const SKIP_KERNEL_VERSION_CHECK: &str = "KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION
 pub type Backends = Vec<(IpFamily, Box<dyn Backend>)>;
 
 /// What works on this host.
-pub struct Found {
+pub struct DetectedBackends {
     /// The mode whose state is no leftover.
     pub running: Running,
     /// A mode for each family.
@@ -35,9 +35,9 @@ pub struct Found {
 }
 
 /// Finds out which modes work, and whose state is no leftover then.
-pub fn backends(settings: &Settings) -> Result<Found, String> {
+pub fn detect_backends(settings: &ValidatedConfig) -> Result<DetectedBackends, String> {
     if settings.mode == Mode::Nftables {
-        return nftables_backends(settings);
+        return detect_nftables(settings);
     }
     let choice = choose_flavour(&FLAVOUR_HINTS);
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
@@ -55,23 +55,23 @@ pub fn backends(settings: &Settings) -> Result<Found, String> {
             Err(problem) => problems.push(format!("{family}: {problem}")),
         }
     }
-    say_families(&problems).map_err(|problems| format!("iptables is not available on this host: {problems}"))?;
+    log_families(&problems).map_err(|problems| format!("iptables is not available on this host: {problems}"))?;
     let running = match settings.mode {
         Mode::Ipvs => Running::Ipvs(choice.flavour),
         _ => Running::Iptables(choice.flavour),
     };
-    Ok(Found { running, backends, turns })
+    Ok(DetectedBackends { running, backends, turns })
 }
 
 /// The same by the side: tools may be slow, and meanwhile pages are to be answered and signals heard.
-pub async fn find_backends(settings: &Settings) -> Result<Found, String> {
+pub async fn detect_backends_in_background(settings: &ValidatedConfig) -> Result<DetectedBackends, String> {
     let settings = settings.clone();
-    let found = tokio::task::spawn_blocking(move || backends(&settings)).await;
+    let found = tokio::task::spawn_blocking(move || detect_backends(&settings)).await;
     found.map_err(|error| format!("cannot look for iptables: {error}"))?
 }
 
 /// nftables mode for each family that the kernel has it for.
-fn nftables_backends(settings: &Settings) -> Result<Found, String> {
+fn detect_nftables(settings: &ValidatedConfig) -> Result<DetectedBackends, String> {
     info!("Using {} mode", settings.mode);
     if std::env::var_os(SKIP_KERNEL_VERSION_CHECK).is_none_or(|value| value.is_empty()) {
         nftables::check_release(&kernel_release()).map_err(|error| error.to_string())?;
@@ -90,12 +90,12 @@ fn nftables_backends(settings: &Settings) -> Result<Found, String> {
             Err(problem) => problems.push(format!("{family}: {problem}")),
         }
     }
-    say_families(&problems).map_err(|problems| format!("unable to create proxier: {problems}"))?;
-    Ok(Found { running: Running::Nftables, backends, turns: Turns::default() })
+    log_families(&problems).map_err(|problems| format!("unable to create proxier: {problems}"))?;
+    Ok(DetectedBackends { running: Running::Nftables, backends, turns: Turns::default() })
 }
 
 /// Says which families are served; the problems, if none is.
-fn say_families(problems: &[String]) -> Result<(), String> {
+fn log_families(problems: &[String]) -> Result<(), String> {
     match problems {
         [] => info!("Running in dual-stack mode"),
         [problem] => info!("Running in single-stack mode: {problem}"),
@@ -104,7 +104,12 @@ fn say_families(problems: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-fn backend(family: IpFamily, settings: &Settings, choice: &Choice, turns: &Turns) -> Result<Box<dyn Backend>, String> {
+fn backend(
+    family: IpFamily,
+    settings: &ValidatedConfig,
+    choice: &Choice,
+    turns: &Turns,
+) -> Result<Box<dyn Backend>, String> {
     family.available().map_err(str::to_owned)?;
     let find = || SystemIptables::find(family, choice);
     let tool = retried(find, |error| !error.is_missing()).map_err(|error| error.to_string())?;
@@ -125,7 +130,7 @@ fn backend(family: IpFamily, settings: &Settings, choice: &Choice, turns: &Turns
 }
 
 /// What no family can do without is asked once, so that it is told once.
-fn check_ipvs(settings: &Settings) -> Result<(), String> {
+fn check_ipvs(settings: &ValidatedConfig) -> Result<(), String> {
     let mut table = SystemIpvs::load().map_err(|error| error.to_string())?;
     ipvs::check(&mut table, &settings.ipvs).map_err(|error| error.to_string())
 }

@@ -8,11 +8,11 @@ use super::reflector::{Reflector, Resource, StreamedLists};
 use super::wire::Encoding;
 use super::{Sink, Source};
 use crate::client::ApiClient;
-use crate::config::{self, Settings};
+use crate::config::{self, ValidatedConfig};
 
 /// Lists and watches for ever. A server that does not answer is waited for. `only`: of the Services this one, and its
 /// EndpointSlices.
-pub fn start(client: ApiClient, settings: &Settings, only: Option<&NamespacedName>, sinks: [Sink; 4]) -> Source {
+pub fn start(client: ApiClient, settings: &ValidatedConfig, only: Option<&NamespacedName>, sinks: [Sink; 4]) -> Source {
     let [nodes, services, slices, networks] = sinks;
     let (accept, streamed_lists) = (accept(&settings.client), StreamedLists::default());
     let reflect = |kind, sink| {
@@ -32,7 +32,7 @@ pub fn start(client: ApiClient, settings: &Settings, only: Option<&NamespacedNam
 
 /// The Accept header, as client-go makes it of `clientConnection`: `acceptContentTypes`, or else `contentType` and
 /// anything. Types that cannot be decoded are left out, or a server might choose one of them.
-fn accept(client: &config::Client) -> String {
+fn accept(client: &config::ClientConfig) -> String {
     let can_decode = |media_type: &&str| {
         let (name, _) = media_type.split_once(';').unwrap_or((media_type, ""));
         matches!(name.trim(), "*/*" | "application/*") || Encoding::of(media_type).is_some()
@@ -50,8 +50,9 @@ mod tests {
     use super::*;
 
     fn accept_of(accepted: &str, content_type: &str) -> String {
-        let settings = config::settings(config::File::default().complete(), "node-a").expect("defaults");
-        accept(&config::Client {
+        let settings =
+            config::validate(config::KubeProxyConfiguration::default().with_defaults(), "node-a").expect("defaults");
+        accept(&config::ClientConfig {
             accept_content_types: accepted.to_owned(),
             content_type: content_type.to_owned(),
             ..settings.client
@@ -61,7 +62,8 @@ mod tests {
     #[test]
     fn accept_header_is_client_gos_without_types_that_cannot_be_decoded() {
         const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
-        let settings = config::settings(config::File::default().complete(), "node-a").expect("defaults");
+        let settings =
+            config::validate(config::KubeProxyConfiguration::default().with_defaults(), "node-a").expect("defaults");
         assert_eq!(accept(&settings.client), format!("{PROTOBUF}, */*"));
         assert_eq!(accept_of("", "application/json"), "application/json, */*");
         assert_eq!(accept_of("", "application/cbor"), format!("{PROTOBUF}, */*"));

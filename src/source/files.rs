@@ -16,11 +16,11 @@ use super::{Sink, Source, objects};
 use crate::file_watch::FolderWatch;
 
 /// How the names of files end that are read.
-const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
+const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// What a file held when it was last read well.
 #[derive(Default)]
-struct Held {
+struct FileIndex {
     /// A fingerprint of its text; `None`: to be read again.
     print: Option<u64>,
     keys: BTreeSet<ObjectKey>,
@@ -30,7 +30,7 @@ struct Held {
 /// while, a network file system may hang, and health must be answered all the same. Ends if the path is not there.
 pub fn start(path: PathBuf, only: Option<NamespacedName>, sink: Sink) -> Source {
     Box::pin(async move {
-        let opened = spawn_blocking(move || Files::open(path, only, sink)).await;
+        let opened = spawn_blocking(move || ObjectFiles::open(path, only, sink)).await;
         let mut opened = opened.unwrap_or_else(|error| Err(error.to_string()));
         loop {
             let (mut files, mut watch) = match opened {
@@ -50,7 +50,7 @@ pub fn start(path: PathBuf, only: Option<NamespacedName>, sink: Sink) -> Source 
     })
 }
 
-struct Files {
+struct ObjectFiles {
     path: PathBuf,
     is_folder: bool,
     /// The only Service that is asked for.
@@ -59,14 +59,14 @@ struct Files {
     /// Whether all files were read well once. Before that nothing is programmed: rules of an earlier run may be there
     /// for objects that cannot be read now.
     complete: bool,
-    held: BTreeMap<PathBuf, Held>,
+    held: BTreeMap<PathBuf, FileIndex>,
     /// What was wrong when it was last looked at, so that it is logged once.
     problems: BTreeMap<PathBuf, String>,
     /// The objects that are in several files, with these, as the log has them.
     shared: BTreeMap<ObjectKey, Vec<PathBuf>>,
 }
 
-impl Files {
+impl ObjectFiles {
     /// Begins the lists of all kinds; nothing is read yet.
     fn open(path: PathBuf, only: Option<NamespacedName>, sink: Sink) -> Result<(Self, FolderWatch), String> {
         let found = std::fs::metadata(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -178,7 +178,7 @@ impl Files {
             warn!(
                 "There is no Service in {path}, so no rules for any: subfolders, hidden files and files that end in \
                  anything but {} are not read",
-                ENDINGS.map(|ending| format!(".{ending}")).join(", ")
+                EXTENSIONS.map(|ending| format!(".{ending}")).join(", ")
             );
         }
     }
@@ -220,7 +220,7 @@ impl Files {
         for object in last.into_iter().rev().filter(|object| !is_later(&object.key)) {
             self.sink.deliver(object);
         }
-        let old = self.held.insert(path.to_owned(), Held { print, keys: keys.clone() }).unwrap_or_default();
+        let old = self.held.insert(path.to_owned(), FileIndex { print, keys: keys.clone() }).unwrap_or_default();
         Ok(Some(old.keys.difference(&keys).cloned().collect()))
     }
 
@@ -231,7 +231,7 @@ impl Files {
         let mut paths = BTreeSet::new();
         for entry in std::fs::read_dir(&self.path)? {
             let path = entry?.path();
-            let wanted = path.extension().is_some_and(|end| ENDINGS.iter().any(|known| end == *known));
+            let wanted = path.extension().is_some_and(|end| EXTENSIONS.iter().any(|known| end == *known));
             let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
             if wanted && !hidden && may_hold_objects(&path) {
                 paths.insert(path);

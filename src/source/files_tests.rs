@@ -7,13 +7,13 @@ use proxier::mailbox::{Message, Receiver, mailbox};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::*;
-use crate::config::{File, settings};
+use crate::config::{KubeProxyConfiguration, validate};
 use crate::health::Health;
-use crate::source::Families;
+use crate::source::FamilySenders;
 
 struct Folder {
     path: PathBuf,
-    files: Files,
+    files: ObjectFiles,
     changes: Receiver,
 }
 
@@ -25,12 +25,12 @@ impl Folder {
         for (file, text) in texts {
             std::fs::write(path.join(file), text).expect("written");
         }
-        let settings = settings(File::default().complete(), "node-a").expect("defaults");
+        let settings = validate(KubeProxyConfiguration::default().with_defaults(), "node-a").expect("defaults");
         let ((sender, changes), (node, _)) = (mailbox(), unbounded_channel());
-        let mut families = Families::default();
+        let mut families = FamilySenders::default();
         families.insert(IpFamily::V4, sender);
         let sink = Sink::new(&settings, families, node, Health::new(Duration::from_secs(30), true).into());
-        let (files, _) = Files::open(path.clone(), None, sink).expect("a folder");
+        let (files, _) = ObjectFiles::open(path.clone(), None, sink).expect("a folder");
         Self { path, files, changes }
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use netfilter::IpFamily;
 use proxier::mailbox::Message;
 use proxier::mailbox::Sender;
-use proxier::model::NamespacedName;
+use proxier::model::{NamespacedName, NodeInfo};
 use proxier::track::{Change, Kind, Object, ObjectKey, Translated, Translator};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
@@ -24,15 +24,14 @@ use tracing::{error, warn};
 
 use crate::cli::SourceFlags;
 use crate::client::ApiClient;
-use crate::config::Settings;
+use crate::config::ValidatedConfig;
 use crate::health::Health;
-use crate::node::News;
 
 /// The proxiers of the families that this host has.
 #[derive(Clone, Debug, Default)]
-pub struct Families(Vec<(IpFamily, Sender)>);
+pub struct FamilySenders(Vec<(IpFamily, Sender)>);
 
-impl Families {
+impl FamilySenders {
     /// Adds a family's proxier.
     pub fn insert(&mut self, family: IpFamily, sender: Sender) {
         self.0.push((family, sender));
@@ -60,18 +59,31 @@ impl Families {
     }
 }
 
+/// What the source reports about this node's Node object.
+#[derive(Clone, Debug)]
+pub enum NodeUpdate {
+    /// Its current state.
+    Applied(NodeInfo),
+    /// It was deleted.
+    Deleted,
+    /// A list of Nodes begins or ends.
+    ListProgress(Change),
+    /// Objects of this kind cannot be read at the moment, and why.
+    Failed(Kind, String),
+}
+
 /// Takes objects of any kind to the families.
 pub struct Sink {
-    families: Families,
+    families: FamilySenders,
     translator: Translator,
     /// Whoever watches our own Node.
-    node: UnboundedSender<News>,
+    node: UnboundedSender<NodeUpdate>,
     node_name: String,
     health: Arc<Health>,
 }
 
 /// An object, as far as it matters.
-struct Decoded {
+struct DecodedObject {
     key: ObjectKey,
     result: Result<Translated, String>,
     /// The file and document, to begin messages with; empty of an API server's.
@@ -79,7 +91,12 @@ struct Decoded {
 }
 
 impl Sink {
-    fn new(settings: &Settings, families: Families, node: UnboundedSender<News>, health: Arc<Health>) -> Self {
+    fn new(
+        settings: &ValidatedConfig,
+        families: FamilySenders,
+        node: UnboundedSender<NodeUpdate>,
+        health: Arc<Health>,
+    ) -> Self {
         let node_name = settings.proxier.node_name.clone();
         let translator = Translator::new(&node_name, settings.proxier.hide_external_ips);
         Self { families, translator, node, node_name, health }
@@ -90,32 +107,32 @@ impl Sink {
     fn apply(&mut self, object: Object) {
         let key = object.key().clone();
         let result = self.translator.applied(object).map_err(|error| error.to_string());
-        self.deliver(Decoded { key, result, origin: String::new() });
+        self.deliver(DecodedObject { key, result, origin: String::new() });
     }
 
     /// Decodes an object of a file, `origin`. The families do not get it yet.
-    fn decode(&mut self, key: ObjectKey, object: Value, origin: String) -> Decoded {
+    fn decode(&mut self, key: ObjectKey, object: Value, origin: String) -> DecodedObject {
         let decoded = Object::from_value(key.kind, object).map_err(|error| error.to_string());
         let result = decoded.and_then(|object| self.translator.applied(object).map_err(|error| error.to_string()));
         // Most objects are in order, and there may be many: only the others need it.
         let in_order = result.as_ref().is_ok_and(|translated| translated.problems.is_empty());
         let origin = if in_order { String::new() } else { format!("{origin}: ") };
-        Decoded { key, result, origin }
+        DecodedObject { key, result, origin }
     }
 
     /// Tells of an object that exists now.
-    fn deliver(&self, Decoded { key, result, origin }: Decoded) {
+    fn deliver(&self, DecodedObject { key, result, origin }: DecodedObject) {
         match result {
             Ok(translated) => {
                 if let Some(eligible) = translated.node_eligible {
-                    self.health.node(eligible);
+                    self.health.set_node_eligible(eligible);
                 }
                 for problem in &translated.problems {
                     warn!("{origin}{problem}");
                 }
                 match translated.changes.first() {
                     // The same in all families.
-                    Some((_, Change::Node(node))) => self.tell_of_node(News::Seen(node.clone())),
+                    Some((_, Change::Node(node))) => self.send_node_update(NodeUpdate::Applied(node.clone())),
                     _ => self.tell(translated),
                 }
             }
@@ -129,7 +146,7 @@ impl Sink {
     /// An object is gone.
     fn delete(&self, key: &ObjectKey) {
         if key.kind == Kind::Node && *key.name.name == *self.node_name {
-            self.tell_of_node(News::Gone);
+            self.send_node_update(NodeUpdate::Deleted);
         }
         self.tell(Translator::deleted(key));
     }
@@ -138,7 +155,7 @@ impl Sink {
     fn mark(&self, change: &Change) {
         match change {
             Change::Listing(Kind::Node) | Change::Listed(Kind::Node) | Change::ListedInPart(Kind::Node) => {
-                self.tell_of_node(News::Mark(change.clone()))
+                self.send_node_update(NodeUpdate::ListProgress(change.clone()))
             }
             _ => self.tell(Translated::everywhere(change)),
         }
@@ -146,10 +163,10 @@ impl Sink {
 
     /// Objects of a kind cannot be read at the moment.
     fn trouble(&self, kind: Kind, said: &str) {
-        self.tell_of_node(News::Trouble(kind, said.to_owned()));
+        self.send_node_update(NodeUpdate::Failed(kind, said.to_owned()));
     }
 
-    fn tell_of_node(&self, news: News) {
+    fn send_node_update(&self, news: NodeUpdate) {
         // Whoever watches it ends only when everything does.
         let _ = self.node.send(news);
     }
@@ -171,9 +188,9 @@ pub type Source = Pin<Box<dyn Future<Output = String> + Send>>;
 /// If the flags name neither.
 pub fn start(
     flags: &SourceFlags,
-    settings: &Settings,
-    families: Families,
-    node: UnboundedSender<News>,
+    settings: &ValidatedConfig,
+    families: FamilySenders,
+    node: UnboundedSender<NodeUpdate>,
     health: Arc<Health>,
     (client, only): (Option<ApiClient>, Option<NamespacedName>),
 ) -> Result<Source, String> {

@@ -3,13 +3,13 @@
 use super::super::file::{Iptables, Ipvs};
 use super::*;
 
-fn settings_of(file: File) -> Result<Settings, String> {
-    settings(file.complete(), " Host-A ").map_err(|error| error.to_string())
+fn settings_of(file: KubeProxyConfiguration) -> Result<ValidatedConfig, String> {
+    validate(file.with_defaults(), " Host-A ").map_err(|error| error.to_string())
 }
 
 #[test]
 fn defaults_are_kube_proxys() {
-    let settings = settings_of(File::default()).expect("defaults are valid");
+    let settings = settings_of(KubeProxyConfiguration::default()).expect("defaults are valid");
     assert_eq!(settings.proxier.node_name, "host-a");
     assert_eq!(settings.healthz.map(|a| a.to_string()).as_deref(), Some("0.0.0.0:10256"));
     assert_eq!(settings.metrics.map(|a| a.to_string()).as_deref(), Some("127.0.0.1:10249"));
@@ -18,13 +18,13 @@ fn defaults_are_kube_proxys() {
 
 #[test]
 fn everything_wrong_is_said_at_once_with_field_and_value() {
-    let file = File {
+    let file = KubeProxyConfiguration {
         mode: "userspace".to_owned(),
         cluster_cidr: "10.0.0.0/8,x".to_owned(),
         bind_address: "here".to_owned(),
         node_port_addresses: vec!["10.0.0.1".to_owned()],
         iptables: Iptables { masquerade_bit: Some(32), ..Default::default() },
-        ..File::default()
+        ..KubeProxyConfiguration::default()
     };
     let errors = settings_of(file).expect_err("all of it is wrong");
     for part in [
@@ -41,7 +41,7 @@ fn everything_wrong_is_said_at_once_with_field_and_value() {
 
 #[test]
 fn blanks_in_cluster_cidr_are_nothing() {
-    let file = File { cluster_cidr: "10.0.0.0/8, ".to_owned(), ..File::default() };
+    let file = KubeProxyConfiguration { cluster_cidr: "10.0.0.0/8, ".to_owned(), ..KubeProxyConfiguration::default() };
     let expected = LocalDetector::ClusterCidr(vec!["10.0.0.0/8".parse().expect("a network")]);
     assert_eq!(settings_of(file).expect("valid").proxier.local_detector, expected);
 }
@@ -49,10 +49,10 @@ fn blanks_in_cluster_cidr_are_nothing() {
 #[test]
 fn all_living_modes_are_valid_and_have_their_own_periods() {
     for mode in Mode::ALL {
-        let file = File {
+        let file = KubeProxyConfiguration {
             mode: mode.to_string(),
             ipvs: Ipvs { sync_period: Some(GoDuration::from_secs(7)), ..Ipvs::default() },
-            ..File::default()
+            ..KubeProxyConfiguration::default()
         };
         let settings = settings_of(file).expect("valid");
         assert_eq!(settings.mode, mode);

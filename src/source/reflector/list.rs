@@ -14,9 +14,9 @@ use crate::client::Verb;
 use crate::source::wire::{ListDecoder, ListMeta};
 
 /// How long the head of a page's answer may take; the API server itself ends requests after a minute.
-const PAGE_HEAD: Duration = Duration::from_secs(60);
+const PAGE_HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the body of a page may pause. There is no limit for all of it: a slow list that moves comes to its end.
-const PAGE_PAUSE: Duration = Duration::from_secs(30);
+const PAGE_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl<T: Transport> Reflector<T> {
     /// Brings all objects to the sink by a plain list: at least as new as the last version seen, or the newest if the
@@ -63,10 +63,10 @@ impl<T: Transport> Reflector<T> {
 
     /// One page: each object goes to the sink as it is decoded.
     async fn page(&mut self, page: &Page) -> Result<ListMeta, Failure> {
-        let mut answer = self.ask(Verb::List, &self.resource.list(page), PAGE_HEAD).await?;
+        let mut answer = self.ask(Verb::List, &self.resource.list(page), PAGE_HEAD_TIMEOUT).await?;
         let mut decoder = ListDecoder::new(self.resource.kind, answer.encoding);
-        let stalled = |_| Failure::Stalled("bytes of a list", PAGE_PAUSE);
-        while let Some(chunk) = timeout(PAGE_PAUSE, answer.body.chunk()).await.map_err(stalled)? {
+        let stalled = |_| Failure::Stalled("bytes of a list", PAGE_IDLE_TIMEOUT);
+        while let Some(chunk) = timeout(PAGE_IDLE_TIMEOUT, answer.body.chunk()).await.map_err(stalled)? {
             let bytes = chunk.map_err(Failure::Request)?;
             decoder.push(&bytes, &mut |object| self.sink.apply(object)).map_err(Failure::Wire)?;
         }

@@ -25,7 +25,7 @@ pub use self::resource::Resource;
 
 use self::backoff::{Backoff, jitter};
 use self::failure::Failure;
-use self::transport::{Answer, Transport};
+use self::transport::{OkResponse, Transport};
 use self::version::Version;
 use self::watch::Watch;
 use super::Sink;
@@ -35,18 +35,18 @@ use crate::client::Verb;
 /// When a watch is asked to end, at the earliest; at the latest after twice that time.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long after its own timeout a watch may still be silent.
-const GRACE: Duration = Duration::from_secs(30);
+const WATCH_TIMEOUT_GRACE: Duration = Duration::from_secs(30);
 /// How long a watch may be silent on a server with bookmarks: they come about once a minute. A server whose etcd was
 /// restored from a backup never answers a watch from a version that it does not have yet: then only a list helps.
-const BOOKMARK_SILENCE: Duration = Duration::from_secs(120);
+const BOOKMARK_TIMEOUT: Duration = Duration::from_secs(120);
 /// A watch that ends sooner counts as a failure.
-const SHORTEST_WATCH: Duration = Duration::from_secs(1);
+const MIN_WATCH_DURATION: Duration = Duration::from_secs(1);
 /// So many refused watches in a row are followed by a new list: an API server answers 500 to a version that is no number.
-const MOST_REFUSALS: u32 = 3;
+const MAX_REFUSALS: u32 = 3;
 /// How long the head of a streamed list's answer may take. Priority and Fairness may hold a request back that long.
-const STREAM_HEAD: Duration = Duration::from_secs(10);
+const STREAM_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a streamed list may pause before it is given up for a plain one.
-const STREAM_PAUSE: Duration = Duration::from_secs(1);
+const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether an API server streams lists, as far as is known; shared by the reflectors of all kinds.
 #[derive(Clone, Debug)]
@@ -133,7 +133,7 @@ impl<T: Transport> Reflector<T> {
                 Err(ended) => ended,
             };
             refusals += u32::from(ended.is_answer());
-            if !ended.keeps_version() || refusals >= MOST_REFUSALS {
+            if !ended.keeps_version() || refusals >= MAX_REFUSALS {
                 return Err(ended);
             }
             self.back_off(&ended).await;
@@ -170,13 +170,13 @@ impl<T: Transport> Reflector<T> {
     async fn stream_list_from(&mut self, version: String) -> Result<Watch<T::Body>, Failure> {
         let path = self.resource.streamed_list(&version, watch_timeout());
         let asked = Instant::now();
-        let answer = self.ask(Verb::Watch, &path, STREAM_HEAD).await?;
+        let answer = self.ask(Verb::Watch, &path, STREAM_HEAD_TIMEOUT).await?;
         let mut watch = Watch::new(answer, self.resource.kind, asked);
         let kind = self.resource.kind;
         self.sink.mark(&Change::Listing(kind));
         let mut in_part = false;
         loop {
-            match watch.next(STREAM_PAUSE, "event of a streamed list").await?.ok_or(Failure::NoBookmark)? {
+            match watch.next(STREAM_IDLE_TIMEOUT, "event of a streamed list").await?.ok_or(Failure::NoBookmark)? {
                 // Versions of initial events are in no order: only the bookmark's counts.
                 WatchEvent::Bookmark { resource_version, initial_events_end: true } => {
                     self.listed(resource_version, in_part);
@@ -207,12 +207,16 @@ impl<T: Transport> Reflector<T> {
                 let asked = Instant::now();
                 let path = self.resource.watch(self.version.last(), timeout);
                 // Some proxies hold the head back until the first event.
-                Watch::new(self.ask(Verb::Watch, &path, BOOKMARK_SILENCE).await?, self.resource.kind, asked)
+                Watch::new(self.ask(Verb::Watch, &path, BOOKMARK_TIMEOUT).await?, self.resource.kind, asked)
             }
         };
         self.backoff.healthy(Instant::now());
         let ended = loop {
-            let silence = if self.has_bookmarks { BOOKMARK_SILENCE } else { timeout.max(WATCH_TIMEOUT * 2) + GRACE };
+            let silence = if self.has_bookmarks {
+                BOOKMARK_TIMEOUT
+            } else {
+                timeout.max(WATCH_TIMEOUT * 2) + WATCH_TIMEOUT_GRACE
+            };
             match watch.next(silence, "event or bookmark").await {
                 Ok(Some(WatchEvent::Bookmark { resource_version, .. })) => {
                     self.has_bookmarks = true;
@@ -230,12 +234,12 @@ impl<T: Transport> Reflector<T> {
         let lasted = watch.asked.elapsed();
         match ended {
             // Connections of watches break for many reasons. If the server is in trouble, the next request tells.
-            Some(Failure::Request(error)) if lasted >= SHORTEST_WATCH => {
+            Some(Failure::Request(error)) if lasted >= MIN_WATCH_DURATION => {
                 info!("Watch of {}s ended, watching again: {error}", self.resource.kind.name());
                 Ok(())
             }
             Some(failure) => Err(failure),
-            None if lasted < SHORTEST_WATCH => Err(Failure::Short(lasted)),
+            None if lasted < MIN_WATCH_DURATION => Err(Failure::Short(lasted)),
             None => Ok(()),
         }
     }
@@ -259,10 +263,10 @@ impl<T: Transport> Reflector<T> {
     }
 
     /// Sends a request. `head_timeout`: how long the head of the answer may take.
-    async fn ask(&self, verb: Verb, path: &str, head_timeout: Duration) -> Result<Answer<T::Body>, Failure> {
+    async fn ask(&self, verb: Verb, path: &str, head_timeout: Duration) -> Result<OkResponse<T::Body>, Failure> {
         let late = |_| Failure::Stalled("answer", head_timeout);
         let answer = timeout(head_timeout, self.transport.get(verb, path, &self.accept)).await.map_err(late)?;
-        Answer::of(answer.map_err(Failure::Request)?).await
+        OkResponse::of(answer.map_err(Failure::Request)?).await
     }
 
     /// Logs a failure and waits before the next try.

@@ -16,10 +16,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::transport::Chunks;
 use super::*;
 use crate::client::{RequestError, Verb};
-use crate::config::{File, settings};
+use crate::config::{KubeProxyConfiguration, validate};
 use crate::health::Health;
-use crate::node::News;
-use crate::source::Families;
+use crate::source::FamilySenders;
+use crate::source::NodeUpdate;
 
 /// What a body brings next.
 #[derive(Clone, Debug)]
@@ -110,7 +110,7 @@ impl Chunks for ScriptedBody {
 struct World {
     server: Scripted,
     changes: Receiver,
-    news: UnboundedReceiver<News>,
+    news: UnboundedReceiver<NodeUpdate>,
     streamed_lists: StreamedLists,
     task: tokio::task::JoinHandle<()>,
 }
@@ -119,9 +119,9 @@ impl World {
     fn new(script: impl Fn(&str, usize) -> Reply + Send + 'static) -> Self {
         let server = Server { script: Box::new(script), requests: Vec::new(), began: Instant::now() };
         let server = Scripted(Arc::new(Mutex::new(server)));
-        let settings = settings(File::default().complete(), "node-a").expect("defaults");
+        let settings = validate(KubeProxyConfiguration::default().with_defaults(), "node-a").expect("defaults");
         let ((sender, changes), (told, news)) = (mailbox(), unbounded_channel());
-        let mut families = Families::default();
+        let mut families = FamilySenders::default();
         families.insert(IpFamily::V4, sender);
         let sink = Sink::new(&settings, families, told, Arc::new(Health::new(Duration::from_secs(30), true)));
         let streamed_lists = StreamedLists::default();
@@ -149,7 +149,7 @@ impl World {
         }
         let Self { mut news, streamed_lists, .. } = self;
         let troubles = std::iter::from_fn(|| news.try_recv().ok()).map(|news| match news {
-            News::Trouble(_, said) => said,
+            NodeUpdate::Failed(_, said) => said,
             other => panic!("{other:?}"),
         });
         Outcome { requests, events, troubles: troubles.collect(), streams: streamed_lists.are_usable() }

@@ -11,7 +11,7 @@ use crate::client::{ApiClient, Body, RequestError, Verb};
 use crate::source::wire::Encoding;
 
 /// Most bytes of a refusal's body that are read.
-const MOST_OF_REFUSAL: usize = 64 * 1024;
+const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
 
 /// Sends requests to an API server. A trait, so that the reflector's decisions can be tested without sockets and with
 /// the clock under control.
@@ -57,14 +57,14 @@ impl Chunks for Body {
 }
 
 /// An answer with status 200 that can be decoded.
-pub struct Answer<B> {
+pub struct OkResponse<B> {
     /// How its body is encoded.
     pub encoding: Encoding,
     /// Its body.
     pub body: B,
 }
 
-impl<B: Chunks> Answer<B> {
+impl<B: Chunks> OkResponse<B> {
     /// From what came.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ async fn beginning(body: &mut impl Chunks) -> Bytes {
     let mut bytes = BytesMut::new();
     while let Some(Ok(chunk)) = body.chunk().await {
         bytes.extend_from_slice(&chunk);
-        if bytes.len() > MOST_OF_REFUSAL {
+        if bytes.len() > MAX_ERROR_BODY_BYTES {
             break;
         }
     }

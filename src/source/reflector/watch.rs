@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::failure::Failure;
-use super::transport::{Answer, Chunks};
+use super::transport::{Chunks, OkResponse};
 use crate::source::wire::{WatchDecoder, WatchEvent};
 
 /// An open watch or streamed list.
@@ -21,8 +21,8 @@ pub struct Watch<B> {
 
 impl<B: Chunks> Watch<B> {
     /// From an answer with status 200.
-    pub fn new(answer: Answer<B>, kind: proxier::track::Kind, asked: Instant) -> Self {
-        let Answer { body, encoding, .. } = answer;
+    pub fn new(answer: OkResponse<B>, kind: proxier::track::Kind, asked: Instant) -> Self {
+        let OkResponse { body, encoding, .. } = answer;
         Self { body, decoder: Some(WatchDecoder::new(kind, encoding)), events: VecDeque::new(), asked }
     }
 

@@ -4,11 +4,11 @@
 //! its decoder to find out. Within a member it is checked that a string, an array or an object begins where one may: else
 //! an event that was cut off would swallow all that follow it.
 
-use super::{LIMIT, WireError};
+use super::{MAX_OBJECT_BYTES, WireError};
 
 /// A part of a stream of JSON objects.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part<'a> {
+pub(super) enum JsonPart<'a> {
     /// A member of the outermost object: its name and its JSON text.
     Member(&'a str, &'a [u8]),
     /// An element of the array that is taken apart.
@@ -19,7 +19,7 @@ pub(super) enum Part<'a> {
 
 /// What may come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum SplitterState {
     /// An object, or nothing more.
     Outside,
     /// Nothing more.
@@ -115,7 +115,7 @@ impl Token {
 pub(super) struct Splitter {
     /// The member whose elements come one by one, of the only object of the stream.
     array: Option<&'static str>,
-    state: State,
+    state: SplitterState,
     token: Option<Token>,
     /// What came of the token in earlier chunks.
     buffer: Vec<u8>,
@@ -125,7 +125,7 @@ pub(super) struct Splitter {
 impl Splitter {
     /// For a stream of any number of objects.
     pub fn objects() -> Self {
-        Self { array: None, state: State::Outside, token: None, buffer: Vec::new(), name: String::new() }
+        Self { array: None, state: SplitterState::Outside, token: None, buffer: Vec::new(), name: String::new() }
     }
 
     /// For one object whose member of that name is an array of any length.
@@ -135,26 +135,26 @@ impl Splitter {
 
     /// Whether the stream may end here: not inside of an object.
     pub fn is_between_objects(&self) -> bool {
-        self.state == State::Outside
+        self.state == SplitterState::Outside
     }
 
     /// Whether the only object has come as a whole.
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == SplitterState::Done
     }
 
     /// Takes the next bytes.
     pub fn push(
         &mut self,
         chunk: &[u8],
-        take: &mut dyn FnMut(Part<'_>) -> Result<(), WireError>,
+        take: &mut dyn FnMut(JsonPart<'_>) -> Result<(), WireError>,
     ) -> Result<(), WireError> {
         let mut at = 0;
         while at < chunk.len() {
             let rest = &chunk[at..];
             if let Some(token) = &mut self.token {
                 let Some(end) = token.end(rest)? else {
-                    if self.buffer.len() + rest.len() > LIMIT {
+                    if self.buffer.len() + rest.len() > MAX_OBJECT_BYTES {
                         return Err(WireError::TooLarge);
                     }
                     self.buffer.extend_from_slice(rest);
@@ -184,21 +184,21 @@ impl Splitter {
     fn separator(
         &mut self,
         byte: u8,
-        take: &mut dyn FnMut(Part<'_>) -> Result<(), WireError>,
+        take: &mut dyn FnMut(JsonPart<'_>) -> Result<(), WireError>,
     ) -> Result<bool, WireError> {
         self.state = match (self.state, byte) {
-            (State::Outside, b'{') => State::FirstName,
-            (State::FirstName | State::AfterValue, b'}') => {
-                take(Part::End)?;
-                if self.array.is_some() { State::Done } else { State::Outside }
+            (SplitterState::Outside, b'{') => SplitterState::FirstName,
+            (SplitterState::FirstName | SplitterState::AfterValue, b'}') => {
+                take(JsonPart::End)?;
+                if self.array.is_some() { SplitterState::Done } else { SplitterState::Outside }
             }
-            (State::FirstName | State::Name, b'"') => return Ok(false),
-            (State::Colon, b':') => State::Value,
-            (State::Value, b'[') if self.array == Some(&self.name) => State::FirstElement,
-            (State::AfterValue, b',') => State::Name,
-            (State::FirstElement | State::AfterElement, b']') => State::AfterValue,
-            (State::AfterElement, b',') => State::Element,
-            (State::Value | State::FirstElement | State::Element, _) => return Ok(false),
+            (SplitterState::FirstName | SplitterState::Name, b'"') => return Ok(false),
+            (SplitterState::Colon, b':') => SplitterState::Value,
+            (SplitterState::Value, b'[') if self.array == Some(&self.name) => SplitterState::FirstElement,
+            (SplitterState::AfterValue, b',') => SplitterState::Name,
+            (SplitterState::FirstElement | SplitterState::AfterElement, b']') => SplitterState::AfterValue,
+            (SplitterState::AfterElement, b',') => SplitterState::Element,
+            (SplitterState::Value | SplitterState::FirstElement | SplitterState::Element, _) => return Ok(false),
             _ => return Err(unexpected(byte)),
         };
         Ok(true)
@@ -207,20 +207,20 @@ impl Splitter {
     fn complete(
         &mut self,
         token: &[u8],
-        take: &mut dyn FnMut(Part<'_>) -> Result<(), WireError>,
+        take: &mut dyn FnMut(JsonPart<'_>) -> Result<(), WireError>,
     ) -> Result<(), WireError> {
         self.state = match self.state {
-            State::FirstName | State::Name => {
+            SplitterState::FirstName | SplitterState::Name => {
                 self.name = serde_json::from_slice(token).map_err(|error| malformed(&error))?;
-                State::Colon
+                SplitterState::Colon
             }
-            State::Value => {
-                take(Part::Member(&self.name, token))?;
-                State::AfterValue
+            SplitterState::Value => {
+                take(JsonPart::Member(&self.name, token))?;
+                SplitterState::AfterValue
             }
             _ => {
-                take(Part::Element(token))?;
-                State::AfterElement
+                take(JsonPart::Element(token))?;
+                SplitterState::AfterElement
             }
         };
         Ok(())

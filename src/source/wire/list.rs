@@ -4,9 +4,9 @@ use proxier::protobuf::{self, Extent, Fault, Message, Value};
 use proxier::track::{DecodeError, Kind, Object};
 use serde::Deserialize;
 
-use super::json::{self, Part, Splitter};
+use super::json::{self, JsonPart, Splitter};
 use super::protobuf::{MAGIC, TypeMeta, malformed};
-use super::{Encoding, LIMIT, WireError};
+use super::{Encoding, MAX_OBJECT_BYTES, WireError};
 
 /// What a list says of itself: `metav1.ListMeta`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -99,42 +99,42 @@ impl ListDecoder {
 
 impl List {
     /// Takes a part of a JSON list. Its metadata may come behind its items.
-    fn part(&mut self, part: &Part<'_>, take: &mut dyn FnMut(Object)) -> Result<(), WireError> {
+    fn part(&mut self, part: &JsonPart<'_>, take: &mut dyn FnMut(Object)) -> Result<(), WireError> {
         fn parse<'a, T: Deserialize<'a> + Default>(text: &'a [u8]) -> Result<T, WireError> {
             let value: Option<T> = serde_json::from_slice(text).map_err(|error| json::malformed(&error))?;
             Ok(value.unwrap_or_default())
         }
         match *part {
-            Part::Element(text) => {
+            JsonPart::Element(text) => {
                 self.item(Object::from_json(self.kind, text), take);
                 Ok(())
             }
-            Part::Member("kind", text) => {
+            JsonPart::Member("kind", text) => {
                 self.type_meta.kind = parse(text)?;
                 self.check_kind()
             }
-            Part::Member("apiVersion", text) => {
+            JsonPart::Member("apiVersion", text) => {
                 self.type_meta.api_version = parse(text)?;
                 Ok(())
             }
-            Part::Member("metadata", text) => {
+            JsonPart::Member("metadata", text) => {
                 self.meta = parse(text)?;
                 Ok(())
             }
-            Part::Member("items", b"null") | Part::End => Ok(()),
-            Part::Member("items", _) => Err(WireError::Malformed("JSON", "items is not an array".to_owned())),
-            Part::Member(..) => Ok(()),
+            JsonPart::Member("items", b"null") | JsonPart::End => Ok(()),
+            JsonPart::Member("items", _) => Err(WireError::Malformed("JSON", "items is not an array".to_owned())),
+            JsonPart::Member(..) => Ok(()),
         }
     }
 
     /// Takes a part of a protobuf list.
-    fn field(&mut self, part: &Field<'_>, take: &mut dyn FnMut(Object)) -> Result<(), WireError> {
+    fn field(&mut self, part: &ListPart<'_>, take: &mut dyn FnMut(Object)) -> Result<(), WireError> {
         match *part {
-            Field::TypeMeta(bytes) => protobuf::merge(&mut self.type_meta, bytes).map_err(malformed),
+            ListPart::TypeMeta(bytes) => protobuf::merge(&mut self.type_meta, bytes).map_err(malformed),
             // The encoding names no fields, so that objects of another kind could pass for ours.
-            Field::Begin => self.check(),
-            Field::Metadata(bytes) => protobuf::merge(&mut self.meta, bytes).map_err(malformed),
-            Field::Item(bytes) => {
+            ListPart::Begin => self.check(),
+            ListPart::Metadata(bytes) => protobuf::merge(&mut self.meta, bytes).map_err(malformed),
+            ListPart::Item(bytes) => {
                 self.item(Object::from_protobuf(self.kind, bytes), take);
                 Ok(())
             }
@@ -170,7 +170,7 @@ impl List {
 }
 
 /// A part of a protobuf list.
-enum Field<'a> {
+enum ListPart<'a> {
     TypeMeta(&'a [u8]),
     /// The list itself begins.
     Begin,
@@ -180,7 +180,7 @@ enum Field<'a> {
 
 /// Where an [`Unwrapper`] is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
+enum EnvelopePosition {
     #[default]
     Magic,
     /// In `runtime.Unknown`, before the list.
@@ -194,20 +194,20 @@ enum Place {
 /// Takes a list in its envelope apart, field by field.
 #[derive(Debug, Default)]
 struct Unwrapper {
-    place: Place,
+    position: EnvelopePosition,
     /// A field that is not complete.
     buffer: Vec<u8>,
 }
 
 impl Unwrapper {
     fn is_done(&self) -> bool {
-        self.place == Place::After && self.buffer.is_empty()
+        self.position == EnvelopePosition::After && self.buffer.is_empty()
     }
 
     fn push(
         &mut self,
         chunk: &[u8],
-        take: &mut dyn FnMut(&Field<'_>) -> Result<(), WireError>,
+        take: &mut dyn FnMut(&ListPart<'_>) -> Result<(), WireError>,
     ) -> Result<(), WireError> {
         if self.buffer.is_empty() {
             let taken = self.fields(chunk, take)?;
@@ -226,48 +226,48 @@ impl Unwrapper {
     fn fields(
         &mut self,
         bytes: &[u8],
-        take: &mut dyn FnMut(&Field<'_>) -> Result<(), WireError>,
+        take: &mut dyn FnMut(&ListPart<'_>) -> Result<(), WireError>,
     ) -> Result<usize, WireError> {
         let mut at = 0;
         loop {
             let rest = &bytes[at..];
-            if self.place == Place::Magic {
+            if self.position == EnvelopePosition::Magic {
                 if !MAGIC.starts_with(&rest[..rest.len().min(4)]) {
                     return Err(malformed("the response does not begin with k8s\\0"));
                 }
                 if rest.len() < 4 {
                     return Ok(at);
                 }
-                self.place = Place::Before;
+                self.position = EnvelopePosition::Before;
                 at += 4;
                 continue;
             }
             let Some(extent) = Extent::of(rest).map_err(malformed)? else { return Ok(at) };
             let Extent { number, wire_type, start, end } = extent;
-            if (self.place, number, wire_type) == (Place::Before, 2, 2) {
-                take(&Field::Begin)?;
+            if (self.position, number, wire_type) == (EnvelopePosition::Before, 2, 2) {
+                take(&ListPart::Begin)?;
                 self.enter(end - start);
                 at += start;
                 continue;
             }
-            if end > LIMIT {
+            if end > MAX_OBJECT_BYTES {
                 return Err(WireError::TooLarge);
             }
-            if let Place::List(left) = self.place
+            if let EnvelopePosition::List(left) = self.position
                 && end > left
             {
                 return Err(malformed("an item is longer than the list"));
             }
             let Some(value) = rest.get(start..end) else { return Ok(at) };
-            match (self.place, number, wire_type) {
-                (Place::Before, 1, 2) => take(&Field::TypeMeta(value))?,
-                (Place::List(_), 1, 2) => take(&Field::Metadata(value))?,
-                (Place::List(_), 2, 2) => take(&Field::Item(value))?,
-                (Place::After, 2, _) => return Err(malformed("there are two lists")),
+            match (self.position, number, wire_type) {
+                (EnvelopePosition::Before, 1, 2) => take(&ListPart::TypeMeta(value))?,
+                (EnvelopePosition::List(_), 1, 2) => take(&ListPart::Metadata(value))?,
+                (EnvelopePosition::List(_), 2, 2) => take(&ListPart::Item(value))?,
+                (EnvelopePosition::After, 2, _) => return Err(malformed("there are two lists")),
                 _ => {}
             }
             at += end;
-            if let Place::List(left) = self.place {
+            if let EnvelopePosition::List(left) = self.position {
                 self.enter(left - end);
             }
         }
@@ -275,6 +275,6 @@ impl Unwrapper {
 
     /// So many bytes of the list are to come.
     fn enter(&mut self, left: usize) {
-        self.place = if left == 0 { Place::After } else { Place::List(left) };
+        self.position = if left == 0 { EnvelopePosition::After } else { EnvelopePosition::List(left) };
     }
 }

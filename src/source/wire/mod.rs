@@ -19,7 +19,7 @@ use thiserror::Error;
 
 /// The most bytes of one object or event. An API server accepts no object of more than 3 MiB; client-go gives up at
 /// 16 MiB.
-const LIMIT: usize = 64 << 20;
+const MAX_OBJECT_BYTES: usize = 64 << 20;
 
 /// How a response is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub enum WireError {
     #[error("the response ends in the middle of {0}")]
     Incomplete(&'static str),
     /// An object is larger than any that an API server stores.
-    #[error("an object or event has more than {LIMIT} bytes")]
+    #[error("an object or event has more than {MAX_OBJECT_BYTES} bytes")]
     TooLarge,
     /// The response is something else, such as a `Status` or a `Table`.
     #[error("expected {expected}, got {got}")]

@@ -6,7 +6,7 @@
 
 use proxier::protobuf::{self, Fault, Message, Reader, Value};
 
-use super::{LIMIT, WireError};
+use super::{MAX_OBJECT_BYTES, WireError};
 
 /// What each enveloped message begins with.
 pub(super) const MAGIC: [u8; 4] = *b"k8s\0";
@@ -129,7 +129,7 @@ impl Frames {
 fn length(frame: &[u8]) -> Result<Option<usize>, WireError> {
     let Some(length) = frame.first_chunk() else { return Ok(None) };
     match usize::try_from(u32::from_be_bytes(*length)) {
-        Ok(length) if length <= LIMIT => Ok(Some(length)),
+        Ok(length) if length <= MAX_OBJECT_BYTES => Ok(Some(length)),
         _ => Err(WireError::TooLarge),
     }
 }

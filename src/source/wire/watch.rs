@@ -2,7 +2,7 @@
 
 use proxier::track::{Bookmark, DecodeError, Kind, Object};
 
-use super::json::{Part, Splitter};
+use super::json::{JsonPart, Splitter};
 use super::protobuf::{Envelope, Event, Frames};
 use super::status::{Status, decode_status};
 use super::{Encoding, WireError};
@@ -38,13 +38,13 @@ pub struct WatchDecoder {
 
 #[derive(Debug)]
 enum Decoder {
-    Json(Splitter, Box<Pending>),
+    Json(Splitter, Box<PartialEvent>),
     Protobuf(Frames),
 }
 
 /// The members of a JSON event that have come.
 #[derive(Debug, Default)]
-struct Pending {
+struct PartialEvent {
     name: Option<String>,
     /// The object, if it came before the name.
     object: Vec<u8>,
@@ -92,20 +92,20 @@ impl WatchDecoder {
     }
 }
 
-impl Pending {
+impl PartialEvent {
     /// Takes a part of an event; the event, if it is complete.
-    fn part(&mut self, kind: Kind, part: &Part<'_>) -> Option<WatchEvent> {
+    fn part(&mut self, kind: Kind, part: &JsonPart<'_>) -> Option<WatchEvent> {
         match *part {
-            Part::Member("type", text) => {
+            JsonPart::Member("type", text) => {
                 // Another type of value is as good as an unknown name.
                 self.name = Some(serde_json::from_slice(text).unwrap_or_default());
             }
-            Part::Member("object", text) => match &self.name {
+            JsonPart::Member("object", text) => match &self.name {
                 Some(name) => self.event = Some(decode(kind, Encoding::Json, name, text)),
                 None => self.object = text.to_owned(),
             },
-            Part::Member(..) | Part::Element(_) => {}
-            Part::End => {
+            JsonPart::Member(..) | JsonPart::Element(_) => {}
+            JsonPart::End => {
                 let Self { name, object, event } = std::mem::take(self);
                 let name = name.unwrap_or_default();
                 return Some(event.unwrap_or_else(|| decode(kind, Encoding::Json, &name, &object)));

@@ -1,6 +1,6 @@
 //! What the program goes by.
 //!
-//! In: values that were checked. Out: [`Settings`]. Must not know: files, flags, or how anything is done with them.
+//! In: values that were checked. Out: [`ValidatedConfig`]. Must not know: files, flags, or how anything is done with them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use proxier::model::{Config, ConntrackConfig, IpvsConfig, Mode};
 
-use super::File;
+use super::KubeProxyConfiguration;
 use super::gates::FeatureGates;
 use super::logging::Logging;
 
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
+pub struct ValidatedConfig {
     /// How packets are directed.
     pub mode: Mode,
     /// What the proxiers of every mode are told; periods, masquerade bit and the like are those of `mode`.
@@ -34,20 +34,20 @@ pub struct Settings {
     /// Serve `/debug/`.
     pub enable_profiling: bool,
     /// How to reach the API server.
-    pub client: Client,
+    pub client: ClientConfig,
     /// Which features are on.
     pub gates: FeatureGates,
     /// How to log.
     pub logging: Logging,
     /// The configuration in full, to be shown or written.
-    pub file: File,
+    pub file: KubeProxyConfiguration,
     /// What is odd about it, for the log.
     pub warnings: Vec<String>,
 }
 
 /// How to reach the API server.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Client {
+pub struct ClientConfig {
     /// The kubeconfig, if any.
     pub kubeconfig: Option<PathBuf>,
     /// What answers may be encoded in, if that is said.

@@ -1,6 +1,6 @@
 //! What is probably not meant: addresses of one family where the other one counts.
 //!
-//! In: [`Settings`], and what is known of the node. Out: words for the log, and what must end the program. Must not
+//! In: [`ValidatedConfig`], and what is known of the node. Out: words for the log, and what must end the program. Must not
 //! know: where that is known from. The conditions are kube-proxy's; two of them are fatal.
 
 use ipnet::IpNet;
@@ -8,14 +8,14 @@ use netfilter::IpFamily;
 use proxier::model::config::NodePortMatch;
 use proxier::model::{LocalDetector, Mode, NodePortAddresses};
 
-use super::Settings;
+use super::ValidatedConfig;
 
 /// What kube-proxy says of settings that are probably not meant.
-pub const DOUBTFUL: &str = "Kube-proxy configuration may be incomplete or incorrect";
+pub const INCONSISTENT: &str = "Kube-proxy configuration may be incomplete or incorrect";
 
 /// What is known of the node.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct NodeFacts {
     /// The family of the node's first address.
     pub primary: IpFamily,
     /// Whether both families are served.
@@ -26,7 +26,7 @@ pub struct Known {
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Doubts {
+pub struct Inconsistencies {
     /// For the log.
     pub warnings: Vec<String>,
     /// For the end.
@@ -35,7 +35,7 @@ pub struct Doubts {
 
 /// What can be told without knowing the node.
 #[must_use]
-pub fn of_configuration(settings: &Settings) -> Vec<String> {
+pub fn check_config(settings: &ValidatedConfig) -> Vec<String> {
     let NodePortAddresses::Cidrs(nets) = &settings.proxier.node_port_addresses else { return Vec::new() };
     if nets.is_empty() {
         let text = "nodePortAddresses is unset; NodePort connections will be accepted on all local IPs. Consider using \
@@ -52,7 +52,7 @@ fn is_loopback(net: &IpNet) -> bool {
 
 /// What a loopback network in `nodePortAddresses` means in the mode. Only iptables mode can serve it, with
 /// `route_localnet`, which IPv6 does not have; kube-proxy leaves it out elsewhere, in IPVS mode without a word.
-fn on_loopback(settings: &Settings, nets: &[IpNet], net: IpNet) -> String {
+fn on_loopback(settings: &ValidatedConfig, nets: &[IpNet], net: IpNet) -> String {
     let family = IpFamily::of_net(&net);
     let includes = format!("--nodeport-addresses includes localhost ({net})");
     let why = match settings.mode {
@@ -74,9 +74,9 @@ fn on_loopback(settings: &Settings, nets: &[IpNet], net: IpNet) -> String {
 
 /// What can be told of a node.
 #[must_use]
-pub fn of_node(settings: &Settings, known: &Known) -> Doubts {
-    let mut doubts = Doubts::default();
-    let (primary, single) = (known.primary, !known.dual_stack);
+pub fn check_node(settings: &ValidatedConfig, node: &NodeFacts) -> Inconsistencies {
+    let mut found = Inconsistencies::default();
+    let (primary, single) = (node.primary, !node.dual_stack);
     let (name, other) = (primary.name(), primary.other().name());
     let node_ports: &[IpNet] = match &settings.proxier.node_port_addresses {
         NodePortAddresses::Cidrs(nets) => nets,
@@ -88,35 +88,35 @@ pub fn of_node(settings: &Settings, known: &Known) -> Doubts {
     };
     let excluded = &settings.ipvs.exclude_cidrs;
     if !node_ports.is_empty() {
-        let lists = [cluster, node_ports, excluded, &known.pod_cidrs];
+        let lists = [cluster, node_ports, excluded, &node.pod_cidrs];
         if !has(node_ports, primary) {
-            doubts.warn(format!("cluster is {name} but NodePortAddresses has no {name} addresses: {node_ports:?}"));
+            found.warn(format!("cluster is {name} but NodePortAddresses has no {name} addresses: {node_ports:?}"));
         } else if !has(node_ports, primary.other()) && lists.iter().any(|nets| is_dual_stack(nets)) {
             let text = "cluster appears to be dual-stack but NodePortAddresses contains only";
-            doubts.warn(format!("{text} {name} addresses: NodePort connections of {other} are accepted on all IPs"));
+            found.warn(format!("{text} {name} addresses: NodePort connections of {other} are accepted on all IPs"));
         }
     }
     let only_other = |what: &str| format!("cluster is {name} but {what} contains only {other} addresses");
     if only(cluster, primary.other()) {
-        doubts.add(only_other("clusterCIDRs"), single);
+        found.add(only_other("clusterCIDRs"), single);
     }
-    if only(&known.pod_cidrs, primary.other()) {
+    if only(&node.pod_cidrs, primary.other()) {
         let fatal = settings.proxier.local_detector == LocalDetector::NodeCidr;
-        doubts.add(only_other("node.spec.podCIDRs"), fatal);
+        found.add(only_other("node.spec.podCIDRs"), fatal);
     }
     if single && only(excluded, primary.other()) {
-        doubts.warn(only_other("ipvs.excludeCIDRs"));
+        found.warn(only_other("ipvs.excludeCIDRs"));
     }
     for (field, address) in [("healthzBindAddress", settings.healthz), ("metricsBindAddress", settings.metrics)] {
         let address = address.filter(|address| single && !address.ip().is_unspecified());
         if let Some(address) = address.filter(|address| IpFamily::of(&address.ip()) != primary) {
-            doubts.warn(format!("cluster is {name} but {field} is {other}: {address}"));
+            found.warn(format!("cluster is {name} but {field} is {other}: {address}"));
         }
     }
-    doubts
+    found
 }
 
-impl Doubts {
+impl Inconsistencies {
     fn warn(&mut self, text: String) {
         self.warnings.push(text);
     }
@@ -144,32 +144,32 @@ fn is_dual_stack(nets: &[IpNet]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{File, settings};
+    use super::super::{KubeProxyConfiguration, validate};
     use super::*;
 
-    fn of(change: impl FnOnce(&mut File)) -> Settings {
-        let mut file = File::default();
+    fn of(change: impl FnOnce(&mut KubeProxyConfiguration)) -> ValidatedConfig {
+        let mut file = KubeProxyConfiguration::default();
         change(&mut file);
-        settings(file.complete(), "node").expect("valid")
+        validate(file.with_defaults(), "node").expect("valid")
     }
 
-    fn known(primary: IpFamily, dual_stack: bool, pods: &[&str]) -> Known {
+    fn node(primary: IpFamily, dual_stack: bool, pods: &[&str]) -> NodeFacts {
         let pod_cidrs = pods.iter().map(|net| net.parse().expect("a network")).collect();
-        Known { primary, dual_stack, pod_cidrs }
+        NodeFacts { primary, dual_stack, pod_cidrs }
     }
 
     #[test]
     fn unset_node_port_addresses_are_doubtful_where_they_mean_all() {
-        assert_eq!(of_configuration(&of(|_| ())).len(), 1);
+        assert_eq!(check_config(&of(|_| ())).len(), 1);
         let primary = of(|file| file.node_port_addresses = vec!["primary".to_owned()]);
-        assert_eq!(of_configuration(&primary), Vec::<String>::new());
-        assert_eq!(of_configuration(&of(|file| file.mode = "nftables".to_owned())), Vec::<String>::new());
+        assert_eq!(check_config(&primary), Vec::<String>::new());
+        assert_eq!(check_config(&of(|file| file.mode = "nftables".to_owned())), Vec::<String>::new());
     }
 
     #[test]
     fn loopback_networks_in_node_port_addresses_when_given_are_warned_about_by_mode() {
         let warnings = |mode: &str, localhost: bool, nets: &[&str]| {
-            of_configuration(&of(|file| {
+            check_config(&of(|file| {
                 file.mode = mode.to_owned();
                 file.iptables.localhost_node_ports = Some(localhost);
                 file.node_port_addresses = nets.iter().map(ToString::to_string).collect();
@@ -200,19 +200,22 @@ mod tests {
     #[test]
     fn pod_networks_of_the_other_family_are_fatal_where_they_are_needed() {
         let v6 = of(|file| file.cluster_cidr = "fd00::/48".to_owned());
-        let doubts = of_node(&v6, &known(IpFamily::V4, false, &[]));
+        let found = check_node(&v6, &node(IpFamily::V4, false, &[]));
         assert!(
-            doubts.fatal.is_some_and(|text| text.starts_with("kube-proxy configuration is incorrect: cluster is IPv4"))
+            found.fatal.is_some_and(|text| text.starts_with("kube-proxy configuration is incorrect: cluster is IPv4"))
         );
-        let doubts = of_node(&v6, &known(IpFamily::V4, true, &[]));
-        assert_eq!((doubts.fatal, doubts.warnings.len()), (None, 1));
-        assert_eq!(of_node(&v6, &known(IpFamily::V6, true, &[])), Doubts::default());
+        let found = check_node(&v6, &node(IpFamily::V4, true, &[]));
+        assert_eq!((found.fatal, found.warnings.len()), (None, 1));
+        assert_eq!(check_node(&v6, &node(IpFamily::V6, true, &[])), Inconsistencies::default());
 
         let node_cidr = of(|file| file.detect_local_mode = "NodeCIDR".to_owned());
-        assert!(of_node(&node_cidr, &known(IpFamily::V4, true, &["fd00::/64"])).fatal.is_some());
-        assert_eq!(of_node(&node_cidr, &known(IpFamily::V4, true, &["fd00::/64", "10.0.0.0/24"])), Doubts::default());
-        let doubts = of_node(&of(|_| ()), &known(IpFamily::V4, false, &["fd00::/64"]));
-        assert_eq!((doubts.fatal, doubts.warnings.len()), (None, 1));
+        assert!(check_node(&node_cidr, &node(IpFamily::V4, true, &["fd00::/64"])).fatal.is_some());
+        assert_eq!(
+            check_node(&node_cidr, &node(IpFamily::V4, true, &["fd00::/64", "10.0.0.0/24"])),
+            Inconsistencies::default()
+        );
+        let found = check_node(&of(|_| ()), &node(IpFamily::V4, false, &["fd00::/64"]));
+        assert_eq!((found.fatal, found.warnings.len()), (None, 1));
     }
 
     #[test]
@@ -221,9 +224,9 @@ mod tests {
             file.node_port_addresses = vec!["10.0.0.0/8".to_owned()];
             file.cluster_cidr = "10.0.0.0/8,fd00::/48".to_owned();
         });
-        let [text] = &of_node(&settings, &known(IpFamily::V4, true, &[])).warnings[..] else { panic!("one warning") };
+        let [text] = &check_node(&settings, &node(IpFamily::V4, true, &[])).warnings[..] else { panic!("one warning") };
         assert!(text.contains("dual-stack but NodePortAddresses contains only IPv4 addresses"), "{text}");
-        let [text] = &of_node(&settings, &known(IpFamily::V6, true, &[])).warnings[..] else { panic!("one warning") };
+        let [text] = &check_node(&settings, &node(IpFamily::V6, true, &[])).warnings[..] else { panic!("one warning") };
         assert!(text.contains("NodePortAddresses has no IPv6 addresses"), "{text}");
     }
 
@@ -234,7 +237,7 @@ mod tests {
             file.ipvs.exclude_cidrs = vec!["fd00::/48".to_owned()];
             file.metrics_bind_address = "[::1]:10249".to_owned();
         });
-        assert_eq!(of_node(&settings, &known(IpFamily::V4, false, &[])).warnings.len(), 2);
-        assert_eq!(of_node(&settings, &known(IpFamily::V4, true, &[])).warnings.len(), 0);
+        assert_eq!(check_node(&settings, &node(IpFamily::V4, false, &[])).warnings.len(), 2);
+        assert_eq!(check_node(&settings, &node(IpFamily::V4, true, &[])).warnings.len(), 0);
     }
 }
