@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use netfilter::IpFamily;
 use netfilter::conntrack::UDP;
-use netfilter::kernel::{ConntrackTable, Deleted, SystemConntrack, cpu_time};
+use netfilter::kernel::{ConntrackTable, Deletions, SystemConntrack, cpu_time};
 use nix::sched::{CloneFlags, unshare};
 use proxier::conntrack::StaleFlows;
 use proxier::model::Scope;
@@ -107,7 +107,7 @@ fn memory_kib(line: &str) -> u64 {
     value.trim_matches([':', '\t', ' ', 'k', 'B']).parse().expect("a number")
 }
 
-fn measure(what: &str, unwanted: impl Fn(&netfilter::Flow) -> bool) -> Deleted {
+fn measure(what: &str, unwanted: impl Fn(&netfilter::Flow) -> bool) -> Deletions {
     // Has the peak begin anew.
     std::fs::write("/proc/self/clear_refs", "5").expect("a peak of its own");
     let (memory, cpu, start, mut seen) = (memory_kib("VmRSS"), cpu_time(), Instant::now(), 0);

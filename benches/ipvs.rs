@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 use netfilter::IpFamily;
-use netfilter::ipset::{Entry, Place, Set, SetName, SetType};
+use netfilter::ipset::{Entry, IpPortProto, Set, SetName, SetType};
 use netfilter::ipvs::{Flags, Forward, RealServer, Scheduler, ServerKey, TCP, VirtualServer};
 use netfilter::kernel::{
     AddressOperation, DeviceName, IpSets, IpvsTable, Links, Operation, SetOperation, SystemIpSets, SystemIpvs,
@@ -36,7 +36,7 @@ fn real(number: u32) -> RealServer {
 }
 
 fn entry(service: u32) -> Entry {
-    Entry::IpPort(Place { ip: service_ip(service), protocol: TCP, port: 80 })
+    Entry::IpPort(IpPortProto { ip: service_ip(service), protocol: TCP, port: 80 })
 }
 
 /// A line of `/proc/self/status`, in KiB.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use netfilter::IpFamily;
 use netfilter::kernel::{
-    SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, choose_flavour, cpu_time, memory, traffic,
+    SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, cpu_time, detect_flavour, memory, traffic,
 };
 use nix::sched::{CloneFlags, unshare};
 use proxier::backend::Backend;
@@ -82,7 +82,7 @@ impl Proxy {
 fn mode() -> Box<dyn Backend> {
     let kernel = ipvs::Kernel {
         tool: Box::new(
-            SystemIptables::find(IpFamily::V4, &choose_flavour(&FLAVOUR_HINTS)).expect("iptables works here"),
+            SystemIptables::find(IpFamily::V4, &detect_flavour(&FLAVOUR_HINTS)).expect("iptables works here"),
         ),
         table: Box::new(SystemIpvs::load().expect("the kernel has it")),
         sets: Box::new(SystemIpSets::open().expect("the kernel has it")),

@@ -3,8 +3,8 @@
 //! iptables programs run meanwhile.
 //!
 //! Each number of Services, 1,000 and 7,000 unless others are given, is loaded as iptables mode's chains, 11 for a Service with 10
-//! endpoints, in a network namespace of its own, in each flavour. Then `--cleanup` removes them while a thread takes a sync's turn
-//! twice a second and does nothing with it: its longest wait is what the cleanup costs a sync.
+//! endpoints, in a network namespace of its own, in each flavour. Then `--cleanup` removes them while a thread begins a write as a sync would
+//! twice a second: its longest wait is what the cleanup costs a sync.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use netfilter::IpFamily;
-use netfilter::kernel::{Turns, cpu_time};
+use netfilter::kernel::{WriterPriority, cpu_time};
 use nix::sched::{CloneFlags, unshare};
 use proxier::leftovers;
 
@@ -61,14 +61,14 @@ fn restore(flavour: &str, text: &str) {
     assert!(child.wait().expect("it ends").success(), "{flavour}: the chains cannot be made");
 }
 
-/// The longest wait for a sync's turn until `ended`.
-fn longest_wait(turns: &Turns, ended: &AtomicBool) -> Duration {
+/// The longest wait of a foreground writer until `ended`.
+fn longest_wait(priority: &WriterPriority, ended: &AtomicBool) -> Duration {
     let mut longest = Duration::ZERO;
     while !ended.load(Ordering::Relaxed) {
         let begun = Instant::now();
-        let turn = turns.sync();
+        let guard = priority.write();
         longest = longest.max(begun.elapsed());
-        drop(turn);
+        drop(guard);
         std::thread::sleep(PAUSE);
     }
     longest
@@ -85,11 +85,11 @@ fn measure(flavour: &str, services: usize) {
     } else {
         restore(flavour, &text);
     }
-    let (turns, ended) = (Turns::default(), AtomicBool::new(false));
+    let (priority, ended) = (WriterPriority::default(), AtomicBool::new(false));
     let (begun, cpu) = (Instant::now(), cpu_time());
     let waited = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| longest_wait(&turns, &ended));
-        let removed = leftovers::remove(IpFamily::V4, None, false, &turns);
+        let waiting = scope.spawn(|| longest_wait(&priority, &ended));
+        let removed = leftovers::remove(IpFamily::V4, None, false, &priority);
         ended.store(true, Ordering::Relaxed);
         removed.expect("everything can be removed");
         waiting.join().expect("no panic")

@@ -4,7 +4,7 @@
 //! sysctls stay as they are: nobody knows what they were before.
 
 use netfilter::IpFamily;
-use netfilter::kernel::Turns;
+use netfilter::kernel::WriterPriority;
 use proxier::leftovers;
 use tracing::{error, info};
 
@@ -15,7 +15,7 @@ use tracing::{error, info};
 pub fn cleanup() -> Result<(), String> {
     let mut problems = Vec::new();
     for family in IpFamily::ALL {
-        match leftovers::remove(family, None, false, &Turns::default()) {
+        match leftovers::remove(family, None, false, &WriterPriority::default()) {
             Ok(()) => info!("{family}: cleaned up"),
             Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),
         }

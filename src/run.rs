@@ -242,7 +242,7 @@ fn plan(
 /// One thread for each of them.
 fn start_families(
     settings: &ValidatedConfig,
-    DetectedBackends { running, backends, turns }: DetectedBackends,
+    DetectedBackends { running, backends, priority }: DetectedBackends,
     health: &Arc<Health>,
     metrics: &Arc<Metrics>,
     reports: HealthCheckSender,
@@ -254,8 +254,8 @@ fn start_families(
         let (sender, changes) = mailbox();
         health.watch_thread(family, sender.activity());
         let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
-        let turns = turns.clone();
-        let removal = move || leftovers::remove(family, Some(running), began.elapsed() < ipvs::PATIENCE, &turns);
+        let priority = priority.clone();
+        let removal = move || leftovers::remove(family, Some(running), began.elapsed() < ipvs::PATIENCE, &priority);
         let failed = |error| format!("cannot start a thread: {error}");
         let leftovers = leftovers::Worker::start(family, Box::new(removal)).map_err(failed)?;
         let proxier = Proxier::new(family, config.clone(), syncing.watch(backend), reporter)

@@ -202,7 +202,7 @@ impl Replay {
             Part::Ipvs => Some(self.shared.servers.to_string()),
             Part::Ipset => Some(self.shared.sets.to_string()),
             Part::Addr => {
-                let held = self.shared.links.held(DeviceName::new("kube-ipvs0")).unwrap_or_default();
+                let held = self.shared.links.addresses_on(DeviceName::new("kube-ipvs0")).unwrap_or_default();
                 Some(held.iter().map(|address| format!("{address}\n")).collect())
             }
             Part::Sysctl | Part::Http => None,

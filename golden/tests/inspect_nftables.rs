@@ -15,7 +15,7 @@ use golden::replay::Replay;
 use ipnet::IpNet;
 use netfilter::IpFamily;
 use netfilter::kernel::NftReader;
-use netfilter::nft::held::Table;
+use netfilter::nft::ruleset::Table;
 use proxier::model::{CategorizedEndpoints, Destination, Snapshot};
 use proxier::nftables::{Expected, TABLE, expected};
 use proxier_inspect::drift::behaviour::{self, World};
@@ -55,10 +55,10 @@ impl Kernel {
     }
 
     fn table(&self, family: IpFamily) -> Table {
-        let read = self.0.enter(|| NftReader::new(family).whole());
+        let read = self.0.enter(|| NftReader::new(family).read_all());
         let (mut ruleset, problems) = read.expect("nf_tables");
         assert_eq!(problems, [""; 0]);
-        let id = netfilter::nft::held::TableId::of(family, TABLE);
+        let id = netfilter::nft::ruleset::TableId::of(family, TABLE);
         ruleset.tables.remove(&id).expect("the table")
     }
 }

@@ -17,7 +17,7 @@ use golden::netns::{Netns, veth};
 use golden::{case, wire};
 use netfilter::Flow;
 use netfilter::IpFamily;
-use netfilter::kernel::{Host, RuleReader, SystemHost, each_flow, last_seen, node};
+use netfilter::kernel::{Host, RuleReader, SystemHost, for_each_flow, last_seen, node};
 use proxier::iptables::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::walk::{Branch, ConnState, Memory, Node, Origin, Packet, Trace, Verdict};
@@ -166,7 +166,7 @@ impl Machine {
                     found = Some(live.flow);
                 }
             };
-            each_flow(IpFamily::of(&packet.source.ip()), &mut look).unwrap();
+            for_each_flow(IpFamily::of(&packet.source.ip()), &mut look).unwrap();
             found
         })
     }
@@ -365,7 +365,7 @@ fn the_odds_are_those_of_the_kernel() {
         machine.send(&Packet { source, ..choice.packet.clone() });
     }
     machine.node.enter(|| {
-        each_flow(IpFamily::V4, &mut |live| {
+        for_each_flow(IpFamily::V4, &mut |live| {
             if live.flow.original.destination == choice.packet.destination {
                 *seen.entry(live.flow.reply.source).or_default() += 1;
             }

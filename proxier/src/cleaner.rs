@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use netfilter::IpFamily;
 use netfilter::conntrack::UDP;
-use netfilter::kernel::{ConntrackTable, Deleted, Host};
+use netfilter::kernel::{ConntrackTable, Deletions, Host};
 use tracing::{debug, info, warn};
 
 use crate::addresses::VIRTUAL_IP_DEVICE;
@@ -116,7 +116,7 @@ impl FlowCleaner {
         &mut self,
         stale: StaleFlows,
         snapshot: &Snapshot<'_>,
-    ) -> io::Result<(Deleted, Vec<IpAddr>, Option<io::Error>)> {
+    ) -> io::Result<(Deletions, Vec<IpAddr>, Option<io::Error>)> {
         let (mut stale, mut addresses, mut problem) = (stale, Vec::new(), None);
         if stale.has_node_ports() {
             addresses = self.addresses(snapshot.node_ip).unwrap_or_else(|error| {
@@ -135,7 +135,7 @@ impl FlowCleaner {
         Ok((deleted, addresses, problem))
     }
 
-    fn note(&mut self, deleted: &Deleted, problem: Option<io::Error>, duration: Duration) {
+    fn note(&mut self, deleted: &Deletions, problem: Option<io::Error>, duration: Duration) {
         if deleted.flows > 0 {
             info!("{}: deleted {} stale UDP flows in {duration:?}", self.family, deleted.flows);
         }

@@ -195,7 +195,7 @@ fn a_pass_that_fails_is_repeated_without_another_sync() {
     let mut running = Running::start(0, Duration::from_millis(20));
     running.list("UDP");
     running.expect(&[Synced(true), Deleted(0)]);
-    for fail in [FakeConntrack::set_unreadable, FakeConntrack::set_stubborn] {
+    for fail in [FakeConntrack::set_unreadable, FakeConntrack::refuse_deletes] {
         fail(&running.table, true);
         running.flow("192.168.0.1:30053", "10.0.0.5:8080");
         running.service("UDP", 30_054);

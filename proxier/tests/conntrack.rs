@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use netfilter::IpFamily;
-use netfilter::kernel::{ConntrackTable, Deleted, SystemConntrack, SystemHost};
+use netfilter::kernel::{ConntrackTable, Deletions, SystemConntrack, SystemHost};
 use netfilter::{Flow, conntrack};
 use proxier::cleaner::FlowCleaner;
 use proxier::model::endpoint::NodeHint;
@@ -74,7 +74,7 @@ fn listed(family: IpFamily, protocol: &str) -> Vec<String> {
     lines
 }
 
-fn delete(family: IpFamily, mut unwanted: impl FnMut(&Flow) -> bool) -> Deleted {
+fn delete(family: IpFamily, mut unwanted: impl FnMut(&Flow) -> bool) -> Deletions {
     let deleted = SystemConntrack.delete(family, conntrack::UDP, &mut unwanted).expect("a table");
     assert!(deleted.failed == 0 && !deleted.incomplete, "{deleted:?}");
     deleted

@@ -11,7 +11,7 @@ mod real;
 use std::cell::Cell;
 
 use netfilter::Restore;
-use netfilter::iptables::{Chain, Is, Match, Rule, Table, Target};
+use netfilter::iptables::{Chain, Match, Negatable, Rule, Table, Target};
 use netfilter::kernel::{Flavour, IptablesTool};
 use netfilter::testing::FakeIptables;
 use proptest::collection::vec;
@@ -36,7 +36,7 @@ enum Line {
 use Line::{Append, Declare, Delete, Insert, Remove};
 
 fn rule(target: Target) -> Rule {
-    Rule { matches: vec![Match::Mark(Is::so(0x4000))], target: Some(target), ..Rule::default() }
+    Rule { matches: vec![Match::Mark(Negatable::new(0x4000))], target: Some(target), ..Rule::default() }
 }
 
 fn transaction(lines: &[Line]) -> Restore {

@@ -42,7 +42,10 @@ fn without_descriptors_facts_are_unknown_not_absent() {
             ("conntrack", SystemConntrack.delete(IpFamily::V4, UDP, &mut |_| false).is_err()),
             ("links", SystemLinks::open().is_err()),
             ("sets", SystemIpSets::open().is_err()),
-            ("leftovers", leftovers::remove(IpFamily::V4, None, false, &netfilter::kernel::Turns::default()).is_err()),
+            (
+                "leftovers",
+                leftovers::remove(IpFamily::V4, None, false, &netfilter::kernel::WriterPriority::default()).is_err(),
+            ),
             ("no news of addresses", !watch.changed(now)),
             ("nor before the time to try again", !watch.changed(now + Duration::from_secs(29))),
         ];

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use netfilter::IpFamily;
-use netfilter::kernel::Turns;
+use netfilter::kernel::WriterPriority;
 use proxier::leftovers::{self, Running};
 
 #[path = "common/namespace.rs"]
@@ -53,7 +53,8 @@ fn chains_that_foreign_rules_refer_to_stay_empty_and_are_named_and_all_others_go
                 "*nat\n:MINE - [0:0]\n-A MINE -j KUBE-SEP-0000000000000007\n-A OUTPUT -d 192.0.2.1/32 -g KUBE-SVC-0000000000000009\nCOMMIT\n",
             );
             for _ in 0..2 {
-                let errors = leftovers::remove(IpFamily::V4, None, false, &Turns::default()).expect_err("two stay");
+                let errors =
+                    leftovers::remove(IpFamily::V4, None, false, &WriterPriority::default()).expect_err("two stay");
                 let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 let named =
                     ["-A MINE -j KUBE-SEP-0000000000000007", "-A OUTPUT -d 192.0.2.1/32 -g KUBE-SVC-0000000000000009"];
@@ -63,7 +64,8 @@ fn chains_that_foreign_rules_refer_to_stay_empty_and_are_named_and_all_others_go
                 assert_eq!(left.len(), 5, "two chains without rules, and what is not ours: {left:#?}");
             }
             restore(flavour, "*nat\n:MINE - [0:0]\n-D OUTPUT -d 192.0.2.1/32 -g KUBE-SVC-0000000000000009\nCOMMIT\n");
-            leftovers::remove(IpFamily::V4, None, false, &Turns::default()).expect("nothing refers to them any more");
+            leftovers::remove(IpFamily::V4, None, false, &WriterPriority::default())
+                .expect("nothing refers to them any more");
             assert_eq!(saved(flavour).len(), 1, "{:?}", saved(flavour));
         });
     }
@@ -74,10 +76,10 @@ fn what_the_running_mode_has_stays() {
     in_namespace(|| {
         restore("nft", &services(3));
         let before = saved("nft");
-        leftovers::remove(IpFamily::V4, Some(Running::Iptables(None)), false, &Turns::default())
+        leftovers::remove(IpFamily::V4, Some(Running::Iptables(None)), false, &WriterPriority::default())
             .expect("nothing to do");
         assert_eq!(saved("nft"), before);
-        leftovers::remove(IpFamily::V4, Some(Running::Nftables), false, &Turns::default()).expect("all goes");
+        leftovers::remove(IpFamily::V4, Some(Running::Nftables), false, &WriterPriority::default()).expect("all goes");
         assert_eq!(saved("nft"), [""; 0]);
     });
 }

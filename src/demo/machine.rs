@@ -26,7 +26,7 @@ impl Machine {
         let (jobs, work) = mpsc::channel::<Job>();
         let (tell, told_id) = mpsc::channel();
         let body = move || {
-            let _ = tell.send(netns::leave_network());
+            let _ = tell.send(netns::unshare_network());
             work.into_iter().for_each(|job| job());
         };
         std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|error| told(&error))?;

@@ -51,7 +51,7 @@ pub fn run() -> ExitCode {
 }
 
 fn tell() -> Result<bool, String> {
-    leave_host()?;
+    unshare_process()?;
     end_on_signals()?;
     let screen = Screen::new();
     screen.line(&screen.styled(Style::Bold, "A node and its proxy, without a cluster"));
@@ -71,13 +71,13 @@ fn tell() -> Result<bool, String> {
 }
 
 /// From here on nothing that this process does can reach the host's network, and its files are in memory only.
-fn leave_host() -> Result<(), String> {
+fn unshare_process() -> Result<(), String> {
     let scratch = std::env::temp_dir();
     // A user's PATH often lacks the folders of iptables and ip; the host's lock is none of our business.
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(OsStr::new(":/usr/sbin:/sbin"));
     let lock: OsString = scratch.join("xtables.lock").into();
-    netns::leave_host(&scratch, &[("PATH", &path), ("XTABLES_LOCKFILE", &lock)]).map_err(|error| error.to_string())
+    netns::unshare_process(&scratch, &[("PATH", &path), ("XTABLES_LOCKFILE", &lock)]).map_err(|error| error.to_string())
 }
 
 /// Nothing has to be cleaned up, so a signal ends the program where it stands; until here it does so anyway.

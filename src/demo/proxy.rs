@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use netfilter::IpFamily;
-use netfilter::kernel::{Choice, choose_flavour};
+use netfilter::kernel::{FlavourChoice, detect_flavour};
 use proxier::xtables::FLAVOUR_HINTS;
 
 use super::example::Example;
@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(30);
 pub struct Proxy {
     ended: Receiver<Result<(), String>>,
     /// Which iptables.
-    pub choice: Choice,
+    pub choice: FlavourChoice,
     /// The families that it has to serve.
     pub families: Vec<IpFamily>,
 }
@@ -41,7 +41,7 @@ impl Proxy {
 
     /// Starts it; of the kernel's families those count for which the host has the tools.
     pub fn start(example: &Example, families: &[IpFamily]) -> Result<Self, String> {
-        let choice = choose_flavour(&FLAVOUR_HINTS);
+        let choice = detect_flavour(&FLAVOUR_HINTS);
         let works = |family: &&IpFamily| **family == IpFamily::V4 || NatRules::read(&choice, **family).is_ok();
         let families = families.iter().filter(works).copied().collect();
         // The size of the connection table is the host's, even if it is set from here.

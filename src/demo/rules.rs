@@ -6,7 +6,7 @@
 use std::process::Command;
 
 use netfilter::IpFamily;
-use netfilter::kernel::Choice;
+use netfilter::kernel::FlavourChoice;
 
 /// The rules of table nat.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct ExplainedRule {
 
 impl NatRules {
     /// Reads them where the calling thread is.
-    pub fn read(choice: &Choice, family: IpFamily) -> Result<Self, String> {
+    pub fn read(choice: &FlavourChoice, family: IpFamily) -> Result<Self, String> {
         let program = format!("{}{}-save", family.iptables(), choice.infix);
         let output = Command::new(&program).args(["-t", "nat"]).output();
         let output = output.map_err(|error| format!("cannot run {program}: {error}"))?;

@@ -20,8 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netfilter::IpFamily;
-use netfilter::kernel::{self, each_flow, node};
-use netfilter::nft::held::TableId;
+use netfilter::kernel::{self, for_each_flow, node};
+use netfilter::nft::ruleset::TableId;
 use proxier::conntrack::StaleFlows;
 use proxier::ipvs::{self, Expected, Held};
 use proxier::model::{NamespacedName, Scope, ServicePortName, Snapshot};
@@ -166,7 +166,7 @@ impl Look {
             views.retain(|view| view.endpoints.iter().any(|e| e.address.is_some_and(|address| address.ip() == ip)));
         }
         let mut count = FlowCount::new(&views, &rules.addresses, stale.as_ref());
-        match each_flow(family, &mut |live| count.add(&live.flow, live.state)) {
+        match for_each_flow(family, &mut |live| count.add(&live.flow, live.state)) {
             Ok(false) => {}
             Ok(true) => {
                 self.unread.push(Unread::new("flows", "the table changed while it was read: counts may be low"))

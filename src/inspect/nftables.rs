@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use netfilter::IpFamily;
 use netfilter::kernel::NftReader;
 use netfilter::kernel::nftables::NftError;
-use netfilter::nft::held::{Lack, Ruleset, Set, Table, TableId};
+use netfilter::nft::ruleset::{Ruleset, Set, Table, TableId, UnreadPart};
 use netfilter::nft::{Expression, Key, Name};
 use proxier::model::{NamespacedName, Protocol, ServicePortName};
 use proxier::nftables::{TABLE, is_kube_proxy};
@@ -22,7 +22,7 @@ use super::report::Unread;
 #[must_use]
 pub fn read(family: IpFamily, service: Option<&NamespacedName>, unread: &mut Vec<Unread>) -> Ruleset {
     let mut reader = NftReader::new(family);
-    let mut ruleset = match reader.outline() {
+    let mut ruleset = match reader.read_outline() {
         Ok(ruleset) => ruleset,
         Err(error) => {
             unread.push(Unread::new("tables of nf_tables", format!("{family}: {error}")));
@@ -48,12 +48,12 @@ fn fill(
     unread: &mut Vec<Unread>,
 ) {
     let mut note = |what: String, error: NftError| unread.push(Unread::new(&what, error.to_string()));
-    reader.fill(id, table, &mut note);
+    reader.read_contents(id, table, &mut note);
     if is_kube_proxy(table, id) {
         let used = service.map(|service| sets_of(table, service));
         let wanted =
             |name: &Name, set: &Set| !set.is_anonymous() || used.as_ref().is_none_or(|used| used.contains(name));
-        reader.fill_sets(id, table, &wanted, &mut note);
+        reader.read_elements(id, table, &wanted, &mut note);
     }
 }
 
@@ -69,7 +69,7 @@ pub fn lacks_parts(id: &TableId, unread: &[Unread]) -> bool {
 
 /// A busy cluster's own changes can interrupt every try.
 pub fn note_restless(reader: &mut NftReader, what: &str, unread: &mut Vec<Unread>) {
-    if reader.take_restless() {
+    if reader.take_interrupted() {
         unread.push(Unread::new(what, "it changed while it was read: what is told may be of two moments"));
     }
 }
@@ -97,14 +97,14 @@ pub fn owner(to: SocketAddr, protocol: Protocol, local: bool) -> Option<ServiceP
     let family = IpFamily::of(&to.ip());
     let id = TableId::of(family, TABLE);
     let mut reader = NftReader::new(family);
-    let mut ruleset = reader.outline().ok()?;
+    let mut ruleset = reader.read_outline().ok()?;
     ruleset.tables.get(&id).filter(|table| is_kube_proxy(table, &id))?;
     let port = Key::default().protocol(protocol.number()).port(to.port()).build();
     let address = Key::default().address(to.ip()).protocol(protocol.number()).port(to.port()).build();
     let by_address = BY_ADDRESS.map(|map| (map, address.clone()));
     for (map, key) in by_address.into_iter().chain(BY_NODE_PORT.map(|map| (map, port.clone()))) {
-        reader.supply(&mut ruleset, &Lack::Set(id.clone(), map.into())).ok()?;
-        reader.supply(&mut ruleset, &Lack::Key(id.clone(), map.into(), key)).ok()?;
+        reader.read_part(&mut ruleset, &UnreadPart::Set(id.clone(), map.into())).ok()?;
+        reader.read_part(&mut ruleset, &UnreadPart::Key(id.clone(), map.into(), key)).ok()?;
     }
     owner_in_table(ruleset.tables.get(&id)?, to, protocol, local)
 }

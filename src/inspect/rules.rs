@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netfilter::IpFamily;
-use netfilter::kernel::{Choice, Flavour, Host, NftReader, SystemHost, SystemIptables, choose_flavour, has_chain};
-use netfilter::nft::held as nft;
+use netfilter::kernel::{
+    Flavour, FlavourChoice, Host, NftReader, SystemHost, SystemIptables, detect_flavour, has_chain,
+};
+use netfilter::nft::ruleset as nft;
 use proxier::ipvs::Held;
 use proxier::model::NamespacedName;
 use proxier::nftables::{TABLE, is_kube_proxy};
@@ -56,7 +58,7 @@ pub struct FamilyRules {
 /// All rules.
 pub struct Rules {
     /// How the flavour was chosen.
-    pub choice: Choice,
+    pub choice: FlavourChoice,
     /// The flavour that was read.
     pub flavour: Flavour,
     /// The families that could be read.
@@ -138,7 +140,7 @@ impl Rules {
 
 /// Which flavour packets meet.
 struct Flavours {
-    choice: Choice,
+    choice: FlavourChoice,
     flavour: Flavour,
     in_other: Vec<IpFamily>,
     /// What had to be read to find out, of that flavour.
@@ -147,7 +149,7 @@ struct Flavours {
 
 impl Flavours {
     fn find() -> Self {
-        let choice = choose_flavour(&FLAVOUR_HINTS);
+        let choice = detect_flavour(&FLAVOUR_HINTS);
         let chosen = choice.flavour.unwrap_or(Flavour::Nft);
         let (here, texts) = present(chosen);
         let (in_other, other_texts) = present(other(chosen));
@@ -204,7 +206,7 @@ fn or_nothing(
 ) -> Result<RuleText, String> {
     text.or_else(|why| {
         proxy_table(tables).ok_or_else(|| why.clone())?;
-        let outline = NftReader::new(tables.family).outline().unwrap_or_else(|_| nft::Ruleset::new(tables.family));
+        let outline = NftReader::new(tables.family).read_outline().unwrap_or_else(|_| nft::Ruleset::new(tables.family));
         let made = outline.tables.iter().filter(|(id, table)| table.is_iptables(id));
         let made: Vec<String> = made.map(|(id, _)| id.to_string()).collect();
         if !made.is_empty() {
@@ -217,7 +219,7 @@ fn or_nothing(
 }
 
 impl FamilyRules {
-    fn of(family: IpFamily, text: RuleText, choice: &Choice, unread: &mut Vec<Unread>) -> Self {
+    fn of(family: IpFamily, text: RuleText, choice: &FlavourChoice, unread: &mut Vec<Unread>) -> Self {
         let addresses = SystemHost.addresses(family).unwrap_or_else(|error| {
             unread.push(Unread::new("this node's addresses", error.to_string()));
             Vec::new()
@@ -238,7 +240,7 @@ impl FamilyRules {
         let text = texts.remove(&family).unwrap_or_else(|| RuleText::open(family, flavour));
         drop(texts);
         let mut tables = NftReader::new(family);
-        let outline = tables.outline().unwrap_or_else(|error| {
+        let outline = tables.read_outline().unwrap_or_else(|error| {
             unread.push(Unread::new("tables of nf_tables", format!("{family}: {error}")));
             nft::Ruleset::new(family)
         });
@@ -371,7 +373,7 @@ impl FamilyRules {
     /// If rules cannot be read, or are such as the kernel would not take.
     pub fn walk(&mut self, packet: &Packet, node: &Node, memory: &Memory) -> Result<Trace, String> {
         let Self { ruleset, nftables, tables, .. } = self;
-        let mut supply = |ruleset: &mut nft::Ruleset, lack: &nft::Lack| tables.supply(ruleset, lack);
+        let mut supply = |ruleset: &mut nft::Ruleset, lack: &nft::UnreadPart| tables.read_part(ruleset, lack);
         trace_and_supply(ruleset, nftables, (packet, node, memory), &mut supply)
     }
 

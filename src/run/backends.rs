@@ -4,8 +4,8 @@
 
 use netfilter::IpFamily;
 use netfilter::kernel::{
-    Choice, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, SystemNftables, Turns, choose_flavour,
-    kernel_release, retried,
+    FlavourChoice, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, SystemNftables, WriterPriority,
+    detect_flavour, kernel_release, retry,
 };
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
@@ -31,7 +31,7 @@ pub struct DetectedBackends {
     /// A mode for each family.
     pub backends: Backends,
     /// What the leftover cleanup has to share with the backends.
-    pub turns: Turns,
+    pub priority: WriterPriority,
 }
 
 /// Finds out which modes work, and whose state is no leftover then.
@@ -39,7 +39,7 @@ pub fn detect_backends(settings: &ValidatedConfig) -> Result<DetectedBackends, S
     if settings.mode == Mode::Nftables {
         return detect_nftables(settings);
     }
-    let choice = choose_flavour(&FLAVOUR_HINTS);
+    let choice = detect_flavour(&FLAVOUR_HINTS);
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
     info!("Using {} mode, iptables flavour {flavour}: {}", settings.mode, choice.reason);
     for unread in &choice.unread {
@@ -48,9 +48,9 @@ pub fn detect_backends(settings: &ValidatedConfig) -> Result<DetectedBackends, S
     if settings.mode == Mode::Ipvs {
         check_ipvs(settings).map_err(|problem| format!("can't use the IPVS proxier: {problem}"))?;
     }
-    let (mut backends, mut problems, turns) = (Vec::new(), Vec::new(), Turns::default());
+    let (mut backends, mut problems, priority) = (Vec::new(), Vec::new(), WriterPriority::default());
     for family in IpFamily::ALL {
-        match backend(family, settings, &choice, &turns) {
+        match backend(family, settings, &choice, &priority) {
             Ok(backend) => backends.push((family, backend)),
             Err(problem) => problems.push(format!("{family}: {problem}")),
         }
@@ -60,7 +60,7 @@ pub fn detect_backends(settings: &ValidatedConfig) -> Result<DetectedBackends, S
         Mode::Ipvs => Running::Ipvs(choice.flavour),
         _ => Running::Iptables(choice.flavour),
     };
-    Ok(DetectedBackends { running, backends, turns })
+    Ok(DetectedBackends { running, backends, priority })
 }
 
 /// The same by the side: tools may be slow, and meanwhile pages are to be answered and signals heard.
@@ -81,7 +81,7 @@ fn detect_nftables(settings: &ValidatedConfig) -> Result<DetectedBackends, Strin
         let mut kernel = Box::new(SystemNftables::default());
         let usable = family.available().map_err(str::to_owned);
         let check = || nftables::check(&mut *kernel, family);
-        let usable = usable.and_then(|()| retried(check, |_| true).map_err(|error| error.to_string()));
+        let usable = usable.and_then(|()| retry(check, |_| true).map_err(|error| error.to_string()));
         match usable {
             Ok(()) => {
                 let mode = Nftables::new(family, settings.proxier.clone(), kernel, Box::new(SystemHost));
@@ -91,7 +91,7 @@ fn detect_nftables(settings: &ValidatedConfig) -> Result<DetectedBackends, Strin
         }
     }
     log_families(&problems).map_err(|problems| format!("unable to create proxier: {problems}"))?;
-    Ok(DetectedBackends { running: Running::Nftables, backends, turns: Turns::default() })
+    Ok(DetectedBackends { running: Running::Nftables, backends, priority: WriterPriority::default() })
 }
 
 /// Says which families are served; the problems, if none is.
@@ -107,13 +107,13 @@ fn log_families(problems: &[String]) -> Result<(), String> {
 fn backend(
     family: IpFamily,
     settings: &ValidatedConfig,
-    choice: &Choice,
-    turns: &Turns,
+    choice: &FlavourChoice,
+    priority: &WriterPriority,
 ) -> Result<Box<dyn Backend>, String> {
     family.available().map_err(str::to_owned)?;
     let find = || SystemIptables::find(family, choice);
-    let tool = retried(find, |error| !error.is_missing()).map_err(|error| error.to_string())?;
-    let tool = Box::new(tool.with_turns(turns.clone()));
+    let tool = retry(find, |error| !error.is_missing()).map_err(|error| error.to_string())?;
+    let tool = Box::new(tool.as_foreground(priority.clone()));
     let (config, host) = (settings.proxier.clone(), Box::new(SystemHost));
     if settings.mode != Mode::Ipvs {
         return Ok(Box::new(Iptables::new(family, config, tool, host)));

@@ -4,7 +4,7 @@ use golden::case::{Case, Kind, Mode, cases};
 use golden::flows::{FlowTable, entry};
 use netfilter::IpFamily;
 use netfilter::kernel::{Flavour, NftReader, RuleReader};
-use netfilter::nft::held;
+use netfilter::nft::ruleset;
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::walk::{ConnState, Memory, Origin, trace_and_supply};
 use regex::Regex;
@@ -56,7 +56,7 @@ fn iptables_rules_and_tables_of_others_are_walked_together() {
             let mut reader = ruleset.reader();
             RuleReader::find(IpFamily::V4, Flavour::Nft).unwrap().save(None, &mut |line| reader.line(line)).unwrap();
             assert_eq!(reader.finish(), []);
-            (ruleset, NftReader::new(IpFamily::V4).outline().unwrap())
+            (ruleset, NftReader::new(IpFamily::V4).read_outline().unwrap())
         });
         let tables: Vec<bool> = outline.tables.iter().map(|(id, table)| table.is_iptables(id)).collect();
         assert!(tables.contains(&true) && tables.contains(&false), "{:?}", outline.tables.keys());
@@ -69,7 +69,8 @@ fn iptables_rules_and_tables_of_others_are_walked_together() {
             let packet = machine.next(&flow.packet);
             let trace = machine.node.netns().enter(|| {
                 let mut reader = NftReader::new(IpFamily::V4);
-                let mut supply = |ruleset: &mut held::Ruleset, lack: &held::Lack| reader.supply(ruleset, lack);
+                let mut supply =
+                    |ruleset: &mut ruleset::Ruleset, lack: &ruleset::UnreadPart| reader.read_part(ruleset, lack);
                 let met = (&packet, &node, &Memory::new());
                 trace_and_supply(&iptables, &mut outline.clone(), met, &mut supply).unwrap()
             });

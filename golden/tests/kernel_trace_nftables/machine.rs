@@ -10,7 +10,7 @@ use golden::nftrace::{Event, Listener};
 use golden::probe::{Node, Outcome, Probe, Stage, Transport};
 use netfilter::IpFamily;
 use netfilter::kernel::{Host, NftReader, SystemHost, node};
-use netfilter::nft::held;
+use netfilter::nft::ruleset;
 use proxier::model::Protocol;
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::walk::{self, Branch, ConnState, Memory, Origin, Packet, Trace, Verdict, trace_and_supply};
@@ -63,8 +63,8 @@ impl Machine {
     }
 
     /// Reads the tables of a family, whole.
-    pub fn whole(&self, family: IpFamily) -> held::Ruleset {
-        let (ruleset, problems) = self.node.netns().enter(|| NftReader::new(family).whole().unwrap());
+    pub fn whole(&self, family: IpFamily) -> ruleset::Ruleset {
+        let (ruleset, problems) = self.node.netns().enter(|| NftReader::new(family).read_all().unwrap());
         assert_eq!(problems, [""; 0]);
         ruleset
     }
@@ -74,9 +74,10 @@ impl Machine {
         let family = IpFamily::of(&packet.source.ip());
         self.node.netns().enter(|| {
             let mut reader = NftReader::new(family);
-            let mut ruleset = reader.outline().unwrap();
+            let mut ruleset = reader.read_outline().unwrap();
             let met = (packet, node, &Memory::new());
-            let mut supply = |ruleset: &mut held::Ruleset, lack: &held::Lack| reader.supply(ruleset, lack);
+            let mut supply =
+                |ruleset: &mut ruleset::Ruleset, lack: &ruleset::UnreadPart| reader.read_part(ruleset, lack);
             trace_and_supply(&Ruleset::new(family), &mut ruleset, met, &mut supply).unwrap()
         })
     }

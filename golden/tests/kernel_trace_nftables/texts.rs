@@ -4,7 +4,7 @@ use golden::case::{Mode, cases};
 use golden::probe::Node;
 use netfilter::IpFamily;
 use netfilter::kernel::NftReader;
-use netfilter::nft::held::TableId;
+use netfilter::nft::ruleset::TableId;
 use proxier::nftables::is_kube_proxy;
 
 use crate::{TELLING, ours};
@@ -37,7 +37,7 @@ fn rules_are_told_in_the_words_of_nft() {
             node.feed("nft", &["-f", "-"], &rules).unwrap();
             for family in IpFamily::ALL {
                 let id = TableId::of(family, "kube-proxy");
-                let (ruleset, _) = node.netns().enter(|| NftReader::new(family).whole().unwrap());
+                let (ruleset, _) = node.netns().enter(|| NftReader::new(family).read_all().unwrap());
                 let Some(table) = ruleset.tables.get(&id) else { continue };
                 assert!(is_kube_proxy(table, &id) && !table.is_iptables(&id));
                 let rules = table.chains.values().flat_map(|chain| chain.rules.iter().flatten());

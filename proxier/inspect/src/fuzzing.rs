@@ -4,7 +4,7 @@ use crate::rules::Ruleset;
 use crate::walk::{ConnState, Memory, Node, Origin, Packet, Rules};
 use crate::{neighbours, services};
 use netfilter::IpFamily;
-use netfilter::nft::held;
+use netfilter::nft::ruleset;
 use netfilter::{SavedTable, reference};
 use proxier::model::Protocol;
 
@@ -86,7 +86,7 @@ fn packet(family: IpFamily) -> Packet {
     }
 }
 
-fn walk(iptables: &Ruleset, nftables: Option<&held::Ruleset>) {
+fn walk(iptables: &Ruleset, nftables: Option<&ruleset::Ruleset>) {
     let address = packet(iptables.family()).source.ip();
     let node = Node { addresses: vec![address], ..Node::default() };
     let rules = Rules { iptables, nftables };

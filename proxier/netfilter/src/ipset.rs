@@ -94,11 +94,11 @@ impl fmt::Display for Set {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Entry {
     /// Of [`SetType::HashIpPort`].
-    IpPort(Place),
+    IpPort(IpPortProto),
     /// Of [`SetType::HashIpPortIp`].
-    IpPortIp(Place, IpAddr),
+    IpPortIp(IpPortProto, IpAddr),
     /// Of [`SetType::HashIpPortNet`]. The kernel takes no prefix of length 0.
-    IpPortNet(Place, IpNet),
+    IpPortNet(IpPortProto, IpNet),
     /// Of [`SetType::HashIp`].
     Ip(IpAddr),
     /// Of [`SetType::BitmapPort`].
@@ -107,7 +107,7 @@ pub enum Entry {
 
 /// Where packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
+pub struct IpPortProto {
     /// The address.
     pub ip: IpAddr,
     /// The protocol's number.
@@ -131,7 +131,7 @@ impl Entry {
 }
 
 /// `10.96.0.1,tcp:443`
-impl fmt::Display for Place {
+impl fmt::Display for IpPortProto {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { ip, protocol, port } = self;
         match protocol {
@@ -163,7 +163,7 @@ impl fmt::Display for Entry {
 
 /// A set that is in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FoundSet {
+pub struct ObservedSet {
     /// Its name.
     pub name: SetName,
     /// The set as we would have made it; `None` if its type is none of ours.
@@ -180,8 +180,8 @@ pub struct FoundSet {
 mod tests {
     use super::*;
 
-    fn place(ip: &str, protocol: u8) -> Place {
-        Place { ip: ip.parse().expect("an address"), protocol, port: 80 }
+    fn place(ip: &str, protocol: u8) -> IpPortProto {
+        IpPortProto { ip: ip.parse().expect("an address"), protocol, port: 80 }
     }
 
     /// The lines are ipset 7.17's own.

@@ -56,16 +56,16 @@ pub type Chain = Name<CHAIN_NAME_MAX>;
 
 /// A value that a packet must have, or with `!` must not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Is<T> {
+pub struct Negatable<T> {
     /// `!`
     pub not: bool,
     /// The value.
     pub value: T,
 }
 
-impl<T> Is<T> {
+impl<T> Negatable<T> {
     /// It must be so.
-    pub const fn so(value: T) -> Self {
+    pub const fn new(value: T) -> Self {
         Self { not: false, value }
     }
 
@@ -84,9 +84,9 @@ pub enum Match {
     /// `-m comment --comment "…"`: the text itself, printed with what `prefix` and `suffix` add.
     Comment(Comment),
     /// `-m conntrack --ctstate A,B`
-    CtState(Is<&'static str>),
+    CtState(Negatable<&'static str>),
     /// `-m mark --mark V/V`
-    Mark(Is<u32>),
+    Mark(Negatable<u32>),
     /// `-m addrtype --src-type LOCAL`
     SourceIsLocal,
     /// `-m addrtype ! --src-type LOCAL`
@@ -187,11 +187,11 @@ pub enum Target {
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Rule {
     /// `-s`
-    pub source: Option<Is<IpNet>>,
+    pub source: Option<Negatable<IpNet>>,
     /// `-d`
-    pub destination: Option<Is<IpNet>>,
+    pub destination: Option<Negatable<IpNet>>,
     /// `-i`; a final `+` stands for any end of the name.
-    pub in_interface: Option<Is<String>>,
+    pub in_interface: Option<Negatable<String>>,
     /// `-p`
     pub protocol: Option<ProtocolName>,
     /// `-m …`, in order: those before the first that does not match have their effects.
@@ -324,7 +324,7 @@ impl Target {
     }
 }
 
-fn write_is<T>(out: &mut String, is: &Is<T>, option: &str, value: impl Fn(&mut String, &T)) {
+fn write_is<T>(out: &mut String, is: &Negatable<T>, option: &str, value: impl Fn(&mut String, &T)) {
     push(out, &[if is.not { " ! " } else { " " }, option]);
     value(out, &is.value);
 }

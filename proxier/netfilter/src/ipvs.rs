@@ -139,7 +139,7 @@ impl fmt::Display for VirtualServer {
             write!(f, " -p {seconds}")?;
             match (key.address, prefix) {
                 (_, prefix) if *prefix == self.address_bits() => {}
-                (SocketAddr::V4(_), prefix) => write!(f, " -M {}", mask(*prefix))?,
+                (SocketAddr::V4(_), prefix) => write!(f, " -M {}", netmask(*prefix))?,
                 (SocketAddr::V6(_), prefix) => write!(f, " -M {prefix}")?,
             }
         }
@@ -155,7 +155,7 @@ impl fmt::Display for VirtualServer {
 
 /// The IPv4 netmask of so many bits.
 #[must_use]
-pub fn mask(prefix: u8) -> std::net::Ipv4Addr {
+pub fn netmask(prefix: u8) -> std::net::Ipv4Addr {
     u32::MAX.checked_shl(32_u32.saturating_sub(prefix.into())).unwrap_or_default().into()
 }
 
@@ -253,11 +253,11 @@ pub struct Statistics {
 
 /// What the kernel lists as a virtual server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listed {
+pub enum ListedServer {
     /// One with an address.
     Server(VirtualServer, Statistics),
     /// One for packets with a firewall mark, whatever their address.
-    OfMark(u32, Scheduler),
+    FirewallMark(u32, Scheduler),
 }
 
 /// For how many seconds connections are remembered after their last packet.
@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn masks_and_flags_are_the_kernels() {
         assert_eq!(
-            [0, 1, 24, 32].map(|prefix| mask(prefix).to_string()),
+            [0, 1, 24, 32].map(|prefix| netmask(prefix).to_string()),
             ["0.0.0.0", "128.0.0.0", "255.255.255.0", "255.255.255.255"]
         );
         assert_eq!(Flags::of_bits(0x13), Flags::PORT, "being persistent and hashed are no choices");

@@ -4,7 +4,7 @@
 //! own chains. Must not know: Service ports, or what the kernel holds.
 
 use ipnet::IpNet;
-use netfilter::iptables::{Chain, Is, Match, Rule, Table, Target};
+use netfilter::iptables::{Chain, Match, Negatable, Rule, Table, Target};
 
 use super::names;
 use super::settings::{INVALID_DROPPED_COUNTER, NodePortDestinations, Settings};
@@ -14,7 +14,7 @@ use crate::xtables::masquerade::{self, comment, target};
 /// Every jump, in the order in which they are put at the head of their chains: the last one ends up first.
 #[must_use]
 pub fn jumps() -> Vec<Jump> {
-    const NEW: Option<Match> = Some(Match::CtState(Is::so("NEW")));
+    const NEW: Option<Match> = Some(Match::CtState(Negatable::new("NEW")));
     const EXTERNAL: &str = "kubernetes externally-visible service portals";
     const PORTALS: &str = "kubernetes service portals";
     const FIREWALL: &str = "kubernetes load balancer firewall";
@@ -89,13 +89,14 @@ pub fn node_port_dispatch(settings: &Settings) -> Vec<Rule> {
             let mut rule = rule;
             rule.matches.push(Match::DestinationIsLocal);
             if !settings.localhost_node_ports {
-                rule.destination = Some(Is::not(settings.family.loopback()));
+                rule.destination = Some(Negatable::not(settings.family.loopback()));
             }
             vec![rule]
         }
-        NodePortDestinations::Addresses(addresses) => {
-            addresses.iter().map(|&ip| Rule { destination: Some(Is::so(IpNet::from(ip))), ..rule.clone() }).collect()
-        }
+        NodePortDestinations::Addresses(addresses) => addresses
+            .iter()
+            .map(|&ip| Rule { destination: Some(Negatable::new(IpNet::from(ip))), ..rule.clone() })
+            .collect(),
     }
 }
 
@@ -103,7 +104,7 @@ fn forward(settings: &Settings) -> Vec<Rule> {
     let mut rules = Vec::with_capacity(3);
     if !settings.features.tcp_be_liberal {
         // Such packets would reach the client untranslated and make it reset the connection (kubernetes 74839).
-        let mut matches = vec![Match::CtState(Is::so("INVALID"))];
+        let mut matches = vec![Match::CtState(Negatable::new("INVALID"))];
         if settings.features.nfacct {
             matches.push(Match::Account(INVALID_DROPPED_COUNTER));
         }
@@ -117,11 +118,11 @@ fn forward(settings: &Settings) -> Vec<Rule> {
 fn guard_loopback(settings: &Settings) -> Rule {
     let loopback = settings.family.loopback();
     Rule {
-        source: Some(Is::not(loopback)),
-        destination: Some(Is::so(loopback)),
+        source: Some(Negatable::not(loopback)),
+        destination: Some(Negatable::new(loopback)),
         matches: vec![
             comment("block incoming localnet connections"),
-            Match::CtState(Is::not("RELATED,ESTABLISHED,DNAT")),
+            Match::CtState(Negatable::not("RELATED,ESTABLISHED,DNAT")),
         ],
         ..target(Target::Drop)
     }

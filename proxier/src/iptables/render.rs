@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use netfilter::iptables::{Chain, Comment, Is, Match, Rule, Suffix, Table, Target};
+use netfilter::iptables::{Chain, Comment, Match, Negatable, Rule, Suffix, Table, Target};
 
 use super::names::{self, Namer, PortChains};
 use super::settings::{LOCALHOST_NODE_PORTS_COUNTER, Settings};
@@ -174,7 +174,7 @@ impl<'a> PortView<'a> {
             };
             if self.settings.localhost_node_ports && self.settings.features.nfacct {
                 let mut counted = rule.clone();
-                counted.destination = Some(Is::so(self.settings.family.loopback()));
+                counted.destination = Some(Negatable::new(self.settings.family.loopback()));
                 counted.matches.push(Match::Account(LOCALHOST_NODE_PORTS_COUNTER));
                 rules[NAT_NODE_PORTS].push(counted);
             }
@@ -208,7 +208,7 @@ impl<'a> PortView<'a> {
 
     fn to(&self, ip: IpAddr, comment: Match, target: Target) -> Rule {
         Rule {
-            destination: Some(Is::so(IpNet::from(ip))),
+            destination: Some(Negatable::new(IpNet::from(ip))),
             protocol: Some(self.protocol),
             matches: vec![comment, Match::DestinationPort(self.protocol, self.port.port)],
             target: Some(target),
@@ -244,7 +244,7 @@ impl<'a> PortView<'a> {
             let chain = self.namer.endpoint(endpoint.address);
             let comment = self.comments.then(|| self.comment("", ""));
             let hairpin = Rule {
-                source: Some(Is::so(IpNet::from(endpoint.address.ip()))),
+                source: Some(Negatable::new(IpNet::from(endpoint.address.ip()))),
                 matches: comment.clone().into_iter().collect(),
                 target: Some(Target::Jump(names::MARK_MASQ)),
                 ..Rule::default()
@@ -361,7 +361,7 @@ impl<'a> PortView<'a> {
     /// KUBE-FW-*: who may use the load balancer's addresses. What returns from here is dropped in the filter table.
     fn firewall_rules(&self) -> Vec<Rule> {
         let allow = |source: IpNet| Rule {
-            source: Some(Is::so(source)),
+            source: Some(Negatable::new(source)),
             matches: vec![self.comment("", " loadbalancer IP")],
             target: Some(Target::Jump(self.chains.external)),
             ..Rule::default()

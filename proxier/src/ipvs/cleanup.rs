@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netfilter::IpFamily;
-use netfilter::ipset::{Entry, Place, SetName};
+use netfilter::ipset::{Entry, IpPortProto, SetName};
 use netfilter::iptables::Table;
 use netfilter::ipvs::{ServerKey, TCP, UDP};
 use netfilter::kernel::{
@@ -95,7 +95,7 @@ impl Remains<'_> {
 struct Traces {
     bound: HashSet<IpAddr>,
     sets: Vec<SetName>,
-    places: HashSet<Place>,
+    places: HashSet<IpPortProto>,
     node_ports: HashSet<(u8, u16)>,
 }
 
@@ -139,7 +139,7 @@ impl Traces {
 
     fn has(&self, key: ServerKey) -> bool {
         let ServerKey { address, protocol } = key;
-        let place = Place { ip: address.ip(), protocol, port: address.port() };
+        let place = IpPortProto { ip: address.ip(), protocol, port: address.port() };
         self.bound.contains(&address.ip())
             || self.places.contains(&place)
             || self.node_ports.contains(&(protocol, address.port()))

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use netfilter::IpFamily;
-use netfilter::ipset::{Entry, Place, SetName, SetType};
-use netfilter::ipvs::{Connections, Listed, RealServer, Scheduler, ServerKey, Statistics, VirtualServer};
+use netfilter::ipset::{Entry, IpPortProto, SetName, SetType};
+use netfilter::ipvs::{Connections, ListedServer, RealServer, Scheduler, ServerKey, Statistics, VirtualServer};
 use netfilter::kernel::{IpSets, IpvsTable, Links};
 
 use super::kernel::bound;
@@ -59,7 +59,7 @@ impl HeldSet {
     #[must_use]
     pub fn has(&self, [source, destination]: [SocketAddr; 2], protocol: u8, of_source: &[bool]) -> bool {
         let part = |at: usize| if of_source.get(at) == Some(&true) { source } else { destination };
-        let place = Place { ip: part(0).ip(), protocol, port: part(1).port() };
+        let place = IpPortProto { ip: part(0).ip(), protocol, port: part(1).port() };
         match self.set_type {
             SetType::HashIpPort => self.entries.contains(&Entry::IpPort(place)),
             SetType::HashIpPortIp => self.entries.contains(&Entry::IpPortIp(place, part(2).ip())),
@@ -111,8 +111,8 @@ impl Held {
     fn read_servers(&mut self, family: IpFamily, table: &mut dyn IpvsTable) -> Result<(), SyncError> {
         let mut servers = Vec::new();
         table.list(family, &mut |listed| match listed {
-            Listed::Server(server, statistics) => servers.push((server, statistics)),
-            Listed::OfMark(mark, scheduler) => _ = self.marks.insert(mark, scheduler),
+            ListedServer::Server(server, statistics) => servers.push((server, statistics)),
+            ListedServer::FirewallMark(mark, scheduler) => _ = self.marks.insert(mark, scheduler),
         })?;
         for (server, statistics) in servers {
             let mut reals = BTreeMap::new();

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use netfilter::ipset::{Entry, Place};
+use netfilter::ipset::{Entry, IpPortProto};
 use netfilter::ipvs::{Persistence, SCTP, ServerKey, TCP, UDP};
 
 use super::names::SetId;
@@ -132,8 +132,8 @@ impl View<'_> {
         servers.into_values().collect()
     }
 
-    fn place(&self, ip: IpAddr, port: u16) -> Place {
-        Place { ip, protocol: self.protocol, port }
+    fn place(&self, ip: IpAddr, port: u16) -> IpPortProto {
+        IpPortProto { ip, protocol: self.protocol, port }
     }
 
     fn entries(&self, endpoints: &[Endpoint]) -> Vec<(SetId, Entry)> {
@@ -158,7 +158,7 @@ impl View<'_> {
         entries
     }
 
-    fn load_balancer(&self, vip: Place, entries: &mut Vec<(SetId, Entry)>) {
+    fn load_balancer(&self, vip: IpPortProto, entries: &mut Vec<(SetId, Entry)>) {
         entries.push((SetId::LoadBalancer, Entry::IpPort(vip)));
         if self.port.external_local {
             entries.push((SetId::LoadBalancerLocal, Entry::IpPort(vip)));

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use netfilter::iptables::{Chain, Comment, Is, Match, Rule, Suffix, Table, Target};
+use netfilter::iptables::{Chain, Comment, Match, Negatable, Rule, Suffix, Table, Target};
 use netfilter::ipvs::ServerKey;
 
 use super::names::{IPVS_FILTER, IPVS_OUT_FILTER, LOAD_BALANCER, NODE_PORT, SOURCE_RANGES_FIREWALL, SetId};
@@ -127,7 +127,7 @@ impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> Rules<'_, F, G> {
     }
 
     fn services(&self) -> Vec<Rule> {
-        let loopback = Is::so(self.settings.family.loopback());
+        let loopback = Negatable::new(self.settings.family.loopback());
         let mut rules = vec![Rule { source: Some(loopback), ..target(Target::Return) }];
         rules.extend(self.when_used(SetId::LoadBalancer, ADDRESS_AND_PORT, Target::Jump(LOAD_BALANCER)));
         if (self.used)(SetId::ClusterIp) {
@@ -204,7 +204,7 @@ impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> Rules<'_, F, G> {
         let health_check = Some(SetId::HealthCheckNodePort).filter(usable);
         rules.extend(health_check.map(|id| self.bare(id, DESTINATION, Target::Return)));
         let mut reject = self.bare(SetId::BoundIps, DESTINATION, Target::Reject(self.settings.family));
-        reject.matches.insert(0, Match::CtState(Is::so("NEW")));
+        reject.matches.insert(0, Match::CtState(Negatable::new("NEW")));
         rules.push(reject);
         rules
     }
@@ -214,7 +214,7 @@ impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> Rules<'_, F, G> {
 #[must_use]
 pub fn bar(server: ServerKey) -> Rule {
     Rule {
-        source: Some(Is::so(IpNet::from(server.address.ip()))),
+        source: Some(Negatable::new(IpNet::from(server.address.ip()))),
         matches: vec![Match::Ipvs { protocol: server.protocol, address: server.address }],
         ..target(Target::Drop)
     }

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use netfilter::kernel::Turns;
+use netfilter::kernel::WriterPriority;
 use netfilter::kernel::nftables::{NftError, NftTables, Refusal, SystemNftables, chains};
 use netfilter::nft::{Name, Operation, Table, Transaction};
 
@@ -27,20 +27,20 @@ const STEP_SIZES: (usize, usize) = (1000, 10_000);
 /// If the table cannot be read or the kernel refuses a deletion for another reason than such a reference.
 pub(super) fn delete(
     table: &Table,
-    turns: &Turns,
+    priority: &WriterPriority,
     unwanted: &dyn Fn(&str) -> bool,
 ) -> Result<BTreeSet<Name>, NftError> {
     let (mut names, complete) = chains(table)?;
     names.retain(|name| unwanted(name));
-    let mut deleter = Deleter { table, turns, kernel: SystemNftables::default(), size: FIRST_STEP };
+    let mut deleter = Deleter { table, priority, kernel: SystemNftables::default(), size: FIRST_STEP };
     deleter.apply(&names, Operation::FlushChain)?;
     let in_use = deleter.apply(&names, Operation::DeleteChain)?;
-    if complete || !in_use.is_empty() { Ok(in_use) } else { Err(NftError::Restless) }
+    if complete || !in_use.is_empty() { Ok(in_use) } else { Err(NftError::Interrupted) }
 }
 
 struct Deleter<'a> {
     table: &'a Table,
-    turns: &'a Turns,
+    priority: &'a WriterPriority,
     kernel: SystemNftables,
     size: usize,
 }
@@ -49,10 +49,10 @@ impl Deleter<'_> {
     /// Does the same to each chain, in steps. Returns the chains that something refers to.
     fn apply(&mut self, chains: &[Name], operation: fn(Name) -> Operation) -> Result<BTreeSet<Name>, NftError> {
         let (mut rest, mut in_use) = (chains, BTreeSet::new());
-        let turns = self.turns;
+        let priority = self.priority;
         while !rest.is_empty() {
             let (now, later) = rest.split_at(self.size.min(rest.len()));
-            let (refused, took) = turns.step(|_| {
+            let (refused, took) = priority.run_background(|_| {
                 let begun = Instant::now();
                 Some((self.step(now.to_vec(), operation), begun.elapsed()))
             });

@@ -10,7 +10,7 @@ mod worker;
 use netfilter::IpFamily;
 use netfilter::iptables::Table;
 use netfilter::kernel::LinkError;
-use netfilter::kernel::{Flavour, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, Turns, delete_table};
+use netfilter::kernel::{Flavour, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, WriterPriority, delete_table};
 use tracing::{info, warn};
 
 use crate::backend::SyncError;
@@ -51,17 +51,22 @@ impl Running {
 }
 
 /// Removes all state of kube-proxy in a family but that of the mode that runs: what packets meet first, then the rest, in steps
-/// between the syncs' `turns`. What another program made stays. While `patient`, connections through IPVS may end by
+/// in background steps of `priority`, which yield to syncs. What another program made stays. While `patient`, connections through IPVS may end by
 /// themselves; then it has to be called again.
 ///
 /// # Errors
 /// All that went wrong, and what stays; what could be removed is removed.
-pub fn remove(family: IpFamily, running: Option<Running>, patient: bool, turns: &Turns) -> Result<(), Vec<SyncError>> {
+pub fn remove(
+    family: IpFamily,
+    running: Option<Running>,
+    patient: bool,
+    priority: &WriterPriority,
+) -> Result<(), Vec<SyncError>> {
     let mut errors = Vec::new();
     let mut ipvs_was_here = false;
     for flavour in Flavour::ALL {
         let in_use = running.filter(|running| running.uses(flavour));
-        match remove_rules(family, flavour, in_use, turns) {
+        match remove_rules(family, flavour, in_use, priority) {
             Ok((found, kept)) => {
                 ipvs_was_here |= found;
                 errors.extend(kept);
@@ -96,7 +101,7 @@ fn remove_rules(
     family: IpFamily,
     flavour: Flavour,
     in_use: Option<Running>,
-    turns: &Turns,
+    priority: &WriterPriority,
 ) -> Result<(bool, Vec<SyncError>), SyncError> {
     let found = SystemIptables::find_existing(family, flavour).map_err(SyncError)?;
     let (tables, mut tools) = match found {
@@ -109,7 +114,7 @@ fn remove_rules(
             );
             return Ok((false, Vec::new()));
         }
-        (tables, Some(tools)) => (tables, tools.between_turns(turns.clone())),
+        (tables, Some(tools)) => (tables, tools.as_background(priority.clone())),
     };
     let ipvs_was_here = tables.contains(&Table::Filter) && ipvs::was_here(&mut tools)?;
     let leftovers = match in_use {
@@ -125,7 +130,7 @@ fn remove_rules(
         let unwanted = leftovers.unwanted(table, running.as_ref());
         errors.extend(match flavour {
             Flavour::Legacy => unwanted.remove(&mut tools),
-            Flavour::Nft => nf_tables::remove(family, unwanted, &mut tools, turns),
+            Flavour::Nft => nf_tables::remove(family, unwanted, &mut tools, priority),
         });
     }
     let told = |SyncError(error)| SyncError(format!("{family}: iptables, flavour {flavour}: {error}"));

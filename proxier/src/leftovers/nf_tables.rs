@@ -7,7 +7,7 @@ use netfilter::IpFamily;
 use netfilter::Restore;
 use netfilter::iptables::Chain;
 use netfilter::kernel::IptablesTool;
-use netfilter::kernel::Turns;
+use netfilter::kernel::WriterPriority;
 use netfilter::kernel::nftables::chains as names_of;
 use netfilter::nft::{Name, Table};
 
@@ -26,16 +26,16 @@ pub(super) fn remove(
     family: IpFamily,
     unwanted: Unwanted<'_>,
     tool: &mut dyn IptablesTool,
-    turns: &Turns,
+    priority: &WriterPriority,
 ) -> Vec<SyncError> {
-    try_remove(family, unwanted, tool, turns).unwrap_or_else(|error| vec![error])
+    try_remove(family, unwanted, tool, priority).unwrap_or_else(|error| vec![error])
 }
 
 fn try_remove(
     family: IpFamily,
     unwanted: Unwanted<'_>,
     tool: &mut dyn IptablesTool,
-    turns: &Turns,
+    priority: &WriterPriority,
 ) -> Result<Vec<SyncError>, SyncError> {
     let table = Table { family, name: unwanted.table.name().into() };
     let is_unwanted = |name: &str| Chain::parse(name).is_some_and(|chain| unwanted.has(&chain));
@@ -45,7 +45,7 @@ fn try_remove(
     }
     let exists = |chain: &Chain| names.binary_search_by(|name| (**name).cmp(chain.as_str())).is_ok();
     remove_jumps(unwanted, tool, &exists)?;
-    let kept = chains::delete(&table, turns, &is_unwanted)?;
+    let kept = chains::delete(&table, priority, &is_unwanted)?;
     if kept.is_empty() { Ok(Vec::new()) } else { name_rules(unwanted, tool, kept) }
 }
 

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use netfilter::IpFamily;
-use netfilter::nft::held;
-use netfilter::nft::{Bytes, Chain, Element, Hook, Key, Kind, Name, Rule, Set};
+use netfilter::nft::ruleset;
+use netfilter::nft::{Bytes, Chain, ChainType, Element, Hook, Key, Name, Rule, Set};
 
 use super::chains::Chains;
 use super::claims::Claims;
@@ -62,43 +62,43 @@ pub struct Expected {
 impl Expected {
     /// The table as the kernel would hold it.
     #[must_use]
-    pub fn as_held(&self) -> held::Table {
+    pub fn as_held(&self) -> ruleset::Table {
         let chains = self.chains.iter().map(|(name, expected)| {
-            let rules = expected.rules.iter().map(|rule| held::Rule {
+            let rules = expected.rules.iter().map(|rule| ruleset::Rule {
                 handle: 0,
                 expressions: rule.expressions(),
                 comment: rule.comment.clone(),
                 counters: None,
             });
             let Chain { base, comment, .. } = expected.chain.clone();
-            (name.clone(), held::Chain { handle: 0, base, comment, rules: Some(rules.collect()) })
+            (name.clone(), ruleset::Chain { handle: 0, base, comment, rules: Some(rules.collect()) })
         });
         let sets = self.sets.iter().map(|(name, expected)| {
-            let elements = expected.elements.values().map(|(element, _)| held::Element {
+            let elements = expected.elements.values().map(|(element, _)| ruleset::Element {
                 end: element.end.clone(),
                 value: element.value.clone(),
                 comment: element.comment.clone(),
-                ..held::Element::member(element.key.clone())
+                ..ruleset::Element::member(element.key.clone())
             });
-            let elements = held::Elements::whole(elements.collect());
-            (name.clone(), held::Set { elements, ..held::Set::of(&expected.set) })
+            let elements = ruleset::Elements::complete(elements.collect());
+            (name.clone(), ruleset::Set { elements, ..ruleset::Set::of(&expected.set) })
         });
         let comment = Some(self.comment.into());
-        held::Table { handle: 0, dormant: false, comment, chains: chains.collect(), sets: sets.collect() }
+        ruleset::Table { handle: 0, dormant: false, comment, chains: chains.collect(), sets: sets.collect() }
     }
 }
 
 /// Whether a table is a kube-proxy's, ours or upstream's: both have these base chains.
 #[must_use]
-pub fn is_kube_proxy(table: &held::Table, id: &held::TableId) -> bool {
+pub fn is_kube_proxy(table: &ruleset::Table, id: &ruleset::TableId) -> bool {
     let has = |name, kind, hook| {
         let base = table.chains.get(name).and_then(|chain| chain.base.as_ref());
         base.is_some_and(|base| base.kind == kind && base.hook == hook)
     };
-    matches!(id.scope, held::Scope::Family(_))
+    matches!(id.scope, ruleset::Scope::Family(_))
         && &*id.name == names::TABLE
-        && has("nat-prerouting", Kind::Nat, Hook::Prerouting)
-        && has("filter-forward", Kind::Filter, Hook::Forward)
+        && has("nat-prerouting", ChainType::Nat, Hook::Prerouting)
+        && has("filter-forward", ChainType::Filter, Hook::Forward)
 }
 
 /// Whether our layout has a chain of that name even if nothing leads to it.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use netfilter::IpFamily;
 use netfilter::kernel::nftables::{NftError, NftTables};
 use netfilter::nft::{
-    Address, Chain, Field, Hook, Kind, Name, Operation, Rule, SetOperation, Statement, Table, Transaction, Verdict,
+    Address, Chain, ChainType, Field, Hook, Name, Operation, Rule, SetOperation, Statement, Table, Transaction, Verdict,
 };
 use thiserror::Error;
 
@@ -84,7 +84,7 @@ fn probes(family: IpFamily) -> Vec<(&'static str, Operation)> {
     let (endpoints, services) = (SetId::Endpoints(Place::Address, Policy::Cluster), SetId::Service(Place::Address));
     let key = names::key(family, Place::Address);
     let numbered = [key.clone(), vec![Field::random(2)]].concat();
-    let update = Statement::Change {
+    let update = Statement::UpdateSet {
         operation: SetOperation::Update,
         set: names::affinity_name(0),
         key: names::client_key(family, 0),
@@ -97,21 +97,21 @@ fn probes(family: IpFamily) -> Vec<(&'static str, Operation)> {
     vec![
         ("nf_tables for this family (CONFIG_NF_TABLES)", Operation::AddTable { comment: Some(TABLE_COMMENT.into()) }),
         ("nf_tables chains", Operation::AddChain(Chain::plain(chain.clone()))),
-        ("filter chains of nf_tables", Operation::AddChain(Chain::base("filter", Kind::Filter, Hook::Forward, 0))),
+        ("filter chains of nf_tables", Operation::AddChain(Chain::base("filter", ChainType::Filter, Hook::Forward, 0))),
         (
             "nat chains of nf_tables (CONFIG_NFT_NAT, nft_chain_nat)",
-            Operation::AddChain(Chain::base("nat", Kind::Nat, Hook::Output, -100)),
+            Operation::AddChain(Chain::base("nat", ChainType::Nat, Hook::Output, -100)),
         ),
         ("maps of nf_tables", add(endpoints)),
         ("verdict maps of nf_tables", add(services)),
         ("verdict maps of nf_tables", add(SetId::Choices(Place::Address, Policy::Cluster))),
         ("sets of concatenated ranges (nft_set_pipapo)", add(SetId::FirewallAllowed)),
         ("sets that rules add to", Operation::AddSet(names::affinity_set(family, 0))),
-        ("conntrack for nf_tables (CONFIG_NFT_CT)", rule(Statement::New)),
-        ("marks for nf_tables", rule(Statement::Mark(1))),
+        ("conntrack for nf_tables (CONFIG_NFT_CT)", rule(Statement::CtStateNew)),
+        ("marks for nf_tables", rule(Statement::SetMark(1))),
         (
             "route look-ups for nf_tables (CONFIG_NFT_FIB_IPV4, CONFIG_NFT_FIB_IPV6)",
-            rule(Statement::Local(Address::Source)),
+            rule(Statement::AddressIsLocal(Address::Source)),
         ),
         ("set look-ups for nf_tables", rule(Statement::VerdictMap { key, map: services.name().into() })),
         ("random numbers for nf_tables (CONFIG_NFT_NUMGEN)", rule(choose)),

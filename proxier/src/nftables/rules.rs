@@ -3,7 +3,7 @@
 //! In: settings, or a way of choosing endpoints. Out: chains and their rules. Must not know: any Service port.
 
 use netfilter::IpFamily;
-use netfilter::nft::{Address, Chain, Field, Hook, Kind, Name, Rule, SetOperation, Statement, Verdict};
+use netfilter::nft::{Address, Chain, ChainType, Field, Hook, Name, Rule, SetOperation, Statement, Verdict};
 
 use super::names::*;
 use super::settings::Settings;
@@ -22,7 +22,7 @@ fn jump(chain: &str) -> Statement {
 }
 
 fn if_new(chains: &[&str]) -> Vec<Rule> {
-    chains.iter().map(|chain| Rule::new([Statement::New, jump(chain)])).collect()
+    chains.iter().map(|chain| Rule::new([Statement::CtStateNew, jump(chain)])).collect()
 }
 
 fn verdicts(family: IpFamily, place: Place, map: SetId) -> Statement {
@@ -37,7 +37,7 @@ fn destination_in(family: IpFamily, set: SetId) -> Statement {
 #[must_use]
 pub fn fixed(settings: &Settings) -> Vec<Written> {
     let family = settings.family;
-    let (filter, nat) = (Kind::Filter, Kind::Nat);
+    let (filter, nat) = (ChainType::Filter, ChainType::Nat);
     let checks = [SERVICE_ENDPOINTS_CHECK, CLUSTER_IPS_CHECK];
     let base = |name: &str, kind, hook, priority, rules| (Chain::base(name, kind, hook, priority), rules);
     let plain = |name: &str, rules| (Chain::plain(name), rules);
@@ -73,16 +73,16 @@ fn node_port_ips(settings: &Settings, before_routing: bool) -> Vec<Statement> {
     if settings.node_port_ips.is_some() {
         return vec![destination_in(settings.family, SetId::NodePortIps)];
     }
-    let local = before_routing.then_some(Statement::Local(Address::Destination));
+    let local = before_routing.then_some(Statement::AddressIsLocal(Address::Destination));
     let net = settings.family.loopback();
-    let not_loopback = Statement::In { address: Address::Destination, not: true, net };
+    let not_loopback = Statement::AddressIn { address: Address::Destination, not: true, net };
     local.into_iter().chain([not_loopback]).collect()
 }
 
 fn services(settings: &Settings) -> Vec<Rule> {
     let family = settings.family;
     let mut rules = Vec::with_capacity(3);
-    let mark = Statement::Mark(settings.masquerade_mark);
+    let mark = Statement::SetMark(settings.masquerade_mark);
     let to_cluster_ip = destination_in(family, SetId::ClusterIps);
     if settings.masquerade_all {
         rules.push(Rule::new([to_cluster_ip, mark]).comment("masquerade all clusterIP traffic"));
@@ -103,13 +103,13 @@ fn services(settings: &Settings) -> Vec<Rule> {
 fn local_policy(settings: &Settings, place: Place) -> Vec<Rule> {
     let family = settings.family;
     let short_circuit = verdicts(family, place, SetId::ShortCircuit(place));
-    let host = Statement::Local(Address::Source);
+    let host = Statement::AddressIsLocal(Address::Source);
     let mut rules = Vec::with_capacity(4);
     if let Some(local) = &settings.local_traffic {
         let pods = from_local_traffic(local, false);
         rules.push(Rule::new([pods, short_circuit.clone()]).comment("short-circuit pod traffic"));
     }
-    let mark = Statement::Mark(settings.masquerade_mark);
+    let mark = Statement::SetMark(settings.masquerade_mark);
     rules.push(Rule::new([host.clone(), mark]).comment("masquerade local traffic"));
     rules.push(Rule::new([host, short_circuit]).comment("short-circuit local traffic"));
     rules.push(Rule::new([verdicts(family, place, SetId::LocalPolicy(place))]));
@@ -118,9 +118,9 @@ fn local_policy(settings: &Settings, place: Place) -> Vec<Rule> {
 
 fn from_local_traffic(local: &LocalTraffic, not: bool) -> Statement {
     match local {
-        LocalTraffic::From(net) => Statement::In { address: Address::Source, not, net: *net },
-        LocalTraffic::Interface(name) => Statement::Input { name: name.clone(), prefix: false, not },
-        LocalTraffic::InterfacePrefix(name) => Statement::Input { name: name.clone(), prefix: true, not },
+        LocalTraffic::From(net) => Statement::AddressIn { address: Address::Source, not, net: *net },
+        LocalTraffic::Interface(name) => Statement::InputInterface { name: name.clone(), prefix: false, not },
+        LocalTraffic::InterfacePrefix(name) => Statement::InputInterface { name: name.clone(), prefix: true, not },
     }
 }
 
@@ -132,8 +132,8 @@ fn masquerading(settings: &Settings) -> Vec<Rule> {
     let hairpin = Statement::Lookup { key: hairpin.to_vec(), set: SetId::Hairpin.name().into(), not: false };
     vec![
         // Without the mark: the packet may come by here again.
-        Rule::new([Statement::Marked(mark), Statement::FlipMark(mark), masquerade.clone()]),
-        Rule::new([Statement::Translated, hairpin, masquerade]),
+        Rule::new([Statement::HasMark(mark), Statement::FlipMark(mark), masquerade.clone()]),
+        Rule::new([Statement::CtStatusDnat, hairpin, masquerade]),
     ]
 }
 
@@ -142,7 +142,7 @@ fn cluster_ips_check(settings: &Settings) -> Vec<Rule> {
     let reject = [destination_in(family, SetId::ClusterIps), Statement::Reject(family)];
     let mut rules = vec![Rule::new(reject).comment("Reject traffic to invalid ports of ClusterIPs")];
     rules.extend(settings.service_cidrs.iter().map(|net| {
-        let to = Statement::In { address: Address::Destination, not: false, net: *net };
+        let to = Statement::AddressIn { address: Address::Destination, not: false, net: *net };
         Rule::new([to, Statement::Verdict(Verdict::Drop)]).comment("Drop traffic to unallocated ClusterIPs")
     }));
     rules
@@ -180,12 +180,12 @@ pub fn shared(chain: SharedChain, settings: &Settings) -> Vec<Rule> {
     let family = settings.family;
     match chain {
         SharedChain::External(balance) => vec![
-            Rule::new([Statement::Mark(settings.masquerade_mark)]).comment("masquerade"),
+            Rule::new([Statement::SetMark(settings.masquerade_mark)]).comment("masquerade"),
             Rule::new([Statement::Verdict(Verdict::Goto(SharedChain::Balance(balance).to_name()))]),
         ],
         SharedChain::Balance(balance) => self::balance(family, balance),
         SharedChain::Stick { place, policy, number, seconds, service } => {
-            let change = |operation, timeout| Statement::Change {
+            let change = |operation, timeout| Statement::UpdateSet {
                 operation,
                 set: affinity_name(number),
                 key: client_key(family, service),

@@ -38,7 +38,7 @@ pub fn conflict(read: &ReadTable, sets: &Sets, settings: &Settings) -> Option<St
     }
     let is_other = |set: &Set| read.sets.get(&set.name).is_some_and(|held| *held != ReadSet::of(set));
     if let Some((_, set)) = sets.iter().find(|(_, set)| is_other(set)) {
-        return Some(format!("{} is not the {} it should be", set.name, set.word()));
+        return Some(format!("{} is not the {} it should be", set.name, set.keyword()));
     }
     let fixed = rules::fixed(settings);
     let ours = |name: &Name| fixed.iter().map(|(chain, _)| chain).find(|chain| chain.name == *name);

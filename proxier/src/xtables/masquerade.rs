@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use netfilter::iptables::{Comment, Is, Match, Rule, Suffix, Target};
+use netfilter::iptables::{Comment, Match, Negatable, Rule, Suffix, Target};
 
 use crate::model::config::LocalTraffic;
 
@@ -12,7 +12,7 @@ use crate::model::config::LocalTraffic;
 #[must_use]
 pub fn postrouting(mark: u32, random_fully: bool) -> Vec<Rule> {
     vec![
-        Rule { matches: vec![Match::Mark(Is::not(mark))], ..target(Target::Return) },
+        Rule { matches: vec![Match::Mark(Negatable::not(mark))], ..target(Target::Return) },
         // A packet that passes the stack twice (a tunnel's) must not be masqueraded twice.
         target(Target::FlipMark(mark)),
         Rule {
@@ -31,10 +31,10 @@ pub fn mark(mark: u32) -> Rule {
 /// The end of KUBE-FORWARD.
 #[must_use]
 pub fn forward(mark: u32) -> [Rule; 2] {
-    let established = Match::CtState(Is::so("RELATED,ESTABLISHED"));
+    let established = Match::CtState(Negatable::new("RELATED,ESTABLISHED"));
     let accept = |matches| Rule { matches, ..target(Target::Accept) };
     [
-        accept(vec![comment("kubernetes forwarding rules"), Match::Mark(Is::so(mark))]),
+        accept(vec![comment("kubernetes forwarding rules"), Match::Mark(Negatable::new(mark))]),
         accept(vec![comment("kubernetes forwarding conntrack rule"), established]),
     ]
 }
@@ -42,10 +42,10 @@ pub fn forward(mark: u32) -> [Rule; 2] {
 /// Restricts a rule to what comes from this node's pods, or to all else.
 pub fn from_local_traffic(rule: &mut Rule, local: &LocalTraffic, not: bool) {
     match local {
-        LocalTraffic::From(net) => rule.source = Some(Is { not, value: *net }),
-        LocalTraffic::Interface(name) => rule.in_interface = Some(Is { not, value: name.clone() }),
+        LocalTraffic::From(net) => rule.source = Some(Negatable { not, value: *net }),
+        LocalTraffic::Interface(name) => rule.in_interface = Some(Negatable { not, value: name.clone() }),
         LocalTraffic::InterfacePrefix(prefix) => {
-            rule.in_interface = Some(Is { not, value: format!("{prefix}+") });
+            rule.in_interface = Some(Negatable { not, value: format!("{prefix}+") });
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use netfilter::IpFamily;
 use netfilter::iptables::{Chain, Rule, Table};
 use netfilter::kernel::iptables::TableState;
-use netfilter::kernel::{Choice, Flavour, IptablesTool, RestoreError, SystemIptables, ToolError};
+use netfilter::kernel::{Flavour, FlavourChoice, IptablesTool, RestoreError, SystemIptables, ToolError};
 use netfilter::{Restore, SavedTable};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -53,7 +53,7 @@ impl Real {
     pub fn tools(&self) -> Box<dyn IptablesTool> {
         self.enter();
         let choice =
-            Choice { flavour: Some(self.flavour), infix: self.infix, reason: String::new(), unread: Vec::new() };
+            FlavourChoice { flavour: Some(self.flavour), infix: self.infix, reason: String::new(), unread: Vec::new() };
         let tools = SystemIptables::find(IpFamily::V4, &choice).expect("iptables works here");
         Box::new(There { tools, kernel: self.clone() })
     }

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use netfilter::IpFamily;
-use netfilter::ipset::{Entry, FoundSet, Place, Set, SetName, SetType};
+use netfilter::ipset::{Entry, IpPortProto, ObservedSet, Set, SetName, SetType};
 use netfilter::kernel::{IpSets, SetOperation};
 
 use SetOperation::{Add, AddNew, Create, Delete, Destroy, Flush, Swap};
@@ -16,8 +16,8 @@ const B: SetName = SetName::new("KUBE-6-LOAD-BALANCER-SOURCE-CID");
 const C: SetName = SetName::new("KUBE-C");
 const GONE: SetName = SetName::new("KUBE-GONE");
 
-pub fn place(ip: &str, protocol: u8, port: u16) -> Place {
-    Place { ip: ip.parse().expect("an address"), protocol, port }
+pub fn place(ip: &str, protocol: u8, port: u16) -> IpPortProto {
+    IpPortProto { ip: ip.parse().expect("an address"), protocol, port }
 }
 
 pub fn ip(text: &str) -> IpAddr {
@@ -32,7 +32,7 @@ pub fn apply(sets: &mut dyn IpSets, operations: &[SetOperation]) -> Vec<(usize, 
 }
 
 /// All sets, in the order of their names.
-pub fn found(sets: &mut dyn IpSets) -> Vec<FoundSet> {
+pub fn found(sets: &mut dyn IpSets) -> Vec<ObservedSet> {
     let mut found = Vec::new();
     sets.sets(&mut |set| found.push(set)).expect("a list");
     found.sort_by_key(|set| set.name);

@@ -4,7 +4,7 @@
 //! It needs what `ipvs_kernel` needs.
 
 use netfilter::IpFamily;
-use netfilter::ipset::{Entry, Place, Set, SetName, SetType};
+use netfilter::ipset::{Entry, IpPortProto, Set, SetName, SetType};
 use netfilter::ipvs::{Flags, Forward, Persistence, RealServer, SCTP, Scheduler, ServerKey, TCP, UDP, VirtualServer};
 use netfilter::kernel::{AddressOperation, Links, Operation, SetOperation, SystemIpSets, SystemIpvs, SystemLinks};
 use netfilter::testing::{FakeIpSets, FakeIpvs, FakeLinks};
@@ -102,13 +102,13 @@ fn entry(set_type: SetType, family: IpFamily, number: u8) -> Entry {
     };
     // Whether ports of the zero address are taken depends on the kernel's age.
     let ip = ipset::ip(if number == 7 && set_type == SetType::HashIp { y } else { x });
-    let place = Place { ip, protocol: [6, 17, 132, 0][usize::from(number % 4)], port: number.into() };
+    let place = IpPortProto { ip, protocol: [6, 17, 132, 0][usize::from(number % 4)], port: number.into() };
     let prefix = if family == IpFamily::V4 { [0, 1, 24, 32] } else { [0, 1, 64, 128] }[usize::from(number % 4)];
     match set_type {
         SetType::HashIpPort => Entry::IpPort(place),
         SetType::HashIpPortIp => Entry::IpPortIp(place, ip),
         SetType::HashIpPortNet => {
-            let place = Place { protocol: 6, ..place };
+            let place = IpPortProto { protocol: 6, ..place };
             Entry::IpPortNet(place, ipnet::IpNet::new(ip, prefix).expect("a prefix"))
         }
         SetType::HashIp => Entry::Ip(ip),

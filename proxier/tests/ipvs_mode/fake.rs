@@ -74,12 +74,12 @@ impl Fake {
 
     /// The addresses of the device.
     pub fn bound(&self) -> Vec<String> {
-        self.links.held(DEVICE).unwrap_or_default().iter().map(ToString::to_string).collect()
+        self.links.addresses_on(DEVICE).unwrap_or_default().iter().map(ToString::to_string).collect()
     }
 
     /// The entries of a set.
     pub fn entries(&self, set: &str) -> Vec<String> {
-        let held = self.sets.held(SetName::parse(set).expect("a name")).expect("it is there");
+        let held = self.sets.entries_in(SetName::parse(set).expect("a name")).expect("it is there");
         held.iter().map(ToString::to_string).collect()
     }
 
@@ -99,7 +99,7 @@ impl Fake {
         let mut names = Vec::new();
         let mut sets = self.sets.clone();
         sets.sets(&mut |set| names.push(set.name)).expect("the fake works");
-        let filled = names.into_iter().filter_map(|name| Some((name, *self.sets.held(name)?.first()?)));
+        let filled = names.into_iter().filter_map(|name| Some((name, *self.sets.entries_in(name)?.first()?)));
         let filled: Vec<_> = filled.collect();
         let Some(&(name, entry)) = filled.get(nth % filled.len().max(1)) else { return false };
         let operation = SetOperation::Delete(name, entry);
@@ -108,7 +108,7 @@ impl Fake {
     }
 
     fn damage_address(&self, nth: usize) -> bool {
-        let held = self.links.held(DEVICE).unwrap_or_default();
+        let held = self.links.addresses_on(DEVICE).unwrap_or_default();
         let operation = match held.get(nth % held.len().max(1)) {
             Some(&net) if nth.is_multiple_of(2) => AddressOperation::Delete(net),
             _ => AddressOperation::Add(IpNet::from(std::net::IpAddr::from([198, 18, 0, 1]))),

@@ -128,7 +128,7 @@ fn a_set_of_another_type_stops_only_what_needs_it_until_it_is_gone() {
         assert_eq!(rejected.port.to_string(), "default/sctp:http");
         assert!(rejected.reason.contains(name.as_str()) && rejected.reason.contains("bitmap:port"), "{rejected:?}");
         assert_eq!(world.fake.reals("10.96.0.10:80").len(), 1);
-        let cluster_ips = world.fake.sets.held(SetName::new("KUBE-CLUSTER-IP")).expect("the set");
+        let cluster_ips = world.fake.sets.entries_in(SetName::new("KUBE-CLUSTER-IP")).expect("the set");
         assert_eq!(cluster_ips.len(), 3, "its cluster IP works");
         let rules = world.fake.tables.to_string();
         assert!(rules.contains("KUBE-CLUSTER-IP") && !rules.contains(name.as_str()), "{rules}");
@@ -142,5 +142,5 @@ fn a_set_of_another_type_stops_only_what_needs_it_until_it_is_gone() {
     assert!(damage.contains(name.as_str()), "{damage}");
     world.want_everything();
     assert_eq!(world.sync().rejected, []);
-    assert_eq!(world.fake.sets.held(name).expect("the set").len(), 1);
+    assert_eq!(world.fake.sets.entries_in(name).expect("the set").len(), 1);
 }

@@ -38,7 +38,7 @@ fn what_others_made_stays() {
     world.backend.cleanup().expect("all can be removed");
     assert_eq!(world.fake.keys(), [key]);
     assert_eq!(world.fake.sets.to_string().lines().count(), 1, "{}", world.fake.sets);
-    assert_eq!(world.fake.links.held(DEVICE), None);
+    assert_eq!(world.fake.links.addresses_on(DEVICE), None);
     let chains = |table| world.fake.tables.chains(table).into_keys().filter(|chain| chain.starts_with("KUBE-"));
     assert_eq!(chains(Table::Nat).collect::<Vec<_>>(), ["KUBE-ROUTER"]);
     assert_eq!(chains(Table::Filter).count(), 0);
@@ -82,7 +82,7 @@ fn both_modes_go_in_one_go() {
         .remove(IpFamily::V4, false)
         .expect("all can be removed");
     assert!(world.fake.keys().is_empty() && world.fake.sets.to_string().is_empty());
-    assert_eq!(world.fake.links.held(DEVICE), None);
+    assert_eq!(world.fake.links.addresses_on(DEVICE), None);
 }
 
 /// What a start in another mode does.
@@ -103,7 +103,7 @@ fn open_connections_keep_their_virtual_server() {
     assert!(world.fake.servers.set_connections(key, real, Connections { inactive: 1, ..Connections::default() }));
     remove_patiently(&world).expect("those that are being closed need nobody");
     assert!(world.fake.keys().is_empty() && world.fake.sets.to_string().is_empty());
-    assert_eq!(world.fake.links.held(DEVICE), None);
+    assert_eq!(world.fake.links.addresses_on(DEVICE), None);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn what_is_listed_twice_is_removed_once() {
     assert_eq!(world.sync().rejected, []);
     assert_eq!(world.fake.servers.take_operations(), []);
     world.backend.cleanup().expect("all can be removed");
-    assert!(world.fake.keys().is_empty() && world.fake.links.held(DEVICE).is_none());
+    assert!(world.fake.keys().is_empty() && world.fake.links.addresses_on(DEVICE).is_none());
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn the_device_goes_whatever_its_addresses_are() {
     let stray = [AddressOperation::Add("198.18.0.1/24".parse().expect("a network"))];
     world.fake.links.clone().apply(DEVICE, &stray, &mut |_, error| panic!("{error}")).expect("the fake works");
     world.backend.cleanup().expect("all can be removed");
-    assert_eq!(world.fake.links.held(DEVICE), None);
+    assert_eq!(world.fake.links.addresses_on(DEVICE), None);
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn what_cannot_be_removed_is_known_the_next_time() {
     world.fake.servers.refuse(None);
     world.backend.cleanup().expect("all can be removed");
     assert!(world.fake.keys().is_empty() && world.fake.sets.to_string().is_empty());
-    assert_eq!(world.fake.links.held(DEVICE), None);
+    assert_eq!(world.fake.links.addresses_on(DEVICE), None);
 }
 
 #[test]
@@ -152,5 +152,5 @@ fn a_connection_to_a_node_port_is_waited_for_too() {
     assert!(ipvs::has_device(&mut world.fake.links.clone()).expect("an answer"), "or nobody would look again");
     assert!(world.fake.servers.set_connections(key, real, Connections::default()));
     remove_patiently(&world).expect("nobody uses it");
-    assert!(world.fake.keys().is_empty() && world.fake.links.held(DEVICE).is_none());
+    assert!(world.fake.keys().is_empty() && world.fake.links.addresses_on(DEVICE).is_none());
 }

@@ -7,7 +7,7 @@ use netfilter::IpFamily;
 use netfilter::kernel::NftTables;
 use netfilter::kernel::nftables::NftError;
 use netfilter::nft::{
-    Chain, Element, Field, Hook, Key, Kind, Name, Operation, Rule, Set, Statement, Table, Transaction, Verdict,
+    Chain, ChainType, Element, Field, Hook, Key, Name, Operation, Rule, Set, Statement, Table, Transaction, Verdict,
 };
 use netfilter::testing::FakeNftables;
 use proptest::collection::vec;
@@ -250,7 +250,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
     let at = || 0_usize..3;
     let operation = prop_oneof![
         2 => at().prop_map(|at| Operation::AddChain(Chain::plain(chain(at)))),
-        1 => Just(Operation::AddChain(Chain::base("base", Kind::Nat, Hook::Output, -100))),
+        1 => Just(Operation::AddChain(Chain::base("base", ChainType::Nat, Hook::Output, -100))),
         1 => (at(), 0_usize..4).prop_map(|(at, to)| {
             let to = if to == 3 { "base".into() } else { chain(to.max(at + 1)) };
             let rule = Rule::new([Statement::Verdict(Verdict::Goto(to))]);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use netfilter::IpFamily;
 use netfilter::nft::{
-    Address, Chain, Element, Field, Hook, Key, Kind, Operation, Rule, Set, SetOperation, Statement, Table, Transaction,
-    Verdict,
+    Address, Chain, ChainType, Element, Field, Hook, Key, Operation, Rule, Set, SetOperation, Statement, Table,
+    Transaction, Verdict,
 };
 
 use super::kernel::Real;
@@ -79,21 +79,21 @@ fn rules(family: IpFamily) -> Vec<Rule> {
     let to = Field::Destination(family);
     let service = vec![to, Field::Protocol, Field::Port];
     let with = |field| [&service[..], &[field]].concat();
-    let inside = |address, not, text| Statement::In { address, not, net: net(family, text) };
-    let input = |name: &str, prefix, not| Statement::Input { name: name.into(), prefix, not };
+    let inside = |address, not, text| Statement::AddressIn { address, not, net: net(family, text) };
+    let input = |name: &str, prefix, not| Statement::InputInterface { name: name.into(), prefix, not };
     let returns = Statement::Verdict(Verdict::Return);
     let dnat = |field| Statement::Dnat { family, key: with(field), map: "endpoints".into() };
     vec![
-        Rule::new([inside(Address::Source, true, ["10.244.0.0/17", "fd00:10::/65"]), Statement::Mark(0x4000)])
+        Rule::new([inside(Address::Source, true, ["10.244.0.0/17", "fd00:10::/65"]), Statement::SetMark(0x4000)])
             .comment("masquerade \u{b7} traffic"),
         Rule::new([inside(Address::Destination, false, ["127.0.0.0/8", "::1/128"]), returns.clone()]),
         Rule::new([inside(Address::Destination, true, ["10.1.2.3/32", "fd00::/8"]), returns.clone()]),
         Rule::new([input("veth", true, false), returns.clone()]),
         Rule::new([input("cni0", false, true), returns.clone()]),
-        Rule::new([Statement::New, Statement::Verdict(Verdict::Jump("empty".into()))]),
-        Rule::new([Statement::Local(Address::Source), Statement::Counter, Statement::Verdict(Verdict::Drop)]),
-        Rule::new([Statement::Local(Address::Destination), Statement::NamedCounter("seen".into())]),
-        Rule::new([Statement::Marked(0x4000), Statement::FlipMark(0x4000), returns]),
+        Rule::new([Statement::CtStateNew, Statement::Verdict(Verdict::Jump("empty".into()))]),
+        Rule::new([Statement::AddressIsLocal(Address::Source), Statement::Counter, Statement::Verdict(Verdict::Drop)]),
+        Rule::new([Statement::AddressIsLocal(Address::Destination), Statement::NamedCounter("seen".into())]),
+        Rule::new([Statement::HasMark(0x4000), Statement::FlipMark(0x4000), returns]),
         Rule::new([
             Statement::Lookup { key: with(Field::Source(family)), set: "allowed".into(), not: true },
             Statement::Verdict(Verdict::Accept),
@@ -102,13 +102,13 @@ fn rules(family: IpFamily) -> Vec<Rule> {
             Statement::Lookup { key: vec![to], set: "ips".into(), not: false },
             Statement::VerdictMap { key: service.clone(), map: "services".into() },
         ]),
-        Rule::new([Statement::Change {
+        Rule::new([Statement::UpdateSet {
             operation: SetOperation::Update,
             set: "sticky".into(),
             key: client(family, Field::constant(77)),
             timeout: Some(10_800),
         }]),
-        Rule::new([Statement::Change {
+        Rule::new([Statement::UpdateSet {
             operation: SetOperation::Delete,
             set: "sticky".into(),
             key: client(family, Field::constant(77)),
@@ -131,7 +131,7 @@ fn everything(family: IpFamily) -> Transaction {
     all.push(Operation::AddCounter("seen".into()));
     let mut plain = Chain::plain("plain");
     plain.comment = Some("helper".into());
-    let (nat, filter) = (Kind::Nat, Kind::Filter);
+    let (nat, filter) = (ChainType::Nat, ChainType::Filter);
     for chain in [
         plain,
         Chain::plain("empty"),
@@ -151,7 +151,7 @@ fn everything(family: IpFamily) -> Transaction {
     for rule in rules(family) {
         all.push(Operation::AddRule { chain: "plain".into(), rule });
     }
-    let masquerade = [Statement::Translated, Statement::Masquerade { random: true }];
+    let masquerade = [Statement::CtStatusDnat, Statement::Masquerade { random: true }];
     all.push(Operation::AddRule { chain: "after".into(), rule: Rule::new(masquerade) });
     all.push(Operation::AddRule { chain: "after".into(), rule: Rule::new([Statement::Masquerade { random: false }]) });
     all

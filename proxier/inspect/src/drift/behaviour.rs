@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use netfilter::IpFamily;
-use netfilter::nft::held::{Element, Found, Ruleset, Set, Table, TableId};
+use netfilter::nft::ruleset::{Element, ElementLookup, Ruleset, Set, Table, TableId};
 
 use super::shape::shape;
 use super::{Difference, DifferenceKind};
@@ -328,13 +328,13 @@ fn step(ip: IpAddr, up: bool) -> Option<IpAddr> {
 fn entry<'a>(table: &'a Table, map: &str, to: Destination) -> Option<&'a Element> {
     let set = table.sets.get(map)?;
     match set.find(&to.key()) {
-        Found::Yes(element) => Some(element),
-        Found::No | Found::NotAsked => None,
+        ElementLookup::Present(element) => Some(element),
+        ElementLookup::Absent | ElementLookup::Unread => None,
     }
 }
 
 fn has(set: &Set, key: &[u8]) -> bool {
-    matches!(set.find(key), Found::Yes(_))
+    matches!(set.find(key), ElementLookup::Present(_))
 }
 
 /// Whether the same endpoints are as likely, under both policies.

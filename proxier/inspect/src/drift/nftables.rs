@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use netfilter::IpFamily;
-use netfilter::nft::held::{self, Table, TableId};
-use netfilter::nft::{Base, Element, Expression, Field, Name, Rule, Set};
+use netfilter::nft::ruleset::{self, Table, TableId};
+use netfilter::nft::{BaseChain, Element, Expression, Field, Name, Rule, Set};
 
 use super::{Difference, DifferenceKind};
 use crate::likeness::{Line, aligned, best_pairs};
@@ -39,21 +39,21 @@ impl<'a> Worded<'a> {
     /// In the same words as what is found: of its instructions, too.
     fn expected(id: &TableId, table: &Table, rule: &'a Rule) -> Self {
         let (expressions, comment) = (rule.expressions(), rule.comment.clone());
-        let held = held::Rule { handle: 0, expressions, comment, counters: None };
+        let held = ruleset::Rule { handle: 0, expressions, comment, counters: None };
         let text = held.text(id, table);
         Self { text, expressions: Cow::Owned(held.expressions), comment: rule.comment.as_deref() }
     }
 
-    fn found(id: &TableId, table: &Table, rule: &'a held::Rule) -> Self {
+    fn found(id: &TableId, table: &Table, rule: &'a ruleset::Rule) -> Self {
         let expressions = Cow::Borrowed(rule.expressions.as_slice());
         Self { text: rule.text(id, table), expressions, comment: rule.comment.as_deref() }
     }
 }
 
 /// Whether a set is defined as it should be.
-fn is_defined_as(found: &held::Set, expected: &Set) -> bool {
+fn is_defined_as(found: &ruleset::Set, expected: &Set) -> bool {
     let kinds = |fields: &[Field]| fields.iter().map(|field| field.type_number()).collect::<Vec<_>>();
-    let held = |parts: &[held::Part]| parts.iter().map(|part| part.kind).collect::<Vec<_>>();
+    let held = |parts: &[ruleset::KeyField]| parts.iter().map(|part| part.kind).collect::<Vec<_>>();
     (found.is_interval(), found.is_map(), found.is_dynamic())
         == (expected.interval, expected.value.is_some(), expected.dynamic)
         && held(&found.key) == kinds(&expected.key)
@@ -63,7 +63,7 @@ fn is_defined_as(found: &held::Set, expected: &Set) -> bool {
 }
 
 /// Whether an element is as it should be.
-fn is_as(found: &held::Element, expected: &Element) -> bool {
+fn is_as(found: &ruleset::Element, expected: &Element) -> bool {
     (&found.key, &found.end, &found.value, &found.comment)
         == (&expected.key, &expected.end, &expected.value, &expected.comment)
         && found.timeout == u64::from(expected.timeout.unwrap_or(0)) * 1000
@@ -126,7 +126,7 @@ impl<'a> Owners<'a> {
     }
 
     /// Whose an element is that nobody wants so.
-    fn of_element(&self, set: &str, element: &held::Element) -> Option<String> {
+    fn of_element(&self, set: &str, element: &ruleset::Element) -> Option<String> {
         let by_key = || {
             let (place, length) = place_of(self.family, set)?;
             Some(self.by_destination.get(&(place, element.key.get(..length)?))?.to_string())
@@ -163,7 +163,7 @@ impl Search<'_> {
             return;
         };
         if (&chain.base, &chain.comment) != (&expected.chain.base, &expected.chain.comment) {
-            let head = |base: &Option<Base>, comment: &Option<Name>| {
+            let head = |base: &Option<BaseChain>, comment: &Option<Name>| {
                 let comment = comment.as_ref().map(|text| format!("comment \"{text}\""));
                 let parts = base.as_ref().map(ToString::to_string).into_iter().chain(comment);
                 Some(parts.collect::<Vec<_>>().join(" "))
@@ -203,7 +203,7 @@ impl Search<'_> {
         }
     }
 
-    fn set(&mut self, name: &str, expected: &ExpectedSet, found: Option<&held::Set>) {
+    fn set(&mut self, name: &str, expected: &ExpectedSet, found: Option<&ruleset::Set>) {
         let Some(found) = found else {
             self.note(DifferenceKind::MissingSet, name, None, None, None);
             return;
@@ -218,8 +218,8 @@ impl Search<'_> {
             return;
         }
         let should_be = |element: &Element| Some(element.of(set).to_string());
-        let is = |element: &held::Element| Some(found.text(element).to_string());
-        let held: HashMap<&[u8], &held::Element> = found.elements.iter().map(|e| (&*e.key, e)).collect();
+        let is = |element: &ruleset::Element| Some(found.text(element).to_string());
+        let held: HashMap<&[u8], &ruleset::Element> = found.elements.iter().map(|e| (&*e.key, e)).collect();
         for (key, (wanted, owner)) in &expected.elements {
             let service = owner.as_ref().map(ToString::to_string);
             match held.get(&**key) {

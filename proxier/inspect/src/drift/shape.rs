@@ -3,7 +3,7 @@
 //! In: what is on the way to a destination. Out: its shape; packets to destinations of the same shape, with endpoints as
 //! they should be, meet the same. Must not know: what should be.
 
-use netfilter::nft::held::{Rule, Table};
+use netfilter::nft::ruleset::{Rule, Table};
 use netfilter::nft::{Expression, Load, Verdict};
 
 use crate::services::nftables::ways::Ways;

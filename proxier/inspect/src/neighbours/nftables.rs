@@ -4,7 +4,7 @@
 //! Services, or what rules do.
 
 use netfilter::nft::Hook as At;
-use netfilter::nft::held::{self, Table, TableId};
+use netfilter::nft::ruleset::{self, Table, TableId};
 
 use super::{Hook, TableSize};
 use crate::rules::Ruleset;
@@ -33,7 +33,7 @@ fn owner(id: &TableId) -> String {
 
 /// The hooks where any of these tables has a chain.
 #[must_use]
-pub fn hooks(tables: &held::Ruleset, iptables: &Ruleset) -> Vec<Hook> {
+pub fn hooks(tables: &ruleset::Ruleset, iptables: &Ruleset) -> Vec<Hook> {
     let hook_of = |hook: At| {
         let mut met: Vec<(i32, String)> = Vec::new();
         let mut drops = false;
@@ -65,7 +65,7 @@ pub fn hooks(tables: &held::Ruleset, iptables: &Ruleset) -> Vec<Hook> {
 
 /// How big the tables are.
 #[must_use]
-pub fn sizes(tables: &held::Ruleset) -> Vec<TableSize> {
+pub fn sizes(tables: &ruleset::Ruleset) -> Vec<TableSize> {
     let size = |(id, table): (&TableId, &Table)| {
         let named = || table.sets.values().filter(|set| !set.is_anonymous());
         let read = is_kube_proxy(table, id);

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use netfilter::IpFamily;
-use netfilter::ipset::{Entry, Place};
+use netfilter::ipset::{Entry, IpPortProto};
 use netfilter::ipvs::{Forward, ServerKey, Statistics};
 
 use super::{Address, AddressKind, EndpointView, Fate, Part, Policy, RealView, ServerView, ServicePortView};
@@ -89,7 +89,7 @@ pub fn shares(server: &HeldServer) -> Vec<(SocketAddr, f64)> {
 
 /// The sets that have the virtual server's address as an entry.
 fn sets_of(held: &Held, key: ServerKey) -> Vec<String> {
-    let place = Place { ip: key.address.ip(), protocol: key.protocol, port: key.address.port() };
+    let place = IpPortProto { ip: key.address.ip(), protocol: key.protocol, port: key.address.port() };
     let bound = held.bound.as_ref().is_some_and(|ips| ips.contains(&place.ip));
     let protocol = Protocol::of_number(key.protocol).map(Protocol::name).unwrap_or_default().to_uppercase();
     let has = |name: &str, entry: &Entry| match entry {
@@ -107,7 +107,7 @@ fn sets_of(held: &Held, key: ServerKey) -> Vec<String> {
 
 /// Who may use a load balancer's address; a range of two halves stands for one that the kernel does not take.
 fn source_ranges(held: &Held, key: ServerKey) -> impl Iterator<Item = IpNet> {
-    let place = Place { ip: key.address.ip(), protocol: key.protocol, port: key.address.port() };
+    let place = IpPortProto { ip: key.address.ip(), protocol: key.protocol, port: key.address.port() };
     let sets = held.sets.iter().filter(|(name, _)| name.contains("LOAD-BALANCER-SOURCE-CID"));
     sets.flat_map(|(_, set)| &set.entries).filter_map(move |entry| match entry {
         Entry::IpPortNet(one, net) if *one == place => Some(*net),

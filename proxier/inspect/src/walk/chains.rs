@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use netfilter::IpFamily;
 use netfilter::ipvs::{Forward, ServerKey};
-use netfilter::nft::held::TableId;
+use netfilter::nft::ruleset::TableId;
 use netfilter::nft::{Bytes, Name};
 
 use super::matching::{self, Holds};

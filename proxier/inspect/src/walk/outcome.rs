@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use netfilter::ipvs::Forward;
-use netfilter::nft::held::Lack;
+use netfilter::nft::ruleset::UnreadPart;
 
 /// Where a packet ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,7 +119,7 @@ pub struct Trace {
     /// Chains that rules lead to and that were not there to be walked: `(table, chain)`.
     pub missing: BTreeSet<(String, String)>,
     /// What of nftables was not read and decides: without it the ways are not those of the kernel.
-    pub lacks: BTreeSet<Lack>,
+    pub lacks: BTreeSet<UnreadPart>,
 }
 
 impl Trace {

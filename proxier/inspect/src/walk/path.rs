@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netfilter::IpFamily;
 use netfilter::ipvs::{Forward, ServerKey};
-use netfilter::nft::{Hook, Kind, held};
+use netfilter::nft::{ChainType, Hook, ruleset};
 
 use super::chains::{self, Budget, Decision, Place, Traveller};
 use super::stations::{self, Station};
@@ -22,7 +22,7 @@ pub struct Rules<'a> {
     /// Those of iptables, of either flavour.
     pub iptables: &'a Ruleset,
     /// All other tables of nftables, as far as they were read.
-    pub nftables: Option<&'a held::Ruleset>,
+    pub nftables: Option<&'a ruleset::Ruleset>,
 }
 
 impl Ruleset {
@@ -67,7 +67,7 @@ impl Rules<'_> {
             lacks: BTreeSet::new(),
         };
         match &packet.origin {
-            Origin::Host => journey.leave_host()?,
+            Origin::Host => journey.unshare_process()?,
             Origin::Interface(name) => journey.arrive_on(name)?,
         }
         journey.ended.extend(journey.under_way.drain(..).map(|t| (t, Decision::Accept)));
@@ -90,7 +90,7 @@ struct Journey<'a> {
     under_way: Vec<Traveller>,
     ended: Vec<(Traveller, Decision)>,
     missing: BTreeSet<(String, String)>,
-    lacks: BTreeSet<held::Lack>,
+    lacks: BTreeSet<ruleset::UnreadPart>,
 }
 
 /// One passage through a hook.
@@ -137,7 +137,7 @@ impl Journey<'_> {
 
     /// A host's packet to one of its own addresses comes back in through lo. The nat decision was made on the way out
     /// and is not made again.
-    fn leave_host(&mut self) -> Result<(), String> {
+    fn unshare_process(&mut self) -> Result<(), String> {
         let served = self.pass(Pass::first(Hook::Output, ""))?;
         let rest = std::mem::replace(&mut self.under_way, served);
         self.pass(Pass::again(Hook::Output, ""))?;
@@ -280,7 +280,7 @@ impl Journey<'_> {
                 walked.ends
             }
             stations::Rules::Nftables(id, table, name, chain) => {
-                let nat = chain.base.as_ref().is_some_and(|base| base.kind == Kind::Nat);
+                let nat = chain.base.as_ref().is_some_and(|base| base.kind == ChainType::Nat);
                 let spot = Spot { place: &place, id, table, tracked, nat };
                 let walked = tables::walk(&spot, (name, chain), traveller)?;
                 self.lacks.extend(walked.lacks);

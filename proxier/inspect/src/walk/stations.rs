@@ -5,8 +5,8 @@
 
 use std::cmp::Reverse;
 
-use netfilter::nft::held::{Chain, Ruleset, Table, TableId};
-use netfilter::nft::{Base, Hook, Kind, Name};
+use netfilter::nft::ruleset::{Chain, Ruleset, Table, TableId};
+use netfilter::nft::{BaseChain, ChainType, Hook, Name};
 
 use crate::rules;
 
@@ -67,12 +67,14 @@ pub(super) fn at<'a>(hook: Hook, iptables: &'a rules::Ruleset, nftables: Option<
         if table.dormant || table.is_iptables(id) {
             continue;
         }
-        for (name, chain, Base { kind, priority, .. }) in table.base_chains(hook) {
+        for (name, chain, BaseChain { kind, priority, .. }) in table.base_chains(hook) {
             let (order, rules) =
                 ((*priority, Reverse((table.handle, chain.handle))), Rules::Nftables(id, table, name, chain));
             match kind {
-                Kind::Nat => nat.push((order, rules)),
-                Kind::Filter | Kind::Route => all.push((order, Station::Rules(rules, tracked(hook, *priority)))),
+                ChainType::Nat => nat.push((order, rules)),
+                ChainType::Filter | ChainType::Route => {
+                    all.push((order, Station::Rules(rules, tracked(hook, *priority))))
+                }
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use netfilter::nft::held;
+use netfilter::nft::ruleset;
 
 use super::{Memory, Node, Packet, Rules, Trace};
 use crate::rules::Ruleset;
@@ -15,11 +15,11 @@ use crate::rules::Ruleset;
 /// As [`Rules::trace`]; what `supply` says; if tables change while they are read.
 pub fn trace_and_supply(
     iptables: &Ruleset,
-    nftables: &mut held::Ruleset,
+    nftables: &mut ruleset::Ruleset,
     (packet, node, memory): (&Packet, &Node, &Memory),
-    supply: &mut dyn FnMut(&mut held::Ruleset, &held::Lack) -> Result<(), String>,
+    supply: &mut dyn FnMut(&mut ruleset::Ruleset, &ruleset::UnreadPart) -> Result<(), String>,
 ) -> Result<Trace, String> {
-    let mut supplied: BTreeSet<held::Lack> = BTreeSet::new();
+    let mut supplied: BTreeSet<ruleset::UnreadPart> = BTreeSet::new();
     loop {
         let trace = Rules { iptables, nftables: Some(nftables) }.trace(packet, node, memory)?;
         if trace.lacks.is_empty() {

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 use super::descriptors;
-use super::turns::Preemption;
+use super::writer_priority::Preemption;
 
 /// How long a program may run. Nothing that works takes this long: 10,000 Services take iptables-legacy some seconds.
 const LIMIT: Duration = Duration::from_secs(300);

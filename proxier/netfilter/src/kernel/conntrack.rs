@@ -40,7 +40,7 @@ const FILTER_PROTOCOL: u32 = 1 << 3;
 
 /// What became of a pass over the table.
 #[derive(Debug, Default)]
-pub struct Deleted {
+pub struct Deletions {
     /// Flows deleted, or gone by themselves before they could be.
     pub flows: usize,
     /// Flows that the kernel would not delete.
@@ -63,7 +63,7 @@ pub trait ConntrackTable: Send + std::fmt::Debug {
         family: IpFamily,
         protocol: u8,
         unwanted: &mut dyn FnMut(&Flow) -> bool,
-    ) -> io::Result<Deleted>;
+    ) -> io::Result<Deletions>;
 }
 
 /// The running kernel's table.
@@ -76,9 +76,9 @@ impl ConntrackTable for SystemConntrack {
         family: IpFamily,
         protocol: u8,
         unwanted: &mut dyn FnMut(&Flow) -> bool,
-    ) -> io::Result<Deleted> {
+    ) -> io::Result<Deletions> {
         let mut deleter =
-            Deleter { socket: Netlink::open(NETLINK_NETFILTER)?, due: Vec::new(), done: Deleted::default() };
+            Deleter { socket: Netlink::open(NETLINK_NETFILTER)?, due: Vec::new(), done: Deletions::default() };
         let mut each = |received: &Received<'_>| {
             let attributes = received.attributes(HEADER);
             match flow(attributes) {
@@ -95,7 +95,7 @@ impl ConntrackTable for SystemConntrack {
             dump => dump?,
         };
         deleter.flush()?;
-        Ok(Deleted { incomplete: dump == Dump::Interrupted, ..deleter.done })
+        Ok(Deletions { incomplete: dump == Dump::Interrupted, ..deleter.done })
     }
 }
 
@@ -112,7 +112,7 @@ pub(super) fn load() {
 struct Deleter {
     socket: Netlink,
     due: Vec<Request>,
-    done: Deleted,
+    done: Deletions,
 }
 
 impl Deleter {

@@ -11,7 +11,7 @@ use std::process::Command;
 use super::command;
 use super::iptables::legacy_tables;
 use super::nftables::has_chain;
-use super::retry::retried;
+use super::retry::retry;
 use crate::IpFamily;
 
 /// A flavour of iptables.
@@ -46,7 +46,7 @@ impl fmt::Display for Flavour {
 
 /// A flavour and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct FlavourChoice {
     /// The flavour, as far as it is known.
     pub flavour: Option<Flavour>,
     /// What the programs' names have between `iptables` and `-restore`.
@@ -62,15 +62,15 @@ pub struct Choice {
 ///
 /// A table that cannot be read is tried again for up to 0.6 s, because callers keep the choice for long.
 #[must_use]
-pub fn choose(hints: &[&str]) -> Choice {
+pub fn detect(hints: &[&str]) -> FlavourChoice {
     let attempt = || {
-        let choice = choose_once(&|flavour, family| hint(hints, flavour, family));
+        let choice = detect_once(&|flavour, family| hint(hints, flavour, family));
         if choice.unread.is_empty() { Ok(choice) } else { Err(choice) }
     };
-    retried(attempt, |_| true).unwrap_or_else(|choice| choice)
+    retry(attempt, |_| true).unwrap_or_else(|choice| choice)
 }
 
-fn choose_once(hint: &dyn Fn(Flavour, IpFamily) -> Result<Option<String>, String>) -> Choice {
+fn detect_once(hint: &dyn Fn(Flavour, IpFamily) -> Result<Option<String>, String>) -> FlavourChoice {
     let mut unread = Vec::new();
     for flavour in Flavour::ALL {
         for family in IpFamily::ALL {
@@ -78,7 +78,7 @@ fn choose_once(hint: &dyn Fn(Flavour, IpFamily) -> Result<Option<String>, String
             match hint(flavour, family) {
                 Ok(Some(chain)) => {
                     let reason = format!("chain {chain} is in the mangle table of {name}");
-                    return Choice { flavour: Some(flavour), infix: flavour.infix(), reason, unread };
+                    return FlavourChoice { flavour: Some(flavour), infix: flavour.infix(), reason, unread };
                 }
                 Ok(None) => {}
                 Err(cause) => unread.push(format!("the mangle table of {name}: {cause}")),
@@ -89,11 +89,11 @@ fn choose_once(hint: &dyn Fn(Flavour, IpFamily) -> Result<Option<String>, String
 }
 
 /// Follows `iptables` in PATH.
-fn default(mut unread: Vec<String>) -> Choice {
+fn default(mut unread: Vec<String>) -> FlavourChoice {
     let name = IpFamily::V4.iptables();
     let Ok(path) = which::which(name) else {
         let reason = format!("no hint chain, and no {name} in PATH");
-        return Choice { flavour: None, infix: "", reason, unread };
+        return FlavourChoice { flavour: None, infix: "", reason, unread };
     };
     let version = command::run(Command::new(&path).arg("--version"), []).unwrap_or_else(|error| {
         unread.push(error.to_string());
@@ -102,10 +102,10 @@ fn default(mut unread: Vec<String>) -> Choice {
     let version = String::from_utf8_lossy(&version).trim().to_owned();
     let flavour = named(&version);
     let reason = format!("no hint chain, and {} says {version:?}", path.display());
-    Choice { flavour, infix: "", reason, unread }
+    FlavourChoice { flavour, infix: "", reason, unread }
 }
 
-impl Choice {
+impl FlavourChoice {
     /// The programs of a flavour, by whatever name they go here; `None` if there are none.
     ///
     /// # Errors
@@ -181,14 +181,14 @@ mod tests {
 
     #[test]
     fn a_hint_that_cannot_be_read_is_named_beside_one_that_is_found() {
-        let choice = choose_once(&unreadable);
+        let choice = detect_once(&unreadable);
         assert_eq!(choice.flavour, Some(Flavour::Legacy));
         assert_eq!(choice.unread, ["the mangle table of iptables-nft-save: No buffer space available"]);
     }
 
     #[test]
     fn a_choice_without_a_hint_names_what_could_not_be_read() {
-        let choice = choose_once(&|_, _| Err("Too many open files".to_owned()));
+        let choice = detect_once(&|_, _| Err("Too many open files".to_owned()));
         assert!(choice.unread.len() >= 4, "{choice:?}");
         assert_eq!(choice.infix, "");
     }

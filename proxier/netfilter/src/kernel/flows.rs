@@ -51,7 +51,7 @@ pub struct LiveFlow {
 ///
 /// # Errors
 /// If the table cannot be listed.
-pub fn each_flow(family: IpFamily, each: &mut dyn FnMut(&LiveFlow)) -> io::Result<bool> {
+pub fn for_each_flow(family: IpFamily, each: &mut dyn FnMut(&LiveFlow)) -> io::Result<bool> {
     let mut take = |received: &Received<'_>| {
         if let Some(flow) = live(received.attributes(HEADER)) {
             each(&flow);

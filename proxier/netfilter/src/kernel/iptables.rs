@@ -11,10 +11,10 @@ use thiserror::Error;
 
 use super::command;
 pub use super::command::ToolError;
-use super::flavour::{Choice, Flavour};
+use super::flavour::{Flavour, FlavourChoice};
 use super::legacy::{TableSize, table_size};
 use super::nftables::{self, ChainState, NftTables, SystemNftables};
-use super::turns::Turns;
+use super::writer_priority::WriterPriority;
 use crate::IpFamily;
 use crate::iptables::{Chain, Rule, Table};
 use crate::{Restore, SavedTable, nft, reference};
@@ -121,7 +121,7 @@ pub struct SystemIptables {
     random_fully: bool,
     /// Where the tools write, unless they are those of the legacy flavour.
     nf_tables: Option<SystemNftables>,
-    turns: Turns,
+    priority: WriterPriority,
     /// Whether writing is a step of the leftover cleanup, and not part of a sync.
     is_cleanup: bool,
 }
@@ -131,27 +131,27 @@ impl SystemIptables {
     ///
     /// # Errors
     /// If a program is missing, or the kernel has no nat table for the family, or we may not look.
-    pub fn find(family: IpFamily, choice: &Choice) -> Result<Self, ToolError> {
+    pub fn find(family: IpFamily, choice: &FlavourChoice) -> Result<Self, ToolError> {
         let tools = Self::programs(family, choice)?;
         command::run(tools.command().args(["-S", "POSTROUTING", "-t", "nat"]), [])?;
         Ok(tools)
     }
 
-    /// Takes a turn for each use, so that the leftover cleanup does not get in between.
+    /// Writes as a foreground writer, which background steps yield to.
     #[must_use]
-    pub fn with_turns(self, turns: Turns) -> Self {
-        Self { turns, is_cleanup: false, ..self }
+    pub fn as_foreground(self, priority: WriterPriority) -> Self {
+        Self { priority, is_cleanup: false, ..self }
     }
 
-    /// Writes only between the syncs' turns, and starts over if a sync comes meanwhile.
+    /// Writes as background steps that yield to foreground writers and restart after preemption.
     #[must_use]
-    pub fn between_turns(self, turns: Turns) -> Self {
-        Self { turns, is_cleanup: true, ..self }
+    pub fn as_background(self, priority: WriterPriority) -> Self {
+        Self { priority, is_cleanup: true, ..self }
     }
 
     /// Whether the tools of a family in the chosen flavour know `--random-fully`; nothing of the kernel is read.
     #[must_use]
-    pub fn knows_random_fully(family: IpFamily, choice: &Choice) -> bool {
+    pub fn knows_random_fully(family: IpFamily, choice: &FlavourChoice) -> bool {
         Self::programs(family, choice).is_ok_and(|tools| tools.random_fully)
     }
 
@@ -165,7 +165,7 @@ impl SystemIptables {
         if tables.is_empty() {
             return Ok((tables, None));
         }
-        let tools = match Choice::of(flavour)? {
+        let tools = match FlavourChoice::of(flavour)? {
             Some(choice) => match Self::programs(family, &choice) {
                 Ok(tools) => Some(tools),
                 Err(error) if error.is_missing() => None,
@@ -176,7 +176,7 @@ impl SystemIptables {
         Ok((tables, tools))
     }
 
-    fn programs(family: IpFamily, choice: &Choice) -> Result<Self, ToolError> {
+    fn programs(family: IpFamily, choice: &FlavourChoice) -> Result<Self, ToolError> {
         let path = |suffix: &str| {
             let program = format!("{}{}{suffix}", family.iptables(), choice.infix);
             which::which(&program)
@@ -192,7 +192,7 @@ impl SystemIptables {
             batch: if choice.flavour == Some(Flavour::Legacy) { usize::MAX } else { NFT_BATCH },
             random_fully: knows_random_fully(&String::from_utf8_lossy(&version)),
             nf_tables: (choice.flavour == Some(Flavour::Nft)).then(SystemNftables::default),
-            turns: Turns::default(),
+            priority: WriterPriority::default(),
             is_cleanup: false,
             iptables,
         })
@@ -214,12 +214,14 @@ impl IptablesTool for SystemIptables {
         let mut command = Command::new(&self.restore);
         command.args(["-w", LOCK_WAIT, "--noflush", "--counters"]);
         let result = if self.is_cleanup {
-            self.turns.step(|preemption| match command::run_preemptible(&mut command, preemption, restore.parts()) {
-                Err(ToolError::Preempted { .. }) => None,
-                result => Some(result),
+            self.priority.run_background(|preemption| {
+                match command::run_preemptible(&mut command, preemption, restore.parts()) {
+                    Err(ToolError::Preempted { .. }) => None,
+                    result => Some(result),
+                }
             })
         } else {
-            let _turn = self.turns.sync();
+            let _turn = self.priority.write();
             command::run(&mut command, restore.parts())
         };
         result.map(drop).map_err(|error| {
@@ -232,12 +234,12 @@ impl IptablesTool for SystemIptables {
     fn has_rule(&mut self, table: Table, builtin: &str, rule: &Rule) -> Result<bool, ToolError> {
         let mut command = self.command();
         command.args(["-t", table.name(), "-C", builtin]).args(arguments(&rule.to_string()));
-        let _turn = (!self.is_cleanup).then(|| self.turns.sync());
+        let _turn = (!self.is_cleanup).then(|| self.priority.write());
         answer(command::run(&mut command, []))
     }
 
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
-        let _turn = (!self.is_cleanup).then(|| self.turns.sync());
+        let _turn = (!self.is_cleanup).then(|| self.priority.write());
         answer(command::run(self.command().args(["-t", table.name(), "-S", chain.as_str()]), []))
     }
 

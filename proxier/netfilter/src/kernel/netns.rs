@@ -38,7 +38,7 @@ pub enum NetnsError {
 /// # Errors
 /// If the kernel does not allow it, or there is more than one thread.
 #[allow(unsafe_code)] // set_var: no other thread can be reading the environment, as is checked
-pub fn leave_host(scratch: &Path, environment: &[(&str, &OsStr)]) -> Result<(), NetnsError> {
+pub fn unshare_process(scratch: &Path, environment: &[(&str, &OsStr)]) -> Result<(), NetnsError> {
     let threads = io_result("counting threads", std::fs::read_dir("/proc/self/task"))?.count();
     if threads != 1 {
         return Err(NetnsError::Threads(threads));
@@ -78,7 +78,7 @@ pub fn leave_host(scratch: &Path, environment: &[(&str, &OsStr)]) -> Result<(), 
 ///
 /// # Errors
 /// If the kernel does not allow it.
-pub fn leave_network() -> io::Result<i32> {
+pub fn unshare_network() -> io::Result<i32> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     Ok(gettid().as_raw())
 }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_host_is_not_left_while_other_threads_would_stay() {
-        let thread = std::thread::spawn(|| leave_host(Path::new("/nowhere"), &[]));
+        let thread = std::thread::spawn(|| unshare_process(Path::new("/nowhere"), &[]));
         let error = thread.join().expect("no panic").expect_err("threads");
         assert!(matches!(error, NetnsError::Threads(2..)), "{error}");
     }

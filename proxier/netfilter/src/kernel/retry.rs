@@ -12,7 +12,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 ///
 /// # Errors
 /// That of the last attempt.
-pub fn retried<T, E>(mut attempt: impl FnMut() -> Result<T, E>, may_pass: impl Fn(&E) -> bool) -> Result<T, E> {
+pub fn retry<T, E>(mut attempt: impl FnMut() -> Result<T, E>, may_pass: impl Fn(&E) -> bool) -> Result<T, E> {
     let mut left = ATTEMPTS;
     loop {
         left -= 1;
@@ -34,8 +34,8 @@ mod tests {
             attempts += 1;
             if attempts < until { Err(attempts) } else { Ok(attempts) }
         };
-        assert_eq!(retried(|| failing(2), |_| true), Ok(2));
-        assert_eq!(retried(|| failing(9), |_| false), Err(3));
-        assert_eq!(retried(|| failing(9), |_| true), Err(6));
+        assert_eq!(retry(|| failing(2), |_| true), Ok(2));
+        assert_eq!(retry(|| failing(9), |_| false), Err(3));
+        assert_eq!(retry(|| failing(9), |_| true), Err(6));
     }
 }

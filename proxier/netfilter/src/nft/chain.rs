@@ -8,7 +8,7 @@ use super::Name;
 
 /// What a base chain is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ChainType {
     /// `filter`
     Filter,
     /// `nat`: sees the first packet of each connection.
@@ -17,7 +17,7 @@ pub enum Kind {
     Route,
 }
 
-impl Kind {
+impl ChainType {
     /// All.
     pub const ALL: [Self; 3] = [Self::Filter, Self::Nat, Self::Route];
 
@@ -66,9 +66,9 @@ impl Hook {
 
 /// What makes a chain one that packets come by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Base {
+pub struct BaseChain {
     /// `type`
-    pub kind: Kind,
+    pub kind: ChainType,
     /// `hook`
     pub hook: Hook,
     /// `priority`
@@ -77,7 +77,7 @@ pub struct Base {
     pub drop: bool,
 }
 
-impl fmt::Display for Base {
+impl fmt::Display for BaseChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let policy = if self.drop { "drop" } else { "accept" };
         let (kind, hook) = (self.kind.name(), self.hook.name());
@@ -91,7 +91,7 @@ pub struct Chain {
     /// Its name.
     pub name: Name,
     /// Set for a base chain.
-    pub base: Option<Base>,
+    pub base: Option<BaseChain>,
     /// `comment`
     pub comment: Option<Name>,
 }
@@ -105,7 +105,7 @@ impl Chain {
 
     /// A chain that packets come by.
     #[must_use]
-    pub fn base(name: impl Into<Name>, kind: Kind, hook: Hook, priority: i32) -> Self {
-        Self { name: name.into(), base: Some(Base { kind, hook, priority, drop: false }), comment: None }
+    pub fn base(name: impl Into<Name>, kind: ChainType, hook: Hook, priority: i32) -> Self {
+        Self { name: name.into(), base: Some(BaseChain { kind, hook, priority, drop: false }), comment: None }
     }
 }

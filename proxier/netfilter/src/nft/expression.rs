@@ -24,7 +24,7 @@ pub enum SetOperation {
 
 /// How two values are compared, byte by byte; the numbers are the kernel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Order {
+pub enum Comparison {
     /// `<`
     Less = 2,
     /// `<=`
@@ -35,7 +35,7 @@ pub enum Order {
     GreaterOrEqual = 5,
 }
 
-impl Order {
+impl Comparison {
     /// All.
     pub const ALL: [Self; 4] = [Self::Less, Self::LessOrEqual, Self::Greater, Self::GreaterOrEqual];
 }
@@ -48,7 +48,7 @@ pub enum Translation {
     /// `dnat`
     Destination,
     /// `redirect`: the destination becomes this node.
-    Here,
+    Redirect,
     /// `masquerade`: the source becomes the address that packets leave with.
     Masquerade,
 }
@@ -123,7 +123,7 @@ pub enum Expression {
         /// By how many bits.
         bits: u32,
     },
-    /// Turns numbers from network order into the machine's, or back, in place.
+    /// Converts numbers from network byte order into the machine's, or back, in place.
     ByteOrder {
         /// The value.
         register: Register,
@@ -135,11 +135,11 @@ pub enum Expression {
         to_network: bool,
     },
     /// Goes on only if the value is less or more.
-    Compared {
+    CompareOrder {
         /// The value.
         register: Register,
         /// How.
-        order: Order,
+        order: Comparison,
         /// What it is compared with.
         value: Vec<u8>,
     },

@@ -9,7 +9,7 @@ use crate::IpFamily;
 
 /// The header that a payload is counted from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Origin {
+pub enum PayloadBase {
     /// The link layer's header.
     Link,
     /// The network header.
@@ -22,7 +22,7 @@ pub enum Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Load {
     /// Bytes of the packet.
-    Payload(Origin, u32),
+    Payload(PayloadBase, u32),
     /// `NFT_META_MARK`
     Mark,
     /// `NFT_META_IIFNAME`
@@ -40,21 +40,21 @@ pub enum Load {
     /// Another `NFT_META_*`.
     Meta(u32),
     /// `NFT_CT_STATE`
-    State,
+    CtState,
     /// `NFT_CT_DIRECTION`
-    Direction,
+    CtDirection,
     /// `NFT_CT_STATUS`
-    Status,
+    CtStatus,
     /// `NFT_CT_MARK`
-    ConnectionMark,
+    CtMark,
     /// Another `NFT_CT_*`, of one direction (`IP_CT_DIR_*`) or of both.
-    Connection(u32, Option<u8>),
+    Ct(u32, Option<u8>),
     /// The kind of a source address (`RTN_LOCAL`, …).
-    SourceKind,
+    SourceType,
     /// The kind of a destination address.
-    DestinationKind,
+    DestinationType,
     /// Another look into the routing table.
-    Route {
+    Fib {
         /// `NFT_FIB_RESULT_*`: what of it.
         result: u32,
         /// `NFTA_FIB_F_*`: what is looked up.
@@ -68,7 +68,7 @@ pub enum Load {
         offset: u32,
     },
     /// The same numbers, one after the other.
-    InTurn {
+    Incremental {
         /// How many numbers there are.
         modulus: u32,
         /// The least of them.
@@ -92,9 +92,9 @@ pub enum Field {
     /// `iifname`
     Input,
     /// `fib saddr type`
-    SourceKind,
+    SourceType,
     /// `fib daddr type`
-    DestinationKind,
+    DestinationType,
     /// `numgen random mod N`, with `offset N`
     Random {
         /// How many numbers there are.
@@ -121,16 +121,16 @@ impl Field {
     #[must_use]
     pub fn load(self) -> Load {
         match self {
-            Self::Source(IpFamily::V4) => Load::Payload(Origin::Network, 12),
-            Self::Source(IpFamily::V6) => Load::Payload(Origin::Network, 8),
-            Self::Destination(IpFamily::V4) => Load::Payload(Origin::Network, 16),
-            Self::Destination(IpFamily::V6) => Load::Payload(Origin::Network, 24),
+            Self::Source(IpFamily::V4) => Load::Payload(PayloadBase::Network, 12),
+            Self::Source(IpFamily::V6) => Load::Payload(PayloadBase::Network, 8),
+            Self::Destination(IpFamily::V4) => Load::Payload(PayloadBase::Network, 16),
+            Self::Destination(IpFamily::V6) => Load::Payload(PayloadBase::Network, 24),
             Self::Protocol => Load::Protocol,
-            Self::Port => Load::Payload(Origin::Transport, 2),
+            Self::Port => Load::Payload(PayloadBase::Transport, 2),
             Self::Mark => Load::Mark,
             Self::Input => Load::InputName,
-            Self::SourceKind => Load::SourceKind,
-            Self::DestinationKind => Load::DestinationKind,
+            Self::SourceType => Load::SourceType,
+            Self::DestinationType => Load::DestinationType,
             Self::Random { modulus, offset } => Load::Random { modulus, offset },
         }
     }
@@ -143,7 +143,7 @@ impl Field {
             Self::Source(IpFamily::V6) | Self::Destination(IpFamily::V6) | Self::Input => 16,
             Self::Protocol => 1,
             Self::Port => 2,
-            Self::Mark | Self::SourceKind | Self::DestinationKind | Self::Random { .. } => 4,
+            Self::Mark | Self::SourceType | Self::DestinationType | Self::Random { .. } => 4,
         }
     }
 
@@ -162,7 +162,7 @@ impl Field {
             Self::Protocol => 12,
             Self::Port => 13,
             Self::Mark => 19,
-            Self::SourceKind | Self::DestinationKind => 35,
+            Self::SourceType | Self::DestinationType => 35,
             Self::Input => 41,
             Self::Random { .. } => 4,
         }
@@ -177,7 +177,7 @@ impl Field {
             Self::Protocol => Some("inet_proto"),
             Self::Port => Some("inet_service"),
             Self::Mark => Some("mark"),
-            Self::SourceKind | Self::DestinationKind => Some("fib_addrtype"),
+            Self::SourceType | Self::DestinationType => Some("fib_addrtype"),
             Self::Input => Some("ifname"),
             Self::Random { .. } => None,
         }
@@ -199,7 +199,7 @@ impl Field {
             Self::Protocol => (META, vec![16]),
             Self::Mark => (META, vec![3]),
             Self::Input => (META, vec![6]),
-            Self::SourceKind | Self::DestinationKind => (24, Vec::new()),
+            Self::SourceType | Self::DestinationType => (24, Vec::new()),
             Self::Random { modulus, offset } => (NUMGEN, vec![1, modulus, offset]),
         }
     }
@@ -227,7 +227,7 @@ impl Field {
                 _ => f.write_str("?"),
             },
             Self::Mark => write!(f, "{:#010x}", number()),
-            Self::Random { .. } | Self::SourceKind | Self::DestinationKind => write!(f, "{}", number()),
+            Self::Random { .. } | Self::SourceType | Self::DestinationType => write!(f, "{}", number()),
             Self::Input => {
                 let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
                 write!(f, "\"{}\"", String::from_utf8_lossy(name))
@@ -245,8 +245,8 @@ impl fmt::Display for Field {
             Self::Port => f.write_str("th dport"),
             Self::Mark => f.write_str("meta mark"),
             Self::Input => f.write_str("iifname"),
-            Self::SourceKind => f.write_str("fib saddr type"),
-            Self::DestinationKind => f.write_str("fib daddr type"),
+            Self::SourceType => f.write_str("fib saddr type"),
+            Self::DestinationType => f.write_str("fib daddr type"),
             Self::Random { modulus, offset: 0 } => write!(f, "numgen random mod {modulus}"),
             Self::Random { modulus, offset } => write!(f, "numgen random mod {modulus} offset {offset}"),
         }

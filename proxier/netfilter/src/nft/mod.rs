@@ -6,17 +6,17 @@
 mod chain;
 mod expression;
 mod field;
-pub mod held;
 mod operation;
 mod rule;
+pub mod ruleset;
 mod set;
 
 use std::fmt;
 use std::sync::Arc;
 
-pub use chain::{Base, Chain, Hook, Kind};
-pub use expression::{Expression, Order, Register, Registers, SetOperation, Translation};
-pub use field::{Field, Load, Origin};
+pub use chain::{BaseChain, Chain, ChainType, Hook};
+pub use expression::{Comparison, Expression, Register, Registers, SetOperation, Translation};
+pub use field::{Field, Load, PayloadBase};
 pub use operation::{Operation, Transaction};
 pub use rule::{Address, Rule, Statement, Verdict};
 pub use set::{Bytes, Element, Key, Set, Value};

@@ -139,12 +139,12 @@ impl fmt::Display for Printed<'_> {
             Operation::FlushChain(name) => write!(f, "flush chain {table} {name}"),
             Operation::AddRule { chain, rule } => write!(f, "add rule {table} {chain} {rule}"),
             Operation::AddSet(set) => {
-                write!(f, "add {} {table} {} {{", set.word(), set.name)?;
+                write!(f, "add {} {table} {} {{", set.keyword(), set.name)?;
                 set.to_string().lines().try_for_each(|line| write!(f, " {};", line.trim_start()))?;
                 f.write_str(" }")
             }
-            Operation::DeleteSet(set) => write!(f, "delete {} {table} {}", set.word(), set.name),
-            Operation::FlushSet(set) => write!(f, "flush {} {table} {}", set.word(), set.name),
+            Operation::DeleteSet(set) => write!(f, "delete {} {table} {}", set.keyword(), set.name),
+            Operation::FlushSet(set) => write!(f, "flush {} {table} {}", set.keyword(), set.name),
             Operation::AddElements(set, elements) => {
                 write!(f, "add element {table} {} {{ ", set.name)?;
                 list(f, elements.iter().map(|element| element.of(set)))?;

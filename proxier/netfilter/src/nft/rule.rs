@@ -67,7 +67,7 @@ pub enum Address {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Statement {
     /// `ip saddr 10.0.0.0/8`
-    In {
+    AddressIn {
         /// Which address.
         address: Address,
         /// `!=`
@@ -76,7 +76,7 @@ pub enum Statement {
         net: IpNet,
     },
     /// `iifname "eth0"`, or with `prefix` `iifname "veth*"`
-    Input {
+    InputInterface {
         /// The name, or its beginning.
         name: String,
         /// Any name that begins so.
@@ -85,15 +85,15 @@ pub enum Statement {
         not: bool,
     },
     /// `fib saddr type local`
-    Local(Address),
+    AddressIsLocal(Address),
     /// `ct state new`
-    New,
+    CtStateNew,
     /// `ct status dnat`
-    Translated,
+    CtStatusDnat,
     /// `meta mark & V != 0`
-    Marked(u32),
+    HasMark(u32),
     /// `meta mark set meta mark | V`
-    Mark(u32),
+    SetMark(u32),
     /// `meta mark set meta mark ^ V`
     FlipMark(u32),
     /// `FIELDS @set`
@@ -113,7 +113,7 @@ pub enum Statement {
         map: Name,
     },
     /// `update @set { FIELDS timeout T }`, and the like.
-    Change {
+    UpdateSet {
         /// How.
         operation: SetOperation,
         /// The set.
@@ -166,7 +166,7 @@ impl Statement {
             xor: xor.to_ne_bytes().to_vec(),
         };
         match self {
-            Self::In { address, not, net } => {
+            Self::AddressIn { address, not, net } => {
                 let field = address.field(IpFamily::of_net(net));
                 load_key(&[field], out);
                 if net.prefix_len() != net.max_prefix_len() {
@@ -178,7 +178,7 @@ impl Statement {
                 }
                 out.push(compare(*not, octets(net.network())));
             }
-            Self::Input { name, prefix, not } => {
+            Self::InputInterface { name, prefix, not } => {
                 load_key(&[Field::Input], out);
                 let mut value = name.as_bytes().to_vec();
                 if !prefix {
@@ -186,14 +186,14 @@ impl Statement {
                 }
                 out.push(compare(*not, value));
             }
-            Self::Local(address) => {
+            Self::AddressIsLocal(address) => {
                 load_key(&[address.kind()], out);
                 out.push(compare(false, LOCAL.to_ne_bytes().to_vec()));
             }
-            Self::New => out.extend([load(Load::State), bits(NEW, 0), compare(true, vec![0; 4])]),
-            Self::Translated => out.extend([load(Load::Status), bits(TRANSLATED, 0), compare(true, vec![0; 4])]),
-            Self::Marked(mark) => out.extend([load(Load::Mark), bits(*mark, 0), compare(true, vec![0; 4])]),
-            Self::Mark(mark) => {
+            Self::CtStateNew => out.extend([load(Load::CtState), bits(NEW, 0), compare(true, vec![0; 4])]),
+            Self::CtStatusDnat => out.extend([load(Load::CtStatus), bits(TRANSLATED, 0), compare(true, vec![0; 4])]),
+            Self::HasMark(mark) => out.extend([load(Load::Mark), bits(*mark, 0), compare(true, vec![0; 4])]),
+            Self::SetMark(mark) => {
                 out.extend([load(Load::Mark), bits(!mark, *mark), Expression::SetMark { from: FIRST }]);
             }
             Self::FlipMark(mark) => {
@@ -207,7 +207,7 @@ impl Statement {
                 load_key(key, out);
                 out.push(Expression::Lookup { set: map.clone(), key: FIRST, to: None, verdict: true, not: false });
             }
-            Self::Change { operation, set, key, timeout } => {
+            Self::UpdateSet { operation, set, key, timeout } => {
                 load_key(key, out);
                 let timeout = u64::from(timeout.unwrap_or(0)) * 1000;
                 out.push(Expression::Dynset { set: set.clone(), operation: *operation, key: FIRST, timeout });
@@ -259,8 +259,8 @@ impl Address {
 
     fn kind(self) -> Field {
         match self {
-            Self::Source => Field::SourceKind,
-            Self::Destination => Field::DestinationKind,
+            Self::Source => Field::SourceType,
+            Self::Destination => Field::DestinationType,
         }
     }
 }
@@ -269,22 +269,22 @@ impl fmt::Display for Statement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let not = |not: &bool| if *not { "!= " } else { "" };
         match self {
-            Self::In { address, not: n, net } => {
+            Self::AddressIn { address, not: n, net } => {
                 write!(f, "{} {}", address.field(IpFamily::of_net(net)), not(n))?;
                 if net.prefix_len() == net.max_prefix_len() { write!(f, "{}", net.addr()) } else { write!(f, "{net}") }
             }
-            Self::Input { name, prefix, not: n } => {
+            Self::InputInterface { name, prefix, not: n } => {
                 write!(f, "{} {}\"{name}{}\"", Field::Input, not(n), if *prefix { "*" } else { "" })
             }
-            Self::Local(address) => write!(f, "{} local", address.kind()),
-            Self::New => f.write_str("ct state new"),
-            Self::Translated => f.write_str("ct status dnat"),
-            Self::Marked(mark) => write!(f, "{} & {mark:#010x} != 0x00000000", Field::Mark),
-            Self::Mark(mark) => write!(f, "{0} set {0} | {mark:#010x}", Field::Mark),
+            Self::AddressIsLocal(address) => write!(f, "{} local", address.kind()),
+            Self::CtStateNew => f.write_str("ct state new"),
+            Self::CtStatusDnat => f.write_str("ct status dnat"),
+            Self::HasMark(mark) => write!(f, "{} & {mark:#010x} != 0x00000000", Field::Mark),
+            Self::SetMark(mark) => write!(f, "{0} set {0} | {mark:#010x}", Field::Mark),
             Self::FlipMark(mark) => write!(f, "{0} set {0} ^ {mark:#010x}", Field::Mark),
             Self::Lookup { key, set, not: n } => write!(f, "{} {}@{set}", Fields(key), not(n)),
             Self::VerdictMap { key, map } => write!(f, "{} vmap @{map}", Fields(key)),
-            Self::Change { operation, set, key, timeout } => {
+            Self::UpdateSet { operation, set, key, timeout } => {
                 let word = match operation {
                     SetOperation::Add => "add",
                     SetOperation::Update => "update",

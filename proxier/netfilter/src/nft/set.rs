@@ -147,7 +147,7 @@ impl Set {
 
     /// `set` or `map`.
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub fn keyword(&self) -> &'static str {
         if self.value.is_some() { "map" } else { "set" }
     }
 
@@ -159,7 +159,7 @@ impl Set {
 
     /// Whether `nft` can be told the types only by example.
     #[must_use]
-    pub fn by_example(&self) -> bool {
+    pub fn uses_typeof(&self) -> bool {
         self.key.iter().chain(self.value.iter().flatten()).any(|field| field.type_name().is_none())
     }
 
@@ -170,7 +170,7 @@ impl Set {
     }
 
     fn types(&self, f: &mut fmt::Formatter<'_>, fields: &[Field]) -> fmt::Result {
-        if self.by_example() {
+        if self.uses_typeof() {
             return write!(f, "{}", Fields(fields));
         }
         for (at, field) in fields.iter().enumerate() {
@@ -183,7 +183,7 @@ impl Set {
 /// The definition, without braces, a line for each part.
 impl fmt::Display for Set {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.by_example() { "\t\ttypeof " } else { "\t\ttype " })?;
+        f.write_str(if self.uses_typeof() { "\t\ttypeof " } else { "\t\ttype " })?;
         self.types(f, &self.key)?;
         match &self.value {
             Some(fields) if fields.is_empty() => f.write_str(" : verdict")?,

@@ -8,22 +8,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::Flow;
 use crate::IpFamily;
-use crate::kernel::{ConntrackTable, Deleted};
+use crate::kernel::{ConntrackTable, Deletions};
 
 #[derive(Debug, Default)]
-struct State {
+struct ConntrackState {
     flows: Vec<Flow>,
     passes: usize,
     unreadable: bool,
-    stubborn: bool,
+    refuses_deletes: bool,
 }
 
 /// A table without flows, until a test adds some.
 #[derive(Clone, Debug, Default)]
-pub struct FakeConntrack(Arc<Mutex<State>>);
+pub struct FakeConntrack(Arc<Mutex<ConntrackState>>);
 
 impl FakeConntrack {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConntrackState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -50,8 +50,8 @@ impl FakeConntrack {
     }
 
     /// Whether deleting fails from now on.
-    pub fn set_stubborn(&self, stubborn: bool) {
-        self.state().stubborn = stubborn;
+    pub fn refuse_deletes(&self, refuses_deletes: bool) {
+        self.state().refuses_deletes = refuses_deletes;
     }
 }
 
@@ -61,7 +61,7 @@ impl ConntrackTable for FakeConntrack {
         family: IpFamily,
         protocol: u8,
         unwanted: &mut dyn FnMut(&Flow) -> bool,
-    ) -> io::Result<Deleted> {
+    ) -> io::Result<Deletions> {
         let mut state = self.state();
         state.passes += 1;
         if state.unreadable {
@@ -71,13 +71,13 @@ impl ConntrackTable for FakeConntrack {
             let asked = flow.protocol == protocol && IpFamily::of(&flow.original.source.ip()) == family;
             asked && unwanted(flow)
         };
-        if state.stubborn {
+        if state.refuses_deletes {
             let failed = state.flows.iter().filter(|flow| chosen(flow)).count();
             let reason = (failed > 0).then(|| io::ErrorKind::PermissionDenied.into());
-            return Ok(Deleted { failed, reason, ..Deleted::default() });
+            return Ok(Deletions { failed, reason, ..Deletions::default() });
         }
         let before = state.flows.len();
         state.flows.retain(|flow| !chosen(flow));
-        Ok(Deleted { flows: before - state.flows.len(), ..Deleted::default() })
+        Ok(Deletions { flows: before - state.flows.len(), ..Deletions::default() })
     }
 }

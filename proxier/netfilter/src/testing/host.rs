@@ -12,7 +12,7 @@ use crate::IpFamily;
 use crate::kernel::Host;
 
 #[derive(Debug, Default)]
-struct State {
+struct HostState {
     sysctls: BTreeMap<String, i64>,
     addresses: Vec<IpAddr>,
     refused: BTreeMap<String, io::ErrorKind>,
@@ -24,10 +24,10 @@ struct State {
 
 /// A host without addresses, sysctls and nfacct, until a test adds them.
 #[derive(Clone, Debug, Default)]
-pub struct FakeHost(Arc<Mutex<State>>);
+pub struct FakeHost(Arc<Mutex<HostState>>);
 
 impl FakeHost {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HostState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -120,7 +120,7 @@ impl Host for FakeHost {
     fn load_conntrack(&mut self) {
         let mut state = self.state();
         if state.conntrack_is_a_module {
-            let State { refused, sysctls, .. } = &mut *state;
+            let HostState { refused, sysctls, .. } = &mut *state;
             for (name, _) in refused.extract_if(.., |_, reason| *reason == io::ErrorKind::NotFound) {
                 sysctls.insert(name, 0);
             }

@@ -9,12 +9,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::IpFamily;
-use crate::ipset::{Entry, FoundSet, Place, Set, SetName, SetType};
+use crate::ipset::{Entry, IpPortProto, ObservedSet, Set, SetName, SetType};
 use crate::kernel::ipset::described;
 use crate::kernel::{IpSetError, IpSets, SetOperation};
 
 #[derive(Debug, Default)]
-struct Held {
+struct FakeSet {
     /// `None` for a set of a type that is none of ours.
     set: Option<Set>,
     described: String,
@@ -23,8 +23,8 @@ struct Held {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    sets: BTreeMap<SetName, Held>,
+struct IpSetState {
+    sets: BTreeMap<SetName, FakeSet>,
     failing: Option<fn() -> IpSetError>,
     refused: Option<SetName>,
     operations: Vec<SetOperation>,
@@ -33,10 +33,10 @@ struct State {
 
 /// No sets, until somebody creates some.
 #[derive(Clone, Debug, Default)]
-pub struct FakeIpSets(Arc<Mutex<State>>);
+pub struct FakeIpSets(Arc<Mutex<IpSetState>>);
 
 impl FakeIpSets {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, IpSetState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -54,13 +54,13 @@ impl FakeIpSets {
 
     /// Says how many rules refer to a set. `false` if there is no such set.
     pub fn refer(&self, name: SetName, references: u32) -> bool {
-        self.state().sets.get_mut(&name).map(|held| held.references = references).is_some()
+        self.state().sets.get_mut(&name).map(|fake| fake.references = references).is_some()
     }
 
     /// Puts a set of a type there that is none of ours: `list:set`.
     pub fn add_foreign(&self, name: SetName, described: &str) {
-        let held = Held { described: described.to_owned(), ..Held::default() };
-        self.state().sets.insert(name, held);
+        let fake = FakeSet { described: described.to_owned(), ..FakeSet::default() };
+        self.state().sets.insert(name, fake);
     }
 
     /// Has everything fail so from now on, or nothing.
@@ -75,26 +75,26 @@ impl FakeIpSets {
 
     /// The entries of a set, in order, if there is such a set.
     #[must_use]
-    pub fn held(&self, name: SetName) -> Option<Vec<Entry>> {
-        self.state().sets.get(&name).map(|held| held.entries.iter().copied().collect())
+    pub fn entries_in(&self, name: SetName) -> Option<Vec<Entry>> {
+        self.state().sets.get(&name).map(|fake| fake.entries.iter().copied().collect())
     }
 }
 
 /// Everything, as `ipset save` prints it, in order, without what the kernel chooses.
 impl fmt::Display for FakeIpSets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, held) in &self.state().sets {
-            match &held.set {
+        for (name, fake) in &self.state().sets {
+            match &fake.set {
                 Some(set) => writeln!(f, "{set}")?,
-                None => writeln!(f, "create {name} {}", held.described)?,
+                None => writeln!(f, "create {name} {}", fake.described)?,
             }
-            held.entries.iter().try_for_each(|entry| writeln!(f, "add {name} {entry}"))?;
+            fake.entries.iter().try_for_each(|entry| writeln!(f, "add {name} {entry}"))?;
         }
         Ok(())
     }
 }
 
-impl State {
+impl IpSetState {
     fn asked(&self) -> Result<(), IpSetError> {
         self.failing.map_or(Ok(()), |how| Err(how()))
     }
@@ -105,27 +105,27 @@ impl State {
         }
         match *operation {
             SetOperation::Create(set) => match self.sets.get(&set.name) {
-                Some(held) if held.set == Some(set) => {}
-                Some(held) => return Err(IpSetError::clash(&set, &held.found(set.name))),
+                Some(fake) if fake.set == Some(set) => {}
+                Some(fake) => return Err(IpSetError::clash(&set, &fake.found(set.name))),
                 None => {
-                    let held = Held { set: Some(set), described: described(&set), ..Held::default() };
-                    self.sets.insert(set.name, held);
+                    let fake = FakeSet { set: Some(set), described: described(&set), ..FakeSet::default() };
+                    self.sets.insert(set.name, fake);
                 }
             },
             SetOperation::Destroy(name) => {
-                if self.held(operation, name)?.references > 0 {
+                if self.existing(operation, name)?.references > 0 {
                     return Err(IpSetError::InUse(name));
                 }
                 self.sets.remove(&name);
             }
-            SetOperation::Flush(name) => self.held(operation, name)?.entries.clear(),
+            SetOperation::Flush(name) => self.existing(operation, name)?.entries.clear(),
             SetOperation::Swap(one, other) => self.swap(operation, one, other)?,
             SetOperation::Add(name, entry) => self.add(operation, name, entry, false)?,
             SetOperation::AddNew(name, entry) => self.add(operation, name, entry, true)?,
             SetOperation::Delete(name, entry) => {
-                let held = self.held(operation, name)?;
-                held.fits(operation, &entry)?;
-                if !held.entries.remove(&canonical(entry)) {
+                let fake = self.existing(operation, name)?;
+                fake.fits(operation, &entry)?;
+                if !fake.entries.remove(&canonical(entry)) {
                     return Err(IpSetError::NotFound(operation.object()));
                 }
             }
@@ -133,27 +133,27 @@ impl State {
         Ok(())
     }
 
-    fn held(&mut self, operation: &SetOperation, name: SetName) -> Result<&mut Held, IpSetError> {
+    fn existing(&mut self, operation: &SetOperation, name: SetName) -> Result<&mut FakeSet, IpSetError> {
         self.sets.get_mut(&name).ok_or_else(|| IpSetError::no_set(operation))
     }
 
     fn add(&mut self, operation: &SetOperation, name: SetName, entry: Entry, new: bool) -> Result<(), IpSetError> {
-        let held = self.held(operation, name)?;
-        held.fits(operation, &entry)?;
+        let fake = self.existing(operation, name)?;
+        fake.fits(operation, &entry)?;
         let entry = canonical(entry);
-        if held.entries.contains(&entry) {
+        if fake.entries.contains(&entry) {
             return if new { Err(IpSetError::Exists(operation.object())) } else { Ok(()) };
         }
-        let room = held.set.filter(|set| set.family.is_some()).map_or(usize::MAX, |set| to_usize(set.max_entries));
-        if held.entries.len() >= room {
+        let room = fake.set.filter(|set| set.family.is_some()).map_or(usize::MAX, |set| to_usize(set.max_entries));
+        if fake.entries.len() >= room {
             return Err(IpSetError::Full { name, entry: entry.to_string() });
         }
-        held.entries.insert(entry);
+        fake.entries.insert(entry);
         Ok(())
     }
 
     fn swap(&mut self, operation: &SetOperation, one: SetName, other: SetName) -> Result<(), IpSetError> {
-        let kinds = [one, other].map(|name| self.sets.get(&name).map(Held::kind));
+        let kinds = [one, other].map(|name| self.sets.get(&name).map(FakeSet::kind));
         let [Some(first), Some(second)] = kinds else { return Err(IpSetError::no_set(operation)) };
         if first != second {
             return Err(IpSetError::Mismatch(operation.object()));
@@ -164,25 +164,25 @@ impl State {
         // The kernel's rules keep pointing at the name's index, which is what is exchanged.
         let (Some(mut a), Some(mut b)) = (self.sets.remove(&one), self.sets.remove(&other)) else { return Ok(()) };
         std::mem::swap(&mut a.references, &mut b.references);
-        for (held, name) in [(a, other), (b, one)] {
-            let set = held.set.map(|set| Set { name, ..set });
-            self.sets.insert(name, Held { set, ..held });
+        for (fake, name) in [(a, other), (b, one)] {
+            let set = fake.set.map(|set| Set { name, ..set });
+            self.sets.insert(name, FakeSet { set, ..fake });
         }
         Ok(())
     }
 }
 
-impl Held {
+impl FakeSet {
     /// What has to be equal of two sets to be swapped.
     fn kind(&self) -> (Option<(SetType, Option<IpFamily>)>, Option<String>) {
         let kind = self.set.map(|set| (set.set_type, set.family));
         (kind, kind.is_none().then(|| self.described.clone()))
     }
 
-    fn found(&self, name: SetName) -> FoundSet {
+    fn found(&self, name: SetName) -> ObservedSet {
         let entries = u32::try_from(self.entries.len()).ok();
         let (set, described) = (self.set, self.described.clone());
-        FoundSet { name, set, described, references: self.references, entries }
+        ObservedSet { name, set, described, references: self.references, entries }
     }
 
     /// Whether an entry can be in this set.
@@ -200,9 +200,9 @@ impl Held {
             return Err(mismatch());
         }
         let wrong = match *entry {
-            Entry::IpPort(Place { protocol: 0, .. })
-            | Entry::IpPortIp(Place { protocol: 0, .. }, _)
-            | Entry::IpPortNet(Place { protocol: 0, .. }, _) => Some("invalid protocol"),
+            Entry::IpPort(IpPortProto { protocol: 0, .. })
+            | Entry::IpPortIp(IpPortProto { protocol: 0, .. }, _)
+            | Entry::IpPortNet(IpPortProto { protocol: 0, .. }, _) => Some("invalid protocol"),
             Entry::IpPortNet(_, net) if net.prefix_len() == 0 => Some("invalid prefix length"),
             Entry::Ip(IpAddr::V4(ip)) if ip.is_unspecified() => Some("the address is zero"),
             Entry::Ip(IpAddr::V6(ip)) if ip.is_unspecified() => Some("the address is zero"),
@@ -228,31 +228,31 @@ fn to_usize(number: u32) -> usize {
 }
 
 impl IpSets for FakeIpSets {
-    fn sets(&mut self, each: &mut dyn FnMut(FoundSet)) -> Result<(), IpSetError> {
+    fn sets(&mut self, each: &mut dyn FnMut(ObservedSet)) -> Result<(), IpSetError> {
         let mut state = self.state();
         state.asked()?;
         state.listings += 1;
-        let found: Vec<FoundSet> = state.sets.iter().map(|(name, held)| held.found(*name)).collect();
+        let found: Vec<ObservedSet> = state.sets.iter().map(|(name, fake)| fake.found(*name)).collect();
         drop(state);
         found.into_iter().for_each(each);
         Ok(())
     }
 
-    fn set(&mut self, name: SetName) -> Result<Option<FoundSet>, IpSetError> {
+    fn set(&mut self, name: SetName) -> Result<Option<ObservedSet>, IpSetError> {
         let state = self.state();
         state.asked()?;
-        Ok(state.sets.get(&name).map(|held| held.found(name)))
+        Ok(state.sets.get(&name).map(|fake| fake.found(name)))
     }
 
     fn entries(&mut self, name: SetName, each: &mut dyn FnMut(Entry)) -> Result<(), IpSetError> {
         let mut state = self.state();
         state.asked()?;
         state.listings += 1;
-        let held = state.sets.get(&name).ok_or_else(|| IpSetError::NotFound(format!("ipset {name}")))?;
-        if held.set.is_none() {
-            return Err(IpSetError::foreign(name, &held.described));
+        let fake = state.sets.get(&name).ok_or_else(|| IpSetError::NotFound(format!("ipset {name}")))?;
+        if fake.set.is_none() {
+            return Err(IpSetError::foreign(name, &fake.described));
         }
-        let entries: Vec<Entry> = held.entries.iter().copied().collect();
+        let entries: Vec<Entry> = fake.entries.iter().copied().collect();
         drop(state);
         entries.into_iter().for_each(each);
         Ok(())

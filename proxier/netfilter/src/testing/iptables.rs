@@ -35,7 +35,7 @@ const TARGETS: [&str; 8] = ["ACCEPT", "DROP", "RETURN", "REJECT", "MARK", "MASQU
 type Chains = BTreeMap<String, Vec<String>>;
 
 #[derive(Debug)]
-struct State {
+struct IptablesState {
     tables: BTreeMap<Table, Chains>,
     refused: Option<(String, bool)>,
     batch: usize,
@@ -47,7 +47,7 @@ struct State {
 
 /// The tools and the kernel behind them.
 #[derive(Clone, Debug)]
-pub struct FakeIptables(Arc<Mutex<State>>);
+pub struct FakeIptables(Arc<Mutex<IptablesState>>);
 
 impl Default for FakeIptables {
     fn default() -> Self {
@@ -56,7 +56,7 @@ impl Default for FakeIptables {
             (table, chains.collect())
         };
         let tables = Table::ALL.into_iter().map(empty).collect();
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(IptablesState {
             tables,
             refused: None,
             batch: usize::MAX,
@@ -68,7 +68,7 @@ impl Default for FakeIptables {
 }
 
 impl FakeIptables {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, IptablesState> {
         // A test that panics with the lock has failed already.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -173,7 +173,7 @@ impl fmt::Display for FakeIptables {
     }
 }
 
-impl State {
+impl IptablesState {
     /// Somebody changed something.
     fn touch(&mut self) {
         self.generation = self.generation.map(|generation| generation.wrapping_add(1));
@@ -229,7 +229,7 @@ fn command(table: Table, chains: &mut Chains, line: &str) -> Result<(), String> 
         "-A" => rules.push(rule),
         "-I" => rules.insert(0, rule),
         "-D" => {
-            let at = rules.iter().position(|held| *held == rule);
+            let at = rules.iter().position(|present| *present == rule);
             rules.remove(at.ok_or("Bad rule (does a matching rule exist in that chain?).")?);
         }
         _ => return Err(format!("unknown command {verb:?}")),
@@ -269,7 +269,7 @@ impl IptablesTool for FakeIptables {
         let words = || text.split_whitespace();
         let state = self.state();
         let rules = state.tables[&table].get(builtin).into_iter().flatten();
-        Ok(rules.into_iter().any(|held| held.split(' ').eq(words())))
+        Ok(rules.into_iter().any(|present| present.split(' ').eq(words())))
     }
 
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
@@ -291,16 +291,16 @@ impl IptablesTool for FakeIptables {
 
     fn table_state(&mut self, table: Table, chains: &[Chain]) -> io::Result<Option<TableState>> {
         let state = self.state();
-        let held = &state.tables[&table];
+        let present = &state.tables[&table];
         let u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         if state.generation.is_none() {
             // As the kernel counts: two entries for each chain, one for the end.
-            let entries = u32(held.values().flatten().count() + 2 * held.len() + 1);
+            let entries = u32(present.values().flatten().count() + 2 * present.len() + 1);
             return Ok(Some(TableState::Size(TableSize { entries, bytes: entries.saturating_mul(152) })));
         }
         let state_of = |chain: &Chain| {
-            let rules = held.get(chain.as_str())?;
-            let jumps = held.values().flatten().filter(|rule| target(rule) == Some(chain.as_str()));
+            let rules = present.get(chain.as_str())?;
+            let jumps = present.values().flatten().filter(|rule| target(rule) == Some(chain.as_str()));
             Some(ChainState { handle: 1, uses: u32(rules.len() + jumps.count()) })
         };
         Ok(Some(TableState::Chains(chains.iter().map(state_of).collect())))

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::IpFamily;
-use crate::ipvs::{Connections, Forward, Listed, RealServer, ServerKey, Statistics, Timeouts, VirtualServer};
+use crate::ipvs::{Connections, Forward, ListedServer, RealServer, ServerKey, Statistics, Timeouts, VirtualServer};
 use crate::kernel::{IpvsError, IpvsTable, Operation};
 
 /// The schedulers that kernels have.
@@ -20,7 +20,7 @@ const SCHEDULERS: [&str; 14] =
 type Reals = BTreeMap<SocketAddr, (RealServer, Connections)>;
 
 #[derive(Debug)]
-struct State {
+struct IpvsState {
     virtuals: BTreeMap<ServerKey, (VirtualServer, Reals)>,
     timeouts: Timeouts,
     without: BTreeSet<String>,
@@ -34,11 +34,11 @@ struct State {
 
 /// An empty table, with every scheduler.
 #[derive(Clone, Debug)]
-pub struct FakeIpvs(Arc<Mutex<State>>);
+pub struct FakeIpvs(Arc<Mutex<IpvsState>>);
 
 impl Default for FakeIpvs {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(IpvsState {
             virtuals: BTreeMap::new(),
             timeouts: Timeouts { tcp: 900, tcp_fin: 120, udp: 300 },
             without: BTreeSet::new(),
@@ -53,7 +53,7 @@ impl Default for FakeIpvs {
 }
 
 impl FakeIpvs {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, IpvsState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -123,7 +123,7 @@ impl fmt::Display for FakeIpvs {
     }
 }
 
-impl State {
+impl IpvsState {
     /// How often each entry is listed.
     fn times(&self) -> usize {
         if self.twice { 2 } else { 1 }
@@ -157,7 +157,7 @@ impl State {
                     return Err(libc::ESRCH);
                 }
                 self.schedulable(&server)?;
-                self.virtuals.entry(key).and_modify(|(held, _)| *held = server);
+                self.virtuals.entry(key).and_modify(|(present, _)| *present = server);
             }
             Operation::DeleteVirtual(_) => {
                 self.virtuals.remove(&key).ok_or(libc::ESRCH)?;
@@ -236,8 +236,8 @@ impl IpvsTable for FakeIpvs {
         Ok(())
     }
 
-    fn list(&mut self, family: IpFamily, each: &mut dyn FnMut(Listed)) -> Result<(), IpvsError> {
-        self.virtual_servers(family, &mut |server| each(Listed::Server(server, Statistics::default())))
+    fn list(&mut self, family: IpFamily, each: &mut dyn FnMut(ListedServer)) -> Result<(), IpvsError> {
+        self.virtual_servers(family, &mut |server| each(ListedServer::Server(server, Statistics::default())))
     }
 
     fn list_real(

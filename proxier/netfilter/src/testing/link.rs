@@ -15,7 +15,7 @@ use crate::kernel::link::{DUMMY, Device};
 use crate::kernel::{AddressOperation, DeviceName, LinkError, Links};
 
 #[derive(Debug, Default)]
-struct State {
+struct LinkState {
     devices: BTreeMap<DeviceName, (Device, Vec<IpNet>)>,
     made: u32,
     failing: Option<fn() -> LinkError>,
@@ -26,10 +26,10 @@ struct State {
 
 /// A host without devices, until somebody makes some.
 #[derive(Clone, Debug, Default)]
-pub struct FakeLinks(Arc<Mutex<State>>);
+pub struct FakeLinks(Arc<Mutex<LinkState>>);
 
 impl FakeLinks {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LinkState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -55,7 +55,7 @@ impl FakeLinks {
 
     /// The addresses of a device, in the order in which it got them, if there is such a device.
     #[must_use]
-    pub fn held(&self, name: DeviceName) -> Option<Vec<IpNet>> {
+    pub fn addresses_on(&self, name: DeviceName) -> Option<Vec<IpNet>> {
         self.state().devices.get(&name).map(|(_, addresses)| addresses.clone())
     }
 
@@ -83,7 +83,7 @@ impl fmt::Display for FakeLinks {
     }
 }
 
-impl State {
+impl LinkState {
     fn asked(&self) -> Result<(), LinkError> {
         self.failing.map_or(Ok(()), |how| Err(how()))
     }
@@ -105,22 +105,23 @@ impl State {
         if self.refused == Some(address) {
             return Err(refusal(name, operation, libc::ENOMEM));
         }
-        let (_, held) = self.device(name)?;
-        let at = held.iter().position(|held| *held == address);
+        let (_, present) = self.device(name)?;
+        let at = present.iter().position(|present| *present == address);
         // IPv6 has an address once, whatever the prefix.
-        let again =
-            held.iter().any(|held| *held == address || (address.addr().is_ipv6() && held.addr() == address.addr()));
+        let again = present
+            .iter()
+            .any(|present| *present == address || (address.addr().is_ipv6() && present.addr() == address.addr()));
         match (operation, at) {
             (AddressOperation::Add(_), _) if again => {
                 return Err(refusal(name, operation, libc::EEXIST));
             }
-            (AddressOperation::Add(_), _) => held.push(address),
+            (AddressOperation::Add(_), _) => present.push(address),
             (AddressOperation::Delete(_), Some(at)) => {
-                held.remove(at);
+                present.remove(at);
                 // IPv4: with the first address of a network the others of it go, unless promote_secondaries is set.
                 let same = |other: &IpNet| address.addr().is_ipv4() && other.trunc() == address.trunc();
-                if !held[..at].iter().any(same) {
-                    held.retain(|other| !same(other));
+                if !present[..at].iter().any(same) {
+                    present.retain(|other| !same(other));
                 }
             }
             (AddressOperation::Delete(_), None) => {
@@ -177,8 +178,8 @@ impl Links for FakeLinks {
         let mut state = self.state();
         state.asked()?;
         state.listings += 1;
-        let (_, held) = state.device(name)?;
-        let addresses: Vec<IpNet> = held.iter().copied().filter(|net| IpFamily::of_net(net) == family).collect();
+        let (_, present) = state.device(name)?;
+        let addresses: Vec<IpNet> = present.iter().copied().filter(|net| IpFamily::of_net(net) == family).collect();
         drop(state);
         addresses.into_iter().for_each(each);
         Ok(())

@@ -28,7 +28,7 @@ struct FakeTable {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct NftablesState {
     tables: BTreeMap<(IpFamily, Name), FakeTable>,
     generation: u32,
     handles: u64,
@@ -41,10 +41,10 @@ struct State {
 
 /// A kernel that has nothing but nf_tables.
 #[derive(Clone, Debug, Default)]
-pub struct FakeNftables(Arc<Mutex<State>>);
+pub struct FakeNftables(Arc<Mutex<NftablesState>>);
 
 impl FakeNftables {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, NftablesState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -79,23 +79,27 @@ impl FakeNftables {
     #[must_use]
     pub fn text(&self) -> String {
         let state = self.state();
-        state.tables.iter().map(|((family, name), table)| Listed { family: *family, name, table }.to_string()).collect()
+        state
+            .tables
+            .iter()
+            .map(|((family, name), table)| ListedServer { family: *family, name, table }.to_string())
+            .collect()
     }
 }
 
-struct Listed<'a> {
+struct ListedServer<'a> {
     family: IpFamily,
     name: &'a Name,
     table: &'a FakeTable,
 }
 
-impl fmt::Display for Listed<'_> {
+impl fmt::Display for ListedServer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table {} {} {{", self.family.nft(), self.name)?;
         self.table.comment.iter().try_for_each(|comment| writeln!(f, "\tcomment \"{comment}\""))?;
         self.table.counters.keys().try_for_each(|name| writeln!(f, "\tcounter {name} {{\n\t}}"))?;
         for (set, elements) in self.table.sets.values() {
-            write!(f, "\t{} {} {{\n{set}", set.word(), set.name)?;
+            write!(f, "\t{} {} {{\n{set}", set.keyword(), set.name)?;
             if !elements.is_empty() {
                 let elements: Vec<String> = elements.values().map(|element| element.of(set).to_string()).collect();
                 writeln!(f, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t     "))?;
@@ -227,8 +231,8 @@ impl FakeTable {
                 elements.iter().try_for_each(|element| self.add_element(&set.name, element))?;
             }
             Operation::DeleteElements(set, elements) => {
-                let (_, held) = self.sets.get_mut(&set.name).ok_or(libc::ENOENT)?;
-                elements.iter().try_for_each(|e| held.remove(&e.key).map(drop).ok_or(libc::ENOENT))?;
+                let (_, present) = self.sets.get_mut(&set.name).ok_or(libc::ENOENT)?;
+                elements.iter().try_for_each(|e| present.remove(&e.key).map(drop).ok_or(libc::ENOENT))?;
             }
             Operation::AddCounter(name) => _ = self.counters.insert(name.clone(), ()),
             Operation::DeleteCounter(name) => {
@@ -243,7 +247,7 @@ impl FakeTable {
     }
 }
 
-impl State {
+impl NftablesState {
     /// All that is wrong with these operations; nothing, and they are done.
     fn part(&mut self, table: &Table, start: usize, operations: &[Operation], keep: bool) -> Result<(), NftError> {
         let key = (table.family, table.name.clone());
@@ -357,10 +361,10 @@ impl NftTables for FakeNftables {
         lists: &mut dyn Iterator<Item = Vec<Bytes>>,
         each: &mut dyn FnMut(Element),
     ) -> Result<(), NftError> {
-        let mut held = BTreeMap::new();
-        self.elements(table, set, &mut |element| _ = held.insert(element.key.clone(), element))?;
+        let mut present = BTreeMap::new();
+        self.elements(table, set, &mut |element| _ = present.insert(element.key.clone(), element))?;
         lists
-            .flat_map(|list| list.into_iter().map_while(|key| held.get(&key).cloned()).collect::<Vec<_>>())
+            .flat_map(|list| list.into_iter().map_while(|key| present.get(&key).cloned()).collect::<Vec<_>>())
             .for_each(each);
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netfilter::IpFamily;
-use netfilter::nft::held::{Element, Found, Set, Table};
+use netfilter::nft::ruleset::{Element, ElementLookup, Set, Table};
 use netfilter::nft::{Expression, Name, Value, Verdict};
 
 use self::reading::{OF_ALL, Reading};
@@ -257,8 +257,8 @@ pub fn node_port_ips(table: &Table) -> Option<Vec<IpAddr>> {
 #[must_use]
 pub fn endpoint_in(table: &Table, set: &str, key: &[u8]) -> Option<std::net::SocketAddr> {
     match table.sets.get(set)?.find(key) {
-        Found::Yes(element) => ways::endpoint(element),
-        Found::No | Found::NotAsked => None,
+        ElementLookup::Present(element) => ways::endpoint(element),
+        ElementLookup::Absent | ElementLookup::Unread => None,
     }
 }
 

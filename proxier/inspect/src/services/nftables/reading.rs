@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use netfilter::IpFamily;
-use netfilter::nft::held::{Element, Found, Rule, Table};
+use netfilter::nft::ruleset::{Element, ElementLookup, Rule, Table};
 use netfilter::nft::{Name, Verdict};
 
 use super::ways::{Destination, Ways, octets, ways};
@@ -78,7 +78,7 @@ impl<'a> Reading<'a> {
             Some(port) if port.cluster_ip == ip => AddressKind::ClusterIp,
             Some(port) if port.load_balancer_vips.contains(&ip) => AddressKind::LoadBalancer,
             Some(_) => AddressKind::ExternalIp,
-            None if cluster_ips.is_some_and(|set| matches!(set.find(&octets(ip)), Found::Yes(_))) => {
+            None if cluster_ips.is_some_and(|set| matches!(set.find(&octets(ip)), ElementLookup::Present(_))) => {
                 AddressKind::ClusterIp
             }
             None if entry.restricted.is_some() => AddressKind::LoadBalancer,
@@ -104,8 +104,8 @@ impl<'a> Reading<'a> {
         let place = usize::from(to.ip.is_none());
         let named = |name: &str, element: Option<&'a Element>| element.map(|element| (Name::from(name), element));
         let cluster_ip = to.ip.and_then(|ip| match self.table.sets.get(CLUSTER_IPS)?.find(&octets(ip)) {
-            Found::Yes(element) => named(CLUSTER_IPS, Some(element)),
-            Found::No | Found::NotAsked => None,
+            ElementLookup::Present(element) => named(CLUSTER_IPS, Some(element)),
+            ElementLookup::Absent | ElementLookup::Unread => None,
         });
         [
             named(SERVICES[place], entry.service),

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use netfilter::IpFamily;
-use netfilter::nft::held::{Element, Found, Rule, Set, Table};
-use netfilter::nft::{Bytes, Expression, Field, Key, Load, Name, Origin, Register, SetOperation, Value, Verdict};
+use netfilter::nft::ruleset::{Element, ElementLookup, Rule, Set, Table};
+use netfilter::nft::{Bytes, Expression, Field, Key, Load, Name, PayloadBase, Register, SetOperation, Value, Verdict};
 
 use crate::walk::MOST_CHOICES;
 
@@ -257,7 +257,7 @@ impl<'a> Walk<'a> {
     fn load(&self, from: Load) -> Held {
         match (from, self.to.ip) {
             (Load::Protocol, _) => Held::Known(vec![self.to.protocol]),
-            (Load::Payload(Origin::Transport, 2), _) => Held::Known(self.to.port.to_be_bytes().to_vec()),
+            (Load::Payload(PayloadBase::Transport, 2), _) => Held::Known(self.to.port.to_be_bytes().to_vec()),
             (from, Some(ip)) if from == Field::Destination(self.family).load() => Held::Known(octets(ip)),
             (Load::Random { modulus, offset }, _) => Held::Random { modulus, offset },
             (Load::Mark, _) => Held::Mark,
@@ -310,8 +310,8 @@ impl<'a> Walk<'a> {
         #[allow(clippy::cast_precision_loss)] // endpoints are few
         let share = 1.0 / keys.len() as f64;
         let find = |key: &Vec<u8>| match set.find(key) {
-            Found::Yes(element) => Some(element),
-            Found::No | Found::NotAsked => None,
+            ElementLookup::Present(element) => Some(element),
+            ElementLookup::Absent | ElementLookup::Unread => None,
         };
         step.chosen = keys.iter().map(|key| (share, find(key))).collect();
         if !set.is_anonymous() {

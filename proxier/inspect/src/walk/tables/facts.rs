@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use netfilter::nft::{Load, Origin};
+use netfilter::nft::{Load, PayloadBase};
 
 use super::super::chains::Traveller;
 use super::super::packet::ConnState;
@@ -67,28 +67,28 @@ pub(super) fn load(from: Load, width: u32, traveller: &Traveller, spot: &Spot<'_
         Load::Meta(1) => Ok(if packet.source.is_ipv4() { vec![8, 0] } else { vec![0x86, 0xdd] }),
         Load::Meta(19) => Ok(vec![0]),
         Load::Meta(key) => unknown(format!("meta {key} is not known here")),
-        Load::State => number(state(traveller, spot)),
-        Load::Direction | Load::Status | Load::ConnectionMark | Load::Connection(..)
+        Load::CtState => number(state(traveller, spot)),
+        Load::CtDirection | Load::CtStatus | Load::CtMark | Load::Ct(..)
             if !spot.tracked || traveller.untracked || packet.state == ConnState::Invalid =>
         {
             Err(Miss::None)
         }
-        Load::Direction if packet.state == ConnState::New => Ok(vec![0]),
-        Load::Direction => unknown("which direction a later packet has is not known"),
-        Load::Status => {
+        Load::CtDirection if packet.state == ConnState::New => Ok(vec![0]),
+        Load::CtDirection => unknown("which direction a later packet has is not known"),
+        Load::CtStatus => {
             let bits = [(traveller.translated, DNAT), (traveller.masqueraded, SNAT)];
             let later = if packet.state == ConnState::New { 0 } else { SEEN_AND_CONFIRMED };
             number(bits.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum::<u32>() | later)
         }
-        Load::ConnectionMark => match traveller.connection_mark {
+        Load::CtMark => match traveller.connection_mark {
             Some(mark) => number(mark),
             None => unknown("the mark of a known connection is not read"),
         },
-        Load::Connection(key, direction) => connection(key, direction, traveller),
-        Load::SourceKind => number(kind(packet.source.ip(), spot)),
-        Load::DestinationKind => number(kind(packet.destination.ip(), spot)),
-        Load::Route { result, flags } => route(result, flags, traveller, spot),
-        Load::Random { .. } | Load::InTurn { .. } => unknown("a choice by chance"),
+        Load::Ct(key, direction) => connection(key, direction, traveller),
+        Load::SourceType => number(kind(packet.source.ip(), spot)),
+        Load::DestinationType => number(kind(packet.destination.ip(), spot)),
+        Load::Fib { result, flags } => route(result, flags, traveller, spot),
+        Load::Random { .. } | Load::Incremental { .. } => unknown("a choice by chance"),
     }
 }
 
@@ -186,20 +186,20 @@ fn connection(key: u32, direction: Option<u8>, traveller: &Traveller) -> Loaded 
 }
 
 /// Bytes of a header, as far as they are known.
-fn payload(origin: Origin, offset: u32, width: u32, traveller: &Traveller) -> Loaded {
+fn payload(origin: PayloadBase, offset: u32, width: u32, traveller: &Traveller) -> Loaded {
     let header = match origin {
-        Origin::Link => Vec::new(),
-        Origin::Network => network(traveller),
-        Origin::Transport => transport(traveller),
+        PayloadBase::Link => Vec::new(),
+        PayloadBase::Network => network(traveller),
+        PayloadBase::Transport => transport(traveller),
     };
     let size = |number| usize::try_from(number).unwrap_or(usize::MAX);
     let range = size(offset)..size(offset).saturating_add(size(width));
     let bytes: Option<Vec<u8>> = header.get(range).and_then(|bytes| bytes.iter().copied().collect());
     bytes.ok_or_else(|| {
         let which = match origin {
-            Origin::Link => "link layer",
-            Origin::Network => "network",
-            Origin::Transport => "transport",
+            PayloadBase::Link => "link layer",
+            PayloadBase::Network => "network",
+            PayloadBase::Transport => "transport",
         };
         Miss::Unknown(format!("byte {offset} of the {which} header is not known"))
     })

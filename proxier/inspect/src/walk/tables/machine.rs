@@ -5,9 +5,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use netfilter::IpFamily;
-use netfilter::nft::held::{Element, Found, Lack, Rule, Set, TableId};
+use netfilter::nft::ruleset::{Element, ElementLookup, Rule, Set, TableId, UnreadPart};
 use netfilter::nft::{
-    Bytes, Expression, Load, Name, Order, Register, Registers as Range, SetOperation, Translation, Value, Verdict,
+    Bytes, Comparison, Expression, Load, Name, Register, Registers as Range, SetOperation, Translation, Value, Verdict,
 };
 
 use super::super::MOST_CHOICES;
@@ -66,7 +66,7 @@ struct State {
 }
 
 /// Carries out a rule. Ways that come to the same are one.
-pub(super) fn run(spot: &Spot<'_>, rule: &Rule, mut traveller: Traveller, lacks: &mut Vec<Lack>) -> Vec<Run> {
+pub(super) fn run(spot: &Spot<'_>, rule: &Rule, mut traveller: Traveller, lacks: &mut Vec<UnreadPart>) -> Vec<Run> {
     // What was met before is not looked at, and is much to copy.
     let steps = std::mem::take(&mut traveller.steps);
     let doubts = std::mem::take(&mut traveller.doubts);
@@ -137,15 +137,22 @@ impl State {
         done.map_or_else(|| self.doubt("it changes something that it did not load"), |()| Flow::Next)
     }
 
-    fn execute(&mut self, expression: &Expression, spot: &Spot<'_>, lacks: &mut Vec<Lack>) -> Flow {
+    fn execute(&mut self, expression: &Expression, spot: &Spot<'_>, lacks: &mut Vec<UnreadPart>) -> Flow {
         self.carry_out(expression, spot, lacks).unwrap_or_else(|flow| flow)
     }
 
-    fn carry_out(&mut self, expression: &Expression, spot: &Spot<'_>, lacks: &mut Vec<Lack>) -> Result<Flow, Flow> {
+    fn carry_out(
+        &mut self,
+        expression: &Expression,
+        spot: &Spot<'_>,
+        lacks: &mut Vec<UnreadPart>,
+    ) -> Result<Flow, Flow> {
         let size = |length: u32| usize::try_from(length).unwrap_or(usize::MAX);
         Ok(match expression {
             Expression::Load {
-                from: Load::Random { modulus, offset } | Load::InTurn { modulus, offset }, to, ..
+                from: Load::Random { modulus, offset } | Load::Incremental { modulus, offset },
+                to,
+                ..
             }
             | Expression::Hash { modulus, offset, to, .. } => self.choose(*to, *modulus, *offset),
             Expression::Load { from, width, to } => match facts::load(*from, *width, &self.traveller, spot) {
@@ -175,13 +182,13 @@ impl State {
             Expression::Compare { register, not, value } => {
                 self.goes_on((self.value(*register, value.len())? == value) != *not)
             }
-            Expression::Compared { register, order, value } => {
+            Expression::CompareOrder { register, order, value } => {
                 let found = self.value(*register, value.len())?;
                 self.goes_on(match order {
-                    Order::Less => found < value.as_slice(),
-                    Order::LessOrEqual => found <= value.as_slice(),
-                    Order::Greater => found > value.as_slice(),
-                    Order::GreaterOrEqual => found >= value.as_slice(),
+                    Comparison::Less => found < value.as_slice(),
+                    Comparison::LessOrEqual => found <= value.as_slice(),
+                    Comparison::Greater => found > value.as_slice(),
+                    Comparison::GreaterOrEqual => found >= value.as_slice(),
                 })
             }
             Expression::Range { register, not, from, to } => {
@@ -208,9 +215,15 @@ impl State {
     }
 
     /// What the table says of a key: as the kernel holds it, and as rules changed it on the way.
-    fn find<'a>(&self, spot: &Spot<'a>, lacks: &mut Vec<Lack>, name: &str, at: Register) -> Result<Asked<'a>, Flow> {
+    fn find<'a>(
+        &self,
+        spot: &Spot<'a>,
+        lacks: &mut Vec<UnreadPart>,
+        name: &str,
+        at: Register,
+    ) -> Result<Asked<'a>, Flow> {
         let Some((name, set)) = spot.table.sets.get_key_value(name) else {
-            lacks.push(Lack::Set(spot.id.clone(), name.into()));
+            lacks.push(UnreadPart::Set(spot.id.clone(), name.into()));
             return Err(Flow::End(End::Passed));
         };
         let key = self.value(at, set.key_length())?;
@@ -219,10 +232,10 @@ impl State {
             return Ok(Asked { set, place, here: *here, element: None });
         }
         let element = match set.find(key) {
-            Found::Yes(element) => Some(element),
-            Found::No => None,
-            Found::NotAsked => {
-                lacks.push(Lack::Key(place.0.clone(), place.1.clone(), place.2.clone()));
+            ElementLookup::Present(element) => Some(element),
+            ElementLookup::Absent => None,
+            ElementLookup::Unread => {
+                lacks.push(UnreadPart::Key(place.0.clone(), place.1.clone(), place.2.clone()));
                 None
             }
         };
@@ -232,7 +245,7 @@ impl State {
     fn lookup(
         &mut self,
         spot: &Spot<'_>,
-        lacks: &mut Vec<Lack>,
+        lacks: &mut Vec<UnreadPart>,
         (set, key): (&str, Register),
         (to, verdict, not): (Option<Register>, bool, bool),
     ) -> Result<Flow, Flow> {
@@ -258,7 +271,7 @@ impl State {
     fn remember(
         &mut self,
         spot: &Spot<'_>,
-        lacks: &mut Vec<Lack>,
+        lacks: &mut Vec<UnreadPart>,
         set: &str,
         operation: SetOperation,
         key: Register,
@@ -327,7 +340,7 @@ impl State {
         }
         let hooks: &[&str] = match kind {
             Translation::Source => &["POSTROUTING", "INPUT"],
-            Translation::Destination | Translation::Here => &["PREROUTING", "OUTPUT"],
+            Translation::Destination | Translation::Redirect => &["PREROUTING", "OUTPUT"],
             Translation::Masquerade => &["POSTROUTING"],
         };
         if !spot.nat || !hooks.contains(&spot.place.hook) || flags & NETMAP != 0 {
@@ -356,15 +369,15 @@ impl State {
             Translation::Source => (&mut packet.source, ip),
             Translation::Masquerade => (&mut packet.source, own(spot.place.out_interface(to))),
             Translation::Destination => (&mut packet.destination, ip),
-            Translation::Here if spot.place.hook == "OUTPUT" => {
+            Translation::Redirect if spot.place.hook == "OUTPUT" => {
                 (&mut packet.destination, Some(spot.place.family.localhost()))
             }
-            Translation::Here => (&mut packet.destination, own(Some(spot.place.in_interface))),
+            Translation::Redirect => (&mut packet.destination, own(Some(spot.place.in_interface))),
         };
         *end = SocketAddr::new(ip.unwrap_or(end.ip()), port.unwrap_or(end.port()));
         match kind {
             Translation::Source | Translation::Masquerade => traveller.masqueraded = true,
-            Translation::Destination | Translation::Here => traveller.translated = true,
+            Translation::Destination | Translation::Redirect => traveller.translated = true,
         }
         traveller.settled = true;
         Ok(Flow::End(End::Matched(Some(Verdict::Accept))))

@@ -7,7 +7,7 @@ mod facts;
 mod machine;
 mod registers;
 
-use netfilter::nft::held::{Chain, Lack, Rule, Table, TableId};
+use netfilter::nft::ruleset::{Chain, Rule, Table, TableId, UnreadPart};
 use netfilter::nft::{Expression, Name, Verdict};
 
 use super::chains::{Decision, Place, Traveller};
@@ -31,7 +31,7 @@ pub(super) struct Spot<'a> {
 #[derive(Default)]
 pub(super) struct Walked {
     pub(super) ends: Vec<(Traveller, Decision)>,
-    pub(super) lacks: Vec<Lack>,
+    pub(super) lacks: Vec<UnreadPart>,
 }
 
 /// A chain being walked and the rule that comes next in it.
@@ -71,7 +71,7 @@ pub(super) fn walk<'a>(
             continue;
         };
         let Some(rules) = &frame.chain.rules else {
-            walked.lacks.push(Lack::Rules(spot.id.clone(), frame.name.clone()));
+            walked.lacks.push(UnreadPart::Rules(spot.id.clone(), frame.name.clone()));
             walk.stack.pop();
             open.push(walk);
             continue;

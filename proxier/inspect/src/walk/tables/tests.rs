@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use netfilter::IpFamily;
 use netfilter::kernel::nftables::any_expression;
-use netfilter::nft::held::{Chain, Element, Elements, Part, Rule, Ruleset, Set, Table, TableId};
-use netfilter::nft::{Base, Expression, Hook, Kind, Load, Name, Register, SetOperation, Translation, Value, Verdict};
+use netfilter::nft::ruleset::{Chain, Element, Elements, KeyField, Rule, Ruleset, Set, Table, TableId};
+use netfilter::nft::{
+    BaseChain, ChainType, Expression, Hook, Load, Name, Register, SetOperation, Translation, Value, Verdict,
+};
 use proptest::prelude::*;
 
 use crate::rules;
@@ -42,7 +44,7 @@ fn choices_that_multiply_beyond_counting_are_not_followed() {
     let choose = |to| Expression::Load { from: Load::Random { modulus: 4096, offset: 0 }, width: 4, to: Register(to) };
     let expressions = (0..8).map(choose).chain([Expression::Verdict(Verdict::Drop)]).collect();
     let rule = Rule { handle: 1, expressions, comment: None, counters: None };
-    let base = Some(Base { kind: Kind::Filter, hook: Hook::Prerouting, priority: 0, drop: false });
+    let base = Some(BaseChain { kind: ChainType::Filter, hook: Hook::Prerouting, priority: 0, drop: false });
     let chain = Chain { handle: 1, base, comment: None, rules: Some(vec![rule]) };
     let traced = trace(Table { chains: [("c".into(), chain)].into(), ..Table::default() }).expect("a trace");
     let sum: f64 = traced.branches.iter().map(|branch| branch.outcome.probability).sum();
@@ -64,8 +66,8 @@ fn at_home(expression: Expression, nth: usize) -> Expression {
         Expression::Load { from: Load::Random { modulus, offset }, width, to } => {
             Expression::Load { from: Load::Random { modulus: few(modulus), offset }, width, to }
         }
-        Expression::Load { from: Load::InTurn { modulus, offset }, width, to } => {
-            Expression::Load { from: Load::InTurn { modulus: few(modulus), offset }, width, to }
+        Expression::Load { from: Load::Incremental { modulus, offset }, width, to } => {
+            Expression::Load { from: Load::Incremental { modulus: few(modulus), offset }, width, to }
         }
         Expression::Hash { of, to, modulus, offset } => Expression::Hash { of, to, modulus: few(modulus), offset },
         other => other,
@@ -97,8 +99,8 @@ fn any_set() -> impl Strategy<Value = Set> {
                 value,
                 ..Element::member(key.into())
             });
-            let elements = if whole { Elements::whole(list.collect()) } else { Elements::default() };
-            let key = parts.into_iter().map(|(kind, width)| Part { kind, width }).collect();
+            let elements = if whole { Elements::complete(list.collect()) } else { Elements::default() };
+            let key = parts.into_iter().map(|(kind, width)| KeyField { kind, width }).collect();
             Set { flags, key, elements, ..Set::default() }
         },
     )
@@ -112,7 +114,7 @@ proptest! {
     ) {
         let chains = chains.into_iter().zip(CHAINS).map(|((rules, base), name)| {
             let base = base.map(|(hook, nat, priority, drop)| {
-                Base { kind: if nat { Kind::Nat } else { Kind::Filter }, hook: Hook::ALL[hook], priority, drop }
+                BaseChain { kind: if nat { ChainType::Nat } else { ChainType::Filter }, hook: Hook::ALL[hook], priority, drop }
             });
             (name.into(), Chain { handle: 1, base, comment: None, rules: Some(rules) })
         });
@@ -135,7 +137,7 @@ fn rule(expressions: Vec<Expression>) -> Rule {
 
 /// A table with one chain that all packets come by.
 fn table(rules: Vec<Rule>, sets: BTreeMap<Name, Set>) -> Table {
-    let base = Some(Base { kind: Kind::Filter, hook: Hook::Prerouting, priority: 0, drop: false });
+    let base = Some(BaseChain { kind: ChainType::Filter, hook: Hook::Prerouting, priority: 0, drop: false });
     let chain = Chain { handle: 1, base, comment: None, rules: Some(rules) };
     Table { chains: BTreeMap::from([("c".into(), chain)]), sets, ..Table::default() }
 }
@@ -177,10 +179,10 @@ fn what_was_not_read_is_told() {
     let lookup = Expression::Lookup { set: "s".into(), key: AT, to: None, verdict: false, not: false };
     let rules = vec![rule(vec![load, lookup, Expression::Verdict(Verdict::Drop)])];
     assert_eq!(trace(table(rules.clone(), BTreeMap::new())).expect("a trace").lacks.len(), 1);
-    let mut set = Set { key: vec![Part { kind: 12, width: 1 }], ..Set::default() };
+    let mut set = Set { key: vec![KeyField { kind: 12, width: 1 }], ..Set::default() };
     let sets = |set: &Set| BTreeMap::from([("s".into(), set.clone())]);
     assert_eq!(trace(table(rules.clone(), sets(&set))).expect("a trace").lacks.len(), 1);
-    set.elements.learn(&[6], Some(Element::member([6].into())));
+    set.elements.record(&[6], Some(Element::member([6].into())));
     let trace = trace(table(rules, sets(&set))).expect("a trace");
     assert_eq!((trace.lacks.len(), trace.outcomes()[0].to_string()), (0, "drop".to_owned()));
     assert_eq!(trace.branches[0].steps[0].elements, ["tcp"]);
@@ -190,8 +192,8 @@ fn what_was_not_read_is_told() {
 fn to_delete_what_is_not_there_ends_no_rule() {
     let load = Expression::Load { from: Load::Protocol, width: 1, to: AT };
     let delete = Expression::Dynset { set: "s".into(), operation: SetOperation::Delete, key: AT, timeout: 0 };
-    let key = vec![Part { kind: 12, width: 1 }];
-    let set = Set { key, elements: Elements::whole(Vec::new()), ..Set::default() };
+    let key = vec![KeyField { kind: 12, width: 1 }];
+    let set = Set { key, elements: Elements::complete(Vec::new()), ..Set::default() };
     let rules = vec![rule(vec![load, delete, Expression::Verdict(Verdict::Drop)])];
     let trace = trace(table(rules, BTreeMap::from([("s".into(), set)]))).expect("a trace");
     assert_eq!(trace.outcomes()[0].to_string(), "drop");
@@ -205,7 +207,7 @@ fn a_translation_in_a_table_of_both_families_is_done() {
         let to = Expression::Translate { kind, family, address: None, port: port_only, flags: 0 };
         let mut table = table(vec![rule(vec![port, to])], BTreeMap::new());
         let chain = table.chains.get_mut("c").expect("the chain");
-        chain.base = Some(Base { kind: Kind::Nat, hook: Hook::Prerouting, priority: -100, drop: false });
+        chain.base = Some(BaseChain { kind: ChainType::Nat, hook: Hook::Prerouting, priority: -100, drop: false });
         trace(table).expect("a trace").outcomes()[0].to_string()
     };
     assert_eq!([0, 1, 2].map(ends), ["192.0.2.1:8080"; 3]);

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::super::netlink::NetlinkError;
 use super::{SetOperation, described};
-use crate::ipset::{FoundSet, Set, SetName};
+use crate::ipset::{ObservedSet, Set, SetName};
 
 /// Why something was not done to a set, or not read from it.
 #[derive(Debug, Error)]
@@ -92,7 +92,7 @@ impl SetOperation {
 
 impl IpSetError {
     /// A set is in the way.
-    pub(crate) fn clash(wanted: &Set, found: &FoundSet) -> Self {
+    pub(crate) fn clash(wanted: &Set, found: &ObservedSet) -> Self {
         let (found, wanted_words) = (found.described.clone(), described(wanted));
         Self::Clash { name: wanted.name, found, wanted: wanted_words }
     }

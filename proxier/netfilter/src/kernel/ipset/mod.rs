@@ -10,7 +10,7 @@ mod wire;
 #[cfg(feature = "testing")]
 pub(super) use wire::fuzz;
 
-use crate::ipset::{Entry, FoundSet, Set, SetName};
+use crate::ipset::{Entry, ObservedSet, Set, SetName};
 
 pub use error::IpSetError;
 pub use system::SystemIpSets;
@@ -66,13 +66,13 @@ pub trait IpSets: Send + std::fmt::Debug {
     ///
     /// # Errors
     /// If the sets cannot be listed.
-    fn sets(&mut self, each: &mut dyn FnMut(FoundSet)) -> Result<(), IpSetError>;
+    fn sets(&mut self, each: &mut dyn FnMut(ObservedSet)) -> Result<(), IpSetError>;
 
     /// The set of that name, if there is one.
     ///
     /// # Errors
     /// If the kernel does not say.
-    fn set(&mut self, name: SetName) -> Result<Option<FoundSet>, IpSetError>;
+    fn set(&mut self, name: SetName) -> Result<Option<ObservedSet>, IpSetError>;
 
     /// Hands each entry of a set to `each`, as the kernel tells of them; one may come twice. Fails if there is no such set or it is none
     /// of our types.

@@ -9,7 +9,7 @@ use super::super::netlink::{Netlink, NetlinkError};
 use super::wire::{self, Verb};
 use super::{IpSetError, IpSets, SetOperation, error::refusal};
 use crate::IpFamily;
-use crate::ipset::{Entry, FoundSet, Set, SetName, SetType};
+use crate::ipset::{Entry, ObservedSet, Set, SetName, SetType};
 
 /// How many entries go into one message: an attribute holds no more than 64 KiB.
 pub(super) const ENTRIES: usize = 400;
@@ -28,7 +28,7 @@ impl SystemIpSets {
     /// If the kernel has no ipset, or we may not ask.
     pub fn open() -> Result<Self, IpSetError> {
         let mut socket = Netlink::open(NETLINK_NETFILTER).map_err(failure)?;
-        match socket.ask(&wire::protocol(), &mut |_| Ok(())) {
+        match socket.query(&wire::protocol(), &mut |_| Ok(())) {
             // What nfnetlink says of a subsystem that it does not have.
             Err(error) if error.errno() == Some(libc::EINVAL) => Err(IpSetError::Missing),
             outcome => outcome.map(|()| Self { socket, revisions: Vec::new() }).map_err(failure),
@@ -42,7 +42,7 @@ impl SystemIpSets {
             return Ok(*revision);
         }
         let mut revision = None;
-        let asked = self.socket.ask(&wire::revisions(set.set_type, set.family), &mut |received| {
+        let asked = self.socket.query(&wire::revisions(set.set_type, set.family), &mut |received| {
             revision = wire::read_revision(received.attributes(wire::HEADER));
             Ok(())
         });
@@ -148,7 +148,7 @@ fn failure(error: NetlinkError) -> IpSetError {
 }
 
 impl IpSets for SystemIpSets {
-    fn sets(&mut self, each: &mut dyn FnMut(FoundSet)) -> Result<(), IpSetError> {
+    fn sets(&mut self, each: &mut dyn FnMut(ObservedSet)) -> Result<(), IpSetError> {
         let dump = self.socket.dump_all(&wire::list_headers(None), &mut |received| {
             wire::found(received.attributes(wire::HEADER)).into_iter().for_each(&mut *each);
             Ok(())
@@ -156,7 +156,7 @@ impl IpSets for SystemIpSets {
         dump.map_err(failure)
     }
 
-    fn set(&mut self, name: SetName) -> Result<Option<FoundSet>, IpSetError> {
+    fn set(&mut self, name: SetName) -> Result<Option<ObservedSet>, IpSetError> {
         let mut found = None;
         let dump = self.socket.dump_all(&wire::list_headers(Some(name)), &mut |received| {
             found = wire::found(received.attributes(wire::HEADER)).or(found.take());

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::super::netlink::{Attributes, NLA_F_NET_BYTEORDER, NLM_F_CREATE, NLM_F_EXCL, Request, nfgenmsg, nfnetlink};
 use crate::IpFamily;
-use crate::ipset::{Entry, FoundSet, Place, Set, SetName, SetType};
+use crate::ipset::{Entry, IpPortProto, ObservedSet, Set, SetName, SetType};
 
 const NFNL_SUBSYS_IPSET: u8 = 6;
 /// Since Linux 3.1, and all since answer to it; 7 adds only what is not asked for here.
@@ -189,7 +189,7 @@ fn put_ip(data: &mut Request, kind: u16, ip: IpAddr) {
     });
 }
 
-fn put_place(data: &mut Request, place: &Place) {
+fn put_ip_port_proto(data: &mut Request, place: &IpPortProto) {
     put_ip(data, IPSET_ATTR_IP, place.ip);
     data.attribute(IPSET_ATTR_PROTO, &[place.protocol]);
     data.attribute(IPSET_ATTR_PORT | NLA_F_NET_BYTEORDER, &place.port.to_be_bytes());
@@ -197,13 +197,13 @@ fn put_place(data: &mut Request, place: &Place) {
 
 fn put_entry(data: &mut Request, entry: &Entry) {
     match entry {
-        Entry::IpPort(place) => put_place(data, place),
+        Entry::IpPort(place) => put_ip_port_proto(data, place),
         Entry::IpPortIp(place, other) => {
-            put_place(data, place);
+            put_ip_port_proto(data, place);
             put_ip(data, IPSET_ATTR_IP2, *other);
         }
         Entry::IpPortNet(place, net) => {
-            put_place(data, place);
+            put_ip_port_proto(data, place);
             put_ip(data, IPSET_ATTR_IP2, net.network());
             data.attribute(IPSET_ATTR_CIDR2, &[net.prefix_len()]);
         }
@@ -227,7 +227,7 @@ fn port(attributes: Attributes<'_>, kind: u16) -> Option<u16> {
 }
 
 /// The set that a message of a list begins; none if it goes on with the entries of the last one.
-pub(super) fn found(message: Attributes<'_>) -> Option<FoundSet> {
+pub(super) fn found(message: Attributes<'_>) -> Option<ObservedSet> {
     let name = SetName::parse(text(message, IPSET_ATTR_SETNAME)?)?;
     let type_name = text(message, IPSET_ATTR_TYPENAME)?;
     let family = message.find_array(IPSET_ATTR_FAMILY).and_then(|[family]| IpFamily::of_nfproto(family));
@@ -239,7 +239,7 @@ pub(super) fn found(message: Attributes<'_>) -> Option<FoundSet> {
         (None, None) => type_name.to_owned(),
     };
     let references = number(data, IPSET_ATTR_REFERENCES).unwrap_or_default();
-    Some(FoundSet { name, set, described, references, entries: number(data, IPSET_ATTR_ELEMENTS) })
+    Some(ObservedSet { name, set, described, references, entries: number(data, IPSET_ATTR_ELEMENTS) })
 }
 
 /// The set as one of ours, if it is such a one.
@@ -276,9 +276,9 @@ fn entry(data: Attributes<'_>, set_type: SetType) -> Option<Entry> {
     }
 }
 
-fn place(data: Attributes<'_>) -> Option<Place> {
+fn place(data: Attributes<'_>) -> Option<IpPortProto> {
     let [protocol] = data.find_array(IPSET_ATTR_PROTO)?;
-    Some(Place { ip: ip(data, IPSET_ATTR_IP)?, protocol, port: port(data, IPSET_ATTR_PORT)? })
+    Some(IpPortProto { ip: ip(data, IPSET_ATTR_IP)?, protocol, port: port(data, IPSET_ATTR_PORT)? })
 }
 
 fn ip(data: Attributes<'_>, kind: u16) -> Option<IpAddr> {
@@ -296,7 +296,7 @@ pub(in crate::kernel) fn fuzz(payload: &[u8]) {
     let message = Attributes::new(payload.get(HEADER..).unwrap_or_default());
     let read = |request: Request| request.into_attributes().split_off(HEADER);
     let _ = (read_revision(message), failed_entry(payload));
-    if let Some(FoundSet { set: Some(set), .. }) = found(message) {
+    if let Some(ObservedSet { set: Some(set), .. }) = found(message) {
         let again = read(create(&set, 5));
         assert_eq!(found(Attributes::new(&again)).and_then(|found| found.set), Some(set));
     }

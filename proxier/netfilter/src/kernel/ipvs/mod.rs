@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::IpFamily;
 use crate::ipvs::{
-    Connections, Flags, Listed, RealServer, Scheduler, ServerKey, Statistics, TCP, Timeouts, VirtualServer,
+    Connections, Flags, ListedServer, RealServer, Scheduler, ServerKey, Statistics, TCP, Timeouts, VirtualServer,
 };
 
 pub use crate::ipvs::Operation;
@@ -49,7 +49,7 @@ pub trait IpvsTable: Send + std::fmt::Debug {
     ///
     /// # Errors
     /// If the table cannot be listed.
-    fn list(&mut self, family: IpFamily, each: &mut dyn FnMut(Listed)) -> Result<(), IpvsError>;
+    fn list(&mut self, family: IpFamily, each: &mut dyn FnMut(ListedServer)) -> Result<(), IpvsError>;
 
     /// As `real_servers`, with what each has counted.
     ///

@@ -12,7 +12,7 @@ use super::super::command;
 use super::super::netlink::{Attributes, Netlink, NetlinkError, Request, generic_family};
 use super::{Info, IpvsError, IpvsTable, Operation, wire};
 use crate::IpFamily;
-use crate::ipvs::{Connections, Listed, RealServer, ServerKey, Statistics, Timeouts, VirtualServer};
+use crate::ipvs::{Connections, ListedServer, RealServer, ServerKey, Statistics, Timeouts, VirtualServer};
 
 /// The IPVS table of the network namespace in which it was opened.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl SystemIpvs {
     /// Asks for one thing.
     fn one<T>(&mut self, request: &Request, read: fn(Attributes<'_>) -> Option<T>) -> Result<T, IpvsError> {
         let mut found = None;
-        let asked = self.socket.ask(request, &mut |received| {
+        let asked = self.socket.query(request, &mut |received| {
             found = read(received.attributes(wire::HEADER));
             Ok(())
         });
@@ -112,7 +112,7 @@ impl IpvsTable for SystemIpvs {
         dump.map_err(failure)
     }
 
-    fn list(&mut self, family: IpFamily, each: &mut dyn FnMut(Listed)) -> Result<(), IpvsError> {
+    fn list(&mut self, family: IpFamily, each: &mut dyn FnMut(ListedServer)) -> Result<(), IpvsError> {
         let dump = self.socket.dump_all(&wire::virtual_servers(self.number), &mut |received| {
             wire::listed(received.attributes(wire::HEADER), family).into_iter().for_each(&mut *each);
             Ok(())

@@ -9,8 +9,8 @@ use super::super::netlink::{Attributes, Request, genlmsghdr};
 use super::{Info, Operation};
 use crate::IpFamily;
 use crate::ipvs::{
-    Connections, Flags, Forward, Listed, Persistence, RealServer, Scheduler, ServerKey, Statistics, Timeouts,
-    VirtualServer, mask,
+    Connections, Flags, Forward, ListedServer, Persistence, RealServer, Scheduler, ServerKey, Statistics, Timeouts,
+    VirtualServer, netmask,
 };
 
 const IPVS_CMD_NEW_SERVICE: u8 = 1;
@@ -147,7 +147,7 @@ fn with_server(mut request: Request, server: &VirtualServer) -> Request {
     let prefix = server.persistence.map_or(server.address_bits(), |persistence| persistence.prefix);
     // An address mask in IPv4, the number of bits in IPv6.
     let netmask = match server.key.address {
-        SocketAddr::V4(_) => mask(prefix).octets(),
+        SocketAddr::V4(_) => netmask(prefix).octets(),
         SocketAddr::V6(_) => u32::from(prefix).to_ne_bytes(),
     };
     let seconds = server.persistence.map_or(0, |persistence| persistence.seconds);
@@ -258,16 +258,16 @@ pub(super) fn virtual_server(message: Attributes<'_>) -> Option<VirtualServer> {
 }
 
 /// The virtual server that a message describes, with what it has counted, if it is one of this family.
-pub(super) fn listed(message: Attributes<'_>, family: IpFamily) -> Option<Listed> {
+pub(super) fn listed(message: Attributes<'_>, family: IpFamily) -> Option<ListedServer> {
     let service = message.nest(IPVS_CMD_ATTR_SERVICE)?;
     if short(service, IPVS_SVC_ATTR_AF)? != u16::from(family.nfproto()) {
         return None;
     }
     if let Some(mark) = number(service, IPVS_SVC_ATTR_FWMARK) {
-        return Some(Listed::OfMark(mark, scheduler(service)?));
+        return Some(ListedServer::FirewallMark(mark, scheduler(service)?));
     }
     let counted = statistics(service, IPVS_SVC_ATTR_STATS64, IPVS_SVC_ATTR_STATS);
-    Some(Listed::Server(virtual_server(message)?, counted))
+    Some(ListedServer::Server(virtual_server(message)?, counted))
 }
 
 fn scheduler(service: Attributes<'_>) -> Option<Scheduler> {

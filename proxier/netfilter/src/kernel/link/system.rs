@@ -58,7 +58,7 @@ fn failure(error: NetlinkError) -> LinkError {
 impl Links for SystemLinks {
     fn device(&mut self, name: DeviceName) -> Result<Option<Device>, LinkError> {
         let mut device = None;
-        let asked = self.socket.ask(&wire::get_device(name), &mut |received| {
+        let asked = self.socket.query(&wire::get_device(name), &mut |received| {
             device = wire::device(received.payload);
             Ok(())
         });

@@ -22,7 +22,7 @@ pub enum NetlinkError {
     },
     /// The kernel's answer cannot be read.
     #[error("the kernel's netlink answer was cut off or garbled")]
-    Garbled,
+    Malformed,
     /// An attribute or message is longer than its length field can say.
     #[error("a netlink attribute is too long")]
     TooLong,
@@ -44,7 +44,7 @@ impl NetlinkError {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
             Self::Socket(error) => error.raw_os_error(),
-            Self::Garbled | Self::TooLong | Self::Interrupted => None,
+            Self::Malformed | Self::TooLong | Self::Interrupted => None,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Netlink framing as functions that fuzz targets call.
 
-use super::answers::Answers;
 use super::batch::collect;
 use super::receive::{Messages, Received};
+use super::responses::Responses;
 use super::{Attributes, HEADER, NetlinkError, Request, generic, multicast};
 
 /// Hands over the messages of a datagram up to the first that cannot be read.
@@ -38,7 +38,7 @@ pub(in crate::kernel) fn framing(datagram: &[u8]) {
 
 /// What is handed over and how it ends, as text.
 fn answers(datagrams: &[&[u8]], sequence: u32, until_acknowledged: bool) -> String {
-    let (mut answers, mut text) = (Answers::new(sequence, until_acknowledged), String::new());
+    let (mut answers, mut text) = (Responses::new(sequence, until_acknowledged), String::new());
     for datagram in datagrams {
         let taken = answers.take(datagram, &mut |received| -> Result<(), NetlinkError> {
             text.push_str(&format!("{} {:?}\n", received.kind, received.payload));

@@ -20,13 +20,13 @@ pub fn family(socket: &mut Netlink, name: &str) -> Result<Option<u16>, NetlinkEr
     let mut request = Request::new(GENL_ID_CTRL, 0, &header(CTRL_CMD_GETFAMILY));
     request.text(CTRL_ATTR_FAMILY_NAME, name);
     let mut id = None;
-    let outcome = socket.ask(&request, &mut |received| {
+    let outcome = socket.query(&request, &mut |received| {
         id = number(received);
         Ok(())
     });
     match outcome {
         Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
-        outcome => outcome.and_then(|()| id.map(Some).ok_or(NetlinkError::Garbled)),
+        outcome => outcome.and_then(|()| id.map(Some).ok_or(NetlinkError::Malformed)),
     }
 }
 

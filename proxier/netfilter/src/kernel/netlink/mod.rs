@@ -3,7 +3,6 @@
 //! In: requests built from attributes. Out: acknowledgements, or the messages of a dump, as attributes.
 //! Must not know: what any message means.
 
-mod answers;
 mod batch;
 mod error;
 #[cfg(test)]
@@ -14,16 +13,17 @@ mod generic;
 mod multicast;
 mod receive;
 mod request;
+mod responses;
 mod socket;
 pub mod traffic;
 
-pub(super) use answers::Dump;
 pub(super) use batch::{Batch, Fault};
 pub(super) use error::NetlinkError;
 pub(super) use generic::{family as generic_family, header as genlmsghdr};
 pub(super) use multicast::{Drained, Listener};
 pub(super) use receive::{Attributes, Received};
 pub(super) use request::Request;
+pub(super) use responses::Dump;
 pub(super) use socket::Netlink;
 
 /// `struct nlmsghdr`: length, kind, flags, sequence number, port.

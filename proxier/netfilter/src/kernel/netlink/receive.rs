@@ -34,7 +34,7 @@ impl<'a> Received<'a> {
                 let shown = self.shown().to_vec();
                 Err(NetlinkError::Refused { errno: code.saturating_neg(), words: self.words(), shown })
             }
-            None => Err(NetlinkError::Garbled),
+            None => Err(NetlinkError::Malformed),
         })
     }
 
@@ -84,7 +84,7 @@ impl<'a> Iterator for Messages<'a> {
         if received.is_none() {
             self.0 = &[];
         }
-        Some(received.ok_or(NetlinkError::Garbled))
+        Some(received.ok_or(NetlinkError::Malformed))
     }
 }
 
@@ -174,8 +174,8 @@ mod tests {
         assert!(verdict(&message(NLMSG_ERROR, 0, &[0; 20])).is_ok());
         let refusal = message(NLMSG_ERROR, 0, &(-libc::EPERM).to_ne_bytes());
         assert_eq!(verdict(&refusal).expect_err("refused").errno(), Some(libc::EPERM));
-        assert!(matches!(verdict(&refusal[..18]), Err(NetlinkError::Garbled)));
-        assert!(matches!(verdict(&message(NLMSG_ERROR, 0, &[1, 2])), Err(NetlinkError::Garbled)));
+        assert!(matches!(verdict(&refusal[..18]), Err(NetlinkError::Malformed)));
+        assert!(matches!(verdict(&message(NLMSG_ERROR, 0, &[1, 2])), Err(NetlinkError::Malformed)));
         assert!(Messages(&message(3, 0, &[])).next().expect("a message").expect("whole").verdict().is_none());
     }
 

@@ -9,8 +9,8 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::answers::Answers;
 use super::receive::{Messages, Received};
+use super::responses::Responses;
 use super::traffic;
 use super::{BATCH, BATCH_BYTES, Dump, NLM_F_ACK, NLM_F_DUMP, NetlinkError, Request};
 
@@ -21,7 +21,7 @@ const DUMP_TRIES: u32 = 5;
 const BUFFER: usize = 64 * 1024;
 
 /// The kernel answers within the system call, so waiting means that an answer was lost.
-const PATIENCE: TimeVal = TimeVal::new(5, 0);
+const ANSWER_TIMEOUT: TimeVal = TimeVal::new(5, 0);
 
 /// A netlink socket.
 #[derive(Debug)]
@@ -54,11 +54,11 @@ impl Netlink {
         requests: &[Request],
         failed: impl FnMut(usize, NetlinkError),
     ) -> Result<(), NetlinkError> {
-        self.ask_all(requests, &mut |_| (), failed)
+        self.query_all(requests, &mut |_| (), failed)
     }
 
     /// The same, and hands what is answered to `each`. There should not be more than a hundred answers.
-    pub fn ask_all(
+    pub fn query_all(
         &mut self,
         requests: &[Request],
         each: &mut dyn FnMut(&Received<'_>),
@@ -115,12 +115,12 @@ impl Netlink {
     }
 
     /// Sends a request and hands what is answered to `each`, until it is acknowledged.
-    pub fn ask(
+    pub fn query(
         &mut self,
         request: &Request,
         each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
     ) -> Result<(), NetlinkError> {
-        self.converse(request, NLM_F_ACK, each).map(|_| ())
+        self.exchange(request, NLM_F_ACK, each).map(|_| ())
     }
 
     /// Asks for all entries and hands each to `each`. A try that was interrupted is repeated from the beginning, so
@@ -131,7 +131,7 @@ impl Netlink {
         each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
     ) -> Result<Dump, NetlinkError> {
         for _ in 0..DUMP_TRIES {
-            match self.converse(request, NLM_F_DUMP, each) {
+            match self.exchange(request, NLM_F_DUMP, each) {
                 Ok(Dump::Complete) => return Ok(Dump::Complete),
                 Ok(Dump::Interrupted) => {}
                 Err(error) if matches!(error.errno(), Some(libc::ENOBUFS | libc::EINTR)) => {}
@@ -149,7 +149,7 @@ impl Netlink {
         request: &Request,
         each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
     ) -> Result<Dump, NetlinkError> {
-        self.converse(request, NLM_F_DUMP, each)
+        self.exchange(request, NLM_F_DUMP, each)
     }
 
     /// As `dump`, for who needs all entries.
@@ -165,7 +165,7 @@ impl Netlink {
     }
 
     /// Sends a request and hands what is answered to `each`, until the dump ends or the request is acknowledged.
-    fn converse(
+    fn exchange(
         &mut self,
         request: &Request,
         flags: u16,
@@ -175,7 +175,7 @@ impl Netlink {
         let mut bytes = Vec::new();
         request.write_to(&mut bytes, self.sequence, flags)?;
         self.send(&bytes, 1)?;
-        let mut answers = Answers::new(self.sequence, flags == NLM_F_ACK);
+        let mut answers = Responses::new(self.sequence, flags == NLM_F_ACK);
         loop {
             self.receive()?;
             if let Some(end) = answers.take(&self.buffer, each)? {
@@ -196,7 +196,7 @@ impl Netlink {
         // With MSG_TRUNC the length is the datagram's own, even if the buffer does not hold it.
         let length = uninterrupted(|| self.socket.recv(&mut self.buffer, libc::MSG_TRUNC))?;
         traffic::received(length);
-        if length == self.buffer.len() && length > 0 { Ok(()) } else { Err(NetlinkError::Garbled) }
+        if length == self.buffer.len() && length > 0 { Ok(()) } else { Err(NetlinkError::Malformed) }
     }
 }
 
@@ -204,7 +204,7 @@ fn socket(protocol: isize) -> io::Result<Socket> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE)?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &ANSWER_TIMEOUT)?;
     // Errors come with the kernel's words and without a copy of the request. Kernels before 4.12 know neither.
     let _ = (socket.set_ext_ack(true), socket.set_cap_ack(true));
     // rtnetlink lists only what is asked for. Kernels before 4.20 list all.
@@ -217,7 +217,7 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let waited = PATIENCE.num_seconds();
+                let waited = ANSWER_TIMEOUT.num_seconds();
                 let text = format!("the kernel has not answered a netlink request for {waited} s");
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }

@@ -50,7 +50,7 @@ pub(super) fn chain_states(
             states[at] = Some(ChainState { handle, uses });
         }
     };
-    asked.ask_all(&questions, &mut found, |_, error| {
+    asked.query_all(&questions, &mut found, |_, error| {
         if error.errno() != Some(libc::ENOENT) {
             failure = Some(error);
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::encode::{self, *};
 use super::expression::{NFTA_LIST_ELEM, read_list, read_value, read_verdict, text};
 use crate::kernel::netlink::Attributes;
-use crate::nft::{Base, Chain, Element, Expression, Hook, Kind, Name, Rule, Set, Value};
+use crate::nft::{BaseChain, Chain, ChainType, Element, Expression, Hook, Name, Rule, Set, Value};
 
 /// A rule as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,8 +132,8 @@ pub(super) fn chain(attributes: Attributes<'_>) -> Option<Chain> {
     let base = attributes.nest(NFTA_CHAIN_HOOK).map(|hook| {
         let number = u32::from_be_bytes(hook.find_array(NFTA_HOOK_HOOKNUM)?);
         let kind = attributes.find(NFTA_CHAIN_TYPE).and_then(text)?;
-        Some(Base {
-            kind: Kind::ALL.into_iter().find(|known| known.name() == kind)?,
+        Some(BaseChain {
+            kind: ChainType::ALL.into_iter().find(|known| known.name() == kind)?,
             hook: Hook::ALL.into_iter().find(|hook| *hook as u32 == number)?,
             priority: i32::from_be_bytes(hook.find_array(NFTA_HOOK_PRIORITY)?),
             drop: attributes.find_array(NFTA_CHAIN_POLICY).map(u32::from_be_bytes) == Some(0),

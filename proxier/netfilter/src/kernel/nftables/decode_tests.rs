@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::super::decode_ruleset;
 use super::super::encode::requests;
-use super::super::held;
 use super::*;
 use crate::IpFamily;
 use crate::kernel::netlink::{Request, fuzz};
@@ -59,7 +59,11 @@ fn sets_with_keys_longer_than_registers_are_none() {
         request.text(NFTA_SET_NAME, "s").attribute(NFTA_SET_KEY_LEN, &u32::to_be_bytes(length));
         let bytes = request.into_attributes();
         let attributes = Attributes::new(&bytes);
-        assert_eq!((set(attributes).is_some(), held::set(attributes).is_some()), (is_read, is_read), "{length}");
+        assert_eq!(
+            (set(attributes).is_some(), decode_ruleset::set(attributes).is_some()),
+            (is_read, is_read),
+            "{length}"
+        );
     }
 }
 
@@ -74,7 +78,7 @@ proptest! {
         let mut bytes = written(&Operation::AddElements(set, written_elements.clone()));
         let read: Vec<Element> = elements(Attributes::new(&bytes)).collect();
         prop_assert_eq!(&read, &written_elements);
-        let keys: Vec<_> = element_items(Attributes::new(&bytes)).filter_map(held::element).map(|(e, _)| e.key).collect();
+        let keys: Vec<_> = element_items(Attributes::new(&bytes)).filter_map(decode_ruleset::element).map(|(e, _)| e.key).collect();
         prop_assert_eq!(keys, written_elements.iter().map(|element| element.key.clone()).collect::<Vec<_>>());
         let at = damage.0.index(bytes.len());
         bytes[at] = damage.1;
@@ -86,8 +90,8 @@ proptest! {
     fn garbage_is_no_object(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let attributes = Attributes::new(&bytes);
         let _ = (chain(attributes), rule(attributes), set(attributes), count(attributes), table_comment(attributes));
-        let _ = (held::table(attributes), held::chain(attributes), held::rule(attributes), held::set(attributes));
-        let items = || element_items(attributes).filter_map(held::element);
+        let _ = (decode_ruleset::table(attributes), decode_ruleset::chain(attributes), decode_ruleset::rule(attributes), decode_ruleset::set(attributes));
+        let items = || element_items(attributes).filter_map(decode_ruleset::element);
         prop_assert!(elements(attributes).count() <= bytes.len() && items().count() <= bytes.len());
     }
 
@@ -113,7 +117,7 @@ proptest! {
 
     #[test]
     fn chains_read_back(priority: i32, drop: bool, hook in 0_usize..5, nat: bool, comment in "[a-z]{0,40}") {
-        let base = Base { kind: if nat { Kind::Nat } else { Kind::Filter }, hook: Hook::ALL[hook], priority, drop };
+        let base = BaseChain { kind: if nat { ChainType::Nat } else { ChainType::Filter }, hook: Hook::ALL[hook], priority, drop };
         for base in [None, Some(base)] {
             let written_chain = Chain { name: "c".into(), base, comment: Some(comment.as_str().into()) };
             let bytes = written(&Operation::AddChain(written_chain.clone()));

@@ -5,7 +5,7 @@
 
 use super::expression::{self, NFTA_LIST_ELEM};
 use crate::kernel::netlink::{NLM_F_APPEND, NLM_F_CREATE, Request, nfgenmsg, nfnetlink};
-use crate::nft::{Base, Bytes, Chain, Element, Field, Operation, Rule, Set, Table, Value};
+use crate::nft::{BaseChain, Bytes, Chain, Element, Field, Operation, Rule, Set, Table, Value};
 
 pub(super) const NFNL_SUBSYS_NFTABLES: u8 = 10;
 pub(super) const NFT_MSG_NEWTABLE: u8 = 0;
@@ -180,7 +180,7 @@ fn entry(number: u8, value: &[u8]) -> Vec<u8> {
 
 fn add_chain(mut request: Request, chain: &Chain) -> Request {
     request.text(NFTA_CHAIN_NAME, &chain.name);
-    if let Some(Base { kind, hook, priority, drop }) = &chain.base {
+    if let Some(BaseChain { kind, hook, priority, drop }) = &chain.base {
         request.nested(NFTA_CHAIN_HOOK, |nest| {
             nest.attribute(NFTA_HOOK_HOOKNUM, &(*hook as u32).to_be_bytes());
             nest.attribute(NFTA_HOOK_PRIORITY, &priority.to_be_bytes());
@@ -258,7 +258,7 @@ pub(super) fn set_notes(set: &Set) -> Vec<u8> {
     if set.value.is_some() {
         notes.extend(entry(NOTE_VALUE_BYTEORDER, &order));
     }
-    if set.by_example() {
+    if set.uses_typeof() {
         notes.extend(entry(NOTE_KEY_TYPEOF, &example(&set.key)));
         if let Some(value) = &set.value {
             let verdict = || [entry(0, &VERDICT.to_ne_bytes()), entry(1, &[])].concat();

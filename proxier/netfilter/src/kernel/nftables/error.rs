@@ -39,7 +39,7 @@ pub enum NftError {
     /// Somebody else changed nf_tables since it was read.
     #[error("somebody else changed nf_tables meanwhile")]
     Changed,
-    /// Part of a transaction is more than the kernel takes at once.
+    /// Part of a transaction exceeds the largest batch that the socket can send.
     #[error("{bytes} bytes are too much for one batch of at most {room}: raise net.core.wmem_max, or run this as root")]
     TooBig {
         /// How much it is.
@@ -60,7 +60,7 @@ pub enum NftError {
     },
     /// It changed too often to be read.
     #[error("nf_tables changes faster than it can be read")]
-    Restless,
+    Interrupted,
     /// Netlink failed.
     #[error("nf_tables over netlink: {0}")]
     Netlink(#[from] io::Error),

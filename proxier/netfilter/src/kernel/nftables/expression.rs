@@ -5,7 +5,7 @@
 use super::load::{self, NFT_CT_MARK, NFT_META_MARK};
 use crate::Counters;
 use crate::kernel::netlink::{Attributes, Request};
-use crate::nft::{Expression, Order, Register, Registers, SetOperation, Translation, Verdict};
+use crate::nft::{Comparison, Expression, Register, Registers, SetOperation, Translation, Verdict};
 
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
@@ -91,7 +91,7 @@ fn name(expression: &Expression) -> &str {
         Expression::SetOther { of, .. } => of,
         Expression::Bitwise { .. } | Expression::Shift { .. } => "bitwise",
         Expression::ByteOrder { .. } => "byteorder",
-        Expression::Compare { .. } | Expression::Compared { .. } => "cmp",
+        Expression::Compare { .. } | Expression::CompareOrder { .. } => "cmp",
         Expression::Range { .. } => "range",
         Expression::Hash { .. } => "hash",
         Expression::Lookup { .. } => "lookup",
@@ -100,7 +100,7 @@ fn name(expression: &Expression) -> &str {
         Expression::Dnat { .. } => "nat",
         Expression::Translate { kind, .. } => match kind {
             Translation::Source | Translation::Destination => "nat",
-            Translation::Here => "redir",
+            Translation::Redirect => "redir",
             Translation::Masquerade => "masq",
         },
         Expression::Masquerade { .. } => "masq",
@@ -136,7 +136,7 @@ fn body(data: &mut Request, expression: &Expression) {
             data.register(1, *register).register(2, *register).u32(3, u32::from(*to_network));
             data.u32(4, *length).u32(5, *size);
         }
-        Expression::Compared { register, order, value } => {
+        Expression::CompareOrder { register, order, value } => {
             data.register(1, *register).u32(2, *order as u32).data(3, value);
         }
         Expression::Range { register, not, from, to } => {
@@ -194,7 +194,7 @@ fn body(data: &mut Request, expression: &Expression) {
 fn translation_attributes(kind: Translation) -> ([u16; 2], u16) {
     match kind {
         Translation::Source | Translation::Destination => ([5, 6], 7),
-        Translation::Here => ([1, 2], 3),
+        Translation::Redirect => ([1, 2], 3),
         Translation::Masquerade => ([2, 3], 1),
     }
 }
@@ -374,8 +374,8 @@ fn read_arithmetic(name: &str, body: Body<'_>) -> Option<Expression> {
         ("cmp", _) => match (body.u32(2)?, body.place(1)?, body.bytes(3)?) {
             (operation @ 0..=NOT, register, value) => Expression::Compare { register, not: operation == NOT, value },
             (operation, register, value) => {
-                let order = Order::ALL.into_iter().find(|order| *order as u32 == operation)?;
-                Expression::Compared { register, order, value }
+                let order = Comparison::ALL.into_iter().find(|order| *order as u32 == operation)?;
+                Expression::CompareOrder { register, order, value }
             }
         },
         ("range", _) => {
@@ -413,7 +413,7 @@ fn read_translation(name: &str, body: Body<'_>) -> Option<Expression> {
     let kind = match (name, body.u32(1)) {
         ("nat", Some(NFT_NAT_SNAT)) => Translation::Source,
         ("nat", Some(NFT_NAT_DNAT)) => Translation::Destination,
-        ("redir", _) => Translation::Here,
+        ("redir", _) => Translation::Redirect,
         ("masq", _) => Translation::Masquerade,
         _ => return None,
     };

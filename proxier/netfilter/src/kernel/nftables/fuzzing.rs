@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::encode::*;
-use super::{decode, expression, held};
+use super::{decode, decode_ruleset, expression};
 use crate::IpFamily;
 use crate::kernel::netlink::{Attributes, Received, Request, fuzzing};
-use crate::nft::held::{Element, Elements, Ruleset, Scope, TableId};
+use crate::nft::ruleset::{Element, Elements, Ruleset, Scope, TableId};
 use crate::nft::{self, Field, Name, Operation, Set, Table};
 
 /// `struct nfgenmsg`
@@ -25,7 +25,7 @@ pub fn ruleset(datagram: &[u8]) -> Ruleset {
         let Some(set) = read.ruleset.tables.get_mut(&id).and_then(|table| table.sets.get_mut(&name)) else { continue };
         set.elements = match set.is_interval() && set.key.len() == 1 {
             true => Elements::intervals(list),
-            false => Elements::whole(list.into_iter().map(|(element, _)| element).collect()),
+            false => Elements::complete(list.into_iter().map(|(element, _)| element).collect()),
         };
     }
     read.ruleset
@@ -50,30 +50,30 @@ impl Read {
         match message {
             NFT_MSG_NEWTABLE => {
                 let _ = decode::table(attributes);
-                self.ruleset.tables.extend(held::table(attributes).map(|(_, table)| (id, table)));
+                self.ruleset.tables.extend(decode_ruleset::table(attributes).map(|(_, table)| (id, table)));
             }
             NFT_MSG_NEWCHAIN => {
                 chain(attributes);
-                if let (Some(table), Some((_, name, chain))) = (table, held::chain(attributes)) {
+                if let (Some(table), Some((_, name, chain))) = (table, decode_ruleset::chain(attributes)) {
                     table.chains.insert(name, chain);
                 }
             }
             NFT_MSG_NEWRULE => {
                 rule(attributes);
-                if let (Some(table), Some((chain, rule))) = (table, held::rule(attributes)) {
+                if let (Some(table), Some((chain, rule))) = (table, decode_ruleset::rule(attributes)) {
                     let chain = table.chains.get_mut(&chain);
                     chain.into_iter().for_each(|chain| chain.rules.get_or_insert_default().push(rule.clone()));
                 }
             }
             NFT_MSG_NEWSET => {
                 let _ = (decode::set(attributes), decode::count(attributes));
-                if let (Some(table), Some((name, set))) = (table, held::set(attributes)) {
+                if let (Some(table), Some((name, set))) = (table, decode_ruleset::set(attributes)) {
                     table.sets.insert(name, set);
                 }
             }
             NFT_MSG_NEWSETELEM => {
                 elements(attributes);
-                let items = decode::element_items(attributes).filter_map(held::element);
+                let items = decode::element_items(attributes).filter_map(decode_ruleset::element);
                 if let Some(set) = decode::name(attributes, NFTA_SET_ELEM_LIST_SET) {
                     self.elements.entry((id, set)).or_default().extend(items);
                 }

@@ -4,7 +4,7 @@
 
 use super::expression::Numbers;
 use crate::kernel::netlink::Request;
-use crate::nft::{Load, Origin, Register};
+use crate::nft::{Load, PayloadBase, Register};
 
 pub(super) const NFT_META_MARK: u32 = 3;
 const NFT_META_PROTOCOL: u32 = 1;
@@ -38,19 +38,19 @@ const META: [(Load, u32); 7] = [
     (Load::Protocol, NFT_META_L4PROTO),
 ];
 const CONNECTION: [(Load, u32); 4] = [
-    (Load::State, NFT_CT_STATE),
-    (Load::Direction, NFT_CT_DIRECTION),
-    (Load::Status, NFT_CT_STATUS),
-    (Load::ConnectionMark, NFT_CT_MARK),
+    (Load::CtState, NFT_CT_STATE),
+    (Load::CtDirection, NFT_CT_DIRECTION),
+    (Load::CtStatus, NFT_CT_STATUS),
+    (Load::CtMark, NFT_CT_MARK),
 ];
 
 /// The instruction that loads it.
 pub(super) fn name(load: Load) -> &'static str {
     match load {
         Load::Payload(..) => "payload",
-        Load::State | Load::Direction | Load::Status | Load::ConnectionMark | Load::Connection(..) => "ct",
-        Load::SourceKind | Load::DestinationKind | Load::Route { .. } => "fib",
-        Load::Random { .. } | Load::InTurn { .. } => "numgen",
+        Load::CtState | Load::CtDirection | Load::CtStatus | Load::CtMark | Load::Ct(..) => "ct",
+        Load::SourceType | Load::DestinationType | Load::Fib { .. } => "fib",
+        Load::Random { .. } | Load::Incremental { .. } => "numgen",
         _ => "meta",
     }
 }
@@ -59,7 +59,7 @@ pub(super) fn name(load: Load) -> &'static str {
 pub(super) fn width(load: Load) -> u32 {
     match load {
         Load::InputName | Load::OutputName => 16,
-        Load::Family | Load::Protocol | Load::Direction | Load::Meta(NFT_META_PKTTYPE) => 1,
+        Load::Family | Load::Protocol | Load::CtDirection | Load::Meta(NFT_META_PKTTYPE) => 1,
         Load::Meta(NFT_META_PROTOCOL | NFT_META_IIFTYPE | NFT_META_OIFTYPE) => 2,
         _ => 4,
     }
@@ -71,9 +71,9 @@ pub(super) fn write(data: &mut Request, from: Load, width: u32, to: Register) {
     match from {
         Load::Payload(origin, offset) => {
             let base = match origin {
-                Origin::Link => 0,
-                Origin::Network => 1,
-                Origin::Transport => 2,
+                PayloadBase::Link => 0,
+                PayloadBase::Network => 1,
+                PayloadBase::Transport => 2,
             };
             data.u32(2, base).u32(3, offset).u32(4, width);
         }
@@ -84,19 +84,19 @@ pub(super) fn write(data: &mut Request, from: Load, width: u32, to: Register) {
         | Load::OutputIndex
         | Load::Family
         | Load::Protocol => _ = data.u32(2, known(&META)),
-        Load::State | Load::Direction | Load::Status | Load::ConnectionMark => _ = data.u32(2, known(&CONNECTION)),
+        Load::CtState | Load::CtDirection | Load::CtStatus | Load::CtMark => _ = data.u32(2, known(&CONNECTION)),
         Load::Meta(key) => _ = data.u32(2, key),
-        Load::Connection(key, direction) => {
+        Load::Ct(key, direction) => {
             data.u32(2, key);
             if let Some(direction) = direction {
                 data.attribute(3, &[direction]);
             }
         }
-        Load::SourceKind => _ = data.u32(2, NFT_FIB_RESULT_ADDRTYPE).u32(3, NFTA_FIB_F_SADDR),
-        Load::DestinationKind => _ = data.u32(2, NFT_FIB_RESULT_ADDRTYPE).u32(3, NFTA_FIB_F_DADDR),
-        Load::Route { result, flags } => _ = data.u32(2, result).u32(3, flags),
+        Load::SourceType => _ = data.u32(2, NFT_FIB_RESULT_ADDRTYPE).u32(3, NFTA_FIB_F_SADDR),
+        Load::DestinationType => _ = data.u32(2, NFT_FIB_RESULT_ADDRTYPE).u32(3, NFTA_FIB_F_DADDR),
+        Load::Fib { result, flags } => _ = data.u32(2, result).u32(3, flags),
         Load::Random { modulus, offset } => _ = data.u32(2, modulus).u32(3, NFT_NG_RANDOM).u32(4, offset),
-        Load::InTurn { modulus, offset } => _ = data.u32(2, modulus).u32(3, NFT_NG_INCREMENTAL).u32(4, offset),
+        Load::Incremental { modulus, offset } => _ = data.u32(2, modulus).u32(3, NFT_NG_INCREMENTAL).u32(4, offset),
     }
 }
 
@@ -104,20 +104,20 @@ pub(super) fn write(data: &mut Request, from: Load, width: u32, to: Register) {
 pub(super) fn read(name: &str, u32: impl Fn(u16) -> Option<u32>, direction: Option<u8>) -> Option<Load> {
     let named = |list: &[(Load, u32)], key| list.iter().find(|(_, number)| *number == key).map(|(load, _)| *load);
     Some(match (name, u32(2)?) {
-        ("payload", 0) => Load::Payload(Origin::Link, u32(3)?),
-        ("payload", 1) => Load::Payload(Origin::Network, u32(3)?),
-        ("payload", 2) => Load::Payload(Origin::Transport, u32(3)?),
+        ("payload", 0) => Load::Payload(PayloadBase::Link, u32(3)?),
+        ("payload", 1) => Load::Payload(PayloadBase::Network, u32(3)?),
+        ("payload", 2) => Load::Payload(PayloadBase::Transport, u32(3)?),
         ("meta", key) => named(&META, key).unwrap_or(Load::Meta(key)),
-        ("ct", key) if direction.is_none() => named(&CONNECTION, key).unwrap_or(Load::Connection(key, None)),
-        ("ct", key) => Load::Connection(key, direction),
+        ("ct", key) if direction.is_none() => named(&CONNECTION, key).unwrap_or(Load::Ct(key, None)),
+        ("ct", key) => Load::Ct(key, direction),
         ("fib", result) => match (result, u32(3)?) {
-            (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_SADDR) => Load::SourceKind,
-            (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR) => Load::DestinationKind,
-            (result, flags) => Load::Route { result, flags },
+            (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_SADDR) => Load::SourceType,
+            (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR) => Load::DestinationType,
+            (result, flags) => Load::Fib { result, flags },
         },
         ("numgen", modulus) => match u32(3)? {
             NFT_NG_RANDOM => Load::Random { modulus, offset: u32(4).unwrap_or(0) },
-            NFT_NG_INCREMENTAL => Load::InTurn { modulus, offset: u32(4).unwrap_or(0) },
+            NFT_NG_INCREMENTAL => Load::Incremental { modulus, offset: u32(4).unwrap_or(0) },
             _ => return None,
         },
         _ => return None,

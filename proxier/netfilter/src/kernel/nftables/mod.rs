@@ -6,12 +6,12 @@
 mod chain_state;
 mod chains;
 mod decode;
+mod decode_ruleset;
 mod encode;
 mod error;
 mod expression;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
-mod held;
 mod load;
 mod presence;
 mod read;

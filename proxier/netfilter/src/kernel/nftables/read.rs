@@ -9,11 +9,11 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::encode::*;
 use super::expression::NFTA_LIST_ELEM;
-use super::{NftError, decode, held, presence};
+use super::{NftError, decode, decode_ruleset, presence};
 use crate::IpFamily;
 use crate::kernel::netlink::{Attributes, Dump, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink};
 use crate::nft::Name;
-use crate::nft::held::{Element, Elements, Lack, Rule, Ruleset, Scope, Set, Table, TableId};
+use crate::nft::ruleset::{Element, Elements, Rule, Ruleset, Scope, Set, Table, TableId, UnreadPart};
 
 /// `struct nfgenmsg`
 const HEADER: usize = 4;
@@ -25,31 +25,31 @@ const TRIES: u32 = 5;
 pub struct NftReader {
     family: IpFamily,
     socket: Option<Netlink>,
-    restless: bool,
+    interrupted: bool,
 }
 
 impl NftReader {
     /// A reader of this family, in the network namespace in which it is first asked.
     #[must_use]
     pub fn new(family: IpFamily) -> Self {
-        Self { family, socket: None, restless: false }
+        Self { family, socket: None, interrupted: false }
     }
 
     /// Whether anything read since this was last asked changed at each try: it may be of two moments, and not whole.
-    pub fn take_restless(&mut self) -> bool {
-        std::mem::take(&mut self.restless)
+    pub fn take_interrupted(&mut self) -> bool {
+        std::mem::take(&mut self.interrupted)
     }
 
     /// Tables and chains, without rules and sets.
     ///
     /// # Errors
     /// If they cannot be listed. A kernel without nf_tables has none.
-    pub fn outline(&mut self) -> Result<Ruleset, NftError> {
+    pub fn read_outline(&mut self) -> Result<Ruleset, NftError> {
         let mut ruleset = Ruleset::new(self.family);
         for scope in [Scope::Family(self.family), Scope::Both] {
             let listed: BTreeMap<Name, Table> =
                 match self.collect(&list(scope, NFT_MSG_GETTABLE), |known: &mut BTreeMap<_, _>, attributes| {
-                    known.extend(held::table(attributes));
+                    known.extend(decode_ruleset::table(attributes));
                 }) {
                     Err(NftError::Netlink(error)) if error.raw_os_error().is_some_and(presence::is_absence) => continue,
                     listed => listed?,
@@ -58,7 +58,7 @@ impl NftReader {
             ruleset.tables.extend(tables);
             let chains: Vec<(Name, Name, _)> =
                 self.collect(&list(scope, NFT_MSG_GETCHAIN), |known: &mut Vec<_>, attributes| {
-                    known.extend(held::chain(attributes));
+                    known.extend(decode_ruleset::chain(attributes));
                 })?;
             for (table, name, chain) in chains {
                 // A table that came after the tables were listed is not shown.
@@ -74,22 +74,22 @@ impl NftReader {
     ///
     /// # Errors
     /// If not even the tables can be listed.
-    pub fn whole(&mut self) -> Result<(Ruleset, Vec<String>), NftError> {
-        let mut ruleset = self.outline()?;
+    pub fn read_all(&mut self) -> Result<(Ruleset, Vec<String>), NftError> {
+        let mut ruleset = self.read_outline()?;
         let mut problems = Vec::new();
         let mut note = |what: String, error: NftError| problems.push(format!("{what}: {error}"));
         for (id, table) in &mut ruleset.tables {
-            self.fill(id, table, &mut note);
-            self.fill_sets(id, table, &|_, _| true, &mut note);
+            self.read_contents(id, table, &mut note);
+            self.read_elements(id, table, &|_, _| true, &mut note);
         }
-        if self.take_restless() {
-            problems.push(NftError::Restless.to_string());
+        if self.take_interrupted() {
+            problems.push(NftError::Interrupted.to_string());
         }
         Ok((ruleset, problems))
     }
 
     /// The rules and sets of a table, without the elements. What cannot be read is told to `note`, and the rest is there.
-    pub fn fill(&mut self, id: &TableId, table: &mut Table, note: &mut dyn FnMut(String, NftError)) {
+    pub fn read_contents(&mut self, id: &TableId, table: &mut Table, note: &mut dyn FnMut(String, NftError)) {
         match self.all_rules(id) {
             Ok(mut rules) => {
                 for (name, chain) in &mut table.chains {
@@ -105,7 +105,7 @@ impl NftReader {
     }
 
     /// The elements of those of a table's sets that are wanted. What cannot be read is told to `note`.
-    pub fn fill_sets(
+    pub fn read_elements(
         &mut self,
         id: &TableId,
         table: &mut Table,
@@ -141,7 +141,9 @@ impl NftReader {
 
     fn rules_of(&mut self, table: &TableId, request: &Request) -> Result<BTreeMap<Name, Vec<Rule>>, NftError> {
         self.collect(request, |known: &mut BTreeMap<Name, Vec<Rule>>, attributes| {
-            if let Some((chain, rule)) = held::rule(attributes).filter(|_| decode::is_of(attributes, &table.name)) {
+            if let Some((chain, rule)) =
+                decode_ruleset::rule(attributes).filter(|_| decode::is_of(attributes, &table.name))
+            {
                 known.entry(chain).or_default().push(rule);
             }
         })
@@ -153,7 +155,7 @@ impl NftReader {
     /// If they cannot be read.
     pub fn sets(&mut self, table: &TableId) -> Result<BTreeMap<Name, Set>, NftError> {
         self.collect(&request(table, NFT_MSG_GETSET), |known: &mut BTreeMap<_, _>, attributes| {
-            known.extend(held::set(attributes).filter(|_| decode::is_of(attributes, &table.name)));
+            known.extend(decode_ruleset::set(attributes).filter(|_| decode::is_of(attributes, &table.name)));
         })
     }
 
@@ -165,7 +167,7 @@ impl NftReader {
         let mut request = request(table, NFT_MSG_GETSET);
         request.text(NFTA_SET_NAME, name);
         let mut found = None;
-        self.ask(&request, &mut |attributes| found = found.take().or(held::set(attributes)))?;
+        self.query(&request, &mut |attributes| found = found.take().or(decode_ruleset::set(attributes)))?;
         Ok(found.map(|(_, set)| set))
     }
 
@@ -177,11 +179,11 @@ impl NftReader {
         let mut request = request(table, NFT_MSG_GETSETELEM);
         request.text(NFTA_SET_ELEM_LIST_SET, name);
         let list: Vec<(Element, bool)> = self.collect(&request, |known: &mut Vec<_>, attributes| {
-            known.extend(decode::element_items(attributes).filter_map(held::element));
+            known.extend(decode::element_items(attributes).filter_map(decode_ruleset::element));
         })?;
         Ok(match set.is_interval() && set.key.len() == 1 {
             true => Elements::intervals(list),
-            false => Elements::whole(list.into_iter().map(|(element, _)| element).collect()),
+            false => Elements::complete(list.into_iter().map(|(element, _)| element).collect()),
         })
     }
 
@@ -198,7 +200,7 @@ impl NftReader {
             return Ok(named);
         }
         let rest = self.one_element(table, name, |item| {
-            item.attribute(NFTA_SET_ELEM_FLAGS, &held::NFT_SET_ELEM_CATCHALL.to_be_bytes());
+            item.attribute(NFTA_SET_ELEM_FLAGS, &decode_ruleset::NFT_SET_ELEM_CATCHALL.to_be_bytes());
         });
         match rest {
             // Kernels before 5.13 do not know such elements.
@@ -217,8 +219,8 @@ impl NftReader {
         request.text(NFTA_SET_ELEM_LIST_SET, name);
         request.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |list| _ = list.nested(NFTA_LIST_ELEM, which));
         let mut found = None;
-        self.ask(&request, &mut |attributes| {
-            found = found.take().or(decode::element_items(attributes).find_map(held::element));
+        self.query(&request, &mut |attributes| {
+            found = found.take().or(decode::element_items(attributes).find_map(decode_ruleset::element));
         })?;
         Ok(found.map(|(element, _)| element))
     }
@@ -227,22 +229,22 @@ impl NftReader {
     ///
     /// # Errors
     /// If it cannot be read; the words name it.
-    pub fn supply(&mut self, ruleset: &mut Ruleset, lack: &Lack) -> Result<(), String> {
-        self.restless = false;
-        self.put_in(ruleset, lack)?;
-        if self.take_restless() { Err(NftError::Restless.to_string()) } else { Ok(()) }
+    pub fn read_part(&mut self, ruleset: &mut Ruleset, lack: &UnreadPart) -> Result<(), String> {
+        self.interrupted = false;
+        self.insert_part(ruleset, lack)?;
+        if self.take_interrupted() { Err(NftError::Interrupted.to_string()) } else { Ok(()) }
     }
 
-    fn put_in(&mut self, ruleset: &mut Ruleset, lack: &Lack) -> Result<(), String> {
+    fn insert_part(&mut self, ruleset: &mut Ruleset, lack: &UnreadPart) -> Result<(), String> {
         match lack {
-            Lack::Rules(id, name) => {
+            UnreadPart::Rules(id, name) => {
                 let rules = self.rules(id, name).map_err(|error| format!("chain {name} of table {id}: {error}"))?;
                 let chain = ruleset.tables.get_mut(id).and_then(|table| table.chains.get_mut(name));
                 if let Some(chain) = chain {
                     chain.rules = Some(rules);
                 }
             }
-            Lack::Set(id, name) => {
+            UnreadPart::Set(id, name) => {
                 let failed = |error| format!("set {name} of table {id}: {error}");
                 let Some(mut set) = self.set(id, name).map_err(failed)? else { return Ok(()) };
                 if is_read_whole(&set) {
@@ -252,7 +254,7 @@ impl NftReader {
                     table.sets.insert(name.clone(), set);
                 }
             }
-            Lack::Key(id, name, key) => {
+            UnreadPart::Key(id, name, key) => {
                 let failed = |error| format!("set {name} of table {id}: {error}");
                 let set = ruleset.tables.get_mut(id).and_then(|table| table.sets.get_mut(name));
                 let Some(set) = set else { return Ok(()) };
@@ -260,7 +262,7 @@ impl NftReader {
                     set.elements = self.elements(id, name, set).map_err(failed)?;
                 } else {
                     let found = self.element(id, name, key).map_err(failed)?;
-                    set.elements.learn(key, found);
+                    set.elements.record(key, found);
                 }
             }
         }
@@ -276,12 +278,12 @@ impl NftReader {
     }
 
     /// Asks for one thing; that there is none is no error.
-    fn ask(&mut self, request: &Request, each: &mut dyn FnMut(Attributes<'_>)) -> Result<(), NftError> {
+    fn query(&mut self, request: &Request, each: &mut dyn FnMut(Attributes<'_>)) -> Result<(), NftError> {
         let mut on_message = |received: &Received<'_>| -> Result<(), NetlinkError> {
             each(received.attributes(HEADER));
             Ok(())
         };
-        match self.socket()?.ask(request, &mut on_message) {
+        match self.socket()?.query(request, &mut on_message) {
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(()),
             answer => answer.inspect_err(|_| self.socket = None).map_err(Into::into),
         }
@@ -313,7 +315,7 @@ impl NftReader {
                 return Ok(collected);
             }
         }
-        self.restless = true;
+        self.interrupted = true;
         Ok(collected)
     }
 }

@@ -4,12 +4,12 @@ use proptest::prelude::*;
 
 use super::expression::PASSIVE;
 use super::load;
-use crate::nft::{Expression, Load, Order, Origin, Register, SetOperation, Translation, Verdict};
+use crate::nft::{Comparison, Expression, Load, PayloadBase, Register, SetOperation, Translation, Verdict};
 
 fn any_load() -> impl Strategy<Value = Load> {
     let numbers = || (1_u32.., any::<u32>());
     prop_oneof![
-        (prop::sample::select(vec![Origin::Link, Origin::Network, Origin::Transport]), any::<u8>())
+        (prop::sample::select(vec![PayloadBase::Link, PayloadBase::Network, PayloadBase::Transport]), any::<u8>())
             .prop_map(|(origin, offset)| Load::Payload(origin, u32::from(offset))),
         prop::sample::select(vec![
             Load::Mark,
@@ -22,18 +22,18 @@ fn any_load() -> impl Strategy<Value = Load> {
             Load::Meta(0),
             Load::Meta(1),
             Load::Meta(19),
-            Load::State,
-            Load::Direction,
-            Load::Status,
-            Load::ConnectionMark,
-            Load::Connection(5, None),
-            Load::Connection(3, Some(1)),
-            Load::SourceKind,
-            Load::DestinationKind,
-            Load::Route { result: 1, flags: 9 },
+            Load::CtState,
+            Load::CtDirection,
+            Load::CtStatus,
+            Load::CtMark,
+            Load::Ct(5, None),
+            Load::Ct(3, Some(1)),
+            Load::SourceType,
+            Load::DestinationType,
+            Load::Fib { result: 1, flags: 9 },
         ]),
         numbers().prop_map(|(modulus, offset)| Load::Random { modulus, offset }),
-        numbers().prop_map(|(modulus, offset)| Load::InTurn { modulus, offset }),
+        numbers().prop_map(|(modulus, offset)| Load::Incremental { modulus, offset }),
     ]
 }
 
@@ -59,8 +59,8 @@ fn any_other() -> impl Strategy<Value = Expression> {
             size: 4,
             to_network
         }),
-        (place(), prop::sample::select(Order::ALL.to_vec()), bytes())
-            .prop_map(|(register, order, value)| Expression::Compared { register, order, value }),
+        (place(), prop::sample::select(Comparison::ALL.to_vec()), bytes())
+            .prop_map(|(register, order, value)| Expression::CompareOrder { register, order, value }),
         (place(), any::<bool>(), bytes()).prop_map(|(register, not, from)| Expression::Range {
             register,
             not,
@@ -76,7 +76,7 @@ fn any_other() -> impl Strategy<Value = Expression> {
             }
         ),
         (any::<bool>(), place(), prop::sample::select(vec![0_u32, 4, 0x10])).prop_map(|(here, port, flags)| {
-            let kind = if here { Translation::Here } else { Translation::Masquerade };
+            let kind = if here { Translation::Redirect } else { Translation::Masquerade };
             Expression::Translate { kind, family: 0, address: None, port: Some((port, port)), flags }
         }),
         (1_u32..3, any::<u8>()).prop_map(|(kind, code)| Expression::RejectWith { kind, code }),

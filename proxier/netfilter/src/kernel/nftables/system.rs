@@ -39,7 +39,7 @@ pub struct SystemNftables {
 
 /// Where in a transaction a request of a batch comes from.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct RequestOrigin {
     operation: usize,
     first_element: usize,
 }
@@ -48,7 +48,7 @@ struct Place {
 #[derive(Debug, Default)]
 struct Batch {
     requests: netlink::Batch,
-    places: Vec<Place>,
+    origins: Vec<RequestOrigin>,
 }
 
 impl Batch {
@@ -72,7 +72,7 @@ impl Batch {
                 if result.is_ok() {
                     result = self.requests.push(&request);
                 }
-                self.places.push(Place { operation: operation_index, first_element });
+                self.origins.push(RequestOrigin { operation: operation_index, first_element });
             });
         }
         result
@@ -82,8 +82,8 @@ impl Batch {
     fn split_off(&mut self, request: usize) -> Result<Self, NetlinkError> {
         let mut rest = Self::new(None)?;
         rest.requests.append(&self.requests.split_off(request));
-        // The beginning has no place.
-        rest.places = self.places.split_off(request - 1);
+        // The batch-begin message belongs to no operation.
+        rest.origins = self.origins.split_off(request - 1);
         Ok(rest)
     }
 
@@ -138,7 +138,7 @@ impl SystemNftables {
         };
         match self.socket()?.dump(request, &mut on_message) {
             Ok(Dump::Complete) => Ok(()),
-            Ok(Dump::Interrupted) => Err(NftError::Restless),
+            Ok(Dump::Interrupted) => Err(NftError::Interrupted),
             Err(error) => {
                 self.socket = None;
                 Err(error.into())
@@ -152,7 +152,7 @@ impl SystemNftables {
     fn look_up(&mut self, requests: &mut Vec<Request>, each: &mut dyn FnMut(Element)) -> Result<(), NftError> {
         let mut failure = None;
         let mut found = |received: &Received<'_>| decode::elements(received.attributes(HEADER)).for_each(&mut *each);
-        let answer = self.socket()?.ask_all(requests, &mut found, |_, error| {
+        let answer = self.socket()?.query_all(requests, &mut found, |_, error| {
             failure = failure.take().or(Some(error).filter(|error| error.errno() != Some(libc::ENOENT)));
         });
         answer.and(failure.map_or(Ok(()), Err)).inspect_err(|_| self.socket = None)?;
@@ -171,13 +171,13 @@ fn refusal(transaction: &Transaction, batch: &Batch, fault: Fault) -> Refusal {
         NetlinkError::Refused { errno, words, .. } => (errno, words),
         other => (other.errno().unwrap_or(0), other.to_string()),
     };
-    let Some(place) = fault.index.checked_sub(1).and_then(|index| batch.places.get(index)) else {
-        let object = format!("a batch of {} requests for table {}", batch.places.len(), transaction.table);
+    let Some(origin) = fault.index.checked_sub(1).and_then(|index| batch.origins.get(index)) else {
+        let object = format!("a batch of {} requests for table {}", batch.origins.len(), transaction.table);
         return Refusal { operation: None, object, errno, words };
     };
-    let operation = &transaction.operations()[place.operation];
-    let item = fault.offset.and_then(|offset| item_at(transaction, *place, offset));
-    let object = match (operation, item.map(|item| item + place.first_element)) {
+    let operation = &transaction.operations()[origin.operation];
+    let item = fault.offset.and_then(|offset| item_at(transaction, *origin, offset));
+    let object = match (operation, item.map(|item| item + origin.first_element)) {
         (Operation::AddElements(set, elements), Some(at)) if at < elements.len() => {
             Operation::AddElements(set.clone(), vec![elements[at].clone()]).of(&transaction.table).to_string()
         }
@@ -186,14 +186,14 @@ fn refusal(transaction: &Transaction, batch: &Batch, fault: Fault) -> Refusal {
         }
         _ => shortened(&operation.of(&transaction.table).to_string()),
     };
-    Refusal { operation: Some(place.operation), object, errno, words }
+    Refusal { operation: Some(origin.operation), object, errno, words }
 }
 
 /// Which of a request's elements is at an offset. The request is made again: it was freed when it was sent.
-fn item_at(transaction: &Transaction, place: Place, offset: usize) -> Option<usize> {
+fn item_at(transaction: &Transaction, origin: RequestOrigin, offset: usize) -> Option<usize> {
     let mut item = None;
-    requests(&transaction.table, &transaction.operations()[place.operation], 0, |request, first_element| {
-        if first_element == place.first_element {
+    requests(&transaction.table, &transaction.operations()[origin.operation], 0, |request, first_element| {
+        if first_element == origin.first_element {
             item = request.item_at(HEADER, NFTA_SET_ELEM_LIST_ELEMENTS, offset);
         }
     });
@@ -210,12 +210,12 @@ impl NftTables for SystemNftables {
     fn generation(&mut self) -> Result<u32, NftError> {
         let request = Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN), 0, &nfgenmsg(0));
         let mut generation = None;
-        let answer = self.socket()?.ask(&request, &mut |received| {
+        let answer = self.socket()?.query(&request, &mut |received| {
             generation = received.attributes(HEADER).find_array(NFTA_GEN_ID).map(u32::from_be_bytes);
             Ok(())
         });
         answer.inspect_err(|_| self.socket = None)?;
-        generation.ok_or(NetlinkError::Garbled.into())
+        generation.ok_or(NetlinkError::Malformed.into())
     }
 
     fn chain_states(&mut self, table: &Table, chains: &[&str]) -> Result<Vec<Option<ChainState>>, NftError> {
@@ -318,7 +318,7 @@ impl NftTables for SystemNftables {
                 return Err(NftError::TooBig { bytes: batch.size(), room });
             }
         }
-        if !batch.places.is_empty() {
+        if !batch.origins.is_empty() {
             self.send(transaction, batch, true)?;
             sent += 1;
         }
@@ -329,7 +329,7 @@ impl NftTables for SystemNftables {
         let mut batch = Batch::new(None)?;
         batch.extend(&transaction.table, 0, transaction.operations())?;
         self.room(batch.size())?;
-        if batch.places.is_empty() { Ok(()) } else { self.send(transaction, batch, false) }
+        if batch.origins.is_empty() { Ok(()) } else { self.send(transaction, batch, false) }
     }
 }
 

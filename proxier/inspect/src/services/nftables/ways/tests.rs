@@ -2,7 +2,7 @@
 
 use super::{Destination, ways};
 use netfilter::IpFamily;
-use netfilter::nft::held::{Chain, Element, Elements, Part, Rule, Set, Table};
+use netfilter::nft::ruleset::{Chain, Element, Elements, KeyField, Rule, Set, Table};
 use netfilter::nft::{Expression, Load, Register, Value, Verdict};
 
 #[test]
@@ -17,8 +17,8 @@ fn chains_that_choose_or_remember_in_a_circle_end() {
         let chain = Chain { handle: 1, base: None, comment: None, rules: Some(vec![rule.clone(), rule]) };
         let goto = Value::Verdict(Verdict::Goto("c".into()));
         let element = |n: u32| Element { value: Some(goto.clone()), ..Element::member(n.to_ne_bytes().into()) };
-        let elements = Elements::whole((0..100).map(element).collect());
-        let set = Set { flags, key: vec![Part { kind: 0, width: 4 }], elements, ..Set::default() };
+        let elements = Elements::complete((0..100).map(element).collect());
+        let set = Set { flags, key: vec![KeyField { kind: 0, width: 4 }], elements, ..Set::default() };
         let (chains, sets) = ([("c".into(), chain)].into(), [("s".into(), set)].into());
         let table = Table { chains, sets, ..Table::default() };
         assert_eq!(ways(IpFamily::V4, &table, to, &"c".into()).chains, ["c".into()]);
@@ -32,7 +32,7 @@ fn keys_of_many_fields_are_looked_up_or_passed_over() {
     let expressions = [0, 200].map(load).into_iter().chain([lookup]).collect();
     let rule = Rule { handle: 1, expressions, comment: None, counters: None };
     let chain = Chain { handle: 1, base: None, comment: None, rules: Some(vec![rule]) };
-    let set = Set { key: vec![Part { kind: 0, width: 800 }; 3], ..Set::default() };
+    let set = Set { key: vec![KeyField { kind: 0, width: 800 }; 3], ..Set::default() };
     let table = Table { chains: [("c".into(), chain)].into(), sets: [("s".into(), set)].into(), ..Table::default() };
     let to = Destination { ip: None, protocol: 6, port: 80 };
     assert!(ways(IpFamily::V4, &table, to, &"c".into()).elements.is_empty());
@@ -46,8 +46,8 @@ fn choices_of_any_size_are_read_or_passed_over() {
         let lookup = Expression::Lookup { set: "s".into(), key, to: None, verdict: true, not: false };
         let rule = Rule { handle: 1, expressions: vec![choice, lookup], comment: None, counters: None };
         let chain = Chain { handle: 1, base: None, comment: None, rules: Some(vec![rule]) };
-        let key = vec![Part { kind: 0, width: 4 }];
-        let set = Set { key, elements: Elements::whole(Vec::new()), ..Set::default() };
+        let key = vec![KeyField { kind: 0, width: 4 }];
+        let set = Set { key, elements: Elements::complete(Vec::new()), ..Set::default() };
         let (chains, sets) = ([("c".into(), chain)].into(), [("s".into(), set)].into());
         let table = Table { chains, sets, ..Table::default() };
         let to = Destination { ip: None, protocol: 6, port: 80 };

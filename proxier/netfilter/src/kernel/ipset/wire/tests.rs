@@ -20,8 +20,8 @@ fn any_set() -> impl Strategy<Value = Set> {
     })
 }
 
-fn any_place() -> impl Strategy<Value = Place> {
-    any::<(IpAddr, u8, u16)>().prop_map(|(ip, protocol, port)| Place { ip, protocol, port })
+fn any_ip_port_proto() -> impl Strategy<Value = IpPortProto> {
+    any::<(IpAddr, u8, u16)>().prop_map(|(ip, protocol, port)| IpPortProto { ip, protocol, port })
 }
 
 /// Entries of one type.
@@ -32,12 +32,15 @@ fn any_entries() -> impl Strategy<Value = Vec<Entry>> {
     });
     let many = 1..20;
     prop_oneof![
-        proptest::collection::vec(any_place().prop_map(Entry::IpPort), many.clone()),
+        proptest::collection::vec(any_ip_port_proto().prop_map(Entry::IpPort), many.clone()),
         proptest::collection::vec(
-            (any_place(), any::<IpAddr>()).prop_map(|(a, b)| Entry::IpPortIp(a, b)),
+            (any_ip_port_proto(), any::<IpAddr>()).prop_map(|(a, b)| Entry::IpPortIp(a, b)),
             many.clone()
         ),
-        proptest::collection::vec((any_place(), any_net).prop_map(|(a, b)| Entry::IpPortNet(a, b)), many.clone()),
+        proptest::collection::vec(
+            (any_ip_port_proto(), any_net).prop_map(|(a, b)| Entry::IpPortNet(a, b)),
+            many.clone()
+        ),
         proptest::collection::vec(any::<IpAddr>().prop_map(Entry::Ip), many.clone()),
         proptest::collection::vec(any::<u16>().prop_map(Entry::Port), many),
     ]
@@ -98,11 +101,11 @@ fn the_line_that_failed_is_found() {
 
 #[test]
 fn networks_are_read_without_the_bits_of_hosts() {
-    let place = Place { ip: IpAddr::from([10, 0, 0, 1]), protocol: 6, port: 80 };
+    let place = IpPortProto { ip: IpAddr::from([10, 0, 0, 1]), protocol: 6, port: 80 };
     let mut request = Request::new(0, 0, &nfgenmsg(2));
     request.nested(IPSET_ATTR_ADT, |all| {
         all.nested(IPSET_ATTR_DATA, |data| {
-            put_place(data, &place);
+            put_ip_port_proto(data, &place);
             put_ip(data, IPSET_ATTR_IP2, IpAddr::from([10, 1, 2, 3]));
             data.attribute(IPSET_ATTR_CIDR2, &[8]);
         });
@@ -115,7 +118,7 @@ fn networks_are_read_without_the_bits_of_hosts() {
 #[test]
 fn as_many_entries_as_go_into_a_message_fit() {
     let ip = IpAddr::from([0xfd; 16]);
-    let place = Place { ip, protocol: 6, port: 80 };
+    let place = IpPortProto { ip, protocol: 6, port: 80 };
     let longest = Entry::IpPortNet(place, IpNet::new(ip, 64).expect("a prefix").trunc());
     let name = SetName::new("KUBE-6-LOAD-BALANCER-SOURCE-CID");
     let request = change(Verb::Add, name, std::iter::repeat_n(longest, super::super::system::ENTRIES));

@@ -95,7 +95,7 @@ proptest! {
         let bytes = request(20, &Operation::AddVirtual(server)).into_attributes();
         for family in IpFamily::ALL {
             let is = IpFamily::of(&server.key.address.ip()) == family;
-            let expected = is.then_some(Listed::Server(server, Statistics::default()));
+            let expected = is.then_some(ListedServer::Server(server, Statistics::default()));
             prop_assert_eq!(listed(after_header(&bytes), family), expected);
         }
     }

@@ -17,14 +17,14 @@ pub enum Dump {
 
 /// What was received so far for one request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answers {
+pub(super) struct Responses {
     sequence: u32,
     /// Whether an acknowledgement is the end; else only the end of the dump is.
     until_acknowledged: bool,
     end: Dump,
 }
 
-impl Answers {
+impl Responses {
     /// Nothing received yet for the request of this sequence number.
     pub(super) fn new(sequence: u32, until_acknowledged: bool) -> Self {
         Self { sequence, until_acknowledged, end: Dump::Complete }
@@ -34,7 +34,7 @@ impl Answers {
     /// left from earlier requests and skipped. Returns how it ended; `None` if another datagram follows.
     ///
     /// # Errors
-    /// The kernel's error, that of `each`, or [`NetlinkError::Garbled`].
+    /// The kernel's error, that of `each`, or [`NetlinkError::Malformed`].
     pub(super) fn take(
         &mut self,
         datagram: &[u8],

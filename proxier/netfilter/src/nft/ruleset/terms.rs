@@ -4,7 +4,7 @@
 
 use super::values::{IPV4, IPV6, KIND, MARK, NAME, PORT, PROTOCOL, STATE, STATUS};
 use crate::IpFamily;
-use crate::nft::{Load, Origin};
+use crate::nft::{Load, PayloadBase};
 
 const INTEGER: u32 = 4;
 
@@ -98,16 +98,16 @@ pub(super) fn term(from: Load, width: u32, family: Option<IpFamily>, protocol: O
         Load::Family => ("meta nfproto".to_owned(), super::values::FAMILY),
         Load::Protocol => ("meta l4proto".to_owned(), PROTOCOL),
         Load::Meta(key) => (meta(key), INTEGER),
-        Load::State => ("ct state".to_owned(), STATE),
-        Load::Direction => ("ct direction".to_owned(), super::values::DIRECTION),
-        Load::Status => ("ct status".to_owned(), STATUS),
-        Load::ConnectionMark => ("ct mark".to_owned(), MARK),
-        Load::Connection(key, direction) => connection(key, direction),
-        Load::SourceKind => ("fib saddr type".to_owned(), KIND),
-        Load::DestinationKind => ("fib daddr type".to_owned(), KIND),
-        Load::Route { result, flags } => route(result, flags),
+        Load::CtState => ("ct state".to_owned(), STATE),
+        Load::CtDirection => ("ct direction".to_owned(), super::values::DIRECTION),
+        Load::CtStatus => ("ct status".to_owned(), STATUS),
+        Load::CtMark => ("ct mark".to_owned(), MARK),
+        Load::Ct(key, direction) => connection(key, direction),
+        Load::SourceType => ("fib saddr type".to_owned(), KIND),
+        Load::DestinationType => ("fib daddr type".to_owned(), KIND),
+        Load::Fib { result, flags } => route(result, flags),
         Load::Random { modulus, offset } => (numbers("random", modulus, offset), INTEGER),
-        Load::InTurn { modulus, offset } => (numbers("inc", modulus, offset), INTEGER),
+        Load::Incremental { modulus, offset } => (numbers("inc", modulus, offset), INTEGER),
     };
     Term::new(text, kind, size)
 }
@@ -126,11 +126,17 @@ pub(super) fn meta(key: u32) -> String {
         .map_or_else(|| format!("meta {key}"), |(_, name)| format!("meta {name}"))
 }
 
-fn payload(origin: Origin, offset: u32, width: u32, family: Option<IpFamily>, protocol: Option<&str>) -> (String, u32) {
+fn payload(
+    origin: PayloadBase,
+    offset: u32,
+    width: u32,
+    family: Option<IpFamily>,
+    protocol: Option<&str>,
+) -> (String, u32) {
     let header = match (origin, family) {
-        (Origin::Network, Some(IpFamily::V4)) => NETWORK_V4,
-        (Origin::Network, Some(IpFamily::V6)) => NETWORK_V6,
-        (Origin::Transport, _) => PORTS,
+        (PayloadBase::Network, Some(IpFamily::V4)) => NETWORK_V4,
+        (PayloadBase::Network, Some(IpFamily::V6)) => NETWORK_V6,
+        (PayloadBase::Transport, _) => PORTS,
         _ => &[],
     };
     let addresses = |kind| kind == IPV4 || kind == IPV6;
@@ -138,18 +144,18 @@ fn payload(origin: Origin, offset: u32, width: u32, family: Option<IpFamily>, pr
         field.0 == offset && (field.1 == width || (field.1 > width && addresses(field.3)))
     };
     match header.iter().find(fits) {
-        Some((_, _, name, kind)) if origin == Origin::Transport => {
+        Some((_, _, name, kind)) if origin == PayloadBase::Transport => {
             (format!("{} {name}", protocol.unwrap_or("th")), *kind)
         }
         Some((_, _, name, kind)) => ((*name).to_owned(), *kind),
-        None if origin == Origin::Transport && protocol == Some("tcp") && (offset, width) == (13, 1) => {
+        None if origin == PayloadBase::Transport && protocol == Some("tcp") && (offset, width) == (13, 1) => {
             ("tcp flags".to_owned(), super::values::FLAGS)
         }
         None => {
             let base = match origin {
-                Origin::Link => "ll",
-                Origin::Network => "nh",
-                Origin::Transport => "th",
+                PayloadBase::Link => "ll",
+                PayloadBase::Network => "nh",
+                PayloadBase::Transport => "th",
             };
             (format!("@{base},{},{}", offset.saturating_mul(8), width.saturating_mul(8)), 0)
         }

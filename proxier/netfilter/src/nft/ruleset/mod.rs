@@ -12,10 +12,10 @@ mod values;
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use elements::{Element, Elements, Found};
-pub use set::{Part, Set};
+pub use elements::{Element, ElementLookup, Elements};
+pub use set::{KeyField, Set};
 
-use super::{Base, Bytes, Expression, Hook, Name};
+use super::{BaseChain, Bytes, Expression, Hook, Name};
 use crate::Counters;
 use crate::IpFamily;
 
@@ -115,7 +115,7 @@ pub struct Chain {
     /// The kernel's number for it: later ones have greater ones.
     pub handle: u64,
     /// Set for a base chain.
-    pub base: Option<Base>,
+    pub base: Option<BaseChain>,
     /// `comment`
     pub comment: Option<Name>,
     /// Its rules, in order; `None` where they were not read.
@@ -137,7 +137,7 @@ pub struct Rule {
 
 /// Something of a ruleset that was not read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Lack {
+pub enum UnreadPart {
     /// The rules of a chain.
     Rules(TableId, Name),
     /// A set.
@@ -151,7 +151,7 @@ const IPTABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
 
 impl Table {
     /// The base chains of a hook.
-    pub fn base_chains(&self, hook: Hook) -> impl Iterator<Item = (&Name, &Chain, &Base)> {
+    pub fn base_chains(&self, hook: Hook) -> impl Iterator<Item = (&Name, &Chain, &BaseChain)> {
         let based = self.chains.iter().filter_map(|(name, chain)| Some((name, chain, chain.base.as_ref()?)));
         based.filter(move |(_, _, base)| base.hook == hook)
     }

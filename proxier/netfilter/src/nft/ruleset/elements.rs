@@ -3,7 +3,7 @@
 //! In: elements as they come from the kernel, in any order, some twice; keys. Out: the element that a key is in, or that
 //! it is not known. Must not know: their text.
 
-use super::set::Part;
+use super::set::KeyField;
 use crate::Counters;
 use crate::nft::{Bytes, Name, Value};
 
@@ -34,7 +34,7 @@ impl Element {
     }
 
     /// Whether a key is in it. With `fields`, each field of a range counts for itself.
-    fn has(&self, key: &[u8], fields: Option<&[Part]>) -> bool {
+    fn has(&self, key: &[u8], fields: Option<&[KeyField]>) -> bool {
         let Some(end) = &self.end else { return *self.key == *key };
         let within = |least: &[u8], found: &[u8], most: &[u8]| least <= found && found <= most;
         let Some(fields) = fields else { return within(&self.key, key, end) };
@@ -50,13 +50,13 @@ impl Element {
 
 /// What is known of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found<'a> {
+pub enum ElementLookup<'a> {
     /// It is in this element.
-    Yes(&'a Element),
+    Present(&'a Element),
     /// It is in none.
-    No,
+    Absent,
     /// Nobody has asked the kernel for it.
-    NotAsked,
+    Unread,
 }
 
 /// The elements of one set, in the order of their keys.
@@ -65,17 +65,17 @@ pub struct Elements {
     list: Vec<Element>,
     /// Keys that are in none.
     absent: Vec<Bytes>,
-    whole: bool,
+    complete: bool,
 }
 
 impl Elements {
     /// All elements. Those that come twice are there once.
     #[must_use]
-    pub fn whole(mut list: Vec<Element>) -> Self {
+    pub fn complete(mut list: Vec<Element>) -> Self {
         list.sort_unstable_by(|a, b| (&a.key, &a.end).cmp(&(&b.key, &b.end)));
         list.dedup_by(|a, b| a.key == b.key && a.end == b.end);
         list.shrink_to_fit();
-        Self { list, absent: Vec::new(), whole: true }
+        Self { list, absent: Vec::new(), complete: true }
     }
 
     /// All elements of a set with ranges of single fields: the kernel holds where each begins, and where none is (`true`).
@@ -91,19 +91,19 @@ impl Elements {
             let end = end.unwrap_or_else(|| vec![u8::MAX; element.key.len()].into());
             Element { end: Some(end).filter(|end| *end != element.key), ..element }
         });
-        Self::whole(ranges.chain(rest.into_iter().map(|(element, _)| element)).collect())
+        Self::complete(ranges.chain(rest.into_iter().map(|(element, _)| element)).collect())
     }
 
     /// Whether all were read.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.whole
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// Notes what the kernel said of one key: the element that has it, or the one that has all other keys.
-    pub fn learn(&mut self, key: &[u8], found: Option<Element>) {
+    pub fn record(&mut self, key: &[u8], found: Option<Element>) {
         if found.as_ref().is_some_and(|element| element.key.is_empty()) {
-            self.learn(key, None);
+            self.record(key, None);
         }
         match found {
             Some(element) => {
@@ -137,7 +137,7 @@ impl Elements {
     }
 
     /// The element of a key. `ranges`: the fields, where each may have a range of its own.
-    pub(super) fn find(&self, key: &[u8], ranges: Option<&[Part]>) -> Found<'_> {
+    pub(super) fn find(&self, key: &[u8], ranges: Option<&[KeyField]>) -> ElementLookup<'_> {
         let from = self.list.partition_point(|element| *element.key <= *key);
         // Ranges of single fields do not overlap, so the last that begins before the key is the only one that may have it.
         let found = match ranges {
@@ -147,9 +147,9 @@ impl Elements {
         let rest = || self.list.first().filter(|element| element.key.is_empty());
         let absent = || self.absent.binary_search_by(|known| (**known).cmp(key)).is_ok();
         match found {
-            Some(element) => Found::Yes(element),
-            None if self.whole || absent() => rest().map_or(Found::No, Found::Yes),
-            None => Found::NotAsked,
+            Some(element) => ElementLookup::Present(element),
+            None if self.complete || absent() => rest().map_or(ElementLookup::Absent, ElementLookup::Present),
+            None => ElementLookup::Unread,
         }
     }
 }
@@ -175,10 +175,10 @@ mod tests {
         Element::member(key.into())
     }
 
-    fn key<'a>(found: &Found<'a>) -> Option<&'a [u8]> {
+    fn key<'a>(found: &ElementLookup<'a>) -> Option<&'a [u8]> {
         match found {
-            Found::Yes(element) => Some(&element.key),
-            Found::No | Found::NotAsked => None,
+            ElementLookup::Present(element) => Some(&element.key),
+            ElementLookup::Absent | ElementLookup::Unread => None,
         }
     }
 
@@ -198,9 +198,9 @@ mod tests {
 
     #[test]
     fn each_field_of_a_range_counts_for_itself() {
-        let fields = [Part { kind: 13, width: 2 }, Part { kind: 12, width: 1 }];
+        let fields = [KeyField { kind: 13, width: 2 }, KeyField { kind: 12, width: 1 }];
         let range = Element { end: Some([0, 9, 0, 0, 5, 0, 0, 0].into()), ..member(&[0, 1, 0, 0, 3, 0, 0, 0]) };
-        let elements = Elements::whole(vec![range.clone(), range]);
+        let elements = Elements::complete(vec![range.clone(), range]);
         assert_eq!(elements.len(), 1);
         let found = |port, protocol| elements.find(&[0, port, 0, 0, protocol, 0, 0, 0], Some(&fields));
         assert_eq!([found(4, 4), found(4, 6), found(0, 4)].map(|found| key(&found).is_some()), [true, false, false]);
@@ -209,15 +209,15 @@ mod tests {
     #[test]
     fn what_was_not_asked_is_not_known() {
         let mut elements = Elements::default();
-        assert_eq!(elements.find(&[1], None), Found::NotAsked);
-        elements.learn(&[1], None);
-        elements.learn(&[2], Some(member(&[2])));
-        assert_eq!(elements.find(&[1], None), Found::No);
+        assert_eq!(elements.find(&[1], None), ElementLookup::Unread);
+        elements.record(&[1], None);
+        elements.record(&[2], Some(member(&[2])));
+        assert_eq!(elements.find(&[1], None), ElementLookup::Absent);
         assert_eq!(key(&elements.find(&[2], None)), Some(&[2][..]));
-        elements.learn(&[4], Some(member(&[])));
+        elements.record(&[4], Some(member(&[])));
         assert_eq!([4, 1].map(|asked| key(&elements.find(&[asked], None)).map(<[u8]>::len)), [Some(0), Some(0)]);
-        assert_eq!(elements.find(&[9], None), Found::NotAsked);
-        let all = Elements::whole(vec![member(&[]), member(&[2])]);
+        assert_eq!(elements.find(&[9], None), ElementLookup::Unread);
+        let all = Elements::complete(vec![member(&[]), member(&[2])]);
         assert_eq!((key(&all.find(&[3], None)), key(&all.find(&[2], None))), (Some(&[][..]), Some(&[2][..])));
     }
 }

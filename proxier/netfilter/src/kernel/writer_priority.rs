@@ -18,16 +18,16 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Shared by the syncs and the leftover cleanup of a process; clones are the same one.
 #[derive(Clone, Debug, Default)]
-pub struct Turns(Arc<Inner>);
+pub struct WriterPriority(Arc<Shared>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    state: Mutex<State>,
+struct Shared {
+    state: Mutex<Counts>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Counts {
     /// Syncs that write.
     writing: usize,
     /// Syncs that wait for a step to end.
@@ -39,30 +39,30 @@ struct State {
 
 /// A sync's turn, until it is dropped.
 #[derive(Debug)]
-pub struct SyncTurn<'a>(&'a Inner);
+pub struct WriterGuard<'a>(&'a Shared);
 
 /// Tells a cleanup step whether to end early.
 #[derive(Clone, Debug)]
 pub struct Preemption {
-    turns: Turns,
+    priority: WriterPriority,
     begun: Instant,
     grace: Duration,
 }
 
-impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, Counts> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, timeout: Duration) -> MutexGuard<'a, State> {
+    fn wait<'a>(&self, state: MutexGuard<'a, Counts>, timeout: Duration) -> MutexGuard<'a, Counts> {
         self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
-impl Turns {
+impl WriterPriority {
     /// Begins a sync's turn. Waits at most for one step of the cleanup.
     #[must_use]
-    pub fn sync(&self) -> SyncTurn<'_> {
+    pub fn write(&self) -> WriterGuard<'_> {
         let mut state = self.0.state();
         state.waiting += 1;
         while state.stepping || state.starved {
@@ -70,16 +70,16 @@ impl Turns {
         }
         state.waiting -= 1;
         state.writing += 1;
-        SyncTurn(&self.0)
+        WriterGuard(&self.0)
     }
 
     /// Runs one step of the cleanup while no sync writes. A step that returns `None` was ended early and runs again.
-    pub fn step<T>(&self, mut step: impl FnMut(&Preemption) -> Option<T>) -> T {
+    pub fn run_background<T>(&self, mut step: impl FnMut(&Preemption) -> Option<T>) -> T {
         for attempt in 0_u32.. {
             self.begin_step();
             let ended = EndStep(&self.0);
             let grace = if attempt % (MAX_PREEMPTIONS + 1) < MAX_PREEMPTIONS { Duration::ZERO } else { GRACE };
-            let preemption = Preemption { turns: self.clone(), begun: Instant::now(), grace };
+            let preemption = Preemption { priority: self.clone(), begun: Instant::now(), grace };
             let done = step(&preemption);
             drop(ended);
             if let Some(done) = done {
@@ -105,12 +105,12 @@ impl Preemption {
     /// Whether a sync waits for the step, and has to wait no longer.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        self.begun.elapsed() >= self.grace && self.turns.0.state().waiting > 0
+        self.begun.elapsed() >= self.grace && self.priority.0.state().waiting > 0
     }
 }
 
 /// Ends a step when it is dropped, after a panic too.
-struct EndStep<'a>(&'a Inner);
+struct EndStep<'a>(&'a Shared);
 
 impl Drop for EndStep<'_> {
     fn drop(&mut self) {
@@ -119,7 +119,7 @@ impl Drop for EndStep<'_> {
     }
 }
 
-impl Drop for SyncTurn<'_> {
+impl Drop for WriterGuard<'_> {
     fn drop(&mut self) {
         self.0.state().writing -= 1;
         self.0.changed.notify_all();
@@ -134,11 +134,11 @@ mod tests {
 
     #[test]
     fn a_step_waits_until_no_sync_writes() {
-        let turns = Turns::default();
+        let priority = WriterPriority::default();
         let (sender, steps) = channel();
-        let turn = turns.sync();
+        let turn = priority.write();
         std::thread::scope(|scope| {
-            scope.spawn(|| turns.step(|_| sender.send(()).ok()));
+            scope.spawn(|| priority.run_background(|_| sender.send(()).ok()));
             assert!(steps.recv_timeout(Duration::from_millis(50)).is_err(), "a sync writes");
             drop(turn);
             steps.recv_timeout(Duration::from_secs(5)).expect("the step runs");
@@ -147,13 +147,13 @@ mod tests {
 
     #[test]
     fn a_waiting_sync_ends_a_step_early_and_goes_first() {
-        let turns = Turns::default();
+        let priority = WriterPriority::default();
         let order = Mutex::new(Vec::new());
         let note = |event| order.lock().expect("no panic").push(event);
         let (started, is_started) = channel();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                turns.step(|preemption| {
+                priority.run_background(|preemption| {
                     note("step");
                     started.send(()).expect("it is received");
                     if order.lock().expect("no panic").len() > 1 {
@@ -166,7 +166,7 @@ mod tests {
                 });
             });
             is_started.recv().expect("the step begins");
-            let turn = turns.sync();
+            let turn = priority.write();
             note("sync");
             drop(turn);
         });
@@ -175,9 +175,9 @@ mod tests {
 
     #[test]
     fn a_step_that_was_preempted_too_often_runs_to_its_end() {
-        let turns = Turns::default();
+        let priority = WriterPriority::default();
         let mut attempts = 0;
-        turns.step(|preemption| {
+        priority.run_background(|preemption| {
             attempts += 1;
             (preemption.grace == GRACE).then_some(())
         });

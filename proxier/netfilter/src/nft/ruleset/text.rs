@@ -11,7 +11,7 @@ use super::values::{self, IPV4, IPV6, MARK};
 use super::{Rule, Scope, Table, TableId};
 use crate::IpFamily;
 use crate::nft::rule::Duration;
-use crate::nft::{Expression, Order, Quoted, Register, Registers, SetOperation, Translation};
+use crate::nft::{Comparison, Expression, Quoted, Register, Registers, SetOperation, Translation};
 
 /// How many elements of an anonymous set are named.
 const NAMED: usize = 4;
@@ -24,7 +24,7 @@ impl Rule {
             Scope::Family(family) => Some(family),
             Scope::Both => None,
         };
-        let mut writer = Writer { table, family, words: Vec::new(), held: BTreeMap::new(), protocol: None };
+        let mut writer = Writer { table, family, words: Vec::new(), registers: BTreeMap::new(), protocol: None };
         for expression in &self.expressions {
             if matches!(expression, Expression::Counter) {
                 let count = self.counters.unwrap_or_default();
@@ -45,7 +45,7 @@ struct Writer<'a> {
     family: Option<IpFamily>,
     words: Vec<String>,
     /// What registers hold, by their words.
-    held: BTreeMap<u8, Term>,
+    registers: BTreeMap<u8, Term>,
     /// The protocol that the word before asked for: nft does not say it twice.
     protocol: Option<&'static str>,
 }
@@ -56,7 +56,7 @@ impl Writer<'_> {
     }
 
     fn term(&self, register: Register) -> Term {
-        self.held.get(&register.0).cloned().unwrap_or_else(|| Term::new(format!("register {}", register.0), 0, 4))
+        self.registers.get(&register.0).cloned().unwrap_or_else(|| Term::new(format!("register {}", register.0), 0, 4))
     }
 
     fn take(&mut self, expression: &Expression) {
@@ -72,31 +72,31 @@ impl Writer<'_> {
                 if said && (term.text.starts_with("ip ") || term.text.starts_with("ip6 ")) {
                     self.words.pop();
                 }
-                self.held.insert(to.0, term);
+                self.registers.insert(to.0, term);
                 return;
             }
             Expression::Immediate { to, value } => {
                 let constant = Term { value: Some(value.clone()), ..Term::new("", 0, value.len()) };
-                _ = self.held.insert(to.0, constant);
+                _ = self.registers.insert(to.0, constant);
             }
             Expression::Bitwise { register, mask, xor } => {
                 let term = Term { bits: Some((mask.clone(), xor.clone())), ..self.term(*register) };
-                self.held.insert(register.0, term);
+                self.registers.insert(register.0, term);
             }
             Expression::Shift { register, right, bits, .. } => {
                 let mut term = self.term(*register);
                 term.text = format!("{} {} {bits}", masked(&term), if *right { ">>" } else { "<<" });
                 term.bits = None;
-                self.held.insert(register.0, term);
+                self.registers.insert(register.0, term);
             }
             Expression::Hash { of, to, modulus, offset } => {
                 let of = of.map_or_else(|| "symhash".to_owned(), |(key, _)| format!("jhash {}", self.key(key, None)));
                 let text = format!("{of} mod {modulus}{}", terms::offset(*offset));
-                self.held.insert(to.0, Term::new(text, 4, 4));
+                self.registers.insert(to.0, Term::new(text, 4, 4));
             }
             Expression::ByteOrder { .. } => return,
             Expression::Compare { register, not, value } => return self.compare(*register, *not, value),
-            Expression::Compared { register, order, value } => self.compared(*register, *order, value),
+            Expression::CompareOrder { register, order, value } => self.compared(*register, *order, value),
             Expression::Range { register, not, from, to } => {
                 let term = self.term(*register);
                 let not = if *not { "!= " } else { "" };
@@ -114,7 +114,7 @@ impl Writer<'_> {
         let mut at = at.0;
         let mut texts = Vec::new();
         let most = set.map_or(usize::MAX, |set| set.key.len());
-        while let Some(term) = self.held.get(&at).filter(|_| texts.len() < most) {
+        while let Some(term) = self.registers.get(&at).filter(|_| texts.len() < most) {
             texts.push(masked(term));
             at = at.saturating_add(u8::try_from(term.width.div_ceil(4)).unwrap_or(u8::MAX).max(1));
             if set.is_none() {
@@ -128,10 +128,10 @@ impl Writer<'_> {
         let set = self.table.sets.get(name);
         let key = match set {
             Some(set) => self.key(key, Some(set)),
-            None => self.held.range(key.0..).map(|(_, term)| masked(term)).collect::<Vec<_>>().join(" . "),
+            None => self.registers.range(key.0..).map(|(_, term)| masked(term)).collect::<Vec<_>>().join(" . "),
         };
         let called = match set {
-            Some(set) if set.is_anonymous() && set.elements.is_whole() => listed(set),
+            Some(set) if set.is_anonymous() && set.elements.is_complete() => listed(set),
             _ => format!("@{name}"),
         };
         match to {
@@ -139,11 +139,11 @@ impl Writer<'_> {
                 let value = set.and_then(|set| set.value.as_deref()).unwrap_or_default();
                 let width = value.iter().map(|part| part.padded()).sum();
                 let kind = value.first().map_or(0, |part| part.kind);
-                self.held.clear();
-                self.held.insert(to.0, Term::new(format!("{key} map {called}"), kind, width));
+                self.registers.clear();
+                self.registers.insert(to.0, Term::new(format!("{key} map {called}"), kind, width));
             }
             None => {
-                self.held.clear();
+                self.registers.clear();
                 self.say(match (verdict, not) {
                     (true, _) => format!("{key} vmap {called}"),
                     (false, true) => format!("{key} != {called}"),
@@ -155,7 +155,7 @@ impl Writer<'_> {
 
     fn compare(&mut self, register: Register, not: bool, value: &[u8]) {
         let term = self.term(register);
-        self.held.remove(&register.0);
+        self.registers.remove(&register.0);
         self.protocol = None;
         if term.text == "meta nfproto" && !not {
             self.family = value.first().and_then(|number| IpFamily::of_nfproto(*number));
@@ -180,13 +180,13 @@ impl Writer<'_> {
         }));
     }
 
-    fn compared(&mut self, register: Register, order: Order, value: &[u8]) {
+    fn compared(&mut self, register: Register, order: Comparison, value: &[u8]) {
         let term = self.term(register);
         let order = match order {
-            Order::Less => "<",
-            Order::LessOrEqual => "<=",
-            Order::Greater => ">",
-            Order::GreaterOrEqual => ">=",
+            Comparison::Less => "<",
+            Comparison::LessOrEqual => "<=",
+            Comparison::Greater => ">",
+            Comparison::GreaterOrEqual => ">=",
         };
         let (text, value) = (masked(&term), values::value(term.kind, value));
         // `80-90` is two comparisons.
@@ -224,7 +224,7 @@ impl Writer<'_> {
                 let word = match kind {
                     Translation::Source => "snat",
                     Translation::Destination => "dnat",
-                    Translation::Here => "redirect",
+                    Translation::Redirect => "redirect",
                     Translation::Masquerade => "masquerade",
                 };
                 let flags = values::bits(&[(4, "random"), (8, "persistent"), (16, "fully-random")], *flags);

@@ -8,7 +8,7 @@ use super::encode::*;
 use super::expression::{NFTA_LIST_ELEM, counter_of, counters, read_value};
 use crate::kernel::netlink::Attributes;
 use crate::nft::Name;
-use crate::nft::held::{Chain, Element, Elements, Part, Rule, Set, Table};
+use crate::nft::ruleset::{Chain, Element, Elements, KeyField, Rule, Set, Table};
 
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 pub(super) const NFT_SET_ELEM_CATCHALL: u32 = 2;
@@ -59,11 +59,11 @@ pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, Set)> {
     });
     let value = (flags & NFT_SET_MAP != 0).then(|| match u32(attributes, NFTA_SET_DATA_TYPE).unwrap_or(0) {
         VERDICTS => Vec::new(),
-        kind => Part::all(kind, length(NFTA_SET_DATA_LEN).unwrap_or(0), None),
+        kind => KeyField::all(kind, length(NFTA_SET_DATA_LEN).unwrap_or(0), None),
     });
     let set = Set {
         flags,
-        key: Part::all(u32(attributes, NFTA_SET_KEY_TYPE).unwrap_or(0), length(NFTA_SET_KEY_LEN)?, widths),
+        key: KeyField::all(u32(attributes, NFTA_SET_KEY_TYPE).unwrap_or(0), length(NFTA_SET_KEY_LEN)?, widths),
         value,
         size: description.and_then(|description| u32(description, NFTA_SET_DESC_SIZE)),
         timeout: u64(attributes, NFTA_SET_TIMEOUT),

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::elements::{Element, Elements, Found};
+use super::elements::{Element, ElementLookup, Elements};
 use super::values::{self, Printed};
 use crate::nft::{self, Field, Name, Value};
 
@@ -16,7 +16,7 @@ const ANONYMOUS: u32 = 0x1;
 
 /// One of the fields that a key or value consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct KeyField {
     /// nft's number for its type.
     pub kind: u32,
     /// How many bytes it has; in a key it takes whole words.
@@ -26,7 +26,7 @@ pub struct Part {
 /// nft packs the types of fields into one number, so many bits each.
 const TYPE_BITS: u32 = 6;
 
-impl Part {
+impl KeyField {
     /// The fields of a key or value of that type and length. `widths`: what the kernel says of each.
     #[must_use]
     pub fn all(kind: u32, length: usize, widths: Option<Vec<usize>>) -> Vec<Self> {
@@ -59,9 +59,9 @@ pub struct Set {
     /// `NFT_SET_*`
     pub flags: u32,
     /// The fields of its keys.
-    pub key: Vec<Part>,
+    pub key: Vec<KeyField>,
     /// The fields of its values; no fields means verdicts.
-    pub value: Option<Vec<Part>>,
+    pub value: Option<Vec<KeyField>>,
     /// `size`
     pub size: Option<u32>,
     /// `timeout`, in milliseconds; 0 is none.
@@ -77,7 +77,7 @@ impl Set {
     #[must_use]
     pub fn of(set: &nft::Set) -> Self {
         let parts = |fields: &Vec<Field>| {
-            fields.iter().map(|field| Part { kind: field.type_number(), width: field.width() }).collect()
+            fields.iter().map(|field| KeyField { kind: field.type_number(), width: field.width() }).collect()
         };
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         Self {
@@ -126,13 +126,13 @@ impl Set {
 
     /// The element that a key is in.
     #[must_use]
-    pub fn find(&self, key: &[u8]) -> Found<'_> {
+    pub fn find(&self, key: &[u8]) -> ElementLookup<'_> {
         let concatenated = self.is_interval() && self.key.len() > 1;
         self.elements.find(key, concatenated.then_some(&self.key))
     }
 
     /// The bytes of each field of a key or value, and its type.
-    pub fn fields<'a>(parts: &'a [Part], bytes: &'a [u8]) -> impl Iterator<Item = (Part, &'a [u8])> {
+    pub fn fields<'a>(parts: &'a [KeyField], bytes: &'a [u8]) -> impl Iterator<Item = (KeyField, &'a [u8])> {
         let mut at = 0;
         parts.iter().map(move |part| {
             let field = bytes.get(at..at + part.width).unwrap_or_default();

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::elements::Element;
-use super::set::{Part, Set};
+use super::set::{KeyField, Set};
 use crate::nft::set::prefix_length;
 use crate::nft::{Quoted, rule::Duration};
 
@@ -127,13 +127,13 @@ pub(super) fn name(bytes: &[u8]) -> String {
 }
 
 /// All fields of a value.
-pub(super) fn concatenated(parts: &[Part], bytes: &[u8]) -> String {
+pub(super) fn concatenated(parts: &[KeyField], bytes: &[u8]) -> String {
     let fields = Set::fields(parts, bytes).map(|(part, field)| value(part.kind, field));
     fields.collect::<Vec<_>>().join(" . ")
 }
 
 /// The key of an element: each field a value, a network or a range.
-pub(super) fn key(parts: &[Part], element: &Element) -> String {
+pub(super) fn key(parts: &[KeyField], element: &Element) -> String {
     if element.key.is_empty() {
         return "*".to_owned();
     }
