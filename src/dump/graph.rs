@@ -75,7 +75,9 @@ pub fn of(report: &Report) -> Result<Vec<Graph>, String> {
     Ok(report.services.iter().map(graph).collect())
 }
 
-fn graph(view: &ServicePortView) -> Graph {
+/// The graph of one Service port.
+#[must_use]
+pub fn graph(view: &ServicePortView) -> Graph {
     let mut graph = Graph { title: view.name.clone(), subtitle: subtitle(view), nodes: Vec::new(), edges: Vec::new() };
     let addresses: Vec<(usize, &Address)> = view
         .addresses

@@ -5,6 +5,7 @@
 
 mod dot;
 mod graph;
+mod html;
 mod svg;
 mod text;
 
@@ -42,6 +43,8 @@ pub enum Output {
     Dot,
     /// The same, drawn
     Svg,
+    /// A page for people in one file: picture, rules, drift, flows, traces
+    Html,
 }
 
 /// The arguments of `dump`.
@@ -77,7 +80,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 
 fn show(arguments: &Arguments) -> Result<Words, String> {
     let focus = Focus { service: arguments.service.clone(), endpoint: arguments.endpoint };
-    let report = Report::of(look(&arguments.sources, &focus)?, &focus);
+    let mut seen = look(&arguments.sources, &focus)?;
+    let report = Report::of(&mut seen, &focus);
     for unread in &report.unread {
         eprintln!("cannot read {}: {}", unread.what, unread.why);
     }
@@ -94,6 +98,7 @@ fn show(arguments: &Arguments) -> Result<Words, String> {
         Output::Yaml => serde_saphyr::to_string(&report).map_err(|error| cannot(&error)),
         Output::Dot => graph::of(&report).map(|graph| dot::draw(&graph)),
         Output::Svg => graph::of(&report).map(|graph| svg::draw(&graph)),
+        Output::Html => Ok(html::page(&mut seen, &report, &focus)),
     };
     shown.map(words)
 }
@@ -129,7 +134,7 @@ pub fn page(
         copied.map_or_else(|| model.copy(&extent), Ok).map_err(|error| error.to_string())
     };
     let focus = Focus { service, endpoint: None };
-    let mut report = Report::of(look_with(settings.clone(), Some(&load), &focus), &focus);
+    let mut report = Report::of(&mut look_with(settings.clone(), Some(&load), &focus), &focus);
     if syncs() != before {
         report
             .unread

@@ -98,7 +98,7 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
 }
 
 /// Scheduler, device and sets of its virtual server.
-fn server(address: &Address, wide: bool) -> [String; 3] {
+pub(super) fn server(address: &Address, wide: bool) -> [String; 3] {
     let Some(server) = &address.server else { return Default::default() };
     let device = if server.on_device { "yes" } else { "no" };
     let sets = if wide { server.sets.join(" ") } else { String::new() };
@@ -115,7 +115,7 @@ pub fn connections(endpoint: &EndpointView) -> Option<u64> {
 }
 
 /// Weight and connections of an endpoint, of all its virtual servers together.
-fn real(endpoint: &EndpointView) -> [String; 3] {
+pub(super) fn real(endpoint: &EndpointView) -> [String; 3] {
     let weights = || endpoint.servers.iter().map(|one| one.weight);
     let (Some(least), Some(most)) = (weights().min(), weights().max()) else { return Default::default() };
     let weight = if least == most { least.to_string() } else { format!("{least} to {most}") };
@@ -123,14 +123,14 @@ fn real(endpoint: &EndpointView) -> [String; 3] {
     [weight, sum(|one| one.active).to_string(), sum(|one| one.inactive).to_string()]
 }
 
-fn spelled(address: &Address) -> String {
+pub(super) fn spelled(address: &Address) -> String {
     match address.ip {
         Some(ip) => std::net::SocketAddr::new(ip, address.port).to_string(),
         None => format!("*:{}", address.port),
     }
 }
 
-fn fate(address: &Address) -> &'static str {
+pub(super) fn fate(address: &Address) -> &'static str {
     match address.fate {
         Fate::Dropped if address.chain.is_some() => "nowhere from outside: no local endpoints",
         Fate::Endpoints => "to endpoints",
@@ -140,15 +140,15 @@ fn fate(address: &Address) -> &'static str {
     }
 }
 
-fn count(counters: Option<Counters>) -> String {
+pub(super) fn count(counters: Option<Counters>) -> String {
     counters.map(|counters| counters.packets.to_string()).unwrap_or_default()
 }
 
-fn share(share: Option<f64>) -> String {
+pub(super) fn share(share: Option<f64>) -> String {
     share.map(|share| format!("{:.1} %", share * 100.0)).unwrap_or_default()
 }
 
-fn policies(view: &ServicePortView) -> String {
+pub(super) fn policies(view: &ServicePortView) -> String {
     let mut parts = Vec::new();
     parts.extend(view.internal_policy.map(|policy| format!("internal traffic {policy:?}")));
     parts.extend(view.external_policy.map(|policy| format!("external traffic {policy:?}")));
@@ -160,7 +160,7 @@ fn policies(view: &ServicePortView) -> String {
     parts.join("; ")
 }
 
-fn state(endpoint: &EndpointView) -> String {
+pub(super) fn state(endpoint: &EndpointView) -> String {
     let Some(state) = endpoint.state else { return String::new() };
     let ready = match (state.ready, state.terminating, state.serving) {
         (true, false, _) => "ready",
@@ -172,7 +172,7 @@ fn state(endpoint: &EndpointView) -> String {
     format!("{ready}{}", if state.local { ", local" } else { "" })
 }
 
-fn flows(endpoint: &EndpointView) -> String {
+pub(super) fn flows(endpoint: &EndpointView) -> String {
     let mut parts: Vec<String> = endpoint.flows.iter().map(|(state, count)| format!("{count} {state}")).collect();
     if endpoint.stale > 0 {
         parts.push(format!("{} stale", endpoint.stale));
@@ -222,6 +222,14 @@ fn notes(report: &Report, look: Look, wide: bool, out: &mut String) {
         *out += &table.text(look);
     }
     out.push('\n');
+}
+
+/// The node's facts in full width, without colours.
+#[must_use]
+pub fn facts_text(of: &Facts) -> String {
+    let mut out = String::new();
+    facts(of, Look { width: usize::MAX, ..Look::plain() }, true, &mut out);
+    out
 }
 
 fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {

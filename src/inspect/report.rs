@@ -70,9 +70,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// Puts it together.
+    /// Puts it together; takes over what `look` could not read.
     #[must_use]
-    pub fn of(mut look: Look, focus: &Focus) -> Self {
+    pub fn of(look: &mut Look, focus: &Focus) -> Self {
         let services = look.services(focus);
         let differences = look.differences(focus, &services);
         let not_understood = look.rules.families.iter().flat_map(|rules| {
@@ -90,10 +90,10 @@ impl Report {
             schema: SCHEMA,
             not_understood: not_understood.collect(),
             unused_chains: look.unused_chains(),
-            facts: Facts::of(&look),
+            facts: Facts::of(look),
             services,
             differences,
-            unread: look.unread,
+            unread: std::mem::take(&mut look.unread),
         }
     }
 }

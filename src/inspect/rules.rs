@@ -391,6 +391,20 @@ impl FamilyRules {
         listed.first().copied().or_else(own)
     }
 
+    /// The rules of a chain as `iptables-save` or `nft list` prints them; none where the chain was not read. `table` is
+    /// iptables' table, or the family and the name of one of nf_tables.
+    #[must_use]
+    pub fn chain_text(&self, table: &str, chain: &str) -> Vec<String> {
+        if let Some(chain) = self.ruleset.chain(table, chain) {
+            return chain.rules.iter().map(|rule| rule.text.to_string()).collect();
+        }
+        let Some((id, table)) = self.nftables.tables.iter().find(|(id, _)| id.to_string() == table) else {
+            return Vec::new();
+        };
+        let rules = table.chains.get(chain).and_then(|chain| chain.rules.as_ref());
+        rules.into_iter().flatten().map(|rule| rule.text(id, table)).collect()
+    }
+
     /// Whether there is a chain of a Service port.
     #[must_use]
     pub fn has_service_chains(&self) -> bool {

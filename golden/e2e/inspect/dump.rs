@@ -188,9 +188,48 @@ fn text_yaml_and_pictures_are_whole_and_plain() {
     assert!(dot.starts_with("digraph") && dot.contains("33.3 %") && dot.matches(" -> ").count() > 5, "{dot}");
     let svg = shown("dump -o svg --service default/with-local");
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && svg.contains("10.244.1.5:8080"), "{svg}");
+    let html = shown("dump -o html --service default/with-local");
+    is_whole_page(
+        &html,
+        &[
+            "33.3 %",
+            "KUBE-SVL-3FNP6KDT3RDA4WFJ",
+            "-j DNAT",
+            "Trace outside -&gt; 203.0.113.11:80/tcp",
+            "The rules match",
+        ],
+    );
     let several = node.run("dump -o svg");
     assert_eq!(several.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&several.stderr).contains("give --service"));
+}
+
+/// Asserts that an HTML page has these parts, closes what it opens, and refers to nothing outside itself.
+pub fn is_whole_page(page: &str, parts: &[&str]) {
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"), "{page}");
+    for part in parts {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    for outside in ["<script", "<link", "<img", "src=", "@import", "url(", "https:"] {
+        assert!(!page.contains(outside), "{outside} is in {page}");
+    }
+    for element in ["section", "table", "tr", "td", "pre", "details", "svg", "text", "figure", "h2", "ul", "div", "p"] {
+        let opened = page.matches(&format!("<{element}>")).count() + page.matches(&format!("<{element} ")).count();
+        assert_eq!(opened, page.matches(&format!("</{element}>")).count(), "{element}: {page}");
+    }
+}
+
+#[test]
+fn a_page_shows_names_as_text_and_differences_with_both_rules() {
+    let node = Node::recorded("402-both-local", Flavour::Nft);
+    node.iptables("-t nat -I KUBE-POSTROUTING -m comment --comment <script>alert(1)</script> -j RETURN");
+    let page = node.run_with_objects("dump -o html");
+    assert!(page.status.success(), "{page:?}");
+    let page = String::from_utf8(page.stdout).expect("text");
+    is_whole_page(
+        &page,
+        &["in one place", "table nat, chain KUBE-POSTROUTING", "+ -A KUBE-POSTROUTING", "&lt;script&gt;alert"],
+    );
 }
 
 #[test]

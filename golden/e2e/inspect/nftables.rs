@@ -9,7 +9,7 @@ use netfilter::IpFamily;
 use serde_json::Value;
 
 use super::diagnose::causes;
-use super::dump::names;
+use super::dump::{is_whole_page, names};
 use super::node::{Node, diagnosis, json};
 
 const LOCAL: &str = "402-both-local";
@@ -267,5 +267,7 @@ fn text_and_pictures_are_whole_and_plain() {
         assert!(dot.starts_with("digraph") && dot.contains("33.3 %") && dot.matches(" -> ").count() > 5, "{dot}");
         let svg = shown("dump -o svg --service default/with-local");
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && svg.contains("goto"), "{svg}");
+        let html = shown("dump -o html --service default/with-local");
+        is_whole_page(&html, &["33.3 %", "mode nftables", "dnat ", "Trace host -&gt; 10.96.10.11:80/tcp"]);
     }
 }
