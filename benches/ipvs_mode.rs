@@ -51,7 +51,7 @@ struct Proxy {
 impl Proxy {
     fn new(services: u32) -> Self {
         let mut tracker = Tracker::default();
-        tracker.want_everything();
+        tracker.request_full_sync();
         let mut proxy = Self { translator: Translator::new(objects::NODE, false), tracker, mode: mode() };
         for number in 0..services {
             proxy.see(Kind::Service, service(number));
@@ -136,9 +136,9 @@ fn run(services: u32) {
     proxy.see(Kind::EndpointSlice, slice(services, ENDPOINTS));
     measure(services, "a Service more", || proxy.sync());
     measure(services, "a look for damage", || {
-        assert_eq!(proxy.mode.damage(Instant::now()).expect("an answer"), None);
+        assert_eq!(proxy.mode.check_drift(Instant::now()).expect("an answer"), None);
     });
-    proxy.tracker.want_everything();
+    proxy.tracker.request_full_sync();
     measure(services, "everything, where nothing differs", || proxy.sync());
     memory::release();
     let peak = f64::from(memory_kib("VmHWM")) / 1024.0;

@@ -57,7 +57,7 @@ impl Cluster {
             tracker: Tracker::default(),
             backend: Box::new(backend),
         };
-        cluster.tracker.want_everything();
+        cluster.tracker.request_full_sync();
         for number in 0..services {
             cluster.take(Kind::Service, service(number));
             cluster.take(Kind::EndpointSlice, slice(number, 0));

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use netfilter::IpFamily;
-use proxier::cleaner::Cleaned;
+use proxier::cleaner::CleanupStats;
 use proxier::proxier::{Observer, SyncReport};
 use proxier::track::Kind;
 
@@ -52,7 +52,7 @@ impl Observer for Reporter {
         }
     }
 
-    fn cleaned(&mut self, cleaned: &Cleaned) {
+    fn cleaned(&mut self, cleaned: &CleanupStats) {
         self.metrics.cleaned(self.family, cleaned);
     }
 }

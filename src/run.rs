@@ -255,9 +255,11 @@ fn start_families(
         health.watch_thread(family, sender.activity());
         let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
         let priority = priority.clone();
-        let removal = move || leftovers::remove(family, Some(running), began.elapsed() < ipvs::PATIENCE, &priority);
+        let removal = move || {
+            leftovers::remove(family, Some(running), began.elapsed() < ipvs::GRACEFUL_TERMINATION_PERIOD, &priority)
+        };
         let failed = |error| format!("cannot start a thread: {error}");
-        let leftovers = leftovers::Worker::start(family, Box::new(removal)).map_err(failed)?;
+        let leftovers = leftovers::CleanupWorker::start(family, Box::new(removal)).map_err(failed)?;
         let proxier = Proxier::new(family, config.clone(), syncing.watch(backend), reporter)
             .with_cleaner(cleaner(family, config))
             .with_address_watch(Box::new(address_watch(family, settings)))

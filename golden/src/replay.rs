@@ -12,7 +12,7 @@ use netfilter::kernel::{DeviceName, Host, NftTables, SystemNftables};
 use netfilter::testing::{FakeHost, FakeIpSets, FakeIptables, FakeIpvs, FakeLinks, FakeNftables};
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
-use proxier::ipvs::{self, Expected, Held, Ipvs};
+use proxier::ipvs::{self, Expected, Ipvs, ObservedState};
 use proxier::model::{Config, IpvsConfig, LocalDetector, NamespacedName, NodeInfo, NodePortAddresses, Snapshot};
 use proxier::nftables::Nftables;
 use proxier::testing::objects;
@@ -93,7 +93,7 @@ impl Replay {
                 }
             };
             let mut tracker = Tracker::default();
-            tracker.want_everything();
+            tracker.request_full_sync();
             Family { family, tracker, backend, tables }
         });
         // The recording API server had these, and the stored objects do not tell of them.
@@ -157,10 +157,10 @@ impl Replay {
     /// # Panics
     /// When it cannot be read.
     #[must_use]
-    pub fn held(&self, family: IpFamily) -> Held {
+    pub fn held(&self, family: IpFamily) -> ObservedState {
         let Shared { servers, sets, links, .. } = &self.shared;
         let (mut servers, mut sets, mut links) = (servers.clone(), sets.clone(), links.clone());
-        let (held, errors) = Held::read(family, Some(&mut servers), Some(&mut sets), &mut links);
+        let (held, errors) = ObservedState::read(family, Some(&mut servers), Some(&mut sets), &mut links);
         assert!(errors.is_empty(), "{errors:?}");
         held
     }

@@ -12,7 +12,7 @@ use golden::replay::Replay;
 use netfilter::IpFamily;
 use netfilter::ipset::Entry;
 use netfilter::ipvs::{Flags, Scheduler, ServerKey};
-use proxier::ipvs::Held;
+use proxier::ipvs::ObservedState;
 use proxier_inspect::drift::{Difference, DifferenceKind as Is};
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::servers::differences;
@@ -40,7 +40,7 @@ fn each_state(mut look: impl FnMut(&str, &Case, usize, &Replay, IpFamily)) {
     }
 }
 
-fn views(replay: &Replay, held: &Held, family: IpFamily, objects: bool) -> Vec<ServicePortView> {
+fn views(replay: &Replay, held: &ObservedState, family: IpFamily, objects: bool) -> Vec<ServicePortView> {
     let expected = replay.expected(family);
     replay.model(family, |snapshot, _| {
         let mut views = from_ipvs(family, held, objects.then_some((snapshot, &expected)));
@@ -126,7 +126,7 @@ fn every_service_port_is_listed_with_its_addresses_and_endpoints() {
     assert!(ports > 1000 && endpoints > 1000, "{ports} ports, {endpoints} endpoints");
 }
 
-fn key(held: &Held, text: &str) -> ServerKey {
+fn key(held: &ObservedState, text: &str) -> ServerKey {
     *held
         .servers
         .keys()
@@ -141,7 +141,7 @@ fn edits_are_found_and_nothing_else() {
     replay.step(&case.stored[0]);
     let family = IpFamily::V4;
     let (expected, untouched) = (replay.expected(family), replay.held(family));
-    let compare = |held: &Held| {
+    let compare = |held: &ObservedState| {
         let found = differences(&expected, held, &rules(&case, 0, family), &["203.0.113.0/24".parse().expect("a net")]);
         found
             .expect("a comparison")
@@ -149,7 +149,7 @@ fn edits_are_found_and_nothing_else() {
             .map(|d: Difference| (d.kind, d.chain, d.found.or(d.expected).unwrap_or_default()))
             .collect::<Vec<_>>()
     };
-    let after = |edit: &dyn Fn(&mut Held)| {
+    let after = |edit: &dyn Fn(&mut ObservedState)| {
         let mut held = untouched.clone();
         edit(&mut held);
         compare(&held)
@@ -176,11 +176,11 @@ fn edits_are_found_and_nothing_else() {
         after(&|held| _ = held.servers.get_mut(&node_port).expect("it").reals.remove(&real)),
         one(Is::MissingRealServer, NODE_PORT, "-r 10.244.2.6:8080 -m -w 1")
     );
-    let weigh = |held: &mut Held, weight| {
+    let weigh = |held: &mut ObservedState, weight| {
         held.servers.get_mut(&node_port).expect("it").reals.get_mut(&real).expect("it").server.weight = weight
     };
     assert_eq!(after(&|held| weigh(held, 0)), one(Is::AlteredRealServer, NODE_PORT, "-r 10.244.2.6:8080 -m -w 0"));
-    let stranger = |held: &mut Held, weight| {
+    let stranger = |held: &mut ObservedState, weight| {
         let server = held.servers.get_mut(&node_port).expect("it");
         let mut one = server.reals[&real];
         one.server.address = "10.9.9.9:9".parse().expect("an address");
@@ -189,7 +189,7 @@ fn edits_are_found_and_nothing_else() {
     };
     assert_eq!(after(&|held| stranger(held, 1)), one(Is::UnexpectedRealServer, NODE_PORT, "-r 10.9.9.9:9 -m -w 1"));
     assert_eq!(after(&|held| stranger(held, 0)), [], "it waits for its connections");
-    let another = |held: &mut Held, address: &str| {
+    let another = |held: &mut ObservedState, address: &str| {
         let mut server = held.servers[&node_port].clone();
         server.server.key.address = address.parse().expect("an address");
         held.servers.insert(server.server.key, server);

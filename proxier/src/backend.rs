@@ -33,20 +33,20 @@ pub trait Backend: Send + fmt::Debug {
     ///
     /// # Errors
     /// When the state could not be read.
-    fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError>;
+    fn check_drift(&mut self, now: Instant) -> Result<Option<String>, SyncError>;
 
     /// Whether facts of the host that rules depend on (addresses, sysctls) are others than those of the last sync. Called
     /// after an address came or went and every `syncPeriod`. A fact that cannot be read has its last known value.
-    fn facts_changed(&mut self, _snapshot: &Snapshot<'_>) -> bool {
+    fn host_changed(&mut self, _snapshot: &Snapshot<'_>) -> bool {
         false
     }
 
-    /// Looks for damage like [`Backend::damage`], but only for what costs microseconds to see. Called several times a
+    /// Looks for damage like [`Backend::check_drift`], but only for what costs microseconds to see. Called several times a
     /// second.
     ///
     /// # Errors
     /// When the state could not be read.
-    fn quick_damage(&mut self, _now: Instant) -> Result<Option<String>, SyncError> {
+    fn check_drift_quickly(&mut self, _now: Instant) -> Result<Option<String>, SyncError> {
         Ok(None)
     }
 
@@ -71,7 +71,7 @@ pub trait Backend: Send + fmt::Debug {
 }
 
 /// How long to wait after a check that took so much CPU time: checks may take one hundredth of one CPU.
-pub(crate) fn pause_after(effort: Duration) -> Duration {
+pub(crate) fn budget_pause(effort: Duration) -> Duration {
     effort * 100
 }
 

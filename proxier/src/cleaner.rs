@@ -19,7 +19,7 @@ use crate::model::{Destination, NodePortAddresses, Scope, Snapshot};
 
 /// What a look at the conntrack table came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cleaned {
+pub struct CleanupStats {
     /// How long it took.
     pub duration: Duration,
     /// How many flows were deleted.
@@ -34,7 +34,7 @@ pub struct FlowCleaner {
     table: Box<dyn ConntrackTable>,
     host: Box<dyn Host>,
     /// A clean-up failed: the next one looks at everything, and at what was given up since.
-    owes: bool,
+    needs_retry: bool,
     gone: BTreeSet<Destination>,
     /// Where node ports were served since all flows were looked at last.
     served: BTreeSet<IpAddr>,
@@ -51,14 +51,14 @@ impl FlowCleaner {
         table: Box<dyn ConntrackTable>,
         host: Box<dyn Host>,
     ) -> Self {
-        let (owes, gone, served, complaint) = (false, BTreeSet::new(), BTreeSet::new(), String::new());
-        Self { family, node_port_addresses, table, host, owes, gone, served, complaint }
+        let (needs_retry, gone, served, complaint) = (false, BTreeSet::new(), BTreeSet::new(), String::new());
+        Self { family, node_port_addresses, table, host, needs_retry, gone, served, complaint }
     }
 
     /// Whether the last clean-up failed.
     #[must_use]
-    pub fn owes(&self) -> bool {
-        self.owes
+    pub fn needs_retry(&self) -> bool {
+        self.needs_retry
     }
 
     /// Whether the node has given up an address at which node ports were served: then flows may be stale though no
@@ -82,9 +82,14 @@ impl FlowCleaner {
 
     /// Deletes the flows that are stale after a sync of `scope`, in which these destinations may have been given up.
     /// `None` if there was no need to look, or the table could not be listed.
-    pub fn clean(&mut self, snapshot: &Snapshot<'_>, scope: &Scope, gone: BTreeSet<Destination>) -> Option<Cleaned> {
+    pub fn clean(
+        &mut self,
+        snapshot: &Snapshot<'_>,
+        scope: &Scope,
+        gone: BTreeSet<Destination>,
+    ) -> Option<CleanupStats> {
         self.gone.extend(gone);
-        let scope = if self.owes { &Scope::Full } else { scope };
+        let scope = if self.needs_retry { &Scope::Full } else { scope };
         let stale = StaleFlows::of(snapshot, scope, &self.gone);
         if stale.is_empty() {
             if *scope == Scope::Full {
@@ -96,9 +101,9 @@ impl FlowCleaner {
         let start = Instant::now();
         match self.delete(stale, snapshot) {
             Ok((deleted, addresses, problem)) => {
-                let cleaned = Cleaned { duration: start.elapsed(), deleted: deleted.flows };
+                let cleaned = CleanupStats { duration: start.elapsed(), deleted: deleted.flows };
                 self.note(&deleted, problem, cleaned.duration);
-                if *scope == Scope::Full && !self.owes {
+                if *scope == Scope::Full && !self.needs_retry {
                     self.served.clear();
                 }
                 self.served.extend(addresses);
@@ -154,14 +159,14 @@ impl FlowCleaner {
     }
 
     fn settle(&mut self) {
-        self.owes = false;
+        self.needs_retry = false;
         self.gone.clear();
         self.complaint.clear();
     }
 
     /// Has everything looked at again; says once why.
     fn complain(&mut self, complaint: String) {
-        self.owes = true;
+        self.needs_retry = true;
         if self.complaint != complaint {
             warn!("{}: {complaint}; it will be tried again", self.family);
             self.complaint = complaint;

@@ -9,7 +9,7 @@ use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::track::{Change, Extent, Kind, NoCopy, ObjectKey, Tracker};
+use crate::track::{Change, CopyError, CopyRequest, Kind, ObjectKey, Tracker};
 
 /// A message to a family's thread.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub enum Message {
     /// An object, or a whole list, is another than before.
     Change(Change),
     /// A request for a copy of the model, or of one Service's part.
-    Copy(Extent, mpsc::Sender<Result<Tracker, NoCopy>>),
+    Copy(CopyRequest, mpsc::Sender<Result<Tracker, CopyError>>),
 }
 
 impl From<Change> for Message {

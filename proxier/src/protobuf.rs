@@ -219,7 +219,7 @@ pub fn varint(bytes: &[u8]) -> Result<Option<(u64, usize)>, WireError> {
 
 /// Where the first field of a buffer is, which may end before the field does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub struct FieldSpan {
     /// The field's number.
     pub number: u32,
     /// Its wire type.
@@ -230,7 +230,7 @@ pub struct Extent {
     pub end: usize,
 }
 
-impl Extent {
+impl FieldSpan {
     /// Looks at the beginning of a buffer; `None` if it ends before the field's length is known.
     ///
     /// # Errors

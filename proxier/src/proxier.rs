@@ -3,7 +3,7 @@
 //! In: [`Change`]s through a channel, and questions. Out: calls of a [`Backend`], reports to an [`Observer`].
 //! Must not know: which mode it is, or where changes come from. One thread owns all of it; it ends with its channel.
 
-mod look;
+mod checks;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
@@ -14,8 +14,8 @@ use netfilter::kernel::{self, AddressWatch};
 use tracing::{debug, error, info, warn};
 
 use crate::backend::{Backend, Rejected, SyncError, SyncStats};
-use crate::cleaner::{Cleaned, FlowCleaner};
-use crate::leftovers::Worker;
+use crate::cleaner::{CleanupStats, FlowCleaner};
+use crate::leftovers::CleanupWorker;
 use crate::mailbox::{Mail, Message, Receiver};
 use crate::model::{Config, Destination, HealthChecks, LocalDetector, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
@@ -25,10 +25,10 @@ use crate::track::{Change, Kind, Tracker};
 pub const FULL_SYNC_PERIOD: Duration = Duration::from_hours(1);
 
 /// How many times the CPU time of a repair has to pass before the next quick look for damage.
-const REPAIR_PAUSE: u32 = 10;
+const REPAIR_PAUSE_FACTOR: u32 = 10;
 
 /// How long to wait for the own Node before its facts are taken for unknown.
-const NODE_WAIT: Duration = Duration::from_secs(30);
+const NODE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who wants to know what a [`Proxier`] does. Called on its thread: it must not block.
 pub trait Observer: Send {
@@ -39,7 +39,7 @@ pub trait Observer: Send {
     /// A sync ended.
     fn synced(&mut self, report: &SyncReport<'_>);
     /// Stale flows were looked for.
-    fn cleaned(&mut self, _cleaned: &Cleaned) {}
+    fn cleaned(&mut self, _cleaned: &CleanupStats) {}
 }
 
 /// What a sync came to.
@@ -58,7 +58,7 @@ pub struct SyncReport<'a> {
 }
 
 /// How long the first sync is still held up for the sake of the own Node.
-enum Wait {
+enum NodeWait {
     No,
     Until(Instant),
     /// Whoever watches the Node ends the process if it takes too long.
@@ -74,25 +74,25 @@ pub struct Proxier {
     backend: Box<dyn Backend>,
     cleaner: Option<FlowCleaner>,
     address_watch: Option<Box<dyn AddressWatch>>,
-    leftovers: Option<Worker>,
+    leftovers: Option<CleanupWorker>,
     observer: Box<dyn Observer>,
     started: Instant,
     started_at: SystemTime,
     synced_once: bool,
     next_check: Instant,
-    next_look: Instant,
+    next_quick_check: Instant,
     /// The failures of checks and of quick looks that the log has already.
     complaints: [String; 2],
     /// The next sync repairs damage.
     repairing: bool,
     /// The damage since the last sync that the log has already.
-    damage: String,
+    drift: String,
     /// Not before this are quick looks for damage taken again.
-    next_quick_look: Instant,
+    quick_check_not_before: Instant,
     /// What the last sync left out, and why.
     rejected: HashMap<ServicePortName, String>,
     /// When to try that again. Each try costs a look at everything.
-    next_try: Instant,
+    next_rejected_retry: Instant,
 }
 
 impl std::fmt::Debug for Proxier {
@@ -107,7 +107,7 @@ impl Proxier {
     pub fn new(family: IpFamily, config: Config, backend: Box<dyn Backend>, observer: Box<dyn Observer>) -> Self {
         let periods = config.periods;
         let mut tracker = Tracker::default();
-        tracker.want_everything();
+        tracker.request_full_sync();
         let now = Instant::now();
         Self {
             family,
@@ -123,13 +123,13 @@ impl Proxier {
             started_at: SystemTime::now(),
             synced_once: false,
             next_check: now + periods.sync,
-            next_look: now,
+            next_quick_check: now,
             complaints: Default::default(),
             repairing: false,
-            damage: String::new(),
-            next_quick_look: now,
+            drift: String::new(),
+            quick_check_not_before: now,
             rejected: HashMap::new(),
-            next_try: now,
+            next_rejected_retry: now,
         }
     }
 
@@ -147,7 +147,7 @@ impl Proxier {
 
     /// Has other modes' state removed once our own rules are in place: until then theirs serve.
     #[must_use]
-    pub fn with_leftovers(self, worker: Worker) -> Self {
+    pub fn with_leftovers(self, worker: CleanupWorker) -> Self {
         Self { leftovers: Some(worker), ..self }
     }
 
@@ -165,12 +165,12 @@ impl Proxier {
                 wait => messages.recv(wait),
             };
             match received {
-                Ok(Mail { message: Message::Change(change), events }) => self.take(change, events),
+                Ok(Mail { message: Message::Change(change), events }) => self.apply_change(change, events),
                 // Who does not wait for it any more does not need it.
                 Ok(Mail { message: Message::Copy(extent, answer), .. }) => {
                     let _ = answer.send(self.tracker.copy(&extent));
                 }
-                Err(RecvTimeoutError::Timeout) => self.act(Instant::now()),
+                Err(RecvTimeoutError::Timeout) => self.run_due(Instant::now()),
                 Err(RecvTimeoutError::Disconnected) => {
                     info!("{}: stopped, the rules stay", self.family);
                     return;
@@ -180,7 +180,7 @@ impl Proxier {
     }
 
     /// Takes the newest of so many changes of an object.
-    fn take(&mut self, change: Change, events: u32) {
+    fn apply_change(&mut self, change: Change, events: u32) {
         let kind = match &change {
             Change::Service(..) => Some(Kind::Service),
             Change::Slice(..) => Some(Kind::EndpointSlice),
@@ -211,33 +211,33 @@ impl Proxier {
         }
         if !self.synced_once {
             match self.wait_for_node(now) {
-                Wait::No => {}
-                Wait::Until(at) => return Some(at),
-                Wait::ForNetwork => return None,
+                NodeWait::No => {}
+                NodeWait::Until(at) => return Some(at),
+                NodeWait::ForNetwork => return None,
             }
         }
         let due = self.schedule.due();
         if !self.synced_once {
             return due;
         }
-        [due, self.backend.next_event()].into_iter().flatten().chain([self.next_check, self.next_look]).min()
+        [due, self.backend.next_event()].into_iter().flatten().chain([self.next_check, self.next_quick_check]).min()
     }
 
     /// Rules depend on the node's addresses and networks, so the first sync waits for them, for addresses not for ever.
-    fn wait_for_node(&self, now: Instant) -> Wait {
+    fn wait_for_node(&self, now: Instant) -> NodeWait {
         let node = self.tracker.node();
         let known = self.tracker.node_listed() && !node.addresses.is_empty();
-        let until = self.started + NODE_WAIT;
+        let until = self.started + NODE_TIMEOUT;
         if self.config.local_detector == LocalDetector::NodeCidr && node.pod_cidrs.is_empty() {
-            Wait::ForNetwork
+            NodeWait::ForNetwork
         } else if known || now >= until {
-            Wait::No
+            NodeWait::No
         } else {
-            Wait::Until(until)
+            NodeWait::Until(until)
         }
     }
 
-    fn act(&mut self, now: Instant) {
+    fn run_due(&mut self, now: Instant) {
         if !self.synced_once && self.tracker.node().addresses.is_empty() {
             warn!(
                 "{}: the Node {:?} is unknown or has no addresses, going on without",
@@ -251,28 +251,28 @@ impl Proxier {
             self.check(now);
         } else if self.synced_once && self.backend.next_event().is_some_and(|at| at <= now) {
             self.tick(now);
-        } else if self.synced_once && self.next_look <= now {
-            self.look(now);
+        } else if self.synced_once && self.next_quick_check <= now {
+            self.quick_check(now);
         }
     }
 
     fn tick(&mut self, now: Instant) {
         if let Err(error) = self.backend.tick(now) {
             warn!("{}: looking at everything: {error}", self.family);
-            self.want_everything(now);
+            self.request_full_sync(now);
         }
     }
 
-    fn want_everything(&mut self, now: Instant) {
-        self.tracker.want_everything();
+    fn request_full_sync(&mut self, now: Instant) {
+        self.tracker.request_full_sync();
         self.observer.queued();
         self.schedule.request(now);
     }
 
     fn sync(&mut self, now: Instant) {
-        if now >= self.next_try {
-            self.tracker.want(self.rejected.keys().cloned());
-            self.next_try = now + self.config.periods.sync;
+        if now >= self.next_rejected_retry {
+            self.tracker.request_sync_of(self.rejected.keys().cloned());
+            self.next_rejected_retry = now + self.config.periods.sync;
         }
         let scope = match self.tracker.take_scope() {
             // The hourly run has nothing pending and looks at everything.
@@ -283,18 +283,18 @@ impl Proxier {
         let before = kernel::cpu_time();
         let result = self.backend.sync(&self.tracker.snapshot(node_ip), &scope, now);
         let duration = now.elapsed();
-        self.damage.clear();
+        self.drift.clear();
         if std::mem::take(&mut self.repairing) {
             // A program that damages the rules all the time must not keep a CPU busy.
             let effort = kernel::cpu_time().saturating_sub(before);
-            self.next_quick_look = Instant::now() + effort * REPAIR_PAUSE;
+            self.quick_check_not_before = Instant::now() + effort * REPAIR_PAUSE_FACTOR;
         }
         let retry = match &result {
-            Ok(stats) => Some(self.succeeded(stats, duration)),
+            Ok(stats) => Some(self.record_success(stats, duration)),
             Err(error) => {
                 let pause = self.schedule.failure_pause();
                 error!("{}: sync failed, next try in {pause:?} or with the next change: {error}", self.family);
-                self.tracker.want_everything();
+                self.tracker.request_full_sync();
                 None
             }
         };
@@ -353,7 +353,7 @@ impl Proxier {
     }
 
     /// Notes what was left out; whether to try again.
-    fn succeeded(&mut self, stats: &SyncStats, duration: Duration) -> bool {
+    fn record_success(&mut self, stats: &SyncStats, duration: Duration) -> bool {
         let mut rejected = HashMap::new();
         for Rejected { port, reason } in &stats.rejected {
             // Once is enough, however often it is tried.

@@ -18,7 +18,7 @@ const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
 
 /// A value that a sysctl is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct SysctlSetting {
     /// The field of the configuration, for messages.
     pub field: &'static str,
     /// The sysctl, as [`Host`] names it.
@@ -29,18 +29,18 @@ pub struct Wish {
 
 /// A wish that this host cannot fulfil. Services work without it.
 #[derive(Debug, Error)]
-#[error("conntrack.{}: {} stays {}, not {}: {source}; {}", wish.field, wish.sysctl, known(*now), wish.value, advice(source))]
-pub struct Unfulfilled {
-    wish: Wish,
+#[error("conntrack.{}: {} stays {}, not {}: {source}; {}", setting.field, setting.sysctl, known(*now), setting.value, advice(source))]
+pub struct SysctlNotSet {
+    setting: SysctlSetting,
     now: Option<i64>,
     source: io::Error,
 }
 
 /// A wish that no host would fulfil.
 #[derive(Debug, Error)]
-#[error("conntrack.{}: the kernel does not take {} for {}: {source}; give another value, or 0 to leave it as it is", wish.field, wish.value, wish.sysctl)]
-pub struct Impossible {
-    wish: Wish,
+#[error("conntrack.{}: the kernel does not take {} for {}: {source}; give another value, or 0 to leave it as it is", setting.field, setting.value, setting.sysctl)]
+pub struct InvalidSysctlValue {
+    setting: SysctlSetting,
     source: io::Error,
 }
 
@@ -65,11 +65,13 @@ fn max(config: &ConntrackConfig, cpus: u32) -> Option<u64> {
 
 /// The sysctls, in the order in which they are to be set.
 #[must_use]
-pub fn plan(config: &ConntrackConfig, cpus: u32) -> Vec<Wish> {
-    let wish = |field, sysctl, value: u64| Wish { field, sysctl, value: i64::try_from(value).unwrap_or(i64::MAX) };
-    let mut wishes: Vec<Wish> = max(config, cpus).map(|max| wish("maxPerCore", MAX, max)).into_iter().collect();
+pub fn plan(config: &ConntrackConfig, cpus: u32) -> Vec<SysctlSetting> {
+    let setting =
+        |field, sysctl, value: u64| SysctlSetting { field, sysctl, value: i64::try_from(value).unwrap_or(i64::MAX) };
+    let mut settings: Vec<SysctlSetting> =
+        max(config, cpus).map(|max| setting("maxPerCore", MAX, max)).into_iter().collect();
     if config.tcp_be_liberal {
-        wishes.push(wish("tcpBeLiberal", "net/netfilter/nf_conntrack_tcp_be_liberal", 1));
+        settings.push(setting("tcpBeLiberal", "net/netfilter/nf_conntrack_tcp_be_liberal", 1));
     }
     let timeouts = [
         ("tcpEstablishedTimeout", "net/netfilter/nf_conntrack_tcp_timeout_established", config.tcp_established_timeout),
@@ -79,10 +81,10 @@ pub fn plan(config: &ConntrackConfig, cpus: u32) -> Vec<Wish> {
     ];
     let wanted = timeouts.into_iter().filter(|(_, _, timeout)| !timeout.is_zero());
     // Half a second is no reason to forget flows at once.
-    wishes.extend(wanted.map(|(field, sysctl, timeout)| {
-        wish(field, sysctl, timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0))
+    settings.extend(wanted.map(|(field, sysctl, timeout)| {
+        setting(field, sysctl, timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0))
     }));
-    wishes
+    settings
 }
 
 /// Sets what is not so already, and returns what could not be set here. The size of the table and of its hash are only
@@ -93,48 +95,56 @@ pub fn plan(config: &ConntrackConfig, cpus: u32) -> Vec<Wish> {
 ///
 /// # Errors
 /// If the kernel takes a value nowhere.
-pub fn apply(config: &ConntrackConfig, cpus: u32, host: &mut dyn Host) -> Result<Vec<Unfulfilled>, Impossible> {
-    let (wishes, mut unfulfilled) = (plan(config, cpus), Vec::new());
+pub fn apply(
+    config: &ConntrackConfig,
+    cpus: u32,
+    host: &mut dyn Host,
+) -> Result<Vec<SysctlNotSet>, InvalidSysctlValue> {
+    let (settings, mut not_set) = (plan(config, cpus), Vec::new());
     // On a node that has just started no rule may have used it yet.
-    let is_absent = |wish: &Wish| host.sysctl(wish.sysctl).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    if wishes.iter().any(is_absent) {
+    let is_absent = |setting: &SysctlSetting| {
+        host.sysctl(setting.sysctl).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    if settings.iter().any(is_absent) {
         host.load_conntrack();
     }
-    for wish in wishes {
-        if wish.sysctl != MAX {
-            unfulfilled.extend(fulfil(wish, host)?);
+    for setting in settings {
+        if setting.sysctl != MAX {
+            not_set.extend(set(setting, host)?);
             continue;
         }
-        match raise(wish, host)? {
+        match raise(setting, host)? {
             // A table four times as long as its hash has buckets is still quick.
-            None => unfulfilled.extend(raise(Wish { sysctl: BUCKETS, value: wish.value / 4, ..wish }, host)?),
-            problem => unfulfilled.extend(problem),
+            None => {
+                not_set.extend(raise(SysctlSetting { sysctl: BUCKETS, value: setting.value / 4, ..setting }, host)?)
+            }
+            problem => not_set.extend(problem),
         }
     }
-    Ok(unfulfilled)
+    Ok(not_set)
 }
 
 /// Sets a value unless it is higher already. One that cannot be read is not written, as that could lower it.
-fn raise(wish: Wish, host: &mut dyn Host) -> Result<Option<Unfulfilled>, Impossible> {
-    match host.sysctl(wish.sysctl) {
-        Ok(now) if now >= wish.value => {
-            if now > wish.value {
-                info!("conntrack.{}: {} stays {now}, above {}", wish.field, wish.sysctl, wish.value);
+fn raise(setting: SysctlSetting, host: &mut dyn Host) -> Result<Option<SysctlNotSet>, InvalidSysctlValue> {
+    match host.sysctl(setting.sysctl) {
+        Ok(now) if now >= setting.value => {
+            if now > setting.value {
+                info!("conntrack.{}: {} stays {now}, above {}", setting.field, setting.sysctl, setting.value);
             }
             Ok(None)
         }
-        Ok(_) => fulfil(wish, host),
-        Err(source) => Ok(Some(Unfulfilled { wish, now: None, source })),
+        Ok(_) => set(setting, host),
+        Err(source) => Ok(Some(SysctlNotSet { setting, now: None, source })),
     }
 }
 
-fn fulfil(wish: Wish, host: &mut dyn Host) -> Result<Option<Unfulfilled>, Impossible> {
+fn set(setting: SysctlSetting, host: &mut dyn Host) -> Result<Option<SysctlNotSet>, InvalidSysctlValue> {
     use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem, Unsupported};
-    let Err(source) = host.set_sysctl(wish.sysctl, wish.value) else { return Ok(None) };
+    let Err(source) = host.set_sysctl(setting.sysctl, setting.value) else { return Ok(None) };
     if matches!(source.kind(), ReadOnlyFilesystem | PermissionDenied | NotFound | Unsupported) {
-        return Ok(Some(Unfulfilled { wish, now: host.sysctl(wish.sysctl).ok(), source }));
+        return Ok(Some(SysctlNotSet { setting, now: host.sysctl(setting.sysctl).ok(), source }));
     }
-    Err(Impossible { wish, source })
+    Err(InvalidSysctlValue { setting, source })
 }
 
 #[cfg(test)]
@@ -156,7 +166,7 @@ mod tests {
     }
 
     fn planned(config: &ConntrackConfig, cpus: u32) -> Vec<(&'static str, i64)> {
-        plan(config, cpus).into_iter().map(|wish| (wish.field, wish.value)).collect()
+        plan(config, cpus).into_iter().map(|setting| (setting.field, setting.value)).collect()
     }
 
     #[test]

@@ -8,7 +8,7 @@ use netfilter::conntrack::UDP;
 use netfilter::testing::{FakeConntrack, FakeHost};
 use netfilter::{Flow, Tuple};
 use proxier::backend::{Backend, SyncError, SyncStats};
-use proxier::cleaner::{Cleaned, FlowCleaner};
+use proxier::cleaner::{CleanupStats, FlowCleaner};
 use proxier::mailbox::{self, mailbox};
 use proxier::model::{NamespacedName, NodeInfo, NodePortAddresses, Scope, Snapshot};
 use proxier::proxier::{Observer, Proxier, SyncReport};
@@ -32,7 +32,7 @@ impl Backend for Failing {
         Err(SyncError("not yet".to_owned()))
     }
 
-    fn damage(&mut self, _: Instant) -> Result<Option<String>, SyncError> {
+    fn check_drift(&mut self, _: Instant) -> Result<Option<String>, SyncError> {
         Ok(None)
     }
 
@@ -45,7 +45,7 @@ impl Backend for Failing {
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
     Synced(bool),
-    Cleaned(usize),
+    CleanupStats(usize),
 }
 
 struct Watcher(Sender<Event>);
@@ -57,13 +57,13 @@ impl Observer for Watcher {
         // The test may have seen enough.
         let _ = self.0.send(Event::Synced(report.result.is_ok()));
     }
-    fn cleaned(&mut self, cleaned: &Cleaned) {
-        let _ = self.0.send(Event::Cleaned(cleaned.deleted));
+    fn cleaned(&mut self, cleaned: &CleanupStats) {
+        let _ = self.0.send(Event::CleanupStats(cleaned.deleted));
     }
 }
 
 /// A proxier at work on Service `dns`, whose flows a test makes.
-struct Running {
+struct ActiveMode {
     changes: mailbox::Sender,
     events: Receiver<Event>,
     table: FakeConntrack,
@@ -71,7 +71,7 @@ struct Running {
     translator: Translator,
 }
 
-impl Running {
+impl ActiveMode {
     /// The first `failures` syncs fail; they are retried after `period`.
     fn start(failures: usize, period: Duration) -> Self {
         let mut config = objects::config();
@@ -138,11 +138,11 @@ impl Running {
     }
 }
 
-use Event::{Cleaned as Deleted, Synced};
+use Event::{CleanupStats as Deleted, Synced};
 
 #[test]
 fn the_first_sync_and_each_change_of_udp_are_followed_by_one_pass() {
-    let mut running = Running::start(0, LONG);
+    let mut running = ActiveMode::start(0, LONG);
     running.flow("10.96.0.10:80", "10.0.0.4:8080");
     running.flow("10.96.0.10:80", "10.0.0.5:8080");
     running.list("UDP");
@@ -161,7 +161,7 @@ fn the_first_sync_and_each_change_of_udp_are_followed_by_one_pass() {
 
 #[test]
 fn when_the_last_endpoint_goes_its_flows_go_with_it() {
-    let mut running = Running::start(0, LONG);
+    let mut running = ActiveMode::start(0, LONG);
     running.list("UDP");
     running.expect(&[Synced(true), Deleted(0)]);
     running.flow("10.96.0.10:80", "10.0.0.5:8080");
@@ -172,7 +172,7 @@ fn when_the_last_endpoint_goes_its_flows_go_with_it() {
 
 #[test]
 fn without_udp_the_table_is_left_alone() {
-    let mut running = Running::start(0, LONG);
+    let mut running = ActiveMode::start(0, LONG);
     running.list("TCP");
     running.expect(&[Synced(true)]);
     running.endpoint("TCP", "10.0.0.6");
@@ -184,7 +184,7 @@ fn without_udp_the_table_is_left_alone() {
 
 #[test]
 fn the_need_outlives_failed_syncs() {
-    let mut running = Running::start(2, Duration::from_millis(20));
+    let mut running = ActiveMode::start(2, Duration::from_millis(20));
     running.flow("10.96.0.10:80", "10.0.0.4:8080");
     running.list("UDP");
     running.expect(&[Synced(false), Synced(false), Synced(true), Deleted(1)]);
@@ -192,7 +192,7 @@ fn the_need_outlives_failed_syncs() {
 
 #[test]
 fn a_pass_that_fails_is_repeated_without_another_sync() {
-    let mut running = Running::start(0, Duration::from_millis(20));
+    let mut running = ActiveMode::start(0, Duration::from_millis(20));
     running.list("UDP");
     running.expect(&[Synced(true), Deleted(0)]);
     for fail in [FakeConntrack::set_unreadable, FakeConntrack::refuse_deletes] {
@@ -220,7 +220,7 @@ fn a_pass_that_fails_is_repeated_without_another_sync() {
 #[test]
 fn flows_at_an_address_that_the_node_gave_up_go_though_no_service_changed() {
     let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an address")).collect::<Vec<_>>();
-    let mut running = Running::start(0, Duration::from_millis(20));
+    let mut running = ActiveMode::start(0, Duration::from_millis(20));
     running.host.set_addresses(addresses(&["192.168.0.1", "192.168.0.2"]));
     running.list("UDP");
     running.expect(&[Synced(true), Deleted(0)]);

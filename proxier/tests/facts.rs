@@ -73,8 +73,8 @@ impl World {
         ["192.0.2.10", "192.0.2.99"].into_iter().filter(|ip| text.contains(ip)).map(str::to_owned).collect()
     }
 
-    fn facts_changed(&mut self) -> bool {
-        self.mode.facts_changed(&self.tracker.snapshot(ip("192.0.2.10")))
+    fn host_changed(&mut self) -> bool {
+        self.mode.host_changed(&self.tracker.snapshot(ip("192.0.2.10")))
     }
 }
 
@@ -84,14 +84,14 @@ fn addresses_that_cannot_be_read_are_the_last_known_ones() {
         world.host.set_addresses([ip("192.0.2.10"), ip("192.0.2.99")]);
         assert_eq!(world.sync(), ["192.0.2.10", "192.0.2.99"]);
         world.host.refuse_addresses(Some(ErrorKind::OutOfMemory));
-        assert!(!world.facts_changed());
+        assert!(!world.host_changed());
         assert_eq!(world.sync(), ["192.0.2.10", "192.0.2.99"]);
         world.host.set_addresses([ip("192.0.2.10")]);
-        assert!(!world.facts_changed(), "it still cannot be read");
+        assert!(!world.host_changed(), "it still cannot be read");
         world.host.refuse_addresses(None);
-        assert!(world.facts_changed(), "now it can");
+        assert!(world.host_changed(), "now it can");
         assert_eq!(world.sync(), ["192.0.2.10"]);
-        assert!(!world.facts_changed());
+        assert!(!world.host_changed());
     }
 }
 
@@ -102,7 +102,7 @@ fn addresses_that_could_never_be_read_are_those_of_the_node_object() {
         world.host.refuse_addresses(Some(ErrorKind::OutOfMemory));
         assert_eq!(world.sync(), ["192.0.2.10"]);
         world.host.refuse_addresses(None);
-        assert!(world.facts_changed());
+        assert!(world.host_changed());
         assert_eq!(world.sync(), ["192.0.2.10", "192.0.2.99"]);
     }
 }
@@ -113,7 +113,7 @@ fn addresses_in_another_order_change_nothing() {
         world.host.set_addresses([ip("192.0.2.10"), ip("192.0.2.99")]);
         world.sync();
         world.host.set_addresses([ip("192.0.2.99"), ip("192.0.2.10")]);
-        assert!(!world.facts_changed());
+        assert!(!world.host_changed());
     }
 }
 
@@ -126,12 +126,12 @@ fn a_sysctl_that_could_not_be_read_is_read_again() {
     world.sync();
     assert!((world.text)().contains("INVALID"));
     host.show(LIBERAL);
-    assert!(world.facts_changed());
+    assert!(world.host_changed());
     world.sync();
     assert!(!(world.text)().contains("INVALID"), "{}", (world.text)());
     // kube-proxy does not follow it either.
     host.set_sysctl(LIBERAL, 0).expect("it can be set");
-    assert!(!world.facts_changed());
+    assert!(!world.host_changed());
 }
 
 #[test]
@@ -156,11 +156,11 @@ impl Backend for Restless {
         Ok(SyncStats::default())
     }
 
-    fn damage(&mut self, _: Instant) -> Result<Option<String>, SyncError> {
+    fn check_drift(&mut self, _: Instant) -> Result<Option<String>, SyncError> {
         Ok(None)
     }
 
-    fn facts_changed(&mut self, _: &Snapshot<'_>) -> bool {
+    fn host_changed(&mut self, _: &Snapshot<'_>) -> bool {
         true
     }
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use netfilter::IpFamily;
 use netfilter::kernel::WriterPriority;
-use proxier::leftovers::{self, Running};
+use proxier::leftovers::{self, ActiveMode};
 
 #[path = "common/namespace.rs"]
 mod namespace;
@@ -76,10 +76,11 @@ fn what_the_running_mode_has_stays() {
     in_namespace(|| {
         restore("nft", &services(3));
         let before = saved("nft");
-        leftovers::remove(IpFamily::V4, Some(Running::Iptables(None)), false, &WriterPriority::default())
+        leftovers::remove(IpFamily::V4, Some(ActiveMode::Iptables(None)), false, &WriterPriority::default())
             .expect("nothing to do");
         assert_eq!(saved("nft"), before);
-        leftovers::remove(IpFamily::V4, Some(Running::Nftables), false, &WriterPriority::default()).expect("all goes");
+        leftovers::remove(IpFamily::V4, Some(ActiveMode::Nftables), false, &WriterPriority::default())
+            .expect("all goes");
         assert_eq!(saved("nft"), [""; 0]);
     });
 }

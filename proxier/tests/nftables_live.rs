@@ -241,7 +241,7 @@ impl Driven {
         let scope = self.tracker.take_scope();
         let stats = self.mode.sync(&self.tracker.snapshot(IpFamily::V4.localhost()), &scope, Instant::now());
         let stats = stats.expect("the sync succeeds");
-        self.tracker.want(stats.rejected.iter().map(|rejected| rejected.port.clone()));
+        self.tracker.request_sync_of(stats.rejected.iter().map(|rejected| rejected.port.clone()));
         (stats, self.real.nft("list table ip kube-proxy"))
     }
 
@@ -274,10 +274,10 @@ fn a_foreign_rule_that_jumps_to_an_unused_chain_delays_only_the_deletion_of_that
     assert_eq!([0, 1, 2].map(|number| has_service(&text, number)), [true; 3], "{text}");
     assert!(text.contains(&format!("jump {UNUSED}")) && text.contains(&format!("chain {UNUSED} ")), "{text}");
     // The generation ID says that another process wrote, so the table is read and the foreign chain found.
-    let damage = driven.mode.damage(Instant::now()).expect("the table can be read").expect("it differs");
+    let damage = driven.mode.check_drift(Instant::now()).expect("the table can be read").expect("it differs");
     assert!(damage.ends_with("chains of other programs are in the table: foreign"), "{damage}");
     let text = driven.full_sync();
-    driven.mode.damage(Instant::now() + Duration::from_secs(3600)).expect("the table can be read");
+    driven.mode.check_drift(Instant::now() + Duration::from_secs(3600)).expect("the table can be read");
     let text = if text.contains(UNUSED) { driven.real.nft("list table ip kube-proxy") } else { text };
     assert!(!text.contains("foreign") && !text.contains(&format!("chain {UNUSED} ")), "{text}");
     assert_eq!([0, 1, 2].map(|number| has_service(&text, number)), [true; 3], "{text}");

@@ -122,13 +122,13 @@ fn hundreds_of_refused_service_ports_among_thousands_cost_few_tool_runs_now_and_
         assert!(first < 20, "{first} tool runs");
         // They are tried again, and nothing is looked for anew.
         node.tracker.take_scope();
-        node.tracker.want(stats.rejected.into_iter().map(|rejected| rejected.port));
+        node.tracker.request_sync_of(stats.rejected.into_iter().map(|rejected| rejected.port));
         let stats = node.sync(None);
         assert_eq!((stats.rejected.len(), stats.full, node.service_chains()), (200, false, 800 * 6));
         assert!(kernel.restores() - first < 8, "{} more", kernel.restores() - first);
         // Once the tool takes them, they are programmed.
         kernel.refuse(None, false);
-        node.tracker.want(stats.rejected.into_iter().map(|rejected| rejected.port));
+        node.tracker.request_sync_of(stats.rejected.into_iter().map(|rejected| rejected.port));
         assert_eq!((node.sync(None).rejected.len(), node.service_chains()), (0, 1000 * 6));
     }
 }

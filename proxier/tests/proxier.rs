@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use netfilter::IpFamily;
 use proxier::backend::{Backend, Rejected, SyncError, SyncStats};
-use proxier::leftovers::{Removal, Worker};
+use proxier::leftovers::{CleanupFn, CleanupWorker};
 use proxier::mailbox::{self, mailbox};
 use proxier::model::{Config, LocalDetector, NamespacedName, NodeInfo, Scope, ServicePortName, Snapshot};
 use proxier::proxier::{Observer, Proxier, SyncReport};
@@ -32,7 +32,7 @@ impl Backend for Scripted {
         self.script.lock().expect("unpoisoned").pop_front().unwrap_or_else(|| Ok(SyncStats::default()))
     }
 
-    fn damage(&mut self, _: Instant) -> Result<Option<String>, SyncError> {
+    fn check_drift(&mut self, _: Instant) -> Result<Option<String>, SyncError> {
         let damaged = std::mem::take(&mut *self.damaged.lock().expect("unpoisoned"));
         Ok(damaged.then(|| "somebody was here".to_owned()))
     }
@@ -54,7 +54,7 @@ impl Observer for Watcher {
 }
 
 /// A proxier on a thread of its own, whose failures are retried after `period`.
-struct Running {
+struct ActiveMode {
     changes: Option<mailbox::Sender>,
     syncs: Receiver<(Scope, usize)>,
     reports: Receiver<bool>,
@@ -62,13 +62,13 @@ struct Running {
     thread: std::thread::JoinHandle<()>,
 }
 
-fn start(script: Vec<Result<SyncStats, SyncError>>, period: Duration) -> Running {
+fn start(script: Vec<Result<SyncStats, SyncError>>, period: Duration) -> ActiveMode {
     let mut config = objects::config();
     config.periods.sync = period;
     begin(config, script, Box::new(|| Ok(())))
 }
 
-fn begin(config: Config, script: Vec<Result<SyncStats, SyncError>>, removal: Removal) -> Running {
+fn begin(config: Config, script: Vec<Result<SyncStats, SyncError>>, removal: CleanupFn) -> ActiveMode {
     let (changes, received) = mailbox();
     let (sync_sender, syncs) = channel();
     let (report_sender, reports) = channel();
@@ -76,12 +76,12 @@ fn begin(config: Config, script: Vec<Result<SyncStats, SyncError>>, removal: Rem
     let script = Arc::new(Mutex::new(script.into()));
     let backend = Scripted { script, syncs: sync_sender, damaged: damaged.clone() };
     let proxier = Proxier::new(IpFamily::V4, config, Box::new(backend), Box::new(Watcher(report_sender)));
-    let leftovers = Worker::start(IpFamily::V4, removal).expect("a thread");
+    let leftovers = CleanupWorker::start(IpFamily::V4, removal).expect("a thread");
     let thread = std::thread::spawn(move || proxier.with_leftovers(leftovers).run(&received));
-    Running { changes: Some(changes), syncs, reports, damaged, thread }
+    ActiveMode { changes: Some(changes), syncs, reports, damaged, thread }
 }
 
-impl Running {
+impl ActiveMode {
     fn send(&self, change: Change) {
         self.changes.as_ref().expect("still running").send(change);
     }

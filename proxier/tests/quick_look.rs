@@ -59,7 +59,7 @@ impl World {
     }
 
     fn look(&mut self) -> Option<String> {
-        self.mode.quick_damage(self.now).expect("a look")
+        self.mode.check_drift_quickly(self.now).expect("a look")
     }
 }
 
@@ -118,7 +118,11 @@ fn rules_of_others_are_no_damage_and_one_of_ours_that_goes_is_found_when_there_i
         run(&real, &format!("-t nat -F {chain}"));
         if flavour.0 == Flavour::Nft {
             assert_eq!(world.look(), None, "others write now");
-            assert_eq!(world.mode.damage(world.now).expect("a check"), None, "nor is it time to read by the clock");
+            assert_eq!(
+                world.mode.check_drift(world.now).expect("a check"),
+                None,
+                "nor is it time to read by the clock"
+            );
         }
         world.now += Duration::from_hours(1);
         assert!(world.look().is_some_and(|damage| damage.contains(chain)), "{:?}", flavour.0);

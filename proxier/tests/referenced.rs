@@ -54,7 +54,7 @@ impl Node {
 
     fn check(&mut self) {
         self.now += Duration::from_secs(10_000);
-        self.backend.damage(self.now).expect("a check");
+        self.backend.check_drift(self.now).expect("a check");
     }
 }
 
@@ -168,7 +168,8 @@ fn removal_leaves_a_referenced_chain_empty_and_names_the_rule() {
         real.write(":MINE - [0:0]");
         real.write(&format!("-A MINE -j {chain}"));
         for _ in 0..2 {
-            let errors = iptables::owned().remove(real.tools().as_mut(), &Table::ALL, None).expect_err("one stays");
+            let errors =
+                iptables::mode_chains().remove(real.tools().as_mut(), &Table::ALL, None).expect_err("one stays");
             let [error] = &errors[..] else { panic!("{errors:?}") };
             assert!(error.0.contains(&chain) && error.0.contains(&format!("-A MINE -j {chain}")), "{error}");
             let ours = real.lines().into_iter().filter(|line| line.contains("KUBE-S")).collect::<Vec<_>>();

@@ -122,7 +122,7 @@ impl Backend for Gated {
         if std::mem::replace(&mut self.failed, true) { Ok(SyncStats::default()) } else { Err(SyncError("no".into())) }
     }
 
-    fn damage(&mut self, _: Instant) -> Result<Option<String>, SyncError> {
+    fn check_drift(&mut self, _: Instant) -> Result<Option<String>, SyncError> {
         Ok(None)
     }
 

@@ -48,13 +48,13 @@ fn unused_chains_are_deleted_in_one_transaction_when_their_time_has_come() {
     take(&mut tracker, Kind::EndpointSlice, slice(ENDPOINTS));
     sync(&mut tracker, &mut iptables, false, start + Duration::from_secs(1));
     assert_eq!(endpoint_chains(), ENDPOINTS as usize + 5, "they wait");
-    assert!(iptables.damage(start + Duration::from_secs(10)).expect("a check").is_none());
+    assert!(iptables.check_drift(start + Duration::from_secs(10)).expect("a check").is_none());
     assert_eq!(endpoint_chains(), ENDPOINTS as usize + 5, "and wait");
 
     let before = fake.restores();
-    let damage = iptables.damage(start + Duration::from_secs(40)).expect("a check");
+    let damage = iptables.check_drift(start + Duration::from_secs(40)).expect("a check");
     assert_eq!((damage, fake.restores() - before), (None, 1), "nothing but the deletion is done");
     assert_eq!(endpoint_chains(), ENDPOINTS as usize);
-    assert!(iptables.damage(start + Duration::from_secs(80)).expect("a check").is_none());
+    assert!(iptables.check_drift(start + Duration::from_secs(80)).expect("a check").is_none());
     assert_eq!(fake.restores() - before, 1, "and it is done once");
 }

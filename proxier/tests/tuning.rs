@@ -39,8 +39,8 @@ fn small() -> FakeHost {
 }
 
 fn apply(config: &ConntrackConfig, host: &mut dyn Host) -> Vec<String> {
-    let unfulfilled = tuning::apply(config, 2, host).expect("nothing impossible");
-    unfulfilled.iter().map(ToString::to_string).collect()
+    let not_set = tuning::apply(config, 2, host).expect("nothing impossible");
+    not_set.iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn in_a_network_namespace_timeouts_are_set_and_the_size_stays_the_hosts() {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run the tests as root");
         let mut host = SystemHost;
         let size = host.sysctl(MAX).expect("the kernel has conntrack");
-        let wishes = ConntrackConfig {
+        let settings = ConntrackConfig {
             max_per_core: u32::try_from(size + 1).expect("a size"),
             min: u32::try_from(size + 1).expect("a size"),
             tcp_close_wait_timeout: Duration::from_millis(59_001),
@@ -138,7 +138,7 @@ fn in_a_network_namespace_timeouts_are_set_and_the_size_stays_the_hosts() {
             udp_stream_timeout: Duration::from_secs(121),
             ..defaults()
         };
-        let said = apply(&wishes, &mut host);
+        let said = apply(&settings, &mut host);
         assert_eq!(host.sysctl(MAX).expect("it is there"), size);
         for (sysctl, value) in [
             (CLOSE_WAIT, 60),
@@ -149,7 +149,7 @@ fn in_a_network_namespace_timeouts_are_set_and_the_size_stays_the_hosts() {
             assert_eq!(host.sysctl(sysctl).expect("it is there"), value, "{sysctl}");
         }
         // Once it has what it should have, nothing is written: so it may be read-only.
-        assert_eq!(apply(&ConntrackConfig { max_per_core: 0, ..wishes }, &mut host), [""; 0]);
+        assert_eq!(apply(&ConntrackConfig { max_per_core: 0, ..settings }, &mut host), [""; 0]);
         said
     });
     let said = said.join().expect("no panic");

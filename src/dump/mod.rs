@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueEnum};
 use proxier::model::NamespacedName;
-use proxier::track::Extent;
+use proxier::track::CopyRequest;
 
 use crate::config::ValidatedConfig;
 use crate::http::ReportError;
@@ -121,7 +121,7 @@ pub fn page(
     let service = service.map(service_name).transpose().map_err(ReportError::BadRequest)?;
     let before = syncs();
     // Whether all are too many has to be known before their rules are read.
-    let whole = service.is_none().then(|| model.copy(&Extent { only: None, most: MOST_ON_A_PAGE })).transpose();
+    let whole = service.is_none().then(|| model.copy(&CopyRequest { only: None, most: MOST_ON_A_PAGE })).transpose();
     let whole = whole.map_err(|error| match error {
         NoModel::TooMany(_) => ReportError::BadRequest(error.to_string()),
         _ => ReportError::Unavailable(error.to_string()),
@@ -130,7 +130,7 @@ pub fn page(
     let load = |only: Option<&NamespacedName>| {
         let copied = whole.lock().unwrap_or_else(PoisonError::into_inner).take();
         let most = if only.is_none() { MOST_ON_A_PAGE } else { usize::MAX };
-        let extent = Extent { only: only.cloned(), most };
+        let extent = CopyRequest { only: only.cloned(), most };
         copied.map_or_else(|| model.copy(&extent), Ok).map_err(|error| error.to_string())
     };
     let focus = Focus { service, endpoint: None };

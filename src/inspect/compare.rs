@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use netfilter::kernel::node;
-use proxier::iptables::{HostFacts, Part, expected_parts, is_of_service_port};
+use proxier::iptables::{ExpectedPart, HostFacts, expected_parts, is_of_service_port};
 use proxier::model::{Config, ServicePort, ServicePortName, Snapshot};
 use proxier_inspect::drift::{Comparison, Difference, Only};
 use proxier_inspect::rules::Ruleset;
@@ -25,7 +25,7 @@ pub fn differences(
     views: &[ServicePortView],
 ) -> Vec<Difference> {
     let host = host(rules);
-    let each = |snapshot: &Snapshot<'_>, take: &mut dyn FnMut(&Part<'_, '_>)| {
+    let each = |snapshot: &Snapshot<'_>, take: &mut dyn FnMut(&ExpectedPart<'_, '_>)| {
         expected_parts(rules.family, config, snapshot, &host, take);
     };
     if focus.is_everything() && rules.whole {
@@ -82,7 +82,7 @@ fn host(rules: &FamilyRules) -> HostFacts {
     }
 }
 
-fn ruleset(rules: &FamilyRules, part: &Part<'_, '_>) -> Ruleset {
+fn ruleset(rules: &FamilyRules, part: &ExpectedPart<'_, '_>) -> Ruleset {
     let mut ruleset = Ruleset::new(rules.family);
     let mut reader = ruleset.reader();
     part.lines().for_each(|(line, _)| reader.line(line));
@@ -93,7 +93,7 @@ fn ruleset(rules: &FamilyRules, part: &Part<'_, '_>) -> Ruleset {
 }
 
 /// Whose the chains are.
-fn owners<'a>(part: &'a Part<'_, '_>) -> HashMap<&'a str, &'a ServicePortName> {
+fn owners<'a>(part: &'a ExpectedPart<'_, '_>) -> HashMap<&'a str, &'a ServicePortName> {
     let declared = part.lines().filter_map(|(line, owner)| Some((line.strip_prefix(':')?, owner?)));
     declared.map(|(line, owner)| (line.split(' ').next().unwrap_or_default(), owner)).collect()
 }

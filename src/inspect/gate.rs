@@ -64,17 +64,17 @@ impl Backend for Watched {
         self.backend.sync(snapshot, scope, now)
     }
 
-    fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+    fn check_drift(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
         let _busy = self.syncing.busy();
-        self.backend.damage(now)
+        self.backend.check_drift(now)
     }
 
-    fn facts_changed(&mut self, snapshot: &Snapshot<'_>) -> bool {
-        self.backend.facts_changed(snapshot)
+    fn host_changed(&mut self, snapshot: &Snapshot<'_>) -> bool {
+        self.backend.host_changed(snapshot)
     }
 
-    fn quick_damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
-        self.backend.quick_damage(now)
+    fn check_drift_quickly(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+        self.backend.check_drift_quickly(now)
     }
 
     fn next_event(&self) -> Option<Instant> {

@@ -23,7 +23,7 @@ use netfilter::IpFamily;
 use netfilter::kernel::{self, for_each_flow, node};
 use netfilter::nft::ruleset::TableId;
 use proxier::conntrack::StaleFlows;
-use proxier::ipvs::{self, Expected, Held};
+use proxier::ipvs::{self, Expected, ObservedState};
 use proxier::model::{NamespacedName, Scope, ServicePortName, Snapshot};
 use proxier::nftables::TABLE;
 use proxier::track::Tracker;
@@ -209,7 +209,7 @@ impl Look {
     fn servers(
         &self,
         rules: &FamilyRules,
-        held: &Held,
+        held: &ObservedState,
         tracker: Option<&Tracker>,
         focus: &Focus,
     ) -> Vec<ServicePortView> {
@@ -261,7 +261,12 @@ impl Look {
         tracker.snapshot(self.settings.proxier.node_ip(family, tracker.node()))
     }
 
-    fn expected_servers(&self, rules: &FamilyRules, held: &Held, tracker: &Tracker) -> Result<Expected, String> {
+    fn expected_servers(
+        &self,
+        rules: &FamilyRules,
+        held: &ObservedState,
+        tracker: &Tracker,
+    ) -> Result<Expected, String> {
         let ValidatedConfig { proxier, ipvs: of_ipvs, .. } = &self.settings;
         let snapshot = self.snapshot(rules.family, tracker);
         let addresses = held.node_addresses(&rules.addresses);
@@ -272,7 +277,7 @@ impl Look {
     fn server_differences(
         &self,
         rules: &FamilyRules,
-        held: &Held,
+        held: &ObservedState,
         tracker: &Tracker,
         focus: &Focus,
     ) -> Result<Vec<Difference>, String> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use netfilter::IpFamily;
 use proxier::mailbox::Message;
-use proxier::track::{Extent, NoCopy, Tracker};
+use proxier::track::{CopyError, CopyRequest, Tracker};
 use thiserror::Error;
 
 use crate::source::FamilySenders;
@@ -33,7 +33,7 @@ impl Model {
     ///
     /// # Errors
     /// If nobody can be asked, not everything was listed yet, or it is too much.
-    pub fn copy(&self, extent: &Extent) -> Result<BTreeMap<IpFamily, Tracker>, NoModel> {
+    pub fn copy(&self, extent: &CopyRequest) -> Result<BTreeMap<IpFamily, Tracker>, NoModel> {
         let families = self.0.get().and_then(Weak::upgrade).ok_or(NoModel::Absent)?;
         let until = Instant::now() + PATIENCE;
         let mut answers = Vec::new();
@@ -77,11 +77,11 @@ pub enum NoModel {
     TooMany(usize),
 }
 
-impl From<NoCopy> for NoModel {
-    fn from(no_copy: NoCopy) -> Self {
+impl From<CopyError> for NoModel {
+    fn from(no_copy: CopyError) -> Self {
         match no_copy {
-            NoCopy::Incomplete => Self::Incomplete,
-            NoCopy::TooMany(count) => Self::TooMany(count),
+            CopyError::Incomplete => Self::Incomplete,
+            CopyError::TooMany(count) => Self::TooMany(count),
         }
     }
 }

@@ -11,7 +11,7 @@ use netfilter::kernel::{
     Flavour, FlavourChoice, Host, NftReader, SystemHost, SystemIptables, detect_flavour, has_chain,
 };
 use netfilter::nft::ruleset as nft;
-use proxier::ipvs::Held;
+use proxier::ipvs::ObservedState;
 use proxier::model::NamespacedName;
 use proxier::nftables::{TABLE, is_kube_proxy};
 use proxier::xtables::FLAVOUR_HINTS;
@@ -47,7 +47,7 @@ pub struct FamilyRules {
     /// Whether the tool knows `--random-fully`.
     pub random_fully: bool,
     /// Virtual servers, sets and addresses, where a proxy in IPVS mode is, or was.
-    pub held: Option<Held>,
+    pub held: Option<ObservedState>,
     /// All tables of nf_tables but those of iptables.
     pub nftables: nft::Ruleset,
     text: RuleText,

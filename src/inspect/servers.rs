@@ -1,13 +1,13 @@
 //! What the kernel holds of IPVS mode: virtual servers, sets, addresses.
 //!
-//! In: a family. Out: [`Held`], and notes of what could not be read. Must not know: what it means to Services.
+//! In: a family. Out: [`ObservedState`], and notes of what could not be read. Must not know: what it means to Services.
 //! Asking the kernel for a subsystem that it has not may load a module, so only what is there already is asked.
 
 use std::path::Path;
 
 use netfilter::IpFamily;
 use netfilter::kernel::{DeviceName, IpSets, IpvsTable, Links, SystemIpSets, SystemIpvs, SystemLinks};
-use proxier::ipvs::{Expected, Held};
+use proxier::ipvs::{Expected, ObservedState};
 
 use super::report::Unread;
 
@@ -25,7 +25,7 @@ pub fn present() -> bool {
 
 /// Reads it. `sets`: rules ask sets, so the kernel has them.
 #[must_use]
-pub fn read(family: IpFamily, sets: bool, unread: &mut Vec<Unread>) -> Held {
+pub fn read(family: IpFamily, sets: bool, unread: &mut Vec<Unread>) -> ObservedState {
     let mut note = |what: &str, why: String| unread.push(Unread::new(what, format!("{family}: {why}")));
     let mut table = None;
     if Path::new(LOADED).exists() {
@@ -39,12 +39,12 @@ pub fn read(family: IpFamily, sets: bool, unread: &mut Vec<Unread>) -> Held {
         Ok(links) => links,
         Err(error) => {
             note("devices", error.to_string());
-            return Held::default();
+            return ObservedState::default();
         }
     };
     let table = table.as_mut().map(|table| table as &mut dyn IpvsTable);
     let found = found.as_mut().map(|sets| sets as &mut dyn IpSets);
-    let (held, errors) = Held::read(family, table, found, &mut links);
+    let (held, errors) = ObservedState::read(family, table, found, &mut links);
     errors.into_iter().for_each(|error| note("servers, sets or addresses", error.0));
     held
 }

@@ -18,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use netfilter::IpFamily;
 use prometheus::{CounterVec, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, Result};
-use proxier::cleaner::Cleaned;
+use proxier::cleaner::CleanupStats;
 use proxier::proxier::SyncReport;
 use proxier::track::Kind;
 
@@ -200,7 +200,7 @@ impl Metrics {
     }
 
     /// Stale flows were looked for.
-    pub fn cleaned(&self, family: IpFamily, cleaned: &Cleaned) {
+    pub fn cleaned(&self, family: IpFamily, cleaned: &CleanupStats) {
         let label = &[family.name()];
         self.clean_duration.with_label_values(label).observe(cleaned.duration.as_secs_f64());
         self.flows_deleted.with_label_values(label).inc_by(cleaned.deleted.try_into().unwrap_or(u64::MAX));

@@ -76,7 +76,7 @@ fn exercised(mode: &str) -> Metrics {
     metrics.changed(IpFamily::V4, Kind::Service, 1);
     metrics.synced(IpFamily::V4, &report(true, Ok(&stats)));
     metrics.synced(IpFamily::V4, &report(false, Err(&error)));
-    metrics.cleaned(IpFamily::V4, &Cleaned { duration: Duration::from_millis(1), deleted: 2 });
+    metrics.cleaned(IpFamily::V4, &CleanupStats { duration: Duration::from_millis(1), deleted: 2 });
     metrics.answered(false, 200);
     metrics.answered(true, 503);
     request(&metrics, Ok(200));

@@ -10,7 +10,7 @@ use netfilter::kernel::{
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
 use proxier::ipvs::{self, Ipvs};
-use proxier::leftovers::Running;
+use proxier::leftovers::ActiveMode;
 use proxier::model::Mode;
 use proxier::nftables::{self, Nftables};
 use proxier::xtables::FLAVOUR_HINTS;
@@ -27,7 +27,7 @@ pub type Backends = Vec<(IpFamily, Box<dyn Backend>)>;
 /// What works on this host.
 pub struct DetectedBackends {
     /// The mode whose state is no leftover.
-    pub running: Running,
+    pub running: ActiveMode,
     /// A mode for each family.
     pub backends: Backends,
     /// What the leftover cleanup has to share with the backends.
@@ -57,8 +57,8 @@ pub fn detect_backends(settings: &ValidatedConfig) -> Result<DetectedBackends, S
     }
     log_families(&problems).map_err(|problems| format!("iptables is not available on this host: {problems}"))?;
     let running = match settings.mode {
-        Mode::Ipvs => Running::Ipvs(choice.flavour),
-        _ => Running::Iptables(choice.flavour),
+        Mode::Ipvs => ActiveMode::Ipvs(choice.flavour),
+        _ => ActiveMode::Iptables(choice.flavour),
     };
     Ok(DetectedBackends { running, backends, priority })
 }
@@ -91,7 +91,7 @@ fn detect_nftables(settings: &ValidatedConfig) -> Result<DetectedBackends, Strin
         }
     }
     log_families(&problems).map_err(|problems| format!("unable to create proxier: {problems}"))?;
-    Ok(DetectedBackends { running: Running::Nftables, backends, priority: WriterPriority::default() })
+    Ok(DetectedBackends { running: ActiveMode::Nftables, backends, priority: WriterPriority::default() })
 }
 
 /// Says which families are served; the problems, if none is.

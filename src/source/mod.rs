@@ -17,7 +17,7 @@ use netfilter::IpFamily;
 use proxier::mailbox::Message;
 use proxier::mailbox::Sender;
 use proxier::model::{NamespacedName, NodeInfo};
-use proxier::track::{Change, Kind, Object, ObjectKey, Translated, Translator};
+use proxier::track::{Change, Kind, Object, ObjectKey, Translation, Translator};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
@@ -85,7 +85,7 @@ pub struct Sink {
 /// An object, as far as it matters.
 struct DecodedObject {
     key: ObjectKey,
-    result: Result<Translated, String>,
+    result: Result<Translation, String>,
     /// The file and document, to begin messages with; empty of an API server's.
     origin: String,
 }
@@ -138,7 +138,7 @@ impl Sink {
             }
             Err(problem) => {
                 error!("{origin}{problem}");
-                self.tell(Translated::everywhere(&Change::Kept(key)));
+                self.tell(Translation::everywhere(&Change::Kept(key)));
             }
         }
     }
@@ -157,7 +157,7 @@ impl Sink {
             Change::Listing(Kind::Node) | Change::Listed(Kind::Node) | Change::ListedInPart(Kind::Node) => {
                 self.send_node_update(NodeUpdate::ListProgress(change.clone()))
             }
-            _ => self.tell(Translated::everywhere(change)),
+            _ => self.tell(Translation::everywhere(change)),
         }
     }
 
@@ -171,7 +171,7 @@ impl Sink {
         let _ = self.node.send(news);
     }
 
-    fn tell(&self, translated: Translated) {
+    fn tell(&self, translated: Translation) {
         for (family, change) in translated.changes {
             self.families.send(family, change.into());
         }

@@ -13,7 +13,7 @@ use netfilter::ipvs::ServerKey;
 
 use super::drift::{self, DEVICE, Difference, DifferenceKind, SERVERS, SETS};
 use super::rules::Ruleset;
-use proxier::ipvs::{Expected, ExpectedServer, Held, HeldServer};
+use proxier::ipvs::{Expected, ExpectedServer, ObservedServer, ObservedState};
 use proxier::model::ServicePortName;
 
 /// Compares everything, rules included. `excluded`: virtual servers there are others'.
@@ -22,7 +22,7 @@ use proxier::model::ServicePortName;
 /// If the rules that should be are not understood.
 pub fn differences(
     expected: &Expected,
-    held: &Held,
+    held: &ObservedState,
     rules: &Ruleset,
     excluded: &[IpNet],
 ) -> Result<Vec<Difference>, String> {
@@ -70,7 +70,7 @@ impl Search {
         });
     }
 
-    fn servers(&mut self, expected: &Expected, held: &Held, excluded: &[IpNet]) {
+    fn servers(&mut self, expected: &Expected, held: &ObservedState, excluded: &[IpNet]) {
         for (key, server) in &expected.servers {
             let at = At { table: SERVERS, chain: key.to_string(), service: Some(&server.owner) };
             match held.servers.get(key) {
@@ -92,7 +92,7 @@ impl Search {
         }
     }
 
-    fn server(&mut self, at: &At<'_>, key: ServerKey, expected: &ExpectedServer, found: &HeldServer) {
+    fn server(&mut self, at: &At<'_>, key: ServerKey, expected: &ExpectedServer, found: &ObservedServer) {
         if expected.server != found.server {
             let (expected, found) = (expected.server.to_string(), found.server.to_string());
             self.note(DifferenceKind::AlteredVirtualServer, at, Some(expected), Some(found));
@@ -114,7 +114,7 @@ impl Search {
         }
     }
 
-    fn sets(&mut self, expected: &Expected, held: &Held, waiting: &BTreeSet<IpAddr>) {
+    fn sets(&mut self, expected: &Expected, held: &ObservedState, waiting: &BTreeSet<IpAddr>) {
         for (name, entries) in &expected.sets {
             let at = |service| At { table: SETS, chain: (*name).to_owned(), service };
             let Some(set) = held.sets.get(*name) else {
@@ -131,7 +131,7 @@ impl Search {
         }
     }
 
-    fn addresses(&mut self, expected: &Expected, held: &Held, waiting: &BTreeSet<IpAddr>) {
+    fn addresses(&mut self, expected: &Expected, held: &ObservedState, waiting: &BTreeSet<IpAddr>) {
         let at = |service| At { table: DEVICE, chain: Expected::device(), service };
         let Some(bound) = &held.bound else {
             self.note(DifferenceKind::MissingDevice, &at(None), None, None);

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use netfilter::iptables::{Chain, Match, Negatable, Rule, Table, Target};
 
 use super::names;
-use super::settings::{INVALID_DROPPED_COUNTER, NodePortDestinations, Settings};
+use super::settings::{INVALID_DROPPED_COUNTER, IptablesSettings, NodePortDestinations};
 use crate::xtables::Jump;
 use crate::xtables::masquerade::{self, comment, target};
 
@@ -42,7 +42,7 @@ pub fn jumps() -> Vec<Jump> {
 
 /// The chains whose content depends on the settings alone.
 #[must_use]
-pub fn chains(settings: &Settings) -> Vec<(Table, Chain, Vec<Rule>)> {
+pub fn chains(settings: &IptablesSettings) -> Vec<(Table, Chain, Vec<Rule>)> {
     let mut chains = vec![
         (
             Table::Nat,
@@ -67,7 +67,7 @@ pub const ENSURED: [(Table, Chain); 4] = [
 ];
 
 /// The chains that packets come to first. Nothing but the jumps of [`jumps`] and our own rules leads to them.
-pub static ENTRANCES: [(Table, &[Chain]); 3] = [
+pub static ENTRY_CHAINS: [(Table, &[Chain]); 3] = [
     (Table::Nat, &[names::SERVICES, names::POSTROUTING, names::NODE_PORTS]),
     (
         Table::Filter,
@@ -78,7 +78,7 @@ pub static ENTRANCES: [(Table, &[Chain]); 3] = [
 
 /// The end of nat's KUBE-SERVICES: what was sent to one of the node's own addresses may be for a node port.
 #[must_use]
-pub fn node_port_dispatch(settings: &Settings) -> Vec<Rule> {
+pub fn node_port_dispatch(settings: &IptablesSettings) -> Vec<Rule> {
     let rule = Rule {
         matches: vec![comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain")],
         target: Some(Target::Jump(names::NODE_PORTS)),
@@ -100,7 +100,7 @@ pub fn node_port_dispatch(settings: &Settings) -> Vec<Rule> {
     }
 }
 
-fn forward(settings: &Settings) -> Vec<Rule> {
+fn forward(settings: &IptablesSettings) -> Vec<Rule> {
     let mut rules = Vec::with_capacity(3);
     if !settings.features.tcp_be_liberal {
         // Such packets would reach the client untranslated and make it reset the connection (kubernetes 74839).
@@ -115,7 +115,7 @@ fn forward(settings: &Settings) -> Vec<Rule> {
 }
 
 /// `route_localnet` would let neighbours reach services that listen on loopback addresses only (kubernetes 90259).
-fn guard_loopback(settings: &Settings) -> Rule {
+fn guard_loopback(settings: &IptablesSettings) -> Rule {
     let loopback = settings.family.loopback();
     Rule {
         source: Some(Negatable::not(loopback)),

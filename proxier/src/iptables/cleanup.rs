@@ -6,9 +6,9 @@
 use netfilter::iptables::{Chain, Table};
 
 use super::{base, names};
-use crate::xtables::{Owned, Place};
+use crate::xtables::{ModeChains, TableChain};
 
-const CHAINS: [Place; 14] = [
+const CHAINS: [TableChain; 14] = [
     (Table::Nat, names::SERVICES),
     (Table::Nat, names::NODE_PORTS),
     (Table::Nat, names::POSTROUTING),
@@ -27,10 +27,10 @@ const CHAINS: [Place; 14] = [
 
 /// All that the mode may have made.
 #[must_use]
-pub fn owned() -> Owned {
+pub fn mode_chains() -> ModeChains {
     let mut jumps = base::jumps();
     jumps.retain(|jump| jump.to != names::KUBELET_FIREWALL);
-    Owned { jumps, chains: CHAINS.to_vec(), services: vec![names::is_of_service] }
+    ModeChains { jumps, chains: CHAINS.to_vec(), services: vec![names::is_of_service] }
 }
 
 /// Whether a chain of nat is one of the mode's.

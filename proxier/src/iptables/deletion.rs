@@ -14,18 +14,18 @@ use tracing::{info, warn};
 
 use super::cleanup::is_own_in_nat;
 use super::{Iptables, names};
-use crate::xtables::in_use;
+use crate::xtables::still_referenced;
 
 /// Chains of Service ports that foreign rules refer to.
 #[derive(Debug, Default)]
-pub(super) struct InUse {
+pub(super) struct ReferencedChains {
     /// With the rule, or the tool's words if the rule is not among those that it prints.
     rules: HashMap<Chain, String>,
     /// Stale ones, which are left empty.
     emptied: HashSet<Chain>,
 }
 
-impl InUse {
+impl ReferencedChains {
     /// The chains, each with what refers to it.
     pub fn rules(&self) -> &HashMap<Chain, String> {
         &self.rules
@@ -58,17 +58,17 @@ impl InUse {
         for chain in emptied {
             if self.emptied.insert(chain) {
                 let rule = self.rules.get(&chain).map_or("", String::as_str);
-                warn!("{}", in_use(Table::Nat, &chain, rule));
+                warn!("{}", still_referenced(Table::Nat, &chain, rule));
             }
         }
     }
 }
 
 /// The deletion of stale chains, but for those that can only be emptied.
-fn deletion(chains: &[Chain], in_use: &InUse) -> Restore {
+fn deletion(chains: &[Chain], referenced: &ReferencedChains) -> Restore {
     let mut restore = Restore::default();
     for chain in chains {
-        if in_use.rules.contains_key(chain) {
+        if referenced.rules.contains_key(chain) {
             restore.declare(Table::Nat, *chain, None);
         } else {
             restore.delete(Table::Nat, *chain);
@@ -88,45 +88,46 @@ impl Iptables {
         self.state.last_deletion = Some(now);
         let mut retired: Vec<Chain> = self.state.retired.iter().copied().collect();
         names::sort_for_deletion(&mut retired);
-        let mut changes = self.untouched.changing(self.tool.as_mut(), false);
+        let mut writes = self.generation.begin(self.tool.as_mut(), false);
         for batch in retired.chunks(self.tool.batch()) {
             match self.delete(batch) {
                 Ok(tables) => {
-                    changes.made(tables);
+                    writes.record(tables);
                     batch.iter().for_each(|chain| _ = self.state.retired.remove(chain));
-                    let emptied = batch.iter().copied().filter(|chain| self.in_use.rules.contains_key(chain)).collect();
-                    self.in_use.note_emptied(emptied, false);
+                    let emptied =
+                        batch.iter().copied().filter(|chain| self.referenced.rules.contains_key(chain)).collect();
+                    self.referenced.note_emptied(emptied, false);
                 }
                 Err(error) => warn!("{}: cannot delete unused chains: {error}", self.family),
             }
         }
-        self.untouched.changed(self.tool.as_mut(), &changes);
+        self.generation.commit(self.tool.as_mut(), &writes);
     }
 
     /// Deletes stale chains, or empties those that are referred to. Returns how many tables that changed.
     fn delete(&mut self, chains: &[Chain]) -> Result<usize, RestoreError> {
-        let restore = deletion(chains, &self.in_use);
+        let restore = deletion(chains, &self.referenced);
         let Err(error) = self.tool.restore(&restore) else { return Ok(restore.tables()) };
         let refused = error.refused_deletions(&restore);
-        if refused.is_empty() || !self.in_use.refused(self.tool.as_mut(), refused, &error.message) {
+        if refused.is_empty() || !self.referenced.refused(self.tool.as_mut(), refused, &error.message) {
             return Err(error);
         }
-        let restore = deletion(chains, &self.in_use);
+        let restore = deletion(chains, &self.referenced);
         self.tool.restore(&restore).map(|()| restore.tables())
     }
 
     /// Has those of the emptied chains deleted that nothing refers to any more.
     pub(super) fn release_emptied(&mut self) -> Result<(), ToolError> {
-        if self.in_use.emptied.is_empty() {
+        if self.referenced.emptied.is_empty() {
             return Ok(());
         }
-        self.in_use.refresh(self.tool.as_mut())?;
+        self.referenced.refresh(self.tool.as_mut())?;
         let (kept, free): (HashSet<Chain>, HashSet<Chain>) =
-            self.in_use.emptied.iter().partition(|chain| self.in_use.rules.contains_key(chain));
-        self.in_use.emptied = kept;
+            self.referenced.emptied.iter().partition(|chain| self.referenced.rules.contains_key(chain));
+        self.referenced.emptied = kept;
         if !free.is_empty() {
             // One that a Service port has again is not stale.
-            let needed: HashSet<Chain> = self.state.expectations().map(|((_, chain), _)| chain).collect();
+            let needed: HashSet<Chain> = self.state.expected_chains().map(|((_, chain), _)| chain).collect();
             self.state.retired.extend(free.into_iter().filter(|chain| !needed.contains(chain)));
             self.state.last_deletion = None;
         }

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use netfilter::IpFamily;
 
 use super::base;
-use super::plan::{self, Input, Transaction};
-use super::settings::{Features, Settings};
-use super::state::State;
+use super::plan::{self, OwnedRestore, PlanInput};
+use super::programmed::ProgrammedChains;
+use super::settings::{HostFeatures, IptablesSettings};
 use crate::model::{Config, ServicePortName, Snapshot};
-use crate::xtables::Tables;
+use crate::xtables::ObservedTables;
 
 /// What rules depend on besides the objects and the configuration.
 #[derive(Clone, Debug, Default)]
@@ -30,17 +30,17 @@ pub struct HostFacts {
     pub tcp_be_liberal: bool,
 }
 
-/// Chains in one [`Part`], about: so much of what should be is held at a time.
-const PART: usize = 1000;
+/// Chains in one [`ExpectedPart`], about: so much of what should be is held at a time.
+const PART_CHAINS: usize = 1000;
 
 /// Some of the chains that should be there, each as a whole.
 #[derive(Debug)]
-pub struct Part<'a, 'b>(Transaction<'a, 'b>);
+pub struct ExpectedPart<'a, 'b>(OwnedRestore<'a, 'b>);
 
-impl Part<'_, '_> {
+impl ExpectedPart<'_, '_> {
     /// The lines, as `iptables-restore` would read them, each with the Service port that it belongs to, if to one.
     pub fn lines(&self) -> impl Iterator<Item = (&str, Option<&ServicePortName>)> {
-        let Transaction { restore, owners } = &self.0;
+        let OwnedRestore { restore, owners } = &self.0;
         let owner = |line: usize| owners.get(restore.owner(line)? as usize).copied();
         let lines = restore.parts().flat_map(str::lines);
         lines.enumerate().map(move |(at, line)| (line, owner(at + 1)))
@@ -53,9 +53,9 @@ pub fn expected_parts(
     config: &Config,
     snapshot: &Snapshot<'_>,
     host: &HostFacts,
-    mut take: impl FnMut(&Part<'_, '_>),
+    mut take: impl FnMut(&ExpectedPart<'_, '_>),
 ) {
-    render(family, config, snapshot, host, PART, |transaction| take(&Part(transaction)));
+    render(family, config, snapshot, host, PART_CHAINS, |transaction| take(&ExpectedPart(transaction)));
 }
 
 /// Hands over the text of all rules, as `iptables-restore` would read it, in pieces of whole lines.
@@ -75,21 +75,21 @@ fn render(
     snapshot: &Snapshot<'_>,
     host: &HostFacts,
     batch: usize,
-    mut take: impl FnMut(Transaction<'_, '_>),
+    mut take: impl FnMut(OwnedRestore<'_, '_>),
 ) {
     let HostFacts { random_fully, nfacct, tcp_be_liberal, .. } = *host;
-    let features = Features { random_fully, nfacct, tcp_be_liberal };
-    let settings = Settings::of(family, config, snapshot, features, || host.addresses.clone());
-    let mut observed = Tables::default();
+    let features = HostFeatures { random_fully, nfacct, tcp_be_liberal };
+    let settings = IptablesSettings::of(family, config, snapshot, features, || host.addresses.clone());
+    let mut observed = ObservedTables::default();
     observed.missing_jumps = base::jumps();
-    let input = Input {
+    let input = PlanInput {
         snapshot,
         settings: &settings,
-        state: &State::default(),
+        state: &ProgrammedChains::default(),
         observed: Some(&observed),
         changed: None,
         rejected: &HashMap::new(),
-        in_use: &HashMap::new(),
+        referenced: &HashMap::new(),
         batch,
         deletion_interval: Duration::ZERO,
         now: Instant::now(),

@@ -5,7 +5,7 @@ use std::io;
 use tracing::{info, warn};
 
 use super::Iptables;
-use super::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER, Settings};
+use super::settings::{INVALID_DROPPED_COUNTER, IptablesSettings, LOCALHOST_NODE_PORTS_COUNTER};
 use crate::backend::SyncError;
 
 const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
@@ -30,7 +30,7 @@ impl Iptables {
     }
 
     /// What rules rely on: packets to loopback addresses may be routed, counters exist.
-    pub(super) fn provide(&mut self, settings: &Settings) {
+    pub(super) fn ensure_host_state(&mut self, settings: &IptablesSettings) {
         // kube-proxy would not start; all other traffic is worth more.
         let problem = if settings.localhost_node_ports { self.route_localnet().err() } else { None };
         if let Some(problem) = &problem

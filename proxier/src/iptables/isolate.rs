@@ -14,8 +14,8 @@ use netfilter::iptables::{Rule, Table};
 use netfilter::kernel::iptables::{IptablesTool, RestoreError};
 
 use super::names::{MARK_MASQ, PROBE};
-use super::render::{PortView, SHARED};
-use super::settings::Settings;
+use super::render::{PortRules, SHARED};
+use super::settings::IptablesSettings;
 use crate::model::{CategorizedEndpoints, ServicePortName, Snapshot};
 
 /// A refused Service port and why.
@@ -28,18 +28,18 @@ const TIME: Duration = Duration::from_secs(10);
 
 /// What a search needs to know.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Search<'a> {
+pub(super) struct RefusalSearch<'a> {
     pub snapshot: &'a Snapshot<'a>,
-    pub settings: &'a Settings,
+    pub settings: &'a IptablesSettings,
 }
 
 /// Service ports whose rules use the same options.
 type Group<'a> = Vec<&'a ServicePortName>;
 
-impl<'a> Search<'a> {
+impl<'a> RefusalSearch<'a> {
     /// The refused ones of `candidates`; `None` if the tool refuses everything.
     pub fn culprits(self, tool: &mut dyn IptablesTool, candidates: &[&'a ServicePortName]) -> Option<Vec<Culprit>> {
-        let mut run = Run { search: self, tool, tests: 0, begun: Instant::now() };
+        let mut run = SearchRun { search: self, tool, tests: 0, begun: Instant::now() };
         run.test(&[]).ok()?;
         let culprits = run.culprits(self.groups(candidates));
         run.clean_up();
@@ -47,16 +47,16 @@ impl<'a> Search<'a> {
     }
 
     /// The same among those whose rules use the same options as those of a Service port that was refused.
-    pub fn alike(
+    pub fn similar(
         self,
         tool: &mut dyn IptablesTool,
         refused: &[Culprit],
         candidates: &[&'a ServicePortName],
     ) -> Vec<Culprit> {
         let known: HashSet<u64> = refused.iter().map(|(name, _)| self.signature(name)).collect();
-        let alike: Group<'a> =
+        let similar: Group<'a> =
             candidates.iter().copied().filter(|name| known.contains(&self.signature(name))).collect();
-        if alike.is_empty() { Vec::new() } else { self.culprits(tool, &alike).unwrap_or_default() }
+        if similar.is_empty() { Vec::new() } else { self.culprits(tool, &similar).unwrap_or_default() }
     }
 
     fn groups(self, candidates: &[&'a ServicePortName]) -> Vec<Group<'a>> {
@@ -85,9 +85,9 @@ impl<'a> Search<'a> {
         let Some(port) = self.snapshot.ports.get(name) else { return };
         let endpoints = self.snapshot.endpoints.of(name);
         let categorized = CategorizedEndpoints::of(&endpoints, port, self.snapshot.node);
-        let mut view = PortView::new(name, port, &categorized, self.settings, false);
-        view.shared().iter().for_each(|rules| each(rules));
-        view.own(|_, rules| each(&rules));
+        let mut port_rules = PortRules::new(name, port, &categorized, self.settings, false);
+        port_rules.shared().iter().for_each(|rules| each(rules));
+        port_rules.own(|_, rules| each(&rules));
     }
 }
 
@@ -107,14 +107,14 @@ fn options_of(rule: &str) -> String {
     options
 }
 
-struct Run<'a, 'b> {
-    search: Search<'a>,
+struct SearchRun<'a, 'b> {
+    search: RefusalSearch<'a>,
     tool: &'b mut dyn IptablesTool,
     tests: usize,
     begun: Instant,
 }
 
-impl<'a> Run<'a, '_> {
+impl<'a> SearchRun<'a, '_> {
     fn culprits(&mut self, groups: Vec<Group<'a>>) -> Vec<Culprit> {
         let mut culprits = Vec::new();
         let mut waiting = VecDeque::from([groups]);
@@ -155,7 +155,7 @@ impl<'a> Run<'a, '_> {
     /// ever leads to. Of more than a transaction should have, some from all over are tested.
     fn test(&mut self, ports: &[&ServicePortName]) -> Result<(), RestoreError> {
         self.tests += 1;
-        let Search { snapshot, settings, .. } = self.search;
+        let RefusalSearch { snapshot, settings, .. } = self.search;
         let mut restore = Restore::default();
         for table in PROBED {
             restore.declare(table, PROBE, None);
@@ -170,11 +170,11 @@ impl<'a> Run<'a, '_> {
             };
             let endpoints = snapshot.endpoints.of(name);
             let categorized = CategorizedEndpoints::of(&endpoints, port, snapshot.node);
-            let mut view = PortView::new(name, port, &categorized, settings, false);
-            for ((table, _), rules) in SHARED.iter().zip(view.shared()) {
+            let mut port_rules = PortRules::new(name, port, &categorized, settings, false);
+            for ((table, _), rules) in SHARED.iter().zip(port_rules.shared()) {
                 rules.iter().for_each(|rule| restore.append(*table, PROBE, rule, None));
             }
-            view.own(|chain, rules| restore.chain(Table::Nat, chain, &rules, None));
+            port_rules.own(|chain, rules| restore.chain(Table::Nat, chain, &rules, None));
         }
         self.tool.restore(&restore)
     }

@@ -7,14 +7,14 @@ mod base;
 mod cleanup;
 mod deletion;
 mod expected;
+mod generation;
 mod host;
 mod isolate;
 pub mod names;
 mod plan;
+mod programmed;
 mod render;
 mod settings;
-mod state;
-mod untouched;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -25,20 +25,20 @@ use netfilter::kernel::iptables::{IptablesTool, RestoreError};
 use netfilter::kernel::{Host, ToolError, cpu_time};
 use tracing::warn;
 
-pub use self::cleanup::owned;
-use self::deletion::InUse;
-pub use self::expected::{HostFacts, Part, expected, expected_parts};
-use self::isolate::{Culprit, Search};
+pub use self::cleanup::mode_chains;
+use self::deletion::ReferencedChains;
+pub use self::expected::{ExpectedPart, HostFacts, expected, expected_parts};
+use self::generation::GenerationTracker;
+use self::isolate::{Culprit, RefusalSearch};
 pub use self::names::is_of_service_port;
-use self::plan::{Input, Transaction};
-use self::settings::{Features, Settings};
+use self::plan::{OwnedRestore, PlanInput};
+use self::programmed::ProgrammedChains;
+use self::settings::{HostFeatures, IptablesSettings};
 pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
-use self::state::State;
-use self::untouched::Untouched;
 use crate::addresses::NodeAddresses;
-use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules, pause_after};
+use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules, budget_pause};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
-use crate::xtables::{Accepted, QuickCheck, Tables};
+use crate::xtables::{FormattingExceptions, ObservedTables, QuickCheck};
 
 /// How many Service ports one sync may find refused before it gives up until the next.
 const MAX_REJECTIONS: usize = 1000;
@@ -51,27 +51,27 @@ pub struct Iptables {
     tool: Box<dyn IptablesTool>,
     host: Box<dyn Host>,
     addresses: NodeAddresses,
-    features: Features,
+    features: HostFeatures,
     /// `nf_conntrack_tcp_be_liberal` was read, or there is none.
     knows_liberal: bool,
     /// The tool does not know `-m nfacct`.
     nfacct_refused: bool,
     /// The sysctl could not be set, and the log says so.
     no_route_localnet: bool,
-    state: State,
+    state: ProgrammedChains,
     rejected: HashMap<ServicePortName, String>,
-    accepted: Accepted,
-    untouched: Untouched,
+    formatting: FormattingExceptions,
+    generation: GenerationTracker,
     quick: QuickCheck,
     /// How long it took to read all rules last.
     reading: Duration,
-    in_use: InUse,
+    referenced: ReferencedChains,
     next_check: Option<Instant>,
 }
 
 /// An attempt that failed: with the Service ports at fault, if the tool named any.
 #[derive(Debug)]
-struct Failure {
+struct RestoreFailure {
     ports: Vec<Culprit>,
     /// The tool named lines, and they belong to no Service port.
     elsewhere: bool,
@@ -90,7 +90,7 @@ impl Iptables {
     /// A mode that has not looked at the kernel yet.
     #[must_use]
     pub fn new(family: IpFamily, config: Config, tool: Box<dyn IptablesTool>, host: Box<dyn Host>) -> Self {
-        let features = Features { random_fully: tool.random_fully(), nfacct: false, tcp_be_liberal: false };
+        let features = HostFeatures { random_fully: tool.random_fully(), nfacct: false, tcp_be_liberal: false };
         let mut mode = Self {
             family,
             config,
@@ -101,28 +101,29 @@ impl Iptables {
             knows_liberal: false,
             nfacct_refused: false,
             no_route_localnet: false,
-            state: State::default(),
+            state: ProgrammedChains::default(),
             rejected: HashMap::new(),
-            accepted: Accepted::default(),
-            untouched: Untouched::default(),
-            quick: QuickCheck::of(&base::ENTRANCES),
+            formatting: FormattingExceptions::default(),
+            generation: GenerationTracker::default(),
+            quick: QuickCheck::of(&base::ENTRY_CHAINS),
             reading: Duration::ZERO,
-            in_use: InUse::default(),
+            referenced: ReferencedChains::default(),
             next_check: None,
         };
         mode.read_liberal();
         mode
     }
 
-    fn settings(&mut self, snapshot: &Snapshot<'_>) -> Settings {
+    fn settings(&mut self, snapshot: &Snapshot<'_>) -> IptablesSettings {
         let (host, addresses, family) = (&mut self.host, &mut self.addresses, self.family);
         let read = || addresses.update(host.addresses(family), snapshot.node);
-        Settings::of(family, &self.config, snapshot, self.features, read)
+        IptablesSettings::of(family, &self.config, snapshot, self.features, read)
     }
 
-    fn observe(&mut self) -> Result<Tables, SyncError> {
+    fn observe(&mut self) -> Result<ObservedTables, SyncError> {
         let start = Instant::now();
-        let read = Tables::read(self.tool.as_mut(), &[Table::Nat, Table::Filter, Table::Mangle], base::jumps())?;
+        let read =
+            ObservedTables::read(self.tool.as_mut(), &[Table::Nat, Table::Filter, Table::Mangle], base::jumps())?;
         self.reading = start.elapsed();
         Ok(read)
     }
@@ -132,40 +133,40 @@ impl Iptables {
         snapshot: &Snapshot<'_>,
         changed: Option<&BTreeSet<ServicePortName>>,
         now: Instant,
-    ) -> Result<SyncStats, Failure> {
-        let plain = |error| Failure { ports: Vec::new(), elsewhere: true, undeletable: Vec::new(), error };
+    ) -> Result<SyncStats, RestoreFailure> {
+        let plain = |error| RestoreFailure { ports: Vec::new(), elsewhere: true, undeletable: Vec::new(), error };
         self.quick.forget();
         let mut settings = self.settings(snapshot);
         let changed = changed.filter(|_| self.state.settings.as_ref() == Some(&settings));
-        let mut changes = self.untouched.changing(self.tool.as_mut(), changed.is_none());
+        let mut writes = self.generation.begin(self.tool.as_mut(), changed.is_none());
         let observed = if changed.is_none() {
-            self.provide(&settings);
+            self.ensure_host_state(&settings);
             settings.features = self.features;
             Some(self.observe().map_err(plain)?)
         } else {
             None
         };
-        let input = Input {
+        let input = PlanInput {
             snapshot,
             settings: &settings,
             state: &self.state,
             observed: observed.as_ref(),
             changed,
             rejected: &self.rejected,
-            in_use: self.in_use.rules(),
+            referenced: self.referenced.rules(),
             batch: self.tool.batch(),
             deletion_interval: self.config.periods.sync,
             now,
         };
         let tool = &mut self.tool;
         let mut outcome = plan::plan(input, |transaction| {
-            tool.restore(transaction.restore).map_err(|error| blame(&transaction, &error))?;
-            changes.made(transaction.restore.tables());
+            tool.restore(transaction.restore).map_err(|error| attribute(&transaction, &error))?;
+            writes.record(transaction.restore.tables());
             Ok(())
         })?;
-        self.untouched.changed(self.tool.as_mut(), &changes);
-        self.quick.note(self.tool.as_mut(), changed.is_none(), self.untouched.is_known());
-        self.in_use.note_emptied(std::mem::take(&mut outcome.emptied), outcome.full);
+        self.generation.commit(self.tool.as_mut(), &writes);
+        self.quick.note(self.tool.as_mut(), changed.is_none(), self.generation.is_known());
+        self.referenced.note_emptied(std::mem::take(&mut outcome.emptied), outcome.full);
         let written = outcome.written;
         self.state.commit(outcome, settings, now);
         Ok(self.stats(changed.is_none(), written))
@@ -191,7 +192,7 @@ impl Iptables {
 }
 
 /// Who owns the lines that the tool refused.
-fn blame(transaction: &Transaction<'_, '_>, error: &RestoreError) -> Failure {
+fn attribute(transaction: &OwnedRestore<'_, '_>, error: &RestoreError) -> RestoreFailure {
     let mut ports: Vec<Culprit> = Vec::new();
     for &line in &error.lines {
         let owner = transaction.restore.owner(line).and_then(|owner| transaction.owners.get(owner as usize));
@@ -206,7 +207,7 @@ fn blame(transaction: &Transaction<'_, '_>, error: &RestoreError) -> Failure {
     let known = |line: &usize| transaction.restore.line(*line).is_some_and(|text| text != "COMMIT");
     let elsewhere = ports.is_empty() && error.lines.iter().any(known);
     let undeletable = error.refused_deletions(transaction.restore);
-    Failure { ports, elsewhere, undeletable, error: SyncError(error.message.clone()) }
+    RestoreFailure { ports, elsewhere, undeletable, error: SyncError(error.message.clone()) }
 }
 
 impl Backend for Iptables {
@@ -222,7 +223,7 @@ impl Backend for Iptables {
     fn sync(&mut self, snapshot: &Snapshot<'_>, scope: &Scope, now: Instant) -> Result<SyncStats, SyncError> {
         let mut changed = match scope {
             Scope::Full => {
-                self.in_use.refresh(self.tool.as_mut())?;
+                self.referenced.refresh(self.tool.as_mut())?;
                 None
             }
             Scope::Changed(changed) => Some(changed.clone()),
@@ -232,7 +233,7 @@ impl Backend for Iptables {
             let failure = match self.attempt(snapshot, changed.as_ref(), now) {
                 Ok(stats) => {
                     if stats.full {
-                        self.calibrate()?;
+                        self.learn_formatting()?;
                     }
                     return Ok(stats);
                 }
@@ -246,7 +247,7 @@ impl Backend for Iptables {
                 continue;
             }
             if !failure.undeletable.is_empty()
-                && self.in_use.refused(self.tool.as_mut(), failure.undeletable, &failure.error.0)
+                && self.referenced.refused(self.tool.as_mut(), failure.undeletable, &failure.error.0)
             {
                 changed = None;
                 continue;
@@ -271,8 +272,8 @@ impl Backend for Iptables {
         }
     }
 
-    fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
-        if self.untouched.is(self.tool.as_mut()) {
+    fn check_drift(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+        if self.generation.is_current(self.tool.as_mut()) {
             self.delete_overdue(now);
             return Ok(None);
         }
@@ -286,19 +287,19 @@ impl Backend for Iptables {
         if self.next_check.is_some_and(|at| now < at) {
             return Ok(None);
         }
-        let (before, changes) = (cpu_time(), self.untouched.changing(self.tool.as_mut(), true));
+        let (before, writes) = (cpu_time(), self.generation.begin(self.tool.as_mut(), true));
         let observed = self.observe();
         self.release_emptied()?;
-        let damage = observed.map(|observed| self.accepted.drift(self.state.expectations(), &observed));
+        let damage = observed.map(|observed| self.formatting.drift(self.state.expected_chains(), &observed));
         if matches!(damage, Ok(None)) {
-            self.untouched.changed(self.tool.as_mut(), &changes);
+            self.generation.commit(self.tool.as_mut(), &writes);
         }
         // A look that fails costs as much.
-        self.next_check = Some(now + pause_after(cpu_time().saturating_sub(before)));
+        self.next_check = Some(now + budget_pause(cpu_time().saturating_sub(before)));
         damage
     }
 
-    fn quick_damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+    fn check_drift_quickly(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
         let jumps = |table| base::jumps().iter().filter(|jump| jump.table == table).count();
         let damage = self.quick.look(self.tool.as_mut(), |table| self.state.rules(table) + jumps(table), now);
         let damage = damage.map_err(|error| SyncError(format!("cannot ask for the state of tables: {error}")))?;
@@ -306,10 +307,10 @@ impl Backend for Iptables {
             return Ok(damage);
         }
         self.quick.looked();
-        self.damage(now)
+        self.check_drift(now)
     }
 
-    fn facts_changed(&mut self, snapshot: &Snapshot<'_>) -> bool {
+    fn host_changed(&mut self, snapshot: &Snapshot<'_>) -> bool {
         self.read_liberal();
         if self.no_route_localnet {
             self.no_route_localnet = self.route_localnet().is_err();
@@ -319,19 +320,19 @@ impl Backend for Iptables {
     }
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
-        self.state = State::default();
-        self.untouched = Untouched::default();
-        owned().remove(self.tool.as_mut(), &Table::ALL, None)
+        self.state = ProgrammedChains::default();
+        self.generation = GenerationTracker::default();
+        mode_chains().remove(self.tool.as_mut(), &Table::ALL, None)
     }
 }
 
 impl Iptables {
     /// Looks once more at chains that were just repaired: what still reads differently is printed differently by this
     /// version of iptables, and no damage.
-    fn calibrate(&mut self) -> Result<(), SyncError> {
-        if self.accepted.has_suspects() {
+    fn learn_formatting(&mut self) -> Result<(), SyncError> {
+        if self.formatting.has_suspects() {
             let observed = self.observe()?;
-            self.accepted.settle(self.state.expectations(), &observed);
+            self.formatting.learn(self.state.expected_chains(), &observed);
         }
         Ok(())
     }
@@ -343,11 +344,11 @@ impl Iptables {
             self.rejected.contains_key(*name) || culprits.iter().any(|(culprit, _)| culprit == *name)
         };
         let candidates: Vec<_> = snapshot.ports.keys().filter(|name| !known(name)).collect();
-        let search = Search { snapshot, settings: &settings };
+        let search = RefusalSearch { snapshot, settings: &settings };
         let found = if culprits.is_empty() {
             search.culprits(self.tool.as_mut(), &candidates).unwrap_or_default()
         } else {
-            search.alike(self.tool.as_mut(), culprits, &candidates)
+            search.similar(self.tool.as_mut(), culprits, &candidates)
         };
         culprits.extend(found);
     }
@@ -365,9 +366,9 @@ impl Iptables {
         }
         candidates.sort_unstable();
         let settings = self.settings(snapshot);
-        let search = Search { snapshot, settings: &settings };
+        let search = RefusalSearch { snapshot, settings: &settings };
         // What is tested is in the kernel as nothing else knows it.
-        self.untouched = Untouched::default();
+        self.generation = GenerationTracker::default();
         match search.culprits(self.tool.as_mut(), &candidates) {
             Some(refused) => self.rejected.extend(refused),
             None => self.rejected.extend(again),

@@ -1,7 +1,7 @@
 //! From a snapshot to transactions, writing only what differs.
 //!
 //! In: a snapshot, what the kernel holds (as observed, or as the last sync left it), the settings. Out: transactions
-//! for `iptables-restore`, in order, and the [`Outcome`] they add up to. Must not know: who applies them.
+//! for `iptables-restore`, in order, and the [`SyncOutcome`] they add up to. Must not know: who applies them.
 //!
 //! A transaction commits each table as a whole. Where the tool needs quadratic time for many chains, a big change is
 //! cut into several: first the Service ports' own chains, each port's within one transaction, then the shared chains
@@ -15,36 +15,36 @@ use netfilter::{Owner, Restore, SavedChain};
 
 use super::base::{self, ENSURED};
 use super::names;
-use super::render::{PortView, SHARED, SharedRules};
-use super::settings::{LARGE_CLUSTER_ENDPOINTS, Settings};
-use super::state::{Outcome, Programmed, State};
+use super::programmed::{ProgrammedChains, ProgrammedPort, SyncOutcome};
+use super::render::{PortRules, SHARED, SharedRules};
+use super::settings::{IptablesSettings, LARGE_CLUSTER_ENDPOINTS};
 use crate::model::{CategorizedEndpoints, ServicePort, ServicePortName, Snapshot};
-use crate::xtables::Tables;
+use crate::xtables::ObservedTables;
 
 /// The index in [`SHARED`] of nat's KUBE-SERVICES, which ends with the jump for node ports.
 const NAT_SERVICES: usize = 4;
 
 /// A transaction and the Service ports its owners are numbers of.
 #[derive(Debug)]
-pub(super) struct Transaction<'a, 'b> {
+pub(super) struct OwnedRestore<'a, 'b> {
     pub restore: &'b Restore,
     pub owners: &'b [&'a ServicePortName],
 }
 
 /// What a plan is made from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Input<'a> {
+pub(super) struct PlanInput<'a> {
     pub snapshot: &'a Snapshot<'a>,
-    pub settings: &'a Settings,
-    pub state: &'a State,
+    pub settings: &'a IptablesSettings,
+    pub state: &'a ProgrammedChains,
     /// What the kernel holds, if it was asked: then everything is looked at.
-    pub observed: Option<&'a Tables>,
+    pub observed: Option<&'a ObservedTables>,
     /// The Service ports to look at, if not all.
     pub changed: Option<&'a BTreeSet<ServicePortName>>,
     /// Service ports that the tool refuses: they get no rules.
     pub rejected: &'a HashMap<ServicePortName, String>,
     /// Chains that foreign rules refer to: they can be emptied, not deleted.
-    pub in_use: &'a HashMap<Chain, String>,
+    pub referenced: &'a HashMap<Chain, String>,
     /// From how many chains on a transaction is cut.
     pub batch: usize,
     /// How long a large cluster's stale chains may wait.
@@ -56,14 +56,17 @@ pub(super) struct Input<'a> {
 ///
 /// # Errors
 /// The first of `apply`, which ends the plan.
-pub(super) fn plan<E>(input: Input<'_>, apply: impl FnMut(Transaction<'_, '_>) -> Result<(), E>) -> Result<Outcome, E> {
+pub(super) fn plan<E>(
+    input: PlanInput<'_>,
+    apply: impl FnMut(OwnedRestore<'_, '_>) -> Result<(), E>,
+) -> Result<SyncOutcome, E> {
     let mut planner = Planner {
         large: input.is_large(),
         input,
         apply,
         owners: Vec::new(),
         restore: Restore::default(),
-        outcome: Outcome { full: input.changed.is_none(), ..Outcome::default() },
+        outcome: SyncOutcome { full: input.changed.is_none(), ..SyncOutcome::default() },
         stale: Vec::new(),
     };
     match input.changed {
@@ -75,7 +78,7 @@ pub(super) fn plan<E>(input: Input<'_>, apply: impl FnMut(Transaction<'_, '_>) -
     Ok(planner.outcome)
 }
 
-impl<'a> Input<'a> {
+impl<'a> PlanInput<'a> {
     fn programmable(self) -> impl Iterator<Item = (&'a ServicePortName, &'a ServicePort)> {
         let rejected = self.rejected;
         self.snapshot.ports.iter().filter(move |(name, _)| !rejected.contains_key(name))
@@ -107,22 +110,22 @@ impl<'a> Input<'a> {
 }
 
 struct Planner<'a, F> {
-    input: Input<'a>,
+    input: PlanInput<'a>,
     large: bool,
     apply: F,
     owners: Vec<&'a ServicePortName>,
     restore: Restore,
-    outcome: Outcome,
+    outcome: SyncOutcome,
     stale: Vec<Chain>,
 }
 
 impl<'a, F, E> Planner<'a, F>
 where
-    F: FnMut(Transaction<'_, '_>) -> Result<(), E>,
+    F: FnMut(OwnedRestore<'_, '_>) -> Result<(), E>,
 {
     /// Everything, compared with what the kernel holds.
     fn all(&mut self) -> Result<(), E> {
-        let nothing = Tables::default();
+        let nothing = ObservedTables::default();
         let observed = self.input.observed.unwrap_or(&nothing);
         self.base(observed);
         let mut shared: [Vec<(Owner, Rule)>; SHARED.len()] = Default::default();
@@ -151,7 +154,7 @@ where
     /// Some Service ports, compared with what the last sync left.
     fn changed(&mut self, changed: &'a BTreeSet<ServicePortName>) -> Result<(), E> {
         let mut dirty = [false; SHARED.len()];
-        let none = Programmed::default();
+        let none = ProgrammedPort::default();
         for name in changed {
             let old = self.input.state.ports.get(name);
             let port = self.input.snapshot.ports.get(name).filter(|_| !self.input.rejected.contains_key(name));
@@ -178,26 +181,26 @@ where
         name: &'a ServicePortName,
         port: &ServicePort,
         current: impl Fn(&Chain) -> Option<SavedChain>,
-    ) -> (Owner, Programmed, SharedRules) {
+    ) -> (Owner, ProgrammedPort, SharedRules) {
         let owner = Owner::try_from(self.owners.len()).unwrap_or(Owner::MAX);
         self.owners.push(name);
         let endpoints = self.input.snapshot.endpoints.of(name);
         let categorized = CategorizedEndpoints::of(&endpoints, port, self.input.snapshot.node);
-        let mut view = PortView::new(name, port, &categorized, self.input.settings, !self.large);
-        let shared = view.shared();
+        let mut port_rules = PortRules::new(name, port, &categorized, self.input.settings, !self.large);
+        let shared = port_rules.shared();
         let mut own = Vec::with_capacity(categorized.reachable.len() + 4);
         let restore = &mut self.restore;
-        view.own(|chain, rules| {
-            let print = restore.update(Table::Nat, chain, &rules, current(&chain), Some(owner));
-            own.push((chain, print));
+        port_rules.own(|chain, rules| {
+            let fingerprint = restore.update(Table::Nat, chain, &rules, current(&chain), Some(owner));
+            own.push((chain, fingerprint));
         });
         own.sort_unstable_by_key(|(chain, _)| *chain);
-        let programmed = Programmed {
+        let programmed = ProgrammedPort {
             own: own.into(),
             shared: std::array::from_fn(|index| SavedChain::of(&shared[index])),
             endpoints: u32::try_from(endpoints.len()).unwrap_or(u32::MAX),
-            lacks_internal_local: view.lacks_internal_local(),
-            lacks_external_local: view.lacks_external_local(),
+            lacks_internal_local: port_rules.lacks_internal_local(),
+            lacks_external_local: port_rules.lacks_external_local(),
         };
         (owner, programmed, shared)
     }
@@ -208,7 +211,7 @@ where
         for (name, port) in self.input.programmable() {
             let endpoints = self.input.snapshot.endpoints.of(name);
             let categorized = CategorizedEndpoints::of(&endpoints, port, self.input.snapshot.node);
-            let rules = PortView::new(name, port, &categorized, self.input.settings, !self.large).shared();
+            let rules = PortRules::new(name, port, &categorized, self.input.settings, !self.large).shared();
             let owner = Owner::try_from(self.owners.len()).unwrap_or(Owner::MAX);
             self.owners.push(name);
             for (index, rules) in rules.into_iter().enumerate().filter(|(index, _)| dirty[*index]) {
@@ -224,8 +227,8 @@ where
     fn shared(&mut self, index: usize, rules: &[(Owner, Rule)], current: Option<SavedChain>) {
         let (table, chain) = SHARED[index];
         let tail = if index == NAT_SERVICES { base::node_port_dispatch(self.input.settings) } else { Vec::new() };
-        let print = SavedChain::of(rules.iter().map(|(_, rule)| rule).chain(&tail));
-        if current != Some(print) {
+        let fingerprint = SavedChain::of(rules.iter().map(|(_, rule)| rule).chain(&tail));
+        if current != Some(fingerprint) {
             self.restore.declare(table, chain, None);
             for (owner, rule) in rules {
                 self.restore.append(table, chain, rule, Some(*owner));
@@ -234,13 +237,13 @@ where
                 self.restore.append(table, chain, rule, None);
             }
         }
-        self.outcome.fixed.push(((table, chain), print));
+        self.outcome.fixed.push(((table, chain), fingerprint));
     }
 
-    fn base(&mut self, observed: &Tables) {
+    fn base(&mut self, observed: &ObservedTables) {
         for (table, chain, rules) in base::chains(self.input.settings) {
-            let print = self.restore.update(table, chain, &rules, observed.chain(table, &chain), None);
-            self.outcome.fixed.push(((table, chain), print));
+            let fingerprint = self.restore.update(table, chain, &rules, observed.chain(table, &chain), None);
+            self.outcome.fixed.push(((table, chain), fingerprint));
         }
         let written: HashSet<_> = self.outcome.fixed.iter().map(|(chain, _)| *chain).collect();
         for (table, chain) in ENSURED {
@@ -276,7 +279,7 @@ where
         let mut stale = std::mem::take(&mut self.stale);
         names::sort_for_deletion(&mut stale);
         for chain in stale {
-            if self.input.in_use.contains_key(&chain) {
+            if self.input.referenced.contains_key(&chain) {
                 let held = self.input.observed.and_then(|observed| observed.chain(Table::Nat, &chain));
                 if held.is_none_or(|held| held.rules > 0) {
                     self.restore.declare(Table::Nat, chain, None);
@@ -298,7 +301,7 @@ where
         if self.restore.is_empty() {
             return Ok(());
         }
-        (self.apply)(Transaction { restore: &self.restore, owners: &self.owners })?;
+        (self.apply)(OwnedRestore { restore: &self.restore, owners: &self.owners })?;
         for table in Table::ALL {
             self.outcome.written[table as usize] += self.restore.rules(table);
         }

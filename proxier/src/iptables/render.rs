@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use netfilter::iptables::{Chain, Comment, Match, Negatable, Rule, Suffix, Table, Target};
 
 use super::names::{self, Namer, PortChains};
-use super::settings::{LOCALHOST_NODE_PORTS_COUNTER, Settings};
+use super::settings::{IptablesSettings, LOCALHOST_NODE_PORTS_COUNTER};
 use crate::model::{CategorizedEndpoints, ServicePort, ServicePortName};
 use crate::xtables::masquerade::from_local_traffic;
 
@@ -38,10 +38,10 @@ pub type SharedRules = [Vec<Rule>; SHARED.len()];
 
 /// What a Service port wants of the rules, before any is written.
 #[derive(Debug)]
-pub struct PortView<'a> {
+pub struct PortRules<'a> {
     port: &'a ServicePort,
     endpoints: &'a CategorizedEndpoints<'a>,
-    settings: &'a Settings,
+    settings: &'a IptablesSettings,
     protocol: &'static str,
     subject: Arc<str>,
     namer: Namer,
@@ -49,14 +49,14 @@ pub struct PortView<'a> {
     comments: bool,
 }
 
-impl<'a> PortView<'a> {
+impl<'a> PortRules<'a> {
     /// Looks at one Service port. Without `comments`, per-endpoint rules carry none, as in large clusters.
     #[must_use]
     pub fn new(
         name: &ServicePortName,
         port: &'a ServicePort,
         endpoints: &'a CategorizedEndpoints<'a>,
-        settings: &'a Settings,
+        settings: &'a IptablesSettings,
         comments: bool,
     ) -> Self {
         let namer = Namer::new(name);

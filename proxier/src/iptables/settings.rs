@@ -1,6 +1,6 @@
 //! What rules depend on besides the objects, made concrete for one family and one moment.
 //!
-//! In: the configuration, the node, what the kernel and the tool at hand can do. Out: [`Settings`].
+//! In: the configuration, the node, what the kernel and the tool at hand can do. Out: [`IptablesSettings`].
 //! Must not know: how any of it was found out.
 
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ pub const LARGE_CLUSTER_ENDPOINTS: usize = 1000;
 
 /// What this host's kernel and tools can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Features {
+pub struct HostFeatures {
     /// `MASQUERADE --random-fully`.
     pub random_fully: bool,
     /// The nfacct objects exist and rules may name them.
@@ -41,7 +41,7 @@ pub enum NodePortDestinations {
 
 /// Everything that rules depend on besides Services and endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct IptablesSettings {
     /// The family.
     pub family: IpFamily,
     /// The node's own address.
@@ -57,17 +57,17 @@ pub struct Settings {
     /// Where node ports apply.
     pub node_ports: NodePortDestinations,
     /// What the host can do.
-    pub features: Features,
+    pub features: HostFeatures,
 }
 
-impl Settings {
+impl IptablesSettings {
     /// The settings at a moment. `local_addresses` is asked only if node ports apply to some addresses.
     #[must_use]
     pub fn of(
         family: IpFamily,
         config: &Config,
         snapshot: &Snapshot<'_>,
-        features: Features,
+        features: HostFeatures,
         local_addresses: impl FnOnce() -> Vec<IpAddr>,
     ) -> Self {
         let selector = config.node_port_addresses.resolve(family, snapshot.node_ip);

@@ -23,12 +23,12 @@ use super::kernel::bound;
 use super::names::{DEVICE, IPVS_FILTER, SetId};
 use super::rules::{CHAINS, jumps};
 use crate::backend::SyncError;
-use crate::xtables::Owned;
+use crate::xtables::ModeChains;
 
 /// All that the mode may have made in the tables.
 #[must_use]
-pub fn owned() -> Owned {
-    Owned { jumps: jumps(), chains: CHAINS.to_vec(), services: Vec::new() }
+pub fn mode_chains() -> ModeChains {
+    ModeChains { jumps: jumps(), chains: CHAINS.to_vec(), services: Vec::new() }
 }
 
 /// Whether the mode has left anything that is not in the tables, as far as can be told without loading a module.
@@ -50,7 +50,7 @@ pub fn has_device(links: &mut dyn Links) -> Result<bool, SyncError> {
 
 /// The parts of the kernel that a trace may be in, as far as they are there.
 #[derive(Debug)]
-pub struct Remains<'a> {
+pub struct IpvsCleanup<'a> {
     /// Virtual servers.
     pub table: Option<&'a mut dyn IpvsTable>,
     /// Sets.
@@ -59,18 +59,18 @@ pub struct Remains<'a> {
     pub links: &'a mut dyn Links,
 }
 
-impl Remains<'_> {
+impl IpvsCleanup<'_> {
     /// Removes what the mode made in one family, after its rules. The device goes last, after the other family's. With `patient`,
     /// a virtual server that has open connections stays, and its address; another mode gets the new ones meanwhile.
     ///
     /// # Errors
     /// All that went wrong, and what stays; what could be removed is removed.
-    pub fn remove(&mut self, family: IpFamily, patient: bool) -> Result<(), Vec<SyncError>> {
+    pub fn remove(&mut self, family: IpFamily, wait_for_connections: bool) -> Result<(), Vec<SyncError>> {
         let mut errors = Vec::new();
-        let found =
-            Traces::find(self, family).and_then(|traces| Ok((servers(self, family, &traces, patient)?, traces)));
+        let found = Leftovers::find(self, family)
+            .and_then(|leftovers| Ok((servers(self, family, &leftovers, wait_for_connections)?, leftovers)));
         match found {
-            Ok(((used, unused), traces)) => {
+            Ok(((used, unused), leftovers)) => {
                 let kept: HashSet<IpAddr> = used.iter().map(|key| key.address.ip()).collect();
                 // Packets stop coming here before there is nowhere to send them.
                 let steps = [unbind(self, family, &kept), remove_servers(self, &unused)];
@@ -80,7 +80,7 @@ impl Remains<'_> {
                     errors.push(SyncError(format!("{count} virtual servers have connections that are still open")));
                 } else if errors.is_empty() {
                     // Until then they tell which ones are ours.
-                    errors.extend(destroy(self, &traces.sets));
+                    errors.extend(destroy(self, &leftovers.sets));
                 }
             }
             Err(error) => errors.push(error),
@@ -92,16 +92,16 @@ impl Remains<'_> {
 
 /// What tells that the mode was here.
 #[derive(Debug, Default)]
-struct Traces {
+struct Leftovers {
     bound: HashSet<IpAddr>,
     sets: Vec<SetName>,
     places: HashSet<IpPortProto>,
     node_ports: HashSet<(u8, u16)>,
 }
 
-impl Traces {
-    fn find(kernel: &mut Remains<'_>, family: IpFamily) -> Result<Self, SyncError> {
-        let mut traces =
+impl Leftovers {
+    fn find(kernel: &mut IpvsCleanup<'_>, family: IpFamily) -> Result<Self, SyncError> {
+        let mut leftovers =
             Self { bound: bound(kernel.links, family)?.iter().map(IpNet::addr).collect(), ..Self::default() };
         for id in SetId::ALL {
             let name = SetName::new(id.name(family));
@@ -119,12 +119,12 @@ impl Traces {
             if found.is_none_or(|found| found.set_type != id.set_type()) {
                 continue;
             }
-            traces.sets.push(name);
+            leftovers.sets.push(name);
             for entry in entries {
-                traces.add(id, entry);
+                leftovers.add(id, entry);
             }
         }
-        Ok(traces)
+        Ok(leftovers)
     }
 
     fn add(&mut self, id: SetId, entry: Entry) {
@@ -148,18 +148,18 @@ impl Traces {
 
 /// The virtual servers of ours: those that have to stay, and those that may go.
 fn servers(
-    kernel: &mut Remains<'_>,
+    kernel: &mut IpvsCleanup<'_>,
     family: IpFamily,
-    traces: &Traces,
-    patient: bool,
+    leftovers: &Leftovers,
+    wait_for_connections: bool,
 ) -> Result<(Vec<ServerKey>, Vec<ServerKey>), SyncError> {
     let Some(table) = &mut kernel.table else { return Ok(Default::default()) };
     // One may be listed twice.
     let (mut keys, mut used, mut unused) = (BTreeSet::new(), Vec::new(), Vec::new());
     table.virtual_servers(family, &mut |server| _ = keys.insert(server.key))?;
-    for key in keys.into_iter().filter(|key| traces.has(*key)) {
+    for key in keys.into_iter().filter(|key| leftovers.has(*key)) {
         let mut open = false;
-        if patient && graceful::waits(key.protocol) {
+        if wait_for_connections && graceful::is_graceful(key.protocol) {
             table.real_servers(key, &mut |_, connections| open |= connections.active > 0)?;
         }
         if open { used.push(key) } else { unused.push(key) }
@@ -167,7 +167,7 @@ fn servers(
     Ok((used, unused))
 }
 
-fn unbind(kernel: &mut Remains<'_>, family: IpFamily, kept: &HashSet<IpAddr>) -> Result<(), SyncError> {
+fn unbind(kernel: &mut IpvsCleanup<'_>, family: IpFamily, kept: &HashSet<IpAddr>) -> Result<(), SyncError> {
     let bound = bound(kernel.links, family)?.into_iter().filter(|net| !kept.contains(&net.addr()));
     let operations: Vec<_> = bound.map(AddressOperation::Delete).collect();
     if operations.is_empty() {
@@ -182,7 +182,7 @@ fn unbind(kernel: &mut Remains<'_>, family: IpFamily, kept: &HashSet<IpAddr>) ->
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn remove_servers(kernel: &mut Remains<'_>, keys: &[ServerKey]) -> Result<(), SyncError> {
+fn remove_servers(kernel: &mut IpvsCleanup<'_>, keys: &[ServerKey]) -> Result<(), SyncError> {
     let Some(table) = &mut kernel.table else { return Ok(()) };
     let operations: Vec<_> = keys.iter().map(|key| Operation::DeleteVirtual(*key)).collect();
     let mut failure = None;
@@ -195,7 +195,7 @@ fn remove_servers(kernel: &mut Remains<'_>, keys: &[ServerKey]) -> Result<(), Sy
 }
 
 /// Destroys sets. One that a foreign rule refers to stays, emptied.
-fn destroy(kernel: &mut Remains<'_>, sets: &[SetName]) -> Vec<SyncError> {
+fn destroy(kernel: &mut IpvsCleanup<'_>, sets: &[SetName]) -> Vec<SyncError> {
     let operations: Vec<_> = sets.iter().map(|name| SetOperation::Destroy(*name)).collect();
     let (mut errors, mut in_use) = (Vec::new(), Vec::new());
     let result = kernel.sets.apply(&operations, &mut |index, error| match error {
@@ -225,7 +225,7 @@ fn has_sets(sets: &mut dyn IpSets, family: IpFamily) -> Result<bool, SyncError> 
 }
 
 /// Deletes the device, unless there is more of either family: it is what tells the next one who looks.
-fn remove_device(kernel: &mut Remains<'_>) -> Result<(), SyncError> {
+fn remove_device(kernel: &mut IpvsCleanup<'_>) -> Result<(), SyncError> {
     if kernel.links.device(DEVICE)?.is_none() {
         return Ok(());
     }

@@ -19,7 +19,7 @@ use super::names::SetId;
 use super::plan::real;
 use super::rules;
 use crate::backend::SyncError;
-use crate::xtables::Tables;
+use crate::xtables::ObservedTables;
 
 /// Differences, of which a person reads the first.
 #[derive(Debug, Default)]
@@ -44,10 +44,10 @@ impl Ipvs {
     /// What is otherwise of the rules: the first difference and how many more there are; `None` if there is none.
     pub(super) fn changed_rules(&mut self) -> Result<Option<String>, SyncError> {
         let start = Instant::now();
-        let tables = Tables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
+        let tables = ObservedTables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
         self.reading = start.elapsed();
         let expected = self.state.chains.iter().map(|(place, chain)| (*place, *chain));
-        Ok(self.accepted.drift(expected, &tables))
+        Ok(self.formatting.drift(expected, &tables))
     }
 
     /// The same of sets, addresses and servers.
@@ -69,10 +69,10 @@ impl Ipvs {
                 }
                 continue;
             }
-            let ledger = &self.state.entries[id as usize];
+            let counts = &self.state.entries[id as usize];
             let (mut found, mut strays) = (HashSet::new(), 0_usize);
             let read = self.kernel.sets.entries(name, &mut |entry| {
-                if ledger.holds(&entry) {
+                if counts.is_present(&entry) {
                     found.insert(entry);
                 } else {
                     strays += 1;
@@ -80,7 +80,7 @@ impl Ipvs {
             });
             match read {
                 Ok(()) => {
-                    let missing = ledger.held().filter(|entry| !found.contains(entry)).count();
+                    let missing = counts.present().filter(|entry| !found.contains(entry)).count();
                     if missing > 0 {
                         notes.add(|| format!("{missing} entries of ipset {name} are gone"));
                     }
@@ -97,7 +97,7 @@ impl Ipvs {
 
     fn compare_addresses(&mut self, notes: &mut Notes) -> Result<(), SyncError> {
         let bound: BTreeSet<_> = self.kernel.bound(self.family)?.iter().map(IpNet::addr).collect();
-        let expected: BTreeSet<_> = self.state.addresses.held().collect();
+        let expected: BTreeSet<_> = self.state.addresses.present().collect();
         if let Some(ip) = expected.difference(&bound).next() {
             notes.add(|| format!("address {ip} is not bound any more"));
         } else if let Some(ip) = bound.difference(&expected).next() {
@@ -108,15 +108,15 @@ impl Ipvs {
 
     fn compare_servers(&mut self, notes: &mut Notes) -> Result<(), SyncError> {
         let mut found = self.virtual_servers()?;
-        for image in self.state.images() {
-            let key = image.server.key;
-            if found.remove(&key) != Some(image.server) {
+        for spec in self.state.specs() {
+            let key = spec.server.key;
+            if found.remove(&key) != Some(spec.server) {
                 notes.add(|| format!("virtual server {key} is gone or changed"));
                 continue;
             }
             let draining = self.state.draining.of(key);
             let expected = |address: &SocketAddr, found: &RealServer| {
-                let active = image.reals.binary_search(address).is_ok();
+                let active = spec.reals.binary_search(address).is_ok();
                 let waits = draining.is_some_and(|draining| draining.contains_key(address));
                 (active && *found == real(*address, 1)) || (waits && found.weight == 0)
             };
@@ -129,7 +129,7 @@ impl Ipvs {
                     strays += 1;
                 }
             })?;
-            if as_left.len() != image.reals.len() + draining.map_or(0, Deadlines::len) || strays > 0 {
+            if as_left.len() != spec.reals.len() + draining.map_or(0, Deadlines::len) || strays > 0 {
                 notes.add(|| format!("real servers of {key} were changed"));
             }
         }

@@ -16,9 +16,9 @@ use netfilter::ipvs::{RealServer, ServerKey, VirtualServer};
 use super::graceful;
 use super::names::{DEVICE, IPVS_OUT_FILTER, SetId};
 use super::plan;
-use super::rules::{self, CHAINS, Rules};
-use super::settings::Settings;
-use super::state::State;
+use super::rules::{self, CHAINS, ChainRenderer};
+use super::settings::IpvsSettings;
+use super::state::IpvsState;
 use super::{prepare, render};
 use crate::backend::SyncError;
 use crate::model::{Config, IpvsConfig, ServicePortName, Snapshot};
@@ -71,7 +71,7 @@ impl Expected {
     /// Whether real servers of that protocol may wait for their connections to end.
     #[must_use]
     pub fn may_drain(key: ServerKey) -> bool {
-        graceful::waits(key.protocol)
+        graceful::is_graceful(key.protocol)
     }
 }
 
@@ -87,40 +87,40 @@ pub fn expected(
     addresses: &[IpAddr],
     random_fully: bool,
 ) -> Result<Expected, SyncError> {
-    let settings = Settings::of(family, config, prepare::scheduler(ipvs)?, random_fully, snapshot, addresses);
-    let mut state = State::default();
+    let settings = IpvsSettings::of(family, config, prepare::scheduler(ipvs)?, random_fully, snapshot, addresses);
+    let mut state = IpvsState::default();
     let (mut addresses, mut owners) = (BTreeMap::new(), BTreeMap::new());
     for name in snapshot.ports.keys() {
-        let Some(wanted) = render::render(snapshot, name, &settings) else { continue };
-        for server in wanted.servers.iter().filter(|server| server.bound) {
+        let Some(desired) = render::render(snapshot, name, &settings) else { continue };
+        for server in desired.servers.iter().filter(|server| server.bound) {
             addresses.entry(server.key.address.ip()).or_insert_with(|| name.clone());
         }
-        for entry in &wanted.entries {
+        for entry in &desired.entries {
             owners.entry(*entry).or_insert_with(|| name.clone());
         }
-        state.want(name, Some(wanted), false);
+        state.set_desired(name, Some(desired), false);
     }
     let mut servers = BTreeMap::new();
     for key in state.all_keys() {
-        if let (Some(image), Some(owner)) = (state.wanted(key, &settings), state.claims(key).first()) {
-            let server = ExpectedServer { server: image.server, reals: image.reals, owner: owner.clone() };
+        if let (Some(spec), Some(owner)) = (state.desired_server(key, &settings), state.claimants(key).first()) {
+            let server = ExpectedServer { server: spec.server, reals: spec.reals, owner: owner.clone() };
             servers.insert(key, server);
         }
     }
     let sets = SetId::ALL.map(|id| {
-        let wanted: BTreeSet<Entry> = state.entries[id as usize].all_wanted();
+        let desired: BTreeSet<Entry> = state.entries[id as usize].referenced();
         let owner = |entry: &Entry| match entry {
             Entry::Ip(ip) => addresses.get(ip).cloned(),
             _ => owners.get(&(id, *entry)).cloned(),
         };
-        (id.name(family), wanted.into_iter().map(|entry| (entry, owner(&entry))).collect())
+        (id.name(family), desired.into_iter().map(|entry| (entry, owner(&entry))).collect())
     });
     let rules = text(&settings, &state);
     Ok(Expected { servers, sets: sets.into_iter().collect(), addresses, rules })
 }
 
-fn text(settings: &Settings, state: &State) -> String {
-    let rules = Rules { settings, used: |id| state.is_used(id), usable: |_| true };
+fn text(settings: &IpvsSettings, state: &IpvsState) -> String {
+    let rules = ChainRenderer { settings, used: |id| state.is_used(id), usable: |_| true };
     let mut out = String::new();
     for table in [Table::Nat, Table::Filter] {
         let _ = writeln!(out, "*{}", table.name());
@@ -134,7 +134,7 @@ fn text(settings: &Settings, state: &State) -> String {
         }
         for (_, chain) in chains() {
             let of_chain: Vec<Rule> = if chain == IPVS_OUT_FILTER {
-                state.barred.all_wanted().into_iter().map(rules::bar).collect()
+                state.barred.referenced().into_iter().map(rules::bar).collect()
             } else {
                 rules.of(table, chain)
             };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use netfilter::ipvs::{ServerKey, TCP};
 
 /// How long at most connections may keep a real server that has to go, as in kube-proxy.
-pub const PATIENCE: Duration = Duration::from_mins(15);
+pub const GRACEFUL_TERMINATION_PERIOD: Duration = Duration::from_mins(15);
 
 /// How often is looked whether the last connection ended.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -18,7 +18,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// Whether connections of a protocol are worth waiting for. A UDP or SCTP client that hears nothing more tries again,
 /// and is led elsewhere with its next packet (`expire_nodest_conn`); kube-proxy waits for TCP alone.
 #[must_use]
-pub fn waits(protocol: u8) -> bool {
+pub fn is_graceful(protocol: u8) -> bool {
     protocol == TCP
 }
 
@@ -29,7 +29,7 @@ pub type Deadlines = BTreeMap<SocketAddr, Instant>;
 #[derive(Debug, Default)]
 pub struct Draining {
     servers: BTreeMap<ServerKey, Deadlines>,
-    next_look: Option<Instant>,
+    next_check: Option<Instant>,
 }
 
 impl Draining {
@@ -45,10 +45,10 @@ impl Draining {
             self.servers.remove(&key);
         } else {
             self.servers.insert(key, deadlines);
-            self.next_look.get_or_insert(now + INTERVAL);
+            self.next_check.get_or_insert(now + INTERVAL);
         }
         if self.servers.is_empty() {
-            self.next_look = None;
+            self.next_check = None;
         }
     }
 
@@ -60,13 +60,13 @@ impl Draining {
 
     /// When to look again, if any waits.
     #[must_use]
-    pub fn next_look(&self) -> Option<Instant> {
-        self.next_look
+    pub fn next_check(&self) -> Option<Instant> {
+        self.next_check
     }
 
     /// A look began at `now` that took so much `effort`; many at a time are looked at less often.
-    pub fn looked(&mut self, now: Instant, effort: Duration) {
-        self.next_look = (!self.servers.is_empty()).then(|| now + INTERVAL.max(effort));
+    pub fn checked(&mut self, now: Instant, effort: Duration) {
+        self.next_check = (!self.servers.is_empty()).then(|| now + INTERVAL.max(effort));
     }
 }
 
@@ -80,11 +80,11 @@ mod tests {
         let key = ServerKey { address: "10.0.0.1:80".parse().expect("an address"), protocol: TCP };
         let real = "10.1.0.1:80".parse().expect("an address");
         let mut draining = Draining::default();
-        draining.set(key, Deadlines::from([(real, now + PATIENCE)]), now);
-        assert_eq!(draining.next_look(), Some(now + INTERVAL));
-        draining.looked(now + INTERVAL, Duration::from_mins(1));
-        assert_eq!(draining.next_look(), Some(now + INTERVAL + Duration::from_mins(1)), "as is right for much work");
+        draining.set(key, Deadlines::from([(real, now + GRACEFUL_TERMINATION_PERIOD)]), now);
+        assert_eq!(draining.next_check(), Some(now + INTERVAL));
+        draining.checked(now + INTERVAL, Duration::from_mins(1));
+        assert_eq!(draining.next_check(), Some(now + INTERVAL + Duration::from_mins(1)), "as is right for much work");
         draining.set(key, Deadlines::new(), now);
-        assert_eq!((draining.next_look(), draining.keys().len()), (None, 0));
+        assert_eq!((draining.next_check(), draining.keys().len()), (None, 0));
     }
 }

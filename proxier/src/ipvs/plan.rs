@@ -13,14 +13,14 @@ use super::graceful::{self, Deadlines};
 
 /// A virtual server, as it is to be or as the last sync left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Image {
+pub struct ServerSpec {
     /// The virtual server itself.
     pub server: VirtualServer,
     /// Where new connections go, in order.
     pub reals: Arc<[SocketAddr]>,
 }
 
-impl Image {
+impl ServerSpec {
     /// The same without one of its real servers.
     #[must_use]
     pub fn without(&self, address: SocketAddr) -> Self {
@@ -30,20 +30,20 @@ impl Image {
 
 /// A virtual server as the kernel holds it.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct CurrentServer {
     /// The virtual server itself.
     pub server: VirtualServer,
     /// Its real servers, with their connections where those were counted.
     pub reals: Vec<(RealServer, Option<Connections>)>,
 }
 
-impl Found {
+impl CurrentServer {
     /// What the last sync left, without asking the kernel.
     #[must_use]
-    pub fn remembered(image: &Image, draining: Option<&Deadlines>) -> Self {
-        let active = image.reals.iter().map(|&address| (real(address, 1), None));
+    pub fn remembered(spec: &ServerSpec, draining: Option<&Deadlines>) -> Self {
+        let active = spec.reals.iter().map(|&address| (real(address, 1), None));
         let draining = draining.into_iter().flatten().map(|(&address, _)| (real(address, 0), None));
-        Self { server: image.server, reals: active.chain(draining).collect() }
+        Self { server: spec.server, reals: active.chain(draining).collect() }
     }
 }
 
@@ -53,15 +53,20 @@ pub fn real(address: SocketAddr, weight: u32) -> RealServer {
     RealServer { address, forward: Forward::Masquerade, weight }
 }
 
-fn goes(wanted: Option<&Image>, address: &SocketAddr) -> bool {
+fn goes(wanted: Option<&ServerSpec>, address: &SocketAddr) -> bool {
     wanted.is_none_or(|wanted| wanted.reals.binary_search(address).is_err())
 }
 
 /// Whether someone has to go whose connections have to be counted first.
 #[must_use]
-pub fn has_to_count(key: ServerKey, wanted: Option<&Image>, image: &Image, draining: Option<&Deadlines>) -> bool {
-    let mut held = image.reals.iter().chain(draining.into_iter().flat_map(Deadlines::keys));
-    graceful::waits(key.protocol) && held.any(|address| goes(wanted, address))
+pub fn has_to_count(
+    key: ServerKey,
+    wanted: Option<&ServerSpec>,
+    spec: &ServerSpec,
+    draining: Option<&Deadlines>,
+) -> bool {
+    let mut held = spec.reals.iter().chain(draining.into_iter().flat_map(Deadlines::keys));
+    graceful::is_graceful(key.protocol) && held.any(|address| goes(wanted, address))
 }
 
 /// What is to be done about a virtual server.
@@ -81,8 +86,8 @@ pub struct Plan {
 #[must_use]
 pub fn plan(
     key: ServerKey,
-    wanted: Option<&Image>,
-    found: Option<&Found>,
+    wanted: Option<&ServerSpec>,
+    found: Option<&CurrentServer>,
     draining: Option<&Deadlines>,
     now: Instant,
 ) -> Plan {
@@ -98,9 +103,9 @@ pub fn plan(
     }
     for (server, connections) in held.iter().filter(|(server, _)| goes(wanted, &server.address)) {
         let deadline = draining.and_then(|draining| draining.get(&server.address)).copied();
-        let deadline = deadline.unwrap_or(now + graceful::PATIENCE);
+        let deadline = deadline.unwrap_or(now + graceful::GRACEFUL_TERMINATION_PERIOD);
         let in_use = connections.is_some_and(|connections| !connections.none());
-        if graceful::waits(key.protocol) && in_use && now < deadline {
+        if graceful::is_graceful(key.protocol) && in_use && now < deadline {
             plan.draining.insert(server.address, deadline);
             if server.weight != 0 {
                 plan.end.push(Operation::UpdateReal(key, RealServer { weight: 0, ..*server }));
@@ -120,7 +125,7 @@ pub fn plan(
 /// Adds real servers, and corrects those that are there.
 fn missing<'a>(
     key: ServerKey,
-    wanted: &'a Image,
+    wanted: &'a ServerSpec,
     held: &'a [(RealServer, Option<Connections>)],
 ) -> impl Iterator<Item = Operation> + 'a {
     let mut found: Vec<&RealServer> = held.iter().map(|(server, _)| server).collect();
@@ -148,16 +153,16 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    fn image(protocol: u8, reals: &[&str]) -> Image {
+    fn spec(protocol: u8, reals: &[&str]) -> ServerSpec {
         let key = ServerKey { address: address("10.96.0.1:80"), protocol };
         let server = VirtualServer { key, scheduler: Scheduler::new("rr"), flags: Flags::default(), persistence: None };
-        Image { server, reals: reals.iter().map(|text| address(text)).collect() }
+        ServerSpec { server, reals: reals.iter().map(|text| address(text)).collect() }
     }
 
-    fn found(protocol: u8, reals: &[(&str, u32, u32)]) -> Found {
+    fn found(protocol: u8, reals: &[(&str, u32, u32)]) -> CurrentServer {
         let count = |active| Some(Connections { active, ..Connections::default() });
         let reals = reals.iter().map(|&(text, weight, active)| (real(address(text), weight), count(active)));
-        Found { server: image(protocol, &[]).server, reals: reals.collect() }
+        CurrentServer { server: spec(protocol, &[]).server, reals: reals.collect() }
     }
 
     fn words(plan: &Plan) -> Vec<String> {
@@ -171,7 +176,12 @@ mod tests {
         [Some(name), to.copied(), weight.copied()].into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 
-    fn plan_of(wanted: Option<&Image>, found: Option<&Found>, draining: Option<&Deadlines>, now: Instant) -> Plan {
+    fn plan_of(
+        wanted: Option<&ServerSpec>,
+        found: Option<&CurrentServer>,
+        draining: Option<&Deadlines>,
+        now: Instant,
+    ) -> Plan {
         let key = wanted.map(|wanted| wanted.server.key).or(found.map(|found| found.server.key)).expect("one of them");
         plan(key, wanted, found, draining, now)
     }
@@ -179,21 +189,22 @@ mod tests {
     #[test]
     fn connections_keep_a_real_server_that_has_to_go() {
         let now = Instant::now();
-        let wanted = image(TCP, &[A]);
+        let wanted = spec(TCP, &[A]);
         let in_use = found(TCP, &[(A, 1, 0), (B, 1, 3)]);
         let begun = plan_of(Some(&wanted), Some(&in_use), None, now);
         assert_eq!(words(&begun), ["UpdateReal 10.1.0.2:80 weight: 0"]);
-        assert_eq!(begun.draining, Deadlines::from([(address(B), now + graceful::PATIENCE)]));
+        assert_eq!(begun.draining, Deadlines::from([(address(B), now + graceful::GRACEFUL_TERMINATION_PERIOD)]));
 
         let waiting = found(TCP, &[(A, 1, 0), (B, 0, 3)]);
-        let later = now + graceful::PATIENCE - std::time::Duration::from_secs(1);
+        let later = now + graceful::GRACEFUL_TERMINATION_PERIOD - std::time::Duration::from_secs(1);
         let still = plan_of(Some(&wanted), Some(&waiting), Some(&begun.draining), later);
         assert!(words(&still).is_empty() && still.draining == begun.draining);
-        let too_long = plan_of(Some(&wanted), Some(&waiting), Some(&begun.draining), now + graceful::PATIENCE);
+        let too_long =
+            plan_of(Some(&wanted), Some(&waiting), Some(&begun.draining), now + graceful::GRACEFUL_TERMINATION_PERIOD);
         assert_eq!(words(&too_long), ["DeleteReal 10.1.0.2:80"]);
         let idle = found(TCP, &[(A, 1, 0), (B, 0, 0)]);
         assert_eq!(words(&plan_of(Some(&wanted), Some(&idle), Some(&begun.draining), now)), ["DeleteReal 10.1.0.2:80"]);
-        let back = plan_of(Some(&image(TCP, &[A, B])), Some(&waiting), Some(&begun.draining), now);
+        let back = plan_of(Some(&spec(TCP, &[A, B])), Some(&waiting), Some(&begun.draining), now);
         assert_eq!(words(&back), ["UpdateReal 10.1.0.2:80 weight: 1"]);
     }
 
@@ -212,11 +223,11 @@ mod tests {
     #[test]
     fn what_is_as_it_should_be_is_left() {
         let now = Instant::now();
-        let wanted = image(TCP, &[A, B]);
+        let wanted = spec(TCP, &[A, B]);
         assert!(words(&plan_of(Some(&wanted), Some(&found(TCP, &[(B, 1, 2), (A, 1, 0)])), None, now)).is_empty());
         let all = ["AddVirtual", "AddReal 10.1.0.1:80 weight: 1", "AddReal 10.1.0.2:80 weight: 1"];
         assert_eq!(words(&plan_of(Some(&wanted), None, None, now)), all);
-        let other = Image { server: VirtualServer { scheduler: Scheduler::new("lc"), ..wanted.server }, ..wanted };
+        let other = ServerSpec { server: VirtualServer { scheduler: Scheduler::new("lc"), ..wanted.server }, ..wanted };
         let changed = plan_of(Some(&other), Some(&found(TCP, &[(A, 1, 0), (B, 5, 0)])), None, now);
         assert_eq!(words(&changed), ["UpdateVirtual", "UpdateReal 10.1.0.2:80 weight: 1"]);
     }

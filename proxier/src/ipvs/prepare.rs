@@ -119,8 +119,8 @@ mod tests {
         for (millis, whole) in [(0, 0), (1, 1), (1000, 1), (900_000, 900), (1500, 2)] {
             assert_eq!(seconds(Duration::from_millis(millis)), whole);
         }
-        let named = |name: &str| scheduler(&IpvsConfig { scheduler: name.to_owned(), ..IpvsConfig::default() });
-        assert_eq!(named("").expect("the usual one").as_str(), "rr");
-        assert!(named("a name with blanks").is_err_and(|error| error.0.contains("ipvs.scheduler")));
+        let describe = |name: &str| scheduler(&IpvsConfig { scheduler: name.to_owned(), ..IpvsConfig::default() });
+        assert_eq!(describe("").expect("the usual one").as_str(), "rr");
+        assert!(describe("a name with blanks").is_err_and(|error| error.0.contains("ipvs.scheduler")));
     }
 }

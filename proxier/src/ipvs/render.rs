@@ -14,12 +14,12 @@ use netfilter::ipset::{Entry, IpPortProto};
 use netfilter::ipvs::{Persistence, SCTP, ServerKey, TCP, UDP};
 
 use super::names::SetId;
-use super::settings::Settings;
+use super::settings::IpvsSettings;
 use crate::model::{CategorizedEndpoints, Endpoint, Protocol, ServicePort, ServicePortName, Snapshot};
 
 /// A virtual server that a Service port wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
+pub struct DesiredServer {
     /// Which one.
     pub key: ServerKey,
     /// Where its connections go, in order. Those of one Service port share few lists.
@@ -30,9 +30,9 @@ pub struct Server {
 
 /// What a Service port wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DesiredPort {
     /// Its virtual servers, in order.
-    pub servers: Box<[Server]>,
+    pub servers: Box<[DesiredServer]>,
     /// Whether clients stay with the endpoint that they had first.
     pub persistence: Option<Persistence>,
     /// Its entries of the sets, but for the addresses that are bound.
@@ -47,11 +47,11 @@ pub struct Wanted {
 
 /// Renders a Service port of a snapshot; `None` if there is none of that name.
 #[must_use]
-pub fn render(snapshot: &Snapshot<'_>, name: &ServicePortName, settings: &Settings) -> Option<Wanted> {
+pub fn render(snapshot: &Snapshot<'_>, name: &ServicePortName, settings: &IpvsSettings) -> Option<DesiredPort> {
     let port = snapshot.ports.get(name)?;
     let endpoints = snapshot.endpoints.of(name);
     let categorized = CategorizedEndpoints::of(&endpoints, port, snapshot.node);
-    let view = View { port, settings, protocol: number(name.protocol) };
+    let view = PortRenderer { port, settings, protocol: number(name.protocol) };
     Some(view.render(&endpoints, &categorized))
 }
 
@@ -64,14 +64,14 @@ fn number(protocol: Protocol) -> u8 {
     }
 }
 
-struct View<'a> {
+struct PortRenderer<'a> {
     port: &'a ServicePort,
-    settings: &'a Settings,
+    settings: &'a IpvsSettings,
     protocol: u8,
 }
 
-impl View<'_> {
-    fn render(&self, endpoints: &[Endpoint], categorized: &CategorizedEndpoints<'_>) -> Wanted {
+impl PortRenderer<'_> {
+    fn render(&self, endpoints: &[Endpoint], categorized: &CategorizedEndpoints<'_>) -> DesiredPort {
         let list = |endpoints: &[&Endpoint]| {
             let mut addresses: Vec<SocketAddr> = endpoints.iter().map(|endpoint| endpoint.address).collect();
             addresses.sort_unstable();
@@ -85,7 +85,7 @@ impl View<'_> {
         let (internal, external) = (of(self.port.internal_local), of(self.port.external_local));
         let servers = self.servers(internal, external);
         let lacks = |policy: bool| no_local && categorized.any && policy && self.asks_for_local();
-        Wanted {
+        DesiredPort {
             servers,
             persistence: self.port.affinity_seconds.map(|seconds| Persistence { seconds, prefix: self.bits() }),
             entries: self.entries(endpoints).into(),
@@ -111,13 +111,13 @@ impl View<'_> {
         ServerKey { address: SocketAddr::new(ip, port), protocol: self.protocol }
     }
 
-    fn servers(&self, internal: &Arc<[SocketAddr]>, external: &Arc<[SocketAddr]>) -> Box<[Server]> {
-        let mut servers: BTreeMap<ServerKey, Server> = BTreeMap::new();
+    fn servers(&self, internal: &Arc<[SocketAddr]>, external: &Arc<[SocketAddr]>) -> Box<[DesiredServer]> {
+        let mut servers: BTreeMap<ServerKey, DesiredServer> = BTreeMap::new();
         let mut add = |ip: IpAddr, port: u16, reals: &Arc<[SocketAddr]>, bound: bool| {
             let key = self.key(ip, port);
             // An address may be of two kinds; the kind that comes last says where it leads.
             let bound = bound || servers.get(&key).is_some_and(|server| server.bound);
-            servers.insert(key, Server { key, reals: reals.clone(), bound });
+            servers.insert(key, DesiredServer { key, reals: reals.clone(), bound });
         };
         let port = self.port.port;
         add(self.port.cluster_ip, port, internal, true);

@@ -12,7 +12,7 @@ use netfilter::iptables::{Chain, Comment, Match, Negatable, Rule, Suffix, Table,
 use netfilter::ipvs::ServerKey;
 
 use super::names::{IPVS_FILTER, IPVS_OUT_FILTER, LOAD_BALANCER, NODE_PORT, SOURCE_RANGES_FIREWALL, SetId};
-use super::settings::Settings;
+use super::settings::IpvsSettings;
 use crate::xtables::masquerade::{self, comment, from_local_traffic, target};
 use crate::xtables::{FORWARD, Jump, MARK_MASQ, POSTROUTING, PROXY_FIREWALL, SERVICES};
 
@@ -57,23 +57,23 @@ pub const CHAINS: [(Table, Chain); 11] = [
 ];
 
 /// Those of [`CHAINS`] that packets come to first. Nothing but the jumps of [`jumps`] leads to them.
-pub static ENTRANCES: [(Table, &[Chain]); 2] = [
+pub static ENTRY_CHAINS: [(Table, &[Chain]); 2] = [
     (Table::Nat, &[SERVICES, POSTROUTING]),
     (Table::Filter, &[FORWARD, NODE_PORT, PROXY_FIREWALL, IPVS_FILTER, IPVS_OUT_FILTER]),
 ];
 
 /// What the rules are made from.
 #[derive(Debug)]
-pub struct Rules<'a, F, G> {
+pub struct ChainRenderer<'a, F, G> {
     /// The settings.
-    pub settings: &'a Settings,
+    pub settings: &'a IpvsSettings,
     /// Whether a set has entries.
     pub used: F,
     /// Whether rules can refer to a set: not if a foreign set of another type has its name.
     pub usable: G,
 }
 
-impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> Rules<'_, F, G> {
+impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> ChainRenderer<'_, F, G> {
     /// The rules of one of [`CHAINS`], but for those of KUBE-IPVS-OUT-FILTER.
     #[must_use]
     pub fn of(&self, table: Table, chain: Chain) -> Vec<Rule> {

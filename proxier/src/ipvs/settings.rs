@@ -1,6 +1,6 @@
 //! What IPVS mode depends on besides the objects, made concrete for one family and one moment.
 //!
-//! In: the configuration, the node, its addresses. Out: [`Settings`]. Must not know: how any of it was found out.
+//! In: the configuration, the node, its addresses. Out: [`IpvsSettings`]. Must not know: how any of it was found out.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::model::{Config, Snapshot};
 
 /// Everything that the kernel's state depends on besides Services and endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct IpvsSettings {
     /// The family.
     pub family: IpFamily,
     /// The node's own address.
@@ -34,7 +34,7 @@ pub struct Settings {
     pub node_ports: BTreeSet<IpAddr>,
 }
 
-impl Settings {
+impl IpvsSettings {
     /// The settings at a moment when the node's devices, without ours, have these addresses.
     #[must_use]
     pub fn of(

@@ -28,10 +28,10 @@ const STEP_SIZES: (usize, usize) = (1000, 10_000);
 pub(super) fn delete(
     table: &Table,
     priority: &WriterPriority,
-    unwanted: &dyn Fn(&str) -> bool,
+    stale: &dyn Fn(&str) -> bool,
 ) -> Result<BTreeSet<Name>, NftError> {
     let (mut names, complete) = chains(table)?;
-    names.retain(|name| unwanted(name));
+    names.retain(|name| stale(name));
     let mut deleter = Deleter { table, priority, kernel: SystemNftables::default(), size: FIRST_STEP };
     deleter.apply(&names, Operation::FlushChain)?;
     let in_use = deleter.apply(&names, Operation::DeleteChain)?;

@@ -1,7 +1,7 @@
 //! State left behind by inactive modes, ours or upstream's.
 //!
 //! In: a family, and the active mode if there is one. Out: the kernel without the state of all other modes. Where there is
-//! nothing to remove, it costs a few netlink requests and no program. A family's thread never does it: see [`Worker`].
+//! nothing to remove, it costs a few netlink requests and no program. A family's thread never does it: see [`CleanupWorker`].
 
 mod chains;
 mod nf_tables;
@@ -15,15 +15,15 @@ use tracing::{info, warn};
 
 use crate::backend::SyncError;
 use crate::iptables;
-use crate::ipvs::{self, Remains};
+use crate::ipvs::{self, IpvsCleanup};
 use crate::nftables::TABLE as NFTABLES_TABLE;
-use crate::xtables::Owned;
+use crate::xtables::ModeChains;
 
-pub use self::worker::{Removal, Worker};
+pub use self::worker::{CleanupFn, CleanupWorker};
 
 /// A mode at work, whose traces are no leftovers; with the flavour of its iptables, as far as it can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Running {
+pub enum ActiveMode {
     /// iptables mode.
     Iptables(Option<Flavour>),
     /// IPVS mode.
@@ -32,7 +32,7 @@ pub enum Running {
     Nftables,
 }
 
-impl Running {
+impl ActiveMode {
     /// Whether it may have rules of that flavour: where it cannot be told, either may be in use.
     fn uses(self, flavour: Flavour) -> bool {
         match self {
@@ -41,10 +41,10 @@ impl Running {
         }
     }
 
-    fn owned(self) -> Option<Owned> {
+    fn mode_chains(self) -> Option<ModeChains> {
         match self {
-            Self::Iptables(_) => Some(iptables::owned()),
-            Self::Ipvs(_) => Some(ipvs::owned()),
+            Self::Iptables(_) => Some(iptables::mode_chains()),
+            Self::Ipvs(_) => Some(ipvs::mode_chains()),
             Self::Nftables => None,
         }
     }
@@ -58,8 +58,8 @@ impl Running {
 /// All that went wrong, and what stays; what could be removed is removed.
 pub fn remove(
     family: IpFamily,
-    running: Option<Running>,
-    patient: bool,
+    running: Option<ActiveMode>,
+    wait_for_connections: bool,
     priority: &WriterPriority,
 ) -> Result<(), Vec<SyncError>> {
     let mut errors = Vec::new();
@@ -74,10 +74,10 @@ pub fn remove(
             Err(error) => errors.push(SyncError(format!("{family}: iptables, flavour {flavour}: {error}"))),
         }
     }
-    if !matches!(running, Some(Running::Ipvs(_))) {
-        errors.extend(remove_ipvs(family, ipvs_was_here, patient).err().unwrap_or_default());
+    if !matches!(running, Some(ActiveMode::Ipvs(_))) {
+        errors.extend(remove_ipvs(family, ipvs_was_here, wait_for_connections).err().unwrap_or_default());
     }
-    if running != Some(Running::Nftables) {
+    if running != Some(ActiveMode::Nftables) {
         errors.extend(remove_table(family).err());
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
@@ -100,7 +100,7 @@ fn remove_table(family: IpFamily) -> Result<(), SyncError> {
 fn remove_rules(
     family: IpFamily,
     flavour: Flavour,
-    in_use: Option<Running>,
+    in_use: Option<ActiveMode>,
     priority: &WriterPriority,
 ) -> Result<(bool, Vec<SyncError>), SyncError> {
     let found = SystemIptables::find_existing(family, flavour).map_err(SyncError)?;
@@ -118,19 +118,19 @@ fn remove_rules(
     };
     let ipvs_was_here = tables.contains(&Table::Filter) && ipvs::was_here(&mut tools)?;
     let leftovers = match in_use {
-        Some(Running::Iptables(_)) => ipvs::owned(),
-        Some(Running::Ipvs(_)) => iptables::owned(),
-        Some(Running::Nftables) | None => iptables::owned().and(ipvs::owned()),
+        Some(ActiveMode::Iptables(_)) => ipvs::mode_chains(),
+        Some(ActiveMode::Ipvs(_)) => iptables::mode_chains(),
+        Some(ActiveMode::Nftables) | None => iptables::mode_chains().and(ipvs::mode_chains()),
     };
-    let running = in_use.and_then(Running::owned);
+    let running = in_use.and_then(ActiveMode::mode_chains);
     let mut errors = Vec::new();
     // Nat first: it has nearly all, and what is looked through for the other tables is less then.
     let (nat, others): (Vec<Table>, Vec<Table>) = tables.into_iter().partition(|table| *table == Table::Nat);
     for table in nat.into_iter().chain(others) {
-        let unwanted = leftovers.unwanted(table, running.as_ref());
+        let stale = leftovers.stale(table, running.as_ref());
         errors.extend(match flavour {
-            Flavour::Legacy => unwanted.remove(&mut tools),
-            Flavour::Nft => nf_tables::remove(family, unwanted, &mut tools, priority),
+            Flavour::Legacy => stale.remove(&mut tools),
+            Flavour::Nft => nf_tables::remove(family, stale, &mut tools, priority),
         });
     }
     let told = |SyncError(error)| SyncError(format!("{family}: iptables, flavour {flavour}: {error}"));
@@ -138,7 +138,7 @@ fn remove_rules(
 }
 
 /// Removes what IPVS mode has besides rules, after those.
-fn remove_ipvs(family: IpFamily, was_here: bool, patient: bool) -> Result<(), Vec<SyncError>> {
+fn remove_ipvs(family: IpFamily, was_here: bool, wait_for_connections: bool) -> Result<(), Vec<SyncError>> {
     let told = |error: &dyn std::fmt::Display| vec![SyncError(format!("{family}: IPVS mode: {error}"))];
     let mut links = SystemLinks::open().map_err(|error: LinkError| told(&error))?;
     if !was_here && !ipvs::has_device(&mut links).map_err(|error| told(&error))? {
@@ -148,7 +148,7 @@ fn remove_ipvs(family: IpFamily, was_here: bool, patient: bool) -> Result<(), Ve
     let mut table = SystemIpvs::open_if_present().map_err(|error| told(&error))?;
     let table = table.as_mut().map(|table| -> &mut dyn netfilter::kernel::IpvsTable { table });
     info!("{family}: removing what IPVS mode left");
-    Remains { table, sets: &mut sets, links: &mut links }
-        .remove(family, patient)
+    IpvsCleanup { table, sets: &mut sets, links: &mut links }
+        .remove(family, wait_for_connections)
         .map_err(|errors| errors.iter().flat_map(|error| told(error)).collect())
 }

@@ -13,7 +13,7 @@ use netfilter::nft::{Name, Table};
 
 use super::chains;
 use crate::backend::SyncError;
-use crate::xtables::{Unwanted, in_use};
+use crate::xtables::{StaleChains, still_referenced};
 
 /// How many copies of a jump are removed at most; more than two come from no kube-proxy.
 const COPIES: usize = 16;
@@ -24,41 +24,41 @@ const UNKNOWN_RULE: &str =
 /// Removes all that is unwanted. Returns what could not be removed, and why.
 pub(super) fn remove(
     family: IpFamily,
-    unwanted: Unwanted<'_>,
+    stale: StaleChains<'_>,
     tool: &mut dyn IptablesTool,
     priority: &WriterPriority,
 ) -> Vec<SyncError> {
-    try_remove(family, unwanted, tool, priority).unwrap_or_else(|error| vec![error])
+    try_remove(family, stale, tool, priority).unwrap_or_else(|error| vec![error])
 }
 
 fn try_remove(
     family: IpFamily,
-    unwanted: Unwanted<'_>,
+    stale: StaleChains<'_>,
     tool: &mut dyn IptablesTool,
     priority: &WriterPriority,
 ) -> Result<Vec<SyncError>, SyncError> {
-    let table = Table { family, name: unwanted.table.name().into() };
-    let is_unwanted = |name: &str| Chain::parse(name).is_some_and(|chain| unwanted.has(&chain));
+    let table = Table { family, name: stale.table.name().into() };
+    let is_stale = |name: &str| Chain::parse(name).is_some_and(|chain| stale.has(&chain));
     let (names, _) = names_of(&table)?;
-    if !names.iter().any(|name| is_unwanted(name)) {
+    if !names.iter().any(|name| is_stale(name)) {
         return Ok(Vec::new());
     }
     let exists = |chain: &Chain| names.binary_search_by(|name| (**name).cmp(chain.as_str())).is_ok();
-    remove_jumps(unwanted, tool, &exists)?;
-    let kept = chains::delete(&table, priority, &is_unwanted)?;
-    if kept.is_empty() { Ok(Vec::new()) } else { name_rules(unwanted, tool, kept) }
+    remove_jumps(stale, tool, &exists)?;
+    let kept = chains::delete(&table, priority, &is_stale)?;
+    if kept.is_empty() { Ok(Vec::new()) } else { name_rules(stale, tool, kept) }
 }
 
 /// Removes the jumps to chains that exist, each as often as it is there.
 fn remove_jumps(
-    unwanted: Unwanted<'_>,
+    stale: StaleChains<'_>,
     tool: &mut dyn IptablesTool,
     exists: &dyn Fn(&Chain) -> bool,
 ) -> Result<(), SyncError> {
     let mut failed = false;
     for _ in 0..COPIES {
         let mut restore = Restore::default();
-        for jump in unwanted.jumps().filter(|jump| exists(&jump.to)) {
+        for jump in stale.jumps().filter(|jump| exists(&jump.to)) {
             if tool.has_rule(jump.table, jump.from, &jump.rule)? {
                 restore.remove(jump.table, jump.from, &jump.rule);
             }
@@ -77,14 +77,14 @@ fn remove_jumps(
 }
 
 fn name_rules(
-    unwanted: Unwanted<'_>,
+    stale: StaleChains<'_>,
     tool: &mut dyn IptablesTool,
     kept: BTreeSet<Name>,
 ) -> Result<Vec<SyncError>, SyncError> {
-    let references = tool.references(unwanted.table, &|chain| unwanted.has(chain))?;
+    let references = tool.references(stale.table, &|chain| stale.has(chain))?;
     let error = |chain: Chain| {
         let rule = references.get(&chain).map_or(UNKNOWN_RULE, String::as_str);
-        in_use(unwanted.table, &chain, rule)
+        still_referenced(stale.table, &chain, rule)
     };
     Ok(kept.iter().filter_map(|name| Chain::parse(name)).map(error).collect())
 }

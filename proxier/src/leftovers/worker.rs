@@ -8,7 +8,7 @@ use netfilter::IpFamily;
 use netfilter::kernel::cpu_time;
 use tracing::{info, warn};
 
-use crate::backend::{SyncError, pause_after};
+use crate::backend::{SyncError, budget_pause};
 
 /// How many problems are named at a time.
 const NAMED: usize = 10;
@@ -17,19 +17,19 @@ const NAMED: usize = 10;
 const MAX_PAUSE: Duration = Duration::from_secs(600);
 
 /// Removes leftovers; the errors tell what stays.
-pub type Removal = Box<dyn FnMut() -> Result<(), Vec<SyncError>> + Send>;
+pub type CleanupFn = Box<dyn FnMut() -> Result<(), Vec<SyncError>> + Send>;
 
 /// A family's thread that removes leftovers until none are left. It ends then, or between two attempts once this is
 /// dropped.
 #[derive(Debug)]
-pub struct Worker(SyncSender<()>);
+pub struct CleanupWorker(SyncSender<()>);
 
-impl Worker {
+impl CleanupWorker {
     /// Starts the thread. It does nothing until it is woken.
     ///
     /// # Errors
     /// If the kernel has no room for a thread.
-    pub fn start(family: IpFamily, removal: Removal) -> io::Result<Self> {
+    pub fn start(family: IpFamily, removal: CleanupFn) -> io::Result<Self> {
         // One wake that waits is as good as many.
         let (sender, wakes) = sync_channel(1);
         std::thread::Builder::new().name(format!("leftovers-{family}")).spawn(move || run(family, removal, &wakes))?;
@@ -43,7 +43,7 @@ impl Worker {
     }
 }
 
-fn run(family: IpFamily, mut removal: Removal, wakes: &Receiver<()>) {
+fn run(family: IpFamily, mut removal: CleanupFn, wakes: &Receiver<()>) {
     let (mut not_before, mut logged) = (Instant::now(), Vec::new());
     while wakes.recv().is_ok() {
         if Instant::now() < not_before {
@@ -57,7 +57,7 @@ fn run(family: IpFamily, mut removal: Removal, wakes: &Receiver<()>) {
             return;
         };
         let effort = cpu_time().saturating_sub(before);
-        not_before = Instant::now() + pause_after(effort).min(MAX_PAUSE);
+        not_before = Instant::now() + budget_pause(effort).min(MAX_PAUSE);
         let mut errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         errors.sort_unstable();
         if errors != logged {
@@ -90,7 +90,7 @@ mod tests {
             attempt.send(()).expect("it is received");
             if may_finish.recv().expect("an answer") { Ok(()) } else { Err(vec![SyncError("in use".into())]) }
         });
-        let worker = Worker::start(IpFamily::V4, removal).expect("a thread");
+        let worker = CleanupWorker::start(IpFamily::V4, removal).expect("a thread");
         assert!(worker.wake());
         attempts.recv().expect("an attempt");
         // It is at work: these return all the same.

@@ -2,11 +2,11 @@ use std::time::SystemTime;
 
 use super::*;
 use crate::model::{NamespacedName, Slice};
-use crate::track::SliceOf;
+use crate::track::SliceContent;
 
 fn slice(name: &str, trigger: Option<u64>) -> Change {
     let trigger = trigger.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-    let content = SliceOf { service: "web".into(), slice: Slice::default(), trigger };
+    let content = SliceContent { service: "web".into(), slice: Slice::default(), trigger };
     Change::Slice(NamespacedName::new("default", name), Some(content))
 }
 

@@ -177,17 +177,17 @@ impl Endpoints {
 
 /// What an address prints, without an allocation: `[`, 39 characters, `]:65535` at most.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Printed {
+struct AddressText {
     /// Zeros follow the text: they come before any character.
     text: [u8; 48],
 }
 
-impl Printed {
+impl AddressText {
     fn of(address: &SocketAddr) -> Self {
-        struct Writer(Printed, usize);
+        struct Writer(AddressText, usize);
         impl Write for Writer {
             fn write_str(&mut self, text: &str) -> fmt::Result {
-                let Self(Printed { text: out }, end) = self;
+                let Self(AddressText { text: out }, end) = self;
                 out.get_mut(*end..*end + text.len()).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
                 *end += text.len();
                 Ok(())
@@ -202,7 +202,7 @@ impl Printed {
 
 fn sort_and_merge(mut found: Vec<Endpoint>) -> Vec<Endpoint> {
     // The sort is stable, so that duplicates stay in the order in which they came.
-    found.sort_by_cached_key(|endpoint| Printed::of(&endpoint.address));
+    found.sort_by_cached_key(|endpoint| AddressText::of(&endpoint.address));
     let mut merged: Vec<Endpoint> = Vec::with_capacity(found.len());
     for endpoint in found {
         match merged.last_mut() {

@@ -25,7 +25,7 @@ pub struct CategorizedEndpoints<'a> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Hints {
+enum HintUse {
     Ignored,
     Node,
     Zone,
@@ -42,7 +42,7 @@ impl<'a> CategorizedEndpoints<'a> {
         let ready = || endpoints.iter().filter(|e| e.state.ready);
         let terminating = || endpoints.iter().filter(|e| e.serving_terminating());
 
-        let hints = if uses_cluster { usable_hints(endpoints, node) } else { Hints::Ignored };
+        let hints = if uses_cluster { usable_hints(endpoints, node) } else { HintUse::Ignored };
         let mut cluster = Vec::new();
         if uses_cluster {
             cluster.extend(ready().filter(|e| allowed(hints, e, node)));
@@ -72,26 +72,26 @@ fn union<'a>(endpoints: &'a [Endpoint], a: &[&'a Endpoint], b: &[&'a Endpoint]) 
     endpoints.iter().filter(|e| contains(a, e) || contains(b, e)).collect()
 }
 
-fn usable_hints(endpoints: &[Endpoint], node: &NodeInfo) -> Hints {
+fn usable_hints(endpoints: &[Endpoint], node: &NodeInfo) -> HintUse {
     let (mut all_node, mut all_zone, mut for_node, mut for_zone) = (true, true, false, false);
     for endpoint in endpoints.iter().filter(|e| e.state.ready) {
         all_node &= endpoint.state.node_hint != NodeHint::None;
         all_zone &= endpoint.state.zone_hints.is_some();
-        for_node |= allowed(Hints::Node, endpoint, node);
-        for_zone |= allowed(Hints::Zone, endpoint, node);
+        for_node |= allowed(HintUse::Node, endpoint, node);
+        for_zone |= allowed(HintUse::Zone, endpoint, node);
     }
     match (all_node && for_node, all_zone && for_zone) {
-        (true, _) => Hints::Node,
-        (false, true) => Hints::Zone,
-        (false, false) => Hints::Ignored,
+        (true, _) => HintUse::Node,
+        (false, true) => HintUse::Zone,
+        (false, false) => HintUse::Ignored,
     }
 }
 
-fn allowed(hints: Hints, endpoint: &Endpoint, node: &NodeInfo) -> bool {
+fn allowed(hints: HintUse, endpoint: &Endpoint, node: &NodeInfo) -> bool {
     match hints {
-        Hints::Ignored => true,
-        Hints::Node => endpoint.state.node_hint == NodeHint::Here,
-        Hints::Zone => {
+        HintUse::Ignored => true,
+        HintUse::Node => endpoint.state.node_hint == NodeHint::Here,
+        HintUse::Zone => {
             endpoint.state.zone_hints.as_deref().is_some_and(|zones| zones.iter().any(|zone| **zone == *node.zone))
         }
     }

@@ -6,9 +6,9 @@
 use netfilter::nft::{Bytes, Element, Key};
 
 use super::names::{self, SetId};
-use super::plan::{Held, Plan, Wanted};
+use super::plan::{DesiredElement, ElementIndex, Plan};
+use super::programmed::{MemberChanges, ProgrammedTable, SharedRefCounts};
 use super::render::{render, render_shared};
-use super::state::{Counts, MemberChanges, State};
 use super::sync::WriteError;
 use super::{Nftables, structure};
 use crate::model::ServicePortName;
@@ -25,7 +25,7 @@ impl Nftables {
     /// missing written by a plan that can name the Service ports at fault.
     pub(super) fn build(
         &mut self,
-        state: &mut State,
+        state: &mut ProgrammedTable,
         names: &[&ServicePortName],
         known: u32,
         checked: bool,
@@ -51,20 +51,20 @@ impl Nftables {
         Ok(self.generation_after(Some(known), batches)?)
     }
 
-    fn fill(&mut self, elements: Vec<Wanted<'_>>, state: &State) -> Result<u32, WriteError> {
+    fn fill(&mut self, elements: Vec<DesiredElement<'_>>, state: &ProgrammedTable) -> Result<u32, WriteError> {
         let mut plan = Plan::on(names::table(self.family));
-        plan.elements(&self.sets, Held::default(), elements);
+        plan.elements(&self.sets, ElementIndex::default(), elements);
         self.send(&plan, state, None).map_err(|_| WriteError::Changed)
     }
 }
 
 /// Counts what Service ports share. Returns the members of sets.
-fn count(state: &mut State, names: &[&ServicePortName]) -> Vec<(SetId, Bytes)> {
-    state.counts = Counts::new();
+fn count(state: &mut ProgrammedTable, names: &[&ServicePortName]) -> Vec<(SetId, Bytes)> {
+    state.counts = SharedRefCounts::new();
     let mut changes = MemberChanges::default();
     for name in names {
         let Some(port) = state.ports.get(*name) else { continue };
-        state.counts.add(&render_shared(name, &port.view, state.settings.node_ip), &mut changes);
+        state.counts.add(&render_shared(name, &port.spec, state.settings.node_ip), &mut changes);
     }
     let [_, mut members] = state.counts.settle(changes);
     let node_port_ips = state.settings.node_port_ips.iter().flatten();
@@ -73,15 +73,15 @@ fn count(state: &mut State, names: &[&ServicePortName]) -> Vec<(SetId, Bytes)> {
 }
 
 /// The elements of one Service port.
-fn of_port<'a>(state: &State, name: &'a ServicePortName) -> Vec<Wanted<'a>> {
-    let rendered = state.ports.get(name).map(|port| render(name, &port.view, state.settings.node_ip));
+fn of_port<'a>(state: &ProgrammedTable, name: &'a ServicePortName) -> Vec<DesiredElement<'a>> {
+    let rendered = state.ports.get(name).map(|port| render(name, &port.spec, state.settings.node_ip));
     let elements = rendered.into_iter().flat_map(|rendered| rendered.elements);
-    elements.map(|(set, element)| Wanted { owner: Some(name), set, element }).collect()
+    elements.map(|(set, element)| DesiredElement { owner: Some(name), set, element }).collect()
 }
 
 /// The same of members that Service ports share.
-fn of_all<'a>(members: &[(SetId, Bytes)]) -> Vec<Wanted<'a>> {
+fn of_all<'a>(members: &[(SetId, Bytes)]) -> Vec<DesiredElement<'a>> {
     let element =
-        |(set, key): &(SetId, Bytes)| Wanted { owner: None, set: *set, element: Element::member(key.clone()) };
+        |(set, key): &(SetId, Bytes)| DesiredElement { owner: None, set: *set, element: Element::member(key.clone()) };
     members.iter().map(element).collect()
 }

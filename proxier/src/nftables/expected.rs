@@ -11,17 +11,17 @@ use netfilter::IpFamily;
 use netfilter::nft::ruleset;
 use netfilter::nft::{Bytes, Chain, ChainType, Element, Hook, Key, Name, Rule, Set};
 
-use super::chains::Chains;
-use super::claims::Claims;
-use super::names::{self, Place, Policy, SetId, SharedChain, TABLE_COMMENT};
-use super::numbers::Numbered;
-use super::plan::Sets;
+use super::chain_counts::ChainRefCounts;
+use super::names::{self, Policy, SetId, SharedChain, TABLE_COMMENT, VipOrNodePort};
+use super::numbers::NumberedEndpoints;
+use super::owners::AddressOwners;
+use super::plan::SetDefinitions;
+use super::port_spec::PortSpec;
+use super::programmed::{ProgrammedPort, SharedRefCounts};
 use super::read::numbers_at;
 use super::render::render;
-use super::settings::Settings;
-use super::state::{Counts, Programmed};
+use super::settings::NftablesSettings;
 use super::sync::programmed;
-use super::view::View;
 use super::{rules, structure};
 use crate::model::{Config, Destination, ServicePortName, Snapshot};
 
@@ -124,7 +124,7 @@ pub fn is_own_set(name: &str) -> bool {
 }
 
 /// What the table has for a key of one of the maps of endpoints.
-pub type Endpoints<'a> = &'a dyn Fn(&str, &[u8]) -> Option<SocketAddr>;
+pub type EndpointLookup<'a> = &'a dyn Fn(&str, &[u8]) -> Option<SocketAddr>;
 
 /// Renders it. An endpoint keeps the number that it has by `endpoints` at most of the Service port's addresses.
 #[must_use]
@@ -133,24 +133,24 @@ pub fn expected(
     config: &Config,
     snapshot: &Snapshot<'_>,
     addresses: &[IpAddr],
-    endpoints: Endpoints<'_>,
+    endpoints: EndpointLookup<'_>,
 ) -> Expected {
-    let settings = Settings::of(family, config, snapshot, || addresses.to_vec());
-    let mut claims = Claims::default();
+    let settings = NftablesSettings::of(family, config, snapshot, || addresses.to_vec());
+    let mut owners = AddressOwners::default();
     for (name, port) in snapshot.ports.iter() {
-        claims.replace(name, &[], &port.destinations().collect::<Vec<Destination>>(), |_| ());
+        owners.replace(name, &[], &port.destinations().collect::<Vec<Destination>>(), |_| ());
     }
-    let mut wanted = Wanted::of(family);
+    let mut wanted = ExpectedElements::of(family);
     for ip in settings.node_port_ips.iter().flatten() {
         wanted.add(SetId::NodePortIps, Element::member(Key::default().address(*ip).build()), None);
     }
     for (name, _) in snapshot.ports.iter() {
-        let current = |view: &View, policy, wanted: &[SocketAddr]| voted(endpoints, view, policy, wanted);
-        if let Some(port) = programmed(name, snapshot, &claims, current) {
+        let current = |spec: &PortSpec, policy, wanted: &[SocketAddr]| majority_vote(endpoints, spec, policy, wanted);
+        if let Some(port) = programmed(name, snapshot, &owners, current) {
             wanted.add_port(name, &port, settings.node_ip);
         }
     }
-    let Wanted { mut sets, mut chains, owners, .. } = wanted;
+    let ExpectedElements { mut sets, mut chains, owners, .. } = wanted;
     let (shared, affinity_sets) = chains.take_new();
     for set in affinity_sets.map(|number| names::affinity_set(family, number)) {
         sets.insert(set.name.clone(), ExpectedSet { set, elements: HashMap::new() });
@@ -164,18 +164,18 @@ pub fn expected(
 }
 
 /// What Service ports want, as far as they were looked at.
-struct Wanted {
+struct ExpectedElements {
     sets: BTreeMap<Name, ExpectedSet>,
-    chains: Chains,
+    chains: ChainRefCounts,
     owners: HashMap<Name, ServicePortName>,
 }
 
-impl Wanted {
+impl ExpectedElements {
     fn of(family: IpFamily) -> Self {
-        let sets = Sets::of(family);
+        let sets = SetDefinitions::of(family);
         let sets =
             sets.iter().map(|(_, set)| (set.name.clone(), ExpectedSet { set: set.clone(), elements: HashMap::new() }));
-        Self { sets: sets.collect(), chains: Counts::new().chains, owners: HashMap::new() }
+        Self { sets: sets.collect(), chains: SharedRefCounts::new().chains, owners: HashMap::new() }
     }
 
     fn add(&mut self, id: SetId, element: Element, owner: Option<&ServicePortName>) {
@@ -184,8 +184,8 @@ impl Wanted {
         }
     }
 
-    fn add_port(&mut self, name: &ServicePortName, port: &Programmed, node_ip: IpAddr) {
-        let rendered = render(name, &port.view, node_ip);
+    fn add_port(&mut self, name: &ServicePortName, port: &ProgrammedPort, node_ip: IpAddr) {
+        let rendered = render(name, &port.spec, node_ip);
         for (set, element) in rendered.elements {
             self.add(set, element, Some(name));
         }
@@ -194,14 +194,14 @@ impl Wanted {
         }
         for chain in rendered.chains {
             self.chains.add(chain);
-            let own = rules::needs(chain).0.into_iter().filter(is_of_one);
+            let own = rules::needs(chain).0.into_iter().filter(has_single_owner);
             self.owners.extend(own.map(|chain| (chain.to_name(), name.clone())));
         }
     }
 }
 
 /// Whether no other Service port can have the chain too.
-fn is_of_one(chain: &SharedChain) -> bool {
+fn has_single_owner(chain: &SharedChain) -> bool {
     match chain {
         SharedChain::Stick { .. } => true,
         SharedChain::Balance(balance) | SharedChain::External(balance) => balance.sticky.is_some(),
@@ -210,11 +210,16 @@ fn is_of_one(chain: &SharedChain) -> bool {
 
 /// The numbers that endpoints of a Service port have at most of its addresses, so that one address at which they were
 /// changed is not taken for the one that is right. What it has no use for does not vote.
-fn voted(endpoints: Endpoints<'_>, view: &View, policy: Policy, wanted: &[SocketAddr]) -> Numbered {
+fn majority_vote(
+    endpoints: EndpointLookup<'_>,
+    spec: &PortSpec,
+    policy: Policy,
+    wanted: &[SocketAddr],
+) -> NumberedEndpoints {
     let mut votes: Vec<BTreeMap<SocketAddr, usize>> = Vec::new();
-    for (place, of, ip, port) in view.witnesses().filter(|(_, of, ..)| *of == policy) {
+    for (place, of, ip, port) in spec.endpoint_map_keys().filter(|(_, of, ..)| *of == policy) {
         let at = |set: SetId, key: &[u8]| endpoints(set.name(), key);
-        let numbered = numbers_at(at, view.protocol, (place, of), ip, port);
+        let numbered = numbers_at(at, spec.protocol, (place, of), ip, port);
         votes.resize(votes.len().max(numbered.len()), BTreeMap::new());
         for (votes, endpoint) in votes.iter_mut().zip(numbered.iter()) {
             if let Some(endpoint) = endpoint.filter(|endpoint| wanted.contains(endpoint)) {
@@ -230,11 +235,11 @@ fn voted(endpoints: Endpoints<'_>, view: &View, policy: Policy, wanted: &[Socket
 /// What the keys of a set begin with, and how many bytes of them that takes: an address and port of a Service, or a node
 /// port; `None` of sets that hold other things.
 #[must_use]
-pub fn place_of(family: IpFamily, set: &str) -> Option<(Place, usize)> {
+pub fn place_of(family: IpFamily, set: &str) -> Option<(VipOrNodePort, usize)> {
     let id = SetId::ALL.into_iter().find(|id| id.name() == set)?;
     let place = match id {
         SetId::ClusterIps | SetId::NodePortIps | SetId::Hairpin => return None,
-        SetId::FirewallIps | SetId::FirewallAllowed => Place::Address,
+        SetId::FirewallIps | SetId::FirewallAllowed => VipOrNodePort::Address,
         SetId::Service(place)
         | SetId::ShortCircuit(place)
         | SetId::LocalPolicy(place)

@@ -11,7 +11,7 @@ use netfilter::nft::{
 };
 use thiserror::Error;
 
-use super::names::{self, Place, Policy, SetId, TABLE_COMMENT};
+use super::names::{self, Policy, SetId, TABLE_COMMENT, VipOrNodePort};
 
 /// kube-proxy asks for no less.
 const OLDEST: (u32, u32) = (5, 13);
@@ -22,7 +22,7 @@ pub enum FeatureError {
     /// The kernel is older than kube-proxy supports.
     #[error(
         "kube-proxy in nftables mode requires kernel 5.13 or later, this is {0}; \
-         KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK=1 tries it all the same"
+         KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK=1 attempts it all the same"
     )]
     TooOld(String),
     /// The kernel has no such part.
@@ -81,8 +81,9 @@ fn probes(family: IpFamily) -> Vec<(&'static str, Operation)> {
     let chain: Name = "probe".into();
     let add = |id: SetId| Operation::AddSet(Arc::new(id.definition(family)));
     let rule = |statement| Operation::AddRule { chain: chain.clone(), rule: Rule::new([statement]) };
-    let (endpoints, services) = (SetId::Endpoints(Place::Address, Policy::Cluster), SetId::Service(Place::Address));
-    let key = names::key(family, Place::Address);
+    let (endpoints, services) =
+        (SetId::Endpoints(VipOrNodePort::Address, Policy::Cluster), SetId::Service(VipOrNodePort::Address));
+    let key = names::key(family, VipOrNodePort::Address);
     let numbered = [key.clone(), vec![Field::random(2)]].concat();
     let update = Statement::UpdateSet {
         operation: SetOperation::Update,
@@ -92,7 +93,7 @@ fn probes(family: IpFamily) -> Vec<(&'static str, Operation)> {
     };
     let choose = Statement::VerdictMap {
         key: [key.clone(), vec![Field::random(2)]].concat(),
-        map: SetId::Choices(Place::Address, Policy::Cluster).name().into(),
+        map: SetId::Choices(VipOrNodePort::Address, Policy::Cluster).name().into(),
     };
     vec![
         ("nf_tables for this family (CONFIG_NF_TABLES)", Operation::AddTable { comment: Some(TABLE_COMMENT.into()) }),
@@ -104,7 +105,7 @@ fn probes(family: IpFamily) -> Vec<(&'static str, Operation)> {
         ),
         ("maps of nf_tables", add(endpoints)),
         ("verdict maps of nf_tables", add(services)),
-        ("verdict maps of nf_tables", add(SetId::Choices(Place::Address, Policy::Cluster))),
+        ("verdict maps of nf_tables", add(SetId::Choices(VipOrNodePort::Address, Policy::Cluster))),
         ("sets of concatenated ranges (nft_set_pipapo)", add(SetId::FirewallAllowed)),
         ("sets that rules add to", Operation::AddSet(names::affinity_set(family, 0))),
         ("conntrack for nf_tables (CONFIG_NFT_CT)", rule(Statement::CtStateNew)),

@@ -4,25 +4,25 @@
 //! Must not know: API objects, other modes. The table and how a packet goes through it: `README.md` beside this.
 
 mod build;
-mod chains;
-mod claims;
+mod chain_counts;
 mod cleanup;
 mod expected;
 mod features;
 mod names;
 mod numbers;
+mod owners;
 mod plan;
+mod port_spec;
+mod programmed;
 mod quick;
 mod ranges;
 mod read;
 mod render;
 mod rules;
 mod settings;
-mod shared;
-mod state;
+mod shared_chains;
 mod structure;
 mod sync;
-mod view;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
@@ -33,18 +33,18 @@ use netfilter::kernel::{Host, cpu_time};
 
 pub use self::cleanup::cleanup;
 pub use self::expected::{
-    Endpoints, Expected, ExpectedChain, ExpectedElement, ExpectedSet, expected, is_always_there, is_kube_proxy,
+    EndpointLookup, Expected, ExpectedChain, ExpectedElement, ExpectedSet, expected, is_always_there, is_kube_proxy,
     is_own_set, place_of,
 };
 pub use self::features::{FeatureError, check, check_release};
-pub use self::names::{Place, TABLE};
-use self::plan::Sets;
-use self::quick::QuickCheck;
-use self::settings::Settings;
-use self::state::State;
-use self::sync::Failure;
+pub use self::names::{TABLE, VipOrNodePort};
+use self::plan::SetDefinitions;
+use self::programmed::ProgrammedTable;
+use self::quick::BaseChainCheck;
+use self::settings::NftablesSettings;
+use self::sync::TransactionFailure;
 use crate::addresses::NodeAddresses;
-use crate::backend::{Backend, Rejected, SyncError, SyncStats, pause_after};
+use crate::backend::{Backend, Rejected, SyncError, SyncStats, budget_pause};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
 
 /// How many Service ports one sync may find refused before it gives up until the next.
@@ -58,15 +58,15 @@ pub struct Nftables {
     kernel: Box<dyn NftTables>,
     host: Box<dyn Host>,
     addresses: NodeAddresses,
-    sets: Sets,
+    sets: SetDefinitions,
     /// From how many elements on those of a set are asked for by their keys.
     many: usize,
     /// What the kernel holds; `None` if that has to be read first.
-    state: Option<State>,
+    state: Option<ProgrammedTable>,
     rejected: HashMap<ServicePortName, String>,
     failed_deletions: usize,
     next_check: Option<Instant>,
-    quick: Option<QuickCheck>,
+    quick: Option<BaseChainCheck>,
 }
 
 impl From<NftError> for SyncError {
@@ -79,9 +79,9 @@ impl Nftables {
     /// A mode that has not looked at the kernel yet.
     #[must_use]
     pub fn new(family: IpFamily, config: Config, kernel: Box<dyn NftTables>, host: Box<dyn Host>) -> Self {
-        let sets = Sets::of(family);
+        let sets = SetDefinitions::of(family);
         let rejected = HashMap::new();
-        let many = read::MANY;
+        let many = read::LOOKUP_THRESHOLD;
         Self {
             family,
             config,
@@ -104,16 +104,17 @@ impl Nftables {
         Self { many, ..self }
     }
 
-    fn settings(&mut self, snapshot: &Snapshot<'_>) -> Settings {
+    fn settings(&mut self, snapshot: &Snapshot<'_>) -> NftablesSettings {
         let (host, addresses, family) = (&mut self.host, &mut self.addresses, self.family);
         let read = || addresses.update(host.addresses(family), snapshot.node);
-        Settings::of(family, &self.config, snapshot, read)
+        NftablesSettings::of(family, &self.config, snapshot, read)
     }
 
     fn stats(&mut self, full: bool) -> SyncStats {
         let rejected =
             |(port, reason): (&ServicePortName, &String)| Rejected { port: port.clone(), reason: reason.clone() };
-        let [no_local_internal, no_local_external] = self.state.as_ref().map_or([0; 2], |state| state.lacking);
+        let [no_local_internal, no_local_external] =
+            self.state.as_ref().map_or([0; 2], |state| state.no_local_endpoints);
         SyncStats {
             full,
             rejected: self.rejected.iter().map(rejected).collect(),
@@ -129,20 +130,20 @@ impl Nftables {
         &mut self,
         snapshot: &Snapshot<'_>,
         changed: Option<&BTreeSet<ServicePortName>>,
-    ) -> Result<SyncStats, Failure> {
+    ) -> Result<SyncStats, TransactionFailure> {
         let settings = self.settings(snapshot);
         let state = self.state.take().filter(|state| state.settings == settings);
         // It is of no use until this ends well.
         let quick = self.quick.take();
         match (changed, state) {
             (Some(changed), Some(state)) => {
-                self.change(snapshot, changed, state)?;
+                self.partial_sync(snapshot, changed, state)?;
                 self.quick = quick;
                 Ok(self.stats(false))
             }
             _ => {
-                self.compare(snapshot, &settings)?;
-                self.quick = QuickCheck::new(self.kernel.as_mut(), &settings);
+                self.full_sync(snapshot, &settings)?;
+                self.quick = BaseChainCheck::new(self.kernel.as_mut(), &settings);
                 Ok(self.stats(true))
             }
         }
@@ -163,7 +164,7 @@ impl Backend for Nftables {
         };
         let mut failed_writes = 0;
         loop {
-            let Failure { ports, error } = match self.attempt(snapshot, changed) {
+            let TransactionFailure { ports, error } = match self.attempt(snapshot, changed) {
                 Ok(stats) => return Ok(SyncStats { failed_writes, ..stats }),
                 Err(failure) => failure,
             };
@@ -183,11 +184,11 @@ impl Backend for Nftables {
         }
     }
 
-    fn damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+    fn check_drift(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
         let mut generation = self.kernel.generation()?;
         let Some(state) = &self.state else { return Ok(Some("the table was not written whole".to_owned())) };
         let untouched = state.generation == Some(generation);
-        self.sweep();
+        self.retry_deletions();
         if untouched {
             return Ok(None);
         }
@@ -197,9 +198,9 @@ impl Backend for Nftables {
         }
         let before = cpu_time();
         generation = self.kernel.generation()?;
-        let damage = self.difference();
+        let damage = self.drift();
         // A look that fails costs as much.
-        self.next_check = Some(now + pause_after(cpu_time().saturating_sub(before)));
+        self.next_check = Some(now + budget_pause(cpu_time().saturating_sub(before)));
         let damage = damage?;
         if damage.is_none() {
             // The number of before it was read: what came after will be looked at next time.
@@ -210,7 +211,7 @@ impl Backend for Nftables {
         Ok(damage)
     }
 
-    fn quick_damage(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
+    fn check_drift_quickly(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
         let (Some(state), Some(quick)) = (&self.state, &mut self.quick) else { return Ok(None) };
         let generation = self.kernel.generation()?;
         if state.generation == Some(generation) {
@@ -221,10 +222,10 @@ impl Backend for Nftables {
             self.quick = None;
             return Ok(damage);
         }
-        if self.next_check.is_some_and(|at| now < at) { Ok(None) } else { self.damage(now) }
+        if self.next_check.is_some_and(|at| now < at) { Ok(None) } else { self.check_drift(now) }
     }
 
-    fn facts_changed(&mut self, snapshot: &Snapshot<'_>) -> bool {
+    fn host_changed(&mut self, snapshot: &Snapshot<'_>) -> bool {
         let settings = self.settings(snapshot);
         self.state.as_ref().is_some_and(|state| state.settings != settings)
     }

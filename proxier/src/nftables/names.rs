@@ -11,7 +11,7 @@ use netfilter::IpFamily;
 use netfilter::nft::{Field, Name, Set, Table};
 use sha2::{Digest, Sha256};
 
-pub use super::shared::{ALWAYS, Balance, Leads, SharedChain, Sticky, alike, leads};
+pub use super::shared_chains::{ALWAYS, Balance, ChainEndpoints, SharedChain, Sticky, chain_endpoints, size_class};
 use crate::model::ServicePortName;
 
 /// The table's name in both families.
@@ -51,14 +51,14 @@ pub fn table(family: IpFamily) -> Table {
 
 /// What packets are sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Place {
+pub enum VipOrNodePort {
     /// An address and port of a Service.
     Address,
     /// A port of the node.
     NodePort,
 }
 
-impl Place {
+impl VipOrNodePort {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Address, Self::NodePort];
 }
@@ -82,28 +82,28 @@ pub enum SetId {
     /// Endpoints on this node, from themselves to themselves.
     Hairpin,
     /// What to do with new connections.
-    Service(Place),
+    Service(VipOrNodePort),
     /// What to do with them if they come from this node, under `externalTrafficPolicy: Local`.
-    ShortCircuit(Place),
+    ShortCircuit(VipOrNodePort),
     /// What to do with the others under that policy.
-    LocalPolicy(Place),
+    LocalPolicy(VipOrNodePort),
     /// Where there are no endpoints.
-    NoEndpoint(Place),
+    NoEndpoint(VipOrNodePort),
     /// Load balancer addresses with source ranges.
     FirewallIps,
     /// Those ranges.
     FirewallAllowed,
     /// Endpoints by number.
-    Endpoints(Place, Policy),
+    Endpoints(VipOrNodePort, Policy),
     /// With session affinity: the numbers that endpoints have.
-    Choices(Place, Policy),
+    Choices(VipOrNodePort, Policy),
 }
 
 impl SetId {
     /// All of them, in the order in which they are made.
     pub const ALL: [Self; 21] = {
-        use Place::{Address, NodePort};
         use Policy::{Cluster, Local};
+        use VipOrNodePort::{Address, NodePort};
         [
             Self::ClusterIps,
             Self::NodePortIps,
@@ -132,8 +132,8 @@ impl SetId {
     /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
-        use Place::{Address, NodePort};
         use Policy::{Cluster, Local};
+        use VipOrNodePort::{Address, NodePort};
         match self {
             Self::ClusterIps => "cluster-ips",
             Self::NodePortIps => "nodeport-ips",
@@ -164,14 +164,14 @@ impl SetId {
             Self::ClusterIps => "Active ClusterIPs",
             Self::NodePortIps => "IPs that accept NodePort traffic",
             Self::Hairpin => "service hairpin connections",
-            Self::NoEndpoint(Place::Address) => "vmap to drop or reject packets to services with no endpoints",
-            Self::NoEndpoint(Place::NodePort) => {
+            Self::NoEndpoint(VipOrNodePort::Address) => "vmap to drop or reject packets to services with no endpoints",
+            Self::NoEndpoint(VipOrNodePort::NodePort) => {
                 "vmap to drop or reject packets to service nodeports with no endpoints"
             }
             Self::FirewallIps => "destinations that are subject to LoadBalancerSourceRanges",
             Self::FirewallAllowed => "who may connect to firewall-ips",
-            Self::Service(Place::Address) => "ClusterIP, ExternalIP and LoadBalancer IP traffic",
-            Self::Service(Place::NodePort) => "NodePort traffic",
+            Self::Service(VipOrNodePort::Address) => "ClusterIP, ExternalIP and LoadBalancer IP traffic",
+            Self::Service(VipOrNodePort::NodePort) => "NodePort traffic",
             Self::ShortCircuit(_) => "with externalTrafficPolicy Local: traffic from pods and this node",
             Self::LocalPolicy(_) => "with externalTrafficPolicy Local: all other traffic",
             Self::Endpoints(_, Policy::Cluster) => "endpoints by number",
@@ -191,11 +191,11 @@ impl SetId {
         let set = match self {
             Self::ClusterIps | Self::NodePortIps => Set::of(name, [to]),
             Self::Hairpin => Set::of(name, [from, to, Field::Protocol, Field::Port]),
-            Self::FirewallIps => Set::verdicts(name, key(Place::Address, &[])),
+            Self::FirewallIps => Set::verdicts(name, key(VipOrNodePort::Address, &[])),
             Self::NoEndpoint(place) | Self::Service(place) | Self::ShortCircuit(place) | Self::LocalPolicy(place) => {
                 Set::verdicts(name, key(place, &[]))
             }
-            Self::FirewallAllowed => Set { interval: true, ..Set::of(name, key(Place::Address, &[from])) },
+            Self::FirewallAllowed => Set { interval: true, ..Set::of(name, key(VipOrNodePort::Address, &[from])) },
             Self::Endpoints(place, _) => Set::map(name, key(place, &number), [to, Field::Port]),
             Self::Choices(place, _) => Set::verdicts(name, key(place, &number)),
         };
@@ -211,10 +211,10 @@ impl SetId {
 
 /// What a Service port is found by.
 #[must_use]
-pub fn key(family: IpFamily, place: Place) -> Vec<Field> {
+pub fn key(family: IpFamily, place: VipOrNodePort) -> Vec<Field> {
     match place {
-        Place::Address => vec![Field::Destination(family), Field::Protocol, Field::Port],
-        Place::NodePort => vec![Field::Protocol, Field::Port],
+        VipOrNodePort::Address => vec![Field::Destination(family), Field::Protocol, Field::Port],
+        VipOrNodePort::NodePort => vec![Field::Protocol, Field::Port],
     }
 }
 

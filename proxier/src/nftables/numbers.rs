@@ -10,20 +10,20 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 ///
 /// One is kept for each endpoint of the cluster; an IPv4 one takes 8 bytes, a `SocketAddr` would take 32.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Numbered {
+pub enum NumberedEndpoints {
     /// Of an IPv4 Service port.
     V4(Box<[Option<SocketAddrV4>]>),
     /// Of an IPv6 one.
     V6(Box<[Option<SocketAddrV6>]>),
 }
 
-impl Default for Numbered {
+impl Default for NumberedEndpoints {
     fn default() -> Self {
         Self::V4(Box::default())
     }
 }
 
-impl Numbered {
+impl NumberedEndpoints {
     /// One more than the greatest number.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -55,7 +55,7 @@ impl Numbered {
 }
 
 /// All endpoints are of one family: those of the other are left out. Numbers at the end without an endpoint are left out too.
-impl FromIterator<Option<SocketAddr>> for Numbered {
+impl FromIterator<Option<SocketAddr>> for NumberedEndpoints {
     fn from_iter<I: IntoIterator<Item = Option<SocketAddr>>>(endpoints: I) -> Self {
         let mut all: Vec<Option<SocketAddr>> = endpoints.into_iter().collect();
         while all.last().is_some_and(Option::is_none) {
@@ -73,7 +73,7 @@ impl FromIterator<Option<SocketAddr>> for Numbered {
 /// Numbers the endpoints of `wanted`, in which none is twice. Those that have a number keep it: with affinity all of
 /// them, so that their clients find them; else those below the count, so that no number is nobody's.
 #[must_use]
-pub fn number(current: &Numbered, wanted: &[SocketAddr], affinity: bool) -> Numbered {
+pub fn number(current: &NumberedEndpoints, wanted: &[SocketAddr], affinity: bool) -> NumberedEndpoints {
     if current.is_empty() {
         return wanted.iter().copied().map(Some).collect();
     }
@@ -94,13 +94,13 @@ pub fn number(current: &Numbered, wanted: &[SocketAddr], affinity: bool) -> Numb
 
 /// The endpoint of each number, in either.
 #[must_use]
-pub fn either([a, b]: &[Numbered; 2]) -> Numbered {
+pub fn either([a, b]: &[NumberedEndpoints; 2]) -> NumberedEndpoints {
     (0..a.len().max(b.len())).map(|number| a.get(number).or_else(|| b.get(number))).collect()
 }
 
 /// Of all numbers, those of these endpoints.
 #[must_use]
-pub fn only(all: &Numbered, wanted: &[SocketAddr]) -> Numbered {
+pub fn only(all: &NumberedEndpoints, wanted: &[SocketAddr]) -> NumberedEndpoints {
     let wanted: HashSet<&SocketAddr> = wanted.iter().collect();
     all.iter().map(|endpoint| endpoint.filter(|endpoint| wanted.contains(endpoint))).collect()
 }
@@ -119,7 +119,7 @@ mod tests {
         numbers.iter().copied().map(endpoint).collect()
     }
 
-    fn shown(numbered: &Numbered) -> String {
+    fn shown(numbered: &NumberedEndpoints) -> String {
         let one =
             |endpoint: Option<SocketAddr>| endpoint.map_or("-".to_owned(), |e| e.ip().to_string()[7..].to_owned());
         numbered.iter().map(one).collect::<Vec<_>>().join(" ")
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn as_few_as_can_be_change() {
-        let current = number(&Numbered::default(), &list(&[1, 2, 3, 4]), false);
+        let current = number(&NumberedEndpoints::default(), &list(&[1, 2, 3, 4]), false);
         assert_eq!(shown(&current), "1 2 3 4");
         for (wanted, plain, sticky) in [
             (&[1, 2, 3, 4][..], "1 2 3 4", "1 2 3 4"),
@@ -150,7 +150,7 @@ mod tests {
             wanted in prop::collection::btree_set(0_u8..12, 0..12),
             affinity: bool,
         ) {
-            let current: Numbered = current.into_iter().map(|number| number.map(endpoint)).collect();
+            let current: NumberedEndpoints = current.into_iter().map(|number| number.map(endpoint)).collect();
             let wanted = list(&wanted.into_iter().collect::<Vec<_>>());
             let numbered = number(&current, &wanted, affinity);
             let mut all: Vec<SocketAddr> = numbered.iter().flatten().collect();

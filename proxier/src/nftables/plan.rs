@@ -16,9 +16,9 @@ use crate::model::ServicePortName;
 
 /// The definitions of the fixed sets.
 #[derive(Debug)]
-pub struct Sets(BTreeMap<SetId, Arc<Set>>);
+pub struct SetDefinitions(BTreeMap<SetId, Arc<Set>>);
 
-impl Sets {
+impl SetDefinitions {
     /// Those of a family.
     #[must_use]
     pub fn of(family: IpFamily) -> Self {
@@ -63,9 +63,9 @@ impl Eq for Keyed {}
 
 /// Elements by set and key.
 #[derive(Debug, Default)]
-pub struct Held(BTreeMap<SetId, HashSet<Keyed>>);
+pub struct ElementIndex(BTreeMap<SetId, HashSet<Keyed>>);
 
-impl Held {
+impl ElementIndex {
     /// Adds one.
     pub fn insert(&mut self, set: SetId, element: Element) {
         self.0.entry(set).or_default().replace(Keyed(element));
@@ -104,7 +104,7 @@ impl Held {
 
 /// An element that is wanted, and by whom.
 #[derive(Debug)]
-pub struct Wanted<'a> {
+pub struct DesiredElement<'a> {
     /// The Service port; `None` if it is not one's alone.
     pub owner: Option<&'a ServicePortName>,
     /// The set.
@@ -115,14 +115,14 @@ pub struct Wanted<'a> {
 
 /// A transaction and the Service ports whose operations are in it.
 #[derive(Debug)]
-pub struct Owned<'a> {
+pub struct OwnedTransaction<'a> {
     /// The operations.
     pub transaction: Transaction,
     /// By operation, in order.
     owners: Vec<(usize, &'a ServicePortName)>,
 }
 
-impl<'a> Owned<'a> {
+impl<'a> OwnedTransaction<'a> {
     /// Nothing to do.
     #[must_use]
     pub fn on(table: Table) -> Self {
@@ -147,7 +147,7 @@ impl<'a> Owned<'a> {
 #[derive(Debug)]
 pub struct Plan<'a> {
     /// What is new, and what leads elsewhere from now on.
-    pub first: Owned<'a>,
+    pub first: OwnedTransaction<'a>,
     /// Removal of what nothing leads to any more. Not in the same batch: a packet may be on its way there.
     pub later: Transaction,
     /// Removal of chains and sets that nothing uses any more. Kernels before 6.2 notice that only after a while.
@@ -158,17 +158,22 @@ impl<'a> Plan<'a> {
     /// Nothing to do.
     #[must_use]
     pub fn on(table: Table) -> Self {
-        Self { first: Owned::on(table.clone()), later: Transaction::on(table.clone()), last: Transaction::on(table) }
+        Self {
+            first: OwnedTransaction::on(table.clone()),
+            later: Transaction::on(table.clone()),
+            last: Transaction::on(table),
+        }
     }
 
     /// Makes the sets hold `wanted` instead of `held`.
-    pub fn elements(&mut self, sets: &Sets, mut held: Held, wanted: Vec<Wanted<'a>>) {
+    pub fn elements(&mut self, sets: &SetDefinitions, mut held: ElementIndex, wanted: Vec<DesiredElement<'a>>) {
         let (mut new, mut changed, mut firewall) = (wanted, Vec::new(), Vec::new());
-        let mut replaced = Held::default();
+        let mut replaced = ElementIndex::default();
         // What is new stays where it is: at a start that is nearly everything.
         let is_firewall = |set| matches!(set, SetId::FirewallAllowed | SetId::FirewallIps);
-        let other =
-            |wanted: &mut Wanted<'_>| is_firewall(wanted.set) || held.get(wanted.set, &wanted.element.key).is_some();
+        let other = |wanted: &mut DesiredElement<'_>| {
+            is_firewall(wanted.set) || held.get(wanted.set, &wanted.element.key).is_some()
+        };
         for wanted in new.extract_if(.., other).collect::<Vec<_>>() {
             match held.remove(wanted.set, &wanted.element.key) {
                 Some(known) if known == wanted.element => {}
@@ -197,11 +202,11 @@ impl<'a> Plan<'a> {
     /// Ranges may not overlap, so those that go go first; and nobody gets in before it is known who may.
     fn firewall(
         &mut self,
-        sets: &Sets,
-        held: &mut Held,
-        replaced: &mut Held,
-        new: Vec<Wanted<'a>>,
-        changed: &mut Vec<Wanted<'a>>,
+        sets: &SetDefinitions,
+        held: &mut ElementIndex,
+        replaced: &mut ElementIndex,
+        new: Vec<DesiredElement<'a>>,
+        changed: &mut Vec<DesiredElement<'a>>,
     ) {
         let allowed = SetId::FirewallAllowed;
         let (ranges, rest): (Vec<_>, Vec<_>) = std::mem::take(changed).into_iter().partition(|w| w.set == allowed);
@@ -212,27 +217,27 @@ impl<'a> Plan<'a> {
         if !going.is_empty() {
             self.first.push(Operation::DeleteElements(sets.get(allowed), going), None);
         }
-        let mut new: Vec<Wanted<'_>> = ranges.into_iter().chain(new).collect();
+        let mut new: Vec<DesiredElement<'_>> = ranges.into_iter().chain(new).collect();
         new.sort_by_key(|wanted| wanted.set != allowed);
         self.add_uncut(sets, new);
         self.first.transaction.cut();
     }
 
-    fn add(&mut self, sets: &Sets, wanted: Vec<Wanted<'a>>) {
+    fn add(&mut self, sets: &SetDefinitions, wanted: Vec<DesiredElement<'a>>) {
         self.write(sets, wanted, true);
     }
 
-    fn add_uncut(&mut self, sets: &Sets, wanted: Vec<Wanted<'a>>) {
+    fn add_uncut(&mut self, sets: &SetDefinitions, wanted: Vec<DesiredElement<'a>>) {
         self.write(sets, wanted, false);
     }
 
     /// Neighbours of one owner and set become one operation. What has another owner makes sense alone.
-    fn write(&mut self, sets: &Sets, wanted: Vec<Wanted<'a>>, cut: bool) {
+    fn write(&mut self, sets: &SetDefinitions, wanted: Vec<DesiredElement<'a>>, cut: bool) {
         let lengths: Vec<usize> =
             wanted.chunk_by(|a, b| a.owner == b.owner && a.set == b.set).map(<[_]>::len).collect();
         let mut rest = wanted.into_iter().peekable();
         for length in lengths {
-            let Some(Wanted { owner, set, .. }) = rest.peek() else { break };
+            let Some(DesiredElement { owner, set, .. }) = rest.peek() else { break };
             let (owner, set) = (*owner, *set);
             let elements = rest.by_ref().take(length).map(|wanted| wanted.element).collect();
             self.first.push(Operation::AddElements(sets.get(set), elements), owner);

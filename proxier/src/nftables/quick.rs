@@ -6,21 +6,21 @@ use netfilter::kernel::nftables::{ChainState, NftError, NftTables};
 use netfilter::nft::{Name, Table};
 use tracing::debug;
 
-use super::settings::Settings;
+use super::settings::NftablesSettings;
 use super::{names, rules};
 
 /// The base chains as a sync of everything left them. Nothing but such a sync of ours changes them.
 #[derive(Debug)]
-pub(super) struct QuickCheck {
+pub(super) struct BaseChainCheck {
     chains: Vec<Name>,
     known: Vec<Option<ChainState>>,
     /// The generation of the last look.
     generation: Option<u32>,
 }
 
-impl QuickCheck {
+impl BaseChainCheck {
     /// The base chains as they are now; `None` if they cannot be read: then the check of every `syncPeriod` is all there is.
-    pub fn new(kernel: &mut dyn NftTables, settings: &Settings) -> Option<Self> {
+    pub fn new(kernel: &mut dyn NftTables, settings: &NftablesSettings) -> Option<Self> {
         let bases = rules::fixed(settings).into_iter().filter(|(chain, _)| chain.base.is_some());
         let mut check =
             Self { chains: bases.map(|(chain, _)| chain.name).collect(), known: Vec::new(), generation: None };

@@ -8,42 +8,46 @@ use netfilter::kernel::nftables::{NftError, ReadTable};
 use netfilter::nft::{Bytes, Element, Key, Set, Table, Value};
 use tracing::{debug, info};
 
-use super::names::{self, Leads, Place, Policy, SetId};
-use super::numbers::Numbered;
-use super::plan::Held;
-use super::settings::Settings;
-use super::view::View;
+use super::names::{self, ChainEndpoints, Policy, SetId, VipOrNodePort};
+use super::numbers::NumberedEndpoints;
+use super::plan::ElementIndex;
+use super::port_spec::PortSpec;
+use super::settings::NftablesSettings;
 use super::{Nftables, structure};
 
 /// How many numbers may be nobody's before the last endpoint of a Service with affinity is not found any more.
-const GAP: usize = 16;
+const MAX_NUMBER_GAP: usize = 16;
 
 /// From so many elements on, those of a set are asked for by their keys. To list them takes the kernel time in the square
 /// of their number: for each 32 KiB it begins anew, and passes over what it has told.
-pub(super) const MANY: usize = 131_072;
+pub(super) const LOOKUP_THRESHOLD: usize = 131_072;
 
 /// What the kernel holds.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct ObservedTable {
     pub table: Option<ReadTable>,
     /// Why it is replaced as a whole, if it is: it is not ours, or not of this version.
     pub conflict: Option<String>,
-    pub elements: Held,
+    pub elements: ElementIndex,
 }
 
 impl Nftables {
     /// Reads all that the table holds.
-    pub(super) fn find(&mut self, settings: &Settings) -> Result<Found, NftError> {
+    pub(super) fn observe(&mut self, settings: &NftablesSettings) -> Result<ObservedTable, NftError> {
         let table = names::table(self.family);
-        let Some(read) = self.kernel.table(&table)? else { return Ok(Found::default()) };
+        let Some(read) = self.kernel.table(&table)? else { return Ok(ObservedTable::default()) };
         if let Some(owner) = read.owner {
             return Err(NftError::Owned { table: table.to_string(), owner });
         }
         if let Some(conflict) = structure::conflict(&read, &self.sets, settings) {
             info!("{}: replacing nf_tables table {table}: {conflict}", self.family);
-            return Ok(Found { table: Some(read), conflict: Some(conflict), elements: Held::default() });
+            return Ok(ObservedTable {
+                table: Some(read),
+                conflict: Some(conflict),
+                elements: ElementIndex::default(),
+            });
         }
-        let mut elements = Held::default();
+        let mut elements = ElementIndex::default();
         // What leads to endpoints comes before them.
         for (id, set) in self.sets.iter().filter(|(_, set)| read.sets.contains_key(&set.name)) {
             let count = read.counts.get(&set.name).copied().filter(|count| *count >= self.many);
@@ -59,7 +63,7 @@ impl Nftables {
             }
             self.kernel.elements(&table, set, &mut |element| elements.insert(id, element))?;
         }
-        Ok(Found { table: Some(read), conflict: None, elements })
+        Ok(ObservedTable { table: Some(read), conflict: None, elements })
     }
 }
 
@@ -69,7 +73,7 @@ fn by_keys(
     table: &Table,
     id: SetId,
     set: &Set,
-    elements: &mut Held,
+    elements: &mut ElementIndex,
 ) -> Result<(), NftError> {
     let mut found = Vec::new();
     let mut lists = led_to(elements, id);
@@ -80,27 +84,30 @@ fn by_keys(
 }
 
 /// Keys of endpoints in a set that verdicts lead to, those first that must be there if the others are.
-fn led_to(elements: &Held, id: SetId) -> impl Iterator<Item = Vec<Bytes>> {
-    let leading = Place::ALL
+fn led_to(elements: &ElementIndex, id: SetId) -> impl Iterator<Item = Vec<Bytes>> {
+    let leading = VipOrNodePort::ALL
         .into_iter()
         .flat_map(|place| [SetId::Service(place), SetId::ShortCircuit(place), SetId::LocalPolicy(place)]);
     let numbers = move |element: &Element| {
         let Some(Value::Verdict(verdict)) = &element.value else { return None };
-        let leads = names::leads(verdict.chain()?)?;
+        let leads = names::chain_endpoints(verdict.chain()?)?;
         (leads.to == id).then_some((element.key.clone(), leads))
     };
-    leading.flat_map(|set| elements.of(set)).filter_map(numbers).flat_map(|(key, Leads { numbers, gaps, .. })| {
-        let keys: Vec<Bytes> = (0..numbers).map(|number| Key::from(&key).number(number).build()).collect();
-        if gaps { keys.into_iter().map(|key| vec![key]).collect() } else { vec![keys] }
-    })
+    leading.flat_map(|set| elements.of(set)).filter_map(numbers).flat_map(
+        |(key, ChainEndpoints { numbers, gaps, .. })| {
+            let keys: Vec<Bytes> = (0..numbers).map(|number| Key::from(&key).number(number).build()).collect();
+            if gaps { keys.into_iter().map(|key| vec![key]).collect() } else { vec![keys] }
+        },
+    )
 }
 
 /// The numbers that the kernel has for endpoints of a Service port: those at its first destination that has any.
-pub(super) fn numbers_in(held: &Held, view: &View, policy: Policy) -> Numbered {
+pub(super) fn numbers_in(held: &ElementIndex, spec: &PortSpec, policy: Policy) -> NumberedEndpoints {
     let any = |place| held.count(SetId::Endpoints(place, policy)) > 0;
-    let witnesses = view.witnesses().filter(|(place, of, ..)| *of == policy && any(*place));
+    let endpoint_map_keys = spec.endpoint_map_keys().filter(|(place, of, ..)| *of == policy && any(*place));
     let at = |set, key: &[u8]| held.get(set, key).and_then(|element| endpoint(element.value.as_ref()?));
-    let mut all = witnesses.map(|(place, _, ip, port)| numbers_at(at, view.protocol, (place, policy), ip, port));
+    let mut all =
+        endpoint_map_keys.map(|(place, _, ip, port)| numbers_at(at, spec.protocol, (place, policy), ip, port));
     all.find(|numbered| !numbered.is_empty()).unwrap_or_default()
 }
 
@@ -108,10 +115,10 @@ pub(super) fn numbers_in(held: &Held, view: &View, policy: Policy) -> Numbered {
 pub(super) fn numbers_at(
     at: impl Fn(SetId, &[u8]) -> Option<SocketAddr>,
     protocol: u8,
-    which: (Place, Policy),
+    which: (VipOrNodePort, Policy),
     ip: Option<IpAddr>,
     port: u16,
-) -> Numbered {
+) -> NumberedEndpoints {
     let set = SetId::Endpoints(which.0, which.1);
     let key = ip.into_iter().fold(Key::default(), Key::address).protocol(protocol).port(port);
     let mut numbered = Vec::new();
@@ -122,7 +129,7 @@ pub(super) fn numbers_at(
         if endpoint.is_some() {
             end = numbered.len();
         }
-        if numbered.len() - end > GAP {
+        if numbered.len() - end > MAX_NUMBER_GAP {
             break;
         }
     }

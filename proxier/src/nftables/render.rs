@@ -1,6 +1,6 @@
 //! The elements of one Service port.
 //!
-//! In: a [`View`]. Out: elements of the table's sets, members that it may share with others, chains that it needs.
+//! In: a [`PortSpec`]. Out: elements of the table's sets, members that it may share with others, chains that it needs.
 //! Must not know: what the kernel holds, or other Service ports.
 
 use std::net::IpAddr;
@@ -8,11 +8,11 @@ use std::net::IpAddr;
 use netfilter::nft::{Bytes, COMMENT_MAX, Element, Key, Name, Verdict};
 
 use super::names::{
-    Balance, EXTERNAL_LOCAL, FIREWALL_SOURCE_RANGES, NODE_PORT_LOCAL, Place, Policy, REJECT, SetId, SharedChain,
-    Sticky, alike, service_number,
+    Balance, EXTERNAL_LOCAL, FIREWALL_SOURCE_RANGES, NODE_PORT_LOCAL, Policy, REJECT, SetId, SharedChain, Sticky,
+    VipOrNodePort, service_number, size_class,
 };
+use super::port_spec::PortSpec;
 use super::ranges::merged;
-use super::view::View;
 use crate::model::ServicePortName;
 
 /// What a Service port wants of the table.
@@ -40,41 +40,41 @@ pub fn comment(name: &ServicePortName) -> Name {
 
 /// All that a Service port wants.
 #[must_use]
-pub fn render(name: &ServicePortName, view: &View, node_ip: IpAddr) -> Rendered {
-    write(name, view, node_ip, true)
+pub fn render(name: &ServicePortName, spec: &PortSpec, node_ip: IpAddr) -> Rendered {
+    write(name, spec, node_ip, true)
 }
 
 /// The same without its elements: only what it may share with others.
 #[must_use]
-pub fn render_shared(name: &ServicePortName, view: &View, node_ip: IpAddr) -> Rendered {
-    write(name, view, node_ip, false)
+pub fn render_shared(name: &ServicePortName, spec: &PortSpec, node_ip: IpAddr) -> Rendered {
+    write(name, spec, node_ip, false)
 }
 
-fn write(name: &ServicePortName, view: &View, node_ip: IpAddr, elements: bool) -> Rendered {
-    let service = if view.affinity.is_some() { service_number(name) } else { 0 };
-    let mut writer = Writer { view, service, comment: comment(name), elements, out: Rendered::default() };
-    if let Some(ip) = view.cluster_ip {
+fn write(name: &ServicePortName, spec: &PortSpec, node_ip: IpAddr, elements: bool) -> Rendered {
+    let service = if spec.affinity.is_some() { service_number(name) } else { 0 };
+    let mut writer = Writer { spec, service, comment: comment(name), elements, out: Rendered::default() };
+    if let Some(ip) = spec.cluster_ip {
         writer.cluster_ip(ip);
     }
-    for ip in view.vips.iter().chain(&view.external_ips) {
-        writer.external(Place::Address, Some(*ip));
+    for ip in spec.vips.iter().chain(&spec.external_ips) {
+        writer.external(VipOrNodePort::Address, Some(*ip));
     }
-    if view.node_port != 0 {
-        writer.external(Place::NodePort, None);
+    if spec.node_port != 0 {
+        writer.external(VipOrNodePort::NodePort, None);
     }
     if elements {
         writer.firewall(node_ip);
     }
-    let hairpin = view.here.iter().map(|endpoint| {
+    let hairpin = spec.here.iter().map(|endpoint| {
         let ip = endpoint.ip();
-        (SetId::Hairpin, Key::default().address(ip).address(ip).protocol(view.protocol).port(endpoint.port()).build())
+        (SetId::Hairpin, Key::default().address(ip).address(ip).protocol(spec.protocol).port(endpoint.port()).build())
     });
     writer.out.members.extend(hairpin);
     writer.out
 }
 
 struct Writer<'a> {
-    view: &'a View,
+    spec: &'a PortSpec,
     /// For session affinity.
     service: u32,
     comment: Name,
@@ -84,10 +84,10 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn key(&self, place: Place, ip: Option<IpAddr>) -> Key {
-        let port = if place == Place::NodePort { self.view.node_port } else { self.view.port };
+    fn key(&self, place: VipOrNodePort, ip: Option<IpAddr>) -> Key {
+        let port = if place == VipOrNodePort::NodePort { self.spec.node_port } else { self.spec.port };
         let key = ip.into_iter().fold(Key::default(), Key::address);
-        key.protocol(self.view.protocol).port(port)
+        key.protocol(self.spec.protocol).port(port)
     }
 
     fn push(&mut self, set: SetId, element: Element) {
@@ -98,21 +98,21 @@ impl Writer<'_> {
 
     fn cluster_ip(&mut self, ip: IpAddr) {
         self.out.members.push((SetId::ClusterIps, Key::default().address(ip).build()));
-        let key = self.key(Place::Address, Some(ip));
-        let policy = if self.view.internal_local { Policy::Local } else { Policy::Cluster };
-        match self.balance(Place::Address, Some(ip), policy) {
-            Some(balance) if self.view.has_internal() => {
+        let key = self.key(VipOrNodePort::Address, Some(ip));
+        let policy = if self.spec.internal_local { Policy::Local } else { Policy::Cluster };
+        match self.balance(VipOrNodePort::Address, Some(ip), policy) {
+            Some(balance) if self.spec.has_internal() => {
                 let chain = self.needs(SharedChain::Balance(balance));
-                self.push(SetId::Service(Place::Address), Element::verdict(key.build(), Verdict::Goto(chain)));
+                self.push(SetId::Service(VipOrNodePort::Address), Element::verdict(key.build(), Verdict::Goto(chain)));
             }
-            _ => self.refuse(Place::Address, key),
+            _ => self.refuse(VipOrNodePort::Address, key),
         }
     }
 
-    fn external(&mut self, place: Place, ip: Option<IpAddr>) {
+    fn external(&mut self, place: VipOrNodePort, ip: Option<IpAddr>) {
         let key = self.key(place, ip);
         let goto = |chain: Name| Element::verdict(key.clone().build(), Verdict::Goto(chain));
-        if self.view.any && self.view.external_local {
+        if self.spec.any && self.spec.external_local {
             for (policy, set) in
                 [(Policy::Cluster, SetId::ShortCircuit(place)), (Policy::Local, SetId::LocalPolicy(place))]
             {
@@ -121,22 +121,22 @@ impl Writer<'_> {
                     self.push(set, goto(chain));
                 }
             }
-            let chain = if place == Place::NodePort { NODE_PORT_LOCAL } else { EXTERNAL_LOCAL };
+            let chain = if place == VipOrNodePort::NodePort { NODE_PORT_LOCAL } else { EXTERNAL_LOCAL };
             self.push(SetId::Service(place), goto(chain.into()));
-        } else if self.view.any
+        } else if self.spec.any
             && let Some(balance) = self.balance(place, ip, Policy::Cluster)
         {
             let chain = self.needs(SharedChain::External(balance));
             self.push(SetId::Service(place), goto(chain));
         }
-        if !self.view.has_external() {
+        if !self.spec.has_external() {
             self.refuse(place, key);
         }
     }
 
     /// Traffic with nowhere to go: rejected where no endpoint exists at all, dropped where only this node has none.
-    fn refuse(&mut self, place: Place, key: Key) {
-        let verdict = if self.view.any { Verdict::Drop } else { Verdict::Goto(REJECT.into()) };
+    fn refuse(&mut self, place: VipOrNodePort, key: Key) {
+        let verdict = if self.spec.any { Verdict::Drop } else { Verdict::Goto(REJECT.into()) };
         self.push(SetId::NoEndpoint(place), Element::verdict(key.build(), verdict));
     }
 
@@ -146,9 +146,9 @@ impl Writer<'_> {
     }
 
     /// The endpoints of a policy, for one destination; how to choose among them, if there are any.
-    fn balance(&mut self, place: Place, ip: Option<IpAddr>, policy: Policy) -> Option<Balance> {
-        let (view, service, key, elements) = (self.view, self.service, self.key(place, ip), self.elements);
-        let numbered = view.endpoints(policy);
+    fn balance(&mut self, place: VipOrNodePort, ip: Option<IpAddr>, policy: Policy) -> Option<Balance> {
+        let (spec, service, key, elements) = (self.spec, self.service, self.key(place, ip), self.elements);
+        let numbered = spec.endpoints(policy);
         let held = || (0_u32..).zip(numbered.iter()).filter_map(|(number, endpoint)| Some((number, endpoint?)));
         let wanted = || held().filter(|_| elements);
         let endpoints = wanted().map(|(number, endpoint)| {
@@ -156,7 +156,7 @@ impl Writer<'_> {
             (SetId::Endpoints(place, policy), Element::data(key.clone().number(number).build(), value))
         });
         self.out.elements.extend(endpoints);
-        let sticky = view.affinity.map(|seconds| {
+        let sticky = spec.affinity.map(|seconds| {
             let choices = (0_u32..).zip(wanted()).map(|(choice, (number, _))| {
                 let chain = SharedChain::Stick { place, policy, number, seconds, service };
                 let element = Element::verdict(key.clone().number(choice).build(), Verdict::Goto(chain.to_name()));
@@ -166,24 +166,24 @@ impl Writer<'_> {
             Sticky { numbers: u32::try_from(numbered.len()).unwrap_or(u32::MAX), seconds, service }
         });
         let count = u32::try_from(held().count()).unwrap_or(u32::MAX);
-        let most = if sticky.is_some() { count } else { *alike(count).end() };
+        let most = if sticky.is_some() { count } else { *size_class(count).end() };
         (count > 0).then_some(Balance { place, policy, count: most, sticky })
     }
 
     /// Who may use the load balancer's addresses.
     fn firewall(&mut self, node_ip: IpAddr) {
-        let view = self.view;
-        if view.ranges.is_empty() {
+        let spec = self.spec;
+        if spec.ranges.is_empty() {
             return;
         }
-        let mut ranges = view.ranges.to_vec();
+        let mut ranges = spec.ranges.to_vec();
         // A VIP is often a local address too: then this node's own packets to it come from it.
         if ranges.iter().any(|range| range.contains(&node_ip)) {
-            ranges.extend(view.vips.iter().map(|vip| ipnet::IpNet::from(*vip)));
+            ranges.extend(spec.vips.iter().map(|vip| ipnet::IpNet::from(*vip)));
         }
         let ranges = merged(&ranges);
-        for vip in &view.vips {
-            let key = self.key(Place::Address, Some(*vip));
+        for vip in &spec.vips {
+            let key = self.key(VipOrNodePort::Address, Some(*vip));
             let allowed = ranges.iter().map(|(first, last)| Element {
                 end: Some(key.clone().address(*last).build()),
                 ..Element::member(key.clone().address(*first).build())

@@ -6,7 +6,7 @@ use netfilter::IpFamily;
 use netfilter::nft::{Address, Chain, ChainType, Field, Hook, Name, Rule, SetOperation, Statement, Verdict};
 
 use super::names::*;
-use super::settings::Settings;
+use super::settings::NftablesSettings;
 use crate::model::config::LocalTraffic;
 
 /// The priorities that kube-proxy's chains have: nat's usual ones, and just before.
@@ -15,7 +15,7 @@ const SRCNAT: i32 = 100;
 const BEFORE_DSTNAT: i32 = DSTNAT - 10;
 
 /// A chain with its rules.
-pub type Written = (Chain, Vec<Rule>);
+pub type ChainWithRules = (Chain, Vec<Rule>);
 
 fn jump(chain: &str) -> Statement {
     Statement::Verdict(Verdict::Jump(chain.into()))
@@ -25,7 +25,7 @@ fn if_new(chains: &[&str]) -> Vec<Rule> {
     chains.iter().map(|chain| Rule::new([Statement::CtStateNew, jump(chain)])).collect()
 }
 
-fn verdicts(family: IpFamily, place: Place, map: SetId) -> Statement {
+fn verdicts(family: IpFamily, place: VipOrNodePort, map: SetId) -> Statement {
     Statement::VerdictMap { key: key(family, place), map: map.name().into() }
 }
 
@@ -35,7 +35,7 @@ fn destination_in(family: IpFamily, set: SetId) -> Statement {
 
 /// The chains that packets come by, and those that these lead to.
 #[must_use]
-pub fn fixed(settings: &Settings) -> Vec<Written> {
+pub fn fixed(settings: &NftablesSettings) -> Vec<ChainWithRules> {
     let family = settings.family;
     let (filter, nat) = (ChainType::Filter, ChainType::Nat);
     let checks = [SERVICE_ENDPOINTS_CHECK, CLUSTER_IPS_CHECK];
@@ -43,17 +43,17 @@ pub fn fixed(settings: &Settings) -> Vec<Written> {
     let plain = |name: &str, rules| (Chain::plain(name), rules);
     let mut reject = Chain::plain(REJECT);
     reject.comment = Some("helper for @no-endpoint-services / @no-endpoint-nodeports".into());
-    let by_address = |map| vec![Rule::new([verdicts(family, Place::Address, map)])];
+    let by_address = |map| vec![Rule::new([verdicts(family, VipOrNodePort::Address, map)])];
     let mut node_ports = node_port_ips(settings, false);
-    node_ports.push(verdicts(family, Place::NodePort, SetId::NoEndpoint(Place::NodePort)));
+    node_ports.push(verdicts(family, VipOrNodePort::NodePort, SetId::NoEndpoint(VipOrNodePort::NodePort)));
     vec![
         (reject, vec![Rule::new([Statement::Reject(family)])]),
-        plain(EXTERNAL_LOCAL, local_policy(settings, Place::Address)),
-        plain(NODE_PORT_LOCAL, local_policy(settings, Place::NodePort)),
+        plain(EXTERNAL_LOCAL, local_policy(settings, VipOrNodePort::Address)),
+        plain(NODE_PORT_LOCAL, local_policy(settings, VipOrNodePort::NodePort)),
         plain(SERVICES, services(settings)),
         plain(MASQUERADING, masquerading(settings)),
         plain(CLUSTER_IPS_CHECK, cluster_ips_check(settings)),
-        plain(SERVICE_ENDPOINTS_CHECK, by_address(SetId::NoEndpoint(Place::Address))),
+        plain(SERVICE_ENDPOINTS_CHECK, by_address(SetId::NoEndpoint(VipOrNodePort::Address))),
         plain(NODE_PORT_ENDPOINTS_CHECK, vec![Rule::new(node_ports)]),
         plain(FIREWALL_SOURCE_RANGES, vec![source_ranges(family)]),
         plain(FIREWALL_CHECK, by_address(SetId::FirewallIps)),
@@ -69,7 +69,7 @@ pub fn fixed(settings: &Settings) -> Vec<Written> {
 }
 
 /// Packets to addresses that node ports work on. After routing it is known that they are local.
-fn node_port_ips(settings: &Settings, before_routing: bool) -> Vec<Statement> {
+fn node_port_ips(settings: &NftablesSettings, before_routing: bool) -> Vec<Statement> {
     if settings.node_port_ips.is_some() {
         return vec![destination_in(settings.family, SetId::NodePortIps)];
     }
@@ -79,7 +79,7 @@ fn node_port_ips(settings: &Settings, before_routing: bool) -> Vec<Statement> {
     local.into_iter().chain([not_loopback]).collect()
 }
 
-fn services(settings: &Settings) -> Vec<Rule> {
+fn services(settings: &NftablesSettings) -> Vec<Rule> {
     let family = settings.family;
     let mut rules = Vec::with_capacity(3);
     let mark = Statement::SetMark(settings.masquerade_mark);
@@ -91,16 +91,16 @@ fn services(settings: &Settings) -> Vec<Rule> {
         let comment = "masquerade clusterIP traffic from outside cluster";
         rules.push(Rule::new([to_cluster_ip, elsewhere, mark]).comment(comment));
     }
-    rules.push(Rule::new([verdicts(family, Place::Address, SetId::Service(Place::Address))]));
+    rules.push(Rule::new([verdicts(family, VipOrNodePort::Address, SetId::Service(VipOrNodePort::Address))]));
     let mut node_ports = node_port_ips(settings, true);
-    node_ports.push(verdicts(family, Place::NodePort, SetId::Service(Place::NodePort)));
+    node_ports.push(verdicts(family, VipOrNodePort::NodePort, SetId::Service(VipOrNodePort::NodePort)));
     rules.push(Rule::new(node_ports));
     rules
 }
 
 /// What comes for a Service with `externalTrafficPolicy: Local`: what starts on this node is treated as if it had gone
 /// out and come back through a load balancer.
-fn local_policy(settings: &Settings, place: Place) -> Vec<Rule> {
+fn local_policy(settings: &NftablesSettings, place: VipOrNodePort) -> Vec<Rule> {
     let family = settings.family;
     let short_circuit = verdicts(family, place, SetId::ShortCircuit(place));
     let host = Statement::AddressIsLocal(Address::Source);
@@ -124,7 +124,7 @@ fn from_local_traffic(local: &LocalTraffic, not: bool) -> Statement {
     }
 }
 
-fn masquerading(settings: &Settings) -> Vec<Rule> {
+fn masquerading(settings: &NftablesSettings) -> Vec<Rule> {
     let family = settings.family;
     let masquerade = Statement::Masquerade { random: true };
     let mark = settings.masquerade_mark;
@@ -137,7 +137,7 @@ fn masquerading(settings: &Settings) -> Vec<Rule> {
     ]
 }
 
-fn cluster_ips_check(settings: &Settings) -> Vec<Rule> {
+fn cluster_ips_check(settings: &NftablesSettings) -> Vec<Rule> {
     let family = settings.family;
     let reject = [destination_in(family, SetId::ClusterIps), Statement::Reject(family)];
     let mut rules = vec![Rule::new(reject).comment("Reject traffic to invalid ports of ClusterIPs")];
@@ -149,7 +149,7 @@ fn cluster_ips_check(settings: &Settings) -> Vec<Rule> {
 }
 
 fn source_ranges(family: IpFamily) -> Rule {
-    let from = [key(family, Place::Address), vec![Field::Source(family)]].concat();
+    let from = [key(family, VipOrNodePort::Address), vec![Field::Source(family)]].concat();
     Rule::new([
         Statement::Lookup { key: from, set: SetId::FirewallAllowed.name().into(), not: true },
         Statement::Verdict(Verdict::Drop),
@@ -176,7 +176,7 @@ pub fn needs(chain: SharedChain) -> (Vec<SharedChain>, u32) {
 
 /// The rules of a chain that Service ports share.
 #[must_use]
-pub fn shared(chain: SharedChain, settings: &Settings) -> Vec<Rule> {
+pub fn shared(chain: SharedChain, settings: &NftablesSettings) -> Vec<Rule> {
     let family = settings.family;
     match chain {
         SharedChain::External(balance) => vec![
@@ -210,7 +210,7 @@ fn balance(family: IpFamily, balance: Balance) -> Vec<Rule> {
     let Balance { place, policy, count, sticky } = balance;
     let among = |count| [key(family, place), vec![Field::random(count)]].concat();
     let Some(Sticky { numbers, seconds, service }) = sticky else {
-        return drawn(family, place, policy, count);
+        return random_draws(family, place, policy, count);
     };
     let remembered = (0..numbers).map(|number| {
         let set = affinity_name(number);
@@ -223,13 +223,13 @@ fn balance(family: IpFamily, balance: Balance) -> Vec<Rule> {
 
 /// One of the endpoints. The number drawn may be nobody's, for there may be fewer; then the rule ends, and the next one
 /// draws among one less. Whatever the draw that hits, all endpoints were equally likely.
-fn drawn(family: IpFamily, place: Place, policy: Policy, most: u32) -> Vec<Rule> {
+fn random_draws(family: IpFamily, place: VipOrNodePort, policy: Policy, most: u32) -> Vec<Rule> {
     let map: Name = SetId::Endpoints(place, policy).name().into();
     let draw = |count| {
         let key = [key(family, place), vec![Field::random(count)]].concat();
         Rule::new([Statement::Dnat { family, key, map: map.clone() }])
     };
-    alike(most).rev().map(draw).collect()
+    size_class(most).rev().map(draw).collect()
 }
 
 #[cfg(test)]
@@ -242,13 +242,13 @@ mod tests {
             let text = rule.to_string();
             text.split("random mod ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("a draw")
         };
-        drawn(IpFamily::V4, Place::Address, Policy::Cluster, most).iter().map(random).collect()
+        random_draws(IpFamily::V4, VipOrNodePort::Address, Policy::Cluster, most).iter().map(random).collect()
     }
 
     #[test]
     fn every_endpoint_is_as_likely_as_any_other() {
         for count in 1..300 {
-            let most = *alike(count).end();
+            let most = *size_class(count).end();
             // How many of the packets come as far as a rule, as a fraction: rules draw among at most `most`.
             let (mut rest, mut each) = (1.0_f64, 0.0);
             for among in draws(most) {
@@ -270,12 +270,12 @@ mod tests {
 
     #[test]
     fn counts_that_are_alike_agree_about_it() {
-        assert_eq!([1, 4, 5, 8, 9, 32, 33, 48, 49].map(|n| *alike(n).end()), [4, 4, 8, 8, 16, 32, 48, 48, 64]);
+        assert_eq!([1, 4, 5, 8, 9, 32, 33, 48, 49].map(|n| *size_class(n).end()), [4, 4, 8, 8, 16, 32, 48, 48, 64]);
         for count in 1..5000 {
-            let all = alike(count);
+            let all = size_class(count);
             assert!(all.contains(&count) && all.clone().count() <= 16);
-            assert!(all.clone().all(|other| alike(other) == all), "{count}");
+            assert!(all.clone().all(|other| size_class(other) == all), "{count}");
         }
-        assert!(alike(u32::MAX).contains(&u32::MAX));
+        assert!(size_class(u32::MAX).contains(&u32::MAX));
     }
 }

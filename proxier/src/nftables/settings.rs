@@ -1,6 +1,6 @@
 //! What the table depends on besides Services and endpoints, made concrete for one family and one moment.
 //!
-//! In: the configuration, the node, its addresses. Out: [`Settings`]. Must not know: how any of it was found out.
+//! In: the configuration, the node, its addresses. Out: [`NftablesSettings`]. Must not know: how any of it was found out.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::model::{Config, Snapshot};
 
 /// Everything that rules depend on besides Services and endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct NftablesSettings {
     /// The family.
     pub family: IpFamily,
     /// The node's own address.
@@ -29,7 +29,7 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
 }
 
-impl Settings {
+impl NftablesSettings {
     /// The settings at a moment. `local_addresses` is asked only if node ports apply to some addresses.
     #[must_use]
     pub fn of(

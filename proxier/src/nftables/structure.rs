@@ -10,15 +10,15 @@ use netfilter::kernel::nftables::{ReadRule, ReadSet, ReadTable};
 use netfilter::nft::{Chain, Name, Operation, Rule, Set};
 
 use super::names::{self, SharedChain, TABLE_COMMENT};
-use super::plan::{Plan, Sets};
-use super::rules::{self, Written};
-use super::settings::Settings;
+use super::plan::{Plan, SetDefinitions};
+use super::rules::{self, ChainWithRules};
+use super::settings::NftablesSettings;
 
 /// The character that upstream's chains of Service ports have in their names, and no other chain.
 const UPSTREAM_SEPARATOR: char = '/';
 
 /// All chains that there have to be, in an order in which none leads to a later one.
-pub fn chains(settings: &Settings, shared: &BTreeSet<SharedChain>) -> Vec<Written> {
+pub fn chains(settings: &NftablesSettings, shared: &BTreeSet<SharedChain>) -> Vec<ChainWithRules> {
     let of = |chain: &SharedChain| (Chain::plain(chain.to_name()), rules::shared(*chain, settings));
     shared.iter().map(of).chain(rules::fixed(settings)).collect()
 }
@@ -26,7 +26,7 @@ pub fn chains(settings: &Settings, shared: &BTreeSet<SharedChain>) -> Vec<Writte
 /// Why the table has to be replaced as a whole: the kernel cannot change such an object into ours, or the table is of
 /// another make, and may hold anything. `None` if the difference can be written.
 #[must_use]
-pub fn conflict(read: &ReadTable, sets: &Sets, settings: &Settings) -> Option<String> {
+pub fn conflict(read: &ReadTable, sets: &SetDefinitions, settings: &NftablesSettings) -> Option<String> {
     if read.comment.as_deref() != Some(TABLE_COMMENT) {
         return Some("the table has another comment".to_owned());
     }
@@ -63,13 +63,14 @@ fn is_other(read: &ReadTable, set: &Set) -> bool {
 /// Makes the table and all that elements refer to: everything but the base chains.
 pub fn build(
     plan: &mut Plan<'_>,
-    settings: &Settings,
-    sets: &Sets,
+    settings: &NftablesSettings,
+    sets: &SetDefinitions,
     shared: &BTreeSet<SharedChain>,
     affinity_sets: u32,
 ) {
     plan.first.push(Operation::AddTable { comment: Some(TABLE_COMMENT.into()) }, None);
-    let chains: Vec<Written> = chains(settings, shared).into_iter().filter(|(chain, _)| chain.base.is_none()).collect();
+    let chains: Vec<ChainWithRules> =
+        chains(settings, shared).into_iter().filter(|(chain, _)| chain.base.is_none()).collect();
     for (chain, _) in &chains {
         plan.first.push(Operation::AddChain(chain.clone()), None);
     }
@@ -83,7 +84,7 @@ pub fn build(
 }
 
 /// Makes the base chains: from now on, packets go through the table.
-pub fn attach(plan: &mut Plan<'_>, settings: &Settings) {
+pub fn attach(plan: &mut Plan<'_>, settings: &NftablesSettings) {
     for (chain, rules) in rules::fixed(settings).into_iter().filter(|(chain, _)| chain.base.is_some()) {
         plan.first.push(Operation::AddChain(chain.clone()), None);
         add_rules(plan, &chain.name, &rules);
@@ -94,8 +95,8 @@ pub fn attach(plan: &mut Plan<'_>, settings: &Settings) {
 pub fn plan(
     plan: &mut Plan<'_>,
     read: Option<&ReadTable>,
-    settings: &Settings,
-    sets: &Sets,
+    settings: &NftablesSettings,
+    sets: &SetDefinitions,
     shared: &BTreeSet<SharedChain>,
     affinity_sets: u32,
 ) {
@@ -165,7 +166,7 @@ fn add_rules(plan: &mut Plan<'_>, chain: &Name, rules: &[Rule]) {
 /// Makes the chains and sets of clients that came to be wanted.
 pub fn grow(
     plan: &mut Plan<'_>,
-    settings: &Settings,
+    settings: &NftablesSettings,
     new: impl Iterator<Item = SharedChain>,
     affinity_sets: std::ops::Range<u32>,
 ) {
@@ -182,7 +183,7 @@ pub fn grow(
 /// Deletes those that are not wanted any more, in an order in which nothing leads to them.
 pub fn shrink(
     plan: &mut Plan<'_>,
-    settings: &Settings,
+    settings: &NftablesSettings,
     gone: impl DoubleEndedIterator<Item = SharedChain>,
     affinity_sets: std::ops::Range<u32>,
 ) {

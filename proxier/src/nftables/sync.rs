@@ -10,33 +10,33 @@ use netfilter::kernel::nftables::{NftError, Refusal};
 use netfilter::nft::{Element, Key, Name, Operation, Transaction};
 use tracing::debug;
 
-use super::claims::Claims;
 use super::names::{self, Policy, SetId, SharedChain};
-use super::numbers::Numbered;
-use super::plan::{Held, Owned, Plan, Sets, Wanted};
-use super::read::{Found, numbers_in};
+use super::numbers::NumberedEndpoints;
+use super::owners::AddressOwners;
+use super::plan::{DesiredElement, ElementIndex, OwnedTransaction, Plan, SetDefinitions};
+use super::port_spec::PortSpec;
+use super::programmed::{MemberChanges, ProgrammedPort, ProgrammedTable, SharedRefCounts};
+use super::read::{ObservedTable, numbers_in};
 use super::render::{Rendered, render};
-use super::settings::Settings;
-use super::shared::is_shared_chain;
-use super::state::{Counts, MemberChanges, Programmed, State};
-use super::view::View;
+use super::settings::NftablesSettings;
+use super::shared_chains::is_shared_chain;
 use super::{Nftables, rules, structure};
 use crate::backend::SyncError;
 use crate::model::{CategorizedEndpoints, Destination, ServicePortName, Snapshot};
 
 /// How often the table is read anew because somebody else changed something meanwhile.
-const TRIES: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 /// How many foreign chains a message names.
 const FOREIGN_NAMED: usize = 5;
 
 /// An attempt that failed: with the Service ports at fault, if they are known.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct TransactionFailure {
     pub ports: Vec<(ServicePortName, String)>,
     pub error: SyncError,
 }
 
-impl From<NftError> for Failure {
+impl From<NftError> for TransactionFailure {
     fn from(error: NftError) -> Self {
         Self { ports: Vec::new(), error: error.into() }
     }
@@ -44,27 +44,31 @@ impl From<NftError> for Failure {
 
 impl Nftables {
     /// Reads the whole table and writes what differs.
-    pub(super) fn compare(&mut self, snapshot: &Snapshot<'_>, settings: &Settings) -> Result<(), Failure> {
-        let mut tries = 0;
+    pub(super) fn full_sync(
+        &mut self,
+        snapshot: &Snapshot<'_>,
+        settings: &NftablesSettings,
+    ) -> Result<(), TransactionFailure> {
+        let mut attempts = 0;
         loop {
-            tries += 1;
+            attempts += 1;
             let generation = self.kernel.generation()?;
-            let found = self.find(settings)?;
-            let mut state = State::new(settings.clone());
+            let found = self.observe(settings)?;
+            let mut state = ProgrammedTable::new(settings.clone());
             let rejected = &self.rejected;
             let ports = || snapshot.ports.iter().filter(|(name, _)| !rejected.contains_key(*name));
             for (name, port) in ports() {
                 let destinations: Vec<Destination> = port.destinations().collect();
-                state.claims.replace(name, &[], &destinations, |_| ());
+                state.owners.replace(name, &[], &destinations, |_| ());
             }
             for (name, _) in ports() {
-                let current = |view: &View, policy, _: &[SocketAddr]| numbers_in(&found.elements, view, policy);
-                let programmed = programmed(name, snapshot, &state.claims, current);
+                let current = |spec: &PortSpec, policy, _: &[SocketAddr]| numbers_in(&found.elements, spec, policy);
+                let programmed = programmed(name, snapshot, &state.owners, current);
                 state.replace(name, programmed);
             }
             let names: Vec<&ServicePortName> = ports().map(|(name, _)| name).collect();
             // After three conflicts, write without the generation check; drift detection repairs the rest.
-            let checked = tries < TRIES;
+            let checked = attempts < MAX_ATTEMPTS;
             let written = if found.table.is_none() {
                 self.build(&mut state, &names, generation, checked).map(|generation| (generation, None))
             } else {
@@ -86,43 +90,51 @@ impl Nftables {
     }
 
     /// Writes what changed for these Service ports.
-    pub(super) fn change(
+    pub(super) fn partial_sync(
         &mut self,
         snapshot: &Snapshot<'_>,
         changed: &BTreeSet<ServicePortName>,
-        mut state: State,
-    ) -> Result<(), Failure> {
+        mut state: ProgrammedTable,
+    ) -> Result<(), TransactionFailure> {
         let mut affected: BTreeSet<ServicePortName> = changed.clone();
         for name in changed {
             let port = snapshot.ports.get(name).filter(|_| !self.rejected.contains_key(name));
             let old = state.ports.get(name).map_or(Box::default(), |port| port.destinations.clone());
             let new: Vec<Destination> = port.into_iter().flat_map(|port| port.destinations()).collect();
-            state.claims.replace(name, &old, &new, |other| _ = affected.insert(other.clone()));
+            state.owners.replace(name, &old, &new, |other| _ = affected.insert(other.clone()));
         }
-        let (mut held, mut wanted, mut members) = (Held::default(), Vec::new(), MemberChanges::default());
+        let (mut held, mut wanted, mut members) = (ElementIndex::default(), Vec::new(), MemberChanges::default());
         let node_ip = state.settings.node_ip;
         for name in &affected {
             let programmed = if self.rejected.contains_key(name) {
                 None
             } else {
-                let current = |_: &View, policy, _: &[SocketAddr]| {
-                    state.ports.get(name).map_or(Numbered::default(), |p| p.view.endpoints(policy).clone())
+                let current = |_: &PortSpec, policy, _: &[SocketAddr]| {
+                    state.ports.get(name).map_or(NumberedEndpoints::default(), |p| p.spec.endpoints(policy).clone())
                 };
-                programmed(name, snapshot, &state.claims, current)
+                programmed(name, snapshot, &state.owners, current)
             };
-            let new = programmed.as_ref().map(|new| render(name, &new.view, node_ip));
+            let new = programmed.as_ref().map(|new| render(name, &new.spec, node_ip));
             if let Some(old) = state.replace(name, programmed) {
-                let old = render(name, &old.view, node_ip);
+                let old = render(name, &old.spec, node_ip);
                 state.counts.subtract(&old, &mut members);
                 old.elements.into_iter().for_each(|(set, element)| held.insert(set, element));
             }
             if let Some(Rendered { elements, .. }) = new.inspect(|new| state.counts.add(new, &mut members)) {
-                wanted.extend(elements.into_iter().map(|(set, element)| Wanted { owner: Some(name), set, element }));
+                wanted.extend(elements.into_iter().map(|(set, element)| DesiredElement {
+                    owner: Some(name),
+                    set,
+                    element,
+                }));
             }
         }
         let [gone, new] = state.counts.settle(members);
         gone.into_iter().for_each(|(set, key)| held.insert(set, Element::member(key)));
-        wanted.extend(new.into_iter().map(|(set, key)| Wanted { owner: None, set, element: Element::member(key) }));
+        wanted.extend(new.into_iter().map(|(set, key)| DesiredElement {
+            owner: None,
+            set,
+            element: Element::member(key),
+        }));
         let mut plan = Plan::on(names::table(self.family));
         grow_and_shrink(&mut plan, &mut state);
         plan.elements(&self.sets, held, wanted);
@@ -139,7 +151,7 @@ impl Nftables {
     fn write(
         &mut self,
         plan: &Plan<'_>,
-        state: &State,
+        state: &ProgrammedTable,
         expected: Option<u32>,
         known: Option<u32>,
     ) -> Result<Option<u32>, WriteError> {
@@ -148,11 +160,17 @@ impl Nftables {
     }
 
     /// Applies the first two parts of a plan. Returns the number of batches that took.
-    pub(super) fn send(&mut self, plan: &Plan<'_>, state: &State, expected: Option<u32>) -> Result<u32, WriteError> {
+    pub(super) fn send(
+        &mut self,
+        plan: &Plan<'_>,
+        state: &ProgrammedTable,
+        expected: Option<u32>,
+    ) -> Result<u32, WriteError> {
         let mut batches = 0;
-        let Owned { transaction, .. } = &plan.first;
+        let OwnedTransaction { transaction, .. } = &plan.first;
         if !transaction.is_empty() {
-            batches += self.kernel.apply(transaction, expected).map_err(|error| blame(&plan.first, state, error))?;
+            batches +=
+                self.kernel.apply(transaction, expected).map_err(|error| attribute(&plan.first, state, error))?;
         }
         if !plan.later.is_empty() {
             batches +=
@@ -193,7 +211,7 @@ impl Nftables {
     }
 
     /// Deletes what `remove_unused` could not.
-    pub(super) fn sweep(&mut self) {
+    pub(super) fn retry_deletions(&mut self) {
         let Some(state) = &self.state else { return };
         let mut plan = Plan::on(names::table(self.family));
         unused(&mut plan, state);
@@ -205,9 +223,9 @@ impl Nftables {
     ///
     /// # Errors
     /// If the table cannot be read.
-    pub(super) fn difference(&mut self) -> Result<Option<String>, NftError> {
+    pub(super) fn drift(&mut self) -> Result<Option<String>, NftError> {
         let Some(mut state) = self.state.take() else { return Ok(None) };
-        let found = self.find(&state.settings);
+        let found = self.observe(&state.settings);
         let mut names: Vec<ServicePortName> = state.ports.keys().cloned().collect();
         names.sort_unstable();
         let names: Vec<&ServicePortName> = names.iter().collect();
@@ -240,9 +258,14 @@ fn foreign_chains(last: &Transaction) -> impl Iterator<Item = &str> {
 }
 
 /// A plan that makes the kernel hold all that these Service ports want, instead of what was found.
-fn whole<'a>(state: &mut State, sets: &Sets, found: Found, names: &[&'a ServicePortName]) -> Plan<'a> {
+fn whole<'a>(
+    state: &mut ProgrammedTable,
+    sets: &SetDefinitions,
+    found: ObservedTable,
+    names: &[&'a ServicePortName],
+) -> Plan<'a> {
     let mut plan = Plan::on(names::table(state.settings.family));
-    let Found { table, conflict, elements } = found;
+    let ObservedTable { table, conflict, elements } = found;
     if conflict.is_some() {
         plan.first.push(Operation::DeleteTable, None);
     }
@@ -250,18 +273,18 @@ fn whole<'a>(state: &mut State, sets: &Sets, found: Found, names: &[&'a ServiceP
     let node_port_ips = state.settings.node_port_ips.iter().flatten();
     for ip in node_port_ips {
         let element = Element::member(Key::default().address(*ip).build());
-        wanted.push(Wanted { owner: None, set: SetId::NodePortIps, element });
+        wanted.push(DesiredElement { owner: None, set: SetId::NodePortIps, element });
     }
-    state.counts = Counts::new();
+    state.counts = SharedRefCounts::new();
     for name in names {
         let Some(port) = state.ports.get(*name) else { continue };
-        let rendered = render(name, &port.view, state.settings.node_ip);
+        let rendered = render(name, &port.spec, state.settings.node_ip);
         state.counts.add(&rendered, &mut members);
         let of_port = rendered.elements.into_iter();
-        wanted.extend(of_port.map(|(set, element)| Wanted { owner: Some(*name), set, element }));
+        wanted.extend(of_port.map(|(set, element)| DesiredElement { owner: Some(*name), set, element }));
     }
     let [_, new] = state.counts.settle(members);
-    wanted.extend(new.into_iter().map(|(set, key)| Wanted { owner: None, set, element: Element::member(key) }));
+    wanted.extend(new.into_iter().map(|(set, key)| DesiredElement { owner: None, set, element: Element::member(key) }));
     let (chains, affinity_sets) = state.counts.chains.take_new();
     let read = table.as_ref().filter(|_| conflict.is_none());
     structure::plan(&mut plan, read, &state.settings, sets, &chains, affinity_sets.end);
@@ -269,13 +292,13 @@ fn whole<'a>(state: &mut State, sets: &Sets, found: Found, names: &[&'a ServiceP
     plan
 }
 
-fn grow_and_shrink(plan: &mut Plan<'_>, state: &mut State) {
+fn grow_and_shrink(plan: &mut Plan<'_>, state: &mut ProgrammedTable) {
     let (chains, affinity_sets) = state.counts.chains.take_new();
     structure::grow(plan, &state.settings, chains.into_iter(), affinity_sets);
     unused(plan, state);
 }
 
-fn unused(plan: &mut Plan<'_>, state: &State) {
+fn unused(plan: &mut Plan<'_>, state: &ProgrammedTable) {
     let (chains, affinity_sets) = state.counts.chains.idle();
     structure::shrink(plan, &state.settings, chains, affinity_sets);
 }
@@ -284,15 +307,15 @@ fn unused(plan: &mut Plan<'_>, state: &State) {
 pub(super) fn programmed(
     name: &ServicePortName,
     snapshot: &Snapshot<'_>,
-    claims: &Claims,
-    current: impl Fn(&View, Policy, &[SocketAddr]) -> Numbered,
-) -> Option<Programmed> {
+    owners: &AddressOwners,
+    current: impl Fn(&PortSpec, Policy, &[SocketAddr]) -> NumberedEndpoints,
+) -> Option<ProgrammedPort> {
     let port = snapshot.ports.get(name)?;
     let endpoints = snapshot.endpoints.of(name);
     let categorized = CategorizedEndpoints::of(&endpoints, port, snapshot.node);
-    let owns = |destination| claims.owns(name, destination);
-    let view = View::of(name, port, &categorized, owns, current);
-    Some(Programmed { view, destinations: port.destinations().collect() })
+    let owns = |destination| owners.owns(name, destination);
+    let spec = PortSpec::of(name, port, &categorized, owns, current);
+    Some(ProgrammedPort { spec, destinations: port.destinations().collect() })
 }
 
 /// Why a plan was not written.
@@ -300,7 +323,7 @@ pub(super) enum WriteError {
     /// The table has to be read again.
     Changed,
     /// This.
-    Failed(Failure),
+    Failed(TransactionFailure),
 }
 
 impl From<NftError> for WriteError {
@@ -310,7 +333,7 @@ impl From<NftError> for WriteError {
 }
 
 impl WriteError {
-    fn failure(self) -> Failure {
+    fn failure(self) -> TransactionFailure {
         match self {
             Self::Changed => NftError::Changed.into(),
             Self::Failed(failure) => failure,
@@ -319,7 +342,7 @@ impl WriteError {
 }
 
 /// Who owns the operations that the kernel refused.
-fn blame(plan: &Owned<'_>, state: &State, error: NftError) -> WriteError {
+fn attribute(plan: &OwnedTransaction<'_>, state: &ProgrammedTable, error: NftError) -> WriteError {
     let refusals: &[Refusal] = match &error {
         NftError::Changed => return WriteError::Changed,
         NftError::Refused(refusals) => refusals,
@@ -339,7 +362,7 @@ fn blame(plan: &Owned<'_>, state: &State, error: NftError) -> WriteError {
     }
     // If something is refused that is nobody's, leaving out Service ports does not help.
     let ports = if elsewhere { Vec::new() } else { ports.into_iter().collect() };
-    WriteError::Failed(Failure { ports, error: error.into() })
+    WriteError::Failed(TransactionFailure { ports, error: error.into() })
 }
 
 /// The chain that an operation makes or fills.
@@ -352,9 +375,9 @@ fn chain_of(operation: &Operation) -> Option<&Name> {
 }
 
 /// The Service ports that come and go with a chain.
-fn users(state: &State, chain: &Name) -> Vec<ServicePortName> {
+fn users(state: &ProgrammedTable, chain: &Name) -> Vec<ServicePortName> {
     let node_ip = state.settings.node_ip;
     let needs = |shared: &SharedChain| rules::needs(*shared).0.iter().any(|needed| needed.to_name() == *chain);
-    let users = state.ports.iter().filter(|(name, port)| render(name, &port.view, node_ip).chains.iter().any(needs));
+    let users = state.ports.iter().filter(|(name, port)| render(name, &port.spec, node_ip).chains.iter().any(needs));
     users.map(|(name, _)| name.clone()).collect()
 }

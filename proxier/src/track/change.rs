@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::endpointslice::SERVICE_NAME;
 use super::object::{Content, Object};
-use super::zones::SharedZoneHints;
+use super::zones::ZoneHintInterner;
 use crate::model::{NamespacedName, NodeInfo, ServicePort, ServicePortName, Slice};
 
 /// The kinds of objects that rules are made of.
@@ -122,7 +122,7 @@ pub enum Change {
     /// A Service has these ports now; without any, it is gone or not for us.
     Service(NamespacedName, Vec<(ServicePortName, ServicePort)>),
     /// An EndpointSlice says this now; `None`: it is gone or not for us.
-    Slice(NamespacedName, Option<SliceOf>),
+    Slice(NamespacedName, Option<SliceContent>),
     /// The own Node.
     Node(NodeInfo),
     /// A ServiceCIDR has these networks now; without any, it is gone or not of this family.
@@ -140,7 +140,7 @@ pub enum Change {
 
 /// What an EndpointSlice says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SliceOf {
+pub struct SliceContent {
     /// The name of its Service.
     pub service: Arc<str>,
     /// What it holds.
@@ -161,7 +161,7 @@ pub struct ObjectError {
 
 /// What became of an object.
 #[derive(Debug, Default)]
-pub struct Translated {
+pub struct Translation {
     /// What to tell the families' trackers.
     pub changes: Vec<(IpFamily, Change)>,
     /// Fields that were left out, with the object's name.
@@ -175,14 +175,14 @@ pub struct Translated {
 pub struct Translator {
     pub(super) node_name: String,
     pub(super) hide_external_ips: bool,
-    pub(super) zones: SharedZoneHints,
+    pub(super) zones: ZoneHintInterner,
 }
 
 impl Translator {
     /// For the node of that name. `hide_external_ips`: they are not to be programmed.
     #[must_use]
     pub fn new(node_name: &str, hide_external_ips: bool) -> Self {
-        Self { node_name: node_name.to_owned(), hide_external_ips, zones: SharedZoneHints::default() }
+        Self { node_name: node_name.to_owned(), hide_external_ips, zones: ZoneHintInterner::default() }
     }
 
     /// Takes an object that exists now.
@@ -190,7 +190,7 @@ impl Translator {
     /// # Errors
     /// If a field has the wrong type or a value that no such object can have: then the object as a whole is to be
     /// skipped, and what was known of it before stays.
-    pub fn applied(&mut self, object: Object) -> Result<Translated, ObjectError> {
+    pub fn applied(&mut self, object: Object) -> Result<Translation, ObjectError> {
         let Object { key, content, .. } = object;
         let content = content?;
         key.check()?;
@@ -204,18 +204,18 @@ impl Translator {
 
     /// Takes an object that is gone. A Node that goes leaves its facts: they hold until it is back.
     #[must_use]
-    pub fn deleted(key: &ObjectKey) -> Translated {
+    pub fn deleted(key: &ObjectKey) -> Translation {
         let change = match key.kind {
             Kind::Service => Change::Service(key.name.clone(), Vec::new()),
             Kind::EndpointSlice => Change::Slice(key.name.clone(), None),
             Kind::ServiceCidr => Change::ServiceCidr(key.name.clone(), Vec::new()),
-            Kind::Node => return Translated::default(),
+            Kind::Node => return Translation::default(),
         };
-        Translated::everywhere(&change)
+        Translation::everywhere(&change)
     }
 }
 
-impl Translated {
+impl Translation {
     /// The same for both families.
     #[must_use]
     pub fn everywhere(change: &Change) -> Self {

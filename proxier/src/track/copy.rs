@@ -6,7 +6,7 @@ use crate::model::NamespacedName;
 
 /// How much is to be copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub struct CopyRequest {
     /// Of the Services only this one.
     pub only: Option<NamespacedName>,
     /// More Service ports than these are too many.
@@ -15,7 +15,7 @@ pub struct Extent {
 
 /// Why there is no copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoCopy {
+pub enum CopyError {
     /// Not everything was listed yet.
     Incomplete,
     /// There are so many Service ports.
@@ -43,10 +43,11 @@ mod tests {
                 }
             }
         }
-        let extent = |only: Option<&str>, most| Extent { only: only.map(|name| NamespacedName::new("ns", name)), most };
-        assert_eq!(tracker.copy(&extent(None, 2)).map(drop), Err(NoCopy::Incomplete));
+        let extent =
+            |only: Option<&str>, most| CopyRequest { only: only.map(|name| NamespacedName::new("ns", name)), most };
+        assert_eq!(tracker.copy(&extent(None, 2)).map(drop), Err(CopyError::Incomplete));
         [Kind::Service, Kind::EndpointSlice].into_iter().for_each(|kind| _ = tracker.apply(Change::Listed(kind)));
-        assert_eq!(tracker.copy(&extent(None, 1)).map(drop), Err(NoCopy::TooMany(2)));
+        assert_eq!(tracker.copy(&extent(None, 1)).map(drop), Err(CopyError::TooMany(2)));
         let told = |tracker: &Tracker| {
             let snapshot = tracker.snapshot(IpFamily::V4.localhost());
             let line = |(name, port)| format!("{name} {port:?} {:?}", snapshot.endpoints.of(name));

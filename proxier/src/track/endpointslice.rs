@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use netfilter::IpFamily;
 
-use super::change::{Change, ObjectError, ObjectKey, SliceOf, Translated, Translator, canonical, parse_ip};
+use super::change::{Change, ObjectError, ObjectKey, SliceContent, Translation, Translator, canonical, parse_ip};
 use super::objects::{Endpoint, EndpointPort, EndpointSlice};
 use crate::model::endpoint::{NodeHint, ZoneHints};
 use crate::model::{Protocol, Slice, SliceEndpoint, SlicePort};
@@ -16,7 +16,7 @@ use crate::model::{Protocol, Slice, SliceEndpoint, SlicePort};
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 impl Translator {
-    pub(super) fn slice(&mut self, key: ObjectKey, slice: &EndpointSlice) -> Result<Translated, ObjectError> {
+    pub(super) fn slice(&mut self, key: ObjectKey, slice: &EndpointSlice) -> Result<Translation, ObjectError> {
         let mut problems = Vec::new();
         // A slice of neither family, of a headless Service or of none says as much as one that is gone.
         let labels = &slice.metadata.labels;
@@ -27,8 +27,8 @@ impl Translator {
         let service = service.filter(|_| labels.headless.is_none());
         let Some(family) = IpFamily::parse(&slice.address_type) else {
             problems.push(format!("{key}: addressType: {:?} is neither IPv4 nor IPv6", slice.address_type));
-            let changes = Translated::everywhere(&Change::Slice(key.name, None)).changes;
-            return Ok(Translated { changes, problems, ..Translated::default() });
+            let changes = Translation::everywhere(&Change::Slice(key.name, None)).changes;
+            return Ok(Translation { changes, problems, ..Translation::default() });
         };
         let mut content = match service {
             None => None,
@@ -38,14 +38,14 @@ impl Translator {
                 let endpoints =
                     endpoints.filter_map(|(index, e)| self.endpoint(&key, index, e, family, &mut problems)).collect();
                 let trigger = trigger(&slice.metadata.annotations.trigger_time);
-                Some(SliceOf { service: Arc::from(&**service), slice: Slice { ports, endpoints }, trigger })
+                Some(SliceContent { service: Arc::from(&**service), slice: Slice { ports, endpoints }, trigger })
             }
         };
         let changes = IpFamily::ALL.map(|each| {
             // A slice of that name may have been of the other family.
             (each, Change::Slice(key.name.clone(), if each == family { content.take() } else { None }))
         });
-        Ok(Translated { changes: changes.to_vec(), problems, ..Translated::default() })
+        Ok(Translation { changes: changes.to_vec(), problems, ..Translation::default() })
     }
 
     fn endpoint(

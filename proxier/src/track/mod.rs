@@ -10,15 +10,15 @@ mod node;
 mod object;
 mod objects;
 mod objects_protobuf;
+mod pending;
 mod service;
 mod service_cidr;
 mod strings;
 mod tracker;
-mod waiting;
 mod zones;
 
-pub use change::{Change, Kind, ObjectError, ObjectKey, SliceOf, Translated, Translator, concerns, key_of};
-pub use copy::{Extent, NoCopy};
+pub use change::{Change, Kind, ObjectError, ObjectKey, SliceContent, Translation, Translator, concerns, key_of};
+pub use copy::{CopyError, CopyRequest};
 pub use endpointslice::SERVICE_NAME;
 pub use object::{Bookmark, DecodeError, Object, plain_words};
 pub use tracker::Tracker;

@@ -2,7 +2,7 @@
 //!
 //! In: a Node. Out: addresses, pod networks, zone, if it is ours. Must not know: who waits for it.
 
-use super::change::{Change, ObjectKey, Translated, Translator, canonical, parse_ip, parse_net};
+use super::change::{Change, ObjectKey, Translation, Translator, canonical, parse_ip, parse_net};
 use super::objects::Node;
 use crate::model::NodeInfo;
 
@@ -10,9 +10,9 @@ use crate::model::NodeInfo;
 const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 
 impl Translator {
-    pub(super) fn node(&self, key: &ObjectKey, node: &Node) -> Translated {
+    pub(super) fn node(&self, key: &ObjectKey, node: &Node) -> Translation {
         if *key.name.name != *self.node_name {
-            return Translated::default();
+            return Translation::default();
         }
         let of_kind = |kind| {
             let addresses = node.status.addresses.iter().filter(move |address| address.kind == kind);
@@ -25,6 +25,6 @@ impl Translator {
             zone: zone.into(),
         };
         let leaving = node.spec.taints.iter().any(|taint| taint.key == LEAVING) || node.metadata.deleted;
-        Translated { node_eligible: Some(!leaving), ..Translated::everywhere(&Change::Node(info)) }
+        Translation { node_eligible: Some(!leaving), ..Translation::everywhere(&Change::Node(info)) }
     }
 }

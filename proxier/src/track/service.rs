@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use netfilter::IpFamily;
 
 use super::change::{
-    Change, LABEL_MAX, ObjectError, ObjectKey, Translated, Translator, canonical, parse_ip, parse_net, unprintable,
+    Change, LABEL_MAX, ObjectError, ObjectKey, Translation, Translator, canonical, parse_ip, parse_net, unprintable,
 };
 use super::objects::{Service, ServiceSpec};
 use crate::model::{Protocol, ServicePort, ServicePortName};
@@ -19,8 +19,8 @@ use crate::model::{Protocol, ServicePort, ServicePortName};
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
 impl Translator {
-    pub(super) fn service(&self, key: &ObjectKey, service: &Service) -> Result<Translated, ObjectError> {
-        let mut translated = Translated { problems: oddities(key, service), ..Translated::default() };
+    pub(super) fn service(&self, key: &ObjectKey, service: &Service) -> Result<Translation, ObjectError> {
+        let mut translated = Translation { problems: oddities(key, service), ..Translation::default() };
         for family in IpFamily::ALL {
             let ports = self.ports(key, service, family, &mut translated.problems)?;
             translated.changes.push((family, Change::Service(key.name.clone(), ports)));

@@ -5,11 +5,11 @@
 use ipnet::IpNet;
 use netfilter::IpFamily;
 
-use super::change::{Change, ObjectKey, Translated, Translator, parse_net};
+use super::change::{Change, ObjectKey, Translation, Translator, parse_net};
 use super::objects::ServiceCidr;
 
 impl Translator {
-    pub(super) fn service_cidr(key: &ObjectKey, object: &ServiceCidr) -> Translated {
+    pub(super) fn service_cidr(key: &ObjectKey, object: &ServiceCidr) -> Translation {
         let mut nets: Vec<IpNet> = Vec::new();
         let mut problems = Vec::new();
         for (at, text) in object.spec.cidrs.iter().enumerate() {
@@ -20,6 +20,6 @@ impl Translator {
         }
         let of = |family| nets.iter().copied().filter(|net| IpFamily::of_net(net) == family).collect();
         let changes = IpFamily::ALL.map(|family| (family, Change::ServiceCidr(key.name.clone(), of(family))));
-        Translated { changes: changes.to_vec(), problems, node_eligible: None }
+        Translation { changes: changes.to_vec(), problems, node_eligible: None }
     }
 }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 const FEW: usize = 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Strings {
+pub(super) struct StringInterner {
     known: HashSet<Arc<str>>,
     /// How many were in use when that was last counted.
     used: usize,
 }
 
-impl Strings {
+impl StringInterner {
     /// Replaces a string by the known copy of it.
     pub fn share(&mut self, string: &mut Arc<str>) {
         if let Some(known) = self.known.get(string) {
@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn equal_strings_become_one_and_unused_ones_are_dropped() {
-        let mut strings = Strings::default();
+        let mut strings = StringInterner::default();
         let (mut a, mut b): (Arc<str>, Arc<str>) = ("ns".into(), "ns".into());
         strings.share(&mut a);
         strings.share(&mut b);

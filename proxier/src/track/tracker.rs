@@ -9,10 +9,10 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-use super::change::{Change, Kind, ObjectKey, SliceOf};
-use super::copy::{Extent, NoCopy};
-use super::strings::Strings;
-use super::waiting::Waiting;
+use super::change::{Change, Kind, ObjectKey, SliceContent};
+use super::copy::{CopyError, CopyRequest};
+use super::pending::PendingChanges;
+use super::strings::StringInterner;
 use crate::model::{
     Destination, Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServicePort, ServicePortName, Slice, Snapshot,
 };
@@ -30,13 +30,13 @@ pub struct Tracker {
     nets: Vec<IpNet>,
     pending: BTreeSet<ServicePortName>,
     everything: bool,
-    waiting: Waiting,
+    waiting: PendingChanges,
     /// What UDP Service ports gave up since last asked.
     gone: BTreeSet<Destination>,
     /// Objects that a list under way has not shown again.
     unseen: HashMap<Kind, HashSet<NamespacedName>>,
     listed: HashSet<Kind>,
-    strings: Strings,
+    strings: StringInterner,
 }
 
 impl Tracker {
@@ -53,7 +53,7 @@ impl Tracker {
             }
             Change::Slice(mut name, mut content) => {
                 self.seen(Kind::EndpointSlice, &name);
-                if let Some(SliceOf { service, slice, .. }) = &mut content {
+                if let Some(SliceContent { service, slice, .. }) = &mut content {
                     let ports = slice.ports.iter_mut().map(|port| &mut port.name);
                     [&mut name.namespace, service].into_iter().chain(ports).for_each(|s| self.strings.share(s));
                 }
@@ -141,12 +141,12 @@ impl Tracker {
     }
 
     /// Has the next sync look at everything.
-    pub fn want_everything(&mut self) {
+    pub fn request_full_sync(&mut self) {
         self.everything = true;
     }
 
     /// Has the next sync look at these again.
-    pub fn want(&mut self, ports: impl IntoIterator<Item = ServicePortName>) {
+    pub fn request_sync_of(&mut self, ports: impl IntoIterator<Item = ServicePortName>) {
         self.pending.extend(ports);
     }
 
@@ -159,15 +159,15 @@ impl Tracker {
     ///
     /// # Errors
     /// If it is not complete, or too much.
-    pub fn copy(&self, Extent { only, most }: &Extent) -> Result<Self, NoCopy> {
+    pub fn copy(&self, CopyRequest { only, most }: &CopyRequest) -> Result<Self, CopyError> {
         if !self.complete() {
-            return Err(NoCopy::Incomplete);
+            return Err(CopyError::Incomplete);
         }
         let wanted = |name: &NamespacedName| only.as_ref().is_none_or(|only| only == name);
         let ports = self.ports.iter().filter(|(port, _)| wanted(&port.service));
         let count = ports.clone().count();
         if count > *most {
-            return Err(NoCopy::TooMany(count));
+            return Err(CopyError::TooMany(count));
         }
         Ok(Self {
             ports: ports.map(|(name, port)| (name.clone(), port.clone())).collect(),
@@ -250,7 +250,7 @@ impl Tracker {
         self.ports.range(first..).map(|(name, _)| name).take_while(move |name| name.service == service)
     }
 
-    fn set_slice(&mut self, name: NamespacedName, content: Option<SliceOf>) -> bool {
+    fn set_slice(&mut self, name: NamespacedName, content: Option<SliceContent>) -> bool {
         let service = |label: &Arc<str>| NamespacedName { namespace: name.namespace.clone(), name: label.clone() };
         let old_service = self.slices.get(&name).map(service);
         let new_service = content.as_ref().map(|content| service(&content.service));
@@ -265,7 +265,7 @@ impl Tracker {
             self.endpoints.remove(old, &name.name);
         }
         match (new_service, content) {
-            (Some(service), Some(SliceOf { service: label, slice, .. })) => {
+            (Some(service), Some(SliceContent { service: label, slice, .. })) => {
                 let old = self.endpoints.slice(&service, &name.name).unwrap_or_default();
                 if old != slice {
                     touched.extend(difference(&service, &old, &slice));

@@ -11,18 +11,18 @@ const INITIAL_LIMIT: usize = 64;
 /// The distinct zone hints in use. Names come from the API and may change without end, so unused ones are dropped
 /// whenever the number has doubled: constant amortized time, and at most twice as many as were in use then.
 #[derive(Debug)]
-pub(super) struct SharedZoneHints {
+pub(super) struct ZoneHintInterner {
     known: HashSet<ZoneHints>,
     limit: usize,
 }
 
-impl Default for SharedZoneHints {
+impl Default for ZoneHintInterner {
     fn default() -> Self {
         Self { known: HashSet::new(), limit: INITIAL_LIMIT }
     }
 }
 
-impl SharedZoneHints {
+impl ZoneHintInterner {
     /// The shared value that equals `zones`.
     pub(super) fn share(&mut self, zones: &[Box<str>]) -> ZoneHints {
         if let Some(known) = self.known.get(zones) {
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn equal_hints_are_shared_and_unused_ones_do_not_pile_up() {
-        let mut shared = SharedZoneHints::default();
+        let mut shared = ZoneHintInterner::default();
         let used: Vec<ZoneHints> = (0..10).map(|number| shared.share(&hints(number))).collect();
         for number in 10..10_000 {
             drop(shared.share(&hints(number)));

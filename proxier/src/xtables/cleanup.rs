@@ -9,30 +9,30 @@ use netfilter::iptables::{Chain, Table};
 use netfilter::kernel::iptables::{IptablesTool, RestoreError};
 use netfilter::{Restore, SavedTable};
 
-use super::{Jump, Place};
+use super::{Jump, TableChain};
 use crate::backend::SyncError;
 
 /// What a mode has in the tables, at most.
 #[derive(Clone, Debug)]
-pub struct Owned {
+pub struct ModeChains {
     /// Jumps from built-in chains.
     pub jumps: Vec<Jump>,
     /// Chains that are there whatever Services there are.
-    pub chains: Vec<Place>,
+    pub chains: Vec<TableChain>,
     /// Whether a chain of nat is one of a Service port: any of these says so.
     pub services: Vec<fn(&Chain) -> bool>,
 }
 
-/// What one table has of [`Owned`] and no running mode needs.
+/// What one table has of [`ModeChains`] and no running mode needs.
 #[derive(Clone, Copy, Debug)]
-pub struct Unwanted<'a> {
-    owned: &'a Owned,
-    running: Option<&'a Owned>,
+pub struct StaleChains<'a> {
+    owned: &'a ModeChains,
+    running: Option<&'a ModeChains>,
     /// The table.
     pub table: Table,
 }
 
-impl Owned {
+impl ModeChains {
     /// What either of two modes has.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
@@ -51,8 +51,8 @@ impl Owned {
 
     /// What there may be in a table, but for what `running` has too: that is in use.
     #[must_use]
-    pub fn unwanted<'a>(&'a self, table: Table, running: Option<&'a Self>) -> Unwanted<'a> {
-        Unwanted { owned: self, running, table }
+    pub fn stale<'a>(&'a self, table: Table, running: Option<&'a Self>) -> StaleChains<'a> {
+        StaleChains { owned: self, running, table }
     }
 
     /// Removes jumps and chains from these tables, one after the other, each in one transaction; a table that fails does not keep
@@ -67,12 +67,12 @@ impl Owned {
         running: Option<&Self>,
     ) -> Result<(), Vec<SyncError>> {
         let ours = tables.iter().copied().filter(|table| self.chains.iter().any(|(of, _)| of == table));
-        let errors: Vec<SyncError> = ours.flat_map(|table| self.unwanted(table, running).remove(tool)).collect();
+        let errors: Vec<SyncError> = ours.flat_map(|table| self.stale(table, running).remove(tool)).collect();
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 }
 
-impl Unwanted<'_> {
+impl StaleChains<'_> {
     /// The jumps.
     pub fn jumps(&self) -> impl Iterator<Item = &Jump> {
         let stays = |jump: &Jump| self.running.is_some_and(|running| running.jumps.contains(jump));
@@ -96,7 +96,7 @@ impl Unwanted<'_> {
             Ok(kept) => {
                 let mut kept: Vec<(Chain, String)> = kept.into_iter().collect();
                 kept.sort_unstable();
-                kept.iter().map(|(chain, rule)| in_use(self.table, chain, rule)).collect()
+                kept.iter().map(|(chain, rule)| still_referenced(self.table, chain, rule)).collect()
             }
             Err(error) => vec![error],
         }
@@ -165,7 +165,7 @@ impl Unwanted<'_> {
 
 /// Says that a chain stays, and why.
 #[must_use]
-pub fn in_use(table: Table, chain: &Chain, rule: &str) -> SyncError {
+pub fn still_referenced(table: Table, chain: &Chain, rule: &str) -> SyncError {
     SyncError(format!(
         "cannot delete chain {chain} of table {}, it is emptied instead: a rule that is not kube-proxy's refers to it, \
          delete that rule: {rule}",

@@ -9,27 +9,27 @@ use netfilter::SavedChain;
 use netfilter::iptables::{Chain, Table};
 use tracing::warn;
 
-use super::tables::Tables;
+use super::tables::ObservedTables;
 
 /// The kubelet's chain, which it shares with iptables mode.
 const KUBELET_FIREWALL: Chain = Chain::new("KUBE-FIREWALL");
 
 /// A table and a chain in it.
-pub type Place = (Table, Chain);
+pub type TableChain = (Table, Chain);
 
 /// Chains whose text this host's iptables prints in other words than ours, with the fingerprint of its words.
 #[derive(Debug, Default)]
-pub struct Accepted {
-    accepted: HashMap<Place, u64>,
-    suspects: Vec<Place>,
+pub struct FormattingExceptions {
+    accepted: HashMap<TableChain, u64>,
+    suspects: Vec<TableChain>,
 }
 
-impl Accepted {
+impl FormattingExceptions {
     /// The first difference and how many more there are; `None` if there is none.
     pub fn drift(
         &mut self,
-        expectations: impl Iterator<Item = (Place, SavedChain)>,
-        observed: &Tables,
+        expected_chains: impl Iterator<Item = (TableChain, SavedChain)>,
+        observed: &ObservedTables,
     ) -> Option<String> {
         self.suspects.clear();
         let mut first = None;
@@ -41,18 +41,18 @@ impl Accepted {
         for jump in &observed.missing_jumps {
             note(format!("the jump from {} to {} in table {} is gone", jump.from, jump.to, jump.table.name()));
         }
-        for (place, expected) in expectations {
+        for (place, expected) in expected_chains {
             let found = observed.chain(place.0, &place.1);
             match found {
                 _ if self.matches(place, expected, found) => {}
-                None => note(format!("{} is gone", named(place))),
+                None => note(format!("{} is gone", describe(place))),
                 Some(found) if found.rules == expected.rules => {
                     self.suspects.push(place);
-                    note(format!("a rule of {} was altered", named(place)));
+                    note(format!("a rule of {} was altered", describe(place)));
                 }
                 Some(found) => {
                     let (has, had) = (found.rules, expected.rules);
-                    note(format!("{} has {has} rules, it had {had}", named(place)));
+                    note(format!("{} has {has} rules, it had {had}", describe(place)));
                 }
             }
         }
@@ -60,7 +60,7 @@ impl Accepted {
         Some(if count > 1 { format!("{first}, and {} more differences", count - 1) } else { first })
     }
 
-    fn matches(&self, place: Place, expected: SavedChain, found: Option<SavedChain>) -> bool {
+    fn matches(&self, place: TableChain, expected: SavedChain, found: Option<SavedChain>) -> bool {
         let Some(found) = found else { return false };
         // The kubelet may keep rules of its own in this one.
         let shared_with_kubelet = place.1 == KUBELET_FIREWALL && found.rules >= expected.rules;
@@ -68,21 +68,25 @@ impl Accepted {
         found == expected || accepted || shared_with_kubelet
     }
 
-    /// Whether [`Accepted::drift`] found chains that may only be worded otherwise.
+    /// Whether [`FormattingExceptions::drift`] found chains that may only be worded otherwise.
     #[must_use]
     pub fn has_suspects(&self) -> bool {
         !self.suspects.is_empty()
     }
 
     /// After suspects were written anew: takes those that read the same as before for a matter of wording.
-    pub fn settle(&mut self, expectations: impl Iterator<Item = (Place, SavedChain)>, observed: &Tables) {
-        let expected: HashMap<Place, SavedChain> = expectations.collect();
+    pub fn learn(
+        &mut self,
+        expected_chains: impl Iterator<Item = (TableChain, SavedChain)>,
+        observed: &ObservedTables,
+    ) {
+        let expected: HashMap<TableChain, SavedChain> = expected_chains.collect();
         for place in std::mem::take(&mut self.suspects) {
             let (Some(expected), Some(found)) = (expected.get(&place), observed.chain(place.0, &place.1)) else {
                 continue;
             };
             if found.rules == expected.rules && found != *expected {
-                warn!("iptables-save words {} otherwise than expected; only its length is checked", named(place));
+                warn!("iptables-save words {} otherwise than expected; only its length is checked", describe(place));
                 self.accepted.insert(place, found.fingerprint);
             }
         }
@@ -91,6 +95,6 @@ impl Accepted {
 
 /// The chain and table of a message.
 #[must_use]
-pub fn named((table, chain): Place) -> String {
+pub fn describe((table, chain): TableChain) -> String {
     format!("chain {chain} of table {}", table.name())
 }

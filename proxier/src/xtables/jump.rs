@@ -20,7 +20,7 @@ pub struct Jump {
 
 /// How a built-in chain stands to a [`Jump`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
+pub enum JumpPresence {
     /// It has the rule.
     Present,
     /// It has a rule with that target in other words: perhaps the same one.
@@ -38,13 +38,13 @@ impl Jump {
 
     /// Looks for the jump in a table as it was read back.
     #[must_use]
-    pub fn presence(&self, table: &SavedTable) -> Presence {
+    pub fn presence(&self, table: &SavedTable) -> JumpPresence {
         if self.count(table) > 0 {
-            return Presence::Present;
+            return JumpPresence::Present;
         }
         let (from, target) = (format!("-A {} ", self.from), format!("-j {}", self.to));
         let alike = table.builtin.iter().any(|line| line.starts_with(&from) && line.ends_with(&target));
-        if alike { Presence::Alike } else { Presence::Absent }
+        if alike { JumpPresence::Alike } else { JumpPresence::Absent }
     }
 
     /// How often a table has the jump, word by word.

@@ -12,11 +12,11 @@ mod tables;
 
 use netfilter::iptables::Chain;
 
-pub use self::cleanup::{Owned, Unwanted, in_use};
-pub use self::drift::{Accepted, Place, named};
-pub use self::jump::{Jump, Presence};
+pub use self::cleanup::{ModeChains, StaleChains, still_referenced};
+pub use self::drift::{FormattingExceptions, TableChain, describe};
+pub use self::jump::{Jump, JumpPresence};
 pub use self::quick::{ChainsByTable, QuickCheck};
-pub use self::tables::Tables;
+pub use self::tables::ObservedTables;
 
 /// Chains in the mangle table by which a kubelet tells the flavour of iptables that it found on the host; upstream's
 /// image follows them by its iptables-wrapper.

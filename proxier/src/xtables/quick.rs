@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use netfilter::iptables::{Chain, Table};
 use netfilter::kernel::iptables::{IptablesTool, TableState};
 
-use super::drift::named;
+use super::drift::describe;
 
 /// Chains by table.
 pub type ChainsByTable = [(Table, &'static [Chain])];
@@ -123,7 +123,7 @@ fn lost(
                     Some(now) if now.uses < known.uses => "has lost rules, or jumps to it",
                     Some(_) => return None,
                 };
-                Some(format!("{} {loss}", named((table, *chain))))
+                Some(format!("{} {loss}", describe((table, *chain))))
             })
         }
         // Others may delete rules of theirs, but seldom half as many as we have.

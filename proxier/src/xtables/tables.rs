@@ -1,23 +1,23 @@
 //! What the kernel holds, as the tools tell it.
 //!
-//! In: the tools, the jumps that should be there. Out: [`Tables`]. Must not know: the chains of a mode.
+//! In: the tools, the jumps that should be there. Out: [`ObservedTables`]. Must not know: the chains of a mode.
 
 use netfilter::iptables::{Chain, Table};
 use netfilter::kernel::ToolError;
 use netfilter::kernel::iptables::IptablesTool;
 use netfilter::{SavedChain, SavedTable};
 
-use super::jump::{Jump, Presence};
+use super::jump::{Jump, JumpPresence};
 
 /// Tables as they were read back, and the jumps from built-in chains that are not there.
 #[derive(Debug, Default)]
-pub struct Tables {
+pub struct ObservedTables {
     tables: [SavedTable; Table::ALL.len()],
     /// Jumps from the built-in chains that are not there.
     pub missing_jumps: Vec<Jump>,
 }
 
-impl Tables {
+impl ObservedTables {
     /// Reads `tables`; the others count as empty.
     ///
     /// # Errors
@@ -29,9 +29,9 @@ impl Tables {
         }
         for jump in jumps {
             let missing = match jump.presence(read.table(jump.table)) {
-                Presence::Present => false,
-                Presence::Absent => true,
-                Presence::Alike => !tool.has_rule(jump.table, jump.from, &jump.rule)?,
+                JumpPresence::Present => false,
+                JumpPresence::Absent => true,
+                JumpPresence::Alike => !tool.has_rule(jump.table, jump.from, &jump.rule)?,
             };
             if missing {
                 read.missing_jumps.push(jump);

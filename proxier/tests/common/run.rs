@@ -15,7 +15,7 @@ use proxier::backend::Backend;
 use proxier::iptables::Iptables;
 use proxier::model::Scope;
 use proxier::testing::objects::{config, decoded};
-use proxier::track::{Change, Kind, ObjectKey, Tracker, Translated, Translator, key_of};
+use proxier::track::{Change, Kind, ObjectKey, Tracker, Translation, Translator, key_of};
 use serde_json::{Value, json};
 
 use super::cluster::{Operation, name};
@@ -136,7 +136,7 @@ impl<K: Kernel> Run<K> {
     fn begin(&mut self) {
         self.backend = backend(&self.kernel, &self.spy);
         self.tracker = Tracker::default();
-        self.tracker.want_everything();
+        self.tracker.request_full_sync();
         for kind in Kind::ALL {
             self.list(kind, 0, false);
         }
@@ -194,7 +194,7 @@ impl<K: Kernel> Run<K> {
         self.spy.0.lock().expect("nobody panics with it").clear();
         let snapshot = self.tracker.snapshot(IpFamily::V4.localhost());
         let stats = self.backend.sync(&snapshot, &scope, self.now).expect("the kernel takes it");
-        self.tracker.want(stats.rejected.into_iter().map(|rejected| rejected.port));
+        self.tracker.request_sync_of(stats.rejected.into_iter().map(|rejected| rejected.port));
         let transactions = self.spy.0.lock().expect("nobody panics with it").clone();
         let scope = match scope {
             Scope::Changed(ports) => Some(ports.iter().map(ToString::to_string).collect()),
@@ -216,8 +216,8 @@ impl<K: Kernel> Run<K> {
         }
         match result {
             // Nothing had to be written.
-            Ok(stats) => self.tracker.want(stats.rejected.into_iter().map(|rejected| rejected.port)),
-            Err(_) => self.tracker.want_everything(),
+            Ok(stats) => self.tracker.request_sync_of(stats.rejected.into_iter().map(|rejected| rejected.port)),
+            Err(_) => self.tracker.request_full_sync(),
         }
     }
 
@@ -229,9 +229,9 @@ impl<K: Kernel> Run<K> {
         }
         // Checks may be as rare as one in an hour.
         self.now += Duration::from_secs(10_000);
-        let damage = self.backend.damage(self.now).expect("the tables can be read");
+        let damage = self.backend.check_drift(self.now).expect("the tables can be read");
         assert!(damage.is_some(), "nobody noticed");
-        self.tracker.want_everything();
+        self.tracker.request_full_sync();
         self.sync()
     }
 
@@ -245,22 +245,22 @@ impl<K: Kernel> Run<K> {
         let objects: Vec<(ObjectKey, Value)> =
             self.objects.iter().filter(|(key, _)| key.kind == kind).map(|(k, v)| (k.clone(), v.clone())).collect();
         if broken {
-            self.tell(Translated::everywhere(&Change::Listing(kind)));
+            self.tell(Translation::everywhere(&Change::Listing(kind)));
             for (_, object) in objects.iter().take(objects.len() / 2) {
                 self.see(kind, object.clone());
             }
         }
-        self.tell(Translated::everywhere(&Change::Listing(kind)));
+        self.tell(Translation::everywhere(&Change::Listing(kind)));
         for (bit, (key, object)) in objects.into_iter().enumerate() {
             if garbled >> bit & 1 == 1 { self.see_garbled(&key) } else { self.see(kind, object) }
         }
-        self.tell(Translated::everywhere(&Change::Listed(kind)));
+        self.tell(Translation::everywhere(&Change::Listed(kind)));
     }
 
     fn see(&mut self, kind: Kind, object: Value) {
         let key = key_of(kind, &object);
         let change = self.translator.applied(decoded(kind, object));
-        self.tell(change.unwrap_or_else(|_| Translated::everywhere(&Change::Kept(key))));
+        self.tell(change.unwrap_or_else(|_| Translation::everywhere(&Change::Kept(key))));
     }
 
     /// The object is there, but as nonsense.
@@ -271,7 +271,7 @@ impl<K: Kernel> Run<K> {
         self.see(key.kind, nonsense);
     }
 
-    fn tell(&mut self, translated: Translated) {
+    fn tell(&mut self, translated: Translation) {
         for (_, change) in translated.changes.into_iter().filter(|(family, _)| *family == IpFamily::V4) {
             self.tracker.apply(change);
         }

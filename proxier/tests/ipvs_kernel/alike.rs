@@ -118,31 +118,31 @@ fn entry(set_type: SetType, family: IpFamily, number: u8) -> Entry {
 
 /// What is done, before it is known which types the sets have: a wish for an entry is for one of the set's own type.
 #[derive(Clone, Debug)]
-enum Wish {
+enum SysctlSetting {
     Do(SetOperation),
     Entries(SetName, u8, IpFamily, Vec<u8>),
 }
 
-fn any_wish() -> impl Strategy<Value = Wish> {
+fn any_wish() -> impl Strategy<Value = SysctlSetting> {
     let name = || select(NAMES.to_vec());
     let entries = (name(), 0..3_u8, select(IpFamily::ALL.to_vec()), proptest::collection::vec(0..8_u8, 1..5));
     prop_oneof![
-        4 => any_set().prop_map(|set| Wish::Do(SetOperation::Create(set))),
-        1 => name().prop_map(|name| Wish::Do(SetOperation::Destroy(name))),
-        1 => name().prop_map(|name| Wish::Do(SetOperation::Flush(name))),
-        1 => (name(), name()).prop_map(|(one, other)| Wish::Do(SetOperation::Swap(one, other))),
-        8 => entries.prop_map(|(name, verb, family, numbers)| Wish::Entries(name, verb, family, numbers)),
+        4 => any_set().prop_map(|set| SysctlSetting::Do(SetOperation::Create(set))),
+        1 => name().prop_map(|name| SysctlSetting::Do(SetOperation::Destroy(name))),
+        1 => name().prop_map(|name| SysctlSetting::Do(SetOperation::Flush(name))),
+        1 => (name(), name()).prop_map(|(one, other)| SysctlSetting::Do(SetOperation::Swap(one, other))),
+        8 => entries.prop_map(|(name, verb, family, numbers)| SysctlSetting::Entries(name, verb, family, numbers)),
     ]
 }
 
 #[test]
 fn the_fake_of_ipset_is_like_the_kernel() {
-    check(proptest::collection::vec(any_wish(), 1..40), |wishes| {
+    check(proptest::collection::vec(any_wish(), 1..40), |settings| {
         let (mut fake, mut kernel) = (FakeIpSets::default(), SystemIpSets::open().expect("ipset"));
-        for wish in wishes {
-            let operations = match wish {
-                Wish::Do(operation) => vec![operation],
-                Wish::Entries(name, verb, family, numbers) => {
+        for setting in settings {
+            let operations = match setting {
+                SysctlSetting::Do(operation) => vec![operation],
+                SysctlSetting::Entries(name, verb, family, numbers) => {
                     let held = ipset::found(&mut fake).into_iter().find(|found| found.name == name);
                     let set_type = held.and_then(|held| held.set).map_or(SetType::HashIp, |set| set.set_type);
                     let entries = numbers.into_iter().map(|number| entry(set_type, family, number));

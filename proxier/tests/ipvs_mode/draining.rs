@@ -57,7 +57,7 @@ fn patience_ends_after_fifteen_minutes() {
     world.sync();
     world.pass(14 * MINUTE);
     // Neither changes nor looks at everything begin it anew.
-    world.want_everything();
+    world.request_full_sync();
     world.sync();
     assert_eq!(reals(&world).len(), 2);
     world.pass(2 * MINUTE);
@@ -87,7 +87,7 @@ fn a_deleted_service_waits_for_its_connections() {
     assert_eq!(world.fake.bound(), ["10.96.0.10/32"], "packets have to come in here");
     assert_eq!(world.fake.entries("KUBE-IPVS-IPS"), ["10.96.0.10"], "new connections are refused");
     assert!(world.fake.entries("KUBE-CLUSTER-IP").is_empty());
-    assert_eq!(world.backend.damage(world.now).expect("an answer"), None, "that is no damage");
+    assert_eq!(world.backend.check_drift(world.now).expect("an answer"), None, "that is no damage");
     use_by(&world, 0);
     world.pass(MINUTE);
     assert!(world.fake.keys().is_empty() && world.fake.bound().is_empty());
@@ -135,7 +135,7 @@ fn a_failed_sync_has_nobody_look_in_vain() {
     world.sync();
     world.fake.servers.fail(Some(|| IpvsError::NotPermitted));
     world.now += MINUTE;
-    world.want_everything();
+    world.request_full_sync();
     assert!(world.try_sync().is_err());
     // A look that is due and does nothing would be due again at once, and so keep a CPU busy until the next try.
     assert_eq!(world.backend.next_event(), None);
@@ -150,12 +150,12 @@ fn a_failed_sync_has_nobody_look_in_vain() {
 fn what_the_kernel_leaves_out_of_a_list_is_not_gone() {
     let mut world = world();
     world.fake.servers.miss_once(tcp(WEB));
-    assert_eq!(world.backend.damage(world.now).expect("an answer"), None);
+    assert_eq!(world.backend.check_drift(world.now).expect("an answer"), None);
     use_by(&world, 1);
     world.delete(&service("web", "10.96.0.10"));
     world.sync();
     world.fake.servers.miss_once(tcp(WEB));
-    world.want_everything();
+    world.request_full_sync();
     world.sync();
     assert_eq!((world.fake.bound().len(), reals(&world)), (1, with_weights(&[(A, 0)])), "connections live on");
     world.apply(service("web", "10.96.0.10"));

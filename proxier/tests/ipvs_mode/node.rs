@@ -33,8 +33,8 @@ fn node_ports_follow_the_nodes_addresses() {
     world.sync();
     assert_eq!(at_node_ports(&world.fake), ["192.168.50.2"], "no loopback");
     world.fake.host.set_addresses(["192.168.50.2", "192.168.60.2", "10.96.0.10"].map(ip));
-    assert!(world.facts_changed(), "there is one more");
-    world.want_everything();
+    assert!(world.host_changed(), "there is one more");
+    world.request_full_sync();
     world.sync();
     assert_eq!(at_node_ports(&world.fake), ["192.168.50.2", "192.168.60.2"], "those of our own device do not count");
 }
@@ -45,14 +45,14 @@ fn addresses_that_cannot_be_read_are_the_last_known_ones() {
     world.apply(node_port());
     world.sync();
     world.fake.host.refuse_addresses(Some(std::io::ErrorKind::OutOfMemory));
-    assert!(!world.facts_changed());
-    world.want_everything();
+    assert!(!world.host_changed());
+    world.request_full_sync();
     world.sync();
     assert_eq!(at_node_ports(&world.fake), ["192.168.50.2"]);
     world.fake.host.set_addresses(["192.168.60.2"].map(ip));
     world.fake.host.refuse_addresses(None);
-    assert!(world.facts_changed());
-    world.want_everything();
+    assert!(world.host_changed());
+    world.request_full_sync();
     world.sync();
     assert_eq!(at_node_ports(&world.fake), ["192.168.60.2"]);
 }
@@ -77,14 +77,14 @@ fn flushed_rules_are_seen_without_reading_them() {
         }
         world.apply(node_port());
         world.sync();
-        let look = |world: &mut World| world.backend.quick_damage(world.now).expect("an answer");
+        let look = |world: &mut World| world.backend.check_drift_quickly(world.now).expect("an answer");
         assert_eq!(look(&mut world), None);
         rules.apply("*nat\n:OTHERS - [0:0]\nCOMMIT\n").expect("valid");
         assert_eq!(look(&mut world), None, "somebody else's");
         rules.flush(Table::Nat);
         assert!(look(&mut world).is_some(), "legacy: {legacy}");
         assert_eq!(look(&mut world), None, "once is enough");
-        world.want_everything();
+        world.request_full_sync();
         world.sync();
         assert_eq!(look(&mut world), None, "mended");
     }
@@ -120,7 +120,7 @@ fn servers_of_others_are_left_where_they_are_excluded() {
     let mut world = World::with(fake, objects::config(), ipvs);
     world.sync();
     assert_eq!(world.fake.keys(), [tcp("198.51.100.1:80")]);
-    assert_eq!(world.backend.damage(world.now).expect("an answer"), None);
+    assert_eq!(world.backend.check_drift(world.now).expect("an answer"), None);
 }
 
 #[test]
@@ -201,9 +201,11 @@ fn addresses_that_nobody_wants_go_whatever_their_prefix() {
     world.sync();
     let stray = ["198.18.0.1/24", "198.18.1.1/32"].map(|net| AddressOperation::Add(net.parse().expect("a network")));
     world.fake.links.clone().apply(DEVICE, &stray, &mut |_, error| panic!("{error}")).expect("the fake works");
-    assert!(world.backend.damage(world.now).expect("an answer").is_some_and(|damage| damage.contains("198.18.0.1")));
-    world.want_everything();
+    assert!(
+        world.backend.check_drift(world.now).expect("an answer").is_some_and(|damage| damage.contains("198.18.0.1"))
+    );
+    world.request_full_sync();
     world.sync();
     assert_eq!(world.fake.bound(), ["10.96.0.10/32"]);
-    assert_eq!(world.backend.damage(world.now).expect("an answer"), None);
+    assert_eq!(world.backend.check_drift(world.now).expect("an answer"), None);
 }

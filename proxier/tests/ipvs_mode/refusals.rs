@@ -33,7 +33,7 @@ fn a_refused_virtual_server_keeps_nobody_else() {
     assert_eq!(rejected.port.to_string(), "default/bad:http");
     assert!(rejected.reason.contains("10.96.0.11:80"), "{}", rejected.reason);
     assert_eq!(world.fake.reals("10.96.0.10:80").len(), 1);
-    assert_eq!(world.backend.damage(world.now).expect("an answer"), None, "what was never there is not gone");
+    assert_eq!(world.backend.check_drift(world.now).expect("an answer"), None, "what was never there is not gone");
     assert_eq!(world.sync().rejected.len(), 1, "it is tried again");
     world.fake.servers.refuse(None);
     assert_eq!(world.sync().rejected, []);
@@ -48,7 +48,7 @@ fn a_refused_endpoint_keeps_no_other() {
     world.apply(slice("bad", &["10.244.1.5", "10.244.1.6", "10.244.1.7"]));
     assert_eq!(world.sync().rejected.len(), 1);
     assert_eq!(world.fake.reals("10.96.0.11:80").len(), 2);
-    assert_eq!(world.backend.damage(world.now).expect("an answer"), None, "what was never there is not gone");
+    assert_eq!(world.backend.check_drift(world.now).expect("an answer"), None, "what was never there is not gone");
     assert_eq!(world.sync().rejected.len(), 1, "it is tried again");
     assert_eq!(world.fake.reals("10.96.0.11:80").len(), 2);
     world.fake.servers.refuse(None);
@@ -132,15 +132,15 @@ fn a_set_of_another_type_stops_only_what_needs_it_until_it_is_gone() {
         assert_eq!(cluster_ips.len(), 3, "its cluster IP works");
         let rules = world.fake.tables.to_string();
         assert!(rules.contains("KUBE-CLUSTER-IP") && !rules.contains(name.as_str()), "{rules}");
-        world.want_everything();
+        world.request_full_sync();
     }
-    assert_eq!(world.backend.damage(world.now).expect("an answer"), None);
+    assert_eq!(world.backend.check_drift(world.now).expect("an answer"), None);
     let destroy = [SetOperation::Destroy(name)];
     world.fake.sets.clone().apply(&destroy, &mut |_, error| panic!("{error}")).expect("the fake works");
     world.pass(Duration::from_secs(10_000));
-    let damage = world.backend.damage(world.now).expect("an answer").expect("it can be made now");
+    let damage = world.backend.check_drift(world.now).expect("an answer").expect("it can be made now");
     assert!(damage.contains(name.as_str()), "{damage}");
-    world.want_everything();
+    world.request_full_sync();
     assert_eq!(world.sync().rejected, []);
     assert_eq!(world.fake.sets.entries_in(name).expect("the set").len(), 1);
 }

@@ -52,9 +52,9 @@ fn the_other_mode_keeps_what_it_shares() {
     let text = "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n\
                 -A KUBE-SERVICES -j KUBE-SVC-AAAAAAAAAAAAAAAA\nCOMMIT\n";
     world.fake.tables.apply(text).expect("chains");
-    let running = iptables::owned();
+    let running = iptables::mode_chains();
     assert!(ipvs::was_here(tool.as_mut()).expect("an answer"));
-    ipvs::owned().remove(tool.as_mut(), &Table::ALL, Some(&running)).expect("all can be removed");
+    ipvs::mode_chains().remove(tool.as_mut(), &Table::ALL, Some(&running)).expect("all can be removed");
     let nat = world.fake.tables.chains(Table::Nat);
     assert_eq!(nat["KUBE-SERVICES"], ["-j KUBE-SVC-AAAAAAAAAAAAAAAA"]);
     assert!(nat["PREROUTING"].iter().any(|rule| rule.ends_with("-j KUBE-SERVICES")), "{nat:?}");
@@ -69,7 +69,7 @@ fn both_modes_go_in_one_go() {
     let world = world();
     let text = "*nat\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n-A KUBE-SERVICES -j KUBE-SVC-AAAAAAAAAAAAAAAA\nCOMMIT\n";
     world.fake.tables.apply(text).expect("chains");
-    let both = iptables::owned().and(ipvs::owned());
+    let both = iptables::mode_chains().and(ipvs::mode_chains());
     both.remove(world.fake.tool().as_mut(), &Table::ALL, None).expect("all can be removed");
     let left = |table| world.fake.tables.chains(table).into_keys().filter(|chain| chain.starts_with("KUBE-")).count();
     assert_eq!(Table::ALL.map(left), [0, 0, 0]);
@@ -78,7 +78,7 @@ fn both_modes_go_in_one_go() {
     let mut sets = world.fake.sets.clone();
     let mut table = world.fake.servers.clone();
     let table: Option<&mut dyn kernel::IpvsTable> = Some(&mut table);
-    ipvs::Remains { table, sets: &mut sets, links: &mut links }
+    ipvs::IpvsCleanup { table, sets: &mut sets, links: &mut links }
         .remove(IpFamily::V4, false)
         .expect("all can be removed");
     assert!(world.fake.keys().is_empty() && world.fake.sets.to_string().is_empty());
@@ -89,7 +89,7 @@ fn both_modes_go_in_one_go() {
 fn remove_patiently(world: &World) -> Result<(), Vec<SyncError>> {
     let (mut table, mut sets, mut links) =
         (world.fake.servers.clone(), world.fake.sets.clone(), world.fake.links.clone());
-    ipvs::Remains { table: Some(&mut table), sets: &mut sets, links: &mut links }.remove(IpFamily::V4, true)
+    ipvs::IpvsCleanup { table: Some(&mut table), sets: &mut sets, links: &mut links }.remove(IpFamily::V4, true)
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn open_connections_keep_their_virtual_server() {
 fn what_is_listed_twice_is_removed_once() {
     let mut world = world();
     world.fake.servers.list_twice();
-    assert_eq!(world.backend.damage(world.now).expect("an answer"), None);
+    assert_eq!(world.backend.check_drift(world.now).expect("an answer"), None);
     world.restart();
     let _ = world.fake.servers.take_operations();
     assert_eq!(world.sync().rejected, []);

@@ -9,7 +9,7 @@ use netfilter::IpFamily;
 use proxier::backend::{Backend, SyncError, SyncStats};
 use proxier::model::{Config, IpvsConfig, Scope};
 use proxier::testing::objects;
-use proxier::track::{Change, Kind, Tracker, Translated, Translator, key_of};
+use proxier::track::{Change, Kind, Tracker, Translation, Translator, key_of};
 use serde_json::{Value, json};
 
 use super::fake::Fake;
@@ -49,15 +49,15 @@ impl World {
 
     fn list(&mut self) {
         self.tracker = Tracker::default();
-        self.tracker.want_everything();
+        self.tracker.request_full_sync();
         for kind in Kind::ALL {
-            self.tell(Translated::everywhere(&Change::Listing(kind)));
+            self.tell(Translation::everywhere(&Change::Listing(kind)));
         }
         for object in self.objects.clone() {
             self.see(object);
         }
         for kind in Kind::ALL {
-            self.tell(Translated::everywhere(&Change::Listed(kind)));
+            self.tell(Translation::everywhere(&Change::Listed(kind)));
         }
     }
 
@@ -81,16 +81,16 @@ impl World {
         self.tell(translated);
     }
 
-    fn tell(&mut self, translated: Translated) {
+    fn tell(&mut self, translated: Translation) {
         for (_, change) in translated.changes.into_iter().filter(|(family, _)| *family == IpFamily::V4) {
             self.tracker.apply(change);
         }
     }
 
     /// What a `Proxier` asks after an address came or went.
-    pub fn facts_changed(&mut self) -> bool {
+    pub fn host_changed(&mut self) -> bool {
         let node_ip = "192.168.50.2".parse().expect("an address");
-        self.backend.facts_changed(&self.tracker.snapshot(node_ip))
+        self.backend.host_changed(&self.tracker.snapshot(node_ip))
     }
 
     /// What a `Proxier` does when a sync is due.
@@ -99,8 +99,8 @@ impl World {
         let node_ip = "192.168.50.2".parse().expect("an address");
         let result = self.backend.sync(&self.tracker.snapshot(node_ip), &scope, self.now);
         match &result {
-            Ok(stats) => self.tracker.want(stats.rejected.iter().map(|rejected| rejected.port.clone())),
-            Err(_) => self.tracker.want_everything(),
+            Ok(stats) => self.tracker.request_sync_of(stats.rejected.iter().map(|rejected| rejected.port.clone())),
+            Err(_) => self.tracker.request_full_sync(),
         }
         result
     }
@@ -111,10 +111,10 @@ impl World {
     }
 
     /// Everything has to be looked at.
-    pub fn want_everything(&mut self) {
-        self.tracker.want_everything();
+    pub fn request_full_sync(&mut self) {
+        self.tracker.request_full_sync();
         assert_eq!(self.tracker.take_scope(), Scope::Full);
-        self.tracker.want_everything();
+        self.tracker.request_full_sync();
     }
 
     /// Lets time pass, and has the mode do what is due then.

@@ -41,9 +41,9 @@ fn a_full_sync_after_the_build_writes_nothing() {
     let mut cluster = Cluster::unsynced(SERVICES);
     cluster.sync();
     let reads = cluster.kernel.reads();
-    assert_eq!(cluster.backend.damage(Instant::now()).expect("a readable kernel"), None);
+    assert_eq!(cluster.backend.check_drift(Instant::now()).expect("a readable kernel"), None);
     assert_eq!(cluster.kernel.reads(), reads, "the generation ID is known");
-    cluster.tracker.want_everything();
+    cluster.tracker.request_full_sync();
     assert_eq!(cluster.sync(), []);
 }
 
@@ -68,6 +68,6 @@ fn a_change_by_another_process_during_the_build_makes_the_next_check_read_the_ta
     cluster.kernel.overtake(2);
     cluster.sync();
     let reads = cluster.kernel.reads();
-    assert_eq!(cluster.backend.damage(Instant::now()).expect("a readable kernel"), None);
+    assert_eq!(cluster.backend.check_drift(Instant::now()).expect("a readable kernel"), None);
     assert_eq!(cluster.kernel.reads(), reads + 1);
 }

@@ -34,7 +34,7 @@ impl Cluster {
         let backend = Nftables::new(IpFamily::V4, objects::config(), Box::new(kernel.clone()), host);
         let mut cluster =
             Self { kernel, translator: Translator::new(objects::NODE, false), tracker: Tracker::default(), backend };
-        cluster.tracker.want_everything();
+        cluster.tracker.request_full_sync();
         for number in 0..services {
             cluster.take(Kind::Service, service(number));
             cluster.take(Kind::EndpointSlice, slice(number, &[1, 2, 3]));
@@ -120,7 +120,7 @@ fn a_new_process_finds_everything_as_it_should_be() {
     cluster.sync();
     let host = Box::new(FakeHost::default());
     cluster.backend = Nftables::new(IpFamily::V4, objects::config(), Box::new(cluster.kernel.clone()), host);
-    cluster.tracker.want_everything();
+    cluster.tracker.request_full_sync();
     assert_eq!(shape(&cluster.sync()), Vec::<Vec<String>>::new());
 }
 
@@ -144,7 +144,7 @@ fn what_is_refused_keeps_nobody_else_from_being_programmed() {
     assert!(text.contains(&moved(0)) && text.contains(&moved(2)) && !text.contains(&moved(1)), "{text}");
     // And it comes when it can.
     cluster.kernel.refuse(None);
-    cluster.tracker.want([rejected.port.clone()]);
+    cluster.tracker.request_sync_of([rejected.port.clone()]);
     cluster.sync();
     assert!(cluster.kernel.text().contains(&moved(1)));
 }
@@ -209,7 +209,7 @@ fn what_cannot_be_deleted_yet_is_counted_and_goes_later() {
 #[test]
 fn who_is_overtaken_reads_again() {
     let mut cluster = Cluster::new(2);
-    cluster.tracker.want_everything();
+    cluster.tracker.request_full_sync();
     cluster.take(Kind::EndpointSlice, slice(1, &[1]));
     cluster.kernel.overtake(0);
     let written = cluster.sync();
@@ -225,7 +225,8 @@ fn what_others_do_elsewhere_is_looked_at_once() {
     NftTables::apply(&mut cluster.kernel, &theirs, None).expect("a table");
     let (now, reads) = (Instant::now(), cluster.kernel.reads());
     for hours in 0..3 {
-        let damage = cluster.backend.damage(now + Duration::from_secs(3600 * hours)).expect("the kernel can be read");
+        let damage =
+            cluster.backend.check_drift(now + Duration::from_secs(3600 * hours)).expect("the kernel can be read");
         assert_eq!(damage, None);
     }
     assert_eq!(cluster.kernel.reads(), reads + 1);
@@ -241,13 +242,13 @@ fn what_cannot_be_deleted_at_the_start_is_deleted_later() {
     let host = Box::new(FakeHost::default());
     cluster.backend = Nftables::new(IpFamily::V4, objects::config(), Box::new(cluster.kernel.clone()), host);
     cluster.kernel.refuse(Some(("delete chain", libc::EBUSY)));
-    cluster.tracker.want_everything();
+    cluster.tracker.request_full_sync();
     cluster.sync();
     assert!(cluster.kernel.text().contains("chain endpoints-9 "), "it was to be kept");
     cluster.kernel.refuse(None);
-    let damage = cluster.backend.damage(Instant::now()).expect("the kernel can be read");
+    let damage = cluster.backend.check_drift(Instant::now()).expect("the kernel can be read");
     assert!(damage.as_ref().is_some_and(|text| text.contains("endpoints-9")), "{damage:?}");
-    cluster.tracker.want_everything();
+    cluster.tracker.request_full_sync();
     cluster.sync();
     assert!(!cluster.kernel.text().contains("chain endpoints-9 "), "it is still there");
 }
@@ -281,7 +282,7 @@ fn what_a_kernel_lacks_is_named() {
 fn a_table_that_another_process_owns_is_named_with_its_owner() {
     let mut cluster = Cluster::new(1);
     cluster.kernel.own(4711);
-    cluster.tracker.want_everything();
+    cluster.tracker.request_full_sync();
     let (scope, snapshot) = (cluster.tracker.take_scope(), cluster.tracker.snapshot(IpFamily::V4.localhost()));
     let error = cluster.backend.sync(&snapshot, &scope, Instant::now()).expect_err("it cannot be changed").to_string();
     assert!(error.contains("table ip kube-proxy") && error.contains("another process"), "{error}");

@@ -1,6 +1,6 @@
 //! Lists, decoded object by object.
 
-use proxier::protobuf::{self, Extent, Fault, Message, Value};
+use proxier::protobuf::{self, Fault, FieldSpan, Message, Value};
 use proxier::track::{DecodeError, Kind, Object};
 use serde::Deserialize;
 
@@ -242,8 +242,8 @@ impl Unwrapper {
                 at += 4;
                 continue;
             }
-            let Some(extent) = Extent::of(rest).map_err(malformed)? else { return Ok(at) };
-            let Extent { number, wire_type, start, end } = extent;
+            let Some(extent) = FieldSpan::of(rest).map_err(malformed)? else { return Ok(at) };
+            let FieldSpan { number, wire_type, start, end } = extent;
             if (self.position, number, wire_type) == (EnvelopePosition::Before, 2, 2) {
                 take(&ListPart::Begin)?;
                 self.enter(end - start);

@@ -14,7 +14,7 @@ use netfilter::nft::{BaseChain, Element, Expression, Field, Name, Rule, Set};
 use super::{Difference, DifferenceKind};
 use crate::likeness::{Line, aligned, best_pairs};
 use proxier::model::ServicePortName;
-use proxier::nftables::{Expected, ExpectedChain, ExpectedSet, Place, TABLE, is_own_set, place_of};
+use proxier::nftables::{Expected, ExpectedChain, ExpectedSet, TABLE, VipOrNodePort, is_own_set, place_of};
 
 /// A rule, and how nft prints it.
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ pub fn differences(family: IpFamily, expected: &Expected, found: Option<&Table>)
 /// Which Service port has which address and port.
 struct Owners<'a> {
     family: IpFamily,
-    by_destination: HashMap<(Place, &'a [u8]), &'a ServicePortName>,
+    by_destination: HashMap<(VipOrNodePort, &'a [u8]), &'a ServicePortName>,
 }
 
 impl<'a> Owners<'a> {

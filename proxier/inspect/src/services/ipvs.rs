@@ -13,7 +13,7 @@ use netfilter::ipvs::{Forward, ServerKey, Statistics};
 
 use super::{Address, AddressKind, EndpointView, Fate, Part, Policy, RealView, ServerView, ServicePortView};
 use crate::rules::Counters;
-use proxier::ipvs::{Expected, Held, HeldReal, HeldServer};
+use proxier::ipvs::{Expected, ObservedRealServer, ObservedServer, ObservedState};
 use proxier::model::{Protocol, ServicePort, Snapshot};
 
 /// Beginnings of the names of sets, without `KUBE-` and `KUBE-6-`: what an entry in them makes of an address.
@@ -30,7 +30,7 @@ pub const BY_SOURCE: [&str; 2] = ["sh", "mh"];
 
 /// The Service ports, in the order of their names.
 #[must_use]
-pub fn read(family: IpFamily, held: &Held, known: Option<(&Snapshot<'_>, &Expected)>) -> Vec<ServicePortView> {
+pub fn read(family: IpFamily, held: &ObservedState, known: Option<(&Snapshot<'_>, &Expected)>) -> Vec<ServicePortView> {
     let mut views: BTreeMap<(String, &'static str), ServicePortView> = BTreeMap::new();
     for server in held.servers.values() {
         let key = server.server.key;
@@ -79,7 +79,7 @@ pub fn note_draining(views: &mut [ServicePortView]) {
 /// How the connections of a virtual server are shared out, 0 to 1: by weight where the scheduler looks at weights, else
 /// alike, which holds in the long run; a server with weight 0 gets none.
 #[must_use]
-pub fn shares(server: &HeldServer) -> Vec<(SocketAddr, f64)> {
+pub fn shares(server: &ObservedServer) -> Vec<(SocketAddr, f64)> {
     let alike = WITHOUT_WEIGHTS.contains(&server.server.scheduler.as_str());
     let weight = |weight: u32| f64::from(if alike { weight.min(1) } else { weight });
     let total: f64 = server.reals.values().map(|real| weight(real.server.weight)).sum();
@@ -88,7 +88,7 @@ pub fn shares(server: &HeldServer) -> Vec<(SocketAddr, f64)> {
 }
 
 /// The sets that have the virtual server's address as an entry.
-fn sets_of(held: &Held, key: ServerKey) -> Vec<String> {
+fn sets_of(held: &ObservedState, key: ServerKey) -> Vec<String> {
     let place = IpPortProto { ip: key.address.ip(), protocol: key.protocol, port: key.address.port() };
     let bound = held.bound.as_ref().is_some_and(|ips| ips.contains(&place.ip));
     let protocol = Protocol::of_number(key.protocol).map(Protocol::name).unwrap_or_default().to_uppercase();
@@ -106,7 +106,7 @@ fn sets_of(held: &Held, key: ServerKey) -> Vec<String> {
 }
 
 /// Who may use a load balancer's address; a range of two halves stands for one that the kernel does not take.
-fn source_ranges(held: &Held, key: ServerKey) -> impl Iterator<Item = IpNet> {
+fn source_ranges(held: &ObservedState, key: ServerKey) -> impl Iterator<Item = IpNet> {
     let place = IpPortProto { ip: key.address.ip(), protocol: key.protocol, port: key.address.port() };
     let sets = held.sets.iter().filter(|(name, _)| name.contains("LOAD-BALANCER-SOURCE-CID"));
     sets.flat_map(|(_, set)| &set.entries).filter_map(move |entry| match entry {
@@ -141,7 +141,7 @@ fn unnamed(kind: AddressKind, key: ServerKey) -> String {
     }
 }
 
-fn health_check(view: &mut ServicePortView, held: &Held, expected: &Expected, port: u16) {
+fn health_check(view: &mut ServicePortView, held: &ObservedState, expected: &Expected, port: u16) {
     let mut sets = expected.sets.keys().filter(|name| name.contains("HEALTH-CHECK"));
     let set = sets.find(|name| held.sets.get(**name).is_some_and(|set| set.entries.contains(&Entry::Port(port))));
     view.addresses.extend(set.map(|_| Address {
@@ -165,7 +165,7 @@ fn answers(of: &Statistics) -> Counters {
 
 /// One virtual server of a Service port.
 struct One<'a> {
-    server: &'a HeldServer,
+    server: &'a ObservedServer,
     kind: AddressKind,
     sets: Vec<String>,
     bound: bool,
@@ -193,7 +193,7 @@ impl One<'_> {
             let slot = if local { &mut endpoint.local_share } else { &mut endpoint.share };
             let share = shares.iter().find(|(to, _)| to == address).map(|(_, share)| *share);
             *slot = slot.or(share);
-            let HeldReal { server, connections: held, statistics } = real;
+            let ObservedRealServer { server, connections: held, statistics } = real;
             *endpoint.counters.get_or_insert_default() += counters(statistics);
             endpoint.servers.push(RealView {
                 server: key.to_string(),

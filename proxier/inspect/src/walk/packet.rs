@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use proxier::ipvs::Held;
+use proxier::ipvs::ObservedState;
 use proxier::model::Protocol;
 
 /// Where a packet enters the node's network stack, which decides the hooks it passes.
@@ -70,7 +70,7 @@ pub struct Node {
     /// The kernel's numbers of its interfaces, as far as they are known.
     pub interfaces: BTreeMap<String, u32>,
     /// Its virtual servers and sets, as far as they were read.
-    pub held: Held,
+    pub held: ObservedState,
 }
 
 impl Node {

@@ -10,7 +10,7 @@ use netfilter::ipvs::{Connections, Flags, Forward, RealServer, Scheduler, Server
 
 use super::{ConnState, Memory, Node, Origin, Packet, Trace, Verdict};
 use crate::rules::Ruleset;
-use proxier::ipvs::{Held, HeldReal, HeldServer};
+use proxier::ipvs::{ObservedRealServer, ObservedServer, ObservedState};
 use proxier::model::Protocol;
 
 const SERVER: &str = "192.0.2.6:80";
@@ -27,10 +27,10 @@ fn trace(forward: Forward, real: &str, marks: &[u32]) -> Trace {
     let server = VirtualServer { key, scheduler, flags: Flags::default(), persistence: None };
     let real = RealServer { address: address(real), forward, weight: 1 };
     let (connections, statistics) = (Connections::default(), Statistics::default());
-    let reals = BTreeMap::from([(real.address, HeldReal { server: real, connections, statistics })]);
-    let servers = BTreeMap::from([(key, HeldServer { server, reals, statistics })]);
+    let reals = BTreeMap::from([(real.address, ObservedRealServer { server: real, connections, statistics })]);
+    let servers = BTreeMap::from([(key, ObservedServer { server, reals, statistics })]);
     let marks = marks.iter().map(|mark| (*mark, scheduler)).collect();
-    let held = Held { servers, marks, ..Held::default() };
+    let held = ObservedState { servers, marks, ..ObservedState::default() };
     let node = Node { addresses: vec![address("10.0.0.1:0").ip()], held, ..Node::default() };
     let packet = Packet {
         source: address("10.0.0.1:40000"),

@@ -12,7 +12,7 @@ use super::rules;
 
 /// What is there, or will be after the next batch, and how many need it.
 #[derive(Debug, Default)]
-pub struct Chains {
+pub struct ChainRefCounts {
     /// By how many Service ports each is wanted.
     wanted: HashMap<SharedChain, u32>,
     /// How many of those need each. Those that nobody needs stay until they are deleted.
@@ -39,7 +39,7 @@ fn take_one(count: Option<&mut u32>) -> bool {
     })
 }
 
-impl Chains {
+impl ChainRefCounts {
     /// One more Service port wants this chain.
     pub fn add(&mut self, chain: SharedChain) {
         let count = self.wanted.entry(chain).or_insert(0);
@@ -115,12 +115,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::nftables::names::{Balance, Place, Policy, Sticky};
+    use crate::nftables::names::{Balance, Policy, Sticky, VipOrNodePort};
 
     /// One of few chains; some are as those of Services with session affinity.
     fn chain(number: u32) -> SharedChain {
         let sticky = (number & 1 == 1).then_some(Sticky { numbers: number / 4 + 1, seconds: 9, service: number / 8 });
-        let balance = Balance { place: Place::Address, policy: Policy::Cluster, count: 2, sticky };
+        let balance = Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count: 2, sticky };
         if number & 2 == 0 { SharedChain::Balance(balance) } else { SharedChain::External(balance) }
     }
 
@@ -138,7 +138,7 @@ mod tests {
         fn what_is_there_is_what_is_needed_and_what_is_idle(
             steps in prop::collection::vec((0_u32..16, 0_u8..4), 1..60),
         ) {
-            let (mut chains, mut wanted) = (Chains::default(), Vec::new());
+            let (mut chains, mut wanted) = (ChainRefCounts::default(), Vec::new());
             let (mut there, mut sets_there) = (BTreeSet::new(), 0);
             for (number, step) in steps {
                 let chain = chain(number);

@@ -21,28 +21,28 @@ use tracing::{debug, warn};
 use super::Ipvs;
 use super::graceful::Deadlines;
 use super::names::{DEVICE, IPVS_OUT_FILTER, SetId};
-use super::plan::{self, Found, Image};
-use super::rules::{self, CHAINS, Rules};
-use super::settings::Settings;
+use super::plan::{self, CurrentServer, ServerSpec};
+use super::rules::{self, CHAINS, ChainRenderer};
+use super::settings::IpvsSettings;
 use crate::backend::SyncError;
 use crate::model::ServicePortName;
-use crate::xtables::{Place, Tables};
+use crate::xtables::{ObservedTables, TableChain};
 
 /// Which lines of a transaction are about single load balancers.
 const BARRED: Owner = 0;
 
 /// What a look at everything saw, but for what went into the state at once.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct ObservedKernel {
     servers: HashMap<ServerKey, VirtualServer>,
     /// Addresses of the device that are not bound as we bind them.
     odd: HashMap<IpAddr, IpNet>,
-    tables: Tables,
+    tables: ObservedTables,
 }
 
 /// Operations that wait to be done, and what the virtual servers were like before.
 #[derive(Debug, Default)]
-struct Work {
+struct ServerOperations {
     make: Vec<Operation>,
     end: Vec<Operation>,
     before: BTreeMap<ServerKey, Option<VirtualServer>>,
@@ -60,38 +60,38 @@ struct EntryChange {
 
 /// Of a failure that concerns no single Service port.
 #[derive(Debug, Default)]
-struct Troubles(Vec<String>);
+struct GeneralErrors(Vec<String>);
 
-impl Troubles {
+impl GeneralErrors {
     fn result(self) -> Result<(), SyncError> {
-        let mut troubles = self.0.into_iter();
-        let Some(first) = troubles.next() else { return Ok(()) };
-        let more = troubles.count();
+        let mut errors = self.0.into_iter();
+        let Some(first) = errors.next() else { return Ok(()) };
+        let more = errors.count();
         Err(SyncError(if more > 0 { format!("{first}; and {more} more") } else { first }))
     }
 }
 
 impl Ipvs {
     /// Looks at everything.
-    pub(super) fn observe(&mut self) -> Result<Seen, SyncError> {
-        let tables = Tables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
+    pub(super) fn observe(&mut self) -> Result<ObservedKernel, SyncError> {
+        let tables = ObservedTables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
         for id in SetId::ALL {
             let mut entries = Vec::new();
             if !self.state.is_usable(id) {
-                self.state.entries[id as usize].found(entries);
+                self.state.entries[id as usize].observe(entries);
                 continue;
             }
             self.kernel.sets.entries(set_name(id, self), &mut |entry| entries.push(entry))?;
-            self.state.entries[id as usize].found(entries);
+            self.state.entries[id as usize].observe(entries);
         }
         let bound = self.kernel.bound(self.family)?;
-        self.state.addresses.found(bound.iter().map(IpNet::addr));
+        self.state.addresses.observe(bound.iter().map(IpNet::addr));
         let odd = bound.into_iter().filter(|net| *net != IpNet::from(net.addr()));
         let odd = odd.map(|net| (net.addr(), net)).collect();
         let servers = self.virtual_servers()?;
-        self.state.touch(self.state.all_keys());
-        self.state.touch(servers.keys().copied());
-        Ok(Seen { servers, odd, tables })
+        self.state.mark_dirty(self.state.all_keys());
+        self.state.mark_dirty(servers.keys().copied());
+        Ok(ObservedKernel { servers, odd, tables })
     }
 
     /// The virtual servers of the family. The kernel counts all it has told of, so where the other family deletes some
@@ -109,44 +109,54 @@ impl Ipvs {
     }
 
     /// Does what is to be done about everything that was touched.
-    pub(super) fn settle(&mut self, settings: &Settings, seen: Option<&Seen>, now: Instant) -> Result<(), SyncError> {
-        let mut troubles = Troubles::default();
-        let mut work = self.plan_servers(settings, seen, now)?;
+    pub(super) fn apply(
+        &mut self,
+        settings: &IpvsSettings,
+        observed: Option<&ObservedKernel>,
+        now: Instant,
+    ) -> Result<(), SyncError> {
+        let mut errors = GeneralErrors::default();
+        let mut work = self.plan_servers(settings, observed, now)?;
         let make = std::mem::take(&mut work.make);
-        self.apply_servers(&make, &mut work, seen.is_some(), &mut troubles)?;
-        let [added, deleted] = self.set_changes(&mut troubles);
-        self.apply_sets(&added, &mut troubles)?;
-        let (bind, unbind) = self.state.addresses.changes();
-        self.apply_addresses(bind.into_iter().map(|ip| AddressOperation::Add(ip.into())), &mut troubles)?;
-        self.write_rules(settings, seen)?;
-        let as_bound = |ip: IpAddr| seen.and_then(|seen| seen.odd.get(&ip).copied()).unwrap_or(ip.into());
-        self.apply_addresses(unbind.into_iter().map(|ip| AddressOperation::Delete(as_bound(ip))), &mut troubles)?;
+        self.apply_servers(&make, &mut work, observed.is_some(), &mut errors)?;
+        let [added, deleted] = self.set_changes(&mut errors);
+        self.apply_sets(&added, &mut errors)?;
+        let (bind, unbind) = self.state.addresses.take_changes();
+        self.apply_addresses(bind.into_iter().map(|ip| AddressOperation::Add(ip.into())), &mut errors)?;
+        self.write_rules(settings, observed)?;
+        let as_bound = |ip: IpAddr| observed.and_then(|observed| observed.odd.get(&ip).copied()).unwrap_or(ip.into());
+        self.apply_addresses(unbind.into_iter().map(|ip| AddressOperation::Delete(as_bound(ip))), &mut errors)?;
         let end = std::mem::take(&mut work.end);
-        self.apply_servers(&end, &mut work, seen.is_some(), &mut troubles)?;
-        self.apply_sets(&deleted, &mut troubles)?;
-        troubles.result()
+        self.apply_servers(&end, &mut work, observed.is_some(), &mut errors)?;
+        self.apply_sets(&deleted, &mut errors)?;
+        errors.result()
     }
 
     /// Plans for every virtual server that was touched, and notes what it will be.
-    fn plan_servers(&mut self, settings: &Settings, seen: Option<&Seen>, now: Instant) -> Result<Work, SyncError> {
-        let mut work = Work::default();
-        for key in self.state.take_touched() {
-            let wanted = self.state.wanted(key, settings);
-            if wanted.is_none() && self.is_excluded(key.address.ip()) {
+    fn plan_servers(
+        &mut self,
+        settings: &IpvsSettings,
+        observed: Option<&ObservedKernel>,
+        now: Instant,
+    ) -> Result<ServerOperations, SyncError> {
+        let mut work = ServerOperations::default();
+        for key in self.state.take_dirty() {
+            let desired = self.state.desired_server(key, settings);
+            if desired.is_none() && self.is_excluded(key.address.ip()) {
                 self.note(key, None, Deadlines::new(), now);
                 continue;
             }
-            let found = self.found(key, wanted.as_ref(), seen)?;
-            let plan = plan::plan(key, wanted.as_ref(), found.as_ref(), self.state.draining.of(key), now);
-            if found.is_none() && wanted.is_none() {
+            let found = self.current_server(key, desired.as_ref(), observed)?;
+            let plan = plan::plan(key, desired.as_ref(), found.as_ref(), self.state.draining.of(key), now);
+            if found.is_none() && desired.is_none() {
                 self.note(key, None, Deadlines::new(), now);
                 continue;
             }
             let before = found.map(|found| found.server);
-            let rest = |server| Image { server, reals: [].into() };
-            let image = wanted.clone().or(before.filter(|_| plan.stays).map(rest));
-            self.note(key, image, plan.draining, now);
-            self.state.keep(key, wanted.is_none() && plan.stays);
+            let rest = |server| ServerSpec { server, reals: [].into() };
+            let spec = desired.clone().or(before.filter(|_| plan.stays).map(rest));
+            self.note(key, spec, plan.draining, now);
+            self.state.keep(key, desired.is_none() && plan.stays);
             work.before.insert(key, before);
             work.make.extend(plan.make);
             work.end.extend(plan.end);
@@ -159,49 +169,49 @@ impl Ipvs {
     }
 
     /// A virtual server is like this from now on.
-    fn note(&mut self, key: ServerKey, image: Option<Image>, draining: Deadlines, now: Instant) {
+    fn note(&mut self, key: ServerKey, spec: Option<ServerSpec>, draining: Deadlines, now: Instant) {
         self.state.uncertain.remove(&key);
-        if image.is_none() {
+        if spec.is_none() {
             self.state.keep(key, false);
         }
-        self.state.set_image(key, image);
+        self.state.set_spec(key, spec);
         self.state.draining.set(key, draining, now);
     }
 
     /// A virtual server as it is. The kernel is asked only where memory will not do.
-    fn found(
+    fn current_server(
         &mut self,
         key: ServerKey,
-        wanted: Option<&Image>,
-        seen: Option<&Seen>,
-    ) -> Result<Option<Found>, SyncError> {
-        let server = match seen {
-            Some(seen) => seen.servers.get(&key).copied(),
-            None => self.state.image(key).map(|image| image.server),
+        desired: Option<&ServerSpec>,
+        observed: Option<&ObservedKernel>,
+    ) -> Result<Option<CurrentServer>, SyncError> {
+        let server = match observed {
+            Some(observed) => observed.servers.get(&key).copied(),
+            None => self.state.spec(key).map(|spec| spec.server),
         };
         let Some(server) = server else { return Ok(None) };
-        if seen.is_none()
+        if observed.is_none()
             && !self.state.uncertain.contains(&key)
-            && let Some(image) = self.state.image(key)
+            && let Some(spec) = self.state.spec(key)
         {
             let draining = self.state.draining.of(key);
-            if !plan::has_to_count(key, wanted, image, draining) {
-                return Ok(Some(Found::remembered(image, draining)));
+            if !plan::has_to_count(key, desired, spec, draining) {
+                return Ok(Some(CurrentServer::remembered(spec, draining)));
             }
         }
         // One may be listed twice.
         let mut reals = BTreeMap::new();
         let each = &mut |real: RealServer, connections| _ = reals.insert(real.address, (real, Some(connections)));
         self.kernel.table.real_servers(key, each)?;
-        Ok(Some(Found { server, reals: reals.into_values().collect() }))
+        Ok(Some(CurrentServer { server, reals: reals.into_values().collect() }))
     }
 
     fn apply_servers(
         &mut self,
         operations: &[Operation],
-        work: &mut Work,
-        seen: bool,
-        troubles: &mut Troubles,
+        work: &mut ServerOperations,
+        observed: bool,
+        errors: &mut GeneralErrors,
     ) -> Result<(), SyncError> {
         if operations.is_empty() {
             return Ok(());
@@ -219,7 +229,7 @@ impl Ipvs {
                     self.distrust(operation, work.before.get(&key).copied().flatten());
                     continue;
                 }
-                IpvsError::Exists(_) | IpvsError::NotFound(_) if !seen => return Err(error.into()),
+                IpvsError::Exists(_) | IpvsError::NotFound(_) if !observed => return Err(error.into()),
                 IpvsError::Missing { .. }
                 | IpvsError::NotPermitted
                 | IpvsError::NoScheduler(_)
@@ -228,8 +238,8 @@ impl Ipvs {
             }
             work.failed.insert(key);
             self.distrust(operation, work.before.get(&key).copied().flatten());
-            let owner: Vec<ServicePortName> = self.state.claims(key).first().cloned().into_iter().collect();
-            self.blame(owner, error.to_string(), troubles);
+            let owner: Vec<ServicePortName> = self.state.claimants(key).first().cloned().into_iter().collect();
+            self.blame(owner, error.to_string(), errors);
         }
         Ok(())
     }
@@ -239,23 +249,23 @@ impl Ipvs {
         let key = operation.key();
         self.state.uncertain.insert(key);
         match operation {
-            Operation::AddVirtual(_) => self.state.set_image(key, None),
+            Operation::AddVirtual(_) => self.state.set_spec(key, None),
             Operation::UpdateVirtual(_) | Operation::DeleteVirtual(_) => {
-                let reals = self.state.image(key).map_or_else(|| [].into(), |image| image.reals.clone());
-                self.state.set_image(key, before.map(|server| Image { server, reals }));
+                let reals = self.state.spec(key).map_or_else(|| [].into(), |spec| spec.reals.clone());
+                self.state.set_spec(key, before.map(|server| ServerSpec { server, reals }));
             }
             Operation::AddReal(_, real) => {
-                let image = self.state.image(key).map(|image| image.without(real.address));
-                self.state.set_image(key, image);
+                let spec = self.state.spec(key).map(|spec| spec.without(real.address));
+                self.state.set_spec(key, spec);
             }
             Operation::UpdateReal(..) | Operation::DeleteReal(..) => {}
         }
     }
 
     /// Something was refused: it is left out, and whoever wanted it is named.
-    fn blame(&mut self, owners: Vec<ServicePortName>, reason: String, troubles: &mut Troubles) {
+    fn blame(&mut self, owners: Vec<ServicePortName>, reason: String, errors: &mut GeneralErrors) {
         if owners.is_empty() {
-            troubles.0.push(reason);
+            errors.0.push(reason);
             return;
         }
         for owner in owners {
@@ -264,10 +274,10 @@ impl Ipvs {
     }
 
     /// What sets get, and what they lose.
-    fn set_changes(&mut self, troubles: &mut Troubles) -> [Vec<EntryChange>; 2] {
+    fn set_changes(&mut self, errors: &mut GeneralErrors) -> [Vec<EntryChange>; 2] {
         let (mut added, mut deleted, mut unusable) = (Vec::new(), Vec::new(), BTreeMap::new());
         for id in SetId::ALL {
-            let (add, delete) = self.state.entries[id as usize].changes();
+            let (add, delete) = self.state.entries[id as usize].take_changes();
             if let Some(reason) = self.state.unusable.get(&id) {
                 unusable.extend(add.into_iter().map(|entry| ((id, entry), reason.clone())));
                 continue;
@@ -275,11 +285,11 @@ impl Ipvs {
             added.extend(add.into_iter().map(|entry| EntryChange { id, entry, held: true }));
             deleted.extend(delete.into_iter().map(|entry| EntryChange { id, entry, held: false }));
         }
-        self.blame_entries(unusable, troubles);
+        self.blame_entries(unusable, errors);
         [added, deleted]
     }
 
-    fn apply_sets(&mut self, changes: &[EntryChange], troubles: &mut Troubles) -> Result<(), SyncError> {
+    fn apply_sets(&mut self, changes: &[EntryChange], errors: &mut GeneralErrors) -> Result<(), SyncError> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -294,43 +304,43 @@ impl Ipvs {
         self.kernel.sets.apply(&operations, &mut |index, error| _ = failures.insert(index, error))?;
         for (index, &EntryChange { id, entry, held }) in changes.iter().enumerate() {
             match failures.remove(&index) {
-                None => self.state.entries[id as usize].set_held(entry, held),
-                Some(IpSetError::NotFound(_)) if !held => self.state.entries[id as usize].set_held(entry, false),
+                None => self.state.entries[id as usize].set_present(entry, held),
+                Some(IpSetError::NotFound(_)) if !held => self.state.entries[id as usize].set_present(entry, false),
                 Some(error @ (IpSetError::Full { .. } | IpSetError::Refused { .. } | IpSetError::Mismatch(_))) => {
                     refused.insert((id, entry), error.to_string());
                 }
                 Some(error) => return Err(error.into()),
             }
         }
-        self.blame_entries(refused, troubles);
+        self.blame_entries(refused, errors);
         Ok(())
     }
 
     /// Entries were refused: names the Service ports that need them. All are looked at once, however many entries those are.
-    fn blame_entries(&mut self, mut refused: BTreeMap<(SetId, Entry), String>, troubles: &mut Troubles) {
+    fn blame_entries(&mut self, mut refused: BTreeMap<(SetId, Entry), String>, errors: &mut GeneralErrors) {
         if refused.is_empty() {
             return;
         }
         let mut blamed = Vec::new();
-        self.state.each_wanted(|name, wanted| {
-            let bound = wanted.servers.iter().filter(|server| server.bound);
+        self.state.for_each_desired(|name, desired| {
+            let bound = desired.servers.iter().filter(|server| server.bound);
             let bound = bound.map(|server| (SetId::BoundIps, Entry::Ip(server.key.address.ip())));
-            let own = wanted.entries.iter().copied().chain(bound);
+            let own = desired.entries.iter().copied().chain(bound);
             blamed.extend(own.filter(|key| refused.contains_key(key)).map(|key| (name.clone(), key)));
         });
         for (name, key) in &blamed {
             if let Some(reason) = refused.get(key) {
-                self.blame(vec![name.clone()], reason.clone(), troubles);
+                self.blame(vec![name.clone()], reason.clone(), errors);
             }
         }
         blamed.iter().for_each(|(_, key)| _ = refused.remove(key));
-        troubles.0.extend(refused.into_values());
+        errors.0.extend(refused.into_values());
     }
 
     fn apply_addresses(
         &mut self,
         operations: impl Iterator<Item = AddressOperation>,
-        troubles: &mut Troubles,
+        errors: &mut GeneralErrors,
     ) -> Result<(), SyncError> {
         let operations: Vec<AddressOperation> = operations.collect();
         if operations.is_empty() {
@@ -346,12 +356,13 @@ impl Ipvs {
             match failures.remove(&index) {
                 // Somebody did it before us.
                 None | Some(LinkError::Exists { .. } | LinkError::NotFound { .. }) => {
-                    self.state.addresses.set_held(ip, held);
+                    self.state.addresses.set_present(ip, held);
                 }
                 Some(error @ LinkError::Refused { .. }) => {
-                    let owners =
-                        self.state.wanting(|wanted| wanted.servers.iter().any(|s| s.bound && s.key.address.ip() == ip));
-                    self.blame(owners, error.to_string(), troubles);
+                    let owners = self
+                        .state
+                        .ports_where(|desired| desired.servers.iter().any(|s| s.bound && s.key.address.ip() == ip));
+                    self.blame(owners, error.to_string(), errors);
                 }
                 Some(error) => return Err(error.into()),
             }
@@ -360,23 +371,23 @@ impl Ipvs {
     }
 
     /// Writes the chains that are not as they should be.
-    fn write_rules(&mut self, settings: &Settings, seen: Option<&Seen>) -> Result<(), SyncError> {
+    fn write_rules(&mut self, settings: &IpvsSettings, observed: Option<&ObservedKernel>) -> Result<(), SyncError> {
         let used = SetId::ALL.map(|id| self.state.is_used(id));
-        if seen.is_none() && self.state.used == Some(used) && !self.state.barred.is_touched() {
+        if observed.is_none() && self.state.used == Some(used) && !self.state.barred.is_dirty() {
             return Ok(());
         }
-        self.state.barred.changes();
-        let barred: Vec<Rule> = self.state.barred.all_wanted().into_iter().map(rules::bar).collect();
-        let (restore, chains) = self.restore(settings, seen, &barred);
+        self.state.barred.take_changes();
+        let barred: Vec<Rule> = self.state.barred.referenced().into_iter().map(rules::bar).collect();
+        let (restore, chains) = self.restore(settings, observed, &barred);
         match self.write(&restore) {
             Ok(()) => self.state.chains = chains,
             Err((error, false)) => return Err(error),
             Err((error, true)) => {
                 // A kernel without xt_ipvs can do all else.
                 warn!("the host can use load balancers whose source ranges leave it out: {error}");
-                let owners = self.state.wanting(|wanted| !wanted.barred.is_empty());
-                self.blame(owners, error.0, &mut Troubles::default());
-                let (restore, chains) = self.restore(settings, seen, &[]);
+                let owners = self.state.ports_where(|desired| !desired.barred.is_empty());
+                self.blame(owners, error.0, &mut GeneralErrors::default());
+                let (restore, chains) = self.restore(settings, observed, &[]);
                 self.write(&restore).map_err(|(error, _)| error)?;
                 self.state.chains = chains;
             }
@@ -387,15 +398,16 @@ impl Ipvs {
 
     fn restore(
         &self,
-        settings: &Settings,
-        seen: Option<&Seen>,
+        settings: &IpvsSettings,
+        observed: Option<&ObservedKernel>,
         barred: &[Rule],
-    ) -> (Restore, HashMap<Place, SavedChain>) {
-        let rules = Rules { settings, used: |id| self.state.is_used(id), usable: |id| self.state.is_usable(id) };
+    ) -> (Restore, HashMap<TableChain, SavedChain>) {
+        let rules =
+            ChainRenderer { settings, used: |id| self.state.is_used(id), usable: |id| self.state.is_usable(id) };
         let (mut restore, mut chains) = (Restore::default(), HashMap::new());
         for (table, chain) in CHAINS {
-            let current = match seen {
-                Some(seen) => seen.tables.chain(table, &chain),
+            let current = match observed {
+                Some(observed) => observed.tables.chain(table, &chain),
                 None => self.state.chains.get(&(table, chain)).copied(),
             };
             let print = if chain == IPVS_OUT_FILTER {
@@ -405,7 +417,7 @@ impl Ipvs {
             };
             chains.insert((table, chain), print);
         }
-        for jump in seen.iter().flat_map(|seen| &seen.tables.missing_jumps) {
+        for jump in observed.iter().flat_map(|observed| &observed.tables.missing_jumps) {
             restore.insert(jump.table, jump.from, &jump.rule);
         }
         (restore, chains)

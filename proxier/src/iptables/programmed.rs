@@ -12,13 +12,13 @@ use netfilter::iptables::{Chain, Table};
 use super::base::node_port_dispatch;
 use super::names;
 use super::render::SHARED;
-use super::settings::Settings;
+use super::settings::IptablesSettings;
 use crate::model::ServicePortName;
-use crate::xtables::Place;
+use crate::xtables::TableChain;
 
 /// A Service port as it was programmed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Programmed {
+pub(super) struct ProgrammedPort {
     /// Its own chains, sorted by name.
     pub own: Box<[(Chain, SavedChain)]>,
     /// Its rules in each of the chains of [`SHARED`].
@@ -29,7 +29,7 @@ pub(super) struct Programmed {
     pub lacks_external_local: bool,
 }
 
-impl Programmed {
+impl ProgrammedPort {
     pub fn own(&self, chain: &Chain) -> Option<SavedChain> {
         let at = self.own.binary_search_by(|(name, _)| name.cmp(chain)).ok()?;
         Some(self.own[at].1)
@@ -53,7 +53,7 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, port: &Programmed) {
+    fn add(&mut self, port: &ProgrammedPort) {
         self.endpoints += port.endpoints as usize;
         self.filter_rules += port.rules(Table::Filter);
         self.nat_rules += port.rules(Table::Nat);
@@ -61,7 +61,7 @@ impl Totals {
         self.no_local_external += usize::from(port.lacks_external_local);
     }
 
-    fn subtract(&mut self, port: &Programmed) {
+    fn subtract(&mut self, port: &ProgrammedPort) {
         self.endpoints -= port.endpoints as usize;
         self.filter_rules -= port.rules(Table::Filter);
         self.nat_rules -= port.rules(Table::Nat);
@@ -72,23 +72,23 @@ impl Totals {
 
 /// What is in the kernel, as far as we put it there.
 #[derive(Debug, Default)]
-pub(super) struct State {
-    pub ports: HashMap<ServicePortName, Programmed>,
+pub(super) struct ProgrammedChains {
+    pub ports: HashMap<ServicePortName, ProgrammedPort>,
     /// The chains that are there whatever Services there are, and those that all share.
     pub fixed: HashMap<(Table, Chain), SavedChain>,
     /// Chains that nothing refers to any more and that wait for their deletion (large clusters).
     pub retired: HashSet<Chain>,
     pub last_deletion: Option<Instant>,
-    pub settings: Option<Settings>,
+    pub settings: Option<IptablesSettings>,
     pub totals: Totals,
 }
 
 /// What a sync changed.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(super) struct SyncOutcome {
     /// Whether `ports` and `fixed` are all there is.
     pub full: bool,
-    pub ports: Vec<(ServicePortName, Option<Programmed>)>,
+    pub ports: Vec<(ServicePortName, Option<ProgrammedPort>)>,
     pub fixed: Vec<((Table, Chain), SavedChain)>,
     pub retired: Vec<Chain>,
     /// Stale chains that had to stay.
@@ -98,9 +98,9 @@ pub(super) struct Outcome {
     pub written: [usize; Table::ALL.len()],
 }
 
-impl State {
+impl ProgrammedChains {
     /// Takes over what a sync did.
-    pub fn commit(&mut self, outcome: Outcome, settings: Settings, now: Instant) {
+    pub fn commit(&mut self, outcome: SyncOutcome, settings: IptablesSettings, now: Instant) {
         if outcome.full {
             self.ports.clear();
             self.fixed.clear();
@@ -144,11 +144,14 @@ impl State {
     }
 
     /// Every chain that should be there, with its content.
-    pub fn expectations(&self) -> impl Iterator<Item = (Place, SavedChain)> {
+    pub fn expected_chains(&self) -> impl Iterator<Item = (TableChain, SavedChain)> {
         let canary = |table| ((table, names::CANARY), SavedChain::default());
         let fixed = self.fixed.iter().map(|(place, chain)| (*place, *chain));
-        let own =
-            self.ports.values().flat_map(|port| port.own.iter()).map(|(chain, print)| ((Table::Nat, *chain), *print));
+        let own = self
+            .ports
+            .values()
+            .flat_map(|port| port.own.iter())
+            .map(|(chain, fingerprint)| ((Table::Nat, *chain), *fingerprint));
         Table::ALL.into_iter().map(canary).chain(fixed).chain(own)
     }
 }

@@ -6,32 +6,32 @@ use std::collections::HashMap;
 
 use netfilter::nft::Bytes;
 
-use super::chains::Chains;
-use super::claims::Claims;
+use super::chain_counts::ChainRefCounts;
 use super::names::{ALWAYS, SetId, SharedChain};
+use super::owners::AddressOwners;
+use super::port_spec::PortSpec;
 use super::render::Rendered;
-use super::settings::Settings;
-use super::view::View;
+use super::settings::NftablesSettings;
 use crate::model::{Destination, ServicePortName};
 
 /// A Service port that is programmed.
 #[derive(Debug)]
-pub struct Programmed {
+pub struct ProgrammedPort {
     /// What its elements are made of.
-    pub view: View,
+    pub spec: PortSpec,
     /// What it wants to be found by.
     pub destinations: Box<[Destination]>,
 }
 
-impl Programmed {
+impl ProgrammedPort {
     /// Whether its cluster IP is dropped for want of local endpoints.
     pub fn lacks_internal_local(&self) -> bool {
-        self.view.any && !self.view.has_internal()
+        self.spec.any && !self.spec.has_internal()
     }
 
     /// The same for external traffic.
     pub fn lacks_external_local(&self) -> bool {
-        self.view.any && !self.view.has_external()
+        self.spec.any && !self.spec.has_external()
     }
 }
 
@@ -61,10 +61,10 @@ impl Member {
 
 /// How often things are wanted that Service ports share.
 #[derive(Debug)]
-pub struct Counts {
+pub struct SharedRefCounts {
     members: HashMap<Member, u32>,
     /// The chains.
-    pub chains: Chains,
+    pub chains: ChainRefCounts,
 }
 
 /// Members that came to be wanted, or are not wanted any more.
@@ -73,11 +73,11 @@ pub struct MemberChanges {
     touched: HashMap<Member, bool>,
 }
 
-impl Counts {
+impl SharedRefCounts {
     /// Nobody wants anything.
     #[must_use]
     pub fn new() -> Self {
-        let mut chains = Chains::default();
+        let mut chains = ChainRefCounts::default();
         ALWAYS.into_iter().for_each(|balance| chains.add(SharedChain::Balance(balance)));
         Self { members: HashMap::new(), chains }
     }
@@ -124,46 +124,46 @@ impl Counts {
 
 /// What is in the kernel, as far as we put it there.
 #[derive(Debug)]
-pub struct State {
+pub struct ProgrammedTable {
     /// The Service ports. Boxed, as nearly half of a large map is free.
-    pub ports: HashMap<ServicePortName, Box<Programmed>>,
+    pub ports: HashMap<ServicePortName, Box<ProgrammedPort>>,
     /// Who has which destination.
-    pub claims: Claims,
+    pub owners: AddressOwners,
     /// What they share.
-    pub counts: Counts,
+    pub counts: SharedRefCounts,
     /// What all of it was made with.
-    pub settings: Settings,
+    pub settings: NftablesSettings,
     /// The kernel's number, if nobody else has changed anything since we knew it.
     pub generation: Option<u32>,
     /// Service ports that lack local endpoints, for internal and external traffic.
-    pub lacking: [usize; 2],
+    pub no_local_endpoints: [usize; 2],
 }
 
-impl State {
+impl ProgrammedTable {
     /// Nothing, yet.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: NftablesSettings) -> Self {
         Self {
             ports: HashMap::new(),
-            claims: Claims::default(),
-            counts: Counts::new(),
+            owners: AddressOwners::default(),
+            counts: SharedRefCounts::new(),
             settings,
             generation: None,
-            lacking: [0; 2],
+            no_local_endpoints: [0; 2],
         }
     }
 
     /// Replaces what a Service port has; returns what it had.
-    pub fn replace(&mut self, name: &ServicePortName, new: Option<Programmed>) -> Option<Box<Programmed>> {
-        let lacks = |port: &Programmed| [port.lacks_internal_local(), port.lacks_external_local()];
+    pub fn replace(&mut self, name: &ServicePortName, new: Option<ProgrammedPort>) -> Option<Box<ProgrammedPort>> {
+        let lacks = |port: &ProgrammedPort| [port.lacks_internal_local(), port.lacks_external_local()];
         if let Some(new) = &new {
-            self.lacking.iter_mut().zip(lacks(new)).for_each(|(count, lacks)| *count += usize::from(lacks));
+            self.no_local_endpoints.iter_mut().zip(lacks(new)).for_each(|(count, lacks)| *count += usize::from(lacks));
         }
         let old = match new {
             Some(new) => self.ports.insert(name.clone(), Box::new(new)),
             None => self.ports.remove(name),
         };
         if let Some(old) = &old {
-            self.lacking.iter_mut().zip(lacks(old)).for_each(|(count, lacks)| *count -= usize::from(lacks));
+            self.no_local_endpoints.iter_mut().zip(lacks(old)).for_each(|(count, lacks)| *count -= usize::from(lacks));
         }
         old
     }

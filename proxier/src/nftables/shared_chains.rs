@@ -7,12 +7,12 @@ use std::ops::RangeInclusive;
 
 use netfilter::nft::Name;
 
-use super::names::{Place, Policy, SetId};
+use super::names::{Policy, SetId, VipOrNodePort};
 
 /// How many endpoints make Service ports without session affinity share a chain, this many among them. A change of the
 /// number then seldom changes a verdict, for which the kernel would look at all verdicts of the table.
 #[must_use]
-pub fn alike(count: u32) -> RangeInclusive<u32> {
+pub fn size_class(count: u32) -> RangeInclusive<u32> {
     match count {
         0..=4 => 1..=4,
         5..=32 => count.next_power_of_two() / 2 + 1..=count.next_power_of_two(),
@@ -25,7 +25,7 @@ pub fn alike(count: u32) -> RangeInclusive<u32> {
 /// that is in it.
 pub const ALWAYS: [Balance; 4] = {
     const fn up_to(count: u32) -> Balance {
-        Balance { place: Place::Address, policy: Policy::Cluster, count, sticky: None }
+        Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count, sticky: None }
     }
     [up_to(4), up_to(8), up_to(16), up_to(32)]
 };
@@ -34,7 +34,7 @@ pub const ALWAYS: [Balance; 4] = {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Balance {
     /// What packets are sent to.
-    pub place: Place,
+    pub place: VipOrNodePort,
     /// Which endpoints are meant.
     pub policy: Policy,
     /// How many there are; without session affinity, at most.
@@ -60,7 +60,7 @@ pub enum SharedChain {
     /// The endpoint with a number, for clients that are remembered.
     Stick {
         /// What packets are sent to.
-        place: Place,
+        place: VipOrNodePort,
         /// Which endpoints are meant.
         policy: Policy,
         /// The number.
@@ -108,7 +108,7 @@ impl fmt::Display for SharedChain {
 
 /// Which endpoints a chain of Service ports chooses among.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leads {
+pub struct ChainEndpoints {
     /// The map they are in.
     pub to: SetId,
     /// Their numbers are below this.
@@ -119,9 +119,9 @@ pub struct Leads {
 
 /// Reads off a chain's name which endpoints it chooses among.
 #[must_use]
-pub fn leads(chain: &str) -> Option<Leads> {
+pub fn chain_endpoints(chain: &str) -> Option<ChainEndpoints> {
     let chain = chain.strip_prefix("external-").unwrap_or(chain);
-    let (map, of) = Place::ALL
+    let (map, of) = VipOrNodePort::ALL
         .into_iter()
         .flat_map(|place| [Policy::Cluster, Policy::Local].map(|p| (place, p)))
         .find_map(|(place, policy)| {
@@ -132,13 +132,13 @@ pub fn leads(chain: &str) -> Option<Leads> {
         Some((_, sticky)) => (sticky.split_once('-')?.0, true),
         None => (of, false),
     };
-    Some(Leads { to: map, numbers: numbers.parse().ok()?, gaps })
+    Some(ChainEndpoints { to: map, numbers: numbers.parse().ok()?, gaps })
 }
 
 /// Whether a chain has the name of a [`SharedChain`].
 #[must_use]
 pub fn is_shared_chain(chain: &str) -> bool {
-    chain.starts_with("stick-") || leads(chain).is_some()
+    chain.starts_with("stick-") || chain_endpoints(chain).is_some()
 }
 
 #[cfg(test)]
@@ -148,23 +148,23 @@ mod tests {
 
     #[test]
     fn chains_tell_by_their_names_where_they_lead() {
-        for place in Place::ALL {
+        for place in VipOrNodePort::ALL {
             for policy in [Policy::Cluster, Policy::Local] {
                 let plain = Balance { place, policy, count: 48, sticky: None };
                 let sticky = Sticky { numbers: 7, seconds: 9, service: 0x1234_5678 };
                 let sticky = Balance { count: 5, sticky: Some(sticky), ..plain };
                 let to = SetId::Endpoints(place, policy);
                 for chain in [SharedChain::Balance, SharedChain::External] {
-                    let leads = |balance| leads(&chain(balance).to_name());
-                    assert_eq!(leads(plain), Some(Leads { to, numbers: 48, gaps: false }));
-                    assert_eq!(leads(sticky), Some(Leads { to, numbers: 7, gaps: true }));
+                    let named = |balance| chain_endpoints(&chain(balance).to_name());
+                    assert_eq!(named(plain), Some(ChainEndpoints { to, numbers: 48, gaps: false }));
+                    assert_eq!(named(sticky), Some(ChainEndpoints { to, numbers: 7, gaps: true }));
                 }
             }
         }
         for other in
             [REJECT, EXTERNAL_LOCAL, "endpoints", "endpoints-", "endpoints-x", "endpoints-3-sticky-2", "mine-3"]
         {
-            assert_eq!(leads(other), None, "{other}");
+            assert_eq!(chain_endpoints(other), None, "{other}");
         }
     }
 }

@@ -10,9 +10,9 @@ type Claim = (Protocol, Destination);
 
 /// All that is wanted, by those who want it, in the order of their names.
 #[derive(Debug, Default)]
-pub struct Claims(HashMap<Claim, Vec<ServicePortName>>);
+pub struct AddressOwners(HashMap<Claim, Vec<ServicePortName>>);
 
-impl Claims {
+impl AddressOwners {
     /// Whether a destination belongs to this Service port.
     #[must_use]
     pub fn owns(&self, name: &ServicePortName, destination: Destination) -> bool {
@@ -63,12 +63,12 @@ mod tests {
         };
         let (a, b, c) = (name("a"), name("b"), name("c"));
         let port = Destination::NodePort;
-        let mut claims = Claims::default();
+        let mut owners = AddressOwners::default();
         let mut replace = |claimant: &ServicePortName, old: &[u16], new: &[u16]| {
             let mut told = Vec::new();
             let destinations = |ports: &[u16]| ports.iter().copied().map(port).collect::<Vec<_>>();
-            claims.replace(claimant, &destinations(old), &destinations(new), |other| told.push(other.clone()));
-            (told, [&a, &b, &c].map(|name| claims.owns(name, port(1))))
+            owners.replace(claimant, &destinations(old), &destinations(new), |other| told.push(other.clone()));
+            (told, [&a, &b, &c].map(|name| owners.owns(name, port(1))))
         };
         assert_eq!(replace(&b, &[], &[1, 2]), (vec![], [false, true, false]));
         assert_eq!(replace(&c, &[], &[1]), (vec![], [false, true, false]));

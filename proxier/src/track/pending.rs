@@ -13,13 +13,13 @@ use crate::model::NamespacedName;
 const MOST_TRIGGERS: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct PendingChanges {
     services: HashSet<NamespacedName>,
     slices: usize,
     triggers: Vec<SystemTime>,
 }
 
-impl Waiting {
+impl PendingChanges {
     /// A Service changed.
     pub fn service(&mut self, name: &NamespacedName) {
         self.services.insert(name.clone());

@@ -1,14 +1,14 @@
 //! What a Service port wants of the table.
 //!
-//! In: a Service port, its endpoints, who owns its addresses. Out: a [`View`], compact enough to be kept.
+//! In: a Service port, its endpoints, who owns its addresses. Out: a [`PortSpec`], compact enough to be kept.
 //! Must not know: sets, chains, other Service ports.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::names::{Place, Policy};
-use super::numbers::{Numbered, either, number, only};
+use super::names::{Policy, VipOrNodePort};
+use super::numbers::{NumberedEndpoints, either, number, only};
 use crate::model::{CategorizedEndpoints, Destination, Endpoint, Protocol, ServicePort, ServicePortName};
 
 /// The number that IP has for a transport protocol.
@@ -33,7 +33,7 @@ fn once(ips: &[IpAddr], fits: impl Fn(&IpAddr) -> bool) -> Box<[IpAddr]> {
 
 /// Everything about a Service port that its elements are made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
+pub struct PortSpec {
     /// IP's number for the protocol.
     pub protocol: u8,
     /// The cluster IP, unless another Service port has it.
@@ -57,14 +57,14 @@ pub struct View {
     /// Whether any traffic can be served, here or elsewhere.
     pub any: bool,
     /// Endpoints of policy `Cluster`.
-    pub cluster: Numbered,
+    pub cluster: NumberedEndpoints,
     /// Endpoints of policy `Local`.
-    pub local: Numbered,
+    pub local: NumberedEndpoints,
     /// Endpoints on this node.
     pub here: Box<[SocketAddr]>,
 }
 
-impl View {
+impl PortSpec {
     /// Looks at a Service port. `owns` tells which of its destinations are not another's; `current` the numbers that
     /// endpoints have now, given the view without endpoints, and the endpoints that a policy wants.
     #[must_use]
@@ -73,7 +73,7 @@ impl View {
         port: &ServicePort,
         endpoints: &CategorizedEndpoints<'_>,
         owns: impl Fn(Destination) -> bool,
-        current: impl Fn(&Self, Policy, &[SocketAddr]) -> Numbered,
+        current: impl Fn(&Self, Policy, &[SocketAddr]) -> NumberedEndpoints,
     ) -> Self {
         let unnumbered = Self::unnumbered(name, port, endpoints, owns);
         let lists = [&endpoints.cluster, &endpoints.local].map(|list| addresses(list));
@@ -117,15 +117,15 @@ impl View {
             affinity: port.affinity_seconds,
             ranges: port.source_ranges.clone(),
             any: endpoints.any,
-            cluster: Numbered::default(),
-            local: Numbered::default(),
+            cluster: NumberedEndpoints::default(),
+            local: NumberedEndpoints::default(),
             here: here.into_boxed_slice(),
         }
     }
 
     /// The endpoints of a policy.
     #[must_use]
-    pub fn endpoints(&self, policy: Policy) -> &Numbered {
+    pub fn endpoints(&self, policy: Policy) -> &NumberedEndpoints {
         match policy {
             Policy::Cluster => &self.cluster,
             Policy::Local => &self.local,
@@ -145,10 +145,10 @@ impl View {
     }
 
     /// Where the numbers of endpoints can be read off, and of which policy.
-    pub fn witnesses(&self) -> impl Iterator<Item = (Place, Policy, Option<IpAddr>, u16)> + '_ {
+    pub fn endpoint_map_keys(&self) -> impl Iterator<Item = (VipOrNodePort, Policy, Option<IpAddr>, u16)> + '_ {
         let addresses = self.cluster_ip.iter().chain(&self.vips).chain(&self.external_ips);
-        let addresses = addresses.map(|ip| (Place::Address, Some(*ip), self.port));
-        let node_port = (self.node_port != 0).then_some((Place::NodePort, None, self.node_port));
+        let addresses = addresses.map(|ip| (VipOrNodePort::Address, Some(*ip), self.port));
+        let node_port = (self.node_port != 0).then_some((VipOrNodePort::NodePort, None, self.node_port));
         let places = addresses.chain(node_port);
         places.flat_map(|(place, ip, port)| [Policy::Cluster, Policy::Local].map(|policy| (place, policy, ip, port)))
     }

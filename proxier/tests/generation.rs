@@ -26,7 +26,7 @@ impl World {
         let mut world = Self { fake, mode, tracker: Tracker::default(), now: Instant::now() };
         world.take(Kind::Service, objects::service("default", "web", objects::address(1000)));
         world.move_endpoint(1);
-        world.tracker.want_everything();
+        world.tracker.request_full_sync();
         world
     }
 
@@ -52,7 +52,7 @@ impl World {
     fn check(&mut self) -> (Option<String>, usize) {
         self.now += Duration::from_hours(2);
         let before = self.fake.saves();
-        let damage = self.mode.damage(self.now).expect("a check");
+        let damage = self.mode.check_drift(self.now).expect("a check");
         (damage, self.fake.saves() - before)
     }
 }
@@ -95,7 +95,7 @@ fn damage_is_found_however_it_came() {
         }
         let (damage, _) = world.check();
         assert!(damage.is_some_and(|damage| damage.contains(own.as_str())), "{written_since}");
-        world.tracker.want_everything();
+        world.tracker.request_full_sync();
         world.sync();
         assert_eq!(world.check(), (None, 0), "mended");
     }

@@ -1,6 +1,6 @@
 //! What the kernel holds that is of interest in IPVS mode, whoever put it there.
 //!
-//! In: the parts of the kernel, as far as they are there. Out: [`Held`], and what could not be read.
+//! In: the parts of the kernel, as far as they are there. Out: [`ObservedState`], and what could not be read.
 //! Must not know: Services, or what should be there. Nothing is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,18 +17,18 @@ use crate::backend::SyncError;
 
 /// A virtual server with its real ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldServer {
+pub struct ObservedServer {
     /// The virtual server itself.
     pub server: VirtualServer,
     /// Its real servers.
-    pub reals: BTreeMap<SocketAddr, HeldReal>,
+    pub reals: BTreeMap<SocketAddr, ObservedRealServer>,
     /// What it has counted.
     pub statistics: Statistics,
 }
 
 /// A real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeldReal {
+pub struct ObservedRealServer {
     /// The real server itself.
     pub server: RealServer,
     /// What connections it has.
@@ -37,7 +37,7 @@ pub struct HeldReal {
     pub statistics: Statistics,
 }
 
-impl HeldServer {
+impl ObservedServer {
     /// Whether it only waits for connections to end.
     #[must_use]
     pub fn drains(&self) -> bool {
@@ -47,14 +47,14 @@ impl HeldServer {
 
 /// A set with its entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldSet {
+pub struct ObservedSet {
     /// What it holds.
     pub set_type: SetType,
     /// The entries.
     pub entries: BTreeSet<Entry>,
 }
 
-impl HeldSet {
+impl ObservedSet {
     /// Whether it has what these parts of a packet make: its source where `true`, its destination where `false`.
     #[must_use]
     pub fn has(&self, [source, destination]: [SocketAddr; 2], protocol: u8, of_source: &[bool]) -> bool {
@@ -73,22 +73,22 @@ impl HeldSet {
 }
 
 /// Sets by name.
-pub type Sets = BTreeMap<String, HeldSet>;
+pub type ObservedSets = BTreeMap<String, ObservedSet>;
 
 /// All of it, in one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct ObservedState {
     /// The virtual servers.
-    pub servers: BTreeMap<ServerKey, HeldServer>,
+    pub servers: BTreeMap<ServerKey, ObservedServer>,
     /// Virtual servers of firewall marks, and how they schedule: never kube-proxy's.
     pub marks: BTreeMap<u32, Scheduler>,
     /// The sets of the types that kube-proxy uses, anybody's.
-    pub sets: Sets,
+    pub sets: ObservedSets,
     /// The addresses of the device; `None` without a device.
     pub bound: Option<BTreeSet<IpAddr>>,
 }
 
-impl Held {
+impl ObservedState {
     /// Reads it. What cannot be read is empty, and told.
     #[must_use]
     pub fn read(
@@ -117,9 +117,9 @@ impl Held {
         for (server, statistics) in servers {
             let mut reals = BTreeMap::new();
             table.list_real(server.key, &mut |server, connections, statistics| {
-                reals.insert(server.address, HeldReal { server, connections, statistics });
+                reals.insert(server.address, ObservedRealServer { server, connections, statistics });
             })?;
-            self.servers.insert(server.key, HeldServer { server, reals, statistics });
+            self.servers.insert(server.key, ObservedServer { server, reals, statistics });
         }
         Ok(())
     }
@@ -133,7 +133,7 @@ impl Held {
         for (name, set_type) in found {
             let mut entries = BTreeSet::new();
             sets.entries(name, &mut |entry| _ = entries.insert(entry))?;
-            self.sets.insert(name.to_string(), HeldSet { set_type, entries });
+            self.sets.insert(name.to_string(), ObservedSet { set_type, entries });
         }
         Ok(())
     }

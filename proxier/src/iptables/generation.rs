@@ -10,19 +10,19 @@ use netfilter::kernel::iptables::IptablesTool;
 
 /// What is known.
 #[derive(Debug, Default)]
-pub struct Untouched(Option<u32>);
+pub struct GenerationTracker(Option<u32>);
 
 /// Our own changes, from one look at the number to the next.
 #[derive(Debug)]
-pub struct Changes {
+pub struct OwnWrites {
     /// The number before them, if what the kernel held then is known.
     before: Option<u32>,
     tables: u32,
 }
 
-impl Untouched {
+impl GenerationTracker {
     /// Whether nobody has changed anything since it was known what the kernel holds.
-    pub fn is(&self, tool: &mut dyn IptablesTool) -> bool {
+    pub fn is_current(&self, tool: &mut dyn IptablesTool) -> bool {
         self.0.is_some() && tool.generation() == self.0
     }
 
@@ -32,21 +32,21 @@ impl Untouched {
     }
 
     /// Begins changes. Until they end well nothing is known. `read`: all is going to be read before the first of them.
-    pub fn changing(&mut self, tool: &mut dyn IptablesTool, read: bool) -> Changes {
+    pub fn begin(&mut self, tool: &mut dyn IptablesTool, read: bool) -> OwnWrites {
         let (known, now) = (self.0.take(), tool.generation());
-        Changes { before: now.filter(|_| read || known == now), tables: 0 }
+        OwnWrites { before: now.filter(|_| read || known == now), tables: 0 }
     }
 
     /// Ends them.
-    pub fn changed(&mut self, tool: &mut dyn IptablesTool, changes: &Changes) {
-        let expected = changes.before.map(|before| before.wrapping_add(changes.tables));
+    pub fn commit(&mut self, tool: &mut dyn IptablesTool, writes: &OwnWrites) {
+        let expected = writes.before.map(|before| before.wrapping_add(writes.tables));
         self.0 = expected.filter(|_| tool.generation() == expected);
     }
 }
 
-impl Changes {
+impl OwnWrites {
     /// One was made, of so many tables.
-    pub fn made(&mut self, tables: usize) {
+    pub fn record(&mut self, tables: usize) {
         self.tables = self.tables.saturating_add(u32::try_from(tables).unwrap_or(u32::MAX));
     }
 }
