@@ -5,8 +5,6 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 # Tests make network namespaces, so they run as root; cargo itself does not have to.
 RUNNER := CARGO_TARGET_$(shell echo $(TRIPLE) | tr a-z- A-Z_)_RUNNER="$(if $(SUDO),sudo -E,env)"
-# Tests for a kernel that has IPVS, as PACKAGE/TARGET. They are `test = false` in Cargo.toml: not part of `cargo test`.
-IPVS_TESTS := proxier/ipvs_kernel proxier/ipvs_mode_kernel kube-proxy/ipvs_packets kube-proxy/ipvs_inspect
 
 .PHONY: all demo faults test test-ipvs check deps bench bench-ipvs scale soak conformance conformance-ipvs e2e
 
@@ -23,10 +21,12 @@ test: deps
 	$(RUNNER) cargo test --workspace
 	$(MAKE) --no-print-directory test-ipvs
 
-## test-ipvs: the tests for a kernel that has IPVS; golden/tools/with-ipvs finds one; ARGS="filter …" for some of them
+## test-ipvs: the tests that `cargo test` ignores for want of IPVS; golden/tools/with-ipvs finds a kernel; ARGS="filter …" for some of them
 test-ipvs: deps
 	cargo build
-	@set -e; for test in $(IPVS_TESTS); do golden/tools/test-ipvs "$${test%/*}" "$${test#*/}" $(ARGS); done
+	golden/tools/test-ipvs proxier ipvs_kernel --ignored $(ARGS)
+	golden/tools/test-ipvs proxier ipvs_mode_kernel --ignored $(ARGS)
+	golden/tools/test-ipvs kube-proxy e2e --ignored $(or $(ARGS),ipvs_)
 	@$(MAKE) --no-print-directory conformance-ipvs
 
 ## conformance-ipvs: the recorded cases of IPVS mode; all in one flavour of iptables, which matters little here, some in the other
@@ -43,8 +43,6 @@ faults: deps
 check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	@set -e; for test in $(IPVS_TESTS); do \
-	  echo "cargo clippy --test $${test#*/}"; cargo clippy --package "$${test%/*}" --test "$${test#*/}" -- -D warnings; done
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 	cargo deny --offline check bans licenses sources
 

@@ -3,13 +3,9 @@
 //! In: the `kube-proxy` binary, root. Out: exit codes, texts, written files, the end when a configuration changes.
 //! Each test has a node (a network namespace) or no namespace at all, where nothing touches the kernel.
 
-#[path = "config/command_line.rs"]
 mod command_line;
-#[path = "config/pages.rs"]
 mod pages;
-#[path = "config/updates.rs"]
 mod updates;
-#[path = "config/write.rs"]
 mod write;
 
 use std::path::{Path, PathBuf};

@@ -3,9 +3,7 @@
 //! In: the `kube-proxy` binary, root, and a kernel that has IPVS (`make test-ipvs`). Out: whether the commands tell what
 //! is so.
 
-#[path = "ipvs_inspect/causes.rs"]
 mod causes;
-#[path = "ipvs_inspect/shown.rs"]
 mod shown;
 
 use std::collections::BTreeSet;
@@ -72,6 +70,7 @@ fn told(dump: &Value) -> BTreeSet<String> {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn every_server_is_listed_and_nothing_differs() {
     for (name, flavour) in [
         ("220-lb-etp-local", Flavour::Nft),
@@ -101,6 +100,7 @@ fn every_server_is_listed_and_nothing_differs() {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn edits_by_hand_are_found_in_the_kernel() {
     let lab = left(&case("220-lb-etp-local"), Flavour::Nft);
     for edit in [
@@ -162,6 +162,7 @@ fn ends(cluster: &Cluster, from: &str, to: std::net::SocketAddr) -> Vec<(String,
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn a_trace_agrees_with_connections() {
     let cluster =
         Cluster::new(Flavour::Nft, env!("CARGO_BIN_EXE_kube-proxy").as_ref()).configured("mode", "ipvs".into());
@@ -209,6 +210,7 @@ fn set(causes: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn causes_are_named() {
     let lab = left(&case("220-lb-etp-local"), Flavour::Nft);
     let sysctl = |name: &str, value: i64| lab.node().enter(|| SystemHost.set_sysctl(name, value)).expect("a sysctl");

@@ -3,15 +3,10 @@
 //! In: the `kube-proxy` binary, root. Out: exit codes, sysctls, rules, events. Each test has a node (a network namespace)
 //! of its own. It must not know how any of that is done.
 
-#[path = "lifecycle/cleanup.rs"]
 mod cleanup;
-#[path = "lifecycle/events.rs"]
 mod events;
-#[path = "lifecycle/facts.rs"]
 mod facts;
-#[path = "lifecycle/kernel.rs"]
 mod kernel;
-#[path = "lifecycle/own_node.rs"]
 mod own_node;
 
 use golden::apiserver::ApiServer;

@@ -3,9 +3,7 @@
 //! In: what the real one left in the kernel (a recorded case), pods, clients with open connections, the `kube-proxy`
 //! binary, root. Out: no connection is lost, and new ones are made all the while. Both flavours, both families.
 
-#[path = "migration/nftables.rs"]
 mod nftables;
-#[path = "migration/upstream.rs"]
 mod upstream;
 
 use std::collections::BTreeSet;

@@ -3,13 +3,9 @@
 //! In: the `kube-proxy` binary, root. Out: what rules follow, what the log says, how the program ends.
 //! Each test has a node (a network namespace) and a folder of its own.
 
-#[path = "objects/bad.rs"]
 mod bad;
-#[path = "objects/edits.rs"]
 mod edits;
-#[path = "objects/file_systems.rs"]
 mod file_systems;
-#[path = "objects/settings.rs"]
 mod settings;
 
 use std::path::PathBuf;

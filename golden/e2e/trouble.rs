@@ -3,9 +3,7 @@
 //! In: the `kube-proxy` binary, root. Out: a clear line in the log, and rules that are synced all the same.
 //! Each test has a node (a network namespace) and an API server of its own.
 
-#[path = "trouble/descriptors.rs"]
 mod descriptors;
-#[path = "trouble/hanging_tools.rs"]
 mod hanging_tools;
 
 use std::io::Write;

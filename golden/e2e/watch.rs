@@ -3,21 +3,13 @@
 //! Each test has a node (a network namespace) and an API server of its own. `KUBE_PROXY` names another binary to test:
 //! upstream's, to see that a test asks nothing of ours that the real one does not do.
 
-#[path = "watch/backoff.rs"]
 mod backoff;
-#[path = "watch/changes.rs"]
 mod changes;
-#[path = "watch/fallback.rs"]
 mod fallback;
-#[path = "watch/faults.rs"]
 mod faults;
-#[path = "watch/lifecycle.rs"]
 mod lifecycle;
-#[path = "watch/lists.rs"]
 mod lists;
-#[path = "watch/metrics.rs"]
 mod metrics;
-#[path = "watch/requests.rs"]
 mod requests;
 
 use std::time::{Duration, Instant};

@@ -122,6 +122,7 @@ impl Kernel for Whole {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn incremental_is_full_in_the_kernel() {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
     let mut runner =

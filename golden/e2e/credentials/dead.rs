@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use golden::cluster::eventually;
 use golden::sample::slice;
 
-use crate::http2::Seen;
-use crate::{WEB, World};
+use super::http2::Seen;
+use super::{WEB, World};
 
 /// 20 s to a PING or 15 s to a probe, 15 s for the answer, and a busy machine.
 const LIMIT: Duration = Duration::from_secs(45);

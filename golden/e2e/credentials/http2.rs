@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_openssl::SslStream;
 
-use crate::World;
+use super::World;
 
 type Answer = Response<Either<Incoming, Empty<Bytes>>>;
 

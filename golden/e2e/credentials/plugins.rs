@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use golden::apiserver::End;
 use golden::pki::{Certified, Profile, replace};
 
-use crate::{WEB, World};
+use super::{WEB, World};
 
 const CA: &str = "certificate-authority: ca.crt";
 const EXEC: &str = "exec: {apiVersion: client.authentication.k8s.io/v1, command: ./plugin, interactiveMode: Never, \

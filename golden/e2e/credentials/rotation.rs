@@ -7,7 +7,7 @@ use golden::pki::{Certified, Profile, replace};
 use golden::sample::slice;
 use golden::tls::{TlsFront, server_context};
 
-use crate::{HTTP1, WEB, World};
+use super::{HTTP1, WEB, World};
 
 const CA: &str = "certificate-authority: ca.crt";
 

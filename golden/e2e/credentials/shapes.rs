@@ -5,7 +5,7 @@ use golden::tls::TlsFront;
 use nix::sys::signal::Signal;
 use openssl::nid::Nid;
 
-use crate::World;
+use super::World;
 
 const CA: &str = "certificate-authority: ca.crt";
 const CLIENT: &str = "client-certificate: client.crt, client-key: client.key";
@@ -128,7 +128,7 @@ fn addresses_of_every_form_are_accepted() {
     let listener = world.node.netns().enter(|| std::net::TcpListener::bind("[::1]:0").expect("a free port"));
     let on_v6 = Profile { addresses: &["::1".parse().expect("an address")], ..Profile::leaf("v6") };
     let server = Certified::new(&on_v6, Some(&world.authority));
-    let context = golden::tls::server_context(&server, None, crate::HTTP1);
+    let context = golden::tls::server_context(&server, None, super::HTTP1);
     let backend = world.backend();
     let front = world.node.netns().enter(|| TlsFront::start(listener, context, backend));
     world.reaches("IPv6", &front.url(), CA, "");

@@ -19,6 +19,7 @@ fn forwarding(name: &str) -> Lab {
 
 /// What a sync in iptables mode would have left beside virtual servers.
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn rules_of_iptables_mode_beside_virtual_servers_are_two_proxies() {
     let lab = forwarding("003-clusterip-1-endpoint");
     assert_eq!(causes(&lab, "default/local"), set(&[]));
@@ -36,6 +37,7 @@ fn rules_of_iptables_mode_beside_virtual_servers_are_two_proxies() {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn rules_in_the_other_flavour_are_named() {
     let lab = forwarding("003-clusterip-1-endpoint");
     lab.node().run("iptables-legacy -w 5 -t nat -N KUBE-SERVICES");
@@ -44,6 +46,7 @@ fn rules_in_the_other_flavour_are_named() {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn a_client_in_no_source_range_is_named() {
     let lab = forwarding("210-lb-source-ranges");
     let dump = run(&lab, "dump -o json", true);
@@ -59,6 +62,7 @@ fn a_client_in_no_source_range_is_named() {
 
 /// Before, it would be decided who is masqueraded, and after it nobody is any more.
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn rules_in_another_order_are_found() {
     let lab = left(&case("220-lb-etp-local"), Flavour::Nft);
     let rules = lab.node().run("iptables-nft -w 5 -t nat -S KUBE-SERVICES");

@@ -60,6 +60,7 @@ fn told(dump: &Value) -> BTreeMap<(String, Option<String>), [u64; 5]> {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn what_servers_counted_is_told() {
     let cluster =
         Cluster::new(Flavour::Nft, env!("CARGO_BIN_EXE_kube-proxy").as_ref()).configured("mode", "ipvs".into());
@@ -107,6 +108,7 @@ fn text(lab: &Lab, words: &str) -> String {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn tables_and_words_are_those_of_servers() {
     let lab = left(&case("220-lb-etp-local"), Flavour::Nft);
     let shown = text(&lab, "dump");
@@ -144,6 +146,7 @@ fn tables_and_words_are_those_of_servers() {
 
 /// Nobody's kube-proxy makes these.
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn servers_that_do_not_translate_and_those_of_marks_are_told() {
     let lab = left(&case("220-lb-etp-local"), Flavour::Nft);
     for edit in [

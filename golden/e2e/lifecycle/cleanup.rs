@@ -7,7 +7,7 @@ use std::process::{Output, Stdio};
 use golden::node::Node;
 use golden::sample::{node, service, slice};
 
-use crate::{WEB, World, machine};
+use super::{WEB, World, machine};
 
 /// Cases whose rules the real one left, in the order in which they are loaded: rules of several are in the kernel.
 const RECORDED: &[(&str, &str)] = &[

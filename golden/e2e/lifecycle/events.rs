@@ -4,7 +4,7 @@ use golden::node::NAME;
 use golden::sample::{service, slice};
 use serde_json::{Value, json};
 
-use crate::{WEB, World};
+use super::{WEB, World};
 
 fn events(world: &World, reason: &str) -> Vec<Value> {
     world.api.all("Event").into_iter().filter(|event| event["reason"] == reason).collect()

@@ -3,7 +3,7 @@
 use golden::sample::service;
 use serde_json::json;
 
-use crate::World;
+use super::World;
 
 const NODE_PORT: &str = "30080";
 const MODES: [&str; 2] = ["iptables", "nftables"];

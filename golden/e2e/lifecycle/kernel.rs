@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
 
-use crate::{World, machine};
+use super::{World, machine};
 
 const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 const CLOSE_WAIT: &str = "net/netfilter/nf_conntrack_tcp_timeout_close_wait";
@@ -93,7 +93,7 @@ fn a_signal_that_was_to_be_ignored_is() {
         world.node.send(signal);
     }
     world.api.apply(golden::sample::slice("web-1", "web", &["10.244.2.9"]));
-    world.node.until_leads(crate::WEB, &["10.244.2.9:8080"]);
+    world.node.until_leads(super::WEB, &["10.244.2.9:8080"]);
     assert_eq!(world.node.end(Signal::SIGTERM).code(), Some(0));
 }
 

@@ -4,7 +4,7 @@ use golden::node::NAME;
 use golden::sample::{node, service};
 use serde_json::{Value, json};
 
-use crate::World;
+use super::World;
 
 /// The own Node with these addresses and networks.
 fn own(addresses: &[&str], pod_cidrs: &[&str]) -> Value {
@@ -68,7 +68,7 @@ fn other_networks_end_a_proxy_that_goes_by_them_and_no_other() {
             assert_eq!(world.node.rules(), rules, "its rules stay until it is started again");
         } else {
             world.api.apply(golden::sample::slice("web-1", "web", &["10.244.2.9"]));
-            world.node.until_leads(crate::WEB, &["10.244.2.9:8080"]);
+            world.node.until_leads(super::WEB, &["10.244.2.9:8080"]);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The same with the real program, and between modes. It cannot be had everywhere, so these tests are ignored but where they are
-//! asked for: `REAL_KUBE_PROXY=PATH cargo test --test migration upstream:: -- --ignored`.
+//! asked for: `REAL_KUBE_PROXY=PATH cargo test --test e2e migration::upstream:: -- --ignored`.
 //!
 //! In: also an API server, which both programs watch. Out: per move, which new connections failed and for how long; what
 //! the real one logged as an error.

@@ -6,7 +6,7 @@ use golden::node::NAME;
 use golden::sample::{node, service, slice};
 use serde_json::{Value, json};
 
-use crate::{World, text};
+use super::{World, text};
 
 #[test]
 fn a_file_that_is_half_written_keeps_what_it_held() {

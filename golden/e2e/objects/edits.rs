@@ -7,7 +7,7 @@ use golden::node::Node;
 use golden::sample::{service, slice};
 use serde_json::json;
 
-use crate::{PROMPT, World, text};
+use super::{PROMPT, World, text};
 
 #[test]
 fn an_edit_is_in_the_rules_within_a_second() {

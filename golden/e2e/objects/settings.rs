@@ -2,7 +2,7 @@
 
 use golden::node::Node;
 
-use crate::World;
+use super::World;
 
 const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use golden::cluster::Protocol::Tcp;
 use golden::cluster::{Client, Cluster, FAR_5, Family, NODE, OUTSIDE_OTHERS, POD_5, POD_6, POD_9, Service, ready};
 
-use crate::pods;
+use super::pods;
 
 const NODE_PORT: u16 = 30080;
 

@@ -6,7 +6,7 @@
 use golden::cluster::Protocol::Tcp;
 use golden::cluster::{Cluster, Family, NODE, POD_5, POD_6, POD_9, Service, eventually, ready};
 
-use crate::SOON;
+use super::SOON;
 
 pub(super) fn what_the_tool_rejects_is_left_out(cluster: Cluster) {
     let good = Service::new("good", 100).endpoints([ready(POD_5)]);

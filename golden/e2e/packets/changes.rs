@@ -11,8 +11,8 @@ use golden::cluster::{
     unready,
 };
 
-use crate::restart::unnoticed;
-use crate::{PROMPT, SOON, pods};
+use super::restart::unnoticed;
+use super::{PROMPT, SOON, pods};
 
 /// Whether so many connections in each family all end at exactly these pods. Twelve tell two endpoints apart from one.
 fn served_by(cluster: &Cluster, service: &Service, expected: &[&str]) -> bool {

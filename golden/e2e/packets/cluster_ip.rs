@@ -6,7 +6,7 @@
 use golden::cluster::Protocol::Tcp;
 use golden::cluster::{Cluster, FAR_5, Family, POD_5, POD_6, POD_9, Service, is_node, ready};
 
-use crate::pods;
+use super::pods;
 
 fn web() -> Service {
     Service::new("web", 10).endpoints([ready(POD_5), ready(POD_6), ready(FAR_5)])

@@ -11,7 +11,7 @@ use golden::cluster::{
     terminating,
 };
 
-use crate::{PROMPT, SOON};
+use super::{PROMPT, SOON};
 
 const NODE_PORT: u16 = 30053;
 

@@ -11,8 +11,8 @@ use golden::cluster::{
 };
 use serde_json::json;
 
-use crate::SOON;
-use crate::restart::unnoticed;
+use super::SOON;
+use super::restart::unnoticed;
 
 const NODE_PORT: u16 = 30080;
 
@@ -118,7 +118,7 @@ pub(super) fn source_hashing_keeps_clients(cluster: Cluster) {
         let mut chosen = std::collections::BTreeSet::new();
         for client in OUTSIDE_OTHERS {
             let answers = cluster.outside_as(client).reach_times(Tcp, to, 4);
-            assert_eq!(crate::pods(&answers).len(), 1, "one client went to several endpoints: {answers:?}");
+            assert_eq!(super::pods(&answers).len(), 1, "one client went to several endpoints: {answers:?}");
             chosen.insert(answers[0].pod.clone());
         }
         assert!(chosen.len() > 1, "every client is sent to {chosen:?}");
@@ -169,7 +169,7 @@ pub(super) fn local_policies_bind_pods_and_fall_back(cluster: Cluster) {
         let client = cluster.pod(POD_9);
         let answers = client.reach_times(Tcp, VIP.at(family, PORT), 8);
         assert!(answers.iter().all(|answer| answer.pod == POD_5.name), "{answers:?}");
-        assert_eq!(crate::pods(&client.reach_times(Tcp, local.address(family), 8)).len(), 2);
+        assert_eq!(super::pods(&client.reach_times(Tcp, local.address(family), 8)).len(), 2);
         assert_eq!(client.reach(Tcp, far.address(family)).pod, FAR_5.name, "none is here, so those elsewhere serve");
         // Of a Service that nobody can reach from outside, those elsewhere are not looked at.
         client.refused(Tcp, inside.address(family));

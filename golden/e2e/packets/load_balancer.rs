@@ -9,7 +9,7 @@ use golden::cluster::{
     ready,
 };
 
-use crate::pods;
+use super::pods;
 
 const NODE_PORT: u16 = 30080;
 

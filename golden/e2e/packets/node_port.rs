@@ -7,7 +7,7 @@ use golden::cluster::Protocol::Tcp;
 use golden::cluster::{Cluster, FAR_5, Family, LOOPBACK, NODE, NODE_ETH1, POD_5, POD_9, Service, is_node, ready};
 use serde_json::json;
 
-use crate::pods;
+use super::pods;
 
 const NODE_PORT: u16 = 30080;
 

@@ -8,7 +8,7 @@ use golden::cluster::{
     Cluster, EXTERNAL_IP, FAR_5, FAR_6, Family, NODE, OUTSIDE, POD_5, POD_9, PORT, Service, VIP, ready, unready,
 };
 
-use crate::pods;
+use super::pods;
 
 const NODE_PORT: u16 = 30080;
 

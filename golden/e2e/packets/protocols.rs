@@ -9,7 +9,7 @@ use golden::cluster::{
     eventually, is_node, ready,
 };
 
-use crate::{PROMPT, SOON, pods};
+use super::{PROMPT, SOON, pods};
 
 const NODE_PORT: u16 = 30053;
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use golden::cluster::Protocol::Tcp;
 use golden::cluster::{Cluster, FAR_5, Family, NODE, POD_5, POD_6, POD_9, Service, eventually, ready};
 
-use crate::SOON;
+use super::SOON;
 
 /// Sets the flag when dropped, also by a panic: the loops must end either way.
 struct StopOnDrop<'a>(&'a AtomicBool);

@@ -8,8 +8,8 @@ use golden::cluster::Protocol::Tcp;
 use golden::cluster::{Cluster, FAR_5, FAR_6, Family, NODE, POD_5, POD_6, POD_9, PORT, Service, eventually, ready};
 use serde_json::json;
 
-use crate::SOON;
-use crate::restart::unnoticed;
+use super::SOON;
+use super::restart::unnoticed;
 
 const NODE_PORT: u16 = 30080;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use golden::apiserver::{Fault, Request, Requests};
 
-use crate::{SERVICES, SLICES, WEB, World};
+use super::{SERVICES, SLICES, WEB, World};
 
 /// How long a server is watched.
 const WATCHED: Duration = Duration::from_secs(20);

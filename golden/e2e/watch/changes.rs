@@ -4,7 +4,7 @@ use golden::node::{NAME, Node};
 use golden::sample::{node, service, slice};
 use serde_json::json;
 
-use crate::{PODS, WEB, World};
+use super::{PODS, WEB, World};
 
 #[test]
 fn services_and_endpoints_come_change_and_go() {

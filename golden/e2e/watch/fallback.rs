@@ -9,7 +9,7 @@ use std::time::Duration;
 use golden::apiserver::{End, Fault, MediaTypes, Pace, Request, Requests};
 use golden::sample::slice;
 
-use crate::{NODES, SERVICES, SLICES, WEB, World, param};
+use super::{NODES, SERVICES, SLICES, WEB, World, param};
 
 /// After a refusal, the time until the plain list.
 const AT_ONCE: Duration = Duration::from_secs(3);

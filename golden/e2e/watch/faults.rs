@@ -6,7 +6,7 @@ use golden::apiserver::{End, MediaTypes, Pace};
 use golden::sample::{service, slice};
 use serde_json::json;
 
-use crate::{PODS, WEB, World};
+use super::{PODS, WEB, World};
 
 const JSON: MediaTypes = MediaTypes::OnlyJson;
 const BOTH: MediaTypes = MediaTypes::JsonAndProtobuf;

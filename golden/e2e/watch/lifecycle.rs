@@ -6,7 +6,7 @@ use golden::node::endpoints;
 use golden::sample::slice;
 use nix::sys::signal::Signal;
 
-use crate::{PODS, WEB, World};
+use super::{PODS, WEB, World};
 
 #[test]
 fn nothing_is_programmed_before_both_lists_are_complete() {

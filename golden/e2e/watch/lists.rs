@@ -6,7 +6,7 @@ use golden::apiserver::{End, Fault, MediaTypes, Pace, Request, Requests};
 use golden::sample::service;
 use serde_json::{Value, json};
 
-use crate::{NODES, SERVICES, SLICES, WEB, World, param};
+use super::{NODES, SERVICES, SLICES, WEB, World, param};
 
 /// More than one page.
 const MANY: u32 = 600;

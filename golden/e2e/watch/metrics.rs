@@ -3,7 +3,7 @@
 use golden::load::{Account, change};
 use golden::node::sum;
 
-use crate::World;
+use super::World;
 
 #[test]
 fn after_some_hundred_changes_the_metrics_say_exactly_what_happened() {

@@ -5,7 +5,7 @@ use golden::apiserver::{End, Request};
 use golden::sample::{node, service, slice};
 use serde_json::json;
 
-use crate::{NODES, PODS, SERVICES, SLICES, WEB, World, param};
+use super::{NODES, PODS, SERVICES, SLICES, WEB, World, param};
 
 fn selectors(request: &Request) -> (String, String, String) {
     (request.path.clone(), param(request, "labelSelector"), param(request, "fieldSelector"))

@@ -67,6 +67,7 @@ fn any_operation() -> impl Strategy<Value = Operation> {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn the_fake_of_ipvs_is_like_the_kernel() {
     check(proptest::collection::vec(any_operation(), 1..80), |operations| {
         let (mut fake, mut kernel) = (FakeIpvs::default(), SystemIpvs::open().expect("IPVS"));
@@ -136,6 +137,7 @@ fn any_wish() -> impl Strategy<Value = SysctlSetting> {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn the_fake_of_ipset_is_like_the_kernel() {
     check(proptest::collection::vec(any_wish(), 1..40), |settings| {
         let (mut fake, mut kernel) = (FakeIpSets::default(), SystemIpSets::open().expect("ipset"));
@@ -201,6 +203,7 @@ fn any_change() -> impl Strategy<Value = Change> {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn the_fake_of_devices_is_like_the_kernel() {
     check(proptest::collection::vec(any_change(), 1..30), |changes| {
         let (mut fake, mut kernel) = (FakeLinks::default(), SystemLinks::open().expect("rtnetlink"));

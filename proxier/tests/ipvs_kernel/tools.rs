@@ -21,6 +21,7 @@ fn sorted(text: &str) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn ipvsadm_prints_what_was_written() {
     in_namespace(|| {
         let mut table = SystemIpvs::open().expect("IPVS");
@@ -57,6 +58,7 @@ fn ipvsadm_prints_what_was_written() {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn what_ipvsadm_writes_is_read() {
     in_namespace(|| {
         run("ipvsadm -A -t 10.0.0.1:80 -s wlc -p 300");
@@ -88,6 +90,7 @@ fn saved() -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn ipset_prints_what_was_written_and_takes_it_for_its_own() {
     in_namespace(|| {
         let mut sets = SystemIpSets::open().expect("ipset");
@@ -132,6 +135,7 @@ fn ipset_prints_what_was_written_and_takes_it_for_its_own() {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn sets_that_rules_use_stay_and_strangers_sets_are_told_apart() {
     in_namespace(|| {
         let mut sets = SystemIpSets::open().expect("ipset");
@@ -165,6 +169,7 @@ fn sets_that_rules_use_stay_and_strangers_sets_are_told_apart() {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn ip_shows_what_was_written() {
     in_namespace(|| {
         let mut links = SystemLinks::open().expect("rtnetlink");
@@ -185,6 +190,7 @@ fn ip_shows_what_was_written() {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn a_device_without_ipv6_is_told_from_missing_rights() {
     in_namespace(|| {
         let mut links = SystemLinks::open().expect("rtnetlink");
@@ -201,6 +207,7 @@ fn a_device_without_ipv6_is_told_from_missing_rights() {
 const CHILD: &str = "PROXIER_TEST_WITHOUT_RIGHTS";
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn missing_rights_are_named() {
     if std::env::var_os(CHILD).is_none() {
         let itself = std::env::current_exe().expect("a program");

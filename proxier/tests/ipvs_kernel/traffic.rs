@@ -29,6 +29,7 @@ fn await_connections(table: &mut SystemIpvs, key: netfilter::ipvs::ServerKey, wa
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn connections_are_spread_and_counted_and_outlive_weight_0() {
     for (service, reals) in [
         ("10.96.0.1:80", ["10.0.0.5:8080", "10.0.0.6:8080"]),
@@ -69,6 +70,7 @@ fn connections_are_spread_and_counted_and_outlive_weight_0() {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn a_change_is_one_message_and_many_changes_are_few() {
     in_namespace(|| {
         let mut table = SystemIpvs::open().expect("IPVS");

@@ -7,15 +7,10 @@
 //! second one, for which each fault is injected too; it fails no test. `KILLS=n`: how often the proxy is killed in the
 //! middle of a sync. `MODE=nftables`: that mode, where a row is possible in it.
 
-#[path = "faults/kinds/mod.rs"]
 mod kinds;
-#[path = "faults/own_kernel.rs"]
 mod own_kernel;
-#[path = "faults/report.rs"]
 mod report;
-#[path = "faults/rig.rs"]
 mod rig;
-#[path = "faults/traffic.rs"]
 mod traffic;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
