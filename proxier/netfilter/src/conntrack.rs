@@ -1,42 +1,40 @@
-//! Flows that the kernel tracks, as `conntrack -L` prints them.
-//!
-//! In: addresses, ports, numbers. Out: a [`Flow`] and its text. Must not know: how flows are listed or deleted.
+//! conntrack entries as values, displayed as `conntrack -L` prints them.
 
 use std::fmt;
 use std::net::SocketAddr;
 
-/// The protocol number of UDP.
+/// The IP protocol number of UDP.
 pub const UDP: u8 = 17;
 
-/// One direction of a flow.
+/// The addresses and ports of one direction of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple {
-    /// Where its packets come from.
+    /// The sender's address and port.
     pub source: SocketAddr,
-    /// Where they go.
+    /// The receiver's address and port.
     pub destination: SocketAddr,
 }
 
 /// An entry of the conntrack table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
-    /// The protocol's number.
+    /// The IP protocol number.
     pub protocol: u8,
-    /// As the one who began it sees it.
+    /// The original direction: from the client, before NAT.
     pub original: Tuple,
-    /// As the one who answers sees it: its source is where packets really go.
+    /// The reply direction. Its source is the address that packets really go to.
     pub reply: Tuple,
 }
 
 impl Flow {
-    /// Whether packets go elsewhere than they were sent to (DNAT).
+    /// Whether the destination was translated (DNAT).
     #[must_use]
     pub fn redirected(&self) -> bool {
         self.original.destination != self.reply.source
     }
 }
 
-/// The fields in conntrack's order: `src=10.0.0.1 dst=10.96.0.10 sport=40000 dport=53`.
+/// The tuple in conntrack's order: `src=10.0.0.1 dst=10.96.0.10 sport=40000 dport=53`.
 impl fmt::Display for Tuple {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { source, destination } = self;
@@ -45,7 +43,7 @@ impl fmt::Display for Tuple {
     }
 }
 
-/// `conntrack -L`'s line without what changes by itself: time left, status, marks.
+/// The line that `conntrack -L` prints, without timeout, status and marks.
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.protocol {
@@ -69,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn flows_print_as_conntrack_prints_them() {
+    fn flows_display_as_in_conntrack_list() {
         let dns = flow(UDP, ["10.0.0.1:40000", "10.96.0.10:53", "10.0.0.5:8053", "10.0.0.1:40000"]);
         assert_eq!(
             dns.to_string(),

@@ -1,8 +1,6 @@
-//! Counters, as all rules and elements have them.
-//!
-//! In: numbers. Out: their sum. Must not know: what counted.
+//! The packet and byte counters that rules, policies and set elements have.
 
-/// How much a rule, a policy or an element decided so far.
+/// Packets and bytes that a rule, policy or element matched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Counters {
     /// Packets.

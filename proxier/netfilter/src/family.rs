@@ -1,14 +1,13 @@
-//! The two IP families and every fact that differs between them.
+//! The two IP families, with every name and constant that differs between them.
 //!
-//! In: an [`IpFamily`]. Out: names, prefixes and constants of that family.
-//! Must not know: anything else of ours. All other code reads as if there were one family.
+//! Code that takes an [`IpFamily`] needs no branch of its own for IPv4 and IPv6.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// An IP family, as `spec.ipFamilies` and `addressType` spell it.
+/// An IP family, named as Kubernetes names it in `spec.ipFamilies` and `addressType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum IpFamily {
     /// `IPv4`
@@ -18,7 +17,7 @@ pub enum IpFamily {
 }
 
 impl IpFamily {
-    /// Both, in the order in which kube-proxy takes them.
+    /// Both families, IPv4 first.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     /// The family of an address.
@@ -33,7 +32,7 @@ impl IpFamily {
         if net.addr().is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
-    /// The one that it is not.
+    /// The other family.
     #[must_use]
     pub fn other(self) -> Self {
         match self {
@@ -42,7 +41,7 @@ impl IpFamily {
         }
     }
 
-    /// The Kubernetes spelling, also the `ip_family` label of the metrics.
+    /// The Kubernetes name, `IPv4` or `IPv6`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -51,16 +50,16 @@ impl IpFamily {
         }
     }
 
-    /// The family that Kubernetes spells so; `None` for anything else (`FQDN`, say).
+    /// The family of a Kubernetes name; `None` for any other text, such as `FQDN`.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|family| family.name() == name)
     }
 
-    /// Whether the kernel has the family, in this network namespace.
+    /// Checks that the kernel supports the family in this network namespace.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason why it does not.
     pub fn available(self) -> Result<(), &'static str> {
         let disabled =
             || std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6").is_ok_and(|v| v.trim() == "1");
@@ -71,7 +70,7 @@ impl IpFamily {
         }
     }
 
-    /// What the names of the iptables tools begin with: `iptables`, `ip6tables`.
+    /// The prefix of the iptables program names: `iptables`, `ip6tables`.
     #[must_use]
     pub fn iptables(self) -> &'static str {
         match self {
@@ -80,7 +79,7 @@ impl IpFamily {
         }
     }
 
-    /// What ipset calls it.
+    /// The name in ipset: `inet`, `inet6`.
     #[must_use]
     pub fn ipset(self) -> &'static str {
         match self {
@@ -89,7 +88,7 @@ impl IpFamily {
         }
     }
 
-    /// Where the kernel lists the legacy tables that exist in this network namespace.
+    /// The file that lists the existing legacy iptables tables of this network namespace.
     #[must_use]
     pub fn legacy_table_names(self) -> &'static str {
         match self {
@@ -98,7 +97,7 @@ impl IpFamily {
         }
     }
 
-    /// The family that the kernel numbers so.
+    /// The family of a netfilter protocol number (`NFPROTO_IPV4`, `NFPROTO_IPV6`).
     #[must_use]
     pub fn of_nfproto(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|family| family.nfproto() == number)
@@ -113,7 +112,7 @@ impl IpFamily {
         }
     }
 
-    /// The loopback network as the rules name it. `::1` has no network around it.
+    /// The loopback network: `127.0.0.0/8` or `::1/128`.
     #[must_use]
     pub fn loopback(self) -> IpNet {
         match self {
@@ -122,7 +121,7 @@ impl IpFamily {
         }
     }
 
-    /// The loopback address, kube-proxy's node address until the Node is known.
+    /// The loopback address, `127.0.0.1` or `::1`.
     #[must_use]
     pub fn localhost(self) -> IpAddr {
         match self {
@@ -131,20 +130,22 @@ impl IpFamily {
         }
     }
 
-    /// Whether an address counts on one link only and is no address of the node as a whole. In IPv4 such addresses are
-    /// used like others.
+    /// Whether an address is valid on one link only.
+    ///
+    /// Only IPv6 link-local addresses count: IPv4 link-local addresses are used like other addresses.
     #[must_use]
     pub fn is_link_local(self, ip: &IpAddr) -> bool {
         matches!(ip, IpAddr::V6(ip) if self == Self::V6 && ip.is_unicast_link_local())
     }
 
-    /// Whether the kernel can route packets to loopback addresses from elsewhere (`route_localnet` is IPv4 only).
+    /// Whether the kernel can route packets from other hosts to loopback addresses.
+    /// `route_localnet` exists for IPv4 only.
     #[must_use]
     pub fn has_route_localnet(self) -> bool {
         self == Self::V4
     }
 
-    /// The `--reject-with` that says "port unreachable".
+    /// The value of `--reject-with` for "port unreachable".
     #[must_use]
     pub fn reject_with(self) -> &'static str {
         match self {
@@ -153,7 +154,7 @@ impl IpFamily {
         }
     }
 
-    /// The name that nft has for it, for tables and for headers.
+    /// The name in nft, of tables and of headers: `ip`, `ip6`.
     #[must_use]
     pub fn nft(self) -> &'static str {
         match self {
@@ -162,7 +163,7 @@ impl IpFamily {
         }
     }
 
-    /// The code with which an ICMP error says "port unreachable".
+    /// The ICMP or ICMPv6 code for "port unreachable".
     #[must_use]
     pub fn port_unreachable(self) -> u8 {
         match self {
@@ -171,7 +172,7 @@ impl IpFamily {
         }
     }
 
-    /// The netmask that `-m recent` prints for a whole address.
+    /// The mask that `-m recent` prints for a single address.
     #[must_use]
     pub fn recent_mask(self) -> &'static str {
         match self {

@@ -1,7 +1,6 @@
-//! ipset: sets and their entries as values, as `ipset save` prints them.
+//! ipset sets and entries as values, displayed as `ipset save` prints them.
 //!
-//! In: names, types, addresses. Out: values that compare equal to what the kernel holds, and their text.
-//! Must not know: Kubernetes, which rules ask the sets, or how the kernel is told.
+//! Values decoded from the kernel compare equal to the values that were written.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,30 +10,30 @@ use ipnet::IpNet;
 use super::name::Name;
 use crate::IpFamily;
 
-/// The name of a set (`IPSET_MAXNAMELEN` less the final NUL).
+/// The name of a set, at most `IPSET_MAXNAMELEN` - 1 bytes.
 pub type SetName = Name<31>;
 
-/// What a set holds, and how.
+/// The type of a set: storage method and entry fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SetType {
-    /// Addresses with a protocol and a port.
+    /// Address, protocol and port.
     HashIpPort,
-    /// The same with one more address.
+    /// Address, protocol, port and a second address.
     HashIpPortIp,
-    /// The same with a network.
+    /// Address, protocol, port and a network.
     HashIpPortNet,
     /// Addresses.
     HashIp,
-    /// All ports there are, of no protocol.
+    /// All 65,536 ports, without a protocol.
     BitmapPort,
 }
 
 impl SetType {
-    /// All of them.
+    /// All types.
     pub const ALL: [Self; 5] =
         [Self::HashIpPort, Self::HashIpPortIp, Self::HashIpPortNet, Self::HashIp, Self::BitmapPort];
 
-    /// The kernel's name.
+    /// The type's name in ipset and the kernel.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -46,14 +45,14 @@ impl SetType {
         }
     }
 
-    /// The type of that name.
+    /// The type of a name; `None` if the name is unknown.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|set_type| set_type.name() == name)
     }
 }
 
-/// How many entries a set takes unless it is told otherwise.
+/// The default maximum number of entries (`maxelem`).
 pub const MAX_ENTRIES: u32 = 65536;
 
 /// A set without its entries.
@@ -61,16 +60,16 @@ pub const MAX_ENTRIES: u32 = 65536;
 pub struct Set {
     /// Its name.
     pub name: SetName,
-    /// What it holds.
+    /// The type.
     pub set_type: SetType,
-    /// The family of the addresses in it; ports have none.
+    /// The family of its addresses; `None` for sets of ports.
     pub family: Option<IpFamily>,
-    /// How many entries it takes.
+    /// The maximum number of entries (`maxelem`).
     pub max_entries: u32,
 }
 
 impl Set {
-    /// A set of the usual size.
+    /// A set with the default maximum number of entries.
     #[must_use]
     pub fn new(name: SetName, set_type: SetType, family: IpFamily) -> Self {
         let family = (set_type != SetType::BitmapPort).then_some(family);
@@ -78,7 +77,7 @@ impl Set {
     }
 }
 
-/// `create KUBE-CLUSTER-IP hash:ip,port family inet hashsize 1024 maxelem 65536`, without what the kernel chooses.
+/// The `create` line, without the parameters that the kernel chooses.
 impl fmt::Display for Set {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, set_type, family, max_entries } = self;
@@ -93,31 +92,31 @@ impl fmt::Display for Set {
 /// An entry of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Entry {
-    /// Of [`SetType::HashIpPort`].
+    /// An entry of [`SetType::HashIpPort`].
     IpPort(IpPortProto),
-    /// Of [`SetType::HashIpPortIp`].
+    /// An entry of [`SetType::HashIpPortIp`].
     IpPortIp(IpPortProto, IpAddr),
-    /// Of [`SetType::HashIpPortNet`]. The kernel takes no prefix of length 0.
+    /// An entry of [`SetType::HashIpPortNet`]. The kernel rejects prefixes of length 0.
     IpPortNet(IpPortProto, IpNet),
-    /// Of [`SetType::HashIp`].
+    /// An entry of [`SetType::HashIp`].
     Ip(IpAddr),
-    /// Of [`SetType::BitmapPort`].
+    /// An entry of [`SetType::BitmapPort`].
     Port(u16),
 }
 
-/// Where packets go.
+/// An address, protocol and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IpPortProto {
     /// The address.
     pub ip: IpAddr,
-    /// The protocol's number.
+    /// The IP protocol number.
     pub protocol: u8,
     /// The port.
     pub port: u16,
 }
 
 impl Entry {
-    /// The type of the sets that it can be in.
+    /// The type of set that holds such entries.
     #[must_use]
     pub fn set_type(&self) -> SetType {
         match self {
@@ -144,13 +143,13 @@ impl fmt::Display for IpPortProto {
     }
 }
 
-/// What comes after `add NAME`.
+/// The text after `add NAME`.
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::IpPort(place) => place.fmt(f),
             Self::IpPortIp(place, other) => write!(f, "{place},{other}"),
-            // A network of one address is printed as the address.
+            // ipset prints a network of one address as the address.
             Self::IpPortNet(place, net) if net.prefix_len() == net.max_prefix_len() => {
                 write!(f, "{place},{}", net.addr())
             }
@@ -161,18 +160,18 @@ impl fmt::Display for Entry {
     }
 }
 
-/// A set that is in the kernel.
+/// A set as read from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedSet {
     /// Its name.
     pub name: SetName,
-    /// The set as we would have made it; `None` if its type is none of ours.
+    /// The set as a value; `None` if this crate does not support its type.
     pub set: Option<Set>,
-    /// What it is, for messages: `hash:ip,port family inet maxelem 65536`.
+    /// Type, family and size for messages: `hash:ip,port family inet maxelem 65536`.
     pub described: String,
-    /// How many rules and lists refer to it: it cannot be destroyed while there are any.
+    /// The number of rules and lists that refer to it; a referenced set cannot be destroyed.
     pub references: u32,
-    /// How many entries it has; kernels before 4.9 do not say.
+    /// The number of entries; `None` on kernels before 4.9.
     pub entries: Option<u32>,
 }
 
@@ -184,9 +183,9 @@ mod tests {
         IpPortProto { ip: ip.parse().expect("an address"), protocol, port: 80 }
     }
 
-    /// The lines are ipset 7.17's own.
+    /// The expected lines come from ipset 7.17.
     #[test]
-    fn sets_and_entries_print_as_ipset_prints_them() {
+    fn sets_and_entries_display_as_in_ipset_save() {
         let set = |set_type, family| Set::new(SetName::new("KUBE-X"), set_type, family).to_string();
         assert_eq!(
             set(SetType::HashIpPort, IpFamily::V6),
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn types_are_known_by_name() {
+    fn set_types_parse_by_name() {
         for set_type in SetType::ALL {
             assert_eq!(SetType::parse(set_type.name()), Some(set_type));
         }

@@ -1,8 +1,7 @@
-//! iptables: tables, chains and rules as values.
+//! iptables tables, chains and rules as values.
 //!
-//! In: typed matches and targets. Out: lines as `iptables-save` prints and `iptables-restore` reads them, options in
-//! the order in which `iptables-save` puts them, so that what was written can be compared with what is there.
-//! Must not know: Kubernetes, or who runs the tools.
+//! Rules are displayed as `iptables-save` prints and `iptables-restore` reads them, with options in the order of
+//! `iptables-save`, so that a written rule can be compared with the rule that is read back.
 
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
@@ -13,7 +12,7 @@ use ipnet::IpNet;
 use super::name::Name;
 use crate::IpFamily;
 
-/// A table.
+/// An iptables table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Table {
     /// `filter`
@@ -25,10 +24,10 @@ pub enum Table {
 }
 
 impl Table {
-    /// Those that kube-proxy has chains in.
+    /// All tables that this crate writes.
     pub const ALL: [Self; 3] = [Self::Filter, Self::Nat, Self::Mangle];
 
-    /// The name after `-t`.
+    /// The name, as after `-t`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -38,7 +37,7 @@ impl Table {
         }
     }
 
-    /// The line that a table begins with in the text of the save and restore tools.
+    /// The first line of the table in the format of `iptables-save`.
     pub(super) fn head(self) -> &'static str {
         match self {
             Self::Filter => "*filter\n",
@@ -48,40 +47,40 @@ impl Table {
     }
 }
 
-/// The longest chain name that the kernel takes (`XT_EXTENSION_MAXNAMELEN` less the final NUL).
+/// The longest chain name in bytes (`XT_EXTENSION_MAXNAMELEN` - 1).
 pub const CHAIN_NAME_MAX: usize = 28;
 
 /// The name of a chain.
 pub type Chain = Name<CHAIN_NAME_MAX>;
 
-/// A value that a packet must have, or with `!` must not have.
+/// A value to match, or to exclude with `!`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Negatable<T> {
-    /// `!`
+    /// Whether the match is negated (`!`).
     pub not: bool,
     /// The value.
     pub value: T,
 }
 
 impl<T> Negatable<T> {
-    /// It must be so.
+    /// Matches the value.
     pub const fn new(value: T) -> Self {
         Self { not: false, value }
     }
 
-    /// It must not be so.
+    /// Matches anything but the value.
     pub const fn not(value: T) -> Self {
         Self { not: true, value }
     }
 }
 
-/// The transport protocol of `-p`.
+/// The name of a transport protocol, as after `-p`.
 pub type ProtocolName = &'static str;
 
-/// A match of `-m`.
+/// A match extension (`-m`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
-    /// `-m comment --comment "…"`: the text itself, printed with what `prefix` and `suffix` add.
+    /// `-m comment --comment "…"`
     Comment(Comment),
     /// `-m conntrack --ctstate A,B`
     CtState(Negatable<&'static str>),
@@ -99,65 +98,65 @@ pub enum Match {
     Set {
         /// The set.
         name: &'static str,
-        /// Which parts of the packet are looked up: `dst,dst,src`.
+        /// The packet fields to look up, such as `dst,dst,src`.
         directions: &'static str,
     },
     /// `-m ipvs --vproto P --vaddr A --vport N`: the packet belongs to a connection of that virtual server.
     Ipvs {
-        /// The protocol's number.
+        /// The IP protocol number.
         protocol: u8,
-        /// The virtual server.
+        /// The address and port of the virtual server.
         address: SocketAddr,
     },
-    /// `-m tcp --dport N` (by protocol)
+    /// `-m tcp --dport N`, with the protocol's own extension.
     DestinationPort(ProtocolName, u16),
-    /// `-m tcp`: says nothing, but iptables prints it where a target needs ports.
+    /// `-m tcp` without options, which iptables prints where a target needs ports.
     Transport(ProtocolName),
-    /// `-m statistic --mode random`: one in so many.
+    /// `-m statistic --mode random`: matches one packet in so many.
     OneIn(u32),
-    /// `-m recent --rcheck --seconds N --reap`: the source is in the list of that name and was seen lately.
+    /// `-m recent --rcheck --seconds N --reap`: the source address is in the list and was seen recently.
     RecentlySeen {
-        /// The list.
+        /// The name of the list.
         list: Chain,
-        /// Seconds.
+        /// The maximum age in seconds.
         seconds: u32,
-        /// Whole addresses of this family.
+        /// The family, whose full-length mask is used.
         family: IpFamily,
     },
-    /// `-m recent --set`: puts the source on the list of that name. Always matches.
+    /// `-m recent --set`: adds the source address to the list. Always matches.
     RememberSource {
-        /// The list.
+        /// The name of the list.
         list: Chain,
-        /// Whole addresses of this family.
+        /// The family, whose full-length mask is used.
         family: IpFamily,
     },
-    /// `-m nfacct --nfacct-name N`: counts. Always matches.
+    /// `-m nfacct --nfacct-name N`: counts the packet. Always matches.
     Account(&'static str),
 }
 
-/// The text of a comment in up to three parts, so that rules of one Service share its name.
+/// The text of a comment in three parts, of which rules can share the subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Comment {
-    /// What stands before the subject.
+    /// The text before the subject.
     pub prefix: &'static str,
-    /// What it is about.
+    /// The subject, quoted where necessary.
     pub subject: Arc<str>,
-    /// What stands after it.
+    /// The text after the subject.
     pub suffix: Suffix,
 }
 
-/// What a comment ends in.
+/// The last part of a comment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Suffix {
-    /// Fixed words.
+    /// A fixed text.
     Text(&'static str),
     /// ` -> ADDRESS`
     Endpoint(SocketAddr),
-    /// Fixed words and a chain's name.
+    /// A fixed text and a chain's name.
     Chain(&'static str, Chain),
 }
 
-/// What happens to a packet that matched.
+/// The target of a rule (`-j`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// `-j CHAIN`
@@ -166,15 +165,15 @@ pub enum Target {
     Accept,
     /// `-j DROP`
     Drop,
-    /// `-j REJECT --reject-with …`, a port unreachable of this family
+    /// `-j REJECT --reject-with …`, port unreachable of this family
     Reject(IpFamily),
     /// `-j RETURN`
     Return,
-    /// `-j MARK --set-xmark V/V`: sets the bits of V
+    /// `-j MARK --set-xmark V/V`: sets the bits of V.
     SetMark(u32),
-    /// `-j MARK --set-xmark V/0x0`: flips the bits of V
+    /// `-j MARK --set-xmark V/0x0`: flips the bits of V.
     FlipMark(u32),
-    /// `-j MASQUERADE`, with `--random-fully` where the kernel and the tool know it
+    /// `-j MASQUERADE`, with `--random-fully` where kernel and tool support it.
     Masquerade {
         /// `--random-fully`
         random_fully: bool,
@@ -183,20 +182,20 @@ pub enum Target {
     Dnat(SocketAddr),
 }
 
-/// One rule, without the chain that it stands in.
+/// One rule, without its chain.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Rule {
     /// `-s`
     pub source: Option<Negatable<IpNet>>,
     /// `-d`
     pub destination: Option<Negatable<IpNet>>,
-    /// `-i`; a final `+` stands for any end of the name.
+    /// `-i`; a trailing `+` matches any suffix.
     pub in_interface: Option<Negatable<String>>,
     /// `-p`
     pub protocol: Option<ProtocolName>,
-    /// `-m …`, in order: those before the first that does not match have their effects.
+    /// `-m …`, in order. Matches before the first one that fails have their side effects.
     pub matches: Vec<Match>,
-    /// `-j`; without one the rule only counts packets.
+    /// `-j`; a rule without a target only counts packets.
     pub target: Option<Target>,
 }
 
@@ -224,7 +223,7 @@ impl Rule {
     }
 }
 
-/// The rule without its chain, with a blank before each option.
+/// The rule without its chain, with a space before each option.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::with_capacity(160);
@@ -276,10 +275,10 @@ impl Match {
     }
 }
 
-/// One in `n` as the kernel holds it, 31 bits after the point, and as `iptables-save` therefore prints it.
+/// The probability 1/`n` as the kernel stores it: with 31 fractional bits.
 fn probability(n: u32) -> f64 {
     const ONE: f64 = 2_147_483_648.0;
-    // The tool parses ten decimals, kube-proxy's precision, and rounds to the next of the kernel's steps.
+    // iptables parses ten decimals and rounds to the nearest multiple of 2^-31.
     let decimals = (1e10 / f64::from(n)).round() / 1e10;
     (decimals * ONE).round() / ONE
 }

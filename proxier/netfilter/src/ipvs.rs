@@ -1,29 +1,28 @@
-//! IPVS: virtual and real servers as values, as `ipvsadm -S -n` prints them.
+//! IPVS virtual and real servers as values, displayed as `ipvsadm -S -n` prints them.
 //!
-//! In: addresses, numbers, names. Out: values that compare equal to what the kernel holds, and their text.
-//! Must not know: Kubernetes, or how the kernel is told.
+//! Values decoded from the kernel compare equal to the values that were written.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use super::name::Name;
 
-/// The protocol number of TCP.
+/// The IP protocol number of TCP.
 pub const TCP: u8 = 6;
-/// The protocol number of UDP.
+/// The IP protocol number of UDP.
 pub const UDP: u8 = 17;
-/// The protocol number of SCTP.
+/// The IP protocol number of SCTP.
 pub const SCTP: u8 = 132;
 
-/// The name of a scheduler (`IP_VS_SCHEDNAME_MAXLEN` less the final NUL). The kernel knows it as module `ip_vs_NAME`.
+/// The name of a scheduler, at most `IP_VS_SCHEDNAME_MAXLEN` - 1 bytes; its module is `ip_vs_NAME`.
 pub type Scheduler = Name<15>;
 
-/// Which virtual server: there is one for each address, port and protocol.
+/// The key of a virtual server: address, port and protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerKey {
-    /// Where clients connect to.
+    /// The virtual IP address and port.
     pub address: SocketAddr,
-    /// The protocol's number.
+    /// The IP protocol number.
     pub protocol: u8,
 }
 
@@ -40,25 +39,24 @@ impl fmt::Display for ServerKey {
     }
 }
 
-/// How a virtual server schedules, besides the scheduler's name.
+/// The flags of a virtual server (`IP_VS_SVC_F_*`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Flags(u32);
 
 impl Flags {
-    /// Each packet is scheduled on its own (UDP only).
+    /// Schedules each packet by itself (UDP only).
     pub const ONE_PACKET: Self = Self(0x04);
-    /// The first flag of the scheduler: for `sh` and `mh`, a server of weight 0 is replaced by another.
+    /// The first scheduler flag. `sh` and `mh` replace a server of weight 0 by another one.
     pub const FALLBACK: Self = Self(0x08);
-    /// The second flag of the scheduler: for `sh` and `mh`, the client's port counts too.
+    /// The second scheduler flag. `sh` and `mh` include the client's port in the hash.
     pub const PORT: Self = Self(0x10);
-    /// The third flag of the scheduler: none uses it.
+    /// The third scheduler flag, which no scheduler uses.
     pub const THIRD: Self = Self(0x20);
 
-    /// All there are. The kernel has two more bits, for being persistent and for being in its table: no choices of
-    /// their own.
+    /// All flags. The kernel's other two bits, for persistence and for being hashed, follow from other fields.
     const ALL: u32 = 0x3c;
 
-    /// Those of the kernel's bits that are flags of this kind.
+    /// The flags among the kernel's bits.
     #[must_use]
     pub fn of_bits(bits: u32) -> Self {
         Self(bits & Self::ALL)
@@ -70,19 +68,19 @@ impl Flags {
         self.0
     }
 
-    /// These and those.
+    /// The union of two sets of flags.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether all of those are among these.
+    /// Whether all flags of `other` are set.
     #[must_use]
     pub fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// The scheduler's own, as ipvsadm calls them.
+    /// The names of the scheduler flags in ipvsadm.
     fn names(self, scheduler: &str) -> Vec<&'static str> {
         let names = match scheduler {
             "sh" => ["sh-fallback", "sh-port", "flag-3"],
@@ -100,30 +98,30 @@ impl fmt::Debug for Flags {
     }
 }
 
-/// That a client stays with the real server it got first.
+/// Session persistence: a client stays with its first real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Persistence {
-    /// For how many seconds after its last connection.
+    /// The timeout in seconds after the client's last connection.
     pub seconds: u32,
-    /// How many bits of the client's address count: 32 or 128 for each client by itself.
+    /// The prefix length of a client's address; 32 or 128 separates all clients.
     pub prefix: u8,
 }
 
-/// A virtual server: what clients connect to.
+/// A virtual server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VirtualServer {
-    /// Which one.
+    /// Its address, port and protocol.
     pub key: ServerKey,
-    /// How connections are distributed.
+    /// The scheduler that distributes connections.
     pub scheduler: Scheduler,
-    /// More about that.
+    /// Its flags.
     pub flags: Flags,
-    /// Whether clients stay where they are.
+    /// Session persistence, if enabled.
     pub persistence: Option<Persistence>,
 }
 
 impl VirtualServer {
-    /// How many bits the addresses of its family have.
+    /// The length of an address of its family in bits.
     #[must_use]
     pub fn address_bits(&self) -> u8 {
         if self.key.address.is_ipv4() { 32 } else { 128 }
@@ -153,29 +151,29 @@ impl fmt::Display for VirtualServer {
     }
 }
 
-/// The IPv4 netmask of so many bits.
+/// The IPv4 netmask of a prefix length.
 #[must_use]
 pub fn netmask(prefix: u8) -> std::net::Ipv4Addr {
     u32::MAX.checked_shl(32_u32.saturating_sub(prefix.into())).unwrap_or_default().into()
 }
 
-/// How packets get to a real server.
+/// The forwarding method of a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Forward {
-    /// By network address translation: the only one that changes ports, and the only one that kube-proxy uses.
+    /// Network address translation (`-m`), the only method that can change ports.
     Masquerade,
-    /// They stay on this host.
+    /// Delivery on this host.
     Local,
-    /// In packets of their own.
+    /// IP-in-IP tunnel (`-i`).
     Tunnel,
-    /// By another link-layer address.
+    /// Direct routing by link-layer address (`-g`).
     Route,
-    /// Around IPVS.
+    /// Delivery without IPVS.
     Bypass,
 }
 
 impl Forward {
-    /// For people.
+    /// The method in words, for messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -193,50 +191,50 @@ impl fmt::Display for Forward {
         f.write_str(match self {
             Self::Masquerade => "-m",
             Self::Tunnel => "-i",
-            // ipvsadm prints all others so.
+            // ipvsadm prints every other method as -g.
             Self::Local | Self::Route | Self::Bypass => "-g",
         })
     }
 }
 
-/// A real server of a virtual one. A virtual server has one for each address.
+/// A real server. A virtual server has one for each address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RealServer {
-    /// Where its connections go.
+    /// The address and port that connections are forwarded to.
     pub address: SocketAddr,
-    /// How packets get there.
+    /// The forwarding method.
     pub forward: Forward,
-    /// Its share; with 0 it gets no new connections.
+    /// The scheduling weight; a server of weight 0 gets no new connections.
     pub weight: u32,
 }
 
-/// `-r 10.244.1.5:8080 -m -w 1`: the end of ipvsadm's line, after `-a` and the virtual server's key.
+/// The end of ipvsadm's line, after `-a` and the virtual server: `-r 10.244.1.5:8080 -m -w 1`.
 impl fmt::Display for RealServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "-r {} {} -w {}", self.address, self.forward, self.weight)
     }
 }
 
-/// How many connections a real server has.
+/// The connection counts of a real server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Connections {
-    /// Established.
+    /// Established connections.
     pub active: u32,
-    /// All others that are remembered: being made or closed, and those of UDP.
+    /// All other entries: connections being opened or closed, and all of UDP.
     pub inactive: u32,
-    /// Clients that stay with it ([`Persistence`]).
+    /// Persistence entries, one for each client ([`Persistence`]).
     pub persistent: u32,
 }
 
 impl Connections {
-    /// Whether it has none that somebody might yet send on.
+    /// Whether no connection is left that a client may still use.
     #[must_use]
     pub fn none(self) -> bool {
         self.active == 0 && self.inactive == 0
     }
 }
 
-/// What a virtual or real server has counted since it was made, or since somebody set it to zero.
+/// The traffic counters of a virtual or real server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Statistics {
     /// Connections.
@@ -245,51 +243,51 @@ pub struct Statistics {
     pub packets: u64,
     /// Bytes from clients.
     pub bytes: u64,
-    /// Packets back to them.
+    /// Packets to clients.
     pub packets_back: u64,
-    /// Bytes back to them.
+    /// Bytes to clients.
     pub bytes_back: u64,
 }
 
-/// What the kernel lists as a virtual server.
+/// A virtual server as the kernel lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListedServer {
-    /// One with an address.
+    /// A server with an address.
     Server(VirtualServer, Statistics),
-    /// One for packets with a firewall mark, whatever their address.
+    /// A server for packets with a firewall mark, whatever their address.
     FirewallMark(u32, Scheduler),
 }
 
-/// For how many seconds connections are remembered after their last packet.
+/// The idle timeouts of connections, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Those of TCP.
+    /// Established TCP connections.
     pub tcp: u32,
-    /// Those of TCP that are being closed.
+    /// TCP connections after a FIN.
     pub tcp_fin: u32,
-    /// Those of UDP.
+    /// UDP flows.
     pub udp: u32,
 }
 
-/// A change to the table.
+/// A change to the IPVS table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Makes a virtual server; fails if it exists.
+    /// Adds a virtual server; fails if it exists.
     AddVirtual(VirtualServer),
-    /// Has one schedule otherwise; its real servers and connections stay. Fails if there is none.
+    /// Changes scheduler, flags and persistence; real servers and connections stay. Fails if it does not exist.
     UpdateVirtual(VirtualServer),
-    /// Deletes one with its real servers; fails if there is none.
+    /// Deletes a virtual server with its real servers; fails if it does not exist.
     DeleteVirtual(ServerKey),
-    /// Adds a real server; fails if it is there, or if there is no such virtual server.
+    /// Adds a real server; fails if it exists or the virtual server does not.
     AddReal(ServerKey, RealServer),
-    /// Changes its weight; its connections stay. Fails if there is none.
+    /// Changes a real server's weight; its connections stay. Fails if it does not exist.
     UpdateReal(ServerKey, RealServer),
-    /// Takes one out: its connections end with their next packet. Fails if there is none.
+    /// Deletes a real server, whose connections end with their next packet. Fails if it does not exist.
     DeleteReal(ServerKey, SocketAddr),
 }
 
 impl Operation {
-    /// The virtual server that it is about.
+    /// The virtual server that the operation changes.
     #[must_use]
     pub fn key(&self) -> ServerKey {
         match self {
@@ -312,9 +310,9 @@ mod tests {
         VirtualServer { key, scheduler, flags: Flags::default(), persistence: None }
     }
 
-    /// The lines are ipvsadm 1.31's own.
+    /// The expected lines come from ipvsadm 1.31.
     #[test]
-    fn servers_print_as_ipvsadm_prints_them() {
+    fn servers_display_as_in_ipvsadm_save() {
         let both = Flags::FALLBACK.with(Flags::PORT);
         let kept = |seconds, prefix| Some(Persistence { seconds, prefix });
         let (v4, v6) = ("10.0.0.1:80", "[fd00::1]:80");
@@ -357,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_and_flags_are_the_kernels() {
+    fn masks_and_flags_have_the_kernels_values() {
         assert_eq!(
             [0, 1, 24, 32].map(|prefix| netmask(prefix).to_string()),
             ["0.0.0.0", "128.0.0.0", "255.255.255.0", "255.255.255.255"]

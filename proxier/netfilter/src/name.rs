@@ -1,11 +1,10 @@
-//! Names of things in the kernel, stored inline: rule sets name hundreds of thousands.
+//! Fixed-capacity names of kernel objects.
 //!
-//! In: printable ASCII without blanks, up to a length that depends on the kind of thing. Out: the same text.
-//! Must not know: what is named.
+//! A name is stored inline, because a rule set may contain hundreds of thousands of them.
 
 use std::fmt;
 
-/// A name of at most `MAX` (at most 255) bytes.
+/// A name of at most `MAX` bytes (`MAX` is at most 255).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name<const MAX: usize> {
     bytes: [u8; MAX],
@@ -13,7 +12,7 @@ pub struct Name<const MAX: usize> {
 }
 
 impl<const MAX: usize> Name<MAX> {
-    /// A thing of that name; `None` if the kernel would not take it for its length or for blanks in it.
+    /// Parses a name; `None` if it is empty, too long, or not printable ASCII without spaces.
     #[must_use]
     pub const fn parse(name: &str) -> Option<Self> {
         let source = name.as_bytes();
@@ -33,10 +32,10 @@ impl<const MAX: usize> Name<MAX> {
         Some(Self { bytes, len: source.len() as u8 })
     }
 
-    /// A thing whose name is known when this is compiled.
+    /// A name known at compile time.
     ///
     /// # Panics
-    /// At compile time, for a name the kernel would not take.
+    /// At compile time, if the kernel would reject the name.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
         match Self::parse(name) {
@@ -45,7 +44,7 @@ impl<const MAX: usize> Name<MAX> {
         }
     }
 
-    /// A family of names' common beginning and the hash that tells this one.
+    /// A name of a prefix and a hash. A prefix that leaves no room for the hash is truncated.
     #[must_use]
     pub fn hashed(prefix: &'static str, hash: [u8; 16]) -> Self {
         let mut bytes = [0; MAX];
@@ -56,10 +55,10 @@ impl<const MAX: usize> Name<MAX> {
         Self { bytes, len: (start + hash.len()) as u8 }
     }
 
-    /// The name.
+    /// The name as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // Only printable ASCII gets in.
+        // parse() accepts only printable ASCII.
         std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
     }
 }

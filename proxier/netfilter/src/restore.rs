@@ -1,14 +1,14 @@
-//! The input of `iptables-restore --noflush`: one transaction over some tables.
+//! The input of `iptables-restore --noflush`: one transaction over several tables.
 //!
-//! In: chains and rules, each with an optional owner. Out: the text, and for a line of it who owns it, so that a line
-//! the tool refuses can be traced. Must not know: what owners are, or who runs the tool.
+//! Each chain and rule may have an owner, so that a line that the tool rejects can be traced to the object it was
+//! rendered for.
 
 use std::fmt::{self, Write};
 
 use super::iptables::{Chain, Rule, Table};
 use super::save::SavedChain;
 
-/// Whom a line belongs to: a number that means something to the caller.
+/// The owner of a line: a number that the caller interprets.
 pub type Owner = u32;
 
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ struct Section {
     appended: usize,
 }
 
-/// A transaction. What it does not name stays as it is; each table is committed as a whole.
+/// A transaction. Chains that it does not name stay as they are; each table is committed atomically.
 #[derive(Debug, Default)]
 pub struct Restore {
     sections: [Section; Table::ALL.len()],
@@ -34,7 +34,7 @@ impl Restore {
         &mut self.sections[table as usize]
     }
 
-    /// Makes a chain, or empties it.
+    /// Creates a chain, or flushes an existing one.
     pub fn declare(&mut self, table: Table, chain: Chain, owner: Option<Owner>) {
         self.chains += 1;
         let section = self.section(table);
@@ -48,7 +48,7 @@ impl Restore {
         self.section(table).appended += 1;
     }
 
-    /// Declares a chain and fills it.
+    /// Creates or flushes a chain and appends its rules.
     pub fn chain(&mut self, table: Table, chain: Chain, rules: &[Rule], owner: Option<Owner>) {
         self.declare(table, chain, owner);
         for rule in rules {
@@ -56,8 +56,9 @@ impl Restore {
         }
     }
 
-    /// Declares a chain and fills it, unless it is `current` that way; returns what it is to be. Each rule's text is
-    /// made once, to be compared and to be written.
+    /// Writes a chain unless `current` equals the desired content.
+    ///
+    /// Returns the desired content. The text of each rule is rendered once, for both comparison and output.
     pub fn update(
         &mut self,
         table: Table,
@@ -87,12 +88,12 @@ impl Restore {
         wanted
     }
 
-    /// Puts a rule at the head of a built-in chain.
+    /// Inserts a rule at the head of a built-in chain.
     pub fn insert(&mut self, table: Table, builtin: &str, rule: &Rule) {
         self.write("-I ", table, builtin, rule, None);
     }
 
-    /// Takes a rule out of a built-in chain. It has to be there.
+    /// Deletes a rule of a built-in chain, which must contain it.
     pub fn remove(&mut self, table: Table, builtin: &str, rule: &Rule) {
         self.write("-D ", table, builtin, rule, None);
     }
@@ -106,7 +107,7 @@ impl Restore {
         section.ruled_by.push(owner);
     }
 
-    /// Deletes a chain, after all rules of the transaction are written. Only what exists can be deleted.
+    /// Deletes a chain, which must exist, after all other changes of its table.
     pub fn delete(&mut self, table: Table, chain: Chain) {
         self.declare(table, chain, None);
         let section = self.section(table);
@@ -114,31 +115,31 @@ impl Restore {
         section.deleted += 1;
     }
 
-    /// Whether it would change nothing.
+    /// Whether the transaction changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sections.iter().all(Section::is_empty)
     }
 
-    /// How many chains it declares: what the tool's run time depends on.
+    /// The number of chains that it writes, which determines the tool's run time.
     #[must_use]
     pub fn chains(&self) -> usize {
         self.chains
     }
 
-    /// How many tables it changes.
+    /// The number of tables that it changes.
     #[must_use]
     pub fn tables(&self) -> usize {
         self.sections.iter().filter(|section| !section.is_empty()).count()
     }
 
-    /// How many rules it writes into user-defined chains of a table.
+    /// The number of rules that it appends to user-defined chains of a table.
     #[must_use]
     pub fn rules(&self, table: Table) -> usize {
         self.sections[table as usize].appended
     }
 
-    /// Who owns a line; lines count from 1, as the tool counts them.
+    /// The owner of a line; lines are numbered from 1, as the tool numbers them.
     #[must_use]
     pub fn owner(&self, line: usize) -> Option<Owner> {
         let mut first = 1;
@@ -157,13 +158,13 @@ impl Restore {
         None
     }
 
-    /// A line's text, for a person who has to see what the tool refused.
+    /// The text of a line, numbered from 1.
     #[must_use]
     pub fn line(&self, line: usize) -> Option<String> {
         self.parts().flat_map(str::lines).nth(line.checked_sub(1)?).map(str::to_owned)
     }
 
-    /// The text in pieces of whole lines: all of it can have tens of megabytes, of which nobody needs a copy.
+    /// The text in chunks of whole lines. It can have tens of megabytes and is not copied.
     pub fn parts(&self) -> impl Iterator<Item = &str> {
         let sections = Table::ALL.iter().zip(&self.sections).filter(|(_, section)| !section.is_empty());
         sections.flat_map(|(table, section)| {
@@ -179,7 +180,7 @@ impl Section {
     }
 }
 
-/// Exactly what is written to the tool.
+/// The input of the tool.
 impl fmt::Display for Restore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.parts().try_for_each(|part| f.write_str(part))
@@ -192,7 +193,7 @@ mod tests {
     use crate::iptables::Target;
 
     #[test]
-    fn a_chain_that_is_as_wanted_is_not_written() {
+    fn unchanged_chain_is_not_written() {
         let chain = Chain::new("ONE");
         let rules = [Rule { target: Some(Target::Drop), ..Rule::default() }];
         let mut restore = Restore::default();
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_knows_its_owner() {
+    fn every_line_maps_to_its_owner() {
         let (one, two) = (Chain::new("ONE"), Chain::new("TWO"));
         let drop = Rule { target: Some(Target::Drop), ..Rule::default() };
         let mut restore = Restore::default();

@@ -1,7 +1,7 @@
-//! What `iptables-save` printed, reduced to what a comparison needs.
+//! The output of `iptables-save`, reduced to what a comparison needs.
 //!
-//! In: the tool's output, line by line: it can have hundreds of megabytes. Out: for each chain how many rules it has
-//! and a fingerprint of their text; built-in chains' rules as text. Must not know: which chains are ours.
+//! The output can have hundreds of megabytes. Of each user-defined chain only the number of rules and a fingerprint of
+//! their text is kept; rules of built-in chains are kept as text.
 
 use std::collections::HashMap;
 use std::hash::Hasher;
@@ -11,17 +11,17 @@ use super::iptables::{Chain, Rule};
 
 const BUILTIN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
-/// A chain's content, by number and fingerprint.
+/// The content of a chain: the number of rules and a fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct SavedChain {
-    /// How many rules it has.
+    /// The number of rules.
     pub rules: u32,
-    /// A hash over the rules' text, in order.
+    /// A hash of the rules' text, in order.
     pub fingerprint: u64,
 }
 
 impl SavedChain {
-    /// What a chain with these rules looks like when it is read back.
+    /// The content that a chain with these rules has when it is read back.
     #[must_use]
     pub fn of<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Self {
         let mut chain = Self::default();
@@ -34,8 +34,9 @@ impl SavedChain {
         chain
     }
 
-    /// Adds a rule's text, without its chain. How many blanks stand between words does not matter: some versions
-    /// print two after an option (nfacct in 1.8.9).
+    /// Adds the text of a rule, without its chain.
+    ///
+    /// Runs of spaces count as one: some versions print two after an option (nfacct in 1.8.9).
     pub(super) fn add(&mut self, rule: &str) {
         self.rules += 1;
         let mut hasher = std::hash::DefaultHasher::new();
@@ -51,7 +52,7 @@ impl SavedChain {
     }
 }
 
-/// A table as it was read back.
+/// A table as read back.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct SavedTable {
     /// The user-defined chains.
@@ -61,11 +62,10 @@ pub struct SavedTable {
 }
 
 impl SavedTable {
-    /// Reads the output of `iptables-save -t TABLE`. Other tools' rules may hold anything, so what does not look like a
-    /// chain or a rule is passed over.
+    /// Reads the output of `iptables-save -t TABLE`, skipping lines that are neither chains nor rules.
     ///
     /// # Errors
-    /// Those of the reader.
+    /// The errors of the reader.
     pub fn read(mut input: impl BufRead) -> io::Result<Self> {
         let mut table = Self::default();
         let mut line = Vec::new();
@@ -81,7 +81,7 @@ impl SavedTable {
     fn line(&mut self, line: &str) {
         if let Some(declaration) = line.strip_prefix(':') {
             let mut words = declaration.split(' ');
-            // Longer names than ours can be are some other tool's business.
+            // A longer name than a chain of this crate can have belongs to another program.
             if let (Some(name), Some("-")) = (words.next(), words.next())
                 && let Some(chain) = Chain::parse(name)
             {
@@ -98,8 +98,9 @@ impl SavedTable {
     }
 }
 
-/// The chain that a rule is in and the one that it jumps or goes to: `-A FROM … -j TO`. A target that is no chain (`DNAT`)
-/// is told like one.
+/// The chain that contains a rule and its target: `-A FROM … -j TO`.
+///
+/// Targets that are not chains, such as `DNAT`, are returned like chains.
 #[must_use]
 pub fn reference(line: &str) -> Option<(&str, Chain)> {
     let rule = line.strip_prefix("-A ")?;
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reference_is_the_target_of_a_rule_and_not_a_word_of_its_comment() {
+    fn reference_is_the_target_and_not_a_word_of_the_comment() {
         let to = |line| reference(line).map(|(from, to)| (from.to_owned(), to.as_str().to_owned()));
         let pair = |from: &str, to: &str| Some((from.to_owned(), to.to_owned()));
         assert_eq!(to("-A MINE -d 10.0.0.1/32 -p tcp -j KUBE-SVC-A"), pair("MINE", "KUBE-SVC-A"));
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_reduced_to_counts_and_fingerprints() {
+    fn saved_table_has_counts_and_fingerprints() {
         let text = b"# Generated\n*nat\n:INPUT ACCEPT [0:0]\n:KUBE-A - [1:2]\n:KUBE-B - [0:0]\n:no\n\xff\xfe\n\
             -A INPUT -j KUBE-A\n-A KUBE-A -m nfacct --nfacct-name  x -j DROP\n-A KUBE-B\n-A KUBE-GONE -j DROP\nCOMMIT\n";
         let table = SavedTable::read(&text[..]).expect("readable");

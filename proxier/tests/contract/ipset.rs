@@ -133,7 +133,7 @@ pub fn refusals_name_the_object(sets: &mut dyn IpSets) {
     ];
     let clash = |wanted: &str| {
         format!(
-            "ipset KUBE-A exists with another type: it is hash:ip,port family inet maxelem 65536, wanted is {wanted}; see \
+            "ipset KUBE-A exists with another type: found hash:ip,port family inet maxelem 65536, wanted {wanted}; see \
              what uses it (ipset list KUBE-A; iptables-save) and destroy it"
         )
     };
@@ -144,7 +144,7 @@ pub fn refusals_name_the_object(sets: &mut dyn IpSets) {
         (6, clash("bitmap:port range 0-65535")),
         (9, "entry 10.0.0.1,tcp:80 of ipset KUBE-A: exists already".to_owned()),
         (11, "entry 10.0.0.4,tcp:80 of ipset KUBE-A: does not exist".to_owned()),
-        (13, "entry fd00::1,tcp:80 of ipset KUBE-A: of another type or family than the set".to_owned()),
+        (13, "entry fd00::1,tcp:80 of ipset KUBE-A: type or family differs from that of the set".to_owned()),
         (14, "entry 10.0.0.5,0:80 of ipset KUBE-A: invalid protocol".to_owned()),
         (15, gone()),
         (16, gone()),
@@ -152,12 +152,12 @@ pub fn refusals_name_the_object(sets: &mut dyn IpSets) {
         (18, gone()),
         (19, gone()),
         (20, "one of ipsets KUBE-A and KUBE-GONE: does not exist".to_owned()),
-        (21, format!("ipsets KUBE-A and {B}: of another type or family than the set")),
+        (21, format!("ipsets KUBE-A and {B}: type or family differs from that of the set")),
         (23, "entry 0.0.0.0 of ipset KUBE-C: the address is zero".to_owned()),
         (25, "10.0.0.3: ipset KUBE-C is full".to_owned()),
-        (28, "entry 10.0.0.1 of ipset KUBE-A: of another type or family than the set".to_owned()),
-        (29, "entry 80 of ipset KUBE-A: of another type or family than the set".to_owned()),
-        (31, "entry 80 of ipset KUBE-A: of another type or family than the set".to_owned()),
+        (28, "entry 10.0.0.1 of ipset KUBE-A: type or family differs from that of the set".to_owned()),
+        (29, "entry 80 of ipset KUBE-A: type or family differs from that of the set".to_owned()),
+        (31, "entry 80 of ipset KUBE-A: type or family differs from that of the set".to_owned()),
     ];
     assert_eq!(apply(sets, &operations), expected);
     assert_eq!(entries(sets, A), [one, Entry::IpPort(place("10.0.0.3", 6, 80))]);

@@ -50,11 +50,11 @@ pub fn devices_come_and_go(links: &mut dyn Links) {
     }
     links.delete_dummy(DEVICE).expect("deleted");
     assert_eq!(links.device(DEVICE).expect("an answer"), None);
-    assert_eq!(links.set_up(GONE, true).expect_err("no such device").to_string(), "there is no device gone0");
+    assert_eq!(links.set_up(GONE, true).expect_err("no such device").to_string(), "device gone0 does not exist");
     let error = links.addresses(GONE, IpFamily::V4, &mut |_| ()).expect_err("no such device");
-    assert_eq!(error.to_string(), "there is no device gone0");
+    assert_eq!(error.to_string(), "device gone0 does not exist");
     let error = links.apply(GONE, &[Add(net("10.0.0.1/32"))], &mut |_, _| ()).expect_err("no such device");
-    assert_eq!(error.to_string(), "there is no device gone0");
+    assert_eq!(error.to_string(), "device gone0 does not exist");
 }
 
 /// Addresses come and go; what cannot be done is refused by name, and does not keep the rest from being done.
@@ -108,7 +108,7 @@ pub fn others_devices_are_left_alone(links: &mut dyn Links) {
     for outcome in [links.create_dummy(DEVICE), links.delete_dummy(DEVICE)] {
         assert_eq!(
             outcome.expect_err("it is in the way").to_string(),
-            "device kube-ipvs0 exists and is no dummy device but veth: it is not ours; rename or delete it"
+            "device kube-ipvs0 is veth and not a dummy device: rename or delete it"
         );
     }
     let device = links.device(DEVICE).expect("an answer").expect("it is still there");

@@ -145,7 +145,7 @@ fn sets_that_rules_use_stay_and_strangers_sets_are_told_apart() {
         run("iptables-legacy -A INPUT -m set --match-set KUBE-USED dst,dst -j ACCEPT");
         assert_eq!(sets.set(used).expect("an answer").map(|found| found.references), Some(1));
         let expected =
-            "ipset KUBE-USED is in use: rules that name it (iptables-save | grep KUBE-USED) have to go first";
+            "ipset KUBE-USED is in use: delete the rules that refer to it first (iptables-save | grep KUBE-USED)";
         assert_eq!(ipset::apply(&mut sets, &[SetOperation::Destroy(used)]), [(0, expected.to_owned())]);
         run("iptables-legacy -F INPUT");
         assert_eq!(ipset::apply(&mut sets, &[SetOperation::Destroy(used)]), []);
@@ -162,9 +162,9 @@ fn sets_that_rules_use_stay_and_strangers_sets_are_told_apart() {
         assert_eq!(described, ["list:set", "hash:net family inet6", "bitmap:port"]);
         let set = Set::new(SetName::new("N"), SetType::HashIp, IpFamily::V6);
         let refused = ipset::apply(&mut sets, &[SetOperation::Create(set)]);
-        assert!(refused[0].1.contains("it is hash:net family inet6, wanted is hash:ip family inet6"), "{refused:?}");
+        assert!(refused[0].1.contains("found hash:net family inet6, wanted hash:ip family inet6"), "{refused:?}");
         let error = sets.entries(SetName::new("N"), &mut |_| panic!("no entries")).expect_err("none of ours");
-        assert_eq!(error.to_string(), "ipset N: its type is hash:net family inet6, none of ours");
+        assert_eq!(error.to_string(), "ipset N: unsupported type hash:net family inet6");
     });
 }
 

@@ -1,7 +1,7 @@
-//! Whether addresses of the node's interfaces came or went.
+//! Notifications that interface addresses were added or removed.
 //!
-//! rtnetlink notifications tell, so that addresses need not be read to find out. They only tell that something happened:
-//! the addresses are then read as a whole, however many notifications there were.
+//! rtnetlink only signals that something changed; the caller then reads all addresses, however many notifications
+//! arrived.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,31 +18,34 @@ const RTM_DELADDR: u16 = 21;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
 
-/// A source of news about addresses of one family.
+/// A source of notifications about the addresses of one family.
 pub trait AddressWatch: Send + std::fmt::Debug {
-    /// Whether addresses may be others than when this was called last. Never blocks; costs one system call if nothing
-    /// happened.
+    /// Whether addresses may have changed since the last call.
+    ///
+    /// Never blocks; costs one system call when nothing happened.
     fn changed(&mut self, now: Instant) -> bool;
 }
 
-/// The running kernel's notifications in the network namespace of the thread that calls first.
+/// rtnetlink notifications in the network namespace of the thread that calls first.
 ///
-/// Where they cannot be had, nothing is reported and the subscription is tried again after `retry`: whoever asks reads
-/// the addresses at times anyway. Each new subscription reports a change, as do lost notifications.
+/// Without a subscription, no change is reported and subscribing is retried after `retry`: callers read the addresses
+/// periodically anyway. Each new subscription reports a change, and so do lost notifications (`ENOBUFS`).
 #[derive(Debug)]
 pub struct SystemAddressWatch {
     family: IpFamily,
-    /// Notifications about this device do not count.
+    /// The device whose notifications are ignored.
     ignored: Option<DeviceName>,
     retry: Duration,
     listener: Option<Listener>,
     next_try: Option<Instant>,
-    /// There is no subscription, and the log says so.
+    /// Whether subscribing failed, and the failure was logged.
     failing: bool,
 }
 
 impl SystemAddressWatch {
-    /// No subscription yet. IPVS mode ignores its own device, on which each change of a Service changes addresses.
+    /// A watch that subscribes at its first use.
+    ///
+    /// `ignored` excludes a device whose addresses the caller changes itself, such as the dummy device of IPVS mode.
     #[must_use]
     pub fn new(family: IpFamily, ignored: Option<DeviceName>, retry: Duration) -> Self {
         Self { family, ignored, retry, listener: None, next_try: None, failing: false }
@@ -60,7 +63,7 @@ impl SystemAddressWatch {
             Ok(listener) => {
                 self.listener = Some(listener);
                 if std::mem::take(&mut self.failing) {
-                    info!("{}: the kernel reports changes of addresses again", self.family);
+                    info!("{}: receiving address notifications again", self.family);
                 }
                 true
             }
@@ -76,7 +79,7 @@ impl SystemAddressWatch {
         self.next_try = Some(now + self.retry);
         if !std::mem::replace(&mut self.failing, true) {
             let (family, retry) = (self.family, self.retry);
-            warn!("{family}: the kernel does not report changes of addresses, reading them every {retry:?}: {error}");
+            warn!("{family}: cannot subscribe to address notifications, reading addresses every {retry:?}: {error}");
         }
     }
 }
@@ -103,14 +106,14 @@ impl AddressWatch for SystemAddressWatch {
     }
 }
 
-/// The index of the device whose addresses a notification is about, as far as it says; `None` if it is about something else.
+/// The device index of an address notification; `None` for other messages, `Some(None)` without an index.
 pub(super) fn changed_device(received: &Received<'_>) -> Option<Option<u32>> {
-    // `struct ifaddrmsg`: family, prefix length, flags, scope, index of the device.
+    // struct ifaddrmsg: family, prefix length, flags, scope, device index.
     let index = || received.payload.get(4..8)?.try_into().ok().map(u32::from_ne_bytes);
     [RTM_NEWADDR, RTM_DELADDR].contains(&received.kind).then(index)
 }
 
-/// Whether a device of that name has that index. Where this cannot be told, it has not.
+/// Whether the device of a name has an index; `false` if this cannot be read.
 fn is_device(name: DeviceName, index: u32) -> bool {
     nix::net::if_::if_nametoindex(name.as_str()).is_ok_and(|of_name| of_name == index)
 }

@@ -1,6 +1,4 @@
 //! The kernel's conntrack table, over ctnetlink.
-//!
-//! In: which flows are unwanted. Out: they are deleted, in one pass. Must not know: why they are unwanted.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -35,29 +33,30 @@ const CTA_PROTO_DST_PORT: u16 = 3;
 
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
-/// The kernel's `CTA_FILTER_F_CTA_PROTO_NUM`: of the original tuple, the protocol counts.
+/// `CTA_FILTER_F_CTA_PROTO_NUM`: filter by the protocol of the original tuple.
 const FILTER_PROTOCOL: u32 = 1 << 3;
 
-/// What became of a pass over the table.
+/// The result of a pass over the conntrack table.
 #[derive(Debug, Default)]
 pub struct Deletions {
-    /// Flows deleted, or gone by themselves before they could be.
+    /// Entries deleted, including entries that expired first.
     pub flows: usize,
-    /// Flows that the kernel would not delete.
+    /// Entries that the kernel refused to delete.
     pub failed: usize,
-    /// Why not, for the last of them.
+    /// The error of the last refusal.
     pub reason: Option<io::Error>,
-    /// Whether the table changed so much meanwhile that flows may have been missed.
+    /// Whether entries may have been missed because the table changed during the pass.
     pub incomplete: bool,
 }
 
 /// The conntrack table of the network namespace.
 pub trait ConntrackTable: Send + std::fmt::Debug {
-    /// Deletes the flows of a family and protocol that `unwanted` names, while it goes through the table once: of a
-    /// big table no copy is made.
+    /// Deletes the entries of a family and protocol for which `unwanted` returns true.
+    ///
+    /// The table is read once and never copied.
     ///
     /// # Errors
-    /// If the table cannot be listed. What was deleted before stays deleted.
+    /// If the table cannot be listed. Entries deleted before the error stay deleted.
     fn delete(
         &mut self,
         family: IpFamily,
@@ -66,7 +65,7 @@ pub trait ConntrackTable: Send + std::fmt::Debug {
     ) -> io::Result<Deletions>;
 }
 
-/// The running kernel's table.
+/// The conntrack table of the running kernel.
 #[derive(Debug, Default)]
 pub struct SystemConntrack;
 
@@ -88,7 +87,7 @@ impl ConntrackTable for SystemConntrack {
         };
         let mut table = Netlink::open(NETLINK_NETFILTER)?;
         let dump = match table.dump(&dump_of(family, Some(protocol)), &mut each) {
-            // Kernels before 5.8 ignore the filter; one that knows it may yet refuse this one.
+            // Kernels before 5.8 ignore the filter; newer ones may still reject it.
             Err(NetlinkError::Refused { errno: libc::EINVAL | libc::EOPNOTSUPP, .. }) => {
                 table.dump(&dump_of(family, None), &mut each)?
             }
@@ -99,15 +98,16 @@ impl ConntrackTable for SystemConntrack {
     }
 }
 
-/// Has the kernel load the module, as it does when it is asked something about connection tracking. The question names no
-/// flow, so there is no answer to it.
+/// Makes the kernel load nf_conntrack, as any request about connection tracking does.
+///
+/// The request names no entry, so it has no answer.
 pub(super) fn load() {
     let question =
         Request::new(nfnetlink(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET), 0, &nfgenmsg(IpFamily::V4.nfproto()));
     let _ = Netlink::open(NETLINK_NETFILTER).map(|mut socket| socket.request(&question));
 }
 
-/// Deletes flows in batches, on a socket of its own as the other one is busy with the dump.
+/// Deletes entries in batches, on a second socket: the first one is busy with the dump.
 #[derive(Debug)]
 struct Deleter {
     socket: Netlink,
@@ -124,7 +124,7 @@ impl Deleter {
     fn flush(&mut self) -> Result<(), NetlinkError> {
         let (mut failed, mut reason) = (0, None);
         self.socket.request_all(&self.due, |_, error| {
-            // It went by itself.
+            // ENOENT: the entry expired.
             if error.errno() != Some(libc::ENOENT) {
                 failed += 1;
                 reason = Some(error.into());
@@ -138,11 +138,11 @@ impl Deleter {
     }
 }
 
-/// The request to delete a flow, named by the attributes that the kernel named it by.
+/// The request to delete an entry, identified by the attributes that the kernel sent.
 fn deletion(family: IpFamily, flow: Attributes<'_>) -> Request {
     let kind = nfnetlink(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE);
     let mut request = Request::new(kind, 0, &nfgenmsg(family.nfproto()));
-    // The id tells it from a new flow of the same addresses, unless that one was given the same place in memory.
+    // CTA_ID distinguishes it from a newer entry with the same tuple, unless the kernel reused its memory address.
     for kind in [CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID] {
         if let Some(value) = flow.find(kind) {
             request.attribute(kind, value);
@@ -168,12 +168,12 @@ pub(super) fn dump_of(family: IpFamily, protocol: Option<u8>) -> Request {
     request
 }
 
-/// The flow that these attributes describe, if it is one with ports.
+/// Decodes an entry; `None` if its protocol has no ports.
 pub(super) fn flow(attributes: Attributes<'_>) -> Option<Flow> {
     let (mut original, mut reply) = (None, None);
     for (kind, value) in attributes {
         match kind {
-            // The first of each, as in the request that deletes the flow.
+            // The first of each kind, which is also the one that the delete request contains.
             CTA_TUPLE_ORIG => _ = original.get_or_insert(value),
             CTA_TUPLE_REPLY => _ = reply.get_or_insert(value),
             _ => {}
@@ -201,7 +201,7 @@ fn tuple(attributes: Attributes<'_>) -> Option<(u8, Tuple)> {
     Some((protocol, Tuple { source, destination }))
 }
 
-/// A flow as the kernel would write it.
+/// An entry as the kernel encodes it.
 #[cfg(any(test, feature = "testing"))]
 fn encoded(flow: &Flow) -> Vec<u8> {
     let mut request = Request::new(0, 0, &[]);
@@ -228,10 +228,10 @@ fn encoded(flow: &Flow) -> Vec<u8> {
     request.into_attributes()
 }
 
-/// Reads an entry and makes the request that deletes it.
+/// Decodes an entry and encodes the request that deletes it.
 ///
 /// # Panics
-/// If the flow is another one when it is written and read again, or the request names another flow.
+/// If the entry differs after encoding and decoding, or the request names another entry.
 #[cfg(feature = "testing")]
 pub(super) fn fuzz(payload: &[u8]) {
     let attributes = Attributes::new(payload.get(HEADER..).unwrap_or_default());
@@ -250,14 +250,14 @@ mod tests {
 
     fn any_tuple() -> impl Strategy<Value = Tuple> {
         any::<(SocketAddr, SocketAddr)>().prop_map(|(a, b)| {
-            // Flow labels and scopes are no part of a flow.
+            // Flow labels and scope IDs are not part of a tuple.
             let plain = |address: SocketAddr| SocketAddr::new(address.ip(), address.port());
             Tuple { source: plain(a), destination: plain(b) }
         })
     }
 
     #[test]
-    fn a_deletion_when_a_tuple_comes_twice_names_the_flow_that_was_read() {
+    fn delete_request_names_the_first_of_duplicate_tuples() {
         let tuple_of = |port| {
             let address = SocketAddr::from(([10, 0, 0, 1], port));
             Tuple { source: address, destination: address }
@@ -273,7 +273,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn flows_read_back_and_damaged_ones_never_panic(
+        fn flows_round_trip_and_damaged_ones_never_panic(
             protocol: u8,
             original in any_tuple(),
             reply in any_tuple(),

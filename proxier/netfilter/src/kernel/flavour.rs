@@ -1,7 +1,7 @@
-//! Which flavour of iptables a host uses: the nf_tables one or the legacy one.
+//! The iptables flavour of a host: nf_tables or legacy.
 //!
-//! Rules in another flavour than that of the host's other programs take effect all the same, in an order that is
-//! undefined. A program that was there first may leave a chain in the mangle table as a hint of its flavour.
+//! Rules of two flavours both take effect, in an undefined order, so a program should use the flavour of the host's
+//! other programs. A program that started first can leave a chain in the mangle table as a hint.
 
 use std::fmt;
 use std::io::{self, BufRead};
@@ -44,23 +44,24 @@ impl fmt::Display for Flavour {
     }
 }
 
-/// A flavour and why.
+/// A flavour with the reason for choosing it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlavourChoice {
-    /// The flavour, as far as it is known.
+    /// The flavour; `None` if it could not be determined.
     pub flavour: Option<Flavour>,
-    /// What the programs' names have between `iptables` and `-restore`.
+    /// The infix of the program names, between `iptables` and `-restore`.
     pub infix: &'static str,
-    /// Why, for the log.
+    /// The reason, for the log.
     pub reason: String,
-    /// What could not be read: the choice may be wrong.
+    /// Tables that could not be read. If there are any, the choice may be wrong.
     pub unread: Vec<String>,
 }
 
-/// Looks for a chain with one of the names `hints` in all four mangle tables, the nf_tables ones first; without one,
-/// follows `iptables` in PATH.
+/// Detects the flavour of the host.
 ///
-/// A table that cannot be read is tried again for up to 0.6 s, because callers keep the choice for long.
+/// Looks for a chain named in `hints` in the four mangle tables, those of nf_tables first. Without a hint, the flavour
+/// of `iptables` in PATH is used. Unreadable tables are retried for up to 0.6 s, because callers keep the result for
+/// long.
 #[must_use]
 pub fn detect(hints: &[&str]) -> FlavourChoice {
     let attempt = || {
@@ -88,7 +89,7 @@ fn detect_once(hint: &dyn Fn(Flavour, IpFamily) -> Result<Option<String>, String
     default(unread)
 }
 
-/// Follows `iptables` in PATH.
+/// The flavour of `iptables` in PATH.
 fn default(mut unread: Vec<String>) -> FlavourChoice {
     let name = IpFamily::V4.iptables();
     let Ok(path) = which::which(name) else {
@@ -106,13 +107,13 @@ fn default(mut unread: Vec<String>) -> FlavourChoice {
 }
 
 impl FlavourChoice {
-    /// The programs of a flavour, by whatever name they go here; `None` if there are none.
+    /// The programs of a flavour, whatever their names; `None` if they are not installed.
     ///
     /// # Errors
-    /// If `iptables` in PATH does not tell its flavour.
+    /// If the flavour of `iptables` in PATH cannot be determined.
     pub fn of(flavour: Flavour) -> Result<Option<Self>, String> {
         if which::which(format!("{}{}", IpFamily::V4.iptables(), flavour.infix())).is_ok() {
-            let reason = format!("{flavour} was asked for");
+            let reason = format!("{flavour} was requested");
             return Ok(Some(Self { flavour: Some(flavour), infix: flavour.infix(), reason, unread: Vec::new() }));
         }
         let choice = default(Vec::new());
@@ -123,11 +124,11 @@ impl FlavourChoice {
     }
 }
 
-/// The hint in the mangle table of one flavour and family. A flavour whose programs are not in PATH has none.
+/// The hint in the mangle table of one flavour and family; `None` if its programs are not in PATH.
 fn hint(hints: &[&str], flavour: Flavour, family: IpFamily) -> Result<Option<String>, String> {
     let Ok(save) = which::which(format!("{}{}-save", family.iptables(), flavour.infix())) else { return Ok(None) };
     match flavour {
-        // The programs read the whole table, which takes seconds on a node of a large cluster.
+        // The programs would read the whole table, which takes seconds on a node of a large cluster.
         Flavour::Nft => {
             for chain in hints {
                 if has_chain(family, "mangle", chain).map_err(|error| error.to_string())? {
@@ -140,7 +141,7 @@ fn hint(hints: &[&str], flavour: Flavour, family: IpFamily) -> Result<Option<Str
     }
 }
 
-/// The hint in a legacy mangle table that exists: listing a table with the legacy program would create it.
+/// The hint in a legacy mangle table, if the table exists: listing it with the program would create it.
 fn legacy_hint(hints: &[&str], family: IpFamily, save: PathBuf) -> Result<Option<String>, String> {
     let tables = legacy_tables(family).map_err(|error| error.to_string())?;
     if !tables.lines().any(|table| table == "mangle") {
@@ -151,7 +152,7 @@ fn legacy_hint(hints: &[&str], family: IpFamily, save: PathBuf) -> Result<Option
         .map_err(|error| error.to_string())
 }
 
-/// The hint that a saved table declares. All of the output is read, or the tool would fail.
+/// The hint that a saved table declares. Reads all output, because the program fails on a closed pipe.
 pub(super) fn declared_hint(hints: &[&str], output: impl BufRead) -> io::Result<Option<String>> {
     let mut found = None;
     for line in output.lines() {
@@ -162,7 +163,7 @@ pub(super) fn declared_hint(hints: &[&str], output: impl BufRead) -> io::Result<
     Ok(found.map(|hint| (*hint).to_owned()))
 }
 
-/// The flavour that a tool's `--version` names.
+/// The flavour named in the output of `--version`.
 pub(super) fn named(version: &str) -> Option<Flavour> {
     Flavour::ALL.into_iter().find(|flavour| version.contains(&format!("({flavour})")))
 }
@@ -180,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_that_cannot_be_read_is_named_beside_one_that_is_found() {
+    fn unreadable_table_is_reported_beside_a_found_hint() {
         let choice = detect_once(&unreadable);
         assert_eq!(choice.flavour, Some(Flavour::Legacy));
         assert_eq!(choice.unread, ["the mangle table of iptables-nft-save: No buffer space available"]);
     }
 
     #[test]
-    fn a_choice_without_a_hint_names_what_could_not_be_read() {
+    fn choice_without_hint_reports_unreadable_tables() {
         let choice = detect_once(&|_, _| Err("Too many open files".to_owned()));
         assert!(choice.unread.len() >= 4, "{choice:?}");
         assert_eq!(choice.infix, "");

@@ -1,7 +1,6 @@
-//! Every flow that the kernel tracks, one after the other.
+//! Lists conntrack entries with their state, as a stream.
 //!
-//! In: a family. Out: its flows with their state, in a stream: a table may have millions. Must not know: which of them
-//! matter. Nothing is changed.
+//! A table may have millions of entries. Nothing is changed.
 
 use std::io;
 
@@ -34,20 +33,22 @@ const TCP_STATES: [&str; 10] = [
     "SYN_SENT2",
 ];
 
-/// A flow as it is now.
+/// A conntrack entry with its current state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LiveFlow {
-    /// Its addresses.
+    /// The tuples of both directions.
     pub flow: Flow,
-    /// TCP's state; of other protocols `REPLIED` or `UNREPLIED`.
+    /// The TCP state; for other protocols `REPLIED` or `UNREPLIED`.
     pub state: &'static str,
-    /// Whether an answer was seen.
+    /// Whether a packet of the reply direction was seen.
     pub replied: bool,
-    /// Seconds until it is forgotten.
+    /// The remaining lifetime in seconds.
     pub timeout: u32,
 }
 
-/// Goes through the flows of a family. Returns whether the table changed so much meanwhile that some may be missing.
+/// Passes each conntrack entry of a family to `each`.
+///
+/// Returns whether entries may be missing because the table changed during the dump.
 ///
 /// # Errors
 /// If the table cannot be listed.

@@ -1,4 +1,4 @@
-//! Decoders of what the kernel and its tools say, as functions that fuzz targets call. Not a public interface.
+//! Decoders of kernel messages and tool output, as entry points for fuzz targets. Not a public interface.
 
 use super::netlink::{Attributes, fuzzing, nfgenmsg};
 use super::{
@@ -8,34 +8,34 @@ use crate::iptables::Chain;
 
 pub use super::nftables::fuzzing::ruleset;
 
-/// Reads a datagram as framing alone: messages, acknowledgements, ends of dumps, attributes.
+/// Decodes the netlink framing of a datagram: messages, acknowledgements, ends of dumps, attributes.
 ///
 /// # Panics
-/// If messages read differently when they come one by one, or attributes when they are written again.
+/// If messages decode differently one by one, or attributes after encoding them again.
 pub fn netlink(datagram: &[u8]) {
     fuzzing::framing(datagram);
 }
 
-/// Reads a datagram of ipset's.
+/// Decodes a datagram of ipset.
 ///
 /// # Panics
-/// If a set or an entry is another one when it is written and read again.
+/// If a set or an entry differs after encoding and decoding it again.
 pub fn ipset(datagram: &[u8]) {
     fuzzing::each(datagram, &mut |received| ipset::fuzz(received.payload));
 }
 
-/// Reads a datagram of IPVS'.
+/// Decodes a datagram of IPVS.
 ///
 /// # Panics
-/// If a server is another one when it is written and read again.
+/// If a server differs after encoding and decoding it again.
 pub fn ipvs(datagram: &[u8]) {
     fuzzing::each(datagram, &mut |received| ipvs::fuzz(received.payload));
 }
 
-/// Reads a datagram of rtnetlink's: devices, addresses, neighbours, notifications.
+/// Decodes a datagram of rtnetlink: devices, addresses, neighbours, notifications.
 ///
 /// # Panics
-/// If an address is another one when it is written and read again.
+/// If an address differs after encoding and decoding it again.
 pub fn links(datagram: &[u8]) {
     fuzzing::each(datagram, &mut |received| {
         link::fuzz(received.payload);
@@ -43,10 +43,10 @@ pub fn links(datagram: &[u8]) {
     });
 }
 
-/// Reads a datagram of ctnetlink's or nfacct's.
+/// Decodes a datagram of ctnetlink or nfacct.
 ///
 /// # Panics
-/// If a flow is another one when it is written and read again, or the request that deletes it names another one.
+/// If an entry differs after encoding and decoding, or the request that deletes it names another entry.
 pub fn conntrack(datagram: &[u8]) {
     fuzzing::each(datagram, &mut |received| {
         conntrack::fuzz(received.payload);
@@ -56,12 +56,12 @@ pub fn conntrack(datagram: &[u8]) {
     });
 }
 
-/// Reads what a tool says: of what is wrong, its version, a saved table.
+/// Parses tool output: error messages, versions, saved tables.
 ///
 /// # Panics
-/// If lines are named that are not in the text, or arguments are longer than it.
+/// If a reported line is not in the text, or the arguments are longer than the text.
 pub fn tool(bytes: &[u8]) {
-    let said = command::said(&String::from_utf8_lossy(bytes));
+    let said = command::stderr_line(&String::from_utf8_lossy(bytes));
     let lines = iptables::refused_lines(&said);
     assert!(lines.is_sorted() && lines.len() <= said.matches("line").count());
     assert!(iptables::arguments(&said).concat().len() <= said.len());
@@ -71,7 +71,7 @@ pub fn tool(bytes: &[u8]) {
     let _ = flavour::declared_hint(&["KUBE-IPTABLES-HINT"], bytes);
 }
 
-/// Reads a file of `/proc` or `/sys` as each of those that are read.
+/// Parses a file of `/proc` or `/sys` in each supported format.
 pub fn proc(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let _ = (host::number("a", &text).map_err(|error| error.to_string()), host::version(&text), host::count(&text));

@@ -1,7 +1,6 @@
-//! The rest of the host: sysctls, addresses, counters.
+//! Host facilities outside netfilter: sysctls, interface addresses, CPUs, nfacct counters.
 //!
-//! In: names. Out: what the running kernel says in the network namespace of the calling thread.
-//! Must not know: who wants to know.
+//! Values are those of the calling thread's network namespace.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,15 +11,19 @@ use nix::sys::time::TimeValLike;
 
 use crate::IpFamily;
 
-/// What a mode needs of the host.
+/// Host facilities as a trait, so that tests can use a fake.
 pub trait Host: Send + std::fmt::Debug {
-    /// Reads a numeric sysctl, named as below `/proc/sys`, or a parameter of a module by its whole path.
+    /// Reads a numeric sysctl by its path below `/proc/sys`.
+    ///
+    /// Also reads module parameters, by their absolute path.
     ///
     /// # Errors
-    /// If there is none, or it is not a number.
+    /// If it does not exist or is not a number.
     fn sysctl(&mut self, name: &str) -> io::Result<i64>;
 
-    /// Writes a sysctl, unless it has that value: `/proc/sys` may be read-only and right all the same.
+    /// Writes a sysctl unless it already has the value.
+    ///
+    /// `/proc/sys` may be read-only although the value is right.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -29,32 +32,33 @@ pub trait Host: Send + std::fmt::Debug {
     /// The addresses of all interfaces, in the kernel's order.
     ///
     /// # Errors
-    /// If the kernel does not say.
+    /// If they cannot be listed.
     fn addresses(&mut self, family: IpFamily) -> io::Result<Vec<IpAddr>>;
 
-    /// The same without those of one interface.
+    /// The addresses of all interfaces but one.
     ///
     /// # Errors
-    /// If the kernel does not say.
+    /// If they cannot be listed.
     fn addresses_but(&mut self, _interface: &str, family: IpFamily) -> io::Result<Vec<IpAddr>> {
         self.addresses(family)
     }
 
-    /// The kernel's version, as far as two numbers tell it.
+    /// The major and minor version of the kernel; `None` if unknown.
     fn kernel_version(&mut self) -> Option<(u32, u32)>;
 
-    /// Makes an nfacct counter, unless it exists.
+    /// Creates an nfacct counter unless it exists.
     ///
     /// # Errors
-    /// If the kernel has no nfacct, or we may not.
+    /// If the kernel has no nfacct or refuses permission.
     fn ensure_counter(&mut self, name: &str) -> io::Result<()>;
 
-    /// Has connection tracking loaded, where it is a module that nobody has used yet. Whether there is one shows by its
-    /// sysctls.
+    /// Loads the nf_conntrack module if necessary.
+    ///
+    /// The existence of its sysctls shows whether it is loaded.
     fn load_conntrack(&mut self) {}
 }
 
-/// The release of the running kernel, as `uname -r` prints it; empty if it cannot be read.
+/// The release of the running kernel (`uname -r`); empty if it cannot be read.
 #[must_use]
 pub fn kernel_release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
@@ -102,7 +106,7 @@ impl Host for SystemHost {
     }
 }
 
-/// The CPU time of this thread and of the programs it has run to their end.
+/// The CPU time of this thread and of the programs that it has run.
 #[must_use]
 pub fn cpu_time() -> Duration {
     use nix::sys::resource::{UsageWho, getrusage};
@@ -113,23 +117,23 @@ pub fn cpu_time() -> Duration {
     own + super::command::children_time()
 }
 
-/// The value of a numeric sysctl.
+/// Parses the value of a numeric sysctl.
 pub(super) fn number(name: &str, text: &str) -> io::Result<i64> {
     text.trim().parse().map_err(|_| io::Error::other(format!("{name} is {:?}, not a number", text.trim())))
 }
 
-/// The first two numbers of `6.1.0-18-amd64`.
+/// The first two numbers of a release such as `6.1.0-18-amd64`.
 pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 fn path(sysctl: &str) -> PathBuf {
-    // A whole path stays as it is.
+    // join() keeps an absolute path.
     Path::new("/proc/sys").join(sysctl)
 }
 
-/// How many CPUs the machine has; limits of this process do not count.
+/// The number of online CPUs of the machine, regardless of this process's affinity and cgroup.
 #[must_use]
 pub fn cpus() -> u32 {
     let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
@@ -139,7 +143,7 @@ pub fn cpus() -> u32 {
     }
 }
 
-/// Of a list like `0-3,8`.
+/// The number of CPUs in a list such as `0-3,8`.
 pub(super) fn count(list: &str) -> u32 {
     let of = |range: &str| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -149,21 +153,21 @@ pub(super) fn count(list: &str) -> u32 {
     list.trim().split(',').filter_map(of).fold(0, u32::saturating_add)
 }
 
-/// Says how willingly this process is to be killed when memory runs out, from -1000 to 1000.
+/// Sets the OOM score adjustment of this process, from -1000 to 1000.
 ///
 /// # Errors
-/// If we may not: to lower it takes the capability `SYS_RESOURCE`.
+/// If permission is refused: lowering it requires `CAP_SYS_RESOURCE`.
 pub fn set_oom_score(score: i32) -> io::Result<()> {
     std::fs::write("/proc/self/oom_score_adj", score.to_string())
 }
 
-/// The signals that whoever started this process wants to be ignored, as a set of bits: 1 is signal 1.
+/// The signals that this process ignores since its start, as a bit set: bit 0 is signal 1.
 #[must_use]
 pub fn ignored_signals() -> u64 {
     ignored(&std::fs::read_to_string("/proc/self/status").unwrap_or_default())
 }
 
-/// The ignored signals of `/proc/PID/status`.
+/// The ignored signals in `/proc/PID/status`.
 pub(super) fn ignored(status: &str) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
@@ -174,12 +178,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpus_are_counted_from_the_kernels_list() {
+    fn cpus_are_counted_from_a_cpu_list() {
         assert_eq!([count("0-3,8\n"), count("0"), count("0-0,2-5"), count(""), count("x-2,5-3,-")], [5, 1, 5, 0, 0]);
     }
 
     #[test]
-    fn a_release_begins_with_two_numbers() {
+    fn release_starts_with_major_and_minor_version() {
         assert_eq!(version("6.1.0-18-amd64\n"), Some((6, 1)));
         assert_eq!(version("5.15-rc3"), Some((5, 15)));
         assert_eq!(version("linux"), None);

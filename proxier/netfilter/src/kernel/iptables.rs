@@ -1,6 +1,4 @@
-//! The iptables tools of one family.
-//!
-//! In: transactions and questions. Out: what the tools did or said. Must not know: whose rules they are.
+//! The iptables programs of one IP family.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead};
@@ -19,34 +17,36 @@ use crate::IpFamily;
 use crate::iptables::{Chain, Rule, Table};
 use crate::{Restore, SavedTable, nft, reference};
 
-/// Seconds to wait for the lock that all iptables programs share.
+/// The seconds to wait for the xtables lock.
 const LOCK_WAIT: &str = "5";
 
-/// Chains in one transaction of the nf_tables flavour: its time is quadratic in them beyond a few thousand, while
-/// each further transaction costs some milliseconds (see the README's figures).
+/// The number of chains in one transaction of the nf_tables flavour.
+///
+/// The run time of a transaction is quadratic in its chains beyond a few thousand; another transaction costs some
+/// milliseconds.
 const NFT_BATCH: usize = 500;
 
-/// A transaction that was refused.
+/// A refused transaction.
 #[derive(Debug, Error)]
 #[error("{message}")]
 pub struct RestoreError {
-    /// The lines that the tool named, from 1; empty if it named none.
+    /// The lines that the tool reported, numbered from 1; empty if it reported none.
     pub lines: Vec<usize>,
-    /// The tool's words.
+    /// The tool's message.
     pub message: String,
 }
 
-/// What the kernel tells of a table without listing its rules.
+/// The state of a table, read without listing its rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TableState {
-    /// With the nf_tables flavour: chains that were asked for, in that order; `None` where there is no such chain.
+    /// nf_tables flavour: the requested chains in order; `None` for a chain that does not exist.
     Chains(Vec<Option<ChainState>>),
-    /// With the legacy flavour: the size of the whole table.
+    /// Legacy flavour: the size of the whole table.
     Size(TableSize),
 }
 
 impl RestoreError {
-    /// The chains whose deletion the tool refused, as far as it names lines.
+    /// The chains whose deletion the tool refused, where it reported lines.
     #[must_use]
     pub fn refused_deletions(&self, restore: &Restore) -> Vec<Chain> {
         let lines = self.lines.iter().filter_map(|line| restore.line(*line));
@@ -54,21 +54,21 @@ impl RestoreError {
     }
 }
 
-/// What a mode needs of iptables. Each method is one run of a tool.
+/// The iptables programs as a trait. Each method runs one program.
 pub trait IptablesTool: Send + std::fmt::Debug {
     /// Reads a table.
     ///
     /// # Errors
-    /// If the tool fails or prints what cannot be understood.
+    /// If the tool fails or its output cannot be parsed.
     fn save(&mut self, table: Table) -> Result<SavedTable, ToolError>;
 
-    /// Applies a transaction; a table changes as a whole or not at all.
+    /// Applies a transaction; each table changes atomically.
     ///
     /// # Errors
-    /// If the tool refuses it, with the lines at fault where it names them.
+    /// If the tool refuses it; the error contains the lines that it reported.
     fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError>;
 
-    /// Whether a built-in chain has a rule, in whatever words.
+    /// Whether a built-in chain contains a rule, however it is spelled.
     ///
     /// # Errors
     /// If the tool cannot be run.
@@ -80,36 +80,39 @@ pub trait IptablesTool: Send + std::fmt::Debug {
     /// If the tool cannot be run.
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError>;
 
-    /// For each chain that `ours` accepts and a rule of another chain refers to: the first such rule, as iptables-save
-    /// prints it. It reads the whole table.
+    /// The chains that `ours` accepts and that rules of other chains refer to.
+    ///
+    /// Returns the first such rule for each, as iptables-save prints it. Reads the whole table.
     ///
     /// # Errors
     /// If the tool fails.
     fn references(&mut self, table: Table, ours: &dyn Fn(&Chain) -> bool) -> Result<HashMap<Chain, String>, ToolError>;
 
-    /// A number that each table of a [`IptablesTool::restore`] makes the next one, and every change of somebody else's
-    /// another one; `None` where there is no such number.
+    /// The generation ID of nf_tables; `None` for the legacy flavour.
+    ///
+    /// Each table of a [`IptablesTool::restore`] increments it by one, as does every change by another program.
     fn generation(&mut self) -> Option<u32> {
         None
     }
 
-    /// What the kernel tells of a table in microseconds, however big it is; of nf_tables' of these chains. `None` where it
-    /// tells nothing so cheaply.
+    /// The state of a table, read in microseconds whatever its size.
+    ///
+    /// `None` if the flavour has no such state. `chains` are the chains to query in nf_tables.
     ///
     /// # Errors
-    /// If it does not tell.
+    /// If the kernel refuses the query.
     fn table_state(&mut self, _table: Table, _chains: &[Chain]) -> io::Result<Option<TableState>> {
         Ok(None)
     }
 
-    /// From how many chains on a transaction is better cut in two.
+    /// The number of chains above which a transaction should be split.
     fn batch(&self) -> usize;
 
-    /// Whether MASQUERADE knows `--random-fully`.
+    /// Whether MASQUERADE supports `--random-fully`.
     fn random_fully(&self) -> bool;
 }
 
-/// The tools of the running system.
+/// The iptables programs of the running system.
 #[derive(Debug)]
 pub struct SystemIptables {
     family: IpFamily,
@@ -119,18 +122,20 @@ pub struct SystemIptables {
     restore: PathBuf,
     batch: usize,
     random_fully: bool,
-    /// Where the tools write, unless they are those of the legacy flavour.
+    /// nf_tables, which the tools write to; `None` for the legacy flavour.
     nf_tables: Option<SystemNftables>,
     priority: WriterPriority,
-    /// Whether writing is a step of the leftover cleanup, and not part of a sync.
+    /// Whether writes are background steps.
     is_cleanup: bool,
 }
 
 impl SystemIptables {
-    /// The tools of a family in the chosen flavour, if they work: `POSTROUTING` of nat can be listed.
+    /// The programs of a family in the detected flavour.
+    ///
+    /// Checks that they work by listing `POSTROUTING` of nat.
     ///
     /// # Errors
-    /// If a program is missing, or the kernel has no nat table for the family, or we may not look.
+    /// If a program is missing, the kernel has no nat table for the family, or permission is refused.
     pub fn find(family: IpFamily, choice: &FlavourChoice) -> Result<Self, ToolError> {
         let tools = Self::programs(family, choice)?;
         command::run(tools.command().args(["-S", "POSTROUTING", "-t", "nat"]), [])?;
@@ -149,17 +154,18 @@ impl SystemIptables {
         Self { priority, is_cleanup: true, ..self }
     }
 
-    /// Whether the tools of a family in the chosen flavour know `--random-fully`; nothing of the kernel is read.
+    /// Whether the programs of a family support `--random-fully`. Does not access the kernel.
     #[must_use]
     pub fn knows_random_fully(family: IpFamily, choice: &FlavourChoice) -> bool {
         Self::programs(family, choice).is_ok_and(|tools| tools.random_fully)
     }
 
-    /// Existing tables of a flavour (listing must not create any) and the tools that read them; `None` where no program
-    /// of that flavour is in PATH.
+    /// The existing tables of a flavour, and the programs that read them.
+    ///
+    /// Listing must not create any table. The programs are `None` if they are not in PATH.
     ///
     /// # Errors
-    /// If the kernel does not list its tables, or a program in PATH cannot be run.
+    /// If the tables cannot be listed, or a program in PATH cannot be run.
     pub fn find_existing(family: IpFamily, flavour: Flavour) -> Result<(Vec<Table>, Option<Self>), String> {
         let tables = existing(family, flavour).map_err(|error| error.to_string())?;
         if tables.is_empty() {
@@ -248,7 +254,7 @@ impl IptablesTool for SystemIptables {
     }
 
     fn generation(&mut self) -> Option<u32> {
-        // Who is not told looks at everything.
+        // Without a generation ID, callers check everything.
         self.nf_tables.as_mut()?.generation().ok()
     }
 
@@ -272,10 +278,10 @@ impl IptablesTool for SystemIptables {
     }
 }
 
-/// The names of the legacy tables that exist, one per line; empty without the kernel module.
+/// The names of the existing legacy tables, one per line; empty without the kernel module.
 ///
 /// # Errors
-/// If they cannot be read, which says nothing about whether there are any.
+/// If they cannot be read, which says nothing about whether tables exist.
 pub(super) fn legacy_tables(family: IpFamily) -> io::Result<String> {
     match std::fs::read_to_string(family.legacy_table_names()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
@@ -301,12 +307,12 @@ fn existing(family: IpFamily, flavour: Flavour) -> io::Result<Vec<Table>> {
     }
 }
 
-/// Which of our tables a list of names has, one in a line.
+/// The tables named in a list, one name per line.
 pub(super) fn named(names: &str) -> Vec<Table> {
     Table::ALL.into_iter().filter(|table| names.lines().any(|name| name == table.name())).collect()
 }
 
-/// iptables says no with status 1; others are troubles.
+/// iptables exits with status 1 for "no"; other statuses are errors.
 fn answer(result: Result<Vec<u8>, ToolError>) -> Result<bool, ToolError> {
     match result {
         Ok(_) => Ok(true),
@@ -315,7 +321,7 @@ fn answer(result: Result<Vec<u8>, ToolError>) -> Result<bool, ToolError> {
     }
 }
 
-/// The first rule of another chain for each of our chains that a saved table's rules refer to.
+/// For each of our chains that a saved table's rules refer to: the first rule of another chain.
 pub(super) fn references(
     mut output: impl BufRead,
     ours: &dyn Fn(&Chain) -> bool,
@@ -334,7 +340,7 @@ pub(super) fn references(
     Ok(found)
 }
 
-/// Splits a rule's text into arguments: blanks separate, except in double quotes.
+/// Splits a rule into arguments at spaces outside double quotes.
 pub(super) fn arguments(rule: &str) -> Vec<String> {
     let mut arguments = Vec::new();
     for (index, part) in rule.split('"').enumerate() {
@@ -347,7 +353,7 @@ pub(super) fn arguments(rule: &str) -> Vec<String> {
     arguments
 }
 
-/// The lines that iptables-restore blames: `Error occurred at line: 7`, `line 7: RULE_APPEND failed`,
+/// The lines that iptables-restore reports: `Error occurred at line: 7`, `line 7: RULE_APPEND failed`,
 /// `iptables-restore: line 7 failed`.
 pub(super) fn refused_lines(stderr: &str) -> Vec<usize> {
     let mut lines = Vec::new();
@@ -361,7 +367,7 @@ pub(super) fn refused_lines(stderr: &str) -> Vec<usize> {
     lines
 }
 
-/// `--random-fully` came with 1.6.2.
+/// Whether the version supports `--random-fully` (1.6.2 and later).
 pub(super) fn knows_random_fully(version: &str) -> bool {
     let Some(start) = version.find(" v") else { return false };
     let number = version[start + 2..].split_whitespace().next().unwrap_or_default();
@@ -374,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refused_lines_are_found_in_every_wording() {
+    fn refused_lines_are_parsed_from_every_message_format() {
         let nft = "iptables-restore v1.8.9 (nf_tables): \nline 8: RULE_APPEND failed (No such file or directory): rule";
         assert_eq!(refused_lines(nft), [8]);
         let usage = "recent: bad value\nError occurred at line: 12\nTry `iptables-restore -h'";
@@ -384,14 +390,14 @@ mod tests {
     }
 
     #[test]
-    fn versions_tell_what_masquerade_knows() {
+    fn random_fully_depends_on_the_version() {
         assert!(knows_random_fully("iptables v1.8.9 (nf_tables)"));
         assert!(knows_random_fully("iptables v1.10.0"));
         assert!(!knows_random_fully("iptables v1.6.1") && !knows_random_fully("what?"));
     }
 
     #[test]
-    fn comments_are_one_argument() {
+    fn quoted_comment_is_one_argument() {
         let rule = r#" -m comment --comment "kubernetes service portals" -j KUBE-SERVICES"#;
         let words = ["-m", "comment", "--comment", "kubernetes service portals", "-j", "KUBE-SERVICES"];
         assert_eq!(arguments(rule), words);
@@ -399,7 +405,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_a_tool_says_is_borne(said in r#"(line|Error occurred at|:| |[0-9]{1,30}|v1\.|["\PC]){0,12}"#) {
+        fn any_tool_output_is_parsed_without_panic(said in r#"(line|Error occurred at|:| |[0-9]{1,30}|v1\.|["\PC]){0,12}"#) {
             let lines = refused_lines(&said);
             proptest::prop_assert!(lines.is_sorted() && lines.len() <= said.matches("line").count());
             knows_random_fully(&said);

@@ -1,4 +1,4 @@
-//! What the kernel tells of legacy iptables tables without listing them.
+//! The size of legacy iptables tables, read without listing them.
 
 use std::io;
 use std::mem::size_of;
@@ -13,12 +13,12 @@ const GET_INFO: libc::c_int = 64;
 const NAME: usize = 32;
 const HOOKS: usize = 5;
 
-/// How big a table is.
+/// The size of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableSize {
-    /// Its rules, of whatever chain, and some entries for each chain.
+    /// The number of entries: rules, and some for each chain.
     pub entries: u32,
-    /// The bytes that these take.
+    /// The size of the entries in bytes.
     pub bytes: u32,
 }
 
@@ -34,11 +34,13 @@ struct Info {
     size: u32,
 }
 
-/// How big a table is. The kernel knows without looking at its rules, but asking makes a table that is not there, so only
-/// tables that were written before are to be asked for.
+/// Reads the size of a legacy table.
+///
+/// The kernel keeps it, so the cost does not depend on the number of rules. A query creates a table that does not
+/// exist, so query only tables that exist.
 ///
 /// # Errors
-/// If the kernel does not tell: it takes the capability `NET_ADMIN`, and a socket.
+/// If the kernel refuses: the query requires `CAP_NET_ADMIN` and a raw socket.
 pub fn table_size(family: IpFamily, table: Table) -> io::Result<TableSize> {
     use std::os::fd::AsRawFd;
     let (domain, level) = match family {
@@ -49,8 +51,8 @@ pub fn table_size(family: IpFamily, table: Table) -> io::Result<TableSize> {
     let mut info = Info::default();
     info.name[..table.name().len()].copy_from_slice(table.name().as_bytes());
     let mut length = libc::socklen_t::try_from(size_of::<Info>()).map_err(io::Error::other)?;
-    // SAFETY: `info` is valid for writes of `length` bytes for the whole call, and has no padding; every bit pattern that
-    // the kernel may write is a valid `Info`.
+    // SAFETY: `info` is valid for writes of `length` bytes during the call and has no padding; every bit pattern is a
+    // valid `Info`.
     #[allow(unsafe_code)]
     let result =
         unsafe { libc::getsockopt(socket.as_raw_fd(), level, GET_INFO, (&raw mut info).cast(), &raw mut length) };

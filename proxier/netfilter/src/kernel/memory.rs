@@ -1,9 +1,8 @@
-//! Memory that is no longer needed.
-//!
-//! In: nothing. Out: the kernel has it back. Must not know: what it was needed for.
+//! Returns free heap memory to the kernel.
 
-/// Gives free memory back to the kernel. After a list of everything and a sync of everything there are tens of
-/// megabytes of it between what is still in use, and the allocator would keep them for good.
+/// Returns free heap memory to the kernel (malloc_trim(3)).
+///
+/// After a full list and a full sync, tens of megabytes lie between blocks in use, and the allocator would keep them.
 #[allow(unsafe_code)]
 pub fn release() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -13,8 +12,9 @@ pub fn release() {
     }
 }
 
-/// Has all threads share one heap: they hand each other what they allocate, and hardly ever allocate at the same time.
-/// To be called before there are threads.
+/// Makes all threads share one heap. Call it before starting threads.
+///
+/// Threads that pass allocations to each other and rarely allocate at the same time gain nothing from separate heaps.
 #[allow(unsafe_code)]
 pub fn share() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

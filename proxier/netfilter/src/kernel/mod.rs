@@ -1,7 +1,7 @@
-//! Reads and writes the values of this crate: over netlink, in `/proc` and through the iptables programs.
+//! Reads and writes kernel state: over netlink, in `/proc` and through the iptables programs.
 //!
-//! The only module with side effects. Each subsystem is a trait with the running kernel as one implementation
-//! (`System…`) and a fake as the other (feature `testing`).
+//! The only module with side effects. Each subsystem is a trait with two implementations: the running kernel
+//! (`System…`) and a fake (feature `testing`).
 
 mod address_watch;
 mod command;

@@ -1,7 +1,4 @@
-//! Namespaces that nothing holds but threads: they vanish with the process, however it ends.
-//!
-//! In: the wish to leave the host. Out: a process, and threads, in namespaces of their own.
-//! Must not know: what happens in them. Only `kube-proxy demo` wants this.
+//! Namespaces held only by threads: they disappear with the process, however it ends.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,30 +10,32 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getgid, gettid, getuid};
 use thiserror::Error;
 
-/// Why the host could not be left.
+/// A failure to create namespaces.
 #[derive(Debug, Error)]
 pub enum NetnsError {
-    /// Neither root nor user namespaces.
-    #[error("namespaces cannot be made here ({0}): run this as root, where /proc/sys/user/max_*_namespaces allow them")]
+    /// Neither root nor user namespaces are available.
+    #[error("cannot create namespaces ({0}): run as root, with /proc/sys/user/max_*_namespaces above 0")]
     Refused(Errno),
-    /// A user namespace without the rights that it should have.
-    #[error("a user namespace was made, but {what} is not allowed in it ({source}): run this as root")]
+    /// A user namespace lacks the expected capabilities.
+    #[error("{what} failed in the new namespaces ({source}): run as root")]
     Powerless {
-        /// What was tried.
+        /// The operation that failed.
         what: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// Too late: other threads would stay on the host.
-    #[error("the host can be left only while there is one thread, not {0}")]
+    /// The process has several threads, which would stay in the host's namespaces.
+    #[error("cannot leave the host's namespaces with {0} threads, only with one")]
     Threads(usize),
 }
 
-/// Takes this process off the host: a network namespace without interfaces; a mount namespace where `scratch` is an
-/// empty file system in memory; without root also a user namespace, in which the user is root.
+/// Moves this process to new network and mount namespaces.
+///
+/// The network namespace has no interfaces. In the mount namespace, `scratch` is an empty tmpfs. Without root, a user
+/// namespace is created too, in which the user is root. `environment` is set afterwards.
 ///
 /// # Errors
-/// If the kernel does not allow it, or there is more than one thread.
+/// If the kernel refuses, or the process has more than one thread.
 #[allow(unsafe_code)] // set_var: no other thread can be reading the environment, as is checked
 pub fn unshare_process(scratch: &Path, environment: &[(&str, &OsStr)]) -> Result<(), NetnsError> {
     let threads = io_result("counting threads", std::fs::read_dir("/proc/self/task"))?.count();
@@ -48,7 +47,7 @@ pub fn unshare_process(scratch: &Path, environment: &[(&str, &OsStr)]) -> Result
     match unshare(own) {
         Err(Errno::EPERM) => {
             unshare(own | CloneFlags::CLONE_NEWUSER).map_err(NetnsError::Refused)?;
-            // The kernel wants it in this order.
+            // The kernel requires this order.
             let maps = [
                 ("setgroups", "deny".to_owned()),
                 ("uid_map", format!("0 {uid} 1")),
@@ -61,7 +60,7 @@ pub fn unshare_process(scratch: &Path, environment: &[(&str, &OsStr)]) -> Result
         result => result.map_err(NetnsError::Refused)?,
     }
     let none = None::<&str>;
-    // Or the host would get the mount below too.
+    // Otherwise the mount below would propagate to the host.
     let private = mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none);
     io_result("making mounts private", private.map_err(io::Error::from))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
@@ -74,10 +73,10 @@ pub fn unshare_process(scratch: &Path, environment: &[(&str, &OsStr)]) -> Result
     Ok(())
 }
 
-/// Moves the calling thread to a network namespace of its own. Returns the thread's id, by which others can name it.
+/// Moves the calling thread to a new network namespace and returns its thread ID.
 ///
 /// # Errors
-/// If the kernel does not allow it.
+/// If the kernel refuses.
 pub fn unshare_network() -> io::Result<i32> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     Ok(gettid().as_raw())
@@ -92,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_is_not_left_while_other_threads_would_stay() {
+    fn unshare_fails_with_several_threads() {
         let thread = std::thread::spawn(|| unshare_process(Path::new("/nowhere"), &[]));
         let error = thread.join().expect("no panic").expect_err("threads");
         assert!(matches!(error, NetnsError::Threads(2..)), "{error}");

@@ -1,6 +1,4 @@
-//! nfacct: named packet counters that rules can refer to, over nfnetlink.
-//!
-//! In: a counter's name. Out: the kernel has it; what it has counted. Must not know: which rules count.
+//! nfacct counters: named packet counters that rules refer to, over nfnetlink.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,21 +13,21 @@ const NFNL_MSG_ACCT_GET: u8 = 1;
 const NFACCT_NAME: u16 = 1;
 const NFACCT_PKTS: u16 = 2;
 
-/// Makes a counter, unless it exists.
+/// Creates a counter unless it exists.
 pub(super) fn ensure(name: &str) -> io::Result<()> {
     let mut request = Request::new(nfnetlink(NFNL_SUBSYS_ACCT, NFNL_MSG_ACCT_NEW), NLM_F_CREATE, &nfgenmsg(0));
     request.text(NFACCT_NAME, name);
     match Netlink::open(NETLINK_NETFILTER)?.request(&request) {
-        // It says busy for a counter that exists.
+        // The kernel returns EBUSY for an existing counter.
         Err(error) if matches!(error.errno(), Some(libc::EBUSY | libc::EEXIST)) => Ok(()),
         outcome => Ok(outcome?),
     }
 }
 
-/// How many packets each counter has counted.
+/// The packet counts of all counters, by name.
 ///
 /// # Errors
-/// If the kernel has no nfacct, or we may not ask.
+/// If the kernel has no nfacct or refuses permission.
 pub fn packet_counters() -> io::Result<BTreeMap<String, u64>> {
     let mut counters = BTreeMap::new();
     let request = Request::new(nfnetlink(NFNL_SUBSYS_ACCT, NFNL_MSG_ACCT_GET), 0, &nfgenmsg(0));
@@ -50,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_counter_is_a_name_and_a_number_in_network_order() {
+    fn nfacct_counter_is_decoded() {
         let attributes = [&[8, 0, 1, 0][..], b"abc\0", &[12, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 2]].concat();
         let little = cfg!(target_endian = "little");
         assert!(!little || counter(Attributes::new(&attributes)) == Some(("abc".to_owned(), 258)));

@@ -1,7 +1,6 @@
-//! What else on the node decides about packets: links, routes, numbers in `/proc/sys`.
+//! Reads links, routes, neighbours, sysctls and processes of the node.
 //!
-//! In: nothing. Out: what the kernel says in the network namespace of the calling thread. Must not know: what of it is
-//! good or bad. Nothing is changed.
+//! Values are those of the calling thread's network namespace. Nothing is changed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,7 +32,7 @@ const NDMSG: usize = 12;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NDA_MASTER: u16 = 9;
-/// Asks for what bridges have learned instead of a family's neighbours.
+/// The family that lists bridge forwarding entries instead of neighbours.
 const AF_BRIDGE: u8 = 7;
 
 /// A network interface.
@@ -43,24 +42,24 @@ pub struct Link {
     pub name: String,
     /// Its MTU.
     pub mtu: u32,
-    /// Whether it is up.
+    /// Whether it is administratively up.
     pub up: bool,
-    /// What it is, where the kernel has a word for it: `bridge`, `veth`, `vxlan`.
+    /// The kind, if the kernel has one: `bridge`, `veth`, `vxlan`.
     pub kind: Option<String>,
-    /// The bridge, say, that it is a port of.
+    /// The interface that it is a port of, such as a bridge.
     pub master: Option<String>,
-    /// As a port of a bridge: whether packets go back where they came from.
+    /// Of a bridge port: whether hairpin mode is enabled.
     pub hairpin: Option<bool>,
-    /// Whether it takes packets that are for others.
+    /// Whether it is in promiscuous mode.
     pub promiscuous: bool,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
 }
 
-/// The interfaces, in the order of their names.
+/// All interfaces, sorted by name.
 ///
 /// # Errors
-/// If the kernel does not say.
+/// If they cannot be listed.
 pub fn links() -> io::Result<Vec<Link>> {
     let found = indexed()?;
     let names: Vec<(u32, String)> = found.iter().map(|(index, _, link)| (*index, link.name.clone())).collect();
@@ -79,16 +78,16 @@ pub fn links() -> io::Result<Vec<Link>> {
     Ok(links)
 }
 
-/// The kernel's numbers of the interfaces, by their names.
+/// The interface indexes by name.
 ///
 /// # Errors
-/// If the kernel does not say.
+/// If they cannot be listed.
 pub fn interfaces() -> io::Result<BTreeMap<String, u32>> {
     let all = nix::net::if_::if_nameindex()?;
     Ok(all.iter().map(|one| (one.name().to_string_lossy().into_owned(), one.index())).collect())
 }
 
-/// The interfaces with their indexes and their masters'.
+/// All interfaces with their own index and their master's.
 fn indexed() -> io::Result<Vec<(u32, Option<u32>, Link)>> {
     let mut found = Vec::new();
     Netlink::open(NETLINK_ROUTE)?.dump_once(&Request::new(RTM_GETLINK, 0, &IFINFOMSG), &mut |received| {
@@ -98,13 +97,13 @@ fn indexed() -> io::Result<Vec<(u32, Option<u32>, Link)>> {
     Ok(found)
 }
 
-/// The port of a bridge behind which an address is, as far as the kernel has heard from there lately.
+/// The bridge port behind which an address is, according to the neighbour and forwarding tables.
 ///
 /// # Errors
-/// If the kernel does not say.
+/// If the tables cannot be listed.
 pub fn bridge_port(ip: IpAddr) -> io::Result<Option<String>> {
     let mut socket = Netlink::open(NETLINK_ROUTE)?;
-    let mut ask = |family: u8, each: &mut dyn FnMut(u32, Attributes<'_>)| {
+    let mut list = |family: u8, each: &mut dyn FnMut(u32, Attributes<'_>)| {
         let mut header = [0; NDMSG];
         header[0] = family;
         socket.dump_once(&Request::new(RTM_GETNEIGH, 0, &header), &mut |received| {
@@ -119,13 +118,13 @@ pub fn bridge_port(ip: IpAddr) -> io::Result<Option<String>> {
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
     let mut lives: Vec<(u32, Vec<u8>)> = Vec::new();
-    ask(IpFamily::of(&ip).nfproto(), &mut |on, attributes| {
+    list(IpFamily::of(&ip).nfproto(), &mut |on, attributes| {
         if attributes.find(NDA_DST) == Some(&octets) {
             lives.extend(attributes.find(NDA_LLADDR).map(|mac| (on, mac.to_vec())));
         }
     })?;
     let mut ports = Vec::new();
-    ask(AF_BRIDGE, &mut |port, attributes| {
+    list(AF_BRIDGE, &mut |port, attributes| {
         let bridge = attributes.find_array(NDA_MASTER).map(u32::from_ne_bytes);
         let mac = attributes.find(NDA_LLADDR);
         if lives.iter().any(|(on, of)| bridge == Some(*on) && mac == Some(of)) {
@@ -136,13 +135,13 @@ pub fn bridge_port(ip: IpAddr) -> io::Result<Option<String>> {
     Ok(links.into_iter().find(|(index, _, _)| ports.contains(index)).map(|(_, _, link)| link.name))
 }
 
-/// The index of a neighbour's device, and the neighbour's attributes.
+/// Decodes a neighbour: the index of its device, and its attributes.
 pub(super) fn neighbour<'a>(received: &Received<'a>) -> Option<(u32, Attributes<'a>)> {
     let index = received.payload.get(4..8)?.try_into().ok()?;
     Some((u32::from_ne_bytes(index), received.attributes(NDMSG)))
 }
 
-/// Its index, its master's, and what is known of it.
+/// Decodes a link: its index, its master's index, and the link.
 pub(super) fn link(received: &Received<'_>) -> Option<(u32, Option<u32>, Link)> {
     let number = |at: usize| received.payload.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
     let attributes = received.attributes(IFINFOMSG.len());
@@ -163,13 +162,13 @@ pub(super) fn link(received: &Received<'_>) -> Option<(u32, Option<u32>, Link)> 
     Some((number(4)?, attributes.find_array(IFLA_MASTER).map(u32::from_ne_bytes), link))
 }
 
-/// A number in `/proc/sys`, named as below it; `None` if there is none.
+/// A numeric sysctl by its path below `/proc/sys`; `None` if it does not exist.
 #[must_use]
 pub fn sysctl(name: &str) -> Option<i64> {
     std::fs::read_to_string(format!("/proc/sys/{name}")).ok()?.trim().parse().ok()
 }
 
-/// The main routing table: where packets to which networks leave.
+/// The main routing table: each destination network with its output interface.
 #[must_use]
 pub fn routes(family: IpFamily) -> Vec<(IpNet, String)> {
     match family {
@@ -184,7 +183,9 @@ pub fn routes(family: IpFamily) -> Vec<(IpNet, String)> {
     }
 }
 
-/// `eth0 000200C0 00000000 0001 0 0 0 00FFFFFF …`: device, network, gateway, flags, …, mask, in the machine's order.
+/// Parses a line of `/proc/net/route`.
+///
+/// `eth0 000200C0 00000000 0001 0 0 0 00FFFFFF …`: device, network, gateway, flags, …, mask, in host byte order.
 pub(super) fn route_v4(line: &str) -> Option<(IpNet, String)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let number = |at: usize| u32::from_str_radix(words.get(at)?, 16).ok().map(u32::to_ne_bytes);
@@ -193,7 +194,7 @@ pub(super) fn route_v4(line: &str) -> Option<(IpNet, String)> {
     Some((net, (*words.first()?).to_owned()))
 }
 
-/// Network, its length, …, device as the last word. Routes that lead nowhere are on `lo`.
+/// Parses a line of `/proc/net/ipv6_route`: network, prefix length, …, device. Unreachable routes are on `lo`.
 pub(super) fn route_v6(line: &str) -> Option<(IpNet, String)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let network = Ipv6Addr::from(u128::from_str_radix(words.first()?, 16).ok()?);
@@ -202,7 +203,7 @@ pub(super) fn route_v6(line: &str) -> Option<(IpNet, String)> {
     Some((IpNet::new(network.into(), length).ok()?, device)).filter(|(_, device)| device != "lo")
 }
 
-/// The processes of that program in the network namespace of the calling thread, besides this one.
+/// The other processes of a program in the calling thread's network namespace: process ID and command line.
 #[must_use]
 pub fn processes(program: &str) -> Vec<(u32, Vec<String>)> {
     let here = std::fs::read_link("/proc/thread-self/ns/net").ok();
@@ -219,7 +220,7 @@ pub fn processes(program: &str) -> Vec<(u32, Vec<String>)> {
     found
 }
 
-/// The words of a command line (`/proc/PID/cmdline`) if it is that program's, without empty ones.
+/// The non-empty arguments in `/proc/PID/cmdline`, if the program is the given one.
 pub(super) fn command_line(line: &[u8], program: &str) -> Option<Vec<String>> {
     let words: Vec<String> = line.split(|b| *b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
     let name = words.first().and_then(|word| word.rsplit('/').next());
@@ -231,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn routes_are_read_as_the_kernel_prints_them() {
+    fn proc_route_lines_are_parsed() {
         let line = "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0";
         if cfg!(target_endian = "little") {
             assert_eq!(route_v4(line), Some(("192.0.2.0/24".parse().expect("a net"), "eth0".to_owned())));

@@ -1,14 +1,13 @@
-//! Whom the kernel remembers in the lists of `-m recent`: what session affinity is made of.
-//!
-//! In: a list's name and an address. Out: how long ago it was put there. Must not know: what the list is for.
-//! Nothing is changed.
+//! Reads the lists of `-m recent`, which hold the session affinity of iptables rules.
 
 use std::net::IpAddr;
 
-/// Kernels count time in steps of one of these parts of a second.
+/// The supported values of `CONFIG_HZ`.
 const HERTZ: [f64; 4] = [100.0, 250.0, 300.0, 1000.0];
 
-/// Seconds since a list last saw an address; `None`: it is not on it, or that cannot be told.
+/// The seconds since a list last saw an address.
+///
+/// `None` if the address is not listed, or the list cannot be read.
 #[must_use]
 pub fn last_seen(list: &str, address: IpAddr) -> Option<u32> {
     let text = std::fs::read_to_string(format!("/proc/thread-self/net/xt_recent/{list}")).ok()?;
@@ -17,21 +16,21 @@ pub fn last_seen(list: &str, address: IpAddr) -> Option<u32> {
     age(seen, &timers, &std::fs::read_to_string("/proc/uptime").ok()?)
 }
 
-/// Seconds since a value of the kernel's clock, by `/proc/timer_list` and `/proc/uptime`.
+/// The seconds since a jiffies value, from `/proc/timer_list` and `/proc/uptime`.
 pub(super) fn age(seen: u64, timers: &str, uptime: &str) -> Option<u32> {
     let now: u64 = timers.lines().find_map(|line| line.trim().strip_prefix("jiffies: ")?.trim().parse().ok())?;
     let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
     Some(seconds(now.wrapping_sub(seen), hertz(now, uptime)?))
 }
 
-/// `src=10.244.1.9 ttl: 64 last_seen: 4294946716 oldest_pkt: 1 4294946716`
+/// Parses a line: `src=10.244.1.9 ttl: 64 last_seen: 4294946716 oldest_pkt: 1 4294946716`.
 pub(super) fn entry(line: &str) -> Option<(IpAddr, u64)> {
     let source = line.strip_prefix("src=")?.split(' ').next()?.parse().ok()?;
     let seen = line.split("last_seen: ").nth(1)?.split(' ').next()?.parse().ok()?;
     Some((source, seen))
 }
 
-/// The counter began five minutes before 2^32.
+/// The tick rate that fits the uptime. jiffies start five minutes before 2^32.
 #[allow(clippy::cast_precision_loss)] // steps since the machine started
 fn hertz(now: u64, uptime: f64) -> Option<f64> {
     let steps = now as f64 - 4_294_967_296.0;
@@ -49,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_become_seconds_whatever_the_kernels_clock() {
+    fn jiffies_become_seconds_at_every_tick_rate() {
         for hertz_of_kernel in HERTZ {
             let uptime = 1000.0;
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // as the kernel counts

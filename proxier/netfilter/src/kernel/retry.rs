@@ -1,4 +1,4 @@
-//! Repeating what may have failed for a moment only.
+//! Retries operations that may fail temporarily.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 const ATTEMPTS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Tries up to three times, 0.3 s apart, as long as `may_pass` says of an error that it may not last.
+/// Tries up to three times, 0.3 s apart, while `may_pass` returns true for the error.
 ///
-/// For what is read once and kept for long: one failed system call must not decide it.
+/// Intended for values that are read once and used for long, so that one failed system call does not decide them.
 ///
 /// # Errors
-/// That of the last attempt.
+/// The error of the last attempt.
 pub fn retry<T, E>(mut attempt: impl FnMut() -> Result<T, E>, may_pass: impl Fn(&E) -> bool) -> Result<T, E> {
     let mut left = ATTEMPTS;
     loop {
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_that_may_pass_are_retried_and_others_are_not() {
+    fn temporary_errors_are_retried_and_others_are_not() {
         let mut attempts = 0;
         let mut failing = |until: u32| {
             attempts += 1;

@@ -1,7 +1,7 @@
-//! The rules that the kernel holds, anybody's, with what they counted.
+//! Reads the iptables rules of any program, with their counters.
 //!
-//! In: a flavour and a family. Out: the tools' text, line by line: big tables have tens of megabytes.
-//! Must not know: what the lines mean. Nothing is changed: no table comes into being by being looked at.
+//! The text is streamed by line, because large tables have tens of megabytes. Nothing is changed; in particular,
+//! reading does not create legacy tables.
 
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::flavour::Flavour;
 use super::iptables::{ToolError, legacy_tables};
 use crate::IpFamily;
 
-/// Reads the rules of a family in one flavour.
+/// A reader of the rules of one family and flavour.
 #[derive(Debug)]
 pub struct RuleReader {
     family: IpFamily,
@@ -22,10 +22,10 @@ pub struct RuleReader {
 }
 
 impl RuleReader {
-    /// The tools of a flavour, whether or not it is the one in use.
+    /// A reader that uses the programs of a flavour, whether or not the host uses it.
     ///
     /// # Errors
-    /// If a tool is missing.
+    /// If a program is missing.
     pub fn find(family: IpFamily, flavour: Flavour) -> Result<Self, ToolError> {
         let path = |suffix: &str| {
             let program = format!("{}{}{suffix}", family.iptables(), flavour.infix());
@@ -40,13 +40,13 @@ impl RuleReader {
         self.family
     }
 
-    /// All tables that exist, or one of them, as `iptables-save -c` prints them.
+    /// Passes one table or all existing ones to `line`, as printed by `iptables-save -c`.
     ///
     /// # Errors
-    /// If the tool fails.
+    /// If the program fails.
     pub fn save(&self, table: Option<&str>, line: &mut dyn FnMut(&str)) -> Result<(), ToolError> {
         if self.flavour == Flavour::Legacy {
-            // Asking the legacy tool for a table would make it.
+            // The legacy program would create a missing table.
             let existing = legacy_tables(self.family)
                 .map_err(|source| ToolError::Output { program: self.family.legacy_table_names().to_owned(), source })?;
             if existing.lines().all(|name| table.is_some_and(|table| table != name)) {
@@ -65,19 +65,21 @@ impl RuleReader {
         })
     }
 
-    /// One table, as `iptables -v -S` prints it. The save tool of the nf_tables flavour reads all tables to print one.
+    /// One table, as printed by `iptables -v -S`.
+    ///
+    /// The save program of the nf_tables flavour reads all tables to print one.
     ///
     /// # Errors
-    /// If the tool fails.
+    /// If the program fails.
     pub fn table(&self, table: &str) -> Result<String, ToolError> {
         let output = command::run(Command::new(&self.iptables).args(["-t", table, "-v", "-S"]), [])?;
         Ok(String::from_utf8_lossy(&output).into_owned())
     }
 
-    /// One chain, as `iptables -v -S` prints it; `None` if there is no such chain.
+    /// One chain, as printed by `iptables -v -S`; `None` if the chain does not exist.
     ///
     /// # Errors
-    /// If the tool cannot be run.
+    /// If the program cannot be run.
     pub fn chain(&self, table: &str, chain: &str) -> Result<Option<String>, ToolError> {
         let mut tool = Command::new(&self.iptables);
         match command::run(tool.args(["-t", table, "-v", "-S", chain]), []) {

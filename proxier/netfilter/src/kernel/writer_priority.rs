@@ -1,47 +1,48 @@
-//! Priority of syncs over the leftover cleanup, where both write the same tables.
+//! Priority of foreground writers over background steps that write the same tables.
 //!
-//! Both xtables flavours serialise writers: the legacy one by `/run/xtables.lock`, the nf_tables one by a generation ID
-//! that makes the tool start over. A sync that meets a cleanup there would wait, or start over again and again. So each
-//! step of the cleanup runs only while no sync writes, is short, and ends early for a sync where it can.
+//! Both xtables flavours serialise writers: the legacy flavour by `/run/xtables.lock`, the nf_tables flavour by a
+//! generation ID that makes the tool restart. A foreground writer, such as a sync, that meets a background writer,
+//! such as a cleanup, would wait or restart repeatedly. Therefore a background step runs only while no foreground
+//! writer is active, is short, and is preempted where possible.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a cleanup step waits for a gap between syncs before the next sync has to wait for it.
+/// The longest wait of a background step before it precedes foreground writers.
 const STARVED_AFTER: Duration = Duration::from_secs(5);
 
-/// How often a step is ended early for a sync before it may run on for the time of grace.
+/// The number of preemptions before a step may run for [`GRACE`].
 const MAX_PREEMPTIONS: u32 = 20;
 
-/// How long such a step may run while a sync waits: a tool that hangs does not keep syncs for longer.
+/// The time that such a step may run while a foreground writer waits. A hanging tool delays writers no longer.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Shared by the syncs and the leftover cleanup of a process; clones are the same one.
+/// The priority shared by the writers of a process. Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub struct WriterPriority(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    state: Mutex<Counts>,
+    state: Mutex<WriterCounts>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
-    /// Syncs that write.
+struct WriterCounts {
+    /// Active foreground writers.
     writing: usize,
-    /// Syncs that wait for a step to end.
+    /// Foreground writers that wait for a step to end.
     waiting: usize,
     stepping: bool,
-    /// A step has waited for too long: it goes before the next sync.
+    /// Whether a step has waited too long and runs before the next foreground writer.
     starved: bool,
 }
 
-/// A sync's turn, until it is dropped.
+/// An active foreground write, which ends when this is dropped.
 #[derive(Debug)]
 pub struct WriterGuard<'a>(&'a Shared);
 
-/// Tells a cleanup step whether to end early.
+/// Tells a background step when to end early.
 #[derive(Clone, Debug)]
 pub struct Preemption {
     priority: WriterPriority,
@@ -50,17 +51,17 @@ pub struct Preemption {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, Counts> {
+    fn state(&self) -> MutexGuard<'_, WriterCounts> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, Counts>, timeout: Duration) -> MutexGuard<'a, Counts> {
+    fn wait<'a>(&self, state: MutexGuard<'a, WriterCounts>, timeout: Duration) -> MutexGuard<'a, WriterCounts> {
         self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
 impl WriterPriority {
-    /// Begins a sync's turn. Waits at most for one step of the cleanup.
+    /// Begins a foreground write. Waits for at most one background step.
     #[must_use]
     pub fn write(&self) -> WriterGuard<'_> {
         let mut state = self.0.state();
@@ -73,7 +74,9 @@ impl WriterPriority {
         WriterGuard(&self.0)
     }
 
-    /// Runs one step of the cleanup while no sync writes. A step that returns `None` was ended early and runs again.
+    /// Runs a background step while no foreground writer is active.
+    ///
+    /// A step that returns `None` was preempted and runs again.
     pub fn run_background<T>(&self, mut step: impl FnMut(&Preemption) -> Option<T>) -> T {
         for attempt in 0_u32.. {
             self.begin_step();
@@ -102,14 +105,14 @@ impl WriterPriority {
 }
 
 impl Preemption {
-    /// Whether a sync waits for the step, and has to wait no longer.
+    /// Whether a foreground writer waits for the step, and the grace period is over.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         self.begun.elapsed() >= self.grace && self.priority.0.state().waiting > 0
     }
 }
 
-/// Ends a step when it is dropped, after a panic too.
+/// Ends a step when dropped, even after a panic.
 struct EndStep<'a>(&'a Shared);
 
 impl Drop for EndStep<'_> {
@@ -133,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_waits_until_no_sync_writes() {
+    fn background_step_waits_for_foreground_writers() {
         let priority = WriterPriority::default();
         let (sender, steps) = channel();
         let turn = priority.write();
@@ -146,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiting_sync_ends_a_step_early_and_goes_first() {
+    fn waiting_writer_preempts_a_background_step() {
         let priority = WriterPriority::default();
         let order = Mutex::new(Vec::new());
         let note = |event| order.lock().expect("no panic").push(event);
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_was_preempted_too_often_runs_to_its_end() {
+    fn background_step_gets_grace_after_many_preemptions() {
         let priority = WriterPriority::default();
         let mut attempts = 0;
         priority.run_background(|preemption| {

@@ -1,24 +1,22 @@
-//! Chains: where packets come by.
-//!
-//! In: names, hooks, priorities. Out: the head of a chain as `nft list` prints it. Must not know: rules.
+//! Chains and hooks.
 
 use std::fmt;
 
 use super::Name;
 
-/// What a base chain is for.
+/// The type of a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChainType {
     /// `filter`
     Filter,
     /// `nat`: sees the first packet of each connection.
     Nat,
-    /// `route`: what the host sends is routed anew if its mark changed.
+    /// `route`: reroutes packets of this host whose mark changed.
     Route,
 }
 
 impl ChainType {
-    /// All.
+    /// All types.
     pub const ALL: [Self; 3] = [Self::Filter, Self::Nat, Self::Route];
 
     /// The name after `type`.
@@ -32,7 +30,7 @@ impl ChainType {
     }
 }
 
-/// Where on their way packets come by; the numbers are the kernel's.
+/// A netfilter hook, with the kernel's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {
     /// `prerouting`
@@ -48,7 +46,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// All, in the order of their numbers.
+    /// All hooks, in the order of their numbers.
     pub const ALL: [Self; 5] = [Self::Prerouting, Self::Input, Self::Forward, Self::Output, Self::Postrouting];
 
     /// The name after `hook`.
@@ -64,7 +62,7 @@ impl Hook {
     }
 }
 
-/// What makes a chain one that packets come by.
+/// The attributes of a base chain, which is attached to a hook.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BaseChain {
     /// `type`
@@ -85,25 +83,25 @@ impl fmt::Display for BaseChain {
     }
 }
 
-/// A chain without its rules.
+/// A chain, without its rules.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Chain {
     /// Its name.
     pub name: Name,
-    /// Set for a base chain.
+    /// The hook and policy of a base chain; `None` for a regular chain.
     pub base: Option<BaseChain>,
     /// `comment`
     pub comment: Option<Name>,
 }
 
 impl Chain {
-    /// A chain that others lead to.
+    /// A regular chain, which rules jump to.
     #[must_use]
     pub fn plain(name: impl Into<Name>) -> Self {
         Self { name: name.into(), base: None, comment: None }
     }
 
-    /// A chain that packets come by.
+    /// A base chain with policy `accept`.
     #[must_use]
     pub fn base(name: impl Into<Name>, kind: ChainType, hook: Hook, priority: i32) -> Self {
         Self { name: name.into(), base: Some(BaseChain { kind, hook, priority, drop: false }), comment: None }

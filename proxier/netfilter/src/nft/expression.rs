@@ -1,28 +1,27 @@
-//! The kernel's instructions (`nft --debug=netlink` prints them in these words).
+//! Expressions: the instructions of the kernel's nf_tables virtual machine.
 //!
-//! In: what statements are made of. Out: values that can be written to the kernel and compared with what it holds.
-//! Must not know: numbers of attributes, or why a packet is looked at.
+//! `nft --debug=netlink` prints them. Values decoded from the kernel compare equal to the values that were written.
 
 use super::Name;
 use super::field::Load;
 use super::rule::Verdict;
 
-/// Where instructions leave values for later ones: a word, counted from the first. Verdicts have a place of their own.
+/// A 32-bit register (`NFT_REG32_*`), counted from 0. Verdicts have a register of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Register(pub u8);
 
-/// What a rule does to a set.
+/// An operation on a set in a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SetOperation {
-    /// `add`: nothing if it is there.
+    /// `add`: no effect if the element exists.
     Add,
-    /// `update`: if it is there, its time begins anew.
+    /// `update`: restarts the timeout of an existing element.
     Update,
     /// `delete`
     Delete,
 }
 
-/// How two values are compared, byte by byte; the numbers are the kernel's.
+/// A bytewise comparison, with the kernel's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Comparison {
     /// `<`
@@ -36,36 +35,36 @@ pub enum Comparison {
 }
 
 impl Comparison {
-    /// All.
+    /// All comparisons.
     pub const ALL: [Self; 4] = [Self::Less, Self::LessOrEqual, Self::Greater, Self::GreaterOrEqual];
 }
 
-/// Which end of a connection gets another address.
+/// A kind of network address translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Translation {
     /// `snat`
     Source,
     /// `dnat`
     Destination,
-    /// `redirect`: the destination becomes this node.
+    /// `redirect`: the destination becomes the local host.
     Redirect,
-    /// `masquerade`: the source becomes the address that packets leave with.
+    /// `masquerade`: the source becomes the address of the output interface.
     Masquerade,
 }
 
-/// From and to, both included.
+/// The first and last register of a range.
 pub type Registers = (Register, Register);
 
-/// An instruction.
+/// An expression.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Expression {
-    /// Loads a field of the packet.
+    /// Loads a value of the packet or connection.
     Load {
-        /// Where from.
+        /// The source.
         from: Load,
-        /// How many bytes, where that can be said.
+        /// The length in bytes, where the expression has one.
         width: u32,
-        /// Where to.
+        /// The destination register.
         to: Register,
     },
     /// `meta mark set`
@@ -78,7 +77,7 @@ pub enum Expression {
         /// The value.
         from: Register,
     },
-    /// Sets something that no rule asks for and that changes no way: `meta nftrace set`, `meta priority set`.
+    /// Sets another value that does not affect routing: `meta nftrace set`, `meta priority set`.
     SetOther {
         /// `meta` or `ct`.
         of: &'static str,
@@ -89,7 +88,7 @@ pub enum Expression {
     },
     /// Loads a constant.
     Immediate {
-        /// Where to.
+        /// The destination register.
         to: Register,
         /// The value.
         value: Vec<u8>,
@@ -98,98 +97,100 @@ pub enum Expression {
     Bitwise {
         /// The value.
         register: Register,
-        /// As long as the value.
+        /// The mask, as long as the value.
         mask: Vec<u8>,
-        /// As long as the value.
+        /// The XOR operand, as long as the value.
         xor: Vec<u8>,
     },
-    /// Goes on only if the value is equal, or not.
+    /// Continues the rule only if the value is equal, or not equal.
     Compare {
         /// The value.
         register: Register,
         /// `!=`
         not: bool,
-        /// What it is compared with.
+        /// The value to compare with.
         value: Vec<u8>,
     },
-    /// Shifts a number in the machine's order, in place.
+    /// Shifts a number in host byte order, in place.
     Shift {
         /// The value.
         register: Register,
-        /// Its size in bytes.
+        /// The length in bytes.
         length: u32,
         /// `>>` instead of `<<`.
         right: bool,
-        /// By how many bits.
+        /// The number of bits.
         bits: u32,
     },
-    /// Converts numbers from network byte order into the machine's, or back, in place.
+    /// Converts numbers between network and host byte order, in place.
     ByteOrder {
         /// The value.
         register: Register,
-        /// Its size in bytes.
+        /// The length in bytes.
         length: u32,
-        /// The size of each number in it.
+        /// The length of each number in bytes.
         size: u32,
-        /// `hton` instead of `ntoh`; the same bytes come out.
+        /// `hton` instead of `ntoh`; both have the same effect.
         to_network: bool,
     },
-    /// Goes on only if the value is less or more.
+    /// Continues the rule only if the value compares as given.
     CompareOrder {
         /// The value.
         register: Register,
-        /// How.
+        /// The comparison.
         order: Comparison,
-        /// What it is compared with.
+        /// The value to compare with.
         value: Vec<u8>,
     },
-    /// Goes on only if the value is between two others, or not.
+    /// Continues the rule only if the value is in a range, or not.
     Range {
         /// The value.
         register: Register,
         /// `!=`
         not: bool,
-        /// The least.
+        /// The first value of the range.
         from: Vec<u8>,
-        /// The greatest.
+        /// The last value of the range.
         to: Vec<u8>,
     },
-    /// `jhash` or `symhash`: a number that depends on nothing but what is hashed.
+    /// `jhash` or `symhash`: a number that depends on the hashed data only.
     Hash {
-        /// What is hashed, and its size in bytes; the packet's addresses and ports if `None`.
+        /// The hashed register and its length in bytes; `None` for the packet's addresses and ports.
         of: Option<(Register, u32)>,
-        /// Where to.
+        /// The destination register.
         to: Register,
-        /// How many numbers there are.
+        /// The modulus.
         modulus: u32,
-        /// The least of them.
+        /// The offset of the result.
         offset: u32,
     },
-    /// Goes on only if the key is in a set, or not; of a map, its value is loaded, or its verdict taken.
+    /// Continues the rule only if a set contains the key, or does not.
+    ///
+    /// Of a map, the value is loaded; of a verdict map, the verdict is executed.
     Lookup {
         /// The set or map.
         set: Name,
         /// The key.
         key: Register,
-        /// Where to load the value; a verdict map has none.
+        /// The destination register of the value; `None` for sets and verdict maps.
         to: Option<Register>,
-        /// Whether a verdict is taken.
+        /// Whether the map's verdict is executed.
         verdict: bool,
         /// `!=`
         not: bool,
     },
-    /// Changes a set.
+    /// Adds, updates or deletes a set element.
     Dynset {
         /// The set.
         set: Name,
-        /// How.
+        /// The operation.
         operation: SetOperation,
         /// The key.
         key: Register,
-        /// Milliseconds; 0 where the set's own holds.
+        /// The timeout in milliseconds; 0 for the set's default.
         timeout: u64,
     },
-    /// Ends the rule.
+    /// Ends the rule with a verdict.
     Verdict(Verdict),
     /// `dnat`
     Dnat {
@@ -200,15 +201,15 @@ pub enum Expression {
         /// The port.
         port: Register,
     },
-    /// Another translation; of two registers the value is chosen between theirs.
+    /// Another translation. Of two registers, the value is chosen from the range between them.
     Translate {
-        /// Of what.
+        /// The kind.
         kind: Translation,
-        /// `NFPROTO_*`; 0 where the packet's counts.
+        /// `NFPROTO_*`; 0 for the packet's own.
         family: u8,
-        /// The address, unless it stays.
+        /// The address; `None` keeps it.
         address: Option<Registers>,
-        /// The port, unless it stays.
+        /// The port; `None` keeps it.
         port: Option<Registers>,
         /// `NF_NAT_RANGE_*`
         flags: u32,
@@ -218,26 +219,26 @@ pub enum Expression {
         /// `fully-random`
         random: bool,
     },
-    /// `reject` with an ICMP error.
+    /// `reject` with ICMP port unreachable.
     Reject {
-        /// The code that says "port unreachable".
+        /// The ICMP code.
         code: u8,
     },
-    /// `reject` in other words.
+    /// `reject` with another error.
     RejectWith {
         /// `NFT_REJECT_*`
         kind: u32,
-        /// `NFT_REJECT_ICMPX_*` or the kind's own.
+        /// `NFT_REJECT_ICMPX_*`, or a code of the kind.
         code: u8,
     },
     /// `notrack`
     NoTrack,
-    /// Looks on: `log`, `last`, `flow add`.
+    /// Has no effect on the packet: `log`, `last`, `flow add`.
     Passive(&'static str),
     /// `counter`
     Counter,
     /// `counter name`
     NamedCounter(Name),
-    /// Anything that is not ours.
+    /// An unsupported expression, by name.
     Unknown(String),
 }

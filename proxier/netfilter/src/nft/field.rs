@@ -1,16 +1,16 @@
-//! What a rule can look at: one table of facts, of which both the text and the kernel's instructions are made.
+//! The packet fields that rules match, with their nft syntax and kernel encoding.
 //!
-//! In: a field. Out: its name in nft, where the kernel loads it from, its size, its type. Must not know: rules.
+//! One table defines both, so that the text and the expressions of a rule cannot disagree.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::IpFamily;
 
-/// The header that a payload is counted from.
+/// The header that a payload offset is relative to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PayloadBase {
-    /// The link layer's header.
+    /// The link-layer header.
     Link,
     /// The network header.
     Network,
@@ -18,10 +18,10 @@ pub enum PayloadBase {
     Transport,
 }
 
-/// Where the kernel gets a field from.
+/// The source of a loaded value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Load {
-    /// Bytes of the packet.
+    /// Bytes of the packet, at an offset in bytes.
     Payload(PayloadBase, u32),
     /// `NFT_META_MARK`
     Mark,
@@ -47,36 +47,36 @@ pub enum Load {
     CtStatus,
     /// `NFT_CT_MARK`
     CtMark,
-    /// Another `NFT_CT_*`, of one direction (`IP_CT_DIR_*`) or of both.
+    /// Another `NFT_CT_*`, of one direction (`IP_CT_DIR_*`) or without direction.
     Ct(u32, Option<u8>),
-    /// The kind of a source address (`RTN_LOCAL`, …).
+    /// The route type of the source address (`RTN_LOCAL`, …).
     SourceType,
-    /// The kind of a destination address.
+    /// The route type of the destination address.
     DestinationType,
-    /// Another look into the routing table.
+    /// Another FIB lookup.
     Fib {
-        /// `NFT_FIB_RESULT_*`: what of it.
+        /// `NFT_FIB_RESULT_*`
         result: u32,
-        /// `NFTA_FIB_F_*`: what is looked up.
+        /// `NFTA_FIB_F_*`
         flags: u32,
     },
-    /// A random number below the modulus, plus an offset.
+    /// A random number: `offset` to `offset + modulus - 1`.
     Random {
-        /// How many numbers there are.
+        /// The number of values.
         modulus: u32,
-        /// The least of them.
+        /// The smallest value.
         offset: u32,
     },
-    /// The same numbers, one after the other.
+    /// The same numbers in sequence.
     Incremental {
-        /// How many numbers there are.
+        /// The number of values.
         modulus: u32,
-        /// The least of them.
+        /// The smallest value.
         offset: u32,
     },
 }
 
-/// A field of a packet, or a number that stands beside such in a key.
+/// A packet field, or a number in a concatenated key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Field {
     /// `ip saddr`
@@ -97,27 +97,27 @@ pub enum Field {
     DestinationType,
     /// `numgen random mod N`, with `offset N`
     Random {
-        /// How many numbers there are.
+        /// The number of values.
         modulus: u32,
-        /// The least of them.
+        /// The smallest value.
         offset: u32,
     },
 }
 
 impl Field {
-    /// A number below `modulus`.
+    /// A random number from 0 to `modulus` - 1.
     #[must_use]
     pub fn random(modulus: u32) -> Self {
         Self::Random { modulus, offset: 0 }
     }
 
-    /// Always this number: what a constant has to look like in the middle of a key.
+    /// A constant. nft has no syntax for a constant in a concatenation, so it is a random number from a range of one.
     #[must_use]
     pub fn constant(number: u32) -> Self {
         Self::Random { modulus: 1, offset: number }
     }
 
-    /// Where the kernel gets it from.
+    /// The source that the kernel loads it from.
     #[must_use]
     pub fn load(self) -> Load {
         match self {
@@ -135,7 +135,7 @@ impl Field {
         }
     }
 
-    /// Its size in bytes. In a key it takes whole words.
+    /// The length in bytes, without padding.
     #[must_use]
     pub fn width(self) -> usize {
         match self {
@@ -147,13 +147,13 @@ impl Field {
         }
     }
 
-    /// Its size in a key.
+    /// The length in a concatenation, padded to 4 bytes.
     #[must_use]
     pub fn padded(self) -> usize {
         self.width().next_multiple_of(4)
     }
 
-    /// nft's number for its type: only nft reads it, to print elements.
+    /// nft's type number, which nft uses to print elements and the kernel only stores.
     #[must_use]
     pub fn type_number(self) -> u32 {
         match self {
@@ -168,7 +168,7 @@ impl Field {
         }
     }
 
-    /// The type's name; `None` where only an example of the field can say it (`typeof`).
+    /// The type's name; `None` for fields that nft declares with `typeof`.
     #[must_use]
     pub fn type_name(self) -> Option<&'static str> {
         match self {
@@ -183,8 +183,10 @@ impl Field {
         }
     }
 
-    /// nft's description of the field, for `typeof` in a list: the number of its kind of expression, and numbers that
-    /// say which one (`NFTNL_UDATA_SET_KEY_TYPEOF`; the kernel only keeps it).
+    /// nft's description of the field for `typeof` in a listing.
+    ///
+    /// The number of the expression kind, and the numbers of its attributes (`NFTNL_UDATA_SET_KEY_TYPEOF`). The kernel
+    /// only stores it.
     #[must_use]
     pub fn description(self) -> (u32, Vec<u32>) {
         const PAYLOAD: u32 = 7;
@@ -204,7 +206,7 @@ impl Field {
         }
     }
 
-    /// Prints a value of this type.
+    /// Writes a value of this type in nft syntax.
     pub(super) fn write_value(self, f: &mut fmt::Formatter<'_>, value: &[u8]) -> fmt::Result {
         let number = || <[u8; 4]>::try_from(value).map_or(0, u32::from_ne_bytes);
         match self {
@@ -253,7 +255,7 @@ impl fmt::Display for Field {
     }
 }
 
-/// Fields of a key, as nft writes them: with dots between.
+/// A concatenation in nft syntax, with dots between the fields.
 pub(super) struct Fields<'a>(pub &'a [Field]);
 
 impl fmt::Display for Fields<'_> {

@@ -1,7 +1,7 @@
-//! nf_tables: tables, chains, rules, sets and their elements as values.
+//! nf_tables tables, chains, rules, sets and elements as values.
 //!
-//! In: names, fields of packets, verdicts. Out: text as `nft list` prints and `nft -f` reads it, and the kernel's own
-//! instructions, both from one description. Must not know: Kubernetes, netlink, or who applies anything.
+//! Each is displayed as `nft list` prints and `nft -f` reads it, and encoded as the kernel's expressions from the same
+//! description. [`ruleset`] has the types for tables read from the kernel.
 
 mod chain;
 mod expression;
@@ -23,13 +23,13 @@ pub use set::{Bytes, Element, Key, Set, Value};
 
 use crate::IpFamily;
 
-/// The name of a table, chain, set or counter. Rules and elements share them.
+/// The name of a table, chain, set or counter, shared by reference.
 pub type Name = Arc<str>;
 
-/// The longest comment that nft reads and prints, in bytes.
+/// The longest comment in bytes that nft accepts.
 pub const COMMENT_MAX: usize = 127;
 
-/// A table: what `table ip NAME` says.
+/// A table, such as `ip kube-proxy`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Table {
     /// Its family.
@@ -44,7 +44,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Text in the quotes that nft wants. It knows no escapes: what would end the text becomes `'`.
+/// A quoted string. nft has no escapes, so `"` becomes `'`.
 struct Quoted<'a>(&'a str);
 
 impl fmt::Display for Quoted<'_> {
@@ -53,7 +53,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// The comment that a list prints on a line of its own.
+/// Writes a comment as a line of its own, as in a listing.
 fn write_comment(f: &mut fmt::Formatter<'_>, comment: Option<&str>) -> fmt::Result {
     comment.map_or(Ok(()), |comment| writeln!(f, "\t\tcomment {}", Quoted(comment)))
 }

@@ -1,6 +1,4 @@
-//! What is to be changed: an ordered list of operations on one table.
-//!
-//! In: tables, chains, rules, sets, elements. Out: lines that `nft -f` reads. Must not know: how they are applied.
+//! Transactions: ordered operations on one table, displayed in the syntax of `nft -f`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,19 +8,19 @@ use super::rule::Rule;
 use super::set::{Element, Set};
 use super::{Name, Quoted, Table};
 
-/// One change.
+/// An operation on a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Makes the table, unless it is there.
+    /// Creates the table unless it exists.
     AddTable {
         /// `comment`
         comment: Option<Name>,
     },
-    /// Deletes the table with all that is in it.
+    /// Deletes the table with its content.
     DeleteTable,
-    /// Makes a chain, unless it is there.
+    /// Creates a chain unless it exists.
     AddChain(Chain),
-    /// Deletes a chain that nothing leads to, with its rules.
+    /// Deletes a chain with its rules. No rule or element may refer to it.
     DeleteChain(Name),
     /// Deletes all rules of a chain.
     FlushChain(Name),
@@ -33,31 +31,32 @@ pub enum Operation {
         /// The rule.
         rule: Rule,
     },
-    /// Makes a set or map, unless it is there.
+    /// Creates a set or map unless it exists.
     AddSet(Arc<Set>),
-    /// Deletes a set that no rule uses.
+    /// Deletes a set, to which no rule may refer.
     DeleteSet(Arc<Set>),
     /// Deletes all elements of a set.
     FlushSet(Arc<Set>),
-    /// Adds elements. One that is there already must be equal.
+    /// Adds elements. An existing element must be equal.
     AddElements(Arc<Set>, Vec<Element>),
-    /// Deletes elements that are there.
+    /// Deletes elements, which must exist.
     DeleteElements(Arc<Set>, Vec<Element>),
-    /// Makes a counter, unless it is there.
+    /// Creates a named counter unless it exists.
     AddCounter(Name),
-    /// Deletes a counter that no rule uses.
+    /// Deletes a named counter, to which no rule may refer.
     DeleteCounter(Name),
 }
 
 impl Operation {
-    /// Its text, as an operation on that table.
+    /// The operation on `table` in nft syntax.
     pub fn of<'a>(&'a self, table: &'a Table) -> impl fmt::Display + 'a {
         Printed { operation: self, table }
     }
 }
 
-/// Operations on one table. They are applied as one, but for the cuts: at these it may be divided, if it is too big
-/// for the kernel to take at once.
+/// Operations on one table, applied atomically between cuts.
+///
+/// The kernel side splits a transaction only at its cuts, and only if it exceeds the largest possible batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transaction {
     /// The table.
@@ -67,7 +66,7 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// No operations.
+    /// An empty transaction.
     #[must_use]
     pub fn on(table: Table) -> Self {
         Self { table, operations: Vec::new(), cuts: Vec::new() }
@@ -78,7 +77,7 @@ impl Transaction {
         self.operations.push(operation);
     }
 
-    /// What was appended up to now makes sense without what follows.
+    /// Marks a point at which the transaction may be split.
     pub fn cut(&mut self) {
         if self.cuts.last() != Some(&self.operations.len()) && !self.operations.is_empty() {
             self.cuts.push(self.operations.len());
@@ -91,14 +90,14 @@ impl Transaction {
         &self.operations
     }
 
-    /// The parts that must not be divided, each with the index of its first operation.
+    /// The atomic parts between cuts, each with the index of its first operation.
     pub fn parts(&self) -> impl Iterator<Item = (usize, &[Operation])> {
         let starts = std::iter::once(0).chain(self.cuts.iter().copied());
         let ends = self.cuts.iter().copied().chain(std::iter::once(self.operations.len()));
         starts.zip(ends).map(|(start, end)| (start, &self.operations[start..end])).filter(|(_, part)| !part.is_empty())
     }
 
-    /// Whether there is nothing to do.
+    /// Whether it has no operations.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()

@@ -1,7 +1,4 @@
-//! Rules: statements, each with its text and its instructions.
-//!
-//! In: fields, names, verdicts. Out: a line as `nft list` prints it; instructions for the kernel.
-//! Must not know: the numbers that netlink has for either.
+//! Rules and statements, each with its nft syntax and its expressions.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,7 +10,7 @@ use super::field::{Field, Fields, Load};
 use super::{Name, Quoted};
 use crate::IpFamily;
 
-/// What becomes of a packet.
+/// A verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// `accept`
@@ -22,16 +19,16 @@ pub enum Verdict {
     Drop,
     /// `return`
     Return,
-    /// `jump CHAIN`: it comes back.
+    /// `jump CHAIN`: evaluation returns to the next rule.
     Jump(Name),
-    /// `goto CHAIN`: it comes back to the chain before this one.
+    /// `goto CHAIN`: evaluation returns to the calling chain.
     Goto(Name),
-    /// `continue`: what a map has for keys that decide nothing.
+    /// `continue`: the next rule; in a map, the value of keys without effect.
     Continue,
 }
 
 impl Verdict {
-    /// The chain that it leads to.
+    /// The chain of a jump or goto.
     #[must_use]
     pub fn chain(&self) -> Option<&Name> {
         match self {
@@ -54,21 +51,21 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// One of a packet's two addresses.
+/// Selects the source or destination address of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// Where it comes from.
+    /// The source address.
     Source,
-    /// Where it goes.
+    /// The destination address.
     Destination,
 }
 
-/// A part of a rule.
+/// A statement of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Statement {
     /// `ip saddr 10.0.0.0/8`
     AddressIn {
-        /// Which address.
+        /// The address.
         address: Address,
         /// `!=`
         not: bool,
@@ -77,9 +74,9 @@ pub enum Statement {
     },
     /// `iifname "eth0"`, or with `prefix` `iifname "veth*"`
     InputInterface {
-        /// The name, or its beginning.
+        /// The interface name, or its prefix.
         name: String,
-        /// Any name that begins so.
+        /// Whether the name is a prefix.
         prefix: bool,
         /// `!=`
         not: bool,
@@ -112,18 +109,18 @@ pub enum Statement {
         /// The map.
         map: Name,
     },
-    /// `update @set { FIELDS timeout T }`, and the like.
+    /// `update @set { FIELDS timeout T }`, likewise `add` and `delete`.
     UpdateSet {
-        /// How.
+        /// The operation.
         operation: SetOperation,
         /// The set.
         set: Name,
         /// The key.
         key: Vec<Field>,
-        /// Seconds.
+        /// The timeout in seconds.
         timeout: Option<u32>,
     },
-    /// `dnat ip to FIELDS map @map`: the map's values are addresses and ports.
+    /// `dnat ip to FIELDS map @map`. The map's values are addresses and ports.
     Dnat {
         /// The family.
         family: IpFamily,
@@ -137,13 +134,13 @@ pub enum Statement {
         /// `fully-random`
         random: bool,
     },
-    /// `reject`: port unreachable.
+    /// `reject` with ICMP port unreachable.
     Reject(IpFamily),
     /// `counter`
     Counter,
     /// `counter name "NAME"`
     NamedCounter(Name),
-    /// `accept` and so on.
+    /// A verdict statement.
     Verdict(Verdict),
 }
 
@@ -151,11 +148,11 @@ pub enum Statement {
 const LOCAL: u32 = 2;
 /// `IPS_DST_NAT`
 const TRANSLATED: u32 = 0x20;
-/// The bit of `ct state new`.
+/// `NF_CT_STATE_BIT(IP_CT_NEW)`
 const NEW: u32 = 8;
 
 impl Statement {
-    /// Appends the kernel's instructions.
+    /// Appends the kernel's expressions.
     pub fn expressions(&self, out: &mut Vec<Expression>) {
         const FIRST: Register = Register(0);
         let compare = |not, value: Vec<u8>| Expression::Compare { register: FIRST, not, value };
@@ -232,7 +229,7 @@ fn words(field: Field) -> u8 {
     u8::try_from(field.padded() / 4).unwrap_or(u8::MAX)
 }
 
-/// Fields of a key stand side by side, each in whole words.
+/// Loads the fields of a key into consecutive registers, each padded to 4 bytes.
 fn load_key(key: &[Field], out: &mut Vec<Expression>) {
     let mut at = 0;
     for field in key {
@@ -307,7 +304,7 @@ impl fmt::Display for Statement {
     }
 }
 
-/// Seconds as nft prints them: `1d2h3m4s`, without what is zero.
+/// Seconds in nft syntax: `1d2h3m4s`, without zero parts.
 pub(super) struct Duration(pub u32);
 
 impl fmt::Display for Duration {
@@ -321,10 +318,10 @@ impl fmt::Display for Duration {
     }
 }
 
-/// One rule, without the chain that it stands in.
+/// One rule, without its chain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Rule {
-    /// In order: each is looked at only if those before it matched.
+    /// The statements, in order. Each is evaluated only if the earlier ones matched.
     pub statements: Vec<Statement>,
     /// `comment`
     pub comment: Option<Name>,

@@ -1,7 +1,4 @@
-//! Sets, maps and their elements.
-//!
-//! In: the fields of keys and values. Out: their text; keys and values as the kernel holds them. Must not know: who
-//! looks them up.
+//! Sets, maps and elements.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -10,22 +7,22 @@ use super::field::{Field, Fields};
 use super::rule::{Duration, Verdict};
 use super::{Name, Quoted, write_comment};
 
-/// What a map has for a key.
+/// The value of a map element.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Value {
     /// A verdict.
     Verdict(Verdict),
-    /// Data of the map's fields.
+    /// Data, in the map's value fields.
     Data(Bytes),
 }
 
-/// A key or value as the kernel holds it: each field in whole words.
+/// An encoded key or value, with each field padded to 4 bytes.
 pub type Bytes = Box<[u8]>;
 
-/// The longest key or value of nf_tables (`NFT_DATA_VALUE_MAXLEN`).
+/// The longest key or value in bytes (`NFT_DATA_VALUE_MAXLEN`).
 const KEY_MAX: usize = 64;
 
-/// Builds [`Bytes`] field by field. What is longer than the kernel takes is cut off.
+/// Builds a key or value field by field, and truncates it at the kernel's limit.
 #[derive(Clone, Debug)]
 pub struct Key {
     bytes: [u8; KEY_MAX],
@@ -39,7 +36,7 @@ impl Default for Key {
 }
 
 impl From<&Bytes> for Key {
-    /// Goes on after these fields.
+    /// Continues after the fields of `bytes`.
     fn from(bytes: &Bytes) -> Self {
         Self::default().and(bytes)
     }
@@ -53,7 +50,7 @@ impl Key {
         self
     }
 
-    /// An address.
+    /// Appends an address.
     #[must_use]
     pub fn address(self, address: IpAddr) -> Self {
         match address {
@@ -62,78 +59,78 @@ impl Key {
         }
     }
 
-    /// A transport protocol's number.
+    /// Appends a transport protocol number.
     #[must_use]
     pub fn protocol(self, protocol: u8) -> Self {
         self.and(&[protocol, 0, 0, 0])
     }
 
-    /// A port.
+    /// Appends a port.
     #[must_use]
     pub fn port(self, port: u16) -> Self {
         let [high, low] = port.to_be_bytes();
         self.and(&[high, low, 0, 0])
     }
 
-    /// An address and a port.
+    /// Appends an address and a port.
     #[must_use]
     pub fn socket(self, address: SocketAddr) -> Self {
         self.address(address.ip()).port(address.port())
     }
 
-    /// A number.
+    /// Appends a 32-bit number in host byte order.
     #[must_use]
     pub fn number(self, number: u32) -> Self {
         self.and(&number.to_ne_bytes())
     }
 
-    /// What was built, to look it up.
+    /// The encoded bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 
-    /// What was built.
+    /// The encoded bytes, as an owned value.
     #[must_use]
     pub fn build(self) -> Bytes {
         self.bytes().into()
     }
 }
 
-/// A set, or a map if it has `value`.
+/// A set, or a map if `value` is set.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Set {
     /// Its name.
     pub name: Name,
-    /// The fields of its keys.
+    /// The fields of the keys.
     pub key: Vec<Field>,
-    /// The fields of its values; no fields means verdicts.
+    /// The fields of the values; empty for verdicts.
     pub value: Option<Vec<Field>>,
-    /// `flags interval`: keys may be ranges.
+    /// `flags interval`: keys may be intervals.
     pub interval: bool,
-    /// `flags dynamic,timeout`: rules add elements, and these expire.
+    /// `flags dynamic,timeout`: rules add elements that expire.
     pub dynamic: bool,
-    /// `size`: how many elements there may be.
+    /// `size`: the maximum number of elements.
     pub size: Option<u32>,
     /// `comment`
     pub comment: Option<Name>,
 }
 
 impl Set {
-    /// A set of such keys.
+    /// A set of keys.
     #[must_use]
     pub fn of(name: impl Into<Name>, key: impl Into<Vec<Field>>) -> Self {
         let (name, key) = (name.into(), key.into());
         Self { name, key, value: None, interval: false, dynamic: false, size: None, comment: None }
     }
 
-    /// A map from such keys to verdicts.
+    /// A map from keys to verdicts.
     #[must_use]
     pub fn verdicts(name: impl Into<Name>, key: impl Into<Vec<Field>>) -> Self {
         Self { value: Some(Vec::new()), ..Self::of(name, key) }
     }
 
-    /// A map from such keys to such values.
+    /// A map from keys to values.
     #[must_use]
     pub fn map(name: impl Into<Name>, key: impl Into<Vec<Field>>, value: impl Into<Vec<Field>>) -> Self {
         Self { value: Some(value.into()), ..Self::of(name, key) }
@@ -151,19 +148,19 @@ impl Set {
         if self.value.is_some() { "map" } else { "set" }
     }
 
-    /// Whether its values are verdicts.
+    /// Whether it is a map to verdicts.
     #[must_use]
     pub fn is_verdict_map(&self) -> bool {
         self.value.as_ref().is_some_and(Vec::is_empty)
     }
 
-    /// Whether `nft` can be told the types only by example.
+    /// Whether a definition needs `typeof` instead of `type`.
     #[must_use]
     pub fn uses_typeof(&self) -> bool {
         self.key.iter().chain(self.value.iter().flatten()).any(|field| field.type_name().is_none())
     }
 
-    /// How many bytes these fields take.
+    /// The length of concatenated fields in bytes.
     #[must_use]
     pub fn length(fields: &[Field]) -> usize {
         fields.iter().map(|field| field.padded()).sum()
@@ -180,7 +177,7 @@ impl Set {
     }
 }
 
-/// The definition, without braces, a line for each part.
+/// The definition without braces, one line for each part.
 impl fmt::Display for Set {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.uses_typeof() { "\t\ttypeof " } else { "\t\ttype " })?;
@@ -210,44 +207,44 @@ impl fmt::Display for Set {
 /// An element of a set or map.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Element {
-    /// The key, or the least of a range.
+    /// The key, or the first key of an interval.
     pub key: Bytes,
-    /// The greatest of a range.
+    /// The last key of an interval.
     pub end: Option<Bytes>,
-    /// What a map has for it.
+    /// The value of a map element.
     pub value: Option<Value>,
     /// `comment`
     pub comment: Option<Name>,
-    /// `timeout`, in seconds.
+    /// `timeout` in seconds.
     pub timeout: Option<u32>,
 }
 
 impl Element {
-    /// A member of a set.
+    /// An element of a set.
     #[must_use]
     pub fn member(key: Bytes) -> Self {
         Self { key, end: None, value: None, comment: None, timeout: None }
     }
 
-    /// A verdict for a key.
+    /// An element of a verdict map.
     #[must_use]
     pub fn verdict(key: Bytes, verdict: Verdict) -> Self {
         Self { value: Some(Value::Verdict(verdict)), ..Self::member(key) }
     }
 
-    /// A value for a key.
+    /// An element of a map.
     #[must_use]
     pub fn data(key: Bytes, value: Bytes) -> Self {
         Self { value: Some(Value::Data(value)), ..Self::member(key) }
     }
 
-    /// Its text, as an element of that set.
+    /// The element in nft syntax, as an element of `set`.
     #[must_use]
     pub fn of<'a>(&'a self, set: &'a Set) -> impl fmt::Display + 'a {
         Printed { element: self, set }
     }
 
-    /// The text of its key, as an element of that set.
+    /// The key in nft syntax, as a key of `set`.
     #[must_use]
     pub fn key_of<'a>(&'a self, set: &'a Set) -> impl fmt::Display + 'a {
         PrintedKey { element: self, set }
@@ -270,7 +267,7 @@ impl fmt::Display for PrintedKey<'_> {
         for (nth, field) in self.set.key.iter().enumerate() {
             f.write_str(if nth > 0 { " . " } else { "" })?;
             let range = at..at + field.width();
-            // What does not fit is printed too: in the error of who refused it.
+            // A key of the wrong length is printed too, for the error about it.
             let first = self.element.key.get(range.clone()).unwrap_or_default();
             let last = self.element.end.as_ref().map_or(first, |end| end.get(range).unwrap_or_default());
             match prefix_length(first, last) {
@@ -291,7 +288,7 @@ impl fmt::Display for PrintedKey<'_> {
     }
 }
 
-/// The prefix length of a range that is a network.
+/// The prefix length of a range; `None` if the range is not a network.
 pub(super) fn prefix_length(first: &[u8], last: &[u8]) -> Option<u32> {
     let mut length = 0;
     let mut rest = first.iter().zip(last);

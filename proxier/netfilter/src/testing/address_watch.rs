@@ -1,4 +1,4 @@
-//! News about addresses that a test makes. Clones share one state.
+//! A fake source of address notifications. Clones share one state.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use crate::kernel::AddressWatch;
 
-/// A source of news; it has none until a test makes some.
+/// A source without notifications until [`FakeAddressWatch::change`] is called.
 #[derive(Clone, Debug, Default)]
 pub struct FakeAddressWatch(Arc<AtomicBool>);
 
 impl FakeAddressWatch {
-    /// The next question is answered with yes.
+    /// Makes the next call of `changed` return true.
     pub fn change(&self) {
         self.0.store(true, Ordering::Release);
     }

@@ -1,7 +1,4 @@
-//! A conntrack table as a value.
-//!
-//! In: flows that a test puts there. Out: what is left of them, and how often anybody looked.
-//! Must not know: whose flows they are. Clones share one state.
+//! A fake conntrack table. Clones share one state.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +15,7 @@ struct ConntrackState {
     refuses_deletes: bool,
 }
 
-/// A table without flows, until a test adds some.
+/// A fake conntrack table, initially empty.
 #[derive(Clone, Debug, Default)]
 pub struct FakeConntrack(Arc<Mutex<ConntrackState>>);
 
@@ -27,29 +24,29 @@ impl FakeConntrack {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a flow.
+    /// Adds an entry.
     pub fn add(&self, flow: Flow) {
         self.state().flows.push(flow);
     }
 
-    /// The flows that are there.
+    /// The current entries.
     #[must_use]
     pub fn flows(&self) -> Vec<Flow> {
         self.state().flows.clone()
     }
 
-    /// How often the table was gone through.
+    /// The number of passes over the table.
     #[must_use]
     pub fn passes(&self) -> usize {
         self.state().passes
     }
 
-    /// Whether listing fails from now on.
+    /// Makes listing fail, or succeed again.
     pub fn set_unreadable(&self, unreadable: bool) {
         self.state().unreadable = unreadable;
     }
 
-    /// Whether deleting fails from now on.
+    /// Makes deleting fail, or succeed again.
     pub fn refuse_deletes(&self, refuses_deletes: bool) {
         self.state().refuses_deletes = refuses_deletes;
     }
@@ -68,8 +65,8 @@ impl ConntrackTable for FakeConntrack {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let mut chosen = |flow: &Flow| {
-            let asked = flow.protocol == protocol && IpFamily::of(&flow.original.source.ip()) == family;
-            asked && unwanted(flow)
+            let matches = flow.protocol == protocol && IpFamily::of(&flow.original.source.ip()) == family;
+            matches && unwanted(flow)
         };
         if state.refuses_deletes {
             let failed = state.flows.iter().filter(|flow| chosen(flow)).count();

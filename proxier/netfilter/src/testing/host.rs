@@ -1,7 +1,4 @@
-//! A host as a value: sysctls, addresses, counters.
-//!
-//! In: what a test says of it. Out: what a mode may ask, and what the mode did to it.
-//! Must not know: modes. Clones share one state.
+//! A fake host: sysctls, addresses, nfacct counters. Clones share one state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -22,7 +19,7 @@ struct HostState {
     conntrack_is_a_module: bool,
 }
 
-/// A host without addresses, sysctls and nfacct, until a test adds them.
+/// A fake host, initially without addresses, sysctls and nfacct.
 #[derive(Clone, Debug, Default)]
 pub struct FakeHost(Arc<Mutex<HostState>>);
 
@@ -31,47 +28,47 @@ impl FakeHost {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives it addresses, in place of those it had.
+    /// Replaces the addresses.
     pub fn set_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.state().addresses = addresses.into_iter().collect();
     }
 
-    /// From now on a sysctl cannot be set, for this reason.
+    /// Makes writing a sysctl fail with this error.
     pub fn refuse(&self, sysctl: &str, reason: io::ErrorKind) {
         self.state().refused.insert(sysctl.to_owned(), reason);
     }
 
-    /// From now on a sysctl cannot be read, though it has a value.
+    /// Makes reading a sysctl fail, although it has a value.
     pub fn hide(&self, sysctl: &str) {
         self.state().hidden.insert(sysctl.to_owned());
     }
 
-    /// Ends what [`FakeHost::hide`] began.
+    /// Makes a sysctl readable again.
     pub fn show(&self, sysctl: &str) {
         self.state().hidden.remove(sysctl);
     }
 
-    /// From now on addresses cannot be read, for this reason; `None` ends that.
+    /// Makes reading addresses fail with this error; `None` makes it succeed.
     pub fn refuse_addresses(&self, reason: Option<io::ErrorKind>) {
         self.state().address_error = reason;
     }
 
-    /// From now on the kernel knows nfacct.
+    /// Adds nfacct support.
     pub fn allow_counters(&self) {
         self.state().counters.get_or_insert_default();
     }
 
-    /// From now on no counter can be made, nor found to be there.
+    /// Removes nfacct support.
     pub fn refuse_counters(&self) {
         self.state().counters = None;
     }
 
-    /// From now on its conntrack is a module: sysctls that were refused as not found are there, and 0, once it is loaded.
+    /// Makes conntrack a module: sysctls refused with `NotFound` exist with value 0 once it is loaded.
     pub fn make_conntrack_a_module(&self) {
         self.state().conntrack_is_a_module = true;
     }
 
-    /// The counters that were made.
+    /// The nfacct counters.
     #[must_use]
     pub fn counters(&self) -> BTreeSet<String> {
         self.state().counters.clone().unwrap_or_default()

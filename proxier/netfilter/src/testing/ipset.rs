@@ -1,7 +1,4 @@
-//! Ipsets as a value.
-//!
-//! In: operations. Out: what the kernel would hold, its refusals, and how often it was asked.
-//! Must not know: which rules ask the sets. Clones share one state.
+//! Fake ipsets, which return the kernel's errors. Clones share one state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,7 +12,7 @@ use crate::kernel::{IpSetError, IpSets, SetOperation};
 
 #[derive(Debug, Default)]
 struct FakeSet {
-    /// `None` for a set of a type that is none of ours.
+    /// `None` if the type is not supported.
     set: Option<Set>,
     described: String,
     references: u32,
@@ -31,7 +28,7 @@ struct IpSetState {
     listings: usize,
 }
 
-/// No sets, until somebody creates some.
+/// Fake ipsets, initially none.
 #[derive(Clone, Debug, Default)]
 pub struct FakeIpSets(Arc<Mutex<IpSetState>>);
 
@@ -40,47 +37,47 @@ impl FakeIpSets {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was done since the last call, in order, without what was refused.
+    /// The successful operations since the last call, in order.
     #[must_use]
     pub fn take_operations(&self) -> Vec<SetOperation> {
         std::mem::take(&mut self.state().operations)
     }
 
-    /// How often sets or entries were listed.
+    /// The number of listings of sets or entries.
     #[must_use]
     pub fn listings(&self) -> usize {
         self.state().listings
     }
 
-    /// Says how many rules refer to a set. `false` if there is no such set.
+    /// Sets the number of references to a set; returns whether it exists.
     pub fn refer(&self, name: SetName, references: u32) -> bool {
         self.state().sets.get_mut(&name).map(|fake| fake.references = references).is_some()
     }
 
-    /// Puts a set of a type there that is none of ours: `list:set`.
+    /// Adds a set of an unsupported type, such as `list:set`.
     pub fn add_foreign(&self, name: SetName, described: &str) {
         let fake = FakeSet { described: described.to_owned(), ..FakeSet::default() };
         self.state().sets.insert(name, fake);
     }
 
-    /// Has everything fail so from now on, or nothing.
+    /// Makes every call fail with this error; `None` makes calls succeed.
     pub fn fail(&self, how: Option<fn() -> IpSetError>) {
         self.state().failing = how;
     }
 
-    /// Has every operation on this set refused from now on, or none.
+    /// Makes every operation on this set fail; `None` for no set.
     pub fn refuse(&self, name: Option<SetName>) {
         self.state().refused = name;
     }
 
-    /// The entries of a set, in order, if there is such a set.
+    /// The sorted entries of a set; `None` if it does not exist.
     #[must_use]
     pub fn entries_in(&self, name: SetName) -> Option<Vec<Entry>> {
         self.state().sets.get(&name).map(|fake| fake.entries.iter().copied().collect())
     }
 }
 
-/// Everything, as `ipset save` prints it, in order, without what the kernel chooses.
+/// All sets and entries as `ipset save` prints them, without parameters that the kernel chooses.
 impl fmt::Display for FakeIpSets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, fake) in &self.state().sets {
@@ -95,13 +92,13 @@ impl fmt::Display for FakeIpSets {
 }
 
 impl IpSetState {
-    fn asked(&self) -> Result<(), IpSetError> {
+    fn check_failing(&self) -> Result<(), IpSetError> {
         self.failing.map_or(Ok(()), |how| Err(how()))
     }
 
     fn apply(&mut self, operation: &SetOperation) -> Result<(), IpSetError> {
         if self.refused == Some(operation.name()) {
-            return Err(IpSetError::Refused { object: operation.object(), reason: "the test refuses it".to_owned() });
+            return Err(IpSetError::Refused { object: operation.object(), reason: "refused by the test".to_owned() });
         }
         match *operation {
             SetOperation::Create(set) => match self.sets.get(&set.name) {
@@ -161,7 +158,7 @@ impl IpSetState {
         if one == other {
             return Ok(());
         }
-        // The kernel's rules keep pointing at the name's index, which is what is exchanged.
+        // Rules refer to a set by index, and a swap exchanges the indexes.
         let (Some(mut a), Some(mut b)) = (self.sets.remove(&one), self.sets.remove(&other)) else { return Ok(()) };
         std::mem::swap(&mut a.references, &mut b.references);
         for (fake, name) in [(a, other), (b, one)] {
@@ -173,7 +170,7 @@ impl IpSetState {
 }
 
 impl FakeSet {
-    /// What has to be equal of two sets to be swapped.
+    /// The properties that must be equal to swap two sets.
     fn kind(&self) -> (Option<(SetType, Option<IpFamily>)>, Option<String>) {
         let kind = self.set.map(|set| (set.set_type, set.family));
         (kind, kind.is_none().then(|| self.described.clone()))
@@ -185,7 +182,7 @@ impl FakeSet {
         ObservedSet { name, set, described, references: self.references, entries }
     }
 
-    /// Whether an entry can be in this set.
+    /// Checks that the set can contain an entry.
     fn fits(&self, operation: &SetOperation, entry: &Entry) -> Result<(), IpSetError> {
         let mismatch = || IpSetError::Mismatch(operation.object());
         let set = self.set.filter(|set| set.set_type == entry.set_type()).ok_or_else(mismatch)?;
@@ -215,7 +212,7 @@ impl FakeSet {
     }
 }
 
-/// The kernel keeps the network, not the address that named it.
+/// The entry as the kernel stores it: with the host bits of its network cleared.
 fn canonical(entry: Entry) -> Entry {
     match entry {
         Entry::IpPortNet(place, net) => Entry::IpPortNet(place, net.trunc()),
@@ -230,7 +227,7 @@ fn to_usize(number: u32) -> usize {
 impl IpSets for FakeIpSets {
     fn sets(&mut self, each: &mut dyn FnMut(ObservedSet)) -> Result<(), IpSetError> {
         let mut state = self.state();
-        state.asked()?;
+        state.check_failing()?;
         state.listings += 1;
         let found: Vec<ObservedSet> = state.sets.iter().map(|(name, fake)| fake.found(*name)).collect();
         drop(state);
@@ -240,13 +237,13 @@ impl IpSets for FakeIpSets {
 
     fn set(&mut self, name: SetName) -> Result<Option<ObservedSet>, IpSetError> {
         let state = self.state();
-        state.asked()?;
+        state.check_failing()?;
         Ok(state.sets.get(&name).map(|fake| fake.found(name)))
     }
 
     fn entries(&mut self, name: SetName, each: &mut dyn FnMut(Entry)) -> Result<(), IpSetError> {
         let mut state = self.state();
-        state.asked()?;
+        state.check_failing()?;
         state.listings += 1;
         let fake = state.sets.get(&name).ok_or_else(|| IpSetError::NotFound(format!("ipset {name}")))?;
         if fake.set.is_none() {
@@ -263,7 +260,7 @@ impl IpSets for FakeIpSets {
         operations: &[SetOperation],
         failed: &mut dyn FnMut(usize, IpSetError),
     ) -> Result<(), IpSetError> {
-        self.state().asked()?;
+        self.state().check_failing()?;
         for (index, operation) in operations.iter().enumerate() {
             let outcome = self.state().apply(operation);
             match outcome {

@@ -1,10 +1,8 @@
-//! iptables as a value: tables, chains and rules of one family, with the rules about rules of the real one.
+//! Fake iptables programs with the kernel behind them, for one family. Clones share one state.
 //!
-//! In: transactions as text. Out: tables as `iptables-save` prints them, or a refusal that names the line.
-//! Must not know: whose rules they are. Clones share one state: one goes into the code under test, one stays outside.
-//!
-//! A table changes as a whole at its COMMIT or not at all; tables before one that is refused stay changed. Jumps must
-//! lead somewhere, chains must be there to be filled, and empty and unused to be deleted. Loops are not looked for.
+//! A transaction is applied from its text. Each table changes atomically at its COMMIT; tables before a refused one stay
+//! changed. Jump targets must exist, chains must exist to be filled, and must be empty and unreferenced to be deleted.
+//! Loops are not detected.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Write};
@@ -19,7 +17,7 @@ use crate::{Restore, SavedTable, reference};
 
 const NO_CHAIN: &str = "No chain/target/match by that name.";
 
-/// The kernel's own chains, in the order in which `iptables-save` prints them.
+/// The built-in chains of a table, in the order of `iptables-save`.
 fn builtin(table: Table) -> &'static [&'static str] {
     match table {
         Table::Filter => &["INPUT", "FORWARD", "OUTPUT"],
@@ -28,10 +26,10 @@ fn builtin(table: Table) -> &'static [&'static str] {
     }
 }
 
-/// Targets that are no chains.
+/// Targets that are not chains.
 const TARGETS: [&str; 8] = ["ACCEPT", "DROP", "RETURN", "REJECT", "MARK", "MASQUERADE", "DNAT", "SNAT"];
 
-/// Chains, each with its rules' text: options separated by one blank, without `-A CHAIN`.
+/// Chains with the text of their rules: options separated by one space, without `-A CHAIN`.
 type Chains = BTreeMap<String, Vec<String>>;
 
 #[derive(Debug)]
@@ -41,11 +39,11 @@ struct IptablesState {
     batch: usize,
     restores: usize,
     saves: usize,
-    /// As nf_tables has it; `None` is the legacy flavour.
+    /// The generation ID of the nf_tables flavour; `None` for the legacy flavour.
     generation: Option<u32>,
 }
 
-/// The tools and the kernel behind them.
+/// The iptables programs with a fake kernel behind them.
 #[derive(Clone, Debug)]
 pub struct FakeIptables(Arc<Mutex<IptablesState>>);
 
@@ -69,42 +67,43 @@ impl Default for FakeIptables {
 
 impl FakeIptables {
     fn state(&self) -> MutexGuard<'_, IptablesState> {
-        // A test that panics with the lock has failed already.
+        // A poisoned lock means that the test failed already.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on transactions are best cut at so many chains.
+    /// Sets the number of chains above which transactions should be split.
     pub fn set_batch(&self, chains: usize) {
         self.state().batch = chains;
     }
 
-    /// From now on a line with this text in it is refused, by its number or, as the legacy flavour does, by that of
-    /// the COMMIT after it; `None` for no line.
+    /// Refuses lines that contain this text; `None` for no line.
+    ///
+    /// Reports the line itself, or like the legacy flavour the COMMIT that follows.
     pub fn refuse(&self, text: Option<&str>, naming_the_line: bool) {
         self.state().refused = text.map(|text| (text.to_owned(), naming_the_line));
     }
 
-    /// From now on there is no number that tells of changes.
+    /// Behaves like the legacy flavour, without a generation ID.
     pub fn be_legacy(&self) {
         self.state().generation = None;
     }
 
-    /// How many tables were read so far.
+    /// The number of tables read.
     #[must_use]
     pub fn saves(&self) -> usize {
         self.state().saves
     }
 
-    /// How many transactions were applied or refused so far.
+    /// The number of transactions applied or refused.
     #[must_use]
     pub fn restores(&self) -> usize {
         self.state().restores
     }
 
-    /// Applies the text of a transaction, as `iptables-restore --noflush` would.
+    /// Applies a transaction as `iptables-restore --noflush` does.
     ///
     /// # Errors
-    /// With the line at fault. Tables whose COMMIT came before it are changed, the others are not.
+    /// The rejected line. Tables committed before it are changed, the others are not.
     pub fn apply(&self, text: &str) -> Result<(), RestoreError> {
         let mut state = self.state();
         state.restores += 1;
@@ -113,7 +112,7 @@ impl FakeIptables {
         for (index, line) in text.lines().enumerate() {
             let refused = state.refused.as_ref().filter(|(text, _)| line.contains(text.as_str()));
             let result = match refused {
-                Some((_, true)) => Err("the test refuses it".to_owned()),
+                Some((_, true)) => Err("refused by the test".to_owned()),
                 Some((_, false)) => {
                     unnamed = true;
                     Ok(())
@@ -131,13 +130,13 @@ impl FakeIptables {
         }
     }
 
-    /// The chains of a table with their rules, without the `-A CHAIN ` before each.
+    /// The chains of a table with their rules, without `-A CHAIN`.
     #[must_use]
     pub fn chains(&self, table: Table) -> BTreeMap<String, Vec<String>> {
         self.state().tables[&table].clone()
     }
 
-    /// Empties and deletes everything in a table, as `iptables -F` and `-X` do.
+    /// Flushes and deletes all chains of a table, as `iptables -F` and `-X` do.
     pub fn flush(&self, table: Table) {
         let mut state = self.state();
         state.touch();
@@ -147,7 +146,7 @@ impl FakeIptables {
         }
     }
 
-    /// A table as `iptables-save -t` prints it.
+    /// The table as `iptables-save -t` prints it.
     #[must_use]
     pub fn save_text(&self, table: Table) -> String {
         let state = self.state();
@@ -166,7 +165,7 @@ impl FakeIptables {
     }
 }
 
-/// All tables, as `iptables-save` prints them.
+/// All tables as `iptables-save` prints them.
 impl fmt::Display for FakeIptables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Table::ALL.into_iter().try_for_each(|table| f.write_str(&self.save_text(table)))
@@ -174,12 +173,12 @@ impl fmt::Display for FakeIptables {
 }
 
 impl IptablesState {
-    /// Somebody changed something.
+    /// Records a change by another program.
     fn touch(&mut self) {
         self.generation = self.generation.map(|generation| generation.wrapping_add(1));
     }
 
-    /// Takes one line. `open` is the table under way, as it will be; `spoiled`: its COMMIT is to fail.
+    /// Applies one line. `open` is the table being changed; `spoiled` makes its COMMIT fail.
     fn line(&mut self, open: &mut Option<(Table, Chains)>, line: &str, spoiled: bool) -> Result<(), String> {
         if let Some(name) = line.strip_prefix('*') {
             let table = Table::ALL.into_iter().find(|table| table.name() == name);
@@ -193,7 +192,7 @@ impl IptablesState {
         if line == "COMMIT" {
             let (table, chains) = open.take().ok_or("COMMIT without a table")?;
             if spoiled {
-                return Err("the test refuses it".to_owned());
+                return Err("refused by the test".to_owned());
             }
             self.tables.insert(table, chains);
             self.touch();
@@ -294,7 +293,7 @@ impl IptablesTool for FakeIptables {
         let present = &state.tables[&table];
         let u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         if state.generation.is_none() {
-            // As the kernel counts: two entries for each chain, one for the end.
+            // The kernel counts two entries for each chain and one for the end.
             let entries = u32(present.values().flatten().count() + 2 * present.len() + 1);
             return Ok(Some(TableState::Size(TableSize { entries, bytes: entries.saturating_mul(152) })));
         }
@@ -327,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_reads_back() {
+    fn applied_transaction_reads_back() {
         let fake = FakeIptables::default();
         let text = "*nat\n:A - [0:0]\n:B - [0:0]\n-A A -s 10.0.0.1/32 -m comment --comment \"x -j y\" -j B\n\
                     -I OUTPUT  -j A\nCOMMIT\n*filter\n:C - [0:0]\nCOMMIT\n";
@@ -343,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_at_fault_is_named() {
+    fn refused_transaction_reports_its_line() {
         let fake = FakeIptables::default();
         for (lines, line) in [
             (":A - [0:0]\n-A A -j MISSING", 3),
@@ -361,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_commit_one_by_one() {
+    fn tables_commit_separately() {
         let fake = FakeIptables::default();
         let error = fake.apply("*filter\n:F - [0:0]\nCOMMIT\n*nat\n:N - [0:0]\n-X NO\nCOMMIT\n").expect_err("refused");
         assert_eq!(error.lines, [6]);
@@ -369,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_test_can_have_lines_refused() {
+    fn configured_lines_are_refused() {
         let fake = FakeIptables::default();
         let text = "*nat\n:A - [0:0]\n-A A -d 10.0.0.9/32 -j DROP\nCOMMIT\n";
         fake.refuse(Some("10.0.0.9"), true);

@@ -1,7 +1,4 @@
-//! An IPVS table as a value.
-//!
-//! In: operations. Out: what the kernel would hold, its refusals, and how often it was asked.
-//! Must not know: whose servers they are. Clones share one state.
+//! A fake IPVS table, which returns the kernel's errors. Clones share one state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,7 +10,7 @@ use crate::IpFamily;
 use crate::ipvs::{Connections, Forward, ListedServer, RealServer, ServerKey, Statistics, Timeouts, VirtualServer};
 use crate::kernel::{IpvsError, IpvsTable, Operation};
 
-/// The schedulers that kernels have.
+/// The schedulers of the kernel.
 const SCHEDULERS: [&str; 14] =
     ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"];
 
@@ -32,7 +29,7 @@ struct IpvsState {
     listings: usize,
 }
 
-/// An empty table, with every scheduler.
+/// A fake IPVS table, initially empty, with every scheduler.
 #[derive(Clone, Debug)]
 pub struct FakeIpvs(Arc<Mutex<IpvsState>>);
 
@@ -57,51 +54,51 @@ impl FakeIpvs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was done since the last call, in order, without what was refused.
+    /// The successful operations since the last call, in order.
     #[must_use]
     pub fn take_operations(&self) -> Vec<Operation> {
         std::mem::take(&mut self.state().operations)
     }
 
-    /// How often virtual or real servers were listed.
+    /// The number of listings of virtual or real servers.
     #[must_use]
     pub fn listings(&self) -> usize {
         self.state().listings
     }
 
-    /// Gives a real server connections. `false` if there is no such server.
+    /// Sets the connection counts of a real server; returns whether it exists.
     pub fn set_connections(&self, key: ServerKey, address: SocketAddr, connections: Connections) -> bool {
         let mut state = self.state();
         let real = state.virtuals.get_mut(&key).and_then(|(_, reals)| reals.get_mut(&address));
         real.map(|(_, has)| *has = connections).is_some()
     }
 
-    /// Takes a scheduler away.
+    /// Removes a scheduler.
     pub fn lose_scheduler(&self, name: &str) {
         self.state().without.insert(name.to_owned());
     }
 
-    /// Has everything fail so from now on, or nothing.
+    /// Makes every call fail with this error; `None` makes calls succeed.
     pub fn fail(&self, how: Option<fn() -> IpvsError>) {
         self.state().failing = how;
     }
 
-    /// Has every operation on servers of this address refused from now on, or none.
+    /// Makes every operation on servers of this address fail; `None` for no address.
     pub fn refuse(&self, address: Option<SocketAddr>) {
         self.state().refused = address;
     }
 
-    /// Lists everything twice from now on, as kernels do with what moves while they list.
+    /// Lists every entry twice, as the kernel may do during changes.
     pub fn list_twice(&self) {
         self.state().twice = true;
     }
 
-    /// Leaves a virtual server out when they are listed next, as kernels do while others are deleted.
+    /// Omits a virtual server from the next listing, as the kernel may do during deletions.
     pub fn miss_once(&self, key: ServerKey) {
         self.state().missed = Some(key);
     }
 
-    /// A virtual server and its real ones, in the order of their addresses.
+    /// A virtual server with its real servers, sorted by address.
     #[must_use]
     pub fn server(&self, key: ServerKey) -> Option<(VirtualServer, Vec<RealServer>)> {
         let state = self.state();
@@ -110,7 +107,7 @@ impl FakeIpvs {
     }
 }
 
-/// Everything, as `ipvsadm -S -n` prints it, in the order of the keys.
+/// All servers as `ipvsadm -S -n` prints them, sorted by key.
 impl fmt::Display for FakeIpvs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (key, (server, reals)) in &self.state().virtuals {
@@ -124,16 +121,16 @@ impl fmt::Display for FakeIpvs {
 }
 
 impl IpvsState {
-    /// How often each entry is listed.
+    /// The number of times each entry is listed.
     fn times(&self) -> usize {
         if self.twice { 2 } else { 1 }
     }
 
-    fn asked(&mut self) -> Result<(), IpvsError> {
+    fn check_failing(&mut self) -> Result<(), IpvsError> {
         self.failing.map_or(Ok(()), |how| Err(how()))
     }
 
-    /// The error number with which the kernel refuses an operation.
+    /// Applies an operation. The error is the kernel's error number.
     fn apply(&mut self, operation: &Operation) -> Result<(), i32> {
         let key = operation.key();
         let about = match operation {
@@ -200,19 +197,19 @@ impl IpvsState {
     }
 }
 
-/// Only tunnels lead from one family to the other.
+/// Checks that the forwarding method supports the families: only tunnels connect different ones.
 fn possible(key: ServerKey, real: &RealServer) -> Result<(), i32> {
     if key.address.is_ipv4() != real.address.is_ipv4() && real.forward != Forward::Tunnel {
         return Err(libc::EINVAL);
     }
-    // The kernel's weights have a sign.
+    // The kernel's weights are signed.
     i32::try_from(real.weight).map(|_| ()).map_err(|_| libc::ERANGE)
 }
 
 impl IpvsTable for FakeIpvs {
     fn virtual_servers(&mut self, family: IpFamily, each: &mut dyn FnMut(VirtualServer)) -> Result<(), IpvsError> {
         let mut state = self.state();
-        state.asked()?;
+        state.check_failing()?;
         state.listings += 1;
         let missed = state.missed.take();
         let of_family = |key: &ServerKey| IpFamily::of(&key.address.ip()) == family && missed != Some(*key);
@@ -226,7 +223,7 @@ impl IpvsTable for FakeIpvs {
 
     fn real_servers(&mut self, of: ServerKey, each: &mut dyn FnMut(RealServer, Connections)) -> Result<(), IpvsError> {
         let mut state = self.state();
-        state.asked()?;
+        state.check_failing()?;
         state.listings += 1;
         let reals: Vec<_> =
             state.virtuals.get(&of).map(|(_, reals)| reals.values().copied().collect()).unwrap_or_default();
@@ -249,7 +246,7 @@ impl IpvsTable for FakeIpvs {
     }
 
     fn apply(&mut self, operations: &[Operation], failed: &mut dyn FnMut(usize, IpvsError)) -> Result<(), IpvsError> {
-        self.state().asked()?;
+        self.state().check_failing()?;
         for (index, operation) in operations.iter().enumerate() {
             let outcome = self.state().apply(operation);
             match outcome {
@@ -262,13 +259,13 @@ impl IpvsTable for FakeIpvs {
 
     fn timeouts(&mut self) -> Result<Timeouts, IpvsError> {
         let mut state = self.state();
-        state.asked()?;
+        state.check_failing()?;
         Ok(state.timeouts)
     }
 
     fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), IpvsError> {
         let mut state = self.state();
-        state.asked()?;
+        state.check_failing()?;
         let now = &mut state.timeouts;
         for (now, new) in
             [(&mut now.tcp, timeouts.tcp), (&mut now.tcp_fin, timeouts.tcp_fin), (&mut now.udp, timeouts.udp)]

@@ -1,7 +1,4 @@
-//! Network devices as a value.
-//!
-//! In: operations. Out: what the kernel would hold, its refusals, and how often it was asked.
-//! Must not know: what the addresses are for. Clones share one state.
+//! Fake network devices, which return the kernel's errors. Clones share one state.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,7 +21,7 @@ struct LinkState {
     listings: usize,
 }
 
-/// A host without devices, until somebody makes some.
+/// Fake devices, initially none.
 #[derive(Clone, Debug, Default)]
 pub struct FakeLinks(Arc<Mutex<LinkState>>);
 
@@ -33,7 +30,7 @@ impl FakeLinks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a device there, of any kind.
+    /// Adds a device of any kind.
     pub fn add_device(&self, name: DeviceName, kind: Option<&str>) {
         let mut state = self.state();
         state.made += 1;
@@ -41,36 +38,36 @@ impl FakeLinks {
         state.devices.insert(name, (device, Vec::new()));
     }
 
-    /// What was done to addresses since the last call, in order, without what was refused.
+    /// The successful address operations since the last call, in order.
     #[must_use]
     pub fn take_operations(&self) -> Vec<AddressOperation> {
         std::mem::take(&mut self.state().operations)
     }
 
-    /// How often addresses were listed.
+    /// The number of address listings.
     #[must_use]
     pub fn listings(&self) -> usize {
         self.state().listings
     }
 
-    /// The addresses of a device, in the order in which it got them, if there is such a device.
+    /// The addresses of a device in insertion order; `None` if it does not exist.
     #[must_use]
     pub fn addresses_on(&self, name: DeviceName) -> Option<Vec<IpNet>> {
         self.state().devices.get(&name).map(|(_, addresses)| addresses.clone())
     }
 
-    /// Has everything fail so from now on, or nothing.
+    /// Makes every call fail with this error; `None` makes calls succeed.
     pub fn fail(&self, how: Option<fn() -> LinkError>) {
         self.state().failing = how;
     }
 
-    /// Has every operation on this address refused from now on, or none.
+    /// Makes every operation on this address fail; `None` for no address.
     pub fn refuse(&self, address: Option<IpNet>) {
         self.state().refused = address;
     }
 }
 
-/// Devices and their addresses, in the order of the names: `kube-ipvs0 dummy down 10.96.0.1/32 10.96.0.10/32`.
+/// Devices and their addresses, sorted by name: `kube-ipvs0 dummy down 10.96.0.1/32 10.96.0.10/32`.
 impl fmt::Display for FakeLinks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, (device, addresses)) in &self.state().devices {
@@ -84,7 +81,7 @@ impl fmt::Display for FakeLinks {
 }
 
 impl LinkState {
-    fn asked(&self) -> Result<(), LinkError> {
+    fn check_failing(&self) -> Result<(), LinkError> {
         self.failing.map_or(Ok(()), |how| Err(how()))
     }
 
@@ -92,7 +89,7 @@ impl LinkState {
         self.devices.get_mut(&name).ok_or(LinkError::NoDevice(name))
     }
 
-    /// Whether there is a dummy device of that name.
+    /// Whether a dummy device of that name exists.
     fn dummy(&self, name: DeviceName) -> Result<bool, LinkError> {
         match self.devices.get(&name) {
             Some((device, _)) if device.kind.as_deref() != Some(DUMMY) => Err(LinkError::clash(name, device)),
@@ -107,7 +104,7 @@ impl LinkState {
         }
         let (_, present) = self.device(name)?;
         let at = present.iter().position(|present| *present == address);
-        // IPv6 has an address once, whatever the prefix.
+        // An IPv6 address exists once, whatever its prefix length.
         let again = present
             .iter()
             .any(|present| *present == address || (address.addr().is_ipv6() && present.addr() == address.addr()));
@@ -118,7 +115,8 @@ impl LinkState {
             (AddressOperation::Add(_), _) => present.push(address),
             (AddressOperation::Delete(_), Some(at)) => {
                 present.remove(at);
-                // IPv4: with the first address of a network the others of it go, unless promote_secondaries is set.
+                // Deleting the primary IPv4 address of a network deletes its secondary ones, unless
+                // promote_secondaries is set.
                 let same = |other: &IpNet| address.addr().is_ipv4() && other.trunc() == address.trunc();
                 if !present[..at].iter().any(same) {
                     present.retain(|other| !same(other));
@@ -139,13 +137,13 @@ fn refusal(name: DeviceName, operation: &AddressOperation, errno: i32) -> LinkEr
 impl Links for FakeLinks {
     fn device(&mut self, name: DeviceName) -> Result<Option<Device>, LinkError> {
         let state = self.state();
-        state.asked()?;
+        state.check_failing()?;
         Ok(state.devices.get(&name).map(|(device, _)| device.clone()))
     }
 
     fn create_dummy(&mut self, name: DeviceName) -> Result<(), LinkError> {
         let state = self.state();
-        state.asked()?;
+        state.check_failing()?;
         if !state.dummy(name)? {
             drop(state);
             self.add_device(name, Some(DUMMY));
@@ -155,7 +153,7 @@ impl Links for FakeLinks {
 
     fn delete_dummy(&mut self, name: DeviceName) -> Result<(), LinkError> {
         let mut state = self.state();
-        state.asked()?;
+        state.check_failing()?;
         if state.dummy(name)? {
             state.devices.remove(&name);
         }
@@ -164,9 +162,9 @@ impl Links for FakeLinks {
 
     fn set_up(&mut self, name: DeviceName, up: bool) -> Result<(), LinkError> {
         let mut state = self.state();
-        state.asked()?;
+        state.check_failing()?;
         let (device, addresses) = state.device(name)?;
-        // IPv6 addresses do not survive that.
+        // Setting a device down deletes its IPv6 addresses.
         if device.up && !up {
             addresses.retain(|address| address.addr().is_ipv4());
         }
@@ -176,7 +174,7 @@ impl Links for FakeLinks {
 
     fn addresses(&mut self, name: DeviceName, family: IpFamily, each: &mut dyn FnMut(IpNet)) -> Result<(), LinkError> {
         let mut state = self.state();
-        state.asked()?;
+        state.check_failing()?;
         state.listings += 1;
         let (_, present) = state.device(name)?;
         let addresses: Vec<IpNet> = present.iter().copied().filter(|net| IpFamily::of_net(net) == family).collect();
@@ -192,7 +190,7 @@ impl Links for FakeLinks {
         failed: &mut dyn FnMut(usize, LinkError),
     ) -> Result<(), LinkError> {
         let mut state = self.state();
-        state.asked()?;
+        state.check_failing()?;
         if operations.is_empty() {
             return Ok(());
         }

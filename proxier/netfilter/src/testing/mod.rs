@@ -1,7 +1,7 @@
-//! Stateful fakes of the kernel and of the iptables programs, for tests and benches of what is built on this crate.
+//! Stateful fakes of the kernel and of the iptables programs, for tests and benches.
 //!
-//! Each implements the trait of its part of [`crate::kernel`], keeps what is written as a value, and can be made to
-//! refuse. Contract tests hold them against a real kernel.
+//! Each implements a trait of [`crate::kernel`], stores what is written, and can be made to fail. Contract tests
+//! compare them with a real kernel.
 
 mod address_watch;
 mod conntrack;

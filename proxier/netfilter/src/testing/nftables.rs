@@ -1,7 +1,4 @@
-//! nf_tables that are a value.
-//!
-//! In: transactions. Out: what the kernel would hold then; it refuses what the kernel refuses. Clones share it all.
-//! Must not know: what it is used for.
+//! Fake nf_tables, which return the kernel's errors. Clones share one state.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,11 +32,11 @@ struct NftablesState {
     refused: Option<(String, i32)>,
     transactions: Vec<Transaction>,
     reads: u32,
-    /// How many transactions are let through before one finds that somebody else was quicker.
+    /// The number of transactions before one finds that another program changed nf_tables.
     overtaken: Option<u32>,
 }
 
-/// A kernel that has nothing but nf_tables.
+/// Fake nf_tables, initially without tables.
 #[derive(Clone, Debug, Default)]
 pub struct FakeNftables(Arc<Mutex<NftablesState>>);
 
@@ -48,34 +45,33 @@ impl FakeNftables {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on, refuses operations (or single elements) whose text contains this, with that error number; `None`
-    /// refuses nothing.
+    /// Refuses operations or elements whose text contains this, with an error number; `None` refuses nothing.
     pub fn refuse(&self, text: Option<(&str, i32)>) {
         self.state().refused = text.map(|(text, errno)| (text.to_owned(), errno));
     }
 
-    /// Has every table that there is belong to another process, by its port ID.
+    /// Makes every table owned by the process with this port ID.
     pub fn own(&self, owner: u32) {
         self.state().tables.values_mut().for_each(|table| table.owner = Some(owner));
     }
 
-    /// After so many transactions more, somebody else changes nf_tables at the wrong moment, once.
+    /// Simulates one change by another program during the transaction after the next `after` ones.
     pub fn overtake(&self, after: u32) {
         self.state().overtaken = Some(after);
     }
 
-    /// How often a table was read.
+    /// The number of tables read.
     #[must_use]
     pub fn reads(&self) -> u32 {
         self.state().reads
     }
 
-    /// The transactions since the last call, those that were refused among them.
+    /// The transactions since the last call, including refused ones.
     pub fn take_transactions(&self) -> Vec<Transaction> {
         std::mem::take(&mut self.state().transactions)
     }
 
-    /// All there is, as `nft list ruleset` would print it.
+    /// All tables, as `nft list ruleset` prints them.
     #[must_use]
     pub fn text(&self) -> String {
         let state = self.state();
@@ -118,7 +114,7 @@ impl fmt::Display for ListedServer<'_> {
 }
 
 impl FakeTable {
-    /// What a rule refers to must be there, and fit.
+    /// Checks that the objects a rule refers to exist and fit.
     fn fits(&self, rule: &Rule) -> Result<(), i32> {
         for expression in rule.expressions() {
             match &expression {
@@ -146,7 +142,7 @@ impl FakeTable {
     fn leads_somewhere(&self, verdict: &Verdict) -> Result<(), i32> {
         match verdict.chain().map(|chain| self.chains.get(chain)) {
             Some(None) => Err(libc::ENOENT),
-            // Packets come by base chains, they are not led there.
+            // The kernel refuses a jump to a base chain.
             Some(Some(chain)) if chain.chain.base.is_some() => Err(libc::EOPNOTSUPP),
             _ => Ok(()),
         }
@@ -248,7 +244,7 @@ impl FakeTable {
 }
 
 impl NftablesState {
-    /// All that is wrong with these operations; nothing, and they are done.
+    /// Applies operations atomically, or returns all errors.
     fn part(&mut self, table: &Table, start: usize, operations: &[Operation], keep: bool) -> Result<(), NftError> {
         let key = (table.family, table.name.clone());
         let mut now = self.tables.get(&key).cloned();
@@ -383,7 +379,7 @@ impl NftTables for FakeNftables {
         if generation.is_some_and(|generation| generation != state.generation) {
             return Err(NftError::Changed);
         }
-        // The real one takes all parts at once if it can.
+        // The kernel side also sends all parts as one batch where possible.
         state.part(&transaction.table, 0, transaction.operations(), true).map(|()| 1)
     }
 

@@ -1,6 +1,4 @@
-//! iptables that takes everything and keeps nothing but its size: for benches.
-//!
-//! In: transactions. Out: how many bytes and transactions it was given. Must not know: what is in them.
+//! iptables programs that discard their input and record its size, for benches.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +8,7 @@ use crate::iptables::{Chain, Rule, Table};
 use crate::kernel::iptables::{IptablesTool, RestoreError, ToolError};
 use crate::{Restore, SavedTable};
 
-/// What a [`RecordingIptables`] was given.
+/// The input of a [`RecordingIptables`].
 #[derive(Debug, Default)]
 pub struct Recorder {
     bytes: AtomicUsize,
@@ -18,13 +16,13 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// The bytes and the transactions since the last call.
+    /// The bytes and transactions since the last call.
     pub fn take(&self) -> (usize, usize) {
         (self.bytes.swap(0, Ordering::Relaxed), self.restores.swap(0, Ordering::Relaxed))
     }
 }
 
-/// Tools in front of a kernel that holds nothing: every table reads empty, every transaction succeeds.
+/// Programs whose tables are always empty and whose transactions always succeed.
 #[derive(Debug)]
 pub struct RecordingIptables {
     recorder: Arc<Recorder>,
@@ -32,7 +30,7 @@ pub struct RecordingIptables {
 }
 
 impl RecordingIptables {
-    /// Transactions are best cut at `batch` chains.
+    /// Programs for which transactions should be split at `batch` chains.
     #[must_use]
     pub fn new(batch: usize, recorder: Arc<Recorder>) -> Self {
         Self { recorder, batch }

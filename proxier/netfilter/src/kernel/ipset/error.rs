@@ -1,7 +1,4 @@
-//! What can go wrong with ipsets.
-//!
-//! In: what was tried, and the kernel's error number. Out: the object, the reason and the operator's next step.
-//! Must not know: why it was tried.
+//! Errors of ipset, which name the object, the cause and the next step.
 
 use std::io;
 
@@ -11,73 +8,73 @@ use super::super::netlink::NetlinkError;
 use super::{SetOperation, described};
 use crate::ipset::{ObservedSet, Set, SetName};
 
-/// Why something was not done to a set, or not read from it.
+/// A failure to change or read a set.
 #[derive(Debug, Error)]
 pub enum IpSetError {
-    /// The kernel has no ipsets.
+    /// The kernel does not support ipset.
     #[error(
         "this kernel has no ipset: load module ip_set (modprobe ip_set), or boot a kernel built with CONFIG_IP_SET, or \
          choose another mode than ipvs"
     )]
     Missing,
-    /// The kernel does not have this type of set.
+    /// The kernel does not support the set type.
     #[error("this kernel has no ipset type {kind}: load module {module} (modprobe {module})")]
     NoType {
         /// The type.
         kind: &'static str,
-        /// Its module.
+        /// The kernel module of the type.
         module: String,
     },
-    /// We may not.
-    #[error("ipsets may be changed and read only with CAP_NET_ADMIN in the host's network namespace: run privileged")]
+    /// Permission denied.
+    #[error("access to ipset requires CAP_NET_ADMIN in the host's network namespace: run privileged")]
     NotPermitted,
-    /// There is another one of that name.
+    /// A set of that name has another type, family or size.
     #[error(
-        "ipset {name} exists with another type: it is {found}, wanted is {wanted}; see what uses it (ipset list {name}; iptables-save) and destroy it"
+        "ipset {name} exists with another type: found {found}, wanted {wanted}; find what uses it (ipset list {name}; iptables-save) and destroy it"
     )]
     Clash {
         /// The name.
         name: SetName,
-        /// What it is.
+        /// The existing set.
         found: String,
-        /// What it should be.
+        /// The requested set.
         wanted: String,
     },
-    /// It is there already.
+    /// The object already exists.
     #[error("{0}: exists already")]
     Exists(String),
-    /// It is not there.
+    /// The object does not exist.
     #[error("{0}: does not exist")]
     NotFound(String),
-    /// Rules or other sets refer to it.
-    #[error("ipset {0} is in use: rules that name it (iptables-save | grep {0}) have to go first")]
+    /// Rules or other sets refer to the set.
+    #[error("ipset {0} is in use: delete the rules that refer to it first (iptables-save | grep {0})")]
     InUse(SetName),
-    /// It takes no more.
+    /// The set has reached its maximum number of entries.
     #[error("{entry}: ipset {name} is full")]
     Full {
         /// The set.
         name: SetName,
-        /// What it has no room for.
+        /// The rejected entry.
         entry: String,
     },
-    /// The entry or the other set is of another type or family than the set.
-    #[error("{0}: of another type or family than the set")]
+    /// The entry or the other set does not match the type or family of the set.
+    #[error("{0}: type or family differs from that of the set")]
     Mismatch(String),
-    /// The kernel refuses it for another reason.
+    /// The kernel refused the operation for another reason.
     #[error("{object}: {reason}")]
     Refused {
-        /// What was to be changed.
+        /// The object of the operation.
         object: String,
-        /// The kernel's reason.
+        /// The kernel's error.
         reason: String,
     },
-    /// The kernel could not be talked to.
-    #[error("cannot talk to ipset: {0}")]
+    /// The netlink socket failed.
+    #[error("ipset netlink request failed: {0}")]
     Failed(#[from] io::Error),
 }
 
 impl SetOperation {
-    /// What a message calls it.
+    /// The object of the operation, for messages.
     pub(crate) fn object(&self) -> String {
         match self {
             Self::Create(set) => format!("ipset {}", set.name),
@@ -91,18 +88,18 @@ impl SetOperation {
 }
 
 impl IpSetError {
-    /// A set is in the way.
+    /// The error for a set whose name is taken by a different set.
     pub(crate) fn clash(wanted: &Set, found: &ObservedSet) -> Self {
         let (found, wanted_words) = (found.described.clone(), described(wanted));
         Self::Clash { name: wanted.name, found, wanted: wanted_words }
     }
 
-    /// A set's entries are of a type that is none of ours.
+    /// The error for a set whose type this crate does not support.
     pub(crate) fn foreign(name: SetName, found: &str) -> Self {
-        Self::Refused { object: format!("ipset {name}"), reason: format!("its type is {found}, none of ours") }
+        Self::Refused { object: format!("ipset {name}"), reason: format!("unsupported type {found}") }
     }
 
-    /// The set that an operation is about is not there.
+    /// The error for an operation on a set that does not exist.
     pub(crate) fn no_set(operation: &SetOperation) -> Self {
         match operation {
             SetOperation::Swap(..) => Self::NotFound(format!("one of {}", operation.object())),
@@ -111,7 +108,7 @@ impl IpSetError {
     }
 }
 
-/// Of entries: they lack what this type and family needs.
+/// For entries: an attribute that the type and family require is missing.
 const IPSET_ERR_PROTOCOL: i32 = 4097;
 const IPSET_ERR_FIND_TYPE: i32 = 4098;
 const IPSET_ERR_MAX_SETS: i32 = 4099;
@@ -124,13 +121,13 @@ const IPSET_ERR_INVALID_FAMILY: i32 = 4106;
 const IPSET_ERR_REFERENCED: i32 = 4108;
 const IPSET_ERR_IPADDR_IPV4: i32 = 4109;
 const IPSET_ERR_IPADDR_IPV6: i32 = 4110;
-/// Of bitmaps, out of range.
+/// For bitmaps: out of range.
 const IPSET_ERR_HASH_FULL: i32 = 4352;
 const IPSET_ERR_HASH_ELEM: i32 = 4353;
 const IPSET_ERR_INVALID_PROTO: i32 = 4354;
 const IPSET_ERR_MISSING_PROTO: i32 = 4355;
 
-/// What the kernel's refusal of an operation means.
+/// Maps the kernel's error for an operation.
 pub(super) fn refusal(operation: &SetOperation, error: NetlinkError) -> IpSetError {
     use SetOperation::{Add, AddNew, Create, Delete};
     let object = || operation.object();
@@ -155,7 +152,7 @@ pub(super) fn refusal(operation: &SetOperation, error: NetlinkError) -> IpSetErr
             IpSetError::Full { name: *name, entry: entry.to_string() }
         }
         (IPSET_ERR_MAX_SETS, _) => {
-            refused("the kernel has as many sets as it can (max_sets of module ip_set)".to_owned())
+            refused("the limit on sets is reached (parameter max_sets of module ip_set)".to_owned())
         }
         (IPSET_ERR_INVALID_CIDR, _) => refused("invalid prefix length".to_owned()),
         (IPSET_ERR_HASH_ELEM, _) => refused("the address is zero".to_owned()),
@@ -172,7 +169,7 @@ mod tests {
     use crate::ipset::SetType;
 
     #[test]
-    fn the_module_of_a_type_is_named() {
+    fn missing_set_type_error_names_its_module() {
         let set = |set_type| Set::new(SetName::new("A"), set_type, IpFamily::V4);
         for (set_type, module) in [
             (SetType::HashIpPort, "ip_set_hash_ipport"),

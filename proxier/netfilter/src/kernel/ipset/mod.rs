@@ -1,7 +1,4 @@
-//! The kernel's ipsets, over nfnetlink.
-//!
-//! In: operations on sets and their entries. Out: they are done, or each failure names its object and the way out;
-//! sets, and entries of one set, as they come. Must not know: which rules ask them.
+//! The ipsets of a network namespace, over nfnetlink.
 
 mod error;
 mod system;
@@ -15,7 +12,7 @@ use crate::ipset::{Entry, ObservedSet, Set, SetName};
 pub use error::IpSetError;
 pub use system::SystemIpSets;
 
-/// A set's type, family and size, as the kernel's words for a set in the way are compared with.
+/// Type, family and size of a set, in the format of [`ObservedSet::described`].
 pub(crate) fn described(set: &Set) -> String {
     let name = set.set_type.name();
     match set.family {
@@ -27,25 +24,27 @@ pub(crate) fn described(set: &Set) -> String {
 /// A change to the sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetOperation {
-    /// Makes a set. One that exists and is the same in type, family and size will do, with the entries that it has;
-    /// another one of that name is a clash.
+    /// Creates a set. Succeeds if an equal set exists, which keeps its entries; a different set of that name is a
+    /// [`IpSetError::Clash`].
     Create(Set),
-    /// Deletes a set with its entries; fails if there is none, or if rules refer to it.
+    /// Destroys a set with its entries; fails if it does not exist or is referenced.
     Destroy(SetName),
     /// Deletes all entries of a set.
     Flush(SetName),
-    /// Gives the entries of each to the other: rules that name one see the other's. Both must be of one type.
+    /// Swaps the entries of two sets of one type.
+    ///
+    /// Rules that refer to either set see the other's entries.
     Swap(SetName, SetName),
-    /// Adds an entry; one that is there will do.
+    /// Adds an entry; succeeds if it exists.
     Add(SetName, Entry),
-    /// Adds an entry that is not there yet; fails if it is.
+    /// Adds an entry; fails if it exists.
     AddNew(SetName, Entry),
-    /// Deletes an entry; fails if it is not there.
+    /// Deletes an entry; fails if it does not exist.
     Delete(SetName, Entry),
 }
 
 impl SetOperation {
-    /// The set that it is about.
+    /// The set that the operation changes.
     #[must_use]
     pub fn name(&self) -> SetName {
         match self {
@@ -62,30 +61,30 @@ impl SetOperation {
 
 /// The sets of the network namespace.
 pub trait IpSets: Send + std::fmt::Debug {
-    /// Hands each set to `each`, whoever made it; one may come twice. Entries are not read.
+    /// Passes each set to `each`, without entries. A set may be passed twice.
     ///
     /// # Errors
     /// If the sets cannot be listed.
     fn sets(&mut self, each: &mut dyn FnMut(ObservedSet)) -> Result<(), IpSetError>;
 
-    /// The set of that name, if there is one.
+    /// The set of a name, if it exists.
     ///
     /// # Errors
-    /// If the kernel does not say.
+    /// If the sets cannot be listed.
     fn set(&mut self, name: SetName) -> Result<Option<ObservedSet>, IpSetError>;
 
-    /// Hands each entry of a set to `each`, as the kernel tells of them; one may come twice. Fails if there is no such set or it is none
-    /// of our types.
+    /// Passes each entry of a set to `each`. An entry may be passed twice.
     ///
     /// # Errors
-    /// If the set cannot be listed.
+    /// If the set does not exist, has an unsupported type, or cannot be listed.
     fn entries(&mut self, name: SetName, each: &mut dyn FnMut(Entry)) -> Result<(), IpSetError>;
 
-    /// Does operations in this order, many in one message to the kernel. Those that fail are told to `failed`, by
-    /// index; the others are done all the same.
+    /// Applies operations in order, many in one message.
+    ///
+    /// Failed operations are passed to `failed` by index; the others are applied all the same.
     ///
     /// # Errors
-    /// If the kernel cannot be talked to: then it is unknown which operations were done.
+    /// If the netlink socket fails. It is then unknown which operations were applied.
     fn apply(
         &mut self,
         operations: &[SetOperation],

@@ -1,7 +1,6 @@
-//! The running kernel's ipsets.
+//! ipset in the running kernel.
 //!
-//! In: the trait's questions and operations. Out: messages, and what the kernel says to them.
-//! Must not know: which rules ask the sets. A socket belongs to the namespace of the thread that opens it.
+//! A netlink socket belongs to the network namespace of the thread that opens it.
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
@@ -11,7 +10,7 @@ use super::{IpSetError, IpSets, SetOperation, error::refusal};
 use crate::IpFamily;
 use crate::ipset::{Entry, ObservedSet, Set, SetName, SetType};
 
-/// How many entries go into one message: an attribute holds no more than 64 KiB.
+/// The number of entries in one message; an attribute holds at most 64 KiB.
 pub(super) const ENTRIES: usize = 400;
 
 /// The sets of the network namespace in which this was opened.
@@ -22,31 +21,31 @@ pub struct SystemIpSets {
 }
 
 impl SystemIpSets {
-    /// The sets. The kernel itself loads what it needs for them.
+    /// Opens ipset. The kernel loads the modules that it needs.
     ///
     /// # Errors
-    /// If the kernel has no ipset, or we may not ask.
+    /// If the kernel does not support ipset or refuses permission.
     pub fn open() -> Result<Self, IpSetError> {
         let mut socket = Netlink::open(NETLINK_NETFILTER).map_err(failure)?;
         match socket.query(&wire::protocol(), &mut |_| Ok(())) {
-            // What nfnetlink says of a subsystem that it does not have.
+            // nfnetlink's error for a missing subsystem.
             Err(error) if error.errno() == Some(libc::EINVAL) => Err(IpSetError::Missing),
             outcome => outcome.map(|()| Self { socket, revisions: Vec::new() }).map_err(failure),
         }
     }
 
-    /// The newest revision of a type that this kernel has.
+    /// The newest revision of a type that the kernel supports.
     fn revision(&mut self, set: &Set) -> Result<u8, IpSetError> {
         let key = (set.set_type, set.family);
         if let Some((_, revision)) = self.revisions.iter().find(|(known, _)| *known == key) {
             return Ok(*revision);
         }
         let mut revision = None;
-        let asked = self.socket.query(&wire::revisions(set.set_type, set.family), &mut |received| {
+        let outcome = self.socket.query(&wire::revisions(set.set_type, set.family), &mut |received| {
             revision = wire::read_revision(received.attributes(wire::HEADER));
             Ok(())
         });
-        asked.map_err(|error| refusal(&SetOperation::Create(*set), error))?;
+        outcome.map_err(|error| refusal(&SetOperation::Create(*set), error))?;
         let revision = revision.ok_or(IpSetError::Missing)?;
         self.revisions.push((key, revision));
         Ok(revision)
@@ -64,7 +63,7 @@ impl SystemIpSets {
         }
     }
 
-    /// Makes, deletes, empties and exchanges sets; `first` is the index of the first of these operations among all.
+    /// Creates, destroys, flushes and swaps sets; `first` is the index of the first operation.
     fn change_sets(
         &mut self,
         operations: &[SetOperation],
@@ -90,7 +89,7 @@ impl SystemIpSets {
         Ok(())
     }
 
-    /// Changes entries of one set; `first` is the index of the first of these operations among all.
+    /// Adds or deletes entries of one set; `first` is the index of the first operation.
     fn change(
         &mut self,
         verb: Verb,
@@ -105,8 +104,8 @@ impl SystemIpSets {
             match self.socket.request(&wire::change(verb, batch[0].name(), entries)) {
                 Ok(()) => done += batch.len(),
                 Err(NetlinkError::Refused { errno, words, shown }) => {
-                    // Those before were done, those after were not looked at. If the kernel does not say which one it
-                    // was, it is the set, or the type of them all: none was done.
+                    // Entries before the failed one were applied, later ones were not processed. Without a reported
+                    // entry, the error is about the set or the type of all entries, and none was applied.
                     let error = || NetlinkError::Refused { errno, words: words.clone(), shown: Vec::new() };
                     let at = wire::failed_entry(&shown).filter(|_| !about_set(errno));
                     let refused = at.map_or(0..batch.len(), |at| at.min(batch.len() - 1)..at.min(batch.len() - 1) + 1);
@@ -122,12 +121,12 @@ impl SystemIpSets {
     }
 }
 
-/// Whether an error is about the set, not about an entry.
+/// Whether an error is about the set rather than an entry.
 fn about_set(errno: i32) -> bool {
     matches!(errno, libc::ENOENT | libc::EPERM)
 }
 
-/// What an operation does with which entry of which set.
+/// The verb, set and entry of an operation on an entry.
 fn entry(operation: &SetOperation) -> Option<(Verb, SetName, Entry)> {
     match *operation {
         SetOperation::Add(name, entry) => Some((Verb::Add, name, entry)),
@@ -137,11 +136,11 @@ fn entry(operation: &SetOperation) -> Option<(Verb, SetName, Entry)> {
     }
 }
 
-/// What a failure means that is about no object.
+/// Maps an error that is not about an object.
 fn failure(error: NetlinkError) -> IpSetError {
     match error.errno() {
         Some(libc::EPERM | libc::EACCES) => IpSetError::NotPermitted,
-        // A kernel without nfnetlink.
+        // The kernel has no nfnetlink.
         Some(libc::EPROTONOSUPPORT) => IpSetError::Missing,
         _ => IpSetError::Failed(error.into()),
     }
@@ -191,8 +190,8 @@ impl IpSets for SystemIpSets {
         operations: &[SetOperation],
         failed: &mut dyn FnMut(usize, IpSetError),
     ) -> Result<(), IpSetError> {
-        // The order counts: entries go in before their set is swapped. So each run of the same kind is sent, and
-        // answered, before the next. Entries of another type are a run of their own, as the kernel does not count them.
+        // Order matters: entries are added before their set is swapped. Each run of equal kind is sent and answered
+        // before the next. Entries of another type form a run of their own, because the kernel does not count them.
         let kind =
             |operation: &SetOperation| entry(operation).map(|(verb, name, entry)| (verb, name, entry.set_type()));
         let mut first = 0;

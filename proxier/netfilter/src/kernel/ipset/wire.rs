@@ -1,7 +1,6 @@
-//! Ipsets in netlink attributes (`linux/netfilter/ipset/ip_set.h`).
+//! Encodes and decodes ipset messages (`linux/netfilter/ipset/ip_set.h`).
 //!
-//! In: sets and entries; or attributes, of whatever bytes. Out: requests; or sets and entries, as far as the attributes
-//! make sense. Must not know: how messages travel.
+//! Decoders accept any bytes and return what is valid.
 
 use std::net::IpAddr;
 
@@ -12,7 +11,7 @@ use crate::IpFamily;
 use crate::ipset::{Entry, IpPortProto, ObservedSet, Set, SetName, SetType};
 
 const NFNL_SUBSYS_IPSET: u8 = 6;
-/// Since Linux 3.1, and all since answer to it; 7 adds only what is not asked for here.
+/// The protocol since Linux 3.1, which all later kernels accept. Version 7 adds nothing that is used here.
 const PROTOCOL: u8 = 6;
 
 const IPSET_CMD_PROTOCOL: u8 = 1;
@@ -34,7 +33,7 @@ const IPSET_ATTR_FAMILY: u16 = 5;
 const IPSET_ATTR_FLAGS: u16 = 6;
 const IPSET_ATTR_DATA: u16 = 7;
 const IPSET_ATTR_ADT: u16 = 8;
-/// In a message, and in each entry of it.
+/// In a message, and in each of its entries.
 const IPSET_ATTR_LINENO: u16 = 9;
 
 const IPSET_ATTR_IP: u16 = 1;
@@ -52,20 +51,20 @@ const IPSET_ATTR_IPADDR_IPV6: u16 = 2;
 
 const IPSET_FLAG_LIST_HEADER: u32 = 1 << 2;
 
-/// What `ipset create` begins with; the set grows by itself.
+/// The initial hash size of `ipset create`; the hash grows by itself.
 const HASH_SIZE: u32 = 1024;
 
 /// `struct nfgenmsg`
 pub(super) const HEADER: usize = 4;
 
-/// What is done with entries.
+/// An operation on entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
-    /// Adds them, or finds them there.
+    /// Adds entries that may exist.
     Add,
-    /// Adds them, and fails if one is there.
+    /// Adds entries that must not exist.
     AddNew,
-    /// Deletes them, and fails if one is not there.
+    /// Deletes entries that must exist.
     Delete,
 }
 
@@ -82,12 +81,12 @@ fn named(command: u8, name: SetName) -> Request {
     request
 }
 
-/// The question whether there is ipset at all.
+/// The request for the protocol version, which tells whether ipset is supported.
 pub(super) fn protocol() -> Request {
     new(IPSET_CMD_PROTOCOL, 0)
 }
 
-/// The question for the revisions of a type.
+/// The request for the revisions of a type.
 pub(super) fn revisions(set_type: SetType, family: Option<IpFamily>) -> Request {
     let mut request = new(IPSET_CMD_TYPE, 0);
     request.text(IPSET_ATTR_TYPENAME, set_type.name());
@@ -95,12 +94,12 @@ pub(super) fn revisions(set_type: SetType, family: Option<IpFamily>) -> Request 
     request
 }
 
-/// The newest revision of a type that the kernel has: each is a superset of those before.
+/// The newest supported revision of a type. Each revision is a superset of the earlier ones.
 pub(super) fn read_revision(message: Attributes<'_>) -> Option<u8> {
     message.find_array(IPSET_ATTR_REVISION).map(|[revision]| revision)
 }
 
-/// The request to make a set that must not exist.
+/// The request to create a set that does not exist.
 pub(super) fn create(set: &Set, revision: u8) -> Request {
     let mut request = new(IPSET_CMD_CREATE, NLM_F_CREATE | NLM_F_EXCL);
     request.text(IPSET_ATTR_SETNAME, set.name.as_str());
@@ -119,38 +118,38 @@ pub(super) fn create(set: &Set, revision: u8) -> Request {
     request
 }
 
-/// The request to delete a set.
+/// The request to destroy a set.
 pub(super) fn destroy(name: SetName) -> Request {
     let mut request = new(IPSET_CMD_DESTROY, NLM_F_EXCL);
     request.text(IPSET_ATTR_SETNAME, name.as_str());
     request
 }
 
-/// The request to empty a set.
+/// The request to flush a set.
 pub(super) fn flush(name: SetName) -> Request {
     named(IPSET_CMD_FLUSH, name)
 }
 
-/// The request to exchange two sets.
+/// The request to swap two sets.
 pub(super) fn swap(one: SetName, other: SetName) -> Request {
     let mut request = named(IPSET_CMD_SWAP, one);
     request.text(IPSET_ATTR_SETNAME2, other.as_str());
     request
 }
 
-/// The question for the sets, or for one, without entries.
+/// The request to list one set or all, without entries.
 pub(super) fn list_headers(name: Option<SetName>) -> Request {
     let mut request = name.map_or_else(|| new(IPSET_CMD_LIST, 0), |name| named(IPSET_CMD_LIST, name));
     request.attribute(IPSET_ATTR_FLAGS | NLA_F_NET_BYTEORDER, &IPSET_FLAG_LIST_HEADER.to_be_bytes());
     request
 }
 
-/// The question for a set with its entries.
+/// The request to list a set with its entries.
 pub(super) fn list(name: SetName) -> Request {
     named(IPSET_CMD_LIST, name)
 }
 
-/// The request to change entries of a set, in their order; the kernel stops at the first that fails.
+/// The request to add or delete entries, in order. The kernel stops at the first failure.
 pub(super) fn change(verb: Verb, name: SetName, entries: impl Iterator<Item = Entry>) -> Request {
     let (command, flags) = match verb {
         Verb::Add => (IPSET_CMD_ADD, 0),
@@ -159,10 +158,10 @@ pub(super) fn change(verb: Verb, name: SetName, entries: impl Iterator<Item = En
     };
     let mut request = new(command, flags);
     request.text(IPSET_ATTR_SETNAME, name.as_str());
-    // Where the kernel puts the number of the entry that fails.
+    // The kernel writes the line number of the failed entry here.
     request.attribute(IPSET_ATTR_LINENO, &[0; 4]);
     request.nested(IPSET_ATTR_ADT, |all| {
-        // The kernel takes line 0 for none.
+        // Line 0 means "no line" to the kernel.
         for (line, entry) in (1_u32..).zip(entries) {
             all.nested(IPSET_ATTR_DATA, |data| {
                 put_entry(data, &entry);
@@ -173,7 +172,7 @@ pub(super) fn change(verb: Verb, name: SetName, entries: impl Iterator<Item = En
     request
 }
 
-/// Which entry of a request failed: `shown` is what the kernel shows of the request.
+/// The index of the failed entry in a request, from the part of the request that the kernel returned.
 pub(super) fn failed_entry(shown: &[u8]) -> Option<usize> {
     let attributes = Attributes::new(shown.get(HEADER..)?);
     let line = u32::from_ne_bytes(attributes.find_array(IPSET_ATTR_LINENO)?);
@@ -226,7 +225,7 @@ fn port(attributes: Attributes<'_>, kind: u16) -> Option<u16> {
     attributes.find_array(kind).map(u16::from_be_bytes)
 }
 
-/// The set that a message of a list begins; none if it goes on with the entries of the last one.
+/// The set that a list message begins; `None` if it continues the entries of the previous one.
 pub(super) fn found(message: Attributes<'_>) -> Option<ObservedSet> {
     let name = SetName::parse(text(message, IPSET_ATTR_SETNAME)?)?;
     let type_name = text(message, IPSET_ATTR_TYPENAME)?;
@@ -242,18 +241,18 @@ pub(super) fn found(message: Attributes<'_>) -> Option<ObservedSet> {
     Some(ObservedSet { name, set, described, references, entries: number(data, IPSET_ATTR_ELEMENTS) })
 }
 
-/// The set as one of ours, if it is such a one.
+/// The set as a value; `None` if it is not supported.
 fn set(name: SetName, set_type: Option<SetType>, family: Option<IpFamily>, data: Attributes<'_>) -> Option<Set> {
     let set_type = set_type?;
     if set_type == SetType::BitmapPort {
         let range = (port(data, IPSET_ATTR_PORT)?, port(data, IPSET_ATTR_PORT_TO)?);
-        // The family of ports makes no difference.
+        // The family of a set of ports has no effect.
         return (range == (0, u16::MAX)).then(|| Set::new(name, set_type, family.unwrap_or(IpFamily::V4)));
     }
     Some(Set { max_entries: number(data, IPSET_ATTR_MAXELEM)?, ..Set::new(name, set_type, family?) })
 }
 
-/// The entries in a message of a list of a set of this type; those that are none of ours are left out.
+/// The supported entries in a list message of a set of this type.
 pub(super) fn entries<'a>(message: Attributes<'a>, set_type: SetType) -> impl Iterator<Item = Entry> + 'a {
     let all = message.nest(IPSET_ATTR_ADT).unwrap_or(Attributes::new(&[]));
     let data = all.filter(|(kind, _)| *kind == IPSET_ATTR_DATA).map(|(_, value)| Attributes::new(value));
@@ -268,7 +267,7 @@ fn entry(data: Attributes<'_>, set_type: SetType) -> Option<Entry> {
             let address = ip(data, IPSET_ATTR_IP2)?;
             let whole = if address.is_ipv4() { 32 } else { 128 };
             let prefix = data.find_array(IPSET_ATTR_CIDR2).map_or(whole, |[prefix]| prefix);
-            // The kernel masks it when it is added; ours are masked too.
+            // The kernel masks the network when the entry is added.
             Some(Entry::IpPortNet(place(data)?, IpNet::new(address, prefix).ok()?.trunc()))
         }
         SetType::HashIp => ip(data, IPSET_ATTR_IP).map(Entry::Ip),
@@ -287,10 +286,10 @@ fn ip(data: Attributes<'_>, kind: u16) -> Option<IpAddr> {
     v4.or_else(|| nest.find_array::<16>(IPSET_ATTR_IPADDR_IPV6).map(IpAddr::from))
 }
 
-/// Reads a message of a list and the kernel's report of a failed entry.
+/// Decodes a list message and the report of a failed entry.
 ///
 /// # Panics
-/// If a set or its entries are others when they are written and read again.
+/// If a set or its entries differ after encoding and decoding them again.
 #[cfg(feature = "testing")]
 pub(in crate::kernel) fn fuzz(payload: &[u8]) {
     let message = Attributes::new(payload.get(HEADER..).unwrap_or_default());

@@ -1,7 +1,4 @@
-//! What can go wrong with IPVS.
-//!
-//! In: what was tried, and the kernel's error number. Out: the object, the reason and the operator's next step.
-//! Must not know: why it was tried.
+//! Errors of IPVS, which name the object, the cause and the next step.
 
 use std::io;
 
@@ -10,43 +7,43 @@ use thiserror::Error;
 use super::Operation;
 use crate::ipvs::Scheduler;
 
-/// Why something was not done to the IPVS table, or not read from it.
+/// A failure to change or read the IPVS table.
 #[derive(Debug, Error)]
 pub enum IpvsError {
-    /// The kernel has no IPVS.
+    /// The kernel does not support IPVS.
     #[error(
         "this kernel has no IP_VS{}: load module ip_vs (modprobe ip_vs), or boot a kernel built with CONFIG_IP_VS and \
          CONFIG_IP_VS_IPV6, or choose another mode than ipvs",
         in_brackets(tried)
     )]
     Missing {
-        /// What came of loading it, if that was tried.
+        /// The result of loading the module, if that was tried.
         tried: String,
     },
-    /// We may not.
-    #[error("IPVS may be changed and read only with CAP_NET_ADMIN in the host's network namespace: run privileged")]
+    /// Permission denied.
+    #[error("access to IPVS requires CAP_NET_ADMIN in the host's network namespace: run privileged")]
     NotPermitted,
-    /// There is no such scheduler.
+    /// The scheduler does not exist.
     #[error(
         "this kernel has no IPVS scheduler {0}: load module ip_vs_{0} (modprobe ip_vs_{0}), or set another scheduler"
     )]
     NoScheduler(Scheduler),
-    /// It is there already.
+    /// The object already exists.
     #[error("{0}: exists already")]
     Exists(String),
-    /// It is not there.
+    /// The object does not exist.
     #[error("{0}: does not exist")]
     NotFound(String),
-    /// The kernel refuses it for another reason.
+    /// The kernel refused the operation for another reason.
     #[error("{object}: {source}")]
     Refused {
-        /// What was to be changed.
+        /// The object of the operation.
         object: String,
-        /// The kernel's reason.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The kernel could not be talked to.
-    #[error("cannot talk to IPVS: {0}")]
+    /// The netlink socket failed.
+    #[error("IPVS netlink request failed: {0}")]
     Failed(#[from] io::Error),
 }
 
@@ -55,7 +52,7 @@ fn in_brackets(text: &str) -> String {
 }
 
 impl IpvsError {
-    /// What the kernel's refusal of an operation means.
+    /// Maps the kernel's error for an operation.
     pub(crate) fn of(operation: &Operation, errno: Option<i32>, source: io::Error) -> Self {
         use Operation::{AddReal, AddVirtual, DeleteReal, DeleteVirtual, UpdateReal, UpdateVirtual};
         let object = || match operation {

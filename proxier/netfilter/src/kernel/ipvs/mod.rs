@@ -1,7 +1,4 @@
-//! The kernel's IPVS table, over generic netlink.
-//!
-//! In: operations on virtual and real servers. Out: they are done, or each failure names its object and the way out;
-//! the table, entry by entry. Must not know: whose servers they are.
+//! The IPVS table of a network namespace, over generic netlink.
 
 mod error;
 mod system;
@@ -21,37 +18,40 @@ pub use crate::ipvs::Operation;
 pub use error::IpvsError;
 pub use system::SystemIpvs;
 
-/// What the kernel says of its IPVS.
+/// Version and size of IPVS in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// Its version: 1.2.1 since 2006.
+    /// The version: 1.2.1 since 2006.
     pub version: [u8; 3],
-    /// How many buckets the table of connections has.
+    /// The number of buckets of the connection table.
     pub connection_table: u32,
 }
 
 /// The IPVS table of the network namespace.
 pub trait IpvsTable: Send + std::fmt::Debug {
-    /// Hands each virtual server of a family to `each`, as the kernel tells of them; those of firewall marks have no
-    /// address and are left out. While others write, one may come twice, or not at all: the kernel lists by position.
+    /// Passes each virtual server of a family to `each`, without those of firewall marks.
+    ///
+    /// The kernel lists by position: while another program writes, a server may be passed twice or missed.
     ///
     /// # Errors
     /// If the table cannot be listed.
     fn virtual_servers(&mut self, family: IpFamily, each: &mut dyn FnMut(VirtualServer)) -> Result<(), IpvsError>;
 
-    /// Hands each real server of a virtual one to `each`; one may come twice. None if there is no such virtual server.
+    /// Passes each real server of a virtual server to `each`; a server may be passed twice.
+    ///
+    /// Passes none if the virtual server does not exist.
     ///
     /// # Errors
     /// If the table cannot be listed.
     fn real_servers(&mut self, of: ServerKey, each: &mut dyn FnMut(RealServer, Connections)) -> Result<(), IpvsError>;
 
-    /// As `virtual_servers`, with what each has counted, and with those of firewall marks: for who looks at a node.
+    /// As [`IpvsTable::virtual_servers`], with traffic counters and with servers of firewall marks.
     ///
     /// # Errors
     /// If the table cannot be listed.
     fn list(&mut self, family: IpFamily, each: &mut dyn FnMut(ListedServer)) -> Result<(), IpvsError>;
 
-    /// As `real_servers`, with what each has counted.
+    /// As [`IpvsTable::real_servers`], with traffic counters.
     ///
     /// # Errors
     /// If the table cannot be listed.
@@ -61,38 +61,39 @@ pub trait IpvsTable: Send + std::fmt::Debug {
         each: &mut dyn FnMut(RealServer, Connections, Statistics),
     ) -> Result<(), IpvsError>;
 
-    /// Does operations in this order, many in one message to the kernel. Those that fail are told to `failed`, by
-    /// index; the others are done all the same.
+    /// Applies operations in order, many in one message.
+    ///
+    /// Failed operations are passed to `failed` by index; the others are applied all the same.
     ///
     /// # Errors
-    /// If the kernel cannot be talked to: then it is unknown which operations were done.
+    /// If the netlink socket fails. It is then unknown which operations were applied.
     fn apply(&mut self, operations: &[Operation], failed: &mut dyn FnMut(usize, IpvsError)) -> Result<(), IpvsError>;
 
-    /// For how long connections are remembered.
+    /// The idle timeouts of connections.
     ///
     /// # Errors
-    /// If the kernel does not say.
+    /// If the kernel does not return them.
     fn timeouts(&mut self) -> Result<Timeouts, IpvsError>;
 
-    /// Changes that, for the namespace. 0 keeps what is.
+    /// Sets the idle timeouts of the network namespace; 0 keeps the current value.
     ///
     /// # Errors
-    /// If the kernel does not take them.
+    /// If the kernel rejects them.
     fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), IpvsError>;
 }
 
-/// Finds out whether the kernel has a scheduler, which it may load for that.
+/// Checks that the kernel supports a scheduler, which it may load for that.
 ///
-/// The only way to know is a virtual server that uses it: one is made at an address for documentation, where
-/// kube-proxy makes it too, and deleted.
+/// The only way to check is to add a virtual server that uses it: one is added at a documentation address, the same as
+/// kube-proxy uses, and deleted.
 ///
 /// # Errors
-/// If it has none, or it cannot be told.
+/// If the scheduler does not exist, or this cannot be determined.
 pub fn check_scheduler(table: &mut dyn IpvsTable, scheduler: Scheduler) -> Result<(), IpvsError> {
     let address = SocketAddr::from((Ipv4Addr::new(198, 51, 100, 0), 20000));
     let key = ServerKey { address, protocol: TCP };
     let server = VirtualServer { key, scheduler, flags: Flags::default(), persistence: None };
-    // One may be left by a proxy that was killed in between.
+    // A process that was killed here may have left the server behind.
     let operations = [Operation::DeleteVirtual(key), Operation::AddVirtual(server), Operation::DeleteVirtual(key)];
     let mut outcome = Ok(());
     table.apply(&operations, &mut |index, error| {

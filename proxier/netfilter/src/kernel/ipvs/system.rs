@@ -1,7 +1,6 @@
-//! The running kernel's IPVS table.
+//! IPVS in the running kernel.
 //!
-//! In: the trait's questions and operations. Out: messages, and what the kernel says to them.
-//! Must not know: whose servers they are. A socket belongs to the namespace of the thread that opens it.
+//! A netlink socket belongs to the network namespace of the thread that opens it.
 
 use std::io;
 use std::process::Command;
@@ -14,19 +13,19 @@ use super::{Info, IpvsError, IpvsTable, Operation, wire};
 use crate::IpFamily;
 use crate::ipvs::{Connections, ListedServer, RealServer, ServerKey, Statistics, Timeouts, VirtualServer};
 
-/// The IPVS table of the network namespace in which it was opened.
+/// The IPVS table of the network namespace in which this was opened.
 #[derive(Debug)]
 pub struct SystemIpvs {
     socket: Netlink,
-    /// The kernel's number for IPVS.
+    /// The generic netlink family ID of IPVS.
     number: u16,
 }
 
 impl SystemIpvs {
-    /// The table as it is. Nothing is loaded for it.
+    /// Opens the table without loading the module.
     ///
     /// # Errors
-    /// If the kernel has no IPVS, or it is not loaded.
+    /// If the kernel does not support IPVS, or the module is not loaded.
     pub fn open() -> Result<Self, IpvsError> {
         let mut socket = Netlink::open(NETLINK_GENERIC).map_err(failure)?;
         match generic_family(&mut socket, "IPVS").map_err(failure)? {
@@ -35,10 +34,10 @@ impl SystemIpvs {
         }
     }
 
-    /// The table, for the leftover cleanup; `None` if the kernel has no IPVS, or it is not loaded: it holds nothing then.
+    /// Opens the table if IPVS is loaded; `None` otherwise, because an unloaded module has no servers.
     ///
     /// # Errors
-    /// If the kernel does not say.
+    /// If the kernel does not answer.
     pub fn open_if_present() -> Result<Option<Self>, IpvsError> {
         match Self::open() {
             Ok(table) => Ok(Some(table)),
@@ -47,11 +46,12 @@ impl SystemIpvs {
         }
     }
 
-    /// The table, for a mode that needs it: IPVS is loaded if it is not there. The kernel itself loads schedulers when
-    /// they are first used.
+    /// Opens the table and loads the module `ip_vs` if necessary.
+    ///
+    /// The kernel loads schedulers at their first use.
     ///
     /// # Errors
-    /// If there is nothing to load; the error says what was tried.
+    /// If the module cannot be loaded; the error describes the attempt.
     pub fn load() -> Result<Self, IpvsError> {
         let Err(IpvsError::Missing { .. }) = Self::open() else { return Self::open() };
         let loaded = command::run(Command::new("modprobe").args(["-va", "ip_vs"]), []);
@@ -61,31 +61,31 @@ impl SystemIpvs {
         }
     }
 
-    /// What the kernel says of its IPVS.
+    /// Version and size of IPVS.
     ///
     /// # Errors
-    /// If it does not say.
+    /// If the kernel does not return them.
     pub fn info(&mut self) -> Result<Info, IpvsError> {
         self.one(&wire::info(self.number), wire::read_info)
     }
 
-    /// Asks for one thing.
+    /// Sends a request that has one answer.
     fn one<T>(&mut self, request: &Request, read: fn(Attributes<'_>) -> Option<T>) -> Result<T, IpvsError> {
         let mut found = None;
-        let asked = self.socket.query(request, &mut |received| {
+        let outcome = self.socket.query(request, &mut |received| {
             found = read(received.attributes(wire::HEADER));
             Ok(())
         });
-        asked.map_err(failure)?;
-        found.ok_or_else(|| IpvsError::Failed(io::Error::other("the kernel's answer does not say what was asked")))
+        outcome.map_err(failure)?;
+        found.ok_or_else(|| IpvsError::Failed(io::Error::other("the kernel's answer lacks the requested attributes")))
     }
 }
 
-/// What a failure means that is about no object.
+/// Maps an error that is not about an object.
 fn failure(error: NetlinkError) -> IpvsError {
     match error.errno() {
         Some(libc::EPERM | libc::EACCES) => IpvsError::NotPermitted,
-        // A kernel without generic netlink.
+        // The kernel has no generic netlink.
         Some(libc::EPROTONOSUPPORT) => IpvsError::Missing { tried: String::new() },
         _ => IpvsError::Failed(error.into()),
     }
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_without_ipvs_is_told_apart() {
+    fn missing_ipvs_differs_from_other_errors() {
         let has = Path::new("/proc/net/ip_vs").exists();
         match SystemIpvs::open() {
             Ok(_) => assert!(has),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_of_loading_it_is_said() {
+    fn module_load_failure_is_in_the_message() {
         let error =
             IpvsError::Missing { tried: "modprobe -va ip_vs failed: not found in /lib/modules/6.18".to_owned() };
         let expected =

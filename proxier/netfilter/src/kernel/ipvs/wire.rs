@@ -1,7 +1,6 @@
-//! IPVS in netlink attributes (`linux/ip_vs.h`).
+//! Encodes and decodes IPVS messages (`linux/ip_vs.h`).
 //!
-//! In: operations; or attributes, of whatever bytes. Out: requests; or servers, as far as the attributes make sense.
-//! Must not know: how messages travel.
+//! Decoders accept any bytes and return what is valid.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -71,7 +70,7 @@ const IP_VS_CONN_F_FWD_MASK: u32 = 7;
 /// `struct genlmsghdr`
 pub(super) const HEADER: usize = 4;
 
-/// The request for an operation. `family` is the number of IPVS in generic netlink.
+/// The request for an operation. `family` is the generic netlink family ID.
 pub(super) fn request(family: u16, operation: &Operation) -> Request {
     let new = |command| Request::new(family, 0, &genlmsghdr(command));
     match operation {
@@ -88,22 +87,22 @@ pub(super) fn request(family: u16, operation: &Operation) -> Request {
     }
 }
 
-/// The request for all virtual servers; the kernel cannot be asked for those of a family.
+/// The request for all virtual servers; the kernel cannot filter by IP family.
 pub(super) fn virtual_servers(family: u16) -> Request {
     Request::new(family, 0, &genlmsghdr(IPVS_CMD_GET_SERVICE))
 }
 
-/// The request for the real servers of a virtual one.
+/// The request for the real servers of a virtual server.
 pub(super) fn real_servers(family: u16, of: &ServerKey) -> Request {
     with_key(Request::new(family, 0, &genlmsghdr(IPVS_CMD_GET_DEST)), of)
 }
 
-/// The question for its version and size.
+/// The request for version and size.
 pub(super) fn info(family: u16) -> Request {
     Request::new(family, 0, &genlmsghdr(IPVS_CMD_GET_INFO))
 }
 
-/// The version and size that a message says.
+/// Decodes version and size.
 pub(super) fn read_info(message: Attributes<'_>) -> Option<Info> {
     let [_, major, minor, patch] = number(message, IPVS_INFO_ATTR_VERSION)?.to_be_bytes();
     Some(Info { version: [major, minor, patch], connection_table: number(message, IPVS_INFO_ATTR_CONN_TAB_SIZE)? })
@@ -114,7 +113,7 @@ pub(super) fn timeouts(family: u16) -> Request {
     Request::new(family, 0, &genlmsghdr(IPVS_CMD_GET_CONFIG))
 }
 
-/// The request to change those that are not 0.
+/// The request to set the timeouts that are not 0.
 pub(super) fn set_timeouts(family: u16, timeouts: Timeouts) -> Request {
     let mut request = Request::new(family, 0, &genlmsghdr(IPVS_CMD_SET_CONFIG));
     for (kind, seconds) in [
@@ -145,7 +144,7 @@ fn with_server(mut request: Request, server: &VirtualServer) -> Request {
     let persistent = server.persistence.map_or(0, |_| IP_VS_SVC_F_PERSISTENT);
     let flags = server.flags.bits() | persistent;
     let prefix = server.persistence.map_or(server.address_bits(), |persistence| persistence.prefix);
-    // An address mask in IPv4, the number of bits in IPv6.
+    // A netmask in IPv4, a prefix length in IPv6.
     let netmask = match server.key.address {
         SocketAddr::V4(_) => netmask(prefix).octets(),
         SocketAddr::V6(_) => u32::from(prefix).to_ne_bytes(),
@@ -154,7 +153,7 @@ fn with_server(mut request: Request, server: &VirtualServer) -> Request {
     request.nested(IPVS_CMD_ATTR_SERVICE, |service| {
         put_key(service, &server.key);
         service.text(IPVS_SVC_ATTR_SCHED_NAME, server.scheduler.as_str());
-        // `struct ip_vs_flags`: the flags, and which of them are meant.
+        // struct ip_vs_flags: the flags and the mask of valid flags.
         service.attribute(IPVS_SVC_ATTR_FLAGS, &[flags.to_ne_bytes(), [0xff; 4]].concat());
         service.attribute(IPVS_SVC_ATTR_TIMEOUT, &seconds.to_ne_bytes());
         service.attribute(IPVS_SVC_ATTR_NETMASK, &netmask);
@@ -168,7 +167,7 @@ fn with_real(request: Request, key: &ServerKey, real: &RealServer) -> Request {
         destination(dest, real.address);
         dest.attribute(IPVS_DEST_ATTR_FWD_METHOD, &forward_number(real.forward).to_ne_bytes());
         dest.attribute(IPVS_DEST_ATTR_WEIGHT, &real.weight.to_ne_bytes());
-        // No limits to its connections; the kernel wants it said.
+        // No connection thresholds; the attributes are mandatory.
         dest.attribute(IPVS_DEST_ATTR_U_THRESH, &[0; 4]).attribute(IPVS_DEST_ATTR_L_THRESH, &[0; 4]);
     });
     request
@@ -180,7 +179,7 @@ fn destination(dest: &mut Request, address: SocketAddr) {
     dest.attribute(IPVS_DEST_ATTR_ADDR_FAMILY, &family_of(address).to_ne_bytes());
 }
 
-/// `union nf_inet_addr`: room for either.
+/// `union nf_inet_addr`, which holds an address of either family.
 fn bytes(ip: IpAddr) -> [u8; 16] {
     match ip {
         IpAddr::V4(ip) => {
@@ -223,7 +222,7 @@ fn number(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
     attributes.find_array(kind).map(u32::from_ne_bytes)
 }
 
-/// A number of either size.
+/// A counter of 4 or 8 bytes.
 fn count(attributes: Attributes<'_>, kind: u16) -> u64 {
     let long = attributes.find_array(kind).map(u64::from_ne_bytes);
     long.or_else(|| number(attributes, kind).map(u64::from)).unwrap_or_default()
@@ -233,7 +232,7 @@ fn short(attributes: Attributes<'_>, kind: u16) -> Option<u16> {
     attributes.find_array(kind).map(u16::from_ne_bytes)
 }
 
-/// The virtual server that a message describes, if it is one with an address.
+/// Decodes a virtual server; `None` if it has no address.
 pub(super) fn virtual_server(message: Attributes<'_>) -> Option<VirtualServer> {
     let service = message.nest(IPVS_CMD_ATTR_SERVICE)?;
     let family = short(service, IPVS_SVC_ATTR_AF)?;
@@ -257,7 +256,7 @@ pub(super) fn virtual_server(message: Attributes<'_>) -> Option<VirtualServer> {
     })
 }
 
-/// The virtual server that a message describes, with what it has counted, if it is one of this family.
+/// Decodes a virtual server of this family with its counters.
 pub(super) fn listed(message: Attributes<'_>, family: IpFamily) -> Option<ListedServer> {
     let service = message.nest(IPVS_CMD_ATTR_SERVICE)?;
     if short(service, IPVS_SVC_ATTR_AF)? != u16::from(family.nfproto()) {
@@ -275,7 +274,7 @@ fn scheduler(service: Attributes<'_>) -> Option<Scheduler> {
     Scheduler::parse(std::str::from_utf8(scheduler).ok()?.trim_end_matches('\0'))
 }
 
-/// Kernels before 4.1 have only the short numbers.
+/// Decodes counters. Kernels before 4.1 send 32-bit values only.
 fn statistics(server: Attributes<'_>, long: u16, short: u16) -> Statistics {
     let Some(counted) = server.nest(long).or_else(|| server.nest(short)) else { return Statistics::default() };
     Statistics {
@@ -287,13 +286,13 @@ fn statistics(server: Attributes<'_>, long: u16, short: u16) -> Statistics {
     }
 }
 
-/// What the real server that a message describes has counted.
+/// Decodes the counters of a real server.
 pub(super) fn real_statistics(message: Attributes<'_>) -> Statistics {
     let dest = message.nest(IPVS_CMD_ATTR_DEST);
     dest.map(|dest| statistics(dest, IPVS_DEST_ATTR_STATS64, IPVS_DEST_ATTR_STATS)).unwrap_or_default()
 }
 
-/// The real server that a message describes, of a virtual one of this family: kernels before 3.18 do not say it.
+/// Decodes a real server. `family` is the virtual server's, because kernels before 3.18 do not send one.
 pub(super) fn real_server(message: Attributes<'_>, family: IpFamily) -> Option<(RealServer, Connections)> {
     let dest = message.nest(IPVS_CMD_ATTR_DEST)?;
     let family = short(dest, IPVS_DEST_ATTR_ADDR_FAMILY).unwrap_or_else(|| family.nfproto().into());
@@ -311,7 +310,7 @@ pub(super) fn real_server(message: Attributes<'_>, family: IpFamily) -> Option<(
     Some((real, connections))
 }
 
-/// The timeouts that a message says.
+/// Decodes the timeouts.
 pub(super) fn read_timeouts(message: Attributes<'_>) -> Option<Timeouts> {
     Some(Timeouts {
         tcp: number(message, IPVS_CMD_ATTR_TIMEOUT_TCP)?,

@@ -1,7 +1,4 @@
-//! What can go wrong with devices.
-//!
-//! In: what was tried, and the kernel's error number. Out: the object, the reason and the operator's next step.
-//! Must not know: why it was tried.
+//! Errors of rtnetlink operations on devices, which name the object, the cause and the next step.
 
 use std::io;
 
@@ -10,36 +7,36 @@ use thiserror::Error;
 
 use super::{AddressOperation, Device, DeviceName};
 
-/// Why something was not done to a device, or not read from it.
+/// A failure to change or read a device.
 #[derive(Debug, Error)]
 pub enum LinkError {
-    /// The kernel has no dummy devices.
+    /// The kernel does not support dummy devices.
     #[error(
         "this kernel has no dummy devices: load module dummy (modprobe dummy), or boot a kernel built with CONFIG_DUMMY, \
          or choose another mode than ipvs"
     )]
     NoDummy,
-    /// We may not.
-    #[error("devices may be changed only with CAP_NET_ADMIN in the host's network namespace: run privileged")]
+    /// Permission denied.
+    #[error("changing devices requires CAP_NET_ADMIN in the host's network namespace: run privileged")]
     NotPermitted,
-    /// The device takes no IPv6 addresses.
+    /// IPv6 is disabled on the device.
     #[error(
-        "IPv6 is switched off for device {0}: switch it on (sysctl -w net.ipv6.conf.{0}.disable_ipv6=0), or off for all of \
-         the node (net.ipv6.conf.all.disable_ipv6=1)"
+        "IPv6 is disabled on device {0}: enable it (sysctl -w net.ipv6.conf.{0}.disable_ipv6=0), or disable it on the \
+         whole node (net.ipv6.conf.all.disable_ipv6=1)"
     )]
     NoIpv6(DeviceName),
-    /// There is a device of that name that is no dummy.
-    #[error("device {name} exists and is no dummy device but {found}: it is not ours; rename or delete it")]
+    /// A device of that name is not a dummy device.
+    #[error("device {name} is {found} and not a dummy device: rename or delete it")]
     Clash {
         /// The name.
         name: DeviceName,
-        /// Its kind.
+        /// The kind of the existing device.
         found: String,
     },
-    /// There is no such device.
-    #[error("there is no device {0}")]
+    /// The device does not exist.
+    #[error("device {0} does not exist")]
     NoDevice(DeviceName),
-    /// The device has it already.
+    /// The device already has the address.
     #[error("address {address} of device {name}: exists already")]
     Exists {
         /// The device.
@@ -47,7 +44,7 @@ pub enum LinkError {
         /// The address.
         address: IpNet,
     },
-    /// The device does not have it.
+    /// The device does not have the address.
     #[error("address {address} of device {name}: does not exist")]
     NotFound {
         /// The device.
@@ -55,26 +52,26 @@ pub enum LinkError {
         /// The address.
         address: IpNet,
     },
-    /// The kernel refuses it for another reason.
+    /// The kernel refused the operation for another reason.
     #[error("{object}: {source}")]
     Refused {
-        /// What was to be changed.
+        /// The object of the operation.
         object: String,
-        /// The kernel's reason.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The kernel could not be talked to.
-    #[error("cannot talk to the kernel about devices: {0}")]
+    /// The netlink socket failed.
+    #[error("rtnetlink request failed: {0}")]
     Failed(#[from] io::Error),
 }
 
 impl LinkError {
-    /// A device is in the way.
+    /// The error for a device name taken by a device of another kind.
     pub(crate) fn clash(name: DeviceName, device: &Device) -> Self {
         Self::Clash { name, found: device.kind.clone().unwrap_or_else(|| "hardware".to_owned()) }
     }
 
-    /// What the kernel's refusal of an operation means.
+    /// Maps the kernel's error for an operation.
     pub(crate) fn of(name: DeviceName, operation: &AddressOperation, errno: Option<i32>, source: io::Error) -> Self {
         let (AddressOperation::Add(address) | AddressOperation::Delete(address)) = *operation;
         match errno {

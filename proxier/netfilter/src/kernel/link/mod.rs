@@ -1,7 +1,4 @@
 //! Network devices and their addresses, over rtnetlink.
-//!
-//! In: names of devices, addresses. Out: dummy devices made and deleted, addresses given and taken.
-//! Must not know: what the addresses are for.
 
 mod error;
 mod system;
@@ -18,70 +15,76 @@ use crate::Name;
 pub use error::LinkError;
 pub use system::SystemLinks;
 
-/// The name of a device (`IFNAMSIZ` less the final NUL).
+/// The name of a device, at most `IFNAMSIZ` - 1 bytes.
 pub type DeviceName = Name<15>;
 
-/// The kind of the devices that take addresses and nothing else.
+/// The kind of a dummy device, which accepts addresses and drops packets.
 pub const DUMMY: &str = "dummy";
 
-/// A device.
+/// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// Its number.
+    /// The interface index.
     pub index: u32,
-    /// What made it, as `ip -details link` says: `dummy`, `veth`; `None` for hardware.
+    /// The kind, as in `ip -details link`: `dummy`, `veth`; `None` for hardware.
     pub kind: Option<String>,
-    /// Whether it is up.
+    /// Whether it is administratively up.
     pub up: bool,
 }
 
 /// A change to the addresses of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressOperation {
-    /// Gives it the address; fails if it has it.
+    /// Adds an address; fails if it exists.
     Add(IpNet),
-    /// Takes it away; fails if it does not have it.
+    /// Deletes an address; fails if it does not exist.
     Delete(IpNet),
 }
 
 /// The devices of the network namespace.
 pub trait Links: Send + std::fmt::Debug {
-    /// The device of that name, if there is one.
+    /// The device of a name, if it exists.
     ///
     /// # Errors
-    /// If the kernel does not say.
+    /// If the kernel does not answer.
     fn device(&mut self, name: DeviceName) -> Result<Option<Device>, LinkError>;
 
-    /// Makes a dummy device, which is down. One that exists will do; a device of another kind is a clash.
+    /// Creates a dummy device, which is down.
+    ///
+    /// Succeeds if it exists; a device of another kind is a [`LinkError::Clash`].
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If it cannot be created.
     fn create_dummy(&mut self, name: DeviceName) -> Result<(), LinkError>;
 
-    /// Deletes a dummy device with its addresses, unless there is none. A device of another kind is a clash.
+    /// Deletes a dummy device with its addresses; succeeds if it does not exist.
+    ///
+    /// A device of another kind is a [`LinkError::Clash`].
     ///
     /// # Errors
     /// If it cannot be deleted.
     fn delete_dummy(&mut self, name: DeviceName) -> Result<(), LinkError>;
 
-    /// Takes a device up or down.
+    /// Sets a device up or down.
     ///
     /// # Errors
-    /// If there is none, or it cannot be.
+    /// If it does not exist or cannot be changed.
     fn set_up(&mut self, name: DeviceName, up: bool) -> Result<(), LinkError>;
 
-    /// Hands each address that a device has in a family to `each`, with its prefix length; one may
-    /// come twice.
+    /// Passes each address of a device in a family to `each`, with its prefix length.
+    ///
+    /// An address may be passed twice.
     ///
     /// # Errors
-    /// If there is no such device, or its addresses cannot be listed.
+    /// If the device does not exist or its addresses cannot be listed.
     fn addresses(&mut self, name: DeviceName, family: IpFamily, each: &mut dyn FnMut(IpNet)) -> Result<(), LinkError>;
 
-    /// Changes the addresses of a device in this order, many in one message to the kernel. Operations that fail are
-    /// told to `failed`, by index; the others are done all the same.
+    /// Applies operations in order, many in one message.
+    ///
+    /// Failed operations are passed to `failed` by index; the others are applied all the same.
     ///
     /// # Errors
-    /// If there is no such device, or the kernel cannot be talked to.
+    /// If the device does not exist or the netlink socket fails.
     fn apply(
         &mut self,
         name: DeviceName,

@@ -1,7 +1,6 @@
-//! The running kernel's devices.
+//! Network devices in the running kernel.
 //!
-//! In: the trait's questions and operations. Out: messages, and what the kernel says to them.
-//! Must not know: what the addresses are for. A socket belongs to the namespace of the thread that opens it.
+//! A netlink socket belongs to the network namespace of the thread that opens it.
 
 use std::io;
 
@@ -19,10 +18,10 @@ pub struct SystemLinks {
 }
 
 impl SystemLinks {
-    /// The devices.
+    /// Opens rtnetlink.
     ///
     /// # Errors
-    /// If the kernel cannot be talked to.
+    /// If the netlink socket cannot be opened.
     pub fn open() -> Result<Self, LinkError> {
         Ok(Self { socket: Netlink::open(NETLINK_ROUTE).map_err(failure)? })
     }
@@ -31,7 +30,7 @@ impl SystemLinks {
         self.device(name)?.map(|device| device.index).ok_or(LinkError::NoDevice(name))
     }
 
-    /// Whether there is a dummy device of that name; its number.
+    /// The index of a dummy device; `None` if no device has the name.
     fn dummy(&mut self, name: DeviceName) -> Result<Option<u32>, LinkError> {
         match self.device(name)? {
             Some(device) if device.kind.as_deref() != Some(DUMMY) => Err(LinkError::clash(name, &device)),
@@ -47,7 +46,7 @@ impl SystemLinks {
     }
 }
 
-/// What a failure means that is about no object.
+/// Maps an error that is not about an object.
 fn failure(error: NetlinkError) -> LinkError {
     match error.errno() {
         Some(libc::EPERM | libc::EACCES) => LinkError::NotPermitted,
@@ -58,14 +57,16 @@ fn failure(error: NetlinkError) -> LinkError {
 impl Links for SystemLinks {
     fn device(&mut self, name: DeviceName) -> Result<Option<Device>, LinkError> {
         let mut device = None;
-        let asked = self.socket.query(&wire::get_device(name), &mut |received| {
+        let outcome = self.socket.query(&wire::get_device(name), &mut |received| {
             device = wire::device(received.payload);
             Ok(())
         });
-        match asked {
+        match outcome {
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(failure(error)),
-            Ok(()) if device.is_none() => Err(LinkError::Failed(io::Error::other("the answer describes no device"))),
+            Ok(()) if device.is_none() => {
+                Err(LinkError::Failed(io::Error::other("the kernel's answer does not describe a device")))
+            }
             Ok(()) => Ok(device),
         }
     }
@@ -100,7 +101,7 @@ impl Links for SystemLinks {
             Ok(())
         });
         match dump {
-            // It went meanwhile.
+            // The device was deleted during the operation.
             Err(error) if error.errno() == Some(libc::ENODEV) => Err(LinkError::NoDevice(name)),
             dump => dump.map_err(failure),
         }

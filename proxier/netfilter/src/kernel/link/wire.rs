@@ -1,7 +1,6 @@
-//! Devices and addresses in rtnetlink messages (`linux/rtnetlink.h`).
+//! Encodes and decodes rtnetlink messages about devices and addresses (`linux/rtnetlink.h`).
 //!
-//! In: names, addresses; or messages, of whatever bytes. Out: requests; or devices and addresses, as far as the
-//! messages make sense. Must not know: how messages travel.
+//! Decoders accept any bytes and return what is valid.
 
 use std::net::IpAddr;
 
@@ -26,7 +25,7 @@ const IFF_UP: u32 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
-/// `struct ifinfomsg`: family, padding, type, index, flags, which of them are meant.
+/// `struct ifinfomsg`: family, padding, type, index, flags, change mask.
 const LINK_HEADER: usize = 16;
 /// `struct ifaddrmsg`: family, prefix length, flags, scope, index.
 const ADDRESS_HEADER: usize = 8;
@@ -41,18 +40,18 @@ fn ifinfomsg(index: u32, flags: u32, meant: u32) -> [u8; LINK_HEADER] {
 
 fn ifaddrmsg(family: IpFamily, prefix: u8, index: u32) -> [u8; ADDRESS_HEADER] {
     let [a, b, c, d] = index.to_ne_bytes();
-    // Their scope is global: 0.
+    // Scope global (0).
     [family.nfproto(), prefix, 0, 0, a, b, c, d]
 }
 
-/// The question for a device.
+/// The request for a device.
 pub(super) fn get_device(name: DeviceName) -> Request {
     let mut request = Request::new(RTM_GETLINK, 0, &ifinfomsg(0, 0, 0));
     request.text(IFLA_IFNAME, name.as_str());
     request
 }
 
-/// The device that a message describes.
+/// Decodes a device.
 pub(super) fn device(payload: &[u8]) -> Option<Device> {
     let header = payload.get(..LINK_HEADER)?;
     let kind =
@@ -61,7 +60,7 @@ pub(super) fn device(payload: &[u8]) -> Option<Device> {
     Some(Device { index: number(header, 4)?, kind, up: number(header, 8)? & IFF_UP != 0 })
 }
 
-/// The request to make a dummy device that must not exist.
+/// The request to create a dummy device that does not exist.
 pub(super) fn create_dummy(name: DeviceName) -> Request {
     let mut request = Request::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0));
     request.text(IFLA_IFNAME, name.as_str());
@@ -76,17 +75,17 @@ pub(super) fn delete_device(index: u32) -> Request {
     Request::new(RTM_DELLINK, 0, &ifinfomsg(index, 0, 0))
 }
 
-/// The request to take a device up or down.
+/// The request to set a device up or down.
 pub(super) fn set_up(index: u32, up: bool) -> Request {
     Request::new(RTM_NEWLINK, 0, &ifinfomsg(index, if up { IFF_UP } else { 0 }, IFF_UP))
 }
 
-/// The question for the addresses of a device in a family.
+/// The request for the addresses of a device in a family.
 pub(super) fn get_addresses(index: u32, family: IpFamily) -> Request {
     Request::new(RTM_GETADDR, 0, &ifaddrmsg(family, 0, index))
 }
 
-/// The address that a message describes, if it is one of this device and family: old kernels tell of all.
+/// Decodes an address of this device and family: old kernels list all of them.
 pub(super) fn address(payload: &[u8], index: u32, family: IpFamily) -> Option<IpNet> {
     let header = payload.get(..ADDRESS_HEADER)?;
     if header[0] != family.nfproto() || number(header, 4)? != index {
@@ -97,7 +96,7 @@ pub(super) fn address(payload: &[u8], index: u32, family: IpFamily) -> Option<Ip
         IpFamily::V4 => attributes.find_array::<4>(kind).map(IpAddr::from),
         IpFamily::V6 => attributes.find_array::<16>(kind).map(IpAddr::from),
     };
-    // On a line from one to another the other attribute is the other's address.
+    // On a point-to-point link, IFA_ADDRESS is the peer's address.
     IpNet::new(ip(IFA_LOCAL).or_else(|| ip(IFA_ADDRESS))?, header[1]).ok()
 }
 
@@ -121,10 +120,10 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..)?.get(..4)?.try_into().ok()?))
 }
 
-/// Reads a message about a device or an address.
+/// Decodes a message about a device or an address.
 ///
 /// # Panics
-/// If an address is another one when it is written and read again.
+/// If an address differs after encoding and decoding it again.
 #[cfg(feature = "testing")]
 pub(in crate::kernel) fn fuzz(payload: &[u8]) {
     let _ = device(payload);

@@ -1,28 +1,27 @@
-//! Requests that are taken all or not at all.
+//! Batches of requests that the kernel applies atomically.
 //!
-//! In: requests, the first and last of which say where the batch begins and ends. Out: nothing, or what is wrong with
-//! which. Must not know: what any request means.
+//! The first and last request of a batch mark its begin and end; between them are the requests to apply.
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use super::receive::Messages;
 use super::{NLM_F_ACK, Netlink, NetlinkError, Request, request};
 
-/// What the kernel keeps of a socket's room for itself.
+/// The bytes of a socket's send buffer that the kernel reserves.
 const RESERVE: usize = 32;
 
-/// One thing that is wrong with a batch.
+/// An error of one request in a batch.
 #[derive(Debug)]
 pub struct Fault {
-    /// The request at fault.
+    /// The index of the request.
     pub index: usize,
-    /// Where in it, if the kernel says.
+    /// The offset of the offending attribute in the request, if the kernel reports it.
     pub offset: Option<usize>,
-    /// Why.
+    /// The error.
     pub error: NetlinkError,
 }
 
-/// Requests as they are sent.
+/// Encoded requests.
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
@@ -36,37 +35,39 @@ impl Batch {
         request.write_to(&mut self.bytes, 0, 0)
     }
 
-    /// Appends those of another batch.
+    /// Appends the requests of another batch.
     pub fn append(&mut self, other: &Self) {
         self.starts.extend(other.starts.iter().map(|start| self.bytes.len() + start));
         self.bytes.extend(&other.bytes);
     }
 
-    /// Takes the requests from this one on out of it.
+    /// Splits off the requests from the given index on.
     pub fn split_off(&mut self, request: usize) -> Self {
         let Some(start) = self.starts.get(request).copied() else { return Self::default() };
         let bytes = self.bytes.split_off(start);
         Self { bytes, starts: self.starts.split_off(request).into_iter().map(|at| at - start).collect() }
     }
 
-    /// How many bytes it has.
+    /// The size in bytes.
     pub fn size(&self) -> usize {
         self.bytes.len()
     }
 
-    /// How many requests.
+    /// The number of requests.
     pub fn count(&self) -> usize {
         self.starts.len()
     }
 }
 
 impl Netlink {
-    /// How big a batch may be, if it would like to be this big: more than usual only for root of the host.
+    /// The largest possible batch in bytes, after growing the send buffer to `wanted` if permitted.
+    ///
+    /// Growing it beyond `net.core.wmem_max` requires `CAP_NET_ADMIN` in the initial user namespace.
     pub fn room(&mut self, wanted: usize) -> Result<usize, NetlinkError> {
         let room = |socket| getsockopt(socket, sockopt::SndBuf).map_err(std::io::Error::from);
         let mut has = room(&self.socket)?;
         if has < wanted + RESERVE {
-            // The kernel doubles what it is told. Without the right to more, there is as much as anybody may have.
+            // The kernel doubles the requested size. Without CAP_NET_ADMIN, wmem_max is the limit.
             let half = (wanted + RESERVE).div_ceil(2);
             if setsockopt(&self.socket, sockopt::SndBufForce, &half).is_err() {
                 let _ = setsockopt(&self.socket, sockopt::SndBuf, &half);
@@ -76,10 +77,10 @@ impl Netlink {
         Ok(has.saturating_sub(RESERVE))
     }
 
-    /// Sends a batch. Faults are told in the order of the requests; without any, it was taken.
+    /// Sends a batch and returns its errors in request order; an empty list means success.
     ///
-    /// The answer to request `answered` ends the conversation: the kernel answers in order, after it has looked at
-    /// everything. If it did not even begin, the first request is at fault.
+    /// The answer to request `answered` is the last one, because the kernel answers in order after it has validated
+    /// the whole batch. An error of the batch begin is reported for request 0.
     pub fn batch(&mut self, batch: Batch, answered: usize) -> Result<Vec<Fault>, NetlinkError> {
         let Batch { mut bytes, starts } = batch;
         let (first, count) = (self.sequence.wrapping_add(1), starts.len());
@@ -99,8 +100,9 @@ impl Netlink {
     }
 }
 
-/// Appends the faults that a datagram reports of requests `first` (a sequence number) and those after it, `count` in all.
-/// Returns whether the answer to request `answered`, or a refusal of the first one, ended the conversation.
+/// Collects the errors in a datagram for `count` requests from sequence number `first` on.
+///
+/// Returns whether the datagram contains the last answer: that of request `answered`, or an error of request 0.
 pub(super) fn collect(
     datagram: &[u8],
     (first, count, answered): (u32, usize, usize),

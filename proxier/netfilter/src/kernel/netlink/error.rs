@@ -1,33 +1,30 @@
-//! What can go wrong with netlink.
-//!
-//! In: error numbers, and the words the kernel may add to them. Out: one error type that prints both.
-//! Must not know: what was asked.
+//! Netlink errors, with the extended acknowledgement of the kernel.
 
 use std::io;
 
 use thiserror::Error;
 
-/// Why a request came to nothing.
+/// A failed netlink request.
 #[derive(Debug, Error)]
 pub enum NetlinkError {
-    /// The kernel said no.
+    /// The kernel returned an error.
     #[error("{}{}", io::Error::from_raw_os_error(*errno), in_words(words))]
     Refused {
-        /// Its error number.
+        /// The error number.
         errno: i32,
-        /// Its own words (`NLMSGERR_ATTR_MSG`), if it had any.
+        /// The kernel's message (`NLMSGERR_ATTR_MSG`), empty if there is none.
         words: String,
-        /// What it shows of the request after the netlink header; mostly nothing.
+        /// The part of the request that the kernel returned, after the netlink header; usually empty.
         shown: Vec<u8>,
     },
-    /// The kernel's answer cannot be read.
-    #[error("the kernel's netlink answer was cut off or garbled")]
+    /// The kernel's answer cannot be decoded.
+    #[error("cannot decode the kernel's netlink answer")]
     Malformed,
-    /// An attribute or message is longer than its length field can say.
-    #[error("a netlink attribute is too long")]
+    /// An attribute or message exceeds its length field.
+    #[error("netlink message or attribute is too long")]
     TooLong,
-    /// Each try to read a table to its end was interrupted by changes to it.
-    #[error("the kernel's table changed whenever it was read: something else writes to it all the time")]
+    /// Every attempt to dump a table was interrupted by changes.
+    #[error("the table changed during every attempt to read it: another program writes to it continuously")]
     Interrupted,
     /// The socket failed.
     #[error(transparent)]
@@ -39,7 +36,7 @@ fn in_words(words: &str) -> String {
 }
 
 impl NetlinkError {
-    /// The kernel's error number, if it was the kernel.
+    /// The error number, if the kernel returned one.
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Refused { errno, .. } => Some(*errno),

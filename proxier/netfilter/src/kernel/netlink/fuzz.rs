@@ -1,26 +1,24 @@
-//! Damage that messages may have, for tests of those who read them.
-//!
-//! In: a good message. Out: the same with a flaw. Must not know: what it says.
+//! Damage to messages, for tests of decoders.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::Request;
 
-/// What is wrong with a message.
+/// A kind of damage.
 #[derive(Clone, Debug)]
 pub enum Flaw {
-    /// It ends early.
+    /// Truncation.
     Cut(Index),
-    /// A byte is another one.
+    /// A changed byte.
     Byte(Index, u8),
-    /// Some bytes are missing.
+    /// Missing bytes.
     Gap(Index, u8),
-    /// There are more bytes than should be.
+    /// Additional bytes.
     More(Index, Vec<u8>),
 }
 
-/// Any flaw.
+/// A strategy for one to three kinds of damage.
 pub fn flaws() -> impl Strategy<Value = Vec<Flaw>> {
     let flaw = prop_oneof![
         any::<Index>().prop_map(Flaw::Cut),
@@ -31,7 +29,7 @@ pub fn flaws() -> impl Strategy<Value = Vec<Flaw>> {
     proptest::collection::vec(flaw, 1..4)
 }
 
-/// The message with these flaws.
+/// Applies the damage to a message.
 pub fn damaged(mut bytes: Vec<u8>, flaws: &[Flaw]) -> Vec<u8> {
     for flaw in flaws {
         let length = bytes.len();
@@ -48,14 +46,14 @@ pub fn damaged(mut bytes: Vec<u8>, flaws: &[Flaw]) -> Vec<u8> {
     bytes
 }
 
-/// Attributes that no kernel of today sends, as those of tomorrow may.
+/// Appends attributes with numbers that no current kernel uses.
 pub fn put_unknown(request: &mut Request, unknown: &[(u16, Vec<u8>)]) {
     for (kind, value) in unknown {
         request.attribute(1000 + kind % 1000, value);
     }
 }
 
-/// Some such attributes.
+/// A strategy for such attributes.
 pub fn unknown() -> impl Strategy<Value = Vec<(u16, Vec<u8>)>> {
     proptest::collection::vec((any::<u16>(), proptest::collection::vec(any::<u8>(), 0..20)), 0..4)
 }

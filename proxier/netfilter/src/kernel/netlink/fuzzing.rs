@@ -1,19 +1,19 @@
-//! Netlink framing as functions that fuzz targets call.
+//! Netlink framing as entry points for fuzz targets.
 
 use super::batch::collect;
 use super::receive::{Messages, Received};
 use super::responses::Responses;
 use super::{Attributes, HEADER, NetlinkError, Request, generic, multicast};
 
-/// Hands over the messages of a datagram up to the first that cannot be read.
+/// Passes the messages of a datagram to `each`, up to the first malformed one.
 pub(in crate::kernel) fn each(datagram: &[u8], each: &mut dyn FnMut(&Received<'_>)) {
     Messages(datagram).map_while(Result::ok).for_each(|received| each(&received));
 }
 
-/// Reads a datagram as an answer to a question, to a dump and to a batch, and as notifications.
+/// Decodes a datagram as an answer, a dump, the answer to a batch, and as notifications.
 ///
 /// # Panics
-/// If attributes that are written again read differently, or a datagram for each message gives another result than all
+/// If attributes differ after encoding them again, or one datagram for each message yields another result than all
 /// messages in one.
 pub(in crate::kernel) fn framing(datagram: &[u8]) {
     let first = datagram.get(8..12).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
@@ -36,7 +36,7 @@ pub(in crate::kernel) fn framing(datagram: &[u8]) {
     assert!(notices <= datagram.len() / HEADER, "more notifications than fit");
 }
 
-/// What is handed over and how it ends, as text.
+/// The decoded messages and the final result, as text.
 fn answers(datagrams: &[&[u8]], sequence: u32, until_acknowledged: bool) -> String {
     let (mut answers, mut text) = (Responses::new(sequence, until_acknowledged), String::new());
     for datagram in datagrams {
@@ -52,7 +52,7 @@ fn answers(datagrams: &[&[u8]], sequence: u32, until_acknowledged: bool) -> Stri
     text
 }
 
-/// The datagram's messages, each as a datagram of its own, and the unreadable rest.
+/// Splits a datagram into its messages and the malformed rest.
 fn cut(datagram: &[u8]) -> Vec<&[u8]> {
     let (mut parts, mut messages) = (Vec::new(), Messages(datagram));
     loop {

@@ -1,6 +1,4 @@
-//! Generic netlink: subsystems that have a name instead of a number.
-//!
-//! In: a name. Out: the number that the running kernel gave it. Must not know: what the subsystem does.
+//! Generic netlink, where families are identified by name.
 
 use super::{Netlink, NetlinkError, Received, Request};
 
@@ -15,7 +13,7 @@ pub fn header(command: u8) -> [u8; 4] {
     [command, VERSION, 0, 0]
 }
 
-/// The kind of the messages of a subsystem; `None` if this kernel has none of that name.
+/// The message type of a family; `None` if the kernel does not have the family.
 pub fn family(socket: &mut Netlink, name: &str) -> Result<Option<u16>, NetlinkError> {
     let mut request = Request::new(GENL_ID_CTRL, 0, &header(CTRL_CMD_GETFAMILY));
     request.text(CTRL_ATTR_FAMILY_NAME, name);
@@ -40,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_controller_knows_itself_and_says_what_is_not_there() {
+    fn generic_netlink_controller_is_found_and_unknown_family_is_none() {
         let mut socket = Netlink::open(netlink_sys::protocols::NETLINK_GENERIC).expect("generic netlink");
         assert_eq!(family(&mut socket, "nlctrl").expect("an answer"), Some(GENL_ID_CTRL));
         assert_eq!(family(&mut socket, "no-such-thing").expect("an answer"), None);

@@ -1,7 +1,6 @@
-//! Netlink: the one small layer under everything that talks to the kernel in messages.
+//! Netlink framing: requests, attributes, acknowledgements, dumps and notifications.
 //!
-//! In: requests built from attributes. Out: acknowledgements, or the messages of a dump, as attributes.
-//! Must not know: what any message means.
+//! Shared by all subsystems, whose messages this module does not interpret.
 
 mod batch;
 mod error;
@@ -26,11 +25,11 @@ pub(super) use request::Request;
 pub(super) use responses::Dump;
 pub(super) use socket::Netlink;
 
-/// `struct nlmsghdr`: length, kind, flags, sequence number, port.
+/// `struct nlmsghdr`: length, type, flags, sequence number, port ID.
 const HEADER: usize = 16;
-/// `struct nlattr`: length, kind.
+/// `struct nlattr`: length, type.
 const ATTRIBUTE_HEADER: usize = 4;
-/// What messages and attributes are padded to.
+/// The alignment of messages and attributes.
 const ALIGNMENT: usize = 4;
 
 const NLMSG_ERROR: u16 = 2;
@@ -39,38 +38,38 @@ const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
-/// In an answer to a dump: the kernel's table changed in a way that may have hidden entries.
+/// In a dump: the table changed, and entries may be missing.
 const NLM_F_DUMP_INTR: u16 = 0x10;
-/// In an acknowledgement: it shows only the header of the request, not all of it.
+/// In an acknowledgement: it contains the header of the request only.
 const NLM_F_CAPPED: u16 = 0x100;
-/// In an acknowledgement: attributes follow.
+/// In an acknowledgement: extended acknowledgement attributes follow.
 const NLM_F_ACK_TLVS: u16 = 0x200;
 
-/// How many requests go into one datagram: the errors of all of them have to fit into the socket.
+/// The number of requests in one datagram; the errors of all must fit into the receive buffer.
 pub(super) const BATCH: usize = 64;
-/// And how many bytes.
+/// The bytes of requests in one datagram.
 const BATCH_BYTES: usize = 32 * 1024;
 
 const NLA_F_NESTED: u16 = 0x8000;
-/// The bits of an attribute's kind that are no flags.
+/// The bits of an attribute type that are not flags.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
-/// In an attribute's kind: its value is in network order. Ipset wants it said.
+/// Attribute type flag: the value is in network byte order. ipset requires it.
 pub(super) const NLA_F_NET_BYTEORDER: u16 = 0x4000;
 
-/// A request that fails if the thing exists.
+/// Fail if the object exists.
 pub(super) const NLM_F_EXCL: u16 = 0x200;
-/// A request that makes something new.
+/// Create the object if it does not exist.
 pub(super) const NLM_F_CREATE: u16 = 0x400;
-/// A request that adds to the end.
+/// Append the object to the list.
 pub(super) const NLM_F_APPEND: u16 = 0x800;
 
-/// The header of all nfnetlink messages: family (`AF_INET`, `AF_INET6` or 0), version 0, resource.
+/// `struct nfgenmsg`: address family (`AF_INET`, `AF_INET6` or 0), version 0, resource ID 0.
 pub(super) fn nfgenmsg(family: u8) -> [u8; 4] {
     [family, 0, 0, 0]
 }
 
-/// The kind of an nfnetlink message: which subsystem, and which of its messages.
+/// The message type of an nfnetlink subsystem and message.
 pub(super) const fn nfnetlink(subsystem: u8, message: u8) -> u16 {
     u16::from_be_bytes([subsystem, message])
 }

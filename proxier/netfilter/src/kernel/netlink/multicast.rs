@@ -1,4 +1,4 @@
-//! Notifications that the kernel sends unasked, on a socket that is a member of multicast groups.
+//! Multicast notifications.
 
 use std::io;
 
@@ -7,22 +7,22 @@ use netlink_sys::Socket;
 use super::receive::{Messages, Received};
 use super::{NetlinkError, traffic};
 
-/// Notifications are small; one that does not fit counts as lost.
+/// The receive buffer. Notifications are small; a larger one counts as lost.
 const BUFFER: usize = 32 * 1024;
 
-/// How many datagrams one call reads at most; the rest waits for the next call.
+/// The number of datagrams that one call reads; the rest is left for the next call.
 const DATAGRAMS: usize = 4096;
 
-/// Whether all notifications since the last call were handed over.
+/// Whether all notifications since the last call were passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
-    /// All were.
+    /// All were passed on.
     All,
-    /// Some were lost: the socket's buffer overran (`ENOBUFS`), or a message could not be read.
+    /// Some were lost: the receive buffer overflowed (`ENOBUFS`) or a message was malformed.
     SomeLost,
 }
 
-/// A member of multicast groups. It belongs to the network namespace of the thread that opens it.
+/// A socket that is a member of multicast groups, in the network namespace of the thread that opens it.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -30,7 +30,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Joins groups, which have numbers (`RTNLGRP_…`), not bits.
+    /// Joins groups, given by number (`RTNLGRP_…`).
     pub fn open(protocol: isize, groups: &[u32]) -> Result<Self, NetlinkError> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
@@ -39,7 +39,7 @@ impl Listener {
         Ok(Self { socket, buffer: Vec::with_capacity(BUFFER) })
     }
 
-    /// Hands over the notifications that wait, without waiting for any.
+    /// Passes all pending notifications to `each`, without blocking.
     pub fn drain(&mut self, each: &mut dyn FnMut(&Received<'_>)) -> Result<Drained, NetlinkError> {
         let mut drained = Drained::All;
         for _ in 0..DATAGRAMS {
@@ -66,7 +66,7 @@ impl Listener {
     }
 }
 
-/// Hands over the notifications of one datagram; an unreadable one counts as lost.
+/// Passes the notifications of one datagram to `each`; a malformed one counts as lost.
 pub(super) fn hand_over(datagram: &[u8], each: &mut dyn FnMut(&Received<'_>)) -> Drained {
     let mut drained = Drained::All;
     for received in Messages(datagram) {

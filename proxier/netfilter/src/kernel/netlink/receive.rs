@@ -1,7 +1,6 @@
-//! What the kernel sends, taken apart.
+//! Decodes messages and attributes.
 //!
-//! In: any bytes. Out: messages and attributes as far as their lengths make sense; never a panic.
-//! Must not know: what is in the attributes.
+//! Accepts any bytes: malformed input ends the iteration and never panics.
 
 use super::{
     ALIGNMENT, ATTRIBUTE_HEADER, HEADER, NLA_TYPE_MASK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLMSG_ERROR, NetlinkError,
@@ -10,23 +9,23 @@ use super::{
 const NLMSGERR_ATTR_MSG: u16 = 1;
 const NLMSGERR_ATTR_OFFS: u16 = 2;
 
-/// A message of the kernel.
+/// A message from the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
     pub kind: u16,
     pub(super) flags: u16,
     pub(super) sequence: u32,
-    /// All after the netlink header.
+    /// The payload after the netlink header.
     pub payload: &'a [u8],
 }
 
 impl<'a> Received<'a> {
-    /// The attributes after the subsystem's own header of this size.
+    /// The attributes after a subsystem header of `header` bytes.
     pub fn attributes(&self, header: usize) -> Attributes<'a> {
         Attributes(self.payload.get(header..).unwrap_or_default())
     }
 
-    /// What an acknowledgement says; `None` if this is none.
+    /// The result in an acknowledgement; `None` for other messages.
     pub(super) fn verdict(&self) -> Option<Result<(), NetlinkError>> {
         (self.kind == NLMSG_ERROR).then(|| match number(self.payload, 0).map(u32::cast_signed) {
             Some(0) => Ok(()),
@@ -38,30 +37,30 @@ impl<'a> Received<'a> {
         })
     }
 
-    /// The error code at the end of a dump: it may end badly.
+    /// The error code in `NLMSG_DONE`: a dump may end with an error.
     pub(super) fn end_code(&self) -> i32 {
         number(self.payload, 0).map_or(0, u32::cast_signed)
     }
 
-    /// What an acknowledgement shows of the request, after its header.
+    /// The part of the request in an acknowledgement, after its header.
     fn shown(&self) -> &'a [u8] {
         let length = number(self.payload, 4).map(to_usize).filter(|_| self.flags & NLM_F_CAPPED == 0);
         let end = length.and_then(|length| length.checked_add(4));
         end.and_then(|end| self.payload.get(4 + HEADER..end)).unwrap_or_default()
     }
 
-    /// The kernel's words about an error.
+    /// The kernel's error message.
     fn words(&self) -> String {
         let text = self.about_error().and_then(|about| about.find(NLMSGERR_ATTR_MSG)).unwrap_or_default();
         String::from_utf8_lossy(text).trim_end_matches('\0').escape_debug().to_string()
     }
 
-    /// Where in the request the attribute is that an error is about.
+    /// The offset in the request of the offending attribute.
     pub(super) fn error_offset(&self) -> Option<usize> {
         self.about_error()?.find_array(NLMSGERR_ATTR_OFFS).map(|offset| to_usize(u32::from_ne_bytes(offset)))
     }
 
-    /// What the kernel says about an error: it comes after what it shows of the request.
+    /// The extended acknowledgement attributes, which follow the returned part of the request.
     fn about_error(&self) -> Option<Attributes<'a>> {
         let shown = if self.flags & NLM_F_CAPPED != 0 { Some(HEADER) } else { number(self.payload, 4).map(to_usize) };
         let after = shown.and_then(|shown| shown.checked_next_multiple_of(ALIGNMENT)?.checked_add(4));
@@ -103,7 +102,7 @@ impl<'a> Messages<'a> {
     }
 }
 
-/// Attributes, one after the other; garbage ends them.
+/// An iterator over attributes, which ends at malformed input.
 #[derive(Clone, Copy, Debug)]
 pub struct Attributes<'a>(&'a [u8]);
 
@@ -112,24 +111,24 @@ impl<'a> Attributes<'a> {
         Self(bytes)
     }
 
-    /// The value of the first attribute of a kind.
+    /// The value of the first attribute of a type.
     pub fn find(mut self, kind: u16) -> Option<&'a [u8]> {
         self.find_map(|(found, value)| (found == kind).then_some(value))
     }
 
-    /// As `find`, for a value of a fixed size.
+    /// The value of the first attribute of a type, if it has exactly `N` bytes.
     pub fn find_array<const N: usize>(self, kind: u16) -> Option<[u8; N]> {
         self.find(kind)?.try_into().ok()
     }
 
-    /// As `find`, for what is in a nest.
+    /// The nested attributes in the first attribute of a type.
     pub fn nest(self, kind: u16) -> Option<Self> {
         self.find(kind).map(Self)
     }
 }
 
 impl<'a> Iterator for Attributes<'a> {
-    /// The kind without its flags, and the value.
+    /// The type without flags, and the value.
     type Item = (u16, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgements_are_understood_or_refused() {
+    fn acknowledgement_is_decoded_or_malformed() {
         assert!(verdict(&message(NLMSG_ERROR, 0, &[0; 20])).is_ok());
         let refusal = message(NLMSG_ERROR, 0, &(-libc::EPERM).to_ne_bytes());
         assert_eq!(verdict(&refusal).expect_err("refused").errno(), Some(libc::EPERM));
@@ -180,10 +179,10 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_words_are_found_after_the_request() {
+    fn extended_acknowledgement_message_follows_the_request() {
         let words = [&17_u16.to_ne_bytes()[..], &1_u16.to_ne_bytes(), b"no such zone\0\0\0\0"].concat();
         let code = (-libc::EINVAL).to_ne_bytes();
-        // All of the request is shown: a header and five bytes, padded.
+        // The whole request is returned: a header and five bytes, padded.
         let whole = [&code[..], &21_u32.to_ne_bytes(), &[0; 20], &words].concat();
         let capped = [&code[..], &999_u32.to_ne_bytes(), &[0; 12], &words].concat();
         for (flags, payload) in [(NLM_F_ACK_TLVS, &whole), (NLM_F_ACK_TLVS | NLM_F_CAPPED, &capped)] {
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_of_the_request_is_kept() {
+    fn returned_part_of_the_request_is_kept() {
         let payload = [&(-libc::EINVAL).to_ne_bytes()[..], &21_u32.to_ne_bytes(), &[0; 12], b"abcde\0\0\0"].concat();
         for (flags, kept) in [(0, &b"abcde"[..]), (NLM_F_CAPPED, b"")] {
             let error = verdict(&message(NLMSG_ERROR, flags, &payload)).expect_err("refused");
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_has_many_messages() {
+    fn datagram_with_several_messages_is_split() {
         let datagram = [message(1, 0, b"abc\0"), message(2, 0, b"")].concat();
         let kinds: Vec<u16> = Messages(&datagram).map(|m| m.expect("whole").kind).collect();
         assert_eq!(kinds, [1, 2]);
@@ -223,7 +222,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_cut_off_ends_early(cut in 0_usize..60) {
+        fn truncated_datagram_yields_an_error(cut in 0_usize..60) {
             let datagram = [message(1, 0, &[8, 0, 1, 0, 1, 2, 3, 4]), message(NLMSG_ERROR, NLM_F_ACK_TLVS, &[255; 20])];
             let datagram = datagram.concat();
             let bytes = &datagram[..cut.min(datagram.len())];

@@ -1,26 +1,23 @@
-//! Requests, built attribute by attribute.
-//!
-//! In: a kind, flags, a header, attributes. Out: the bytes of a message, with all lengths right and all parts aligned.
-//! Must not know: what is in the attributes.
+//! Encodes messages, attribute by attribute, with correct lengths and alignment.
 
 use super::{ALIGNMENT, ATTRIBUTE_HEADER, Attributes, HEADER, NLA_F_NESTED, NLM_F_REQUEST, NetlinkError};
 
-/// A message to the kernel under construction.
+/// A message under construction.
 #[derive(Clone, Debug)]
 pub struct Request {
     bytes: Vec<u8>,
-    /// An attribute was longer than its length field can say: the message must not be sent.
+    /// Whether an attribute exceeded its length field, so that the message must not be sent.
     too_long: bool,
 }
 
 impl Request {
-    /// A message without attributes. `header` is what the subsystem wants before them.
+    /// A message without attributes. `header` is the header of the subsystem.
     pub fn new(kind: u16, flags: u16, header: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(128);
         bytes.extend([0; 4]);
         bytes.extend(kind.to_ne_bytes());
         bytes.extend((flags | NLM_F_REQUEST).to_ne_bytes());
-        // Sequence number and port.
+        // Sequence number and port ID.
         bytes.extend([0; 8]);
         bytes.extend(header);
         let mut request = Self { bytes, too_long: false };
@@ -28,14 +25,14 @@ impl Request {
         request
     }
 
-    /// Adds an attribute with this value.
+    /// Appends an attribute.
     pub fn attribute(&mut self, kind: u16, value: &[u8]) -> &mut Self {
         let start = self.open(kind);
         self.bytes.extend(value);
         self.close(start)
     }
 
-    /// Adds a text, ended by a zero byte.
+    /// Appends a NUL-terminated string.
     pub fn text(&mut self, kind: u16, value: &str) -> &mut Self {
         let start = self.open(kind);
         self.bytes.extend(value.as_bytes());
@@ -43,14 +40,14 @@ impl Request {
         self.close(start)
     }
 
-    /// Adds an attribute that consists of those that `fill` adds.
+    /// Appends an attribute that contains the attributes that `fill` appends.
     pub fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) -> &mut Self {
         let start = self.open(kind | NLA_F_NESTED);
         fill(self);
         self.close(start)
     }
 
-    /// How many bytes it has so far.
+    /// The size in bytes.
     pub fn size(&self) -> usize {
         self.bytes.len()
     }
@@ -62,7 +59,7 @@ impl Request {
         start
     }
 
-    /// An attribute's length does not count the padding after it.
+    /// Sets the length of an attribute, without the padding that follows.
     fn close(&mut self, start: usize) -> &mut Self {
         let length = u16::try_from(self.bytes.len() - start).unwrap_or_else(|_| {
             self.too_long = true;
@@ -77,7 +74,7 @@ impl Request {
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
     }
 
-    /// Which item of a nest is at an offset of the message. `header` is the size of the subsystem's own header.
+    /// The index of the nested item at an offset of the message. `header` is the size of the subsystem header.
     pub fn item_at(&self, header: usize, nest: u16, offset: usize) -> Option<usize> {
         let mut at = HEADER + header;
         let mut attributes = Attributes::new(self.bytes.get(at..)?);
@@ -93,7 +90,7 @@ impl Request {
         })
     }
 
-    /// Appends the finished message to `out`, with a number that its answers will have, and more flags.
+    /// Appends the message to `out`, with its sequence number and additional flags.
     pub(super) fn write_to(&self, out: &mut Vec<u8>, sequence: u32, flags: u16) -> Result<(), NetlinkError> {
         let length = u32::try_from(self.bytes.len()).map_err(|_| NetlinkError::TooLong)?;
         if self.too_long {
@@ -106,14 +103,14 @@ impl Request {
         Ok(())
     }
 
-    /// The attributes of a message that has no other header: what the kernel would send, for tests.
+    /// The attributes of a message without subsystem header, as the kernel would send them to a test.
     #[cfg(any(test, feature = "testing"))]
     pub fn into_attributes(mut self) -> Vec<u8> {
         self.bytes.split_off(HEADER)
     }
 }
 
-/// Gives a finished message a number, and more flags.
+/// Sets the sequence number and additional flags of an encoded message.
 pub(super) fn number(message: &mut [u8], sequence: u32, flags: u16) {
     let flags = flags | u16::from_ne_bytes([message[6], message[7]]);
     message[6..8].copy_from_slice(&flags.to_ne_bytes());
@@ -132,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_says_its_own_length_and_number() {
+    fn message_contains_its_length_and_sequence_number() {
         let mut request = Request::new(0x0102, 0x400, &[2, 0, 0, 0]);
         let bytes = finished(request.text(1, "abc").attribute(2, &[9]));
         assert_eq!(bytes.len(), HEADER + 4 + 8 + 8);
@@ -145,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn nests_read_back() {
+    fn nested_attributes_round_trip() {
         let mut request = Request::new(1, 0, &[]);
         request.nested(1, |outer| {
             outer.attribute(1, &[1]).nested(2, |inner| {
@@ -159,12 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn items_of_a_nest_are_found_by_their_place() {
+    fn nested_item_is_found_by_offset() {
         let mut request = Request::new(1, 0, &[2, 0, 0, 0]);
         request.text(1, "abcd").nested(3, |items| {
             items.attribute(1, &[1; 4]).attribute(1, &[2; 5]).attribute(1, &[3; 4]);
         });
-        // 16 and 4 bytes of headers, 12 of text, 4 of the nest's header, then items of 8, 12 and 8 bytes.
+        // Headers of 16 and 4 bytes, a string of 12, a nest header of 4, then items of 8, 12 and 8 bytes.
         for (offset, item) in [(35, None), (36, Some(0)), (44, Some(1)), (55, Some(1)), (56, Some(2)), (64, None)] {
             assert_eq!(request.item_at(4, 3, offset), item, "at {offset}");
         }
@@ -172,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_not_sent() {
+    fn oversized_attribute_is_rejected() {
         let mut request = Request::new(1, 0, &[]);
         request.attribute(1, &vec![0; 0xffff]);
         assert!(matches!(request.write_to(&mut Vec::new(), 1, 0), Err(NetlinkError::TooLong)));

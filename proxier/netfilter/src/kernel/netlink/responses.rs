@@ -1,40 +1,39 @@
-//! The answers to one request, datagram by datagram.
-//!
-//! In: datagrams. Out: the messages that answer the request, and how the dump or the question ended. Must not know:
-//! sockets.
+//! Collects the responses to one request from a sequence of datagrams.
 
 use super::receive::{Messages, Received};
 use super::{NLM_F_DUMP_INTR, NLMSG_DONE, NetlinkError};
 
-/// How a dump ended.
+/// The result of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dump {
-    /// All entries were there.
+    /// The dump contains all entries.
     Complete,
-    /// At each try the kernel's table changed in a way that may have hidden entries.
+    /// The table changed during each attempt, and entries may be missing.
     Interrupted,
 }
 
-/// What was received so far for one request.
+/// The state of the responses to one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Responses {
     sequence: u32,
-    /// Whether an acknowledgement is the end; else only the end of the dump is.
+    /// Whether an acknowledgement ends the responses; otherwise `NLMSG_DONE` does.
     until_acknowledged: bool,
     end: Dump,
 }
 
 impl Responses {
-    /// Nothing received yet for the request of this sequence number.
+    /// The state before the first response to a request with this sequence number.
     pub(super) fn new(sequence: u32, until_acknowledged: bool) -> Self {
         Self { sequence, until_acknowledged, end: Dump::Complete }
     }
 
-    /// Hands the messages of a datagram that answer the request to `each`. Messages with other sequence numbers are
-    /// left from earlier requests and skipped. Returns how it ended; `None` if another datagram follows.
+    /// Passes the responses in a datagram to `each`.
+    ///
+    /// Skips messages with other sequence numbers, which are left over from earlier requests. Returns the result;
+    /// `None` if another datagram follows.
     ///
     /// # Errors
-    /// The kernel's error, that of `each`, or [`NetlinkError::Malformed`].
+    /// The kernel's error, the error of `each`, or [`NetlinkError::Malformed`].
     pub(super) fn take(
         &mut self,
         datagram: &[u8],

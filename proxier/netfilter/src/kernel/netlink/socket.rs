@@ -1,7 +1,6 @@
-//! A conversation with the kernel.
+//! A netlink socket: requests with acknowledgement, and dumps.
 //!
-//! In: requests. Out: their acknowledgements, or the messages of a dump, as they come.
-//! Must not know: what any message means. A socket belongs to the network namespace of the thread that opens it.
+//! A socket belongs to the network namespace of the thread that opens it.
 
 use std::io;
 
@@ -14,13 +13,13 @@ use super::responses::Responses;
 use super::traffic;
 use super::{BATCH, BATCH_BYTES, Dump, NLM_F_ACK, NLM_F_DUMP, NetlinkError, Request};
 
-/// How often a dump is begun before an incomplete one has to do; kube-proxy tries as often.
+/// The number of attempts before an incomplete dump is accepted; kube-proxy makes as many.
 const DUMP_TRIES: u32 = 5;
 
-/// The kernel fills messages of up to 32 KiB for a dump if the reader has room for them.
+/// The receive buffer. The kernel sends dump messages of up to 32 KiB if the reader has room.
 const BUFFER: usize = 64 * 1024;
 
-/// The kernel answers within the system call, so waiting means that an answer was lost.
+/// The timeout for an answer. The kernel answers within the system call, so a missing answer was lost.
 const ANSWER_TIMEOUT: TimeVal = TimeVal::new(5, 0);
 
 /// A netlink socket.
@@ -33,7 +32,7 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// A socket of this protocol (`NETLINK_NETFILTER`, ...).
+    /// Opens a socket of a protocol such as `NETLINK_NETFILTER`.
     pub fn open(protocol: isize) -> Result<Self, NetlinkError> {
         Ok(Self { protocol, socket: socket(protocol)?, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
@@ -45,10 +44,10 @@ impl Netlink {
         outcome
     }
 
-    /// Sends requests as one; those that fail are told to `failed`, by index.
+    /// Sends up to a hundred requests in one datagram and passes failures to `failed` by index.
     ///
-    /// Only the last one is acknowledged, because so many acknowledgements could overrun the socket; failures of all
-    /// are told. So there should not be more than a hundred.
+    /// Only the last request is acknowledged, because acknowledgements of all could overflow the receive buffer.
+    /// Failures are reported for each request.
     pub fn request_all(
         &mut self,
         requests: &[Request],
@@ -57,7 +56,7 @@ impl Netlink {
         self.query_all(requests, &mut |_| (), failed)
     }
 
-    /// The same, and hands what is answered to `each`. There should not be more than a hundred answers.
+    /// As [`Netlink::request_all`], and passes answers to `each`; at most a hundred.
     pub fn query_all(
         &mut self,
         requests: &[Request],
@@ -76,7 +75,7 @@ impl Netlink {
             self.receive()?;
             for received in Messages(&self.buffer) {
                 let received = received?;
-                // What is left of an earlier conversation has an index beyond the last.
+                // Answers to an earlier request have an index beyond the last.
                 let index = usize::try_from(received.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
                 match received.verdict() {
                     _ if index > last => continue,
@@ -94,8 +93,7 @@ impl Netlink {
         }
     }
 
-    /// Sends any number of requests, in this order, in as few datagrams as may be; those that fail are told to
-    /// `failed`, by index.
+    /// Sends any number of requests in order, in few datagrams, and passes failures to `failed` by index.
     pub fn request_in_batches(
         &mut self,
         requests: impl IntoIterator<Item = Request>,
@@ -114,7 +112,7 @@ impl Netlink {
         self.request_all(&batch, |index, error| failed(done + index, error))
     }
 
-    /// Sends a request and hands what is answered to `each`, until it is acknowledged.
+    /// Sends a request and passes its answers to `each` until the acknowledgement.
     pub fn query(
         &mut self,
         request: &Request,
@@ -123,8 +121,9 @@ impl Netlink {
         self.exchange(request, NLM_F_ACK, each).map(|_| ())
     }
 
-    /// Asks for all entries and hands each to `each`. A try that was interrupted is repeated from the beginning, so
-    /// entries may come again.
+    /// Dumps a table and passes each entry to `each`.
+    ///
+    /// An interrupted dump is restarted, so entries may be passed again.
     pub fn dump(
         &mut self,
         request: &Request,
@@ -137,13 +136,13 @@ impl Netlink {
                 Err(error) if matches!(error.errno(), Some(libc::ENOBUFS | libc::EINTR)) => {}
                 Err(error) => return Err(error),
             }
-            // The kernel may still be at it, and does one dump at a time for a socket.
+            // The kernel may still be dumping, and allows one dump at a time on a socket.
             self.socket = socket(self.protocol)?;
         }
         Ok(Dump::Interrupted)
     }
 
-    /// The same, without trying again: nothing is handed over twice.
+    /// As [`Netlink::dump`], without restarting: no entry is passed twice.
     pub fn dump_once(
         &mut self,
         request: &Request,
@@ -152,7 +151,7 @@ impl Netlink {
         self.exchange(request, NLM_F_DUMP, each)
     }
 
-    /// As `dump`, for who needs all entries.
+    /// As [`Netlink::dump`], but fails if the dump stays incomplete.
     pub fn dump_all(
         &mut self,
         request: &Request,
@@ -164,7 +163,7 @@ impl Netlink {
         }
     }
 
-    /// Sends a request and hands what is answered to `each`, until the dump ends or the request is acknowledged.
+    /// Sends a request and passes its answers to `each` until the dump ends or the acknowledgement arrives.
     fn exchange(
         &mut self,
         request: &Request,
@@ -190,10 +189,10 @@ impl Netlink {
         if sent == bytes.len() { Ok(()) } else { Err(NetlinkError::TooLong) }
     }
 
-    /// Fills the buffer with the next datagram.
+    /// Receives the next datagram into the buffer.
     pub(super) fn receive(&mut self) -> Result<(), NetlinkError> {
         self.buffer.clear();
-        // With MSG_TRUNC the length is the datagram's own, even if the buffer does not hold it.
+        // With MSG_TRUNC, recv returns the datagram's length even if it exceeds the buffer.
         let length = uninterrupted(|| self.socket.recv(&mut self.buffer, libc::MSG_TRUNC))?;
         traffic::received(length);
         if length == self.buffer.len() && length > 0 { Ok(()) } else { Err(NetlinkError::Malformed) }
@@ -205,9 +204,9 @@ fn socket(protocol: isize) -> io::Result<Socket> {
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &ANSWER_TIMEOUT)?;
-    // Errors come with the kernel's words and without a copy of the request. Kernels before 4.12 know neither.
+    // Errors carry the kernel's message and no copy of the request. Kernels before 4.12 support neither.
     let _ = (socket.set_ext_ack(true), socket.set_cap_ack(true));
-    // rtnetlink lists only what is asked for. Kernels before 4.20 list all.
+    // rtnetlink filters dumps by the request. Kernels before 4.20 dump everything.
     let _ = socket.set_netlink_get_strict_chk(true);
     Ok(socket)
 }

@@ -1,22 +1,19 @@
-//! How much netlink a thread has talked.
-//!
-//! In: what is sent and received. Out: sums, for benches and tests of what a change costs.
-//! Must not know: what any message means.
+//! Netlink traffic counters of each thread, to measure the cost of a change.
 
 use std::cell::Cell;
 
-/// What a thread has sent and received since it began.
+/// Requests and bytes that a thread sent and received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Requests sent.
     pub requests: usize,
-    /// Datagrams they were sent in: as many system calls.
+    /// Datagrams sent, one system call each.
     pub datagrams: usize,
-    /// The bytes of those.
+    /// Bytes sent.
     pub bytes: usize,
     /// Datagrams received.
     pub answers: usize,
-    /// The bytes of those.
+    /// Bytes received.
     pub answer_bytes: usize,
 }
 
@@ -24,14 +21,14 @@ thread_local! {
     static TRAFFIC: Cell<Traffic> = const { Cell::new(Traffic { requests: 0, datagrams: 0, bytes: 0, answers: 0, answer_bytes: 0 }) };
 }
 
-/// What the calling thread has sent and received over netlink since it began.
+/// The traffic of the calling thread since its start.
 #[must_use]
 pub fn traffic() -> Traffic {
     TRAFFIC.get()
 }
 
 impl Traffic {
-    /// What came after an earlier look.
+    /// The traffic since an earlier reading.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! What the kernel tells of chains without listing their rules.
+//! Reads the state of chains without listing their rules.
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
@@ -11,33 +11,34 @@ const NFTA_CHAIN_USE: u16 = 6;
 /// `struct nfgenmsg`
 const HEADER: usize = 4;
 
-/// A chain's identity and how much refers to it or is in it. It costs the kernel the same whatever the chain holds.
+/// The identity and use count of a chain, which the kernel returns at constant cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChainState {
-    /// The kernel's number: a chain that was deleted and made again has another one.
+    /// The handle; a recreated chain has another one.
     pub handle: u64,
-    /// The number of its rules and of the rules and elements that jump to it.
+    /// The number of its rules plus the rules and elements that jump to it.
     pub uses: u32,
 }
 
-/// The states of chains of one table, in this order; `None` where there is no such chain. At most a hundred, as they are
-/// one datagram.
+/// The states of up to a hundred chains of one table, in order; `None` for a missing chain.
+///
+/// The requests are one datagram.
 pub(super) fn chain_states(
     socket: &mut Option<Netlink>,
     table: &Table,
     chains: &[&str],
 ) -> Result<Vec<Option<ChainState>>, NetlinkError> {
     let mut states = vec![None; chains.len()];
-    let questions: Vec<_> = chains
+    let requests: Vec<_> = chains
         .iter()
         .map(|chain| {
-            let mut question = request(table, NFT_MSG_GETCHAIN, 0);
-            question.text(NFTA_CHAIN_NAME, chain);
-            question
+            let mut query = request(table, NFT_MSG_GETCHAIN, 0);
+            query.text(NFTA_CHAIN_NAME, chain);
+            query
         })
         .collect();
     let mut failure = None;
-    let mut asked = match socket.take() {
+    let mut netlink = match socket.take() {
         Some(socket) => socket,
         None => Netlink::open(NETLINK_NETFILTER)?,
     };
@@ -50,13 +51,13 @@ pub(super) fn chain_states(
             states[at] = Some(ChainState { handle, uses });
         }
     };
-    asked.query_all(&questions, &mut found, |_, error| {
+    netlink.query_all(&requests, &mut found, |_, error| {
         if error.errno() != Some(libc::ENOENT) {
             failure = Some(error);
         }
     })?;
-    // After a failure the socket may hold answers to questions of before.
+    // After an error the socket may hold answers to these requests, so it is closed.
     failure.map_or(Ok(()), Err)?;
-    *socket = Some(asked);
+    *socket = Some(netlink);
     Ok(states)
 }

@@ -1,6 +1,4 @@
-//! The chains of any table, by name.
-//!
-//! In: a table. Out: its chains' names. Must not know: what is in them, or whose they are.
+//! Lists the chains of a table by name.
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
@@ -12,11 +10,12 @@ use crate::nft::{Name, Table};
 /// `struct nfgenmsg`
 const HEADER: usize = 4;
 
-/// The names of a table's chains, in order; none if there is no such table. The flag: none can be missing, which it can
-/// when nf_tables changes at each try to list them.
+/// The sorted names of a table's chains, and whether the list is complete.
+///
+/// A table that does not exist has no chains. The list may be incomplete if nf_tables changed during each attempt.
 ///
 /// # Errors
-/// If they cannot be listed.
+/// If the chains cannot be listed.
 pub fn chains(table: &Table) -> Result<(Vec<Name>, bool), NftError> {
     let mut names = Vec::new();
     // The kernel lists the chains of all tables of the family.
@@ -33,7 +32,7 @@ pub fn chains(table: &Table) -> Result<(Vec<Name>, bool), NftError> {
     Ok((names, end(dump)? == Dump::Complete))
 }
 
-/// A table or kernel part that does not exist has nothing to list.
+/// A missing table or a kernel without nf_tables counts as an empty list.
 fn end(dump: Result<Dump, NetlinkError>) -> Result<Dump, NftError> {
     match dump {
         Err(error) if error.errno().is_some_and(presence::is_absence) => Ok(Dump::Complete),

@@ -1,7 +1,4 @@
-//! What the kernel's dumps hold.
-//!
-//! In: attributes. Out: chains, rules, sets and elements, as far as they make sense. Must not know: how they were asked
-//! for.
+//! Decodes dumps of one table into values that compare with rendered ones.
 
 use std::collections::BTreeMap;
 
@@ -10,26 +7,26 @@ use super::expression::{NFTA_LIST_ELEM, read_list, read_value, read_verdict, tex
 use crate::kernel::netlink::Attributes;
 use crate::nft::{BaseChain, Chain, ChainType, Element, Expression, Hook, Name, Rule, Set, Value};
 
-/// A rule as the kernel holds it.
+/// A rule as read from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadRule {
-    /// The kernel's number for it.
+    /// The handle.
     pub handle: u64,
-    /// Its instructions.
+    /// The expressions.
     pub expressions: Vec<Expression>,
-    /// Its comment.
+    /// The comment.
     pub comment: Option<Name>,
 }
 
 impl ReadRule {
-    /// Whether it is this rule.
+    /// Whether the kernel's rule equals a rendered one.
     #[must_use]
     pub fn is(&self, rule: &Rule) -> bool {
         self.comment == rule.comment && self.expressions == rule.expressions()
     }
 }
 
-/// A set as the kernel holds it, without its elements.
+/// A set as read from the kernel, without its elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadSet {
     flags: u32,
@@ -40,7 +37,7 @@ pub struct ReadSet {
 }
 
 impl ReadSet {
-    /// What the kernel holds of this set.
+    /// The kernel's view of a rendered set.
     #[must_use]
     pub fn of(set: &Set) -> Self {
         let value = |fields: &Vec<_>| match set.is_verdict_map() {
@@ -56,7 +53,7 @@ impl ReadSet {
         }
     }
 
-    /// Whether it belongs to a rule, and goes with it.
+    /// Whether the set is anonymous: it belongs to a rule and is deleted with it.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
         self.flags & NFT_SET_ANONYMOUS != 0
@@ -69,22 +66,22 @@ impl ReadSet {
     }
 }
 
-/// What is in a table, but for the elements of its sets.
+/// The content of a table, without the elements of its sets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadTable {
     /// `comment`
     pub comment: Option<Name>,
-    /// `flags dormant`: no packet comes by its chains.
+    /// `flags dormant`: its chains see no packets.
     pub dormant: bool,
-    /// `flags owner`: the netlink port ID of the socket that alone may change the table, usually its process's ID.
+    /// `flags owner`: the port ID of the only netlink socket that may change the table, usually a process ID.
     pub owner: Option<u32>,
-    /// How many objects it has besides chains and sets: named counters, flow tables and the like.
+    /// The number of objects besides chains and sets: named counters, flowtables and so on.
     pub others: usize,
-    /// Chains and their rules, in order.
+    /// The chains with their rules, in order.
     pub chains: BTreeMap<Name, (Chain, Vec<ReadRule>)>,
-    /// Sets and maps.
+    /// The sets and maps.
     pub sets: BTreeMap<Name, ReadSet>,
-    /// How many elements these have, where the kernel tells: since 6.18.
+    /// The number of elements of each set, if the kernel reports it (6.18 and later).
     pub counts: BTreeMap<Name, usize>,
 }
 
@@ -92,12 +89,12 @@ pub(super) fn name(attributes: Attributes<'_>, kind: u16) -> Option<Name> {
     attributes.find(kind).and_then(text).map(Into::into)
 }
 
-/// Whether this is about that table.
+/// Whether the message is about this table.
 pub(super) fn is_of(attributes: Attributes<'_>, table: &str) -> bool {
     attributes.find(TABLE).and_then(text) == Some(table)
 }
 
-/// A text among nft's own notes.
+/// A string in the user data that nft stores (`NFTNL_UDATA_*`).
 pub(super) fn comment(attributes: Attributes<'_>, kind: u16, number: u8) -> Option<Name> {
     let mut notes = attributes.find(kind)?;
     while let [found, length, rest @ ..] = notes {
@@ -110,12 +107,12 @@ pub(super) fn comment(attributes: Attributes<'_>, kind: u16, number: u8) -> Opti
     None
 }
 
-/// A table's comment.
+/// The comment of a table.
 pub(super) fn table_comment(attributes: Attributes<'_>) -> Option<Name> {
     comment(attributes, NFTA_TABLE_USERDATA, NOTE_COMMENT)
 }
 
-/// A table without what is in it; [`ReadTable::others`] counts all of that.
+/// Decodes a table. [`ReadTable::others`] counts all objects in it, chains and sets included.
 pub(super) fn table(attributes: Attributes<'_>) -> ReadTable {
     let u32 = |kind| attributes.find_array(kind).map_or(0, u32::from_be_bytes);
     ReadTable {
@@ -127,7 +124,7 @@ pub(super) fn table(attributes: Attributes<'_>) -> ReadTable {
     }
 }
 
-/// A chain.
+/// Decodes a chain.
 pub(super) fn chain(attributes: Attributes<'_>) -> Option<Chain> {
     let base = attributes.nest(NFTA_CHAIN_HOOK).map(|hook| {
         let number = u32::from_be_bytes(hook.find_array(NFTA_HOOK_HOOKNUM)?);
@@ -141,13 +138,13 @@ pub(super) fn chain(attributes: Attributes<'_>) -> Option<Chain> {
     });
     Some(Chain {
         name: name(attributes, NFTA_CHAIN_NAME)?,
-        // A base chain that cannot be one of ours is like none.
+        // A hook or type that is not supported is treated as a regular chain.
         base: base.flatten(),
         comment: comment(attributes, NFTA_CHAIN_USERDATA, NOTE_COMMENT),
     })
 }
 
-/// A rule, after the name of its chain.
+/// Decodes a rule, with the name of its chain.
 pub(super) fn rule(attributes: Attributes<'_>) -> Option<(Name, ReadRule)> {
     let rule = ReadRule {
         handle: u64::from_be_bytes(attributes.find_array(NFTA_RULE_HANDLE)?),
@@ -157,7 +154,7 @@ pub(super) fn rule(attributes: Attributes<'_>) -> Option<(Name, ReadRule)> {
     Some((name(attributes, NFTA_RULE_CHAIN)?, rule))
 }
 
-/// A set, after its name.
+/// Decodes a set, with its name.
 pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, ReadSet)> {
     let u32 = |kind| attributes.find_array(kind).map(u32::from_be_bytes);
     let length = |kind| u32(kind).and_then(value_length);
@@ -176,30 +173,32 @@ pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, ReadSet)> {
     Some((name(attributes, NFTA_SET_NAME)?, set))
 }
 
-/// How long keys or values are. `NFT_DATA_VALUE_MAXLEN` is 64; what is far more was garbled, and must not be allocated.
+/// The length of keys or values.
+///
+/// `NFT_DATA_VALUE_MAXLEN` is 64. A much greater length is malformed and must not be allocated.
 pub(super) fn value_length(length: u32) -> Option<usize> {
     const MOST: u32 = 1024;
     usize::try_from(length).ok().filter(|_| length <= MOST)
 }
 
-/// How many elements a set has, after its name.
+/// The name of a set and its number of elements.
 pub(super) fn count(attributes: Attributes<'_>) -> Option<(Name, usize)> {
     let count = u32::from_be_bytes(attributes.find_array(NFTA_SET_COUNT)?);
     Some((name(attributes, NFTA_SET_NAME)?, usize::try_from(count).ok()?))
 }
 
-/// The elements of one message of a dump.
+/// Decodes the elements of one dump message.
 pub(super) fn elements(attributes: Attributes<'_>) -> impl Iterator<Item = Element> {
     element_items(attributes).filter_map(element)
 }
 
-/// Their attributes.
+/// The attributes of each element of one dump message.
 pub(super) fn element_items(attributes: Attributes<'_>) -> impl Iterator<Item = Attributes<'_>> {
     let list = attributes.nest(NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or(Attributes::new(&[]));
     list.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).map(|(_, item)| Attributes::new(item))
 }
 
-/// What a map has for an element.
+/// Decodes the value of a map element.
 pub(super) fn element_value(item: Attributes<'_>) -> Option<Value> {
     let data = item.nest(NFTA_SET_ELEM_DATA)?;
     let verdict = || read_verdict(data).map(Value::Verdict);

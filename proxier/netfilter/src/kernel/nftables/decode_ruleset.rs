@@ -1,7 +1,4 @@
-//! What dumps hold, anybody's.
-//!
-//! In: attributes. Out: tables, chains, rules, sets and elements as values to look at, as far as they make sense.
-//! Must not know: how they were asked for, or what ours look like (`decode` does).
+//! Decodes dumps of any program's tables into [`crate::nft::ruleset`] values.
 
 use super::decode::{self, comment, element_value, name};
 use super::encode::*;
@@ -21,7 +18,7 @@ fn u64(attributes: Attributes<'_>, kind: u16) -> u64 {
     attributes.find_array(kind).map_or(0, u64::from_be_bytes)
 }
 
-/// A table, after its name.
+/// Decodes a table, with its name.
 pub(super) fn table(attributes: Attributes<'_>) -> Option<(Name, Table)> {
     let table = Table {
         handle: u64(attributes, NFTA_TABLE_HANDLE),
@@ -32,7 +29,7 @@ pub(super) fn table(attributes: Attributes<'_>) -> Option<(Name, Table)> {
     Some((name(attributes, TABLE)?, table))
 }
 
-/// A chain, after the names of its table and its own.
+/// Decodes a chain, with the names of its table and of itself.
 pub(super) fn chain(attributes: Attributes<'_>) -> Option<(Name, Name, Chain)> {
     let read = decode::chain(attributes)?;
     let handle = u64(attributes, NFTA_CHAIN_HANDLE);
@@ -40,14 +37,14 @@ pub(super) fn chain(attributes: Attributes<'_>) -> Option<(Name, Name, Chain)> {
     Some((name(attributes, TABLE)?, read.name, chain))
 }
 
-/// A rule, after the name of its chain.
+/// Decodes a rule, with the name of its chain.
 pub(super) fn rule(attributes: Attributes<'_>) -> Option<(Name, Rule)> {
     let (chain, read) = decode::rule(attributes)?;
     let counters = attributes.nest(NFTA_RULE_EXPRESSIONS).and_then(counters);
     Some((chain, Rule { handle: read.handle, expressions: read.expressions, comment: read.comment, counters }))
 }
 
-/// A set, after its name.
+/// Decodes a set, with its name.
 pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, Set)> {
     let length = |kind| u32(attributes, kind).and_then(decode::value_length);
     let flags = u32(attributes, NFTA_SET_FLAGS).unwrap_or(0);
@@ -73,7 +70,7 @@ pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, Set)> {
     Some((name(attributes, NFTA_SET_NAME)?, set))
 }
 
-/// An element, and whether it only says that nothing begins there.
+/// Decodes an element, and whether it marks the end of an interval.
 pub(super) fn element(item: Attributes<'_>) -> Option<(Element, bool)> {
     let bytes = |kind| item.nest(kind).and_then(read_value).map(Into::into);
     let flags = u32(item, NFTA_SET_ELEM_FLAGS).unwrap_or(0);

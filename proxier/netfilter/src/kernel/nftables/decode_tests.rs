@@ -1,4 +1,4 @@
-//! What is written to the kernel reads back; garbage never panics.
+//! Encoded objects decode to equal ones, and malformed input never panics.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ fn table() -> Table {
     Table { family: IpFamily::V4, name: "kube-proxy".into() }
 }
 
-/// The attributes of an operation's only request.
+/// The attributes of an operation that is encoded as one request.
 fn written(operation: &Operation) -> Vec<u8> {
     let mut all: Vec<Request> = Vec::new();
     requests(&table(), operation, 1, |request, _| all.push(request));
@@ -37,7 +37,7 @@ fn any_element() -> impl Strategy<Value = Element> {
 }
 
 #[test]
-fn a_long_list_of_elements_is_cut_into_requests() {
+fn long_element_list_is_split_into_requests() {
     let set = Arc::new(Set::of("s", [crate::nft::Field::Port]));
     let elements: Vec<Element> = (0..9000).map(|port| Element::member(Key::default().port(port).build())).collect();
     let mut read = Vec::new();
@@ -53,7 +53,7 @@ fn a_long_list_of_elements_is_cut_into_requests() {
 }
 
 #[test]
-fn sets_with_keys_longer_than_registers_are_none() {
+fn set_with_oversized_key_is_rejected() {
     for (length, is_read) in [(64, true), (1024, true), (1025, false), (u32::MAX - 3, false)] {
         let mut request = Request::new(0, 0, &[]);
         request.text(NFTA_SET_NAME, "s").attribute(NFTA_SET_KEY_LEN, &u32::to_be_bytes(length));
@@ -69,7 +69,7 @@ fn sets_with_keys_longer_than_registers_are_none() {
 
 proptest! {
     #[test]
-    fn elements_read_back_and_damaged_ones_never_panic(
+    fn elements_round_trip_and_damaged_ones_never_panic(
         written_elements in prop::collection::vec(any_element(), 1..6),
         cut: prop::sample::Index,
         damage: (prop::sample::Index, u8),
@@ -87,7 +87,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_no_object(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn malformed_input_is_not_an_object(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let attributes = Attributes::new(&bytes);
         let _ = (chain(attributes), rule(attributes), set(attributes), count(attributes), table_comment(attributes));
         let _ = (decode_ruleset::table(attributes), decode_ruleset::chain(attributes), decode_ruleset::rule(attributes), decode_ruleset::set(attributes));
@@ -96,16 +96,16 @@ proptest! {
     }
 
     #[test]
-    fn keys_that_are_asked_for_read_back(keys in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..41), 0..65)) {
+    fn lookup_keys_round_trip(keys in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..41), 0..65)) {
         let keys: Vec<crate::nft::Bytes> = keys.into_iter().map(Vec::into_boxed_slice).collect();
         let set = Set::of("s", [crate::nft::Field::Port]);
-        let asked = encode::lookup(&table(), &set, &keys).into_attributes().split_off(4);
-        let read: Vec<_> = elements(Attributes::new(&asked)).map(|element| element.key).collect();
+        let request = encode::lookup(&table(), &set, &keys).into_attributes().split_off(4);
+        let read: Vec<_> = elements(Attributes::new(&request)).map(|element| element.key).collect();
         prop_assert_eq!(read, keys);
     }
 
     #[test]
-    fn how_many_there_are_reads_back(many: u32, unknown in fuzz::unknown(), flaws in fuzz::flaws()) {
+    fn element_count_round_trips(many: u32, unknown in fuzz::unknown(), flaws in fuzz::flaws()) {
         let mut request = Request::new(0, 0, &[]);
         fuzz::put_unknown(&mut request, &unknown);
         request.text(NFTA_SET_NAME, "s").attribute(NFTA_SET_COUNT, &many.to_be_bytes());
@@ -116,7 +116,7 @@ proptest! {
     }
 
     #[test]
-    fn chains_read_back(priority: i32, drop: bool, hook in 0_usize..5, nat: bool, comment in "[a-z]{0,40}") {
+    fn chains_round_trip(priority: i32, drop: bool, hook in 0_usize..5, nat: bool, comment in "[a-z]{0,40}") {
         let base = BaseChain { kind: if nat { ChainType::Nat } else { ChainType::Filter }, hook: Hook::ALL[hook], priority, drop };
         for base in [None, Some(base)] {
             let written_chain = Chain { name: "c".into(), base, comment: Some(comment.as_str().into()) };

@@ -1,7 +1,4 @@
-//! Operations as netlink requests.
-//!
-//! In: a table and operations on it. Out: requests, and which operation each belongs to.
-//! Must not know: how they are sent.
+//! Encodes operations on a table as netlink requests.
 
 use super::expression::{self, NFTA_LIST_ELEM};
 use crate::kernel::netlink::{NLM_F_APPEND, NLM_F_CREATE, Request, nfgenmsg, nfnetlink};
@@ -28,7 +25,7 @@ const NFT_MSG_NEWOBJ: u8 = 18;
 const NFT_MSG_DELOBJ: u8 = 20;
 const NFT_OBJECT_COUNTER: u32 = 1;
 
-/// The attribute that names the table is the first of all requests.
+/// The table's name, which is attribute 1 in every request.
 pub(super) const TABLE: u16 = 1;
 pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
 pub(super) const NFTA_TABLE_USE: u16 = 3;
@@ -85,22 +82,22 @@ pub(super) const NFT_SET_CONCAT: u32 = 0x80;
 /// `NFT_DATA_VERDICT`
 pub(super) const VERDICTS: u32 = 0xffff_ff00;
 
-/// nft's own notes, which the kernel keeps: a comment has number 0, but for sets.
+/// The type of a comment in nft's user data, of all objects but sets.
 pub(super) const NOTE_COMMENT: u8 = 0;
 pub(super) const NOTE_SET_COMMENT: u8 = 7;
 const NOTE_KEY_BYTEORDER: u8 = 0;
 const NOTE_VALUE_BYTEORDER: u8 = 1;
 const NOTE_KEY_TYPEOF: u8 = 3;
 const NOTE_VALUE_TYPEOF: u8 = 4;
-/// nft's number for an expression that is several others side by side.
+/// nft's number for a concatenation expression, in user data.
 const CONCATENATION: u32 = 13;
-/// And for one that is a verdict.
+/// nft's number for a verdict expression, in user data.
 const VERDICT: u32 = 1;
 
-/// Of the 65,535 bytes that a list of elements may have, these are left for what is in the first that is one too many.
+/// The bytes of elements in one request. The rest of the 65,535 leaves room for the last element.
 const LIST_ROOM: usize = 65_000;
 
-/// A request without attributes but the table's name.
+/// A request with the table's name as its only attribute.
 pub(super) fn request(table: &Table, message: u8, flags: u16) -> Request {
     let kind = nfnetlink(NFNL_SUBSYS_NFTABLES, message);
     let mut request = Request::new(kind, flags, &nfgenmsg(table.family.nfproto()));
@@ -108,7 +105,7 @@ pub(super) fn request(table: &Table, message: u8, flags: u16) -> Request {
     request
 }
 
-/// Asks for the elements of these keys, up to the first that is not there.
+/// The request for the elements of keys, up to the first missing one.
 pub(super) fn lookup(table: &Table, set: &Set, keys: &[Bytes]) -> Request {
     let mut request = named(request(table, NFT_MSG_GETSETELEM, 0), NFTA_SET_ELEM_LIST_SET, &set.name);
     request.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
@@ -119,7 +116,7 @@ pub(super) fn lookup(table: &Table, set: &Set, keys: &[Bytes]) -> Request {
     request
 }
 
-/// The requests of an operation, each told with the index of its first element.
+/// Passes the requests of an operation to `emit`, each with the index of its first element.
 pub(super) fn requests(table: &Table, operation: &Operation, id: u32, mut emit: impl FnMut(Request, usize)) {
     let new = |message| request(table, message, NLM_F_CREATE);
     let old = |message| request(table, message, 0);
@@ -165,14 +162,14 @@ fn named(mut request: Request, kind: u16, name: &str) -> Request {
     request
 }
 
-/// Adds one of nft's own notes that is a text.
+/// Appends a string as user data.
 fn note(request: &mut Request, kind: u16, number: u8, text: Option<&str>) {
     if let Some(text) = text {
         request.attribute(kind, &entry(number, &[text.as_bytes(), &[0]].concat()));
     }
 }
 
-/// An entry of nft's own notes: number, length, value.
+/// An entry of user data: type, length, value.
 fn entry(number: u8, value: &[u8]) -> Vec<u8> {
     let length = u8::try_from(value.len()).unwrap_or(u8::MAX);
     [&[number, length], &value[..usize::from(length)]].concat()
@@ -200,7 +197,7 @@ fn add_rule(mut request: Request, rule: &Rule) -> Request {
     request
 }
 
-/// `NFT_SET_*` of a set.
+/// The `NFT_SET_*` flags of a set.
 pub(super) fn set_flags(set: &Set) -> u32 {
     let concatenated = set.interval && set.key.len() > 1;
     let flags = [
@@ -212,7 +209,7 @@ pub(super) fn set_flags(set: &Set) -> u32 {
     flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum()
 }
 
-/// nft packs the types of a key's fields into one number, six bits each.
+/// The type number of a concatenation: six bits for each field.
 pub(super) fn type_of(fields: &[Field]) -> u32 {
     fields.iter().fold(0, |number, field| number << 6 | field.type_number())
 }
@@ -250,9 +247,9 @@ fn add_set(mut request: Request, set: &Set, id: u32) -> Request {
     request
 }
 
-/// What nft has to know to print the elements.
+/// The user data that nft needs to print the elements of a set.
 pub(super) fn set_notes(set: &Set) -> Vec<u8> {
-    // 0: each field has an order of its own.
+    // 0: each field has its own byte order.
     let order = 0_u32.to_ne_bytes();
     let mut notes = entry(NOTE_KEY_BYTEORDER, &order);
     if set.value.is_some() {

@@ -1,7 +1,4 @@
-//! What can go wrong with nf_tables.
-//!
-//! In: the kernel's refusals. Out: errors that name the object at fault and what can be done.
-//! Must not know: whose object it is.
+//! Errors of nf_tables, which name the object, the cause and the next step.
 
 use std::fmt;
 use std::io;
@@ -10,16 +7,16 @@ use thiserror::Error;
 
 use crate::kernel::netlink::NetlinkError;
 
-/// One operation that the kernel refused.
+/// An operation that the kernel refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Its index in the transaction; `None` if it is all of it.
+    /// The index in the transaction; `None` if the error is about the whole transaction.
     pub operation: Option<usize>,
-    /// The operation, or the element in it, in the words of nft.
+    /// The operation, or the element in it, in nft syntax.
     pub object: String,
-    /// The kernel's error number.
+    /// The error number.
     pub errno: i32,
-    /// The kernel's own words, if it has any.
+    /// The kernel's message, empty if there is none.
     pub words: String,
 }
 
@@ -30,21 +27,21 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Why nf_tables could not be read or changed.
+/// A failure to read or change nf_tables.
 #[derive(Debug, Error)]
 pub enum NftError {
-    /// The kernel refused operations; nothing of that part of the transaction was done.
+    /// The kernel refused operations. Nothing of that part of the transaction was applied.
     #[error("the kernel refused {}", list(.0))]
     Refused(Vec<Refusal>),
-    /// Somebody else changed nf_tables since it was read.
-    #[error("somebody else changed nf_tables meanwhile")]
+    /// Another program changed nf_tables since the generation ID was read.
+    #[error("another program changed nf_tables since it was read")]
     Changed,
     /// Part of a transaction exceeds the largest batch that the socket can send.
-    #[error("{bytes} bytes are too much for one batch of at most {room}: raise net.core.wmem_max, or run this as root")]
+    #[error("batch of {bytes} bytes exceeds the limit of {room}: raise net.core.wmem_max, or run as root")]
     TooBig {
-        /// How much it is.
+        /// The size of the part.
         bytes: usize,
-        /// How much there may be.
+        /// The largest possible size.
         room: usize,
     },
     /// Another process owns the table (`flags owner`): the kernel refuses changes by any other process.
@@ -58,17 +55,17 @@ pub enum NftError {
         /// The port ID of the owner's netlink socket, usually its process's ID.
         owner: u32,
     },
-    /// It changed too often to be read.
-    #[error("nf_tables changes faster than it can be read")]
+    /// Every attempt to read was interrupted by changes.
+    #[error("nf_tables changed during every attempt to read it")]
     Interrupted,
-    /// Netlink failed.
-    #[error("nf_tables over netlink: {0}")]
+    /// The netlink socket failed, or the kernel returned an error.
+    #[error("nf_tables netlink request failed: {0}")]
     Netlink(#[from] io::Error),
 }
 
 fn list(refusals: &[Refusal]) -> String {
     match refusals {
-        [] => "it without a reason".to_owned(),
+        [] => "the batch without a reason".to_owned(),
         [only] => only.to_string(),
         [first, rest @ ..] => format!("{first}, and {} more", rest.len()),
     }

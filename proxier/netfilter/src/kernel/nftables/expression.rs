@@ -1,6 +1,4 @@
-//! Instructions in netlink's form, to and from the kernel.
-//!
-//! In: instructions, or the attributes that the kernel has for them. Out: the other. Must not know: rules.
+//! Encodes and decodes nf_tables expressions.
 
 use super::load::{self, NFT_CT_MARK, NFT_META_MARK};
 use crate::Counters;
@@ -34,12 +32,12 @@ const NFT_RETURN: i32 = -5;
 
 /// `NFT_BITWISE_LSHIFT` and `_RSHIFT`
 const SHIFTS: [(u32, bool); 2] = [(1, false), (2, true)];
-/// `NF_NAT_RANGE_PROTO_SPECIFIED` and `_MAP_IPS`: which the kernel tells from the registers.
+/// `NF_NAT_RANGE_PROTO_SPECIFIED` and `NF_NAT_RANGE_MAP_IPS`, which the kernel derives from the registers.
 const NF_NAT_RANGE_GIVEN: u32 = 3;
-/// What only looks on, whatever it says.
+/// The expressions that do not affect a packet's verdict.
 pub(super) const PASSIVE: [&str; 3] = ["log", "last", "flow_offload"];
 
-/// The kernel numbers registers of four words, and words that begin no such register.
+/// The kernel's number of a register: 16-byte registers, or 4-byte ones that are not at such a boundary.
 fn number(register: Register) -> u32 {
     let word = u32::from(register.0);
     if word.is_multiple_of(4) { 1 + word / 4 } else { 8 + word }
@@ -75,7 +73,7 @@ impl Numbers for Request {
     }
 }
 
-/// Writes an instruction as an item of a list.
+/// Encodes an expression as a list item.
 pub(super) fn write(list: &mut Request, expression: &Expression) {
     list.nested(NFTA_LIST_ELEM, |item| {
         item.text(NFTA_EXPR_NAME, name(expression));
@@ -113,7 +111,7 @@ fn name(expression: &Expression) -> &str {
     }
 }
 
-/// The attributes of each: `NFTA_BITWISE_SREG` is 1, and so on.
+/// Encodes the attributes of an expression; for example, `NFTA_BITWISE_SREG` is 1.
 fn body(data: &mut Request, expression: &Expression) {
     match expression {
         Expression::Load { from, width, to } => load::write(data, *from, *width, *to),
@@ -190,7 +188,7 @@ fn body(data: &mut Request, expression: &Expression) {
     }
 }
 
-/// Where `nat`, `redir` and `masq` have the registers of ports, and flags.
+/// The attribute types of port registers and flags in `nat`, `redir` and `masq`.
 fn translation_attributes(kind: Translation) -> ([u16; 2], u16) {
     match kind {
         Translation::Source | Translation::Destination => ([5, 6], 7),
@@ -216,7 +214,7 @@ fn translation(data: &mut Request, kind: Translation, family: u8, [address, port
     }
 }
 
-/// Writes a verdict as data.
+/// Encodes a verdict as data.
 pub(super) fn write_verdict(out: &mut Request, kind: u16, verdict: &Verdict) {
     let code = match verdict {
         Verdict::Drop => NF_DROP,
@@ -236,7 +234,7 @@ pub(super) fn write_verdict(out: &mut Request, kind: u16, verdict: &Verdict) {
     });
 }
 
-/// Reads data that is a verdict.
+/// Decodes data as a verdict.
 pub(super) fn read_verdict(data: Attributes<'_>) -> Option<Verdict> {
     let verdict = data.nest(NFTA_DATA_VERDICT)?;
     let chain = || verdict.find(NFTA_VERDICT_CHAIN).and_then(text).map(Into::into);
@@ -251,17 +249,17 @@ pub(super) fn read_verdict(data: Attributes<'_>) -> Option<Verdict> {
     }
 }
 
-/// Reads data that is a value.
+/// Decodes data as a value.
 pub(super) fn read_value(data: Attributes<'_>) -> Option<&[u8]> {
     data.find(NFTA_DATA_VALUE)
 }
 
-/// A text, which ends with a zero byte.
+/// Decodes a NUL-terminated string.
 pub(super) fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok().map(|text| text.trim_end_matches('\0'))
 }
 
-/// Reads a list of instructions. Those that are not ours are so many unknown ones.
+/// Decodes a list of expressions; unsupported ones become [`Expression::Unknown`].
 pub(super) fn read_list(list: Attributes<'_>) -> Vec<Expression> {
     list.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).map(|(_, item)| read(Attributes::new(item))).collect()
 }
@@ -272,21 +270,21 @@ fn read(item: Attributes<'_>) -> Expression {
     read_body(name, data).unwrap_or_else(|| Expression::Unknown(name.to_owned()))
 }
 
-/// What a rule's `counter` counted.
+/// The counters of a rule's `counter` expression.
 pub(super) fn counters(list: Attributes<'_>) -> Option<Counters> {
     let mut items = list.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).map(|(_, item)| Attributes::new(item));
     let counter = items.find(|item| item.find(NFTA_EXPR_NAME).and_then(text) == Some("counter"))?;
     counter_of(counter)
 }
 
-/// What a `counter` counted: `NFTA_COUNTER_BYTES`, `NFTA_COUNTER_PACKETS`.
+/// The counters of a `counter` expression: `NFTA_COUNTER_BYTES`, `NFTA_COUNTER_PACKETS`.
 pub(super) fn counter_of(item: Attributes<'_>) -> Option<Counters> {
     let data = item.nest(NFTA_EXPR_DATA)?;
     let number = |kind| data.find_array(kind).map(u64::from_be_bytes);
     Some(Counters { bytes: number(1)?, packets: number(2)? })
 }
 
-/// An instruction's attributes.
+/// The attributes of an expression.
 #[derive(Clone, Copy)]
 struct Body<'a>(Attributes<'a>);
 
@@ -307,7 +305,7 @@ impl<'a> Body<'a> {
         self.0.find(kind).and_then(text)
     }
 
-    /// Two registers, of which the second may be left out.
+    /// Two registers; a missing second one equals the first.
     fn places(self, [from, to]: [u16; 2]) -> Option<Registers> {
         let from = self.place(from)?;
         Some((from, self.place(to).unwrap_or(from)))
@@ -354,9 +352,9 @@ fn read_body(name: &str, data: Attributes<'_>) -> Option<Expression> {
     })
 }
 
-/// What changes or compares registers.
+/// Decodes expressions that compute or compare.
 fn read_arithmetic(name: &str, body: Body<'_>) -> Option<Expression> {
-    // They could leave their value elsewhere: nft has them work in place.
+    // The kernel supports another destination register, but nft always works in place.
     let in_place = || body.place(1).filter(|from| body.place(2) == Some(*from));
     Some(match (name, body.u32(6).unwrap_or(0)) {
         ("bitwise", 0) => Expression::Bitwise { register: in_place()?, mask: body.bytes(4)?, xor: body.bytes(5)? },
@@ -395,7 +393,7 @@ fn read_arithmetic(name: &str, body: Body<'_>) -> Option<Expression> {
     })
 }
 
-/// `NFTA_DYNSET_*`: what elements do besides being there is `NFTA_DYNSET_EXPR` or `_EXPRESSIONS`.
+/// Decodes `NFTA_DYNSET_*`. Expressions in elements are `NFTA_DYNSET_EXPR` and `NFTA_DYNSET_EXPRESSIONS`.
 fn read_dynset(body: Body<'_>) -> Option<Expression> {
     let operation = [SetOperation::Add, SetOperation::Update, SetOperation::Delete];
     let operation = operation.into_iter().find(|operation| body.u32(3) == Some(*operation as u32))?;

@@ -1,4 +1,4 @@
-//! What is written to the kernel reads back; garbage is unknown, never a panic.
+//! Encoded expressions decode to equal ones; malformed input is unknown and never panics.
 
 use proptest::prelude::*;
 
@@ -13,7 +13,7 @@ fn written(expressions: &[Expression]) -> Vec<u8> {
 }
 
 #[test]
-fn registers_that_the_kernel_lacks_are_none() {
+fn register_out_of_range_is_none() {
     let known: Vec<u32> = (0..300).filter(|number| register(*number).is_some()).collect();
     assert_eq!(known, (1..=4).chain(8..=23).collect::<Vec<u32>>());
     for written in known.iter().filter_map(|number| register(*number)) {
@@ -23,12 +23,12 @@ fn registers_that_the_kernel_lacks_are_none() {
 
 proptest! {
     #[test]
-    fn instructions_read_back(expressions in prop::collection::vec(any_expression(), 0..6)) {
+    fn expressions_round_trip(expressions in prop::collection::vec(any_expression(), 0..6)) {
         prop_assert_eq!(read_list(Attributes::new(&written(&expressions))), expressions);
     }
 
     #[test]
-    fn damaged_ones_never_panic(
+    fn damaged_expressions_never_panic(
         expressions in prop::collection::vec(any_expression(), 1..4),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut: prop::sample::Index,

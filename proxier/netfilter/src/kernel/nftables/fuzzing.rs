@@ -1,4 +1,4 @@
-//! The decoders of nf_tables as functions that fuzz targets call.
+//! The nf_tables decoders as entry points for fuzz targets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::nft::{self, Field, Name, Operation, Set, Table};
 const HEADER: usize = 4;
 const NFT_MSG_NEWGEN: u8 = 15;
 
-/// Reads a datagram of a dump, as the readers of kube-proxy's table and of all other tables do: tables, chains, rules, sets, elements.
+/// Decodes a dump with both decoders: tables, chains, rules, sets and elements.
 ///
 /// # Panics
-/// If something that decodes is another thing when it is written and decoded again.
+/// If an object differs after encoding and decoding it again.
 pub fn ruleset(datagram: &[u8]) -> Ruleset {
     let mut read = Read { ruleset: Ruleset::new(IpFamily::V4), elements: BTreeMap::new() };
     fuzzing::each(datagram, &mut |received| read.take(received));

@@ -1,6 +1,4 @@
-//! What instructions load, in netlink's form.
-//!
-//! In: a [`Load`], or an instruction's attributes. Out: the other. Must not know: what is done with it.
+//! Encodes and decodes the source of expressions that load a value.
 
 use super::expression::Numbers;
 use crate::kernel::netlink::Request;
@@ -27,7 +25,7 @@ const NFTA_FIB_F_DADDR: u32 = 2;
 const NFT_NG_INCREMENTAL: u32 = 0;
 const NFT_NG_RANDOM: u32 = 1;
 
-/// Those of `meta` and `ct` that have a name of their own.
+/// The keys of `meta` and `ct` that have a [`Load`] variant.
 const META: [(Load, u32); 7] = [
     (Load::Mark, NFT_META_MARK),
     (Load::InputName, NFT_META_IIFNAME),
@@ -44,7 +42,7 @@ const CONNECTION: [(Load, u32); 4] = [
     (Load::CtMark, NFT_CT_MARK),
 ];
 
-/// The instruction that loads it.
+/// The name of the expression.
 pub(super) fn name(load: Load) -> &'static str {
     match load {
         Load::Payload(..) => "payload",
@@ -55,7 +53,7 @@ pub(super) fn name(load: Load) -> &'static str {
     }
 }
 
-/// How many bytes are loaded, where the instruction does not say.
+/// The loaded bytes, for expressions without an explicit length.
 pub(super) fn width(load: Load) -> u32 {
     match load {
         Load::InputName | Load::OutputName => 16,
@@ -100,7 +98,7 @@ pub(super) fn write(data: &mut Request, from: Load, width: u32, to: Register) {
     }
 }
 
-/// Reads what an instruction of that name loads. `direction` is the third attribute where that is one byte.
+/// Decodes the source of an expression. `direction` is the third attribute if it has one byte.
 pub(super) fn read(name: &str, u32: impl Fn(u16) -> Option<u32>, direction: Option<u8>) -> Option<Load> {
     let named = |list: &[(Load, u32)], key| list.iter().find(|(_, number)| *number == key).map(|(load, _)| *load);
     Some(match (name, u32(2)?) {

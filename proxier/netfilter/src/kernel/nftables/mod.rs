@@ -1,7 +1,6 @@
-//! nf_tables, over nfnetlink: one table is read and changed, without the nft program.
+//! nf_tables over nfnetlink, without the nft program.
 //!
-//! In: transactions of one table. Out: they are applied, each part of them whole or not at all; what the kernel holds,
-//! as much of it as is asked for. Must not know: why anything is to be there.
+//! [`NftTables`] reads and changes one table in transactions; [`NftReader`] reads the tables of any program.
 
 mod chain_state;
 mod chains;
@@ -36,17 +35,18 @@ use crate::nft::{Bytes, Element, Name, Set, Table, Transaction};
 
 /// nf_tables of the network namespace.
 pub trait NftTables: Send + fmt::Debug {
-    /// A number that every change of nf_tables makes another one, whoever makes it, in whichever table.
+    /// The generation ID, which every change by any program increments.
     ///
     /// # Errors
-    /// If the kernel does not say.
+    /// If the kernel does not return it.
     fn generation(&mut self) -> Result<u32, NftError>;
 
-    /// The states of chains of one table, in this order; `None` where there is no such chain. In one round trip, for at
-    /// most a hundred chains.
+    /// The states of up to a hundred chains of one table, in order.
+    ///
+    /// A missing chain is `None`. Takes one round trip, whatever the chains contain.
     ///
     /// # Errors
-    /// If the kernel does not say.
+    /// If the kernel refuses the query.
     fn chain_states(&mut self, table: &Table, chains: &[&str]) -> Result<Vec<Option<ChainState>>, NftError>;
 
     /// The names of all tables of a family.
@@ -55,23 +55,27 @@ pub trait NftTables: Send + fmt::Debug {
     /// If they cannot be listed.
     fn tables(&mut self, family: IpFamily) -> Result<Vec<Name>, NftError>;
 
-    /// What is in a table, but for the elements of its sets; `None` if there is no such table.
+    /// The content of a table, without the elements of its sets.
+    ///
+    /// `None` if the table does not exist.
     ///
     /// # Errors
     /// If it cannot be read.
     fn table(&mut self, table: &Table) -> Result<Option<ReadTable>, NftError>;
 
-    /// Hands over the elements of a set, one by one. Some may come again.
+    /// Passes each element of a set to `each`. An element may be passed twice.
     ///
     /// # Errors
-    /// If they cannot be read: there is no such set, for one.
+    /// If the elements cannot be read, for example because the set does not exist.
     fn elements(&mut self, table: &Table, set: &Set, each: &mut dyn FnMut(Element)) -> Result<(), NftError>;
 
-    /// Hands over those of these keys' elements that a set has, of each list at least those before the first that it has
-    /// not. It costs as much as is asked for; `elements` costs the kernel time in the square of what there is.
+    /// Passes the existing elements among the given keys to `each`.
+    ///
+    /// Of each list, at least the elements before the first missing key are passed. The cost is proportional to the
+    /// number of keys, while [`NftTables::elements`] takes time quadratic in the size of the set.
     ///
     /// # Errors
-    /// If they cannot be read.
+    /// If the elements cannot be read.
     fn lookup(
         &mut self,
         table: &Table,
@@ -80,16 +84,17 @@ pub trait NftTables: Send + fmt::Debug {
         each: &mut dyn FnMut(Element),
     ) -> Result<(), NftError>;
 
-    /// Makes the changes, in as few batches as the kernel takes, and tells how many those were. With `generation`, only
-    /// if nobody has changed anything since the kernel told that number.
+    /// Applies a transaction in as few batches as possible and returns their number.
+    ///
+    /// With `generation`, the kernel applies it only if nf_tables has not changed since that generation ID.
     ///
     /// # Errors
-    /// If a part was refused. It then left no trace; parts before it are done, parts after it were not tried.
+    /// If a part was refused. Nothing of that part was applied; earlier parts were, later ones were not tried.
     fn apply(&mut self, transaction: &Transaction, generation: Option<u32>) -> Result<u32, NftError>;
 
-    /// Finds out whether the kernel would make the changes, as one, and makes none.
+    /// Validates a transaction as a whole without applying it.
     ///
     /// # Errors
-    /// What it would refuse.
+    /// The operations that the kernel would refuse.
     fn check(&mut self, transaction: &Transaction) -> Result<(), NftError>;
 }

@@ -1,6 +1,4 @@
-//! Whole tables, of any program.
-//!
-//! In: a family and a table's name. Out: whether it exists, or a chain of it; it is gone. Must not know: what is in tables.
+//! Checks for tables and chains of any program, and deletes tables.
 
 use std::io;
 
@@ -12,36 +10,36 @@ use crate::IpFamily;
 use crate::kernel::netlink::{Netlink, Request};
 use crate::nft::{Operation, Table, Transaction};
 
-/// Whether a table exists. A kernel without nf_tables has none.
+/// Whether a table exists; `false` on a kernel without nf_tables.
 ///
 /// # Errors
-/// If the kernel does not say.
+/// If the kernel does not answer.
 pub fn has_table(family: IpFamily, name: &str) -> io::Result<bool> {
-    is_there(&request(&Table { family, name: name.into() }, NFT_MSG_GETTABLE, 0))
+    exists(&request(&Table { family, name: name.into() }, NFT_MSG_GETTABLE, 0))
 }
 
-/// Whether a table with that chain exists.
+/// Whether a table and a chain in it exist.
 ///
 /// # Errors
-/// If the kernel does not say.
+/// If the kernel does not answer.
 pub fn has_chain(family: IpFamily, table: &str, chain: &str) -> io::Result<bool> {
-    let mut question = request(&Table { family, name: table.into() }, NFT_MSG_GETCHAIN, 0);
-    question.text(NFTA_CHAIN_NAME, chain);
-    is_there(&question)
+    let mut query = request(&Table { family, name: table.into() }, NFT_MSG_GETCHAIN, 0);
+    query.text(NFTA_CHAIN_NAME, chain);
+    exists(&query)
 }
 
-fn is_there(question: &Request) -> io::Result<bool> {
-    match Netlink::open(NETLINK_NETFILTER)?.request(question) {
+fn exists(query: &Request) -> io::Result<bool> {
+    match Netlink::open(NETLINK_NETFILTER)?.request(query) {
         Ok(()) => Ok(true),
         Err(error) if error.errno().is_some_and(is_absence) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Deletes a table with all that is in it; whether there was one.
+/// Deletes a table with its content; returns whether it existed.
 ///
 /// # Errors
-/// If the kernel does not do it.
+/// If the kernel refuses.
 pub fn delete_table(family: IpFamily, name: &str) -> io::Result<bool> {
     if !has_table(family, name)? {
         return Ok(false);
@@ -50,14 +48,14 @@ pub fn delete_table(family: IpFamily, name: &str) -> io::Result<bool> {
     transaction.push(Operation::DeleteTable);
     match SystemNftables::default().apply(&transaction, None) {
         Ok(_) => Ok(true),
-        // Somebody was quicker.
+        // Another program deleted it first.
         Err(NftError::Refused(refusals)) if refusals.iter().all(|refusal| is_absence(refusal.errno)) => Ok(false),
         Err(NftError::Netlink(error)) => Err(error),
         Err(error) => Err(io::Error::other(error)),
     }
 }
 
-/// No such table, or no nf_tables at all.
+/// Whether the error means that the table, or nf_tables, does not exist.
 pub(super) fn is_absence(errno: i32) -> bool {
     matches!(errno, libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)
 }

@@ -1,7 +1,4 @@
-//! What the kernel holds of nf_tables, anybody's, to be looked at.
-//!
-//! In: a family. Out: its tables and those of both families, whole or as much as is asked for: of big sets single keys.
-//! Must not know: what any of it is for. Nothing is changed.
+//! Reads the tables of any program, whole or in parts. Nothing is changed.
 
 use std::collections::BTreeMap;
 
@@ -17,10 +14,10 @@ use crate::nft::ruleset::{Element, Elements, Rule, Ruleset, Scope, Set, Table, T
 
 /// `struct nfgenmsg`
 const HEADER: usize = 4;
-/// How often something is read anew because it changed meanwhile.
+/// The number of attempts if the ruleset changes during a dump.
 const TRIES: u32 = 5;
 
-/// Reads nf_tables of one family.
+/// A reader of the nf_tables ruleset of one family.
 #[derive(Debug)]
 pub struct NftReader {
     family: IpFamily,
@@ -29,21 +26,25 @@ pub struct NftReader {
 }
 
 impl NftReader {
-    /// A reader of this family, in the network namespace in which it is first asked.
+    /// A reader for the network namespace of the thread that reads first.
     #[must_use]
     pub fn new(family: IpFamily) -> Self {
         Self { family, socket: None, interrupted: false }
     }
 
-    /// Whether anything read since this was last asked changed at each try: it may be of two moments, and not whole.
+    /// Whether a dump since the last call was interrupted in every attempt.
+    ///
+    /// Its result may be incomplete or mix two states.
     pub fn take_interrupted(&mut self) -> bool {
         std::mem::take(&mut self.interrupted)
     }
 
-    /// Tables and chains, without rules and sets.
+    /// Reads tables and chains, without rules and sets.
+    ///
+    /// A kernel without nf_tables has no tables.
     ///
     /// # Errors
-    /// If they cannot be listed. A kernel without nf_tables has none.
+    /// If they cannot be listed.
     pub fn read_outline(&mut self) -> Result<Ruleset, NftError> {
         let mut ruleset = Ruleset::new(self.family);
         for scope in [Scope::Family(self.family), Scope::Both] {
@@ -61,7 +62,7 @@ impl NftReader {
                     known.extend(decode_ruleset::chain(attributes));
                 })?;
             for (table, name, chain) in chains {
-                // A table that came after the tables were listed is not shown.
+                // A table created after the tables were listed is skipped.
                 if let Some(table) = ruleset.tables.get_mut(&TableId { scope, name: table }) {
                     table.chains.insert(name, chain);
                 }
@@ -70,10 +71,12 @@ impl NftReader {
         Ok(ruleset)
     }
 
-    /// Everything. What cannot be read is told in words, and the rest is there.
+    /// Reads the whole ruleset.
+    ///
+    /// Returns a message for each part that could not be read.
     ///
     /// # Errors
-    /// If not even the tables can be listed.
+    /// If the tables cannot be listed.
     pub fn read_all(&mut self) -> Result<(Ruleset, Vec<String>), NftError> {
         let mut ruleset = self.read_outline()?;
         let mut problems = Vec::new();
@@ -88,7 +91,7 @@ impl NftReader {
         Ok((ruleset, problems))
     }
 
-    /// The rules and sets of a table, without the elements. What cannot be read is told to `note`, and the rest is there.
+    /// Reads the rules and sets of a table, without elements. Failures are passed to `note`.
     pub fn read_contents(&mut self, id: &TableId, table: &mut Table, note: &mut dyn FnMut(String, NftError)) {
         match self.all_rules(id) {
             Ok(mut rules) => {
@@ -104,7 +107,7 @@ impl NftReader {
         }
     }
 
-    /// The elements of those of a table's sets that are wanted. What cannot be read is told to `note`.
+    /// Reads the elements of the sets that `wanted` selects. Failures are passed to `note`.
     pub fn read_elements(
         &mut self,
         id: &TableId,
@@ -120,7 +123,7 @@ impl NftReader {
         }
     }
 
-    /// The rules of one chain.
+    /// Reads the rules of one chain.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -131,7 +134,7 @@ impl NftReader {
         Ok(rules.remove(chain).unwrap_or_default())
     }
 
-    /// The rules of all chains of a table.
+    /// Reads the rules of all chains of a table.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -149,7 +152,7 @@ impl NftReader {
         })
     }
 
-    /// The sets and maps of a table, without their elements.
+    /// Reads the sets and maps of a table, without elements.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -159,7 +162,7 @@ impl NftReader {
         })
     }
 
-    /// One set or map, without its elements.
+    /// Reads one set or map, without elements; `None` if it does not exist.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -171,7 +174,7 @@ impl NftReader {
         Ok(found.map(|(_, set)| set))
     }
 
-    /// All elements of a set or map.
+    /// Reads all elements of a set or map.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -187,11 +190,12 @@ impl NftReader {
         })
     }
 
-    /// The element of a key, as the kernel would find it for a packet; of sets with ranges of single fields nothing
-    /// certain can be told so.
+    /// Looks up a key as the kernel does for a packet.
+    ///
+    /// Not reliable for sets with intervals of a single field.
     ///
     /// # Errors
-    /// If the kernel does not say.
+    /// If the kernel does not answer.
     pub fn element(&mut self, table: &TableId, name: &str, key: &[u8]) -> Result<Option<Element>, NftError> {
         let named = self.one_element(table, name, |item| {
             item.nested(NFTA_SET_ELEM_KEY, |data| _ = data.attribute(NFTA_DATA_VALUE, key));
@@ -203,7 +207,7 @@ impl NftReader {
             item.attribute(NFTA_SET_ELEM_FLAGS, &decode_ruleset::NFT_SET_ELEM_CATCHALL.to_be_bytes());
         });
         match rest {
-            // Kernels before 5.13 do not know such elements.
+            // Kernels before 5.13 do not support catch-all elements.
             Err(NftError::Netlink(error)) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
             rest => rest,
         }
@@ -225,10 +229,12 @@ impl NftReader {
         Ok(found.map(|(element, _)| element))
     }
 
-    /// Reads something that was not read so far. Sets that may be big are not read whole: they are asked by key.
+    /// Reads a part that the ruleset lacks.
+    ///
+    /// Large sets are not read as a whole but looked up by key.
     ///
     /// # Errors
-    /// If it cannot be read; the words name it.
+    /// A message that names the part, if it cannot be read.
     pub fn read_part(&mut self, ruleset: &mut Ruleset, lack: &UnreadPart) -> Result<(), String> {
         self.interrupted = false;
         self.insert_part(ruleset, lack)?;
@@ -269,7 +275,7 @@ impl NftReader {
         Ok(())
     }
 
-    /// A socket belongs to the namespace that it was opened in.
+    /// The socket, which belongs to the network namespace of the thread that opens it.
     fn socket(&mut self) -> Result<&mut Netlink, NftError> {
         match self.socket.take() {
             Some(socket) => Ok(self.socket.insert(socket)),
@@ -277,7 +283,7 @@ impl NftReader {
         }
     }
 
-    /// Asks for one thing; that there is none is no error.
+    /// Sends a request for one object; a missing object is not an error.
     fn query(&mut self, request: &Request, each: &mut dyn FnMut(Attributes<'_>)) -> Result<(), NftError> {
         let mut on_message = |received: &Received<'_>| -> Result<(), NetlinkError> {
             each(received.attributes(HEADER));
@@ -306,7 +312,7 @@ impl NftReader {
         }
     }
 
-    /// Puts together what a dump hands over. Of tries that were interrupted only the last is kept, and that is noted.
+    /// Collects a dump. Of interrupted attempts only the last is kept, and the interruption is recorded.
     fn collect<T: Default>(&mut self, request: &Request, each: impl Fn(&mut T, Attributes<'_>)) -> Result<T, NftError> {
         let mut collected = T::default();
         for _ in 0..TRIES {
@@ -320,17 +326,17 @@ impl NftReader {
     }
 }
 
-/// Whether the kernel tells nothing certain of single keys, or the set is as long as its rule.
+/// Whether the set must be read as a whole: key lookups are unreliable, or the set belongs to one rule.
 fn is_read_whole(set: &Set) -> bool {
     set.is_interval() || set.is_anonymous()
 }
 
-/// A request for all of a family.
+/// The request for all objects of a family.
 fn list(scope: Scope, message: u8) -> Request {
     Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, message), 0, &nfgenmsg(scope.nfproto()))
 }
 
-/// A request about a table.
+/// The request about one table.
 fn request(table: &TableId, message: u8) -> Request {
     let mut request = list(table.scope, message);
     request.text(TABLE, &table.name);

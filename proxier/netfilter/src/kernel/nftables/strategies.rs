@@ -37,7 +37,7 @@ fn any_load() -> impl Strategy<Value = Load> {
     ]
 }
 
-/// Expressions that this crate's rules do not use.
+/// A strategy for expressions that [`crate::nft::Statement`] does not use.
 fn any_other() -> impl Strategy<Value = Expression> {
     let place = || (0_u8..16).prop_map(Register);
     let places = || prop::option::of((place(), place()));

@@ -1,7 +1,4 @@
-//! The running kernel's nf_tables.
-//!
-//! In: transactions. Out: batches that the kernel takes, errors that name the object at fault; dumps.
-//! Must not know: what the tables are for.
+//! nf_tables in the running kernel.
 
 use std::collections::BTreeMap;
 
@@ -23,28 +20,28 @@ const NFTA_GEN_ID: u16 = 1;
 /// `struct nfgenmsg`
 const HEADER: usize = 4;
 
-/// What a batch may grow to where the kernel lets it: 10,000 Services with 10 endpoints each are 15 MB.
+/// The largest batch, where the kernel permits it: 10,000 Services with 10 endpoints take 15 MB.
 const BATCH_MAX: usize = 64 << 20;
 
-/// How many elements are asked for at once: each comes in a datagram of its own, and the socket has to hold them all.
+/// The number of elements in one query: each answer is a datagram, and all must fit into the receive buffer.
 const ANSWERS: usize = 64;
 
-/// The running kernel.
+/// nf_tables in the running kernel.
 #[derive(Debug, Default)]
 pub struct SystemNftables {
     socket: Option<Netlink>,
-    /// Batches sent, and their bytes.
+    /// The number of batches sent and their bytes.
     sent: (u64, u64),
 }
 
-/// Where in a transaction a request of a batch comes from.
+/// The operation of a request, and its first element.
 #[derive(Clone, Copy, Debug)]
 struct RequestOrigin {
     operation: usize,
     first_element: usize,
 }
 
-/// Requests with what they come from; the first request is the batch's beginning.
+/// Encoded requests with their operations; the first request begins the batch.
 #[derive(Debug, Default)]
 struct Batch {
     requests: netlink::Batch,
@@ -52,7 +49,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// Only its beginning.
+    /// A batch with its begin message only.
     fn new(generation: Option<u32>) -> Result<Self, NetlinkError> {
         let mut begin = marker(NFNL_MSG_BATCH_BEGIN);
         if let Some(generation) = generation {
@@ -78,7 +75,7 @@ impl Batch {
         result
     }
 
-    /// Takes the requests from this one on into a batch of their own.
+    /// Splits off the requests from the given index on, as a batch of their own.
     fn split_off(&mut self, request: usize) -> Result<Self, NetlinkError> {
         let mut rest = Self::new(None)?;
         rest.requests.append(&self.requests.split_off(request));
@@ -93,13 +90,13 @@ impl Batch {
 }
 
 impl SystemNftables {
-    /// How many batches were sent, and how many bytes they had.
+    /// The number of batches sent and their bytes.
     #[must_use]
     pub fn sent(&self) -> (u64, u64) {
         self.sent
     }
 
-    /// A socket belongs to the namespace that it was opened in, so there is one for each owner, opened when needed.
+    /// The socket, opened at first use. It belongs to the network namespace of the thread that opens it.
     fn socket(&mut self) -> Result<&mut Netlink, NftError> {
         match self.socket.take() {
             Some(socket) => Ok(self.socket.insert(socket)),
@@ -107,14 +104,14 @@ impl SystemNftables {
         }
     }
 
-    /// How big a batch may be, if it would like to be this big, its end included.
+    /// The largest possible batch without its end message, for a batch of `bytes`.
     fn room(&mut self, bytes: usize) -> Result<usize, NftError> {
         const END: usize = 64;
         let room = self.socket()?.room((bytes + END).min(BATCH_MAX))?;
         Ok(room.min(BATCH_MAX).saturating_sub(END))
     }
 
-    /// Sends a batch; without an end the kernel only looks at it.
+    /// Sends a batch. Without the end message the kernel only validates it.
     fn send(&mut self, transaction: &Transaction, mut batch: Batch, end: bool) -> Result<(), NftError> {
         let last = batch.requests.count() - 1;
         self.sent.0 += 1;
@@ -148,7 +145,7 @@ impl SystemNftables {
 }
 
 impl SystemNftables {
-    /// Asks for elements of which some may not be there.
+    /// Looks up elements, some of which may not exist.
     fn look_up(&mut self, requests: &mut Vec<Request>, each: &mut dyn FnMut(Element)) -> Result<(), NftError> {
         let mut failure = None;
         let mut found = |received: &Received<'_>| decode::elements(received.attributes(HEADER)).for_each(&mut *each);
@@ -189,7 +186,7 @@ fn refusal(transaction: &Transaction, batch: &Batch, fault: Fault) -> Refusal {
     Refusal { operation: Some(origin.operation), object, errno, words }
 }
 
-/// Which of a request's elements is at an offset. The request is made again: it was freed when it was sent.
+/// The index of the element at an offset of a request, which is encoded again: the original was freed after sending.
 fn item_at(transaction: &Transaction, origin: RequestOrigin, offset: usize) -> Option<usize> {
     let mut item = None;
     requests(&transaction.table, &transaction.operations()[origin.operation], 0, |request, first_element| {
@@ -200,7 +197,7 @@ fn item_at(transaction: &Transaction, origin: RequestOrigin, offset: usize) -> O
     item
 }
 
-/// An operation may have thousands of elements.
+/// Truncates the text of an operation, which may have thousands of elements.
 fn shortened(text: &str) -> String {
     const MAX: usize = 300;
     if text.chars().count() <= MAX { text.to_owned() } else { text.chars().take(MAX).chain(['…']).collect() }
@@ -233,7 +230,7 @@ impl NftTables for SystemNftables {
 
     fn table(&mut self, table: &Table) -> Result<Option<ReadTable>, NftError> {
         let mut read = None;
-        // A try that is interrupted is repeated: what came of it is forgotten when the table comes again.
+        // An interrupted dump is restarted; the table's message resets what was collected.
         self.dump(&unnamed(table, NFT_MSG_GETTABLE), &mut |attributes| {
             if decode::is_of(attributes, &table.name) {
                 read = Some(decode::table(attributes));
@@ -249,14 +246,14 @@ impl NftTables for SystemNftables {
             let rule = Some(attributes).filter(|a| decode::is_of(*a, &table.name)).and_then(decode::rule);
             if let Some((chain, rule)) = rule {
                 let rules = rules.entry(chain).or_default();
-                // Again, after an interruption.
+                // The rule was passed before an interruption.
                 if rules.iter().all(|known| known.handle != rule.handle) {
                     rules.push(rule);
                 }
             }
         })?;
         for (name, rules) in rules {
-            // A chain that came after the chains were listed is not ours.
+            // A chain created after the chains were listed is skipped.
             read.chains.entry(name).and_modify(|(_, of_chain)| *of_chain = rules);
         }
         self.dump(&request(table, NFT_MSG_GETSET, 0), &mut |attributes| {
@@ -333,7 +330,7 @@ impl NftTables for SystemNftables {
     }
 }
 
-/// A request to list all of a family.
+/// The request for all objects of a family.
 fn unnamed(table: &Table, message: u8) -> Request {
     Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, message), 0, &nfgenmsg(table.family.nfproto()))
 }

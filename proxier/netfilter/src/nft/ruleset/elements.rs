@@ -1,39 +1,36 @@
-//! Elements of sets and maps as the kernel holds them.
-//!
-//! In: elements as they come from the kernel, in any order, some twice; keys. Out: the element that a key is in, or that
-//! it is not known. Must not know: their text.
+//! The elements of a set as read from the kernel, in whole or in part.
 
 use super::set::KeyField;
 use crate::Counters;
 use crate::nft::{Bytes, Name, Value};
 
-/// An element.
+/// An element of a set or map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Element {
-    /// The key, or the least of a range; empty for the one that has all other keys (`*`).
+    /// The key, or the first key of an interval; empty for the catch-all element (`*`).
     pub key: Bytes,
-    /// The greatest of a range.
+    /// The last key of an interval.
     pub end: Option<Bytes>,
-    /// What a map has for it.
+    /// The value of a map element.
     pub value: Option<Value>,
     /// `comment`
     pub comment: Option<Name>,
-    /// `timeout`, in milliseconds; 0 where the set's own holds, or none.
+    /// `timeout` in milliseconds; 0 for the set's default or none.
     pub timeout: u64,
-    /// How many of them are left; 0 where it does not expire.
+    /// The remaining lifetime in milliseconds; 0 if it does not expire.
     pub expires: u64,
-    /// What it counted, if it has a counter.
+    /// The counters, if it has any.
     pub counters: Option<Box<Counters>>,
 }
 
 impl Element {
-    /// A member of a set.
+    /// An element without value.
     #[must_use]
     pub fn member(key: Bytes) -> Self {
         Self { key, end: None, value: None, comment: None, timeout: 0, expires: 0, counters: None }
     }
 
-    /// Whether a key is in it. With `fields`, each field of a range counts for itself.
+    /// Whether the element contains a key. With `fields`, each field is an interval of its own.
     fn has(&self, key: &[u8], fields: Option<&[KeyField]>) -> bool {
         let Some(end) = &self.end else { return *self.key == *key };
         let within = |least: &[u8], found: &[u8], most: &[u8]| least <= found && found <= most;
@@ -48,28 +45,28 @@ impl Element {
     }
 }
 
-/// What is known of a key.
+/// The result of a key lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ElementLookup<'a> {
-    /// It is in this element.
+    /// The element that contains the key.
     Present(&'a Element),
-    /// It is in none.
+    /// No element contains the key.
     Absent,
-    /// Nobody has asked the kernel for it.
+    /// The key was not read from the kernel.
     Unread,
 }
 
-/// The elements of one set, in the order of their keys.
+/// The known elements of a set, sorted by key.
 #[derive(Clone, Debug, Default)]
 pub struct Elements {
     list: Vec<Element>,
-    /// Keys that are in none.
+    /// Keys that no element contains.
     absent: Vec<Bytes>,
     complete: bool,
 }
 
 impl Elements {
-    /// All elements. Those that come twice are there once.
+    /// All elements of a set, without duplicates.
     #[must_use]
     pub fn complete(mut list: Vec<Element>) -> Self {
         list.sort_unstable_by(|a, b| (&a.key, &a.end).cmp(&(&b.key, &b.end)));
@@ -78,11 +75,13 @@ impl Elements {
         Self { list, absent: Vec::new(), complete: true }
     }
 
-    /// All elements of a set with ranges of single fields: the kernel holds where each begins, and where none is (`true`).
+    /// All elements of an interval set with single-field keys.
+    ///
+    /// The kernel lists the start of each interval and of each gap (`true`).
     #[must_use]
     pub fn intervals(bounds: Vec<(Element, bool)>) -> Self {
         let (rest, mut bounds): (Vec<_>, Vec<_>) = bounds.into_iter().partition(|(bound, _)| bound.key.is_empty());
-        // Where one ends and the next begins it begins.
+        // An interval that starts where another ends takes precedence over the end.
         bounds.sort_by(|a, b| (&a.0.key, a.1).cmp(&(&b.0.key, b.1)));
         bounds.dedup_by(|a, b| a.0.key == b.0.key);
         let ends: Vec<Option<Bytes>> = bounds.iter().skip(1).map(|(next, _)| before(&next.key)).chain([None]).collect();
@@ -94,13 +93,13 @@ impl Elements {
         Self::complete(ranges.chain(rest.into_iter().map(|(element, _)| element)).collect())
     }
 
-    /// Whether all were read.
+    /// Whether all elements were read.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// Notes what the kernel said of one key: the element that has it, or the one that has all other keys.
+    /// Records the result of looking up one key: an element, the catch-all element, or none.
     pub fn record(&mut self, key: &[u8], found: Option<Element>) {
         if found.as_ref().is_some_and(|element| element.key.is_empty()) {
             self.record(key, None);
@@ -119,27 +118,28 @@ impl Elements {
         }
     }
 
-    /// Those that are known.
+    /// The known elements.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Element> {
         self.list.iter()
     }
 
-    /// Those that are known, at least: their number.
+    /// The number of known elements.
     #[must_use]
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Whether none is known.
+    /// Whether no element is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// The element of a key. `ranges`: the fields, where each may have a range of its own.
+    /// Looks up a key. `ranges` are the fields, where each field may be an interval.
     pub(super) fn find(&self, key: &[u8], ranges: Option<&[KeyField]>) -> ElementLookup<'_> {
         let from = self.list.partition_point(|element| *element.key <= *key);
-        // Ranges of single fields do not overlap, so the last that begins before the key is the only one that may have it.
+        // Intervals of single fields do not overlap: only the last one that starts at or before the key can contain
+        // it.
         let found = match ranges {
             None => self.list[..from].last().filter(|element| element.has(key, None)),
             Some(_) => self.list[..from].iter().find(|element| element.has(key, ranges)),
@@ -154,7 +154,7 @@ impl Elements {
     }
 }
 
-/// The last key before this one; `None` for the first of all.
+/// The key before this one; `None` for the first key.
 fn before(key: &[u8]) -> Option<Bytes> {
     let mut key = key.to_vec();
     for byte in key.iter_mut().rev() {
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_where_they_begin_until_they_end() {
+    fn intervals_contain_keys_from_their_start_to_the_next_gap() {
         let bounds = [(&[20], true), (&[10], false), (&[20], false), (&[0], true), (&[21], true), (&[250], false)];
         let elements = Elements::intervals(bounds.map(|(key, end)| (member(key), end)).to_vec());
         let ends: Vec<(u8, Option<u8>)> =
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn each_field_of_a_range_counts_for_itself() {
+    fn concatenated_interval_matches_each_field_separately() {
         let fields = [KeyField { kind: 13, width: 2 }, KeyField { kind: 12, width: 1 }];
         let range = Element { end: Some([0, 9, 0, 0, 5, 0, 0, 0].into()), ..member(&[0, 1, 0, 0, 3, 0, 0, 0]) };
         let elements = Elements::complete(vec![range.clone(), range]);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_asked_is_not_known() {
+    fn keys_that_were_not_read_are_unread() {
         let mut elements = Elements::default();
         assert_eq!(elements.find(&[1], None), ElementLookup::Unread);
         elements.record(&[1], None);

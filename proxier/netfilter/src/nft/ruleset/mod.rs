@@ -1,7 +1,7 @@
-//! What the kernel holds of nf_tables, anybody's: all that packets of one family meet.
+//! The nf_tables ruleset of one family, as read from the kernel: tables of any program.
 //!
-//! In: what was read, whole or piece by piece. Out: tables, chains, rules, sets and elements as values; which of them
-//! are iptables'. Must not know: how they were read, or how packets walk through them.
+//! Parts that were not read are explicit (`None`, [`ElementLookup::Unread`]), so that they cannot be mistaken for
+//! absent ones.
 
 mod elements;
 mod set;
@@ -19,17 +19,17 @@ use super::{BaseChain, Bytes, Expression, Hook, Name};
 use crate::Counters;
 use crate::IpFamily;
 
-/// Which packets a table is for.
+/// The address family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scope {
-    /// `ip` or `ip6`: those of one family.
+    /// `ip` or `ip6`
     Family(IpFamily),
-    /// `inet`: those of both.
+    /// `inet`: both families.
     Both,
 }
 
 impl Scope {
-    /// The kernel's number for it: `NFPROTO_INET` is 1.
+    /// The netfilter protocol number; `NFPROTO_INET` is 1.
     #[must_use]
     pub fn nfproto(self) -> u8 {
         match self {
@@ -48,17 +48,17 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Which table. Displayed as in `ip kube-proxy`.
+/// The family and name of a table, displayed as `ip kube-proxy`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableId {
-    /// Its packets.
+    /// The family.
     pub scope: Scope,
     /// Its name.
     pub name: Name,
 }
 
 impl TableId {
-    /// The table of a family.
+    /// The table of a name in the family `ip` or `ip6`.
     #[must_use]
     pub fn of(family: IpFamily, name: &str) -> Self {
         Self { scope: Scope::Family(family), name: name.into() }
@@ -71,92 +71,92 @@ impl fmt::Display for TableId {
     }
 }
 
-/// The tables that packets of one family meet.
+/// The tables that process packets of one family.
 #[derive(Clone, Debug)]
 pub struct Ruleset {
     /// The family.
     pub family: IpFamily,
-    /// Its own tables and those for both.
+    /// The tables of the family and of `inet`.
     pub tables: BTreeMap<TableId, Table>,
 }
 
 impl Ruleset {
-    /// A kernel without tables.
+    /// A ruleset without tables.
     #[must_use]
     pub fn new(family: IpFamily) -> Self {
         Self { family, tables: BTreeMap::new() }
     }
 
-    /// A table of the family.
+    /// The table of a name in the family itself.
     #[must_use]
     pub fn table(&self, name: &str) -> Option<&Table> {
         self.tables.get(&TableId::of(self.family, name))
     }
 }
 
-/// A table.
+/// A table as read from the kernel.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    /// The kernel's number for it: later ones have greater ones.
+    /// The handle; newer tables have greater ones.
     pub handle: u64,
-    /// `flags dormant`: no packet comes by.
+    /// `flags dormant`: its chains see no packets.
     pub dormant: bool,
     /// `comment`
     pub comment: Option<Name>,
-    /// Its chains: all of them, perhaps without their rules.
+    /// All chains, with or without their rules.
     pub chains: BTreeMap<Name, Chain>,
-    /// Its sets and maps, as far as they were read.
+    /// The sets and maps that were read.
     pub sets: BTreeMap<Name, Set>,
 }
 
-/// A chain.
+/// A chain as read from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// The kernel's number for it: later ones have greater ones.
+    /// The handle; newer chains have greater ones.
     pub handle: u64,
-    /// Set for a base chain.
+    /// The hook and policy of a base chain.
     pub base: Option<BaseChain>,
     /// `comment`
     pub comment: Option<Name>,
-    /// Its rules, in order; `None` where they were not read.
+    /// The rules in order; `None` if they were not read.
     pub rules: Option<Vec<Rule>>,
 }
 
-/// A rule.
+/// A rule as read from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The kernel's number for it, as `nft -a list` tells it.
+    /// The handle, as in `nft -a list`.
     pub handle: u64,
-    /// Its instructions.
+    /// The expressions.
     pub expressions: Vec<Expression>,
     /// `comment`
     pub comment: Option<Name>,
-    /// What its `counter` counted, if it has one.
+    /// The counters of its `counter` expression.
     pub counters: Option<Counters>,
 }
 
-/// Something of a ruleset that was not read.
+/// A part of a ruleset that was not read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum UnreadPart {
     /// The rules of a chain.
     Rules(TableId, Name),
     /// A set.
     Set(TableId, Name),
-    /// Whether a set has a key.
+    /// Whether a set contains a key.
     Key(TableId, Name, Bytes),
 }
 
-/// What iptables' nf_tables flavour calls its tables.
+/// The tables of iptables-nft.
 const IPTABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
 
 impl Table {
-    /// The base chains of a hook.
+    /// The base chains at a hook.
     pub fn base_chains(&self, hook: Hook) -> impl Iterator<Item = (&Name, &Chain, &BaseChain)> {
         let based = self.chains.iter().filter_map(|(name, chain)| Some((name, chain, chain.base.as_ref()?)));
         based.filter(move |(_, _, base)| base.hook == hook)
     }
 
-    /// Whether it is one of those that the nf_tables flavour of iptables made: `iptables-save` shows what is in it.
+    /// Whether iptables-nft created the table, so that `iptables-save` shows its content.
     #[must_use]
     pub fn is_iptables(&self, id: &TableId) -> bool {
         let mut bases = self.chains.iter().filter_map(|(name, chain)| Some((name, chain.base.as_ref()?))).peekable();

@@ -1,6 +1,4 @@
-//! Sets and maps as the kernel holds them.
-//!
-//! In: flags, types, what was read of the elements. Out: which element has a key; their text. Must not know: rules.
+//! Sets and maps as read from the kernel.
 
 use std::fmt;
 
@@ -14,20 +12,22 @@ const TIMEOUT: u32 = 0x10;
 const EVAL: u32 = 0x20;
 const ANONYMOUS: u32 = 0x1;
 
-/// One of the fields that a key or value consists of.
+/// A field of a key or value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyField {
-    /// nft's number for its type.
+    /// nft's type number.
     pub kind: u32,
-    /// How many bytes it has; in a key it takes whole words.
+    /// The length in bytes, without the padding to 4 bytes.
     pub width: usize,
 }
 
-/// nft packs the types of fields into one number, so many bits each.
+/// The bits of each type in the type number of a concatenation.
 const TYPE_BITS: u32 = 6;
 
 impl KeyField {
-    /// The fields of a key or value of that type and length. `widths`: what the kernel says of each.
+    /// The fields of a key or value of a type and length.
+    ///
+    /// `widths` are the field lengths, if the kernel reports them.
     #[must_use]
     pub fn all(kind: u32, length: usize, widths: Option<Vec<usize>>) -> Vec<Self> {
         let digits = (0..u32::BITS / TYPE_BITS).rev().map(|at| kind >> (at * TYPE_BITS) & ((1 << TYPE_BITS) - 1));
@@ -36,7 +36,7 @@ impl KeyField {
             0 | 1 => vec![length],
             _ => kinds.iter().map(|kind| values::width(*kind).unwrap_or(4)).collect(),
         });
-        // There are types of more fields than fit into the number.
+        // A type may have more fields than its number has room for.
         let missing = widths.len().saturating_sub(kinds.len());
         kinds.splice(0..0, std::iter::repeat_n(0, missing));
         let parts: Vec<Self> = kinds.into_iter().zip(widths).map(|(kind, width)| Self { kind, width }).collect();
@@ -46,34 +46,34 @@ impl KeyField {
         }
     }
 
-    /// Its size in a key.
+    /// The length in a concatenation, padded to 4 bytes.
     #[must_use]
     pub fn padded(self) -> usize {
         self.width.next_multiple_of(4)
     }
 }
 
-/// A set, or a map if it has `value`.
+/// A set, or a map if `value` is set.
 #[derive(Clone, Debug, Default)]
 pub struct Set {
     /// `NFT_SET_*`
     pub flags: u32,
-    /// The fields of its keys.
+    /// The fields of the keys.
     pub key: Vec<KeyField>,
-    /// The fields of its values; no fields means verdicts.
+    /// The fields of the values; empty for verdicts.
     pub value: Option<Vec<KeyField>>,
     /// `size`
     pub size: Option<u32>,
-    /// `timeout`, in milliseconds; 0 is none.
+    /// `timeout` in milliseconds; 0 for none.
     pub timeout: u64,
     /// `comment`
     pub comment: Option<Name>,
-    /// Its elements, as far as they were read.
+    /// The elements that were read.
     pub elements: Elements,
 }
 
 impl Set {
-    /// What the kernel holds of a set that is made so, without its elements.
+    /// The set that the kernel creates from a definition, without elements.
     #[must_use]
     pub fn of(set: &nft::Set) -> Self {
         let parts = |fields: &Vec<Field>| {
@@ -91,13 +91,13 @@ impl Set {
         }
     }
 
-    /// `flags interval`: keys may be ranges.
+    /// `flags interval`: keys may be intervals.
     #[must_use]
     pub fn is_interval(&self) -> bool {
         self.flags & INTERVAL != 0
     }
 
-    /// Whether it belongs to one rule, which nft prints it in: `{ a, b }`.
+    /// Whether it is anonymous: part of one rule, printed as `{ a, b }`.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
         self.flags & ANONYMOUS != 0
@@ -115,7 +115,7 @@ impl Set {
         self.flags & EVAL != 0
     }
 
-    /// How many bytes a key has.
+    /// The length of a key in bytes.
     #[must_use]
     pub fn key_length(&self) -> usize {
         match &*self.key {
@@ -124,14 +124,14 @@ impl Set {
         }
     }
 
-    /// The element that a key is in.
+    /// The element that contains a key.
     #[must_use]
     pub fn find(&self, key: &[u8]) -> ElementLookup<'_> {
         let concatenated = self.is_interval() && self.key.len() > 1;
         self.elements.find(key, concatenated.then_some(&self.key))
     }
 
-    /// The bytes of each field of a key or value, and its type.
+    /// Splits a key or value into fields.
     pub fn fields<'a>(parts: &'a [KeyField], bytes: &'a [u8]) -> impl Iterator<Item = (KeyField, &'a [u8])> {
         let mut at = 0;
         parts.iter().map(move |part| {
@@ -141,19 +141,19 @@ impl Set {
         })
     }
 
-    /// An element's text as nft prints it.
+    /// The element in nft syntax.
     #[must_use]
     pub fn text<'a>(&'a self, element: &'a Element) -> impl fmt::Display + 'a {
         Printed { set: self, element }
     }
 
-    /// The text of an element's key.
+    /// The key of an element in nft syntax.
     #[must_use]
     pub fn key_text(&self, element: &Element) -> String {
         values::key(&self.key, element)
     }
 
-    /// The text of an element's value; `None` in a set.
+    /// The value of an element in nft syntax; `None` for sets.
     #[must_use]
     pub fn value_text(&self, element: &Element) -> Option<String> {
         match element.value.as_ref()? {

@@ -1,6 +1,4 @@
-//! What rules look at, in nft's words.
-//!
-//! In: what an instruction loads. Out: its name and type. Must not know: what it is compared with.
+//! The nft syntax of loaded values.
 
 use super::values::{IPV4, IPV6, KIND, MARK, NAME, PORT, PROTOCOL, STATE, STATUS};
 use crate::IpFamily;
@@ -28,7 +26,7 @@ const NETWORK_V6: Header = &[
 ];
 const PORTS: Header = &[(0, 2, "sport", PORT), (2, 2, "dport", PORT)];
 
-/// Numbers of `meta` that have no instruction of their own here.
+/// The names of `meta` keys without a [`Load`] variant.
 const META: [(u32, &str); 14] = [
     (0, "length"),
     (1, "protocol"),
@@ -45,7 +43,7 @@ const META: [(u32, &str); 14] = [
     (20, "cpu"),
     (23, "cgroup"),
 ];
-/// And of `ct`.
+/// The names and types of `ct` keys without a [`Load`] variant.
 const CONNECTION: [(u32, &str, u32); 15] = [
     (5, "expiration", 0),
     (6, "helper", 0),
@@ -64,18 +62,18 @@ const CONNECTION: [(u32, &str, u32); 15] = [
     (21, "ip6 saddr", IPV6),
 ];
 
-/// Something that was loaded.
+/// The value of a register in nft syntax.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Term {
-    /// In nft's words.
+    /// The left-hand side of a match.
     pub text: String,
-    /// nft's number of its type; 0 is none that is known here.
+    /// nft's type number; 0 if unknown.
     pub kind: u32,
-    /// How many bytes were loaded.
+    /// The loaded length in bytes.
     pub width: usize,
-    /// What was masked, and flipped.
+    /// The mask and XOR operand applied to it.
     pub bits: Option<(Vec<u8>, Vec<u8>)>,
-    /// Set where it is a constant.
+    /// The bytes of a constant.
     pub value: Option<Vec<u8>>,
 }
 
@@ -85,7 +83,7 @@ impl Term {
     }
 }
 
-/// Its name and type. `protocol` is the one that the rule asked for before.
+/// The term of a load. `protocol` is the transport protocol that the rule matched before.
 pub(super) fn term(from: Load, width: u32, family: Option<IpFamily>, protocol: Option<&str>) -> Term {
     let size = usize::try_from(width).unwrap_or(usize::MAX);
     let (text, kind) = match from {
@@ -173,15 +171,15 @@ pub(super) fn connection(key: u32, direction: Option<u8>) -> (String, u32) {
     (format!("ct {direction}{}", name.map_or_else(|| key.to_string(), str::to_owned)), kind)
 }
 
-/// `NFTA_FIB_F_*`, in the order in which nft names them.
+/// `NFTA_FIB_F_*`, in nft's order.
 const ROUTE: [(u32, &str); 5] = [(1, "saddr"), (2, "daddr"), (4, "mark"), (8, "iif"), (16, "oif")];
 
 fn route(result: u32, flags: u32) -> (String, u32) {
-    let asked: Vec<&str> = ROUTE.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, name)| *name).collect();
+    let inputs: Vec<&str> = ROUTE.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, name)| *name).collect();
     let (result, kind) = match result {
         1 => ("oif", INTEGER),
         2 => ("oifname", NAME),
         _ => ("type", KIND),
     };
-    (format!("fib {} {result}", asked.join(" . ")), kind)
+    (format!("fib {} {result}", inputs.join(" . ")), kind)
 }

@@ -1,7 +1,4 @@
-//! Rules in nft's words.
-//!
-//! In: a rule's instructions, and the sets of its table. Out: the line that `nft list` prints, as near as instructions tell
-//! it. Must not know: netlink.
+//! Prints rules read from the kernel in nft syntax, as far as their expressions determine it.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +10,13 @@ use crate::IpFamily;
 use crate::nft::rule::Duration;
 use crate::nft::{Comparison, Expression, Quoted, Register, Registers, SetOperation, Translation};
 
-/// How many elements of an anonymous set are named.
+/// The number of printed elements of an anonymous set.
 const NAMED: usize = 4;
 
 impl Rule {
-    /// The rule as nft prints it, as near as its instructions tell it; of long anonymous sets the first elements.
+    /// The rule in nft syntax, as far as its expressions determine it.
+    ///
+    /// Long anonymous sets are abbreviated.
     #[must_use]
     pub fn text(&self, id: &TableId, table: &Table) -> String {
         let family = match id.scope {
@@ -28,13 +27,13 @@ impl Rule {
         for expression in &self.expressions {
             if matches!(expression, Expression::Counter) {
                 let count = self.counters.unwrap_or_default();
-                writer.say(format!("counter packets {} bytes {}", count.packets, count.bytes));
+                writer.push_word(format!("counter packets {} bytes {}", count.packets, count.bytes));
             } else {
-                writer.take(expression);
+                writer.print(expression);
             }
         }
         if let Some(comment) = &self.comment {
-            writer.say(format!("comment {}", Quoted(comment)));
+            writer.push_word(format!("comment {}", Quoted(comment)));
         }
         writer.words.join(" ")
     }
@@ -44,14 +43,14 @@ struct Writer<'a> {
     table: &'a Table,
     family: Option<IpFamily>,
     words: Vec<String>,
-    /// What registers hold, by their words.
+    /// The terms in the registers.
     registers: BTreeMap<u8, Term>,
-    /// The protocol that the word before asked for: nft does not say it twice.
+    /// The transport protocol that the previous word matches, which nft does not repeat.
     protocol: Option<&'static str>,
 }
 
 impl Writer<'_> {
-    fn say(&mut self, word: String) {
+    fn push_word(&mut self, word: String) {
         self.words.push(word);
     }
 
@@ -59,7 +58,7 @@ impl Writer<'_> {
         self.registers.get(&register.0).cloned().unwrap_or_else(|| Term::new(format!("register {}", register.0), 0, 4))
     }
 
-    fn take(&mut self, expression: &Expression) {
+    fn print(&mut self, expression: &Expression) {
         match expression {
             Expression::Load { from, width, to } => {
                 let term = terms::term(*from, *width, self.family, self.protocol);
@@ -67,7 +66,7 @@ impl Writer<'_> {
                     self.words.pop();
                     self.protocol = None;
                 }
-                // Nor the family.
+                // nft does not repeat the family either.
                 let said = self.words.last().is_some_and(|word| word.starts_with("meta nfproto ip"));
                 if said && (term.text.starts_with("ip ") || term.text.starts_with("ip6 ")) {
                     self.words.pop();
@@ -101,15 +100,15 @@ impl Writer<'_> {
                 let term = self.term(*register);
                 let not = if *not { "!= " } else { "" };
                 let (from, to) = (values::value(term.kind, from), values::value(term.kind, to));
-                self.say(format!("{} {not}{from}-{to}", masked(&term)));
+                self.push_word(format!("{} {not}{from}-{to}", masked(&term)));
             }
             Expression::Lookup { set, key, to, verdict, not } => self.lookup(set, *key, *to, *verdict, *not),
-            _ => self.act(expression),
+            _ => self.print_action(expression),
         }
         self.protocol = None;
     }
 
-    /// The terms of a key side by side, and what of it the set's fields say.
+    /// The concatenation in consecutive registers, with as many fields as the set's key has.
     fn key(&self, at: Register, set: Option<&Set>) -> String {
         let mut at = at.0;
         let mut texts = Vec::new();
@@ -144,7 +143,7 @@ impl Writer<'_> {
             }
             None => {
                 self.registers.clear();
-                self.say(match (verdict, not) {
+                self.push_word(match (verdict, not) {
                     (true, _) => format!("{key} vmap {called}"),
                     (false, true) => format!("{key} != {called}"),
                     (false, false) => format!("{key} {called}"),
@@ -170,7 +169,7 @@ impl Writer<'_> {
         };
         let address = matches!(term.kind, IPV4 | IPV6);
         let full = if term.kind == IPV4 { 4 } else { 16 };
-        self.say(text.unwrap_or_else(|| {
+        self.push_word(text.unwrap_or_else(|| {
             if address && term.bits.is_none() && value.len() < full {
                 let mut whole = value.to_vec();
                 whole.resize(full, 0);
@@ -189,16 +188,16 @@ impl Writer<'_> {
             Comparison::GreaterOrEqual => ">=",
         };
         let (text, value) = (masked(&term), values::value(term.kind, value));
-        // `80-90` is two comparisons.
+        // nft prints two comparisons as a range, such as `80-90`.
         if order == "<=" && self.words.last().is_some_and(|word| word.starts_with(&format!("{text} >= "))) {
             let from = self.words.pop().unwrap_or_default();
-            return self.say(format!("{}-{value}", from.replacen(">= ", "", 1)));
+            return self.push_word(format!("{}-{value}", from.replacen(">= ", "", 1)));
         }
-        self.say(format!("{text} {order} {value}"));
+        self.push_word(format!("{text} {order} {value}"));
     }
 
-    /// What does something.
-    fn act(&mut self, expression: &Expression) {
+    /// Prints an expression with an effect.
+    fn print_action(&mut self, expression: &Expression) {
         let text = match expression {
             Expression::SetMark { from } => self.assignment("meta mark", *from),
             Expression::SetConnectionMark { from } => self.assignment("ct mark", *from),
@@ -246,7 +245,7 @@ impl Writer<'_> {
             Expression::Unknown(name) => format!("[{name}]"),
             _ => return,
         };
-        self.say(text);
+        self.push_word(text);
     }
 
     fn assignment(&self, what: &str, from: Register) -> String {
@@ -292,7 +291,7 @@ impl Writer<'_> {
     }
 }
 
-/// The term with what is done to its bits.
+/// The term with its mask and XOR operand.
 fn masked(term: &Term) -> String {
     let Some((mask, xor)) = &term.bits else {
         return term.value.as_ref().map_or_else(|| term.text.clone(), |value| values::value(term.kind, value));
@@ -307,7 +306,7 @@ fn masked(term: &Term) -> String {
     }
 }
 
-/// A comparison of some bits, where nft has better words: a network, or names of bits.
+/// A masked comparison in nft's shorter syntax: a network, or names of bits.
 fn with_mask(term: &Term, mask: &[u8], not: bool, value: &[u8]) -> Option<String> {
     let none = value.iter().all(|byte| *byte == 0);
     if matches!(term.kind, IPV4 | IPV6) {
@@ -331,7 +330,7 @@ fn with_mask(term: &Term, mask: &[u8], not: bool, value: &[u8]) -> Option<String
     }
 }
 
-/// An anonymous set as nft writes it.
+/// An anonymous set in nft syntax.
 fn listed(set: &Set) -> String {
     let shown: Vec<String> = set.elements.iter().take(NAMED).map(|element| set.text(element).to_string()).collect();
     let more = if set.elements.len() > NAMED { ", …" } else { "" };

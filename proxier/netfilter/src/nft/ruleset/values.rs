@@ -1,6 +1,4 @@
-//! Keys and values of sets as text.
-//!
-//! In: bytes and nft's numbers of types. Out: the text that nft prints. Must not know: which set it is.
+//! Prints keys and values in nft syntax.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -55,7 +53,7 @@ const KINDS: [(u32, &str); 8] = [
     (8, "prohibit"),
 ];
 
-/// The width of a type's values in bytes; `None` where each use has its own.
+/// The length of a type's values in bytes; `None` if it varies.
 pub(super) fn width(kind: u32) -> Option<usize> {
     Some(match kind {
         IPV4 | MARK | 20 | 22..=26 | STATUS | 35 | KIND => 4,
@@ -67,7 +65,7 @@ pub(super) fn width(kind: u32) -> Option<usize> {
     })
 }
 
-/// A protocol's name, where nft has one.
+/// The name of a transport protocol in nft.
 pub(super) fn protocol(number: u8) -> Option<&'static str> {
     [(1, "icmp"), (6, "tcp"), (17, "udp"), (58, "ipv6-icmp"), (132, "sctp")]
         .into_iter()
@@ -75,14 +73,14 @@ pub(super) fn protocol(number: u8) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
-/// The names of the bits that are set, with commas; `None` if one has none.
+/// The names of the set bits, separated by commas; `None` if a bit has no name.
 pub(super) fn bits(names: &[(u32, &str)], value: u32) -> Option<String> {
     let known: Vec<&(u32, &str)> = names.iter().filter(|(bit, _)| value & bit != 0).collect();
     let all: u32 = known.iter().map(|(bit, _)| bit).sum();
     (all == value && value != 0).then(|| known.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(","))
 }
 
-/// A number in the machine's order.
+/// A number in host byte order.
 pub(super) fn number(bytes: &[u8]) -> Option<u32> {
     match *bytes {
         [a] => Some(u32::from(a)),
@@ -92,7 +90,7 @@ pub(super) fn number(bytes: &[u8]) -> Option<u32> {
     }
 }
 
-/// One value.
+/// A value of a type.
 pub(super) fn value(kind: u32, bytes: &[u8]) -> String {
     let known = match (kind, bytes) {
         (IPV4, &[a, b, c, d]) => Some(Ipv4Addr::new(a, b, c, d).to_string()),
@@ -119,20 +117,20 @@ pub(super) fn value(kind: u32, bytes: &[u8]) -> String {
     known.unwrap_or_else(|| format!("0x{}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
 }
 
-/// An interface's name, or with a star its beginning.
+/// An interface name, or a prefix with `*`.
 pub(super) fn name(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0);
     let text = String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]);
     format!("\"{text}{}\"", if end.is_none() && bytes.len() < 16 { "*" } else { "" })
 }
 
-/// All fields of a value.
+/// A concatenated value.
 pub(super) fn concatenated(parts: &[KeyField], bytes: &[u8]) -> String {
     let fields = Set::fields(parts, bytes).map(|(part, field)| value(part.kind, field));
     fields.collect::<Vec<_>>().join(" . ")
 }
 
-/// The key of an element: each field a value, a network or a range.
+/// The key of an element: values, networks or ranges.
 pub(super) fn key(parts: &[KeyField], element: &Element) -> String {
     if element.key.is_empty() {
         return "*".to_owned();
@@ -151,7 +149,7 @@ pub(super) fn key(parts: &[KeyField], element: &Element) -> String {
     fields.collect::<Vec<_>>().join(" . ")
 }
 
-/// An element with its set.
+/// Displays an element of a set.
 pub(super) struct Printed<'a> {
     pub set: &'a Set,
     pub element: &'a Element,

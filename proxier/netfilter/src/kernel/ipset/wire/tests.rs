@@ -1,6 +1,4 @@
-//! Ipset messages read back, whatever else is in them, and damaged ones never panic.
-//!
-//! In: any sets and entries, any damage. Out: whether they survive. Must not know: the kernel.
+//! ipset messages round-trip with unknown attributes, and damaged ones never panic.
 
 use proptest::prelude::*;
 
@@ -24,7 +22,7 @@ fn any_ip_port_proto() -> impl Strategy<Value = IpPortProto> {
     any::<(IpAddr, u8, u16)>().prop_map(|(ip, protocol, port)| IpPortProto { ip, protocol, port })
 }
 
-/// Entries of one type.
+/// A list of entries of one type.
 fn any_entries() -> impl Strategy<Value = Vec<Entry>> {
     let any_net = any::<(IpAddr, u8)>().prop_map(|(ip, prefix)| {
         let net = IpNet::new(ip, prefix % if ip.is_ipv4() { 33 } else { 129 }).expect("a prefix");
@@ -52,7 +50,7 @@ fn after_header(bytes: &[u8]) -> Attributes<'_> {
 
 proptest! {
     #[test]
-    fn sets_read_back(set in any_set(), more in unknown(), flaws in flaws()) {
+    fn sets_round_trip(set in any_set(), more in unknown(), flaws in flaws()) {
         let mut request = create(&set, 5);
         put_unknown(&mut request, &more);
         let bytes = request.into_attributes();
@@ -64,7 +62,7 @@ proptest! {
     }
 
     #[test]
-    fn entries_read_back(all in any_entries(), name in any_name(), more in unknown(), flaws in flaws()) {
+    fn entries_round_trip(all in any_entries(), name in any_name(), more in unknown(), flaws in flaws()) {
         for verb in [Verb::Add, Verb::AddNew, Verb::Delete] {
             let mut request = change(verb, name, all.iter().copied());
             put_unknown(&mut request, &more);
@@ -90,7 +88,7 @@ proptest! {
 }
 
 #[test]
-fn the_line_that_failed_is_found() {
+fn failed_entry_is_found_by_line_number() {
     let mut request = Request::new(0, 0, &nfgenmsg(2));
     request.text(IPSET_ATTR_SETNAME, "A").attribute(IPSET_ATTR_LINENO, &7_u32.to_ne_bytes());
     let shown = request.into_attributes();
@@ -100,7 +98,7 @@ fn the_line_that_failed_is_found() {
 }
 
 #[test]
-fn networks_are_read_without_the_bits_of_hosts() {
+fn decoded_network_has_no_host_bits() {
     let place = IpPortProto { ip: IpAddr::from([10, 0, 0, 1]), protocol: 6, port: 80 };
     let mut request = Request::new(0, 0, &nfgenmsg(2));
     request.nested(IPSET_ATTR_ADT, |all| {
@@ -116,7 +114,7 @@ fn networks_are_read_without_the_bits_of_hosts() {
 }
 
 #[test]
-fn as_many_entries_as_go_into_a_message_fit() {
+fn full_message_of_longest_entries_fits() {
     let ip = IpAddr::from([0xfd; 16]);
     let place = IpPortProto { ip, protocol: 6, port: 80 };
     let longest = Entry::IpPortNet(place, IpNet::new(ip, 64).expect("a prefix").trunc());

@@ -1,8 +1,8 @@
-//! The decoders of IPVS as a function that fuzz targets call.
+//! The IPVS decoders as an entry point for fuzz targets.
 
 use super::*;
 
-/// A real server as the kernel would write it; `more` adds other attributes.
+/// A real server as the kernel encodes it; `more` adds attributes.
 pub(super) fn dumped(real: &RealServer, connections: &Connections, more: &mut dyn FnMut(&mut Request)) -> Vec<u8> {
     let mut request = Request::new(0, 0, &genlmsghdr(0));
     more(&mut request);
@@ -26,10 +26,10 @@ fn after_header(bytes: &[u8]) -> Attributes<'_> {
     Attributes::new(bytes.get(HEADER..).unwrap_or_default())
 }
 
-/// Reads a message as a virtual server, a real server, timeouts and a version.
+/// Decodes a message as a virtual server, a real server, timeouts and a version.
 ///
 /// # Panics
-/// If a server is another one when it is written and read again.
+/// If a server differs after encoding and decoding it again.
 pub(in crate::kernel) fn fuzz(payload: &[u8]) {
     let message = after_header(payload);
     let _ = (read_info(message), read_timeouts(message), real_statistics(message));

@@ -1,6 +1,4 @@
-//! IPVS messages read back, whatever else is in them, and damaged ones never panic.
-//!
-//! In: any servers, any damage. Out: whether they survive. Must not know: the kernel.
+//! IPVS messages round-trip with unknown attributes, and damaged ones never panic.
 
 use proptest::prelude::*;
 
@@ -42,7 +40,7 @@ fn after_header(bytes: &[u8]) -> Attributes<'_> {
 
 proptest! {
     #[test]
-    fn virtual_servers_read_back(server in any_virtual(), more in unknown(), flaws in flaws()) {
+    fn virtual_servers_round_trip(server in any_virtual(), more in unknown(), flaws in flaws()) {
         for operation in [Operation::AddVirtual(server), Operation::UpdateVirtual(server)] {
             let mut written = request(20, &operation);
             put_unknown(&mut written, &more);
@@ -53,10 +51,10 @@ proptest! {
     }
 
     #[test]
-    fn real_servers_read_back((real, connections) in any_real(), more in unknown(), flaws in flaws()) {
+    fn real_servers_round_trip((real, connections) in any_real(), more in unknown(), flaws in flaws()) {
         let family = IpFamily::of(&real.address.ip());
         let bytes = dumped(&real, &connections, &mut |nest| put_unknown(nest, &more));
-        // The message says its family, whatever was expected.
+        // The family in the message takes precedence over the expected one.
         for expected in IpFamily::ALL {
             prop_assert_eq!(real_server(after_header(&bytes), expected), Some((real, connections)));
         }
@@ -64,7 +62,7 @@ proptest! {
     }
 
     #[test]
-    fn statistics_read_back(numbers in any::<[u64; 5]>(), more in unknown(), flaws in flaws()) {
+    fn statistics_round_trip(numbers in any::<[u64; 5]>(), more in unknown(), flaws in flaws()) {
         let short = numbers.map(|number| number & u64::from(u32::MAX));
         let attributes = |long: bool| {
             let mut request = Request::new(0, 0, &genlmsghdr(0));
@@ -72,7 +70,7 @@ proptest! {
                 put_unknown(dest, &more);
                 let kind = if long { IPVS_DEST_ATTR_STATS64 } else { IPVS_DEST_ATTR_STATS };
                 dest.nested(kind, |counted| for (kind, number) in (IPVS_STATS_ATTR_CONNS..).zip(numbers) {
-                    // Bytes are long in either.
+                    // Byte counters always have 64 bits.
                     let bytes = number.to_ne_bytes();
                     let low = if cfg!(target_endian = "little") { &bytes[..4] } else { &bytes[4..] };
                     counted.attribute(kind, if long || kind >= IPVS_STATS_ATTR_INBYTES { &bytes } else { low });
@@ -101,7 +99,7 @@ proptest! {
     }
 
     #[test]
-    fn whom_a_request_is_about_reads_back(key in any_key(), (real, _) in any_real()) {
+    fn server_key_of_a_request_round_trips(key in any_key(), (real, _) in any_real()) {
         for operation in [
             Operation::DeleteVirtual(key),
             Operation::AddReal(key, real),
@@ -127,7 +125,7 @@ proptest! {
     }
 
     #[test]
-    fn timeouts_read_back(tcp in 1_u32.., tcp_fin in 1_u32.., udp in 1_u32.., flaws in flaws()) {
+    fn timeouts_round_trip(tcp in 1_u32.., tcp_fin in 1_u32.., udp in 1_u32.., flaws in flaws()) {
         let timeouts = Timeouts { tcp, tcp_fin, udp };
         let bytes = set_timeouts(20, timeouts).into_attributes();
         prop_assert_eq!(read_timeouts(after_header(&bytes)), Some(timeouts));
@@ -135,14 +133,14 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_no_server(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn malformed_input_is_not_a_server(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let attributes = Attributes::new(&bytes);
         let _ = (virtual_server(attributes), real_server(attributes, IpFamily::V4), read_timeouts(attributes));
     }
 }
 
 #[test]
-fn numbers_of_the_wrong_size_are_no_numbers() {
+fn number_of_the_wrong_size_is_none() {
     let real =
         RealServer { address: "10.0.0.1:80".parse().expect("an address"), forward: Forward::Masquerade, weight: 1 };
     for size in [0, 1, 2, 3, 5, 8] {
@@ -158,7 +156,7 @@ fn numbers_of_the_wrong_size_are_no_numbers() {
 }
 
 #[test]
-fn a_mask_is_an_address_in_v4_and_a_number_in_v6() {
+fn netmask_is_an_address_in_v4_and_a_prefix_length_in_v6() {
     for (address, prefix, expected) in
         [("10.0.0.1:80", 24, [255, 255, 255, 0]), ("[fd00::1]:80", 64, 64_u32.to_ne_bytes())]
     {

@@ -1,6 +1,4 @@
-//! rtnetlink messages read back, whatever else is in them, and damaged ones never panic.
-//!
-//! In: any devices and addresses, any damage. Out: whether they survive. Must not know: the kernel.
+//! rtnetlink messages round-trip with unknown attributes, and damaged ones never panic.
 
 use proptest::prelude::*;
 
@@ -14,7 +12,7 @@ fn any_net() -> impl Strategy<Value = IpNet> {
 
 proptest! {
     #[test]
-    fn addresses_read_back(net in any_net(), index: u32, more in unknown(), flaws in flaws()) {
+    fn addresses_round_trip(net in any_net(), index: u32, more in unknown(), flaws in flaws()) {
         let family = IpFamily::of_net(&net);
         for operation in [AddressOperation::Add(net), AddressOperation::Delete(net)] {
             let mut request = change(index, &operation);
@@ -30,7 +28,7 @@ proptest! {
     }
 
     #[test]
-    fn devices_read_back(index: u32, up: bool, kind in proptest::option::of("[a-z]{1,15}"), more in unknown(), flaws in flaws()) {
+    fn devices_round_trip(index: u32, up: bool, kind in proptest::option::of("[a-z]{1,15}"), more in unknown(), flaws in flaws()) {
         let mut request = Request::new(RTM_NEWLINK, 0, &ifinfomsg(index, u32::from(up) * IFF_UP, 0));
         put_unknown(&mut request, &more);
         if let Some(kind) = &kind {
@@ -51,7 +49,7 @@ proptest! {
 }
 
 #[test]
-fn the_own_address_counts_not_the_other_ends() {
+fn point_to_point_address_is_the_local_one() {
     let mut request = Request::new(RTM_NEWADDR, 0, &ifaddrmsg(IpFamily::V4, 32, 3));
     request.attribute(IFA_ADDRESS, &[10, 0, 0, 2]).attribute(IFA_LOCAL, &[10, 0, 0, 1]);
     let expected = "10.0.0.1/32".parse().expect("an address");
