@@ -1,17 +1,16 @@
-//! `--cleanup`: takes away what any mode, of this program or of the real kube-proxy, left in the kernel.
+//! `--cleanup`: removes the kernel state of every mode, ours or upstream's.
 //!
-//! In: nothing, not even an API server. Out: a kernel without our traces. Must not know: modes.
-//! sysctls stay as they are: nobody knows what they were before.
+//! Needs no API server. Sysctls keep their values, as nothing records what they were before.
 
 use netfilter::IpFamily;
 use netfilter::kernel::WriterPriority;
 use proxier::leftovers;
 use tracing::{error, info};
 
-/// Removes everything.
+/// Removes all chains, tables, sets, virtual servers and devices of kube-proxy, in both IP families.
 ///
 /// # Errors
-/// What could not be removed; all else is gone.
+/// The state that could not be removed; everything else is gone.
 pub fn cleanup() -> Result<(), String> {
     let mut problems = Vec::new();
     for family in IpFamily::ALL {
@@ -27,12 +26,12 @@ pub fn cleanup() -> Result<(), String> {
     Err(summary(&problems))
 }
 
-/// The last line of a cleanup that failed. Only where the kernel refused permission do more rights help.
+/// The last line of a failed cleanup, with a hint about root only where the kernel denied permission.
 fn summary(problems: &[String]) -> String {
     let refused = ["Operation not permitted", "Permission denied", "you must be root"];
     let needs_rights = problems.iter().any(|problem| refused.iter().any(|words| problem.contains(words)));
-    let hint = if needs_rights { "; it takes root in the host's network namespace" } else { "" };
-    format!("encountered an error while tearing down rules: what is named above stays{hint}")
+    let hint = if needs_rights { "; run it as root in the host's network namespace" } else { "" };
+    format!("encountered an error while tearing down rules: the state named above was left in place{hint}")
 }
 
 #[cfg(test)]
@@ -40,11 +39,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_asks_for_root_only_where_permission_was_refused() {
+    fn summary_when_permission_was_denied_asks_for_root_and_otherwise_does_not() {
         let referenced =
             "IPv4: chain KUBE-SERVICES of table nat stays: the rule -A FOREIGN -j KUBE-SERVICES refers to it";
         assert!(!summary(&[referenced.to_owned()]).contains("root"));
         let refused = std::io::Error::from_raw_os_error(nix::libc::EPERM).to_string();
-        assert!(summary(&[referenced.to_owned(), format!("IPv4: nf_tables: {refused}")]).contains("takes root"));
+        assert!(summary(&[referenced.to_owned(), format!("IPv4: nf_tables: {refused}")]).contains("run it as root"));
     }
 }

@@ -1,8 +1,8 @@
-//! The configuration file, watched: when its content changes, the program has to be started again.
+//! Watches the configuration file and reports when its content changes, so that the proxy is restarted with it.
 //!
-//! In: a path and the text that was read from it. Out: a message, once the content is another one. Must not know: what
-//! the text means. An edit in place, a file renamed over it and the symbolic link of a ConfigMap moved elsewhere are all
-//! the same here (kube-proxy sees only the first, behaviour.yaml I4); a new date or mode is nothing.
+//! An edit in place, a file renamed over it and a ConfigMap's moved symbolic link all count, a new date or mode does
+//! not.
+//! kube-proxy notices edits in place only (behaviour.yaml I4).
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -12,30 +12,30 @@ use tracing::{info, warn};
 
 use crate::file_watch::FolderWatch;
 
-/// A configuration file that is watched.
+/// A watched configuration file.
 pub struct ConfigWatch {
     path: PathBuf,
     text: String,
     folder: FolderWatch,
-    /// Why it could not be read when it was last looked at, so that it is said once.
+    /// The last read error, so that each error is logged once.
     problem: Option<String>,
 }
 
 impl ConfigWatch {
-    /// Watches the file that `text` was read from. `None`: it is a pipe, which cannot be read twice.
+    /// Watches the file that `text` was read from; `None` for a pipe, which cannot be read twice.
     pub fn new(path: &Path, text: String) -> Option<Self> {
         if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-            info!("the configuration {} is no file, and so is not watched", path.display());
+            info!("Not watching configuration {}: not a regular file", path.display());
             return None;
         }
         Some(Self { path: path.to_owned(), text, folder: FolderWatch::new(path), problem: None })
     }
 
-    /// Waits for another content. Returns what to say about it.
+    /// Waits until the content differs. Returns the message to log and to exit with.
     pub async fn updated(mut self) -> String {
         let path = self.path.clone();
         loop {
-            // On a thread of its own, as a file system may hang. The file may have changed before it was watched.
+            // On a blocking thread, as a file system may hang. The file may have changed before it was watched.
             let look = move || {
                 self.folder.refresh();
                 (self.differs(), self)
@@ -48,7 +48,7 @@ impl ConfigWatch {
             self.folder.changed().await;
         }
         let path = path.display();
-        format!("content of the proxy server's configuration file was updated: {path}; ending, to be started with it")
+        format!("content of the proxy server's configuration file was updated: {path}; exiting to be restarted with it")
     }
 
     fn differs(&mut self) -> bool {
@@ -61,7 +61,7 @@ impl ConfigWatch {
                 let problem = error.to_string();
                 if self.problem.as_ref() != Some(&problem) {
                     warn!(
-                        "the configuration file {} cannot be read, what was read stays: {problem}",
+                        "Failed to read configuration file {}, keeping the running configuration: {problem}",
                         self.path.display()
                     );
                 }
@@ -72,7 +72,7 @@ impl ConfigWatch {
     }
 }
 
-/// Waits as [`ConfigWatch::updated`], or for ever where there is no file.
+/// Waits like [`ConfigWatch::updated`], or forever where no file is watched.
 pub async fn updated(watch: Option<ConfigWatch>) -> String {
     match watch {
         Some(watch) => watch.updated().await,

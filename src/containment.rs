@@ -1,7 +1,8 @@
-//! Which panics end the process, and which only the request that caused them.
+//! Decides which panics abort the process and which only fail the request that caused them.
 //!
-//! A panic in the proxy's own work ends the process, and the kubelet starts it anew: rules stay, and half-updated state
-//! is worse than a restart. Looking at rules for `/debug/rules` changes nothing, so a panic there is an answer of 500.
+//! A panic in the proxy's own work aborts: the kubelet restarts it, rules stay in place, and half-updated state is
+//! worse
+//! than a restart. Reading rules for `/debug/rules` changes nothing, so a panic there becomes a response of 500.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +13,7 @@ thread_local! {
     static CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has every panic outside of [`contain`] abort the process, after its message.
+/// Makes every panic outside of [`contain`] abort the process after its message is printed.
 pub fn abort_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -25,7 +26,7 @@ pub fn abort_on_panic() {
     }));
 }
 
-/// Runs `work`, which only reads, and returns `None` if it panics.
+/// Runs read-only `work`; returns `None` if it panics.
 pub fn contain<T>(work: impl FnOnce() -> T) -> Option<T> {
     let before = CONTAINED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(work));
@@ -42,7 +43,7 @@ mod tests {
         assert_eq!(contain(|| 7), Some(7));
         assert_eq!(contain(|| -> u32 { panic!("inspection met something new") }), None);
         assert!(!CONTAINED.get());
-        // One inside of another leaves the outer one contained.
+        // A nested call leaves the outer one contained.
         assert_eq!(contain(|| (contain(|| -> u32 { panic!("inner") }), CONTAINED.get())), Some((None, true)));
     }
 }

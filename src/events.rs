@@ -1,7 +1,8 @@
-//! Events: what operators read with `kubectl describe` of the Node or a Service.
+//! Kubernetes events on the Node and on Services, as `kubectl describe` shows them.
 //!
-//! In: what happened, from any thread. Out: `events.k8s.io/v1` objects, as kube-proxy writes them. Must not know: what
-//! follows from it. An API server that refuses events, or is away, is borne: nobody waits for it, but on the way out.
+//! Any thread queues events; one task writes them as `events.k8s.io/v1` objects in kube-proxy's form. An API server
+//! that
+//! rejects events or is down delays nothing but the exit of the process.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -17,10 +18,10 @@ use tracing::{debug, warn};
 use crate::client::causes::causes;
 
 const CONTROLLER: &str = "kube-proxy";
-/// So many may wait; more are dropped.
+/// Events that may be queued; further ones are dropped.
 const QUEUE_CAPACITY: usize = 200;
 
-/// What an event is about.
+/// The object that an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Regarding {
     /// This node.
@@ -29,49 +30,49 @@ pub enum Regarding {
     Service(NamespacedName),
 }
 
-/// Something to tell.
+/// An event that is to be published.
 #[derive(Clone, Debug)]
 pub struct PendingEvent {
-    /// Whether something is wrong.
+    /// Whether its type is `Warning` instead of `Normal`.
     pub warning: bool,
     /// One of kube-proxy's own reasons.
     pub reason: &'static str,
-    /// What was being done.
+    /// The action during which it happened.
     pub action: &'static str,
-    /// What it is about.
+    /// The object that it is about.
     pub regarding: Regarding,
-    /// For people.
+    /// The human-readable description.
     pub note: String,
 }
 
 enum Message {
     Publish(PendingEvent),
-    /// Answered when all before it is told, or given up.
+    /// Answered when every event queued before it is published or given up.
     Flush(oneshot::Sender<()>),
 }
 
-/// Where to tell it.
+/// Queues events; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct EventSender(mpsc::Sender<Message>);
 
-/// What was told and is to be published.
+/// Queued events, to be published.
 pub struct EventQueue(mpsc::Receiver<Message>);
 
-/// Nothing yet. Without someone to publish, nothing comes of what is told.
+/// An empty queue. Events are dropped silently if [`EventQueue::publish`] is never called.
 pub fn event_queue() -> (EventSender, EventQueue) {
     let (sender, receiver) = mpsc::channel(QUEUE_CAPACITY);
     (EventSender(sender), EventQueue(receiver))
 }
 
 impl EventSender {
-    /// Has it published, some time.
+    /// Queues an event; drops it if the queue is full.
     pub fn send(&self, event_data: PendingEvent) {
         if let Err(error) = self.0.try_send(Message::Publish(event_data)) {
-            debug!("an event is not told: {error}");
+            debug!("Dropped an event: {error}");
         }
     }
 
-    /// The proxy is at work.
+    /// Queues `Starting`: the proxy is running.
     pub fn starting(&self) {
         self.send(PendingEvent {
             warning: false,
@@ -82,19 +83,19 @@ impl EventSender {
         });
     }
 
-    /// A port without which the proxy may not go on cannot be had.
+    /// Queues a warning: the proxy exits because it cannot listen on a port.
     pub fn port_failed(&self, reason: &'static str, note: String) {
         let regarding = Regarding::Node;
         self.send(PendingEvent { warning: true, reason, action: "StartKubeProxy", regarding, note });
     }
 
-    /// The health checks of a Service cannot be answered.
+    /// Queues a warning: health checks of a Service cannot be served.
     pub fn health_check_failed(&self, service: &NamespacedName, note: String) {
         let (reason, regarding) = ("FailedToStartServiceHealthcheck", Regarding::Service(service.clone()));
         self.send(PendingEvent { warning: true, reason, action: "Listen", regarding, note });
     }
 
-    /// Waits until all is told, but not for long: what is said last is why the proxy ends.
+    /// Waits until all queued events are published, at most `limit`. The last one says why the proxy exits.
     pub async fn flush(&self, limit: Duration) {
         let (done, flushed) = oneshot::channel();
         let flush = async {
@@ -103,33 +104,33 @@ impl EventSender {
             }
         };
         if timeout(limit, flush).await.is_err() {
-            debug!("the last events are not told: the API server does not answer");
+            debug!("Last events not sent: no answer from the API server within {limit:?}");
         }
     }
 }
 
-/// How hard to try.
+/// How often and how fast an event is retried.
 #[derive(Clone, Copy, Debug)]
 pub struct EventRetryPolicy {
-    /// How often an event is tried while the API server cannot be reached.
+    /// How often an event is sent while the API server cannot be reached.
     pub attempts: u32,
-    /// How long between.
+    /// The pause between two attempts.
     pub backoff: Duration,
-    /// How long the API server may think about it.
+    /// How long the API server may take to answer.
     pub response_timeout: Duration,
-    /// How soon the same is told again, as one more of a series.
+    /// How long the same event is suppressed, before it is sent as one more of a series.
     pub series_window: Duration,
 }
 
 impl Default for EventRetryPolicy {
     fn default() -> Self {
-        // Within six minutes the recorder takes the same event for one more of a series.
+        // The recorder makes events within six minutes one series.
         let seconds = Duration::from_secs;
         Self { attempts: 12, backoff: seconds(10), response_timeout: seconds(30), series_window: seconds(300) }
     }
 }
 
-/// Writes events for one node.
+/// Publishes events for one node.
 struct Publisher {
     client: Client,
     recorder: Recorder,
@@ -140,7 +141,7 @@ struct Publisher {
 }
 
 impl EventQueue {
-    /// Publishes what is told, until nobody is left who tells. `host`: this machine's own name.
+    /// Publishes queued events until every sender is dropped. `host`: this machine's own name.
     pub async fn publish(mut self, client: Client, node: &str, host: &str, policy: EventRetryPolicy) {
         let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(format!("{CONTROLLER}-{host}")) };
         let recorder = Recorder::new(client.clone(), reporter.clone());
@@ -176,7 +177,7 @@ impl Publisher {
         self.send(&event, &self.reference(&event_data.regarding)).await;
     }
 
-    /// Like kube-proxy: what the server refuses is not tried again, what does not reach it is.
+    /// Retries when the API server cannot be reached, and not when it rejects the event, as kube-proxy does.
     async fn send(&mut self, event: &Event, regarding: &ObjectReference) {
         let mut expired = false;
         for left in (0..self.policy.attempts).rev() {
@@ -184,30 +185,27 @@ impl Publisher {
             let Ok(outcome) = timeout(self.policy.response_timeout, published).await else { continue };
             match outcome {
                 Ok(()) => return,
-                // The event that is repeated is there no more: begin anew.
+                // The event of the series has expired on the server: start a new one.
                 Err(kube::Error::Api(status)) if status.code == 404 && !expired => {
                     expired = true;
                     self.recorder = Recorder::new(self.client.clone(), self.reporter.clone());
                 }
                 Err(kube::Error::Api(status)) => {
-                    warn!(
-                        "the API server refuses the event {}: {}; it is not tried again",
-                        event.reason, status.message
-                    );
+                    warn!("API server rejected event {:?}, not retrying: {}", event.reason, status.message);
                     return;
                 }
                 Err(error) if left == 0 => {
-                    warn!("cannot write the event {}, giving up: {}", event.reason, causes(&error))
+                    warn!("Failed to write event {:?}, giving up: {}", event.reason, causes(&error))
                 }
                 Err(error) => {
-                    debug!("cannot write the event {}, trying again: {}", event.reason, causes(&error));
+                    debug!("Failed to write event {:?}, retrying: {}", event.reason, causes(&error));
                     sleep(self.policy.backoff).await;
                 }
             }
         }
     }
 
-    /// As kube-proxy refers to them: without a uid, which it does not know.
+    /// The reference without a UID, as kube-proxy writes it.
     fn reference(&self, regarding: &Regarding) -> ObjectReference {
         let (kind, namespace, name) = match regarding {
             Regarding::Node => ("Node", None, self.node.clone()),

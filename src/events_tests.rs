@@ -1,4 +1,4 @@
-//! Events at a real conversation with the test API server.
+//! Events sent to the test API server.
 
 use golden::apiserver::ApiServer;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ fn service() -> NamespacedName {
     NamespacedName::new("shop", "web")
 }
 
-/// A publisher at work.
+/// A sender whose queue is being published.
 fn publishing(api: &ApiServer, policy: EventRetryPolicy) -> EventSender {
     let client = Client::try_from(kube::Config::new(api.url().parse().expect("a URL"))).expect("a client");
     let (events, queue) = event_queue();
@@ -25,7 +25,7 @@ fn publishing(api: &ApiServer, policy: EventRetryPolicy) -> EventSender {
     events
 }
 
-/// The events of a reason, told so far.
+/// The events with a reason that the API server has, after a flush.
 async fn published(api: &ApiServer, events: &EventSender, reason: &str) -> Vec<Value> {
     events.flush(LIMIT).await;
     api.all("Event").into_iter().filter(|event| event["reason"] == reason).collect()
@@ -53,7 +53,7 @@ async fn they_have_kube_proxys_form() {
     let name = starting["metadata"]["name"].as_str().unwrap_or_default();
     let nanoseconds = name.strip_prefix("node-a.").map(|hex| u64::from_str_radix(hex, 16));
     assert!(matches!(nanoseconds, Some(Ok(1_700_000_000_000_000_000..))), "{name}");
-    // Microseconds are what an API server wants.
+    // API servers require microseconds.
     let time = starting["eventTime"].as_str().unwrap_or_default();
     assert_eq!(time.len(), "2026-11-24T22:00:00.000000Z".len(), "{time}");
     let failed = published(&api, &events, "FailedToStartServiceHealthcheck").await;
@@ -78,7 +78,7 @@ async fn the_same_again_is_one_more_of_a_series() {
         assert_eq!(same[0]["series"]["count"], expected);
         tokio::time::sleep(2 * QUICK.series_window).await;
     }
-    // One that the server has forgotten meanwhile begins anew.
+    // An event that the server no longer has starts a new series.
     let name = published(&api, &events, "FailedToStartMetricServer").await[0]["metadata"]["name"].clone();
     api.delete("Event", "default", name.as_str().unwrap_or_default());
     events.port_failed("FailedToStartMetricServer", "again".to_owned());
@@ -114,13 +114,13 @@ async fn a_server_that_is_away_is_tried_again_and_one_that_refuses_is_not() {
         assert_eq!(api.requests().len(), 1);
         tokio::time::sleep(2 * QUICK.series_window).await;
     }
-    // And what comes after it is told.
+    // Later events are still published.
     events.health_check_failed(&service(), String::new());
     assert_eq!(published(&api, &events, "FailedToStartServiceHealthcheck").await.len(), 1);
 }
 
 #[tokio::test]
-async fn nobody_waits_long_for_a_server_that_does_not_answer() {
+async fn flush_when_the_server_does_not_answer_ends_within_its_limit() {
     let api = ApiServer::start();
     let events = publishing(&api, EventRetryPolicy::default());
     api.down();

@@ -1,7 +1,8 @@
-//! Notices changes in a folder.
+//! Notifies about changes in a folder.
 //!
 //! Uses inotify where the kernel grants a watch (`fs.inotify.max_user_instances` and `max_user_watches` are shared by
-//! everything that runs as the same user), and polls where it does not.
+//! all
+//! processes of a user), and polls where it does not.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,19 +12,19 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-/// Edits come in bursts: an editor truncates, writes, renames.
-const SETTLE: Duration = Duration::from_millis(50);
+/// How long a burst of changes is collected: an editor truncates, writes and renames.
+const DEBOUNCE: Duration = Duration::from_millis(50);
 
-/// The longest time between two looks: changes go unnoticed on some network file systems, in a folder that replaces
-/// another one, in a file behind a symbolic link, and where there is no inotify.
+/// The longest time between two reads. inotify misses changes on some network file systems, in a folder that replaces
+/// another one, and behind symbolic links.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A folder that is watched.
+/// A watched folder.
 pub struct FolderWatch {
     path: PathBuf,
-    /// `None`: the kernel grants no watch.
+    /// `None` if the kernel grants no watch.
     watcher: Option<RecommendedWatcher>,
-    /// Device and inode of the folder that is watched: the watch is on these, not on the path.
+    /// Device and inode of the watched folder: a watch belongs to these, not to the path.
     watched: Option<(u64, u64)>,
     /// Why there is no watch, so that it is logged once.
     problem: Option<String>,
@@ -32,7 +33,7 @@ pub struct FolderWatch {
 }
 
 impl FolderWatch {
-    /// Watches a folder, or the folder of a file: a file that is replaced is another file. Reads the file system.
+    /// Watches a folder, or the folder of a file, since a replaced file is another inode. Reads the file system.
     pub fn new(path: &Path) -> Self {
         let (sender, events) = mpsc::channel(1);
         let (watcher, watched, problem) = (None, None, None);
@@ -41,14 +42,14 @@ impl FolderWatch {
         watch
     }
 
-    /// Watches the folder that the path leads to now. Reads the file system, and so may block as long as that does.
+    /// Watches the folder that the path resolves to now. Blocks as long as the file system does.
     pub fn refresh(&mut self) {
         let folder = self.folder();
         let now = identity(&folder);
         if self.watcher.is_some() && (now.is_none() || now == self.watched) {
             return;
         }
-        // The old one ends first: there may be only one left.
+        // Dropped first: it may hold the user's last inotify instance.
         self.watcher = None;
         match self.watch(&folder) {
             Ok(watcher) => {
@@ -70,7 +71,7 @@ impl FolderWatch {
     fn watch(&self, folder: &Path) -> notify::Result<RecommendedWatcher> {
         let sender = self.sender.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Our own reading is an event too. One pending event is enough: everything is read again anyway.
+            // Reading is an event too. One pending event is enough, as everything is read again.
             if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(AccessKind::Open(_) | AccessKind::Read)))
             {
                 let _ = sender.try_send(());
@@ -80,10 +81,10 @@ impl FolderWatch {
         Ok(watcher)
     }
 
-    /// Waits for a change, at most for the poll interval. [`FolderWatch::refresh`] is due then.
+    /// Waits for a change, at most for the poll interval. Call [`FolderWatch::refresh`] afterwards.
     pub async fn changed(&mut self) {
         let _ = tokio::time::timeout(POLL_INTERVAL, self.events.recv()).await;
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(DEBOUNCE).await;
     }
 
     fn folder(&self) -> PathBuf {
@@ -95,7 +96,7 @@ impl FolderWatch {
     }
 }
 
-/// Device and inode of the folder that a path leads to.
+/// Device and inode of the folder that a path resolves to.
 fn identity(folder: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(folder).ok().map(|data| (data.dev(), data.ino()))

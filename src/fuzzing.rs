@@ -18,10 +18,10 @@ pub fn object(json: bool, kind: Kind, bytes: &[u8]) {
     }
 }
 
-/// Decodes a list in one chunk and in chunks whose sizes the input chooses.
+/// Decodes a list in one chunk and in chunks whose sizes come from the input.
 ///
 /// # Panics
-/// If the two differ.
+/// If the results differ.
 pub fn list(json: bool, kind: Kind, input: &[u8]) {
     let decode = |chunks: &[&[u8]]| {
         let (mut decoder, mut objects) = (ListDecoder::new(kind, encoding(json)), Vec::new());
@@ -34,10 +34,10 @@ pub fn list(json: bool, kind: Kind, input: &[u8]) {
     assert_eq!(decode(&[bytes]), decode(&chunks));
 }
 
-/// Decodes a watch in one chunk and in chunks whose sizes the input chooses.
+/// Decodes a watch in one chunk and in chunks whose sizes come from the input.
 ///
 /// # Panics
-/// If the two differ.
+/// If the results differ.
 pub fn watch(json: bool, kind: Kind, input: &[u8]) {
     let decode = |chunks: &[&[u8]]| {
         let (mut decoder, mut events) = (WatchDecoder::new(kind, encoding(json)), Vec::new());
@@ -67,10 +67,10 @@ pub fn kubeconfig(bytes: &[u8]) {
     }
 }
 
-/// Decodes a configuration file, completes and checks it, and writes what would be used.
+/// Decodes a configuration file, applies defaults, validates it and writes it again.
 ///
 /// # Panics
-/// If what is written cannot be read, or differs when it is read.
+/// If the written file cannot be decoded or differs when decoded.
 pub fn configuration(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
     let Ok(decoded) = decode(text) else { return };
@@ -87,7 +87,7 @@ pub fn objects(bytes: &[u8]) {
     let _ = crate::source::objects::parse(text);
 }
 
-/// Reads a file of `/proc` as the process metrics do.
+/// Parses a file of `/proc` as the process metrics do.
 pub fn process(bytes: &[u8]) {
     crate::metrics::process::fuzz(&String::from_utf8_lossy(bytes));
 }
@@ -96,7 +96,7 @@ fn encoding(json: bool) -> Encoding {
     if json { Encoding::Json } else { Encoding::Protobuf }
 }
 
-/// Takes up to 8 chunk sizes from the front of the input and cuts the rest by them, over and over.
+/// Takes up to 8 chunk sizes from the start of the input and splits the rest by them, repeatedly.
 fn chunks(input: &[u8]) -> (&[u8], Vec<&[u8]>) {
     let (sizes, bytes) = input.split_at(input.len().min(8));
     let (mut rest, mut chunks) = (bytes, Vec::new());

@@ -1,8 +1,8 @@
-//! Whether this proxy does its work, and whether its node should get traffic.
+//! Health of the proxy and eligibility of its node, as `/healthz` and `/livez` report them.
 //!
-//! In: when families were asked to sync and when they did; the Node. Out: the answers of `/healthz` and `/livez`.
-//! Must not know: HTTP. A family is unhealthy when a change has waited for twice the sync period, or its thread has not taken
-//! messages for that long, wherever it hangs.
+//! A family is unhealthy when a change has waited for twice the sync period, or when its thread has not taken a message
+//! for
+//! that long, wherever it hangs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,15 +14,15 @@ use netfilter::IpFamily;
 use proxier::mailbox::Activity;
 use serde::Serialize;
 
-/// Tells the time.
+/// A clock, replaced in tests.
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// To measure with: it never goes back.
+    /// Monotonic time, to measure with.
     fn instant(&self) -> Instant;
-    /// To tell people, in the zone they live in.
+    /// Wall-clock time in the local time zone, to show.
     fn date(&self) -> Zoned;
 }
 
-/// The machine's clock.
+/// The system's clock.
 #[derive(Debug)]
 struct SystemClock;
 
@@ -49,7 +49,7 @@ struct HealthState {
     node_eligible: bool,
 }
 
-/// Shared between the families' threads and the servers.
+/// Health state, shared between the families' threads and the HTTP servers.
 #[derive(Debug)]
 pub struct Health {
     timeout: Duration,
@@ -57,7 +57,7 @@ pub struct Health {
     state: Mutex<HealthState>,
 }
 
-/// An answer, in kube-proxy's form and order.
+/// A response body, in kube-proxy's form and field order.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthResponse {
@@ -68,7 +68,7 @@ pub struct HealthResponse {
     healthy: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     status: BTreeMap<&'static str, FamilyHealthResponse>,
-    /// Whether the status is 200.
+    /// Whether the HTTP status is 200.
     #[serde(skip)]
     pub ok: bool,
 }
@@ -84,51 +84,51 @@ struct FamilyHealthResponse {
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 impl Health {
-    /// `node_eligible`: what holds before the Node is known.
+    /// `node_eligible`: the eligibility reported before the Node is known.
     pub fn new(sync_period: Duration, node_eligible: bool) -> Self {
         Self::with_clock(sync_period, node_eligible, Box::new(SystemClock))
     }
 
-    /// By another clock.
+    /// [`Self::new`] with another clock.
     pub fn with_clock(sync_period: Duration, node_eligible: bool, clock: Box<dyn Clock>) -> Self {
         let state = HealthState { families: BTreeMap::new(), threads: BTreeMap::new(), node_eligible };
         Self { timeout: 2 * sync_period, clock, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, HealthState> {
-        // Nothing that holds the lock can leave half of a change behind.
+        // No holder of the lock can leave a partial change behind.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A family's loop begins.
+    /// Marks a family as started.
     pub fn started(&self, family: IpFamily) {
         self.synced(family);
     }
 
-    /// Has the family count as unhealthy while its thread hangs.
+    /// Counts the family as unhealthy while its thread hangs.
     pub fn watch_thread(&self, family: IpFamily, activity: Activity) {
         self.state().threads.insert(family, activity);
     }
 
-    /// A family has something to sync.
+    /// Marks a family as having changes to sync.
     pub fn queued(&self, family: IpFamily) {
         if let Some(family) = self.state().families.get_mut(&family) {
             family.pending_since.get_or_insert_with(|| self.clock.instant());
         }
     }
 
-    /// A family's sync succeeded.
+    /// Marks a family's sync as successful.
     pub fn synced(&self, family: IpFamily) {
         let updated = FamilyHealth { updated: self.clock.date(), pending_since: None };
         self.state().families.insert(family, updated);
     }
 
-    /// The Node was seen: whether load balancers should send traffic to it.
+    /// Sets whether load balancers should send traffic to this node.
     pub fn set_node_eligible(&self, eligible: bool) {
         self.state().node_eligible = eligible;
     }
 
-    /// Whether no change of the family waits for too long, and its thread does not hang.
+    /// Whether no change of the family waits too long and its thread does not hang.
     fn is_in_time(&self, state: &HealthState, name: IpFamily, family: &FamilyHealth) -> bool {
         let late = |since: Instant| self.clock.instant().saturating_duration_since(since) >= self.timeout;
         let busy_since = state.threads.get(&name).and_then(Activity::busy_since);
@@ -139,12 +139,12 @@ impl Health {
         state.families.iter().all(|(name, family)| self.is_in_time(state, *name, family))
     }
 
-    /// Whether all families do their work: what `/livez` says.
+    /// Whether all families are healthy, as `/livez` reports.
     pub fn is_live(&self) -> bool {
         self.all_in_time(&self.state())
     }
 
-    /// The answer of `/healthz`, or of `/livez`, which does not look at the Node.
+    /// The response of `/healthz` or, without the Node, of `/livez`.
     pub fn response(&self, with_node: bool) -> HealthResponse {
         let state = self.state();
         let all_healthy = self.all_in_time(&state);
@@ -167,7 +167,7 @@ impl Health {
     }
 }
 
-/// As Go's RFC3339Nano: as many digits of the second as there are, and the zone as an offset, or `Z`.
+/// A date in Go's RFC3339Nano: fractional digits as needed, the zone as an offset or `Z`.
 fn rfc3339(date: &Zoned) -> String {
     let zone = if date.offset() == Offset::UTC { "Z" } else { "%:z" };
     date.strftime(&format!("%Y-%m-%dT%H:%M:%S%.f{zone}")).to_string()

@@ -1,4 +1,4 @@
-//! Health, on a clock that the test sets.
+//! Health, with a clock that the test sets.
 
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ fn healthz_turns_503_after_exactly_twice_the_period_and_back_with_the_next_good_
     clock.pass(Duration::from_secs(3600));
     health.synced(IpFamily::V4);
     assert!(health.response(true).ok && health.response(false).ok && health.is_live());
-    // Without a change, no time is too long.
+    // Without a pending change the family stays healthy.
     clock.pass(Duration::from_secs(360_000));
     assert!(health.response(true).ok);
 }
@@ -82,7 +82,7 @@ fn the_node_counts_for_healthz_only_and_does_not_make_the_proxy_unhealthy() {
     clock.pass(Duration::from_secs(1));
     let (healthz, livez) = (health.response(true), health.response(false));
     assert!(!healthz.ok && healthz.healthy && livez.ok && health.is_live());
-    // At 200 the last update is now; at 503 it is that of the family that was updated last.
+    // lastUpdated is the current time at 200, and the latest family's at 503.
     assert_eq!(
         (healthz.last_updated, livez.last_updated),
         ("2026-11-21T04:00:00Z".into(), "2026-11-21T04:00:01Z".into())
@@ -115,7 +115,7 @@ fn thread_that_hangs_turns_both_pages_503_though_no_change_is_known_to_wait() {
     health.watch_thread(IpFamily::V6, sender.activity());
     health.started(IpFamily::V6);
     assert!(receiver.try_recv().is_err());
-    // It never looks for messages again.
+    // The thread takes no further message.
     clock.pass(2 * PERIOD + Duration::from_secs(1));
     assert!(!health.response(true).ok && !health.response(false).ok && !health.is_live());
     assert!(receiver.try_recv().is_err());

@@ -1,4 +1,5 @@
-//! A drop-in kube-proxy, as a library so that fuzz targets and benchmarks reach its decoders; [`main`] is the program.
+//! A drop-in kube-proxy, as a library so that fuzz targets and benchmarks can use its decoders; [`main`] is the
+//! program.
 
 mod cleanup;
 mod cli;
@@ -67,7 +68,7 @@ pub fn main() -> ExitCode {
         }
     }
     line.deprecations().iter().for_each(|note| say(stderr(), &format!("{note}\n")));
-    // Whoever gives a command wants to read its answer, not the log.
+    // A command prints its answer; the log would only get in the way.
     let verbosity = line.flags.logs.verbosity;
     let quiet = line.command.is_some() && verbosity == 0;
     logging::init((!quiet).then_some(verbosity));
@@ -88,7 +89,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Says something, if there is somebody who listens: `kube-proxy --help | head` is no reason to panic.
+/// Writes text and ignores errors: a closed pipe, as in `kube-proxy --help | head`, must not panic.
 fn say(mut to: impl Write, text: &str) {
     let _ = to.write_all(text.as_bytes());
 }

@@ -1,7 +1,8 @@
-//! Our own Node: waits for what rules need of it, and ends the process where it contradicts the configuration.
+//! Tracks this node's Node object and exits the process where it contradicts the configuration.
 //!
-//! In: what the source sees of the Node. Out: the same to the families, or the reason why the proxy must end.
-//! Must not know: rules. Addresses and zone may change at any time: the rules follow. Its networks may not.
+//! Rules wait for the Node's addresses, and for its pod CIDRs if local detection needs them. Addresses and zone may
+//! change
+//! at any time and are passed to the families; pod CIDRs may not.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,12 +20,12 @@ use crate::config::ValidatedConfig;
 use crate::config::consistency::{self, INCONSISTENT, Inconsistencies, NodeFacts};
 use crate::source::{FamilySenders, NodeUpdate};
 
-/// How long the Node may be unknown or without addresses.
+/// How long rules wait for the Node and its addresses.
 const ADDRESS_WAIT: Duration = Duration::from_secs(30);
-/// How long, after that, it may be without networks if they are needed.
+/// How much longer rules wait for pod CIDRs if they are needed.
 const NETWORK_WAIT: Duration = Duration::from_secs(300);
 
-/// Why the proxy cannot work on this node.
+/// Why the proxy cannot run on this node.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum NodeError {
     /// The family of the node's first address does not work here.
@@ -32,11 +33,12 @@ pub enum NodeError {
         "no support for primary IP family {0:?}: this host cannot program it; \
          give the Node an address of the other family first, or set bindAddress to one"
     )]
+    /// This host cannot program the family of the node's first address.
     Unsupported(&'static str),
     /// The configuration is for the other family.
     #[error("{0}")]
     Incorrect(String),
-    /// There is no Node after all that time.
+    /// No Node exists after both waits.
     #[error("timeout waiting for node {0:?} to exist: register the Node, or name another with --hostname-override")]
     NoNode(String),
     /// Nobody gave it a network.
@@ -44,40 +46,41 @@ pub enum NodeError {
         "timeout waiting for PodCIDR allocation on node {0:?}: detectLocalMode NodeCIDR needs spec.podCIDRs; \
          let the controller manager allocate them, or choose another detectLocalMode"
     )]
+    /// The Node has no pod CIDRs after both waits.
     NoNetwork(String),
-    /// It has other networks now.
-    #[error("the Node's spec.podCIDRs changed from {old:?} to {new:?}: ending, to start anew with them")]
+    /// The Node's pod CIDRs changed.
+    #[error("the Node's spec.podCIDRs changed from {old:?} to {new:?}: exiting to be restarted with them")]
     NetworkChanged {
-        /// Those that the proxy works with.
+        /// The pod CIDRs that the rules use.
         old: Vec<IpNet>,
-        /// Those that the Node has.
+        /// The pod CIDRs that the Node has.
         new: Vec<IpNet>,
     },
 }
 
-/// What is known of the Node.
+/// The Node's last known state and what is still awaited.
 #[derive(Debug)]
 struct NodeTracker {
     settings: ValidatedConfig,
     families: Vec<IpFamily>,
     known: Option<NodeInfo>,
-    /// For what is still waited; `None`: for nothing.
+    /// What is awaited; `None` once the rules need nothing more.
     wait: Option<Wait>,
-    /// Why the Node could not be read, as was said last.
+    /// The last read failure, so that each is logged once.
     trouble: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Wait {
-    /// For an answer of the API server, however long it takes.
+    /// For the first list of the API server, without a deadline.
     List,
     Address(Instant),
     Network(Instant),
 }
 
-/// Takes news of the Node on to the families, as long as the proxy can work with them. `families`: those that work on
-/// this host.
-pub async fn follow(
+/// Forwards Node updates to the families until one contradicts the configuration. `families`: the families that this
+/// host can program.
+pub async fn track(
     settings: ValidatedConfig,
     families: FamilySenders,
     mut news: UnboundedReceiver<NodeUpdate>,
@@ -90,30 +93,30 @@ pub async fn follow(
             Some(Wait::List) | None => Ok(news.recv().await),
         };
         let outcome = match next {
-            Ok(Some(NodeUpdate::Applied(node))) => own.seen(&node).map(|()| Some(Change::Node(node))),
+            Ok(Some(NodeUpdate::Applied(node))) => own.apply(&node).map(|()| Some(Change::Node(node))),
             Ok(Some(NodeUpdate::ListProgress(change))) => {
                 if matches!((&change, own.wait), (Change::Listed(_) | Change::ListedInPart(_), Some(Wait::List))) {
                     own.wait = Some(Wait::Address(Instant::now() + ADDRESS_WAIT));
                     let name = &own.settings.proxier.node_name;
                     info!(
-                        "waiting up to {ADDRESS_WAIT:?} for the Node {name:?} and its addresses; rules come after that"
+                        "Waiting up to {ADDRESS_WAIT:?} for Node {name:?} and its addresses before programming rules"
                     );
                 }
                 Ok(Some(change))
             }
             Ok(Some(NodeUpdate::Deleted)) => {
-                info!("the Node {:?} was deleted; what was known of it holds", own.settings.proxier.node_name);
+                info!("Node {:?} was deleted, keeping its last known state", own.settings.proxier.node_name);
                 Ok(None)
             }
             Ok(Some(NodeUpdate::Failed(kind, said))) => {
                 if kind == Kind::Node {
-                    own.unread(said);
+                    own.log_failure(said);
                 }
                 Ok(None)
             }
-            // The source has ended, and with it all.
+            // The source has ended, and with it the process.
             Ok(None) => std::future::pending().await,
-            Err(_) => own.waited(Instant::now()).map(|()| None),
+            Err(_) => own.on_timeout(Instant::now()).map(|()| None),
         };
         match outcome {
             Ok(change) => change.iter().for_each(|change| families.send_all(change)),
@@ -127,7 +130,7 @@ impl NodeTracker {
         self.settings.proxier.local_detector == LocalDetector::NodeCidr
     }
 
-    fn seen(&mut self, node: &NodeInfo) -> Result<(), NodeError> {
+    fn apply(&mut self, node: &NodeInfo) -> Result<(), NodeError> {
         let old = self.known.replace(node.clone()).unwrap_or_default();
         let Some(wait) = self.wait else { return self.changed(&old, node) };
         let networks_come = matches!(wait, Wait::Network(_));
@@ -141,23 +144,25 @@ impl NodeTracker {
             return Ok(());
         }
         self.wait = None;
-        self.check()
+        self.validate()
     }
 
-    /// What is missing has not come in time.
-    fn waited(&mut self, now: Instant) -> Result<(), NodeError> {
+    /// Handles the end of a wait.
+    fn on_timeout(&mut self, now: Instant) -> Result<(), NodeError> {
         let name = &self.settings.proxier.node_name;
         match self.wait.take() {
             Some(Wait::Address(_)) => {
                 match self.known {
-                    None => error!("there is no Node {name:?}: going on without; check --hostname-override"),
-                    Some(_) => error!("the Node {name:?} has no addresses: going on without"),
+                    None => error!(
+                        "No Node {name:?} after {ADDRESS_WAIT:?}, continuing without it: check --hostname-override"
+                    ),
+                    Some(_) => error!("Node {name:?} has no addresses after {ADDRESS_WAIT:?}, continuing without them"),
                 }
                 if self.needs_network() && self.known.as_ref().is_none_or(|node| node.pod_cidrs.is_empty()) {
                     self.wait_for_network(now);
                     return Ok(());
                 }
-                self.check()
+                self.validate()
             }
             Some(Wait::Network(_)) if self.known.is_none() => Err(NodeError::NoNode(name.clone())),
             Some(Wait::Network(_)) => Err(NodeError::NoNetwork(name.clone())),
@@ -165,13 +170,13 @@ impl NodeTracker {
         }
     }
 
-    /// What keeps us from the Node is said once for each reason.
-    fn unread(&mut self, said: String) {
+    /// Logs a failure to read the Node, each one once.
+    fn log_failure(&mut self, said: String) {
         if !matches!(self.wait, Some(Wait::List)) || self.trouble.as_ref() == Some(&said) {
             return;
         }
         let name = &self.settings.proxier.node_name;
-        // The server comes first, then a refusal's status; other texts may have the digits in an address.
+        // The server's URL comes first, then the HTTP status; elsewhere these digits may be part of an address.
         let status = said.split_once(": ").and_then(|(_, refusal)| refusal.get(..4)).unwrap_or_default();
         let right = match status {
             "401 " => {
@@ -183,17 +188,20 @@ impl NodeTracker {
         };
         if self.needs_network() {
             error!(
-                "no rules yet: detectLocalMode NodeCIDR needs the spec.podCIDRs of the Node {name:?}, and it cannot be \
-                 read: {said}{right}"
+                "Failed to read Node {name:?}, no rules yet: detectLocalMode NodeCIDR needs its spec.podCIDRs: \
+                 {said}{right}"
             );
         } else {
-            error!("the Node {name:?} cannot be read, rules wait for it up to {ADDRESS_WAIT:?}: {said}{right}");
+            error!("Failed to read Node {name:?}, rules wait up to {ADDRESS_WAIT:?} for it: {said}{right}");
         }
         self.trouble = Some(said);
     }
 
     fn wait_for_network(&mut self, now: Instant) {
-        info!("detectLocalMode NodeCIDR: waiting for spec.podCIDRs of the Node {:?}", self.settings.proxier.node_name);
+        info!(
+            "Waiting up to {NETWORK_WAIT:?} for spec.podCIDRs of Node {:?}, needed by detectLocalMode NodeCIDR",
+            self.settings.proxier.node_name
+        );
         self.wait = Some(Wait::Network(now + NETWORK_WAIT));
     }
 
@@ -202,23 +210,23 @@ impl NodeTracker {
             return Err(NodeError::NetworkChanged { old: old.pod_cidrs.clone(), new: new.pod_cidrs.clone() });
         }
         if old.addresses != new.addresses {
-            info!("the Node's addresses changed from {:?} to {:?}; the rules follow", old.addresses, new.addresses);
+            info!("Node addresses changed from {:?} to {:?}, updating rules", old.addresses, new.addresses);
         }
         Ok(())
     }
 
-    /// The node's first address: `bindAddress` before the Node's own.
+    /// The node's first address: `bindAddress`, or else the Node's own.
     fn primary(&self) -> IpAddr {
         let first = self.known.as_ref().and_then(|node| node.addresses.first().copied());
         self.settings.proxier.bind_address.or(first).unwrap_or_else(|| IpFamily::V4.localhost())
     }
 
-    /// Whether Node, configuration and host fit together.
-    fn check(&self) -> Result<(), NodeError> {
+    /// Validates the configuration against the Node and the families that this host has.
+    fn validate(&self) -> Result<(), NodeError> {
         let (ip, family) = (self.primary(), IpFamily::of(&self.primary()));
         info!("Node {:?}: primary family {family}, address {ip}", self.settings.proxier.node_name);
         if ip.is_loopback() {
-            info!("the node's address is a loopback one; if the Node has no better one, give --bind-address");
+            info!("Node address {ip} is a loopback address; set --bind-address if the Node has no other");
         }
         if !self.families.contains(&family) {
             return Err(NodeError::Unsupported(family.name()));

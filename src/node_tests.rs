@@ -1,4 +1,4 @@
-//! The Node's life, on a clock that stands still until something waits for it.
+//! The Node's lifecycle, with paused time.
 
 use proxier::mailbox::Message;
 use proxier::mailbox::{Receiver, mailbox};
@@ -24,26 +24,26 @@ fn info(addresses: &[&str], pod_cidrs: &[&str]) -> NodeInfo {
     }
 }
 
-/// A proxy on its node, with the families that work there.
-struct Running {
+/// A node tracker with the mailboxes of its families.
+struct TrackedNode {
     news: UnboundedSender<NodeUpdate>,
-    told: Vec<Receiver>,
+    received: Vec<Receiver>,
     end: JoinHandle<NodeError>,
 }
 
-impl Running {
+impl TrackedNode {
     fn new(settings: ValidatedConfig, families: &[IpFamily]) -> Self {
-        let (news, received) = unbounded_channel();
-        let (mut all, mut told) = (FamilySenders::default(), Vec::new());
+        let (news, updates) = unbounded_channel();
+        let (mut all, mut received) = (FamilySenders::default(), Vec::new());
         for family in families {
             let (sender, receiver) = mailbox();
             all.insert(*family, sender);
-            told.push(receiver);
+            received.push(receiver);
         }
-        Self { news, told, end: tokio::spawn(follow(settings, all, received)) }
+        Self { news, received, end: tokio::spawn(track(settings, all, updates)) }
     }
 
-    fn seen(&self, node: NodeInfo) {
+    fn apply(&self, node: NodeInfo) {
         self.news.send(NodeUpdate::Applied(node)).expect("it listens");
     }
 
@@ -51,7 +51,7 @@ impl Running {
         self.news.send(NodeUpdate::ListProgress(Change::Listed(Kind::Node))).expect("it listens");
     }
 
-    /// Lets it do what it has to do.
+    /// Lets the tracker handle all pending messages.
     async fn settle(&self) {
         for _ in 0..10 {
             tokio::task::yield_now().await;
@@ -64,10 +64,10 @@ impl Running {
         self.settle().await;
     }
 
-    /// What the first family was told since last asked.
-    async fn told(&self) -> Vec<Change> {
+    /// The changes that the first family received since the last call.
+    async fn changes(&self) -> Vec<Change> {
         self.settle().await;
-        let changes = std::iter::from_fn(|| self.told[0].try_recv().ok()).map(|mail| match mail.message {
+        let changes = std::iter::from_fn(|| self.received[0].try_recv().ok()).map(|mail| match mail.message {
             Message::Change(change) => change,
             other => panic!("{other:?}"),
         });
@@ -91,23 +91,23 @@ const BOTH: [IpFamily; 2] = IpFamily::ALL;
 
 #[tokio::test(start_paused = true)]
 async fn without_a_node_it_goes_on_after_half_a_minute() {
-    let running = Running::new(settings(LocalDetector::ClusterCidr(Vec::new())), &BOTH);
-    // However long there is no answer.
+    let running = TrackedNode::new(settings(LocalDetector::ClusterCidr(Vec::new())), &BOTH);
+    // There is no deadline before the API server answers.
     running.pass(Duration::from_secs(3600)).await;
     running.listed();
     running.pass(ADDRESS_WAIT + SECOND).await;
     assert!(running.works().await);
     let late = info(&["192.168.0.1"], &[]);
-    running.seen(late.clone());
-    assert_eq!(running.told().await, [Change::Listed(Kind::Node), Change::Node(late)]);
+    running.apply(late.clone());
+    assert_eq!(running.changes().await, [Change::Listed(Kind::Node), Change::Node(late)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn node_cidr_waits_five_minutes_more_and_gives_up() {
     for exists in [true, false] {
-        let running = Running::new(settings(LocalDetector::NodeCidr), &BOTH);
+        let running = TrackedNode::new(settings(LocalDetector::NodeCidr), &BOTH);
         if exists {
-            running.seen(info(&[], &[]));
+            running.apply(info(&[], &[]));
         }
         running.listed();
         running.pass(ADDRESS_WAIT + SECOND).await;
@@ -121,50 +121,50 @@ async fn node_cidr_waits_five_minutes_more_and_gives_up() {
 
 #[tokio::test(start_paused = true)]
 async fn node_cidr_is_content_with_networks_that_come_in_time_and_ends_when_they_change() {
-    let running = Running::new(settings(LocalDetector::NodeCidr), &BOTH);
+    let running = TrackedNode::new(settings(LocalDetector::NodeCidr), &BOTH);
     running.listed();
-    running.seen(info(&["192.168.0.1"], &[]));
+    running.apply(info(&["192.168.0.1"], &[]));
     running.pass(NETWORK_WAIT - SECOND).await;
-    running.seen(info(&["192.168.0.1"], &["10.1.0.0/24", "10.2.0.0/24"]));
+    running.apply(info(&["192.168.0.1"], &["10.1.0.0/24", "10.2.0.0/24"]));
     running.pass(2 * NETWORK_WAIT).await;
-    // Other facts may change at any time.
-    running.seen(info(&["192.168.0.2", "fd00::2"], &["10.1.0.0/24", "10.2.0.0/24"]));
+    // Addresses may change at any time.
+    running.apply(info(&["192.168.0.2", "fd00::2"], &["10.1.0.0/24", "10.2.0.0/24"]));
     running.news.send(NodeUpdate::Deleted).expect("it listens");
     assert!(running.works().await);
-    running.told().await;
-    // Even the order counts, and the families do not hear of it.
-    running.seen(info(&["192.168.0.2"], &["10.2.0.0/24", "10.1.0.0/24"]));
-    assert_eq!(running.told().await, []);
+    running.changes().await;
+    // A change of order counts, and is not sent to the families.
+    running.apply(info(&["192.168.0.2"], &["10.2.0.0/24", "10.1.0.0/24"]));
+    assert_eq!(running.changes().await, []);
     let error = running.error().await;
     assert!(matches!(&error, NodeError::NetworkChanged { .. }), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn in_other_modes_networks_may_change() {
-    let running = Running::new(settings(LocalDetector::ClusterCidr(Vec::new())), &BOTH);
-    running.seen(info(&["192.168.0.1"], &["10.1.0.0/24"]));
-    assert_eq!(running.told().await.len(), 1);
-    running.seen(info(&["192.168.0.1"], &[]));
+    let running = TrackedNode::new(settings(LocalDetector::ClusterCidr(Vec::new())), &BOTH);
+    running.apply(info(&["192.168.0.1"], &["10.1.0.0/24"]));
+    assert_eq!(running.changes().await.len(), 1);
+    running.apply(info(&["192.168.0.1"], &[]));
     assert!(running.works().await);
-    assert_eq!(running.told().await.len(), 1);
+    assert_eq!(running.changes().await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_first_address_decides_which_family_must_work() {
-    let only_v4 = || Running::new(settings(LocalDetector::ClusterCidr(Vec::new())), &[IpFamily::V4]);
+    let only_v4 = || TrackedNode::new(settings(LocalDetector::ClusterCidr(Vec::new())), &[IpFamily::V4]);
     let running = only_v4();
-    running.seen(info(&["fd00::1", "192.168.0.1"], &[]));
-    assert_eq!(running.told().await, []);
+    running.apply(info(&["fd00::1", "192.168.0.1"], &[]));
+    assert_eq!(running.changes().await, []);
     assert_eq!(running.error().await, NodeError::Unsupported("IPv6"));
     let running = only_v4();
-    running.seen(info(&["192.168.0.1", "fd00::1"], &[]));
+    running.apply(info(&["192.168.0.1", "fd00::1"], &[]));
     assert!(running.works().await);
-    // bindAddress comes before the Node.
+    // bindAddress takes precedence over the Node's addresses.
     for (bind, works) in [("192.168.0.9", true), ("fd00::9", false)] {
         let mut settings = settings(LocalDetector::ClusterCidr(Vec::new()));
         settings.proxier.bind_address = Some(bind.parse().expect("an address"));
-        let running = Running::new(settings, &[IpFamily::V4]);
-        running.seen(info(&["fd00::1", "192.168.0.1"], &[]));
+        let running = TrackedNode::new(settings, &[IpFamily::V4]);
+        running.apply(info(&["fd00::1", "192.168.0.1"], &[]));
         assert_eq!(running.works().await, works, "{bind}");
     }
 }
@@ -179,8 +179,8 @@ async fn networks_of_the_other_family_alone_are_fatal_where_nothing_would_be_loc
         (LocalDetector::ClusterCidr(v6()), &BOTH[..], None),
         (LocalDetector::ClusterCidr(Vec::new()), &BOTH[..], None),
     ] {
-        let running = Running::new(settings(detector.clone()), families);
-        running.seen(node.clone());
+        let running = TrackedNode::new(settings(detector.clone()), families);
+        running.apply(node.clone());
         match field {
             Some(field) => {
                 let text = running.error().await.to_string();
@@ -193,14 +193,14 @@ async fn networks_of_the_other_family_alone_are_fatal_where_nothing_would_be_loc
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_cannot_be_read_is_waited_for_however_long_it_takes() {
-    let running = Running::new(settings(LocalDetector::NodeCidr), &BOTH);
+    let running = TrackedNode::new(settings(LocalDetector::NodeCidr), &BOTH);
     for (kind, said) in [(Kind::Node, "403"), (Kind::Node, "403"), (Kind::Service, "403"), (Kind::Node, "500")] {
         running.news.send(NodeUpdate::Failed(kind, format!("https://h:1: {said} Forbidden: no"))).expect("it listens");
     }
     running.pass(3600 * SECOND).await;
     assert!(running.works().await, "the right may be given at any time");
     running.listed();
-    running.seen(info(&["192.168.50.2"], &["10.244.1.0/24"]));
-    assert_eq!(running.told().await.len(), 2);
+    running.apply(info(&["192.168.50.2"], &["10.244.1.0/24"]));
+    assert_eq!(running.changes().await.len(), 2);
     assert!(running.works().await);
 }

@@ -1,7 +1,4 @@
-//! What the proxiers do, told to health, to health checks and to metrics.
-//!
-//! In: the calls of a [`Proxier`](proxier::proxier::Proxier). Out: health, health checks, metrics. Must not know: how they are
-//! served.
+//! Reports what a family's proxier does to health, health checks and metrics.
 
 use std::sync::Arc;
 
@@ -23,7 +20,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Marks the family as started.
+    /// Creates the observer and marks the family as started.
     pub fn new(family: IpFamily, health: Arc<Health>, metrics: Arc<Metrics>, checks: HealthCheckSender) -> Self {
         health.started(family);
         metrics.queued(family);
@@ -47,7 +44,7 @@ impl Observer for Reporter {
         }
         self.metrics.synced(self.family, report);
         if let Some(checks) = &report.health_checks {
-            // They end after us.
+            // The receiver outlives the families.
             let _ = self.checks.send((self.family, checks.clone()));
         }
     }

@@ -1,6 +1,4 @@
-//! The composition root: the only place that builds families, kernels, backends, threads and servers.
-//!
-//! In: flags. Out: a running proxy, until it is told to stop. Must not know: rules.
+//! The composition root: builds families, kernel access, backends, threads and servers, and runs them until a signal.
 
 mod backends;
 
@@ -41,20 +39,20 @@ use crate::reporter::Reporter;
 use crate::servers::{Servers, ServersConfig};
 use crate::setup;
 use crate::source::{self, FamilySenders};
-use crate::stop::Stop;
+use crate::stop::StopSignals;
 
-/// How long the API server may take for the last events.
+/// How long the API server may take to accept the last events.
 const EVENT_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the syncs under way may take once the proxy is to stop. With [`SERVER_STOP_TIMEOUT`] it is less than 10 s.
+/// How long running syncs may take after a signal. With [`SERVER_STOP_TIMEOUT`] it is less than 10 s.
 const SYNC_STOP_TIMEOUT: Duration = Duration::from_secs(6);
-/// How long the answers under way may take once the proxy is to stop.
+/// How long HTTP responses under way may take after a signal.
 const SERVER_STOP_TIMEOUT: Duration = Duration::from_millis(3500);
 
-/// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does what else the flags ask for.
+/// Runs the proxy until SIGTERM, SIGINT or SIGHUP, or does the one-time job that a flag asks for.
 ///
 /// # Errors
-/// A configuration that cannot be used or that changed; no usable iptables; no way to the API server; a Node that does
-/// not fit.
+/// A configuration that is invalid or changed; no usable backend; no API server configured; a Node that contradicts the
+/// configuration.
 pub fn run(line: &Line) -> Result<(), String> {
     netfilter::kernel::memory::share();
     let raised = netfilter::kernel::descriptors::raise();
@@ -74,14 +72,15 @@ pub fn run(line: &Line) -> Result<(), String> {
         return init_only(&settings);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+    let runtime = runtime.map_err(|error| format!("cannot start the async runtime: {error}"))?;
     let result = runtime.block_on(serve(line, &settings, watch));
-    // Whoever is told to stop does not wait for a tool that hangs.
+    // A hanging tool must not delay the exit.
     runtime.shutdown_background();
     result
 }
 
-/// `--init-only`: what takes more rights than a second run, without it, will have. Needs no API server (behaviour.yaml I22).
+/// `--init-only`: does what needs more privileges than a later run without it. Needs no API server (behaviour.yaml
+/// I22).
 fn init_only(settings: &ValidatedConfig) -> Result<(), String> {
     setup::conntrack(settings, &mut SystemHost)?;
     for (family, mut backend) in detect_backends(settings)?.backends {
@@ -91,7 +90,7 @@ fn init_only(settings: &ValidatedConfig) -> Result<(), String> {
     Ok(())
 }
 
-/// The configuration, checked, and its file, watched from now on.
+/// Loads and validates the configuration, and starts watching its file.
 fn settings(line: &Line) -> Result<(ValidatedConfig, Option<ConfigWatch>), String> {
     let complete = line.complete().map_err(|error| error.to_string())?;
     let watch = match (&line.flags.general.config, complete.text) {
@@ -125,16 +124,16 @@ fn write_config(settings: &ValidatedConfig, path: &Path) -> Result<(), String> {
 async fn serve(line: &Line, settings: &ValidatedConfig, watch: Option<ConfigWatch>) -> Result<(), String> {
     let flags = &line.flags.source;
     let health = Arc::new(Health::new(settings.proxier.periods.sync, flags.objects.is_some()));
-    let metrics = Arc::new(metrics(settings).map_err(|error| format!("cannot make metrics: {error}"))?);
+    let metrics = Arc::new(metrics(settings).map_err(|error| format!("cannot create metrics: {error}"))?);
     let (events, event_queue) = events::event_queue();
-    // The ports open before anything can fail, so that one can ask why nothing works.
+    // The servers start before anything can fail, so that health and metrics can be read in any case.
     let (syncing, model) = (Syncing::default(), Model::default());
-    let plan = plan(line, settings, events.clone(), (&syncing, &model));
-    let (mut servers, reports) = Servers::start(plan, &health, &metrics);
+    let servers_config = servers_config(line, settings, events.clone(), (&syncing, &model));
+    let (mut servers, reports) = Servers::start(servers_config, &health, &metrics);
     tokio::task::yield_now().await;
 
-    // As process 1 of a container, it would not be heard before this.
-    let mut stop = Stop::new(ignored_signals())?;
+    // Without this, the kernel ignores these signals for process 1 of a container.
+    let mut stop = StopSignals::new(ignored_signals())?;
     setup::conntrack(settings, &mut SystemHost)?;
     let client = match &flags.objects {
         Some(_) => None,
@@ -153,10 +152,10 @@ async fn serve(line: &Line, settings: &ValidatedConfig, watch: Option<ConfigWatc
     };
     let (families, threads) = start_families(settings, found, &health, &metrics, reports, &syncing)?;
     setup::oom_score(settings);
-    let askable = Arc::new(families.clone());
-    model.is(&askable);
+    let senders = Arc::new(families.clone());
+    model.is(&senders);
     let (news, node) = unbounded_channel();
-    let node = node::follow(settings.clone(), families.clone(), node);
+    let node = node::track(settings.clone(), families.clone(), node);
     let source = source::start(flags, settings, families, news, health, (client, None))?;
     events.starting();
     let result = tokio::select! {
@@ -170,8 +169,8 @@ async fn serve(line: &Line, settings: &ValidatedConfig, watch: Option<ConfigWatc
         }
         message = config_watch::updated(watch) => Err(message),
     };
-    // The last senders go, as those of the source have: the families finish what they are at and end.
-    drop(askable);
+    // With the last sender dropped, the families finish the current sync and end.
+    drop(senders);
     let joined = tokio::task::spawn_blocking(|| threads.into_iter().all(|thread| thread.join().is_ok()));
     let ended = timeout(SYNC_STOP_TIMEOUT, joined).await;
     if timeout(SERVER_STOP_TIMEOUT, servers.stop()).await.is_err() {
@@ -204,18 +203,18 @@ fn metrics(settings: &ValidatedConfig) -> prometheus::Result<Metrics> {
     Ok(metrics)
 }
 
-/// `/debug/rules`, if it was asked for. It compares with what the proxy itself knows.
+/// `/debug/rules` if `--debug-rules` is set. The report is compared with the proxy's own objects.
 fn rules_page(line: &Line, settings: &ValidatedConfig, syncing: &Syncing, model: &Model) -> Option<RulesPage> {
-    let (settings, begun, model, at_work) = (settings.clone(), syncing.clone(), model.clone(), syncing.clone());
+    let (settings, begun, model, syncing_now) = (settings.clone(), syncing.clone(), model.clone(), syncing.clone());
     let report = Box::new(move |service: Option<&str>, json| {
         let page = dump::page(&settings, &model, &|| begun.begun(), (service, json));
         netfilter::kernel::memory::release();
         page
     });
-    line.flags.servers.debug_rules.0.then(|| RulesPage::new(report, move || at_work.now()))
+    line.flags.servers.debug_rules.0.then(|| RulesPage::new(report, move || syncing_now.now()))
 }
 
-fn plan(
+fn servers_config(
     line: &Line,
     settings: &ValidatedConfig,
     events: EventSender,
@@ -239,7 +238,7 @@ fn plan(
     }
 }
 
-/// One thread for each of them.
+/// Starts one thread per family.
 fn start_families(
     settings: &ValidatedConfig,
     DetectedBackends { running, backends, priority }: DetectedBackends,
@@ -273,7 +272,7 @@ fn start_families(
 }
 
 fn address_watch(family: IpFamily, settings: &ValidatedConfig) -> SystemAddressWatch {
-    // In IPVS mode each change of a Service changes the addresses of its own device.
+    // In IPVS mode each Service change alters the addresses of the proxy's own device.
     let ignored = (settings.mode == Mode::Ipvs).then_some(ipvs::DEVICE);
     SystemAddressWatch::new(family, ignored, settings.proxier.periods.sync)
 }

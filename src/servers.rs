@@ -1,7 +1,6 @@
-//! The servers of the process: health, metrics, health checks of Services.
+//! The HTTP servers of the process: health, metrics, and health checks of Services.
 //!
-//! In: where to listen, what to tell. Out: servers at work, until they are stopped. Must not know: how the proxy works.
-//! Each kind has its own clients, so that a crowd at one door does not close another.
+//! Each kind has its limiter connection limit, so that many clients of one server cannot exhaust another.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,14 +17,14 @@ use crate::http::serve::{ConnectionLimiter, ServerTimeouts, serve};
 use crate::http::{Handler, Pages, health_pages, metrics_pages};
 use crate::metrics::Metrics;
 
-/// How many clients each server may have. A connection costs up to some 20 KiB and a descriptor.
+/// Connections per server; each costs up to 20 KiB and a file descriptor.
 const MAX_CLIENTS: usize = 200;
-/// Servers whose clients have a limit of their own: health, metrics, health checks of Services.
+/// Servers with a connection limit of their limiter: health, metrics, health checks of Services.
 const LIMITED_SERVERS: usize = 3;
-/// Descriptors for everything else: pipes to tools, netlink, the API server, files, timers.
+/// File descriptors reserved for everything else: pipes to tools, netlink, the API server, files, timers.
 const OTHER_DESCRIPTORS: usize = 128;
 
-/// How the process shares its descriptors, so that no kind of them can take those of another.
+/// How the process divides its file descriptors, so that no use can exhaust those of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct DescriptorBudget {
     clients_per_server: usize,
@@ -33,7 +32,7 @@ struct DescriptorBudget {
 }
 
 impl DescriptorBudget {
-    /// Shares a limit; whatever it is, each kind gets a fifth at least.
+    /// Divides a limit; each use gets at least a fifth.
     fn share(limit: usize) -> Self {
         let clients_per_server = MAX_CLIENTS.min(limit / 5);
         let reserved = LIMITED_SERVERS * clients_per_server + OTHER_DESCRIPTORS.min(limit / 5);
@@ -41,49 +40,49 @@ impl DescriptorBudget {
     }
 }
 
-/// Where and what to serve.
+/// The running servers.
 pub struct ServersConfig {
-    /// Where health is served, if it is.
+    /// Address of the health server, unless disabled.
     pub health: Option<SocketAddr>,
-    /// Where metrics are served, if they are.
+    /// Address of the metrics server, unless disabled.
     pub metrics: Option<SocketAddr>,
-    /// Whether a port that cannot be had is the end of it all.
+    /// Whether the process exits if it cannot listen (`bindAddressHardFail`).
     pub hard_fail: bool,
-    /// What is told besides metrics.
+    /// The pages of the metrics server besides metrics.
     pub pages: Pages,
-    /// Tells this node's addresses.
+    /// Lists this node's addresses.
     pub addresses: ListAddresses,
-    /// Where to tell what goes wrong.
+    /// Receives failures as events.
     pub events: EventSender,
 }
 
-/// A port that had to be had and could not.
+/// A required port on which the process cannot listen.
 #[derive(Debug)]
 pub struct PortFailure {
-    /// How an event names it.
+    /// The reason in the event.
     pub reason: &'static str,
-    /// What is wrong.
+    /// The error.
     pub problem: String,
 }
 
 /// Servers at work.
 pub struct Servers {
     pages: JoinSet<Result<Infallible, PortFailure>>,
-    clients: Vec<Arc<ConnectionLimiter>>,
+    limiters: Vec<Arc<ConnectionLimiter>>,
     checks: JoinHandle<()>,
 }
 
 impl Servers {
-    /// Starts all; the second value takes what syncs report of health checks.
+    /// Starts all servers. The second value receives the health checks that syncs report.
     pub fn start(plan: ServersConfig, health: &Arc<Health>, metrics: &Arc<Metrics>) -> (Self, HealthCheckSender) {
-        let (mut pages, mut clients) = (JoinSet::new(), Vec::new());
+        let (mut pages, mut limiters) = (JoinSet::new(), Vec::new());
         let descriptors = DescriptorBudget::share(descriptors::limit());
         let mut add = |name: &'static str, reason, address: Option<SocketAddr>, handler: Handler| {
             let Some(address) = address else { return };
-            let own = ConnectionLimiter::new(descriptors.clients_per_server, ServerTimeouts::default());
-            clients.push(own.clone());
+            let limiter = ConnectionLimiter::new(descriptors.clients_per_server, ServerTimeouts::default());
+            limiters.push(limiter.clone());
             pages.spawn(async move {
-                let served = serve(name, address, handler, own, plan.hard_fail).await;
+                let served = serve(name, address, handler, limiter, plan.hard_fail).await;
                 served.map_err(|problem| PortFailure { reason, problem })
             });
         };
@@ -91,21 +90,21 @@ impl Servers {
         add("health", health_fails, plan.health, health_pages(health.clone(), metrics.clone()));
         add("metrics", metrics_fails, plan.metrics, metrics_pages(plan.pages, metrics.clone()));
         let (sender, reports) = mpsc::unbounded_channel();
-        // Where health is not asked for, nothing says that the proxy is not well (behaviour.yaml I3).
+        // With the health server disabled, Services' health checks report the proxy as healthy (behaviour.yaml I3).
         let health = plan.health.map(|_| health.clone());
-        let own = ConnectionLimiter::new(descriptors.clients_per_server, ServerTimeouts::default());
+        let limiter = ConnectionLimiter::new(descriptors.clients_per_server, ServerTimeouts::default());
         let checks = HealthCheckServers::new(
             health,
             plan.addresses,
-            (own, descriptors.health_check_sockets),
+            (limiter, descriptors.health_check_sockets),
             plan.events,
             metrics.unserved_health_checks.clone(),
         );
         let checks = tokio::spawn(checks.run(reports));
-        (Self { pages, clients, checks }, sender)
+        (Self { pages, limiters, checks }, sender)
     }
 
-    /// Waits for a port that had to be had and could not.
+    /// Waits for a required port to fail.
     pub async fn failed(&mut self) -> PortFailure {
         match self.pages.join_next().await {
             Some(Ok(Err(failure))) => failure,
@@ -113,17 +112,17 @@ impl Servers {
             Some(Err(error)) => {
                 PortFailure { reason: "ServerEnded", problem: format!("an HTTP server ended: {error}") }
             }
-            // None was asked for.
+            // Both servers are disabled.
             None => match std::future::pending::<Infallible>().await {},
         }
     }
 
-    /// Stops all. Nobody may be left who reports. Answers under way are finished.
+    /// Stops all servers after every report sender was dropped. Responses under way are finished.
     pub async fn stop(mut self) {
         self.pages.shutdown().await;
         let _ = self.checks.await;
-        for clients in self.clients {
-            clients.drain().await;
+        for limiter in self.limiters {
+            limiter.drain().await;
         }
     }
 }

@@ -1,7 +1,4 @@
-//! What is set once, at the start.
-//!
-//! In: the configuration. Out: conntrack's sysctls, the OOM score; what cannot be set is said. Must not know: rules.
-//! It is a part of the composition root, and so may look at the kernel.
+//! Applies settings that are set once at the start: conntrack sysctls and the OOM score.
 
 use netfilter::kernel::{Host, cpus, set_oom_score};
 use proxier::tuning;
@@ -9,10 +6,10 @@ use tracing::{info, warn};
 
 use crate::config::ValidatedConfig;
 
-/// Sets conntrack's sysctls. Where they may not be set, the proxy goes on: kube-proxy would end.
+/// Sets conntrack's sysctls. Where the kernel denies permission the proxy continues; kube-proxy would exit.
 ///
 /// # Errors
-/// A value that the kernel takes nowhere.
+/// A value that the kernel rejects everywhere.
 pub fn conntrack(settings: &ValidatedConfig, host: &mut dyn Host) -> Result<(), String> {
     let unfulfilled = tuning::apply(&settings.conntrack, cpus(), host);
     let unfulfilled = unfulfilled
@@ -21,9 +18,9 @@ pub fn conntrack(settings: &ValidatedConfig, host: &mut dyn Host) -> Result<(), 
     Ok(())
 }
 
-/// Has the kernel spare this process when memory runs out.
+/// Sets how likely the kernel kills this process when memory runs out.
 pub fn oom_score(settings: &ValidatedConfig) {
     if let Err(error) = set_oom_score(settings.oom_score_adj) {
-        info!("oomScoreAdj: it cannot be set to {}: {error}", settings.oom_score_adj);
+        info!("Failed to set oomScoreAdj to {}: {error}", settings.oom_score_adj);
     }
 }

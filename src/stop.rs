@@ -1,23 +1,23 @@
-//! The signals that end the proxy in order.
+//! The signals that stop the proxy.
 //!
-//! In: signals. Out: one came, and the log says which. Must not know: what ends. kube-proxy simply dies of them; here the sync under
-//! way is finished, health checks are told, and the exit code is 0.
+//! kube-proxy is killed by them; here the running sync is finished, health check clients get 503, and the exit code is
+//! 0.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
-/// Listens to SIGTERM, SIGINT and SIGHUP, but for those that whoever started us wants to be ignored (`nohup`).
-pub struct Stop {
+/// Listens to SIGTERM, SIGINT and SIGHUP, except those that the parent process ignores (`nohup`).
+pub struct StopSignals {
     term: Option<Signal>,
     interrupt: Option<Signal>,
     hang_up: Option<Signal>,
 }
 
-impl Stop {
-    /// From now on they do not kill. `ignored`: a set of bits, 1 for signal 1.
+impl StopSignals {
+    /// Replaces the default action of these signals. `ignored`: a bit set, bit 0 for signal 1.
     ///
     /// # Errors
-    /// If that cannot be had.
+    /// The kernel rejects a handler.
     pub fn new(ignored: u64) -> Result<Self, String> {
         let listen = |kind: SignalKind| {
             if ignored & (1 << (kind.as_raw_value() - 1)) != 0 {
@@ -32,18 +32,18 @@ impl Stop {
         })
     }
 
-    /// Waits for the first that comes, and says so before anything ends.
+    /// Waits for the first signal and logs it before anything stops.
     pub async fn wait(&mut self) {
         let signal = tokio::select! {
-            () = come(&mut self.term) => "SIGTERM",
-            () = come(&mut self.interrupt) => "SIGINT",
-            () = come(&mut self.hang_up) => "SIGHUP",
+            () = received(&mut self.term) => "SIGTERM",
+            () = received(&mut self.interrupt) => "SIGINT",
+            () = received(&mut self.hang_up) => "SIGHUP",
         };
-        info!("{signal}: stopping; the rules stay");
+        info!("Received {signal}: stopping, rules left in place");
     }
 }
 
-async fn come(signal: &mut Option<Signal>) {
+async fn received(signal: &mut Option<Signal>) {
     match signal {
         Some(signal) => _ = signal.recv().await,
         None => std::future::pending().await,

@@ -1,7 +1,6 @@
-//! How things look on a terminal, and elsewhere.
+//! Text output: tables that fit the width, colours, progress, and the exit status of commands.
 //!
-//! In: texts, rows. Out: tables that fit the width, colours only on a terminal and never with `NO_COLOR`, a word about
-//! work that takes long. Must not know: what it is about.
+//! Colours are used on a terminal only, and never with `NO_COLOR`.
 
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
@@ -11,21 +10,21 @@ use serde::Serialize;
 
 /// The width where there is no terminal.
 const DEFAULT_WIDTH: usize = 100;
-/// How long work may take without a word.
-const SILENCE: Duration = Duration::from_secs(1);
+/// How long work runs before its progress is shown, and between two updates.
+const PROGRESS_DELAY: Duration = Duration::from_secs(1);
 
-/// How a piece of text looks.
+/// A text style.
 #[derive(Clone, Copy, Debug)]
 pub enum Style {
     /// A heading.
     Bold,
-    /// Less important.
+    /// Secondary text.
     Dim,
-    /// As it should be.
+    /// Healthy.
     Green,
-    /// Not as it should be, or gone.
+    /// Unhealthy or missing.
     Red,
-    /// Worth a look.
+    /// A warning.
     Yellow,
     /// Data.
     Blue,
@@ -44,17 +43,17 @@ impl Style {
     }
 }
 
-/// What the place where text goes can show.
+/// What the output device can show.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// Colours.
+    /// Whether it shows colours.
     pub colours: bool,
-    /// How many characters fit in a line.
+    /// Characters per line.
     pub width: usize,
 }
 
 impl Look {
-    /// That of standard output.
+    /// The capabilities of standard output.
     #[must_use]
     pub fn of_stdout() -> Self {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -66,20 +65,20 @@ impl Look {
         Self { colours, width: width.unwrap_or(DEFAULT_WIDTH).max(40) }
     }
 
-    /// No colours and the default width: for files and HTTP.
+    /// No colours and the default width, for files and HTTP.
     #[must_use]
     pub fn plain() -> Self {
         Self { colours: false, width: DEFAULT_WIDTH }
     }
 
-    /// Text in a style, where there are styles.
+    /// Applies a style, if the device shows colours.
     #[must_use]
     pub fn styled(self, style: Style, text: &str) -> String {
         if self.colours { format!("\x1b[{}m{text}\x1b[0m", style.code()) } else { text.to_owned() }
     }
 }
 
-/// Rows under headings. The last column takes what the others leave, and goes on in further lines.
+/// Rows under headings. The last column gets the remaining width and is wrapped.
 #[derive(Debug)]
 pub struct Table {
     rows: Vec<Vec<String>>,
@@ -93,12 +92,12 @@ impl Table {
         Self { rows: vec![headings.iter().map(|text| (*text).to_owned()).collect()], indent }
     }
 
-    /// Adds a row.
+    /// Appends a row.
     pub fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
-    /// Its text; nothing if there is no row but the headings. Columns that are empty in all rows are left out.
+    /// Renders the table; empty without rows. Columns that are empty in all rows are omitted.
     #[must_use]
     pub fn text(&self, look: Look) -> String {
         if self.rows.len() < 2 {
@@ -112,9 +111,9 @@ impl Table {
         let mut text = String::new();
         for (number, row) in self.rows.iter().enumerate() {
             let (mut line, mut used) = (" ".repeat(self.indent), self.indent);
-            for (place, at) in shown.iter().enumerate() {
+            for (position, at) in shown.iter().enumerate() {
                 let cell = row.get(*at).map(String::as_str).unwrap_or_default();
-                if place + 1 == shown.len() {
+                if position + 1 == shown.len() {
                     let room = look.width.saturating_sub(used).max(20);
                     line += &wrapped(cell, room).join(&format!("\n{}", " ".repeat(used)));
                 } else {
@@ -132,7 +131,7 @@ impl Table {
     }
 }
 
-/// Cuts a text into lines of at most `width` characters, at blanks where there are any.
+/// Wraps a text at blanks into lines of at most `width` characters; longer words are split.
 #[must_use]
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
@@ -156,32 +155,35 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Tells on a terminal that something takes long.
+/// Shows the progress of long work on a terminal.
 #[derive(Debug)]
 pub struct Progress {
     what: String,
     terminal: bool,
     since: Instant,
-    told: Option<Instant>,
+    shown_at: Option<Instant>,
     steps: u64,
 }
 
 impl Progress {
-    /// Begins now.
+    /// Starts at zero. `what`: the label.
     #[must_use]
     pub fn new(what: &str) -> Self {
         let terminal = io::stderr().is_terminal();
-        Self { what: what.to_owned(), terminal, since: Instant::now(), told: None, steps: 0 }
+        Self { what: what.to_owned(), terminal, since: Instant::now(), shown_at: None, steps: 0 }
     }
 
-    /// One more.
+    /// Counts one step.
     pub fn step(&mut self) {
         self.steps += 1;
-        // Asking for the time costs more than most steps.
-        if !self.terminal || !self.steps.is_multiple_of(1024) || self.told.unwrap_or(self.since).elapsed() < SILENCE {
+        // Reading the clock costs more than most steps.
+        if !self.terminal
+            || !self.steps.is_multiple_of(1024)
+            || self.shown_at.unwrap_or(self.since).elapsed() < PROGRESS_DELAY
+        {
             return;
         }
-        self.told = Some(Instant::now());
+        self.shown_at = Some(Instant::now());
         eprint!("\r{}: {} … ", self.what, self.steps);
         let _ = io::stderr().flush();
     }
@@ -189,30 +191,30 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.told.is_some() {
-            // Gone, as it is of no use any more.
+        if self.shown_at.is_some() {
+            // Erases the line.
             eprint!("\r{}\r", " ".repeat(self.what.len() + 24));
         }
     }
 }
 
-/// Writes to standard output. Nobody may read on, as with `| head`: then it ends as other programs do.
+/// Writes to standard output. Exits with status 1 if it is closed, as with `| head`.
 pub fn print(text: &str) {
     if write(words(text.to_owned())).is_err() {
         std::process::exit(1);
     }
 }
 
-/// An answer that is written piece by piece: of a big cluster it has a hundred megabytes.
+/// Output that is written piece by piece: a big cluster's has a hundred megabytes.
 pub type Words = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()>>;
 
-/// A text as such.
+/// Output of a text.
 #[must_use]
 pub fn words(text: String) -> Words {
     Box::new(move |out| out.write_all(text.as_bytes()))
 }
 
-/// A value as JSON.
+/// Output of a value as JSON.
 #[must_use]
 pub fn json(value: impl Serialize + 'static) -> Words {
     Box::new(move |out| {
@@ -226,21 +228,21 @@ fn write(words: Words) -> io::Result<()> {
     words(&mut out).and_then(|()| out.flush())
 }
 
-/// Says what a command found, or why it could not be done: status 0 or 1.
+/// Prints a command's output or error; the exit status is 0 or 1.
 pub fn answer(found: Result<Words, String>) -> ExitCode {
     answer_with(found.map(|words| (words, 0)), 1)
 }
 
-/// The same with a status of what was found. `failed`: the status where it could not be done, or not be said.
+/// Prints a command's output with the exit status that belongs to it. `failed`: the status after an error.
 pub fn answer_with(found: Result<(Words, u8), String>, failed: u8) -> ExitCode {
     let said = found.and_then(|(words, status)| match write(words) {
         Ok(()) => Ok(status),
-        // Nobody reads on: other programs end without a word too.
+        // The reader closed the pipe; as usual, that is not reported.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(failed),
-        Err(error) => Err(format!("cannot write the answer: {error}")),
+        Err(error) => Err(format!("cannot write the output: {error}")),
     });
     ExitCode::from(said.unwrap_or_else(|problem| {
-        // Where that cannot be said either, the status says it.
+        // If standard error is closed too, the exit status has to do.
         let _ = writeln!(io::stderr(), "Error: {problem}");
         failed
     }))

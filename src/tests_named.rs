@@ -1,6 +1,4 @@
-//! Lists in golden/surface name tests: these have to be there.
-//!
-//! In: the words of a row. Out: a panic if one of them is no test. Must not know: what rows are about.
+//! The lists in golden/surface name tests; these tests must exist.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,19 +6,20 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 
-/// Words of a row: names of tests, or files of them, with blanks between; "different: why"; "open: why"; or one of `others`.
+/// Checks the `test` field of a row: names of tests or files, separated by blanks; "different: why"; "open: why"; or
+/// one of `others`.
 #[track_caller]
 pub fn check_words(row: &str, words: &str, others: &[&str]) {
-    assert!(!words.trim().is_empty(), "{row} says nothing");
+    assert!(!words.trim().is_empty(), "{row} names no test");
     for mark in ["different: ", "open: "] {
         if let Some(why) = words.strip_prefix(mark) {
-            assert!(why.len() > 8, "{row} does not say why");
+            assert!(why.len() > 8, "{row} gives no reason");
             return;
         }
     }
     for name in words.split_whitespace().filter(|name| !others.contains(name)) {
         let there = if name.contains('/') { root().join(name).is_file() } else { all().contains(name) };
-        assert!(there, "{row}: there is no test {name:?}");
+        assert!(there, "{row}: no test {name:?}");
     }
 }
 
@@ -76,7 +75,7 @@ fn every_behaviour_of_the_list_is_tested_or_said_not_to_be() {
     let mut ids = BTreeSet::new();
     for row in &rows {
         assert!(ids.insert(&*row.id), "{} is there twice", row.id);
-        assert!(!row.about.is_empty(), "{} is about nothing", row.id);
+        assert!(!row.about.is_empty(), "{} has no description", row.id);
         check_words(&row.id, &row.test, &[]);
     }
     let numbered = |letter: &str, last| (1..=last).map(|number| format!("{letter}{number}")).collect::<Vec<_>>();

@@ -1,7 +1,6 @@
-//! `kube-proxy trace`: a packet's way through the rules in the kernel, without sending it.
+//! `kube-proxy trace`: walks a packet through the kernel's rules without sending it.
 //!
-//! In: where it comes from and where it is sent. Out: each rule it meets, each choice with its odds, how it ends.
-//! Must not know: how rules are read or walked.
+//! Prints each rule that matches, each random choice with its probability, and the verdict.
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -20,10 +19,10 @@ use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::terminal::{Look, Style, Words, answer, json, words};
 
-/// Where clients outside of the cluster are, where nobody says where: addresses for documentation.
+/// Source addresses of `--from outside`: documentation ranges, by family.
 const OUTSIDE: [&str; 2] = ["198.51.100.7", "2001:db8::7"];
 
-/// How to show it.
+/// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// For people
@@ -36,24 +35,24 @@ pub enum Output {
 /// The arguments of `trace`.
 #[derive(Clone, Debug, Args)]
 pub struct Arguments {
-    /// Who sends: an address, perhaps with a port, "host" for this node, or "outside"
+    /// The sender: an address with an optional port, "host" for this node, or "outside"
     #[arg(long, value_name = "IP[:PORT]|host|outside")]
     from: String,
-    /// Where to: 10.96.0.10:80/tcp
+    /// The destination: 10.96.0.10:80/tcp
     #[arg(long, value_name = "IP:PORT[/PROTOCOL]", value_parser = destination)]
     to: (SocketAddr, Protocol),
-    /// The interface it comes in on, if not the one that the sender's address is routed to
+    /// The incoming interface; default: the one that the sender's address is routed to
     #[arg(long, value_name = "NAME")]
     in_interface: Option<String>,
-    /// Show every way it can go, not only a most likely one
+    /// Show every path, not only the most likely one
     #[arg(long)]
     all: bool,
-    /// How to show it
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
 
-/// Reads `IP:PORT/PROTOCOL`; without a protocol it is TCP.
+/// Parses `IP:PORT[/PROTOCOL]`; the protocol defaults to TCP.
 pub fn destination(text: &str) -> Result<(SocketAddr, Protocol), String> {
     let (address, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let address =
@@ -63,7 +62,7 @@ pub fn destination(text: &str) -> Result<(SocketAddr, Protocol), String> {
     Ok((address, protocol))
 }
 
-/// Runs the command. Status 1: it could not be done.
+/// Runs the command. Exit status 1: the trace failed.
 pub fn run(arguments: &Arguments) -> ExitCode {
     answer(shown(arguments))
 }
@@ -84,10 +83,10 @@ fn shown(arguments: &Arguments) -> Result<Words, String> {
     }
 }
 
-/// Reads `IP`, `IP:PORT`, `outside` or `host`, which is `None`.
+/// Parses `IP`, `IP:PORT`, `outside` or `host`; `host` is `None`.
 ///
 /// # Errors
-/// If it is none of these.
+/// Any other text.
 pub fn sender(from: &str, to: SocketAddr) -> Result<Option<SocketAddr>, String> {
     let text = match from {
         "host" => return Ok(None),
@@ -98,7 +97,7 @@ pub fn sender(from: &str, to: SocketAddr) -> Result<Option<SocketAddr>, String> 
     address.map(Some).map_err(|_| format!("--from {from:?} is no address, \"host\" or \"outside\""))
 }
 
-/// The trace for people.
+/// Renders the trace as text.
 #[must_use]
 pub fn text(packet: &Packet, trace: &Trace, all: bool, look: Look) -> String {
     let mut out = format!("{}\n", look.styled(Style::Bold, &packet.to_string()));
@@ -110,7 +109,7 @@ pub fn text(packet: &Packet, trace: &Trace, all: bool, look: Look) -> String {
             let _ = writeln!(
                 out,
                 "{}",
-                look.styled(Style::Bold, &format!("{:.2} % go this way:", branch.outcome.probability * 100.0))
+                look.styled(Style::Bold, &format!("{:.2} % take this path:", branch.outcome.probability * 100.0))
             );
         }
         steps(branch, look, &mut out);
@@ -119,7 +118,7 @@ pub fn text(packet: &Packet, trace: &Trace, all: bool, look: Look) -> String {
         let _ = writeln!(out, "{}", look.styled(style, &verdict(branch)));
     }
     if trace.branches.len() > shown.len() {
-        let _ = writeln!(out, "\nAll ends, with their odds (--all shows every way):");
+        let _ = writeln!(out, "\nAll outcomes with their probabilities (--all shows every path):");
         for outcome in trace.outcomes() {
             let _ = writeln!(
                 out,
@@ -130,7 +129,7 @@ pub fn text(packet: &Packet, trace: &Trace, all: bool, look: Look) -> String {
         }
     }
     for (table, chain) in &trace.missing {
-        let text = format!("rules of table {table} lead to chain {chain}, which is not there");
+        let text = format!("rules of table {table} jump to chain {chain}, which does not exist");
         let _ = writeln!(out, "{} {text}", look.styled(Style::Yellow, "!"));
     }
     out
@@ -144,7 +143,7 @@ fn steps(branch: &Branch, look: Look, out: &mut String) {
             let _ = writeln!(out, "{}", look.styled(Style::Blue, hook));
         }
         let _ = writeln!(out, "  {}", step.rule);
-        // What stands in the rule itself is not said again.
+        // Elements that the rule itself shows are not repeated.
         for element in step.elements.iter().filter(|element| !step.rule.contains(element.as_str())) {
             let _ = writeln!(out, "      {}", look.styled(Style::Dim, &format!("found: {element}")));
         }
@@ -156,12 +155,12 @@ fn steps(branch: &Branch, look: Look, out: &mut String) {
         out.push_str("no rule matches\n");
     }
     for doubt in &branch.doubts {
-        let text = format!("{}: taken for not matching, as it is not understood ({}):", doubt.hook, doubt.why);
+        let text = format!("{}: treated as not matching because it is not understood ({}):", doubt.hook, doubt.why);
         let _ = writeln!(out, "{} {text}\n      {}", look.styled(Style::Yellow, "?"), doubt.rule);
     }
 }
 
-/// What a rule does, where that is worth a word.
+/// Explains what a rule does, unless it is obvious.
 fn meaning(step: &Step) -> Option<String> {
     if step.handle.is_some() {
         return nftables_meaning(step);
@@ -169,31 +168,31 @@ fn meaning(step: &Step) -> Option<String> {
     let target = step.rule.rsplit(" -j ").next().unwrap_or_default();
     let does = match target.split(' ').next().unwrap_or_default() {
         "DNAT" => Some(format!("new destination: {}", target.rsplit(' ').next().unwrap_or_default())),
-        "MASQUERADE" => Some("the sender's address becomes this node's".to_owned()),
-        "MARK" if target.ends_with("/0x0") => Some("the mark is taken off again".to_owned()),
-        "MARK" => Some("marked: its sender's address will become this node's".to_owned()),
-        "REJECT" => Some("refused with an error".to_owned()),
-        "DROP" => Some("thrown away".to_owned()),
+        "MASQUERADE" => Some("masqueraded: the source address becomes this node's".to_owned()),
+        "MARK" if target.ends_with("/0x0") => Some("mark cleared".to_owned()),
+        "MARK" => Some("marked for masquerading: the source address will become this node's".to_owned()),
+        "REJECT" => Some("rejected with an error".to_owned()),
+        "DROP" => Some("dropped".to_owned()),
         _ => None,
     };
     if step.hook.starts_with("ipvs ") {
         return server_meaning(step);
     }
-    let chance =
-        (step.chance < 1.0).then(|| format!("by chance: {:.2} % of those that come here", step.chance * 100.0));
+    let chance = (step.chance < 1.0)
+        .then(|| format!("by chance: {:.2} % of the packets that reach this rule", step.chance * 100.0));
     let recent =
         step.rule.contains("--rcheck").then(|| "this client was sent there before (session affinity)".to_owned());
     chance.or(recent).or(does)
 }
 
-/// What a rule of nftables does. A rule may do several things: the last tells most.
+/// Explains a rule of nftables, which may have several effects.
 fn nftables_meaning(step: &Step) -> Option<String> {
     if step.handle == Some(0) {
-        return Some("no rule of the chain accepts it: thrown away".to_owned());
+        return Some("no rule of the chain accepts it: dropped".to_owned());
     }
     let rule = step.rule.split(" comment ").next().unwrap_or_default();
-    let chance =
-        (step.chance < 1.0).then(|| format!("by chance: {:.2} % of those that come here", step.chance * 100.0));
+    let chance = (step.chance < 1.0)
+        .then(|| format!("by chance: {:.2} % of the packets that reach this rule", step.chance * 100.0));
     let translated = rule.split_once("dnat ").map(|(_, to)| {
         let found = step.elements.last().and_then(|element| element.rsplit_once(" : ")).map(|(_, to)| to);
         let written = to.rsplit_once("to ").map_or(to, |(_, to)| to);
@@ -204,58 +203,57 @@ fn nftables_meaning(step: &Step) -> Option<String> {
         }
     });
     let words = [
-        ("masquerade", "the sender's address becomes this node's"),
-        ("snat ", "the sender's address becomes another one"),
+        ("masquerade", "masqueraded: the source address becomes this node's"),
+        ("snat ", "the source address is replaced"),
         ("redirect", "new destination: this node"),
         ("update @", "this client is remembered (session affinity)"),
-        ("reject", "refused with an error"),
-        ("meta mark set meta mark |", "marked: its sender's address will become this node's"),
+        ("reject", "rejected with an error"),
+        ("meta mark set meta mark |", "marked for masquerading: the source address will become this node's"),
     ];
     let does = words.iter().find(|(word, _)| rule.contains(word)).map(|(_, does)| (*does).to_owned());
-    let drops = (rule == "drop" || rule.ends_with(" drop")).then(|| "thrown away".to_owned());
+    let drops = (rule == "drop" || rule.ends_with(" drop")).then(|| "dropped".to_owned());
     let all: Vec<String> = [chance, translated, does, drops].into_iter().flatten().collect();
     (!all.is_empty()).then(|| all.join("; "))
 }
 
-/// What a virtual server does.
+/// Explains a virtual server.
 fn server_meaning(step: &Step) -> Option<String> {
     if !step.rule.starts_with("-A ") {
-        return (step.chance < 1.0)
-            .then(|| format!("{:.2} % of new connections, in the long run", step.chance * 100.0));
+        return (step.chance < 1.0).then(|| format!("{:.2} % of new connections on average", step.chance * 100.0));
     }
     let mut notes = Vec::new();
     if BY_SOURCE.iter().any(|name| step.rule.contains(&format!(" -s {name}"))) {
-        notes.push("the client's address decides which real server: odds are of all clients");
+        notes.push("the client's address selects the real server: probabilities are over all clients");
     }
     if step.rule.contains(" -p ") {
-        notes.push("a client stays with the one it had before, which is not known here");
+        notes.push("a client keeps its previous real server, which is unknown here");
     }
     (!notes.is_empty()).then(|| notes.join("; "))
 }
 
 fn end(verdict: &Verdict, masqueraded: bool) -> String {
-    let sender = if masqueraded { ", from this node's address" } else { "" };
+    let sender = if masqueraded { ", with this node's source address" } else { "" };
     match verdict {
         Verdict::Delivered(to) => format!("to {to}{sender}"),
         Verdict::Rejected => "rejected".to_owned(),
         Verdict::Dropped => "dropped".to_owned(),
-        Verdict::Untouched => format!("to where it was sent{sender}"),
-        Verdict::Forwarded(to, how) => format!("to {to} by {}, as it is", how.name()),
+        Verdict::Untouched => format!("to its original destination{sender}"),
+        Verdict::Forwarded(to, how) => format!("to {to} by {}, unchanged", how.name()),
     }
 }
 
 fn verdict(branch: &Branch) -> String {
     let masqueraded = branch.outcome.masqueraded;
-    let sender = if masqueraded { "with this node's address as its sender" } else { "with its sender's own address" };
+    let sender = if masqueraded { "with this node's source address" } else { "with its own source address" };
     match &branch.outcome.verdict {
         Verdict::Delivered(to) => format!("Verdict: delivered to {to}, {sender}."),
-        Verdict::Rejected => "Verdict: rejected. The client is told at once: \"connection refused\".".to_owned(),
-        Verdict::Dropped => "Verdict: dropped without a word. The client waits until it times out.".to_owned(),
+        Verdict::Rejected => "Verdict: rejected. The client gets \"connection refused\" at once.".to_owned(),
+        Verdict::Dropped => "Verdict: dropped silently. The client waits until it times out.".to_owned(),
         Verdict::Untouched => {
-            format!("Verdict: let through to where it was sent, {sender}: no rule gave it another destination.")
+            format!("Verdict: passed on to its original destination, {sender}: no rule changed the destination.")
         }
         Verdict::Forwarded(to, how) => format!(
-            "Verdict: taken to {} as it is, by {}: that host must have its destination too, and answers the client itself. \
+            "Verdict: forwarded unchanged to {} by {}: that host must own the destination address and answers the client itself. \
              No kube-proxy sets that up; the rules it meets from there on are not followed.",
             to.ip(),
             how.name()
@@ -264,7 +262,7 @@ fn verdict(branch: &Branch) -> String {
 }
 
 #[derive(Serialize)]
-struct Shown<'a> {
+struct BranchData<'a> {
     probability: f64,
     verdict: String,
     to: Option<SocketAddr>,
@@ -274,10 +272,10 @@ struct Shown<'a> {
     remembered: Vec<&'a String>,
 }
 
-/// The trace as data.
+/// The trace as JSON.
 #[must_use]
 pub fn as_json(packet: &Packet, trace: &Trace, unread: &[Unread]) -> serde_json::Value {
-    let branches: Vec<Shown<'_>> = trace.branches.iter().map(branch_data).collect();
+    let branches: Vec<BranchData<'_>> = trace.branches.iter().map(branch_data).collect();
     let (from, interface) = match &packet.origin {
         Origin::Host => ("host", None),
         Origin::Interface(name) => ("interface", Some(name)),
@@ -299,7 +297,7 @@ fn step_data(step: &Step) -> serde_json::Value {
     json!({"hook": hook, "rule": rule, "chance": chance, "handle": handle, "elements": elements})
 }
 
-fn branch_data(branch: &Branch) -> Shown<'_> {
+fn branch_data(branch: &Branch) -> BranchData<'_> {
     let (verdict, to) = match branch.outcome.verdict {
         Verdict::Delivered(to) => ("delivered", Some(to)),
         Verdict::Rejected => ("rejected", None),
@@ -307,7 +305,7 @@ fn branch_data(branch: &Branch) -> Shown<'_> {
         Verdict::Untouched => ("untouched", None),
         Verdict::Forwarded(to, _) => ("forwarded", Some(to)),
     };
-    Shown {
+    BranchData {
         probability: branch.outcome.probability,
         verdict: verdict.to_owned(),
         to,

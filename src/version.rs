@@ -1,42 +1,40 @@
-//! `--version`: what this says it is.
-//!
-//! In: the value of the flag. Out: a text, or the version to go by. Must not know: where it goes.
+//! `--version`: the release that this program claims to be.
 
-/// The Kubernetes release whose behaviour this one has.
+/// The Kubernetes release whose behaviour this program has.
 pub const KUBERNETES: &str = "v1.36.2";
 
-/// What `--version` asks for.
+/// What the value of `--version` asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum VersionAction {
-    /// To run.
+    /// Run the command.
     Run,
-    /// To print this and end.
+    /// Print this text and exit.
     Print(String),
 }
 
-/// Understands the value of `--version`.
+/// Parses the value of `--version`.
 ///
 /// # Errors
-/// A version that this one cannot claim to be.
+/// A release that this program cannot claim to be.
 pub fn parse_flag(value: &str) -> Result<VersionAction, String> {
     match value {
         "false" | "0" | "f" | "F" | "FALSE" | "False" => Ok(VersionAction::Run),
         "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok(VersionAction::Print(format!("Kubernetes {KUBERNETES}"))),
         "raw" => Ok(VersionAction::Print(raw())),
-        // kube-proxy lets a distribution add its own mark to the release.
+        // kube-proxy lets a distribution append its own suffix.
         claimed
             if claimed.strip_prefix(KUBERNETES).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '+'])) =>
         {
             Ok(VersionAction::Run)
         }
         other => Err(format!(
-            "invalid argument {other:?} for \"--version\" flag: it is true, false, raw, or {KUBERNETES} with an addition \
+            "invalid argument {other:?} for \"--version\" flag: must be true, false, raw, or {KUBERNETES} with a suffix \
              such as {KUBERNETES}-mine"
         )),
     }
 }
 
-/// What a Go program would show of its version's fields.
+/// The version in the form that Go prints for `version.Info`.
 fn raw() -> String {
     let parts: Vec<&str> = KUBERNETES.trim_start_matches('v').split('.').collect();
     let (major, minor) = (parts.first().unwrap_or(&""), parts.get(1).unwrap_or(&""));
@@ -49,7 +47,7 @@ fn raw() -> String {
     )
 }
 
-/// The machine's architecture in Go's terms.
+/// The machine's architecture under Go's name.
 #[must_use]
 pub fn go_arch() -> &'static str {
     match std::env::consts::ARCH {

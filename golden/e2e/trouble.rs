@@ -170,7 +170,7 @@ fn without_its_node_it_goes_on_after_half_a_minute_and_only_the_health_check_say
     world.node.start(&["--master", &world.api.url(), "--iptables-min-sync-period=0s"]);
     // As long as kube-proxy waits for it, and more on a busy machine.
     eventually("it goes on without a Node", Duration::from_secs(90), || {
-        world.node.log().contains("there is no Node \"node-a\": going on without; check --hostname-override")
+        world.node.log().contains("No Node \"node-a\" after 30s, continuing without it: check --hostname-override")
     });
     world.works("10.244.2.6");
     world.node.until_health("/healthz", 503);

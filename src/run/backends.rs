@@ -1,6 +1,4 @@
-//! Which families a mode works for on this host, and the kernel's parts that each needs.
-//!
-//! In: settings. Out: a backend a family. Part of the composition root. Must not know: what runs them.
+//! Detects which families a mode supports on this host and builds a backend for each; part of the composition root.
 
 use netfilter::IpFamily;
 use netfilter::kernel::{
@@ -18,23 +16,26 @@ use tracing::{info, warn};
 
 use crate::config::ValidatedConfig;
 
-/// If this is set in the environment, nftables mode is tried on any kernel.
+/// The environment variable that skips the kernel version check of nftables mode.
 const SKIP_KERNEL_VERSION_CHECK: &str = "KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK";
 
-/// A mode for each family that works on this host.
+/// A backend for each family that this host supports.
 pub type Backends = Vec<(IpFamily, Box<dyn Backend>)>;
 
-/// What works on this host.
+/// The backends that this host supports.
 pub struct DetectedBackends {
-    /// The mode whose state is no leftover.
+    /// The mode whose state is in use; the state of all others is leftover.
     pub running: ActiveMode,
-    /// A mode for each family.
+    /// A backend for each family.
     pub backends: Backends,
-    /// What the leftover cleanup has to share with the backends.
+    /// The lock that leftover cleanup shares with the backends.
     pub priority: WriterPriority,
 }
 
-/// Finds out which modes work, and whose state is no leftover then.
+/// Detects the usable families of the configured mode.
+///
+/// # Errors
+/// Why no family is usable.
 pub fn detect_backends(settings: &ValidatedConfig) -> Result<DetectedBackends, String> {
     if settings.mode == Mode::Nftables {
         return detect_nftables(settings);
@@ -43,7 +44,7 @@ pub fn detect_backends(settings: &ValidatedConfig) -> Result<DetectedBackends, S
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
     info!("Using {} mode, iptables flavour {flavour}: {}", settings.mode, choice.reason);
     for unread in &choice.unread {
-        warn!("Could not look for the kubelet's hint of the iptables flavour, {flavour} may be wrong: {unread}");
+        warn!("Failed to read the kubelet's iptables flavour hint, flavour {flavour} may be wrong: {unread}");
     }
     if settings.mode == Mode::Ipvs {
         check_ipvs(settings).map_err(|problem| format!("can't use the IPVS proxier: {problem}"))?;
@@ -63,14 +64,14 @@ pub fn detect_backends(settings: &ValidatedConfig) -> Result<DetectedBackends, S
     Ok(DetectedBackends { running, backends, priority })
 }
 
-/// The same by the side: tools may be slow, and meanwhile pages are to be answered and signals heard.
+/// [`detect_backends`] on a blocking thread: tools may be slow, while HTTP and signals are still served.
 pub async fn detect_backends_in_background(settings: &ValidatedConfig) -> Result<DetectedBackends, String> {
     let settings = settings.clone();
     let found = tokio::task::spawn_blocking(move || detect_backends(&settings)).await;
-    found.map_err(|error| format!("cannot look for iptables: {error}"))?
+    found.map_err(|error| format!("cannot detect iptables: {error}"))?
 }
 
-/// nftables mode for each family that the kernel has it for.
+/// A backend of nftables mode for each family that the kernel supports.
 fn detect_nftables(settings: &ValidatedConfig) -> Result<DetectedBackends, String> {
     info!("Using {} mode", settings.mode);
     if std::env::var_os(SKIP_KERNEL_VERSION_CHECK).is_none_or(|value| value.is_empty()) {
@@ -94,7 +95,7 @@ fn detect_nftables(settings: &ValidatedConfig) -> Result<DetectedBackends, Strin
     Ok(DetectedBackends { running: ActiveMode::Nftables, backends, priority: WriterPriority::default() })
 }
 
-/// Says which families are served; the problems, if none is.
+/// Logs which families are served; fails with the problems if none is.
 fn log_families(problems: &[String]) -> Result<(), String> {
     match problems {
         [] => info!("Running in dual-stack mode"),
@@ -129,7 +130,7 @@ fn backend(
     Ok(Box::new(mode))
 }
 
-/// What no family can do without is asked once, so that it is told once.
+/// Checks once what both families need.
 fn check_ipvs(settings: &ValidatedConfig) -> Result<(), String> {
     let mut table = SystemIpvs::load().map_err(|error| error.to_string())?;
     ipvs::check(&mut table, &settings.ipvs).map_err(|error| error.to_string())

@@ -6,13 +6,18 @@ use proxier::track::Kind;
 
 use super::reflector::{Reflector, Resource, StreamedLists};
 use super::wire::Encoding;
-use super::{Sink, Source};
+use super::{RunningSource, Sink};
 use crate::client::ApiClient;
 use crate::config::{self, ValidatedConfig};
 
-/// Lists and watches for ever. A server that does not answer is waited for. `only`: of the Services this one, and its
+/// Lists and watches forever; waits for a server that does not answer. `only` restricts it to one Service and its
 /// EndpointSlices.
-pub fn start(client: ApiClient, settings: &ValidatedConfig, only: Option<&NamespacedName>, sinks: [Sink; 4]) -> Source {
+pub fn start(
+    client: ApiClient,
+    settings: &ValidatedConfig,
+    only: Option<&NamespacedName>,
+    sinks: [Sink; 4],
+) -> RunningSource {
     let [nodes, services, slices, networks] = sinks;
     let (accept, streamed_lists) = (accept(&settings.client), StreamedLists::default());
     let reflect = |kind, sink| {
@@ -22,7 +27,7 @@ pub fn start(client: ApiClient, settings: &ValidatedConfig, only: Option<&Namesp
     let nodes = reflect(Kind::Node, nodes);
     let services = reflect(Kind::Service, services);
     let slices = reflect(Kind::EndpointSlice, slices);
-    // Only this mode needs to know which networks cluster IPs are taken from.
+    // Only nftables mode needs the networks of cluster IPs.
     let networks = (settings.mode == Mode::Nftables).then(|| reflect(Kind::ServiceCidr, networks));
     Box::pin(async move {
         tokio::join!(nodes, services, slices, OptionFuture::from(networks));
@@ -30,8 +35,8 @@ pub fn start(client: ApiClient, settings: &ValidatedConfig, only: Option<&Namesp
     })
 }
 
-/// The Accept header, as client-go makes it of `clientConnection`: `acceptContentTypes`, or else `contentType` and
-/// anything. Types that cannot be decoded are left out, or a server might choose one of them.
+/// The Accept header that client-go derives from `clientConnection`: `acceptContentTypes`, or else `contentType` and
+/// anything. Types that cannot be decoded are left out, so that the server does not choose one of them.
 fn accept(client: &config::ClientConfig) -> String {
     let can_decode = |media_type: &&str| {
         let (name, _) = media_type.split_once(';').unwrap_or((media_type, ""));

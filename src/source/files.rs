@@ -1,7 +1,6 @@
-//! `--objects`: a file or a folder of files, watched.
+//! `--objects`: watches a file or a folder of files.
 //!
-//! In: a path. Out: changes, after every edit. Must not know: what is in objects.
-//! A file that cannot be read or parsed keeps what it held before; of a file only the objects' names are kept.
+//! A file that cannot be read or parsed keeps its last valid objects. Only the objects' names are kept per file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -12,23 +11,25 @@ use proxier::track::{Change, Kind, ObjectKey};
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
-use super::{Sink, Source, objects};
+use super::{RunningSource, Sink, objects};
 use crate::file_watch::FolderWatch;
 
-/// How the names of files end that are read.
+/// Extensions of the files that are read.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
-/// What a file held when it was last read well.
+/// The objects in a file when it was last valid.
 #[derive(Default)]
 struct FileIndex {
-    /// A fingerprint of its text; `None`: to be read again.
-    print: Option<u64>,
+    /// A hash of its text; `None` if it must be read again.
+    fingerprint: Option<u64>,
     keys: BTreeSet<ObjectKey>,
 }
 
-/// Reads everything once and goes on watching. The file system is used on a thread of its own: a big folder takes a
-/// while, a network file system may hang, and health must be answered all the same. Ends if the path is not there.
-pub fn start(path: PathBuf, only: Option<NamespacedName>, sink: Sink) -> Source {
+/// Reads all files once, then watches them. Ends if the path does not exist.
+///
+/// The file system is accessed on a blocking thread: a big folder takes long and a network file system may hang, while
+/// health must be served.
+pub fn start(path: PathBuf, only: Option<NamespacedName>, sink: Sink) -> RunningSource {
     Box::pin(async move {
         let opened = spawn_blocking(move || ObjectFiles::open(path, only, sink)).await;
         let mut opened = opened.unwrap_or_else(|error| Err(error.to_string()));
@@ -53,33 +54,33 @@ pub fn start(path: PathBuf, only: Option<NamespacedName>, sink: Sink) -> Source 
 struct ObjectFiles {
     path: PathBuf,
     is_folder: bool,
-    /// The only Service that is asked for.
+    /// The only Service that is needed.
     only: Option<NamespacedName>,
     sink: Sink,
-    /// Whether all files were read well once. Before that nothing is programmed: rules of an earlier run may be there
-    /// for objects that cannot be read now.
+    /// Whether every file was valid once. Nothing is programmed before: rules of an earlier run may exist for objects
+    /// that cannot be read now.
     complete: bool,
-    held: BTreeMap<PathBuf, FileIndex>,
-    /// What was wrong when it was last looked at, so that it is logged once.
+    files: BTreeMap<PathBuf, FileIndex>,
+    /// The last problem of each file, so that each is logged once.
     problems: BTreeMap<PathBuf, String>,
-    /// The objects that are in several files, with these, as the log has them.
+    /// Objects defined in several files, with these files, as logged.
     shared: BTreeMap<ObjectKey, Vec<PathBuf>>,
 }
 
 impl ObjectFiles {
-    /// Begins the lists of all kinds; nothing is read yet.
+    /// Begins the lists of all kinds; reads no file.
     fn open(path: PathBuf, only: Option<NamespacedName>, sink: Sink) -> Result<(Self, FolderWatch), String> {
         let found = std::fs::metadata(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let watch = FolderWatch::new(&path);
-        info!("Taking objects from {} instead of an API server", path.display());
+        info!("Reading objects from {} instead of an API server", path.display());
         for kind in Kind::ALL {
             sink.mark(&Change::Listing(kind));
         }
-        let (held, problems, shared) = Default::default();
-        Ok((Self { path, is_folder: found.is_dir(), only, sink, complete: false, held, problems, shared }, watch))
+        let (files, problems, shared) = Default::default();
+        Ok((Self { path, is_folder: found.is_dir(), only, sink, complete: false, files, problems, shared }, watch))
     }
 
-    /// Reads what changed, and ends the lists once everything was read well.
+    /// Reads changed files, and ends the lists once every file is valid.
     fn update(&mut self) {
         let changed = self.read();
         if self.problems.is_empty() && !self.complete {
@@ -93,26 +94,25 @@ impl ObjectFiles {
         }
     }
 
-    /// Reads every file whose text is new, and deletes objects that no file has any more. Returns whether anything
-    /// changed.
+    /// Reads every changed file, and deletes objects that are in no file any more. Returns whether anything changed.
     ///
-    /// Of an object in several files the last file's counts. The files are read from the last to the first, so that it
-    /// is known of each object whether a later file has it, and no other version of it is delivered.
+    /// For an object in several files the last file wins. Files are read from the last to the first, so that only the
+    /// winning version is delivered.
     fn read(&mut self) -> bool {
         let paths = match self.paths() {
             Ok(paths) => paths,
             Err(error) => {
-                self.complain(self.path.clone(), error.to_string());
+                self.log_problem(self.path.clone(), error.to_string());
                 return false;
             }
         };
         let known = |path: &PathBuf| paths.contains(path);
         self.problems.retain(|path, _| known(path));
-        let vanished: Vec<PathBuf> = self.held.keys().filter(|path| !known(path)).cloned().collect();
+        let vanished: Vec<PathBuf> = self.files.keys().filter(|path| !known(path)).cloned().collect();
         let mut changed = !vanished.is_empty();
         let mut gone = BTreeSet::new();
         for path in vanished {
-            gone.extend(self.held.remove(&path).unwrap_or_default().keys);
+            gone.extend(self.files.remove(&path).unwrap_or_default().keys);
         }
         for path in paths.into_iter().rev() {
             match self.read_file(&path, &gone) {
@@ -121,33 +121,33 @@ impl ObjectFiles {
                     gone.extend(lost.unwrap_or_default());
                     self.problems.remove(&path);
                 }
-                Err(problem) => self.complain(path, problem),
+                Err(problem) => self.log_problem(path, problem),
             }
         }
         for key in gone {
-            if !self.held.values().any(|held| held.keys.contains(&key)) {
+            if !self.files.values().any(|index| index.keys.contains(&key)) {
                 self.sink.delete(&key);
             }
         }
         if changed {
-            self.name_shared();
+            self.log_shared();
         }
         changed
     }
 
-    fn complain(&mut self, path: PathBuf, problem: String) {
+    fn log_problem(&mut self, path: PathBuf, problem: String) {
         if self.problems.get(&path) != Some(&problem) {
-            let rest = if self.complete { "its objects stay" } else { "nothing is programmed before it is" };
-            error!("{} is not taken over, {rest}: {problem}", path.display());
+            let rest = if self.complete { "keeping its objects" } else { "no rules before it loads" };
+            error!("Failed to load {}, {rest}: {problem}", path.display());
             self.problems.insert(path, problem);
         }
     }
 
-    /// Warns of objects that are in several files, of each once as long as it is in the same ones.
-    fn name_shared(&mut self) {
+    /// Warns about objects in several files, once for each set of files.
+    fn log_shared(&mut self) {
         let (mut first, mut shared) = (BTreeMap::new(), BTreeMap::<ObjectKey, Vec<PathBuf>>::new());
-        for (path, held) in &self.held {
-            for key in &held.keys {
+        for (path, index) in &self.files {
+            for key in &index.keys {
                 if let Some(earlier) = first.insert(key, path) {
                     shared.entry(key.clone()).or_insert_with(|| vec![earlier.clone()]).push(path.clone());
                 }
@@ -156,71 +156,71 @@ impl ObjectFiles {
         for (key, paths) in shared.iter().filter(|(key, paths)| self.shared.get(key) != Some(paths)) {
             let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
             let last = paths.last().map(String::as_str).unwrap_or_default();
-            warn!("{key} is in several files ({}): the last one counts, {last}", paths.join(", "));
+            warn!("{key} is defined in several files ({}), using {last}", paths.join(", "));
         }
         self.shared = shared;
     }
 
-    /// Logs how many files and objects there are.
+    /// Logs the number of files and objects.
     fn report(&self) {
         if self.only.is_some() {
             return;
         }
         let path = self.path.display();
-        let keys: BTreeSet<&ObjectKey> = self.held.values().flat_map(|held| &held.keys).collect();
+        let keys: BTreeSet<&ObjectKey> = self.files.values().flat_map(|index| &index.keys).collect();
         let count = |kind| keys.iter().filter(|key| key.kind == kind).count();
         let (services, slices, nodes) = (count(Kind::Service), count(Kind::EndpointSlice), count(Kind::Node));
         info!(
             "Objects in {path}: files {}, Services {services}, EndpointSlices {slices}, Nodes {nodes}",
-            self.held.len()
+            self.files.len()
         );
         if services == 0 {
             warn!(
-                "There is no Service in {path}, so no rules for any: subfolders, hidden files and files that end in \
+                "No Service in {path}, no rules to program: subfolders, hidden files and files that end in \
                  anything but {} are not read",
                 EXTENSIONS.map(|ending| format!(".{ending}")).join(", ")
             );
         }
     }
 
-    /// Reads one file if its text is new or it has an object of `gone`, which a later file has lost; returns the objects
-    /// that it held and holds no more.
+    /// Reads a file if its text changed or it has an object of `gone`, which a later file lost. Returns the objects
+    /// that it no longer has.
     fn read_file(&mut self, path: &Path, gone: &BTreeSet<ObjectKey>) -> Result<Option<BTreeSet<ObjectKey>>, String> {
-        if let Some(held) = self.held.get_mut(path)
-            && !held.keys.is_disjoint(gone)
+        if let Some(index) = self.files.get_mut(path)
+            && !index.keys.is_disjoint(gone)
         {
-            held.print = None;
+            index.fingerprint = None;
         }
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-        let print = Some(fingerprint(&text));
-        if self.held.get(path).is_some_and(|held| held.print == print) {
+        let fingerprint = Some(hash(&text));
+        if self.files.get(path).is_some_and(|index| index.fingerprint == fingerprint) {
             return Ok(None);
         }
-        // Decoded at once: the objects of a big cluster would take ten times as much memory.
+        // Decoded one by one: all JSON values of a big cluster would take ten times as much memory.
         let (sink, only) = (&mut self.sink, self.only.as_ref());
         let mut decode = |object: objects::Object| {
-            let origin = format!("{}: {}", path.display(), object.place);
+            let origin = format!("{}: {}", path.display(), object.document);
             sink.decode(object.key, object.value, origin)
         };
         let parsed = objects::parse_as(&text, only, &mut decode)?;
         drop(text);
-        for other in parsed.passed_over {
-            info!("{}: {other}: passed over", path.display());
+        for other in parsed.skipped {
+            info!("Skipped {}: {other}", path.display());
         }
         let (mut keys, mut last) = (BTreeSet::new(), Vec::new());
         for object in parsed.objects.into_iter().rev() {
             if keys.insert(object.key.clone()) {
                 last.push(object);
             } else {
-                warn!("{}: {} is there more than once, the last one counts", path.display(), object.key);
+                warn!("{}: {} is defined more than once, using the last one", path.display(), object.key);
             }
         }
         let later = (Bound::Excluded(path), Bound::Unbounded);
-        let is_later = |key: &ObjectKey| self.held.range::<Path, _>(later).any(|(_, held)| held.keys.contains(key));
+        let is_later = |key: &ObjectKey| self.files.range::<Path, _>(later).any(|(_, index)| index.keys.contains(key));
         for object in last.into_iter().rev().filter(|object| !is_later(&object.key)) {
             self.sink.deliver(object);
         }
-        let old = self.held.insert(path.to_owned(), FileIndex { print, keys: keys.clone() }).unwrap_or_default();
+        let old = self.files.insert(path.to_owned(), FileIndex { fingerprint, keys: keys.clone() }).unwrap_or_default();
         Ok(Some(old.keys.difference(&keys).cloned().collect()))
     }
 
@@ -241,8 +241,7 @@ impl ObjectFiles {
     }
 }
 
-/// A file, or a link to one. A link that leads nowhere is not a removed file: what it held stays until it leads to
-/// something again, or is removed itself.
+/// Whether the path is a file, or a symbolic link to one. A dangling link is not a removed file: its objects are kept.
 fn may_hold_objects(path: &Path) -> bool {
     match std::fs::metadata(path) {
         Ok(data) => data.is_file(),
@@ -250,7 +249,7 @@ fn may_hold_objects(path: &Path) -> bool {
     }
 }
 
-fn fingerprint(text: &str) -> u64 {
+fn hash(text: &str) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);

@@ -1,4 +1,4 @@
-//! Which version of an object counts when it is in several files, at every moment.
+//! Which version of an object wins when it is in several files, after every edit.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ impl Folder {
         self.update()
     }
 
-    /// The Services that the proxier gets, with their addresses and how often each was delivered.
+    /// The Services that the proxier receives, with their addresses and how often each was delivered.
     fn update(&mut self) -> Vec<String> {
         self.files.update();
         let mut changes = Vec::new();

@@ -1,7 +1,6 @@
-//! Where objects come from: an API server, or files.
+//! Sources of objects: an API server, or files.
 //!
-//! In: objects and what happens to them. Out: [`Change`]s to the families' proxiers. Must not know: rules.
-//! Objects are turned into compact values at once and dropped.
+//! Each object is translated to [`Change`]s for the families' proxiers at once and dropped.
 
 mod api;
 mod files;
@@ -27,33 +26,33 @@ use crate::client::ApiClient;
 use crate::config::ValidatedConfig;
 use crate::health::Health;
 
-/// The proxiers of the families that this host has.
+/// The mailboxes of the families that this host can program.
 #[derive(Clone, Debug, Default)]
 pub struct FamilySenders(Vec<(IpFamily, Sender)>);
 
 impl FamilySenders {
-    /// Adds a family's proxier.
+    /// Adds a family's mailbox.
     pub fn insert(&mut self, family: IpFamily, sender: Sender) {
         self.0.push((family, sender));
     }
 
-    /// Which there are.
+    /// The families in it.
     #[must_use]
     pub fn known(&self) -> Vec<IpFamily> {
         self.0.iter().map(|(family, _)| *family).collect()
     }
 
-    /// Tells all of them.
+    /// Sends a change to every family.
     pub fn send_all(&self, change: &Change) {
         for (family, _) in &self.0 {
             self.send(*family, change.clone().into());
         }
     }
 
-    /// Tells one of them something, or asks it.
+    /// Sends a message to one family.
     pub fn send(&self, family: IpFamily, message: Message) {
         if let Some((_, sender)) = self.0.iter().find(|(of, _)| *of == family) {
-            // A proxier that ended is noticed where its thread is waited for.
+            // A proxier that ended is detected where its thread is joined.
             sender.send(message);
         }
     }
@@ -72,21 +71,21 @@ pub enum NodeUpdate {
     Failed(Kind, String),
 }
 
-/// Takes objects of any kind to the families.
+/// Translates objects of any kind and sends them to the families.
 pub struct Sink {
     families: FamilySenders,
     translator: Translator,
-    /// Whoever watches our own Node.
+    /// Receives updates of this node's Node.
     node: UnboundedSender<NodeUpdate>,
     node_name: String,
     health: Arc<Health>,
 }
 
-/// An object, as far as it matters.
+/// A decoded and translated object.
 struct DecodedObject {
     key: ObjectKey,
     result: Result<Translation, String>,
-    /// The file and document, to begin messages with; empty of an API server's.
+    /// The file and document, as a prefix of messages; empty for an API server's object.
     origin: String,
 }
 
@@ -102,25 +101,25 @@ impl Sink {
         Self { families, translator, node, node_name, health }
     }
 
-    /// Takes the current state of an object. One with an invalid field is named in the log and skipped: what is known
-    /// of it stays.
+    /// Sends the current state of an object. An object with an invalid field is logged and skipped: its last valid
+    /// state is kept.
     fn apply(&mut self, object: Object) {
         let key = object.key().clone();
         let result = self.translator.applied(object).map_err(|error| error.to_string());
         self.deliver(DecodedObject { key, result, origin: String::new() });
     }
 
-    /// Decodes an object of a file, `origin`. The families do not get it yet.
+    /// Decodes an object of the file `origin`, without sending it.
     fn decode(&mut self, key: ObjectKey, object: Value, origin: String) -> DecodedObject {
         let decoded = Object::from_value(key.kind, object).map_err(|error| error.to_string());
         let result = decoded.and_then(|object| self.translator.applied(object).map_err(|error| error.to_string()));
-        // Most objects are in order, and there may be many: only the others need it.
+        // Kept only where a message needs it: there may be many objects.
         let in_order = result.as_ref().is_ok_and(|translated| translated.problems.is_empty());
         let origin = if in_order { String::new() } else { format!("{origin}: ") };
         DecodedObject { key, result, origin }
     }
 
-    /// Tells of an object that exists now.
+    /// Sends a decoded object.
     fn deliver(&self, DecodedObject { key, result, origin }: DecodedObject) {
         match result {
             Ok(translated) => {
@@ -133,59 +132,59 @@ impl Sink {
                 match translated.changes.first() {
                     // The same in all families.
                     Some((_, Change::Node(node))) => self.send_node_update(NodeUpdate::Applied(node.clone())),
-                    _ => self.tell(translated),
+                    _ => self.send(translated),
                 }
             }
             Err(problem) => {
                 error!("{origin}{problem}");
-                self.tell(Translation::everywhere(&Change::Kept(key)));
+                self.send(Translation::everywhere(&Change::Kept(key)));
             }
         }
     }
 
-    /// An object is gone.
+    /// Reports that an object was deleted.
     fn delete(&self, key: &ObjectKey) {
         if key.kind == Kind::Node && *key.name.name == *self.node_name {
             self.send_node_update(NodeUpdate::Deleted);
         }
-        self.tell(Translator::deleted(key));
+        self.send(Translator::deleted(key));
     }
 
-    /// A list begins or ends.
+    /// Reports that a list begins or ends.
     fn mark(&self, change: &Change) {
         match change {
             Change::Listing(Kind::Node) | Change::Listed(Kind::Node) | Change::ListedInPart(Kind::Node) => {
                 self.send_node_update(NodeUpdate::ListProgress(change.clone()))
             }
-            _ => self.tell(Translation::everywhere(change)),
+            _ => self.send(Translation::everywhere(change)),
         }
     }
 
-    /// Objects of a kind cannot be read at the moment.
-    fn trouble(&self, kind: Kind, said: &str) {
+    /// Reports that objects of a kind cannot be read at the moment.
+    fn report_failure(&self, kind: Kind, said: &str) {
         self.send_node_update(NodeUpdate::Failed(kind, said.to_owned()));
     }
 
-    fn send_node_update(&self, news: NodeUpdate) {
-        // Whoever watches it ends only when everything does.
-        let _ = self.node.send(news);
+    fn send_node_update(&self, update: NodeUpdate) {
+        // The receiver ends only with the process.
+        let _ = self.node.send(update);
     }
 
-    fn tell(&self, translated: Translation) {
+    fn send(&self, translated: Translation) {
         for (family, change) in translated.changes {
             self.families.send(family, change.into());
         }
     }
 }
 
-/// A source at work. It ends only with an error, for the log.
-pub type Source = Pin<Box<dyn Future<Output = String> + Send>>;
+/// A running source. It ends only with an error, for the log.
+pub type RunningSource = Pin<Box<dyn Future<Output = String> + Send>>;
 
-/// Starts what the flags name: with a client the API server, without one `--objects`. `only`: of the Services this one
-/// and its slices alone.
+/// Starts the source that the flags name: the API server with a client, else `--objects`. `only` restricts it to one
+/// Service and its EndpointSlices.
 ///
 /// # Errors
-/// If the flags name neither.
+/// The flags name neither.
 pub fn start(
     flags: &SourceFlags,
     settings: &ValidatedConfig,
@@ -193,11 +192,11 @@ pub fn start(
     node: UnboundedSender<NodeUpdate>,
     health: Arc<Health>,
     (client, only): (Option<ApiClient>, Option<NamespacedName>),
-) -> Result<Source, String> {
+) -> Result<RunningSource, String> {
     let sink = move || Sink::new(settings, families.clone(), node.clone(), health.clone());
     match (client, &flags.objects) {
         (Some(client), _) => Ok(api::start(client, settings, only.as_ref(), [sink(), sink(), sink(), sink()])),
         (None, Some(path)) => Ok(files::start(path.clone(), only, sink())),
-        (None, None) => Err("there is neither an API server nor --objects".to_owned()),
+        (None, None) => Err("neither an API server nor --objects is configured".to_owned()),
     }
 }

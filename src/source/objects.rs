@@ -1,7 +1,6 @@
-//! Objects in files: what a YAML or JSON text holds.
+//! Parses the objects of a YAML or JSON text with one or more documents.
 //!
-//! In: text of one or more documents. Out: the Nodes, Services, EndpointSlices and ServiceCIDRs in it. Must not know: files, or what
-//! is in objects besides their kind and name.
+//! Returns Nodes, Services, EndpointSlices and ServiceCIDRs, of which only kind and name are interpreted here.
 
 use std::fmt;
 
@@ -11,43 +10,43 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// An object of a kind that matters.
+/// An object of a supported kind.
 pub struct Object {
-    /// Which one.
+    /// Its kind and name.
     pub key: ObjectKey,
-    /// All of it.
+    /// The whole object.
     pub value: Value,
-    /// The document that it is in, for messages.
-    pub place: String,
+    /// The document that holds it, for messages.
+    pub document: String,
 }
 
-/// What a text holds.
+/// The objects of a text.
 pub struct Parsed<T> {
-    /// What was made of the objects that matter, in order.
+    /// What `make` returned for each object, in order.
     pub objects: Vec<T>,
-    /// What else is there, for the log.
-    pub passed_over: Vec<String>,
+    /// Everything else in the text, for the log.
+    pub skipped: Vec<String>,
 }
 
-/// All objects of a text; `Err` if any document is no YAML, for then nobody knows what the others lack.
+/// Parses all objects of a text. Fails if any document is not YAML: objects may be missing then.
 ///
 /// # Errors
-/// Which document, and where in it.
+/// The document and the position in it.
 pub fn parse(text: &str) -> Result<Parsed<Object>, String> {
     parse_as(text, None, &mut |object| object)
 }
 
-/// The same; of each object only what `make` makes of it is kept. With `only`, objects that are nothing to that Service
-/// are passed over without a word.
+/// Parses all objects and keeps what `make` returns for each. With `only`, objects unrelated to that Service are
+/// ignored.
 ///
 /// # Errors
-/// Which document, and where in it.
+/// The document and the position in it.
 pub fn parse_as<T>(
     text: &str,
     only: Option<&NamespacedName>,
     make: &mut dyn FnMut(Object) -> T,
 ) -> Result<Parsed<T>, String> {
-    let mut collected = Collected { only, make, parsed: Parsed { objects: Vec::new(), passed_over: Vec::new() } };
+    let mut collected = Collected { only, make, parsed: Parsed { objects: Vec::new(), skipped: Vec::new() } };
     for (line, document) in documents(text) {
         if only.is_some_and(|service| !may_name(document, service)) {
             continue;
@@ -59,7 +58,7 @@ pub fn parse_as<T>(
 
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
-        // A Service may be called n, which is no other word for false.
+        // A Service may be called n, which YAML 1.1 reads as false.
         strict_booleans: true,
         budget: serde_saphyr::budget! {
             // A list of a whole cluster is one document.
@@ -70,8 +69,7 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
-/// Whether a document may be about that Service, or about what belongs to all: other names have to be in it as they
-/// are, unless it has a way to write them otherwise.
+/// Whether a document may concern the Service: its name appears literally, unless an escape could spell it.
 fn may_name(document: &str, service: &NamespacedName) -> bool {
     document.contains(&*service.name)
         || document.contains(Kind::Node.name())
@@ -79,7 +77,7 @@ fn may_name(document: &str, service: &NamespacedName) -> bool {
         || document.contains('\\')
 }
 
-/// What was read so far.
+/// The objects read so far.
 struct Collected<'a, T> {
     only: Option<&'a NamespacedName>,
     make: &'a mut dyn FnMut(Object) -> T,
@@ -87,81 +85,81 @@ struct Collected<'a, T> {
 }
 
 impl<T> Collected<'_, T> {
-    /// Reads a document. JSON is YAML too, but a tenth of the work to read as what it is.
-    fn read(&mut self, place: &str, document: &str) -> Result<(), String> {
+    /// Parses a document. JSON is YAML too, but ten times faster with the JSON parser.
+    fn read(&mut self, document_name: &str, document: &str) -> Result<(), String> {
         let before = self.mark();
         let json = document.strip_prefix("---").unwrap_or(document).trim_ascii();
         if json.starts_with('{') {
             let mut deserializer = serde_json::Deserializer::from_str(json);
-            let read = Document { place, collected: self }.deserialize(&mut deserializer);
+            let read = Document { document_name, collected: self }.deserialize(&mut deserializer);
             if read.and_then(|()| deserializer.end()).is_ok() {
                 return Ok(());
             }
             self.back_to(before);
         }
         let read = serde_saphyr::with_deserializer_from_str_with_options(document, options(), |deserializer| {
-            Document { place, collected: self }.deserialize(deserializer)
+            Document { document_name, collected: self }.deserialize(deserializer)
         });
         if read.is_ok() {
             return Ok(());
         }
-        // It is no YAML, or neither an object nor a list of objects.
+        // Not YAML, or neither an object nor a list of objects.
         self.back_to(before);
         let value = serde_saphyr::from_str_with_options(document, options()).map_err(|error| {
             let message = error.to_string();
-            format!("{place}: {}", plain_words(message.lines().next().unwrap_or_default()))
+            format!("{document_name}: {}", plain_words(message.lines().next().unwrap_or_default()))
         })?;
-        self.take(place, value);
+        self.take(document_name, value);
         Ok(())
     }
 
     fn mark(&self) -> (usize, usize) {
-        (self.parsed.objects.len(), self.parsed.passed_over.len())
+        (self.parsed.objects.len(), self.parsed.skipped.len())
     }
 
-    /// Forgets what came since.
-    fn back_to(&mut self, (objects, passed_over): (usize, usize)) {
+    /// Drops the objects read since `mark`.
+    fn back_to(&mut self, (objects, skipped): (usize, usize)) {
         self.parsed.objects.truncate(objects);
-        self.parsed.passed_over.truncate(passed_over);
+        self.parsed.skipped.truncate(skipped);
     }
 
-    fn take(&mut self, place: &str, value: Value) {
+    fn take(&mut self, document_name: &str, value: Value) {
         let field = |name| value.get(name).and_then(Value::as_str).unwrap_or_default();
         let (name, version) = (field("kind").to_owned(), field("apiVersion").to_owned());
         let known = Kind::ALL.into_iter().find(|known| known.name() == name);
         match (known, value) {
             (Some(kind), value) if self.only.is_some_and(|service| !concerns(kind, &value, service)) => {}
             (Some(kind), value) if version.is_empty() || version == kind.api_version() => {
-                let object = (self.make)(Object { key: key_of(kind, &value), value, place: place.to_owned() });
+                let object =
+                    (self.make)(Object { key: key_of(kind, &value), value, document: document_name.to_owned() });
                 self.parsed.objects.push(object);
             }
             (Some(kind), value) => {
                 let (key, ours) = (key_of(kind, &value), kind.api_version());
-                self.pass_over(format!("{place}: {key}: apiVersion: {version:?} is not {ours}"));
+                self.skip(format!("{document_name}: {key}: apiVersion: {version:?} is not {ours}"));
             }
             (None, Value::Object(mut list))
                 if name.ends_with("List") && list.get("items").is_some_and(Value::is_array) =>
             {
                 if let Some(Value::Array(items)) = list.remove("items") {
-                    items.into_iter().for_each(|item| self.take(place, item));
+                    items.into_iter().for_each(|item| self.take(document_name, item));
                 }
             }
-            _ => {
-                self.pass_over(format!("{place}: kind: {name:?} is none of Service, EndpointSlice, Node, ServiceCIDR"))
-            }
+            _ => self
+                .skip(format!("{document_name}: kind: {name:?} is none of Service, EndpointSlice, Node, ServiceCIDR")),
         }
     }
 
-    fn pass_over(&mut self, what: String) {
+    fn skip(&mut self, what: String) {
         if self.only.is_none() {
-            self.parsed.passed_over.push(what);
+            self.parsed.skipped.push(what);
         }
     }
 }
 
-/// A document: an object, or a list, whose items are taken one by one, as a list may be a whole cluster.
+/// A document: an object, or a list whose items are read one by one, as it may be a whole cluster.
 struct Document<'a, 'b, T> {
-    place: &'a str,
+    document_name: &'a str,
     collected: &'a mut Collected<'b, T>,
 }
 
@@ -181,11 +179,11 @@ impl<'de, T> Visitor<'de> for Document<'_, '_, T> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        let Document { place, collected } = self;
+        let Document { document_name, collected } = self;
         let (before, mut rest, mut listed) = (collected.mark(), Map::new(), false);
         while let Some(key) = entries.next_key::<String>()? {
             if key == "items" {
-                entries.next_value_seed(Items { place, collected })?;
+                entries.next_value_seed(Items { document_name, collected })?;
                 listed = true;
             } else {
                 rest.insert(key, entries.next_value()?);
@@ -193,9 +191,9 @@ impl<'de, T> Visitor<'de> for Document<'_, '_, T> {
         }
         let kind = rest.get("kind").and_then(Value::as_str).unwrap_or_default();
         if !listed || !kind.ends_with("List") {
-            // Only now it is told what it is: something else that happens to have items.
+            // The kind may follow the items: an object that is no list but has a field `items`.
             collected.back_to(before);
-            collected.take(place, Value::Object(rest));
+            collected.take(document_name, Value::Object(rest));
         }
         Ok(())
     }
@@ -203,7 +201,7 @@ impl<'de, T> Visitor<'de> for Document<'_, '_, T> {
 
 /// The items of a list.
 struct Items<'a, 'b, T> {
-    place: &'a str,
+    document_name: &'a str,
     collected: &'a mut Collected<'b, T>,
 }
 
@@ -224,13 +222,13 @@ impl<'de, T> Visitor<'de> for Items<'_, '_, T> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         while let Some(item) = items.next_element()? {
-            self.collected.take(self.place, item);
+            self.collected.take(self.document_name, item);
         }
         Ok(())
     }
 }
 
-/// Documents with the number of their first line, empty ones left out.
+/// Documents with the number of their first line, without empty ones.
 fn documents(text: &str) -> Vec<(usize, &str)> {
     let mut documents = Vec::new();
     let (mut start, mut first_line, mut at) = (0, 1, 0);
@@ -259,14 +257,14 @@ mod tests {
         let parsed = parse(text).expect("YAML");
         let keys: Vec<String> = parsed.objects.iter().map(|object| object.key.to_string()).collect();
         assert_eq!(keys, ["Service x/a", "Node n"]);
-        assert_eq!(parsed.passed_over.len(), 1);
-        assert!(parsed.passed_over[0].contains("line 5: kind: \"Pod\""), "{}", parsed.passed_over[0]);
+        assert_eq!(parsed.skipped.len(), 1);
+        assert!(parsed.skipped[0].contains("line 5: kind: \"Pod\""), "{}", parsed.skipped[0]);
     }
 
     #[test]
     fn json_and_yaml_of_the_same_objects_hold_the_same() {
         let item = |kind: &str, name: &str| serde_json::json!({"kind": kind, "metadata": {"name": name, "namespace": "x", "labels": {"kubernetes.io/service-name": "a"}}});
-        // What it is comes last, as kubectl writes it.
+        // The kind comes last, as kubectl writes it.
         let list = |kind: &str| {
             let items = [
                 item("Service", "a"),
@@ -279,7 +277,7 @@ mod tests {
         };
         let keys = |text: &str, only: Option<&NamespacedName>| {
             let parsed = parse_as(text, only, &mut |object| object.key.to_string()).expect("objects");
-            (parsed.objects.join(", "), parsed.passed_over.len())
+            (parsed.objects.join(", "), parsed.skipped.len())
         };
         let value: Value = serde_json::from_str(&list("List")).expect("JSON");
         let yaml = serde_saphyr::to_string(&value).expect("YAML");
@@ -300,12 +298,12 @@ mod tests {
     }
 
     #[test]
-    fn another_groups_service_is_not_ours() {
+    fn service_of_another_api_group_is_skipped() {
         let text = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: b}\n---\n[1]\n";
         let parsed = parse(text).expect("YAML");
         assert_eq!(parsed.objects.len(), 1);
-        assert_eq!(parsed.passed_over.len(), 2);
-        assert!(parsed.passed_over[0].contains("Service default/a: apiVersion"), "{}", parsed.passed_over[0]);
+        assert_eq!(parsed.skipped.len(), 2);
+        assert!(parsed.skipped[0].contains("Service default/a: apiVersion"), "{}", parsed.skipped[0]);
     }
 
     #[test]
@@ -325,9 +323,9 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_a_file_holds_is_borne(text in r#"(kind: (Service|List)\n|items:\n|---\n|- |[a-z]{1,8}|[0-9]|[-:{}\[\],&*!|>'"%@~#]|\n| |\PC){0,30}"#) {
+        fn any_text_is_parsed_or_refused_without_a_panic(text in r#"(kind: (Service|List)\n|items:\n|---\n|- |[a-z]{1,8}|[0-9]|[-:{}\[\],&*!|>'"%@~#]|\n| |\PC){0,30}"#) {
             if let Ok(parsed) = parse(&text) {
-                proptest::prop_assert!(parsed.objects.len() + parsed.passed_over.len() <= text.len());
+                proptest::prop_assert!(parsed.objects.len() + parsed.skipped.len() <= text.len());
             }
         }
     }

@@ -88,7 +88,7 @@ fn a_pipe_is_read_once() {
     let arguments = [format!("--config={pipe}"), format!("--objects={}", world.objects().display())];
     world.node.start_by(&["sh", "-c", &shell, "sh"], &arguments.each_ref().map(String::as_str));
     world.until_leads("10.244.2.5");
-    world.node.until_logged(&["pipe is no file, and so is not watched"]);
+    world.node.until_logged(&["pipe: not a regular file"]);
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn the_way_of_a_packet_is_told_in_nfts_words() {
             "new destination: 10.244.1.5",
             "by chance: ",
             "masquerade fully-random\n",
-            "Verdict: delivered to 10.244.2.5:8080, with this node's address as its sender.",
+            "Verdict: delivered to 10.244.2.5:8080, with this node's source address.",
         ] {
             assert!(text.contains(words), "{layout}: {words:?} is not in\n{text}");
         }
@@ -99,8 +99,7 @@ fn tables_of_others_are_walked_in_every_mode() {
             "{text}"
         );
         assert!(text.contains("Verdict: dropped"), "{text}");
-        let doubt =
-            "ip limited in (prerouting): taken for not matching, as it is not understood (limit is not known here):";
+        let doubt = "ip limited in (prerouting): treated as not matching because it is not understood (limit is not known here):";
         assert!(text.contains(doubt), "{text}");
     }
 }

@@ -134,12 +134,12 @@ fn tables_and_words_are_those_of_servers() {
         lab.node().run(&format!("ipvsadm {edit}"));
     }
     let trace = |to: &str| text(&lab, &format!("trace --from host --to {to} --all"));
-    let by_source = "the client's address decides which real server: odds are of all clients";
-    let stays = "a client stays with the one it had before, which is not known here";
+    let by_source = "the client's address selects the real server: probabilities are over all clients";
+    let stays = "a client keeps its previous real server, which is unknown here";
     let [sh, mh, wrr] = ["192.0.2.6:80", "192.0.2.7:80", "192.0.2.8:80"].map(trace);
     assert!(sh.contains(&format!("{by_source}\n")) && !sh.contains(stays), "{sh}");
     assert!(mh.contains(&format!("{by_source}; {stays}\n")), "{mh}");
-    assert!(wrr.contains("75.00 % of new connections, in the long run") && !wrr.contains(by_source), "{wrr}");
+    assert!(wrr.contains("75.00 % of new connections on average") && !wrr.contains(by_source), "{wrr}");
     let dump = text(&lab, "dump");
     assert!(dump.contains("scheduler sh: each client has its endpoint; shares are of all clients"), "{dump}");
 }

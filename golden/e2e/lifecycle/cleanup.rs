@@ -173,7 +173,7 @@ fn a_start_removes_what_other_modes_left_once_its_own_rules_are_there() {
     world.api.fail_next_of("EndpointSlice", usize::MAX, 500);
     feed(&world.node, "iptables-nft-restore", &["--noflush"], "*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n");
     world.start(&[]);
-    world.node.until_logged(&["watching EndpointSlices", ": 500 "]);
+    world.node.until_logged(&["Failed to watch EndpointSlices", ": 500 "]);
     assert_eq!(saved(&world.node, "legacy"), before);
     assert!(nft_tables(&world.node).contains(&"table ip kube-proxy".to_owned()));
     world.api.fail_no_more();

@@ -26,7 +26,7 @@ fn a_server_that_refuses_events_disturbs_nothing() {
     world.api.fail_next_of("Event", usize::MAX, 403);
     world.start(&[]);
     world.settled();
-    world.node.until_logged(&["refuses the event Starting", "not tried again"]);
+    world.node.until_logged(&["rejected event \"Starting\"", "not retrying"]);
     world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
     world.node.until_leads(WEB, &["10.244.2.7:8080"]);
 }

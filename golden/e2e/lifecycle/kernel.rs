@@ -104,7 +104,7 @@ fn the_terminal_hanging_up_ends_it_in_order() {
     world.settled();
     let rules = world.node.rules();
     assert_eq!(world.node.end(Signal::SIGHUP).code(), Some(0));
-    world.node.until_logged(&["SIGHUP", "the rules stay"]);
+    world.node.until_logged(&["SIGHUP", "rules left in place"]);
     assert_eq!(world.node.rules(), rules);
 }
 

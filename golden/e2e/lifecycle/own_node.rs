@@ -78,7 +78,7 @@ fn it_says_what_it_waits_for_before_the_first_rules() {
     let mut world = World::new();
     world.api.apply(own(&[], &[]));
     world.start(&[]);
-    world.node.until_logged(&["waiting up to 30s for the Node", NAME]);
+    world.node.until_logged(&["Waiting up to 30s for Node", NAME]);
     assert!(!world.node.rules().contains("KUBE-"), "{}", world.node.rules());
     world.api.apply(own(&["192.168.50.2"], &[]));
     world.settled();
@@ -89,7 +89,7 @@ fn node_cidr_waits_for_networks_with_its_ports_open() {
     let mut world = World::new();
     world.api.apply(own(&["192.168.50.2"], &[]));
     world.start(&["--detect-local-mode=NodeCIDR"]);
-    world.node.until_logged(&["waiting for spec.podCIDRs"]);
+    world.node.until_logged(&["for spec.podCIDRs of Node"]);
     world.node.until_health("/livez", 200);
     assert!(!world.node.rules().contains("KUBE-"), "{}", world.node.rules());
     world.api.apply(own(&["192.168.50.2"], &["10.244.1.0/24"]));
@@ -103,7 +103,7 @@ fn a_node_that_may_not_be_read_is_named_with_what_to_do_until_it_may() {
     world.api.apply(own(&["192.168.50.2"], &["10.244.1.0/24"]));
     world.api.fail_next_of("Node", usize::MAX, 403);
     world.start(&["--detect-local-mode=NodeCIDR"]);
-    world.node.until_logged(&["no rules yet", "needs the spec.podCIDRs", "403 Forbidden", "system:node-proxier"]);
+    world.node.until_logged(&["no rules yet", "needs its spec.podCIDRs", "403 Forbidden", "system:node-proxier"]);
     assert!(!world.node.rules().contains("KUBE-"), "{}", world.node.rules());
     world.api.fail_no_more();
     world.settled();

@@ -18,7 +18,11 @@ fn a_file_that_is_half_written_keeps_what_it_held() {
     for half in halves {
         world.write_text("web.yaml", half);
         world.write("other.yaml", &[service("other", "10.96.0.11"), slice("other-1", "other", &["10.244.2.11"])]);
-        world.node.until_logged(&["web.yaml is not taken over, its objects stay", "the document that begins in line"]);
+        world.node.until_logged(&[
+            "Failed to load",
+            "web.yaml, keeping its objects",
+            "the document that begins in line",
+        ]);
         world.leads("other", &["10.244.2.11"]);
         world.leads("web", &["10.244.2.5"]);
         std::fs::remove_file(world.folder.join("other.yaml")).expect("it is there");
@@ -34,7 +38,7 @@ fn a_file_that_is_half_written_keeps_what_it_held() {
 fn bytes_that_are_no_text_and_files_nobody_may_read_keep_what_they_held() {
     let world = World::running();
     std::fs::write(world.folder.join("web.yaml"), b"kind: Service\xff\xfe").expect("written");
-    world.node.until_logged(&["web.yaml is not taken over", "UTF-8"]);
+    world.node.until_logged(&["Failed to load", "web.yaml", "UTF-8"]);
     world.leads("web", &["10.244.2.5"]);
     // A folder is no file, a link to nothing holds nothing; a pipe must not be waited for.
     std::fs::create_dir(world.folder.join("dir.yaml")).expect("a folder");
@@ -65,7 +69,7 @@ fn a_link_that_leads_nowhere_keeps_what_it_held_until_it_is_removed() {
         // Nothing tells of changes behind a link: any edit has all files looked at.
         world.works("10.244.2.7");
         world.works("10.244.2.6");
-        world.node.log().contains("link.yaml is not taken over, its objects stay")
+        world.node.log().contains("link.yaml, keeping its objects")
     });
     world.leads("linked", &["10.244.2.31"]);
     write("10.244.2.32");
@@ -83,7 +87,7 @@ fn while_a_file_cannot_be_read_at_the_start_the_rules_of_before_stay() {
     let before = world.node.rules();
     world.write_text("web.yaml", "kind: EndpointSlice\nmetadata: {");
     world.start();
-    world.node.until_logged(&["web.yaml is not taken over, nothing is programmed before it is"]);
+    world.node.until_logged(&["Failed to load", "web.yaml, no rules before it loads"]);
     world.node.until_health("/livez", 200);
     assert_eq!(world.node.rules(), before);
     world.works("10.244.2.6");
@@ -182,13 +186,13 @@ fn bad_objects() -> Vec<(Value, [&'static str; 3])> {
         ),
         (
             json!({ "kind": "Servce", "metadata": { "name": "typo" } }),
-            ["kind: \"Servce\"", "none of Service", "passed over"],
+            ["kind: \"Servce\"", "none of Service", "Skipped"],
         ),
         (
             json!({ "apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": { "name": "knative" } }),
-            ["Service default/knative", "apiVersion", "passed over"],
+            ["Service default/knative", "apiVersion", "Skipped"],
         ),
-        (json!(["no object"]), ["kind: \"\"", "none of Service", "passed over"]),
+        (json!(["no object"]), ["kind: \"\"", "none of Service", "Skipped"]),
     ]
 }
 
@@ -281,7 +285,7 @@ fn doubles_and_strangers_do_no_harm() {
     );
     world.leads("double", &["10.244.2.14", "10.244.2.15"]);
     world.node.until_logged(&["Service default/double", "spec.ports[1].name", "more than once"]);
-    world.node.until_logged(&["Service default/gone is there more than once", "the last one counts"]);
+    world.node.until_logged(&["Service default/gone is defined more than once", "using the last one"]);
     let rules = world.node.rules();
     assert!(rules.contains("--dport 81 ") && rules.contains("10.96.0.16/32"), "{rules}");
     assert!(!rules.contains("10.244.2.77") && !rules.contains("10.96.0.15/32"), "{rules}");

@@ -79,7 +79,7 @@ fn a_volume_of_a_config_map_is_swapped_as_a_whole() {
     std::fs::rename(volume.join("..data_tmp"), volume.join("..data")).expect("swapped");
     std::fs::remove_dir_all(volume.join("..2026_1")).expect("the old version goes");
     node.until_leads("default/web:http", &["10.244.2.6:8080", "10.244.2.7:8080"]);
-    assert!(!node.log().contains("not taken over"), "{}", node.log());
+    assert!(!node.log().contains("Failed to load"), "{}", node.log());
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn one_file_will_do_and_may_be_replaced() {
     node.until_leads("default/web:http", &["10.244.2.6:8080"]);
     // Gone is not empty: someone is about to write it.
     std::fs::remove_file(&path).expect("it is there");
-    node.until_logged(&["all.yaml is not taken over", "its objects stay"]);
+    node.until_logged(&["Failed to load", "all.yaml, keeping its objects"]);
     node.until_leads("default/web:http", &["10.244.2.6:8080"]);
     write("10.244.2.7");
     node.until_leads("default/web:http", &["10.244.2.7:8080"]);
@@ -114,7 +114,7 @@ fn a_folder_that_is_put_in_the_place_of_another_is_noticed() {
     node.start(&["--objects", &folder.to_string_lossy(), "--iptables-min-sync-period=0s"]);
     node.until_leads("default/web:http", &["10.244.2.5:8080"]);
     std::fs::rename(&folder, node.dir().join("away")).expect("moved");
-    node.until_logged(&["objects is not taken over", "its objects stay"]);
+    node.until_logged(&["Failed to load", "objects, keeping its objects"]);
     node.until_leads("default/web:http", &["10.244.2.5:8080"]);
     let next = node.dir().join("next");
     std::fs::create_dir(&next).expect("a folder");
@@ -135,7 +135,7 @@ fn of_an_object_in_two_files_the_last_one_counts_whatever_was_edited_last() {
     let world = World::running();
     let in_a = |pod: &str| world.write("a.yaml", &[slice("web-1", "web", &[pod])]);
     in_a("10.244.2.1");
-    world.node.until_logged(&["EndpointSlice default/web-1 is in several files", "a.yaml, ", "web.yaml"]);
+    world.node.until_logged(&["EndpointSlice default/web-1 is defined in several files", "a.yaml, ", "web.yaml"]);
     in_a("10.244.2.2");
     world.works("10.244.2.6");
     std::fs::remove_file(world.folder.join("web.yaml")).expect("it is there");

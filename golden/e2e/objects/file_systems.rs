@@ -15,7 +15,7 @@ fn objects_that_hang_while_they_are_read_keep_neither_health_nor_stopping_waitin
     let pipe = world.folder.join("pipe.yaml");
     nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
     world.node.start(&["--objects", &pipe.to_string_lossy(), "--iptables-min-sync-period=0s"]);
-    world.node.until_logged(&["Taking objects from", "pipe.yaml"]);
+    world.node.until_logged(&["Reading objects from", "pipe.yaml"]);
     for path in ["/healthz", "/livez"] {
         world.node.until_health(path, 200);
     }

@@ -63,7 +63,7 @@ fn refused_and_overcome(code: u16) {
     }
     world.start();
     for kind in ["Nodes", "Services", "EndpointSlices"] {
-        world.node.until_logged(&["watching", kind, &code.to_string()]);
+        world.node.until_logged(&["Failed to watch", kind, &code.to_string()]);
     }
     assert!(!world.node.log().contains("Status {"), "for people: {}", world.node.log());
     world.settled();
@@ -82,7 +82,7 @@ fn a_token_that_is_not_accepted_is_named_in_the_log() {
     let mut world = World::new();
     world.api.require_token(Some("secret"));
     world.start();
-    world.node.until_logged(&["watching Services", ": 401 "]);
+    world.node.until_logged(&["Failed to watch Services", ": 401 "]);
     assert!(!world.node.rules().contains("KUBE-"));
     world.node.end(nix::sys::signal::Signal::SIGTERM);
     let kubeconfig = world.api.kubeconfig(world.node.dir());
@@ -96,7 +96,7 @@ fn a_right_that_is_taken_away_stops_only_what_it_was_for() {
     let world = World::running();
     world.api.fail_next_of("EndpointSlice", usize::MAX, 403);
     world.api.end_watches_of("EndpointSlice", End::Clean);
-    world.node.until_logged(&["watching EndpointSlices", ": 403 ", "rules left in place"]);
+    world.node.until_logged(&["Failed to watch EndpointSlices", ": 403 ", "rules left in place"]);
     world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
     world.api.apply(service("other", "10.96.0.13"));
     world.node.until("Services are synced on", || world.node.rules().contains("10.96.0.13/32"));
@@ -121,7 +121,7 @@ fn a_token_that_expires_is_replaced_without_a_restart() {
     world.api.require_token(Some("second"));
     world.api.end_watches(End::Clean);
     for kind in ["Nodes", "Services", "EndpointSlices"] {
-        world.node.until_logged(&["watching", kind, ": 401 ", "rules left in place"]);
+        world.node.until_logged(&["Failed to watch", kind, ": 401 ", "rules left in place"]);
     }
     world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
     world.node.until_leads(WEB, &PODS);
@@ -195,7 +195,7 @@ fn after_an_event_that_was_garbled_everything_is_listed_again() {
     world.api.send_line("EndpointSlice", b"{\"type\":\"MODIFIED\",\"object\":{]");
     // Noticed when the next event begins where none may.
     world.api.send_bookmarks();
-    world.node.until_logged(&["watching EndpointSlices", "rules left in place"]);
+    world.node.until_logged(&["Failed to watch EndpointSlices", "rules left in place"]);
     world.api.wait_for_requests("a new list", |requests| {
         requests.iter().filter(|r| r.path.ends_with("/endpointslices") && r.is_streaming_list()).count() == 2
     });

@@ -16,8 +16,8 @@ fn nothing_is_programmed_before_both_lists_are_complete() {
         world.start();
         world.api.wait_for_watches(other, 1);
         world.api.wait_for_watches("Node", 1);
-        world.node.until_logged(&["watching", missing]);
-        world.node.until_logged(&["watching", missing, ": 500 "]);
+        world.node.until_logged(&["Failed to watch", missing]);
+        world.node.until_logged(&["Failed to watch", missing, ": 500 "]);
         assert!(!world.node.rules().contains("KUBE-"), "{}", world.node.rules());
         assert!(world.syncs() < 1.0, "nothing was synced");
         assert_eq!(world.node.health("/livez").map(|(code, _)| code), Some(200));
@@ -31,7 +31,7 @@ fn a_server_that_is_down_at_the_start_is_waited_for() {
     let mut world = World::new();
     world.api.down();
     world.start();
-    world.node.until_logged(&["watching Services", "connection refused", "rules left in place"]);
+    world.node.until_logged(&["Failed to watch Services", "connection refused", "rules left in place"]);
     assert_eq!(world.node.health("/livez").map(|(code, _)| code), Some(200), "there is nothing it should have done");
     assert_eq!(world.node.health("/healthz").map(|(code, _)| code), Some(503), "its Node is unknown");
     assert!(!world.node.rules().contains("KUBE-"), "{}", world.node.rules());
@@ -44,7 +44,7 @@ fn rules_stay_while_the_server_is_down_and_catch_up_when_it_is_back() {
     let world = World::running();
     let before = world.node.rules();
     world.api.down();
-    world.node.until_logged(&["watching Services", "rules left in place"]);
+    world.node.until_logged(&["Failed to watch Services", "rules left in place"]);
     world.api.apply(slice("web-1", "web", &["10.244.2.8"]));
     assert_eq!(world.node.rules(), before);
     for path in ["/healthz", "/livez"] {
@@ -62,7 +62,7 @@ fn sigterm_ends_it_in_order_and_leaves_the_rules() {
         let before = world.node.rules();
         let status = world.node.end(signal);
         assert_eq!(status.code(), Some(0), "{status}\n{}", world.node.log());
-        world.node.until_logged(&[signal.as_str(), "the rules stay"]);
+        world.node.until_logged(&[signal.as_str(), "rules left in place"]);
         for family in ["IPv4", "IPv6"] {
             world.node.until_logged(&[&format!("{family}: stopped")]);
         }
@@ -86,7 +86,7 @@ fn sigterm_ends_it_while_the_server_is_away() {
     let mut world = World::new();
     world.api.down();
     world.start();
-    world.node.until_logged(&["watching Services"]);
+    world.node.until_logged(&["Failed to watch Services"]);
     let start = Instant::now();
     let status = world.node.end(Signal::SIGTERM);
     assert_eq!(status.code(), Some(0), "{status}\n{}", world.node.log());

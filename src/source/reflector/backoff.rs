@@ -1,4 +1,4 @@
-//! How long to wait after a failure, as client-go's reflector does.
+//! The backoff after failures, as client-go's reflector has it.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 const INITIAL: Duration = Duration::from_millis(800);
 /// The longest pause, before jitter.
 const MAX: Duration = Duration::from_secs(30);
-/// How long watches must have been healthy before the next failure starts over with [`INITIAL`].
+/// How long watches must be healthy before the next failure starts over with [`INITIAL`].
 const HEALTHY: Duration = Duration::from_secs(120);
 
 /// An exponential backoff that only sustained health resets.
@@ -22,12 +22,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Notes that a watch is open.
+    /// Records that a watch is open.
     pub fn healthy(&mut self, now: Instant) {
         self.healthy_since.get_or_insert(now);
     }
 
-    /// The pause after a failure: 0.8 s, doubled for each failure up to 30 s, plus up to the same again at random, so
+    /// The pause after a failure: 0.8 s, doubled for each failure up to 30 s, plus up to the same again at random so
     /// that nodes do not retry in step. `jitter` is from 0 to 1.
     pub fn after_failure(&mut self, now: Instant, jitter: f64) -> Duration {
         if self.healthy_since.take().is_some_and(|since| now.duration_since(since) >= HEALTHY) {

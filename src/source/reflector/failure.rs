@@ -1,4 +1,4 @@
-//! Why a list or a watch failed, and what follows from it.
+//! Why a list or a watch failed, and how the reflector reacts.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use crate::source::wire::{Encoding, Status, WireError, decode_status};
 /// Why a list or a watch failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// The request was not answered, or its connection broke.
+    /// The request got no response, or its connection broke.
     Request(RequestError),
     /// The API server refused, with an HTTP status or an ERROR event.
     Refused(Status),
-    /// The API server answered with something that is no list or watch.
+    /// The response is not a list or watch.
     Wire(WireError),
-    /// A watch brought an event that could not be decoded, so an object may have been missed.
+    /// A watch event could not be decoded, so an object may have been missed.
     Unreadable(DecodeError),
-    /// The answer has a media type that was not asked for.
+    /// The response has a media type that was not requested.
     MediaType(String),
-    /// Nothing came for so long.
+    /// No bytes came for that long.
     Stalled(&'static str, Duration),
     /// A streamed list ended before the bookmark that completes it.
     NoBookmark,
@@ -62,7 +62,7 @@ impl Failure {
         }
     }
 
-    /// Whether it comes from an exec plugin, one run of which may fail many requests; its text tells the run.
+    /// Whether it comes from an exec plugin, one run of which may fail many requests; its text names the run.
     pub fn is_of_plugin(&self) -> bool {
         matches!(self, Self::Request(RequestError::Credentials { .. }))
     }
@@ -75,13 +75,13 @@ impl Failure {
         }
     }
 
-    /// The version asked for is no longer in etcd's history.
+    /// The requested version is no longer in etcd's history.
     pub fn is_expired(&self) -> bool {
         self.code() == Some(410)
     }
 
-    /// The version asked for is newer than any that the server knows, as after a restore of etcd. Servers before 1.18.6
-    /// tell it by the message only.
+    /// The requested version is newer than any of the server's, as after a restore of etcd. Servers before 1.18.6 say
+    /// so only in the message.
     pub fn is_too_large(&self) -> bool {
         let Self::Refused(status) = self else { return false };
         status.causes.iter().any(|(reason, _)| reason == "ResourceVersionTooLarge")
@@ -93,7 +93,7 @@ impl Failure {
         self.code() == Some(404)
     }
 
-    /// A plain list would fail in the same way: client-go waits these out instead of falling back.
+    /// A plain list would fail in the same way: client-go backs off instead of falling back.
     pub fn outlasts_fallback(&self) -> bool {
         match self {
             Self::Request(error) => error.is_refused(),
@@ -101,14 +101,15 @@ impl Failure {
         }
     }
 
-    /// Says something about the server and not only about the connection to it. So does a streamed list without an answer
-    /// if a plain list is answered then.
+    /// Says something about the server and not only about the connection to it.
     pub fn is_answer(&self) -> bool {
         !matches!(self, Self::Request(_))
     }
 
-    /// A watch can go on from its last version once the server is well again, without a new list. Not after a server
-    /// whose certificate was refused: the one that comes back may have another history. client-go lists again, too.
+    /// A watch can continue from its last version once the server recovers, without a new list.
+    ///
+    /// Not after a server whose certificate was refused: the one that comes back may have another history. client-go
+    /// lists again, too.
     pub fn keeps_version(&self) -> bool {
         match self {
             Self::Request(RequestError::Tls { .. }) => false,
@@ -118,7 +119,7 @@ impl Failure {
         }
     }
 
-    /// How long the server asks to be left alone.
+    /// How long the server asks to wait.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(status) => status.retry_after,
@@ -126,7 +127,7 @@ impl Failure {
         }
     }
 
-    /// From an answer that is not 200. A proxy's HTML page becomes the status line and its first words.
+    /// From a response that is not 200. A proxy's HTML page becomes the status line and its first words.
     pub fn of_answer(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let status = Encoding::of(media_type).and_then(|encoding| decode_status(encoding, body));
@@ -149,12 +150,12 @@ impl Failure {
     }
 }
 
-/// The beginning of a body that is not for machines, on one line.
+/// The beginning of an unstructured body, on one line.
 fn first_words(body: &[u8]) -> String {
-    const MOST: usize = 120;
-    let text = String::from_utf8_lossy(&body[..body.len().min(MOST * 4)]);
+    const MAX_CHARS: usize = 120;
+    let text = String::from_utf8_lossy(&body[..body.len().min(MAX_CHARS * 4)]);
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match words.char_indices().nth(MOST) {
+    match words.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}…", &words[..end]),
         None => words,
     }

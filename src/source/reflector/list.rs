@@ -13,14 +13,14 @@ use super::transport::{Chunks, Transport};
 use crate::client::Verb;
 use crate::source::wire::{ListDecoder, ListMeta};
 
-/// How long the head of a page's answer may take; the API server itself ends requests after a minute.
+/// How long the response head of a page may take; the API server itself ends requests after a minute.
 const PAGE_HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the body of a page may pause. There is no limit for all of it: a slow list that moves comes to its end.
+/// How long the body of a page may pause. It has no total limit: a slow list that progresses completes.
 const PAGE_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl<T: Transport> Reflector<T> {
-    /// Brings all objects to the sink by a plain list: at least as new as the last version seen, or the newest if the
-    /// server does not have that one.
+    /// Lists all objects into the sink: at least as new as the last version seen, or the newest if the server no longer
+    /// has that one.
     pub(super) async fn list(&mut self) -> Result<(), Failure> {
         match self.list_from(self.version.for_list()).await {
             Err(failure) if self.version.lost(&failure) => self.list_from(self.version.for_list()).await,
@@ -29,7 +29,7 @@ impl<T: Transport> Reflector<T> {
     }
 
     async fn list_from(&mut self, resource_version: String) -> Result<(), Failure> {
-        // With a version the watch cache answers only requests without a limit; others would go to etcd.
+        // With a version the watch cache serves only requests without a limit; others go to etcd.
         let limited = matches!(resource_version.as_str(), "" | "0");
         let mut page = Page { limited, continue_token: String::new(), resource_version: resource_version.clone() };
         self.sink.mark(&Change::Listing(self.resource.kind));
@@ -39,7 +39,7 @@ impl<T: Transport> Reflector<T> {
                 Ok(ListMeta { resource_version, continue_token, unreadable }) => {
                     if let Some((count, error)) = unreadable {
                         let kind = self.resource.kind.name();
-                        error!("skipped {count} {kind}s of a list, objects missing from it are kept: {error}");
+                        error!("Skipped {count} {kind}s of a list, objects missing from it are kept: {error}");
                         in_part = true;
                     }
                     let version = version.get_or_insert(resource_version);
@@ -47,7 +47,7 @@ impl<T: Transport> Reflector<T> {
                         self.listed(std::mem::take(version), in_part);
                         return Ok(());
                     }
-                    // A version is not allowed beside a token, which has one.
+                    // A version is not allowed with a token, which contains one.
                     page = Page { limited: true, continue_token, resource_version: String::new() };
                 }
                 Err(failure) if failure.is_expired() && !page.continue_token.is_empty() => {
@@ -61,9 +61,9 @@ impl<T: Transport> Reflector<T> {
         }
     }
 
-    /// One page: each object goes to the sink as it is decoded.
+    /// Lists one page: each object goes to the sink as soon as it is decoded.
     async fn page(&mut self, page: &Page) -> Result<ListMeta, Failure> {
-        let mut answer = self.ask(Verb::List, &self.resource.list(page), PAGE_HEAD_TIMEOUT).await?;
+        let mut answer = self.send(Verb::List, &self.resource.list(page), PAGE_HEAD_TIMEOUT).await?;
         let mut decoder = ListDecoder::new(self.resource.kind, answer.encoding);
         let stalled = |_| Failure::Stalled("bytes of a list", PAGE_IDLE_TIMEOUT);
         while let Some(chunk) = timeout(PAGE_IDLE_TIMEOUT, answer.body.chunk()).await.map_err(stalled)? {

@@ -1,7 +1,7 @@
 //! Lists and watches the objects of one kind, as client-go's reflector does.
 //!
 //! A streamed list comes first. If it fails in any way that a plain list might not share, a plain list follows at once,
-//! and the server is asked for plain lists from then on. After a list, watches go on from the last version seen, until
+//! and only plain lists are requested from then on. After a list, watches continue from the last version seen, until
 //! the server no longer has that version. All failures share one backoff, which only two minutes of open watches reset.
 
 mod backoff;
@@ -32,23 +32,23 @@ use super::Sink;
 use super::wire::WatchEvent;
 use crate::client::Verb;
 
-/// When a watch is asked to end, at the earliest; at the latest after twice that time.
+/// The timeout requested for a watch, at least; at most twice as long.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long after its own timeout a watch may still be silent.
+/// How long after its own timeout a watch may be silent.
 const WATCH_TIMEOUT_GRACE: Duration = Duration::from_secs(30);
-/// How long a watch may be silent on a server with bookmarks: they come about once a minute. A server whose etcd was
-/// restored from a backup never answers a watch from a version that it does not have yet: then only a list helps.
+/// How long a watch may be silent on a server with bookmarks, which come about once a minute. A server whose etcd was
+/// restored from a backup never answers a watch from a version that it does not have yet: only a list helps then.
 const BOOKMARK_TIMEOUT: Duration = Duration::from_secs(120);
 /// A watch that ends sooner counts as a failure.
 const MIN_WATCH_DURATION: Duration = Duration::from_secs(1);
-/// So many refused watches in a row are followed by a new list: an API server answers 500 to a version that is no number.
+/// Refused watches in a row before a new list: an API server answers 500 to a version that is not a number.
 const MAX_REFUSALS: u32 = 3;
-/// How long the head of a streamed list's answer may take. Priority and Fairness may hold a request back that long.
+/// How long the response head of a streamed list may take. API Priority and Fairness may queue a request that long.
 const STREAM_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a streamed list may pause before it is given up for a plain one.
+/// How long a streamed list may pause before a plain one replaces it.
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whether an API server streams lists, as far as is known; shared by the reflectors of all kinds.
+/// Whether an API server streams lists, as far as known; shared by the reflectors of all kinds.
 #[derive(Clone, Debug)]
 pub struct StreamedLists(Arc<AtomicBool>);
 
@@ -63,7 +63,7 @@ impl StreamedLists {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// The server does not stream lists. Logged once for all kinds.
+    /// Records that the server does not stream lists; logged once for all kinds.
     fn give_up(&self, kind: Kind, failure: &str) {
         if self.0.swap(false, Ordering::Relaxed) {
             info!("The API server does not stream lists, using plain lists from now on: {}s: {failure}", kind.name());
@@ -102,7 +102,7 @@ impl<T: Transport> Reflector<T> {
         }
     }
 
-    /// Lists and watches for ever; returns only for a kind that the server does not have and that can be done without.
+    /// Lists and watches forever; returns only for an optional kind that the server does not have.
     pub async fn run(mut self) {
         loop {
             let failure = match self.list_and_watch().await {
@@ -123,7 +123,7 @@ impl<T: Transport> Reflector<T> {
     async fn list_and_watch(&mut self) -> Result<Infallible, Failure> {
         let mut open = self.populate().await?;
         let mut refusals = 0;
-        debug!("{}s are listed at version {}", self.resource.kind.name(), self.version.last());
+        debug!("Listed {}s at resource version {}", self.resource.kind.name(), self.version.last());
         loop {
             let ended = match self.watch(open.take()).await {
                 Ok(()) => {
@@ -140,7 +140,7 @@ impl<T: Transport> Reflector<T> {
         }
     }
 
-    /// Brings all objects to the sink. A streamed list leaves its watch open.
+    /// Lists all objects into the sink. A streamed list leaves its watch open.
     async fn populate(&mut self) -> Result<Option<Watch<T::Body>>, Failure> {
         if !self.streamed_lists.are_usable() {
             return self.list().await.map(|()| None);
@@ -159,7 +159,7 @@ impl<T: Transport> Reflector<T> {
         Ok(None)
     }
 
-    /// A streamed list, from the last version, or from the newest if the server does not have that one.
+    /// A streamed list from the last version, or from the newest if the server no longer has that one.
     async fn stream_list(&mut self) -> Result<Watch<T::Body>, Failure> {
         match self.stream_list_from(self.version.for_watch()).await {
             Err(failure) if self.version.lost(&failure) => self.stream_list_from(self.version.for_watch()).await,
@@ -169,9 +169,9 @@ impl<T: Transport> Reflector<T> {
 
     async fn stream_list_from(&mut self, version: String) -> Result<Watch<T::Body>, Failure> {
         let path = self.resource.streamed_list(&version, watch_timeout());
-        let asked = Instant::now();
-        let answer = self.ask(Verb::Watch, &path, STREAM_HEAD_TIMEOUT).await?;
-        let mut watch = Watch::new(answer, self.resource.kind, asked);
+        let requested_at = Instant::now();
+        let answer = self.send(Verb::Watch, &path, STREAM_HEAD_TIMEOUT).await?;
+        let mut watch = Watch::new(answer, self.resource.kind, requested_at);
         let kind = self.resource.kind;
         self.sink.mark(&Change::Listing(kind));
         let mut in_part = false;
@@ -183,7 +183,7 @@ impl<T: Transport> Reflector<T> {
                     return Ok(watch);
                 }
                 WatchEvent::Unreadable(error) => {
-                    error!("skipped an event of a list of {}s, objects missing from it are kept: {error}", kind.name());
+                    error!("Skipped an event of a list of {}s, objects missing from it are kept: {error}", kind.name());
                     in_part = true;
                 }
                 event => _ = self.take(event)?,
@@ -191,23 +191,23 @@ impl<T: Transport> Reflector<T> {
         }
     }
 
-    /// A list is complete. `in_part`: but for objects that could not be decoded.
+    /// Marks a list as complete. `in_part`: except for objects that could not be decoded.
     fn listed(&mut self, version: String, in_part: bool) {
         let kind = self.resource.kind;
         self.version.listed(version);
         self.sink.mark(&if in_part { Change::ListedInPart(kind) } else { Change::Listed(kind) });
     }
 
-    /// A watch until it ends. `open`: one that is open already.
+    /// Follows a watch until it ends. `open`: one that is open already.
     async fn watch(&mut self, open: Option<Watch<T::Body>>) -> Result<(), Failure> {
         let timeout = watch_timeout();
         let mut watch = match open {
             Some(watch) => watch,
             None => {
-                let asked = Instant::now();
+                let requested_at = Instant::now();
                 let path = self.resource.watch(self.version.last(), timeout);
-                // Some proxies hold the head back until the first event.
-                Watch::new(self.ask(Verb::Watch, &path, BOOKMARK_TIMEOUT).await?, self.resource.kind, asked)
+                // Some proxies delay the head until the first event.
+                Watch::new(self.send(Verb::Watch, &path, BOOKMARK_TIMEOUT).await?, self.resource.kind, requested_at)
             }
         };
         self.backoff.healthy(Instant::now());
@@ -231,9 +231,9 @@ impl<T: Transport> Reflector<T> {
                 Err(failure) => break Some(failure),
             }
         };
-        let lasted = watch.asked.elapsed();
+        let lasted = watch.requested_at.elapsed();
         match ended {
-            // Connections of watches break for many reasons. If the server is in trouble, the next request tells.
+            // Connections of watches break for many reasons. If the server is down, the next request shows it.
             Some(Failure::Request(error)) if lasted >= MIN_WATCH_DURATION => {
                 info!("Watch of {}s ended, watching again: {error}", self.resource.kind.name());
                 Ok(())
@@ -244,7 +244,7 @@ impl<T: Transport> Reflector<T> {
         }
     }
 
-    /// Takes an object to the sink and returns its version.
+    /// Sends an object to the sink and returns its version.
     fn take(&mut self, event: WatchEvent) -> Result<Option<String>, Failure> {
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
@@ -262,26 +262,26 @@ impl<T: Transport> Reflector<T> {
         }
     }
 
-    /// Sends a request. `head_timeout`: how long the head of the answer may take.
-    async fn ask(&self, verb: Verb, path: &str, head_timeout: Duration) -> Result<OkResponse<T::Body>, Failure> {
+    /// Sends a request. `head_timeout`: how long the response head may take.
+    async fn send(&self, verb: Verb, path: &str, head_timeout: Duration) -> Result<OkResponse<T::Body>, Failure> {
         let late = |_| Failure::Stalled("answer", head_timeout);
         let answer = timeout(head_timeout, self.transport.get(verb, path, &self.accept)).await.map_err(late)?;
         OkResponse::of(answer.map_err(Failure::Request)?).await
     }
 
-    /// Logs a failure and waits before the next try.
+    /// Logs a failure and waits before the next attempt.
     async fn back_off(&mut self, failure: &Failure) {
         let pause = self.backoff.after_failure(Instant::now(), jitter());
         let pause = pause.max(failure.retry_after().unwrap_or_default());
         let kind = self.resource.kind;
         let text = failure.at(self.transport.server());
-        let line = format!("watching {}s: {text}; retrying in {pause:.1?}, rules left in place", kind.name());
+        let line = format!("Failed to watch {}s, retrying in {pause:.1?}, rules left in place: {text}", kind.name());
         if failure.is_of_plugin() && self.last_failure == text {
             debug!("{line}");
         } else {
             warn!("{line}");
         }
-        self.sink.trouble(kind, &text);
+        self.sink.report_failure(kind, &text);
         self.last_failure = text;
         sleep(pause).await;
     }

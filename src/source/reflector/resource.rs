@@ -101,7 +101,7 @@ pub struct Page {
     pub limited: bool,
     /// Where the page begins; empty: with the first object.
     pub continue_token: String,
-    /// "0": whatever the watch cache holds; empty: the latest from etcd; else at least as new as that version.
+    /// "0": any version that the watch cache has; empty: the latest from etcd; else at least as new as this version.
     pub resource_version: String,
 }
 

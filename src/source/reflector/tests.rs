@@ -1,4 +1,4 @@
-//! The reflector's decisions, against a scripted server and with the clock under control.
+//! The reflector against a scripted server, with paused time.
 
 mod outage;
 
@@ -21,25 +21,25 @@ use crate::health::Health;
 use crate::source::FamilySenders;
 use crate::source::NodeUpdate;
 
-/// What a body brings next.
+/// A step of a response body.
 #[derive(Clone, Debug)]
-enum Step {
+enum BodyStep {
     Bytes(String),
     Pause(Duration),
     Break,
     Hang,
 }
 
-/// How a request is answered.
+/// The response to a request.
 #[derive(Clone, Debug)]
-enum Reply {
+enum ScriptedReply {
     Refused,
     Status(u16, &'static str),
-    Body(Vec<Step>),
+    Body(Vec<BodyStep>),
 }
 
-/// What is done with a request: by its path and query, and how many came before.
-type Script = Box<dyn Fn(&str, usize) -> Reply + Send>;
+/// Chooses the response by path and query, and by the number of earlier requests.
+type Script = Box<dyn Fn(&str, usize) -> ScriptedReply + Send>;
 
 struct Server {
     script: Script,
@@ -50,7 +50,7 @@ struct Server {
 #[derive(Clone)]
 struct Scripted(Arc<Mutex<Server>>);
 
-struct ScriptedBody(VecDeque<Step>);
+struct ScriptedBody(VecDeque<BodyStep>);
 
 impl Transport for Scripted {
     type Body = ScriptedBody;
@@ -73,14 +73,14 @@ impl Transport for Scripted {
             (server.script)(path, count)
         };
         let (status, steps) = match reply {
-            Reply::Refused => {
+            ScriptedReply::Refused => {
                 return Err(RequestError::Refused {
                     server: "http://127.0.0.1:1".into(),
                     cause: "connection refused".into(),
                 });
             }
-            Reply::Status(code, body) => (code, vec![Step::Bytes(body.to_owned())]),
-            Reply::Body(steps) => (200, steps),
+            ScriptedReply::Status(code, body) => (code, vec![BodyStep::Bytes(body.to_owned())]),
+            ScriptedReply::Body(steps) => (200, steps),
         };
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -92,22 +92,22 @@ impl Chunks for ScriptedBody {
     async fn chunk(&mut self) -> Option<Result<Bytes, RequestError>> {
         loop {
             match self.0.pop_front()? {
-                Step::Bytes(text) => return Some(Ok(text.into())),
-                Step::Pause(time) => sleep(time).await,
-                Step::Break => {
+                BodyStep::Bytes(text) => return Some(Ok(text.into())),
+                BodyStep::Pause(time) => sleep(time).await,
+                BodyStep::Break => {
                     return Some(Err(RequestError::Other {
                         server: "http://127.0.0.1:1".into(),
                         cause: "reset".into(),
                     }));
                 }
-                Step::Hang => std::future::pending().await,
+                BodyStep::Hang => std::future::pending().await,
             }
         }
     }
 }
 
-/// A reflector of Services at work.
-struct World {
+/// A running reflector of Services.
+struct Reflected {
     server: Scripted,
     changes: Receiver,
     news: UnboundedReceiver<NodeUpdate>,
@@ -115,8 +115,8 @@ struct World {
     task: tokio::task::JoinHandle<()>,
 }
 
-impl World {
-    fn new(script: impl Fn(&str, usize) -> Reply + Send + 'static) -> Self {
+impl Reflected {
+    fn new(script: impl Fn(&str, usize) -> ScriptedReply + Send + 'static) -> Self {
         let server = Server { script: Box::new(script), requests: Vec::new(), began: Instant::now() };
         let server = Scripted(Arc::new(Mutex::new(server)));
         let settings = validate(KubeProxyConfiguration::default().with_defaults(), "node-a").expect("defaults");
@@ -156,7 +156,7 @@ impl World {
     }
 }
 
-/// What a reflector did.
+/// The observed behaviour of a reflector.
 struct Outcome {
     requests: Vec<(Duration, String)>,
     events: Vec<String>,
@@ -210,39 +210,41 @@ fn service(name: &str, version: u32) -> String {
     )
 }
 
-fn event(of: &str, object: &str) -> Step {
-    Step::Bytes(format!("{{\"type\":\"{of}\",\"object\":{object}}}\n"))
+fn event(of: &str, object: &str) -> BodyStep {
+    BodyStep::Bytes(format!("{{\"type\":\"{of}\",\"object\":{object}}}\n"))
 }
 
-fn bookmark(version: u32, ends_list: bool) -> Step {
+fn bookmark(version: u32, ends_list: bool) -> BodyStep {
     let annotation = if ends_list { r#","annotations":{"k8s.io/initial-events-end":"true"}"# } else { "" };
     event("BOOKMARK", &format!(r#"{{"kind":"Service","metadata":{{"resourceVersion":"{version}"{annotation}}}}}"#))
 }
 
-fn error_event(code: u16, reason: &str) -> Step {
+fn error_event(code: u16, reason: &str) -> BodyStep {
     event(
         "ERROR",
         &format!(r#"{{"kind":"Status","status":"Failure","message":"no","reason":"{reason}","code":{code}}}"#),
     )
 }
 
-fn list(version: u32, token: &str, items: &[&str]) -> Vec<Step> {
+fn list(version: u32, token: &str, items: &[&str]) -> Vec<BodyStep> {
     let items = items.iter().map(|name| service(name, 1)).collect::<Vec<_>>().join(",");
     let metadata = format!(r#"{{"resourceVersion":"{version}","continue":"{token}"}}"#);
-    vec![Step::Bytes(format!(r#"{{"kind":"ServiceList","apiVersion":"v1","metadata":{metadata},"items":[{items}]}}"#))]
+    vec![BodyStep::Bytes(format!(
+        r#"{{"kind":"ServiceList","apiVersion":"v1","metadata":{metadata},"items":[{items}]}}"#
+    ))]
 }
 
-fn streamed(then: &[Step]) -> Reply {
+fn streamed(then: &[BodyStep]) -> ScriptedReply {
     let list = [event("ADDED", &service("a", 3)), event("ADDED", &service("b", 1)), bookmark(7, true)];
-    Reply::Body(list.into_iter().chain(then.iter().cloned()).collect())
+    ScriptedReply::Body(list.into_iter().chain(then.iter().cloned()).collect())
 }
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
 #[tokio::test(start_paused = true)]
 async fn streamed_list_stays_open_as_the_watch() {
-    let then = [event("MODIFIED", &service("a", 8)), event("DELETED", &service("b", 9)), Step::Hang];
-    let outcome = World::new(move |_, _| streamed(&then)).after(SECONDS(100)).await;
+    let then = [event("MODIFIED", &service("a", 8)), event("DELETED", &service("b", 9)), BodyStep::Hang];
+    let outcome = Reflected::new(move |_, _| streamed(&then)).after(SECONDS(100)).await;
     assert_eq!(outcome.letters(), "S");
     assert_eq!(outcome.versions(), [""]);
     assert_eq!(outcome.events, ["listing", "+a", "-b", "listed"]);
@@ -251,27 +253,31 @@ async fn streamed_list_stays_open_as_the_watch() {
 
 #[tokio::test(start_paused = true)]
 async fn any_failure_of_a_streamed_list_is_followed_at_once_by_a_plain_list() {
-    let failures: Vec<(&str, Reply, u64)> = vec![
-        ("400", Reply::Status(400, "{}"), 0),
-        ("403", Reply::Status(403, "{}"), 0),
-        ("404", Reply::Status(404, "404 page not found"), 0),
-        ("422", Reply::Status(422, "{}"), 0),
-        ("500", Reply::Status(500, r#"{"kind":"Status","message":"RequestWatchProgress is disabled","code":500}"#), 0),
-        ("502", Reply::Status(502, "<html><body>Bad Gateway</body></html>"), 0),
-        ("ERROR event", Reply::Body(vec![error_event(500, "InternalError"), Step::Hang]), 0),
-        ("closed at once", Reply::Body(vec![]), 0),
-        ("closed without bookmark", Reply::Body(vec![event("ADDED", &service("a", 1))]), 0),
-        ("no bookmark", Reply::Body(vec![event("ADDED", &service("a", 1)), Step::Hang]), 1),
-        ("silence", Reply::Body(vec![Step::Hang]), 1),
-        ("garbage", Reply::Body(vec![Step::Bytes("<html>".into()), Step::Hang]), 0),
+    let failures: Vec<(&str, ScriptedReply, u64)> = vec![
+        ("400", ScriptedReply::Status(400, "{}"), 0),
+        ("403", ScriptedReply::Status(403, "{}"), 0),
+        ("404", ScriptedReply::Status(404, "404 page not found"), 0),
+        ("422", ScriptedReply::Status(422, "{}"), 0),
+        (
+            "500",
+            ScriptedReply::Status(500, r#"{"kind":"Status","message":"RequestWatchProgress is disabled","code":500}"#),
+            0,
+        ),
+        ("502", ScriptedReply::Status(502, "<html><body>Bad Gateway</body></html>"), 0),
+        ("ERROR event", ScriptedReply::Body(vec![error_event(500, "InternalError"), BodyStep::Hang]), 0),
+        ("closed at once", ScriptedReply::Body(vec![]), 0),
+        ("closed without bookmark", ScriptedReply::Body(vec![event("ADDED", &service("a", 1))]), 0),
+        ("no bookmark", ScriptedReply::Body(vec![event("ADDED", &service("a", 1)), BodyStep::Hang]), 1),
+        ("silence", ScriptedReply::Body(vec![BodyStep::Hang]), 1),
+        ("garbage", ScriptedReply::Body(vec![BodyStep::Bytes("<html>".into()), BodyStep::Hang]), 0),
     ];
     for (name, failure, seconds) in failures {
         let script = move |path: &str, _| match (is_stream(path), is_watch(path)) {
             (true, _) => failure.clone(),
-            (false, true) => Reply::Body(vec![Step::Hang]),
-            (false, false) => Reply::Body(list(7, "", &["a"])),
+            (false, true) => ScriptedReply::Body(vec![BodyStep::Hang]),
+            (false, false) => ScriptedReply::Body(list(7, "", &["a"])),
         };
-        let outcome = World::new(script).after(SECONDS(60)).await;
+        let outcome = Reflected::new(script).after(SECONDS(60)).await;
         assert_eq!(outcome.letters(), "SLW", "{name}");
         assert_eq!(outcome.versions(), ["", "0", "7"], "{name}");
         assert_eq!(outcome.requests[1].0.as_secs(), seconds, "{name}");
@@ -283,20 +289,20 @@ async fn any_failure_of_a_streamed_list_is_followed_at_once_by_a_plain_list() {
 #[tokio::test(start_paused = true)]
 async fn broken_connection_falls_back_but_says_nothing_about_streaming() {
     let script = |path: &str, _| match (is_stream(path), is_watch(path)) {
-        (true, _) => Reply::Body(vec![event("ADDED", &service("a", 1)), Step::Break]),
-        (false, true) => Reply::Body(vec![Step::Hang]),
-        (false, false) => Reply::Body(list(7, "", &["a"])),
+        (true, _) => ScriptedReply::Body(vec![event("ADDED", &service("a", 1)), BodyStep::Break]),
+        (false, true) => ScriptedReply::Body(vec![BodyStep::Hang]),
+        (false, false) => ScriptedReply::Body(list(7, "", &["a"])),
     };
-    let outcome = World::new(script).after(SECONDS(10)).await;
+    let outcome = Reflected::new(script).after(SECONDS(10)).await;
     assert_eq!(outcome.letters(), "SLW");
     assert!(outcome.streams);
 }
 
 #[tokio::test(start_paused = true)]
 async fn overload_and_refused_connections_are_waited_out() {
-    for failure in [Reply::Refused, Reply::Status(429, "{}"), Reply::Status(401, "{}")] {
-        let script = move |_: &str, count| if count < 3 { failure.clone() } else { streamed(&[Step::Hang]) };
-        let outcome = World::new(script).after(SECONDS(20)).await;
+    for failure in [ScriptedReply::Refused, ScriptedReply::Status(429, "{}"), ScriptedReply::Status(401, "{}")] {
+        let script = move |_: &str, count| if count < 3 { failure.clone() } else { streamed(&[BodyStep::Hang]) };
+        let outcome = Reflected::new(script).after(SECONDS(20)).await;
         assert_eq!(outcome.letters(), "SSSS");
         assert_eq!(outcome.troubles.len(), 3);
         assert!(outcome.requests[3].0 >= Duration::from_millis(800 + 1600 + 3200));
@@ -308,21 +314,24 @@ async fn servers_in_trouble_are_asked_a_handful_of_times() {
     // A list, then 410, again and again.
     let gone = |path: &str, _| match (is_stream(path), is_watch(path)) {
         (true, _) => streamed(&[error_event(410, "Expired")]),
-        _ => Reply::Status(410, "{}"),
+        _ => ScriptedReply::Status(410, "{}"),
     };
-    let outcome = World::new(gone).after(SECONDS(20)).await;
+    let outcome = Reflected::new(gone).after(SECONDS(20)).await;
     assert!((3..=5).contains(&outcome.letters().len()), "{}", outcome.letters());
     // Watches that end at once are tried again from the version, without a list.
-    let closing = |path: &str, _| if is_stream(path) { streamed(&[]) } else { Reply::Body(vec![]) };
-    let outcome = World::new(closing).after(SECONDS(20)).await;
+    let closing = |path: &str, _| if is_stream(path) { streamed(&[]) } else { ScriptedReply::Body(vec![]) };
+    let outcome = Reflected::new(closing).after(SECONDS(20)).await;
     assert!(outcome.letters().starts_with("SWW") && outcome.letters().len() <= 6, "{}", outcome.letters());
     let short = "http://127.0.0.1:1: the watch ended after";
     assert!(outcome.troubles.iter().all(|said| said.starts_with(short)), "{:?}", outcome.troubles);
     // So are events followed by an end.
     let then = [event("MODIFIED", &service("a", 8))];
-    let outcome = World::new(
-        move |path, _| if is_stream(path) { streamed(&then) } else { Reply::Body(vec![bookmark(9, false)]) },
-    );
+    let outcome =
+        Reflected::new(
+            move |path, _| {
+                if is_stream(path) { streamed(&then) } else { ScriptedReply::Body(vec![bookmark(9, false)]) }
+            },
+        );
     let outcome = outcome.after(SECONDS(20)).await;
     assert!(outcome.letters().len() <= 6, "{}", outcome.letters());
     assert_eq!(outcome.versions()[1..3], ["8", "9"]);
@@ -331,25 +340,25 @@ async fn servers_in_trouble_are_asked_a_handful_of_times() {
 #[tokio::test(start_paused = true)]
 async fn two_minutes_of_health_reset_the_backoff() {
     let script = |path: &str, count| match count {
-        0..5 => Reply::Status(429, "{}"),
-        5 => streamed(&[Step::Pause(SECONDS(300)), error_event(410, "Expired")]),
-        _ if is_watch(path) => streamed(&[Step::Hang]),
+        0..5 => ScriptedReply::Status(429, "{}"),
+        5 => streamed(&[BodyStep::Pause(SECONDS(300)), error_event(410, "Expired")]),
+        _ if is_watch(path) => streamed(&[BodyStep::Hang]),
         _ => panic!("{path}"),
     };
-    let outcome = World::new(script).after(SECONDS(500)).await;
+    let outcome = Reflected::new(script).after(SECONDS(500)).await;
     let pause = outcome.requests[6].0 - outcome.requests[5].0 - SECONDS(300);
     assert!((800..=1600).contains(&pause.as_millis()), "{pause:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn watches_go_on_from_the_last_version_seen() {
-    for end in [Step::Break, Step::Pause(Duration::ZERO)] {
+    for end in [BodyStep::Break, BodyStep::Pause(Duration::ZERO)] {
         let script = move |path: &str, _| {
             let events =
-                [event("MODIFIED", &service("a", 12)), bookmark(15, false), Step::Pause(SECONDS(30)), end.clone()];
-            if is_stream(path) { streamed(&events) } else { Reply::Body(vec![Step::Hang]) }
+                [event("MODIFIED", &service("a", 12)), bookmark(15, false), BodyStep::Pause(SECONDS(30)), end.clone()];
+            if is_stream(path) { streamed(&events) } else { ScriptedReply::Body(vec![BodyStep::Hang]) }
         };
-        let outcome = World::new(script).after(SECONDS(40)).await;
+        let outcome = Reflected::new(script).after(SECONDS(40)).await;
         assert_eq!(outcome.letters(), "SW");
         assert_eq!(outcome.versions(), ["", "15"]);
         assert!(outcome.troubles.is_empty());
@@ -359,14 +368,15 @@ async fn watches_go_on_from_the_last_version_seen() {
 #[tokio::test(start_paused = true)]
 async fn lost_version_is_listed_anew_from_the_last_one_and_then_from_the_newest() {
     let script = |path: &str, count| match count {
-        0 => streamed(&[Step::Pause(SECONDS(5)), error_event(410, "Expired")]),
-        1 => {
-            Reply::Status(504, r#"{"kind":"Status","message":"Too large resource version: 7, current: 3","code":504}"#)
-        }
-        _ if is_stream(path) => streamed(&[Step::Hang]),
+        0 => streamed(&[BodyStep::Pause(SECONDS(5)), error_event(410, "Expired")]),
+        1 => ScriptedReply::Status(
+            504,
+            r#"{"kind":"Status","message":"Too large resource version: 7, current: 3","code":504}"#,
+        ),
+        _ if is_stream(path) => streamed(&[BodyStep::Hang]),
         _ => panic!("{path}"),
     };
-    let outcome = World::new(script).after(SECONDS(60)).await;
+    let outcome = Reflected::new(script).after(SECONDS(60)).await;
     assert_eq!(outcome.letters(), "SSS");
     assert_eq!(outcome.versions(), ["", "7", ""]);
     assert!(outcome.requests[2].0 - outcome.requests[1].0 < SECONDS(1), "at once");
@@ -375,48 +385,48 @@ async fn lost_version_is_listed_anew_from_the_last_one_and_then_from_the_newest(
 #[tokio::test(start_paused = true)]
 async fn events_that_cannot_be_decoded_lead_to_a_new_list() {
     let script = |path: &str, count| match count {
-        0 => streamed(&[event("MODIFIED", "7"), Step::Hang]),
-        _ if is_stream(path) => streamed(&[Step::Hang]),
+        0 => streamed(&[event("MODIFIED", "7"), BodyStep::Hang]),
+        _ if is_stream(path) => streamed(&[BodyStep::Hang]),
         _ => panic!("{path}"),
     };
-    assert_eq!(World::new(script).after(SECONDS(20)).await.letters(), "SS");
+    assert_eq!(Reflected::new(script).after(SECONDS(20)).await.letters(), "SS");
 }
 
 #[tokio::test(start_paused = true)]
 async fn forbidden_watches_leave_lists_at_the_pace_of_the_backoff() {
     let script = |path: &str, _| match (is_stream(path), is_watch(path)) {
-        (true, _) => Reply::Status(403, "{}"),
-        (false, true) => Reply::Status(403, "{}"),
-        (false, false) => Reply::Body(list(7, "", &["a"])),
+        (true, _) => ScriptedReply::Status(403, "{}"),
+        (false, true) => ScriptedReply::Status(403, "{}"),
+        (false, false) => ScriptedReply::Body(list(7, "", &["a"])),
     };
-    let letters = World::new(script).after(SECONDS(20)).await.letters();
+    let letters = Reflected::new(script).after(SECONDS(20)).await.letters();
     assert!(letters.starts_with("SLWLW") && letters.len() <= 12, "{letters}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn watches_refused_again_and_again_lead_to_a_new_list() {
-    // What a real server says to a version that is no number.
+    // A real server's response to a version that is not a number.
     let script = |path: &str, count| match count {
-        0 => streamed(&[Step::Pause(SECONDS(5))]),
-        _ if is_stream(path) => streamed(&[Step::Hang]),
-        _ => Reply::Status(500, r#"{"kind":"Status","message":"strconv.ParseUint: parsing \"x\"","code":500}"#),
+        0 => streamed(&[BodyStep::Pause(SECONDS(5))]),
+        _ if is_stream(path) => streamed(&[BodyStep::Hang]),
+        _ => ScriptedReply::Status(500, r#"{"kind":"Status","message":"strconv.ParseUint: parsing \"x\"","code":500}"#),
     };
-    assert_eq!(World::new(script).after(SECONDS(60)).await.letters(), "SWWWS");
+    assert_eq!(Reflected::new(script).after(SECONDS(60)).await.letters(), "SWWWS");
 }
 
 #[tokio::test(start_paused = true)]
 async fn pages_follow_their_tokens_and_an_expired_token_asks_for_everything_at_once() {
     let script = |path: &str, _| match () {
-        () if is_stream(path) => Reply::Status(400, "{}"),
-        () if is_watch(path) => Reply::Body(vec![Step::Hang]),
-        () if path.contains("continue=two") => Reply::Body(list(7, "three", &["b"])),
+        () if is_stream(path) => ScriptedReply::Status(400, "{}"),
+        () if is_watch(path) => ScriptedReply::Body(vec![BodyStep::Hang]),
+        () if path.contains("continue=two") => ScriptedReply::Body(list(7, "three", &["b"])),
         () if path.contains("continue=three") => {
-            Reply::Status(410, r#"{"kind":"Status","reason":"Expired","code":410}"#)
+            ScriptedReply::Status(410, r#"{"kind":"Status","reason":"Expired","code":410}"#)
         }
-        () if path.contains("limit=500") => Reply::Body(list(7, "two", &["a"])),
-        () => Reply::Body(list(9, "", &["a", "c"])),
+        () if path.contains("limit=500") => ScriptedReply::Body(list(7, "two", &["a"])),
+        () => ScriptedReply::Body(list(9, "", &["a", "c"])),
     };
-    let outcome = World::new(script).after(SECONDS(20)).await;
+    let outcome = Reflected::new(script).after(SECONDS(20)).await;
     assert_eq!(outcome.letters(), "SLLLLW");
     assert_eq!(outcome.versions(), ["", "0", "", "", "0", "9"]);
     assert!(outcome.requests[2].1.contains("continue=two&"));
@@ -427,17 +437,17 @@ async fn pages_follow_their_tokens_and_an_expired_token_asks_for_everything_at_o
 #[tokio::test(start_paused = true)]
 async fn objects_without_a_name_do_not_hold_up_the_others_and_delete_nothing() {
     let nameless = r#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"7"},"items":[{},"#;
-    let plain = Reply::Body(vec![Step::Bytes(format!("{nameless}{}]}}", service("a", 1)))]);
+    let plain = ScriptedReply::Body(vec![BodyStep::Bytes(format!("{nameless}{}]}}", service("a", 1)))]);
     let script = move |path: &str, _| match (is_stream(path), is_watch(path)) {
-        (true, _) => Reply::Status(400, "{}"),
-        (false, true) => Reply::Body(vec![Step::Hang]),
+        (true, _) => ScriptedReply::Status(400, "{}"),
+        (false, true) => ScriptedReply::Body(vec![BodyStep::Hang]),
         (false, false) => plain.clone(),
     };
-    let outcome = World::new(script).after(SECONDS(20)).await;
+    let outcome = Reflected::new(script).after(SECONDS(20)).await;
     assert_eq!((&*outcome.letters(), outcome.troubles.len()), ("SLW", 0));
     assert_eq!(outcome.events, ["listing", "+a", "listed in part"]);
-    let stream = [event("ADDED", &service("a", 1)), event("ADDED", "{}"), bookmark(7, true), Step::Hang];
-    let outcome = World::new(move |_, _| Reply::Body(stream.to_vec())).after(SECONDS(20)).await;
+    let stream = [event("ADDED", &service("a", 1)), event("ADDED", "{}"), bookmark(7, true), BodyStep::Hang];
+    let outcome = Reflected::new(move |_, _| ScriptedReply::Body(stream.to_vec())).after(SECONDS(20)).await;
     assert_eq!(outcome.letters(), "S");
     assert_eq!(outcome.events, ["listing", "+a", "listed in part"]);
 }
@@ -446,55 +456,57 @@ async fn objects_without_a_name_do_not_hold_up_the_others_and_delete_nothing() {
 async fn event_that_was_cut_off_does_not_swallow_those_that_follow() {
     let script = |path: &str, count| match count {
         0 => streamed(&[
-            Step::Bytes("{\"type\":\"MODIFIED\",\"object\":{\"metadata\":{\n".into()),
+            BodyStep::Bytes("{\"type\":\"MODIFIED\",\"object\":{\"metadata\":{\n".into()),
             event("MODIFIED", &service("a", 9)),
-            Step::Hang,
+            BodyStep::Hang,
         ]),
-        _ if is_stream(path) => streamed(&[Step::Hang]),
+        _ if is_stream(path) => streamed(&[BodyStep::Hang]),
         _ => panic!("{path}"),
     };
-    assert_eq!(World::new(script).after(SECONDS(20)).await.letters(), "SS");
+    assert_eq!(Reflected::new(script).after(SECONDS(20)).await.letters(), "SS");
 }
 
 #[tokio::test(start_paused = true)]
 async fn slow_lists_that_move_come_to_their_end_and_stalled_ones_do_not() {
     let slow = |path: &str, _| match (is_stream(path), is_watch(path)) {
-        (true, _) => Reply::Status(400, "{}"),
-        (false, true) => Reply::Body(vec![Step::Hang]),
+        (true, _) => ScriptedReply::Status(400, "{}"),
+        (false, true) => ScriptedReply::Body(vec![BodyStep::Hang]),
         (false, false) => {
-            let [Step::Bytes(text)] = &list(7, "", &["a"])[..] else { panic!("one piece") };
-            let pieces = text.as_bytes().chunks(40).map(|piece| Step::Bytes(String::from_utf8_lossy(piece).into()));
-            Reply::Body(pieces.flat_map(|piece| [piece, Step::Pause(SECONDS(20))]).collect())
+            let [BodyStep::Bytes(text)] = &list(7, "", &["a"])[..] else { panic!("one piece") };
+            let pieces = text.as_bytes().chunks(40).map(|piece| BodyStep::Bytes(String::from_utf8_lossy(piece).into()));
+            ScriptedReply::Body(pieces.flat_map(|piece| [piece, BodyStep::Pause(SECONDS(20))]).collect())
         }
     };
-    let outcome = World::new(slow).after(SECONDS(600)).await;
+    let outcome = Reflected::new(slow).after(SECONDS(600)).await;
     assert_eq!(outcome.letters(), "SLW");
     assert!(outcome.requests[2].0 > SECONDS(60), "{:?}", outcome.requests[2].0);
     let stalled = |path: &str, _| match is_stream(path) {
-        true => Reply::Status(400, "{}"),
-        false => Reply::Body(vec![Step::Bytes(r#"{"items":["#.into()), Step::Hang]),
+        true => ScriptedReply::Status(400, "{}"),
+        false => ScriptedReply::Body(vec![BodyStep::Bytes(r#"{"items":["#.into()), BodyStep::Hang]),
     };
-    let outcome = World::new(stalled).after(SECONDS(50)).await;
+    let outcome = Reflected::new(stalled).after(SECONDS(50)).await;
     assert_eq!(outcome.troubles, ["http://127.0.0.1:1: no bytes of a list for 30s"]);
     assert!(!outcome.events.contains(&"listed".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn silent_watch_is_given_up_once_bookmarks_are_missing() {
-    let then = [bookmark(8, false), Step::Hang];
-    let script = move |path: &str, _| if is_stream(path) { streamed(&then) } else { Reply::Body(vec![Step::Hang]) };
-    let outcome = World::new(script).after(SECONDS(200)).await;
+    let then = [bookmark(8, false), BodyStep::Hang];
+    let script =
+        move |path: &str, _| if is_stream(path) { streamed(&then) } else { ScriptedReply::Body(vec![BodyStep::Hang]) };
+    let outcome = Reflected::new(script).after(SECONDS(200)).await;
     assert_eq!(outcome.letters(), "SS", "the version may be one that a restored etcd does not have");
     assert_eq!(outcome.troubles, ["http://127.0.0.1:1: no event or bookmark for 120s"]);
-    // A server without bookmarks is given until its own timeout.
-    let outcome = World::new(|_, _| streamed(&[Step::Hang])).after(SECONDS(600)).await;
+    // A server without bookmarks has until its own timeout.
+    let outcome = Reflected::new(|_, _| streamed(&[BodyStep::Hang])).after(SECONDS(600)).await;
     assert_eq!(outcome.letters(), "S");
 }
 
 #[tokio::test(start_paused = true)]
-async fn servers_wishes_to_be_left_alone_are_respected() {
+async fn retry_after_of_a_server_is_respected() {
     let busy = r#"{"kind":"Status","message":"busy","details":{"retryAfterSeconds":17},"code":429}"#;
-    let script = move |_: &str, count| if count == 0 { Reply::Status(429, busy) } else { streamed(&[Step::Hang]) };
-    let outcome = World::new(script).after(SECONDS(60)).await;
+    let script =
+        move |_: &str, count| if count == 0 { ScriptedReply::Status(429, busy) } else { streamed(&[BodyStep::Hang]) };
+    let outcome = Reflected::new(script).after(SECONDS(60)).await;
     assert_eq!(outcome.requests[1].0.as_secs(), 17);
 }

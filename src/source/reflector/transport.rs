@@ -1,4 +1,4 @@
-//! What a reflector needs of a client.
+//! The client interface of the reflector.
 
 use std::future::Future;
 
@@ -10,19 +10,19 @@ use super::failure::Failure;
 use crate::client::{ApiClient, Body, RequestError, Verb};
 use crate::source::wire::Encoding;
 
-/// Most bytes of a refusal's body that are read.
+/// The most bytes of an error response's body that are read.
 const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
 
 /// Sends requests to an API server. A trait, so that the reflector's decisions can be tested without sockets and with
 /// the clock under control.
 pub trait Transport: Clone + Send + Sync + 'static {
-    /// The body of an answer.
+    /// The body of a response.
     type Body: Chunks;
 
     /// The server's URL, for messages.
     fn server(&self) -> &str;
 
-    /// Sends a GET request and returns the answer's head and body.
+    /// Sends a GET request and returns the response's status, headers and body.
     fn get(
         &self,
         verb: Verb,
@@ -56,7 +56,7 @@ impl Chunks for Body {
     }
 }
 
-/// An answer with status 200 that can be decoded.
+/// A response with status 200 that can be decoded.
 pub struct OkResponse<B> {
     /// How its body is encoded.
     pub encoding: Encoding,
@@ -65,7 +65,7 @@ pub struct OkResponse<B> {
 }
 
 impl<B: Chunks> OkResponse<B> {
-    /// From what came.
+    /// Checks status and media type.
     ///
     /// # Errors
     /// Another status, or a media type that cannot be decoded.
@@ -81,7 +81,7 @@ impl<B: Chunks> OkResponse<B> {
     }
 }
 
-/// The first bytes of a refusal: what comes of it is enough for a message.
+/// The first bytes of an error response, enough for a message.
 async fn beginning(body: &mut impl Chunks) -> Bytes {
     let mut bytes = BytesMut::new();
     while let Some(Ok(chunk)) = body.chunk().await {

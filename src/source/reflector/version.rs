@@ -6,18 +6,18 @@ use super::failure::Failure;
 #[derive(Debug, Default)]
 pub struct Version {
     last: String,
-    /// The server said that it does not have `last`: too old for its history, or newer than anything it knows.
+    /// The server said that it does not have `last`: too old for its history, or newer than its newest.
     unavailable: bool,
 }
 
 impl Version {
-    /// A list is complete at `version`.
+    /// Records that a list is complete at `version`.
     pub fn listed(&mut self, version: String) {
         self.last = version;
         self.unavailable = false;
     }
 
-    /// A watch brought an event of that version.
+    /// Records the version of a watch event.
     pub fn seen(&mut self, version: &str) {
         if !version.is_empty() {
             version.clone_into(&mut self.last);
@@ -29,8 +29,8 @@ impl Version {
         &self.last
     }
 
-    /// Notes a failure; whether it means that the server does not have the version, so that a request for the newest
-    /// one may succeed at once.
+    /// Records a failure. Returns whether the server does not have the version, so that a request for the newest one
+    /// may succeed.
     pub fn lost(&mut self, failure: &Failure) -> bool {
         let lost = (failure.is_expired() || failure.is_too_large()) && !self.unavailable && !self.last.is_empty();
         self.unavailable |= lost;

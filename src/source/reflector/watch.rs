@@ -1,4 +1,4 @@
-//! An open watch: its events, as they come.
+//! An open watch and its events.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,21 +15,21 @@ pub struct Watch<B> {
     /// `None` once the server has ended the watch.
     decoder: Option<WatchDecoder>,
     events: VecDeque<WatchEvent>,
-    /// When it was asked for: some proxies hold headers back until the first event.
-    pub asked: Instant,
+    /// When it was requested: some proxies delay the response head until the first event.
+    pub requested_at: Instant,
 }
 
 impl<B: Chunks> Watch<B> {
-    /// From an answer with status 200.
-    pub fn new(answer: OkResponse<B>, kind: proxier::track::Kind, asked: Instant) -> Self {
+    /// Wraps a response with status 200.
+    pub fn new(answer: OkResponse<B>, kind: proxier::track::Kind, requested_at: Instant) -> Self {
         let OkResponse { body, encoding, .. } = answer;
-        Self { body, decoder: Some(WatchDecoder::new(kind, encoding)), events: VecDeque::new(), asked }
+        Self { body, decoder: Some(WatchDecoder::new(kind, encoding)), events: VecDeque::new(), requested_at }
     }
 
-    /// The next event; `None` when the server ends the watch. `silence`: how long nothing may come.
+    /// The next event; `None` when the server ends the watch. `silence`: the longest time without any bytes.
     ///
     /// # Errors
-    /// A broken connection, bytes that are no events, or silence.
+    /// A broken connection, malformed bytes, or silence.
     pub async fn next(&mut self, silence: Duration, awaited: &'static str) -> Result<Option<WatchEvent>, Failure> {
         loop {
             if let Some(event) = self.events.pop_front() {

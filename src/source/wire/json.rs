@@ -1,8 +1,9 @@
-//! Splits a stream of JSON objects into their members, without decoding these.
+//! Splits a stream of JSON objects into their members, without decoding them.
 //!
-//! Only what separates members is checked here: brackets and strings are counted, and whether a member is JSON is for
-//! its decoder to find out. Within a member it is checked that a string, an array or an object begins where one may: else
-//! an event that was cut off would swallow all that follow it.
+//! Only separators are checked here: brackets and strings are counted, and the member's decoder finds malformed JSON.
+//! Within a
+//! member, strings, arrays and objects must begin where one may: otherwise a truncated event would swallow all that
+//! follow it.
 
 use super::{MAX_OBJECT_BYTES, WireError};
 
@@ -11,18 +12,18 @@ use super::{MAX_OBJECT_BYTES, WireError};
 pub(super) enum JsonPart<'a> {
     /// A member of the outermost object: its name and its JSON text.
     Member(&'a str, &'a [u8]),
-    /// An element of the array that is taken apart.
+    /// An element of the array that is split.
     Element(&'a [u8]),
     /// The end of an outermost object.
     End,
 }
 
-/// What may come next.
+/// The state of a [`Splitter`]: what may come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SplitterState {
-    /// An object, or nothing more.
+    /// An object, or the end of the stream.
     Outside,
-    /// Nothing more.
+    /// Only the end of the stream.
     Done,
     /// A member or the end of the object.
     FirstName,
@@ -36,7 +37,7 @@ enum SplitterState {
     AfterElement,
 }
 
-/// A value whose end is not known yet.
+/// A value whose end is not yet known.
 #[derive(Debug)]
 enum Token {
     /// A number, `true`, `false` or `null`.
@@ -113,11 +114,11 @@ impl Token {
 /// Splits JSON objects that follow one another.
 #[derive(Debug)]
 pub(super) struct Splitter {
-    /// The member whose elements come one by one, of the only object of the stream.
+    /// The member whose elements are split, of the only object in the stream.
     array: Option<&'static str>,
     state: SplitterState,
     token: Option<Token>,
-    /// What came of the token in earlier chunks.
+    /// The bytes of the token from earlier chunks.
     buffer: Vec<u8>,
     name: String,
 }
@@ -138,7 +139,7 @@ impl Splitter {
         self.state == SplitterState::Outside
     }
 
-    /// Whether the only object has come as a whole.
+    /// Whether the only object is complete.
     pub fn is_done(&self) -> bool {
         self.state == SplitterState::Done
     }
@@ -180,7 +181,7 @@ impl Splitter {
         Ok(())
     }
 
-    /// Takes a separator; whether the byte was one. Otherwise a token begins with it.
+    /// Consumes a separator. Returns false if the byte begins a token instead.
     fn separator(
         &mut self,
         byte: u8,

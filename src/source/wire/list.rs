@@ -8,21 +8,22 @@ use super::json::{self, JsonPart, Splitter};
 use super::protobuf::{MAGIC, TypeMeta, malformed};
 use super::{Encoding, MAX_OBJECT_BYTES, WireError};
 
-/// What a list says of itself: `metav1.ListMeta`.
+/// The metadata of a list: `metav1.ListMeta`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ListMeta {
-    /// From where a watch can go on.
+    /// The version from which a watch can continue.
     pub resource_version: String,
     /// The token of the next page; empty on the last one.
     #[serde(rename = "continue")]
     pub continue_token: String,
-    /// How many items could not be decoded and have no name, and what is wrong with the first one.
+    /// How many items could not be decoded, and the error of the first one.
     #[serde(skip)]
     pub unreadable: Option<(usize, DecodeError)>,
 }
 
 impl Message for ListMeta {
+    /// Handles a part of a protobuf list.
     fn field(&mut self, number: u32, value: Value<'_>) -> Result<(), Fault> {
         match number {
             2 => value.text()?.clone_into(&mut self.resource_version),
@@ -46,18 +47,18 @@ enum Decoder {
     Protobuf(Unwrapper),
 }
 
-/// What has come of a list.
+/// The parts of a list that have arrived.
 #[derive(Debug)]
 struct List {
     kind: Kind,
-    /// Whether it said that it is a list of that kind.
+    /// Its own API version and kind.
     type_meta: TypeMeta,
     meta: ListMeta,
     unreadable: Option<(usize, DecodeError)>,
 }
 
 impl ListDecoder {
-    /// For a list of that kind.
+    /// A decoder for a list of that kind.
     #[must_use]
     pub fn new(kind: Kind, encoding: Encoding) -> Self {
         let list = List { kind, type_meta: TypeMeta::default(), meta: ListMeta::default(), unreadable: None };
@@ -68,10 +69,10 @@ impl ListDecoder {
         Self { list, encoding }
     }
 
-    /// Takes the next bytes of the response; `take` gets each object that is complete by them.
+    /// Decodes the next bytes of the response; `take` receives each object that they complete.
     ///
     /// # Errors
-    /// If the response is not such a list. What `take` got before is no list then.
+    /// The response is not such a list. Objects that `take` received before are not a list then.
     pub fn push(&mut self, chunk: &[u8], take: &mut dyn FnMut(Object)) -> Result<(), WireError> {
         let list = &mut self.list;
         match &mut self.encoding {
@@ -83,7 +84,7 @@ impl ListDecoder {
     /// Ends the list with the response.
     ///
     /// # Errors
-    /// If the list was not complete.
+    /// The list is incomplete.
     pub fn finish(self) -> Result<ListMeta, WireError> {
         let complete = match &self.encoding {
             Decoder::Json(splitter) => splitter.is_done(),
@@ -98,7 +99,7 @@ impl ListDecoder {
 }
 
 impl List {
-    /// Takes a part of a JSON list. Its metadata may come behind its items.
+    /// Handles a part of a JSON list. Its metadata may follow its items.
     fn part(&mut self, part: &JsonPart<'_>, take: &mut dyn FnMut(Object)) -> Result<(), WireError> {
         fn parse<'a, T: Deserialize<'a> + Default>(text: &'a [u8]) -> Result<T, WireError> {
             let value: Option<T> = serde_json::from_slice(text).map_err(|error| json::malformed(&error))?;
@@ -131,7 +132,7 @@ impl List {
     fn field(&mut self, part: &ListPart<'_>, take: &mut dyn FnMut(Object)) -> Result<(), WireError> {
         match *part {
             ListPart::TypeMeta(bytes) => protobuf::merge(&mut self.type_meta, bytes).map_err(malformed),
-            // The encoding names no fields, so that objects of another kind could pass for ours.
+            // Protobuf has no field names, so objects of another kind could be decoded as ours.
             ListPart::Begin => self.check(),
             ListPart::Metadata(bytes) => protobuf::merge(&mut self.meta, bytes).map_err(malformed),
             ListPart::Item(bytes) => {
@@ -141,7 +142,7 @@ impl List {
         }
     }
 
-    /// Takes an item. One that cannot be decoded is counted: the others must not suffer.
+    /// Handles an item. One that cannot be decoded is only counted.
     fn item(&mut self, object: Result<Object, DecodeError>, take: &mut dyn FnMut(Object)) {
         match object {
             Ok(object) => take(object),
@@ -178,20 +179,20 @@ enum ListPart<'a> {
     Item(&'a [u8]),
 }
 
-/// Where an [`Unwrapper`] is.
+/// The position of an [`Unwrapper`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum EnvelopePosition {
     #[default]
     Magic,
     /// In `runtime.Unknown`, before the list.
     Before,
-    /// In the list, of which so many bytes are left.
+    /// In the list, of which this many bytes are left.
     List(usize),
     /// In `runtime.Unknown`, after the list.
     After,
 }
 
-/// Takes a list in its envelope apart, field by field.
+/// Splits a list in its envelope into fields.
 #[derive(Debug, Default)]
 struct Unwrapper {
     position: EnvelopePosition,
@@ -222,7 +223,7 @@ impl Unwrapper {
         Ok(())
     }
 
-    /// Takes the complete fields at the beginning of these bytes; how many bytes these are.
+    /// Handles the complete fields at the start of these bytes. Returns their length.
     fn fields(
         &mut self,
         bytes: &[u8],
@@ -273,7 +274,7 @@ impl Unwrapper {
         }
     }
 
-    /// So many bytes of the list are to come.
+    /// Sets how many bytes of the list are left.
     fn enter(&mut self, left: usize) {
         self.position = if left == 0 { EnvelopePosition::After } else { EnvelopePosition::List(left) };
     }

@@ -1,7 +1,8 @@
-//! What an API server sends: lists, watches and statuses, in JSON and protobuf, decoded as their bytes come.
+//! Decoders of API server responses: lists, watches and statuses, in JSON and protobuf, as their bytes arrive.
 //!
-//! The decoders take chunks of any size and know nothing of connections. A list or a watch is never in memory as a
-//! whole: at most one object is buffered, and an object that lies in one chunk is decoded where it is.
+//! They take chunks of any size and know no connections. A list or a watch is never in memory as a whole: at most one
+//! object
+//! is buffered, and an object within one chunk is decoded in place.
 
 mod json;
 mod list;
@@ -17,8 +18,7 @@ pub use watch::{WatchDecoder, WatchEvent};
 
 use thiserror::Error;
 
-/// The most bytes of one object or event. An API server accepts no object of more than 3 MiB; client-go gives up at
-/// 16 MiB.
+/// The most bytes of one object or event. An API server accepts objects of up to 3 MiB; client-go gives up at 16 MiB.
 const MAX_OBJECT_BYTES: usize = 64 << 20;
 
 /// How a response is encoded.
@@ -57,9 +57,9 @@ pub enum WireError {
     /// The response is something else, such as a `Status` or a `Table`.
     #[error("expected {expected}, got {got}")]
     Kind {
-        /// The API version and kind that were asked for.
+        /// The API version and kind that were requested.
         expected: String,
-        /// Those that the response names.
+        /// The API version and kind in the response.
         got: String,
     },
     /// The bytes are not in the encoding that the response names.

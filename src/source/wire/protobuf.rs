@@ -1,14 +1,15 @@
 //! Kubernetes' envelope around protobuf messages, and the frames of a watch.
 //!
-//! A response begins with the four bytes `k8s\0`, then `runtime.Unknown`: the API version and kind (1), the message (2).
-//! Frames of a watch are a length of 4 bytes, big-endian, and a `metav1.WatchEvent` without an envelope of its own; the
-//! object in it has one.
+//! A response begins with the four bytes `k8s\0`, then `runtime.Unknown`: the API version and kind (1), the message
+//! (2).
+//! A frame of a watch is a big-endian length of 4 bytes and a `metav1.WatchEvent` without envelope; the object in it
+//! has one.
 
 use proxier::protobuf::{self, Fault, Message, Reader, Value};
 
 use super::{MAX_OBJECT_BYTES, WireError};
 
-/// What each enveloped message begins with.
+/// The first bytes of an enveloped message.
 pub(super) const MAGIC: [u8; 4] = *b"k8s\0";
 
 /// `runtime.TypeMeta`
@@ -37,7 +38,7 @@ pub(super) struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// Opens the envelope of a message that is there as a whole.
+    /// Opens the envelope of a complete message.
     pub fn open(bytes: &'a [u8]) -> Result<Self, String> {
         let unknown = bytes.strip_prefix(&MAGIC).ok_or("there is no envelope: it does not begin with k8s\\0")?;
         let mut envelope = Self::default();
@@ -85,10 +86,10 @@ impl<'a> Event<'a> {
     }
 }
 
-/// Takes a watch apart into frames.
+/// Splits a watch into frames.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
-    /// What came of the frame so far, its length included.
+    /// The received part of the frame, with its length.
     buffer: Vec<u8>,
 }
 
@@ -98,7 +99,7 @@ impl Frames {
         self.buffer.is_empty()
     }
 
-    /// Takes the next bytes.
+    /// Handles the next bytes.
     pub fn push(&mut self, chunk: &[u8], take: &mut dyn FnMut(&[u8])) -> Result<(), WireError> {
         let mut rest = chunk;
         while !self.buffer.is_empty() {
@@ -125,7 +126,7 @@ impl Frames {
     }
 }
 
-/// The length of the frame that begins here, if it is known yet.
+/// The length of the frame that begins here, once it is known.
 fn length(frame: &[u8]) -> Result<Option<usize>, WireError> {
     let Some(length) = frame.first_chunk() else { return Ok(None) };
     match usize::try_from(u32::from_be_bytes(*length)) {

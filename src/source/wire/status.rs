@@ -1,4 +1,4 @@
-//! `metav1.Status`: what an API server says about a request that failed.
+//! `metav1.Status`: why an API server refused a request.
 
 use std::time::Duration;
 

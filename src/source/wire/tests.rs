@@ -1,4 +1,4 @@
-//! Decoders of lists and watches: whatever the chunks, the same objects.
+//! Decoders of lists and watches: the same objects whatever the chunk sizes.
 
 use proxier::track::{Kind, Translator};
 
@@ -12,7 +12,7 @@ mod recorded;
 
 use encode::{envelope, frame, message, text};
 
-/// What the objects of a response come to.
+/// An object of a response, translated and printed.
 fn shown(object: proxier::track::Object) -> String {
     let (key, version) = (object.key().clone(), object.resource_version().to_owned());
     match Translator::new("node-a", false).applied(object) {

@@ -14,18 +14,18 @@ pub enum WatchEvent {
     Added(Object),
     /// An object has changed.
     Modified(Object),
-    /// An object is gone; this was its last state.
+    /// An object was deleted; this was its last state.
     Deleted(Object),
-    /// A resource version from which a watch can go on.
+    /// A resource version from which a watch can continue.
     Bookmark {
         /// The version.
         resource_version: String,
-        /// Whether the objects that existed when a streamed list began have all come.
+        /// Whether all objects that existed when a streamed list began have arrived.
         initial_events_end: bool,
     },
     /// The API server ends the watch.
     Error(Status),
-    /// An event that could not be decoded. It was complete, so that the watch goes on behind it.
+    /// An event that could not be decoded. It was complete, so the watch continues after it.
     Unreadable(DecodeError),
 }
 
@@ -42,7 +42,7 @@ enum Decoder {
     Protobuf(Frames),
 }
 
-/// The members of a JSON event that have come.
+/// The members of a JSON event that have arrived.
 #[derive(Debug, Default)]
 struct PartialEvent {
     name: Option<String>,
@@ -52,7 +52,7 @@ struct PartialEvent {
 }
 
 impl WatchDecoder {
-    /// For a watch of that kind.
+    /// A decoder for a watch of that kind.
     #[must_use]
     pub fn new(kind: Kind, encoding: Encoding) -> Self {
         let decoder = match encoding {
@@ -62,10 +62,10 @@ impl WatchDecoder {
         Self { kind, decoder }
     }
 
-    /// Takes the next bytes of the response; `take` gets each event that is complete by them.
+    /// Decodes the next bytes of the response; `take` receives each event that they complete.
     ///
     /// # Errors
-    /// If it cannot be told where the next event begins.
+    /// The start of the next event is unknown.
     pub fn push(&mut self, chunk: &[u8], take: &mut dyn FnMut(WatchEvent)) -> Result<(), WireError> {
         let kind = self.kind;
         match &mut self.decoder {
@@ -93,11 +93,11 @@ impl WatchDecoder {
 }
 
 impl PartialEvent {
-    /// Takes a part of an event; the event, if it is complete.
+    /// Handles a part of an event. Returns the event once it is complete.
     fn part(&mut self, kind: Kind, part: &JsonPart<'_>) -> Option<WatchEvent> {
         match *part {
             JsonPart::Member("type", text) => {
-                // Another type of value is as good as an unknown name.
+                // A value of another type counts as an unknown name.
                 self.name = Some(serde_json::from_slice(text).unwrap_or_default());
             }
             JsonPart::Member("object", text) => match &self.name {

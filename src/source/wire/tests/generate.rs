@@ -15,7 +15,7 @@ use proptest::option::of;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// Values that mean something in some field.
+/// Values that have a meaning in some field.
 const WORDS: [&str; 22] = [
     "",
     "None",
@@ -55,7 +55,7 @@ fn word() -> impl Strategy<Value = String> {
     prop_oneof![4 => select(&WORDS[..]).prop_map(str::to_owned), 1 => any::<String>()]
 }
 
-/// Mostly one of these, so that most objects are valid and every field of them counts.
+/// Mostly one of these words, so that most objects are valid.
 fn mostly(words: &'static [&'static str]) -> BoxedStrategy<Option<String>> {
     prop_oneof![30 => select(words).prop_map(|word| Some(word.to_owned())), 1 => of(word())].boxed()
 }

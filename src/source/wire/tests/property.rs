@@ -1,4 +1,4 @@
-//! Any object means the same in JSON and in protobuf; any bytes are an error at worst.
+//! Any object decodes to the same in JSON and protobuf; any bytes are at worst an error.
 
 use proptest::prelude::*;
 use proxier::track::{DecodeError, Object};
@@ -27,7 +27,7 @@ fn any_object() -> impl Strategy<Value = (Kind, Vec<u8>, Vec<u8>)> {
     ]
 }
 
-/// What an object comes to. Of two faults each encoding may name the one that comes first in it.
+/// What an object translates to. Of two faults, each encoding may report the one that it meets first.
 fn meaning(object: Result<Object, DecodeError>) -> Result<String, String> {
     let object = object.map_err(|_| "it cannot be decoded".to_owned())?;
     let (key, version) = (object.key().clone(), object.resource_version().to_owned());

@@ -1,11 +1,11 @@
-//! The decoders against answers that a real kube-apiserver 1.36.2 gave (golden/apiserver).
+//! The decoders against responses recorded from a real kube-apiserver 1.36.2 (golden/apiserver).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// One exchange: the request's path, and the answer.
+/// One exchange: the request's path and the response.
 struct Exchange {
     path: String,
     code: u16,
@@ -38,7 +38,7 @@ impl Exchange {
     }
 }
 
-/// All exchanges by their file's name without its last ending.
+/// All exchanges, by file name without its last extension.
 fn exchanges() -> BTreeMap<String, Exchange> {
     fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).expect("recorded answers") {
