@@ -63,7 +63,7 @@ fn a_port_that_is_taken_is_named_and_had_as_soon_as_it_is_free() {
     let taken = [HEALTH, METRICS].map(|port| world.take(port));
     world.start();
     for (name, address) in [("health", "0.0.0.0:10256"), ("metrics", "127.0.0.1:10249")] {
-        world.node.until_logged(&["cannot serve", name, address, "in use", "trying again"]);
+        world.node.until_logged(&["Failed to serve", name, address, "in use", "retrying"]);
     }
     world.works("10.244.2.6");
     drop(taken);
@@ -86,7 +86,7 @@ fn a_health_check_port_that_is_taken_is_named_with_its_service() {
     world.api.apply(local);
     let taken = world.take(PORT);
     world.start();
-    world.node.until_logged(&["Service default/balanced", "health checks cannot be answered", ":30900", "in use"]);
+    world.node.until_logged(&["Failed to serve health checks of Service default/balanced", ":30900", "in use"]);
     world.works("10.244.2.6");
     world.node.until_health("/healthz", 200);
     drop(taken);
@@ -151,7 +151,7 @@ fn ten_thousand_connections_to_the_health_port_stop_nothing() {
     world.node.until_logged(&["more than 200 HTTP clients", "127.0.0.1"]);
     let lines = world.node.log().matches("HTTP clients").count();
     assert!(lines < 100, "{lines} lines about it");
-    assert!(!world.node.log().contains("cannot take connections"), "{}", world.node.log());
+    assert!(!world.node.log().contains("Failed to accept a connection"), "{}", world.node.log());
     let open = world.node.metric("process_open_fds");
     assert!(open < 500.0, "{open} files are open");
     let ended = crowd.iter().filter(|one| peer_is_gone(one)).count();

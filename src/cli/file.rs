@@ -105,7 +105,7 @@ impl Line {
     /// What the flags say, without a file.
     fn file(&self) -> KubeProxyConfiguration {
         let Flags { general, source, rules, conntrack, servers, .. } = &self.flags;
-        let [health, metrics] = config::usual_hosts(&rules.bind_address);
+        let [health, metrics] = config::default_hosts(&rules.bind_address);
         let mut logging = LoggingFile::default();
         self.add_logs(&self.flags.logs, &mut logging);
         KubeProxyConfiguration {

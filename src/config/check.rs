@@ -1,6 +1,4 @@
-//! What is allowed, field by field, with kube-proxy's paths and words.
-//!
-//! In: a complete [`KubeProxyConfiguration`]. Out: everything that is wrong with it. Must not know: what the values are for.
+//! Validates every field, with kube-proxy's field paths and messages.
 
 use std::fmt::Display;
 
@@ -14,19 +12,19 @@ const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 const POSITIVE: &str = "must be greater than 0";
 const BIT: &str = "must be within the range [0, 31]";
 const DETECT_LOCAL_MODES: [&str; 5] = ["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix", ""];
-/// The release before this one, whose metrics may be shown although they are hidden now.
-const PREVIOUS: &str = "1.35";
-/// The kernel's limit for the name of an interface.
-const LONGEST_INTERFACE: usize = 15;
+/// The previous release, whose metrics may be shown although this one hides them.
+const PREVIOUS_RELEASE: &str = "1.35";
+/// The longest interface name, in bytes (IFNAMSIZ - 1).
+const MAX_INTERFACE_NAME: usize = 15;
 
-/// Checks all fields.
+/// Validates all fields. Returns every error.
 pub fn check(file: &KubeProxyConfiguration, gates: &FeatureGates) -> Vec<String> {
     let mut errors = Errors::default();
     errors.modes(file);
     errors.linux(file);
     if file.mode.parse::<Mode>().is_err() {
-        let living = "must be iptables, ipvs, nftables or blank (blank means iptables)";
-        errors.text("Mode.ProxyMode", &file.mode, living);
+        let supported = "must be iptables, ipvs, nftables or blank (blank means iptables)";
+        errors.text("Mode.ProxyMode", &file.mode, supported);
     }
     if file.client_connection.burst < 0 {
         errors.value("ClientConnection.Burst", file.client_connection.burst, NOT_NEGATIVE);
@@ -39,8 +37,10 @@ pub fn check(file: &KubeProxyConfiguration, gates: &FeatureGates) -> Vec<String>
     errors.listen("MetricsBindAddress", &file.metrics_bind_address);
     errors.node_port_addresses(&file.node_port_addresses);
     let version = &file.show_hidden_metrics_for_version;
-    if !version.is_empty() && version != PREVIOUS {
-        let only = format!("must be omitted or {PREVIOUS}: only metrics that the previous release showed can be shown");
+    if !version.is_empty() && version != PREVIOUS_RELEASE {
+        let only = format!(
+            "must be omitted or {PREVIOUS_RELEASE}: only metrics that the previous release showed can be shown"
+        );
         errors.text("ShowHiddenMetricsForVersion", version, &only);
     }
     errors.local_detection(file);
@@ -48,7 +48,7 @@ pub fn check(file: &KubeProxyConfiguration, gates: &FeatureGates) -> Vec<String>
     errors.0
 }
 
-/// Pod networks of `clusterCIDR`. Blanks and empty items are nothing (behaviour.yaml I17).
+/// The pod networks of `clusterCIDR`. Blanks and empty items are ignored (behaviour.yaml I17).
 pub fn cluster_cidrs(text: &str) -> Vec<&str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()
 }
@@ -57,7 +57,7 @@ pub fn cluster_cidrs(text: &str) -> Vec<&str> {
 struct Errors(Vec<String>);
 
 impl Errors {
-    /// A value that is a text.
+    /// Reports a text value.
     fn text(&mut self, field: &str, value: &str, detail: &str) {
         self.value(field, format!("{value:?}"), detail);
     }
@@ -178,13 +178,13 @@ impl Errors {
         }
     }
 
-    /// A name that can stand in a rule. kube-proxy asks only that there is one.
+    /// Validates a name that can be part of a rule. kube-proxy requires only that it is not empty.
     fn interface(&mut self, field: &str, name: &str) {
         let field = format!("DetectLocalConfiguration.{field}");
         if name.is_empty() {
             self.text(&field, name, "must not be empty");
-        } else if name.len() > LONGEST_INTERFACE || name.contains(|c: char| !c.is_ascii_graphic() || c == '"') {
-            self.text(&field, name, "is not the name of an interface: up to 15 letters, digits and signs");
+        } else if name.len() > MAX_INTERFACE_NAME || name.contains(|c: char| !c.is_ascii_graphic() || c == '"') {
+            self.text(&field, name, "is not an interface name: at most 15 printable ASCII characters");
         }
     }
 
@@ -211,7 +211,7 @@ impl Errors {
         let logging = &file.logging;
         let json = logging.format == "json";
         if !json && logging.format != "text" {
-            self.text("logging.format", &logging.format, "Unsupported log format; there are text and json");
+            self.text("logging.format", &logging.format, "Unsupported log format: must be text or json");
         } else if json && !gates.enabled("LoggingBetaOptions") {
             self.forbidden("logging.format", "Log format json is BETA and disabled, see LoggingBetaOptions feature");
         }

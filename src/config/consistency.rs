@@ -1,7 +1,6 @@
-//! What is probably not meant: addresses of one family where the other one counts.
+//! Checks a configuration for addresses of the wrong family, against itself and against the node.
 //!
-//! In: [`ValidatedConfig`], and what is known of the node. Out: words for the log, and what must end the program. Must not
-//! know: where that is known from. The conditions are kube-proxy's; two of them are fatal.
+//! The conditions are kube-proxy's. Most are warnings; two make the proxy exit.
 
 use ipnet::IpNet;
 use netfilter::IpFamily;
@@ -10,30 +9,30 @@ use proxier::model::{LocalDetector, Mode, NodePortAddresses};
 
 use super::ValidatedConfig;
 
-/// What kube-proxy says of settings that are probably not meant.
+/// kube-proxy's log message about a configuration that is probably wrong.
 pub const INCONSISTENT: &str = "Kube-proxy configuration may be incomplete or incorrect";
 
-/// What is known of the node.
+/// The facts about the node that a configuration is checked against.
 #[derive(Clone, Debug)]
 pub struct NodeFacts {
     /// The family of the node's first address.
     pub primary: IpFamily,
     /// Whether both families are served.
     pub dual_stack: bool,
-    /// The pod networks of the Node; empty: not known.
+    /// The pod networks of the Node; empty: unknown.
     pub pod_cidrs: Vec<IpNet>,
 }
 
-/// What was found.
+/// The result of a check against the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inconsistencies {
-    /// For the log.
+    /// Warnings for the log.
     pub warnings: Vec<String>,
-    /// For the end.
+    /// An error that makes the proxy exit.
     pub fatal: Option<String>,
 }
 
-/// What can be told without knowing the node.
+/// Checks a configuration without knowing the node. Returns warnings.
 #[must_use]
 pub fn check_config(settings: &ValidatedConfig) -> Vec<String> {
     let NodePortAddresses::Cidrs(nets) = &settings.proxier.node_port_addresses else { return Vec::new() };
@@ -42,17 +41,19 @@ pub fn check_config(settings: &ValidatedConfig) -> Vec<String> {
                     `--nodeport-addresses primary`";
         return vec![text.to_owned()];
     }
-    nets.iter().filter(|net| is_loopback(net)).map(|net| on_loopback(settings, nets, *net)).collect()
+    nets.iter().filter(|net| is_loopback(net)).map(|net| loopback_warning(settings, nets, *net)).collect()
 }
 
-/// Whether a network is given for its loopback addresses. One of all addresses is not.
+/// Whether a network is given for its loopback addresses; the network of all addresses is not.
 fn is_loopback(net: &IpNet) -> bool {
     net.prefix_len() > 0 && NodePortMatch::Within(vec![*net]).covers_loopback(IpFamily::of_net(net))
 }
 
-/// What a loopback network in `nodePortAddresses` means in the mode. Only iptables mode can serve it, with
-/// `route_localnet`, which IPv6 does not have; kube-proxy leaves it out elsewhere, in IPVS mode without a word.
-fn on_loopback(settings: &ValidatedConfig, nets: &[IpNet], net: IpNet) -> String {
+/// The effect of a loopback network in `nodePortAddresses`.
+///
+/// Only iptables mode can serve it, with `route_localnet`, which IPv6 does not have; kube-proxy leaves it out
+/// elsewhere, in IPVS mode silently.
+fn loopback_warning(settings: &ValidatedConfig, nets: &[IpNet], net: IpNet) -> String {
     let family = IpFamily::of_net(&net);
     let includes = format!("--nodeport-addresses includes localhost ({net})");
     let why = match settings.mode {
@@ -72,7 +73,7 @@ fn on_loopback(settings: &ValidatedConfig, nets: &[IpNet], net: IpNet) -> String
     format!("{includes} but {why}{rest}")
 }
 
-/// What can be told of a node.
+/// Checks a configuration against the node.
 #[must_use]
 pub fn check_node(settings: &ValidatedConfig, node: &NodeFacts) -> Inconsistencies {
     let mut found = Inconsistencies::default();
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn unset_node_port_addresses_are_doubtful_where_they_mean_all() {
+    fn unset_node_port_addresses_are_warned_about_where_they_mean_all() {
         assert_eq!(check_config(&of(|_| ())).len(), 1);
         let primary = of(|file| file.node_port_addresses = vec!["primary".to_owned()]);
         assert_eq!(check_config(&primary), Vec::<String>::new());
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn node_port_addresses_are_held_against_the_families_of_everything_else() {
+    fn node_port_addresses_are_compared_with_the_families_of_all_other_networks() {
         let settings = of(|file| {
             file.node_port_addresses = vec!["10.0.0.0/8".to_owned()];
             file.cluster_cidr = "10.0.0.0/8,fd00::/48".to_owned();
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_of_one_family_wonders_at_addresses_of_the_other() {
+    fn addresses_of_the_other_family_are_warned_about_on_a_single_stack_node() {
         let settings = of(|file| {
             file.mode = "ipvs".to_owned();
             file.ipvs.exclude_cidrs = vec!["fd00::/48".to_owned()];

@@ -1,7 +1,7 @@
-//! From the text of a configuration file to its fields.
+//! Decodes the text of a configuration file.
 //!
-//! In: YAML or JSON. Out: a [`KubeProxyConfiguration`] and what strict reading minds in it. Must not know: what is allowed or the default.
-//! As with kube-proxy, unknown names and repeated keys are said and borne, a value of the wrong type is not.
+//! As in kube-proxy, unknown fields and duplicate keys are reported and accepted; a value of the wrong type is an
+//! error.
 
 use std::path::Path;
 
@@ -15,12 +15,12 @@ use super::{ConfigError, KubeProxyConfiguration};
 const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 const KIND: &str = "KubeProxyConfiguration";
 
-/// What a file says.
+/// A decoded file.
 #[derive(Debug)]
 pub struct Decoded {
     /// Its fields.
     pub file: KubeProxyConfiguration,
-    /// What is wrong with it and was passed over; empty: nothing.
+    /// What strict decoding rejects and was ignored.
     pub strict_errors: Vec<String>,
     /// The text itself.
     pub text: String,
@@ -29,19 +29,19 @@ pub struct Decoded {
 /// Reads a configuration file.
 ///
 /// # Errors
-/// If it cannot be read, is neither YAML nor JSON, is of another kind, or has a value of the wrong type.
+/// An unreadable file, neither YAML nor JSON, another kind, or a value of the wrong type.
 pub fn read(path: &Path) -> Result<Decoded, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     decode(&text).map_err(|reason| ConfigError::Decode { path: path.to_owned(), reason })
 }
 
-/// Reads the text of a configuration file.
+/// Decodes the text of a configuration file.
 ///
 /// # Errors
 /// See [`read`].
 pub fn decode(text: &str) -> Result<Decoded, String> {
     let mut strict_errors = Vec::new();
-    // Like kube-proxy: only the first document counts, and the last of duplicate keys.
+    // As in kube-proxy, only the first document counts, and the last of duplicate keys.
     let first = first_document(text);
     let strict: Result<Value, _> = serde_saphyr::from_str(first);
     let mut value = match strict {
@@ -52,7 +52,7 @@ pub fn decode(text: &str) -> Result<Decoded, String> {
             };
             let value = serde_saphyr::from_str_with_options(first, options)
                 .map_err(|_| plain_words(&strict.without_snippet().to_string()))?;
-            strict_errors.push(strictly(&strict));
+            strict_errors.push(strict_error(&strict));
             value
         }
     };
@@ -69,8 +69,8 @@ pub fn decode(text: &str) -> Result<Decoded, String> {
     Ok(Decoded { file, strict_errors, text: text.to_owned() })
 }
 
-/// What strict reading minds, in the words of Go's library.
-fn strictly(error: &serde_saphyr::Error) -> String {
+/// An error of strict decoding in the words of Go's library.
+fn strict_error(error: &serde_saphyr::Error) -> String {
     match error.without_snippet() {
         serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
             format!("yaml: unmarshal errors:\n  line {}: key {key:?} already set in map", location.line())
@@ -79,7 +79,7 @@ fn strictly(error: &serde_saphyr::Error) -> String {
     }
 }
 
-/// The first document that is more than comments.
+/// The first document with more than comments.
 fn first_document(text: &str) -> &str {
     let (mut start, mut at, mut content) = (0, 0, false);
     for line in text.split_inclusive('\n') {
@@ -101,10 +101,10 @@ fn first_document(text: &str) -> &str {
 fn check_type(value: &Value) -> Result<(), String> {
     let field = |name| value.get(name).and_then(Value::as_str).unwrap_or_default();
     match (field("kind"), field("apiVersion")) {
-        ("", _) => Err(format!("Object 'Kind' is missing; it is {KIND} of apiVersion {API_VERSION}")),
+        ("", _) => Err(format!("Object 'Kind' is missing: must be {KIND} of apiVersion {API_VERSION}")),
         (KIND, API_VERSION) => Ok(()),
         (kind, version) => {
-            Err(format!("no kind {kind:?} is registered for version {version:?}; there is {KIND} of {API_VERSION}"))
+            Err(format!("no kind {kind:?} is registered for version {version:?}: must be {KIND} of {API_VERSION}"))
         }
     }
 }
@@ -120,7 +120,7 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-/// In a file, zero is as good as nothing for those durations that have a default.
+/// Removes zero durations of fields with a default: in a file, zero means unset.
 fn drop_zeros(file: &mut KubeProxyConfiguration) {
     for duration in [
         &mut file.iptables.sync_period,
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_as_good_as_nothing_and_so_are_most_zeros() {
+    fn null_and_most_zero_durations_mean_unset() {
         let text = "mode: \"\"\nclusterCIDR: 10.244.0.0/16\nnodePortAddresses: null\nconntrack:\n  maxPerCore: null\n  \
                     tcpEstablishedTimeout: 0s\niptables:\n  masqueradeBit: null\n  minSyncPeriod: 0s\n  syncPeriod: 45s\n\
                     logging: {flushFrequency: 0}\n";
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_and_repeated_keys_are_said_and_borne() {
+    fn unknown_fields_and_duplicate_keys_are_reported_and_accepted() {
         let Decoded { file, strict_errors, .. } = decoded("iptables:\n  syncperiod: 5s\nMode: c\nmode: a\nmode: b\n");
         assert_eq!((&*file.mode, file.iptables.sync_period), ("b", None));
         let text = strict_errors.join("\n");
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_configuration_is_refused() {
+    fn text_that_is_no_configuration_is_refused() {
         let wrong =
             ["mode: [1]", "mode: 5", "oomScoreAdj: abc", "iptables: {syncPeriod: 5}", "oomScoreAdj: 3000000000"];
         let wrong = wrong.map(|line| format!("{HEAD}{line}\n"));
@@ -211,7 +211,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_a_file_holds_is_borne(text in r#"([a-zA-Z]{1,12}|iptables|mode|syncPeriod|kind|[0-9]|[-:{}\[\],&*!|>'"%@~]|\n| |\PC){0,30}"#) {
+        fn any_text_is_decoded_or_refused_without_a_panic(text in r#"([a-zA-Z]{1,12}|iptables|mode|syncPeriod|kind|[0-9]|[-:{}\[\],&*!|>'"%@~]|\n| |\PC){0,30}"#) {
             let _ = decode(&text);
             let _ = decode(&format!("{HEAD}{text}"));
             let _ = text.parse::<GoDuration>();

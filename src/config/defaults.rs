@@ -1,7 +1,4 @@
-//! What holds where nothing is said.
-//!
-//! In: a [`KubeProxyConfiguration`] as it was read or made of flags. Out: the same, complete: what runs, what `/configz` shows and
-//! `--write-config-to` writes. Must not know: what is allowed.
+//! Defaults of KubeProxyConfiguration.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,15 +10,15 @@ const HEALTHZ_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
 const CLUSTER_CIDR: &str = "ClusterCIDR";
 
-/// What requests are encoded in, if nothing is said. Here they are JSON all the same.
+/// The default encoding of requests. Requests have no body here; it only selects the responses' encoding.
 pub const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
-/// In the place of an address: nothing is served.
+/// The address of a disabled server.
 pub const DISABLED: &str = "0";
 
 impl KubeProxyConfiguration {
-    /// Fills in what is not said. Sections of modes that are not asked for keep nothing that depends on the mode, as
-    /// kube-proxy shows them.
+    /// Fills in every unset field. Sections of other modes keep nothing that depends on the mode, as kube-proxy shows
+    /// them.
     #[must_use]
     pub fn with_defaults(mut self) -> Self {
         "KubeProxyConfiguration".clone_into(&mut self.kind);
@@ -53,7 +50,7 @@ impl KubeProxyConfiguration {
 
     fn addresses(&mut self) {
         fill(&mut self.bind_address, "0.0.0.0");
-        let [health, metrics] = usual_hosts(&self.bind_address);
+        let [health, metrics] = default_hosts(&self.bind_address);
         listen(&mut self.healthz_bind_address, health, HEALTHZ_PORT);
         listen(&mut self.metrics_bind_address, metrics, METRICS_PORT);
     }
@@ -74,7 +71,7 @@ impl KubeProxyConfiguration {
             _ => (iptables_periods, [ipvs_periods, nftables_periods]),
         };
         sync.get_or_insert(GoDuration::from_secs(30));
-        // The same in every mode, from a file and from flags; kube-proxy takes none in a file for IPVS (behaviour.yaml I16).
+        // The same in every mode, from a file and from flags; kube-proxy has no default for IPVS in a file (behaviour.yaml I16).
         min.get_or_insert(GoDuration::from_secs(1));
         for (sync, min) in others {
             (*sync, *min) = (None, None);
@@ -90,9 +87,9 @@ impl KubeProxyConfiguration {
     }
 }
 
-/// Where health and metrics are served if nothing is said: in the family of the node's address.
+/// The default addresses of the health and metrics servers, in the family of the node's address.
 #[must_use]
-pub fn usual_hosts(bind_address: &str) -> [IpAddr; 2] {
+pub fn default_hosts(bind_address: &str) -> [IpAddr; 2] {
     if net::ip(bind_address).is_some_and(|ip| ip.is_ipv6()) {
         [Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()]
     } else {

@@ -1,6 +1,4 @@
-//! Durations as Go writes them: `1h0m0s`, `1.5s`, `-300ms`.
-//!
-//! In: text. Out: [`GoDuration`], and text again, in Go's own form. Must not know: which setting it is for.
+//! Go's duration syntax: `1h0m0s`, `1.5s`, `-300ms`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Nanoseconds to the unit, the greatest that is not greater than the rest first.
+/// Units and their nanoseconds.
 const UNITS: [(&str, i64); 8] = [
     ("ns", 1),
     ("us", 1_000),
@@ -20,33 +18,33 @@ const UNITS: [(&str, i64); 8] = [
     ("h", 3_600_000_000_000),
 ];
 
-/// A span of time that may be negative, so that a check can say that it must not be.
+/// A signed duration in nanoseconds. Validation rejects negative ones by field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GoDuration(i64);
 
 impl GoDuration {
-    /// None at all.
+    /// The zero duration.
     pub const ZERO: Self = Self(0);
 
-    /// That many nanoseconds.
+    /// From nanoseconds.
     #[must_use]
     pub const fn from_nanos(nanos: i64) -> Self {
         Self(nanos)
     }
 
-    /// That many seconds.
+    /// From seconds.
     #[must_use]
     pub const fn from_secs(seconds: i64) -> Self {
         Self(seconds * 1_000_000_000)
     }
 
-    /// Its nanoseconds.
+    /// In nanoseconds.
     #[must_use]
     pub const fn nanos(self) -> i64 {
         self.0
     }
 
-    /// As a duration to wait; a negative one is over at once.
+    /// As a `Duration`; zero if negative.
     #[must_use]
     pub fn to_std(self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0).unwrap_or(0))
@@ -56,9 +54,9 @@ impl GoDuration {
 impl FromStr for GoDuration {
     type Err = String;
 
-    /// Numbers with units, or `0`.
+    /// Parses numbers with units, or `0`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let invalid = || format!("invalid duration {text:?}: it is written like 30s or 1h30m");
+        let invalid = || format!("invalid duration {text:?}: expected the form 30s or 1h30m");
         let (negative, mut rest) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
             None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -80,12 +78,12 @@ impl FromStr for GoDuration {
             rest = after;
         }
         let nanos = if negative { -nanos } else { nanos };
-        // Go's durations end at 292 years.
+        // Go's durations are limited to 292 years.
         i64::try_from(nanos).map(Self).map_err(|_| invalid())
     }
 }
 
-/// A decimal number of units, in nanoseconds; what is below them is cut off.
+/// A decimal number of units in nanoseconds, truncated.
 fn scaled(number: &str, unit: i64) -> Option<i128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() && fraction.is_empty() || whole.len() > 20 || fraction.contains('.') {
@@ -149,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_gos() {
+    fn durations_are_parsed_and_printed_as_go_does() {
         for (text, millis, again) in [
             ("30s", 30_000, "30s"),
             ("1h0m0s", 3_600_000, "1h0m0s"),
@@ -176,7 +174,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_is_written_is_read_again(nanos: i64) {
+        fn a_printed_duration_is_parsed_to_the_same_value(nanos: i64) {
             let duration = GoDuration(nanos);
             proptest::prop_assert_eq!(duration.to_string().parse(), Ok(duration));
         }

@@ -1,6 +1,4 @@
-//! KubeProxyConfiguration v1alpha1: its fields, in the order in which kube-proxy shows them.
-//!
-//! In: what a file or flags say. Out: the same as values, or as JSON. Must not know: what is allowed or the default.
+//! KubeProxyConfiguration v1alpha1: its fields, in kube-proxy's order.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::duration::GoDuration;
 use super::logging::LoggingFile;
 
-/// The configuration. `None`: not said.
+/// The configuration file. `None`: not set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct KubeProxyConfiguration {
@@ -24,19 +22,19 @@ pub struct KubeProxyConfiguration {
     pub client_connection: ClientConnection,
     /// How to log.
     pub logging: LoggingFile,
-    /// The name of this node, if not the host's.
+    /// The Node's name, if not the host name.
     pub hostname_override: String,
-    /// The node's address, if not a wildcard.
+    /// The node's address, unless a wildcard.
     pub bind_address: String,
-    /// Where `/healthz` is served; empty: at the usual place; `0`: nowhere.
+    /// Address of the health server; empty: the default; `0`: disabled.
     pub healthz_bind_address: String,
-    /// Where `/metrics` is served; empty: at the usual place; `0`: nowhere.
+    /// Address of the metrics server; empty: the default; `0`: disabled.
     pub metrics_bind_address: String,
-    /// Whether a port that cannot be had is the end.
+    /// Whether the process exits if it cannot listen.
     pub bind_address_hard_fail: bool,
     /// Serve `/debug/`.
     pub enable_profiling: bool,
-    /// Show metrics that this release hides.
+    /// The release whose hidden metrics are shown.
     pub show_hidden_metrics_for_version: String,
     /// `iptables`, `ipvs` or `nftables`.
     pub mode: String,
@@ -46,28 +44,28 @@ pub struct KubeProxyConfiguration {
     pub ipvs: Ipvs,
     /// Settings of nftables mode.
     pub nftables: Nftables,
-    /// Settings of Windows.
+    /// Settings for Windows.
     pub winkernel: Winkernel,
-    /// How to tell local traffic.
+    /// How local traffic is detected.
     pub detect_local_mode: String,
-    /// Details of that.
+    /// Parameters of local traffic detection.
     pub detect_local: DetectLocal,
-    /// Pod networks, with a comma between.
+    /// Pod networks, comma-separated.
     #[serde(rename = "clusterCIDR")]
     pub cluster_cidr: String,
-    /// Where node ports are served.
+    /// The addresses on which node ports are served.
     #[serde(serialize_with = "list")]
     pub node_port_addresses: Vec<String>,
-    /// How readily the kernel kills this process when memory is short.
+    /// The kernel's OOM score adjustment of this process.
     pub oom_score_adj: Option<i32>,
     /// Settings of connection tracking.
     pub conntrack: Conntrack,
-    /// How often everything was taken from the API server again, once.
+    /// The resync period of kube-proxy's informers.
     #[serde(serialize_with = "span")]
     pub config_sync_period: Option<GoDuration>,
-    /// Means nothing since the userspace mode is gone.
+    /// Unused since the userspace mode was removed.
     pub port_range: String,
-    /// Of Windows.
+    /// Windows only.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub windows_run_as_service: bool,
 }
@@ -76,16 +74,16 @@ pub struct KubeProxyConfiguration {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ClientConnection {
-    /// A kubeconfig file; without one, the Pod's service account.
+    /// The kubeconfig file; empty: the Pod's service account.
     pub kubeconfig: String,
-    /// What answers may be encoded in.
+    /// Accepted encodings of responses.
     pub accept_content_types: String,
-    /// What requests are encoded in.
+    /// The encoding of requests.
     pub content_type: String,
-    /// How many requests per second; negative: any number.
+    /// Requests per second; negative: unlimited.
     #[serde(serialize_with = "number")]
     pub qps: f32,
-    /// How many requests at once.
+    /// Requests that may be sent at once.
     pub burst: i32,
 }
 
@@ -103,16 +101,16 @@ pub struct DetectLocal {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Iptables {
-    /// Which bit of the mark asks for masquerading.
+    /// The bit of the packet mark that requests masquerading.
     pub masquerade_bit: Option<i32>,
     /// Masquerade all traffic to cluster IPs.
     pub masquerade_all: bool,
     /// Serve node ports on loopback addresses too.
     pub localhost_node_ports: Option<bool>,
-    /// How soon failures are retried and the rules checked.
+    /// How soon a failed sync is retried and the rules are checked.
     #[serde(serialize_with = "span")]
     pub sync_period: Option<GoDuration>,
-    /// How long to wait at least between two syncs.
+    /// The shortest time between two syncs.
     #[serde(serialize_with = "span")]
     pub min_sync_period: Option<GoDuration>,
 }
@@ -121,21 +119,21 @@ pub struct Iptables {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Ipvs {
-    /// How soon failures are retried and everything is checked.
+    /// How soon a failed sync is retried and the state is checked.
     #[serde(serialize_with = "span")]
     pub sync_period: Option<GoDuration>,
-    /// How long to wait at least between two syncs.
+    /// The shortest time between two syncs.
     #[serde(serialize_with = "span")]
     pub min_sync_period: Option<GoDuration>,
-    /// Which scheduler; empty: `rr`.
+    /// The IPVS scheduler; empty: `rr`.
     pub scheduler: String,
-    /// Networks whose virtual servers are somebody else's.
+    /// Networks whose virtual servers belong to other programs.
     #[serde(rename = "excludeCIDRs", serialize_with = "list")]
     pub exclude_cidrs: Vec<String>,
-    /// Do not answer ARP for service addresses.
+    /// Do not answer ARP for Service addresses.
     #[serde(rename = "strictARP")]
     pub strict_arp: bool,
-    /// How long an idle TCP connection is remembered.
+    /// How long an idle TCP connection is kept.
     pub tcp_timeout: GoDuration,
     /// The same after a FIN.
     pub tcp_fin_timeout: GoDuration,
@@ -147,30 +145,30 @@ pub struct Ipvs {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Nftables {
-    /// Which bit of the mark asks for masquerading.
+    /// The bit of the packet mark that requests masquerading.
     pub masquerade_bit: Option<i32>,
     /// Masquerade all traffic to cluster IPs.
     pub masquerade_all: bool,
-    /// How soon failures are retried and the rules checked.
+    /// How soon a failed sync is retried and the rules are checked.
     #[serde(serialize_with = "span")]
     pub sync_period: Option<GoDuration>,
-    /// How long to wait at least between two syncs.
+    /// The shortest time between two syncs.
     #[serde(serialize_with = "span")]
     pub min_sync_period: Option<GoDuration>,
 }
 
-/// `winkernel`, which means nothing on Linux
+/// `winkernel`, unused on Linux.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Winkernel {
-    /// A network of HNS.
+    /// The name of an HNS network.
     pub network_name: String,
-    /// An address to masquerade with.
+    /// The source address for masquerading.
     pub source_vip: String,
     /// Direct server return.
     #[serde(rename = "enableDSR")]
     pub enable_dsr: bool,
-    /// An endpoint of HNS.
+    /// The name of an HNS endpoint.
     pub root_hns_endpoint_name: String,
     /// Forward the health check port.
     pub forward_health_check_vip: bool,
@@ -180,36 +178,36 @@ pub struct Winkernel {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Conntrack {
-    /// How many connections to track per CPU core.
+    /// Tracked connections per CPU core.
     pub max_per_core: Option<i32>,
-    /// How many at least.
+    /// The least limit of tracked connections.
     pub min: Option<i32>,
-    /// How long an idle established TCP connection is remembered.
+    /// How long an idle established TCP connection is kept.
     pub tcp_established_timeout: Option<GoDuration>,
     /// The same in CLOSE_WAIT.
     pub tcp_close_wait_timeout: Option<GoDuration>,
-    /// Do not hold packets out of the window against a TCP connection.
+    /// Accept packets outside of the TCP window.
     pub tcp_be_liberal: bool,
-    /// How long an unanswered UDP flow is remembered.
+    /// How long an unreplied UDP flow is kept.
     pub udp_timeout: GoDuration,
-    /// The same for one that was answered and went on.
+    /// The same for a replied UDP flow.
     pub udp_stream_timeout: GoDuration,
 }
 
-/// An empty list is none at all, as kube-proxy writes it.
+/// Writes an empty list as null, as kube-proxy does.
 fn list<S: Serializer>(items: &[String], serializer: S) -> Result<S::Ok, S::Error> {
     if items.is_empty() { serializer.serialize_none() } else { items.serialize(serializer) }
 }
 
-/// A whole number has no point, as Go writes it.
-#[allow(clippy::trivially_copy_pass_by_ref, clippy::cast_possible_truncation)] // serde asks for it so; checked
+/// Writes a whole number without a decimal point, as Go does.
+#[allow(clippy::trivially_copy_pass_by_ref, clippy::cast_possible_truncation)] // serde passes a reference; the value is compared
 fn number<S: Serializer>(number: &f32, serializer: S) -> Result<S::Ok, S::Error> {
     let whole = number.trunc() as i64;
-    #[allow(clippy::float_cmp, clippy::cast_precision_loss)] // either it is that number or it is not
+    #[allow(clippy::float_cmp, clippy::cast_precision_loss)] // exact comparison is intended
     if whole as f32 == *number { serializer.serialize_i64(whole) } else { serializer.serialize_f32(*number) }
 }
 
-#[allow(clippy::ref_option)] // serde asks for it so
+#[allow(clippy::ref_option)] // serde passes a reference
 fn span<S: Serializer>(duration: &Option<GoDuration>, serializer: S) -> Result<S::Ok, S::Error> {
     duration.unwrap_or_default().serialize(serializer)
 }

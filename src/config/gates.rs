@@ -1,17 +1,15 @@
-//! Feature gates: which there are in release 1.36, and which are on.
-//!
-//! In: names and values. Out: [`FeatureGates`], what is wrong, what is odd. Must not know: what a gate does.
+//! Feature gates of release 1.36: which exist, their defaults, and which are set.
 
 use std::collections::BTreeMap;
 
-/// How far a feature is.
+/// The maturity of a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Off unless asked for.
+    /// Off by default.
     Alpha,
-    /// Mostly on.
+    /// Mostly on by default.
     Beta,
-    /// Here to stay.
+    /// Generally available.
     Ga,
 }
 
@@ -27,18 +25,18 @@ impl Stage {
     }
 }
 
-/// A gate of the release.
+/// A feature gate of the release.
 #[derive(Clone, Copy, Debug)]
 pub struct Gate {
     /// Its name.
     pub name: &'static str,
-    /// How far it is.
+    /// Its maturity.
     pub stage: Stage,
-    /// Whether it is on if nothing is said.
+    /// Its default value.
     pub default: bool,
-    /// Whether it can be nothing else.
+    /// Whether it cannot be changed.
     pub locked: bool,
-    /// Whether something here depends on it.
+    /// Whether this program implements it.
     pub built: bool,
 }
 
@@ -57,7 +55,7 @@ const fn built(gate: Gate) -> Gate {
 const ALL_ALPHA: &str = "AllAlpha";
 const ALL_BETA: &str = "AllBeta";
 
-/// Those that say something about a kube-proxy.
+/// The gates that kube-proxy reads.
 pub const KNOWN: &[Gate] = &[
     gate(ALL_ALPHA, Stage::Alpha, false),
     gate(ALL_BETA, Stage::Beta, false),
@@ -85,29 +83,30 @@ pub const KNOWN: &[Gate] = &[
     locked("WinOverlay"),
 ];
 
-/// The gates of other components, which kube-proxy takes because all of Kubernetes has one list: one a line.
-const ELSEWHERE: &str = include_str!("gates_elsewhere.txt");
+/// The gates of other components, one per line. kube-proxy accepts them because Kubernetes has one list.
+const OTHER_COMPONENTS: &str = include_str!("gates_elsewhere.txt");
 
-/// Which gates are on.
+/// The gates that are set, with their values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FeatureGates(BTreeMap<String, bool>);
 
 impl FeatureGates {
-    /// Checks gates that are set. Returns them and warnings, or all errors.
+    /// Checks gates. Returns them with warnings, or all errors.
     ///
-    /// A name that no gate has is a warning: a configuration may come from any release, and the kube-proxy 1.36.2 that
-    /// we compare with (MicroShift's build) ignores it too, in these words. Upstream's own build exits.
+    /// An unknown name is only a warning: a configuration may be for any release, and the kube-proxy 1.36.2 used for
+    /// comparison (MicroShift's build) ignores it with the same message. Upstream's own build exits.
     ///
     /// # Errors
-    /// If a gate is locked to the other value.
-    pub fn new(asked: &BTreeMap<String, bool>) -> Result<(Self, Vec<String>), Vec<String>> {
-        let (mut odd, mut errors) = (Vec::new(), Vec::new());
-        for (name, on) in asked {
+    /// A gate is locked to the other value.
+    pub fn new(requested: &BTreeMap<String, bool>) -> Result<(Self, Vec<String>), Vec<String>> {
+        let (mut warnings, mut errors) = (Vec::new(), Vec::new());
+        for (name, on) in requested {
             let Some(gate) = KNOWN.iter().find(|gate| gate.name == name) else {
-                if ELSEWHERE.lines().any(|elsewhere| elsewhere == name) {
-                    odd.push(format!("feature gate {name}={on} is of another component and has no effect here"));
+                if OTHER_COMPONENTS.lines().any(|other| other == name) {
+                    warnings
+                        .push(format!("feature gate {name}={on} belongs to another component and has no effect here"));
                 } else {
-                    odd.push(format!("unrecognized feature gate: {name}"));
+                    warnings.push(format!("unrecognized feature gate: {name}"));
                 }
                 continue;
             };
@@ -115,26 +114,26 @@ impl FeatureGates {
                 let locked = gate.default;
                 errors.push(format!("cannot set feature gate {name} to {on}, feature is locked to {locked}"));
             } else if gate.stage == Stage::Ga {
-                odd.push(format!("Setting GA feature gate {name}={on}. It will be removed in a future release."));
+                warnings.push(format!("Setting GA feature gate {name}={on}. It will be removed in a future release."));
             } else if !gate.built && *on != gate.default && ![ALL_ALPHA, ALL_BETA].contains(&gate.name) {
-                odd.push(format!("feature gate {name}={on} has no effect here"));
+                warnings.push(format!("feature gate {name}={on} has no effect here"));
             }
         }
-        if errors.is_empty() { Ok((Self(asked.clone()), odd)) } else { Err(errors) }
+        if errors.is_empty() { Ok((Self(requested.clone()), warnings)) } else { Err(errors) }
     }
 
     /// Whether a gate is on.
     #[must_use]
     pub fn enabled(&self, name: &str) -> bool {
-        let said = |name: &str| self.0.get(name).copied();
+        let set = |name: &str| self.0.get(name).copied();
         let Some(gate) = KNOWN.iter().find(|gate| gate.name == name) else { return false };
         let group = match gate.stage {
             _ if gate.locked => None,
-            Stage::Alpha => said(ALL_ALPHA),
-            Stage::Beta => said(ALL_BETA),
+            Stage::Alpha => set(ALL_ALPHA),
+            Stage::Beta => set(ALL_BETA),
             Stage::Ga => None,
         };
-        said(name).or(group).unwrap_or(gate.default)
+        set(name).or(group).unwrap_or(gate.default)
     }
 }
 
@@ -142,12 +141,12 @@ impl FeatureGates {
 mod tests {
     use super::*;
 
-    fn gates(asked: &[(&str, bool)]) -> Result<(FeatureGates, Vec<String>), Vec<String>> {
-        FeatureGates::new(&asked.iter().map(|(name, on)| ((*name).to_owned(), *on)).collect())
+    fn gates(requested: &[(&str, bool)]) -> Result<(FeatureGates, Vec<String>), Vec<String>> {
+        FeatureGates::new(&requested.iter().map(|(name, on)| ((*name).to_owned(), *on)).collect())
     }
 
     #[test]
-    fn what_is_said_counts_before_groups_and_groups_before_defaults() {
+    fn a_gates_own_value_takes_precedence_over_its_group_and_the_group_over_its_default() {
         let (set, _) = gates(&[("AllBeta", false), ("ComponentFlagz", true)]).expect("valid");
         assert!(set.enabled("ComponentFlagz") && !set.enabled("ComponentStatusz"));
         let (set, _) = gates(&[("AllAlpha", true)]).expect("valid");
@@ -159,24 +158,24 @@ mod tests {
     fn unknown_and_ga_gates_are_warned_about_and_locked_ones_are_errors() {
         let errors = gates(&[("NoSuchGate", true), ("NFTablesProxyMode", false)]).expect_err("one is locked");
         assert_eq!(errors, ["cannot set feature gate NFTablesProxyMode to false, feature is locked to true"]);
-        let (set, odd) = gates(&[("NoSuchGate", true)]).expect("valid");
-        assert_eq!(odd, ["unrecognized feature gate: NoSuchGate"]);
+        let (set, warnings) = gates(&[("NoSuchGate", true)]).expect("valid");
+        assert_eq!(warnings, ["unrecognized feature gate: NoSuchGate"]);
         assert!(!set.enabled("NoSuchGate"));
-        let (_, odd) = gates(&[("AllowServiceExternalIPs", false), ("NFTablesProxyMode", true)]).expect("valid");
-        assert_eq!(odd.len(), 2);
-        assert!(odd[0].starts_with("Setting GA feature gate AllowServiceExternalIPs=false."), "{odd:?}");
-        let (_, odd) = gates(&[("AllBeta", true), ("ContextualLogging", true)]).expect("valid");
-        assert_eq!(odd, Vec::<String>::new(), "what is on anyway");
-        let (_, odd) = gates(&[("NativeHistograms", true)]).expect("valid");
-        assert_eq!(odd, ["feature gate NativeHistograms=true has no effect here"]);
+        let (_, warnings) = gates(&[("AllowServiceExternalIPs", false), ("NFTablesProxyMode", true)]).expect("valid");
+        assert_eq!(warnings.len(), 2);
+        assert!(warnings[0].starts_with("Setting GA feature gate AllowServiceExternalIPs=false."), "{warnings:?}");
+        let (_, warnings) = gates(&[("AllBeta", true), ("ContextualLogging", true)]).expect("valid");
+        assert_eq!(warnings, Vec::<String>::new(), "what is on anyway");
+        let (_, warnings) = gates(&[("NativeHistograms", true)]).expect("valid");
+        assert_eq!(warnings, ["feature gate NativeHistograms=true has no effect here"]);
     }
 
     #[test]
-    fn gates_of_other_components_are_taken_and_said_to_mean_nothing() {
-        let (set, odd) = gates(&[("KubeletTracing", false)]).expect("valid");
-        assert_eq!(odd, ["feature gate KubeletTracing=false is of another component and has no effect here"]);
+    fn gates_of_other_components_are_accepted_with_a_warning() {
+        let (set, warnings) = gates(&[("KubeletTracing", false)]).expect("valid");
+        assert_eq!(warnings, ["feature gate KubeletTracing=false belongs to another component and has no effect here"]);
         assert!(!set.enabled("KubeletTracing"));
-        let mut names: Vec<&str> = ELSEWHERE.lines().chain(KNOWN.iter().map(|gate| gate.name)).collect();
+        let mut names: Vec<&str> = OTHER_COMPONENTS.lines().chain(KNOWN.iter().map(|gate| gate.name)).collect();
         let all = names.len();
         names.sort_unstable();
         names.dedup();

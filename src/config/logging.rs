@@ -1,22 +1,20 @@
-//! `logging`: fields, defaults and checks.
-//!
-//! In: what a file or flags say. Out: [`Logging`]. Must not know: how lines are written.
+//! `logging`: the fields of KubeProxyConfiguration, and the validated [`Logging`].
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::duration::GoDuration;
 
-/// `logging` as it is written.
+/// The validated logging configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct LoggingFile {
     /// `text` or `json`.
     pub format: String,
-    /// How long a line may wait before it is written.
+    /// The longest time that a line may be buffered.
     pub flush_frequency: Option<FlushFrequency>,
-    /// How much to log.
+    /// The log level.
     pub verbosity: u32,
-    /// How much to log in single files.
+    /// Log levels of single files.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub vmodule: Vec<VmoduleItem>,
     /// Options of each format.
@@ -27,9 +25,9 @@ pub struct LoggingFile {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct VmoduleItem {
-    /// Which files, by name without `.rs`; `*` and `?` stand for others.
+    /// The pattern of file names without `.rs`; `*` and `?` are wildcards.
     pub file_pattern: String,
-    /// How much to log there.
+    /// The log level of these files.
     pub verbosity: u32,
 }
 
@@ -37,29 +35,29 @@ pub struct VmoduleItem {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LoggingOptions {
-    /// Of the text format.
+    /// Options of the text format.
     pub text: OutputRouting,
-    /// Of the JSON format.
+    /// Options of the JSON format.
     pub json: OutputRouting,
 }
 
-/// Where lines go.
+/// Where lines are written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct OutputRouting {
     /// Write errors to standard error and the rest to standard output.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub split_stream: bool,
-    /// How many bytes may wait for being written to standard output.
+    /// How many bytes may be buffered for standard output.
     pub info_buffer_size: Quantity,
 }
 
-/// A duration that may be written as a number of nanoseconds, and then is written so again.
+/// A duration that may be configured as a number of nanoseconds, and is written back as such.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FlushFrequency {
-    /// How long.
+    /// The duration.
     pub duration: GoDuration,
-    /// Whether it was a number.
+    /// Whether it was configured as a number.
     pub number: bool,
 }
 
@@ -84,7 +82,7 @@ impl<'de> Deserialize<'de> for FlushFrequency {
     }
 }
 
-/// A number of bytes as Kubernetes writes it: `0`, `64Ki`, `1M`.
+/// A number of bytes in Kubernetes' notation: `0`, `64Ki`, `1M`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantity(String);
 
@@ -107,7 +105,7 @@ impl Quantity {
         ("", 1),
     ];
 
-    /// How many.
+    /// The number of bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         Self::count(&self.0).unwrap_or(0)
@@ -165,10 +163,10 @@ impl<'de> Deserialize<'de> for Quantity {
 pub struct Logging {
     /// JSON instead of text.
     pub json: bool,
-    /// How much.
+    /// The log level.
     pub verbosity: u32,
-    /// How much in single files.
+    /// Log levels of single files.
     pub vmodule: Vec<VmoduleItem>,
-    /// Errors to standard error, the rest to standard output.
+    /// Write errors to standard error and the rest to standard output.
     pub split_stream: bool,
 }

@@ -1,7 +1,7 @@
-//! What kube-proxy is told: KubeProxyConfiguration, turned into values.
+//! KubeProxyConfiguration: decoding, defaults, validation and translation.
 //!
-//! In: a file, or a [`KubeProxyConfiguration`] made of flags. Out: [`ValidatedConfig`], checked. Must not know: flags, or how anything is done.
-//! [`read`] takes the fields from a file, [`KubeProxyConfiguration::complete`] fills in defaults, [`validate()`] checks and translates.
+//! [`read`] decodes a file, [`KubeProxyConfiguration::with_defaults`] completes it, [`validate()`] checks and
+//! translates it.
 
 mod check;
 pub mod consistency;
@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use self::decode::{decode, read};
-pub use self::defaults::{CONTENT_TYPE as DEFAULT_CONTENT_TYPE, DISABLED, usual_hosts};
+pub use self::defaults::{CONTENT_TYPE as DEFAULT_CONTENT_TYPE, DISABLED, default_hosts};
 pub use self::duration::GoDuration;
 pub use self::file::KubeProxyConfiguration;
 pub use self::translate::validate;
@@ -41,7 +41,7 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is no KubeProxyConfiguration.
+    /// The file is not a KubeProxyConfiguration.
     #[error("failed complete: failed to decode {path}: {reason}")]
     Decode {
         /// The file.
@@ -49,18 +49,18 @@ pub enum ConfigError {
         /// Where and why.
         reason: String,
     },
-    /// A name of nothing but blanks.
+    /// The node name is blank.
     #[error("failed complete: empty hostname-override is invalid")]
     Hostname,
-    /// Feature gates that there are not, or that cannot be set so.
+    /// Invalid feature gates.
     #[error("failed complete: {}", aggregate(.0))]
     Gates(Vec<String>),
-    /// Values that cannot be: all of them.
+    /// Every invalid value.
     #[error("failed validate: {}", aggregate(.0))]
     Invalid(Vec<String>),
 }
 
-/// One error as it is, several in brackets.
+/// One error as it is, several in brackets, as Go's `utilerrors.Aggregate`.
 fn aggregate(errors: &[String]) -> String {
     match errors {
         [one] => one.clone(),

@@ -1,13 +1,12 @@
-//! Addresses as people write them in configurations.
+//! Addresses and networks in kube-proxy's syntax.
 //!
-//! In: text. Out: addresses and networks, or nothing. Must not know: which setting it is for.
-//! As kube-proxy does, zeros before a number of an IPv4 address are borne, and an IPv4 address in IPv6 clothes is one.
+//! Leading zeros in IPv4 octets are accepted, and an IPv4-mapped IPv6 address is an IPv4 address.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// An address.
+/// Parses an address.
 #[must_use]
 pub fn ip(text: &str) -> Option<IpAddr> {
     ipv4(text).map(IpAddr::V4).or_else(|| text.parse().ok().map(|ip: IpAddr| ip.to_canonical()))
@@ -24,7 +23,7 @@ fn ipv4(text: &str) -> Option<Ipv4Addr> {
     parts.next().is_none().then(|| Ipv4Addr::from(octets))
 }
 
-/// A network; bits behind its prefix are dropped.
+/// Parses a network; host bits are cleared.
 #[must_use]
 pub fn cidr(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
@@ -34,7 +33,7 @@ pub fn cidr(text: &str) -> Option<IpNet> {
     IpNet::new(ip(address)?, length.parse().ok()?).ok().map(|net| net.trunc())
 }
 
-/// The two parts of `IP:port` or `[IP]:port`.
+/// Splits `IP:port` or `[IP]:port`.
 #[must_use]
 pub fn host_port(text: &str) -> Option<(&str, &str)> {
     match text.strip_prefix('[') {
@@ -43,7 +42,7 @@ pub fn host_port(text: &str) -> Option<(&str, &str)> {
     }
 }
 
-/// Where to listen.
+/// Parses an address and port to listen on.
 #[must_use]
 pub fn socket(text: &str) -> Option<SocketAddr> {
     let (host, port) = host_port(text)?;

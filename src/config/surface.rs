@@ -1,7 +1,4 @@
-//! Every field against the list of all that kube-proxy's configuration has.
-//!
-//! In: golden/surface/config.yaml. Out: tests that fail where a field is another one, or is missing in either.
-//! Must not know: flags.
+//! Compares every field with golden/surface/config.yaml, the list of kube-proxy's fields.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +15,7 @@ use crate::tests_named::check_words;
 #[serde(deny_unknown_fields)]
 struct Row {
     field: String,
-    /// `None`: it is not shown.
+    /// `None`: the field is not shown.
     default: Option<String>,
     sample: String,
     becomes: Option<String>,
@@ -29,7 +26,7 @@ struct Row {
     #[serde(default)]
     error: String,
     #[serde(rename = "where")]
-    place: String,
+    covered_by: String,
 }
 
 const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
@@ -55,7 +52,7 @@ fn load(text: &str) -> Result<ValidatedConfig, String> {
     validate(decoded.file.with_defaults(), "host").map_err(|error| error.to_string())
 }
 
-/// How a field of a configuration is shown.
+/// The value of a field as shown.
 fn shown(file: &KubeProxyConfiguration, field: &str) -> Option<String> {
     let json = serde_json::to_value(file).expect("JSON");
     match json.pointer(&format!("/{}", field.replace('.', "/")))? {
@@ -106,7 +103,7 @@ fn every_field_has_a_row_and_every_row_says_where_it_goes() {
     assert_eq!(listed, fields);
     assert!(listed.len() > 55, "only {} fields", listed.len());
     for row in rows() {
-        check_words(&row.field, &row.place, &["settings"]);
+        check_words(&row.field, &row.covered_by, &["settings"]);
     }
 }
 
@@ -123,7 +120,7 @@ fn leaves(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Each value is another one than the default, and none is another field's.
+/// Every value differs from the default and from every other field's.
 const ALL: &str = "
 hostnameOverride: ' Node-B '
 bindAddress: 10.0.0.1

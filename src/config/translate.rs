@@ -1,7 +1,4 @@
-//! From a configuration's words to values that can be used.
-//!
-//! In: a complete [`KubeProxyConfiguration`], whether it came from a file or from flags. Out: [`ValidatedConfig`], or everything that is wrong.
-//! Must not know: flags.
+//! Validates a complete configuration and translates it to [`ValidatedConfig`].
 
 use std::path::PathBuf;
 
@@ -29,10 +26,10 @@ impl KubeProxyConfiguration {
     }
 }
 
-/// Checks a complete configuration. `hostname` is the host's own name.
+/// Validates a complete configuration. `hostname`: the host's own name.
 ///
 /// # Errors
-/// Everything that is wrong, each with its field and value.
+/// Every invalid field with its value.
 pub fn validate(file: KubeProxyConfiguration, hostname: &str) -> Result<ValidatedConfig, ConfigError> {
     let (gates, mut warnings) = FeatureGates::new(&file.feature_gates).map_err(ConfigError::Gates)?;
     let mut errors = check(&file, &gates);
@@ -70,7 +67,7 @@ pub fn validate(file: KubeProxyConfiguration, hostname: &str) -> Result<Validate
             udp_stream_timeout: conntrack.udp_stream_timeout.to_std(),
         },
         oom_score_adj: file.oom_score_adj.unwrap_or_default(),
-        // What is no address is [`super::DISABLED`] by now.
+        // A value that is no address is [`super::DISABLED`] here.
         healthz: net::socket(&file.healthz_bind_address),
         metrics: net::socket(&file.metrics_bind_address),
         bind_address_hard_fail: file.bind_address_hard_fail,
@@ -119,7 +116,7 @@ fn proxier_config(file: &KubeProxyConfiguration, mode: Mode, node_name: String, 
     }
 }
 
-/// Networks that were checked.
+/// Parses networks that were validated.
 fn nets(items: &[impl AsRef<str>]) -> Vec<IpNet> {
     items.iter().filter_map(|item| net::cidr(item.as_ref())).collect()
 }
@@ -131,7 +128,7 @@ fn logging(file: &KubeProxyConfiguration) -> Logging {
     Logging { json, verbosity: logging.verbosity, vmodule: logging.vmodule.clone(), split_stream: options.split_stream }
 }
 
-/// Settings that kube-proxy has and that change nothing here, where they ask for something.
+/// Warnings about settings of kube-proxy that have no effect here.
 fn without_effect(file: &KubeProxyConfiguration) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut say = |field: &str, why: &str| warnings.push(format!("{field} has no effect here: {why}"));
@@ -143,7 +140,7 @@ fn without_effect(file: &KubeProxyConfiguration) -> Vec<String> {
     let media_types = [("acceptContentTypes", &client.accept_content_types), ("contentType", &client.content_type)];
     for (field, types) in media_types {
         if !types.is_empty() && !["json", "protobuf", "*"].iter().any(|known| types.contains(known)) {
-            say(&format!("clientConnection.{field}"), "only JSON and Kubernetes protobuf can be decoded");
+            say(&format!("clientConnection.{field}"), "only JSON and Kubernetes protobuf are supported");
         }
     }
     if file.winkernel != super::file::Winkernel::default() || file.windows_run_as_service {

@@ -1,6 +1,4 @@
-//! What the program goes by.
-//!
-//! In: values that were checked. Out: [`ValidatedConfig`]. Must not know: files, flags, or how anything is done with them.
+//! The validated configuration that the program runs with.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,51 +10,51 @@ use super::KubeProxyConfiguration;
 use super::gates::FeatureGates;
 use super::logging::Logging;
 
-/// A checked configuration.
+/// A validated configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValidatedConfig {
-    /// How packets are directed.
+    /// The proxy mode.
     pub mode: Mode,
-    /// What the proxiers of every mode are told; periods, masquerade bit and the like are those of `mode`.
+    /// Settings of the proxiers; periods, masquerade bit and the like are those of `mode`.
     pub proxier: Config,
-    /// What IPVS mode is told besides.
+    /// Further settings of IPVS mode.
     pub ipvs: IpvsConfig,
-    /// What the kernel is told about connection tracking.
+    /// Settings of the kernel's connection tracking.
     pub conntrack: ConntrackConfig,
-    /// How readily the kernel kills this process when memory is short.
+    /// The kernel's OOM score adjustment of this process.
     pub oom_score_adj: i32,
-    /// Where `/healthz` is served; `None`: nowhere.
+    /// Address of the health server; `None`: disabled.
     pub healthz: Option<SocketAddr>,
-    /// Where `/metrics` is served; `None`: nowhere.
+    /// Address of the metrics server; `None`: disabled.
     pub metrics: Option<SocketAddr>,
-    /// Whether a port that cannot be had is the end.
+    /// Whether the process exits if it cannot listen.
     pub bind_address_hard_fail: bool,
-    /// Serve `/debug/`.
+    /// Whether `/debug/` is served.
     pub enable_profiling: bool,
-    /// How to reach the API server.
+    /// The connection to the API server.
     pub client: ClientConfig,
-    /// Which features are on.
+    /// The feature gates.
     pub gates: FeatureGates,
-    /// How to log.
+    /// The logging configuration.
     pub logging: Logging,
-    /// The configuration in full, to be shown or written.
+    /// The complete configuration, to be shown or written.
     pub file: KubeProxyConfiguration,
-    /// What is odd about it, for the log.
+    /// Warnings for the log.
     pub warnings: Vec<String>,
 }
 
-/// How to reach the API server.
+/// The connection to the API server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClientConfig {
     /// The kubeconfig, if any.
     pub kubeconfig: Option<PathBuf>,
-    /// What answers may be encoded in, if that is said.
+    /// Accepted encodings of responses, if configured.
     pub accept_content_types: String,
-    /// What requests are encoded in.
+    /// The encoding of requests.
     pub content_type: String,
-    /// How many requests per second; `None`: any number.
+    /// Requests per second; `None`: unlimited.
     pub qps: Option<f32>,
-    /// How many requests at once.
+    /// Requests that may be sent at once.
     pub burst: u32,
     /// How often kube-proxy looks at everything it holds again.
     pub resync: Duration,

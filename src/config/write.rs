@@ -1,20 +1,19 @@
-//! `--write-config-to`: a configuration as kube-proxy writes it, byte by byte.
+//! `--write-config-to`: writes a configuration byte by byte as kube-proxy does.
 //!
-//! In: a complete [`KubeProxyConfiguration`]. Out: YAML, keys in the order of the alphabet. Must not know: where it goes.
-//! Own code because no library quotes as Go's does: `0.0.0.0` plain, `"0"`, `'[::]:10256'`.
+//! No YAML library quotes scalars as Go's does: `0.0.0.0` plain, `"0"`, `'[::]:10256'`.
 
 use serde_json::Value;
 
 use super::KubeProxyConfiguration;
 
-/// The text of a configuration file.
+/// The YAML text of a complete configuration, keys in alphabetical order.
 ///
 /// # Errors
-/// If a number is none, which flags alone can bring about.
+/// `qps` is not finite, which only a flag can set.
 pub fn to_yaml(file: &KubeProxyConfiguration) -> Result<String, String> {
     let qps = file.client_connection.qps;
     if !qps.is_finite() {
-        return Err(format!("clientConnection.qps is {qps}, which no file can say"));
+        return Err(format!("clientConnection.qps is {qps}, which a file cannot express"));
     }
     // The keys of a JSON value are sorted.
     let value = serde_json::to_value(file).map_err(|error| error.to_string())?;
@@ -27,7 +26,7 @@ pub fn to_yaml(file: &KubeProxyConfiguration) -> Result<String, String> {
 
 type Fields = serde_json::Map<String, Value>;
 
-/// `first` stands before the first key, where that begins an item of a list.
+/// Writes fields. `first` precedes the first key where it begins a list item.
 fn put_fields(text: &mut String, fields: &Fields, depth: usize, first: &str) {
     for (index, (key, value)) in fields.iter().enumerate() {
         if index > 0 || first.is_empty() {
@@ -55,7 +54,7 @@ fn put_fields(text: &mut String, fields: &Fields, depth: usize, first: &str) {
     }
 }
 
-/// Items stand under the key, not behind it.
+/// Writes a list item, indented like its key.
 fn put_item(text: &mut String, item: &Value, depth: usize) {
     let dash = "  ".repeat(depth) + "- ";
     match item {
@@ -76,7 +75,7 @@ fn one_line(value: &Value) -> String {
     }
 }
 
-/// Plain where it can be; in double quotes where it would be no text, in single ones where signs would mean something.
+/// Plain where possible, double-quoted where it would be another type, single-quoted where YAML syntax requires it.
 fn scalar(text: &str) -> String {
     if is_typed(text) || text.contains(char::is_control) {
         return Value::from(text).to_string();
@@ -92,7 +91,7 @@ fn scalar(text: &str) -> String {
     }
 }
 
-/// Whether a plain scalar of this text would be a number, a date, a truth or nothing.
+/// Whether a plain scalar of this text would be a number, a date, a boolean or null.
 fn is_typed(text: &str) -> bool {
     const WORDS: [&str; 15] =
         ["", "~", "null", "y", "n", "yes", "no", "on", "off", "true", "false", ".inf", ".nan", "-.inf", "+.inf"];
@@ -105,7 +104,7 @@ fn is_typed(text: &str) -> bool {
     let radix =
         |prefix: &str, radix| digits.strip_prefix(prefix).is_some_and(|rest| u64::from_str_radix(rest, radix).is_ok());
     let number = digits.parse::<f64>().is_ok() && (first != '.' || digits.len() > 1);
-    // Minutes and seconds, and dates, as old YAML has them.
+    // Base-60 numbers and dates of YAML 1.1.
     let parts =
         |by: char| digits.split(by).filter(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())).count();
     let base_60 = digits.contains(':') && parts(':') == digits.split(':').count();
@@ -155,7 +154,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_is_written_is_read_again(
+        fn a_written_configuration_is_decoded_to_the_same_values(
             name in r##"([a-z0-9_.:'"#\[\]{}*&!|>%@`~ -]|\PC|yes|0x|null|2001-01-01){0,8}"##,
             mode in "iptables|ipvs|nftables",
             bit in 0..32,

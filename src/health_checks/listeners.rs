@@ -16,12 +16,12 @@ use super::page::{LocalEndpoints, handler};
 use crate::health::Health;
 use crate::http::serve::{ConnectionLimiter, Server, listen};
 
-/// An address to listen at.
+/// An address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ListenAddress {
     /// Address and port.
     pub socket: SocketAddr,
-    /// The IPv6 wildcard with IPv4 clients too.
+    /// The IPv6 wildcard that accepts IPv4 clients too.
     pub dual_stack: bool,
 }
 
@@ -38,24 +38,24 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// What all listeners share.
+/// State shared by all listeners.
 pub struct ListenerContext {
     /// `None`: the proxy counts as healthy.
     pub health: Option<Arc<Health>>,
-    /// The clients of all health checks.
+    /// The connections of all health checks.
     pub clients: Arc<ConnectionLimiter>,
-    /// How many sockets there may be.
+    /// The most sockets.
     pub capacity: usize,
-    /// How many there are.
+    /// The open sockets.
     pub open: usize,
 }
 
-/// The sockets of a Service.
+/// The listening sockets of a Service.
 #[derive(Default)]
 pub struct ServiceListeners {
-    /// What the sockets answer.
+    /// The counts in responses.
     pub endpoints: Arc<LocalEndpoints>,
-    /// Whether each family has a socket of its own, because one for both could not be had.
+    /// Whether each family has its own socket, because a dual-stack one could not be opened.
     pub split: bool,
     sockets: BTreeMap<ListenAddress, ListeningSocket>,
 }
@@ -66,8 +66,7 @@ struct ListeningSocket {
 }
 
 impl ServiceListeners {
-    /// Closes the sockets that are not in `desired`. Requests under way at a port that is served no longer hear that no
-    /// traffic should come.
+    /// Closes sockets that are not in `desired`. If the port is no longer served, requests under way get 503.
     pub async fn close_others(
         &mut self,
         service: &NamespacedName,
@@ -76,7 +75,7 @@ impl ServiceListeners {
     ) {
         let other: Vec<_> = self.sockets.extract_if(.., |address, _| !desired.contains(address)).collect();
         for (address, socket) in other {
-            info!("Service {service}: health checks at {address} are no longer answered");
+            info!("Stopped serving health checks of Service {service} on {address}");
             let moved = desired.iter().any(|kept| kept.socket.port() == address.socket.port());
             socket.closing.store(!moved, Ordering::Relaxed);
             socket.server.stop().await;
@@ -84,8 +83,7 @@ impl ServiceListeners {
         }
     }
 
-    /// Opens the sockets of `desired` that are missing. Returns the problems, and whether one is that a dual-stack
-    /// socket cannot be had.
+    /// Opens the missing sockets of `desired`. Returns the problems, and whether a dual-stack socket failed.
     pub fn open_missing(
         &mut self,
         service: &NamespacedName,
@@ -106,7 +104,7 @@ impl ServiceListeners {
             }
             match listen(address.socket, address.dual_stack) {
                 Ok(listener) => {
-                    info!("Service {service}: health checks are answered at {address}");
+                    info!("Serving health checks of Service {service} on {address}");
                     let closing = Arc::<AtomicBool>::default();
                     let page = handler(service, self.endpoints.clone(), closing.clone(), shared.health.clone());
                     let server = Server::start(listener, page, shared.clients.clone());
@@ -123,13 +121,13 @@ impl ServiceListeners {
     }
 }
 
-/// Whether two sockets could not be had either.
+/// Whether two sockets would fail as well.
 fn is_exhaustion(error: &io::Error) -> bool {
     let of = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
     of.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
-/// The address that stands for all addresses of a family.
+/// The wildcard address of a family.
 pub fn wildcard(family: IpFamily) -> IpAddr {
     match family {
         IpFamily::V4 => Ipv4Addr::UNSPECIFIED.into(),

@@ -1,9 +1,10 @@
-//! The health checks of load balancers: a server for each Service with a `healthCheckNodePort`.
+//! Health checks for load balancers: a server for each Service with a `healthCheckNodePort`.
 //!
-//! Input: what successful syncs report and this node's addresses. Output: listening sockets that answer how many
-//! endpoints are ready on this node in the family of the client's address. A Service that is served at all addresses in
-//! both families with the same port needs one dual-stack socket. A port that cannot be opened is named in the log,
-//! counted, and tried again; sockets never take the descriptors that the rest of the process needs.
+//! Successful syncs report the Services; each response has the number of ready endpoints on this node in the family of
+//! the
+//! client. A Service with the same port on all addresses of both families needs one dual-stack socket. A port that
+//! cannot be
+//! opened is logged, counted and retried; sockets never take the descriptors that the rest of the process needs.
 
 mod listeners;
 mod page;
@@ -29,43 +30,44 @@ use crate::events::EventSender;
 use crate::health::Health;
 use crate::http::serve::ConnectionLimiter;
 
-/// How often failed ports are retried and this node's addresses read without a sync, in every family.
+/// How often failed ports are retried and this node's addresses are listed without a sync.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What one successful sync reports.
+/// The health checks that a successful sync reports.
 pub type FamilyHealthChecks = (IpFamily, HealthChecks);
-/// Where families send their reports.
+/// Sends the families' health checks.
 pub type HealthCheckSender = UnboundedSender<FamilyHealthChecks>;
 /// Lists this node's addresses in a family.
 pub type ListAddresses = Box<dyn Fn(IpFamily) -> io::Result<Vec<IpAddr>> + Send>;
 
-/// All servers.
+/// The servers of all Services.
 pub struct HealthCheckServers {
     shared: ListenerContext,
     addresses: ListAddresses,
     events: EventSender,
-    /// How many Services are in `failed`.
+    /// The number of Services in `failed`.
     unserved: IntGauge,
     families: BTreeMap<IpFamily, FamilyListeners>,
     listeners: BTreeMap<NamespacedName, ServiceListeners>,
-    /// Services that are not served at every address they should be, and why. Each reason is logged once.
+    /// Services that are not served on every address, and why. Each reason is logged once.
     failed: BTreeMap<NamespacedName, String>,
 }
 
+/// The desired health checks of a family, and the addresses to listen on.
 #[derive(Default)]
 struct FamilyListeners {
     listen: Option<NodePortMatch>,
     addresses: BTreeSet<IpAddr>,
-    /// There are health checks but no address for them.
+    /// Health checks exist but no address for them.
     no_address: bool,
-    /// This node's addresses cannot be read, and the log says so.
+    /// This node's addresses cannot be listed, and that is logged.
     unreadable: bool,
     desired: BTreeMap<NamespacedName, HealthCheck>,
 }
 
 impl HealthCheckServers {
-    /// No Service is served yet. Without `health` (its server is disabled) the proxy counts as healthy. `capacity`: how
-    /// many sockets there may be. `unserved` counts Services that are not served as they should be.
+    /// No Service is served yet. Without `health` (its server is disabled) the proxy counts as healthy. `capacity`: the
+    /// most sockets. `unserved` counts Services that are not fully served.
     pub fn new(
         health: Option<Arc<Health>>,
         addresses: ListAddresses,
@@ -78,7 +80,7 @@ impl HealthCheckServers {
         Self { shared, addresses, events, unserved, families, listeners, failed }
     }
 
-    /// Serves until the last sender of reports is gone; then all servers stop.
+    /// Serves until the last sender is dropped; then all servers stop.
     pub async fn run(mut self, mut reports: UnboundedReceiver<FamilyHealthChecks>) {
         let mut retry_at = Instant::now() + RETRY_INTERVAL;
         loop {
@@ -87,7 +89,7 @@ impl HealthCheckServers {
                 Ok(None) => break,
                 Err(_) => {}
             }
-            // By the clock, not by silence: reports of one family must not put off the other one.
+            // At fixed times: reports of one family must not delay the retries of the other.
             if Instant::now() >= retry_at {
                 self.update(&IpFamily::ALL, BTreeSet::new()).await;
                 retry_at = Instant::now() + RETRY_INTERVAL;
@@ -99,7 +101,7 @@ impl HealthCheckServers {
         self.shared.clients.drain().await;
     }
 
-    /// Applies a report.
+    /// Applies the health checks of a sync.
     pub async fn apply(&mut self, family: IpFamily, checks: HealthChecks) {
         let state = self.families.entry(family).or_default();
         let mut changed: BTreeSet<NamespacedName> = checks.services.keys().cloned().collect();
@@ -116,8 +118,8 @@ impl HealthCheckServers {
         self.update(&[family], changed).await;
     }
 
-    /// Updates the sockets of these Services, of those that failed before, and of all if the addresses of one of
-    /// `families` changed.
+    /// Updates the sockets of these Services and of failed ones, and of all if the addresses of one of `families`
+    /// changed.
     async fn update(&mut self, families: &[IpFamily], mut services: BTreeSet<NamespacedName>) {
         for family in families {
             let Some(state) = self.families.get_mut(family) else { continue };
@@ -126,19 +128,19 @@ impl HealthCheckServers {
             }
         }
         services.extend(self.failed.keys().cloned());
-        // First what is closed: a port may have moved from one Service to another.
+        // Closes first: a port may have moved from one Service to another.
         for service in &services {
             self.close(service).await;
         }
         for service in &services {
             if let Some(problems) = self.open(service) {
-                self.events.health_check_failed(service, format!("health checks cannot be answered: {problems}"));
+                self.events.health_check_failed(service, format!("cannot serve health checks: {problems}"));
             }
         }
         self.unserved.set(i64::try_from(self.failed.len()).unwrap_or(i64::MAX));
     }
 
-    /// Where a Service is to be served. `split`: never with a dual-stack socket.
+    /// The addresses on which a Service should be served. `split`: never with a dual-stack socket.
     fn desired(&self, service: &NamespacedName, split: bool) -> BTreeSet<ListenAddress> {
         let in_family = |state: &FamilyListeners| state.desired.get(service).map(|check| check.port);
         let on_wildcard = |family| {
@@ -170,7 +172,7 @@ impl HealthCheckServers {
         }
     }
 
-    /// Opens the sockets that are missing; returns what is in the way.
+    /// Opens the missing sockets. Returns the problems.
     fn open(&mut self, service: &NamespacedName) -> Option<String> {
         if !self.families.values().any(|state| state.desired.contains_key(service)) {
             return None;
@@ -182,7 +184,7 @@ impl HealthCheckServers {
         let desired = self.desired(service, listeners.split);
         let (mut problems, no_dual_stack) = listeners.open_missing(service, &desired, &mut self.shared);
         if no_dual_stack {
-            // The port may be free in one family, or the host have no IPv6.
+            // The port may be free in one family only, or the host may lack IPv6.
             listeners.split = true;
             let desired = self.desired(service, true);
             problems = listeners.open_missing(service, &desired, &mut self.shared).0;
@@ -194,14 +196,14 @@ impl HealthCheckServers {
         }
         let problems = problems.join("; ");
         if self.failed.insert(service.clone(), problems.clone()).as_ref() != Some(&problems) {
-            error!("Service {service}: health checks cannot be answered, trying again with the next sync: {problems}");
+            error!("Failed to serve health checks of Service {service}, retrying with the next sync: {problems}");
         }
         Some(problems)
     }
 }
 
 impl FamilyListeners {
-    /// Reads the addresses to listen at; returns whether they changed.
+    /// Lists the addresses to listen on. Returns whether they changed.
     fn read_addresses(&mut self, family: IpFamily, list: &ListAddresses) -> bool {
         let found = match &self.listen {
             None => return false,
@@ -214,8 +216,8 @@ impl FamilyListeners {
                 Err(error) => {
                     if !std::mem::replace(&mut self.unreadable, true) {
                         warn!(
-                            "{family}: cannot read this node's addresses, health checks stay at the last known ones, \
-                             trying again: {error}"
+                            "Failed to list this node's {family} addresses, health checks stay on the last known ones, \
+                             retrying: {error}"
                         );
                     }
                     return false;
@@ -224,7 +226,7 @@ impl FamilyListeners {
         };
         let no_address = found.is_empty() && !self.desired.is_empty();
         if no_address && !std::mem::replace(&mut self.no_address, no_address) {
-            warn!("{family}: no address of this node is in nodePortAddresses, health checks find nobody");
+            warn!("No {family} address of this node is in nodePortAddresses, health checks are not served");
         }
         self.no_address = no_address;
         std::mem::replace(&mut self.addresses, found) != self.addresses

@@ -1,4 +1,4 @@
-//! The page that answers a Service's health checks.
+//! The response to a Service's health checks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use crate::http::{ClientFamily, Handler, JSON, PageResponse, ResponseBuilder};
 
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
-/// The ready endpoints of a Service on this node, by family.
+/// The number of a Service's ready endpoints on this node, by family.
 #[derive(Debug, Default)]
 pub struct LocalEndpoints([AtomicUsize; 2]);
 
@@ -29,8 +29,9 @@ impl LocalEndpoints {
     }
 }
 
-/// Answers any path and method with the count of the client's family: a dual-stack socket has clients of both.
-/// `closing`: the Service is no longer served at this port, and its clients get the answer that there are no endpoints.
+/// Responds to any path and method with the count of the client's family: a dual-stack socket has clients of both.
+///
+/// `closing`: the Service is no longer served on this port, and connected clients get a count of 0.
 pub fn handler(
     service: &NamespacedName,
     endpoints: Arc<LocalEndpoints>,
@@ -57,7 +58,7 @@ fn answer(service: &NamespacedName, count: usize, healthy: bool) -> PageResponse
     ResponseBuilder::new(JSON, body).nosniff().with(WEIGHT, &count.to_string()).status(status).build()
 }
 
-/// The page of a Service whose count never changes.
+/// The handler of a Service with a constant count.
 #[cfg(test)]
 pub fn page_of_service(service: &NamespacedName, count: usize, health: Option<Arc<Health>>) -> Handler {
     let endpoints = LocalEndpoints::default();

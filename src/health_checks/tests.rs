@@ -18,7 +18,7 @@ fn unserved() -> IntGauge {
     IntGauge::new("unserved", "unserved").expect("a gauge")
 }
 
-/// Servers whose node has the addresses that the test says.
+/// Health check servers on a node whose addresses the test sets.
 struct Node {
     servers: HealthCheckServers,
     addresses: Arc<Mutex<Vec<IpAddr>>>,
@@ -29,7 +29,7 @@ fn ip(last: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 77, last).into()
 }
 
-/// A port that nobody has at the moment.
+/// A port that is free at the moment.
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.77.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
@@ -39,7 +39,7 @@ fn name(name: &str) -> NamespacedName {
     NamespacedName::new("ns", name)
 }
 
-/// A different part of the node for each test: their ports must not meet.
+/// Each test uses its own addresses, so that ports do not collide.
 fn node(health: Option<Arc<Health>>, addresses: &[IpAddr]) -> Node {
     let addresses = Arc::new(Mutex::new(addresses.to_vec()));
     let shared = addresses.clone();
@@ -53,7 +53,7 @@ fn node(health: Option<Arc<Health>>, addresses: &[IpAddr]) -> Node {
 impl Node {
     async fn report(&mut self, all: bool, services: &[(&str, Option<(u16, usize)>)]) {
         let check = |(port, local_endpoints)| HealthCheck { port, local_endpoints };
-        let services = services.iter().map(|(service, told)| (name(service), told.map(check))).collect();
+        let services = services.iter().map(|(service, count)| (name(service), count.map(check))).collect();
         let checks = HealthChecks { all, services, listen: self.listen.clone() };
         self.servers.apply(IpFamily::V4, checks).await;
     }
@@ -63,7 +63,7 @@ impl Node {
     }
 }
 
-/// Status, weight and body; `None` if nobody listens.
+/// Status, weight and body; `None` if nothing listens.
 async fn ask(address: IpAddr, port: u16) -> Option<(u16, String, String)> {
     let ask = move || {
         let mut client = TcpStream::connect((address, port)).ok()?;
@@ -85,18 +85,18 @@ async fn status(address: IpAddr, port: u16) -> Option<u16> {
 async fn a_service_is_served_from_the_sync_that_brings_it_to_the_one_that_takes_it() {
     let (mut node, port, other) = (node(None, &[ip(1)]), free_port(), free_port());
     node.report(true, &[("web", Some((port, 0)))]).await;
-    let (code, weight, body) = ask(ip(1), port).await.expect("somebody listens");
+    let (code, weight, body) = ask(ip(1), port).await.expect("it is served");
     assert_eq!((code, &*weight), (503, "0"));
     assert!(body.contains("\"localEndpoints\": 0,\n\t\"serviceProxyHealthy\": true"), "{body}");
     node.report(false, &[("web", Some((port, 3)))]).await;
-    let (code, weight, _) = ask(ip(1), port).await.expect("somebody listens");
+    let (code, weight, _) = ask(ip(1), port).await.expect("it is served");
     assert_eq!((code, &*weight), (200, "3"));
-    // A report about others says nothing about this one.
+    // Reports about other Services do not affect this one.
     node.report(false, &[("other", None)]).await;
     assert_eq!(status(ip(1), port).await, Some(200));
     node.report(false, &[("web", Some((other, 3)))]).await;
     assert_eq!((status(ip(1), port).await, status(ip(1), other).await), (None, Some(200)));
-    // In a report of all, what is not there is gone.
+    // A full report removes Services that are not in it.
     node.report(true, &[]).await;
     assert_eq!(status(ip(1), other).await, None);
 }
@@ -106,8 +106,8 @@ async fn a_port_may_go_from_one_service_to_another_in_one_sync() {
     let (mut node, a, b) = (node(None, &[ip(2)]), free_port(), free_port());
     node.report(true, &[("a", Some((a, 1))), ("b", Some((b, 2)))]).await;
     node.report(false, &[("a", Some((b, 1))), ("b", Some((a, 2)))]).await;
-    assert_eq!(ask(ip(2), a).await.expect("somebody listens").1, "2");
-    assert_eq!(ask(ip(2), b).await.expect("somebody listens").1, "1");
+    assert_eq!(ask(ip(2), a).await.expect("it is served").1, "2");
+    assert_eq!(ask(ip(2), b).await.expect("it is served").1, "1");
     assert_eq!(node.failed(), [] as [&str; 0]);
 }
 
@@ -145,34 +145,34 @@ async fn sockets_follow_the_addresses_of_the_node() {
         (status(ip(4), port).await, status(ip(5), port).await, status(ip(6), port).await),
         (None, Some(200), Some(200))
     );
-    // Other networks are an address change too.
+    // A change of nodePortAddresses counts as an address change.
     node.listen = NodePortMatch::Within(vec!["127.0.77.6/32".parse().expect("a network")]);
     node.report(false, &[]).await;
     assert_eq!((status(ip(5), port).await, status(ip(6), port).await), (None, Some(200)));
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_late_says_503_whatever_the_node() {
+async fn an_unhealthy_proxy_responds_503_whatever_the_node() {
     let health = Arc::new(Health::new(Duration::ZERO, false));
     health.started(IpFamily::V4);
     let (mut node, port) = (node(Some(health.clone()), &[ip(7)]), free_port());
     node.report(true, &[("web", Some((port, 1)))]).await;
-    assert_eq!(status(ip(7), port).await, Some(200), "a tainted node is none of its business");
+    assert_eq!(status(ip(7), port).await, Some(200), "the node's taints do not count");
     health.queued(IpFamily::V4);
-    let (code, weight, body) = ask(ip(7), port).await.expect("somebody listens");
+    let (code, weight, body) = ask(ip(7), port).await.expect("it is served");
     assert_eq!((code, &*weight), (503, "1"));
     assert!(body.ends_with("\"serviceProxyHealthy\": false\n}"), "{body}");
 }
 
 #[tokio::test]
-async fn who_is_connected_when_a_service_goes_hears_503_once_more() {
+async fn clients_connected_when_a_service_is_deleted_get_503() {
     let (endpoints, closing) = (Arc::<LocalEndpoints>::default(), Arc::<AtomicBool>::default());
     endpoints.set(IpFamily::V4, 2);
     let page = handler(&name("web"), endpoints, closing.clone(), None);
-    let asked = hyper::Request::get("/").body(bytes::Bytes::new()).expect("a request");
-    assert_eq!(page(&asked).status(), 200);
+    let request = hyper::Request::get("/").body(bytes::Bytes::new()).expect("a request");
+    assert_eq!(page(&request).status(), 200);
     closing.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert_eq!(page(&asked).status(), 503);
+    assert_eq!(page(&request).status(), 503);
 }
 
 #[tokio::test]
@@ -237,7 +237,7 @@ async fn failed_port_is_retried_every_half_minute_while_only_the_other_family_re
 }
 
 #[tokio::test]
-async fn all_servers_stop_when_nobody_reports_any_more() {
+async fn all_servers_stop_when_the_last_sender_is_dropped() {
     let (node, port) = (node(None, &[ip(8)]), free_port());
     let (sender, reports) = tokio::sync::mpsc::unbounded_channel();
     let running = tokio::spawn(node.servers.run(reports));

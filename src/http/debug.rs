@@ -1,18 +1,16 @@
-//! `/debug/`: profiles, which there are none of, and the verbosity of the log, for `enableProfiling`.
-//!
-//! In: requests. Out: pages; a verbosity to log with. Must not know: how it is logged.
+//! `/debug/`, with `enableProfiling`: the log level, and the names of Go's profiles, which do not exist here.
 
 use hyper::{Method, StatusCode};
 
 use super::{HTML, PLAIN, PageRequest, PageResponse, ResponseBuilder, error, redirect};
 
-/// What Go's profiler has.
+/// The profiles of Go's profiler.
 const PROFILES: [&str; 9] =
     ["allocs", "block", "goroutine", "heap", "mutex", "profile", "symbol", "threadcreate", "trace"];
 const NO_PROFILES: &str = "this kube-proxy is written in Rust and has no profiler of its own; \
                            `perf record -g -p PID` on the node sees into it";
 
-/// The page below `/debug/`; `None`: there is none.
+/// The page below `/debug/`; `None` if there is none.
 pub fn page(request: &PageRequest, set_verbosity: fn(u32)) -> Option<PageResponse> {
     let path = request.uri().path();
     if path == "/debug/pprof" {
@@ -68,7 +66,7 @@ fn verbosity(request: &PageRequest, set: fn(u32)) -> PageResponse {
     }
 }
 
-/// Digits only, as Go reads them.
+/// Parses digits only, as Go does.
 fn parse(text: &str) -> Result<u32, &'static str> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err("invalid syntax");

@@ -1,6 +1,4 @@
-//! `/healthz` and `/livez`: whether the node should get traffic, and whether the proxy does its work.
-//!
-//! In: health. Out: pages. Must not know: what makes a family unhealthy.
+//! `/healthz` and `/livez`: eligibility of the node and health of the proxy.
 
 use std::sync::Arc;
 
@@ -35,7 +33,7 @@ fn with_query(request: &PageRequest, path: &str) -> String {
     request.uri().query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
 }
 
-/// A path without empty, `.` and `..` segments: Go's server redirects there before it looks for a page.
+/// A path without empty, `.` and `..` segments: Go's server redirects to it before it looks for a page.
 fn clean(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     for segment in path.split('/') {

@@ -1,7 +1,6 @@
 //! The pages of the metrics server.
 //!
-//! In: metrics, and what is shown of the configuration. Out: pages. Must not know: what metrics there are.
-//! Paths are exact: a slash more is another path. `/healthz` tells that the process lives, and nothing else.
+//! Paths match exactly. `/healthz` only reports that the process runs.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -21,22 +20,22 @@ use crate::metrics::{Metrics, process};
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 const START_TIME: HeaderName = HeaderName::from_static("process-start-time-unix");
 
-/// What the pages tell besides metrics.
+/// The content of the pages besides metrics.
 #[derive(Clone, Debug)]
 pub struct Pages {
     /// `iptables`, `ipvs` or `nftables`.
     pub mode: String,
-    /// The configuration as it was read, in JSON, its fields in the order of the API.
+    /// The configuration as JSON, fields in the order of the API.
     pub configz: String,
-    /// Every flag with its value; `None`: the gate `ComponentFlagz` is off.
+    /// Every flag with its value; `None` if the gate `ComponentFlagz` is off.
     pub flagz: Option<Vec<(String, String)>>,
-    /// Whether there is `/statusz`: the gate `ComponentStatusz`.
+    /// Whether `/statusz` is served (gate `ComponentStatusz`).
     pub statusz: bool,
-    /// `/debug/rules`, if that is wanted.
+    /// `/debug/rules`, if enabled.
     pub rules: Option<RulesPage>,
-    /// Whether there is `/debug/`: `enableProfiling`.
+    /// Whether `/debug/` is served (`enableProfiling`).
     pub profiling: bool,
-    /// Changes the log's verbosity.
+    /// Sets the log level.
     pub set_verbosity: fn(u32),
 }
 
@@ -72,7 +71,7 @@ pub fn pages(pages: Pages, metrics: Arc<Metrics>) -> Handler {
     })
 }
 
-/// One check, `ping`, that always succeeds. It may be excluded, and asked for in detail.
+/// One check, `ping`, that always succeeds. It can be excluded, and shown verbosely.
 fn healthz(request: &PageRequest, metrics: &Metrics) -> PageResponse {
     let mut excluded: Vec<&str> = query(request, "exclude").collect();
     excluded.sort_unstable();

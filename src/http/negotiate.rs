@@ -1,7 +1,6 @@
-//! Which form of a page a client wants.
+//! Content negotiation of `/statusz` and `/flagz`.
 //!
-//! In: an Accept header. Out: what to answer with. Must not know: pages.
-//! `/statusz` and `/flagz` give JSON only to those who name the kind and version that they want.
+//! JSON and YAML are returned only to clients that name the kind and version in the Accept header.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +11,7 @@ use super::PageRequest;
 const GROUP: &str = "config.k8s.io";
 const VERSIONS: [&str; 2] = ["v1beta1", "v1alpha1"];
 
-/// How a structured answer is written.
+/// The encoding of a structured response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     Json,
@@ -28,48 +27,48 @@ impl Encoding {
     }
 }
 
-/// A form that a page can have.
+/// The format of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// For people.
+pub enum PageFormat {
+    /// Plain text.
     Text,
-    /// For programs: which version of the kind, and how written.
+    /// An object of this version of the kind, in this encoding.
     Object { version: &'static str, encoding: Encoding },
 }
 
-/// The first acceptable form of a page of that kind, by the client's preference; `None` if there is none.
-pub fn form(request: &PageRequest, kind: &str) -> Option<Form> {
+/// The client's preferred format that the page supports; `None` if there is none.
+pub fn negotiate(request: &PageRequest, kind: &str) -> Option<PageFormat> {
     let header = request.headers().get(ACCEPT).map_or("", |value| value.to_str().unwrap_or("?"));
     if header.trim().is_empty() {
-        return Some(Form::Text);
+        return Some(PageFormat::Text);
     }
-    let mut wanted: Vec<(f64, Option<Form>)> = header.split(',').map(|one| clause(one, kind)).collect();
-    // The sort is stable: of equals the first counts.
+    let mut wanted: Vec<(f64, Option<PageFormat>)> = header.split(',').map(|one| clause(one, kind)).collect();
+    // The sort is stable: among equal preferences the first wins.
     wanted.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-    wanted.into_iter().filter(|(quality, _)| *quality > 0.0).find_map(|(_, form)| form)
+    wanted.into_iter().filter(|(quality, _)| *quality > 0.0).find_map(|(_, format)| format)
 }
 
-fn clause(text: &str, kind: &str) -> (f64, Option<Form>) {
+fn clause(text: &str, kind: &str) -> (f64, Option<PageFormat>) {
     let mut parts = text.split(';').map(str::trim);
     let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
     let parameters: BTreeMap<&str, &str> = parts.filter_map(|part| part.split_once('=')).collect();
     let quality = parameters.get("q").and_then(|q| q.parse().ok()).unwrap_or(1.0);
-    let form = match &*media_type {
-        "*/*" | "text/*" | "text/plain" => Some(Form::Text),
+    let format = match &*media_type {
+        "*/*" | "text/*" | "text/plain" => Some(PageFormat::Text),
         "application/json" => object(&parameters, kind, Encoding::Json),
         "application/yaml" => object(&parameters, kind, Encoding::Yaml),
         _ => None,
     };
-    (quality, form)
+    (quality, format)
 }
 
-fn object(parameters: &BTreeMap<&str, &str>, kind: &str, encoding: Encoding) -> Option<Form> {
+fn object(parameters: &BTreeMap<&str, &str>, kind: &str, encoding: Encoding) -> Option<PageFormat> {
     let is = |name, wanted| parameters.get(name) == Some(&wanted);
     let version = VERSIONS.into_iter().find(|version| is("v", *version))?;
-    (is("as", kind) && is("g", GROUP)).then_some(Form::Object { version, encoding })
+    (is("as", kind) && is("g", GROUP)).then_some(PageFormat::Object { version, encoding })
 }
 
-/// All that a page of that kind can be, for a refusal.
+/// The supported media types, for an error message.
 pub fn acceptable(kind: &str) -> String {
     let mut forms = vec!["text/plain".to_owned()];
     for version in VERSIONS {
@@ -80,12 +79,12 @@ pub fn acceptable(kind: &str) -> String {
     forms.join(", ")
 }
 
-/// The type of a structured answer.
+/// The content type of a structured response.
 pub fn content_type(kind: &str, version: &str, encoding: Encoding) -> String {
     format!("{};g={GROUP};v={version};as={kind}", encoding.media_type())
 }
 
-/// The version of the API with its group.
+/// The API version with its group.
 pub fn api_version(version: &str) -> String {
     format!("{GROUP}/{version}")
 }
@@ -94,30 +93,30 @@ pub fn api_version(version: &str) -> String {
 mod tests {
     use super::*;
 
-    fn of(accept: &str) -> Option<Form> {
+    fn of(accept: &str) -> Option<PageFormat> {
         let request = hyper::Request::get("/statusz").header(ACCEPT, accept).body(bytes::Bytes::new());
-        form(&request.expect("a request"), "Statusz")
+        negotiate(&request.expect("a request"), "Statusz")
     }
 
     #[test]
     fn the_preferred_form_that_exists_is_given() {
-        let json = |version| Some(Form::Object { version, encoding: Encoding::Json });
+        let json = |version| Some(PageFormat::Object { version, encoding: Encoding::Json });
         let full = "application/json;as=Statusz;v=v1beta1;g=config.k8s.io";
-        for (accept, form) in [
-            ("", Some(Form::Text)),
-            ("*/*", Some(Form::Text)),
-            ("text/html,application/xhtml+xml,*/*;q=0.8", Some(Form::Text)),
+        for (accept, format) in [
+            ("", Some(PageFormat::Text)),
+            ("*/*", Some(PageFormat::Text)),
+            ("text/html,application/xhtml+xml,*/*;q=0.8", Some(PageFormat::Text)),
             (full, json("v1beta1")),
             ("application/json; as=Statusz; v=v1alpha1; g=config.k8s.io", json("v1alpha1")),
             (&format!("text/plain;q=0.5, {full}"), json("v1beta1")),
-            (&format!("{full};q=0, text/plain"), Some(Form::Text)),
+            (&format!("{full};q=0, text/plain"), Some(PageFormat::Text)),
             ("application/json", None),
             ("application/json;as=Flagz;v=v1beta1;g=config.k8s.io", None),
             ("application/json;as=Statusz;v=v2;g=config.k8s.io", None),
             ("application/cbor;as=Statusz;v=v1beta1;g=config.k8s.io", None),
             ("image/png", None),
         ] {
-            assert_eq!(of(accept), form, "{accept}");
+            assert_eq!(of(accept), format, "{accept}");
         }
     }
 }

@@ -1,7 +1,6 @@
-//! `/debug/rules`: what `kube-proxy dump` tells, over HTTP.
+//! `/debug/rules`: the report of `kube-proxy dump` over HTTP, as text or JSON.
 //!
-//! In: something that makes the report. Out: a page, as text, or as JSON to who accepts that. Must not know: rules.
-//! It is asked for seldom and takes long: while a sync is at work, or just after it was asked for, it says so instead.
+//! The report takes seconds. While a sync runs, or within the interval after a request, the page refuses instead.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, TryLockError};
@@ -12,20 +11,20 @@ use hyper::header::{ACCEPT, RETRY_AFTER};
 
 use super::{JSON, PLAIN, PageRequest, PageResponse, ResponseBuilder, error, query};
 
-/// Where it is.
+/// The path of the page.
 pub const PATH: &str = "/debug/rules";
-/// How often it may be asked for.
+/// The shortest time between two reports.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Makes the report: of one Service or of all, as JSON or as text.
+/// Renders the report of one Service or of all, as JSON or as text.
 pub type RenderReport = Box<dyn Fn(Option<&str>, bool) -> Result<String, ReportError> + Send + Sync>;
 
 /// Why there is no report.
 #[derive(Debug)]
 pub enum ReportError {
-    /// Nothing is wrong with the question.
+    /// Not at the moment; the request may be repeated.
     Unavailable(String),
-    /// It is one that is not answered.
+    /// The request is invalid.
     BadRequest(String),
 }
 
@@ -44,26 +43,26 @@ impl fmt::Debug for RulesPage {
 }
 
 impl RulesPage {
-    /// A page. `busy`: whether a sync is at work.
+    /// Creates the page. `busy`: whether a sync is running.
     pub fn new(report: RenderReport, busy: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { report: Arc::new(report), busy: Arc::new(busy), last: Arc::default() }
     }
 
-    /// Answers. It may take seconds.
+    /// Renders the page. Takes seconds.
     pub fn answer(&self, request: &PageRequest) -> PageResponse {
         if (self.busy)() {
-            return later(StatusCode::SERVICE_UNAVAILABLE, "a sync is at work", 1);
+            return later(StatusCode::SERVICE_UNAVAILABLE, "a sync is running", 1);
         }
-        // Held until it is told: two at a time would take twice the memory.
+        // Held until the report is rendered: two at a time would take twice the memory.
         let mut last = match self.last.try_lock() {
             Ok(last) => last,
             Err(TryLockError::Poisoned(last)) => last.into_inner(),
             Err(TryLockError::WouldBlock) => {
-                return later(StatusCode::TOO_MANY_REQUESTS, "somebody else is being told", INTERVAL.as_secs());
+                return later(StatusCode::TOO_MANY_REQUESTS, "another report is being rendered", INTERVAL.as_secs());
             }
         };
         if last.is_some_and(|last| last.elapsed() < INTERVAL) {
-            return later(StatusCode::TOO_MANY_REQUESTS, "asked for too often", INTERVAL.as_secs());
+            return later(StatusCode::TOO_MANY_REQUESTS, "too many requests", INTERVAL.as_secs());
         }
         *last = Some(Instant::now());
         let accepts = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());

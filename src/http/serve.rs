@@ -1,7 +1,6 @@
-//! Listening, and conversations with clients that may be slow, many or hostile.
+//! HTTP servers for clients that may be slow, many or hostile.
 //!
-//! In: addresses, pages. Out: answers on sockets. Must not know: what is asked and answered.
-//! A port that is taken does not stop the proxy: it is tried again every five seconds, like kube-proxy does.
+//! A port in use does not stop the proxy: listening is retried every five seconds, as in kube-proxy.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -30,22 +29,22 @@ use super::{ClientFamily, Handler, PageResponse};
 use crate::containment::contain;
 
 const BIND_RETRY: Duration = Duration::from_secs(5);
-/// After a failure to accept, which is about the process rather than the client.
+/// The pause after a failed accept, which concerns the process rather than the client.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 const LISTEN_BACKLOG: i32 = 1024;
-/// How much of a body anyone may send that is read.
+/// The largest request body that is read.
 const MAX_BODY_BYTES: usize = 64 * 1024;
-/// How much a client's headers and an answer on its way may take.
+/// The largest request head, and the write buffer of a connection.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// How long clients may take.
+/// A running server; stops when dropped.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerTimeouts {
-    /// For a request to come, the first as well as the next on the same connection; and then for its body.
+    /// For a request head, the first as well as the next on the same connection; and again for its body.
     pub request: Duration,
-    /// For a connection as a whole: then it ends after the answer under way.
+    /// For the whole connection: it is closed after the response under way.
     pub connection: Duration,
-    /// For the answers under way when a server stops.
+    /// For responses under way when a server stops.
     pub shutdown: Duration,
 }
 
@@ -56,8 +55,9 @@ impl Default for ServerTimeouts {
     }
 }
 
-/// The clients of one or more servers, and how many there may be: a new one takes the place of the one that has been
-/// there longest. So a client that asks at once is answered, however many others do nothing.
+/// Limits the connections of one or more servers: a new one replaces the oldest.
+///
+/// So a client that sends its request at once is served, however many others are idle.
 #[derive(Debug)]
 pub struct ConnectionLimiter {
     max: usize,
@@ -70,12 +70,12 @@ pub struct ConnectionLimiter {
 struct OpenConnections {
     last: u64,
     tasks: BTreeMap<u64, AbortHandle>,
-    /// Somebody had to go, which is in the log.
-    crowded: bool,
+    /// The limit was reached, and that is logged.
+    limit_logged: bool,
 }
 
 impl ConnectionLimiter {
-    /// At most so many.
+    /// A limiter for at most `max` connections.
     pub fn new(max: usize, timeouts: ServerTimeouts) -> Arc<Self> {
         Arc::new(Self { max, timeouts, open: Mutex::default(), gone: Notify::new() })
     }
@@ -90,27 +90,27 @@ impl ConnectionLimiter {
         let slot = ConnectionSlot { number: open.last, clients: self.clone() };
         let number = slot.number;
         let timeouts = self.timeouts;
-        // The lock is held, so that the place cannot be given back before it is taken.
+        // The lock is held so that the task cannot remove its entry before it is inserted.
         let task = tokio::spawn(async move {
             let _slot = slot;
             serve_connection((stream, client), handler, stop, timeouts).await;
         });
         open.tasks.insert(number, task.abort_handle());
         let oldest = if open.tasks.len() > self.max { open.tasks.pop_first() } else { None };
-        let first_to_go = oldest.is_some() && !std::mem::replace(&mut open.crowded, true);
+        let log_limit = oldest.is_some() && !std::mem::replace(&mut open.limit_logged, true);
         drop(open);
         if let Some((_, oldest)) = oldest {
             oldest.abort();
         }
-        if first_to_go {
+        if log_limit {
             let max = self.max;
             warn!(
-                "more than {max} HTTP clients at a time, the last one from {client}: each new one ends the oldest connection"
+                "Reached the limit of {max} HTTP connections, closing the oldest for each new one; newest client: {client}"
             );
         }
     }
 
-    /// Waits until all are gone, but not for ever. Their servers have to be stopped before.
+    /// Waits until all connections are closed, at most for the shutdown timeout. Their servers must be stopped before.
     pub async fn drain(&self) {
         let all = async {
             loop {
@@ -135,7 +135,7 @@ impl Drop for ConnectionSlot {
         let mut open = self.clients.open();
         open.tasks.remove(&self.number);
         if open.tasks.len() <= self.clients.max / 2 {
-            open.crowded = false;
+            open.limit_logged = false;
         }
         drop(open);
         self.clients.gone.notify_waiters();
@@ -150,14 +150,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Answers whoever comes.
+    /// Serves a listener.
     pub fn start(listener: TcpListener, handler: Handler, clients: Arc<ConnectionLimiter>) -> Self {
         let (stop, stopped) = watch::channel(());
         let accepting = tokio::spawn(accept(listener, handler, clients, stopped));
         Self { stop, accepting }
     }
 
-    /// Stops: when this returns, the port is free. Answers under way are finished, and the connections end.
+    /// Stops: the port is free when this returns. Responses under way are finished, then connections close.
     pub async fn stop(self) {
         drop(self.stop);
         let _ = self.accepting.await;
@@ -176,7 +176,7 @@ async fn accept(
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.changed() => {
-                // To close it would not be enough: a tool that is being started has a copy until it runs its program.
+                // Closing is not enough: a child process has a copy of the socket between fork and exec.
                 let _ = SockRef::from(&listener).shutdown(Shutdown::Both);
                 return;
             }
@@ -188,7 +188,7 @@ async fn accept(
             }
             Err(error) => {
                 if !std::mem::replace(&mut logged, true) {
-                    warn!("cannot take connections, trying again: {error}");
+                    warn!("Failed to accept a connection, retrying: {error}");
                 }
                 sleep(ACCEPT_RETRY).await;
             }
@@ -210,7 +210,7 @@ async fn serve_connection(
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(timeouts.request).max_buf_size(BUFFER_BYTES);
-    // As Go writes them: recordings and people compare.
+    // As Go writes them, so that recordings are comparable.
     server.title_case_headers(true);
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
@@ -222,14 +222,14 @@ async fn serve_connection(
     let _ = timeout(timeouts.shutdown, connection).await;
 }
 
-/// Only PUT has a body that any page looks at.
+/// Calls the handler. Only PUT has a body that a page reads.
 async fn answer(handler: &Handler, request: Request<Incoming>, timeouts: ServerTimeouts) -> PageResponse {
     let (head, body) = request.into_parts();
     let body = if head.method == Method::PUT {
         match timeout(timeouts.request, Limited::new(body, MAX_BODY_BYTES).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) => return super::error(StatusCode::BAD_REQUEST, &error.to_string()),
-            Err(_) => return super::error(StatusCode::REQUEST_TIMEOUT, "the body did not come"),
+            Err(_) => return super::error(StatusCode::REQUEST_TIMEOUT, "timeout reading the request body"),
         }
     } else {
         Bytes::new()
@@ -238,18 +238,19 @@ async fn answer(handler: &Handler, request: Request<Incoming>, timeouts: ServerT
     if request.uri().path() != super::rules_page::PATH {
         return handler(&request);
     }
-    // This one takes its time, and others must not wait for it.
+    // This page takes seconds, and other requests must not wait for it.
     let handler = handler.clone();
     let answer = tokio::task::spawn_blocking(move || contain(|| handler(&request))).await;
-    answer.ok().flatten().unwrap_or_else(|| {
-        super::error(StatusCode::INTERNAL_SERVER_ERROR, "reading the rules panicked, the log has the message")
-    })
+    answer
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| super::error(StatusCode::INTERNAL_SERVER_ERROR, "reading the rules panicked, see the log"))
 }
 
 /// Serves until dropped. `name` is for the log.
 ///
 /// # Errors
-/// If the port cannot be had and `hard_fail` forbids to go on without (`bindAddressHardFail`).
+/// The process cannot listen and `hard_fail` (`bindAddressHardFail`) is set.
 pub async fn serve(
     name: &str,
     address: SocketAddr,
@@ -267,13 +268,13 @@ pub async fn serve(
             Err(error) if hard_fail => {
                 return Err(format!("cannot serve {name} on {address}: {error} (bindAddressHardFail is set)"));
             }
-            Err(error) => error!("cannot serve {name} on {address}, trying again in {BIND_RETRY:?}: {error}"),
+            Err(error) => error!("Failed to serve {name} on {address}, retrying in {BIND_RETRY:?}: {error}"),
         }
         sleep(BIND_RETRY).await;
     }
 }
 
-/// The IPv4 wildcard means both families, as in Go, where the host has IPv6.
+/// Listens on both families for the IPv4 wildcard, as Go does, where the host has IPv6.
 fn listen_on_families(address: SocketAddr) -> io::Result<TcpListener> {
     if address.ip() != Ipv4Addr::UNSPECIFIED {
         return listen(address, address.ip() == Ipv6Addr::UNSPECIFIED);
@@ -284,14 +285,14 @@ fn listen_on_families(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// Listens at an address; `both`: at an IPv6 wildcard, IPv4 clients are welcome too.
+/// Listens on an address. `both`: an IPv6 wildcard accepts IPv4 clients too.
 ///
 /// # Errors
-/// If it cannot be had.
+/// The kernel refuses the address or port.
 pub fn listen(address: SocketAddr, both: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // net.ipv6.bindv6only may say otherwise.
+        // Overrides net.ipv6.bindv6only.
         socket.set_only_v6(!both)?;
     }
     socket.set_reuse_address(true)?;

@@ -1,4 +1,4 @@
-//! Servers against real clients: those that behave, and those that do not.
+//! Servers with well-behaved and misbehaving clients.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream as Client;
@@ -11,7 +11,7 @@ use crate::http::{PLAIN, ResponseBuilder};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A server on a thread of its own; its runtime ends with it.
+/// A server on its own thread and runtime.
 struct Running {
     address: SocketAddr,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
@@ -21,9 +21,9 @@ struct Running {
 fn start(most: usize, timeouts: ServerTimeouts, body: &'static str) -> Running {
     let (ready, address) = std::sync::mpsc::channel();
     let (stop, stopped) = tokio::sync::oneshot::channel();
-    let handler: Handler = Arc::new(move |asked| {
-        assert!(asked.uri().path() != crate::http::rules_page::PATH, "rules that inspection does not expect");
-        let put = String::from_utf8_lossy(asked.body()).into_owned();
+    let handler: Handler = Arc::new(move |request| {
+        assert!(request.uri().path() != crate::http::rules_page::PATH, "rules that inspection does not expect");
+        let put = String::from_utf8_lossy(request.body()).into_owned();
         ResponseBuilder::new(PLAIN, format!("{body}{put}")).build()
     });
     let thread = std::thread::spawn(move || {
@@ -71,7 +71,7 @@ impl Drop for Running {
     }
 }
 
-/// Whether the server has ended the connection, and how long that took.
+/// How long the server took to close the connection.
 fn ended(mut client: Client) -> Duration {
     let begun = Instant::now();
     let mut rest = Vec::new();
@@ -93,7 +93,7 @@ fn answers_have_lengths_and_headers_as_go_writes_them() {
     assert!(answer.contains("\r\nContent-Length: 5\r\n") && answer.ends_with("\r\n\r\nhello"), "{answer}");
     let head = running.ask(&GET.replace("GET", "HEAD"));
     assert!(head.contains("\r\nContent-Length: 5\r\n") && head.ends_with("\r\n\r\n"), "{head}");
-    // A body counts with PUT only, and only up to a size.
+    // A body is read with PUT only, and only up to a limit.
     let with = |method: &str, length: usize| {
         let body = "x".repeat(length.min(100_000));
         running.ask(&format!(
@@ -107,7 +107,7 @@ fn answers_have_lengths_and_headers_as_go_writes_them() {
 }
 
 #[test]
-fn clients_that_take_too_long_are_left() {
+fn clients_that_exceed_the_timeout_are_disconnected() {
     let request = Duration::from_millis(300);
     let running = start(8, ServerTimeouts { request, ..ServerTimeouts::default() }, "hello");
     let silent = running.connect();
@@ -123,7 +123,7 @@ fn clients_that_take_too_long_are_left() {
 }
 
 #[test]
-fn a_client_that_does_not_read_is_left_when_its_time_is_up() {
+fn a_client_that_does_not_read_is_disconnected_after_the_connection_timeout() {
     let timeouts =
         ServerTimeouts { request: LIMIT, connection: Duration::from_millis(300), shutdown: Duration::from_millis(300) };
     // More than the sockets' buffers hold.
@@ -138,7 +138,7 @@ fn a_client_that_does_not_read_is_left_when_its_time_is_up() {
 }
 
 #[test]
-fn ten_thousand_connections_keep_nobody_from_an_answer() {
+fn ten_thousand_connections_do_not_keep_a_client_from_a_response() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("to raise the limit");
     let many = usize::try_from(hard.saturating_sub(500)).map_or(10_000, |files| files.min(10_000));
@@ -147,7 +147,7 @@ fn ten_thousand_connections_keep_nobody_from_an_answer() {
     for number in 0..many {
         let mut client = running.connect();
         if number % 2 == 0 {
-            // The server may have left it already.
+            // The server may have closed it already.
             let _ = client.write_all(b"GET / HTTP/1.1\r\nHost:");
         }
         crowd.push(client);
@@ -157,7 +157,7 @@ fn ten_thousand_connections_keep_nobody_from_an_answer() {
             assert!(begun.elapsed() < Duration::from_secs(2), "after {number}: {:?}", begun.elapsed());
         }
     }
-    // All but the last ones are gone.
+    // All but the newest are closed.
     let gone = crowd.drain(..many - 64).filter(|client| {
         client.shutdown(Shutdown::Write).is_err() || {
             let mut client = client;
@@ -179,7 +179,7 @@ fn stopping_ends_idle_connections_and_frees_the_port() {
 }
 
 #[test]
-fn a_wildcard_is_for_both_families_and_a_port_in_use_is_said_so() {
+fn a_wildcard_serves_both_families_and_a_port_in_use_is_reported() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let listener = listen_on_families("0.0.0.0:0".parse().expect("an address")).expect("a port");

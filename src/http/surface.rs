@@ -1,6 +1,4 @@
-//! Every page against the list of all that kube-proxy serves.
-//!
-//! In: golden/surface/endpoints.yaml. Out: a test that fails where an answer is another one. Must not know: sockets.
+//! Compares every page with golden/surface/endpoints.yaml, the list of all that kube-proxy serves.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -83,7 +81,7 @@ fn server(name: &str) -> Handler {
     }
 }
 
-/// The text of an answer, unpacked.
+/// The decompressed text of a response.
 fn text(answer: PageResponse) -> String {
     let packed = answer.headers().contains_key("content-encoding");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
@@ -108,7 +106,7 @@ fn check(row: &Row, answer: PageResponse) -> Result<(), String> {
     }
     for (name, value) in row.has.iter().filter_map(|pair| pair.split_once('=')) {
         let found = header(name);
-        // A value that is only begun is one that changes.
+        // A value that ends with a dash is a prefix.
         let same = found.as_ref().is_some_and(|found| found == value || row.has_begun(value, found));
         if !same {
             problems.push(format!("{name} {found:?}"));
@@ -142,7 +140,7 @@ fn every_page_of_the_list_is_answered_so() {
             request = request.header(name, value);
         }
         let request = request.body(Bytes::from(row.put.clone())).expect("a request");
-        // In the order of the list, as some pages remember what was asked.
+        // In the order of the list, as some pages keep state between requests.
         let handler = servers.entry(row.server.clone()).or_insert_with(|| server(&row.server));
         failures.extend(check(row, handler(&request)).err().map(|why| format!("{}: {why}", row.server)));
     }

@@ -1,7 +1,4 @@
-//! `/statusz` and `/flagz`: what runs, since when, and with which flags.
-//!
-//! In: facts of the process. Out: pages, as text for people or as objects for those who ask for them by name.
-//! Must not know: where the facts are from.
+//! `/statusz` and `/flagz`: the version, start time and flags of the process, as text or as API objects.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +8,14 @@ use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 use serde_json::json;
 
-use super::negotiate::{self, Encoding, Form};
+use super::negotiate::{self, Encoding, PageFormat};
 use super::{JSON, PLAIN, PageRequest, PageResponse, ResponseBuilder};
 
 const NOTE: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility \
                     guarantees and is for debugging purposes only.";
-/// The Kubernetes release whose behaviour this one has, as `binaryVersion` tells it.
+/// The Kubernetes release whose behaviour this program has, as `binaryVersion`.
 const VERSION: &str = "1.36";
-/// In the place of a Go version.
+/// The value of `goVersion`.
 const NO_GO: &str = "none, this kube-proxy is written in Rust";
 const PATHS: [&str; 5] = ["/configz", "/flagz", "/healthz", "/metrics", "/proxyMode"];
 
@@ -53,7 +50,7 @@ struct Flags<'a> {
     flags: BTreeMap<&'a str, &'a str>,
 }
 
-/// Since when it runs, and what it is.
+/// Version, start time and uptime.
 pub fn statusz(request: &PageRequest, started: Timestamp, now: Timestamp) -> PageResponse {
     let uptime = now.duration_since(started).as_secs().max(0);
     let status = Status {
@@ -81,7 +78,7 @@ pub fn statusz(request: &PageRequest, started: Timestamp, now: Timestamp) -> Pag
     page(request, "Statusz", text, status)
 }
 
-/// The flags, by name.
+/// All flags with their values.
 pub fn flagz(request: &PageRequest, flags: &[(String, String)]) -> PageResponse {
     let flags: BTreeMap<&str, &str> = flags.iter().map(|(name, value)| (&**name, &**value)).collect();
     let text = || flags.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
@@ -94,12 +91,12 @@ fn page(
     text: impl FnOnce() -> String,
     content: impl Serialize,
 ) -> PageResponse {
-    match negotiate::form(request, kind) {
-        Some(Form::Text) => {
+    match negotiate::negotiate(request, kind) {
+        Some(PageFormat::Text) => {
             let head = format!("\nkube-proxy {}\n{NOTE}\n\n", kind.to_lowercase());
             ResponseBuilder::new(PLAIN, head + &text()).build()
         }
-        Some(Form::Object { version, encoding }) => {
+        Some(PageFormat::Object { version, encoding }) => {
             let api_version = negotiate::api_version(version);
             let object = Object { kind, api_version, metadata: Metadata { name: "kube-proxy" }, content };
             let body = match encoding {

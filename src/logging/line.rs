@@ -1,6 +1,4 @@
-//! One line of the log.
-//!
-//! In: an event. Out: text as klog's, or a JSON object as Kubernetes components write it. Must not know: where it goes.
+//! Formats one log line, as klog's text or as JSON in the form of Kubernetes components.
 
 use std::fmt::{Debug, Write as _};
 
@@ -9,7 +7,7 @@ use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata};
 
-/// An event taken apart.
+/// An event with its fields.
 pub struct LogLine {
     metadata: &'static Metadata<'static>,
     time: Timestamp,
@@ -18,7 +16,7 @@ pub struct LogLine {
 }
 
 impl LogLine {
-    /// Takes an event apart.
+    /// Records an event.
     pub fn new(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
         let mut line = Self { metadata, time: Timestamp::now(), message: String::new(), fields: Vec::new() };
@@ -26,12 +24,12 @@ impl LogLine {
         line
     }
 
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         let file = self.metadata.file().and_then(|path| path.rsplit('/').next()).unwrap_or("?");
         format!("{file}:{}", self.metadata.line().unwrap_or(0))
     }
 
-    /// klog's form: with fields, the message stands in quotes.
+    /// klog's format: the message is quoted if there are fields.
     pub fn text(&self) -> String {
         let severity = match *self.metadata.level() {
             Level::ERROR => 'E',
@@ -40,7 +38,7 @@ impl LogLine {
         };
         let time = self.time.to_zoned(TimeZone::system());
         let mut text =
-            format!("{severity}{} {:>7} {}] ", time.strftime("%m%d %H:%M:%S.%6f"), std::process::id(), self.place());
+            format!("{severity}{} {:>7} {}] ", time.strftime("%m%d %H:%M:%S.%6f"), std::process::id(), self.location());
         let _ =
             if self.fields.is_empty() { write!(text, "{}", self.message) } else { write!(text, "{:?}", self.message) };
         for (name, value) in &self.fields {
@@ -50,12 +48,12 @@ impl LogLine {
         text
     }
 
-    /// One JSON object; `v` is the level it takes to be logged, which errors do not have.
+    /// One JSON object; `v` is the log level, which warnings and errors do not have.
     pub fn json(&self) -> String {
         let mut text = String::from("{");
-        #[allow(clippy::cast_precision_loss)] // microseconds of this century fit
+        #[allow(clippy::cast_precision_loss)] // exact for the next two centuries
         let milliseconds = self.time.as_microsecond() as f64 / 1000.0;
-        let _ = write!(text, "\"ts\":{milliseconds:.4},\"caller\":{:?},", self.place());
+        let _ = write!(text, "\"ts\":{milliseconds:.4},\"caller\":{:?},", self.location());
         let _ = write!(text, "\"msg\":{}", Value::from(&*self.message));
         let level = match *self.metadata.level() {
             Level::ERROR | Level::WARN => None,
@@ -112,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// What is written of the events of `log`, as text and as JSON.
+    /// The lines of the events of `log`, as text and as JSON.
     fn written(log: impl FnOnce()) -> Vec<(String, String)> {
         struct Keep(Arc<Mutex<Vec<(String, String)>>>);
         impl<S: tracing::Subscriber> Layer<S> for Keep {

@@ -1,9 +1,8 @@
-//! The log, in klog's forms: `I1121 00:44:11.102973   14565 run.rs:27] message key=value`, or JSON.
+//! Logging in klog's text format, `I1121 00:44:11.102973   14565 run.rs:27] message key=value`, or JSON.
 //!
-//! In: tracing events. Out: lines. Must not know: what is logged.
-//! `-v 2` adds debug events, `-v 5` trace events; other crates speak up from `-v 8` on, or when something is wrong that we
-//! do not say ourselves.
-//! `--vmodule` sets the level of single files. No line waits, so there is nothing to flush.
+//! `-v 2` adds debug events and `-v 5` trace events; dependencies log at `-v 8` and above, and their warnings always,
+//! except those
+//! that this program logs itself. `--vmodule` sets the level of single files. Lines are not buffered.
 
 mod line;
 mod vmodule;
@@ -18,15 +17,18 @@ use tracing_subscriber::registry::LookupSpan;
 use self::line::LogLine;
 use crate::config::logging::{Logging, VmoduleItem};
 
+/// The log level of debug events.
 const DEBUG_LEVEL: u32 = 2;
+/// The log level of trace events.
 const TRACE_LEVEL: u32 = 5;
+/// The log level of dependencies.
 const DEPENDENCY_LEVEL: u32 = 8;
-/// These return every error that they log, and then it is logged by us.
+/// Targets that also return every error that they log; this program logs it then.
 const DUPLICATE_TARGETS: [&str; 2] = ["kube_client::client::builder", "kube_runtime::watcher"];
 
-/// What is to be logged, and how.
+/// What is logged, and how.
 struct LogConfig {
-    /// Only what is wrong.
+    /// Log warnings and errors only.
     quiet: bool,
     verbosity: u32,
     vmodule: Vec<VmoduleItem>,
@@ -37,26 +39,26 @@ struct LogConfig {
 static LOG_CONFIG: RwLock<LogConfig> =
     RwLock::new(LogConfig { quiet: false, verbosity: 0, vmodule: Vec::new(), json: false, split_stream: false });
 
-/// Logs from now on; without a verbosity, only what is wrong. Does nothing if something logs already.
+/// Starts logging; without a verbosity, only warnings and errors. Does nothing if a logger is installed.
 pub fn init(verbosity: Option<u32>) {
     change(|config| (config.quiet, config.verbosity) = (verbosity.is_none(), verbosity.unwrap_or(0)));
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Klog));
 }
 
-/// Logs as the configuration says.
+/// Applies the configuration.
 pub fn apply(logging: &Logging) {
     let Logging { json, verbosity, vmodule, split_stream } = logging.clone();
     change(|config| *config = LogConfig { quiet: config.quiet, verbosity, vmodule, json, split_stream });
 }
 
-/// Changes the verbosity while the program runs.
+/// Changes the log level at run time.
 pub fn set_verbosity(verbosity: u32) {
     change(|config| (config.quiet, config.verbosity) = (false, verbosity));
 }
 
 fn change(change: impl FnOnce(&mut LogConfig)) {
     change(&mut LOG_CONFIG.write().unwrap_or_else(PoisonError::into_inner));
-    // Whether a line is wanted was asked once, where it is written.
+    // Whether a call site is enabled is cached there.
     tracing::callsite::rebuild_interest_cache();
 }
 
@@ -88,7 +90,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Klog {
         };
         let line = LogLine::new(event);
         let text = if json { line.json() } else { line.text() };
-        // There is nobody to tell that the log cannot be written.
+        // A failure to write the log cannot be reported.
         let _ = if split && *event.metadata().level() != Level::ERROR {
             std::io::stdout().lock().write_all(text.as_bytes())
         } else {
@@ -103,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    /// What is known of the lines that `log` writes.
+    /// The metadata of the lines that `log` writes.
     fn written(log: impl FnOnce()) -> Vec<&'static Metadata<'static>> {
         struct Keep(Arc<Mutex<Vec<&'static Metadata<'static>>>>);
         impl<S: Subscriber> Layer<S> for Keep {
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_wanted_by_level_file_and_who_writes_them() {
+    fn lines_are_enabled_by_level_file_and_target() {
         let lines = written(|| {
             tracing::error!("1");
             tracing::info!("2");

@@ -1,12 +1,12 @@
-//! `--vmodule`: the level of single files.
+//! `--vmodule`: the log level of single files.
 //!
-//! In: patterns, and the file that a line is from. Out: its level, if a pattern has it. Must not know: what is logged.
-//! A pattern without a slash is held against the name of the file without `.rs`, one with a slash against the end of
-//! its path; `mod` files have the name of their folder, as Rust's people think of them.
+//! A pattern without a slash matches the file name without `.rs`, one with a slash the end of the path. `mod.rs` has
+//! the name
+//! of its folder.
 
 use crate::config::logging::VmoduleItem;
 
-/// The level of the first pattern that matches.
+/// The level of the first matching pattern.
 pub fn level(items: &[VmoduleItem], file: Option<&str>) -> Option<u32> {
     let path = file?.strip_suffix(".rs")?;
     let path = path.strip_suffix("/mod").unwrap_or(path);
@@ -16,11 +16,12 @@ pub fn level(items: &[VmoduleItem], file: Option<&str>) -> Option<u32> {
 fn matches(pattern: &str, path: &str) -> bool {
     let parts = pattern.split('/').count();
     let start = path.rmatch_indices('/').nth(parts - 1).map_or(0, |(at, _)| at + 1);
-    fits(pattern.as_bytes(), &path.as_bytes()[start..])
+    glob_match(pattern.as_bytes(), &path.as_bytes()[start..])
 }
 
-/// `*` stands for anything, `?` for one sign. Only the last `*` is ever tried again: it can take what an earlier one would.
-fn fits(pattern: &[u8], text: &[u8]) -> bool {
+/// Matches `*` with anything and `?` with one character. Only the last `*` is backtracked: it can match all that an
+/// earlier one could.
+fn glob_match(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t, mut star) = (0, 0, None);
     while t < text.len() {
         match (pattern.get(p), star) {
@@ -75,9 +76,9 @@ mod tests {
             ("run", "runs", false),
             ("runs", "run", false),
         ] {
-            assert_eq!(fits(pattern.as_bytes(), text.as_bytes()), fit, "{pattern} {text}");
+            assert_eq!(glob_match(pattern.as_bytes(), text.as_bytes()), fit, "{pattern} {text}");
         }
         let (pattern, text) = ("*a".repeat(40) + "b", "a".repeat(80));
-        assert!(!fits(pattern.as_bytes(), text.as_bytes()));
+        assert!(!glob_match(pattern.as_bytes(), text.as_bytes()));
     }
 }

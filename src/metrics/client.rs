@@ -1,6 +1,6 @@
-//! Metrics of our requests to the API server, as client-go's.
+//! Metrics of requests to the API server, as client-go has them.
 //!
-//! A watch is timed until its headers come.
+//! The duration of a watch is that until its response head.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Result};
 
 use super::make::Registrar;
 
-/// As client-go names a request that got no answer.
+/// client-go's code for a request without a response.
 const NO_ANSWER: &str = "<error>";
 
-/// The metrics of a client.
+/// The metrics of all clients.
 #[derive(Clone, Debug)]
 pub struct RequestMetrics {
     total: IntCounterVec,
@@ -41,7 +41,7 @@ impl RequestMetrics {
         })
     }
 
-    /// For a client of that server: `host:port`.
+    /// The metrics of a client of that server, `host:port`.
     pub fn to(&self, host: &str) -> ServerRequestMetrics {
         ServerRequestMetrics { requests: self.clone(), host: host.to_owned() }
     }
@@ -55,12 +55,12 @@ pub struct ServerRequestMetrics {
 }
 
 impl ServerRequestMetrics {
-    /// The rate limit held a request back.
+    /// Records how long the rate limit delayed a request.
     pub fn waited(&self, method: &str, wait: Duration) {
         self.requests.waited.with_label_values(&[method, &*self.host]).observe(wait.as_secs_f64());
     }
 
-    /// A request was answered; `code` is `None` if it was not.
+    /// Records a request; `code` is `None` if there was no response.
     pub fn answered(&self, method: &str, code: Option<u16>, latency: Duration) {
         let code = code.map_or(NO_ANSWER.to_owned(), |code| code.to_string());
         self.requests.total.with_label_values(&[&*code, &*self.host, method]).inc();

@@ -1,14 +1,13 @@
-//! Prometheus' text format, as Go writes it.
+//! Encodes metrics in Prometheus' text format, as Go does.
 //!
-//! In: families of metrics. Out: text. Must not know: what is measured.
-//! Numbers are Go's: shortest digits, and an exponent from 1e+06 and below 1e-04 on. Dashboards do not care, but those who
-//! compare two scrapes do.
+//! Numbers have the shortest digits, with an exponent from 1e+06 and below 1e-04, so that scrapes can be compared as
+//! text.
 
 use std::fmt::Write;
 
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
-/// The text of these families.
+/// The text of these metric families.
 pub fn text(families: &[MetricFamily]) -> String {
     let mut text = String::new();
     for family in families {
@@ -63,12 +62,12 @@ fn escape(text: &str, quotes: bool) -> String {
     if quotes { escaped.replace('"', "\\\"") } else { escaped }
 }
 
-/// As Go's `strconv.FormatFloat(value, 'g', -1, 64)`.
+/// Formats a number as Go's `strconv.FormatFloat(value, 'g', -1, 64)`.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return if value.is_nan() { "NaN" } else { ["+Inf", "-Inf"][usize::from(value.is_sign_negative())] }.to_owned();
     }
-    // The shortest digits that read back as the same number.
+    // The shortest digits that parse to the same number.
     let shortest = format!("{value:e}");
     let (digits, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
     let exponent: i32 = exponent.parse().unwrap_or_default();

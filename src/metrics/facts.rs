@@ -1,6 +1,4 @@
-//! What does not change while the process runs: the build, the feature gates.
-//!
-//! In: what the build and the caller know. Out: metrics with the value 1 or 0. Must not know: what gates do.
+//! Constant metrics: the build and the feature gates.
 
 use prometheus::{IntGaugeVec, Opts, Registry, Result};
 
@@ -12,13 +10,13 @@ const VERSION: (&str, &str, &str) = ("1", "36", "v1.36.2");
 pub struct Feature<'a> {
     /// Its name.
     pub name: &'a str,
-    /// `ALPHA`, `BETA`, `DEPRECATED`, or nothing for what is generally available.
+    /// `ALPHA`, `BETA`, `DEPRECATED`, or empty for generally available.
     pub stage: &'a str,
     /// Whether it is on.
     pub enabled: bool,
 }
 
-/// `kubernetes_build_info`, whose labels dashboards ask for, and ours, which tells what it is about.
+/// `kubernetes_build_info`, whose labels dashboards use, and `kubeproxy_build_info` of this program.
 pub fn build(registry: &Registry) -> Result<()> {
     let (major, minor, version) = VERSION;
     let platform = format!("{}/{}", std::env::consts::OS, architecture());

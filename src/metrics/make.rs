@@ -1,6 +1,4 @@
-//! Metrics in the making: names, help texts and buckets in kube-proxy's manner.
-//!
-//! In: what a metric is called, says and is labelled with. Out: the metric, registered. Must not know: what it counts.
+//! Creates and registers metrics with kube-proxy's names, help texts and buckets.
 
 use prometheus::core::Collector;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
@@ -8,10 +6,10 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, Result,
 };
 
-/// The label of most.
+/// The label of most metrics.
 pub const FAMILY: &[&str] = &["ip_family"];
 
-/// A registry that metrics are made in.
+/// Registers metrics.
 pub struct Registrar {
     registry: Registry,
 }
@@ -21,15 +19,15 @@ impl Registrar {
         Self { registry: registry.clone() }
     }
 
-    /// Takes a metric into the registry.
+    /// Registers a metric.
     pub fn add<M: Collector + Clone + 'static>(&self, metric: M) -> Result<M> {
         self.registry.register(Box::new(metric.clone()))?;
         Ok(metric)
     }
 
-    /// Takes it in only if this mode has it; else it counts for nobody.
-    pub fn add_if<M: Collector + Clone + 'static>(&self, wanted: bool, metric: M) -> Result<M> {
-        if wanted { self.add(metric) } else { Ok(metric) }
+    /// Registers a metric if the mode has it; otherwise it is updated but not exposed.
+    pub fn add_if<M: Collector + Clone + 'static>(&self, exposed: bool, metric: M) -> Result<M> {
+        if exposed { self.add(metric) } else { Ok(metric) }
     }
 
     pub fn counter(&self, suffix: &str, help: &str) -> Result<IntCounter> {
@@ -54,20 +52,20 @@ pub fn gauges(suffix: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec> 
     IntGaugeVec::new(opts(suffix, help), labels)
 }
 
-/// A millisecond, and fourteen times twice as much.
+/// A histogram with 15 buckets, from 1 ms, each twice the one before.
 pub fn durations(suffix: &str, help: &str) -> Result<HistogramVec> {
     let buckets = (0..15).map(|k| 0.001 * f64::from(1 << k)).collect();
     HistogramVec::new(HistogramOpts::from(opts(suffix, help)).buckets(buckets), FAMILY)
 }
 
-/// From a quarter of a second to five minutes: finer where it should be.
+/// A histogram with buckets from 0.25 s to 5 min.
 pub fn latencies(suffix: &str, help: &str) -> Result<HistogramVec> {
     let seconds = (1..60).chain((60..120).step_by(5)).chain((120..=300).step_by(30));
     let buckets = [0.25, 0.5].into_iter().chain(seconds.map(f64::from)).collect();
     HistogramVec::new(HistogramOpts::from(opts(suffix, help)).buckets(buckets), FAMILY)
 }
 
-/// A family of values that are known at the moment of asking.
+/// A metric family of values that are known at the time of the scrape.
 pub fn family(name: &str, help: &str, kind: MetricType, values: &[(&[(&str, &str)], f64)]) -> MetricFamily {
     let metrics = values.iter().map(|(labels, value)| {
         let labels = labels.iter().map(|(name, value)| {

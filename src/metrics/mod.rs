@@ -1,7 +1,6 @@
-//! Metrics, under kube-proxy's names.
+//! Prometheus metrics under kube-proxy's names.
 //!
-//! In: what the proxiers, the servers and the client of the API server report. Out: Prometheus text.
-//! Must not know: HTTP. A metric of another mode is not shown.
+//! Metrics of other modes are not exposed.
 
 mod client;
 mod encode;
@@ -48,13 +47,13 @@ pub struct Metrics {
     healthz: CounterVec,
     livez: CounterVec,
     requests: RequestMetrics,
-    /// Services whose `healthCheckNodePort` is not served at every address.
+    /// Services whose `healthCheckNodePort` is not served on every address.
     pub unserved_health_checks: IntGauge,
-    /// Those of the health checks of the metrics server.
+    /// Metrics of the metrics server's health checks.
     pub slis: SliMetrics,
 }
 
-/// What waits in both families together (behaviour.yaml I19).
+/// Changes that wait for a sync, as the sum of both families (behaviour.yaml I19).
 struct PendingChanges {
     sum: IntGauge,
     families: Mutex<BTreeMap<IpFamily, i64>>,
@@ -73,14 +72,14 @@ impl PendingChanges {
 }
 
 impl Metrics {
-    /// Nothing has happened yet.
+    /// All metrics at zero.
     ///
     /// # Errors
-    /// Two metrics have one name, or a name that cannot be.
+    /// A duplicate or invalid metric name.
     pub fn new(mode: &str) -> Result<Self> {
         let registry = Registry::new();
         let m = Registrar::new(&registry);
-        let partial = mode == "iptables" || mode == "nftables";
+        let has_partial_syncs = mode == "iptables" || mode == "nftables";
         let time = |suffix, help| GaugeVec::new(opts(suffix, help), FAMILY).and_then(|metric| m.add(metric));
         let code = |suffix, help| CounterVec::new(opts(suffix, help), &["code"]).and_then(|metric| m.add(metric));
         let duration = |wanted, suffix, help| m.add_if(wanted, durations(suffix, help)?);
@@ -89,14 +88,14 @@ impl Metrics {
         Ok(Self {
             sync_duration: duration(true, "sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds")?,
             full_duration: duration(
-                partial,
+                has_partial_syncs,
                 "sync_full_proxy_rules_duration_seconds",
                 "SyncProxyRules latency in seconds for full resyncs",
             )?,
             partial_duration: duration(
-                partial,
+                has_partial_syncs,
                 "sync_partial_proxy_rules_duration_seconds",
-                "SyncProxyRules latency in seconds for partial resyncs",
+                "SyncProxyRules latency in seconds for has_partial_syncs resyncs",
             )?,
             programming: m.add(latencies(
                 "network_programming_duration_seconds",
@@ -121,7 +120,7 @@ impl Metrics {
             clean_duration: duration(
                 true,
                 "conntrack_reconciler_sync_duration_seconds",
-                "Duration of looks at the conntrack table",
+                "Duration of conntrack table scans",
             )?,
             flows_deleted: m.add(counters(
                 "conntrack_reconciler_deleted_entries_total",
@@ -140,28 +139,28 @@ impl Metrics {
         })
     }
 
-    /// Tells which feature gates are on.
+    /// Sets the metric of feature gates.
     ///
     /// # Errors
-    /// They were told already.
+    /// It was set before.
     pub fn features(&self, features: &[Feature<'_>]) -> Result<()> {
         facts::features(&self.registry, features)
     }
 
-    /// Asks for the kernel's packet counters at each scrape.
+    /// Reads the kernel's packet counters at each scrape.
     ///
     /// # Errors
-    /// They are asked for already.
+    /// They are registered already.
     pub fn packets(&self, read: ReadCounters) -> Result<()> {
         self.registry.register(Box::new(packets::PacketCounters::new(read)?))
     }
 
-    /// For the client of the API server.
+    /// The metrics of the API server's client.
     pub fn requests(&self) -> &RequestMetrics {
         &self.requests
     }
 
-    /// An event came; so many changes of that kind wait in that family.
+    /// Counts an event. `pending`: the changes of that kind that wait in that family.
     pub fn changed(&self, family: IpFamily, kind: Kind, pending: usize) {
         match kind {
             Kind::Service => {
@@ -176,12 +175,12 @@ impl Metrics {
         }
     }
 
-    /// A sync was asked for.
+    /// Records that a sync was queued.
     pub fn queued(&self, family: IpFamily) {
         self.last_queued.with_label_values(&[family.name()]).set(now());
     }
 
-    /// A sync ended.
+    /// Records a finished sync.
     pub fn synced(&self, family: IpFamily, report: &SyncReport<'_>) {
         let label = &[family.name()];
         let seconds = report.duration.as_secs_f64();
@@ -199,20 +198,20 @@ impl Metrics {
         }
     }
 
-    /// Stale flows were looked for.
+    /// Records a search for stale flows.
     pub fn cleaned(&self, family: IpFamily, cleaned: &CleanupStats) {
         let label = &[family.name()];
         self.clean_duration.with_label_values(label).observe(cleaned.duration.as_secs_f64());
         self.flows_deleted.with_label_values(label).inc_by(cleaned.deleted.try_into().unwrap_or(u64::MAX));
     }
 
-    /// `/healthz` or `/livez` was answered.
+    /// Counts a response of `/healthz` or `/livez`.
     pub fn answered(&self, live: bool, status: u16) {
         let counter = if live { &self.livez } else { &self.healthz };
         counter.with_label_values(&[&status.to_string()]).inc();
     }
 
-    /// Everything, in Prometheus' text format.
+    /// All metrics in Prometheus' text format.
     pub fn text(&self) -> String {
         encode::text(&self.registry.gather())
     }

@@ -1,7 +1,4 @@
-//! What rules of iptables mode have counted, asked of the kernel at each scrape.
-//!
-//! In: a way to read the kernel's counters by name. Out: metrics of those that are there. Must not know: how they are
-//! read.
+//! Packet counters of iptables mode, read from the kernel at each scrape.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +10,7 @@ use proxier::iptables::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
 
 use super::make::family;
 
-/// The counter's name in the kernel, its metric, and what it says.
+/// The counter's name in the kernel, its metric, and its help text.
 const COUNTERS: [(&str, &str, &str); 2] = [
     (
         INVALID_DROPPED_COUNTER,
@@ -27,10 +24,10 @@ const COUNTERS: [(&str, &str, &str); 2] = [
     ),
 ];
 
-/// Reads all counters of the kernel.
+/// Reads all counters of the kernel, by name.
 pub type ReadCounters = Box<dyn Fn() -> io::Result<BTreeMap<String, u64>> + Send + Sync>;
 
-/// Tells what the kernel has counted.
+/// Collects the kernel's counters.
 pub struct PacketCounters {
     read: ReadCounters,
     desc: Desc,
@@ -50,7 +47,7 @@ impl Collector for PacketCounters {
 
     #[allow(clippy::cast_precision_loss)] // the format has one kind of number
     fn collect(&self) -> Vec<MetricFamily> {
-        // A kernel without such counters is not worth a complaint at each scrape: the rules do without them too.
+        // A kernel without such counters is not an error: the rules do not use them then.
         let counted = (self.read)().unwrap_or_default();
         let known = COUNTERS.iter().filter_map(|(counter, name, help)| Some((name, help, *counted.get(*counter)?)));
         known.map(|(name, help, packets)| family(name, help, MetricType::COUNTER, &[(&[], packets as f64)])).collect()

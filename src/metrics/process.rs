@@ -1,7 +1,6 @@
-//! The process itself: CPU time, memory, files, bytes sent and received, under the names of Go's collector.
+//! Process metrics under the names of Go's collector: CPU time, memory, files, bytes sent and received.
 //!
-//! In: `/proc/self`, at the moment of asking. Out: metrics; what cannot be read is left out. Must not know: anything
-//! about proxies.
+//! Read from `/proc/self` at each scrape; what cannot be read is left out.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -13,16 +12,16 @@ use prometheus::proto::{MetricFamily, MetricType};
 
 use super::make::family;
 
-/// The kernel tells times to programs in hundredths of a second, whatever its own clock does.
-const TICKS: f64 = 100.0;
+/// Clock ticks per second in `/proc` (USER_HZ), a constant of the kernel's ABI.
+const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Tells about this process.
+/// Collects metrics of this process.
 #[derive(Clone, Debug)]
 pub struct ProcessCollector(Desc);
 
 impl ProcessCollector {
     pub fn new() -> Result<Self> {
-        // One name stands for all.
+        // One name represents all of them.
         Ok(Self(Desc::new(
             "process_cpu_seconds_total".to_owned(),
             "process".to_owned(),
@@ -45,7 +44,7 @@ impl Collector for ProcessCollector {
         let (gauge, counter) = (MetricType::GAUGE, MetricType::COUNTER);
         let stat = stat();
         let field = |number: usize| stat.as_ref().and_then(|fields| fields.get(number)).copied();
-        let cpu = field(UTIME).zip(field(STIME)).map(|(user, system)| (user + system) / TICKS);
+        let cpu = field(UTIME).zip(field(STIME)).map(|(user, system)| (user + system) / TICKS_PER_SECOND);
         add("cpu_seconds_total", "Total user and system CPU time spent in seconds.", counter, cpu);
         add("open_fds", "Number of open file descriptors.", gauge, open_files());
         add("max_fds", "Maximum number of open file descriptors.", gauge, limit("Max open files"));
@@ -65,13 +64,13 @@ impl Collector for ProcessCollector {
     }
 }
 
-/// When the process began, as a metric: `/metrics/slis` has it too.
+/// The start time of the process, which `/metrics/slis` has too.
 pub fn start_time_family() -> MetricFamily {
     let help = "Start time of the process since unix epoch in seconds.";
     family("process_start_time_seconds", help, MetricType::GAUGE, &[(&[], started())])
 }
 
-/// When the process began, in whole seconds.
+/// The start time of the process, in whole seconds.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // it is a time after 1970
 pub fn start_time() -> u64 {
     started() as u64
@@ -83,17 +82,17 @@ fn started() -> f64 {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let since_boot = stat().and_then(|fields| fields.get(START_TIME).copied());
         let boot = number_after("/proc/stat", "btime ");
-        since_boot.zip(boot).map_or_else(now, |(ticks, boot)| boot + ticks / TICKS)
+        since_boot.zip(boot).map_or_else(now, |(ticks, boot)| boot + ticks / TICKS_PER_SECOND)
     })
 }
 
-// Counted from the state, which is the third field and the first after the program's name.
+// Field indexes after the program's name, beginning with the state (field 3 of proc_pid_stat(5)).
 const UTIME: usize = 11;
 const STIME: usize = 12;
 const START_TIME: usize = 19;
 const VSIZE: usize = 20;
 
-/// The fields after the name, which may have anything in it; the state counts as 0.
+/// The fields after the name, which may contain anything; the state is at index 0.
 fn stat() -> Option<Vec<f64>> {
     stat_fields(&fs::read_to_string("/proc/self/stat").ok()?)
 }
@@ -118,11 +117,11 @@ fn resident() -> Option<f64> {
 
 #[allow(clippy::cast_precision_loss)] // not that many files
 fn open_files() -> Option<f64> {
-    // The folder itself is open while it is read.
+    // Excludes the descriptor of the folder itself.
     Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
 }
 
-/// A soft limit. Go writes no limit as the greatest number there is.
+/// A soft limit. Go exposes "unlimited" as the greatest integer.
 fn limit(name: &str) -> Option<f64> {
     limit_in(&fs::read_to_string("/proc/self/limits").ok()?, name)
 }
@@ -148,7 +147,7 @@ fn octets(text: &str) -> Option<(f64, f64)> {
     Some((value("InOctets")?, value("OutOctets")?))
 }
 
-/// Reads a file of `/proc/self` or `/proc/stat` as each of those that are read here, for fuzzing.
+/// Parses a text as each of the files read here, for fuzzing.
 pub(crate) fn fuzz(text: &str) {
     let _ = (stat_fields(text), number_in(text, "btime "), number_in(text, "VmRSS:"));
     let _ = (limit_in(text, "Max open files"), limit_in(text, "Max address space"), octets(text));

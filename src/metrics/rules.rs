@@ -1,6 +1,4 @@
-//! What the modes tell of their rules: each mode has metrics that the others do not show.
-//!
-//! In: the mode, reports of syncs. Out: metrics. Must not know: what rules mean.
+//! Metrics of rules and their failures, which differ by mode.
 
 use netfilter::IpFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Result};
@@ -11,7 +9,7 @@ use super::make::{FAMILY, Registrar, counters, gauges};
 
 const TABLE: &[&str] = &["table", "ip_family"];
 
-/// Metrics of rules.
+/// The metrics of rules.
 pub struct RuleMetrics {
     restore_failures: IntCounterVec,
     partial_failures: IntCounterVec,
@@ -71,7 +69,7 @@ impl RuleMetrics {
         })
     }
 
-    /// A sync ended.
+    /// Records a finished sync.
     pub fn synced(&self, family: IpFamily, report: &SyncReport<'_>) {
         let label = &[family.name()];
         match report.result {

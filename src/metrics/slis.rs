@@ -1,6 +1,6 @@
-//! `/metrics/slis`: how the health checks of the metrics server went.
+//! `/metrics/slis`: results of the metrics server's health checks.
 //!
-//! In: that one was asked. Out: text. Must not know: HTTP. There is one check, `ping`, and it always succeeds.
+//! The only check is `ping`, which always succeeds.
 
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, Result};
 
@@ -27,19 +27,19 @@ impl SliMetrics {
         Ok(Self { registry, result, results })
     }
 
-    /// `ping` was asked for.
+    /// Counts a successful `ping`.
     pub fn pinged(&self) {
         self.result.with_label_values(&["ping", "healthz"]).set(1);
         self.results.with_label_values(&["ping", "success", "healthz"]).inc();
     }
 
-    /// Forgets all.
+    /// Resets all metrics.
     pub fn reset(&self) {
         self.result.reset();
         self.results.reset();
     }
 
-    /// Everything, in Prometheus' text format.
+    /// All metrics in Prometheus' text format.
     pub fn text(&self) -> String {
         let mut families = self.registry.gather();
         families.push(process::start_time_family());

@@ -1,4 +1,4 @@
-//! Metrics against the list of all that kube-proxy has, and against what happened.
+//! Metrics against golden/surface/metrics.yaml, the list of kube-proxy's, and against recorded events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,22 +24,22 @@ fn rows() -> Vec<Row> {
     serde_saphyr::from_str(include_str!("../../golden/surface/metrics.yaml")).expect("metrics.yaml")
 }
 
-/// What a text says of each metric: help, type, labels, buckets.
+/// A metric of a text: help, type, labels, buckets.
 #[derive(Debug, Default)]
-struct Shown {
+struct ExposedMetric {
     help: String,
     kind: String,
     labels: BTreeSet<Vec<String>>,
     buckets: Vec<String>,
 }
 
-fn parse(text: &str) -> BTreeMap<String, Shown> {
-    let mut all: BTreeMap<String, Shown> = BTreeMap::new();
+fn parse(text: &str) -> BTreeMap<String, ExposedMetric> {
+    let mut all: BTreeMap<String, ExposedMetric> = BTreeMap::new();
     let mut last = String::new();
     for line in text.lines() {
         if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
             last = name.to_owned();
-            let again = all.insert(last.clone(), Shown { help: help.to_owned(), ..Shown::default() });
+            let again = all.insert(last.clone(), ExposedMetric { help: help.to_owned(), ..ExposedMetric::default() });
             assert!(again.is_none(), "{name} is there twice");
         } else if let Some((_, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
             all.get_mut(&last).expect("HELP comes first").kind = kind.to_owned();
@@ -65,7 +65,7 @@ fn report<'a>(full: bool, result: std::result::Result<&'a SyncStats, &'a SyncErr
     SyncReport { duration: Duration::from_millis(20), full, result, latencies, health_checks: None }
 }
 
-/// Everything happens once.
+/// Metrics after one of every event.
 fn exercised(mode: &str) -> Metrics {
     let metrics = Metrics::new(mode).expect("metrics");
     metrics.features(&[Feature { name: "ComponentFlagz", stage: "BETA", enabled: true }]).expect("features");
@@ -145,14 +145,14 @@ fn every_row_says_what_it_is_tested_by_or_why_it_differs() {
 }
 
 #[test]
-fn nothing_is_shown_of_what_has_not_happened() {
+fn metrics_of_events_that_did_not_happen_are_not_exposed() {
     let text = Metrics::new("iptables").expect("metrics").text();
     assert!(!text.contains("ip_family"), "{text}");
     assert!(text.contains("kubeproxy_sync_proxy_rules_service_changes_total 0"), "{text}");
 }
 
 #[test]
-fn a_sync_is_told_under_kube_proxys_names() {
+fn a_sync_is_recorded_under_kube_proxys_names() {
     let metrics = exercised("iptables");
     for line in [
         "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 2",
@@ -179,7 +179,7 @@ fn a_failure_counts_and_leaves_the_last_sync_alone() {
 }
 
 #[test]
-fn what_nf_tables_refuses_counts() {
+fn transactions_that_nf_tables_refuses_are_counted() {
     let metrics = Metrics::new("nftables").expect("metrics");
     let stats = SyncStats { failed_writes: 2, failed_deletions: 3, ..SyncStats::default() };
     metrics.synced(IpFamily::V6, &report(true, Ok(&stats)));
@@ -190,7 +190,7 @@ fn what_nf_tables_refuses_counts() {
 }
 
 #[test]
-fn what_waits_is_the_sum_of_both_families() {
+fn pending_changes_are_the_sum_of_both_families() {
     let metrics = Metrics::new("iptables").expect("metrics");
     metrics.changed(IpFamily::V4, Kind::Service, 2);
     metrics.changed(IpFamily::V6, Kind::Service, 1);
@@ -200,7 +200,7 @@ fn what_waits_is_the_sum_of_both_families() {
     has(&metrics, "kubeproxy_sync_proxy_rules_service_changes_total 2");
     has(&metrics, "kubeproxy_sync_proxy_rules_endpoint_changes_pending 5");
     has(&metrics, "kubeproxy_sync_proxy_rules_endpoint_changes_total 1");
-    // The sync of one family does nothing for what waits in the other.
+    // The sync of one family does not affect pending changes of the other.
     metrics.synced(IpFamily::V6, &report(true, Ok(&SyncStats::default())));
     has(&metrics, "kubeproxy_sync_proxy_rules_service_changes_pending 2");
     has(&metrics, "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0");
@@ -228,14 +228,14 @@ fn requests_are_counted_by_code_and_timed_by_verb() {
 }
 
 #[test]
-fn what_was_held_back_is_timed() {
+fn rate_limited_requests_are_timed() {
     let metrics = Metrics::new("iptables").expect("metrics");
     request(&metrics, Err(()));
     has(&metrics, "rest_client_rate_limiter_duration_seconds_sum{host=\"10.0.0.1:6443\",verb=\"GET\"} 0.2");
 }
 
 #[test]
-fn the_process_is_told_in_plausible_numbers() {
+fn process_metrics_have_plausible_values() {
     let text = Metrics::new("iptables").expect("metrics").text();
     let value = |name: &str| -> f64 {
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("process_{name} ")));
@@ -250,7 +250,7 @@ fn the_process_is_told_in_plausible_numbers() {
 }
 
 #[test]
-fn the_dashboard_asks_for_what_there_is() {
+fn every_metric_of_the_dashboard_exists() {
     let dashboard: serde_json::Value =
         serde_json::from_str(include_str!("../../deploy/grafana-dashboard.json")).expect("JSON");
     let shown = parse(&exercised("iptables").text());
@@ -259,8 +259,8 @@ fn the_dashboard_asks_for_what_there_is() {
     assert!(panels.len() > 10);
     for panel in panels {
         for target in panel["targets"].as_array().expect("targets") {
-            let asked = target["expr"].as_str().expect("a query");
-            for name in names.find_iter(asked).map(|found| found.as_str()) {
+            let query = target["expr"].as_str().expect("a query");
+            for name in names.find_iter(query).map(|found| found.as_str()) {
                 let whole = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
                 assert!(shown.contains_key(name) || shown.contains_key(whole), "{}: {name}", panel["title"]);
             }

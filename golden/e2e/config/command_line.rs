@@ -27,7 +27,7 @@ fn a_configuration_that_makes_no_sense_is_refused_in_one_line() {
     fails(&["--proxy-mode=kernelspace"], "must be iptables, ipvs, nftables or blank");
     for qps in ["nan", "-inf"] {
         let qps = format!("--kube-api-qps={qps}");
-        fails(&[&qps, "--write-config-to=/nowhere/x"], "which no file can say");
+        fails(&[&qps, "--write-config-to=/nowhere/x"], "which a file cannot express");
     }
     fails(&["--config=/nowhere/config.conf"], "failed complete: open /nowhere/config.conf: No such file or directory");
     let locked = "failed complete: cannot set feature gate NFTablesProxyMode to false, feature is locked to true";

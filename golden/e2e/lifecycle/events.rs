@@ -50,7 +50,7 @@ fn a_health_check_whose_port_is_taken_is_told_on_the_service() {
     // It is tried again.
     drop(taken);
     world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
-    world.node.until_logged(&["health checks are answered at 0.0.0.0:32001"]);
+    world.node.until_logged(&["Serving health checks of Service", "0.0.0.0:32001"]);
 }
 
 #[test]

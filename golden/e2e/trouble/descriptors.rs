@@ -80,7 +80,7 @@ fn hard_limit_of_1024_serves_what_fits_names_the_rest_and_a_change_is_prompt() {
     let world = crowded(&["sh", "-c", "ulimit -n 1024; exec \"$0\" \"$@\""]);
     let unserved = || world.node.metric("kubeproxy_unserved_health_check_services");
     world.node.until("some are not served", || unserved() > 1000.0);
-    world.node.until_logged(&["Service default/hc-", "health checks cannot be answered", "RLIMIT_NOFILE"]);
+    world.node.until_logged(&["Failed to serve health checks of Service default/hc-", "RLIMIT_NOFILE"]);
     change_is_prompt(&world, "10.244.2.6");
     world.node.until_health("/healthz", 200);
     let open = world.node.metric("process_open_fds");

@@ -1,4 +1,4 @@
-//! What follows from a configuration, and what is refused.
+//! Validation and translation of configurations.
 
 use super::super::file::{Iptables, Ipvs};
 use super::*;
@@ -17,7 +17,7 @@ fn defaults_are_kube_proxys() {
 }
 
 #[test]
-fn everything_wrong_is_said_at_once_with_field_and_value() {
+fn every_invalid_field_is_reported_at_once_with_its_value() {
     let file = KubeProxyConfiguration {
         mode: "userspace".to_owned(),
         cluster_cidr: "10.0.0.0/8,x".to_owned(),
@@ -40,14 +40,14 @@ fn everything_wrong_is_said_at_once_with_field_and_value() {
 }
 
 #[test]
-fn blanks_in_cluster_cidr_are_nothing() {
+fn blanks_in_cluster_cidr_are_ignored() {
     let file = KubeProxyConfiguration { cluster_cidr: "10.0.0.0/8, ".to_owned(), ..KubeProxyConfiguration::default() };
     let expected = LocalDetector::ClusterCidr(vec!["10.0.0.0/8".parse().expect("a network")]);
     assert_eq!(settings_of(file).expect("valid").proxier.local_detector, expected);
 }
 
 #[test]
-fn all_living_modes_are_valid_and_have_their_own_periods() {
+fn every_mode_is_valid_and_has_its_own_periods() {
     for mode in Mode::ALL {
         let file = KubeProxyConfiguration {
             mode: mode.to_string(),
