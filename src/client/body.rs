@@ -1,4 +1,4 @@
-//! The body of an answer, in pieces as they come.
+//! Response bodies, decompressed as their bytes arrive.
 
 use std::io::Write;
 
@@ -9,16 +9,16 @@ use hyper::body::Incoming;
 
 use super::error::RequestError;
 
-/// So much compressed data is decompressed at once: at most a thousand times as much comes out.
+/// The compressed bytes that are decompressed at once: at most a thousand times as many come out.
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// The body of an answer.
+/// The body of a response.
 pub struct Body {
     incoming: Incoming,
     server: String,
-    /// For `Content-Encoding: gzip`, of any number of members: a compressed watch has one for each event.
+    /// For `Content-Encoding: gzip` with any number of members: a compressed watch has one per event.
     gzip: Option<MultiGzDecoder<Vec<u8>>>,
-    /// Received, and not decompressed yet.
+    /// Received bytes that are not decompressed yet.
     compressed: Bytes,
 }
 
@@ -29,7 +29,7 @@ impl Body {
         Self { incoming, server: server.to_owned(), gzip, compressed: Bytes::new() }
     }
 
-    /// The next bytes, decompressed; `None`: the answer is complete. It waits as long as the server does.
+    /// The next decompressed bytes; `None` at the end. Has no timeout.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, RequestError>> {
         loop {
             if !self.compressed.is_empty() {
@@ -54,13 +54,13 @@ impl Body {
     fn decompress(&mut self) -> Result<Bytes, RequestError> {
         let Some(gzip) = &mut self.gzip else { return Ok(std::mem::take(&mut self.compressed)) };
         let piece = self.compressed.split_to(self.compressed.len().min(CHUNK_BYTES));
-        // To flush brings out what an event of a watch needs, though its member goes on.
+        // Flushing yields a whole event of a watch even if its gzip member continues.
         let result = gzip.write_all(&piece).and_then(|()| gzip.flush());
         result.map_err(|error| invalid(&self.server, &error))?;
         Ok(std::mem::take(gzip.get_mut()).into())
     }
 
-    /// An answer that ends within a member is incomplete.
+    /// An error if the body ends within a gzip member.
     fn finish(&mut self) -> Option<RequestError> {
         let error = self.gzip.take()?.try_finish().err()?;
         Some(invalid(&self.server, &error))
@@ -68,5 +68,5 @@ impl Body {
 }
 
 fn invalid(server: &str, error: &std::io::Error) -> RequestError {
-    RequestError::Other { server: server.to_owned(), cause: format!("the answer is no valid gzip: {error}") }
+    RequestError::Other { server: server.to_owned(), cause: format!("invalid gzip in the response: {error}") }
 }

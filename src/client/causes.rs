@@ -1,8 +1,8 @@
-//! Errors of libraries as one line, with all their causes.
+//! Errors of libraries as one line with all causes.
 
 use std::error::Error;
 
-/// The error and its causes, each once: many errors repeat what caused them, others hide it.
+/// The error and its causes, each once: many errors repeat their cause, others hide it.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     for cause in error_chain(error) {
@@ -24,21 +24,21 @@ mod tests {
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
-    #[error("{said}")]
+    #[error("{text}")]
     struct Layer {
-        said: &'static str,
+        text: &'static str,
         source: Option<Box<Self>>,
     }
 
-    fn layers(said: &[&'static str]) -> Option<Box<Layer>> {
-        let (said, rest) = said.split_first()?;
-        Some(Box::new(Layer { said, source: layers(rest) }))
+    fn layers(text: &[&'static str]) -> Option<Box<Layer>> {
+        let (text, rest) = text.split_first()?;
+        Some(Box::new(Layer { text, source: layers(rest) }))
     }
 
     #[test]
     fn every_cause_is_told_once() {
         let hidden = layers(&["cannot list: client error", "client error", "tcp connect error", "refused (111)"]);
-        let text = causes(&*hidden.expect("layers"));
+        let line = causes(&*hidden.expect("layers"));
         assert_eq!(text, "cannot list: client error: tcp connect error: refused (111)");
     }
 }

@@ -1,4 +1,4 @@
-//! The whole client against small servers on the loopback address.
+//! The whole client with small servers on the loopback address.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -16,7 +16,7 @@ use crate::config::{KubeProxyConfiguration, validate};
 
 const JSON: &str = "application/json";
 
-/// A client of what a kubeconfig with these fields names.
+/// A client of a kubeconfig with these fields.
 async fn client(name: &str, cluster: &str, user: &str) -> ApiClient {
     let path = std::env::temp_dir().join(format!("client-{name}-{}", std::process::id()));
     let text = format!(
@@ -30,7 +30,7 @@ async fn client(name: &str, cluster: &str, user: &str) -> ApiClient {
     connect(&settings, "", &metrics).await.expect("clients").objects
 }
 
-/// A server that tells of each request's head, and writes to a connection what the test sends.
+/// A server that reports each request head, and writes to the connection what the test sends.
 async fn server() -> (SocketAddr, UnboundedReceiver<String>, UnboundedSender<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");

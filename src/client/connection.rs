@@ -1,4 +1,4 @@
-//! A connection to the API server, of whatever layers, that can be closed from outside.
+//! A connection to the API server that can be closed from outside.
 
 use std::future::Future;
 use std::io;
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::error::ConnectError;
 
-/// TCP, TLS, or TLS in TLS.
+/// A byte stream: TCP, TLS, or TLS in TLS.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
@@ -22,22 +22,22 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 /// A connection.
 pub struct Connection {
     stream: TokioIo<Box<dyn ByteStream>>,
-    /// Ready when the connection is to be closed; `None`: never, or it was.
+    /// Ready when the connection must be closed; `None`: never, or it was.
     closed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     is_closed: bool,
-    /// The file of the client certificate, for what the server says about it.
+    /// The file of the client certificate, for error messages.
     identity: Option<Arc<str>>,
     protocol: HttpProtocol,
 }
 
-/// What HTTP is spoken on a connection.
+/// The HTTP version of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpProtocol {
     /// HTTP/1.1.
     Http1,
-    /// HTTP/1.1 to a proxy, which wants absolute URLs.
+    /// HTTP/1.1 to a proxy, which requires absolute URLs.
     Http1Proxy,
-    /// HTTP/2, which TLS negotiated.
+    /// HTTP/2, negotiated by TLS.
     Http2,
 }
 
@@ -47,7 +47,7 @@ impl Connection {
         Self { stream: TokioIo::new(stream), closed: None, is_closed: false, identity: None, protocol }
     }
 
-    /// Names the client certificate and closes the connection when that is rotated.
+    /// Names the client certificate, and closes the connection when it is rotated.
     pub fn with_identity(mut self, identity: Option<Arc<str>>, mut rotated: watch::Receiver<u64>) -> Self {
         self.identity = identity;
         self.closed = Some(Box::pin(async move {
@@ -58,7 +58,7 @@ impl Connection {
         self
     }
 
-    /// Reading is where a connection waits, and so where it learns that it is closed.
+    /// Fails once the connection must be closed. Called when reading, where a connection waits.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if let Some(closed) = &mut self.closed
             && closed.as_mut().poll(context).is_ready()
@@ -72,7 +72,7 @@ impl Connection {
         Ok(())
     }
 
-    /// In TLS 1.3 the server refuses a client certificate after the handshake, with an alert.
+    /// Explains an alert: in TLS 1.3 the server rejects a client certificate after the handshake.
     fn explain(&self, error: io::Error) -> io::Error {
         let text = error.to_string();
         if !text.contains(" alert ") {
@@ -82,7 +82,7 @@ impl Connection {
     }
 }
 
-/// What an alert of the server says about our certificate. `alert`: OpenSSL's words for it.
+/// The error for a server's alert about the client certificate. `alert`: OpenSSL's text.
 pub fn refused_identity(identity: Option<&str>, alert: &str) -> String {
     // "error:0A00045C:SSL routines:ssl3_read_bytes:tlsv13 alert certificate required:…"
     let reason = alert.split(':').find(|part| part.contains(" alert ")).unwrap_or(alert).trim();

@@ -1,4 +1,4 @@
-//! Makes connections: TCP, through a proxy if there is one, then TLS. Each step has a deadline.
+//! Makes connections: TCP, through a proxy if configured, then TLS. Each step has a timeout.
 
 use std::error::Error;
 use std::future::Future;
@@ -17,26 +17,27 @@ use tower::{BoxError, Service};
 use super::causes::causes;
 use super::connection::{ByteStream, Connection, HttpProtocol, refused_identity};
 use super::error::{ConnectError, RequestError};
-use super::material::{Handshake, TlsMaterial};
+use super::material::{TlsHandshake, TlsMaterial};
 use super::proxy::{Proxy, ProxyKind};
 use super::server_url::ServerUrl;
 use super::tls;
 use super::tunnel;
 use super::verify::VerifyFailure;
 
-/// As client-go: 30 s for a TCP connection, names looked up, and 10 s for a TLS handshake.
+/// For a TCP connection and the name lookup, as in client-go.
 const TCP_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a TLS handshake, as in client-go.
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a proxy to connect to the server.
 const TUNNEL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The kernel asks a silent peer after this time, then every [`KEEPALIVE_INTERVAL`]; see [`USER_TIMEOUT`].
+/// The first TCP keepalive probe of a silent connection, then one every [`KEEPALIVE_INTERVAL`]; see [`USER_TIMEOUT`].
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// A peer that acknowledges nothing for so long is dead (`TCP_USER_TIMEOUT`): noticed after 35 s at the latest.
+/// A peer that acknowledges nothing for this long is dead (`TCP_USER_TIMEOUT`): detected after 35 s at the latest.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The way to one server.
+/// Connects to one server.
 #[derive(Clone)]
 pub struct Connector {
     tcp: HttpConnector,
@@ -47,7 +48,7 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Prepares connections. `tls`: the material and the name to expect in the server's certificate.
+    /// Prepares connections. `tls`: the material and the expected name in the server's certificate.
     pub fn new(server: Arc<ServerUrl>, proxy: Option<Proxy>, tls: Option<(Arc<TlsMaterial>, Arc<str>)>) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
@@ -96,15 +97,15 @@ impl Connector {
         Ok(Connection::new(Box::new(tls), protocol).with_identity(handshake.identity, handshake.rotated))
     }
 
-    /// From the proxy to the server.
+    /// Connects through the proxy to the server.
     async fn through(
         &self,
         proxy: &Proxy,
         mut stream: Box<dyn ByteStream>,
-        handshake: Option<&Handshake>,
+        handshake: Option<&TlsHandshake>,
     ) -> Result<Box<dyn ByteStream>, ConnectError> {
         if let (ProxyKind::Https, Some(handshake)) = (proxy.kind, handshake) {
-            // Go verifies an HTTPS proxy with the authorities of the cluster, too.
+            // Go verifies an HTTPS proxy with the cluster's authorities too.
             let name = proxy.authority.host();
             stream = Box::new(Self::start_tls(stream, handshake, name.trim_matches(['[', ']'])).await?);
         }
@@ -128,14 +129,14 @@ impl Connector {
 
     async fn start_tls(
         stream: Box<dyn ByteStream>,
-        handshake: &Handshake,
+        handshake: &TlsHandshake,
         name: &str,
     ) -> Result<SslStream<Box<dyn ByteStream>>, ConnectError> {
         let refusal = VerifyFailure::default();
         let verify = handshake.trust.as_deref().map(|trust| (&refusal, trust));
         let session = tls::session(&handshake.context, name, verify);
         let session =
-            session.map_err(|error| ConnectError::Tls(format!("{name:?} is no name of a server: {error}")))?;
+            session.map_err(|error| ConnectError::Tls(format!("{name:?} is not a valid server name: {error}")))?;
         let stream = SslStream::new(session, stream);
         let mut stream = stream.map_err(|error| ConnectError::Tls(format!("cannot set up TLS: {error}")))?;
         let error = match timeout(TLS_TIMEOUT, Pin::new(&mut stream).connect()).await {
@@ -150,7 +151,7 @@ impl Connector {
     }
 }
 
-/// A proxy to which there is no TCP connection.
+/// The error of a proxy without a TCP connection.
 fn unreachable(proxy: &Proxy, error: &(dyn Error + 'static)) -> BoxError {
     let text = format!("proxy {}: {}", proxy.authority, causes(error));
     let is_refused = RequestError::of("", error).is_refused();

@@ -1,4 +1,4 @@
-//! An exec plugin: a program that issues credentials, run when they are needed and when they end.
+//! Exec plugins: programs that issue credentials, run when credentials are needed or expire.
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,15 +17,15 @@ use tracing::{debug, info, warn};
 use super::exec_protocol::{self, API_VERSIONS, PluginCredentials};
 use super::kubeconfig::{ExecConfig, non_empty};
 
-/// How long a plugin may take. client-go waits for ever.
+/// How long a plugin may run. client-go has no limit.
 const RUN_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a plugin runs before the log says that it is waited for.
+/// How long a plugin runs before that is logged.
 const SLOW_RUN_NOTICE: Duration = Duration::from_secs(5);
-/// How soon a plugin may be run again, whatever the API server says of its credentials.
+/// The shortest time between two runs, even if the API server rejects the credentials.
 const RUN_INTERVAL: Duration = Duration::from_secs(5);
-/// Credentials are renewed this long before they end, or in the last tenth of their life if that is shorter.
+/// Credentials are renewed this long before they expire, or in the last tenth of their life if that is shorter.
 const RENEW_BEFORE_EXPIRY: SignedDuration = SignedDuration::from_secs(60);
-/// More is no credential.
+/// The most bytes of a plugin's output.
 const MAX_OUTPUT_BYTES: u64 = 1 << 20;
 
 /// A plugin and the credentials that it issued last.
@@ -33,27 +33,27 @@ pub struct ExecPlugin {
     config: ExecConfig,
     command: String,
     api_version: String,
-    /// For `KUBERNETES_EXEC_INFO`.
+    /// The cluster in `KUBERNETES_EXEC_INFO`.
     cluster: Option<Value>,
     issued: Mutex<Option<CachedCredentials>>,
-    /// How often it was run.
+    /// The number of runs.
     runs: AtomicU32,
-    /// One run at a time. When the last one ended, and how if it failed.
+    /// Serializes runs. When the last one ended, and its error.
     last_run: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
 }
 
 #[derive(Clone)]
 struct CachedCredentials {
     credentials: Arc<PluginCredentials>,
-    /// When to get the next ones.
+    /// When to renew them.
     renew_at: Option<Timestamp>,
 }
 
 impl ExecPlugin {
-    /// Checks the configuration; nothing is run. `cluster`: for `provideClusterInfo`.
+    /// Validates the configuration without running the plugin. `cluster`: for `provideClusterInfo`.
     ///
     /// # Errors
-    /// A field that is missing or cannot be fulfilled.
+    /// A missing or unsupported field.
     pub fn new(config: ExecConfig, cluster: impl FnOnce() -> Result<Value, String>) -> Result<Self, String> {
         let invalid = |why: &str| format!("exec.{why}");
         let command = non_empty(config.command.clone()).ok_or_else(|| invalid("command is not set"))?;
@@ -73,11 +73,12 @@ impl ExecPlugin {
         Ok(Self { config, command, api_version, cluster, issued, runs, last_run })
     }
 
-    /// The credentials to use now. The plugin is run if there are none or they are about to end; if that fails, those
-    /// that have not ended yet are used on.
+    /// The credentials to use now.
+    ///
+    /// Runs the plugin if there are none or they are about to expire; if that fails, unexpired credentials are used.
     ///
     /// # Errors
-    /// There are none that are valid, and why the plugin gives none.
+    /// No valid credentials, and why the plugin issues none.
     pub async fn credentials(self: &Arc<Self>) -> Result<Arc<PluginCredentials>, String> {
         match self.current() {
             Some(CachedCredentials { credentials, renew_at }) if renew_at.is_none_or(|at| Timestamp::now() < at) => {
@@ -96,9 +97,9 @@ impl ExecPlugin {
         }
     }
 
-    /// The API server answered 401: new credentials, unless these were replaced already. A failure is logged.
+    /// Renews credentials after a response of 401, unless they were renewed already. A failure is logged.
     pub async fn rejected(self: &Arc<Self>, credentials: &Arc<PluginCredentials>) {
-        debug!("the API server refuses the credentials of exec plugin {}", self.command);
+        debug!("API server rejected the credentials of exec plugin {}", self.command);
         let _ = self.renew(Some(credentials)).await;
     }
 
@@ -106,7 +107,7 @@ impl ExecPlugin {
         self.issued.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Runs the plugin, unless `outdated` was replaced meanwhile or it ran just now. A task of its own does it: the
+    /// Runs the plugin, unless `outdated` was renewed meanwhile or it just ran. Uses a separate task, so that the
     /// caller's deadline does not end the run.
     async fn renew(self: &Arc<Self>, outdated: Option<&Arc<PluginCredentials>>) -> Result<(), String> {
         let (plugin, outdated) = (Arc::clone(self), outdated.map(Arc::clone));
@@ -128,11 +129,11 @@ impl ExecPlugin {
             }
             let run = plugin.runs.fetch_add(1, Ordering::Relaxed) + 1;
             let result = plugin.run().await;
-            // With its number, a failure that several requests report does not look like several ones.
+            // The number shows that several requests report the same failure.
             let result = result.map_err(|problem| format!("exec plugin {}: run {run}: {problem}", plugin.command));
             let result = result.map(|issued| plugin.take(issued));
             if let (Err(problem), Some(_)) = (&result, &current) {
-                warn!("{problem}; using its last credentials until they end");
+                warn!("Failed to renew credentials, using the last ones until they expire: {problem}");
             }
             *last_run = Some((Instant::now(), result.clone()));
             result
@@ -175,13 +176,13 @@ impl ExecPlugin {
             Err(_) => {
                 let command = &self.command;
                 info!(
-                    "waiting for exec plugin {command}: no credentials after {SLOW_RUN_NOTICE:?}, killing it after {RUN_TIMEOUT:?}"
+                    "Waiting for exec plugin {command}: no credentials after {SLOW_RUN_NOTICE:?}, killing it after {RUN_TIMEOUT:?}"
                 );
                 run.await
             }
         };
         let (status, stdout, stderr) = ended.map_err(|_| format!("it did not end within {RUN_TIMEOUT:?}"))?;
-        // It ended by itself: what it left in the background is its own business, as in client-go.
+        // It exited by itself: its background processes are left alone, as in client-go.
         group.0 = None;
         let status = status.map_err(|error| error.to_string())?;
         if !status.success() {
@@ -194,7 +195,7 @@ impl ExecPlugin {
     }
 }
 
-/// The process group of a plugin at work, killed when dropped: plugins start programs of their own.
+/// The process group of a running plugin, killed when dropped: plugins start other programs.
 struct ProcessGroup(Option<i32>);
 
 impl Drop for ProcessGroup {
@@ -205,7 +206,7 @@ impl Drop for ProcessGroup {
     }
 }
 
-/// All that a plugin writes; past the limit it is drained and ignored.
+/// The output of a plugin; bytes beyond the limit are discarded.
 async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut text = Vec::new();
     if let Some(mut pipe) = pipe {

@@ -1,4 +1,4 @@
-//! What an exec plugin is given and what it prints: `ExecCredential` of `client.authentication.k8s.io`.
+//! The protocol of exec plugins: `ExecCredential` of `client.authentication.k8s.io`.
 
 use http::HeaderValue;
 use jiff::Timestamp;
@@ -9,19 +9,19 @@ use super::kubeconfig::Cluster;
 use super::pem::{Identity, Pem};
 use super::token;
 
-/// The versions of the protocol.
+/// The supported versions.
 pub const API_VERSIONS: [&str; 2] = ["client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"];
 
-/// The extension of a cluster that is for plugins.
+/// The cluster extension for plugins.
 const EXTENSION: &str = "client.authentication.k8s.io/exec";
 
-/// Credentials that a plugin issued.
+/// Credentials issued by a plugin.
 pub struct PluginCredentials {
     /// `Bearer TOKEN`.
     pub token: Option<HeaderValue>,
     /// A client certificate and its key, as PEM.
     pub identity: Option<(Pem, Pem)>,
-    /// When they end; `None`: they are used until the API server answers 401.
+    /// When they expire; `None`: they are used until the API server responds 401.
     pub expires: Option<Timestamp>,
 }
 
@@ -34,9 +34,9 @@ pub fn input(api_version: &str, cluster: Option<&Value>) -> String {
     json!({ "apiVersion": api_version, "kind": "ExecCredential", "spec": spec }).to_string()
 }
 
-/// What a plugin may know of the cluster. `authorities`: its CA bundle.
+/// The cluster information for plugins. `authorities`: its CA bundle.
 pub fn cluster(cluster: &Cluster, authorities: Option<&[u8]>) -> Value {
-    let mut told = json!({ "server": cluster.server });
+    let mut info = json!({ "server": cluster.server });
     let config = cluster.extensions.iter().flatten().find(|extension| extension.name == EXTENSION);
     for (name, value) in [
         ("tls-server-name", cluster.tls_server_name.clone().map(Value::from)),
@@ -47,10 +47,10 @@ pub fn cluster(cluster: &Cluster, authorities: Option<&[u8]>) -> Value {
         ("config", config.map(|extension| extension.extension.clone())),
     ] {
         if let Some(value) = value {
-            told[name] = value;
+            info[name] = value;
         }
     }
-    told
+    info
 }
 
 #[derive(Deserialize)]
@@ -74,7 +74,7 @@ struct Status {
     expiration_timestamp: Option<String>,
 }
 
-/// Reads what a plugin printed. `plugin`: its name, for messages, which never contain what it printed.
+/// Parses the output of a plugin. `plugin`: its name, for messages, which never contain the output.
 ///
 /// # Errors
 /// Anything but an `ExecCredential` of this version with a token, a valid certificate and key, or all of them.
@@ -159,10 +159,10 @@ mod tests {
         }))
         .expect("a cluster");
         of.insecure_skip_tls_verify = Some(false);
-        let told: Value = serde_json::from_str(&input(V1, Some(&cluster(&of, Some(b"ca"))))).expect("JSON");
+        let info: Value = serde_json::from_str(&input(V1, Some(&cluster(&of, Some(b"ca"))))).expect("JSON");
         let spec = json!({"interactive": false, "cluster": {
             "server": "https://h", "tls-server-name": "n", "certificate-authority-data": "Y2E=", "config": {"a": 1}
         }});
-        assert_eq!(told, json!({"apiVersion": V1, "kind": "ExecCredential", "spec": spec}));
+        assert_eq!(info, json!({"apiVersion": V1, "kind": "ExecCredential", "spec": spec}));
     }
 }

@@ -1,6 +1,6 @@
-//! The kubeconfig file: what client-go's `clientcmd` reads of it, and nothing else.
+//! The kubeconfig file: the fields that client-go's `clientcmd` reads.
 //!
-//! One file, its current context. Several files in `KUBECONFIG` are not merged: kube-proxy takes one path.
+//! One file and its current context. Several files in `KUBECONFIG` are not merged: kube-proxy takes one path.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use proxier::track::plain_words;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A kubeconfig file. Unknown fields are ignored, as client-go ignores them. Of entries with one name the first counts.
+/// A kubeconfig file. Unknown fields are ignored, as in client-go. Among entries with one name the first wins.
 #[derive(Deserialize)]
 pub struct Kubeconfig {
     clusters: Option<Vec<NamedCluster>>,
@@ -44,13 +44,13 @@ struct Context {
     user: Option<String>,
 }
 
-/// How to reach an API server and how it proves who it is.
+/// How to reach and authenticate an API server.
 #[derive(Clone, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct Cluster {
     /// `https://host:port/prefix`; client-go also accepts `host:port`.
     pub server: Option<String>,
-    /// The name to expect in the server's certificate; default: the host of `server`.
+    /// The expected name in the server's certificate; default: the host of `server`.
     pub tls_server_name: Option<String>,
     /// Accept any server certificate.
     pub insecure_skip_tls_verify: Option<bool>,
@@ -62,7 +62,7 @@ pub struct Cluster {
     pub proxy_url: Option<String>,
     /// Do not ask for compressed responses.
     pub disable_compression: Option<bool>,
-    /// Of these one concerns us: what the cluster hands to exec plugins.
+    /// Extensions, one of which is passed to exec plugins.
     pub extensions: Option<Vec<Extension>>,
 }
 
@@ -89,7 +89,7 @@ pub struct User {
     pub client_key_data: Option<String>,
     /// A bearer token.
     pub token: Option<String>,
-    /// A file with a bearer token; counts before `token`.
+    /// A file with a bearer token; takes precedence over `token`.
     #[serde(rename = "tokenFile")]
     pub token_file: Option<PathBuf>,
     /// Basic authentication.
@@ -128,11 +128,11 @@ pub struct ExecConfig {
     pub command: Option<String>,
     /// Its arguments.
     pub args: Option<Vec<String>>,
-    /// Variables to add to our environment.
+    /// Additional environment variables.
     pub env: Option<Vec<ExecEnv>>,
-    /// Shown where the program is missing.
+    /// Shown if the program is missing.
     pub install_hint: Option<String>,
-    /// Whether the plugin is given the cluster's address and authorities.
+    /// Whether the plugin receives the cluster's address and authorities.
     pub provide_cluster_info: bool,
     /// `Never`, `IfAvailable` or `Always`.
     pub interactive_mode: Option<String>,
@@ -147,9 +147,9 @@ pub struct ExecEnv {
     pub value: Option<String>,
 }
 
-/// A cluster and a user, by the names that the file's current context gives.
+/// The cluster and the user of the current context.
 pub struct SelectedContext {
-    /// `kubeconfig FILE: context "NAME"`, to begin messages with.
+    /// `kubeconfig FILE: context "NAME"`, a prefix of messages.
     pub origin: String,
     /// The name of the cluster.
     pub cluster_name: String,
@@ -162,7 +162,7 @@ pub struct SelectedContext {
 }
 
 impl Kubeconfig {
-    /// Reads a file and selects its current context. `server`: replaces the cluster's own (`--master`).
+    /// Reads a file and selects its current context. `server` replaces the cluster's (`--master`).
     ///
     /// # Errors
     /// Unreadable file, invalid YAML, missing context, cluster or user. The message names the file and the field.
@@ -182,7 +182,7 @@ impl Kubeconfig {
     /// # Errors
     /// As [`Self::select`].
     pub fn select_from(text: &str, file: &str) -> Result<SelectedContext, String> {
-        // Only the first line of an error: the library adds an excerpt of the file, which may be a secret.
+        // Only the first line of an error: the library adds an excerpt of the file, which may contain a secret.
         let line = |error: &dyn fmt::Display| plain_words(error.to_string().lines().next().unwrap_or_default());
         let value: Value = serde_saphyr::from_str(text).map_err(|error| format!("{file}: {}", line(&error)))?;
         let config: Result<Option<Self>, _> = serde_path_to_error::deserialize(value);
@@ -208,7 +208,7 @@ impl Kubeconfig {
 }
 
 impl SelectedContext {
-    /// Paths in a kubeconfig are relative to its folder; a command with a slash, too.
+    /// Resolves paths, and commands with a slash, relative to the kubeconfig's folder.
     fn make_absolute(&mut self, folder: &Path) {
         let user = &mut self.user;
         let paths = [
@@ -228,7 +228,7 @@ impl SelectedContext {
     }
 }
 
-/// A text that is there and not empty: both mean the same in a kubeconfig.
+/// The text if it is set and not empty: both mean unset in a kubeconfig.
 pub fn non_empty(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
@@ -266,7 +266,7 @@ mod tests {
             ),
         ] {
             let rest = if text.contains("context: {") { rest } else { "" };
-            let error = select(&format!("{text}\n{rest}")).err().unwrap_or_else(|| panic!("{text} is taken"));
+            let error = select(&format!("{text}\n{rest}")).err().unwrap_or_else(|| panic!("{text} is accepted"));
             assert!(error.contains("/config: ") && error.contains(message) && !error.contains('\n'), "{text}: {error}");
         }
     }

@@ -1,6 +1,6 @@
 //! The client-side rate limit: a token bucket, as client-go's `flowcontrol`.
 //!
-//! Tokens are taken in advance: a request that finds the bucket empty knows at once how long to wait.
+//! Tokens are reserved in advance, so a request knows at once how long it has to wait.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,12 +12,12 @@ use tokio::time::Instant;
 pub struct RateLimit(Arc<Mutex<TokenBucket>>);
 
 impl RateLimit {
-    /// `qps` requests a second, and at most `burst` saved up; one at least, or no request would ever be sent.
+    /// `qps` requests per second and a burst of `burst`, at least one.
     pub fn new(qps: f32, burst: u32) -> Self {
         Self(Arc::new(Mutex::new(TokenBucket::new(qps, burst))))
     }
 
-    /// Waits until a request may be sent. How long that took.
+    /// Waits until a request may be sent. Returns how long that took.
     pub async fn wait(&self) -> Duration {
         let wait = self.0.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
         if !wait.is_zero() {
@@ -29,14 +29,14 @@ impl RateLimit {
 
 #[derive(Debug)]
 struct TokenBucket {
-    /// How long a token takes.
+    /// The time in which one token is added.
     token_interval: Duration,
     burst: u32,
-    /// When the bucket is, or was, full but for the tokens given out.
+    /// When the bucket is full again, if no further token is taken.
     full: Instant,
 }
 
-/// The longest wait for one token: `Duration` and `Instant` have limits.
+/// The longest time for one token: `Duration` and `Instant` have limits.
 const MAX_TOKEN_INTERVAL: Duration = Duration::from_secs(3600);
 
 impl TokenBucket {
@@ -46,7 +46,7 @@ impl TokenBucket {
         Self { token_interval, burst: burst.max(1), full: Instant::now() }
     }
 
-    /// Takes a token; how long it takes to be there.
+    /// Takes a token. Returns the time until it is available.
     fn take(&mut self, now: Instant) -> Duration {
         self.full = self.full.max(now) + self.token_interval;
         self.full.saturating_duration_since(now + self.token_interval * self.burst)
@@ -63,10 +63,10 @@ mod tests {
         let now = Instant::now() + Duration::from_secs(60);
         let waits: Vec<u128> = (0..13).map(|_| bucket.take(now).as_millis()).collect();
         assert_eq!(waits, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 200, 400, 600]);
-        // Half a second later two tokens have come back, which were given away already.
+        // Half a second later two tokens were added, which were reserved already.
         let waits: Vec<u128> = (0..2).map(|_| bucket.take(now + Duration::from_millis(500)).as_millis()).collect();
         assert_eq!(waits, [300, 500]);
-        // And after a long time there are as many as can be saved, not more.
+        // After a long time the bucket is full, and not more.
         let later = now + Duration::from_secs(600);
         let free = (0..20).filter(|_| bucket.take(later).is_zero()).count();
         assert_eq!(free, 10);

@@ -1,13 +1,15 @@
-//! What TLS needs from files and plugins, read again when it changes.
+//! TLS material from files and plugins, reloaded when it changes.
 //!
-//! Client certificate and key are read for every new connection and every [`RELOAD_INTERVAL`] besides. A new client certificate
-//! closes the connections that use the old one, as client-go's `certRotatingDialer` does. Authorities are read again for
-//! a new connection when the last reading is older than [`MAX_AUTHORITIES_AGE`]; existing connections stay. What cannot be
-//! read or does not fit together leaves the last valid state in use.
+//! Client certificate and key are read for every new connection and every [`RELOAD_INTERVAL`]. A new client certificate
+//! closes
+//! the connections that use the old one, as client-go's `certRotatingDialer` does. Authorities are read again for a new
+//! connection when the last read is older than [`MAX_AUTHORITIES_AGE`]; existing connections stay open. Files that are
+//! unreadable or inconsistent leave the last valid material in use.
 //!
-//! A refused server does not have the authorities read at once. All reflectors are to see the refusal and list again, as
-//! those of client-go do: a server that another authority vouches for may be a cluster restored from a backup, whose
-//! resource versions continue nothing.
+//! A refused server certificate does not reload the authorities at once: all reflectors must see the refusal and list
+//! again, as
+//! client-go's do. A server with another authority may be a cluster restored from a backup, with unrelated resource
+//! versions.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -22,25 +24,25 @@ use super::exec::ExecPlugin;
 use super::pem::{self, Identity, Pem};
 use super::tls::{self, Trust};
 
-/// How often files are read again. client-go: every 5 minutes.
+/// How often files are read. client-go: every 5 minutes.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(20);
 
-/// How old the authorities may be that a new connection is made with. client-go: 5 minutes.
+/// The greatest age of authorities for a new connection. client-go: 5 minutes.
 const MAX_AUTHORITIES_AGE: Duration = Duration::from_secs(30);
 
-/// Where authorities come from.
+/// The source of authorities.
 pub enum Authorities {
-    /// This machine's bundle.
+    /// The system's bundle.
     System,
     /// The kubeconfig or the service account.
     Configured(Pem),
-    /// Nowhere: every certificate is accepted.
+    /// None: every certificate is accepted.
     Unchecked,
 }
 
-/// Where the client certificate comes from.
+/// The source of the client certificate.
 pub enum IdentitySource {
-    /// There is none.
+    /// No client certificate.
     None,
     /// A certificate and its key.
     Pair(Pem, Pem),
@@ -48,7 +50,7 @@ pub enum IdentitySource {
     Exec(Arc<ExecPlugin>),
 }
 
-/// Where these are configured: the beginnings of messages, each with file, context and field, or empty.
+/// Prefixes of messages with the file, context and field of the material, or empty.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigOrigins {
     /// Of the authorities.
@@ -57,16 +59,16 @@ pub struct ConfigOrigins {
     pub identity: String,
 }
 
-/// What a new connection is made with.
+/// The material of a new connection.
 #[derive(Clone)]
-pub struct Handshake {
+pub struct TlsHandshake {
     /// Authorities, client certificate, protocols.
     pub context: SslContext,
     /// The file of the authorities; `None`: the server's certificate is not verified.
     pub trust: Option<Arc<str>>,
-    /// The file of the client certificate, if there is one.
+    /// The file of the client certificate, if any.
     pub identity: Option<Arc<str>>,
-    /// Changes when connections made with this are to be closed.
+    /// Changes when connections with this material must be closed.
     pub rotated: watch::Receiver<u64>,
 }
 
@@ -145,7 +147,7 @@ impl TlsMaterial {
     ///
     /// # Errors
     /// The plugin gives no valid credentials.
-    pub async fn handshake(&self) -> Result<Handshake, ConnectError> {
+    pub async fn handshake(&self) -> Result<TlsHandshake, ConnectError> {
         {
             let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             let result = self.load_authorities(&mut loaded);
@@ -154,7 +156,7 @@ impl TlsMaterial {
         self.renew_identity().await?;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let context = self.context(&mut loaded).map_err(ConnectError::Tls)?;
-        Ok(Handshake {
+        Ok(TlsHandshake {
             context,
             trust: loaded.trust.clone(),
             identity: loaded.identity_name.clone(),

@@ -1,4 +1,4 @@
-//! Rotation: what is read again, when, and what a broken file does.
+//! Rotation of certificates and authorities.
 
 use std::path::PathBuf;
 
@@ -44,7 +44,7 @@ async fn a_new_client_certificate_closes_connections_and_half_of_it_does_not() {
     let mut handshake = material.handshake().await.expect("valid files");
     assert_eq!((rotations(&material), handshake.rotated.has_changed().ok()), (0, Some(false)));
     let two = files.client("two");
-    // The certificate is there, its key not yet.
+    // The certificate is replaced, its key not yet.
     replace(&files.folder.join("client.crt"), &two.pem());
     material.handshake().await.expect("the last valid pair");
     assert_eq!(rotations(&material), 0);
@@ -57,7 +57,7 @@ async fn a_new_client_certificate_closes_connections_and_half_of_it_does_not() {
     material.renew_identity().await.expect("a valid pair");
     assert_eq!(rotations(&material), 1);
     handshake.rotated.changed().await.expect("the material is there");
-    // The new connection is not to be closed.
+    // The new connection stays open.
     let handshake = material.handshake().await.expect("valid files");
     assert_eq!((rotations(&material), handshake.rotated.has_changed().ok()), (1, Some(false)));
 }

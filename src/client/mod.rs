@@ -1,7 +1,7 @@
-//! The client of the API server: from a kubeconfig to the answer of a request.
+//! The client of the API server.
 //!
 //! [`connect`] finds the server and the credentials ([`access`]); [`transport`] sends requests over connections of
-//! [`connector`], with TLS by OpenSSL ([`tls`]). Objects and watches are the business of [`crate::source`].
+//! [`connector`], with TLS by OpenSSL ([`tls`]). Lists and watches are in [`crate::source`].
 
 mod access;
 mod body;
@@ -45,25 +45,25 @@ use self::transport::Transport;
 use crate::config::ValidatedConfig;
 use crate::metrics::Metrics;
 
-/// Two clients of one API server, each with a rate limit of its own: objects do not wait for events.
+/// Two clients of one API server with separate rate limits, so that events do not delay objects.
 pub struct ApiClients {
-    /// For what is listed and watched.
+    /// For lists and watches.
     pub objects: ApiClient,
     /// For events.
     pub events: kube::Client,
 }
 
-/// Prepares to talk to the API server. Nothing is sent yet. `master`: `--master`, or empty.
+/// Prepares clients of the API server without sending anything. `master`: `--master`, or empty.
 ///
 /// # Errors
-/// There is no usable configuration, or a file that it names cannot be used.
+/// No usable configuration, or a file that it names cannot be used.
 pub async fn connect(settings: &ValidatedConfig, master: &str, metrics: &Metrics) -> Result<ApiClients, String> {
     let ApiAccess { server, server_name, authorities, identity, credentials, mut headers, proxy, compress, origins } =
         ApiAccess::find(settings.client.kubeconfig.as_deref(), master)?;
     transport::user_agent(&mut headers)?;
     let tls = match server.tls {
         true => {
-            // As in Go: HTTP/1.1 alone.
+            // As in Go, this selects HTTP/1.1.
             let http2 = std::env::var_os("DISABLE_HTTP2").is_none_or(|value| value.is_empty());
             let material = TlsMaterial::new(authorities, identity, http2, origins)?;
             material.keep_fresh();
@@ -88,7 +88,7 @@ pub async fn connect(settings: &ValidatedConfig, master: &str, metrics: &Metrics
     Ok(ApiClients { objects: client(), events: kube_client(client()) })
 }
 
-/// The same client for those who speak through `kube`.
+/// The same client with the interface of `kube`.
 pub fn kube_client(client: ApiClient) -> kube::Client {
     let service = tower::service_fn(move |request: Request<kube::client::Body>| {
         let client = client.clone();

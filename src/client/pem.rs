@@ -1,4 +1,4 @@
-//! Certificates and keys as PEM text, read as Go's `crypto/x509` and `crypto/tls` read them.
+//! Certificates and keys in PEM, parsed as Go's `crypto/x509` and `crypto/tls` do.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,14 +9,14 @@ use openssl::x509::X509;
 /// PEM text, from a file or from the kubeconfig itself.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Pem {
-    /// In a file, which may be replaced at any time.
+    /// A file, which may be replaced at any time.
     File(PathBuf),
-    /// In the kubeconfig, or given by an exec plugin: the text, and the name of the field for messages.
+    /// From the kubeconfig or an exec plugin: the text, and the name of the field for messages.
     Inline(Vec<u8>, String),
 }
 
 impl Pem {
-    /// The text as it is now.
+    /// The current text.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -38,12 +38,12 @@ impl fmt::Display for Pem {
     }
 }
 
-/// The authorities in a bundle, and how many of its certificates cannot be parsed.
+/// The authorities in a bundle, and the number of certificates that cannot be parsed.
 ///
 /// Go's `AppendCertsFromPEM` skips invalid certificates, comments and other blocks.
 ///
 /// # Errors
-/// No valid certificate at all.
+/// No valid certificate.
 pub fn authorities(text: &[u8]) -> Result<(Vec<X509>, usize), String> {
     let blocks = blocks(text, |label| label == "CERTIFICATE");
     let certificates: Vec<X509> = blocks.iter().filter_map(|block| X509::from_pem(block).ok()).collect();
@@ -56,7 +56,7 @@ pub fn authorities(text: &[u8]) -> Result<(Vec<X509>, usize), String> {
 
 /// A client certificate with its chain and its private key.
 pub struct Identity {
-    /// The certificate, then those that lead to an authority.
+    /// The certificate, then its intermediates.
     pub chain: Vec<X509>,
     /// Its private key.
     pub key: PKey<Private>,
@@ -66,7 +66,7 @@ impl Identity {
     /// Parses the pair, as Go's `X509KeyPair`: other blocks are skipped; both may be in one file.
     ///
     /// # Errors
-    /// What is wrong with which of them; that they do not belong together.
+    /// What is invalid, or that the key does not match the certificate.
     pub fn parse((certificate, key): (&Pem, &Pem), certificate_text: &[u8], key_text: &[u8]) -> Result<Self, String> {
         let chain = blocks(certificate_text, |label| label == "CERTIFICATE");
         let chain: Result<Vec<X509>, _> = chain.iter().map(|block| X509::from_pem(block)).collect();
@@ -84,7 +84,7 @@ impl Identity {
 fn parse_key(text: &[u8]) -> Result<PKey<Private>, String> {
     let keys = blocks(text, |label| label == "PRIVATE KEY" || label.ends_with(" PRIVATE KEY"));
     let Some(key) = keys.first() else { return Err("there is no PEM private key in it".to_owned()) };
-    // OpenSSL would ask for the passphrase at the terminal.
+    // OpenSSL would prompt for the passphrase on the terminal.
     let is_encrypted = ["ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"];
     if is_encrypted.iter().any(|mark| find(key, mark.as_bytes()).is_some()) {
         return Err("the private key is encrypted; kube-proxy needs one without a passphrase".to_owned());
@@ -92,7 +92,7 @@ fn parse_key(text: &[u8]) -> Result<PKey<Private>, String> {
     PKey::private_key_from_pem(key).map_err(|error| format!("the private key cannot be parsed: {error}"))
 }
 
-/// The PEM blocks whose label is wanted, each from its first to its last line.
+/// The PEM blocks with accepted labels, each from its first to its last line.
 fn blocks(text: &[u8], is_wanted: impl Fn(&str) -> bool) -> Vec<&[u8]> {
     const BEGIN: &[u8] = b"-----BEGIN ";
     let (mut found, mut rest) = (Vec::new(), text);
@@ -101,7 +101,7 @@ fn blocks(text: &[u8], is_wanted: impl Fn(&str) -> bool) -> Vec<&[u8]> {
         let label = &rest[BEGIN.len()..];
         let label = find(label, b"-----").and_then(|end| std::str::from_utf8(&label[..end]).ok()).unwrap_or_default();
         let end = format!("-----END {label}-----");
-        // A block without an end hides nothing that follows it.
+        // A block without an end does not hide the blocks after it.
         let next = find(&rest[BEGIN.len()..], BEGIN).map_or(rest.len(), |at| at + BEGIN.len());
         let length = match find(&rest[..next], end.as_bytes()) {
             Some(at) if is_wanted(label) => {

@@ -1,28 +1,28 @@
-//! The address of an API server, in the forms that client-go accepts.
+//! The URL of an API server, in the forms that client-go accepts.
 
 use std::net::IpAddr;
 
 use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
 
-/// Where an API server is.
+/// The URL of an API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
-    /// Whether it speaks TLS.
+    /// Whether it uses TLS.
     pub tls: bool,
-    /// Host and, if given, port.
+    /// Host and optional port.
     pub authority: Authority,
-    /// What every path begins with: empty, or `/prefix` without a slash at its end.
+    /// The prefix of every path: empty, or `/prefix` without a trailing slash.
     pub prefix: String,
 }
 
 impl ServerUrl {
-    /// Reads a URL or, as client-go's `DefaultServerURL`, `host` or `host:port`; `tls`: what these mean.
+    /// Parses a URL or, as client-go's `DefaultServerURL`, `host` or `host:port`, with TLS if `tls`.
     ///
     /// # Errors
-    /// Anything else. The message quotes the text.
+    /// Any other text. The message quotes it.
     pub fn parse(text: &str, tls: bool) -> Result<Self, String> {
-        let invalid = |why: &str| format!("{:?} is no address of an API server: {why}", redacted(text));
+        let invalid = |why: &str| format!("{:?} is not an API server URL: {why}", redacted(text));
         if text.is_empty() {
             return Err("it is empty".to_owned());
         }
@@ -40,7 +40,7 @@ impl ServerUrl {
             return Err(invalid("there is no host"));
         }
         if authority.contains('@') {
-            return Err(invalid("user names belong into the kubeconfig's users"));
+            return Err(invalid("user names belong in the kubeconfig's users"));
         }
         let authority: Authority =
             authority.parse().map_err(|error: http::uri::InvalidUri| invalid(&error.to_string()))?;
@@ -49,7 +49,7 @@ impl ServerUrl {
         }
         let port = authority.as_str()[authority.host().len()..].strip_prefix(':');
         if port.is_some_and(|port| !port.is_empty() && port.parse::<u16>().is_err()) {
-            return Err(invalid("the port is no number from 0 to 65535"));
+            return Err(invalid("the port is not a number from 0 to 65535"));
         }
         let prefix = path.trim_end_matches('/').to_owned();
         if !text.contains("://") && !prefix.is_empty() {
@@ -59,10 +59,10 @@ impl ServerUrl {
         Ok(Self { tls: scheme == "https", authority, prefix })
     }
 
-    /// The URL of something on the server. `path_and_query` begins with a slash.
+    /// The URL of a resource on the server. `path_and_query` begins with a slash.
     ///
     /// # Errors
-    /// Characters that may not be in a URL.
+    /// Invalid characters.
     pub fn uri(&self, path_and_query: &str) -> Result<Uri, http::Error> {
         let scheme = if self.tls { Scheme::HTTPS } else { Scheme::HTTP };
         let path = format!("{}{path_and_query}", self.prefix);
@@ -76,8 +76,8 @@ impl std::fmt::Display for ServerUrl {
     }
 }
 
-/// A URL without user name and password, for messages: everything from its scheme to the last `@` is `***`, since a
-/// password that is not percent-encoded may hold any separator.
+/// A URL for messages, with `***` from its scheme to the last `@`, since a password that is not percent-encoded may
+/// contain any separator.
 pub fn redacted(url: &str) -> String {
     let start = url.find("://").map_or(0, |at| at + 3);
     match url[start..].rfind('@') {
@@ -86,7 +86,7 @@ pub fn redacted(url: &str) -> String {
     }
 }
 
-/// The IP address that a host of a URL is, if it is one; IPv6 stands in brackets there.
+/// Parses the host of a URL as an IP address, IPv6 with or without brackets.
 pub fn ip(host: &str) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }

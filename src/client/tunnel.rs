@@ -1,4 +1,4 @@
-//! A connection through a proxy: HTTP `CONNECT` (RFC 9110, 9.3.6) and SOCKS5 (RFC 1928, 1929).
+//! Connections through a proxy: HTTP `CONNECT` (RFC 9110, 9.3.6) and SOCKS5 (RFC 1928, 1929).
 
 use std::io;
 
@@ -6,13 +6,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::server_url;
 
-/// More is no answer to `CONNECT`.
+/// The largest response head to `CONNECT`.
 const MAX_RESPONSE_BYTES: usize = 16 * 1024;
 
-/// Has an HTTP proxy connect to `target` (`host:port`).
+/// Makes an HTTP proxy connect to `target` (`host:port`).
 ///
 /// # Errors
-/// The proxy refuses, or ends the connection.
+/// The proxy refuses, or closes the connection.
 pub async fn connect<S>(stream: &mut S, target: &str, credentials: Option<&(String, String)>) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -25,7 +25,7 @@ where
     stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;
     let mut answer = Vec::new();
-    // Byte by byte: what follows the answer is the server's.
+    // Byte by byte: bytes after the response are the server's.
     while !answer.ends_with(b"\r\n\r\n") {
         if answer.len() == MAX_RESPONSE_BYTES {
             return Err(io::Error::other("the answer to CONNECT has no end"));
@@ -40,10 +40,10 @@ where
     }
 }
 
-/// Has a SOCKS5 proxy connect to a host, which it resolves itself.
+/// Makes a SOCKS5 proxy resolve and connect to a host.
 ///
 /// # Errors
-/// The proxy refuses, or answers with something else.
+/// The proxy refuses, or violates the protocol.
 pub async fn socks5<S>(
     stream: &mut S,
     (host, port): (&str, u16),
@@ -92,7 +92,7 @@ where
     if answer[1] != 0 {
         return Err(io::Error::other(format!("the SOCKS5 proxy cannot connect: reply {}", answer[1])));
     }
-    // The address that it connects from: of no use, but in the way.
+    // The bound address is not used.
     let length = match answer[3] {
         1 => 4,
         4 => 16,
@@ -113,7 +113,7 @@ fn push_text(request: &mut Vec<u8>, text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// What is asked of a proxy that answers this, and the result.
+    /// The request that a proxy with this response receives, and the result.
     async fn asked(answer: &'static [u8], socks: bool) -> (Vec<u8>, io::Result<()>) {
         let (mut ours, mut theirs) = tokio::io::duplex(4096);
         theirs.write_all(answer).await.expect("room");

@@ -1,4 +1,4 @@
-//! Why a server's certificate is refused, in words that name what is wrong.
+//! Verifies server certificates and explains refusals.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,16 +22,15 @@ mod code {
     pub const IP_ADDRESS: i32 = 64;
 }
 
-/// Remembers why the certificate of one connection was refused.
+/// Records why the certificate of one connection was refused.
 #[derive(Clone, Default)]
 pub struct VerifyFailure(Arc<Mutex<Option<String>>>);
 
 impl VerifyFailure {
-    /// Has the connection verify the server's certificate. `expected`: the name it must have; `trust`: where the
-    /// authorities come from.
+    /// Verifies the server's certificate. `expected`: the required name; `trust`: where the authorities come from.
     ///
-    /// Go does not look at the key usage of a server's certificate, only at the extended one; OpenSSL refuses a
-    /// self-signed authority as a server (`keyCertSign` alone). That one difference is levelled here.
+    /// Go checks only the extended key usage of a server's certificate; OpenSSL also refuses a self-signed authority as
+    /// a server (`keyCertSign` alone). This accepts it as Go does.
     pub fn watch(&self, ssl: &mut SslRef, expected: &str, trust: &str) {
         let (found, expected, trust) = (self.clone(), expected.to_owned(), trust.to_owned());
         ssl.set_verify_callback(SslVerifyMode::PEER, move |is_valid, chain| {
@@ -50,7 +49,7 @@ impl VerifyFailure {
     }
 }
 
-/// No extended key usage, that of a server, or any.
+/// Whether the extended key usage is absent, that of a server, or any.
 fn may_serve(chain: &X509StoreContextRef) -> bool {
     let Some(usage) = chain.current_cert().map(X509Ref::extended_key_usage) else { return false };
     usage.is_none_or(|usage| usage.intersects(X509ExtendedKeyUsage::SSL_SERVER | X509ExtendedKeyUsage::ANYEKU))
@@ -80,7 +79,7 @@ fn describe(chain: &X509StoreContextRef, expected: &str, trust: &str) -> String 
     }
 }
 
-/// The names and addresses that a certificate is for. The common name does not count, as in Go.
+/// The names and addresses of a certificate. The common name does not count, as in Go.
 fn names(certificate: &X509Ref) -> String {
     let names = certificate.subject_alt_names().into_iter().flatten();
     let names: Vec<String> = names
