@@ -39,6 +39,6 @@ mod tests {
     fn every_cause_is_told_once() {
         let hidden = layers(&["cannot list: client error", "client error", "tcp connect error", "refused (111)"]);
         let line = causes(&*hidden.expect("layers"));
-        assert_eq!(text, "cannot list: client error: tcp connect error: refused (111)");
+        assert_eq!(line, "cannot list: client error: tcp connect error: refused (111)");
     }
 }
