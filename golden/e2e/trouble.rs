@@ -148,8 +148,8 @@ fn ten_thousand_connections_to_the_health_port_stop_nothing() {
             world.works(&format!("10.244.2.{}", 10 + thousand));
         }
     }
-    world.node.until_logged(&["more than 200 HTTP clients", "127.0.0.1"]);
-    let lines = world.node.log().matches("HTTP clients").count();
+    world.node.until_logged(&["Reached the limit of 200 HTTP connections", "127.0.0.1"]);
+    let lines = world.node.log().matches("HTTP connections").count();
     assert!(lines < 100, "{lines} lines about it");
     assert!(!world.node.log().contains("Failed to accept a connection"), "{}", world.node.log());
     let open = world.node.metric("process_open_fds");
