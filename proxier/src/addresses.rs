@@ -1,6 +1,6 @@
-//! The node's addresses as they were last read.
+//! The node's addresses, with the last known ones kept while reading fails.
 //!
-//! An address list that cannot be read is unknown, not empty: an empty one would delete every node port.
+//! A failed read must not look like an empty list: an empty list would delete every node port.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -12,8 +12,9 @@ use tracing::{info, warn};
 
 use crate::model::NodeInfo;
 
-/// The device of IPVS mode that virtual IPs are bound to, so that their packets come in here and meet IPVS. Its addresses
-/// are not the node's.
+/// The dummy device that IPVS mode binds virtual IPs to.
+///
+/// The kernel delivers packets for these addresses locally, where IPVS sees them. They are not node addresses.
 pub const VIRTUAL_IP_DEVICE: DeviceName = DeviceName::new("kube-ipvs0");
 
 /// The last known addresses of the node's interfaces in one family.
@@ -21,27 +22,27 @@ pub const VIRTUAL_IP_DEVICE: DeviceName = DeviceName::new("kube-ipvs0");
 pub struct NodeAddresses {
     family: IpFamily,
     known: Option<Vec<IpAddr>>,
-    /// Reading fails, and the log says so.
+    /// Whether the last read failed and the failure is logged.
     failing: bool,
 }
 
 impl NodeAddresses {
-    /// Nothing is known yet.
+    /// Creates a cache without addresses.
     #[must_use]
     pub fn new(family: IpFamily) -> Self {
         Self { family, known: None, failing: false }
     }
 
-    /// Takes what reading gave and returns the addresses to use.
+    /// Updates the cache from a read and returns the addresses to use.
     ///
-    /// After a failure these are the last known ones; before any success, those of the Node object and the loopback
-    /// address, because kube-proxy's own answer (none) would close node ports that the kernel still serves after a restart.
-    /// The same addresses in another order count as unchanged: rules are made in this order.
+    /// After a failure these are the last known ones; before any success, the addresses of the Node object and the
+    /// loopback address. kube-proxy uses none then, which would close node ports that the kernel still serves after a
+    /// restart. The same addresses in another order count as unchanged, because rules are rendered in this order.
     pub fn update<E: Display>(&mut self, read: Result<Vec<IpAddr>, E>, node: &NodeInfo) -> Vec<IpAddr> {
         match read {
             Ok(found) => {
                 if std::mem::take(&mut self.failing) {
-                    info!("{}: this node's addresses can be read again", self.family);
+                    info!("{}: read node addresses again", self.family);
                 }
                 let known = self.known.get_or_insert_default();
                 if !same(known, &found) {
@@ -50,9 +51,10 @@ impl NodeAddresses {
                 known.clone()
             }
             Err(error) => {
-                let used = if self.known.is_some() { "the last known ones" } else { "those of the Node" };
+                let used =
+                    if self.known.is_some() { "the last known addresses" } else { "the addresses of the Node object" };
                 if !std::mem::replace(&mut self.failing, true) {
-                    warn!("{}: cannot read this node's addresses, using {used}, trying again: {error}", self.family);
+                    warn!("{}: cannot read node addresses, using {used} and retrying: {error}", self.family);
                 }
                 self.known.clone().unwrap_or_else(|| self.of_node(node))
             }
@@ -78,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_the_last_known_addresses_are_used() {
+    fn node_addresses_when_reading_fails_are_the_last_known_ones() {
         let mut addresses = NodeAddresses::new(IpFamily::V4);
         let node = NodeInfo { addresses: ips(&["192.0.2.1", "fd00::1"]), ..NodeInfo::default() };
         assert_eq!(addresses.update(Err("no memory"), &node), ips(&["127.0.0.1", "192.0.2.1"]));
@@ -86,11 +88,15 @@ mod tests {
         assert_eq!(addresses.update(Ok::<_, &str>(known.clone()), &node), known);
         assert_eq!(addresses.update(Err("no memory"), &node), known);
         assert_eq!(addresses.update(Ok::<_, &str>(Vec::new()), &node), [] as [IpAddr; 0]);
-        assert_eq!(addresses.update(Err("no memory"), &node), [] as [IpAddr; 0], "none were read, so none are known");
+        assert_eq!(
+            addresses.update(Err("no memory"), &node),
+            [] as [IpAddr; 0],
+            "a successful read of an empty list counts as known"
+        );
     }
 
     #[test]
-    fn another_order_is_no_change() {
+    fn node_addresses_in_another_order_are_unchanged() {
         let (mut addresses, node) = (NodeAddresses::new(IpFamily::V4), NodeInfo::default());
         let first = addresses.update(Ok::<_, &str>(ips(&["192.0.2.2", "192.0.2.1"])), &node);
         assert_eq!(addresses.update(Ok::<_, &str>(ips(&["192.0.2.1", "192.0.2.2"])), &node), first);

@@ -1,7 +1,4 @@
-//! What a mode is to the rest of the program.
-//!
-//! In: a snapshot and how much of it to look at. Out: the kernel's state made so, and what was done.
-//! Must not know: any mode.
+//! The interface between a family's proxier and a proxy mode.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -10,100 +7,107 @@ use thiserror::Error;
 
 use crate::model::{Scope, ServicePortName, Snapshot};
 
-/// A mode: turns snapshots into kernel state of one IP family.
+/// A proxy mode: turns snapshots into kernel state of one IP family.
 pub trait Backend: Send + fmt::Debug {
-    /// Sets what takes more rights than syncing does, or belongs to the start: the mode's sysctls. `--init-only` does
-    /// this and no more. A mode that has nothing of that kind does nothing.
+    /// Sets the mode's sysctls; `--init-only` does only this.
+    ///
+    /// These need more privileges than syncing does. A mode without sysctls does nothing.
     ///
     /// # Errors
-    /// What could not be set.
+    /// If a sysctl could not be set.
     fn prepare(&mut self) -> Result<(), SyncError> {
         Ok(())
     }
 
-    /// Makes the kernel's state what `snapshot` asks for, looking only at what `scope` names.
+    /// Syncs the kernel state to `snapshot`, restricted to `scope`.
     ///
     /// # Errors
-    /// When the state could not be reached. What was there before is there still, or is already as it should be;
-    /// the next sync has to be [`Scope::Full`].
+    /// If the state could not be reached. Each object is then either unchanged or already as desired; the next sync
+    /// must be [`Scope::Full`].
     fn sync(&mut self, snapshot: &Snapshot<'_>, scope: &Scope, now: Instant) -> Result<SyncStats, SyncError>;
 
-    /// Compares the kernel's state with what the last sync left: `None` if it is as it was, else what a person
-    /// should read in the log. Cheap enough to be called every `syncPeriod`; it decides itself how deep it looks.
+    /// Compares the kernel state with what the last sync wrote.
+    ///
+    /// Returns a description of the first difference, for the log. The mode limits its own cost, so this may be called
+    /// every `syncPeriod`.
     ///
     /// # Errors
-    /// When the state could not be read.
+    /// If the state could not be read.
     fn check_drift(&mut self, now: Instant) -> Result<Option<String>, SyncError>;
 
-    /// Whether facts of the host that rules depend on (addresses, sysctls) are others than those of the last sync. Called
-    /// after an address came or went and every `syncPeriod`. A fact that cannot be read has its last known value.
+    /// Whether host addresses or sysctls that rules depend on changed since the last sync.
+    ///
+    /// Called after an address change and every `syncPeriod`. A value that cannot be read keeps its last known value.
     fn host_changed(&mut self, _snapshot: &Snapshot<'_>) -> bool {
         false
     }
 
-    /// Looks for damage like [`Backend::check_drift`], but only for what costs microseconds to see. Called several times a
-    /// second.
+    /// Like [`Backend::check_drift`], restricted to checks that cost microseconds.
+    ///
+    /// Called several times a second.
     ///
     /// # Errors
-    /// When the state could not be read.
+    /// If the state could not be read.
     fn check_drift_quickly(&mut self, _now: Instant) -> Result<Option<String>, SyncError> {
         Ok(None)
     }
 
-    /// When the mode has something to do by itself, besides syncs: then [`Backend::tick`] is to be called.
+    /// When [`Backend::tick`] is due, if the mode has work besides syncs.
     fn next_event(&self) -> Option<Instant> {
         None
     }
 
-    /// Does what was due.
+    /// Does the work announced by [`Backend::next_event`].
     ///
     /// # Errors
-    /// When it could not be done; the next sync has to be [`Scope::Full`].
+    /// If the work failed; the next sync must be [`Scope::Full`].
     fn tick(&mut self, _now: Instant) -> Result<(), SyncError> {
         Ok(())
     }
 
-    /// Removes every trace of this mode, and nothing else.
+    /// Removes all kernel state of this mode and nothing else.
     ///
     /// # Errors
-    /// All that went wrong; what could be removed is removed.
+    /// All failures; everything that can be removed is removed.
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>>;
 }
 
-/// How long to wait after a check that took so much CPU time: checks may take one hundredth of one CPU.
+/// The pause after a check of that CPU time: checks may use one hundredth of one CPU.
 pub(crate) fn budget_pause(effort: Duration) -> Duration {
     effort * 100
 }
 
-/// Why a sync failed, in the words of the tool or the kernel.
+/// A failed sync, in the words of the tool or the kernel.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct SyncError(pub String);
 
-/// A Service port that the kernel or its tool would not take. It was left out; all others are programmed.
+/// A Service port that the kernel or the tool refused.
+///
+/// It is left out; all others are programmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
     /// The Service port.
     pub port: ServicePortName,
-    /// What was refused and with which words.
+    /// The refused rule or operation and the error.
     pub reason: String,
 }
 
-/// Rules of one table, as two of kube-proxy's metrics count them.
+/// Rule counts of one table, for two of kube-proxy's metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableRules {
     /// The table.
     pub table: &'static str,
-    /// Rules of ours in the table.
+    /// Rules of this proxy in the table.
     pub total: usize,
     /// Rules written in this sync.
     pub written: usize,
 }
 
-/// What a sync did.
+/// The result of a sync.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SyncStats {
-    /// Whether everything was looked at.
+    /// Whether this was a full sync.
     pub full: bool,
     /// Service ports left out.
     pub rejected: Vec<Rejected>,
@@ -113,8 +117,8 @@ pub struct SyncStats {
     pub no_local_external: usize,
     /// Rules by table.
     pub rules: Vec<TableRules>,
-    /// Attempts that failed before one was taken, which left out what was at fault or read anew.
+    /// Failed attempts before one succeeded.
     pub failed_writes: usize,
-    /// Since the last sync, failures to delete what nothing uses any more. It stays for now.
+    /// Failed deletions of unused objects since the last sync; they are retried later.
     pub failed_deletions: usize,
 }

@@ -1,7 +1,7 @@
-//! Deletes stale flows after syncs.
+//! Deletes stale conntrack entries of UDP flows after syncs.
 //!
-//! In: a snapshot and what changed, after each successful sync. Out: stale flows are gone from the conntrack table,
-//! and what could not be done is kept for the next time. Must not know: how the rules are made.
+//! The kernel evaluates NAT rules only for the first packet of a flow, so a flow to a removed endpoint outlives its
+//! rules. Failed deletions are retried.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,33 +17,33 @@ use crate::addresses::VIRTUAL_IP_DEVICE;
 use crate::conntrack::StaleFlows;
 use crate::model::{Destination, NodePortAddresses, Scope, Snapshot};
 
-/// What a look at the conntrack table came to.
+/// The result of a pass over the conntrack table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CleanupStats {
-    /// How long it took.
+    /// Duration of the pass.
     pub duration: Duration,
-    /// How many flows were deleted.
+    /// Number of deleted flows.
     pub deleted: usize,
 }
 
-/// Keeps the conntrack table of one family in line with the rules.
+/// Deletes stale UDP flows of one family.
 #[derive(Debug)]
 pub struct FlowCleaner {
     family: IpFamily,
     node_port_addresses: NodePortAddresses,
     table: Box<dyn ConntrackTable>,
     host: Box<dyn Host>,
-    /// A clean-up failed: the next one looks at everything, and at what was given up since.
+    /// Whether the last pass failed: the next one covers everything, and the destinations released since.
     needs_retry: bool,
     gone: BTreeSet<Destination>,
-    /// Where node ports were served since all flows were looked at last.
+    /// Addresses that served node ports since the last full pass.
     served: BTreeSet<IpAddr>,
-    /// The failure that the log has already.
-    complaint: String,
+    /// The failure that is logged already.
+    failure: String,
 }
 
 impl FlowCleaner {
-    /// A cleaner that owes nothing.
+    /// Creates a cleaner without failed passes.
     #[must_use]
     pub fn new(
         family: IpFamily,
@@ -51,20 +51,22 @@ impl FlowCleaner {
         table: Box<dyn ConntrackTable>,
         host: Box<dyn Host>,
     ) -> Self {
-        let (needs_retry, gone, served, complaint) = (false, BTreeSet::new(), BTreeSet::new(), String::new());
-        Self { family, node_port_addresses, table, host, needs_retry, gone, served, complaint }
+        let (needs_retry, gone, served, failure) = (false, BTreeSet::new(), BTreeSet::new(), String::new());
+        Self { family, node_port_addresses, table, host, needs_retry, gone, served, failure }
     }
 
-    /// Whether the last clean-up failed.
+    /// Whether the last pass failed and must be repeated.
     #[must_use]
     pub fn needs_retry(&self) -> bool {
         self.needs_retry
     }
 
-    /// Whether the node has given up an address at which node ports were served: then flows may be stale though no
-    /// Service changed, and everything has to be looked at. `node_ip` is the node's own.
+    /// Whether the node lost an address at which node ports were served.
+    ///
+    /// Flows may then be stale although no Service changed, and a full pass is needed. `node_ip` is the node's own
+    /// address.
     #[must_use]
-    pub fn left_addresses(&mut self, node_ip: IpAddr) -> bool {
+    pub fn lost_node_port_address(&mut self, node_ip: IpAddr) -> bool {
         if self.served.is_empty() {
             return false;
         }
@@ -76,12 +78,13 @@ impl FlowCleaner {
 
     fn addresses(&mut self, node_ip: IpAddr) -> io::Result<Vec<IpAddr>> {
         let selector = self.node_port_addresses.resolve(self.family, node_ip);
-        // Those of Services, which IPVS mode has on a device of its own, serve no node ports.
+        // Virtual IPs, which IPVS mode binds to a device of its own, serve no node ports.
         Ok(selector.select(&self.host.addresses_but(VIRTUAL_IP_DEVICE.as_str(), self.family)?))
     }
 
-    /// Deletes the flows that are stale after a sync of `scope`, in which these destinations may have been given up.
-    /// `None` if there was no need to look, or the table could not be listed.
+    /// Deletes the flows that are stale after a sync of `scope` that released the destinations `gone`.
+    ///
+    /// Returns `None` if no flow can be stale or the table cannot be listed.
     pub fn clean(
         &mut self,
         snapshot: &Snapshot<'_>,
@@ -95,14 +98,14 @@ impl FlowCleaner {
             if *scope == Scope::Full {
                 self.served.clear();
             }
-            self.settle();
+            self.record_success();
             return None;
         }
         let start = Instant::now();
         match self.delete(stale, snapshot) {
             Ok((deleted, addresses, problem)) => {
                 let cleaned = CleanupStats { duration: start.elapsed(), deleted: deleted.flows };
-                self.note(&deleted, problem, cleaned.duration);
+                self.report(&deleted, problem, cleaned.duration);
                 if *scope == Scope::Full && !self.needs_retry {
                     self.served.clear();
                 }
@@ -110,13 +113,13 @@ impl FlowCleaner {
                 Some(cleaned)
             }
             Err(error) => {
-                self.complain(format!("cannot look for stale UDP flows: {error}"));
+                self.record_failure(format!("cannot list conntrack entries to find stale UDP flows: {error}"));
                 None
             }
         }
     }
 
-    /// What was deleted; where node ports are served now, if they were in question; and why that is only what was known.
+    /// Returns the deletions, the current node port addresses if needed, and the error if those could not be read.
     fn delete(
         &mut self,
         stale: StaleFlows,
@@ -133,48 +136,50 @@ impl FlowCleaner {
         let deleted = self.table.delete(self.family, UDP, &mut |flow| {
             let is_stale = stale.is_stale(flow);
             if is_stale {
-                debug!("stale: {flow}");
+                debug!("deleting stale flow: {flow}");
             }
             is_stale
         })?;
         Ok((deleted, addresses, problem))
     }
 
-    fn note(&mut self, deleted: &Deletions, problem: Option<io::Error>, duration: Duration) {
+    fn report(&mut self, deleted: &Deletions, problem: Option<io::Error>, duration: Duration) {
         if deleted.flows > 0 {
             info!("{}: deleted {} stale UDP flows in {duration:?}", self.family, deleted.flows);
         }
         match &deleted.reason {
-            Some(reason) => self.complain(format!("cannot delete {} stale UDP flows: {reason}", deleted.failed)),
+            Some(reason) => self.record_failure(format!("cannot delete {} stale UDP flows: {reason}", deleted.failed)),
             None if deleted.incomplete => {
-                self.complain("the conntrack table changed too fast to find all stale UDP flows".to_owned());
+                self.record_failure(
+                    "cannot find all stale UDP flows: the conntrack table changed during the listing".to_owned(),
+                );
             }
             None => match problem {
                 Some(error) => {
-                    self.complain(format!("cannot read this node's addresses to look for stale UDP flows: {error}"));
+                    self.record_failure(format!("cannot read node addresses to find stale UDP flows: {error}"));
                 }
-                None => self.settle(),
+                None => self.record_success(),
             },
         }
     }
 
-    fn settle(&mut self) {
+    fn record_success(&mut self) {
         self.needs_retry = false;
         self.gone.clear();
-        self.complaint.clear();
+        self.failure.clear();
     }
 
-    /// Has everything looked at again; says once why.
-    fn complain(&mut self, complaint: String) {
+    /// Schedules a full pass; logs a new reason once.
+    fn record_failure(&mut self, failure: String) {
         self.needs_retry = true;
-        if self.complaint != complaint {
-            warn!("{}: {complaint}; it will be tried again", self.family);
-            self.complaint = complaint;
+        if self.failure != failure {
+            warn!("{}: {failure}; retrying", self.family);
+            self.failure = failure;
         }
     }
 }
 
-/// The addresses that are not there any more.
+/// The addresses in `before` that are not in `now`.
 fn left(before: &BTreeSet<IpAddr>, now: &[IpAddr]) -> Vec<IpAddr> {
     let now: BTreeSet<IpAddr> = now.iter().copied().collect();
     before.difference(&now).copied().collect()

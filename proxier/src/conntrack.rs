@@ -1,7 +1,6 @@
-//! Which flows are stale: the kernel would send their packets elsewhere if they began now.
+//! Decides which UDP flows are stale: the rules would send a new flow elsewhere.
 //!
-//! In: a snapshot, what of it changed, and which destinations were given up. Out: a verdict on each UDP flow.
-//! Must not know: how flows are listed or deleted. TCP ends its own connections, so it never asks here.
+//! TCP connections end by themselves, so only UDP is considered.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -10,33 +9,34 @@ use netfilter::Flow;
 
 use crate::model::{Destination, Protocol, Scope, ServicePort, ServicePortName, Snapshot};
 
-/// The verdict on flows, as far as something changed.
+/// The stale flows after a change.
 ///
-/// As in kube-proxy 1.37, a flow may stay with every serving endpoint, terminating or not, whatever the traffic policies
-/// say, and without serving endpoints every flow is stale (kubernetes/kubernetes#139628). In addition, flows to
-/// destinations that were given up are stale, flows to a node port count only at addresses of this node, and so do
-/// flows at an address that the node has lost.
+/// As in kube-proxy 1.37, a flow may stay with every serving endpoint, terminating or not, whatever the traffic
+/// policies say, and without serving endpoints every flow is stale (kubernetes/kubernetes#139628). In addition, flows
+/// to released destinations are stale, flows to a node port count only at addresses of this node, and so do flows at an
+/// address that the node has lost.
 #[derive(Debug, Default)]
 pub struct StaleFlows {
-    /// The destinations in question, each with the indexes in `serving` of the Service ports that own it; without an
-    /// owner, it was given up.
+    /// The affected destinations, each with the indexes in `serving` of the Service ports that own it.
+    ///
+    /// A destination without an owner was released.
     destinations: HashMap<Destination, Vec<usize>>,
-    /// The serving endpoints of each Service port, sorted. May be empty: then no flow to the Service port may stay.
+    /// The serving endpoints of each Service port, sorted; if empty, every flow to it is stale.
     serving: Vec<Box<[SocketAddr]>>,
     node_addresses: Vec<IpAddr>,
-    /// Addresses that the node has given up.
+    /// Addresses that the node has lost.
     left: Vec<IpAddr>,
 }
 
 impl StaleFlows {
-    /// Which flows are stale after what `scope` names changed and `gone` may have been given up.
+    /// The stale flows after the changes of `scope` and the release of the destinations `gone`.
     #[must_use]
     pub fn of(snapshot: &Snapshot<'_>, scope: &Scope, gone: &BTreeSet<Destination>) -> Self {
         let mut found = Self { destinations: in_question(snapshot, scope, gone), ..Self::default() };
         if found.is_empty() {
             return found;
         }
-        // All Service ports, since two may have the same external IP: a flow may stay with the endpoints of both.
+        // All Service ports: two may share an external IP, and a flow may stay with the endpoints of both.
         for (name, port) in snapshot.ports.iter().filter(|(name, _)| name.protocol == Protocol::Udp) {
             let mut owns = false;
             for to in port.destinations() {
@@ -52,25 +52,25 @@ impl StaleFlows {
         found
     }
 
-    /// Whether no flow can be stale, so that there is no need to look.
+    /// Whether no flow can be stale, so that no pass is needed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.destinations.is_empty()
     }
 
-    /// Whether node ports are in question: without the node's addresses no flow to them is stale.
+    /// Whether node ports are affected: deciding about them takes the node's addresses.
     #[must_use]
     pub fn has_node_ports(&self) -> bool {
         self.destinations.keys().any(|to| matches!(to, Destination::NodePort(_)))
     }
 
-    /// Tells where node ports apply.
+    /// Sets the addresses at which node ports apply.
     #[must_use]
     pub fn at_node(self, addresses: Vec<IpAddr>) -> Self {
         Self { node_addresses: addresses, ..self }
     }
 
-    /// Tells where node ports applied until lately.
+    /// Sets the addresses at which node ports no longer apply.
     #[must_use]
     pub fn left(self, addresses: Vec<IpAddr>) -> Self {
         Self { left: addresses, ..self }
@@ -88,13 +88,13 @@ impl StaleFlows {
         let node_port = || node_port.filter(|_| self.is_node(to.ip()));
         match owners.or_else(node_port).map(Vec::as_slice) {
             None => false,
-            // What nothing redirects may go there by itself, now that no Service has the address.
+            // A flow without NAT goes to that address itself, which no Service owns any more.
             Some([]) => flow.redirected(),
             Some(owners) => !owners.iter().any(|i| self.serving[*i].binary_search(&flow.reply.source).is_ok()),
         }
     }
 
-    /// Of the loopback network one address stands for all.
+    /// Whether an address is the node's; one loopback address stands for the whole network.
     fn is_node(&self, ip: IpAddr) -> bool {
         self.node_addresses.iter().any(|own| *own == ip || (own.is_loopback() && ip.is_loopback()))
     }

@@ -1,17 +1,20 @@
-//! From a cluster's Services to a node's kernel, for one node and one IP family at a time.
+//! Programs a cluster's Services into a node's kernel, per IP family.
 //!
-//! The tour, in the order in which a change travels:
-//! - [`track`] turns API objects into the compact values of [`model`] and tells which Service ports a change touches;
+//! The modules, in the order in which a change passes through them:
+//! - [`track`] decodes API objects into the compact values of [`model`] and finds the Service ports that a change
+//!   affects;
 //! - [`mailbox`] carries changes to the family's thread, the newest of each object;
-//! - [`proxier`] owns those values, decides by [`schedule`] when to sync, and calls a mode through [`backend`];
-//! - a mode ([`iptables`], [`ipvs`], [`nftables`]) renders [`netfilter`] values from a [`model::Snapshot`] and plans what to write;
+//! - [`proxier`] owns the model, schedules syncs by [`schedule`], and calls a mode through [`backend`];
+//! - a mode ([`iptables`], [`ipvs`], [`nftables`]) renders [`netfilter`] values from a [`model::Snapshot`] and plans
+//!   the writes;
 //! - [`netfilter::kernel`] applies them: the only module with side effects;
-//! - [`cleaner`] deletes the flows that [`conntrack`] finds stale, because the kernel never asks the rules again.
+//! - [`cleaner`] deletes the flows that [`conntrack`] finds stale, because the kernel evaluates NAT rules once per
+//!   flow.
 //!
-//! Around that life: [`tuning`] sets conntrack's sysctls before it, [`leftovers`] removes the state of inactive modes
-//! on threads of its own, between the syncs' turns.
+//! Besides, [`tuning`] sets conntrack's sysctls at startup, and [`leftovers`] removes the state of inactive modes on
+//! threads of its own, yielding to syncs.
 //!
-//! Everything here is synchronous and single-threaded: each family has one owner thread, and nobody locks.
+//! Everything here is synchronous: one thread owns each family, so no state is locked.
 
 pub mod addresses;
 pub mod backend;

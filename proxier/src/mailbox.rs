@@ -1,8 +1,8 @@
-//! The queue between the watches and one family's thread, with at most one pending entry per object.
+//! The queue between the watches and a family's thread, with one pending entry per object.
 //!
-//! A thread that hangs in the kernel, or an API server that has everything listed again and again, must not grow memory:
-//! a newer state of an object takes the place of the pending one, and a new list that of everything pending of its kind.
-//! Rules follow from the last state alone, so nothing is lost; how many events an entry stands for is kept for metrics.
+//! Memory must not grow while the thread hangs in the kernel or the API server forces relists: a newer state of an
+//! object replaces the pending one, and a new list replaces everything pending of its kind. Rules depend only on the
+//! last state, so nothing is lost; the number of coalesced events is kept for metrics.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
@@ -14,7 +14,7 @@ use crate::track::{Change, CopyError, CopyRequest, Kind, ObjectKey, Tracker};
 /// A message to a family's thread.
 #[derive(Debug)]
 pub enum Message {
-    /// An object, or a whole list, is another than before.
+    /// An object or a whole list changed.
     Change(Change),
     /// A request for a copy of the model, or of one Service's part.
     Copy(CopyRequest, mpsc::Sender<Result<Tracker, CopyError>>),
@@ -26,10 +26,10 @@ impl From<Change> for Message {
     }
 }
 
-/// A message, and how many events it stands for.
+/// A message and the number of events coalesced into it.
 #[derive(Debug)]
 pub struct Mail {
-    /// The newest of them.
+    /// The newest event.
     pub message: Message,
     /// At least 1.
     pub events: u32,
@@ -38,14 +38,14 @@ pub struct Mail {
 #[derive(Debug, Default)]
 struct Queue {
     mail: VecDeque<Mail>,
-    /// The number of the first entry, counted from the beginning of time.
+    /// The sequence number of the first entry.
     first: u64,
-    /// The numbers of entries that hold the state of an object.
+    /// The sequence numbers of entries that hold an object's state.
     objects: HashMap<ObjectKey, u64>,
     senders: usize,
     receiver_is_gone: bool,
     waiting: bool,
-    /// When the receiver last took something or looked; `None` while it waits for mail.
+    /// When the receiver last took or polled for a message; `None` while it waits.
     busy_since: Option<Instant>,
 }
 
@@ -61,41 +61,42 @@ impl Shared {
     }
 }
 
-/// The end that messages go in at.
+/// The sending half of a mailbox.
 #[derive(Debug)]
 pub struct Sender(Arc<Shared>);
 
-/// The end that messages come out at.
+/// The receiving half of a mailbox.
 #[derive(Debug)]
 pub struct Receiver(Arc<Shared>);
 
-/// Tells since when the receiving thread has been at work. Does not keep the queue open.
+/// Reports how long the receiving thread has been busy, without keeping the queue open.
 #[derive(Clone, Debug)]
 pub struct Activity(Arc<Shared>);
 
 impl Activity {
-    /// When the receiver last took a message or looked for one; `None`: it waits for one. A thread that hangs, in a tool
-    /// or in the kernel, and one that has ended, stay at the same time.
+    /// When the receiver last took or polled for a message; `None` while it waits.
+    ///
+    /// The time does not advance while the thread hangs in a tool or the kernel, or after it ended.
     #[must_use]
     pub fn busy_since(&self) -> Option<Instant> {
         self.0.queue().busy_since
     }
 }
 
-/// Makes an empty queue.
+/// Creates an empty mailbox.
 #[must_use]
 pub fn mailbox() -> (Sender, Receiver) {
     let shared = Arc::new(Shared::default());
     let mut queue = shared.queue();
     queue.senders = 1;
-    // Until the thread has started.
+    // The thread counts as busy until it has started.
     queue.busy_since = Some(Instant::now());
     drop(queue);
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }
 
 impl Sender {
-    /// Queues a message. Never blocks; a message to a receiver that is gone is dropped.
+    /// Queues a message without blocking; a message without a receiver is dropped.
     pub fn send(&self, message: impl Into<Message>) {
         let mut queue = self.0.queue();
         if queue.receiver_is_gone {
@@ -107,7 +108,7 @@ impl Sender {
         }
     }
 
-    /// Tells whether the receiver still takes messages.
+    /// A handle that reports whether the receiver still takes messages.
     #[must_use]
     pub fn activity(&self) -> Activity {
         Activity(Arc::clone(&self.0))
@@ -152,12 +153,12 @@ impl Receiver {
         }
     }
 
-    /// The next message. `timeout`: how long to wait for it; `None`: for ever.
+    /// Waits for the next message, for at most `timeout`, if there is one.
     ///
     /// # Errors
     /// `Timeout`, or `Disconnected` when none can come any more.
     pub fn recv(&self, timeout: Option<Duration>) -> Result<Mail, RecvTimeoutError> {
-        // A time too far away to be expressed is for ever.
+        // An instant that cannot be represented means no timeout.
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut queue = self.0.queue();
         loop {
@@ -219,7 +220,7 @@ impl Queue {
         let place = usize::try_from(number - self.first).ok().and_then(|place| self.mail.get_mut(place));
         let Some(pending) = place else { return };
         match message {
-            // What is pending is an older state, and that was understood.
+            // The pending entry is an older state that could be decoded.
             Message::Change(Change::Kept(_)) => {}
             message => {
                 pending.message = with_trigger_of(message, &pending.message);
@@ -228,7 +229,7 @@ impl Queue {
         }
     }
 
-    /// A list of that kind begins: it brings everything that is pending of it, or deletes it.
+    /// Drops everything pending of a kind: a new list replaces or deletes it.
     fn forget(&mut self, kind: Kind) {
         self.mail.retain(|mail| match &mail.message {
             Message::Change(Change::Listing(of) | Change::Listed(of) | Change::ListedInPart(of)) => *of != kind,
@@ -254,7 +255,7 @@ impl Queue {
             self.objects.remove(&key);
         }
         if self.mail.is_empty() {
-            // What a burst needed is given back.
+            // Release the memory of a burst.
             self.mail.shrink_to(64);
             self.objects.shrink_to(64);
         }
@@ -262,21 +263,21 @@ impl Queue {
     }
 }
 
-/// The object that a change is the state of.
+/// The object whose state a change carries.
 fn object(change: &Change) -> Option<ObjectKey> {
     let (kind, name) = match change {
         Change::Service(name, _) => (Kind::Service, name.clone()),
         Change::Slice(name, _) => (Kind::EndpointSlice, name.clone()),
         Change::ServiceCidr(name, _) => (Kind::ServiceCidr, name.clone()),
         Change::Kept(key) => return Some(key.clone()),
-        // There is one Node, our own.
+        // Only the own Node is watched.
         Change::Node(_) => (Kind::Node, crate::model::NamespacedName::new("", "")),
         Change::Listing(_) | Change::Listed(_) | Change::ListedInPart(_) => return None,
     };
     Some(ObjectKey { kind, name })
 }
 
-/// The latency of programming counts from the first of the changes that became one.
+/// Keeps the earliest trigger time: programming latency counts from the first coalesced change.
 fn with_trigger_of(mut new: Message, old: &Message) -> Message {
     if let (Message::Change(Change::Slice(_, Some(new))), Message::Change(Change::Slice(_, Some(old)))) =
         (&mut new, old)

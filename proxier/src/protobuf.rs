@@ -1,13 +1,13 @@
 //! A zero-copy reader of protobuf messages (proto2 wire format).
 //!
-//! Kubernetes' protobuf is small: no extensions, no groups, only strings, integers, booleans and messages. A message type
-//! implements [`Message`]; fields that it does not know are skipped without being copied.
+//! Kubernetes uses few features: strings, integers, booleans and messages, no extensions or groups. A message type
+//! implements [`Message`]; unknown fields are skipped without copying.
 
 use std::fmt;
 
 use thiserror::Error;
 
-/// Why bytes are not a protobuf message.
+/// Why bytes are not a valid protobuf message.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WireError {
     /// The message ends inside a field.
@@ -16,10 +16,10 @@ pub enum WireError {
     /// A varint is longer than 10 bytes or does not fit into 64 bits.
     #[error("a varint does not fit into 64 bits")]
     Varint,
-    /// Field numbers go from 1 to 2^29 - 1.
+    /// A field number is not in 1..2^29.
     #[error("{0} is not a field number")]
     FieldNumber(u64),
-    /// Groups (wire types 3 and 4) are not part of Kubernetes' messages; 6 and 7 do not exist.
+    /// Groups (wire types 3 and 4) are not supported; 6 and 7 do not exist.
     #[error("field {0} has wire type {1}")]
     WireType(u32, u8),
     /// A string is not UTF-8.
@@ -32,11 +32,11 @@ pub enum WireError {
 pub enum Fault {
     /// The bytes are not a message.
     Wire(WireError),
-    /// A field has a value that it cannot have.
+    /// A field has an invalid value.
     Field {
-        /// The field's path as JSON names it: `spec.ports[0].port`.
+        /// The field's JSON path: `spec.ports[0].port`.
         path: String,
-        /// What is wrong with it.
+        /// The error.
         reason: String,
     },
 }
@@ -57,7 +57,7 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// Puts the name of the surrounding field in front of the path.
+    /// Prefixes the path with the name of the surrounding field.
     #[must_use]
     pub fn within(self, field: &str) -> Self {
         let inside = |path: String| if path.is_empty() { field.to_owned() } else { format!("{field}.{path}") };
@@ -69,12 +69,12 @@ impl Fault {
     }
 }
 
-/// The value of one field as it is on the wire.
+/// The wire value of one field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
     /// Integers and booleans.
     Varint(u64),
-    /// 32 or 64 bits of a fixed-size number. No Kubernetes message that is read here has one.
+    /// A fixed-size number of 32 or 64 bits, which no decoded Kubernetes message has.
     Fixed,
     /// Strings, bytes and messages.
     Bytes(&'a [u8]),
@@ -111,13 +111,13 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// An `int32` that has to fit into `T`, which `name`s itself in the error.
+    /// An `int32` that must fit into `T`; `name` names the expected range in the error.
     ///
     /// # Errors
     /// If the field has another wire type or does not fit.
     pub fn number<T: TryFrom<i32>>(self, name: &str) -> Result<T, Fault> {
         let Self::Varint(value) = self else { return Err(self.not(name)) };
-        // As protobuf decodes an int32: the low 32 bits.
+        // protobuf decodes an int32 from the low 32 bits.
         #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
         let value = value as i32;
         let reason = || format!("invalid value: integer `{value}`, expected {name}");
@@ -134,14 +134,14 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Reads the fields of a message one after another.
+/// Reads the fields of a message.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    /// Starts at the first field of a message.
+    /// Creates a reader at the first field of a message.
     #[must_use]
     pub fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
@@ -198,7 +198,7 @@ pub fn tag(tag: u64) -> Result<(u32, u8), WireError> {
     }
 }
 
-/// Reads a varint and how many bytes it takes; `None` if the bytes end before it does.
+/// Decodes a varint and its length in bytes; `None` if the bytes end before it does.
 ///
 /// # Errors
 /// If it does not fit into 64 bits.
@@ -217,21 +217,21 @@ pub fn varint(bytes: &[u8]) -> Result<Option<(u64, usize)>, WireError> {
     Ok(None)
 }
 
-/// Where the first field of a buffer is, which may end before the field does.
+/// The position of the first field of a buffer, which may end beyond it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FieldSpan {
     /// The field's number.
     pub number: u32,
     /// Its wire type.
     pub wire_type: u8,
-    /// The offset of its value: behind the tag and, of a length-delimited field, the length.
+    /// The offset of its value, after the tag and any length.
     pub start: usize,
     /// The offset of the next field.
     pub end: usize,
 }
 
 impl FieldSpan {
-    /// Looks at the beginning of a buffer; `None` if it ends before the field's length is known.
+    /// Locates the first field; `None` if the buffer ends before its length is known.
     ///
     /// # Errors
     /// If it is not a field.
@@ -261,18 +261,19 @@ impl FieldSpan {
 
 /// A message that is decoded field by field.
 pub trait Message {
-    /// Takes one field; fields with other numbers than its own are ignored. Of a field that occurs more than once the
-    /// last value counts, messages are merged, and repeated fields collect.
+    /// Decodes one field and ignores unknown ones.
+    ///
+    /// Of a repeated scalar field the last value counts, messages are merged, and lists are extended.
     ///
     /// # Errors
-    /// If the field has a value that it cannot have.
+    /// If the field has an invalid value.
     fn field(&mut self, number: u32, value: Value<'_>) -> Result<(), Fault>;
 }
 
-/// Decodes a message on top of what was decoded before.
+/// Decodes a message into an existing one.
 ///
 /// # Errors
-/// If the bytes are not a message, or a field has a value that it cannot have.
+/// If the bytes are not a message, or a field has an invalid value.
 pub fn merge<M: Message>(message: &mut M, bytes: &[u8]) -> Result<(), Fault> {
     let mut reader = Reader::new(bytes);
     while let Some((number, value)) = reader.field()? {

@@ -1,7 +1,6 @@
-//! The loop of one family: takes changes, decides when to sync, syncs, reports.
+//! The event loop of one IP family: applies changes, schedules syncs, checks for drift and reports.
 //!
-//! In: [`Change`]s through a channel, and questions. Out: calls of a [`Backend`], reports to an [`Observer`].
-//! Must not know: which mode it is, or where changes come from. One thread owns all of it; it ends with its channel.
+//! One thread owns all of it, and ends when the senders of its mailbox are gone. Nothing is locked.
 
 mod checks;
 
@@ -21,51 +20,51 @@ use crate::model::{Config, Destination, HealthChecks, LocalDetector, Scope, Serv
 use crate::schedule::SyncSchedule;
 use crate::track::{Change, Kind, Tracker};
 
-/// How long at most without a sync that looks at everything.
+/// The interval of full syncs.
 pub const FULL_SYNC_PERIOD: Duration = Duration::from_hours(1);
 
-/// How many times the CPU time of a repair has to pass before the next quick look for damage.
+/// The pause before the next quick drift check, as a multiple of the CPU time of a repair.
 const REPAIR_PAUSE_FACTOR: u32 = 10;
 
-/// How long to wait for the own Node before its facts are taken for unknown.
+/// How long the first sync waits for the own Node.
 const NODE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Who wants to know what a [`Proxier`] does. Called on its thread: it must not block.
+/// Receives the events of a [`Proxier`] on its thread; it must not block.
 pub trait Observer: Send {
-    /// An event of that kind came, relevant or not; so many changes of it wait for a sync now.
+    /// An object of that kind changed, relevant or not; `pending` changes of the kind wait for a sync.
     fn changed(&mut self, kind: Kind, pending: usize);
-    /// Something has to be synced.
+    /// A sync was requested.
     fn queued(&mut self);
     /// A sync ended.
     fn synced(&mut self, report: &SyncReport<'_>);
-    /// Stale flows were looked for.
+    /// A pass over the conntrack table ended.
     fn cleaned(&mut self, _cleaned: &CleanupStats) {}
 }
 
-/// What a sync came to.
+/// The report of a sync.
 #[derive(Debug)]
 pub struct SyncReport<'a> {
-    /// How long it took.
+    /// Duration of the sync.
     pub duration: Duration,
-    /// Whether it was meant to look at everything.
+    /// Whether a full sync was requested.
     pub full: bool,
-    /// What it did, or why it failed.
+    /// The statistics or the error.
     pub result: Result<&'a SyncStats, &'a SyncError>,
-    /// How long ago that happened which this sync was the first to make known to the kernel, as far as it was noted.
+    /// The latencies of the changes that this sync was the first to program, as far as their trigger times are known.
     pub latencies: Vec<Duration>,
-    /// What the health checks of Services have to tell from now on; `None` after a failure.
+    /// The new health check states of Services; `None` after a failure.
     pub health_checks: Option<HealthChecks>,
 }
 
-/// How long the first sync is still held up for the sake of the own Node.
+/// How long the first sync still waits for the own Node.
 enum NodeWait {
     No,
     Until(Instant),
-    /// Whoever watches the Node ends the process if it takes too long.
+    /// Without limit: the Node watch ends the process if it takes too long.
     ForNetwork,
 }
 
-/// The owner of one family's model and kernel state.
+/// Owns one family's model and kernel state.
 pub struct Proxier {
     family: IpFamily,
     config: Config,
@@ -81,17 +80,17 @@ pub struct Proxier {
     synced_once: bool,
     next_check: Instant,
     next_quick_check: Instant,
-    /// The failures of checks and of quick looks that the log has already.
-    complaints: [String; 2],
-    /// The next sync repairs damage.
+    /// The logged failures of quick and of full drift checks.
+    check_failures: [String; 2],
+    /// Whether the next sync repairs drift.
     repairing: bool,
-    /// The damage since the last sync that the log has already.
+    /// The drift since the last sync that is logged already.
     drift: String,
-    /// Not before this are quick looks for damage taken again.
+    /// When quick drift checks resume after a repair.
     quick_check_not_before: Instant,
-    /// What the last sync left out, and why.
+    /// The Service ports that the last sync left out, with reasons.
     rejected: HashMap<ServicePortName, String>,
-    /// When to try that again. Each try costs a look at everything.
+    /// When to retry them. Each retry costs a full sync.
     next_rejected_retry: Instant,
 }
 
@@ -102,7 +101,7 @@ impl std::fmt::Debug for Proxier {
 }
 
 impl Proxier {
-    /// A proxier that knows nothing yet.
+    /// Creates a proxier with an empty model.
     #[must_use]
     pub fn new(family: IpFamily, config: Config, backend: Box<dyn Backend>, observer: Box<dyn Observer>) -> Self {
         let periods = config.periods;
@@ -124,7 +123,7 @@ impl Proxier {
             synced_once: false,
             next_check: now + periods.sync,
             next_quick_check: now,
-            complaints: Default::default(),
+            check_failures: Default::default(),
             repairing: false,
             drift: String::new(),
             quick_check_not_before: now,
@@ -133,31 +132,31 @@ impl Proxier {
         }
     }
 
-    /// Has stale flows deleted after syncs.
+    /// Deletes stale flows after syncs.
     #[must_use]
     pub fn with_cleaner(self, cleaner: FlowCleaner) -> Self {
         Self { cleaner: Some(cleaner), ..self }
     }
 
-    /// Has the node's addresses read again soon after one came or went, not only every `syncPeriod`.
+    /// Reads the node's addresses right after a change, not only every `syncPeriod`.
     #[must_use]
     pub fn with_address_watch(self, watch: Box<dyn AddressWatch>) -> Self {
         Self { address_watch: Some(watch), ..self }
     }
 
-    /// Has other modes' state removed once our own rules are in place: until then theirs serve.
+    /// Removes other modes' state once this mode's rules are in place; until then theirs serve.
     #[must_use]
     pub fn with_leftovers(self, worker: CleanupWorker) -> Self {
         Self { leftovers: Some(worker), ..self }
     }
 
-    /// Runs until the channel's senders are gone. A sync under way is finished first; the rules stay.
+    /// Runs until the mailbox's senders are gone. A running sync is finished; rules stay in place.
     pub fn run(mut self, messages: &Receiver) {
         loop {
             let now = Instant::now();
             let wait = self.next_event(now).map(|at| at.saturating_duration_since(now));
             let received = match wait {
-                // What has come already is taken before a sync begins: a list of 10,000 is one change.
+                // Pending changes are applied before a sync: a list of 10,000 objects is one sync.
                 Some(Duration::ZERO) => messages.try_recv().map_err(|e| match e {
                     TryRecvError::Empty => RecvTimeoutError::Timeout,
                     TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
@@ -166,27 +165,27 @@ impl Proxier {
             };
             match received {
                 Ok(Mail { message: Message::Change(change), events }) => self.apply_change(change, events),
-                // Who does not wait for it any more does not need it.
+                // A requester that timed out does not need the copy.
                 Ok(Mail { message: Message::Copy(extent, answer), .. }) => {
                     let _ = answer.send(self.tracker.copy(&extent));
                 }
                 Err(RecvTimeoutError::Timeout) => self.run_due(Instant::now()),
                 Err(RecvTimeoutError::Disconnected) => {
-                    info!("{}: stopped, the rules stay", self.family);
+                    info!("{}: stopped; rules left in place", self.family);
                     return;
                 }
             }
         }
     }
 
-    /// Takes the newest of so many changes of an object.
+    /// Applies the newest of `events` changes of an object.
     fn apply_change(&mut self, change: Change, events: u32) {
         let kind = match &change {
             Change::Service(..) => Some(Kind::Service),
             Change::Slice(..) => Some(Kind::EndpointSlice),
             _ => None,
         };
-        // Both families are told of a slice that is gone, or that is the other one's.
+        // Both families receive the deletion of a slice, and the change of a slice of the other family.
         let elsewhere = matches!(change, Change::Slice(_, None));
         let relisted = self.synced_once && matches!(change, Change::Listed(_) | Change::ListedInPart(_));
         let relevant = self.tracker.apply(change);
@@ -204,7 +203,7 @@ impl Proxier {
         }
     }
 
-    /// When there is something to do besides taking changes.
+    /// When the next sync, check or tick is due.
     fn next_event(&self, now: Instant) -> Option<Instant> {
         if !self.tracker.complete() {
             return None;
@@ -223,7 +222,9 @@ impl Proxier {
         [due, self.backend.next_event()].into_iter().flatten().chain([self.next_check, self.next_quick_check]).min()
     }
 
-    /// Rules depend on the node's addresses and networks, so the first sync waits for them, for addresses not for ever.
+    /// Whether the first sync waits for the Node: rules depend on its addresses and pod networks.
+    ///
+    /// The wait for addresses is limited.
     fn wait_for_node(&self, now: Instant) -> NodeWait {
         let node = self.tracker.node();
         let known = self.tracker.node_listed() && !node.addresses.is_empty();
@@ -240,7 +241,7 @@ impl Proxier {
     fn run_due(&mut self, now: Instant) {
         if !self.synced_once && self.tracker.node().addresses.is_empty() {
             warn!(
-                "{}: the Node {:?} is unknown or has no addresses, going on without",
+                "{}: Node {:?} is unknown or has no addresses; syncing without it",
                 self.family, self.config.node_name
             );
             self.schedule.request(now);
@@ -258,7 +259,7 @@ impl Proxier {
 
     fn tick(&mut self, now: Instant) {
         if let Err(error) = self.backend.tick(now) {
-            warn!("{}: looking at everything: {error}", self.family);
+            warn!("{}: starting a full sync: {error}", self.family);
             self.request_full_sync(now);
         }
     }
@@ -275,7 +276,7 @@ impl Proxier {
             self.next_rejected_retry = now + self.config.periods.sync;
         }
         let scope = match self.tracker.take_scope() {
-            // The hourly run has nothing pending and looks at everything.
+            // The hourly run has nothing pending and is a full sync.
             Scope::Changed(pending) if pending.is_empty() => Scope::Full,
             scope => scope,
         };
@@ -285,15 +286,15 @@ impl Proxier {
         let duration = now.elapsed();
         self.drift.clear();
         if std::mem::take(&mut self.repairing) {
-            // A program that damages the rules all the time must not keep a CPU busy.
+            // A program that keeps changing the rules must not keep a CPU busy.
             let effort = kernel::cpu_time().saturating_sub(before);
             self.quick_check_not_before = Instant::now() + effort * REPAIR_PAUSE_FACTOR;
         }
         let retry = match &result {
             Ok(stats) => Some(self.record_success(stats, duration)),
             Err(error) => {
-                let pause = self.schedule.failure_pause();
-                error!("{}: sync failed, next try in {pause:?} or with the next change: {error}", self.family);
+                let backoff = self.schedule.failure_backoff();
+                error!("{}: sync failed, retrying in {backoff:?} or with the next change: {error}", self.family);
                 self.tracker.request_full_sync();
                 None
             }
@@ -302,11 +303,11 @@ impl Proxier {
         if full {
             kernel::memory::release();
         }
-        // After a failure both are told by the sync that makes up for it (behaviour.yaml I9).
+        // After a failure, the next successful sync reports both (behaviour.yaml I9).
         let latencies = if result.is_ok() { self.latencies() } else { Vec::new() };
         let health_checks = result.is_ok().then(|| self.health_checks(&scope));
         self.observer.synced(&SyncReport { duration, full, result: result.as_ref(), latencies, health_checks });
-        // After a failure the next sync looks at everything, and so does the clean-up after it (behaviour.yaml I9).
+        // After a failure, the next sync and the pass after it are full (behaviour.yaml I9).
         if result.is_ok() {
             let gone = self.tracker.take_gone();
             self.clean_flows(&scope, gone);
@@ -323,7 +324,7 @@ impl Proxier {
         }
     }
 
-    /// What was noted before this process began was nothing that it could have been quicker about.
+    /// Latencies of the changes since this process started.
     fn latencies(&mut self) -> Vec<Duration> {
         let now = SystemTime::now();
         let ours = self.tracker.take_triggers().into_iter().filter(|at| *at > self.started_at);
@@ -336,8 +337,9 @@ impl Proxier {
         HealthChecks::of(&self.tracker.snapshot(node_ip), scope, listen)
     }
 
-    /// Deletes flows that the rules would not make so any more. Only after a sync: until then the old rules would make
-    /// them again.
+    /// Deletes flows that the rules would not create any more.
+    ///
+    /// Only after a sync: until then the old rules would create them again.
     fn clean_flows(&mut self, scope: &Scope, gone: BTreeSet<Destination>) {
         let node_ip = self.config.node_ip(self.family, self.tracker.node());
         let Some(cleaner) = &mut self.cleaner else { return };
@@ -352,16 +354,13 @@ impl Proxier {
         }
     }
 
-    /// Notes what was left out; whether to try again.
+    /// Records the Service ports left out; returns whether to retry them.
     fn record_success(&mut self, stats: &SyncStats, duration: Duration) -> bool {
         let mut rejected = HashMap::new();
         for Rejected { port, reason } in &stats.rejected {
-            // Once is enough, however often it is tried.
+            // Log each reason once, not at each retry.
             if self.rejected.get(port) != Some(reason) {
-                error!(
-                    "{}: Service port {port} is left out until it changes or can be programmed: {reason}",
-                    self.family
-                );
+                error!("{}: left out Service port {port}, retrying every sync period: {reason}", self.family);
             }
             rejected.insert(port.clone(), reason.clone());
         }
@@ -369,7 +368,7 @@ impl Proxier {
         let rules: Vec<String> =
             stats.rules.iter().map(|r| format!("{} {} of {}", r.table, r.written, r.total)).collect();
         let scope = if stats.full { "all" } else { "changed" };
-        // Not every mode counts rules.
+        // Only iptables mode counts rules.
         let written = if rules.is_empty() { String::new() } else { format!("; rules written: {}", rules.join(", ")) };
         debug!("{}: synced {scope} Service ports in {duration:?}{written}", self.family);
         !stats.rejected.is_empty()

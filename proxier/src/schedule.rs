@@ -1,11 +1,11 @@
-//! When to sync: intervals as arithmetic, no timers.
+//! The sync schedule: interval arithmetic without timers.
 //!
-//! In: moments at which something was asked for or ended. Out: the moment of the next sync. Must not know: what a
-//! sync is. Follows kube-proxy's bounded-frequency runner, but every failed run is retried, the first one too.
+//! Follows kube-proxy's bounded-frequency runner, but retries every failed run, including the first, with exponential
+//! backoff.
 
 use std::time::{Duration, Instant};
 
-/// Decides when the next sync is due. All requests made before a run starts are served by that run.
+/// Decides when the next sync is due. A run serves all requests made before it starts.
 #[derive(Debug)]
 pub struct SyncSchedule {
     min: Duration,
@@ -13,22 +13,24 @@ pub struct SyncSchedule {
     max: Duration,
     last_end: Option<Instant>,
     wanted: Option<Instant>,
-    /// How many runs failed in a row.
+    /// Consecutive failures.
     failures: u32,
 }
 
-/// From the first of failed runs to the next one. Upstream waits for the whole retry interval, with stale rules.
+/// Backoff after the first failure. Upstream waits for the whole retry interval, with stale rules.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 impl SyncSchedule {
-    /// At least `min` from the end of a run to the start of the next; at most `max`, which gives way to `min` if it
-    /// is shorter. A failed run is repeated after a second, then after twice as long each time, up to `retry`.
+    /// Creates a schedule.
+    ///
+    /// Between the end of a run and the start of the next there are at least `min` and at most `max`; a longer `min`
+    /// wins. The backoff after failures doubles from one second up to `retry`.
     #[must_use]
     pub fn new(min: Duration, retry: Duration, max: Duration) -> Self {
         Self { min, retry, max: max.max(min), last_end: None, wanted: None, failures: 0 }
     }
 
-    /// Asks for a run as soon as the intervals allow.
+    /// Requests a run as soon as the intervals allow.
     pub fn request(&mut self, now: Instant) {
         self.request_at(now);
     }
@@ -37,21 +39,21 @@ impl SyncSchedule {
         self.wanted = Some(self.wanted.map_or(at, |wanted| wanted.min(at)));
     }
 
-    /// A run failed. The next one comes after [`SyncSchedule::failure_pause`], as it was before this call.
+    /// Records a failed run; the next one is due after the current [`SyncSchedule::failure_backoff`].
     pub fn failed(&mut self, now: Instant) {
-        let pause = self.failure_pause();
+        let backoff = self.failure_backoff();
         self.failures = self.failures.saturating_add(1);
         self.last_end = Some(now);
-        self.wanted = Some(now + pause);
+        self.wanted = Some(now + backoff);
     }
 
-    /// The pause after a run that fails now.
+    /// The backoff after a run that fails now.
     #[must_use]
-    pub fn failure_pause(&self) -> Duration {
+    pub fn failure_backoff(&self) -> Duration {
         FIRST_RETRY.saturating_mul(1 << self.failures.min(20)).min(self.retry).min(self.max)
     }
 
-    /// A run ended well. `retry` asks for another one after the retry interval.
+    /// Records a successful run. `retry` requests another one after the retry interval.
     pub fn ended(&mut self, now: Instant, retry: bool) {
         self.failures = 0;
         self.last_end = Some(now);
@@ -61,7 +63,7 @@ impl SyncSchedule {
         }
     }
 
-    /// When the next run is due; `None` before anything was asked for.
+    /// When the next run is due; `None` before the first request.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         let Some(last_end) = self.last_end else { return self.wanted };
@@ -102,16 +104,16 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_are_retried_at_growing_pauses_up_to_the_retry_interval() {
+    fn consecutive_failures_are_retried_with_exponential_backoff_up_to_the_retry_interval() {
         let (mut schedule, mut t) = schedule();
         for pause in [1, 2, 4, 8, 16, 30, 30] {
-            assert_eq!(schedule.failure_pause(), pause * S);
+            assert_eq!(schedule.failure_backoff(), pause * S);
             schedule.failed(t);
             assert_eq!(schedule.due(), Some(t + pause * S));
             t += pause * S;
         }
         schedule.ended(t, false);
-        assert_eq!(schedule.failure_pause(), S, "a success forgets the failures");
+        assert_eq!(schedule.failure_backoff(), S, "a success forgets the failures");
     }
 
     #[test]

@@ -1,7 +1,4 @@
-//! Conntrack's size and timeouts, set once at the start.
-//!
-//! In: what the configuration asks for, the number of CPUs. Out: sysctls and their values; the host has them, or it is
-//! said why not. Must not know: rules, or where the wishes come from.
+//! Sets conntrack's table size and timeouts at startup.
 
 use std::io;
 
@@ -11,15 +8,15 @@ use tracing::info;
 
 use crate::model::ConntrackConfig;
 
-/// kube-proxy's own bound for what CPUs alone ask for.
+/// kube-proxy's limit for the size derived from CPUs.
 const MOST_BY_CORES: u64 = 1 << 20;
 const MAX: &str = "net/netfilter/nf_conntrack_max";
 const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
 
-/// A value that a sysctl is to have.
+/// A sysctl and its desired value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SysctlSetting {
-    /// The field of the configuration, for messages.
+    /// The configuration field, for messages.
     pub field: &'static str,
     /// The sysctl, as [`Host`] names it.
     pub sysctl: &'static str,
@@ -27,18 +24,18 @@ pub struct SysctlSetting {
     pub value: i64,
 }
 
-/// A wish that this host cannot fulfil. Services work without it.
+/// A sysctl that cannot be set on this host. Services work without it.
 #[derive(Debug, Error)]
-#[error("conntrack.{}: {} stays {}, not {}: {source}; {}", setting.field, setting.sysctl, known(*now), setting.value, advice(source))]
+#[error("conntrack.{}: cannot set {} to {}, it stays {}: {source}; {}", setting.field, setting.sysctl, setting.value, known(*now), advice(source))]
 pub struct SysctlNotSet {
     setting: SysctlSetting,
     now: Option<i64>,
     source: io::Error,
 }
 
-/// A wish that no host would fulfil.
+/// A value that the kernel refuses on every host.
 #[derive(Debug, Error)]
-#[error("conntrack.{}: the kernel does not take {} for {}: {source}; give another value, or 0 to leave it as it is", setting.field, setting.value, setting.sysctl)]
+#[error("conntrack.{}: cannot set {} to {}: {source}; set another value, or 0 to keep the kernel's", setting.field, setting.sysctl, setting.value)]
 pub struct InvalidSysctlValue {
     setting: SysctlSetting,
     source: io::Error,
@@ -56,14 +53,15 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// How many entries the table should hold at most; `None`: as many as now. Unlike kube-proxy's, a `min` above a million
-/// counts (behaviour.yaml I12).
+/// The maximum number of entries; `None` keeps the current one.
+///
+/// Unlike in kube-proxy, a `min` above a million counts (behaviour.yaml I12).
 fn max(config: &ConntrackConfig, cpus: u32) -> Option<u64> {
     let by_cores = u64::from(config.max_per_core) * u64::from(cpus);
     (by_cores > 0).then(|| by_cores.min(MOST_BY_CORES).max(config.min.into()))
 }
 
-/// The sysctls, in the order in which they are to be set.
+/// The desired sysctls, in the order in which they are set.
 #[must_use]
 pub fn plan(config: &ConntrackConfig, cpus: u32) -> Vec<SysctlSetting> {
     let setting =
@@ -80,28 +78,28 @@ pub fn plan(config: &ConntrackConfig, cpus: u32) -> Vec<SysctlSetting> {
         ("udpStreamTimeout", "net/netfilter/nf_conntrack_udp_timeout_stream", config.udp_stream_timeout),
     ];
     let wanted = timeouts.into_iter().filter(|(_, _, timeout)| !timeout.is_zero());
-    // Half a second is no reason to forget flows at once.
+    // Round up: half a second must not become zero.
     settings.extend(wanted.map(|(field, sysctl, timeout)| {
         setting(field, sysctl, timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0))
     }));
     settings
 }
 
-/// Sets what is not so already, and returns what could not be set here. The size of the table and of its hash are only
-/// raised: a node may have been given more by its administrator (kubernetes/kubernetes#141943).
+/// Sets the sysctls that differ, and returns the ones that cannot be set here.
 ///
-/// kube-proxy ends where `/proc/sys` is read-only or the network namespace is not the host's. Whoever runs it there
-/// wants its Services to work all the same.
+/// The sizes of the table and of its hash are only raised, since an administrator may have raised them
+/// (kubernetes/kubernetes#141943). kube-proxy exits where `/proc/sys` is read-only or the network namespace is not the
+/// host's; here Services work all the same.
 ///
 /// # Errors
-/// If the kernel takes a value nowhere.
+/// If the kernel refuses a value on every host.
 pub fn apply(
     config: &ConntrackConfig,
     cpus: u32,
     host: &mut dyn Host,
 ) -> Result<Vec<SysctlNotSet>, InvalidSysctlValue> {
     let (settings, mut not_set) = (plan(config, cpus), Vec::new());
-    // On a node that has just started no rule may have used it yet.
+    // After boot, no rule may have loaded conntrack yet.
     let is_absent = |setting: &SysctlSetting| {
         host.sysctl(setting.sysctl).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     };
@@ -114,7 +112,7 @@ pub fn apply(
             continue;
         }
         match raise(setting, host)? {
-            // A table four times as long as its hash has buckets is still quick.
+            // Four entries per hash bucket are still fast.
             None => {
                 not_set.extend(raise(SysctlSetting { sysctl: BUCKETS, value: setting.value / 4, ..setting }, host)?)
             }
@@ -124,7 +122,7 @@ pub fn apply(
     Ok(not_set)
 }
 
-/// Sets a value unless it is higher already. One that cannot be read is not written, as that could lower it.
+/// Raises a value, never lowers it. An unreadable value is not written, as that could lower it.
 fn raise(setting: SysctlSetting, host: &mut dyn Host) -> Result<Option<SysctlNotSet>, InvalidSysctlValue> {
     match host.sysctl(setting.sysctl) {
         Ok(now) if now >= setting.value => {
@@ -170,12 +168,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_for_unless_it_is() {
+    fn a_minimum_without_max_per_core_sets_nothing() {
         assert_eq!(planned(&ConntrackConfig { min: 131_072, ..nothing() }, 4), []);
     }
 
     #[test]
-    fn the_table_is_as_long_as_cores_and_minimum_ask() {
+    fn the_table_size_follows_cores_and_minimum() {
         for (max_per_core, min, cpus, max) in [
             (32_768, 131_072, 2, 131_072),
             (32_768, 131_072, 8, 262_144),

@@ -16,7 +16,7 @@ use proxier::testing::objects;
 use proxier::track::{Change, Kind, Translator};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(3600);
 
 /// A backend whose first syncs fail, so many.
@@ -37,7 +37,7 @@ impl Backend for Failing {
     }
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
-        unreachable!("nobody asked for it")
+        unreachable!("not called")
     }
 }
 
@@ -133,7 +133,7 @@ impl ActiveMode {
     #[track_caller]
     fn expect(&self, expected: &[Event]) {
         for event in expected {
-            assert_eq!(self.events.recv_timeout(PATIENCE).as_ref(), Ok(event), "of {expected:?}");
+            assert_eq!(self.events.recv_timeout(EVENT_TIMEOUT).as_ref(), Ok(event), "of {expected:?}");
         }
     }
 }
@@ -183,7 +183,7 @@ fn without_udp_the_table_is_left_alone() {
 }
 
 #[test]
-fn the_need_outlives_failed_syncs() {
+fn a_pass_when_syncs_fail_follows_the_first_success() {
     let mut running = ActiveMode::start(2, Duration::from_millis(20));
     running.flow("10.96.0.10:80", "10.0.0.4:8080");
     running.list("UDP");

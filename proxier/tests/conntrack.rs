@@ -1,6 +1,4 @@
-//! The kernel's conntrack table, in a network namespace per test, with flows of real sockets.
-//!
-//! In: root. Out: flows as `conntrack -L` prints them, and their deletion. It must not know why flows go.
+//! The kernel's conntrack table, in a network namespace per test, with flows of real sockets. Needs root.
 
 #[path = "common/namespace.rs"]
 mod namespace;
@@ -259,11 +257,11 @@ fn flows_at_an_address_that_the_node_gave_up_are_deleted() {
             let mut cleaner = FlowCleaner::new(family, everywhere, Box::new(SystemConntrack), Box::new(SystemHost));
             assert_eq!(dns.clean(&mut cleaner, ips[0], &Scope::Full), Some(0), "they go where they should");
             run(&format!("ip addr del {} dev lo", ips[1]));
-            assert!(cleaner.left_addresses(ips[0].parse().expect("an address")));
+            assert!(cleaner.lost_node_port_address(ips[0].parse().expect("an address")));
             assert_eq!(dns.clean(&mut cleaner, ips[0], &Scope::Full), Some(1));
             let left = seen(family);
             assert!(left.len() == 1 && left[0].original.destination.ip().to_string() == ips[0], "{left:?}");
-            assert!(!cleaner.left_addresses(ips[0].parse().expect("an address")), "once is enough");
+            assert!(!cleaner.lost_node_port_address(ips[0].parse().expect("an address")), "once is enough");
         });
     }
 }

@@ -1,7 +1,6 @@
-//! What the fake of iptables promises is what the real tools do, in both flavours: equal answers, equal tables.
+//! The fake of iptables behaves like the real tools, in both flavours: equal results, equal tables.
 //!
-//! In: transactions, good and bad, fixed ones and random ones. Out: whether both took them, and what both hold then.
-//! It needs root, and both flavours of iptables.
+//! Applies fixed and random transactions, valid and invalid ones. Needs root and both flavours of iptables.
 
 #[path = "contract/halfway.rs"]
 mod halfway;
@@ -150,7 +149,7 @@ fn lines() -> impl Strategy<Value = Vec<Line>> {
     let builtin = || Just("OUTPUT");
     let target = || {
         prop_oneof![
-            // Only forwards: a loop is refused by some kernels, and nobody makes one.
+            // Only forward jumps: some kernels refuse loops.
             2 => Just(Target::Accept),
             1 => Just(Target::Return),
         ]
@@ -176,7 +175,7 @@ fn commits(restore: &Restore) -> Vec<usize> {
 }
 
 #[test]
-fn random_transactions_come_to_the_same() {
+fn random_transactions_have_the_same_result() {
     let cases =
         std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).map_or(8, |n: u32| n.div_ceil(40));
     let config =

@@ -135,7 +135,7 @@ fn a_sysctl_that_could_not_be_read_is_read_again() {
 }
 
 #[test]
-fn counters_that_cannot_be_made_sure_of_are_taken_to_be_there() {
+fn counters_that_cannot_be_verified_are_assumed_to_exist() {
     let host = FakeHost::default();
     host.allow_counters();
     let mut world = World::iptables(host.clone());

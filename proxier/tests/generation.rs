@@ -1,4 +1,4 @@
-//! Rules that nobody touched are not read back; rules that somebody touched are.
+//! Full reads are skipped while the nf_tables generation ID shows no foreign change.
 
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ const TABLES: usize = Table::ALL.len();
 const STRANGE: &str = "*nat\n:SOMEBODYS - [0:0]\nCOMMIT\n";
 
 #[test]
-fn what_nobody_touched_is_not_read() {
+fn unchanged_rules_are_not_read() {
     let mut world = World::new();
     world.sync();
     assert_eq!(world.check(), (None, 0), "after a sync of everything");
@@ -69,20 +69,20 @@ fn what_nobody_touched_is_not_read() {
     world.sync();
     assert_eq!(world.check(), (None, 0), "after a sync of what changed");
     world.fake.apply(STRANGE).expect("valid");
-    assert_eq!(world.check(), (None, TABLES), "somebody was there, and did no harm");
+    assert_eq!(world.check(), (None, TABLES), "a foreign change without drift");
     assert_eq!(world.check(), (None, 0), "and that is known then");
     // Not noticed by a check first: our own write must not hide it.
     world.fake.apply(STRANGE).expect("valid");
     world.move_endpoint(3);
     world.sync();
-    assert_eq!(world.check(), (None, TABLES), "somebody was there before our write");
+    assert_eq!(world.check(), (None, TABLES), "a foreign change before our write");
     world.fake.be_legacy();
     assert_eq!(world.check(), (None, TABLES), "nothing tells of changes");
     assert_eq!(world.check(), (None, TABLES), "nor does it ever");
 }
 
 #[test]
-fn damage_is_found_however_it_came() {
+fn drift_is_detected_whatever_caused_it() {
     for written_since in [false, true] {
         let mut world = World::new();
         world.sync();

@@ -1,7 +1,7 @@
-//! Whatever happened, and in whatever order, the rules are those that a fresh start would make of what there is now.
+//! Partial syncs end in the same state as a fresh start, whatever happened before.
 //!
-//! In: random sequences of operations. Out: the fake kernel, compared after every sync with one that was filled at once,
-//! and with what each sync was allowed to write. Needs nothing of the machine.
+//! Runs random operations and compares the fake kernel after every sync with one that was filled at once, and with what
+//! each sync may write. Runs without root.
 
 #[path = "common/cases.rs"]
 mod cases;
@@ -26,12 +26,12 @@ use self::fake::{Fake, Tables};
 use self::run::{Run, Written};
 
 #[test]
-fn incremental_is_full() {
+fn partial_syncs_equal_a_fresh_start() {
     check(false);
 }
 
 #[test]
-fn incremental_is_full_through_damage_failures_and_refusals() {
+fn partial_syncs_equal_a_fresh_start_despite_drift_failures_and_refusals() {
     check(true);
 }
 

@@ -1,6 +1,4 @@
-//! The fakes of IPVS, ipset and devices keep the contract that `ipvs_kernel` holds the kernel to.
-//!
-//! In: fresh fakes. Out: whether they do what the kernel does. It must not know the kernel.
+//! The fakes of IPVS, ipset and devices fulfil the contract that `ipvs_kernel` checks on the kernel.
 
 #[path = "contract/ipset.rs"]
 mod ipset;

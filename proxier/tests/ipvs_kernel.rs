@@ -1,7 +1,6 @@
-//! The kernel's IPVS, ipset and devices: the contract of the fakes, and what only the kernel can show.
+//! The kernel's IPVS, ipset and devices: the contract that the fakes also fulfil, and kernel-only behaviour.
 //!
-//! In: root, a kernel that has IPVS and the dummy device (`make test-ipvs`), and ipvsadm, ipset and ip to read back.
-//! Out: whether the kernel holds what it was told to, and the fakes hold the same.
+//! Needs root, a kernel with IPVS and the dummy device (`make test-ipvs`), and ipvsadm, ipset and ip to read back.
 
 #[path = "ipvs_kernel/alike.rs"]
 mod alike;

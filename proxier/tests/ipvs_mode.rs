@@ -1,7 +1,7 @@
-//! IPVS mode against a kernel that is a value: any history ends as a fresh start does, work is in proportion to the
-//! change, connections outlive what they began with, and nothing refused keeps the rest.
+//! IPVS mode against a fake kernel: any history ends in the state of a fresh start.
 //!
-//! In: clusters. Out: the fake kernel, compared with what has to be there. Needs nothing of the machine.
+//! Work is proportional to the change, connections outlive their endpoint, and a refusal does not affect others. Runs
+//! without root.
 
 #[path = "common/cases.rs"]
 mod cases;

@@ -1,7 +1,7 @@
-//! Incremental is full in the real kernel too, in IPVS mode: shorter runs than with the fake.
+//! IPVS mode in the real kernel: partial syncs end in the same state as a fresh start.
 //!
-//! In: random sequences of operations, root, a kernel that has IPVS (`make test-ipvs`). Out: what ipvsadm, ipset, ip and
-//! iptables-save print, compared with a namespace that was filled at once.
+//! Runs random operations and compares what ipvsadm, ipset, ip and iptables-save print with a namespace that was filled
+//! at once. Shorter runs than with the fake. Needs root and a kernel with IPVS (`make test-ipvs`).
 
 #[path = "common/cluster.rs"]
 mod cluster;

@@ -1,7 +1,7 @@
-//! Incremental is full in the real kernel too, in both flavours: shorter runs than with the fake.
+//! iptables mode in the real kernel, both flavours: partial syncs end in the same state as a fresh start.
 //!
-//! In: random sequences of operations. Out: what `iptables-save` prints, compared with a namespace that was filled at
-//! once. It needs root, and both flavours of iptables.
+//! Runs random operations and compares iptables-save output with a namespace that was filled at once. Shorter runs than
+//! with the fake. Needs root and both flavours of iptables.
 
 #[path = "common/cluster.rs"]
 mod cluster;
@@ -98,7 +98,7 @@ fn incremental_is_full_in_legacy_tables() {
     live(1);
 }
 
-/// By this number a check knows that nobody else was here.
+/// The generation ID shows that no other program has changed anything.
 #[test]
 fn each_table_that_is_written_is_one_change_of_nf_tables() {
     let (real, chain) = (Real::new(FLAVOURS[0]), Chain::new("KUBE-X"));
@@ -117,6 +117,6 @@ fn each_table_that_is_written_is_one_change_of_nf_tables() {
     tool.has_chain(Table::Filter, chain).expect("an answer");
     assert_eq!(tool.generation(), Some(number), "to look is no change");
     assert!(real.program("").args(["-w", "5", "-F", "KUBE-X"]).status().expect("iptables").success());
-    assert_ne!(tool.generation(), Some(number), "somebody else's");
+    assert_ne!(tool.generation(), Some(number), "a foreign change");
     assert_eq!(Real::new(FLAVOURS[1]).tools().generation(), None, "the legacy flavour has none");
 }

@@ -1,6 +1,4 @@
-//! Devices over rtnetlink in whatever kernel this is; `ipvs_kernel` has what needs dummy devices.
-//!
-//! In: root. Out: addresses, and clear words where there is no dummy device. It must not know what the addresses are for.
+//! Addresses of real devices, and the error without dummy devices. Needs root.
 
 #[path = "common/namespace.rs"]
 mod namespace;
@@ -15,7 +13,7 @@ use self::namespace::{in_namespace, run};
 const DEVICE: DeviceName = DeviceName::new("kube-ipvs0");
 
 #[test]
-fn a_kernel_without_dummy_devices_is_told_apart() {
+fn a_kernel_without_dummy_devices_is_reported() {
     in_namespace(|| {
         let other = Command::new("ip").args(["link", "add", "other", "type", "dummy"]).output().expect("ip runs");
         match SystemLinks::open().expect("rtnetlink").create_dummy(DEVICE) {

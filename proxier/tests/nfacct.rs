@@ -1,6 +1,4 @@
-//! Packet counters of the real kernel, in a network namespace.
-//!
-//! In: root. Out: counters that rules refer to are made and read back. It must not know what the rules are for.
+//! nfacct counters of the real kernel, in a network namespace. Needs root.
 
 #[path = "common/namespace.rs"]
 mod namespace;
@@ -19,7 +17,7 @@ fn packets_are_counted_by_name() {
     run("iptables-nft -A OUTPUT -p udp --dport 9999 -m nfacct --nfacct-name sent");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     for _ in 0..3 {
-        // That nobody listens is told with the next packet.
+        // ICMP reports the closed port with the next packet.
         let _ = socket.send_to(b"x", "127.0.0.1:9999");
     }
     let counters: Vec<(String, u64)> = packet_counters().expect("the kernel has nfacct").into_iter().collect();

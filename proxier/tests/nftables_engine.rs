@@ -1,7 +1,7 @@
-//! The engine for nf_tables against the kernel, and the fake of it against both: equal answers, equal tables.
+//! The nf_tables engine and its fake against the kernel: equal results, equal tables.
 //!
-//! In: transactions, good and bad, fixed ones and random ones. Out: whether both took them, and what both hold then;
-//! what nft prints of it. It needs root and nft, which only reads here.
+//! Applies fixed and random transactions, valid and invalid ones, and compares with what nft prints. Needs root and
+//! nft, which only reads here.
 
 #[path = "nftables/contract.rs"]
 mod contract;

@@ -1,7 +1,7 @@
-//! nftables mode in the real kernel: any history ends as a fresh start does, a restart writes nothing, what somebody
-//! else breaks is mended, what is refused keeps nobody else out.
+//! nftables mode in the real kernel: any history ends in the state of a fresh start.
 //!
-//! In: clusters. Out: what nft lists of a namespace. It needs root and nft, which only reads here.
+//! A restart writes nothing, drift is repaired, and a refused Service port does not affect others. Compares what nft
+//! lists. Needs root and nft, which only reads here.
 
 #[path = "common/cluster.rs"]
 mod cluster;
@@ -42,7 +42,7 @@ impl Kernel for Real {
     }
 
     fn mode(&self, _: Box<dyn IptablesTool>) -> Box<dyn Backend> {
-        Box::new(Nftables::new(IpFamily::V4, config(), self.engine(), self.host()).many(6))
+        Box::new(Nftables::new(IpFamily::V4, config(), self.engine(), self.host()).lookup_threshold(6))
     }
 
     fn fresh(&self) -> Self {

@@ -1,7 +1,6 @@
-//! nftables mode against a kernel that is a value: any history ends as a fresh start does, work is in proportion to the
-//! change, what is refused keeps nobody else from being programmed.
+//! nftables mode against a fake kernel: any history ends in the state of a fresh start.
 //!
-//! In: clusters. Out: the fake kernel, compared with what has to be there. Needs nothing of the machine.
+//! Work is proportional to the change, and a refused Service port does not affect others. Runs without root.
 
 #[path = "nftables_mode/build.rs"]
 mod build;

@@ -1,6 +1,6 @@
-//! Nonsense instead of objects and tables: it is refused or borne, and never gets into rules as more than it is.
+//! Invalid objects and tables: they are rejected or tolerated, and never inject text into rules.
 //!
-//! In: random values, and good objects with a random part. Out: no panic; rules that the fake of iptables takes.
+//! Random values, and valid objects with a random part, cause no panic, and the fake of iptables accepts the rules.
 
 use std::time::Instant;
 

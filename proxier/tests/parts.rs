@@ -134,7 +134,7 @@ fn hundreds_of_refused_service_ports_among_thousands_cost_few_tool_runs_now_and_
 }
 
 #[test]
-fn refused_values_are_told_apart_from_rules_of_the_same_kind() {
+fn refused_values_reject_only_the_affected_service_ports() {
     for naming_the_line in [false, true] {
         let kernel = FakeIptables::default();
         // Services 70 to 79.

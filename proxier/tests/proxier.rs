@@ -14,7 +14,7 @@ use proxier::proxier::{Observer, Proxier, SyncReport};
 use proxier::testing::objects;
 use proxier::track::{Change, Kind, Translator};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the next sync is to come to.
 type Script = Arc<Mutex<VecDeque<Result<SyncStats, SyncError>>>>;
@@ -34,11 +34,11 @@ impl Backend for Scripted {
 
     fn check_drift(&mut self, _: Instant) -> Result<Option<String>, SyncError> {
         let damaged = std::mem::take(&mut *self.damaged.lock().expect("unpoisoned"));
-        Ok(damaged.then(|| "somebody was here".to_owned()))
+        Ok(damaged.then(|| "a chain was deleted".to_owned()))
     }
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
-        unreachable!("nobody asked for it")
+        unreachable!("not called")
     }
 }
 
@@ -101,7 +101,7 @@ impl ActiveMode {
     }
 
     fn sync(&self) -> (Scope, usize) {
-        self.syncs.recv_timeout(PATIENCE).expect("a sync")
+        self.syncs.recv_timeout(SYNC_TIMEOUT).expect("a sync")
     }
 }
 
@@ -180,7 +180,7 @@ fn a_refused_service_port_is_not_tried_with_every_change() {
 }
 
 #[test]
-fn damage_is_mended_by_looking_at_everything() {
+fn drift_is_repaired_by_a_full_sync() {
     let running = start(vec![], Duration::from_millis(20));
     running.list(&["a"]);
     assert_eq!(running.sync(), (Scope::Full, 1));
@@ -192,11 +192,11 @@ fn damage_is_mended_by_looking_at_everything() {
 fn what_others_left_goes_after_a_sync_that_succeeded_and_is_tried_until_it_is_gone() {
     let mut config = objects::config();
     config.periods.sync = Duration::from_millis(20);
-    let (told, order) = channel();
+    let (closed, order) = channel();
     let mut fails = 2;
     let removal = Box::new(move || {
         // The test may have seen enough.
-        let _ = told.send(());
+        let _ = closed.send(());
         fails -= 1;
         if fails >= 0 { Err(vec![SyncError("not yet".to_owned())]) } else { Ok(()) }
     });
@@ -206,10 +206,10 @@ fn what_others_left_goes_after_a_sync_that_succeeded_and_is_tried_until_it_is_go
     assert!(order.try_recv().is_err(), "theirs serve until ours do");
     running.sync();
     for _ in 0..3 {
-        order.recv_timeout(PATIENCE).expect("a try");
+        order.recv_timeout(SYNC_TIMEOUT).expect("a try");
     }
     // The closure is gone, and with it the channel's other end.
-    assert!(order.recv_timeout(PATIENCE).is_err_and(|error| error == RecvTimeoutError::Disconnected));
+    assert!(order.recv_timeout(SYNC_TIMEOUT).is_err_and(|error| error == RecvTimeoutError::Disconnected));
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Damage that is seen without reading rules, in the real kernel: iptables mode in both flavours, nftables mode.
+//! Cheap drift detection in the real kernel: iptables mode in both flavours, nftables mode.
 //!
-//! In: what firewall reloads do. Out: the damage, or none where somebody else's rules changed. It needs root.
+//! Firewall reloads are detected; changes of other programs' rules are not drift. Needs root.
 
 #[allow(dead_code)] // other tests use the rest
 #[path = "nftables/kernel.rs"]

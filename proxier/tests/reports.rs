@@ -13,7 +13,7 @@ use proxier::testing::objects;
 use proxier::track::{Change, Kind, Tracker, Translator};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A LoadBalancer Service that is health-checked at `port`; without a port it is none.
 fn service(name: &str, port: u16) -> Value {
@@ -51,8 +51,8 @@ fn checks(tracker: &Tracker, scope: &Scope) -> Vec<(String, Option<(u16, usize)>
     let snapshot = tracker.snapshot(IpFamily::V4.localhost());
     let checks = HealthChecks::of(&snapshot, scope, NodePortMatch::All);
     assert_eq!(checks.all, *scope == Scope::Full);
-    let told = |check: Option<HealthCheck>| check.map(|check| (check.port, check.local_endpoints));
-    checks.services.into_iter().map(|(name, check)| (name.name.to_string(), told(check))).collect()
+    let state = |check: Option<HealthCheck>| check.map(|check| (check.port, check.local_endpoints));
+    checks.services.into_iter().map(|(name, check)| (name.name.to_string(), state(check))).collect()
 }
 
 #[test]
@@ -72,14 +72,20 @@ fn addresses_of_this_node_that_are_ready_behind_any_port_count_once() {
     // The same address and another one, behind a port that the Service does not have: they count all the same.
     tracker.take_scope();
     let more = [endpoint("10.0.0.1", objects::NODE, true), endpoint("10.0.0.4", objects::NODE, true)];
-    assert!(apply(&mut tracker, Kind::EndpointSlice, slice("web", "web-2", "other", &more)), "it must be told");
+    assert!(
+        apply(&mut tracker, Kind::EndpointSlice, slice("web", "web-2", "other", &more)),
+        "it affects health checks"
+    );
     let scope = tracker.take_scope();
     assert_eq!(checks(&tracker, &scope), [("web".to_owned(), Some((32001, 2)))]);
-    assert!(!apply(&mut tracker, Kind::EndpointSlice, slice("plain", "plain-2", "other", &more)), "nobody asks");
+    assert!(
+        !apply(&mut tracker, Kind::EndpointSlice, slice("plain", "plain-2", "other", &more)),
+        "it has no health checks"
+    );
 }
 
 #[test]
-fn a_change_is_told_of_its_own_service_only_and_the_end_too() {
+fn a_change_reports_only_its_own_service_including_its_deletion() {
     let mut tracker = Tracker::default();
     for name in ["a", "b"] {
         apply(&mut tracker, Kind::Service, service(name, 32001));
@@ -127,14 +133,14 @@ impl Backend for Gated {
     }
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
-        unreachable!("nobody asked for it")
+        unreachable!("not called")
     }
 }
 
 /// Of each sync: how many latencies, and the health checks.
-type Told = (Vec<Duration>, Option<HealthChecks>);
+type ReportedSync = (Vec<Duration>, Option<HealthChecks>);
 
-struct Watcher(Sender<Told>);
+struct Watcher(Sender<ReportedSync>);
 
 impl Observer for Watcher {
     fn changed(&mut self, _: Kind, _: usize) {}
@@ -144,7 +150,7 @@ impl Observer for Watcher {
     }
 }
 
-fn start() -> (mailbox::Sender, Receiver<Told>) {
+fn start() -> (mailbox::Sender, Receiver<ReportedSync>) {
     let mut config = objects::config();
     config.periods.sync = Duration::from_millis(20);
     config.node_port_addresses = NodePortAddresses::Cidrs(vec!["192.168.0.0/24".parse().expect("a network")]);
@@ -174,11 +180,11 @@ fn a_failed_sync_loses_neither_latencies_nor_health_checks() {
     send(Kind::EndpointSlice, object);
     Kind::ALL.into_iter().for_each(|kind| changes.send(Change::Listed(kind)));
 
-    let failed = reports.recv_timeout(PATIENCE).expect("a report");
+    let failed = reports.recv_timeout(REPORT_TIMEOUT).expect("a report");
     assert_eq!(failed, (Vec::new(), None));
-    let (latencies, checks) = reports.recv_timeout(PATIENCE).expect("a report");
+    let (latencies, checks) = reports.recv_timeout(REPORT_TIMEOUT).expect("a report");
     // Neither what happened before the proxy began nor what is yet to come is a latency of ours.
-    assert!(matches!(latencies[..], [one] if one < PATIENCE), "{latencies:?}");
+    assert!(matches!(latencies[..], [one] if one < REPORT_TIMEOUT), "{latencies:?}");
     let checks = checks.expect("the sync succeeded");
     assert!(checks.all);
     let check = HealthCheck { port: 32001, local_endpoints: 2 };

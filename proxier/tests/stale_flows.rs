@@ -138,14 +138,14 @@ fn flows_are_stale_when_new_ones_would_go_elsewhere() {
         ("all", "10.96.0.11:53", "10.96.0.11:53", "10.0.0.8:8053", true, "given up and taken back without endpoints"),
         ("", "10.96.0.10:53", "10.96.0.10:53", "10.0.0.5:8053", false, "given up and taken back, or had twice"),
         ("", "10.96.0.10:53", "10.96.0.10:53", "10.0.0.7:8053", true, "taken back with other endpoints"),
-        ("", "203.0.113.9:53", "203.0.113.9:53", "10.0.0.5:8053", true, "I11: nobody has it any more"),
+        ("", "203.0.113.9:53", "203.0.113.9:53", "10.0.0.5:8053", true, "I11: no Service owns it any more"),
         ("", "203.0.113.9:53", "203.0.113.9:53", "203.0.113.9:53", false, "it goes there by itself"),
         ("", "203.0.113.9:53", "203.0.113.9:54", "10.0.0.5:8053", false, "another port of it"),
         ("", "30059", "192.168.0.1:30059", "10.0.0.5:8053", true, "I11: a node port that was given up"),
         ("", "30059", "192.168.0.1:30059", "192.168.0.1:30059", false, "a server of the node took it"),
         ("", "30059", "192.168.0.2:30059", "10.0.0.5:8053", false, "I10: not this node's"),
         ("dns", "", "192.168.0.9:30053", "10.0.0.5:8053", true, "the node gave the address up"),
-        ("dns", "", "192.168.0.9:30053", "192.168.0.9:30053", false, "it goes to whoever has that address now"),
+        ("dns", "", "192.168.0.9:30053", "192.168.0.9:30053", false, "it goes to the new owner of that address"),
         ("dns", "", "192.168.0.9:30055", "10.0.0.5:8053", false, "no node port of UDP"),
     ] {
         let stale = cluster().stale(scope, gone).at_node(node()).left(vec![ip("192.168.0.9")]);

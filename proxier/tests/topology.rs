@@ -63,7 +63,7 @@ fn endpoints_are_chosen_as_kube_proxy_chooses_them() {
         ("", "", "// false", "nothing there"),
         ("", "r rL d", "12//12 true", "ready ones, wherever they are"),
         ("", "d d", "// false", "none is usable"),
-        ("", "d s sL", "23//23 true", "where none is ready, those that still serve"),
+        ("", "d s sL", "23//23 true", "where none is ready, serving ones"),
         ("", "r s", "1//1 true", "a ready one keeps the terminating ones out"),
         ("internal", "r rL", "/2/2 true", "only this node's"),
         ("internal", "r", "// true", "elsewhere there is one"),

@@ -121,7 +121,8 @@ pub fn page(
     let service = service.map(service_name).transpose().map_err(ReportError::BadRequest)?;
     let before = syncs();
     // Whether all are too many has to be known before their rules are read.
-    let whole = service.is_none().then(|| model.copy(&CopyRequest { only: None, most: MOST_ON_A_PAGE })).transpose();
+    let whole =
+        service.is_none().then(|| model.copy(&CopyRequest { only: None, max_ports: MOST_ON_A_PAGE })).transpose();
     let whole = whole.map_err(|error| match error {
         NoModel::TooMany(_) => ReportError::BadRequest(error.to_string()),
         _ => ReportError::Unavailable(error.to_string()),
@@ -129,8 +130,8 @@ pub fn page(
     let whole = Mutex::new(whole);
     let load = |only: Option<&NamespacedName>| {
         let copied = whole.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let most = if only.is_none() { MOST_ON_A_PAGE } else { usize::MAX };
-        let extent = CopyRequest { only: only.cloned(), most };
+        let max_ports = if only.is_none() { MOST_ON_A_PAGE } else { usize::MAX };
+        let extent = CopyRequest { only: only.cloned(), max_ports };
         copied.map_or_else(|| model.copy(&extent), Ok).map_err(|error| error.to_string())
     };
     let focus = Focus { service, endpoint: None };

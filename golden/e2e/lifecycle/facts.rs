@@ -61,7 +61,7 @@ fn without_descriptors_node_ports_stay_as_they_are_and_follow_once_there_are_som
         world.node.until_logged(&["IPv4", "cannot read this node's addresses", "last known", "os error 24"]);
         assert_eq!(state(&world), before, "{mode}");
         limit("1024");
-        world.node.until_logged(&["IPv4", "addresses can be read again"]);
+        world.node.until_logged(&["IPv4", "read node addresses again"]);
         world.node.until("the new address is served", || at_node_ports(&world, "192.168.50.9"));
         let said = world.node.log().lines().filter(|line| line.contains("cannot read this node's addresses")).count();
         assert!(said <= 3, "once for each family and reader: {}", world.node.log());

@@ -143,7 +143,7 @@ fn bad_objects() -> Vec<(Value, [&'static str; 3])> {
         (service(&"x".repeat(64), "/spec/type", json!("ClusterIP")), ["is skipped", "metadata.name", "longer than 63"]),
         (service("a b", "/spec/type", json!("ClusterIP")), ["is skipped", "metadata.name", "' '"]),
         (service("", "/spec/type", json!("ClusterIP")), ["cannot decode Service", "metadata.name", "missing"]),
-        (service("ports", "/spec/ports", json!([])), ["Service default/ports", "spec.ports", "there are none"]),
+        (service("ports", "/spec/ports", json!([])), ["Service default/ports", "spec.ports", "empty"]),
         (service("noip", "/spec/clusterIP", json!("")), ["Service default/noip", "spec.clusterIP", "empty"]),
         (
             service("external", "/spec/externalIPs", json!(["10.0.0.1", "x"])),
@@ -173,7 +173,7 @@ fn bad_objects() -> Vec<(Value, [&'static str; 3])> {
         ),
         (
             slice("snone", "/endpoints/0/addresses", json!([])),
-            ["EndpointSlice default/snone", "endpoints[0].addresses", "none"],
+            ["EndpointSlice default/snone", "endpoints[0].addresses", "empty"],
         ),
         (slice("stype", "/addressType", json!("FQDN")), ["EndpointSlice default/stype", "addressType", "FQDN"]),
         (
@@ -252,7 +252,7 @@ fn what_the_tools_refuse_is_left_out_alone_and_named() {
     let fine = service("quote\"backslash\\apostrophe'", "10.96.0.22");
     let refused = [instant, slice("instant-1", "instant", &["10.244.2.20"]), fine, service("fine", "10.96.0.23")];
     world.write("refused.yaml", &refused);
-    world.node.until_logged(&["Service port default/instant:http is left out", "--seconds"]);
+    world.node.until_logged(&["left out Service port default/instant:http", "--seconds"]);
     world.node.until("the others are there", || {
         let rules = world.node.rules();
         rules.contains("10.96.0.22/32") && rules.contains("10.96.0.23/32")

@@ -95,6 +95,6 @@ pub(super) fn what_somebody_breaks_is_mended(cluster: Cluster) {
             let reached = cluster.pod(POD_9).attempt(Tcp, web.address(Family::V4));
             reached.is_ok() && cluster.outside().attempt(Tcp, NODE.at(Family::V4, NODE_PORT)).is_ok()
         });
-        assert!(cluster.log().contains("not as the last sync left it"), "{damage}: {}", cluster.log());
+        assert!(cluster.log().contains("repairing drift"), "{damage}: {}", cluster.log());
     }
 }

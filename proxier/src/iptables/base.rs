@@ -1,7 +1,4 @@
-//! The rules that are there whatever Services there are.
-//!
-//! In: the settings. Out: the chains kube-proxy always has, the end of KUBE-SERVICES, and the jumps from the kernel's
-//! own chains. Must not know: Service ports, or what the kernel holds.
+//! The rules of iptables mode that do not depend on Services.
 
 use ipnet::IpNet;
 use netfilter::iptables::{Chain, Match, Negatable, Rule, Table, Target};
@@ -11,7 +8,7 @@ use super::settings::{INVALID_DROPPED_COUNTER, IptablesSettings, NodePortDestina
 use crate::xtables::Jump;
 use crate::xtables::masquerade::{self, comment, target};
 
-/// Every jump, in the order in which they are put at the head of their chains: the last one ends up first.
+/// All jumps, in the order of insertion at the head of their chains: the last one ends up first.
 #[must_use]
 pub fn jumps() -> Vec<Jump> {
     const NEW: Option<Match> = Some(Match::CtState(Negatable::new("NEW")));
@@ -40,7 +37,7 @@ pub fn jumps() -> Vec<Jump> {
     ]
 }
 
-/// The chains whose content depends on the settings alone.
+/// The chains whose rules depend on settings alone.
 #[must_use]
 pub fn chains(settings: &IptablesSettings) -> Vec<(Table, Chain, Vec<Rule>)> {
     let mut chains = vec![
@@ -58,7 +55,7 @@ pub fn chains(settings: &IptablesSettings) -> Vec<(Table, Chain, Vec<Rule>)> {
     chains
 }
 
-/// Chains that must exist, but whose content is not ours or nothing.
+/// Chains that must exist, but are empty or belong to the kubelet.
 pub const ENSURED: [(Table, Chain); 4] = [
     (Table::Filter, names::KUBELET_FIREWALL),
     (Table::Mangle, names::CANARY),
@@ -66,7 +63,7 @@ pub const ENSURED: [(Table, Chain); 4] = [
     (Table::Filter, names::CANARY),
 ];
 
-/// The chains that packets come to first. Nothing but the jumps of [`jumps`] and our own rules leads to them.
+/// The chains that built-in chains jump to; only [`jumps`] and this mode's rules lead to them.
 pub static ENTRY_CHAINS: [(Table, &[Chain]); 3] = [
     (Table::Nat, &[names::SERVICES, names::POSTROUTING, names::NODE_PORTS]),
     (
@@ -76,7 +73,7 @@ pub static ENTRY_CHAINS: [(Table, &[Chain]); 3] = [
     (Table::Mangle, &[names::CANARY]),
 ];
 
-/// The end of nat's KUBE-SERVICES: what was sent to one of the node's own addresses may be for a node port.
+/// The last rules of nat's KUBE-SERVICES: packets to node addresses may be for node ports.
 #[must_use]
 pub fn node_port_dispatch(settings: &IptablesSettings) -> Vec<Rule> {
     let rule = Rule {
@@ -103,7 +100,8 @@ pub fn node_port_dispatch(settings: &IptablesSettings) -> Vec<Rule> {
 fn forward(settings: &IptablesSettings) -> Vec<Rule> {
     let mut rules = Vec::with_capacity(3);
     if !settings.features.tcp_be_liberal {
-        // Such packets would reach the client untranslated and make it reset the connection (kubernetes 74839).
+        // Such packets would reach the client untranslated and make it reset the connection
+        // (kubernetes/kubernetes#74839).
         let mut matches = vec![Match::CtState(Negatable::new("INVALID"))];
         if settings.features.nfacct {
             matches.push(Match::Account(INVALID_DROPPED_COUNTER));
@@ -114,7 +112,8 @@ fn forward(settings: &IptablesSettings) -> Vec<Rule> {
     rules
 }
 
-/// `route_localnet` would let neighbours reach services that listen on loopback addresses only (kubernetes 90259).
+/// Blocks what `route_localnet` would allow: neighbours reaching services on loopback addresses
+/// (kubernetes/kubernetes#90259).
 fn guard_loopback(settings: &IptablesSettings) -> Rule {
     let loopback = settings.family.loopback();
     Rule {

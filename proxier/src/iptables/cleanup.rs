@@ -1,7 +1,6 @@
-//! What iptables mode has in the tables.
+//! The jumps and chains of iptables mode, for removing them.
 //!
-//! In: nothing. Out: its jumps and chains, for removing them. Must not know: Services.
-//! Other chains that begin with KUBE- are the kubelet's or a network plugin's and stay, as do jumps to them.
+//! Other chains that begin with KUBE- belong to the kubelet or a network plugin and stay, as do jumps to them.
 
 use netfilter::iptables::{Chain, Table};
 
@@ -25,7 +24,7 @@ const CHAINS: [TableChain; 14] = [
     (Table::Mangle, names::CANARY),
 ];
 
-/// All that the mode may have made.
+/// The jumps and chains that the mode may have made.
 #[must_use]
 pub fn mode_chains() -> ModeChains {
     let mut jumps = base::jumps();
@@ -33,7 +32,7 @@ pub fn mode_chains() -> ModeChains {
     ModeChains { jumps, chains: CHAINS.to_vec(), services: vec![names::is_of_service] }
 }
 
-/// Whether a chain of nat is one of the mode's.
+/// Whether a nat chain belongs to this mode.
 pub(super) fn is_own_in_nat(chain: &Chain) -> bool {
     names::is_of_service(chain) || CHAINS.contains(&(Table::Nat, *chain))
 }

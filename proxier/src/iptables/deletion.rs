@@ -1,7 +1,8 @@
-//! Stale chains: those that wait for their deletion, and those that cannot be deleted.
+//! Deletion of stale chains, including chains that cannot be deleted yet.
 //!
-//! A chain that a foreign rule refers to cannot be deleted, and one such deletion would have the whole transaction
-//! refused (kubernetes 132516). It is emptied instead, named in the log, and deleted once that rule is gone.
+//! The kernel refuses to delete a chain that a foreign rule refers to, and one such deletion makes the tool refuse the
+//! whole transaction (kubernetes/kubernetes#132516). The chain is emptied instead, logged, and deleted once that rule
+//! is gone.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -19,19 +20,19 @@ use crate::xtables::still_referenced;
 /// Chains of Service ports that foreign rules refer to.
 #[derive(Debug, Default)]
 pub(super) struct ReferencedChains {
-    /// With the rule, or the tool's words if the rule is not among those that it prints.
+    /// With the rule, or the tool's error if it does not print the rule.
     rules: HashMap<Chain, String>,
-    /// Stale ones, which are left empty.
+    /// Stale chains that are kept empty.
     emptied: HashSet<Chain>,
 }
 
 impl ReferencedChains {
-    /// The chains, each with what refers to it.
+    /// The chains, each with the rule that refers to it.
     pub fn rules(&self) -> &HashMap<Chain, String> {
         &self.rules
     }
 
-    /// Looks again which chains are referred to, if any was.
+    /// Reads again which chains are referred to, if any was.
     pub fn refresh(&mut self, tool: &mut dyn IptablesTool) -> Result<(), ToolError> {
         if !self.rules.is_empty() {
             self.rules = tool.references(Table::Nat, &is_own_in_nat)?;
@@ -39,20 +40,23 @@ impl ReferencedChains {
         Ok(())
     }
 
-    /// The tool refused to delete these. Returns whether that is news.
+    /// Records refused deletions; returns whether a chain is new.
     pub fn refused(&mut self, tool: &mut dyn IptablesTool, chains: Vec<Chain>, error: &str) -> bool {
         let known = self.rules.len();
-        // Without an answer, what was refused is known all the same.
+        // If the references cannot be read, the refused chains are known nonetheless.
         self.rules.extend(tool.references(Table::Nat, &is_own_in_nat).unwrap_or_default());
         chains.into_iter().for_each(|chain| _ = self.rules.entry(chain).or_insert_with(|| error.to_owned()));
         self.rules.len() > known
     }
 
-    /// Notes which stale chains a sync left empty, and says so once. `full`: these are all.
+    /// Records the stale chains that a sync kept empty and logs new ones. `full`: these are all.
     pub fn note_emptied(&mut self, emptied: Vec<Chain>, full: bool) {
         if full {
             let gone = |chain: &&Chain| !emptied.contains(chain);
-            self.emptied.iter().filter(gone).for_each(|chain| info!("chain {chain} of table nat is no longer kept"));
+            self.emptied
+                .iter()
+                .filter(gone)
+                .for_each(|chain| info!("deleted chain {chain} of table nat, which no other rule refers to any more"));
             self.emptied.retain(|chain| emptied.contains(chain));
         }
         for chain in emptied {
@@ -64,7 +68,7 @@ impl ReferencedChains {
     }
 }
 
-/// The deletion of stale chains, but for those that can only be emptied.
+/// The transaction that deletes stale chains, or empties referenced ones.
 fn deletion(chains: &[Chain], referenced: &ReferencedChains) -> Restore {
     let mut restore = Restore::default();
     for chain in chains {
@@ -78,8 +82,9 @@ fn deletion(chains: &[Chain], referenced: &ReferencedChains) -> Restore {
 }
 
 impl Iptables {
-    /// Deletes the chains that a large cluster let wait, if no sync came to do it. Nothing of ours leads to them, so nothing
-    /// else has to be looked at.
+    /// Deletes the chains whose deletion a large cluster postponed, if no sync did.
+    ///
+    /// No rule of this mode refers to them, so nothing else has to be compared.
     pub(super) fn delete_overdue(&mut self, now: Instant) {
         let interval: Duration = self.config.periods.sync;
         if self.state.retired.is_empty() || self.state.last_deletion.is_some_and(|at| now - at <= interval) {
@@ -98,13 +103,13 @@ impl Iptables {
                         batch.iter().copied().filter(|chain| self.referenced.rules.contains_key(chain)).collect();
                     self.referenced.note_emptied(emptied, false);
                 }
-                Err(error) => warn!("{}: cannot delete unused chains: {error}", self.family),
+                Err(error) => warn!("{}: cannot delete stale chains: {error}", self.family),
             }
         }
         self.generation.commit(self.tool.as_mut(), &writes);
     }
 
-    /// Deletes stale chains, or empties those that are referred to. Returns how many tables that changed.
+    /// Deletes stale chains, or empties referenced ones. Returns how many tables changed.
     fn delete(&mut self, chains: &[Chain]) -> Result<usize, RestoreError> {
         let restore = deletion(chains, &self.referenced);
         let Err(error) = self.tool.restore(&restore) else { return Ok(restore.tables()) };
@@ -116,7 +121,7 @@ impl Iptables {
         self.tool.restore(&restore).map(|()| restore.tables())
     }
 
-    /// Has those of the emptied chains deleted that nothing refers to any more.
+    /// Schedules the deletion of emptied chains that nothing refers to any more.
     pub(super) fn release_emptied(&mut self) -> Result<(), ToolError> {
         if self.referenced.emptied.is_empty() {
             return Ok(());
@@ -126,7 +131,7 @@ impl Iptables {
             self.referenced.emptied.iter().partition(|chain| self.referenced.rules.contains_key(chain));
         self.referenced.emptied = kept;
         if !free.is_empty() {
-            // One that a Service port has again is not stale.
+            // A chain that a Service port uses again is not stale.
             let needed: HashSet<Chain> = self.state.expected_chains().map(|((_, chain), _)| chain).collect();
             self.state.retired.extend(free.into_iter().filter(|chain| !needed.contains(chain)));
             self.state.last_deletion = None;

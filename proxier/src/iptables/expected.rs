@@ -1,7 +1,4 @@
-//! What the rules should be, for comparing.
-//!
-//! In: a snapshot, the configuration, what the host can do. Out: the text that a first sync would write into empty
-//! tables, at once or in parts. Must not know: what the kernel holds.
+//! The expected rules, for comparison by inspection commands.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -17,28 +14,28 @@ use super::settings::{HostFeatures, IptablesSettings};
 use crate::model::{Config, ServicePortName, Snapshot};
 use crate::xtables::ObservedTables;
 
-/// What rules depend on besides the objects and the configuration.
+/// Host facts that rules depend on.
 #[derive(Clone, Debug, Default)]
 pub struct HostFacts {
     /// The node's addresses, in the kernel's order.
     pub addresses: Vec<IpAddr>,
-    /// MASQUERADE knows `--random-fully`.
+    /// Whether MASQUERADE supports `--random-fully`.
     pub random_fully: bool,
-    /// Rules name the nfacct counters.
+    /// Whether rules use the nfacct counters.
     pub nfacct: bool,
-    /// `nf_conntrack_tcp_be_liberal` is on.
+    /// Whether `nf_conntrack_tcp_be_liberal` is set.
     pub tcp_be_liberal: bool,
 }
 
-/// Chains in one [`ExpectedPart`], about: so much of what should be is held at a time.
+/// The approximate number of chains in an [`ExpectedPart`], which limits memory.
 const PART_CHAINS: usize = 1000;
 
-/// Some of the chains that should be there, each as a whole.
+/// Some of the expected chains, each complete.
 #[derive(Debug)]
 pub struct ExpectedPart<'a, 'b>(OwnedRestore<'a, 'b>);
 
 impl ExpectedPart<'_, '_> {
-    /// The lines, as `iptables-restore` would read them, each with the Service port that it belongs to, if to one.
+    /// The lines of `iptables-restore` input, each with the Service port that owns it, if any.
     pub fn lines(&self) -> impl Iterator<Item = (&str, Option<&ServicePortName>)> {
         let OwnedRestore { restore, owners } = &self.0;
         let owner = |line: usize| owners.get(restore.owner(line)? as usize).copied();
@@ -47,7 +44,7 @@ impl ExpectedPart<'_, '_> {
     }
 }
 
-/// Hands over all rules, a part after the other: together they may have a hundred megabytes.
+/// Passes all expected rules to `take` in parts: together they may take 100 MB.
 pub fn expected_parts(
     family: IpFamily,
     config: &Config,
@@ -58,7 +55,7 @@ pub fn expected_parts(
     render(family, config, snapshot, host, PART_CHAINS, |transaction| take(&ExpectedPart(transaction)));
 }
 
-/// Hands over the text of all rules, as `iptables-restore` would read it, in pieces of whole lines.
+/// Passes the `iptables-restore` input of all expected rules to `piece`, in whole lines.
 pub fn expected(
     family: IpFamily,
     config: &Config,

@@ -1,4 +1,4 @@
-//! What iptables mode reads from the host and sets there.
+//! The sysctls and counters of iptables mode.
 
 use std::io;
 
@@ -12,8 +12,9 @@ const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 const TCP_BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
 
 impl Iptables {
-    /// Reads whether conntrack is liberal, once: kube-proxy does not follow the sysctl either. A read that fails is tried
-    /// again; until then packets in state INVALID are dropped.
+    /// Reads `nf_conntrack_tcp_be_liberal` once, as kube-proxy does.
+    ///
+    /// A failed read is retried; until then packets in state INVALID are dropped.
     pub(super) fn read_liberal(&mut self) {
         if self.knows_liberal {
             return;
@@ -25,13 +26,13 @@ impl Iptables {
         };
         self.features.tcp_be_liberal = read.is_ok_and(|value| value != 0);
         if self.features.tcp_be_liberal {
-            info!("{TCP_BE_LIBERAL} is set: no rule drops packets in conntrack state INVALID");
+            info!("not dropping packets in conntrack state INVALID: {TCP_BE_LIBERAL} is set");
         }
     }
 
-    /// What rules rely on: packets to loopback addresses may be routed, counters exist.
+    /// Sets `route_localnet` and creates the nfacct counters that rules use.
     pub(super) fn ensure_host_state(&mut self, settings: &IptablesSettings) {
-        // kube-proxy would not start; all other traffic is worth more.
+        // kube-proxy exits here; serving all other traffic is more useful.
         let problem = if settings.localhost_node_ports { self.route_localnet().err() } else { None };
         if let Some(problem) = &problem
             && !self.no_route_localnet
@@ -44,9 +45,9 @@ impl Iptables {
         if let Err(error) = &made
             && self.state.settings.is_none()
         {
-            info!("no nfacct counters in the rules: {error}");
+            info!("cannot use nfacct counters in rules: {error}");
         }
-        // Counters that were there once are taken to be there: a rule that names one that is gone is refused.
+        // Counters that existed once are assumed to exist: the tool refuses rules with missing ones.
         self.features.nfacct = (made.is_ok() || self.features.nfacct) && !self.nfacct_refused;
     }
 
@@ -54,7 +55,7 @@ impl Iptables {
         self.host.set_sysctl(ROUTE_LOCALNET, 1).map_err(|error| {
             SyncError(format!(
                 "cannot set {ROUTE_LOCALNET} for node ports on loopback addresses: {error}; \
-                 --iptables-localhost-nodeports=false does without"
+                 disable these with --iptables-localhost-nodeports=false"
             ))
         })
     }

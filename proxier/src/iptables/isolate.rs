@@ -1,9 +1,9 @@
-//! Finding the Service ports whose rules the tool refuses, in a bounded number of tool runs.
+//! Finds the Service ports whose rules the tool refuses, in a bounded number of tool runs.
 //!
-//! The legacy flavour names no line when the kernel refuses, and both flavours name only the first line that the tool itself
-//! does not understand. A test of a group tells whether it has a refused one: with hundreds of them halving takes thousands of
-//! runs. But what is refused is mostly an extension that the kernel or the tool lacks, so Service ports whose rules use the
-//! same options are refused or taken together.
+//! The legacy flavour names no line when the kernel refuses, and both flavours name only the first line that the tool
+//! itself does not understand. A test of a group shows whether it has a refused port; with hundreds of them, bisection
+//! takes thousands of runs. But mostly an extension is missing in the kernel or the tool, so Service ports whose rules
+//! use the same options are refused or accepted together.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,15 +18,16 @@ use super::render::{PortRules, SHARED};
 use super::settings::IptablesSettings;
 use crate::model::{CategorizedEndpoints, ServicePortName, Snapshot};
 
-/// A refused Service port and why.
+/// A refused Service port and the reason.
 pub(super) type Culprit = (ServicePortName, String);
 
-/// What one search may cost: so many tests, or so long if that is more. What is not told apart by then is left out as a group,
-/// and told apart in later searches.
-const TESTS: usize = 40;
-const TIME: Duration = Duration::from_secs(10);
+/// The budget of one search: so many tests, or so long if that allows more.
+///
+/// Groups that are not resolved by then are left out as a whole, and resolved in later searches.
+const MAX_TESTS: usize = 40;
+const MAX_TIME: Duration = Duration::from_secs(10);
 
-/// What a search needs to know.
+/// The input of a search.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RefusalSearch<'a> {
     pub snapshot: &'a Snapshot<'a>,
@@ -37,7 +38,7 @@ pub(super) struct RefusalSearch<'a> {
 type Group<'a> = Vec<&'a ServicePortName>;
 
 impl<'a> RefusalSearch<'a> {
-    /// The refused ones of `candidates`; `None` if the tool refuses everything.
+    /// The refused Service ports among `candidates`; `None` if the tool refuses everything.
     pub fn culprits(self, tool: &mut dyn IptablesTool, candidates: &[&'a ServicePortName]) -> Option<Vec<Culprit>> {
         let mut run = SearchRun { search: self, tool, tests: 0, begun: Instant::now() };
         run.test(&[]).ok()?;
@@ -46,7 +47,7 @@ impl<'a> RefusalSearch<'a> {
         Some(culprits)
     }
 
-    /// The same among those whose rules use the same options as those of a Service port that was refused.
+    /// The refused Service ports among those with the same options as an already refused one.
     pub fn similar(
         self,
         tool: &mut dyn IptablesTool,
@@ -65,7 +66,7 @@ impl<'a> RefusalSearch<'a> {
         signed.chunk_by(|a, b| a.0 == b.0).map(|group| group.iter().map(|(_, name)| *name).collect()).collect()
     }
 
-    /// Stands for the options that a Service port's rules use, whatever their values.
+    /// A hash of the options that a Service port's rules use, without their values.
     fn signature(self, name: &ServicePortName) -> u64 {
         let mut options = BTreeSet::new();
         let mut text = String::new();
@@ -91,7 +92,7 @@ impl<'a> RefusalSearch<'a> {
     }
 }
 
-/// The options, extensions and targets of a rule, without values, comments and our chains.
+/// The options, extensions and targets of a rule, without values, comments and chains of kube-proxy.
 fn options_of(rule: &str) -> String {
     let (mut options, mut keep) = (String::new(), false);
     for part in rule.split('"').step_by(2) {
@@ -120,9 +121,8 @@ impl<'a> SearchRun<'a, '_> {
         let mut waiting = VecDeque::from([groups]);
         while let Some(mut groups) = waiting.pop_front() {
             let members: Group<'a> = groups.iter().flatten().copied().collect();
-            if self.tests >= TESTS && self.begun.elapsed() >= TIME {
-                let reason =
-                    format!("one of {} Service ports is refused, which one is still to be found", members.len());
+            if self.tests >= MAX_TESTS && self.begun.elapsed() >= MAX_TIME {
+                let reason = format!("one of {} Service ports is refused, still searching which one", members.len());
                 culprits.extend(members.into_iter().map(|name| (name.clone(), reason.clone())));
                 continue;
             }
@@ -135,7 +135,8 @@ impl<'a> SearchRun<'a, '_> {
             match members[..] {
                 [alone] => culprits.push((alone.clone(), error.message)),
                 [first, .., last] if self.is_refused(first) && self.is_refused(last) => {
-                    let reason = format!("{}; as all {} with rules of this kind", error.message, members.len());
+                    let reason =
+                        format!("{}; so are all {} Service ports with these options", error.message, members.len());
                     culprits.extend(members.into_iter().map(|name| (name.clone(), reason.clone())));
                 }
                 _ => {
@@ -151,8 +152,9 @@ impl<'a> SearchRun<'a, '_> {
         self.test(&[name]).is_err()
     }
 
-    /// Writes the Service ports' own chains, which nothing may lead to yet, and their other rules into a chain that nothing
-    /// ever leads to. Of more than a transaction should have, some from all over are tested.
+    /// Writes the Service ports' own chains and puts their other rules into a probe chain.
+    ///
+    /// Nothing jumps to these chains yet. Of a group larger than a transaction, a sample is tested.
     fn test(&mut self, ports: &[&ServicePortName]) -> Result<(), RestoreError> {
         self.tests += 1;
         let RefusalSearch { snapshot, settings, .. } = self.search;
@@ -179,7 +181,7 @@ impl<'a> SearchRun<'a, '_> {
         self.tool.restore(&restore)
     }
 
-    /// Nothing leads there: at worst an idle chain stays.
+    /// Nothing jumps there: at worst an unused chain stays.
     fn clean_up(&mut self) {
         let mut remove = Restore::default();
         PROBED.into_iter().for_each(|table| remove.delete(table, PROBE));
@@ -189,7 +191,7 @@ impl<'a> SearchRun<'a, '_> {
 
 const PROBED: [Table; 2] = [Table::Filter, Table::Nat];
 
-/// All, so that any first few of them are from all over.
+/// All ports, ordered so that any prefix is a sample of the whole.
 fn spread<'a>(ports: &[&'a ServicePortName]) -> impl Iterator<Item = &'a ServicePortName> {
     const STRIDE: usize = 64;
     (0..STRIDE).flat_map(move |start| ports.iter().skip(start).step_by(STRIDE).copied().collect::<Vec<_>>())

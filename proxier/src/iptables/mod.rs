@@ -1,7 +1,6 @@
 //! iptables mode: kube-proxy's chains, written by `iptables-restore --noflush`.
 //!
-//! In: snapshots. Out: the nat, filter and mangle chains of one family, and what was done.
-//! Must not know: API objects, other modes. The chains and how a packet goes through them: `README.md` beside this.
+//! The chains and the path of a packet through them are in `README.md` beside this file.
 
 mod base;
 mod cleanup;
@@ -40,7 +39,7 @@ use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules, budget
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
 use crate::xtables::{FormattingExceptions, ObservedTables, QuickCheck};
 
-/// How many Service ports one sync may find refused before it gives up until the next.
+/// The maximum number of refused Service ports in one sync.
 const MAX_REJECTIONS: usize = 1000;
 
 /// iptables mode in one family.
@@ -52,28 +51,28 @@ pub struct Iptables {
     host: Box<dyn Host>,
     addresses: NodeAddresses,
     features: HostFeatures,
-    /// `nf_conntrack_tcp_be_liberal` was read, or there is none.
+    /// Whether `nf_conntrack_tcp_be_liberal` was read, or does not exist.
     knows_liberal: bool,
-    /// The tool does not know `-m nfacct`.
+    /// Whether the tool refused `-m nfacct`.
     nfacct_refused: bool,
-    /// The sysctl could not be set, and the log says so.
+    /// Whether `route_localnet` could not be set, which is logged.
     no_route_localnet: bool,
     state: ProgrammedChains,
     rejected: HashMap<ServicePortName, String>,
     formatting: FormattingExceptions,
     generation: GenerationTracker,
     quick: QuickCheck,
-    /// How long it took to read all rules last.
+    /// The duration of the last full read.
     reading: Duration,
     referenced: ReferencedChains,
     next_check: Option<Instant>,
 }
 
-/// An attempt that failed: with the Service ports at fault, if the tool named any.
+/// A failed attempt, with the Service ports at fault if the tool named any.
 #[derive(Debug)]
 struct RestoreFailure {
     ports: Vec<Culprit>,
-    /// The tool named lines, and they belong to no Service port.
+    /// Whether the tool named only lines that belong to no Service port.
     elsewhere: bool,
     /// Chains that the tool refused to delete.
     undeletable: Vec<Chain>,
@@ -87,7 +86,7 @@ impl From<ToolError> for SyncError {
 }
 
 impl Iptables {
-    /// A mode that has not looked at the kernel yet.
+    /// Creates the mode without reading the kernel.
     #[must_use]
     pub fn new(family: IpFamily, config: Config, tool: Box<dyn IptablesTool>, host: Box<dyn Host>) -> Self {
         let features = HostFeatures { random_fully: tool.random_fully(), nfacct: false, tcp_be_liberal: false };
@@ -191,7 +190,7 @@ impl Iptables {
     }
 }
 
-/// Who owns the lines that the tool refused.
+/// Attributes refused lines to the Service ports that own them.
 fn attribute(transaction: &OwnedRestore<'_, '_>, error: &RestoreError) -> RestoreFailure {
     let mut ports: Vec<Culprit> = Vec::new();
     for &line in &error.lines {
@@ -203,7 +202,7 @@ fn attribute(transaction: &OwnedRestore<'_, '_>, error: &RestoreError) -> Restor
             ports.push((owner.clone(), format!("{}; the line: {text}", error.message)));
         }
     }
-    // COMMIT is named where the kernel refused and the tool does not know what.
+    // The tool names COMMIT if the kernel refused and the rule is unknown.
     let known = |line: &usize| transaction.restore.line(*line).is_some_and(|text| text != "COMMIT");
     let elsewhere = ports.is_empty() && error.lines.iter().any(known);
     let undeletable = error.refused_deletions(transaction.restore);
@@ -212,7 +211,7 @@ fn attribute(transaction: &OwnedRestore<'_, '_>, error: &RestoreError) -> Restor
 
 impl Backend for Iptables {
     fn prepare(&mut self) -> Result<(), SyncError> {
-        // Nothing is known of the node, and nothing has to be: its own address is never a loopback one.
+        // The Node is unknown here, and not needed: its address is never a loopback one.
         let everywhere = self.config.node_port_addresses.resolve(self.family, self.family.localhost());
         if settings::localhost_node_ports(self.family, &self.config, &everywhere) {
             self.route_localnet()?;
@@ -240,8 +239,8 @@ impl Backend for Iptables {
                 Err(failure) => failure,
             };
             if self.features.nfacct && failure.error.0.contains("nfacct") {
-                // The rules are worth more than the counters.
-                warn!("no nfacct counters in the rules: {}", failure.error);
+                // Serving without counters is better than not serving.
+                warn!("cannot use nfacct counters in rules: {}", failure.error);
                 self.nfacct_refused = true;
                 changed = None;
                 continue;
@@ -253,8 +252,8 @@ impl Backend for Iptables {
                 continue;
             }
             if changed.take().is_some() {
-                // What was refused may have changed some tables, and what was known of the kernel may have been wrong:
-                // only the kernel knows what it holds now.
+                // The refused transaction may have changed some tables, or the recorded state was wrong: read the
+                // kernel.
                 continue;
             }
             let mut culprits = failure.ports;
@@ -281,7 +280,7 @@ impl Backend for Iptables {
             return Ok(None);
         }
         if !self.tool.has_chain(Table::Mangle, names::CANARY)? {
-            return Ok(Some(format!("chain {} is gone from table mangle: the tables were flushed", names::CANARY)));
+            return Ok(Some(format!("chain {} of table mangle was deleted: the tables were flushed", names::CANARY)));
         }
         self.delete_overdue(now);
         if self.next_check.is_some_and(|at| now < at) {
@@ -294,7 +293,7 @@ impl Backend for Iptables {
         if matches!(damage, Ok(None)) {
             self.generation.commit(self.tool.as_mut(), &writes);
         }
-        // A look that fails costs as much.
+        // A failed read costs as much.
         self.next_check = Some(now + budget_pause(cpu_time().saturating_sub(before)));
         damage
     }
@@ -302,7 +301,7 @@ impl Backend for Iptables {
     fn check_drift_quickly(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
         let jumps = |table| base::jumps().iter().filter(|jump| jump.table == table).count();
         let damage = self.quick.look(self.tool.as_mut(), |table| self.state.rules(table) + jumps(table), now);
-        let damage = damage.map_err(|error| SyncError(format!("cannot ask for the state of tables: {error}")))?;
+        let damage = damage.map_err(|error| SyncError(format!("cannot read the state of tables: {error}")))?;
         if damage.is_some() || !self.quick.is_due(now, self.reading) || self.next_check.is_some_and(|at| now < at) {
             return Ok(damage);
         }
@@ -327,8 +326,7 @@ impl Backend for Iptables {
 }
 
 impl Iptables {
-    /// Looks once more at chains that were just repaired: what still reads differently is printed differently by this
-    /// version of iptables, and no damage.
+    /// Reads rewritten chains back: chains that still differ are formatted differently by this iptables.
     fn learn_formatting(&mut self) -> Result<(), SyncError> {
         if self.formatting.has_suspects() {
             let observed = self.observe()?;
@@ -337,7 +335,7 @@ impl Iptables {
         Ok(())
     }
 
-    /// Adds to `culprits` those that the tool would refuse like them, or looks for some if there are none.
+    /// Adds the Service ports that the tool would refuse like `culprits`, or searches for some if there are none.
     fn isolate(&mut self, snapshot: &Snapshot<'_>, culprits: &mut Vec<Culprit>) {
         let settings = self.settings(snapshot);
         let known = |name: &&ServicePortName| {
@@ -353,8 +351,7 @@ impl Iptables {
         culprits.extend(found);
     }
 
-    /// Tries those again that were refused and are to be looked at, by themselves: all else does not wait for them to be told
-    /// apart again.
+    /// Retries the rejected Service ports in scope separately, so that all others do not wait for the search.
     fn try_rejected(&mut self, snapshot: &Snapshot<'_>, changed: Option<&BTreeSet<ServicePortName>>) {
         let wanted = |name: &ServicePortName| changed.is_none_or(|changed| changed.contains(name));
         let again = std::mem::take(&mut self.rejected);
@@ -367,7 +364,7 @@ impl Iptables {
         candidates.sort_unstable();
         let settings = self.settings(snapshot);
         let search = RefusalSearch { snapshot, settings: &settings };
-        // What is tested is in the kernel as nothing else knows it.
+        // The tests change nf_tables, so the generation is unknown afterwards.
         self.generation = GenerationTracker::default();
         match search.culprits(self.tool.as_mut(), &candidates) {
             Some(refused) => self.rejected.extend(refused),

@@ -1,7 +1,4 @@
-//! The names of iptables mode's chains.
-//!
-//! In: Service ports and endpoints. Out: the same chain names as kube-proxy, which tools and people look for.
-//! Must not know: rules.
+//! Chain names of iptables mode, the same as kube-proxy's.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -15,18 +12,18 @@ pub use crate::xtables::{FORWARD, MARK_MASQ, POSTROUTING, PROXY_FIREWALL, SERVIC
 
 /// Refuses traffic to external addresses without endpoints.
 pub const EXTERNAL_SERVICES: Chain = Chain::new("KUBE-EXTERNAL-SERVICES");
-/// Dispatch by node port; in filter, lets health checks in.
+/// Dispatches by node port; in filter, accepts health checks.
 pub const NODE_PORTS: Chain = Chain::new("KUBE-NODEPORTS");
-/// The kubelet's, with one rule of the same words as ours.
+/// The kubelet's chain, which has the same rule as ours.
 pub const KUBELET_FIREWALL: Chain = Chain::new("KUBE-FIREWALL");
-/// An empty chain whose absence tells that somebody flushed the tables.
+/// An empty chain; its absence means that the tables were flushed.
 pub const CANARY: Chain = Chain::new("KUBE-PROXY-CANARY");
 
-/// Takes the place of the shared chains while rules are tried one by one. Nothing leads there.
+/// Replaces the shared chains while rules are tested. Nothing jumps there.
 pub const PROBE: Chain = Chain::new("KUBE-PROXY-PROBE");
 
 const HASH_LEN: usize = 16;
-/// Chains jump only to chains of later prefixes.
+/// Chains jump only to chains with later prefixes.
 const PREFIXES: [&str; 5] = ["KUBE-FW-", "KUBE-EXT-", "KUBE-SVL-", "KUBE-SVC-", "KUBE-SEP-"];
 
 /// The chains of one Service port.
@@ -42,7 +39,7 @@ pub struct PortChains {
     pub external: Chain,
 }
 
-/// Makes the names of one Service port's chains.
+/// Creates the chain names of one Service port.
 #[derive(Debug)]
 pub struct Namer {
     seed: Sha256,
@@ -50,7 +47,7 @@ pub struct Namer {
 }
 
 impl Namer {
-    /// Names are hashes of the port's name and its protocol, and for endpoints the endpoint.
+    /// Creates a namer: names hash the port's name and protocol, and for endpoints the address.
     #[must_use]
     pub fn new(port: &ServicePortName) -> Self {
         let mut text = String::with_capacity(96);
@@ -81,19 +78,19 @@ impl Namer {
     }
 }
 
-/// Whether a chain is one of a Service port: ours to delete when no Service port has it.
+/// Whether a chain has a Service port's prefix: deleted when no Service port uses it.
 #[must_use]
 pub fn is_of_service(chain: &Chain) -> bool {
     PREFIXES.iter().any(|prefix| chain.as_str().starts_with(prefix))
 }
 
-/// Brings chains into an order in which they can be deleted in parts: none before those that jump to it.
+/// Sorts chains so that they can be deleted in parts: none before a chain that jumps to it.
 pub fn sort_for_deletion(chains: &mut [Chain]) {
     let rank = |chain: &Chain| PREFIXES.iter().position(|prefix| chain.as_str().starts_with(prefix));
     chains.sort_unstable_by_key(|chain| (rank(chain), *chain));
 }
 
-/// What the chains of one Service port have in common: the hash in their names. Of an endpoint's chain it is its own.
+/// The hash in a chain name, which a Service port's chains share; an endpoint's chain has its own.
 #[must_use]
 pub fn hash_of(chain: &str) -> Option<&str> {
     PREFIXES.iter().find_map(|prefix| chain.strip_prefix(prefix)).filter(|hash| hash.len() == HASH_LEN)
@@ -119,7 +116,7 @@ mod tests {
     use crate::model::{NamespacedName, Protocol};
 
     #[test]
-    fn names_are_kube_proxys() {
+    fn chain_names_equal_those_of_kube_proxy() {
         let port = ServicePortName {
             service: NamespacedName::new("default", "with-local"),
             port: "http".into(),

@@ -1,11 +1,8 @@
-//! From a snapshot to transactions, writing only what differs.
+//! Plans the transactions that turn the kernel state into the snapshot's, writing only differences.
 //!
-//! In: a snapshot, what the kernel holds (as observed, or as the last sync left it), the settings. Out: transactions
-//! for `iptables-restore`, in order, and the [`SyncOutcome`] they add up to. Must not know: who applies them.
-//!
-//! A transaction commits each table as a whole. Where the tool needs quadratic time for many chains, a big change is
-//! cut into several: first the Service ports' own chains, each port's within one transaction, then the shared chains
-//! that lead to them, then deletions. So traffic sees every Service port either as it was or as it is to be.
+//! A transaction commits each table as a whole. Where the tool takes quadratic time in the number of chains, a large
+//! change is split: first the Service ports' own chains, each port's within one transaction, then the shared chains
+//! that jump to them, then deletions. So packets meet every Service port in its old or its new state.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -21,41 +18,41 @@ use super::settings::{IptablesSettings, LARGE_CLUSTER_ENDPOINTS};
 use crate::model::{CategorizedEndpoints, ServicePort, ServicePortName, Snapshot};
 use crate::xtables::ObservedTables;
 
-/// The index in [`SHARED`] of nat's KUBE-SERVICES, which ends with the jump for node ports.
+/// The index in [`SHARED`] of nat's KUBE-SERVICES, which ends with the node port jump.
 const NAT_SERVICES: usize = 4;
 
-/// A transaction and the Service ports its owners are numbers of.
+/// A transaction and the Service ports that its owner numbers index.
 #[derive(Debug)]
 pub(super) struct OwnedRestore<'a, 'b> {
     pub restore: &'b Restore,
     pub owners: &'b [&'a ServicePortName],
 }
 
-/// What a plan is made from.
+/// The input of a plan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PlanInput<'a> {
     pub snapshot: &'a Snapshot<'a>,
     pub settings: &'a IptablesSettings,
     pub state: &'a ProgrammedChains,
-    /// What the kernel holds, if it was asked: then everything is looked at.
+    /// The kernel state; if present, everything is compared.
     pub observed: Option<&'a ObservedTables>,
-    /// The Service ports to look at, if not all.
+    /// The Service ports in scope, if not all.
     pub changed: Option<&'a BTreeSet<ServicePortName>>,
-    /// Service ports that the tool refuses: they get no rules.
+    /// Service ports that the tool refuses and that get no rules.
     pub rejected: &'a HashMap<ServicePortName, String>,
-    /// Chains that foreign rules refer to: they can be emptied, not deleted.
+    /// Chains that foreign rules refer to, which can be emptied but not deleted.
     pub referenced: &'a HashMap<Chain, String>,
-    /// From how many chains on a transaction is cut.
+    /// The number of chains from which a transaction is split.
     pub batch: usize,
-    /// How long a large cluster's stale chains may wait.
+    /// How long deletions of stale chains may be postponed in large clusters.
     pub deletion_interval: Duration,
     pub now: Instant,
 }
 
-/// Makes the plan, handing over each transaction in order.
+/// Plans a sync and passes each transaction to `apply`, in order.
 ///
 /// # Errors
-/// The first of `apply`, which ends the plan.
+/// The first error of `apply`, which ends the plan.
 pub(super) fn plan<E>(
     input: PlanInput<'_>,
     apply: impl FnMut(OwnedRestore<'_, '_>) -> Result<(), E>,
@@ -90,7 +87,7 @@ impl<'a> PlanInput<'a> {
             None => {
                 let mut total = 0;
                 let mut ports = self.snapshot.ports.keys();
-                // Only whether it is above the limit matters.
+                // Only whether it exceeds the limit matters.
                 while total <= LARGE_CLUSTER_ENDPOINTS
                     && let Some(name) = ports.next()
                 {
@@ -123,7 +120,7 @@ impl<'a, F, E> Planner<'a, F>
 where
     F: FnMut(OwnedRestore<'_, '_>) -> Result<(), E>,
 {
-    /// Everything, compared with what the kernel holds.
+    /// Plans a full sync against the observed tables.
     fn all(&mut self) -> Result<(), E> {
         let nothing = ObservedTables::default();
         let observed = self.input.observed.unwrap_or(&nothing);
@@ -151,7 +148,7 @@ where
         Ok(())
     }
 
-    /// Some Service ports, compared with what the last sync left.
+    /// Plans a partial sync against what the last sync wrote.
     fn changed(&mut self, changed: &'a BTreeSet<ServicePortName>) -> Result<(), E> {
         let mut dirty = [false; SHARED.len()];
         let none = ProgrammedPort::default();
@@ -175,7 +172,7 @@ where
         Ok(())
     }
 
-    /// One Service port: writes those of its chains that differ from `current`.
+    /// Renders one Service port and writes its chains that differ from `current`.
     fn port(
         &mut self,
         name: &'a ServicePortName,
@@ -205,7 +202,7 @@ where
         (owner, programmed, shared)
     }
 
-    /// Writes anew those shared chains whose content changed.
+    /// Rewrites the shared chains whose content changed.
     fn rewrite_shared(&mut self, dirty: &[bool; SHARED.len()]) {
         let mut shared: [Vec<(Owner, Rule)>; SHARED.len()] = Default::default();
         for (name, port) in self.input.programmable() {
@@ -223,7 +220,7 @@ where
         }
     }
 
-    /// One shared chain with all Service ports' rules, if it is not as it should be.
+    /// Writes one shared chain with all Service ports' rules, if it differs.
     fn shared(&mut self, index: usize, rules: &[(Owner, Rule)], current: Option<SavedChain>) {
         let (table, chain) = SHARED[index];
         let tail = if index == NAT_SERVICES { base::node_port_dispatch(self.input.settings) } else { Vec::new() };
@@ -253,7 +250,7 @@ where
         }
     }
 
-    /// Deletes what nothing refers to any more; in large clusters not more often than the interval, like kube-proxy.
+    /// Deletes stale chains; in large clusters at most once per interval, like kube-proxy.
     fn delete_stale(&mut self) -> Result<(), E> {
         let state = self.input.state;
         let recently =
@@ -280,8 +277,8 @@ where
         names::sort_for_deletion(&mut stale);
         for chain in stale {
             if self.input.referenced.contains_key(&chain) {
-                let held = self.input.observed.and_then(|observed| observed.chain(Table::Nat, &chain));
-                if held.is_none_or(|held| held.rules > 0) {
+                let observed = self.input.observed.and_then(|observed| observed.chain(Table::Nat, &chain));
+                if observed.is_none_or(|chain| chain.rules > 0) {
                     self.restore.declare(Table::Nat, chain, None);
                 }
                 self.outcome.emptied.push(chain);

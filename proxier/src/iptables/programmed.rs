@@ -1,7 +1,6 @@
-//! What the last successful sync left in the kernel, without the rules themselves.
+//! What the last successful sync wrote, as fingerprints instead of rules.
 //!
-//! In: the outcome of a sync. Out: what the next one compares with. Must not know: the tools.
-//! Kept small: at 10,000 Services with 10 endpoints each there are 120,000 chains.
+//! Kept small: 10,000 Services with 10 endpoints each have 120,000 chains.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -16,14 +15,14 @@ use super::settings::IptablesSettings;
 use crate::model::ServicePortName;
 use crate::xtables::TableChain;
 
-/// A Service port as it was programmed.
+/// A programmed Service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ProgrammedPort {
     /// Its own chains, sorted by name.
     pub own: Box<[(Chain, SavedChain)]>,
-    /// Its rules in each of the chains of [`SHARED`].
+    /// Fingerprints of its rules in each of the chains of [`SHARED`].
     pub shared: [SavedChain; SHARED.len()],
-    /// How many endpoints it has, usable or not.
+    /// Number of endpoints, usable or not.
     pub endpoints: u32,
     pub lacks_internal_local: bool,
     pub lacks_external_local: bool,
@@ -42,7 +41,7 @@ impl ProgrammedPort {
     }
 }
 
-/// Sums over all Service ports, kept up to date so that no sync has to add them up.
+/// Totals over all Service ports, updated incrementally.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub endpoints: usize,
@@ -70,36 +69,36 @@ impl Totals {
     }
 }
 
-/// What is in the kernel, as far as we put it there.
+/// The chains that this mode has written.
 #[derive(Debug, Default)]
 pub(super) struct ProgrammedChains {
     pub ports: HashMap<ServicePortName, ProgrammedPort>,
-    /// The chains that are there whatever Services there are, and those that all share.
+    /// The chains that do not depend on Services, and the shared ones.
     pub fixed: HashMap<(Table, Chain), SavedChain>,
-    /// Chains that nothing refers to any more and that wait for their deletion (large clusters).
+    /// Stale chains whose deletion is postponed (large clusters).
     pub retired: HashSet<Chain>,
     pub last_deletion: Option<Instant>,
     pub settings: Option<IptablesSettings>,
     pub totals: Totals,
 }
 
-/// What a sync changed.
+/// The changes of a sync.
 #[derive(Debug, Default)]
 pub(super) struct SyncOutcome {
-    /// Whether `ports` and `fixed` are all there is.
+    /// Whether `ports` and `fixed` are complete.
     pub full: bool,
     pub ports: Vec<(ServicePortName, Option<ProgrammedPort>)>,
     pub fixed: Vec<((Table, Chain), SavedChain)>,
     pub retired: Vec<Chain>,
-    /// Stale chains that had to stay.
+    /// Stale chains that had to be kept, emptied.
     pub emptied: Vec<Chain>,
-    /// Whether stale chains were deleted, those that waited among them.
+    /// Whether stale chains were deleted, including postponed ones.
     pub deleted: bool,
     pub written: [usize; Table::ALL.len()],
 }
 
 impl ProgrammedChains {
-    /// Takes over what a sync did.
+    /// Records the changes of a sync.
     pub fn commit(&mut self, outcome: SyncOutcome, settings: IptablesSettings, now: Instant) {
         if outcome.full {
             self.ports.clear();
@@ -130,20 +129,20 @@ impl ProgrammedChains {
         self.settings = Some(settings);
     }
 
-    /// Rules of ours in a table, with those that do not belong to a Service port.
+    /// The number of this mode's rules in a table.
     pub fn rules(&self, table: Table) -> usize {
         let of_ports = match table {
             Table::Filter => self.totals.filter_rules,
             Table::Nat => self.totals.nat_rules,
             Table::Mangle => 0,
         };
-        // The shared chains' rules are counted by Service port; only the end of nat's KUBE-SERVICES belongs to none.
+        // Rules in shared chains are counted by Service port, except the last ones of nat's KUBE-SERVICES.
         let others = self.fixed.iter().filter(|(chain, _)| chain.0 == table && !SHARED.contains(chain));
         let tail = self.settings.as_ref().filter(|_| table == Table::Nat).map(node_port_dispatch);
         of_ports + others.map(|(_, chain)| chain.rules as usize).sum::<usize>() + tail.map_or(0, |rules| rules.len())
     }
 
-    /// Every chain that should be there, with its content.
+    /// All expected chains with their fingerprints.
     pub fn expected_chains(&self) -> impl Iterator<Item = (TableChain, SavedChain)> {
         let canary = |table| ((table, names::CANARY), SavedChain::default());
         let fixed = self.fixed.iter().map(|(place, chain)| (*place, *chain));

@@ -1,7 +1,4 @@
-//! The rules of one Service port.
-//!
-//! In: a Service port, its endpoints by use, the settings. Out: its own chains and its share of the chains that all
-//! Service ports have in common. Must not know: what the kernel holds, or other Service ports.
+//! Renders the rules of one Service port.
 //!
 //! Rules, their order and their comments are those of kube-proxy 1.36.
 
@@ -36,7 +33,7 @@ const NAT_NODE_PORTS: usize = 5;
 /// A Service port's rules in each of the chains of [`SHARED`].
 pub type SharedRules = [Vec<Rule>; SHARED.len()];
 
-/// What a Service port wants of the rules, before any is written.
+/// Renders a Service port's rules.
 #[derive(Debug)]
 pub struct PortRules<'a> {
     port: &'a ServicePort,
@@ -50,7 +47,7 @@ pub struct PortRules<'a> {
 }
 
 impl<'a> PortRules<'a> {
-    /// Looks at one Service port. Without `comments`, per-endpoint rules carry none, as in large clusters.
+    /// Creates a renderer. Without `comments`, per-endpoint rules have none, as in large clusters.
     #[must_use]
     pub fn new(
         name: &ServicePortName,
@@ -65,17 +62,17 @@ impl<'a> PortRules<'a> {
         Self { port, endpoints, settings, protocol: name.protocol.name(), subject, namer, chains, comments }
     }
 
-    /// Whether traffic to the cluster IP has somewhere to go.
+    /// Whether traffic to the cluster IP has usable endpoints.
     fn has_internal(&self) -> bool {
         if self.port.internal_local { !self.endpoints.local.is_empty() } else { self.endpoints.any }
     }
 
-    /// Whether traffic from outside has somewhere to go.
+    /// Whether external traffic has usable endpoints.
     fn has_external(&self) -> bool {
         if self.port.external_local { !self.endpoints.local.is_empty() } else { self.endpoints.any }
     }
 
-    /// Whether the cluster IP is dropped for want of local endpoints, as the metric of that name counts.
+    /// Whether the cluster IP is dropped because no endpoint is local, as a metric counts.
     #[must_use]
     pub fn lacks_internal_local(&self) -> bool {
         self.endpoints.any && !self.has_internal()
@@ -191,8 +188,10 @@ impl<'a> PortRules<'a> {
         }
     }
 
-    /// Traffic with nowhere to go: rejected where no endpoint exists at all, dropped where only this node has none,
-    /// so that a load balancer tries another node and a client does not take it for a refusal.
+    /// The refusal of traffic without usable endpoints.
+    ///
+    /// Rejected where no endpoint exists at all, dropped where only this node has none, so that a load balancer tries
+    /// another node and a client does not take it for a refusal.
     fn refusal(&self) -> (Match, Target) {
         if self.endpoints.any {
             (self.comment("", " has no local endpoints"), Target::Drop)
@@ -220,8 +219,9 @@ impl<'a> PortRules<'a> {
         Match::Comment(Comment { prefix, subject: self.subject.clone(), suffix: Suffix::Text(suffix) })
     }
 
-    /// The Service port's own chains, each whole, in an order fit for hashing but not for jumping: all of them have
-    /// to be declared before the first rule.
+    /// Passes the Service port's own chains to `write`, each complete.
+    ///
+    /// The order suits hashing, not jumps: declare all chains before the first rule.
     pub fn own(&mut self, mut write: impl FnMut(Chain, Vec<Rule>)) {
         if !self.endpoints.any {
             return;
@@ -237,7 +237,7 @@ impl<'a> PortRules<'a> {
         }
     }
 
-    /// KUBE-SEP-*: hairpin, affinity, DNAT. The names are returned in the order of the reachable endpoints.
+    /// KUBE-SEP-*: hairpin, affinity, DNAT. Returns the names in the order of the reachable endpoints.
     fn endpoint_chains(&mut self, write: &mut impl FnMut(Chain, Vec<Rule>)) -> Vec<Chain> {
         let mut chains = Vec::with_capacity(self.endpoints.reachable.len());
         for endpoint in &self.endpoints.reachable {
@@ -267,7 +267,7 @@ impl<'a> PortRules<'a> {
         chains
     }
 
-    /// KUBE-SVC-* or KUBE-SVL-*: who is to be masqueraded, who was here before, and an even choice among the rest.
+    /// KUBE-SVC-* or KUBE-SVL-*: masquerade mark, session affinity, and a uniform random choice.
     fn policy_chain(
         &self,
         chain: Chain,
@@ -282,7 +282,7 @@ impl<'a> PortRules<'a> {
         if self.has_internal() && chain == self.internal_chain() {
             rules.extend(self.masquerade_to_cluster_ip());
         }
-        // Both lists keep the order of `reachable`, of which they are parts.
+        // Both lists are subsequences of `reachable`.
         let mut rest = self.endpoints.reachable.iter().zip(endpoint_chains);
         let targets: Vec<_> = endpoints
             .iter()
@@ -315,8 +315,9 @@ impl<'a> PortRules<'a> {
         write(chain, rules);
     }
 
-    /// Traffic to the cluster IP that does not come from a pod of this node may be answered past this node, unless
-    /// it is masqueraded.
+    /// Masquerades traffic to the cluster IP from outside this node's pods.
+    ///
+    /// Otherwise replies may bypass this node.
     fn masquerade_to_cluster_ip(&self) -> Option<Rule> {
         let mark = Target::Jump(names::MARK_MASQ);
         let mut rule = self.to(self.port.cluster_ip, self.comment("", " cluster IP"), mark);
@@ -326,7 +327,7 @@ impl<'a> PortRules<'a> {
         Some(rule)
     }
 
-    /// KUBE-EXT-*: what came for an external address.
+    /// KUBE-EXT-*: traffic to external addresses.
     fn external_rules(&self) -> Vec<Rule> {
         let rule = |prefix, to| Rule {
             matches: vec![self.comment(prefix, " external destinations")],
@@ -335,7 +336,7 @@ impl<'a> PortRules<'a> {
         };
         let mut rules = Vec::with_capacity(4);
         if self.port.external_local {
-            // What starts on this node is treated as if it had gone out and come back through a load balancer.
+            // Traffic from this node is treated as if it came back through a load balancer.
             if let Some(local) = &self.settings.local_traffic {
                 let mut pods = rule("pod traffic for ", self.chains.cluster);
                 from_local_traffic(&mut pods, local, false);
@@ -358,7 +359,7 @@ impl<'a> PortRules<'a> {
         rules
     }
 
-    /// KUBE-FW-*: who may use the load balancer's addresses. What returns from here is dropped in the filter table.
+    /// KUBE-FW-*: the source ranges of load balancer addresses. Packets that return from here are dropped in filter.
     fn firewall_rules(&self) -> Vec<Rule> {
         let allow = |source: IpNet| Rule {
             source: Some(Negatable::new(source)),
@@ -367,7 +368,7 @@ impl<'a> PortRules<'a> {
             ..Rule::default()
         };
         let mut rules: Vec<_> = self.port.source_ranges.iter().copied().map(allow).collect();
-        // A VIP is often a local address too: then this node's own packets to it come from it.
+        // A VIP is often a local address too: this node's own packets to it then have it as source.
         if self.port.source_ranges.iter().any(|range| range.contains(&self.settings.node_ip)) {
             rules.extend(self.port.load_balancer_vips.iter().map(|&vip| allow(IpNet::from(vip))));
         }

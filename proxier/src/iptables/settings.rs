@@ -1,7 +1,4 @@
-//! What rules depend on besides the objects, made concrete for one family and one moment.
-//!
-//! In: the configuration, the node, what the kernel and the tool at hand can do. Out: [`IptablesSettings`].
-//! Must not know: how any of it was found out.
+//! The settings that iptables rules depend on, resolved for one family.
 
 use std::net::IpAddr;
 
@@ -16,21 +13,21 @@ pub const LOCALHOST_NODE_PORTS_COUNTER: &str = "localhost_nps_accepted_pkts";
 /// The name of the nfacct object that counts packets dropped for their conntrack state.
 pub const INVALID_DROPPED_COUNTER: &str = "ct_state_invalid_dropped_pkts";
 
-/// Over how many endpoints kube-proxy leaves out the comments of per-Service chains.
+/// The number of endpoints above which kube-proxy omits per-endpoint comments.
 pub const LARGE_CLUSTER_ENDPOINTS: usize = 1000;
 
-/// What this host's kernel and tools can do.
+/// Features of this host's kernel and tools.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostFeatures {
     /// `MASQUERADE --random-fully`.
     pub random_fully: bool,
-    /// The nfacct objects exist and rules may name them.
+    /// Whether the nfacct objects exist and rules may use them.
     pub nfacct: bool,
-    /// `nf_conntrack_tcp_be_liberal` is on: packets out of the window are not to be dropped.
+    /// Whether `nf_conntrack_tcp_be_liberal` is set, so that out-of-window packets are not dropped.
     pub tcp_be_liberal: bool,
 }
 
-/// Where packets must be sent for node ports to apply.
+/// The destination addresses at which node ports apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodePortDestinations {
     /// Any local address.
@@ -39,7 +36,7 @@ pub enum NodePortDestinations {
     Addresses(Vec<IpAddr>),
 }
 
-/// Everything that rules depend on besides Services and endpoints.
+/// The settings that rules depend on besides Services and endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IptablesSettings {
     /// The family.
@@ -48,9 +45,9 @@ pub struct IptablesSettings {
     pub node_ip: IpAddr,
     /// Masquerade all traffic to cluster IPs.
     pub masquerade_all: bool,
-    /// The mark that asks for masquerading.
+    /// The packet mark for masquerading.
     pub masquerade_mark: u32,
-    /// What traffic from this node's pods looks like.
+    /// How to match traffic from this node's pods.
     pub local_traffic: Option<LocalTraffic>,
     /// Node ports work on loopback addresses.
     pub localhost_node_ports: bool,
@@ -61,7 +58,7 @@ pub struct IptablesSettings {
 }
 
 impl IptablesSettings {
-    /// The settings at a moment. `local_addresses` is asked only if node ports apply to some addresses.
+    /// Resolves the settings. Calls `local_addresses` only if node ports are restricted to some addresses.
     #[must_use]
     pub fn of(
         family: IpFamily,
@@ -93,7 +90,7 @@ impl IptablesSettings {
     }
 }
 
-/// Whether node ports are to work on loopback addresses: wanted, meant by `nodePortAddresses`, and possible.
+/// Whether node ports apply on loopback addresses: configured, within `nodePortAddresses`, and supported.
 #[must_use]
 pub fn localhost_node_ports(family: IpFamily, config: &Config, selector: &NodePortMatch) -> bool {
     config.localhost_node_ports && family.has_route_localnet() && selector.covers_loopback(family)

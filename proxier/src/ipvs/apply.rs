@@ -1,9 +1,6 @@
-//! Brings the kernel to what the state wants, in an order in which traffic always has somewhere to go.
+//! Applies the desired state to the kernel, in an order that keeps traffic served.
 //!
-//! In: the state, what was touched, what a look at everything saw. Out: the kernel changed, the state noted, and the
-//! Service ports of which something was refused. Must not know: Services' fields.
-//!
-//! First what makes connections possible: virtual and real servers, set entries, addresses, rules that ask the sets.
+//! First what makes connections possible: virtual and real servers, set entries, addresses, rules that match the sets.
 //! Then what ends them: addresses, servers, set entries.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -28,29 +25,29 @@ use crate::backend::SyncError;
 use crate::model::ServicePortName;
 use crate::xtables::{ObservedTables, TableChain};
 
-/// Which lines of a transaction are about single load balancers.
+/// The owner of rules about single load balancers in a transaction.
 const BARRED: Owner = 0;
 
-/// What a look at everything saw, but for what went into the state at once.
+/// The observed kernel state that is not recorded in the mode's state.
 #[derive(Debug)]
 pub(super) struct ObservedKernel {
     servers: HashMap<ServerKey, VirtualServer>,
-    /// Addresses of the device that are not bound as we bind them.
+    /// Addresses of the device with a foreign prefix length.
     odd: HashMap<IpAddr, IpNet>,
     tables: ObservedTables,
 }
 
-/// Operations that wait to be done, and what the virtual servers were like before.
+/// Pending operations, and the virtual servers before them.
 #[derive(Debug, Default)]
 struct ServerOperations {
     make: Vec<Operation>,
     end: Vec<Operation>,
     before: BTreeMap<ServerKey, Option<VirtualServer>>,
-    /// Of these something failed.
+    /// Virtual servers with a failed operation.
     failed: BTreeSet<ServerKey>,
 }
 
-/// An entry that a set gets or loses.
+/// A set entry to add or delete.
 #[derive(Clone, Copy, Debug)]
 struct EntryChange {
     id: SetId,
@@ -58,7 +55,7 @@ struct EntryChange {
     held: bool,
 }
 
-/// Of a failure that concerns no single Service port.
+/// Failures that concern no single Service port.
 #[derive(Debug, Default)]
 struct GeneralErrors(Vec<String>);
 
@@ -72,7 +69,7 @@ impl GeneralErrors {
 }
 
 impl Ipvs {
-    /// Looks at everything.
+    /// Reads the whole kernel state.
     pub(super) fn observe(&mut self) -> Result<ObservedKernel, SyncError> {
         let tables = ObservedTables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
         for id in SetId::ALL {
@@ -94,8 +91,10 @@ impl Ipvs {
         Ok(ObservedKernel { servers, odd, tables })
     }
 
-    /// The virtual servers of the family. The kernel counts all it has told of, so where the other family deletes some
-    /// meanwhile, it leaves others out: who is missed is looked for once more.
+    /// Lists the virtual servers of the family.
+    ///
+    /// The kernel resumes a dump by the number of servers listed so far, so it skips some if the other family deletes
+    /// others meanwhile: the list is repeated if a known server is missing.
     pub(super) fn virtual_servers(&mut self) -> Result<HashMap<ServerKey, VirtualServer>, SyncError> {
         let known = self.state.all_keys();
         let mut servers = HashMap::with_capacity(known.len());
@@ -108,7 +107,7 @@ impl Ipvs {
         Ok(servers)
     }
 
-    /// Does what is to be done about everything that was touched.
+    /// Applies all pending changes.
     pub(super) fn apply(
         &mut self,
         settings: &IpvsSettings,
@@ -132,7 +131,7 @@ impl Ipvs {
         errors.result()
     }
 
-    /// Plans for every virtual server that was touched, and notes what it will be.
+    /// Plans every dirty virtual server, and records its new state.
     fn plan_servers(
         &mut self,
         settings: &IpvsSettings,
@@ -143,19 +142,19 @@ impl Ipvs {
         for key in self.state.take_dirty() {
             let desired = self.state.desired_server(key, settings);
             if desired.is_none() && self.is_excluded(key.address.ip()) {
-                self.note(key, None, Deadlines::new(), now);
+                self.record(key, None, Deadlines::new(), now);
                 continue;
             }
             let found = self.current_server(key, desired.as_ref(), observed)?;
             let plan = plan::plan(key, desired.as_ref(), found.as_ref(), self.state.draining.of(key), now);
             if found.is_none() && desired.is_none() {
-                self.note(key, None, Deadlines::new(), now);
+                self.record(key, None, Deadlines::new(), now);
                 continue;
             }
             let before = found.map(|found| found.server);
             let rest = |server| ServerSpec { server, reals: [].into() };
             let spec = desired.clone().or(before.filter(|_| plan.stays).map(rest));
-            self.note(key, spec, plan.draining, now);
+            self.record(key, spec, plan.draining, now);
             self.state.keep(key, desired.is_none() && plan.stays);
             work.before.insert(key, before);
             work.make.extend(plan.make);
@@ -168,8 +167,8 @@ impl Ipvs {
         self.ipvs.exclude_cidrs.iter().any(|net| net.contains(&ip))
     }
 
-    /// A virtual server is like this from now on.
-    fn note(&mut self, key: ServerKey, spec: Option<ServerSpec>, draining: Deadlines, now: Instant) {
+    /// Records the new state of a virtual server.
+    fn record(&mut self, key: ServerKey, spec: Option<ServerSpec>, draining: Deadlines, now: Instant) {
         self.state.uncertain.remove(&key);
         if spec.is_none() {
             self.state.keep(key, false);
@@ -178,7 +177,7 @@ impl Ipvs {
         self.state.draining.set(key, draining, now);
     }
 
-    /// A virtual server as it is. The kernel is asked only where memory will not do.
+    /// The current state of a virtual server; reads the kernel only if the recorded state does not suffice.
     fn current_server(
         &mut self,
         key: ServerKey,
@@ -199,7 +198,7 @@ impl Ipvs {
                 return Ok(Some(CurrentServer::remembered(spec, draining)));
             }
         }
-        // One may be listed twice.
+        // The kernel may list a server twice.
         let mut reals = BTreeMap::new();
         let each = &mut |real: RealServer, connections| _ = reals.insert(real.address, (real, Some(connections)));
         self.kernel.table.real_servers(key, each)?;
@@ -224,7 +223,7 @@ impl Ipvs {
             let deletion = matches!(operation, Operation::DeleteVirtual(_) | Operation::DeleteReal(..));
             match error {
                 IpvsError::NotFound(_) if deletion => continue,
-                // What follows from the first failure says nothing new.
+                // Later failures follow from the first one.
                 _ if work.failed.contains(&key) => {
                     self.distrust(operation, work.before.get(&key).copied().flatten());
                     continue;
@@ -239,12 +238,12 @@ impl Ipvs {
             work.failed.insert(key);
             self.distrust(operation, work.before.get(&key).copied().flatten());
             let owner: Vec<ServicePortName> = self.state.claimants(key).first().cloned().into_iter().collect();
-            self.blame(owner, error.to_string(), errors);
+            self.reject(owner, error.to_string(), errors);
         }
         Ok(())
     }
 
-    /// An operation on a virtual server failed: it is not what it was planned to be.
+    /// Corrects the recorded state of a virtual server after a failed operation.
     fn distrust(&mut self, operation: &Operation, before: Option<VirtualServer>) {
         let key = operation.key();
         self.state.uncertain.insert(key);
@@ -262,8 +261,8 @@ impl Ipvs {
         }
     }
 
-    /// Something was refused: it is left out, and whoever wanted it is named.
-    fn blame(&mut self, owners: Vec<ServicePortName>, reason: String, errors: &mut GeneralErrors) {
+    /// Records a refusal with the Service ports that need the object, or as a general error.
+    fn reject(&mut self, owners: Vec<ServicePortName>, reason: String, errors: &mut GeneralErrors) {
         if owners.is_empty() {
             errors.0.push(reason);
             return;
@@ -273,7 +272,7 @@ impl Ipvs {
         }
     }
 
-    /// What sets get, and what they lose.
+    /// The set entries to add, and those to delete.
     fn set_changes(&mut self, errors: &mut GeneralErrors) -> [Vec<EntryChange>; 2] {
         let (mut added, mut deleted, mut unusable) = (Vec::new(), Vec::new(), BTreeMap::new());
         for id in SetId::ALL {
@@ -285,7 +284,7 @@ impl Ipvs {
             added.extend(add.into_iter().map(|entry| EntryChange { id, entry, held: true }));
             deleted.extend(delete.into_iter().map(|entry| EntryChange { id, entry, held: false }));
         }
-        self.blame_entries(unusable, errors);
+        self.reject_entries(unusable, errors);
         [added, deleted]
     }
 
@@ -312,28 +311,30 @@ impl Ipvs {
                 Some(error) => return Err(error.into()),
             }
         }
-        self.blame_entries(refused, errors);
+        self.reject_entries(refused, errors);
         Ok(())
     }
 
-    /// Entries were refused: names the Service ports that need them. All are looked at once, however many entries those are.
-    fn blame_entries(&mut self, mut refused: BTreeMap<(SetId, Entry), String>, errors: &mut GeneralErrors) {
+    /// Attributes refused entries to the Service ports that need them.
+    ///
+    /// All Service ports are visited once, however many entries were refused.
+    fn reject_entries(&mut self, mut refused: BTreeMap<(SetId, Entry), String>, errors: &mut GeneralErrors) {
         if refused.is_empty() {
             return;
         }
-        let mut blamed = Vec::new();
+        let mut rejected = Vec::new();
         self.state.for_each_desired(|name, desired| {
             let bound = desired.servers.iter().filter(|server| server.bound);
             let bound = bound.map(|server| (SetId::BoundIps, Entry::Ip(server.key.address.ip())));
             let own = desired.entries.iter().copied().chain(bound);
-            blamed.extend(own.filter(|key| refused.contains_key(key)).map(|key| (name.clone(), key)));
+            rejected.extend(own.filter(|key| refused.contains_key(key)).map(|key| (name.clone(), key)));
         });
-        for (name, key) in &blamed {
+        for (name, key) in &rejected {
             if let Some(reason) = refused.get(key) {
-                self.blame(vec![name.clone()], reason.clone(), errors);
+                self.reject(vec![name.clone()], reason.clone(), errors);
             }
         }
-        blamed.iter().for_each(|(_, key)| _ = refused.remove(key));
+        rejected.iter().for_each(|(_, key)| _ = refused.remove(key));
         errors.0.extend(refused.into_values());
     }
 
@@ -354,7 +355,7 @@ impl Ipvs {
                 AddressOperation::Delete(net) => (net.addr(), false),
             };
             match failures.remove(&index) {
-                // Somebody did it before us.
+                // Another program did it already.
                 None | Some(LinkError::Exists { .. } | LinkError::NotFound { .. }) => {
                     self.state.addresses.set_present(ip, held);
                 }
@@ -362,7 +363,7 @@ impl Ipvs {
                     let owners = self
                         .state
                         .ports_where(|desired| desired.servers.iter().any(|s| s.bound && s.key.address.ip() == ip));
-                    self.blame(owners, error.to_string(), errors);
+                    self.reject(owners, error.to_string(), errors);
                 }
                 Some(error) => return Err(error.into()),
             }
@@ -370,7 +371,7 @@ impl Ipvs {
         Ok(())
     }
 
-    /// Writes the chains that are not as they should be.
+    /// Writes the chains that differ.
     fn write_rules(&mut self, settings: &IpvsSettings, observed: Option<&ObservedKernel>) -> Result<(), SyncError> {
         let used = SetId::ALL.map(|id| self.state.is_used(id));
         if observed.is_none() && self.state.used == Some(used) && !self.state.barred.is_dirty() {
@@ -383,10 +384,10 @@ impl Ipvs {
             Ok(()) => self.state.chains = chains,
             Err((error, false)) => return Err(error),
             Err((error, true)) => {
-                // A kernel without xt_ipvs can do all else.
-                warn!("the host can use load balancers whose source ranges leave it out: {error}");
+                // All else works on a kernel without xt_ipvs.
+                warn!("cannot keep the host from load balancers whose source ranges exclude it: {error}");
                 let owners = self.state.ports_where(|desired| !desired.barred.is_empty());
-                self.blame(owners, error.0, &mut GeneralErrors::default());
+                self.reject(owners, error.0, &mut GeneralErrors::default());
                 let (restore, chains) = self.restore(settings, observed, &[]);
                 self.write(&restore).map_err(|(error, _)| error)?;
                 self.state.chains = chains;
@@ -423,7 +424,7 @@ impl Ipvs {
         (restore, chains)
     }
 
-    /// Hands a transaction to the tool. The flag of an error: only rules about single load balancers were refused.
+    /// Applies a transaction. The flag of an error: only rules about single load balancers were refused.
     fn write(&mut self, restore: &Restore) -> Result<(), (SyncError, bool)> {
         if restore.is_empty() {
             return Ok(());

@@ -1,9 +1,7 @@
-//! Removing every trace of IPVS mode, and nothing else.
+//! Removes all state of IPVS mode and nothing else.
 //!
-//! In: the kernel. Out: no virtual server, address, rule or set of ours. Must not know: Services.
-//!
-//! Which virtual servers are ours is told by our own sets and addresses, so those of others stay, whatever the host
-//! uses IPVS for. Where neither device nor chain of ours is, nothing is asked that would load a module.
+//! The mode's sets and addresses identify its virtual servers, so those of other programs stay. Where neither its
+//! device nor its chains exist, nothing is requested that would load a kernel module.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -25,14 +23,15 @@ use super::rules::{CHAINS, jumps};
 use crate::backend::SyncError;
 use crate::xtables::ModeChains;
 
-/// All that the mode may have made in the tables.
+/// The jumps and chains that the mode may have made.
 #[must_use]
 pub fn mode_chains() -> ModeChains {
     ModeChains { jumps: jumps(), chains: CHAINS.to_vec(), services: Vec::new() }
 }
 
-/// Whether the mode has left anything that is not in the tables, as far as can be told without loading a module.
-/// Asked of tables before they are cleaned.
+/// Whether IPVS mode has run here, judged by its chains, without loading a module.
+///
+/// Call it before the tables are cleaned.
 ///
 /// # Errors
 /// If the tool fails.
@@ -40,15 +39,15 @@ pub fn was_here(tool: &mut dyn IptablesTool) -> Result<bool, ToolError> {
     tool.has_chain(Table::Filter, IPVS_FILTER)
 }
 
-/// Whether the mode's device is there.
+/// Whether the mode's device exists.
 ///
 /// # Errors
-/// If the kernel does not say.
+/// If the kernel cannot be read.
 pub fn has_device(links: &mut dyn Links) -> Result<bool, SyncError> {
     Ok(links.device(DEVICE)?.is_some())
 }
 
-/// The parts of the kernel that a trace may be in, as far as they are there.
+/// The kernel interfaces needed to remove IPVS mode's state, as far as they exist.
 #[derive(Debug)]
 pub struct IpvsCleanup<'a> {
     /// Virtual servers.
@@ -60,11 +59,13 @@ pub struct IpvsCleanup<'a> {
 }
 
 impl IpvsCleanup<'_> {
-    /// Removes what the mode made in one family, after its rules. The device goes last, after the other family's. With `patient`,
-    /// a virtual server that has open connections stays, and its address; another mode gets the new ones meanwhile.
+    /// Removes the mode's state in one family, after its rules.
+    ///
+    /// The device goes last, after the other family's state. With `wait_for_connections`, a virtual server with open
+    /// connections stays, and so does its address; another mode serves new ones meanwhile.
     ///
     /// # Errors
-    /// All that went wrong, and what stays; what could be removed is removed.
+    /// All failures, and what stays; everything that can be removed is removed.
     pub fn remove(&mut self, family: IpFamily, wait_for_connections: bool) -> Result<(), Vec<SyncError>> {
         let mut errors = Vec::new();
         let found = Leftovers::find(self, family)
@@ -72,14 +73,16 @@ impl IpvsCleanup<'_> {
         match found {
             Ok(((used, unused), leftovers)) => {
                 let kept: HashSet<IpAddr> = used.iter().map(|key| key.address.ip()).collect();
-                // Packets stop coming here before there is nowhere to send them.
+                // Unbind first: packets must not arrive here without a virtual server.
                 let steps = [unbind(self, family, &kept), remove_servers(self, &unused)];
                 errors.extend(steps.into_iter().filter_map(Result::err));
                 if !used.is_empty() {
                     let count = used.len();
-                    errors.push(SyncError(format!("{count} virtual servers have connections that are still open")));
+                    errors.push(SyncError(format!(
+                        "cannot delete {count} virtual servers yet: they have open connections"
+                    )));
                 } else if errors.is_empty() {
-                    // Until then they tell which ones are ours.
+                    // Until then the sets identify the mode's virtual servers.
                     errors.extend(destroy(self, &leftovers.sets));
                 }
             }
@@ -90,7 +93,7 @@ impl IpvsCleanup<'_> {
     }
 }
 
-/// What tells that the mode was here.
+/// The state that identifies virtual servers of this mode.
 #[derive(Debug, Default)]
 struct Leftovers {
     bound: HashSet<IpAddr>,
@@ -109,9 +112,9 @@ impl Leftovers {
             match kernel.sets.entries(name, &mut |entry| entries.push(entry)) {
                 Ok(()) => {}
                 Err(IpSetError::NotFound(_)) => continue,
-                // A kernel without ipsets has none of ours.
+                // A kernel without ipsets has no sets of this mode.
                 Err(IpSetError::Missing) => break,
-                // Its type is none of ours, so another program made it.
+                // Another program made this set: no set of this mode has its type.
                 Err(IpSetError::Refused { .. }) => continue,
                 Err(error) => return Err(error.into()),
             }
@@ -146,7 +149,7 @@ impl Leftovers {
     }
 }
 
-/// The virtual servers of ours: those that have to stay, and those that may go.
+/// The mode's virtual servers: the ones in use, and the ones to delete.
 fn servers(
     kernel: &mut IpvsCleanup<'_>,
     family: IpFamily,
@@ -154,7 +157,7 @@ fn servers(
     wait_for_connections: bool,
 ) -> Result<(Vec<ServerKey>, Vec<ServerKey>), SyncError> {
     let Some(table) = &mut kernel.table else { return Ok(Default::default()) };
-    // One may be listed twice.
+    // The kernel may list a server twice.
     let (mut keys, mut used, mut unused) = (BTreeSet::new(), Vec::new(), Vec::new());
     table.virtual_servers(family, &mut |server| _ = keys.insert(server.key))?;
     for key in keys.into_iter().filter(|key| leftovers.has(*key)) {
@@ -194,7 +197,7 @@ fn remove_servers(kernel: &mut IpvsCleanup<'_>, keys: &[ServerKey]) -> Result<()
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Destroys sets. One that a foreign rule refers to stays, emptied.
+/// Destroys sets. A set that a foreign rule refers to stays, emptied.
 fn destroy(kernel: &mut IpvsCleanup<'_>, sets: &[SetName]) -> Vec<SyncError> {
     let operations: Vec<_> = sets.iter().map(|name| SetOperation::Destroy(*name)).collect();
     let (mut errors, mut in_use) = (Vec::new(), Vec::new());
@@ -224,7 +227,7 @@ fn has_sets(sets: &mut dyn IpSets, family: IpFamily) -> Result<bool, SyncError> 
     Ok(false)
 }
 
-/// Deletes the device, unless there is more of either family: it is what tells the next one who looks.
+/// Deletes the device unless state of either family is left, which it marks for the next cleanup.
 fn remove_device(kernel: &mut IpvsCleanup<'_>) -> Result<(), SyncError> {
     if kernel.links.device(DEVICE)?.is_none() {
         return Ok(());

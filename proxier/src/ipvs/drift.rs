@@ -1,7 +1,4 @@
-//! Whether the kernel still holds what the last sync left.
-//!
-//! In: the state after the last sync, the kernel. Out: what a person should know of the difference.
-//! Must not know: how to mend it.
+//! Detects drift of IPVS mode: rules, sets, addresses and servers that differ from the last sync.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
@@ -21,7 +18,7 @@ use super::rules;
 use crate::backend::SyncError;
 use crate::xtables::ObservedTables;
 
-/// Differences, of which a person reads the first.
+/// Collects differences: the first one in words, and their number.
 #[derive(Debug, Default)]
 struct Notes {
     first: Option<String>,
@@ -41,7 +38,7 @@ impl Notes {
 }
 
 impl Ipvs {
-    /// What is otherwise of the rules: the first difference and how many more there are; `None` if there is none.
+    /// Describes the first difference of the rules and counts the others.
     pub(super) fn changed_rules(&mut self) -> Result<Option<String>, SyncError> {
         let start = Instant::now();
         let tables = ObservedTables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
@@ -50,7 +47,7 @@ impl Ipvs {
         Ok(self.formatting.drift(expected, &tables))
     }
 
-    /// The same of sets, addresses and servers.
+    /// The same for sets, addresses and servers.
     pub(super) fn changed_rest(&mut self) -> Result<Option<String>, SyncError> {
         let mut notes = Notes::default();
         self.compare_sets(&mut notes)?;
@@ -65,7 +62,7 @@ impl Ipvs {
             if !self.state.is_usable(id) {
                 let found = self.kernel.sets.set(name)?;
                 if found.is_none_or(|found| found.set == Some(id.set(self.family))) {
-                    notes.add(|| format!("ipset {name} can be used now"));
+                    notes.add(|| format!("ipset {name} became usable"));
                 }
                 continue;
             }
@@ -82,13 +79,13 @@ impl Ipvs {
                 Ok(()) => {
                     let missing = counts.present().filter(|entry| !found.contains(entry)).count();
                     if missing > 0 {
-                        notes.add(|| format!("{missing} entries of ipset {name} are gone"));
+                        notes.add(|| format!("{missing} entries of ipset {name} were deleted"));
                     }
                     if strays > 0 {
-                        notes.add(|| format!("ipset {name} has {strays} entries that are not ours"));
+                        notes.add(|| format!("ipset {name} has {strays} foreign entries"));
                     }
                 }
-                Err(IpSetError::NotFound(_)) => notes.add(|| format!("ipset {name} is gone")),
+                Err(IpSetError::NotFound(_)) => notes.add(|| format!("ipset {name} was deleted")),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -99,9 +96,9 @@ impl Ipvs {
         let bound: BTreeSet<_> = self.kernel.bound(self.family)?.iter().map(IpNet::addr).collect();
         let expected: BTreeSet<_> = self.state.addresses.present().collect();
         if let Some(ip) = expected.difference(&bound).next() {
-            notes.add(|| format!("address {ip} is not bound any more"));
+            notes.add(|| format!("address {ip} was deleted from the device"));
         } else if let Some(ip) = bound.difference(&expected).next() {
-            notes.add(|| format!("address {ip} was bound"));
+            notes.add(|| format!("foreign address {ip} was added to the device"));
         }
         Ok(())
     }
@@ -111,7 +108,7 @@ impl Ipvs {
         for spec in self.state.specs() {
             let key = spec.server.key;
             if found.remove(&key) != Some(spec.server) {
-                notes.add(|| format!("virtual server {key} is gone or changed"));
+                notes.add(|| format!("virtual server {key} was deleted or changed"));
                 continue;
             }
             let draining = self.state.draining.of(key);
@@ -120,7 +117,7 @@ impl Ipvs {
                 let waits = draining.is_some_and(|draining| draining.contains_key(address));
                 (active && *found == real(*address, 1)) || (waits && found.weight == 0)
             };
-            // One may be listed twice.
+            // The kernel may list a server twice.
             let (mut as_left, mut strays) = (BTreeSet::new(), 0_usize);
             self.kernel.table.real_servers(key, &mut |server, _| {
                 if expected(&server.address, &server) {
@@ -134,7 +131,7 @@ impl Ipvs {
             }
         }
         if let Some(key) = found.into_keys().filter(|key| !self.is_excluded(key.address.ip())).min() {
-            notes.add(|| format!("virtual server {key} is not ours"));
+            notes.add(|| format!("virtual server {key} is foreign"));
         }
         Ok(())
     }

@@ -1,7 +1,4 @@
-//! What the kernel should hold, for comparing.
-//!
-//! In: a snapshot, the configuration, the node's addresses. Out: what a first sync would leave in an empty kernel.
-//! Must not know: what the kernel holds.
+//! The expected kernel state of IPVS mode, for comparison by inspection commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -23,35 +20,35 @@ use super::{prepare, render};
 use crate::backend::SyncError;
 use crate::model::{Config, IpvsConfig, ServicePortName, Snapshot};
 
-/// A virtual server that should be there.
+/// An expected virtual server.
 #[derive(Clone, Debug)]
 pub struct ExpectedServer {
     /// The virtual server itself.
     pub server: VirtualServer,
-    /// Where its connections should go, in order.
+    /// The addresses of its real servers, in order.
     pub reals: Arc<[SocketAddr]>,
-    /// The Service port that has it.
+    /// The Service port that owns it.
     pub owner: ServicePortName,
 }
 
 impl ExpectedServer {
-    /// A real server as it should be, if it should be there.
+    /// The expected real server at an address, if any.
     #[must_use]
     pub fn real(&self, address: SocketAddr) -> Option<RealServer> {
         self.reals.binary_search(&address).is_ok().then(|| plan::real(address, 1))
     }
 }
 
-/// All that should be there, in one family.
+/// All expected state of one family.
 #[derive(Clone, Debug)]
 pub struct Expected {
     /// The virtual servers.
     pub servers: BTreeMap<ServerKey, ExpectedServer>,
-    /// The entries of each set, and who wants each.
+    /// The entries of each set, with the Service port that needs each.
     pub sets: BTreeMap<&'static str, BTreeMap<Entry, Option<ServicePortName>>>,
-    /// The addresses of the device, and who wants each.
+    /// The addresses of the device, with the Service port that needs each.
     pub addresses: BTreeMap<IpAddr, ServicePortName>,
-    /// The rules, as `iptables-restore` would read them.
+    /// The rules as `iptables-restore` input.
     pub rules: String,
 }
 
@@ -62,23 +59,23 @@ impl Expected {
         DEVICE.to_string()
     }
 
-    /// The set of all addresses that are bound.
+    /// The name of the set of all bound addresses.
     #[must_use]
     pub fn set_of_addresses(family: IpFamily) -> &'static str {
         SetId::BoundIps.name(family)
     }
 
-    /// Whether real servers of that protocol may wait for their connections to end.
+    /// Whether real servers of that protocol are terminated gracefully.
     #[must_use]
     pub fn may_drain(key: ServerKey) -> bool {
         graceful::is_graceful(key.protocol)
     }
 }
 
-/// Renders it. `addresses`: the node's, but for the device's.
+/// Renders the expected state. `addresses` are the node's, without those of the device.
 ///
 /// # Errors
-/// If no scheduler can have the configured name.
+/// If the configured scheduler name is invalid.
 pub fn expected(
     family: IpFamily,
     config: &Config,
@@ -128,7 +125,7 @@ fn text(settings: &IpvsSettings, state: &IpvsState) -> String {
         for (_, chain) in chains() {
             let _ = writeln!(out, ":{chain} - [0:0]");
         }
-        // They are put at the head one after the other.
+        // Jumps are inserted at the head, one after the other.
         for jump in rules::jumps().into_iter().rev().filter(|jump| jump.table == table) {
             let _ = writeln!(out, "-A {}{}", jump.from, jump.rule);
         }

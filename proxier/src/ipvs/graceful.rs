@@ -1,7 +1,4 @@
-//! Real servers that get no new connections and wait for their last one to end.
-//!
-//! In: which ones began to wait, and when. Out: which may wait no longer, and when to look again.
-//! Must not know: why they have to go, or how connections are counted.
+//! Graceful termination: real servers with weight 0 that wait for their last connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -9,23 +6,25 @@ use std::time::{Duration, Instant};
 
 use netfilter::ipvs::{ServerKey, TCP};
 
-/// How long at most connections may keep a real server that has to go, as in kube-proxy.
+/// The graceful termination period of a real server, as in kube-proxy.
 pub const GRACEFUL_TERMINATION_PERIOD: Duration = Duration::from_mins(15);
 
-/// How often is looked whether the last connection ended.
+/// The interval of checks for remaining connections.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Whether connections of a protocol are worth waiting for. A UDP or SCTP client that hears nothing more tries again,
-/// and is led elsewhere with its next packet (`expire_nodest_conn`); kube-proxy waits for TCP alone.
+/// Whether real servers of a protocol are terminated gracefully: TCP only, as in kube-proxy.
+///
+/// A UDP or SCTP client without replies retries, and its next packet goes to another real server
+/// (`expire_nodest_conn`).
 #[must_use]
 pub fn is_graceful(protocol: u8) -> bool {
     protocol == TCP
 }
 
-/// Until when at most each may wait.
+/// The deadline of each terminating real server.
 pub type Deadlines = BTreeMap<SocketAddr, Instant>;
 
-/// All that wait, by virtual server.
+/// All terminating real servers, by virtual server.
 #[derive(Debug, Default)]
 pub struct Draining {
     servers: BTreeMap<ServerKey, Deadlines>,
@@ -33,13 +32,13 @@ pub struct Draining {
 }
 
 impl Draining {
-    /// Those of a virtual server that wait.
+    /// The terminating real servers of a virtual server.
     #[must_use]
     pub fn of(&self, key: ServerKey) -> Option<&Deadlines> {
         self.servers.get(&key)
     }
 
-    /// Those of a virtual server are now these.
+    /// Replaces the terminating real servers of a virtual server.
     pub fn set(&mut self, key: ServerKey, deadlines: Deadlines, now: Instant) {
         if deadlines.is_empty() {
             self.servers.remove(&key);
@@ -52,19 +51,19 @@ impl Draining {
         }
     }
 
-    /// Every virtual server that has some.
+    /// The virtual servers that have terminating real servers.
     #[must_use]
     pub fn keys(&self) -> BTreeSet<ServerKey> {
         self.servers.keys().copied().collect()
     }
 
-    /// When to look again, if any waits.
+    /// When the next check is due, if any real server is terminating.
     #[must_use]
     pub fn next_check(&self) -> Option<Instant> {
         self.next_check
     }
 
-    /// A look began at `now` that took so much `effort`; many at a time are looked at less often.
+    /// Records a check that began at `now`; `effort` is the least time until the next one.
     pub fn checked(&mut self, now: Instant, effort: Duration) {
         self.next_check = (!self.servers.is_empty()).then(|| now + INTERVAL.max(effort));
     }
@@ -75,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_looks_only_while_some_wait() {
+    fn checks_are_due_only_while_real_servers_terminate() {
         let now = Instant::now();
         let key = ServerKey { address: "10.0.0.1:80".parse().expect("an address"), protocol: TCP };
         let real = "10.1.0.1:80".parse().expect("an address");
@@ -83,7 +82,11 @@ mod tests {
         draining.set(key, Deadlines::from([(real, now + GRACEFUL_TERMINATION_PERIOD)]), now);
         assert_eq!(draining.next_check(), Some(now + INTERVAL));
         draining.checked(now + INTERVAL, Duration::from_mins(1));
-        assert_eq!(draining.next_check(), Some(now + INTERVAL + Duration::from_mins(1)), "as is right for much work");
+        assert_eq!(
+            draining.next_check(),
+            Some(now + INTERVAL + Duration::from_mins(1)),
+            "an expensive check is repeated later"
+        );
         draining.set(key, Deadlines::new(), now);
         assert_eq!((draining.next_check(), draining.keys().len()), (None, 0));
     }

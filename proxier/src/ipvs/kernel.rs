@@ -1,6 +1,4 @@
-//! The parts of the kernel that IPVS mode works with.
-//!
-//! In: one implementation of each part. Out: questions that need several of them. Must not know: Services.
+//! The kernel interfaces of IPVS mode.
 
 use std::net::IpAddr;
 
@@ -11,7 +9,7 @@ use netfilter::kernel::{Host, IpSetError, IpSets, IptablesTool, IpvsError, IpvsT
 use super::names::DEVICE;
 use crate::backend::SyncError;
 
-/// All of them, for one family.
+/// The kernel interfaces of one family.
 #[derive(Debug)]
 pub struct Kernel {
     /// Rules.
@@ -27,9 +25,9 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The addresses of all devices but ours.
+    /// The addresses of all devices except kube-ipvs0.
     pub(super) fn node_addresses(&mut self, family: IpFamily) -> Result<Vec<IpAddr>, SyncError> {
-        let error = |error| SyncError(format!("cannot read this node's addresses: {error}"));
+        let error = |error| SyncError(format!("cannot list addresses: {error}"));
         let mut all = self.host.addresses(family).map_err(error)?;
         all.sort_unstable();
         // An address that another device has too is listed twice, and stays.
@@ -46,8 +44,9 @@ impl Kernel {
     }
 }
 
-/// The addresses of our device; none if there is no such device. Link-local ones are the kernel's own.
-/// Ours are networks of one address; the kernel deletes others only by the prefix that they have.
+/// The addresses of kube-ipvs0 without the kernel's own link-local ones; empty without the device.
+///
+/// Ours are /32 and /128 networks; the kernel deletes foreign ones only with their prefix length.
 pub(super) fn bound(links: &mut dyn Links, family: IpFamily) -> Result<Vec<IpNet>, SyncError> {
     let mut bound = Vec::new();
     match links.addresses(DEVICE, family, &mut |net: IpNet| bound.push(net)) {

@@ -1,7 +1,6 @@
 //! IPVS mode: virtual servers over netlink, addresses on a dummy device, ipsets, and a few iptables rules.
 //!
-//! In: snapshots. Out: the kernel's IPVS table, sets, addresses and chains of one family, and what was done.
-//! Must not know: API objects, other modes. How a packet goes through all of it: `README.md` beside this.
+//! The path of a packet through them is in `README.md` beside this file.
 
 mod apply;
 mod cleanup;
@@ -52,23 +51,23 @@ pub struct Ipvs {
     kernel: Kernel,
     addresses: NodeAddresses,
     state: IpvsState,
-    /// Service ports of which something was refused.
+    /// Service ports for which the kernel refused something.
     rejected: HashMap<ServicePortName, String>,
     formatting: FormattingExceptions,
     quick: QuickCheck,
-    /// How long it took to read all rules last.
+    /// The duration of the last full read of the rules.
     reading: Duration,
-    /// What of the host could not be set, and the log says so.
+    /// Sysctls and timeouts that could not be set, as logged.
     problem: Option<String>,
-    /// When to look at the rules again, and when at all else.
+    /// When the next checks of the rules and of all other state may run.
     next_checks: [Option<Instant>; 2],
 }
 
 impl Ipvs {
-    /// A mode that has not looked at the kernel yet.
+    /// Creates the mode without reading the kernel.
     ///
     /// # Errors
-    /// If no scheduler can have the configured name.
+    /// If the configured scheduler name is invalid.
     pub fn new(family: IpFamily, config: Config, ipvs: IpvsConfig, kernel: Kernel) -> Result<Self, SyncError> {
         Ok(Self {
             scheduler: prepare::scheduler(&ipvs)?,
@@ -107,7 +106,9 @@ impl Ipvs {
         }
     }
 
-    /// Sets timeouts and sysctls. kube-proxy would not start without one of them; some traffic is better than none.
+    /// Sets timeouts and sysctls, logging failures.
+    ///
+    /// kube-proxy exits on a failure; serving some traffic is more useful.
     fn ensure_host_state(&mut self) {
         let results = [prepare::timeouts(&mut self.kernel, &self.ipvs), prepare::sysctls(&mut self.kernel, &self.ipvs)];
         let problems: Vec<String> = results.into_iter().filter_map(Result::err).map(|error| error.0).collect();
@@ -118,13 +119,13 @@ impl Ipvs {
         self.problem = problem;
     }
 
-    /// Everything, compared with what the kernel holds.
+    /// Full sync: compares everything with the kernel.
     fn full(&mut self, snapshot: &Snapshot<'_>, now: Instant) -> Result<(), SyncError> {
         self.ensure_host_state();
         let unusable = prepare::objects(&mut self.kernel, self.family)?;
         for (id, reason) in unusable.iter().filter(|(id, reason)| self.state.unusable.get(id) != Some(reason)) {
             let name = id.name(self.family);
-            warn!("{}: cannot use ipset {name}, all that needs no entry of it is programmed: {reason}", self.family);
+            warn!("{}: cannot use ipset {name}, leaving out Service ports that need it: {reason}", self.family);
         }
         self.state.unusable = unusable;
         let settings = self.settings(snapshot);
@@ -143,8 +144,7 @@ impl Ipvs {
         self.learn_formatting()
     }
 
-    /// Looks once more at chains that were just repaired: what still reads differently is worded differently by this
-    /// version of iptables, and no damage.
+    /// Reads rewritten chains back: chains that still differ are formatted differently by this iptables.
     fn learn_formatting(&mut self) -> Result<(), SyncError> {
         if self.formatting.has_suspects() {
             let tables = ObservedTables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], Vec::new())?;
@@ -154,7 +154,9 @@ impl Ipvs {
         Ok(())
     }
 
-    /// Looks at all rules (0) or at all else (1), and says when it may be done again: a look that fails costs as much.
+    /// Checks all rules (0) or all other state (1) for drift, and schedules the next check.
+    ///
+    /// A failed check costs as much.
     fn check_again(&mut self, index: usize, now: Instant) -> Result<Option<String>, SyncError> {
         let before = cpu_time();
         let damage = if index == 0 { self.changed_rules() } else { self.changed_rest() };
@@ -162,7 +164,7 @@ impl Ipvs {
         damage
     }
 
-    /// Some Service ports, compared with what the last sync left.
+    /// Partial sync: compares Service ports with the last sync.
     fn partial(
         &mut self,
         snapshot: &Snapshot<'_>,
@@ -193,11 +195,11 @@ impl Backend for Ipvs {
                     self.quick.note(self.kernel.tool.as_mut(), false, true);
                     return Ok(self.stats(false));
                 }
-                // What was known of the kernel was wrong, or it was out of reach: a look at all of it tells.
-                Err(error) => debug!("{}: looking at everything: {error}", self.family),
+                // The recorded state was wrong, or the kernel could not be reached: a full sync finds out.
+                Err(error) => debug!("{}: starting a full sync: {error}", self.family),
             }
         }
-        // Until it is done, nothing is known for sure.
+        // Until the full sync is done, the kernel state is unknown.
         self.state.settings = None;
         self.full(snapshot, now)?;
         self.next_checks = [None; 2];
@@ -206,7 +208,7 @@ impl Backend for Ipvs {
     }
 
     fn check_drift(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
-        // Each by itself: rules are few, but the tool may be slow.
+        // Separately: rules are few, but the tool may be slow.
         for index in 0..self.next_checks.len() {
             let readable = index != 0 || self.quick.is_quiet(now, self.reading);
             if !readable || self.next_checks[index].is_some_and(|at| now < at) {
@@ -224,7 +226,7 @@ impl Backend for Ipvs {
         let jumps = |table| rules::jumps().iter().filter(|jump| jump.table == table).count();
         let rules = |table| self.state.rules(table) + jumps(table);
         let damage = self.quick.look(self.kernel.tool.as_mut(), rules, now);
-        let damage = damage.map_err(|error| SyncError(format!("cannot ask for the state of tables: {error}")))?;
+        let damage = damage.map_err(|error| SyncError(format!("cannot read the state of tables: {error}")))?;
         if damage.is_some() || !self.quick.is_due(now, self.reading) || self.next_checks[0].is_some_and(|at| now < at) {
             return Ok(damage);
         }
@@ -248,7 +250,7 @@ impl Backend for Ipvs {
     }
 
     fn next_event(&self) -> Option<Instant> {
-        // After a failure the next sync looks at everything, those that wait among it.
+        // After a failure, the next full sync includes terminating real servers.
         self.state.settings.as_ref().and_then(|_| self.state.draining.next_check())
     }
 

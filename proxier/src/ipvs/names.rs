@@ -1,7 +1,4 @@
-//! The names of IPVS mode's sets, chains and device.
-//!
-//! In: nothing. Out: the same names, types and words as kube-proxy's, which tools and people look for.
-//! Must not know: rules, or what is in the sets.
+//! Names, types and comments of IPVS mode's sets and chains, the same as kube-proxy's.
 
 use netfilter::IpFamily;
 use netfilter::ipset::{Set, SetName, SetType};
@@ -9,21 +6,21 @@ use netfilter::iptables::Chain;
 
 pub use crate::addresses::VIRTUAL_IP_DEVICE as DEVICE;
 
-/// What is sent to node ports: to be masqueraded or not; in filter, lets health checks in.
+/// Decides on masquerading of node port traffic; in filter, accepts health checks.
 pub const NODE_PORT: Chain = Chain::new("KUBE-NODE-PORT");
-/// What is sent to load balancers' addresses: to be masqueraded or not.
+/// Decides on masquerading of traffic to load balancer addresses.
 pub const LOAD_BALANCER: Chain = Chain::new("KUBE-LOAD-BALANCER");
-/// Lets sources in the ranges of a load balancer pass, and drops the others.
+/// Returns packets from a load balancer's source ranges and drops others.
 pub const SOURCE_RANGES_FIREWALL: Chain = Chain::new("KUBE-SOURCE-RANGES-FIREWALL");
-/// Keeps the host's own ports from being reached by Services' addresses (kubernetes 72236).
+/// Rejects access to the host's own ports by Service addresses (kubernetes/kubernetes#72236).
 pub const IPVS_FILTER: Chain = Chain::new("KUBE-IPVS-FILTER");
-/// Keeps the host from load balancers whose ranges leave it out (kubernetes 119656).
+/// Drops the host's packets to load balancers whose source ranges exclude it (kubernetes/kubernetes#119656).
 pub const IPVS_OUT_FILTER: Chain = Chain::new("KUBE-IPVS-OUT-FILTER");
 
 /// A set of IPVS mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SetId {
-    /// This node's endpoints, each with itself as the source.
+    /// This node's endpoints, each with itself as source.
     LoopBack,
     /// Cluster IPs.
     ClusterIp,
@@ -31,29 +28,29 @@ pub enum SetId {
     ExternalIp,
     /// External IPs under policy `Local`.
     ExternalIpLocal,
-    /// Load balancers' addresses.
+    /// Load balancer addresses.
     LoadBalancer,
-    /// Those with source ranges.
+    /// Load balancer addresses with source ranges.
     LoadBalancerFirewall,
-    /// Those under policy `Local`.
+    /// Load balancer addresses under policy `Local`.
     LoadBalancerLocal,
-    /// Those that the host may use, each with itself as the source.
+    /// Load balancer addresses that the host may use, each with itself as source.
     LoadBalancerSourceIp,
-    /// Those with source ranges, with each range.
+    /// Load balancer addresses with each of their source ranges.
     LoadBalancerSourceCidr,
-    /// Node ports of TCP.
+    /// TCP node ports.
     NodePortTcp,
-    /// Those under policy `Local`.
+    /// TCP node ports under policy `Local`.
     NodePortLocalTcp,
-    /// Node ports of UDP.
+    /// UDP node ports.
     NodePortUdp,
-    /// Those under policy `Local`.
+    /// UDP node ports under policy `Local`.
     NodePortLocalUdp,
-    /// Node ports of SCTP, with the node's addresses.
+    /// SCTP node ports, with the node's addresses.
     NodePortSctp,
-    /// Those under policy `Local`.
+    /// SCTP node ports under policy `Local`.
     NodePortLocalSctp,
-    /// Ports of load balancers' health checks.
+    /// Health check node ports.
     HealthCheckNodePort,
     /// All addresses that are bound to the device.
     BoundIps,
@@ -81,7 +78,7 @@ impl SetId {
         Self::BoundIps,
     ];
 
-    /// The name. In IPv6, kube-proxy cuts names at 31 bytes, the kernel's limit.
+    /// The name. kube-proxy cuts IPv6 names at 31 bytes, the kernel's limit.
     #[must_use]
     pub fn name(self, family: IpFamily) -> &'static str {
         let [v4, v6] = match self {
@@ -106,7 +103,7 @@ impl SetId {
         if family == IpFamily::V4 { v4 } else { v6 }
     }
 
-    /// What is in it.
+    /// The type of its entries.
     #[must_use]
     pub fn set_type(self) -> SetType {
         match self {
@@ -122,13 +119,13 @@ impl SetId {
         }
     }
 
-    /// The set as it has to be in the kernel.
+    /// The definition in a family.
     #[must_use]
     pub fn set(self, family: IpFamily) -> Set {
         Set::new(SetName::new(self.name(family)), self.set_type(), family)
     }
 
-    /// The comment of the rule that asks it; empty where kube-proxy writes none.
+    /// The comment of rules that match the set; empty where kube-proxy writes none.
     #[must_use]
     pub fn comment(self) -> &'static str {
         match self {
@@ -166,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_different_and_fit_the_kernel() {
+    fn set_names_are_distinct_and_within_the_limit_of_the_kernel() {
         let all = SetId::ALL.iter().flat_map(|id| IpFamily::ALL.map(|family| id.set(family).name));
         let distinct: std::collections::BTreeSet<_> = all.collect();
         assert_eq!(distinct.len(), 2 * SetId::ALL.len());

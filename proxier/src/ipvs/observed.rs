@@ -1,7 +1,4 @@
-//! What the kernel holds that is of interest in IPVS mode, whoever put it there.
-//!
-//! In: the parts of the kernel, as far as they are there. Out: [`ObservedState`], and what could not be read.
-//! Must not know: Services, or what should be there. Nothing is changed.
+//! Reads the kernel state that IPVS mode uses, of this and other programs, without changing it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -15,47 +12,47 @@ use super::kernel::bound;
 use super::names::DEVICE;
 use crate::backend::SyncError;
 
-/// A virtual server with its real ones.
+/// An observed virtual server with its real servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedServer {
     /// The virtual server itself.
     pub server: VirtualServer,
     /// Its real servers.
     pub reals: BTreeMap<SocketAddr, ObservedRealServer>,
-    /// What it has counted.
+    /// Its traffic counters.
     pub statistics: Statistics,
 }
 
-/// A real server.
+/// An observed real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObservedRealServer {
     /// The real server itself.
     pub server: RealServer,
-    /// What connections it has.
+    /// Its connection counts.
     pub connections: Connections,
-    /// What it has counted.
+    /// Its traffic counters.
     pub statistics: Statistics,
 }
 
 impl ObservedServer {
-    /// Whether it only waits for connections to end.
+    /// Whether all its real servers are terminating.
     #[must_use]
     pub fn drains(&self) -> bool {
         !self.reals.is_empty() && self.reals.values().all(|real| real.server.weight == 0)
     }
 }
 
-/// A set with its entries.
+/// An observed set with its entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedSet {
-    /// What it holds.
+    /// Its type.
     pub set_type: SetType,
     /// The entries.
     pub entries: BTreeSet<Entry>,
 }
 
 impl ObservedSet {
-    /// Whether it has what these parts of a packet make: its source where `true`, its destination where `false`.
+    /// Whether the set matches a packet. `of_source`: for each dimension, whether it is the source.
     #[must_use]
     pub fn has(&self, [source, destination]: [SocketAddr; 2], protocol: u8, of_source: &[bool]) -> bool {
         let part = |at: usize| if of_source.get(at) == Some(&true) { source } else { destination };
@@ -75,21 +72,21 @@ impl ObservedSet {
 /// Sets by name.
 pub type ObservedSets = BTreeMap<String, ObservedSet>;
 
-/// All of it, in one family.
+/// All observed state of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedState {
     /// The virtual servers.
     pub servers: BTreeMap<ServerKey, ObservedServer>,
-    /// Virtual servers of firewall marks, and how they schedule: never kube-proxy's.
+    /// Virtual servers of firewall marks with their schedulers; kube-proxy makes none.
     pub marks: BTreeMap<u32, Scheduler>,
-    /// The sets of the types that kube-proxy uses, anybody's.
+    /// All sets of the types that kube-proxy uses.
     pub sets: ObservedSets,
     /// The addresses of the device; `None` without a device.
     pub bound: Option<BTreeSet<IpAddr>>,
 }
 
 impl ObservedState {
-    /// Reads it. What cannot be read is empty, and told.
+    /// Reads the state. What cannot be read stays empty, with an error.
     #[must_use]
     pub fn read(
         family: IpFamily,
@@ -145,7 +142,9 @@ impl ObservedState {
         Ok(())
     }
 
-    /// The node's addresses without those of the device; one that another device has too is listed twice, and stays.
+    /// The node's addresses without those of the device.
+    ///
+    /// An address that another device has too is listed twice in `all`, and stays.
     #[must_use]
     pub fn node_addresses(&self, all: &[IpAddr]) -> Vec<IpAddr> {
         let mut rest = all.to_vec();

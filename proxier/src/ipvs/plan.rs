@@ -1,7 +1,6 @@
-//! From a virtual server as it is to the one that is wanted.
+//! Plans the operations that turn a virtual server into the desired one.
 //!
-//! In: what is wanted, what the kernel holds, how long whom may drain. Out: operations, in two parts: those that make
-//! connections possible and those that end them. Must not know: who wants it, or who does the operations.
+//! Operations that make connections possible are separate from operations that end them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,34 +10,34 @@ use netfilter::ipvs::{Connections, Forward, Operation, RealServer, ServerKey, Vi
 
 use super::graceful::{self, Deadlines};
 
-/// A virtual server, as it is to be or as the last sync left it.
+/// A virtual server with its active real servers, as desired or as last synced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSpec {
     /// The virtual server itself.
     pub server: VirtualServer,
-    /// Where new connections go, in order.
+    /// The addresses of active real servers, in order.
     pub reals: Arc<[SocketAddr]>,
 }
 
 impl ServerSpec {
-    /// The same without one of its real servers.
+    /// The same without one real server.
     #[must_use]
     pub fn without(&self, address: SocketAddr) -> Self {
         Self { server: self.server, reals: self.reals.iter().copied().filter(|real| *real != address).collect() }
     }
 }
 
-/// A virtual server as the kernel holds it.
+/// A virtual server as the kernel has it.
 #[derive(Clone, Debug)]
 pub struct CurrentServer {
     /// The virtual server itself.
     pub server: VirtualServer,
-    /// Its real servers, with their connections where those were counted.
+    /// Its real servers, with connection counts where they were read.
     pub reals: Vec<(RealServer, Option<Connections>)>,
 }
 
 impl CurrentServer {
-    /// What the last sync left, without asking the kernel.
+    /// The state that the last sync wrote, without reading the kernel.
     #[must_use]
     pub fn remembered(spec: &ServerSpec, draining: Option<&Deadlines>) -> Self {
         let active = spec.reals.iter().map(|&address| (real(address, 1), None));
@@ -47,61 +46,61 @@ impl CurrentServer {
     }
 }
 
-/// A real server of ours.
+/// A real server as this mode configures it.
 #[must_use]
 pub fn real(address: SocketAddr, weight: u32) -> RealServer {
     RealServer { address, forward: Forward::Masquerade, weight }
 }
 
-fn goes(wanted: Option<&ServerSpec>, address: &SocketAddr) -> bool {
-    wanted.is_none_or(|wanted| wanted.reals.binary_search(address).is_err())
+fn is_removed(desired: Option<&ServerSpec>, address: &SocketAddr) -> bool {
+    desired.is_none_or(|desired| desired.reals.binary_search(address).is_err())
 }
 
-/// Whether someone has to go whose connections have to be counted first.
+/// Whether a real server is to be removed whose connections must be counted first.
 #[must_use]
 pub fn has_to_count(
     key: ServerKey,
-    wanted: Option<&ServerSpec>,
+    desired: Option<&ServerSpec>,
     spec: &ServerSpec,
     draining: Option<&Deadlines>,
 ) -> bool {
-    let mut held = spec.reals.iter().chain(draining.into_iter().flat_map(Deadlines::keys));
-    graceful::is_graceful(key.protocol) && held.any(|address| goes(wanted, address))
+    let mut current = spec.reals.iter().chain(draining.into_iter().flat_map(Deadlines::keys));
+    graceful::is_graceful(key.protocol) && current.any(|address| is_removed(desired, address))
 }
 
-/// What is to be done about a virtual server.
+/// The planned operations on a virtual server.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Makes connections possible.
+    /// Operations that make connections possible.
     pub make: Vec<Operation>,
-    /// Ends what has to end.
+    /// Operations that end connections.
     pub end: Vec<Operation>,
-    /// Who waits for the last connection from then on.
+    /// The real servers that are terminating afterwards.
     pub draining: Deadlines,
-    /// Whether the virtual server is there from then on.
+    /// Whether the virtual server exists afterwards.
     pub stays: bool,
 }
 
-/// Makes the plan for one virtual server.
+/// Plans the operations on one virtual server.
 #[must_use]
 pub fn plan(
     key: ServerKey,
-    wanted: Option<&ServerSpec>,
+    desired: Option<&ServerSpec>,
     found: Option<&CurrentServer>,
     draining: Option<&Deadlines>,
     now: Instant,
 ) -> Plan {
     let mut plan = Plan::default();
-    let held = found.map_or(&[][..], |found| &found.reals);
-    if let Some(wanted) = wanted {
+    let reals = found.map_or(&[][..], |found| &found.reals);
+    if let Some(desired) = desired {
         match found {
-            None => plan.make.push(Operation::AddVirtual(wanted.server)),
-            Some(found) if found.server != wanted.server => plan.make.push(Operation::UpdateVirtual(wanted.server)),
+            None => plan.make.push(Operation::AddVirtual(desired.server)),
+            Some(found) if found.server != desired.server => plan.make.push(Operation::UpdateVirtual(desired.server)),
             Some(_) => {}
         }
-        plan.make.extend(missing(key, wanted, held));
+        plan.make.extend(missing(key, desired, reals));
     }
-    for (server, connections) in held.iter().filter(|(server, _)| goes(wanted, &server.address)) {
+    for (server, connections) in reals.iter().filter(|(server, _)| is_removed(desired, &server.address)) {
         let deadline = draining.and_then(|draining| draining.get(&server.address)).copied();
         let deadline = deadline.unwrap_or(now + graceful::GRACEFUL_TERMINATION_PERIOD);
         let in_use = connections.is_some_and(|connections| !connections.none());
@@ -114,27 +113,27 @@ pub fn plan(
             plan.end.push(Operation::DeleteReal(key, server.address));
         }
     }
-    plan.stays = wanted.is_some() || !plan.draining.is_empty();
+    plan.stays = desired.is_some() || !plan.draining.is_empty();
     if found.is_some() && !plan.stays {
-        // Its real servers go with it.
+        // Its real servers are deleted with it.
         plan.end = vec![Operation::DeleteVirtual(key)];
     }
     plan
 }
 
-/// Adds real servers, and corrects those that are there.
+/// Operations that add missing real servers and correct existing ones.
 fn missing<'a>(
     key: ServerKey,
-    wanted: &'a ServerSpec,
-    held: &'a [(RealServer, Option<Connections>)],
+    desired: &'a ServerSpec,
+    current: &'a [(RealServer, Option<Connections>)],
 ) -> impl Iterator<Item = Operation> + 'a {
-    let mut found: Vec<&RealServer> = held.iter().map(|(server, _)| server).collect();
+    let mut found: Vec<&RealServer> = current.iter().map(|(server, _)| server).collect();
     found.sort_unstable_by_key(|server| server.address);
-    wanted.reals.iter().filter_map(move |&address| {
+    desired.reals.iter().filter_map(move |&address| {
         let server = real(address, 1);
         match found.binary_search_by_key(&address, |server| server.address) {
             Err(_) => Some(Operation::AddReal(key, server)),
-            // One that was draining keeps its connections.
+            // A terminating real server keeps its connections.
             Ok(at) if *found[at] != server => Some(Operation::UpdateReal(key, server)),
             Ok(_) => None,
         }
@@ -177,39 +176,43 @@ mod tests {
     }
 
     fn plan_of(
-        wanted: Option<&ServerSpec>,
+        desired: Option<&ServerSpec>,
         found: Option<&CurrentServer>,
         draining: Option<&Deadlines>,
         now: Instant,
     ) -> Plan {
-        let key = wanted.map(|wanted| wanted.server.key).or(found.map(|found| found.server.key)).expect("one of them");
-        plan(key, wanted, found, draining, now)
+        let key =
+            desired.map(|desired| desired.server.key).or(found.map(|found| found.server.key)).expect("one of them");
+        plan(key, desired, found, draining, now)
     }
 
     #[test]
-    fn connections_keep_a_real_server_that_has_to_go() {
+    fn a_removed_real_server_with_connections_terminates_gracefully() {
         let now = Instant::now();
-        let wanted = spec(TCP, &[A]);
+        let desired = spec(TCP, &[A]);
         let in_use = found(TCP, &[(A, 1, 0), (B, 1, 3)]);
-        let begun = plan_of(Some(&wanted), Some(&in_use), None, now);
+        let begun = plan_of(Some(&desired), Some(&in_use), None, now);
         assert_eq!(words(&begun), ["UpdateReal 10.1.0.2:80 weight: 0"]);
         assert_eq!(begun.draining, Deadlines::from([(address(B), now + graceful::GRACEFUL_TERMINATION_PERIOD)]));
 
         let waiting = found(TCP, &[(A, 1, 0), (B, 0, 3)]);
         let later = now + graceful::GRACEFUL_TERMINATION_PERIOD - std::time::Duration::from_secs(1);
-        let still = plan_of(Some(&wanted), Some(&waiting), Some(&begun.draining), later);
+        let still = plan_of(Some(&desired), Some(&waiting), Some(&begun.draining), later);
         assert!(words(&still).is_empty() && still.draining == begun.draining);
         let too_long =
-            plan_of(Some(&wanted), Some(&waiting), Some(&begun.draining), now + graceful::GRACEFUL_TERMINATION_PERIOD);
+            plan_of(Some(&desired), Some(&waiting), Some(&begun.draining), now + graceful::GRACEFUL_TERMINATION_PERIOD);
         assert_eq!(words(&too_long), ["DeleteReal 10.1.0.2:80"]);
         let idle = found(TCP, &[(A, 1, 0), (B, 0, 0)]);
-        assert_eq!(words(&plan_of(Some(&wanted), Some(&idle), Some(&begun.draining), now)), ["DeleteReal 10.1.0.2:80"]);
+        assert_eq!(
+            words(&plan_of(Some(&desired), Some(&idle), Some(&begun.draining), now)),
+            ["DeleteReal 10.1.0.2:80"]
+        );
         let back = plan_of(Some(&spec(TCP, &[A, B])), Some(&waiting), Some(&begun.draining), now);
         assert_eq!(words(&back), ["UpdateReal 10.1.0.2:80 weight: 1"]);
     }
 
     #[test]
-    fn a_virtual_server_stays_for_its_connections_alone() {
+    fn a_removed_virtual_server_stays_until_its_connections_end() {
         let now = Instant::now();
         let gone = plan_of(None, Some(&found(TCP, &[(A, 1, 1), (B, 1, 0)])), None, now);
         assert!(gone.stays);
@@ -221,13 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_it_should_be_is_left() {
+    fn only_differences_are_planned() {
         let now = Instant::now();
-        let wanted = spec(TCP, &[A, B]);
-        assert!(words(&plan_of(Some(&wanted), Some(&found(TCP, &[(B, 1, 2), (A, 1, 0)])), None, now)).is_empty());
+        let desired = spec(TCP, &[A, B]);
+        assert!(words(&plan_of(Some(&desired), Some(&found(TCP, &[(B, 1, 2), (A, 1, 0)])), None, now)).is_empty());
         let all = ["AddVirtual", "AddReal 10.1.0.1:80 weight: 1", "AddReal 10.1.0.2:80 weight: 1"];
-        assert_eq!(words(&plan_of(Some(&wanted), None, None, now)), all);
-        let other = ServerSpec { server: VirtualServer { scheduler: Scheduler::new("lc"), ..wanted.server }, ..wanted };
+        assert_eq!(words(&plan_of(Some(&desired), None, None, now)), all);
+        let other =
+            ServerSpec { server: VirtualServer { scheduler: Scheduler::new("lc"), ..desired.server }, ..desired };
         let changed = plan_of(Some(&other), Some(&found(TCP, &[(A, 1, 0), (B, 5, 0)])), None, now);
         assert_eq!(words(&changed), ["UpdateVirtual", "UpdateReal 10.1.0.2:80 weight: 1"]);
     }

@@ -1,7 +1,4 @@
-//! What has to be there before there is any Service: sysctls, timeouts, the device, the sets.
-//!
-//! In: the configuration. Out: the kernel made ready, or an error that says what is missing and what to do.
-//! Must not know: Services.
+//! Prepares the kernel for IPVS mode: sysctls, timeouts, the device and the sets.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,15 +16,14 @@ use crate::model::IpvsConfig;
 
 const DEFAULT_SCHEDULER: &str = "rr";
 
-/// The scheduler that is configured.
+/// The configured scheduler.
 pub(super) fn scheduler(config: &IpvsConfig) -> Result<Scheduler, SyncError> {
     let name = if config.scheduler.is_empty() { DEFAULT_SCHEDULER } else { &config.scheduler };
-    Scheduler::parse(name).ok_or_else(|| {
-        SyncError(format!("ipvs.scheduler: {name:?} cannot be the name of an IPVS scheduler; try \"rr\""))
-    })
+    Scheduler::parse(name)
+        .ok_or_else(|| SyncError(format!("ipvs.scheduler: {name:?} is not a valid scheduler name; try \"rr\"")))
 }
 
-/// Whether IPVS mode can work here: the kernel has IPVS, and the scheduler. One that is in use is there.
+/// Checks that the kernel has IPVS and the configured scheduler. A scheduler in use exists.
 ///
 /// # Errors
 /// What is missing.
@@ -41,7 +37,7 @@ pub fn check(table: &mut dyn IpvsTable, config: &IpvsConfig) -> Result<(), SyncE
     Ok(check_scheduler(table, scheduler)?)
 }
 
-/// Sets the timeouts of IPVS, as far as they differ.
+/// Sets the IPVS timeouts that differ.
 pub(super) fn timeouts(kernel: &mut Kernel, config: &IpvsConfig) -> Result<(), SyncError> {
     let now = kernel.table.timeouts()?;
     let wanted = Timeouts {
@@ -51,25 +47,25 @@ pub(super) fn timeouts(kernel: &mut Kernel, config: &IpvsConfig) -> Result<(), S
     };
     let differs = |wanted: u32, now: u32| wanted != 0 && wanted != now;
     if differs(wanted.tcp, now.tcp) || differs(wanted.tcp_fin, now.tcp_fin) || differs(wanted.udp, now.udp) {
-        // Connections live a little longer or shorter: no reason to have none.
+        // Other timeouts are no reason to serve nothing.
         if let Err(error) = kernel.table.set_timeouts(wanted) {
-            warn!("cannot set the timeouts of IPVS: {error}");
+            warn!("cannot set IPVS timeouts: {error}");
         }
     }
     Ok(())
 }
 
-/// Sets the sysctls of IPVS mode. Those of IPVS itself are there once its module is.
+/// Sets the sysctls of IPVS mode. Those of IPVS itself exist once its module is loaded.
 pub(super) fn sysctls(kernel: &mut Kernel, config: &IpvsConfig) -> Result<(), SyncError> {
-    // Masquerading and its rules need to know IPVS' connections; one whose server is gone ends with its next packet, and
-    // a client stays with no server that goes.
+    // Masquerading rules match IPVS connections in conntrack; connections of deleted servers end with their next
+    // packet; persistence ignores servers of weight 0.
     let mut sysctls = vec![
         ("net/ipv4/vs/conntrack", 1),
         ("net/ipv4/vs/expire_nodest_conn", 1),
         ("net/ipv4/vs/expire_quiescent_template", 1),
         ("net/ipv4/ip_forward", 1),
     ];
-    // From 5.9 on the kernel itself does right by ports that are used again (kubernetes 93297); before 4.1 there is none.
+    // Since 5.9 the kernel handles port reuse correctly (kubernetes/kubernetes#93297); the sysctl exists since 4.1.
     if kernel.host.kernel_version().is_some_and(|version| ((4, 1)..(5, 9)).contains(&version)) {
         sysctls.push(("net/ipv4/vs/conn_reuse_mode", 0));
     }
@@ -91,15 +87,15 @@ pub(super) fn sysctls(kernel: &mut Kernel, config: &IpvsConfig) -> Result<(), Sy
     )))
 }
 
-/// Whole seconds, upwards: zero would mean something else.
+/// Whole seconds, rounded up: zero means unset.
 fn seconds(duration: Duration) -> u32 {
     let whole = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     u32::try_from(whole).unwrap_or(u32::MAX)
 }
 
-/// Makes the device and the sets. Returns the sets whose name is taken by a foreign set of another type.
+/// Creates the device and the sets. Returns the sets whose name a foreign set of another type has.
 pub(super) fn objects(kernel: &mut Kernel, family: IpFamily) -> Result<BTreeMap<SetId, String>, SyncError> {
-    // It stays down, as kube-proxy leaves it: its addresses are local all the same.
+    // The device stays down, as in kube-proxy: its addresses are local nonetheless.
     kernel.links.create_dummy(DEVICE)?;
     let operations = SetId::ALL.map(|id| SetOperation::Create(id.set(family)));
     let (mut unusable, mut failure) = (BTreeMap::new(), None);
@@ -115,12 +111,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_are_whole_and_zero_is_no_value() {
+    fn timeouts_are_rounded_up_and_scheduler_names_are_checked() {
         for (millis, whole) in [(0, 0), (1, 1), (1000, 1), (900_000, 900), (1500, 2)] {
             assert_eq!(seconds(Duration::from_millis(millis)), whole);
         }
-        let describe = |name: &str| scheduler(&IpvsConfig { scheduler: name.to_owned(), ..IpvsConfig::default() });
-        assert_eq!(describe("").expect("the usual one").as_str(), "rr");
-        assert!(describe("a name with blanks").is_err_and(|error| error.0.contains("ipvs.scheduler")));
+        let named = |name: &str| scheduler(&IpvsConfig { scheduler: name.to_owned(), ..IpvsConfig::default() });
+        assert_eq!(named("").expect("the default scheduler").as_str(), "rr");
+        assert!(named("a name with blanks").is_err_and(|error| error.0.contains("ipvs.scheduler")));
     }
 }

@@ -1,10 +1,7 @@
-//! What one Service port wants of the kernel.
+//! Renders the desired kernel state of one Service port: virtual servers and set entries.
 //!
-//! In: a Service port, its endpoints, the settings. Out: virtual servers with their real ones, set entries, and what
-//! the host may not use. Must not know: what the kernel holds, or other Service ports.
-//!
-//! Follows kube-proxy 1.36, where policy `Local` without local endpoints falls back to all endpoints, but for a
-//! Service under `internalTrafficPolicy: Local` that cannot be reached from outside: of that they are never looked at.
+//! Follows kube-proxy 1.36, where policy `Local` without local endpoints falls back to all endpoints, except for a
+//! Service under `internalTrafficPolicy: Local` without external addresses, whose cluster endpoints are not computed.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,35 +14,35 @@ use super::names::SetId;
 use super::settings::IpvsSettings;
 use crate::model::{CategorizedEndpoints, Endpoint, Protocol, ServicePort, ServicePortName, Snapshot};
 
-/// A virtual server that a Service port wants.
+/// A desired virtual server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredServer {
-    /// Which one.
+    /// Its address, port and protocol.
     pub key: ServerKey,
-    /// Where its connections go, in order. Those of one Service port share few lists.
+    /// The addresses of its real servers, in order. Few distinct lists exist per Service port.
     pub reals: Arc<[SocketAddr]>,
-    /// Whether its address has to be bound to the device.
+    /// Whether its address is bound to the device.
     pub bound: bool,
 }
 
-/// What a Service port wants.
+/// The desired kernel state of a Service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredPort {
     /// Its virtual servers, in order.
     pub servers: Box<[DesiredServer]>,
-    /// Whether clients stay with the endpoint that they had first.
+    /// Session affinity, if configured.
     pub persistence: Option<Persistence>,
-    /// Its entries of the sets, but for the addresses that are bound.
+    /// Its set entries, except bound addresses.
     pub entries: Box<[(SetId, Entry)]>,
-    /// Load balancers' addresses that the host may not use.
+    /// Load balancer addresses that the host may not use.
     pub barred: Box<[ServerKey]>,
-    /// It has endpoints, but none here, under `internalTrafficPolicy: Local`.
+    /// Whether it has endpoints, but none on this node, under `internalTrafficPolicy: Local`.
     pub lacks_internal_local: bool,
     /// The same under `externalTrafficPolicy: Local`.
     pub lacks_external_local: bool,
 }
 
-/// Renders a Service port of a snapshot; `None` if there is none of that name.
+/// Renders a Service port; `None` if the snapshot has none of that name.
 #[must_use]
 pub fn render(snapshot: &Snapshot<'_>, name: &ServicePortName, settings: &IpvsSettings) -> Option<DesiredPort> {
     let port = snapshot.ports.get(name)?;
@@ -55,7 +52,7 @@ pub fn render(snapshot: &Snapshot<'_>, name: &ServicePortName, settings: &IpvsSe
     Some(view.render(&endpoints, &categorized))
 }
 
-/// The protocol's number.
+/// The IP protocol number.
 fn number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => TCP,
@@ -78,7 +75,7 @@ impl PortRenderer<'_> {
             Arc::from(addresses)
         };
         let cluster: Arc<[SocketAddr]> = list(&categorized.cluster);
-        // Without local endpoints, own pods are better served by some than by none (kubernetes 97081).
+        // Without local endpoints, use all endpoints rather than none (kubernetes/kubernetes#97081).
         let no_local = categorized.local.is_empty();
         let local = if no_local { cluster.clone() } else { list(&categorized.local) };
         let of = |only_local: bool| if only_local { &local } else { &cluster };
@@ -95,7 +92,7 @@ impl PortRenderer<'_> {
         }
     }
 
-    /// Whether any of its virtual servers is restricted to local endpoints.
+    /// Whether any of its virtual servers uses local endpoints only.
     fn asks_for_local(&self) -> bool {
         let outside = !self.port.external_ips.is_empty()
             || !self.port.load_balancer_vips.is_empty()
@@ -115,7 +112,7 @@ impl PortRenderer<'_> {
         let mut servers: BTreeMap<ServerKey, DesiredServer> = BTreeMap::new();
         let mut add = |ip: IpAddr, port: u16, reals: &Arc<[SocketAddr]>, bound: bool| {
             let key = self.key(ip, port);
-            // An address may be of two kinds; the kind that comes last says where it leads.
+            // An address may be of two kinds; the last kind decides the endpoints.
             let bound = bound || servers.get(&key).is_some_and(|server| server.bound);
             servers.insert(key, DesiredServer { key, reals: reals.clone(), bound });
         };
@@ -150,7 +147,7 @@ impl PortRenderer<'_> {
             self.load_balancer(self.place(vip, port), &mut entries);
         }
         self.node_port(&mut entries);
-        // kube-proxy forgets the health check where the node port has nowhere to be served.
+        // kube-proxy omits the health check port if no address serves node ports.
         let forgotten = self.port.node_port != 0 && self.settings.node_ports.is_empty();
         if self.port.health_check_node_port != 0 && !forgotten {
             entries.push((SetId::HealthCheckNodePort, Entry::Port(self.port.health_check_node_port)));
@@ -169,7 +166,7 @@ impl PortRenderer<'_> {
         entries.push((SetId::LoadBalancerFirewall, Entry::IpPort(vip)));
         let ranges = self.port.source_ranges.iter().map(|range| Entry::IpPortNet(vip, range.trunc()));
         entries.extend(ranges.map(|entry| (SetId::LoadBalancerSourceCidr, entry)));
-        // The VIP is a local address here: this node's own packets to it come from it.
+        // The VIP is a local address here: this node's own packets to it have it as source.
         if self.host_is_in_ranges() {
             entries.push((SetId::LoadBalancerSourceIp, Entry::IpPortIp(vip, vip.ip)));
         }
@@ -196,7 +193,7 @@ impl PortRenderer<'_> {
             UDP => (SetId::NodePortUdp, SetId::NodePortLocalUdp),
             _ => (SetId::NodePortSctp, SetId::NodePortLocalSctp),
         };
-        // Sets of ports know no SCTP.
+        // bitmap:port sets do not distinguish SCTP.
         let served: Vec<Entry> = if self.protocol == SCTP {
             self.settings.node_ports.iter().map(|&ip| Entry::IpPort(self.place(ip, port))).collect()
         } else {

@@ -1,7 +1,4 @@
-//! The few iptables rules of IPVS mode: they ask sets, so Services come and go without them.
-//!
-//! In: the settings, which sets have entries, what the host may not use. Out: chains, and the jumps that lead to them.
-//! Must not know: Service ports, or what the kernel holds.
+//! The iptables rules of IPVS mode. They match ipsets, so Services change without rule changes.
 //!
 //! Rules, their order and their comments are those of kube-proxy 1.36.
 
@@ -16,12 +13,12 @@ use super::settings::IpvsSettings;
 use crate::xtables::masquerade::{self, comment, from_local_traffic, target};
 use crate::xtables::{FORWARD, Jump, MARK_MASQ, POSTROUTING, PROXY_FIREWALL, SERVICES};
 
-/// How the parts of an entry are looked up.
+/// The set directions: destination port or address; destination address and port; the same and the source.
 const DESTINATION: &str = "dst";
 const ADDRESS_AND_PORT: &str = "dst,dst";
 const FROM: &str = "dst,dst,src";
 
-/// Every jump, in the order in which they are put at the head of their chains: the last one ends up first.
+/// All jumps, in the order of insertion at the head of their chains: the last one ends up first.
 #[must_use]
 pub fn jumps() -> Vec<Jump> {
     const PORTALS: &str = "kubernetes service portals";
@@ -41,7 +38,7 @@ pub fn jumps() -> Vec<Jump> {
     ]
 }
 
-/// The chains, whatever is in them.
+/// The chains of the mode.
 pub const CHAINS: [(Table, Chain); 11] = [
     (Table::Nat, SERVICES),
     (Table::Nat, POSTROUTING),
@@ -56,25 +53,25 @@ pub const CHAINS: [(Table, Chain); 11] = [
     (Table::Filter, IPVS_OUT_FILTER),
 ];
 
-/// Those of [`CHAINS`] that packets come to first. Nothing but the jumps of [`jumps`] leads to them.
+/// The chains that built-in chains jump to; only [`jumps`] lead to them.
 pub static ENTRY_CHAINS: [(Table, &[Chain]); 2] = [
     (Table::Nat, &[SERVICES, POSTROUTING]),
     (Table::Filter, &[FORWARD, NODE_PORT, PROXY_FIREWALL, IPVS_FILTER, IPVS_OUT_FILTER]),
 ];
 
-/// What the rules are made from.
+/// Renders the chains.
 #[derive(Debug)]
 pub struct ChainRenderer<'a, F, G> {
     /// The settings.
     pub settings: &'a IpvsSettings,
     /// Whether a set has entries.
     pub used: F,
-    /// Whether rules can refer to a set: not if a foreign set of another type has its name.
+    /// Whether rules may match a set: not if a foreign set of another type has its name.
     pub usable: G,
 }
 
 impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> ChainRenderer<'_, F, G> {
-    /// The rules of one of [`CHAINS`], but for those of KUBE-IPVS-OUT-FILTER.
+    /// The rules of one of [`CHAINS`], except KUBE-IPVS-OUT-FILTER.
     #[must_use]
     pub fn of(&self, table: Table, chain: Chain) -> Vec<Rule> {
         let mark = self.settings.masquerade_mark;
@@ -143,7 +140,7 @@ impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> ChainRenderer<'_, F, G> {
         }
         let local = Rule { matches: vec![Match::DestinationIsLocal], ..target(Target::Jump(NODE_PORT)) };
         rules.push(local);
-        // Nobody's later rule is to send Services' traffic elsewhere.
+        // Accept, so that no later rule of another program redirects Service traffic.
         for id in [SetId::ClusterIp, SetId::LoadBalancer] {
             if (self.used)(id) {
                 rules.push(self.bare(id, ADDRESS_AND_PORT, Target::Accept));
@@ -152,8 +149,9 @@ impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> ChainRenderer<'_, F, G> {
         rules
     }
 
-    /// Traffic to cluster IPs that does not come from a pod of this node may be answered past this node, unless it is
-    /// masqueraded.
+    /// Masquerades traffic to cluster IPs from outside this node's pods.
+    ///
+    /// Otherwise replies may bypass this node.
     fn masquerade_to_cluster_ips(&self) -> Rule {
         let mark = Target::Jump(MARK_MASQ);
         match &self.settings.local_traffic {
@@ -162,13 +160,13 @@ impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> ChainRenderer<'_, F, G> {
                 from_local_traffic(&mut rule, local, true);
                 rule
             }
-            // The host's own packets to a cluster IP have a cluster IP as their source: the device has them all.
+            // The host's own packets to a cluster IP have a cluster IP as source, because the device has them all.
             None if !self.settings.masquerade_all => self.commented(SetId::ClusterIp, "src,dst", mark),
             _ => self.commented(SetId::ClusterIp, ADDRESS_AND_PORT, mark),
         }
     }
 
-    /// Lets pass what comes from outside, and what goes to an external IP that is a local address.
+    /// Accepts traffic from outside, and traffic to an external IP that is a local address.
     fn external_ips(&self, id: SetId) -> [Rule; 2] {
         let accept = |more: &[Match]| {
             let mut rule = self.commented(id, ADDRESS_AND_PORT, Target::Accept);
@@ -210,7 +208,9 @@ impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> ChainRenderer<'_, F, G> {
     }
 }
 
-/// Keeps the host from a load balancer whose source ranges leave it out: its own packets come from the VIP itself.
+/// Drops the host's packets to a load balancer whose source ranges exclude it.
+///
+/// Their source is the VIP itself.
 #[must_use]
 pub fn bar(server: ServerKey) -> Rule {
     Rule {

@@ -1,6 +1,4 @@
-//! What IPVS mode depends on besides the objects, made concrete for one family and one moment.
-//!
-//! In: the configuration, the node, its addresses. Out: [`IpvsSettings`]. Must not know: how any of it was found out.
+//! The settings that IPVS mode depends on, resolved for one family.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,31 +9,31 @@ use netfilter::ipvs::{Flags, Scheduler};
 use crate::model::config::{LocalTraffic, NodePortMatch};
 use crate::model::{Config, Snapshot};
 
-/// Everything that the kernel's state depends on besides Services and endpoints.
+/// The settings that the kernel state depends on besides Services and endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IpvsSettings {
     /// The family.
     pub family: IpFamily,
     /// The node's own address.
     pub node_ip: IpAddr,
-    /// How connections are distributed.
+    /// The scheduler of virtual servers.
     pub scheduler: Scheduler,
     /// Masquerade all traffic to cluster IPs.
     pub masquerade_all: bool,
-    /// The mark that asks for masquerading.
+    /// The packet mark for masquerading.
     pub masquerade_mark: u32,
-    /// `MASQUERADE --random-fully` is known.
+    /// Whether `MASQUERADE --random-fully` is supported.
     pub random_fully: bool,
-    /// What traffic from this node's pods looks like.
+    /// How to match traffic from this node's pods.
     pub local_traffic: Option<LocalTraffic>,
-    /// The addresses of the node's other devices: they are not bound to ours too.
+    /// The addresses of the node's other devices, which are not bound to kube-ipvs0.
     pub local: BTreeSet<IpAddr>,
-    /// Where node ports are served.
+    /// The addresses that serve node ports.
     pub node_ports: BTreeSet<IpAddr>,
 }
 
 impl IpvsSettings {
-    /// The settings at a moment when the node's devices, without ours, have these addresses.
+    /// Resolves the settings; `addresses` are the node's, without those of kube-ipvs0.
     #[must_use]
     pub fn of(
         family: IpFamily,
@@ -59,20 +57,20 @@ impl IpvsSettings {
         }
     }
 
-    /// The flags of virtual servers: `mh` is told to look at the port too, as kube-proxy tells it.
+    /// The flags of virtual servers: `mh` hashes the port too, as in kube-proxy.
     #[must_use]
     pub fn flags(&self) -> Flags {
         if self.scheduler.as_str() == "mh" { Flags::PORT } else { Flags::default() }
     }
 
-    /// Whether they still hold for the node, but for its devices' addresses.
+    /// Whether the settings still apply to the node, addresses aside.
     #[must_use]
     pub fn same_node(&self, config: &Config, snapshot: &Snapshot<'_>) -> bool {
         let local_traffic = config.local_detector.resolve(self.family, snapshot.node);
         self.node_ip == snapshot.node_ip && self.local_traffic == local_traffic
     }
 
-    /// Whether they were made with these addresses of the node's devices.
+    /// Whether the settings were resolved with these node addresses.
     #[must_use]
     pub fn has_addresses(&self, config: &Config, addresses: &[IpAddr]) -> bool {
         let (local, node_ports) = resolve(self.family, config, self.node_ip, addresses);
@@ -80,14 +78,14 @@ impl IpvsSettings {
     }
 }
 
-/// Of the addresses of the node's devices, those that are the node's own, and those that serve node ports.
+/// The node's own addresses, and the ones that serve node ports.
 fn resolve(
     family: IpFamily,
     config: &Config,
     node_ip: IpAddr,
     addresses: &[IpAddr],
 ) -> (BTreeSet<IpAddr>, BTreeSet<IpAddr>) {
-    // IPVS does not take packets to loopback addresses, and link-local ones are not the node's alone.
+    // IPVS ignores packets to loopback addresses, and link-local ones are not unique to the node.
     let usable = |ip: &&IpAddr| !ip.is_loopback() && !family.is_link_local(ip);
     let local: BTreeSet<IpAddr> = addresses.iter().filter(usable).copied().collect();
     let selector = config.node_port_addresses.resolve(family, node_ip);

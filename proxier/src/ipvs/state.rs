@@ -1,7 +1,4 @@
-//! What all Service ports want together, and what of it is in the kernel.
-//!
-//! In: what each Service port wants, what was seen or done. Out: which virtual servers to look at, and the ledgers of
-//! addresses and set entries. Must not know: who talks to the kernel.
+//! The combined desired state of all Service ports, and what of it the kernel has.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -20,54 +17,55 @@ use super::settings::IpvsSettings;
 use crate::model::{NamespacedName, ServicePortName};
 use crate::xtables::TableChain;
 
-/// A virtual server: who wants it, and what the kernel holds.
+/// A virtual server: the Service ports that claim it, and its last synced state.
 #[derive(Debug, Default)]
 struct Slot {
-    /// The first one has it; others of the same address, port and protocol wait for it to go, as in iptables mode.
+    /// Sorted by name: the first owns it, the next takes over when that is gone, as in iptables mode.
     claimants: Vec<ServicePortName>,
-    /// `None` if it is not there, as far as is known.
+    /// `None` if the kernel has no such server, as far as is known.
     spec: Option<ServerSpec>,
 }
 
-/// The whole.
+/// The state of IPVS mode in one family.
 #[derive(Debug, Default)]
 pub(super) struct IpvsState {
-    /// What the last sync was made with.
+    /// The settings of the last sync.
     pub settings: Option<IpvsSettings>,
     ports: HashMap<ServicePortName, DesiredPort>,
     slots: HashMap<ServerKey, Slot>,
     dirty: BTreeSet<ServerKey>,
-    /// Virtual servers that the kernel may hold otherwise than is known.
+    /// Virtual servers whose kernel state is uncertain.
     pub uncertain: BTreeSet<ServerKey>,
-    /// Virtual servers that nobody wants, kept with their address for connections that live.
+    /// Unclaimed virtual servers that are kept, with their address, for live connections.
     kept: BTreeSet<ServerKey>,
     pub draining: Draining,
     pub addresses: RefCounts<IpAddr>,
     pub entries: [RefCounts<Entry>; SetId::ALL.len()],
-    /// Sets of another type have the names of these, with the reason in words.
+    /// Sets whose names foreign sets of another type have, with the reason.
     pub unusable: BTreeMap<SetId, String>,
     pub barred: RefCounts<ServerKey>,
-    /// Which sets had entries when the rules were written.
+    /// Which sets had entries when the rules were last written.
     pub used: Option<[bool; SetId::ALL.len()]>,
-    /// The chains as they were written.
+    /// The chains as last written.
     pub chains: HashMap<TableChain, SavedChain>,
     no_local_endpoints: [BTreeMap<NamespacedName, usize>; 2],
 }
 
 impl IpvsState {
-    /// Every Service port that is known.
+    /// All known Service ports.
     pub fn names(&self) -> impl Iterator<Item = &ServicePortName> {
         self.ports.keys()
     }
 
-    /// Rules of ours in a table.
+    /// The number of this mode's rules in a table.
     pub fn rules(&self, table: Table) -> usize {
         let chains = self.chains.iter().filter(|((of, _), _)| *of == table);
         chains.map(|(_, chain)| usize::try_from(chain.rules).unwrap_or(usize::MAX)).fold(0, usize::saturating_add)
     }
 
-    /// A Service port wants this now, or nothing any more. With `again`, all of it is looked at whether it is new or
-    /// not.
+    /// Replaces the desired state of a Service port.
+    ///
+    /// With `again`, all its objects are marked dirty, even unchanged ones.
     pub fn set_desired(&mut self, name: &ServicePortName, desired: Option<DesiredPort>, again: bool) {
         let old = self.ports.get(name);
         if old == desired.as_ref() && !again {
@@ -89,7 +87,7 @@ impl IpvsState {
         for server in servers.iter().filter(|server| again || !same_terms || !old.servers.contains(server)) {
             self.dirty.insert(server.key);
         }
-        // What is wanted again is not released in between, so that nothing is touched that stays.
+        // Acquire before releasing, so that objects that stay are not dirty.
         if let Some(new) = new {
             self.for_each_item(new, RefCounts::acquire, RefCounts::acquire, RefCounts::acquire);
             self.count_no_local(name, new, true);
@@ -104,7 +102,7 @@ impl IpvsState {
         }
     }
 
-    /// Does the same to every thing that a Service port wants.
+    /// Applies the same function to every object that a Service port needs.
     fn for_each_item(
         &mut self,
         desired: &DesiredPort,
@@ -132,7 +130,7 @@ impl IpvsState {
         }
     }
 
-    /// How many Services have endpoints but none here, under policy `Local`: internal, external.
+    /// The number of Services with endpoints but none on this node under policy `Local`: internal, external.
     pub fn no_local_endpoints(&self) -> [usize; 2] {
         [self.no_local_endpoints[0].len(), self.no_local_endpoints[1].len()]
     }
@@ -152,17 +150,17 @@ impl IpvsState {
         }
     }
 
-    /// Has virtual servers looked at.
+    /// Marks virtual servers dirty.
     pub fn mark_dirty(&mut self, keys: impl IntoIterator<Item = ServerKey>) {
         self.dirty.extend(keys);
     }
 
-    /// The virtual servers to look at. None is touched any more.
+    /// The dirty virtual servers. None is dirty afterwards.
     pub fn take_dirty(&mut self) -> BTreeSet<ServerKey> {
         std::mem::take(&mut self.dirty)
     }
 
-    /// What a virtual server has to be, if anybody wants it.
+    /// The desired state of a virtual server, if it is claimed.
     pub fn desired_server(&self, key: ServerKey, settings: &IpvsSettings) -> Option<ServerSpec> {
         let winner = self.slots.get(&key)?.claimants.first()?;
         let desired = self.ports.get(winner)?;
@@ -172,22 +170,22 @@ impl IpvsState {
         Some(ServerSpec { server: virtual_server, reals: server.reals.clone() })
     }
 
-    /// A virtual server as the last sync left it.
+    /// The last synced state of a virtual server.
     pub fn spec(&self, key: ServerKey) -> Option<&ServerSpec> {
         self.slots.get(&key)?.spec.as_ref()
     }
 
-    /// Every virtual server that the last sync left.
+    /// The last synced state of all virtual servers.
     pub fn specs(&self) -> impl Iterator<Item = &ServerSpec> {
         self.slots.values().filter_map(|slot| slot.spec.as_ref())
     }
 
-    /// Every virtual server that is wanted or was left.
+    /// All virtual servers that are claimed or last synced.
     pub fn all_keys(&self) -> Vec<ServerKey> {
         self.slots.keys().copied().collect()
     }
 
-    /// A virtual server is like this now.
+    /// Records the state of a virtual server.
     pub fn set_spec(&mut self, key: ServerKey, spec: Option<ServerSpec>) {
         match spec {
             Some(spec) => self.slots.entry(key).or_default().spec = Some(spec),
@@ -202,7 +200,7 @@ impl IpvsState {
         }
     }
 
-    /// Whether a virtual server that nobody wants stays for its connections. Its address stays bound, if it is.
+    /// Keeps or releases an unclaimed virtual server with live connections, and its address.
     pub fn keep(&mut self, key: ServerKey, keep: bool) {
         let ip = key.address.ip();
         let bound = &mut self.entries[SetId::BoundIps as usize];
@@ -215,17 +213,17 @@ impl IpvsState {
         }
     }
 
-    /// Who wants a virtual server.
+    /// The Service ports that claim a virtual server, the owner first.
     pub fn claimants(&self, key: ServerKey) -> &[ServicePortName] {
         self.slots.get(&key).map_or(&[], |slot| &slot.claimants)
     }
 
-    /// Who wants a set entry, or an address. All are asked: only for those that are refused.
+    /// The Service ports whose desired state fulfils a condition. Visits all: only for refusals.
     pub fn ports_where(&self, wants: impl Fn(&DesiredPort) -> bool) -> Vec<ServicePortName> {
         self.ports.iter().filter(|(_, desired)| wants(desired)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Hands over what each Service port wants.
+    /// Passes the desired state of each Service port to `each`.
     pub fn for_each_desired(&self, mut each: impl FnMut(&ServicePortName, &DesiredPort)) {
         self.ports.iter().for_each(|(name, desired)| each(name, desired));
     }
@@ -235,7 +233,7 @@ impl IpvsState {
         self.is_usable(id) && self.entries[id as usize].has_references()
     }
 
-    /// Whether rules may ask a set.
+    /// Whether rules may match a set.
     pub fn is_usable(&self, id: SetId) -> bool {
         !self.unusable.contains_key(&id)
     }

@@ -1,9 +1,9 @@
-//! Deleting many chains of the nf_tables flavour over netlink, in steps of some milliseconds.
+//! Deletes many nf_tables chains over netlink, in steps of some milliseconds.
 //!
-//! iptables-nft-restore reads all chains of a table for any change and is quadratic in the chains of one transaction: deleting
-//! 77,000 chains with it takes longer than its deadline. The kernel itself empties or deletes a chain in constant time. All
-//! chains are emptied first: then none leads to another, and those that cannot be deleted are what foreign rules refer to. Reading
-//! the rules to find out would take the kernel time in the square of their number.
+//! iptables-nft-restore reads all chains of a table for any change and takes quadratic time in the chains of a
+//! transaction: deleting 77,000 chains exceeds its deadline. The kernel itself flushes or deletes a chain in constant
+//! time. All chains are flushed first, so that none refers to another; chains that cannot be deleted then are referred
+//! to by foreign rules. Finding these by listing rules would take the kernel quadratic time.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -12,19 +12,22 @@ use netfilter::kernel::WriterPriority;
 use netfilter::kernel::nftables::{NftError, NftTables, Refusal, SystemNftables, chains};
 use netfilter::nft::{Name, Operation, Table, Transaction};
 
-/// How long one step should take: a sync waits that long at most.
+/// Target duration of a step: a sync waits at most that long.
 const STEP: Duration = Duration::from_millis(40);
 
-/// Chains in the first step; later ones are sized by how long the step before took. Each commit has the kernel look at every
-/// chain of every table (`nf_tables_commit`), some 20 ms for 77,000, so small steps would cost time in the square of the chains.
+/// Chains in the first step; later steps adapt to the duration of the one before.
+///
+/// Each commit makes the kernel validate every chain of every table (`nf_tables_commit`), 20 ms for 77,000 chains, so
+/// small steps take quadratic time in total.
 const FIRST_STEP: usize = 1000;
 const STEP_SIZES: (usize, usize) = (1000, 10_000);
 
-/// Empties those chains of a table that `unwanted` accepts and deletes them. Returns those that something else refers to: they stay,
-/// emptied.
+/// Flushes and deletes the chains of a table that `stale` accepts.
+///
+/// Returns the chains that something else refers to; they stay, emptied.
 ///
 /// # Errors
-/// If the table cannot be read or the kernel refuses a deletion for another reason than such a reference.
+/// If the table cannot be read, or the kernel refuses a deletion for another reason.
 pub(super) fn delete(
     table: &Table,
     priority: &WriterPriority,
@@ -46,7 +49,7 @@ struct Deleter<'a> {
 }
 
 impl Deleter<'_> {
-    /// Does the same to each chain, in steps. Returns the chains that something refers to.
+    /// Applies the operation to each chain, in steps; returns the chains that are referred to.
     fn apply(&mut self, chains: &[Name], operation: fn(Name) -> Operation) -> Result<BTreeSet<Name>, NftError> {
         let (mut rest, mut in_use) = (chains, BTreeSet::new());
         let priority = self.priority;
@@ -65,7 +68,7 @@ impl Deleter<'_> {
         Ok(in_use)
     }
 
-    /// One batch, and again without the chains that are in use or gone already.
+    /// Applies one batch, retrying without the chains that are referred to or gone already.
     fn step(&mut self, mut chains: Vec<Name>, operation: fn(Name) -> Operation) -> Result<Vec<Name>, NftError> {
         let mut in_use = Vec::new();
         while !chains.is_empty() {
@@ -87,7 +90,7 @@ impl Deleter<'_> {
     }
 }
 
-/// The chain is gone, or something refers to it.
+/// Whether a refusal means that the chain does not exist or is referred to.
 fn is_about_a_chain(refusal: &Refusal) -> bool {
     refusal.operation.is_some() && matches!(refusal.errno, libc::ENOENT | libc::EBUSY | libc::EMLINK)
 }

@@ -1,7 +1,7 @@
 //! State left behind by inactive modes, ours or upstream's.
 //!
-//! In: a family, and the active mode if there is one. Out: the kernel without the state of all other modes. Where there is
-//! nothing to remove, it costs a few netlink requests and no program. A family's thread never does it: see [`CleanupWorker`].
+//! Without leftovers, a removal costs a few netlink requests and starts no program. It runs on its own thread: see
+//! [`CleanupWorker`].
 
 mod chains;
 mod nf_tables;
@@ -21,7 +21,7 @@ use crate::xtables::ModeChains;
 
 pub use self::worker::{CleanupFn, CleanupWorker};
 
-/// A mode at work, whose traces are no leftovers; with the flavour of its iptables, as far as it can be told.
+/// The active mode, whose state is kept, with its iptables flavour if known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActiveMode {
     /// iptables mode.
@@ -33,7 +33,7 @@ pub enum ActiveMode {
 }
 
 impl ActiveMode {
-    /// Whether it may have rules of that flavour: where it cannot be told, either may be in use.
+    /// Whether the mode may have rules of that flavour; of an unknown flavour, it may.
     fn uses(self, flavour: Flavour) -> bool {
         match self {
             Self::Iptables(own) | Self::Ipvs(own) => own.is_none_or(|own| own == flavour),
@@ -50,12 +50,13 @@ impl ActiveMode {
     }
 }
 
-/// Removes all state of kube-proxy in a family but that of the mode that runs: what packets meet first, then the rest, in steps
-/// in background steps of `priority`, which yield to syncs. What another program made stays. While `patient`, connections through IPVS may end by
-/// themselves; then it has to be called again.
+/// Removes all kube-proxy state of a family except that of the active mode.
+///
+/// Starts with the chains that packets meet first, in steps that yield to syncs. State of other programs stays. With
+/// `wait_for_connections`, virtual servers with open connections stay; the removal must then be repeated.
 ///
 /// # Errors
-/// All that went wrong, and what stays; what could be removed is removed.
+/// All failures, and what stays; everything that can be removed is removed.
 pub fn remove(
     family: IpFamily,
     running: Option<ActiveMode>,
@@ -95,8 +96,9 @@ fn remove_table(family: IpFamily) -> Result<(), SyncError> {
     Ok(())
 }
 
-/// Removes chains and jumps of one flavour. Returns whether IPVS mode had some, which tells that there is more of it, and what could
-/// not be removed.
+/// Removes chains and jumps of one flavour.
+///
+/// Returns whether IPVS mode had chains, which means that it may have more state, and what could not be removed.
 fn remove_rules(
     family: IpFamily,
     flavour: Flavour,
@@ -106,11 +108,11 @@ fn remove_rules(
     let found = SystemIptables::find_existing(family, flavour).map_err(SyncError)?;
     let (tables, mut tools) = match found {
         (tables, _) if tables.is_empty() => return Ok((false, Vec::new())),
-        // Not an error for kube-proxy either: no node needs the programs of both.
+        // As in kube-proxy, not an error: a node needs the programs of one flavour only.
         (_, None) => {
             warn!(
-                "{family}: there are tables of iptables, flavour {flavour}, and no programs in PATH to look into them; \
-                 what a kube-proxy left there stays"
+                "{family}: cannot clean up iptables tables of flavour {flavour}: no programs in PATH to read them; \
+                 what kube-proxy left there stays"
             );
             return Ok((false, Vec::new()));
         }
@@ -124,7 +126,7 @@ fn remove_rules(
     };
     let running = in_use.and_then(ActiveMode::mode_chains);
     let mut errors = Vec::new();
-    // Nat first: it has nearly all, and what is looked through for the other tables is less then.
+    // The nat table first: it has most chains, and afterwards the other tables are read faster.
     let (nat, others): (Vec<Table>, Vec<Table>) = tables.into_iter().partition(|table| *table == Table::Nat);
     for table in nat.into_iter().chain(others) {
         let stale = leftovers.stale(table, running.as_ref());
@@ -133,22 +135,22 @@ fn remove_rules(
             Flavour::Nft => nf_tables::remove(family, stale, &mut tools, priority),
         });
     }
-    let told = |SyncError(error)| SyncError(format!("{family}: iptables, flavour {flavour}: {error}"));
-    Ok((ipvs_was_here, errors.into_iter().map(told).collect()))
+    let with_flavour = |SyncError(error)| SyncError(format!("{family}: iptables, flavour {flavour}: {error}"));
+    Ok((ipvs_was_here, errors.into_iter().map(with_flavour).collect()))
 }
 
-/// Removes what IPVS mode has besides rules, after those.
+/// Removes IPVS mode's virtual servers, sets and device, after its rules.
 fn remove_ipvs(family: IpFamily, was_here: bool, wait_for_connections: bool) -> Result<(), Vec<SyncError>> {
-    let told = |error: &dyn std::fmt::Display| vec![SyncError(format!("{family}: IPVS mode: {error}"))];
-    let mut links = SystemLinks::open().map_err(|error: LinkError| told(&error))?;
-    if !was_here && !ipvs::has_device(&mut links).map_err(|error| told(&error))? {
+    let with_mode = |error: &dyn std::fmt::Display| vec![SyncError(format!("{family}: IPVS mode: {error}"))];
+    let mut links = SystemLinks::open().map_err(|error: LinkError| with_mode(&error))?;
+    if !was_here && !ipvs::has_device(&mut links).map_err(|error| with_mode(&error))? {
         return Ok(());
     }
-    let mut sets = SystemIpSets::open().map_err(|error| told(&error))?;
-    let mut table = SystemIpvs::open_if_present().map_err(|error| told(&error))?;
+    let mut sets = SystemIpSets::open().map_err(|error| with_mode(&error))?;
+    let mut table = SystemIpvs::open_if_present().map_err(|error| with_mode(&error))?;
     let table = table.as_mut().map(|table| -> &mut dyn netfilter::kernel::IpvsTable { table });
-    info!("{family}: removing what IPVS mode left");
+    info!("{family}: removing leftovers of IPVS mode");
     IpvsCleanup { table, sets: &mut sets, links: &mut links }
         .remove(family, wait_for_connections)
-        .map_err(|errors| errors.iter().flat_map(|error| told(error)).collect())
+        .map_err(|errors| errors.iter().flat_map(|error| with_mode(error)).collect())
 }

@@ -1,5 +1,6 @@
-//! Removing jumps and chains from a table of the nf_tables flavour: the jumps by the tool, which knows their words, then the
-//! chains over netlink.
+//! Removes jumps and chains from a table of the nf_tables flavour.
+//!
+//! The iptables tool removes the jumps, since it knows their encoding; the chains are deleted over netlink.
 
 use std::collections::BTreeSet;
 
@@ -15,13 +16,12 @@ use super::chains;
 use crate::backend::SyncError;
 use crate::xtables::{StaleChains, still_referenced};
 
-/// How many copies of a jump are removed at most; more than two come from no kube-proxy.
+/// Maximum number of copies of a jump that are removed; kube-proxy never makes more than two.
 const COPIES: usize = 16;
 
-const UNKNOWN_RULE: &str =
-    "it is not among what iptables-save prints, perhaps a verdict map's element (nft list ruleset)";
+const UNKNOWN_RULE: &str = "not printed by iptables-save, perhaps an element of a verdict map (see nft list ruleset)";
 
-/// Removes all that is unwanted. Returns what could not be removed, and why.
+/// Removes everything stale. Returns what could not be removed, with reasons.
 pub(super) fn remove(
     family: IpFamily,
     stale: StaleChains<'_>,
@@ -49,7 +49,7 @@ fn try_remove(
     if kept.is_empty() { Ok(Vec::new()) } else { name_rules(stale, tool, kept) }
 }
 
-/// Removes the jumps to chains that exist, each as often as it is there.
+/// Removes all copies of the jumps to existing chains.
 fn remove_jumps(
     stale: StaleChains<'_>,
     tool: &mut dyn IptablesTool,
@@ -69,7 +69,7 @@ fn remove_jumps(
         match tool.restore(&restore) {
             Ok(()) => failed = false,
             Err(error) if failed => return Err(SyncError(error.message)),
-            // It may have been ended early after its commit: another look tells what is left.
+            // The tool may have been killed after its commit: check again what is left.
             Err(_) => failed = true,
         }
     }

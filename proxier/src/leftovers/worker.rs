@@ -10,33 +10,34 @@ use tracing::{info, warn};
 
 use crate::backend::{SyncError, budget_pause};
 
-/// How many problems are named at a time.
-const NAMED: usize = 10;
+/// Maximum number of problems logged per attempt.
+const MAX_LOGGED: usize = 10;
 
-/// The longest pause before the next attempt.
-const MAX_PAUSE: Duration = Duration::from_secs(600);
+/// The longest backoff between attempts.
+const MAX_BACKOFF: Duration = Duration::from_secs(600);
 
-/// Removes leftovers; the errors tell what stays.
+/// Removes leftovers; the errors say what stays.
 pub type CleanupFn = Box<dyn FnMut() -> Result<(), Vec<SyncError>> + Send>;
 
-/// A family's thread that removes leftovers until none are left. It ends then, or between two attempts once this is
-/// dropped.
+/// A family's thread that removes leftovers until none are left.
+///
+/// It ends then, or between two attempts once this is dropped.
 #[derive(Debug)]
 pub struct CleanupWorker(SyncSender<()>);
 
 impl CleanupWorker {
-    /// Starts the thread. It does nothing until it is woken.
+    /// Starts the thread, which waits to be woken.
     ///
     /// # Errors
-    /// If the kernel has no room for a thread.
+    /// If the thread cannot be created.
     pub fn start(family: IpFamily, removal: CleanupFn) -> io::Result<Self> {
-        // One wake that waits is as good as many.
+        // A pending wake covers later ones.
         let (sender, wakes) = sync_channel(1);
         std::thread::Builder::new().name(format!("leftovers-{family}")).spawn(move || run(family, removal, &wakes))?;
         Ok(Self(sender))
     }
 
-    /// Asks for an attempt, and returns at once. False once there is nothing left to do.
+    /// Requests an attempt without waiting. Returns false once nothing is left to remove.
     #[must_use]
     pub fn wake(&self) -> bool {
         !matches!(self.0.try_send(()), Err(TrySendError::Disconnected(())))
@@ -57,7 +58,7 @@ fn run(family: IpFamily, mut removal: CleanupFn, wakes: &Receiver<()>) {
             return;
         };
         let effort = cpu_time().saturating_sub(before);
-        not_before = Instant::now() + budget_pause(effort).min(MAX_PAUSE);
+        not_before = Instant::now() + budget_pause(effort).min(MAX_BACKOFF);
         let mut errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         errors.sort_unstable();
         if errors != logged {
@@ -68,11 +69,11 @@ fn run(family: IpFamily, mut removal: CleanupFn, wakes: &Receiver<()>) {
 }
 
 fn report(family: IpFamily, errors: &[String]) {
-    for error in errors.iter().take(NAMED) {
-        warn!("{family}: leftovers of another mode stay for now: {error}");
+    for error in errors.iter().take(MAX_LOGGED) {
+        warn!("{family}: cannot remove leftovers of inactive modes, retrying: {error}");
     }
-    if let Some(more) = errors.len().checked_sub(NAMED).filter(|more| *more > 0) {
-        warn!("{family}: leftovers of another mode stay for now for {more} more reasons");
+    if let Some(more) = errors.len().checked_sub(MAX_LOGGED).filter(|more| *more > 0) {
+        warn!("{family}: cannot remove leftovers of inactive modes, retrying: {more} more errors");
     }
 }
 
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wake_never_waits_and_attempts_go_on_until_one_succeeds() {
+    fn a_wake_never_blocks_and_attempts_repeat_until_one_succeeds() {
         let (attempt, attempts) = channel();
         let (finish, may_finish) = channel::<bool>();
         let removal = Box::new(move || {
@@ -93,10 +94,10 @@ mod tests {
         let worker = CleanupWorker::start(IpFamily::V4, removal).expect("a thread");
         assert!(worker.wake());
         attempts.recv().expect("an attempt");
-        // It is at work: these return all the same.
+        // The attempt is running; wakes must not wait for it.
         assert!(worker.wake() && worker.wake());
         finish.send(false).expect("it waits for it");
-        // After a pause that is a hundred times what the attempt took.
+        // The pause is a hundred times the CPU time of the attempt.
         let second = std::iter::repeat_with(|| worker.wake()).take_while(|left| *left);
         let second = second.take(100_000).find(|_| attempts.recv_timeout(Duration::from_millis(1)).is_ok());
         assert_eq!(second, Some(true));

@@ -28,7 +28,7 @@ fn drain(receiver: &Receiver) -> Vec<(Change, u32)> {
 }
 
 #[test]
-fn newer_state_takes_the_place_of_the_pending_one() {
+fn a_pending_state_when_a_newer_one_comes_is_replaced() {
     let (sender, receiver) = mailbox();
     for change in [slice("a", Some(7)), slice("b", None), slice("a", Some(9)), gone("b"), kept("a")] {
         sender.send(change);
@@ -74,7 +74,7 @@ fn a_new_list_replaces_everything_pending_of_its_kind() {
 }
 
 #[test]
-fn receivers_wait_until_something_comes_or_nothing_can() {
+fn a_receiver_waits_until_a_message_comes_or_all_senders_are_gone() {
     let (sender, receiver) = mailbox();
     assert!(matches!(receiver.try_recv(), Err(TryRecvError::Empty)));
     assert!(matches!(receiver.recv(Some(Duration::from_millis(1))), Err(RecvTimeoutError::Timeout)));
@@ -101,7 +101,7 @@ fn a_receiver_that_is_gone_holds_no_memory() {
 }
 
 #[test]
-fn activity_tells_a_receiver_at_work_from_one_that_waits() {
+fn activity_distinguishes_a_busy_receiver_from_a_waiting_one() {
     let (sender, receiver) = mailbox();
     let activity = sender.activity();
     assert!(activity.busy_since().is_some(), "its thread has not started");

@@ -1,7 +1,6 @@
-//! The settings that rules and schedules depend on.
+//! The settings that rules and schedules depend on, the same for every mode.
 //!
-//! In: values that the command line and the configuration file were turned into. Out: [`Config`], the same for every
-//! mode; what a mode does not use it ignores. Must not know: flags, files, or how a mode spells a match.
+//! A mode ignores settings that it does not use.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,32 +10,32 @@ use netfilter::IpFamily;
 
 use super::node::NodeInfo;
 
-/// How kube-proxy tells traffic of this node's pods from other traffic (`detectLocalMode`).
+/// How to detect traffic from this node's pods (`detectLocalMode`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalDetector {
-    /// By source address, in one of the cluster's pod networks; the first of a family counts.
+    /// By source address, in the cluster's pod networks; the first of a family counts.
     ClusterCidr(Vec<IpNet>),
     /// By source address, in this node's own pod network.
     NodeCidr,
-    /// By the bridge that packets come in from.
+    /// By the bridge interface that packets arrive on.
     BridgeInterface(String),
-    /// By the beginning of the name of the interface that packets come in from.
+    /// By the name prefix of the interface that packets arrive on.
     InterfaceNamePrefix(String),
 }
 
-/// A [`LocalDetector`] made concrete for one family and node.
+/// A [`LocalDetector`] resolved for one family and node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalTraffic {
-    /// It comes from this network.
+    /// Packets from this network.
     From(IpNet),
-    /// It comes in through this interface.
+    /// Packets that arrive on this interface.
     Interface(String),
-    /// It comes in through an interface whose name begins so.
+    /// Packets that arrive on an interface with this name prefix.
     InterfacePrefix(String),
 }
 
 impl LocalDetector {
-    /// What local traffic looks like in a family; `None` where it cannot be told, and nothing counts as local.
+    /// How to match local traffic of a family; `None` if unknown, then no traffic counts as local.
     #[must_use]
     pub fn resolve(&self, family: IpFamily, node: &NodeInfo) -> Option<LocalTraffic> {
         match self {
@@ -55,11 +54,11 @@ impl LocalDetector {
 pub enum NodePortAddresses {
     /// `primary`: the node's own address of each family.
     Primary,
-    /// Those in these networks. A family without any network takes all its addresses, as does an empty list.
+    /// Addresses in these networks. A family without networks uses all its addresses.
     Cidrs(Vec<IpNet>),
 }
 
-/// [`NodePortAddresses`] made concrete for one family and node.
+/// [`NodePortAddresses`] resolved for one family and node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodePortMatch {
     /// Every local address.
@@ -69,8 +68,10 @@ pub enum NodePortMatch {
 }
 
 impl NodePortAddresses {
-    /// The networks of a family whose node address is `node_ip`. While there is none (it is a loopback address then),
-    /// `primary` means no address; kube-proxy would open all (behaviour.yaml I6).
+    /// Resolves the networks of a family whose node address is `node_ip`.
+    ///
+    /// Without a node address (`node_ip` is a loopback address then), `primary` selects no address; kube-proxy would
+    /// select all (behaviour.yaml I6).
     #[must_use]
     pub fn resolve(&self, family: IpFamily, node_ip: IpAddr) -> NodePortMatch {
         let nets: Vec<IpNet> = match self {
@@ -89,7 +90,7 @@ impl NodePortAddresses {
 }
 
 impl NodePortMatch {
-    /// Whether loopback addresses are meant too: a network lies in the loopback network, or around it.
+    /// Whether a network contains, or lies within, the loopback network.
     #[must_use]
     pub fn covers_loopback(&self, family: IpFamily) -> bool {
         let loopback = family.loopback();
@@ -99,7 +100,7 @@ impl NodePortMatch {
         }
     }
 
-    /// Those of the node's addresses that are meant.
+    /// The selected ones of the node's addresses.
     #[must_use]
     pub fn select(&self, local: &[IpAddr]) -> Vec<IpAddr> {
         match self {
@@ -114,24 +115,24 @@ impl NodePortMatch {
 pub struct SyncPeriods {
     /// `minSyncPeriod`: the least time between the end of a sync and the start of the next.
     pub min: Duration,
-    /// `syncPeriod`: how soon a failed sync is tried again, and how often the rules are checked.
+    /// `syncPeriod`: the longest backoff of failed syncs, and the period of drift checks.
     pub sync: Duration,
 }
 
-/// Everything a family's proxier is told at its start.
+/// The configuration of a family's proxier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The name of this node: endpoints with it are local.
     pub node_name: String,
-    /// Where local traffic comes from.
+    /// How to detect local traffic.
     pub local_detector: LocalDetector,
-    /// Where node ports are served.
+    /// The addresses that serve node ports.
     pub node_port_addresses: NodePortAddresses,
     /// `bindAddress`, where it is not a wildcard: the node's address of its family.
     pub bind_address: Option<IpAddr>,
     /// Masquerade all traffic to cluster IPs.
     pub masquerade_all: bool,
-    /// Which bit of the packet mark asks for masquerading, 0 to 31.
+    /// The bit of the packet mark for masquerading, 0 to 31.
     pub masquerade_bit: u8,
     /// Serve node ports on loopback addresses too.
     pub localhost_node_ports: bool,
@@ -142,7 +143,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The mark that asks for masquerading.
+    /// The packet mark for masquerading.
     #[must_use]
     pub fn masquerade_mark(&self) -> u32 {
         1 << self.masquerade_bit
@@ -163,15 +164,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_family_without_a_node_address_has_no_primary_one() {
+    fn primary_without_a_node_address_selects_no_address() {
         let primary = |ip: &str| {
             let ip: IpAddr = ip.parse().expect("an address");
             NodePortAddresses::Primary.resolve(IpFamily::of(&ip), ip)
         };
         let own = "192.168.0.1/32".parse().expect("a network");
         assert_eq!(primary("192.168.0.1"), NodePortMatch::Within(vec![own]));
-        for nobody in ["127.0.0.1", "::1"] {
-            let closed = primary(nobody);
+        for loopback in ["127.0.0.1", "::1"] {
+            let closed = primary(loopback);
             assert_eq!(closed, NodePortMatch::Within(Vec::new()));
             assert!(!closed.covers_loopback(IpFamily::V4) && closed.select(&[IpFamily::V4.localhost()]).is_empty());
         }

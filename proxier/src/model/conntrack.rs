@@ -1,24 +1,22 @@
-//! What the kernel is told about connection tracking at the start.
-//!
-//! In: values of the configuration. Out: [`ConntrackConfig`]. Must not know: sysctls.
+//! The connection tracking settings that are applied at startup.
 
 use std::time::Duration;
 
 /// `conntrack` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConntrackConfig {
-    /// How many connections to track per CPU core; 0 leaves the kernel's limit and makes `min` mean nothing.
+    /// Table size per CPU core; 0 keeps the kernel's size and disables `min`.
     pub max_per_core: u32,
-    /// How many at least, whatever the number of cores.
+    /// Minimum table size, whatever the number of cores.
     pub min: u32,
-    /// How long an idle established TCP connection is remembered; zero leaves the kernel's value.
+    /// Timeout of established TCP connections; zero keeps the kernel's value.
     pub tcp_established_timeout: Duration,
-    /// The same in CLOSE_WAIT.
+    /// Timeout of TCP connections in CLOSE_WAIT; zero keeps the kernel's value.
     pub tcp_close_wait_timeout: Duration,
-    /// Do not hold packets out of the window against a TCP connection; off leaves the kernel's value.
+    /// Accept out-of-window TCP packets; off keeps the kernel's value.
     pub tcp_be_liberal: bool,
-    /// How long an unanswered UDP flow is remembered; zero leaves the kernel's value.
+    /// Timeout of unreplied UDP flows; zero keeps the kernel's value.
     pub udp_timeout: Duration,
-    /// The same for one that was answered and went on.
+    /// Timeout of UDP streams; zero keeps the kernel's value.
     pub udp_stream_timeout: Duration,
 }

@@ -1,7 +1,4 @@
-//! Endpoints: slices as they came, compact, and the merged list of one Service port.
-//!
-//! In: [`Slice`]s that `track` decoded. Out: for a Service port, its endpoints, deduplicated and in order.
-//! Must not know: the API's shapes, Services' policies.
+//! Endpoints: compact slices, and the merged endpoints of a Service port.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write};
@@ -11,7 +8,7 @@ use std::sync::Arc;
 use super::packed::PackedSlice;
 use super::service::{NamespacedName, Protocol, ServicePortName};
 
-/// The zones that an endpoint's hints name. Few distinct values exist, so they are shared.
+/// The zones of an endpoint's hints. Few distinct values exist, so they are shared.
 pub type ZoneHints = Arc<[Box<str>]>;
 
 /// What an endpoint's `hints.forNodes` means on this node.
@@ -20,7 +17,7 @@ pub enum NodeHint {
     /// No node hints.
     #[default]
     None,
-    /// Hints that name this node, among others perhaps.
+    /// Hints that include this node.
     Here,
     /// Hints that name other nodes only.
     Elsewhere,
@@ -56,7 +53,7 @@ pub struct SlicePort {
     pub port: u16,
 }
 
-/// An EndpointSlice of one family, reduced to what rules depend on.
+/// The fields of an EndpointSlice that rules depend on, for one family.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Slice {
     /// The ports that are set.
@@ -68,14 +65,14 @@ pub struct Slice {
 /// An endpoint of one Service port, printed `10.0.0.1:80` or `[fd00::1]:80`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Where packets go.
+    /// The address and port.
     pub address: SocketAddr,
-    /// See [`SliceEndpoint`].
+    /// Its conditions and hints.
     pub state: SliceEndpoint,
 }
 
 impl Endpoint {
-    /// Whether it may get new connections when nothing is ready: terminating, but serving still.
+    /// Whether it serves while terminating, and may get new connections if nothing is ready.
     #[must_use]
     pub fn serving_terminating(&self) -> bool {
         self.state.serving && self.state.terminating
@@ -91,24 +88,24 @@ impl fmt::Display for Endpoint {
 /// All slices, by Service and slice name.
 #[derive(Debug, Default)]
 pub struct Endpoints {
-    /// Most Services have one slice or two: sorted lists take a tenth of the memory of maps.
+    /// Sorted lists: most Services have one slice or two, and maps take ten times the memory.
     slices: HashMap<NamespacedName, Vec<(Arc<str>, PackedSlice)>>,
 }
 
-/// Where the slice of that name is in a sorted list, or belongs.
+/// The position of a slice in a sorted list, or where to insert it.
 fn position(slices: &[(Arc<str>, PackedSlice)], name: &str) -> Result<usize, usize> {
-    slices.binary_search_by(|(held, _)| (**held).cmp(name))
+    slices.binary_search_by(|(known, _)| (**known).cmp(name))
 }
 
 impl Endpoints {
-    /// The slice of that name that belongs to a Service now.
+    /// A slice of a Service.
     #[must_use]
     pub fn slice(&self, service: &NamespacedName, name: &str) -> Option<Slice> {
         let slices = self.slices.get(service)?;
         Some(slices[position(slices, name).ok()?].1.unpack())
     }
 
-    /// Puts a slice in place of the one of that name.
+    /// Inserts or replaces a slice.
     pub fn insert(&mut self, service: NamespacedName, name: Arc<str>, slice: Slice) {
         let slice = PackedSlice::of(slice);
         let slices = self.slices.entry(service).or_default();
@@ -121,7 +118,7 @@ impl Endpoints {
         }
     }
 
-    /// Forgets a slice, and with the last one the Service's entry.
+    /// Removes a slice, and the Service's entry with the last one.
     pub fn remove(&mut self, service: &NamespacedName, name: &str) {
         if let Some(slices) = self.slices.get_mut(service) {
             if let Ok(at) = position(slices, name) {
@@ -133,14 +130,14 @@ impl Endpoints {
         }
     }
 
-    /// The same, of some Services.
+    /// Copies the slices of the Services that `wanted` accepts.
     #[must_use]
     pub fn copy(&self, wanted: impl Fn(&NamespacedName) -> bool) -> Self {
         let slices = self.slices.iter().filter(|(service, _)| wanted(service));
         Self { slices: slices.map(|(service, slices)| (service.clone(), slices.clone())).collect() }
     }
 
-    /// How many addresses of this node's are ready behind any port of a Service: what its health checks tell.
+    /// The number of ready local endpoint addresses behind any port of a Service, for its health checks.
     #[must_use]
     pub fn local_ready(&self, service: &NamespacedName) -> usize {
         let Some(slices) = self.slices.get(service) else { return 0 };
@@ -155,10 +152,9 @@ impl Endpoints {
         endpoints.filter(|e| e.state.local && e.state.ready).map(|e| e.state.ip).collect::<HashSet<_>>().len()
     }
 
-    /// The endpoints of a Service port, sorted by their printed form as kube-proxy sorts them, each `ip:port` once.
+    /// The endpoints of a Service port, sorted by printed form like in kube-proxy, without duplicates.
     ///
-    /// Of duplicates a later one wins unless it is terminating: a pod that shows up twice while it moves between
-    /// slices must not look as if it were going.
+    /// A later duplicate wins unless it is terminating: a pod that moves between slices must not appear as terminating.
     #[must_use]
     pub fn of(&self, port: &ServicePortName) -> Vec<Endpoint> {
         let Some(slices) = self.slices.get(&port.service) else { return Vec::new() };
@@ -175,10 +171,10 @@ impl Endpoints {
     }
 }
 
-/// What an address prints, without an allocation: `[`, 39 characters, `]:65535` at most.
+/// The printed form of an address, inline: at most `[`, 39 characters, `]:65535`.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct AddressText {
-    /// Zeros follow the text: they come before any character.
+    /// Padded with zeros, which sort before any character.
     text: [u8; 48],
 }
 
@@ -194,14 +190,14 @@ impl AddressText {
             }
         }
         let mut writer = Writer(Self { text: [0; 48] }, 0);
-        // It fits: no endpoint has a scope.
+        // It fits: endpoint addresses have no scope.
         let _ = write!(writer, "{address}");
         writer.0
     }
 }
 
 fn sort_and_merge(mut found: Vec<Endpoint>) -> Vec<Endpoint> {
-    // The sort is stable, so that duplicates stay in the order in which they came.
+    // A stable sort keeps duplicates in order.
     found.sort_by_cached_key(|endpoint| AddressText::of(&endpoint.address));
     let mut merged: Vec<Endpoint> = Vec::with_capacity(found.len());
     for endpoint in found {

@@ -1,7 +1,4 @@
-//! What load balancers' health checks are told: `healthCheckNodePort`.
-//!
-//! In: a snapshot and which Service ports changed. Out: for each Service that has such a port and changed, the port and
-//! how many endpoints are ready on this node. Must not know: who tells them, or on which sockets.
+//! Health check states of Services with a `healthCheckNodePort`.
 
 use std::collections::BTreeMap;
 
@@ -9,28 +6,28 @@ use super::config::NodePortMatch;
 use super::service::{NamespacedName, ServicePortName};
 use super::snapshot::{Scope, Snapshot};
 
-/// What a Service's health checks are told.
+/// The health check state of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// The port they come to.
+    /// The health check node port.
     pub port: u16,
-    /// How many addresses on this node are ready.
+    /// The number of ready endpoint addresses on this node.
     pub local_endpoints: usize,
 }
 
-/// What changed of all Services' health checks in one family.
+/// The changed health check states of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthChecks {
-    /// Whether these are all: a Service that is not among them has none.
+    /// Whether `services` is complete: all others have no health check.
     pub all: bool,
-    /// By Service; `None` for one that has none any more.
+    /// By Service; `None` if it has no health check any more.
     pub services: BTreeMap<NamespacedName, Option<HealthCheck>>,
-    /// The node's addresses that they come to.
+    /// The node addresses that serve health checks.
     pub listen: NodePortMatch,
 }
 
 impl HealthChecks {
-    /// What follows from the changes of `scope`. The work is proportional to them.
+    /// The health check states affected by `scope`; the cost is proportional to it.
     #[must_use]
     pub fn of(snapshot: &Snapshot<'_>, scope: &Scope, listen: NodePortMatch) -> Self {
         let mut services = BTreeMap::new();
@@ -56,7 +53,7 @@ impl HealthChecks {
     }
 }
 
-/// All ports of a Service have the same one.
+/// The health check node port, which all ports of a Service share.
 fn port_of(snapshot: &Snapshot<'_>, service: &NamespacedName) -> Option<u16> {
     let first = ServicePortName::first_of(service);
     let (_, facts) = snapshot.ports.range(first..).next().filter(|(name, _)| name.service == *service)?;

@@ -1,7 +1,6 @@
-//! What a node must know of a cluster, as plain data in Kubernetes terms.
+//! The model: what a node must know of a cluster, as plain data in Kubernetes terms.
 //!
-//! In: compact values that `track` made of API objects. Out: a [`Snapshot`] that the modes render.
-//! Must not know: the API's JSON shapes, any mode, the kernel.
+//! `track` decodes API objects into it, and modes render a [`Snapshot`] of it.
 
 pub mod config;
 pub mod conntrack;

@@ -1,6 +1,4 @@
-//! How packets are directed, and what only one way of doing it has to be told.
-//!
-//! In: names and values of the configuration. Out: [`Mode`] and [`IpvsConfig`]. Must not know: how a mode works.
+//! Proxy modes, and the configuration of IPVS mode.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,14 +6,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// A way of directing packets (`mode`).
+/// A proxy mode (`mode`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
-    /// Rules of iptables.
+    /// iptables rules.
     Iptables,
-    /// Virtual servers of IPVS, with some rules of iptables.
+    /// IPVS virtual servers, with some iptables rules.
     Ipvs,
-    /// Rules and maps of nftables.
+    /// nftables rules and maps.
     Nftables,
 }
 
@@ -23,7 +21,7 @@ impl Mode {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Iptables, Self::Ipvs, Self::Nftables];
 
-    /// Its name in configurations, metrics and pages.
+    /// Its name in configuration, metrics and pages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -48,24 +46,24 @@ impl FromStr for Mode {
     }
 }
 
-/// A name that no mode has, though it may have had one once (`userspace`).
+/// An unknown mode name, including removed modes (`userspace`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no such mode; there are iptables, ipvs and nftables")]
 pub struct UnknownMode;
 
-/// What IPVS mode alone is told.
+/// The configuration of IPVS mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IpvsConfig {
-    /// Which scheduler virtual servers have; empty: `rr`.
+    /// The scheduler of virtual servers; empty means `rr`.
     pub scheduler: String,
-    /// Virtual servers in these networks are somebody else's.
+    /// Networks whose virtual servers belong to other programs.
     pub exclude_cidrs: Vec<IpNet>,
-    /// Do not answer ARP for addresses of the dummy device.
+    /// Whether to not answer ARP for addresses of the dummy device.
     pub strict_arp: bool,
-    /// How long an idle TCP connection is remembered; zero leaves the kernel's value.
+    /// Timeout of idle TCP connections; zero keeps the kernel's value.
     pub tcp_timeout: Duration,
-    /// The same after a FIN.
+    /// Timeout of TCP connections after a FIN; zero keeps the kernel's value.
     pub tcp_fin_timeout: Duration,
-    /// The same for UDP.
+    /// Timeout of UDP flows; zero keeps the kernel's value.
     pub udp_timeout: Duration,
 }

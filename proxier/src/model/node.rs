@@ -1,6 +1,4 @@
-//! The node we run on.
-//!
-//! In: what `track` took from the Node object. Out: [`NodeInfo`]. Must not know: where the Node came from.
+//! The fields of the own Node that rules depend on.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,14 +7,14 @@ use ipnet::IpNet;
 
 use netfilter::IpFamily;
 
-/// What rules depend on in the own Node object.
+/// The fields of the own Node object that rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct NodeInfo {
-    /// Addresses: all `InternalIP`s, then all `ExternalIP`s, as far as they parse. The first is the primary one.
+    /// Valid addresses: all `InternalIP`s, then all `ExternalIP`s. The first is the primary one.
     pub addresses: Vec<IpAddr>,
-    /// `spec.podCIDRs`, as far as they parse.
+    /// The valid ones of `spec.podCIDRs`.
     pub pod_cidrs: Vec<IpNet>,
-    /// The label `topology.kubernetes.io/zone`; empty where absent, as no hint names an empty zone.
+    /// The label `topology.kubernetes.io/zone`; empty if absent, which no hint equals.
     pub zone: Arc<str>,
 }
 

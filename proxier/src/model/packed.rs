@@ -1,4 +1,4 @@
-//! A slice as it is kept: 5 bytes for an IPv4 endpoint, 17 for an IPv6 one, where a [`SliceEndpoint`] takes 40.
+//! Packed slices: 5 bytes per IPv4 endpoint, 17 per IPv6 one, where a [`SliceEndpoint`] takes 40.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -15,7 +15,7 @@ const HINT_ELSEWHERE: u8 = 1 << 5;
 #[derive(Clone, Debug)]
 enum Addresses {
     V4(Box<[(Ipv4Addr, u8)]>),
-    /// Or of both families.
+    /// IPv6 or mixed addresses.
     V6(Box<[(IpAddr, u8)]>),
 }
 
@@ -24,7 +24,7 @@ enum Addresses {
 pub struct PackedSlice {
     ports: Box<[SlicePort]>,
     addresses: Addresses,
-    /// Of all endpoints in order; empty where none has any.
+    /// The zone hints of all endpoints, in order; empty without any.
     zone_hints: Box<[Option<ZoneHints>]>,
 }
 

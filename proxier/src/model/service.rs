@@ -1,7 +1,4 @@
-//! Services: one [`ServicePort`] for each port of a Service in one IP family.
-//!
-//! In: values that `track` took from a Service. Out: names and facts the modes render.
-//! Must not know: the API's shapes, endpoints.
+//! Services: a [`ServicePort`] for each port and IP family.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -44,7 +41,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The spelling of iptables and of chain name hashes: lower case.
+    /// The lower case name, for iptables and chain name hashes.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -54,7 +51,7 @@ impl Protocol {
         }
     }
 
-    /// The protocol that iptables spells so; `None` for any other.
+    /// Parses the lower case name.
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {
         [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|protocol| protocol.name() == name)
@@ -70,13 +67,13 @@ impl Protocol {
         }
     }
 
-    /// The protocol of that number; `None` for any other.
+    /// Looks up a protocol by its IP number.
     #[must_use]
     pub fn of_number(number: u8) -> Option<Self> {
         [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|protocol| protocol.number() == number)
     }
 
-    /// The protocol that the API spells so; `None` for any other.
+    /// Parses the API's name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         match name {
@@ -88,7 +85,7 @@ impl Protocol {
     }
 }
 
-/// The identity of a Service port: what chains are named after and change is counted by.
+/// The identity of a Service port, from which chain names are derived.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServicePortName {
     /// The Service.
@@ -100,7 +97,7 @@ pub struct ServicePortName {
 }
 
 impl ServicePortName {
-    /// The least name that any port of a Service can have: where its ports begin in a sorted map.
+    /// The lowest name of any port of a Service: where its ports begin in a sorted map.
     #[must_use]
     pub fn first_of(service: &NamespacedName) -> Self {
         Self { service: service.clone(), port: Arc::from(""), protocol: Protocol::Tcp }
@@ -108,7 +105,7 @@ impl ServicePortName {
 }
 
 impl ServicePortName {
-    /// Reads what a name prints.
+    /// Parses the printed form.
     #[must_use]
     pub fn parse(text: &str, protocol: Protocol) -> Option<Self> {
         let (namespace, rest) = text.split_once('/')?;
@@ -128,7 +125,7 @@ impl fmt::Display for ServicePortName {
     }
 }
 
-/// What rules need to know of a Service port in one family.
+/// The fields of a Service port that rules depend on, in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// The cluster IP of this family.
@@ -141,9 +138,9 @@ pub struct ServicePort {
     pub external_ips: Box<[IpAddr]>,
     /// Load balancer addresses of this family with `ipMode: VIP`.
     pub load_balancer_vips: Box<[IpAddr]>,
-    /// Source ranges of this family; empty means everyone.
+    /// Source ranges of this family; empty allows every source.
     pub source_ranges: Box<[IpNet]>,
-    /// Seconds that ClientIP affinity lasts; `None` without affinity.
+    /// Timeout of ClientIP affinity in seconds; `None` without affinity.
     pub affinity_seconds: Option<u32>,
     /// `internalTrafficPolicy: Local`.
     pub internal_local: bool,
@@ -151,12 +148,13 @@ pub struct ServicePort {
     pub external_local: bool,
     /// The port of the load balancer's health checks; 0 where there is none.
     pub health_check_node_port: u16,
-    /// Whether the Service was declared with external IPs that a feature gate keeps from being programmed:
-    /// it still counts as reachable from outside.
+    /// Whether a feature gate keeps the Service's external IPs from being programmed.
+    ///
+    /// It still counts as externally accessible.
     pub hidden_external_ips: bool,
 }
 
-/// Where packets for a Service port are sent to.
+/// A destination of packets for a Service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Destination {
     /// Its cluster IP, an external IP or a load balancer VIP.
@@ -166,14 +164,14 @@ pub enum Destination {
 }
 
 impl ServicePort {
-    /// Everywhere that packets for it may be sent to.
+    /// All destinations of packets for it.
     pub fn destinations(&self) -> impl Iterator<Item = Destination> + '_ {
         let addresses = [&self.cluster_ip].into_iter().chain(&self.external_ips).chain(&self.load_balancer_vips);
         let addresses = addresses.map(|ip| Destination::Address(SocketAddr::new(*ip, self.port)));
         addresses.chain((self.node_port != 0).then_some(Destination::NodePort(self.node_port)))
     }
 
-    /// Whether anything but the cluster IP leads here.
+    /// Whether it has destinations besides the cluster IP.
     #[must_use]
     pub fn externally_accessible(&self) -> bool {
         self.node_port != 0

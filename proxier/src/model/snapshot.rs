@@ -1,6 +1,4 @@
-//! What one sync sees.
-//!
-//! In: the maps that a `Proxier` owns, borrowed. Out: a view for `Backend::sync`. Must not know: any mode.
+//! The input of one sync: a borrowed view of the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,25 +9,25 @@ use super::endpoint::Endpoints;
 use super::node::NodeInfo;
 use super::service::{ServicePort, ServicePortName};
 
-/// All that rules are made of, at one moment, in one family.
+/// The model of one family at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot<'a> {
-    /// The Service ports, in name order: every rendering goes through them in this order.
+    /// The Service ports in name order, which is the order of rendering.
     pub ports: &'a BTreeMap<ServicePortName, ServicePort>,
-    /// The endpoints of all Services, known ones or not.
+    /// The endpoints of all Services, including unknown ones.
     pub endpoints: &'a Endpoints,
     /// This node.
     pub node: &'a NodeInfo,
     /// This node's address in this family: its own, `--bind-address`, or loopback.
     pub node_ip: IpAddr,
-    /// The networks of this family that cluster IPs are taken from, as far as they are known, in order.
+    /// The known ServiceCIDR networks of this family, sorted.
     pub service_cidrs: &'a [IpNet],
 }
 
-/// How much of the kernel's state a sync has to look at.
+/// The extent of a sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Everything, compared with what the kernel holds.
+    /// Everything, compared with the kernel.
     Full,
     /// Only these Service ports: changed, new or gone since the last successful sync.
     Changed(BTreeSet<ServicePortName>),

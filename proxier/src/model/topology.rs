@@ -1,11 +1,8 @@
-//! Which endpoints of a Service port this node may use.
+//! Selects the endpoints of a Service port that this node may use.
 //!
-//! In: the endpoints, the port's policies, the node. Out: [`CategorizedEndpoints`].
-//! Must not know: how any mode programs them.
-//!
-//! Follows kube-proxy 1.36: hints count only if every ready endpoint has them and one of them is for us; node hints
-//! go before zone hints; where nothing is ready, endpoints that terminate but still serve are used, for the
-//! cluster-wide list and for the local list separately.
+//! Follows kube-proxy 1.36: hints count only if every ready endpoint has them and one of them is for this node; node
+//! hints take precedence over zone hints; without ready endpoints, serving terminating ones are used, for the
+//! cluster-wide and for the local list separately.
 
 use super::endpoint::{Endpoint, NodeHint};
 use super::node::NodeInfo;
@@ -18,9 +15,9 @@ pub struct CategorizedEndpoints<'a> {
     pub cluster: Vec<&'a Endpoint>,
     /// For traffic under policy `Local`.
     pub local: Vec<&'a Endpoint>,
-    /// All that some traffic on this node can reach: the union of the two.
+    /// The union of both: all endpoints that traffic on this node can reach.
     pub reachable: Vec<&'a Endpoint>,
-    /// Whether there is any usable endpoint in the cluster, here or elsewhere.
+    /// Whether any endpoint in the cluster is usable.
     pub any: bool,
 }
 
@@ -32,7 +29,7 @@ enum HintUse {
 }
 
 impl<'a> CategorizedEndpoints<'a> {
-    /// Sorts `endpoints` by the policies of `port` on this node.
+    /// Categorizes `endpoints` by the policies of `port` on this node.
     #[must_use]
     pub fn of(endpoints: &'a [Endpoint], port: &ServicePort, node: &NodeInfo) -> Self {
         if endpoints.is_empty() {

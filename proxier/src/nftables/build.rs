@@ -1,7 +1,7 @@
 //! Builds a table that does not exist yet, in batches of bounded size.
 //!
-//! One batch for everything would need as much memory again as is kept of the cluster. The base chains come last: no
-//! packet enters the table before, so for packets it appears as a whole.
+//! A single batch would need as much memory again as the model of the cluster. The base chains come last: no packet
+//! enters the table before, so for packets it appears as a whole.
 
 use netfilter::nft::{Bytes, Element, Key};
 
@@ -13,16 +13,18 @@ use super::sync::WriteError;
 use super::{Nftables, structure};
 use crate::model::ServicePortName;
 
-/// Elements of one batch: about 64 KiB of netlink messages.
-const BATCH: usize = 1024;
+/// Elements per batch: about 64 KiB of netlink messages.
+const BATCH_ELEMENTS: usize = 1024;
 
 impl Nftables {
-    /// Writes the table for these Service ports. `known` is the generation ID read before; the first batch requires it
-    /// if `checked`. Returns the generation ID if no other process has changed nf_tables since.
+    /// Writes the table for these Service ports.
+    ///
+    /// `known` is the generation ID read before; the first batch requires it if `checked`. Returns the generation ID if
+    /// no other process has changed nf_tables since.
     ///
     /// # Errors
-    /// If the first batch was refused, why; if a later one was, `Changed`: the table has to be read, and what is
-    /// missing written by a plan that can name the Service ports at fault.
+    /// The cause if the first batch was refused; `Changed` if a later one was: the table must then be read, and the
+    /// difference written by a plan that can name the Service ports at fault.
     pub(super) fn build(
         &mut self,
         state: &mut ProgrammedTable,
@@ -36,11 +38,11 @@ impl Nftables {
         let mut plan = Plan::on(names::table(self.family));
         structure::build(&mut plan, &state.settings, &self.sets, &chains, affinity_sets.end);
         let mut batches = self.send(&plan, state, checked.then_some(known))?;
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::with_capacity(BATCH_ELEMENTS);
         let owned = names.iter().map(|name| of_port(state, name));
-        for elements in owned.chain(members.chunks(BATCH).map(of_all)) {
+        for elements in owned.chain(members.chunks(BATCH_ELEMENTS).map(of_all)) {
             batch.extend(elements);
-            if batch.len() >= BATCH {
+            if batch.len() >= BATCH_ELEMENTS {
                 batches += self.fill(std::mem::take(&mut batch), state)?;
             }
         }
@@ -58,7 +60,7 @@ impl Nftables {
     }
 }
 
-/// Counts what Service ports share. Returns the members of sets.
+/// Counts the objects that Service ports share. Returns the members of sets.
 fn count(state: &mut ProgrammedTable, names: &[&ServicePortName]) -> Vec<(SetId, Bytes)> {
     state.counts = SharedRefCounts::new();
     let mut changes = MemberChanges::default();
@@ -79,7 +81,7 @@ fn of_port<'a>(state: &ProgrammedTable, name: &'a ServicePortName) -> Vec<Desire
     elements.map(|(set, element)| DesiredElement { owner: Some(name), set, element }).collect()
 }
 
-/// The same of members that Service ports share.
+/// The elements that Service ports share.
 fn of_all<'a>(members: &[(SetId, Bytes)]) -> Vec<DesiredElement<'a>> {
     let element =
         |(set, key): &(SetId, Bytes)| DesiredElement { owner: None, set: *set, element: Element::member(key.clone()) };

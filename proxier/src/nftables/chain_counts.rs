@@ -1,8 +1,6 @@
-//! The chains and sets of clients that Service ports share, counted as they come and go: with session affinity there are
-//! as many as endpoints, so nothing may look at all of them because of one change.
+//! Reference counts of the chains and client sets that Service ports share.
 //!
-//! In: chains that Service ports want, or do not want any more. Out: what is new, what nobody needs any more.
-//! Must not know: rules, Service ports.
+//! With session affinity there are as many chains as endpoints, so a change must not visit all of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -10,20 +8,20 @@ use std::ops::Range;
 use super::names::SharedChain;
 use super::rules;
 
-/// What is there, or will be after the next batch, and how many need it.
+/// Counts references to shared chains and client sets.
 #[derive(Debug, Default)]
 pub struct ChainRefCounts {
-    /// By how many Service ports each is wanted.
+    /// References from Service ports.
     wanted: HashMap<SharedChain, u32>,
-    /// How many of those need each. Those that nobody needs stay until they are deleted.
+    /// References from referenced chains, for each existing chain. Idle chains stay until they are deleted.
     there: HashMap<SharedChain, u32>,
-    /// Those of `there` that are still to be made.
+    /// Chains of `there` that must be created.
     new: BTreeSet<SharedChain>,
-    /// Those of `there` that nobody needs.
+    /// Chains of `there` without references.
     idle: BTreeSet<SharedChain>,
-    /// How many need so many sets of clients.
+    /// How many chains need that many client sets.
     sets: BTreeMap<u32, u32>,
-    /// How many sets of clients are there.
+    /// The number of existing client sets.
     sets_there: u32,
 }
 
@@ -31,7 +29,7 @@ fn add_one<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) {
     *counts.entry(key).or_insert(0) += 1;
 }
 
-/// Whether none is left.
+/// Decrements a count; returns whether it reached zero.
 fn take_one(count: Option<&mut u32>) -> bool {
     count.is_some_and(|count| {
         *count = count.saturating_sub(1);
@@ -40,7 +38,7 @@ fn take_one(count: Option<&mut u32>) -> bool {
 }
 
 impl ChainRefCounts {
-    /// One more Service port wants this chain.
+    /// Adds a reference from a Service port.
     pub fn add(&mut self, chain: SharedChain) {
         let count = self.wanted.entry(chain).or_insert(0);
         *count += 1;
@@ -59,7 +57,7 @@ impl ChainRefCounts {
         }
     }
 
-    /// One Service port less wants this chain.
+    /// Drops a reference from a Service port.
     pub fn subtract(&mut self, chain: SharedChain) {
         if !take_one(self.wanted.get_mut(&chain)) {
             return;
@@ -84,24 +82,24 @@ impl ChainRefCounts {
         self.sets.last_key_value().map_or(0, |(sets, _)| *sets)
     }
 
-    /// What is to be made now: chains, those that others lead to first, and sets of clients.
+    /// The chains to create, jump targets first, and the client sets to create.
     pub fn take_new(&mut self) -> (BTreeSet<SharedChain>, Range<u32>) {
         let sets = self.sets_there..self.sets_needed();
         self.sets_there = sets.end.max(sets.start);
         (std::mem::take(&mut self.new), sets)
     }
 
-    /// What nobody needs any more, in the same order.
+    /// The unreferenced chains and client sets, in the same order.
     pub fn idle(&self) -> (impl DoubleEndedIterator<Item = SharedChain>, Range<u32>) {
         (self.idle.iter().copied(), self.sets_needed()..self.sets_there)
     }
 
-    /// Whether there is anything that nobody needs.
+    /// Whether any chain or client set is unreferenced.
     pub fn has_idle(&self) -> bool {
         !self.idle.is_empty() || self.sets_needed() < self.sets_there
     }
 
-    /// What nobody needed was deleted.
+    /// Records that the unreferenced chains and client sets were deleted.
     pub fn forget_idle(&mut self) {
         for chain in std::mem::take(&mut self.idle) {
             self.there.remove(&chain);
@@ -117,14 +115,14 @@ mod tests {
     use super::*;
     use crate::nftables::names::{Balance, Policy, Sticky, VipOrNodePort};
 
-    /// One of few chains; some are as those of Services with session affinity.
+    /// One of few chains, some with session affinity.
     fn chain(number: u32) -> SharedChain {
         let sticky = (number & 1 == 1).then_some(Sticky { numbers: number / 4 + 1, seconds: 9, service: number / 8 });
         let balance = Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count: 2, sticky };
         if number & 2 == 0 { SharedChain::Balance(balance) } else { SharedChain::External(balance) }
     }
 
-    /// What all these need, looked up anew.
+    /// What all these need, computed from scratch.
     fn needed(wanted: &[SharedChain]) -> (BTreeSet<SharedChain>, u32) {
         let needs = wanted.iter().map(|chain| rules::needs(*chain));
         needs.fold(Default::default(), |(mut chains, sets), (more, numbers)| {
@@ -135,7 +133,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_there_is_what_is_needed_and_what_is_idle(
+        fn existing_chains_are_the_needed_and_the_idle_ones(
             steps in prop::collection::vec((0_u32..16, 0_u8..4), 1..60),
         ) {
             let (mut chains, mut wanted) = (ChainRefCounts::default(), Vec::new());

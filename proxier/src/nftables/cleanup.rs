@@ -1,6 +1,4 @@
-//! Removing every trace of this mode.
-//!
-//! In: the kernel. Out: it has no table `kube-proxy` of that family. Must not know: what was in it.
+//! Removes all state of this mode: the table `kube-proxy` of a family.
 
 use netfilter::IpFamily;
 use netfilter::kernel::nftables::{NftError, NftTables};
@@ -8,7 +6,7 @@ use netfilter::nft::{Operation, Transaction};
 
 use super::names;
 
-/// Deletes the table, if there is one; tells whether there was.
+/// Deletes the table if it exists; returns whether it did.
 ///
 /// # Errors
 /// If the kernel refuses.

@@ -1,7 +1,4 @@
-//! What the table should hold, for comparing.
-//!
-//! In: a snapshot, the configuration, the node's addresses, the numbers that endpoints have. Out: what a full sync would
-//! leave. Must not know: how it is compared, or how to mend it.
+//! The expected table of nftables mode, for comparison by inspection commands.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -25,30 +22,30 @@ use super::sync::programmed;
 use super::{rules, structure};
 use crate::model::{Config, Destination, ServicePortName, Snapshot};
 
-/// A chain as it should be.
+/// An expected chain.
 #[derive(Clone, Debug)]
 pub struct ExpectedChain {
     /// The chain itself.
     pub chain: Chain,
     /// Its rules, in order.
     pub rules: Vec<Rule>,
-    /// The Service port whose chain it is; most are for all.
+    /// The Service port that alone uses the chain, if any; most are shared.
     pub owner: Option<ServicePortName>,
 }
 
-/// An element as it should be, and the Service port that wants it, the first of several.
+/// An expected element, and the first Service port that needs it.
 pub type ExpectedElement = (Element, Option<ServicePortName>);
 
-/// A set or map as it should be.
+/// An expected set or map.
 #[derive(Clone, Debug)]
 pub struct ExpectedSet {
     /// Its definition.
     pub set: Arc<Set>,
-    /// Its elements by key. Clients that rules remember are nobody's business.
+    /// Its elements by key. Clients remembered by rules are not compared.
     pub elements: HashMap<Bytes, ExpectedElement>,
 }
 
-/// All that should be in the table of a family.
+/// The expected table of a family.
 #[derive(Clone, Debug)]
 pub struct Expected {
     /// The table's comment.
@@ -60,7 +57,7 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// The table as the kernel would hold it.
+    /// The table as the kernel would list it.
     #[must_use]
     pub fn as_held(&self) -> ruleset::Table {
         let chains = self.chains.iter().map(|(name, expected)| {
@@ -88,7 +85,7 @@ impl Expected {
     }
 }
 
-/// Whether a table is a kube-proxy's, ours or upstream's: both have these base chains.
+/// Whether a table belongs to kube-proxy, ours or upstream's: both have these base chains.
 #[must_use]
 pub fn is_kube_proxy(table: &ruleset::Table, id: &ruleset::TableId) -> bool {
     let has = |name, kind, hook| {
@@ -101,13 +98,13 @@ pub fn is_kube_proxy(table: &ruleset::Table, id: &ruleset::TableId) -> bool {
         && has("filter-forward", ChainType::Filter, Hook::Forward)
 }
 
-/// Whether our layout has a chain of that name even if nothing leads to it.
+/// Whether this layout has a chain of that name even without references.
 #[must_use]
 pub fn is_always_there(chain: &str) -> bool {
     names::ALWAYS.into_iter().any(|balance| SharedChain::Balance(balance).to_string() == chain)
 }
 
-/// Whether only our layout has a set of that name.
+/// Whether only this layout has a set of that name, not upstream's.
 #[must_use]
 pub fn is_own_set(name: &str) -> bool {
     let own = |id: &SetId| {
@@ -123,10 +120,12 @@ pub fn is_own_set(name: &str) -> bool {
     SetId::ALL.iter().any(|id| own(id) && id.name() == name)
 }
 
-/// What the table has for a key of one of the maps of endpoints.
+/// Looks up the endpoint that an endpoint map has for a key.
 pub type EndpointLookup<'a> = &'a dyn Fn(&str, &[u8]) -> Option<SocketAddr>;
 
-/// Renders it. An endpoint keeps the number that it has by `endpoints` at most of the Service port's addresses.
+/// Renders the expected table.
+///
+/// An endpoint keeps the number that it has, according to `endpoints`, at most of the Service port's addresses.
 #[must_use]
 pub fn expected(
     family: IpFamily,
@@ -163,7 +162,7 @@ pub fn expected(
     Expected { comment: TABLE_COMMENT, chains: chains.collect(), sets }
 }
 
-/// What Service ports want, as far as they were looked at.
+/// Collects the expected elements and chains of Service ports.
 struct ExpectedElements {
     sets: BTreeMap<Name, ExpectedSet>,
     chains: ChainRefCounts,
@@ -200,7 +199,7 @@ impl ExpectedElements {
     }
 }
 
-/// Whether no other Service port can have the chain too.
+/// Whether only one Service port can use the chain.
 fn has_single_owner(chain: &SharedChain) -> bool {
     match chain {
         SharedChain::Stick { .. } => true,
@@ -208,8 +207,9 @@ fn has_single_owner(chain: &SharedChain) -> bool {
     }
 }
 
-/// The numbers that endpoints of a Service port have at most of its addresses, so that one address at which they were
-/// changed is not taken for the one that is right. What it has no use for does not vote.
+/// The numbers of a Service port's endpoints, by majority vote over its addresses.
+///
+/// One altered address must not be taken for the correct one. Numbers of unknown endpoints do not vote.
 fn majority_vote(
     endpoints: EndpointLookup<'_>,
     spec: &PortSpec,
@@ -227,13 +227,14 @@ fn majority_vote(
             }
         }
     }
-    // Of several with equally many votes the least.
+    // Ties go to the lowest address.
     let most = |votes: BTreeMap<SocketAddr, usize>| votes.into_iter().rev().max_by_key(|(_, count)| *count);
     votes.into_iter().map(|votes| most(votes).map(|(endpoint, _)| endpoint)).collect()
 }
 
-/// What the keys of a set begin with, and how many bytes of them that takes: an address and port of a Service, or a node
-/// port; `None` of sets that hold other things.
+/// The kind of destination that the keys of a set begin with, and its length in bytes.
+///
+/// `None` for sets with other keys.
 #[must_use]
 pub fn place_of(family: IpFamily, set: &str) -> Option<(VipOrNodePort, usize)> {
     let id = SetId::ALL.into_iter().find(|id| id.name() == set)?;

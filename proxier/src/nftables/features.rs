@@ -1,6 +1,4 @@
-//! Whether a kernel can do what this mode asks for.
-//!
-//! In: a kernel's release, and the kernel. Out: nothing, or the name of what is missing. Must not know: Services.
+//! Checks that the kernel supports all features that this mode needs.
 
 use std::sync::Arc;
 
@@ -13,45 +11,47 @@ use thiserror::Error;
 
 use super::names::{self, Policy, SetId, TABLE_COMMENT, VipOrNodePort};
 
-/// kube-proxy asks for no less.
-const OLDEST: (u32, u32) = (5, 13);
+/// The oldest kernel that kube-proxy supports in this mode.
+const MIN_KERNEL: (u32, u32) = (5, 13);
 
-/// Why this mode cannot be used.
+/// Why nftables mode is unavailable.
 #[derive(Debug, Error)]
 pub enum FeatureError {
     /// The kernel is older than kube-proxy supports.
     #[error(
         "kube-proxy in nftables mode requires kernel 5.13 or later, this is {0}; \
-         KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK=1 attempts it all the same"
+         set KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK=1 to try it nonetheless"
     )]
     TooOld(String),
-    /// The kernel has no such part.
+    /// The kernel lacks a feature.
     #[error("the kernel lacks {0}: enable it, or load its module")]
     Missing(String),
     /// This process may not change nf_tables.
     #[error("{0}; CAP_NET_ADMIN in the host's network namespace is needed: run kube-proxy as root there")]
     NotPermitted(NftError),
-    /// The kernel could not be asked.
+    /// The kernel could not be queried.
     #[error(transparent)]
     Kernel(#[from] NftError),
 }
 
-/// Whether a kernel of this release is new enough. One whose release cannot be read is.
+/// Checks that a kernel release is new enough. An unparsable release is.
 ///
 /// # Errors
 /// If it is too old.
 pub fn check_release(release: &str) -> Result<(), FeatureError> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|text| text.parse::<u32>().ok());
     match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(major), Some(minor)) if (major, minor) < OLDEST => Err(FeatureError::TooOld(release.trim().to_owned())),
+        (Some(major), Some(minor)) if (major, minor) < MIN_KERNEL => {
+            Err(FeatureError::TooOld(release.trim().to_owned()))
+        }
         _ => Ok(()),
     }
 }
 
-/// Whether the kernel takes everything of which this mode's table is made. Nothing is changed.
+/// Checks that the kernel accepts all objects of this mode's table, without changing anything.
 ///
 /// # Errors
-/// What it lacks, by name.
+/// The missing feature, by name.
 pub fn check(kernel: &mut dyn NftTables, family: IpFamily) -> Result<(), FeatureError> {
     let mut transaction = Transaction::on(Table { family, name: "kube-proxy-probe".into() });
     let mut parts = Vec::new();
@@ -62,7 +62,7 @@ pub fn check(kernel: &mut dyn NftTables, family: IpFamily) -> Result<(), Feature
     match kernel.check(&transaction) {
         Err(NftError::Refused(refusals)) => {
             let part = |index: usize| parts.get(index).copied();
-            // What is missing first is why the rest does not work either.
+            // Later refusals follow from the first one.
             let first = refusals.first();
             match first.filter(|refusal| refusal.errno != libc::EPERM).and_then(|refusal| part(refusal.operation?)) {
                 Some(part) => Err(FeatureError::Missing(format!("{part} ({})", NftError::Refused(refusals)))),
@@ -76,7 +76,7 @@ pub fn check(kernel: &mut dyn NftTables, family: IpFamily) -> Result<(), Feature
     }
 }
 
-/// One operation for each part of the kernel, after its name.
+/// One operation per kernel feature, with the feature's name.
 fn probes(family: IpFamily) -> Vec<(&'static str, Operation)> {
     let chain: Name = "probe".into();
     let add = |id: SetId| Operation::AddSet(Arc::new(id.definition(family)));

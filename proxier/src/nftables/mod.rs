@@ -1,7 +1,6 @@
-//! nftables mode: one table a family, written over netlink, with no chain for a Service.
+//! nftables mode: one table per family, written over netlink, without per-Service chains.
 //!
-//! In: snapshots. Out: the table `kube-proxy` of one family, and what was done.
-//! Must not know: API objects, other modes. The table and how a packet goes through it: `README.md` beside this.
+//! The table and the path of a packet through it are in `README.md` beside this file.
 
 mod build;
 mod chain_counts;
@@ -47,7 +46,7 @@ use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, Rejected, SyncError, SyncStats, budget_pause};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
 
-/// How many Service ports one sync may find refused before it gives up until the next.
+/// The maximum number of refused Service ports in one sync.
 const MAX_REJECTIONS: usize = 1000;
 
 /// nftables mode in one family.
@@ -59,9 +58,9 @@ pub struct Nftables {
     host: Box<dyn Host>,
     addresses: NodeAddresses,
     sets: SetDefinitions,
-    /// From how many elements on those of a set are asked for by their keys.
-    many: usize,
-    /// What the kernel holds; `None` if that has to be read first.
+    /// The set size from which elements are looked up by key instead of listed.
+    lookup_threshold: usize,
+    /// The programmed state; `None` if the kernel must be read first.
     state: Option<ProgrammedTable>,
     rejected: HashMap<ServicePortName, String>,
     failed_deletions: usize,
@@ -76,12 +75,12 @@ impl From<NftError> for SyncError {
 }
 
 impl Nftables {
-    /// A mode that has not looked at the kernel yet.
+    /// Creates the mode without reading the kernel.
     #[must_use]
     pub fn new(family: IpFamily, config: Config, kernel: Box<dyn NftTables>, host: Box<dyn Host>) -> Self {
         let sets = SetDefinitions::of(family);
         let rejected = HashMap::new();
-        let many = read::LOOKUP_THRESHOLD;
+        let lookup_threshold = read::LOOKUP_THRESHOLD;
         Self {
             family,
             config,
@@ -89,7 +88,7 @@ impl Nftables {
             host,
             addresses: NodeAddresses::new(family),
             sets,
-            many,
+            lookup_threshold,
             state: None,
             rejected,
             failed_deletions: 0,
@@ -98,10 +97,10 @@ impl Nftables {
         }
     }
 
-    /// The same, for tests: of a set with so many endpoints, all are asked for by their keys.
+    /// The same with a lower lookup threshold, for tests.
     #[must_use]
-    pub fn many(self, many: usize) -> Self {
-        Self { many, ..self }
+    pub fn lookup_threshold(self, lookup_threshold: usize) -> Self {
+        Self { lookup_threshold, ..self }
     }
 
     fn settings(&mut self, snapshot: &Snapshot<'_>) -> NftablesSettings {
@@ -133,7 +132,7 @@ impl Nftables {
     ) -> Result<SyncStats, TransactionFailure> {
         let settings = self.settings(snapshot);
         let state = self.state.take().filter(|state| state.settings == settings);
-        // It is of no use until this ends well.
+        // The recorded base chains are outdated until the attempt succeeds.
         let quick = self.quick.take();
         match (changed, state) {
             (Some(changed), Some(state)) => {
@@ -169,7 +168,7 @@ impl Backend for Nftables {
                 Err(failure) => failure,
             };
             failed_writes += 1;
-            // What was refused may have been so because the kernel holds something else than we thought.
+            // The refusal may be due to an outdated recorded state: read the kernel.
             if changed.take().is_some() {
                 continue;
             }
@@ -186,24 +185,24 @@ impl Backend for Nftables {
 
     fn check_drift(&mut self, now: Instant) -> Result<Option<String>, SyncError> {
         let mut generation = self.kernel.generation()?;
-        let Some(state) = &self.state else { return Ok(Some("the table was not written whole".to_owned())) };
-        let untouched = state.generation == Some(generation);
+        let Some(state) = &self.state else { return Ok(Some("the table was not written completely".to_owned())) };
+        let unchanged = state.generation == Some(generation);
         self.retry_deletions();
-        if untouched {
+        if unchanged {
             return Ok(None);
         }
-        // Somebody changed nf_tables; perhaps not our table.
+        // Another program changed nf_tables, perhaps not this table.
         if self.next_check.is_some_and(|at| now < at) {
             return Ok(None);
         }
         let before = cpu_time();
         generation = self.kernel.generation()?;
         let damage = self.drift();
-        // A look that fails costs as much.
+        // A failed read costs as much.
         self.next_check = Some(now + budget_pause(cpu_time().saturating_sub(before)));
         let damage = damage?;
         if damage.is_none() {
-            // The number of before it was read: what came after will be looked at next time.
+            // The generation ID from before the read: later changes are checked next time.
             if let Some(state) = &mut self.state {
                 state.generation = Some(generation);
             }

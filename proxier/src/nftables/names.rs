@@ -1,9 +1,8 @@
-//! The names of nftables mode's fixed chains and sets, and the types of the sets.
+//! Names of nftables mode's fixed chains and sets, and the types of the sets.
 //!
-//! In: an IP family. Out: the table's fixed sets. Must not know: Services.
-//!
-//! Upstream writes a table of the same name, so what has a name of upstream's is the same kind of object here. No other
-//! chain has a `/` in its name, no other set begins with `affinity-`: upstream deletes those. See `README.md`.
+//! Upstream writes a table of the same name, so an object with one of upstream's names has upstream's kind here. No
+//! other chain has a `/` in its name, and no other set begins with `affinity-`: upstream deletes those. See
+//! `README.md`.
 
 use std::sync::Arc;
 
@@ -19,19 +18,19 @@ pub const TABLE: &str = "kube-proxy";
 /// The table's comment.
 pub const TABLE_COMMENT: &str = "rules for kube-proxy";
 
-/// Refuses what has no endpoints.
+/// Rejects packets to Services without endpoints.
 pub const REJECT: &str = "reject-chain";
-/// Dispatch of new connections.
+/// Dispatches new connections.
 pub const SERVICES: &str = "services";
-/// Where external addresses of Services with `externalTrafficPolicy: Local` lead.
+/// External addresses of Services with `externalTrafficPolicy: Local`.
 pub const EXTERNAL_LOCAL: &str = "external-local";
 /// The same for node ports.
 pub const NODE_PORT_LOCAL: &str = "nodeport-local";
-/// Masquerades what is marked, and hairpin connections.
+/// Masquerades marked packets and hairpin connections.
 pub const MASQUERADING: &str = "masquerading";
-/// Refuses wrong ports of cluster IPs, drops what is sent to cluster IPs that nobody has.
+/// Rejects packets to wrong ports of cluster IPs, and drops packets to unallocated ones.
 pub const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
-/// Refuses or drops what has no endpoints, by address.
+/// Rejects or drops packets to addresses without usable endpoints.
 pub const SERVICE_ENDPOINTS_CHECK: &str = "service-endpoints-check";
 /// The same for node ports.
 pub const NODE_PORT_ENDPOINTS_CHECK: &str = "nodeport-endpoints-check";
@@ -40,7 +39,7 @@ pub const FIREWALL_CHECK: &str = "firewall-check";
 /// Drops packets from sources outside the ranges of their destination. Upstream has a chain for each Service port.
 pub const FIREWALL_SOURCE_RANGES: &str = "firewall-source-ranges";
 
-/// How many clients each of the sets for session affinity remembers.
+/// The size of each client set for session affinity.
 const AFFINITY_SIZE: u32 = 1 << 20;
 
 /// The table of a family.
@@ -49,7 +48,7 @@ pub fn table(family: IpFamily) -> Table {
     Table { family, name: TABLE.into() }
 }
 
-/// What packets are sent to.
+/// The kind of a packet's destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum VipOrNodePort {
     /// An address and port of a Service.
@@ -63,44 +62,44 @@ impl VipOrNodePort {
     pub const ALL: [Self; 2] = [Self::Address, Self::NodePort];
 }
 
-/// Which endpoints are meant.
+/// The traffic policy, which selects endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Policy {
-    /// Those on any node.
+    /// Endpoints on any node.
     Cluster,
-    /// Those on this node.
+    /// Endpoints on this node.
     Local,
 }
 
-/// A set that is always there.
+/// A fixed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SetId {
     /// Cluster IPs of all Services.
     ClusterIps,
-    /// Addresses that node ports work on, unless they work on all.
+    /// Addresses that serve node ports, if not all do.
     NodePortIps,
     /// Endpoints on this node, from themselves to themselves.
     Hairpin,
-    /// What to do with new connections.
+    /// The verdicts for new connections.
     Service(VipOrNodePort),
-    /// What to do with them if they come from this node, under `externalTrafficPolicy: Local`.
+    /// The verdicts for connections from this node under `externalTrafficPolicy: Local`.
     ShortCircuit(VipOrNodePort),
-    /// What to do with the others under that policy.
+    /// The verdicts for other connections under that policy.
     LocalPolicy(VipOrNodePort),
-    /// Where there are no endpoints.
+    /// The verdicts for destinations without usable endpoints.
     NoEndpoint(VipOrNodePort),
     /// Load balancer addresses with source ranges.
     FirewallIps,
-    /// Those ranges.
+    /// The source ranges of those addresses.
     FirewallAllowed,
     /// Endpoints by number.
     Endpoints(VipOrNodePort, Policy),
-    /// With session affinity: the numbers that endpoints have.
+    /// With session affinity: the numbers that endpoints have, for new clients.
     Choices(VipOrNodePort, Policy),
 }
 
 impl SetId {
-    /// All of them, in the order in which they are made.
+    /// All fixed sets, in the order of creation.
     pub const ALL: [Self; 21] = {
         use Policy::{Cluster, Local};
         use VipOrNodePort::{Address, NodePort};
@@ -185,7 +184,7 @@ impl SetId {
     pub fn definition(self, family: IpFamily) -> Set {
         let (from, to) = (Field::Source(family), Field::Destination(family));
         let key = |place, more: &[Field]| [key(family, place), more.to_vec()].concat();
-        // Only the number's type matters here.
+        // Only the type of the number matters here.
         let number = [Field::random(65535)];
         let name = self.name();
         let set = match self {
@@ -202,14 +201,14 @@ impl SetId {
         set.comment(self.comment())
     }
 
-    /// Whether rules look here only after another set sent them: what is removed must outlive that.
+    /// Whether rules use this set only after a verdict of another one: elements must outlive the verdicts.
     #[must_use]
     pub fn is_support(self) -> bool {
         matches!(self, Self::Endpoints(..) | Self::Choices(..))
     }
 }
 
-/// What a Service port is found by.
+/// The key by which a Service port is looked up.
 #[must_use]
 pub fn key(family: IpFamily, place: VipOrNodePort) -> Vec<Field> {
     match place {
@@ -218,24 +217,26 @@ pub fn key(family: IpFamily, place: VipOrNodePort) -> Vec<Field> {
     }
 }
 
-/// What a client of a Service port with session affinity is remembered by, whichever of its addresses it uses.
+/// The key by which a client of a Service port with session affinity is remembered, at any address.
 #[must_use]
 pub fn client_key(family: IpFamily, service: u32) -> Vec<Field> {
     vec![Field::Source(family), Field::constant(service)]
 }
 
-/// A number for a Service port. That two have the same is unlikely, and then clients of both have one memory for both.
+/// A 31-bit hash of a Service port.
+///
+/// A collision is unlikely; clients of both Service ports would then share their affinity.
 #[must_use]
 pub fn service_number(name: &ServicePortName) -> u32 {
     let hash = Sha256::digest(format!("{name}{}", name.protocol.name()));
-    // The kernel adds to it.
+    // The kernel adds an offset to it.
     hash.iter().take(4).fold(0, |number, byte| number << 8 | u32::from(*byte)) >> 1
 }
 
-/// The set of the clients of endpoints that have this number.
+/// The set of clients of endpoints with this number.
 #[must_use]
 pub fn affinity_set(family: IpFamily, number: u32) -> Arc<Set> {
-    // Only the number's type matters here.
+    // Only the type of the number matters here.
     let set = Set::of(affinity_name(number), [Field::Source(family), Field::random(65535)]);
     Arc::new(Set { dynamic: true, size: Some(AFFINITY_SIZE), ..set })
 }

@@ -1,14 +1,11 @@
-//! Which endpoint has which number.
-//!
-//! In: the numbers that endpoints have, and the endpoints that are wanted. Out: numbers that change as few as can be.
-//! Must not know: rules.
+//! Numbers of endpoints: stable, so that a change of endpoints changes few map elements.
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
-/// Endpoints by number. With session affinity some numbers may be nobody's.
+/// Endpoints by number. With session affinity, some numbers may be unused.
 ///
-/// One is kept for each endpoint of the cluster; an IPv4 one takes 8 bytes, a `SocketAddr` would take 32.
+/// The model keeps one for each endpoint of the cluster; an IPv4 one takes 8 bytes, a `SocketAddr` would take 32.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NumberedEndpoints {
     /// Of an IPv4 Service port.
@@ -24,7 +21,7 @@ impl Default for NumberedEndpoints {
 }
 
 impl NumberedEndpoints {
-    /// One more than the greatest number.
+    /// One more than the highest number.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -54,7 +51,7 @@ impl NumberedEndpoints {
     }
 }
 
-/// All endpoints are of one family: those of the other are left out. Numbers at the end without an endpoint are left out too.
+/// Collects endpoints of one family; those of the other and unused numbers at the end are dropped.
 impl FromIterator<Option<SocketAddr>> for NumberedEndpoints {
     fn from_iter<I: IntoIterator<Item = Option<SocketAddr>>>(endpoints: I) -> Self {
         let mut all: Vec<Option<SocketAddr>> = endpoints.into_iter().collect();
@@ -70,39 +67,41 @@ impl FromIterator<Option<SocketAddr>> for NumberedEndpoints {
     }
 }
 
-/// Numbers the endpoints of `wanted`, in which none is twice. Those that have a number keep it: with affinity all of
-/// them, so that their clients find them; else those below the count, so that no number is nobody's.
+/// Numbers the distinct endpoints of `desired`.
+///
+/// Endpoints keep their current number: with affinity all of them, so that their clients find them; else those below
+/// the count, so that no number is unused.
 #[must_use]
-pub fn number(current: &NumberedEndpoints, wanted: &[SocketAddr], affinity: bool) -> NumberedEndpoints {
+pub fn number(current: &NumberedEndpoints, desired: &[SocketAddr], affinity: bool) -> NumberedEndpoints {
     if current.is_empty() {
-        return wanted.iter().copied().map(Some).collect();
+        return desired.iter().copied().map(Some).collect();
     }
-    let set: HashSet<&SocketAddr> = wanted.iter().collect();
-    let limit = if affinity { current.len() } else { wanted.len() };
-    let mut kept = HashSet::with_capacity(wanted.len());
+    let set: HashSet<&SocketAddr> = desired.iter().collect();
+    let limit = if affinity { current.len() } else { desired.len() };
+    let mut kept = HashSet::with_capacity(desired.len());
     let mut numbered: Vec<Option<SocketAddr>> = current
         .iter()
         .take(limit)
         .map(|endpoint| endpoint.filter(|endpoint| set.contains(endpoint) && kept.insert(*endpoint)))
         .collect();
-    let mut new = wanted.iter().filter(|endpoint| !kept.contains(*endpoint));
-    for nobodys in numbered.iter_mut().filter(|endpoint| endpoint.is_none()) {
-        *nobodys = new.next().copied();
+    let mut new = desired.iter().filter(|endpoint| !kept.contains(*endpoint));
+    for unused in numbered.iter_mut().filter(|endpoint| endpoint.is_none()) {
+        *unused = new.next().copied();
     }
     numbered.into_iter().chain(new.map(|endpoint| Some(*endpoint))).collect()
 }
 
-/// The endpoint of each number, in either.
+/// Merges two numberings; the first wins.
 #[must_use]
 pub fn either([a, b]: &[NumberedEndpoints; 2]) -> NumberedEndpoints {
     (0..a.len().max(b.len())).map(|number| a.get(number).or_else(|| b.get(number))).collect()
 }
 
-/// Of all numbers, those of these endpoints.
+/// Restricts a numbering to these endpoints.
 #[must_use]
-pub fn only(all: &NumberedEndpoints, wanted: &[SocketAddr]) -> NumberedEndpoints {
-    let wanted: HashSet<&SocketAddr> = wanted.iter().collect();
-    all.iter().map(|endpoint| endpoint.filter(|endpoint| wanted.contains(endpoint))).collect()
+pub fn only(all: &NumberedEndpoints, desired: &[SocketAddr]) -> NumberedEndpoints {
+    let desired: HashSet<&SocketAddr> = desired.iter().collect();
+    all.iter().map(|endpoint| endpoint.filter(|endpoint| desired.contains(endpoint))).collect()
 }
 
 #[cfg(test)]
@@ -126,10 +125,10 @@ mod tests {
     }
 
     #[test]
-    fn as_few_as_can_be_change() {
+    fn endpoints_when_others_come_or_go_keep_their_numbers() {
         let current = number(&NumberedEndpoints::default(), &list(&[1, 2, 3, 4]), false);
         assert_eq!(shown(&current), "1 2 3 4");
-        for (wanted, plain, sticky) in [
+        for (desired, plain, sticky) in [
             (&[1, 2, 3, 4][..], "1 2 3 4", "1 2 3 4"),
             (&[1, 3, 4], "1 4 3", "1 - 3 4"),
             (&[1, 2, 3], "1 2 3", "1 2 3"),
@@ -138,8 +137,8 @@ mod tests {
             (&[4], "4", "- - - 4"),
             (&[], "", ""),
         ] {
-            assert_eq!(shown(&number(&current, &list(wanted), false)), plain, "{wanted:?}");
-            assert_eq!(shown(&number(&current, &list(wanted), true)), sticky, "{wanted:?}");
+            assert_eq!(shown(&number(&current, &list(desired), false)), plain, "{desired:?}");
+            assert_eq!(shown(&number(&current, &list(desired), true)), sticky, "{desired:?}");
         }
     }
 
@@ -147,20 +146,20 @@ mod tests {
         #[test]
         fn each_has_one_number_and_keeps_it(
             current in prop::collection::vec(prop::option::of(0_u8..12), 0..12),
-            wanted in prop::collection::btree_set(0_u8..12, 0..12),
+            desired in prop::collection::btree_set(0_u8..12, 0..12),
             affinity: bool,
         ) {
             let current: NumberedEndpoints = current.into_iter().map(|number| number.map(endpoint)).collect();
-            let wanted = list(&wanted.into_iter().collect::<Vec<_>>());
-            let numbered = number(&current, &wanted, affinity);
+            let desired = list(&desired.into_iter().collect::<Vec<_>>());
+            let numbered = number(&current, &desired, affinity);
             let mut all: Vec<SocketAddr> = numbered.iter().flatten().collect();
             all.sort_unstable();
-            prop_assert_eq!(&all, &wanted);
-            prop_assert!(affinity || numbered.len() == wanted.len());
+            prop_assert_eq!(&all, &desired);
+            prop_assert!(affinity || numbered.len() == desired.len());
             prop_assert!(numbered.is_empty() || numbered.get(numbered.len() - 1).is_some());
-            for endpoint in &wanted {
+            for endpoint in &desired {
                 let Some(before) = current.iter().position(|e| e == Some(*endpoint)) else { continue };
-                if affinity || before < wanted.len() {
+                if affinity || before < desired.len() {
                     prop_assert_eq!(numbered.get(before), Some(*endpoint));
                 }
             }

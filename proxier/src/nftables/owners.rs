@@ -1,6 +1,4 @@
-//! Who has an address and port that several Service ports want: the first by name.
-//!
-//! In: what Service ports want. Out: whose it is, and whose that changes. Must not know: endpoints.
+//! Ownership of destinations that several Service ports claim: the first by name owns it.
 
 use std::collections::HashMap;
 
@@ -8,18 +6,20 @@ use crate::model::{Destination, Protocol, ServicePortName};
 
 type Claim = (Protocol, Destination);
 
-/// All that is wanted, by those who want it, in the order of their names.
+/// The claimed destinations, each with its claimants sorted by name.
 #[derive(Debug, Default)]
 pub struct AddressOwners(HashMap<Claim, Vec<ServicePortName>>);
 
 impl AddressOwners {
-    /// Whether a destination belongs to this Service port.
+    /// Whether a Service port owns a destination.
     #[must_use]
     pub fn owns(&self, name: &ServicePortName, destination: Destination) -> bool {
         self.0.get(&(name.protocol, destination)).is_some_and(|claimants| claimants.first() == Some(name))
     }
 
-    /// A Service port wants these destinations from now on. Tells of which others that takes one, or gives one to.
+    /// Replaces the destinations that a Service port claims.
+    ///
+    /// Calls `others` for each Service port that thereby loses or gains a destination.
     pub fn replace(
         &mut self,
         name: &ServicePortName,
@@ -33,7 +33,7 @@ impl AddressOwners {
             let was_first = claimants.first() == Some(name);
             claimants.retain(|claimant| claimant != name);
             match claimants.first() {
-                Some(heir) if was_first => others(heir),
+                Some(next) if was_first => others(next),
                 Some(_) => {}
                 None => _ = self.0.remove(&claim),
             }
@@ -56,7 +56,7 @@ mod tests {
     use crate::model::NamespacedName;
 
     #[test]
-    fn the_first_by_name_has_it_and_then_the_next() {
+    fn the_first_claimant_by_name_owns_a_destination_and_then_the_next() {
         let name = |text| ServicePortName {
             protocol: Protocol::Tcp,
             ..ServicePortName::first_of(&NamespacedName::new("ns", text))
@@ -65,10 +65,10 @@ mod tests {
         let port = Destination::NodePort;
         let mut owners = AddressOwners::default();
         let mut replace = |claimant: &ServicePortName, old: &[u16], new: &[u16]| {
-            let mut told = Vec::new();
+            let mut affected = Vec::new();
             let destinations = |ports: &[u16]| ports.iter().copied().map(port).collect::<Vec<_>>();
-            owners.replace(claimant, &destinations(old), &destinations(new), |other| told.push(other.clone()));
-            (told, [&a, &b, &c].map(|name| owners.owns(name, port(1))))
+            owners.replace(claimant, &destinations(old), &destinations(new), |other| affected.push(other.clone()));
+            (affected, [&a, &b, &c].map(|name| owners.owns(name, port(1))))
         };
         assert_eq!(replace(&b, &[], &[1, 2]), (vec![], [false, true, false]));
         assert_eq!(replace(&c, &[], &[1]), (vec![], [false, true, false]));

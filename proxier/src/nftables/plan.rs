@@ -1,7 +1,6 @@
-//! What to write so that the kernel holds what it should.
+//! Plans the transactions that change the elements of sets.
 //!
-//! In: elements that are there, elements that are wanted. Out: transactions, in an order in which no new connection
-//! finds half of anything. Must not know: how elements came about.
+//! The order ensures that no new connection meets a partial state.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashSet};
@@ -19,25 +18,25 @@ use crate::model::ServicePortName;
 pub struct SetDefinitions(BTreeMap<SetId, Arc<Set>>);
 
 impl SetDefinitions {
-    /// Those of a family.
+    /// The definitions of a family.
     #[must_use]
     pub fn of(family: IpFamily) -> Self {
         Self(SetId::ALL.into_iter().map(|id| (id, Arc::new(id.definition(family)))).collect())
     }
 
-    /// All, in the order of their names' meaning.
+    /// All sets, in the order of creation.
     pub fn iter(&self) -> impl Iterator<Item = (SetId, &Arc<Set>)> {
         SetId::ALL.into_iter().map(|id| (id, &self.0[&id]))
     }
 
-    /// One of them.
+    /// The definition of one set.
     #[must_use]
     pub fn get(&self, id: SetId) -> Arc<Set> {
         self.0[&id].clone()
     }
 }
 
-/// An element that is found by its key.
+/// An element that is hashed by its key.
 #[derive(Debug)]
 struct Keyed(Element);
 
@@ -66,23 +65,23 @@ impl Eq for Keyed {}
 pub struct ElementIndex(BTreeMap<SetId, HashSet<Keyed>>);
 
 impl ElementIndex {
-    /// Adds one.
+    /// Adds an element.
     pub fn insert(&mut self, set: SetId, element: Element) {
         self.0.entry(set).or_default().replace(Keyed(element));
     }
 
-    /// Looks one up.
+    /// Looks up an element.
     #[must_use]
     pub fn get(&self, set: SetId, key: &[u8]) -> Option<&Element> {
         self.0.get(&set)?.get(key).map(|Keyed(element)| element)
     }
 
-    /// All of a set.
+    /// All elements of a set.
     pub fn of(&self, set: SetId) -> impl Iterator<Item = &Element> {
         self.0.get(&set).into_iter().flatten().map(|Keyed(element)| element)
     }
 
-    /// How many there are of a set.
+    /// The number of elements of a set.
     #[must_use]
     pub fn count(&self, set: SetId) -> usize {
         self.0.get(&set).map_or(0, HashSet::len)
@@ -92,7 +91,7 @@ impl ElementIndex {
         self.0.get_mut(&set)?.take(key).map(|Keyed(element)| element)
     }
 
-    /// By set, in order of keys.
+    /// The elements by set, sorted by key.
     fn into_sorted(self) -> impl Iterator<Item = (SetId, Vec<Element>)> {
         self.0.into_iter().filter(|(_, elements)| !elements.is_empty()).map(|(set, elements)| {
             let mut elements: Vec<Element> = elements.into_iter().map(|Keyed(element)| element).collect();
@@ -102,10 +101,10 @@ impl ElementIndex {
     }
 }
 
-/// An element that is wanted, and by whom.
+/// A desired element and its owner.
 #[derive(Debug)]
 pub struct DesiredElement<'a> {
-    /// The Service port; `None` if it is not one's alone.
+    /// The Service port; `None` if the element is shared.
     pub owner: Option<&'a ServicePortName>,
     /// The set.
     pub set: SetId,
@@ -113,17 +112,17 @@ pub struct DesiredElement<'a> {
     pub element: Element,
 }
 
-/// A transaction and the Service ports whose operations are in it.
+/// A transaction with the Service port that owns each operation.
 #[derive(Debug)]
 pub struct OwnedTransaction<'a> {
     /// The operations.
     pub transaction: Transaction,
-    /// By operation, in order.
+    /// Owners by operation index, sorted.
     owners: Vec<(usize, &'a ServicePortName)>,
 }
 
 impl<'a> OwnedTransaction<'a> {
-    /// Nothing to do.
+    /// Creates an empty transaction.
     #[must_use]
     pub fn on(table: Table) -> Self {
         Self { transaction: Transaction::on(table), owners: Vec::new() }
@@ -135,7 +134,7 @@ impl<'a> OwnedTransaction<'a> {
         self.transaction.push(operation);
     }
 
-    /// Whose operation it is.
+    /// The owner of an operation.
     #[must_use]
     pub fn owner(&self, operation: usize) -> Option<&'a ServicePortName> {
         let at = self.owners.binary_search_by_key(&operation, |(of, _)| *of).ok()?;
@@ -143,19 +142,19 @@ impl<'a> OwnedTransaction<'a> {
     }
 }
 
-/// What to write, one after the other.
+/// The transactions of a sync, in order.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    /// What is new, and what leads elsewhere from now on.
+    /// New objects and changed verdicts.
     pub first: OwnedTransaction<'a>,
-    /// Removal of what nothing leads to any more. Not in the same batch: a packet may be on its way there.
+    /// Deletions of unreferenced elements, in a later batch: packets may be on their way there.
     pub later: Transaction,
-    /// Removal of chains and sets that nothing uses any more. Kernels before 6.2 notice that only after a while.
+    /// Deletions of unused chains and sets. Kernels before 6.2 release references only after a delay.
     pub last: Transaction,
 }
 
 impl<'a> Plan<'a> {
-    /// Nothing to do.
+    /// Creates an empty plan.
     #[must_use]
     pub fn on(table: Table) -> Self {
         Self {
@@ -165,33 +164,33 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Makes the sets hold `wanted` instead of `held`.
-    pub fn elements(&mut self, sets: &SetDefinitions, mut held: ElementIndex, wanted: Vec<DesiredElement<'a>>) {
-        let (mut new, mut changed, mut firewall) = (wanted, Vec::new(), Vec::new());
+    /// Plans the change of the sets from `current` to `desired`.
+    pub fn elements(&mut self, sets: &SetDefinitions, mut current: ElementIndex, desired: Vec<DesiredElement<'a>>) {
+        let (mut new, mut changed, mut firewall) = (desired, Vec::new(), Vec::new());
         let mut replaced = ElementIndex::default();
-        // What is new stays where it is: at a start that is nearly everything.
+        // New elements stay in place: at startup nearly all are new.
         let is_firewall = |set| matches!(set, SetId::FirewallAllowed | SetId::FirewallIps);
-        let other = |wanted: &mut DesiredElement<'_>| {
-            is_firewall(wanted.set) || held.get(wanted.set, &wanted.element.key).is_some()
+        let other = |desired: &mut DesiredElement<'_>| {
+            is_firewall(desired.set) || current.get(desired.set, &desired.element.key).is_some()
         };
-        for wanted in new.extract_if(.., other).collect::<Vec<_>>() {
-            match held.remove(wanted.set, &wanted.element.key) {
-                Some(known) if known == wanted.element => {}
+        for desired in new.extract_if(.., other).collect::<Vec<_>>() {
+            match current.remove(desired.set, &desired.element.key) {
+                Some(known) if known == desired.element => {}
                 Some(known) => {
-                    replaced.insert(wanted.set, known);
-                    changed.push(wanted);
+                    replaced.insert(desired.set, known);
+                    changed.push(desired);
                 }
-                None if is_firewall(wanted.set) => firewall.push(wanted),
-                None => new.push(wanted),
+                None if is_firewall(desired.set) => firewall.push(desired),
+                None => new.push(desired),
             }
         }
-        self.firewall(sets, &mut held, &mut replaced, firewall, &mut changed);
+        self.firewall(sets, &mut current, &mut replaced, firewall, &mut changed);
         self.add(sets, new);
         self.first.transaction.cut();
         for (set, elements) in replaced.into_sorted() {
             self.first.push(Operation::DeleteElements(sets.get(set), elements), None);
         }
-        for (set, elements) in held.into_sorted() {
+        for (set, elements) in current.into_sorted() {
             let operation = Operation::DeleteElements(sets.get(set), elements);
             if set.is_support() { self.later.push(operation) } else { self.first.push(operation, None) }
         }
@@ -199,11 +198,11 @@ impl<'a> Plan<'a> {
         self.first.transaction.cut();
     }
 
-    /// Ranges may not overlap, so those that go go first; and nobody gets in before it is known who may.
+    /// Plans the source ranges: they may not overlap, so deletions come first, and verdicts after ranges.
     fn firewall(
         &mut self,
         sets: &SetDefinitions,
-        held: &mut ElementIndex,
+        current: &mut ElementIndex,
         replaced: &mut ElementIndex,
         new: Vec<DesiredElement<'a>>,
         changed: &mut Vec<DesiredElement<'a>>,
@@ -211,35 +210,37 @@ impl<'a> Plan<'a> {
         let allowed = SetId::FirewallAllowed;
         let (ranges, rest): (Vec<_>, Vec<_>) = std::mem::take(changed).into_iter().partition(|w| w.set == allowed);
         *changed = rest;
-        let going = [held, replaced].into_iter().filter_map(|held| held.0.remove(&allowed));
+        let going = [current, replaced].into_iter().filter_map(|current| current.0.remove(&allowed));
         let mut going: Vec<Element> = going.flatten().map(|Keyed(element)| element).collect();
         going.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         if !going.is_empty() {
             self.first.push(Operation::DeleteElements(sets.get(allowed), going), None);
         }
         let mut new: Vec<DesiredElement<'_>> = ranges.into_iter().chain(new).collect();
-        new.sort_by_key(|wanted| wanted.set != allowed);
+        new.sort_by_key(|desired| desired.set != allowed);
         self.add_uncut(sets, new);
         self.first.transaction.cut();
     }
 
-    fn add(&mut self, sets: &SetDefinitions, wanted: Vec<DesiredElement<'a>>) {
-        self.write(sets, wanted, true);
+    fn add(&mut self, sets: &SetDefinitions, desired: Vec<DesiredElement<'a>>) {
+        self.write(sets, desired, true);
     }
 
-    fn add_uncut(&mut self, sets: &SetDefinitions, wanted: Vec<DesiredElement<'a>>) {
-        self.write(sets, wanted, false);
+    fn add_uncut(&mut self, sets: &SetDefinitions, desired: Vec<DesiredElement<'a>>) {
+        self.write(sets, desired, false);
     }
 
-    /// Neighbours of one owner and set become one operation. What has another owner makes sense alone.
-    fn write(&mut self, sets: &SetDefinitions, wanted: Vec<DesiredElement<'a>>, cut: bool) {
+    /// Merges adjacent elements of one owner and set into an operation.
+    ///
+    /// With `cut`, a batch may end between owners.
+    fn write(&mut self, sets: &SetDefinitions, desired: Vec<DesiredElement<'a>>, cut: bool) {
         let lengths: Vec<usize> =
-            wanted.chunk_by(|a, b| a.owner == b.owner && a.set == b.set).map(<[_]>::len).collect();
-        let mut rest = wanted.into_iter().peekable();
+            desired.chunk_by(|a, b| a.owner == b.owner && a.set == b.set).map(<[_]>::len).collect();
+        let mut rest = desired.into_iter().peekable();
         for length in lengths {
             let Some(DesiredElement { owner, set, .. }) = rest.peek() else { break };
             let (owner, set) = (*owner, *set);
-            let elements = rest.by_ref().take(length).map(|wanted| wanted.element).collect();
+            let elements = rest.by_ref().take(length).map(|desired| desired.element).collect();
             self.first.push(Operation::AddElements(sets.get(set), elements), owner);
             if cut && rest.peek().is_some_and(|next| next.owner != owner) {
                 self.first.transaction.cut();

@@ -1,7 +1,4 @@
-//! What a Service port wants of the table.
-//!
-//! In: a Service port, its endpoints, who owns its addresses. Out: a [`PortSpec`], compact enough to be kept.
-//! Must not know: sets, chains, other Service ports.
+//! The compact description of a Service port from which its elements are rendered.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,7 +8,7 @@ use super::names::{Policy, VipOrNodePort};
 use super::numbers::{NumberedEndpoints, either, number, only};
 use crate::model::{CategorizedEndpoints, Destination, Endpoint, Protocol, ServicePort, ServicePortName};
 
-/// The number that IP has for a transport protocol.
+/// The IP protocol number.
 #[must_use]
 pub fn protocol_number(protocol: Protocol) -> u8 {
     match protocol {
@@ -25,36 +22,36 @@ fn addresses(list: &[&Endpoint]) -> Vec<SocketAddr> {
     list.iter().map(|endpoint| endpoint.address).collect()
 }
 
-/// Those that fit, each once: the API lets them come twice.
+/// The accepted addresses without duplicates, which the API allows.
 fn once(ips: &[IpAddr], fits: impl Fn(&IpAddr) -> bool) -> Box<[IpAddr]> {
     let first = |(at, ip): &(usize, &IpAddr)| !ips[..*at].contains(ip) && fits(ip);
     ips.iter().enumerate().filter(first).map(|(_, ip)| *ip).collect()
 }
 
-/// Everything about a Service port that its elements are made of.
+/// Everything about a Service port that its elements depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortSpec {
     /// IP's number for the protocol.
     pub protocol: u8,
-    /// The cluster IP, unless another Service port has it.
+    /// The cluster IP, unless another Service port owns it.
     pub cluster_ip: Option<IpAddr>,
-    /// External IPs that no other Service port has, and that are no VIPs.
+    /// External IPs that this Service port owns and that are not VIPs.
     pub external_ips: Box<[IpAddr]>,
-    /// Load balancer addresses that no other Service port has.
+    /// Load balancer addresses that this Service port owns.
     pub vips: Box<[IpAddr]>,
     /// The port at these addresses.
     pub port: u16,
-    /// The node port; 0 where there is none or another Service port has it.
+    /// The node port; 0 without one or if another Service port owns it.
     pub node_port: u16,
     /// `internalTrafficPolicy: Local`
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`
     pub external_local: bool,
-    /// Seconds that a client is remembered.
+    /// The affinity timeout in seconds.
     pub affinity: Option<u32>,
     /// Source ranges.
     pub ranges: Box<[IpNet]>,
-    /// Whether any traffic can be served, here or elsewhere.
+    /// Whether any endpoint is usable, on this node or elsewhere.
     pub any: bool,
     /// Endpoints of policy `Cluster`.
     pub cluster: NumberedEndpoints,
@@ -65,8 +62,10 @@ pub struct PortSpec {
 }
 
 impl PortSpec {
-    /// Looks at a Service port. `owns` tells which of its destinations are not another's; `current` the numbers that
-    /// endpoints have now, given the view without endpoints, and the endpoints that a policy wants.
+    /// Describes a Service port.
+    ///
+    /// `owns` decides about its destinations. `current` returns the numbers that endpoints have now, given the
+    /// description without endpoints, the policy and its desired endpoints.
     #[must_use]
     pub fn of(
         name: &ServicePortName,
@@ -80,7 +79,7 @@ impl PortSpec {
         let now = [(Policy::Cluster, &lists[0]), (Policy::Local, &lists[1])];
         let now = now.map(|(policy, wanted)| current(&unnumbered, policy, wanted));
         let [cluster, local] = if port.affinity_seconds.is_some() {
-            // Clients have one memory for both, so in both an endpoint has the same number.
+            // Affinity covers both policies, so an endpoint has the same number in both.
             let all = number(&either(&now), &addresses(&endpoints.reachable), true);
             lists.map(|list| only(&all, &list))
         } else {
@@ -132,19 +131,19 @@ impl PortSpec {
         }
     }
 
-    /// Whether traffic to the cluster IP has somewhere to go.
+    /// Whether traffic to the cluster IP has usable endpoints.
     #[must_use]
     pub fn has_internal(&self) -> bool {
         if self.internal_local { !self.local.is_empty() } else { self.any }
     }
 
-    /// Whether traffic from outside has somewhere to go.
+    /// Whether external traffic has usable endpoints.
     #[must_use]
     pub fn has_external(&self) -> bool {
         if self.external_local { !self.local.is_empty() } else { self.any }
     }
 
-    /// Where the numbers of endpoints can be read off, and of which policy.
+    /// The destinations whose endpoint maps have the numbers, with their policies.
     pub fn endpoint_map_keys(&self) -> impl Iterator<Item = (VipOrNodePort, Policy, Option<IpAddr>, u16)> + '_ {
         let addresses = self.cluster_ip.iter().chain(&self.vips).chain(&self.external_ips);
         let addresses = addresses.map(|ip| (VipOrNodePort::Address, Some(*ip), self.port));

@@ -1,6 +1,4 @@
-//! What we put into the kernel.
-//!
-//! In: what syncs did. Out: what the next one compares with. Must not know: how it is written.
+//! The state that syncs have written, which the next sync compares with.
 
 use std::collections::HashMap;
 
@@ -14,17 +12,17 @@ use super::render::Rendered;
 use super::settings::NftablesSettings;
 use crate::model::{Destination, ServicePortName};
 
-/// A Service port that is programmed.
+/// A programmed Service port.
 #[derive(Debug)]
 pub struct ProgrammedPort {
-    /// What its elements are made of.
+    /// The input of its elements.
     pub spec: PortSpec,
-    /// What it wants to be found by.
+    /// The destinations that it claims.
     pub destinations: Box<[Destination]>,
 }
 
 impl ProgrammedPort {
-    /// Whether its cluster IP is dropped for want of local endpoints.
+    /// Whether its cluster IP is dropped because no endpoint is local.
     pub fn lacks_internal_local(&self) -> bool {
         self.spec.any && !self.spec.has_internal()
     }
@@ -35,7 +33,7 @@ impl ProgrammedPort {
     }
 }
 
-/// A member of a set, kept in one piece: there are as many as Services.
+/// A set member, stored inline: there are as many as Services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Member {
     set: SetId,
@@ -43,7 +41,7 @@ struct Member {
     key: [u8; MEMBER_MAX],
 }
 
-/// The longest keys are those of hairpin connections in IPv6.
+/// The length of the longest keys: hairpin connections in IPv6.
 const MEMBER_MAX: usize = 40;
 
 impl Member {
@@ -59,7 +57,7 @@ impl Member {
     }
 }
 
-/// How often things are wanted that Service ports share.
+/// Reference counts of objects that Service ports share.
 #[derive(Debug)]
 pub struct SharedRefCounts {
     members: HashMap<Member, u32>,
@@ -67,14 +65,14 @@ pub struct SharedRefCounts {
     pub chains: ChainRefCounts,
 }
 
-/// Members that came to be wanted, or are not wanted any more.
+/// Members whose reference count changed, with whether they had references before.
 #[derive(Debug, Default)]
 pub struct MemberChanges {
     touched: HashMap<Member, bool>,
 }
 
 impl SharedRefCounts {
-    /// Nobody wants anything.
+    /// Creates empty counts, except for the chains that always exist.
     #[must_use]
     pub fn new() -> Self {
         let mut chains = ChainRefCounts::default();
@@ -82,7 +80,7 @@ impl SharedRefCounts {
         Self { members: HashMap::new(), chains }
     }
 
-    /// Takes what a Service port does not want any more.
+    /// Drops the references of a Service port.
     pub fn subtract(&mut self, rendered: &Rendered, changes: &mut MemberChanges) {
         for member in rendered.members.iter().map(Member::of) {
             let count = self.members.entry(member).or_insert(0);
@@ -92,7 +90,7 @@ impl SharedRefCounts {
         rendered.chains.iter().for_each(|chain| self.chains.subtract(*chain));
     }
 
-    /// Takes what a Service port wants.
+    /// Adds the references of a Service port.
     pub fn add(&mut self, rendered: &Rendered, changes: &mut MemberChanges) {
         for member in rendered.members.iter().map(Member::of) {
             let count = self.members.entry(member).or_insert(0);
@@ -102,7 +100,7 @@ impl SharedRefCounts {
         rendered.chains.iter().for_each(|chain| self.chains.add(*chain));
     }
 
-    /// What changed on balance: gone ones and new ones, each in order.
+    /// The members that became unreferenced, and the ones that became referenced, each sorted.
     pub fn settle(&mut self, changes: MemberChanges) -> [Vec<(SetId, Bytes)>; 2] {
         let (mut gone, mut new) = (Vec::new(), Vec::new());
         for (member, was) in changes.touched {
@@ -122,25 +120,25 @@ impl SharedRefCounts {
     }
 }
 
-/// What is in the kernel, as far as we put it there.
+/// The table as this mode has written it.
 #[derive(Debug)]
 pub struct ProgrammedTable {
     /// The Service ports. Boxed, as nearly half of a large map is free.
     pub ports: HashMap<ServicePortName, Box<ProgrammedPort>>,
-    /// Who has which destination.
+    /// The owners of destinations.
     pub owners: AddressOwners,
-    /// What they share.
+    /// References to shared objects.
     pub counts: SharedRefCounts,
-    /// What all of it was made with.
+    /// The settings of the last full sync.
     pub settings: NftablesSettings,
-    /// The kernel's number, if nobody else has changed anything since we knew it.
+    /// The generation ID, if no other process has changed nf_tables since the state was known.
     pub generation: Option<u32>,
-    /// Service ports that lack local endpoints, for internal and external traffic.
+    /// The number of Service ports without local endpoints, for internal and external traffic.
     pub no_local_endpoints: [usize; 2],
 }
 
 impl ProgrammedTable {
-    /// Nothing, yet.
+    /// Creates an empty state.
     pub fn new(settings: NftablesSettings) -> Self {
         Self {
             ports: HashMap::new(),
@@ -152,7 +150,7 @@ impl ProgrammedTable {
         }
     }
 
-    /// Replaces what a Service port has; returns what it had.
+    /// Replaces a Service port's state; returns the old one.
     pub fn replace(&mut self, name: &ServicePortName, new: Option<ProgrammedPort>) -> Option<Box<ProgrammedPort>> {
         let lacks = |port: &ProgrammedPort| [port.lacks_internal_local(), port.lacks_external_local()];
         if let Some(new) = &new {

@@ -1,6 +1,6 @@
-//! Damage that costs microseconds to see: a table that was deleted, base chains that were emptied.
+//! Cheap drift detection: a deleted table, and changed base chains.
 //!
-//! The rest takes a look at the whole table.
+//! Other drift takes a read of the whole table.
 
 use netfilter::kernel::nftables::{ChainState, NftError, NftTables};
 use netfilter::nft::{Name, Table};
@@ -9,29 +9,29 @@ use tracing::debug;
 use super::settings::NftablesSettings;
 use super::{names, rules};
 
-/// The base chains as a sync of everything left them. Nothing but such a sync of ours changes them.
+/// The base chains as the last full sync left them. Only full syncs change them.
 #[derive(Debug)]
 pub(super) struct BaseChainCheck {
     chains: Vec<Name>,
     known: Vec<Option<ChainState>>,
-    /// The generation of the last look.
+    /// The generation ID at the last check.
     generation: Option<u32>,
 }
 
 impl BaseChainCheck {
-    /// The base chains as they are now; `None` if they cannot be read: then the check of every `syncPeriod` is all there is.
+    /// Records the base chains; `None` if they cannot be read, leaving the check of every `syncPeriod`.
     pub fn new(kernel: &mut dyn NftTables, settings: &NftablesSettings) -> Option<Self> {
         let bases = rules::fixed(settings).into_iter().filter(|(chain, _)| chain.base.is_some());
         let mut check =
             Self { chains: bases.map(|(chain, _)| chain.name).collect(), known: Vec::new(), generation: None };
         check.known = check
             .read(kernel, &names::table(settings.family))
-            .inspect_err(|error| debug!("base chains cannot be read: {error}"))
+            .inspect_err(|error| debug!("cannot read base chains: {error}"))
             .ok()?;
         Some(check)
     }
 
-    /// The first damage, after another program changed something. Looks once for each generation.
+    /// Describes the first difference after a foreign change. Reads once per generation ID.
     pub fn look(
         &mut self,
         kernel: &mut dyn NftTables,

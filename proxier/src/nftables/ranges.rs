@@ -1,12 +1,10 @@
-//! Networks as ranges of addresses, of which none overlaps another: a set with ranges takes no others.
-//!
-//! In: networks of one family. Out: ranges, in order. Must not know: what they are for.
+//! Merges networks into disjoint address ranges: a set with intervals accepts no overlaps.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// The addresses of all these networks.
+/// The addresses of all networks, as sorted disjoint ranges.
 #[must_use]
 pub fn merged(nets: &[IpNet]) -> Vec<(IpAddr, IpAddr)> {
     let mut ranges: Vec<(u128, u128)> = nets.iter().map(|net| (bits(net.network()), bits(net.broadcast()))).collect();
@@ -48,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_become_one() {
+    fn adjacent_networks_become_one_range() {
         assert_eq!(shown(&["198.51.100.128/26", "198.51.100.0/25"]), "198.51.100.0-198.51.100.191");
         assert_eq!(shown(&["10.0.0.0/8", "10.1.0.0/16", "11.0.0.0/32"]), "10.0.0.0-11.0.0.0");
         assert_eq!(shown(&["10.0.0.0/32", "10.0.0.2/32"]), "10.0.0.0-10.0.0.0 10.0.0.2-10.0.0.2");
@@ -59,7 +57,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_same_addresses_are_in_it(
+        fn merged_ranges_contain_the_same_addresses(
             nets in prop::collection::vec((any::<u16>(), 16_u8..=32), 1..8),
             address: u16,
         ) {

@@ -1,6 +1,4 @@
-//! Reading the table.
-//!
-//! In: the kernel. Out: what it holds, and which numbers the endpoints in it have. Must not know: what it should hold.
+//! Reads the table and the numbers of the endpoints in it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,24 +13,25 @@ use super::port_spec::PortSpec;
 use super::settings::NftablesSettings;
 use super::{Nftables, structure};
 
-/// How many numbers may be nobody's before the last endpoint of a Service with affinity is not found any more.
+/// The number of consecutive unused numbers after which no endpoint of a Service with affinity is found.
 const MAX_NUMBER_GAP: usize = 16;
 
-/// From so many elements on, those of a set are asked for by their keys. To list them takes the kernel time in the square
-/// of their number: for each 32 KiB it begins anew, and passes over what it has told.
+/// The set size from which elements are looked up by key.
+///
+/// Listing takes the kernel quadratic time: for each 32 KiB of output it starts over and skips what it has listed.
 pub(super) const LOOKUP_THRESHOLD: usize = 131_072;
 
-/// What the kernel holds.
+/// The table as read from the kernel.
 #[derive(Debug, Default)]
 pub(super) struct ObservedTable {
     pub table: Option<ReadTable>,
-    /// Why it is replaced as a whole, if it is: it is not ours, or not of this version.
+    /// Why the table must be replaced as a whole, if so: it is foreign or of another version.
     pub conflict: Option<String>,
     pub elements: ElementIndex,
 }
 
 impl Nftables {
-    /// Reads all that the table holds.
+    /// Reads the whole table.
     pub(super) fn observe(&mut self, settings: &NftablesSettings) -> Result<ObservedTable, NftError> {
         let table = names::table(self.family);
         let Some(read) = self.kernel.table(&table)? else { return Ok(ObservedTable::default()) };
@@ -48,17 +47,17 @@ impl Nftables {
             });
         }
         let mut elements = ElementIndex::default();
-        // What leads to endpoints comes before them.
+        // Sets with verdicts come before the endpoints that they lead to.
         for (id, set) in self.sets.iter().filter(|(_, set)| read.sets.contains_key(&set.name)) {
-            let count = read.counts.get(&set.name).copied().filter(|count| *count >= self.many);
+            let count = read.counts.get(&set.name).copied().filter(|count| *count >= self.lookup_threshold);
             if let (SetId::Endpoints(..), Some(count)) = (id, count) {
                 let found = by_keys(self.kernel.as_mut(), &table, id, set, &mut elements);
                 match found {
                     Ok(()) if elements.count(id) == count => continue,
                     Ok(()) => {
-                        debug!("{} of {count} elements of {} are led to, all are read", elements.count(id), set.name)
+                        debug!("listing set {}: verdicts lead to {} of {count} elements", set.name, elements.count(id))
                     }
-                    Err(error) => debug!("elements of {} cannot be looked up, all are read: {error}", set.name),
+                    Err(error) => debug!("listing set {}: cannot look up its elements: {error}", set.name),
                 }
             }
             self.kernel.elements(&table, set, &mut |element| elements.insert(id, element))?;
@@ -76,15 +75,15 @@ fn by_keys(
     elements: &mut ElementIndex,
 ) -> Result<(), NftError> {
     let mut found = Vec::new();
-    let mut lists = led_to(elements, id);
+    let mut lists = reachable_keys(elements, id);
     kernel.lookup(table, set, &mut lists, &mut |element| found.push(element))?;
     drop(lists);
     found.into_iter().for_each(|element| elements.insert(id, element));
     Ok(())
 }
 
-/// Keys of endpoints in a set that verdicts lead to, those first that must be there if the others are.
-fn led_to(elements: &ElementIndex, id: SetId) -> impl Iterator<Item = Vec<Bytes>> {
+/// The keys of endpoints that verdicts lead to; in each list, a missing key ends the list.
+fn reachable_keys(elements: &ElementIndex, id: SetId) -> impl Iterator<Item = Vec<Bytes>> {
     let leading = VipOrNodePort::ALL
         .into_iter()
         .flat_map(|place| [SetId::Service(place), SetId::ShortCircuit(place), SetId::LocalPolicy(place)]);
@@ -101,7 +100,7 @@ fn led_to(elements: &ElementIndex, id: SetId) -> impl Iterator<Item = Vec<Bytes>
     )
 }
 
-/// The numbers that the kernel has for endpoints of a Service port: those at its first destination that has any.
+/// The numbers of a Service port's endpoints in the kernel, at its first destination that has any.
 pub(super) fn numbers_in(held: &ElementIndex, spec: &PortSpec, policy: Policy) -> NumberedEndpoints {
     let any = |place| held.count(SetId::Endpoints(place, policy)) > 0;
     let endpoint_map_keys = spec.endpoint_map_keys().filter(|(place, of, ..)| *of == policy && any(*place));
@@ -111,7 +110,7 @@ pub(super) fn numbers_in(held: &ElementIndex, spec: &PortSpec, policy: Policy) -
     all.find(|numbered| !numbered.is_empty()).unwrap_or_default()
 }
 
-/// The numbers of endpoints at one destination. `at` tells which endpoint a map of them has for a key.
+/// The numbers of endpoints at one destination. `at` looks a key up in an endpoint map.
 pub(super) fn numbers_at(
     at: impl Fn(SetId, &[u8]) -> Option<SocketAddr>,
     protocol: u8,
@@ -136,7 +135,7 @@ pub(super) fn numbers_at(
     numbered.into_iter().collect()
 }
 
-/// The endpoint that a map of endpoints has for a key.
+/// Decodes the data of an endpoint map element.
 pub(super) fn endpoint(value: &Value) -> Option<SocketAddr> {
     let Value::Data(bytes) = value else { return None };
     let bytes: &Bytes = bytes;

@@ -1,7 +1,4 @@
-//! The elements of one Service port.
-//!
-//! In: a [`PortSpec`]. Out: elements of the table's sets, members that it may share with others, chains that it needs.
-//! Must not know: what the kernel holds, or other Service ports.
+//! Renders the elements, set members and chains of one Service port.
 
 use std::net::IpAddr;
 
@@ -15,14 +12,14 @@ use super::port_spec::PortSpec;
 use super::ranges::merged;
 use crate::model::ServicePortName;
 
-/// What a Service port wants of the table.
+/// The rendered objects of a Service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
-    /// Elements of its own, those that others refer to first.
+    /// Its own elements, referenced ones first.
     pub elements: Vec<(SetId, Element)>,
-    /// Members of sets that other Service ports may want too.
+    /// Set members that other Service ports may share.
     pub members: Vec<(SetId, Bytes)>,
-    /// Chains that its elements lead to.
+    /// Chains that its elements refer to.
     pub chains: Vec<SharedChain>,
 }
 
@@ -33,18 +30,18 @@ pub fn comment(name: &ServicePortName) -> Name {
     if text.len() <= COMMENT_MAX {
         return text.into();
     }
-    // nft refuses longer ones, and with them the real kube-proxy all its rules; names are ASCII.
+    // nft refuses longer comments, and with them all rules of the real kube-proxy; names are ASCII.
     let end = COMMENT_MAX - "...".len();
     format!("{}...", text.get(..end).unwrap_or_default()).into()
 }
 
-/// All that a Service port wants.
+/// Renders a Service port.
 #[must_use]
 pub fn render(name: &ServicePortName, spec: &PortSpec, node_ip: IpAddr) -> Rendered {
     write(name, spec, node_ip, true)
 }
 
-/// The same without its elements: only what it may share with others.
+/// Renders only what the Service port shares with others.
 #[must_use]
 pub fn render_shared(name: &ServicePortName, spec: &PortSpec, node_ip: IpAddr) -> Rendered {
     write(name, spec, node_ip, false)
@@ -75,10 +72,10 @@ fn write(name: &ServicePortName, spec: &PortSpec, node_ip: IpAddr, elements: boo
 
 struct Writer<'a> {
     spec: &'a PortSpec,
-    /// For session affinity.
+    /// The hash of the Service port, for session affinity.
     service: u32,
     comment: Name,
-    /// Whether elements are wanted.
+    /// Whether to render elements.
     elements: bool,
     out: Rendered,
 }
@@ -134,7 +131,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Traffic with nowhere to go: rejected where no endpoint exists at all, dropped where only this node has none.
+    /// Refuses traffic without usable endpoints: rejected without any endpoint, dropped without local ones.
     fn refuse(&mut self, place: VipOrNodePort, key: Key) {
         let verdict = if self.spec.any { Verdict::Drop } else { Verdict::Goto(REJECT.into()) };
         self.push(SetId::NoEndpoint(place), Element::verdict(key.build(), verdict));
@@ -145,19 +142,19 @@ impl Writer<'_> {
         chain.to_name()
     }
 
-    /// The endpoints of a policy, for one destination; how to choose among them, if there are any.
+    /// Renders the endpoints of a policy for one destination; returns how to choose among them, if there are any.
     fn balance(&mut self, place: VipOrNodePort, ip: Option<IpAddr>, policy: Policy) -> Option<Balance> {
         let (spec, service, key, elements) = (self.spec, self.service, self.key(place, ip), self.elements);
         let numbered = spec.endpoints(policy);
-        let held = || (0_u32..).zip(numbered.iter()).filter_map(|(number, endpoint)| Some((number, endpoint?)));
-        let wanted = || held().filter(|_| elements);
-        let endpoints = wanted().map(|(number, endpoint)| {
+        let numbers = || (0_u32..).zip(numbered.iter()).filter_map(|(number, endpoint)| Some((number, endpoint?)));
+        let rendered = || numbers().filter(|_| elements);
+        let endpoints = rendered().map(|(number, endpoint)| {
             let value = Key::default().socket(endpoint).build();
             (SetId::Endpoints(place, policy), Element::data(key.clone().number(number).build(), value))
         });
         self.out.elements.extend(endpoints);
         let sticky = spec.affinity.map(|seconds| {
-            let choices = (0_u32..).zip(wanted()).map(|(choice, (number, _))| {
+            let choices = (0_u32..).zip(rendered()).map(|(choice, (number, _))| {
                 let chain = SharedChain::Stick { place, policy, number, seconds, service };
                 let element = Element::verdict(key.clone().number(choice).build(), Verdict::Goto(chain.to_name()));
                 (SetId::Choices(place, policy), element)
@@ -165,19 +162,19 @@ impl Writer<'_> {
             self.out.elements.extend(choices);
             Sticky { numbers: u32::try_from(numbered.len()).unwrap_or(u32::MAX), seconds, service }
         });
-        let count = u32::try_from(held().count()).unwrap_or(u32::MAX);
+        let count = u32::try_from(numbers().count()).unwrap_or(u32::MAX);
         let most = if sticky.is_some() { count } else { *size_class(count).end() };
         (count > 0).then_some(Balance { place, policy, count: most, sticky })
     }
 
-    /// Who may use the load balancer's addresses.
+    /// Renders the source ranges of load balancer addresses.
     fn firewall(&mut self, node_ip: IpAddr) {
         let spec = self.spec;
         if spec.ranges.is_empty() {
             return;
         }
         let mut ranges = spec.ranges.to_vec();
-        // A VIP is often a local address too: then this node's own packets to it come from it.
+        // A VIP is often a local address too: this node's own packets to it then have it as source.
         if ranges.iter().any(|range| range.contains(&node_ip)) {
             ranges.extend(spec.vips.iter().map(|vip| ipnet::IpNet::from(*vip)));
         }

@@ -1,6 +1,4 @@
-//! The chains that are there whatever Services there are, and those that Service ports share.
-//!
-//! In: settings, or a way of choosing endpoints. Out: chains and their rules. Must not know: any Service port.
+//! Rules of the fixed chains, and of the chains that Service ports share.
 
 use netfilter::IpFamily;
 use netfilter::nft::{Address, Chain, ChainType, Field, Hook, Name, Rule, SetOperation, Statement, Verdict};
@@ -9,7 +7,7 @@ use super::names::*;
 use super::settings::NftablesSettings;
 use crate::model::config::LocalTraffic;
 
-/// The priorities that kube-proxy's chains have: nat's usual ones, and just before.
+/// The priorities of kube-proxy's chains: the standard ones of nat, and just before.
 const DSTNAT: i32 = -100;
 const SRCNAT: i32 = 100;
 const BEFORE_DSTNAT: i32 = DSTNAT - 10;
@@ -33,7 +31,7 @@ fn destination_in(family: IpFamily, set: SetId) -> Statement {
     Statement::Lookup { key: vec![Field::Destination(family)], set: set.name().into(), not: false }
 }
 
-/// The chains that packets come by, and those that these lead to.
+/// The fixed chains: base chains, and the chains that they jump to.
 #[must_use]
 pub fn fixed(settings: &NftablesSettings) -> Vec<ChainWithRules> {
     let family = settings.family;
@@ -68,7 +66,7 @@ pub fn fixed(settings: &NftablesSettings) -> Vec<ChainWithRules> {
     ]
 }
 
-/// Packets to addresses that node ports work on. After routing it is known that they are local.
+/// Matches packets to addresses that serve node ports. After routing they are known to be local.
 fn node_port_ips(settings: &NftablesSettings, before_routing: bool) -> Vec<Statement> {
     if settings.node_port_ips.is_some() {
         return vec![destination_in(settings.family, SetId::NodePortIps)];
@@ -98,8 +96,9 @@ fn services(settings: &NftablesSettings) -> Vec<Rule> {
     rules
 }
 
-/// What comes for a Service with `externalTrafficPolicy: Local`: what starts on this node is treated as if it had gone
-/// out and come back through a load balancer.
+/// Rules for Services with `externalTrafficPolicy: Local`.
+///
+/// Traffic from this node is treated as if it came back through a load balancer.
 fn local_policy(settings: &NftablesSettings, place: VipOrNodePort) -> Vec<Rule> {
     let family = settings.family;
     let short_circuit = verdicts(family, place, SetId::ShortCircuit(place));
@@ -131,7 +130,7 @@ fn masquerading(settings: &NftablesSettings) -> Vec<Rule> {
     let hairpin = [Field::Source(family), Field::Destination(family), Field::Protocol, Field::Port];
     let hairpin = Statement::Lookup { key: hairpin.to_vec(), set: SetId::Hairpin.name().into(), not: false };
     vec![
-        // Without the mark: the packet may come by here again.
+        // Clear the mark: the packet may traverse the hook again.
         Rule::new([Statement::HasMark(mark), Statement::FlipMark(mark), masquerade.clone()]),
         Rule::new([Statement::CtStatusDnat, hairpin, masquerade]),
     ]
@@ -156,7 +155,7 @@ fn source_ranges(family: IpFamily) -> Rule {
     ])
 }
 
-/// Chains that a chain of Service ports leads to, itself last, and the numbers of clients' sets that it looks into.
+/// The chains that a shared chain needs, itself last, and the number of client sets that it reads.
 #[must_use]
 pub fn needs(chain: SharedChain) -> (Vec<SharedChain>, u32) {
     match chain {
@@ -174,7 +173,7 @@ pub fn needs(chain: SharedChain) -> (Vec<SharedChain>, u32) {
     }
 }
 
-/// The rules of a chain that Service ports share.
+/// The rules of a shared chain.
 #[must_use]
 pub fn shared(chain: SharedChain, settings: &NftablesSettings) -> Vec<Rule> {
     let family = settings.family;
@@ -221,8 +220,10 @@ fn balance(family: IpFamily, balance: Balance) -> Vec<Rule> {
     remembered.chain([Rule::new([choose])]).collect()
 }
 
-/// One of the endpoints. The number drawn may be nobody's, for there may be fewer; then the rule ends, and the next one
-/// draws among one less. Whatever the draw that hits, all endpoints were equally likely.
+/// Rules that choose one of at most `most` endpoints uniformly.
+///
+/// A drawn number may be unused, as there may be fewer endpoints; the next rule then draws among one less. Whichever
+/// draw hits, all endpoints are equally likely.
 fn random_draws(family: IpFamily, place: VipOrNodePort, policy: Policy, most: u32) -> Vec<Rule> {
     let map: Name = SetId::Endpoints(place, policy).name().into();
     let draw = |count| {
@@ -236,7 +237,7 @@ fn random_draws(family: IpFamily, place: VipOrNodePort, policy: Policy, most: u3
 mod tests {
     use super::*;
 
-    /// What is drawn among, rule by rule.
+    /// The range of each rule's draw.
     fn draws(most: u32) -> Vec<u32> {
         let random = |rule: &Rule| {
             let text = rule.to_string();
@@ -246,22 +247,22 @@ mod tests {
     }
 
     #[test]
-    fn every_endpoint_is_as_likely_as_any_other() {
+    fn every_endpoint_is_chosen_with_the_same_probability() {
         for count in 1..300 {
             let most = *size_class(count).end();
-            // How many of the packets come as far as a rule, as a fraction: rules draw among at most `most`.
+            // The fraction of packets that reach a rule; rules draw among at most `most`.
             let (mut rest, mut each) = (1.0_f64, 0.0);
             for among in draws(most) {
-                // Numbers below `count` are somebody's, and all of them as often drawn.
-                let somebodys = f64::from(count.min(among)) / f64::from(among);
+                // Numbers below `count` are used, and drawn equally often.
+                let used = f64::from(count.min(among)) / f64::from(among);
                 if count < among {
                     each += rest / f64::from(among);
                 } else if rest > 0.0 {
-                    // All that come here are sent to one of them, so to each of them only if none is left out.
+                    // All packets that reach the rule are sent to an endpoint, uniformly only if none is excluded.
                     assert_eq!(among, count, "draws for {count} endpoints");
                     each += rest / f64::from(count);
                 }
-                rest *= 1.0 - somebodys;
+                rest *= 1.0 - used;
             }
             assert_eq!(rest, 0.0, "packets find no endpoint of {count}");
             assert!((each * f64::from(count) - 1.0).abs() < 1e-9, "{count} endpoints: {each}");
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_that_are_alike_agree_about_it() {
+    fn counts_of_one_size_class_yield_that_class() {
         assert_eq!([1, 4, 5, 8, 9, 32, 33, 48, 49].map(|n| *size_class(n).end()), [4, 4, 8, 8, 16, 32, 48, 48, 64]);
         for count in 1..5000 {
             let all = size_class(count);

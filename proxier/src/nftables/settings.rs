@@ -1,6 +1,4 @@
-//! What the table depends on besides Services and endpoints, made concrete for one family and one moment.
-//!
-//! In: the configuration, the node, its addresses. Out: [`NftablesSettings`]. Must not know: how any of it was found out.
+//! The settings that the table depends on, resolved for one family.
 
 use std::net::IpAddr;
 
@@ -10,7 +8,7 @@ use netfilter::IpFamily;
 use crate::model::config::{LocalTraffic, NodePortMatch};
 use crate::model::{Config, Snapshot};
 
-/// Everything that rules depend on besides Services and endpoints.
+/// The settings that rules depend on besides Services and endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NftablesSettings {
     /// The family.
@@ -19,18 +17,18 @@ pub struct NftablesSettings {
     pub node_ip: IpAddr,
     /// Masquerade all traffic to cluster IPs.
     pub masquerade_all: bool,
-    /// The mark that asks for masquerading.
+    /// The packet mark for masquerading.
     pub masquerade_mark: u32,
-    /// What traffic from this node's pods looks like.
+    /// How to match traffic from this node's pods.
     pub local_traffic: Option<LocalTraffic>,
-    /// The addresses that node ports work on, sorted; `None` means all local ones but loopback.
+    /// The addresses that serve node ports, sorted; `None` means all local ones but loopback.
     pub node_port_ips: Option<Vec<IpAddr>>,
     /// Networks that cluster IPs are taken from.
     pub service_cidrs: Vec<IpNet>,
 }
 
 impl NftablesSettings {
-    /// The settings at a moment. `local_addresses` is asked only if node ports apply to some addresses.
+    /// Resolves the settings. Calls `local_addresses` only if node ports are restricted to some addresses.
     #[must_use]
     pub fn of(
         family: IpFamily,

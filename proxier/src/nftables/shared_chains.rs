@@ -1,6 +1,4 @@
 //! The chains that Service ports share, and their names.
-//!
-//! In: how a Service port's packets get to its endpoints. Out: the chain that does it. Must not know: rules, Service ports.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -9,20 +7,22 @@ use netfilter::nft::Name;
 
 use super::names::{Policy, SetId, VipOrNodePort};
 
-/// How many endpoints make Service ports without session affinity share a chain, this many among them. A change of the
-/// number then seldom changes a verdict, for which the kernel would look at all verdicts of the table.
+/// The size class of an endpoint count: Service ports of one class share a chain.
+///
+/// A change of the count then seldom changes a verdict, which would make the kernel validate all verdicts of the table.
+/// Without session affinity only.
 #[must_use]
 pub fn size_class(count: u32) -> RangeInclusive<u32> {
     match count {
         0..=4 => 1..=4,
         5..=32 => count.next_power_of_two() / 2 + 1..=count.next_power_of_two(),
-        // Each number is a rule.
+        // Each number takes a rule.
         _ => (count - 1) / 16 * 16 + 1..=count.checked_next_multiple_of(16).unwrap_or(count),
     }
 }
 
-/// Ways of choosing that are there even if nobody needs them: when a rule comes to use a map, the kernel looks at all
-/// that is in it.
+/// Chains that exist even without references: a rule that starts to use a map makes the kernel validate all its
+/// elements.
 pub const ALWAYS: [Balance; 4] = {
     const fn up_to(count: u32) -> Balance {
         Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count, sticky: None }
@@ -30,54 +30,54 @@ pub const ALWAYS: [Balance; 4] = {
     [up_to(4), up_to(8), up_to(16), up_to(32)]
 };
 
-/// A way of choosing an endpoint, which Service ports share.
+/// How to choose an endpoint; Service ports share the chain for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Balance {
-    /// What packets are sent to.
+    /// The kind of destination.
     pub place: VipOrNodePort,
-    /// Which endpoints are meant.
+    /// The traffic policy.
     pub policy: Policy,
-    /// How many there are; without session affinity, at most.
+    /// The number of endpoints; without session affinity, the maximum of the size class.
     pub count: u32,
-    /// With session affinity.
+    /// Session affinity, if configured.
     pub sticky: Option<Sticky>,
 }
 
-/// Session affinity.
+/// Session affinity of a chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sticky {
-    /// Numbers of endpoints are below this.
+    /// An upper bound of endpoint numbers.
     pub numbers: u32,
-    /// How long a client is remembered.
+    /// The affinity timeout.
     pub seconds: u32,
-    /// The Service port's number.
+    /// The hash of the Service port.
     pub service: u32,
 }
 
-/// A chain that is there as long as a Service port needs it.
+/// A chain that exists while a Service port needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SharedChain {
-    /// The endpoint with a number, for clients that are remembered.
+    /// Sends remembered clients to the endpoint with a number.
     Stick {
-        /// What packets are sent to.
+        /// The kind of destination.
         place: VipOrNodePort,
-        /// Which endpoints are meant.
+        /// The traffic policy.
         policy: Policy,
         /// The number.
         number: u32,
-        /// How long a client is remembered.
+        /// The affinity timeout.
         seconds: u32,
-        /// The Service port's number.
+        /// The hash of the Service port.
         service: u32,
     },
     /// Chooses an endpoint.
     Balance(Balance),
-    /// Marks for masquerading, then chooses.
+    /// Marks for masquerading, then chooses an endpoint.
     External(Balance),
 }
 
 impl SharedChain {
-    /// Its name, as rules and elements want it.
+    /// Its name, for rules and elements.
     #[must_use]
     pub fn to_name(self) -> Name {
         self.to_string().into()
@@ -106,18 +106,18 @@ impl fmt::Display for SharedChain {
     }
 }
 
-/// Which endpoints a chain of Service ports chooses among.
+/// The endpoints that a shared chain chooses among.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChainEndpoints {
-    /// The map they are in.
+    /// The endpoint map.
     pub to: SetId,
-    /// Their numbers are below this.
+    /// An upper bound of their numbers.
     pub numbers: u32,
-    /// Some of these may be nobody's, others beyond them not.
+    /// Whether lower numbers may be unused.
     pub gaps: bool,
 }
 
-/// Reads off a chain's name which endpoints it chooses among.
+/// Parses a chain's name for the endpoints that it chooses among.
 #[must_use]
 pub fn chain_endpoints(chain: &str) -> Option<ChainEndpoints> {
     let chain = chain.strip_prefix("external-").unwrap_or(chain);
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chains_tell_by_their_names_where_they_lead() {
+    fn chain_names_when_parsed_yield_their_endpoints() {
         for place in VipOrNodePort::ALL {
             for policy in [Policy::Cluster, Policy::Local] {
                 let plain = Balance { place, policy, count: 48, sticky: None };

@@ -1,7 +1,4 @@
-//! Everything in the table but elements of its fixed sets.
-//!
-//! In: what the kernel holds, settings, which chains Service ports share. Out: operations that make it so.
-//! Must not know: Service ports.
+//! Plans chains, rules and set definitions: everything but elements of fixed sets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,17 +11,18 @@ use super::plan::{Plan, SetDefinitions};
 use super::rules::{self, ChainWithRules};
 use super::settings::NftablesSettings;
 
-/// The character that upstream's chains of Service ports have in their names, and no other chain.
+/// The separator in names of upstream's Service port chains; no other chain has it.
 const UPSTREAM_SEPARATOR: char = '/';
 
-/// All chains that there have to be, in an order in which none leads to a later one.
+/// All desired chains, ordered so that none jumps to a later one.
 pub fn chains(settings: &NftablesSettings, shared: &BTreeSet<SharedChain>) -> Vec<ChainWithRules> {
     let of = |chain: &SharedChain| (Chain::plain(chain.to_name()), rules::shared(*chain, settings));
     shared.iter().map(of).chain(rules::fixed(settings)).collect()
 }
 
-/// Why the table has to be replaced as a whole: the kernel cannot change such an object into ours, or the table is of
-/// another make, and may hold anything. `None` if the difference can be written.
+/// Why the table must be replaced as a whole; `None` if the difference can be written.
+///
+/// The kernel cannot change such an object in place, or the table is foreign and may have any content.
 #[must_use]
 pub fn conflict(read: &ReadTable, sets: &SetDefinitions, settings: &NftablesSettings) -> Option<String> {
     if read.comment.as_deref() != Some(TABLE_COMMENT) {
@@ -38,7 +36,7 @@ pub fn conflict(read: &ReadTable, sets: &SetDefinitions, settings: &NftablesSett
     }
     let is_other = |set: &Set| read.sets.get(&set.name).is_some_and(|held| *held != ReadSet::of(set));
     if let Some((_, set)) = sets.iter().find(|(_, set)| is_other(set)) {
-        return Some(format!("{} is not the {} it should be", set.name, set.keyword()));
+        return Some(format!("{} is not the expected {}", set.name, set.keyword()));
     }
     let fixed = rules::fixed(settings);
     let ours = |name: &Name| fixed.iter().map(|(chain, _)| chain).find(|chain| chain.name == *name);
@@ -49,18 +47,18 @@ pub fn conflict(read: &ReadTable, sets: &SetDefinitions, settings: &NftablesSett
     };
     let (name, (held, _)) = read.chains.iter().find(is_other)?;
     Some(match held.base {
-        _ if of_upstream(name) => format!("chain {name} is of another kube-proxy"),
+        _ if of_upstream(name) => format!("chain {name} belongs to another kube-proxy"),
         Some(_) if ours(name).is_none() => format!("base chain {name} is unknown"),
         _ => format!("chain {name} has another type, hook, priority, policy or comment"),
     })
 }
 
-/// Whether a set of clients is not as it should be.
+/// Whether a client set has another definition.
 fn is_other(read: &ReadTable, set: &Set) -> bool {
     read.sets.get(&set.name).is_some_and(|held| *held != ReadSet::of(set))
 }
 
-/// Makes the table and all that elements refer to: everything but the base chains.
+/// Creates the table and all objects that elements refer to: everything but the base chains.
 pub fn build(
     plan: &mut Plan<'_>,
     settings: &NftablesSettings,
@@ -83,7 +81,7 @@ pub fn build(
     }
 }
 
-/// Makes the base chains: from now on, packets go through the table.
+/// Creates the base chains: from then on, packets traverse the table.
 pub fn attach(plan: &mut Plan<'_>, settings: &NftablesSettings) {
     for (chain, rules) in rules::fixed(settings).into_iter().filter(|(chain, _)| chain.base.is_some()) {
         plan.first.push(Operation::AddChain(chain.clone()), None);
@@ -91,7 +89,7 @@ pub fn attach(plan: &mut Plan<'_>, settings: &NftablesSettings) {
     }
 }
 
-/// Makes the structure what it should be. `read` is `None` where there is no table, or one that is to go.
+/// Plans the structure. `read` is `None` without a table, or if it is to be replaced.
 pub fn plan(
     plan: &mut Plan<'_>,
     read: Option<&ReadTable>,
@@ -116,7 +114,7 @@ pub fn plan(
             plan.first.push(Operation::AddChain(chain.clone()), None);
         }
     }
-    // What rules of strangers hold on to, they must let go of.
+    // Rules that refer to a replaced set must be flushed first.
     let others: Vec<&Set> = affinity.iter().map(AsRef::as_ref).filter(|set| is_other(read, set)).collect();
     let mut flushed: BTreeSet<&Name> = BTreeSet::new();
     for (chain, rules) in &wanted {
@@ -129,7 +127,7 @@ pub fn plan(
             flushed.insert(&chain.name);
         }
     }
-    // Packets come to these until the verdicts that lead there are gone. What they hold on to has to be let go of now.
+    // Packets reach these chains until the verdicts are gone; references to replaced sets must go now.
     let flush = |name: &&Name| Operation::FlushChain((*name).clone());
     for name in foreign_rules.iter().filter(|(_, rules)| !rules.is_empty()).map(|(name, _)| name) {
         if others.is_empty() { plan.later.push(flush(name)) } else { plan.first.push(flush(name), None) }
@@ -147,7 +145,7 @@ pub fn plan(
             add_rules(plan, &chain.name, rules);
         }
     }
-    // Sets of rules go with them.
+    // Anonymous sets are deleted with their rules.
     for (name, set) in read.sets.iter().filter(|(name, set)| !kept(name) && !set.is_anonymous()) {
         let set = if set.is_map() { Set::verdicts(name.clone(), []) } else { Set::of(name.clone(), []) };
         plan.last.push(Operation::DeleteSet(Arc::new(set)));
@@ -163,7 +161,7 @@ fn add_rules(plan: &mut Plan<'_>, chain: &Name, rules: &[Rule]) {
     }
 }
 
-/// Makes the chains and sets of clients that came to be wanted.
+/// Creates new chains and client sets.
 pub fn grow(
     plan: &mut Plan<'_>,
     settings: &NftablesSettings,
@@ -180,7 +178,7 @@ pub fn grow(
     }
 }
 
-/// Deletes those that are not wanted any more, in an order in which nothing leads to them.
+/// Deletes unused chains and client sets, ordered so that no chain jumps to a deleted one.
 pub fn shrink(
     plan: &mut Plan<'_>,
     settings: &NftablesSettings,

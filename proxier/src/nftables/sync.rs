@@ -1,7 +1,4 @@
-//! Making the kernel's table what a snapshot asks for.
-//!
-//! In: a snapshot, and what of it changed. Out: transactions, applied; the state after them; whose fault it was that
-//! one was refused. Must not know: when to sync.
+//! Syncs the table to a snapshot and attributes refusals to Service ports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -24,12 +21,12 @@ use super::{Nftables, rules, structure};
 use crate::backend::SyncError;
 use crate::model::{CategorizedEndpoints, Destination, ServicePortName, Snapshot};
 
-/// How often the table is read anew because somebody else changed something meanwhile.
+/// The number of attempts with the generation check before writing without it.
 const MAX_ATTEMPTS: u32 = 3;
-/// How many foreign chains a message names.
-const FOREIGN_NAMED: usize = 5;
+/// Maximum number of foreign chains in a message.
+const MAX_FOREIGN_LOGGED: usize = 5;
 
-/// An attempt that failed: with the Service ports at fault, if they are known.
+/// A failed attempt, with the Service ports at fault if known.
 #[derive(Debug)]
 pub(super) struct TransactionFailure {
     pub ports: Vec<(ServicePortName, String)>,
@@ -43,7 +40,7 @@ impl From<NftError> for TransactionFailure {
 }
 
 impl Nftables {
-    /// Reads the whole table and writes what differs.
+    /// Full sync: reads the whole table and writes the difference.
     pub(super) fn full_sync(
         &mut self,
         snapshot: &Snapshot<'_>,
@@ -89,7 +86,7 @@ impl Nftables {
         }
     }
 
-    /// Writes what changed for these Service ports.
+    /// Partial sync: writes the changes of these Service ports.
     pub(super) fn partial_sync(
         &mut self,
         snapshot: &Snapshot<'_>,
@@ -146,8 +143,9 @@ impl Nftables {
         Ok(())
     }
 
-    /// Applies the first two parts of a plan. Returns the kernel's number if it was `known` before and nobody but us
-    /// has changed anything since.
+    /// Applies the first two parts of a plan.
+    ///
+    /// Returns the generation ID if it was `known` before and no other process has changed nf_tables since.
     fn write(
         &mut self,
         plan: &Plan<'_>,
@@ -159,7 +157,7 @@ impl Nftables {
         if batches == 0 { Ok(known) } else { Ok(self.generation_after(known, batches)?) }
     }
 
-    /// Applies the first two parts of a plan. Returns the number of batches that took.
+    /// Applies the first two parts of a plan. Returns the number of batches.
     pub(super) fn send(
         &mut self,
         plan: &Plan<'_>,
@@ -182,13 +180,13 @@ impl Nftables {
         Ok(batches)
     }
 
-    /// The generation ID, if it was `known` before so many batches and no other process has changed nf_tables since.
+    /// The generation ID, if it was `known` before these batches and no other process has changed nf_tables since.
     pub(super) fn generation_after(&mut self, known: Option<u32>, batches: u32) -> Result<Option<u32>, NftError> {
         let generation = self.kernel.generation()?;
         Ok(known.filter(|known| known.wrapping_add(batches) == generation).map(|_| generation))
     }
 
-    /// Deletes chains and sets that nothing uses. What the kernel still thinks is in use waits for `sweep`.
+    /// Deletes unused chains and sets. Deletions that the kernel still refuses are retried later.
     fn remove_unused(&mut self, last: &Transaction) {
         if last.is_empty() {
             return;
@@ -201,8 +199,8 @@ impl Nftables {
             (Ok(_), None) => {}
             (Err(error), state) => {
                 self.failed_deletions += 1;
-                debug!("chains that are not used any more stay for now: {error}");
-                // Those that were found, not made, are forgotten unless the table is read again.
+                debug!("cannot delete unused chains and sets, retrying: {error}");
+                // Unused objects that were found, not created, are only known again after a full read.
                 if let Some(state) = state.as_mut().filter(|state| !state.counts.chains.has_idle()) {
                     state.generation = None;
                 }
@@ -210,7 +208,7 @@ impl Nftables {
         }
     }
 
-    /// Deletes what `remove_unused` could not.
+    /// Retries the deletions that `remove_unused` could not do.
     pub(super) fn retry_deletions(&mut self) {
         let Some(state) = &self.state else { return };
         let mut plan = Plan::on(names::table(self.family));
@@ -218,8 +216,8 @@ impl Nftables {
         self.remove_unused(&plan.last);
     }
 
-    /// How the table differs from what was written: the first operation that repairs it, the number of the others, and
-    /// the chains of other programs.
+    /// Describes how the table differs from what was written: the first operation that repairs it, the number of
+    /// further operations, and chains of other programs.
     ///
     /// # Errors
     /// If the table cannot be read.
@@ -236,12 +234,12 @@ impl Nftables {
         let mut operations = all.into_iter().flat_map(Transaction::operations);
         let Some(first) = operations.next() else { return Ok(None) };
         let first: String = first.of(&names::table(self.family)).to_string().chars().take(200).collect();
-        let mut text = format!("it takes `{first}`");
+        let mut text = format!("repair takes `{first}`");
         let more = operations.count();
         if more > 0 {
-            text += &format!(" and {more} more operations to mend it");
+            text += &format!(" and {more} more operations");
         }
-        let foreign: Vec<&str> = foreign_chains(&plan.last).take(FOREIGN_NAMED).collect();
+        let foreign: Vec<&str> = foreign_chains(&plan.last).take(MAX_FOREIGN_LOGGED).collect();
         if !foreign.is_empty() {
             text += &format!("; chains of other programs are in the table: {}", foreign.join(", "));
         }
@@ -249,7 +247,7 @@ impl Nftables {
     }
 }
 
-/// The chains that a plan deletes and that no layout of ours has.
+/// The chains that a plan deletes and that no layout of kube-proxy has.
 fn foreign_chains(last: &Transaction) -> impl Iterator<Item = &str> {
     last.operations().iter().filter_map(|operation| match operation {
         Operation::DeleteChain(name) if !is_shared_chain(name) => Some(&**name),
@@ -257,7 +255,7 @@ fn foreign_chains(last: &Transaction) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A plan that makes the kernel hold all that these Service ports want, instead of what was found.
+/// Plans a full sync from the observed table.
 fn whole<'a>(
     state: &mut ProgrammedTable,
     sets: &SetDefinitions,
@@ -303,7 +301,7 @@ fn unused(plan: &mut Plan<'_>, state: &ProgrammedTable) {
     structure::shrink(plan, &state.settings, chains, affinity_sets);
 }
 
-/// What a Service port is to have, if it is there.
+/// The desired state of a Service port, if it exists.
 pub(super) fn programmed(
     name: &ServicePortName,
     snapshot: &Snapshot<'_>,
@@ -318,11 +316,11 @@ pub(super) fn programmed(
     Some(ProgrammedPort { spec, destinations: port.destinations().collect() })
 }
 
-/// Why a plan was not written.
+/// Why a write failed.
 pub(super) enum WriteError {
-    /// The table has to be read again.
+    /// nf_tables changed meanwhile: the table must be read again.
     Changed,
-    /// This.
+    /// The write was refused.
     Failed(TransactionFailure),
 }
 
@@ -341,7 +339,7 @@ impl WriteError {
     }
 }
 
-/// Who owns the operations that the kernel refused.
+/// Attributes refused operations to the Service ports that own them.
 fn attribute(plan: &OwnedTransaction<'_>, state: &ProgrammedTable, error: NftError) -> WriteError {
     let refusals: &[Refusal] = match &error {
         NftError::Changed => return WriteError::Changed,
@@ -360,12 +358,12 @@ fn attribute(plan: &OwnedTransaction<'_>, state: &ProgrammedTable, error: NftErr
             ports.entry(owner).or_insert_with(|| refusal.to_string());
         }
     }
-    // If something is refused that is nobody's, leaving out Service ports does not help.
+    // If an unowned operation is refused, leaving out Service ports does not help.
     let ports = if elsewhere { Vec::new() } else { ports.into_iter().collect() };
     WriteError::Failed(TransactionFailure { ports, error: error.into() })
 }
 
-/// The chain that an operation makes or fills.
+/// The chain that an operation creates or fills.
 fn chain_of(operation: &Operation) -> Option<&Name> {
     match operation {
         Operation::AddChain(chain) => Some(&chain.name),
@@ -374,7 +372,7 @@ fn chain_of(operation: &Operation) -> Option<&Name> {
     }
 }
 
-/// The Service ports that come and go with a chain.
+/// The Service ports that use a chain.
 fn users(state: &ProgrammedTable, chain: &Name) -> Vec<ServicePortName> {
     let node_ip = state.settings.node_ip;
     let needs = |shared: &SharedChain| rules::needs(*shared).0.iter().any(|needed| needed.to_name() == *chain);

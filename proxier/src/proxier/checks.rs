@@ -1,4 +1,4 @@
-//! What a [`Proxier`] looks at by itself, without any change of an object: facts of the host, and the kernel's state.
+//! The periodic checks of a [`Proxier`]: host addresses and sysctls, and drift of the kernel state.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use crate::backend::SyncError;
 use crate::cleaner::FlowCleaner;
 use crate::model::Scope;
 
-/// How often what costs microseconds is looked at.
+/// The period of checks that cost microseconds.
 const QUICK_CHECK_PERIOD: Duration = Duration::from_millis(250);
 
 impl Proxier {
-    /// Looks for what costs microseconds to see: addresses that came or went, and damage such as a flushed table.
+    /// Runs the cheap checks: address changes, and drift such as a flushed table.
     pub(super) fn quick_check(&mut self, now: Instant) {
         self.next_quick_check = now + QUICK_CHECK_PERIOD;
         if self.address_watch.as_mut().is_some_and(|watch| watch.changed(now)) {
@@ -28,26 +28,26 @@ impl Proxier {
         self.repair(0, drift, now);
     }
 
-    /// Reads what rules depend on besides objects, and has everything looked at if it is not as in the last sync.
+    /// Reads host addresses and sysctls, and requests a full sync if they changed.
     fn check_host(&mut self, now: Instant) {
         let node_ip = self.config.node_ip(self.family, self.tracker.node());
         let changed = self.backend.host_changed(&self.tracker.snapshot(node_ip));
-        // Flows may be stale at an address that left, though the rules are as they should be.
-        let left = self.cleaner.as_mut().is_some_and(|cleaner| cleaner.left_addresses(node_ip));
+        // Flows may be stale at a lost address although the rules are unchanged.
+        let left = self.cleaner.as_mut().is_some_and(|cleaner| cleaner.lost_node_port_address(node_ip));
         if changed || left {
-            debug!("{}: this node's addresses or sysctls changed", self.family);
+            debug!("{}: starting a full sync: node addresses or sysctls changed", self.family);
             self.request_full_sync(now);
         }
     }
 
-    /// Has everything looked at if there is damage. Failures to look are logged once, each kind by itself.
+    /// Requests a full sync if there is drift. Logs failed checks once, each kind separately.
     fn repair(&mut self, kind: usize, drift: Result<Option<String>, SyncError>, now: Instant) {
-        let complaint = match drift {
+        let failure = match drift {
             Ok(drift) => {
                 if let Some(drift) = drift {
-                    // It is seen again until `minSyncPeriod` allows the sync that repairs it.
+                    // It is detected again until `minSyncPeriod` allows the sync that repairs it.
                     if drift != self.drift {
-                        warn!("{}: not as the last sync left it: {drift}", self.family);
+                        warn!("{}: repairing drift: {drift}", self.family);
                         self.drift = drift;
                     }
                     self.repairing = true;
@@ -57,10 +57,10 @@ impl Proxier {
             }
             Err(error) => error.0,
         };
-        if !complaint.is_empty() && complaint != self.complaints[kind] {
-            warn!("{}: cannot check the rules, trying again: {complaint}", self.family);
+        if !failure.is_empty() && failure != self.check_failures[kind] {
+            warn!("{}: cannot check for drift, retrying: {failure}", self.family);
         }
-        self.complaints[kind] = complaint;
+        self.check_failures[kind] = failure;
     }
 
     pub(super) fn check(&mut self, now: Instant) {

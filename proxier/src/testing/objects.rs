@@ -1,6 +1,4 @@
-//! API objects as JSON, the least that a test has to say of them.
-//!
-//! In: names, addresses. Out: objects as an API server would send them. Must not know: what they turn into.
+//! API objects as JSON, with the fields that a test needs.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -12,10 +10,10 @@ use crate::model::config::SyncPeriods;
 use crate::model::{Config, LocalDetector, NodePortAddresses};
 use crate::track::{Kind, Object};
 
-/// The name of the node that [`config`] is for and [`node`] makes.
+/// The name of the node of [`config`] and [`node`].
 pub const NODE: &str = "node-a";
 
-/// A configuration with kube-proxy's defaults, but for the least time between syncs: none.
+/// kube-proxy's default configuration, but with `minSyncPeriod` zero.
 #[must_use]
 pub fn config() -> Config {
     Config {
@@ -56,7 +54,7 @@ pub fn service(namespace: &str, name: &str, cluster_ip: IpAddr) -> Value {
     })
 }
 
-/// A slice of a Service, with the port `http`, 8080/TCP, and these endpoints, all ready and on other nodes.
+/// An EndpointSlice of a Service with port `http`, 8080/TCP, whose endpoints are ready and on other nodes.
 #[must_use]
 pub fn slice(namespace: &str, service: &str, name: &str, endpoints: &[IpAddr]) -> Value {
     let family = endpoints.first().map_or(IpFamily::V4, IpFamily::of);
@@ -78,16 +76,16 @@ pub fn slice(namespace: &str, service: &str, name: &str, endpoints: &[IpAddr]) -
     })
 }
 
-/// An address of 10.0.0.0/8 for each number.
+/// The address of 10.0.0.0/8 with this number.
 #[must_use]
 pub fn address(number: u32) -> IpAddr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() | (number & 0xff_ffff)).into()
 }
 
-/// Decodes an object that has a name.
+/// Decodes an object with a name.
 ///
 /// # Panics
-/// If it has none.
+/// If it has no name.
 #[must_use]
 pub fn decoded(kind: Kind, object: Value) -> Object {
     Object::from_value(kind, object).expect("an object with a name")

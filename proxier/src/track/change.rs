@@ -1,7 +1,4 @@
-//! What can happen to a cluster, in the words of the model.
-//!
-//! In: objects, events of lists and watches. Out: [`Change`]s by family. Must not know: what the tracker holds, how
-//! objects are encoded.
+//! Changes of a cluster in terms of the model, and their translation from API objects.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,7 +14,7 @@ use super::object::{Content, Object};
 use super::zones::ZoneHintInterner;
 use crate::model::{NamespacedName, NodeInfo, ServicePort, ServicePortName, Slice};
 
-/// The kinds of objects that rules are made of.
+/// The kinds of watched objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// `v1` `Service`
@@ -34,7 +31,7 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Service, Self::EndpointSlice, Self::Node, Self::ServiceCidr];
 
-    /// The kind as objects name it.
+    /// The value of `kind` in objects.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -45,7 +42,7 @@ impl Kind {
         }
     }
 
-    /// The `apiVersion` that belongs to it.
+    /// The `apiVersion` of the kind.
     #[must_use]
     pub fn api_version(self) -> &'static str {
         match self {
@@ -55,19 +52,19 @@ impl Kind {
         }
     }
 
-    /// Whether its objects are in namespaces.
+    /// Whether its objects are namespaced.
     #[must_use]
     pub fn is_namespaced(self) -> bool {
         matches!(self, Self::Service | Self::EndpointSlice)
     }
 }
 
-/// Which object.
+/// The key of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
     /// Its kind.
     pub kind: Kind,
-    /// Its name; what is in no namespace has an empty one.
+    /// Its name; the namespace is empty for cluster-scoped objects.
     pub name: NamespacedName,
 }
 
@@ -82,7 +79,7 @@ impl fmt::Display for ObjectKey {
 }
 
 impl ObjectKey {
-    /// The key of an object by the fields of its metadata.
+    /// Creates a key from metadata fields.
     pub(super) fn new(kind: Kind, namespace: &str, name: &str) -> Self {
         let namespace = match namespace {
             _ if !kind.is_namespaced() => "",
@@ -92,7 +89,7 @@ impl ObjectKey {
         Self { kind, name: NamespacedName::new(namespace, name) }
     }
 
-    /// Checks that the name may stand in rules: an API server accepts no other.
+    /// Checks that the name may appear in rules; an API server accepts no other.
     fn check(&self) -> Result<(), ObjectError> {
         let name_limit = if self.kind == Kind::Service { LABEL_MAX } else { NAME_MAX };
         let limits =
@@ -110,42 +107,41 @@ impl ObjectKey {
         Ok(())
     }
 
-    /// Why the object is skipped. Its name may be what is wrong with it, so it is shown harmless.
+    /// The error for a skipped object, with its name escaped.
     pub(super) fn error(&self, reason: String) -> ObjectError {
         ObjectError { object: self.to_string().escape_debug().to_string(), reason }
     }
 }
 
-/// Something that happened, in one family.
+/// A change in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A Service has these ports now; without any, it is gone or not for us.
+    /// The ports of a Service; empty if it is deleted or not served by this proxy.
     Service(NamespacedName, Vec<(ServicePortName, ServicePort)>),
-    /// An EndpointSlice says this now; `None`: it is gone or not for us.
+    /// The content of an EndpointSlice; `None` if it is deleted or not used.
     Slice(NamespacedName, Option<SliceContent>),
     /// The own Node.
     Node(NodeInfo),
-    /// A ServiceCIDR has these networks now; without any, it is gone or not of this family.
+    /// The networks of a ServiceCIDR; empty if it is deleted or of the other family.
     ServiceCidr(NamespacedName, Vec<IpNet>),
-    /// A list of all objects of a kind begins: those that do not come before [`Change::Listed`] are gone.
+    /// A list of all objects of a kind begins: objects missing until [`Change::Listed`] are deleted.
     Listing(Kind),
     /// The list is complete.
     Listed(Kind),
-    /// The list is complete, but not all of its objects could be decoded: those that did not come may be among them, so
-    /// none is gone.
+    /// The list is complete, but some objects could not be decoded, so no object is deleted.
     ListedInPart(Kind),
-    /// An object that could not be understood has come in a list: what is held of it stays.
+    /// A listed object that could not be decoded: its last state stays.
     Kept(ObjectKey),
 }
 
-/// What an EndpointSlice says.
+/// The content of an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceContent {
     /// The name of its Service.
     pub service: Arc<str>,
-    /// What it holds.
+    /// Its ports and endpoints.
     pub slice: Slice,
-    /// When that which made it change happened, as its controller noted: for one metric only.
+    /// The trigger time of the change noted by its controller, for a metric.
     pub trigger: Option<SystemTime>,
 }
 
@@ -153,24 +149,24 @@ pub struct SliceContent {
 #[derive(Debug, Error)]
 #[error("{object} is skipped: {reason}")]
 pub struct ObjectError {
-    /// Which one, as far as that can be told.
+    /// The object, as far as it is known.
     pub object: String,
-    /// The field and what is wrong with it.
+    /// The field and the error.
     pub reason: String,
 }
 
-/// What became of an object.
+/// The translation of an object.
 #[derive(Debug, Default)]
 pub struct Translation {
-    /// What to tell the families' trackers.
+    /// Changes by family.
     pub changes: Vec<(IpFamily, Change)>,
-    /// Fields that were left out, with the object's name.
+    /// Ignored invalid fields, with the object's name.
     pub problems: Vec<String>,
     /// For the own Node: whether load balancers should send traffic to it.
     pub node_eligible: Option<bool>,
 }
 
-/// Turns objects into changes.
+/// Translates objects into changes.
 #[derive(Debug)]
 pub struct Translator {
     pub(super) node_name: String,
@@ -179,17 +175,16 @@ pub struct Translator {
 }
 
 impl Translator {
-    /// For the node of that name. `hide_external_ips`: they are not to be programmed.
+    /// Creates a translator for a node. `hide_external_ips`: do not program external IPs.
     #[must_use]
     pub fn new(node_name: &str, hide_external_ips: bool) -> Self {
         Self { node_name: node_name.to_owned(), hide_external_ips, zones: ZoneHintInterner::default() }
     }
 
-    /// Takes an object that exists now.
+    /// Translates an object that exists.
     ///
     /// # Errors
-    /// If a field has the wrong type or a value that no such object can have: then the object as a whole is to be
-    /// skipped, and what was known of it before stays.
+    /// If a field has the wrong type or an invalid value: the object must then be skipped, and its last state stays.
     pub fn applied(&mut self, object: Object) -> Result<Translation, ObjectError> {
         let Object { key, content, .. } = object;
         let content = content?;
@@ -202,7 +197,7 @@ impl Translator {
         }
     }
 
-    /// Takes an object that is gone. A Node that goes leaves its facts: they hold until it is back.
+    /// Translates a deletion. A deleted Node keeps its last state.
     #[must_use]
     pub fn deleted(key: &ObjectKey) -> Translation {
         let change = match key.kind {
@@ -216,7 +211,7 @@ impl Translator {
 }
 
 impl Translation {
-    /// The same for both families.
+    /// The same change for both families.
     #[must_use]
     pub fn everywhere(change: &Change) -> Self {
         let changes = IpFamily::ALL.map(|family| (family, change.clone())).to_vec();
@@ -224,15 +219,14 @@ impl Translation {
     }
 }
 
-/// The name of an object, as far as it has one.
+/// The key of a JSON object, with empty fields if they are missing.
 #[must_use]
 pub fn key_of(kind: Kind, object: &serde_json::Value) -> ObjectKey {
     let field = |name| object.pointer(name).and_then(serde_json::Value::as_str).unwrap_or_default();
     ObjectKey::new(kind, field("/metadata/namespace"), field("/metadata/name"))
 }
 
-/// Whether what that Service comes to depends on an object: it is the Service, a slice of it, or of a kind that all
-/// Services depend on.
+/// Whether an object affects a Service: it is the Service, one of its slices, or of a global kind.
 #[must_use]
 pub fn concerns(kind: Kind, object: &serde_json::Value, service: &NamespacedName) -> bool {
     let label = || object.pointer("/metadata/labels")?.get(SERVICE_NAME)?.as_str();
@@ -245,16 +239,16 @@ pub fn concerns(kind: Kind, object: &serde_json::Value, service: &NamespacedName
     }
 }
 
-/// The API's limits for names: all of a rule's comment has to fit into 255 characters.
+/// The API's limits for names: a rule's comment must fit into 255 characters.
 pub(super) const LABEL_MAX: usize = 63;
 const NAME_MAX: usize = 253;
 
-/// The first character that must not get into a rule's text.
+/// The first character that may not appear in rules.
 pub(super) fn unprintable(text: &str) -> Option<char> {
     text.chars().find(|c| !c.is_ascii_graphic())
 }
 
-/// An IP address as the API takes it: IPv4 with leading zeros too, read as decimal.
+/// Parses an IP address like the API: IPv4 octets may have leading zeros, read as decimal.
 pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(|| {
         let mut octets = [0; 4];
@@ -270,13 +264,13 @@ pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
     })
 }
 
-/// A network as the API takes it, host bits cleared.
+/// Parses a network like the API, clearing host bits.
 pub(super) fn parse_net(text: &str) -> Option<IpNet> {
     let (ip, len) = text.split_once('/')?;
     Some(IpNet::new(parse_ip(ip)?, len.parse().ok()?).ok()?.trunc())
 }
 
-/// Whether an address is an IPv4 one written as IPv6 (`::ffff:10.0.0.1`): Go treats the two as one.
+/// Converts an IPv4-mapped IPv6 address (`::ffff:10.0.0.1`) to IPv4, as Go does.
 pub(super) fn canonical(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
 }

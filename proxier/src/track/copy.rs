@@ -1,24 +1,22 @@
-//! Copies of what is known, for who looks at a proxy at work: how much is wanted, and why there is none.
-//!
-//! In: nothing. Out: values for [`Tracker::copy`](super::Tracker::copy). Must not know: what copies are for.
+//! Requests for copies of the model, which inspection commands use.
 
 use crate::model::NamespacedName;
 
-/// How much is to be copied.
+/// The extent of a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyRequest {
-    /// Of the Services only this one.
+    /// Copy only this Service.
     pub only: Option<NamespacedName>,
-    /// More Service ports than these are too many.
-    pub most: usize,
+    /// The maximum number of Service ports.
+    pub max_ports: usize,
 }
 
-/// Why there is no copy.
+/// Why the model was not copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyError {
-    /// Not everything was listed yet.
+    /// Services or EndpointSlices are not listed yet.
     Incomplete,
-    /// There are so many Service ports.
+    /// The number of Service ports exceeds the maximum.
     TooMany(usize),
 }
 
@@ -30,7 +28,7 @@ mod tests {
     use netfilter::IpFamily;
 
     #[test]
-    fn a_copy_knows_as_much_as_is_asked_for() {
+    fn a_copy_contains_the_requested_services() {
         let (mut tracker, mut translator) = (Tracker::default(), Translator::new(objects::NODE, false));
         for (name, number) in [("a", 1), ("b", 2)] {
             let service = objects::service("ns", name, objects::address(number));
@@ -43,19 +41,21 @@ mod tests {
                 }
             }
         }
-        let extent =
-            |only: Option<&str>, most| CopyRequest { only: only.map(|name| NamespacedName::new("ns", name)), most };
+        let extent = |only: Option<&str>, max_ports| CopyRequest {
+            only: only.map(|name| NamespacedName::new("ns", name)),
+            max_ports,
+        };
         assert_eq!(tracker.copy(&extent(None, 2)).map(drop), Err(CopyError::Incomplete));
         [Kind::Service, Kind::EndpointSlice].into_iter().for_each(|kind| _ = tracker.apply(Change::Listed(kind)));
         assert_eq!(tracker.copy(&extent(None, 1)).map(drop), Err(CopyError::TooMany(2)));
-        let told = |tracker: &Tracker| {
+        let rendered = |tracker: &Tracker| {
             let snapshot = tracker.snapshot(IpFamily::V4.localhost());
             let line = |(name, port)| format!("{name} {port:?} {:?}", snapshot.endpoints.of(name));
             snapshot.ports.iter().map(line).collect::<Vec<_>>()
         };
         let all = tracker.copy(&extent(None, 2)).expect("a copy");
-        assert_eq!(told(&all), told(&tracker));
+        assert_eq!(rendered(&all), rendered(&tracker));
         let one = tracker.copy(&extent(Some("b"), 1)).expect("a copy");
-        assert_eq!(told(&one), told(&tracker)[1..]);
+        assert_eq!(rendered(&one), rendered(&tracker)[1..]);
     }
 }

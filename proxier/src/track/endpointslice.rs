@@ -1,6 +1,4 @@
-//! EndpointSlices to slices of the model.
-//!
-//! In: an EndpointSlice. Out: its ports and endpoints as this node sees them. Must not know: Services.
+//! Translates EndpointSlices.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,11 +16,11 @@ pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 impl Translator {
     pub(super) fn slice(&mut self, key: ObjectKey, slice: &EndpointSlice) -> Result<Translation, ObjectError> {
         let mut problems = Vec::new();
-        // A slice of neither family, of a headless Service or of none says as much as one that is gone.
+        // A slice of another address type, of a headless Service or of none counts as deleted.
         let labels = &slice.metadata.labels;
         let service = labels.service_name.as_ref().filter(|name| !name.is_empty());
         if service.is_none() {
-            problems.push(format!("{key}: it has no label {SERVICE_NAME} and is left out"));
+            problems.push(format!("{key}: metadata.labels: no {SERVICE_NAME}, slice left out"));
         }
         let service = service.filter(|_| labels.headless.is_none());
         let Some(family) = IpFamily::parse(&slice.address_type) else {
@@ -42,7 +40,7 @@ impl Translator {
             }
         };
         let changes = IpFamily::ALL.map(|each| {
-            // A slice of that name may have been of the other family.
+            // The slice may have been of the other family before.
             (each, Change::Slice(key.name.clone(), if each == family { content.take() } else { None }))
         });
         Ok(Translation { changes: changes.to_vec(), problems, ..Translation::default() })
@@ -58,11 +56,11 @@ impl Translator {
     ) -> Option<SliceEndpoint> {
         let mut note = |what: String| problems.push(format!("{key}: endpoints[{index}].{what}"));
         let Some(text) = &endpoint.address else {
-            note("addresses: it has none and is left out".to_owned());
+            note("addresses: empty, endpoint left out".to_owned());
             return None;
         };
         let Some(ip) = parse_ip(text).map(canonical).filter(|ip| IpFamily::of(ip) == family) else {
-            note(format!("addresses[0]: {text:?} is not an {family} address and is left out"));
+            note(format!("addresses[0]: {text:?} is not an {family} address, endpoint left out"));
             return None;
         };
         let conditions = &endpoint.conditions;
@@ -93,18 +91,18 @@ impl Translator {
     }
 }
 
-/// A time that its controller noted; one that cannot be read is as good as none, for it changes no rule.
+/// Parses a trigger time. An invalid one is ignored, since it affects no rule.
 fn trigger(noted: &str) -> Option<SystemTime> {
     noted.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
 }
 
-/// The ports that have a name (perhaps empty) and a number.
+/// The ports with a name (perhaps empty) and a number.
 fn ports(key: &ObjectKey, ports: &[EndpointPort], problems: &mut Vec<String>) -> Result<Box<[SlicePort]>, ObjectError> {
     let mut found = Vec::with_capacity(ports.len());
     for (index, port) in ports.iter().enumerate() {
         let (Some(name), Some(number @ 1..)) = (&port.name, port.port) else {
             let field = if port.name.is_none() { "name" } else { "port" };
-            problems.push(format!("{key}: ports[{index}].{field}: it is missing, and the port is left out"));
+            problems.push(format!("{key}: ports[{index}].{field}: missing, port left out"));
             continue;
         };
         let protocol = match &*port.protocol {

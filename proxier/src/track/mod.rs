@@ -1,7 +1,7 @@
-//! From Kubernetes objects to the model: the only place that knows the API's shapes.
+//! Translates Kubernetes objects to the model: the only module that knows the API's schema.
 //!
-//! In: Services, EndpointSlices, ServiceCIDRs and the own Node as JSON or protobuf. Out: [`Change`]s of one family, and a [`Tracker`] that
-//! holds the model and knows which Service ports changed. Must not know: modes, the kernel, where objects come from.
+//! Services, EndpointSlices, ServiceCIDRs and the own Node, as JSON or protobuf, become [`Change`]s of one family; a
+//! [`Tracker`] holds the model and knows which Service ports changed.
 
 mod change;
 mod copy;

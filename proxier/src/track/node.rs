@@ -1,12 +1,10 @@
-//! The own Node to what rules depend on.
-//!
-//! In: a Node. Out: addresses, pod networks, zone, if it is ours. Must not know: who waits for it.
+//! Translates the own Node.
 
 use super::change::{Change, ObjectKey, Translation, Translator, canonical, parse_ip, parse_net};
 use super::objects::Node;
 use crate::model::NodeInfo;
 
-/// The cluster autoscaler's word that it is about to delete the node.
+/// The taint of nodes that the cluster autoscaler is about to delete.
 const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 
 impl Translator {

@@ -1,4 +1,4 @@
-//! Objects as an API server or a file holds them, decoded from JSON or protobuf.
+//! Objects from an API server or a file, decoded from JSON or protobuf.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -8,10 +8,10 @@ use super::change::{Kind, ObjectError, ObjectKey, key_of};
 use super::objects::{EndpointSlice, Meta, Node, Service, ServiceCidr};
 use crate::protobuf::{self, Fault, Message, Reader};
 
-/// A decoded object: its key, and its fields or the error in one of them.
+/// A decoded object: its key, and its fields or a decoding error.
 ///
-/// A field that cannot be decoded does not hide whose it is: [`Translator::applied`](super::Translator::applied)
-/// returns the error, and the stream of the object's kind goes on.
+/// A field that cannot be decoded does not hide the key: [`Translator::applied`](super::Translator::applied) returns
+/// the error, and the stream of the object's kind goes on.
 #[derive(Debug)]
 pub struct Object {
     pub(super) key: ObjectKey,
@@ -28,13 +28,13 @@ pub(super) enum Content {
     ServiceCidr(ServiceCidr),
 }
 
-/// Why bytes are not an object of a kind, or of none that can be named.
+/// Why bytes could not be decoded as an object with a name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("cannot decode {}: {reason}", kind.name())]
 pub struct DecodeError {
     /// The kind that was expected.
     pub kind: Kind,
-    /// What is wrong.
+    /// The error.
     pub reason: String,
 }
 
@@ -114,7 +114,7 @@ impl Object {
         }
     }
 
-    /// Which object it is.
+    /// The key of the object.
     #[must_use]
     pub fn key(&self) -> &ObjectKey {
         &self.key
@@ -147,17 +147,16 @@ impl Object {
     }
 }
 
-/// Checks the kind that an object says it is of: items of lists say none.
+/// Checks the `kind` of an object, which items of lists omit.
 fn of_kind(kind: Kind, said: &str) -> Result<(), DecodeError> {
     match said {
         "" => Ok(()),
         said if said == kind.name() => Ok(()),
-        other => Err(DecodeError::new(kind, format!("it is of the kind {other:?}"))),
+        other => Err(DecodeError::new(kind, format!("kind is {other:?}"))),
     }
 }
 
-/// An error of a JSON or YAML decoder without the names of Rust's types and of the parser's limits, which mean nothing
-/// to users.
+/// Rewrites a JSON or YAML decoder's error without Rust type names and parser limits.
 #[must_use]
 pub fn plain_words(error: &str) -> String {
     const RANGES: [(&str, &str); 8] = [
@@ -201,7 +200,7 @@ fn named(key: &ObjectKey) -> Result<(), DecodeError> {
     if key.name.name.is_empty() { Err(DecodeError::new(key.kind, "metadata.name is missing")) } else { Ok(()) }
 }
 
-/// The part of a protobuf object's metadata that names it.
+/// The metadata fields that identify a protobuf object.
 #[derive(Default)]
 struct Named<'a> {
     namespace: &'a str,
@@ -210,7 +209,7 @@ struct Named<'a> {
 }
 
 impl<'a> Named<'a> {
-    /// Finds it in an object some other field of which has a fault.
+    /// Finds them in an object with a fault in another field.
     fn find(object: &'a [u8]) -> Result<Self, Fault> {
         let mut named = Self::default();
         let mut reader = Reader::new(object);
@@ -231,12 +230,12 @@ impl<'a> Named<'a> {
     }
 }
 
-/// What the object of a BOOKMARK event says: an object of the watched kind with nothing but metadata, and no name.
+/// The content of a BOOKMARK event: an object of the watched kind with only metadata and no name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bookmark {
-    /// From where a watch can go on.
+    /// The version from which a watch can resume.
     pub resource_version: String,
-    /// Whether the objects that existed when a streamed list began have all come.
+    /// Whether all initial objects of a streamed list have been sent.
     pub initial_events_end: bool,
 }
 
@@ -288,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_decoders_when_shown_have_no_names_of_types() {
+    fn decoder_errors_when_rewritten_have_no_type_names() {
         for (error, shown) in [
             (
                 "invalid value: integer `-1`, expected u16",
@@ -314,7 +313,7 @@ mod tests {
     fn an_object_of_another_kind_is_not_decoded() {
         let slice = br#"{"kind":"EndpointSlice","metadata":{"name":"a"}}"#;
         let error = Object::from_json(Kind::Service, slice).expect_err("another kind");
-        assert_eq!(error.to_string(), "cannot decode Service: it is of the kind \"EndpointSlice\"");
+        assert_eq!(error.to_string(), "cannot decode Service: kind is \"EndpointSlice\"");
         let faulty = br#"{"kind":"EndpointSlice","metadata":{"name":"a"},"spec":{"ports":3}}"#;
         assert!(Object::from_json(Kind::Service, faulty).is_err());
         for text in [r#"{"metadata":{"name":"a"}}"#, r#"{"kind":"Service","metadata":{"name":"a"}}"#] {

@@ -10,12 +10,12 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// Null as well as absence means the default.
+/// Deserializes null like an absent field.
 fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Some keys of a map. A derived struct alone would take a list, too, for its fields in order.
+/// Deserializes some keys of a map. A derived struct alone would accept a list of its fields.
 fn keys<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     struct Keys<T>(PhantomData<T>);
     impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for Keys<T> {
@@ -36,18 +36,18 @@ fn keys<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: 
     deserializer.deserialize_any(Keys(PhantomData))
 }
 
-/// Whether a field is there and not null.
+/// Whether a field is present and not null.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Ok(Option::<IgnoredAny>::deserialize(deserializer)?.is_some())
 }
 
-/// The names in a list of objects that have nothing else.
+/// The names in a list of objects with only a name.
 fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Box<str>>, D::Error> {
     let named: Vec<Named> = nullable(deserializer)?;
     Ok(named.into_iter().map(|named| named.name).collect())
 }
 
-/// The first string of a list; the others are only checked.
+/// The first string of a list; the others are only validated.
 fn first<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     struct First;
     impl<'de> Visitor<'de> for First {
@@ -106,7 +106,7 @@ pub(super) struct Labels {
 }
 
 impl Labels {
-    /// Where the value of a label belongs.
+    /// The field for a label.
     pub fn of(&mut self, key: &str) -> Option<&mut Option<String>> {
         match key {
             "kubernetes.io/service-name" => Some(&mut self.service_name),
@@ -122,16 +122,16 @@ impl Labels {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Annotations {
-    /// On an EndpointSlice: when the change happened that it shows.
+    /// On an EndpointSlice: the trigger time of the last change.
     #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time", deserialize_with = "nullable")]
     pub trigger_time: String,
-    /// On a bookmark: `true` if all objects of a streamed list have come.
+    /// On a bookmark: `true` after all initial objects of a streamed list.
     #[serde(rename = "k8s.io/initial-events-end", deserialize_with = "nullable")]
     pub initial_events_end: String,
 }
 
 impl Annotations {
-    /// Where the value of an annotation belongs.
+    /// The field for an annotation.
     pub fn of(&mut self, key: &str) -> Option<&mut String> {
         match key {
             "endpoints.kubernetes.io/last-change-trigger-time" => Some(&mut self.trigger_time),
@@ -144,7 +144,7 @@ impl Annotations {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Service {
-    /// What it says that it is; empty in lists and in protobuf.
+    /// The `kind`; empty in lists and in protobuf.
     #[serde(deserialize_with = "nullable")]
     pub kind: String,
     pub metadata: Meta,
@@ -233,7 +233,7 @@ pub(super) struct LoadBalancerIngress {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct EndpointSlice {
-    /// What it says that it is; empty in lists and in protobuf.
+    /// The `kind`; empty in lists and in protobuf.
     #[serde(deserialize_with = "nullable")]
     pub kind: String,
     pub metadata: Meta,
@@ -257,7 +257,7 @@ pub(super) struct EndpointPort {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Endpoint {
-    /// The first of them; the others are not used (as the API says of all but FQDN slices).
+    /// The first address; the API defines no use for others except in FQDN slices.
     #[serde(rename = "addresses", deserialize_with = "first")]
     pub address: Option<String>,
     #[serde(deserialize_with = "nullable")]
@@ -285,7 +285,7 @@ pub(super) struct Hints {
     pub for_nodes: Vec<Box<str>>,
 }
 
-/// A zone or node that an endpoint is for.
+/// A hinted zone or node.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Named {
@@ -295,7 +295,7 @@ struct Named {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Node {
-    /// What it says that it is; empty in lists and in protobuf.
+    /// The `kind`; empty in lists and in protobuf.
     #[serde(deserialize_with = "nullable")]
     pub kind: String,
     pub metadata: Meta,
@@ -308,7 +308,7 @@ pub(super) struct Node {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ServiceCidr {
-    /// What it says that it is; empty in lists and in protobuf.
+    /// The `kind`; empty in lists and in protobuf.
     #[serde(deserialize_with = "nullable")]
     pub kind: String,
     pub metadata: Meta,

@@ -1,4 +1,4 @@
-//! The same fields in protobuf: numbers as in `generated.proto` of `k8s.io/api` and `k8s.io/apimachinery`.
+//! The same fields in protobuf, numbered as in `generated.proto` of `k8s.io/api` and `k8s.io/apimachinery`.
 
 use super::objects::{
     Annotations, ClientIpConfig, Conditions, Endpoint, EndpointPort, EndpointSlice, Hints, Labels, LoadBalancerIngress,
@@ -37,14 +37,14 @@ fn texts(into: &mut Vec<String>, value: Value<'_>, name: &str) -> Result<(), Fau
     Ok(())
 }
 
-/// The first of a list; the others are only checked.
+/// The first of a list; the others are only validated.
 fn first(into: &mut Option<String>, value: Value<'_>, name: &str) -> Result<(), Fault> {
     let text = value.text().map_err(|fault| fault.within(name))?;
     into.get_or_insert_with(|| text.to_owned());
     Ok(())
 }
 
-/// An item of a list of messages that have nothing but a name (1).
+/// An item of a list of messages with only a name (1).
 fn names(into: &mut Vec<Box<str>>, value: Value<'_>, name: &str) -> Result<(), Fault> {
     let (text, _) = entry(value).map_err(|fault| fault.within(&format!("{name}[{}]", into.len())))?;
     into.push(text.into());
@@ -82,14 +82,14 @@ fn seconds(into: &mut Option<u32>, value: Value<'_>, name: &str) -> Result<(), F
     Ok(())
 }
 
-/// A time that matters only for being there.
+/// A time of which only the presence matters.
 fn present(into: &mut bool, value: Value<'_>, name: &str) -> Result<(), Fault> {
     value.bytes().map_err(|fault| fault.within(name))?;
     *into = true;
     Ok(())
 }
 
-/// An entry of a map of strings: a message of its key (1) and its value (2), either of which may be left out if empty.
+/// A map entry: a message of key (1) and value (2), either omitted if empty.
 fn entry<'a>(value: Value<'a>) -> Result<(&'a str, &'a str), Fault> {
     let (mut key, mut text) = ("", "");
     let mut reader = crate::protobuf::Reader::new(value.bytes()?);

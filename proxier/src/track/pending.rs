@@ -1,7 +1,4 @@
-//! How many changes wait for a sync, and since when: for metrics only.
-//!
-//! In: changes that make a difference. Out: their number by kind; when that happened which they are about.
-//! Must not know: what a change is.
+//! Counts changes that wait for a sync, and their trigger times, for metrics.
 
 use std::collections::HashSet;
 use std::time::SystemTime;
@@ -9,8 +6,8 @@ use std::time::SystemTime;
 use super::change::Kind;
 use crate::model::NamespacedName;
 
-/// So many times are kept while syncs fail; what comes after them is not measured.
-const MOST_TRIGGERS: usize = 10_000;
+/// The maximum number of trigger times kept while syncs fail; later ones are not measured.
+const MAX_TRIGGERS: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(super) struct PendingChanges {
@@ -20,20 +17,20 @@ pub(super) struct PendingChanges {
 }
 
 impl PendingChanges {
-    /// A Service changed.
+    /// Counts a changed Service.
     pub fn service(&mut self, name: &NamespacedName) {
         self.services.insert(name.clone());
     }
 
-    /// An EndpointSlice changed, because of something that happened then.
+    /// Counts a changed EndpointSlice, with its trigger time.
     pub fn slice(&mut self, trigger: Option<SystemTime>) {
         self.slices += 1;
-        if self.triggers.len() < MOST_TRIGGERS {
+        if self.triggers.len() < MAX_TRIGGERS {
             self.triggers.extend(trigger);
         }
     }
 
-    /// How many wait.
+    /// The number of pending changes of a kind.
     pub fn count(&self, kind: Kind) -> usize {
         match kind {
             Kind::Service => self.services.len(),
@@ -42,9 +39,9 @@ impl PendingChanges {
         }
     }
 
-    /// A sync takes what waits. The times stay until it is known to have succeeded.
+    /// Clears the counts when a sync starts. Trigger times stay until a sync succeeds.
     pub fn taken(&mut self) {
-        // After a list there are as many as Services: their room is given back.
+        // After a list there is one per Service: release the memory.
         self.services = HashSet::new();
         self.slices = 0;
     }

@@ -1,6 +1,4 @@
-//! Services to Service ports.
-//!
-//! In: a Service. Out: its ports in each family, or none if it is not for this proxy. Must not know: endpoints.
+//! Translates Services to Service ports.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,12 +13,12 @@ use super::change::{
 use super::objects::{Service, ServiceSpec};
 use crate::model::{Protocol, ServicePort, ServicePortName};
 
-/// What the API server fills in for ClientIP affinity without a timeout: three hours.
+/// The API server's default affinity timeout: three hours.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
 impl Translator {
     pub(super) fn service(&self, key: &ObjectKey, service: &Service) -> Result<Translation, ObjectError> {
-        let mut translated = Translation { problems: oddities(key, service), ..Translation::default() };
+        let mut translated = Translation { problems: problems(key, service), ..Translation::default() };
         for family in IpFamily::ALL {
             let ports = self.ports(key, service, family, &mut translated.problems)?;
             translated.changes.push((family, Change::Service(key.name.clone(), ports)));
@@ -52,7 +50,7 @@ impl Translator {
                     .ok_or_else(|| bad(format!("spec.ports[{index}].protocol: {other:?} is none of TCP, UDP, SCTP")))?,
             };
             if port.port == 0 {
-                return Err(bad(format!("spec.ports[{index}].port: it is missing or 0")));
+                return Err(bad(format!("spec.ports[{index}].port: missing or 0")));
             }
             if let Some(c) = unprintable(&port.name) {
                 return Err(bad(format!("spec.ports[{index}].name: {:?} has the character {c:?} in it", port.name)));
@@ -61,13 +59,13 @@ impl Translator {
                 return Err(bad(format!("spec.ports[{index}].name: it is longer than {LABEL_MAX} characters")));
             }
             let name = ServicePortName { service: key.name.clone(), port: Arc::from(&*port.name), protocol };
-            // Of two ports with one name and protocol the last one counts.
+            // Of ports with the same name and protocol, the last one counts.
             ports.insert(name, ServicePort { port: port.port, node_port: port.node_port, ..template.clone() });
         }
         Ok(ports.into_iter().collect())
     }
 
-    /// What all ports of a Service have in common.
+    /// The fields that all ports of a Service share.
     fn template(
         &self,
         key: &ObjectKey,
@@ -79,7 +77,7 @@ impl Translator {
         let spec = &service.spec;
         let external_ips = addresses(key, "spec.externalIPs", &spec.external_ips, family, problems);
         let vips = service.status.load_balancer.ingress.iter().filter(|ingress| {
-            // A load balancer in mode Proxy wants its traffic, so that nothing may short-cut it.
+            // A load balancer in mode Proxy must see its traffic, so its address is not programmed.
             !ingress.ip.is_empty() && ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP")
         });
         let vips: Vec<String> = vips.map(|ingress| ingress.ip.clone()).collect();
@@ -102,18 +100,18 @@ impl Translator {
     }
 }
 
-/// What an API server would not have let pass and what is not wrong enough to skip the Service.
-fn oddities(key: &ObjectKey, service: &Service) -> Vec<String> {
+/// Problems that an API server would reject, but that do not invalidate the Service.
+fn problems(key: &ObjectKey, service: &Service) -> Vec<String> {
     let spec = &service.spec;
     let mut found = Vec::new();
     if spec.kind == "ExternalName" || spec.cluster_ip == "None" {
         return found;
     }
     if spec.cluster_ip.is_empty() {
-        found.push(format!("{key}: spec.clusterIP: it is empty, so that nothing leads to the Service"));
+        found.push(format!("{key}: spec.clusterIP: empty, the Service is unreachable"));
     }
     if spec.ports.is_empty() {
-        found.push(format!("{key}: spec.ports: there are none, so that nothing leads to the Service"));
+        found.push(format!("{key}: spec.ports: empty, the Service is unreachable"));
     }
     for (index, port) in spec.ports.iter().enumerate() {
         let same = |other: &super::objects::ServicePort| {
@@ -123,20 +121,20 @@ fn oddities(key: &ObjectKey, service: &Service) -> Vec<String> {
         if spec.ports[..index].iter().any(same) {
             let name = &port.name;
             found.push(format!(
-                "{key}: spec.ports[{index}].name: {name:?} is there more than once, the last one counts"
+                "{key}: spec.ports[{index}].name: {name:?} is defined more than once, using the last one"
             ));
         }
     }
     found
 }
 
-/// The cluster IP of a family: at the family's place in `ipFamilies`; without such a list, by what the address is.
+/// The cluster IP of a family, by its position in `ipFamilies`; without that list, by its format.
 fn cluster_ip(spec: &ServiceSpec, family: IpFamily) -> Result<Option<IpAddr>, String> {
     let (field, text) = if spec.ip_families.is_empty() {
         ("spec.clusterIP".to_owned(), Some(&spec.cluster_ip))
     } else {
         let Some(index) = spec.ip_families.iter().position(|name| name == family.name()) else { return Ok(None) };
-        // Old objects have no list of addresses.
+        // Old objects have no `clusterIPs`.
         let first = Some(&spec.cluster_ip).filter(|_| index == 0);
         (format!("spec.clusterIPs[{index}]"), spec.cluster_ips.get(index).or(first))
     };
@@ -169,7 +167,7 @@ fn addresses(
     found.into()
 }
 
-/// The ranges of a family. A range of everything is no restriction, and so are ranges of the other family only.
+/// The source ranges of a family. A range of everything restricts nothing, as do ranges of the other family.
 fn source_ranges(key: &ObjectKey, texts: &[String], family: IpFamily, problems: &mut Vec<String>) -> Box<[IpNet]> {
     const FIELD: &str = "spec.loadBalancerSourceRanges";
     let mut found = Vec::with_capacity(texts.len());
@@ -186,9 +184,9 @@ fn source_ranges(key: &ObjectKey, texts: &[String], family: IpFamily, problems: 
     found.into()
 }
 
-/// Says once, not once per family, what was left out.
+/// Records an ignored value once, not once per family.
 fn note(key: &ObjectKey, field: &str, text: &str, what: &str, family: IpFamily, problems: &mut Vec<String>) {
     if family == IpFamily::V4 {
-        problems.push(format!("{key}: {field}: {text:?} is not a {what} and is left out"));
+        problems.push(format!("{key}: {field}: {text:?} is not a {what}, left out"));
     }
 }

@@ -1,6 +1,4 @@
-//! ServiceCIDRs: the networks that cluster IPs are taken from.
-//!
-//! In: a ServiceCIDR. Out: its networks, by family. Must not know: what is done to packets for addresses in them.
+//! Translates ServiceCIDRs: the networks that cluster IPs are allocated from.
 
 use ipnet::IpNet;
 use netfilter::IpFamily;
@@ -15,7 +13,7 @@ impl Translator {
         for (at, text) in object.spec.cidrs.iter().enumerate() {
             match parse_net(text) {
                 Some(net) => nets.push(net),
-                None => problems.push(key.error(format!("spec.cidrs[{at}]: {text:?} is no network")).to_string()),
+                None => problems.push(key.error(format!("spec.cidrs[{at}]: {text:?} is not a network")).to_string()),
             }
         }
         let of = |family| nets.iter().copied().filter(|net| IpFamily::of_net(net) == family).collect();

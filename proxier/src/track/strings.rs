@@ -1,26 +1,26 @@
-//! One copy of each string that many objects contain: namespaces, Service names, port names.
+//! Interns strings that many objects contain: namespaces, Service names, port names.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// From this many strings on, unused ones are looked for whenever their number has doubled.
-const FEW: usize = 1024;
+/// The number of strings from which unused ones are dropped whenever it has doubled.
+const MIN_LIMIT: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct StringInterner {
     known: HashSet<Arc<str>>,
-    /// How many were in use when that was last counted.
+    /// The number of used strings at the last count.
     used: usize,
 }
 
 impl StringInterner {
-    /// Replaces a string by the known copy of it.
+    /// Replaces a string by the interned copy.
     pub fn share(&mut self, string: &mut Arc<str>) {
         if let Some(known) = self.known.get(string) {
             string.clone_from(known);
             return;
         }
-        if self.known.len() >= (2 * self.used).max(FEW) {
+        if self.known.len() >= (2 * self.used).max(MIN_LIMIT) {
             self.known.retain(|known| Arc::strong_count(known) > 1);
             self.used = self.known.len();
         }
@@ -39,9 +39,9 @@ mod tests {
         strings.share(&mut a);
         strings.share(&mut b);
         assert!(Arc::ptr_eq(&a, &b));
-        for number in 0..10 * FEW {
+        for number in 0..10 * MIN_LIMIT {
             strings.share(&mut number.to_string().into());
         }
-        assert!(strings.known.len() <= FEW && strings.known.contains("ns"));
+        assert!(strings.known.len() <= MIN_LIMIT && strings.known.contains("ns"));
     }
 }

@@ -1,6 +1,4 @@
-//! What is known of the cluster in one family, and what of it the kernel does not know yet.
-//!
-//! In: [`Change`]s. Out: a [`Snapshot`] and the [`Scope`] of the next sync. Must not know: modes, time.
+//! The model of one family, and which Service ports changed since the last sync.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -17,30 +15,30 @@ use crate::model::{
     Destination, Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServicePort, ServicePortName, Slice, Snapshot,
 };
 
-/// Holds the model of one family.
+/// Holds the model of one family and its pending changes.
 #[derive(Debug, Default)]
 pub struct Tracker {
     ports: BTreeMap<ServicePortName, ServicePort>,
     endpoints: Endpoints,
-    /// Which Service each slice belongs to: the label may change (behaviour.yaml I20).
+    /// The Service of each slice: its label may change (behaviour.yaml I20).
     slices: HashMap<NamespacedName, Arc<str>>,
     node: NodeInfo,
     service_cidrs: BTreeMap<NamespacedName, Vec<IpNet>>,
-    /// All of them, each once (behaviour.yaml I7), in order.
+    /// All ServiceCIDR networks without duplicates (behaviour.yaml I7), sorted.
     nets: Vec<IpNet>,
     pending: BTreeSet<ServicePortName>,
     everything: bool,
     waiting: PendingChanges,
-    /// What UDP Service ports gave up since last asked.
+    /// Destinations that UDP Service ports have released since last taken.
     gone: BTreeSet<Destination>,
-    /// Objects that a list under way has not shown again.
+    /// Objects that the current list has not contained yet.
     unseen: HashMap<Kind, HashSet<NamespacedName>>,
     listed: HashSet<Kind>,
     strings: StringInterner,
 }
 
 impl Tracker {
-    /// Takes a change; whether the kernel has to learn of it.
+    /// Applies a change; returns whether a sync is needed.
     pub fn apply(&mut self, change: Change) -> bool {
         match change {
             Change::Service(name, mut ports) => {
@@ -74,13 +72,13 @@ impl Tracker {
                 false
             }
             Change::Listing(kind) => {
-                let held = match kind {
+                let known = match kind {
                     Kind::Service => self.ports.keys().map(|port| port.service.clone()).collect(),
                     Kind::EndpointSlice => self.slices.keys().cloned().collect(),
                     Kind::ServiceCidr => self.service_cidrs.keys().cloned().collect(),
                     Kind::Node => HashSet::new(),
                 };
-                self.unseen.insert(kind, held);
+                self.unseen.insert(kind, known);
                 false
             }
             Change::Listed(kind) => self.end_list(kind),
@@ -91,82 +89,82 @@ impl Tracker {
         }
     }
 
-    /// Whether both Services and EndpointSlices were listed once: before, nothing may be programmed.
+    /// Whether Services and EndpointSlices have been listed; before, nothing may be programmed.
     #[must_use]
     pub fn complete(&self) -> bool {
         [Kind::Service, Kind::EndpointSlice].into_iter().all(|kind| self.listed(kind))
     }
 
-    /// Whether the own Node is known, or known not to be there.
+    /// Whether the own Node is known, or known to be missing.
     #[must_use]
     pub fn node_listed(&self) -> bool {
         self.listed(Kind::Node)
     }
 
-    /// Whether objects of that kind were listed once.
+    /// Whether objects of that kind have been listed.
     #[must_use]
     pub fn listed(&self, kind: Kind) -> bool {
         self.listed.contains(&kind)
     }
 
-    /// What is known of the own Node.
+    /// The own Node as last known.
     #[must_use]
     pub fn node(&self) -> &NodeInfo {
         &self.node
     }
 
-    /// The model. `node_ip` is the node's address in this family.
+    /// Borrows the model. `node_ip` is the node's address in this family.
     #[must_use]
     pub fn snapshot(&self, node_ip: IpAddr) -> Snapshot<'_> {
         let service_cidrs = &self.nets;
         Snapshot { ports: &self.ports, endpoints: &self.endpoints, node: &self.node, node_ip, service_cidrs }
     }
 
-    /// How many changes of that kind wait for a sync.
+    /// The number of changes of that kind that wait for a sync.
     #[must_use]
     pub fn waiting(&self, kind: Kind) -> usize {
         self.waiting.count(kind)
     }
 
-    /// When the changes happened that were made known since last asked.
+    /// The trigger times of changes since last taken.
     pub fn take_triggers(&mut self) -> Vec<SystemTime> {
         self.waiting.take_triggers()
     }
 
-    /// What the next sync has to look at. It is taken: a sync that fails has to ask for everything.
+    /// Takes the scope of the next sync. If that fails, request a full sync.
     pub fn take_scope(&mut self) -> Scope {
         self.waiting.taken();
         let pending = std::mem::take(&mut self.pending);
         if std::mem::take(&mut self.everything) { Scope::Full } else { Scope::Changed(pending) }
     }
 
-    /// Has the next sync look at everything.
+    /// Requests a full sync.
     pub fn request_full_sync(&mut self) {
         self.everything = true;
     }
 
-    /// Has the next sync look at these again.
+    /// Includes Service ports in the next sync.
     pub fn request_sync_of(&mut self, ports: impl IntoIterator<Item = ServicePortName>) {
         self.pending.extend(ports);
     }
 
-    /// Destinations that UDP Service ports may have given up since last asked: flows to them outlive their rules.
+    /// Takes the destinations that UDP Service ports may have released: flows to them outlive their rules.
     pub fn take_gone(&mut self) -> BTreeSet<Destination> {
         std::mem::take(&mut self.gone)
     }
 
-    /// Copies what is known. What waits for a sync is not copied: a copy never syncs anything.
+    /// Copies the model without pending changes: a copy is never synced.
     ///
     /// # Errors
-    /// If it is not complete, or too much.
-    pub fn copy(&self, CopyRequest { only, most }: &CopyRequest) -> Result<Self, CopyError> {
+    /// If the model is not complete, or too large.
+    pub fn copy(&self, CopyRequest { only, max_ports }: &CopyRequest) -> Result<Self, CopyError> {
         if !self.complete() {
             return Err(CopyError::Incomplete);
         }
         let wanted = |name: &NamespacedName| only.as_ref().is_none_or(|only| only == name);
         let ports = self.ports.iter().filter(|(port, _)| wanted(&port.service));
         let count = ports.clone().count();
-        if count > *most {
+        if count > *max_ports {
             return Err(CopyError::TooMany(count));
         }
         Ok(Self {
@@ -187,7 +185,7 @@ impl Tracker {
     }
 
     fn end_list(&mut self, kind: Kind) -> bool {
-        // Nothing waits for a list of networks.
+        // No sync waits for the list of ServiceCIDRs.
         let mut changed = self.listed.insert(kind) && kind != Kind::ServiceCidr;
         for name in self.unseen.remove(&kind).unwrap_or_default() {
             changed |= match kind {
@@ -281,13 +279,13 @@ impl Tracker {
     }
 
     fn touch(&mut self, mut touched: BTreeSet<ServicePortName>, trigger: Option<SystemTime>) -> bool {
-        // An endpoint behind any port counts for the health checks of its Service.
+        // An endpoint behind any port affects the health checks of its Service.
         let checked = |name: &ServicePortName| self.ports[name].health_check_node_port != 0;
         let unknown = touched.iter().filter(|port| !self.ports.contains_key(*port));
         let extra: Vec<_> =
             unknown.filter_map(|port| self.ports_of(&port.service).find(|name| checked(name)).cloned()).collect();
         touched.extend(extra);
-        // Of Services that are not known yet all is new when they come.
+        // A Service that is not known yet is new when it comes.
         touched.retain(|port| self.ports.contains_key(port));
         let differs = !touched.is_empty();
         if differs {

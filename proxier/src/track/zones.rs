@@ -1,15 +1,17 @@
-//! Zone hints, shared between the endpoints that have the same ones.
+//! Interns zone hints, which many endpoints share.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::model::endpoint::ZoneHints;
 
-/// How many distinct hints are kept before unused ones are looked for.
+/// The number of distinct hints from which unused ones are dropped.
 const INITIAL_LIMIT: usize = 64;
 
-/// The distinct zone hints in use. Names come from the API and may change without end, so unused ones are dropped
-/// whenever the number has doubled: constant amortized time, and at most twice as many as were in use then.
+/// The distinct zone hints in use.
+///
+/// Unused ones are dropped whenever the number has doubled: constant amortized time, and at most twice as many as were
+/// in use.
 #[derive(Debug)]
 pub(super) struct ZoneHintInterner {
     known: HashSet<ZoneHints>,
@@ -23,7 +25,7 @@ impl Default for ZoneHintInterner {
 }
 
 impl ZoneHintInterner {
-    /// The shared value that equals `zones`.
+    /// The interned value that equals `zones`.
     pub(super) fn share(&mut self, zones: &[Box<str>]) -> ZoneHints {
         if let Some(known) = self.known.get(zones) {
             return known.clone();

@@ -1,7 +1,7 @@
-//! Removing a mode's jumps and chains from the tables, and nothing else.
+//! Removes a mode's jumps and chains from iptables tables.
 //!
-//! A chain that a foreign rule refers to cannot be deleted: the kernel says EBUSY, and the tool refuses the whole
-//! transaction (kubernetes 132516). Such a chain is emptied, and named with that rule.
+//! The kernel refuses to delete a chain that a foreign rule refers to with EBUSY, and the tool then refuses the whole
+//! transaction (kubernetes/kubernetes#132516). Such a chain is emptied and reported with that rule.
 
 use std::collections::HashMap;
 
@@ -12,18 +12,18 @@ use netfilter::{Restore, SavedTable};
 use super::{Jump, TableChain};
 use crate::backend::SyncError;
 
-/// What a mode has in the tables, at most.
+/// The jumps and chains that a mode may have.
 #[derive(Clone, Debug)]
 pub struct ModeChains {
     /// Jumps from built-in chains.
     pub jumps: Vec<Jump>,
-    /// Chains that are there whatever Services there are.
+    /// Chains that do not depend on Services.
     pub chains: Vec<TableChain>,
-    /// Whether a chain of nat is one of a Service port: any of these says so.
+    /// Predicates for the nat chains of Service ports; any of them decides.
     pub services: Vec<fn(&Chain) -> bool>,
 }
 
-/// What one table has of [`ModeChains`] and no running mode needs.
+/// The part of [`ModeChains`] in one table that no active mode uses.
 #[derive(Clone, Copy, Debug)]
 pub struct StaleChains<'a> {
     owned: &'a ModeChains,
@@ -33,10 +33,10 @@ pub struct StaleChains<'a> {
 }
 
 impl ModeChains {
-    /// What either of two modes has.
+    /// The jumps and chains of either mode.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
-        // One that both have is there once.
+        // A shared jump is kept once.
         other.jumps.into_iter().for_each(|jump| {
             if !self.jumps.contains(&jump) {
                 self.jumps.push(jump);
@@ -49,14 +49,15 @@ impl ModeChains {
         self
     }
 
-    /// What there may be in a table, but for what `running` has too: that is in use.
+    /// The stale part of a table: what the active mode does not use too.
     #[must_use]
     pub fn stale<'a>(&'a self, table: Table, running: Option<&'a Self>) -> StaleChains<'a> {
         StaleChains { owned: self, running, table }
     }
 
-    /// Removes jumps and chains from these tables, one after the other, each in one transaction; a table that fails does not keep
-    /// the others. What `running` has too stays.
+    /// Removes jumps and chains from these tables, each in one transaction.
+    ///
+    /// A table that fails does not keep the others from being cleaned. Jumps and chains of `running` stay.
     ///
     /// # Errors
     /// One for each table that could not be cleaned, and for each chain that had to stay.
@@ -73,13 +74,13 @@ impl ModeChains {
 }
 
 impl StaleChains<'_> {
-    /// The jumps.
+    /// The stale jumps.
     pub fn jumps(&self) -> impl Iterator<Item = &Jump> {
         let stays = |jump: &Jump| self.running.is_some_and(|running| running.jumps.contains(jump));
         self.owned.jumps.iter().filter(move |jump| jump.table == self.table && !stays(jump))
     }
 
-    /// Whether a chain of that name is unwanted.
+    /// Whether a chain is stale.
     #[must_use]
     pub fn has(&self, chain: &Chain) -> bool {
         let place = (self.table, *chain);
@@ -90,7 +91,7 @@ impl StaleChains<'_> {
         !stays && (self.owned.chains.contains(&place) || of_service())
     }
 
-    /// Removes all of it in one transaction, or in another one without what the first was refused for.
+    /// Removes everything stale in one transaction, and retries without what was refused.
     pub fn remove(&self, tool: &mut dyn IptablesTool) -> Vec<SyncError> {
         match self.try_remove(tool) {
             Ok(kept) => {
@@ -117,7 +118,7 @@ impl StaleChains<'_> {
             if kept.len() == known && failed {
                 return Err(SyncError(error.message));
             }
-            // It may have been ended early after its commit: another look tells what is left.
+            // The tool may have been killed after its commit: save again to see what is left.
             failed = kept.len() == known;
         }
     }
@@ -136,7 +137,7 @@ impl StaleChains<'_> {
         }
         let own: Vec<String> = self.jumps().map(|jump| format!("-A {}{}", jump.from, jump.rule)).collect();
         let mut references = tool.references(self.table, &|chain| self.has(chain))?;
-        // The jumps go in the same transaction.
+        // Our own jumps are removed in the same transaction.
         references.retain(|_, rule| !own.iter().any(|own| rule.split_whitespace().eq(own.split_whitespace())));
         kept.extend(references);
         refused.into_iter().for_each(|chain| _ = kept.entry(chain).or_insert_with(|| error.message.clone()));
@@ -163,11 +164,11 @@ impl StaleChains<'_> {
     }
 }
 
-/// Says that a chain stays, and why.
+/// The error for a chain that a foreign rule refers to.
 #[must_use]
 pub fn still_referenced(table: Table, chain: &Chain, rule: &str) -> SyncError {
     SyncError(format!(
-        "cannot delete chain {chain} of table {}, it is emptied instead: a rule that is not kube-proxy's refers to it, \
+        "cannot delete chain {chain} of table {}, emptied it instead: another program's rule refers to it; \
          delete that rule: {rule}",
         table.name()
     ))

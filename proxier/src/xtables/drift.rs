@@ -1,7 +1,4 @@
-//! Whether the kernel still holds what the last sync left.
-//!
-//! In: each chain as the last sync left it, the tables as read back. Out: what a person should know of the difference.
-//! Must not know: how to mend it.
+//! Detects drift: chains that differ from what the last sync wrote.
 
 use std::collections::HashMap;
 
@@ -17,7 +14,7 @@ const KUBELET_FIREWALL: Chain = Chain::new("KUBE-FIREWALL");
 /// A table and a chain in it.
 pub type TableChain = (Table, Chain);
 
-/// Chains whose text this host's iptables prints in other words than ours, with the fingerprint of its words.
+/// Chains that this host's iptables-save formats in another way, with the fingerprint of that text.
 #[derive(Debug, Default)]
 pub struct FormattingExceptions {
     accepted: HashMap<TableChain, u64>,
@@ -25,7 +22,7 @@ pub struct FormattingExceptions {
 }
 
 impl FormattingExceptions {
-    /// The first difference and how many more there are; `None` if there is none.
+    /// Describes the first difference and counts the others; `None` without drift.
     pub fn drift(
         &mut self,
         expected_chains: impl Iterator<Item = (TableChain, SavedChain)>,
@@ -39,20 +36,20 @@ impl FormattingExceptions {
             first.get_or_insert(text);
         };
         for jump in &observed.missing_jumps {
-            note(format!("the jump from {} to {} in table {} is gone", jump.from, jump.to, jump.table.name()));
+            note(format!("the jump from {} to {} in table {} was deleted", jump.from, jump.to, jump.table.name()));
         }
         for (place, expected) in expected_chains {
             let found = observed.chain(place.0, &place.1);
             match found {
                 _ if self.matches(place, expected, found) => {}
-                None => note(format!("{} is gone", describe(place))),
+                None => note(format!("{} was deleted", describe(place))),
                 Some(found) if found.rules == expected.rules => {
                     self.suspects.push(place);
                     note(format!("a rule of {} was altered", describe(place)));
                 }
                 Some(found) => {
                     let (has, had) = (found.rules, expected.rules);
-                    note(format!("{} has {has} rules, it had {had}", describe(place)));
+                    note(format!("{} has {has} rules, expected {had}", describe(place)));
                 }
             }
         }
@@ -62,19 +59,19 @@ impl FormattingExceptions {
 
     fn matches(&self, place: TableChain, expected: SavedChain, found: Option<SavedChain>) -> bool {
         let Some(found) = found else { return false };
-        // The kubelet may keep rules of its own in this one.
+        // The kubelet may add rules of its own to this chain.
         let shared_with_kubelet = place.1 == KUBELET_FIREWALL && found.rules >= expected.rules;
         let accepted = found.rules == expected.rules && self.accepted.get(&place) == Some(&found.fingerprint);
         found == expected || accepted || shared_with_kubelet
     }
 
-    /// Whether [`FormattingExceptions::drift`] found chains that may only be worded otherwise.
+    /// Whether [`FormattingExceptions::drift`] found chains that may only be formatted differently.
     #[must_use]
     pub fn has_suspects(&self) -> bool {
         !self.suspects.is_empty()
     }
 
-    /// After suspects were written anew: takes those that read the same as before for a matter of wording.
+    /// Records suspects that read back the same after a rewrite as formatting exceptions.
     pub fn learn(
         &mut self,
         expected_chains: impl Iterator<Item = (TableChain, SavedChain)>,
@@ -86,14 +83,17 @@ impl FormattingExceptions {
                 continue;
             };
             if found.rules == expected.rules && found != *expected {
-                warn!("iptables-save words {} otherwise than expected; only its length is checked", describe(place));
+                warn!(
+                    "iptables-save formats {} in another way than expected; checking only its number of rules",
+                    describe(place)
+                );
                 self.accepted.insert(place, found.fingerprint);
             }
         }
     }
 }
 
-/// The chain and table of a message.
+/// Names a chain and its table in messages.
 #[must_use]
 pub fn describe((table, chain): TableChain) -> String {
     format!("chain {chain} of table {}", table.name())

@@ -1,11 +1,9 @@
-//! Jumps from the kernel's own chains into a mode's.
-//!
-//! In: a jump, a table as it was read back. Out: whether it is there. Must not know: which jumps a mode wants.
+//! Jumps from built-in chains into a mode's chains.
 
 use netfilter::SavedTable;
 use netfilter::iptables::{Chain, Match, Rule, Table, Target};
 
-/// A jump from one of the kernel's own chains into one of kube-proxy's.
+/// A jump from a built-in chain to a chain of kube-proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Jump {
     /// The table.
@@ -18,25 +16,25 @@ pub struct Jump {
     pub rule: Rule,
 }
 
-/// How a built-in chain stands to a [`Jump`].
+/// Whether a built-in chain has a [`Jump`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JumpPresence {
-    /// It has the rule.
+    /// The chain has the rule.
     Present,
-    /// It has a rule with that target in other words: perhaps the same one.
+    /// The chain has a rule with that target in another format, perhaps the same one.
     Alike,
-    /// It has none.
+    /// The chain has no rule with that target.
     Absent,
 }
 
 impl Jump {
-    /// A jump to `to` from a built-in chain, with what has to match before.
+    /// Creates a jump from the built-in chain `from` to `to`, restricted by `matches`.
     #[must_use]
     pub fn new(table: Table, from: &'static str, to: Chain, matches: Vec<Match>) -> Self {
         Self { table, from, to, rule: Rule { matches, target: Some(Target::Jump(to)), ..Rule::default() } }
     }
 
-    /// Looks for the jump in a table as it was read back.
+    /// Looks for the jump in a saved table.
     #[must_use]
     pub fn presence(&self, table: &SavedTable) -> JumpPresence {
         if self.count(table) > 0 {
@@ -47,7 +45,7 @@ impl Jump {
         if alike { JumpPresence::Alike } else { JumpPresence::Absent }
     }
 
-    /// How often a table has the jump, word by word.
+    /// How often a saved table has the jump, compared word by word.
     #[must_use]
     pub fn count(&self, table: &SavedTable) -> usize {
         let expected = format!("-A {}{}", self.from, self.rule);

@@ -1,6 +1,4 @@
-//! The rules that masquerade what is marked, and those about where traffic comes from.
-//!
-//! In: the mark, what local traffic looks like. Out: rules. Must not know: the chains of a mode that lead to them.
+//! Rules shared by modes: masquerading of marked packets, and matches on local traffic.
 
 use std::sync::Arc;
 
@@ -8,12 +6,12 @@ use netfilter::iptables::{Comment, Match, Negatable, Rule, Suffix, Target};
 
 use crate::model::config::LocalTraffic;
 
-/// The end of KUBE-POSTROUTING.
+/// The last rules of KUBE-POSTROUTING.
 #[must_use]
 pub fn postrouting(mark: u32, random_fully: bool) -> Vec<Rule> {
     vec![
         Rule { matches: vec![Match::Mark(Negatable::not(mark))], ..target(Target::Return) },
-        // A packet that passes the stack twice (a tunnel's) must not be masqueraded twice.
+        // Clear the mark: a packet that traverses the stack twice (a tunnel's) is masqueraded once.
         target(Target::FlipMark(mark)),
         Rule {
             matches: vec![comment("kubernetes service traffic requiring SNAT")],
@@ -28,7 +26,7 @@ pub fn mark(mark: u32) -> Rule {
     target(Target::SetMark(mark))
 }
 
-/// The end of KUBE-FORWARD.
+/// The last rules of KUBE-FORWARD.
 #[must_use]
 pub fn forward(mark: u32) -> [Rule; 2] {
     let established = Match::CtState(Negatable::new("RELATED,ESTABLISHED"));
@@ -39,7 +37,7 @@ pub fn forward(mark: u32) -> [Rule; 2] {
     ]
 }
 
-/// Restricts a rule to what comes from this node's pods, or to all else.
+/// Restricts a rule to traffic from this node's pods, or with `not` to all other traffic.
 pub fn from_local_traffic(rule: &mut Rule, local: &LocalTraffic, not: bool) {
     match local {
         LocalTraffic::From(net) => rule.source = Some(Negatable { not, value: *net }),
@@ -50,13 +48,13 @@ pub fn from_local_traffic(rule: &mut Rule, local: &LocalTraffic, not: bool) {
     }
 }
 
-/// A rule that does nothing but this.
+/// A rule without matches.
 #[must_use]
 pub fn target(target: Target) -> Rule {
     Rule { target: Some(target), ..Rule::default() }
 }
 
-/// A comment of fixed words, none of which needs quoting.
+/// A comment match with fixed text that needs no quoting.
 #[must_use]
 pub fn comment(text: &'static str) -> Match {
     Match::Comment(Comment { prefix: text, subject: Arc::default(), suffix: Suffix::Text("") })

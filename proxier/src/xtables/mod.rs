@@ -1,7 +1,7 @@
-//! What all modes with iptables rules have in common.
+//! Code shared by the modes that write iptables rules.
 //!
-//! In: jumps, chains, what the tools read back. Out: rules of the same words in every mode, and what somebody changed.
-//! Must not know: any mode. A mode takes from here, never from another mode.
+//! Modes depend on this module, never on each other, so that the same rules and events have the same text in every
+//! mode.
 
 mod cleanup;
 mod drift;
@@ -18,16 +18,17 @@ pub use self::jump::{Jump, JumpPresence};
 pub use self::quick::{ChainsByTable, QuickCheck};
 pub use self::tables::ObservedTables;
 
-/// Chains in the mangle table by which a kubelet tells the flavour of iptables that it found on the host; upstream's
-/// image follows them by its iptables-wrapper.
+/// Mangle chains by which a kubelet marks the iptables flavour in use.
+///
+/// Upstream's image follows them by its iptables-wrapper.
 pub const FLAVOUR_HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
-/// Dispatch by destination.
+/// Dispatches by destination.
 pub const SERVICES: Chain = Chain::new("KUBE-SERVICES");
-/// Masquerades what is marked.
+/// Masquerades marked packets.
 pub const POSTROUTING: Chain = Chain::new("KUBE-POSTROUTING");
-/// Marks what is to be masqueraded.
+/// Marks packets for masquerading.
 pub const MARK_MASQ: Chain = Chain::new("KUBE-MARK-MASQ");
 /// Lets service traffic be forwarded under a restrictive policy.
 pub const FORWARD: Chain = Chain::new("KUBE-FORWARD");
-/// Drops what a load balancer's source ranges do not let through.
+/// Drops packets from outside a load balancer's source ranges.
 pub const PROXY_FIREWALL: Chain = Chain::new("KUBE-PROXY-FIREWALL");

@@ -1,9 +1,9 @@
-//! Damage that costs microseconds to see: flushed tables, deleted chains, jumps that are gone.
+//! Cheap drift detection for iptables tables: flushed tables, deleted chains, lost jumps.
 //!
-//! With nf_tables the kernel counts all changes, whoever makes them. After a change that is not ours, a chain that has
-//! another handle was deleted and made again, and one that is used less has lost rules or jumps to it. With the legacy
-//! flavour only the size of tables is told. What neither shows (a rule that was replaced by another) takes a look at all
-//! rules; [`QuickCheck::is_due`] says when there is reason for one.
+//! nf_tables counts all changes in its generation ID. After a foreign change, a chain with another handle was deleted
+//! and recreated, and a chain with a lower use count has lost rules or jumps to it. The legacy flavour only reports
+//! table sizes. A rule replaced by another shows in neither and takes a full read; [`QuickCheck::is_due`] says when
+//! there is reason for one.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,43 +16,44 @@ use super::drift::describe;
 /// Chains by table.
 pub type ChainsByTable = [(Table, &'static [Chain])];
 
-/// The state of tables after our last write, and whether another program has changed them since.
+/// The state of tables after the last write, and whether another program changed them since.
 #[derive(Debug)]
 pub struct QuickCheck {
     chains: &'static ChainsByTable,
-    /// By table, in the order of `chains`; empty while nothing is known.
+    /// By table, in the order of `chains`; empty while unknown.
     known: Vec<TableState>,
     generation: Option<u32>,
     due: bool,
-    /// When a foreign change was seen last.
+    /// When the last foreign change was detected.
     changed_at: Option<Instant>,
 }
 
 impl QuickCheck {
-    /// A check of these chains, to which nothing but our own jumps leads.
+    /// Creates a check of these chains, which only this mode's jumps lead to.
     #[must_use]
     pub fn of(chains: &'static ChainsByTable) -> Self {
         Self { chains, known: Vec::new(), generation: None, due: false, changed_at: None }
     }
 
-    /// Nothing is known, and nothing counts as damage, until the next [`QuickCheck::note`].
+    /// Forgets the recorded state; nothing counts as drift until the next [`QuickCheck::note`].
     pub fn forget(&mut self) {
         self.known.clear();
     }
 
-    /// Takes the present state for the one that we left. `full`: all rules were looked at. `certain`: nobody else has
-    /// changed anything since then.
+    /// Records the current state as the one that the last write left.
+    ///
+    /// `full`: all rules were read. `certain`: no other program has changed anything since.
     pub fn note(&mut self, tool: &mut dyn IptablesTool, full: bool, certain: bool) {
         self.generation = tool.generation();
-        // Where it cannot be read, the check of every `syncPeriod` is all there is.
+        // If it cannot be read, the check of every `syncPeriod` remains.
         self.known = self.read(tool).unwrap_or_default();
         self.due = (self.due && !full) || (!certain && self.generation.is_some());
     }
 
-    /// The first damage. `rules` tells how many rules of ours a table has, jumps among them.
+    /// Describes the first difference. `rules` counts this mode's rules in a table, jumps included.
     ///
     /// # Errors
-    /// If the kernel does not tell.
+    /// If the kernel state cannot be read.
     pub fn look(
         &mut self,
         tool: &mut dyn IptablesTool,
@@ -80,21 +81,22 @@ impl QuickCheck {
         Ok(damage)
     }
 
-    /// Whether somebody else's change makes a look at all rules worth while, and they can be read.
+    /// Whether a foreign change justifies a full read, and reading can succeed.
     #[must_use]
     pub fn is_due(&self, now: Instant, reading: Duration) -> bool {
         self.due && !self.known.is_empty() && self.is_quiet(now, reading)
     }
 
-    /// Whether nobody has changed nf_tables for as long as it takes to read all rules. The tools of that flavour begin anew
-    /// whenever somebody changes anything, for ever if need be, so there is no use in starting them; the legacy ones read
-    /// a table as it is at one moment.
+    /// Whether nf_tables has been unchanged for as long as a full read takes.
+    ///
+    /// The tools of that flavour restart their dump after every change, without limit, so starting them earlier is
+    /// useless; the legacy tools read a table as of one moment.
     #[must_use]
     pub fn is_quiet(&self, now: Instant, reading: Duration) -> bool {
         self.generation.is_none() || self.changed_at.is_none_or(|at| now.saturating_duration_since(at) >= reading)
     }
 
-    /// All rules were looked at.
+    /// Records that all rules were read.
     pub fn looked(&mut self) {
         self.due = false;
     }
@@ -105,7 +107,7 @@ impl QuickCheck {
     }
 }
 
-/// What a table lost that we had put there.
+/// What a table lost of this mode's chains or rules.
 fn lost(
     table: Table,
     chains: &[Chain],
@@ -119,18 +121,18 @@ fn lost(
                 let known = (*known)?;
                 let loss = match now {
                     None => "was deleted",
-                    Some(now) if now.handle != known.handle => "was deleted and made again",
-                    Some(now) if now.uses < known.uses => "has lost rules, or jumps to it",
+                    Some(now) if now.handle != known.handle => "was deleted and recreated",
+                    Some(now) if now.uses < known.uses => "lost rules or jumps to it",
                     Some(_) => return None,
                 };
                 Some(format!("{} {loss}", describe((table, *chain))))
             })
         }
-        // Others may delete rules of theirs, but seldom half as many as we have.
+        // Other programs delete rules of theirs, but seldom half as many as this mode has.
         (TableState::Size(known), TableState::Size(now)) => {
             let (gone, ours) = (known.entries.saturating_sub(now.entries), rules(table));
             let many = gone > 0 && usize::try_from(gone).is_ok_and(|gone| gone >= ours.div_ceil(2));
-            many.then(|| format!("table {} has lost {gone} entries, {ours} rules in it are ours", table.name()))
+            many.then(|| format!("table {} lost {gone} entries; kube-proxy has {ours} rules in it", table.name()))
         }
         _ => None,
     }

@@ -1,6 +1,4 @@
-//! What the kernel holds, as the tools tell it.
-//!
-//! In: the tools, the jumps that should be there. Out: [`ObservedTables`]. Must not know: the chains of a mode.
+//! iptables tables as read back from the kernel.
 
 use netfilter::iptables::{Chain, Table};
 use netfilter::kernel::ToolError;
@@ -9,16 +7,16 @@ use netfilter::{SavedChain, SavedTable};
 
 use super::jump::{Jump, JumpPresence};
 
-/// Tables as they were read back, and the jumps from built-in chains that are not there.
+/// Saved tables, and the jumps from built-in chains that are missing.
 #[derive(Debug, Default)]
 pub struct ObservedTables {
     tables: [SavedTable; Table::ALL.len()],
-    /// Jumps from the built-in chains that are not there.
+    /// Missing jumps from built-in chains.
     pub missing_jumps: Vec<Jump>,
 }
 
 impl ObservedTables {
-    /// Reads `tables`; the others count as empty.
+    /// Reads `tables`; the others are empty.
     ///
     /// # Errors
     /// If a tool fails.
@@ -40,13 +38,13 @@ impl ObservedTables {
         Ok(read)
     }
 
-    /// One of them.
+    /// One table.
     #[must_use]
     pub fn table(&self, table: Table) -> &SavedTable {
         &self.tables[table as usize]
     }
 
-    /// A chain, if it is there.
+    /// A chain, if it exists.
     #[must_use]
     pub fn chain(&self, table: Table, chain: &Chain) -> Option<SavedChain> {
         self.table(table).chains.get(chain).copied()

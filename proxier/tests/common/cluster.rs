@@ -1,7 +1,4 @@
-//! Clusters that change at random: few names, few ports, few addresses, so that things collide all the time.
-//!
-//! In: a source of randomness. Out: operations on a cluster, and objects as an API server would send them.
-//! Must not know: what is done with them.
+//! Random cluster histories with few names, ports and addresses, so that collisions are frequent.
 
 use proptest::collection::vec;
 use proptest::option;
@@ -29,7 +26,7 @@ pub enum Operation {
     Sync,
     /// The proxy is killed and started again.
     Restart,
-    /// Somebody empties a chain.
+    /// Another program empties a chain.
     Damage(usize),
     /// The tool refuses everything for once.
     Failure,
@@ -37,7 +34,7 @@ pub enum Operation {
     Refuse(Option<(u8, bool)>),
 }
 
-/// A sequence of operations. Without `trouble`, the tool does as it is told.
+/// A sequence of operations; with `trouble`, including drift, failures and refusals.
 pub fn operations(length: usize, trouble: bool) -> impl Strategy<Value = Vec<Operation>> {
     use Operation::{Apply, Damage, Delete, Failure, Garble, Refuse, Relist, Restart, Sync};
     let kind = || prop_oneof![4 => Just(Kind::Service), 4 => Just(Kind::EndpointSlice), 1 => Just(Kind::ServiceCidr)];
@@ -165,7 +162,7 @@ fn endpoint() -> impl Strategy<Value = Value> {
 fn slice(number: usize) -> impl Strategy<Value = Value> {
     let port = (port_name(), protocol(), option::weighted(0.95, 8080..8082_u16))
         .prop_map(|(name, protocol, port)| json!({ "name": name, "protocol": protocol, "port": port }));
-    let service = prop_oneof![8 => Just("svc-0"), 8 => Just("svc-1"), 1 => Just("nobody"), 1 => Just("")];
+    let service = prop_oneof![8 => Just("svc-0"), 8 => Just("svc-1"), 1 => Just("missing"), 1 => Just("")];
     let family = prop_oneof![20 => Just("IPv4"), 1 => Just("IPv6")];
     (vec(port, 0..6), vec(endpoint(), 0..5), service, family).prop_map(move |(ports, endpoints, service, family)| {
         let mut metadata = metadata(Kind::EndpointSlice, number);

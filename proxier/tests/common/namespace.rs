@@ -1,6 +1,4 @@
-//! A network namespace per test, and programs in it.
-//!
-//! In: a test. Out: it runs on a thread of its own with an empty namespace. Must not know: what it tests. It needs root.
+//! Runs a test on a thread of its own in an empty network namespace. Needs root.
 
 use std::process::Command;
 

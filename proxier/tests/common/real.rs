@@ -1,7 +1,6 @@
 //! The real kernel behind the real tools, in a network namespace of its own.
 //!
-//! In: a flavour. Out: tools that work in that namespace, whichever thread calls, and what its tables hold.
-//! Must not know: whose rules they are. It needs root, and both flavours of iptables.
+//! The tools work in that namespace from any thread. Needs root and both flavours of iptables.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -1,7 +1,4 @@
-//! A proxy's life, told operation by operation, without its threads and clocks.
-//!
-//! In: operations, and a kernel to work on. Out: that kernel after each sync, and what was written to it.
-//! Must not know: what is right.
+//! Runs a proxy step by step on a kernel, without threads and clocks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -67,7 +64,7 @@ impl IptablesTool for Spied {
     }
 
     fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError> {
-        self.spy.0.lock().expect("nobody panics with it").push(restore.to_string());
+        self.spy.0.lock().expect("no thread panicked with it").push(restore.to_string());
         self.tool.restore(restore)
     }
 
@@ -142,7 +139,7 @@ impl<K: Kernel> Run<K> {
         }
     }
 
-    /// Does one operation; what was written, for those that sync.
+    /// Runs one operation; returns what a sync wrote.
     pub fn apply(&mut self, operation: Operation) -> Option<Written> {
         match operation {
             Operation::Apply(kind, object) => {
@@ -191,11 +188,11 @@ impl<K: Kernel> Run<K> {
             return None;
         }
         self.now += Duration::from_secs(1);
-        self.spy.0.lock().expect("nobody panics with it").clear();
+        self.spy.0.lock().expect("no thread panicked with it").clear();
         let snapshot = self.tracker.snapshot(IpFamily::V4.localhost());
         let stats = self.backend.sync(&snapshot, &scope, self.now).expect("the kernel takes it");
         self.tracker.request_sync_of(stats.rejected.into_iter().map(|rejected| rejected.port));
-        let transactions = self.spy.0.lock().expect("nobody panics with it").clone();
+        let transactions = self.spy.0.lock().expect("no thread panicked with it").clone();
         let scope = match scope {
             Scope::Changed(ports) => Some(ports.iter().map(ToString::to_string).collect()),
             Scope::Full => None,
@@ -221,7 +218,7 @@ impl<K: Kernel> Run<K> {
         }
     }
 
-    /// Somebody empties a chain after a sync, the next check finds it, and the sync after that mends it.
+    /// Empties a chain after a sync; the next check detects it, and the sync after that repairs it.
     fn damage(&mut self, nth: usize) -> Option<Written> {
         self.sync();
         if !self.kernel.damage(nth) {
@@ -230,7 +227,7 @@ impl<K: Kernel> Run<K> {
         // Checks may be as rare as one in an hour.
         self.now += Duration::from_secs(10_000);
         let damage = self.backend.check_drift(self.now).expect("the tables can be read");
-        assert!(damage.is_some(), "nobody noticed");
+        assert!(damage.is_some(), "drift was not detected");
         self.tracker.request_full_sync();
         self.sync()
     }

@@ -1,6 +1,4 @@
-//! Transactions that end in the middle: nothing of them may stay.
-//!
-//! In: the restore tool, cut off or killed. Out: the table, which holds all of a transaction or nothing.
+//! Transactions that are cut off or killed: a table has all of a transaction or nothing.
 
 use std::fmt::Write as _;
 use std::io::Write as _;

@@ -1,7 +1,4 @@
-//! What any ipsets do, the kernel's and the fake.
-//!
-//! In: a namespace without sets. Out: whether it takes, refuses and lists what it should.
-//! Must not know: which one it is.
+//! The contract of ipsets, for the kernel and the fake.
 
 use std::net::IpAddr;
 

@@ -1,6 +1,4 @@
-//! What any IPVS table does, the kernel's and the fake.
-//!
-//! In: an empty table. Out: whether it takes, refuses and lists what it should. Must not know: which one it is.
+//! The contract of the IPVS table, for the kernel and the fake.
 
 use std::net::SocketAddr;
 
@@ -117,7 +115,7 @@ pub fn real_servers_read_back(table: &mut dyn IpvsTable) {
         assert_eq!(apply(table, &[UpdateVirtual(changed)]), []);
         assert_eq!((virtual_servers(table).contains(&changed), found(table)), (true, wanted), "it keeps its real ones");
         assert_eq!(apply(table, &[UpdateVirtual(virtual_server(key, "sh"))]), []);
-        assert!(virtual_servers(table).contains(&virtual_server(key, "sh")), "nobody stays any more");
+        assert!(virtual_servers(table).contains(&virtual_server(key, "sh")), "persistence is off");
         assert_eq!(apply(table, &[DeleteVirtual(key)]), []);
         assert_eq!(real_servers(table, key), []);
     }

@@ -1,7 +1,4 @@
-//! What any host's devices do, the kernel's and the fake.
-//!
-//! In: a namespace without devices but `lo`. Out: whether it takes, refuses and lists what it should.
-//! Must not know: which one it is.
+//! The contract of network devices, for the kernel and the fake.
 
 use ipnet::IpNet;
 use netfilter::IpFamily;

@@ -1,6 +1,4 @@
-//! The fake kernel as runs and checks want it.
-//!
-//! In: what runs do to kernels. Out: tables as values. Must not know: operations.
+//! The fake kernel for runs and checks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +27,7 @@ impl Fake {
         Table::ALL.into_iter().flat_map(of).collect()
     }
 
-    /// Whether it was told to refuse something.
+    /// Whether it currently refuses something.
     pub fn refuses(&self) -> bool {
         self.refuses.load(Ordering::Relaxed)
     }

@@ -1,7 +1,6 @@
-//! Clusters around the thousandth endpoint, from which on comments are left out and unused chains wait.
+//! Clusters around 1000 endpoints, from which comments are omitted and deletions postponed.
 //!
-//! In: random sequences of operations beside a Service of many endpoints. Out: the rules that packets can meet, without
-//! comments: how a cluster came to be large shows in the rest, as with kube-proxy.
+//! Compares the rules that packets can reach, without comments: the rest depends on the history, as in kube-proxy.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,14 +14,14 @@ use super::fake::{Fake, Tables};
 use super::run::Run;
 use super::{configuration, jumps};
 
-/// So many endpoints are there besides those that change.
+/// The number of unchanging endpoints.
 const MOST: u32 = 996;
 
 proptest! {
     #![proptest_config(configuration(10))]
 
     #[test]
-    fn incremental_is_full_where_packets_go(operations in operations(20, false)) {
+    fn partial_syncs_equal_a_fresh_start_in_reachable_chains(operations in operations(20, false)) {
         let mut run = Run::new(Fake::default());
         for object in many() {
             let kind = if object["spec"].is_null() { Kind::EndpointSlice } else { Kind::Service };

@@ -1,7 +1,6 @@
-//! The fakes hold what the kernel holds, and refuse what it refuses, whatever is asked of them.
+//! The fakes accept, refuse and list the same as the kernel under random operations.
 //!
-//! In: random operations. Out: whether both took the same ones, and what both hold then.
-//! It needs what `ipvs_kernel` needs.
+//! Needs what `ipvs_kernel` needs.
 
 use netfilter::IpFamily;
 use netfilter::ipset::{Entry, IpPortProto, Set, SetName, SetType};

@@ -1,6 +1,4 @@
-//! What we write is what ipvsadm, ipset and ip show; what they write is what we read.
-//!
-//! In: operations, command lines. Out: whether both sides see the same. It needs what `ipvs_kernel` needs.
+//! Objects written over netlink read back with ipvsadm, ipset and ip, and vice versa. Needs what `ipvs_kernel` needs.
 
 use std::process::Command;
 
@@ -136,7 +134,7 @@ fn ipset_prints_what_was_written_and_takes_it_for_its_own() {
 
 #[test]
 #[ignore = "needs a kernel with IPVS: make test-ipvs"]
-fn sets_that_rules_use_stay_and_strangers_sets_are_told_apart() {
+fn referenced_sets_stay_and_foreign_sets_are_distinguished() {
     in_namespace(|| {
         let mut sets = SystemIpSets::open().expect("ipset");
         let used = SetName::new("KUBE-USED");
@@ -191,7 +189,7 @@ fn ip_shows_what_was_written() {
 
 #[test]
 #[ignore = "needs a kernel with IPVS: make test-ipvs"]
-fn a_device_without_ipv6_is_told_from_missing_rights() {
+fn a_device_without_ipv6_is_distinguished_from_missing_permissions() {
     in_namespace(|| {
         let mut links = SystemLinks::open().expect("rtnetlink");
         links.create_dummy(link::DEVICE).expect("made");

@@ -1,6 +1,6 @@
-//! Connections of real sockets through virtual servers, and what a change costs in messages.
+//! Connections of real sockets through virtual servers, and the netlink messages of a change.
 //!
-//! In: sockets. Out: where they end, and how they are counted. It needs what `ipvs_kernel` needs.
+//! Needs what `ipvs_kernel` needs.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -35,7 +35,7 @@ fn with_weights(list: &[(&str, u32)]) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn an_endpoint_goes_with_its_last_connection() {
+fn a_terminating_endpoint_is_deleted_with_its_last_connection() {
     let mut world = world();
     use_by(&world, 3);
     world.apply(slice("web", &["10.244.1.6"]));
@@ -46,11 +46,11 @@ fn an_endpoint_goes_with_its_last_connection() {
     use_by(&world, 0);
     world.pass(MINUTE);
     assert_eq!(reals(&world), with_weights(&[(B, 1)]));
-    assert_eq!(world.backend.next_event(), None, "nobody waits");
+    assert_eq!(world.backend.next_event(), None, "no real server is terminating");
 }
 
 #[test]
-fn patience_ends_after_fifteen_minutes() {
+fn a_terminating_endpoint_is_deleted_after_fifteen_minutes() {
     let mut world = world();
     use_by(&world, 1);
     world.apply(slice("web", &["10.244.1.6"]));
@@ -65,7 +65,7 @@ fn patience_ends_after_fifteen_minutes() {
 }
 
 #[test]
-fn an_endpoint_that_comes_back_keeps_its_connections() {
+fn an_endpoint_that_returns_while_terminating_keeps_its_connections() {
     let mut world = world();
     use_by(&world, 1);
     world.apply(slice("web", &["10.244.1.6"]));
@@ -78,7 +78,7 @@ fn an_endpoint_that_comes_back_keeps_its_connections() {
 }
 
 #[test]
-fn a_deleted_service_waits_for_its_connections() {
+fn a_deleted_service_with_connections_terminates_gracefully() {
     let mut world = world();
     use_by(&world, 1);
     world.delete(&service("web", "10.96.0.10"));
@@ -95,7 +95,7 @@ fn a_deleted_service_waits_for_its_connections() {
 }
 
 #[test]
-fn a_service_that_comes_back_takes_over() {
+fn a_service_that_returns_while_terminating_reuses_its_virtual_server() {
     let mut world = world();
     use_by(&world, 1);
     world.delete(&service("web", "10.96.0.10"));
@@ -108,11 +108,11 @@ fn a_service_that_comes_back_takes_over() {
     world.delete(&service("web", "10.96.0.10"));
     use_by(&world, 0);
     world.sync();
-    assert!(world.fake.bound().is_empty(), "nobody holds it twice");
+    assert!(world.fake.bound().is_empty(), "its reference is dropped once");
 }
 
 #[test]
-fn a_new_process_goes_on_waiting() {
+fn a_restarted_process_continues_graceful_termination() {
     let mut world = world();
     use_by(&world, 1);
     world.apply(slice("web", &["10.244.1.6"]));
@@ -128,7 +128,7 @@ fn a_new_process_goes_on_waiting() {
 }
 
 #[test]
-fn a_failed_sync_has_nobody_look_in_vain() {
+fn a_failed_sync_suspends_checks_of_terminating_endpoints() {
     let mut world = world();
     use_by(&world, 1);
     world.apply(slice("web", &["10.244.1.6"]));
@@ -147,7 +147,7 @@ fn a_failed_sync_has_nobody_look_in_vain() {
 }
 
 #[test]
-fn what_the_kernel_leaves_out_of_a_list_is_not_gone() {
+fn a_virtual_server_missing_from_one_listing_is_not_deleted() {
     let mut world = world();
     world.fake.servers.miss_once(tcp(WEB));
     assert_eq!(world.backend.check_drift(world.now).expect("an answer"), None);
@@ -166,7 +166,7 @@ fn what_the_kernel_leaves_out_of_a_list_is_not_gone() {
 }
 
 #[test]
-fn datagrams_wait_for_nobody() {
+fn a_udp_endpoint_is_deleted_at_once() {
     let mut world = World::new();
     world.apply(over("UDP", service("dns", "10.96.0.10")));
     world.apply(over("UDP", slice("dns", &["10.244.1.5"])));

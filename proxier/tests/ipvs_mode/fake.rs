@@ -1,6 +1,4 @@
-//! A fake kernel that has all that IPVS mode needs.
-//!
-//! In: what tests do to kernels. Out: a mode that works on it, its text. Must not know: what is right.
+//! A fake kernel with everything that IPVS mode needs.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! The node: its addresses, what the host is told, and what somebody else has in IPVS.
+//! The node in IPVS mode: its addresses, sysctls, and virtual servers of other programs.
 
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ fn flushed_rules_are_seen_without_reading_them() {
         let look = |world: &mut World| world.backend.check_drift_quickly(world.now).expect("an answer");
         assert_eq!(look(&mut world), None);
         rules.apply("*nat\n:OTHERS - [0:0]\nCOMMIT\n").expect("valid");
-        assert_eq!(look(&mut world), None, "somebody else's");
+        assert_eq!(look(&mut world), None, "a foreign change is not drift");
         rules.flush(Table::Nat);
         assert!(look(&mut world).is_some(), "legacy: {legacy}");
         assert_eq!(look(&mut world), None, "once is enough");
@@ -111,7 +111,7 @@ fn an_address_of_the_node_is_not_bound_again() {
 }
 
 #[test]
-fn servers_of_others_are_left_where_they_are_excluded() {
+fn virtual_servers_in_excluded_networks_are_kept() {
     let fake = Fake::default();
     let others = [server("198.51.100.1:80"), server("203.0.113.1:80")].map(Operation::AddVirtual);
     fake.servers.clone().apply(&others, &mut |_, error| panic!("{error}")).expect("the fake works");
@@ -124,7 +124,7 @@ fn servers_of_others_are_left_where_they_are_excluded() {
 }
 
 #[test]
-fn schedulers_flags_and_persistence_are_kube_proxys() {
+fn schedulers_flags_and_persistence_equal_those_of_kube_proxy() {
     for (name, flags) in [("mh", Flags::PORT), ("sh", Flags::default()), ("wrr", Flags::default())] {
         let ipvs = IpvsConfig { scheduler: name.to_owned(), ..IpvsConfig::default() };
         let mut world = World::with(Fake::default(), objects::config(), ipvs);
@@ -157,7 +157,7 @@ fn two_services_at_one_address_do_not_disturb_each_other() {
 }
 
 #[test]
-fn the_host_is_told_what_ipvs_needs() {
+fn sysctls_and_timeouts_of_ipvs_mode_are_set() {
     let ipvs = IpvsConfig { strict_arp: true, tcp_timeout: Duration::from_millis(1500), ..IpvsConfig::default() };
     let mut world = World::with(Fake::default(), objects::config(), ipvs);
     world.apply(service("web", "10.96.0.10"));
@@ -178,13 +178,13 @@ fn the_host_is_told_what_ipvs_needs() {
 }
 
 #[test]
-fn a_sysctl_that_cannot_be_set_keeps_no_other() {
+fn a_sysctl_that_cannot_be_set_does_not_affect_others() {
     let ipvs = IpvsConfig { strict_arp: true, ..IpvsConfig::default() };
     let mut world = World::with(Fake::default(), objects::config(), ipvs);
     for name in ["net/ipv4/vs/conntrack", "net/ipv4/ip_forward"] {
         world.fake.host.refuse(name, std::io::ErrorKind::PermissionDenied);
     }
-    let said = world.backend.prepare().expect_err("it is told at the start").0;
+    let said = world.backend.prepare().expect_err("reported at startup").0;
     assert!(said.contains("vs/conntrack to 1 (permission denied), net/ipv4/ip_forward to 1 (perm"), "{said}");
     world.apply(service("web", "10.96.0.10"));
     world.sync();
@@ -195,7 +195,7 @@ fn a_sysctl_that_cannot_be_set_keeps_no_other() {
 }
 
 #[test]
-fn addresses_that_nobody_wants_go_whatever_their_prefix() {
+fn foreign_addresses_of_the_device_are_deleted_whatever_their_prefix() {
     let mut world = World::new();
     world.apply(service("web", "10.96.0.10"));
     world.sync();

@@ -25,7 +25,7 @@ fn error(world: &mut World) -> String {
 }
 
 #[test]
-fn a_refused_virtual_server_keeps_nobody_else() {
+fn a_refused_virtual_server_does_not_affect_others() {
     let mut world = world();
     world.fake.servers.refuse(Some("10.96.0.11:80".parse().expect("an address")));
     let stats = world.sync();
@@ -41,7 +41,7 @@ fn a_refused_virtual_server_keeps_nobody_else() {
 }
 
 #[test]
-fn a_refused_endpoint_keeps_no_other() {
+fn a_refused_endpoint_does_not_affect_others() {
     let mut world = world();
     world.sync();
     world.fake.servers.refuse(Some("10.244.1.7:8080".parse().expect("an address")));
@@ -57,7 +57,7 @@ fn a_refused_endpoint_keeps_no_other() {
 }
 
 #[test]
-fn a_refused_address_is_its_services_trouble() {
+fn a_refused_address_rejects_only_its_service_port() {
     let mut world = world();
     world.fake.links.refuse(Some("10.96.0.11/32".parse().expect("a network")));
     let stats = world.sync();
@@ -69,7 +69,7 @@ fn a_refused_address_is_its_services_trouble() {
 }
 
 #[test]
-fn a_failed_sync_is_made_up_for() {
+fn a_failed_sync_is_followed_by_a_full_sync() {
     let mut world = world();
     world.fake.servers.fail(Some(|| IpvsError::NotPermitted));
     assert!(error(&mut world).contains("CAP_NET_ADMIN"));
@@ -79,7 +79,7 @@ fn a_failed_sync_is_made_up_for() {
 }
 
 #[test]
-fn what_is_missing_or_in_the_way_is_said() {
+fn missing_kernel_features_and_conflicting_objects_are_named() {
     let mut world = world();
     world.fake.servers.lose_scheduler("rr");
     let said = error(&mut world);
@@ -102,7 +102,7 @@ fn what_is_missing_or_in_the_way_is_said() {
 }
 
 #[test]
-fn a_scheduler_is_looked_for_at_the_start() {
+fn a_missing_scheduler_is_detected_at_startup() {
     let fake = Fake::default();
     let with = |name: &str| IpvsConfig { scheduler: name.to_owned(), ..IpvsConfig::default() };
     let check = |config: &IpvsConfig| proxier::ipvs::check(&mut fake.servers.clone(), config);

@@ -25,7 +25,7 @@ fn world() -> World {
 }
 
 #[test]
-fn what_others_made_stays() {
+fn cleanup_keeps_objects_of_other_programs() {
     let mut world = world();
     let (key, scheduler) = (tcp("192.168.50.2:443"), Scheduler::new("wlc"));
     let others = VirtualServer { key, scheduler, flags: Flags::default(), persistence: None };
@@ -45,7 +45,7 @@ fn what_others_made_stays() {
 }
 
 #[test]
-fn the_other_mode_keeps_what_it_shares() {
+fn cleanup_keeps_chains_shared_with_the_active_mode() {
     let world = world();
     let mut tool = world.fake.tool();
     // iptables mode runs now: its chains are there, and some have the same names.
@@ -65,7 +65,7 @@ fn the_other_mode_keeps_what_it_shares() {
 }
 
 #[test]
-fn both_modes_go_in_one_go() {
+fn cleanup_removes_both_iptables_based_modes_at_once() {
     let world = world();
     let text = "*nat\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n-A KUBE-SERVICES -j KUBE-SVC-AAAAAAAAAAAAAAAA\nCOMMIT\n";
     world.fake.tables.apply(text).expect("chains");
@@ -93,21 +93,21 @@ fn remove_patiently(world: &World) -> Result<(), Vec<SyncError>> {
 }
 
 #[test]
-fn open_connections_keep_their_virtual_server() {
+fn cleanup_keeps_virtual_servers_with_open_connections() {
     let world = world();
     let (key, real) = (tcp("10.96.0.10:80"), "10.244.1.5:8080".parse().expect("an address"));
     assert!(world.fake.servers.set_connections(key, real, Connections { active: 1, ..Connections::default() }));
     let errors = remove_patiently(&world).expect_err("one stays");
-    assert!(errors[0].0.contains("still open"), "{errors:?}");
+    assert!(errors[0].0.contains("open connections"), "{errors:?}");
     assert_eq!((world.fake.keys(), world.fake.bound()), (vec![key], vec!["10.96.0.10/32".to_owned()]));
     assert!(world.fake.servers.set_connections(key, real, Connections { inactive: 1, ..Connections::default() }));
-    remove_patiently(&world).expect("those that are being closed need nobody");
+    remove_patiently(&world).expect("inactive connections keep no virtual server");
     assert!(world.fake.keys().is_empty() && world.fake.sets.to_string().is_empty());
     assert_eq!(world.fake.links.addresses_on(DEVICE), None);
 }
 
 #[test]
-fn what_is_listed_twice_is_removed_once() {
+fn a_virtual_server_listed_twice_is_removed_once() {
     let mut world = world();
     world.fake.servers.list_twice();
     assert_eq!(world.backend.check_drift(world.now).expect("an answer"), None);
@@ -120,7 +120,7 @@ fn what_is_listed_twice_is_removed_once() {
 }
 
 #[test]
-fn the_device_goes_whatever_its_addresses_are() {
+fn cleanup_deletes_the_device_with_foreign_addresses() {
     let mut world = world();
     let stray = [AddressOperation::Add("198.18.0.1/24".parse().expect("a network"))];
     world.fake.links.clone().apply(DEVICE, &stray, &mut |_, error| panic!("{error}")).expect("the fake works");
@@ -129,7 +129,7 @@ fn the_device_goes_whatever_its_addresses_are() {
 }
 
 #[test]
-fn what_cannot_be_removed_is_known_the_next_time() {
+fn cleanup_after_a_failure_finds_what_is_left() {
     let mut world = world();
     let key = tcp("192.168.50.2:30080");
     world.fake.servers.refuse(Some(key.address));
@@ -149,8 +149,8 @@ fn a_connection_to_a_node_port_is_waited_for_too() {
     assert!(world.fake.servers.set_connections(key, real, Connections { active: 1, ..Connections::default() }));
     remove_patiently(&world).expect_err("one stays");
     assert_eq!(world.fake.bound(), [] as [&str; 0]);
-    assert!(ipvs::has_device(&mut world.fake.links.clone()).expect("an answer"), "or nobody would look again");
+    assert!(ipvs::has_device(&mut world.fake.links.clone()).expect("an answer"), "it marks what is left");
     assert!(world.fake.servers.set_connections(key, real, Connections::default()));
-    remove_patiently(&world).expect("nobody uses it");
+    remove_patiently(&world).expect("no connection is open");
     assert!(world.fake.keys().is_empty() && world.fake.links.addresses_on(DEVICE).is_none());
 }

@@ -1,6 +1,4 @@
-//! One proxy of IPv4 on a fake kernel, step by step.
-//!
-//! In: objects, time. Out: the fake kernel, and what each sync said. Must not know: what is right.
+//! One IPv4 proxy on a fake kernel, step by step.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -96,7 +96,7 @@ impl Pair {
         let [fake, real] = [&mut self.fake as &mut dyn NftTables, self.real.as_mut()].map(|engine| {
             assert_eq!(engine.tables(IpFamily::V6).expect("a list").len(), 0);
             let mut read = engine.table(&table()).expect("it can be read")?;
-            // Handles are nobody's business.
+            // Handles are not compared.
             read.chains.values_mut().flat_map(|(_, rules)| rules).for_each(|rule| rule.handle = 0);
             let mut elements = Vec::new();
             let counts = std::mem::take(&mut read.counts);
@@ -197,7 +197,7 @@ fn what_is_refused_is_refused_by_both_for_the_same_reason_and_leaves_no_trace() 
         let refused = pair.apply(&[before, operation.clone(), after]);
         assert_eq!(refused, [vec![(Some(1), errno)], vec![(Some(1), errno)]], "{operation:?}");
     }
-    // All that is wrong is told at once.
+    // All errors are reported at once.
     let refused = pair.apply(&[DeleteChain("nowhere".into()), AddTable { comment: None }, DeleteSet(set(0))]);
     assert_eq!(refused[0], [(Some(0), libc::ENOENT), (Some(2), libc::EBUSY)]);
     assert_eq!(refused[0], refused[1]);
@@ -230,17 +230,17 @@ fn elements_at_fault_are_named() {
 }
 
 #[test]
-fn a_change_by_somebody_else_is_noticed() {
+fn a_foreign_change_is_detected() {
     let mut pair = Pair::new();
     pair.apply(&ground());
     for engine in [&mut pair.fake as &mut dyn NftTables, pair.real.as_mut()] {
         let before = engine.generation().expect("a number");
         assert_eq!(engine.generation().expect("a number"), before, "nothing happened");
         let add = |port| transaction(&[Operation::AddElements(set(0), vec![element(0, port, 0)])]);
-        engine.apply(&add(1), Some(before)).expect("nobody was quicker");
+        engine.apply(&add(1), Some(before)).expect("no other change came first");
         let after = engine.generation().expect("a number");
         assert_eq!(after, before + 1);
-        let error = engine.apply(&add(2), Some(before)).expect_err("somebody was");
+        let error = engine.apply(&add(2), Some(before)).expect_err("another change came first");
         assert!(matches!(error, NftError::Changed), "{error}");
         engine.apply(&add(2), Some(after)).expect("that is the right number");
     }
@@ -271,7 +271,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
 }
 
 #[test]
-fn random_transactions_come_to_the_same() {
+fn random_transactions_have_the_same_result() {
     let cases =
         std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).map_or(12, |n: u32| n.div_ceil(20));
     let config =

@@ -1,7 +1,4 @@
-//! The real kernel's nf_tables, in a network namespace of its own.
-//!
-//! In: nothing. Out: an engine that works there, whichever thread calls, and what nft prints of it.
-//! Must not know: what is in the tables.
+//! The real kernel in a network namespace: an nf_tables engine for any thread, and nft's output.
 
 use std::fs::File;
 use std::process::{Command, Stdio};

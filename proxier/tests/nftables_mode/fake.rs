@@ -1,7 +1,4 @@
-//! A fake kernel that has what nftables mode needs.
-//!
-//! In: what tests do to kernels. Out: a mode that works on it; its text, without what is chance.
-//! Must not know: what is right.
+//! A fake kernel for nftables mode, with its text without random parts.
 
 use netfilter::IpFamily;
 use netfilter::kernel::{Host, IptablesTool, NftTables};
@@ -36,7 +33,9 @@ impl Kernel for Fake {
     }
 
     fn mode(&self, _: Box<dyn IptablesTool>) -> Box<dyn Backend> {
-        Box::new(Nftables::new(IpFamily::V4, config(), Box::new(self.nftables.clone()), self.host()).many(6))
+        Box::new(
+            Nftables::new(IpFamily::V4, config(), Box::new(self.nftables.clone()), self.host()).lookup_threshold(6),
+        )
     }
 
     fn fresh(&self) -> Self {

@@ -13,12 +13,12 @@ use super::meaning;
 use super::run::{Kernel, Run};
 
 #[test]
-fn incremental_is_full() {
+fn partial_syncs_equal_a_fresh_start() {
     check(false);
 }
 
 #[test]
-fn incremental_is_full_through_damage_failures_and_refusals() {
+fn partial_syncs_equal_a_fresh_start_despite_drift_failures_and_refusals() {
     check(true);
 }
 

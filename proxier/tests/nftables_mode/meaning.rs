@@ -1,6 +1,4 @@
-//! What a list of tables means, without what depends on the history.
-//!
-//! In: text as nft lists it. Out: lines that are equal if packets are treated alike. Must not know: how it came about.
+//! Normalizes nft listings: equal lines mean that packets are treated equally.
 
 /// The table without the numbers of endpoints, and without chains and sets that are there only for a number.
 pub fn meaning(text: &str) -> Vec<String> {

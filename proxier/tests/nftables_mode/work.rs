@@ -125,7 +125,7 @@ fn a_new_process_finds_everything_as_it_should_be() {
 }
 
 #[test]
-fn what_is_refused_keeps_nobody_else_from_being_programmed() {
+fn a_refused_service_port_does_not_affect_others() {
     let mut cluster = Cluster::new(3);
     let moved = |number: u32| format!(" : {} . ", objects::address(number * 16 + 9));
     cluster.kernel.refuse(Some((&moved(1), libc::ENOSPC)));
@@ -268,7 +268,7 @@ fn what_a_kernel_lacks_is_named() {
             let error = nftables::check(&mut kernel, family).expect_err(part).to_string();
             assert!(error.starts_with("the kernel lacks ") && error.contains(name) && error.contains(part), "{error}");
         }
-        // Who may do nothing is not told that the kernel can do nothing.
+        // A process without permissions must not report missing kernel features.
         kernel.refuse(Some(("add table", libc::EPERM)));
         let error = nftables::check(&mut kernel, family).expect_err("not allowed").to_string();
         assert!(error.contains("Operation not permitted") && !error.contains("lacks"), "{error}");
