@@ -73,6 +73,9 @@ pub fn main() -> ExitCode {
     let quiet = line.command.is_some() && verbosity == 0;
     logging::init((!quiet).then_some(verbosity));
     let Line { command, .. } = &line;
+    if matches!(command, Some(Command::Dump(_) | Command::Trace(_) | Command::Diagnose(_))) {
+        inspect::limit_tools();
+    }
     let result = match command {
         None => run::run(&line),
         Some(Command::Demo) => return demo::run(),

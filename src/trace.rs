@@ -19,6 +19,9 @@ use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::terminal::{Look, Style, Words, answer, json, words};
 
+/// This node as a sender, as `--from` spells it; `node` is the same.
+pub const HOST: &str = "host";
+
 /// Source addresses of `--from outside`: documentation ranges, by family.
 const OUTSIDE: [&str; 2] = ["198.51.100.7", "2001:db8::7"];
 
@@ -35,7 +38,7 @@ pub enum Output {
 /// The arguments of `trace`.
 #[derive(Clone, Debug, Args)]
 pub struct Arguments {
-    /// The sender: an address with an optional port, "host" for this node, or "outside"
+    /// The sender: an address with an optional port, "host" (or "node") for this node, or "outside"
     #[arg(long, value_name = "IP[:PORT]|host|outside")]
     from: String,
     /// The destination: 10.96.0.10:80/tcp
@@ -89,7 +92,7 @@ fn shown(arguments: &Arguments) -> Result<Words, String> {
 /// Any other text.
 pub fn sender(from: &str, to: SocketAddr) -> Result<Option<SocketAddr>, String> {
     let text = match from {
-        "host" => return Ok(None),
+        HOST | "node" => return Ok(None),
         "outside" => OUTSIDE[usize::from(to.is_ipv6())],
         text => text,
     };

@@ -12,9 +12,12 @@ pub struct Stop {
     pub text: String,
     /// Whether it was asked for, and so is no failure.
     pub asked: bool,
-    /// The exit status. That of `diagnose` is 2, because 1 means there that a cause was found.
+    /// The exit status. That of `diagnose` is [`USAGE`], because 1 and 2 are answers there.
     pub status: u8,
 }
+
+/// The exit status of `diagnose` where its command line cannot be used: `EINVAL`.
+pub const USAGE: u8 = 22;
 
 /// What to print about an error, in the arguments of a subcommand if there is one.
 pub fn stop(error: &clap::Error, command: &Command, subcommand: Option<&str>) -> Stop {
@@ -25,15 +28,8 @@ pub fn stop(error: &clap::Error, command: &Command, subcommand: Option<&str>) ->
         reason(error, command).unwrap_or_else(|| error.render().to_string().trim_start_matches("error: ").to_owned());
     let program = command.get_name();
     let Some(subcommand) = subcommand else { return refused(program, why.trim_end()) };
-    let known = error.kind() == ErrorKind::UnknownArgument
-        && command.get_arguments().filter_map(clap::Arg::get_long).any(|flag| why.ends_with(&format!(" --{flag}")));
-    let hint = if known {
-        format!("; flags of the proxy itself go behind {program} {subcommand} ... --")
-    } else {
-        String::new()
-    };
-    let status = if subcommand == "diagnose" { 2 } else { 1 };
-    Stop { status, ..refused(&format!("{program} {subcommand}"), &format!("{}{hint}", why.trim_end())) }
+    let status = if subcommand == "diagnose" { USAGE } else { 1 };
+    Stop { status, ..refused(&format!("{program} {subcommand}"), why.trim_end()) }
 }
 
 /// What was asked for with `--help`.

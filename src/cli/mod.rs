@@ -44,7 +44,7 @@ pub enum Command {
     Dump(crate::dump::Arguments),
     /// Walk a packet through the rules in the kernel, without sending it
     Trace(crate::trace::Arguments),
-    /// Find out why a connection to a Service fails; status 0: healthy, 1: a cause was found, 2: could not tell
+    /// Find out why a connection to a Service fails; status 0: healthy, 1: cause found, 2: unknown, 22: usage error
     Diagnose(crate::diagnose::Arguments),
 }
 
@@ -72,6 +72,10 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Line, Stop> 
     let subcommand = command.get_subcommands().map(clap::Command::get_name).find(|name| *name == first);
     let subcommand = subcommand.map(str::to_owned);
     let stop = |error: &clap::Error, command: &clap::Command| errors::stop(error, command, subcommand.as_deref());
+    let arguments = match &subcommand {
+        Some(name) => with_proxy_flags_last(arguments, &command, name),
+        None => arguments,
+    };
     let matches = command.try_get_matches_from_mut(arguments).map_err(|error| stop(&error, &command))?;
     let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
     let names = flag_names(&command);
@@ -109,6 +113,45 @@ fn command() -> clap::Command {
 
 const AFTER_HELP: &str = "Durations are written like 30s or 1h30m. kube-proxy's flags for Windows, --boot-id-file, \
                           --machine-id-file, and the deprecated --healthz-port and --metrics-port are taken too.";
+
+/// The id of the argument of a command that takes flags of the proxy.
+const PROXY_FLAGS: &str = "proxy_flags";
+
+/// Moves flags that are the proxy's and not the command's own behind `--`, where the command takes them.
+fn with_proxy_flags_last(arguments: Vec<String>, command: &clap::Command, subcommand: &str) -> Vec<String> {
+    let Some(of_command) = command.find_subcommand(subcommand) else { return arguments };
+    if of_command.get_arguments().all(|arg| arg.get_id() != PROXY_FLAGS) {
+        return arguments;
+    }
+    let find = |command: &clap::Command, word: &str| {
+        let name = word.strip_prefix("--")?.split('=').next()?.to_owned();
+        let found = command.get_arguments().find(|arg| arg.get_long() == Some(&name));
+        found.map(|arg| arg.get_action().takes_values() && arg.get_value_parser().type_id() != TypeId::of::<Switch>())
+    };
+    let (mut own, mut moved) = (Vec::new(), Vec::new());
+    let mut words = arguments.into_iter();
+    while let Some(word) = words.next() {
+        if word == "--" {
+            break;
+        }
+        let (takes_value, to) = match (find(of_command, &word), find(command, &word)) {
+            (Some(takes_value), _) => (takes_value, &mut own),
+            (None, Some(takes_value)) => (takes_value, &mut moved),
+            (None, None) => (false, &mut own),
+        };
+        let has_value = word.contains('=');
+        to.push(word);
+        if takes_value && !has_value {
+            to.extend(words.next());
+        }
+    }
+    moved.extend(words);
+    if !moved.is_empty() {
+        own.push("--".to_owned());
+        own.extend(moved);
+    }
+    own
+}
 
 /// The ids and names of flags.
 fn flag_names(command: &clap::Command) -> Vec<(String, String)> {

@@ -16,6 +16,8 @@ pub enum Cause {
     TwoProxies,
     /// No such Service.
     NoSuchService,
+    /// A Service has the address, and another port.
+    NoSuchPort,
     /// It has no endpoints.
     NoEndpoints,
     /// It has endpoints, and none is ready.
@@ -34,6 +36,14 @@ pub enum Cause {
     DivertedByOthers,
     /// Nothing translates packets to that address.
     NotTranslated,
+    /// The kernel sends packets for an endpoint nowhere: no route, or one that refuses.
+    NoRoute,
+    /// The interface that an endpoint is behind is down.
+    LinkDown,
+    /// Packets from 127.0.0.0/8 may not leave the node.
+    RouteLocalnetOff,
+    /// The proxy does not answer at a health check node port.
+    HealthCheckUnserved,
     /// UDP flows that go where endpoints were before.
     StaleUdpFlow,
     /// The conntrack table is full, or nearly.
@@ -63,6 +73,7 @@ impl Cause {
             Self::WrongFlavour => "wrong-flavour",
             Self::TwoProxies => "two-proxies",
             Self::NoSuchService => "no-such-service",
+            Self::NoSuchPort => "no-such-port",
             Self::NoEndpoints => "no-endpoints",
             Self::EndpointsNotReady => "endpoints-not-ready",
             Self::DrainingOnly => "draining-only",
@@ -72,6 +83,10 @@ impl Cause {
             Self::RefusedByOthers => "refused-by-others",
             Self::DivertedByOthers => "diverted-by-others",
             Self::NotTranslated => "not-translated",
+            Self::NoRoute => "no-route",
+            Self::LinkDown => "link-down",
+            Self::RouteLocalnetOff => "route-localnet-off",
+            Self::HealthCheckUnserved => "health-check-unserved",
             Self::StaleUdpFlow => "stale-udp-flow",
             Self::ConntrackFull => "conntrack-full",
             Self::IpForwardOff => "ip-forward-off",
@@ -96,12 +111,19 @@ pub struct Finding {
     pub what: String,
     /// What to do.
     pub next: String,
+    /// What shows it: a rule, in most cases.
+    pub evidence: Option<String>,
 }
 
 impl Finding {
     /// A cause that is certain.
     pub fn certain(cause: Cause, what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { cause, certain: true, what: what.into(), next: next.into() }
+        Self { cause, certain: true, what: what.into(), next: next.into(), evidence: None }
+    }
+
+    /// The same with what shows it.
+    pub fn shown_by(self, evidence: impl Into<String>) -> Self {
+        Self { evidence: Some(evidence.into()), ..self }
     }
 
     /// One that is worth a look.

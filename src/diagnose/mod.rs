@@ -1,33 +1,36 @@
 //! `kube-proxy diagnose`: why a connection to a Service fails.
 //!
-//! In: a Service or an address. Out: the causes found, each with the next step in words, and an exit code: 0 healthy,
-//! 1 a cause was found, 2 it could not be told. Must not know: how anything is read.
+//! Each cause comes with the next step in words. Exit status 0: healthy; 1: cause found; 2: unknown; 22: usage error.
 
 mod finding;
 mod node;
+mod refusal;
+mod routes;
 mod rules;
 mod services;
+mod text;
 mod walk;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use netfilter::IpFamily;
-use proxier::model::{NamespacedName, Protocol};
-use proxier_inspect::services::{Entry, ServicePortView, dispatch_of};
+use proxier::model::{Destination, NamespacedName, Protocol, ServicePortName};
+use proxier_inspect::services::{Address, Entry, ServicePortView, dispatch_of};
 use serde::Serialize;
 
 use self::finding::{Cause, Finding};
-use self::walk::Walks;
+use self::walk::{Senders, Walks};
 use crate::dump::service_name;
 use crate::inspect::arguments::Sources;
 use crate::inspect::facts::Facts;
 use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::inspect::{Focus, Look as Seen, look, nftables};
-use crate::terminal::{Look, Style, Words, answer_with, json, words, wrapped};
-use crate::trace::{Output, destination};
+use crate::terminal::{Look, Words, answer_with, json, words};
+use crate::trace::{destination, sender};
 
 /// The name and version of the JSON's schema.
 const SCHEMA: &str = "kube-proxy.diagnose/v1";
@@ -38,15 +41,50 @@ pub struct Arguments {
     /// A Service, or where a connection fails to get to
     #[arg(value_name = "NAMESPACE/NAME|IP:PORT[/PROTOCOL]", value_parser = target)]
     target: Target,
-    /// Whose connection fails: an address, "host" for this node, or "outside"
-    #[arg(long, value_name = "IP|host|outside")]
+    /// Whose connection fails: an address, "host" (or "node") for this node, or "outside"
+    #[arg(long, value_name = "IP|host|outside", value_parser = sender_name)]
     from: Option<String>,
+    /// The interface its packets come in on, if not the one that the sender's address is routed to
+    #[arg(long, value_name = "NAME")]
+    in_interface: Option<String>,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     /// Where objects come from.
     #[command(flatten)]
     sources: Sources,
+}
+
+/// How to show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// With all doubts, and what shows each of them
+    Wide,
+    /// JSON; the schema is in src/dump/README.md
+    Json,
+}
+
+/// The destination that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetAddress {
+    to: SocketAddr,
+    protocol: Protocol,
+}
+
+impl TargetAddress {
+    /// Whether that address of a Service is meant. Node ports have no address of their own.
+    fn is(&self, address: &Address) -> bool {
+        address.port == self.to.port() && address.ip.is_none_or(|ip| ip == self.to.ip())
+    }
+}
+
+impl fmt::Display for TargetAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.to, self.protocol.name())
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +103,13 @@ fn target(text: &str) -> Result<Target, String> {
     service_name(text.split_once(':').map_or(text, |(name, _)| name)).map(Target::Service)
 }
 
+/// Checks the sender; it is read once more where the family is known.
+fn sender_name(text: &str) -> Result<String, String> {
+    sender(text, SocketAddr::from(([0; 4], 0)))
+        .map(|_| text.to_owned())
+        .map_err(|_| "give an address, host or outside".to_owned())
+}
+
 /// What was found out.
 #[derive(Debug, Serialize)]
 struct Diagnosis {
@@ -77,6 +122,8 @@ struct Diagnosis {
     /// Those that could not be followed, and why.
     not_followed: Vec<Unread>,
     unread: Vec<Unread>,
+    /// The proxy's configuration and where it comes from.
+    configuration: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -96,7 +143,8 @@ fn shown(arguments: &Arguments) -> Result<(Words, u8), String> {
     let diagnosis = diagnose(arguments)?;
     let status = diagnosis.status.code();
     let answer = match arguments.output {
-        Output::Text => words(text(&diagnosis, Look::of_stdout())),
+        Output::Text => words(text::of(&diagnosis, Look::of_stdout(), false)),
+        Output::Wide => words(text::of(&diagnosis, Look::of_stdout(), true)),
         Output::Json => json(diagnosis),
     };
     Ok((answer, status))
@@ -113,36 +161,76 @@ impl Status {
 }
 
 fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
-    let (service, address) = match &arguments.target {
+    let (mut service, asked) = match &arguments.target {
         Target::Service(service) => (Some(service.clone()), None),
-        Target::Address(address, protocol) => (owner(*address, *protocol), Some((*address, *protocol))),
+        Target::Address(to, protocol) => {
+            let asked = TargetAddress { to: *to, protocol: *protocol };
+            (owner(&asked), Some(asked))
+        }
     };
-    let mut focus = Focus { service, endpoint: None };
+    let mut focus = Focus { service: service.clone(), endpoint: None };
     let mut seen = look(&arguments.sources, &focus)?;
-    if focus.service.is_none() {
-        focus.service = address.and_then(|(address, protocol)| owner_by_objects(&seen, address, protocol));
+    if let Some(asked) = asked.as_ref().filter(|_| service.is_none()) {
+        service = owner_by_objects(&seen, asked);
+        focus.service.clone_from(&service);
     }
-    let name = match (&focus.service, address) {
-        (Some(service), Some((address, protocol))) => format!("{address}/{} of Service {service}", protocol.name()),
+    let name = match (&service, &asked) {
+        (Some(service), Some(asked)) => format!("{asked} of Service {service}"),
         (Some(service), None) => format!("Service {service}"),
-        (None, Some((address, protocol))) => format!("{address}/{}", protocol.name()),
+        (None, Some(asked)) => asked.to_string(),
         (None, None) => String::new(),
     };
     let mut findings = rules::of(&seen);
-    let mut views = if focus.service.is_some() { seen.services(&focus) } else { Vec::new() };
-    views.retain(|view| address.is_none_or(|(to, _)| IpFamily::of(&to.ip()).name() == view.family));
+    let views = views(&mut seen, &focus, asked.as_ref());
     if views.is_empty() {
-        findings.extend(services::unknown(&seen, address, &name));
+        let others = if asked.is_some() { seen.services(&Focus::default()) } else { Vec::new() };
+        findings.extend(services::unknown(&seen, asked.as_ref(), &name, &others));
     }
-    findings.extend(views.iter().flat_map(services::of));
+    findings.extend(views.iter().flat_map(|view| services::of(view, asked.as_ref())));
     findings.extend(rules::drift(&mut seen, &focus, &views));
     let facts = Facts::of(&seen);
     seen.unread.extend(node::unread(&facts));
-    let walks = walk::of(&mut seen, &facts, &views, (arguments.from.as_deref(), address), &mut findings)?;
-    // Told of that pod, it needs not be told of any.
+    let senders = Senders { from: arguments.from.as_deref(), interface: arguments.in_interface.as_deref() };
+    let mut met = Vec::new();
+    let walks = walk::of(&mut seen, &facts, &views, (senders, asked.as_ref()), &mut met)?;
+    if asked.is_some() && !walks.fails && !walks.followed.is_empty() {
+        exonerate(&mut findings);
+    }
+    findings.extend(met);
+    // With a finding about that pod, one about any pod says nothing new.
     let hairpin = findings.iter().any(|finding| finding.cause == Cause::Hairpin);
-    findings.extend(node::of(&facts, &views).into_iter().filter(|one| !hairpin || one.cause != Cause::Hairpin));
-    Ok(summed_up(name, findings, walks, seen.unread))
+    let host_only = senders.is_host();
+    let of_node = node::of(&facts, &views, host_only).into_iter();
+    findings.extend(of_node.filter(|one| !hairpin || one.cause != Cause::Hairpin));
+    let (mut unread, configuration) = (seen.unread, seen.configuration);
+    if asked.is_some() {
+        unread.extend(
+            walks.not_followed.iter().map(|skipped| Unread::new(&format!("the way {}", skipped.what), &*skipped.why)),
+        );
+    }
+    Ok(Diagnosis { configuration, ..summed_up(name, findings, walks, unread) })
+}
+
+/// The Service ports that are asked for.
+fn views(seen: &mut Seen, focus: &Focus, asked: Option<&TargetAddress>) -> Vec<ServicePortView> {
+    let mut views = if focus.service.is_some() { seen.services(focus) } else { Vec::new() };
+    let Some(asked) = asked else { return views };
+    views.retain(|view| IpFamily::of(&asked.to.ip()).name() == view.family);
+    let has = |view: &ServicePortView| view.addresses.iter().any(|address| asked.is(address));
+    // Where rules have lost the address, all ports of the Service tell more than none.
+    if views.iter().any(has) {
+        views.retain(has);
+    }
+    views
+}
+
+/// The address that was asked for works: what is wrong with the rest of the Service is no cause.
+fn exonerate(findings: &mut Vec<Finding>) {
+    let of_service = [Cause::NoEndpoints, Cause::EndpointsNotReady, Cause::DrainingOnly, Cause::NoLocalEndpoints];
+    findings.retain(|finding| !of_service.contains(&finding.cause));
+    let kept = [Cause::StaleUdpFlow, Cause::NoProxy];
+    let rest = findings.iter_mut().filter(|finding| !kept.contains(&finding.cause));
+    rest.for_each(|finding| finding.certain = false);
 }
 
 fn summed_up(target: String, mut findings: Vec<Finding>, walks: Walks, unread: Vec<Unread>) -> Diagnosis {
@@ -154,75 +242,38 @@ fn summed_up(target: String, mut findings: Vec<Finding>, walks: Walks, unread: V
         () if !findings.is_empty() || !unread.is_empty() => Status::CouldNotTell,
         () => Status::Healthy,
     };
-    let Walks { followed, not_followed } = walks;
-    Diagnosis { schema: SCHEMA, target, status, findings, followed, not_followed, unread }
+    let Walks { followed, not_followed, .. } = walks;
+    Diagnosis { schema: SCHEMA, target, status, findings, followed, not_followed, unread, configuration: None }
 }
 
 /// The Service that rules send packets to an address to.
-fn owner(address: SocketAddr, protocol: Protocol) -> Option<NamespacedName> {
-    let rules = FamilyRules::for_walking(IpFamily::of(&address.ip()), &mut Vec::new()).ok()?;
-    let local = address.ip().is_loopback() || rules.addresses.contains(&address.ip());
+fn owner(asked: &TargetAddress) -> Option<NamespacedName> {
+    let TargetAddress { to, protocol } = *asked;
+    let rules = FamilyRules::for_walking(IpFamily::of(&to.ip()), &mut Vec::new()).ok()?;
+    let local = to.ip().is_loopback() || rules.addresses.contains(&to.ip());
     let entries = dispatch_of(&rules.ruleset, &|_, _| true);
-    let found = entries.iter().find(|entry| entry.is_for(address, protocol, local)).and_then(Entry::name).cloned();
-    found.or_else(|| nftables::owner(address, protocol, local)).map(|name| name.service)
+    let is_for =
+        |entry: &&Entry| entry.is_for(to, protocol, local) || (local && entry.is_health_check_at(to, protocol));
+    let found = entries.iter().find(is_for).and_then(Entry::name).cloned();
+    found.or_else(|| nftables::owner(to, protocol, local)).map(|name| name.service)
 }
 
-fn owner_by_objects(seen: &Seen, address: SocketAddr, protocol: Protocol) -> Option<NamespacedName> {
-    let family = IpFamily::of(&address.ip());
+fn owner_by_objects(seen: &Seen, asked: &TargetAddress) -> Option<NamespacedName> {
+    let TargetAddress { to, protocol } = *asked;
+    let family = IpFamily::of(&to.ip());
     let tracker = seen.objects.as_ref()?.get(&family)?;
-    let node = proxier::model::Destination::NodePort(address.port());
-    let local = seen.rules.of(family).is_some_and(|rules| rules.addresses.contains(&address.ip()));
+    let node = Destination::NodePort(to.port());
+    let local = seen.rules.of(family).is_some_and(|rules| rules.addresses.contains(&to.ip()));
     let snapshot = tracker.snapshot(family.localhost());
-    let mut ports = snapshot.ports.iter().filter(|(name, _)| name.protocol == protocol);
-    let found = ports.find(|(_, port)| {
-        port.destinations().any(|to| to == proxier::model::Destination::Address(address) || (local && to == node))
-    });
+    let checks = |port: &proxier::model::ServicePort| {
+        local && protocol == Protocol::Tcp && port.health_check_node_port == to.port()
+    };
+    let is_for = |name: &ServicePortName, port: &proxier::model::ServicePort| {
+        let served = port.destinations().any(|at| at == Destination::Address(to) || (local && at == node));
+        (name.protocol == protocol && served) || (port.health_check_node_port != 0 && checks(port))
+    };
+    let found = snapshot.ports.iter().find(|(name, port)| is_for(name, port));
     found.map(|(name, _)| name.service.clone())
-}
-
-fn text(diagnosis: &Diagnosis, look: Look) -> String {
-    let mut out = format!("{}\n", look.styled(Style::Bold, &diagnosis.target));
-    for unread in &diagnosis.unread {
-        out += &format!("could not read {}: {}\n", unread.what, unread.why);
-    }
-    for finding in &diagnosis.findings {
-        let (word, style) = if finding.certain { ("CAUSE", Style::Red) } else { ("SUSPECT", Style::Yellow) };
-        out += &format!("\n{} {}\n", look.styled(style, word), finding.cause.name());
-        for (label, text) in [("", &finding.what), ("Next: ", &finding.next)] {
-            for line in wrapped(&format!("{label}{text}"), look.width.saturating_sub(2)) {
-                out += &format!("  {line}\n");
-            }
-        }
-    }
-    out += &followed(diagnosis, look);
-    let (style, end) = match diagnosis.status {
-        Status::Healthy => {
-            (Style::Green, "Nothing is wrong with it on this node, as far as the rules and the kernel tell.")
-        }
-        Status::CauseFound => return out,
-        Status::CouldNotTell if diagnosis.findings.is_empty() => {
-            (Style::Yellow, "No cause was found, but not all could be read that may be one.")
-        }
-        Status::CouldNotTell => (Style::Yellow, "No certain cause was found."),
-    };
-    out + &look.styled(style, end) + "\n"
-}
-
-/// Which connections an answer holds for.
-fn followed(diagnosis: &Diagnosis, look: Look) -> String {
-    let mut out = String::from("\n");
-    let mut paragraph = |text: &str| {
-        for line in wrapped(text, look.width) {
-            out += &format!("{line}\n");
-        }
-    };
-    if !diagnosis.followed.is_empty() {
-        paragraph(&format!("Followed through the rules: {}.", diagnosis.followed.join(", ")));
-    }
-    for skipped in &diagnosis.not_followed {
-        paragraph(&format!("Not followed: {}: {}", skipped.what, skipped.why));
-    }
-    out
 }
 
 /// Whether a Service port has an endpoint that gets traffic.

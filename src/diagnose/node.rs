@@ -2,10 +2,15 @@
 //!
 //! In: the node's facts, the Service ports asked for. Out: findings. Must not know: rules.
 
+use std::net::IpAddr;
+
+use netfilter::kernel::node;
 use proxier_inspect::services::{EndpointView, ServicePortView};
+use proxier_inspect::walk::{Origin, Packet, Trace, Verdict};
 
 use super::finding::{Cause, Finding};
 use crate::inspect::facts::Facts;
+use crate::inspect::paths::Paths;
 use crate::inspect::report::Unread;
 
 /// From how full on the conntrack table is worth a word, in percent.
@@ -28,12 +33,15 @@ pub fn unread(facts: &Facts) -> Option<Unread> {
     (!missing.is_empty()).then(|| Unread::new("sysctls", format!("/proc/sys has no number {}", missing.join(", "))))
 }
 
-/// What is wrong with the node.
-pub fn of(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
+/// What is wrong with the node. `host_only`: the connection asked for is one of this node itself, which is not forwarded.
+pub fn of(facts: &Facts, views: &[ServicePortView], host_only: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(conntrack(facts));
-    findings.extend(forwarding(facts, views));
     findings.extend(ipvs_conntrack(facts));
+    if host_only {
+        return findings;
+    }
+    findings.extend(forwarding(facts, views));
     findings.extend(bridges(facts, views));
     findings.extend(reverse_path(facts));
     findings.extend(tunnels(facts));
@@ -115,21 +123,70 @@ fn bridges(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
     off.map(finding).collect()
 }
 
+/// Strict reverse path filters, where they can drop: packets were dropped already, or there are several ways out.
 fn reverse_path(facts: &Facts) -> Option<Finding> {
     let all = facts.sysctls.get("net/ipv4/conf/all/rp_filter").copied().unwrap_or_default();
     let strict: Vec<&str> = facts.strict_links(all);
-    if strict.is_empty() {
+    let uplinks = facts.links.iter().filter(|link| {
+        let own =
+            link.addresses.iter().any(|ip| matches!(ip, IpAddr::V4(ip) if !ip.is_loopback() && !ip.is_link_local()));
+        link.up && own && link.master.is_none() && !matches!(link.kind.as_deref(), Some("bridge" | "dummy"))
+    });
+    let several = uplinks.count() > 1;
+    if strict.is_empty() || (facts.reverse_path_drops == Some(0) && !several) {
         return None;
     }
+    let drops = facts.reverse_path_drops.map_or_else(String::new, |drops| format!("; {drops} packets so far"));
     Some(Finding::suspect(
         Cause::ReversePathFilter,
         format!(
-            "rp_filter is strict on {}: packets that come in there from an address that is routed elsewhere are dropped, \
-             as happens with several interfaces, node ports and load balancers that answer directly",
+            "rp_filter is strict on {}: packets that come in there from an address that is routed elsewhere are dropped\
+             {drops}",
             strict.join(", ")
         ),
         "sysctl -w net.ipv4.conf.all.rp_filter=2 (loose) if a node has several ways to its clients; nstat -az \
          TcpExtIPReversePathFilter counts what was dropped",
+    ))
+}
+
+/// A packet that the kernel drops for its addresses: it came in where its sender is not routed to, or it left with a
+/// loopback address.
+pub fn martian(facts: &Facts, packet: &Packet, trace: &Trace, paths: &Paths<'_>) -> Option<Finding> {
+    let number = |name: String| node::sysctl(&name).unwrap_or_default();
+    let of = |link: &str, name: &str| {
+        number(format!("net/ipv4/conf/all/{name}")).max(number(format!("net/ipv4/conf/{link}/{name}")))
+    };
+    if let Origin::Interface(name) = &packet.origin {
+        let IpAddr::V4(source) = packet.source.ip() else { return None };
+        let back = paths.node().out_interface(source.into());
+        if back == Some(name) || facts.links.iter().all(|link| link.name != *name) || of(name, "rp_filter") != 1 {
+            return None;
+        }
+        let what = format!(
+            "rp_filter is strict on {name}: {packet} is dropped, as packets to {source} leave by {}",
+            back.unwrap_or("no interface")
+        );
+        let next = format!(
+            "route {source} by {name}, or sysctl -w net.ipv4.conf.{name}.rp_filter=2 (and all.rp_filter, if it is 1)"
+        );
+        return Some(Finding::certain(Cause::ReversePathFilter, what, next));
+    }
+    if !packet.destination.ip().is_loopback() || packet.destination.is_ipv6() {
+        return None;
+    }
+    let leaves = |to: IpAddr| paths.node().out_interface(to).filter(|_| !paths.node().is_local(to));
+    let ends = trace.branches.iter().filter_map(|branch| match branch.outcome.verdict {
+        Verdict::Delivered(to) => leaves(to.ip()),
+        _ => None,
+    });
+    let link = ends.into_iter().find(|link| of(link, "route_localnet") == 0)?;
+    Some(Finding::certain(
+        Cause::RouteLocalnetOff,
+        format!(
+            "net.ipv4.conf.all.route_localnet is 0: the kernel drops {packet}, as loopback addresses may not leave by {link}"
+        ),
+        "sysctl -w net.ipv4.conf.all.route_localnet=1 (kube-proxy sets it when it starts, unless iptables.localhostNodePorts \
+         is false), or use another address of the node",
     ))
 }
 

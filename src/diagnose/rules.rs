@@ -95,25 +95,22 @@ fn entrances_of_table(family: &FamilyRules) -> Vec<Finding> {
     .collect()
 }
 
+/// Rules in both flavours are of two proxies, or left by an earlier one. Rules in the other flavour alone work: packets
+/// meet the rules of both.
 fn flavours(seen: &Look) -> Option<Finding> {
     let rules = &seen.rules;
-    let other = rules.in_other.first()?;
-    let (used, unused) = if Some(rules.flavour) == rules.choice.flavour {
-        ("both flavours", "")
-    } else {
-        ("the other flavour", " only")
-    };
+    let other = rules.in_other.first().filter(|_| rules.choice.flavour.is_none_or(|chosen| chosen == rules.flavour))?;
     Some(Finding::certain(
         Cause::WrongFlavour,
         format!(
-            "{other}: kube-proxy's rules are in {used} of iptables{unused}, while this node uses {}: {}",
+            "{other}: kube-proxy's rules are in both flavours of iptables, while this node uses {}",
             rules.choice.flavour.map_or_else(|| "none that is known".to_owned(), |flavour| flavour.to_string()),
-            rules.choice.reason
         ),
         "make all agents of the node use one flavour (update-alternatives --config iptables), then remove the other's \
          rules with its own iptables programs or a restart of the node; kube-proxy --cleanup beside a running kube-proxy \
          removes the rules of that one too",
-    ))
+    )
+    .shown_by(rules.choice.reason.clone()))
 }
 
 fn two_proxies(seen: &Look, other_modes: &[String]) -> Vec<Finding> {
@@ -147,8 +144,7 @@ fn two_proxies(seen: &Look, other_modes: &[String]) -> Vec<Finding> {
 /// Whether the rules of a Service are what they should be; without objects, whether they make sense.
 pub fn drift(seen: &mut Look, focus: &Focus, views: &[ServicePortView]) -> Vec<Finding> {
     const NEXT: &str = "see kube-proxy dump for all of them; the proxy repairs them within its sync period if it runs: look \
-                        at its log, and at who else writes rules on this node. Rules are compared with what the proxy's \
-                        configuration asks for: give diagnose the proxy's own flags behind --, --cluster-cidr for one";
+                        at its log, and at who else writes rules on this node";
     if seen.rules.mode().is_none() {
         return Vec::new();
     }

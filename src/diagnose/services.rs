@@ -2,20 +2,18 @@
 //!
 //! In: Service ports as the node has them. Out: findings. Must not know: rules beyond what the views tell.
 
-use std::net::SocketAddr;
-
-use proxier::model::Protocol;
 use proxier_inspect::services::{Address, Fate, Policy, ServicePortView};
 
+use super::TargetAddress;
 use super::finding::{Cause, Finding};
 use crate::inspect::Look;
 
-/// Nobody knows what was asked for.
-pub fn unknown(seen: &Look, address: Option<(SocketAddr, Protocol)>, name: &str) -> Option<Finding> {
+/// That no Service has what was asked for. `others`: Service ports with the same address.
+pub fn unknown(seen: &Look, asked: Option<&TargetAddress>, name: &str, others: &[ServicePortView]) -> Option<Finding> {
     match seen.rules.mode() {
         // That there is no proxy, or one that is not understood, says it all.
         None => return None,
-        Some("ipvs") if seen.objects.is_none() => {
+        Some("ipvs") if seen.objects.is_none() && others.is_empty() => {
             return Some(Finding::suspect(
                 Cause::NotUnderstood,
                 "this node is in IPVS mode, where only objects tell which Service has which virtual server",
@@ -24,9 +22,12 @@ pub fn unknown(seen: &Look, address: Option<(SocketAddr, Protocol)>, name: &str)
         }
         Some(_) => {}
     }
-    let asked = address
-        .map_or_else(|| name.to_owned(), |(address, protocol)| format!("Service at {address}/{}", protocol.name()));
-    let next = match (&seen.objects, address) {
+    if let Some(asked) = asked
+        && let Some(finding) = other_port(asked, others)
+    {
+        return Some(finding);
+    }
+    let next = match (&seen.objects, asked) {
         (Some(_), None) => {
             "check the name and namespace with kubectl get service; headless Services, those of type ExternalName and \
              those with the label service.kubernetes.io/service-proxy-name have no rules"
@@ -38,19 +39,56 @@ pub fn unknown(seen: &Look, address: Option<(SocketAddr, Protocol)>, name: &str)
             "check that it exists with kubectl get services -A; with --kubeconfig or --objects this tells more"
         }
     };
+    let name = asked.map_or_else(|| name.to_owned(), |asked| format!("Service at {asked}"));
     let knows =
         if seen.objects.is_some() { "neither the objects nor the rules know" } else { "no rule on this node knows" };
-    Some(Finding::certain(Cause::NoSuchService, format!("{knows} a {asked}"), next))
+    Some(Finding::certain(Cause::NoSuchService, format!("{knows} a {name}"), next))
+}
+
+/// That the address is a Service's, and the port is not.
+fn other_port(asked: &TargetAddress, others: &[ServicePortView]) -> Option<Finding> {
+    let ip = asked.to.ip();
+    let at = |view: &ServicePortView| -> Vec<(&'static str, String)> {
+        let addresses = view.addresses.iter().filter(|address| address.ip == Some(ip));
+        addresses.map(|address| (address.kind.name(), format!("{}/{}", address.port, view.protocol))).collect()
+    };
+    let first = others.iter().find(|view| !at(view).is_empty())?;
+    let service = first.name.split(':').next().unwrap_or_default();
+    let mut ports: Vec<(&str, String)> = others.iter().filter(|view| is_of(&view.name, service)).flat_map(at).collect();
+    ports.sort_by(|a, b| a.1.cmp(&b.1));
+    ports.dedup();
+    let kind = ports.first().map(|(kind, _)| *kind).unwrap_or_default();
+    let ports: Vec<String> = ports.into_iter().map(|(_, port)| port).collect();
+    let what = format!(
+        "{ip} is the {kind} of {service}, which has port {} and no port {}/{}",
+        ports.join(", "),
+        asked.to.port(),
+        asked.protocol.name()
+    );
+    let (namespace, name) = service.split_once('/').unwrap_or(("NAMESPACE", service));
+    let next = format!(
+        "connect to port {}, or add the port to the Service: kubectl -n {namespace} edit service {name}",
+        ports.first().map(String::as_str).unwrap_or_default()
+    );
+    Some(Finding::certain(Cause::NoSuchPort, what, next))
+}
+
+fn is_of(name: &str, service: &str) -> bool {
+    name.split(':').next() == Some(service)
 }
 
 /// What is wrong with a Service port.
-pub fn of(view: &ServicePortView) -> Vec<Finding> {
+pub fn of(view: &ServicePortView, asked: Option<&TargetAddress>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let rejected = view.addresses.iter().any(|address| address.fate == Fate::Rejected);
-    if view.endpoints.is_empty() && (rejected || view.known) {
-        findings.push(no_endpoints(view));
-    } else if view.known && !super::leads_somewhere(view) && view.endpoints.iter().all(unusable) {
-        let count = view.endpoints.len();
+    let exist = view.endpoints.iter().filter(|endpoint| endpoint.exists()).count();
+    if exist == 0 && (rejected || view.known) {
+        findings.push(no_endpoints(view, exist == 0 && !view.endpoints.is_empty()));
+    } else if view.known
+        && !super::leads_somewhere(view)
+        && view.endpoints.iter().filter(|endpoint| endpoint.exists()).all(unusable)
+    {
+        let count = exist;
         findings.push(Finding::certain(
             Cause::EndpointsNotReady,
             format!("{} ({}): none of its {count} endpoints is ready", view.name, view.family),
@@ -59,6 +97,7 @@ pub fn of(view: &ServicePortView) -> Vec<Finding> {
     }
     findings.extend(draining_only(view));
     let dropped: Vec<&Address> = view.addresses.iter().filter(|address| address.fate == Fate::Dropped).collect();
+    let dropped: Vec<&Address> = dropped.into_iter().filter(|one| asked.is_none_or(|asked| asked.is(one))).collect();
     if !dropped.is_empty() {
         findings.push(no_local(view, &dropped));
     }
@@ -96,16 +135,16 @@ fn unusable(endpoint: &proxier_inspect::services::EndpointView) -> bool {
     endpoint.state.is_some_and(|state| !(state.ready || (state.serving && state.terminating)))
 }
 
-fn no_endpoints(view: &ServicePortView) -> Finding {
+fn no_endpoints(view: &ServicePortView, flows: bool) -> Finding {
     let service = view.name.split(':').next().unwrap_or_default();
     let (namespace, name) = service.split_once('/').unwrap_or(("NAMESPACE", service));
+    let old = if flows { "; flows that began before still go to earlier endpoints" } else { "" };
     Finding::certain(
         Cause::NoEndpoints,
-        format!("{} ({}) has no endpoints: connections are refused", view.name, view.family),
+        format!("{} ({}) has no endpoints: connections are refused{old}", view.name, view.family),
         format!(
-            "compare the Service's selector with the pods' labels, and its port's name and targetPort with the pods' \
-             (this cannot be seen from here): kubectl -n {namespace} get endpointslices -l \
-             kubernetes.io/service-name={name}; kubectl -n {namespace} describe service {name}"
+            "kubectl -n {namespace} get endpointslices -l kubernetes.io/service-name={name}; if there is none with \
+             addresses, compare the Service's selector, and its port's name and targetPort, with the pods"
         ),
     )
 }

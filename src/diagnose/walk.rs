@@ -1,26 +1,23 @@
-//! Causes that a packet meets on its way.
-//!
-//! In: Service ports, whose connection fails. Out: findings, from walking the packet through the rules in the kernel.
-//! Must not know: how rules are read.
+//! Causes that a packet meets on its way: each connection is walked through the rules in the kernel.
 
 use std::net::{IpAddr, SocketAddr};
 
+use netfilter::IpFamily;
+use netfilter::kernel::listens;
 use proxier::model::Protocol;
-use proxier::nftables::TABLE;
-use proxier_inspect::neighbours::owner;
 use proxier_inspect::services::{Address, AddressKind, Fate, ServicePortView};
 use proxier_inspect::walk::{Branch, Origin, Packet, Trace, Verdict};
 
+use super::TargetAddress;
 use super::finding::{Cause, Finding};
 use super::node::BRIDGED;
+use super::refusal::{diverted, refusal};
+use super::routes::Routes;
 use crate::inspect::Look;
 use crate::inspect::facts::Facts;
 use crate::inspect::paths::Paths;
 use crate::inspect::report::Unread;
-use crate::trace::sender;
-
-/// This node as a sender, as `--from` spells it.
-const HOST: &str = "host";
+use crate::trace::{HOST, sender};
 
 /// Which connections were followed through the rules.
 #[derive(Debug, Default)]
@@ -29,10 +26,20 @@ pub struct Walks {
     pub followed: Vec<String>,
     /// Those that were not, and why.
     pub not_followed: Vec<Unread>,
+    /// Whether one of them ends anywhere but at an endpoint, or may.
+    pub fails: bool,
 }
 
-/// Follows a connection to each address, or to the one asked for: from the sender asked for, or from those that are
-/// usual for that kind of address.
+/// Whose connections are followed: the sender and the interface that were asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Senders<'a> {
+    /// As `--from` spells it; `None`: those that are usual for each kind of address.
+    pub from: Option<&'a str>,
+    /// Where its packets come in.
+    pub interface: Option<&'a str>,
+}
+
+/// Follows a connection to each address, or to the one asked for.
 ///
 /// # Errors
 /// If no connection to the address that was asked for can be followed.
@@ -40,10 +47,10 @@ pub fn of(
     seen: &mut Look,
     facts: &Facts,
     views: &[ServicePortView],
-    (from, only): (Option<&str>, Option<(SocketAddr, Protocol)>),
+    (senders, asked): (Senders<'_>, Option<&TargetAddress>),
     findings: &mut Vec<Finding>,
 ) -> Result<Walks, String> {
-    let mut following = Following { facts, from, walks: Walks::default(), findings };
+    let mut following = Following { facts, senders, walks: Walks::default(), findings, routes: Routes::default() };
     for view in views {
         let Some(protocol) = Protocol::of_name(view.protocol) else { continue };
         let Some(rules) = seen.rules.families.iter_mut().find(|rules| rules.family.name() == view.family) else {
@@ -51,15 +58,20 @@ pub fn of(
         };
         let node_ip = rules.node_port_ip();
         let mut paths = Paths::of(rules);
-        for address in view.addresses.iter().filter(|address| address.kind != AddressKind::HealthCheckNodePort) {
-            let Some(to) = destination(address, protocol, node_ip, only) else { continue };
-            for sender in senders(from, view, address) {
-                following.follow(view, address, &sender, to, &mut paths)?;
+        let pod = local_pod(view, &paths, facts);
+        for address in &view.addresses {
+            let Some(to) = destination(address, protocol, node_ip, asked) else { continue };
+            // What load balancers ask is their own business, unless it is asked for.
+            if address.kind == AddressKind::HealthCheckNodePort && asked.is_none() {
+                continue;
+            }
+            for from in senders.to(address, pod) {
+                following.follow(view, address, &from, to, &mut paths)?;
             }
         }
     }
     match following.walks.not_followed.first() {
-        Some(skipped) if only.is_some() && following.walks.followed.is_empty() => Err(skipped.why.clone()),
+        Some(skipped) if asked.is_some() && following.walks.followed.is_empty() => Err(skipped.why.clone()),
         _ => Ok(following.walks),
     }
 }
@@ -70,32 +82,43 @@ fn destination(
     address: &Address,
     protocol: Protocol,
     node_ip: Option<IpAddr>,
-    only: Option<(SocketAddr, Protocol)>,
+    asked: Option<&TargetAddress>,
 ) -> Option<(SocketAddr, Protocol)> {
+    let of_health_check = address.kind == AddressKind::HealthCheckNodePort;
+    let protocol = if of_health_check { Protocol::Tcp } else { protocol };
     let to = (SocketAddr::new(address.ip.or(node_ip)?, address.port), protocol);
-    let Some(only) = only else { return Some(to) };
-    let any_address = address.ip.is_none() && only.0.port() == address.port && only.1 == protocol;
-    (only == to || any_address).then_some(only)
+    let Some(asked) = asked else { return Some(to) };
+    (asked.is(address) && asked.protocol == protocol).then_some((asked.to, asked.protocol))
 }
 
-/// Whose connections are followed to an address.
-fn senders(from: Option<&str>, view: &ServicePortView, address: &Address) -> Vec<String> {
-    match (from, address.kind) {
-        (Some(from), _) => vec![from.to_owned()],
-        (None, AddressKind::ClusterIp) => {
-            let pod = local_pod(view).map(|ip| ip.to_string());
-            [HOST.to_owned()].into_iter().chain(pod).collect()
+impl Senders<'_> {
+    /// Whether only connections of this node itself are asked for.
+    pub fn is_host(self) -> bool {
+        matches!(self.from, Some(HOST | "node"))
+    }
+
+    /// Whose connections are followed to an address.
+    fn to(self, address: &Address, pod: Option<IpAddr>) -> Vec<String> {
+        let usual: &[&str] = match address.kind {
+            AddressKind::ClusterIp => &[HOST],
+            AddressKind::HealthCheckNodePort => &["outside"],
+            _ if address.ip.is_some_and(|ip| ip.is_loopback()) => &[HOST],
+            _ => &["outside", HOST],
+        };
+        let pod = pod.filter(|_| address.kind != AddressKind::HealthCheckNodePort).map(|ip| ip.to_string());
+        match self.from {
+            Some(from) => vec![from.to_owned()],
+            None => usual.iter().map(|name| (*name).to_owned()).chain(pod).collect(),
         }
-        (None, _) => vec!["outside".to_owned()],
     }
 }
 
 struct Following<'a> {
     facts: &'a Facts,
-    /// The sender that was asked for.
-    from: Option<&'a str>,
+    senders: Senders<'a>,
     walks: Walks,
     findings: &'a mut Vec<Finding>,
+    routes: Routes,
 }
 
 impl Following<'_> {
@@ -108,8 +131,13 @@ impl Following<'_> {
         to: (SocketAddr, Protocol),
         paths: &mut Paths<'_>,
     ) -> Result<(), String> {
+        // From elsewhere nothing can be sent to the node's loopback addresses.
+        if to.0.ip().is_loopback() && self.senders.from.is_none() && from != HOST {
+            return Ok(());
+        }
         let way = format!("{from} -> {}/{}", to.0, to.1.name().to_lowercase());
-        let packet = match sender(from, to.0).and_then(|from| paths.packet(from, to, None)) {
+        let found = sender(from, to.0).and_then(|from| paths.packet(from, to, self.senders.interface));
+        let packet = match found {
             Ok(packet) => packet,
             // That the node has no route is no cause for what fails elsewhere.
             Err(problem) => {
@@ -118,72 +146,124 @@ impl Following<'_> {
             }
         };
         let trace = paths.trace(&packet)?;
-        self.findings.extend(met(view, address, &packet, &trace));
-        // A pod that was not asked for may never call its own Service.
-        if self.from.is_some() || from == HOST {
-            let mut branches = trace.branches.iter();
-            self.findings.extend(branches.find_map(|branch| hairpin(self.facts, view, &packet, branch)));
+        let asked_for = self.senders.from.is_some() || from == HOST;
+        let mut met = self.met(view, address, &packet, &trace, paths);
+        if !asked_for && packet.origin != Origin::Host && from != "outside" {
+            // Policies may be meant for that pod alone, which nobody asked about.
+            let by_policy = |finding: &Finding| finding.cause == Cause::RefusedByOthers && finding.of_pod_policy();
+            met.iter_mut().filter(|finding| by_policy(finding)).for_each(|finding| finding.certain = false);
         }
+        // A pod that was not asked for may never call its own Service.
+        if asked_for {
+            let mut branches = trace.branches.iter();
+            met.extend(branches.find_map(|branch| hairpin(self.facts, view, &packet, branch)));
+        }
+        let refused = |branch: &Branch| matches!(branch.outcome.verdict, Verdict::Dropped | Verdict::Rejected);
+        self.walks.fails |= !met.is_empty() || trace.branches.iter().any(refused);
+        self.findings.extend(met);
         self.walks.followed.push(way);
         Ok(())
     }
-}
 
-/// A pod on this node that a connection could come from: an endpoint of the Service port itself.
-fn local_pod(view: &ServicePortView) -> Option<IpAddr> {
-    let mut local = view.endpoints.iter().filter(|endpoint| endpoint.state.is_some_and(|state| state.local));
-    local.find_map(|endpoint| endpoint.address).map(|address| address.ip())
-}
-
-fn met(view: &ServicePortView, address: &Address, packet: &Packet, trace: &Trace) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = trace.branches.iter().filter_map(|branch| refusal(view, packet, branch)).collect();
-    let lost: f64 =
-        trace.branches.iter().filter(|b| b.outcome.verdict == Verdict::Untouched).map(|b| b.outcome.probability).sum();
-    if lost > 0.0 && address.fate == Fate::Endpoints {
-        findings.push(Finding::certain(
-            Cause::NotTranslated,
-            format!(
-                "{:.0} % of connections {packet} are sent on untranslated: no rule gives them an endpoint",
-                lost * 100.0
-            ),
-            "see the way with kube-proxy trace, and what differs with kube-proxy dump",
-        ));
+    fn met(
+        &mut self,
+        view: &ServicePortView,
+        address: &Address,
+        packet: &Packet,
+        trace: &Trace,
+        paths: &Paths<'_>,
+    ) -> Vec<Finding> {
+        let branches = &trace.branches;
+        let mut findings: Vec<Finding> = branches.iter().filter_map(|branch| refusal(view, packet, branch)).collect();
+        findings.extend(untranslated(view, address, packet, trace, paths));
+        findings.extend(branches.iter().find_map(|branch| forwarded(view, branch)));
+        findings.extend(branches.iter().find_map(|branch| diverted(view, packet, branch)));
+        findings.extend(branches.iter().filter_map(|branch| self.routes.lost(view, packet, branch, self.facts)));
+        findings.extend(super::node::martian(self.facts, packet, trace, paths));
+        let doubts = branches.iter().flat_map(|branch| &branch.doubts);
+        findings.extend(doubts.map(|doubt| {
+            Finding::suspect(
+                Cause::NotUnderstood,
+                format!("{packet} meets a rule in {} that is not understood here: {}", doubt.hook, doubt.rule),
+                "see what that rule does, and whose it is",
+            )
+        }));
+        findings
     }
-    findings.extend(trace.branches.iter().find_map(|branch| forwarded(view, branch)));
-    findings.extend(trace.branches.iter().find_map(|branch| diverted(view, packet, branch)));
-    let doubts = trace.branches.iter().flat_map(|branch| &branch.doubts);
-    findings.extend(doubts.map(|doubt| {
-        Finding::suspect(
-            Cause::NotUnderstood,
-            format!("{packet} meets a rule in {} that is not understood here: {}", doubt.hook, doubt.rule),
-            "see what that rule does, and whose it is",
-        )
-    }));
-    findings
 }
 
-/// Words of rules that give a packet another destination, in iptables and in nftables.
-const DIVERTING: [&str; 6] = ["-j DNAT", "-j REDIRECT", "-j TPROXY", "dnat", "redirect", "tproxy"];
+/// A pod on this node that a connection could come from: one of the Service port's endpoints, or any that has a route.
+fn local_pod(view: &ServicePortView, paths: &Paths<'_>, facts: &Facts) -> Option<IpAddr> {
+    let mut local = view.endpoints.iter().filter(|endpoint| endpoint.state.is_some_and(|state| state.local));
+    let endpoint = local.find_map(|endpoint| endpoint.address).map(|address| address.ip());
+    let endpoint = endpoint.filter(|ip| !paths.node().is_local(*ip));
+    let family = IpFamily::ALL.into_iter().find(|family| family.name() == view.family)?;
+    paths.pod(family, &facts.links).or(endpoint)
+}
 
-/// A packet for the Service that another program's rule sends to what is no endpoint of it.
-fn diverted(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<Finding> {
-    let Verdict::Delivered(to) = branch.outcome.verdict else { return None };
-    let is_endpoint = view.endpoints.iter().any(|endpoint| endpoint.address == Some(to));
-    if is_endpoint || view.endpoints.is_empty() || to == packet.destination {
+/// Connections that no rule gives an endpoint.
+fn untranslated(
+    view: &ServicePortView,
+    address: &Address,
+    packet: &Packet,
+    trace: &Trace,
+    paths: &Paths<'_>,
+) -> Option<Finding> {
+    let untouched = || trace.branches.iter().filter(|branch| branch.outcome.verdict == Verdict::Untouched);
+    let lost: f64 = untouched().map(|branch| branch.outcome.probability).sum();
+    let to = packet.destination;
+    let name = &view.name;
+    if lost <= 0.0 {
         return None;
     }
-    let mut steps = branch.steps.iter().rev();
-    let rule = steps.find(|step| DIVERTING.iter().any(|word| step.rule.contains(word)));
-    let by = rule.map_or_else(String::new, |step| format!(" by a rule in {}: {}", step.hook, step.rule));
-    Some(Finding {
-        certain: branch.doubts.is_empty(),
-        ..Finding::certain(
-            Cause::DivertedByOthers,
-            format!("{packet} is sent to {to}, which is no endpoint of {} ({}){by}", view.name, view.family),
-            "find out whose rule that is (a published container port, a port forward of a firewall) and take it out, or \
-             give the Service another port; kube-proxy trace shows the way",
-        )
-    })
+    let open = || listens(to.ip(), to.port(), packet.protocol.name());
+    if address.kind == AddressKind::HealthCheckNodePort {
+        return (matches!(open(), Ok(Some(false)))).then(|| {
+            Finding::certain(
+                Cause::HealthCheckUnserved,
+                format!("{to} is the health check node port of {name}, and no process on this node listens there"),
+                "see whether kube-proxy runs and what its log says of this port: the load balancer takes this node for dead",
+            )
+        });
+    }
+    if address.fate != Fate::Endpoints {
+        return None;
+    }
+    let doubted = untouched().any(|branch| !branch.doubts.is_empty());
+    if to.ip().is_loopback() {
+        let what = format!("no rule takes {packet}: node ports of {name} do not work at loopback addresses here");
+        let next = "use an address of the node: only iptables mode serves 127.0.0.1, with iptables.localhostNodePorts";
+        return Some(Finding::certain(Cause::NotTranslated, what, next));
+    }
+    // NodeLocal DNS and its like: a process on the node serves the cluster IP itself.
+    if paths.node().is_local(to.ip()) && !paths.is_bound_by_ipvs(to.ip()) && address.ip.is_some() {
+        return match open() {
+            Ok(Some(false)) => Some(Finding::certain(
+                Cause::NotTranslated,
+                format!(
+                    "{to} of {name} is an address of this node, no rule translates it, and no process listens there"
+                ),
+                "start what served it (NodeLocal DNS, say), or remove the address from its interface: ip addr show",
+            )),
+            _ => None,
+        };
+    }
+    let branch = untouched().next()?;
+    let untracked = branch.steps.iter().find(|step| step.rule.contains("--notrack") || step.rule.contains("NOTRACK"));
+    let last = branch.steps.iter().rfind(|step| !step.hook.ends_with("POSTROUTING"));
+    let why = match (untracked, last) {
+        (Some(_), _) => "a rule turns connection tracking off",
+        (None, Some(_)) => "no rule after the last one that matched gives an endpoint",
+        (None, None) => "no rule matches",
+    };
+    let shown = untracked.or(last).map_or_else(
+        || "no rule matched the packet".to_owned(),
+        |step| format!("the last rule that matched, in {}: {}", step.hook, step.rule),
+    );
+    let what =
+        format!("{name} ({}): {:.0} % of connections {packet} stay untranslated: {why}", view.family, lost * 100.0);
+    let next = "see the way with kube-proxy trace, and what differs with kube-proxy dump";
+    Some(Finding { certain: !doubted, ..Finding::certain(Cause::NotTranslated, what, next).shown_by(shown) })
 }
 
 /// A pod that is sent to itself must not see its own address on both ends, and its packets must get back to it.
@@ -250,67 +330,4 @@ fn forwarded(view: &ServicePortView, branch: &Branch) -> Option<Finding> {
         "no kube-proxy sets that up: find out who changed the real server (ipvsadm), and delete it there, so that the \
          proxy adds it again",
     ))
-}
-
-/// A refusal that the Service itself does not explain.
-fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<Finding> {
-    if !matches!(branch.outcome.verdict, Verdict::Dropped | Verdict::Rejected) {
-        return None;
-    }
-    // A rule that is not understood may have accepted it.
-    let certain = branch.doubts.is_empty();
-    let last = branch.steps.last();
-    if last.is_some_and(|step| step.hook.starts_with("ipvs ")) {
-        // A virtual server without real ones: told already.
-        return None;
-    }
-    // In nftables a step's place is table, chain and hook.
-    let in_table = last.filter(|step| step.handle.is_some()).map(|step| step.hook.splitn(3, ' ').collect::<Vec<_>>());
-    let of_proxy = in_table.as_ref().is_some_and(|place| place.get(1) == Some(&TABLE));
-    let table_chain = in_table.as_ref().and_then(|place| place.get(2)?.split(' ').next());
-    let chain = last.and_then(|step| step.rule.split(' ').nth(1)).unwrap_or("the policy of a built-in chain");
-    let chain = table_chain.unwrap_or(chain);
-    let rule = last.map(|step| step.rule.as_str()).unwrap_or_default();
-    let by_ranges = of_proxy && chain.starts_with("firewall-");
-    if by_ranges || ["KUBE-PROXY-FIREWALL", "KUBE-SOURCE-RANGES-FIREWALL"].contains(&chain) {
-        let ranges: Vec<String> = view.source_ranges.iter().map(ToString::to_string).collect();
-        let what = format!(
-            "{} ({}): {} is in none of loadBalancerSourceRanges ({}), so its packets are dropped",
-            view.name,
-            view.family,
-            packet.source.ip(),
-            ranges.join(", ")
-        );
-        let next = "add the client's network to spec.loadBalancerSourceRanges, or see whether something on the way \
-                    changes the client's address";
-        return Some(Finding { certain, ..Finding::certain(Cause::SourceRangeRefuses, what, next) });
-    }
-    let by_policy = last.is_some_and(|step| step.handle == Some(0));
-    let words = if in_table.is_some() { ["drop", "reject"] } else { [" -j DROP", " -j REJECT"] };
-    let texts = last.into_iter().flat_map(|step| step.elements.iter().chain([&step.rule]));
-    // A chain of iptables that drops by its policy leaves no step.
-    let ends = !by_policy && texts.into_iter().any(|text| words.iter().any(|end| text.contains(end)));
-    if ends && (of_proxy || (chain.starts_with("KUBE-") && owner(chain) != Some("kube-router"))) {
-        // No endpoints, or none here: told already.
-        return None;
-    }
-    let of_table = in_table.as_ref().map(|place| format!("table {}", place[..2.min(place.len())].join(" ")));
-    let whose = of_table.unwrap_or_else(|| owner(chain).unwrap_or("no known owner").to_owned());
-    let what = match () {
-        () if by_policy => {
-            format!("{packet} is dropped by the policy of chain {chain} of {whose}, as no rule accepts it")
-        }
-        () if ends || (in_table.is_some() && !of_proxy) => {
-            let found: Vec<String> = last.into_iter().flat_map(|step| &step.elements).cloned().collect();
-            let found = if found.is_empty() { String::new() } else { format!(" (found: {})", found.join(", ")) };
-            format!("{packet} is refused by a rule of {whose}: {rule}{found}")
-        }
-        () => {
-            format!(
-                "{packet} is dropped by the policy of a built-in chain, as no rule accepts it; the last it met: {rule}"
-            )
-        }
-    };
-    let next = "look at the network policies that apply, or at the firewall that wrote the rule; kube-proxy trace shows the way";
-    Some(Finding { certain, ..Finding::certain(Cause::RefusedByOthers, what, next) })
 }

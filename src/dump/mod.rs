@@ -90,6 +90,12 @@ fn show(arguments: &Arguments) -> Result<Words, String> {
     {
         return Err(nothing_found(&wanted, &report));
     }
+    if report.facts.mode.is_none()
+        && report.services.is_empty()
+        && let Some(unread) = report.unread.iter().find(|unread| unread.is_of_rules())
+    {
+        return Err(format!("there may be Services: could not read {}: {}", unread.what, unread.why));
+    }
     let cannot = |error: &dyn std::fmt::Display| format!("cannot print the report: {error}");
     let shown = match arguments.output {
         Output::Json => return Ok(json(report)),

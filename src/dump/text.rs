@@ -32,6 +32,9 @@ pub fn text(report: &Report, look: Look, wide: bool) -> String {
         }
         Some(differences) => out += &drift(differences, look),
     }
+    if let Some(configuration) = &report.configuration {
+        let _ = writeln!(out, "{configuration}\n");
+    }
     notes(report, look, wide, &mut out);
     facts(&report.facts, look, wide, &mut out);
     out
@@ -238,6 +241,9 @@ fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
     let _ = writeln!(out, "  mode {mode}; iptables flavour {}: {}", facts.flavour, facts.flavour_reason);
     for family in &facts.rules_in_other_flavour {
         let text = format!("{family}: kube-proxy's rules are in the other flavour of iptables too");
+        let _ = writeln!(out, "  {} {text}", look.styled(Style::Yellow, "!"));
+    }
+    for text in &facts.other_flavour {
         let _ = writeln!(out, "  {} {text}", look.styled(Style::Yellow, "!"));
     }
     if let Some(conntrack) = facts.conntrack {

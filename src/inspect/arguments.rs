@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::running::Running;
 use crate::cli;
 use crate::config::{self, GoDuration, ValidatedConfig};
 
@@ -50,6 +51,10 @@ pub struct Asked {
     pub master: String,
     /// How long to wait for objects.
     pub timeout: Duration,
+    /// The process whose files these are; `None`: this one's.
+    pub files_of: Option<u32>,
+    /// The running proxy that the configuration was taken from, in one line.
+    pub taken_from: Option<String>,
 }
 
 impl Sources {
@@ -97,7 +102,44 @@ impl Sources {
             objects: self.objects.clone().or_else(|| source.objects.clone()),
             master: self.master.clone().unwrap_or_else(|| source.master.clone()),
             timeout: self.timeout.to_std(),
+            files_of: None,
+            taken_from: None,
         })
+    }
+
+    /// Whether nothing says how the proxy is configured: then a running one does.
+    #[must_use]
+    pub fn leave_configuration_open(&self) -> bool {
+        self.config.is_none() && self.cluster_cidr.is_none() && self.proxy_flags.is_empty()
+    }
+
+    /// The settings of a running proxy; where objects come from is as the arguments say, if they do.
+    ///
+    /// # Errors
+    /// If they make no sense.
+    pub fn of_running(&self, running: Running) -> Result<Asked, String> {
+        let mut file = running.file;
+        file.hostname_override = self.hostname_override.clone().unwrap_or(file.hostname_override);
+        let hostname = nix::unistd::gethostname().unwrap_or_default();
+        let mut settings = config::validate(file, &hostname.to_string_lossy()).map_err(|error| error.to_string())?;
+        let (mut objects, mut master, mut files_of) = (running.objects, running.master, running.pid);
+        if self.objects.is_some() || self.kubeconfig.is_some() || self.master.is_some() {
+            (objects, master, files_of) = (self.objects.clone(), self.master.clone().unwrap_or_default(), None);
+            settings.client.kubeconfig.clone_from(&self.kubeconfig);
+        }
+        let source = match (&objects, &settings.client.kubeconfig) {
+            (Some(path), _) => format!("objects from {}", path.display()),
+            (None, Some(path)) => format!("kubeconfig {}", path.display()),
+            (None, None) if !master.is_empty() => format!("API server {master}"),
+            (None, None) => "no source of objects".to_owned(),
+        };
+        let cidrs = if settings.file.cluster_cidr.is_empty() { "none" } else { &settings.file.cluster_cidr };
+        let taken_from = format!(
+            "Configuration: mode {}, cluster CIDRs {cidrs}, node {}, {source}; taken from {}",
+            settings.mode, settings.proxier.node_name, running.taken_from
+        );
+        let timeout = self.timeout.to_std();
+        Ok(Asked { settings, objects, master, timeout, files_of, taken_from: Some(taken_from) })
     }
 }
 

@@ -11,6 +11,8 @@ use proxier_inspect::neighbours::{Hook, TableSize, hooks, nftables, sizes};
 use serde::Serialize;
 
 use super::Look;
+use super::paths::pod_routes;
+use super::rules::FamilyRules;
 
 /// Numbers in `/proc/sys` that decide whether packets for Services get through.
 pub const SYSCTLS: [&str; 13] = [
@@ -49,6 +51,8 @@ pub struct Facts {
     pub flavour_reason: String,
     /// Families whose rules are in the flavour that is not in use.
     pub rules_in_other_flavour: Vec<&'static str>,
+    /// What the flavour that is not in use has, in words: packets meet it too.
+    pub other_flavour: Vec<String>,
     /// The conntrack table.
     pub conntrack: Option<Conntrack>,
     /// Tables, as far as they were read whole.
@@ -57,8 +61,13 @@ pub struct Facts {
     pub hooks: Vec<Hook>,
     /// Numbers in `/proc/sys`; those that are not there are left out.
     pub sysctls: BTreeMap<String, i64>,
+    /// Packets that reverse path filters dropped.
+    pub reverse_path_drops: Option<u64>,
     /// Interfaces.
     pub links: Vec<Link>,
+    /// Addresses with a route of their own to an interface that pods may be behind.
+    #[serde(skip)]
+    pub pods: Vec<IpAddr>,
 }
 
 impl Facts {
@@ -103,6 +112,7 @@ impl Facts {
                 .filter(|_| rules.choice.flavour.is_none_or(|chosen| chosen == rules.flavour))
                 .map(|family| IpFamily::name(*family))
                 .collect(),
+            other_flavour: rules.families.iter().filter_map(FamilyRules::other_in_words).collect(),
             conntrack,
             tables: whole.flatten().collect(),
             hooks: rules
@@ -114,6 +124,8 @@ impl Facts {
                 })
                 .collect(),
             sysctls,
+            reverse_path_drops: node::tcp_counter("IPReversePathFilter"),
+            pods: rules.families.iter().flat_map(|family| pod_routes(family.family)).map(|(ip, _)| ip).collect(),
             links: node::links().unwrap_or_default(),
         }
     }

@@ -10,10 +10,12 @@ pub mod gate;
 pub mod model;
 pub mod nftables;
 mod objects;
+mod other_flavour;
 pub mod paths;
 pub mod report;
 mod rule_text;
 pub mod rules;
+mod running;
 pub mod servers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,9 +39,10 @@ use proxier_inspect::services::{
     unused_chains_of_table,
 };
 
-use self::arguments::Sources;
+use self::arguments::{Asked, Sources};
 use self::report::{COMPARISON, Unread};
 use self::rules::{FamilyRules, Rules};
+use self::running::{Running, as_seen_by};
 use crate::config::ValidatedConfig;
 
 /// Commands of ours that do not run a proxy.
@@ -86,6 +89,16 @@ pub struct Look {
     pub settings: ValidatedConfig,
     /// What could not be read.
     pub unread: Vec<Unread>,
+    /// The running proxy that the configuration was taken from, in one line.
+    pub configuration: Option<String>,
+}
+
+/// How long a tool may take where a person waits for the answer.
+const TOOL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Limits the tools that are run to what a person waits for.
+pub fn limit_tools() {
+    kernel::set_program_timeout(TOOL_TIMEOUT);
 }
 
 /// Reads the node. What cannot be read is noted; the rest is there.
@@ -93,17 +106,37 @@ pub struct Look {
 /// # Errors
 /// If the configuration makes no sense.
 pub fn look(sources: &Sources, focus: &Focus) -> Result<Look, String> {
+    let mut unread = Vec::new();
+    if sources.leave_configuration_open() {
+        match Running::find(&proxy_processes()) {
+            Ok(Some(running)) => return Ok(look_as(&sources.of_running(running)?, focus)),
+            Ok(None) => {}
+            Err(why) => unread.push(Unread::new("the running kube-proxy's configuration", why)),
+        }
+    }
     // Where nobody says in which mode the proxy is, it is the one whose table is there.
     let has_table = |family: IpFamily| kernel::has_table(family, TABLE).unwrap_or(false);
     let guessed = sources.leave_mode_open() && IpFamily::ALL.into_iter().any(has_table);
     let asked = sources.asked_in(guessed.then_some(NFTABLES))?;
-    let load = |only: Option<&NamespacedName>| objects::load(&asked, only);
-    let load: Option<&Load<'_>> = if asked.has_objects() { Some(&load) } else { None };
-    let mut seen = look_with(asked.settings.clone(), load, focus);
+    let mut seen = look_as(&asked, focus);
+    seen.unread.extend(unread);
     if guessed && seen.rules.mode() != Some(NFTABLES) {
         seen.settings = sources.asked()?.settings;
     }
     Ok(seen)
+}
+
+/// Reads the node of a proxy with that configuration.
+fn look_as(asked: &Asked, focus: &Focus) -> Look {
+    let load = |only: Option<&NamespacedName>| as_seen_by(asked.files_of, || objects::load(asked, only))?;
+    let load: Option<&Load<'_>> = if asked.has_objects() { Some(&load) } else { None };
+    Look { configuration: asked.taken_from.clone(), ..look_with(asked.settings.clone(), load, focus) }
+}
+
+/// The processes that run a kube-proxy in this network namespace, with their command lines.
+fn proxy_processes() -> Vec<(u32, Vec<String>)> {
+    let command = |words: &[String]| words.iter().skip(1).any(|word| COMMANDS.contains(&word.as_str()));
+    node::processes("kube-proxy").into_iter().filter(|(_, words)| !command(words)).collect()
 }
 
 /// The same for who knows the settings. `load`: how to come by the objects, of one Service or of all.
@@ -120,7 +153,7 @@ pub fn look_with(settings: ValidatedConfig, load: Option<&Load<'_>>, focus: &Foc
         loaded = Some(load(None));
     }
     let objects = loaded.and_then(|loaded| loaded.map_err(|why| unread.insert(0, Unread::new("objects", why))).ok());
-    Look { rules, objects, settings, unread }
+    Look { rules, objects, settings, unread, configuration: None }
 }
 
 impl Look {
@@ -309,9 +342,7 @@ impl Look {
     /// The processes that are a running kube-proxy in this network namespace.
     #[must_use]
     pub fn running_proxies(&self) -> Vec<u32> {
-        let command = |words: &[String]| words.iter().skip(1).any(|word| COMMANDS.contains(&word.as_str()));
-        let processes = node::processes("kube-proxy").into_iter().filter(|(_, words)| !command(words));
-        processes.map(|(pid, _)| pid).collect()
+        proxy_processes().into_iter().map(|(pid, _)| pid).collect()
     }
 
     /// Chains of Service ports that nothing leads to, where all chains were read.

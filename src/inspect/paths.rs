@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use netfilter::IpFamily;
+use netfilter::kernel::node::Link;
 use netfilter::kernel::{last_seen, node};
 use proxier::model::Protocol;
 use proxier_inspect::walk::{ConnState, Memory, Node, Origin, Packet, Trace};
@@ -36,6 +38,25 @@ pub fn node_of(rules: &FamilyRules) -> Node {
     Node { addresses, routes: node::routes(rules.family), interfaces, held }
 }
 
+/// Routes to single addresses that no default route shares the interface of: as network plugins make for pods.
+#[must_use]
+pub fn pod_routes(family: IpFamily) -> Vec<(IpAddr, String)> {
+    let routes = node::routes(family);
+    let is_uplink = |name: &str| routes.iter().any(|(net, other)| net.prefix_len() == 0 && other == name);
+    let single = routes.iter().filter(|(net, name)| net.prefix_len() == net.max_prefix_len() && !is_uplink(name));
+    single
+        .filter(|(net, name)| name != "*" && name != "lo" && !is_link_local(net.addr()))
+        .map(|(net, name)| (net.addr(), name.clone()))
+        .collect()
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_multicast(),
+    }
+}
+
 /// The rules of one family, for walking.
 pub struct Paths<'a> {
     rules: &'a mut FamilyRules,
@@ -48,6 +69,31 @@ impl<'a> Paths<'a> {
     pub fn of(rules: &'a mut FamilyRules) -> Self {
         let node = node_of(rules);
         Self { rules, node }
+    }
+
+    /// The node.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Whether IPVS mode bound that address to its device.
+    #[must_use]
+    pub fn is_bound_by_ipvs(&self, ip: IpAddr) -> bool {
+        self.node.held.bound.iter().flatten().any(|bound| *bound == ip)
+    }
+
+    /// A pod on this node: the first with a route of its own to an interface that is up and no tunnel.
+    #[must_use]
+    pub fn pod(&self, family: IpFamily, links: &[Link]) -> Option<IpAddr> {
+        let leads_to_pod = |name: &str| {
+            let link = links.iter().find(|link| link.name == name);
+            link.is_some_and(|link| {
+                link.up && link.carrier && matches!(link.kind.as_deref(), None | Some("veth" | "netkit"))
+            })
+        };
+        let mut routes = pod_routes(family).into_iter();
+        routes.find(|(ip, name)| leads_to_pod(name) && !self.node.is_local(*ip)).map(|(ip, _)| ip)
     }
 
     /// The packet that somebody would send: from `from`, or from this node if that is `None`. What comes from elsewhere
@@ -71,7 +117,8 @@ impl<'a> Paths<'a> {
             None => SocketAddr::new(own_address(destination)?, CLIENT_PORT),
         };
         let origin = match interface {
-            Some(name) => Origin::Interface(name.to_owned()),
+            Some(name) if self.node.interfaces.contains_key(name) => Origin::Interface(name.to_owned()),
+            Some(name) => return Err(format!("this node has no interface {name}: ip link lists them")),
             None if self.node.is_local(source.ip()) => Origin::Host,
             None => {
                 let name = self.node.out_interface(source.ip()).ok_or_else(|| {

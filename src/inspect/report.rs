@@ -65,6 +65,8 @@ pub struct Report {
     pub not_understood: Vec<NotUnderstood>,
     /// What could not be read.
     pub unread: Vec<Unread>,
+    /// The running proxy that the configuration was taken from, in one line.
+    pub configuration: Option<String>,
     /// The node.
     pub facts: Facts,
 }
@@ -91,6 +93,7 @@ impl Report {
             not_understood: not_understood.collect(),
             unused_chains: look.unused_chains(),
             facts: Facts::of(look),
+            configuration: look.configuration.clone(),
             services,
             differences,
             unread: std::mem::take(&mut look.unread),

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::ops::Range;
 
 use netfilter::IpFamily;
-use netfilter::kernel::{Flavour, RuleReader, has_chain, has_table};
+use netfilter::kernel::{Flavour, RuleReader, has_table};
 
 /// The rules of one family in one flavour.
 pub enum RuleText {
@@ -37,15 +37,6 @@ impl RuleText {
     #[must_use]
     pub fn nothing() -> Self {
         Self::Saved(Saved::default())
-    }
-
-    /// Whether there is that chain, as far as that can be told.
-    #[must_use]
-    pub fn has_chain(&self, table: &str, chain: &str) -> bool {
-        match self {
-            Self::Saved(saved) => saved.find(table, chain).is_some(),
-            Self::Tool(reader) => has_chain(reader.family(), table, chain).unwrap_or(false),
-        }
     }
 
     /// Hands over all lines, as `iptables-save -c` prints them.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use netfilter::IpFamily;
 use netfilter::kernel::{
-    Flavour, FlavourChoice, Host, NftReader, SystemHost, SystemIptables, detect_flavour, has_chain,
+    Flavour, FlavourChoice, Host, NftReader, SystemHost, SystemIptables, detect_flavour, has_chain, has_legacy_tables,
 };
 use netfilter::nft::ruleset as nft;
 use proxier::ipvs::ObservedState;
@@ -17,7 +17,7 @@ use proxier::nftables::{TABLE, is_kube_proxy};
 use proxier::xtables::FLAVOUR_HINTS;
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::services::{Entry, dispatch_of, node_port_ips};
-use proxier_inspect::walk::{Memory, Node, Packet, Trace, trace_and_supply};
+use proxier_inspect::walk::{Memory, Node, OtherFlavour, Packet, Trace, trace_and_supply};
 
 use super::report::Unread;
 use super::rule_text::RuleText;
@@ -50,8 +50,10 @@ pub struct FamilyRules {
     pub held: Option<ObservedState>,
     /// All tables of nf_tables but those of iptables.
     pub nftables: nft::Ruleset,
+    /// The rules of the flavour that was not read as `ruleset`, if it has any: packets meet both.
+    pub other: Option<(Flavour, Ruleset)>,
     text: RuleText,
-    tables: NftReader,
+    pub(super) tables: NftReader,
     absent: BTreeSet<(String, String)>,
 }
 
@@ -71,6 +73,7 @@ impl Rules {
     /// Reads them.
     pub fn read(focus: &Focus, unread: &mut Vec<Unread>) -> Self {
         let Flavours { choice, flavour, in_other, mut texts } = Flavours::find();
+        unread.extend(choice.unread.iter().map(|why| Unread::new("which flavour of iptables rules are in", why)));
         let mut families = Vec::new();
         for family in IpFamily::ALL {
             // A family that the kernel has not has no rules to be read.
@@ -87,6 +90,7 @@ impl Rules {
                     rules.read_all(unread)?;
                 }
                 rules.read_servers(unread)?;
+                rules.read_other_flavour(other(flavour), unread);
                 Ok(rules)
             });
             match read {
@@ -160,15 +164,21 @@ impl Flavours {
     }
 }
 
-/// The families that have kube-proxy's rules in a flavour, and what was read for that.
+/// The families that have kube-proxy's rules in a flavour, and what was read for that. A chain without rules is none.
 fn present(flavour: Flavour) -> (Vec<IpFamily>, BTreeMap<IpFamily, Result<RuleText, String>>) {
     let (mut families, mut texts) = (Vec::new(), BTreeMap::new());
     for family in IpFamily::ALL {
         let there = match flavour {
-            Flavour::Nft => has_chain(family, "nat", LANDMARK).unwrap_or(false),
+            Flavour::Nft => {
+                let (mut tables, id) = (NftReader::new(family), nft::TableId::of(family, "nat"));
+                has_chain(family, "nat", LANDMARK).unwrap_or(false)
+                    && tables.rules(&id, LANDMARK).map_or(true, |rules| !rules.is_empty())
+            }
+            Flavour::Legacy if !has_legacy_tables(family).unwrap_or(true) => false,
             Flavour::Legacy => {
                 let text = texts.entry(family).or_insert_with(|| RuleText::open(family, flavour));
-                text.as_ref().is_ok_and(|text| text.has_chain("nat", LANDMARK))
+                let rules = text.as_ref().ok().and_then(|text| text.chain("nat", LANDMARK).ok()?);
+                rules.is_some_and(|rules| rules.contains("-A "))
             }
         };
         families.extend(there.then_some(family));
@@ -178,18 +188,6 @@ fn present(flavour: Flavour) -> (Vec<IpFamily>, BTreeMap<IpFamily, Result<RuleTe
 
 fn other(flavour: Flavour) -> Flavour {
     if flavour == Flavour::Nft { Flavour::Legacy } else { Flavour::Nft }
-}
-
-/// Whether there is any rule of iptables in that flavour.
-fn has_rules(flavour: Flavour, outline: &nft::Ruleset, tables: &mut NftReader) -> bool {
-    if flavour == Flavour::Legacy {
-        let mut found = false;
-        let text = RuleText::open(outline.family, flavour);
-        return text.is_ok_and(|text| text.all(&mut |line| found |= line.contains("-A ")).is_ok()) && found;
-    }
-    let made = outline.tables.iter().filter(|(id, table)| table.is_iptables(id));
-    let mut bases = made.flat_map(|(id, table)| table.chains.iter().map(move |(name, chain)| (id, name, chain)));
-    bases.any(|(id, name, chain)| chain.base.is_some() && tables.rules(id, name).is_ok_and(|rules| !rules.is_empty()))
 }
 
 fn proxy_table(tables: &nft::Ruleset) -> Option<&nft::Table> {
@@ -227,7 +225,8 @@ impl FamilyRules {
         let random_fully = SystemIptables::knows_random_fully(family, choice);
         let (ruleset, absent) = (Ruleset::new(family), BTreeSet::new());
         let (nftables, tables) = (nft::Ruleset::new(family), NftReader::new(family));
-        Self { family, ruleset, whole: false, addresses, random_fully, held: None, nftables, text, tables, absent }
+        let (held, other) = (None, None);
+        Self { family, ruleset, whole: false, addresses, random_fully, held, nftables, other, text, tables, absent }
     }
 
     /// What every packet meets; the chains of Service ports are loaded as packets come to them.
@@ -245,15 +244,12 @@ impl FamilyRules {
             nft::Ruleset::new(family)
         });
         nftables::note_restless(&mut tables, "tables of nf_tables", unread);
-        if has_rules(other(flavour), &outline, &mut tables) {
-            let why = format!("packets meet them too, but a trace goes through those of {flavour} only");
-            unread.push(Unread::new(&format!("iptables rules of the flavour {}", other(flavour)), why));
-        }
         let mut rules = Self::of(family, or_nothing(text, &outline, unread)?, &choice, unread);
         (rules.nftables, rules.tables) = (outline, tables);
         rules.read_others(unread)?;
         rules.read_base()?;
         rules.read_servers(unread)?;
+        rules.read_other_flavour(other(flavour), unread);
         Ok(rules)
     }
 
@@ -372,9 +368,10 @@ impl FamilyRules {
     /// # Errors
     /// If rules cannot be read, or are such as the kernel would not take.
     pub fn walk(&mut self, packet: &Packet, node: &Node, memory: &Memory) -> Result<Trace, String> {
-        let Self { ruleset, nftables, tables, .. } = self;
+        let Self { ruleset, nftables, tables, other, .. } = self;
+        let other = other.as_ref().map(|(flavour, ruleset)| OtherFlavour { ruleset, flavour: flavour.name() });
         let mut supply = |ruleset: &mut nft::Ruleset, lack: &nft::UnreadPart| tables.read_part(ruleset, lack);
-        trace_and_supply(ruleset, nftables, (packet, node, memory), &mut supply)
+        trace_and_supply((ruleset, other), nftables, (packet, node, memory), &mut supply)
     }
 
     /// The table of a kube-proxy in nftables mode, ours or the real one.

@@ -102,18 +102,24 @@ fn what_cannot_be_read_is_never_healthy_and_never_a_certain_cause() {
     let said = String::from_utf8_lossy(&no_rights.stdout).into_owned();
     assert_eq!(no_rights.status.code(), Some(2), "{said}{}", String::from_utf8_lossy(&no_rights.stderr));
     assert!(!said.contains("CAUSE"), "{said}");
-    let no_flag = node.run("diagnose default/with-local --proxy-mode iptables");
-    assert_eq!(no_flag.status.code(), Some(2));
-    let said = String::from_utf8_lossy(&no_flag.stderr).into_owned();
-    assert!(said.contains("unknown flag: --proxy-mode; flags of the proxy itself go behind"), "{said}");
+    let flag = node.run("diagnose default/with-local --proxy-mode iptables");
+    assert_eq!(flag.status.code(), Some(0), "{}", String::from_utf8_lossy(&flag.stderr));
+    let mistyped = node.run("diagnose default/with-local --form host");
+    let said = String::from_utf8_lossy(&mistyped.stderr).into_owned();
+    assert!(mistyped.status.code() == Some(22) && said.contains("unknown flag: --form"), "{said}");
+    let interface = node.run("diagnose 10.96.10.11:80 --from 10.9.9.9 --in-interface nope");
+    let said = String::from_utf8_lossy(&interface.stderr).into_owned();
+    assert!(interface.status.code() == Some(2) && said.contains("no interface nope"), "{said}");
+    let interface = node.run("trace --from 10.9.9.9 --to 10.96.10.11:80 --in-interface nope");
+    assert_eq!(interface.status.code(), Some(1));
     // A node without a default route: nothing can be followed from outside.
     let _ = node.lab.node().run("ip route flush default");
-    let no_route = node.run("diagnose 192.168.50.2:30081/tcp");
+    let no_route = node.run("diagnose 192.168.50.2:30081/tcp --from outside");
     let said = String::from_utf8_lossy(&no_route.stderr).into_owned();
     assert!(no_route.status.code() == Some(2) && said.contains("no route leads to"), "{said}");
     let no_port = node.run("diagnose 10.96.10.11");
     let said = String::from_utf8_lossy(&no_port.stderr).into_owned();
-    assert!(no_port.status.code() == Some(2) && said.contains("give the port too"), "{said}");
+    assert!(no_port.status.code() == Some(22) && said.contains("give the port too"), "{said}");
 }
 
 #[test]
@@ -157,6 +163,8 @@ fn rules_in_both_flavours_and_two_proxies_are_named() {
         Flavour::Legacy,
         "*nat\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT\n",
     );
+    assert_eq!(causes(&node, "default/local"), [""; 0], "a chain without rules");
+    node.restore(IpFamily::V4, Flavour::Legacy, "*nat\n-A KUBE-SERVICES -d 10.96.99.99/32 -j RETURN\nCOMMIT\n");
     assert_eq!(causes(&node, "default/local"), ["wrong-flavour"]);
     let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
     node.lab.node().run("nft add table ip kube-proxy");
@@ -238,7 +246,15 @@ fn causes_in_the_node_are_named() {
     assert_eq!(causes(&node, service), ["ip-forward-off"]);
     node.sysctl("net/ipv4/ip_forward", 1);
     node.sysctl("net/ipv4/conf/all/rp_filter", 1);
+    for line in
+        ["ip link add eth8 type veth peer name eth9", "ip addr add 192.0.2.9/24 dev eth9", "ip link set eth9 up"]
+    {
+        node.lab.node().run(line);
+    }
     assert_eq!(causes(&node, service), ["reverse-path-filter?"]);
+    let wrong_way = "10.96.10.12:80 --from 198.51.100.7 --in-interface eth9";
+    assert_eq!(causes(&node, wrong_way)[0], "reverse-path-filter");
+    node.lab.node().run("ip link del eth9");
     node.sysctl("net/ipv4/conf/all/rp_filter", 0);
     assert_eq!(causes(&node, service), [""; 0]);
     // A bridge with a pod on it, as the endpoint is on this node.
@@ -258,4 +274,89 @@ fn causes_in_the_node_are_named() {
     assert_eq!(causes(&node, service), [""; 0]);
     node.lab.node().run("ip link set eth0 mtu 1400");
     assert_eq!(causes(&node, service), ["mtu?"]);
+}
+
+#[test]
+fn an_address_that_works_has_no_cause_though_another_of_its_service_fails() {
+    let node = Node::recorded(LOCAL, Flavour::Nft);
+    assert_eq!(causes(&node, "10.96.10.11:80 --from node"), [""; 0]);
+    // The cluster IP of a Service whose load balancer address fails from outside.
+    assert_eq!(causes(&node, "default/no-local"), ["no-local-endpoints"]);
+    let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
+    node.iptables("-t nat -A KUBE-SERVICES -d 10.96.10.12/32 -p tcp --dport 80 -j RETURN");
+    assert_eq!(causes(&node, "10.96.10.12:80"), ["rules-altered?"], "what is altered is not what fails");
+}
+
+#[test]
+fn another_port_of_a_service_is_named_with_the_ones_it_has() {
+    for flavour in Flavour::ALL {
+        let node = Node::recorded("003-clusterip-1-endpoint", flavour);
+        assert_eq!(causes(&node, "10.96.10.12:443"), ["no-such-port"], "{flavour}");
+        let said = node.run("diagnose 10.96.10.12:443 --from host");
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.contains("is the cluster IP of default/local, which has port 80/tcp"), "{said}");
+    }
+}
+
+#[test]
+fn a_policy_of_the_flavour_that_is_not_in_use_is_named() {
+    for flavour in Flavour::ALL {
+        let node = Node::recorded("003-clusterip-1-endpoint", flavour);
+        let other = if flavour == Flavour::Nft { Flavour::Legacy } else { Flavour::Nft };
+        node.lab.node().run(&format!("iptables-{other} -P FORWARD DROP"));
+        assert_eq!(causes(&node, "10.96.10.12:80 --from outside")[0], "refused-by-others", "{flavour}");
+        let said = node.run("diagnose 10.96.10.12:80 --from outside");
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.contains("filter FORWARD"), "{said}");
+    }
+}
+
+#[test]
+fn routes_that_lead_nowhere_and_links_that_are_down_are_named() {
+    let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
+    let route = |words: &str| node.lab.node().run(&format!("ip route {words}"));
+    for (kind, words) in [("blackhole", "blackhole"), ("unreachable", "unreachable"), ("prohibit", "prohibit")] {
+        route(&format!("replace {kind} 10.244.1.5"));
+        assert_eq!(causes(&node, "10.96.10.12:80 --from host"), ["no-route"], "{kind}");
+        let said = node.run("diagnose 10.96.10.12:80 --from host");
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.contains(words) && said.contains("10.244.1.5:8080"), "{said}");
+    }
+    route("del prohibit 10.244.1.5");
+    for line in
+        ["ip link add pod5 type veth peer name pod5b", "ip link set pod5 up", "ip route add 10.244.1.5 dev pod5"]
+    {
+        node.lab.node().run(line);
+    }
+    assert_eq!(causes(&node, "10.96.10.12:80 --from host"), ["link-down"], "the other end is down");
+    node.lab.node().run("ip link set pod5b up");
+    assert_eq!(causes(&node, "10.96.10.12:80 --from host"), [""; 0]);
+    // The route goes with the link.
+    node.lab.node().run("ip link set pod5 down");
+    assert_eq!(causes(&node, "10.96.10.12:80 --from host"), ["link-down"]);
+}
+
+#[test]
+fn a_tool_that_hangs_costs_ten_seconds_and_is_named() {
+    let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
+    let folder = node.lab.dir().join("hanging");
+    std::fs::create_dir(&folder).expect("a folder");
+    for name in ["iptables-nft", "iptables-nft-save", "ip6tables-nft", "ip6tables-nft-save", "iptables", "ip6tables"] {
+        let path = folder.join(name);
+        std::fs::write(&path, "#!/bin/sh\nsleep 100\n").expect("a script");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it may be run");
+    }
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+    let started = std::time::Instant::now();
+    let mut command = node.lab.node().command(env!("CARGO_BIN_EXE_kube-proxy"));
+    let output = command.args(["diagnose", "default/local"]).env("PATH", path).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        said.replace('\n', " ").contains("timed out after")
+            && said.contains("iptables")
+            && !said.contains("CAUSE"),
+        "{said}"
+    );
+    assert!(started.elapsed() < std::time::Duration::from_secs(30), "{:?}", started.elapsed());
 }

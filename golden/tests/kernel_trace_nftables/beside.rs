@@ -72,7 +72,7 @@ fn iptables_rules_and_tables_of_others_are_walked_together() {
                 let mut supply =
                     |ruleset: &mut ruleset::Ruleset, lack: &ruleset::UnreadPart| reader.read_part(ruleset, lack);
                 let met = (&packet, &node, &Memory::new());
-                trace_and_supply(&iptables, &mut outline.clone(), met, &mut supply).unwrap()
+                trace_and_supply((&iptables, None), &mut outline.clone(), met, &mut supply).unwrap()
             });
             let (outcome, replaced, mut events) = machine.send(&packet);
             // Of iptables' own rules the walk knows no numbers.

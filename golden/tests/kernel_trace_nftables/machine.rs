@@ -78,7 +78,7 @@ impl Machine {
             let met = (packet, node, &Memory::new());
             let mut supply =
                 |ruleset: &mut ruleset::Ruleset, lack: &ruleset::UnreadPart| reader.read_part(ruleset, lack);
-            trace_and_supply(&Ruleset::new(family), &mut ruleset, met, &mut supply).unwrap()
+            trace_and_supply((&Ruleset::new(family), None), &mut ruleset, met, &mut supply).unwrap()
         })
     }
 

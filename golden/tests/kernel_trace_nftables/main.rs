@@ -56,7 +56,11 @@ impl Tally {
             }
             // Nothing was remembered when all was read.
             let iptables = Ruleset::new(family);
-            let all = walk::Rules { iptables: &iptables, nftables: Some(whole) }.trace(&packet, node, &Memory::new());
+            let all = walk::Rules { iptables: &iptables, other: None, nftables: Some(whole) }.trace(
+                &packet,
+                node,
+                &Memory::new(),
+            );
             let of_all = all.unwrap().outcomes();
             if trace.outcomes() != of_all && !rules.contains("affinity") {
                 problem = format!("read whole it ends with {of_all:?}");

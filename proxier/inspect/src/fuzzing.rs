@@ -89,7 +89,7 @@ fn packet(family: IpFamily) -> Packet {
 fn walk(iptables: &Ruleset, nftables: Option<&ruleset::Ruleset>) {
     let address = packet(iptables.family()).source.ip();
     let node = Node { addresses: vec![address], ..Node::default() };
-    let rules = Rules { iptables, nftables };
+    let rules = Rules { iptables, other: None, nftables };
     for origin in [Origin::Interface("eth0".to_owned()), Origin::Host] {
         let packet = Packet { origin, ..packet(iptables.family()) };
         let Ok(trace) = rules.trace_within(MOST_RULES, &packet, &node, &Memory::new()) else { continue };

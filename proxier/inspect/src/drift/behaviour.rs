@@ -246,7 +246,7 @@ impl Search<'_> {
 
     fn ends(&self, packet: &Packet, expected: bool) -> Result<Ends, String> {
         let nftables = Some(if expected { &self.should_be } else { &self.is });
-        let rules = Rules { iptables: &self.iptables, nftables };
+        let rules = Rules { iptables: &self.iptables, other: None, nftables };
         let trace = rules.trace(packet, self.world.node, &Memory::new())?;
         let unlisted = self.unlisted.contains(&packet.destination.ip());
         let mut ends = Ends::new();

@@ -72,6 +72,13 @@ impl Entry {
         self.protocol == protocol && self.port == to.port() && (self.ip == Some(to.ip()) || node_port)
     }
 
+    /// Whether it is about the health check node port at that address, one of the node's own.
+    #[must_use]
+    pub fn is_health_check_at(&self, to: SocketAddr, protocol: Protocol) -> bool {
+        let is_any = self.ip.is_none_or(|ip| ip == to.ip());
+        self.kind == AddressKind::HealthCheckNodePort && protocol == Protocol::Tcp && self.port == to.port() && is_any
+    }
+
     /// The address that it is about, unless it is a node port.
     #[must_use]
     pub fn destination(&self) -> Option<(IpAddr, u16, Protocol)> {

@@ -245,6 +245,12 @@ impl EndpointView {
         }
     }
 
+    /// Whether rules or objects have it; otherwise only flows of before still go there.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.used() || self.state.is_some() || self.chain.is_some() || !self.servers.is_empty()
+    }
+
     /// Whether it gets traffic.
     #[must_use]
     pub fn used(&self) -> bool {

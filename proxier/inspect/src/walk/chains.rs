@@ -43,6 +43,8 @@ pub(super) struct Traveller {
     pub(super) asked: BTreeSet<String>,
     pub(super) steps: Vec<Step>,
     pub(super) doubts: Vec<Doubt>,
+    /// The built-in chain of iptables whose policy dropped it.
+    pub(super) policy: Option<String>,
 }
 
 impl Traveller {

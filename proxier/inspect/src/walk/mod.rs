@@ -16,7 +16,7 @@ mod tests;
 
 pub use outcome::{Branch, Doubt, Outcome, Step, Trace, Verdict};
 pub use packet::{ConnState, Memory, Node, Origin, Packet};
-pub use path::Rules;
+pub use path::{OtherFlavour, Rules};
 pub use supply::trace_and_supply;
 
 /// A choice among more than so many is not followed.

@@ -107,6 +107,8 @@ pub struct Branch {
     pub steps: Vec<Step>,
     /// Rules that were taken for not matching because it cannot be told.
     pub doubts: Vec<Doubt>,
+    /// The built-in chain of iptables whose policy dropped the packet: table and chain, as in "filter FORWARD".
+    pub policy: Option<String>,
 }
 
 /// Every way one packet can go.

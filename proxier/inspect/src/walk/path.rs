@@ -21,8 +21,19 @@ use crate::services::shares;
 pub struct Rules<'a> {
     /// Those of iptables, of either flavour.
     pub iptables: &'a Ruleset,
+    /// Those of the flavour that is not in use, if it has any: packets meet both.
+    pub other: Option<OtherFlavour<'a>>,
     /// All other tables of nftables, as far as they were read.
     pub nftables: Option<&'a ruleset::Ruleset>,
+}
+
+/// Rules of the flavour of iptables that is not in use.
+#[derive(Clone, Copy, Debug)]
+pub struct OtherFlavour<'a> {
+    /// The rules.
+    pub ruleset: &'a Ruleset,
+    /// The flavour's name, which steps through these rules begin with.
+    pub flavour: &'static str,
 }
 
 impl Ruleset {
@@ -31,7 +42,7 @@ impl Ruleset {
     /// # Errors
     /// As there.
     pub fn trace(&self, packet: &Packet, node: &Node, memory: &Memory) -> Result<Trace, String> {
-        Rules { iptables: self, nftables: None }.trace(packet, node, memory)
+        Rules { iptables: self, other: None, nftables: None }.trace(packet, node, memory)
     }
 }
 
@@ -211,8 +222,7 @@ impl Journey<'_> {
     /// on.
     fn pass(&mut self, pass: Pass<'_>) -> Result<Vec<Traveller>, String> {
         let mut served = Vec::new();
-        let Rules { iptables, nftables } = self.rules;
-        for station in stations::at(pass.hook, iptables, nftables) {
+        for station in stations::at(pass.hook, self.rules) {
             match station {
                 Station::Rules(rules, tracked) => {
                     for traveller in std::mem::take(&mut self.under_way) {
@@ -266,7 +276,7 @@ impl Journey<'_> {
     ) -> Result<Vec<Traveller>, String> {
         let hook = pass.hook.name().to_uppercase();
         let table = match rules {
-            stations::Rules::Iptables(table, _) => table,
+            stations::Rules::Iptables(table, ..) => table,
             stations::Rules::Nftables(id, ..) => &id.name,
         };
         let Pass { in_interface, .. } = pass;
@@ -274,9 +284,11 @@ impl Journey<'_> {
         let Self { node, memory, ref budget, .. } = *self;
         let place = Place { family, table, hook: &hook, in_interface, node, memory, budget };
         let ends = match rules {
-            stations::Rules::Iptables(_, chains) => {
-                let walked = chains::walk(chains, &place, traveller)?;
+            stations::Rules::Iptables(_, chains, flavour) => {
+                let met = traveller.steps.len();
+                let mut walked = chains::walk(chains, &place, traveller)?;
                 self.missing.extend(walked.missing);
+                walked.ends.iter_mut().for_each(|end| note_place(end, met, &format!("{table} {hook}"), flavour));
                 walked.ends
             }
             stations::Rules::Nftables(id, table, name, chain) => {
@@ -294,6 +306,18 @@ impl Journey<'_> {
             return Err(format!("more than {MOST} ways lead through these rules"));
         }
         Ok(accepted.into_iter().map(|(traveller, _)| traveller).collect())
+    }
+}
+
+/// Notes the policy that dropped a packet, and names the flavour in the steps from `met` on.
+fn note_place((traveller, decision): &mut (Traveller, Decision), met: usize, hook: &str, flavour: Option<&str>) {
+    let place = flavour.map_or_else(|| hook.to_owned(), |flavour| format!("{flavour} {hook}"));
+    let by_rule = traveller.steps.get(met..).and_then(<[Step]>::last).is_some_and(|step| step.rule.contains("-j DROP"));
+    if *decision == Decision::Drop && !by_rule {
+        traveller.policy = Some(place.clone());
+    }
+    if flavour.is_some() {
+        traveller.steps.iter_mut().skip(met).for_each(|step| step.hook.clone_from(&place));
     }
 }
 
@@ -315,6 +339,7 @@ fn start(packet: &Packet) -> Traveller {
         asked: BTreeSet::new(),
         steps: vec![],
         doubts: vec![],
+        policy: None,
     }
 }
 
@@ -328,6 +353,6 @@ fn branch((traveller, decision): (Traveller, Decision)) -> Branch {
     };
     let masqueraded = traveller.masqueraded && decision == Decision::Accept;
     let outcome = Outcome { verdict, masqueraded, probability: traveller.probability };
-    let Traveller { remembered, steps, doubts, .. } = traveller;
-    Branch { outcome, remembered, steps, doubts }
+    let Traveller { remembered, steps, doubts, policy, .. } = traveller;
+    Branch { outcome, remembered, steps, doubts, policy }
 }

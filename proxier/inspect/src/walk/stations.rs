@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 
-use netfilter::nft::ruleset::{Chain, Ruleset, Table, TableId};
+use netfilter::nft::ruleset::{Chain, Table, TableId};
 use netfilter::nft::{BaseChain, ChainType, Hook, Name};
 
 use crate::rules;
@@ -30,8 +30,8 @@ const IPTABLES: [(&str, i32, &[Hook]); 5] = [
 /// Chains of one table at a hook.
 #[derive(Clone, Copy)]
 pub(super) enum Rules<'a> {
-    /// The built-in chain of a table of iptables.
-    Iptables(&'static str, &'a rules::Table),
+    /// The built-in chain of a table of iptables; the flavour's name if it is the one that is not in use.
+    Iptables(&'static str, &'a rules::Table, Option<&'static str>),
     /// A base chain of nftables.
     Nftables(&'a TableId, &'a Table, &'a Name, &'a Chain),
 }
@@ -50,17 +50,21 @@ pub(super) enum Station<'a> {
 type Order = (i32, Reverse<(u64, u64)>);
 
 /// The stations of a hook, in order.
-pub(super) fn at<'a>(hook: Hook, iptables: &'a rules::Ruleset, nftables: Option<&'a Ruleset>) -> Vec<Station<'a>> {
-    let mut all: Vec<(Order, Station<'a>)> = Vec::new();
-    let mut nat: Vec<(Order, Rules<'a>)> = Vec::new();
+pub(super) fn at(hook: Hook, rules: super::Rules<'_>) -> Vec<Station<'_>> {
+    let super::Rules { iptables, other, nftables } = rules;
+    let mut all: Vec<(Order, Station<'_>)> = Vec::new();
+    let mut nat: Vec<(Order, Rules<'_>)> = Vec::new();
     let made = |name: &str| nftables.and_then(|tables| tables.table(name)).map_or(0, |table| table.handle);
     let translation = if matches!(hook, Hook::Prerouting | Hook::Output) { DNAT } else { SNAT };
-    for (name, priority, hooks) in IPTABLES {
-        let Some(chains) = iptables.table(name).filter(|_| hooks.contains(&hook)) else { continue };
-        let (order, rules) = ((priority, Reverse((made(name), 0))), Rules::Iptables(name, chains));
-        match name {
-            "nat" => nat.push(((translation, order.1), rules)),
-            _ => all.push((order, Station::Rules(rules, tracked(hook, priority)))),
+    let flavours = [(Some(iptables), None), (other.map(|other| other.ruleset), other.map(|other| other.flavour))];
+    for (ruleset, flavour) in flavours.into_iter().filter_map(|(ruleset, flavour)| Some((ruleset?, flavour))) {
+        for (name, priority, hooks) in IPTABLES {
+            let Some(chains) = ruleset.table(name).filter(|_| hooks.contains(&hook)) else { continue };
+            let (order, rules) = ((priority, Reverse((made(name), 0))), Rules::Iptables(name, chains, flavour));
+            match name {
+                "nat" => nat.push(((translation, order.1), rules)),
+                _ => all.push((order, Station::Rules(rules, tracked(hook, priority)))),
+            }
         }
     }
     for (id, table) in nftables.iter().flat_map(|ruleset| &ruleset.tables) {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use netfilter::nft::ruleset;
 
-use super::{Memory, Node, Packet, Rules, Trace};
+use super::{Memory, Node, OtherFlavour, Packet, Rules, Trace};
 use crate::rules::Ruleset;
 
 /// Walks, has `supply` read what decides and was not read, and walks again, until nothing lacks.
@@ -14,14 +14,14 @@ use crate::rules::Ruleset;
 /// # Errors
 /// As [`Rules::trace`]; what `supply` says; if tables change while they are read.
 pub fn trace_and_supply(
-    iptables: &Ruleset,
+    (iptables, other): (&Ruleset, Option<OtherFlavour<'_>>),
     nftables: &mut ruleset::Ruleset,
     (packet, node, memory): (&Packet, &Node, &Memory),
     supply: &mut dyn FnMut(&mut ruleset::Ruleset, &ruleset::UnreadPart) -> Result<(), String>,
 ) -> Result<Trace, String> {
     let mut supplied: BTreeSet<ruleset::UnreadPart> = BTreeSet::new();
     loop {
-        let trace = Rules { iptables, nftables: Some(nftables) }.trace(packet, node, memory)?;
+        let trace = Rules { iptables, other, nftables: Some(nftables) }.trace(packet, node, memory)?;
         if trace.lacks.is_empty() {
             return Ok(trace);
         }

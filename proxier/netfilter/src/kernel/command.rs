@@ -5,6 +5,7 @@ use std::io::{BufReader, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,23 @@ use super::writer_priority::Preemption;
 
 /// The deadline for a program. iptables-legacy needs some seconds for 10,000 Services.
 const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The deadline in milliseconds that [`set_timeout`] set; 0: [`TIMEOUT`].
+static SHORTER_TIMEOUT: AtomicU64 = AtomicU64::new(0);
+/// The deadline once a program has hung, where a person waits: what held it up holds up others too.
+const AFTER_HANG: Duration = Duration::from_millis(500);
+
+/// Sets the deadline for programs in this process, where a person waits for the answer.
+pub fn set_timeout(timeout: Duration) {
+    SHORTER_TIMEOUT.store(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+}
+
+fn timeout() -> Duration {
+    match SHORTER_TIMEOUT.load(Ordering::Relaxed) {
+        0 => TIMEOUT,
+        timeout => Duration::from_millis(timeout),
+    }
+}
 
 /// The interval at which preemption is checked while a program runs.
 const PREEMPTION_POLL: Duration = Duration::from_millis(10);
@@ -166,6 +184,9 @@ fn run_until_timeout<T>(
                     return None;
                 }
                 if left.is_zero() {
+                    if SHORTER_TIMEOUT.load(Ordering::Relaxed) != 0 {
+                        set_timeout(AFTER_HANG.min(timeout));
+                    }
                     break ToolError::Timeout { program: command_line(command), timeout };
                 }
                 if preemption.is_some_and(Preemption::is_wanted) {
@@ -192,7 +213,7 @@ pub(super) fn run<'a>(
     command: &mut Command,
     input: impl IntoIterator<Item = &'a str, IntoIter: Send>,
 ) -> Result<Vec<u8>, ToolError> {
-    run_within(TIMEOUT, command, None, input)
+    run_within(timeout(), command, None, input)
 }
 
 /// As [`run`], but kills the program as soon as `preemption` requests it.
@@ -250,7 +271,7 @@ pub(super) fn stream<T>(
     read: impl FnOnce(BufReader<ChildStdout>) -> std::io::Result<T>,
 ) -> Result<T, ToolError> {
     let child = start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
-    let (status, (value, stderr)) = run_until_timeout(TIMEOUT, command, child, None, |child| {
+    let (status, (value, stderr)) = run_until_timeout(timeout(), command, child, None, |child| {
         let value = match child.stdout.take() {
             Some(stdout) => read(BufReader::with_capacity(1 << 16, stdout)),
             None => Err(std::io::Error::other("no output")),

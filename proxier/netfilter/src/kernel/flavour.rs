@@ -27,6 +27,15 @@ impl Flavour {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
 
+    /// As `iptables --version` names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nft => "nf_tables",
+            Self::Legacy => "legacy",
+        }
+    }
+
     pub(super) fn infix(self) -> &'static str {
         match self {
             Self::Nft => "-nft",
@@ -37,10 +46,7 @@ impl Flavour {
 
 impl fmt::Display for Flavour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Nft => "nf_tables",
-            Self::Legacy => "legacy",
-        })
+        f.write_str(self.name())
     }
 }
 

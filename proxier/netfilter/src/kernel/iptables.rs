@@ -278,6 +278,14 @@ impl IptablesTool for SystemIptables {
     }
 }
 
+/// Whether the legacy flavour has tables in the kernel.
+///
+/// # Errors
+/// If the kernel's list cannot be read, as without root.
+pub fn has_legacy_tables(family: IpFamily) -> io::Result<bool> {
+    legacy_tables(family).map(|names| !names.trim().is_empty())
+}
+
 /// The names of the existing legacy tables, one per line; empty without the kernel module.
 ///
 /// # Errors

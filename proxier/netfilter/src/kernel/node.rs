@@ -25,6 +25,7 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFF_UP: u32 = 1;
 const IFF_PROMISC: u32 = 0x100;
+const IFF_LOWER_UP: u32 = 0x10000;
 
 const RTM_GETNEIGH: u16 = 30;
 /// `struct ndmsg`: family, padding, index, state, flags, type.
@@ -44,6 +45,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether it has a carrier: of a veth pair, whether the other end is up.
+    pub carrier: bool,
     /// The kind, if the kernel has one: `bridge`, `veth`, `vxlan`.
     pub kind: Option<String>,
     /// The interface that it is a port of, such as a bridge.
@@ -153,6 +156,7 @@ pub(super) fn link(received: &Received<'_>) -> Option<(u32, Option<u32>, Link)> 
         name: text(attributes.find(IFLA_IFNAME)?),
         mtu: attributes.find_array(IFLA_MTU).map(u32::from_ne_bytes).unwrap_or_default(),
         up: number(8)? & IFF_UP != 0,
+        carrier: number(8)? & IFF_LOWER_UP != 0,
         kind: info.and_then(|info| info.find(IFLA_INFO_KIND)).map(text),
         master: None,
         hairpin: port.and_then(|port| port.find_array::<1>(IFLA_BRPORT_MODE)).map(|[mode]| mode != 0),
@@ -166,6 +170,16 @@ pub(super) fn link(received: &Received<'_>) -> Option<(u32, Option<u32>, Link)> 
 #[must_use]
 pub fn sysctl(name: &str) -> Option<i64> {
     std::fs::read_to_string(format!("/proc/sys/{name}")).ok()?.trim().parse().ok()
+}
+
+/// A number of the group `TcpExt` in `/proc/net/netstat`; `None` if there is none.
+#[must_use]
+pub fn tcp_counter(name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").ok()?;
+    let mut rows = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (rows.next()?, rows.next()?);
+    let at = names.split(' ').position(|word| word == name)?;
+    values.split(' ').nth(at)?.parse().ok()
 }
 
 /// The main routing table: each destination network with its output interface.

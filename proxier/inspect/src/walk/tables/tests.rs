@@ -36,7 +36,7 @@ fn trace(table: Table) -> Result<Trace, String> {
         ..Node::default()
     };
     let iptables = rules::Ruleset::new(IpFamily::V4);
-    Rules { iptables: &iptables, nftables: Some(&nftables) }.trace(&packet(), &node, &Memory::new())
+    Rules { iptables: &iptables, other: None, nftables: Some(&nftables) }.trace(&packet(), &node, &Memory::new())
 }
 
 #[test]

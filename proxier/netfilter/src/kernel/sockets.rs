@@ -1,0 +1,67 @@
+//! Listening sockets of the calling thread's network namespace, from `/proc/net`.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The state of a TCP socket that listens, and of a UDP socket that is not connected, as `/proc/net` prints them.
+const TCP_LISTEN: &str = "0A";
+const UDP_UNCONNECTED: &str = "07";
+
+/// Whether a process listens for that protocol (`tcp` or `udp`) at an address and port; `None` for other protocols.
+///
+/// # Errors
+/// If the kernel's lists cannot be read.
+pub fn listens(ip: IpAddr, port: u16, protocol: &str) -> io::Result<Option<bool>> {
+    let state = match protocol {
+        "tcp" => TCP_LISTEN,
+        "udp" => UDP_UNCONNECTED,
+        _ => return Ok(None),
+    };
+    let serves = |(at, open): (IpAddr, u16)| open == port && (at == ip || at.is_unspecified());
+    // A socket of IPv6 may take packets of IPv4 too.
+    for suffix in ["", "6"] {
+        let text = match std::fs::read_to_string(format!("/proc/thread-self/net/{protocol}{suffix}")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && suffix == "6" => continue,
+            read => read?,
+        };
+        if text.lines().skip(1).filter_map(|line| socket(line, state)).any(serves) {
+            return Ok(Some(true));
+        }
+    }
+    Ok(Some(false))
+}
+
+/// The local address of a line `0: 0100007F:0277 00000000:0000 0A …` whose socket is in that state.
+fn socket(line: &str, state: &str) -> Option<(IpAddr, u16)> {
+    let mut words = line.split_whitespace().skip(1);
+    let (address, port) = words.next()?.split_once(':')?;
+    if words.nth(1)? != state {
+        return None;
+    }
+    // Words of 32 bits, each in the machine's order.
+    let word = |at: usize| u32::from_str_radix(address.get(at * 8..at * 8 + 8)?, 16).ok().map(u32::to_ne_bytes);
+    let ip = match address.len() {
+        8 => Ipv4Addr::from(word(0)?).into(),
+        _ => Ipv6Addr::from(<[u8; 16]>::try_from([word(0)?, word(1)?, word(2)?, word(3)?].concat()).ok()?).into(),
+    };
+    Some((ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, UdpSocket};
+
+    #[test]
+    fn a_listening_port_is_found_and_a_closed_one_is_not() {
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let at = tcp.local_addr().expect("an address");
+        let is_open = |protocol: &str| listens(at.ip(), at.port(), protocol).expect("/proc/net");
+        assert_eq!((is_open("tcp"), is_open("sctp")), (Some(true), None));
+        assert_eq!(listens("127.0.0.2".parse().expect("an address"), at.port(), "tcp").ok(), Some(Some(false)));
+        drop(tcp);
+        assert_eq!(is_open("tcp"), Some(false));
+        let udp = UdpSocket::bind("[::1]:0").expect("a port").local_addr().expect("an address");
+        assert_eq!(listens(udp.ip(), udp.port(), "udp").ok(), Some(Some(false)), "it is closed again");
+    }
+}

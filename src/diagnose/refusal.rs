@@ -1,0 +1,150 @@
+//! Rules that refuse a Service's packets, or send them to another destination.
+
+use proxier::nftables::TABLE;
+use proxier_inspect::neighbours::owner;
+use proxier_inspect::services::ServicePortView;
+use proxier_inspect::walk::{Branch, Packet, Step, Verdict};
+
+use super::finding::{Cause, Finding};
+
+const NEXT: &str = "look at the network policies that apply, or at the firewall that wrote the rule; kube-proxy trace shows \
+                    the way";
+
+/// Words of rules that give a packet another destination, in iptables and in nftables.
+const DIVERTING: [&str; 6] = ["-j DNAT", "-j REDIRECT", "-j TPROXY", "dnat", "redirect", "tproxy"];
+
+/// Owners whose chains hold the policies of single pods.
+const POD_POLICIES: [&str; 7] = ["Calico", "Cilium", "kube-router", "Antrea", "Weave Net", "Azure NPM", "AWS VPC CNI"];
+
+impl Finding {
+    /// Whether a network policy of a pod may have refused the packets.
+    pub fn of_pod_policy(&self) -> bool {
+        POD_POLICIES.iter().any(|owner| self.what.contains(owner))
+    }
+}
+
+/// A packet for the Service that another program's rule sends to what is no endpoint of it.
+pub fn diverted(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<Finding> {
+    let Verdict::Delivered(to) = branch.outcome.verdict else { return None };
+    let mut endpoints = view.endpoints.iter().filter(|endpoint| endpoint.exists()).peekable();
+    if endpoints.peek().is_none() || endpoints.any(|endpoint| endpoint.address == Some(to)) || to == packet.destination
+    {
+        return None;
+    }
+    let mut steps = branch.steps.iter().rev();
+    let rule = steps.find(|step| DIVERTING.iter().any(|word| step.rule.contains(word)));
+    let whose = rule.and_then(|step| owner(chain_of(step)?));
+    let whose =
+        whose.map_or_else(|| "a rule that is not kube-proxy's".to_owned(), |owner| format!("a rule of {owner}"));
+    let what =
+        format!("{} ({}): {whose} sends {packet} to {to}, which is no endpoint of the Service", view.name, view.family);
+    let next = "find out whose rule that is (a pod's hostPort, a port forward of a firewall) and take it out, or give the \
+                Service another port";
+    let finding = Finding::certain(Cause::DivertedByOthers, what, next);
+    let finding = match rule {
+        Some(step) => finding.shown_by(format!("{}: {}", step.hook, step.rule)),
+        None => finding,
+    };
+    Some(Finding { certain: branch.doubts.is_empty(), ..finding })
+}
+
+/// The chain of a rule of iptables.
+fn chain_of(step: &Step) -> Option<&str> {
+    step.rule.strip_prefix("-A ")?.split(' ').next()
+}
+
+/// A refusal that the Service itself does not explain.
+pub fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<Finding> {
+    if !matches!(branch.outcome.verdict, Verdict::Dropped | Verdict::Rejected) {
+        return None;
+    }
+    // A rule that is not understood may have accepted it.
+    let certain = branch.doubts.is_empty();
+    let last = branch.steps.last();
+    if let Some(policy) = &branch.policy {
+        return Some(by_policy(view, packet, policy, last, certain));
+    }
+    let last = last?;
+    if last.hook.starts_with("ipvs ") {
+        // A virtual server without real ones has a finding of its own.
+        return None;
+    }
+    let place = Refuser::of(last);
+    if place.is_source_ranges() {
+        let ranges: Vec<String> = view.source_ranges.iter().map(ToString::to_string).collect();
+        let what = format!(
+            "{} ({}): {} is in none of loadBalancerSourceRanges ({}), so its packets are dropped",
+            view.name,
+            view.family,
+            packet.source.ip(),
+            ranges.join(", ")
+        );
+        let next = "add the client's network to spec.loadBalancerSourceRanges, or see whether something on the way \
+                    changes the client's address";
+        return Some(Finding { certain, ..Finding::certain(Cause::SourceRangeRefuses, what, next) });
+    }
+    let by_policy = last.handle == Some(0);
+    // No endpoints, or none here, has a finding of its own.
+    if !by_policy && place.is_kube_proxy() {
+        return None;
+    }
+    let Refuser { chain, table, .. } = &place;
+    let what = if by_policy {
+        format!("{packet} is dropped by the policy of chain {chain} of {table}, as no rule accepts it")
+    } else {
+        format!("{packet} is refused by a rule of {} in chain {chain} of {table}", place.owner())
+    };
+    let found: Vec<String> = last.elements.clone();
+    let found = if found.is_empty() { String::new() } else { format!(" (found: {})", found.join(", ")) };
+    let what = format!("{} ({}): {what}", view.name, view.family);
+    let finding = Finding::certain(Cause::RefusedByOthers, what, NEXT).shown_by(format!("{}{found}", last.rule));
+    Some(Finding { certain, ..finding })
+}
+
+/// A built-in chain of iptables drops what no rule accepts.
+fn by_policy(view: &ServicePortView, packet: &Packet, policy: &str, last: Option<&Step>, certain: bool) -> Finding {
+    let what = format!(
+        "{} ({}): {packet} is dropped by the policy of a built-in chain of iptables, {policy}: no rule accepts it",
+        view.name, view.family
+    );
+    let shown =
+        last.map_or_else(|| "no rule matched".to_owned(), |step| format!("the last rule it met: {}", step.rule));
+    Finding { certain, ..Finding::certain(Cause::RefusedByOthers, what, NEXT).shown_by(shown) }
+}
+
+/// Where a refusing rule stands.
+struct Refuser<'a> {
+    table: String,
+    chain: &'a str,
+    /// Whether it is in a table of nf_tables that iptables did not make.
+    in_table: bool,
+    of_proxy_table: bool,
+}
+
+impl<'a> Refuser<'a> {
+    fn of(step: &'a Step) -> Self {
+        let words: Vec<&str> = step.hook.splitn(3, ' ').collect();
+        if step.handle.is_some() {
+            // Table, chain and hook.
+            let chain = words.get(2).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
+            let table = format!("table {}", words[..2.min(words.len())].join(" "));
+            return Self { table, chain, in_table: true, of_proxy_table: words.get(1) == Some(&TABLE) };
+        }
+        let hook = step.hook.rsplit_once(' ').map_or(&*step.hook, |(table, _)| table);
+        let chain = chain_of(step).unwrap_or("a built-in chain");
+        Self { table: format!("table {hook} of iptables"), chain, in_table: false, of_proxy_table: false }
+    }
+
+    fn is_source_ranges(&self) -> bool {
+        let firewall = ["KUBE-PROXY-FIREWALL", "KUBE-SOURCE-RANGES-FIREWALL"].contains(&self.chain);
+        firewall || (self.of_proxy_table && self.chain.starts_with("firewall-"))
+    }
+
+    fn is_kube_proxy(&self) -> bool {
+        self.of_proxy_table || (!self.in_table && owner(self.chain) == Some("kube-proxy"))
+    }
+
+    fn owner(&self) -> &str {
+        owner(self.chain).unwrap_or(if self.in_table { "another program" } else { "no known owner" })
+    }
+}

@@ -1,0 +1,109 @@
+//! A diagnosis for people: one block for each cause, the sentence that matters first.
+
+use super::finding::Finding;
+use super::{Diagnosis, Status};
+use crate::terminal::{Look, Style, wrapped};
+
+/// Sentences of one cause that are shown where not all are asked for.
+const SHOWN: usize = 3;
+
+/// The text. `wide`: with all doubts and what shows each finding.
+pub fn of(diagnosis: &Diagnosis, look: Look, wide: bool) -> String {
+    let mut out = format!("{}\n", look.styled(Style::Bold, &diagnosis.target));
+    let found = diagnosis.status == Status::CauseFound;
+    if !found {
+        out += &unread(diagnosis, look);
+    }
+    let (certain, doubts): (Vec<&Finding>, Vec<&Finding>) = diagnosis.findings.iter().partition(|one| one.certain);
+    for block in blocks(&certain) {
+        out += &shown(&block, look, wide);
+    }
+    let fold = found && !wide;
+    for block in blocks(&doubts).iter().filter(|_| !fold) {
+        out += &shown(block, look, wide);
+    }
+    if fold && !doubts.is_empty() {
+        let names: Vec<String> = blocks(&doubts).iter().map(|block| counted(block)).collect();
+        out += &paragraph(&format!("Doubts: {} (-o wide shows them)", names.join(", ")), look);
+    }
+    if found {
+        out += &unread(diagnosis, look);
+    }
+    out += &followed(diagnosis, look);
+    let (style, end) = match diagnosis.status {
+        Status::Healthy => {
+            (Style::Green, "Nothing is wrong with it on this node, as far as the rules and the kernel tell.")
+        }
+        Status::CauseFound => return out,
+        Status::CouldNotTell if diagnosis.findings.is_empty() => {
+            (Style::Yellow, "No cause was found, but not all could be read that may be one.")
+        }
+        Status::CouldNotTell => (Style::Yellow, "No certain cause was found."),
+    };
+    out + &look.styled(style, end) + "\n"
+}
+
+/// Findings of one cause after the other; they are sorted by cause.
+fn blocks<'a>(findings: &[&'a Finding]) -> Vec<Vec<&'a Finding>> {
+    findings.chunk_by(|a, b| a.cause == b.cause).map(<[&Finding]>::to_vec).collect()
+}
+
+fn counted(block: &[&Finding]) -> String {
+    let name = block[0].cause.name();
+    if block.len() == 1 { name.to_owned() } else { format!("{name} ({})", block.len()) }
+}
+
+/// The first sentence and its next step, then the others of the same cause.
+fn shown(block: &[&Finding], look: Look, wide: bool) -> String {
+    let [first, others @ ..] = block else { return String::new() };
+    let (word, style) = if first.certain { ("CAUSE", Style::Red) } else { ("SUSPECT", Style::Yellow) };
+    let mut lines = wrapped(&format!("{word} {}: {}", first.cause.name(), first.what), look.width).into_iter();
+    let title = lines.next().unwrap_or_default();
+    let rest = title.strip_prefix(word).unwrap_or_default();
+    let mut out = format!("{}{rest}\n", look.styled(style, word));
+    let mut indented = |text: &str| {
+        for line in wrapped(text, look.width.saturating_sub(2)) {
+            out += &format!("  {line}\n");
+        }
+    };
+    lines.for_each(|line| indented(&line));
+    indented(&format!("Next: {}", first.next));
+    if let Some(evidence) = &first.evidence {
+        indented(&format!("Seen: {evidence}"));
+    }
+    let shown = if wide { others.len() } else { others.len().min(SHOWN - 1) };
+    for other in &others[..shown] {
+        indented(&format!("Also: {}", other.what));
+        if let Some(evidence) = other.evidence.as_ref().filter(|_| wide) {
+            indented(&format!("Seen: {evidence}"));
+        }
+    }
+    if others.len() > shown {
+        indented(&format!("Also: {} more (-o wide shows them)", others.len() - shown));
+    }
+    out
+}
+
+fn unread(diagnosis: &Diagnosis, look: Look) -> String {
+    let notes = diagnosis.unread.iter().map(|unread| format!("could not read {}: {}", unread.what, unread.why));
+    notes.map(|note| paragraph(&note, look)).collect()
+}
+
+fn paragraph(text: &str, look: Look) -> String {
+    wrapped(text, look.width).into_iter().map(|line| line + "\n").collect()
+}
+
+/// Which connections an answer holds for, and which configuration.
+fn followed(diagnosis: &Diagnosis, look: Look) -> String {
+    let mut out = String::from("\n");
+    if !diagnosis.followed.is_empty() {
+        out += &paragraph(&format!("Followed through the rules: {}.", diagnosis.followed.join(", ")), look);
+    }
+    for skipped in &diagnosis.not_followed {
+        out += &paragraph(&format!("Not followed: {}: {}", skipped.what, skipped.why), look);
+    }
+    if let Some(configuration) = &diagnosis.configuration {
+        out += &paragraph(configuration, look);
+    }
+    out
+}

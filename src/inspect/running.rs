@@ -1,0 +1,118 @@
+//! The configuration of the kube-proxy that runs on this node: from its page `/configz` and its command line.
+//!
+//! The page has what is in force, even where the file was edited since; the command line has what no file has. Files are
+//! read as that process sees them, in its mount namespace.
+
+use std::fs::File as OpenFile;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::cli::{self, Line};
+use crate::config::{self, KubeProxyConfiguration};
+
+/// Where every kube-proxy serves its metrics, if nothing says otherwise.
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
+/// How long its page may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest page that is read.
+const LARGEST: u64 = 1 << 20;
+
+/// A kube-proxy that runs.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// Its configuration.
+    pub file: KubeProxyConfiguration,
+    /// Its process, where it has one of its own.
+    pub pid: Option<u32>,
+    /// `--objects` and `--master` of its command line.
+    pub objects: Option<PathBuf>,
+    /// The API server's address of its command line.
+    pub master: String,
+    /// Where all that comes from.
+    pub taken_from: String,
+}
+
+impl Running {
+    /// The proxy with the first of these command lines, or one whose page is in the usual place. `None`: none runs.
+    ///
+    /// # Errors
+    /// If one runs, and its configuration cannot be found out.
+    pub fn find(processes: &[(u32, Vec<String>)]) -> Result<Option<Self>, String> {
+        let Some((pid, words)) = processes.first() else {
+            let Ok(page) = page(METRICS) else { return Ok(None) };
+            let from = format!("http://{METRICS}/configz");
+            let file = decoded(&page).map_err(|why| format!("{from}: {why}"))?;
+            return Ok(Some(Self { file, pid: None, objects: None, master: String::new(), taken_from: from }));
+        };
+        let of = format!("the command line of process {pid}");
+        let line =
+            cli::parse(words.clone()).map_err(|stop| format!("{of}: {}", stop.text.trim_end().replace('\n', "; ")))?;
+        let from_file = as_seen_by(Some(*pid), || line.complete().map(|complete| complete.file))?;
+        let metrics = from_file.as_ref().ok().and_then(|file| config::validate(file.clone(), "node").ok()?.metrics);
+        let at =
+            metrics.map_or(METRICS, |at| if at.ip().is_unspecified() { (METRICS.ip(), at.port()).into() } else { at });
+        let from_page = page(at).and_then(|page| decoded(&page));
+        let (file, taken_from) = match (from_page, from_file) {
+            (Ok(file), _) => (file, format!("http://{at}/configz and {of}")),
+            (Err(_), Ok(file)) => (file, of),
+            (Err(why), Err(error)) => return Err(format!("{of}: {error}; http://{at}/configz: {why}")),
+        };
+        let Line { flags, .. } = line;
+        let (objects, master) = (flags.source.objects, flags.source.master);
+        Ok(Some(Self { file, pid: Some(*pid), objects, master, taken_from }))
+    }
+}
+
+/// The body of its page.
+fn page(at: SocketAddr) -> Result<String, String> {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&at, TIMEOUT)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        write!(stream, "GET /configz HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.take(LARGEST).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = ask().map_err(|error| error.to_string())?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or("no answer of HTTP")?;
+    let status = head.lines().next().unwrap_or_default();
+    if status.split(' ').nth(1) == Some("200") { Ok(body.to_owned()) } else { Err(status.to_owned()) }
+}
+
+/// The configuration in the page. In chunks, only the braces matter: there are none outside of the document.
+fn decoded(page: &str) -> Result<KubeProxyConfiguration, String> {
+    let document = page.find('{').zip(page.rfind('}')).and_then(|(from, to)| page.get(from..=to)).unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_str(document).map_err(|error| error.to_string())?;
+    let of_proxy = value.get("kubeproxy.config.k8s.io").ok_or("it has no kubeproxy.config.k8s.io")?;
+    Ok(config::decode(&of_proxy.to_string())?.file)
+}
+
+/// Does some work on a thread that sees files as a process does: with its mounts, from its folder.
+///
+/// # Errors
+/// If the process is gone, or its mount namespace cannot be entered.
+pub fn as_seen_by<T: Send>(pid: Option<u32>, work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    let Some(pid) = pid else { return Ok(work()) };
+    let enter = || -> std::io::Result<()> {
+        let folder = OpenFile::open(format!("/proc/{pid}/cwd"))?;
+        let mounts = OpenFile::open(format!("/proc/{pid}/ns/mnt"))?;
+        // The folder is the thread's own from here on.
+        unshare(CloneFlags::CLONE_FS)?;
+        let own = std::fs::read_link("/proc/thread-self/ns/mnt")?;
+        if std::fs::read_link(format!("/proc/{pid}/ns/mnt"))? != own {
+            setns(mounts, CloneFlags::CLONE_NEWNS)?;
+        }
+        Ok(nix::unistd::fchdir(folder)?)
+    };
+    std::thread::scope(|scope| {
+        let done = scope.spawn(|| {
+            enter().map_err(|error| format!("cannot see the files of process {pid}: {error}"))?;
+            Ok(work())
+        });
+        done.join().unwrap_or_else(|_| Err("reading them panicked".to_owned()))
+    })
+}
