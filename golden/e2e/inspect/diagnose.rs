@@ -353,9 +353,7 @@ fn a_tool_that_hangs_costs_ten_seconds_and_is_named() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(
-        said.replace('\n', " ").contains("timed out after")
-            && said.contains("iptables")
-            && !said.contains("CAUSE"),
+        said.replace('\n', " ").contains("timed out after") && said.contains("iptables") && !said.contains("CAUSE"),
         "{said}"
     );
     assert!(started.elapsed() < std::time::Duration::from_secs(30), "{:?}", started.elapsed());
