@@ -71,7 +71,7 @@ soak: deps
 
 ## e2e: how to try it on a cluster
 e2e:
-	@sed -n '/^## On a cluster/,/^## /p' README.md
+	@sed -n '/^### On a cluster/,/^## /p' README.md
 
 deps:
 	@missing=""; for package in $(PACKAGES); do \
