@@ -3,27 +3,8 @@
 //! As k8s.io/apiserver does it (endpoints/handlers/negotiation): the header's clauses by falling `q`, wildcards last, and
 //! the first one that a media type of the server matches. YAML, which a real server offers too, is not.
 
+use super::encoding::{Encoding, MediaTypes};
 use super::status::Status;
-
-/// How an answer is encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
-    Json,
-    Protobuf,
-}
-
-/// Which encodings the server offers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MediaTypes {
-    /// JSON and protobuf, as kube-apiserver does for its own resources.
-    #[default]
-    JsonAndProtobuf,
-    /// JSON, and 406 for who accepts nothing else: custom resources (apiextensions-apiserver) and many aggregated servers.
-    OnlyJson,
-    /// JSON, whatever the `Accept` header says: servers that are not built on k8s.io/apiserver, and proxies before them
-    /// that rewrite bodies. HTTP allows it (RFC 9110, 12.5.1).
-    AlwaysJson,
-}
 
 /// One clause of an `Accept` header.
 #[derive(Debug)]
@@ -56,22 +37,6 @@ impl Encoding {
             media_types.iter().find(|(_, media_type)| clause.matches(*media_type)).map(|(encoding, _)| *encoding)
         });
         matching.ok_or_else(|| Status::not_acceptable(offered, watch))
-    }
-
-    /// The `Content-Type` of an answer that is no watch.
-    pub(super) fn media_type(self) -> &'static str {
-        match self {
-            Self::Json => "application/json",
-            Self::Protobuf => "application/vnd.kubernetes.protobuf",
-        }
-    }
-
-    /// The `Content-Type` of a watch.
-    pub(super) fn stream_media_type(self) -> &'static str {
-        match self {
-            Self::Json => "application/json",
-            Self::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
-        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::io;
 
-use super::accept::Encoding;
-use super::body::Delivery;
+use super::delivery::Delivery;
+use super::encoding::Encoding;
+use super::exchange::{Exchange, refuse_with};
 use super::http::{Connection, Then};
 use super::misbehave::commit;
 use super::object::Object;
@@ -15,15 +16,6 @@ use super::shared::Shared;
 use super::status::Status;
 use super::watch::{Open, Quirks, refuse};
 use super::{list, write};
-
-/// A request and what is known of it.
-#[derive(Debug)]
-pub(super) struct Exchange<'a> {
-    pub(super) shared: &'a Shared,
-    pub(super) request: &'a Request,
-    pub(super) target: Option<Target<'a>>,
-    pub(super) encoding: Encoding,
-}
 
 pub(super) async fn answer(connection: &mut Connection, shared: &Shared, request: &Request) -> io::Result<Then> {
     shared.record(request);
@@ -159,10 +151,4 @@ impl Exchange<'_> {
         let serves = self.shared.state().serves;
         Ok((filter, Ask::of(self.request, serves)?))
     }
-}
-
-/// Sends a refusal.
-pub(super) async fn refuse_with(connection: &mut Connection, status: &Status, encoding: Encoding) -> io::Result<Then> {
-    connection.respond(status.code, encoding.media_type(), &status.headers(), &status.body(encoding)).await?;
-    Ok(Then::Reuse)
 }

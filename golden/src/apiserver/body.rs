@@ -7,45 +7,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio::io::AsyncWriteExt;
 
-use super::http::{Connection, Pace};
-
-/// How the body of one answer is delivered.
-#[derive(Debug, Default)]
-pub(super) struct Delivery {
-    /// The pace of this answer; by default that of the server.
-    pub(super) pace: Option<Pace>,
-    pub(super) cut: Option<Cut>,
-    gzip: Gzip,
-}
-
-/// Where a body breaks off, and with it the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cut {
-    /// Bytes that are still sent.
-    pub(super) left: usize,
-    /// Whether a `Content-Length` promises more; otherwise the body is chunked and lacks its last chunk.
-    pub(super) announced: bool,
-}
-
-#[derive(Debug, Default)]
-enum Gzip {
-    #[default]
-    Off,
-    /// One gzip stream for the whole body.
-    Whole(Box<GzEncoder<Vec<u8>>>),
-    /// A complete gzip member for each piece.
-    EachPiece,
-}
-
-/// What compresses a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encode {
-    Plain,
-    /// As lists are: one stream.
-    Gzip,
-    /// As streamed lists are from 1.37 on: a gzip member for each flush.
-    GzipMembers,
-}
+use super::delivery::{Cut, Encode, Gzip, Pace};
+use super::http::Connection;
 
 /// The level of the real one (`defaultGzipContentEncodingLevel`).
 const LEVEL: u32 = 1;

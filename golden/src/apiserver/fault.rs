@@ -1,6 +1,6 @@
 //! Faults of an API server, each as a real server, or what stands before one, shows it.
 
-use super::http::Pace;
+use super::delivery::Pace;
 use super::request::Request;
 
 /// What goes wrong with a request.

@@ -5,13 +5,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::ApiServer;
-use super::accept::MediaTypes;
 use super::cluster::served;
+use super::delivery::Pace;
+use super::encoding::MediaTypes;
+use super::event::{Command, End};
 use super::fault::{Fault, Injection, Requests};
-use super::http::Pace;
 use super::serve::Control;
 use super::status::Status;
-use super::watch::{Command, End};
 
 impl ApiServer {
     /// Stops listening and cuts every connection: clients get "connection refused". Done when it returns.

@@ -4,33 +4,13 @@
 //! the test has set.
 
 use std::io;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::body::Delivery;
+use super::delivery::{Delivery, Pace};
 use super::request::Request;
-
-/// How answers flow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Pace {
-    /// As fast as the client reads.
-    #[default]
-    Normal,
-    /// Requests are read and not answered; open watches fall silent. What was held back follows at the next pace.
-    Silent,
-    /// About half of every answer, or of the next line of a watch, then nothing.
-    HalfBody,
-    /// Bodies come in pieces of `bytes`, `delay` apart.
-    Slow {
-        /// Size of a piece.
-        bytes: usize,
-        /// Pause after each piece.
-        delay: Duration,
-    },
-}
 
 /// What becomes of a connection after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

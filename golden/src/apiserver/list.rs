@@ -4,8 +4,8 @@ use std::io;
 
 use serde_json::{Value, json};
 
-use super::accept::Encoding;
-use super::body::Encode;
+use super::delivery::Encode;
+use super::encoding::Encoding;
 use super::http::Connection;
 use super::options::List;
 use super::protobuf;

@@ -2,13 +2,11 @@
 
 use std::io;
 
-use super::accept::Encoding;
-use super::answer::{Exchange, refuse_with};
-use super::body::{Cut, Encode};
+use super::delivery::{Cut, Encode};
+use super::encoding::Encoding;
+use super::exchange::{Exchange, refuse_with};
 use super::fault::Fault;
 use super::http::{Connection, Then};
-use super::request::Request;
-use super::resource::Target;
 use super::status::Status;
 use super::watch::{Quirks, refuse};
 
@@ -105,22 +103,4 @@ async fn stream(connection: &mut Connection, encoding: Encoding, bytes: &[u8]) -
     connection.body(bytes).await?;
     connection.end().await?;
     Ok(Then::Reuse)
-}
-
-impl Exchange<'_> {
-    /// The refusal of this request with a status.
-    pub(super) fn status(&self, code: u16) -> Status {
-        Status::of_request(code, self.request, self.target.as_ref())
-    }
-}
-
-/// The verb of a request, as in messages about rights.
-pub(super) fn verb(request: &Request, target: &Target<'_>) -> &'static str {
-    match request.method.as_str() {
-        "POST" => "create",
-        "PATCH" => "patch",
-        _ if request.is_watch() => "watch",
-        _ if target.name.is_some() => "get",
-        _ => "list",
-    }
 }

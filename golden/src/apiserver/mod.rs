@@ -12,6 +12,10 @@ mod answer;
 mod binding;
 mod body;
 mod cluster;
+mod delivery;
+mod encoding;
+mod event;
+mod exchange;
 mod expiry;
 mod fault;
 mod faults;
@@ -41,11 +45,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-pub use self::accept::MediaTypes;
+pub use self::delivery::Pace;
+pub use self::encoding::MediaTypes;
+pub use self::event::End;
 pub use self::fault::{Fault, Injection, Requests};
-pub use self::http::Pace;
 pub use self::request::Request;
-pub use self::watch::End;
 
 use self::binding::Binding;
 use self::serve::Control;

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use super::event::Key;
 use super::request::Request;
 use super::status::Status;
-use super::store::{Key, Start};
+use super::store::Start;
 use super::token::Continuation;
 
 /// What a GET of a collection asks for.

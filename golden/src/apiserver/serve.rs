@@ -11,13 +11,14 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::accept::Encoding;
-use super::answer::{answer, refuse_with};
+use super::answer::answer;
 use super::binding::Binding;
+use super::encoding::Encoding;
+use super::event::Command;
+use super::exchange::refuse_with;
 use super::http::{Connection, Then};
 use super::shared::Shared;
 use super::status::Status;
-use super::watch::Command;
 
 /// What the test wants of the thread; it answers when that is so. It stops when the sender is dropped.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::accept::MediaTypes;
+use super::delivery::Pace;
+use super::encoding::MediaTypes;
 use super::fault::{Fault, Injection};
-use super::http::Pace;
 use super::options::Serves;
 use super::request::Request;
 use super::resource::Target;

@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::accept::{Encoding, MediaTypes};
-use super::misbehave::verb;
+use super::encoding::{Encoding, MediaTypes};
 use super::protobuf;
 use super::request::Request;
 use super::resource::Target;
@@ -174,5 +173,16 @@ impl Status {
             Encoding::Json => format!("{}\n", self.json()).into_bytes(),
             Encoding::Protobuf => protobuf::status(&self.json()),
         }
+    }
+}
+
+/// The verb of a request, as in messages about rights.
+fn verb(request: &Request, target: &Target<'_>) -> &'static str {
+    match request.method.as_str() {
+        "POST" => "create",
+        "PATCH" => "patch",
+        _ if request.is_watch() => "watch",
+        _ if target.name.is_some() => "get",
+        _ => "list",
     }
 }

@@ -6,24 +6,13 @@ use std::ops::Bound;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::event::{Command, Event, Key};
 use super::object::Object;
 use super::resource::Resource;
 use super::selector::Filter;
 use super::status::Status;
-use super::watch::Command;
 
-/// Namespace (empty for cluster-scoped kinds) and name.
-pub(super) type Key = (String, String);
 type Objects = BTreeMap<Key, Object>;
-
-/// One change of one object.
-#[derive(Clone, Debug)]
-pub(super) struct Event {
-    pub(super) version: u64,
-    key: Key,
-    pub(super) old: Option<Object>,
-    pub(super) new: Option<Object>,
-}
 
 /// Part of a collection, as it was at `version`.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::store::Key;
+use super::event::Key;
 
 /// Where the next page begins.
 #[derive(Clone, Debug, PartialEq, Eq)]

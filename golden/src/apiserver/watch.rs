@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 
-use super::accept::Encoding;
-use super::body::Encode;
+use super::delivery::Encode;
+use super::encoding::Encoding;
+use super::event::{Command, End, Event};
 use super::http::{Connection, Then};
 use super::list::PIECE;
 use super::object::Object;
@@ -19,31 +20,7 @@ use super::resource::Resource;
 use super::selector::Filter;
 use super::shared::Shared;
 use super::status::Status;
-use super::store::{Backlog, Event, Start};
-
-/// What an open watch is told.
-#[derive(Clone, Debug)]
-pub(super) enum Command {
-    Event(Event),
-    /// Everything up to this version has been sent.
-    Bookmark(u64),
-    /// Bytes that go out as they are.
-    Raw(Vec<u8>),
-    /// An event of any type around any object, with its `kind` and `apiVersion`, in the encoding of the watch.
-    Custom(String, Value),
-    End(End),
-}
-
-/// How watches end when a test says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// As at a timeout: the body ends properly, the connection stays.
-    Clean,
-    /// In the middle of a line and of a chunk; the connection is closed.
-    Torn,
-    /// With a TCP reset.
-    Reset,
-}
+use super::store::{Backlog, Start};
 
 /// How a watch is served, beside what it asks for.
 #[derive(Clone, Debug)]
