@@ -1,19 +1,17 @@
-//! The one form in which two kernel states are compared.
+//! The canonical form in which kernel states are compared.
 //!
-//! In: what `iptables-save` or `sysctl` printed. Out: the same, without what is chance or counts packets.
-//! The rules of KUBE-IPVS-OUT-FILTER are sorted too, because their order is chance. It must not know where the text came
-//! from.
+//! It omits counters and everything else that varies by chance, such as the rule order of KUBE-IPVS-OUT-FILTER.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Chains whose rules each match another destination, so that their order is chance in the real kube-proxy.
+/// Chains whose rules have distinct destinations, so that kube-proxy's random order does not matter.
 const UNORDERED: [&str; 5] =
     ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL", "KUBE-IPVS-OUT-FILTER"];
 
-/// The canonical form of HTTP answers: without dates, lengths and the words of the status.
+/// The canonical form of HTTP answers: without dates, lengths and reason phrases.
 #[must_use]
 pub fn http(text: &str) -> String {
     let kept =
@@ -25,8 +23,10 @@ pub fn http(text: &str) -> String {
     .collect()
 }
 
-/// The canonical form of `iptables-save` output: counters and comment lines gone, chains in name order,
-/// rules in their own order except where it cannot matter.
+/// The canonical form of `iptables-save` output.
+///
+/// Without counters and comment lines, with sorted chains and with rules in order, except where the order has no
+/// effect.
 #[must_use]
 pub fn save(text: &str) -> String {
     static COUNTERS: LazyLock<Regex> = LazyLock::new(|| regex(r"\[[0-9]+:[0-9]+\][[:space:]]*"));
@@ -53,7 +53,7 @@ pub fn save(text: &str) -> String {
     joined(&out)
 }
 
-/// The canonical form of lines that have no order: sorted, without blank ones.
+/// The canonical form of unordered lines: sorted, without blank ones.
 #[must_use]
 pub fn lines(text: &str) -> String {
     let mut out: Vec<String> = text.lines().map(|l| l.trim_end().to_owned()).filter(|l| !l.is_empty()).collect();
@@ -61,14 +61,14 @@ pub fn lines(text: &str) -> String {
     joined(&out)
 }
 
-/// The canonical form of `ipset save` output: lines sorted, without what the kernel chooses by chance.
+/// The canonical form of `ipset save` output: sorted, without values that the kernel chooses.
 #[must_use]
 pub fn sets(text: &str) -> String {
     static CHOSEN: LazyLock<Regex> = LazyLock::new(|| regex(r" (bucketsize [0-9]+|initval 0x[0-9a-f]+)"));
     lines(&CHOSEN.replace_all(text, ""))
 }
 
-/// One table, from its `*name` line to its COMMIT.
+/// A table, from its `*name` line to its COMMIT.
 #[derive(Clone, Default)]
 struct Table {
     name: String,
@@ -78,7 +78,7 @@ struct Table {
 
 impl Table {
     fn write(&self, out: &mut Vec<String>) {
-        // a table with nothing in it but its built-in chains says nothing
+        // A table without rules and user-defined chains is omitted.
         if self.rules.is_empty() && !self.chains.iter().any(|c| c.starts_with("KUBE-")) {
             return;
         }
@@ -97,7 +97,7 @@ impl Table {
     }
 }
 
-/// The rules grouped by what they match, groups in order, the chain's last rule last.
+/// The rules grouped by destination, with sorted groups and the chain's last rule last.
 fn by_destination(chain: &str, rules: &[String]) -> Vec<String> {
     let (tail, head): (Vec<String>, Vec<String>) =
         rules.iter().cloned().partition(|r| r.contains("must be the last rule"));
@@ -107,7 +107,7 @@ fn by_destination(chain: &str, rules: &[String]) -> Vec<String> {
     }
     let mut out = Vec::new();
     for mut group in groups.into_values() {
-        // rules for one destination keep their order, unless they differ in nothing but the comment
+        // Rules for one destination keep their order, unless they differ only in the comment.
         let first = without_comment(&group[0]);
         if group.iter().all(|r| without_comment(r) == first) {
             group.sort_unstable();
@@ -118,8 +118,9 @@ fn by_destination(chain: &str, rules: &[String]) -> Vec<String> {
     out
 }
 
-/// Destination, protocol and port a rule matches, or those of its virtual server. A node port has no destination: its rule for localhost has
-/// to stay before its general one.
+/// The destination, protocol and port that a rule matches, or those of its virtual server.
+///
+/// A node port has no destination: its rule for localhost must stay before the general one.
 fn destination(chain: &str, rule: &str) -> [String; 3] {
     static ADDRESS: LazyLock<Regex> = LazyLock::new(|| regex(r"-d ([^[:space:]]+)"));
     static PROTOCOL: LazyLock<Regex> = LazyLock::new(|| regex(r"-p ([^[:space:]]+)"));

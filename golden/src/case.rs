@@ -1,7 +1,4 @@
-//! The conformance cases, as the folders under `cases/` hold them.
-//!
-//! In: a folder of cases. Out: for each case its objects per step and the kernel state expected after each.
-//! It must not know how a proxy is run or the kernel is read.
+//! The conformance cases: objects for each step, and the recorded kernel states.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,22 +7,22 @@ use std::path::{Path, PathBuf};
 
 use crate::canonical;
 
-/// A proxy mode, as the configuration and the folders name it.
+/// A proxy mode, named as in the configuration and the folders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Rules by iptables.
+    /// iptables rules.
     Iptables,
-    /// Virtual servers of IPVS.
+    /// IPVS virtual servers.
     Ipvs,
-    /// A table of nf_tables, which is laid out otherwise than the real one's: packets are compared, not text.
+    /// An nf_tables table. Its layout differs from upstream's, so packets are compared instead of text.
     Nftables,
 }
 
 impl Mode {
-    /// Those whose recordings are what the kernel must hold.
+    /// The modes whose recordings the kernel state must equal.
     pub const ALL: [Self; 2] = [Self::Iptables, Self::Ipvs];
 
-    /// What a recording in this mode has, in the order in which differences are shown.
+    /// The parts of a recording in this mode, in the order of reports.
     #[must_use]
     pub fn kinds(self) -> &'static [Kind] {
         use Kind::{Addr, Http, Ip6tables, Ipset, Iptables, Ipvs, Sysctl};
@@ -47,27 +44,27 @@ impl fmt::Display for Mode {
     }
 }
 
-/// A part of the kernel's state: one file of a recording.
+/// A part of the kernel state: one file of a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// `iptables-save`
     Iptables,
     /// `ip6tables-save`
     Ip6tables,
-    /// the sysctls the proxy sets, a `key = value` line each
+    /// The sysctls that the proxy sets, as `key = value` lines.
     Sysctl,
     /// `ipvsadm -S -n`
     Ipvs,
     /// `ipset save`
     Ipset,
-    /// the addresses of `kube-ipvs0`
+    /// The addresses of `kube-ipvs0`.
     Addr,
-    /// the sockets that answer health checks of Services, and what they answer
+    /// The sockets that answer health checks of Services, with their answers.
     Http,
 }
 
 impl Kind {
-    /// What it is called, which is also its file's extension.
+    /// The name, which is also the extension of its file.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -81,7 +78,7 @@ impl Kind {
         }
     }
 
-    /// The form in which it is compared.
+    /// The canonical form of its text.
     #[must_use]
     pub fn canonical(self, text: &str) -> String {
         match self {
@@ -93,25 +90,25 @@ impl Kind {
     }
 }
 
-/// A kernel state: every kind in its canonical form.
-pub type State = BTreeMap<Kind, String>;
+/// A kernel state in canonical form.
+pub type KernelState = BTreeMap<Kind, String>;
 
-/// One case: a cluster, the changes to it, and what the kernel holds after each.
+/// A case: a cluster, its changes, and the recorded kernel state after each.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// its folder's name
+    /// The name of its folder.
     pub name: String,
-    /// the behaviour it pins down
+    /// The behaviour that it tests.
     pub why: String,
-    /// fields of `KubeProxyConfiguration` that differ from the runner's, as YAML
+    /// The fields of `KubeProxyConfiguration` that differ from the runner's, as YAML.
     pub config: String,
-    /// all objects before the first step, then after each step
+    /// The objects before the first step and after each step.
     pub stored: Vec<PathBuf>,
     folder: PathBuf,
 }
 
 impl Case {
-    /// The case in `folder`, none if that holds no objects.
+    /// The case in `folder`; `None` if the folder has no objects.
     fn read(folder: &Path) -> Option<Self> {
         let stored = entries(&folder.join("stored"));
         if stored.is_empty() {
@@ -127,66 +124,66 @@ impl Case {
         })
     }
 
-    /// Whether there is a recording of this case in `mode`.
+    /// Whether the case was recorded in `mode`.
     #[must_use]
     pub fn has(&self, mode: Mode) -> bool {
         self.folder.join("expected").join(mode.to_string()).is_dir()
     }
 
-    /// How large it is, all steps together, in bytes of its objects: about how long it takes.
+    /// The total size of its objects in bytes, which predicts the run time.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.stored.iter().filter_map(|file| Some(fs::metadata(file).ok()?.len())).sum()
     }
 
-    /// What was recorded after a step (0: before the first), as it was recorded.
+    /// The recorded text after a step (0: before the first).
     ///
     /// # Panics
-    /// When the recording lacks it.
+    /// If it was not recorded.
     #[must_use]
     pub fn expected(&self, mode: Mode, step: usize, kind: Kind) -> String {
         let file = self.folder.join(format!("expected/{mode}/{step:02}.{}", kind.name()));
         fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
     }
 
-    /// What the real kube-proxy's nftables mode left after a step, as `nft list table` printed both families' tables.
+    /// The tables of kube-proxy's nftables mode after a step, as printed by `nft list table` for both families.
     ///
     /// # Panics
-    /// When the recording lacks it.
+    /// If they were not recorded.
     #[must_use]
     pub fn recorded_tables(&self, step: usize) -> String {
         let file = self.folder.join(format!("expected/nftables/{step:02}.nft"));
         fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
     }
 
-    /// All that was recorded after a step, in canonical form.
+    /// The recorded state after a step, in canonical form.
     #[must_use]
-    pub fn expected_state(&self, mode: Mode, step: usize) -> State {
+    pub fn expected_state(&self, mode: Mode, step: usize) -> KernelState {
         mode.kinds().iter().map(|&kind| (kind, kind.canonical(&self.expected(mode, step, kind)))).collect()
     }
 }
 
-/// This crate's own cases.
+/// The cases of this crate.
 #[must_use]
 pub fn cases() -> Vec<Case> {
     cases_in(&folder())
 }
 
-/// Where this crate's own cases are.
+/// The folder of this crate's cases.
 #[must_use]
 pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")
 }
 
-/// The cases of a folder, in name order.
+/// The cases of a folder, sorted by name.
 #[must_use]
 pub fn cases_in(folder: &Path) -> Vec<Case> {
     entries(folder).iter().filter_map(|entry| Case::read(entry)).collect()
 }
 
-/// Where the real kube-proxy shows a defect that ours must not have: `CASE/MODE` and the reason.
+/// Known defects of kube-proxy that this proxy must not have: `CASE/MODE` and the reason.
 ///
-/// They stand in `differences.txt`, in the folder of cases or next to it.
+/// Read from `differences.txt`, in the folder of cases or next to it.
 #[must_use]
 pub fn differences(folder: &Path) -> BTreeMap<String, String> {
     let beside = folder.parent().unwrap_or(folder).join("differences.txt");

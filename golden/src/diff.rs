@@ -1,9 +1,6 @@
-//! A readable difference of two texts.
-//!
-//! In: two texts, line by line. Out: the lines only one of them has, with their neighbours, as `diff -u1` shows them.
-//! It must not know what the lines mean.
+//! A unified diff of two texts, with one line of context.
 
-/// The difference, empty when there is none; at most `limit` lines of it.
+/// The diff, at most `limit` lines; empty for equal texts.
 #[must_use]
 pub fn unified(expected: &str, actual: &str, limit: usize) -> String {
     let (a, b): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), actual.lines().collect());
@@ -28,7 +25,7 @@ pub fn unified(expected: &str, actual: &str, limit: usize) -> String {
     out.join("\n")
 }
 
-/// Every line with ' ' (both), '-' (expected only) or '+' (actual only), along a longest common subsequence.
+/// Each line with ' ' (both), '-' (expected only) or '+' (actual only), by longest common subsequence.
 fn edits<'t>(a: &[&'t str], b: &[&'t str]) -> Vec<(char, &'t str)> {
     let head = a.iter().zip(b).take_while(|(x, y)| x == y).count();
     let tail = a[head..].iter().rev().zip(b[head..].iter().rev()).take_while(|(x, y)| x == y).count();

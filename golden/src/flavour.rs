@@ -1,19 +1,16 @@
-//! The two kinds of iptables tools a host may have: the nf_tables ones and the legacy ones.
-//!
-//! In: which one. Out: its tools' names, and their output without what differs between them.
-//! It must not know about cases or proxies.
+//! The iptables flavours: program names, and saved rules in one format.
 
 use std::fmt;
 
-/// The chain by which a host says which flavour is in use; it belongs to the lab, not to the proxy.
+/// The chain by which a host announces its flavour. It belongs to the lab and not to the proxy.
 pub const HINT: &str = "KUBE-IPTABLES-HINT";
 
-/// Which iptables tools.
+/// An iptables flavour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flavour {
-    /// `iptables-nft`: rules live in `nf_tables`
+    /// `iptables-nft`: rules in nf_tables
     Nft,
-    /// `iptables-legacy`: rules live in `x_tables`
+    /// `iptables-legacy`: rules in x_tables
     Legacy,
 }
 
@@ -21,7 +18,7 @@ impl Flavour {
     /// Both.
     pub const ALL: [Flavour; 2] = [Flavour::Nft, Flavour::Legacy];
 
-    /// The one it is not.
+    /// The other flavour.
     #[must_use]
     pub fn other(self) -> Self {
         match self {
@@ -30,10 +27,10 @@ impl Flavour {
         }
     }
 
-    /// What its save tool printed, as the nf_tables tool would have printed it, without the hint.
+    /// The output of its save program in the format of the nf_tables flavour, without the hint.
     ///
-    /// All that differs is the order of the tables: nf_tables has a fixed one, in which the cases are recorded;
-    /// legacy has the newest table first. Every recorded file was loaded and saved in both flavours to see that.
+    /// Only the order of tables differs: fixed in nf_tables, newest first in legacy. This was checked by loading and
+    /// saving every recorded file in both flavours.
     #[must_use]
     pub fn normalise(self, saved: &str) -> String {
         let lines = saved.lines().filter(|line| line.split([':', ' ']).nth(1) != Some(HINT));

@@ -1,7 +1,6 @@
-//! The node the cases were recorded on, as network namespaces, with a proxy that may run on it.
+//! The node on which the cases were recorded, as network namespaces, with a proxy.
 //!
-//! In: a flavour of iptables, a binary, a configuration, objects. Out: the canonical state of the node's kernel,
-//! read when it has settled. It must not know what that state should be.
+//! Reads the canonical state of the node's kernel once it has settled.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,23 +11,24 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::case::{Kind, Mode, State};
+use crate::case::{KernelState, Kind, Mode};
 use crate::flavour::{Flavour, HINT};
 use crate::netns::{Netns, veth};
 use crate::proxy::{Proxy, healthy};
 
-/// How long a kernel state that is not the one waited for must stay to be taken for the proxy's last word.
-const QUIET: Duration = Duration::from_millis(1500);
-/// How long the proxy may take to become healthy, and then again to come to rest.
-const LIMIT: Duration = Duration::from_secs(60);
-/// How long nothing at all may happen before that is taken for the proxy's last word: the first sync of a thousand
-/// endpoints by a build for tests, beside other tests, takes some seconds.
-const FIRST_CHANGE: Duration = Duration::from_secs(20);
-/// Pause between two reads: a read costs about as much.
-const PAUSE: Duration = Duration::from_millis(20);
+/// The time that an unexpected state must stay unchanged to be final.
+const SETTLE_TIME: Duration = Duration::from_millis(1500);
+/// The timeout for the proxy to become healthy, and then to settle.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// The time without any change after which the initial state is final.
+///
+/// The first sync of a thousand endpoints by a debug build, beside other tests, takes some seconds.
+const FIRST_CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The interval between two reads; a read takes about as long.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 const SYSCTLS: [&str; 2] = ["net.ipv4.conf.all.route_localnet", "net.netfilter.nf_conntrack_tcp_be_liberal"];
-/// Those of IPVS mode.
+/// The sysctls of IPVS mode.
 const IPVS_SYSCTLS: [&str; 6] = [
     "net.ipv4.conf.all.arp_ignore",
     "net.ipv4.conf.all.arp_announce",
@@ -38,10 +38,10 @@ const IPVS_SYSCTLS: [&str; 6] = [
     "net.ipv4.vs.expire_quiescent_template",
 ];
 
-/// A node with its neighbour, and a proxy once it is started.
+/// A node with its neighbour, and a proxy once started.
 #[derive(Debug)]
 pub struct Lab {
-    // the order is the order of dropping: the proxy ends before its namespace and its files go
+    // Dropped in this order: the proxy before its namespace and its files.
     proxy: Option<Proxy>,
     node: Netns,
     _neighbour: Netns,
@@ -51,14 +51,14 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A fresh node for a proxy in `mode`, whose host says that `flavour` is in use.
+    /// A node for a proxy in `mode`, with a hint of `flavour`.
     ///
     /// # Panics
-    /// When namespaces or interfaces cannot be made here.
+    /// If namespaces or interfaces cannot be created.
     #[must_use]
     pub fn new(mode: Mode, flavour: Flavour) -> Self {
         let (node, neighbour, dir) = (Netns::new(), Netns::new(), Scratch::new());
-        // As in the recording, eth1 comes before eth0 in the kernel's order, in which rules for addresses stand.
+        // eth1 precedes eth0 in the kernel's order, as in the recording: rules for addresses follow that order.
         for line in ["ip link add eth1 type veth peer name eth1p", "ip addr add 192.168.60.2/24 dev eth1"] {
             node.run(line);
         }
@@ -82,13 +82,13 @@ impl Lab {
         lab
     }
 
-    /// The node's namespace.
+    /// The namespace of the node.
     #[must_use]
     pub fn node(&self) -> &Netns {
         &self.node
     }
 
-    /// The lab's own files; gone with it.
+    /// The folder of the lab, removed with it.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir.0
@@ -97,15 +97,15 @@ impl Lab {
     /// Starts a proxy with a configuration and a file of objects.
     ///
     /// # Panics
-    /// When its files cannot be written or it cannot be started.
+    /// If its files cannot be written or it cannot be started.
     pub fn start(&mut self, binary: &Path, config: &Value, objects: &Path) {
         self.start_with(binary, config, objects, &[]);
     }
 
-    /// The same, with more flags.
+    /// As [`Lab::start`], with additional flags.
     ///
     /// # Panics
-    /// When its files cannot be written or it cannot be started.
+    /// If its files cannot be written or it cannot be started.
     pub fn start_with(&mut self, binary: &Path, config: &Value, objects: &Path, flags: &[&str]) {
         let json = serde_json::to_string_pretty(config).expect("a configuration"); // which is YAML too
         fs::write(self.dir().join("config.yaml"), json).expect("write the configuration");
@@ -117,37 +117,37 @@ impl Lab {
         self.proxy = Some(Proxy::start_with(&self.node, binary, &arguments, self.dir(), &self.env()));
     }
 
-    /// Replaces all objects at once, by a rename.
+    /// Replaces all objects atomically, by a rename.
     ///
     /// # Panics
-    /// When they cannot be read or written.
+    /// If they cannot be read or written.
     pub fn replace(&self, objects: &Path) {
         let next = self.dir().join("next.yaml");
         fs::copy(objects, &next).unwrap_or_else(|e| panic!("{}: {e}", objects.display()));
         fs::rename(next, self.dir().join("objects/objects.yaml")).expect("replace the objects");
     }
 
-    /// Waits until `/healthz` says 200.
+    /// Waits until `/healthz` returns 200.
     ///
     /// # Errors
-    /// When the proxy ends or takes too long.
+    /// If the proxy exits, or at the timeout.
     pub fn wait_healthy(&mut self) -> Result<(), String> {
         let started = Instant::now();
         while !healthy(&self.node) {
             self.alive()?;
-            if started.elapsed() > LIMIT {
-                return Err(format!("not healthy after {LIMIT:?}; {}", self.log()));
+            if started.elapsed() > START_TIMEOUT {
+                return Err(format!("not healthy after {START_TIMEOUT:?}; {}", self.log()));
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
 
-    /// Waits for a state that `wanted` accepts and that stays for `hold`, else for one that no longer changes.
+    /// Waits for a state that `wanted` accepts for `hold`, or for one that no longer changes.
     ///
     /// # Errors
-    /// When the proxy ends, is unhealthy then, or its rules keep changing.
-    pub fn settle(&mut self, hold: Duration, wanted: impl Fn(&State) -> bool) -> Result<State, String> {
+    /// If the proxy exits, is unhealthy then, or its rules keep changing.
+    pub fn settle(&mut self, hold: Duration, wanted: impl Fn(&KernelState) -> bool) -> Result<KernelState, String> {
         let started = Instant::now();
         let (mut last, mut since, mut changes) = (Err("nothing read".to_owned()), started, 0);
         loop {
@@ -158,38 +158,38 @@ impl Lab {
             if state != last {
                 (last, since, changes) = (state, Instant::now(), changes + 1);
             }
-            // many rules, or other tests on the machine: the proxy needs longer too
-            let patience = if changes > 1 { QUIET.max(cost * 10) } else { FIRST_CHANGE };
+            // With many rules or other tests on the machine, the proxy needs longer.
+            let settle_time = if changes > 1 { SETTLE_TIME.max(cost * 10) } else { FIRST_CHANGE_TIMEOUT };
             if let Ok(state) = &last
-                && (since.elapsed() >= patience || (since.elapsed() >= hold && wanted(state)))
+                && (since.elapsed() >= settle_time || (since.elapsed() >= hold && wanted(state)))
             {
                 let state = state.clone();
                 return if healthy(&self.node) { Ok(state) } else { Err(format!("not healthy; {}", self.log())) };
             }
-            if started.elapsed() > LIMIT {
+            if started.elapsed() > START_TIMEOUT {
                 let why = last.err().map(|e| format!(" ({e})")).unwrap_or_default();
-                return Err(format!("not settled after {LIMIT:?}{why}; {}", self.log()));
+                return Err(format!("not settled after {START_TIMEOUT:?}{why}; {}", self.log()));
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// The state of the node's kernel now.
+    /// The current state of the node's kernel.
     ///
     /// # Errors
-    /// When a tool fails, which nft tools may do while the rules change.
-    pub fn read(&self) -> Result<State, String> {
+    /// If a tool fails, as nft tools may while the rules change.
+    pub fn read(&self) -> Result<KernelState, String> {
         let mut keys = SYSCTLS.to_vec();
         if self.mode == Mode::Ipvs {
             keys.extend(IPVS_SYSCTLS);
         }
         let mut sysctl = self.node.enter(|| {
-            // a thread of the namespace sees its sysctls
+            // Sysctls are per namespace, so a thread inside reads them.
             let value = |key: &str| fs::read_to_string(format!("/proc/sys/{}", key.replace('.', "/")));
             let line = |key: &&str| format!("{key} = {}\n", value(key).unwrap_or_default().trim());
             keys.iter().map(line).collect::<String>()
         });
-        let mut state = State::new();
+        let mut state = KernelState::new();
         if self.mode == Mode::Ipvs {
             sysctl += &run(self.node.command("ipvsadm").args(["-l", "--timeout"]))?;
             for (kind, tool, words) in [(Kind::Ipvs, "ipvsadm", &["-S", "-n"][..]), (Kind::Ipset, "ipset", &["save"])] {
@@ -206,7 +206,7 @@ impl Lab {
         Ok(state)
     }
 
-    /// The addresses of the device of IPVS mode, as the recording wrote them; none without a device.
+    /// The addresses of IPVS mode's device, in the format of the recording; empty without a device.
     fn bound_addresses(&self) -> String {
         let shown = self.node.try_run("ip addr show kube-ipvs0");
         let shown = String::from_utf8_lossy(&shown.stdout);
@@ -220,14 +220,14 @@ impl Lab {
         addresses
     }
 
-    /// Who listens at ports from 30000 on, and what each answers at the node's address: as the recording asked.
+    /// The listeners at ports from 30000 on and their answers at the node's address, in the format of the recording.
     fn health_checks(&self) -> String {
         let sockets = self.node.run("ss -Hltn");
         let sockets: BTreeSet<(&str, &str)> = sockets
             .lines()
             .filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':'))
             .filter(|(_, port)| port.len() == 5 && port.starts_with('3'))
-            // A dual-stack socket counts as the two that upstream has.
+            // A dual-stack socket counts as the two sockets of kube-proxy.
             .flat_map(|(address, port)| {
                 let addresses: &[&str] = if address == "*" { &["0.0.0.0", "[::]"] } else { &[address] };
                 addresses.iter().map(move |address| (*address, port)).collect::<Vec<_>>()
@@ -243,18 +243,18 @@ impl Lab {
         text
     }
 
-    /// Ends the proxy by SIGTERM.
+    /// Stops the proxy with SIGTERM.
     ///
     /// # Errors
-    /// When it has ended before or does not end.
+    /// If it has exited before, or does not exit.
     pub fn stop(&mut self) -> Result<(), String> {
         self.proxy.take().map_or(Err("no proxy runs".to_owned()), Proxy::stop)
     }
 
-    /// What is in the tables of the other flavour, where nothing should be.
+    /// The rules in the tables of the other flavour, which should be empty.
     ///
     /// # Errors
-    /// When a tool fails.
+    /// If a tool fails.
     pub fn strays(&self) -> Result<String, String> {
         let mut strays = String::new();
         for kind in [Kind::Iptables, Kind::Ip6tables] {
@@ -267,7 +267,7 @@ impl Lab {
         run(self.node.command(&format!("{}-{flavour}-save", kind.name())).envs(self.env()))
     }
 
-    /// Each lab has its own lock, or the legacy tools of parallel labs would wait for each other.
+    /// Each lab has its own lock file, so that the legacy tools of parallel labs do not wait for each other.
     fn env(&self) -> [(&'static str, PathBuf); 1] {
         [("XTABLES_LOCKFILE", self.dir().join("xtables.lock"))]
     }
@@ -289,7 +289,7 @@ fn run(command: &mut Command) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A folder of its own under the system's temporary one, gone when dropped.
+/// A temporary folder, removed when dropped.
 #[derive(Debug)]
 struct Scratch(PathBuf);
 

@@ -1,4 +1,12 @@
-//! The conformance cases and the equipment of the tests, for tests only.
+//! Test equipment: conformance cases and the environments to run them in.
+//!
+//! - Cases: [`case`], [`canonical`], [`diff`], [`replay`], [`upstream`], and [`flows`], the promised outcomes of
+//!   connections.
+//! - API server: [`apiserver`], with [`sample`] objects, [`load`] and certificates ([`pki`], [`tls`]).
+//! - Nodes: [`lab`] for recorded cases, [`node`] for a proxy of any configuration, [`cluster`] with pods and clients;
+//!   all in [`netns`], with faults by [`seccomp`], [`netlink_faults`], [`strace`] and [`tools`].
+//! - Prober: [`probe`] samples the outcomes of packets on a node; [`wire`] sends single packets, [`nftrace`] traces
+//!   them.
 
 pub mod apiserver;
 pub mod canonical;

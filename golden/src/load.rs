@@ -1,7 +1,4 @@
-//! Changes of the synthetic load, and what the metrics must say when they are done.
-//!
-//! In: an API server with a synthetic load, metrics before and after. Out: changes; where metrics and what happened
-//! disagree. Must not know: how fast anything is.
+//! Changes of the synthetic load, and the metrics that the proxy must report for them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,10 +10,10 @@ use crate::node::sum;
 
 const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
-/// Changes one slice of the synthetic load: its last endpoint is no longer ready, or ready again.
+/// Changes one EndpointSlice of the load: its last endpoint becomes unready, or ready again.
 ///
 /// # Panics
-/// When there is no such Service in the load.
+/// If the Service is not in the load.
 #[track_caller]
 pub fn change(api: &ApiServer, service: u32) {
     let name = format!("svc-{service:05}-x7k2p");
@@ -36,19 +33,19 @@ pub struct Account {
 }
 
 impl Account {
-    /// Opens it with the metrics of now.
+    /// An account that starts with the current metrics.
     #[must_use]
     pub fn open(before: String) -> Self {
         Self { before, opened: now() }
     }
 
-    /// How much a metric has grown since; names as for [`sum`].
+    /// The growth of a metric since the start; names as for [`sum`].
     #[must_use]
     pub fn growth(&self, after: &str, name: &str) -> f64 {
         sum(after, name) - sum(&self.before, name)
     }
 
-    /// Whether so many changes are done: all are known, and none waits.
+    /// Whether so many changes were received and synced.
     #[must_use]
     pub fn is_done(&self, after: &str, changes: u32) -> bool {
         self.growth(after, "kubeproxy_sync_proxy_rules_endpoint_changes_total") >= f64::from(changes)
@@ -56,7 +53,7 @@ impl Account {
             && sum(after, "kubeproxy_sync_proxy_rules_endpoint_changes_pending") < 1.0
     }
 
-    /// Where the metrics say something else than that so many slices of IPv4 were changed and nothing went wrong.
+    /// The differences between the metrics and so many changed IPv4 slices without failures.
     #[must_use]
     pub fn differences(&self, after: &str, changes: u32) -> Vec<String> {
         let mut all = Vec::new();
@@ -76,7 +73,7 @@ impl Account {
             ("sync_full_proxy_rules_duration_seconds_count", 0.0),
             ("sync_proxy_rules_iptables_restore_failures_total", 0.0),
             ("sync_proxy_rules_iptables_partial_restore_failures_total", 0.0),
-            // No UDP: conntrack is none of its business.
+            // No UDP, so conntrack is not cleaned.
             ("conntrack_reconciler_sync_duration_seconds_count", 0.0),
         ] {
             expect(name, grown(name), wanted);

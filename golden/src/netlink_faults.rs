@@ -1,8 +1,8 @@
-//! Single netlink calls that fail in a running process and its tools, by seccomp's user notification.
+//! Makes single netlink calls of a process and its tools fail, by seccomp user notification.
 //!
-//! A filter hands each send and receive on a socket to a supervisor, which looks up whether the descriptor is a netlink
-//! socket and either has the kernel go on with the call or has it fail with an errno. Unlike a filter that fails by
-//! itself ([`crate::seccomp`]) it can count and be switched on and off; unlike strace it can tell sockets apart.
+//! A filter passes each send and receive on a socket to a supervisor, which checks whether it is a netlink socket and
+//! either continues the call or fails it with an errno. Unlike a plain filter ([`crate::seccomp`]) it counts calls and
+//! can be switched on and off; unlike strace it distinguishes sockets.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,23 +13,23 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// The number that the listener has in the child, until the parent has fetched it: one that no program uses by chance.
+/// The descriptor of the listener in the child, until the parent has fetched it. No program uses it by chance.
 const LISTENER: i32 = 777;
-/// How often the supervisor looks whether it is to stop, in milliseconds.
+/// The interval in milliseconds at which the supervisor checks whether to stop.
 const POLL: i32 = 100;
-/// The calls by which programs and libraries talk netlink.
+/// The system calls that send and receive netlink messages.
 const CALLS: [libc::c_long; 4] = [libc::SYS_sendto, libc::SYS_sendmsg, libc::SYS_recvfrom, libc::SYS_recvmsg];
 
-/// Which netlink calls fail.
+/// The netlink calls to fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Failing {
     /// `libc::E…`
     pub errno: i32,
-    /// Only calls on sockets of this protocol (`libc::NETLINK_ROUTE`); `None`: of any.
+    /// The protocol of the socket (`libc::NETLINK_ROUTE`); `None` for any.
     pub protocol: Option<i32>,
-    /// The first call that fails, counted from 1 over all threads and tools.
+    /// The first call to fail, counted from 1 over all threads and tools.
     pub first: usize,
-    /// The distance from one call that fails to the next; `None`: only the first fails.
+    /// The distance between failing calls; `None` to fail only the first.
     pub step: Option<usize>,
 }
 
@@ -50,8 +50,9 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// Decides about the netlink calls of a process and its children until it is dropped; from then on they block or fail,
-/// so the process must end first.
+/// Decides netlink calls of a process and its children until dropped.
+///
+/// Afterwards their calls block or fail, so the process must exit first.
 #[derive(Debug)]
 pub struct Supervisor {
     shared: Arc<Shared>,
@@ -59,10 +60,10 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Spawns a command under supervision. `failing`: which calls fail from the start on.
+    /// Spawns a command under supervision, with calls that fail from the start.
     ///
     /// # Panics
-    /// When the command cannot be started or the kernel has no user notification (before 5.6).
+    /// If the command cannot be started, or the kernel has no user notification (before 5.6).
     #[must_use]
     pub fn spawn(mut command: Command, failing: Option<Failing>) -> (Child, Self) {
         install(&mut command);
@@ -74,13 +75,13 @@ impl Supervisor {
         (child, Self { shared, thread: Some(thread) })
     }
 
-    /// Has calls fail from now on, or none.
+    /// Sets the calls that fail from now on.
     pub fn fail(&self, failing: Option<Failing>) {
         *self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner) = failing;
         self.shared.seen.store(0, Ordering::Relaxed);
     }
 
-    /// How many calls have failed so far.
+    /// The number of failed calls.
     #[must_use]
     pub fn failed(&self) -> usize {
         self.shared.failed.load(Ordering::Relaxed)
@@ -96,7 +97,7 @@ impl Drop for Supervisor {
     }
 }
 
-/// Has a command install the filter before it begins, and leave the listener open under a known number.
+/// Makes a command install the filter before it runs, and keep the listener open at [`LISTENER`].
 #[allow(unsafe_code, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // pre_exec: only system calls
 fn install(command: &mut Command) {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
@@ -126,14 +127,14 @@ fn install(command: &mut Command) {
     }
 }
 
-/// Takes a copy of the child's listener.
+/// Duplicates the child's listener.
 #[allow(unsafe_code, clippy::cast_possible_truncation)] // pidfd_getfd(2) has no wrapper
 fn fetch(pid: u32) -> io::Result<OwnedFd> {
     let owned = |fd: libc::c_long| {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just made it, for this caller only.
+        // SAFETY: the kernel has just returned it, to this caller only.
         Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
     };
     // SAFETY: both calls take numbers only.
@@ -141,7 +142,7 @@ fn fetch(pid: u32) -> io::Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), LISTENER, 0) })
 }
 
-/// Answers notifications until it is to stop or no supervised process is left.
+/// Answers notifications until stopped, or until no supervised process is left.
 fn supervise(listener: &OwnedFd, shared: &Shared) {
     let mut protocols = HashMap::new();
     while !shared.stop.load(Ordering::Relaxed) {
@@ -153,7 +154,7 @@ fn supervise(listener: &OwnedFd, shared: &Shared) {
         }
         let Some(call) = receive(listener) else { continue };
         let errno = decide(&call, shared, &mut protocols);
-        // Counted before the answer: the program may end at once.
+        // Counted before the answer, because the program may exit at once.
         let counted = usize::from(errno.is_some());
         shared.failed.fetch_add(counted, Ordering::Relaxed);
         if !answer(listener, call.id, errno) {
@@ -162,7 +163,7 @@ fn supervise(listener: &OwnedFd, shared: &Shared) {
     }
 }
 
-/// With which errno a call is to fail; `None`: the kernel goes on with it.
+/// The errno for a call; `None` to continue it.
 fn decide(call: &libc::seccomp_notif, shared: &Shared, protocols: &mut HashMap<u64, Option<i32>>) -> Option<i32> {
     let failing = (*shared.failing.lock().unwrap_or_else(PoisonError::into_inner))?;
     let (thread, descriptor) = (call.pid, call.data.args[0]);
@@ -176,7 +177,7 @@ fn decide(call: &libc::seccomp_notif, shared: &Shared, protocols: &mut HashMap<u
     failing.is_hit(nth).then_some(failing.errno)
 }
 
-/// The protocol of a netlink socket in a thread's network namespace; `None` if it is no netlink socket.
+/// The protocol of a netlink socket in a thread's network namespace; `None` for other sockets.
 fn protocol_of(thread: u32, inode: u64) -> Option<i32> {
     let sockets = std::fs::read_to_string(format!("/proc/{thread}/net/netlink")).ok()?;
     let fields = sockets.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -184,30 +185,30 @@ fn protocol_of(thread: u32, inode: u64) -> Option<i32> {
     own.next()?.get(1)?.parse().ok()
 }
 
-/// The events of the listener, 0 if there are none for a while.
+/// The events of the listener; 0 at the timeout.
 #[allow(unsafe_code)] // poll(2)
 fn wait(listener: &OwnedFd) -> libc::c_short {
     let mut ready = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: the kernel writes to it while it is in the call.
+    // SAFETY: the kernel writes to it only during the call.
     unsafe { libc::poll(&raw mut ready, 1, POLL) };
     ready.revents
 }
 
 #[allow(unsafe_code)] // an ioctl without a wrapper
 fn receive(listener: &OwnedFd) -> Option<libc::seccomp_notif> {
-    // SAFETY: zeros are a valid value, and the kernel demands them; it writes to it while it is in the call.
+    // SAFETY: zeros are valid and required by the kernel, which writes to it only during the call.
     let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     let status = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut call) };
     // It fails if the caller was killed meanwhile.
     (status == 0).then_some(call)
 }
 
-/// Whether the caller was still there to be answered.
+/// Whether the caller was still waiting.
 #[allow(unsafe_code, clippy::cast_possible_truncation)] // an ioctl without a wrapper
 fn answer(listener: &OwnedFd, id: u64, errno: Option<i32>) -> bool {
     let flags = if errno.is_some() { 0 } else { libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32 };
     let response = libc::seccomp_notif_resp { id, val: 0, error: -errno.unwrap_or_default(), flags };
-    // SAFETY: the kernel reads it while it is in the call.
+    // SAFETY: the kernel reads it only during the call.
     let status = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const response) };
     status == 0
 }

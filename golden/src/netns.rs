@@ -1,7 +1,6 @@
-//! Throw-away network namespaces for tests.
+//! Network namespaces of tests, removed with their test.
 //!
-//! In: nothing but the right to make namespaces (root). Out: commands and closures that run inside one.
-//! A namespace lives as long as its holder process; the holder dies with the test, so nothing is left behind.
+//! A namespace lives as long as a holder process, which dies with the test. Requires root.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
@@ -10,17 +9,17 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
-/// A network namespace, kept alive by a sleeping process, gone when dropped.
+/// A network namespace, removed when dropped.
 #[derive(Debug)]
 pub struct Netns {
     holder: Child,
 }
 
 impl Netns {
-    /// A new namespace with `lo` up.
+    /// A namespace with `lo` up.
     ///
     /// # Panics
-    /// When namespaces cannot be made here: a test that cannot run must fail.
+    /// If namespaces cannot be created: a test that cannot run must fail.
     #[must_use]
     #[allow(unsafe_code)] // pre_exec: both calls are async-signal-safe system calls
     pub fn new() -> Self {
@@ -39,13 +38,13 @@ impl Netns {
         netns
     }
 
-    /// The process that keeps the namespace: `/proc/PID/ns/net`, `ip link set X netns PID`.
+    /// The process that holds the namespace: `/proc/PID/ns/net`, `ip link set X netns PID`.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.holder.id()
     }
 
-    /// A command that will run inside; killed when the test dies.
+    /// A command that runs inside and is killed when the test dies.
     #[must_use]
     #[allow(unsafe_code)] // pre_exec: both calls are async-signal-safe system calls
     pub fn command(&self, program: &str) -> Command {
@@ -61,10 +60,10 @@ impl Netns {
         command
     }
 
-    /// Runs a command line (split at blanks) inside and returns its standard output.
+    /// Runs a command line, split at spaces, and returns its standard output.
     ///
     /// # Panics
-    /// When it cannot be run or fails.
+    /// If it cannot be run or fails.
     #[allow(clippy::must_use_candidate)]
     pub fn run(&self, line: &str) -> String {
         let output = self.try_run(line);
@@ -72,10 +71,10 @@ impl Netns {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Runs a command line inside and returns whatever came of it.
+    /// Runs a command line and returns its output and status.
     ///
     /// # Panics
-    /// When the program cannot be started.
+    /// If the program cannot be started.
     #[must_use]
     pub fn try_run(&self, line: &str) -> Output {
         let mut words = line.split_whitespace();
@@ -83,10 +82,10 @@ impl Netns {
         self.command(program).args(words).stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{line}: {e}"))
     }
 
-    /// Runs `f` on a thread that has joined the namespace: sockets it makes belong there for good.
+    /// Runs `f` on a thread inside the namespace; sockets that it creates stay there.
     ///
     /// # Panics
-    /// When `f` does, or the namespace cannot be joined.
+    /// If `f` panics, or the namespace cannot be joined.
     pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         let ns = std::fs::File::open(self.path()).expect("the namespace is there");
         std::thread::scope(|scope| {
@@ -121,7 +120,7 @@ impl Drop for Netns {
 /// A veth pair with one end in each namespace, both up, without addresses.
 ///
 /// # Panics
-/// When `ip` fails.
+/// If `ip` fails.
 pub fn veth(a: &Netns, a_name: &str, b: &Netns, b_name: &str) {
     a.run(&format!("ip link add {a_name} type veth peer name {b_name} netns {}", b.pid()));
     a.run(&format!("ip link set {a_name} up"));

@@ -1,7 +1,4 @@
-//! The kernel's own trace of packets through nf_tables.
-//!
-//! In: a namespace whose rules set `meta nftrace`. Out: each rule that a packet matched, as the kernel told it while the
-//! packet was on its way. Must not know: what the rules are.
+//! Receives the kernel's nf_tables trace of packets for which rules set `meta nftrace`.
 
 use std::io::ErrorKind;
 
@@ -31,28 +28,28 @@ const OF_RULE: u32 = 3;
 const CODE: u16 = 1;
 const NF_DROP: u32 = 0;
 
-/// A rule that a packet matched, or a policy that it met.
+/// A rule that a packet matched, or a chain policy that it reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Family, table and chain: `ip kube-proxy services`.
     pub chain: String,
-    /// The rule's number; `None` for a policy.
+    /// The handle of the rule; `None` for a policy.
     pub rule: Option<u64>,
-    /// Whether the packet ends there.
+    /// Whether the packet is dropped there.
     pub drops: bool,
 }
 
-/// Listens to the kernel.
+/// Receives trace events.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
 }
 
 impl Listener {
-    /// Listens in a namespace.
+    /// Subscribes in a namespace.
     ///
     /// # Panics
-    /// When it cannot.
+    /// If that fails.
     #[must_use]
     pub fn new(netns: &Netns) -> Self {
         let socket = netns.enter(|| {
@@ -66,10 +63,10 @@ impl Listener {
         Self { socket }
     }
 
-    /// What was told since it was asked last. The kernel tells it before the packet goes on.
+    /// The events since the last call. The kernel sends them before the packet continues.
     ///
     /// # Panics
-    /// When something was lost, or makes no sense.
+    /// If events were lost or are malformed.
     #[must_use]
     pub fn take(&self) -> Vec<Event> {
         let mut events = Vec::new();
@@ -83,7 +80,7 @@ impl Listener {
     }
 }
 
-/// The messages of a datagram, headers included.
+/// The messages of a datagram, with headers.
 fn messages(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes;
     std::iter::from_fn(move || {

@@ -1,7 +1,4 @@
-//! A bare node, as a network namespace, and a kube-proxy on it that a test starts, asks, signals and kills.
-//!
-//! In: a binary and its arguments. Out: its log, its ports, its end, the rules it leaves. Must not know: what any of
-//! that should be.
+//! A node as a network namespace, with a proxy that a test starts, queries, signals and kills.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,17 +17,17 @@ use crate::netns::Netns;
 use crate::sample;
 use crate::seccomp::{self, Denied};
 
-/// The node's name, for `--hostname-override` and the Node object.
+/// The node's name, in `--hostname-override` and the Node object.
 pub const NAME: &str = "node-a";
 
-/// Where the proxy serves its health.
+/// The port of the proxy's health checks.
 pub const HEALTH: u16 = 10256;
-/// Where the proxy serves its metrics.
+/// The port of the proxy's metrics.
 pub const METRICS: u16 = 10249;
-/// How long anything may take on a busy machine.
-const LIMIT: Duration = Duration::from_secs(30);
-/// Pause between two looks.
-const PAUSE: Duration = Duration::from_millis(20);
+/// The timeout of all waits, for a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The polling interval.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A node with a proxy that may run on it.
 #[derive(Debug)]
@@ -44,10 +41,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node without rules; `binary` is not started yet.
+    /// A node without rules; does not start `binary`.
     ///
     /// # Panics
-    /// When namespaces or folders cannot be made here.
+    /// If namespaces or folders cannot be created.
     #[must_use]
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -57,47 +54,48 @@ impl Node {
         Self { child: None, netns: Netns::new(), dir, binary: binary.into(), denied: Vec::new() }
     }
 
-    /// Has system calls fail in the proxy and its tools from its next start on.
+    /// Makes system calls fail in the proxy and its tools from its next start on.
     pub fn deny(&mut self, denied: &[Denied]) {
         self.denied = denied.to_vec();
     }
 
-    /// Its files; gone with it.
+    /// The folder of the node, removed with it.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Its namespace.
+    /// The namespace of the node.
     #[must_use]
     pub fn netns(&self) -> &Netns {
         &self.netns
     }
 
-    /// A sysctl of its own, named as below `/proc/sys`.
+    /// A sysctl by its path below `/proc/sys`.
     ///
     /// # Panics
-    /// When there is none.
+    /// If it does not exist.
     #[must_use]
     pub fn sysctl(&self, name: &str) -> String {
         let read = || std::fs::read_to_string(format!("/proc/sys/{name}"));
         self.netns.enter(read).unwrap_or_else(|error| panic!("{name}: {error}")).trim().to_owned()
     }
 
-    /// An API server that listens on the node's loopback address.
+    /// An API server on the node's loopback address.
     ///
     /// # Panics
-    /// When there is no port for it.
+    /// If no port is free.
     #[must_use]
     pub fn api_server(&self) -> ApiServer {
         ApiServer::start_on(self.netns.enter(|| TcpListener::bind("127.0.0.1:0").expect("a free port")))
     }
 
-    /// Starts an API server that has this Node and the Service `default/web` at 10.96.0.10 with these endpoints, in the
-    /// EndpointSlice `web-1`.
+    /// An API server with this Node and the Service `default/web` at 10.96.0.10.
+    ///
+    /// Its endpoints are in the EndpointSlice `web-1`.
     ///
     /// # Panics
-    /// When there is no port for it.
+    /// If no port is free.
     #[must_use]
     pub fn api_server_with_web(&self, endpoints: &[&str]) -> ApiServer {
         let api = self.api_server();
@@ -111,22 +109,22 @@ impl Node {
         api
     }
 
-    /// Starts the proxy, without waiting for anything. The log goes on where it was.
+    /// Starts the proxy without waiting; its log is appended.
     ///
     /// # Panics
-    /// When it cannot be started or one runs.
+    /// If it cannot be started, or one is running.
     pub fn start(&mut self, arguments: &[&str]) {
         self.start_by(&[], arguments);
     }
 
-    /// The same, by another program, which gets the binary and its arguments after its own.
+    /// Starts the proxy by another program, which gets the binary and arguments after its own.
     ///
     /// # Panics
-    /// When it cannot be started or one runs.
+    /// If it cannot be started, or one is running.
     pub fn start_by(&mut self, program: &[&str], arguments: &[&str]) {
         assert!(self.child.is_none(), "a proxy runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
-        // Whoever runs tests in the background has SIGINT ignored, and whoever uses nohup SIGHUP.
+        // Tests in the background ignore SIGINT, and under nohup SIGHUP: reset both.
         let mut command = self.netns.command("/usr/bin/env");
         command
             .arg("--default-signal=INT,HUP")
@@ -142,10 +140,10 @@ impl Node {
         self.child = Some(command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.binary.display())));
     }
 
-    /// Sends a signal to the proxy and waits for its end.
+    /// Sends a signal to the proxy and waits until it exits.
     ///
     /// # Panics
-    /// When none runs, or it does not end.
+    /// If none is running, or it does not exit.
     pub fn end(&mut self, signal: Signal) -> ExitStatus {
         self.send(signal);
         self.wait()
@@ -154,22 +152,22 @@ impl Node {
     /// Sends a signal to the proxy.
     ///
     /// # Panics
-    /// When none runs.
+    /// If none is running.
     pub fn send(&self, signal: Signal) {
         let pid = i32::try_from(self.pid().expect("a proxy runs")).expect("a pid");
         kill(Pid::from_raw(pid), signal).expect("a signal");
     }
 
-    /// The proxy's process, if one runs.
+    /// The process ID of the proxy, if it is running.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Waits for the proxy's end.
+    /// Waits until the proxy exits.
     ///
     /// # Panics
-    /// When none runs, or it does not end.
+    /// If none is running, or it does not exit.
     pub fn wait(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("a proxy runs");
         let mut status = None;
@@ -180,50 +178,50 @@ impl Node {
         status.expect("it has ended")
     }
 
-    /// The IPv4 table of nftables mode, as nft lists it; empty if there is none.
+    /// The IPv4 table of nftables mode, as listed by nft; empty if it does not exist.
     #[must_use]
     pub fn table(&self) -> String {
         String::from_utf8_lossy(&self.netns.try_run("nft list table ip kube-proxy").stdout).into_owned()
     }
 
-    /// Everything the proxy has logged.
+    /// The whole log of the proxy.
     #[must_use]
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.log_path()).unwrap_or_default()).into_owned()
     }
 
-    /// Waits until the log has a line with all of `parts` in it.
+    /// Waits for a log line that contains all of `parts`.
     ///
     /// # Panics
-    /// When that takes too long.
+    /// At the timeout.
     #[track_caller]
     pub fn until_logged(&self, parts: &[&str]) {
         let has = |line: &str| parts.iter().all(|part| line.contains(part));
         self.until(&format!("a line with {parts:?} is logged"), || self.log().lines().any(has));
     }
 
-    /// Waits until `done`; `what` is for the message.
+    /// Waits until `done` returns true; `what` names the condition.
     ///
     /// # Panics
-    /// When that takes too long, with the log.
+    /// At the timeout, with the log.
     #[track_caller]
     pub fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + TIMEOUT;
         while !done() {
             assert!(Instant::now() < deadline, "still waiting: {what}\n{}\n{}", self.log(), self.rules());
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// All tables of both families, without comments and counters.
+    /// All iptables tables of both families, without comments and counters.
     ///
     /// # Panics
-    /// When iptables does not work.
+    /// If iptables fails.
     #[must_use]
     pub fn rules(&self) -> String {
         let mut rules = String::new();
         for program in ["iptables-save", "ip6tables-save"] {
-            // The nf_tables flavour sometimes fails while the rules change.
+            // The nf_tables flavour may fail while the rules change.
             let saved = (0..10).map(|_| self.netns.try_run(program)).find(|output| output.status.success());
             let saved = saved.unwrap_or_else(|| panic!("{program} fails")).stdout;
             for line in String::from_utf8_lossy(&saved).lines().filter(|line| !line.starts_with('#')) {
@@ -235,29 +233,29 @@ impl Node {
         rules
     }
 
-    /// Where the rules lead for a Service port (`namespace/name:port`): the addresses of its endpoint chains.
+    /// The endpoint addresses in the chains of a Service port (`namespace/name:port`).
     #[must_use]
     pub fn endpoints(&self, service_port: &str) -> BTreeSet<String> {
         endpoints(&self.rules(), service_port)
     }
 
-    /// Waits until a Service port leads to these endpoints (`10.0.0.1:80`) and to no others.
+    /// Waits until a Service port has exactly these endpoints (`10.0.0.1:80`).
     ///
     /// # Panics
-    /// When that takes too long.
+    /// At the timeout.
     #[track_caller]
     pub fn until_leads(&self, service_port: &str, wanted: &[&str]) {
         let wanted: BTreeSet<String> = wanted.iter().map(|&address| address.to_owned()).collect();
         self.until(&format!("{service_port} leads to {wanted:?}"), || self.endpoints(service_port) == wanted);
     }
 
-    /// The status and body of `/healthz` or `/livez`; `None` if nobody answers.
+    /// The status and body of `/healthz` or `/livez`; `None` without an answer.
     #[must_use]
     pub fn health(&self, path: &str) -> Option<(u16, String)> {
         self.get(HEALTH, path)
     }
 
-    /// The status and body of a page at a port of the loopback address; `None` if nobody answers.
+    /// The status and body of a page at a port of the loopback address; `None` without an answer.
     #[must_use]
     pub fn get(&self, port: u16, path: &str) -> Option<(u16, String)> {
         self.netns.enter(|| get(port, path).ok())
@@ -266,40 +264,40 @@ impl Node {
     /// Waits until a health check has this status.
     ///
     /// # Panics
-    /// When that takes too long.
+    /// At the timeout.
     #[track_caller]
     pub fn until_health(&self, path: &str, status: u16) {
         self.until(&format!("{path} says {status}"), || self.health(path).is_some_and(|(code, _)| code == status));
     }
 
-    /// The status and body of a page of the metrics server; `None` if nobody answers.
+    /// The status and body of a page of the metrics server; `None` without an answer.
     #[must_use]
     pub fn page(&self, path: &str) -> Option<(u16, String)> {
         self.get(METRICS, path)
     }
 
-    /// The sum of a metric over all its labels, or over those that begin so (`name{a="b"`); 0 if it is not there.
+    /// The sum of a metric over all labels, or over those with a prefix (`name{a="b"`); 0 if missing.
     ///
     /// # Panics
-    /// When the proxy does not answer.
+    /// If the proxy does not answer.
     #[must_use]
     pub fn metric(&self, name: &str) -> f64 {
         sum(&self.metrics(), name)
     }
 
-    /// How many label values a metric has been told of.
+    /// The number of label values of a metric.
     ///
     /// # Panics
-    /// When the proxy does not answer.
+    /// If the proxy does not answer.
     #[must_use]
     pub fn samples(&self, name: &str) -> usize {
         values(&self.metrics(), name).filter(|value| *value > 0.0).count()
     }
 
-    /// All metrics of one moment.
+    /// All metrics at one moment.
     ///
     /// # Panics
-    /// When the proxy does not answer.
+    /// If the proxy does not answer.
     #[must_use]
     pub fn metrics(&self) -> String {
         let mut text = String::new();
@@ -328,7 +326,7 @@ impl Drop for Node {
     }
 }
 
-/// The endpoints that rules as [`Node::rules`] gives them have for a Service port.
+/// The endpoints of a Service port in rules from [`Node::rules`].
 #[must_use]
 pub fn endpoints(rules: &str, service_port: &str) -> BTreeSet<String> {
     let comments = [format!(" --comment \"{service_port}\" "), format!(" --comment {service_port} ")];
@@ -336,7 +334,7 @@ pub fn endpoints(rules: &str, service_port: &str) -> BTreeSet<String> {
     of_it.filter_map(|line| Some(line.split_once(" --to-destination ")?.1.to_owned())).collect()
 }
 
-/// The sum of a metric in Prometheus' text over all its labels, or over those that begin so; 0 if it is not there.
+/// The sum of a metric in Prometheus text over all labels, or over those with a prefix; 0 if missing.
 #[must_use]
 pub fn sum(text: &str, name: &str) -> f64 {
     values(text, name).sum()
@@ -352,7 +350,7 @@ fn values(text: &str, name: &str) -> impl Iterator<Item = f64> {
 /// The status and body of a page of this namespace's loopback address.
 ///
 /// # Errors
-/// When nobody answers in time.
+/// Without an answer before the timeout.
 pub fn get(port: u16, path: &str) -> std::io::Result<(u16, String)> {
     let limit = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), limit)?;

@@ -1,4 +1,4 @@
-//! Certificates as clusters have them, the odd ones included.
+//! Certificates as found in clusters, including unusual ones.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use openssl::x509::{X509, X509Builder, X509NameBuilder};
 
 const DAY: i64 = 24 * 3600;
 
-/// A kind of key.
+/// The type of a key.
 #[derive(Clone, Copy, Debug)]
 pub enum Key {
-    /// RSA of so many bits.
+    /// RSA with a number of bits.
     Rsa(u32),
     /// ECDSA on a curve.
     Curve(Nid),
@@ -26,41 +26,41 @@ pub enum Key {
     Ed25519,
 }
 
-/// What a certificate is to be.
+/// The fields of a certificate.
 #[derive(Clone, Copy, Debug)]
 pub struct Profile<'a> {
-    /// Its common name; the organization is `system:masters`.
+    /// The common name; the organization is `system:masters`.
     pub name: &'a str,
-    /// Its key.
+    /// The key.
     pub key: Key,
-    /// X.509 version 1, which has no extensions.
+    /// X.509 version 1, without extensions.
     pub is_v1: bool,
-    /// The value of `CA` in the basic constraints; `None`: there are none.
+    /// The value of `CA` in the basic constraints; `None` to omit them.
     pub is_ca: Option<bool>,
-    /// The addresses it is for.
+    /// The IP addresses in subjectAltName.
     pub addresses: &'a [IpAddr],
-    /// The DNS names it is for.
+    /// The DNS names in subjectAltName.
     pub names: &'a [&'a str],
-    /// The purpose in the extended key usage, if there is any: of a server or of a client.
+    /// The extended key usage, if any.
     pub usage: Option<Usage>,
-    /// From and until when it is valid, in days from now.
+    /// The start and end of validity, in days from now.
     pub days: (i64, i64),
-    /// The digest of its signature; Ed25519 has none.
+    /// The signature digest, unused by Ed25519.
     pub digest: Digest,
 }
 
-/// A purpose.
+/// A key usage.
 #[derive(Clone, Copy, Debug)]
 pub enum Usage {
     /// TLS servers.
     Server,
     /// TLS clients.
     Client,
-    /// An authority's key usage instead: `keyCertSign` alone.
+    /// The key usage of an authority: `keyCertSign` only.
     SignOnly,
 }
 
-/// A digest.
+/// A signature digest.
 #[derive(Clone, Copy, Debug)]
 pub enum Digest {
     /// SHA-256.
@@ -86,13 +86,13 @@ impl<'a> Profile<'a> {
         }
     }
 
-    /// A server's or client's certificate with a P-256 key and no name in subjectAltName.
+    /// A leaf certificate with a P-256 key and without subjectAltName.
     #[must_use]
     pub fn leaf(name: &'a str) -> Self {
         Self { is_ca: None, ..Self::authority(name) }
     }
 
-    /// A certificate of a server at 127.0.0.1.
+    /// A server certificate for 127.0.0.1.
     #[must_use]
     pub fn server(name: &'a str) -> Self {
         const LOCAL: &[IpAddr] = &[IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)];
@@ -100,7 +100,7 @@ impl<'a> Profile<'a> {
     }
 }
 
-/// A certificate and its key.
+/// A certificate with its key.
 #[derive(Clone, Debug)]
 pub struct Certified {
     /// The certificate.
@@ -110,10 +110,10 @@ pub struct Certified {
 }
 
 impl Certified {
-    /// Makes a certificate; `issuer`: who signs it, by default it does itself.
+    /// Creates a certificate, signed by `issuer` or self-signed.
     ///
     /// # Panics
-    /// When OpenSSL does not make it.
+    /// If OpenSSL fails.
     #[must_use]
     pub fn new(profile: &Profile<'_>, issuer: Option<&Self>) -> Self {
         let key = key(profile.key);
@@ -151,7 +151,7 @@ impl Certified {
     /// The certificate as PEM.
     ///
     /// # Panics
-    /// When OpenSSL does not print it.
+    /// If OpenSSL fails.
     #[must_use]
     pub fn pem(&self) -> String {
         String::from_utf8(self.certificate.to_pem().expect("PEM")).expect("text")
@@ -160,7 +160,7 @@ impl Certified {
     /// The key as PEM, PKCS#8.
     ///
     /// # Panics
-    /// When OpenSSL does not print it.
+    /// If OpenSSL fails.
     #[must_use]
     pub fn key_pem(&self) -> String {
         String::from_utf8(self.key.private_key_to_pem_pkcs8().expect("PEM")).expect("text")
@@ -169,7 +169,7 @@ impl Certified {
     /// Writes `NAME.crt` and `NAME.key` into a folder and returns the paths.
     ///
     /// # Panics
-    /// When they cannot be written.
+    /// If they cannot be written.
     pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let paths = (folder.join(format!("{name}.crt")), folder.join(format!("{name}.key")));
         replace(&paths.0, &self.pem());
@@ -178,10 +178,10 @@ impl Certified {
     }
 }
 
-/// Replaces a file in one step, as the kubelet and cert-manager do.
+/// Replaces a file atomically, as the kubelet and cert-manager do.
 ///
 /// # Panics
-/// When it cannot be written.
+/// If it cannot be written.
 pub fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).expect("a file");

@@ -1,7 +1,4 @@
-//! A kube-proxy binary as a child process inside a network namespace.
-//!
-//! In: the binary, its configuration and its objects folder. Out: whether it lives and is healthy; its log.
-//! It must not know what rules it makes.
+//! A kube-proxy binary as a child process in a network namespace.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -28,10 +25,10 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts `binary` inside `netns`, with the files of the folder `dir`: `config.yaml` and `objects/`.
+    /// Starts `binary` in `netns` with the files `config.yaml` and `objects/` of the folder `dir`.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     #[must_use]
     pub fn start(netns: &Netns, binary: &Path, dir: &Path, env: &[(&str, PathBuf)]) -> Self {
         let path = |name| dir.join(name).to_string_lossy().into_owned();
@@ -39,10 +36,10 @@ impl Proxy {
         Self::start_with(netns, binary, &arguments, dir, env)
     }
 
-    /// Starts `binary` inside `netns` with these arguments; its log is in the folder `dir`.
+    /// Starts `binary` in `netns` with these arguments; the log is written to the folder `dir`.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     #[must_use]
     pub fn start_with(netns: &Netns, binary: &Path, arguments: &[&str], dir: &Path, env: &[(&str, PathBuf)]) -> Self {
         let log = dir.join("proxy.log");
@@ -59,13 +56,13 @@ impl Proxy {
         Self { child, log }
     }
 
-    /// How it ended, if it has, and its last words.
+    /// The exit status and last log lines; `None` while it is running.
     pub fn exited(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok().flatten()?;
         Some(format!("the proxy ended ({status}); its log:\n{}", self.log_tail(20)))
     }
 
-    /// The last lines it logged.
+    /// The last log lines.
     #[must_use]
     pub fn log_tail(&self, lines: usize) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
@@ -74,10 +71,10 @@ impl Proxy {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// SIGTERM, and the end that has to follow.
+    /// Sends SIGTERM and waits for the exit.
     ///
     /// # Errors
-    /// When it was dead already or does not end in time.
+    /// If it has exited already, or does not exit in time.
     pub fn stop(mut self) -> Result<(), String> {
         if let Some(end) = self.exited() {
             return Err(end);
@@ -119,10 +116,10 @@ fn healthz() -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// The configuration a case was recorded with: the runner's defaults and over them the case's own fields.
+/// The configuration of a recorded case: the runner's defaults with the case's fields.
 ///
 /// # Panics
-/// When the case's configuration is not YAML.
+/// If the case's configuration is not YAML.
 #[must_use]
 pub fn config(mode: Mode, case: &str) -> Value {
     let mut own: Value = serde_saphyr::from_str(case).unwrap_or_else(|e| panic!("config.yaml: {e}"));
@@ -146,7 +143,7 @@ pub fn config(mode: Mode, case: &str) -> Value {
     config
 }
 
-/// Puts `over` into `base`: maps field by field, everything else as a whole.
+/// Merges `over` into `base`: maps by field, everything else as a whole.
 fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {

@@ -1,6 +1,4 @@
-//! A case played through tracking, planning and a kernel that is a value: fast, and without root.
-//!
-//! In: a case, a mode. Out: after each step, the kernel as the tools would print it. It must not know what is right.
+//! Replays a case through tracking, planning and a fake kernel, quickly and without root.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -21,7 +19,7 @@ use serde_json::Value;
 
 use crate::case::{Case, Kind as Part, Mode};
 
-/// The interfaces' addresses of the recorded node, in the kernel's order.
+/// The interface addresses of the recorded node, in the kernel's order.
 const ADDRESSES: [&str; 6] = ["127.0.0.1", "::1", "192.168.60.2", "fd00:60::2", "192.168.50.2", "fd00:50::2"];
 
 struct Family {
@@ -31,7 +29,7 @@ struct Family {
     tables: FakeIptables,
 }
 
-/// What other modes have besides the tables, or instead of them, for both families.
+/// The kernel state of IPVS and nftables mode, shared by both families.
 #[derive(Default)]
 struct Shared {
     servers: FakeIpvs,
@@ -40,7 +38,7 @@ struct Shared {
     nftables: FakeNftables,
 }
 
-/// Both families of a case's node.
+/// A replayed case, in both families.
 pub struct Replay {
     config: Config,
     ipvs: IpvsConfig,
@@ -50,19 +48,21 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Before the case's first objects.
+    /// The state before the first objects.
     ///
     /// # Panics
-    /// When the case's configuration has something that is not known here.
+    /// If the case's configuration has an unsupported field.
     #[must_use]
     pub fn new(case: &Case, mode: Mode) -> Self {
         Self::with(case, mode, None)
     }
 
-    /// The same in nftables mode, for the node's kernel. Steps have to be taken in its network namespace.
+    /// A replay in nftables mode on the running kernel.
+    ///
+    /// Call [`Replay::step`] in the node's network namespace.
     ///
     /// # Panics
-    /// When the case's configuration has something that is not known here.
+    /// If the case's configuration has an unsupported field.
     #[must_use]
     pub fn in_kernel(case: &Case) -> Self {
         Self::with(case, Mode::Nftables, Some(|| Box::new(SystemNftables::default())))
@@ -96,7 +96,7 @@ impl Replay {
             tracker.request_full_sync();
             Family { family, tracker, backend, tables }
         });
-        // The recording API server had these, and the stored objects do not tell of them.
+        // The recording API server had these, which the stored objects do not show.
         let mut families = families;
         for (family, net) in families.iter_mut().zip(["10.96.0.0/12", "fd00:10:96::/108"]) {
             let name = NamespacedName::new("", "kubernetes");
@@ -106,10 +106,10 @@ impl Replay {
         Self { config, ipvs: ipvs_config(&fields), translator, families, shared }
     }
 
-    /// Plays one step: all objects as they are after it.
+    /// Replays a step with all objects after it.
     ///
     /// # Panics
-    /// When an object or a sync is refused.
+    /// If an object or a sync is refused.
     pub fn step(&mut self, objects: &Path) {
         let text = std::fs::read_to_string(objects).expect("the objects of a step");
         let documents: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
@@ -142,20 +142,20 @@ impl Replay {
         }
     }
 
-    /// The model of a family, and the configuration.
+    /// The model and configuration of a family.
     ///
     /// # Panics
-    /// Never: there are both families.
+    /// Never, because both families exist.
     pub fn model<T>(&self, family: IpFamily, look: impl FnOnce(&Snapshot<'_>, &Config) -> T) -> T {
         let family = self.families.iter().find(|f| f.family == family).expect("both families");
         let node_ip = self.config.node_ip(family.family, family.tracker.node());
         look(&family.tracker.snapshot(node_ip), &self.config)
     }
 
-    /// What the kernel holds of IPVS mode in a family.
+    /// The observed state of IPVS mode in a family.
     ///
     /// # Panics
-    /// When it cannot be read.
+    /// If it cannot be read.
     #[must_use]
     pub fn held(&self, family: IpFamily) -> ObservedState {
         let Shared { servers, sets, links, .. } = &self.shared;
@@ -165,16 +165,16 @@ impl Replay {
         held
     }
 
-    /// Where virtual servers are others'.
+    /// The excluded networks of virtual servers.
     #[must_use]
     pub fn excluded(&self) -> &[ipnet::IpNet] {
         &self.ipvs.exclude_cidrs
     }
 
-    /// What it should hold.
+    /// The expected state of IPVS mode in a family.
     ///
     /// # Panics
-    /// When the case's scheduler is none.
+    /// If the scheduler is invalid.
     #[must_use]
     pub fn expected(&self, family: IpFamily) -> Expected {
         let addresses = Self::addresses(family);
@@ -186,14 +186,14 @@ impl Replay {
     /// The node's addresses of a family, in the kernel's order.
     ///
     /// # Panics
-    /// Never: they are addresses.
+    /// Never, because the constants are addresses.
     #[must_use]
     pub fn addresses(family: IpFamily) -> Vec<IpAddr> {
         let all = ADDRESSES.iter().map(|ip| ip.parse().expect("an address"));
         all.filter(|ip| IpFamily::of(ip) == family).collect()
     }
 
-    /// A part of the kernel as its tool would print it now; `None` for one that is not replayed.
+    /// A part of the kernel state in the format of its tool; `None` if it is not replayed.
     #[must_use]
     pub fn part(&self, part: Part) -> Option<String> {
         match part {
@@ -209,13 +209,13 @@ impl Replay {
         }
     }
 
-    /// What `nft list ruleset` would print now.
+    /// The output of `nft list ruleset`.
     #[must_use]
     pub fn tables(&self) -> String {
         self.shared.nftables.text()
     }
 
-    /// What `iptables-save` of a family would print now, in the order and the words of the version that recorded.
+    /// The output of `iptables-save` for a family, in the format of the recorded version.
     #[must_use]
     pub fn rules(&self, family: IpFamily) -> String {
         let of_family = self.families.iter().filter(|f| f.family == family);
@@ -236,7 +236,7 @@ impl Shared {
     }
 }
 
-/// The same for what IPVS mode alone is told. Timeouts and ARP show nowhere here.
+/// The settings of IPVS mode. Timeouts and ARP have no effect here.
 fn ipvs_config(fields: &Value) -> IpvsConfig {
     let excluded = fields.pointer("/ipvs/excludeCIDRs").and_then(Value::as_array).cloned().unwrap_or_default();
     let nets = excluded.iter().filter_map(Value::as_str).map(|net| net.parse().expect("a network"));
@@ -247,7 +247,7 @@ fn ipvs_config(fields: &Value) -> IpvsConfig {
     }
 }
 
-/// The few fields that the cases set, over the runner's configuration.
+/// The configuration: the runner's with the fields that the cases set.
 fn config(fields: &Value, mode: Mode) -> Config {
     let of_mode = if mode == Mode::Nftables { "nftables" } else { "iptables" };
     let text = |path: &str| fields.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();

@@ -1,7 +1,4 @@
-//! Small objects that tests start from.
-//!
-//! In: names and addresses. Out: JSON objects, complete enough for the proxy, ready to be changed.
-//! Must not know: what a test does with them.
+//! Minimal Service, EndpointSlice and Node objects, which tests extend.
 
 use serde_json::{Value, json};
 

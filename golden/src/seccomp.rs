@@ -1,4 +1,4 @@
-//! System calls that fail in a child process, by a seccomp filter: a real kernel's refusal, not a stand-in's.
+//! Makes system calls of a child process fail with the kernel's own error, by a seccomp filter.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -10,7 +10,7 @@ pub struct Denied {
     pub syscall: libc::c_long,
     /// `libc::E…`
     pub errno: i32,
-    /// The first argument with which it fails; `None`: with any.
+    /// The first argument of failing calls; `None` for any.
     pub first_argument: Option<u32>,
 }
 
@@ -18,11 +18,11 @@ const fn statement(code: u32, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
-/// Has a command and all its children fail in these system calls, for as long as they run.
+/// Makes these system calls fail in a command and all its children.
 #[allow(unsafe_code, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // pre_exec: only prctl(2) is called
 pub fn deny(command: &mut Command, denied: &[Denied]) {
     let load = |offset: usize| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset as u32);
-    // Goes on if the loaded value is k, else skips that many statements.
+    // Continues if the loaded value is k, otherwise skips that many statements.
     let equals =
         |k: u32, skip: u8| libc::sock_filter { jf: skip, ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k) };
     let mut program = Vec::new();
@@ -30,7 +30,7 @@ pub fn deny(command: &mut Command, denied: &[Denied]) {
         program.push(load(std::mem::offset_of!(libc::seccomp_data, nr)));
         program.push(equals(*syscall as u32, if first_argument.is_some() { 3 } else { 1 }));
         if let Some(argument) = first_argument {
-            // Its lower half, on machines of this byte order.
+            // The lower half, on little-endian machines.
             program.push(load(std::mem::offset_of!(libc::seccomp_data, args)));
             program.push(equals(*argument, 1));
         }

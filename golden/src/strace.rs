@@ -1,25 +1,25 @@
-//! Single system calls on files that fail in a process and its children, by strace's fault injection.
+//! Makes single system calls on files fail in a process and its children, by strace's fault injection.
 //!
-//! Unlike a seccomp filter ([`crate::seccomp`]), strace counts calls and tells files apart by their paths.
+//! Unlike a seccomp filter ([`crate::seccomp`]), strace counts calls and distinguishes files by path.
 
 use std::ffi::OsString;
 use std::path::Path;
 
-/// Which calls fail, and how.
+/// The calls to fail.
 #[derive(Clone, Copy, Debug)]
 pub struct FailingCalls<'a> {
-    /// Names of system calls.
+    /// The names of the system calls.
     pub syscalls: &'a [&'a str],
-    /// The errno's name: `ENOBUFS`.
+    /// The name of the errno: `ENOBUFS`.
     pub errno: &'a str,
-    /// Which calls of each thread, in strace's words: `3` the third, `3+2` each second one from the third on.
+    /// The calls of each thread in strace's syntax: `3` the third, `3+2` every second one from the third on.
     pub when: &'a str,
-    /// Only calls on these files, by path or by a descriptor of it; all calls if empty.
+    /// The files, by path or by a descriptor of it; empty for all calls.
     pub paths: &'a [&'a str],
 }
 
 impl FailingCalls<'_> {
-    /// The arguments of strace, which writes each failed call to `log`. Children are traced too.
+    /// The arguments of strace, which logs each failed call to `log` and follows children.
     fn arguments(&self, log: &Path) -> Vec<OsString> {
         let calls = self.syscalls.join(",");
         let inject = format!("--inject={calls}:error={}:when={}", self.errno, self.when);
@@ -30,7 +30,7 @@ impl FailingCalls<'_> {
         arguments
     }
 
-    /// Has a command run under strace from its start. The process that is spawned is the command's own.
+    /// The command line to run a program under strace. The spawned process is the program's own.
     #[must_use]
     pub fn wrap(&self, program: &Path, log: &Path) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec!["-D".into()];
@@ -40,7 +40,7 @@ impl FailingCalls<'_> {
     }
 }
 
-/// How many calls failed, by strace's log.
+/// The number of failed calls in strace's log.
 #[must_use]
 pub fn failed_calls(log: &Path) -> usize {
     std::fs::read_to_string(log).unwrap_or_default().matches("(INJECTED)").count()

@@ -1,4 +1,4 @@
-//! A TLS terminator in front of a plain HTTP server: decrypts, and copies bytes both ways.
+//! A TLS terminator in front of a plain HTTP server.
 
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use tokio_openssl::SslStream;
 
 use crate::pki::Certified;
 
-/// A running terminator; it stops when dropped, and its connections with it.
+/// A running terminator, stopped with its connections when dropped.
 #[derive(Debug)]
 pub struct TlsFront {
     address: SocketAddr,
@@ -28,18 +28,20 @@ struct Shared {
     context: Mutex<SslContext>,
     clients: Mutex<Vec<String>>,
     peers: Mutex<Vec<SocketAddr>>,
-    /// Changes when connections are to be dropped.
+    /// Changes when connections are to be closed.
     drops: watch::Sender<u64>,
 }
 
-/// Makes the context of a server. `clients`: whose client certificates are asked for, if any are. `protocols`: ALPN.
+/// The context of a server.
+///
+/// `clients` is the CA of requested client certificates, `protocols` the ALPN list.
 ///
 /// # Panics
-/// When OpenSSL takes no such certificate.
+/// If OpenSSL rejects the certificate.
 #[must_use]
 pub fn server_context(server: &Certified, clients: Option<&Certified>, protocols: &'static [u8]) -> SslContext {
     let mut builder = SslContextBuilder::new(SslMethod::tls_server()).expect("a context");
-    // Whatever the client should refuse has to reach it.
+    // Certificates that the client must refuse have to reach it.
     builder.set_security_level(0);
     builder.set_certificate(&server.certificate).expect("a certificate");
     builder.set_private_key(&server.key).expect("a key");
@@ -55,10 +57,10 @@ pub fn server_context(server: &Certified, clients: Option<&Certified>, protocols
 }
 
 impl TlsFront {
-    /// Terminates TLS at a listener, in the network namespace of the calling thread. `backend`: where plain HTTP goes.
+    /// Terminates TLS at a listener and forwards to `backend`, in the namespace of the calling thread.
     ///
     /// # Panics
-    /// When the machine has no resources left.
+    /// If the thread cannot be started.
     #[must_use]
     pub fn start(listener: TcpListener, context: SslContext, backend: SocketAddr) -> Self {
         let address = listener.local_addr().expect("an address");
@@ -83,29 +85,29 @@ impl TlsFront {
         Self { address, shared, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Its base URL.
+    /// The base URL.
     #[must_use]
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
     }
 
-    /// Uses another certificate, or asks for others, from the next connection on.
+    /// Uses another context for new connections.
     pub fn set_context(&self, context: SslContext) {
         *lock(&self.shared.context) = context;
     }
 
-    /// Ends all connections without a word.
+    /// Closes all connections without a TLS alert.
     pub fn drop_connections(&self) {
         self.shared.drops.send_modify(|drops| *drops += 1);
     }
 
-    /// The common names of the client certificates of all connections so far; empty for none.
+    /// The common names of the client certificates of all connections; empty for none.
     #[must_use]
     pub fn clients(&self) -> Vec<String> {
         lock(&self.shared.clients).clone()
     }
 
-    /// The addresses of the clients of all connections so far.
+    /// The client addresses of all connections.
     #[must_use]
     pub fn peers(&self) -> Vec<SocketAddr> {
         lock(&self.shared.peers).clone()
@@ -132,7 +134,7 @@ async fn accept(listener: TcpListener, backend: SocketAddr, shared: Arc<Shared>)
         tokio::spawn(async move {
             let mut drops = shared.drops.subscribe();
             tokio::select! {
-                // What goes wrong is the client's to report.
+                // The client reports errors.
                 _ = copy(client, backend, &shared) => {}
                 _ = drops.changed() => {}
             }

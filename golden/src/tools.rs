@@ -1,4 +1,4 @@
-//! Stand-ins for the iptables tools: shell scripts that run the real tool until they are given a fault.
+//! Wrappers of the iptables programs: shell scripts that run the real program unless a fault is set.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -9,24 +9,24 @@ use nix::unistd::Pid;
 
 use crate::flavour::Flavour;
 
-/// What a tool does instead of its work.
+/// A fault of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToolFault {
-    /// Waits until the fault is mended, then does its work.
+    /// Waits until the fault is removed, then runs the program.
     Hang,
-    /// Prints nonsense and exits with 0.
+    /// Prints invalid output and exits with 0.
     Garbage,
     /// Exits with 1 and a message.
     Fail,
-    /// Is killed, as by the kernel when memory runs out.
+    /// Is killed by a signal, as by the OOM killer.
     Killed,
-    /// Takes a second longer.
+    /// Takes one more second.
     Slow,
-    /// Is not there.
+    /// Does not exist.
     Missing,
 }
 
-/// A folder of stand-ins to be first in PATH.
+/// A folder of wrappers, to be first in PATH.
 #[derive(Debug)]
 pub struct Tools {
     dir: PathBuf,
@@ -34,19 +34,19 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Makes stand-ins for all iptables tools of both families and flavours in `dir/bin`.
+    /// Creates wrappers for all programs of both families and flavours in `dir/bin`.
     ///
     /// # Panics
-    /// When files cannot be written.
+    /// If files cannot be written.
     #[must_use]
     pub fn new(dir: &Path) -> Self {
         Self::with_default(dir, None)
     }
 
-    /// The same, with a flavour for the tools that have none in their names: `iptables-restore`.
+    /// As [`Tools::new`], with a flavour for programs without one in their names: `iptables-restore`.
     ///
     /// # Panics
-    /// When files cannot be written.
+    /// If files cannot be written.
     #[must_use]
     pub fn of_flavour(dir: &Path, flavour: Flavour) -> Self {
         Self::with_default(dir, Some(flavour))
@@ -61,17 +61,17 @@ impl Tools {
         tools
     }
 
-    /// The value of PATH with the stand-ins in it.
+    /// The value of PATH that includes the wrappers.
     #[must_use]
     pub fn path(&self) -> String {
         let own = self.dir.join("bin").display().to_string();
         format!("{own}:{}", std::env::var("PATH").unwrap_or_default())
     }
 
-    /// Has tools fail from their next start on. `part` is a part of their names: `restore`, `nft-save`.
+    /// Sets a fault for programs whose name contains `part`: `restore`, `nft-save`.
     ///
     /// # Panics
-    /// When files cannot be written.
+    /// If files cannot be written.
     pub fn fault(&self, part: &str, fault: ToolFault) {
         for tool in names().iter().filter(|tool| tool.contains(part)) {
             let word = match fault {
@@ -89,10 +89,10 @@ impl Tools {
         }
     }
 
-    /// Has all tools work again, those too that hang.
+    /// Removes all faults; hanging programs continue.
     ///
     /// # Panics
-    /// When files cannot be written.
+    /// If files cannot be written.
     pub fn mend(&self) {
         for tool in names() {
             if !self.bin(&tool).exists() {
@@ -102,14 +102,14 @@ impl Tools {
         }
     }
 
-    /// The processes that have begun to hang, those too that hang no more.
+    /// The processes that hung, including those that continued.
     #[must_use]
     pub fn hung(&self) -> BTreeSet<u32> {
         let text = std::fs::read_to_string(self.dir.join("hung")).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
-    /// The soft limits on open files that hanging tools had.
+    /// The soft limits on open files of programs that hung.
     #[must_use]
     pub fn limits(&self) -> BTreeSet<String> {
         let text = std::fs::read_to_string(self.dir.join("limits")).unwrap_or_default();
@@ -142,7 +142,7 @@ impl Tools {
              esac\n",
             real = real.display()
         );
-        // A script that is being written cannot be run: it is put in place whole.
+        // A file open for writing cannot be executed, so the script is renamed into place.
         let draft = self.dir.join("draft");
         std::fs::write(&draft, script).expect("a script");
         std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o755)).expect("to make it executable");
@@ -152,14 +152,14 @@ impl Tools {
 
 impl Drop for Tools {
     fn drop(&mut self) {
-        // Mostly they are gone with the proxy.
+        // Usually they exit with the proxy.
         for pid in self.hung().into_iter().filter(|pid| runs(*pid)) {
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
     }
 }
 
-/// Whether a process with that number runs the scripts' shell; one that was killed and not reaped yet does not run.
+/// Whether a process runs the wrappers' shell. A killed process that was not reaped does not count.
 #[must_use]
 pub fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -1,7 +1,6 @@
-//! First packets of connections, from whomever to whomever, put on the wire as they are.
+//! Sends the first packet of a connection with any source address, by a raw socket.
 //!
-//! In: addresses and a protocol. Out: one packet, sent by a raw socket. Must not know: what becomes of it.
-//! Checksums are right, or connection tracking would call the packet invalid.
+//! Checksums are computed, because connection tracking treats other packets as invalid.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,13 +10,13 @@ use socket2::{Domain, Socket, Type};
 use crate::cluster::sctp;
 use crate::netns::Netns;
 
-/// IPPROTO_RAW: the IP header comes with the packet.
+/// IPPROTO_RAW: the packet includes the IP header.
 const RAW: i32 = 255;
 
-/// Sends it from inside a namespace, which routes it by its destination. A rule there may refuse it.
+/// Sends the packet from a namespace, which routes it by its destination and may reject it.
 ///
 /// # Panics
-/// When it cannot be sent.
+/// If it cannot be sent.
 pub fn send(netns: &Netns, protocol: Protocol, source: SocketAddr, destination: SocketAddr) {
     let packet = packet(protocol, source, destination);
     let sent = netns.enter(|| {
@@ -26,17 +25,17 @@ pub fn send(netns: &Netns, protocol: Protocol, source: SocketAddr, destination: 
         socket.send_to(&packet, &SocketAddr::new(destination.ip(), 0).into())
     });
     match sent {
-        // That is how a rule that refuses shows to the sender.
+        // A rejecting rule returns this error to the sender.
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
         sent => _ = sent.unwrap_or_else(|e| panic!("{} {source} -> {destination}: {e}", protocol.name())),
     }
 }
 
-/// A connection's first packet with its IP header.
+/// The first packet of a connection, with its IP header.
 fn packet(protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
     let mut payload = match protocol {
-        // Sequence and acknowledgement, length and flags (SYN), window, checksum, urgent.
+        // Sequence and acknowledgement number, data offset and flags (SYN), window, checksum, urgent pointer.
         Protocol::Tcp => [&ports[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 4, 0, 0, 0, 0, 0]].concat(),
         Protocol::Udp => [&ports[..], &[0, 12, 0, 0], b"ping"].concat(),
         Protocol::Sctp => sctp::init(source.port(), destination.port()),
@@ -53,7 +52,7 @@ fn packet(protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> Ve
     let length = u16::try_from(payload.len()).expect("a small packet").to_be_bytes();
     let mut packet = match (source.ip(), destination.ip()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            // The kernel fills in length, identification and checksum.
+            // The kernel sets length, identification and checksum.
             let head = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol.number(), 0, 0];
             [&head[..], &source.octets(), &destination.octets()].concat()
         }
@@ -67,7 +66,7 @@ fn packet(protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> Ve
     packet
 }
 
-/// The internet checksum over the pseudo header and the payload, whose own checksum is zero.
+/// The internet checksum over pseudo header and payload, whose checksum is zero.
 fn checksum(protocol: Protocol, source: IpAddr, destination: IpAddr, payload: &[u8]) -> u16 {
     let octets = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),

@@ -2,7 +2,7 @@
 //! real packets go where the flow tables say.
 
 use golden::case::{Case, Mode, cases, differences, folder};
-use golden::flows::{self, Asker, FlowTable};
+use golden::flows::{self, FlowTable, PacketSampler};
 use golden::probe::Node;
 use golden::replay::Replay;
 
@@ -31,7 +31,7 @@ fn holds(node: &Node, case: &Case, rules: &str) -> Result<usize, String> {
     node.clear();
     node.feed("nft", &["-f", "-"], rules)?;
     let table = FlowTable::load(&case.name)?;
-    let mut asker = Asker::new(node);
+    let mut asker = PacketSampler::new(node);
     table.check("nftables", &mut |question| asker.answer(question)).map_err(|error| format!("{}: {error}", case.name))
 }
 

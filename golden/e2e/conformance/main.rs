@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use golden::case::{Case, Kind, Mode, State, cases_in, differences, folder};
+use golden::case::{Case, KernelState, Kind, Mode, cases_in, differences, folder};
 use golden::diff::unified;
 use golden::flavour::Flavour;
 use golden::lab::Lab;
@@ -161,7 +161,7 @@ fn different(job: &Job, reason: &str, step: usize, lab: &mut Lab) -> Result<Stat
     if !job.case.name.starts_with("817-") {
         return Err(format!("no assertion for this documented difference: {reason}"));
     }
-    let wanted = relabelled::Wanted::read(&job.case.stored[step])?;
+    let wanted = relabelled::ExpectedRules::read(&job.case.stored[step])?;
     let state = lab.settle(Duration::ZERO, |state| wanted.check(state).is_ok())?;
     wanted.check(&state).map(|()| state).map_err(|why| format!("{why} ({reason})"))
 }

@@ -6,19 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use golden::case::{Kind, State};
+use golden::case::{KernelState, Kind};
 use regex::Regex;
 use serde::Deserialize;
 
 /// `ADDRESS:PORT` of every endpoint, by Service port `namespace/service:port` and by family; and by the same, the
 /// Service's own address.
 #[derive(Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct ExpectedRules {
     endpoints: BTreeMap<Kind, BTreeMap<String, BTreeSet<String>>>,
     addresses: BTreeMap<Kind, BTreeMap<String, String>>,
 }
 
-impl Wanted {
+impl ExpectedRules {
     /// What the objects of a step ask for.
     pub(crate) fn read(objects: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(objects).map_err(|e| format!("{}: {e}", objects.display()))?;

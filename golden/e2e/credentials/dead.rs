@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use golden::cluster::eventually;
 use golden::sample::slice;
 
-use super::http2::Seen;
+use super::http2::ProxyRecord;
 use super::{WEB, World};
 
 /// 20 s to a PING or 15 s to a probe, 15 s for the answer, and a busy machine.
@@ -26,7 +26,7 @@ fn noticed(world: &World) {
 #[test]
 fn an_http2_server_that_answers_no_ping_is_left_within_45_seconds() {
     let mut world = World::new();
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(ProxyRecord::default());
     let url = world.http2(&seen);
     world.start(&url, "certificate-authority: ca.crt", "");
     world.node.until_leads(WEB, &["10.244.2.5:8080"]);

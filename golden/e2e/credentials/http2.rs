@@ -25,7 +25,7 @@ type Answer = Response<Either<Incoming, Empty<Bytes>>>;
 
 /// What a server has seen, and whether it has fallen silent.
 #[derive(Default)]
-pub struct Seen {
+pub struct ProxyRecord {
     /// Connections that carried requests.
     pub connections: AtomicUsize,
     requests: AtomicUsize,
@@ -33,7 +33,7 @@ pub struct Seen {
     is_frozen: AtomicBool,
 }
 
-impl Seen {
+impl ProxyRecord {
     /// The connections so far die in silence; new ones are served.
     pub fn freeze(&self) {
         self.is_frozen.store(true, Ordering::SeqCst);
@@ -43,7 +43,7 @@ impl Seen {
 /// A TCP connection that can die in silence.
 struct Freezing {
     stream: TcpStream,
-    seen: Arc<Seen>,
+    seen: Arc<ProxyRecord>,
     is_new: bool,
 }
 
@@ -85,7 +85,7 @@ impl AsyncWrite for Freezing {
 
 impl World {
     /// Starts an HTTP/2 server before the API server, for the rest of the test. Its URL.
-    pub fn http2(&self, seen: &Arc<Seen>) -> String {
+    pub fn http2(&self, seen: &Arc<ProxyRecord>) -> String {
         let server = Certified::new(&Profile::server("server"), Some(&self.authority));
         let context = server_context(&server, None, b"\x02h2\x08http/1.1");
         let (listener, backend, seen) = (self.listener(), self.backend(), Arc::clone(seen));
@@ -108,7 +108,7 @@ impl World {
     }
 }
 
-async fn serve(stream: Freezing, context: SslContext, backend: SocketAddr, seen: Arc<Seen>) -> Option<()> {
+async fn serve(stream: Freezing, context: SslContext, backend: SocketAddr, seen: Arc<ProxyRecord>) -> Option<()> {
     let mut stream = SslStream::new(Ssl::new(&context).ok()?, stream).ok()?;
     Pin::new(&mut stream).accept().await.ok()?;
     let is_used = AtomicBool::new(false);
@@ -146,7 +146,7 @@ async fn forward(mut request: Request<Incoming>, backend: SocketAddr) -> Option<
 #[test]
 fn one_connection_carries_everything_where_the_server_has_http2() {
     let mut world = World::new();
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(ProxyRecord::default());
     let url = world.http2(&seen);
     world.start(&url, "certificate-authority: ca.crt", "");
     world.works("10.244.2.6");

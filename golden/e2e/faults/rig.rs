@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use golden::apiserver::ApiServer;
-use golden::cluster::{Cluster, FAR_5, Family, NODE, POD_5, Pod, Protocol, VIP, comes_true, eventually};
+use golden::cluster::{Cluster, FAR_5, Family, NODE, POD_5, Pod, Protocol, VIP, becomes_true, eventually};
 use golden::flavour::Flavour;
 use golden::netlink_faults::{Failing, Supervisor};
 use golden::node::{HEALTH, get};
@@ -206,7 +206,7 @@ impl Rig {
                 ways(&self.cluster).into_iter().flat_map(|way| [(way, Protocol::Tcp), (way, Protocol::Udp)]);
             attempts.all(|((client, to), protocol)| client.try_within(protocol, to, Duration::from_millis(500)).is_ok())
         };
-        comes_true(within, || self.has(&pod) && healthy() && answers())
+        becomes_true(within, || self.has(&pod) && healthy() && answers())
     }
 
     /// Whether `/healthz` answers 200.

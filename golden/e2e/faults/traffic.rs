@@ -11,7 +11,7 @@ use golden::cluster::{Client, Cluster, Family, NODE, POD_9, Protocol, Session, V
 use super::rig::{NODE_PORT, cluster_ip};
 
 /// How long a connection may take before it counts as lost: two retransmissions of a SYN.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How many were lost, of how many.
 type Count = (usize, usize);
@@ -83,7 +83,7 @@ fn probe((client, to): &(Client<'_>, SocketAddr), pause: Duration, stop: &Atomic
     while !stop.load(Ordering::Relaxed) {
         for (protocol, (lost, tried)) in [Protocol::Tcp, Protocol::Udp].into_iter().zip(&mut counts) {
             *tried += 1;
-            *lost += usize::from(client.try_within(protocol, *to, PATIENCE).is_err());
+            *lost += usize::from(client.try_within(protocol, *to, PROBE_TIMEOUT).is_err());
         }
         std::thread::sleep(pause);
     }

@@ -1,4 +1,4 @@
-//! Rules that someone else removed.
+//! SavedRules that someone else removed.
 //!
 //! In: chains and rules taken away by hand, as firewall scripts do. Out: the very same rules again, without any change
 //! of an object, and traffic that works again.
@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use golden::cluster::Protocol::Tcp;
-use golden::cluster::{Cluster, FAR_5, Family, NODE, POD_5, POD_9, Rules, Service, comes_true, ready};
+use golden::cluster::{Cluster, FAR_5, Family, NODE, POD_5, POD_9, SavedRules, Service, becomes_true, ready};
 use serde_json::json;
 
 const NODE_PORT: u16 = 30080;
@@ -23,18 +23,19 @@ fn running(cluster: Cluster) -> (Cluster, Service) {
 }
 
 /// The rules are as they were after `damage`, which is one iptables command for each family.
-fn comes_back(cluster: &Cluster, web: &Service, damage: impl Fn(&Rules, &Rules) -> String) {
+fn comes_back(cluster: &Cluster, web: &Service, damage: impl Fn(&SavedRules, &SavedRules) -> String) {
     let state = |family| ["nat", "filter"].map(|table| cluster.rules(family, table));
     let before = Family::BOTH.map(state);
     for (family, [nat, filter]) in Family::BOTH.into_iter().zip(&before) {
         cluster.iptables(family, &damage(nat, filter));
     }
     let mut now = before.clone();
-    let repaired = comes_true(REPAIR, || {
+    let repaired = becomes_true(REPAIR, || {
         now = Family::BOTH.map(state);
         now == before
     });
-    let lost: Vec<_> = before.iter().flatten().zip(now.iter().flatten()).map(|(was, is)| was.lacking_in(is)).collect();
+    let lost: Vec<_> =
+        before.iter().flatten().zip(now.iter().flatten()).map(|(was, is)| was.missing_from(is)).collect();
     assert!(repaired, "still not as before after {REPAIR:?}; missing, or else in another order: {lost:#?}");
     for family in Family::BOTH {
         let _ = cluster.pod(POD_9).reach(Tcp, web.address(family));
@@ -120,7 +121,7 @@ pub(super) fn a_damaged_table_comes_back(cluster: Cluster) {
         for damage in [&v4, &v6] {
             let _ = cluster.on_node(&format!("nft {damage}"));
         }
-        let repaired = comes_true(REPAIR, || Family::BOTH.map(table) == before);
+        let repaired = becomes_true(REPAIR, || Family::BOTH.map(table) == before);
         assert!(repaired, "{v4}: still not as before after {REPAIR:?}: {:#?}", Family::BOTH.map(table));
     }
     for family in Family::BOTH {

@@ -1,18 +1,18 @@
-//! Content negotiation: from an `Accept` header to the encoding of the answer.
+//! Content negotiation, from an `Accept` header to the encoding of the answer.
 //!
-//! As k8s.io/apiserver does it (endpoints/handlers/negotiation): the header's clauses by falling `q`, wildcards last, and
-//! the first one that a media type of the server matches. YAML, which a real server offers too, is not.
+//! As k8s.io/apiserver (endpoints/handlers/negotiation): clauses by falling `q`, wildcards last, and the first that
+//! matches a media type of the server. YAML is not offered.
 
 use super::encoding::{Encoding, MediaTypes};
 use super::status::Status;
 
-/// One clause of an `Accept` header.
+/// A clause of an `Accept` header.
 #[derive(Debug)]
 struct Clause<'a> {
     type_: &'a str,
     subtype: &'a str,
     q: f32,
-    /// Parameters other than `q`.
+    /// The parameters other than `q`.
     parameters: Vec<(&'a str, &'a str)>,
 }
 
@@ -20,7 +20,7 @@ const PROTOBUF: (&str, &str) = ("application", "vnd.kubernetes.protobuf");
 const JSON: (&str, &str) = ("application", "json");
 
 impl Encoding {
-    /// The encoding for a request, or 406 with the words of the real one.
+    /// The encoding for a request. The error is 406 with kube-apiserver's message.
     pub(super) fn negotiate(accept: &str, offered: MediaTypes, watch: bool) -> Result<Self, Status> {
         let media_types: &[(Self, (&str, &str))] = match offered {
             MediaTypes::JsonAndProtobuf => &[(Self::Json, JSON), (Self::Protobuf, PROTOBUF)],
@@ -31,7 +31,7 @@ impl Encoding {
             return Ok(Self::Json);
         }
         let mut clauses: Vec<Clause> = accept.split(',').filter_map(Clause::parse).collect();
-        // A stable sort: of equals, the one named first.
+        // A stable sort: among equals, the first clause wins.
         clauses.sort_by(|a, b| b.q.total_cmp(&a.q).then(a.wildcards().cmp(&b.wildcards())));
         let matching = clauses.iter().filter(|clause| clause.is_served()).find_map(|clause| {
             media_types.iter().find(|(_, media_type)| clause.matches(*media_type)).map(|(encoding, _)| *encoding)
@@ -66,7 +66,7 @@ impl<'a> Clause<'a> {
         (self.type_ == "*" || self.type_ == type_) && (self.subtype == "*" || self.subtype == subtype)
     }
 
-    /// Whether the server knows what the parameters ask for. Tables and partial objects (`as=Table`) are not served here.
+    /// Whether the server supports the parameters. Tables and partial objects (`as=Table`) are not supported.
     fn is_served(&self) -> bool {
         self.parameters.iter().all(|(name, value)| match *name {
             "stream" => matches!(*value, "" | "watch"),

@@ -1,4 +1,4 @@
-//! Finds who answers a request: a fault, a refusal, or the collection that it is for.
+//! Dispatches a request to a fault, a refusal, or the requested collection.
 
 use std::io;
 
@@ -6,15 +6,15 @@ use super::delivery::Delivery;
 use super::encoding::Encoding;
 use super::exchange::{Exchange, refuse_with};
 use super::http::{Connection, Then};
-use super::misbehave::commit;
+use super::inject::inject;
 use super::object::Object;
-use super::options::Ask;
+use super::options::CollectionQuery;
 use super::request::Request;
 use super::resource::Target;
 use super::selector::Filter;
 use super::shared::Shared;
 use super::status::Status;
-use super::watch::{Open, Quirks, refuse};
+use super::watch::{OpenWatch, WatchFaults, send_error};
 use super::{list, write};
 
 pub(super) async fn answer(connection: &mut Connection, shared: &Shared, request: &Request) -> io::Result<Then> {
@@ -30,11 +30,12 @@ pub(super) async fn answer(connection: &mut Connection, shared: &Shared, request
     let negotiated = Encoding::negotiate(&request.accept, offered, request.is_watch());
     let encoding = negotiated.as_ref().copied().unwrap_or(Encoding::Json);
     let exchange = Exchange { shared, request, target, encoding };
-    let mut quirks = Quirks { encoding, gzip: compress && request.takes_gzip(), no_bookmark: false, end: None };
+    let mut watch_faults =
+        WatchFaults { encoding, gzip: compress && request.takes_gzip(), no_bookmark: false, end: None };
     if let Some(fault) = &fault
-        && let Some(committed) = commit(connection, fault, &exchange, &mut quirks).await
+        && let Some(injected) = inject(connection, fault, &exchange, &mut watch_faults).await
     {
-        return committed;
+        return injected;
     }
     if token.is_some_and(|token| request.authorization != Some(format!("Bearer {token}"))) {
         return exchange.refuse(connection, &Status::of_code(401)).await;
@@ -42,16 +43,16 @@ pub(super) async fn answer(connection: &mut Connection, shared: &Shared, request
     if let Err(status) = negotiated {
         return exchange.refuse(connection, &status).await;
     }
-    exchange.dispatch(connection, quirks).await
+    exchange.dispatch(connection, watch_faults).await
 }
 
 impl Exchange<'_> {
-    async fn dispatch(&self, connection: &mut Connection, quirks: Quirks) -> io::Result<Then> {
+    async fn dispatch(&self, connection: &mut Connection, watch_faults: WatchFaults) -> io::Result<Then> {
         let request = self.request;
         match (request.method.as_str(), &self.target) {
             ("GET", Some(target)) => match target.name {
                 Some(name) => self.object(connection, target, name).await,
-                None => self.collection(connection, target, quirks).await,
+                None => self.collection(connection, target, watch_faults).await,
             },
             ("GET", None) => self.fixed(connection).await,
             ("POST", Some(target)) if target.name.is_none() => {
@@ -123,32 +124,41 @@ impl Exchange<'_> {
         Ok(Then::Reuse)
     }
 
-    async fn collection(&self, connection: &mut Connection, target: &Target<'_>, quirks: Quirks) -> io::Result<Then> {
-        let (mut filter, ask) = match self.asked(target) {
-            Ok(asked) => asked,
+    async fn collection(
+        &self,
+        connection: &mut Connection,
+        target: &Target<'_>,
+        watch_faults: WatchFaults,
+    ) -> io::Result<Then> {
+        let (mut filter, options) = match self.query(target) {
+            Ok(query) => query,
             Err(status) => return self.refuse(connection, &status).await,
         };
         filter.namespace = target.namespace.map(str::to_owned);
-        match ask {
-            Ask::List(ask) => match list::find(self.shared, target.resource, &filter, &ask, self.request) {
-                Ok(page) => {
-                    let (gzip, metadata) = (self.request.takes_gzip(), list::metadata(&page, &filter));
-                    list::send(connection, target.resource, self.encoding, gzip, &metadata, &page).await?;
-                    Ok(Then::Reuse)
+        match options {
+            CollectionQuery::List(options) => {
+                match list::find(self.shared, target.resource, &filter, &options, self.request) {
+                    Ok(page) => {
+                        let (gzip, metadata) = (self.request.takes_gzip(), list::metadata(&page, &filter));
+                        list::send(connection, target.resource, self.encoding, gzip, &metadata, &page).await?;
+                        Ok(Then::Reuse)
+                    }
+                    Err(status) => self.refuse(connection, &status).await,
                 }
-                Err(status) => self.refuse(connection, &status).await,
-            },
-            Ask::Watch(ask) => match Open::new(self.shared, target.resource, filter, ask, quirks) {
-                Ok(open) => open.run(connection).await,
-                Err(status) => refuse(connection, self.encoding, &status).await.map(|()| Then::Reuse),
-            },
+            }
+            CollectionQuery::Watch(options) => {
+                match OpenWatch::new(self.shared, target.resource, filter, options, watch_faults) {
+                    Ok(open) => open.run(connection).await,
+                    Err(status) => send_error(connection, self.encoding, &status).await.map(|()| Then::Reuse),
+                }
+            }
         }
     }
 
-    fn asked(&self, target: &Target<'_>) -> Result<(Filter, Ask), Status> {
+    fn query(&self, target: &Target<'_>) -> Result<(Filter, CollectionQuery), Status> {
         let param = |name| self.request.param(name).unwrap_or_default();
         let filter = Filter::parse(target.resource, &param("labelSelector"), &param("fieldSelector"))?;
-        let serves = self.shared.state().serves;
-        Ok((filter, Ask::of(self.request, serves)?))
+        let features = self.shared.state().features;
+        Ok((filter, CollectionQuery::parse(self.request, features)?))
     }
 }

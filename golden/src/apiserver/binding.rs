@@ -1,4 +1,4 @@
-//! The address of the server, and how to take it again after having given it up: in the namespace of the test's listener.
+//! The address and network namespace of the server, to listen there again.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -9,13 +9,13 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
 
-/// `SIOCGSKNS` of linux/sockios.h, which libc does not name: the network namespace of a socket.
+/// `SIOCGSKNS` of linux/sockios.h, which libc lacks: the network namespace of a socket.
 const NAMESPACE_OF_SOCKET: libc::Ioctl = 0x894C;
 
 #[derive(Debug)]
 pub(super) struct Binding {
     address: SocketAddr,
-    /// Unknown without rights over the namespace; then it is our own.
+    /// `None` without capabilities over the namespace; then the current one is used.
     namespace: Option<OwnedFd>,
 }
 
@@ -31,7 +31,7 @@ impl Binding {
 
     /// A new listener at the same address, in the same namespace.
     pub(super) fn bind_again(&self) -> TcpListener {
-        // A thread of its own, because joining a namespace is for good.
+        // A thread of its own, because it stays in the namespace it joins.
         std::thread::scope(|scope| scope.spawn(|| self.bind()).join().expect("the binding thread lives"))
             .unwrap_or_else(|error| panic!("cannot listen at {} again: {error}", self.address))
     }
@@ -40,7 +40,7 @@ impl Binding {
         if let Some(namespace) = &self.namespace {
             setns(namespace, CloneFlags::CLONE_NEWNET)?;
         }
-        // Someone's outgoing connection may sit on the port for a moment.
+        // An outgoing connection may use the port for a moment.
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             match TcpListener::bind(self.address) {
@@ -57,6 +57,6 @@ impl Binding {
 fn namespace_of(listener: &TcpListener) -> Option<OwnedFd> {
     // SAFETY: the request takes no argument and returns a new descriptor or an error.
     let fd = Errno::result(unsafe { libc::ioctl(listener.as_raw_fd(), NAMESPACE_OF_SOCKET) }).ok()?;
-    // SAFETY: the kernel has just made this descriptor for us, nobody else has it.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }

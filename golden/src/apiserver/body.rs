@@ -1,4 +1,4 @@
-//! Bodies of unknown length: chunked, perhaps compressed, at the pace that the test has set, perhaps cut off.
+//! Writes bodies of unknown length: chunked, optionally compressed, paced and truncated.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use super::delivery::{Cut, Encode, Gzip, Pace};
 use super::http::Connection;
 
-/// The level of the real one (`defaultGzipContentEncodingLevel`).
+/// The compression level of kube-apiserver (`defaultGzipContentEncodingLevel`).
 const LEVEL: u32 = 1;
 
 impl Connection {
@@ -32,7 +32,7 @@ impl Connection {
         self.head(200, media_type, &headers).await
     }
 
-    /// Sends part of the body, at the pace of the moment.
+    /// Sends part of the body at the current pace.
     pub(super) async fn body(&mut self, data: &[u8]) -> io::Result<()> {
         match &mut self.delivery.gzip {
             Gzip::Off => self.send(data).await,
@@ -45,7 +45,8 @@ impl Connection {
             Gzip::EachPiece => {
                 let mut encoder = GzEncoder::new(Vec::new(), Compression::new(LEVEL));
                 encoder.write_all(data)?;
-                // Without it Go's reader holds the data back until the next member begins. The real one does the same.
+                // Without the flush, Go's reader holds the data back until the next member begins. kube-apiserver
+                // flushes too.
                 encoder.flush()?;
                 let member = encoder.finish()?;
                 self.send(&member).await
@@ -53,7 +54,7 @@ impl Connection {
         }
     }
 
-    /// Ends a body properly.
+    /// Ends the body properly.
     pub(super) async fn end(&mut self) -> io::Result<()> {
         if let Gzip::Whole(encoder) = std::mem::take(&mut self.delivery.gzip) {
             let rest = encoder.finish()?;
@@ -65,7 +66,7 @@ impl Connection {
         self.stream.write_all(b"0\r\n\r\n").await
     }
 
-    /// Sends the beginning of `data` as if all of it were to follow, for a connection that is about to break.
+    /// Sends the first half of a chunk, for a connection that is about to break.
     pub(super) async fn torn(&mut self, data: &[u8]) -> io::Result<()> {
         self.stream.write_all(format!("{:x}\r\n", data.len()).as_bytes()).await?;
         self.stream.write_all(&data[..data.len() / 2]).await

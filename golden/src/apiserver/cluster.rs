@@ -1,5 +1,6 @@
-//! What a test does to the cluster: objects as JSON or YAML, or a synthetic load of some size. Each change gets a new
-//! resourceVersion.
+//! Changes the cluster: objects as JSON or YAML, or a synthetic load.
+//!
+//! Each change gets a new resourceVersion.
 
 use std::path::Path;
 
@@ -12,11 +13,12 @@ use super::store::Store;
 use super::synthetic::{NAMESPACE, Synthetic};
 
 impl ApiServer {
-    /// Creates or replaces an object, or every item of a `List`, and returns the new resourceVersion. An object equal
-    /// to the present one gets a new version too.
+    /// Creates or replaces an object, or every item of a `List`, and returns the new resourceVersion.
+    ///
+    /// An unchanged object gets a new version too.
     ///
     /// # Panics
-    /// When the kind is not served or there is no name: anything else is taken as it is.
+    /// If the kind is not served or the name is missing. Nothing else is validated.
     #[allow(clippy::must_use_candidate, clippy::needless_pass_by_value)] // made for `apply(json!(…))`
     #[track_caller]
     pub fn apply(&self, mut object: Value) -> u64 {
@@ -37,11 +39,10 @@ impl ApiServer {
         put(&mut self.shared.state().store, resource, key, object)
     }
 
-    /// Holds the items of a list that a real server gave, with the versions that they had, and goes on from the version
-    /// of the list.
+    /// Restores the items of a list from a real server with their versions, and continues from the list's version.
     ///
     /// # Panics
-    /// When it is no list of a kind that is served.
+    /// If the kind is not served or the object is not a list.
     #[track_caller]
     pub fn restore(&self, list: &Value) {
         let kind = list["kind"].as_str().and_then(|kind| kind.strip_suffix("List")).unwrap_or_default();
@@ -55,32 +56,35 @@ impl ApiServer {
         store.set_version(version.expect("a list has a resourceVersion"));
     }
 
-    /// Goes on from an older version with the present objects, like a server whose etcd was restored from a backup.
-    /// Clients that saw a newer version get `ResourceVersionTooLarge` for it. Open watches live on.
+    /// Continues from an older version with the current objects, like a server whose etcd was restored from a backup.
+    ///
+    /// Clients that saw a newer version get `ResourceVersionTooLarge`. Open watches continue.
     pub fn rewind(&self, version: u64) {
         self.shared.state().store.set_version(version);
     }
 
-    /// Encodes all objects in protobuf now, which the first answer would have to do otherwise: for measurements.
+    /// Encodes all objects in protobuf now rather than in the first answer, for measurements.
     pub fn encode_all(&self) {
         let store = &self.shared.state().store;
         Resource::all().for_each(|resource| store.encode(resource));
     }
 
-    /// All objects of a kind, as they are now.
+    /// All current objects of a kind.
     ///
     /// # Panics
-    /// When the kind is not served.
+    /// If the kind is not served.
     #[must_use]
     #[track_caller]
     pub fn all(&self, kind: &str) -> Vec<Value> {
         self.shared.state().store.values(served(kind))
     }
 
-    /// Deletes an object and returns the resourceVersion of that; the namespace of cluster-scoped kinds is ignored.
+    /// Deletes an object and returns the resourceVersion of the deletion.
+    ///
+    /// The namespace of cluster-scoped kinds is ignored.
     ///
     /// # Panics
-    /// When there is no such object.
+    /// If the object does not exist.
     #[allow(clippy::must_use_candidate)]
     #[track_caller]
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> u64 {
@@ -91,7 +95,7 @@ impl ApiServer {
         store.change(resource, key, None)
     }
 
-    /// The present content of an object, ready to be changed and applied.
+    /// The current object, to be changed and applied.
     #[must_use]
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         let resource = served(kind);
@@ -102,16 +106,16 @@ impl ApiServer {
         Some(value)
     }
 
-    /// The present resourceVersion.
+    /// The current resourceVersion.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.shared.state().store.version()
     }
 
-    /// Applies every document of a YAML file; empty ones are skipped.
+    /// Applies every non-empty document of a YAML file.
     ///
     /// # Panics
-    /// When it cannot be read or contains kinds that are not served.
+    /// If the file cannot be read or contains kinds that are not served.
     #[track_caller]
     pub fn load_yaml(&self, path: impl AsRef<Path>) {
         let path = path.as_ref();
@@ -123,11 +127,13 @@ impl ApiServer {
         }
     }
 
-    /// Makes this many ClusterIP Services (`svc-00000`… in namespace `scale`, IPv4, port `http` 80/TCP), each with one
-    /// EndpointSlice (`svc-00000-x7k2p`…) of ready endpoints. They are written anew whenever they are sent.
+    /// Creates this many ClusterIP Services (`svc-00000`… in namespace `scale`, IPv4, port `http` 80/TCP).
+    ///
+    /// Each has one EndpointSlice (`svc-00000-x7k2p`…) of ready endpoints. Their JSON is generated whenever they are
+    /// sent.
     ///
     /// # Panics
-    /// When there are more than the addresses at hand: a million Services, eight million endpoints.
+    /// If there are more than a million Services or eight million endpoints.
     #[track_caller]
     pub fn load_synthetic(&self, services: u32, endpoints_per_service: u32) {
         let pods = u64::from(services) * u64::from(endpoints_per_service);
@@ -144,7 +150,7 @@ impl ApiServer {
     }
 }
 
-/// Keeps an object without `kind` and `apiVersion`, with the identity that it had or gets now.
+/// Stores an object without `kind` and `apiVersion`, with its UID or a new one.
 pub(super) fn put(store: &mut Store, resource: &Resource, key: (String, String), mut object: Value) -> u64 {
     if resource.namespaced {
         object["metadata"]["namespace"] = json!(key.0);

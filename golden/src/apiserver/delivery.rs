@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use flate2::write::GzEncoder;
 
-/// How answers flow.
+/// The pace of answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pace {
     /// As fast as the client reads.
     #[default]
     Normal,
-    /// Requests are read and not answered; open watches fall silent. What was held back follows at the next pace.
+    /// Requests are read and not answered, and open watches stay silent. What was held back follows at the next pace.
     Silent,
     /// About half of every answer, or of the next line of a watch, then nothing.
     HalfBody,
-    /// Bodies come in pieces of `bytes`, `delay` apart.
+    /// Bodies are sent in pieces of `bytes` with pauses of `delay`.
     Slow {
-        /// Size of a piece.
+        /// The size of a piece.
         bytes: usize,
-        /// Pause after each piece.
+        /// The pause after each piece.
         delay: Duration,
     },
 }
@@ -26,18 +26,18 @@ pub enum Pace {
 /// How the body of one answer is delivered.
 #[derive(Debug, Default)]
 pub(super) struct Delivery {
-    /// The pace of this answer; by default that of the server.
+    /// The pace of this answer; `None` for the server's.
     pub(super) pace: Option<Pace>,
     pub(super) cut: Option<Cut>,
     pub(super) gzip: Gzip,
 }
 
-/// Where a body breaks off, and with it the connection.
+/// The point at which a body is truncated and the connection closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cut {
-    /// Bytes that are still sent.
+    /// The bytes still to send.
     pub(super) left: usize,
-    /// Whether a `Content-Length` promises more; otherwise the body is chunked and lacks its last chunk.
+    /// Whether a `Content-Length` promises more. Otherwise the body is chunked and lacks its last chunk.
     pub(super) announced: bool,
 }
 
@@ -52,12 +52,12 @@ pub(super) enum Gzip {
     EachPiece,
 }
 
-/// What compresses a body.
+/// The compression of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encode {
     Plain,
-    /// As lists are: one stream.
+    /// One stream, as in lists.
     Gzip,
-    /// As streamed lists are from 1.37 on: a gzip member for each flush.
+    /// A gzip member for each flush, as in streamed lists from 1.37 on.
     GzipMembers,
 }

@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use super::object::Object;
 
-/// Namespace (empty for cluster-scoped kinds) and name.
+/// The namespace (empty for cluster-scoped kinds) and name.
 pub(super) type Key = (String, String);
 
-/// One change of one object.
+/// A change of one object.
 #[derive(Clone, Debug)]
 pub(super) struct Event {
     pub(super) version: u64,
@@ -16,23 +16,23 @@ pub(super) struct Event {
     pub(super) new: Option<Object>,
 }
 
-/// What an open watch is told.
+/// A command to an open watch.
 #[derive(Clone, Debug)]
 pub(super) enum Command {
     Event(Event),
-    /// Everything up to this version has been sent.
+    /// Sends a bookmark with this version.
     Bookmark(u64),
-    /// Bytes that go out as they are.
+    /// Sends these bytes unchanged.
     Raw(Vec<u8>),
-    /// An event of any type around any object, with its `kind` and `apiVersion`, in the encoding of the watch.
+    /// Sends an event of any type with any object, including `kind` and `apiVersion`, in the watch's encoding.
     Custom(String, Value),
     End(End),
 }
 
-/// How watches end when a test says so.
+/// How a test ends watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// As at a timeout: the body ends properly, the connection stays.
+    /// As at a timeout: the body ends properly, and the connection stays open.
     Clean,
     /// In the middle of a line and of a chunk; the connection is closed.
     Torn,

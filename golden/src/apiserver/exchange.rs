@@ -9,7 +9,7 @@ use super::resource::Target;
 use super::shared::Shared;
 use super::status::Status;
 
-/// A request and what is known of it.
+/// A request with its target and negotiated encoding.
 #[derive(Debug)]
 pub(super) struct Exchange<'a> {
     pub(super) shared: &'a Shared,
@@ -19,13 +19,13 @@ pub(super) struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// The refusal of this request with a status.
+    /// The status of a code for this request.
     pub(super) fn status(&self, code: u16) -> Status {
         Status::of_request(code, self.request, self.target.as_ref())
     }
 }
 
-/// Sends a refusal.
+/// Sends a status as the answer.
 pub(super) async fn refuse_with(connection: &mut Connection, status: &Status, encoding: Encoding) -> io::Result<Then> {
     connection.respond(status.code, encoding.media_type(), &status.headers(), &status.body(encoding)).await?;
     Ok(Then::Reuse)

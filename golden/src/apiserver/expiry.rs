@@ -1,4 +1,4 @@
-//! Refusals about resource versions: too old, too new, and continue tokens of versions that are gone.
+//! Statuses about resource versions: too old, too new, and expired continue tokens.
 
 use serde_json::json;
 
@@ -11,12 +11,12 @@ impl Status {
         Self::new(410, "Expired", format!("too old resource version: {asked} ({oldest})"))
     }
 
-    /// A list at a version that is gone (storage/etcd3/errors.go).
+    /// A list at a compacted version (storage/etcd3/errors.go).
     pub(super) fn list_expired() -> Self {
         Self::new(410, "Expired", "The resourceVersion for the provided list is too old.")
     }
 
-    /// A page of a version that is gone. The answer has a token for the rest as it is now (storage/etcd3/errors.go).
+    /// A page at a compacted version, with a token for the rest at the current version (storage/etcd3/errors.go).
     pub(super) fn continue_expired(token: &str) -> Self {
         let message = "The provided continue parameter is too old to display a consistent list result. You can start a \
                        new list without the continue parameter, or use the continue token in this response to retrieve \
@@ -30,7 +30,8 @@ impl Status {
         }
     }
 
-    /// A version that this server has not reached (storage/errors.go). A real one waits for it for three seconds first.
+    /// A version that this server has not reached (storage/errors.go). kube-apiserver waits for it for three seconds
+    /// first.
     pub(super) fn too_large(asked: u64, current: u64) -> Self {
         let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
         let cause = json!({ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" });

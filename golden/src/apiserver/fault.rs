@@ -1,102 +1,117 @@
-//! Faults of an API server, each as a real server, or what stands before one, shows it.
+//! Faults of an API server, each as a real server or a proxy in front of it shows it.
 
 use super::delivery::Pace;
 use super::request::Request;
 
-/// What goes wrong with a request.
+/// A fault of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// An error `Status` in the encoding that was asked for, without `Retry-After`.
+    /// An error `Status` in the negotiated encoding, without `Retry-After`.
     ///
-    /// A real one answers 403 to all for its first second, until its roles are there (recorded).
+    /// kube-apiserver answers 403 to all requests in its first second, until its roles exist (recorded).
     ///
     /// For streamed lists: 400 (openyurt#2745), 403 (RBAC that grants `list` without `watch`), 404 and 501 (aggregated
     /// servers and proxies without watches), 405 (k8s.io/apiserver's `handleWatch` for a storage without `Watch`,
     /// openshift-apiserver#617), 422 (a server without the feature gate WatchList), 500 and 503 (kubernetes#139766).
     /// For watches: 410 (k8s.io/apiserver until 1.17; later ones send [`Fault::ErrorEvent`]).
     Refuse(u16),
-    /// An error `Status` with `details.retryAfterSeconds` and the header `Retry-After`, as k8s.io/apiserver's
-    /// `ErrorNegotiated` sends both: 429 while a watch cache initialises (`storage is (re)initializing`), 500 from etcd,
-    /// 503 and 504. client-go repeats such a request itself, up to ten times, before its reflector sees the error
-    /// (rest/with_retry.go).
+    /// An error `Status` with `details.retryAfterSeconds` and the header `Retry-After`.
+    ///
+    /// k8s.io/apiserver's `ErrorNegotiated` sends both: 429 while a watch cache initialises (`storage is
+    /// (re)initializing`), 500 from etcd, 503 and 504. client-go repeats such a request up to ten times before its
+    /// reflector sees the error (rest/with_retry.go).
     RefuseFor {
         /// The HTTP status.
         code: u16,
-        /// Seconds to wait.
+        /// The seconds to wait.
         retry_after: u32,
     },
-    /// 429 in plain text with `Retry-After`, which is how API priority and fairness rejects (recorded; k8s.io/apiserver's
-    /// server/filters/priority-and-fairness.go, `tooManyRequests`): no `Status` whatever was asked for.
+    /// 429 in plain text with `Retry-After`, as API priority and fairness rejects requests.
+    ///
+    /// Not a `Status`, whatever the encoding (recorded; server/filters/priority-and-fairness.go, `tooManyRequests`).
     TooManyRequests {
-        /// Seconds to wait; a real one says more the longer it is overloaded.
+        /// The seconds to wait; kube-apiserver sends more the longer it is overloaded.
         retry_after: u32,
     },
-    /// 504 after a minute, as a real one answers a list whose etcd is gone (recorded; server/filters/timeout.go): in plain
-    /// text whatever was asked for, of JSON without `kind` and `apiVersion`. The minute is left out here. Its streamed
-    /// lists are then [`Fault::Paced`] with [`Pace::Silent`]: 200, not one event, and the end at `timeoutSeconds`. Its
-    /// lists with `resourceVersion=0` and its watches go on.
+    /// 504, as kube-apiserver answers a list after a minute without etcd.
+    ///
+    /// The body is plain text with JSON that lacks `kind` and `apiVersion`, whatever the encoding (recorded;
+    /// server/filters/timeout.go). The minute is omitted here. Streamed lists of such a server are [`Fault::Paced`]
+    /// with [`Pace::Silent`]: 200, no event, and the end at `timeoutSeconds`. Lists with `resourceVersion=0` and
+    /// watches continue.
     TimedOut,
-    /// A page of HTML: 502 or 504 of an ingress, 200 of a captive portal or a login page.
+    /// An HTML page: 502 or 504 of an ingress, 200 of a captive portal or a login page.
     Html(u16),
-    /// A `Status` of a failure with HTTP status 200. client-go takes it for an error (rest/request.go,
-    /// `transformResponse`).
+    /// A failure `Status` with HTTP status 200, which client-go treats as an error.
+    ///
+    /// See rest/request.go, `transformResponse`.
     RefuseInOk(u16),
-    /// A stream of one ERROR event, and its end. 410 is how k8s.io/apiserver tells that a version is too old, in the
-    /// middle of a watch or at its beginning (storage/cacher, `newErrWatcher`).
+    /// A stream of one ERROR event.
+    ///
+    /// k8s.io/apiserver reports 410 this way for a version that is too old, at the beginning or in the middle of a
+    /// watch (storage/cacher, `newErrWatcher`).
     ErrorEvent(u16),
-    /// [`Fault::ErrorEvent`] of a kube-apiserver 1.31 or later on etcd before 3.4.25, or 3.5.0 to 3.5.7, for streamed
-    /// lists: `RequestWatchProgress is disabled` (storage/cacher/cacher.go). Recorded with etcd 3.4.23.
+    /// The ERROR event of kube-apiserver 1.31 or later for streamed lists on an old etcd.
+    ///
+    /// `RequestWatchProgress is disabled` with etcd before 3.4.25, or 3.5.0 to 3.5.7 (storage/cacher/cacher.go).
+    /// Recorded with etcd 3.4.23.
     WatchProgressDisabled,
-    /// A stream without events that ends at once: a load balancer without patience, a server that shuts down.
+    /// An empty stream that ends at once: a load balancer with a short timeout, a server that shuts down.
     EndAtOnce,
-    /// A stream with all initial events and without their bookmark. Servers before 1.27 ignore `sendInitialEvents`; what
-    /// goes on and what ends depends on the proxy between.
+    /// A stream with all initial events but without their bookmark.
+    ///
+    /// Servers before 1.27 ignore `sendInitialEvents`; the end of the stream depends on the proxy in between.
     NoBookmark {
         /// Whether the stream ends then, or stays open.
         end: bool,
     },
-    /// A streamed list that is whole, bookmark included, and then ends: with an ERROR event of this code, or without.
-    /// 410 after each list is what a server with a tiny watch cache does under load.
+    /// A complete streamed list that ends after its bookmark, with an ERROR event of this code or without.
+    ///
+    /// A server with a small watch cache sends 410 after each list under load.
     EndAfterList(Option<u16>),
-    /// The request is read, and nothing follows, not even a status line.
+    /// The request is read and not answered.
     NoAnswer,
     /// The connection is closed without an answer, as by a server that is being killed.
     HangUp,
-    /// The answer flows at its own pace: [`Pace::Slow`] for a slow link, [`Pace::HalfBody`] and [`Pace::Silent`] for a
-    /// connection that died in silence in the middle of the body, or before it.
+    /// The answer has its own pace.
+    ///
+    /// [`Pace::Slow`] is a slow link; [`Pace::HalfBody`] and [`Pace::Silent`] are connections that died in the body,
+    /// or before it.
     Paced(Pace),
-    /// The body breaks off after so many bytes, and the connection is closed: in a chunked body, or one whose
-    /// `Content-Length` (`announced`) promised more.
+    /// The body is truncated after so many bytes, and the connection is closed.
+    ///
+    /// The body is chunked, or a `Content-Length` (`announced`) promised more.
     Cut {
-        /// How many bytes come.
+        /// The number of bytes sent.
         after: usize,
         /// Whether there is a `Content-Length`.
         announced: bool,
     },
-    /// 200, the right `Content-Type`, and bytes that are nothing: a broken cache or a proxy with a wrong key.
+    /// 200, the right `Content-Type`, and invalid bytes: a broken cache.
     Garbage,
-    /// 410 for a page, with a token to go on inconsistently: etcd was compacted since the first page
-    /// (storage/etcd3/errors.go, `handleCompactedErrorForPaging`).
+    /// 410 for a page, with a token for an inconsistent continuation: etcd was compacted since the first page.
+    ///
+    /// See storage/etcd3/errors.go, `handleCompactedErrorForPaging`.
     ContinueExpired,
 }
 
-/// Which requests a fault is for.
+/// The requests that a fault affects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requests {
-    /// All.
+    /// All requests.
     All,
-    /// Plain lists, each page of them.
+    /// Lists that are not streamed, each page.
     Lists,
     /// Pages after the first one.
     LaterPages,
     /// Streamed lists.
     StreamedLists,
-    /// Watches that begin at a version.
+    /// Watches from a version.
     Watches,
 }
 
 impl Requests {
-    /// Whether a request is one of them; `collection`: it asks for no single object.
+    /// Whether a request is one of them. `collection`: it requests a collection.
     fn include(self, request: &Request, collection: bool) -> bool {
         let get = request.method == "GET" && collection;
         match self {
@@ -109,7 +124,7 @@ impl Requests {
     }
 }
 
-/// A fault, the requests it is for, and how often it happens: for good, unless said otherwise.
+/// A fault, the requests that it affects, and the number of times; permanent by default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Injection {
     pub(super) fault: Fault,
@@ -119,7 +134,7 @@ pub struct Injection {
 }
 
 impl Fault {
-    /// Lets it happen to these requests.
+    /// Applies the fault to these requests.
     #[must_use]
     pub fn on(self, requests: Requests) -> Injection {
         Injection { fault: self, requests, kind: None, left: usize::MAX }
@@ -127,14 +142,14 @@ impl Fault {
 }
 
 impl Injection {
-    /// Restricts it to one kind.
+    /// Restricts the injection to one kind.
     #[must_use]
     pub fn of(mut self, kind: &str) -> Self {
         self.kind = Some(kind.to_owned());
         self
     }
 
-    /// Restricts it to the next `count` such requests.
+    /// Restricts the injection to the next `count` matching requests.
     #[must_use]
     pub fn times(mut self, count: usize) -> Self {
         self.left = count;

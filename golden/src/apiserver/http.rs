@@ -1,7 +1,6 @@
-//! HTTP/1.1 on one connection, by hand, because it must be able to misbehave.
+//! HTTP/1.1 on one connection, written by hand so that faults can violate the protocol.
 //!
-//! Requests are read here, and answers of known length written; `body` writes those of unknown length, at the pace that
-//! the test has set.
+//! Reads requests and writes answers of known length; `body` writes answers of unknown length.
 
 use std::io;
 
@@ -12,7 +11,7 @@ use tokio::sync::watch;
 use super::delivery::{Delivery, Pace};
 use super::request::Request;
 
-/// What becomes of a connection after a response.
+/// Whether a connection stays open after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
     Reuse,
@@ -24,7 +23,7 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     received: Vec<u8>,
     pub(super) pace: watch::Receiver<Pace>,
-    /// How the answer under way is delivered.
+    /// How the current answer is delivered.
     pub(super) delivery: Delivery,
 }
 
@@ -32,12 +31,12 @@ const MAX_REQUEST: usize = 1 << 20;
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, pace: watch::Receiver<Pace>) -> Self {
-        // Events are small and must not wait for one another; failing to say so only makes it slower.
+        // Small events must not wait for each other. A failure only adds latency.
         let _ = stream.set_nodelay(true);
         Self { stream, received: Vec::new(), pace, delivery: Delivery::default() }
     }
 
-    /// The next request, or `None` when the client has gone.
+    /// The next request; `None` when the client has closed the connection.
     pub(super) async fn request(&mut self) -> io::Result<Option<Request>> {
         loop {
             if let Some((request, length)) = Request::parse(&self.received)? {
@@ -53,7 +52,7 @@ impl Connection {
         }
     }
 
-    /// Completes when the client has gone.
+    /// Completes when the client has closed the connection.
     pub(super) async fn gone(&mut self) {
         while let Ok(1..) = self.stream.read_buf(&mut self.received).await {}
     }
@@ -66,14 +65,14 @@ impl Connection {
         Ok(())
     }
 
-    /// A whole response with a known length.
+    /// Sends a response of known length.
     pub(super) async fn respond(&mut self, code: u16, media_type: &str, headers: &str, body: &[u8]) -> io::Result<()> {
         let length = format!("Content-Length: {}\r\n{headers}", body.len());
         self.head(code, media_type, &length).await?;
         self.stream.write_all(body).await
     }
 
-    /// Makes closing send a reset.
+    /// Makes closing send a TCP reset.
     pub(super) fn will_reset(&self) -> io::Result<()> {
         self.stream.set_zero_linger()
     }
@@ -86,7 +85,7 @@ impl Connection {
         self.stream.write_all(head.as_bytes()).await
     }
 
-    /// Waits for the next pace, or fails when the client has gone.
+    /// Waits for the next pace; fails when the client has closed the connection.
     pub(super) async fn pace_changed(&mut self) -> io::Result<()> {
         let mut pace = self.pace.clone();
         tokio::select! {

@@ -1,4 +1,4 @@
-//! Answers to lists: written object by object, so that a large list costs little memory.
+//! Answers lists, one object at a time, so that a large list needs little memory.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::delivery::Encode;
 use super::encoding::Encoding;
 use super::http::Connection;
-use super::options::List;
+use super::options::ListOptions;
 use super::protobuf;
 use super::request::Request;
 use super::resource::Resource;
@@ -17,18 +17,18 @@ use super::status::Status;
 use super::store::Page;
 use super::token::Continuation;
 
-/// How much is gathered before it is sent.
-pub(super) const PIECE: usize = 64 * 1024;
+/// The bytes that are buffered before sending.
+pub(super) const CHUNK_SIZE: usize = 64 * 1024;
 
-/// What is larger is compressed for who takes gzip (`defaultGzipThresholdBytes`).
+/// Larger lists are compressed for clients that accept gzip (`defaultGzipThresholdBytes`).
 const GZIP_THRESHOLD: usize = 128 * 1024;
 
-/// Finds the page that is asked for.
+/// The requested page.
 pub(super) fn find(
     shared: &Shared,
     resource: &Resource,
     filter: &Filter,
-    list: &List,
+    list: &ListOptions,
     request: &Request,
 ) -> Result<Page, Status> {
     let store = &shared.state().store;
@@ -43,7 +43,7 @@ pub(super) fn find(
     })
 }
 
-/// Sends the page.
+/// Sends a page.
 pub(super) async fn send(
     connection: &mut Connection,
     resource: &Resource,
@@ -53,7 +53,7 @@ pub(super) async fn send(
     page: &Page,
 ) -> io::Result<()> {
     let (kind, version) = (format!("{}List", resource.kind), resource.api_version());
-    let mut list = Pieces { connection, encoding, gzip, out: Vec::new(), begun: false };
+    let mut list = BodyWriter { connection, encoding, gzip, out: Vec::new(), begun: false };
     match encoding {
         Encoding::Json => {
             let head = format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},"items":["#);
@@ -83,12 +83,12 @@ pub(super) async fn send(
     list.end().await
 }
 
-/// The metadata of the list.
+/// The metadata of a list.
 pub(super) fn metadata(page: &Page, filter: &Filter) -> Value {
     let mut metadata = json!({ "resourceVersion": page.version.to_string() });
     if let Some((last, left)) = &page.more {
         metadata["continue"] = json!(Continuation { version: Some(page.version), after: last.clone() }.write());
-        // With a selector the real server does not know either.
+        // kube-apiserver does not send a count with a selector either.
         if filter.is_empty() {
             metadata["remainingItemCount"] = json!(left);
         }
@@ -96,8 +96,8 @@ pub(super) fn metadata(page: &Page, filter: &Filter) -> Value {
     metadata
 }
 
-/// A body on its way, compressed if it grows beyond the threshold and the client takes that.
-struct Pieces<'a> {
+/// A body in progress, compressed once it exceeds the threshold if the client accepts gzip.
+struct BodyWriter<'a> {
     connection: &'a mut Connection,
     encoding: Encoding,
     gzip: bool,
@@ -105,9 +105,9 @@ struct Pieces<'a> {
     begun: bool,
 }
 
-impl Pieces<'_> {
+impl BodyWriter<'_> {
     async fn flush_if_large(&mut self) -> io::Result<()> {
-        let limit = if self.gzip && !self.begun { GZIP_THRESHOLD } else { PIECE };
+        let limit = if self.gzip && !self.begun { GZIP_THRESHOLD } else { CHUNK_SIZE };
         if self.out.len() <= limit {
             return Ok(());
         }

@@ -1,27 +1,26 @@
-//! A small but faithful Kubernetes API server that tests can trip up.
+//! A Kubernetes API server for tests, with fault injection.
 //!
-//! It serves lists, pages, watches and streamed lists over real HTTP/1.1, in JSON and protobuf, from the objects that a
-//! test gives it; [`Fault`] lists what can go wrong. It knows neither the proxy nor any Kubernetes client. What it
-//! answers is held against recordings of a kube-apiserver 1.36.2 (`golden/apiserver`).
+//! It serves lists, pages, watches and streamed lists over HTTP/1.1, in JSON and protobuf; [`Fault`] lists the faults.
+//! Its answers are compared with recordings of kube-apiserver 1.36.2 (`golden/apiserver`).
 //!
-//! It validates and defaults nothing: what a test applies is what clients get, so a test can also serve what no
-//! real server would. All methods are for synchronous callers; the server runs on a thread of its own.
+//! Nothing is validated or defaulted: clients get what a test applied, so that a test can serve what no real server
+//! would. All methods are synchronous; the server runs on its own thread.
 
 mod accept;
 mod answer;
 mod binding;
 mod body;
 mod cluster;
+mod controls;
 mod delivery;
 mod encoding;
 mod event;
 mod exchange;
 mod expiry;
 mod fault;
-mod faults;
 mod http;
+mod inject;
 mod list;
-mod misbehave;
 mod object;
 mod options;
 mod protobuf;
@@ -55,10 +54,10 @@ use self::binding::Binding;
 use self::serve::Control;
 use self::shared::Shared;
 
-/// How long the server is given to do what a test waits for.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The timeout of waits for a client's requests.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The server; it stops when dropped.
+/// An API server, stopped when dropped.
 #[derive(Debug)]
 pub struct ApiServer {
     shared: Arc<Shared>,
@@ -68,35 +67,35 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Starts one on a free port of 127.0.0.1.
+    /// Starts a server on a free port of 127.0.0.1.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is no free port.
     #[must_use]
     pub fn start() -> Self {
         Self::start_on(TcpListener::bind("127.0.0.1:0").expect("127.0.0.1 has a free port"))
     }
 
-    /// Starts one on a listener, which may belong to another network namespace.
+    /// Starts a server on a listener, which may belong to another network namespace.
     ///
     /// # Panics
-    /// When the thread cannot be started.
+    /// If the thread cannot be started.
     #[must_use]
     pub fn start_on(listener: TcpListener) -> Self {
         let binding = Binding::of(&listener);
         let address = binding.address();
         let shared = Arc::new(Shared::new());
-        let (control, wishes) = unbounded_channel();
+        let (control, commands) = unbounded_channel();
         let for_thread = Arc::clone(&shared);
         let serve = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-            runtime.block_on(serve::run(listener, binding, for_thread, wishes));
+            runtime.block_on(serve::run(listener, binding, for_thread, commands));
         };
         let thread = std::thread::Builder::new().name("apiserver".into()).spawn(serve).expect("a thread starts");
         Self { shared, address, control: Some(control), thread: Some(thread) }
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -108,10 +107,10 @@ impl ApiServer {
         format!("http://{}", self.address)
     }
 
-    /// Writes a kubeconfig into `dir` and returns its path; it has the token, if one is required by now.
+    /// Writes a kubeconfig into `dir` and returns its path; it contains the required token, if any.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// If it cannot be written.
     #[must_use]
     pub fn kubeconfig(&self, dir: &Path) -> PathBuf {
         let user = match &self.shared.state().token {
@@ -121,10 +120,10 @@ impl ApiServer {
         self.kubeconfig_with(dir, &user)
     }
 
-    /// Writes a kubeconfig into `dir` and returns its path; `user` says, in YAML, who the proxy is.
+    /// Writes a kubeconfig with a `user` in YAML into `dir` and returns its path.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// If it cannot be written.
     #[must_use]
     pub fn kubeconfig_with(&self, dir: &Path, user: &str) -> PathBuf {
         let text = format!(
@@ -139,18 +138,18 @@ impl ApiServer {
         path
     }
 
-    /// Every request so far, in the order of arrival, answered or not.
+    /// All requests received, in order, answered or not.
     #[must_use]
     pub fn requests(&self) -> Vec<Request> {
         self.shared.state().requests.clone()
     }
 
-    /// Forgets the requests so far.
+    /// Clears the recorded requests.
     pub fn clear_requests(&self) {
         self.shared.state().requests.clear();
     }
 
-    /// How many watches of a kind are open.
+    /// The number of open watches of a kind.
     #[must_use]
     pub fn watching(&self, kind: &str) -> usize {
         self.shared.state().store.watching(kind)
@@ -159,27 +158,27 @@ impl ApiServer {
     /// Blocks until this many watches of a kind are open.
     ///
     /// # Panics
-    /// When that takes too long.
+    /// At the timeout.
     #[track_caller]
     pub fn wait_for_watches(&self, kind: &str, count: usize) {
-        let done = self.shared.wait(PATIENCE, |state| state.store.watching(kind) == count);
+        let done = self.shared.wait(WAIT_TIMEOUT, |state| state.store.watching(kind) == count);
         assert!(done, "{} watches of {kind} are open, not {count}", self.watching(kind));
     }
 
-    /// Blocks until the requests so far fulfil `done`; `what` is for the message.
+    /// Blocks until the received requests fulfil `done`; `what` names the condition.
     ///
     /// # Panics
-    /// When that takes too long.
+    /// At the timeout.
     #[track_caller]
     pub fn wait_for_requests(&self, what: &str, mut done: impl FnMut(&[Request]) -> bool) {
-        let done = self.shared.wait(PATIENCE, |state| done(&state.requests));
+        let done = self.shared.wait(WAIT_TIMEOUT, |state| done(&state.requests));
         assert!(done, "still waiting for {what}; requests so far: {:#?}", self.requests());
     }
 
-    fn control(&self, wish: impl FnOnce(std::sync::mpsc::Sender<()>) -> Control) {
+    fn control(&self, command: impl FnOnce(std::sync::mpsc::Sender<()>) -> Control) {
         let (done, is_done) = std::sync::mpsc::channel();
         let control = self.control.as_ref().expect("the server is not dropped");
-        control.send(wish(done)).expect("the server's thread lives");
+        control.send(command(done)).expect("the server's thread lives");
         is_done.recv().expect("the server's thread lives");
     }
 }

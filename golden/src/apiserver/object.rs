@@ -1,4 +1,4 @@
-//! One object at one version, as it is kept and as it is written.
+//! An object at one version, and its encodings.
 
 use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
@@ -14,15 +14,15 @@ use super::synthetic::Synthetic;
 #[derive(Clone, Debug)]
 pub(super) struct Object {
     content: Content,
-    /// Its protobuf message, once a client has asked for it.
+    /// The protobuf message, encoded at first use.
     message: Arc<OnceLock<Box<[u8]>>>,
 }
 
 #[derive(Clone, Debug)]
 enum Content {
-    /// Given by a test, without `kind` and `apiVersion`, with its resourceVersion.
+    /// Applied by a test, without `kind` and `apiVersion`, with its resourceVersion.
     Stored(Arc<Value>),
-    /// Its JSON is written afresh each time it is asked for.
+    /// Generated whenever it is sent.
     Synthetic(Synthetic),
 }
 
@@ -39,7 +39,7 @@ impl Object {
         Self { content, message: Arc::default() }
     }
 
-    /// The same content under another resourceVersion.
+    /// The same content with another resourceVersion.
     pub(super) fn at(&self, version: u64) -> Self {
         match &self.content {
             Content::Stored(object) => {
@@ -61,7 +61,7 @@ impl Object {
         }
     }
 
-    /// The whole object, without `kind` and `apiVersion`.
+    /// The object without `kind` and `apiVersion`.
     pub(super) fn value(&self) -> Value {
         match &self.content {
             Content::Stored(object) => Value::clone(object),
@@ -73,7 +73,7 @@ impl Object {
         }
     }
 
-    /// Appends its JSON the way lists show it: without `kind` and `apiVersion`.
+    /// Appends its JSON as a list item, without `kind` and `apiVersion`.
     pub(super) fn write_item(&self, out: &mut Vec<u8>) {
         match &self.content {
             Content::Stored(object) => serde_json::to_writer(out, object.as_ref()).expect("a Value can be written"),
@@ -81,7 +81,7 @@ impl Object {
         }
     }
 
-    /// Appends its JSON with `kind` and `apiVersion`, the way it stands alone.
+    /// Appends its JSON with `kind` and `apiVersion`.
     pub(super) fn write(&self, resource: &Resource, out: &mut Vec<u8>) {
         write!(out, r#"{{"kind":"{}","apiVersion":"{}","#, resource.kind, resource.api_version())
             .expect("memory can be written");
@@ -90,7 +90,7 @@ impl Object {
         out.remove(brace);
     }
 
-    /// Its protobuf message without an envelope, the way lists show it. Encoded once.
+    /// Its protobuf message without envelope, as in lists; encoded once.
     pub(super) fn message(&self, resource: &Resource) -> &[u8] {
         self.message.get_or_init(|| match &self.content {
             Content::Stored(object) => protobuf::message(resource.message, object).into(),
@@ -98,7 +98,7 @@ impl Object {
         })
     }
 
-    /// Appends its protobuf message in an envelope, the way it stands alone.
+    /// Appends its protobuf message in an envelope.
     pub(super) fn write_enveloped(&self, resource: &Resource, out: &mut Vec<u8>) {
         protobuf::envelope(&resource.api_version(), resource.kind, self.message(resource), out);
     }

@@ -1,53 +1,54 @@
-//! The options of a list or a watch, checked against each other as the API server does
-//! (k8s.io/apimachinery's internalversion/validation, k8s.io/apiserver's storage/cacher/delegator).
+//! Parses and validates the options of lists and watches as kube-apiserver does.
+//!
+//! See k8s.io/apimachinery's internalversion/validation and k8s.io/apiserver's storage/cacher/delegator.
 
 use std::time::Duration;
 
 use super::event::Key;
 use super::request::Request;
 use super::status::Status;
-use super::store::Start;
+use super::store::WatchStart;
 use super::token::Continuation;
 
-/// What a GET of a collection asks for.
+/// The parsed options of a GET of a collection.
 #[derive(Debug)]
-pub(super) enum Ask {
-    List(List),
-    Watch(Watch),
+pub(super) enum CollectionQuery {
+    List(ListOptions),
+    Watch(WatchOptions),
 }
 
-/// What the server has of what not every server has.
+/// Optional features of the server.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Serves {
+pub(super) struct ServerFeatures {
     /// The feature gate WatchList.
     pub(super) streamed_lists: bool,
-    /// kube-apiserver's default; `--watch-cache=false` and some aggregated servers do without.
+    /// kube-apiserver's default, disabled by `--watch-cache=false` and in some aggregated servers.
     pub(super) watch_cache: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct List {
-    /// `None`: as of now.
+pub(super) struct ListOptions {
+    /// `None`: the current version.
     pub(super) version: Option<u64>,
-    /// The server must have reached this version.
+    /// The version that the server must have reached.
     pub(super) not_older: u64,
     pub(super) limit: usize,
     pub(super) continued: Option<Key>,
 }
 
 #[derive(Debug)]
-pub(super) struct Watch {
-    /// `None`: with what happens from now on.
-    pub(super) start: Option<Start>,
+pub(super) struct WatchOptions {
+    /// `None`: from the current version on.
+    pub(super) start: Option<WatchStart>,
     pub(super) not_older: u64,
-    /// The end of the initial events is to be marked.
+    /// Whether a bookmark ends the initial events.
     pub(super) streaming_list: bool,
     pub(super) bookmarks: bool,
     pub(super) timeout: Option<Duration>,
 }
 
-impl Ask {
-    pub(super) fn of(request: &Request, serves: Serves) -> Result<Self, Status> {
+impl CollectionQuery {
+    pub(super) fn parse(request: &Request, features: ServerFeatures) -> Result<Self, Status> {
         let version = match request.param("resourceVersion").as_deref() {
             None | Some("") => None,
             Some(text) => Some(text.parse().map_err(|_| invalid_version(text, request.is_watch()))?),
@@ -58,17 +59,17 @@ impl Ask {
         }
         let initial = request.param("sendInitialEvents").is_some().then(|| request.flag("sendInitialEvents"));
         if request.is_watch() {
-            Ok(Self::Watch(Watch::of(request, version, &matching, initial, serves)?))
+            Ok(Self::Watch(WatchOptions::of(request, version, &matching, initial, features)?))
         } else if initial.is_some() {
             Err(Status::forbidden_option("sendInitialEvents", "sendInitialEvents is forbidden for list"))
         } else {
-            Ok(Self::List(List::of(request, version, &matching, serves)?))
+            Ok(Self::List(ListOptions::of(request, version, &matching, features)?))
         }
     }
 }
 
-impl List {
-    fn of(request: &Request, version: Option<u64>, matching: &str, serves: Serves) -> Result<Self, Status> {
+impl ListOptions {
+    fn of(request: &Request, version: Option<u64>, matching: &str, features: ServerFeatures) -> Result<Self, Status> {
         number(request, "timeoutSeconds")?;
         let limit = number(request, "limit")?.and_then(|limit| usize::try_from(limit).ok());
         let limit = limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
@@ -95,29 +96,29 @@ impl List {
             return Err(Status::forbidden_option("resourceVersionMatch", why));
         }
         let not_older = version.unwrap_or(0);
-        // With a limit and without a match a version is meant exactly, for the sake of old clients.
+        // With a limit and without a match, the version is exact, for compatibility with old clients.
         if matching == "Exact" || (matching.is_empty() && not_older > 0 && limit < usize::MAX) {
             return Ok(Self { version, not_older, limit, continued: None });
         }
         // The watch cache does not page.
-        let limit = if version == Some(0) && serves.watch_cache { usize::MAX } else { limit };
+        let limit = if version == Some(0) && features.watch_cache { usize::MAX } else { limit };
         Ok(Self { version: None, not_older, limit, continued: None })
     }
 }
 
-impl Watch {
+impl WatchOptions {
     fn of(
         request: &Request,
         version: Option<u64>,
         matching: &str,
         initial: Option<bool>,
-        serves: Serves,
+        features: ServerFeatures,
     ) -> Result<Self, Status> {
         if initial.is_some() && matching != "NotOlderThan" {
             let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
             return Err(Status::forbidden_option("resourceVersionMatch", why));
         }
-        if initial.is_some() && !serves.streamed_lists {
+        if initial.is_some() && !features.streamed_lists {
             let why = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
             return Err(Status::forbidden_option("sendInitialEvents", why));
         }
@@ -127,14 +128,14 @@ impl Watch {
         }
         let version = version.filter(|version| *version > 0);
         let (start, not_older) = match (initial, version) {
-            (Some(true), _) | (None, None) => (Some(Start::Everything), version.unwrap_or(0)),
+            (Some(true), _) | (None, None) => (Some(WatchStart::Everything), version.unwrap_or(0)),
             (Some(false), None) => (None, 0),
-            (Some(false) | None, Some(version)) => (Some(Start::After(version)), 0),
+            (Some(false) | None, Some(version)) => (Some(WatchStart::After(version)), 0),
         };
         let bookmarks = request.flag("allowWatchBookmarks");
         let timeout = number(request, "timeoutSeconds")?.filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        // A watch from no version is a streamed list to a server that has them (internalversion/defaults.go).
-        let streamed = initial.unwrap_or(start == Some(Start::Everything) && serves.streamed_lists);
+        // A watch without a version is a streamed list if the server supports them (internalversion/defaults.go).
+        let streamed = initial.unwrap_or(start == Some(WatchStart::Everything) && features.streamed_lists);
         Ok(Self { start, not_older, streaming_list: streamed && bookmarks, bookmarks, timeout })
     }
 }

@@ -1,35 +1,35 @@
-//! A request as it came.
+//! A received HTTP request.
 
 use std::io;
 use std::time::Duration;
 
-/// A request the server has received.
+/// A request that the server has received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// `GET`, `POST`…
     pub method: String,
     /// The path, without the query.
     pub path: String,
-    /// The query as it came, percent-encoded, without the question mark.
+    /// The query, percent-encoded, without the question mark.
     pub query: String,
-    /// The `User-Agent` header, or nothing.
+    /// The `User-Agent` header, or an empty string.
     pub user_agent: String,
-    /// The `Accept` header, or nothing.
+    /// The `Accept` header, or an empty string.
     pub accept: String,
-    /// The `Accept-Encoding` header, or nothing.
+    /// The `Accept-Encoding` header, or an empty string.
     pub accept_encoding: String,
-    /// How long after the server's start it came.
+    /// The time since the server's start.
     pub received: Duration,
-    /// The `Authorization` header, if there was one.
+    /// The `Authorization` header, if present.
     pub authorization: Option<String>,
-    /// The body, for what is created.
+    /// The body of a POST or PATCH.
     pub body: String,
-    /// The client will not reuse the connection.
+    /// Whether the client will not reuse the connection.
     pub(super) close: bool,
 }
 
 impl Request {
-    /// The decoded value of a query parameter: the last one, if it is given twice.
+    /// The decoded value of a query parameter; the last one if repeated.
     #[must_use]
     pub fn param(&self, name: &str) -> Option<String> {
         let pairs = self.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
@@ -48,18 +48,18 @@ impl Request {
         self.flag("watch")
     }
 
-    /// Whether it asks for a streaming list.
+    /// Whether it requests a streamed list.
     #[must_use]
     pub fn is_streaming_list(&self) -> bool {
         self.is_watch() && self.flag("sendInitialEvents")
     }
 
-    /// Whether the client takes gzip.
+    /// Whether the client accepts gzip.
     pub(super) fn takes_gzip(&self) -> bool {
         self.accept_encoding.split(',').any(|encoding| encoding.trim() == "gzip")
     }
 
-    /// The first request in `received` and its length, or `None` if it is not complete.
+    /// The first request in `received` and its length; `None` if incomplete.
     pub(super) fn parse(received: &[u8]) -> io::Result<Option<(Self, usize)>> {
         let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
         let head = std::str::from_utf8(&received[..end]).map_err(invalid)?;

@@ -1,20 +1,19 @@
-//! The collections that are served: their paths, kinds, schemas and the empty object of each.
+//! The served collections: paths, kinds, schemas and empty objects.
 
 use serde_json::Value;
 
 use super::protobuf::{self, Message};
 
-/// One collection of the API.
+/// A collection of the API.
 #[derive(Debug)]
 pub(super) struct Resource {
     pub(super) kind: &'static str,
     pub(super) group: &'static str,
     pub(super) plural: &'static str,
     pub(super) namespaced: bool,
-    /// Fields beyond `metadata.name` and `metadata.namespace` that a fieldSelector may name.
+    /// The fields besides `metadata.name` and `metadata.namespace` that a fieldSelector may use.
     pub(super) selectable: &'static [&'static str],
-    /// What the typed Go struct prints for an object without content. Bookmarks are such objects, so
-    /// a decoder meets `"endpoints":null` and `"addressType":""`.
+    /// The JSON of an empty Go struct, which bookmarks are: decoders meet `"endpoints":null` and `"addressType":""`.
     pub(super) empty: &'static str,
     pub(super) message: Message,
 }
@@ -83,7 +82,7 @@ impl Resource {
         RESOURCES.iter()
     }
 
-    /// The empty object as its typed Go struct prints it, with this metadata.
+    /// The empty object with this metadata, as its Go struct prints it.
     pub(super) fn bookmark(&self, metadata: &Value) -> String {
         let (kind, version, empty) = (self.kind, self.api_version(), self.empty);
         format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},{empty}}}"#)
@@ -94,7 +93,7 @@ impl Resource {
     }
 }
 
-/// What a path means.
+/// The parsed path of a request.
 #[derive(Debug)]
 pub(super) struct Target<'a> {
     pub(super) resource: &'static Resource,

@@ -1,11 +1,11 @@
-//! Label and field selectors: the texts of a request's `labelSelector` and `fieldSelector`, and whether an object matches.
+//! Label and field selectors.
 
 use serde_json::Value;
 
 use super::resource::Resource;
 use super::status::Status;
 
-/// What a request wants to see of a collection.
+/// The selectors of a request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Filter {
     pub(super) namespace: Option<String>,
@@ -18,7 +18,7 @@ enum Label {
     Exists(String),
     Absent(String),
     In(String, Vec<String>),
-    /// Also true of objects without the label.
+    /// Also matches objects without the label.
     NotIn(String, Vec<String>),
 }
 
@@ -37,7 +37,7 @@ impl Filter {
         Ok(Self { namespace: None, labels, fields })
     }
 
-    /// Whether it lets everything through.
+    /// Whether every object matches.
     pub(super) fn is_empty(&self) -> bool {
         self.namespace.is_none() && self.labels.is_empty() && self.fields.is_empty()
     }
@@ -109,7 +109,7 @@ impl Field {
         let is = match found {
             Some(Value::String(text)) => *text == self.value,
             Some(Value::Bool(flag)) => flag.to_string() == self.value,
-            // A typed server compares the zero value.
+            // kube-apiserver compares the zero value of the Go type.
             None if self.path == "spec.unschedulable" => self.value == "false",
             _ => self.value.is_empty(),
         };

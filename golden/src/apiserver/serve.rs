@@ -1,4 +1,4 @@
-//! The server's own thread: it listens, and serves each connection.
+//! The server's thread, which accepts and serves connections.
 
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
@@ -20,14 +20,14 @@ use super::http::{Connection, Then};
 use super::shared::Shared;
 use super::status::Status;
 
-/// What the test wants of the thread; it answers when that is so. It stops when the sender is dropped.
+/// A command to the thread, acknowledged when done. The thread stops when the sender is dropped.
 #[derive(Debug)]
 pub(super) enum Control {
     Down(Sender<()>),
     Up(Sender<()>),
 }
 
-/// Serves until the test drops its end of `control`.
+/// Serves until the sender of `control` is dropped.
 pub(super) async fn run(
     listener: TcpListener,
     binding: Binding,
@@ -36,10 +36,10 @@ pub(super) async fn run(
 ) {
     let mut listener = Some(listen(listener));
     let mut connections = JoinSet::new();
-    tokio::spawn(bookmark_from_time_to_time(Arc::clone(&shared)));
+    tokio::spawn(send_bookmarks_periodically(Arc::clone(&shared)));
     loop {
         tokio::select! {
-            wish = control.recv() => match wish {
+            command = control.recv() => match command {
                 None => break,
                 Some(Control::Down(done)) => {
                     listener = None;
@@ -56,14 +56,16 @@ pub(super) async fn run(
             stream = accept(listener.as_ref()) => {
                 connections.spawn(serve(stream, Arc::clone(&shared)));
             }
-            // Only so that finished ones do not pile up.
+            // Reaps finished connections.
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-/// A listener that stops listening when dropped, and not only when its last descriptor is closed: a child that a test
-/// is just starting has a copy of every descriptor until it runs its program.
+/// A listener that stops listening when dropped.
+///
+/// Closing the last descriptor is not enough: a child that a test is starting has a copy of every descriptor until
+/// exec.
 struct Listener(tokio::net::TcpListener);
 
 impl Drop for Listener {
@@ -80,14 +82,14 @@ fn listen(listener: TcpListener) -> Listener {
 async fn accept(listener: Option<&Listener>) -> TcpStream {
     let Some(Listener(listener)) = listener else { return std::future::pending().await };
     loop {
-        // What goes wrong here (a client already gone) concerns that client alone.
+        // An error here concerns only a client that has closed its connection.
         if let Ok((stream, _)) = listener.accept().await {
             return stream;
         }
     }
 }
 
-async fn bookmark_from_time_to_time(shared: Arc<Shared>) {
+async fn send_bookmarks_periodically(shared: Arc<Shared>) {
     let mut every = shared.bookmark_every.subscribe();
     loop {
         let interval = *every.borrow_and_update();
@@ -112,7 +114,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
                 return;
             }
         };
-        // A client that has gone is no one's fault.
+        // A closed connection is not an error of the server.
         match answer(&mut connection, &shared, &request).await {
             Ok(Then::Reuse) if !request.close => {}
             _ => return,

@@ -1,4 +1,6 @@
-//! Refusals, as the API server words them. `tests/apiserver/recorded.rs` holds them against a real one's.
+//! Statuses of failed requests, with kube-apiserver's messages.
+//!
+//! `tests/apiserver/recorded.rs` compares them with recordings.
 
 use serde_json::{Value, json};
 
@@ -7,14 +9,14 @@ use super::protobuf;
 use super::request::Request;
 use super::resource::Target;
 
-/// A refusal: the body of an error response, or the object of an ERROR event.
+/// A failure `Status`: the body of an error response, or the object of an ERROR event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Status {
     pub(super) code: u16,
     reason: &'static str,
     message: String,
     details: Value,
-    /// A continue token, when a list may go on inconsistently.
+    /// A continue token for an inconsistent continuation of the list.
     token: Option<String>,
 }
 
@@ -33,7 +35,7 @@ impl Status {
         self
     }
 
-    /// Asks the client to wait, in the body and in the header.
+    /// Sets the delay for a retry, in the body and in the header.
     pub(super) fn retry_after(mut self, seconds: u32) -> Self {
         if self.details.is_null() {
             self.details = json!({});
@@ -46,7 +48,7 @@ impl Status {
         Self::new(400, "BadRequest", message)
     }
 
-    /// A list option that is not allowed here.
+    /// A list option that is not allowed with the others.
     pub(super) fn forbidden_option(field: &str, why: &str) -> Self {
         let message = format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: Forbidden: {why}");
         let cause = json!({ "reason": "FieldValueForbidden", "message": format!("Forbidden: {why}"), "field": field });
@@ -54,7 +56,7 @@ impl Status {
             .with(json!({ "group": "meta.k8s.io", "kind": "ListOptions", "causes": [cause] }))
     }
 
-    /// A `resourceVersionMatch` that is not known, or not here.
+    /// A `resourceVersionMatch` that is unknown or not supported here.
     pub(super) fn unsupported_match(given: &str, supported: &[&str]) -> Self {
         let supported: Vec<String> = supported.iter().map(|value| format!("\"{value}\"")).collect();
         let why = format!("Unsupported value: \"{given}\": supported values: {}", supported.join(", "));
@@ -74,12 +76,12 @@ impl Status {
             .with(json!({ "name": name, "kind": plural }))
     }
 
-    /// An object that is to be created without a name.
+    /// An object created without a name.
     pub(super) fn nameless() -> Self {
         Self::new(422, "Invalid", "metadata.name: Required value: name or generateName is required")
     }
 
-    /// An `Accept` header that names nothing that is served.
+    /// An `Accept` header without a supported media type.
     pub(super) fn not_acceptable(offered: MediaTypes, watch: bool) -> Self {
         let media_types = match (offered, watch) {
             (MediaTypes::JsonAndProtobuf, false) => {
@@ -94,7 +96,7 @@ impl Status {
         Self::new(406, "NotAcceptable", format!("only the following media types are accepted: {media_types}"))
     }
 
-    /// A code that a test asked for, in the words of a refusal of this request.
+    /// A code chosen by a test, with a message about this request.
     pub(super) fn of_request(code: u16, request: &Request, target: Option<&Target<'_>>) -> Self {
         match (code, target) {
             (403, Some(target)) => {
@@ -118,7 +120,7 @@ impl Status {
         }
     }
 
-    /// The usual refusal with a code.
+    /// The default status of a code.
     pub(super) fn of_code(code: u16) -> Self {
         let (reason, message) = match code {
             400 => ("BadRequest", "the server rejected our request for an unknown reason"),
@@ -142,7 +144,7 @@ impl Status {
         }
     }
 
-    /// What the header `Retry-After` says.
+    /// The header `Retry-After`, if set.
     pub(super) fn headers(&self) -> String {
         match &self.details["retryAfterSeconds"] {
             Value::Null => String::new(),
@@ -167,7 +169,7 @@ impl Status {
         status
     }
 
-    /// The object, as it stands alone.
+    /// The status as a response body.
     pub(super) fn body(&self, encoding: Encoding) -> Vec<u8> {
         match encoding {
             Encoding::Json => format!("{}\n", self.json()).into_bytes(),
@@ -176,7 +178,7 @@ impl Status {
     }
 }
 
-/// The verb of a request, as in messages about rights.
+/// The verb of a request in authorization messages.
 fn verb(request: &Request, target: &Target<'_>) -> &'static str {
     match request.method.as_str() {
         "POST" => "create",

@@ -1,4 +1,4 @@
-//! What the cluster is: every collection with its history, one resourceVersion for all, as in etcd.
+//! The objects of the cluster with their history, and one resourceVersion for all collections, as in etcd.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
@@ -14,25 +14,25 @@ use super::status::Status;
 
 type Objects = BTreeMap<Key, Object>;
 
-/// Part of a collection, as it was at `version`.
+/// A page of a collection at `version`.
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) version: u64,
     pub(super) items: Vec<Object>,
-    /// The last key of this page and how many objects follow it, if any does.
+    /// The last key of this page and the number of objects after it, if any.
     pub(super) more: Option<(Key, usize)>,
 }
 
-/// Where a watch begins.
+/// The start of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start {
-    /// With what exists, then what happens.
+pub(super) enum WatchStart {
+    /// From the existing objects on.
     Everything,
-    /// With what happened after this version.
+    /// From the events after this version on.
     After(u64),
 }
 
-/// What a watch has to send at once.
+/// The objects and events that a new watch sends at once.
 #[derive(Debug)]
 pub(super) struct Backlog {
     pub(super) version: u64,
@@ -45,7 +45,7 @@ pub(super) struct Store {
     version: u64,
     keep: usize,
     collections: BTreeMap<&'static str, Collection>,
-    watches: Vec<Watch>,
+    watches: Vec<WatchHandle>,
     next_watch: u64,
 }
 
@@ -53,12 +53,12 @@ pub(super) struct Store {
 struct Collection {
     objects: Objects,
     history: VecDeque<Event>,
-    /// Everything up to here is forgotten.
+    /// The newest version that is no longer available.
     compacted: u64,
 }
 
 #[derive(Debug)]
-struct Watch {
+struct WatchHandle {
     id: u64,
     kind: &'static str,
     commands: UnboundedSender<Command>,
@@ -82,8 +82,9 @@ impl Store {
         self.collections[resource.kind].objects.values().map(Object::value).collect()
     }
 
-    /// Puts (`Some`) or removes an object and tells the watches. The event of a removal shows the last content under
-    /// the version of the removal.
+    /// Puts (`Some`) or deletes an object and notifies the watches.
+    ///
+    /// A deletion event contains the last content with the version of the deletion.
     pub(super) fn change(&mut self, resource: &Resource, key: Key, new: Option<&Object>) -> u64 {
         self.version += 1;
         let version = self.version;
@@ -100,7 +101,7 @@ impl Store {
         version
     }
 
-    /// Keeps this many events per collection from now on.
+    /// Sets the number of events kept for each collection.
     pub(super) fn keep(&mut self, events: usize) {
         self.keep = events;
         for collection in self.collections.values_mut() {
@@ -112,9 +113,9 @@ impl Store {
         }
     }
 
-    /// Forgets everything that happened so far; open watches do not notice.
+    /// Expires all history; open watches continue.
     pub(super) fn expire(&mut self) {
-        // A version of its own, so that even the one a client just listed is too old.
+        // A new version, so that even the one a client has just listed is too old.
         self.version += 1;
         let version = self.version;
         for collection in self.collections.values_mut() {
@@ -123,12 +124,12 @@ impl Store {
         }
     }
 
-    /// Puts an object that keeps its version, without telling the watches.
+    /// Stores an object with its version, without notifying the watches.
     pub(super) fn restore(&mut self, resource: &Resource, key: Key, object: Object) {
         self.collection(resource.kind).objects.insert(key, object);
     }
 
-    /// Goes on with another version, and without history.
+    /// Continues with another version and without history.
     pub(super) fn set_version(&mut self, version: u64) {
         self.version = version;
         for collection in self.collections.values_mut() {
@@ -167,30 +168,30 @@ impl Store {
         Ok(Page { version, items, more })
     }
 
-    /// Opens a watch; everything after the backlog comes through `commands`, nothing twice and nothing missed.
+    /// Opens a watch. Later events arrive through `commands`, each exactly once.
     pub(super) fn watch(
         &mut self,
         resource: &Resource,
         filter: &Filter,
-        start: Start,
+        start: WatchStart,
         commands: UnboundedSender<Command>,
     ) -> Result<(u64, Backlog), Status> {
         let mut backlog = Backlog { version: self.version, existing: Vec::new(), events: Vec::new() };
         match start {
-            Start::Everything => {
+            WatchStart::Everything => {
                 backlog.existing = self.page(resource, filter, self.version, None, usize::MAX)?.items;
             }
-            Start::After(version) => {
-                let collection = self.remembering(resource, version)?;
+            WatchStart::After(version) => {
+                let collection = self.collection_since(resource, version)?;
                 backlog.events = collection.history.iter().filter(|event| event.version > version).cloned().collect();
             }
         }
         self.next_watch += 1;
-        self.watches.push(Watch { id: self.next_watch, kind: resource.kind, commands });
+        self.watches.push(WatchHandle { id: self.next_watch, kind: resource.kind, commands });
         Ok((self.next_watch, backlog))
     }
 
-    pub(super) fn forget_watch(&mut self, id: u64) {
+    pub(super) fn close_watch(&mut self, id: u64) {
         self.watches.retain(|watch| watch.id != id);
     }
 
@@ -198,16 +199,16 @@ impl Store {
         self.watches.iter().filter(|watch| watch.kind == kind).count()
     }
 
-    /// Gives a command to all watches, or to those of one kind, after everything they were told before.
+    /// Sends a command to all watches, or to those of one kind, after all earlier commands.
     pub(super) fn command(&self, kind: Option<&str>, command: &Command) {
         for watch in self.watches.iter().filter(|watch| kind.is_none_or(|kind| kind == watch.kind)) {
-            // A watch that is just ending no longer listens.
+            // A watch that is ending no longer receives.
             let _ = watch.commands.send(command.clone());
         }
     }
 
     fn objects_at(&self, resource: &Resource, version: u64) -> Result<Cow<'_, Objects>, Status> {
-        let collection = self.remembering(resource, version)?;
+        let collection = self.collection_since(resource, version)?;
         let mut objects = Cow::Borrowed(&collection.objects);
         for event in collection.history.iter().rev().take_while(|event| event.version > version) {
             match &event.old {
@@ -218,7 +219,7 @@ impl Store {
         Ok(objects)
     }
 
-    fn remembering(&self, resource: &Resource, version: u64) -> Result<&Collection, Status> {
+    fn collection_since(&self, resource: &Resource, version: u64) -> Result<&Collection, Status> {
         let collection = &self.collections[resource.kind];
         let known = version >= collection.compacted;
         known.then_some(collection).ok_or_else(|| Status::too_old(version, collection.compacted))

@@ -1,19 +1,18 @@
-//! The synthetic load: Services and EndpointSlices of realistic shape and size. Their JSON exists only while it is
-//! written.
+//! The synthetic load: realistic Services and EndpointSlices whose JSON is generated when sent.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
-/// Where the objects live.
+/// The namespace of the objects.
 pub(super) const NAMESPACE: &str = "scale";
 
 /// A Service of the load, or its EndpointSlice.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Synthetic {
     pub(super) service: u32,
-    /// How many endpoints its slice has, or `None` for the Service itself.
+    /// The number of endpoints of the slice; `None` for the Service.
     pub(super) endpoints: Option<u32>,
     pub(super) version: u64,
 }
@@ -24,7 +23,7 @@ impl Synthetic {
         format!("svc-{:05}{suffix}", self.service)
     }
 
-    /// The part selectors look at.
+    /// The fields that selectors read.
     pub(super) fn head(&self) -> Value {
         let service = format!("svc-{:05}", self.service);
         let labels = match self.endpoints {
@@ -51,7 +50,7 @@ impl Synthetic {
         .expect("memory can be written");
     }
 
-    /// From the tenth address of 10.96.0.0/12 on: below are the well-known ones.
+    /// From the tenth address of 10.96.0.0/12 on; the first ones are well known.
     fn cluster_ip(&self) -> Ipv4Addr {
         Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 0, 10).to_bits() + self.service)
     }
@@ -111,7 +110,7 @@ impl Synthetic {
         write!(out, "]}}")
     }
 
-    /// `pod` counts through the whole load: each has an address of its own, over 500 nodes in three zones.
+    /// `pod` counts over the whole load: each pod has its own address, on 500 nodes in three zones.
     fn write_endpoint(&self, pod: u32, out: &mut Vec<u8>) -> io::Result<()> {
         let node = pod % 500;
         write!(

@@ -1,16 +1,17 @@
-//! Continue tokens, in the form of k8s.io/apiserver's storage/continue.go: base64url of JSON with the version and the
-//! first key that may follow.
+//! Continue tokens, as in k8s.io/apiserver's storage/continue.go.
+//!
+//! base64url of JSON with the version and the first possible key.
 
 use serde::{Deserialize, Serialize};
 
 use super::event::Key;
 
-/// Where the next page begins.
+/// The start of the next page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Continuation {
-    /// `None`: at the present version, inconsistent with the pages before.
+    /// `None`: the current version, inconsistent with earlier pages.
     pub(super) version: Option<u64>,
-    /// The last key of the page before.
+    /// The last key of the previous page.
     pub(super) after: Key,
 }
 
@@ -27,7 +28,7 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 impl Continuation {
     pub(super) fn write(&self) -> String {
         let (namespace, name) = &self.after;
-        // The watch cache writes a leading slash, etcd's storage, which alone makes inconsistent tokens, does not.
+        // The watch cache writes a leading slash. etcd's storage, which alone makes inconsistent tokens, does not.
         let slash = if self.version.is_some() { "/" } else { "" };
         let key = if namespace.is_empty() { name.clone() } else { format!("{namespace}/{name}") };
         let rv = self.version.map_or(-1, |version| i64::try_from(version).expect("a version is small"));
@@ -35,7 +36,7 @@ impl Continuation {
         encode(serde_json::to_string(&token).expect("a token can be written").as_bytes())
     }
 
-    /// `None` when it is no token.
+    /// Decodes a token; `None` if it is invalid.
     pub(super) fn read(text: &str) -> Option<Self> {
         let token: Token = serde_json::from_slice(&decode(text)?).ok()?;
         let key = token.start.trim_start_matches('/').strip_suffix('\0')?;
@@ -47,7 +48,7 @@ impl Continuation {
     }
 }
 
-/// Base64 with the alphabet for URLs and without padding.
+/// URL-safe base64 without padding.
 fn encode(bytes: &[u8]) -> String {
     let mut text = String::new();
     for group in bytes.chunks(3) {
@@ -80,7 +81,7 @@ mod tests {
     fn a_token_equals_the_real_ones_and_can_be_read_again() {
         let after = ("default".to_owned(), "kubernetes".to_owned());
         let token = Continuation { version: Some(225), after };
-        // Of a kube-apiserver 1.36.2.
+        // From kube-apiserver 1.36.2.
         let real = "eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MjI1LCJzdGFydCI6Ii9kZWZhdWx0L2t1YmVybmV0ZXNcdTAwMDAifQ";
         assert_eq!(token.write(), real);
         assert_eq!(Continuation::read(real), Some(token));

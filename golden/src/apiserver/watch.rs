@@ -1,4 +1,4 @@
-//! Answers to watches: what was asked for, then whatever happens, until something ends it.
+//! Answers watches: initial events, then changes, until the watch ends.
 
 use std::future::pending;
 use std::io;
@@ -12,79 +12,79 @@ use super::delivery::Encode;
 use super::encoding::Encoding;
 use super::event::{Command, End, Event};
 use super::http::{Connection, Then};
-use super::list::PIECE;
+use super::list::CHUNK_SIZE;
 use super::object::Object;
-use super::options;
+use super::options::WatchOptions;
 use super::protobuf;
 use super::resource::Resource;
 use super::selector::Filter;
 use super::shared::Shared;
 use super::status::Status;
-use super::store::{Backlog, Start};
+use super::store::{Backlog, WatchStart};
 
-/// How a watch is served, beside what it asks for.
+/// How a watch is served, apart from its options.
 #[derive(Clone, Debug)]
-pub(super) struct Quirks {
+pub(super) struct WatchFaults {
     pub(super) encoding: Encoding,
     /// Whether a streamed list may be compressed.
     pub(super) gzip: bool,
-    /// The bookmark after the initial events is left out.
+    /// Whether the bookmark after the initial events is omitted.
     pub(super) no_bookmark: bool,
-    /// The stream ends after the initial events, perhaps with an error.
+    /// Whether the stream ends after the initial events, with a status or without.
     pub(super) end: Option<Option<Status>>,
 }
 
-/// An open watch; it counts as one until dropped.
+/// An open watch, which is counted until dropped.
 #[derive(Debug)]
-pub(super) struct Open<'a> {
+pub(super) struct OpenWatch<'a> {
     shared: &'a Shared,
     resource: &'static Resource,
     filter: Filter,
-    ask: options::Watch,
-    quirks: Quirks,
+    options: WatchOptions,
+    watch_faults: WatchFaults,
     id: u64,
     backlog: Backlog,
     commands: UnboundedReceiver<Command>,
 }
 
-impl Drop for Open<'_> {
+impl Drop for OpenWatch<'_> {
     fn drop(&mut self) {
-        self.shared.state().store.forget_watch(self.id);
+        self.shared.state().store.close_watch(self.id);
         self.shared.announce();
     }
 }
 
-impl<'a> Open<'a> {
+impl<'a> OpenWatch<'a> {
     pub(super) fn new(
         shared: &'a Shared,
         resource: &'static Resource,
         filter: Filter,
-        ask: options::Watch,
-        quirks: Quirks,
+        options: WatchOptions,
+        watch_faults: WatchFaults,
     ) -> Result<Self, Status> {
         let (sender, commands) = unbounded_channel();
         let (id, backlog) = {
             let store = &mut shared.state().store;
             let current = store.version();
-            if ask.not_older > current {
-                return Err(Status::too_large(ask.not_older, current));
+            if options.not_older > current {
+                return Err(Status::too_large(options.not_older, current));
             }
-            store.watch(resource, &filter, ask.start.unwrap_or(Start::After(current)), sender)?
+            store.watch(resource, &filter, options.start.unwrap_or(WatchStart::After(current)), sender)?
         };
         shared.announce();
-        Ok(Self { shared, resource, filter, ask, quirks, id, backlog, commands })
+        Ok(Self { shared, resource, filter, options, watch_faults, id, backlog, commands })
     }
 
-    /// Sends events until the watch ends, one way or another.
+    /// Sends events until the watch ends.
     pub(super) async fn run(mut self, connection: &mut Connection) -> io::Result<Then> {
-        let deadline = self.ask.timeout.map(|timeout| Instant::now() + timeout);
-        let gzip = self.quirks.gzip && self.ask.streaming_list;
+        let deadline = self.options.timeout.map(|timeout| Instant::now() + timeout);
+        let gzip = self.watch_faults.gzip && self.options.streaming_list;
         let encode = if gzip { Encode::GzipMembers } else { Encode::Plain };
-        connection.begin(self.quirks.encoding.stream_media_type(), encode).await?;
+        connection.begin(self.watch_faults.encoding.stream_media_type(), encode).await?;
         self.send_backlog(connection).await?;
-        if let Some(error) = self.quirks.end.take() {
+        if let Some(error) = self.watch_faults.end.take() {
             if let Some(status) = error {
-                connection.body(&error_event(self.quirks.encoding, &status)).await?;
+                connection.body(&error_event(self.watch_faults.encoding, &status)).await?;
             }
             return self.end(connection, End::Clean).await;
         }
@@ -103,7 +103,7 @@ impl<'a> Open<'a> {
             };
             match command {
                 Command::Event(event) => connection.body(&self.event(&event)).await?,
-                Command::Bookmark(version) if self.ask.bookmarks => {
+                Command::Bookmark(version) if self.options.bookmarks => {
                     connection.body(&self.bookmark(version, false)).await?;
                 }
                 Command::Bookmark(_) => {}
@@ -118,7 +118,7 @@ impl<'a> Open<'a> {
         let mut out = Vec::new();
         for object in std::mem::take(&mut self.backlog.existing) {
             self.write_event("ADDED", &object, &mut out);
-            if out.len() >= PIECE {
+            if out.len() >= CHUNK_SIZE {
                 connection.body(&out).await?;
                 out.clear();
             }
@@ -126,7 +126,7 @@ impl<'a> Open<'a> {
         for event in std::mem::take(&mut self.backlog.events) {
             out.extend(self.event(&event));
         }
-        if self.ask.streaming_list && !self.quirks.no_bookmark {
+        if self.options.streaming_list && !self.watch_faults.no_bookmark {
             out.extend(self.bookmark(self.backlog.version, true));
         }
         connection.body(&out).await
@@ -144,7 +144,7 @@ impl<'a> Open<'a> {
         Ok(Then::Close)
     }
 
-    /// What this watch sees of an event: an object that starts or stops matching comes or goes.
+    /// The event as this watch sees it: an object that starts or stops matching is added or deleted.
     fn event(&self, event: &Event) -> Vec<u8> {
         let matching = |object: &Option<Object>| object.clone().filter(|object| object.matches(&self.filter));
         let mut out = Vec::new();
@@ -158,7 +158,7 @@ impl<'a> Open<'a> {
     }
 
     fn write_event(&self, what: &str, object: &Object, out: &mut Vec<u8>) {
-        match self.quirks.encoding {
+        match self.watch_faults.encoding {
             Encoding::Json => {
                 write!(out, r#"{{"type":"{what}","object":"#).expect("memory can be written");
                 object.write(self.resource, out);
@@ -174,7 +174,7 @@ impl<'a> Open<'a> {
 
     fn custom(&self, what: &str, object: &Value) -> Vec<u8> {
         let mut out = Vec::new();
-        match self.quirks.encoding {
+        match self.watch_faults.encoding {
             Encoding::Json => out = format!("{}\n", json!({ "type": what, "object": object })).into_bytes(),
             Encoding::Protobuf if object["kind"] == "Status" => {
                 protobuf::put_frame(what, &protobuf::status(object), &mut out);
@@ -189,9 +189,9 @@ impl<'a> Open<'a> {
         if ends_initial_events {
             metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
-        match self.quirks.encoding {
+        match self.watch_faults.encoding {
             Encoding::Json => {
-                // Servers before 1.34 write it, and clients must bear it.
+                // Servers before 1.34 write it, so clients must accept it.
                 metadata["creationTimestamp"] = json!(null);
                 format!("{{\"type\":\"BOOKMARK\",\"object\":{}}}\n", self.resource.bookmark(&metadata)).into_bytes()
             }
@@ -205,8 +205,8 @@ impl<'a> Open<'a> {
     }
 }
 
-/// Tells a client inside a watch that it cannot be had: real servers refuse a version this way.
-pub(super) async fn refuse(connection: &mut Connection, encoding: Encoding, status: &Status) -> io::Result<()> {
+/// Sends an ERROR event as the whole answer, as kube-apiserver refuses a version.
+pub(super) async fn send_error(connection: &mut Connection, encoding: Encoding, status: &Status) -> io::Result<()> {
     connection.begin(encoding.stream_media_type(), Encode::Plain).await?;
     connection.body(&error_event(encoding, status)).await?;
     connection.end().await

@@ -1,4 +1,4 @@
-//! What clients write: objects that are created, and merge patches (RFC 7386). Only the name is validated.
+//! Handles writes: creations and merge patches (RFC 7386). Only the name is validated.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::resource::Target;
 use super::status::Status;
 use super::store::Store;
 
-/// Creates what the body says.
+/// Creates the object in the body.
 pub(super) fn create(store: &mut Store, target: &Target<'_>, body: &str) -> Result<Object, Status> {
     let mut object = parse(body)?;
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -24,7 +24,7 @@ pub(super) fn create(store: &mut Store, target: &Target<'_>, body: &str) -> Resu
     found(store, target, &key)
 }
 
-/// Changes an object as the body says.
+/// Applies a merge patch.
 pub(super) fn patch(store: &mut Store, target: &Target<'_>, name: &str, body: &str) -> Result<Object, Status> {
     let change = parse(body)?;
     let key = (target.namespace.unwrap_or_default().to_owned(), name.to_owned());
@@ -44,7 +44,7 @@ fn parse(body: &str) -> Result<Value, Status> {
     if value.is_object() { Ok(value) } else { Err(Status::bad_request("the body is no object")) }
 }
 
-/// Objects are kept without these.
+/// Removes `kind` and `apiVersion`, which objects are stored without.
 fn strip(object: &mut Value) {
     if let Some(fields) = object.as_object_mut() {
         fields.remove("kind");

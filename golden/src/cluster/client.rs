@@ -1,7 +1,6 @@
-//! Clients: a place to connect from.
+//! Clients, which report the answering pod or the kind of failure.
 //!
-//! In: a namespace, perhaps a source address, and where to. Out: who answered and what it saw of the client, or how it
-//! failed. Refused and dropped are told apart, because users can tell them apart too.
+//! Refused and dropped connections are distinguished, because users see the difference.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -12,36 +11,36 @@ use socket2::{Domain, Socket, Type};
 use super::address::{Dual, Family, STRANGER};
 use crate::netns::Netns;
 
-/// How long a connection that should work may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// What carries the bytes.
+/// The timeout for a connection that should succeed.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The transport protocol of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// A TCP connection per attempt.
+    /// One TCP connection for each attempt.
     Tcp,
-    /// A UDP socket, and so a flow of its own, per attempt.
+    /// One UDP socket, and so one flow, for each attempt.
     Udp,
 }
 
 /// A server's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The pod that answered.
+    /// The name of the pod.
     pub pod: String,
     /// The client's address as the pod saw it.
     pub client: IpAddr,
 }
 
-/// Why there was no answer.
+/// The reason why an attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// A reset or an ICMP message said no.
+    /// A TCP reset or an ICMP error.
     Refused,
-    /// Nothing came back.
+    /// No answer before the timeout.
     Dropped,
-    /// Nothing translated it: it went where such an address leads without a Service, and the stranger answered.
+    /// The packet was not translated, and the stranger answered.
     Astray,
-    /// Anything else, in the kernel's words.
+    /// Another error of the kernel.
     Other(String),
 }
 
@@ -55,16 +54,16 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// How soon a refusal comes: before any retransmission. A longer silence counts as dropped.
+/// The time within which a refusal arrives; a longer silence counts as dropped.
 ///
-/// On a link without latency the ICMP message arrives while connect(2) still holds the socket. Linux then keeps it in
-/// mind for IPv4, but forgets it for IPv6: there the refusal of the first retransmission, after a second, counts.
+/// Without latency, the ICMP error arrives while connect(2) holds the socket. Linux remembers it for IPv4 and forgets
+/// it for IPv6, where the refusal of the first retransmission, after a second, counts.
 fn refusal_within(protocol: Protocol, to: SocketAddr) -> Duration {
     let forgotten = protocol == Protocol::Tcp && to.is_ipv6();
     Duration::from_millis(if forgotten { 1800 } else { 600 })
 }
 
-/// Somewhere to connect from.
+/// A place to connect from.
 #[derive(Debug, Clone, Copy)]
 pub struct Client<'a> {
     pub(super) netns: &'a Netns,
@@ -73,49 +72,49 @@ pub struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// One attempt.
+    /// One attempt with a timeout.
     ///
     /// # Errors
-    /// When nobody answered within `patience`.
+    /// If there is no answer before the timeout.
     ///
     /// # Panics
-    /// When the answer makes no sense.
-    pub fn try_within(&self, protocol: Protocol, to: SocketAddr, patience: Duration) -> Result<Answer, Failure> {
+    /// If the answer is malformed.
+    pub fn try_within(&self, protocol: Protocol, to: SocketAddr, timeout: Duration) -> Result<Answer, Failure> {
         self.netns.enter(|| match protocol {
-            Protocol::Tcp => Ok(self.connect(to, patience)?.answer),
-            Protocol::Udp => ask(&self.datagrams(to, patience)?),
+            Protocol::Tcp => Ok(self.connect(to, timeout)?.answer),
+            Protocol::Udp => ask(&self.datagrams(to, timeout)?),
         })
     }
 
-    /// One attempt with all the patience a working connection may need.
+    /// One attempt with the default timeout.
     ///
     /// # Errors
-    /// When nobody answered.
+    /// If there is no answer.
     pub fn attempt(&self, protocol: Protocol, to: SocketAddr) -> Result<Answer, Failure> {
-        self.try_within(protocol, to, PATIENCE)
+        self.try_within(protocol, to, CONNECT_TIMEOUT)
     }
 
-    /// Whoever answers.
+    /// The answer of one attempt.
     ///
     /// # Panics
-    /// When nobody does.
+    /// If there is none.
     #[must_use]
     #[track_caller]
     pub fn reach(&self, protocol: Protocol, to: SocketAddr) -> Answer {
         self.attempt(protocol, to).unwrap_or_else(|failure| panic!("{protocol:?} {} -> {to}: {failure:?}", self.name))
     }
 
-    /// As `reach`, so many times over.
+    /// The answers of several attempts.
     #[must_use]
     #[track_caller]
     pub fn reach_times(&self, protocol: Protocol, to: SocketAddr, times: usize) -> Vec<Answer> {
         (0..times).map(|_| self.reach(protocol, to)).collect()
     }
 
-    /// Asserts that the attempt is refused, and at once.
+    /// Asserts that the attempt is refused at once.
     ///
     /// # Panics
-    /// When it is not.
+    /// If it is not.
     #[track_caller]
     pub fn refused(&self, protocol: Protocol, to: SocketAddr) {
         let start = Instant::now();
@@ -129,31 +128,31 @@ impl Client<'_> {
         );
     }
 
-    /// Asserts that nothing at all comes back.
+    /// Asserts that the attempt gets no answer.
     ///
     /// # Panics
-    /// When something does.
+    /// If it gets one.
     #[track_caller]
     pub fn dropped(&self, protocol: Protocol, to: SocketAddr) {
         let outcome = self.try_within(protocol, to, refusal_within(protocol, to));
         assert_eq!(outcome, Err(Failure::Dropped), "{protocol:?} {} -> {to}", self.name);
     }
 
-    /// A TCP connection to keep.
+    /// Opens a TCP connection.
     ///
     /// # Panics
-    /// When it cannot be made.
+    /// If it cannot be opened.
     #[must_use]
     #[track_caller]
     pub fn session(&self, to: SocketAddr) -> Session {
-        let made = self.netns.enter(|| self.connect(to, PATIENCE));
+        let made = self.netns.enter(|| self.connect(to, CONNECT_TIMEOUT));
         made.unwrap_or_else(|failure| panic!("{} -> {to}: {failure:?}", self.name))
     }
 
-    /// A UDP socket to keep: all its packets are one flow.
+    /// Opens a UDP socket, whose packets are one flow.
     ///
     /// # Panics
-    /// When it cannot be made.
+    /// If it cannot be opened.
     #[must_use]
     #[track_caller]
     pub fn flow(&self, to: SocketAddr) -> Flow {
@@ -162,25 +161,25 @@ impl Client<'_> {
         }
     }
 
-    fn connect(&self, to: SocketAddr, patience: Duration) -> Result<Session, Failure> {
-        let socket = self.socket(to, Type::STREAM, patience)?;
-        socket.connect_timeout(&to.into(), patience)?;
+    fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<Session, Failure> {
+        let socket = self.socket(to, Type::STREAM, timeout)?;
+        socket.connect_timeout(&to.into(), timeout)?;
         let mut reader = BufReader::new(TcpStream::from(socket));
         let mut greeting = String::new();
         reader.read_line(&mut greeting)?;
         Ok(Session { reader, answer: parse(&greeting)? })
     }
 
-    fn datagrams(&self, to: SocketAddr, patience: Duration) -> std::io::Result<UdpSocket> {
-        let socket = self.socket(to, Type::DGRAM, patience)?;
-        // Connected, because only a connected UDP socket is told of an ICMP refusal.
+    fn datagrams(&self, to: SocketAddr, timeout: Duration) -> std::io::Result<UdpSocket> {
+        let socket = self.socket(to, Type::DGRAM, timeout)?;
+        // Only a connected UDP socket receives ICMP errors.
         socket.connect(&to.into())?;
         Ok(socket.into())
     }
 
-    fn socket(&self, to: SocketAddr, kind: Type, patience: Duration) -> std::io::Result<Socket> {
+    fn socket(&self, to: SocketAddr, kind: Type, timeout: Duration) -> std::io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(to), kind, None)?;
-        socket.set_read_timeout(Some(patience))?;
+        socket.set_read_timeout(Some(timeout))?;
         if let Some(source) = self.source {
             let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
             socket.bind(&source.at(family, 0).into())?;
@@ -189,7 +188,7 @@ impl Client<'_> {
     }
 }
 
-/// A TCP connection that stays open.
+/// An open TCP connection.
 #[derive(Debug)]
 pub struct Session {
     reader: BufReader<TcpStream>,
@@ -197,24 +196,24 @@ pub struct Session {
 }
 
 impl Session {
-    /// Who answered when it was opened.
+    /// The answer received when it was opened.
     #[must_use]
     pub fn answer(&self) -> &Answer {
         &self.answer
     }
 
-    /// Ends it by a reset: the kernel's tables forget such a connection soon.
+    /// Resets the connection, so that the kernel soon forgets it.
     ///
     /// # Panics
-    /// When the socket does not take that.
+    /// If the socket cannot be configured.
     pub fn abort(self) {
         socket2::SockRef::from(self.reader.get_ref()).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
     }
 
-    /// Asserts that bytes still go there and back.
+    /// Asserts that data is still echoed.
     ///
     /// # Panics
-    /// When they do not.
+    /// If it is not.
     #[track_caller]
     pub fn still_works(&mut self) {
         let mut echo = [0; 5];
@@ -224,17 +223,17 @@ impl Session {
     }
 }
 
-/// A UDP socket that stays open.
+/// An open UDP socket.
 #[derive(Debug)]
 pub struct Flow {
     socket: UdpSocket,
 }
 
 impl Flow {
-    /// One more packet of the same flow, and its answer.
+    /// Sends another packet of the flow and waits for the answer.
     ///
     /// # Errors
-    /// When there is none.
+    /// If there is no answer.
     pub fn attempt(&self) -> Result<Answer, Failure> {
         ask(&self.socket)
     }

@@ -1,7 +1,6 @@
-//! A little cluster in network namespaces, for tests with real packets.
+//! A cluster in network namespaces, for tests with real packets.
 //!
-//! In: an iptables flavour, the proxy's binary, its configuration and the Services. Out: node-a with that proxy, pods
-//! on it, node-b and a machine outside: clients to connect from and the rules to look at. One cluster per test.
+//! node-a runs the proxy under test; pods, node-b and a host outside are clients. Each test has its own cluster.
 //!
 //! ```text
 //! outside 192.168.50.1 (and .11 to .22), routes the Service networks to node-a
@@ -33,8 +32,8 @@ pub use address::*;
 pub use client::{Answer, Client, Failure, Flow, Protocol, Session};
 pub use objects::{Endpoint, PORT, Service, ready, terminating, unready};
 pub use sctp::SctpSink;
-pub use tables::Rules;
-pub use wait::{comes_true, eventually};
+pub use tables::SavedRules;
+pub use wait::{becomes_true, eventually};
 
 use server::Servers;
 use tables::Iptables;
@@ -45,13 +44,13 @@ use crate::flavour::{Flavour, HINT};
 use crate::netns::Netns;
 use crate::proxy::{Proxy, healthy};
 
-/// How long a start may take on a busy machine.
-const START: Duration = Duration::from_secs(20);
+/// The timeout for the proxy's start.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A cluster; what it consists of is gone when it is dropped, except its folder when the test fails.
+/// A cluster, removed when dropped, except its folder when the test fails.
 #[derive(Debug)]
 pub struct Cluster {
-    // Dropped in this order: the proxy must end before its namespace, the servers before theirs.
+    // Dropped in this order: the proxy before its namespace, the servers before theirs.
     proxy: Mutex<Option<Proxy>>,
     servers: Servers,
     wiring: Wiring,
@@ -62,10 +61,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The machines and the pods, and a hint for the proxy which iptables to use; no proxy yet.
+    /// Creates hosts and pods and a hint of the iptables flavour; does not start the proxy.
     ///
     /// # Panics
-    /// When namespaces, addresses or sockets cannot be made here.
+    /// If namespaces, addresses or sockets cannot be created.
     #[must_use]
     pub fn new(flavour: Flavour, binary: &Path) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -86,9 +85,9 @@ impl Cluster {
         let config = json!({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
             "mode": "iptables", "hostnameOverride": "node-a", "clusterCIDR": "10.244.0.0/16,fd00:10:244::/56",
-            // Limits of the whole machine, not of a namespace: leave them alone.
+            // Limits of the whole machine, which a test must not change.
             "conntrack": { "maxPerCore": 0, "min": 0 }, "oomScoreAdj": 0,
-            // A long period: what comes about sooner came from the change itself.
+            // A long period, so that early changes come from events.
             "iptables": { "syncPeriod": "5m", "minSyncPeriod": "100ms" },
             "nftables": { "syncPeriod": "5m", "minSyncPeriod": "100ms" },
             "ipvs": { "syncPeriod": "5m", "minSyncPeriod": "100ms" },
@@ -96,27 +95,27 @@ impl Cluster {
         Self { proxy: Mutex::new(None), servers, wiring, iptables, binary: binary.to_owned(), directory, config }
     }
 
-    /// Sets a field of the proxy's configuration; for a proxy that is not running yet.
+    /// Sets a field of the proxy's configuration, before it starts.
     #[must_use]
     pub fn configured(mut self, field: &str, value: Value) -> Self {
         self.config[field] = value;
         self
     }
 
-    /// Has the proxy work in another mode from its next start on.
+    /// Sets the mode of the proxy from its next start on.
     ///
     /// # Panics
-    /// When its configuration cannot be written.
+    /// If the configuration cannot be written.
     pub fn set_mode(&mut self, mode: Mode) {
         self.config["mode"] = json!(mode.to_string());
         let config = self.directory.join("config.yaml");
         std::fs::write(&config, self.config.to_string()).expect("write the configuration");
     }
 
-    /// Writes the Services and starts the proxy on them.
+    /// Writes the Services and starts the proxy.
     ///
     /// # Panics
-    /// When the proxy does not come up.
+    /// If the proxy does not start.
     #[must_use]
     pub fn running(self, services: &[Service]) -> Self {
         self.write(services);
@@ -124,21 +123,21 @@ impl Cluster {
         self
     }
 
-    /// Replaces all Services and endpoints at once.
+    /// Replaces all Services and endpoints atomically.
     ///
     /// # Panics
-    /// When the file cannot be written.
+    /// If the file cannot be written.
     pub fn write(&self, services: &[Service]) {
-        // Outside the watched folder, or the proxy would read half of it.
+        // Outside the watched folder, where the proxy would read an incomplete file.
         let draft = self.directory.join("draft.yaml");
         std::fs::write(&draft, objects::file(services)).expect("write the objects");
         std::fs::rename(draft, self.directory.join("objects/cluster.yaml")).expect("replace the objects");
     }
 
-    /// Starts the proxy, again if it was killed, and waits until it has synced (which rules of before may feign).
+    /// Starts the proxy, also after a kill, and waits until it has synced, which older rules may simulate.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not start.
     pub fn start(&self) {
         let config = self.directory.join("config.yaml");
         if !config.exists() {
@@ -147,7 +146,7 @@ impl Cluster {
         let mut proxy = Proxy::start(&self.wiring.node, &self.binary, &self.directory, &self.environment());
         let markers = objects::markers();
         let [in_nat, in_filter] = [&markers[0], &markers[1]].map(Service::full_name);
-        eventually("the proxy is healthy and has synced", START, || {
+        eventually("the proxy is healthy and has synced", START_TIMEOUT, || {
             if let Some(end) = proxy.exited() {
                 panic!("{end}");
             }
@@ -159,7 +158,7 @@ impl Cluster {
                 if self.config["mode"] == "ipvs" {
                     let servers = self.servers();
                     let address = |service: &Service| format!("-A -t {} ", service.address(*family));
-                    // Rules that ask sets are what is written last.
+                    // Rules that refer to sets are written last.
                     let rules = self.rules(*family, "nat").text().contains("CLUSTER-IP dst,dst -j ACCEPT");
                     return rules && markers.iter().all(|service| servers.contains(&address(service)));
                 }
@@ -170,7 +169,7 @@ impl Cluster {
         *self.proxy.lock().expect("no thread panicked with the proxy in hand") = Some(proxy);
     }
 
-    /// The table of nftables mode, as nft lists it; empty if there is none.
+    /// The table of nftables mode, as listed by nft; empty if it does not exist.
     #[must_use]
     pub fn table(&self, family: Family) -> String {
         let name = match family {
@@ -181,7 +180,7 @@ impl Cluster {
         String::from_utf8_lossy(&listed.stdout).into_owned()
     }
 
-    /// What it has, whatever the order in which the kernel lists elements.
+    /// The parts of the table, sorted.
     #[must_use]
     pub fn table_parts(&self, family: Family) -> Vec<String> {
         let text = self.table(family);
@@ -190,98 +189,98 @@ impl Cluster {
         parts
     }
 
-    /// Kills the proxy with SIGKILL: its rules must be fit for that.
+    /// Kills the proxy with SIGKILL.
     ///
     /// # Panics
-    /// When another thread did while it started or killed one.
+    /// If another thread panicked while starting or killing one.
     pub fn kill(&self) {
         *self.proxy.lock().expect("no thread panicked with the proxy in hand") = None;
     }
 
-    /// What the proxy has logged since it was started.
+    /// The proxy's log since its start.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("proxy.log")).unwrap_or_default()
     }
 
-    /// A pod as a client.
+    /// A client in a pod.
     #[must_use]
     pub fn pod(&self, pod: Pod) -> Client<'_> {
         Client { netns: self.wiring.home(&pod), name: pod.name, source: Some(pod.address) }
     }
 
-    /// A process on node-a itself.
+    /// A client on node-a.
     #[must_use]
     pub fn host(&self) -> Client<'_> {
         Client { netns: &self.wiring.node, name: "node-a", source: None }
     }
 
-    /// The machine outside.
+    /// A client on the host outside.
     #[must_use]
     pub fn outside(&self) -> Client<'_> {
         self.outside_as(OUTSIDE)
     }
 
-    /// The machine outside with another of its addresses.
+    /// A client on the host outside, with another of its addresses.
     #[must_use]
     pub fn outside_as(&self, source: Dual) -> Client<'_> {
         Client { netns: &self.wiring.outside, name: "outside", source: Some(source) }
     }
 
-    /// What arrives of SCTP at a pod.
+    /// Receives the SCTP packets to a pod.
     ///
     /// # Panics
-    /// When raw sockets are not to be had.
+    /// If raw sockets are not available.
     #[must_use]
     pub fn sctp_sink(&self, pod: Pod, family: Family) -> SctpSink {
         SctpSink::new(self.wiring.home(&pod), pod.address.of(family))
     }
 
-    /// Has a pod serve at another port too.
+    /// Makes a pod serve another port.
     ///
     /// # Panics
-    /// When the port is taken.
+    /// If the port is in use.
     pub fn serve(&self, pod: Pod, port: u16) {
         self.servers.start(&pod, self.wiring.home(&pod), port);
     }
 
-    /// The flavour of iptables that the node's hint names.
+    /// The iptables flavour of the node's hint.
     #[must_use]
     pub fn flavour(&self) -> Flavour {
         self.iptables.flavour
     }
 
-    /// node-a's namespace.
+    /// The namespace of node-a.
     #[must_use]
     pub fn node(&self) -> &Netns {
         &self.wiring.node
     }
 
-    /// The cluster's files; gone with it, unless the test fails.
+    /// The folder of the cluster, removed with it unless the test fails.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// What every program that uses iptables on node-a has to be told: the lock is the cluster's own.
+    /// The environment of programs that use iptables on node-a: the cluster has its own lock file.
     #[must_use]
     pub fn environment(&self) -> [(&'static str, PathBuf); 1] {
         [("XTABLES_LOCKFILE", self.iptables.lock.clone())]
     }
 
-    /// Feeds `iptables-restore --noflush --counters` on node-a, as another kube-proxy would.
+    /// Runs `iptables-restore --noflush --counters` on node-a, as another kube-proxy would.
     ///
     /// # Panics
-    /// When it is refused.
+    /// If it fails.
     #[track_caller]
     pub fn restore(&self, family: Family, input: &str) {
         self.iptables.restore(&self.wiring.node, family, input);
     }
 
-    /// Runs `iptables ARGUMENTS` (split at blanks) on node-a, as an administrator would.
+    /// Runs `iptables ARGUMENTS`, split at spaces, on node-a, as an administrator would.
     ///
     /// # Panics
-    /// When it fails.
+    /// If it fails.
     #[track_caller]
     pub fn iptables(&self, family: Family, arguments: &str) {
         self.iptables.run(&self.wiring.node, family, arguments);
@@ -290,42 +289,42 @@ impl Cluster {
     /// The rules of a table on node-a.
     ///
     /// # Panics
-    /// When they cannot be read.
+    /// If they cannot be read.
     #[must_use]
     #[track_caller]
-    pub fn rules(&self, family: Family, table: &str) -> Rules {
+    pub fn rules(&self, family: Family, table: &str) -> SavedRules {
         self.iptables.rules(&self.wiring.node, family, table)
     }
 
-    /// The virtual servers of node-a, as `ipvsadm -S -n` prints them; nothing where there is no IPVS.
+    /// The virtual servers of node-a, as printed by `ipvsadm -S -n`; empty without IPVS.
     ///
     /// # Panics
-    /// When the program is missing.
+    /// If ipvsadm is missing.
     #[must_use]
     pub fn servers(&self) -> String {
         String::from_utf8_lossy(&self.wiring.node.try_run("ipvsadm -S -n").stdout).into_owned()
     }
 
-    /// Runs a command line (split at blanks) on node-a and returns what it prints.
+    /// Runs a command line, split at spaces, on node-a and returns its output.
     ///
     /// # Panics
-    /// When it fails.
+    /// If it fails.
     #[must_use]
     pub fn on_node(&self, line: &str) -> String {
         self.wiring.node.run(line)
     }
 
-    /// All tables of a family on node-a, as the save tool of the nf_tables flavour words them.
+    /// All tables of a family on node-a, in the format of the nf_tables flavour.
     ///
     /// # Panics
-    /// When they cannot be read.
+    /// If they cannot be read.
     #[must_use]
     #[track_caller]
     pub fn saved(&self, family: Family) -> String {
         self.iptables.saved(&self.wiring.node, family)
     }
 
-    /// For people: what a failed test leaves behind.
+    /// Keeps the state of a failed test for inspection.
     fn keep_evidence(&self) {
         for (family, name) in [(Family::V4, "iptables"), (Family::V6, "ip6tables")] {
             let text =

@@ -1,7 +1,4 @@
-//! Kubernetes objects as tests need them.
-//!
-//! In: a Service's name, number and what is special about it, and its endpoints. Out: the documents an API server would
-//! hold: the Service with its defaults filled in and one EndpointSlice per family. It knows nothing of the proxy.
+//! Kubernetes objects of tests: a Service with its defaults and one EndpointSlice for each family.
 
 use std::net::SocketAddr;
 
@@ -12,7 +9,7 @@ use super::address::{Dual, Family, NODE, NODE_B, POD_9, Pod, TARGET_PORT};
 /// The port of every Service.
 pub const PORT: u16 = 80;
 
-/// A Service and its endpoints.
+/// A Service with its endpoints.
 #[derive(Debug, Clone)]
 pub struct Service {
     name: &'static str,
@@ -25,89 +22,90 @@ pub struct Service {
 }
 
 impl Service {
-    /// A dual-stack ClusterIP Service `default/NAME` with one TCP port, and nothing behind it.
-    /// The number chooses its cluster IPs.
+    /// A dual-stack ClusterIP Service `default/NAME` with one TCP port and no endpoints.
+    ///
+    /// The number determines its cluster IPs.
     #[must_use]
     pub fn new(name: &'static str, number: u8) -> Self {
         Self { name, number, protocol: "TCP", node_port: None, vip: None, spec: Map::new(), endpoints: Vec::new() }
     }
 
-    /// The same, for another protocol.
+    /// Sets the protocol of the port.
     #[must_use]
     pub fn protocol(mut self, protocol: &'static str) -> Self {
         self.protocol = protocol;
         self
     }
 
-    /// Of type NodePort.
+    /// Makes it a NodePort Service.
     #[must_use]
     pub fn node_port(mut self, port: u16) -> Self {
         self.node_port = Some(port);
         self
     }
 
-    /// Of type LoadBalancer, which was given this address.
+    /// Makes it a LoadBalancer Service with this virtual IP.
     #[must_use]
     pub fn load_balancer(mut self, vip: Dual) -> Self {
         self.vip = Some(vip);
         self
     }
 
-    /// With an externalIP of each family.
+    /// Adds an externalIP of each family.
     #[must_use]
     pub fn external_ip(self, address: Dual) -> Self {
         self.field("externalIPs", json!([address.0, address.1]))
     }
 
-    /// Only these clients may use the load balancer's address.
+    /// Sets the `loadBalancerSourceRanges`.
     #[must_use]
     pub fn source_ranges(self, ranges: &[&str]) -> Self {
         self.field("loadBalancerSourceRanges", json!(ranges))
     }
 
-    /// With `externalTrafficPolicy: Local`.
+    /// Sets `externalTrafficPolicy: Local`.
     #[must_use]
     pub fn external_local(self) -> Self {
         self.field("externalTrafficPolicy", json!("Local"))
     }
 
-    /// With `internalTrafficPolicy: Local`.
+    /// Sets `internalTrafficPolicy: Local`.
     #[must_use]
     pub fn internal_local(self) -> Self {
         self.field("internalTrafficPolicy", json!("Local"))
     }
 
-    /// With ClientIP affinity for so many seconds, sensible or not.
+    /// Sets ClientIP affinity with a timeout in seconds, valid or not.
     #[must_use]
     pub fn affinity(self, seconds: i64) -> Self {
         self.field("sessionAffinity", json!("ClientIP"))
             .field("sessionAffinityConfig", json!({ "clientIP": { "timeoutSeconds": seconds } }))
     }
 
-    /// Any other field of the spec.
+    /// Sets another field of the spec.
     #[must_use]
     pub fn field(mut self, key: &str, value: Value) -> Self {
         self.spec.insert(key.to_owned(), value);
         self
     }
 
-    /// The endpoints, in place of those it had: see [`ready`], [`unready`] and [`terminating`].
+    /// Replaces the endpoints: see [`ready`], [`unready`] and [`terminating`].
     #[must_use]
     pub fn endpoints(mut self, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
         self.endpoints = endpoints.into_iter().map(|endpoint| endpoint.0).collect();
         self
     }
 
-    /// `default/NAME`, as rules' comments and logs call it.
+    /// `default/NAME`, as in rule comments and logs.
     #[must_use]
     pub fn full_name(&self) -> String {
         format!("default/{}", self.name)
     }
 
-    /// Its cluster IP and port.
+    /// The cluster IP and port.
     ///
     /// # Panics
-    /// Never: the text is an address.
+    /// Never, because the text is an address.
     #[must_use]
     pub fn address(&self, family: Family) -> SocketAddr {
         SocketAddr::new(self.cluster_ip(family).parse().expect("an address"), PORT)
@@ -175,11 +173,11 @@ impl Service {
     }
 }
 
-/// An endpoint of both families.
+/// An endpoint in both families.
 #[derive(Debug, Clone)]
 pub struct Endpoint(Value);
 
-/// An endpoint that takes traffic.
+/// A ready endpoint.
 #[must_use]
 pub fn ready(pod: Pod) -> Endpoint {
     endpoint(pod, true, true, false)
@@ -191,7 +189,7 @@ pub fn unready(pod: Pod) -> Endpoint {
     endpoint(pod, false, false, false)
 }
 
-/// An endpoint being deleted that still serves.
+/// A terminating endpoint that still serves.
 #[must_use]
 pub fn terminating(pod: Pod) -> Endpoint {
     endpoint(pod, false, true, true)
@@ -204,13 +202,14 @@ fn endpoint(pod: Pod, ready: bool, serving: bool, terminating: bool) -> Endpoint
     }))
 }
 
-/// Two Services that are always there: the one has rules in the nat table, the other in the filter table.
-/// When both do, the first sync is done; `/healthz` does not tell.
+/// Two Services in every cluster, with rules in the nat and in the filter table.
+///
+/// When both have rules, the first sync is complete, which `/healthz` does not show.
 pub(super) fn markers() -> [Service; 2] {
     [Service::new("marker", 254).endpoints([ready(POD_9)]), Service::new("marker-empty", 255)]
 }
 
-/// The file a proxy reads: both Nodes, the Services and the markers. JSON is YAML.
+/// The objects file: both Nodes, the Services and the markers, as JSON, which is YAML.
 pub(super) fn file(services: &[Service]) -> String {
     let mut documents = vec![node("node-a", NODE, 1), node("node-b", NODE_B, 2)];
     documents.extend(services.iter().chain(&markers()).flat_map(Service::documents));

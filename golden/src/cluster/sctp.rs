@@ -1,7 +1,7 @@
-//! SCTP without SCTP sockets, which many kernels lack: netfilter translates it all the same.
+//! SCTP INIT chunks (RFC 9260) on raw sockets, for kernels without SCTP sockets.
 //!
-//! In: where to. Out: an INIT chunk (RFC 9260) sent by a raw socket, and a sink that tells which ones reach a pod.
-//! The checksum is right on the way out, or connection tracking would call the packet invalid, and verified on arrival.
+//! netfilter translates SCTP all the same. Checksums are computed on sending, because connection tracking treats other
+//! packets as invalid, and verified on arrival.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const SCTP: i32 = 132;
 /// Source and destination port, verification tag, checksum.
 const HEADER: usize = 12;
 
-/// What arrives of SCTP at one address.
+/// Receives the SCTP packets to one address.
 #[derive(Debug)]
 pub struct SctpSink {
     socket: UdpSocket,
@@ -30,20 +30,20 @@ impl SctpSink {
             let socket = raw(address)?;
             socket.set_read_timeout(Some(Duration::from_millis(100)))?;
             socket.bind(&SocketAddr::new(address, 0).into())?;
-            // A raw socket in UdpSocket's clothes: its recv_from is the safe one.
+            // A raw socket wrapped in UdpSocket, whose recv_from is safe.
             std::io::Result::Ok(UdpSocket::from(socket))
         });
         Self { socket: socket.expect("a raw socket"), v4: address.is_ipv4() }
     }
 
-    /// The sender and the destination port of the next INIT within `patience`.
+    /// The sender and destination port of the next INIT before the timeout.
     #[must_use]
-    pub fn receive(&self, patience: Duration) -> Option<(IpAddr, u16)> {
+    pub fn receive(&self, timeout: Duration) -> Option<(IpAddr, u16)> {
         let start = Instant::now();
         let mut packet = [0; 256];
-        while start.elapsed() < patience {
+        while start.elapsed() < timeout {
             let Ok((length, sender)) = self.socket.recv_from(&mut packet) else { continue };
-            // IPv4's raw sockets hand over the IP header too.
+            // IPv4 raw sockets return the IP header too.
             let skip = if self.v4 { usize::from(packet[0] & 0x0f) * 4 } else { 0 };
             if let Some(port) = packet.get(skip..length).and_then(init_port) {
                 return Some((sender.ip(), port));
@@ -57,7 +57,7 @@ impl Client<'_> {
     /// Sends one INIT from this port.
     ///
     /// # Panics
-    /// When it cannot be sent.
+    /// If it cannot be sent.
     #[track_caller]
     pub fn send_sctp_init(&self, from_port: u16, to: SocketAddr) {
         let sent = self.netns.enter(|| {
@@ -66,7 +66,7 @@ impl Client<'_> {
                 let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
                 socket.bind(&source.at(family, 0).into())?;
             }
-            // A raw IPv6 socket takes the port for a protocol: it must be 0.
+            // For a raw IPv6 socket the port is a protocol number and must be 0.
             socket.send_to(&init(from_port, to.port()), &SocketAddr::new(to.ip(), 0).into())
         });
         sent.unwrap_or_else(|e| panic!("SCTP {} -> {to}: {e}", self.name));
@@ -78,7 +78,7 @@ fn raw(address: IpAddr) -> std::io::Result<Socket> {
     Socket::new(domain, Type::RAW, Some(Protocol::from(SCTP)))
 }
 
-/// A packet with one INIT chunk: tag, window, streams out and in, first sequence number.
+/// A packet with one INIT chunk: tag, window, outbound and inbound streams, initial sequence number.
 pub(crate) fn init(from: u16, to: u16) -> Vec<u8> {
     let mut packet = [from.to_be_bytes(), to.to_be_bytes()].concat();
     packet.extend([0; 8]);
@@ -89,14 +89,14 @@ pub(crate) fn init(from: u16, to: u16) -> Vec<u8> {
     packet
 }
 
-/// The destination port, if it is an undamaged INIT.
+/// The destination port of a valid INIT.
 fn init_port(packet: &[u8]) -> Option<u16> {
     let sum = u32::from_le_bytes(packet.get(8..HEADER)?.try_into().ok()?);
     let intact = packet.get(HEADER) == Some(&1) && checksum(packet) == sum;
     intact.then(|| u16::from_be_bytes([packet[2], packet[3]]))
 }
 
-/// CRC32c over the packet with its checksum field taken as zero.
+/// The CRC32c of the packet with a zero checksum field.
 fn checksum(packet: &[u8]) -> u32 {
     let blank = |(at, byte): (usize, &u8)| if (8..HEADER).contains(&at) { 0 } else { *byte };
     !packet.iter().enumerate().map(blank).fold(u32::MAX, |sum, byte| {

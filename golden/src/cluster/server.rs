@@ -1,7 +1,7 @@
 //! The servers of the pods.
 //!
-//! In: a pod and its namespace. Out: a TCP and a UDP socket on its address in each family that answer with the pod's
-//! name and the client as they see it. All servers of a cluster share one thread, and end with it.
+//! Each answers on TCP and UDP in both families with the pod's name and the client's address. All servers of a cluster
+//! share one thread.
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::thread::JoinHandle;
@@ -14,7 +14,7 @@ use super::address::{EXTERNAL_IP, Family, Pod, STRANGER, VIP};
 use super::objects::PORT;
 use crate::netns::Netns;
 
-/// The thread that serves for every pod of one cluster.
+/// The thread of all servers of a cluster.
 #[derive(Debug)]
 pub(super) struct Servers {
     runtime: Handle,
@@ -33,7 +33,7 @@ impl Servers {
         Self { runtime: handle, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Starts a pod's servers; they can be reached when this returns.
+    /// Starts the servers of a pod, which are reachable on return.
     pub(super) fn start(&self, pod: &Pod, netns: &Netns, port: u16) {
         for family in Family::BOTH {
             let at = pod.address.at(family, port);
@@ -42,11 +42,11 @@ impl Servers {
         }
     }
 
-    /// Starts the one that answers wherever a Service was meant to.
+    /// Starts the stranger, which answers packets that were not translated.
     pub(super) fn start_stranger(&self, netns: &Netns) {
         self.tcp(STRANGER.name, netns, SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)));
         for family in Family::BOTH {
-            // Of its own address each, or the answers would come from another one.
+            // One socket for each address, so that answers have the right source.
             self.udp(STRANGER.name, netns, VIP.at(family, PORT));
             self.udp(STRANGER.name, netns, EXTERNAL_IP.at(family, PORT));
         }
@@ -76,7 +76,7 @@ impl Drop for Servers {
     }
 }
 
-/// Greets every connection with one line, then sends back what comes.
+/// Greets each connection with one line, then echoes.
 async fn serve_tcp(name: &'static str, listener: tokio::net::TcpListener) {
     while let Ok((mut stream, client)) = listener.accept().await {
         tokio::spawn(async move {
@@ -92,7 +92,7 @@ async fn serve_tcp(name: &'static str, listener: tokio::net::TcpListener) {
 async fn serve_udp(name: &'static str, socket: tokio::net::UdpSocket) {
     let mut packet = [0; 64];
     loop {
-        // An error here is an earlier answer's ICMP: the client has gone, the next one counts.
+        // An error here is an ICMP error for an earlier answer.
         if let Ok((_, client)) = socket.recv_from(&mut packet).await {
             let _ = socket.send_to(format!("{name} {client}\n").as_bytes(), client).await;
         }

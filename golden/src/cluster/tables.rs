@@ -1,7 +1,4 @@
-//! The rules in node-a's kernel, as iptables tells them.
-//!
-//! In: which iptables of the two, and a namespace. Out: commands of that flavour and a table's rules by chain, without
-//! counters and dates. It knows nothing of what the rules should be.
+//! Reads and writes the iptables rules of node-a.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -12,7 +9,7 @@ use super::address::Family;
 use crate::flavour::Flavour;
 use crate::netns::Netns;
 
-/// iptables of one flavour with a lock of its own: the default one is shared by all namespaces of the machine.
+/// The iptables programs of one flavour with a lock file of their own; the default one is shared by all namespaces.
 #[derive(Debug)]
 pub(super) struct Iptables {
     pub(super) flavour: Flavour,
@@ -20,19 +17,19 @@ pub(super) struct Iptables {
 }
 
 impl Iptables {
-    /// Runs `iptables ARGUMENTS`, split at blanks.
+    /// Runs `iptables ARGUMENTS`, split at spaces.
     #[track_caller]
     pub(super) fn run(&self, netns: &Netns, family: Family, arguments: &str) {
         self.output(netns, &self.tool(family), &format!("-w 30 {arguments}"));
     }
 
-    /// What is in a table.
+    /// The rules of a table.
     #[track_caller]
-    pub(super) fn rules(&self, netns: &Netns, family: Family, table: &str) -> Rules {
-        Rules::parse(&self.output(netns, &format!("{}-save", self.tool(family)), &format!("-t {table}")))
+    pub(super) fn rules(&self, netns: &Netns, family: Family, table: &str) -> SavedRules {
+        SavedRules::parse(&self.output(netns, &format!("{}-save", self.tool(family)), &format!("-t {table}")))
     }
 
-    /// All tables.
+    /// The rules of all tables.
     #[track_caller]
     pub(super) fn saved(&self, netns: &Netns, family: Family) -> String {
         self.flavour.normalise(&self.output(netns, &format!("{}-save", self.tool(family)), ""))
@@ -73,9 +70,9 @@ impl Iptables {
 
 /// The rules of one table, by chain and in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rules(BTreeMap<String, Vec<String>>);
+pub struct SavedRules(BTreeMap<String, Vec<String>>);
 
-impl Rules {
+impl SavedRules {
     fn parse(save: &str) -> Self {
         let mut chains = BTreeMap::<String, Vec<String>>::new();
         for line in save.lines() {
@@ -88,7 +85,7 @@ impl Rules {
         Self(chains)
     }
 
-    /// Whether there is such a chain.
+    /// Whether a chain exists.
     #[must_use]
     pub fn has_chain(&self, name: &str) -> bool {
         self.0.contains_key(name)
@@ -99,13 +96,13 @@ impl Rules {
         self.0.keys().map(String::as_str)
     }
 
-    /// The rules of a chain; none if there is no such chain.
+    /// The rules of a chain; empty if it does not exist.
     #[must_use]
     pub fn of(&self, chain: &str) -> &[String] {
         self.0.get(chain).map_or(&[], Vec::as_slice)
     }
 
-    /// The chains whose name begins so and that have a rule with such a text in it.
+    /// The chains with this prefix that have a rule with this text.
     #[must_use]
     pub fn chains_with(&self, prefix: &str, text: &str) -> Vec<&str> {
         let matching = self
@@ -115,21 +112,21 @@ impl Rules {
         matching.map(|(name, _)| name.as_str()).collect()
     }
 
-    /// Whether any rule has such a text in it.
+    /// Whether any rule contains the text.
     #[must_use]
     pub fn mention(&self, text: &str) -> bool {
         self.0.values().flatten().any(|rule| rule.contains(text))
     }
 
-    /// All of it, for people.
+    /// All rules, for messages.
     #[must_use]
     pub fn text(&self) -> String {
         self.lines().map(|line| line + "\n").collect()
     }
 
-    /// The lines these have and the others do not.
+    /// The lines that the others lack.
     #[must_use]
-    pub fn lacking_in(&self, others: &Self) -> Vec<String> {
+    pub fn missing_from(&self, others: &Self) -> Vec<String> {
         let theirs: BTreeSet<String> = others.lines().collect();
         self.lines().filter(|line| !theirs.contains(line)).collect()
     }

@@ -1,7 +1,6 @@
-//! The network of the little cluster: links, addresses, routes.
+//! The network of the test cluster: namespaces, links, addresses and routes.
 //!
-//! In: the addresses. Out: namespaces that reach each other as machines and pods do. It knows nothing of Services,
-//! except that the machine outside routes their networks to node-a, as a router in front of a cluster would.
+//! The host outside routes the Service networks to node-a, as a router in front of a cluster does.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -12,7 +11,7 @@ use super::address::{
 };
 use crate::netns::{Netns, veth};
 
-/// The namespaces of one cluster.
+/// The namespaces of a cluster.
 #[derive(Debug)]
 pub(super) struct Wiring {
     pub(super) outside: Netns,
@@ -39,12 +38,12 @@ impl Wiring {
         wiring
     }
 
-    /// The namespace a pod lives in: its own on node-a, the machine's on node-b.
+    /// The namespace of a pod: its own on node-a, the node's on node-b.
     pub(super) fn home(&self, pod: &Pod) -> &Netns {
         self.pods.iter().find(|(own, _)| own == pod).map_or(&self.node_b, |(_, netns)| netns)
     }
 
-    /// The machine outside carries the switch that node-a, node-b and itself hang on.
+    /// The host outside holds the switch that connects node-a, node-b and itself.
     fn node_network(&self) {
         ip(&self.outside, "link add switch type bridge mcast_snooping 0\nlink set switch up\n");
         for (port, machine) in [("node-a", &self.node), ("node-b", &self.node_b)] {
@@ -77,7 +76,7 @@ impl Wiring {
         ip(&self.node_b, &node_b);
     }
 
-    /// A pod hangs on a routed link of its own, so that even traffic to itself passes the node.
+    /// Connects a pod by a routed link of its own, so that even its traffic to itself passes the node.
     fn attach(&self, pod: &Pod, netns: &Netns) {
         veth(&self.node, pod.name, netns, "eth0");
         let Dual(v4, v6) = pod.address;
@@ -90,8 +89,9 @@ impl Wiring {
         ip(netns, &own);
     }
 
-    /// All Service addresses are the stranger's own too, so that it answers what node-a has not translated: else nobody
-    /// could tell a rule that drops a packet from no rule at all.
+    /// Gives the stranger all Service addresses.
+    ///
+    /// It answers packets that node-a did not translate; otherwise a missing rule would look like a rule that drops.
     fn attach_stranger(&self) {
         self.attach(&STRANGER, &self.stranger);
         let mut node = String::new();
@@ -108,8 +108,9 @@ impl Wiring {
     }
 }
 
-/// A machine. Nothing accepts redirects: a client must keep going through the node whose rules are tested.
-/// Nothing limits ICMP either: the kernel sends one client only a few refusals a second, tests ask for more.
+/// A host that accepts no redirects and does not limit ICMP errors.
+///
+/// Redirects would bypass the node under test, and the kernel's limit is a few refusals a second.
 fn host(router: bool) -> Netns {
     let netns = Netns::new();
     let forward = i32::from(router);
@@ -134,7 +135,7 @@ fn route(to: Dual, via: Dual) -> String {
     format!("route add {} via {}\nroute add {} via {}\n", to.0, via.0, to.1, via.1)
 }
 
-/// Runs a batch of `ip` commands inside: one process instead of twenty.
+/// Runs a batch of `ip` commands in a namespace: one process instead of twenty.
 fn ip(netns: &Netns, batch: &str) {
     let mut command = netns.command("ip");
     command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

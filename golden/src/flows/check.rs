@@ -1,5 +1,4 @@
-//! In: a flow table and something that answers where a packet goes. Out: how many flows hold, or the first that does not.
-//! Must not know which mode answers, except in the function that asks iptables rules.
+//! Checks the flows of a table against a source of answers: rules that are traced, or real packets.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -12,34 +11,34 @@ use super::table::{Flow, FlowTable};
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::walk::{Memory, Node, Outcome, Packet, Trace, Verdict};
 
-/// How far from equal the shares of a flow's ends may be: iptables writes 1/3 with ten digits.
+/// The tolerance of outcome shares: iptables writes 1/3 with ten digits.
 const TOLERANCE: f64 = 0.0001;
 
-/// What a table asks about one flow.
+/// A packet of a flow table with its context.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
     /// The packet.
     pub packet: &'a Packet,
-    /// The node it meets.
+    /// The node that receives it.
     pub node: &'a Node,
-    /// The endpoint its sender was sent to before, and how many seconds ago.
+    /// The sender's affinity: an endpoint, and how many seconds ago it was chosen.
     pub remembers: Option<(SocketAddr, u32)>,
 }
 
-/// Where the packet goes.
+/// The outcome of a packet.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Each possible end once.
+    /// The possible outcomes, each once.
     pub outcomes: Vec<Outcome>,
-    /// What led there, for people.
+    /// The rules that led there, for messages.
     pub explanation: String,
 }
 
 impl FlowTable {
-    /// Asks about every flow and compares the answers with what the table says for this mode.
+    /// Compares the answers for every flow with the table, for a mode.
     ///
     /// # Errors
-    /// Names the first flow that goes another way, or that cannot be answered.
+    /// The first flow with another outcome, or without an answer.
     pub fn check(
         &self,
         mode: &str,
@@ -93,7 +92,7 @@ fn complaint(flow: &Flow, expect: &[Expected], answer: &Answer) -> String {
 /// Checks the table against iptables and ip6tables rules.
 ///
 /// # Errors
-/// As `FlowTable::check`, or the line of the rules that the tracer does not know.
+/// As [`FlowTable::check`], or a line that the tracer does not support.
 pub fn check_iptables(table: &FlowTable, rules_text_v4: &str, rules_text_v6: &str) -> Result<usize, String> {
     let parse = |family, text| Ruleset::parse(family, text).map_err(|error| format!("{family} rules, {error}"));
     let v4 = parse(IpFamily::V4, rules_text_v4)?;
@@ -105,8 +104,10 @@ pub fn check_iptables(table: &FlowTable, rules_text_v4: &str, rules_text_v6: &st
     })
 }
 
-/// What a sender is remembered by is found by sending it there once: so the rule that writes a list and the one that
-/// reads it must agree on its name.
+/// Traces a packet through iptables rules.
+///
+/// Affinity is set up by tracing an earlier packet, so that the rules that write and read a list must agree on its
+/// name.
 fn answer_iptables(rules: &Ruleset, question: Question<'_>) -> Result<Trace, String> {
     let Question { packet, node, remembers } = question;
     let first = rules.trace(packet, node, &Memory::new())?;

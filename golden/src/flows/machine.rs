@@ -1,5 +1,4 @@
-//! In: a sender's name in a flow table, and the packet's family. Out: its address and where its packets enter the node.
-//! Must not know services. These are the addresses of the machine the cases were recorded on.
+//! The addresses and interfaces of the recorded node, by the names of flow tables.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,13 +16,13 @@ const POD_NETWORKS: [IpNet; 2] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 1, 0), 24)),
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0), 64)),
 ];
-/// A pod of this node that is nobody's endpoint.
+/// A pod of this node that is not an endpoint.
 const POD: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 244, 1, 200)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 200))];
-/// Someone outside of the cluster, in the source ranges most cases allow.
+/// A client outside the cluster, in the source ranges of most cases.
 const OUTSIDE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 7))];
-/// The bridge the pods are on, and the way to everyone else.
+/// The pods' bridge, and the interface to other hosts.
 const BRIDGE: &str = "cbr0";
 const UPLINK: &str = "eth0";
 
@@ -42,7 +41,7 @@ pub(super) fn sender(from: &str, to: IpAddr) -> Result<(IpAddr, Origin), String>
     Ok(match from {
         "pod" => (of_family(POD), on(BRIDGE)),
         "outside" => (of_family(OUTSIDE), on(UPLINK)),
-        // What the host sends to one of its own addresses comes from that address.
+        // The host uses a local destination as the source address.
         "host" if node().is_local(to) => (to, Origin::Host),
         "host" => (of_family([NODE[0], NODE[2]]), Origin::Host),
         address => {
@@ -55,10 +54,10 @@ pub(super) fn sender(from: &str, to: IpAddr) -> Result<(IpAddr, Origin), String>
     })
 }
 
-/// Clients whom no rule tells apart from this one: many others like `pod` and `outside`, and of an address only itself.
+/// Clients that no rule distinguishes: many for `pod` and `outside`, only itself for an address.
 pub(super) fn alike(client: IpAddr) -> Vec<IpAddr> {
     match client {
-        // The tables' ranges begin and end at multiples of 64.
+        // The ranges in the tables are multiples of 64.
         IpAddr::V4(v4) if POD.contains(&client) || OUTSIDE.contains(&client) => {
             let [a, b, c, d] = v4.octets();
             (1..63).map(|host| Ipv4Addr::new(a, b, c, d / 64 * 64 + host).into()).collect()

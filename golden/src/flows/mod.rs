@@ -1,7 +1,6 @@
-//! In: `flows/<case>.yaml`, what Kubernetes promises about single connections, and something that answers where packets
-//! go. Out: how many promises hold, or the first that does not and why. Must not know chains, sets or any mode's names.
+//! Flow tables: the outcomes of single connections that Kubernetes promises, in every mode.
 //!
-//! A table is a list of flows:
+//! `flows/<case>.yaml` is compared with rules or with real packets. A table is a list of flows:
 //!
 //! ```yaml
 //! like: 733-sync-periods        # take over that case's flows, except those given here again
@@ -11,8 +10,8 @@
 //!   expect: ["10.244.1.5:8080, masqueraded", "10.244.2.5:8080"]   # equally likely; or reject, drop, untouched
 //!   remembers: 10.244.1.5:8080  # the sender was sent to this endpoint before ...
 //!   ago: 100                    # ... so many seconds ago
-//!   state: invalid              # new (if nothing is said), established, related
-//!   modes: {nftables: reject}   # where a mode is known to differ, what it does instead
+//!   state: invalid              # new (the default), established, related
+//!   modes: {nftables: reject}   # the outcome in a mode that is known to differ
 //! ```
 
 mod check;
@@ -26,24 +25,25 @@ mod tests;
 use std::path::PathBuf;
 
 pub use check::{Answer, Question, check_iptables};
-pub use packets::{Asker, entry};
+pub use packets::{PacketSampler, entry};
 pub use spelling::Expected;
 pub use table::{Flow, FlowTable};
 
-/// Checks the case's flow table against iptables rules: what iptables-save and ip6tables-save print, or a restore input
-/// with the jumps from the built-in chains.
+/// Checks the case's flow table against iptables rules.
+///
+/// The rules are the output of iptables-save and ip6tables-save, or a restore input with the jumps from built-in
+/// chains.
 ///
 /// # Errors
-/// Names the first flow that goes another way than the table says, with the rules that led it there; or what is wrong
-/// with the table or the rules.
+/// The first flow with another outcome and the rules that led to it, or an invalid table or rule.
 pub fn check_flows(case: &str, rules_text_v4: &str, rules_text_v6: &str) -> Result<usize, String> {
     check_iptables(&FlowTable::load(case)?, rules_text_v4, rules_text_v6).map_err(|error| format!("{case}: {error}"))
 }
 
-/// The cases that have a flow table, in order.
+/// The cases with a flow table, sorted.
 ///
 /// # Errors
-/// When the folder of the tables cannot be read.
+/// If the folder of tables cannot be read.
 pub fn cases() -> Result<Vec<String>, String> {
     let folder = folder();
     let entries = std::fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;

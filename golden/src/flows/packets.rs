@@ -1,5 +1,4 @@
-//! In: a node with rules in its kernel, a flow table's question. Out: where real packets of that flow go, sampled over the
-//! random choices. Must not know what the table expects, or which mode the rules are of.
+//! Samples the outcomes of a flow with real packets on a node.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,34 +11,34 @@ use super::check::{Answer, Question};
 use super::machine;
 use crate::probe::{self, Entry, Node, Probe, Stage, Transport, enough};
 
-/// Packets at once.
+/// The number of packets sent at once.
 const ROUND: usize = 32;
-/// So often a forgotten client is sent somewhere until it is sent to one endpoint of at most a few.
+/// The attempts to get a given endpoint for a client without affinity.
 const TRIES: usize = 200;
 
-/// Asks a node, with packets. A connection that was answered is one that the node is made to know.
+/// Sends the packets of questions to a node. Established connections are added to its conntrack table first.
 #[derive(Debug)]
-pub struct Asker<'a> {
+pub struct PacketSampler<'a> {
     node: &'a Node,
-    /// the commands that empty what the rules remember clients in
+    /// The commands that clear session affinity.
     memory: String,
     number: u32,
 }
 
-/// Ends, how many packets had each, and how many of them came from another address or port than their sender's.
-type Found = BTreeMap<Verdict, (usize, usize)>;
+/// Outcomes with the number of packets, and of those whose source address or port was translated.
+type OutcomeCounts = BTreeMap<Verdict, (usize, usize)>;
 
-impl<'a> Asker<'a> {
-    /// For the rules that the node has now.
+impl<'a> PacketSampler<'a> {
+    /// A sampler for the node's current rules.
     #[must_use]
     pub fn new(node: &'a Node) -> Self {
         Self { node, memory: node.memory(), number: 0 }
     }
 
-    /// Where the packet goes. The shares of the ends are not measured but taken to be equal.
+    /// The outcome of a packet, with equal shares assumed.
     ///
     /// # Errors
-    /// When it cannot be asked with packets, or a sender that should be remembered is not.
+    /// If packets cannot test it, or the affinity cannot be set up.
     pub fn answer(&mut self, question: Question<'_>) -> Result<Answer, String> {
         let Question { packet, remembers, .. } = question;
         let entry = entry(&packet.origin)?;
@@ -50,38 +49,38 @@ impl<'a> Asker<'a> {
             None => self.sampled(entry, packet)?,
             Some((endpoint, ago)) => {
                 let timeout = self.remember(entry, packet, endpoint)?;
-                if u64::from(ago) < timeout { self.ask(entry, packet, ROUND) } else { self.sampled(entry, packet)? }
+                if u64::from(ago) < timeout { self.send(entry, packet, ROUND) } else { self.sampled(entry, packet)? }
             }
         };
         Ok(answer(&found))
     }
 
-    /// Asks until one end more than was seen would have shown.
-    fn sampled(&mut self, entry: Entry, packet: &Packet) -> Result<Found, String> {
+    /// Samples until one more outcome would have been observed.
+    fn sampled(&mut self, entry: Entry, packet: &Packet) -> Result<OutcomeCounts, String> {
         self.forget();
-        let (mut found, mut samples) = (Found::new(), 0);
+        let (mut found, mut samples) = (OutcomeCounts::new(), 0);
         while samples < enough(found.len() + 1) {
-            add(&mut found, self.ask(entry, packet, ROUND));
+            add(&mut found, self.send(entry, packet, ROUND));
             samples += ROUND;
         }
-        // A client that is remembered chooses once: then others like it choose, or it is forgotten before each choice.
+        // A client with affinity has one outcome: other clients are used, or the affinity is cleared each time.
         if found.len() == 1 && self.timeout()?.is_some() {
             let clients = machine::alike(packet.source.ip());
             samples = 0;
             while samples < enough(found.len() + 1) {
                 self.forget();
-                add(&mut found, self.ask_as(entry, packet, &clients));
+                add(&mut found, self.send_as(entry, packet, &clients));
                 samples += clients.len();
             }
         }
         Ok(found)
     }
 
-    /// Makes the rules remember that the packet's sender was sent to the endpoint; for how many seconds they do.
+    /// Sets up affinity of the sender to an endpoint; returns its timeout in seconds.
     fn remember(&mut self, entry: Entry, packet: &Packet, endpoint: SocketAddr) -> Result<u64, String> {
         for _ in 0..TRIES {
             self.forget();
-            if self.ask(entry, packet, 1).contains_key(&Verdict::Delivered(endpoint)) {
+            if self.send(entry, packet, 1).contains_key(&Verdict::Delivered(endpoint)) {
                 let timeout = self.timeout()?;
                 return timeout.ok_or_else(|| format!("nothing remembers that this sender was sent to {endpoint}"));
             }
@@ -89,16 +88,16 @@ impl<'a> Asker<'a> {
         Err(format!("this sender is not sent to {endpoint}"))
     }
 
-    fn ask(&mut self, entry: Entry, packet: &Packet, times: usize) -> Found {
-        self.ask_as(entry, packet, &vec![packet.source.ip(); times])
+    fn send(&mut self, entry: Entry, packet: &Packet, times: usize) -> OutcomeCounts {
+        self.send_as(entry, packet, &vec![packet.source.ip(); times])
     }
 
-    fn ask_as(&mut self, entry: Entry, packet: &Packet, clients: &[IpAddr]) -> Found {
+    fn send_as(&mut self, entry: Entry, packet: &Packet, clients: &[IpAddr]) -> OutcomeCounts {
         let probes: Vec<(Entry, Probe)> = clients.iter().map(|client| (entry, self.probe(packet, *client))).collect();
         for (_, probe) in probes.iter().filter(|(_, probe)| probe.stage == Stage::Later) {
             self.node.know(probe.from, probe.to);
         }
-        let mut found = Found::new();
+        let mut found = OutcomeCounts::new();
         for (outcome, replaced) in self.node.send_and_compare(&probes) {
             let verdict = match outcome {
                 probe::Outcome::Arrived { at, .. } if at == packet.destination => Verdict::Untouched,
@@ -114,7 +113,7 @@ impl<'a> Asker<'a> {
 
     fn probe(&mut self, packet: &Packet, client: IpAddr) -> Probe {
         self.number += 1;
-        // Ports come round after 60,000 probes: then no connection of before may be left.
+        // Ports wrap around after 60,000 probes, when no earlier connection may be left.
         if self.number.is_multiple_of(60_000) {
             self.node.forget();
         }
@@ -141,7 +140,7 @@ impl<'a> Asker<'a> {
         self.node.forget_clients(&self.memory);
     }
 
-    /// For how many seconds the rules remember whom they remember now; `None` if that is nobody.
+    /// The timeout of the current affinity in seconds; `None` without affinity.
     fn timeout(&self) -> Result<Option<u64>, String> {
         if self.memory.is_empty() {
             return Ok(None);
@@ -158,10 +157,10 @@ impl<'a> Asker<'a> {
     }
 }
 
-/// Where a packet of a flow table enters the node.
+/// The entry of a flow table's packet to the node.
 ///
 /// # Errors
-/// If the node has no such interface.
+/// If the node does not have the interface.
 pub fn entry(origin: &Origin) -> Result<Entry, String> {
     match origin {
         Origin::Host => Ok(Entry::Host),
@@ -169,22 +168,22 @@ pub fn entry(origin: &Origin) -> Result<Entry, String> {
             "eth0" => Ok(Entry::Network),
             "cbr0" => Ok(Entry::Pods),
             "cbr01" => Ok(Entry::Beside),
-            // Whatever comes in there was sent by the node.
+            // Packets on loopback are sent by the node.
             "lo" => Ok(Entry::Host),
             other => Err(format!("the node has no interface {other}")),
         },
     }
 }
 
-fn add(found: &mut Found, more: Found) {
+fn add(found: &mut OutcomeCounts, more: OutcomeCounts) {
     for (verdict, (all, other)) in more {
         let sum = found.entry(verdict).or_default();
         *sum = (sum.0 + all, sum.1 + other);
     }
 }
 
-/// A random source port may be the sender's own by chance: most packets tell.
-fn answer(found: &Found) -> Answer {
+/// A random source port may equal the sender's by chance, so the majority decides.
+fn answer(found: &OutcomeCounts) -> Answer {
     let probability = 1.0 / f64::from(u32::try_from(found.len()).unwrap_or(u32::MAX));
     let outcomes = found.iter().map(|(verdict, (all, other))| Outcome {
         verdict: *verdict,

@@ -1,5 +1,4 @@
-//! In: the words of a flow table's fields. Out: packets and expected ends.
-//! Must not know the file they stand in.
+//! Parses the fields of flow tables into packets and expected outcomes.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -8,15 +7,15 @@ use super::machine;
 use proxier::model::Protocol;
 use proxier_inspect::walk::{ConnState, Packet, Verdict};
 
-/// The port every sender sends from.
+/// The source port of every packet.
 const SOURCE_PORT: u16 = 40123;
 
-/// One end a flow may have; several are equally likely.
+/// An expected outcome; several are equally likely.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Expected {
-    /// Where the packet ends.
+    /// The verdict.
     pub verdict: Verdict,
-    /// Whether it leaves with the node's address.
+    /// Whether the source becomes the node's address.
     pub masqueraded: bool,
 }
 
@@ -26,7 +25,7 @@ impl fmt::Display for Expected {
     }
 }
 
-/// Reads `reject`, `drop`, `untouched` or `IP:PORT`, the last two perhaps with `, masqueraded`.
+/// Parses `reject`, `drop`, `untouched` or `IP:PORT`, the last two optionally with `, masqueraded`.
 pub(super) fn expected(text: &str) -> Result<Expected, String> {
     let (end, masqueraded) = text.strip_suffix(", masqueraded").map_or((text, false), |end| (end, true));
     let verdict = match end {
@@ -38,12 +37,12 @@ pub(super) fn expected(text: &str) -> Result<Expected, String> {
     Ok(Expected { verdict, masqueraded })
 }
 
-/// Reads `IP:PORT`.
+/// Parses `IP:PORT`.
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not IP:PORT, reject, drop or untouched"))
 }
 
-/// The packet that `from` sends `to` `IP:PORT/PROTOCOL`.
+/// The packet from `from` to `IP:PORT/PROTOCOL`.
 pub(super) fn packet(from: &str, to: &str, state: Option<&str>) -> Result<Packet, String> {
     let (destination, protocol) = to.split_once('/').ok_or_else(|| format!("{to:?} is not IP:PORT/PROTOCOL"))?;
     let destination = address(destination)?;

@@ -1,5 +1,4 @@
-//! In: a flow table's file. Out: its flows, one sender and one destination each.
-//! Must not know where packets really go.
+//! Reads flow tables, and expands them to one sender and destination each.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,27 +8,27 @@ use serde::Deserialize;
 use super::spelling::{self, Expected};
 use proxier_inspect::walk::Packet;
 
-/// What is promised about the connections of one case.
+/// The promised outcomes of connections in one case.
 #[derive(Clone, Debug)]
 pub struct FlowTable {
-    /// In the order of the file.
+    /// The flows in the order of the file.
     pub flows: Vec<Flow>,
 }
 
-/// What is promised about one connection.
+/// The promised outcome of one connection.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    /// The sender as the table names it.
+    /// The sender, as spelled in the table.
     pub from: String,
-    /// The destination as the table names it.
+    /// The destination, as spelled in the table.
     pub to: String,
-    /// The connection's packet.
+    /// The packet.
     pub packet: Packet,
-    /// The endpoint this sender was sent to before, and how many seconds ago.
+    /// The sender's affinity: an endpoint, and how many seconds ago it was chosen.
     pub remembers: Option<(SocketAddr, u32)>,
-    /// Where it ends.
+    /// The expected outcomes.
     pub expect: Vec<Expected>,
-    /// Where it ends in the modes that differ.
+    /// The expected outcomes in modes that differ.
     pub modes: BTreeMap<String, Vec<Expected>>,
 }
 
@@ -79,20 +78,20 @@ impl Words {
 }
 
 impl FlowTable {
-    /// Reads the case's table, and those it is `like`.
+    /// Reads the table of a case and those that it is `like`.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// An invalid file.
     pub fn load(case: &str) -> Result<Self, String> {
         let path = super::folder().join(format!("{case}.yaml"));
         let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Self::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
     }
 
-    /// Reads a table's text.
+    /// Parses a table.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// An invalid table.
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: File = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
         let mut flows = Vec::new();

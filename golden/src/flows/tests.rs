@@ -1,5 +1,4 @@
-//! In: small tables and rules. Out: whether a table that does not hold is reported, and understandably.
-//! Must not know the recorded cases.
+//! A table that does not hold is reported with its flow and rules.
 
 #![allow(clippy::unwrap_used)]
 

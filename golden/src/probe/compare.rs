@@ -1,7 +1,4 @@
-//! Where two surveys differ.
-//!
-//! In: two surveys of one plan. Out: the questions that are answered differently, with both answers, readably.
-//! Must not know: how they were made.
+//! The differences between two surveys of one plan.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,18 +8,18 @@ use super::packet::Refusal;
 use super::plan::Question;
 use super::survey::{Answer, Survey};
 
-/// A question that two nodes answer differently.
+/// A question with different answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Which.
+    /// The question.
     pub question: Question,
-    /// The first one's answer.
+    /// The first survey's answer.
     pub left: Answer,
-    /// The second one's.
+    /// The second survey's answer.
     pub right: Answer,
 }
 
-/// All questions whose answers differ.
+/// All questions with different answers.
 #[must_use]
 pub fn differences(left: &Survey, right: &Survey) -> Vec<Difference> {
     let sticky: BTreeSet<_> = left
@@ -33,7 +30,7 @@ pub fn differences(left: &Survey, right: &Survey) -> Vec<Difference> {
     let all: BTreeSet<&Question> = left.keys().chain(right.keys()).collect();
     let differs = |question: &&Question| {
         let [one, other] = [left, right].map(|survey| survey.get(*question).cloned().unwrap_or_default());
-        // A single client under affinity has one endpoint, by chance: what counts is that it gets to one.
+        // With affinity, a single client gets one endpoint by chance; only its arrival is compared.
         let alone = sticky.contains(&(question.to, question.transport)) && one.outcomes.len() == 1;
         let equal = one == other || (alone && other.outcomes.len() == 1 && arrives(&one) && arrives(&other));
         (!equal).then(|| Difference { question: (*question).clone(), left: one, right: other })

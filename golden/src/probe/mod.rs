@@ -1,10 +1,10 @@
-//! What becomes of packets under two rulesets: the same probes go through both, and the sets of outcomes must be equal.
+//! Compares the packet outcomes of two rulesets, independent of their mode.
 //!
-//! In: a case's objects; rulesets, loaded on nodes with the same links and addresses. Out: for each probe what can become of
-//! it, sampled over the random choices, and where two nodes differ. Must not know: which mode made a ruleset.
+//! Both rulesets are loaded on nodes with the same links and addresses. Each question is sampled until all random
+//! choices have been observed.
 //!
-//! Packets are raw: the first of a connection each, thousands a second, and what comes out of the node or is delivered on
-//! it is told by a tag in the packet. So the kernel itself evaluates the rules, addresses, routes and connection tracking.
+//! Probes are raw packets, each the first of a connection, at thousands a second, recognised by a tag in the payload.
+//! Thus the kernel itself evaluates rules, addresses, routes and connection tracking.
 
 mod compare;
 mod node;

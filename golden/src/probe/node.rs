@@ -1,7 +1,4 @@
-//! A node with one neighbour that sends it packets from anywhere and gets whatever it sends anywhere.
-//!
-//! In: probes. Out: what became of each, told from the packets that came out of the node or were delivered on it.
-//! Must not know: what the rules on the node are.
+//! A node with one neighbour, which sends it packets from any address and receives what it forwards.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -14,51 +11,51 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, bind, se
 use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::packet::{Probe, Refusal, Seen, Stage, Transport, read, read_body};
+use super::packet::{Observation, Probe, Refusal, Stage, Transport, read, read_body};
 use crate::netns::Netns;
 
-/// Where a probe enters the node.
+/// The entry of a probe to the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// The network of the nodes, and all beyond: `eth0`.
+    /// `eth0`: the node network and beyond.
     Network,
-    /// The node's pods: `cbr0`.
+    /// `cbr0`: the pods.
     Pods,
-    /// An interface whose name only begins like the pods': `cbr01`.
+    /// `cbr01`: an interface whose name has the pods' as prefix.
     Beside,
     /// The node itself.
     Host,
 }
 
-/// What became of a probe.
+/// The outcome of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// It got there, with its own source or another.
+    /// It arrived, with its own source or another.
     Arrived {
-        /// Where.
+        /// The destination.
         at: SocketAddr,
-        /// The source, if it was replaced.
+        /// The translated source, if any.
         masqueraded: Option<IpAddr>,
     },
-    /// It was answered with a refusal.
+    /// It was refused.
     Refused(Refusal),
-    /// Nothing came of it.
+    /// It did not arrive and was not refused.
     Dropped,
 }
 
-/// Node-a's addresses in the cases, and those of its pods' bridge.
+/// The addresses of node-a and of its pods' bridge in the cases.
 pub const ADDRESSES: [&str; 8] =
     ["192.168.50.2", "192.168.60.2", "10.244.1.1", "127.0.0.1", "fd00:50::2", "fd00:60::2", "fd00:10:244:1::1", "::1"];
 
 const LINKS: [&str; 4] = ["eth0", "cbr0", "eth1", "cbr01"];
 const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const MARKER: u32 = u32::MAX;
-/// A packet crosses a processor's queue for each hop; one that is delivered on the node, refused there and told of, three.
+/// A packet passes a CPU's queue for each hop: three if it is delivered, refused and reported on the node.
 const MARKERS: usize = 4;
-const LIMIT: Duration = Duration::from_secs(20);
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(20);
 const BUFFER: usize = 16 << 20;
 
-/// The node and its neighbour.
+/// A node with its neighbour.
 #[derive(Debug)]
 pub struct Node {
     netns: Netns,
@@ -68,35 +65,35 @@ pub struct Node {
     sinks: Vec<Sink>,
 }
 
-/// What is delivered on the node.
+/// Receives packets delivered on the node.
 #[derive(Debug)]
 struct Sink {
-    /// a raw socket in UdpSocket's clothes: its `recv_from` is the safe one
+    /// A raw socket wrapped in UdpSocket, whose recv_from is safe.
     socket: UdpSocket,
     protocol: u8,
-    at: At,
+    at: SinkAddress,
 }
 
-/// How a sink knows where a packet was to go: raw sockets of IPv6 do not tell.
+/// The source of a packet's destination address, which IPv6 raw sockets do not return.
 #[derive(Debug, Clone, Copy)]
-enum At {
-    /// It reads so in the packet.
+enum SinkAddress {
+    /// The packet's IP header.
     Header,
-    /// The socket is bound to this address.
+    /// The address that the socket is bound to.
     Address(IpAddr),
-    /// It does not: good for refusals only.
+    /// Unknown; sufficient for refusals.
     Anywhere,
 }
 
 impl Node {
-    /// A fresh node without rules.
+    /// A node without rules.
     ///
     /// # Panics
-    /// When namespaces, interfaces or raw sockets cannot be made here.
+    /// If namespaces, interfaces or raw sockets cannot be created.
     #[must_use]
     pub fn new() -> Self {
         let (netns, world) = (Netns::new(), Netns::new());
-        // Only the sender of a batch sees its packets in order, and only if it stays on one processor.
+        // The order of packets is visible only to their sender, and only while it stays on one CPU.
         netns.run(
             "sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.icmp_ratemask=0 \
              net.ipv6.icmp.ratemask=127 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 \
@@ -105,7 +102,7 @@ impl Node {
         world.run("sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
         let mut lines = String::new();
         for link in LINKS {
-            // Without ARP every neighbour is there; all links have the same address, which the frames below bear.
+            // Without ARP, every neighbour is reachable; all links have the address that the frames below contain.
             lines += &format!(
                 "link add {link} address 02:00:00:00:00:01 type veth peer name {link} netns {}\n\
                  link set {link} arp off\nlink set {link} up\n",
@@ -129,39 +126,38 @@ impl Node {
         Self { netns, _world: world, links, host, sinks }
     }
 
-    /// Its namespace.
+    /// The namespace of the node.
     #[must_use]
     pub fn netns(&self) -> &Netns {
         &self.netns
     }
 
-    /// Runs a program on it with this input.
+    /// Runs a program on the node with this input.
     ///
     /// # Errors
-    /// What the program says when it fails.
+    /// The program's error output.
     pub fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<(), String> {
         feed(&self.netns, program, arguments, input)
     }
 
-    /// Forgets all connections and rules of `nf_tables`.
+    /// Flushes conntrack and nf_tables.
     ///
     /// # Panics
-    /// When it cannot.
+    /// If that fails.
     pub fn clear(&self) {
         self.netns.run("nft flush ruleset");
         self.forget();
     }
 
-    /// Forgets all connections.
+    /// Flushes conntrack.
     pub fn forget(&self) {
         let _ = self.netns.try_run("conntrack -F");
     }
 
-    /// Has it know a TCP connection that was answered, as if it had been open for a while. The connection it belongs to
-    /// is not translated.
+    /// Adds an established TCP connection without translation to conntrack.
     ///
     /// # Panics
-    /// When it cannot.
+    /// If that fails.
     pub fn know(&self, from: SocketAddr, to: SocketAddr) {
         self.netns.run(&format!(
             "conntrack -I -p tcp -s {} -d {} --sport {} --dport {} --state ESTABLISHED -u SEEN_REPLY,ASSURED -t 60",
@@ -172,7 +168,7 @@ impl Node {
         ));
     }
 
-    /// What its rules remember clients in, as nft commands that empty it.
+    /// The nft commands that clear session affinity in the current rules.
     #[must_use]
     pub fn memory(&self) -> String {
         let (mut table, mut set, mut commands) = (String::new(), String::new(), String::new());
@@ -187,15 +183,15 @@ impl Node {
         commands
     }
 
-    /// Empties what its rules remember clients in.
+    /// Clears session affinity.
     ///
     /// # Panics
-    /// When that fails.
+    /// If that fails.
     pub fn forget_clients(&self, memory: &str) {
         if !memory.is_empty() {
             self.feed("nft", &["-f", "-"], memory).unwrap_or_else(|e| panic!("{e}"));
         }
-        // The same in iptables: the lists of its match `recent`.
+        // In iptables rules, the lists of the match `recent` hold it.
         self.netns.enter(|| {
             for list in std::fs::read_dir("/proc/thread-self/net/xt_recent").into_iter().flatten().flatten() {
                 std::fs::write(list.path(), "/").expect("empty a list of clients");
@@ -203,24 +199,25 @@ impl Node {
         });
     }
 
-    /// Sends probes and says what became of each.
+    /// Sends probes and returns the outcome of each.
     ///
     /// # Panics
-    /// When the node does not even forward what no rule is about.
+    /// If the node does not forward packets that no rule matches.
     #[must_use]
     pub fn send(&self, probes: &[(Entry, Probe)]) -> Vec<Outcome> {
         self.send_and_compare(probes).into_iter().map(|(outcome, _)| outcome).collect()
     }
 
-    /// The same, and of each whether its source's address or port was replaced: masquerading by the address that the
-    /// sender has anyway shows in the port alone.
+    /// As [`Node::send`], and whether each source address or port was translated.
+    ///
+    /// Masquerading to the sender's own address shows only in the port.
     ///
     /// # Panics
-    /// When the node does not even forward what no rule is about.
+    /// If the node does not forward packets that no rule matches.
     #[must_use]
     pub fn send_and_compare(&self, probes: &[(Entry, Probe)]) -> Vec<(Outcome, bool)> {
-        let home = pin();
-        let mut came = Came::default();
+        let home = pin_to_current_cpu();
+        let mut observed = Observations::default();
         for (entry, probe) in probes {
             self.inject(*entry, probe);
         }
@@ -234,14 +231,14 @@ impl Node {
         let started = Instant::now();
         for wanted in 1..=MARKERS {
             self.inject(Entry::Network, &marker);
-            while came.markers < wanted {
-                self.drain(&mut came);
-                assert!(started.elapsed() < LIMIT, "the node forwards nothing");
+            while observed.markers < wanted {
+                self.drain(&mut observed);
+                assert!(started.elapsed() < FORWARD_TIMEOUT, "the node forwards nothing");
             }
         }
-        self.drain(&mut came);
-        unpin(&home);
-        probes.iter().map(|(_, probe)| (came.outcome(probe), came.replaced(probe))).collect()
+        self.drain(&mut observed);
+        restore_affinity(&home);
+        probes.iter().map(|(_, probe)| (observed.outcome(probe), observed.replaced(probe))).collect()
     }
 
     fn inject(&self, entry: Entry, probe: &Probe) {
@@ -249,7 +246,7 @@ impl Node {
         let sent = match entry {
             Entry::Host => {
                 let socket = &self.host[usize::from(probe.to.is_ipv6())];
-                // Rules may say no at once, or lead where there is no way: outcomes like any other.
+                // Rules may reject at once, or route to nowhere: outcomes like any other.
                 match socket.send_to(&packet, &SocketAddr::new(probe.to.ip(), 0).into()) {
                     Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) => return,
                     sent => sent,
@@ -269,24 +266,23 @@ impl Node {
         sent.unwrap_or_else(|e| panic!("{probe:?}: {e}"));
     }
 
-    fn drain(&self, came: &mut Came) {
+    fn drain(&self, observed: &mut Observations) {
         let mut buffer = [0; 2048];
         for link in &self.links {
             while let Some(length) = next(link, &mut buffer) {
-                came.take(buffer.get(14..length).and_then(read));
+                observed.take(buffer.get(14..length).and_then(read));
             }
         }
         for sink in &self.sinks {
             while let Some((length, from)) = sink.next(&mut buffer) {
                 let packet = &buffer[..length];
                 let seen = match sink.at {
-                    At::Header => read(packet),
-                    At::Address(to) => read_body(sink.protocol, from, to, packet),
-                    At::Anywhere => {
-                        read_body(sink.protocol, from, from, packet).filter(|seen| matches!(seen, Seen::Refused { .. }))
-                    }
+                    SinkAddress::Header => read(packet),
+                    SinkAddress::Address(to) => read_body(sink.protocol, from, to, packet),
+                    SinkAddress::Anywhere => read_body(sink.protocol, from, from, packet)
+                        .filter(|seen| matches!(seen, Observation::Refused { .. })),
                 };
-                came.take(seen);
+                observed.take(seen);
             }
         }
     }
@@ -298,22 +294,22 @@ impl Default for Node {
     }
 }
 
-/// What came out, by probe.
+/// The observed packets, by probe.
 #[derive(Debug, Default)]
-struct Came {
+struct Observations {
     passed: HashMap<u32, (SocketAddr, SocketAddr)>,
     refused: HashMap<u16, Refusal>,
     markers: usize,
 }
 
-impl Came {
-    fn take(&mut self, seen: Option<Seen>) {
+impl Observations {
+    fn take(&mut self, seen: Option<Observation>) {
         match seen {
-            Some(Seen::Passed { tag: MARKER, .. }) => self.markers += 1,
-            Some(Seen::Passed { tag, from, to }) => {
+            Some(Observation::Passed { tag: MARKER, .. }) => self.markers += 1,
+            Some(Observation::Passed { tag, from, to }) => {
                 self.passed.insert(tag, (from, to));
             }
-            Some(Seen::Refused { port, by }) => {
+            Some(Observation::Refused { port, by }) => {
                 self.refused.insert(port, by);
             }
             None => {}
@@ -336,9 +332,9 @@ impl Came {
 }
 
 impl Sink {
-    fn new(domain: Domain, protocol: u8, at: At) -> Self {
+    fn new(domain: Domain, protocol: u8, at: SinkAddress) -> Self {
         let socket = raw(domain, protocol);
-        if let At::Address(address) = at {
+        if let SinkAddress::Address(address) = at {
             socket.bind(&SocketAddr::new(address, 0).into()).expect("bind to the node's address");
         }
         Self { socket: socket.into(), protocol, at }
@@ -361,7 +357,7 @@ fn next(mut socket: &Socket, buffer: &mut [u8]) -> Option<usize> {
     }
 }
 
-/// Every packet of a link.
+/// A socket that receives every packet of a link.
 fn packet_socket(link: &str) -> Socket {
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, SockProtocol::EthAll)
         .expect("a packet socket");
@@ -380,12 +376,13 @@ fn raw(domain: Domain, protocol: u8) -> Socket {
 }
 
 fn sinks() -> Vec<Sink> {
-    let mut sinks: Vec<Sink> = [6, 17, 132, 1].map(|protocol| Sink::new(Domain::IPV4, protocol, At::Header)).into();
+    let mut sinks: Vec<Sink> =
+        [6, 17, 132, 1].map(|protocol| Sink::new(Domain::IPV4, protocol, SinkAddress::Header)).into();
     for address in ADDRESSES.iter().map(|text| text.parse::<IpAddr>().expect("an address")).filter(IpAddr::is_ipv6) {
-        sinks.extend([6, 17, 132].map(|protocol| Sink::new(Domain::IPV6, protocol, At::Address(address))));
+        sinks.extend([6, 17, 132].map(|protocol| Sink::new(Domain::IPV6, protocol, SinkAddress::Address(address))));
     }
-    // What refuses a probe of the node itself comes to addresses that it only sends from.
-    sinks.extend([6, 58].map(|protocol| Sink::new(Domain::IPV6, protocol, At::Anywhere)));
+    // Refusals of probes from the node are sent to their source addresses.
+    sinks.extend([6, 58].map(|protocol| Sink::new(Domain::IPV6, protocol, SinkAddress::Anywhere)));
     sinks
 }
 
@@ -402,8 +399,8 @@ fn feed(netns: &Netns, program: &str, arguments: &[&str], input: &str) -> Result
     written.map_err(|e| format!("{program}: {e}"))
 }
 
-/// Keeps this thread on the processor it is on, whose queues keep the order; says where it was allowed to run.
-fn pin() -> CpuSet {
+/// Pins this thread to its current CPU, whose queues keep the order; returns its previous affinity.
+fn pin_to_current_cpu() -> CpuSet {
     let home = sched_getaffinity(Pid::from_raw(0)).expect("this thread's processors");
     let mut here = CpuSet::new();
     here.set(sched_getcpu().expect("this thread's processor")).expect("a processor");
@@ -411,6 +408,6 @@ fn pin() -> CpuSet {
     home
 }
 
-fn unpin(home: &CpuSet) {
+fn restore_affinity(home: &CpuSet) {
     sched_setaffinity(Pid::from_raw(0), home).expect("the processors of before");
 }

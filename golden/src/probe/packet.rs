@@ -1,7 +1,4 @@
-//! Probe packets: the first packet of a connection, and what may come of it.
-//!
-//! In: who sends what where; the bytes of a packet that came out. Out: bytes to send; which probe that was and how it
-//! fared. Must not know: rules, interfaces, sockets.
+//! Probe packets: encodes the first packet of a connection, and decodes observed packets.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,19 +6,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// A transport protocol that Services have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
-    /// A SYN.
+    /// TCP, with a SYN.
     Tcp,
-    /// A datagram.
+    /// UDP, with a datagram.
     Udp,
-    /// An INIT.
+    /// SCTP, with an INIT.
     Sctp,
 }
 
 impl Transport {
-    /// All three.
+    /// All protocols.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
-    /// Its number in an IP header.
+    /// The IP protocol number.
     #[must_use]
     pub fn number(self) -> u8 {
         match self {
@@ -31,7 +28,7 @@ impl Transport {
         }
     }
 
-    /// As a Service's port names it.
+    /// The protocol of a Service port.
     #[must_use]
     pub fn named(name: &str) -> Self {
         match name {
@@ -52,60 +49,60 @@ impl fmt::Display for Transport {
     }
 }
 
-/// One packet to send.
+/// A packet to send.
 #[derive(Debug, Clone, Copy)]
 pub struct Probe {
-    /// Its source.
+    /// The source.
     pub from: SocketAddr,
-    /// Its destination, of the same family.
+    /// The destination, of the same family.
     pub to: SocketAddr,
-    /// Its protocol.
+    /// The protocol.
     pub transport: Transport,
-    /// What it is known by wherever it comes out, whatever was translated.
+    /// The identifier in the payload, which translation does not change.
     pub tag: u32,
-    /// Where in a connection's life it comes.
+    /// The stage of the connection.
     pub stage: Stage,
 }
 
-/// Where in a connection's life a probe comes. Only TCP has more than the first.
+/// The stage of a connection that a probe belongs to. Only TCP has more than the first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Stage {
-    /// At its beginning.
+    /// The first packet.
     #[default]
     First,
-    /// In the midst of one that was answered.
+    /// A packet of an established connection.
     Later,
-    /// In none: connection tracking cannot place it.
+    /// A packet that connection tracking considers invalid.
     Nowhere,
 }
 
-/// A packet that came out somewhere.
+/// An observed packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
+pub enum Observation {
     /// A probe.
     Passed {
-        /// Which.
+        /// Its tag.
         tag: u32,
-        /// Its source then.
+        /// Its source when observed.
         from: SocketAddr,
-        /// Its destination then.
+        /// Its destination when observed.
         to: SocketAddr,
     },
-    /// An answer that refuses the probe from this port.
+    /// A refusal of the probe from this port.
     Refused {
         /// The probe's source port.
         port: u16,
-        /// By what.
+        /// The kind of refusal.
         by: Refusal,
     },
 }
 
-/// How a connection is refused.
+/// A kind of refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
-    /// A TCP segment with RST.
+    /// A TCP reset.
     Reset,
-    /// ICMP or `ICMPv6` of this type and code.
+    /// ICMP or ICMPv6 with this type and code.
     Icmp(u8, u8),
 }
 
@@ -113,7 +110,7 @@ impl Probe {
     /// The IP packet.
     ///
     /// # Panics
-    /// When its two addresses are not of one family.
+    /// If the addresses are of different families.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let mut body = [self.from.port().to_be_bytes(), self.to.port().to_be_bytes()].concat();
@@ -124,7 +121,7 @@ impl Probe {
                 let flags = match self.stage {
                     Stage::First => 0x02,
                     Stage::Later => 0x10,
-                    // SYN and FIN at once are in no connection's life.
+                    // SYN with FIN is invalid at every stage.
                     Stage::Nowhere => 0x03,
                 };
                 body.extend([0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
@@ -133,7 +130,7 @@ impl Probe {
                 body.extend([0, 12, 0, 0]);
                 body.extend(tag);
             }
-            // The checksum is left out: the node is told not to look at it.
+            // No checksum: the node is configured not to verify it.
             Transport::Sctp => {
                 body.extend([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 20]);
                 body.extend(tag);
@@ -176,24 +173,24 @@ fn header(from: IpAddr, to: IpAddr, protocol: u8, body: &[u8]) -> Vec<u8> {
     header
 }
 
-/// What a whole IP packet is, if it is any of ours.
+/// Decodes an IP packet; `None` if it is unrelated to probes.
 #[must_use]
-pub fn read(packet: &[u8]) -> Option<Seen> {
+pub fn read(packet: &[u8]) -> Option<Observation> {
     let (protocol, from, to, body) = split(packet)?;
     read_body(protocol, from, to, body)
 }
 
-/// The same for what follows the IP header.
+/// Decodes the packet after the IP header.
 #[must_use]
-pub fn read_body(protocol: u8, from: IpAddr, to: IpAddr, body: &[u8]) -> Option<Seen> {
+pub fn read_body(protocol: u8, from: IpAddr, to: IpAddr, body: &[u8]) -> Option<Observation> {
     let port = |at: usize| Some(u16::from_be_bytes(body.get(at..at + 2)?.try_into().ok()?));
     let passed = |at: usize| {
         let tag = u32::from_be_bytes(body.get(at..at + 4)?.try_into().ok()?);
-        Some(Seen::Passed { tag, from: SocketAddr::new(from, port(0)?), to: SocketAddr::new(to, port(2)?) })
+        Some(Observation::Passed { tag, from: SocketAddr::new(from, port(0)?), to: SocketAddr::new(to, port(2)?) })
     };
     match protocol {
-        6 if body.get(13)? & 4 != 0 => Some(Seen::Refused { port: port(2)?, by: Refusal::Reset }),
-        // Not what answers a SYN.
+        6 if body.get(13)? & 4 != 0 => Some(Observation::Refused { port: port(2)?, by: Refusal::Reset }),
+        // Ignores answers to a SYN.
         6 if body.get(13)? & 0x12 != 0x12 => passed(4),
         17 => passed(8),
         132 if *body.get(12)? == 1 => passed(16),
@@ -202,7 +199,7 @@ pub fn read_body(protocol: u8, from: IpAddr, to: IpAddr, body: &[u8]) -> Option<
             let unreachable = if protocol == 1 { kind == 3 } else { kind == 1 };
             let (_, _, _, inner) = split(body.get(8..)?).filter(|_| unreachable)?;
             let port = u16::from_be_bytes(inner.get(0..2)?.try_into().ok()?);
-            Some(Seen::Refused { port, by: Refusal::Icmp(kind, code) })
+            Some(Observation::Refused { port, by: Refusal::Icmp(kind, code) })
         }
         _ => None,
     }
@@ -253,7 +250,11 @@ mod tests {
                 let probe = Probe { from, to, transport, tag: 7_000_000, stage: Stage::First };
                 for stage in [Stage::Later, Stage::Nowhere, Stage::First] {
                     let bytes = Probe { stage, ..probe }.bytes();
-                    assert_eq!(read(&bytes), Some(Seen::Passed { tag: 7_000_000, from, to }), "{transport} {to}");
+                    assert_eq!(
+                        read(&bytes),
+                        Some(Observation::Passed { tag: 7_000_000, from, to }),
+                        "{transport} {to}"
+                    );
                 }
                 let bytes = probe.bytes();
                 assert!(from.is_ipv6() || fold(words(&bytes[..20])) == 0, "the header's checksum");

@@ -1,6 +1,4 @@
-//! What to ask about a case: every address and port in its objects, and some that are in none, from everywhere.
-//!
-//! In: a case's stored objects. Out: clients, each a pool of source addresses, and targets. Must not know: any rules.
+//! The questions about a case: every address and port in its objects, and some others, from every client.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,25 +11,25 @@ use serde_json::Value;
 use super::node::{ADDRESSES, Entry};
 use super::packet::Transport;
 
-/// How many targets of a family are asked for at most; of a larger case every n-th one is.
+/// The maximum number of targets of a family; of a larger case every n-th one is used.
 const MOST: usize = 160;
-/// Addresses in the networks of Services that no Service has, and one in none of them.
+/// Addresses in the Service networks that no Service has, and one outside of them.
 const UNKNOWN: [&str; 4] = ["10.96.200.200", "fd00:10:96::dead", "198.18.200.200", "fd00:18::200"];
 /// A port that no Service has.
 const WRONG: u16 = 9;
 
-/// Who asks: one of many equal clients.
+/// A client: a pool of equivalent addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
-    /// What it is called in a difference.
+    /// Its name in reports.
     pub name: String,
-    /// Where its packets enter the node.
+    /// Its entry to the node.
     pub entry: Entry,
-    /// The addresses it may have, all alike to the rules; never empty.
+    /// Its addresses, which rules treat alike; never empty.
     pub pool: Vec<IpAddr>,
 }
 
-/// One probe, to be sampled.
+/// A packet to sample.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Question {
     /// The client's name.
@@ -48,12 +46,12 @@ impl fmt::Display for Question {
     }
 }
 
-/// All that is asked about one state of a cluster.
+/// The questions about one state of a cluster.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Who asks.
+    /// The clients.
     pub clients: Vec<Client>,
-    /// For what.
+    /// The destinations and protocols.
     pub targets: BTreeSet<(SocketAddr, Transport)>,
 }
 
@@ -61,7 +59,7 @@ impl Plan {
     /// The plan for a file of stored objects.
     ///
     /// # Panics
-    /// When it cannot be read.
+    /// If it cannot be read.
     #[must_use]
     pub fn new(objects: &Path) -> Self {
         let text = std::fs::read_to_string(objects).unwrap_or_else(|e| panic!("{}: {e}", objects.display()));
@@ -87,7 +85,7 @@ impl Plan {
         Self { clients: clients(&endpoints, &ranges), targets }
     }
 
-    /// Each client of the target's family that can reach it.
+    /// The clients of the target's family that can reach it.
     #[must_use]
     pub fn questions(&self, (to, transport): (SocketAddr, Transport)) -> Vec<(&Client, Question)> {
         let suits = |client: &&Client| {
@@ -124,13 +122,13 @@ fn targets_of(spec: &Value, status: &Value, targets: &mut BTreeSet<(SocketAddr, 
     }
 }
 
-/// Who asks. The pools of pods, of the host and of the outside are wide, because affinity gives each address one endpoint.
+/// The clients. Pools are large, because affinity gives each address one endpoint.
 fn clients(endpoints: &BTreeSet<IpAddr>, ranges: &BTreeSet<IpNet>) -> Vec<Client> {
     let mut clients = Vec::new();
     let mut add = |name: &str, entry, nets: [&str; 2], first: usize| {
         for net in nets {
             let net: IpNet = net.parse().expect("a network");
-            // An endpoint may choose itself, and is then masqueraded: so seldom that samples miss it. They are asked apart.
+            // An endpoint that chooses itself is masqueraded, too rarely for samples. It is a separate client.
             let pool = net.hosts().skip(first).filter(|own| !endpoints.contains(own)).take(1500).collect();
             clients.push(Client { name: name.to_owned(), entry, pool });
         }
@@ -142,7 +140,8 @@ fn clients(endpoints: &BTreeSet<IpAddr>, ranges: &BTreeSet<IpNet>) -> Vec<Client
     add("neighbour", Entry::Network, ["192.168.50.0/24", "fd00:50::/64"], 99);
     add("other node's pod", Entry::Network, ["10.244.77.0/24", "fd00:10:244:77::/64"], 9);
     for range in ranges.iter().filter(|range| range.prefix_len() > 0) {
-        // A range of one address is that address; of others the first is no client of IPv6, nor are the node's own.
+        // A range of one address is that address. The first address of an IPv6 range is not a client, nor are the
+        // node's own.
         let single = range.prefix_len() == range.max_prefix_len();
         let pool = range
             .hosts()
@@ -171,7 +170,7 @@ fn clients(endpoints: &BTreeSet<IpAddr>, ranges: &BTreeSet<IpNet>) -> Vec<Client
 
 fn thinned(targets: &BTreeSet<(SocketAddr, Transport)>, v4: bool) -> Vec<(SocketAddr, Transport)> {
     let all: Vec<_> = targets.iter().filter(|(to, _)| to.is_ipv4() == v4).copied().collect();
-    // A step that shares no factor with the numbers of ports and protocols keeps all kinds.
+    // An odd step keeps all combinations of port and protocol.
     let step = (all.len().div_ceil(MOST) | 1).max(1);
     all.into_iter().step_by(step).collect()
 }

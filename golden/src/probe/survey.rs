@@ -1,7 +1,4 @@
-//! Asking: every question of a plan as often as it takes to have seen every random choice.
-//!
-//! In: a node with rules, a plan. Out: for each question the set of its outcomes, and whether one client always gets the same.
-//! Must not know: what the outcomes should be.
+//! Samples every question of a plan until all random choices have been observed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -11,7 +8,7 @@ use super::node::{Node, Outcome};
 use super::packet::{Probe, Stage};
 use super::plan::{Client, Plan, Question};
 
-/// Of all questions one in so many may miss an outcome.
+/// The probability of missing an outcome in one question.
 const RISK: f64 = 1e-9;
 const BATCH: usize = 1000;
 const ROUND: usize = 32;
@@ -19,43 +16,43 @@ const ROUND: usize = 32;
 /// The outcomes of one question.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
-    /// What can become of the probe.
+    /// The possible outcomes.
     pub outcomes: BTreeSet<Outcome>,
-    /// Whether many outcomes are possible, but always the same one for one client.
+    /// Whether one client always gets the same of several outcomes.
     pub sticky: bool,
 }
 
-/// All answers.
+/// The answers to all questions.
 pub type Survey = BTreeMap<Question, Answer>;
 
-/// Asks all questions of a plan.
+/// Samples all questions of a plan.
 ///
-/// Sampling goes on until an equal choice between one outcome more than was seen would have shown it, at `RISK`.
+/// Sampling continues until one more equally likely outcome would have been observed with probability 1 - [`RISK`].
 #[must_use]
 pub fn survey(node: &Node, plan: &Plan) -> Survey {
-    let mut asker = Asker { node, number: 0, memory: node.memory() };
+    let mut asker = PacketSampler { node, number: 0, memory: node.memory() };
     let mut survey = Survey::new();
     for target in &plan.targets {
         asker.target(&plan.questions(*target), &mut survey);
-        // Whether a client has the same endpoint by another address is not asked.
+        // Affinity across addresses of one client is not tested.
         node.forget_clients(&asker.memory);
     }
     survey
 }
 
-struct Asker<'a> {
+struct PacketSampler<'a> {
     node: &'a Node,
     number: u32,
-    /// What makes the node forget clients.
+    /// The commands that clear session affinity.
     memory: String,
 }
 
-impl Asker<'_> {
-    /// Asks all clients' questions about one target.
+impl PacketSampler<'_> {
+    /// Samples the questions of all clients about one target.
     fn target(&mut self, questions: &[(&Client, Question)], survey: &mut Survey) {
         let mut found: Vec<BTreeSet<Outcome>> = vec![BTreeSet::new(); questions.len()];
         let mut open: Vec<usize> = (0..questions.len()).collect();
-        // With affinity a client that comes again shows nothing new: then all of them are to be new ones.
+        // With affinity, a repeated client adds nothing: then all clients must be new.
         let pools = questions.iter().map(|(client, _)| client.pool.len() - 1);
         let lap = pools.filter(|others| *others >= ROUND).min().map_or(usize::MAX, |others| others / ROUND * ROUND);
         let mut samples = 0;
@@ -71,7 +68,7 @@ impl Asker<'_> {
             }
             open.retain(|at| samples < enough(found[*at].len() + 1));
         }
-        // One client, which none of the samples was.
+        // A client that was not sampled.
         let many = (0..questions.len()).filter(|at| found[*at].len() > 1 && questions[*at].0.pool.len() > 1);
         let again: Vec<_> = many.flat_map(|at| (0..ROUND * 2).map(move |_| asked(at, usize::MAX))).collect();
         let mut single: BTreeMap<usize, BTreeSet<Outcome>> = BTreeMap::new();
@@ -84,7 +81,7 @@ impl Asker<'_> {
         }
     }
 
-    /// Asks each question once, as the n-th client of its pool.
+    /// Sends each question once, from the n-th address of its client's pool.
     fn ask(&mut self, asked: &[(usize, &Client, &Question, usize)]) -> Vec<(usize, Outcome)> {
         let mut all = Vec::with_capacity(asked.len());
         for batch in asked.chunks(BATCH) {
@@ -94,7 +91,7 @@ impl Asker<'_> {
                     self.number += 1;
                     let last = client.pool.len() - 1;
                     let from = client.pool[if *nth == usize::MAX { last } else { nth % last.max(1) }];
-                    // Ports come round after 60,000 probes: then no connection of before may be left.
+                    // Ports wrap around after 60,000 probes, when no earlier connection may be left.
                     let port = u16::try_from(1024 + self.number % 60_000).expect("below 65,536");
                     if self.number.is_multiple_of(60_000) {
                         self.node.forget();
@@ -110,10 +107,10 @@ impl Asker<'_> {
     }
 }
 
-/// How many samples show each of n equally likely outcomes.
+/// The number of samples that shows each of n equally likely outcomes.
 pub(crate) fn enough(n: usize) -> usize {
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    // small and positive
+    // Small and positive.
     let samples = |n: f64| ((n / RISK).ln() / -(1.0 - 1.0 / n).ln()).ceil() as usize;
     samples(u32::try_from(n.max(2)).map_or(f64::MAX, f64::from))
 }

@@ -1,7 +1,7 @@
-//! The real kube-proxy's nftables mode: the transactions by which it makes what was recorded of it.
+//! The nf_tables transactions of the real kube-proxy's nftables mode, reproduced from a recorded table.
 //!
-//! In: a recorded table; `nft`, which reads what the kernel holds. Out: what upstream 1.36 would have `nft -f` read, in its
-//! order: the first sync of a process, later ones, the deletion of what is stale. Must not know: how rules come about.
+//! The input of `nft -f` of upstream 1.36: the first sync of a process, later syncs, and the deletion of stale
+//! objects.
 
 mod release;
 mod table;
@@ -14,7 +14,7 @@ use serde_json::Value;
 pub use self::release::before_1_33;
 pub use self::table::{ListedChain, ListedSet, ListedTable};
 
-/// The sets and maps whose elements it reads at its first sync and then keeps in mind.
+/// The sets and maps whose elements upstream reads at its first sync and then caches.
 const TRACKED: [&str; 7] = [
     "cluster-ips",
     "service-ips",
@@ -26,18 +26,18 @@ const TRACKED: [&str; 7] = [
 ];
 const NODE_PORT_IPS: &str = "nodeport-ips";
 
-/// Runs nft with these arguments and this input; what it prints.
+/// Runs nft with arguments and input and returns its output.
 pub type Nft<'a> = &'a dyn Fn(&[&str], &str) -> Result<String, String>;
 
-/// A process in nftables mode, for one family.
+/// A kube-proxy process in nftables mode, for one family.
 #[derive(Debug, Default)]
 pub struct Upstream {
-    /// Elements as it believes them to be; `None` before its first sync.
+    /// The cached elements; `None` before the first sync.
     elements: Option<BTreeMap<String, BTreeMap<String, String>>>,
     stale: BTreeSet<String>,
 }
 
-/// One transaction, as its library writes it.
+/// A transaction in knftables' format.
 struct Writer {
     table: String,
     text: String,
@@ -48,7 +48,7 @@ impl Writer {
         Self { table: format!("{} {}", table.family, table.name), text: String::new() }
     }
 
-    /// `add chain`, the name, and what follows.
+    /// Appends an `add` or other command with a name and its remaining text.
     fn push(&mut self, verb: &str, name: &str, rest: &str) {
         let separator = if rest.is_empty() { "" } else { " " };
         writeln!(self.text, "{verb} {} {name}{separator}{rest}", self.table).expect("memory");
@@ -73,7 +73,7 @@ impl Writer {
     }
 
     fn add_set(&mut self, name: &str, set: &ListedSet) {
-        // The kernel's default is listed, but was not asked for.
+        // nft lists the kernel's default, which upstream did not request.
         let lines = set.definition.iter().filter(|line| !line.starts_with("size "));
         let lines: String = lines.map(|line| format!(" {line} ;")).collect();
         self.push(&format!("add {}", set.word), name, &format!("{{{lines} }}"));
@@ -87,10 +87,10 @@ impl Writer {
 }
 
 impl Upstream {
-    /// Makes the kernel hold the table, as a sync does.
+    /// Writes the table as a sync does.
     ///
     /// # Errors
-    /// What nft says to a transaction, after its text.
+    /// nft's error, after the transaction.
     pub fn sync(&mut self, wanted: &ListedTable, nft: Nft<'_>) -> Result<(), String> {
         self.delete_stale(wanted, nft)?;
         let mut writer = Writer::new(wanted);
@@ -126,10 +126,10 @@ impl Upstream {
         Ok(())
     }
 
-    /// What it does a second after chains became stale, before its next sync.
+    /// Deletes stale objects, as upstream does a second later before its next sync.
     ///
     /// # Errors
-    /// What nft says.
+    /// nft's error.
     pub fn delete_stale(&mut self, table: &ListedTable, nft: Nft<'_>) -> Result<(), String> {
         let mut writer = Writer::new(table);
         let stale = std::mem::take(&mut self.stale);
@@ -144,7 +144,7 @@ fn run(text: &str, nft: Nft<'_>) -> Result<(), String> {
     nft(&["-f", "-"], text).map(drop).map_err(|error| format!("{text}\n{error}"))
 }
 
-/// The table, its base chains made anew, its fixed chains and sets.
+/// Writes the table, its recreated base chains, and its fixed chains and sets.
 fn set_up(writer: &mut Writer, wanted: &ListedTable) {
     let comment = wanted.comment.as_deref().map(|text| format!("{{ {text} ; }}")).unwrap_or_default();
     writeln!(writer.text, "add table {} {comment}", writer.table).expect("memory");
@@ -161,7 +161,7 @@ fn set_up(writer: &mut Writer, wanted: &ListedTable) {
     bases().chain(fixed()).for_each(|(name, chain)| writer.rules(name, chain));
 }
 
-/// Where node ports work on all addresses there is no such set: it is made, so that it can be deleted.
+/// Where node ports accept all addresses, the set is created in order to be deleted.
 fn node_port_ips(writer: &mut Writer, wanted: &ListedTable) {
     let Some(set) = wanted.sets.get(NODE_PORT_IPS) else {
         let address = if wanted.family == "ip" { "ipv4_addr" } else { "ipv6_addr" };
@@ -199,10 +199,10 @@ fn delete_leftover(writer: &mut Writer, wanted: &ListedTable, name: &str, held: 
     });
 }
 
-/// The names of chains and sets, not of maps, in the kernel.
+/// The chains and sets in the kernel, without maps.
 ///
 /// # Errors
-/// When nft lists a table in a form that cannot be read. That there is no table is no error.
+/// If nft's output cannot be parsed. A missing table is not an error.
 fn existing(table: &ListedTable, nft: Nft<'_>) -> Result<(Vec<String>, Vec<String>), String> {
     let list = ["--json", "--terse", "list", "table", &table.family, &table.name];
     let text = match nft(&list, "") {
@@ -218,7 +218,7 @@ fn existing(table: &ListedTable, nft: Nft<'_>) -> Result<(Vec<String>, Vec<Strin
     Ok((named("chain"), named("set")))
 }
 
-/// The elements of a set or map in the kernel, values by key. What cannot be listed is empty.
+/// The elements of a set or map in the kernel, values by key; empty if they cannot be listed.
 fn listed(table: &ListedTable, name: &str, nft: Nft<'_>) -> BTreeMap<String, String> {
     let Some(word) = table.sets.get(name).map(|set| set.word.as_str()) else { return BTreeMap::new() };
     let Ok(text) = nft(&["--json", "list", word, &table.family, &table.name, name], "") else { return BTreeMap::new() };
@@ -232,7 +232,7 @@ fn listed(table: &ListedTable, name: &str, nft: Nft<'_>) -> BTreeMap<String, Str
     elements.map(element).collect()
 }
 
-/// A key or value of nft's JSON, as nft reads it.
+/// A key or value of nft's JSON in nft syntax.
 fn spelled(value: &Value) -> String {
     if let Some(inner) = value.pointer("/elem/val") {
         return spelled(inner);

@@ -1,11 +1,8 @@
-//! What other releases than the recorded one have in the table.
-//!
-//! In: a table recorded of 1.36. Out: the same Services in another release's shape, as far as chains and sets differ.
-//! Must not know: transactions.
+//! The nftables tables of other kube-proxy releases, derived from one of 1.36.
 
 use super::{ListedChain, ListedTable};
 
-/// The table as 1.31 and 1.32 have it: other base chains and priorities, a chain that marks, no hairpin connections.
+/// The table of 1.31 and 1.32: other base chains and priorities, a mark chain, and no hairpin connections.
 #[must_use]
 pub fn before_1_33(table: &ListedTable) -> ListedTable {
     let mut table = table.clone();

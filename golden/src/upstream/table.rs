@@ -1,6 +1,4 @@
-//! A table of nf_tables as text in pieces.
-//!
-//! In: what `nft list ruleset` prints. Out: chains, sets and elements. Must not know: what any of it is for.
+//! Parses the output of `nft list ruleset` into chains, sets and elements.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct ListedSet {
     /// `set` or `map`
     pub word: String,
-    /// The lines of its definition.
+    /// The lines of the definition.
     pub definition: Vec<String>,
-    /// The elements: key, comment with its quotes, and value.
+    /// The elements: key, quoted comment, and value.
     pub elements: BTreeMap<String, (Option<String>, Option<String>)>,
 }
 
 impl ListedSet {
-    /// The values by key. A set's are empty.
+    /// The values by key; empty strings for a set.
     #[must_use]
     pub fn values(&self) -> BTreeMap<String, String> {
         self.elements.iter().map(|(key, (_, value))| (key.clone(), value.clone().unwrap_or_default())).collect()
@@ -26,11 +24,11 @@ impl ListedSet {
 /// A chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListedChain {
-    /// `type filter hook …`, of a base chain.
+    /// `type filter hook …` of a base chain.
     pub base: Option<String>,
     /// `comment "…"`
     pub comment: Option<String>,
-    /// The rules, in order.
+    /// The rules in order.
     pub rules: Vec<String>,
 }
 
@@ -39,7 +37,7 @@ pub struct ListedChain {
 pub struct ListedTable {
     /// `ip` or `ip6`
     pub family: String,
-    /// Its name.
+    /// The name.
     pub name: String,
     /// `comment "…"`
     pub comment: Option<String>,
@@ -56,15 +54,15 @@ enum Block {
 }
 
 impl ListedTable {
-    /// The tables of a list.
+    /// The tables of a listing.
     ///
     /// # Panics
-    /// When a line is in no table.
+    /// If a line is outside of tables.
     #[must_use]
     pub fn all(text: &str) -> Vec<Self> {
         let mut tables: Vec<Self> = Vec::new();
         let mut block = Block::Table;
-        // A list of elements goes over many lines.
+        // A list of elements has several lines.
         let mut elements: Option<String> = None;
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
             if let Some(["table", family, name]) = head(line) {
@@ -120,7 +118,7 @@ impl ListedTable {
         }
     }
 
-    /// The part of it that packets can meet: base chains, and what rules and elements lead to from there.
+    /// The part that packets reach: base chains, and what their rules and elements refer to.
     #[must_use]
     pub fn met(&self) -> Self {
         let bases = self.chains.iter().filter(|(_, chain)| chain.base.is_some()).map(|(name, _)| name.clone());
@@ -144,7 +142,7 @@ impl ListedTable {
     }
 }
 
-/// The words before a brace that opens a block: `table ip x {`, `set x {`, where the second is empty.
+/// The words before the brace of a block: `table ip x {`, or `set x {` with an empty second word.
 fn head(line: &str) -> Option<[&str; 3]> {
     match line.strip_suffix(" {")?.split(' ').collect::<Vec<_>>()[..] {
         [word @ "table", family, name] => Some([word, family, name]),
@@ -153,7 +151,7 @@ fn head(line: &str) -> Option<[&str; 3]> {
     }
 }
 
-/// Elements of a list, which commas divide, but for those in quotes.
+/// Splits elements at commas outside of quotes.
 fn split(list: &str) -> Vec<String> {
     let mut elements = vec![String::new()];
     let mut quoted = false;
@@ -171,7 +169,7 @@ fn split(list: &str) -> Vec<String> {
 fn of_element(text: &str) -> (String, (Option<String>, Option<String>)) {
     let (left, value) = text.split_once(" : ").map_or((text, None), |(left, value)| (left, Some(value.to_owned())));
     let (key, comment) = left.split_once(" comment ").map_or((left, None), |(key, text)| (key, Some(text.to_owned())));
-    // What a rule has added shows when it goes.
+    // Elements added by rules have an expiration.
     let key = key.split(" expires ").next().unwrap_or(key);
     (key.to_owned(), (comment, value))
 }

@@ -39,7 +39,7 @@ fn fail_now_and_then(rig: &mut Rig, errno: i32) {
     rig.end(Signal::SIGTERM);
     let supervisor = rig.spawn_supervised(None);
     let pod = rig.change();
-    let _ = comes_true(START, || rig.has(&pod) && rig.is_healthy());
+    let _ = becomes_true(START, || rig.has(&pod) && rig.is_healthy());
     supervisor.fail(Some(Failing { errno, protocol: None, first: 5, step: Some(5) }));
     for _ in 0..CHANGES {
         rig.change();
@@ -76,7 +76,7 @@ fn start_often(rig: &mut Rig, mut start: impl FnMut(&mut Rig, usize) -> usize) {
 /// Waits until a start has succeeded or the proxy has ended by itself.
 fn settle(rig: &mut Rig) {
     let pod = rig.change();
-    let _ = comes_true(START, || rig.has_ended() || (rig.has(&pod) && rig.is_healthy()));
+    let _ = becomes_true(START, || rig.has_ended() || (rig.has(&pod) && rig.is_healthy()));
 }
 
 /// In the n-th start the n-th opening of a file below `/proc/sys` by each thread fails.

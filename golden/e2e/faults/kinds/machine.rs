@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Makes a change during the fault and notes whether it is in the kernel before the fault ends.
 fn change_meanwhile(rig: &mut Rig) {
     let pod = rig.change();
-    let arrived = comes_true(CHANGE, || rig.has(&pod));
+    let arrived = becomes_true(CHANGE, || rig.has(&pod));
     rig.notes
         .push(if arrived { "the change arrived meanwhile" } else { "**the change did not arrive meanwhile**" }.into());
 }
@@ -30,7 +30,7 @@ fn fill_conntrack(rig: &mut Rig) {
     // The connection to the API server was opened before the first rule that needs conntrack: its next packet makes an
     // entry. On a node that has run for a while there is one.
     let pod = rig.change();
-    let _ = comes_true(CHANGE, || rig.has(&pod));
+    let _ = becomes_true(CHANGE, || rig.has(&pod));
     let max = std::fs::read_to_string(MAX).expect("a sysctl");
     let count = || rig.cluster.node().enter(|| std::fs::read_to_string(COUNT)).expect("a sysctl");
     std::fs::write(MAX, count().trim()).expect("to set the sysctl");

@@ -1,7 +1,7 @@
-//! From JSON to a message, field by field as the Go types marshal themselves.
+//! Encodes JSON as protobuf messages, in the field order of the Go types.
 //!
-//! A value of a type that the field does not have is written all the same, in the wire type that suits the value: tests
-//! serve objects that no real server would.
+//! A value of another type than the field's is encoded with the wire type of the value: tests serve objects that no
+//! real server would.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::schema::{Field, Message, Rule, Type};
 use super::wire::{put_bytes, put_int};
 
-/// Appends the message that the fields of `value` make.
+/// Appends the message of `value` with these fields.
 pub(super) fn message(fields: Message, value: &Value, out: &mut Vec<u8>) {
     for field in fields {
         let content = value.get(field.name).unwrap_or(&Value::Null);
@@ -28,7 +28,7 @@ pub(super) fn message(fields: Message, value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-/// A map is a repeated message of a key (1) and a value (2).
+/// A map is a repeated message of key (1) and value (2).
 fn put_map(field: &Field, entries: &Map<String, Value>, out: &mut Vec<u8>) {
     let mut sorted: Vec<(&String, &Value)> = entries.iter().collect();
     sorted.sort_unstable_by_key(|(key, _)| *key);
@@ -63,7 +63,7 @@ fn put(number: u32, type_: Type, value: &Value, out: &mut Vec<u8>) {
     put_bytes(number, &inner, out);
 }
 
-/// `metav1.Time` leaves its fraction out, `metav1.MicroTime` what is below a microsecond; both write the zero.
+/// `metav1.Time` drops fractions of a second, `metav1.MicroTime` fractions of a microsecond; both encode zero.
 fn put_time(type_: Type, time: Timestamp, out: &mut Vec<u8>) {
     let fraction = if matches!(type_, Type::MicroTime) { time.subsec_nanosecond() / 1000 * 1000 } else { 0 };
     put_int(1, time.as_second(), out);

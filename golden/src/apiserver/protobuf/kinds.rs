@@ -1,4 +1,4 @@
-//! The messages of the kinds that the server holds (k8s.io/api 0.36).
+//! The messages of the served kinds (k8s.io/api 0.36).
 
 use super::schema::Type::{Bool, Int, IntOrString, MicroTime, Quantity, Text, Time};
 use super::schema::{CONDITION, Message, OBJECT_META, Type, always, each, if_set, map};

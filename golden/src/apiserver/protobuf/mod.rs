@@ -1,7 +1,7 @@
-//! Objects, lists, events and refusals in Kubernetes' protobuf encoding, made from their JSON.
+//! Encodes objects, lists, events and statuses in Kubernetes' protobuf encoding, from their JSON.
 //!
-//! Written from k8s.io/api's and k8s.io/apimachinery's `generated.proto` and Go types, independently of the proxy's
-//! decoder, which is tested against this. `tests/apiserver/recorded.rs` holds the bytes against a real kube-apiserver's.
+//! Written from the `generated.proto` and Go types of k8s.io/api and k8s.io/apimachinery, independently of the proxy's
+//! decoder, which is tested against it. `tests/apiserver/recorded.rs` compares the bytes with kube-apiserver's.
 
 mod encode;
 mod kinds;
@@ -15,31 +15,31 @@ use wire::{put_bytes, put_len, varint_len};
 pub(super) use kinds::{ENDPOINT_SLICE, EVENT, NODE, SERVICE, SERVICE_CIDR};
 pub(super) use schema::Message;
 
-/// What every message but those inside a watch begins with; see k8s.io/apimachinery's serializer/protobuf.
+/// The prefix of every message outside a watch (k8s.io/apimachinery's serializer/protobuf).
 const MAGIC: &[u8] = b"k8s\0";
 
-/// A message without an envelope, as it is inside a list.
+/// A message without envelope, as in lists.
 pub(super) fn message(fields: Message, value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     encode::message(fields, value, &mut out);
     out
 }
 
-/// A message in its envelope `runtime.Unknown`, as it stands alone.
+/// A message in its envelope `runtime.Unknown`.
 pub(super) fn envelope(api_version: &str, kind: &str, raw: &[u8], out: &mut Vec<u8>) {
     open_envelope(api_version, kind, raw.len(), out);
     out.extend_from_slice(raw);
     close_envelope(out);
 }
 
-/// A `Status`, in its envelope.
+/// A `Status` in its envelope.
 pub(super) fn status(value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     envelope("v1", "Status", &message(schema::STATUS, value), &mut out);
     out
 }
 
-/// The beginning of a list up to its first item. `items` is what all items take, each by [`item_len`].
+/// The beginning of a list up to its first item. `items` is the total size by [`item_len`].
 pub(super) fn open_list(api_version: &str, kind: &str, metadata: &Value, items: usize, out: &mut Vec<u8>) {
     let metadata = message(schema::LIST_META, metadata);
     let metadata_len = 1 + varint_len(metadata.len() as u64) + metadata.len();
@@ -47,7 +47,7 @@ pub(super) fn open_list(api_version: &str, kind: &str, metadata: &Value, items: 
     put_bytes(1, &metadata, out);
 }
 
-/// How many bytes an item takes in a list.
+/// The encoded size of an item in a list.
 pub(super) fn item_len(message: &[u8]) -> usize {
     1 + varint_len(message.len() as u64) + message.len()
 }
@@ -62,8 +62,8 @@ pub(super) fn close_list(out: &mut Vec<u8>) {
     close_envelope(out);
 }
 
-/// A frame of a watch: its length in four bytes, highest first, then a `WatchEvent` without an envelope, around an
-/// object that has one.
+/// Appends a frame of a watch: four bytes of length, big-endian, then a `WatchEvent` without envelope around an
+/// enveloped object.
 pub(super) fn put_frame(what: &str, object: &[u8], out: &mut Vec<u8>) {
     let mut extension = Vec::with_capacity(object.len() + 8);
     put_bytes(1, object, &mut extension);

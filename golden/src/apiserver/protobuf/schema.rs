@@ -1,13 +1,13 @@
-//! What a message of the Kubernetes API consists of: tables of its fields in ascending order of their numbers.
+//! The fields of API messages, in ascending order of their numbers.
 //!
-//! The numbers are those of `generated.proto` (k8s.io/apimachinery 0.36). Which fields are written although they have no
-//! content follows from the Go types: a plain field always is, a pointer only if it is set.
+//! Numbers are from `generated.proto` (k8s.io/apimachinery 0.36). The Go types determine which empty fields are
+//! encoded: a plain field always is, a pointer only if set.
 
-/// One field of a message.
+/// A field of a message.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::apiserver) struct Field {
     pub(super) number: u32,
-    /// The field of the JSON object.
+    /// The name in JSON.
     pub(super) name: &'static str,
     pub(super) type_: Type,
     pub(super) rule: Rule,
@@ -16,7 +16,7 @@ pub(in crate::apiserver) struct Field {
 /// The fields of a message.
 pub(in crate::apiserver) type Message = &'static [Field];
 
-/// What a field holds.
+/// The type of a field.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Type {
     Text,
@@ -28,21 +28,21 @@ pub(super) enum Type {
     MicroTime,
     IntOrString,
     Quantity,
-    /// `metav1.FieldsV1`: JSON text inside a message.
+    /// `metav1.FieldsV1`: JSON text in a message.
     Json,
     Message(Message),
 }
 
-/// When a field is written.
+/// The condition for encoding a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// A plain Go field.
+    /// A plain Go field, always encoded.
     Always,
-    /// A Go pointer.
+    /// A Go pointer, encoded if set.
     IfSet,
-    /// A Go slice.
+    /// A Go slice, encoded per item.
     Each,
-    /// A Go map with text as keys, in their order.
+    /// A Go map with string keys, in key order.
     Map,
 }
 

@@ -1,6 +1,6 @@
-//! Protobuf's wire format: varints, tags and length-delimited fields.
+//! The protobuf wire format: varints, tags and length-delimited fields.
 
-/// A 64-bit value in groups of seven bits, lowest first.
+/// Appends a 64-bit value in groups of seven bits, lowest first.
 pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
@@ -9,25 +9,25 @@ pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     out.push(value as u8);
 }
 
-/// How many bytes [`put_varint`] writes.
+/// The number of bytes that [`put_varint`] writes.
 pub(super) fn varint_len(value: u64) -> usize {
     let bits = 64 - (value | 1).leading_zeros() as usize;
     bits.div_ceil(7)
 }
 
-/// A field of wire type VARINT. Negative numbers take ten bytes, as `int32` and `int64` do.
+/// Appends a field of wire type VARINT. Negative numbers take ten bytes, as in `int32` and `int64`.
 pub(super) fn put_int(number: u32, value: i64, out: &mut Vec<u8>) {
     put_varint(u64::from(number) << 3, out);
     put_varint(value.cast_unsigned(), out);
 }
 
-/// The tag and the length of a field of wire type LEN; its bytes follow.
+/// Appends the tag and length of a field of wire type LEN; its bytes follow.
 pub(super) fn put_len(number: u32, length: usize, out: &mut Vec<u8>) {
     put_varint(u64::from(number) << 3 | 2, out);
     put_varint(length as u64, out);
 }
 
-/// A field of wire type LEN: text, bytes or an embedded message.
+/// Appends a field of wire type LEN: string, bytes or embedded message.
 pub(super) fn put_bytes(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
     put_len(number, bytes.len(), out);
     out.extend_from_slice(bytes);

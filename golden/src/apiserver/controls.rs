@@ -1,4 +1,4 @@
-//! What a test does to the server, which then refuses, breaks off, forgets, stalls or talks nonsense.
+//! Controls for tests: faults, restarts, expired history, encodings and paces.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::serve::Control;
 use super::status::Status;
 
 impl ApiServer {
-    /// Stops listening and cuts every connection: clients get "connection refused". Done when it returns.
+    /// Stops listening and closes every connection before it returns; clients get "connection refused".
     pub fn down(&self) {
         self.control(Control::Down);
     }
@@ -24,7 +24,7 @@ impl ApiServer {
         self.control(Control::Up);
     }
 
-    /// Ends all open watches, after the events they still have to send.
+    /// Ends all open watches after the events that they still have to send.
     pub fn end_watches(&self, end: End) {
         self.command(None, &Command::End(end));
     }
@@ -32,16 +32,16 @@ impl ApiServer {
     /// Ends the open watches of one kind.
     ///
     /// # Panics
-    /// When the kind is not served.
+    /// If the kind is not served.
     #[track_caller]
     pub fn end_watches_of(&self, kind: &str, end: End) {
         self.command(Some(served(kind).kind), &Command::End(end));
     }
 
-    /// Lets a fault happen from now on; of several that apply to a request, the one that was injected first.
+    /// Injects a fault. Of several that match a request, the first injected one applies.
     ///
     /// # Panics
-    /// When it is for a kind that is not served.
+    /// If its kind is not served.
     #[track_caller]
     pub fn inject(&self, injection: Injection) {
         if let Some(kind) = injection.kind() {
@@ -50,56 +50,58 @@ impl ApiServer {
         self.shared.state().faults.push(injection);
     }
 
-    /// Sends bytes as they are on the open watches of a kind.
+    /// Sends bytes unchanged on the open watches of a kind.
     ///
     /// # Panics
-    /// When the kind is not served.
+    /// If the kind is not served.
     #[track_caller]
     pub fn send_bytes(&self, kind: &str, bytes: &[u8]) {
         self.command(Some(served(kind).kind), &Command::Raw(bytes.to_vec()));
     }
 
-    /// Sends an event of any type around any object on the open watches of a kind, each in its encoding.
+    /// Sends an event of any type with any object on the open watches of a kind, in their encoding.
     ///
     /// # Panics
-    /// When the kind is not served.
+    /// If the kind is not served.
     #[track_caller]
     pub fn send_event(&self, kind: &str, what: &str, object: Value) {
         self.command(Some(served(kind).kind), &Command::Custom(what.to_owned(), object));
     }
 
-    /// Sends an ERROR event of a code on the open watches of a kind, and ends them: 410 is how a real server ends a
-    /// watch that fell behind its watch cache.
+    /// Sends an ERROR event with a code on the open watches of a kind and ends them.
+    ///
+    /// kube-apiserver ends a watch that fell behind its watch cache with 410.
     ///
     /// # Panics
-    /// When the kind is not served.
+    /// If the kind is not served.
     #[track_caller]
     pub fn end_watches_with_error(&self, kind: &str, code: u16) {
         self.send_event(kind, "ERROR", Status::of_code(code).json());
         self.end_watches_of(kind, End::Clean);
     }
 
-    /// Offers these encodings from now on.
+    /// Sets the offered encodings.
     pub fn offer(&self, media_types: MediaTypes) {
         self.shared.state().media_types = media_types;
     }
 
-    /// Has a watch cache, which answers `resourceVersion=0` without pages, or not (`--watch-cache=false`).
+    /// Enables or disables the watch cache, which answers `resourceVersion=0` without paging (`--watch-cache`).
     pub fn set_watch_cache(&self, cache: bool) {
-        self.shared.state().serves.watch_cache = cache;
+        self.shared.state().features.watch_cache = cache;
     }
 
-    /// Compresses streamed lists for clients that take gzip, as kube-apiserver does from 1.37 on (the feature gate
-    /// WatchListCompression, kubernetes#139308). Each flush is a gzip member of its own, so decoders that stop after
-    /// the first one fail (kube-rs/kube#2079). Watches that are no streamed lists stay plain.
+    /// Compresses streamed lists for clients that accept gzip, like kube-apiserver 1.37.
+    ///
+    /// The feature gate is WatchListCompression (kubernetes#139308). Each flush is a gzip member, so decoders that
+    /// stop after the first one fail (kube-rs/kube#2079). Other watches are not compressed.
     pub fn compress_streamed_lists(&self, compress: bool) {
         self.shared.state().compress_streamed_lists = compress;
     }
 
-    /// Sends bytes as they are, plus a newline, on the open watches of a kind.
+    /// Sends a line unchanged on the open watches of a kind.
     ///
     /// # Panics
-    /// When the kind is not served.
+    /// If the kind is not served.
     #[track_caller]
     pub fn send_line(&self, kind: &str, line: &[u8]) {
         let mut line = line.to_vec();
@@ -107,58 +109,59 @@ impl ApiServer {
         self.command(Some(served(kind).kind), &Command::Raw(line));
     }
 
-    /// Sends a bookmark now, on all watches that allow them.
+    /// Sends a bookmark on all watches that allow them.
     pub fn send_bookmarks(&self) {
         let store = &self.shared.state().store;
         store.command(None, &Command::Bookmark(store.version()));
     }
 
-    /// Sends bookmarks at this interval (60 s at first).
+    /// Sets the interval of bookmarks, initially 60 s.
     pub fn bookmark_every(&self, interval: Duration) {
         self.shared.bookmark_every.send_replace(interval);
     }
 
-    /// Forgets all history: from every version a client has seen so far, watches and continued lists get 410.
-    /// Watches that are open live on.
+    /// Expires all history: watches and continued lists from earlier versions get 410.
+    ///
+    /// Open watches continue.
     pub fn expire_history(&self) {
         self.shared.state().store.expire();
     }
 
-    /// Keeps this many events of each collection.
+    /// Sets the number of events kept for each collection.
     pub fn keep_history(&self, events: usize) {
         self.shared.state().store.keep(events);
     }
 
-    /// Answers the next `count` requests, whatever they are for, with an error status.
+    /// Answers the next `count` requests of any kind with an error status.
     pub fn fail_next(&self, count: usize, code: u16) {
         self.inject(Fault::Refuse(code).on(Requests::All).times(count));
     }
 
-    /// Answers the next `count` requests for a kind with an error status; `usize::MAX` for good.
+    /// Answers the next `count` requests for a kind with an error status; `usize::MAX` for all.
     ///
     /// # Panics
-    /// When the kind is not served.
+    /// If the kind is not served.
     #[track_caller]
     pub fn fail_next_of(&self, kind: &str, count: usize, code: u16) {
         self.inject(Fault::Refuse(code).on(Requests::All).of(kind).times(count));
     }
 
-    /// Takes back all faults that were injected.
+    /// Removes all injected faults.
     pub fn fail_no_more(&self) {
         self.shared.state().faults.clear();
     }
 
-    /// Refuses streaming lists with 422, like a server without the WatchList feature gate.
+    /// Refuses streamed lists with 422, like a server without the WatchList feature gate.
     pub fn refuse_streaming_lists(&self, refuse: bool) {
-        self.shared.state().serves.streamed_lists = !refuse;
+        self.shared.state().features.streamed_lists = !refuse;
     }
 
-    /// Asks for this bearer token from now on; without it, 401.
+    /// Requires this bearer token; requests without it get 401.
     pub fn require_token(&self, token: Option<&str>) {
         self.shared.state().token = token.map(str::to_owned);
     }
 
-    /// Sets how answers flow, also those already on their way.
+    /// Sets the pace of answers, including those in progress.
     pub fn set_pace(&self, pace: Pace) {
         self.shared.pace.send_replace(pace);
     }

@@ -1,4 +1,4 @@
-//! How a fault looks on the wire.
+//! Sends the faulty answer of an injected fault.
 
 use std::io;
 
@@ -8,23 +8,25 @@ use super::exchange::{Exchange, refuse_with};
 use super::fault::Fault;
 use super::http::{Connection, Then};
 use super::status::Status;
-use super::watch::{Quirks, refuse};
+use super::watch::{WatchFaults, send_error};
 
 const HTML: &str = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1>\
                     </center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n";
 
 const TIMED_OUT: &[u8] = br#"{"metadata":{},"status":"Failure","message":"Timeout: request did not complete within the allotted timeout","reason":"Timeout","details":{},"code":504}"#;
 
-/// Bytes that are neither JSON nor protobuf, not even by chance: a wrong magic, a wrong wire type.
+/// Neither JSON nor protobuf: a wrong magic and a wrong wire type.
 const GARBAGE: &[u8] = b"\x00\xff\xfe\x07\x80garbage\x1b{[\"\xc3\x28";
 
-/// Commits the fault in place of an answer. `None` if it only changes how the right answer is given, which is left in
-/// the connection's delivery and in `quirks`.
-pub(super) async fn commit(
+/// Sends a fault in place of an answer.
+///
+/// Returns `None` if the fault only changes how the right answer is delivered, which is stored in the connection's
+/// delivery and in `watch_faults`.
+pub(super) async fn inject(
     connection: &mut Connection,
     fault: &Fault,
     answer: &Exchange<'_>,
-    quirks: &mut Quirks,
+    watch_faults: &mut WatchFaults,
 ) -> Option<io::Result<Then>> {
     let watch = answer.request.is_watch();
     match fault {
@@ -75,12 +77,12 @@ pub(super) async fn commit(
             Some(refuse_with(connection, &status, answer.encoding).await)
         }
         Fault::NoBookmark { end } => {
-            quirks.no_bookmark = true;
-            quirks.end = end.then_some(None);
+            watch_faults.no_bookmark = true;
+            watch_faults.end = end.then_some(None);
             None
         }
         Fault::EndAfterList(code) => {
-            quirks.end = Some(code.map(|code| answer.status(code)));
+            watch_faults.end = Some(code.map(|code| answer.status(code)));
             None
         }
         Fault::Paced(pace) => {
@@ -95,7 +97,7 @@ pub(super) async fn commit(
 }
 
 async fn event(connection: &mut Connection, answer: &Exchange<'_>, status: &Status) -> io::Result<Then> {
-    refuse(connection, answer.encoding, status).await.map(|()| Then::Reuse)
+    send_error(connection, answer.encoding, status).await.map(|()| Then::Reuse)
 }
 
 async fn stream(connection: &mut Connection, encoding: Encoding, bytes: &[u8]) -> io::Result<Then> {
