@@ -1,7 +1,6 @@
-//! The real binary and what it is told: flags, configuration files, what it says about them.
+//! Tests of flags, configuration files and their messages, with the real binary.
 //!
-//! In: the `kube-proxy` binary, root. Out: exit codes, texts, written files, the end when a configuration changes.
-//! Each test has a node (a network namespace) or no namespace at all, where nothing touches the kernel.
+//! Each test has a node (a network namespace), or none where nothing touches the kernel. Requires root.
 
 mod command_line;
 mod pages;
@@ -16,10 +15,10 @@ use golden::sample::{node, service, slice};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_kube-proxy");
 
-/// The beginning of every configuration.
+/// The head of every configuration.
 const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 
-/// Runs it to its end, without a namespace: only with what ends before anything is done.
+/// Runs the binary to its end without a namespace, for commands that change nothing.
 fn output(arguments: &[&str]) -> Output {
     Command::new(BINARY).args(arguments).output().expect("the binary can be run")
 }
@@ -28,7 +27,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A node and a folder of objects with a Service `web`; no proxy yet.
+/// A node and a folder of objects with a Service `web`; does not start the proxy.
 struct World {
     node: Node,
 }
@@ -42,7 +41,7 @@ impl World {
         world
     }
 
-    /// Has `web` lead to a pod, which the proxy learns if it runs.
+    /// Sets the endpoint of `web`, also in a running proxy.
     fn leads_to(&self, pod: &str) {
         let objects = [self::node(NAME, "zone-a"), service("web", "10.96.0.10"), slice("web-1", "web", &[pod])];
         let text: String = objects.iter().map(|object| format!("---\n{object}\n")).collect();
@@ -53,7 +52,7 @@ impl World {
         self.node.dir().join("objects")
     }
 
-    /// Starts the proxy; whether it works is another question.
+    /// Starts the proxy without waiting.
     fn start(&mut self, arguments: &[&str]) {
         let objects = format!("--objects={}", self.objects().display());
         let mut all = vec![&*objects];
@@ -61,14 +60,14 @@ impl World {
         self.node.start(&all);
     }
 
-    /// Waits until `web` leads to this pod.
+    /// Waits until `web` has this endpoint.
     #[track_caller]
     fn until_leads(&self, pod: &str) {
         self.node.until_leads("default/web:http", &[&format!("{pod}:8080")]);
     }
 }
 
-/// Puts a file in the place of another at once.
+/// Replaces a file atomically.
 fn replace(path: &Path, text: &str) {
     let draft = path.with_extension("draft");
     std::fs::write(&draft, text).expect("a draft");

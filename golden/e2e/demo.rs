@@ -1,7 +1,6 @@
-//! `kube-proxy demo`: what it shows, how it ends, and that it leaves nothing behind.
+//! Tests of `kube-proxy demo`: its output, its end, and that it leaves nothing behind.
 //!
-//! In: the program, and a network namespace that plays the host. Out: whether all that the demo says of itself is true.
-//! It must not know how the demo is made.
+//! A network namespace takes the place of the host.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
@@ -46,7 +45,7 @@ impl Host {
         command
     }
 
-    /// Everything that the demo must leave as it is.
+    /// The state that the demo must not change.
     fn state(&self) -> Vec<String> {
         let rules = |tool: &str| {
             let saved = self.netns.run(tool);
@@ -75,13 +74,13 @@ fn threads_namespaces(process: &Path) -> BTreeSet<PathBuf> {
     tasks.filter_map(|task| std::fs::read_link(task.path().join("ns/net")).ok()).collect()
 }
 
-/// The network namespaces that any process of this machine is in.
+/// The network namespaces of all processes on this machine.
 fn all_namespaces() -> BTreeSet<PathBuf> {
     let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
     processes.flat_map(|process| threads_namespaces(&process.path())).collect()
 }
 
-/// Runs the demo until it has said `until`, and signals it. Returns how it ended and its last words.
+/// Runs the demo until it prints `until`, then signals it; returns its exit status and last output.
 fn interrupted(host: &Host, until: &str, signal: Signal) -> (ExitStatus, String) {
     let mut child = host.demo().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
@@ -93,7 +92,7 @@ fn interrupted(host: &Host, until: &str, signal: Signal) -> (ExitStatus, String)
     kill(Pid::from_raw(pid), signal).expect("a signal");
     let status = wait(&mut child);
     assert!(asked.elapsed() < LIMIT, "it took {:?} to end", asked.elapsed());
-    // A tool that it had started ends by itself.
+    // A tool that it started exits by itself.
     while !own.is_disjoint(&all_namespaces()) {
         assert!(asked.elapsed() < LIMIT, "a namespace is still in use");
         std::thread::sleep(Duration::from_millis(10));
@@ -162,7 +161,7 @@ fn even_when_killed_it_leaves_nothing() {
 #[test]
 fn what_is_not_as_it_should_be_is_told_and_the_exit_code_is_1() {
     let host = Host::new("wrong");
-    // An iptables-restore that gives nearly everything to the first endpoint.
+    // An iptables-restore that assigns nearly all traffic to the first endpoint.
     let tools = host.folder.join("bin");
     std::fs::create_dir(&tools).expect("a folder");
     let real = host.netns.run("which iptables-restore");

@@ -1,7 +1,7 @@
-//! `deploy/`: that it is what kubeadm lays out, and that the program works with exactly what it grants.
+//! Tests that `deploy/` equals kubeadm's layout, and that the program works with exactly the granted permissions.
 //!
-//! In: deploy/*.yaml, kubeadm's layout (golden/kubeadm/cluster.yaml, deploy/kubeadm/daemonset.yaml), the `kube-proxy`
-//! binary, root. Out: where they disagree. Nothing here needs a cluster.
+//! Compares deploy/*.yaml with golden/kubeadm/cluster.yaml and deploy/kubeadm/daemonset.yaml. Needs root and no
+//! cluster.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -282,7 +282,7 @@ fn none_of_the_rights_granted_could_be_left_out() {
         assert_eq!(status.code(), Some(1), "{flavour} {capabilities:?}");
         world.node.until_logged(&["iptables is not available on this host"]);
     }
-    // The legacy tools cannot even be asked whether they are the ones in use: rules would go where nobody else looks.
+    // The legacy tools cannot detect the flavour in use: rules would be written where other programs do not look.
     let mut world = World::new();
     world.hint(Flavour::Legacy);
     confine(&mut world, &["NET_ADMIN"], true);

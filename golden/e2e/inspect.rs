@@ -1,7 +1,6 @@
-//! `dump`, `trace` and `diagnose` against the real kernel: each failure provoked in a namespace, and named.
+//! `dump`, `trace` and `diagnose` with the real kernel: each failure is provoked in a namespace and must be reported.
 //!
-//! In: the `kube-proxy` binary and root. Out: whether the commands tell what is so. The rules are the recorded ones of
-//! the real kube-proxy, or our own proxy's.
+//! Rules are recorded ones of kube-proxy, or made by our proxy. Requires root.
 
 mod api;
 mod diagnose;

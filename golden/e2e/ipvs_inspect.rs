@@ -1,7 +1,6 @@
 //! `dump`, `trace` and `diagnose` on a node in IPVS mode, with the real kernel.
 //!
-//! In: the `kube-proxy` binary, root, and a kernel that has IPVS (`make test-ipvs`). Out: whether the commands tell what
-//! is so.
+//! Requires root and a kernel with IPVS (`make test-ipvs`).
 
 mod causes;
 mod shown;
@@ -53,7 +52,7 @@ fn list<'a>(value: &'a Value, field: &str) -> &'a Vec<Value> {
 }
 
 /// Each real server of each virtual one, as `ipvsadm -S -n` would add it.
-fn told(dump: &Value) -> BTreeSet<String> {
+fn reported(dump: &Value) -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     for service in list(dump, "services") {
         let servers = list(service, "addresses").iter().filter_map(|address| address["server"]["text"].as_str());
@@ -85,9 +84,9 @@ fn every_server_is_listed_and_nothing_differs() {
         assert_eq!(dump["unread"], Value::Array(vec![]), "{name}");
         assert_eq!(dump["facts"]["mode"], "ipvs");
         let recorded = case.expected(Mode::Ipvs, 0, Kind::Ipvs);
-        assert_eq!(told(&dump), recorded.lines().map(|line| line.trim().to_owned()).collect(), "{name}");
-        // Who knows no objects is told the same servers.
-        assert_eq!(told(&run(&lab, "dump -o json", false)), told(&dump), "{name}");
+        assert_eq!(reported(&dump), recorded.lines().map(|line| line.trim().to_owned()).collect(), "{name}");
+        // Who knows no objects is reported the same servers.
+        assert_eq!(reported(&run(&lab, "dump -o json", false)), reported(&dump), "{name}");
         let first = list(&dump, "services")[0]["name"].as_str().expect("a name").split(':').next().expect("a name");
         let one = run(&lab, &format!("dump -o json --service {first}"), true);
         assert_eq!(one["differences"], Value::Array(vec![]), "{name}");
@@ -167,8 +166,8 @@ fn a_trace_agrees_with_connections() {
     let cluster =
         Cluster::new(Flavour::Nft, env!("CARGO_BIN_EXE_kube-proxy").as_ref()).configured("mode", "ipvs".into());
     let web = Service::new("web", 60).load_balancer(VIP).endpoints([ready(POD_5), ready(FAR_5)]);
-    let nobody = Service::new("nobody", 61);
-    let cluster = cluster.running(&[web.clone(), nobody.clone()]);
+    let empty = Service::new("empty", 61);
+    let cluster = cluster.running(&[web.clone(), empty.clone()]);
     for family in Family::BOTH {
         let pod = POD_9.address.of(family);
         for (from, client, to) in [
@@ -180,21 +179,25 @@ fn a_trace_agrees_with_connections() {
                 VIP.at(family, web.address(family).port()),
             ),
         ] {
-            let told = ends(&cluster, &from, to);
-            assert_eq!(told.iter().map(|(_, odds, _)| *odds).collect::<Vec<_>>(), [0.5, 0.5], "{from} {to}: {told:?}");
+            let reported = ends(&cluster, &from, to);
+            assert_eq!(
+                reported.iter().map(|(_, odds, _)| *odds).collect::<Vec<_>>(),
+                [0.5, 0.5],
+                "{from} {to}: {reported:?}"
+            );
             for answer in client.reach_times(Tcp, to, 4) {
                 let end = [POD_5, FAR_5].into_iter().find(|pod| pod.name == answer.pod).expect("a pod");
                 let ip = end.address.of(family);
                 let is_it = |(address, _, _): &&(String, f64, bool)| {
                     address.parse::<std::net::SocketAddr>().is_ok_and(|address| address.ip() == ip)
                 };
-                let (_, _, masqueraded) = told.iter().find(is_it).unwrap_or_else(|| panic!("{ip}: {told:?}"));
+                let (_, _, masqueraded) = reported.iter().find(is_it).unwrap_or_else(|| panic!("{ip}: {reported:?}"));
                 let keeps = from.parse::<std::net::IpAddr>().is_ok_and(|ip| ip == answer.client);
-                assert_eq!(*masqueraded, !keeps, "{from} to {to}: {answer:?}, {told:?}");
+                assert_eq!(*masqueraded, !keeps, "{from} to {to}: {answer:?}, {reported:?}");
             }
         }
-        cluster.pod(POD_9).refused(Tcp, nobody.address(family));
-        assert_eq!(ends(&cluster, &pod.to_string(), nobody.address(family)), [("rejected".to_owned(), 1.0, false)]);
+        cluster.pod(POD_9).refused(Tcp, empty.address(family));
+        assert_eq!(ends(&cluster, &pod.to_string(), empty.address(family)), [("rejected".to_owned(), 1.0, false)]);
     }
 }
 

@@ -1,7 +1,6 @@
-//! The real binary from its start to its end, and what it leaves: `--init-only`, `--cleanup`, signals, its Node, events.
+//! The binary from start to end: `--init-only`, `--cleanup`, signals, its Node, events.
 //!
-//! In: the `kube-proxy` binary, root. Out: exit codes, sysctls, rules, events. Each test has a node (a network namespace)
-//! of its own. It must not know how any of that is done.
+//! Each test has a node (a network namespace). Requires root.
 
 mod cleanup;
 mod events;
@@ -12,7 +11,7 @@ mod own_node;
 use golden::apiserver::ApiServer;
 use golden::node::Node;
 
-/// The Service port of the Service that tests begin with.
+/// The Service port that tests begin with.
 const WEB: &str = "default/web:http";
 
 fn machine() -> Node {
@@ -42,7 +41,7 @@ impl World {
         self.node.start_by(program, &[&common, arguments].concat());
     }
 
-    /// Waits until the Service is programmed and each family that works has come to the end of a sync.
+    /// Waits until the Service is programmed and each working family has finished a sync.
     fn settled(&self) {
         self.node.until_leads(WEB, &["10.244.2.5:8080"]);
         self.node.until("all families were synced", || {

@@ -1,7 +1,7 @@
-//! A live node goes from the real kube-proxy to this one and back: deploy/MIGRATION.md, tried.
+//! A live node changes from kube-proxy to this one and back, following deploy/MIGRATION.md.
 //!
-//! In: what the real one left in the kernel (a recorded case), pods, clients with open connections, the `kube-proxy`
-//! binary, root. Out: no connection is lost, and new ones are made all the while. Both flavours, both families.
+//! Starts from recorded rules. Open connections must survive and new ones succeed throughout, in both flavours and
+//! families. Requires root.
 
 mod nftables;
 mod upstream;
@@ -22,14 +22,14 @@ use netfilter::kernel::{Host, SystemHost};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_kube-proxy");
 const LIMIT: Duration = Duration::from_secs(30);
-/// Its Service `dns` has TCP and UDP, in both families, and these endpoints: a pod here and one on another node.
+/// A case whose Service `dns` has TCP and UDP in both families, and endpoints on this node and another.
 const CASE: &str = "102-nodeport-protocols";
 const CLUSTER_IPS: [&str; 2] = ["10.96.10.13", "fd00:10:96::a:13"];
 const PORT: u16 = 53;
 const NODE_PORT: u16 = 30053;
 const TARGET: u16 = 5353;
 
-/// A node that the real kube-proxy has programmed and left.
+/// A node that kube-proxy has programmed and left.
 struct World {
     cluster: Cluster,
     case: Case,
@@ -271,7 +271,7 @@ fn without_an_api_server(flavour: Flavour) {
             eventually("it cannot reach the API server", LIMIT, || cluster.log().contains("connection refused"));
             watch.some_rounds();
             assert_eq!(world.rules(), before);
-            // The kubelet restarts it, or somebody gives up and goes back: nothing is lost either.
+            // The kubelet restarts it, or an administrator goes back: no connection is lost either way.
             proxy.stop().expect("an orderly end");
             assert_eq!(world.rules(), before);
             proxy = start();

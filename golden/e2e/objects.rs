@@ -1,7 +1,6 @@
-//! The real binary with `--objects`: good edits, bad edits, bad objects, bad configurations.
+//! Tests of `--objects`: edits, invalid objects and invalid settings, with the real binary.
 //!
-//! In: the `kube-proxy` binary, root. Out: what rules follow, what the log says, how the program ends.
-//! Each test has a node (a network namespace) and a folder of its own.
+//! Each test has a node (a network namespace) and a folder. Requires root.
 
 mod bad;
 mod edits;

@@ -105,10 +105,10 @@ in_nftables_mode! {
         flows_leave_what_their_service_gave_up, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort;
     table: endpoints_come_and_go_unnoticed, a_node_moves_between_iptables_and_nftables,
-        a_new_process_takes_over_unnoticed, what_somebody_breaks_is_mended;
+        a_new_process_takes_over_unnoticed, damaged_table_is_repaired;
     repair: a_damaged_table_comes_back;
     restart: what_changed_while_it_was_down_is_caught_up;
-    broken: what_cannot_be_harms_nobody_else, what_the_kernel_refuses_is_named_and_left_out;
+    broken: invalid_object_does_not_affect_other_services, what_the_kernel_refuses_is_named_and_left_out;
 }
 
 // What is not here looks at iptables' rules, or is otherwise in IPVS mode: node ports on localhost, drops for want of local
@@ -126,7 +126,7 @@ in_ipvs_mode! {
     changes: readiness_moves_traffic;
     ipvs: a_connection_outlives_its_endpoint, a_connection_outlives_its_service, a_connection_outlives_the_proxy,
         round_robin_is_even, source_hashing_keeps_clients, a_node_moves_between_modes,
-        what_somebody_flushed_comes_back, servers_of_others_stay,
+        flushed_virtual_servers_and_rules_are_restored, servers_of_others_stay,
         local_policies_bind_pods_and_fall_back, addresses_of_services_have_no_other_ports;
 }
 
@@ -147,7 +147,7 @@ fn run(flavour: Flavour, test: fn(Cluster)) {
     }
 }
 
-/// The names of those that answered.
+/// The names of the pods that answered.
 fn pods(answers: &[Answer]) -> BTreeSet<&str> {
     answers.iter().map(|answer| answer.pod.as_str()).collect()
 }

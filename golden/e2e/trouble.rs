@@ -1,7 +1,6 @@
-//! The real binary on a node that lacks something, or with clients that are in its way.
+//! A node that lacks something, or clients that misbehave: a clear log line, and rules are synced.
 //!
-//! In: the `kube-proxy` binary, root. Out: a clear line in the log, and rules that are synced all the same.
-//! Each test has a node (a network namespace) and an API server of its own.
+//! Each test has a node (a network namespace) and an API server. Requires root.
 
 mod descriptors;
 mod hanging_tools;
@@ -97,7 +96,7 @@ fn a_health_check_port_that_is_taken_is_named_with_its_service() {
 }
 
 #[test]
-fn scrapers_that_do_not_read_or_do_not_finish_asking_keep_nobody_waiting() {
+fn slow_http_clients_do_not_delay_others() {
     let mut world = World::new();
     world.start();
     let slow: Vec<TcpStream> = (0..10)

@@ -1,7 +1,7 @@
-//! The real binary against an API server that behaves as real ones do, and as they should not.
+//! The binary against an API server that behaves like real ones, and that misbehaves.
 //!
-//! Each test has a node (a network namespace) and an API server of its own. `KUBE_PROXY` names another binary to test:
-//! upstream's, to see that a test asks nothing of ours that the real one does not do.
+//! Each test has a node (a network namespace) and an API server. `KUBE_PROXY` selects another binary: with upstream's,
+//! the tests show that they demand nothing that kube-proxy does not do.
 
 mod backoff;
 mod changes;

@@ -102,7 +102,7 @@ impl Tools {
         }
     }
 
-    /// The processes that hung, including those that continued.
+    /// The processes that hung, including any that continued.
     #[must_use]
     pub fn hung(&self) -> BTreeSet<u32> {
         let text = std::fs::read_to_string(self.dir.join("hung")).unwrap_or_default();

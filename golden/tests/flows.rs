@@ -1,5 +1,4 @@
-//! In: the recorded rules of the real kube-proxy and the flow tables. Out: whether the tables tell the truth about it,
-//! and whether they would notice a missing rule.
+//! Compares the flow tables with the recorded rules of kube-proxy, and checks that they detect missing rules.
 
 #![allow(clippy::unwrap_used)]
 

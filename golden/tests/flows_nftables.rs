@@ -1,5 +1,4 @@
-//! In: the flow tables, nftables mode's table and the real one's recording, a kernel that evaluates them. Out: whether
-//! real packets go where the flow tables say.
+//! Compares the flow tables with real packets in nftables mode, for the proxy's table and the recorded one.
 
 use golden::case::{Case, Mode, cases, differences, folder};
 use golden::flows::{self, FlowTable, PacketSampler};

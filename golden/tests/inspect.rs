@@ -1,7 +1,6 @@
-//! Rules of the real kube-proxy, read back: every Service port with its endpoints, no difference where there is none, and
-//! exactly those that somebody made.
+//! Reads recorded rules back: every Service port with its endpoints, and exactly the injected differences.
 //!
-//! In: the recorded rules and objects of every case and step. Out: what `proxier_inspect` tells of them. No root needed.
+//! Runs on every case and step with `proxier_inspect`. No root required.
 
 #![allow(clippy::unwrap_used)]
 
@@ -77,9 +76,10 @@ fn every_service_port_is_read_from_the_rules_alone() {
     each_state(|name, _, replay, family, recorded| {
         let views = from_iptables(recorded, &|_, _| true);
         replay.model(family, |snapshot, _| {
-            let told: BTreeSet<(String, &str)> = views.iter().map(|view| (view.name.clone(), view.protocol)).collect();
+            let reported: BTreeSet<(String, &str)> =
+                views.iter().map(|view| (view.name.clone(), view.protocol)).collect();
             let known = snapshot.ports.keys().map(|name| (name.to_string(), name.protocol.name()));
-            assert_eq!(told, known.collect(), "{name}");
+            assert_eq!(reported, known.collect(), "{name}");
             for view in &views {
                 ports += 1;
                 endpoints += check(name, view, snapshot);
@@ -112,13 +112,13 @@ fn check(name: &str, view: &ServicePortView, snapshot: &Snapshot<'_>) -> usize {
         assert!(count == 0 || (sum - 1.0).abs() < 1e-9, "{at}: the odds are {sum}");
         assert!(share.iter().all(|share| (share * count as f64 - 1.0).abs() < 1e-6), "{at}: {share:?}");
     }
-    let told: BTreeSet<Destination> = view
+    let reported: BTreeSet<Destination> = view
         .addresses
         .iter()
         .filter(|address| address.kind != AddressKind::HealthCheckNodePort)
         .map(|a| a.ip.map_or(Destination::NodePort(a.port), |ip| Destination::Address(SocketAddr::new(ip, a.port))))
         .collect();
-    assert_eq!(told, port.destinations().collect(), "{at}");
+    assert_eq!(reported, port.destinations().collect(), "{at}");
     let rejected = view.addresses.iter().any(|address| address.fate == Fate::Rejected);
     assert_eq!(rejected, !used.any, "{at}");
     assert_eq!(view.affinity_seconds, port.affinity_seconds.filter(|_| !used.reachable.is_empty()), "{at}");
@@ -154,7 +154,7 @@ impl Chance {
 /// One edit as the difference that it makes.
 type Edit = (DifferenceKind, String, Option<String>, Option<String>);
 
-/// Edits so many rules of kube-proxy's own chains, each of another rule; no two neighbours, which could be told as one.
+/// Edits rules of kube-proxy's own chains; no two neighbours, which could be reported as one difference.
 fn edit(text: &str, count: usize, chance: &mut Chance) -> (String, BTreeSet<Edit>) {
     let mut lines: Vec<Option<String>> = text.lines().map(|line| Some(line.to_owned())).collect();
     let mut free: Vec<usize> = (0..lines.len())

@@ -1,8 +1,6 @@
-//! IPVS mode read back: every Service port with its endpoints, no difference where there is none, and exactly those that
-//! somebody made.
+//! Reads IPVS mode back: every Service port with its endpoints, and exactly the injected differences.
 //!
-//! In: every case and step, and the kernel that `render` holds to the recordings of the real kube-proxy. Out: what
-//! `proxier_inspect` tells of it. No root needed.
+//! Runs on every case and step against the fake kernel that `render` compares with the recordings. No root required.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -70,14 +68,14 @@ fn every_service_port_is_listed_with_its_addresses_and_endpoints() {
     each_state(|name, _, _, replay, family| {
         let (held, expected) = (replay.held(family), replay.expected(family));
         let all = views(replay, &held, family, true);
-        // Others' virtual servers are told of with their addresses.
+        // Virtual servers of other programs are shown with their addresses.
         let (with_objects, others): (Vec<_>, Vec<_>) = all.iter().cloned().partition(|view| view.known);
         assert!(others.is_empty() || !replay.excluded().is_empty(), "{name}: {others:?}");
         replay.model(family, |snapshot, _| {
-            let told: BTreeSet<(String, &str)> =
+            let reported: BTreeSet<(String, &str)> =
                 with_objects.iter().map(|view| (view.name.clone(), view.protocol)).collect();
             let known = snapshot.ports.keys().map(|name| (name.to_string(), name.protocol.name()));
-            assert_eq!(told, known.collect(), "{name}");
+            assert_eq!(reported, known.collect(), "{name}");
         });
         for view in &with_objects {
             let servers: Vec<_> = expected
@@ -115,7 +113,7 @@ fn every_service_port_is_listed_with_its_addresses_and_endpoints() {
             ports += 1;
             endpoints += used.len();
         }
-        // Without objects, addresses are told alone, and their kinds by the sets.
+        // Without objects, only addresses are known, and their kinds by the sets.
         let kinds = |views: &[ServicePortView]| -> BTreeSet<(AddressKind, Option<IpAddr>, u16, &'static str, bool)> {
             let all = views.iter().flat_map(|view| view.addresses.iter().map(|a| (view.protocol, a)));
             let all = all.filter(|(_, a)| a.kind != AddressKind::HealthCheckNodePort);

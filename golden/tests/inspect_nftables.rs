@@ -1,8 +1,6 @@
-//! nftables mode read back, ours and the real kube-proxy's: every Service port with its endpoints, no difference where there
-//! is none, and exactly those that somebody made.
+//! Reads nftables tables back, ours and upstream's: every Service port, and exactly the injected differences.
 //!
-//! In: every case and step: the recorded table of the real one and the one that our mode makes, both loaded into a real
-//! kernel. Out: what `proxier_inspect` tells of them. Root is needed.
+//! Runs on every case and step with both tables loaded into a real kernel. Requires root.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -26,7 +24,7 @@ use proxier_inspect::services::{
 };
 use proxier_inspect::walk::Node;
 
-/// Whose table is looked at.
+/// The program whose table is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
     Ours,
@@ -92,7 +90,7 @@ fn should_be(replay: &Replay, family: IpFamily, table: &Table) -> Expected {
     replay.model(family, |snapshot, config| expected(family, config, snapshot, &Replay::addresses(family), &endpoints))
 }
 
-/// What differs, whoever made the table.
+/// The differences of either table.
 fn drift(replay: &Replay, family: IpFamily, table: &Table) -> Vec<Difference> {
     let should_be = should_be(replay, family, table);
     if is_ours(table) {
@@ -121,14 +119,14 @@ fn all_is_as_it_should_be(whose: Whose) {
             let alone = from_nftables(family, table, None, &|_| true);
             let with_objects = from_nftables(family, table, Some(snapshot), &|_| true);
             for views in [&alone, &with_objects] {
-                let told: BTreeSet<(String, &str)> = views.iter().map(|v| (v.name.clone(), v.protocol)).collect();
+                let reported: BTreeSet<(String, &str)> = views.iter().map(|v| (v.name.clone(), v.protocol)).collect();
                 let cut = |name: String| if name.len() > 127 { name[..124].to_owned() + "..." } else { name };
                 let with = std::ptr::eq(views, &raw const with_objects);
                 let known = snapshot.ports.keys().map(|name| {
                     let text = name.to_string();
                     (if with { text } else { cut(text) }, name.protocol.name())
                 });
-                assert_eq!(told, known.collect(), "{name}");
+                assert_eq!(reported, known.collect(), "{name}");
             }
             for view in &with_objects {
                 ports += 1;
@@ -167,7 +165,7 @@ fn check(name: &str, view: &ServicePortView, snapshot: &Snapshot<'_>) -> usize {
     let used = CategorizedEndpoints::of(&all, port, snapshot.node);
     let at = format!("{name}: {}", view.name);
     let external = port.destinations().count() > 1;
-    // An address that nobody reaches under a policy has no endpoints of it.
+    // An address without traffic under a policy has no endpoints of it.
     let (cluster, local) = (
         !port.internal_local || external,
         (port.internal_local || (external && port.external_local)) && !used.local.is_empty(),
@@ -188,12 +186,12 @@ fn check(name: &str, view: &ServicePortView, snapshot: &Snapshot<'_>) -> usize {
         let sum: f64 = shares.iter().sum();
         assert!(shares.is_empty() || (sum - 1.0).abs() < 1e-9, "{at}: the odds are {sum}");
     }
-    let told: BTreeSet<Destination> = view
+    let reported: BTreeSet<Destination> = view
         .addresses
         .iter()
         .map(|a| a.ip.map_or(Destination::NodePort(a.port), |ip| Destination::Address(SocketAddr::new(ip, a.port))))
         .collect();
-    assert_eq!(told, port.destinations().collect(), "{at}");
+    assert_eq!(reported, port.destinations().collect(), "{at}");
     let rejected = view.addresses.iter().any(|address| address.fate == Fate::Rejected);
     assert_eq!(rejected, !used.any, "{at}");
     assert_eq!(view.affinity_seconds, port.affinity_seconds.filter(|_| !used.reachable.is_empty()), "{at}");
@@ -222,7 +220,7 @@ enum Spot {
     Chain(String),
 }
 
-/// Everything in a table that somebody may edit, each once: two edits of a chain could be told as one.
+/// Every element and chain of a table that can be edited; two edits of a chain could be reported as one.
 fn spots(table: &Table) -> Vec<Spot> {
     let sets = table.sets.iter().filter(|(_, set)| !set.is_anonymous() && !set.is_dynamic());
     let elements =
@@ -231,7 +229,7 @@ fn spots(table: &Table) -> Vec<Spot> {
     elements.chain(chains.map(|(name, _)| Spot::Chain(name.to_string()))).collect()
 }
 
-/// An edit of our table: as nft does it, and as it is told.
+/// An edit of our table in nft syntax, and the expected difference.
 fn edit(table: &Table, should_be: &Expected, spot: &Spot, number: usize, chance: &mut Chance) -> (String, Edit) {
     let of = format!("ip {TABLE}");
     match spot {
@@ -297,15 +295,16 @@ fn edits_of_our_table_are_found_and_nothing_else() {
                     script += &text;
                     edits.push(edit);
                 }
-                // A stranger beside them.
+                // A foreign element beside them.
                 script += "add element ip kube-proxy cluster-ips { 192.0.2.77 }\n";
                 edits.push((Is::UnexpectedElement, "cluster-ips".to_owned(), None));
                 kernel.nft(&script);
                 let found = drift(&replay, family, &kernel.table(family));
-                let mut told: Vec<Edit> = found.iter().map(|d| (d.kind, d.chain.clone(), d.service.clone())).collect();
-                told.sort();
+                let mut reported: Vec<Edit> =
+                    found.iter().map(|d| (d.kind, d.chain.clone(), d.service.clone())).collect();
+                reported.sort();
                 edits.sort();
-                assert_eq!(told, edits, "{name}: {script}{found:#?}");
+                assert_eq!(reported, edits, "{name}: {script}{found:#?}");
             }
         }
     }
@@ -381,8 +380,9 @@ fn edits_of_the_real_ones_table_are_found_for_their_service_ports() {
             }
             kernel.nft(&script);
             let found = drift(&replay, family, &kernel.table(family));
-            let told: BTreeSet<Option<String>> = found.iter().map(|difference| difference.service.clone()).collect();
-            assert_eq!(told, owners, "{name}: {script}{found:#?}");
+            let reported: BTreeSet<Option<String>> =
+                found.iter().map(|difference| difference.service.clone()).collect();
+            assert_eq!(reported, owners, "{name}: {script}{found:#?}");
         }
     }
 }

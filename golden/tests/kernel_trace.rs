@@ -1,8 +1,7 @@
-//! The walk through rules against the kernel's own: real packets through the recorded rules of the real kube-proxy.
+//! Compares the walk through iptables rules with the kernel: real packets through recorded rules.
 //!
-//! In: the recorded rules of each case, loaded into a namespace; the packets of its flow table. Out: for each packet the
-//! rules whose counters it raised and the flow that conntrack made of it, which must be those of one way that the trace
-//! tells; and for many like it, the odds. It needs root.
+//! For each packet of the flow tables, the rules whose counters it increased and its conntrack entry must be those of
+//! one branch of the walk; for many packets, the probabilities must fit. Requires root.
 
 #![allow(clippy::unwrap_used)]
 
@@ -42,7 +41,7 @@ impl Machine {
         for link in LINKS {
             let other = Netns::new();
             veth(&node, link, &other, "wire");
-            // Nobody answers when asked who has an address, so nobody is asked.
+            // Without ARP, because the neighbours do not answer.
             node.run(&format!("ip link set {link} arp off"));
             behind.insert(link, other);
         }
@@ -205,7 +204,7 @@ fn met(before: &Counts, after: &Counts) -> BTreeSet<(String, String)> {
     after.iter().filter(|(rule, count)| before.get(*rule) < Some(count)).map(|(rule, _)| rule.clone()).collect()
 }
 
-fn told(branch: &Branch) -> BTreeSet<(String, String)> {
+fn rules_of(branch: &Branch) -> BTreeSet<(String, String)> {
     let table = |hook: &str| hook.split(' ').next().unwrap_or_default().to_owned();
     let steps = branch.steps.iter().map(|step| (table(&step.hook), step.rule.clone()));
     steps.filter(|(table, _)| table != "raw").collect()
@@ -267,7 +266,7 @@ fn check(case: &str, flavour: Flavour, step: usize, tally: &mut Tally) {
             rules = machine.rules(family);
             let (met, flow) = (met(&before, &counts(&rules)), machine.flow(&packet));
             let total: f64 = trace.branches.iter().map(|branch| branch.outcome.probability).sum();
-            let fitting = trace.branches.iter().find(|branch| told(branch) == met && fits(branch, &packet, flow));
+            let fitting = trace.branches.iter().find(|branch| rules_of(branch) == met && fits(branch, &packet, flow));
             *tally.packets.entry(family.name()).or_default() += 1;
             match fitting {
                 Some(branch) if (total - 1.0).abs() < 1e-9 => {
@@ -281,7 +280,7 @@ fn check(case: &str, flavour: Flavour, step: usize, tally: &mut Tally) {
                     *tally.verdicts.entry(verdict).or_default() += 1;
                 }
                 _ => tally.failures.push(format!(
-                    "{case} ({flavour}) {packet}: the kernel met {met:#?} and made {flow:?}, odds {total}; told was\n{trace}"
+                    "{case} ({flavour}) {packet}: the kernel met {met:#?} and made {flow:?}, odds {total}; expected\n{trace}"
                 )),
             }
         }

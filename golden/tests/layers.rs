@@ -1,7 +1,7 @@
-//! The layers of the project: a module or crate that imports what it must not know fails here.
+//! Checks the layers of the project: the modules and crates that each module or crate may import.
 //!
-//! Cargo already keeps crates from importing each other in circles; this holds the direction between crates, and the
-//! layers inside `proxier` and the program, which Cargo does not see.
+//! Cargo prevents cycles between crates. This test checks their direction, and the layers inside `proxier` and the
+//! program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-/// The modules of `proxier`, each with those that it may import.
+/// The modules of `proxier`, each with its permitted imports.
 const PROXIER: &[(&str, &[&str])] = &[
     ("protobuf", &[]),
     ("schedule", &[]),
@@ -30,14 +30,14 @@ const PROXIER: &[(&str, &[&str])] = &[
     ("testing", &["model", "track"]),
 ];
 
-/// The modules of `proxier` that talk to the kernel. The others are pure.
+/// The modules of `proxier` that access the kernel. The others are pure.
 const WITH_KERNEL: &[&str] =
     &["addresses", "cleaner", "iptables", "ipvs", "leftovers", "nftables", "proxier", "tuning", "xtables"];
 
-/// The modules of the program that talk to the kernel: where it is put together, and the commands that read a node.
+/// The modules of the program that access the kernel: where it is assembled, and commands that read a node.
 const PROGRAM_WITH_KERNEL: &[&str] = &["cleanup", "demo", "inspect", "run", "servers", "setup"];
 
-/// The crates of the workspace, each with those that it may depend on, tests left aside.
+/// The crates of the workspace, each with its permitted dependencies, without tests.
 const CRATES: &[(&str, &[&str])] = &[
     ("proxier/netfilter", &[]),
     ("proxier", &["netfilter"]),

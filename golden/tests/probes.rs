@@ -1,7 +1,7 @@
-//! The probes of `golden::probe`: what they find equal, and that they find what is not.
+//! Checks the probes of `golden::probe`: equal rulesets compare equal, and damage is found.
 //!
-//! `PROBES=all` asks every case and step, else the first state of a sample; `CASES=regex` chooses cases by name.
-//! `RULES_BY=COMMAND` compares each recording with what the command prints when the recording's file is appended to it.
+//! `PROBES=all` covers every case and step, otherwise the first state of a sample; `CASES=regex` selects cases.
+//! `RULES_BY=COMMAND` compares each recording with the command's output for the recording's file.
 
 use std::sync::Mutex;
 
@@ -34,7 +34,7 @@ fn chosen() -> Vec<(Case, usize, Plan)> {
     chosen
 }
 
-/// Those in which the real one's nftables mode is right.
+/// The states in which upstream's nftables mode is right.
 fn chosen_and_right() -> Vec<(Case, usize, Plan)> {
     let wrong = golden::case::differences(&folder());
     let mut chosen = chosen();

@@ -1,4 +1,4 @@
-//! What is rendered, against the recordings of the real kube-proxy and against the flow tables, without a kernel.
+//! Compares rendered rules with the recordings of kube-proxy and with the flow tables, without a kernel.
 
 use golden::case::{Case, Mode, cases, differences, folder};
 use golden::diff;

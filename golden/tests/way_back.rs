@@ -1,9 +1,8 @@
-//! The table that both kube-proxies write goes from one to the other, in the kernel.
+//! Hands the table of nftables mode from one kube-proxy to the other, in the kernel.
 //!
-//! In: recorded cases, our mode, upstream's transactions as `golden::upstream` makes them, root and nft. Out: each
-//! transaction is accepted; then packets meet what they meet where there never was another kube-proxy; and the names that
-//! both use mean the same.
-//! `PROBES=all` tries every case and step, else the first state of a sample; `CASES=regex` chooses cases by name.
+//! The transactions of upstream are reproduced by `golden::upstream`. Each must be accepted, packets must have the
+//! same outcomes as without a handover, and shared names must mean the same. Requires root and nft.
+//! `PROBES=all` covers every case and step, otherwise the first state of a sample; `CASES=regex` selects cases.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -110,8 +109,9 @@ fn normal(chain: &ListedChain) -> ListedChain {
     chain
 }
 
-/// What is otherwise than upstream left it, of all that packets can meet. Comments of elements do not count: it leaves
-/// those that it finds with the value that it wants.
+/// The differences from upstream's result in the parts that packets reach.
+///
+/// Comments of elements are ignored, because upstream keeps those of elements with the right value.
 fn unlike(node: &Node, wanted: &[ListedTable]) -> Vec<String> {
     let mut unlike = Vec::new();
     let held: BTreeMap<String, ListedTable> =

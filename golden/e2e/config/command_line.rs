@@ -1,4 +1,4 @@
-//! Texts and exit codes.
+//! Output and exit codes.
 
 use super::*;
 
@@ -48,7 +48,7 @@ fn what_was_asked_for_goes_to_standard_output() {
 }
 
 #[test]
-fn nobody_has_to_read_what_is_said() {
+fn output_to_a_full_device_keeps_the_exit_code() {
     for arguments in [&["--help"][..], &["--version"], &["--no-such-flag"]] {
         let full = || std::fs::File::options().write(true).open("/dev/full").expect("a device");
         let status =

@@ -1,4 +1,4 @@
-//! What a running proxy shows of what it was told, and where.
+//! The pages of a running proxy that show its configuration.
 
 use super::*;
 
@@ -35,7 +35,7 @@ fn pages_show_the_files_values_and_the_flags() {
     assert_eq!(world.node.page("/debug/flags/v").map(|(status, _)| status), Some(404), "profiling is off");
 }
 
-/// behaviour.yaml I1, I2: kube-proxy serves at the usual place all the same.
+/// behaviour.yaml I1, I2: kube-proxy serves at the default address all the same.
 #[test]
 fn an_address_of_nothing_serves_nothing() {
     for off in [["--healthz-bind-address=", "--metrics-bind-address="], ["--healthz-port=0", "--metrics-port=0"]] {

@@ -1,4 +1,4 @@
-//! A configuration file that changes under a running proxy (behaviour.yaml I4).
+//! A configuration file that changes while the proxy runs (behaviour.yaml I4).
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -9,7 +9,7 @@ use super::*;
 
 const UPDATED: &str = "content of the proxy server's configuration file was updated";
 
-/// A proxy that runs with a configuration file.
+/// A proxy running with a configuration file.
 fn running(config: &Path) -> World {
     let mut world = World::new();
     world.start(&["--config", &config.to_string_lossy()]);
@@ -17,7 +17,7 @@ fn running(config: &Path) -> World {
     world
 }
 
-/// The proxy ends in order: with code 1, its reason in the log, its rules in place.
+/// The proxy exits with code 1, the reason in the log, and rules left in place.
 fn ends(mut world: World) {
     let status = world.node.wait();
     assert_eq!(status.code(), Some(1), "{}", world.node.log());
@@ -58,7 +58,7 @@ fn a_file_renamed_over_it_ends_the_proxy() {
     let _ = std::fs::remove_dir_all(folder);
 }
 
-/// The kubelet writes a ConfigMap to a new folder and moves the symbolic link `..data` to it.
+/// The kubelet writes a ConfigMap to a new folder and redirects the symbolic link `..data` to it.
 #[test]
 fn a_config_map_that_is_swapped_ends_the_proxy() {
     let folder = folder("swap");

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Writes a configuration; returns it.
+/// Writes a configuration and returns it.
 fn written(name: &str, arguments: &[&str]) -> String {
     let path = std::env::temp_dir().join(format!("kube-proxy-written-{name}-{}", std::process::id()));
     let to = format!("--write-config-to={}", path.display());
@@ -16,7 +16,7 @@ fn written(name: &str, arguments: &[&str]) -> String {
     written
 }
 
-/// Writes what a configuration file comes to.
+/// Writes the effective configuration of a file.
 fn migrated(name: &str, config: &str) -> String {
     let path = std::env::temp_dir().join(format!("kube-proxy-old-{name}-{}", std::process::id()));
     std::fs::write(&path, config).expect("a file");

@@ -1,10 +1,9 @@
-//! Every conformance case against the real binary and the real kernel, in one mode and both flavours of iptables.
+//! Runs every conformance case against the real binary and kernel, in one mode and both iptables flavours.
 //!
-//! In: the cases, a kube-proxy binary. Out: a line and a difference per failing case, a total, the exit code.
-//! It must not know what the rules mean: that is in the cases, and in `relabelled` for the one documented difference.
+//! Prints a diff for each failing case and a total.
 //!
-//! Environment: MODE=iptables|ipvs (which needs a kernel that has IPVS), CASES=regex of case names, FLAVOUR=nft|legacy|both, CASES_DIR=another folder of cases,
-//! KUBE_PROXY=another binary, JOBS=number of cases at a time.
+//! Environment: MODE=iptables or ipvs (which needs a kernel with IPVS), CASES=regex of case names, FLAVOUR=nft, legacy
+//! or both, CASES_DIR=another folder of cases, KUBE_PROXY=another binary, JOBS=number of cases at a time.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,9 +20,9 @@ use golden::proxy::config;
 
 mod relabelled;
 
-/// Lines of difference shown per file.
+/// The maximum number of diff lines for each file.
 const DIFF_LINES: usize = 60;
-/// How long the rules must stay as they are after a step that is meant to change nothing.
+/// The time that rules must stay unchanged after a step that changes nothing.
 const NO_CHANGE: Duration = Duration::from_millis(400);
 
 /// One case in one flavour.
@@ -31,7 +30,7 @@ struct Job {
     case: Case,
     mode: Mode,
     flavour: Flavour,
-    /// why the recording is not what is wanted here
+    /// The reason why the recording is not expected here.
     difference: Option<String>,
 }
 
@@ -43,7 +42,7 @@ impl Job {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    // `cargo test -- --list` asks every test binary; `cargo test NAME` means other tests, unless NAME is ours
+    // `cargo test -- --list` queries every test binary; `cargo test NAME` means other tests unless NAME is this one.
     if arguments.iter().any(|a| a == "--list") {
         return ExitCode::SUCCESS;
     }
@@ -89,16 +88,16 @@ fn jobs() -> Vec<Job> {
             difference: difference.cloned(),
         }));
     }
-    // the longest first: the last ones to end should be short
+    // The longest first, so that the last ones are short.
     jobs.sort_by_key(|job| std::cmp::Reverse(job.case.size()));
     jobs
 }
 
-/// Runs them a few at a time; how many failed.
+/// Runs a few jobs at a time; returns the number of failures.
 fn run_all(jobs: &[Job]) -> usize {
     let binary = std::env::var_os("KUBE_PROXY").unwrap_or_else(|| env!("CARGO_BIN_EXE_kube-proxy").into());
     let binary = PathBuf::from(binary);
-    // a case mostly waits for its tools: more of them than processors
+    // A case mostly waits for tools, so there are more jobs than CPUs.
     let default = std::thread::available_parallelism().map_or(2, |n| n.get() * 2);
     let threads = std::env::var("JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(default);
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -122,7 +121,7 @@ fn run_all(jobs: &[Job]) -> usize {
 fn run(job: &Job, binary: &std::path::Path) -> Result<(), String> {
     let case = &job.case;
     let mut lab = Lab::new(job.mode, job.flavour);
-    let mut before: Option<State> = None;
+    let mut before: Option<KernelState> = None;
     for (step, objects) in case.stored.iter().enumerate() {
         let at = |why: String| format!("step {step:02}: {why}");
         if step == 0 {
@@ -132,7 +131,7 @@ fn run(job: &Job, binary: &std::path::Path) -> Result<(), String> {
             lab.replace(objects);
         }
         before = Some(match &job.difference {
-            // before its first step a case shows no difference
+            // Before its first step a case does not show the difference.
             Some(reason) if step > 0 => different(job, reason, step, &mut lab).map_err(at)?,
             _ => same(job, step, before.as_ref(), &mut lab).map_err(at)?,
         });
@@ -141,23 +140,23 @@ fn run(job: &Job, binary: &std::path::Path) -> Result<(), String> {
     let mut after = lab.read()?;
     let answering = after.insert(Kind::Http, before.as_ref().map(|s| s[&Kind::Http].clone()).unwrap_or_default());
     if answering.as_deref() != Some("listen \n") {
-        return Err(format!("after the last step somebody still listens: {answering:?}"));
+        return Err(format!("after the last step a health check still listens: {answering:?}"));
     }
     compare(before.as_ref().unwrap_or(&after), &after).map_err(|d| format!("changed after the last step: {d}"))?;
     let strays = lab.strays()?;
     if strays.is_empty() { Ok(()) } else { Err(format!("rules in the other flavour: {strays}")) }
 }
 
-/// After a step the kernel must hold what was recorded.
-fn same(job: &Job, step: usize, before: Option<&State>, lab: &mut Lab) -> Result<State, String> {
+/// After a step the kernel state must equal the recording.
+fn same(job: &Job, step: usize, before: Option<&KernelState>, lab: &mut Lab) -> Result<KernelState, String> {
     let expected = job.case.expected_state(job.mode, step);
     let hold = if before == Some(&expected) { NO_CHANGE } else { Duration::ZERO };
     let state = lab.settle(hold, |state| *state == expected)?;
     compare(&expected, &state).map(|()| state)
 }
 
-/// Where the real one is wrong, what must hold instead has an assertion of its own.
-fn different(job: &Job, reason: &str, step: usize, lab: &mut Lab) -> Result<State, String> {
+/// Where upstream is wrong, a separate assertion applies.
+fn different(job: &Job, reason: &str, step: usize, lab: &mut Lab) -> Result<KernelState, String> {
     if !job.case.name.starts_with("817-") {
         return Err(format!("no assertion for this documented difference: {reason}"));
     }
@@ -166,7 +165,7 @@ fn different(job: &Job, reason: &str, step: usize, lab: &mut Lab) -> Result<Stat
     wanted.check(&state).map(|()| state).map_err(|why| format!("{why} ({reason})"))
 }
 
-fn compare(expected: &State, actual: &State) -> Result<(), String> {
+fn compare(expected: &KernelState, actual: &KernelState) -> Result<(), String> {
     let mut differing = BTreeMap::new();
     for (kind, expected) in expected {
         if *expected != actual[kind] {

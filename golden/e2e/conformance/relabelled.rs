@@ -1,7 +1,6 @@
-//! What must hold of a slice whose service-name label changes, where the real kube-proxy goes wrong.
+//! The expected rules of a slice whose service-name label changes, where upstream is wrong.
 //!
-//! In: the objects of a step, the kernel state after it. Out: whether each Service leads to the endpoints of the
-//! slices that name it now, and to no others. It must not know how the proxy came to it.
+//! Each Service must have exactly the endpoints of the slices that name it now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,8 +9,7 @@ use golden::case::{KernelState, Kind};
 use regex::Regex;
 use serde::Deserialize;
 
-/// `ADDRESS:PORT` of every endpoint, by Service port `namespace/service:port` and by family; and by the same, the
-/// Service's own address.
+/// The endpoints `ADDRESS:PORT` and addresses of each Service port, by family.
 #[derive(Debug)]
 pub(crate) struct ExpectedRules {
     endpoints: BTreeMap<Kind, BTreeMap<String, BTreeSet<String>>>,
@@ -19,7 +17,7 @@ pub(crate) struct ExpectedRules {
 }
 
 impl ExpectedRules {
-    /// What the objects of a step ask for.
+    /// The expected rules for the objects of a step.
     pub(crate) fn read(objects: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(objects).map_err(|e| format!("{}: {e}", objects.display()))?;
         let objects: Vec<Object> = serde_saphyr::from_multiple(&text).map_err(|e| e.to_string())?;
@@ -39,8 +37,8 @@ impl ExpectedRules {
         Ok(wanted)
     }
 
-    /// Whether the rules or the virtual servers lead every Service to its endpoints, and only there.
-    pub(crate) fn check(&self, state: &State) -> Result<(), String> {
+    /// Checks that rules or virtual servers forward each Service to exactly its endpoints.
+    pub(crate) fn check(&self, state: &KernelState) -> Result<(), String> {
         for (family, services) in &self.endpoints {
             for (service_port, endpoints) in services {
                 let checked = match (state.get(&Kind::Ipvs), self.addresses[family].get(service_port)) {
@@ -92,7 +90,7 @@ fn check(rules: &str, service_port: &str, wanted: &BTreeSet<String>) -> Result<(
     Ok(())
 }
 
-/// A Service or an EndpointSlice, as much of it as matters here.
+/// The relevant fields of a Service or an EndpointSlice.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Object {
@@ -150,7 +148,7 @@ impl Object {
         families.filter_map(known).collect()
     }
 
-    /// A Service has its ports, without endpoints; a slice those of the Service it names, with its endpoints.
+    /// The ports of a Service without endpoints, or those of a slice's Service with endpoints.
     fn service_ports(&self) -> Vec<(String, BTreeSet<String>)> {
         let service = match self.kind.as_str() {
             "Service" => Some(&self.metadata.name),
@@ -167,7 +165,7 @@ impl Object {
         ports.map(|port| (name(port), endpoints(port))).collect()
     }
 
-    /// What one of a Service's own ports is called.
+    /// The name of a Service port.
     fn service_port(&self, port: &Port) -> String {
         format!("{}/{}:{}", self.metadata.namespace, self.metadata.name, port.name)
     }

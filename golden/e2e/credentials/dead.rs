@@ -1,4 +1,4 @@
-//! Connections that die in silence: no FIN, no RST, no answer. The real kube-proxy notices within 45 s.
+//! Connections that die silently: no FIN, no RST, no answer. kube-proxy notices within 45 s.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,10 +10,10 @@ use golden::sample::slice;
 use super::http2::ProxyRecord;
 use super::{WEB, World};
 
-/// 20 s to a PING or 15 s to a probe, 15 s for the answer, and a busy machine.
+/// 20 s until a PING or 15 s until a probe, 15 s for the answer, and a margin for a busy machine.
 const LIMIT: Duration = Duration::from_secs(45);
 
-/// Another pod is behind `web` in time.
+/// Asserts that another pod appears behind `web` in time.
 fn noticed(world: &World) {
     let begun = Instant::now();
     world.api.apply(slice("web-1", "web", &["10.244.2.6"]));

@@ -1,4 +1,4 @@
-//! HTTP/2, and a server that speaks it: each request goes on to the plain API server.
+//! An HTTP/2 server that forwards each request to the plain API server.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,24 +23,24 @@ use super::World;
 
 type Answer = Response<Either<Incoming, Empty<Bytes>>>;
 
-/// What a server has seen, and whether it has fallen silent.
+/// The connections of an HTTP/2 server, and whether they are frozen.
 #[derive(Default)]
 pub struct ProxyRecord {
     /// Connections that carried requests.
     pub connections: AtomicUsize,
     requests: AtomicUsize,
-    /// Connections made before are dead: nothing is read or written any more, and they are not closed.
+    /// Earlier connections are dead: neither read nor written, and not closed.
     is_frozen: AtomicBool,
 }
 
 impl ProxyRecord {
-    /// The connections so far die in silence; new ones are served.
+    /// Makes all current connections die silently; new ones are served.
     pub fn freeze(&self) {
         self.is_frozen.store(true, Ordering::SeqCst);
     }
 }
 
-/// A TCP connection that can die in silence.
+/// A TCP connection that can die silently.
 struct Freezing {
     stream: TcpStream,
     seen: Arc<ProxyRecord>,
@@ -84,7 +84,7 @@ impl AsyncWrite for Freezing {
 }
 
 impl World {
-    /// Starts an HTTP/2 server before the API server, for the rest of the test. Its URL.
+    /// Starts an HTTP/2 server in front of the API server for the rest of the test, and returns its URL.
     pub fn http2(&self, seen: &Arc<ProxyRecord>) -> String {
         let server = Certified::new(&Profile::server("server"), Some(&self.authority));
         let context = server_context(&server, None, b"\x02h2\x08http/1.1");
@@ -138,7 +138,7 @@ async fn forward(mut request: Request<Incoming>, backend: SocketAddr) -> Option<
     *request.version_mut() = Version::HTTP_11;
     request.headers_mut().insert("host", backend.to_string().parse().ok()?);
     let mut answer = sender.send_request(request).await.ok()?;
-    // Of HTTP/1.1 alone.
+    // Headers of HTTP/1.1 only.
     ["connection", "transfer-encoding", "keep-alive"].iter().for_each(|name| _ = answer.headers_mut().remove(*name));
     Some(answer.map(Either::Left))
 }

@@ -1,4 +1,4 @@
-//! Exec plugins: programs that issue credentials.
+//! Exec plugins, which issue credentials.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -20,7 +20,7 @@ impl World {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("an executable");
     }
 
-    /// A plugin that issues what is in the file `status`.
+    /// A plugin that issues the content of the file `status`.
     fn issuing(&self) {
         self.plugin(
             "echo \"$@ $SECRET $KUBERNETES_EXEC_INFO\" > asked; \

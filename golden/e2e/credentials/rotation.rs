@@ -1,4 +1,4 @@
-//! Files that are replaced while the proxy runs.
+//! Credential files that are replaced while the proxy runs.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{HTTP1, WEB, World};
 
 const CA: &str = "certificate-authority: ca.crt";
 
-/// A proxy that runs with the client certificate `one`, what terminates its TLS, and the certificate `two`.
+/// A proxy running with the client certificate `one`, its TLS terminator, and the certificate `two`.
 fn running_as_one() -> (World, TlsFront, Certified) {
     let mut world = World::new();
     let front = world.front(Some(&world.authority));
@@ -58,7 +58,7 @@ fn a_server_of_a_new_authority_is_accepted_when_the_file_has_it() {
     world.node.until_logged(&["authority that is not in", "ca.crt", "CN=new-ca"]);
     replace(&world.node.dir().join("ca.crt"), &format!("{}{}", world.authority.pem(), new.pem()));
     world.api.apply(slice("web-1", "web", &["10.244.2.6"]));
-    // Read again after 30 s at the latest, and tried again after as long.
+    // Read again after 30 s at the latest, and retried after another 30 s.
     let leads = || world.node.endpoints(WEB).contains("10.244.2.6:8080");
     eventually("the change arrives", Duration::from_secs(75), leads);
 }

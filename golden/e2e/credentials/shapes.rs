@@ -1,4 +1,4 @@
-//! Certificates, keys and addresses that exist, and those that must be refused.
+//! Valid and invalid forms of certificates, keys and server addresses.
 
 use golden::pki::{Certified, Digest, Key, Profile, Usage, replace};
 use golden::tls::TlsFront;
@@ -11,7 +11,7 @@ const CA: &str = "certificate-authority: ca.crt";
 const CLIENT: &str = "client-certificate: client.crt, client-key: client.key";
 
 impl World {
-    /// Starts the proxy and waits until it has asked for Services.
+    /// Starts the proxy and waits until it has requested Services.
     #[track_caller]
     fn reaches(&mut self, what: &str, server: &str, cluster: &str, user: &str) {
         self.api.clear_requests();
@@ -64,7 +64,7 @@ fn client_certificates_and_keys_of_every_kind_are_accepted() {
     );
     replace(&folder.join("client.key"), &sec1);
     world.reaches("EC PARAMETERS before the key", &front.url(), CA, CLIENT);
-    // As the kubelet keeps its own.
+    // The kubelet keeps its own this way.
     replace(&folder.join("both.pem"), &format!("{}{}", curve.pem(), curve.key_pem()).replace('\n', "\r\n"));
     world.reaches("both in one file", &front.url(), CA, "client-certificate: both.pem, client-key: both.pem");
     let encode = |text: String| openssl::base64::encode_block(text.as_bytes());

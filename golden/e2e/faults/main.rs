@@ -1,11 +1,11 @@
-//! Faults, injected for real against the real binary under live traffic; prints golden/faults/README.md's table.
+//! Injects faults into the real binary under live traffic; prints the table of golden/faults/README.md.
 //!
-//! Each fault is a row in `faults/kinds/`: a name, what is injected, a function that injects it, and what may come of it.
-//! A row fails if more is lost than it allows or recovery takes longer than its limit.
+//! Each fault is a row in `faults/kinds/`: name, description, injecting function, and limits. A row fails if more
+//! connections are lost or recovery takes longer than its limits.
 //!
-//! `FAULTS=all`, or a name or a part of names; without it a sample. `KUBE_PROXY=path`: another binary. `BESIDE=path`: a
-//! second one, for which each fault is injected too; it fails no test. `KILLS=n`: how often the proxy is killed in the
-//! middle of a sync. `MODE=nftables`: that mode, where a row is possible in it.
+//! Environment: `FAULTS=all` or a part of names (default: a sample), `KUBE_PROXY=path` for another binary,
+//! `BESIDE=path` for a second one, which is measured and fails no test, `KILLS=n` for the number of kills during a
+//! sync, `MODE=nftables` for that mode.
 
 mod kinds;
 mod own_kernel;
@@ -23,13 +23,13 @@ use report::Report;
 use rig::Rig;
 use traffic::Traffic;
 
-/// How long traffic is measured before a fault and after the recovery.
+/// The time that traffic is measured before a fault and after the recovery.
 const SETTLED: Duration = Duration::from_millis(500);
-/// How long the recovery of the second proxy is waited for, to have a figure where it takes longer than it may.
+/// The timeout for the recovery of the second proxy, to measure it beyond its limit.
 const LONGEST: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
-    // cargo's own arguments (`--list`, a filter) are those of another harness.
+    // cargo's own arguments (`--list`, a filter) belong to another harness.
     if std::env::args().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
@@ -59,14 +59,14 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The binaries: the one under test, and the one beside it if there is one.
+/// The binary under test, and the second one, if any.
 fn proxies() -> Vec<PathBuf> {
     let under_test = std::env::var_os("KUBE_PROXY").unwrap_or_else(|| env!("CARGO_BIN_EXE_kube-proxy").into());
     let beside = std::env::var_os("BESIDE").filter(|path| !path.is_empty());
     [Some(under_test), beside].into_iter().flatten().map(Into::into).collect()
 }
 
-/// The faults that the environment asks for, and that are possible in its mode.
+/// The selected faults that are possible in the mode.
 fn chosen() -> Vec<Fault> {
     let wish = std::env::var("FAULTS").unwrap_or_default();
     let mut faults = kinds::all();
@@ -84,7 +84,7 @@ fn chosen() -> Vec<Fault> {
     faults
 }
 
-/// Injects one fault into one proxy. The cells of its row, and whether it passes.
+/// Injects a fault into a proxy; returns the cells of its row and whether it passed.
 fn measure(fault: &Fault, proxy: &Path, wait: Duration) -> (String, bool) {
     match catch_unwind(AssertUnwindSafe(|| run(fault, proxy, wait))) {
         Ok(report) => (report.cells(fault), report.problems(fault).is_empty()),

@@ -1,7 +1,7 @@
-//! Faults of the whole machine: they are injected in a kernel that no one else uses.
+//! Injects machine-wide faults in a kernel of their own.
 //!
-//! `nf_conntrack_max` and `CLOCK_REALTIME` belong to no namespace. The harness runs itself again, for one row, in the
-//! kernel that `golden/tools/with-ipvs` boots (User-mode Linux).
+//! `nf_conntrack_max` and `CLOCK_REALTIME` are not per namespace. The harness runs itself for one row in the kernel
+//! that `golden/tools/with-ipvs` boots (User-mode Linux).
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -9,20 +9,20 @@ use std::process::{Command, Stdio};
 use super::kinds::Fault;
 use super::report::Report;
 
-/// Set for the harness in a kernel of its own.
+/// Set for the harness inside that kernel.
 const VARIABLE: &str = "OWN_KERNEL";
-/// The status of `with-ipvs` if there is no such kernel.
+/// The exit status of `with-ipvs` without such a kernel.
 const NO_KERNEL: i32 = 125;
 
-/// Whether this kernel is the harness's own.
+/// Whether this is that kernel.
 pub fn is_this() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 
-/// Injects a fault in a kernel of its own and prints its row; whether it passes. Without such a kernel it fails.
+/// Injects a fault in that kernel and prints its row; returns whether it passed. Fails without such a kernel.
 pub fn passes_there(fault: &Fault, proxies: usize) -> bool {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    // Process numbers there are small and the files are the machine's: a folder of its own keeps two runs apart.
+    // Process IDs there are small and files are the machine's, so each run has its own folder.
     let folder = std::env::temp_dir().join(format!("faults-{}-{}", std::process::id(), fault.name));
     std::fs::create_dir_all(&folder).expect("a temporary folder");
     let kernel = std::env::var("WITH_IPVS").unwrap_or_else(|_| "uml".to_owned());

@@ -1,4 +1,4 @@
-//! What was measured of one fault, as cells of a Markdown table.
+//! The measurements of a fault, as cells of a Markdown table.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::kinds::Fault;
 use super::traffic::Lost;
 
-/// A look that begins in time may take so long.
+/// The maximum duration of a check that begins in time.
 const LATE: Duration = Duration::from_secs(5);
 
-/// What came of a fault.
+/// The measurements of a fault.
 pub struct Report {
     /// Connections tried and lost.
     pub traffic: Lost,

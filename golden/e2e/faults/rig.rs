@@ -1,4 +1,4 @@
-//! A small cluster, an API server on its node, and the proxy under test.
+//! A small cluster with an API server on its node and the proxy under test.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -24,20 +24,20 @@ use serde_json::{Value, json};
 
 use super::traffic::ways;
 
-/// The node port of the Service that traffic goes to.
+/// The node port of the Service under traffic.
 pub const NODE_PORT: u16 = 30080;
-/// How long anything that is no part of a measurement may take.
+/// The timeout of waits that are not measured.
 const LIMIT: Duration = Duration::from_secs(180);
-/// Where the proxy serves.
+/// The addresses of the proxy's servers.
 const PORTS: [&str; 2] = ["--healthz-bind-address=0.0.0.0:10256", "--metrics-bind-address=127.0.0.1:10249"];
 
-/// The cluster IP and port of the Service that traffic goes to.
+/// The cluster IP and port of the Service under traffic.
 pub fn cluster_ip(family: Family) -> SocketAddr {
     let address = if family == Family::V4 { "10.96.0.50" } else { "fd00:10:96::50" };
     SocketAddr::new(address.parse().expect("an address"), golden::cluster::PORT)
 }
 
-/// Everything that a fault may be injected into.
+/// The objects that faults are injected into.
 pub struct Rig {
     // Dropped in this order: the proxy must end before its namespace.
     proxy: Option<Child>,

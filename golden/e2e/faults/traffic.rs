@@ -1,4 +1,4 @@
-//! Live traffic: open connections, and new ones all the time, TCP and UDP, through every kind of address.
+//! Live traffic: open connections and continuous new ones, TCP and UDP, through every kind of address.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,25 +10,26 @@ use golden::cluster::{Client, Cluster, Family, NODE, POD_9, Protocol, Session, V
 
 use super::rig::{NODE_PORT, cluster_ip};
 
-/// How long a connection may take before it counts as lost: two retransmissions of a SYN.
+/// The timeout after which a connection counts as lost: two SYN retransmissions.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How many were lost, of how many.
+/// Lost connections and attempts.
 type Count = (usize, usize);
 
-/// What was lost of the traffic.
+/// The lost traffic.
 #[derive(Clone, Copy, Debug)]
 pub struct Lost {
     /// New TCP connections.
     pub tcp: Count,
     /// New UDP flows.
     pub udp: Count,
-    /// TCP connections that were open all the while.
+    /// TCP connections opened before the fault.
     pub sessions: Count,
 }
 
-/// Where clients connect from and to: a pod and the node to the cluster IP, the outside to a node port and a load
-/// balancer's address; in both families.
+/// The clients and addresses of the traffic, in both families.
+///
+/// A pod and the node use the cluster IP, the host outside a node port and a load balancer's virtual IP.
 pub fn ways(cluster: &Cluster) -> Vec<(Client<'_>, SocketAddr)> {
     let of = |family| {
         [
@@ -41,7 +42,7 @@ pub fn ways(cluster: &Cluster) -> Vec<(Client<'_>, SocketAddr)> {
     Family::BOTH.into_iter().flat_map(of).collect()
 }
 
-/// Traffic under way.
+/// Traffic in progress.
 pub struct Traffic {
     stop: Arc<AtomicBool>,
     probes: Vec<JoinHandle<[Count; 2]>>,
@@ -49,7 +50,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Opens connections and starts making new ones, with this pause between two from one place to another.
+    /// Opens connections and starts new ones, with a pause between two on the same path.
     pub fn start(cluster: &Arc<Cluster>, pause: Duration) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let sessions = ways(cluster).iter().map(|(client, to)| client.session(*to)).collect();
@@ -61,7 +62,7 @@ impl Traffic {
         Self { stop, probes, sessions }
     }
 
-    /// Stops; what was lost.
+    /// Stops the traffic and returns the losses.
     pub fn stop(self) -> Lost {
         self.stop.store(true, Ordering::Relaxed);
         let mut lost = Lost { tcp: (0, 0), udp: (0, 0), sessions: (0, self.sessions.len()) };

@@ -1,7 +1,6 @@
-//! `dump` and `diagnose` with an API server: one that answers, one that refuses, one that hangs, one that dies half-way.
+//! `dump` and `diagnose` with an API server that answers, refuses, hangs or dies half-way.
 //!
-//! In: the recorded rules, an API server in the node's namespace. Out: whether the same is told as of files, and of a
-//! server that does not answer what is missing, with the rest, in time.
+//! The output must equal that with files; without an answer, the missing part must be reported in time with the rest.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -38,11 +37,11 @@ fn a_server_tells_the_same_as_files() {
     let same = |words: &str| {
         let [by_server, by_files] =
             [node.run(&format!("{words} {source}")), node.run_with_objects(words)].map(|output| {
-                let mut told = json(&output);
+                let mut shown = json(&output);
                 // Asking a server makes connections of its own.
-                told["facts"]["conntrack"] = Value::Null;
-                told["facts"]["sysctls"]["net/netfilter/nf_conntrack_count"] = Value::Null;
-                (told, output.status.code())
+                shown["facts"]["conntrack"] = Value::Null;
+                shown["facts"]["sysctls"]["net/netfilter/nf_conntrack_count"] = Value::Null;
+                (shown, output.status.code())
             });
         assert_eq!(by_server, by_files, "{words}");
         by_server.0

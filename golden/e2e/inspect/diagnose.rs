@@ -217,7 +217,7 @@ fn a_full_conntrack_table_is_named() {
         assert!(max < 2_000_000, "{max} flows would take too long");
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let mut next = 0_u32;
-        // Nobody listens: each packet is a flow, and an error about one before it.
+        // Without a listener, each packet is a new flow, and may get an error about an earlier one.
         let mut fill = |thousandths: i64| {
             for _ in 0..2 * max {
                 if next.is_multiple_of(1024) && number("count") * 1000 >= number("max") * thousandths {

@@ -85,7 +85,7 @@ fn our_own_rules_show_no_drift_while_we_run_and_the_page_tells_the_same() {
     assert_eq!((names(&all), &all["differences"]), (names(&dump), &Value::Array(vec![])));
     let again = page("text/plain", "");
     assert!(again.starts_with("HTTP/1.1 429") || again.starts_with("HTTP/1.1 503"), "{again}");
-    // What somebody takes out is missed: the page compares with what the proxy knows, wherever that is from.
+    // A removed rule is reported: the page compares with the objects that the proxy knows, from any source.
     let services = dump["services"].as_array().expect("services");
     let used = services.iter().find(|service| service["parts"][0].is_object() && service["family"] == "IPv4");
     let used = used.expect("a Service with chains");
@@ -235,14 +235,14 @@ fn a_page_shows_names_as_text_and_differences_with_both_rules() {
 #[test]
 fn what_cannot_be_read_is_said_and_the_rest_is_shown() {
     let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
-    let nobody = node.run("dump -o json --master http://127.0.0.1:9 --timeout 2s");
-    let dump = json(&nobody);
-    assert!(nobody.status.success() && !names(&dump).is_empty());
+    let unreachable = node.run("dump -o json --master http://127.0.0.1:9 --timeout 2s");
+    let dump = json(&unreachable);
+    assert!(unreachable.status.success() && !names(&dump).is_empty());
     assert_eq!((&dump["unread"][0]["what"], &dump["differences"]), (&"objects".into(), &Value::Null));
     let none = node.run("dump --service default/nothing");
     assert_eq!(none.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&none.stderr).contains("no rule tells of a Service default/nothing"));
-    // Half of a table of somebody else, with rules that nobody here understands.
+    // Part of a table of another program, with rules that are not supported.
     let foreign = "*filter\n:cali-FORWARD - [0:0]\n-I FORWARD -m comment --comment \"cali:x\" -j cali-FORWARD\n\
         -A cali-FORWARD -m limit --limit 5/sec -j DROP\nCOMMIT\n";
     node.restore(IpFamily::V4, Flavour::Nft, foreign);
@@ -313,7 +313,7 @@ fn a_trace_follows_whom_the_kernel_remembers() {
     assert!(trace()["branches"].as_array().expect("branches").len() > 1);
     node.lab.node().enter(|| {
         use std::net::{SocketAddr, TcpStream};
-        // Nobody answers there; the first packet is enough.
+        // No host answers there; the first packet is enough.
         let to: SocketAddr = to.parse().expect("an address");
         let _ = TcpStream::connect_timeout(&to, Duration::from_millis(10));
     });

@@ -1,4 +1,4 @@
-//! One Service among many: what is told of it alone is what is told of it among all, and no more is asked for.
+//! One Service among many: its output equals its part of the whole output, and no more is read.
 
 use std::net::TcpListener;
 
@@ -15,7 +15,7 @@ fn differences(dump: &Value) -> Vec<Value> {
     dump["differences"].as_array().unwrap_or_else(|| panic!("no differences: {dump:#}")).clone()
 }
 
-/// Those of a Service, and those that belong to all.
+/// The entries of a Service, and the entries of all Services.
 fn of(service: &str, all: &[Value]) -> Vec<Value> {
     let port = format!("{service}:");
     let is_of = |one: &&Value| one["service"].as_str().is_none_or(|name| name.starts_with(&port));
@@ -88,9 +88,9 @@ fn of_an_api_server_no_more_is_asked_for_than_one_service_takes() {
     damage(&node, Flavour::Nft);
     let words = format!("dump -o json --service {SERVICE}");
     let dump = || json(&node.run_with_api(&words, &api.url()));
-    let told = dump();
-    assert_eq!(told["unread"], Value::Array(vec![]));
-    assert_eq!(differences(&told), of(SERVICE, &differences(&node.dump())));
+    let shown = dump();
+    assert_eq!(shown["unread"], Value::Array(vec![]));
+    assert_eq!(differences(&shown), of(SERVICE, &differences(&node.dump())));
     let narrow = [
         "/api/v1/namespaces/default/services !service.kubernetes.io/service-proxy-name \
          spec.clusterIP!=None,metadata.name=with-local",
@@ -104,7 +104,7 @@ fn of_an_api_server_no_more_is_asked_for_than_one_service_takes() {
         "-t nat -A KUBE-SERVICES -d 10.96.10.11 -p tcp --dport 80 -m comment --comment default/other -j KUBE-MARK-MASQ",
     );
     let again = dump();
-    assert_eq!(again["services"], told["services"]);
+    assert_eq!(again["services"], shown["services"]);
     let all = ["/api/v1/services !service.kubernetes.io/service-proxy-name spec.clusterIP!=None"];
     let asked = asked(&api);
     assert!(all.iter().all(|request| asked.iter().any(|one| one == request)), "{asked:#?}");

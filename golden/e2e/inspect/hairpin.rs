@@ -1,6 +1,6 @@
-//! Pods that call their own Service: over a bridge whose ports send nothing back, and with no rule to masquerade them.
+//! Pods that connect to their own Service over a bridge without hairpin mode, or without masquerading.
 //!
-//! In: the recorded rules, a pod on a bridge. Out: whether connections and the diagnosis say the same.
+//! Connections and the diagnosis must agree.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -71,7 +71,7 @@ fn a_pod_behind_a_port_that_sends_nothing_back_is_named() {
     pod.hairpin("off");
     assert!(!pod.gets_through(Duration::from_millis(500)));
     assert_eq!(pod.found(), ["hairpin"]);
-    // Somebody else's connection does not fail by it, and whose it is nobody said.
+    // A connection of another client does not fail for this reason, and the client is not given.
     assert_eq!(pod.node.diagnose(SERVICE), (vec!["hairpin?".to_owned()], 2));
     // Another port of the bridge has it, but the kernel knows that the pod is not there.
     let other = Netns::new();
@@ -89,7 +89,7 @@ fn a_pod_behind_a_port_that_sends_nothing_back_is_named() {
 }
 
 #[test]
-fn a_pod_that_nobody_masquerades_is_named() {
+fn pod_without_masquerading_is_reported() {
     let pod = OnBridge::new();
     pod.node.iptables(&format!(
         "-t nat -D KUBE-SEP-SA5H4ODZBICXEPBI -s {POD}/32 -m comment --comment default/local:http -j KUBE-MARK-MASQ"

@@ -23,7 +23,7 @@ fn both(case: &str) -> [Node; 2] {
 }
 
 /// Each Service port with its addresses' fates and its endpoints' odds.
-fn told(dump: &Value) -> Vec<Value> {
+fn shown(dump: &Value) -> Vec<Value> {
     let address = |a: &Value| serde_json::json!([a["ip"], a["port"], a["kind"], a["fate"]]);
     let endpoint = |e: &Value| serde_json::json!([e["address"], e["share"], e["local_share"], e["unused"]]);
     let service = |s: &Value| {
@@ -46,7 +46,7 @@ fn both_layouts_tell_the_same_and_show_no_drift() {
             assert_eq!(dump["facts"]["mode"], "nftables");
             let table = list(&dump["facts"], "tables").iter().find(|table| table["table"] == "ip kube-proxy");
             assert!(table.is_some_and(|table| table["elements"].as_u64() > Some(5) && table["canary"].is_null()));
-            // Who knows no objects is told the same Service ports, and who asks for one gets that.
+            // Without objects, the same Service ports are shown, and a single one can be selected.
             assert_eq!(names(&json(&node.run("dump -o json"))), names(&dump), "{case}");
             let first = names(&dump)[0].split([':', ' ']).next().expect("a name").to_owned();
             let one = json(&node.run_with_objects(&format!("dump -o json --service {first}")));
@@ -56,7 +56,7 @@ fn both_layouts_tell_the_same_and_show_no_drift() {
                 .filter(|s| s["name"].as_str().is_some_and(|name| name.split(':').next() == Some(&first)))
                 .collect();
             assert_eq!(list(&one, "services").iter().collect::<Vec<_>>(), of_it, "{case}");
-            all.push(told(&dump));
+            all.push(shown(&dump));
         }
         assert_eq!(all[0], all[1], "{case}");
     }
@@ -79,7 +79,7 @@ fn a_running_proxy_shows_no_drift_and_its_page_tells_the_same() {
         std::thread::sleep(Duration::from_millis(50));
     };
     let body: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap_or_default()).expect(&answer);
-    assert_eq!((told(&body), &body["differences"]), (told(&dump), &Value::Array(vec![])));
+    assert_eq!((shown(&body), &body["differences"]), (shown(&dump), &Value::Array(vec![])));
     node.lab.stop().expect("it stops");
 }
 
@@ -171,7 +171,7 @@ fn causes_in_the_rules_are_named() {
     altered(no_element, "default/with-local", &["rules-altered"]);
     let no_rule = "flush chain ip kube-proxy services\n";
     altered(no_rule, "default/with-local", &["rules-altered", "not-translated"]);
-    // Somebody else's table, in front of ours.
+    // A table of another program, in front of ours.
     let firewall = "table inet fence {\nchain forward {\ntype filter hook forward priority -10; policy accept;\n\
                     ip daddr 10.244.0.0/16 tcp dport 8080 drop\n}\n}\n";
     altered(firewall, "203.0.113.11:80 --from outside", &["refused-by-others"]);

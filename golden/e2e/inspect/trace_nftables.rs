@@ -35,9 +35,9 @@ fn ends(trace: &Value) -> Vec<String> {
 fn the_way_of_a_packet_is_told_in_nfts_words() {
     for (layout, node) in layouts("004-clusterip-2-endpoints") {
         let trace = "trace --from 192.168.50.77 --in-interface eth0 --to";
-        let told = ends(&json(&node.run(&format!("{trace} 10.96.10.11:80 -o json"))));
+        let shown = ends(&json(&node.run(&format!("{trace} 10.96.10.11:80 -o json"))));
         let expected = ["10.244.1.5:8080", "10.244.2.5:8080"].map(|to| format!("delivered {to} true 0.500"));
-        assert_eq!(told, expected, "{layout}");
+        assert_eq!(shown, expected, "{layout}");
         let text = stdout(&node, &format!("{trace} 10.96.10.11:80 --all"));
         for words in [
             "ip kube-proxy services (prerouting)\n",
@@ -54,8 +54,8 @@ fn the_way_of_a_packet_is_told_in_nfts_words() {
         assert!(wrong.contains("Verdict: rejected"), "{layout}: {wrong}");
         // Objects in files tell nothing of ServiceCIDRs.
         if layout == "real" {
-            let nobody = stdout(&node, &format!("{trace} 10.96.200.200:80"));
-            assert!(nobody.contains("Verdict: dropped"), "{nobody}");
+            let unallocated = stdout(&node, &format!("{trace} 10.96.200.200:80"));
+            assert!(unallocated.contains("Verdict: dropped"), "{unallocated}");
             let v6 = ends(&json(&node.run("trace --from host --to [fd00:10:96::9:9]:80 -o json")));
             assert_eq!(v6, ["dropped  false 1.000"], "no Service has this address");
         }
@@ -72,7 +72,7 @@ fn a_trace_follows_whom_the_sets_remember() {
         assert!(before.iter().all(|way| way["remembered"].as_array().is_some_and(|sets| sets.len() == 1)), "{layout}");
         node.lab.node().enter(|| {
             let to: SocketAddr = "10.96.10.13:80".parse().expect("an address");
-            // Nobody answers there; the first packet is enough.
+            // No host answers there; the first packet is enough.
             let _ = TcpStream::connect_timeout(&to, Duration::from_millis(10));
         });
         let after = ways();

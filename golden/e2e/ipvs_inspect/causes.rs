@@ -1,7 +1,6 @@
-//! Causes that lie around a node in IPVS mode: another proxy's rules, another flavour, source ranges, an order that is
-//! not the proxy's.
+//! Causes of failures around a node in IPVS mode, created by hand, in diagnosis and dump.
 //!
-//! In: a node as our proxy left it, and edits by hand. Out: whether diagnosis and dump name them.
+//! Another proxy's rules, another flavour, source ranges, and a changed order of rules.
 
 use golden::flavour::Flavour;
 use golden::lab::Lab;
@@ -60,7 +59,7 @@ fn a_client_in_no_source_range_is_named() {
     assert_eq!(causes(&lab, &format!("{to} --from {inside}")), set(&[]), "{range}");
 }
 
-/// Before, it would be decided who is masqueraded, and after it nobody is any more.
+/// Masquerading is decided before this rule; after it no packet is masqueraded.
 #[test]
 #[ignore = "needs a kernel with IPVS: make test-ipvs"]
 fn rules_in_another_order_are_found() {

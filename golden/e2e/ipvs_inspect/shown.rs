@@ -1,6 +1,4 @@
-//! What is shown of virtual servers: what they counted, in words and tables, and those that no kube-proxy makes.
-//!
-//! In: connections, virtual servers made by hand. Out: whether dump and trace tell of them as they are.
+//! Virtual servers in dump and trace: counters, texts and tables, and servers of other programs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,7 +32,7 @@ fn counted(cluster: &Cluster) -> BTreeMap<(String, Option<String>), [u64; 5]> {
 }
 
 /// The same as a dump tells it.
-fn told(dump: &Value) -> BTreeMap<(String, Option<String>), [u64; 5]> {
+fn reported(dump: &Value) -> BTreeMap<(String, Option<String>), [u64; 5]> {
     let numbers = |connections: &Value, of: &Value| {
         let [to, back] = ["counters", "answers"].map(|field| &of[field]);
         [connections, &to["packets"], &back["packets"], &to["bytes"], &back["bytes"]]
@@ -81,12 +79,12 @@ fn what_servers_counted_is_told() {
         [(address.to_string(), 4), (VIP.at(family, address.port()).to_string(), 2)]
     });
     // The kernel adds them up every two seconds.
-    eventually("what servers counted is told as ipvsadm tells it", Duration::from_secs(60), || {
+    eventually("what servers counted is reported as ipvsadm tells it", Duration::from_secs(60), || {
         let dump: Value = serde_json::from_str(&ask("dump -o json")).expect("JSON");
-        let (told, counted) = (told(&dump), counted(&cluster));
-        let all_there = |(address, count): &(String, u64)| told[&(address.clone(), None)][0] == *count;
+        let (reported, counted) = (reported(&dump), counted(&cluster));
+        let all_there = |(address, count): &(String, u64)| reported[&(address.clone(), None)][0] == *count;
         let both_ways = |counts: &&[u64; 5]| counts[0] > 0 && counts[1..].iter().all(|count| *count > 0);
-        told == counted && wanted.iter().flatten().all(all_there) && told.values().filter(both_ways).count() > 4
+        reported == counted && wanted.iter().flatten().all(all_there) && reported.values().filter(both_ways).count() > 4
     });
     let name = web.full_name();
     let service = name.split(':').next().expect("a name");
@@ -144,10 +142,10 @@ fn tables_and_words_are_those_of_servers() {
     assert!(dump.contains("scheduler sh: each client has its endpoint; shares are of all clients"), "{dump}");
 }
 
-/// Nobody's kube-proxy makes these.
+/// No kube-proxy creates these.
 #[test]
 #[ignore = "needs a kernel with IPVS: make test-ipvs"]
-fn servers_that_do_not_translate_and_those_of_marks_are_told() {
+fn servers_without_translation_and_of_firewall_marks_are_shown() {
     let lab = left(&case("220-lb-etp-local"), Flavour::Nft);
     for edit in [
         "-A -t 192.0.2.6:80 -s rr",

@@ -1,4 +1,4 @@
-//! Traces that are removed, and those of others that stay.
+//! Leftover state that is removed, and state of other programs that stays.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -9,7 +9,7 @@ use golden::sample::{node, service, slice};
 
 use super::{WEB, World, machine};
 
-/// Cases whose rules the real one left, in the order in which they are loaded: rules of several are in the kernel.
+/// Cases whose recorded rules are loaded, in this order.
 const RECORDED: &[(&str, &str)] = &[
     ("iptables", include_str!("../../cases/100-nodeport-cluster/expected/iptables/00.iptables")),
     ("iptables", include_str!("../../cases/210-lb-source-ranges/expected/iptables/00.iptables")),
@@ -17,7 +17,7 @@ const RECORDED: &[(&str, &str)] = &[
     ("ip6tables", include_str!("../../cases/601-ipv6-only-services/expected/iptables/00.ip6tables")),
 ];
 
-/// What others have in tables that are ours too: a network plugin, the kubelet, an administrator.
+/// Rules of other programs in the same tables: a network plugin, the kubelet, an administrator.
 const FOREIGN: &str = "*nat\n:CNI-HOSTPORT-DNAT - [0:0]\n:KUBE-KUBELET-CANARY - [0:0]\n:KUBE-HOSTPORTS - [0:0]\n\
                        -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT\n-A OUTPUT -j KUBE-HOSTPORTS\n\
                        -A CNI-HOSTPORT-DNAT -p tcp --dport 8080 -j RETURN\nCOMMIT\n\
@@ -54,10 +54,10 @@ fn feed(node: &Node, program: &str, arguments: &[&str], text: &str) {
     assert!(status.success(), "{program}: {}\n{text}", String::from_utf8_lossy(&stderr));
 }
 
-/// Loads what the real one left, beside what is others', in a flavour of iptables.
+/// Loads the recorded rules and those of other programs, in a flavour.
 fn load(node: &Node, flavour: &str) {
     for (family, text) in RECORDED {
-        // Whether the kernel has these counters does not matter here.
+        // The kernel's counters do not matter here.
         let accounting = ["ct_state_invalid_dropped_pkts", "localhost_nps_accepted_pkts"];
         let text = accounting.iter().fold((*text).to_owned(), |text, name| {
             text.replace(&format!(" -m nfacct --nfacct-name {name}"), "")
@@ -70,7 +70,7 @@ fn load(node: &Node, flavour: &str) {
     }
 }
 
-/// Lines of all tables of a flavour, with the family, without counters.
+/// The lines of all tables of a flavour, with the family, without counters.
 fn saved(node: &Node, flavour: &str) -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     for family in ["iptables", "ip6tables"] {
@@ -90,7 +90,7 @@ fn is_ours(line: &str) -> bool {
     OURS.iter().any(|name| line.contains(name))
 }
 
-/// The lines of others.
+/// The lines of other programs.
 fn foreign(lines: &BTreeSet<String>) -> BTreeSet<String> {
     lines.iter().filter(|line| !is_ours(line)).cloned().collect()
 }
@@ -100,7 +100,7 @@ fn nft_tables(node: &Node) -> Vec<String> {
 }
 
 #[test]
-fn every_mode_and_flavour_is_cleaned_up_and_nobody_elses_rules() {
+fn cleanup_removes_every_mode_and_flavour_and_keeps_foreign_rules() {
     let mut node = machine();
     feed(&node, "nft", &["-f", "-"], NFT);
     let before: Vec<_> = ["nft", "legacy"]

@@ -1,4 +1,4 @@
-//! What the proxy tells the API server, and an API server that does not want to hear it.
+//! Events that the proxy sends, and an API server that refuses them.
 
 use golden::node::NAME;
 use golden::sample::{service, slice};
@@ -60,8 +60,8 @@ fn a_port_that_must_be_had_ends_it_after_this_was_told() {
         let _taken = world.node.netns().enter(|| std::net::TcpListener::bind(("0.0.0.0", port))).expect("a free port");
         world.start(&["--bind-address-hard-fail"]);
         assert_eq!(world.node.wait().code(), Some(1), "{}", world.node.log());
-        let told = events(&world, reason);
-        assert_eq!(told.len(), 1, "{}", world.node.log());
-        assert_eq!((&told[0]["type"], &told[0]["action"]), (&json!("Warning"), &json!("StartKubeProxy")));
+        let reported = events(&world, reason);
+        assert_eq!(reported.len(), 1, "{}", world.node.log());
+        assert_eq!((&reported[0]["type"], &reported[0]["action"]), (&json!("Warning"), &json!("StartKubeProxy")));
     }
 }

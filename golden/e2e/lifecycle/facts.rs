@@ -1,4 +1,4 @@
-//! What the node tells by itself: addresses that come and go, facts that cannot be read, rules that are flushed.
+//! Changes on the node itself: addresses, unreadable facts, flushed rules.
 
 use golden::sample::service;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! What is set in the kernel at the start, and what becomes of a kernel that does not let itself be set.
+//! Sysctls set at the start, and kernels that refuse them.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -74,9 +74,9 @@ fn a_read_only_proc_sys_is_named_and_the_rules_are_synced() {
 }
 
 #[test]
-fn the_kernel_is_told_how_willingly_to_kill_it() {
+fn oom_score_is_set() {
     let mut world = World::new();
-    // To be spared less anybody may ask for.
+    // A higher score requires no capability.
     world.start(&["--oom-score-adj=321"]);
     world.settled();
     let pid = world.node.pid().expect("it runs");
@@ -109,7 +109,7 @@ fn the_terminal_hanging_up_ends_it_in_order() {
 }
 
 #[test]
-fn tools_that_hang_keep_nobody_from_asking_or_ending_it() {
+fn hanging_tools_do_not_block_health_checks_or_shutdown() {
     let mut world = World::new();
     let tools = world.node.dir().join("tools");
     std::fs::create_dir(&tools).expect("a folder");

@@ -1,4 +1,4 @@
-//! The Node that the proxy runs on, and what changes of it mean.
+//! The Node that the proxy runs on, and its changes.
 
 use golden::node::NAME;
 use golden::sample::{node, service};

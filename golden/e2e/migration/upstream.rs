@@ -1,8 +1,7 @@
-//! The same with the real program, and between modes. It cannot be had everywhere, so these tests are ignored but where they are
-//! asked for: `REAL_KUBE_PROXY=PATH cargo test --test e2e migration::upstream:: -- --ignored`.
+//! Migration tests with the real kube-proxy, and between modes.
 //!
-//! In: also an API server, which both programs watch. Out: per move, which new connections failed and for how long; what
-//! the real one logged as an error.
+//! They are ignored unless requested: `REAL_KUBE_PROXY=PATH cargo test --test e2e migration::upstream:: -- --ignored`.
+//! For each change they report failed connections and upstream's errors.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

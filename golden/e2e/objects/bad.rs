@@ -1,4 +1,4 @@
-//! Objects and files that are wrong: each is named with its field, and all others count.
+//! Invalid objects and files: each is reported with its field, and all others are programmed.
 
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -35,7 +35,7 @@ fn a_file_that_is_half_written_keeps_what_it_held() {
 }
 
 #[test]
-fn bytes_that_are_no_text_and_files_nobody_may_read_keep_what_they_held() {
+fn invalid_text_and_unreadable_files_keep_their_last_objects() {
     let world = World::running();
     std::fs::write(world.folder.join("web.yaml"), b"kind: Service\xff\xfe").expect("written");
     world.node.until_logged(&["Failed to load", "web.yaml", "UTF-8"]);
@@ -215,7 +215,7 @@ fn each_bad_object_is_named_with_its_field_and_all_others_count() {
     for parts in messages {
         world.node.until_logged(&parts);
     }
-    // Odd Services are there as far as that goes, and nothing of those that were skipped.
+    // Unusual Services are programmed as far as possible, and skipped ones are not.
     let rules = world.node.rules();
     assert!(rules.contains("default/external:http") && rules.contains("default/ranges:http"), "{rules}");
     for gone in ["p70000", "p0", "pname", "family", "timeout", "a b", "default/noip", "default/ports", "10.244.66."] {
@@ -278,7 +278,7 @@ fn doubles_and_strangers_do_no_harm() {
     let ports = twice["ports"][0].clone();
     twice["ports"] = json!([ports, ports]);
     let again = slice("double-2", "double", &["10.244.2.15"]);
-    let stranger = slice("stranger-1", "nobody", &["10.244.2.77"]);
+    let stranger = slice("stranger-1", "absent", &["10.244.2.77"]);
     world.write(
         "doubles.yaml",
         &[double, twice, again, stranger, service("gone", "10.96.0.15"), service("gone", "10.96.0.16")],
@@ -289,6 +289,6 @@ fn doubles_and_strangers_do_no_harm() {
     let rules = world.node.rules();
     assert!(rules.contains("--dport 81 ") && rules.contains("10.96.0.16/32"), "{rules}");
     assert!(!rules.contains("10.244.2.77") && !rules.contains("10.96.0.15/32"), "{rules}");
-    world.write("late.yaml", &[service("nobody", "10.96.0.17")]);
-    world.leads("nobody", &["10.244.2.77"]);
+    world.write("late.yaml", &[service("absent", "10.96.0.17")]);
+    world.leads("absent", &["10.244.2.77"]);
 }

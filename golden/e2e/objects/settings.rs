@@ -1,4 +1,4 @@
-//! Configurations and command lines that cannot be, or that ask for what means nothing.
+//! Invalid settings, and settings without effect.
 
 use golden::node::Node;
 

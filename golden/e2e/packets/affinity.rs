@@ -1,7 +1,4 @@
-//! `sessionAffinity: ClientIP`.
-//!
-//! In: a Service with affinity and three endpoints. Out: a hundred connections of one client, a few of many clients:
-//! each stays with its endpoint, and not all with the same one.
+//! `sessionAffinity: ClientIP`: each client keeps its endpoint, and clients are distributed.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -61,7 +58,7 @@ pub(super) fn affinity_of_no_seconds_never_ends(cluster: Cluster) {
         );
         assert_eq!(endpoint(cluster.pod(POD_9), other.address(family), 3), POD_6.name);
         let remembered = cluster.table(family);
-        assert!(!remembered.contains(" expires "), "somebody is to be forgotten: {remembered}");
+        assert!(!remembered.contains(" expires "), "an affinity would expire: {remembered}");
     }
 }
 

@@ -1,7 +1,7 @@
-//! Objects that an API server would refuse, and iptables does too.
+//! Objects that an API server and iptables would reject.
 //!
-//! In: affinity timeouts that `iptables-restore` takes for out of range (it wants 1 to 4294967295). Out: every other
-//! Service works as if they were not there, the log names them, and once corrected they work too.
+//! iptables-restore accepts affinity timeouts from 1 to 4294967295 only. Every other Service must work, the log must
+//! name the rejected ones, and once corrected they must work.
 
 use golden::cluster::Protocol::Tcp;
 use golden::cluster::{Cluster, Family, NODE, POD_5, POD_6, POD_9, Service, eventually, ready};
@@ -46,7 +46,7 @@ pub(super) fn what_the_tool_rejects_is_left_out(cluster: Cluster) {
 }
 
 /// The same where no tool is in between: what cannot be is left out when the object is read.
-pub(super) fn what_cannot_be_harms_nobody_else(cluster: Cluster) {
+pub(super) fn invalid_object_does_not_affect_other_services(cluster: Cluster) {
     let good = Service::new("good", 100).endpoints([ready(POD_5)]);
     let negative = Service::new("negative-seconds", 101).endpoints([ready(POD_6)]);
     let late = Service::new("late", 102).endpoints([ready(POD_6)]);

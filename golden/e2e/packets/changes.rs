@@ -1,7 +1,4 @@
-//! Changes of the objects while the proxy runs.
-//!
-//! In: the objects' file, replaced. Out: traffic and rules that follow within a second, and neighbours that notice
-//! nothing.
+//! Changes of objects while the proxy runs: traffic and rules follow, and other Services are unaffected.
 
 use std::time::Duration;
 
@@ -31,7 +28,7 @@ pub(super) fn readiness_moves_traffic(cluster: Cluster) {
     cluster.write(&[web.clone().endpoints([unready(POD_5), ready(POD_6)])]);
     eventually("traffic moves to pod-6", PROMPT, || served_by(&cluster, &web, &[POD_6.name]));
     cluster.write(&[web.clone().endpoints([unready(POD_5), unready(POD_6)])]);
-    eventually("nobody is ready: refused", PROMPT, || {
+    eventually("no endpoint is ready: refused", PROMPT, || {
         let attempt = |family: &Family| cluster.pod(POD_9).attempt(Tcp, web.address(*family));
         Family::BOTH.iter().all(|family| attempt(family) == Err(Failure::Refused))
     });

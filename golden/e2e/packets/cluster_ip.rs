@@ -1,7 +1,7 @@
-//! ClusterIP: who answers, and whom the endpoint sees.
+//! ClusterIP: the answering endpoint and the source address it sees.
 //!
-//! In: a Service with endpoints here and on node-b. Out: connections from a pod, the node and a machine outside.
-//! A pod's address must survive, because NetworkPolicy and logs rely on it; the others' must not, or answers go astray.
+//! A pod's address must be kept, because NetworkPolicy and logs depend on it. Other addresses must be masqueraded, or
+//! answers would not return through the node.
 
 use golden::cluster::Protocol::Tcp;
 use golden::cluster::{Cluster, FAR_5, Family, POD_5, POD_6, POD_9, Service, is_node, ready};

@@ -1,7 +1,4 @@
-//! Flows that outlive the rules they began under.
-//!
-//! In: UDP sockets that never stop sending, TCP connections that stay open, and changes of their Services. Out: which
-//! pod answers: flows follow a change that concerns them, and no other.
+//! UDP flows and TCP connections across changes of their Services: only affected flows move.
 
 use std::net::SocketAddr;
 
@@ -56,7 +53,7 @@ pub(super) fn flows_come_back_with_the_endpoints(cluster: Cluster) {
 
     cluster.write(&[dns()]);
     let refused = |flow: &Flow| flow.attempt() == Err(Failure::Refused);
-    eventually("nobody serves", PROMPT, || everywhere(&cluster, &dns()).iter().all(refused));
+    eventually("no endpoint serves", PROMPT, || everywhere(&cluster, &dns()).iter().all(refused));
     let new = everywhere(&cluster, &dns());
     assert!(new.iter().all(refused));
     eventually("old flows do not go to the old endpoint either", PROMPT, || old.iter().all(refused));
@@ -74,7 +71,7 @@ pub(super) fn flows_of_before_the_service_find_it(cluster: Cluster) {
     cluster.write(&[kept(), dns().endpoints([ready(POD_5)])]);
     eventually("they are redirected", PROMPT, || all_at(&unanswered, POD_5));
     // Silent until now: a stranger's answer that is under way when the flow is deleted begins one of its own, backwards.
-    assert!(all_at(&answered, POD_5), "so are those that somebody else has answered");
+    assert!(all_at(&answered, POD_5), "so are the flows that another host answered");
 }
 
 pub(super) fn flows_leave_a_deleted_service(cluster: Cluster) {

@@ -1,7 +1,4 @@
-//! What only IPVS mode does.
-//!
-//! In: open connections, and what happens meanwhile to their endpoint, their Service, the proxy, the node. Out: they go on
-//! until they are closed, and then nothing is left; and clients are distributed as the scheduler says.
+//! Behaviour of IPVS mode only: graceful termination of connections, and scheduling.
 
 use golden::case::Mode;
 use golden::cluster::Protocol::Tcp;
@@ -89,7 +86,7 @@ pub(super) fn a_connection_outlives_the_proxy(cluster: Cluster) {
     cluster.write(&[web.clone().endpoints([ready(POD_6)])]);
     eventually("it waits for its connections", SOON, || named(&cluster, POD_5, 0) == open.len());
     cluster.kill();
-    // Another one goes while nobody looks.
+    // Another one is deleted while no connection uses it.
     cluster.write(&[]);
     cluster.start();
     still_work(&mut open);
@@ -171,7 +168,7 @@ pub(super) fn local_policies_bind_pods_and_fall_back(cluster: Cluster) {
         assert!(answers.iter().all(|answer| answer.pod == POD_5.name), "{answers:?}");
         assert_eq!(super::pods(&client.reach_times(Tcp, local.address(family), 8)).len(), 2);
         assert_eq!(client.reach(Tcp, far.address(family)).pod, FAR_5.name, "none is here, so those elsewhere serve");
-        // Of a Service that nobody can reach from outside, those elsewhere are not looked at.
+        // Without external access, endpoints on other nodes do not matter.
         client.refused(Tcp, inside.address(family));
     }
 }
@@ -189,7 +186,7 @@ pub(super) fn addresses_of_services_have_no_other_ports(cluster: Cluster) {
     }
 }
 
-pub(super) fn what_somebody_flushed_comes_back(cluster: Cluster) {
+pub(super) fn flushed_virtual_servers_and_rules_are_restored(cluster: Cluster) {
     let web = web().endpoints([ready(POD_5)]);
     let config = json!({ "syncPeriod": "1s", "minSyncPeriod": "100ms" });
     let cluster = cluster.configured("ipvs", config).running(std::slice::from_ref(&web));

@@ -1,7 +1,4 @@
-//! Load balancers' addresses and externalIPs.
-//!
-//! In: a LoadBalancer Service whose address is routed to the node. Out: connections from outside, from a pod and from
-//! clients that `loadBalancerSourceRanges` does not name.
+//! Load balancer virtual IPs, externalIPs and `loadBalancerSourceRanges`.
 
 use golden::cluster::Protocol::{Tcp, Udp};
 use golden::cluster::{

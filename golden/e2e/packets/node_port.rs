@@ -1,7 +1,4 @@
-//! NodePort: on which addresses it answers.
-//!
-//! In: a NodePort Service. Out: connections to each of the node's addresses, to localhost, and to addresses that
-//! `nodePortAddresses` leaves out.
+//! NodePort: the addresses that answer, with `nodePortAddresses` and on localhost.
 
 use golden::cluster::Protocol::Tcp;
 use golden::cluster::{Cluster, FAR_5, Family, LOOPBACK, NODE, NODE_ETH1, POD_5, POD_9, Service, is_node, ready};

@@ -1,7 +1,6 @@
-//! Traffic policies, and Services that have nowhere to send traffic.
+//! Traffic policies and Services without endpoints: who answers, and whether others are dropped or refused.
 //!
-//! In: Services with policy Local, with and without endpoints on this node, and without any. Out: who answers, whom it
-//! sees, and whether the others are dropped (another node may well have endpoints) or refused (nobody has).
+//! Dropped means that another node may have endpoints, refused that no node has.
 
 use golden::cluster::Protocol::Tcp;
 use golden::cluster::{

@@ -1,7 +1,7 @@
-//! UDP and SCTP.
+//! UDP and SCTP through every kind of address.
 //!
-//! In: Services of those protocols. Out: packets through every entrance; for UDP also that an endless flow does
-//! not stay with an endpoint that has gone. SCTP is sent raw, since the kernel may have no sockets for it.
+//! An endless UDP flow must not stay with a deleted endpoint. SCTP is sent raw, because the kernel may have no SCTP
+//! sockets.
 
 use golden::cluster::Protocol::Udp;
 use golden::cluster::{

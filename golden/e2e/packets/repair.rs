@@ -1,7 +1,4 @@
-//! SavedRules that someone else removed.
-//!
-//! In: chains and rules taken away by hand, as firewall scripts do. Out: the very same rules again, without any change
-//! of an object, and traffic that works again.
+//! Rules removed by another program: they are restored without a change of objects, and traffic works again.
 
 use std::time::Duration;
 
@@ -10,8 +7,10 @@ use golden::cluster::{Cluster, FAR_5, Family, NODE, POD_5, POD_9, SavedRules, Se
 use serde_json::json;
 
 const NODE_PORT: u16 = 30080;
-/// The proxy looks every second, but spends no more than a hundredth of its time on looking: where a look takes 100 ms,
-/// as on a busy machine, a second damage waits for ten seconds.
+/// The timeout for a repair.
+///
+/// The proxy checks every second but uses at most one hundredth of a CPU: where a check takes 100 ms, as on a busy
+/// machine, a second repair waits for ten seconds.
 const REPAIR: Duration = Duration::from_secs(30);
 
 fn running(cluster: Cluster) -> (Cluster, Service) {

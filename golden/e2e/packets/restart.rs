@@ -1,7 +1,6 @@
-//! A proxy that is killed and comes back.
+//! A proxy that is killed and restarted.
 //!
-//! In: SIGKILL, and perhaps changes while no proxy runs. Out: connections that never fail, since the rules stay in the
-//! kernel; and rules that match the objects again once a new proxy is in sync.
+//! Rules stay in the kernel, so no connection fails; afterwards rules match objects that changed meanwhile.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,7 +1,4 @@
-//! What only nftables mode has: one table, that others leave alone or do not.
-//!
-//! In: traffic that never stops, and what happens meanwhile to endpoints, the mode, the table. Out: nobody notices, and
-//! nothing is left behind.
+//! Behaviour of nftables mode only: one table, which other programs may change, under continuous traffic.
 
 use golden::case::Mode;
 use golden::cluster::Protocol::Tcp;
@@ -82,7 +79,7 @@ pub(super) fn a_new_process_takes_over_unnoticed(cluster: Cluster) {
     });
 }
 
-pub(super) fn what_somebody_breaks_is_mended(cluster: Cluster) {
+pub(super) fn damaged_table_is_repaired(cluster: Cluster) {
     let web = web().endpoints([ready(POD_5), ready(FAR_5)]);
     let quick = json!({ "syncPeriod": "1s", "minSyncPeriod": "100ms" });
     let cluster = cluster.configured("nftables", quick).running(std::slice::from_ref(&web));

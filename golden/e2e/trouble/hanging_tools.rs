@@ -1,4 +1,4 @@
-//! Tools that hang: health says so, stopping does not wait for them, and none outlives the proxy.
+//! Hanging tools: health reports them, stopping does not wait for them, and none outlives the proxy.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use nix::sys::signal::Signal;
 
 use super::{WEB, World};
 
-/// How long stopping may take.
+/// The timeout for stopping.
 const STOP: Duration = Duration::from_secs(10);
 
-/// A proxy with stand-ins for its tools that has programmed `web`. Health turns 503 two seconds after something hangs.
+/// A proxy with wrapped tools that has programmed `web`. Health returns 503 two seconds after a hang.
 fn running(prepare: impl FnOnce(&World, &Tools)) -> (World, Tools) {
     let mut world = World::new();
     let tools = Tools::new(world.node.dir());

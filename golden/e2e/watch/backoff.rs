@@ -1,5 +1,7 @@
-//! How often a server in trouble is asked: client-go's backoff is 0.8, 1.6, 3.2 … 30 s, each lengthened by up to as
-//! much again, and only two minutes without trouble reset it (tools/cache/reflector.go).
+//! The request rate to a failing server.
+//!
+//! client-go's backoff is 0.8, 1.6, 3.2 … 30 s with a jitter of up to 100 %, reset by two minutes without failure
+//! (tools/cache/reflector.go).
 
 use std::time::{Duration, Instant};
 
@@ -48,9 +50,9 @@ fn assert_logged(world: &World, kind: &str) {
         return;
     }
     let log = world.node.log();
-    let told = log.lines().filter(|line| line.starts_with(['W', 'E']) && line.contains(kind)).count();
-    assert!(told >= 1, "it is logged: {log}");
-    assert!(told <= 4 * MOST, "but not {told} times: {log}");
+    let logged = log.lines().filter(|line| line.starts_with(['W', 'E']) && line.contains(kind)).count();
+    assert!(logged >= 1, "it is logged: {log}");
+    assert!(logged <= 4 * MOST, "but not {logged} times: {log}");
 }
 
 #[test]

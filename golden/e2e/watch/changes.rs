@@ -1,4 +1,4 @@
-//! Changes that arrive through watches, and changes that do not matter.
+//! Changes that arrive through watches, and changes without effect.
 
 use golden::node::{NAME, Node};
 use golden::sample::{node, service, slice};
@@ -108,7 +108,7 @@ fn service_cidrs_are_watched_in_nftables_mode_and_count_at_once() {
     api.apply(cidr("kubernetes", &["10.96.0.0/12"]));
     node.start(&["--master", &api.url(), "--proxy-mode=nftables", "--iptables-min-sync-period=0s"]);
     let drops = |net: &str| node.table().contains(&format!("ip daddr {net} drop"));
-    node.until("cluster IPs that nobody has are dropped", || drops("10.96.0.0/12"));
+    node.until("unallocated cluster IPs are dropped", || drops("10.96.0.0/12"));
     api.apply(cidr("more", &["10.112.0.0/16", "10.96.0.0/12", "nonsense"]));
     node.until("another network counts", || drops("10.112.0.0/16"));
     // One of the two that name it is enough.

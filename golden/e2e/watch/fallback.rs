@@ -1,8 +1,8 @@
-//! Streamed lists that fail, in every way that they do: a plain list follows at once, and stays.
+//! Streamed lists that fail in every known way: a plain list follows at once, and is used from then on.
 //!
 //! client-go's reflector falls back after every failure but 429 and a refused connection (tools/cache/reflector.go,
-//! `ListAndWatchWithContext`). It waits for a bookmark for ever, and streams again with each new list; here a stream
-//! without progress is given up, and a server that failed once is not asked again.
+//! `ListAndWatchWithContext`). It waits for a bookmark for ever and streams each new list. This proxy gives up a
+//! stream without progress, and does not request one again from a server that failed once.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What goes wrong between the proxy and an API server.
+//! Faults between the proxy and an API server.
 
 use std::time::Duration;
 
@@ -191,7 +191,7 @@ fn in_both_encodings<T: Sync>(all: &[T], disturb: impl Fn(&World, &T) + Sync) {
 #[test]
 fn after_an_event_that_was_garbled_everything_is_listed_again() {
     let world = World::running_with(JSON);
-    // Nobody knows what it was about; what comes after it does not tell.
+    // The object is unknown, and later events do not tell it.
     world.api.send_line("EndpointSlice", b"{\"type\":\"MODIFIED\",\"object\":{]");
     // Noticed when the next event begins where none may.
     world.api.send_bookmarks();

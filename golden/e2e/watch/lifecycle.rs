@@ -1,4 +1,4 @@
-//! Starts, ends, and servers that are not there.
+//! Starts, stops and unreachable servers.
 
 use std::time::{Duration, Instant};
 

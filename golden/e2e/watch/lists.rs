@@ -1,4 +1,4 @@
-//! Plain lists and streamed ones: encodings, pages, slow servers, bodies that break, versions that are gone.
+//! Plain and streamed lists: encodings, pages, slow servers, truncated bodies, expired versions.
 
 use std::time::Duration;
 

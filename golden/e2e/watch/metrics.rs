@@ -1,4 +1,4 @@
-//! Metrics against what happened, to the last change.
+//! Metrics compared with the changes that were made.
 
 use golden::load::{Account, change};
 use golden::node::sum;
@@ -37,12 +37,12 @@ fn after_some_hundred_changes_the_metrics_say_exactly_what_happened() {
         let of_table = start.flat_map(|rules| rules.lines().take_while(|line| *line != "COMMIT"));
         // Not the jumps from built-in chains.
         let ours = of_table.filter(|line| line.starts_with("-A KUBE-"));
-        let told =
+        let reported =
             sum(&after, &format!("kubeproxy_sync_proxy_rules_iptables_total{{ip_family=\"IPv4\",table=\"{table}\""))
                 + sum(
                     &after,
                     &format!("kubeproxy_sync_proxy_rules_iptables_total{{ip_family=\"IPv6\",table=\"{table}\""),
                 );
-        assert_eq!(told.to_string(), ours.count().to_string(), "{table}");
+        assert_eq!(reported.to_string(), ours.count().to_string(), "{table}");
     }
 }

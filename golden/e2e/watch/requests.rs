@@ -1,5 +1,6 @@
-//! What the proxy asks of an API server: kube-proxy's own selectors and parameters, and not more often than decent.
-//! The queries and headers are those that kube-proxy 1.36.2 logs with -v=9.
+//! The requests of the proxy: kube-proxy's selectors and parameters, at a limited rate.
+//!
+//! The expected queries and headers are logged by kube-proxy 1.36.2 with -v=9.
 
 use golden::apiserver::{End, Request};
 use golden::sample::{node, service, slice};

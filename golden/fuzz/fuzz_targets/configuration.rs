@@ -1,4 +1,4 @@
-//! Reads the input as a configuration file, and what would be written of it again.
+//! Parses the input as a configuration file and writes it again.
 
 #![no_main]
 

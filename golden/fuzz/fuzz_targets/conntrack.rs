@@ -1,4 +1,4 @@
-//! Reads the input as a datagram of ctnetlink's or nfacct's.
+//! Decodes the input as a datagram of ctnetlink or nfacct.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Reads the input as a datagram of ipset's.
+//! Decodes the input as a datagram of ipset.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Reads the input as a datagram of IPVS'.
+//! Decodes the input as a datagram of IPVS.
 
 #![no_main]
 

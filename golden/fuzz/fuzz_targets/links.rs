@@ -1,4 +1,4 @@
-//! Reads the input as a datagram of rtnetlink's: devices, addresses, neighbours, notifications.
+//! Decodes the input as a datagram of rtnetlink: devices, addresses, neighbours, notifications.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Reads the input as one datagram of netlink: framing, acknowledgements, ends of dumps.
+//! Decodes the input as a netlink datagram: framing, acknowledgements, ends of dumps.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Reads the input as a datagram of nf_tables' and walks a packet through what is in it.
+//! Decodes the input as a datagram of nf_tables and walks a packet through the result.
 
 #![no_main]
 

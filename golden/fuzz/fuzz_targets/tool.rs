@@ -1,4 +1,4 @@
-//! Reads the input as what iptables or its companions say.
+//! Parses the input as the output of an iptables program.
 
 #![no_main]
 

@@ -78,7 +78,7 @@ impl Words {
 }
 
 impl FlowTable {
-    /// Reads the table of a case and those that it is `like`.
+    /// Reads the table of a case and the tables that it is `like`.
     ///
     /// # Errors
     /// An invalid file.

@@ -70,7 +70,7 @@ fn a_table_that_means_nothing_is_refused() {
         ("{from: pod, to: \"10.96.0.10:80/tcp\"}", "expect"),
         ("{from: pod, to: \"10.96.0.10:80\", expect: drop}", "IP:PORT/PROTOCOL"),
         ("{from: pod, to: \"10.96.0.10:80/icmp\", expect: drop}", "unknown protocol"),
-        ("{from: nobody, to: \"10.96.0.10:80/tcp\", expect: drop}", "not pod, host, outside"),
+        ("{from: unknown, to: \"10.96.0.10:80/tcp\", expect: drop}", "not pod, host, outside"),
         ("{from: \"fd00::1\", to: \"10.96.0.10:80/tcp\", expect: drop}", "different families"),
         ("{from: pod, to: \"10.96.0.10:80/tcp\", expect: dropped}", "reject, drop or untouched"),
         ("{from: pod, to: \"10.96.0.10:80/tcp\", expect: []}", "ends nowhere"),

@@ -1,7 +1,4 @@
-//! The plainest HTTP/1.1 client.
-//!
-//! In: a path. Out: status, headers and body, or the lines of a watch, or how it broke.
-//! Must not know: what the server means by it.
+//! A minimal HTTP/1.1 client that reads bodies and watches as they are framed.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -11,7 +8,7 @@ use golden::apiserver::ApiServer;
 use serde_json::Value;
 
 pub(crate) const LONG: Duration = Duration::from_secs(10);
-/// Long enough to believe that nothing more will come.
+/// The time without data after which nothing more is expected.
 pub(crate) const SHORT: Duration = Duration::from_millis(150);
 
 /// A response whose body has not been read to its end.

@@ -1,4 +1,4 @@
-//! Protobuf and JSON: who gets what, and what it looks like on the wire.
+//! Content negotiation, and the JSON and protobuf encodings on the wire.
 
 use golden::apiserver::{ApiServer, End, MediaTypes};
 use serde_json::json;
@@ -38,7 +38,7 @@ fn client_gos_accept_header_gets_protobuf() {
 #[test]
 fn refusals_are_in_the_encoding_that_was_asked_for() {
     let api = ApiServer::start();
-    let mut refused = accepting(&api, "/api/v1/nodes/nobody", BOTH);
+    let mut refused = accepting(&api, "/api/v1/nodes/missing", BOTH);
     assert_eq!((refused.code, content_type(&refused)), (404, PROTOBUF));
     assert!(refused.rest().expect("a body").starts_with(b"k8s\0\x0a\x0c\x0a\x02v1\x12\x06Status"));
 }
@@ -69,7 +69,7 @@ fn a_server_of_json_answers_json_to_who_takes_both() {
         assert_eq!(content_type(&accepting(&api, SERVICES, BOTH)), "application/json");
         assert_eq!(content_type(&accepting(&api, &format!("{NODES}?watch=true"), BOTH)), "application/json");
     }
-    assert_eq!(content_type(&accepting(&api, SERVICES, PROTOBUF)), "application/json", "it was told");
+    assert_eq!(content_type(&accepting(&api, SERVICES, PROTOBUF)), "application/json", "only JSON is offered");
 }
 
 #[test]

@@ -184,7 +184,7 @@ fn a_server_that_is_down_refuses_and_comes_back_as_it_was() {
     let mut watch = watch_services(&api);
     for _ in 0..2 {
         api.down();
-        let refused = TcpStream::connect(api.address()).expect_err("nobody listens");
+        let refused = TcpStream::connect(api.address()).expect_err("nothing listens");
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
         assert_eq!(api.watching("Service"), 0);
         api.up();

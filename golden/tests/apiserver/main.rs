@@ -1,4 +1,4 @@
-//! The test API server does what a real one does, and every fault it can be told to have is really there.
+//! Tests of the API server for tests: its answers equal kube-apiserver's, and its faults work.
 
 mod client;
 mod encodings;

@@ -1,4 +1,4 @@
-//! Our answers against those that a kube-apiserver 1.36.2 gave for the same objects (`golden/apiserver/recorded`).
+//! Compares answers with those of kube-apiserver 1.36.2 for the same objects (`golden/apiserver/recorded`).
 //!
 //! Protobuf must be equal byte by byte, JSON value by value.
 

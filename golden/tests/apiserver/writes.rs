@@ -35,7 +35,7 @@ fn events_are_created_once_patched_and_listed() {
 #[test]
 fn what_cannot_be_written_is_refused() {
     let api = ApiServer::start();
-    assert_eq!(write(&api, "PATCH", &format!("{EVENTS}/nobody"), "{}").0, 404);
+    assert_eq!(write(&api, "PATCH", &format!("{EVENTS}/missing"), "{}").0, 404);
     assert_eq!(write(&api, "POST", EVENTS, "[1]").0, 400);
     assert_eq!(write(&api, "POST", EVENTS, "{").0, 400);
     api.fail_next_of("Event", 1, 403);

@@ -1,4 +1,4 @@
-//! Tables of others beside iptables' rules of a kube-proxy: both decide about a packet, in the kernel's order.
+//! Tables of other programs beside kube-proxy's iptables rules: both decide, in the kernel's order.
 
 use golden::case::{Case, Kind, Mode, cases};
 use golden::flows::{FlowTable, entry};

@@ -1,7 +1,4 @@
-//! A node whose kernel tells what it does with packets, and the walk through its tables.
-//!
-//! In: tables, packets. Out: what became of them, which rules they matched, and whether a walk tells the same. Must not
-//! know: what the tables are for.
+//! A node whose kernel traces packets, and the walk through its tables.
 
 use std::net::SocketAddr;
 
@@ -15,7 +12,7 @@ use proxier::model::Protocol;
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::walk::{self, Branch, ConnState, Memory, Origin, Packet, Trace, Verdict, trace_and_supply};
 
-/// Has the kernel tell what happens to our packets, and not to answers or to what the node says about them.
+/// Traces probe packets, but no answers and no packets that the node sends about them.
 const TRACED: &str = "\
 table inet tracing {
 	chain in {
@@ -30,10 +27,10 @@ table inet tracing {
 ";
 const FIRST_PORT: u16 = 50000;
 
-/// What became of a packet, whether its source was replaced, and what the kernel told on its way.
+/// The outcome of a packet, whether its source was translated, and the kernel's trace events.
 pub type Sent = (Outcome, bool, Vec<Event>);
 
-/// A node with tables, and what hears what the kernel does with packets.
+/// A node with tables, and a listener to the kernel's trace.
 pub struct Machine {
     pub node: Node,
     listener: Listener,
@@ -62,14 +59,14 @@ impl Machine {
         })
     }
 
-    /// Reads the tables of a family, whole.
+    /// Reads all tables of a family.
     pub fn whole(&self, family: IpFamily) -> ruleset::Ruleset {
         let (ruleset, problems) = self.node.netns().enter(|| NftReader::new(family).read_all().unwrap());
         assert_eq!(problems, [""; 0]);
         ruleset
     }
 
-    /// Walks through what is read as the packet comes to it.
+    /// Walks a packet, reading tables as the walk needs them.
     pub fn walk(&self, packet: &Packet, node: &walk::Node) -> Trace {
         let family = IpFamily::of(&packet.source.ip());
         self.node.netns().enter(|| {
@@ -88,7 +85,7 @@ impl Machine {
             self.node.forget();
             self.port = FIRST_PORT;
         }
-        // Whatever comes in on lo was sent by the node.
+        // Packets on lo were sent by the node.
         let origin = match &packet.origin {
             Origin::Interface(name) if name == "lo" => Origin::Host,
             origin => origin.clone(),
@@ -114,7 +111,7 @@ pub fn probe(packet: &Packet) -> Probe {
     Probe { from: packet.source, to: packet.destination, transport, tag: u32::from(packet.source.port()), stage }
 }
 
-/// Whether the walk went where the kernel did, and came to the same.
+/// Whether the walk matched the kernel's rules and outcome.
 pub fn agrees(branch: &Branch, packet: &Packet, (outcome, replaced, events): &Sent) -> bool {
     // Masquerading gives it any port, which the rules that have it traced ask for when it comes in again.
     let is_watched = |chain: &str| !chain.starts_with("inet tracing ");

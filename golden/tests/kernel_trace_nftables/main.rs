@@ -1,8 +1,8 @@
-//! The walk through tables of nftables against the kernel's own trace of real packets.
+//! Compares the walk through nf_tables with the kernel's own trace of real packets.
 //!
-//! In: the recorded tables of the real kube-proxy, and ours for the same cases, each loaded into a namespace; the packets of
-//! their flow tables. Out: for each packet the rules that the kernel told it matched, and what became of it, which must be
-//! those of one way that the walk tells; and for many like it, the odds. It needs root.
+//! Runs on upstream's recorded tables and on ours for the same cases. For each packet of the flow tables, the rules in
+//! the kernel's trace and the outcome must be those of one branch of the walk; for many packets, the probabilities
+//! must fit. Requires root.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! The odds that are told, against how the kernel splits connections.
+//! Compares the probabilities of the walk with the kernel's distribution of connections.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

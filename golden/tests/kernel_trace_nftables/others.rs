@@ -1,4 +1,4 @@
-//! Tables of a firewall, as people write them: everything that the walk knows, beside what kube-proxy's tables have.
+//! Tables of firewalls as administrators write them, with every expression that the walk supports.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! Rules as they are told, against what nft lists.
+//! Compares printed rules with `nft list`.
 
 use golden::case::{Mode, cases};
 use golden::probe::Node;
@@ -41,13 +41,13 @@ fn rules_are_told_in_the_words_of_nft() {
                 let Some(table) = ruleset.tables.get(&id) else { continue };
                 assert!(is_kube_proxy(table, &id) && !table.is_iptables(&id));
                 let rules = table.chains.values().flat_map(|chain| chain.rules.iter().flatten());
-                let mut told: Vec<String> = rules.map(|rule| rule.text(&id, table)).collect();
-                told.sort();
+                let mut printed: Vec<String> = rules.map(|rule| rule.text(&id, table)).collect();
+                printed.sort();
                 let listed = listed(&node.netns().run(&format!("nft list table {id}")));
-                // Of long anonymous sets only some elements are told.
+                // Long anonymous sets are abbreviated.
                 let long = |text: &str| text.matches(" : ").count() > 3 || text.matches(", ").count() > 3;
-                for (told, listed) in told.iter().filter(|t| !long(t)).zip(listed.iter().filter(|t| !long(t))) {
-                    assert_eq!(told, listed, "{}", case.name);
+                for (printed, listed) in printed.iter().filter(|t| !long(t)).zip(listed.iter().filter(|t| !long(t))) {
+                    assert_eq!(printed, listed, "{}", case.name);
                     compared += 1;
                 }
             }

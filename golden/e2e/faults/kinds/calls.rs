@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use golden::cluster::comes_true;
+use golden::cluster::becomes_true;
 use golden::netlink_faults::Failing;
 use golden::strace::FailingCalls;
 use nix::sys::signal::Signal;

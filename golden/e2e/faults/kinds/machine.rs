@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use golden::cluster::comes_true;
+use golden::cluster::becomes_true;
 
 use super::{Fault, PLAIN, When, last};
 use crate::rig::Rig;
