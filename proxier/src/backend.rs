@@ -1,5 +1,6 @@
 //! The interface between a family's proxier and a proxy mode.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,27 @@ pub struct Rejected {
     pub port: ServicePortName,
     /// The refused rule or operation and the error.
     pub reason: String,
+}
+
+/// Service ports that a mode leaves out, each with the reason.
+pub(crate) type RejectedPorts = HashMap<ServicePortName, String>;
+
+/// The maximum number of refused Service ports in one sync.
+const MAX_REJECTIONS: usize = 1000;
+
+/// Adds refused Service ports, so that the next attempt leaves them out; returns whether another attempt makes sense.
+///
+/// It does not if no port is at fault, too many are, or one was left out already.
+pub(crate) fn reject(rejected: &mut RejectedPorts, refused: Vec<(ServicePortName, String)>) -> bool {
+    if refused.is_empty() || rejected.len() + refused.len() > MAX_REJECTIONS {
+        return false;
+    }
+    refused.into_iter().all(|(port, reason)| rejected.insert(port, reason).is_none())
+}
+
+/// The rejected Service ports, for [`SyncStats`].
+pub(crate) fn list_rejected(rejected: &RejectedPorts) -> Vec<Rejected> {
+    rejected.iter().map(|(port, reason)| Rejected { port: port.clone(), reason: reason.clone() }).collect()
 }
 
 /// Rule counts of one table, for two of kube-proxy's metrics.

@@ -35,12 +35,9 @@ use self::programmed::ProgrammedChains;
 use self::settings::{HostFeatures, IptablesSettings};
 pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
 use crate::addresses::NodeAddresses;
-use crate::backend::{Backend, Rejected, SyncError, SyncStats, TableRules, budget_pause};
+use crate::backend::{Backend, RejectedPorts, SyncError, SyncStats, TableRules, budget_pause, list_rejected, reject};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
 use crate::xtables::{FormattingExceptions, ObservedTables, QuickCheck};
-
-/// The maximum number of refused Service ports in one sync.
-const MAX_REJECTIONS: usize = 1000;
 
 /// iptables mode in one family.
 #[derive(Debug)]
@@ -58,7 +55,7 @@ pub struct Iptables {
     /// Whether `route_localnet` could not be set, which is logged.
     no_route_localnet: bool,
     state: ProgrammedChains,
-    rejected: HashMap<ServicePortName, String>,
+    rejected: RejectedPorts,
     formatting: FormattingExceptions,
     generation: GenerationTracker,
     quick: QuickCheck,
@@ -177,11 +174,9 @@ impl Iptables {
             total: self.state.rules(table),
             written: written[table as usize],
         });
-        let rejected =
-            |(port, reason): (&ServicePortName, &String)| Rejected { port: port.clone(), reason: reason.clone() };
         SyncStats {
             full,
-            rejected: self.rejected.iter().map(rejected).collect(),
+            rejected: list_rejected(&self.rejected),
             no_local_internal: self.state.totals.no_local_internal,
             no_local_external: self.state.totals.no_local_external,
             rules: rules.to_vec(),
@@ -260,13 +255,8 @@ impl Backend for Iptables {
             if !culprits.is_empty() || !failure.elsewhere {
                 self.isolate(snapshot, &mut culprits);
             }
-            if culprits.is_empty() || self.rejected.len() + culprits.len() > MAX_REJECTIONS {
+            if !reject(&mut self.rejected, culprits) {
                 return Err(failure.error);
-            }
-            for (port, reason) in culprits {
-                if self.rejected.insert(port, reason).is_some() {
-                    return Err(failure.error);
-                }
             }
         }
     }

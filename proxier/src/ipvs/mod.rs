@@ -37,7 +37,7 @@ use tracing::{debug, warn};
 use self::settings::IpvsSettings;
 use self::state::IpvsState;
 use crate::addresses::NodeAddresses;
-use crate::backend::{Backend, Rejected, SyncError, SyncStats, budget_pause};
+use crate::backend::{Backend, RejectedPorts, SyncError, SyncStats, budget_pause, list_rejected};
 use crate::model::{Config, IpvsConfig, Scope, ServicePortName, Snapshot};
 use crate::xtables::{FormattingExceptions, ObservedTables, QuickCheck};
 
@@ -52,7 +52,7 @@ pub struct Ipvs {
     addresses: NodeAddresses,
     state: IpvsState,
     /// Service ports for which the kernel refused something.
-    rejected: HashMap<ServicePortName, String>,
+    rejected: RejectedPorts,
     formatting: FormattingExceptions,
     quick: QuickCheck,
     /// The duration of the last full read of the rules.
@@ -93,12 +93,10 @@ impl Ipvs {
     }
 
     fn stats(&self, full: bool) -> SyncStats {
-        let rejected =
-            |(port, reason): (&ServicePortName, &String)| Rejected { port: port.clone(), reason: reason.clone() };
         let [no_local_internal, no_local_external] = self.state.no_local_endpoints();
         SyncStats {
             full,
-            rejected: self.rejected.iter().map(rejected).collect(),
+            rejected: list_rejected(&self.rejected),
             no_local_internal,
             no_local_external,
             rules: Vec::new(),

@@ -12,7 +12,7 @@ use netfilter::ipvs::{Persistence, SCTP, ServerKey, TCP, UDP};
 
 use super::names::SetId;
 use super::settings::IpvsSettings;
-use crate::model::{CategorizedEndpoints, Endpoint, Protocol, ServicePort, ServicePortName, Snapshot};
+use crate::model::{CategorizedEndpoints, Endpoint, ServicePort, ServicePortName, Snapshot};
 
 /// A desired virtual server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,17 +48,8 @@ pub fn render(snapshot: &Snapshot<'_>, name: &ServicePortName, settings: &IpvsSe
     let port = snapshot.ports.get(name)?;
     let endpoints = snapshot.endpoints.of(name);
     let categorized = CategorizedEndpoints::of(&endpoints, port, snapshot.node);
-    let view = PortRenderer { port, settings, protocol: number(name.protocol) };
+    let view = PortRenderer { port, settings, protocol: name.protocol.number() };
     Some(view.render(&endpoints, &categorized))
-}
-
-/// The IP protocol number.
-fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => TCP,
-        Protocol::Udp => UDP,
-        Protocol::Sctp => SCTP,
-    }
 }
 
 struct PortRenderer<'a> {

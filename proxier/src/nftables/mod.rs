@@ -43,11 +43,8 @@ use self::quick::BaseChainCheck;
 use self::settings::NftablesSettings;
 use self::sync::TransactionFailure;
 use crate::addresses::NodeAddresses;
-use crate::backend::{Backend, Rejected, SyncError, SyncStats, budget_pause};
+use crate::backend::{Backend, RejectedPorts, SyncError, SyncStats, budget_pause, list_rejected, reject};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
-
-/// The maximum number of refused Service ports in one sync.
-const MAX_REJECTIONS: usize = 1000;
 
 /// nftables mode in one family.
 #[derive(Debug)]
@@ -62,7 +59,7 @@ pub struct Nftables {
     lookup_threshold: usize,
     /// The programmed state; `None` if the kernel must be read first.
     state: Option<ProgrammedTable>,
-    rejected: HashMap<ServicePortName, String>,
+    rejected: RejectedPorts,
     failed_deletions: usize,
     next_check: Option<Instant>,
     quick: Option<BaseChainCheck>,
@@ -110,13 +107,11 @@ impl Nftables {
     }
 
     fn stats(&mut self, full: bool) -> SyncStats {
-        let rejected =
-            |(port, reason): (&ServicePortName, &String)| Rejected { port: port.clone(), reason: reason.clone() };
         let [no_local_internal, no_local_external] =
             self.state.as_ref().map_or([0; 2], |state| state.no_local_endpoints);
         SyncStats {
             full,
-            rejected: self.rejected.iter().map(rejected).collect(),
+            rejected: list_rejected(&self.rejected),
             no_local_internal,
             no_local_external,
             rules: Vec::new(),
@@ -172,13 +167,8 @@ impl Backend for Nftables {
             if changed.take().is_some() {
                 continue;
             }
-            if ports.is_empty() || self.rejected.len() + ports.len() > MAX_REJECTIONS {
+            if !reject(&mut self.rejected, ports) {
                 return Err(error);
-            }
-            for (port, reason) in ports {
-                if self.rejected.insert(port, reason).is_some() {
-                    return Err(error);
-                }
             }
         }
     }

@@ -6,17 +6,7 @@ use ipnet::IpNet;
 
 use super::names::{Policy, VipOrNodePort};
 use super::numbers::{NumberedEndpoints, either, number, only};
-use crate::model::{CategorizedEndpoints, Destination, Endpoint, Protocol, ServicePort, ServicePortName};
-
-/// The IP protocol number.
-#[must_use]
-pub fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    }
-}
+use crate::model::{CategorizedEndpoints, Destination, Endpoint, ServicePort, ServicePortName};
 
 fn addresses(list: &[&Endpoint]) -> Vec<SocketAddr> {
     list.iter().map(|endpoint| endpoint.address).collect()
@@ -105,7 +95,7 @@ impl PortSpec {
             .collect();
         here.dedup();
         Self {
-            protocol: protocol_number(name.protocol),
+            protocol: name.protocol.number(),
             cluster_ip: Some(port.cluster_ip).filter(owned),
             external_ips,
             vips,
