@@ -9,15 +9,16 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use netfilter::IpFamily;
 use proxier::model::Protocol;
+use proxier::nftables::TABLE;
 use proxier_inspect::services::BY_SOURCE;
-use proxier_inspect::walk::{Branch, Origin, Packet, Step, Trace, Verdict};
+use proxier_inspect::walk::{Assumption, Branch, Doubt, Origin, Outcome, Packet, Step, Trace, Verdict};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::inspect::paths::{CLIENT_PORT, Paths};
 use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
-use crate::terminal::{Look, Style, Words, answer, json, words};
+use crate::terminal::{Look, Style, Words, answer_with, json, words};
 
 /// This node as a sender, as `--from` spells it; `node` is the same.
 pub const HOST: &str = "host";
@@ -65,12 +66,16 @@ pub fn destination(text: &str) -> Result<(SocketAddr, Protocol), String> {
     Ok((address, protocol))
 }
 
-/// Runs the command. Exit status 1: the trace failed.
+/// Exit status if the outcome depends on something that was not understood or not read.
+const UNCERTAIN: u8 = 2;
+
+/// Runs the command. Exit status 0: the outcome is certain; 1: the trace failed; 2: the outcome depends on something that
+/// was not understood or not read.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    answer(shown(arguments))
+    answer_with(shown(arguments), 1)
 }
 
-fn shown(arguments: &Arguments) -> Result<Words, String> {
+fn shown(arguments: &Arguments) -> Result<(Words, u8), String> {
     let mut unread = Vec::new();
     let mut rules = FamilyRules::for_walking(IpFamily::of(&arguments.to.0.ip()), &mut unread)?;
     for unread in &unread {
@@ -80,10 +85,12 @@ fn shown(arguments: &Arguments) -> Result<Words, String> {
     let from = sender(&arguments.from, arguments.to.0)?;
     let packet = paths.packet(from, arguments.to, arguments.in_interface.as_deref())?;
     let trace = paths.trace(&packet)?;
-    match arguments.output {
-        Output::Text => Ok(words(text(&packet, &trace, arguments.all, Look::of_stdout()))),
-        Output::Json => Ok(json(as_json(&packet, &trace, &unread))),
-    }
+    let status = if trace.is_certain() && unread.is_empty() { 0 } else { UNCERTAIN };
+    let words = match arguments.output {
+        Output::Text => words(text(&packet, &trace, &unread, arguments.all, Look::of_stdout())),
+        Output::Json => json(as_json(&packet, &trace, &unread)),
+    };
+    Ok((words, status))
 }
 
 /// Parses `IP`, `IP:PORT`, `outside` or `host`; `host` is `None`.
@@ -102,7 +109,7 @@ pub fn sender(from: &str, to: SocketAddr) -> Result<Option<SocketAddr>, String> 
 
 /// Renders the trace as text.
 #[must_use]
-pub fn text(packet: &Packet, trace: &Trace, all: bool, look: Look) -> String {
+pub fn text(packet: &Packet, trace: &Trace, unread: &[Unread], all: bool, look: Look) -> String {
     let mut out = format!("{}\n", look.styled(Style::Bold, &packet.to_string()));
     let likeliest = trace.branches.iter().max_by(|a, b| a.outcome.probability.total_cmp(&b.outcome.probability));
     let shown: Vec<&Branch> = if all { trace.branches.iter().collect() } else { likeliest.into_iter().collect() };
@@ -117,8 +124,12 @@ pub fn text(packet: &Packet, trace: &Trace, all: bool, look: Look) -> String {
         }
         steps(branch, look, &mut out);
         let bad = matches!(branch.outcome.verdict, Verdict::Rejected | Verdict::Dropped);
-        let style = if bad { Style::Red } else { Style::Green };
-        let _ = writeln!(out, "{}", look.styled(style, &verdict(branch)));
+        let style = match bad {
+            _ if !is_certain(branch, trace, unread) => Style::Yellow,
+            true => Style::Red,
+            false => Style::Green,
+        };
+        let _ = writeln!(out, "{}", look.styled(style, &(verdict(branch) + &hedge(branch, trace, unread))));
     }
     if trace.branches.len() > shown.len() {
         let _ = writeln!(out, "\nAll outcomes with their probabilities (--all shows every path):");
@@ -131,11 +142,42 @@ pub fn text(packet: &Packet, trace: &Trace, all: bool, look: Look) -> String {
             );
         }
     }
-    for (table, chain) in &trace.missing {
-        let text = format!("rules of table {table} jump to chain {chain}, which does not exist");
-        let _ = writeln!(out, "{} {text}", look.styled(Style::Yellow, "!"));
-    }
     out
+}
+
+fn is_certain(branch: &Branch, trace: &Trace, unread: &[Unread]) -> bool {
+    branch.doubts.is_empty() && trace.missing.is_empty() && unread.is_empty()
+}
+
+/// Words for what the verdict depends on; empty if it is certain.
+fn hedge(branch: &Branch, trace: &Trace, unread: &[Unread]) -> String {
+    let mut conditions = Vec::new();
+    if let Some(first) = branch.doubts.first() {
+        let mut ends: Vec<String> = Vec::new();
+        for outcome in branch.doubts.iter().flat_map(|doubt| &doubt.otherwise) {
+            let end = end(&outcome.verdict, outcome.masqueraded);
+            let odds = if outcome.probability < 0.9999 {
+                format!("{end} ({:.1} %)", outcome.probability * 100.0)
+            } else {
+                end
+            };
+            if !ends.contains(&odds) {
+                ends.push(odds);
+            }
+        }
+        let then = if ends.is_empty() { String::new() } else { format!(" (then: {})", ends.join(", or ")) };
+        conditions.push(match branch.doubts.len() {
+            1 => format!("a rule in {} matches that cannot be decided{then}", first.hook),
+            count => format!("one of {count} rules matches that cannot be decided{then}"),
+        });
+    }
+    if let Some((table, chain)) = trace.missing.first() {
+        conditions.push(format!("chain {chain} of table {table} decides otherwise, which could not be read"));
+    }
+    if let Some(unread) = unread.first() {
+        conditions.push(format!("it is decided by what could not be read ({})", unread.what));
+    }
+    if conditions.is_empty() { String::new() } else { format!(" Uncertain: unless {}.", conditions.join(", or ")) }
 }
 
 fn steps(branch: &Branch, look: Look, out: &mut String) {
@@ -158,8 +200,13 @@ fn steps(branch: &Branch, look: Look, out: &mut String) {
         out.push_str("no rule matches\n");
     }
     for doubt in &branch.doubts {
-        let text = format!("{}: treated as not matching because it is not understood ({}):", doubt.hook, doubt.why);
+        let text = format!("{}: treated as not matching because it cannot be decided ({}):", doubt.hook, doubt.why);
         let _ = writeln!(out, "{} {text}\n      {}", look.styled(Style::Yellow, "?"), doubt.rule);
+    }
+    for assumed in &branch.assumed {
+        let text = format!("{}: assuming that {}:", assumed.hook, assumed.what);
+        let _ =
+            writeln!(out, "{} {text}\n      {}", look.styled(Style::Dim, "~"), look.styled(Style::Dim, &assumed.rule));
     }
 }
 
@@ -169,11 +216,21 @@ fn meaning(step: &Step) -> Option<String> {
         return nftables_meaning(step);
     }
     let target = step.rule.rsplit(" -j ").next().unwrap_or_default();
-    let does = match target.split(' ').next().unwrap_or_default() {
-        "DNAT" => Some(format!("new destination: {}", target.rsplit(' ').next().unwrap_or_default())),
+    let chain = step.rule.split(' ').nth(1).unwrap_or_default();
+    let words: Vec<&str> = target.split(' ').collect();
+    let does = match words[0] {
+        "DNAT" => Some(format!("new destination: {}", words.get(2).copied().unwrap_or_default())),
+        "REDIRECT" => Some("new destination: this node".to_owned()),
+        "NETMAP" => Some(format!("another address, of network {}", words.get(2).copied().unwrap_or_default())),
+        "SNAT" => Some(format!("the source address becomes {}", words.get(2).copied().unwrap_or_default())),
+        "NOTRACK" => Some("not tracked: no NAT applies".to_owned()),
+        "CT" if words.contains(&"--notrack") => Some("not tracked: no NAT applies".to_owned()),
         "MASQUERADE" => Some("masqueraded: the source address becomes this node's".to_owned()),
-        "MARK" if target.ends_with("/0x0") => Some("mark cleared".to_owned()),
-        "MARK" => Some("marked for masquerading: the source address will become this node's".to_owned()),
+        "MARK" if chain == "KUBE-POSTROUTING" => Some("mark cleared".to_owned()),
+        // Only this mark is kube-proxy's; others mean what their owners say.
+        "MARK" if chain == "KUBE-MARK-MASQ" => {
+            Some("marked for masquerading: the source address will become this node's".to_owned())
+        }
         "REJECT" => Some("rejected with an error".to_owned()),
         "DROP" => Some("dropped".to_owned()),
         _ => None,
@@ -211,11 +268,12 @@ fn nftables_meaning(step: &Step) -> Option<String> {
         ("redirect", "new destination: this node"),
         ("update @", "this client is remembered (session affinity)"),
         ("reject", "rejected with an error"),
-        ("meta mark set meta mark |", "marked for masquerading: the source address will become this node's"),
     ];
+    let marks = (step.hook.split(' ').nth(1) == Some(TABLE) && rule.contains("meta mark set meta mark |"))
+        .then(|| "marked for masquerading: the source address will become this node's".to_owned());
     let does = words.iter().find(|(word, _)| rule.contains(word)).map(|(_, does)| (*does).to_owned());
     let drops = (rule == "drop" || rule.ends_with(" drop")).then(|| "dropped".to_owned());
-    let all: Vec<String> = [chance, translated, does, drops].into_iter().flatten().collect();
+    let all: Vec<String> = [chance, translated, does, marks, drops].into_iter().flatten().collect();
     (!all.is_empty()).then(|| all.join("; "))
 }
 
@@ -270,15 +328,19 @@ struct BranchData<'a> {
     verdict: String,
     to: Option<SocketAddr>,
     masqueraded: bool,
+    certain: bool,
     steps: Vec<serde_json::Value>,
     doubts: Vec<serde_json::Value>,
+    harmless_doubts: Vec<serde_json::Value>,
+    assumed: Vec<serde_json::Value>,
     remembered: Vec<&'a String>,
 }
 
 /// The trace as JSON.
 #[must_use]
 pub fn as_json(packet: &Packet, trace: &Trace, unread: &[Unread]) -> serde_json::Value {
-    let branches: Vec<BranchData<'_>> = trace.branches.iter().map(branch_data).collect();
+    let data = |branch| BranchData { certain: is_certain(branch, trace, unread), ..branch_data(branch) };
+    let branches: Vec<BranchData<'_>> = trace.branches.iter().map(data).collect();
     let (from, interface) = match &packet.origin {
         Origin::Host => ("host", None),
         Origin::Interface(name) => ("interface", Some(name)),
@@ -289,6 +351,7 @@ pub fn as_json(packet: &Packet, trace: &Trace, unread: &[Unread]) -> serde_json:
             "protocol": packet.protocol.name(), "source": packet.source, "destination": packet.destination,
             "origin": from, "interface": interface,
         },
+        "certain": trace.is_certain() && unread.is_empty(),
         "branches": branches,
         "unread": unread,
         "missing_chains": trace.missing.iter().map(|(table, chain)| format!("{table} {chain}")).collect::<Vec<_>>(),
@@ -300,21 +363,39 @@ fn step_data(step: &Step) -> serde_json::Value {
     json!({"hook": hook, "rule": rule, "chance": chance, "handle": handle, "elements": elements})
 }
 
-fn branch_data(branch: &Branch) -> BranchData<'_> {
-    let (verdict, to) = match branch.outcome.verdict {
+fn verdict_data(verdict: &Verdict) -> (&'static str, Option<SocketAddr>) {
+    match *verdict {
         Verdict::Delivered(to) => ("delivered", Some(to)),
         Verdict::Rejected => ("rejected", None),
         Verdict::Dropped => ("dropped", None),
         Verdict::Untouched => ("untouched", None),
         Verdict::Forwarded(to, _) => ("forwarded", Some(to)),
+    }
+}
+
+fn doubt_data(doubt: &Doubt) -> serde_json::Value {
+    let Doubt { hook, rule, why, otherwise } = doubt;
+    let end = |outcome: &Outcome| {
+        let (verdict, to) = verdict_data(&outcome.verdict);
+        let Outcome { masqueraded, probability, .. } = outcome;
+        json!({"verdict": verdict, "to": to, "masqueraded": masqueraded, "probability": probability})
     };
+    json!({"hook": hook, "rule": rule, "why": why, "otherwise": otherwise.iter().map(end).collect::<Vec<_>>()})
+}
+
+fn branch_data(branch: &Branch) -> BranchData<'_> {
+    let (verdict, to) = verdict_data(&branch.outcome.verdict);
+    let assumed = |one: &Assumption| json!({"hook": one.hook, "rule": one.rule, "what": one.what});
     BranchData {
         probability: branch.outcome.probability,
         verdict: verdict.to_owned(),
         to,
         masqueraded: branch.outcome.masqueraded,
+        certain: branch.doubts.is_empty(),
         steps: branch.steps.iter().map(step_data).collect(),
-        doubts: branch.doubts.iter().map(|d| json!({"hook": d.hook, "rule": d.rule, "why": d.why})).collect(),
+        doubts: branch.doubts.iter().map(doubt_data).collect(),
+        harmless_doubts: branch.harmless.iter().map(doubt_data).collect(),
+        assumed: branch.assumed.iter().map(assumed).collect(),
         remembered: branch.remembered.iter().collect(),
     }
 }

@@ -7,13 +7,15 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use netfilter::IpFamily;
-use netfilter::kernel::NftReader;
 use netfilter::kernel::nftables::NftError;
+use netfilter::kernel::nftables::OtherChain;
+use netfilter::kernel::{NftReader, node};
 use netfilter::nft::ruleset::{Ruleset, Set, Table, TableId, UnreadPart};
 use netfilter::nft::{Expression, Key, Name};
 use proxier::model::{NamespacedName, Protocol, ServicePortName};
 use proxier::nftables::{TABLE, is_kube_proxy};
 use proxier_inspect::services::owner_in_table;
+use proxier_inspect::walk::Unwalked;
 
 use super::report::Unread;
 
@@ -32,12 +34,36 @@ pub fn read(family: IpFamily, service: Option<&NamespacedName>, unread: &mut Vec
     note_restless(&mut reader, "tables of nf_tables", unread);
     // No packet meets a table without a base chain; iptables makes such ones too.
     let is_met = |table: &Table| table.chains.values().any(|chain| chain.base.is_some());
-    ruleset.tables.retain(|id, table| !table.is_iptables(id) && is_met(table));
-    for (id, table) in &mut ruleset.tables {
+    ruleset.tables.retain(|id, table| {
+        // Of iptables' own tables only what nft put there: the tool shows the rest.
+        let is_iptables = table.is_iptables(id);
+        if is_iptables {
+            table.chains.retain(|name, chain| !chain.is_of_iptables(name));
+        }
+        is_iptables || is_met(table)
+    });
+    for (id, table) in ruleset.tables.iter_mut().filter(|(_, table)| is_met(table)) {
         fill(&mut reader, id, table, service, unread);
         note_restless(&mut reader, &format!("table {id}"), unread);
     }
     ruleset
+}
+
+/// Chains with rules where a trace does not go: on their way into and out of interfaces, and in bridges.
+#[must_use]
+pub fn unwalked(reader: &mut NftReader, unread: &mut Vec<Unread>) -> Vec<Unwalked> {
+    let found = reader.other_chains().unwrap_or_else(|error| {
+        unread.push(Unread::new("tables of families netdev and bridge", error.to_string()));
+        Vec::new()
+    });
+    let bridges =
+        || node::links().unwrap_or_default().into_iter().filter(|link| link.kind.as_deref() == Some("bridge"));
+    let chains = found.into_iter().map(|OtherChain { chain, of_bridges, devices }| {
+        let devices = if of_bridges { bridges().map(|link| link.name).collect() } else { devices };
+        Unwalked { chain, interfaces: devices.into_iter().collect() }
+    });
+    // Where there is no such interface no packet comes by.
+    chains.filter(|unwalked| !unwalked.interfaces.is_empty()).collect()
 }
 
 fn fill(

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use netfilter::IpFamily;
 use netfilter::kernel::node::Link;
-use netfilter::kernel::{last_seen, node};
+use netfilter::kernel::{SystemIpSets, last_seen, node};
 use proxier::model::Protocol;
 use proxier_inspect::walk::{ConnState, Memory, Node, Origin, Packet, Trace};
 
@@ -35,7 +35,17 @@ pub fn node_of(rules: &FamilyRules) -> Node {
     // Loopback addresses are always local; masquerading takes another one.
     addresses.retain(|ip| !ip.is_loopback());
     let interfaces = node::interfaces().unwrap_or_default();
-    Node { addresses, routes: node::routes(rules.family), interfaces, held }
+    Node {
+        addresses,
+        routes: node::routes(rules.family),
+        held,
+        bridged: node::filtered_bridges(rules.family),
+        groups: node::groups(&interfaces),
+        queues: if rules.names("NFQUEUE") { node::queues() } else { None },
+        unwalked: rules.unwalked.clone(),
+        interfaces,
+        ..Node::default()
+    }
 }
 
 /// Routes to single addresses that no default route shares the interface of: as network plugins make for pods.
@@ -131,6 +141,22 @@ impl<'a> Paths<'a> {
         Ok(Packet { source, destination, protocol, origin, state: ConnState::New })
     }
 
+    /// Asks the kernel what its sets say; whether there was anything to ask.
+    fn answer(&mut self, trace: &Trace) -> bool {
+        if trace.queries.is_empty() {
+            return false;
+        }
+        let mut sets = SystemIpSets::open().map_err(|error| format!("sets: {error}"));
+        for query in &trace.queries {
+            let asked = match &mut sets {
+                Ok(sets) => sets.test(query).map_err(|error| error.to_string()),
+                Err(why) => Err(why.clone()),
+            };
+            self.node.answers.insert(query.clone(), asked);
+        }
+        true
+    }
+
     /// Walks a packet, as one whose sender the kernel remembers where it does.
     ///
     /// # Errors
@@ -146,6 +172,9 @@ impl<'a> Paths<'a> {
                 continue;
             }
             // Once a list is known it stays so for this trace: its age grows while we look.
+            if self.answer(&trace) {
+                continue;
+            }
             let unknown = trace.asked.iter().filter(|list| !memory.contains_key(*list));
             let remembered = unknown.filter_map(|list| Some((list.clone(), last_seen(list, packet.source.ip())?)));
             let remembered: Memory = remembered.collect();

@@ -17,7 +17,7 @@ use proxier::nftables::{TABLE, is_kube_proxy};
 use proxier::xtables::FLAVOUR_HINTS;
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::services::{Entry, dispatch_of, node_port_ips};
-use proxier_inspect::walk::{Memory, Node, OtherFlavour, Packet, Trace, trace_and_supply};
+use proxier_inspect::walk::{Memory, Node, OtherFlavour, Packet, Trace, Unwalked, trace_and_supply};
 
 use super::report::Unread;
 use super::rule_text::RuleText;
@@ -30,6 +30,9 @@ const LANDMARK: &str = "KUBE-SERVICES";
 const IPVS_LANDMARK: &str = "KUBE-IPVS-FILTER";
 /// Chains that lead to all Service ports: of these only what is asked for is followed.
 const DISPATCH: [&str; 2] = [LANDMARK, "KUBE-NODEPORTS"];
+
+/// Beginnings of the names of chains of single Service ports.
+const OF_PORTS: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-"];
 
 /// Chains of the nat table that are there whatever leads to them.
 const ALWAYS: [&str; 2] = ["KUBE-MARK-MASQ", "KUBE-PROXY-CANARY"];
@@ -52,6 +55,8 @@ pub struct FamilyRules {
     pub nftables: nft::Ruleset,
     /// The rules of the flavour that was not read as `ruleset`, if it has any: packets meet both.
     pub other: Option<(Flavour, Ruleset)>,
+    /// Rules that packets meet and that are not walked.
+    pub unwalked: Vec<Unwalked>,
     text: RuleText,
     pub(super) tables: NftReader,
     absent: BTreeSet<(String, String)>,
@@ -224,9 +229,22 @@ impl FamilyRules {
         });
         let random_fully = SystemIptables::knows_random_fully(family, choice);
         let (ruleset, absent) = (Ruleset::new(family), BTreeSet::new());
-        let (nftables, tables) = (nft::Ruleset::new(family), NftReader::new(family));
-        let (held, other) = (None, None);
-        Self { family, ruleset, whole: false, addresses, random_fully, held, nftables, other, text, tables, absent }
+        let (nftables, mut tables) = (nft::Ruleset::new(family), NftReader::new(family));
+        let unwalked = nftables::unwalked(&mut tables, unread);
+        Self {
+            family,
+            ruleset,
+            whole: false,
+            addresses,
+            random_fully,
+            held: None,
+            nftables,
+            other: None,
+            unwalked,
+            text,
+            tables,
+            absent,
+        }
     }
 
     /// What every packet meets; the chains of Service ports are loaded as packets come to them.
@@ -274,12 +292,33 @@ impl FamilyRules {
             for problem in self.ruleset.read_chains(table, &text) {
                 unread.push(Unread::new(&format!("a rule of {}", self.family), problem.to_string()));
             }
+            self.attach(table, unread)?;
+        }
+        Ok(())
+    }
+
+    /// Looks up what nft put into a table of iptables, as far as its text does not tell it. Chains of Service ports are
+    /// left out: there are many, and a kube-proxy repairs them.
+    fn attach(&mut self, table: &str, unread: &mut Vec<Unread>) -> Result<(), String> {
+        if !matches!(self.text, RuleText::Tool(_)) {
+            return Ok(());
+        }
+        let id = nft::TableId::of(self.family, table);
+        let is_own = |chain: &str| OF_PORTS.iter().any(|beginning| chain.starts_with(beginning));
+        let chains = self.ruleset.chains(table).filter(|(name, chain)| !is_own(name) && !chain.rules.is_empty());
+        for chain in chains.map(|(name, _)| name.to_owned()).collect::<Vec<_>>() {
+            let rules = self.tables.rules(&id, &chain).map_err(|error| format!("rules of chain {chain}: {error}"))?;
+            if let Err(why) = self.ruleset.attach(table, &chain, rules) {
+                unread.push(Unread::new(&format!("rules of {}", self.family), why));
+            }
         }
         Ok(())
     }
 
     fn read_all(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
         self.save(unread)?;
+        let tables: Vec<String> = self.ruleset.tables().map(str::to_owned).collect();
+        tables.iter().try_for_each(|table| self.attach(table, unread))?;
         self.text.forget();
         self.whole = true;
         Ok(())
@@ -356,6 +395,11 @@ impl FamilyRules {
                 Some(text) => {
                     let problems = self.ruleset.read_chains(table, &text);
                     any |= problems.is_empty();
+                    if matches!(self.text, RuleText::Tool(_)) {
+                        let read = self.tables.rules(&nft::TableId::of(self.family, table), chain);
+                        let rules = read.map_err(|error| format!("rules of chain {chain}: {error}"))?;
+                        self.ruleset.attach(table, chain, rules)?;
+                    }
                 }
                 None => _ = self.absent.insert((table.clone(), chain.clone())),
             }

@@ -244,10 +244,11 @@ fn what_cannot_be_read_is_said_and_the_rest_is_shown() {
     assert!(String::from_utf8_lossy(&none.stderr).contains("no rule tells of a Service default/nothing"));
     // Part of a table of another program, with rules that are not supported.
     let foreign = "*filter\n:cali-FORWARD - [0:0]\n-I FORWARD -m comment --comment \"cali:x\" -j cali-FORWARD\n\
-        -A cali-FORWARD -m limit --limit 5/sec -j DROP\nCOMMIT\n";
+        -A cali-FORWARD -m u32 --u32 0x6&0xff=0x6 -j DROP\nCOMMIT\n";
     node.restore(IpFamily::V4, Flavour::Nft, foreign);
     let dump = json(&node.run("dump -o json"));
-    assert_eq!(dump["not_understood"][0]["why"], "unknown match limit");
+    let why = "u32: it looks at bytes of the packet that are not known";
+    assert_eq!(dump["not_understood"][0]["why"], why);
     let forward = dump["facts"]["hooks"]
         .as_array()
         .expect("hooks")
@@ -255,7 +256,9 @@ fn what_cannot_be_read_is_said_and_the_rest_is_shown() {
         .find(|h| h["hook"] == "FORWARD" && h["family"] == "IPv4");
     assert_eq!(forward.expect("the hook")["order"], serde_json::json!(["Calico", "kube-proxy"]));
     let trace = json(&node.run("trace --from 10.244.2.9 --in-interface eth0 --to 10.96.10.12:80 -o json"));
-    assert_eq!(trace["branches"][0]["doubts"][0]["why"], "unknown match limit");
+    // It is dropped anyway.
+    assert_eq!(trace["branches"][0]["harmless_doubts"][0]["why"], why);
+    assert_eq!(trace["certain"], true);
     // Without rights nothing can be read, and that is said.
     let denied = node.lab.node().try_run(&format!(
         "setpriv --reuid 65534 --regid 65534 --clear-groups {} dump",

@@ -3,7 +3,7 @@
 //! Values decoded from the kernel compare equal to the values that were written.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -158,6 +158,27 @@ impl fmt::Display for Entry {
             Self::Port(port) => port.fmt(f),
         }
     }
+}
+
+/// What a rule asks a set about a packet: whether it has an entry made of these parts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SetQuery {
+    /// The set's name.
+    pub set: String,
+    /// Which end of the packet each part is of: `true` its source.
+    pub of_source: Vec<bool>,
+    /// The sender.
+    pub source: SocketAddr,
+    /// Where it goes.
+    pub destination: SocketAddr,
+    /// The protocol's number.
+    pub protocol: u8,
+    /// The interface that it came in by; empty if by none.
+    pub in_interface: String,
+    /// The interface that it leaves by; empty if that is not decided yet.
+    pub out_interface: String,
+    /// Its mark.
+    pub mark: u32,
 }
 
 /// A set as read from the kernel.

@@ -77,5 +77,6 @@ fn senders(view: &ServicePortView, kind: AddressKind) -> Vec<String> {
 fn trace(paths: &mut Paths<'_>, from: &str, to: SocketAddr, protocol: Protocol) -> Result<String, String> {
     let packet = paths.packet(sender(from, to)?, (to, protocol), None)?;
     let trace = paths.trace(&packet)?;
-    Ok(text(&packet, &trace, false, Terminal { width: usize::MAX, ..Terminal::plain() }))
+    // What could not be read is listed at the head of the page.
+    Ok(text(&packet, &trace, &[], false, Terminal { width: usize::MAX, ..Terminal::plain() }))
 }

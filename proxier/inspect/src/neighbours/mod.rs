@@ -140,13 +140,18 @@ pub fn sizes(ruleset: &Ruleset) -> Vec<TableSize> {
     ruleset.tables().map(size).collect()
 }
 
+/// Whether it is one of kube-proxy's own chains, which are looked at elsewhere.
+fn is_own(chain: &str) -> bool {
+    owner(chain) == Some("kube-proxy")
+}
+
 /// Rules that are not understood, with why: where a trace meets one, it says so.
 #[must_use]
 pub fn not_understood(ruleset: &Ruleset) -> Vec<(String, String, String)> {
     let mut found = Vec::new();
     for table in ruleset.tables() {
-        for (name, chain) in ruleset.chains(table).filter(|(name, _)| !name.starts_with("KUBE-")) {
-            let of_kube = |rule: &Rule| rule.leads_to().is_some_and(|to| to.starts_with("KUBE-"));
+        for (name, chain) in ruleset.chains(table).filter(|(name, _)| !is_own(name)) {
+            let of_kube = |rule: &Rule| rule.leads_to().is_some_and(is_own);
             for rule in chain.rules.iter().filter(|rule| !of_kube(rule)) {
                 if let Some(problem) = rule.read(ruleset.family()).problem {
                     found.push((format!("{table} {name}"), rule.text.to_string(), problem));

@@ -79,5 +79,7 @@ pub fn sizes(tables: &ruleset::Ruleset) -> Vec<TableSize> {
             canary: None,
         }
     };
-    tables.tables.iter().map(size).collect()
+    // Others are iptables' own, and are told as such.
+    let is_met = |(_, table): &(&TableId, &Table)| table.chains.values().any(|chain| chain.base.is_some());
+    tables.tables.iter().filter(is_met).map(size).collect()
 }

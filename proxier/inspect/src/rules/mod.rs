@@ -4,6 +4,9 @@
 //! counters, and what each rule means. Must not know: chain names other than netfilter's own hooks, who wrote the rules.
 
 mod args;
+mod clauses;
+pub mod language;
+mod matches;
 mod parse;
 mod targets;
 #[cfg(test)]
@@ -13,6 +16,10 @@ mod words;
 
 pub use netfilter::Counters;
 pub use parse::{ParseError, Reader};
-pub use values::{Chain, Condition, Meaning, Policy, Rule, Ruleset, State, Table, Target, Test};
+pub use values::{
+    AddressKind, Bridged, Chain, Condition, Connection, CopyMark, Ipvs, Meaning, Policy, Ports, Range, Recent,
+    RecentAction, Rule, Ruleset, SetMark, State, Table, Target, Test,
+};
 
-pub(super) use args::SYN;
+pub(crate) use args::SYN;
+pub(crate) use words::bits;

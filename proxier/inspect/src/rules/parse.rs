@@ -222,7 +222,7 @@ fn command(chains: &mut Table, number: usize, line: &str) -> Result<(), String> 
         return Err(format!("chain {name} has no position {}", position + 1));
     }
     let text = if verb == "-A" { line.into() } else { format!("-A {name} {rest}").into() };
-    chain.rules.insert(position, Rule { line: number, text, counters, meaning: OnceLock::new() });
+    chain.rules.insert(position, Rule { line: number, text, counters, kernel: None, meaning: OnceLock::new() });
     Ok(())
 }
 

@@ -1,128 +1,210 @@
 //! A rule's target.
 //!
-//! In: the words from `-j` on. Out: the target. Must not know: the matches, which `args` reads, nor what a target does
-//! to a packet.
+//! In: a target with its options. Out: what it does. Must not know: the matches, nor packets.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use super::args::RuleReader;
-use super::values::Target;
-use super::words::mark;
+use super::args::Reading;
+use super::clauses::{Choice, Clause};
+use super::language::Grasp;
+use super::matches::class;
+use super::values::{CopyMark, Ports, Range, SetMark, Target};
+use super::words::{any_number, mark, number};
 
-/// Targets that let the packet go on as it is, as far as rules can see.
-const PASSIVE: [&str; 11] =
-    ["AUDIT", "CHECKSUM", "CLASSIFY", "DSCP", "IDLETIMER", "LED", "LOG", "NFLOG", "TCPMSS", "TRACE", "ULOG"];
-/// Targets that take options.
-const WITH_OPTIONS: [&str; 5] = ["REJECT", "MASQUERADE", "DNAT", "MARK", "CT"];
-/// Targets that the tracer cannot follow.
-const OTHER: [&str; 14] = [
-    "CONNMARK",
-    "CONNSECMARK",
-    "NETMAP",
-    "NFQUEUE",
-    "QUEUE",
-    "REDIRECT",
-    "SECMARK",
-    "SET",
-    "SNAT",
-    "SYNPROXY",
-    "TEE",
-    "TOS",
-    "TPROXY",
-    "TTL",
-];
-
-/// Whether a word after `-j` is one of the kernel's own targets and no chain.
-pub(super) fn is_target(word: &str) -> bool {
-    matches!(word, "ACCEPT" | "DROP" | "RETURN")
-        || [&PASSIVE[..], &WITH_OPTIONS[..], &OTHER[..]].iter().any(|known| known.contains(&word))
+/// What the target does.
+pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<Target, String> {
+    let name = clause.extension.name;
+    let lacks = || format!("target {name} lacks its option");
+    let the_one = || clause.choices.first().ok_or_else(lacks);
+    Ok(match name {
+        "ACCEPT" => Target::Accept,
+        "DROP" => Target::Drop,
+        "RETURN" => Target::Return,
+        "REJECT" => reject(clause)?,
+        "MASQUERADE" => Target::Masquerade,
+        "NOTRACK" => Target::NoTrack,
+        "CT" if clause.has("--notrack") => Target::NoTrack,
+        "CT" if clause.choices.iter().any(|choice| choice.name.starts_with("--zone") && choice.value() != "0") => {
+            Target::Zone
+        }
+        "DNAT" => destination(reading, clause)?.ok_or_else(lacks)?,
+        "SNAT" => {
+            let to = clause.find("--to-source").ok_or_else(lacks)?;
+            Target::Snat(range(reading, to, clause)?)
+        }
+        "REDIRECT" => {
+            let ports = clause.find("--to-ports").map(port_range).transpose()?;
+            Target::Redirect(Range { addresses: None, ports, base: None, random: is_random(clause) })
+        }
+        "NETMAP" => Target::Netmap(reading.net(clause.find("--to").ok_or_else(lacks)?)?),
+        "MARK" => {
+            let SetMark { value, mask } = set_mark(the_one()?)?;
+            Target::Mark { value, mask }
+        }
+        "CONNMARK" => connection_mark(clause)?,
+        "HMARK" => Target::HashMark,
+        "TOS" => {
+            let choice = the_one()?;
+            let SetMark { value, mask } = set_mark(choice)?;
+            let byte = |number: u32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
+            Target::TypeOfService { value: byte(value), mask: byte(mask) }
+        }
+        "DSCP" => {
+            let choice = the_one()?;
+            let value = match &*choice.name {
+                "--set-dscp-class" => class(choice.value())?,
+                _ => u8::try_from(any_number(choice.value())?).map_err(|error| error.to_string())?,
+            };
+            Target::TypeOfService { value: value << 2, mask: 0xfc }
+        }
+        "ECN" => match clause.find("--ecn-ip-ect") {
+            Some(text) => Target::TypeOfService { value: number("--ecn-ip-ect", text)?, mask: 3 },
+            None => Target::Passive(name.to_owned()),
+        },
+        "TTL" | "HL" => Target::HopLimit,
+        "SET" => {
+            let named = clause.choices.iter().filter(|choice| choice.name.ends_with("-set"));
+            if clause.has("--map-set") {
+                reading.doubt(name, "marks that sets give to packets are not followed");
+            }
+            Target::ChangeSets(named.map(|choice| choice.value().to_owned()).collect())
+        }
+        "NFQUEUE" => queue(clause)?,
+        name if clause.extension.grasp == Grasp::Doubt => Target::Unfollowed(name.to_owned()),
+        passive => Target::Passive(passive.to_owned()),
+    })
 }
 
-impl RuleReader<'_> {
-    pub(super) fn jump(&mut self) -> Result<(), String> {
-        if self.target_name.is_some() {
-            return Err("a second target".to_owned());
-        }
-        let name = self.value("-j")?.into_owned();
-        self.target = match name.as_str() {
-            "ACCEPT" => Some(Target::Accept),
-            "DROP" => Some(Target::Drop),
-            "RETURN" => Some(Target::Return),
-            "REJECT" => Some(Target::Reject),
-            "MASQUERADE" => Some(Target::Masquerade),
-            name if PASSIVE.contains(&name) => Some(Target::Passive(name.to_owned())),
-            name if OTHER.contains(&name) || WITH_OPTIONS.contains(&name) => None,
-            chain => Some(Target::Jump(chain.to_owned())),
-        };
-        let unknown = OTHER.contains(&name.as_str()).then(|| format!("the tracer does not know target {name}"));
-        self.target_name = Some(name);
-        unknown.map_or(Ok(()), Err)
+fn reject(clause: &Clause<'_>) -> Result<Target, String> {
+    const KNOWN: [&str; 23] = [
+        "icmp-net-unreachable",
+        "icmp-host-unreachable",
+        "icmp-proto-unreachable",
+        "icmp-port-unreachable",
+        "icmp-net-prohibited",
+        "icmp-host-prohibited",
+        "icmp-admin-prohibited",
+        "icmp6-no-route",
+        "no-route",
+        "icmp6-adm-prohibited",
+        "adm-prohibited",
+        "icmp6-addr-unreachable",
+        "addr-unreach",
+        "icmp6-port-unreachable",
+        "port-unreach",
+        "icmp6-policy-fail",
+        "policy-fail",
+        "icmp6-reject-route",
+        "reject-route",
+        "tcp-reset",
+        "tcp-rst",
+        "host-unreach",
+        "net-unreach",
+    ];
+    match clause.find("--reject-with") {
+        Some(with) if !KNOWN.contains(&with) => Err(format!("unknown way to reject {with}")),
+        _ => Ok(Target::Reject),
     }
+}
 
-    pub(super) fn goto(&mut self) -> Result<(), String> {
-        if self.target_name.is_some() {
-            return Err("a second target".to_owned());
-        }
-        let name = self.value("-g")?.into_owned();
-        self.target = Some(Target::Goto(name.clone()));
-        self.target_name = Some(name);
-        Ok(())
-    }
+fn is_random(clause: &Clause<'_>) -> bool {
+    clause.has("--random") || clause.has("--random-fully")
+}
 
-    pub(super) fn target_option(&mut self, option: &str) -> Result<(), String> {
-        let name = self.target_name.clone().unwrap_or_default();
-        match (name.as_str(), option) {
-            ("REJECT", "--reject-with") => self.reject_with(),
-            ("MASQUERADE", "--random-fully") => Ok(()),
-            ("CT", "--notrack") => {
-                self.target = Some(Target::NoTrack);
-                Ok(())
+/// One address and one port, or anything else that translates.
+fn destination(reading: &Reading, clause: &Clause<'_>) -> Result<Option<Target>, String> {
+    let Some(to) = clause.find("--to-destination") else { return Ok(None) };
+    if let Ok(to) = to.parse::<SocketAddr>() {
+        reading.ip(&to.ip().to_string())?;
+        return Ok(Some(Target::Dnat(to)));
+    }
+    let range = range(reading, to, clause)?;
+    Ok(Some(match range {
+        Range { addresses: Some((ip, last)), ports: Some((port, end)), base: None, .. }
+            if ip == last && port == end =>
+        {
+            Target::Dnat(SocketAddr::new(ip, port))
+        }
+        range => Target::DnatRange(range),
+    }))
+}
+
+/// `ADDRESS[-ADDRESS][:PORT[-PORT][/PORT]]`, with brackets about addresses of IPv6 that a port follows.
+fn range(reading: &Reading, text: &str, clause: &Clause<'_>) -> Result<Range, String> {
+    let (addresses, ports) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (addresses, rest) = rest.split_once(']').ok_or_else(|| format!("{text} is no address"))?;
+            // Each end of a range may have its own brackets.
+            match rest.strip_prefix("-[") {
+                Some(last) => {
+                    let (last, rest) = last.split_once(']').ok_or_else(|| format!("{text} is no address"))?;
+                    (format!("{addresses}-{last}"), rest.strip_prefix(':'))
+                }
+                None => (addresses.to_owned(), rest.strip_prefix(':')),
             }
-            ("DNAT", "--to-destination") if self.target.is_none() => {
-                let to: SocketAddr = self.parsed(option)?;
-                self.check_family(to.ip())?;
-                self.target = Some(Target::Dnat(to));
-                Ok(())
-            }
-            ("MARK", "--set-xmark" | "--set-mark" | "--or-mark" | "--xor-mark" | "--and-mark")
-                if self.target.is_none() =>
-            {
-                let (value, mask) = mark(&self.value(option)?)?;
-                let (value, mask) = match option {
-                    "--set-xmark" => (value, mask),
-                    "--set-mark" => (value, mask | value),
-                    "--or-mark" => (value, value),
-                    "--xor-mark" => (value, 0),
-                    _ => (0, !value),
-                };
-                self.target = Some(Target::Mark { value, mask });
-                Ok(())
-            }
-            // Whatever they say, the packet goes on.
-            (passive, _) if PASSIVE.contains(&passive) => {
-                self.skip();
-                Ok(())
-            }
-            // A jump may be written before the matches.
-            (chain, _) if !is_target(chain) || matches!(chain, "ACCEPT" | "DROP" | "RETURN") => {
-                self.match_option(option)
-            }
-            _ => Err(format!("unknown option {option} of target {name}")),
+        }
+        None if text.matches(':').count() > 1 => (text.to_owned(), None),
+        None => match text.split_once(':') {
+            Some((addresses, ports)) => (addresses.to_owned(), Some(ports)),
+            None => (text.to_owned(), None),
+        },
+    };
+    let (ports, base) = match ports.map(|ports| ports.split_once('/').unwrap_or((ports, ""))) {
+        None => (None, None),
+        Some((ports, "")) => (Some(port_range(ports)?), None),
+        Some((ports, base)) => (Some(port_range(ports)?), Some(number("a port", base)?)),
+    };
+    let addresses = (!addresses.is_empty()).then(|| address_range(reading, &addresses)).transpose()?;
+    Ok(Range { addresses, ports, base, random: is_random(clause) })
+}
+
+fn address_range(reading: &Reading, text: &str) -> Result<(IpAddr, IpAddr), String> {
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    Ok((reading.ip(from)?, reading.ip(to)?))
+}
+
+fn port_range(text: &str) -> Result<Ports, String> {
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    Ok((number("a port", from)?, number("a port", to)?))
+}
+
+fn set_mark(choice: &Choice<'_>) -> Result<SetMark, String> {
+    let (value, mask) = mark(choice.value())?;
+    let (value, mask) = match &*choice.name {
+        "--set-xmark" | "--set-tos" => (value, mask),
+        "--set-mark" => (value, mask | value),
+        "--or-mark" | "--or-tos" => (value, value),
+        "--xor-mark" | "--xor-tos" => (value, 0),
+        _ => (0, !value),
+    };
+    Ok(SetMark { value, mask })
+}
+
+fn connection_mark(clause: &Clause<'_>) -> Result<Target, String> {
+    let number = |name: &str, default: u32| clause.find(name).map_or(Ok(default), any_number);
+    // Old versions have one mask for both.
+    let both = number("--mask", u32::MAX)?;
+    let copy = CopyMark {
+        nfmask: number("--nfmask", both)?,
+        ctmask: number("--ctmask", both)?,
+        left: number("--left-shift-mark", 0)?,
+        right: number("--right-shift-mark", 0)?,
+    };
+    match () {
+        () if clause.has("--save-mark") => Ok(Target::SaveMark(copy)),
+        () if clause.has("--restore-mark") => Ok(Target::RestoreMark(copy)),
+        () => {
+            let set = clause.choices.iter().find(|choice| choice.name.ends_with("mark"));
+            set_mark(set.ok_or("target CONNMARK lacks its option")?).map(Target::ConnectionMark)
         }
     }
+}
 
-    fn reject_with(&mut self) -> Result<(), String> {
-        const KNOWN: [&str; 8] = [
-            "icmp-port-unreachable",
-            "icmp-host-unreachable",
-            "icmp-host-prohibited",
-            "icmp-admin-prohibited",
-            "icmp-net-prohibited",
-            "icmp6-port-unreachable",
-            "icmp6-adm-prohibited",
-            "tcp-reset",
-        ];
-        let with = self.value("--reject-with")?;
-        if KNOWN.contains(&&*with) { Ok(()) } else { Err(format!("unknown way to reject {with}")) }
-    }
+fn queue(clause: &Clause<'_>) -> Result<Target, String> {
+    let first = clause.find("--queue-num").map(|text| number("--queue-num", text)).transpose()?;
+    let number = match clause.find("--queue-balance") {
+        Some(_) => None,
+        None => Some(first.unwrap_or(0)),
+    };
+    Ok(Target::Queue { number, bypass: clause.has("--queue-bypass") })
 }

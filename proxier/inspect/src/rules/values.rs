@@ -4,15 +4,16 @@
 //! are walked. What a rule means is read from its text when somebody asks: a big table has hundreds of thousands.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 
 use ipnet::IpNet;
 use netfilter::Counters;
 use netfilter::IpFamily;
-use netfilter::ipvs::ServerKey;
+use netfilter::nft::ruleset;
 
 use super::args;
+use super::language;
 use super::words;
 use proxier::model::Protocol;
 
@@ -55,6 +56,8 @@ pub struct Rule {
     pub text: Box<str>,
     /// What it counted.
     pub counters: Counters,
+    /// What the kernel holds of it, where its text does not tell all: nft put it there.
+    pub(crate) kernel: Option<Box<ruleset::Rule>>,
     pub(super) meaning: OnceLock<Box<Meaning>>,
 }
 
@@ -81,7 +84,7 @@ impl Rule {
     /// The chain that it jumps to; one of the kernel's own targets is no chain.
     #[must_use]
     pub fn leads_to(&self) -> Option<&str> {
-        jump_of(&self.text).filter(|to| !args::is_target(to))
+        jump_of(&self.text).filter(|to| language::target_of(to).is_none())
     }
 
     /// What it means, read anew.
@@ -117,6 +120,18 @@ pub type Ports = (u16, u16);
 pub enum Test {
     Source(IpNet),
     Destination(IpNet),
+    /// An address, with a mask that is no prefix.
+    Bits {
+        of_source: bool,
+        value: u128,
+        mask: u128,
+    },
+    /// An address between two others.
+    AddressRange {
+        of_source: bool,
+        from: IpAddr,
+        to: IpAddr,
+    },
     /// A trailing + stands for any rest of the name.
     InInterface(String),
     /// The same for the way out.
@@ -126,35 +141,172 @@ pub enum Test {
     OtherProtocol,
     SourcePorts(Vec<Ports>),
     DestinationPorts(Vec<Ports>),
+    /// One of both.
+    EitherPorts(Vec<Ports>),
     State(Vec<State>),
+    Connection(Connection),
     Mark {
+        value: u32,
+        mask: u32,
+    },
+    ConnectionMark {
         value: u32,
         mask: u32,
     },
     SourceLocal,
     DestinationLocal,
+    AddressKind {
+        of_source: bool,
+        kinds: Vec<AddressKind>,
+        /// Only addresses of the interface that it came in by (`true`) or leaves by.
+        limit_in: Option<bool>,
+    },
     Random(f64),
-    RecentCheck {
-        list: String,
-        seconds: Option<u32>,
-    },
-    RecentSet {
-        list: String,
-    },
+    Recent(Recent),
     /// The set has an entry made of these parts of the packet: `true` of its source, `false` of its destination.
     Set {
         name: String,
         of_source: Vec<bool>,
+        return_nomatch: bool,
     },
-    /// It came in by a port of a bridge.
-    FromBridge,
-    /// It belongs to a connection of that virtual server.
-    Ipvs(ServerKey),
+    /// Ports of bridges.
+    Bridged(Bridged),
+    /// It belongs to a connection of a virtual server that is like that.
+    Ipvs(Ipvs),
     /// Of these flags of TCP, exactly those are set.
     TcpFlags {
         mask: u8,
         set: u8,
     },
+    /// A first packet has the options that Linux sends.
+    TcpOption(u8),
+    SegmentSize(u32, u32),
+    /// `--chunk-types`
+    Chunks {
+        all: bool,
+        only: bool,
+        init: bool,
+        others: bool,
+    },
+    Length(u32, u32),
+    /// TTL or hop limit.
+    HopLimit(u32, u32),
+    TypeOfService {
+        value: u8,
+        mask: u8,
+    },
+    /// It comes from a process of this node: of root's, or not.
+    Owner {
+        root: bool,
+    },
+    /// `broadcast` or `multicast`, else `unicast`.
+    PacketKind(AddressKind),
+    /// Its sender is routed back to where it comes from.
+    ReversePath {
+        loose: bool,
+    },
+    /// The group of its interface.
+    DeviceGroup {
+        incoming: bool,
+        value: u32,
+        mask: u32,
+    },
+    /// A match that asks the sender's socket.
+    SenderSocket(String),
+    /// Whether it holds, by an assumption.
+    Assumed {
+        holds: bool,
+        why: &'static str,
+    },
+}
+
+/// Kinds of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // they are named as the kernel names them
+pub enum AddressKind {
+    Unicast,
+    Local,
+    Broadcast,
+    Multicast,
+    /// One that no packet that is walked has: `BLACKHOLE`, say.
+    Other,
+}
+
+/// What conntrack knows of a connection beside its state.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // they are named as the options are
+pub enum Connection {
+    Protocol(Option<Protocol>),
+    /// An address or port of the original or the reply direction.
+    Address {
+        reply: bool,
+        of_source: bool,
+        net: IpNet,
+    },
+    Port {
+        reply: bool,
+        of_source: bool,
+        ports: Ports,
+    },
+    /// Whether any of these holds for a connection that was seen before, and for one that was not.
+    Status {
+        seen: bool,
+    },
+    Expires,
+    Reply(bool),
+}
+
+/// `-m recent`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recent {
+    /// The list.
+    pub list: String,
+    /// What is done.
+    pub action: RecentAction,
+    /// Only entries that were seen so many seconds ago at most.
+    pub seconds: Option<u32>,
+    /// Only entries that were seen so often.
+    pub hits: u32,
+    /// Whether it is the whole address of the sender that is remembered.
+    pub of_sender: bool,
+}
+
+/// What `-m recent` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // they are named as the options are
+pub enum RecentAction {
+    Set,
+    Check,
+    Update,
+    Remove,
+}
+
+/// `-m physdev`
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // they are named as the options are
+pub enum Bridged {
+    In(String),
+    Out(String),
+    IsIn,
+    IsOut,
+    IsBridged,
+}
+
+/// `-m ipvs`: what is given has to be so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // they are named as the options are
+pub struct Ipvs {
+    pub protocol: Option<(bool, u8)>,
+    pub address: Option<(bool, IpNet)>,
+    pub port: Option<(bool, u16)>,
+    /// Whether it is in the direction of answers.
+    pub reply: Option<(bool, bool)>,
+    /// Whether it is by masquerading.
+    pub masquerade: Option<(bool, bool)>,
+    /// `--vportctl`: of a connection that controls others.
+    pub control: bool,
+    /// What is asked is negated as a whole.
+    pub none: bool,
 }
 
 /// What conntrack says of a packet.
@@ -167,6 +319,38 @@ pub enum State {
     Invalid,
     Untracked,
     Dnat,
+    Snat,
+}
+
+/// `mark = (mark & !mask) ^ value`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as the target's options
+pub struct SetMark {
+    pub value: u32,
+    pub mask: u32,
+}
+
+/// A copy of one mark in the other; the kernel's `nfmask`, `ctmask` and shift.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as the target's options
+pub struct CopyMark {
+    pub nfmask: u32,
+    pub ctmask: u32,
+    /// To the left.
+    pub left: u32,
+    /// To the right.
+    pub right: u32,
+}
+
+/// A translation with more, or less, than one address and one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as the target's options
+pub struct Range {
+    pub addresses: Option<(IpAddr, IpAddr)>,
+    pub ports: Option<Ports>,
+    /// The port that the first of the range stands for.
+    pub base: Option<u16>,
+    pub random: bool,
 }
 
 /// What happens to a packet that matched.
@@ -182,12 +366,41 @@ pub enum Target {
         value: u32,
         mask: u32,
     },
+    ConnectionMark(SetMark),
+    SaveMark(CopyMark),
+    RestoreMark(CopyMark),
+    /// `HMARK`: any number.
+    HashMark,
     Masquerade,
+    /// To one address and port.
     Dnat(SocketAddr),
+    DnatRange(Range),
+    Snat(Range),
+    /// To these ports of this node.
+    Redirect(Range),
+    Netmap(IpNet),
     /// `CT --notrack`
     NoTrack,
+    /// `CT --zone`: answers are looked up in another zone.
+    Zone,
+    /// `NFQUEUE`: its number, and whether packets go on where no program listens.
+    Queue {
+        number: Option<u16>,
+        bypass: bool,
+    },
+    /// type of service = (type & !mask) ^ value
+    TypeOfService {
+        value: u8,
+        mask: u8,
+    },
+    /// TTL or hop limit.
+    HopLimit,
+    /// `SET`: the sets that it changes.
+    ChangeSets(Vec<String>),
     Jump(String),
     Goto(String),
+    /// One that decides in a way that is not followed.
+    Unfollowed(String),
     /// One that neither decides nor changes anything that rules look at: `LOG`, say.
     Passive(String),
 }
@@ -221,6 +434,25 @@ impl Ruleset {
         self.tables.get(table)?.get(name)
     }
 
+    /// Gives the rules of a chain what the kernel holds of them, where their text does not tell all.
+    ///
+    /// # Errors
+    /// If the chain's text has more or less rules than the kernel.
+    pub fn attach(&mut self, table: &str, chain: &str, kernel: Vec<ruleset::Rule>) -> Result<(), String> {
+        let rules = self.tables.get_mut(table).and_then(|chains| chains.get_mut(chain)).map(|chain| &mut chain.rules);
+        let Some(rules) = rules else { return Ok(()) };
+        if rules.len() != kernel.len() {
+            let (text, held) = (rules.len(), kernel.len());
+            return Err(format!(
+                "table {table}, chain {chain}: iptables shows {text} rules, and the kernel has {held}"
+            ));
+        }
+        for (rule, kernel) in rules.iter_mut().zip(kernel) {
+            rule.kernel = Some(kernel).filter(|kernel| !kernel.is_told_by_iptables()).map(Box::new);
+        }
+        Ok(())
+    }
+
     /// Chains that rules of a table jump to and that were not read, of those that `wanted` accepts.
     #[must_use]
     pub fn unread(&self, table: &str, wanted: impl Fn(&str, &Rule) -> bool) -> BTreeSet<String> {
@@ -237,8 +469,10 @@ impl Ruleset {
     }
 }
 
-/// The word after `-j` or `-g`.
+/// The word after `-j` or `-g`. A comment may have those letters in it.
 fn jump_of(text: &str) -> Option<&str> {
-    let at = text.rfind(" -j ").or_else(|| text.rfind(" -g "))?;
+    let ends = |at: &usize| !words::is_open(&text[..*at]);
+    let last = |word: &str| text.rmatch_indices(word).map(|(at, _)| at).find(ends);
+    let at = last(" -j ").or_else(|| last(" -g "))?;
     text[at + 4..].split(' ').next()
 }

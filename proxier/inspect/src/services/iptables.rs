@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use netfilter::IpFamily;
 
 use super::{Address, AddressKind, EndpointView, Fate, Part, Policy, ServicePortView};
-use crate::rules::{Chain, Counters, Meaning, Rule, Ruleset, Target, Test};
+use crate::rules::{Chain, Counters, Meaning, Recent, RecentAction, Rule, Ruleset, Target, Test};
 use proxier::iptables::names::{self, Namer};
 use proxier::model::{Protocol, ServicePortName};
 
@@ -304,7 +304,7 @@ impl Port<'_> {
             let Meaning { conditions, target, .. } = rule.read(self.ruleset.family());
             let Some(Target::Jump(to)) = target else { continue };
             let recent = conditions.iter().find_map(|condition| match &condition.test {
-                Test::RecentCheck { seconds, .. } => Some(*seconds),
+                Test::Recent(Recent { action: RecentAction::Check, seconds, .. }) => Some(*seconds),
                 _ => None,
             });
             if let Some(seconds) = recent {

@@ -8,14 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use netfilter::IpFamily;
+use netfilter::ipset::SetQuery;
 use netfilter::ipvs::{Forward, ServerKey};
-use netfilter::nft::ruleset::TableId;
+use netfilter::nft::ruleset::{self, TableId, UnreadPart};
 use netfilter::nft::{Bytes, Name};
 
-use super::matching::{self, Holds};
+use super::doubts::{Doubted, Forks};
+use super::matching::{self, Holds, Matched, Touched};
 use super::path::MOST;
-use super::{Doubt, Memory, Node, Packet, Step};
-use crate::rules::{Chain, Policy, Rule, Table, Target};
+use super::tables::{self, Spot};
+use super::translation;
+use super::{Assumption, Doubt, Memory, Node, Packet, Step};
+use crate::rules::{Chain, CopyMark, Policy, Rule, SetMark, Table, Target};
 
 /// A packet on its way, with what was done to it so far.
 #[derive(Clone, Debug)]
@@ -41,18 +45,50 @@ pub(super) struct Traveller {
     pub(super) remembered: BTreeSet<String>,
     /// Lists that rules asked for the sender.
     pub(super) asked: BTreeSet<String>,
+    /// Lists that rules changed on the way, those of whole senders with `true`.
+    pub(super) touched: BTreeMap<(String, bool), Touched>,
+    /// Sets that rules changed on the way.
+    pub(super) changed_sets: BTreeSet<String>,
+    /// What sets were asked without an answer.
+    pub(super) queries: BTreeSet<SetQuery>,
+    /// Why the mark is not known, where it is not.
+    pub(super) mark_unknown: Option<String>,
+    /// The field of IPv4 and the traffic class of IPv6.
+    pub(super) type_of_service: u8,
+    /// Whether a rule changed TTL or hop limit.
+    pub(super) hops_changed: bool,
     pub(super) steps: Vec<Step>,
-    pub(super) doubts: Vec<Doubt>,
+    pub(super) doubts: Vec<Doubted>,
+    pub(super) assumed: Vec<Assumption>,
+    /// The forks where it went on as if a rule matched that cannot be decided: see [`Forks`].
+    pub(super) supposed: Vec<u32>,
     /// The built-in chain of iptables whose policy dropped it.
     pub(super) policy: Option<String>,
 }
 
 impl Traveller {
+    /// Notes a doubt; returned is the packet that goes on as if the rule matched, unless there are too many.
+    pub(super) fn fork(&mut self, doubt: Doubt, forks: &Forks) -> Option<Self> {
+        let fork = forks.next();
+        let mut other = fork.map(|_| self.clone());
+        if let (Some(fork), Some(other)) = (fork, &mut other) {
+            other.supposed.push(fork);
+        }
+        self.doubts.push(Doubted { fork, doubt });
+        other
+    }
+
+    /// Notes a doubt that is not followed.
+    pub(super) fn doubt(&mut self, doubt: Doubt) {
+        self.doubts.push(Doubted { fork: None, doubt });
+    }
+
     /// Whether it is in the same state, however it came to it and however likely.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let state = |t: &Self| (t.mark, t.connection_mark, t.translated, t.masqueraded, t.untracked, t.settled);
         self.packet == other.packet
             && state(self) == state(other)
+            && self.mark_unknown == other.mark_unknown
             && self.changed == other.changed
             && self.remembered == other.remembered
             && self.asked == other.asked
@@ -65,9 +101,12 @@ pub(super) struct Place<'a> {
     pub(super) table: &'a str,
     pub(super) hook: &'a str,
     pub(super) in_interface: &'a str,
+    /// Whether packets have met connection tracking.
+    pub(super) tracked: bool,
     pub(super) node: &'a Node,
     pub(super) memory: &'a Memory,
     pub(super) budget: &'a Budget,
+    pub(super) forks: &'a Forks,
 }
 
 /// How much a trace may cost: chains that jump to the same chain twice, and so on, have the kernel look at more rules than a
@@ -130,14 +169,21 @@ pub(super) struct Walked {
     pub(super) ends: Vec<(Traveller, Decision)>,
     /// Chains that rules led to and that are not there: `(table, chain)`.
     pub(super) missing: BTreeSet<(String, String)>,
+    /// What of nf_tables was not read and decides.
+    pub(super) lacks: Vec<UnreadPart>,
 }
 
 /// Walks the hook's chain, one walk for each way the dice can fall.
-pub(super) fn walk(chains: &Table, place: &Place<'_>, traveller: Traveller) -> Result<Walked, String> {
+pub(super) fn walk(
+    chains: &Table,
+    place: &Place<'_>,
+    kernel: Option<(&TableId, &ruleset::Table)>,
+    traveller: Traveller,
+) -> Result<Walked, String> {
     let base = chains.get(place.hook).ok_or_else(|| format!("table {} has no {}", place.table, place.hook))?;
     let mut open = vec![Walk { traveller, stack: vec![Frame { chain: base, next: 0, goto: false }] }];
     let mut walked = Walked::default();
-    while let Some(mut walk) = open.pop() {
+    'walks: while let Some(mut walk) = open.pop() {
         let decision = loop {
             let Some(frame) = walk.stack.last_mut() else { break policy(base) };
             let Some(rule) = frame.chain.rules.get(frame.next) else {
@@ -146,13 +192,48 @@ pub(super) fn walk(chains: &Table, place: &Place<'_>, traveller: Traveller) -> R
             };
             frame.next += 1;
             place.budget.pay(1, 0)?;
-            let chance = match matching::matches(rule.meaning(place.family), &mut walk.traveller, place) {
-                Holds::No => continue,
+            if let Some((held, (id, table))) = rule.kernel.as_ref().zip(kernel) {
+                let spot = Spot { place, id, table, tracked: place.tracked, nat: place.table == "nat" };
+                let text = held.text(id, table);
+                for (traveller, odds, target) in
+                    tables::one(&spot, &hook(place), held, walk.traveller, &mut walked.lacks)
+                {
+                    let mut after = Walk { traveller, stack: walk.stack.clone() };
+                    let Some(target) = target else {
+                        open.push(after);
+                        continue;
+                    };
+                    after.traveller.steps.push(Step::of(hook(place), &text, odds));
+                    match carry_out(&target, rule, chains, place, &mut after, &mut walked.missing)? {
+                        Next::Ends(ends) => walked.ends.extend(ends),
+                        Next::Rule => open.push(after),
+                    }
+                }
+                continue 'walks;
+            }
+            if rule.kernel.is_some() {
+                let why = "nft put it there, and its text does not tell all";
+                walk.traveller.doubt(Doubt::new(hook(place), &*rule.text, why));
+                continue;
+            }
+            let meaning = rule.meaning(place.family);
+            let Matched { holds, assumed } = matching::matches(meaning, &mut walk.traveller, place);
+            let passive = matches!(meaning.target, None | Some(Target::Passive(_)));
+            let assumed = if passive { Vec::new() } else { assumed };
+            walk.traveller.assumed.extend(assumed.into_iter().map(|what| assumption(rule, what, place)));
+            let chance = match holds {
                 Holds::Yes(chance) => chance,
-                Holds::Unknown(why) => {
-                    doubt(rule, why, place, &mut walk.traveller);
+                Holds::Unknown(why) if !passive => {
+                    if let Some(mut other) = doubt(rule, why, place, &mut walk) {
+                        place.budget.pay(0, other.traveller.steps.len())?;
+                        match obey(rule, 1.0, chains, place, &mut other, &mut walked.missing)? {
+                            Next::Ends(ends) => walked.ends.extend(ends),
+                            Next::Rule => open.push(other),
+                        }
+                    }
                     continue;
                 }
+                _ => continue,
             };
             if chance < 1.0 {
                 place.budget.pay(0, walk.traveller.steps.len())?;
@@ -164,35 +245,56 @@ pub(super) fn walk(chains: &Table, place: &Place<'_>, traveller: Traveller) -> R
                 open.push(other);
                 walk.traveller.probability *= chance;
             }
-            if let Some(decision) = obey(rule, chance, chains, place, &mut walk, &mut walked.missing)? {
-                break decision;
+            if let Next::Ends(ends) = obey(rule, chance, chains, place, &mut walk, &mut walked.missing)? {
+                walked.ends.extend(ends);
+                break None;
             }
         };
-        walked.ends.push((walk.traveller, decision));
+        walked.ends.extend(decision.map(|decision| (walk.traveller, decision)));
     }
     Ok(walked)
 }
 
-/// A rule that may match or not is taken for one that does not, and that is said.
-fn doubt(rule: &Rule, why: String, place: &Place<'_>, traveller: &mut Traveller) {
-    if !matches!(rule.meaning(place.family).target, None | Some(Target::Passive(_))) || why.contains("target") {
-        let hook = format!("{} {}", place.table, place.hook);
-        traveller.doubts.push(Doubt { hook, rule: rule.text.to_string(), why });
+fn hook(place: &Place<'_>) -> String {
+    format!("{} {}", place.table, place.hook)
+}
+
+fn assumption(rule: &Rule, what: String, place: &Place<'_>) -> Assumption {
+    Assumption { hook: hook(place), rule: rule.text.to_string(), what }
+}
+
+/// A rule that may match or not is taken for one that does not, and that is said; returned is the walk that goes on as
+/// if it did.
+fn doubt<'a>(rule: &Rule, why: String, place: &Place<'_>, walk: &mut Walk<'a>) -> Option<Walk<'a>> {
+    let doubt = Doubt::new(hook(place), &*rule.text, why);
+    if matches!(rule.meaning(place.family).target, Some(Target::Unfollowed(_))) {
+        walk.traveller.doubt(doubt);
+        return None;
     }
+    let traveller = walk.traveller.fork(doubt, place.forks)?;
+    Some(Walk { traveller, stack: walk.stack.clone() })
 }
 
 fn leave(stack: &mut Vec<Frame<'_>>) {
     while stack.pop().is_some_and(|frame| frame.goto) {}
 }
 
-fn policy(base: &Chain) -> Decision {
+fn policy(base: &Chain) -> Option<Decision> {
     match base.policy {
-        Some(Policy::Drop) => Decision::Drop,
-        _ => Decision::Accept,
+        Some(Policy::Drop) => Some(Decision::Drop),
+        _ => Some(Decision::Accept),
     }
 }
 
-/// Does what a matching rule says; None means the walk goes on.
+/// What comes after a rule that matches.
+enum Next {
+    /// The next rule.
+    Rule,
+    /// The walk through the hook's chain ends, in one way or in several.
+    Ends(Vec<(Traveller, Decision)>),
+}
+
+/// Does what a matching rule says.
 fn obey<'a>(
     rule: &Rule,
     chance: f64,
@@ -200,54 +302,113 @@ fn obey<'a>(
     place: &Place<'_>,
     walk: &mut Walk<'a>,
     missing: &mut BTreeSet<(String, String)>,
-) -> Result<Option<Decision>, String> {
-    let traveller = &mut walk.traveller;
-    let hook = format!("{} {}", place.table, place.hook);
+) -> Result<Next, String> {
     place.budget.pay(0, 1)?;
-    traveller.steps.push(Step::of(hook, &rule.text, chance));
-    let misplaced = || Err(format!("the kernel takes no such rule in {} {}: {}", place.table, place.hook, rule.text));
+    walk.traveller.steps.push(Step::of(hook(place), &rule.text, chance));
     match &rule.meaning(place.family).target {
-        None | Some(Target::Passive(_)) => Ok(None),
-        Some(Target::Accept) => Ok(Some(Decision::Accept)),
-        Some(Target::Drop) => Ok(Some(Decision::Drop)),
-        Some(Target::Reject) if place.table == "filter" => Ok(Some(Decision::Reject)),
-        Some(Target::Return) => {
-            leave(&mut walk.stack);
-            Ok(None)
-        }
-        Some(Target::Mark { value, mask }) => {
-            traveller.mark = traveller.mark & !mask ^ value;
-            Ok(None)
-        }
-        Some(Target::NoTrack) => {
-            traveller.untracked = true;
-            Ok(None)
-        }
-        Some(Target::Masquerade) if (place.table, place.hook) == ("nat", "POSTROUTING") => {
-            (traveller.masqueraded, traveller.settled) = (true, true);
-            if let Some(address) = place.node.masquerade_address(traveller.packet.source.ip()) {
-                traveller.packet.source.set_ip(address);
-            }
-            Ok(Some(Decision::Accept))
-        }
-        Some(Target::Dnat(to)) if place.table == "nat" && matches!(place.hook, "PREROUTING" | "OUTPUT") => {
-            traveller.packet.destination = *to;
-            (traveller.translated, traveller.settled) = (true, true);
-            Ok(Some(Decision::Accept))
-        }
-        Some(Target::Jump(to) | Target::Goto(to)) => {
+        Some(target) => carry_out(target, rule, chains, place, walk, missing),
+        None => Ok(Next::Rule),
+    }
+}
+
+fn carry_out<'a>(
+    target: &Target,
+    rule: &Rule,
+    chains: &'a Table,
+    place: &Place<'_>,
+    walk: &mut Walk<'a>,
+    missing: &mut BTreeSet<(String, String)>,
+) -> Result<Next, String> {
+    let traveller = &mut walk.traveller;
+    let end = |walk: &Walk<'_>, decision| Ok(Next::Ends(vec![(walk.traveller.clone(), decision)]));
+    match target {
+        Target::Accept => return end(walk, Decision::Accept),
+        Target::Drop => return end(walk, Decision::Drop),
+        Target::Reject if place.table == "filter" => return end(walk, Decision::Reject),
+        Target::Return => leave(&mut walk.stack),
+        Target::Queue { number, bypass } => return Ok(queue(rule, (*number, *bypass), place, traveller)),
+        Target::Jump(to) | Target::Goto(to) => {
             let Some(chain) = chains.get(&**to) else {
                 missing.insert((place.table.to_owned(), to.clone()));
-                return Ok(None);
+                return Ok(Next::Rule);
             };
             // Each chain can be open once at a time, or the kernel would refuse the loop.
             if walk.stack.len() > chains.len() {
                 return Err(format!("chains jump in a circle: {}", rule.text));
             }
-            let goto = matches!(rule.meaning(place.family).target, Some(Target::Goto(_)));
-            walk.stack.push(Frame { chain, next: 0, goto });
-            Ok(None)
+            walk.stack.push(Frame { chain, next: 0, goto: matches!(target, Target::Goto(_)) });
         }
-        Some(Target::Reject | Target::Masquerade | Target::Dnat(_)) => misplaced(),
+        Target::Zone => {
+            let why = "answers are looked up in another zone of connections, which is not followed";
+            traveller.doubt(Doubt::new(hook(place), &*rule.text, why));
+        }
+        _ if translation::is_one(target) => {
+            let ends = translation::translate(target, traveller, place);
+            let ends = ends.ok_or_else(|| misplaced(rule, place))?;
+            return Ok(Next::Ends(ends.into_iter().map(|traveller| (traveller, Decision::Accept)).collect()));
+        }
+        Target::Reject => return Err(misplaced(rule, place)),
+        other => change(other, traveller, place),
+    }
+    Ok(Next::Rule)
+}
+
+fn misplaced(rule: &Rule, place: &Place<'_>) -> String {
+    format!("the kernel takes no such rule in {} {}: {}", place.table, place.hook, rule.text)
+}
+
+/// Where no program listens, packets are dropped, or go on behind the chain if the rule says so.
+fn queue(rule: &Rule, (number, bypass): (Option<u16>, bool), place: &Place<'_>, traveller: &mut Traveller) -> Next {
+    let listens = number.zip(place.node.queues.as_ref()).map(|(number, queues)| queues.contains(&number));
+    if listens == Some(false) {
+        let decision = if bypass { Decision::Accept } else { Decision::Drop };
+        return Next::Ends(vec![(traveller.clone(), decision)]);
+    }
+    let why = "NFQUEUE: a program in user space decides; it is taken for one that accepts";
+    let dropped = traveller.fork(Doubt::new(hook(place), &*rule.text, why), place.forks);
+    let dropped = dropped.map(|traveller| (traveller, Decision::Drop));
+    Next::Ends([(traveller.clone(), Decision::Accept)].into_iter().chain(dropped).collect())
+}
+
+/// What a target changes of a packet.
+fn change(target: &Target, traveller: &mut Traveller, place: &Place<'_>) {
+    let changed = |old: u32, SetMark { value, mask }: SetMark| old & !mask ^ value;
+    let shifted = |mark: u32, copy: CopyMark| {
+        let left = mark.checked_shl(copy.left).unwrap_or(0);
+        left.checked_shr(copy.right).unwrap_or(0)
+    };
+    match *target {
+        Target::Mark { value, mask } => {
+            if mask == u32::MAX {
+                traveller.mark_unknown = None;
+            }
+            traveller.mark = changed(traveller.mark, SetMark { value, mask });
+        }
+        Target::HashMark => traveller.mark_unknown = Some("HMARK gives it any mark".to_owned()),
+        // Without a connection there is nothing to be changed.
+        Target::ConnectionMark(_) | Target::SaveMark(_) | Target::RestoreMark(_)
+            if !place.tracked || traveller.untracked => {}
+        Target::ConnectionMark(set) => {
+            traveller.connection_mark = traveller.connection_mark.map(|mark| changed(mark, set));
+        }
+        Target::SaveMark(copy) => match &traveller.mark_unknown {
+            Some(_) => traveller.connection_mark = None,
+            None => {
+                let new = shifted(traveller.mark & copy.nfmask, copy);
+                traveller.connection_mark = traveller.connection_mark.map(|mark| mark & !copy.ctmask ^ new);
+            }
+        },
+        Target::RestoreMark(copy) => match traveller.connection_mark {
+            Some(mark) => traveller.mark = traveller.mark & !copy.nfmask ^ shifted(mark & copy.ctmask, copy),
+            None => traveller.mark_unknown = Some("the mark of a known connection is not read".to_owned()),
+        },
+        // Connection tracking has the packet already: it stays as it is.
+        Target::NoTrack => traveller.untracked |= !place.tracked,
+        Target::TypeOfService { value, mask } => {
+            traveller.type_of_service = traveller.type_of_service & !mask ^ value;
+        }
+        Target::HopLimit => traveller.hops_changed = true,
+        Target::ChangeSets(ref sets) => traveller.changed_sets.extend(sets.iter().cloned()),
+        _ => {}
     }
 }

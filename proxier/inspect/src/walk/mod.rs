@@ -4,6 +4,7 @@
 //! rules that decided it. Must not know: Services, endpoints, chain names, who wrote the rules.
 
 mod chains;
+mod doubts;
 mod matching;
 mod outcome;
 mod packet;
@@ -13,9 +14,10 @@ mod supply;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod translation;
 
-pub use outcome::{Branch, Doubt, Outcome, Step, Trace, Verdict};
-pub use packet::{ConnState, Memory, Node, Origin, Packet};
+pub use outcome::{Assumption, Branch, Doubt, Outcome, Step, Trace, Verdict};
+pub use packet::{ConnState, Memory, Node, Origin, Packet, Unwalked};
 pub use path::{OtherFlavour, Rules};
 pub use supply::trace_and_supply;
 

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
+use netfilter::ipset::SetQuery;
 use netfilter::ipvs::Forward;
 use netfilter::nft::ruleset::UnreadPart;
 
@@ -86,7 +87,7 @@ impl Step {
 }
 
 /// A rule that may have matched or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Doubt {
     /// Table and hook, as in "nat PREROUTING".
     pub hook: String,
@@ -94,6 +95,26 @@ pub struct Doubt {
     pub rule: String,
     /// What cannot be told.
     pub why: String,
+    /// How the packet ends if the rule matches, where that can be told.
+    pub otherwise: Vec<Outcome>,
+}
+
+impl Doubt {
+    /// A doubt of which nothing more is known.
+    pub(super) fn new(hook: String, rule: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { hook, rule: rule.into(), why: why.into(), otherwise: Vec::new() }
+    }
+}
+
+/// A rule that was decided by an assumption.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assumption {
+    /// Table and hook, as in "nat PREROUTING".
+    pub hook: String,
+    /// The rule as written.
+    pub rule: String,
+    /// What is assumed.
+    pub what: String,
 }
 
 /// One way through the rules, with every random choice made.
@@ -105,10 +126,14 @@ pub struct Branch {
     pub remembered: BTreeSet<String>,
     /// The rules that matched, in order.
     pub steps: Vec<Step>,
-    /// Rules that were taken for not matching because it cannot be told.
+    /// Rules that were taken for not matching because it cannot be told, and that would lead elsewhere.
     pub doubts: Vec<Doubt>,
     /// The built-in chain of iptables whose policy dropped the packet: table and chain, as in "filter FORWARD".
     pub policy: Option<String>,
+    /// Those that would lead to the same end.
+    pub harmless: Vec<Doubt>,
+    /// Rules that were decided by an assumption.
+    pub assumed: Vec<Assumption>,
 }
 
 /// Every way one packet can go.
@@ -118,6 +143,8 @@ pub struct Trace {
     pub branches: Vec<Branch>,
     /// The `recent` lists that rules asked for the sender.
     pub asked: BTreeSet<String>,
+    /// What rules asked sets that were not read.
+    pub queries: BTreeSet<SetQuery>,
     /// Chains that rules lead to and that were not there to be walked: `(table, chain)`.
     pub missing: BTreeSet<(String, String)>,
     /// What of nftables was not read and decides: without it the ways are not those of the kernel.
@@ -125,6 +152,14 @@ pub struct Trace {
 }
 
 impl Trace {
+    /// Whether the ways are those of the kernel, as far as what was assumed holds: no end depends on a rule that is not
+    /// understood, or on something that was not read.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        let sure = |branch: &Branch| branch.doubts.is_empty();
+        self.branches.iter().all(sure) && self.missing.is_empty() && self.lacks.is_empty()
+    }
+
     /// The ways put together by where they end, in a fixed order.
     #[must_use]
     pub fn outcomes(&self) -> Vec<Outcome> {

@@ -3,12 +3,14 @@
 //! In: what is said about a connection's first packet. Out: the values a ruleset is asked about: packet, node, memory.
 //! Must not know: how any ruleset is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use crate::rules::AddressKind;
+use netfilter::ipset::SetQuery;
 use proxier::ipvs::ObservedState;
 use proxier::model::Protocol;
 
@@ -71,6 +73,25 @@ pub struct Node {
     pub interfaces: BTreeMap<String, u32>,
     /// Its virtual servers and sets, as far as they were read.
     pub held: ObservedState,
+    /// What the kernel's sets say, as far as they were asked; or why they do not.
+    pub answers: BTreeMap<SetQuery, Result<bool, String>>,
+    /// Bridges whose packets the rules of iptables see on their way through.
+    pub bridged: BTreeSet<String>,
+    /// The groups of its interfaces, as far as they are known.
+    pub groups: BTreeMap<String, u32>,
+    /// The queues for which a program listens; `None`: not known.
+    pub queues: Option<BTreeSet<u16>>,
+    /// Rules that packets meet and that are not walked.
+    pub unwalked: Vec<Unwalked>,
+}
+
+/// Rules at a place that is not walked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwalked {
+    /// Table and chain, as in "netdev guard ingress".
+    pub chain: String,
+    /// The interfaces whose packets meet them; all if there are none.
+    pub interfaces: BTreeSet<String>,
 }
 
 impl Node {
@@ -78,6 +99,25 @@ impl Node {
     #[must_use]
     pub fn is_local(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.addresses.contains(&address)
+    }
+
+    /// What kind of address it is.
+    #[must_use]
+    pub fn kind(&self, address: IpAddr) -> AddressKind {
+        let last = |net: &IpNet| !net.contains(&address) || net.broadcast() == address;
+        let of_link = |net: &&IpNet| net.prefix_len() > 0 && net.prefix_len() < 31 && net.contains(&address);
+        let own = |net: &&IpNet| self.addresses.iter().any(|ip| net.contains(ip));
+        let nets = || self.routes.iter().map(|(net, _)| net).filter(of_link).filter(own);
+        let broadcast = match address {
+            IpAddr::V4(ip) => ip.is_broadcast() || (nets().next().is_some() && nets().all(last)),
+            IpAddr::V6(_) => false,
+        };
+        match address {
+            _ if self.is_local(address) => AddressKind::Local,
+            _ if broadcast => AddressKind::Broadcast,
+            _ if address.is_multicast() => AddressKind::Multicast,
+            _ => AddressKind::Unicast,
+        }
     }
 
     /// Where packets to another address leave.

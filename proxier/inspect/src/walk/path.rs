@@ -10,6 +10,7 @@ use netfilter::ipvs::{Forward, ServerKey};
 use netfilter::nft::{ChainType, Hook, ruleset};
 
 use super::chains::{self, Budget, Decision, Place, Traveller};
+use super::doubts::{Compared, Forks};
 use super::stations::{self, Station};
 use super::tables::{self, Spot};
 use super::{Branch, ConnState, Doubt, Memory, Node, Origin, Outcome, Packet, Step, Trace, Verdict};
@@ -72,19 +73,25 @@ impl Rules<'_> {
             node,
             memory,
             budget: Budget::new(most_rules),
+            forks: Forks::default(),
             under_way: vec![start(packet)],
             ended: vec![],
             missing: BTreeSet::new(),
             lacks: BTreeSet::new(),
         };
+        journey.note_unwalked();
         match &packet.origin {
             Origin::Host => journey.unshare_process()?,
             Origin::Interface(name) => journey.arrive_on(name)?,
         }
         journey.ended.extend(journey.under_way.drain(..).map(|t| (t, Decision::Accept)));
         let asked = journey.ended.iter().flat_map(|(traveller, _)| traveller.asked.iter().cloned()).collect();
-        let branches = journey.ended.into_iter().map(branch).collect();
-        Ok(Trace { asked, branches, missing: journey.missing, lacks: journey.lacks })
+        let queries = journey.ended.iter().flat_map(|(traveller, _)| traveller.queries.iter().cloned()).collect();
+        let compared = Compared::of(&journey.ended);
+        // Those that go on as if a rule matched only tell whether it matters.
+        let real = journey.ended.into_iter().filter(|(traveller, _)| traveller.supposed.is_empty());
+        let branches = real.map(|end| branch(end, &compared)).collect();
+        Ok(Trace { asked, queries, branches, missing: journey.missing, lacks: journey.lacks })
     }
 }
 
@@ -98,6 +105,7 @@ struct Journey<'a> {
     node: &'a Node,
     memory: &'a Memory,
     budget: Budget,
+    forks: Forks,
     under_way: Vec<Traveller>,
     ended: Vec<(Traveller, Decision)>,
     missing: BTreeSet<(String, String)>,
@@ -129,6 +137,23 @@ impl<'a> Pass<'a> {
 }
 
 impl Journey<'_> {
+    /// Rules at places that are not walked are a doubt for what comes by there.
+    fn note_unwalked(&mut self) {
+        let Some(traveller) = self.under_way.first_mut() else { return };
+        let incoming = match &traveller.packet.origin {
+            Origin::Interface(name) => Some(name.clone()),
+            Origin::Host => None,
+        };
+        let outgoing = self.node.out_interface(traveller.packet.destination.ip());
+        for unwalked in &self.node.unwalked {
+            let meets = |name: &str| unwalked.interfaces.is_empty() || unwalked.interfaces.contains(name);
+            if incoming.as_deref().is_some_and(meets) || outgoing.is_some_and(meets) {
+                let why = "a trace does not go through this chain";
+                traveller.doubt(Doubt::new(unwalked.chain.clone(), "all rules of the chain", why));
+            }
+        }
+    }
+
     fn arrive_on(&mut self, name: &str) -> Result<(), String> {
         self.pass(Pass::first(Hook::Prerouting, name))?;
         let (local, forwarded) = self.split_local();
@@ -173,7 +198,7 @@ impl Journey<'_> {
             if let Some(scheduler) = held.marks.get(&traveller.mark).filter(|_| traveller.server.is_none()) {
                 let rule = format!("-A -f {} -s {scheduler}", traveller.mark);
                 let why = "a virtual server of packets with this mark".to_owned();
-                traveller.doubts.push(Doubt { hook: format!("ipvs {hook}"), rule, why });
+                traveller.doubt(Doubt::new(format!("ipvs {hook}"), rule, why));
             }
             let server = held.servers.get(&key).filter(|_| traveller.server.is_none() && state == ConnState::New);
             let Some(server) = server else {
@@ -281,13 +306,16 @@ impl Journey<'_> {
         };
         let Pass { in_interface, .. } = pass;
         let family = self.rules.iptables.family();
-        let Self { node, memory, ref budget, .. } = *self;
-        let place = Place { family, table, hook: &hook, in_interface, node, memory, budget };
+        let Self { node, memory, ref budget, ref forks, .. } = *self;
+        let place = Place { family, table, hook: &hook, in_interface, tracked, node, memory, budget, forks };
         let ends = match rules {
             stations::Rules::Iptables(_, chains, flavour) => {
                 let met = traveller.steps.len();
-                let mut walked = chains::walk(chains, &place, traveller)?;
+                let id = ruleset::TableId::of(family, table);
+                let held = self.rules.nftables.and_then(|ruleset| ruleset.tables.get(&id));
+                let mut walked = chains::walk(chains, &place, held.map(|held| (&id, held)), traveller)?;
                 self.missing.extend(walked.missing);
+                self.lacks.extend(walked.lacks);
                 walked.ends.iter_mut().for_each(|end| note_place(end, met, &format!("{table} {hook}"), flavour));
                 walked.ends
             }
@@ -312,13 +340,20 @@ impl Journey<'_> {
 /// Notes the policy that dropped a packet, and names the flavour in the steps from `met` on.
 fn note_place((traveller, decision): &mut (Traveller, Decision), met: usize, hook: &str, flavour: Option<&str>) {
     let place = flavour.map_or_else(|| hook.to_owned(), |flavour| format!("{flavour} {hook}"));
-    let by_rule = traveller.steps.get(met..).and_then(<[Step]>::last).is_some_and(|step| step.rule.contains("-j DROP"));
+    let by_rule = traveller.steps.get(met..).and_then(<[Step]>::last).is_some_and(|step| drops(&step.rule));
     if *decision == Decision::Drop && !by_rule {
         traveller.policy = Some(place.clone());
     }
     if flavour.is_some() {
         traveller.steps.iter_mut().skip(met).for_each(|step| step.hook.clone_from(&place));
     }
+}
+
+/// Whether a rule that a packet met last dropped it: in iptables' words, or in nft's.
+fn drops(rule: &str) -> bool {
+    ["-j DROP", "-j NFQUEUE"].iter().any(|target| rule.contains(target))
+        || rule.ends_with("drop")
+        || rule.contains(": drop")
 }
 
 fn start(packet: &Packet) -> Traveller {
@@ -337,13 +372,22 @@ fn start(packet: &Packet) -> Traveller {
         probability: 1.0,
         remembered: BTreeSet::new(),
         asked: BTreeSet::new(),
+        touched: BTreeMap::new(),
+        changed_sets: BTreeSet::new(),
+        queries: BTreeSet::new(),
+        mark_unknown: None,
+        type_of_service: 0,
+        hops_changed: false,
         steps: vec![],
         doubts: vec![],
         policy: None,
+        assumed: vec![],
+        supposed: vec![],
     }
 }
 
-fn branch((traveller, decision): (Traveller, Decision)) -> Branch {
+/// How a packet ends.
+pub(super) fn outcome(traveller: &Traveller, decision: Decision) -> Outcome {
     let forwarded = traveller.forwarded.map(|(to, how)| Verdict::Forwarded(to, how));
     let verdict = match decision {
         Decision::Drop => Verdict::Dropped,
@@ -352,7 +396,12 @@ fn branch((traveller, decision): (Traveller, Decision)) -> Branch {
         Decision::Accept => forwarded.unwrap_or(Verdict::Untouched),
     };
     let masqueraded = traveller.masqueraded && decision == Decision::Accept;
-    let outcome = Outcome { verdict, masqueraded, probability: traveller.probability };
-    let Traveller { remembered, steps, doubts, policy, .. } = traveller;
-    Branch { outcome, remembered, steps, doubts, policy }
+    Outcome { verdict, masqueraded, probability: traveller.probability }
+}
+
+fn branch((traveller, decision): (Traveller, Decision), compared: &Compared) -> Branch {
+    let outcome = outcome(&traveller, decision);
+    let Traveller { remembered, steps, doubts, assumed, policy, .. } = traveller;
+    let (doubts, harmless) = compared.sort(doubts);
+    Branch { outcome, remembered, steps, doubts, harmless, assumed, policy }
 }

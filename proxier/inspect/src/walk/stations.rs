@@ -68,10 +68,15 @@ pub(super) fn at(hook: Hook, rules: super::Rules<'_>) -> Vec<Station<'_>> {
         }
     }
     for (id, table) in nftables.iter().flat_map(|ruleset| &ruleset.tables) {
-        if table.dormant || table.is_iptables(id) {
+        if table.dormant {
             continue;
         }
+        // Of a table of iptables its text tells, but for base chains that nft put there.
+        let is_iptables = table.is_iptables(id);
         for (name, chain, BaseChain { kind, priority, .. }) in table.base_chains(hook) {
+            if is_iptables && chain.is_of_iptables(name) {
+                continue;
+            }
             let (order, rules) =
                 ((*priority, Reverse((table.handle, chain.handle))), Rules::Nftables(id, table, name, chain));
             match kind {

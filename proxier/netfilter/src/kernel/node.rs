@@ -2,7 +2,7 @@
 //!
 //! Values are those of the calling thread's network namespace. Nothing is changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,6 +19,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_GROUP: u16 = 27;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
@@ -180,6 +181,42 @@ pub fn tcp_counter(name: &str) -> Option<u64> {
     let (names, values) = (rows.next()?, rows.next()?);
     let at = names.split(' ').position(|word| word == name)?;
     values.split(' ').nth(at)?.parse().ok()
+}
+
+/// The bridges whose packets the rules of iptables see on their way through.
+#[must_use]
+pub fn filtered_bridges(family: IpFamily) -> BTreeSet<String> {
+    let name = if family == IpFamily::V4 { "bridge-nf-call-iptables" } else { "bridge-nf-call-ip6tables" };
+    if sysctl(&format!("net/bridge/{name}")).unwrap_or(0) == 0 {
+        return BTreeSet::new();
+    }
+    let bridges = links().unwrap_or_default().into_iter().filter(|link| link.kind.as_deref() == Some("bridge"));
+    bridges.map(|link| link.name).collect()
+}
+
+/// The groups of these interfaces, as far as the kernel says.
+#[must_use]
+pub fn groups(interfaces: &BTreeMap<String, u32>) -> BTreeMap<String, u32> {
+    let mut groups = BTreeMap::new();
+    let listed = Netlink::open(NETLINK_ROUTE).map(|mut socket| {
+        socket.dump_once(&Request::new(RTM_GETLINK, 0, &IFINFOMSG), &mut |received| {
+            let attributes = received.attributes(IFINFOMSG.len());
+            let name = attributes
+                .find(IFLA_IFNAME)
+                .map(|name| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned());
+            let group = attributes.find_array(IFLA_GROUP).map(u32::from_ne_bytes);
+            groups.extend(name.zip(group).filter(|(name, _)| interfaces.contains_key(name)));
+            Ok(())
+        })
+    });
+    if matches!(listed, Ok(Ok(_))) { groups } else { BTreeMap::new() }
+}
+
+/// The queues of packets for which a program listens; `None` if the kernel does not say.
+#[must_use]
+pub fn queues() -> Option<BTreeSet<u16>> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netfilter/nfnetlink_queue").ok()?;
+    Some(text.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect())
 }
 
 /// The main routing table: each destination network with its output interface.

@@ -56,10 +56,19 @@ impl RuleReader {
         let mut tool = Command::new(&self.save);
         tool.arg("-c").args(table.iter().flat_map(|table| ["-t", table]));
         command::stream(&mut tool, |mut output| {
-            let mut bytes = Vec::new();
+            let (mut bytes, mut begun) = (Vec::new(), String::new());
             while output.read_until(b'\n', &mut bytes)? != 0 {
-                line(&String::from_utf8_lossy(&bytes));
+                begun.push_str(&String::from_utf8_lossy(&bytes));
                 bytes.clear();
+                if goes_on(&begun) {
+                    begun = begun.trim_end_matches('\n').to_owned() + " ";
+                } else {
+                    line(&begun);
+                    begun.clear();
+                }
+            }
+            if !begun.is_empty() {
+                line(&begun);
             }
             Ok(())
         })
@@ -73,7 +82,7 @@ impl RuleReader {
     /// If the program fails.
     pub fn table(&self, table: &str) -> Result<String, ToolError> {
         let output = command::run(Command::new(&self.iptables).args(["-t", table, "-v", "-S"]), [])?;
-        Ok(String::from_utf8_lossy(&output).into_owned())
+        Ok(joined(&String::from_utf8_lossy(&output)))
     }
 
     /// One chain, as printed by `iptables -v -S`; `None` if the chain does not exist.
@@ -83,9 +92,54 @@ impl RuleReader {
     pub fn chain(&self, table: &str, chain: &str) -> Result<Option<String>, ToolError> {
         let mut tool = Command::new(&self.iptables);
         match command::run(tool.args(["-t", table, "-v", "-S", chain]), []) {
-            Ok(output) => Ok(Some(String::from_utf8_lossy(&output).into_owned())),
+            Ok(output) => Ok(Some(joined(&String::from_utf8_lossy(&output)))),
             Err(ToolError::Failed { status, .. }) if status.code() == Some(1) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Whether a rule goes on behind the line break: a comment may have one between its quotes.
+fn goes_on(text: &str) -> bool {
+    if !text.starts_with(['-', '[']) {
+        return false;
+    }
+    let (mut open, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if open => escaped = true,
+            b'"' => open = !open,
+            _ => {}
+        }
+    }
+    open
+}
+
+/// The lines, with a space for each line break in quotes.
+fn joined(text: &str) -> String {
+    let mut all = String::with_capacity(text.len());
+    let mut begun = String::new();
+    for line in text.lines() {
+        begun.push_str(line);
+        let end = if goes_on(&begun) { ' ' } else { '\n' };
+        begun.push(end);
+        if end == '\n' {
+            all.push_str(&std::mem::take(&mut begun));
+        }
+    }
+    all + &begun
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_break_in_quotes_does_not_end_a_rule() {
+        let text = "-N A\n-A A -m comment --comment \"one \\\" two\n-A A -j DROP\" -j ACCEPT\n# \"\n-A A -j DROP\n";
+        let lines = joined(text);
+        let second = "-A A -m comment --comment \"one \\\" two -A A -j DROP\" -j ACCEPT";
+        assert_eq!(lines.lines().collect::<Vec<_>>(), ["-N A", second, "# \"", "-A A -j DROP"]);
     }
 }

@@ -10,6 +10,7 @@ use netfilter::nft::{Load, PayloadBase};
 use super::super::chains::Traveller;
 use super::super::packet::ConnState;
 use super::Spot;
+use crate::rules::AddressKind;
 use proxier::model::Protocol;
 
 const INVALID: u32 = 1;
@@ -56,7 +57,10 @@ pub(super) fn load(from: Load, width: u32, traveller: &Traveller, spot: &Spot<'_
     let number = |number: u32| Ok(number.to_ne_bytes().to_vec());
     match from {
         Load::Payload(origin, offset) => payload(origin, offset, width, traveller),
-        Load::Mark => number(traveller.mark),
+        Load::Mark => match &traveller.mark_unknown {
+            Some(why) => unknown(why.clone()),
+            None => number(traveller.mark),
+        },
         Load::InputName => Ok(name(spot.place.in_interface)),
         Load::OutputName => Ok(name(out(traveller, spot)?)),
         Load::InputIndex => index(spot.place.in_interface, spot),
@@ -127,12 +131,11 @@ fn state(traveller: &Traveller, spot: &Spot<'_>) -> u32 {
 }
 
 fn kind(address: IpAddr, spot: &Spot<'_>) -> u32 {
-    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-    match address {
-        _ if spot.place.node.is_local(address) => LOCAL,
-        _ if broadcast => BROADCAST,
-        _ if address.is_multicast() => MULTICAST,
-        _ => UNICAST,
+    match spot.place.node.kind(address) {
+        AddressKind::Local => LOCAL,
+        AddressKind::Broadcast => BROADCAST,
+        AddressKind::Multicast => MULTICAST,
+        AddressKind::Unicast | AddressKind::Other => UNICAST,
     }
 }
 

@@ -10,14 +10,16 @@ use netfilter::nft::{
     Bytes, Comparison, Expression, Load, Name, Register, Registers as Range, SetOperation, Translation, Value, Verdict,
 };
 
-use super::super::MOST_CHOICES;
 use super::super::chains::Traveller;
 use super::super::path::MOST;
+use super::super::{Doubt, MOST_CHOICES};
 use super::Spot;
 use super::facts::{self, Miss};
 use super::registers::Registers;
 use proxier::model::Protocol;
 
+/// `NFT_CT_ZONE`
+const ZONE: u32 = 17;
 /// `NFT_REJECT_TCP_RST`
 const RESET: u32 = 1;
 /// `NFPROTO_INET`
@@ -102,7 +104,8 @@ pub(super) fn run(spot: &Spot<'_>, rule: &Rule, mut traveller: Traveller, lacks:
     }
     for run in &mut runs {
         run.traveller.probability *= run.odds;
-        (run.traveller.steps, run.traveller.doubts) = (steps.clone(), doubts.clone());
+        run.traveller.steps = steps.clone();
+        run.traveller.doubts.splice(..0, doubts.iter().cloned());
     }
     runs
 }
@@ -293,10 +296,17 @@ impl State {
         Ok(match expression {
             Expression::SetMark { from } => {
                 self.traveller.mark = number(self, *from)?;
+                self.traveller.mark_unknown = None;
                 Flow::Next
             }
             Expression::SetConnectionMark { from } => {
                 self.traveller.connection_mark = Some(number(self, *from)?);
+                Flow::Next
+            }
+            Expression::SetOther { of: "ct", key: ZONE, .. } => {
+                let why = "answers are looked up in another zone of connections, which is not followed";
+                let hook = format!("{} ({})", spot.id, spot.place.hook.to_lowercase());
+                self.traveller.doubt(Doubt::new(hook, "ct zone set", why));
                 Flow::Next
             }
             Expression::NoTrack => {

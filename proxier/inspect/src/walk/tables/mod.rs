@@ -13,6 +13,7 @@ use netfilter::nft::{Expression, Name, Verdict};
 use super::chains::{Decision, Place, Traveller};
 use super::path::MOST;
 use super::{Doubt, Step};
+use crate::rules::Target;
 use machine::{End, Run};
 
 /// One base chain, where it stands.
@@ -86,11 +87,14 @@ pub(super) fn walk<'a>(
         let mut others = Vec::new();
         let runs = machine::run(spot, rule, walk.traveller, &mut walked.lacks);
         spot.place.budget.pay(1, steps.saturating_mul(runs.len().saturating_sub(1)))?;
-        for Run { traveller, odds, elements, end } in runs {
-            let mut after = Walk { stack: walk.stack.clone(), traveller };
-            match obey(spot, (chain, rule), (odds, elements, end), &mut after)? {
-                Some(decision) => walked.ends.push((after.traveller, decision)),
-                None => others.push(after),
+        for mut run in runs {
+            let supposed = suppose(spot, &hook(spot, chain), rule, &mut run);
+            for Run { traveller, odds, elements, end } in [run].into_iter().chain(supposed) {
+                let mut after = Walk { stack: walk.stack.clone(), traveller };
+                match obey(spot, (chain, rule), (odds, elements, end), &mut after)? {
+                    Some(decision) => walked.ends.push((after.traveller, decision)),
+                    None => others.push(after),
+                }
             }
         }
         open.extend(others.into_iter().rev());
@@ -113,13 +117,8 @@ fn obey<'a>(
         spot.place.budget.pay(0, 1)?;
     }
     let verdict = match end {
-        End::Passed => return Ok(None),
-        End::Doubt(why, from) => {
-            if rule.expressions[from..].iter().any(decides) {
-                walk.traveller.doubts.push(Doubt { hook: hook(), rule: rule.text(spot.id, spot.table), why });
-            }
-            return Ok(None);
-        }
+        End::Passed | End::Doubt(..) => return Ok(None),
+
         End::Matched(verdict) => verdict,
         End::Rejected => {
             step(spot, rule, (hook(), odds, elements), walk);
@@ -168,6 +167,54 @@ fn lead<'a>(
     }
     walk.stack.push(Frame { name, chain, next: 0, depth });
     Ok(None)
+}
+
+/// Carries out one rule that stands among those of iptables: the packet after it in every way, how likely, and what
+/// is to be done with it, unless the rule does not match.
+pub(super) fn one(
+    spot: &Spot<'_>,
+    hook: &str,
+    rule: &Rule,
+    traveller: Traveller,
+    lacks: &mut Vec<UnreadPart>,
+) -> Vec<(Traveller, f64, Option<Target>)> {
+    let mut ways = Vec::new();
+    for mut run in machine::run(spot, rule, traveller, lacks) {
+        let supposed = suppose(spot, hook, rule, &mut run);
+        for Run { traveller, odds, end, .. } in [run].into_iter().chain(supposed) {
+            let target = match end {
+                End::Passed | End::Doubt(..) => None,
+                End::Rejected => Some(Target::Reject),
+                End::Matched(None | Some(Verdict::Continue)) => Some(Target::Passive("nft".to_owned())),
+                End::Matched(Some(Verdict::Accept)) => Some(Target::Accept),
+                End::Matched(Some(Verdict::Drop)) => Some(Target::Drop),
+                End::Matched(Some(Verdict::Return)) => Some(Target::Return),
+                End::Matched(Some(Verdict::Jump(to))) => Some(Target::Jump(to.to_string())),
+                End::Matched(Some(Verdict::Goto(to))) => Some(Target::Goto(to.to_string())),
+            };
+            ways.push((traveller, odds, target));
+        }
+    }
+    ways
+}
+
+/// Notes that a rule cannot be decided; returned is the way of the packet as if the rule matched, where all that it
+/// would do is its verdict.
+fn suppose(spot: &Spot<'_>, hook: &str, rule: &Rule, run: &mut Run) -> Option<Run> {
+    let End::Doubt(why, from) = &run.end else { return None };
+    let mut deciding = rule.expressions[*from..].iter().filter(|expression| decides(expression));
+    let first = deciding.next()?;
+    let doubt = Doubt::new(hook.to_owned(), rule.text(spot.id, spot.table), why);
+    let end = match (first, deciding.next()) {
+        (Expression::Verdict(verdict), None) => End::Matched(Some(verdict.clone())),
+        (Expression::Reject { .. } | Expression::RejectWith { .. }, None) => End::Rejected,
+        _ => {
+            run.traveller.doubt(doubt);
+            return None;
+        }
+    };
+    let traveller = run.traveller.fork(doubt, spot.place.forks)?;
+    Some(Run { traveller, odds: 1.0, elements: Vec::new(), end })
 }
 
 /// Whether it matters that an instruction was not carried out.

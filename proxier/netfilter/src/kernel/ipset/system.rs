@@ -8,7 +8,7 @@ use super::super::netlink::{Netlink, NetlinkError};
 use super::wire::{self, Verb};
 use super::{IpSetError, IpSets, SetOperation, error::refusal};
 use crate::IpFamily;
-use crate::ipset::{Entry, ObservedSet, Set, SetName, SetType};
+use crate::ipset::{Entry, ObservedSet, Set, SetName, SetQuery, SetType};
 
 /// The number of entries in one message; an attribute holds at most 64 KiB.
 pub(super) const ENTRIES: usize = 400;
@@ -49,6 +49,48 @@ impl SystemIpSets {
         let revision = revision.ok_or(IpSetError::Missing)?;
         self.revisions.push((key, revision));
         Ok(revision)
+    }
+
+    /// Asks the kernel what a rule asks it: whether a set of any type has what a packet is like.
+    ///
+    /// # Errors
+    /// If the kernel does not say, or it takes something that is not known here, as a hardware address.
+    pub fn test(&mut self, query: &SetQuery) -> Result<bool, IpSetError> {
+        let name = SetName::parse(&query.set).ok_or_else(|| IpSetError::NotFound(format!("ipset {}", query.set)))?;
+        self.test_in(name, query)
+    }
+
+    fn test_in(&mut self, name: SetName, query: &SetQuery) -> Result<bool, IpSetError> {
+        let found = self.set(name)?.ok_or_else(|| IpSetError::NotFound(format!("ipset {name}")))?;
+        let kind = found.described.split(' ').next().unwrap_or_default();
+        let mut words = found.described.split(' ').skip_while(|word| *word != "family").skip(1);
+        if words.next().is_some_and(|family| family != IpFamily::of(&query.source.ip()).ipset()) {
+            return Ok(false);
+        }
+        if kind == "list:set" {
+            let mut members = Vec::new();
+            let dump = self.socket.dump_all(&wire::list(name), &mut |received| {
+                members.extend(wire::members(received.attributes(wire::HEADER)));
+                Ok(())
+            });
+            dump.map_err(failure)?;
+            return members.into_iter().try_fold(false, |has, member| Ok(has || self.test_in(member, query)?));
+        }
+        let parts: Vec<&str> = kind.split(':').nth(1).unwrap_or_default().split(',').collect();
+        // The kernel says no where a rule names fewer parts than the set has.
+        if parts.len() > query.of_source.len() {
+            return Ok(false);
+        }
+        let Some(request) = wire::test(name, &parts, query) else {
+            let reason = format!("a packet's part of {kind} is not known");
+            return Err(IpSetError::Refused { object: format!("ipset {name}"), reason });
+        };
+        match self.socket.request(&request) {
+            Ok(()) => Ok(true),
+            // It is not there, or the set cannot have it.
+            Err(error) if error.errno().is_some_and(is_no) => Ok(false),
+            Err(error) => Err(failure(error)),
+        }
     }
 
     fn create(&mut self, set: &Set) -> Result<(), IpSetError> {
@@ -119,6 +161,11 @@ impl SystemIpSets {
         }
         Ok(())
     }
+}
+
+/// `IPSET_ERR_EXIST` and `IPSET_ERR_BITMAP_RANGE`
+fn is_no(errno: i32) -> bool {
+    matches!(errno, 4103 | 4352)
 }
 
 /// Whether an error is about the set rather than an entry.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::super::netlink::{Attributes, NLA_F_NET_BYTEORDER, NLM_F_CREATE, NLM_F_EXCL, Request, nfgenmsg, nfnetlink};
 use crate::IpFamily;
-use crate::ipset::{Entry, IpPortProto, ObservedSet, Set, SetName, SetType};
+use crate::ipset::{Entry, IpPortProto, ObservedSet, Set, SetName, SetQuery, SetType};
 
 const NFNL_SUBSYS_IPSET: u8 = 6;
 /// The protocol since Linux 3.1, which all later kernels accept. Version 7 adds nothing that is used here.
@@ -22,6 +22,7 @@ const IPSET_CMD_SWAP: u8 = 6;
 const IPSET_CMD_LIST: u8 = 7;
 const IPSET_CMD_ADD: u8 = 9;
 const IPSET_CMD_DEL: u8 = 10;
+const IPSET_CMD_TEST: u8 = 11;
 const IPSET_CMD_TYPE: u8 = 13;
 
 const IPSET_ATTR_PROTOCOL: u16 = 1;
@@ -40,6 +41,9 @@ const IPSET_ATTR_IP: u16 = 1;
 const IPSET_ATTR_PORT: u16 = 4;
 const IPSET_ATTR_PORT_TO: u16 = 5;
 const IPSET_ATTR_PROTO: u16 = 7;
+const IPSET_ATTR_MARK: u16 = 10;
+const IPSET_ATTR_NAME: u16 = 18;
+const IPSET_ATTR_IFACE: u16 = 23;
 const IPSET_ATTR_HASHSIZE: u16 = 18;
 const IPSET_ATTR_MAXELEM: u16 = 19;
 const IPSET_ATTR_ELEMENTS: u16 = 24;
@@ -147,6 +151,45 @@ pub(super) fn list_headers(name: Option<SetName>) -> Request {
 /// The request to list a set with its entries.
 pub(super) fn list(name: SetName) -> Request {
     named(IPSET_CMD_LIST, name)
+}
+
+/// The question whether a set of this type has what a rule asks it; `None` if a part of it is not known here.
+pub(super) fn test(name: SetName, parts: &[&str], query: &SetQuery) -> Option<Request> {
+    let mut request = named(IPSET_CMD_TEST, name);
+    let end = |at: usize| if query.of_source[at] { query.source } else { query.destination };
+    let mut known = true;
+    request.nested(IPSET_ATTR_DATA, |data| {
+        let mut ip = IPSET_ATTR_IP;
+        for (at, part) in parts.iter().enumerate() {
+            match *part {
+                "ip" | "net" => {
+                    put_ip(data, ip, end(at).ip());
+                    ip = IPSET_ATTR_IP2;
+                }
+                "port" => {
+                    data.attribute(IPSET_ATTR_PROTO, &[query.protocol]);
+                    data.attribute(IPSET_ATTR_PORT | NLA_F_NET_BYTEORDER, &end(at).port().to_be_bytes());
+                }
+                "mark" => {
+                    data.attribute(IPSET_ATTR_MARK | NLA_F_NET_BYTEORDER, &query.mark.to_be_bytes());
+                }
+                "iface" => {
+                    let name = if query.of_source[at] { &query.in_interface } else { &query.out_interface };
+                    data.text(IPSET_ATTR_IFACE, name);
+                    known &= !name.is_empty();
+                }
+                _ => known = false,
+            }
+        }
+    });
+    known.then_some(request)
+}
+
+/// The sets that a message of a list of sets names.
+pub(super) fn members(message: Attributes<'_>) -> impl Iterator<Item = SetName> {
+    let all = message.nest(IPSET_ATTR_ADT).unwrap_or(Attributes::new(&[]));
+    let data = all.filter(|(kind, _)| *kind == IPSET_ATTR_DATA).map(|(_, value)| Attributes::new(value));
+    data.filter_map(|data| SetName::parse(text(data, IPSET_ATTR_NAME)?))
 }
 
 /// The request to add or delete entries, in order. The kernel stops at the first failure.

@@ -2,11 +2,14 @@
 
 use super::decode::{self, comment, element_value, name};
 use super::encode::*;
-use super::expression::{NFTA_LIST_ELEM, counter_of, counters, read_value};
+use super::expression::{NFTA_LIST_ELEM, counter_of, counters, read_value, text};
 use crate::kernel::netlink::Attributes;
 use crate::nft::Name;
 use crate::nft::ruleset::{Chain, Element, Elements, KeyField, Rule, Set, Table};
 
+const NFTA_HOOK_DEV: u16 = 3;
+const NFTA_HOOK_DEVS: u16 = 4;
+const NF_INET_INGRESS: u32 = 5;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 pub(super) const NFT_SET_ELEM_CATCHALL: u32 = 2;
 
@@ -35,6 +38,21 @@ pub(super) fn chain(attributes: Attributes<'_>) -> Option<(Name, Name, Chain)> {
     let handle = u64(attributes, NFTA_CHAIN_HANDLE);
     let chain = Chain { handle, base: read.base, comment: read.comment, rules: None };
     Some((name(attributes, TABLE)?, read.name, chain))
+}
+
+/// A base chain of another family, or of `inet` if it is at the interfaces: table, name, whether its policy drops, and
+/// interfaces.
+pub(super) fn other_chain(attributes: Attributes<'_>, of_inet: bool) -> Option<(Name, Name, bool, Vec<String>)> {
+    let hook = attributes.nest(NFTA_CHAIN_HOOK)?;
+    let number = u32(hook, NFTA_HOOK_HOOKNUM)?;
+    if of_inet && number != NF_INET_INGRESS {
+        return None;
+    }
+    let device = hook.find(NFTA_HOOK_DEV).and_then(text);
+    let devices = hook.nest(NFTA_HOOK_DEVS).into_iter().flatten().filter_map(|(_, name)| text(name));
+    let devices = device.into_iter().chain(devices).map(str::to_owned).collect();
+    let drops = u32(attributes, NFTA_CHAIN_POLICY) == Some(0);
+    Some((name(attributes, TABLE)?, name(attributes, NFTA_CHAIN_NAME)?, drops, devices))
 }
 
 /// Decodes a rule, with the name of its chain.

@@ -25,7 +25,7 @@ pub use chains::chains;
 pub use decode::{ReadRule, ReadSet, ReadTable};
 pub use error::{NftError, Refusal};
 pub use presence::{delete_table, has_chain, has_table};
-pub use read::NftReader;
+pub use read::{NftReader, OtherChain};
 #[cfg(feature = "testing")]
 pub use strategies::any_expression;
 pub use system::SystemNftables;

@@ -17,6 +17,22 @@ const HEADER: usize = 4;
 /// The number of attempts if the ruleset changes during a dump.
 const TRIES: u32 = 5;
 
+const NFPROTO_INET: u8 = 1;
+const NFPROTO_BRIDGE: u8 = 7;
+/// Families with hooks besides those of IP: `NFPROTO_NETDEV` is 5.
+const OTHER_FAMILIES: [(u8, &str); 3] = [(NFPROTO_INET, "inet"), (5, "netdev"), (NFPROTO_BRIDGE, "bridge")];
+
+/// A base chain at another place than the five hooks of IP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherChain {
+    /// Family, table and name.
+    pub chain: String,
+    /// Whether packets in bridges meet it.
+    pub of_bridges: bool,
+    /// The interfaces whose packets meet it, if those are named.
+    pub devices: Vec<String>,
+}
+
 /// A reader of the nf_tables ruleset of one family.
 #[derive(Debug)]
 pub struct NftReader {
@@ -273,6 +289,35 @@ impl NftReader {
             }
         }
         Ok(())
+    }
+
+    /// Base chains that packets of both families meet at other places than the five hooks of IP, and that have rules
+    /// or drop by their policy.
+    ///
+    /// # Errors
+    /// If they cannot be listed. A kernel without such families has none.
+    pub fn other_chains(&mut self) -> Result<Vec<OtherChain>, NftError> {
+        let mut found = Vec::new();
+        for (family, name) in OTHER_FAMILIES {
+            let ask = |message| Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, message), 0, &nfgenmsg(family));
+            let listed = self.collect(&ask(NFT_MSG_GETCHAIN), |known: &mut Vec<_>, attributes| {
+                known.extend(decode_ruleset::other_chain(attributes, family == NFPROTO_INET));
+            });
+            let chains: Vec<(Name, Name, bool, Vec<String>)> = match listed {
+                Err(NftError::Netlink(error)) if error.raw_os_error().is_some_and(presence::is_absence) => continue,
+                listed => listed?,
+            };
+            for (table, chain, drops, devices) in chains {
+                let mut request = ask(NFT_MSG_GETRULE);
+                request.text(TABLE, &table).text(NFTA_RULE_CHAIN, &chain);
+                let rules: usize = self.collect(&request, |count: &mut usize, _| *count += 1)?;
+                if drops || rules > 0 {
+                    let chain = format!("{name} {table} {chain}");
+                    found.push(OtherChain { chain, of_bridges: family == NFPROTO_BRIDGE, devices });
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The socket, which belongs to the network namespace of the thread that opens it.

@@ -9,13 +9,13 @@ mod terms;
 mod text;
 mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 pub use elements::{Element, ElementLookup, Elements};
 pub use set::{KeyField, Set};
 
-use super::{BaseChain, Bytes, Expression, Hook, Name};
+use super::{BaseChain, Bytes, Expression, Hook, Load, Name};
 use crate::Counters;
 use crate::IpFamily;
 
@@ -135,6 +135,36 @@ pub struct Rule {
     pub counters: Option<Counters>,
 }
 
+impl Rule {
+    /// Whether iptables prints all of it. It prints what it put there itself, and of what nft put there only comparisons
+    /// of single fields; what else a rule has it passes over.
+    #[must_use]
+    pub fn is_told_by_iptables(&self) -> bool {
+        let made_by_iptables = |name: &str| matches!(name, "match" | "target");
+        let unknown = |expression: &Expression| match expression {
+            Expression::Unknown(name) => made_by_iptables(name),
+            _ => false,
+        };
+        if self.expressions.iter().any(unknown) {
+            return true;
+        }
+        let mut loaded = BTreeSet::new();
+        self.expressions.iter().all(|expression| match expression {
+            // Of two conditions on one field it prints one.
+            Expression::Load { from: from @ Load::Payload(..), .. } => loaded.insert(format!("{from:?}")),
+            Expression::Load {
+                from: from @ (Load::InputName | Load::OutputName | Load::Protocol | Load::Mark),
+                ..
+            } => loaded.insert(format!("{from:?}")),
+            Expression::Bitwise { .. } | Expression::Compare { .. } | Expression::Counter | Expression::Verdict(_) => {
+                true
+            }
+            Expression::Unknown(name) => matches!(&**name, "limit" | "log"),
+            _ => false,
+        })
+    }
+}
+
 /// A part of a ruleset that was not read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum UnreadPart {
@@ -149,6 +179,14 @@ pub enum UnreadPart {
 /// The tables of iptables-nft.
 const IPTABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
 
+impl Chain {
+    /// Whether it is a built-in chain of iptables, by its name.
+    #[must_use]
+    pub fn is_of_iptables(&self, name: &str) -> bool {
+        self.base.as_ref().is_some_and(|base| name == base.hook.name().to_uppercase())
+    }
+}
+
 impl Table {
     /// The base chains at a hook.
     pub fn base_chains(&self, hook: Hook) -> impl Iterator<Item = (&Name, &Chain, &BaseChain)> {
@@ -156,13 +194,10 @@ impl Table {
         based.filter(move |(_, _, base)| base.hook == hook)
     }
 
-    /// Whether iptables-nft created the table, so that `iptables-save` shows its content.
+    /// Whether iptables-nft created the table. Other programs may have added base chains of their own.
     #[must_use]
     pub fn is_iptables(&self, id: &TableId) -> bool {
-        let mut bases = self.chains.iter().filter_map(|(name, chain)| Some((name, chain.base.as_ref()?))).peekable();
-        matches!(id.scope, Scope::Family(_))
-            && IPTABLES.contains(&&*id.name)
-            && bases.peek().is_some()
-            && bases.all(|(name, base)| **name == *base.hook.name().to_uppercase())
+        let made = |(name, chain): (&Name, &Chain)| chain.is_of_iptables(name);
+        matches!(id.scope, Scope::Family(_)) && IPTABLES.contains(&&*id.name) && self.chains.iter().any(made)
     }
 }

@@ -1,0 +1,111 @@
+//! Matches that look at connections.
+
+use super::super::args::{Reading, protocol};
+use super::super::clauses::{Choice, Clause};
+use super::super::values::{Connection, Ipvs, State, Test};
+use super::super::words::{number, ports, range};
+
+pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+    match clause.extension.name {
+        "conntrack" | "state" => {
+            for choice in &clause.choices {
+                let test = conntrack(reading, choice)?;
+                reading.add(choice.negated, test);
+            }
+        }
+        // Only connections that others announced have one before their first answer.
+        "helper" => {
+            let negated = clause.choices.iter().any(|choice| choice.negated);
+            reading.add(negated, Test::State(vec![State::Related]));
+        }
+        "ipvs" => virtual_server(reading, clause)?,
+        "connlimit" => {
+            // Without an option it holds above the limit.
+            let upto = clause.choices.iter().find(|choice| choice.name == "--connlimit-upto");
+            let above = clause.choices.iter().find(|choice| choice.name == "--connlimit-above");
+            let holds = match (upto, above) {
+                (Some(upto), _) => !upto.negated,
+                (None, Some(above)) => above.negated,
+                (None, None) => return Err("match connlimit needs a limit".to_owned()),
+            };
+            reading.add(false, Test::Assumed { holds, why: clause.extension.why });
+        }
+        _ => {
+            // A connection that begins has carried less than it will be asked for, unless from nothing on.
+            let bytes = clause.choices.iter().find(|choice| choice.name == "--connbytes");
+            let bytes = bytes.ok_or("match connbytes needs --connbytes")?;
+            let (from, _) = range::<u64>("--connbytes", bytes.value(), (0, u64::MAX))?;
+            let in_packets = clause.find("--connbytes-mode") == Some("packets");
+            let of_first = clause.find("--connbytes-dir") != Some("reply");
+            // Counters are raised before rules are met.
+            let holds = from == 0 || (in_packets && of_first && from == 1);
+            reading.add(bytes.negated, Test::Assumed { holds, why: clause.extension.why });
+        }
+    }
+    Ok(())
+}
+
+fn conntrack(reading: &Reading, choice: &Choice<'_>) -> Result<Test, String> {
+    let text = choice.value();
+    let end = |reply: bool, of_source: bool| -> Result<Test, String> {
+        let net = reading.net(text)?;
+        Ok(Test::Connection(Connection::Address { reply, of_source, net }))
+    };
+    let port = |reply: bool, of_source: bool| -> Result<Test, String> {
+        let ports = ports(&choice.name, text)?;
+        Ok(Test::Connection(Connection::Port { reply, of_source, ports }))
+    };
+    Ok(match &*choice.name {
+        "--ctstate" | "--state" => Test::State(text.split(',').map(state).collect::<Result<_, _>>()?),
+        "--ctproto" => Test::Connection(Connection::Protocol(protocol(&text.to_ascii_lowercase())?)),
+        "--ctorigsrc" => end(false, true)?,
+        "--ctorigdst" => end(false, false)?,
+        "--ctreplsrc" => end(true, true)?,
+        "--ctrepldst" => end(true, false)?,
+        "--ctorigsrcport" => port(false, true)?,
+        "--ctorigdstport" => port(false, false)?,
+        "--ctreplsrcport" => port(true, true)?,
+        "--ctrepldstport" => port(true, false)?,
+        "--ctstatus" => Test::Connection(Connection::Status { seen: text.split(',').any(|word| word != "NONE") }),
+        "--ctexpire" => Test::Connection(Connection::Expires),
+        "--ctdir" => Test::Connection(Connection::Reply(text == "REPLY")),
+        other => return Err(format!("unknown option {other}")),
+    })
+}
+
+fn state(text: &str) -> Result<State, String> {
+    match text {
+        "NEW" => Ok(State::New),
+        "ESTABLISHED" => Ok(State::Established),
+        "RELATED" => Ok(State::Related),
+        "INVALID" => Ok(State::Invalid),
+        "UNTRACKED" => Ok(State::Untracked),
+        "DNAT" => Ok(State::Dnat),
+        "SNAT" => Ok(State::Snat),
+        other => Err(format!("unknown connection state {other}")),
+    }
+}
+
+fn virtual_server(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+    let mut asked = Ipvs::default();
+    for choice in &clause.choices {
+        let (not, text) = (choice.negated, choice.value());
+        match &*choice.name {
+            "--ipvs" => asked.none = not,
+            "--vproto" => {
+                let number = match protocol(text)? {
+                    Some(protocol) => protocol.number(),
+                    None => number("--vproto", text)?,
+                };
+                asked.protocol = Some((not, number));
+            }
+            "--vaddr" => asked.address = Some((not, reading.net(text)?)),
+            "--vport" => asked.port = Some((not, number("--vport", text)?)),
+            "--vdir" => asked.reply = Some((not, text == "REPLY")),
+            "--vmethod" => asked.masquerade = Some((not, text == "MASQ")),
+            _ => asked.control = true,
+        }
+    }
+    reading.add(false, Test::Ipvs(asked));
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! What matches ask of a packet.
+//!
+//! In: a match with its options. Out: conditions. Must not know: how a packet is compared with them.
+
+mod address;
+mod connection;
+mod header;
+mod memory;
+
+pub(super) use header::class;
+
+use super::args::Reading;
+use super::clauses::Clause;
+use super::language::Grasp;
+use super::values::Test;
+use super::words::{mark, number};
+
+/// Adds what a match asks to the rule.
+pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+    match clause.extension.name {
+        "comment" => {
+            // Tools show the first; others may follow.
+            if let Some(text) = clause.find("--comment") {
+                reading.meaning.comment.get_or_insert_with(|| text.into());
+            }
+            Ok(())
+        }
+        "nfacct" => Ok(()),
+        "statistic" => statistic(reading, clause),
+        "mark" | "connmark" => marks(reading, clause),
+        "addrtype" | "iprange" | "rpfilter" | "devgroup" | "physdev" | "pkttype" => address::read(reading, clause),
+        "conntrack" | "state" | "helper" | "ipvs" | "connbytes" | "connlimit" => connection::read(reading, clause),
+        "set" | "recent" => memory::read(reading, clause),
+        "socket" | "cgroup" => {
+            sockets(reading, clause);
+            Ok(())
+        }
+        "limit" | "hashlimit" | "quota" => {
+            limit(reading, clause);
+            Ok(())
+        }
+        _ if clause.extension.grasp == Grasp::Doubt => Ok(()),
+        _ => header::read(reading, clause),
+    }
+}
+
+fn statistic(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+    let find = |name: &str| clause.choices.iter().find(|choice| choice.name == name);
+    match (clause.find("--mode"), find("--probability"), find("--every")) {
+        (Some("random"), Some(probability), None) => {
+            let chance: f64 = number("--probability", probability.value())?;
+            if !(0.0..=1.0).contains(&chance) {
+                return Err(format!("probability {chance}"));
+            }
+            reading.add(probability.negated, Test::Random(chance));
+        }
+        // Each in turn: of many packets one in so many.
+        (Some("nth"), None, Some(every)) => {
+            let turns: u32 = number("--every", every.value())?;
+            reading.add(every.negated, Test::Random(1.0 / f64::from(turns.max(1))));
+        }
+        _ => return Err("match statistic needs --mode random and --probability, or --mode nth and --every".to_owned()),
+    }
+    Ok(())
+}
+
+fn marks(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+    for choice in &clause.choices {
+        let (value, mask) = mark(choice.value())?;
+        let test = match clause.extension.name {
+            "mark" => Test::Mark { value, mask },
+            _ => Test::ConnectionMark { value, mask },
+        };
+        reading.add(choice.negated, test);
+    }
+    Ok(())
+}
+
+/// Packets that are forwarded have no socket, and a new connection is taken for one that no transparent socket has.
+fn sockets(reading: &mut Reading, clause: &Clause<'_>) {
+    reading.add(false, Test::SenderSocket(clause.extension.name.to_owned()));
+}
+
+/// `upto` and its kin hold as long as the limit is not reached, `above` from then on.
+fn limit(reading: &mut Reading, clause: &Clause<'_>) {
+    let above = clause.choices.iter().find(|choice| choice.name == "--hashlimit-above");
+    let negated = clause.choices.iter().any(|choice| choice.negated && choice.name != "--hashlimit-above");
+    let holds = above.map_or(!negated, |above| above.negated);
+    reading.add(false, Test::Assumed { holds, why: clause.extension.why });
+}

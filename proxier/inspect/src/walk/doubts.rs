@@ -1,0 +1,98 @@
+//! Rules that may match or not, and whether that matters.
+//!
+//! Where a rule cannot be decided, a packet goes on as if it did not match, and a second one as if it did. Once both
+//! have ended, their ends are compared: a doubt that leads to the same end is harmless.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use super::chains::{Decision, Traveller};
+use super::path::outcome;
+use super::{Doubt, Outcome, Verdict};
+
+/// A doubt on the way; `fork`: the number of the packet that goes on as if the rule matched, if there is one.
+#[derive(Clone, Debug)]
+pub(super) struct Doubted {
+    pub(super) fork: Option<u32>,
+    pub(super) doubt: Doubt,
+}
+
+/// How many packets go on as if a rule matched: each may meet as many rules as the first.
+const MOST_FORKS: u32 = 64;
+
+/// Numbers for packets that go on as if a rule matched.
+#[derive(Default)]
+pub(super) struct Forks(Cell<u32>);
+
+impl Forks {
+    /// The next number; nothing if there were too many.
+    pub(super) fn next(&self) -> Option<u32> {
+        let number = self.0.get();
+        self.0.set(number.saturating_add(1));
+        (number < MOST_FORKS).then_some(number)
+    }
+}
+
+type End = (Verdict, bool);
+type Ends = BTreeMap<End, f64>;
+
+/// Whether each doubt matters, by comparing the ends of packets that went on in both ways.
+pub(super) struct Compared {
+    /// The ends of those that took exactly these forks.
+    taken: BTreeMap<Vec<u32>, Ends>,
+    /// The ends of those that passed a fork by.
+    passed: BTreeMap<u32, Ends>,
+}
+
+impl Compared {
+    pub(super) fn of(ended: &[(Traveller, Decision)]) -> Self {
+        let mut compared = Self { taken: BTreeMap::new(), passed: BTreeMap::new() };
+        for (traveller, decision) in ended {
+            let Outcome { verdict, masqueraded, probability } = outcome(traveller, *decision);
+            let add = |ends: &mut Ends| *ends.entry((verdict, masqueraded)).or_default() += probability;
+            if !traveller.supposed.is_empty() {
+                add(compared.taken.entry(traveller.supposed.clone()).or_default());
+            }
+            for fork in traveller.doubts.iter().filter_map(|doubted| doubted.fork) {
+                add(compared.passed.entry(fork).or_default());
+            }
+        }
+        compared
+    }
+
+    /// The doubts that matter, with how the packet ends if their rules match, and the others.
+    pub(super) fn sort(&self, doubts: Vec<Doubted>) -> (Vec<Doubt>, Vec<Doubt>) {
+        let (mut matter, mut harmless) = (Vec::new(), Vec::new());
+        for Doubted { fork, mut doubt } in doubts {
+            let ends = fork.and_then(|fork| self.ends_with(fork));
+            doubt.otherwise = ends.map(|(_, ends)| outcomes(ends)).unwrap_or_default();
+            if fork.is_some_and(|fork| !self.matters(fork)) { &mut harmless } else { &mut matter }.push(doubt);
+        }
+        (matter, harmless)
+    }
+
+    fn ends_with(&self, fork: u32) -> Option<(&Vec<u32>, &Ends)> {
+        self.taken.iter().find(|(forks, _)| forks.last() == Some(&fork))
+    }
+
+    fn matters(&self, fork: u32) -> bool {
+        let (Some((forks, taken)), Some(passed)) = (self.ends_with(fork), self.passed.get(&fork)) else { return true };
+        let shares = |ends: &Ends| -> Vec<(End, f64)> {
+            let all: f64 = ends.values().sum();
+            ends.iter().map(|(end, share)| (*end, share / all)).collect()
+        };
+        let (taken, passed) = (shares(taken), shares(passed));
+        let same = taken.len() == passed.len()
+            && taken.iter().zip(&passed).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9);
+        // Behind a fork there may be others.
+        let later = self.taken.keys().filter(|more| more.len() == forks.len() + 1 && more.starts_with(forks));
+        !same || later.filter_map(|more| more.last()).any(|next| self.matters(*next))
+    }
+}
+
+fn outcomes(ends: &Ends) -> Vec<Outcome> {
+    let all: f64 = ends.values().sum();
+    let outcome =
+        |(&(verdict, masqueraded), share): (&End, &f64)| Outcome { verdict, masqueraded, probability: share / all };
+    ends.iter().map(outcome).collect()
+}
