@@ -5,16 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::netlink::{Attributes, BATCH, Dump, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink};
+use super::netlink::{
+    Attributes, BATCH, Dump, NFGENMSG_LENGTH, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink,
+};
 use crate::IpFamily;
 use crate::{Flow, Tuple};
 
 const NFNL_SUBSYS_CTNETLINK: u8 = 1;
 const IPCTNL_MSG_CT_GET: u8 = 1;
 const IPCTNL_MSG_CT_DELETE: u8 = 2;
-/// `struct nfgenmsg`
-pub(super) const HEADER: usize = 4;
-
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
@@ -79,7 +78,7 @@ impl ConntrackTable for SystemConntrack {
         let mut deleter =
             Deleter { socket: Netlink::open(NETLINK_NETFILTER)?, due: Vec::new(), done: Deletions::default() };
         let mut each = |received: &Received<'_>| {
-            let attributes = received.attributes(HEADER);
+            let attributes = received.attributes(NFGENMSG_LENGTH);
             match flow(attributes) {
                 Some(flow) if flow.protocol == protocol && unwanted(&flow) => deleter.add(family, attributes),
                 _ => Ok(()),
@@ -194,7 +193,7 @@ fn tuple(attributes: Attributes<'_>) -> Option<(u8, Tuple)> {
         let v4 = ip.find_array::<4>(v4).map(IpAddr::from);
         v4.or_else(|| ip.find_array::<16>(v6).map(IpAddr::from))
     };
-    let port = |kind| proto.find_array(kind).map(u16::from_be_bytes);
+    let port = |kind| proto.be16(kind);
     let source = SocketAddr::new(address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?, port(CTA_PROTO_SRC_PORT)?);
     let destination = SocketAddr::new(address(CTA_IP_V4_DST, CTA_IP_V6_DST)?, port(CTA_PROTO_DST_PORT)?);
     let [protocol] = proto.find_array(CTA_PROTO_NUM)?;
@@ -234,10 +233,10 @@ fn encoded(flow: &Flow) -> Vec<u8> {
 /// If the entry differs after encoding and decoding, or the request names another entry.
 #[cfg(feature = "testing")]
 pub(super) fn fuzz(payload: &[u8]) {
-    let attributes = Attributes::new(payload.get(HEADER..).unwrap_or_default());
+    let attributes = Attributes::new(payload.get(NFGENMSG_LENGTH..).unwrap_or_default());
     let Some(found) = flow(attributes) else { return };
     assert_eq!(flow(Attributes::new(&encoded(&found))), Some(found));
-    let deletion = deletion(IpFamily::V4, attributes).into_attributes().split_off(HEADER);
+    let deletion = deletion(IpFamily::V4, attributes).into_attributes().split_off(NFGENMSG_LENGTH);
     let named = Attributes::new(&deletion).nest(CTA_TUPLE_ORIG).and_then(tuple);
     assert_eq!(named, Some((found.protocol, found.original)));
 }
@@ -266,7 +265,7 @@ mod tests {
         let bytes = [encoded(&first), encoded(&second)].concat();
         let read = flow(Attributes::new(&bytes));
         assert_eq!(read, Some(first));
-        let deletion = deletion(IpFamily::V4, Attributes::new(&bytes)).into_attributes().split_off(HEADER);
+        let deletion = deletion(IpFamily::V4, Attributes::new(&bytes)).into_attributes().split_off(NFGENMSG_LENGTH);
         let named = Attributes::new(&deletion).nest(CTA_TUPLE_ORIG).and_then(tuple);
         assert_eq!(named, Some((17, first.original)));
     }

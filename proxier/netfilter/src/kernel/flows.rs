@@ -6,8 +6,8 @@ use std::io;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::conntrack::{HEADER, dump_of, flow};
-use super::netlink::{Attributes, Dump, Netlink, Received};
+use super::conntrack::{dump_of, flow};
+use super::netlink::{Attributes, Dump, NFGENMSG_LENGTH, Netlink, Received};
 use crate::Flow;
 use crate::IpFamily;
 
@@ -54,7 +54,7 @@ pub struct LiveFlow {
 /// If the table cannot be listed.
 pub fn for_each_flow(family: IpFamily, each: &mut dyn FnMut(&LiveFlow)) -> io::Result<bool> {
     let mut take = |received: &Received<'_>| {
-        if let Some(flow) = live(received.attributes(HEADER)) {
+        if let Some(flow) = live(received.attributes(NFGENMSG_LENGTH)) {
             each(&flow);
         }
         Ok(())
@@ -64,7 +64,7 @@ pub fn for_each_flow(family: IpFamily, each: &mut dyn FnMut(&LiveFlow)) -> io::R
 }
 
 pub(super) fn live(attributes: Attributes<'_>) -> Option<LiveFlow> {
-    let number = |kind| attributes.find_array(kind).map(u32::from_be_bytes);
+    let number = |kind| attributes.be32(kind);
     let replied = number(CTA_STATUS).unwrap_or_default() & SEEN_REPLY != 0;
     let tcp = attributes.nest(CTA_PROTOINFO).and_then(|info| info.nest(CTA_PROTOINFO_TCP));
     let state = tcp.and_then(|tcp| tcp.find_array::<1>(CTA_PROTOINFO_TCP_STATE));

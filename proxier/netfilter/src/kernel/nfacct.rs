@@ -40,7 +40,7 @@ pub fn packet_counters() -> io::Result<BTreeMap<String, u64>> {
 
 pub(super) fn counter(attributes: Attributes<'_>) -> Option<(String, u64)> {
     let name = String::from_utf8_lossy(attributes.find(NFACCT_NAME)?).trim_end_matches('\0').to_owned();
-    Some((name, u64::from_be_bytes(attributes.find_array(NFACCT_PKTS)?)))
+    Some((name, attributes.be64(NFACCT_PKTS)?))
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ pub fn bridge_port(ip: IpAddr) -> io::Result<Option<String>> {
     })?;
     let mut ports = Vec::new();
     list(AF_BRIDGE, &mut |port, attributes| {
-        let bridge = attributes.find_array(NDA_MASTER).map(u32::from_ne_bytes);
+        let bridge = attributes.ne32(NDA_MASTER);
         let mac = attributes.find(NDA_LLADDR);
         if lives.iter().any(|(on, of)| bridge == Some(*on) && mac == Some(of)) {
             ports.push(port);
@@ -155,7 +155,7 @@ pub(super) fn link(received: &Received<'_>) -> Option<(u32, Option<u32>, Link)> 
     let port = info.and_then(|info| info.nest(IFLA_INFO_SLAVE_DATA)).filter(|_| of_bridge);
     let link = Link {
         name: text(attributes.find(IFLA_IFNAME)?),
-        mtu: attributes.find_array(IFLA_MTU).map(u32::from_ne_bytes).unwrap_or_default(),
+        mtu: attributes.ne32(IFLA_MTU).unwrap_or_default(),
         up: number(8)? & IFF_UP != 0,
         carrier: number(8)? & IFF_LOWER_UP != 0,
         kind: info.and_then(|info| info.find(IFLA_INFO_KIND)).map(text),
@@ -164,7 +164,7 @@ pub(super) fn link(received: &Received<'_>) -> Option<(u32, Option<u32>, Link)> 
         promiscuous: number(8)? & IFF_PROMISC != 0,
         addresses: Vec::new(),
     };
-    Some((number(4)?, attributes.find_array(IFLA_MASTER).map(u32::from_ne_bytes), link))
+    Some((number(4)?, attributes.ne32(IFLA_MASTER), link))
 }
 
 /// A numeric sysctl by its path below `/proc/sys`; `None` if it does not exist.

@@ -58,8 +58,7 @@ const IPSET_FLAG_LIST_HEADER: u32 = 1 << 2;
 /// The initial hash size of `ipset create`; the hash grows by itself.
 const HASH_SIZE: u32 = 1024;
 
-/// `struct nfgenmsg`
-pub(super) const HEADER: usize = 4;
+pub(super) use super::super::netlink::NFGENMSG_LENGTH as HEADER;
 
 /// An operation on entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +217,7 @@ pub(super) fn change(verb: Verb, name: SetName, entries: impl Iterator<Item = En
 /// The index of the failed entry in a request, from the part of the request that the kernel returned.
 pub(super) fn failed_entry(shown: &[u8]) -> Option<usize> {
     let attributes = Attributes::new(shown.get(HEADER..)?);
-    let line = u32::from_ne_bytes(attributes.find_array(IPSET_ATTR_LINENO)?);
+    let line = attributes.ne32(IPSET_ATTR_LINENO)?;
     usize::try_from(line.checked_sub(1)?).ok()
 }
 
@@ -256,22 +255,10 @@ fn put_entry(data: &mut Request, entry: &Entry) {
     }
 }
 
-fn text<'a>(attributes: Attributes<'a>, kind: u16) -> Option<&'a str> {
-    std::str::from_utf8(attributes.find(kind)?).ok().map(|text| text.trim_end_matches('\0'))
-}
-
-fn number(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
-    attributes.find_array(kind).map(u32::from_be_bytes)
-}
-
-fn port(attributes: Attributes<'_>, kind: u16) -> Option<u16> {
-    attributes.find_array(kind).map(u16::from_be_bytes)
-}
-
 /// The set that a list message begins; `None` if it continues the entries of the previous one.
 pub(super) fn found(message: Attributes<'_>) -> Option<ObservedSet> {
-    let name = SetName::parse(text(message, IPSET_ATTR_SETNAME)?)?;
-    let type_name = text(message, IPSET_ATTR_TYPENAME)?;
+    let name = SetName::parse(message.text(IPSET_ATTR_SETNAME)?)?;
+    let type_name = message.text(IPSET_ATTR_TYPENAME)?;
     let family = message.find_array(IPSET_ATTR_FAMILY).and_then(|[family]| IpFamily::of_nfproto(family));
     let data = message.nest(IPSET_ATTR_DATA)?;
     let set = set(name, SetType::parse(type_name), family, data);
@@ -280,19 +267,19 @@ pub(super) fn found(message: Attributes<'_>) -> Option<ObservedSet> {
         (None, Some(family)) => format!("{type_name} family {}", family.ipset()),
         (None, None) => type_name.to_owned(),
     };
-    let references = number(data, IPSET_ATTR_REFERENCES).unwrap_or_default();
-    Some(ObservedSet { name, set, described, references, entries: number(data, IPSET_ATTR_ELEMENTS) })
+    let references = data.be32(IPSET_ATTR_REFERENCES).unwrap_or_default();
+    Some(ObservedSet { name, set, described, references, entries: data.be32(IPSET_ATTR_ELEMENTS) })
 }
 
 /// The set as a value; `None` if it is not supported.
 fn set(name: SetName, set_type: Option<SetType>, family: Option<IpFamily>, data: Attributes<'_>) -> Option<Set> {
     let set_type = set_type?;
     if set_type == SetType::BitmapPort {
-        let range = (port(data, IPSET_ATTR_PORT)?, port(data, IPSET_ATTR_PORT_TO)?);
+        let range = (data.be16(IPSET_ATTR_PORT)?, data.be16(IPSET_ATTR_PORT_TO)?);
         // The family of a set of ports has no effect.
         return (range == (0, u16::MAX)).then(|| Set::new(name, set_type, family.unwrap_or(IpFamily::V4)));
     }
-    Some(Set { max_entries: number(data, IPSET_ATTR_MAXELEM)?, ..Set::new(name, set_type, family?) })
+    Some(Set { max_entries: data.be32(IPSET_ATTR_MAXELEM)?, ..Set::new(name, set_type, family?) })
 }
 
 /// The supported entries in a list message of a set of this type.
@@ -314,13 +301,13 @@ fn entry(data: Attributes<'_>, set_type: SetType) -> Option<Entry> {
             Some(Entry::IpPortNet(place(data)?, IpNet::new(address, prefix).ok()?.trunc()))
         }
         SetType::HashIp => ip(data, IPSET_ATTR_IP).map(Entry::Ip),
-        SetType::BitmapPort => port(data, IPSET_ATTR_PORT).map(Entry::Port),
+        SetType::BitmapPort => data.be16(IPSET_ATTR_PORT).map(Entry::Port),
     }
 }
 
 fn place(data: Attributes<'_>) -> Option<IpPortProto> {
     let [protocol] = data.find_array(IPSET_ATTR_PROTO)?;
-    Some(IpPortProto { ip: ip(data, IPSET_ATTR_IP)?, protocol, port: port(data, IPSET_ATTR_PORT)? })
+    Some(IpPortProto { ip: ip(data, IPSET_ATTR_IP)?, protocol, port: data.be16(IPSET_ATTR_PORT)? })
 }
 
 fn ip(data: Attributes<'_>, kind: u16) -> Option<IpAddr> {

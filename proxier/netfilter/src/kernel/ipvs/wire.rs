@@ -104,8 +104,8 @@ pub(super) fn info(family: u16) -> Request {
 
 /// Decodes version and size.
 pub(super) fn read_info(message: Attributes<'_>) -> Option<Info> {
-    let [_, major, minor, patch] = number(message, IPVS_INFO_ATTR_VERSION)?.to_be_bytes();
-    Some(Info { version: [major, minor, patch], connection_table: number(message, IPVS_INFO_ATTR_CONN_TAB_SIZE)? })
+    let [_, major, minor, patch] = message.ne32(IPVS_INFO_ATTR_VERSION)?.to_be_bytes();
+    Some(Info { version: [major, minor, patch], connection_table: message.ne32(IPVS_INFO_ATTR_CONN_TAB_SIZE)? })
 }
 
 /// The request for the timeouts.
@@ -218,14 +218,10 @@ fn forward(number: u32) -> Option<Forward> {
     [Masquerade, Local, Tunnel, Route, Bypass].into_iter().find(|known| forward_number(*known) == number)
 }
 
-fn number(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
-    attributes.find_array(kind).map(u32::from_ne_bytes)
-}
-
 /// A counter of 4 or 8 bytes.
 fn count(attributes: Attributes<'_>, kind: u16) -> u64 {
     let long = attributes.find_array(kind).map(u64::from_ne_bytes);
-    long.or_else(|| number(attributes, kind).map(u64::from)).unwrap_or_default()
+    long.or_else(|| attributes.ne32(kind).map(u64::from)).unwrap_or_default()
 }
 
 fn short(attributes: Attributes<'_>, kind: u16) -> Option<u16> {
@@ -246,8 +242,7 @@ pub(super) fn virtual_server(message: Attributes<'_>) -> Option<VirtualServer> {
         SocketAddr::V4(_) => u32::from_be_bytes(netmask).leading_ones(),
         SocketAddr::V6(_) => u32::from_ne_bytes(netmask),
     };
-    let persistence =
-        Persistence { seconds: number(service, IPVS_SVC_ATTR_TIMEOUT)?, prefix: u8::try_from(prefix).ok()? };
+    let persistence = Persistence { seconds: service.ne32(IPVS_SVC_ATTR_TIMEOUT)?, prefix: u8::try_from(prefix).ok()? };
     Some(VirtualServer {
         key: ServerKey { address, protocol },
         scheduler,
@@ -262,7 +257,7 @@ pub(super) fn listed(message: Attributes<'_>, family: IpFamily) -> Option<Listed
     if short(service, IPVS_SVC_ATTR_AF)? != u16::from(family.nfproto()) {
         return None;
     }
-    if let Some(mark) = number(service, IPVS_SVC_ATTR_FWMARK) {
+    if let Some(mark) = service.ne32(IPVS_SVC_ATTR_FWMARK) {
         return Some(ListedServer::FirewallMark(mark, scheduler(service)?));
     }
     let counted = statistics(service, IPVS_SVC_ATTR_STATS64, IPVS_SVC_ATTR_STATS);
@@ -299,13 +294,13 @@ pub(super) fn real_server(message: Attributes<'_>, family: IpFamily) -> Option<(
     let address = address(family, dest.find_array(IPVS_DEST_ATTR_ADDR)?, dest.find_array(IPVS_DEST_ATTR_PORT)?)?;
     let real = RealServer {
         address,
-        forward: forward(number(dest, IPVS_DEST_ATTR_FWD_METHOD)? & IP_VS_CONN_F_FWD_MASK)?,
-        weight: number(dest, IPVS_DEST_ATTR_WEIGHT)?,
+        forward: forward(dest.ne32(IPVS_DEST_ATTR_FWD_METHOD)? & IP_VS_CONN_F_FWD_MASK)?,
+        weight: dest.ne32(IPVS_DEST_ATTR_WEIGHT)?,
     };
     let connections = Connections {
-        active: number(dest, IPVS_DEST_ATTR_ACTIVE_CONNS)?,
-        inactive: number(dest, IPVS_DEST_ATTR_INACT_CONNS)?,
-        persistent: number(dest, IPVS_DEST_ATTR_PERSIST_CONNS)?,
+        active: dest.ne32(IPVS_DEST_ATTR_ACTIVE_CONNS)?,
+        inactive: dest.ne32(IPVS_DEST_ATTR_INACT_CONNS)?,
+        persistent: dest.ne32(IPVS_DEST_ATTR_PERSIST_CONNS)?,
     };
     Some((real, connections))
 }
@@ -313,9 +308,9 @@ pub(super) fn real_server(message: Attributes<'_>, family: IpFamily) -> Option<(
 /// Decodes the timeouts.
 pub(super) fn read_timeouts(message: Attributes<'_>) -> Option<Timeouts> {
     Some(Timeouts {
-        tcp: number(message, IPVS_CMD_ATTR_TIMEOUT_TCP)?,
-        tcp_fin: number(message, IPVS_CMD_ATTR_TIMEOUT_TCP_FIN)?,
-        udp: number(message, IPVS_CMD_ATTR_TIMEOUT_UDP)?,
+        tcp: message.ne32(IPVS_CMD_ATTR_TIMEOUT_TCP)?,
+        tcp_fin: message.ne32(IPVS_CMD_ATTR_TIMEOUT_TCP_FIN)?,
+        udp: message.ne32(IPVS_CMD_ATTR_TIMEOUT_UDP)?,
     })
 }
 

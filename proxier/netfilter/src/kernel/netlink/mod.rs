@@ -20,7 +20,7 @@ pub(super) use batch::{Batch, Fault};
 pub(super) use error::NetlinkError;
 pub(super) use generic::{family as generic_family, header as genlmsghdr};
 pub(super) use multicast::{Drained, Listener};
-pub(super) use receive::{Attributes, Received};
+pub(super) use receive::{Attributes, Received, text};
 pub(super) use request::Request;
 pub(super) use responses::Dump;
 pub(super) use socket::Netlink;
@@ -63,6 +63,9 @@ pub(super) const NLM_F_EXCL: u16 = 0x200;
 pub(super) const NLM_F_CREATE: u16 = 0x400;
 /// Append the object to the list.
 pub(super) const NLM_F_APPEND: u16 = 0x800;
+
+/// The length of `struct nfgenmsg`, the header of all nfnetlink messages.
+pub(super) const NFGENMSG_LENGTH: usize = 4;
 
 /// `struct nfgenmsg`: address family (`AF_INET`, `AF_INET6` or 0), version 0, resource ID 0.
 pub(super) fn nfgenmsg(family: u8) -> [u8; 4] {

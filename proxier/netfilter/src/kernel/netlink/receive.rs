@@ -121,6 +121,31 @@ impl<'a> Attributes<'a> {
         self.find(kind)?.try_into().ok()
     }
 
+    /// A number in network byte order, of two bytes.
+    pub fn be16(self, kind: u16) -> Option<u16> {
+        self.find_array(kind).map(u16::from_be_bytes)
+    }
+
+    /// A number in network byte order, of four bytes.
+    pub fn be32(self, kind: u16) -> Option<u32> {
+        self.find_array(kind).map(u32::from_be_bytes)
+    }
+
+    /// A number in network byte order, of eight bytes.
+    pub fn be64(self, kind: u16) -> Option<u64> {
+        self.find_array(kind).map(u64::from_be_bytes)
+    }
+
+    /// A number in host byte order, of four bytes.
+    pub fn ne32(self, kind: u16) -> Option<u32> {
+        self.find_array(kind).map(u32::from_ne_bytes)
+    }
+
+    /// A NUL-terminated string.
+    pub fn text(self, kind: u16) -> Option<&'a str> {
+        self.find(kind).and_then(text)
+    }
+
     /// The nested attributes in the first attribute of a type.
     pub fn nest(self, kind: u16) -> Option<Self> {
         self.find(kind).map(Self)
@@ -139,6 +164,11 @@ impl<'a> Iterator for Attributes<'a> {
         self.0 = self.0.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
         Some((kind, value))
     }
+}
+
+/// Decodes a NUL-terminated string.
+pub fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok().map(|text| text.trim_end_matches('\0'))
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {

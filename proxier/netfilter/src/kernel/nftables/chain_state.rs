@@ -3,14 +3,10 @@
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::encode::{NFT_MSG_GETCHAIN, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, request};
-use super::expression::text;
-use crate::kernel::netlink::{Netlink, NetlinkError};
+use crate::kernel::netlink::{NFGENMSG_LENGTH, Netlink, NetlinkError};
 use crate::nft::Table;
 
 const NFTA_CHAIN_USE: u16 = 6;
-/// `struct nfgenmsg`
-const HEADER: usize = 4;
-
 /// The identity and use count of a chain, which the kernel returns at constant cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChainState {
@@ -43,10 +39,10 @@ pub(super) fn chain_states(
         None => Netlink::open(NETLINK_NETFILTER)?,
     };
     let mut found = |received: &crate::kernel::netlink::Received<'_>| {
-        let attributes = received.attributes(HEADER);
-        let name = attributes.find(NFTA_CHAIN_NAME).and_then(text);
-        let handle = attributes.find_array(NFTA_CHAIN_HANDLE).map(u64::from_be_bytes);
-        let uses = attributes.find_array(NFTA_CHAIN_USE).map(u32::from_be_bytes);
+        let attributes = received.attributes(NFGENMSG_LENGTH);
+        let name = attributes.text(NFTA_CHAIN_NAME);
+        let handle = attributes.be64(NFTA_CHAIN_HANDLE);
+        let uses = attributes.be32(NFTA_CHAIN_USE);
         if let (Some(at), Some(handle), Some(uses)) = (chains.iter().position(|c| Some(*c) == name), handle, uses) {
             states[at] = Some(ChainState { handle, uses });
         }

@@ -4,11 +4,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::encode::*;
 use super::{NftError, decode, presence};
-use crate::kernel::netlink::{Dump, Netlink, NetlinkError};
+use crate::kernel::netlink::{Dump, NFGENMSG_LENGTH, Netlink, NetlinkError};
 use crate::nft::{Name, Table};
-
-/// `struct nfgenmsg`
-const HEADER: usize = 4;
 
 /// The sorted names of a table's chains, and whether the list is complete.
 ///
@@ -21,7 +18,7 @@ pub fn chains(table: &Table) -> Result<(Vec<Name>, bool), NftError> {
     // The kernel lists the chains of all tables of the family.
     let request = request(table, NFT_MSG_GETCHAIN, 0);
     let dump = Netlink::open(NETLINK_NETFILTER)?.dump(&request, &mut |received| {
-        let attributes = received.attributes(HEADER);
+        let attributes = received.attributes(NFGENMSG_LENGTH);
         if decode::is_of(attributes, &table.name) {
             names.extend(decode::name(attributes, NFTA_CHAIN_NAME));
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::encode::{self, *};
-use super::expression::{NFTA_LIST_ELEM, read_list, read_value, read_verdict, text};
-use crate::kernel::netlink::Attributes;
+use super::expression::{NFTA_LIST_ELEM, read_list, read_value, read_verdict};
+use crate::kernel::netlink::{Attributes, text};
 use crate::nft::{BaseChain, Chain, ChainType, Element, Expression, Hook, Name, Rule, Set, Value};
 
 /// A rule as read from the kernel.
@@ -86,12 +86,12 @@ pub struct ReadTable {
 }
 
 pub(super) fn name(attributes: Attributes<'_>, kind: u16) -> Option<Name> {
-    attributes.find(kind).and_then(text).map(Into::into)
+    attributes.text(kind).map(Into::into)
 }
 
 /// Whether the message is about this table.
 pub(super) fn is_of(attributes: Attributes<'_>, table: &str) -> bool {
-    attributes.find(TABLE).and_then(text) == Some(table)
+    attributes.text(TABLE) == Some(table)
 }
 
 /// A string in the user data that nft stores (`NFTNL_UDATA_*`).
@@ -114,7 +114,7 @@ pub(super) fn table_comment(attributes: Attributes<'_>) -> Option<Name> {
 
 /// Decodes a table. [`ReadTable::others`] counts all objects in it, chains and sets included.
 pub(super) fn table(attributes: Attributes<'_>) -> ReadTable {
-    let u32 = |kind| attributes.find_array(kind).map_or(0, u32::from_be_bytes);
+    let u32 = |kind| attributes.be32(kind).unwrap_or(0);
     ReadTable {
         comment: table_comment(attributes),
         dormant: u32(NFTA_TABLE_FLAGS) & NFT_TABLE_F_DORMANT != 0,
@@ -127,13 +127,13 @@ pub(super) fn table(attributes: Attributes<'_>) -> ReadTable {
 /// Decodes a chain.
 pub(super) fn chain(attributes: Attributes<'_>) -> Option<Chain> {
     let base = attributes.nest(NFTA_CHAIN_HOOK).map(|hook| {
-        let number = u32::from_be_bytes(hook.find_array(NFTA_HOOK_HOOKNUM)?);
-        let kind = attributes.find(NFTA_CHAIN_TYPE).and_then(text)?;
+        let number = hook.be32(NFTA_HOOK_HOOKNUM)?;
+        let kind = attributes.text(NFTA_CHAIN_TYPE)?;
         Some(BaseChain {
             kind: ChainType::ALL.into_iter().find(|known| known.name() == kind)?,
             hook: Hook::ALL.into_iter().find(|hook| *hook as u32 == number)?,
             priority: i32::from_be_bytes(hook.find_array(NFTA_HOOK_PRIORITY)?),
-            drop: attributes.find_array(NFTA_CHAIN_POLICY).map(u32::from_be_bytes) == Some(0),
+            drop: attributes.be32(NFTA_CHAIN_POLICY) == Some(0),
         })
     });
     Some(Chain {
@@ -147,7 +147,7 @@ pub(super) fn chain(attributes: Attributes<'_>) -> Option<Chain> {
 /// Decodes a rule, with the name of its chain.
 pub(super) fn rule(attributes: Attributes<'_>) -> Option<(Name, ReadRule)> {
     let rule = ReadRule {
-        handle: u64::from_be_bytes(attributes.find_array(NFTA_RULE_HANDLE)?),
+        handle: attributes.be64(NFTA_RULE_HANDLE)?,
         expressions: attributes.nest(NFTA_RULE_EXPRESSIONS).map(read_list).unwrap_or_default(),
         comment: comment(attributes, NFTA_RULE_USERDATA, NOTE_COMMENT),
     };
@@ -156,7 +156,7 @@ pub(super) fn rule(attributes: Attributes<'_>) -> Option<(Name, ReadRule)> {
 
 /// Decodes a set, with its name.
 pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, ReadSet)> {
-    let u32 = |kind| attributes.find_array(kind).map(u32::from_be_bytes);
+    let u32 = |kind| attributes.be32(kind);
     let length = |kind| u32(kind).and_then(value_length);
     let flags = u32(NFTA_SET_FLAGS).unwrap_or(0);
     let value = (flags & NFT_SET_MAP != 0).then(|| {
@@ -183,7 +183,7 @@ pub(super) fn value_length(length: u32) -> Option<usize> {
 
 /// The name of a set and its number of elements.
 pub(super) fn count(attributes: Attributes<'_>) -> Option<(Name, usize)> {
-    let count = u32::from_be_bytes(attributes.find_array(NFTA_SET_COUNT)?);
+    let count = attributes.be32(NFTA_SET_COUNT)?;
     Some((name(attributes, NFTA_SET_NAME)?, usize::try_from(count).ok()?))
 }
 
@@ -207,7 +207,7 @@ pub(super) fn element_value(item: Attributes<'_>) -> Option<Value> {
 
 fn element(item: Attributes<'_>) -> Option<Element> {
     let bytes = |kind| item.nest(kind).and_then(read_value).map(Into::into);
-    let timeout = item.find_array(NFTA_SET_ELEM_TIMEOUT).map(u64::from_be_bytes);
+    let timeout = item.be64(NFTA_SET_ELEM_TIMEOUT);
     Some(Element {
         key: bytes(NFTA_SET_ELEM_KEY)?,
         end: bytes(NFTA_SET_ELEM_KEY_END),

@@ -13,19 +13,11 @@ const NF_INET_INGRESS: u32 = 5;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 pub(super) const NFT_SET_ELEM_CATCHALL: u32 = 2;
 
-fn u32(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
-    attributes.find_array(kind).map(u32::from_be_bytes)
-}
-
-fn u64(attributes: Attributes<'_>, kind: u16) -> u64 {
-    attributes.find_array(kind).map_or(0, u64::from_be_bytes)
-}
-
 /// Decodes a table, with its name.
 pub(super) fn table(attributes: Attributes<'_>) -> Option<(Name, Table)> {
     let table = Table {
-        handle: u64(attributes, NFTA_TABLE_HANDLE),
-        dormant: u32(attributes, NFTA_TABLE_FLAGS).unwrap_or(0) & NFT_TABLE_F_DORMANT != 0,
+        handle: attributes.be64(NFTA_TABLE_HANDLE).unwrap_or(0),
+        dormant: attributes.be32(NFTA_TABLE_FLAGS).unwrap_or(0) & NFT_TABLE_F_DORMANT != 0,
         comment: decode::table_comment(attributes),
         ..Table::default()
     };
@@ -35,7 +27,7 @@ pub(super) fn table(attributes: Attributes<'_>) -> Option<(Name, Table)> {
 /// Decodes a chain, with the names of its table and of itself.
 pub(super) fn chain(attributes: Attributes<'_>) -> Option<(Name, Name, Chain)> {
     let read = decode::chain(attributes)?;
-    let handle = u64(attributes, NFTA_CHAIN_HANDLE);
+    let handle = attributes.be64(NFTA_CHAIN_HANDLE).unwrap_or(0);
     let chain = Chain { handle, base: read.base, comment: read.comment, rules: None };
     Some((name(attributes, TABLE)?, read.name, chain))
 }
@@ -64,24 +56,24 @@ pub(super) fn rule(attributes: Attributes<'_>) -> Option<(Name, Rule)> {
 
 /// Decodes a set, with its name.
 pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, Set)> {
-    let length = |kind| u32(attributes, kind).and_then(decode::value_length);
-    let flags = u32(attributes, NFTA_SET_FLAGS).unwrap_or(0);
+    let length = |kind| attributes.be32(kind).and_then(decode::value_length);
+    let flags = attributes.be32(NFTA_SET_FLAGS).unwrap_or(0);
     let description = attributes.nest(NFTA_SET_DESC);
     let widths = description.and_then(|description| description.nest(NFTA_SET_DESC_CONCAT)).map(|fields| {
         let width =
-            |(_, item)| u32(Attributes::new(item), NFTA_SET_FIELD_LEN).and_then(|width| usize::try_from(width).ok());
+            |(_, item)| Attributes::new(item).be32(NFTA_SET_FIELD_LEN).and_then(|width| usize::try_from(width).ok());
         fields.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).filter_map(width).collect()
     });
-    let value = (flags & NFT_SET_MAP != 0).then(|| match u32(attributes, NFTA_SET_DATA_TYPE).unwrap_or(0) {
+    let value = (flags & NFT_SET_MAP != 0).then(|| match attributes.be32(NFTA_SET_DATA_TYPE).unwrap_or(0) {
         VERDICTS => Vec::new(),
         kind => KeyField::all(kind, length(NFTA_SET_DATA_LEN).unwrap_or(0), None),
     });
     let set = Set {
         flags,
-        key: KeyField::all(u32(attributes, NFTA_SET_KEY_TYPE).unwrap_or(0), length(NFTA_SET_KEY_LEN)?, widths),
+        key: KeyField::all(attributes.be32(NFTA_SET_KEY_TYPE).unwrap_or(0), length(NFTA_SET_KEY_LEN)?, widths),
         value,
-        size: description.and_then(|description| u32(description, NFTA_SET_DESC_SIZE)),
-        timeout: u64(attributes, NFTA_SET_TIMEOUT),
+        size: description.and_then(|description| description.be32(NFTA_SET_DESC_SIZE)),
+        timeout: attributes.be64(NFTA_SET_TIMEOUT).unwrap_or(0),
         comment: comment(attributes, NFTA_SET_USERDATA, NOTE_SET_COMMENT),
         elements: Elements::default(),
     };
@@ -91,7 +83,7 @@ pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, Set)> {
 /// Decodes an element, and whether it marks the end of an interval.
 pub(super) fn element(item: Attributes<'_>) -> Option<(Element, bool)> {
     let bytes = |kind| item.nest(kind).and_then(read_value).map(Into::into);
-    let flags = u32(item, NFTA_SET_ELEM_FLAGS).unwrap_or(0);
+    let flags = item.be32(NFTA_SET_ELEM_FLAGS).unwrap_or(0);
     let listed = || {
         let mut list = item.nest(NFTA_SET_ELEM_EXPRESSIONS)?;
         list.find_map(|(_, item)| counter_of(Attributes::new(item)))
@@ -105,8 +97,8 @@ pub(super) fn element(item: Attributes<'_>) -> Option<(Element, bool)> {
         end: bytes(NFTA_SET_ELEM_KEY_END),
         value: element_value(item),
         comment: comment(item, NFTA_SET_ELEM_USERDATA, NOTE_COMMENT),
-        timeout: u64(item, NFTA_SET_ELEM_TIMEOUT),
-        expires: u64(item, NFTA_SET_ELEM_EXPIRATION),
+        timeout: item.be64(NFTA_SET_ELEM_TIMEOUT).unwrap_or(0),
+        expires: item.be64(NFTA_SET_ELEM_EXPIRATION).unwrap_or(0),
         counters: item.nest(NFTA_SET_ELEM_EXPR).and_then(counter_of).or_else(listed).map(Box::new),
     };
     Some((element, flags & NFT_SET_ELEM_INTERVAL_END != 0))

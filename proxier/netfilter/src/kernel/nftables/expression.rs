@@ -237,7 +237,7 @@ pub(super) fn write_verdict(out: &mut Request, kind: u16, verdict: &Verdict) {
 /// Decodes data as a verdict.
 pub(super) fn read_verdict(data: Attributes<'_>) -> Option<Verdict> {
     let verdict = data.nest(NFTA_DATA_VERDICT)?;
-    let chain = || verdict.find(NFTA_VERDICT_CHAIN).and_then(text).map(Into::into);
+    let chain = || verdict.text(NFTA_VERDICT_CHAIN).map(Into::into);
     match i32::from_be_bytes(verdict.find_array(NFTA_VERDICT_CODE)?) {
         NF_DROP => Some(Verdict::Drop),
         NF_ACCEPT => Some(Verdict::Accept),
@@ -254,18 +254,13 @@ pub(super) fn read_value(data: Attributes<'_>) -> Option<&[u8]> {
     data.find(NFTA_DATA_VALUE)
 }
 
-/// Decodes a NUL-terminated string.
-pub(super) fn text(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(bytes).ok().map(|text| text.trim_end_matches('\0'))
-}
-
 /// Decodes a list of expressions; unsupported ones become [`Expression::Unknown`].
 pub(super) fn read_list(list: Attributes<'_>) -> Vec<Expression> {
     list.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).map(|(_, item)| read(Attributes::new(item))).collect()
 }
 
 fn read(item: Attributes<'_>) -> Expression {
-    let name = item.find(NFTA_EXPR_NAME).and_then(text).unwrap_or_default();
+    let name = item.text(NFTA_EXPR_NAME).unwrap_or_default();
     let data = item.nest(NFTA_EXPR_DATA).unwrap_or(Attributes::new(&[]));
     read_body(name, data).unwrap_or_else(|| Expression::Unknown(name.to_owned()))
 }
@@ -273,14 +268,14 @@ fn read(item: Attributes<'_>) -> Expression {
 /// The counters of a rule's `counter` expression.
 pub(super) fn counters(list: Attributes<'_>) -> Option<Counters> {
     let mut items = list.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).map(|(_, item)| Attributes::new(item));
-    let counter = items.find(|item| item.find(NFTA_EXPR_NAME).and_then(text) == Some("counter"))?;
+    let counter = items.find(|item| item.text(NFTA_EXPR_NAME) == Some("counter"))?;
     counter_of(counter)
 }
 
 /// The counters of a `counter` expression: `NFTA_COUNTER_BYTES`, `NFTA_COUNTER_PACKETS`.
 pub(super) fn counter_of(item: Attributes<'_>) -> Option<Counters> {
     let data = item.nest(NFTA_EXPR_DATA)?;
-    let number = |kind| data.find_array(kind).map(u64::from_be_bytes);
+    let number = |kind| data.be64(kind);
     Some(Counters { bytes: number(1)?, packets: number(2)? })
 }
 
@@ -290,7 +285,7 @@ struct Body<'a>(Attributes<'a>);
 
 impl<'a> Body<'a> {
     fn u32(self, kind: u16) -> Option<u32> {
-        self.0.find_array(kind).map(u32::from_be_bytes)
+        self.0.be32(kind)
     }
 
     fn place(self, kind: u16) -> Option<Register> {
@@ -302,7 +297,7 @@ impl<'a> Body<'a> {
     }
 
     fn name(self, kind: u16) -> Option<&'a str> {
-        self.0.find(kind).and_then(text)
+        self.0.text(kind)
     }
 
     /// Two registers; a missing second one equals the first.
@@ -397,13 +392,13 @@ fn read_arithmetic(name: &str, body: Body<'_>) -> Option<Expression> {
 fn read_dynset(body: Body<'_>) -> Option<Expression> {
     let operation = [SetOperation::Add, SetOperation::Update, SetOperation::Delete];
     let operation = operation.into_iter().find(|operation| body.u32(3) == Some(*operation as u32))?;
-    let counts = |item: Attributes<'_>| item.find(NFTA_EXPR_NAME).and_then(text) == Some("counter");
+    let counts = |item: Attributes<'_>| item.text(NFTA_EXPR_NAME) == Some("counter");
     let limits = body.0.nest(7).is_some_and(|item| !counts(item))
         || body.0.nest(10).is_some_and(|mut list| list.any(|(_, item)| !counts(Attributes::new(item))));
     if limits || body.u32(5).is_some() {
         return None;
     }
-    let timeout = body.0.find_array(6).map_or(0, u64::from_be_bytes);
+    let timeout = body.0.be64(6).unwrap_or(0);
     Some(Expression::Dynset { set: body.name(1)?.into(), operation, key: body.place(4)?, timeout })
 }
 

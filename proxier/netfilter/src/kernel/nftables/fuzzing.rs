@@ -6,12 +6,10 @@ use std::sync::Arc;
 use super::encode::*;
 use super::{decode, decode_ruleset, expression};
 use crate::IpFamily;
-use crate::kernel::netlink::{Attributes, Received, Request, fuzzing};
+use crate::kernel::netlink::{Attributes, NFGENMSG_LENGTH, Received, Request, fuzzing};
 use crate::nft::ruleset::{Element, Elements, Ruleset, Scope, TableId};
 use crate::nft::{self, Field, Name, Operation, Set, Table};
 
-/// `struct nfgenmsg`
-const HEADER: usize = 4;
 const NFT_MSG_NEWGEN: u8 = 15;
 
 /// Decodes a dump with both decoders: tables, chains, rules, sets and elements.
@@ -38,7 +36,7 @@ struct Read {
 
 impl Read {
     fn take(&mut self, received: &Received<'_>) {
-        let attributes = received.attributes(HEADER);
+        let attributes = received.attributes(NFGENMSG_LENGTH);
         let scope = match received.payload.first() {
             Some(1) => Scope::Both,
             _ => Scope::Family(IpFamily::V4),
@@ -87,7 +85,7 @@ impl Read {
 fn written(operation: &Operation) -> Vec<u8> {
     let table = Table { family: IpFamily::V4, name: "t".into() };
     let mut bytes = Vec::new();
-    requests(&table, operation, 1, |request, _| bytes = request.into_attributes().split_off(HEADER));
+    requests(&table, operation, 1, |request, _| bytes = request.into_attributes().split_off(NFGENMSG_LENGTH));
     bytes
 }
 

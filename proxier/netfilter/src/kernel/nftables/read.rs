@@ -8,12 +8,12 @@ use super::encode::*;
 use super::expression::NFTA_LIST_ELEM;
 use super::{NftError, decode, decode_ruleset, presence};
 use crate::IpFamily;
-use crate::kernel::netlink::{Attributes, Dump, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink};
+use crate::kernel::netlink::{
+    Attributes, Dump, NFGENMSG_LENGTH, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink,
+};
 use crate::nft::Name;
 use crate::nft::ruleset::{Element, Elements, Rule, Ruleset, Scope, Set, Table, TableId, UnreadPart};
 
-/// `struct nfgenmsg`
-const HEADER: usize = 4;
 /// The number of attempts if the ruleset changes during a dump.
 const TRIES: u32 = 5;
 
@@ -331,7 +331,7 @@ impl NftReader {
     /// Sends a request for one object; a missing object is not an error.
     fn query(&mut self, request: &Request, each: &mut dyn FnMut(Attributes<'_>)) -> Result<(), NftError> {
         let mut on_message = |received: &Received<'_>| -> Result<(), NetlinkError> {
-            each(received.attributes(HEADER));
+            each(received.attributes(NFGENMSG_LENGTH));
             Ok(())
         };
         match self.socket()?.query(request, &mut on_message) {
@@ -342,7 +342,7 @@ impl NftReader {
 
     fn dump_once(&mut self, request: &Request, each: &mut dyn FnMut(Attributes<'_>)) -> Result<Dump, NftError> {
         let mut on_message = |received: &Received<'_>| -> Result<(), NetlinkError> {
-            each(received.attributes(HEADER));
+            each(received.attributes(NFGENMSG_LENGTH));
             Ok(())
         };
         match self.socket()?.dump_once(request, &mut on_message) {

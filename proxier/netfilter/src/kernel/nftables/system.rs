@@ -9,7 +9,7 @@ use super::encode::*;
 use super::{ChainState, NftError, NftTables, Refusal, chain_state};
 use crate::IpFamily;
 use crate::kernel::netlink::{
-    self, Attributes, Dump, Fault, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink,
+    self, Attributes, Dump, Fault, NFGENMSG_LENGTH, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink,
 };
 use crate::nft::{Bytes, Element, Name, Operation, Set, Table, Transaction};
 
@@ -17,9 +17,6 @@ const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFNL_BATCH_GENID: u16 = 1;
 const NFTA_GEN_ID: u16 = 1;
-/// `struct nfgenmsg`
-const HEADER: usize = 4;
-
 /// The largest batch, where the kernel permits it: 10,000 Services with 10 endpoints take 15 MB.
 const BATCH_MAX: usize = 64 << 20;
 
@@ -130,7 +127,7 @@ impl SystemNftables {
 
     fn dump(&mut self, request: &Request, each: &mut dyn FnMut(Attributes<'_>)) -> Result<(), NftError> {
         let mut on_message = |received: &Received<'_>| -> Result<(), NetlinkError> {
-            each(received.attributes(HEADER));
+            each(received.attributes(NFGENMSG_LENGTH));
             Ok(())
         };
         match self.socket()?.dump(request, &mut on_message) {
@@ -148,7 +145,8 @@ impl SystemNftables {
     /// Looks up elements, some of which may not exist.
     fn look_up(&mut self, requests: &mut Vec<Request>, each: &mut dyn FnMut(Element)) -> Result<(), NftError> {
         let mut failure = None;
-        let mut found = |received: &Received<'_>| decode::elements(received.attributes(HEADER)).for_each(&mut *each);
+        let mut found =
+            |received: &Received<'_>| decode::elements(received.attributes(NFGENMSG_LENGTH)).for_each(&mut *each);
         let answer = self.socket()?.query_all(requests, &mut found, |_, error| {
             failure = failure.take().or(Some(error).filter(|error| error.errno() != Some(libc::ENOENT)));
         });
@@ -191,7 +189,7 @@ fn item_at(transaction: &Transaction, origin: RequestOrigin, offset: usize) -> O
     let mut item = None;
     requests(&transaction.table, &transaction.operations()[origin.operation], 0, |request, first_element| {
         if first_element == origin.first_element {
-            item = request.item_at(HEADER, NFTA_SET_ELEM_LIST_ELEMENTS, offset);
+            item = request.item_at(NFGENMSG_LENGTH, NFTA_SET_ELEM_LIST_ELEMENTS, offset);
         }
     });
     item
@@ -208,7 +206,7 @@ impl NftTables for SystemNftables {
         let request = Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN), 0, &nfgenmsg(0));
         let mut generation = None;
         let answer = self.socket()?.query(&request, &mut |received| {
-            generation = received.attributes(HEADER).find_array(NFTA_GEN_ID).map(u32::from_be_bytes);
+            generation = received.attributes(NFGENMSG_LENGTH).be32(NFTA_GEN_ID);
             Ok(())
         });
         answer.inspect_err(|_| self.socket = None)?;
@@ -223,7 +221,7 @@ impl NftTables for SystemNftables {
         let kind = nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE);
         let mut names = Vec::new();
         self.dump(&Request::new(kind, 0, &nfgenmsg(family.nfproto())), &mut |attributes| {
-            names.extend(attributes.find(TABLE).and_then(super::expression::text).map(Name::from));
+            names.extend(attributes.text(TABLE).map(Name::from));
         })?;
         Ok(names)
     }

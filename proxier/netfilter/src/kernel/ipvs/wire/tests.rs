@@ -151,7 +151,7 @@ fn number_of_the_wrong_size_is_none() {
         });
         let bytes = request.into_attributes();
         let dest = after_header(&bytes).nest(IPVS_CMD_ATTR_DEST).expect("a nest");
-        assert_eq!(number(dest, IPVS_DEST_ATTR_WEIGHT), None, "{size} bytes");
+        assert_eq!(dest.ne32(IPVS_DEST_ATTR_WEIGHT), None, "{size} bytes");
     }
 }
 
