@@ -80,8 +80,8 @@ impl Routes {
             down.join(", ")
         );
         let next = format!("ip link set {} up; the network plugin then has to restore the route to {ip}", down[0]);
-        let finding = Finding::certain(Cause::LinkDown, what, next);
-        Some(Finding { certain: local == Some(true), ..finding })
+        // Another program may have taken the route, and the link that is down may be another pod's.
+        Some(Finding::suspect(Cause::LinkDown, what, next))
     }
 }
 

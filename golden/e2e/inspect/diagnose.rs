@@ -246,9 +246,12 @@ fn causes_in_the_node_are_named() {
     assert_eq!(causes(&node, service), ["ip-forward-off"]);
     node.sysctl("net/ipv4/ip_forward", 1);
     node.sysctl("net/ipv4/conf/all/rp_filter", 1);
-    for line in
-        ["ip link add eth8 type veth peer name eth9", "ip addr add 192.0.2.9/24 dev eth9", "ip link set eth9 up"]
-    {
+    for line in [
+        "ip link add eth8 type veth peer name eth9",
+        "ip addr add 192.0.2.9/24 dev eth9",
+        "ip link set eth9 up",
+        "ip link set eth8 up",
+    ] {
         node.lab.node().run(line);
     }
     assert_eq!(causes(&node, service), ["reverse-path-filter?"]);
@@ -333,7 +336,7 @@ fn routes_that_lead_nowhere_and_links_that_are_down_are_named() {
     assert_eq!(causes(&node, "10.96.10.12:80 --from host"), [""; 0]);
     // The route goes with the link.
     node.lab.node().run("ip link set pod5 down");
-    assert_eq!(causes(&node, "10.96.10.12:80 --from host"), ["link-down"]);
+    assert_eq!(causes(&node, "10.96.10.12:80 --from host"), ["link-down?"]);
 }
 
 #[test]

@@ -41,6 +41,7 @@ fn rules_in_the_other_flavour_are_named() {
     let lab = forwarding("003-clusterip-1-endpoint");
     lab.node().run("iptables-legacy -w 5 -t nat -N KUBE-SERVICES");
     lab.node().run("iptables-legacy -w 5 -t nat -A PREROUTING -j KUBE-SERVICES");
+    lab.node().run("iptables-legacy -w 5 -t nat -A KUBE-SERVICES -d 10.96.99.99/32 -j RETURN");
     assert_eq!(causes(&lab, "default/local"), set(&["wrong-flavour"]));
 }
 
