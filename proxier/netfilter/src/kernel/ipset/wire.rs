@@ -188,7 +188,7 @@ pub(super) fn test(name: SetName, parts: &[&str], query: &SetQuery) -> Option<Re
 pub(super) fn members(message: Attributes<'_>) -> impl Iterator<Item = SetName> {
     let all = message.nest(IPSET_ATTR_ADT).unwrap_or(Attributes::new(&[]));
     let data = all.filter(|(kind, _)| *kind == IPSET_ATTR_DATA).map(|(_, value)| Attributes::new(value));
-    data.filter_map(|data| SetName::parse(text(data, IPSET_ATTR_NAME)?))
+    data.filter_map(|data| SetName::parse(data.text(IPSET_ATTR_NAME)?))
 }
 
 /// The request to add or delete entries, in order. The kernel stops at the first failure.

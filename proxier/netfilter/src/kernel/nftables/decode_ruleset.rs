@@ -2,8 +2,8 @@
 
 use super::decode::{self, comment, element_value, name};
 use super::encode::*;
-use super::expression::{NFTA_LIST_ELEM, counter_of, counters, read_value, text};
-use crate::kernel::netlink::Attributes;
+use super::expression::{NFTA_LIST_ELEM, counter_of, counters, read_value};
+use crate::kernel::netlink::{Attributes, text};
 use crate::nft::Name;
 use crate::nft::ruleset::{Chain, Element, Elements, KeyField, Rule, Set, Table};
 
@@ -36,14 +36,14 @@ pub(super) fn chain(attributes: Attributes<'_>) -> Option<(Name, Name, Chain)> {
 /// interfaces.
 pub(super) fn other_chain(attributes: Attributes<'_>, of_inet: bool) -> Option<(Name, Name, bool, Vec<String>)> {
     let hook = attributes.nest(NFTA_CHAIN_HOOK)?;
-    let number = u32(hook, NFTA_HOOK_HOOKNUM)?;
+    let number = hook.be32(NFTA_HOOK_HOOKNUM)?;
     if of_inet && number != NF_INET_INGRESS {
         return None;
     }
-    let device = hook.find(NFTA_HOOK_DEV).and_then(text);
+    let device = hook.text(NFTA_HOOK_DEV);
     let devices = hook.nest(NFTA_HOOK_DEVS).into_iter().flatten().filter_map(|(_, name)| text(name));
     let devices = device.into_iter().chain(devices).map(str::to_owned).collect();
-    let drops = u32(attributes, NFTA_CHAIN_POLICY) == Some(0);
+    let drops = attributes.be32(NFTA_CHAIN_POLICY) == Some(0);
     Some((name(attributes, TABLE)?, name(attributes, NFTA_CHAIN_NAME)?, drops, devices))
 }
 
