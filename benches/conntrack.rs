@@ -1,7 +1,8 @@
-//! What a clean-up costs with 500,000 entries in the conntrack table. A measurement, so it is run by hand:
-//! `cargo bench --bench conntrack`, as root.
+//! Cost of a clean-up with 500,000 entries in the conntrack table.
 //!
-//! In: a table of that size in a namespace of its own, from real packets. Out: times and memory; more than 50 MB fails.
+//! Run it by hand as root: `cargo bench --bench conntrack`. The entries come from real packets in a namespace. Prints
+//! times and memory;
+//! more than 50 MB fails.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -17,7 +18,7 @@ use proxier::model::Scope;
 use proxier::testing::objects;
 use proxier::track::{Kind, Tracker, Translator};
 
-/// Flows through the Service, to an endpoint that is not there any more.
+/// Flows through the Service to an endpoint that no longer exists.
 const STALE: u32 = 50_000;
 /// Other UDP flows.
 const OTHER: u32 = 300_000;
@@ -25,22 +26,23 @@ const OTHER: u32 = 300_000;
 const TCP: u32 = 150_000;
 
 const LIMIT_KIB: u64 = 50 * 1024;
-const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
-/// The limit of the whole machine, raised while this lives.
+/// The limit of the whole machine, raised until dropped.
 struct RaisedConntrackLimit(String);
 
 impl RaisedConntrackLimit {
     fn new() -> Self {
-        let before = std::fs::read_to_string(MAX).expect("conntrack");
-        std::fs::write(MAX, "1048576").expect("cannot raise nf_conntrack_max: run as root in the first namespace");
+        let before = std::fs::read_to_string(CONNTRACK_MAX).expect("conntrack");
+        std::fs::write(CONNTRACK_MAX, "1048576")
+            .expect("cannot raise nf_conntrack_max: run as root in the first namespace");
         Self(before)
     }
 }
 
 impl Drop for RaisedConntrackLimit {
     fn drop(&mut self) {
-        let _ = std::fs::write(MAX, &self.0);
+        let _ = std::fs::write(CONNTRACK_MAX, &self.0);
     }
 }
 
@@ -83,7 +85,7 @@ fn fill() {
     assert!(count.trim().parse::<u32>().expect("a number") >= STALE + OTHER + TCP);
 }
 
-/// A cluster with one UDP Service, whose endpoint is another one now.
+/// A cluster with one UDP Service, whose endpoint was replaced.
 fn stale() -> StaleFlows {
     let (mut tracker, mut translator) = (Tracker::default(), Translator::new(objects::NODE, false));
     let mut service = objects::service("ns", "dns", IpAddr::from([10, 96, 0, 10]));
@@ -108,7 +110,7 @@ fn memory_kib(line: &str) -> u64 {
 }
 
 fn measure(what: &str, unwanted: impl Fn(&netfilter::Flow) -> bool) -> Deletions {
-    // Has the peak begin anew.
+    // Resets the peak.
     std::fs::write("/proc/self/clear_refs", "5").expect("a peak of its own");
     let (memory, cpu, start, mut seen) = (memory_kib("VmRSS"), cpu_time(), Instant::now(), 0);
     let mut count = |flow: &netfilter::Flow| {

@@ -1,10 +1,9 @@
-//! What `kube-proxy dump` and `trace` cost on a node of a big cluster: 10,000 Services with 10 endpoints each, and how
-//! dump counts a million flows. A measurement, so it is run by hand: `cargo bench --bench inspect`, as root.
-//! `SERVICES=1000` asks for fewer, `RULES=nft,legacy,nftables,chains` for some of the ways to have the
-//! rules (`chains`: nftables with a chain for each Service, like the real one's), `FLOWS=0` for no flows.
+//! Cost of `kube-proxy dump` and `trace` at 10,000 Services with 10 endpoints each, and of counting a million flows.
 //!
-//! In: root, both flavours of iptables, nf_tables, conntrack. Out: seconds, CPU and the most memory of each command, in a
-//! namespace of its own.
+//! Run it by hand as root, with both flavours of iptables, nf_tables and conntrack: `cargo bench --bench inspect`.
+//! `SERVICES=1000` selects another size, `RULES=nft,legacy,nftables,chains` the kinds of rules (`chains`: nftables with
+//! a chain for
+//! each Service, like upstream's), `FLOWS=0` no flows. Prints seconds, CPU and peak memory of each command.
 
 use std::io::{BufWriter, Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,9 +24,9 @@ use proxier::track::{Change, Kind, Tracker, Translator};
 use serde_json::{Value, json};
 
 const ENDPOINTS: u32 = 10;
-/// Chains in one transaction: the nf_tables flavour takes quadratic time.
+/// Chains per transaction: the nf_tables flavour takes quadratic time.
 const BATCH: usize = 500;
-const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
 fn main() {
     // It raises nf_conntrack_max of the whole machine for a while: only on request. `cargo test` passes no `--bench`.
@@ -50,7 +49,7 @@ fn main() {
     for way in wanted.split(',') {
         let (file, config, tracker, rules) = (file.display().to_string(), &config, &tracker, &rules);
         let measured = std::thread::scope(|scope| {
-            // It leaves the namespace for good.
+            // This thread leaves its namespace permanently.
             let in_namespace = move || {
                 unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
                 run("ip", &["link", "set", "lo", "up"]);
@@ -58,7 +57,7 @@ fn main() {
                     "nft" => restore(Flavour::Nft, rules),
                     "legacy" => restore(Flavour::Legacy, rules),
                     "nftables" => write_table(config, tracker),
-                    "chains" => feed("nft", &["-f", "-"], &as_the_real_one(&snapshot(config, tracker))),
+                    "chains" => feed("nft", &["-f", "-"], &as_upstream(&snapshot(config, tracker))),
                     other => panic!("RULES={other}: it is nft, legacy, nftables, chains"),
                 }
                 println!("{way}:");
@@ -128,7 +127,7 @@ fn snapshot<'a>(config: &Config, tracker: &'a Tracker) -> Snapshot<'a> {
     tracker.snapshot(config.node_ip(IpFamily::V4, tracker.node()))
 }
 
-/// The rules of iptables mode, as our own first sync would write them.
+/// The rules that iptables mode writes in a first sync.
 fn rules(config: &Config, tracker: &Tracker) -> String {
     let snapshot = snapshot(config, tracker);
     let host = HostFacts { random_fully: true, ..HostFacts::default() };
@@ -137,15 +136,15 @@ fn rules(config: &Config, tracker: &Tracker) -> String {
     text
 }
 
-/// The table of nftables mode, written as a first sync writes it.
+/// The table of nftables mode, written by a first sync.
 fn write_table(config: &Config, tracker: &Tracker) {
     let (kernel, host) = (Box::new(SystemNftables::default()), Box::new(FakeHost::default()));
     let mut mode = Nftables::new(IpFamily::V4, config.clone(), kernel, host);
     mode.sync(&snapshot(config, tracker), &Scope::Full, Instant::now()).expect("the kernel takes it");
 }
 
-/// The part of the real one's table that grows with Services, and the base chains that tell that it is one.
-fn as_the_real_one(snapshot: &Snapshot<'_>) -> String {
+/// The part of upstream's table that grows with Services, and the base chains that identify it.
+fn as_upstream(snapshot: &Snapshot<'_>) -> String {
     let (mut chains, mut elements, mut ips) = (String::new(), Vec::new(), Vec::new());
     for (name, port) in snapshot.ports {
         let chain = format!("service-AAAAAAAA-{}/{}/tcp/{}", name.service.namespace, name.service.name, name.port);
@@ -173,7 +172,7 @@ fn as_the_real_one(snapshot: &Snapshot<'_>) -> String {
     )
 }
 
-/// Loads them; the many chains of the nat table a few at a time, before what leads to them.
+/// Loads the rules; the chains of the nat table in batches, before the rules that jump to them.
 fn restore(flavour: Flavour, rules: &str) {
     let infix = if flavour == Flavour::Nft { "nft" } else { "legacy" };
     let apply = |text: &str| feed(&format!("iptables-{infix}-restore"), &["--noflush"], text);
@@ -188,7 +187,7 @@ fn restore(flavour: Flavour, rules: &str) {
         "*nat\n{}\nCOMMIT\n",
         chains.iter().filter(|line| !own(line)).copied().collect::<Vec<_>>().join("\n")
     ));
-    // In the order in which a proxy makes them: the tool that lists chains takes much longer if they came sorted by name.
+    // In the order in which a proxy creates them: listing takes much longer if they were created sorted by name.
     let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
     for rule in nat.lines().filter(|line| own(line) && line.starts_with("-A")) {
         let name = rule.split(' ').nth(1).expect("a chain");
@@ -231,7 +230,7 @@ fn micros(time: &nix::sys::time::TimeVal) -> u64 {
     u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or_default()
 }
 
-/// Runs a command of ours; prints how long it took, how much CPU with its tools, and how much memory it had at most.
+/// Runs a command; prints its time, CPU with its tools, and peak memory.
 fn measure(what: &str, words: &[&str]) -> Vec<u8> {
     let (started, cpu) = (Instant::now(), children_cpu());
     let mut child = Command::new(env!("CARGO_BIN_EXE_kube-proxy"));
@@ -259,14 +258,15 @@ fn measure(what: &str, words: &[&str]) -> Vec<u8> {
     bytes
 }
 
-/// The limit of the whole machine, raised while this lives.
+/// The limit of the whole machine, raised until dropped.
 struct RaisedConntrackLimit(String);
 
 impl RaisedConntrackLimit {
     fn to(limit: u32) -> Self {
-        let before = std::fs::read_to_string(MAX).expect("conntrack");
+        let before = std::fs::read_to_string(CONNTRACK_MAX).expect("conntrack");
         if before.trim().parse::<u32>().is_ok_and(|before| before < limit) {
-            std::fs::write(MAX, limit.to_string()).expect("nf_conntrack_max: run as root in the first namespace");
+            std::fs::write(CONNTRACK_MAX, limit.to_string())
+                .expect("nf_conntrack_max: run as root in the first namespace");
         }
         Self(before)
     }
@@ -274,11 +274,11 @@ impl RaisedConntrackLimit {
 
 impl Drop for RaisedConntrackLimit {
     fn drop(&mut self) {
-        let _ = std::fs::write(MAX, &self.0);
+        let _ = std::fs::write(CONNTRACK_MAX, &self.0);
     }
 }
 
-/// Fills the conntrack table with connections that Services have translated, and has dump count them.
+/// Fills the conntrack table with translated connections of Services and measures how dump counts them.
 fn count_flows(services: u32, flows: u32) {
     let started = Instant::now();
     let tool = Command::new("conntrack")
@@ -304,9 +304,9 @@ fn count_flows(services: u32, flows: u32) {
     assert!(tool.wait().expect("it ends").success(), "conntrack -R");
     let count = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").expect("a count");
     println!("  {} flows made in {:.1} s", count.trim(), started.elapsed().as_secs_f64());
-    let told = measure("dump --service, with these flows", &["dump", "--service", "ns/svc-77", "-o", "json"]);
-    let told: Value = serde_json::from_slice(&told).unwrap_or_default();
-    let endpoints = told["services"][0]["endpoints"].as_array().cloned().unwrap_or_default();
+    let report = measure("dump --service, with these flows", &["dump", "--service", "ns/svc-77", "-o", "json"]);
+    let report: Value = serde_json::from_slice(&report).unwrap_or_default();
+    let endpoints = report["services"][0]["endpoints"].as_array().cloned().unwrap_or_default();
     let of_it: u64 = endpoints.iter().filter_map(|endpoint| endpoint["flows"]["ESTABLISHED"].as_u64()).sum();
     println!("  flows of ns/svc-77: {of_it} of {}", flows / services);
     run("conntrack", &["-F"]);

@@ -1,8 +1,8 @@
-//! What 10,000 virtual servers of ten real ones cost in the kernel: time, netlink messages, memory. A measurement, so it
-//! is run by hand: `make bench-ipvs`. SERVICES=1000 for another size.
+//! Cost of 10,000 virtual servers with ten real servers each in the kernel: time, netlink messages, memory.
 //!
-//! In: root, a kernel that has IPVS. Out: a line for writing everything, reading everything, and changing one thing.
-//! Must not know: the mode that does so.
+//! Run it with `make bench-ipvs` as root in a kernel that has IPVS. `SERVICES=1000` selects another size. Prints a line
+//! for writing
+//! everything, reading everything, and single changes, without IPVS mode.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
@@ -47,7 +47,7 @@ fn memory_kib(line: &str) -> u64 {
 }
 
 fn measure<T>(what: &str, run: impl FnOnce() -> T) -> T {
-    // Has the peak begin anew.
+    // Resets the peak.
     std::fs::write("/proc/self/clear_refs", "5").expect("a peak of its own");
     let (before, cpu, start) = (traffic(), cpu_time(), Instant::now());
     let value = run();
@@ -153,7 +153,7 @@ fn main() {
         unshare(CloneFlags::CLONE_NEWNET).expect("cannot make a network namespace: run as root");
         let mut table = SystemIpvs::load().expect("IPVS");
         let (mut sets, mut links) = (SystemIpSets::open().expect("ipset"), SystemLinks::open().expect("rtnetlink"));
-        // A namespace that has never had an address takes no real servers: all addresses are broadcasts to it.
+        // A namespace that has never had an address accepts no real servers: all addresses are broadcasts to it.
         links.set_up(DeviceName::new("lo"), true).expect("up");
         println!("{services} services of {ENDPOINTS} endpoints; an operation has {} bytes", size_of::<Operation>());
         println!("| what | time | CPU | requests | sent | answers | received | peak memory |");

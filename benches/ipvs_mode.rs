@@ -1,7 +1,8 @@
-//! What IPVS mode costs with many Services of ten endpoints each: time, netlink messages and bytes, memory. A
-//! measurement, so it is run by hand: `make bench-ipvs`. SERVICES=1000,10000 for other sizes.
+//! Cost of IPVS mode with many Services of ten endpoints each: time, netlink messages and bytes, memory.
 //!
-//! In: root, a kernel that has IPVS. Out: a line for each kind of sync. Must not know: how the mode does it.
+//! Run it with `make bench-ipvs` as root in a kernel that has IPVS. `SERVICES=1000,10000` selects other sizes. Prints a
+//! line
+//! for each kind of sync.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
@@ -34,14 +35,14 @@ fn service(number: u32) -> Value {
     objects::service("scale", &name(number), address([10, 96, 0, 1], number))
 }
 
-/// A Service's slice with so many endpoints.
+/// A Service's slice with this many endpoints.
 fn slice(number: u32, endpoints: u32) -> Value {
     let endpoint = |index| address([10, 128, 0, 1], number * (ENDPOINTS + 1) + index);
     let endpoints: Vec<IpAddr> = (0..endpoints).map(endpoint).collect();
     objects::slice("scale", &name(number), &name(number), &endpoints)
 }
 
-/// A proxy of IPv4.
+/// An IPv4 proxy.
 struct Proxy {
     translator: Translator,
     tracker: Tracker,
@@ -54,18 +55,18 @@ impl Proxy {
         tracker.request_full_sync();
         let mut proxy = Self { translator: Translator::new(objects::NODE, false), tracker, mode: mode() };
         for number in 0..services {
-            proxy.see(Kind::Service, service(number));
-            proxy.see(Kind::EndpointSlice, slice(number, ENDPOINTS));
+            proxy.apply(Kind::Service, service(number));
+            proxy.apply(Kind::EndpointSlice, slice(number, ENDPOINTS));
         }
         proxy
     }
 
-    fn see(&mut self, kind: Kind, object: Value) {
+    fn apply(&mut self, kind: Kind, object: Value) {
         let translated = self.translator.applied(objects::decoded(kind, object)).expect("a valid object");
-        self.tell(translated.changes);
+        self.track(translated.changes);
     }
 
-    fn tell(&mut self, changes: impl IntoIterator<Item = (IpFamily, Change)>) {
+    fn track(&mut self, changes: impl IntoIterator<Item = (IpFamily, Change)>) {
         for (_, change) in changes.into_iter().filter(|(family, _)| *family == IpFamily::V4) {
             self.tracker.apply(change);
         }
@@ -84,9 +85,9 @@ fn mode() -> Box<dyn Backend> {
         tool: Box::new(
             SystemIptables::find(IpFamily::V4, &detect_flavour(&FLAVOUR_HINTS)).expect("iptables works here"),
         ),
-        table: Box::new(SystemIpvs::load().expect("the kernel has it")),
-        sets: Box::new(SystemIpSets::open().expect("the kernel has it")),
-        links: Box::new(SystemLinks::open().expect("the kernel has it")),
+        table: Box::new(SystemIpvs::load().expect("the kernel supports it")),
+        sets: Box::new(SystemIpSets::open().expect("the kernel supports it")),
+        links: Box::new(SystemLinks::open().expect("the kernel supports it")),
         host: Box::new(SystemHost),
     };
     Box::new(Ipvs::new(IpFamily::V4, objects::config(), IpvsConfig::default(), kernel).expect("a scheduler"))
@@ -121,7 +122,7 @@ fn measure(services: u32, what: &str, run: impl FnOnce()) {
 
 fn run(services: u32) {
     unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run it as root");
-    // Without a local address the kernel takes no real server.
+    // Without a local address the kernel accepts no real server.
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip can be run");
     assert!(up.success(), "{up}");
     let mut proxy = Proxy::new(services);
@@ -129,13 +130,13 @@ fn run(services: u32) {
     memory::release();
     let resident = f64::from(memory_kib("VmRSS")) / 1024.0;
     for (what, endpoints) in [("an endpoint more", ENDPOINTS + 1), ("an endpoint less", ENDPOINTS)] {
-        proxy.see(Kind::EndpointSlice, slice(7, endpoints));
+        proxy.apply(Kind::EndpointSlice, slice(7, endpoints));
         measure(services, what, || proxy.sync());
     }
-    proxy.see(Kind::Service, service(services));
-    proxy.see(Kind::EndpointSlice, slice(services, ENDPOINTS));
+    proxy.apply(Kind::Service, service(services));
+    proxy.apply(Kind::EndpointSlice, slice(services, ENDPOINTS));
     measure(services, "a Service more", || proxy.sync());
-    measure(services, "a look for damage", || {
+    measure(services, "a drift check", || {
         assert_eq!(proxy.mode.check_drift(Instant::now()).expect("an answer"), None);
     });
     proxy.tracker.request_full_sync();
@@ -157,7 +158,7 @@ fn main() {
     );
     let sizes = std::env::var("SERVICES").unwrap_or_else(|_| "100,1000,10000".to_owned());
     for services in sizes.split(',').filter_map(|text| text.parse().ok()) {
-        // A process each would be cleaner; a thread each at least has a namespace of its own.
+        // Each size has its own namespace, though not its own process.
         std::thread::scope(|scope| scope.spawn(|| run(services)).join().expect("it can be measured"));
     }
 }

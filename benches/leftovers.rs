@@ -1,10 +1,12 @@
-//! What removing the state of an inactive mode costs, and how long a sync waits for it. A measurement, run by hand as root:
-//! `XTABLES_LOCKFILE=/tmp/lock cargo bench --bench leftovers [-- SERVICES...]`; the lock file of its own is for machines on which other
-//! iptables programs run meanwhile.
+//! Cost of removing the state of an inactive mode, and how long a sync waits for it.
 //!
-//! Each number of Services, 1,000 and 7,000 unless others are given, is loaded as iptables mode's chains, 11 for a Service with 10
-//! endpoints, in a network namespace of its own, in each flavour. Then `--cleanup` removes them while a thread begins a write as a sync would
-//! twice a second: its longest wait is what the cleanup costs a sync.
+//! Run it by hand as root: `XTABLES_LOCKFILE=/tmp/lock cargo bench --bench leftovers [-- SERVICES...]`; the separate
+//! lock file is for
+//! machines on which other iptables programs run. Each number of Services, by default 1,000 and 7,000, is loaded as
+//! iptables
+//! mode's chains, 11 for a Service with 10 endpoints, in its own network namespace and in each flavour. Then
+//! `--cleanup` removes
+//! them while another thread requests priority for a sync twice a second: its longest wait is the cost for a sync.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -18,11 +20,11 @@ use nix::sched::{CloneFlags, unshare};
 use proxier::leftovers;
 
 const ENDPOINTS: usize = 10;
-/// Services in one transaction: iptables-nft-restore is quadratic in the chains of one.
+/// Services per transaction: iptables-nft-restore is quadratic in the chains of one.
 const BATCH: usize = 45;
-const PAUSE: Duration = Duration::from_millis(500);
+const SYNC_INTERVAL: Duration = Duration::from_millis(500);
 
-/// All chains, in the order in which they can be made.
+/// All chains, each defined before it is used.
 fn tables(services: usize) -> String {
     let mut text = String::from("*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-MARK-MASQ - [0:0]\nCOMMIT\n");
     let all: Vec<usize> = (0..services).collect();
@@ -69,7 +71,7 @@ fn longest_wait(priority: &WriterPriority, ended: &AtomicBool) -> Duration {
         let guard = priority.write();
         longest = longest.max(begun.elapsed());
         drop(guard);
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(SYNC_INTERVAL);
     }
     longest
 }
@@ -78,7 +80,7 @@ fn measure(flavour: &str, services: usize) {
     unshare(CloneFlags::CLONE_NEWNET).expect("cannot make a network namespace: run as root");
     let text = tables(services);
     if flavour == "legacy" {
-        // It reads and replaces the whole table for each transaction.
+        // The legacy tool reads and replaces the whole table for each transaction.
         let lines = |start: char| text.lines().filter(move |line| line.starts_with(start));
         let all: Vec<&str> = lines(':').chain(lines('-')).collect();
         restore(flavour, &format!("*nat\n{}\nCOMMIT\n", all.join("\n")));

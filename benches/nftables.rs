@@ -1,9 +1,10 @@
-//! What nftables mode costs in the real kernel, at sizes up to 40,000 Services with ten endpoints each. A measurement, so
-//! it is run by hand: `cargo bench -p proxier --bench nftables`, as root. `SERVICES=100,10000` asks for other sizes,
-//! `COLD=1` for the cold start only.
+//! Cost of nftables mode in the real kernel, with up to 40,000 Services of ten endpoints each.
 //!
-//! In: objects. Out: a table of times: from objects to the committed table, from a decoded change to its commit, of an
-//! endpoint by another, of the number of endpoints, of a new Service; beside them what `nft -f` needs for the same text.
+//! Run it by hand as root: `cargo bench -p proxier --bench nftables`. `SERVICES=100,10000` selects other sizes,
+//! `COLD=1` the
+//! cold start only. Prints the times from objects to the committed table and from a decoded change to its commit (a
+//! replaced
+//! endpoint, another number of endpoints, a new Service), and what `nft -f` needs for the same text.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
@@ -30,12 +31,12 @@ fn service(number: u32) -> Value {
     objects::service("scale", &format!("svc-{number:05}"), address(10_000_000 + number))
 }
 
-/// A Service's slice; `version` moves the last endpoint.
+/// A Service's slice; `version` changes the last endpoint.
 fn slice(number: u32, version: u32) -> Value {
     slice_of(number, version, ENDPOINTS)
 }
 
-/// The same with so many endpoints.
+/// The same with this many endpoints.
 fn slice_of(number: u32, version: u32, count: u32) -> Value {
     let mut endpoints: Vec<_> = (0..count).map(|index| address(number * ENDPOINTS + index)).collect();
     endpoints[9] = address(version * 2_000_000 + number * ENDPOINTS + 9);
@@ -74,7 +75,7 @@ impl Cluster {
         }
     }
 
-    /// How long changes take, each from a decoded object to its commit.
+    /// The time of changes from decoded object to commit, p50 / p99.
     fn changes(&mut self, objects: impl Fn(u32) -> Vec<(Kind, Value)>) -> String {
         let mut times: Vec<Duration> = (0..CHANGES)
             .map(|change| {
@@ -130,7 +131,7 @@ fn measure(services: u32) {
         let number = services + change;
         vec![(Kind::Service, service(number)), (Kind::EndpointSlice, slice(number, 0))]
     });
-    // A new process that finds all as it should be.
+    // A restart that finds a correct table.
     let mut again = Cluster::new(Box::new(SystemNftables::default()), services + CHANGES);
     let before = cpu_time();
     let warm = again.sync();
@@ -141,7 +142,7 @@ fn measure(services: u32) {
     );
 }
 
-/// How long `nft -f` takes for the same table.
+/// The time of `nft -f` for the same table.
 fn by_nft(services: u32) -> String {
     if services > 10_000 {
         return "-".to_owned();
@@ -160,7 +161,7 @@ fn by_nft(services: u32) -> String {
 }
 
 fn main() {
-    // As the program does. A heap of this thread's own would not be given back in full.
+    // As the program does: a heap of the thread's own is not returned to the kernel in full.
     netfilter::kernel::memory::share();
     let sizes = std::env::var("SERVICES").unwrap_or_else(|_| "100,1000,10000,40000".to_owned());
     println!(
@@ -168,7 +169,7 @@ fn main() {
     );
     println!("|---|---|---|---|---|---|---|---|");
     for size in sizes.split(',').map(|size| size.parse().expect("a number")) {
-        // On a thread of its own: it leaves the namespace. Memory would be counted twice in one process.
+        // On its own thread, which leaves the namespace. Sizes share one process, so measure memory with one size at a time.
         std::thread::spawn(move || measure(size)).join().expect("no panic");
     }
 }

@@ -1,7 +1,8 @@
-//! How long the pure part of iptables mode takes: tracking, rendering, planning, at three sizes of cluster.
+//! Time of the pure part of iptables mode: tracking, rendering, planning, at three cluster sizes.
 //!
-//! In: Services with ten endpoints each. Out: criterion's estimates, and the size of each restore input.
-//! Must not know: the kernel: tools that only count bytes stand for it. `cargo bench --bench rules`
+//! Run it with `cargo bench --bench rules`. Services have ten endpoints each, and a recorder stands for the tools.
+//! Prints criterion's
+//! estimates, and the size of each restore input.
 
 use std::collections::BTreeSet;
 use std::hint::black_box;
@@ -19,7 +20,7 @@ use proxier::testing::objects;
 use proxier::track::{Change, Kind, Tracker, Translator};
 use serde_json::Value;
 
-/// One more than 100: over 1,000 endpoints rules have fewer comments, and sizes could not be compared.
+/// One more than 100: above 1,000 endpoints rules have fewer comments, and sizes could not be compared.
 const SIZES: [u32; 3] = [101, 1_000, 10_000];
 const ENDPOINTS: u32 = 10;
 const NAMESPACE: &str = "scale";
@@ -28,7 +29,7 @@ fn name(service: u32) -> String {
     format!("svc-{service:05}")
 }
 
-/// Addresses of which each is as long as the others when it is printed: a million, the last tenth for cluster IPs.
+/// Addresses of equal printed length: a million, the last tenth for cluster IPs.
 fn address(number: u32) -> IpAddr {
     let octet = |n: u32| u8::try_from(100 + n % 100).expect("below 200");
     Ipv4Addr::new(10, octet(number / 10_000), octet(number / 100), octet(number)).into()
@@ -38,20 +39,20 @@ fn service(number: u32) -> Value {
     objects::service(NAMESPACE, &name(number), address(900_000 + number))
 }
 
-/// A Service's slice; `version` moves the last of its endpoints.
+/// A Service's slice; `version` changes the last of its endpoints.
 fn slice(number: u32, version: u32) -> Value {
     let mut endpoints: Vec<_> = (0..ENDPOINTS).map(|index| address(number * ENDPOINTS + index)).collect();
     endpoints[9] = address(version * 500_000 + number * ENDPOINTS + 9);
     objects::slice(NAMESPACE, &name(number), &format!("{}-x7k2p", name(number)), &endpoints)
 }
 
-/// What the API server's objects turn into in IPv4.
+/// The IPv4 changes that an API server's object translates to.
 fn changes(translator: &mut Translator, kind: Kind, object: Value) -> Vec<Change> {
     let translated = translator.applied(objects::decoded(kind, object)).expect("a valid object");
     translated.changes.into_iter().filter(|(family, _)| *family == IpFamily::V4).map(|(_, change)| change).collect()
 }
 
-/// A family that has seen this many Services.
+/// A family that has received this many Services.
 struct Cluster {
     translator: Translator,
     tracker: Tracker,
@@ -83,7 +84,7 @@ impl Cluster {
         }
     }
 
-    /// Syncs, and returns the bytes written.
+    /// Syncs. Returns the bytes written.
     fn sync(&mut self, scope: &Scope) -> usize {
         let snapshot = self.tracker.snapshot(address(990_000));
         self.iptables.sync(&snapshot, scope, Instant::now()).expect("the tools take everything");
@@ -96,7 +97,7 @@ fn iptables(recorder: &Arc<Recorder>) -> Iptables {
     Iptables::new(IpFamily::V4, objects::config(), Box::new(tools), Box::new(FakeHost::default()))
 }
 
-/// A slice as bytes, decoded, translated and compared with what is held.
+/// A slice as bytes: decoded, translated and compared with the tracker's.
 fn track(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("track/slice-of-10");
     for size in SIZES {
@@ -115,7 +116,7 @@ fn track(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The first sync: all rules, with nothing in the kernel.
+/// The first sync: all rules, into an empty kernel.
 fn first(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("sync/first");
     group.sample_size(10).measurement_time(Duration::from_secs(8));
@@ -140,7 +141,7 @@ fn first(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// From a decoded slice in which one endpoint was replaced to the finished restore input.
+/// From a decoded slice with one replaced endpoint to the finished restore input.
 fn one_endpoint(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("sync/one-endpoint");
     let mut sizes = BTreeSet::new();
@@ -151,7 +152,7 @@ fn one_endpoint(criterion: &mut Criterion) {
             .map(|version| changes(&mut cluster.translator, Kind::EndpointSlice, slice(size / 2, version)).remove(0));
         let mut change = |cluster: &mut Cluster| {
             versions.swap(0, 1);
-            assert!(cluster.tracker.apply(black_box(versions[1].clone())), "it differs from what is held");
+            assert!(cluster.tracker.apply(black_box(versions[1].clone())), "it differs from the tracker's");
             let scope = cluster.tracker.take_scope();
             cluster.sync(&scope)
         };

@@ -28,12 +28,11 @@ const NETWORK_WAIT: Duration = Duration::from_secs(300);
 /// Why the proxy cannot run on this node.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum NodeError {
-    /// The family of the node's first address does not work here.
+    /// This host cannot program the family of the node's first address.
     #[error(
         "no support for primary IP family {0:?}: this host cannot program it; \
          give the Node an address of the other family first, or set bindAddress to one"
     )]
-    /// This host cannot program the family of the node's first address.
     Unsupported(&'static str),
     /// The configuration is for the other family.
     #[error("{0}")]
@@ -41,12 +40,11 @@ pub enum NodeError {
     /// No Node exists after both waits.
     #[error("timeout waiting for node {0:?} to exist: register the Node, or name another with --hostname-override")]
     NoNode(String),
-    /// Nobody gave it a network.
+    /// The Node has no pod CIDRs after both waits.
     #[error(
         "timeout waiting for PodCIDR allocation on node {0:?}: detectLocalMode NodeCIDR needs spec.podCIDRs; \
          let the controller manager allocate them, or choose another detectLocalMode"
     )]
-    /// The Node has no pod CIDRs after both waits.
     NoNetwork(String),
     /// The Node's pod CIDRs changed.
     #[error("the Node's spec.podCIDRs changed from {old:?} to {new:?}: exiting to be restarted with them")]

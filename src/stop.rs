@@ -6,7 +6,7 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
-/// Listens to SIGTERM, SIGINT and SIGHUP, except those that the parent process ignores (`nohup`).
+/// Listens to SIGTERM, SIGINT and SIGHUP, unless the parent process ignores them (`nohup`).
 pub struct StopSignals {
     term: Option<Signal>,
     interrupt: Option<Signal>,

@@ -1,9 +1,11 @@
-//! A kube-proxy, ours or upstream's, against an API server that runs already: what a start costs both sides.
+//! The cost of starting a kube-proxy, ours or upstream's, against a running API server, for both sides.
 //!
-//! Run it in the network namespace of the API server (`ip netns exec`), with the Services loaded. From the environment:
-//! `KUBECONFIG`; `SERVER_PID`, whose CPU time is counted; `SERVER_PORT` (6443); `PROBE`, the cluster IP and port of one
-//! Service, as `10.96.0.7:80`; `ENDPOINTS`, the addresses and ports of its endpoints, with commas; and what the other
-//! measurements of this bench take: `KUBE_PROXY`, `MODE`, `ARGUMENTS`.
+//! Run it in the network namespace of the API server (`ip netns exec`), with the Services loaded. Environment:
+//! `KUBECONFIG`;
+//! `SERVER_PID`, whose CPU time is counted; `SERVER_PORT` (6443); `PROBE`, the cluster IP and port of one Service, as
+//! `10.96.0.7:80`; `ENDPOINTS`, the addresses and ports of its endpoints, comma-separated; and `KUBE_PROXY`, `MODE` and
+//! `ARGUMENTS` as
+//! for the other measurements of this bench.
 
 use std::fmt;
 use std::fs::File;
@@ -17,30 +19,30 @@ use golden::node::{METRICS, get, sum};
 use crate::Options;
 use crate::process::{self, Cpu};
 
-/// How long the proxy and the server must be idle for a start to be over.
+/// How long proxy and server must be idle for the start to be over.
 const IDLE_TIME: Duration = Duration::from_secs(2);
-/// Between two attempts to connect.
+/// The pause between two connection attempts.
 const CONNECT_PAUSE: Duration = Duration::from_millis(5);
-/// A connection to an address that no rule handles takes longer.
+/// How long a connection may take before no rule handles it.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(50);
-/// The table that counts the server's bytes.
+/// The nftables table that counts the server's bytes.
 const TABLE: &str = "attached-bench";
 
-/// What one start cost.
+/// The cost of one start.
 #[derive(Debug)]
 pub struct AttachFigures {
     cold: Duration,
     cpu: Cpu,
-    /// Kilobytes: resident, and at most.
+    /// Resident kilobytes: now, and at most.
     memory: (u64, u64),
     server_cpu: Duration,
-    /// That the server sent, with the headers of TCP and IP.
+    /// Bytes sent by the server, with TCP and IP headers.
     bytes: u64,
     requests: f64,
 }
 
 impl AttachFigures {
-    /// The head of the table whose rows they print as.
+    /// The header of the table of rows.
     pub const HEADER: &str = "| cold start to traffic | CPU: proxy + tools | resident (peak) | server CPU | bytes from the server \
         | requests |\n|---|---|---|---|---|---|";
 }
@@ -55,10 +57,10 @@ impl fmt::Display for AttachFigures {
     }
 }
 
-/// Starts the proxy once and waits until neither it nor the server has anything to do.
+/// Starts the proxy and waits until proxy and server are idle.
 ///
 /// # Errors
-/// What is missing in the environment, or no traffic in time.
+/// A missing variable, or no traffic in time.
 pub fn measure(options: &Options) -> Result<AttachFigures, String> {
     let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
     let parse = |name: &str, text: &str| text.parse().map_err(|error| format!("{name}: {text}: {error}"));
@@ -87,7 +89,7 @@ pub fn measure(options: &Options) -> Result<AttachFigures, String> {
     })
 }
 
-/// Listens at an endpoint's address, which becomes one of this host.
+/// Listens on an endpoint's address, which is added to this host.
 fn listen(endpoint: &SocketAddr) -> Result<TcpListener, String> {
     ip(&["addr", "replace", &format!("{}/32", endpoint.ip()), "dev", "lo"])?;
     let listener = TcpListener::bind(endpoint).map_err(|error| format!("{endpoint}: {error}"))?;
@@ -146,7 +148,7 @@ fn wait_idle(pids: &[u32], limit: Duration) {
     }
 }
 
-/// Counts what a TCP port of this namespace sends.
+/// Counts the bytes that a TCP port of this namespace sends.
 struct Counter;
 
 impl Counter {

@@ -1,5 +1,4 @@
-//! The endurance run: minutes of changes with a fault or a reload every few seconds, after which the process must be
-//! as large as it was.
+//! The endurance run: changes with a fault or a reload every few seconds, after which the process must not have grown.
 
 use std::fmt;
 use std::thread::sleep;
@@ -14,22 +13,22 @@ use crate::load;
 use crate::process::{self, Cpu};
 use crate::rig::Rig;
 
-/// Changes a second.
+/// The rate of changes.
 const CHANGES_PER_SECOND: u32 = 20;
-/// From the end of one fault's repair to the next fault.
+/// The time from one fault's repair to the next fault.
 const FAULT_PAUSE: Duration = Duration::from_secs(10);
 /// How long the repair of a fault may take.
 const REPAIR_LIMIT: Duration = Duration::from_secs(180);
-/// From one sample to the next.
+/// The time between two samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
-/// How much more memory the last quarter may have at its peak than the second quarter at its peak.
+/// The allowed ratio of peak memory in the last quarter to that in the second quarter.
 const MAX_MEMORY_GROWTH: f64 = 1.1;
-/// How many descriptors or threads more the last quarter may have at its peak: requests that happen to be open.
+/// The allowed growth of descriptors and threads, for requests that are open by chance.
 const MAX_COUNT_GROWTH: u64 = 8;
-/// How many Services are deleted and made again at a time.
+/// Services that are deleted and created again at a time.
 const REPLACED: u32 = 100;
 
-/// A fault or reload: its name, and what does it.
+/// A fault or reload: its name, and a function that injects it.
 type FaultKind = (&'static str, fn(&Rig));
 
 const FAULTS: [FaultKind; 12] = [
@@ -121,7 +120,7 @@ impl fmt::Display for Sample {
     }
 }
 
-/// What an endurance run showed.
+/// The result of an endurance run.
 #[derive(Debug)]
 pub struct EnduranceFigures {
     services: u32,
@@ -131,12 +130,12 @@ pub struct EnduranceFigures {
     /// The longest repair and the fault it followed.
     slowest: (Duration, &'static str),
     samples: Vec<Sample>,
-    /// After the last repair, when the proxy had nothing more to do.
+    /// After the last repair, when the proxy is idle.
     idle: Sample,
     cpu: Cpu,
 }
 
-/// Runs a proxy that has programmed its load for so many seconds.
+/// Runs a proxy that has programmed its load for this many seconds.
 ///
 /// # Errors
 /// A fault that was not repaired in time, or growth.
@@ -175,7 +174,7 @@ pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<EnduranceFigure
 }
 
 impl EnduranceFigures {
-    /// The head of the table whose rows they print as.
+    /// The header of the table of rows.
     pub const HEADER: &str = "| services x 10 | minutes | changes | faults and reloads | slowest repair | 2nd quarter, at most \
         | last quarter, at most | idle at the end | CPU: proxy + tools |\n|---|---|---|---|---|---|---|---|---|";
 
@@ -183,7 +182,7 @@ impl EnduranceFigures {
     fn change_until(&mut self, end: Instant, rig: &Rig, services: u32) {
         let mut sampled = Instant::now();
         while Instant::now() < end {
-            // Far apart, so that no two of one sync are neighbours.
+            // Far apart, so that the changes of one sync are not neighbours.
             change(rig.api(), self.changes.wrapping_mul(7919) % services);
             self.changes += 1;
             if sampled.elapsed() >= SAMPLE_INTERVAL {

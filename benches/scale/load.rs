@@ -1,6 +1,4 @@
-//! What is in the cluster besides the synthetic load: the node, and a Service that traffic is sent to.
-//!
-//! In: which of two endpoints is in use. Out: JSON objects. Must not know: who reads them.
+//! Objects besides the synthetic load: the Node, and the probed Service.
 
 use std::net::Ipv4Addr;
 
@@ -10,19 +8,19 @@ use serde_json::{Value, json};
 pub const NODE: &str = "node-000";
 /// Its address.
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 2);
-/// Where the probed Service can be reached; the synthetic ones have the first addresses of 10.96.0.0/12.
+/// The cluster IP of the probed Service; the synthetic ones have the first addresses of 10.96.0.0/12.
 pub const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 111, 255, 1);
-/// The endpoint that takes turns with the other; both answer.
+/// The two alternating endpoints; both answer.
 pub const ENDPOINTS: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 168, 50, 3), Ipv4Addr::new(192, 168, 50, 4)];
 /// The port of endpoints.
 pub const PORT: u16 = 8080;
 
-/// The nine endpoints that stay. Nothing listens there: connections to them are refused at once.
+/// The nine constant endpoints. Nothing listens there: connections are refused at once.
 pub fn others() -> impl Iterator<Item = Ipv4Addr> {
     (11..20).map(|host| Ipv4Addr::new(192, 168, 50, host))
 }
 
-/// The own Node.
+/// The proxy's Node.
 pub fn node() -> Value {
     json!({
         "apiVersion": "v1",
@@ -52,7 +50,7 @@ pub fn service() -> Value {
     })
 }
 
-/// Its ten endpoints, one of them that of this turn.
+/// Its ten endpoints, one of them that of `turn`.
 pub fn slice(turn: usize) -> Value {
     let endpoint = |ip: Ipv4Addr| {
         json!({

@@ -1,8 +1,8 @@
-//! The side-by-side rig: a kube-proxy binary, ours or the real one, against an API server with many Services.
+//! Measures a kube-proxy binary, ours or upstream's, against an API server with many Services.
 //!
-//! In: environment variables (README.md beside this folder). Out: a table: how long a cold start takes until traffic
-//! flows, its CPU time, resident memory, and for one-endpoint changes latency and CPU time.
-//! Must not know: what the proxy is made of. Needs root: it works in a network namespace of its own.
+//! Prints how long a cold start takes until traffic flows, its CPU time, resident memory, and latency and CPU time of
+//! one-endpoint changes. README.md in the parent folder lists the environment variables. Needs root, for a network
+//! namespace.
 
 mod attached;
 mod endurance;
@@ -50,7 +50,7 @@ fn main() {
     }
 }
 
-/// A measurement that takes minutes, with its number of Services: a row, or what is wrong.
+/// A measurement that takes minutes: returns a row, or the failed checks.
 type Long = fn(&mut Rig, u32, u32) -> Result<String, String>;
 
 fn soak(rig: &mut Rig, services: u32, seconds: u32) -> Result<String, String> {
@@ -61,20 +61,20 @@ fn endure(rig: &mut Rig, services: u32, seconds: u32) -> Result<String, String> 
     endurance::run(rig, services, seconds).map(|figures| figures.to_string())
 }
 
-/// The largest of the sizes only, unless one is asked for. Ends with an error if something is wrong.
+/// Measures the largest size only, unless another is set. Exits with an error if a check fails.
 fn long(options: &mut Options, header: &str, run: Long) {
     options.services = options.services.last().copied().into_iter().collect();
     println!("{header}");
-    let mut wrong = false;
+    let mut failed = false;
     for flavour in &options.flavours {
         for &services in &options.services {
             let outcome =
                 Rig::start(options, *flavour, services).and_then(|mut rig| run(&mut rig, services, options.seconds));
-            wrong |= outcome.is_err();
+            failed |= outcome.is_err();
             println!("{}: {}", options.label(*flavour), outcome.unwrap_or_else(|why| why));
         }
     }
-    if wrong {
+    if failed {
         std::process::exit(1);
     }
 }
@@ -84,24 +84,24 @@ fn long(options: &mut Options, header: &str, run: Long) {
 pub struct Options {
     /// The binary.
     pub binary: String,
-    /// Arguments for it besides those it needs.
+    /// Additional arguments.
     pub arguments: Vec<String>,
     /// The proxy's mode.
     pub mode: String,
-    /// Flavours of iptables; one for a mode that does not need it.
+    /// Flavours of iptables; one for a mode that does not use it.
     pub flavours: Vec<Flavour>,
     /// Numbers of Services.
     pub services: Vec<u32>,
-    /// How many changes to time.
+    /// The number of measured changes.
     pub changes: u32,
-    /// How long a soak or an endurance run takes.
+    /// The duration of a soak or an endurance run.
     pub seconds: u32,
     /// How long a cold start may take.
     pub limit: Duration,
 }
 
 impl Options {
-    /// What a table calls this way of programming rules.
+    /// The mode or flavour in the table.
     pub fn label(&self, flavour: Flavour) -> String {
         if self.mode == "iptables" { flavour.to_string() } else { self.mode.clone() }
     }

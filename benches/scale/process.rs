@@ -1,7 +1,4 @@
-//! What a process has used, as the kernel tells it.
-//!
-//! In: a process id. Out: CPU time of it and of the children it waited for, resident memory.
-//! Must not know: what the process does.
+//! CPU time, memory and descriptors of a process, from `/proc`.
 
 use std::fs;
 use std::time::Duration;
@@ -9,14 +6,14 @@ use std::time::Duration;
 /// CPU time used so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu {
-    /// By the process itself.
+    /// Of the process itself.
     pub own: Duration,
-    /// By the children it has waited for: the iptables tools.
+    /// Of the children that it waited for: the iptables tools.
     pub children: Duration,
 }
 
 impl Cpu {
-    /// What a process has used so far.
+    /// The CPU time of a process.
     pub fn of(pid: u32) -> Self {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // The second field is a name and may have blanks in it.
@@ -32,13 +29,13 @@ impl Cpu {
         Self { own: ticks(11) + ticks(12), children: ticks(13) + ticks(14) }
     }
 
-    /// What was used since an earlier moment.
+    /// The difference to an earlier value.
     pub fn since(self, earlier: Self) -> Self {
         Self { own: self.own.saturating_sub(earlier.own), children: self.children.saturating_sub(earlier.children) }
     }
 }
 
-/// Resident memory in kilobytes: now, and the most there ever was.
+/// Resident kilobytes: now, and at most.
 pub fn memory(pid: u32) -> (u64, u64) {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let field = |name: &str| {
@@ -48,14 +45,14 @@ pub fn memory(pid: u32) -> (u64, u64) {
     (field("VmRSS:"), field("VmHWM:"))
 }
 
-/// The children that run now.
+/// The number of running children.
 pub fn children(pid: u32) -> usize {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let of_task = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
     tasks.map(|task| of_task(task).split_whitespace().count()).sum()
 }
 
-/// How many entries a folder of the process has: `fd` for descriptors, `task` for threads.
+/// The number of entries of a folder of the process: `fd` for descriptors, `task` for threads.
 pub fn entries(pid: u32, folder: &str) -> u64 {
     fs::read_dir(format!("/proc/{pid}/{folder}")).map_or(0, |all| all.count() as u64)
 }

@@ -1,6 +1,4 @@
 //! One measurement: a namespace, an API server in it, a proxy, and changes.
-//!
-//! In: a binary, a flavour, a size. Out: [`RigFigures`]. Must not know: the proxy's insides.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -22,18 +20,18 @@ use crate::traffic::Pods;
 
 /// How long a change may take.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long nothing may happen for the proxy to be taken for idle.
+/// How long the proxy must be inactive to count as idle.
 const IDLE: Duration = Duration::from_millis(1500);
-/// How long the processor is left to the proxy between some attempts to connect.
+/// The pause between connection attempts during a cold start, which leaves the CPU to the proxy.
 const COLD_PAUSE: Duration = Duration::from_millis(10);
 const CHANGE_PAUSE: Duration = Duration::from_micros(500);
-/// Between two changes, so that each is a sync of its own.
-const PAUSE: Duration = Duration::from_millis(150);
+/// The pause between two changes, so that each is a sync of its own.
+const SYNC_PAUSE: Duration = Duration::from_millis(150);
 
 /// A running proxy with its cluster.
 #[derive(Debug)]
 pub struct Rig {
-    // the order is the order of dropping: the proxy ends before its server and namespace go
+    // dropped in this order: the proxy ends before its server and namespace
     proxy: ProxyProcess,
     api: ApiServer,
     pods: Pods,
@@ -45,7 +43,7 @@ pub struct Rig {
     label: String,
 }
 
-/// What was measured.
+/// The results.
 #[derive(Debug)]
 pub struct RigFigures {
     services: u32,
@@ -60,10 +58,10 @@ pub struct RigFigures {
 }
 
 impl Rig {
-    /// Makes the cluster and starts the proxy.
+    /// Creates the cluster and starts the proxy.
     pub fn start(options: &Options, flavour: Flavour, services: u32) -> Result<Self, String> {
         let netns = Netns::new();
-        // The cluster IP too: while no rule is there, connections to it are refused, and conntrack forgets them.
+        // The cluster IP too: without rules, connections to it are refused and leave no conntrack entries.
         for ip in [load::NODE_IP, load::CLUSTER_IP].into_iter().chain(load::ENDPOINTS).chain(load::others()) {
             netns.run(&format!("ip addr add {ip}/32 dev lo"));
         }
@@ -73,7 +71,7 @@ impl Rig {
             api.apply(object);
         }
         api.load_synthetic(services, 10);
-        // A real server has its objects encoded; the first answer shall not pay for it.
+        // A real server caches encoded objects; the first response must not include encoding.
         api.encode_all();
         let dir = Folder::new(flavour)?;
         let started = Instant::now();
@@ -87,7 +85,7 @@ impl Rig {
         &self.api
     }
 
-    /// Where the proxy runs.
+    /// The proxy's namespace.
     pub fn netns(&self) -> &Netns {
         &self.netns
     }
@@ -109,7 +107,7 @@ impl Rig {
         reached.ok_or_else(|| format!("no traffic to endpoint {turn} in time; {}", self.proxy.last_words()))
     }
 
-    /// Measures everything, once.
+    /// Runs all measurements once.
     pub fn measure(&mut self) -> Result<RigFigures, String> {
         let cold = self.wait_for_traffic()? - self.started;
         self.wait_idle();
@@ -123,7 +121,7 @@ impl Rig {
             let reached = self.wait(turn, written + CHANGE_TIMEOUT, CHANGE_PAUSE);
             let reached = reached.ok_or_else(|| format!("change {change} never came; {}", self.proxy.last_words()))?;
             latencies.push(reached - written);
-            sleep(PAUSE);
+            sleep(SYNC_PAUSE);
         }
         self.wait_idle();
         latencies.sort_unstable();
@@ -138,14 +136,14 @@ impl Rig {
         self.netns.enter(|| pods.wait(turn, deadline, pause, || !matches!(child.try_wait(), Ok(None))))
     }
 
-    /// Waits until the proxy has nothing to do any more, within the limit.
+    /// Waits until the proxy is idle, within the limit.
     pub fn wait_idle(&self) {
         let pid = self.proxy.child.id();
         let (mut last, mut since, begun) = (Cpu::of(pid), Instant::now(), Instant::now());
         while since.elapsed() < IDLE && begun.elapsed() < self.limit {
             sleep(Duration::from_millis(100));
             let now = Cpu::of(pid);
-            // Answering the watches' bookmarks is nothing to do.
+            // Handling bookmarks of watches does not count.
             if now.since(last).own > Duration::from_millis(20) || process::children(pid) > 0 {
                 (last, since) = (now, Instant::now());
             }
@@ -187,8 +185,8 @@ impl Drop for ProxyProcess {
     }
 }
 
-/// A folder with the kubeconfig, the log, and the tools of one flavour under the names without a flavour, so that a
-/// proxy that looks for `iptables` in PATH finds it.
+/// A folder with the kubeconfig, the log, and the tools of one flavour under names without a flavour, for a proxy that
+/// looks for `iptables` in PATH.
 #[derive(Debug)]
 struct Folder(PathBuf);
 
@@ -215,7 +213,7 @@ impl Drop for Folder {
 }
 
 impl RigFigures {
-    /// The head of the table whose rows they print as.
+    /// The header of the table of rows.
     pub const HEADER: &str = "| services x 10 | rules | cold start to traffic | CPU: proxy + tools | resident (peak) \
         | one change p50, p99 (max) | CPU per change: proxy + tools | resident after (peak) |\n\
         |---|---|---|---|---|---|---|---|";

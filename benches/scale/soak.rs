@@ -1,7 +1,4 @@
-//! The soak: many slice changes a second for a while, and then the account.
-//!
-//! In: a started [`Rig`]. Out: figures, or where memory grew or metrics and what happened disagree.
-//! Must not know: the proxy's insides. A rig of its own kind: it measures nothing by traffic.
+//! The soak: many slice changes per second, after which memory and metrics are checked.
 
 use std::fmt;
 use std::thread::sleep;
@@ -13,17 +10,17 @@ use golden::node::{METRICS, get, sum};
 use crate::process::{self, Cpu};
 use crate::rig::Rig;
 
-/// Changes a second.
+/// The rate of changes.
 const CHANGES_PER_SECOND: u32 = 100;
-/// How long after the last change all must be done.
+/// How long after the last change everything must be programmed.
 const COMPLETION_TIMEOUT: Duration = Duration::from_secs(60);
-/// From when on memory must not grow.
+/// Seconds after which memory must not grow.
 const SETTLE_SECONDS: usize = 10;
-/// How much more than at most in the ten seconds after that there may be at least in the last ten. All rules are read
-/// back now and then, and meanwhile changes wait: what that took is given back, but not to the last page.
+/// The allowed ratio of the least memory in the last ten seconds to the most in the ten seconds after settling. A full
+/// check of the rules delays changes, and its memory is not returned to the last page.
 const MAX_MEMORY_GROWTH: f64 = 1.1;
 
-/// What a soak showed.
+/// The result of a soak.
 #[derive(Debug)]
 pub struct SoakFigures {
     services: u32,
@@ -36,10 +33,10 @@ pub struct SoakFigures {
     late: Duration,
 }
 
-/// Soaks a proxy that has programmed its load, for so many seconds.
+/// Soaks a proxy that has programmed its load.
 ///
 /// # Errors
-/// Everything that is not as it should be.
+/// Every failed check.
 pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<SoakFigures, String> {
     rig.wait_for_traffic()?;
     rig.wait_idle();
@@ -48,7 +45,7 @@ pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<SoakFigures, St
     let (pid, before) = (rig.pid(), Cpu::of(rig.pid()));
     let (begun, changes, mut memory) = (Instant::now(), CHANGES_PER_SECOND * seconds, Vec::new());
     for number in 0..changes {
-        // Far apart, so that no two of one sync are neighbours.
+        // Far apart, so that the changes of one sync are not neighbours.
         change(rig.api(), number * 7919 % services);
         if number % CHANGES_PER_SECOND == CHANGES_PER_SECOND - 1 {
             memory.push(process::memory(pid).0);
@@ -79,16 +76,16 @@ pub fn run(rig: &mut Rig, services: u32, seconds: u32) -> Result<SoakFigures, St
     let cpu = Cpu::of(pid).since(before);
     let syncs = growth("sync_proxy_rules_duration_seconds_count");
     let latency = growth("network_programming_duration_seconds_sum") / f64::from(changes);
-    let (told, found) = (sum(&after, "process_resident_memory_bytes") / 1024.0, process::memory(pid).0 as f64);
-    if (told / found - 1.0).abs() > 0.1 {
-        problems.push(format!("process_resident_memory_bytes says {told} kB, the kernel {found} kB"));
+    let (reported, found) = (sum(&after, "process_resident_memory_bytes") / 1024.0, process::memory(pid).0 as f64);
+    if (reported / found - 1.0).abs() > 0.1 {
+        problems.push(format!("process_resident_memory_bytes says {reported} kB, the kernel {found} kB"));
     }
     let figures = SoakFigures { services, changes, memory, cpu, syncs, latency, late };
     if problems.is_empty() { Ok(figures) } else { Err(format!("{figures}\n{}", problems.join("\n"))) }
 }
 
 impl SoakFigures {
-    /// The head of the table whose rows they print as.
+    /// The header of the table of rows.
     pub const HEADER: &str = "| services x 10 | changes (100/s) | syncs | mean programming latency | done after the last change \
         | CPU: proxy + tools | resident after 1, 10, 20 s, at the end (peak) |\n|---|---|---|---|---|---|---|";
 }

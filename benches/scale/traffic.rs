@@ -1,6 +1,4 @@
-//! Connections through the probed Service's cluster IP.
-//!
-//! In: a network namespace. Out: which endpoint answered, and when one did first. Must not know: who programs rules.
+//! Connections to the probed Service's cluster IP.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::load::{CLUSTER_IP, ENDPOINTS, PORT};
 
-/// A connection on the loopback device that takes longer has met no rule.
+/// How long a connection on loopback may take before no rule handles it.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The pods behind the two endpoints that take turns.
+/// The pods of the two alternating endpoints.
 #[derive(Debug)]
 pub struct Pods([TcpListener; 2]);
 
@@ -26,8 +24,8 @@ impl Pods {
         }))
     }
 
-    /// Connects until a pod answers, one connection in ten reaching it, and returns the moment; called inside the
-    /// namespace. `None`: not before `deadline`, or `give_up` says there is no use.
+    /// Connects until the endpoint of `turn` answers, one of ten. Returns the time, or `None` at `deadline` or if
+    /// `give_up` returns true. Called inside the namespace.
     pub fn wait(
         &self,
         turn: usize,

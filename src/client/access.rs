@@ -1,4 +1,4 @@
-//! Where the API server is and who we are there, from a kubeconfig, `--master` or the Pod's service account.
+//! Finds the API server and the credentials in a kubeconfig, `--master` or the Pod's service account.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,33 +17,34 @@ use super::proxy::Proxy;
 use super::server_url::ServerUrl;
 use super::token::{TokenFile, bearer};
 
-/// What a Pod gets of its cluster.
+/// Where a Pod's service account is mounted.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// A server and our identity there.
+/// A server and the credentials for it.
 pub struct ApiAccess {
-    /// Where it is.
+    /// The server's URL.
     pub server: ServerUrl,
-    /// The name to expect in its certificate.
+    /// The expected name in its certificate.
     pub server_name: String,
-    /// Whom to trust.
+    /// The trusted authorities.
     pub authorities: Authorities,
     /// The client certificate.
     pub identity: IdentitySource,
     /// The `Authorization` header.
     pub credentials: Credentials,
-    /// Impersonation.
+    /// Impersonation headers.
     pub headers: HeaderMap,
-    /// The proxy on the way.
+    /// The proxy, if any.
     pub proxy: Option<Proxy>,
-    /// Whether answers may be compressed.
+    /// Whether responses may be compressed.
     pub compress: bool,
-    /// Where authorities and client certificate are configured, to begin messages with.
+    /// Prefixes of messages about authorities and client certificate.
     pub origins: ConfigOrigins,
 }
 
 impl ApiAccess {
-    /// `kubeconfig`: a file; `master`: replaces its server, or is all there is. Neither: the service account.
+    /// Finds the server. `kubeconfig`: a file; `master` replaces its server, or is used alone. Neither: the service
+    /// account.
     ///
     /// # Errors
     /// What is missing or invalid, with file, context and field.
@@ -59,7 +60,7 @@ impl ApiAccess {
                 info!("Neither --kubeconfig nor --master was specified: using the Pod's service account");
                 Self::in_cluster(|name| std::env::var(name).ok(), Path::new(SERVICE_ACCOUNT)).map_err(|problem| {
                     format!(
-                        "no way to an API server: {problem}; give --kubeconfig or --master, or --objects to do without one"
+                        "no API server configured: {problem}; set --kubeconfig or --master, or --objects to run without one"
                     )
                 })
             }
@@ -80,7 +81,7 @@ impl ApiAccess {
         })
     }
 
-    /// As client-go's `InClusterConfig`. `variable`: looks up an environment variable.
+    /// As client-go's `InClusterConfig`. `variable` looks up an environment variable.
     fn in_cluster(variable: impl Fn(&str) -> Option<String>, folder: &Path) -> Result<Self, String> {
         let variable = |name: &str| non_empty(variable(name)).ok_or_else(|| format!("{name} is not set"));
         let host = variable("KUBERNETES_SERVICE_HOST")?;
@@ -92,7 +93,7 @@ impl ApiAccess {
         let authorities = match std::fs::metadata(&bundle) {
             Ok(_) => Authorities::Configured(Pem::File(bundle)),
             Err(problem) => {
-                error!("{}: {problem}; trusting the authorities of this machine", bundle.display());
+                error!("Failed to read {}, trusting the system's authorities: {problem}", bundle.display());
                 Authorities::System
             }
         };
@@ -122,8 +123,8 @@ impl ApiAccess {
         if cluster.insecure_skip_tls_verify == Some(true)
             && (cluster.certificate_authority.is_some() || cluster.certificate_authority_data.is_some())
         {
-            // client-go refuses this.
-            let problem = "the certificate authority given beside it is not used";
+            // client-go rejects this.
+            let problem = "the certificate authority in the same cluster is not used";
             warn!("{}", in_cluster("insecure-skip-tls-verify", problem));
         }
         (access.identity, access.credentials) = identify(&user, pair, &cluster).map_err(of_user)?;
@@ -150,7 +151,7 @@ fn authorities(cluster: &Cluster) -> Result<Authorities, (&'static str, String)>
     Ok(pem.map_or(Authorities::System, Authorities::Configured))
 }
 
-/// Certificate and key. A key alone does not count, as in client-go.
+/// Certificate and key. A key alone is ignored, as in client-go.
 fn pair(user: &User) -> Result<Option<(Pem, Pem)>, String> {
     let source = |data: &Option<String>, file: &Option<std::path::PathBuf>, field| match non_empty(data.clone()) {
         Some(data) => decoded(&data, field).map(Some).map_err(|problem| format!("{field}: {problem}")),
@@ -160,19 +161,19 @@ fn pair(user: &User) -> Result<Option<(Pem, Pem)>, String> {
     let key = source(&user.client_key_data, &user.client_key, "client-key-data")?;
     match (certificate, key) {
         (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
-        (Some(_), None) => Err("there is a client certificate without client-key or client-key-data".to_owned()),
+        (Some(_), None) => Err("client certificate without client-key or client-key-data".to_owned()),
         (None, _) => Ok(None),
     }
 }
 
-/// Base64, with line breaks wherever they are.
+/// Decodes Base64 with line breaks anywhere.
 fn decoded(data: &str, field: &str) -> Result<Pem, String> {
     let data: String = data.split_whitespace().collect();
-    let text = openssl::base64::decode_block(&data).map_err(|_| "it is no valid Base64".to_owned())?;
+    let text = openssl::base64::decode_block(&data).map_err(|_| "invalid Base64".to_owned())?;
     Ok(Pem::Inline(text, field.to_owned()))
 }
 
-/// A plugin counts only if there is nothing else, as in client-go.
+/// Selects the credentials. A plugin is used only without any other, as in client-go.
 fn identify(user: &User, pair: Option<(Pem, Pem)>, cluster: &Cluster) -> Result<(IdentitySource, Credentials), String> {
     if let Some(provider) = &user.auth_provider {
         let name = provider.name.as_deref().unwrap_or_default();
@@ -188,7 +189,7 @@ fn identify(user: &User, pair: Option<(Pem, Pem)>, cluster: &Cluster) -> Result<
         (None, None) if name.is_none() && password.is_none() => None,
         (None, None) => Some(Credentials::basic(&name.unwrap_or_default(), &password.unwrap_or_default())?),
         _ if name.is_some() || password.is_some() => {
-            return Err("there are a token and a password, only one is allowed".to_owned());
+            return Err("token and password are both set, only one is allowed".to_owned());
         }
         (Some(file), token) => Some(Credentials::File(TokenFile::new(file.clone(), token)?)),
         (None, Some(header)) => Some(Credentials::Fixed(header)),
@@ -238,7 +239,7 @@ fn impersonation(user: &User) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-/// Percent-encodes what may not be in the name of a header.
+/// Percent-encodes characters that a header name cannot contain.
 fn escaped(key: &str) -> String {
     key.bytes()
         .map(|byte| match byte {

@@ -1,4 +1,4 @@
-//! The `Authorization` header of requests: a token, a token file, a password, or what an exec plugin issues.
+//! The `Authorization` header of requests: a token, a token file, a password, or the credentials of an exec plugin.
 
 use std::sync::Arc;
 
@@ -8,22 +8,22 @@ use super::exec::ExecPlugin;
 use super::exec_protocol::PluginCredentials;
 use super::token::TokenFile;
 
-/// How requests say who we are.
+/// How requests authenticate.
 #[derive(Clone)]
 pub enum Credentials {
-    /// Not at all, or by the client certificate alone.
+    /// No header: anonymous, or a client certificate alone.
     None,
     /// Always the same header: a token or a password.
     Fixed(HeaderValue),
     /// A file with a bearer token.
     File(TokenFile),
-    /// A plugin; a client certificate that it issues is the business of [`super::material`].
+    /// A plugin; [`super::material`] uses a client certificate that it issues.
     Exec(Arc<ExecPlugin>),
 }
 
-/// The header of one request and, if a plugin issued it, what to complain about.
+/// The header of one request, and the plugin credentials that it contains.
 pub struct Authorization {
-    /// The value of `Authorization`, if there is one.
+    /// The value of `Authorization`, if any.
     pub header: Option<HeaderValue>,
     issued: Option<Arc<PluginCredentials>>,
 }
@@ -32,7 +32,7 @@ impl Credentials {
     /// The header for a request that is sent now.
     ///
     /// # Errors
-    /// The plugin gives no valid credentials.
+    /// The plugin issues no valid credentials.
     pub async fn authorization(&self) -> Result<Authorization, String> {
         Ok(match self {
             Self::None => Authorization { header: None, issued: None },
@@ -45,7 +45,7 @@ impl Credentials {
         })
     }
 
-    /// The API server answered 401. Like client-go, the request itself is not repeated.
+    /// Handles a response of 401. As in client-go, the request itself is not repeated.
     pub async fn rejected(&self, authorization: &Authorization) {
         if let (Self::Exec(plugin), Some(issued)) = (self, &authorization.issued) {
             plugin.rejected(issued).await;
@@ -55,7 +55,7 @@ impl Credentials {
     /// Basic authentication.
     ///
     /// # Errors
-    /// Never in fact: Base64 fits into a header.
+    /// None in practice: Base64 is a valid header value.
     pub fn basic(name: &str, password: &str) -> Result<Self, String> {
         let encoded = openssl::base64::encode_block(format!("{name}:{password}").as_bytes());
         let mut header = HeaderValue::from_str(&format!("Basic {encoded}")).map_err(|error| error.to_string())?;

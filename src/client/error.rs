@@ -1,14 +1,14 @@
-//! What can go wrong between us and an API server.
+//! Errors of requests to an API server.
 
 use std::error::Error;
 use std::io::ErrorKind;
 
 use super::causes::{causes, error_chain};
 
-/// A request that got no answer, or whose answer broke off. Its text is one line with the server and the cause.
+/// A request without a response, or with an incomplete one. Its text is one line with the server and the cause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// The server's machine, or a proxy's, refused the connection: nothing listens there.
+    /// The server's host, or a proxy's, refused the connection: nothing listens there.
     #[error("{server}: {cause}")]
     Refused {
         /// Its URL.
@@ -16,7 +16,7 @@ pub enum RequestError {
         /// Which of them.
         cause: String,
     },
-    /// Nothing came in time, or the connection is dead.
+    /// A timeout, or a dead connection.
     #[error("{server}: {cause}")]
     TimedOut {
         /// Its URL.
@@ -24,7 +24,7 @@ pub enum RequestError {
         /// What was waited for.
         cause: String,
     },
-    /// One side does not accept the other's certificate. The cause names the file at fault.
+    /// One side rejects the other's certificate. The cause names the file.
     #[error("{server}: {cause}")]
     Tls {
         /// Its URL.
@@ -32,7 +32,7 @@ pub enum RequestError {
         /// What is wrong with which certificate.
         cause: String,
     },
-    /// There is nothing to prove who we are with.
+    /// No credentials.
     #[error("{server}: no credentials: {cause}")]
     Credentials {
         /// Its URL.
@@ -51,13 +51,13 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// Whether nothing listens there; client-go waits for such a server and lists again without any other backoff.
+    /// Whether nothing listens there; client-go waits for such a server and lists again without other backoff.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Refused { .. })
     }
 
-    /// Finds out what an error of a library comes down to.
+    /// Classifies an error of a library.
     pub fn of(server: &str, error: &(dyn Error + 'static)) -> Self {
         Self::known(server, error).unwrap_or_else(|| Self::Other { server: server.to_owned(), cause: causes(error) })
     }
@@ -79,7 +79,7 @@ impl RequestError {
                 return Some(Self::TimedOut { server: server(), cause });
             }
             let Some(io) = cause.downcast_ref::<std::io::Error>() else { continue };
-            // `source` of an I/O error is that of the error it wraps, not the wrapped error itself.
+            // `source` of an I/O error is that of the wrapped error, not the wrapped error itself.
             if let Some(known) = io.get_ref().and_then(|inner| Self::known(&server(), inner)) {
                 return Some(known);
             }
@@ -95,19 +95,19 @@ impl RequestError {
     }
 }
 
-/// Why there is no connection.
+/// Why a connection could not be made.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// One side does not accept the other's certificate, or speaks no TLS.
+    /// One side rejects the other's certificate, or does not speak TLS.
     #[error("{0}")]
     Tls(String),
-    /// A deadline passed.
+    /// A timeout.
     #[error("{0}")]
     TimedOut(String),
-    /// A plugin gave no certificate.
+    /// A plugin issued no certificate.
     #[error("{0}")]
     Credentials(String),
-    /// A proxy does not connect to the server, or cannot be reached itself.
+    /// A proxy does not connect to the server, or cannot be reached.
     #[error("{0}")]
     Proxy(String),
     /// Nothing listens at the proxy's address.

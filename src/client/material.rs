@@ -66,7 +66,7 @@ pub struct TlsHandshake {
     pub context: SslContext,
     /// The file of the authorities; `None`: the server's certificate is not verified.
     pub trust: Option<Arc<str>>,
-    /// The file of the client certificate, if any.
+    /// Of client certificate and key.
     pub identity: Option<Arc<str>>,
     /// Changes when connections with this material must be closed.
     pub rotated: watch::Receiver<u64>,
@@ -84,21 +84,21 @@ pub struct TlsMaterial {
 #[derive(Default)]
 struct LoadedMaterial {
     authorities: Vec<X509>,
-    /// Where these are from; `None` until they were read once.
+    /// Where the authorities come from; `None` until they were read once.
     trust: Option<Arc<str>>,
     authorities_text: Vec<u8>,
-    /// When they were read; `None`: not yet.
+    /// When the authorities were read last.
     authorities_read: Option<Instant>,
     identity: Option<Identity>,
     identity_name: Option<Arc<str>>,
     identity_text: Option<(Vec<u8>, Vec<u8>)>,
     context: Option<SslContext>,
-    /// What was logged last about each of the two.
+    /// The last logged problem of authorities and identity.
     problems: [Option<String>; 2],
 }
 
 impl TlsMaterial {
-    /// Reads everything for the first time; a plugin is not run yet. `http2`: offer HTTP/2.
+    /// Reads all files; a plugin is not run yet. `http2`: offer HTTP/2.
     ///
     /// # Errors
     /// A file that cannot be read or used. The message begins with its origin and names it.
@@ -123,7 +123,7 @@ impl TlsMaterial {
         Ok(Arc::new(material))
     }
 
-    /// Reads the client certificate again from time to time, as long as the material is in use.
+    /// Reads the client certificate periodically while the material is in use.
     pub fn keep_fresh(self: &Arc<Self>) {
         if matches!(self.identity, IdentitySource::None | IdentitySource::Pair(Pem::Inline(..), Pem::Inline(..))) {
             return;
@@ -136,17 +136,17 @@ impl TlsMaterial {
                 let Some(material) = material.upgrade() else { return };
                 let problem = material.renew_identity().await.err().map(|error| error.to_string());
                 if let Some(text) = problem.as_ref().filter(|_| problem != last) {
-                    warn!("cannot renew the client certificate: {text}");
+                    warn!("Failed to renew the client certificate: {text}");
                 }
                 last = problem;
             }
         });
     }
 
-    /// What to make a connection with, of the files as they are now.
+    /// The material of a new connection, from the current files.
     ///
     /// # Errors
-    /// The plugin gives no valid credentials.
+    /// The plugin issues no valid credentials.
     pub async fn handshake(&self) -> Result<TlsHandshake, ConnectError> {
         {
             let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -200,10 +200,10 @@ impl TlsMaterial {
         }
         let (authorities, invalid) = pem::authorities(&text).map_err(|problem| format!("{name}: {problem}"))?;
         if invalid > 0 {
-            warn!("{name}: skipped {invalid} certificates that cannot be parsed");
+            warn!("Skipped {invalid} certificates of {name} that cannot be parsed");
         }
         if loaded.trust.is_some() {
-            info!("{name} changed: new connections trust its {} authorities", authorities.len());
+            info!("Reloaded {name}: new connections trust its {} authorities", authorities.len());
         }
         (loaded.authorities, loaded.authorities_text, loaded.trust) = (authorities, text, Some(name.into()));
         loaded.context = None;
@@ -219,7 +219,7 @@ impl TlsMaterial {
             (Some(pair), Some((certificate, key))) => Some(Identity::parse(pair, certificate, key)?),
             _ => None,
         };
-        // A pair that OpenSSL does not take must not replace one that works.
+        // A pair that OpenSSL rejects must not replace a valid one.
         tls::context(&self.trust(&loaded.authorities), parsed.as_ref(), self.http2).map_err(|error| {
             format!("{}: {error}", pair.map_or(String::new(), |(certificate, _)| certificate.to_string()))
         })?;
@@ -229,7 +229,7 @@ impl TlsMaterial {
         (loaded.identity, loaded.identity_text) = (parsed, text);
         if is_rotation {
             let name = loaded.identity_name.as_deref().unwrap_or("the exec plugin");
-            info!("the client certificate of {name} changed: closing connections that use the old one");
+            info!("Client certificate of {name} changed, closing connections that use the old one");
             self.rotations.send_modify(|rotation| *rotation += 1);
         }
         Ok(())
@@ -254,13 +254,13 @@ impl TlsMaterial {
 }
 
 impl LoadedMaterial {
-    /// Logs a problem once, until it is another one or gone.
+    /// Logs a problem once, until it changes or is solved.
     fn log(&mut self, which: usize, result: Result<(), String>) {
         let problem = result.err();
         if self.problems[which] != problem
             && let Some(problem) = &problem
         {
-            warn!("{problem}; using what was read before");
+            warn!("Failed to reload TLS material, using the last valid one: {problem}");
         }
         self.problems[which] = problem;
     }

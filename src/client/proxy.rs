@@ -1,4 +1,4 @@
-//! The proxy on the way to an API server: `proxy-url` of the kubeconfig, else the environment as Go reads it.
+//! The proxy to an API server: `proxy-url` of the kubeconfig, else the environment as Go reads it.
 
 use std::net::IpAddr;
 
@@ -8,12 +8,12 @@ use ipnet::IpNet;
 
 use super::server_url::{self, ServerUrl};
 
-/// How a proxy is spoken to.
+/// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyKind {
     /// HTTP: `CONNECT` for TLS, absolute URLs for plain HTTP.
     Http,
-    /// The same in TLS.
+    /// HTTP over TLS.
     Https,
     /// SOCKS version 5; the proxy resolves names.
     Socks5,
@@ -22,7 +22,7 @@ pub enum ProxyKind {
 /// A proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
-    /// How it is spoken to.
+    /// Its protocol.
     pub kind: ProxyKind,
     /// Its host and port.
     pub authority: Authority,
@@ -31,12 +31,12 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Reads a proxy's URL.
+    /// Parses a proxy's URL.
     ///
     /// # Errors
     /// A scheme other than http, https and socks5; no host.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let (scheme, rest) = url.split_once("://").ok_or("the URL of a proxy begins with http, https or socks5")?;
+        let (scheme, rest) = url.split_once("://").ok_or("a proxy URL must begin with http, https or socks5")?;
         let no_host = |why: &dyn std::fmt::Display| format!("{:?} has no valid host: {why}", server_url::redacted(url));
         let (kind, port) = match &*scheme.to_ascii_lowercase() {
             "http" => (ProxyKind::Http, 80),
@@ -48,7 +48,7 @@ impl Proxy {
         let (user, host) = rest.rsplit_once('@').map_or((None, rest), |(user, host)| (Some(user), host));
         let authority: Authority = host.parse().map_err(|error| no_host(&error))?;
         if authority.host().is_empty() {
-            return Err("there is no host".to_owned());
+            return Err("no host".to_owned());
         }
         let authority = match authority.port() {
             Some(_) => authority,
@@ -61,10 +61,11 @@ impl Proxy {
         Ok(Self { kind, authority, credentials })
     }
 
-    /// The proxy that the environment names for a server, as Go's `http.ProxyFromEnvironment`. `variable`: looks one up.
+    /// The proxy that the environment configures for a server, as Go's `http.ProxyFromEnvironment`. `variable` looks up
+    /// a variable.
     ///
     /// # Errors
-    /// A variable that names no proxy.
+    /// A variable that is not a proxy URL.
     pub fn from_environment(
         server: &ServerUrl,
         variable: impl Fn(&str) -> Option<String>,
@@ -83,13 +84,13 @@ impl Proxy {
         Self::parse(&url).map(Some).map_err(|problem| format!("{name}: {problem}"))
     }
 
-    /// Where to connect to.
+    /// The address to connect to.
     pub fn uri(&self) -> Uri {
         Uri::builder().scheme("http").authority(self.authority.clone()).path_and_query("/").build().unwrap_or_default()
     }
 }
 
-/// Whether a server is reached through the environment's proxy: not this machine, and nothing in `NO_PROXY`.
+/// Whether a server is reached through the environment's proxy: not the local host, and not in `NO_PROXY`.
 fn is_proxied(server: &ServerUrl, no_proxy: &str) -> bool {
     let host = server.authority.host().to_ascii_lowercase();
     let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
@@ -105,7 +106,7 @@ fn is_proxied(server: &ServerUrl, no_proxy: &str) -> bool {
         .any(|entry| excludes(entry, host, address, port))
 }
 
-/// Whether an entry of `NO_PROXY` names a host: `*`, an address, a network, or a domain, the last with a port if wanted.
+/// Whether an entry of `NO_PROXY` matches a host: `*`, an address, a network, or a domain, with an optional port.
 fn excludes(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -> bool {
     if entry == "*" {
         return true;
@@ -113,11 +114,11 @@ fn excludes(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -> bool
     if let Ok(network) = entry.parse::<IpNet>() {
         return address.is_some_and(|address| network.contains(&address));
     }
-    let (name, wanted_port) = match entry.parse::<IpAddr>() {
+    let (name, entry_port) = match entry.parse::<IpAddr>() {
         Ok(_) => (entry, None),
         Err(_) => entry.rsplit_once(':').map_or((entry, None), |(name, port)| (name, Some(port))),
     };
-    if wanted_port.is_some_and(|wanted| wanted.parse() != Ok(port)) {
+    if entry_port.is_some_and(|expected| expected.parse() != Ok(port)) {
         return false;
     }
     if let Some(excluded) = server_url::ip(name) {
@@ -156,7 +157,7 @@ mod tests {
     fn proxied(server: &str, variables: &[(&str, &str)]) -> Option<String> {
         let server = ServerUrl::parse(server, false).expect("a server");
         let variable =
-            |wanted: &str| variables.iter().find(|(name, _)| *name == wanted).map(|(_, value)| (*value).to_owned());
+            |expected: &str| variables.iter().find(|(name, _)| *name == expected).map(|(_, value)| (*value).to_owned());
         Proxy::from_environment(&server, variable).expect("proxies").map(|proxy| proxy.authority.to_string())
     }
 

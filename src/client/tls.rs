@@ -1,4 +1,4 @@
-//! TLS with OpenSSL, set up to accept and refuse what Go's `crypto/tls` does.
+//! TLS with OpenSSL, configured to accept and reject what Go's `crypto/tls` does.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::pem::{self, Identity};
 use super::server_url;
 use super::verify::VerifyFailure;
 
-/// OpenSSL's level 1: RSA keys from 1024 bits on, no SHA-1 signatures. Go has the same limits.
+/// OpenSSL's level 1: RSA keys of at least 1024 bits, no SHA-1 signatures, as in Go.
 const SECURITY_LEVEL: u32 = 1;
 
 /// ALPN: HTTP/2, else HTTP/1.1.
@@ -23,25 +23,25 @@ const HTTP2_FIRST: &[u8] = b"\x02h2\x08http/1.1";
 /// ALPN: HTTP/1.1 alone.
 const HTTP1: &[u8] = b"\x08http/1.1";
 
-/// Whom to trust.
+/// The trusted certificates.
 pub enum Trust<'a> {
-    /// These authorities; a server's own certificate among them is trusted, too.
+    /// These authorities, and a server's own certificate among them.
     Authorities(&'a [X509]),
     /// Any certificate.
     Anything,
 }
 
-/// Makes the context of new connections.
+/// Creates the context of new connections.
 ///
 /// # Errors
-/// OpenSSL refuses a part, for instance a client key that is too short.
+/// OpenSSL rejects a part, for instance a client key that is too short.
 pub fn context(trust: &Trust<'_>, identity: Option<&Identity>, http2: bool) -> Result<SslContext, ErrorStack> {
     let mut builder = SslContextBuilder::new(SslMethod::tls_client())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     builder.set_security_level(SECURITY_LEVEL);
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     builder.set_mode(SslMode::AUTO_RETRY | SslMode::ENABLE_PARTIAL_WRITE | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
-    // 34 kB less for each idle connection.
+    // Saves 34 kB per idle connection.
     builder.set_mode(SslMode::RELEASE_BUFFERS);
     builder.set_alpn_protos(if http2 { HTTP2_FIRST } else { HTTP1 })?;
     match trust {
@@ -70,10 +70,10 @@ pub fn context(trust: &Trust<'_>, identity: Option<&Identity>, http2: bool) -> R
     Ok(builder.build())
 }
 
-/// Prepares one connection to a server that must be `name`, a DNS name or an IP address.
+/// Prepares one connection to the server `name`, a DNS name or an IP address.
 ///
 /// # Errors
-/// The name cannot be one of a certificate.
+/// An invalid name.
 pub fn session(context: &SslContext, name: &str, verify: Option<(&VerifyFailure, &str)>) -> Result<Ssl, ErrorStack> {
     let mut ssl = Ssl::new(context)?;
     let address: Option<IpAddr> = server_url::ip(name);
@@ -83,7 +83,7 @@ pub fn session(context: &SslContext, name: &str, verify: Option<(&VerifyFailure,
     }
     if let Some((refusal, trust)) = verify {
         let parameters = ssl.param_mut();
-        // Names in subjectAltName alone, as Go since 1.15.
+        // Names in subjectAltName only, as Go since 1.15.
         parameters.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS | X509CheckFlags::NEVER_CHECK_SUBJECT);
         match address {
             Some(address) => parameters.set_ip(address)?,
@@ -94,7 +94,7 @@ pub fn session(context: &SslContext, name: &str, verify: Option<(&VerifyFailure,
     Ok(ssl)
 }
 
-/// Where Linux distributions keep their authorities, in the order of Go's `crypto/x509`.
+/// The authorities of Linux distributions, in the order of Go's `crypto/x509`.
 const SYSTEM_BUNDLES: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -104,14 +104,14 @@ const SYSTEM_BUNDLES: [&str; 6] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// The authorities of this machine, and where they are: `SSL_CERT_FILE`, or the first bundle that exists.
+/// The system's authorities and their path: `SSL_CERT_FILE`, or the first bundle that exists.
 ///
 /// # Errors
-/// There are none.
+/// No bundle.
 pub fn system_authorities() -> Result<(Vec<X509>, String), String> {
     let given = std::env::var("SSL_CERT_FILE").ok().filter(|path| !path.is_empty());
     let path = given.or_else(|| SYSTEM_BUNDLES.iter().find(|path| Path::new(path).exists()).map(ToString::to_string));
-    let path = path.ok_or("no certificate-authority is configured, and this machine has no bundle of authorities")?;
+    let path = path.ok_or("no certificate-authority is configured, and this system has no CA bundle")?;
     let text = std::fs::read(&path).map_err(|error| format!("{path}: {error}"))?;
     let (authorities, _) = pem::authorities(&text).map_err(|problem| format!("{path}: {problem}"))?;
     Ok((authorities, path))

@@ -1,7 +1,8 @@
 //! Bearer tokens, fixed or in a file.
 //!
-//! The kubelet replaces a projected token before it expires. The file is read for each request, which are few: so a new
-//! token counts at once, also after a 401.
+//! The kubelet replaces a projected token before it expires. Requests are few, so the file is read for each: a new
+//! token takes
+//! effect at once, also after a 401.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::HeaderValue;
 use tracing::warn;
 
-/// A file that holds a bearer token.
+/// A file with a bearer token.
 #[derive(Clone, Debug)]
 pub struct TokenFile {
     path: PathBuf,
@@ -17,22 +18,24 @@ pub struct TokenFile {
 }
 
 impl TokenFile {
-    /// Reads the file for the first time. `fallback`: the header to use while the file has no valid token.
+    /// Reads the file. `fallback`: the header to use while the file has no valid token.
     ///
     /// # Errors
-    /// There is neither a valid token in the file nor a fallback.
+    /// Neither a valid token in the file nor a fallback.
     pub fn new(path: PathBuf, fallback: Option<HeaderValue>) -> Result<Self, String> {
         let last = read(&path).or_else(|problem| fallback.ok_or(problem));
         let last = last.map_err(|problem| format!("tokenFile {}: {problem}", path.display()))?;
         Ok(Self { path, last: Arc::new(Mutex::new(last)) })
     }
 
-    /// `Bearer TOKEN`, as the file says now; the last valid token if it cannot be read.
+    /// `Bearer TOKEN` with the current token, or with the last valid one if the file cannot be read.
     pub fn header(&self) -> HeaderValue {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match read(&self.path) {
             Ok(header) => last.clone_from(&header),
-            Err(problem) => warn!("tokenFile {}: {problem}; using the last valid token", self.path.display()),
+            Err(problem) => {
+                warn!("Failed to read tokenFile {}, using the last valid token: {problem}", self.path.display())
+            }
         }
         last.clone()
     }
@@ -46,10 +49,10 @@ fn read(path: &Path) -> Result<HeaderValue, String> {
     }
 }
 
-/// `Bearer TOKEN`, marked as a secret. Whitespace around the token is dropped: files often end with a newline.
+/// `Bearer TOKEN`, marked as sensitive. Surrounding whitespace is trimmed: files often end with a newline.
 ///
 /// # Errors
-/// Characters that a header cannot have. The message does not show the token.
+/// Characters that a header cannot contain. The message does not show the token.
 pub fn bearer(token: &str) -> Result<HeaderValue, String> {
     let mut header = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
         .map_err(|_| "the token has line breaks or control characters".to_owned())?;
@@ -68,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_file_now_is_sent_without_blanks_around_it() {
+    fn the_current_token_of_the_file_is_sent_without_surrounding_blanks() {
         let path = std::env::temp_dir().join(format!("token-{}", std::process::id()));
         assert!(TokenFile::new(path.clone(), None).is_err_and(|problem| problem.contains("tokenFile /")));
         for nothing in ["", " \n"] {

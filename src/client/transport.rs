@@ -1,4 +1,4 @@
-//! Requests on their way: rate limit, metrics, headers, credentials, the connection pool.
+//! Sends requests: rate limit, metrics, headers, credentials, connection pool.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,20 +19,22 @@ use super::limit::RateLimit;
 use super::server_url::ServerUrl;
 use crate::metrics::ServerRequestMetrics;
 
-/// HTTP/2: a PING after so long without a frame, and how long its answer may take. client-go: 30 s and 15 s; less
-/// here, for 45 s are all that a dead connection may cost.
+/// HTTP/2: a PING after this time without a frame. client-go: 30 s; a dead connection must be detected within 45 s
+/// here.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// HTTP/2: how long the answer to a PING may take, as in client-go.
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
-/// How much an HTTP/2 server may send ahead, of one answer and of all: enough for 10 MB/s over 100 ms.
+/// HTTP/2 flow control window of one response: enough for 10 MB/s over 100 ms.
 const STREAM_WINDOW: u32 = 1 << 20;
+/// HTTP/2 flow control window of all responses.
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// An HTTP/1.1 connection that is not used is closed after this time, as in client-go.
+/// An unused HTTP/1.1 connection is closed after this time, as in client-go.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The connections to a server.
 pub type Pool = legacy::Client<Connector, Full<Bytes>>;
 
-/// Makes an empty pool. HTTP/2 needs one connection for all requests, HTTP/1.1 one for each that is under way.
+/// Creates an empty pool. HTTP/2 uses one connection for all requests, HTTP/1.1 one for each concurrent request.
 pub fn pool(connector: Connector) -> Pool {
     legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -46,20 +48,20 @@ pub fn pool(connector: Connector) -> Pool {
         .build(connector)
 }
 
-/// What a GET request is for.
+/// The purpose of a GET request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// An answer that ends.
+    /// A response that ends.
     List,
-    /// A stream of events. The rate limit does not count these, as in client-go.
+    /// A stream of events, exempt from the rate limit as in client-go.
     Watch,
 }
 
-/// A client of one API server: cheap to clone, clones share connections and rate limit.
+/// A client of one API server. Clones share connections and rate limit.
 #[derive(Clone)]
 pub struct ApiClient(Arc<Transport>);
 
-/// What requests pass through.
+/// Everything that a request needs.
 pub struct Transport {
     /// The server.
     pub server: Arc<ServerUrl>,
@@ -69,28 +71,28 @@ pub struct Transport {
     pub pool: Pool,
     /// User-Agent and impersonation.
     pub headers: HeaderMap,
-    /// Who we are.
+    /// The credentials.
     pub credentials: Credentials,
-    /// How often requests may be sent; `None`: any number.
+    /// The rate limit; `None`: unlimited.
     pub limit: Option<RateLimit>,
     /// The metrics.
     pub requests: ServerRequestMetrics,
-    /// Whether answers may be compressed at all (`disable-compression`).
+    /// Whether responses may be compressed (`disable-compression`).
     pub compress: bool,
 }
 
 impl ApiClient {
-    /// A client that sends through this.
+    /// A client with this transport.
     pub fn new(transport: Transport) -> Self {
         Self(Arc::new(transport))
     }
 
-    /// Asks for a path, relative to the server's base path. `accept`: a media type.
+    /// Requests a path relative to the server's base path. `accept`: a media type.
     ///
-    /// Answers with any status and the headers; the body follows. Without a deadline: the caller sets those.
+    /// Returns any status with the headers; the body follows. Has no timeout of its own.
     ///
     /// # Errors
-    /// No answer.
+    /// No response.
     pub async fn get(&self, verb: Verb, path_and_query: &str, accept: &str) -> Result<Response<Body>, RequestError> {
         let mut request = Request::get(path_and_query).header(ACCEPT, accept);
         if self.0.compress {
@@ -115,10 +117,10 @@ impl ApiClient {
         Ok(Response::from_parts(parts, body))
     }
 
-    /// Sends a request whose URI is relative to the server's base path, when the rate limit allows it.
+    /// Sends a request with a URI relative to the server's base path, as soon as the rate limit allows it.
     ///
     /// # Errors
-    /// No answer.
+    /// No response.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, RequestError> {
         if let Some(limit) = &self.0.limit {
             self.0.requests.waited(request.method().as_str(), limit.wait().await);
@@ -162,10 +164,10 @@ impl ApiClient {
     }
 }
 
-/// User-Agent, as Kubernetes' own clients name themselves: program, release, platform, and the build.
+/// Sets User-Agent as Kubernetes' clients do: program, release, platform, build.
 ///
 /// # Errors
-/// The program's name has characters that a header cannot have.
+/// The program's name has characters that a header cannot contain.
 pub fn user_agent(headers: &mut HeaderMap) -> Result<(), String> {
     let program = std::env::args_os().next().unwrap_or_default();
     let program = program.to_string_lossy();

@@ -1,7 +1,6 @@
-//! The example objects: what they say about the machines to make, and the folder of files that the proxy watches.
+//! The example objects: machines of the demo, and the folder of files that the proxy watches.
 //!
-//! In: deploy/examples, as it was when this was built. Out: names, addresses, ports; edits of the files.
-//! Must not know: namespaces, rules.
+//! The files are those of deploy/examples at build time.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -20,14 +19,14 @@ const FILES: [(&str, &str); 3] = [
 /// The examples and their files.
 #[derive(Debug)]
 pub struct Example {
-    /// Where the files are.
+    /// The folder of the files.
     pub folder: PathBuf,
     /// The node's name.
     pub node: String,
     /// The node's addresses.
     pub node_addresses: Vec<IpAddr>,
     services: Vec<Service>,
-    /// A pod for each name that endpoints have.
+    /// One pod for each name in the endpoints.
     pub pods: Vec<Pod>,
 }
 
@@ -36,20 +35,20 @@ pub struct Example {
 pub struct Service {
     /// `namespace/name`
     pub name: String,
-    /// `name:port`, with the namespace before it: what rules call it.
+    /// `namespace/name:port`, as in rules.
     pub port_name: String,
-    /// Where it is reached inside the cluster.
+    /// Its cluster IPs and port.
     pub cluster: Vec<SocketAddr>,
-    /// Where it is reached from outside.
+    /// Its node port.
     pub node_port: Option<u16>,
 }
 
-/// A pod behind a Service.
+/// A pod of a Service.
 #[derive(Debug)]
 pub struct Pod {
     /// Its name.
     pub name: String,
-    /// The Service's name.
+    /// Its Service.
     pub service: String,
     /// Its addresses, IPv4 first.
     pub addresses: Vec<IpAddr>,
@@ -58,7 +57,7 @@ pub struct Pod {
 }
 
 impl Example {
-    /// Writes the files to a folder that is made for them.
+    /// Creates the folder and writes the files.
     pub fn write(folder: PathBuf) -> Result<Self, String> {
         std::fs::create_dir(&folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
         let mut example =
@@ -109,7 +108,7 @@ impl Example {
         }
     }
 
-    /// One of the Services.
+    /// A Service by name.
     pub fn service(&self, name: &str) -> Result<&Service, String> {
         let found = self.services.iter().find(|service| service.name == name);
         found.ok_or_else(|| format!("the examples have no Service {name}"))
@@ -120,8 +119,8 @@ impl Example {
         self.pods.iter().filter(|pod| pod.service == service).map(|pod| pod.name.clone()).collect()
     }
 
-    /// Removes the endpoints of a pod from the files, which hold each in a line of its own.
-    /// Returns the name of the file and the lines.
+    /// Removes the endpoints of a pod, which are one per line, from the files. Returns the name of the file and the
+    /// lines.
     pub fn remove_endpoints(&self, pod: &str) -> Result<(&'static str, Vec<String>), String> {
         let mark = format!("name: {pod}}}");
         let (name, text) = FILES
@@ -135,7 +134,7 @@ impl Example {
     }
 }
 
-/// By a rename, so that nobody ever reads half a file.
+/// Replaces a file by a rename, so that no reader sees half a file.
 fn replace(folder: &Path, name: &str, text: &str) -> std::io::Result<()> {
     let new = folder.join(format!(".{name}.new"));
     std::fs::write(&new, text)?;

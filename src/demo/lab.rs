@@ -1,7 +1,4 @@
-//! The network of the demo: a node, where the calling thread is, its pods, and a machine outside.
-//!
-//! In: the example's pods and the node's addresses. Out: connected machines, pods that answer with their names.
-//! Must not know: Services.
+//! The network of the demo: the node in the calling thread's namespace, its pods, and a machine outside.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
@@ -11,7 +8,7 @@ use netfilter::IpFamily;
 use super::example::{Example, Pod};
 use super::machine::{Machine, ip};
 
-/// The client pod has that many addresses more, to be as many clients: the network of the first is 10.244.1.64/29.
+/// Additional addresses of the client pod, which make it several clients: 10.244.1.64/29.
 pub const CLIENTS: [IpAddr; 8] = {
     let mut clients = [IpAddr::V4(Ipv4Addr::UNSPECIFIED); 8];
     let mut last = 64;
@@ -26,13 +23,13 @@ pub const CLIENTS: [IpAddr; 8] = {
 pub const CLIENT: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 244, 1, 5)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, 5))];
 
-/// The machine outside.
+/// The address of the machine outside.
 pub const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 50, 1));
 
-/// The node's end of each pod's link.
+/// The node's address on each pod's link.
 pub const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 1, 1));
 
-/// What the node has to do to be a router; IPv6 addresses are tentative for a second unless told otherwise.
+/// Sysctls of a router; without `accept_dad=0` IPv6 addresses are tentative for a second.
 const SYSCTLS: [(IpFamily, &str, &str); 3] = [
     (IpFamily::V4, "ipv4/ip_forward", "1"),
     (IpFamily::V6, "ipv6/conf/all/forwarding", "1"),
@@ -42,17 +39,17 @@ const SYSCTLS: [(IpFamily, &str, &str); 3] = [
 /// The machines.
 #[derive(Debug)]
 pub struct Lab {
-    /// The families that the kernel has.
+    /// The families that the kernel supports.
     pub families: Vec<IpFamily>,
     /// A pod that uses Services.
     pub client: Machine,
-    /// A machine that is no part of the cluster.
+    /// A machine outside of the cluster.
     pub outside: Machine,
     _pods: Vec<Machine>,
 }
 
 impl Lab {
-    /// Makes all of it; the calling thread is on the node.
+    /// Creates all machines; the calling thread is on the node.
     pub fn new(example: &Example) -> Result<Self, String> {
         ip("link set lo up\n")?;
         let families: Vec<IpFamily> = IpFamily::ALL.into_iter().filter(|family| family.available().is_ok()).collect();
@@ -74,13 +71,13 @@ impl Lab {
         Ok(Self { families, client, outside, _pods: pods })
     }
 
-    /// Cuts a pod off, as if its machine were gone.
+    /// Cuts off a pod, as if its machine had failed.
     pub fn kill(&self, pod: &str) -> Result<(), String> {
         ip(&format!("link delete {pod}\n"))
     }
 }
 
-/// A machine in the node's network, on its interface eth0.
+/// A machine in the node's network, connected to its interface eth0.
 fn outside(example: &Example, families: &[IpFamily]) -> Result<Machine, String> {
     let machine = Machine::new("outside")?;
     let mut commands = format!("link add eth0 type veth peer name eth0 netns {}\n", machine.thread);
@@ -94,7 +91,7 @@ fn outside(example: &Example, families: &[IpFamily]) -> Result<Machine, String> 
     Ok(machine)
 }
 
-/// A pod on a link of its own, routed, as most network plugins do it. The node's end has the pod's name.
+/// A pod with its own routed link, as most network plugins have it. The node's end has the pod's name.
 fn pod(name: &str, addresses: &[IpAddr], families: &[IpFamily]) -> Result<Machine, String> {
     let machine = Machine::new(name)?;
     let mut node = format!("link add {name} type veth peer name eth0 netns {}\nlink set {name} up\n", machine.thread);
@@ -112,17 +109,17 @@ fn pod(name: &str, addresses: &[IpAddr], families: &[IpFamily]) -> Result<Machin
     Ok(machine)
 }
 
-/// Answers each connection with the pod's name and whom it sees at the other end.
+/// Answers each connection with the pod's name and the client's address.
 fn serve(machine: &Machine, pod: &Pod, families: &[IpFamily]) -> Result<(), String> {
     let any: IpAddr =
         if families.contains(&IpFamily::V6) { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let (name, port) = (pod.name.clone(), pod.port);
     let started = machine.run(move || {
         let listener = TcpListener::bind((any, port))?;
-        // A new thread is where the thread is that starts it.
+        // A thread inherits the namespace of its parent thread.
         std::thread::Builder::new().name(name.clone()).spawn(move || {
             for connection in listener.incoming() {
-                // What goes wrong, the client tells.
+                // The client reports errors.
                 let _ = connection.and_then(|mut stream| {
                     let peer = stream.peer_addr()?.ip().to_canonical();
                     stream.write_all(format!("{name} {peer}\n").as_bytes())

@@ -1,6 +1,4 @@
-//! Machines: threads in network namespaces of their own, gone with the process.
-//!
-//! In: a name, `ip` commands, jobs. Out: what came of them, seen from that machine. Must not know: what they are for.
+//! Machines of the demo: threads in their own network namespaces, which end with the process.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -10,11 +8,11 @@ use netfilter::kernel::netns;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A thread that waits for jobs in its network namespace.
+/// A thread that runs jobs in its network namespace.
 #[derive(Debug)]
 pub struct Machine {
     name: String,
-    /// By which `ip link` finds the namespace.
+    /// The thread ID by which `ip link` finds the namespace.
     pub thread: i32,
     jobs: mpsc::Sender<Job>,
 }
@@ -22,34 +20,34 @@ pub struct Machine {
 impl Machine {
     /// A machine without interfaces.
     pub fn new(name: &str) -> Result<Self, String> {
-        let told = |error: &dyn std::fmt::Display| format!("cannot make the namespace of {name}: {error}");
+        let failure = |error: &dyn std::fmt::Display| format!("cannot make the namespace of {name}: {error}");
         let (jobs, work) = mpsc::channel::<Job>();
-        let (tell, told_id) = mpsc::channel();
+        let (sender, thread_id) = mpsc::channel();
         let body = move || {
-            let _ = tell.send(netns::unshare_network());
+            let _ = sender.send(netns::unshare_network());
             work.into_iter().for_each(|job| job());
         };
-        std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|error| told(&error))?;
-        let thread = told_id.recv().map_err(|error| told(&error))?.map_err(|error| told(&error))?;
+        std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|error| failure(&error))?;
+        let thread = thread_id.recv().map_err(|error| failure(&error))?.map_err(|error| failure(&error))?;
         Ok(Self { name: name.to_owned(), thread, jobs })
     }
 
-    /// Begins a job and does not wait for it.
+    /// Starts a job without waiting for it.
     pub fn start(&self, job: impl FnOnce() + Send + 'static) {
-        // Whoever waits for the job's results notices that the machine is no more.
+        // A caller that waits for the job's results notices that the machine has ended.
         let _ = self.jobs.send(Box::new(job));
     }
 
-    /// Does a job.
+    /// Runs a job and returns its result.
     pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-        let (tell, told) = mpsc::channel();
+        let (sender, result) = mpsc::channel();
         self.start(move || {
-            let _ = tell.send(job());
+            let _ = sender.send(job());
         });
-        told.recv().map_err(|_| format!("{} died", self.name))
+        result.recv().map_err(|_| format!("{} died", self.name))
     }
 
-    /// Runs `ip` commands on this machine.
+    /// Runs `ip` commands, one per line, in the calling thread's namespace.
     pub fn ip(&self, commands: String) -> Result<(), String> {
         self.run(move || ip(&commands))?.map_err(|error| format!("{}: {error}", self.name))
     }
@@ -65,7 +63,7 @@ pub fn ip(commands: &str) -> Result<(), String> {
         .spawn();
     let mut child = start.map_err(|error| format!("cannot run ip, of the package iproute2: {error}"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // An ip that ends before it has read everything says why by other means.
+        // If ip exits early, its status and standard error say why.
         let _ = stdin.write_all(commands.as_bytes());
     }
     let output = child.wait_with_output().map_err(|error| format!("ip: {error}"))?;

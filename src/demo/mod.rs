@@ -1,7 +1,7 @@
-//! `kube-proxy demo`: the main job, shown to someone who has no cluster at hand.
+//! `kube-proxy demo`: a node, pods and a proxy in network namespaces, for users without a cluster.
 //!
-//! In: nothing but the right to make namespaces. Out: a story on standard output; exit code 0 if all of it was true.
-//! Must not know: how rules are made. It may do what `run.rs` may: it puts a node together before it runs the proxy.
+//! The exit code is 0 if every claim held. Like `run.rs` it is a composition root: it builds a node before it runs the
+//! proxy.
 
 mod example;
 mod lab;
@@ -30,7 +30,7 @@ use self::traffic::{Reply, Tally, fair_range, stream};
 pub const WEB: &str = "shop/web";
 pub const CART: &str = "shop/cart";
 
-/// What everything happens with.
+/// The state of the demo.
 pub struct Demo {
     screen: Screen,
     example: Example,
@@ -40,7 +40,7 @@ pub struct Demo {
 
 /// Runs the demo; without root in a user namespace, if that is allowed.
 pub fn run() -> ExitCode {
-    match tell() {
+    match show() {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -50,7 +50,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn tell() -> Result<bool, String> {
+fn show() -> Result<bool, String> {
     unshare_process()?;
     end_on_signals()?;
     let screen = Screen::new();
@@ -70,28 +70,28 @@ fn tell() -> Result<bool, String> {
     Ok(demo.screen.end())
 }
 
-/// From here on nothing that this process does can reach the host's network, and its files are in memory only.
+/// Moves this process to its own network namespace, with its files in memory only.
 fn unshare_process() -> Result<(), String> {
     let scratch = std::env::temp_dir();
-    // A user's PATH often lacks the folders of iptables and ip; the host's lock is none of our business.
+    // A user's PATH often lacks the folders of iptables and ip; the host's lock must not be taken.
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(OsStr::new(":/usr/sbin:/sbin"));
     let lock: OsString = scratch.join("xtables.lock").into();
     netns::unshare_process(&scratch, &[("PATH", &path), ("XTABLES_LOCKFILE", &lock)]).map_err(|error| error.to_string())
 }
 
-/// Nothing has to be cleaned up, so a signal ends the program where it stands; until here it does so anyway.
+/// Exits on a signal. Nothing has to be cleaned up; until this call the default action does the same.
 fn end_on_signals() -> Result<(), String> {
-    let told = |error: &dyn std::fmt::Display| format!("cannot wait for signals: {error}");
+    let failure = |error: &dyn std::fmt::Display| format!("cannot wait for signals: {error}");
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    // Threads that are started later, the proxy's among them, leave these signals alone too.
-    signals.thread_block().map_err(|error| told(&error))?;
+    // Threads that are started later inherit the blocked signals.
+    signals.thread_block().map_err(|error| failure(&error))?;
     let wait = move || {
         let signal = signals.wait().map_or(1, |signal| 128 + signal as i32);
         eprintln!("\nkube-proxy demo: interrupted; nothing is left behind");
         std::process::exit(signal);
     };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map_err(|error| told(&error))?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map_err(|error| failure(&error))?;
     Ok(())
 }
 

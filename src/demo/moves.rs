@@ -1,6 +1,4 @@
-//! The demo's scenes about time: an endpoint that goes while traffic flows, and clients that stay with their pod.
-//!
-//! In: a demo whose proxy is at work. Out: lines and checks. Must not know: how rules are made.
+//! Scenes of the demo about changes: an endpoint that is removed under traffic, and session affinity.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -14,19 +12,19 @@ use super::screen::Style;
 use super::traffic::{Reply, Tally, fair_range, stream};
 use super::{CART, Demo, WEB};
 
-/// A line of the table of moving traffic.
+/// The time covered by a line of the table of traffic.
 const STEP: Duration = Duration::from_millis(250);
 const STEPS_BEFORE: usize = 3;
-/// By chance a pod gets none of the connections of so many steps in less than one of 10^10 runs.
+/// By chance a pod gets no connection in this many steps in less than one of 10^10 runs.
 const STEPS_SILENT: usize = 4;
-/// How long the rules may take to follow, on a machine with other things to do.
-const LIMIT: Duration = Duration::from_secs(15);
+/// How long the rules may take to follow, on a busy machine.
+const UPDATE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Between connections, so that the numbers stay readable.
+/// The pause between connections, which keeps the numbers readable.
 const PACE: Duration = Duration::from_millis(4);
 
 impl Demo {
-    /// An endpoint is taken out of its file while connections are made; then its pod is cut off.
+    /// Removes an endpoint from its file while connections are made; then cuts off its pod.
     pub fn endpoint_goes(&mut self) -> Result<(), String> {
         let pods = self.example.pods_of(WEB);
         let victim = pods.get(1).cloned().ok_or_else(|| format!("{WEB} has too few pods"))?;
@@ -41,7 +39,7 @@ impl Demo {
         let (file, gone) = self.example.remove_endpoints(&victim)?;
         let edited = Instant::now();
         self.show_edit(file, &gone);
-        while silent < STEPS_SILENT && edited.elapsed() < LIMIT {
+        while silent < STEPS_SILENT && edited.elapsed() < UPDATE_TIMEOUT {
             end += STEP;
             let step = take_until(&replies, end)?;
             let hits: Vec<Instant> = step.iter().filter(|r| r.pod() == Some(&victim)).map(|r| r.at).collect();
@@ -91,7 +89,7 @@ impl Demo {
         tally
     }
 
-    /// Several clients come again and again; then the pod of the first of them goes.
+    /// Connects several clients repeatedly; then removes the endpoint of the first one's pod.
     pub fn affinity(&mut self) -> Result<(), String> {
         let rounds = 20;
         let target = self.cluster_address(CART)?;
@@ -119,7 +117,7 @@ impl Demo {
         Ok(())
     }
 
-    /// Which pods, or failures, each client met.
+    /// The pods, or errors, that each client met.
     fn visit(&self, target: SocketAddr, rounds: usize) -> BTreeMap<IpAddr, BTreeSet<String>> {
         let mut visits: BTreeMap<IpAddr, BTreeSet<String>> = BTreeMap::new();
         let replies = stream(&self.lab.client, target, CLIENTS.to_vec(), CLIENTS.len() * rounds, Duration::ZERO);
@@ -160,7 +158,7 @@ impl Demo {
     }
 }
 
-/// All replies that come before a moment.
+/// All replies before a moment.
 fn take_until(replies: &Receiver<Reply>, end: Instant) -> Result<Vec<Reply>, String> {
     let mut taken = Vec::new();
     loop {

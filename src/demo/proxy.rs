@@ -1,7 +1,4 @@
-//! The proxy of the demo: the program's main job, in a thread, in the node's namespace.
-//!
-//! In: the examples' folder. Out: a proxy at work, and what it has made of the examples.
-//! Must not know: how the demo is told. It is a composition root as `run.rs` is one, and so may look at the kernel.
+//! Runs the proxy of the demo in a thread, in the node's namespace. Like `run.rs` it is a composition root.
 
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::{Duration, Instant};
@@ -15,17 +12,17 @@ use super::rules::NatRules;
 use crate::cli;
 use crate::run;
 
-/// How long the rules may take to follow the objects, on a machine with other things to do.
-const LIMIT: Duration = Duration::from_secs(15);
-const PAUSE: Duration = Duration::from_millis(30);
+/// How long the rules may take to follow the objects, on a busy machine.
+const UPDATE_TIMEOUT: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(30);
 
 /// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
     ended: Receiver<Result<(), String>>,
-    /// Which iptables.
+    /// The iptables flavour.
     pub choice: FlavourChoice,
-    /// The families that it has to serve.
+    /// The families that it serves.
     pub families: Vec<IpFamily>,
 }
 
@@ -39,12 +36,12 @@ impl Proxy {
         arguments
     }
 
-    /// Starts it; of the kernel's families those count for which the host has the tools.
+    /// Starts the proxy for those of the kernel's families that the host has tools for.
     pub fn start(example: &Example, families: &[IpFamily]) -> Result<Self, String> {
         let choice = detect_flavour(&FLAVOUR_HINTS);
         let works = |family: &&IpFamily| **family == IpFamily::V4 || NatRules::read(&choice, **family).is_ok();
         let families = families.iter().filter(works).copied().collect();
-        // The size of the connection table is the host's, even if it is set from here.
+        // The limit of the conntrack table is the host's, even if it is set in a namespace.
         let host = ["--conntrack-max-per-core=0", "--conntrack-min=0"].map(str::to_owned);
         let line = cli::parse(Self::arguments(example).into_iter().chain(host)).map_err(|stop| stop.text)?;
         let (sender, ended) = mpsc::channel();
@@ -56,7 +53,7 @@ impl Proxy {
         Ok(Self { ended, choice, families })
     }
 
-    /// Waits until the rules of a Service port lead to so many endpoints in a family. Returns the rules.
+    /// Waits until the rules of a Service port have this many endpoints in a family. Returns the rules.
     pub fn wait(&self, family: IpFamily, service_port: &str, endpoints: usize) -> Result<NatRules, String> {
         let begun = Instant::now();
         loop {
@@ -65,19 +62,19 @@ impl Proxy {
                 Ok(Err(error)) => return Err(format!("the proxy ended: {error}")),
                 Ok(Ok(())) | Err(TryRecvError::Disconnected) => return Err("the proxy ended".to_owned()),
             }
-            // A table that is being changed may be unreadable for a moment.
+            // A table may be unreadable while it is being changed.
             let rules = NatRules::read(&self.choice, family);
             let found = rules.as_ref().map(|rules| rules.destinations(service_port).len());
             if found == Ok(endpoints) {
                 return rules;
             }
-            if begun.elapsed() > LIMIT {
+            if begun.elapsed() > UPDATE_TIMEOUT {
                 let found = found.map_or_else(Clone::clone, |found| format!("{found}"));
                 return Err(format!(
-                    "after {LIMIT:?} the {family} rules of {service_port} lead to {found} endpoints, not to {endpoints}"
+                    "after {UPDATE_TIMEOUT:?} the {family} rules of {service_port} have {found} endpoints, expected {endpoints}"
                 ));
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }

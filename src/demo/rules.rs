@@ -1,28 +1,25 @@
-//! The chains of a Service, as `iptables-save` prints them on the node.
-//!
-//! In: the tool's output. Out: the rules on a packet's way, each with a word of explanation.
-//! Must not know: how they got there.
+//! The chains of a Service as `iptables-save` prints them, with explanations.
 
 use std::process::Command;
 
 use netfilter::IpFamily;
 use netfilter::kernel::FlavourChoice;
 
-/// The rules of table nat.
+/// The rules of the nat table.
 #[derive(Debug)]
 pub struct NatRules(Vec<String>);
 
-/// A rule and what it does.
+/// A rule and its explanation.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ExplainedRule {
-    /// As printed.
+    /// The printed rule.
     pub rule: String,
-    /// For a person.
+    /// The explanation.
     pub meaning: String,
 }
 
 impl NatRules {
-    /// Reads them where the calling thread is.
+    /// Reads the rules in the calling thread's namespace.
     pub fn read(choice: &FlavourChoice, family: IpFamily) -> Result<Self, String> {
         let program = format!("{}{}-save", family.iptables(), choice.infix);
         let output = Command::new(&program).args(["-t", "nat"]).output();
@@ -37,25 +34,25 @@ impl NatRules {
         Self(saved.lines().filter(|line| line.starts_with("-A ")).map(str::to_owned).collect())
     }
 
-    /// The way of a packet to a Service port's cluster IP, through its chains.
+    /// The rules on the path of a packet to a Service port's cluster IP.
     pub fn path(&self, service_port: &str) -> Vec<&str> {
         let comment = format!("\"{service_port} cluster IP\"");
         let Some(entry) = self.chain("KUBE-SERVICES").find(|rule| rule.contains(&comment)) else { return Vec::new() };
         let service: Vec<&str> = self.chain(target(entry)).collect();
         let endpoints = service.iter().flat_map(|rule| {
-            // With affinity a chain is named twice; the last time is where all others have gone elsewhere.
+            // With session affinity two rules jump to a chain; only the second one counts.
             let endpoint = target(rule).starts_with("KUBE-SEP-") && !rule.contains("-m recent");
             self.chain(if endpoint { target(rule) } else { "" })
         });
         std::iter::once(entry).chain(service.iter().copied()).chain(endpoints).collect()
     }
 
-    /// Where a Service port's packets can end up: `ADDRESS:PORT`.
+    /// The destinations of a Service port: `ADDRESS:PORT`.
     pub fn destinations(&self, service_port: &str) -> Vec<&str> {
         self.path(service_port).into_iter().filter_map(|rule| word_after(rule, "--to-destination")).collect()
     }
 
-    /// The way, explained; of the endpoints' chains only the first, as they are all alike.
+    /// Explains the path; of the endpoints' chains only the first, as they are alike.
     pub fn explain(&self, service_port: &str, name_of: impl Fn(&str) -> String) -> Vec<ExplainedRule> {
         let path = self.path(service_port);
         let pods: Vec<String> = self.destinations(service_port).into_iter().map(name_of).collect();
@@ -72,14 +69,14 @@ impl NatRules {
             }
             let here = |at: usize| pods.get(at).map_or("?", |pod| &**pod);
             let meaning = if chain == "KUBE-SERVICES" {
-                "Whatever is sent to the cluster IP and port goes to the chain of this Service port.".to_owned()
+                "Packets to the cluster IP and port go to the chain of this Service port.".to_owned()
             } else if chain.starts_with("KUBE-SEP-") {
                 in_endpoint_chain(rule, here(0))
             } else if target(rule).starts_with("KUBE-SEP-") {
                 endpoint += 1;
                 share(here(endpoint - 1), pods.len() + 1 - endpoint)
             } else {
-                "What is not from a pod of this node is marked, so that answers come back this way.".to_owned()
+                "Packets that do not come from this node's pods are marked for masquerading, so that replies return through it.".to_owned()
             };
             steps.push(ExplainedRule { rule: rule.to_owned(), meaning });
         }
@@ -93,18 +90,18 @@ impl NatRules {
 
 fn in_endpoint_chain(rule: &str, pod: &str) -> String {
     if target(rule) == "DNAT" {
-        format!("Here the packet gets its new destination: {pod}. The other pods have chains like this one.")
+        format!("Sets the packet's new destination: {pod}. The other pods have chains like this one.")
     } else {
-        format!("If {pod} itself is the client, it must not see its own address on both ends.")
+        format!("Masquerades if {pod} itself is the client, or it would see its own address at both ends.")
     }
 }
 
 fn share(pod: &str, left: usize) -> String {
     match left {
-        0 | 1 => format!("All others go to {pod}: each pod gets the same share."),
-        2 => format!("Every second of the others goes to {pod}."),
-        3 => format!("Every third connection goes to {pod}, by chance."),
-        _ => format!("One in {left} of the connections that come here goes to {pod}, by chance."),
+        0 | 1 => format!("All remaining connections go to {pod}: each pod gets the same share."),
+        2 => format!("Every second of the remaining connections goes to {pod}, at random."),
+        3 => format!("Every third connection goes to {pod}, at random."),
+        _ => format!("One in {left} of the remaining connections goes to {pod}, at random."),
     }
 }
 
@@ -146,8 +143,8 @@ mod tests {
         let steps = NatRules::parse(&saved).explain("x/y:z", |destination| format!("<{destination}>"));
         let meanings: Vec<&str> = steps.iter().map(|step| &*step.meaning).collect();
         assert_eq!(steps.len(), 6, "{steps:?}");
-        assert_eq!(meanings[2], "Every second of the others goes to <10.0.0.1:80>.");
-        assert!(meanings[3].contains("All others go to <10.0.0.2:80>"));
+        assert_eq!(meanings[2], "Every second of the remaining connections goes to <10.0.0.1:80>, at random.");
+        assert!(meanings[3].contains("All remaining connections go to <10.0.0.2:80>"));
         assert!(meanings[4].contains("itself is the client") && meanings[5].contains("new destination: <10.0.0.1:80>"));
     }
 }

@@ -1,7 +1,4 @@
-//! What a person sees.
-//!
-//! In: headings, texts, counts, claims and whether they hold. Out: lines on standard output, and what did not hold.
-//! Must not know: what it is about. Colours only on a terminal, and never with `NO_COLOR`.
+//! Prints the demo: headings, text, bars, and claims that hold or not.
 
 use super::traffic::Tally;
 pub use crate::terminal::Style;
@@ -18,7 +15,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// Looks at the terminal and the environment.
+    /// Detects the capabilities of the terminal from the environment.
     pub fn new() -> Self {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default();
@@ -26,28 +23,28 @@ impl Screen {
         Self { look: Look::of_stdout(), block: if utf8 { '█' } else { '#' }, problems: Vec::new() }
     }
 
-    /// Text in a style, where there are styles.
+    /// Applies a style, if the terminal has colours.
     pub fn styled(&self, style: Style, text: &str) -> String {
         self.look.styled(style, text)
     }
 
-    /// A line.
+    /// Prints a line.
     pub fn line(&self, text: &str) {
         terminal::print(&format!("{}\n", text.trim_end()));
     }
 
-    /// An indented line.
+    /// Prints an indented line.
     pub fn text(&self, text: &str) {
         self.line(&format!("  {text}"));
     }
 
-    /// The beginning of a section.
+    /// Begins a section.
     pub fn heading(&self, text: &str) {
         self.line("");
         self.line(&self.styled(Style::Bold, text));
     }
 
-    /// A bar of a part's length.
+    /// A bar proportional to `part` of `whole`.
     pub fn bar(&self, part: usize, whole: usize, width: usize) -> String {
         let length = (part * width + whole / 2) / whole.max(1);
         let bar: String = std::iter::repeat_n(self.block, length).collect();
@@ -55,7 +52,7 @@ impl Screen {
         self.styled(Style::Blue, &format!("{bar:width$}"))
     }
 
-    /// Who got how many connections.
+    /// Prints the connections of each pod.
     pub fn bars(&self, tally: &Tally) {
         let (most, all) = (tally.pods.values().max().copied().unwrap_or(0), tally.answered());
         for (pod, count) in &tally.pods {
@@ -68,7 +65,7 @@ impl Screen {
         }
     }
 
-    /// A claim and whether it holds.
+    /// Prints a claim and whether it holds.
     pub fn check(&mut self, holds: bool, claim: &str) {
         if holds {
             self.text(&format!("{} {claim}", self.styled(Style::Green, "ok")));
@@ -78,7 +75,7 @@ impl Screen {
         }
     }
 
-    /// The last words; whether everything was as it should be.
+    /// Prints the summary. Returns whether every claim held.
     pub fn end(&self) -> bool {
         self.line("");
         if self.problems.is_empty() {

@@ -1,6 +1,4 @@
-//! Connections, and who answered them.
-//!
-//! In: a machine to send from, an address to send to. Out: replies, counted by pod. Must not know: namespaces, rules.
+//! Makes connections and counts the pods that answer.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,15 +10,15 @@ use tokio::net::TcpSocket;
 
 use super::machine::Machine;
 
-/// A packet that is dropped tells nobody.
+/// How long a connection may take: dropped packets are not reported.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What came of one connection.
+/// The result of one connection.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// When it was begun.
+    /// When it began.
     pub at: Instant,
-    /// Who answered and whom it saw as its client, or what went wrong.
+    /// The pod that answered and the client address that it saw, or the error.
     pub answer: Result<(String, IpAddr), String>,
 }
 
@@ -31,7 +29,7 @@ impl Reply {
     }
 }
 
-/// Connects `count` times, one after the other, taking the sources in turn; ends early if nobody listens any more.
+/// Connects `count` times in sequence, cycling through the sources; ends early if the receiver is dropped.
 pub fn stream(
     machine: &Machine,
     target: SocketAddr,
@@ -41,7 +39,7 @@ pub fn stream(
 ) -> Receiver<Reply> {
     let (sender, replies) = mpsc::channel();
     machine.start(move || {
-        // Without a runtime, no replies: that is noticed.
+        // Without a runtime no replies follow, which the receiver notices.
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         for source in sources.iter().cycle().take(count) {
             let at = Instant::now();
@@ -66,25 +64,25 @@ async fn ask(source: IpAddr, target: SocketAddr) -> std::io::Result<(String, IpA
     let mut text = String::new();
     socket.connect(target).await?.read_to_string(&mut text).await?;
     let answer = text.trim().split_once(' ').and_then(|(pod, peer)| Some((pod.to_owned(), peer.parse().ok()?)));
-    answer.ok_or_else(|| std::io::Error::other(format!("a strange answer: {text:?}")))
+    answer.ok_or_else(|| std::io::Error::other(format!("unexpected answer: {text:?}")))
 }
 
-/// Replies, counted.
+/// The number of replies.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// By pod: those that should answer, also if they did not, and those that should not have.
+    /// Replies by pod, with 0 for expected pods that did not answer.
     pub pods: BTreeMap<String, usize>,
-    /// What went wrong, and how often.
+    /// Errors and their number.
     pub failures: BTreeMap<String, usize>,
 }
 
 impl Tally {
-    /// Nothing counted yet.
+    /// No replies of these pods.
     pub fn of(pods: &[String]) -> Self {
         Self { pods: pods.iter().map(|pod| (pod.clone(), 0)).collect(), failures: BTreeMap::new() }
     }
 
-    /// Counts one.
+    /// Counts a reply.
     pub fn add(&mut self, reply: &Reply) {
         match &reply.answer {
             Ok((pod, _)) => *self.pods.entry(pod.clone()).or_default() += 1,
@@ -92,19 +90,19 @@ impl Tally {
         }
     }
 
-    /// All that were answered.
+    /// The number of answered connections.
     pub fn answered(&self) -> usize {
         self.pods.values().sum()
     }
 
-    /// Whether all connections were answered, and evenly, as far as chance allows.
+    /// Whether all connections were answered, and evenly within the limits of chance.
     pub fn is_fair(&self) -> bool {
         let range = fair_range(self.answered(), self.pods.len());
         self.failures.is_empty() && self.answered() > 0 && self.pods.values().all(|count| range.contains(count))
     }
 }
 
-/// What a pod of several gets of so many connections, but for a chance below 1 in 10^10: seven standard deviations.
+/// The expected share of a pod, within seven standard deviations: exceeded with a probability below 1 in 10^10.
 pub fn fair_range(connections: usize, pods: usize) -> std::ops::RangeInclusive<usize> {
     // Numbers this small are exact.
     #[allow(clippy::cast_precision_loss)]

@@ -120,10 +120,10 @@ impl Reflected {
         let server = Server { script: Box::new(script), requests: Vec::new(), began: Instant::now() };
         let server = Scripted(Arc::new(Mutex::new(server)));
         let settings = validate(KubeProxyConfiguration::default().with_defaults(), "node-a").expect("defaults");
-        let ((sender, changes), (told, news)) = (mailbox(), unbounded_channel());
+        let ((sender, changes), (updates, news)) = (mailbox(), unbounded_channel());
         let mut families = FamilySenders::default();
         families.insert(IpFamily::V4, sender);
-        let sink = Sink::new(&settings, families, told, Arc::new(Health::new(Duration::from_secs(30), true)));
+        let sink = Sink::new(&settings, families, updates, Arc::new(Health::new(Duration::from_secs(30), true)));
         let streamed_lists = StreamedLists::default();
         let resource = Resource::new(Kind::Service, "node-a", None);
         let reflector = Reflector::new(server.clone(), resource, "application/json", &streamed_lists, sink);
