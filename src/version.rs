@@ -2,6 +2,10 @@
 
 /// The Kubernetes release whose behaviour this program has.
 pub const KUBERNETES: &str = "v1.36.2";
+/// Its minor release.
+pub const MINOR_RELEASE: &str = "1.36";
+/// The minor release before it.
+pub const PREVIOUS_MINOR_RELEASE: &str = "1.35";
 
 /// What the value of `--version` asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,10 +40,9 @@ pub fn parse_flag(value: &str) -> Result<VersionAction, String> {
 
 /// The version in the form that Go prints for `version.Info`.
 fn raw() -> String {
-    let parts: Vec<&str> = KUBERNETES.trim_start_matches('v').split('.').collect();
-    let (major, minor) = (parts.first().unwrap_or(&""), parts.get(1).unwrap_or(&""));
+    let (major, minor) = major_minor();
     let rust = concat!("kube-proxy in Rust ", env!("CARGO_PKG_VERSION"));
-    let platform = format!("{}/{}", std::env::consts::OS, go_arch());
+    let platform = platform();
     format!(
         "version.Info{{Major:{major:?}, Minor:{minor:?}, EmulationMajor:\"\", EmulationMinor:\"\", \
          MinCompatibilityMajor:\"\", MinCompatibilityMinor:\"\", GitVersion:{KUBERNETES:?}, GitCommit:\"\", \
@@ -47,14 +50,21 @@ fn raw() -> String {
     )
 }
 
-/// The machine's architecture under Go's name.
+/// The major and minor number of the Kubernetes release.
 #[must_use]
-pub fn go_arch() -> &'static str {
-    match std::env::consts::ARCH {
+pub fn major_minor() -> (&'static str, &'static str) {
+    MINOR_RELEASE.split_once('.').unwrap_or((MINOR_RELEASE, ""))
+}
+
+/// The operating system and architecture under Go's names, as `linux/amd64`.
+#[must_use]
+pub fn platform() -> String {
+    let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
-    }
+    };
+    format!("{}/{architecture}", std::env::consts::OS)
 }
 
 #[cfg(test)]
@@ -68,6 +78,18 @@ mod tests {
         let raw = parse_flag("raw").expect("a version");
         let VersionAction::Print(raw) = raw else { panic!("{raw:?}") };
         assert!(raw.starts_with("version.Info{Major:\"1\", Minor:\"36\","), "{raw}");
+    }
+
+    #[test]
+    fn minor_releases_fit_the_release() {
+        assert!(
+            KUBERNETES
+                .strip_prefix('v')
+                .and_then(|rest| rest.strip_prefix(MINOR_RELEASE))
+                .is_some_and(|rest| rest.starts_with('.'))
+        );
+        let minor = |release: &str| release.split_once('.').and_then(|(_, minor)| minor.parse::<u32>().ok());
+        assert_eq!(minor(PREVIOUS_MINOR_RELEASE).map(|previous| previous + 1), minor(MINOR_RELEASE));
     }
 
     #[test]

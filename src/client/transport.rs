@@ -172,7 +172,7 @@ pub fn user_agent(headers: &mut HeaderMap) -> Result<(), String> {
     let program = std::env::args_os().next().unwrap_or_default();
     let program = program.to_string_lossy();
     let program = program.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("kube-proxy");
-    let platform = format!("{}/{}", std::env::consts::OS, crate::version::go_arch());
+    let platform = crate::version::platform();
     let build = env!("CARGO_PKG_VERSION");
     let text = format!("{program}/{} ({platform}) kubernetes/rust-{build}", crate::version::KUBERNETES);
     let value = HeaderValue::from_str(&text).map_err(|error| format!("User-Agent {text:?}: {error}"))?;

@@ -7,13 +7,12 @@ use proxier::model::Mode;
 use super::defaults::DISABLED;
 use super::duration::GoDuration;
 use super::{KubeProxyConfiguration, gates::FeatureGates, net};
+use crate::version::PREVIOUS_MINOR_RELEASE;
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 const POSITIVE: &str = "must be greater than 0";
 const BIT: &str = "must be within the range [0, 31]";
 const DETECT_LOCAL_MODES: [&str; 5] = ["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix", ""];
-/// The previous release, whose metrics may be shown although this one hides them.
-const PREVIOUS_RELEASE: &str = "1.35";
 /// The longest interface name, in bytes (IFNAMSIZ - 1).
 const MAX_INTERFACE_NAME: usize = 15;
 
@@ -37,9 +36,9 @@ pub fn check(file: &KubeProxyConfiguration, gates: &FeatureGates) -> Vec<String>
     errors.listen("MetricsBindAddress", &file.metrics_bind_address);
     errors.node_port_addresses(&file.node_port_addresses);
     let version = &file.show_hidden_metrics_for_version;
-    if !version.is_empty() && version != PREVIOUS_RELEASE {
+    if !version.is_empty() && version != PREVIOUS_MINOR_RELEASE {
         let only = format!(
-            "must be omitted or {PREVIOUS_RELEASE}: only metrics that the previous release showed can be shown"
+            "must be omitted or {PREVIOUS_MINOR_RELEASE}: only metrics that the previous release showed can be shown"
         );
         errors.text("ShowHiddenMetricsForVersion", version, &only);
     }

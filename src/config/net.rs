@@ -2,35 +2,21 @@
 //!
 //! Leading zeros in IPv4 octets are accepted, and an IPv4-mapped IPv6 address is an IPv4 address.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use proxier::track::{parse_ip, parse_net};
 
 /// Parses an address.
 #[must_use]
 pub fn ip(text: &str) -> Option<IpAddr> {
-    ipv4(text).map(IpAddr::V4).or_else(|| text.parse().ok().map(|ip: IpAddr| ip.to_canonical()))
-}
-
-fn ipv4(text: &str) -> Option<Ipv4Addr> {
-    let mut octets = [0; 4];
-    let mut parts = text.split('.');
-    for octet in &mut octets {
-        let part = parts.next().filter(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))?;
-        let digits = part.trim_start_matches('0');
-        *octet = if digits.is_empty() { 0 } else { digits.parse().ok()? };
-    }
-    parts.next().is_none().then(|| Ipv4Addr::from(octets))
+    parse_ip(text).map(|ip| ip.to_canonical())
 }
 
 /// Parses a network; host bits are cleared.
 #[must_use]
 pub fn cidr(text: &str) -> Option<IpNet> {
-    let (address, length) = text.split_once('/')?;
-    if length.is_empty() || !length.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    IpNet::new(ip(address)?, length.parse().ok()?).ok().map(|net| net.trunc())
+    parse_net(text)
 }
 
 /// Splits `IP:port` or `[IP]:port`.

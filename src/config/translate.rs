@@ -78,7 +78,6 @@ pub fn validate(file: KubeProxyConfiguration, hostname: &str) -> Result<Validate
             content_type: client.content_type.clone(),
             qps: Some(client.qps).filter(|qps| *qps > 0.0),
             burst: client.burst.unsigned_abs(),
-            resync: file.config_sync_period.unwrap_or_default().to_std(),
         },
         gates,
         logging: logging(&file),

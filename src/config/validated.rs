@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use proxier::model::{Config, ConntrackConfig, IpvsConfig, Mode};
 
@@ -56,6 +55,4 @@ pub struct ClientConfig {
     pub qps: Option<f32>,
     /// Requests that may be sent at once.
     pub burst: u32,
-    /// How often kube-proxy looks at everything it holds again.
-    pub resync: Duration,
 }

@@ -10,11 +10,10 @@ use serde_json::json;
 
 use super::negotiate::{self, Encoding, PageFormat};
 use super::{JSON, PLAIN, PageRequest, PageResponse, ResponseBuilder};
+use crate::version::MINOR_RELEASE;
 
 const NOTE: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility \
                     guarantees and is for debugging purposes only.";
-/// The Kubernetes release whose behaviour this program has, as `binaryVersion`.
-const VERSION: &str = "1.36";
 /// The value of `goVersion`.
 const NO_GO: &str = "none, this kube-proxy is written in Rust";
 const PATHS: [&str; 5] = ["/configz", "/flagz", "/healthz", "/metrics", "/proxyMode"];
@@ -57,8 +56,8 @@ pub fn statusz(request: &PageRequest, started: Timestamp, now: Timestamp) -> Pag
         start_time: started.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         uptime_seconds: uptime,
         go_version: NO_GO,
-        binary_version: VERSION,
-        emulation_version: VERSION,
+        binary_version: MINOR_RELEASE,
+        emulation_version: MINOR_RELEASE,
         paths: PATHS,
     };
     let text = || {
@@ -68,8 +67,8 @@ pub fn statusz(request: &PageRequest, started: Timestamp, now: Timestamp) -> Pag
             ("Started", &*started),
             ("Up", &up),
             ("Go version", NO_GO),
-            ("Binary version", VERSION),
-            ("Emulation version", VERSION),
+            ("Binary version", MINOR_RELEASE),
+            ("Emulation version", MINOR_RELEASE),
             ("Paths", &PATHS.join(" ")),
         ]
         .map(|(name, value)| format!("{name}: {value}\n"))

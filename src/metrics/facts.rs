@@ -2,8 +2,7 @@
 
 use prometheus::{IntGaugeVec, Opts, Registry, Result};
 
-/// The Kubernetes release whose behaviour this one has.
-const VERSION: (&str, &str, &str) = ("1", "36", "v1.36.2");
+use crate::version;
 
 /// A feature gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +17,7 @@ pub struct Feature<'a> {
 
 /// `kubernetes_build_info`, whose labels dashboards use, and `kubeproxy_build_info` of this program.
 pub fn build(registry: &Registry) -> Result<()> {
-    let (major, minor, version) = VERSION;
-    let platform = format!("{}/{}", std::env::consts::OS, architecture());
+    let ((major, minor), version, platform) = (version::major_minor(), version::KUBERNETES, version::platform());
     let labels = [
         ("build_date", ""),
         ("compiler", "rustc"),
@@ -58,13 +56,4 @@ fn constant(registry: &Registry, name: &str, help: &str, labels: &[(&str, &str)]
     let gauge = IntGaugeVec::new(Opts::new(name, help), &names)?;
     gauge.with_label_values(&values).set(1);
     registry.register(Box::new(gauge))
-}
-
-/// As Go calls it.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }

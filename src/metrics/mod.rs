@@ -95,7 +95,7 @@ impl Metrics {
             partial_duration: duration(
                 has_partial_syncs,
                 "sync_partial_proxy_rules_duration_seconds",
-                "SyncProxyRules latency in seconds for has_partial_syncs resyncs",
+                "SyncProxyRules latency in seconds for partial resyncs",
             )?,
             programming: m.add(latencies(
                 "network_programming_duration_seconds",

@@ -248,26 +248,27 @@ pub(super) fn unprintable(text: &str) -> Option<char> {
     text.chars().find(|c| !c.is_ascii_graphic())
 }
 
-/// Parses an IP address like the API: IPv4 octets may have leading zeros, read as decimal.
-pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
+/// Parses an IP address as Kubernetes does: IPv4 octets may have leading zeros, read as decimal.
+pub fn parse_ip(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(|| {
         let mut octets = [0; 4];
         let mut parts = text.split('.');
         for octet in &mut octets {
-            *octet = parts
-                .next()
-                .filter(|part| part.len() <= 10 && part.bytes().all(|b| b.is_ascii_digit()))?
-                .parse()
-                .ok()?;
+            *octet = parts.next().filter(|part| is_number(part))?.parse().ok()?;
         }
         parts.next().is_none().then(|| IpAddr::V4(Ipv4Addr::from(octets)))
     })
 }
 
-/// Parses a network like the API, clearing host bits.
-pub(super) fn parse_net(text: &str) -> Option<IpNet> {
+/// Parses a network as Kubernetes does, clearing host bits.
+pub fn parse_net(text: &str) -> Option<IpNet> {
     let (ip, len) = text.split_once('/')?;
-    Some(IpNet::new(parse_ip(ip)?, len.parse().ok()?).ok()?.trunc())
+    Some(IpNet::new(parse_ip(ip)?, Some(len).filter(|len| is_number(len))?.parse().ok()?).ok()?.trunc())
+}
+
+/// Whether a text has only digits: Go's decimal numbers have no sign.
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Converts an IPv4-mapped IPv6 address (`::ffff:10.0.0.1`) to IPv4, as Go does.

@@ -17,7 +17,9 @@ mod strings;
 mod tracker;
 mod zones;
 
-pub use change::{Change, Kind, ObjectError, ObjectKey, SliceContent, Translation, Translator, concerns, key_of};
+pub use change::{
+    Change, Kind, ObjectError, ObjectKey, SliceContent, Translation, Translator, concerns, key_of, parse_ip, parse_net,
+};
 pub use copy::{CopyError, CopyRequest};
 pub use endpointslice::SERVICE_NAME;
 pub use object::{Bookmark, DecodeError, Object, plain_words};
