@@ -41,10 +41,7 @@ faults: deps
 
 ## check: formatting, lints, documentation, licences
 check:
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
-	cargo deny --offline check bans licenses sources
+	.ci/run fmt clippy docs deny
 
 ## conformance: the recorded cases alone; CASES=regex FLAVOUR=nft|legacy CASES_DIR=folder
 conformance: deps

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Puts together all files of the image: kube-proxy, both flavours of iptables, the libraries of these, nothing else.
-# In: a folder to fill, the program. Runs on Debian or Ubuntu with the packages iptables, ca-certificates and libssl3 installed.
+# Collects the files of the image: kube-proxy, both flavours of iptables, their libraries, nothing else.
+# Usage: image-root.sh ROOT PROGRAM. Runs on Debian or Ubuntu with the packages iptables, ca-certificates and libssl3 installed.
 set -eu
 root=$1 program=$2
 
 mkdir -p "$root/usr/local/bin" "$root/usr/sbin" "$root/etc"
-# What is mounted over: a read-only root cannot be given places to mount at.
+# Mount points, which cannot be created in a read-only root.
 for folder in dev proc sys tmp run lib/modules var/lib/kube-proxy var/run/secrets/kubernetes.io/serviceaccount; do
   mkdir -p "$root/$folder"
 done
@@ -19,12 +19,12 @@ for flavour in nft legacy; do
     done
   done
 done
-# Where the kubelet gives no hint: what Debian, and most of the field, has.
+# Without a hint of the kubelet: the nf_tables flavour, as in most distributions.
 for tool in iptables ip6tables; do
   for suffix in '' -save -restore; do ln -sf xtables-nft-multi "$root/usr/sbin/$tool$suffix"; done
 done
 
-# All extensions, since others' rules are read too.
+# All extensions, since rules of other programs are read too.
 extensions=$(dirname "$(find /usr/lib -name libxt_conntrack.so | head -n 1)")
 mkdir -p "$root$extensions"
 cp -a "$extensions/." "$root$extensions/"
@@ -39,10 +39,10 @@ done
 # For API servers whose certificate is signed by one of the public authorities.
 mkdir -p "$root/etc/ssl/certs"
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
-# Names of API servers are looked up as anywhere.
+# Name lookup of API servers.
 echo 'hosts: files dns' > "$root/etc/nsswitch.conf"
 
-# Their licences ask to be passed on.
+# The licences of these packages must be distributed with them.
 for package in ca-certificates iptables libc6 libgcc-s1 libip4tc2 libip6tc2 libmnl0 libnetfilter-conntrack3 libnfnetlink0 libnftnl11 \
   libssl3 libxtables12; do
   if [ -e "/usr/share/doc/$package/copyright" ]; then

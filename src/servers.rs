@@ -1,6 +1,6 @@
 //! The HTTP servers of the process: health, metrics, and health checks of Services.
 //!
-//! Each kind has its limiter connection limit, so that many clients of one server cannot exhaust another.
+//! Each kind has its own connection limit, so that many clients of one server cannot exhaust another.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 
 /// Connections per server; each costs up to 20 KiB and a file descriptor.
 const MAX_CLIENTS: usize = 200;
-/// Servers with a connection limit of their limiter: health, metrics, health checks of Services.
+/// Servers with a connection limit of their own: health, metrics, health checks of Services.
 const LIMITED_SERVERS: usize = 3;
 /// File descriptors reserved for everything else: pipes to tools, netlink, the API server, files, timers.
 const OTHER_DESCRIPTORS: usize = 128;
@@ -40,7 +40,7 @@ impl DescriptorBudget {
     }
 }
 
-/// The running servers.
+/// What to serve, and where.
 pub struct ServersConfig {
     /// Address of the health server, unless disabled.
     pub health: Option<SocketAddr>,
@@ -65,7 +65,7 @@ pub struct PortFailure {
     pub problem: String,
 }
 
-/// Servers at work.
+/// The running servers.
 pub struct Servers {
     pages: JoinSet<Result<Infallible, PortFailure>>,
     limiters: Vec<Arc<ConnectionLimiter>>,

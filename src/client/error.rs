@@ -13,7 +13,7 @@ pub enum RequestError {
     Refused {
         /// Its URL.
         server: String,
-        /// Which of them.
+        /// Which of them, and the kernel's error.
         cause: String,
     },
     /// A timeout, or a dead connection.
@@ -21,7 +21,7 @@ pub enum RequestError {
     TimedOut {
         /// Its URL.
         server: String,
-        /// What was waited for.
+        /// The step that timed out.
         cause: String,
     },
     /// One side rejects the other's certificate. The cause names the file.
@@ -29,7 +29,7 @@ pub enum RequestError {
     Tls {
         /// Its URL.
         server: String,
-        /// What is wrong with which certificate.
+        /// The certificate and its fault.
         cause: String,
     },
     /// No credentials.
@@ -37,7 +37,7 @@ pub enum RequestError {
     Credentials {
         /// Its URL.
         server: String,
-        /// Why the file or the plugin gives none.
+        /// Why the file or the plugin has none.
         cause: String,
     },
     /// Anything else: a reset, a broken stream, a proxy's refusal.
@@ -45,7 +45,7 @@ pub enum RequestError {
     Other {
         /// Its URL.
         server: String,
-        /// Down to the kernel's words.
+        /// The whole chain of causes.
         cause: String,
     },
 }

@@ -66,7 +66,7 @@ pub struct TlsHandshake {
     pub context: SslContext,
     /// The file of the authorities; `None`: the server's certificate is not verified.
     pub trust: Option<Arc<str>>,
-    /// Of client certificate and key.
+    /// The file of the client certificate, if any.
     pub identity: Option<Arc<str>>,
     /// Changes when connections with this material must be closed.
     pub rotated: watch::Receiver<u64>,

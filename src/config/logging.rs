@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::duration::GoDuration;
 
-/// The validated logging configuration.
+/// `logging` as configured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct LoggingFile {
@@ -158,7 +158,7 @@ impl<'de> Deserialize<'de> for Quantity {
     }
 }
 
-/// How to log, checked.
+/// The validated logging configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Logging {
     /// JSON instead of text.

@@ -37,7 +37,7 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 /// The largest request head, and the write buffer of a connection.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// A running server; stops when dropped.
+/// Timeouts of clients.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerTimeouts {
     /// For a request head, the first as well as the next on the same connection; and again for its body.
@@ -142,7 +142,7 @@ impl Drop for ConnectionSlot {
     }
 }
 
-/// A server at work; it stops when dropped.
+/// A running server; stops when dropped.
 #[derive(Debug)]
 pub struct Server {
     stop: watch::Sender<()>,
