@@ -256,9 +256,11 @@ fn what_cannot_be_read_is_said_and_the_rest_is_shown() {
         .find(|h| h["hook"] == "FORWARD" && h["family"] == "IPv4");
     assert_eq!(forward.expect("the hook")["order"], serde_json::json!(["Calico", "kube-proxy"]));
     let trace = json(&node.run("trace --from 10.244.2.9 --in-interface eth0 --to 10.96.10.12:80 -o json"));
-    // It is dropped anyway.
-    assert_eq!(trace["branches"][0]["harmless_doubts"][0]["why"], why);
-    assert_eq!(trace["certain"], true);
+    // Whether it matters depends on where the packet ends without that rule.
+    let of_way = &trace["branches"][0];
+    let found = ["doubts", "harmless_doubts"].map(|kind| of_way[kind][0]["why"].clone());
+    assert!(found.contains(&why.into()), "{trace:#}");
+    assert_eq!(trace["certain"], of_way["doubts"].as_array().expect("a list").is_empty());
     // Without rights nothing can be read, and that is said.
     let denied = node.lab.node().try_run(&format!(
         "setpriv --reuid 65534 --regid 65534 --clear-groups {} dump",
