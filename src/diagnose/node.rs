@@ -4,12 +4,11 @@
 
 use std::net::IpAddr;
 
-use netfilter::kernel::node;
 use proxier_inspect::services::{EndpointView, ServicePortView};
 use proxier_inspect::walk::{Origin, Packet, Trace, Verdict};
 
 use super::finding::{Cause, Finding};
-use crate::inspect::facts::Facts;
+use crate::inspect::facts::{Facts, ipv4_setting};
 use crate::inspect::paths::Paths;
 use crate::inspect::report::Unread;
 
@@ -152,14 +151,13 @@ fn reverse_path(facts: &Facts) -> Option<Finding> {
 /// A packet that the kernel drops for its addresses: it came in where its sender is not routed to, or it left with a
 /// loopback address.
 pub fn martian(facts: &Facts, packet: &Packet, trace: &Trace, paths: &Paths<'_>) -> Option<Finding> {
-    let number = |name: String| node::sysctl(&name).unwrap_or_default();
-    let of = |link: &str, name: &str| {
-        number(format!("net/ipv4/conf/all/{name}")).max(number(format!("net/ipv4/conf/{link}/{name}")))
-    };
     if let Origin::Interface(name) = &packet.origin {
         let IpAddr::V4(source) = packet.source.ip() else { return None };
         let back = paths.node().out_interface(source.into());
-        if back == Some(name) || facts.links.iter().all(|link| link.name != *name) || of(name, "rp_filter") != 1 {
+        if back == Some(name)
+            || facts.links.iter().all(|link| link.name != *name)
+            || ipv4_setting(name, "rp_filter") != 1
+        {
             return None;
         }
         let what = format!(
@@ -179,7 +177,7 @@ pub fn martian(facts: &Facts, packet: &Packet, trace: &Trace, paths: &Paths<'_>)
         Verdict::Delivered(to) => leaves(to.ip()),
         _ => None,
     });
-    let link = ends.into_iter().find(|link| of(link, "route_localnet") == 0)?;
+    let link = ends.into_iter().find(|link| ipv4_setting(link, "route_localnet") == 0)?;
     Some(Finding::certain(
         Cause::RouteLocalnetOff,
         format!(

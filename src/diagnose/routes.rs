@@ -1,29 +1,20 @@
 //! Where the kernel sends packets for endpoints: routes that are missing or refuse, and links that are down.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netfilter::IpFamily;
-use netfilter::kernel::node::Link;
-use netfilter::kernel::{Route, has_policy_rules, route_to};
 use proxier_inspect::services::ServicePortView;
 use proxier_inspect::walk::{Branch, Origin, Packet, Verdict};
 
 use super::finding::{Cause, Finding};
 use crate::inspect::facts::Facts;
+use crate::inspect::lookups::{Link, Route, RouteLookups};
 
 /// Lookups that were made.
 #[derive(Default)]
-pub struct Routes {
-    known: BTreeMap<IpAddr, Option<Route>>,
-    policy: BTreeMap<&'static str, bool>,
-}
+pub struct Routes(RouteLookups);
 
 impl Routes {
-    fn to(&mut self, ip: IpAddr) -> Option<Route> {
-        self.known.entry(ip).or_insert_with(|| route_to(ip).ok()).clone()
-    }
-
     /// An endpoint that the packet is sent to and does not reach.
     pub fn lost(&mut self, view: &ServicePortView, packet: &Packet, branch: &Branch, facts: &Facts) -> Option<Finding> {
         let Verdict::Delivered(to) = branch.outcome.verdict else { return None };
@@ -31,9 +22,7 @@ impl Routes {
         let of_view = format!("{} ({}): packets for endpoint {to}", view.name, view.family);
         let share = branch.outcome.probability * 100.0;
         // A lookup is one for packets of this node: rules by sender, mark or interface may send others elsewhere.
-        let mut by_policy =
-            || *self.policy.entry(family.name()).or_insert_with(|| has_policy_rules(family).unwrap_or(true));
-        let certain = packet.origin == Origin::Host || !by_policy();
+        let certain = packet.origin == Origin::Host || !self.0.has_policy_rules(family);
         let refused = |how: &str| {
             let what = format!("{of_view} {how}: {share:.0} % of connections fail");
             let next = format!(
@@ -42,7 +31,7 @@ impl Routes {
             );
             Some(Finding { certain, ..Finding::certain(Cause::NoRoute, what, next) })
         };
-        match self.to(to.ip())? {
+        match self.0.to(to.ip())? {
             Route::Blackhole => refused("meet a blackhole route and are dropped"),
             Route::Unreachable => refused("meet an unreachable route"),
             Route::Prohibited => refused("meet a prohibit route"),

@@ -3,7 +3,6 @@
 use std::net::{IpAddr, SocketAddr};
 
 use netfilter::IpFamily;
-use netfilter::kernel::listens;
 use proxier::model::Protocol;
 use proxier_inspect::services::{Address, AddressKind, Fate, ServicePortView};
 use proxier_inspect::walk::{Branch, Origin, Packet, Trace, Verdict};
@@ -15,6 +14,7 @@ use super::refusal::{diverted, refusal};
 use super::routes::Routes;
 use crate::inspect::Look;
 use crate::inspect::facts::Facts;
+use crate::inspect::lookups::listens;
 use crate::inspect::paths::Paths;
 use crate::inspect::report::Unread;
 use crate::trace::{HOST, sender};
@@ -216,7 +216,7 @@ fn untranslated(
     if lost <= 0.0 {
         return None;
     }
-    let open = || listens(to.ip(), to.port(), packet.protocol.name());
+    let open = || listens(to, packet.protocol);
     if address.kind == AddressKind::HealthCheckNodePort {
         return (matches!(open(), Ok(Some(false)))).then(|| {
             Finding::certain(

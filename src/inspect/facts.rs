@@ -70,6 +70,14 @@ pub struct Facts {
     pub pods: Vec<IpAddr>,
 }
 
+/// An IPv4 setting of an interface as it takes effect: the greater of its own and that of all interfaces. 0 if it cannot be
+/// read.
+#[must_use]
+pub fn ipv4_setting(link: &str, name: &str) -> i64 {
+    let number = |of: &str| node::sysctl(&format!("net/ipv4/conf/{of}/{name}")).unwrap_or_default();
+    number("all").max(number(link))
+}
+
 impl Facts {
     /// The ports of a bridge, of which one leads to an address: that one, where the kernel knows, else all.
     #[must_use]

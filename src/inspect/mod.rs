@@ -7,6 +7,7 @@ pub mod arguments;
 mod compare;
 pub mod facts;
 pub mod gate;
+pub mod lookups;
 pub mod model;
 pub mod nftables;
 mod objects;
