@@ -287,7 +287,7 @@ fn answers_that_cannot_be_written_are_no_success() {
         };
         let full = std::fs::File::options().write(true).open("/dev/full").expect("a full disk");
         let (code, said) = run(full.into());
-        assert!(said.contains("Error: cannot write the answer: No space left on device"), "{words}: {said}");
+        assert!(said.contains("Error: cannot write the output: No space left on device"), "{words}: {said}");
         assert_eq!(code, Some(status), "{words}");
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);

@@ -1,6 +1,7 @@
 //! Changes on the node itself: addresses, unreadable facts, flushed rules.
 
 use golden::sample::service;
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::World;
@@ -58,12 +59,12 @@ fn without_descriptors_node_ports_stay_as_they_are_and_follow_once_there_are_som
         let limit = |to: &str| _ = world.node.netns().run(&format!("prlimit --pid {pid} --nofile={to}:"));
         limit("1");
         world.node.netns().run("ip addr add 192.168.50.9/32 dev lo");
-        world.node.until_logged(&["IPv4", "cannot read this node's addresses", "last known", "os error 24"]);
+        world.node.until_logged(&["IPv4", "cannot read node addresses", "last known", "os error 24"]);
         assert_eq!(state(&world), before, "{mode}");
         limit("1024");
         world.node.until_logged(&["IPv4", "read node addresses again"]);
         world.node.until("the new address is served", || at_node_ports(&world, "192.168.50.9"));
-        let said = world.node.log().lines().filter(|line| line.contains("cannot read this node's addresses")).count();
+        let said = world.node.log().lines().filter(|line| line.contains("cannot read node addresses")).count();
         assert!(said <= 3, "once for each family and reader: {}", world.node.log());
     }
 }
@@ -80,8 +81,11 @@ fn flushed_rules_come_back_whatever_the_sync_period() {
         }
         let before = state(&world);
         for damage in damages {
+            // The repair may be quicker than a look at the damage.
+            world.node.send(Signal::SIGSTOP);
             world.node.netns().run(damage);
             assert_ne!(state(&world), before, "{damage}");
+            world.node.send(Signal::SIGCONT);
             world.node.until(&format!("{mode} mode mends {damage:?}"), || state(&world) == before);
         }
     }
