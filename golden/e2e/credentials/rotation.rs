@@ -38,7 +38,11 @@ fn a_client_certificate_without_its_key_leaves_the_last_pair_in_use() {
     let (world, front, two) = running_as_one();
     replace(&world.node.dir().join("client.crt"), &two.pem());
     front.drop_connections();
-    world.node.until_logged(&["client.key does not belong to the certificate", "client.crt", "using the last valid one"]);
+    world.node.until_logged(&[
+        "client.key does not belong to the certificate",
+        "client.crt",
+        "using the last valid one",
+    ]);
     world.works("10.244.2.6");
     replace(&world.node.dir().join("client.key"), &two.key_pem());
     front.drop_connections();
