@@ -47,6 +47,11 @@ pub fn of(seen: &Look) -> Vec<Finding> {
         return findings;
     }
     findings.extend(two_proxies(seen, &other_mode));
+    findings.extend(rules.families.iter().filter_map(|family| {
+        let place = family.emptied_dispatch(&seen.unread)?;
+        let what = format!("{place} is empty, while chains of Services have rules: no packet is sent to an endpoint");
+        Some(Finding::certain(Cause::RulesAltered, what, REPAIRED))
+    }));
     if rules.mode() == Some(NFTABLES) {
         findings.extend(rules.families.iter().flat_map(entrances_of_table));
         return findings;
@@ -67,6 +72,10 @@ pub fn of(seen: &Look) -> Vec<Finding> {
     }
     findings
 }
+
+/// What to do about rules that the proxy repairs.
+const REPAIRED: &str = "find out what emptied it (nft monitor shows changes as they are made); the proxy fills it again \
+                        within its sync period if it runs";
 
 /// Whether packets find the way to the Services in the table of nftables mode.
 fn entrances_of_table(family: &FamilyRules) -> Vec<Finding> {

@@ -7,6 +7,7 @@ use proxier_inspect::services::{Address, Fate, Policy, ServicePortView};
 use super::TargetAddress;
 use super::finding::{Cause, Finding};
 use crate::inspect::Look;
+use crate::inspect::rules::FamilyRules;
 
 /// That no Service has what was asked for. `others`: Service ports with the same address.
 pub fn unknown(seen: &Look, asked: Option<&TargetAddress>, name: &str, others: &[ServicePortView]) -> Option<Finding> {
@@ -21,6 +22,11 @@ pub fn unknown(seen: &Look, asked: Option<&TargetAddress>, name: &str, others: &
             ));
         }
         Some(_) => {}
+    }
+    let emptied = |family: &FamilyRules| family.emptied_dispatch(&seen.unread).is_some();
+    if seen.objects.is_none() && seen.rules.families.iter().any(emptied) {
+        // That no rule leads to any Service has a finding of its own.
+        return None;
     }
     if let Some(asked) = asked
         && let Some(finding) = other_port(asked, others)
@@ -42,7 +48,16 @@ pub fn unknown(seen: &Look, asked: Option<&TargetAddress>, name: &str, others: &
     let name = asked.map_or_else(|| name.to_owned(), |asked| format!("Service at {asked}"));
     let knows =
         if seen.objects.is_some() { "neither the objects nor the rules know" } else { "no rule on this node knows" };
-    Some(Finding::certain(Cause::NoSuchService, format!("{knows} a {name}"), next))
+    let finding = Finding::certain(Cause::NoSuchService, format!("{knows} a {name}"), next);
+    // Without objects, a Service whose rules are damaged looks like one that does not exist.
+    let unused = if seen.objects.is_some() { Vec::new() } else { seen.unused_chains() };
+    Some(match unused.first() {
+        None => finding,
+        Some(chain) => {
+            let what = format!("{}; but no rule leads to chain {chain}, so rules may be missing", finding.what);
+            Finding { certain: false, what, ..finding }
+        }
+    })
 }
 
 /// That the address is a Service's, and the port is not.

@@ -15,8 +15,8 @@ use proxier::ipvs::ObservedState;
 use proxier::model::NamespacedName;
 use proxier::nftables::{TABLE, is_kube_proxy};
 use proxier::xtables::FLAVOUR_HINTS;
-use proxier_inspect::rules::Ruleset;
-use proxier_inspect::services::{Entry, dispatch_of, node_port_ips};
+use proxier_inspect::rules::{Chain, Ruleset};
+use proxier_inspect::services::{Entry, dispatch_of, node_port_ips, unused_chains_of_table};
 use proxier_inspect::walk::{Memory, Node, OtherFlavour, Packet, Trace, Unwalked, trace_and_supply};
 
 use super::report::Unread;
@@ -30,6 +30,9 @@ const LANDMARK: &str = "KUBE-SERVICES";
 const IPVS_LANDMARK: &str = "KUBE-IPVS-FILTER";
 /// Chains that lead to all Service ports: of these only what is asked for is followed.
 const DISPATCH: [&str; 2] = [LANDMARK, "KUBE-NODEPORTS"];
+
+/// The maps of nftables mode that lead to all Service ports with endpoints.
+const SERVICE_MAPS: [&str; 2] = ["service-ips", "service-nodeports"];
 
 /// Beginnings of the names of chains of single Service ports.
 const OF_PORTS: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-"];
@@ -342,6 +345,12 @@ impl FamilyRules {
         self.read_others(unread)?;
         self.read_base()?;
         let entries = dispatch_of(&self.ruleset, &|name, _| focus.wants(name));
+        // Chains that have lost the rule that led to them are only in the whole table.
+        let landmark = self.ruleset.chain("nat", LANDMARK);
+        if landmark.is_some_and(|chain| entries.is_empty() || chain.rules.is_empty()) {
+            self.ruleset = Ruleset::new(self.family);
+            return self.read_all(unread);
+        }
         let chains = entries.iter().filter_map(|entry| entry.leads_to()).map(|to| ("nat".to_owned(), to.to_owned()));
         let mut chains: BTreeSet<_> = chains.collect();
         if let Some(hash) = entries.iter().find_map(|entry| entry.leads_to()?.rsplit_once('-')) {
@@ -444,6 +453,28 @@ impl FamilyRules {
         };
         let rules = table.chains.get(chain).and_then(|chain| chain.rules.as_ref());
         rules.into_iter().flatten().map(|rule| rule.text(id, table)).collect()
+    }
+
+    /// The place in which rules or elements lead to all Services, if it is empty while chains of Services have rules. Where
+    /// not all of it could be read, it is not reported.
+    #[must_use]
+    pub fn emptied_dispatch(&self, unread: &[Unread]) -> Option<String> {
+        if let Some(table) = self.proxy_table().filter(|_| self.ruleset.chain("nat", LANDMARK).is_none()) {
+            let id = nft::TableId::of(self.family, TABLE);
+            let has_rules = |name: &String| {
+                let chain = table.chains.iter().find(|(other, _)| ***other == **name);
+                chain.and_then(|(_, chain)| chain.rules.as_ref()).is_some_and(|rules| !rules.is_empty())
+            };
+            let empty = |map: &str| table.sets.get(map).is_some_and(|set| set.elements.is_empty());
+            let emptied = SERVICE_MAPS.into_iter().all(empty)
+                && !nftables::lacks_parts(&id, unread)
+                && unused_chains_of_table(table).iter().any(has_rules);
+            return emptied.then(|| format!("map {} of table {id}", SERVICE_MAPS[0]));
+        }
+        let is_empty = self.ruleset.chain("nat", LANDMARK)?.rules.is_empty();
+        let has_rules = |(name, chain): (&str, &Chain)| name.starts_with("KUBE-SVC-") && !chain.rules.is_empty();
+        let emptied = is_empty && self.whole && self.ruleset.chains("nat").any(has_rules);
+        emptied.then(|| format!("chain {LANDMARK} of table nat of {}", self.family))
     }
 
     /// Whether there is a chain of a Service port.

@@ -140,6 +140,37 @@ fn causes_in_the_rules_are_named() {
 }
 
 #[test]
+fn emptied_dispatch_without_objects_is_altered_rules_and_no_missing_service() {
+    let is_altered = |node: &Node| {
+        for target in ["10.96.10.11:80", "default/with-local"] {
+            let (causes, status) = super::node::diagnosis(&node.run(&format!("diagnose -o json {target}")));
+            assert_eq!(
+                (causes.first().map(String::as_str), status),
+                (Some("rules-altered"), 1),
+                "{target}: {causes:?}"
+            );
+            assert!(!causes.iter().any(|cause| cause.starts_with("no-such-service")), "{target}: {causes:?}");
+        }
+    };
+    for flavour in Flavour::ALL {
+        let node = Node::recorded(LOCAL, flavour);
+        node.iptables("-t nat -F KUBE-SERVICES");
+        is_altered(&node);
+    }
+    let node = Node::recorded_tables(LOCAL);
+    node.nft("flush map ip kube-proxy service-ips\nflush map ip kube-proxy service-nodeports\n");
+    is_altered(&node);
+}
+
+#[test]
+fn service_whose_dispatch_rule_is_gone_may_exist() {
+    let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
+    node.iptables("-t nat -D KUBE-SERVICES 1");
+    let (causes, status) = super::node::diagnosis(&node.run("diagnose -o json 10.96.10.12:80"));
+    assert_eq!((causes, status), (vec!["no-such-service?".to_owned()], 2));
+}
+
+#[test]
 fn a_node_in_ipvs_mode_is_told_and_not_misread() {
     let node = Node::empty(LOCAL, Flavour::Nft);
     let text = "*filter\n:KUBE-IPVS-FILTER - [0:0]\n-A INPUT -j KUBE-IPVS-FILTER\nCOMMIT\n*nat\n:KUBE-SERVICES - [0:0]\n\
