@@ -211,7 +211,8 @@ fn missing_rights_are_named() {
         let itself = std::env::current_exe().expect("a program");
         let mut command = Command::new("setpriv");
         command.args(["--bounding-set", "-all", "--inh-caps", "-all"]).arg(itself);
-        let output = command.args(["--include-ignored", "--exact", "tools::missing_rights_are_named"]).env(CHILD, "1").output();
+        let output =
+            command.args(["--include-ignored", "--exact", "tools::missing_rights_are_named"]).env(CHILD, "1").output();
         let output = output.expect("setpriv runs");
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
