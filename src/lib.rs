@@ -38,7 +38,7 @@ use std::process::ExitCode;
 
 use tracing::error;
 
-use self::cli::{Command, Line};
+use self::cli::{Command, CommandLine};
 
 /// Parses the arguments, runs the command and returns the exit code: 0, or 1 after any error
 /// (2 after one of `diagnose`).
@@ -72,7 +72,7 @@ pub fn main() -> ExitCode {
     let verbosity = line.flags.logs.verbosity;
     let quiet = line.command.is_some() && verbosity == 0;
     logging::init((!quiet).then_some(verbosity));
-    let Line { command, .. } = &line;
+    let CommandLine { command, .. } = &line;
     if matches!(command, Some(Command::Dump(_) | Command::Trace(_) | Command::Diagnose(_))) {
         inspect::limit_tools();
     }

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use self::backends::{DetectedBackends, detect_backends, detect_backends_in_background};
 use crate::cleanup;
-use crate::cli::Line;
+use crate::cli::CommandLine;
 use crate::client;
 use crate::config::consistency::{self, INCONSISTENT};
 use crate::config::{self, ValidatedConfig};
@@ -53,7 +53,7 @@ const SERVER_STOP_TIMEOUT: Duration = Duration::from_millis(3500);
 /// # Errors
 /// A configuration that is invalid or changed; no usable backend; no API server configured; a Node that contradicts the
 /// configuration.
-pub fn run(line: &Line) -> Result<(), String> {
+pub fn run(line: &CommandLine) -> Result<(), String> {
     netfilter::kernel::memory::share();
     let raised = netfilter::kernel::descriptors::raise();
     let (settings, watch) = settings(line)?;
@@ -91,7 +91,7 @@ fn init_only(settings: &ValidatedConfig) -> Result<(), String> {
 }
 
 /// Loads and validates the configuration, and starts watching its file.
-fn settings(line: &Line) -> Result<(ValidatedConfig, Option<ConfigWatch>), String> {
+fn settings(line: &CommandLine) -> Result<(ValidatedConfig, Option<ConfigWatch>), String> {
     let complete = line.complete().map_err(|error| error.to_string())?;
     let watch = match (&line.flags.general.config, complete.text) {
         (Some(path), Some(text)) => ConfigWatch::new(path, text),
@@ -121,7 +121,7 @@ fn write_config(settings: &ValidatedConfig, path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-async fn serve(line: &Line, settings: &ValidatedConfig, watch: Option<ConfigWatch>) -> Result<(), String> {
+async fn serve(line: &CommandLine, settings: &ValidatedConfig, watch: Option<ConfigWatch>) -> Result<(), String> {
     let flags = &line.flags.source;
     let health = Arc::new(Health::new(settings.proxier.periods.sync, flags.objects.is_some()));
     let metrics = Arc::new(metrics(settings).map_err(|error| format!("cannot create metrics: {error}"))?);
@@ -204,7 +204,7 @@ fn metrics(settings: &ValidatedConfig) -> prometheus::Result<Metrics> {
 }
 
 /// `/debug/rules` if `--debug-rules` is set. The report is compared with the proxy's own objects.
-fn rules_page(line: &Line, settings: &ValidatedConfig, syncing: &Syncing, model: &Model) -> Option<RulesPage> {
+fn rules_page(line: &CommandLine, settings: &ValidatedConfig, syncing: &Syncing, model: &Model) -> Option<RulesPage> {
     let (settings, begun, model, syncing_now) = (settings.clone(), syncing.clone(), model.clone(), syncing.clone());
     let report = Box::new(move |service: Option<&str>, json| {
         let page = dump::page(&settings, &model, &|| begun.begun(), (service, json));
@@ -215,7 +215,7 @@ fn rules_page(line: &Line, settings: &ValidatedConfig, syncing: &Syncing, model:
 }
 
 fn servers_config(
-    line: &Line,
+    line: &CommandLine,
     settings: &ValidatedConfig,
     events: EventSender,
     (syncing, model): (&Syncing, &Model),

@@ -45,14 +45,14 @@ impl Style {
 
 /// What the output device can show.
 #[derive(Clone, Copy, Debug)]
-pub struct Look {
+pub struct Terminal {
     /// Whether it shows colours.
     pub colours: bool,
     /// Characters per line.
     pub width: usize,
 }
 
-impl Look {
+impl Terminal {
     /// The capabilities of standard output.
     #[must_use]
     pub fn of_stdout() -> Self {
@@ -99,7 +99,7 @@ impl Table {
 
     /// Renders the table; empty without rows. Columns that are empty in all rows are omitted.
     #[must_use]
-    pub fn text(&self, look: Look) -> String {
+    pub fn text(&self, terminal: Terminal) -> String {
         if self.rows.len() < 2 {
             return String::new();
         }
@@ -114,7 +114,7 @@ impl Table {
             for (position, at) in shown.iter().enumerate() {
                 let cell = row.get(*at).map(String::as_str).unwrap_or_default();
                 if position + 1 == shown.len() {
-                    let room = look.width.saturating_sub(used).max(20);
+                    let room = terminal.width.saturating_sub(used).max(20);
                     line += &wrapped(cell, room).join(&format!("\n{}", " ".repeat(used)));
                 } else {
                     let width = width_of(&self.rows, *at) + 2;
@@ -123,7 +123,7 @@ impl Table {
                 }
             }
             let line = line.trim_end();
-            let line = if number == 0 { look.styled(Style::Dim, line) } else { line.to_owned() };
+            let line = if number == 0 { terminal.styled(Style::Dim, line) } else { line.to_owned() };
             text += &line;
             text.push('\n');
         }
@@ -200,41 +200,41 @@ impl Drop for Progress {
 
 /// Writes to standard output. Exits with status 1 if it is closed, as with `| head`.
 pub fn print(text: &str) {
-    if write(words(text.to_owned())).is_err() {
+    if write(text_output(text.to_owned())).is_err() {
         std::process::exit(1);
     }
 }
 
 /// Output that is written piece by piece: a big cluster's has a hundred megabytes.
-pub type Words = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()>>;
+pub type OutputWriter = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()>>;
 
 /// Output of a text.
 #[must_use]
-pub fn words(text: String) -> Words {
+pub fn text_output(text: String) -> OutputWriter {
     Box::new(move |out| out.write_all(text.as_bytes()))
 }
 
 /// Output of a value as JSON.
 #[must_use]
-pub fn json(value: impl Serialize + 'static) -> Words {
+pub fn json(value: impl Serialize + 'static) -> OutputWriter {
     Box::new(move |out| {
         serde_json::to_writer_pretty(&mut *out, &value)?;
         out.write_all(b"\n")
     })
 }
 
-fn write(words: Words) -> io::Result<()> {
+fn write(words: OutputWriter) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     words(&mut out).and_then(|()| out.flush())
 }
 
 /// Prints a command's output or error; the exit status is 0 or 1.
-pub fn answer(found: Result<Words, String>) -> ExitCode {
+pub fn answer(found: Result<OutputWriter, String>) -> ExitCode {
     answer_with(found.map(|words| (words, 0)), 1)
 }
 
 /// Prints a command's output with the exit status that belongs to it. `failed`: the status after an error.
-pub fn answer_with(found: Result<(Words, u8), String>, failed: u8) -> ExitCode {
+pub fn answer_with(found: Result<(OutputWriter, u8), String>, failed: u8) -> ExitCode {
     let said = found.and_then(|(words, status)| match write(words) {
         Ok(()) => Ok(status),
         // The reader closed the pipe; as usual, that is not reported.
@@ -257,11 +257,11 @@ mod tests {
         let mut table = Table::new(2, &["A", "EMPTY", "WHY"]);
         table.row(vec!["one".to_owned(), String::new(), "a text that is longer than its room".to_owned()]);
         table.row(vec!["three".to_owned(), String::new(), "short".to_owned()]);
-        let text = table.text(Look { colours: false, width: 40 });
+        let text = table.text(Terminal { colours: false, width: 40 });
         let expected = "  A      WHY\n  one    a text that is longer than its\n         room\n  three  short\n";
         assert_eq!(text, expected);
-        assert!(table.text(Look { colours: true, width: 40 }).starts_with("\x1b[2m"));
-        assert_eq!(Table::new(0, &["A"]).text(Look::plain()), "");
+        assert!(table.text(Terminal { colours: true, width: 40 }).starts_with("\x1b[2m"));
+        assert_eq!(Table::new(0, &["A"]).text(Terminal::plain()), "");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::inspect::paths::{CLIENT_PORT, Paths};
 use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
-use crate::terminal::{Look, Style, Words, answer_with, json, words};
+use crate::terminal::{OutputWriter, Style, Terminal, answer_with, json, text_output};
 
 /// This node as a sender, as `--from` spells it; `node` is the same.
 pub const HOST: &str = "host";
@@ -75,7 +75,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     answer_with(shown(arguments), 1)
 }
 
-fn shown(arguments: &Arguments) -> Result<(Words, u8), String> {
+fn shown(arguments: &Arguments) -> Result<(OutputWriter, u8), String> {
     let mut unread = Vec::new();
     let mut rules = FamilyRules::for_walking(IpFamily::of(&arguments.to.0.ip()), &mut unread)?;
     for unread in &unread {
@@ -87,7 +87,7 @@ fn shown(arguments: &Arguments) -> Result<(Words, u8), String> {
     let trace = paths.trace(&packet)?;
     let status = if trace.is_certain() && unread.is_empty() { 0 } else { UNCERTAIN };
     let words = match arguments.output {
-        Output::Text => words(text(&packet, &trace, &unread, arguments.all, Look::of_stdout())),
+        Output::Text => text_output(text(&packet, &trace, &unread, arguments.all, Terminal::of_stdout())),
         Output::Json => json(as_json(&packet, &trace, &unread)),
     };
     Ok((words, status))
@@ -109,8 +109,8 @@ pub fn sender(from: &str, to: SocketAddr) -> Result<Option<SocketAddr>, String> 
 
 /// Renders the trace as text.
 #[must_use]
-pub fn text(packet: &Packet, trace: &Trace, unread: &[Unread], all: bool, look: Look) -> String {
-    let mut out = format!("{}\n", look.styled(Style::Bold, &packet.to_string()));
+pub fn text(packet: &Packet, trace: &Trace, unread: &[Unread], all: bool, terminal: Terminal) -> String {
+    let mut out = format!("{}\n", terminal.styled(Style::Bold, &packet.to_string()));
     let likeliest = trace.branches.iter().max_by(|a, b| a.outcome.probability.total_cmp(&b.outcome.probability));
     let shown: Vec<&Branch> = if all { trace.branches.iter().collect() } else { likeliest.into_iter().collect() };
     for branch in &shown {
@@ -119,17 +119,17 @@ pub fn text(packet: &Packet, trace: &Trace, unread: &[Unread], all: bool, look: 
             let _ = writeln!(
                 out,
                 "{}",
-                look.styled(Style::Bold, &format!("{:.2} % take this path:", branch.outcome.probability * 100.0))
+                terminal.styled(Style::Bold, &format!("{:.2} % take this path:", branch.outcome.probability * 100.0))
             );
         }
-        steps(branch, look, &mut out);
+        steps(branch, terminal, &mut out);
         let bad = matches!(branch.outcome.verdict, Verdict::Rejected | Verdict::Dropped);
         let style = match bad {
             _ if !is_certain(branch, trace, unread) => Style::Yellow,
             true => Style::Red,
             false => Style::Green,
         };
-        let _ = writeln!(out, "{}", look.styled(style, &(verdict(branch) + &hedge(branch, trace, unread))));
+        let _ = writeln!(out, "{}", terminal.styled(style, &(verdict(branch) + &hedge(branch, trace, unread))));
     }
     if trace.branches.len() > shown.len() {
         let _ = writeln!(out, "\nAll outcomes with their probabilities (--all shows every path):");
@@ -180,20 +180,20 @@ fn hedge(branch: &Branch, trace: &Trace, unread: &[Unread]) -> String {
     if conditions.is_empty() { String::new() } else { format!(" Uncertain: unless {}.", conditions.join(", or ")) }
 }
 
-fn steps(branch: &Branch, look: Look, out: &mut String) {
+fn steps(branch: &Branch, terminal: Terminal, out: &mut String) {
     let mut hook = "";
     for step in &branch.steps {
         if step.hook != hook {
             hook = &step.hook;
-            let _ = writeln!(out, "{}", look.styled(Style::Blue, hook));
+            let _ = writeln!(out, "{}", terminal.styled(Style::Blue, hook));
         }
         let _ = writeln!(out, "  {}", step.rule);
         // Elements that the rule itself shows are not repeated.
         for element in step.elements.iter().filter(|element| !step.rule.contains(element.as_str())) {
-            let _ = writeln!(out, "      {}", look.styled(Style::Dim, &format!("found: {element}")));
+            let _ = writeln!(out, "      {}", terminal.styled(Style::Dim, &format!("found: {element}")));
         }
         if let Some(meaning) = meaning(step) {
-            let _ = writeln!(out, "      {}", look.styled(Style::Dim, &meaning));
+            let _ = writeln!(out, "      {}", terminal.styled(Style::Dim, &meaning));
         }
     }
     if branch.steps.is_empty() {
@@ -201,12 +201,16 @@ fn steps(branch: &Branch, look: Look, out: &mut String) {
     }
     for doubt in &branch.doubts {
         let text = format!("{}: treated as not matching because it cannot be decided ({}):", doubt.hook, doubt.why);
-        let _ = writeln!(out, "{} {text}\n      {}", look.styled(Style::Yellow, "?"), doubt.rule);
+        let _ = writeln!(out, "{} {text}\n      {}", terminal.styled(Style::Yellow, "?"), doubt.rule);
     }
     for assumed in &branch.assumed {
         let text = format!("{}: assuming that {}:", assumed.hook, assumed.what);
-        let _ =
-            writeln!(out, "{} {text}\n      {}", look.styled(Style::Dim, "~"), look.styled(Style::Dim, &assumed.rule));
+        let _ = writeln!(
+            out,
+            "{} {text}\n      {}",
+            terminal.styled(Style::Dim, "~"),
+            terminal.styled(Style::Dim, &assumed.rule)
+        );
     }
 }
 

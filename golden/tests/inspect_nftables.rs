@@ -16,7 +16,7 @@ use netfilter::kernel::NftReader;
 use netfilter::nft::ruleset::Table;
 use proxier::model::{CategorizedEndpoints, Destination, Snapshot};
 use proxier::nftables::{Expected, TABLE, expected};
-use proxier_inspect::drift::behaviour::{self, World};
+use proxier_inspect::drift::behaviour::{self, TrafficSources};
 use proxier_inspect::drift::nftables::{differences, is_ours};
 use proxier_inspect::drift::{Difference, DifferenceKind as Is};
 use proxier_inspect::services::{
@@ -102,7 +102,7 @@ fn drift(replay: &Replay, family: IpFamily, table: &Table) -> Vec<Difference> {
     let node = Node { addresses, routes: vec![(any, "eth0".to_owned())], ..Node::default() };
     replay.model(family, |snapshot, config| {
         let pods = config.local_detector.resolve(family, snapshot.node);
-        let world = World { node: &node, pods: pods.as_ref() };
+        let world = TrafficSources { node: &node, pods: pods.as_ref() };
         behaviour::differences(family, &should_be, table, world, &|_| true).expect("a walk")
     })
 }

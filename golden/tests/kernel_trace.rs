@@ -19,7 +19,7 @@ use netfilter::IpFamily;
 use netfilter::kernel::{Host, RuleReader, SystemHost, for_each_flow, last_seen, node};
 use proxier::iptables::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
 use proxier_inspect::rules::Ruleset;
-use proxier_inspect::walk::{Branch, ConnState, Memory, Node, Origin, Packet, Trace, Verdict};
+use proxier_inspect::walk::{Branch, ConnState, Node, Origin, Packet, RecentLists, Trace, Verdict};
 
 /// Interfaces of the recorded node, with the address that packets to it are sent to on the wire.
 const LINKS: [&str; 4] = ["eth1", "eth0", "cbr0", "cbr01"];
@@ -172,8 +172,8 @@ impl Machine {
 
     /// The trace, with whom the kernel remembers.
     fn trace(&self, rules: &Ruleset, packet: &Packet, node: &Node) -> Trace {
-        let first = rules.trace(packet, node, &Memory::new()).unwrap();
-        let memory: Memory = self.node.enter(|| {
+        let first = rules.trace(packet, node, &RecentLists::new()).unwrap();
+        let memory: RecentLists = self.node.enter(|| {
             let seen = |list: &String| Some((list.clone(), last_seen(list, packet.source.ip())?));
             first.asked.iter().filter_map(seen).collect()
         });

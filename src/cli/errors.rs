@@ -1,16 +1,14 @@
-//! What is said about a command line that cannot be used, in the words of kube-proxy's parser.
-//!
-//! In: an error of clap. Out: a text, where it goes, an exit code. Must not know: what flags mean.
+//! Error texts and exit codes for unusable command lines, in the words of kube-proxy's parser.
 
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// The end of it: what to print.
+/// Output that ends the program.
 #[derive(Debug)]
-pub struct Stop {
+pub struct EarlyExit {
     /// The text.
     pub text: String,
-    /// Whether it was asked for, and so is no failure.
+    /// Whether the output was requested, so it is no failure.
     pub asked: bool,
     /// The exit status. That of `diagnose` is [`USAGE`], because 1 and 2 are answers there.
     pub status: u8,
@@ -19,32 +17,32 @@ pub struct Stop {
 /// The exit status of `diagnose` where its command line cannot be used: `EINVAL`.
 pub const USAGE: u8 = 22;
 
-/// What to print about an error, in the arguments of a subcommand if there is one.
-pub fn stop(error: &clap::Error, command: &Command, subcommand: Option<&str>) -> Stop {
+/// The output for a parse error, in the arguments of a subcommand if there is one.
+pub fn stop(error: &clap::Error, command: &Command, subcommand: Option<&str>) -> EarlyExit {
     if error.kind() == ErrorKind::DisplayHelp {
-        return Stop { text: error.render().to_string(), asked: true, status: 0 };
+        return EarlyExit { text: error.render().to_string(), asked: true, status: 0 };
     }
     let why =
         reason(error, command).unwrap_or_else(|| error.render().to_string().trim_start_matches("error: ").to_owned());
     let program = command.get_name();
     let Some(subcommand) = subcommand else { return refused(program, why.trim_end()) };
     let status = if subcommand == "diagnose" { USAGE } else { 1 };
-    Stop { status, ..refused(&format!("{program} {subcommand}"), why.trim_end()) }
+    EarlyExit { status, ..refused(&format!("{program} {subcommand}"), why.trim_end()) }
 }
 
-/// What was asked for with `--help`.
-pub fn help(command: &mut Command) -> Stop {
-    Stop { text: command.render_help().to_string(), asked: true, status: 0 }
+/// The output of `--help`.
+pub fn help(command: &mut Command) -> EarlyExit {
+    EarlyExit { text: command.render_help().to_string(), asked: true, status: 0 }
 }
 
 /// That there are arguments; empty ones are shown too.
-pub fn arguments(program: &str, arguments: &[String]) -> Stop {
+pub fn arguments(program: &str, arguments: &[String]) -> EarlyExit {
     let shown: Vec<String> = arguments.iter().map(|argument| format!("{argument:?}")).collect();
     refused(program, &format!("{program:?} does not take any arguments, got [{}]", shown.join(" ")))
 }
 
-fn refused(program: &str, why: &str) -> Stop {
-    Stop {
+fn refused(program: &str, why: &str) -> EarlyExit {
+    EarlyExit {
         text: format!("Usage: {program} [flags]; {program} --help lists them\nError: {why}\n"),
         asked: false,
         status: 1,

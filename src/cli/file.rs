@@ -1,7 +1,7 @@
-//! The configuration that a command line stands for: a file's, or one made of flags.
+//! Builds the configuration from a configuration file or from flags.
 //!
-//! In: a [`Line`]. Out: a complete [`KubeProxyConfiguration`] and what is to be said about it. Must not know: what is allowed.
-//! Beside `--config`, flags count as with kube-proxy: those of the log, `--hostname-override` and `--master`.
+//! Beside `--config`, the same flags count as with kube-proxy: those of the log, `--hostname-override` and `--master`. The
+//! result is a complete [`KubeProxyConfiguration`] with warnings; it is validated later.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use crate::config::file::{ClientConnection, Conntrack, DetectLocal, Iptables, Ip
 use crate::config::logging::{FlushFrequency, LoggingFile, LoggingOptions, OutputRouting};
 use crate::config::{self, ConfigError, DISABLED, KubeProxyConfiguration};
 
-use super::Line;
+use super::CommandLine;
 use super::flags::{Flags, Logs};
 
 /// Flags that count beside `--config`, or that are not about the configuration.
@@ -47,25 +47,25 @@ const WINDOWS: &[&str] = &[
     "windows-service",
 ];
 
-/// A configuration, and what there is to say about how it came to be.
+/// The configuration with warnings about its sources.
 #[derive(Debug)]
-pub struct Complete {
+pub struct EffectiveConfig {
     /// All fields.
     pub file: KubeProxyConfiguration,
     /// The text of the configuration file, if there is one.
     pub text: Option<String>,
-    /// What strict reading minds in the configuration file; empty: nothing.
+    /// Errors of strict decoding of the configuration file; empty: none.
     pub strict_errors: Vec<String>,
-    /// What is odd about the flags, for the log.
+    /// Warnings about the flags, for the log.
     pub warnings: Vec<String>,
 }
 
-impl Line {
+impl CommandLine {
     /// The configuration.
     ///
     /// # Errors
     /// If there is a file and it cannot be read.
-    pub fn complete(&self) -> Result<Complete, ConfigError> {
+    pub fn complete(&self) -> Result<EffectiveConfig, ConfigError> {
         let flags = &self.flags;
         let (mut file, mut strict_errors, mut text) = (self.file(), Vec::new(), None);
         if let Some(path) = &flags.general.config {
@@ -80,10 +80,10 @@ impl Line {
                 return Err(ConfigError::Hostname);
             }
         }
-        Ok(Complete { file: file.with_defaults(), text, strict_errors, warnings: self.warnings() })
+        Ok(EffectiveConfig { file: file.with_defaults(), text, strict_errors, warnings: self.warnings() })
     }
 
-    /// Notes for whoever uses flags that will be gone.
+    /// Warnings about deprecated flags.
     #[must_use]
     pub fn deprecations(&self) -> Vec<String> {
         let used = DEPRECATED.iter().filter(|(name, _)| self.given.contains(*name));

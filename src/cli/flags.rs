@@ -1,7 +1,6 @@
 //! The flags of kube-proxy 1.36 and `--objects`, in groups.
 //!
-//! In: the command line. Out: [`Flags`]. Must not know: what is done with them.
-//! golden/surface/flags.yaml lists them all, with what becomes of them beside `--config`.
+//! golden/surface/flags.yaml lists them all, with their effect beside `--config`.
 
 use std::path::PathBuf;
 
@@ -23,14 +22,14 @@ pub struct Flags {
     pub source: Source,
     /// What rules there shall be.
     #[command(flatten)]
-    pub rules: Rules,
-    /// What iptables mode alone is told.
+    pub rules: ProxyFlags,
+    /// Flags of iptables mode.
     #[command(flatten)]
     pub iptables: Iptables,
-    /// What IPVS mode alone is told.
+    /// Flags of IPVS mode.
     #[command(flatten)]
     pub ipvs: Ipvs,
-    /// What the kernel is told.
+    /// Flags of connection tracking.
     #[command(flatten)]
     pub conntrack: Conntrack,
     /// How to see what it does.
@@ -115,7 +114,7 @@ pub struct Source {
 /// What rules there shall be.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Rules")]
-pub struct Rules {
+pub struct ProxyFlags {
     /// How packets are directed: iptables, ipvs or nftables
     #[arg(long, visible_alias = "mode", value_name = "MODE", default_value = "")]
     pub proxy_mode: String,
@@ -142,7 +141,7 @@ pub struct Rules {
     pub bind_address: String,
 }
 
-/// What iptables mode alone is told, and nftables mode of the periods.
+/// Flags of iptables mode; nftables mode uses the periods too.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "iptables mode (the periods: nftables mode too)")]
 pub struct Iptables {

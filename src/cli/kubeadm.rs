@@ -1,6 +1,4 @@
-//! What kubeadm gives kube-proxy is understood, to the last field, without a word.
-//!
-//! In: golden/kubeadm. Out: tests. Must not know: what is done with it.
+//! Tests that kubeadm's configuration in golden/kubeadm is accepted in full and without warnings.
 
 use std::path::{Path, PathBuf};
 

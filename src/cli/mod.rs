@@ -1,7 +1,8 @@
-//! The command line.
+//! Parses the command line.
 //!
-//! In: arguments. Out: [`Line`]: a command, [`Flags`], and the [`KubeProxyConfiguration`](crate::config::KubeProxyConfiguration) that they stand for.
-//! Must not know: how commands are done. Names may have `_` for `-`, switches may be `--switch=true`.
+//! The result is a [`CommandLine`]: a command, [`Flags`], and the
+//! [`KubeProxyConfiguration`](crate::config::KubeProxyConfiguration) that they stand for. Flag names accept `_` for `-`, and
+//! switches accept `--switch=true`.
 
 mod errors;
 mod file;
@@ -16,7 +17,7 @@ use std::collections::BTreeSet;
 use clap::parser::ValueSource;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use self::errors::Stop;
+pub use self::errors::EarlyExit;
 pub use self::flags::{Flags, Source as SourceFlags};
 use self::values::Switch;
 
@@ -48,24 +49,24 @@ pub enum Command {
     Diagnose(crate::diagnose::Arguments),
 }
 
-/// A command line that was understood.
+/// A parsed command line.
 #[derive(Debug)]
-pub struct Line {
+pub struct CommandLine {
     /// What to do; `None`: run.
     pub command: Option<Command>,
     /// The flags, given or not.
     pub flags: Flags,
-    /// The names of those that were given.
+    /// The names of the flags given.
     pub given: BTreeSet<String>,
     /// All flags with their values, as kube-proxy shows them, by name.
     pub shown: Vec<(String, String)>,
 }
 
-/// Understands a command line; the first argument is the program.
+/// Parses a command line; the first argument is the program.
 ///
 /// # Errors
 /// What to print, and with which code to end.
-pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Line, Stop> {
+pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<CommandLine, EarlyExit> {
     let arguments: Vec<String> = arguments.into_iter().map(normalise).collect();
     let mut command = command();
     let first = arguments.get(1).cloned().unwrap_or_default();
@@ -91,7 +92,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Line, Stop> 
     for path in [&mut general.config, &mut general.write_config_to, &mut source.objects] {
         path.take_if(|path| path.as_os_str().is_empty());
     }
-    Ok(Line {
+    Ok(CommandLine {
         given: names.iter().filter(|(id, _)| given(&&**id)).map(|(_, name)| name.clone()).collect(),
         shown: shown::all(&command, &matches),
         command: cli.command,

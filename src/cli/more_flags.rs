@@ -1,6 +1,4 @@
-//! More flags: of IPVS mode, of the kernel, of the log, and those that mean nothing here.
-//!
-//! In: the command line. Out: values. Must not know: what is done with them.
+//! More flags: of IPVS mode, conntrack and the log, and flags that are accepted without effect.
 
 use clap::Args;
 
@@ -8,14 +6,14 @@ use super::values::{Switch, Vmodule};
 use crate::config::GoDuration;
 use crate::config::logging::Quantity;
 
-/// What IPVS mode alone is told.
+/// Flags of IPVS mode.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "IPVS mode")]
 pub struct Ipvs {
     /// Which scheduler virtual servers have; rr if unset
     #[arg(long, value_name = "NAME", default_value = "")]
     pub ipvs_scheduler: String,
-    /// Networks whose virtual servers are somebody else's
+    /// Networks whose virtual servers belong to other programs
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
     pub ipvs_exclude_cidrs: Vec<String>,
     /// Do not answer ARP for service addresses
@@ -38,7 +36,7 @@ pub struct Ipvs {
     pub ipvs_min_sync_period: GoDuration,
 }
 
-/// What the kernel is told about connection tracking.
+/// Flags of connection tracking.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection tracking")]
 pub struct Conntrack {

@@ -1,6 +1,4 @@
-//! All flags with their values, in the form that kube-proxy logs them and shows them on `/flagz`.
-//!
-//! In: what clap found. Out: names and values, by name. Must not know: what flags mean.
+//! All flags with their values, in the form in which kube-proxy logs them and serves them on `/flagz`.
 
 use std::fmt::Display;
 use std::path::PathBuf;

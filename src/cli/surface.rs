@@ -1,7 +1,4 @@
-//! Every flag against the list of all that kube-proxy has.
-//!
-//! In: golden/surface/flags.yaml. Out: tests that fail where a flag is another one, or is missing in either.
-//! Must not know: what is done with flags.
+//! Tests the flags against golden/surface/flags.yaml: none is missing, added or different.
 
 use std::collections::BTreeSet;
 
@@ -42,7 +39,7 @@ fn rows() -> Vec<Row> {
     serde_saphyr::from_str(include_str!("../../golden/surface/flags.yaml")).expect("flags.yaml")
 }
 
-fn line(flags: &[&str]) -> Line {
+fn line(flags: &[&str]) -> CommandLine {
     let flags = flags.iter().filter(|flag| !flag.is_empty()).map(|flag| (*flag).to_owned());
     parse(std::iter::once("kube-proxy".to_owned()).chain(flags)).unwrap_or_else(|stop| panic!("{}", stop.text))
 }

@@ -1,13 +1,13 @@
-//! Flags in every spelling, and what becomes of them.
+//! Tests of flags in every spelling, and of their effect on the configuration.
 
 use super::*;
 
-fn line(text: &str) -> Line {
+fn line(text: &str) -> CommandLine {
     let arguments = std::iter::once("kube-proxy").chain(text.split_whitespace()).map(str::to_owned);
     parse(arguments).unwrap_or_else(|stop| panic!("{}", stop.text))
 }
 
-fn shown(line: &Line, name: &str) -> String {
+fn shown(line: &CommandLine, name: &str) -> String {
     let found = line.shown.iter().find(|(flag, _)| flag == name);
     found.unwrap_or_else(|| panic!("no flag {name}")).1.clone()
 }

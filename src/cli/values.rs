@@ -1,6 +1,4 @@
-//! Values of flags, as kube-proxy's parser takes them and shows them again.
-//!
-//! In: text after a flag. Out: values, or what is wrong. Must not know: which flag.
+//! Flag values, parsed and printed as kube-proxy does.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -109,7 +107,7 @@ impl fmt::Display for Vmodule {
 /// A path, or nothing.
 ///
 /// # Errors
-/// None; clap wants to be told.
+/// Never: clap requires a `Result`.
 pub fn path(text: &str) -> Result<PathBuf, Infallible> {
     Ok(PathBuf::from(text))
 }

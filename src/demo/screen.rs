@@ -2,14 +2,14 @@
 
 use super::traffic::Tally;
 pub use crate::terminal::Style;
-use crate::terminal::{self, Look};
+use crate::terminal::{self, Terminal};
 
 const WIDTH: usize = 40;
 
 /// Standard output, and the claims that did not hold.
 #[derive(Debug)]
 pub struct Screen {
-    look: Look,
+    terminal: Terminal,
     block: char,
     problems: Vec<String>,
 }
@@ -20,12 +20,12 @@ impl Screen {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default();
         let utf8 = ["UTF-8", "utf8", "utf-8", "UTF8"].iter().any(|name| locale.ends_with(name));
-        Self { look: Look::of_stdout(), block: if utf8 { '█' } else { '#' }, problems: Vec::new() }
+        Self { terminal: Terminal::of_stdout(), block: if utf8 { '█' } else { '#' }, problems: Vec::new() }
     }
 
     /// Applies a style, if the terminal has colours.
     pub fn styled(&self, style: Style, text: &str) -> String {
-        self.look.styled(style, text)
+        self.terminal.styled(style, text)
     }
 
     /// Prints a line.

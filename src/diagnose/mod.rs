@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use netfilter::IpFamily;
 use proxier::model::{Destination, NamespacedName, Protocol, ServicePortName};
-use proxier_inspect::services::{Address, Entry, ServicePortView, dispatch_of};
+use proxier_inspect::services::{Address, DispatchRule, ServicePortView, dispatch_of};
 use serde::Serialize;
 
 use self::finding::{Cause, Finding};
@@ -29,7 +29,7 @@ use crate::inspect::facts::Facts;
 use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::inspect::{Focus, Look as Seen, look, nftables};
-use crate::terminal::{Look, Words, answer_with, json, words};
+use crate::terminal::{OutputWriter, Terminal, answer_with, json, text_output};
 use crate::trace::{destination, sender};
 
 /// The name and version of the JSON's schema.
@@ -139,12 +139,12 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     answer_with(shown(arguments), Status::CouldNotTell.code())
 }
 
-fn shown(arguments: &Arguments) -> Result<(Words, u8), String> {
+fn shown(arguments: &Arguments) -> Result<(OutputWriter, u8), String> {
     let diagnosis = diagnose(arguments)?;
     let status = diagnosis.status.code();
     let answer = match arguments.output {
-        Output::Text => words(text::of(&diagnosis, Look::of_stdout(), false)),
-        Output::Wide => words(text::of(&diagnosis, Look::of_stdout(), true)),
+        Output::Text => text_output(text::of(&diagnosis, Terminal::of_stdout(), false)),
+        Output::Wide => text_output(text::of(&diagnosis, Terminal::of_stdout(), true)),
         Output::Json => json(diagnosis),
     };
     Ok((answer, status))
@@ -253,8 +253,8 @@ fn owner(asked: &TargetAddress) -> Option<NamespacedName> {
     let local = to.ip().is_loopback() || rules.addresses.contains(&to.ip());
     let entries = dispatch_of(&rules.ruleset, &|_, _| true);
     let is_for =
-        |entry: &&Entry| entry.is_for(to, protocol, local) || (local && entry.is_health_check_at(to, protocol));
-    let found = entries.iter().find(is_for).and_then(Entry::name).cloned();
+        |entry: &&DispatchRule| entry.is_for(to, protocol, local) || (local && entry.is_health_check_at(to, protocol));
+    let found = entries.iter().find(is_for).and_then(DispatchRule::name).cloned();
     found.or_else(|| nftables::owner(to, protocol, local)).map(|name| name.service)
 }
 

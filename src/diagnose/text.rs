@@ -2,34 +2,34 @@
 
 use super::finding::Finding;
 use super::{Diagnosis, Status};
-use crate::terminal::{Look, Style, wrapped};
+use crate::terminal::{Style, Terminal, wrapped};
 
 /// Sentences of one cause that are shown where not all are asked for.
 const SHOWN: usize = 3;
 
 /// The text. `wide`: with all doubts and what shows each finding.
-pub fn of(diagnosis: &Diagnosis, look: Look, wide: bool) -> String {
-    let mut out = format!("{}\n", look.styled(Style::Bold, &diagnosis.target));
+pub fn of(diagnosis: &Diagnosis, terminal: Terminal, wide: bool) -> String {
+    let mut out = format!("{}\n", terminal.styled(Style::Bold, &diagnosis.target));
     let found = diagnosis.status == Status::CauseFound;
     if !found {
-        out += &unread(diagnosis, look);
+        out += &unread(diagnosis, terminal);
     }
     let (certain, doubts): (Vec<&Finding>, Vec<&Finding>) = diagnosis.findings.iter().partition(|one| one.certain);
     for block in blocks(&certain) {
-        out += &shown(&block, look, wide);
+        out += &shown(&block, terminal, wide);
     }
     let fold = found && !wide;
     for block in blocks(&doubts).iter().filter(|_| !fold) {
-        out += &shown(block, look, wide);
+        out += &shown(block, terminal, wide);
     }
     if fold && !doubts.is_empty() {
         let names: Vec<String> = blocks(&doubts).iter().map(|block| counted(block)).collect();
-        out += &paragraph(&format!("Doubts: {} (-o wide shows them)", names.join(", ")), look);
+        out += &paragraph(&format!("Doubts: {} (-o wide shows them)", names.join(", ")), terminal);
     }
     if found {
-        out += &unread(diagnosis, look);
+        out += &unread(diagnosis, terminal);
     }
-    out += &followed(diagnosis, look);
+    out += &followed(diagnosis, terminal);
     let (style, end) = match diagnosis.status {
         Status::Healthy => {
             (Style::Green, "Nothing is wrong with it on this node, as far as the rules and the kernel tell.")
@@ -40,7 +40,7 @@ pub fn of(diagnosis: &Diagnosis, look: Look, wide: bool) -> String {
         }
         Status::CouldNotTell => (Style::Yellow, "No certain cause was found."),
     };
-    out + &look.styled(style, end) + "\n"
+    out + &terminal.styled(style, end) + "\n"
 }
 
 /// Findings of one cause after the other; they are sorted by cause.
@@ -54,15 +54,15 @@ fn counted(block: &[&Finding]) -> String {
 }
 
 /// The first sentence and its next step, then the others of the same cause.
-fn shown(block: &[&Finding], look: Look, wide: bool) -> String {
+fn shown(block: &[&Finding], terminal: Terminal, wide: bool) -> String {
     let [first, others @ ..] = block else { return String::new() };
     let (word, style) = if first.certain { ("CAUSE", Style::Red) } else { ("SUSPECT", Style::Yellow) };
-    let mut lines = wrapped(&format!("{word} {}: {}", first.cause.name(), first.what), look.width).into_iter();
+    let mut lines = wrapped(&format!("{word} {}: {}", first.cause.name(), first.what), terminal.width).into_iter();
     let title = lines.next().unwrap_or_default();
     let rest = title.strip_prefix(word).unwrap_or_default();
-    let mut out = format!("{}{rest}\n", look.styled(style, word));
+    let mut out = format!("{}{rest}\n", terminal.styled(style, word));
     let mut indented = |text: &str| {
-        for line in wrapped(text, look.width.saturating_sub(2)) {
+        for line in wrapped(text, terminal.width.saturating_sub(2)) {
             out += &format!("  {line}\n");
         }
     };
@@ -84,26 +84,26 @@ fn shown(block: &[&Finding], look: Look, wide: bool) -> String {
     out
 }
 
-fn unread(diagnosis: &Diagnosis, look: Look) -> String {
+fn unread(diagnosis: &Diagnosis, terminal: Terminal) -> String {
     let notes = diagnosis.unread.iter().map(|unread| format!("could not read {}: {}", unread.what, unread.why));
-    notes.map(|note| paragraph(&note, look)).collect()
+    notes.map(|note| paragraph(&note, terminal)).collect()
 }
 
-fn paragraph(text: &str, look: Look) -> String {
-    wrapped(text, look.width).into_iter().map(|line| line + "\n").collect()
+fn paragraph(text: &str, terminal: Terminal) -> String {
+    wrapped(text, terminal.width).into_iter().map(|line| line + "\n").collect()
 }
 
 /// Which connections an answer holds for, and which configuration.
-fn followed(diagnosis: &Diagnosis, look: Look) -> String {
+fn followed(diagnosis: &Diagnosis, terminal: Terminal) -> String {
     let mut out = String::from("\n");
     if !diagnosis.followed.is_empty() {
-        out += &paragraph(&format!("Followed through the rules: {}.", diagnosis.followed.join(", ")), look);
+        out += &paragraph(&format!("Followed through the rules: {}.", diagnosis.followed.join(", ")), terminal);
     }
     for skipped in &diagnosis.not_followed {
-        out += &paragraph(&format!("Not followed: {}: {}", skipped.what, skipped.why), look);
+        out += &paragraph(&format!("Not followed: {}: {}", skipped.what, skipped.why), terminal);
     }
     if let Some(configuration) = &diagnosis.configuration {
-        out += &paragraph(configuration, look);
+        out += &paragraph(configuration, terminal);
     }
     out
 }

@@ -1,6 +1,4 @@
-//! Graphs in graphviz' language.
-//!
-//! In: graphs. Out: text for `dot`. Must not know: what is in the boxes.
+//! Renders graphs in the DOT language of Graphviz.
 
 use std::fmt::Write;
 

@@ -1,16 +1,16 @@
-//! The way from a Service's addresses to its endpoints, as a graph.
+//! Builds the graph from a Service's addresses to its endpoints.
 //!
-//! In: a report of one Service. Out: boxes in columns and arrows with odds and counters. Must not know: how it is drawn.
+//! Boxes stand in columns; arrows carry probabilities and counters. `dot` and `svg` draw it.
 
 use proxier_inspect::services::{Address, AddressKind, EndpointView, Fate, Policy, RealView, ServicePortView};
 
 use super::text::connections;
 use crate::inspect::report::Report;
 
-/// What a box stands for, which decides how it looks.
+/// The kind of a box, which decides its style.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Where packets are sent.
+    /// A destination of packets.
     Address,
     /// A chain that chooses.
     Choice,
@@ -18,14 +18,14 @@ pub enum Kind {
     Endpoint,
     /// An endpoint that gets nothing.
     Unused,
-    /// Where packets end badly.
+    /// Rejected or dropped packets.
     Refused,
 }
 
 /// A box.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// What it stands for.
+    /// The kind.
     pub kind: Kind,
     /// Lines of text.
     pub lines: Vec<String>,
@@ -38,9 +38,9 @@ pub struct Edge {
     pub from: usize,
     /// To.
     pub to: usize,
-    /// What stands at it.
+    /// The label.
     pub label: String,
-    /// How much of the traffic takes it, 0 to 1.
+    /// The share of the traffic, 0 to 1.
     pub share: f64,
 }
 
@@ -49,7 +49,7 @@ pub struct Edge {
 pub struct Graph {
     /// Its name.
     pub title: String,
-    /// What else is said of it.
+    /// Further lines under the title.
     pub subtitle: String,
     /// The boxes.
     pub nodes: Vec<Node>,
@@ -57,9 +57,9 @@ pub struct Graph {
     pub edges: Vec<Edge>,
 }
 
-/// How the names of chains begin that choose from all endpoints: in iptables mode, in our nftables mode, in the real one's.
+/// Prefixes of chains that choose from all endpoints, in iptables mode and in both layouts of nftables mode.
 const CHOOSE_FROM_ALL: [&str; 4] = ["KUBE-SVC-", "endpoints-", "nodeport-endpoints-", "service-"];
-/// The same for those that choose from this node's.
+/// Prefixes of chains that choose from local endpoints.
 const CHOOSE_LOCAL: [&str; 4] = ["KUBE-SVL-", "local-endpoints-", "nodeport-local-endpoints-", "local-"];
 
 /// The graphs of the Service's ports.

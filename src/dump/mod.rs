@@ -1,7 +1,6 @@
-//! `kube-proxy dump`: what this node does with Services.
+//! `kube-proxy dump`: reports what this node does with Services.
 //!
-//! In: arguments. Out: a report on standard output, the exit code. Must not know: how anything is read, or what rules
-//! look like. What could not be read is said, and the rest is shown.
+//! Prints the report to standard output. Parts that could not be read are listed, and the rest is printed.
 
 mod dot;
 mod graph;
@@ -23,7 +22,7 @@ use crate::inspect::arguments::Sources;
 use crate::inspect::model::{Model, NoModel};
 use crate::inspect::report::{Report, Unread};
 use crate::inspect::{Focus, look, look_with};
-use crate::terminal::{Look, Words, answer, json, words};
+use crate::terminal::{OutputWriter, Terminal, answer, json, text_output};
 
 pub use text::text;
 
@@ -78,7 +77,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     answer(show(arguments))
 }
 
-fn show(arguments: &Arguments) -> Result<Words, String> {
+fn show(arguments: &Arguments) -> Result<OutputWriter, String> {
     let focus = Focus { service: arguments.service.clone(), endpoint: arguments.endpoint };
     let mut seen = look(&arguments.sources, &focus)?;
     let report = Report::of(&mut seen, &focus);
@@ -99,14 +98,14 @@ fn show(arguments: &Arguments) -> Result<Words, String> {
     let cannot = |error: &dyn std::fmt::Display| format!("cannot print the report: {error}");
     let shown = match arguments.output {
         Output::Json => return Ok(json(report)),
-        Output::Text => Ok(text(&report, Look::of_stdout(), false)),
-        Output::Wide => Ok(text(&report, Look::of_stdout(), true)),
+        Output::Text => Ok(text(&report, Terminal::of_stdout(), false)),
+        Output::Wide => Ok(text(&report, Terminal::of_stdout(), true)),
         Output::Yaml => serde_saphyr::to_string(&report).map_err(|error| cannot(&error)),
         Output::Dot => graph::of(&report).map(|graph| dot::draw(&graph)),
         Output::Svg => graph::of(&report).map(|graph| svg::draw(&graph)),
         Output::Html => Ok(html::page(&mut seen, &report, &focus)),
     };
-    shown.map(words)
+    shown.map(text_output)
 }
 
 /// More Service ports than these are not shown on one page: it is made by the proxy itself, and would take
@@ -153,7 +152,7 @@ pub fn page(
     if json {
         return serde_json::to_string(&report).map_err(|error| ReportError::Unavailable(error.to_string()));
     }
-    Ok(text(&report, Look::plain(), false))
+    Ok(text(&report, Terminal::plain(), false))
 }
 
 fn wanted(focus: &Focus) -> Option<String> {

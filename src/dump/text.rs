@@ -1,6 +1,4 @@
-//! A report as tables for people.
-//!
-//! In: a [`Report`], what the terminal can show. Out: text. Must not know: how anything was found out.
+//! Renders a report as text tables.
 
 use std::fmt::Write;
 
@@ -10,16 +8,16 @@ use proxier_inspect::services::{Address, EndpointView, Fate, RealView, ServicePo
 
 use crate::inspect::facts::Facts;
 use crate::inspect::report::Report;
-use crate::terminal::{Look, Style, Table};
+use crate::terminal::{Style, Table, Terminal};
 
 /// The whole report. `wide`: with chains, hooks, interfaces.
 #[must_use]
-pub fn text(report: &Report, look: Look, wide: bool) -> String {
-    // Who asks for wide gets it.
-    let look = if wide { Look { width: usize::MAX, ..look } } else { look };
+pub fn text(report: &Report, terminal: Terminal, wide: bool) -> String {
+    // With `wide`, lines are not wrapped.
+    let terminal = if wide { Terminal { width: usize::MAX, ..terminal } } else { terminal };
     let mut out = String::new();
     for view in &report.services {
-        out += &service(view, look, wide);
+        out += &service(view, terminal, wide);
         out.push('\n');
     }
     if report.services.is_empty() {
@@ -28,22 +26,22 @@ pub fn text(report: &Report, look: Look, wide: bool) -> String {
     match &report.differences {
         None => out += "Not compared with what should be: that takes --config, --kubeconfig or --objects.\n\n",
         Some(differences) if differences.is_empty() => {
-            out += &format!("{}\n\n", look.styled(Style::Green, "The rules are as they should be."));
+            out += &format!("{}\n\n", terminal.styled(Style::Green, "The rules are as they should be."));
         }
-        Some(differences) => out += &drift(differences, look),
+        Some(differences) => out += &drift(differences, terminal),
     }
     if let Some(configuration) = &report.configuration {
         let _ = writeln!(out, "{configuration}\n");
     }
-    notes(report, look, wide, &mut out);
-    facts(&report.facts, look, wide, &mut out);
+    notes(report, terminal, wide, &mut out);
+    facts(&report.facts, terminal, wide, &mut out);
     out
 }
 
 /// One Service port.
 #[must_use]
-pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
-    let mut out = format!("{}  {} {}\n", look.styled(Style::Bold, &view.name), view.protocol, view.family);
+pub fn service(view: &ServicePortView, terminal: Terminal, wide: bool) -> String {
+    let mut out = format!("{}  {} {}\n", terminal.styled(Style::Bold, &view.name), view.protocol, view.family);
     let mut table =
         Table::new(2, &["ADDRESS", "KIND", "PACKETS GO", "CONNECTIONS", "CHAIN", "SCHEDULER", "BOUND", "SETS"]);
     for address in &view.addresses {
@@ -56,7 +54,7 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
         };
         table.row(vec![spelled(address), address.kind.name().to_owned(), goes, count, chain, scheduler, device, sets]);
     }
-    out += &table.text(look);
+    out += &table.text(terminal);
     let policies = policies(view);
     if !policies.is_empty() {
         let _ = writeln!(out, "  {policies}");
@@ -80,7 +78,7 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
             flows(endpoint),
         ]);
     }
-    let endpoints = table.text(look);
+    let endpoints = table.text(terminal);
     out += if endpoints.is_empty() { "  no endpoints\n" } else { &endpoints };
     if wide {
         let mut table = Table::new(2, &["TABLE", "CHAIN", "RULES", "PACKETS", "BYTES", "ELEMENT"]);
@@ -92,10 +90,10 @@ pub fn service(view: &ServicePortView, look: Look, wide: bool) -> String {
             let element = part.element.clone().unwrap_or_default();
             table.row(vec![part.table.to_owned(), part.chain.clone(), rules, packets, bytes, element]);
         }
-        out += &table.text(look);
+        out += &table.text(terminal);
     }
     for note in &view.notes {
-        let _ = writeln!(out, "  {} {note}", look.styled(Style::Yellow, "!"));
+        let _ = writeln!(out, "  {} {note}", terminal.styled(Style::Yellow, "!"));
     }
     out
 }
@@ -184,19 +182,19 @@ pub(super) fn flows(endpoint: &EndpointView) -> String {
     parts.join(", ")
 }
 
-fn drift(differences: &[Difference], look: Look) -> String {
+fn drift(differences: &[Difference], terminal: Terminal) -> String {
     let title = match differences.len() {
         1 => "One difference from what should be".to_owned(),
         n => format!("{n} differences from what should be"),
     };
-    let mut out = format!("{}\n", look.styled(Style::Red, &title));
+    let mut out = format!("{}\n", terminal.styled(Style::Red, &title));
     for difference in differences {
         let Difference { family, kind, expected, found, service, .. } = difference;
         let of = service.as_ref().map(|service| format!(", of {service}")).unwrap_or_default();
         let _ = writeln!(out, "  {}: {}, {family}{of}", kind.name(), difference.place());
         for (sign, rule, style) in [("-", expected, Style::Red), ("+", found, Style::Green)] {
             if let Some(rule) = rule {
-                let _ = writeln!(out, "    {}", look.styled(style, &format!("{sign} {rule}")));
+                let _ = writeln!(out, "    {}", terminal.styled(style, &format!("{sign} {rule}")));
             }
         }
     }
@@ -204,7 +202,7 @@ fn drift(differences: &[Difference], look: Look) -> String {
     out
 }
 
-fn notes(report: &Report, look: Look, wide: bool, out: &mut String) {
+fn notes(report: &Report, terminal: Terminal, wide: bool, out: &mut String) {
     if !report.unused_chains.is_empty() {
         let count = report.unused_chains.len();
         let _ = writeln!(out, "{count} chains of Services that no rule leads to: {}, …", report.unused_chains[0]);
@@ -222,7 +220,7 @@ fn notes(report: &Report, look: Look, wide: bool, out: &mut String) {
         for rule in &report.not_understood {
             table.row(vec![rule.place.clone(), rule.why.clone(), rule.rule.clone()]);
         }
-        *out += &table.text(look);
+        *out += &table.text(terminal);
     }
     out.push('\n');
 }
@@ -231,20 +229,20 @@ fn notes(report: &Report, look: Look, wide: bool, out: &mut String) {
 #[must_use]
 pub fn facts_text(of: &Facts) -> String {
     let mut out = String::new();
-    facts(of, Look { width: usize::MAX, ..Look::plain() }, true, &mut out);
+    facts(of, Terminal { width: usize::MAX, ..Terminal::plain() }, true, &mut out);
     out
 }
 
-fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
-    let _ = writeln!(out, "{}", look.styled(Style::Bold, "Node"));
+fn facts(facts: &Facts, terminal: Terminal, wide: bool, out: &mut String) {
+    let _ = writeln!(out, "{}", terminal.styled(Style::Bold, "Node"));
     let mode = facts.mode.unwrap_or("none that is known: no chain KUBE-SERVICES, no table kube-proxy");
     let _ = writeln!(out, "  mode {mode}; iptables flavour {}: {}", facts.flavour, facts.flavour_reason);
     for family in &facts.rules_in_other_flavour {
         let text = format!("{family}: kube-proxy's rules are in the other flavour of iptables too");
-        let _ = writeln!(out, "  {} {text}", look.styled(Style::Yellow, "!"));
+        let _ = writeln!(out, "  {} {text}", terminal.styled(Style::Yellow, "!"));
     }
     for text in &facts.other_flavour {
-        let _ = writeln!(out, "  {} {text}", look.styled(Style::Yellow, "!"));
+        let _ = writeln!(out, "  {} {text}", terminal.styled(Style::Yellow, "!"));
     }
     if let Some(conntrack) = facts.conntrack {
         #[allow(clippy::cast_precision_loss)] // for people
@@ -260,7 +258,7 @@ fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
         let names = [size.family.to_owned(), size.table.clone()];
         table.row([names.to_vec(), vec![chains, rules, sets, elements, canary.to_owned()]].concat());
     }
-    *out += &table.text(look);
+    *out += &table.text(terminal);
     let shared = facts.hooks.iter().filter(|hook| wide || hook.order.iter().any(|owner| is_other(owner)));
     let mut table = Table::new(2, &["FAMILY", "HOOK", "PACKETS MEET, IN THIS ORDER"]);
     for hook in shared {
@@ -268,14 +266,14 @@ fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
         let order: Vec<String> = hook.order.iter().cloned().chain(end).collect();
         table.row(vec![hook.family.to_owned(), format!("{} {}", hook.table, hook.hook), order.join(" > ")]);
     }
-    *out += &table.text(look);
+    *out += &table.text(terminal);
     let sysctls: Vec<String> = facts
         .sysctls
         .iter()
         .filter(|(name, _)| !name.ends_with("_count") && !name.ends_with("_max"))
         .map(|(name, value)| format!("{}={value}", name.trim_start_matches("net/")))
         .collect();
-    for line in crate::terminal::wrapped(&sysctls.join(" "), look.width.saturating_sub(2)) {
+    for line in crate::terminal::wrapped(&sysctls.join(" "), terminal.width.saturating_sub(2)) {
         let _ = writeln!(out, "  {line}");
     }
     if wide {
@@ -285,11 +283,11 @@ fn facts(facts: &Facts, look: Look, wide: bool, out: &mut String) {
             let state = if link.up { "up" } else { "down" };
             table.row(vec![link.name.clone(), link.mtu.to_string(), state.to_owned(), addresses.join(" ")]);
         }
-        *out += &table.text(look);
+        *out += &table.text(terminal);
     }
 }
 
 fn is_other(owner: &str) -> bool {
-    // Whose rules those of iptables are is told of each of its tables.
+    // The owners of iptables rules are listed with each of its tables.
     owner != "kube-proxy" && owner != "kubelet" && !owner.starts_with("iptables ")
 }

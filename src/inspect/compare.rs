@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use netfilter::kernel::node;
 use proxier::iptables::{ExpectedPart, HostFacts, expected_parts, is_of_service_port};
 use proxier::model::{Config, ServicePort, ServicePortName, Snapshot};
-use proxier_inspect::drift::{Comparison, Difference, Only};
+use proxier_inspect::drift::{Comparison, Difference, ServiceFilter};
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::services::{ServicePortView, hash_of_name};
 
@@ -53,7 +53,7 @@ pub fn differences(
         ports.keys().map(ToString::to_string).chain(mine.iter().map(|view| view.name.clone())).collect();
     let of_service = |name: &str| focus.endpoint.is_none() && focus.service.as_ref().is_some_and(|s| is_of(name, s));
     let service = |name: &str| names.contains(name) || of_service(name);
-    let mut comparison = Comparison::new(&rules.ruleset, Some(Only { chains: &chains, service: &service }));
+    let mut comparison = Comparison::new(&rules.ruleset, Some(ServiceFilter { chains: &chains, service: &service }));
     for (part, owners) in &parts {
         comparison.take(part, &|chain| owners.get(chain).cloned());
     }

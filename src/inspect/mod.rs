@@ -31,7 +31,7 @@ use proxier::model::{NamespacedName, Scope, ServicePortName, Snapshot};
 use proxier::nftables::TABLE;
 use proxier::track::Tracker;
 use proxier_inspect::drift::Difference;
-use proxier_inspect::drift::behaviour::{self, World};
+use proxier_inspect::drift::behaviour::{self, TrafficSources};
 use proxier_inspect::drift::nftables::{differences as table_differs, is_ours};
 use proxier_inspect::flows::FlowCount;
 use proxier_inspect::servers::differences as servers_differ;
@@ -279,7 +279,7 @@ impl Look {
             // Of another layout only what it does can be compared.
             Some(table) => {
                 let (node, pods) = (paths::node_of(rules), proxier.local_detector.resolve(family, tracker.node()));
-                let world = World { node: &node, pods: pods.as_ref() };
+                let world = TrafficSources { node: &node, pods: pods.as_ref() };
                 behaviour::differences(family, &expected, table, world, &|name| focus.wants_text(name))?
             }
             None => table_differs(family, &expected, table),

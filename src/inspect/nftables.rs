@@ -15,7 +15,7 @@ use netfilter::nft::{Expression, Key, Name};
 use proxier::model::{NamespacedName, Protocol, ServicePortName};
 use proxier::nftables::{TABLE, is_kube_proxy};
 use proxier_inspect::services::owner_in_table;
-use proxier_inspect::walk::Unwalked;
+use proxier_inspect::walk::UnfollowedRules;
 
 use super::report::Unread;
 
@@ -51,7 +51,7 @@ pub fn read(family: IpFamily, service: Option<&NamespacedName>, unread: &mut Vec
 
 /// Chains with rules where a trace does not go: on their way into and out of interfaces, and in bridges.
 #[must_use]
-pub fn unwalked(reader: &mut NftReader, unread: &mut Vec<Unread>) -> Vec<Unwalked> {
+pub fn unwalked(reader: &mut NftReader, unread: &mut Vec<Unread>) -> Vec<UnfollowedRules> {
     let found = reader.other_chains().unwrap_or_else(|error| {
         unread.push(Unread::new("tables of families netdev and bridge", error.to_string()));
         Vec::new()
@@ -60,7 +60,7 @@ pub fn unwalked(reader: &mut NftReader, unread: &mut Vec<Unread>) -> Vec<Unwalke
         || node::links().unwrap_or_default().into_iter().filter(|link| link.kind.as_deref() == Some("bridge"));
     let chains = found.into_iter().map(|OtherChain { chain, of_bridges, devices }| {
         let devices = if of_bridges { bridges().map(|link| link.name).collect() } else { devices };
-        Unwalked { chain, interfaces: devices.into_iter().collect() }
+        UnfollowedRules { chain, interfaces: devices.into_iter().collect() }
     });
     // Where there is no such interface no packet comes by.
     chains.filter(|unwalked| !unwalked.interfaces.is_empty()).collect()

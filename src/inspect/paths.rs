@@ -10,7 +10,7 @@ use netfilter::IpFamily;
 use netfilter::kernel::node::Link;
 use netfilter::kernel::{SystemIpSets, last_seen, node};
 use proxier::model::Protocol;
-use proxier_inspect::walk::{ConnState, Memory, Node, Origin, Packet, Trace};
+use proxier_inspect::walk::{ConnState, Node, Origin, Packet, RecentLists, Trace};
 
 use super::rules::FamilyRules;
 
@@ -162,7 +162,7 @@ impl<'a> Paths<'a> {
     /// # Errors
     /// If rules cannot be read, or are such as the kernel would not take.
     pub fn trace(&mut self, packet: &Packet) -> Result<Trace, String> {
-        let mut memory = Memory::new();
+        let mut memory = RecentLists::new();
         let mut tried: BTreeSet<(String, String)> = BTreeSet::new();
         loop {
             let trace = self.rules.walk(packet, &self.node, &memory)?;
@@ -177,7 +177,7 @@ impl<'a> Paths<'a> {
             }
             let unknown = trace.asked.iter().filter(|list| !memory.contains_key(*list));
             let remembered = unknown.filter_map(|list| Some((list.clone(), last_seen(list, packet.source.ip())?)));
-            let remembered: Memory = remembered.collect();
+            let remembered: RecentLists = remembered.collect();
             if remembered.is_empty() {
                 return Ok(trace);
             }

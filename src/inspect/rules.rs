@@ -16,8 +16,8 @@ use proxier::model::NamespacedName;
 use proxier::nftables::{TABLE, is_kube_proxy};
 use proxier::xtables::FLAVOUR_HINTS;
 use proxier_inspect::rules::{Chain, Ruleset};
-use proxier_inspect::services::{Entry, dispatch_of, node_port_ips, unused_chains_of_table};
-use proxier_inspect::walk::{Memory, Node, OtherFlavour, Packet, Trace, Unwalked, trace_and_supply};
+use proxier_inspect::services::{DispatchRule, dispatch_of, node_port_ips, unused_chains_of_table};
+use proxier_inspect::walk::{Node, OtherFlavour, Packet, RecentLists, Trace, UnfollowedRules, trace_and_supply};
 
 use super::report::Unread;
 use super::rule_text::RuleText;
@@ -59,7 +59,7 @@ pub struct FamilyRules {
     /// The rules of the flavour that was not read as `ruleset`, if it has any: packets meet both.
     pub other: Option<(Flavour, Ruleset)>,
     /// Rules that packets meet and that are not walked.
-    pub unwalked: Vec<Unwalked>,
+    pub unwalked: Vec<UnfollowedRules>,
     text: RuleText,
     pub(super) tables: NftReader,
     absent: BTreeSet<(String, String)>,
@@ -135,11 +135,11 @@ impl Rules {
         }
         self.families.iter().any(|rules| {
             let entries = dispatch_of(&rules.ruleset, &|_, _| true);
-            let is_own = |entry: &&Entry| entry.name().is_some_and(|name| name.service == *service);
-            let (own, others): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(is_own);
-            let claimed: BTreeSet<_> = own.into_iter().filter_map(Entry::destination).collect();
-            let of_service = |entry: &&Entry| entry.name().is_some() || entry.leads_to().is_some();
-            others.into_iter().filter(of_service).filter_map(Entry::destination).any(|to| claimed.contains(&to))
+            let is_own = |entry: &&DispatchRule| entry.name().is_some_and(|name| name.service == *service);
+            let (own, others): (Vec<&DispatchRule>, Vec<&DispatchRule>) = entries.iter().partition(is_own);
+            let claimed: BTreeSet<_> = own.into_iter().filter_map(DispatchRule::destination).collect();
+            let of_service = |entry: &&DispatchRule| entry.name().is_some() || entry.leads_to().is_some();
+            others.into_iter().filter(of_service).filter_map(DispatchRule::destination).any(|to| claimed.contains(&to))
         })
     }
 
@@ -420,7 +420,7 @@ impl FamilyRules {
     ///
     /// # Errors
     /// If rules cannot be read, or are such as the kernel would not take.
-    pub fn walk(&mut self, packet: &Packet, node: &Node, memory: &Memory) -> Result<Trace, String> {
+    pub fn walk(&mut self, packet: &Packet, node: &Node, memory: &RecentLists) -> Result<Trace, String> {
         let Self { ruleset, nftables, tables, other, .. } = self;
         let other = other.as_ref().map(|(flavour, ruleset)| OtherFlavour { ruleset, flavour: flavour.name() });
         let mut supply = |ruleset: &mut nft::Ruleset, lack: &nft::UnreadPart| tables.read_part(ruleset, lack);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::cli::{self, Line};
+use crate::cli::{self, CommandLine};
 use crate::config::{self, KubeProxyConfiguration};
 
 /// Where every kube-proxy serves its metrics, if nothing says otherwise.
@@ -61,7 +61,7 @@ impl Running {
             (Err(_), Ok(file)) => (file, of),
             (Err(why), Err(error)) => return Err(format!("{of}: {error}; http://{at}/configz: {why}")),
         };
-        let Line { flags, .. } = line;
+        let CommandLine { flags, .. } = line;
         let (objects, master) = (flags.source.objects, flags.source.master);
         Ok(Some(Self { file, pid: Some(*pid), objects, master, taken_from }))
     }

@@ -9,7 +9,7 @@ use super::machine;
 use super::spelling::Expected;
 use super::table::{Flow, FlowTable};
 use proxier_inspect::rules::Ruleset;
-use proxier_inspect::walk::{Memory, Node, Outcome, Packet, Trace, Verdict};
+use proxier_inspect::walk::{Node, Outcome, Packet, RecentLists, Trace, Verdict};
 
 /// The tolerance of outcome shares: iptables writes 1/3 with ten digits.
 const TOLERANCE: f64 = 0.0001;
@@ -110,10 +110,10 @@ pub fn check_iptables(table: &FlowTable, rules_text_v4: &str, rules_text_v6: &st
 /// name.
 fn answer_iptables(rules: &Ruleset, question: Question<'_>) -> Result<Trace, String> {
     let Question { packet, node, remembers } = question;
-    let first = rules.trace(packet, node, &Memory::new())?;
+    let first = rules.trace(packet, node, &RecentLists::new())?;
     let Some((endpoint, ago)) = remembers else { return Ok(first) };
     let there = first.branches.iter().filter(|branch| branch.outcome.verdict == Verdict::Delivered(endpoint));
-    let memory: Memory = there.flat_map(|branch| &branch.remembered).map(|list| (list.clone(), ago)).collect();
+    let memory: RecentLists = there.flat_map(|branch| &branch.remembered).map(|list| (list.clone(), ago)).collect();
     if memory.is_empty() {
         return Err(format!("nothing remembers that this sender was sent to {endpoint}\n{first}"));
     }

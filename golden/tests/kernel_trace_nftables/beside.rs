@@ -6,7 +6,7 @@ use netfilter::IpFamily;
 use netfilter::kernel::{Flavour, NftReader, RuleReader};
 use netfilter::nft::ruleset;
 use proxier_inspect::rules::Ruleset;
-use proxier_inspect::walk::{ConnState, Memory, Origin, trace_and_supply};
+use proxier_inspect::walk::{ConnState, Origin, RecentLists, trace_and_supply};
 use regex::Regex;
 
 use crate::machine::{Machine, agrees};
@@ -71,7 +71,7 @@ fn iptables_rules_and_tables_of_others_are_walked_together() {
                 let mut reader = NftReader::new(IpFamily::V4);
                 let mut supply =
                     |ruleset: &mut ruleset::Ruleset, lack: &ruleset::UnreadPart| reader.read_part(ruleset, lack);
-                let met = (&packet, &node, &Memory::new());
+                let met = (&packet, &node, &RecentLists::new());
                 trace_and_supply((&iptables, None), &mut outline.clone(), met, &mut supply).unwrap()
             });
             let (outcome, replaced, mut events) = machine.send(&packet);

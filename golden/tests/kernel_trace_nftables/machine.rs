@@ -10,7 +10,7 @@ use netfilter::kernel::{Host, NftReader, SystemHost, node};
 use netfilter::nft::ruleset;
 use proxier::model::Protocol;
 use proxier_inspect::rules::Ruleset;
-use proxier_inspect::walk::{self, Branch, ConnState, Memory, Origin, Packet, Trace, Verdict, trace_and_supply};
+use proxier_inspect::walk::{self, Branch, ConnState, Origin, Packet, RecentLists, Trace, Verdict, trace_and_supply};
 
 /// Traces probe packets, but no answers and no packets that the node sends about them.
 const TRACED: &str = "\
@@ -72,7 +72,7 @@ impl Machine {
         self.node.netns().enter(|| {
             let mut reader = NftReader::new(family);
             let mut ruleset = reader.read_outline().unwrap();
-            let met = (packet, node, &Memory::new());
+            let met = (packet, node, &RecentLists::new());
             let mut supply =
                 |ruleset: &mut ruleset::Ruleset, lack: &ruleset::UnreadPart| reader.read_part(ruleset, lack);
             trace_and_supply((&Ruleset::new(family), None), &mut ruleset, met, &mut supply).unwrap()

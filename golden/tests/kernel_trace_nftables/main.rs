@@ -19,7 +19,7 @@ use golden::flows::{FlowTable, entry};
 use golden::replay::Replay;
 use netfilter::IpFamily;
 use proxier_inspect::rules::Ruleset;
-use proxier_inspect::walk::{self, ConnState, Memory, Origin, Verdict};
+use proxier_inspect::walk::{self, ConnState, Origin, RecentLists, Verdict};
 
 use machine::{Machine, agrees};
 
@@ -56,10 +56,10 @@ impl Tally {
             }
             // Nothing was remembered when all was read.
             let iptables = Ruleset::new(family);
-            let all = walk::Rules { iptables: &iptables, other: None, nftables: Some(whole) }.trace(
+            let all = walk::NodeRules { iptables: &iptables, other: None, nftables: Some(whole) }.trace(
                 &packet,
                 node,
-                &Memory::new(),
+                &RecentLists::new(),
             );
             let of_all = all.unwrap().outcomes();
             if trace.outcomes() != of_all && !rules.contains("affinity") {

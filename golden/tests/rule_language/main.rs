@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use netfilter::IpFamily;
-use proxier_inspect::rules::language::{Extension, Grasp, match_of, target_of};
+use proxier_inspect::rules::language::{Extension, Support, match_of, target_of};
 use proxier_inspect::rules::{Meaning, Ruleset, Target, Test};
 
 /// A line of the table.
@@ -17,7 +17,7 @@ struct Line {
     is_match: bool,
     name: String,
     families: Vec<IpFamily>,
-    grasp: Grasp,
+    grasp: Support,
     why: String,
     rule: String,
 }
@@ -34,9 +34,9 @@ fn table() -> Vec<Line> {
             name: name.to_owned(),
             families: IpFamily::ALL.into_iter().filter(|of| families == "both" || families == of.name()).collect(),
             grasp: match grasp {
-                "understood" => Grasp::Exact,
-                "assumed" => Grasp::Assumed,
-                "doubt" => Grasp::Doubt,
+                "understood" => Support::Exact,
+                "assumed" => Support::Assumed,
+                "doubt" => Support::Doubt,
                 other => panic!("{other}"),
             },
             why: why.trim_start_matches('-').to_owned(),
@@ -71,13 +71,15 @@ fn each_line_of_the_table_is_what_the_code_does() {
             let meaning = read(*family, &line.rule);
             let assumes = meaning.conditions.iter().any(|condition| matches!(condition.test, Test::Assumed { .. }));
             match (line.grasp, &meaning.problem) {
-                (Grasp::Doubt, Some(problem)) => {
+                (Support::Doubt, Some(problem)) => {
                     assert_eq!(*problem, format!("{}: {}", line.name, line.why), "{}", line.rule);
                 }
                 // Decided by whether a program listens, which the walk sees.
-                (Grasp::Doubt, None) => assert!(matches!(meaning.target, Some(Target::Queue { .. })), "{}", line.rule),
-                (Grasp::Exact, problem) => assert!(problem.is_none() && !assumes || line.name == "ah", "{meaning:?}"),
-                (Grasp::Assumed, problem) => assert_eq!(*problem, None, "{}", line.rule),
+                (Support::Doubt, None) => {
+                    assert!(matches!(meaning.target, Some(Target::Queue { .. })), "{}", line.rule)
+                }
+                (Support::Exact, problem) => assert!(problem.is_none() && !assumes || line.name == "ah", "{meaning:?}"),
+                (Support::Assumed, problem) => assert_eq!(*problem, None, "{}", line.rule),
             }
             right += 1;
         }

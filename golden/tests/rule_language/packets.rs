@@ -12,7 +12,7 @@ use netfilter::IpFamily;
 use netfilter::kernel::{Host, RuleReader, SystemHost, SystemIpSets, node};
 use proxier::model::Protocol;
 use proxier_inspect::rules::Ruleset;
-use proxier_inspect::walk::{Branch, ConnState, Memory, Node, Origin, Packet, Trace};
+use proxier_inspect::walk::{Branch, ConnState, Node, Origin, Packet, RecentLists, Trace};
 
 /// A sender, a node that forwards, and a destination.
 struct Machine {
@@ -103,14 +103,14 @@ impl Machine {
 
     /// The trace, with what the kernel's sets say.
     fn trace(&self, rules: &Ruleset, packet: &Packet, node: &mut Node) -> Trace {
-        let first = rules.trace(packet, node, &Memory::new()).unwrap();
+        let first = rules.trace(packet, node, &RecentLists::new()).unwrap();
         self.node.enter(|| {
             let mut sets = SystemIpSets::open().unwrap();
             for query in &first.queries {
                 node.answers.insert(query.clone(), sets.test(query).map_err(|error| error.to_string()));
             }
         });
-        rules.trace(packet, node, &Memory::new()).unwrap()
+        rules.trace(packet, node, &RecentLists::new()).unwrap()
     }
 
     /// Sends the first packet of a connection as a program does.

@@ -1,39 +1,38 @@
-//! Rules that should be, compared with those that are.
+//! Compares expected iptables rules with the rules in the kernel.
 //!
-//! In: both, as [`Ruleset`]s; what should be may come in parts of whole chains. Out: [`Difference`]s, rule by rule. Must
-//! not know: how either was made, or how to mend it.
-//! Chains and jumps of others are no difference; where the order of rules is chance in kube-proxy, it does not count.
+//! Both sides are [`Ruleset`]s; the expected one may be given in parts, each of whole chains. Chains and jumps of other
+//! programs are no difference. The order of rules is ignored in chains where upstream kube-proxy's order is random.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use netfilter::IpFamily;
 
 use super::drift::{Difference, DifferenceKind};
-use super::likeness::{Line, aligned, as_sets, best_pairs};
 use super::rules::{Chain, Rule, Ruleset};
+use super::similarity::{RuleText, aligned, as_sets, best_pairs};
 use proxier::iptables::names;
 
-/// Chains whose rules each match another destination, so that their order is chance in the real kube-proxy.
+/// Chains whose rules match disjoint destinations; upstream kube-proxy's order in them is random.
 const UNORDERED: [&str; 4] = ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL"];
-/// The same in IPVS mode, whose other rules ask sets.
+/// Unordered chains in IPVS mode, whose other rules match sets.
 const UNORDERED_IN_IPVS: [&str; 1] = ["KUBE-IPVS-OUT-FILTER"];
-/// The chain that tells that these are rules of IPVS mode.
+/// A chain that only IPVS mode has.
 const OF_IPVS: &str = "KUBE-IPVS-FILTER";
-/// The kubelet may keep rules of its own in this one.
+/// A chain in which the kubelet may keep rules of its own.
 const SHARED_WITH_KUBELET: &str = "KUBE-FIREWALL";
 
-/// What to look at, where not everything is asked for or was read. What belongs to all Service ports always counts.
+/// Limits a comparison to some Service ports. Rules shared by all Service ports are always compared.
 #[derive(Clone, Copy)]
-pub struct Only<'a> {
-    /// Of the chains of Service ports, these.
+pub struct ServiceFilter<'a> {
+    /// The chains of Service ports to compare.
     pub chains: &'a BTreeSet<String>,
-    /// Of the rules that lead to Service ports, those of these.
+    /// Selects the Service ports whose dispatch rules are compared.
     pub service: &'a dyn Fn(&str) -> bool,
 }
 
-/// Compares all at once.
+/// Compares two whole rulesets.
 #[must_use]
-pub fn differences(expected: &Ruleset, found: &Ruleset, only: Option<Only<'_>>) -> Vec<Difference> {
+pub fn differences(expected: &Ruleset, found: &Ruleset, only: Option<ServiceFilter<'_>>) -> Vec<Difference> {
     let mut comparison = Comparison::new(found, only);
     if expected.chain("filter", OF_IPVS).is_some() {
         comparison.unordered = &UNORDERED_IN_IPVS;
@@ -43,25 +42,25 @@ pub fn differences(expected: &Ruleset, found: &Ruleset, only: Option<Only<'_>>) 
     comparison.finish()
 }
 
-/// A comparison under way: what should be need not be held as a whole.
+/// A comparison in progress, so that the expected rules need not be in memory at once.
 pub struct Comparison<'a> {
     found: &'a Ruleset,
-    only: Option<Only<'a>>,
-    /// In which chains the order does not count.
+    only: Option<ServiceFilter<'a>>,
+    /// Chains in which the order of rules is ignored.
     unordered: &'static [&'static str],
     differences: Vec<Difference>,
-    /// Chains of Service ports that should be there, and are.
+    /// Expected chains of Service ports that were found.
     seen: HashSet<&'a str>,
 }
 
 impl<'a> Comparison<'a> {
-    /// Nothing is expected yet.
+    /// A comparison without expected rules yet.
     #[must_use]
-    pub fn new(found: &'a Ruleset, only: Option<Only<'a>>) -> Self {
+    pub fn new(found: &'a Ruleset, only: Option<ServiceFilter<'a>>) -> Self {
         Self { found, only, unordered: &UNORDERED, differences: Vec::new(), seen: HashSet::new() }
     }
 
-    /// Takes some chains that should be there, each as a whole. `owner`: the Service port that a chain belongs to.
+    /// Compares some expected chains, each as a whole. `owner`: the Service port that a chain belongs to.
     pub fn take(&mut self, expected: &Ruleset, owner: &dyn Fn(&str) -> Option<String>) {
         let (found, only, unordered) = (self.found, self.only, self.unordered);
         let mut search = Search { family: found.family(), only, unordered, owner, differences: &mut self.differences };
@@ -90,7 +89,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// What differs, all that should be there having been taken.
+    /// Returns the differences, after all expected chains were compared.
     #[must_use]
     pub fn finish(mut self) -> Vec<Difference> {
         self.unexpected_chains();
@@ -104,12 +103,12 @@ impl<'a> Comparison<'a> {
             self.differences.retain(|one| one.service.as_deref().is_none_or(only.service));
         }
         self.differences.sort();
-        // Each part that lacks it tells so.
+        // Each part with a missing table reports it.
         self.differences.dedup_by(|a, b| a.kind == DifferenceKind::MissingTable && a == b);
         self.differences
     }
 
-    /// Those that nothing leads to do no harm: large clusters delete them later.
+    /// Reports unexpected chains that are referenced. Unreferenced ones are harmless: large clusters delete them later.
     fn unexpected_chains(&mut self) {
         let Some(nat) = self.found.table("nat") else { return };
         let wanted = |name: &str| self.only.is_none_or(|only| only.chains.contains(name));
@@ -129,7 +128,7 @@ impl<'a> Comparison<'a> {
 
 struct Search<'s> {
     family: IpFamily,
-    only: Option<Only<'s>>,
+    only: Option<ServiceFilter<'s>>,
     unordered: &'static [&'static str],
     owner: &'s dyn Fn(&str) -> Option<String>,
     differences: &'s mut Vec<Difference>,
@@ -150,7 +149,7 @@ impl Search<'_> {
         });
     }
 
-    /// A built-in chain: our jumps have to be there once, among whatever others have there.
+    /// Compares a built-in chain: our jumps must be there once, among rules of other programs.
     fn jumps(&mut self, table: &str, name: &str, expected: &Chain, found: &Chain) {
         let targets: BTreeSet<&str> = expected.rules.iter().filter_map(Rule::leads_to).collect();
         let ours: Vec<&Rule> =
@@ -175,7 +174,7 @@ impl Search<'_> {
         for (a, b) in self.pair(&mut missing, &mut extra, |_, a, b| !unordered && a.same(b)) {
             self.note(DifferenceKind::MovedRule, table, chain, Some(a), Some(b));
         }
-        // The same in other words is the same: another version of the tool may print it so.
+        // Rules with the same meaning are equal: versions of iptables print them differently.
         self.pair(&mut missing, &mut extra, |family, a, b| {
             let (a, b) = (a.read(family), b.read(family));
             a == b && a.problem.is_none()
@@ -191,7 +190,7 @@ impl Search<'_> {
         }
     }
 
-    /// Takes pairs that belong together out of both lists.
+    /// Removes matching pairs from both lists.
     fn pair<'a>(
         &self,
         missing: &mut Vec<&'a Rule>,
@@ -210,7 +209,7 @@ impl Search<'_> {
     }
 }
 
-/// Which Service port each chain belongs to, by the comments of the rules that lead to it or stand in it.
+/// Maps chains to Service ports by the comments of the rules in them and of the jumps to them.
 fn owners(ruleset: &Ruleset) -> HashMap<&str, &str> {
     let mut owners = HashMap::new();
     for (name, chain) in ruleset.chains("nat") {
@@ -260,15 +259,15 @@ mod tests {
     }
 
     #[test]
-    fn of_one_service_the_same_is_told_as_of_all() {
+    fn a_comparison_of_one_service_finds_the_same_as_one_of_all() {
         let of = |text: &str, service: &str, chains: &[&str]| {
             let (expected, found) = (ruleset(RULES), ruleset(text));
             let all = differences(&expected, &found, None);
             let wanted = |name: &str| name == service;
             let all: Vec<_> = all.into_iter().filter(|one| one.service.as_deref().is_none_or(wanted)).collect();
             let chains = chains.iter().map(|chain| (*chain).to_owned()).collect();
-            let mut comparison = Comparison::new(&found, Some(Only { chains: &chains, service: &wanted }));
-            // In parts, of which only one knows the table at all.
+            let mut comparison = Comparison::new(&found, Some(ServiceFilter { chains: &chains, service: &wanted }));
+            // In parts, of which only one has the table.
             comparison.take(&Ruleset::new(IpFamily::V4), &|_| None);
             let owners = owners(&expected);
             comparison.take(&expected, &|chain| owners.get(chain).map(|owner| (*owner).to_owned()));
@@ -278,12 +277,12 @@ mod tests {
         let ours = ["KUBE-SVC-AAAAAAAAAAAAAAAA", "KUBE-SEP-AAAAAAAAAAAAAAAA", "KUBE-SEP-AAAAAAAAAAAAAAAB"];
         for line in &lines {
             let without = RULES.replace(line, "-A KUBE-SERVICES -j KUBE-SVC-ZZZZZZZZZZZZZZZZ");
-            let (told, all) = of(&without, "a/b:c", &ours);
-            assert_eq!(told, all, "without {line}");
-            assert!(told.iter().any(|one| one.kind == DifferenceKind::UnexpectedRule), "{told:#?}");
+            let (one_service, all) = of(&without, "a/b:c", &ours);
+            assert_eq!(one_service, all, "without {line}");
+            assert!(one_service.iter().any(|one| one.kind == DifferenceKind::UnexpectedRule), "{one_service:#?}");
         }
-        let (told, _) = of(&RULES.replace("-d 10.0.0.2/32", "-d 10.0.0.3/32"), "a/b:c", &ours);
-        assert_eq!(told, [], "another Service's");
+        let (one_service, _) = of(&RULES.replace("-d 10.0.0.2/32", "-d 10.0.0.3/32"), "a/b:c", &ours);
+        assert_eq!(one_service, [], "another Service's");
     }
 
     #[test]

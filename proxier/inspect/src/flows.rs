@@ -1,7 +1,7 @@
-//! Live flows, by the Service port and endpoint that they belong to.
+//! Counts conntrack entries by Service port and endpoint.
 //!
-//! In: flows one after the other, Service ports as the node has them. Out: how many flows each endpoint has in which
-//! state, and which are stale. Must not know: how flows are listed. Only counts are kept: a table may have millions.
+//! Flows arrive one at a time and only counts are kept, because a conntrack table may hold millions of entries. Each
+//! endpoint gets its flows by state and the number of stale ones.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -12,8 +12,8 @@ use super::services::{EndpointView, ServicePortView, owners};
 use proxier::conntrack::StaleFlows;
 use proxier::model::Protocol;
 
-/// Where a flow goes: the Service port's index, and the endpoint.
-type Place = (usize, SocketAddr);
+/// A flow's destination: index of the Service port, and the endpoint.
+type PortEndpoint = (usize, SocketAddr);
 
 #[derive(Debug, Default)]
 struct Count {
@@ -21,23 +21,23 @@ struct Count {
     stale: u64,
 }
 
-/// Counts flows.
+/// Counts flows by endpoint.
 #[derive(Debug)]
 pub struct FlowCount<'a> {
     owners: HashMap<(Option<IpAddr>, u16, &'static str), usize>,
-    endpoints: HashMap<Place, bool>,
-    /// Whether the rules of a Service port lead anywhere.
+    endpoints: HashMap<PortEndpoint, bool>,
+    /// Whether the rules of a Service port have endpoints.
     leads: Vec<bool>,
     node: &'a [IpAddr],
     stale: Option<&'a StaleFlows>,
-    counts: HashMap<Place, Count>,
-    /// Flows that nothing translated, by Service port.
+    counts: HashMap<PortEndpoint, Count>,
+    /// Flows without translation, by Service port.
     untranslated: BTreeMap<usize, u64>,
     total: u64,
 }
 
 impl<'a> FlowCount<'a> {
-    /// Nothing counted yet. `stale`: the verdict by objects; without it, UDP flows to what no rule leads to are stale.
+    /// Starts at zero. `stale`: decides by objects; without it, UDP flows to endpoints without rules are stale.
     #[must_use]
     pub fn new(views: &[ServicePortView], node: &'a [IpAddr], stale: Option<&'a StaleFlows>) -> Self {
         let mut endpoints = HashMap::new();
@@ -54,7 +54,7 @@ impl<'a> FlowCount<'a> {
         Self { owners, endpoints, leads, node, stale, counts, untranslated, total: 0 }
     }
 
-    /// Takes a flow.
+    /// Counts a flow.
     pub fn add(&mut self, flow: &Flow, state: &'static str) {
         self.total += 1;
         let Some(protocol) = Protocol::of_number(flow.protocol) else { return };
@@ -78,7 +78,7 @@ impl<'a> FlowCount<'a> {
         count.stale += u64::from(stale);
     }
 
-    /// Writes the counts down; returns how many flows there were in all.
+    /// Writes the counts to the views; returns the number of flows.
     pub fn finish(self, views: &mut [ServicePortView]) -> u64 {
         for ((owner, address), count) in self.counts {
             let endpoints = &mut views[owner].endpoints;

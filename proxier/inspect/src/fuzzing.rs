@@ -1,7 +1,7 @@
 //! The decoders of foreign bytes as functions that fuzz targets call. Not a public interface.
 
 use crate::rules::Ruleset;
-use crate::walk::{ConnState, Memory, Node, Origin, Packet, Rules};
+use crate::walk::{ConnState, Node, Origin, Packet, RecentLists, Rules};
 use crate::{neighbours, services};
 use netfilter::IpFamily;
 use netfilter::nft::ruleset;
@@ -89,10 +89,10 @@ fn packet(family: IpFamily) -> Packet {
 fn walk(iptables: &Ruleset, nftables: Option<&ruleset::Ruleset>) {
     let address = packet(iptables.family()).source.ip();
     let node = Node { addresses: vec![address], ..Node::default() };
-    let rules = Rules { iptables, other: None, nftables };
+    let rules = NodeRules { iptables, other: None, nftables };
     for origin in [Origin::Interface("eth0".to_owned()), Origin::Host] {
         let packet = Packet { origin, ..packet(iptables.family()) };
-        let Ok(trace) = rules.trace_within(MOST_RULES, &packet, &node, &Memory::new()) else { continue };
+        let Ok(trace) = rules.trace_within(MOST_RULES, &packet, &node, &RecentLists::new()) else { continue };
         let sum: f64 = trace.branches.iter().map(|branch| branch.outcome.probability).sum();
         assert!((sum - 1.0).abs() < 1e-6, "the ways of a packet add up to {sum}");
         let _ = (trace.to_string(), trace.outcomes());

@@ -1,10 +1,14 @@
-//! What a node's rules do with a Service, read from the rules themselves.
+//! Reads a node's rules back into Services, drift and packet traces.
 //!
-//! In: anybody's rules of iptables and tables of nf_tables, flows, sometimes the model they should follow. Out: Service
-//! ports as the rules have them, packets' ways through them, differences from what should be. Must not know: how any of it
-//! was read from the kernel, how it is shown, or the API's shapes. Of the modes it knows the names of chains and maps; what
-//! should be comes from `expected` in [`proxier::iptables`], [`proxier::ipvs`] and [`proxier::nftables`]. Each mode has its own
-//! reader in `services`.
+//! The input is iptables rules and nf_tables tables of any program, IPVS and ipset state, conntrack entries and, where
+//! known, the model that the rules should follow. The results are:
+//! - [`services`]: Service ports as the rules implement them, with one reader for each mode;
+//! - [`walk`]: the paths of a packet through all rules, with probabilities;
+//! - [`drift`] and [`servers`]: differences from the expected state, which `expected` in [`proxier::iptables`],
+//!   [`proxier::ipvs`] and [`proxier::nftables`] computes;
+//! - [`neighbours`]: the other programs with rules on the node; [`flows`]: live connections per endpoint.
+//!
+//! The crate neither reads the kernel nor formats output; it knows the modes' chain and map names.
 
 mod compare;
 pub mod drift;
@@ -12,9 +16,9 @@ pub mod flows;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod likeness;
 pub mod neighbours;
 pub mod rules;
 pub mod servers;
 pub mod services;
+mod similarity;
 pub mod walk;

@@ -1,7 +1,7 @@
-//! What differs between the virtual servers, sets and addresses that should be and those that are.
+//! Compares expected virtual servers, sets and bound addresses with those found.
 //!
-//! In: both. Out: [`Difference`]s; those of the rules of IPVS mode come from `drift`. Must not know: how either was made,
-//! or how to mend it. What only waits for its connections to end is no difference.
+//! Differences of IPVS mode's rules come from `drift`. Servers, entries and addresses that only drain connections are no
+//! difference.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use super::rules::Ruleset;
 use proxier::ipvs::{Expected, ExpectedServer, ObservedServer, ObservedState};
 use proxier::model::ServicePortName;
 
-/// Compares everything, rules included. `excluded`: virtual servers there are others'.
+/// Compares the whole IPVS state, rules included. `excluded`: networks whose virtual servers belong to other programs.
 ///
 /// # Errors
 /// If the rules that should be are not understood.
@@ -50,15 +50,15 @@ struct Search {
     found: Vec<Difference>,
 }
 
-/// Where a difference is, and whose.
-struct At<'a> {
+/// The place and the Service port of a difference.
+struct Location<'a> {
     table: &'static str,
     chain: String,
     service: Option<&'a ServicePortName>,
 }
 
 impl Search {
-    fn note(&mut self, kind: DifferenceKind, at: &At<'_>, expected: Option<String>, found: Option<String>) {
+    fn note(&mut self, kind: DifferenceKind, at: &Location<'_>, expected: Option<String>, found: Option<String>) {
         self.found.push(Difference {
             family: self.family.name(),
             kind,
@@ -72,7 +72,7 @@ impl Search {
 
     fn servers(&mut self, expected: &Expected, held: &ObservedState, excluded: &[IpNet]) {
         for (key, server) in &expected.servers {
-            let at = At { table: SERVERS, chain: key.to_string(), service: Some(&server.owner) };
+            let at = Location { table: SERVERS, chain: key.to_string(), service: Some(&server.owner) };
             match held.servers.get(key) {
                 None => {
                     let text = server.server.to_string();
@@ -87,12 +87,12 @@ impl Search {
             if expected.servers.contains_key(key) || others || waits {
                 continue;
             }
-            let at = At { table: SERVERS, chain: key.to_string(), service: None };
+            let at = Location { table: SERVERS, chain: key.to_string(), service: None };
             self.note(DifferenceKind::UnexpectedVirtualServer, &at, None, Some(server.server.to_string()));
         }
     }
 
-    fn server(&mut self, at: &At<'_>, key: ServerKey, expected: &ExpectedServer, found: &ObservedServer) {
+    fn server(&mut self, at: &Location<'_>, key: ServerKey, expected: &ExpectedServer, found: &ObservedServer) {
         if expected.server != found.server {
             let (expected, found) = (expected.server.to_string(), found.server.to_string());
             self.note(DifferenceKind::AlteredVirtualServer, at, Some(expected), Some(found));
@@ -116,7 +116,7 @@ impl Search {
 
     fn sets(&mut self, expected: &Expected, held: &ObservedState, waiting: &BTreeSet<IpAddr>) {
         for (name, entries) in &expected.sets {
-            let at = |service| At { table: SETS, chain: (*name).to_owned(), service };
+            let at = |service| Location { table: SETS, chain: (*name).to_owned(), service };
             let Some(set) = held.sets.get(*name) else {
                 self.note(DifferenceKind::MissingSet, &at(None), None, None);
                 continue;
@@ -132,7 +132,7 @@ impl Search {
     }
 
     fn addresses(&mut self, expected: &Expected, held: &ObservedState, waiting: &BTreeSet<IpAddr>) {
-        let at = |service| At { table: DEVICE, chain: Expected::device(), service };
+        let at = |service| Location { table: DEVICE, chain: Expected::device(), service };
         let Some(bound) = &held.bound else {
             self.note(DifferenceKind::MissingDevice, &at(None), None, None);
             return;

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use proxier::model::Protocol;
-use proxier_inspect::services::{AddressKind, Part, ServicePortView};
+use proxier_inspect::services::{AddressKind, KernelObject, ServicePortView};
 
 use crate::inspect::Look;
 use crate::inspect::paths::Paths;
-use crate::terminal::Look as Terminal;
+use crate::terminal::Terminal;
 use crate::trace::{sender, text};
 
 /// A chain and its rules, one line each, as `iptables-save` or `nft list` prints them.
@@ -43,7 +43,7 @@ pub fn details(seen: &mut Look, view: &ServicePortView) -> ServiceDetails {
         return ServiceDetails::default();
     };
     let chains = view.parts.iter().filter(|part| part.element.is_none());
-    let chain_text = |part: &Part| {
+    let chain_text = |part: &KernelObject| {
         let rules = rules.chain_text(part.table, &part.chain);
         (!rules.is_empty()).then(|| ChainText { name: format!("table {}, chain {}", part.table, part.chain), rules })
     };

@@ -1,8 +1,7 @@
-//! What a table of another layout than ours, as the real kube-proxy's, does otherwise than it should.
+//! Compares what two tables with different layouts do to packets.
 //!
-//! In: the table that is there, the one that our own mode would have, who may send. Out: [`Difference`]s: packets to each
-//! address are walked through both, and what becomes of them is compared. Must not know: how either was made. What only
-//! looks otherwise is no difference.
+//! A table of upstream kube-proxy names its chains otherwise than ours, so its rules cannot be compared one by one.
+//! Instead, packets to each address are walked through both tables and their outcomes compared as [`Difference`]s.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,38 +13,38 @@ use netfilter::nft::ruleset::{Element, ElementLookup, Ruleset, Set, Table, Table
 use super::shape::shape;
 use super::{Difference, DifferenceKind};
 use crate::rules::Ruleset as Iptables;
-use crate::services::nftables::ways::{Destination, Ways, ip, octets, ways};
+use crate::services::nftables::dispatch::{Destination, DispatchSummary, ip, octets, summarize};
 use crate::services::nftables::{
     NO_ENDPOINTS, RESTRICTED, SERVICES, allowed_networks, destination, is_local, node_port_ips, ranges, spelled,
     verdict,
 };
-use crate::walk::{ConnState, Memory, Node, Origin, Outcome, Packet, Rules, Verdict};
+use crate::walk::{ConnState, Node, NodeRules, Origin, Outcome, Packet, RecentLists, Verdict};
 use proxier::model::Protocol;
 use proxier::model::config::LocalTraffic;
 use proxier::nftables::{Expected, TABLE};
 
-/// Sets that mean the same in both layouts, whose elements are compared as such.
+/// Sets with the same meaning in both layouts, whose elements are compared directly.
 const MEMBERS: [&str; 3] = ["cluster-ips", "nodeport-ips", "hairpin-connections"];
-/// Clients outside of the cluster: addresses for documentation.
+/// Clients outside the cluster: documentation addresses.
 const OUTSIDE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7))];
-/// The port that they send from.
+/// Their source port.
 const CLIENT_PORT: u16 = 40000;
 /// A pod's address in the network of this node's, as counted from its first.
 const POD: usize = 200;
-/// Odds that differ by less are the same.
+/// Probabilities that differ by less are equal.
 const ALIKE: f64 = 1e-6;
 
-/// Who sends packets, and to what node.
+/// The senders of the compared packets, and the node.
 #[derive(Clone, Copy, Debug)]
-pub struct World<'a> {
+pub struct TrafficSources<'a> {
     /// The node.
     pub node: &'a Node,
-    /// What traffic of its pods looks like.
+    /// How traffic of the node's pods is detected.
     pub pods: Option<&'a LocalTraffic>,
 }
 
-/// Compares; of destinations those that belong to nobody, and those of Service ports with `wanted` names.
+/// Compares destinations of Service ports with `wanted` names, and destinations that no Service port has.
 ///
 /// # Errors
 /// If a table has rules that the kernel would not take.
@@ -53,7 +52,7 @@ pub fn differences(
     family: IpFamily,
     expected: &Expected,
     found: &Table,
-    world: World<'_>,
+    world: TrafficSources<'_>,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<Difference>, String> {
     let should_be = expected.as_held();
@@ -86,7 +85,7 @@ fn alone(family: IpFamily, table: Table) -> Ruleset {
     Ruleset { family, tables: [(TableId::of(family, TABLE), table)].into() }
 }
 
-/// The destinations that there should be, and the Service ports that have them.
+/// The expected destinations, with the Service ports that own them.
 fn owners(expected: &Expected, should_be: &Table) -> BTreeMap<Destination, Option<String>> {
     let mut owners = BTreeMap::new();
     for name in SERVICES.iter().chain(&NO_ENDPOINTS).chain([&RESTRICTED]) {
@@ -100,26 +99,26 @@ fn owners(expected: &Expected, should_be: &Table) -> BTreeMap<Destination, Optio
     owners
 }
 
-/// What becomes of packets of one client.
+/// The outcomes of one client's packets, with probabilities.
 type Ends = BTreeMap<(Verdict, bool), f64>;
 
 struct Search<'a> {
     family: IpFamily,
     id: TableId,
-    world: World<'a>,
+    world: TrafficSources<'a>,
     iptables: Iptables,
     should_be: Ruleset,
     is: Ruleset,
-    /// The networks that should be let in, by destination.
+    /// Expected source ranges, by destination.
     allowed: HashMap<Vec<u8>, Vec<IpNet>>,
-    /// Cluster IPs that are not listed as such: that packets to them are not masqueraded is told already.
+    /// Cluster IPs missing from their set; that packets to them are not masqueraded is reported already.
     unlisted: BTreeSet<IpAddr>,
-    /// Ways that packets were walked; if they are not as they should be, the destination that was told of.
+    /// Shapes that were walked; if one differs, the destination that was reported for it.
     walked: HashMap<Kind, Option<String>>,
     found: Vec<Difference>,
 }
 
-/// What packets to a destination meet, but for its endpoints and addresses: both as it should be and as it is.
+/// The shapes of a destination, expected and found.
 #[derive(PartialEq, Eq, Hash)]
 struct Kind {
     node_port: bool,
@@ -179,7 +178,7 @@ impl Search<'_> {
 
     /// Where packets to a destination end is the same for all of one kind, if the endpoints are as they should be.
     fn kind(&self, to: Destination) -> Option<Kind> {
-        let [should_be, is] = [true, false].map(|expected| self.ways(to, expected));
+        let [should_be, is] = [true, false].map(|expected| self.summarize(to, expected));
         let has_ranges =
             [true, false].into_iter().any(|expected| entry(self.table(expected), RESTRICTED, to).is_some());
         if has_ranges || affinity(&should_be) != affinity(&is) || !same_endpoints(&should_be, &is) {
@@ -199,7 +198,7 @@ impl Search<'_> {
         })
     }
 
-    /// Compares what becomes of packets to one destination. One difference tells of all.
+    /// Compares the outcomes of packets to one destination. One difference covers all of them.
     fn destination(&mut self, to: Destination, owner: Option<&str>) -> Result<(), String> {
         let kind = self.kind(to);
         match kind.as_ref().and_then(|kind| self.walked.get(kind)) {
@@ -219,11 +218,11 @@ impl Search<'_> {
             let packet = Packet { source, destination: address, protocol, origin, state: ConnState::New };
             let [should_be, is] = [self.ends(&packet, true)?, self.ends(&packet, false)?];
             if !same(&should_be, &is) {
-                wanted.push(format!("from {who}: {}", told(&should_be)));
-                held.push(format!("from {who}: {}", told(&is)));
+                wanted.push(format!("from {who}: {}", describe(&should_be)));
+                held.push(format!("from {who}: {}", describe(&is)));
             }
         }
-        let [should_be, is] = [affinity(&self.ways(to, true)), affinity(&self.ways(to, false))];
+        let [should_be, is] = [affinity(&self.summarize(to, true)), affinity(&self.summarize(to, false))];
         if should_be != is {
             wanted.push(should_be);
             held.push(is);
@@ -237,17 +236,17 @@ impl Search<'_> {
     }
 
     /// Where a table sends packets to a destination.
-    fn ways(&self, to: Destination, expected: bool) -> Ways<'_> {
+    fn summarize(&self, to: Destination, expected: bool) -> DispatchSummary<'_> {
         let table = self.table(expected);
         let chain =
             entry(table, SERVICES[usize::from(to.ip.is_none())], to).and_then(|element| verdict(element)?.chain());
-        chain.map(|chain| ways(self.family, table, to, chain)).unwrap_or_default()
+        chain.map(|chain| summarize(self.family, table, to, chain)).unwrap_or_default()
     }
 
     fn ends(&self, packet: &Packet, expected: bool) -> Result<Ends, String> {
         let nftables = Some(if expected { &self.should_be } else { &self.is });
-        let rules = Rules { iptables: &self.iptables, other: None, nftables };
-        let trace = rules.trace(packet, self.world.node, &Memory::new())?;
+        let rules = NodeRules { iptables: &self.iptables, other: None, nftables };
+        let trace = rules.trace(packet, self.world.node, &RecentLists::new())?;
         let unlisted = self.unlisted.contains(&packet.destination.ip());
         let mut ends = Ends::new();
         for Outcome { verdict, masqueraded, probability } in trace.branches.into_iter().map(|branch| branch.outcome) {
@@ -256,7 +255,7 @@ impl Search<'_> {
         Ok(ends)
     }
 
-    /// An address that node ports are to work on.
+    /// An address that serves node ports.
     fn node_port_ip(&self) -> Option<IpAddr> {
         let listed = |expected: bool| node_port_ips(self.table(expected)).unwrap_or_default();
         let (wanted, held) = (listed(true), listed(false));
@@ -264,7 +263,7 @@ impl Search<'_> {
         both.or(wanted.first().copied()).or_else(|| self.world.node.masquerade_address(self.family.localhost()))
     }
 
-    /// One of each kind of clients that the rules may tell apart.
+    /// One client of each kind that the rules may distinguish.
     fn clients(&self, to: Destination, ip: IpAddr) -> Vec<(String, SocketAddr, Origin)> {
         let node = self.world.node;
         let mut clients = Vec::new();
@@ -298,7 +297,7 @@ impl Search<'_> {
         clients
     }
 
-    /// The first and last addresses that source ranges let in, and those before and after.
+    /// The first and last addresses of source ranges, and the addresses before and after them.
     fn borders(&self, to: Destination) -> BTreeSet<IpAddr> {
         let mut borders = BTreeSet::new();
         let wanted = self.allowed.get(&*to.key()).cloned().unwrap_or_default();
@@ -338,10 +337,10 @@ fn has(set: &Set, key: &[u8]) -> bool {
 }
 
 /// Whether the same endpoints are as likely, under both policies.
-fn same_endpoints(a: &Ways<'_>, b: &Ways<'_>) -> bool {
-    let shares = |ways: &Ways<'_>| {
+fn same_endpoints(a: &DispatchSummary<'_>, b: &DispatchSummary<'_>) -> bool {
+    let shares = |summary: &DispatchSummary<'_>| {
         let mut shares: BTreeMap<(bool, SocketAddr), f64> = BTreeMap::new();
-        for chooser in &ways.choosers {
+        for chooser in &summary.choosers {
             for choice in &chooser.choices {
                 *shares.entry((is_local(&chooser.chain), choice.to)).or_default() += choice.share;
             }
@@ -358,23 +357,23 @@ fn same(a: &Ends, b: &Ends) -> bool {
     all.all(|end| (share(a, end) - share(b, end)).abs() < ALIKE)
 }
 
-fn told(ends: &Ends) -> String {
+fn describe(ends: &Ends) -> String {
     let one = |((verdict, masqueraded), probability): (&(Verdict, bool), &f64)| {
         Outcome { verdict: *verdict, masqueraded: *masqueraded, probability: *probability }.to_string()
     };
     ends.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// Whom a table sends where by what it remembers.
-fn affinity(ways: &Ways<'_>) -> String {
-    let Some(seconds) = ways.affinity else {
-        return if ways.remembered.is_empty() { String::new() } else { "clients are never remembered".to_owned() };
+/// Describes a table's session affinity.
+fn affinity(summary: &DispatchSummary<'_>) -> String {
+    let Some(seconds) = summary.affinity else {
+        return if summary.remembered.is_empty() { String::new() } else { "clients are never remembered".to_owned() };
     };
     let to = |local: bool| {
-        let found = ways.remembered.iter().filter(|(of, _)| *of == local).map(|(_, endpoint)| endpoint.to_string());
+        let found = summary.remembered.iter().filter(|(of, _)| *of == local).map(|(_, endpoint)| endpoint.to_string());
         found.collect::<Vec<_>>().join(" ")
     };
-    let by: Vec<String> = ways.remembering.iter().map(ToString::to_string).collect();
+    let by: Vec<String> = summary.remembering.iter().map(ToString::to_string).collect();
     format!(
         "clients of {} are remembered for {seconds} s and sent to {} (of this node: {})",
         by.join(" "),

@@ -1,8 +1,7 @@
-//! What differs between what should be and what is.
+//! Differences between the expected kernel state and the state found.
 //!
-//! In: both. Out: [`Difference`]s, rule by rule and element by element. Must not know: how either was made, or how to
-//! mend it. `compare` compares rules of iptables, `nftables` our table of nf_tables, `behaviour` what other tables
-//! do, [`super::servers`] what IPVS mode has besides rules.
+//! `compare` compares iptables rules, `nftables` a table in our own layout, `behaviour` the effect of tables in another
+//! layout, and [`super::servers`] the virtual servers, sets and addresses of IPVS mode.
 
 pub mod behaviour;
 pub mod nftables;
@@ -10,63 +9,63 @@ mod shape;
 
 use serde::Serialize;
 
-pub use super::compare::{Comparison, Only, differences};
+pub use super::compare::{Comparison, ServiceFilter, differences};
 
-/// What kind of difference it is.
+/// The kind of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DifferenceKind {
-    /// A table that should be there was not read, or is not there.
+    /// An expected table is missing or was not read.
     MissingTable,
-    /// A chain that should be there.
+    /// An expected chain is missing.
     MissingChain,
-    /// A chain of a Service port that should not be there.
+    /// A chain of a Service port is not expected.
     UnexpectedChain,
-    /// A rule that should be there.
+    /// An expected rule is missing.
     MissingRule,
-    /// A rule that should not be there.
+    /// A rule is not expected.
     UnexpectedRule,
-    /// A rule that reads otherwise than it should.
+    /// A rule differs from the expected one.
     AlteredRule,
-    /// A rule that stands elsewhere in its chain.
+    /// A rule is at another position in its chain.
     MovedRule,
-    /// A virtual server that should be there.
+    /// An expected virtual server is missing.
     MissingVirtualServer,
-    /// A virtual server that should not be there.
+    /// A virtual server is not expected.
     UnexpectedVirtualServer,
-    /// A virtual server that schedules otherwise than it should.
+    /// A virtual server's scheduling differs.
     AlteredVirtualServer,
-    /// A real server that should be there.
+    /// An expected real server is missing.
     MissingRealServer,
-    /// A real server that should not be there.
+    /// A real server is not expected.
     UnexpectedRealServer,
-    /// A real server with another weight or way of forwarding than it should have.
+    /// A real server's weight or forwarding method differs.
     AlteredRealServer,
-    /// A set that should be there.
+    /// An expected set is missing.
     MissingSet,
-    /// An entry that a set should have.
+    /// An expected entry of a set is missing.
     MissingEntry,
-    /// An entry that a set should not have.
+    /// An entry of a set is not expected.
     UnexpectedEntry,
-    /// The device that should be there.
+    /// The expected network device is missing.
     MissingDevice,
-    /// An address that the device should have.
+    /// An expected address of the device is missing.
     MissingAddress,
-    /// An address that the device should not have.
+    /// An address of the device is not expected.
     UnexpectedAddress,
-    /// A table of nf_tables that is another one than it should be.
+    /// An nf_tables table's definition differs.
     AlteredTable,
-    /// A chain that stands at another hook than it should, or has another policy.
+    /// A chain's hook, priority or policy differs.
     AlteredChain,
-    /// A set that holds other things than it should.
+    /// A set's definition differs.
     AlteredSet,
-    /// An element that a set or map should have.
+    /// An expected element of a set or map is missing.
     MissingElement,
-    /// An element that a set or map should not have.
+    /// An element of a set or map is not expected.
     UnexpectedElement,
-    /// An element that leads elsewhere than it should.
+    /// An element's value differs.
     AlteredElement,
-    /// What packets for an address of a Service meet is not what should become of them.
+    /// Packets to a Service's address have another outcome than expected.
     AlteredBehaviour,
 }
 
@@ -125,11 +124,11 @@ pub struct Difference {
     pub table: String,
     /// The chain, the virtual server, the set or the device; of altered behaviour the address.
     pub chain: String,
-    /// What should be there, as `iptables-save`, `nft list`, `ipvsadm -S -n` or `ipset save` words it.
+    /// The expected text, as `iptables-save`, `nft list`, `ipvsadm -S -n` or `ipset save` prints it.
     pub expected: Option<String>,
-    /// What is there.
+    /// The text found.
     pub found: Option<String>,
-    /// The Service port that it is about, where that can be told.
+    /// The Service port concerned, where known.
     pub service: Option<String>,
 }
 
@@ -141,7 +140,7 @@ pub const SETS: &str = "ipset";
 pub const DEVICE: &str = "device";
 
 impl Difference {
-    /// Where it is, for people.
+    /// The place of the difference, as printed.
     #[must_use]
     pub fn place(&self) -> String {
         let Self { table, chain, .. } = self;
@@ -156,7 +155,7 @@ impl Difference {
         }
     }
 
-    /// Whether it is in a table of rules.
+    /// Whether the difference is in a table of rules.
     #[must_use]
     pub fn is_of_rules(&self) -> bool {
         ![SERVERS, SETS, DEVICE].contains(&&*self.table)

@@ -1,8 +1,7 @@
-//! What differs between the table that nftables mode should have and the one that is there, in our own layout.
+//! Compares the expected table of nftables mode with the one found, in our own layout.
 //!
-//! In: both. Out: [`Difference`]s, element by element and rule by rule. Must not know: how either was made, or how to mend
-//! it. Which endpoint has which number is no difference, nor are clients that rules remember, nor chains and sets that
-//! nothing leads to any more.
+//! The result is [`Difference`]s, element by element and rule by rule. The numbering of endpoints, the clients that session
+//! affinity remembers, and chains and sets without references are ignored.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,31 +11,31 @@ use netfilter::nft::ruleset::{self, Table, TableId};
 use netfilter::nft::{BaseChain, Element, Expression, Field, Name, Rule, Set};
 
 use super::{Difference, DifferenceKind};
-use crate::likeness::{Line, aligned, best_pairs};
+use crate::similarity::{RuleText, aligned, best_pairs};
 use proxier::model::ServicePortName;
 use proxier::nftables::{Expected, ExpectedChain, ExpectedSet, TABLE, VipOrNodePort, is_own_set, place_of};
 
 /// A rule, and how nft prints it.
 #[derive(Clone, Debug)]
-struct Worded<'a> {
+struct PrintedRule<'a> {
     text: String,
     expressions: Cow<'a, [Expression]>,
     comment: Option<&'a str>,
 }
 
-impl Line for Worded<'_> {
+impl RuleText for PrintedRule<'_> {
     fn text(&self) -> &str {
         &self.text
     }
 
     fn same(&self, other: &Self) -> bool {
-        // nft has other instructions for some words than we have.
+        // nft encodes some statements with other expressions than we do.
         self.text == other.text || (self.expressions == other.expressions && self.comment == other.comment)
     }
 }
 
-impl<'a> Worded<'a> {
-    /// In the same words as what is found: of its instructions, too.
+impl<'a> PrintedRule<'a> {
+    /// Normalizes the expressions to those that are found.
     fn expected(id: &TableId, table: &Table, rule: &'a Rule) -> Self {
         let (expressions, comment) = (rule.expressions(), rule.comment.clone());
         let held = ruleset::Rule { handle: 0, expressions, comment, counters: None };
@@ -50,7 +49,7 @@ impl<'a> Worded<'a> {
     }
 }
 
-/// Whether a set is defined as it should be.
+/// Whether a set has the expected definition.
 fn is_defined_as(found: &ruleset::Set, expected: &Set) -> bool {
     let kinds = |fields: &[Field]| fields.iter().map(|field| field.type_number()).collect::<Vec<_>>();
     let held = |parts: &[ruleset::KeyField]| parts.iter().map(|part| part.kind).collect::<Vec<_>>();
@@ -62,24 +61,24 @@ fn is_defined_as(found: &ruleset::Set, expected: &Set) -> bool {
         && (found.size, found.comment.as_deref()) == (expected.size, expected.comment.as_deref())
 }
 
-/// Whether an element is as it should be.
+/// Whether an element has the expected value.
 fn is_as(found: &ruleset::Element, expected: &Element) -> bool {
     (&found.key, &found.end, &found.value, &found.comment)
         == (&expected.key, &expected.end, &expected.value, &expected.comment)
         && found.timeout == u64::from(expected.timeout.unwrap_or(0)) * 1000
 }
 
-/// Whether a table is laid out as ours.
+/// Whether a table has our layout.
 #[must_use]
 pub fn is_ours(table: &Table) -> bool {
     table.sets.keys().any(|name| is_own_set(name))
 }
 
-/// Compares. `None`: there is no table.
+/// Compares the tables. `None`: the table does not exist.
 #[must_use]
 pub fn differences(family: IpFamily, expected: &Expected, found: Option<&Table>) -> Vec<Difference> {
     let id = TableId::of(family, TABLE);
-    let mut search = Search { family, id, owners: Owners::of(family, expected), found: Vec::new() };
+    let mut search = Search { family, id, owners: AddressOwners::of(family, expected), found: Vec::new() };
     let Some(found) = found else {
         search.note(DifferenceKind::MissingTable, "", None, None, None);
         return search.found;
@@ -93,7 +92,7 @@ pub fn differences(family: IpFamily, expected: &Expected, found: Option<&Table>)
         search.chain(name, chain, found);
     }
     for (name, chain) in found.chains.iter().filter(|(name, _)| !expected.chains.contains_key(*name)) {
-        // Others are met only by who is led there, and what leads there is a difference.
+        // Other chains need a jump, and that jump is already a difference.
         if let Some(base) = &chain.base {
             search.note(DifferenceKind::UnexpectedChain, name, None, Some(base.to_string()), None);
         }
@@ -106,12 +105,12 @@ pub fn differences(family: IpFamily, expected: &Expected, found: Option<&Table>)
 }
 
 /// Which Service port has which address and port.
-struct Owners<'a> {
+struct AddressOwners<'a> {
     family: IpFamily,
     by_destination: HashMap<(VipOrNodePort, &'a [u8]), &'a ServicePortName>,
 }
 
-impl<'a> Owners<'a> {
+impl<'a> AddressOwners<'a> {
     fn of(family: IpFamily, expected: &'a Expected) -> Self {
         let mut by_destination = HashMap::new();
         for (name, set) in &expected.sets {
@@ -125,7 +124,7 @@ impl<'a> Owners<'a> {
         Self { family, by_destination }
     }
 
-    /// Whose an element is that nobody wants so.
+    /// The owner of an unexpected element.
     fn of_element(&self, set: &str, element: &ruleset::Element) -> Option<String> {
         let by_key = || {
             let (place, length) = place_of(self.family, set)?;
@@ -139,7 +138,7 @@ impl<'a> Owners<'a> {
 struct Search<'a> {
     family: IpFamily,
     id: TableId,
-    owners: Owners<'a>,
+    owners: AddressOwners<'a>,
     found: Vec<Difference>,
 }
 
@@ -171,14 +170,15 @@ impl Search<'_> {
             let wanted = head(&expected.chain.base, &expected.chain.comment);
             self.note(DifferenceKind::AlteredChain, name, wanted, head(&chain.base, &chain.comment), service());
         }
-        let wanted: Vec<Worded<'_>> =
-            expected.rules.iter().map(|rule| Worded::expected(&self.id, found, rule)).collect();
-        let held: Vec<Worded<'_>> =
-            chain.rules.iter().flatten().map(|rule| Worded::found(&self.id, found, rule)).collect();
+        let wanted: Vec<PrintedRule<'_>> =
+            expected.rules.iter().map(|rule| PrintedRule::expected(&self.id, found, rule)).collect();
+        let held: Vec<PrintedRule<'_>> =
+            chain.rules.iter().flatten().map(|rule| PrintedRule::found(&self.id, found, rule)).collect();
         if wanted.len() == held.len() && wanted.iter().zip(&held).all(|(a, b)| a.same(b)) {
             return;
         }
-        let (wanted, held): (Vec<&Worded<'_>>, Vec<&Worded<'_>>) = (wanted.iter().collect(), held.iter().collect());
+        let (wanted, held): (Vec<&PrintedRule<'_>>, Vec<&PrintedRule<'_>>) =
+            (wanted.iter().collect(), held.iter().collect());
         let (mut missing, mut extra) = aligned(&wanted, &held);
         let mut moved = Vec::new();
         missing.retain(|rule| match extra.iter().position(|other| other.same(rule)) {
@@ -189,7 +189,7 @@ impl Search<'_> {
             None => true,
         });
         let altered = best_pairs(&mut missing, &mut extra);
-        let text = |rule: &Worded<'_>| Some(rule.text.clone());
+        let text = |rule: &PrintedRule<'_>| Some(rule.text.clone());
         for (kind, pairs) in [(DifferenceKind::MovedRule, moved), (DifferenceKind::AlteredRule, altered)] {
             for (a, b) in pairs {
                 self.note(kind, name, text(a), text(b), service());

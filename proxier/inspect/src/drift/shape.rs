@@ -1,18 +1,17 @@
-//! Which destinations rules treat alike, whatever their endpoints.
+//! Shapes of dispatch paths: which destinations the rules treat alike.
 //!
-//! In: what is on the way to a destination. Out: its shape; packets to destinations of the same shape, with endpoints as
-//! they should be, meet the same. Must not know: what should be.
+//! Packets to destinations with the same shape meet the same rules, provided that the endpoints are as expected.
 
 use netfilter::nft::ruleset::{Rule, Table};
 use netfilter::nft::{Expression, Load, Verdict};
 
-use crate::services::nftables::ways::Ways;
+use crate::services::nftables::dispatch::DispatchSummary;
 
-/// The rules on the way, without names, numbers and addresses of one Service port; what is repeated is there once.
+/// The rules of the path without names, numbers and addresses of one Service port; repetitions are merged.
 #[must_use]
-pub fn shape(table: &Table, ways: &Ways<'_>) -> Vec<String> {
+pub fn shape(table: &Table, summary: &DispatchSummary<'_>) -> Vec<String> {
     let mut shape: Vec<String> = Vec::new();
-    for name in &ways.chains {
+    for name in &summary.chains {
         shape.push(kind(name).to_owned());
         let rules = table.chains.get(name).into_iter().flat_map(|chain| chain.rules.iter().flatten());
         shape.extend(rules.map(of_rule));
@@ -42,7 +41,7 @@ fn of_expression(expression: &Expression) -> String {
     }
 }
 
-/// A name without what tells one of its kind from another: a hash and a Service port's name, or a number.
+/// A name without its hash and Service port's name, or without its number.
 fn kind(name: &str) -> &str {
     if name.contains('/') || name.starts_with("__") {
         return name.split('-').next().map_or(name, |kind| kind.trim_end_matches(|c: char| c.is_ascii_digit()));

@@ -1,7 +1,7 @@
-//! Who else has chains on the node, and in which order packets meet them.
+//! Other programs' chains on the node, in the order in which packets meet them.
 //!
-//! In: a [`Ruleset`]. Out: for each hook, whose rules stand there, in order; the canaries. Must not know: Services.
-//! `nftables` tells the same of tables of nf_tables.
+//! Also reports table sizes and kube-proxy's canary chains. This module covers iptables, `nftables` the tables of
+//! nf_tables.
 
 pub mod nftables;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::rules::{Policy, Rule, Ruleset};
 
-/// Beginnings of chain names, and whose they are. The first that fits counts.
+/// Prefixes of chain names and their owners. The first match counts.
 const OWNERS: [(&str, &str); 33] = [
     ("KUBE-KUBELET-CANARY", "kubelet"),
     ("KUBE-IPTABLES-HINT", "kubelet"),
@@ -46,13 +46,13 @@ const OWNERS: [(&str, &str); 33] = [
     ("neutron-", "OpenStack Neutron"),
 ];
 
-/// Whose chain it is, by its name.
+/// The owner of a chain, by its name.
 #[must_use]
 pub fn owner(chain: &str) -> Option<&'static str> {
     OWNERS.iter().find(|(beginning, _)| chain.starts_with(beginning)).map(|(_, owner)| *owner)
 }
 
-/// Whose rules stand in a hook, in the order in which packets meet them.
+/// The owners of a hook's rules, in the order in which packets meet them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Hook {
     /// `IPv4` or `IPv6`.
@@ -63,7 +63,7 @@ pub struct Hook {
     pub hook: String,
     /// The owners; one that comes again after another is named again.
     pub order: Vec<String>,
-    /// Whether what nobody decides is dropped.
+    /// Whether the policy drops packets that no rule decides.
     pub drops: bool,
 }
 

@@ -1,7 +1,6 @@
-//! The same for tables of nf_tables: whose chains packets meet at each hook, in the order of their priorities.
+//! Owners of nf_tables base chains at each hook, in the order of their priorities.
 //!
-//! In: all tables of a family but iptables' own, and iptables' rules. Out: [`Hook`]s and [`TableSize`]s. Must not know:
-//! Services, or what rules do.
+//! Covers all tables of a family except those of iptables itself, whose place among them comes from the iptables rules.
 
 use netfilter::nft::Hook as At;
 use netfilter::nft::ruleset::{self, Table, TableId};
@@ -10,11 +9,11 @@ use super::{Hook, TableSize};
 use crate::rules::Ruleset;
 use proxier::nftables::is_kube_proxy;
 
-/// Where iptables' chains stand at their hooks.
+/// The priorities of iptables' tables.
 const IPTABLES: [(&str, i32); 5] = [("raw", -300), ("mangle", -150), ("nat", -100), ("filter", 0), ("security", 50)];
-/// Where nat stands after routing.
+/// The priority of nat at postrouting and input.
 const AFTER_ROUTING: i32 = 100;
-/// Names of tables, and whose they are.
+/// Names of tables and their owners.
 const OWNERS: [(&str, &str); 8] = [
     ("kube-proxy", "kube-proxy"),
     ("firewalld", "firewalld"),
@@ -53,7 +52,7 @@ pub fn hooks(tables: &ruleset::Ruleset, iptables: &Ruleset) -> Vec<Hook> {
                 met.push((if last { AFTER_ROUTING } else { priority }, format!("iptables {table}")));
             }
         }
-        // Of the same priority nobody knows here which was there first.
+        // The order of chains with the same priority is not known here.
         met.sort();
         let mut order: Vec<String> = met.into_iter().map(|(_, owner)| owner).collect();
         order.dedup();
@@ -79,7 +78,7 @@ pub fn sizes(tables: &ruleset::Ruleset) -> Vec<TableSize> {
             canary: None,
         }
     };
-    // Others are iptables' own, and are told as such.
+    // Tables without base chains are those of iptables, which are reported as such.
     let is_met = |(_, table): &(&TableId, &Table)| table.chains.values().any(|chain| chain.base.is_some());
     tables.tables.iter().filter(is_met).map(size).collect()
 }

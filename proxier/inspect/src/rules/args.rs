@@ -1,37 +1,40 @@
-//! A rule's words after the chain's name.
+//! Parses a rule's arguments into conditions and a target.
 //!
-//! In: words. Out: conditions and target, and what of the rule is not understood. Must not know: tables, chains or how
-//! rules are walked. What is not understood is said: a match passed over would make a rule match more than it does.
+//! Anything not understood is recorded as the rule's problem: a match that is skipped would make the rule match more
+//! packets than it does in the kernel.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netfilter::IpFamily;
 
-use super::clauses::{self, Action, Choice};
-use super::language::Grasp;
+use super::clauses::{self, Action, OptionValues};
+use super::language::Support;
 use super::values::{Condition, Meaning, Target, Test};
 use super::words::{Word, bits};
 use super::{matches, targets};
 use proxier::model::Protocol;
 
-/// Reads a rule's words.
+/// Parses a rule's words.
 pub(super) fn rule(family: IpFamily, words: Vec<Word<'_>>) -> Meaning {
     let clauses = clauses::sort(words);
-    let mut reading =
-        Reading { family, protocol: None, meaning: Meaning { problem: clauses.problem.clone(), ..Meaning::default() } };
+    let mut reading = RuleParser {
+        family,
+        protocol: None,
+        meaning: Meaning { problem: clauses.problem.clone(), ..Meaning::default() },
+    };
     for choice in &clauses.plain {
         reading.note(|reading| reading.plain(choice));
     }
     for clause in &clauses.matches {
-        if clause.extension.grasp == Grasp::Doubt {
+        if clause.extension.grasp == Support::Doubt {
             reading.doubt(clause.extension.name, clause.extension.why);
         }
         reading.note(|reading| matches::read(reading, clause));
     }
     reading.note(|reading| {
         let target = reading.act(clauses.action.as_ref());
-        // What the target does is not known then, only that there is one.
+        // The target's effect is unknown then, only its presence.
         reading.meaning.target = match (&target, &clauses.action) {
             (Err(_), Some(Action::Target(clause))) => Some(Target::Unfollowed(clause.extension.name.to_owned())),
             _ => target.as_ref().ok().cloned().flatten(),
@@ -41,15 +44,15 @@ pub(super) fn rule(family: IpFamily, words: Vec<Word<'_>>) -> Meaning {
     reading.meaning
 }
 
-/// A rule that is being read.
-pub(super) struct Reading {
+/// A rule being parsed.
+pub(super) struct RuleParser {
     pub(super) family: IpFamily,
-    /// That of `-p`, unless negated.
+    /// The protocol of `-p`, unless negated.
     pub(super) protocol: Option<String>,
     pub(super) meaning: Meaning,
 }
 
-impl Reading {
+impl RuleParser {
     fn note(&mut self, read: impl FnOnce(&mut Self) -> Result<(), String>) {
         if let Err(problem) = read(self) {
             self.meaning.problem.get_or_insert(problem);
@@ -65,7 +68,7 @@ impl Reading {
         self.meaning.conditions.push(Condition { negated, test });
     }
 
-    fn plain(&mut self, choice: &Choice<'_>) -> Result<(), String> {
+    fn plain(&mut self, choice: &OptionValues<'_>) -> Result<(), String> {
         let test = match &*choice.name {
             "-s" => self.address(choice.value(), true)?,
             "-d" => self.address(choice.value(), false)?,
@@ -78,7 +81,7 @@ impl Reading {
         Ok(())
     }
 
-    fn of_protocol(&mut self, choice: &Choice<'_>) -> Result<(), String> {
+    fn of_protocol(&mut self, choice: &OptionValues<'_>) -> Result<(), String> {
         let name = choice.value().to_ascii_lowercase();
         if name == "all" || name == "0" {
             return Ok(());
@@ -137,7 +140,7 @@ impl Reading {
             Some(Action::Jump(chain)) => Some(Target::Jump(chain.clone())),
             Some(Action::Goto(chain)) => Some(Target::Goto(chain.clone())),
             Some(Action::Target(clause)) => {
-                if clause.extension.grasp == Grasp::Doubt && clause.extension.name != "NFQUEUE" {
+                if clause.extension.grasp == Support::Doubt && clause.extension.name != "NFQUEUE" {
                     self.doubt(clause.extension.name, clause.extension.why);
                 }
                 Some(targets::read(self, clause)?)
@@ -155,7 +158,7 @@ pub(super) fn protocol(name: &str) -> Result<Option<Protocol>, String> {
     Ok(known)
 }
 
-/// Those of `/etc/protocols` and of iptables itself.
+/// Other protocol names of `/etc/protocols` and of iptables.
 const OTHER_PROTOCOLS: [&str; 57] = [
     "icmp",
     "icmpv6",

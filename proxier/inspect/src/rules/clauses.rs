@@ -1,22 +1,22 @@
-//! A rule's words, sorted by the match or target that they belong to.
+//! Groups a rule's words by the match or target that they belong to.
 //!
-//! iptables gives an option to the match named last before it that has such an option; a second `-m` of the same
-//! name begins a second match. What comes after `-j` belongs to the target, unless only a match has it.
+//! iptables gives an option to the last preceding match that has such an option; a second `-m` of the same
+//! name begins a second match. Words after `-j` belong to the target, unless only a match has the option.
 
 use std::borrow::Cow;
 
-use super::language::{self, Extension, Grasp};
+use super::language::{self, Extension, Support};
 use super::words::Word;
 
 /// An option with its values.
 #[derive(Debug)]
-pub(super) struct Choice<'a> {
+pub(super) struct OptionValues<'a> {
     pub(super) negated: bool,
     pub(super) name: Cow<'a, str>,
     pub(super) values: Vec<Cow<'a, str>>,
 }
 
-impl Choice<'_> {
+impl OptionValues<'_> {
     /// The first value; empty if there is none.
     pub(super) fn value(&self) -> &str {
         self.values.first().map(AsRef::as_ref).unwrap_or_default()
@@ -27,7 +27,7 @@ impl Choice<'_> {
 #[derive(Debug)]
 pub(super) struct Clause<'a> {
     pub(super) extension: &'static Extension,
-    pub(super) choices: Vec<Choice<'a>>,
+    pub(super) choices: Vec<OptionValues<'a>>,
 }
 
 impl Clause<'_> {
@@ -38,7 +38,7 @@ impl Clause<'_> {
 
     /// The option's value.
     pub(super) fn find(&self, name: &str) -> Option<&str> {
-        self.choices.iter().find(|choice| choice.name == name).map(Choice::value)
+        self.choices.iter().find(|choice| choice.name == name).map(OptionValues::value)
     }
 }
 
@@ -54,10 +54,10 @@ pub(super) enum Action<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Clauses<'a> {
     /// `-s`, `-d`, `-i`, `-o`, `-p`, `-f`.
-    pub(super) plain: Vec<Choice<'a>>,
+    pub(super) plain: Vec<OptionValues<'a>>,
     pub(super) matches: Vec<Clause<'a>>,
     pub(super) action: Option<Action<'a>>,
-    /// What makes no sense.
+    /// The first syntax error.
     pub(super) problem: Option<String>,
 }
 
@@ -118,13 +118,13 @@ impl<'a> Sorter<'a> {
         self.words.next().map(|word| word.text).ok_or_else(|| format!("{option} needs a value"))
     }
 
-    fn choice(&mut self, name: Cow<'a, str>, count: u8) -> Result<Choice<'a>, String> {
+    fn choice(&mut self, name: Cow<'a, str>, count: u8) -> Result<OptionValues<'a>, String> {
         // Old versions print the negation behind the option.
         if count > 0 && self.words.next_if(Word::is_not).is_some() {
             self.negate = !self.negate;
         }
         let values = (0..count).map(|_| self.value(&name)).collect::<Result<_, _>>()?;
-        Ok(Choice { negated: std::mem::take(&mut self.negate), name, values })
+        Ok(OptionValues { negated: std::mem::take(&mut self.negate), name, values })
     }
 
     fn matched(&mut self) -> Result<(), String> {
@@ -147,7 +147,7 @@ impl<'a> Sorter<'a> {
         Ok(())
     }
 
-    /// Gives an option to the target or match that has it.
+    /// Assigns an option to the target or match that has it.
     fn option(&mut self, name: Cow<'a, str>) -> Result<(), String> {
         if let Some(Action::Target(target)) = &self.clauses.action
             && let Some(count) = target.extension.values(&name)
@@ -165,14 +165,14 @@ impl<'a> Sorter<'a> {
             self.clauses.matches[at].choices.push(choice);
             return Ok(());
         }
-        // Without -m the protocol's own match is meant.
+        // Without -m, the protocol's own match is implied.
         if let Some(extension) = self.of_protocol().filter(|extension| extension.values(&name).is_some()) {
             self.clauses.matches.push(Clause { extension, choices: Vec::new() });
             return self.option(name);
         }
         // Of a match that is not decided anyway, the options need not be known.
         let last = self.clauses.matches.last();
-        if last.is_some_and(|clause| clause.extension.grasp == Grasp::Doubt) && name.starts_with("--") {
+        if last.is_some_and(|clause| clause.extension.grasp == Support::Doubt) && name.starts_with("--") {
             self.skip();
             return Ok(());
         }

@@ -1,11 +1,11 @@
-//! The matches and targets of iptables, and how far a walk follows each.
+//! The matches and targets of iptables, and how far a walk supports each.
 //!
 //! One line for each extension of Debian's iptables package: its options with the number of their values, and
 //! whether its rules are decided exactly, by an assumption, or not at all.
 
 /// How a walk decides about an extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grasp {
+pub enum Support {
     /// As the kernel does.
     Exact,
     /// By an assumption about the packet, which the trace names.
@@ -20,8 +20,8 @@ pub struct Extension {
     /// The word after `-m` or `-j`.
     pub name: &'static str,
     /// How it is decided.
-    pub grasp: Grasp,
-    /// What is assumed, or why it cannot be told.
+    pub grasp: Support,
+    /// The assumption, or why the extension cannot be decided.
     pub why: &'static str,
     /// Its options, and how many values each takes.
     pub(super) options: &'static [(&'static str, u8)],
@@ -47,15 +47,15 @@ pub fn target_of(name: &str) -> Option<&'static Extension> {
 }
 
 const fn exact(name: &'static str, options: &'static [(&'static str, u8)]) -> Extension {
-    Extension { name, grasp: Grasp::Exact, why: "", options }
+    Extension { name, grasp: Support::Exact, why: "", options }
 }
 
 const fn assumed(name: &'static str, why: &'static str, options: &'static [(&'static str, u8)]) -> Extension {
-    Extension { name, grasp: Grasp::Assumed, why, options }
+    Extension { name, grasp: Support::Assumed, why, options }
 }
 
 const fn doubt(name: &'static str, why: &'static str, options: &'static [(&'static str, u8)]) -> Extension {
-    Extension { name, grasp: Grasp::Doubt, why, options }
+    Extension { name, grasp: Support::Doubt, why, options }
 }
 
 const PORTS: &[(&str, u8)] = &[("--dport", 1), ("--sport", 1)];

@@ -1,7 +1,7 @@
-//! iptables rules as text: anybody's.
+//! iptables rules parsed from text, whichever program wrote them.
 //!
-//! In: what `iptables-save` prints or `iptables-restore` reads. Out: a [`Ruleset`]: tables, chains, rules with their
-//! counters, and what each rule means. Must not know: chain names other than netfilter's own hooks, who wrote the rules.
+//! Reads the output of `iptables-save` or the input of `iptables-restore` into a [`Ruleset`]: tables, chains, rules with
+//! their counters, and the meaning of each rule.
 
 mod args;
 mod clauses;
@@ -17,8 +17,8 @@ mod words;
 pub use netfilter::Counters;
 pub use parse::{ParseError, Reader};
 pub use values::{
-    AddressKind, Bridged, Chain, Condition, Connection, CopyMark, Ipvs, Meaning, Policy, Ports, Range, Recent,
-    RecentAction, Rule, Ruleset, SetMark, State, Table, Target, Test,
+    AddressKind, Chain, Condition, ConntrackMatch, CopyMark, CtState, IpvsMatch, Meaning, NatRange, PhysdevMatch,
+    Policy, Ports, RecentAction, RecentMatch, Rule, Ruleset, SetMark, Table, Target, Test,
 };
 
 pub(crate) use args::SYN;

@@ -1,7 +1,7 @@
-//! The text of `iptables-save` and its kin.
+//! Parses the text of `iptables-save`, `iptables -S` and `iptables-restore` into a [`Ruleset`].
 //!
-//! In: what `iptables-save [-c]` or `iptables -v -S` prints, or `iptables-restore --noflush` reads. Out: a [`Ruleset`].
-//! Must not know: what a rule's arguments mean (`args` does), nor how rules are walked.
+//! Accepts the output of `iptables-save [-c]` and `iptables -v -S`, and the input of `iptables-restore --noflush`. The
+//! arguments of a rule are parsed by `args`.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,18 +1,16 @@
-//! A rule's target.
-//!
-//! In: a target with its options. Out: what it does. Must not know: the matches, nor packets.
+//! Parses a rule's target with its options.
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::args::Reading;
-use super::clauses::{Choice, Clause};
-use super::language::Grasp;
+use super::args::RuleParser;
+use super::clauses::{Clause, OptionValues};
+use super::language::Support;
 use super::matches::class;
-use super::values::{CopyMark, Ports, Range, SetMark, Target};
+use super::values::{CopyMark, NatRange, Ports, SetMark, Target};
 use super::words::{any_number, mark, number};
 
 /// What the target does.
-pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<Target, String> {
+pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<Target, String> {
     let name = clause.extension.name;
     let lacks = || format!("target {name} lacks its option");
     let the_one = || clause.choices.first().ok_or_else(lacks);
@@ -34,7 +32,7 @@ pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<Target,
         }
         "REDIRECT" => {
             let ports = clause.find("--to-ports").map(port_range).transpose()?;
-            Target::Redirect(Range { addresses: None, ports, base: None, random: is_random(clause) })
+            Target::Redirect(NatRange { addresses: None, ports, base: None, random: is_random(clause) })
         }
         "NETMAP" => Target::Netmap(reading.net(clause.find("--to").ok_or_else(lacks)?)?),
         "MARK" => {
@@ -70,7 +68,7 @@ pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<Target,
             Target::ChangeSets(named.map(|choice| choice.value().to_owned()).collect())
         }
         "NFQUEUE" => queue(clause)?,
-        name if clause.extension.grasp == Grasp::Doubt => Target::Unfollowed(name.to_owned()),
+        name if clause.extension.grasp == Support::Doubt => Target::Unfollowed(name.to_owned()),
         passive => Target::Passive(passive.to_owned()),
     })
 }
@@ -112,7 +110,7 @@ fn is_random(clause: &Clause<'_>) -> bool {
 }
 
 /// One address and one port, or anything else that translates.
-fn destination(reading: &Reading, clause: &Clause<'_>) -> Result<Option<Target>, String> {
+fn destination(reading: &RuleParser, clause: &Clause<'_>) -> Result<Option<Target>, String> {
     let Some(to) = clause.find("--to-destination") else { return Ok(None) };
     if let Ok(to) = to.parse::<SocketAddr>() {
         reading.ip(&to.ip().to_string())?;
@@ -120,7 +118,7 @@ fn destination(reading: &Reading, clause: &Clause<'_>) -> Result<Option<Target>,
     }
     let range = range(reading, to, clause)?;
     Ok(Some(match range {
-        Range { addresses: Some((ip, last)), ports: Some((port, end)), base: None, .. }
+        NatRange { addresses: Some((ip, last)), ports: Some((port, end)), base: None, .. }
             if ip == last && port == end =>
         {
             Target::Dnat(SocketAddr::new(ip, port))
@@ -130,7 +128,7 @@ fn destination(reading: &Reading, clause: &Clause<'_>) -> Result<Option<Target>,
 }
 
 /// `ADDRESS[-ADDRESS][:PORT[-PORT][/PORT]]`, with brackets about addresses of IPv6 that a port follows.
-fn range(reading: &Reading, text: &str, clause: &Clause<'_>) -> Result<Range, String> {
+fn range(reading: &RuleParser, text: &str, clause: &Clause<'_>) -> Result<NatRange, String> {
     let (addresses, ports) = match text.strip_prefix('[') {
         Some(rest) => {
             let (addresses, rest) = rest.split_once(']').ok_or_else(|| format!("{text} is no address"))?;
@@ -155,10 +153,10 @@ fn range(reading: &Reading, text: &str, clause: &Clause<'_>) -> Result<Range, St
         Some((ports, base)) => (Some(port_range(ports)?), Some(number("a port", base)?)),
     };
     let addresses = (!addresses.is_empty()).then(|| address_range(reading, &addresses)).transpose()?;
-    Ok(Range { addresses, ports, base, random: is_random(clause) })
+    Ok(NatRange { addresses, ports, base, random: is_random(clause) })
 }
 
-fn address_range(reading: &Reading, text: &str) -> Result<(IpAddr, IpAddr), String> {
+fn address_range(reading: &RuleParser, text: &str) -> Result<(IpAddr, IpAddr), String> {
     let (from, to) = text.split_once('-').unwrap_or((text, text));
     Ok((reading.ip(from)?, reading.ip(to)?))
 }
@@ -168,7 +166,7 @@ fn port_range(text: &str) -> Result<Ports, String> {
     Ok((number("a port", from)?, number("a port", to)?))
 }
 
-fn set_mark(choice: &Choice<'_>) -> Result<SetMark, String> {
+fn set_mark(choice: &OptionValues<'_>) -> Result<SetMark, String> {
     let (value, mask) = mark(choice.value())?;
     let (value, mask) = match &*choice.name {
         "--set-xmark" | "--set-tos" => (value, mask),

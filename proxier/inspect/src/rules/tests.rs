@@ -1,4 +1,4 @@
-//! Rules small enough to reason about by hand: whether they are walked as the kernel would.
+//! Walks through rulesets that are small enough to check by hand.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use netfilter::IpFamily;
 
 use super::Ruleset;
-use crate::walk::{ConnState, Memory, Node, Origin, Packet, Rules, Trace};
+use crate::walk::{ConnState, Node, NodeRules, Origin, Packet, RecentLists, Trace};
 use proxier::model::Protocol;
 
 const NAT: &str = "\
@@ -66,7 +66,7 @@ fn ends(trace: &Trace) -> String {
 }
 
 fn trace(text: &str, packet: &Packet) -> String {
-    ends(&rules(text).trace(packet, &node(), &Memory::new()).unwrap())
+    ends(&rules(text).trace(packet, &node(), &RecentLists::new()).unwrap())
 }
 
 #[test]
@@ -135,11 +135,11 @@ fn recent_lists_are_read_from_the_memory_and_named_in_the_branch() {
         COMMIT\n";
     let packet = packet("10.244.1.9", "10.96.0.10:80/tcp", on("cbr0"));
     let rules = rules(text);
-    let first = rules.trace(&packet, &node(), &Memory::new()).unwrap();
+    let first = rules.trace(&packet, &node(), &RecentLists::new()).unwrap();
     assert_eq!(ends(&first), "10.244.1.5:80 (50.0%) | untouched (50.0%)");
     let put = first.branches.iter().flat_map(|branch| &branch.remembered).collect::<Vec<_>>();
     assert_eq!(put, ["SEP"]);
-    let ago = |seconds| Memory::from([("SEP".to_owned(), seconds)]);
+    let ago = |seconds| RecentLists::from([("SEP".to_owned(), seconds)]);
     assert_eq!(ends(&rules.trace(&packet, &node(), &ago(100)).unwrap()), "10.244.1.5:80");
     assert_eq!(ends(&rules.trace(&packet, &node(), &ago(101)).unwrap()), ends(&first));
 }
@@ -154,9 +154,9 @@ fn restore_input_goes_on_top_of_what_is_there() {
         .apply(&update.replace("--protocol", "-m tcp -p tcp --dport 80 -j DNAT --to-destination 10.244.3.5:1"))
         .unwrap();
     let packet = packet("198.51.100.7", "10.96.0.10:80/tcp", on("eth0"));
-    assert_eq!(ends(&rules.trace(&packet, &node(), &Memory::new()).unwrap()), "10.244.3.5:1");
+    assert_eq!(ends(&rules.trace(&packet, &node(), &RecentLists::new()).unwrap()), "10.244.3.5:1");
     rules.apply("*nat\n-I PREROUTING -j MASQ\nCOMMIT\n").unwrap();
-    assert_eq!(ends(&rules.trace(&packet, &node(), &Memory::new()).unwrap()), "10.244.3.5:1, masqueraded");
+    assert_eq!(ends(&rules.trace(&packet, &node(), &RecentLists::new()).unwrap()), "10.244.3.5:1, masqueraded");
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn rules_the_kernel_would_not_take_are_refused_when_met() {
         ("*nat\n-A PREROUTING -j MASQUERADE\nCOMMIT\n", "takes no such rule in nat PREROUTING"),
         ("*filter\n-A FORWARD -j DNAT --to-destination 1.2.3.4:5\nCOMMIT\n", "takes no such rule in filter FORWARD"),
     ] {
-        let error = rules(text).trace(&packet, &node(), &Memory::new()).unwrap_err();
+        let error = rules(text).trace(&packet, &node(), &RecentLists::new()).unwrap_err();
         assert!(error.contains(complaint), "{error}");
     }
 }
@@ -237,8 +237,8 @@ fn rules_with_more_ways_than_can_be_followed_are_refused() {
     let chance = "-A FORWARD -m statistic --mode random --probability 0.5 -j LOG\n".repeat(60);
     for text in [format!("*filter\n{chains}-A FORWARD -j C0\n{jumps}COMMIT\n"), format!("*filter\n{chance}COMMIT\n")] {
         let ruleset = rules(&text);
-        let rules = Rules { iptables: &ruleset, other: None, nftables: None };
-        let error = rules.trace_within(1_000_000, &packet, &node(), &Memory::new()).unwrap_err();
+        let rules = NodeRules { iptables: &ruleset, other: None, nftables: None };
+        let error = rules.trace_within(1_000_000, &packet, &node(), &RecentLists::new()).unwrap_err();
         assert!(error.contains("more rules than can be followed"), "{error}");
     }
 }
@@ -270,10 +270,12 @@ fn what_others_wrote_is_read_as_far_as_it_is_understood() {
     let mut ruleset = Ruleset::new(IpFamily::V4);
     let problems: Vec<String> = ruleset.read(text).iter().map(ToString::to_string).collect();
     assert_eq!(problems, ["line 3: unknown line: nonsense", "line 11: unknown table bad: *bad"].map(String::from));
-    let traced = ruleset.trace(&packet("10.0.0.9", "10.9.9.9:8500/tcp", on("eth0")), &node(), &Memory::new()).unwrap();
+    let traced =
+        ruleset.trace(&packet("10.0.0.9", "10.9.9.9:8500/tcp", on("eth0")), &node(), &RecentLists::new()).unwrap();
     assert_eq!(ends(&traced), "10.0.0.1:1");
     let doubts = &traced.branches[0].doubts;
     assert_eq!((doubts.len(), &*doubts[0].why), (1, "set cali was not read"), "udp is not in question");
-    let other = ruleset.trace(&packet("10.0.0.9", "10.9.9.9:81/tcp", on("eth0")), &node(), &Memory::new()).unwrap();
+    let other =
+        ruleset.trace(&packet("10.0.0.9", "10.9.9.9:81/tcp", on("eth0")), &node(), &RecentLists::new()).unwrap();
     assert_eq!(ends(&other), "untouched", "what returns from a goto returns to its caller's caller");
 }

@@ -1,7 +1,6 @@
-//! The values that a ruleset's text is read into.
+//! Tables, chains, rules, conditions and targets of a ruleset.
 //!
-//! In: nothing. Out: tables, chains, rules, conditions, targets. Must not know: how the text is written, or how rules
-//! are walked. What a rule means is read from its text when somebody asks: a big table has hundreds of thousands.
+//! A rule keeps its text, and its meaning is parsed on demand, because a big table has hundreds of thousands of rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -47,30 +46,30 @@ pub enum Policy {
     Drop,
 }
 
-/// A rule as it was read.
+/// A parsed rule.
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// The line it stood in, from 1.
     pub(super) line: usize,
     /// The rule as written, without counters: `-A CHAIN …`.
     pub text: Box<str>,
-    /// What it counted.
+    /// Its counters.
     pub counters: Counters,
     /// What the kernel holds of it, where its text does not tell all: nft put it there.
     pub(crate) kernel: Option<Box<ruleset::Rule>>,
     pub(super) meaning: OnceLock<Box<Meaning>>,
 }
 
-/// What a rule's words say.
+/// The meaning of a rule.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Meaning {
-    /// What a packet must be like, in order.
+    /// Conditions, in order.
     pub conditions: Vec<Condition>,
-    /// What happens to it; a rule without a target only counts.
+    /// The target; a rule without one only counts.
     pub target: Option<Target>,
     /// The text of `--comment`.
     pub comment: Option<Box<str>>,
-    /// What of the rule is not understood; then it may match less than the conditions say, and do something else.
+    /// The part not understood; the rule may then match fewer packets than the conditions say, and act differently.
     pub problem: Option<String>,
 }
 
@@ -87,7 +86,7 @@ impl Rule {
         jump_of(&self.text).filter(|to| language::target_of(to).is_none())
     }
 
-    /// What it means, read anew.
+    /// Parses the meaning.
     #[must_use]
     pub fn read(&self, family: IpFamily) -> Meaning {
         match words::words(self.options()) {
@@ -96,13 +95,13 @@ impl Rule {
         }
     }
 
-    /// What it means, kept once it was read.
+    /// The meaning, parsed once and cached.
     pub(crate) fn meaning(&self, family: IpFamily) -> &Meaning {
         self.meaning.get_or_init(|| Box::new(self.read(family)))
     }
 }
 
-/// Something that a packet must be like, or with `!` must not.
+/// A condition on a packet, possibly negated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Condition {
     /// `!`
@@ -111,16 +110,16 @@ pub struct Condition {
     pub test: Test,
 }
 
-/// From and to, both included.
+/// First and last port, inclusive.
 pub type Ports = (u16, u16);
 
-/// What a condition looks at.
+/// What a condition tests.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)] // they are named as the options are
 pub enum Test {
     Source(IpNet),
     Destination(IpNet),
-    /// An address, with a mask that is no prefix.
+    /// An address with a non-contiguous mask.
     Bits {
         of_source: bool,
         value: u128,
@@ -143,8 +142,8 @@ pub enum Test {
     DestinationPorts(Vec<Ports>),
     /// One of both.
     EitherPorts(Vec<Ports>),
-    State(Vec<State>),
-    Connection(Connection),
+    State(Vec<CtState>),
+    Connection(ConntrackMatch),
     Mark {
         value: u32,
         mask: u32,
@@ -162,7 +161,7 @@ pub enum Test {
         limit_in: Option<bool>,
     },
     Random(f64),
-    Recent(Recent),
+    Recent(RecentMatch),
     /// The set has an entry made of these parts of the packet: `true` of its source, `false` of its destination.
     Set {
         name: String,
@@ -170,9 +169,9 @@ pub enum Test {
         return_nomatch: bool,
     },
     /// Ports of bridges.
-    Bridged(Bridged),
+    Bridged(PhysdevMatch),
     /// It belongs to a connection of a virtual server that is like that.
-    Ipvs(Ipvs),
+    Ipvs(IpvsMatch),
     /// Of these flags of TCP, exactly those are set.
     TcpFlags {
         mask: u8,
@@ -232,10 +231,10 @@ pub enum AddressKind {
     Other,
 }
 
-/// What conntrack knows of a connection beside its state.
+/// A test on a conntrack entry beside its state.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)] // they are named as the options are
-pub enum Connection {
+pub enum ConntrackMatch {
     Protocol(Option<Protocol>),
     /// An address or port of the original or the reply direction.
     Address {
@@ -258,7 +257,7 @@ pub enum Connection {
 
 /// `-m recent`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recent {
+pub struct RecentMatch {
     /// The list.
     pub list: String,
     /// What is done.
@@ -284,7 +283,7 @@ pub enum RecentAction {
 /// `-m physdev`
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // they are named as the options are
-pub enum Bridged {
+pub enum PhysdevMatch {
     In(String),
     Out(String),
     IsIn,
@@ -295,7 +294,7 @@ pub enum Bridged {
 /// `-m ipvs`: what is given has to be so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)] // they are named as the options are
-pub struct Ipvs {
+pub struct IpvsMatch {
     pub protocol: Option<(bool, u8)>,
     pub address: Option<(bool, IpNet)>,
     pub port: Option<(bool, u16)>,
@@ -309,10 +308,10 @@ pub struct Ipvs {
     pub none: bool,
 }
 
-/// What conntrack says of a packet.
+/// A packet's conntrack state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // they are named as the kernel names them
-pub enum State {
+pub enum CtState {
     New,
     Established,
     Related,
@@ -345,7 +344,7 @@ pub struct CopyMark {
 /// A translation with more, or less, than one address and one port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // as the target's options
-pub struct Range {
+pub struct NatRange {
     pub addresses: Option<(IpAddr, IpAddr)>,
     pub ports: Option<Ports>,
     /// The port that the first of the range stands for.
@@ -353,7 +352,7 @@ pub struct Range {
     pub random: bool,
 }
 
-/// What happens to a packet that matched.
+/// The action on a matching packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // they are named as the targets are
 pub enum Target {
@@ -374,10 +373,10 @@ pub enum Target {
     Masquerade,
     /// To one address and port.
     Dnat(SocketAddr),
-    DnatRange(Range),
-    Snat(Range),
+    DnatRange(NatRange),
+    Snat(NatRange),
     /// To these ports of this node.
-    Redirect(Range),
+    Redirect(NatRange),
     Netmap(IpNet),
     /// `CT --notrack`
     NoTrack,
@@ -453,7 +452,7 @@ impl Ruleset {
         Ok(())
     }
 
-    /// Chains that rules of a table jump to and that were not read, of those that `wanted` accepts.
+    /// Chains accepted by `wanted` that rules of a table jump to but that were not read.
     #[must_use]
     pub fn unread(&self, table: &str, wanted: impl Fn(&str, &Rule) -> bool) -> BTreeSet<String> {
         let mut unread = BTreeSet::new();

@@ -1,6 +1,4 @@
-//! A line's words.
-//!
-//! In: a line, or one word of it. Out: the words, and the values they spell. Must not know: which options there are.
+//! Splits a line into words, and parses the values that they spell.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

@@ -1,8 +1,7 @@
-//! Service ports in iptables mode: ours and the real kube-proxy's.
+//! Reads Service ports from the rules of iptables mode, ours and upstream's.
 //!
-//! In: a [`Ruleset`]. Out: a [`ServicePortView`] for each Service port that rules dispatch to. Must not know: objects.
-//! Chains are told by structure, names by comments: large clusters leave comments out, so a Service port is known by
-//! the hash in its chains' names, which a comment only has to fit.
+//! The result is a [`ServicePortView`] for each Service port that a dispatch rule matches. Chains are recognized by
+//! structure and Service ports by the hash in their chains' names: large clusters omit the comments with the names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -10,12 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use netfilter::IpFamily;
 
-use super::{Address, AddressKind, EndpointView, Fate, Part, Policy, ServicePortView};
-use crate::rules::{Chain, Counters, Meaning, Recent, RecentAction, Rule, Ruleset, Target, Test};
+use super::{Address, AddressKind, EndpointView, Fate, KernelObject, Policy, ServicePortView};
+use crate::rules::{Chain, Counters, Meaning, RecentAction, RecentMatch, Rule, Ruleset, Target, Test};
 use proxier::iptables::names::{self, Namer};
 use proxier::model::{Protocol, ServicePortName};
 
-/// The chains that lead to Service ports, with what a rule in them is about where no comment says so.
+/// The dispatch chains, by table.
 const DISPATCH: [(&str, &str); 6] = [
     ("nat", "KUBE-SERVICES"),
     ("nat", "KUBE-NODEPORTS"),
@@ -25,7 +24,7 @@ const DISPATCH: [(&str, &str); 6] = [
     ("filter", "KUBE-PROXY-FIREWALL"),
 ];
 
-/// How comments end, and what they then are about.
+/// Endings of comments, and the kind of address that they imply.
 const ENDINGS: [(&str, Option<AddressKind>); 7] = [
     (" cluster IP", Some(AddressKind::ClusterIp)),
     (" external IP", Some(AddressKind::ExternalIp)),
@@ -36,17 +35,17 @@ const ENDINGS: [(&str, Option<AddressKind>); 7] = [
     (" traffic not accepted by ", None),
 ];
 
-/// Which Service ports are asked for.
-pub type Wanted<'a> = &'a dyn Fn(Option<&ServicePortName>, &str) -> bool;
+/// Selects Service ports by name, where known, and key.
+pub type ServicePortFilter<'a> = &'a dyn Fn(Option<&ServicePortName>, &str) -> bool;
 
 /// A rule of a dispatch chain.
 #[derive(Debug)]
-pub struct Entry {
+pub struct DispatchRule {
     table: &'static str,
     chain: &'static str,
     /// The Service port's name, where a comment gives it.
     name: Option<ServicePortName>,
-    /// What the Service port is known by.
+    /// What identifies the Service port.
     key: String,
     kind: AddressKind,
     ip: Option<IpAddr>,
@@ -54,38 +53,39 @@ pub struct Entry {
     protocol: Protocol,
     target: Target,
     counters: Counters,
-    /// A second rule for the same address, which only counts or only restricts.
+    /// Whether it is a second rule for the same address, which only counts or restricts.
     secondary: bool,
 }
 
-impl Entry {
+impl DispatchRule {
     /// The Service port's name, where a comment gives it.
     #[must_use]
     pub fn name(&self) -> Option<&ServicePortName> {
         self.name.as_ref()
     }
 
-    /// Whether it is about packets to that address; `local`: it is one of the node's own, where node ports are served.
+    /// Whether the rule matches packets to that address; `local`: the address is one of the node's, which serve node
+    /// ports.
     #[must_use]
     pub fn is_for(&self, to: SocketAddr, protocol: Protocol, local: bool) -> bool {
         let node_port = self.kind == AddressKind::NodePort && local;
         self.protocol == protocol && self.port == to.port() && (self.ip == Some(to.ip()) || node_port)
     }
 
-    /// Whether it is about the health check node port at that address, one of the node's own.
+    /// Whether the rule is for the health check node port at that address of the node.
     #[must_use]
     pub fn is_health_check_at(&self, to: SocketAddr, protocol: Protocol) -> bool {
         let is_any = self.ip.is_none_or(|ip| ip == to.ip());
         self.kind == AddressKind::HealthCheckNodePort && protocol == Protocol::Tcp && self.port == to.port() && is_any
     }
 
-    /// The address that it is about, unless it is a node port.
+    /// The destination address, unless it is a node port.
     #[must_use]
     pub fn destination(&self) -> Option<(IpAddr, u16, Protocol)> {
         Some((self.ip?, self.port, self.protocol))
     }
 
-    /// The chain it leads to.
+    /// The chain that it jumps to.
     #[must_use]
     pub fn leads_to(&self) -> Option<&str> {
         match &self.target {
@@ -95,9 +95,9 @@ impl Entry {
     }
 }
 
-/// The rules that lead to the wanted Service ports.
+/// The dispatch rules of the wanted Service ports.
 #[must_use]
-pub fn dispatch_of(ruleset: &Ruleset, wanted: Wanted<'_>) -> Vec<Entry> {
+pub fn dispatch_of(ruleset: &Ruleset, wanted: ServicePortFilter<'_>) -> Vec<DispatchRule> {
     let mut entries = Vec::new();
     for (table, chain) in DISPATCH {
         let rules = ruleset.chain(table, chain).map(|chain| chain.rules.as_slice()).unwrap_or_default();
@@ -107,7 +107,7 @@ pub fn dispatch_of(ruleset: &Ruleset, wanted: Wanted<'_>) -> Vec<Entry> {
     entries
 }
 
-fn entry(table: &'static str, chain: &'static str, rule: &Rule, family: IpFamily) -> Option<Entry> {
+fn entry(table: &'static str, chain: &'static str, rule: &Rule, family: IpFamily) -> Option<DispatchRule> {
     let Meaning { conditions, target, comment, .. } = rule.read(family);
     let (mut net, mut port, mut protocol) = (None, None, None);
     for condition in conditions.iter().filter(|condition| !condition.negated) {
@@ -141,37 +141,37 @@ fn entry(table: &'static str, chain: &'static str, rule: &Rule, family: IpFamily
         _ if chain == "KUBE-PROXY-FIREWALL" => AddressKind::LoadBalancer,
         _ => AddressKind::ClusterIp,
     };
-    // Node ports on loopback addresses have a rule more, to be counted.
+    // Node ports on loopback addresses have a second rule, which counts packets.
     let secondary = chain == "KUBE-PROXY-FIREWALL" || (node_port && net.is_some());
     let key = hash.unwrap_or_else(|| {
         format!("{}:{port}/{}", whole.map_or_else(String::new, |ip| ip.to_string()), protocol.name())
     });
     let ip = whole.filter(|_| !node_port);
-    Some(Entry { table, chain, name, key, kind, ip, port, protocol, target, counters: rule.counters, secondary })
+    Some(DispatchRule { table, chain, name, key, kind, ip, port, protocol, target, counters: rule.counters, secondary })
 }
 
 /// The wanted Service ports, in the order of their names.
 #[must_use]
-pub fn read(ruleset: &Ruleset, wanted: Wanted<'_>) -> Vec<ServicePortView> {
-    let mut groups: BTreeMap<(String, &'static str), Vec<Entry>> = BTreeMap::new();
+pub fn read(ruleset: &Ruleset, wanted: ServicePortFilter<'_>) -> Vec<ServicePortView> {
+    let mut groups: BTreeMap<(String, &'static str), Vec<DispatchRule>> = BTreeMap::new();
     for entry in dispatch_of(ruleset, wanted) {
         groups.entry((entry.key.clone(), entry.protocol.name())).or_default().push(entry);
     }
     bring_health_checks_home(&mut groups);
     let mut views: Vec<ServicePortView> =
-        groups.into_iter().map(|((key, _), entries)| Port { ruleset, key, entries }.view()).collect();
+        groups.into_iter().map(|((key, _), entries)| PortRules { ruleset, key, entries }.view()).collect();
     views.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
     views
 }
 
 /// Health checks are TCP, whatever the Service port is.
-fn bring_health_checks_home(groups: &mut BTreeMap<(String, &'static str), Vec<Entry>>) {
-    let is_check = |entry: &Entry| entry.kind == AddressKind::HealthCheckNodePort;
+fn bring_health_checks_home(groups: &mut BTreeMap<(String, &'static str), Vec<DispatchRule>>) {
+    let is_check = |entry: &DispatchRule| entry.kind == AddressKind::HealthCheckNodePort;
     let strays: Vec<_> =
         groups.iter().filter(|(_, entries)| entries.iter().all(is_check)).map(|(key, _)| key.clone()).collect();
     for stray in strays {
         let name = groups[&stray].iter().find_map(|entry| entry.name.clone());
-        let is_home = |entry: &Entry| {
+        let is_home = |entry: &DispatchRule| {
             let same = |a: &ServicePortName, b: &ServicePortName| a.service == b.service && a.port == b.port;
             !is_check(entry) && entry.name.as_ref().zip(name.as_ref()).is_some_and(|(a, b)| same(a, b))
         };
@@ -184,13 +184,13 @@ fn bring_health_checks_home(groups: &mut BTreeMap<(String, &'static str), Vec<En
     }
 }
 
-struct Port<'a> {
+struct PortRules<'a> {
     ruleset: &'a Ruleset,
     key: String,
-    entries: Vec<Entry>,
+    entries: Vec<DispatchRule>,
 }
 
-impl Port<'_> {
+impl PortRules<'_> {
     fn view(&self) -> ServicePortView {
         let protocol = self.entries.first().map_or("", |entry| entry.protocol.name());
         let mut view = ServicePortView {
@@ -229,7 +229,7 @@ impl Port<'_> {
 
     fn name(&self) -> String {
         let named = self.entries.iter().find_map(|entry| entry.name.as_ref());
-        let chain = || self.entries.iter().find_map(Entry::leads_to).unwrap_or(&self.key).to_owned();
+        let chain = || self.entries.iter().find_map(DispatchRule::leads_to).unwrap_or(&self.key).to_owned();
         named.map_or_else(chain, ToString::to_string)
     }
 
@@ -297,14 +297,14 @@ impl Port<'_> {
         ranges
     }
 
-    /// A chain that chooses among endpoints.
+    /// Reads a chain that chooses among endpoints.
     fn policy_chain(&self, view: &mut ServicePortView, name: &str, chain: &Chain, local: bool) {
         let (mut left, mut some) = (1.0, false);
         for rule in &chain.rules {
             let Meaning { conditions, target, .. } = rule.read(self.ruleset.family());
             let Some(Target::Jump(to)) = target else { continue };
             let recent = conditions.iter().find_map(|condition| match &condition.test {
-                Test::Recent(Recent { action: RecentAction::Check, seconds, .. }) => Some(*seconds),
+                Test::Recent(RecentMatch { action: RecentAction::Check, seconds, .. }) => Some(*seconds),
                 _ => None,
             });
             if let Some(seconds) = recent {
@@ -358,7 +358,7 @@ impl Port<'_> {
             if let Some(chain) = self.nat(&name) {
                 let mut counters = Counters::default();
                 chain.rules.iter().for_each(|rule| counters += rule.counters);
-                view.parts.push(Part {
+                view.parts.push(KernelObject {
                     table: "nat",
                     chain: name,
                     element: None,
@@ -397,7 +397,7 @@ fn add(sum: &mut Option<Counters>, counters: Counters) {
     *sum.get_or_insert_default() += counters;
 }
 
-/// Chains of Service ports that no rule leads to.
+/// Chains of Service ports without references.
 #[must_use]
 pub fn unused_chains(ruleset: &Ruleset) -> Vec<String> {
     let Some(nat) = ruleset.table("nat") else { return Vec::new() };

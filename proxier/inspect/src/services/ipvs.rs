@@ -1,7 +1,7 @@
-//! Service ports in IPVS mode: ours and the real kube-proxy's.
+//! Reads Service ports from the virtual servers and sets of IPVS mode, ours and upstream's.
 //!
-//! In: virtual servers and sets, and what they should be if that is known. Out: a [`ServicePortView`] for each Service
-//! port, or for each address where nobody knows whose it is. Must not know: rules, or how anything was read.
+//! The expected state, where known, names the Service ports. A virtual server without a known owner becomes a
+//! [`ServicePortView`] of its own, named by its address.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,21 +11,21 @@ use netfilter::IpFamily;
 use netfilter::ipset::{Entry, IpPortProto};
 use netfilter::ipvs::{Forward, ServerKey, Statistics};
 
-use super::{Address, AddressKind, EndpointView, Fate, Part, Policy, RealView, ServerView, ServicePortView};
+use super::{Address, AddressKind, EndpointView, Fate, KernelObject, Policy, RealView, ServerView, ServicePortView};
 use crate::rules::Counters;
 use proxier::ipvs::{Expected, ObservedRealServer, ObservedServer, ObservedState};
 use proxier::model::{Protocol, ServicePort, Snapshot};
 
-/// Beginnings of the names of sets, without `KUBE-` and `KUBE-6-`: what an entry in them makes of an address.
+/// Prefixes of set names, without `KUBE-` and `KUBE-6-`, and the kind of address that an entry is.
 const KINDS: [(&str, AddressKind); 4] = [
     ("CLUSTER-IP", AddressKind::ClusterIp),
     ("EXTERNAL-IP", AddressKind::ExternalIp),
     ("LOAD-BALANCER", AddressKind::LoadBalancer),
     ("NODE-PORT", AddressKind::NodePort),
 ];
-/// Schedulers to which a weight is no more than whether there is one.
+/// Schedulers that only distinguish weight 0.
 const WITHOUT_WEIGHTS: [&str; 4] = ["rr", "lc", "nq", "dh"];
-/// Schedulers that send a client always to the same real server.
+/// Schedulers that hash the client's address.
 pub const BY_SOURCE: [&str; 2] = ["sh", "mh"];
 
 /// The Service ports, in the order of their names.
@@ -45,8 +45,12 @@ pub fn read(family: IpFamily, held: &ObservedState, known: Option<(&Snapshot<'_>
         if known.is_some() && owner.is_none() {
             view.notes.push(format!("no Service has the virtual server {key}"));
         }
-        let one =
-            One { server, kind, sets, bound: held.bound.as_ref().is_some_and(|ips| ips.contains(&key.address.ip())) };
+        let one = VirtualServer {
+            server,
+            kind,
+            sets,
+            bound: held.bound.as_ref().is_some_and(|ips| ips.contains(&key.address.ip())),
+        };
         one.add(view, port);
         let ranges = source_ranges(held, key).filter(|range| !view.source_ranges.contains(range)).collect::<Vec<_>>();
         view.source_ranges.extend(ranges);
@@ -66,7 +70,7 @@ pub fn read(family: IpFamily, held: &ObservedState, known: Option<(&Snapshot<'_>
     views
 }
 
-/// Says of endpoints that only wait for their connections to end that they do. After objects were added.
+/// Notes which endpoints are draining. Call after objects were added.
 pub fn note_draining(views: &mut [ServicePortView]) {
     for endpoint in views.iter_mut().flat_map(|view| &mut view.endpoints) {
         if !endpoint.servers.is_empty() && endpoint.servers.iter().all(|server| server.weight == 0) {
@@ -76,8 +80,8 @@ pub fn note_draining(views: &mut [ServicePortView]) {
     }
 }
 
-/// How the connections of a virtual server are shared out, 0 to 1: by weight where the scheduler looks at weights, else
-/// alike, which holds in the long run; a server with weight 0 gets none.
+/// The long-term shares of a virtual server's connections, 0 to 1: by weight where the scheduler uses weights, else
+/// equal. Weight 0 gets none.
 #[must_use]
 pub fn shares(server: &ObservedServer) -> Vec<(SocketAddr, f64)> {
     let alike = WITHOUT_WEIGHTS.contains(&server.server.scheduler.as_str());
@@ -105,7 +109,7 @@ fn sets_of(held: &ObservedState, key: ServerKey) -> Vec<String> {
         .collect()
 }
 
-/// Who may use a load balancer's address; a range of two halves stands for one that the kernel does not take.
+/// Source ranges of a load balancer's address. Two halves stand for a zero-length prefix, which the kernel refuses.
 fn source_ranges(held: &ObservedState, key: ServerKey) -> impl Iterator<Item = IpNet> {
     let place = IpPortProto { ip: key.address.ip(), protocol: key.protocol, port: key.address.port() };
     let sets = held.sets.iter().filter(|(name, _)| name.contains("LOAD-BALANCER-SOURCE-CID"));
@@ -164,14 +168,14 @@ fn answers(of: &Statistics) -> Counters {
 }
 
 /// One virtual server of a Service port.
-struct One<'a> {
+struct VirtualServer<'a> {
     server: &'a ObservedServer,
     kind: AddressKind,
     sets: Vec<String>,
     bound: bool,
 }
 
-impl One<'_> {
+impl VirtualServer<'_> {
     fn add(self, view: &mut ServicePortView, port: Option<&ServicePort>) {
         let key = self.server.server.key;
         let (ip, number) = (key.address.ip(), key.address.port());
@@ -219,7 +223,7 @@ impl One<'_> {
             }
         }
         let text = key.to_string();
-        view.parts.push(Part {
+        view.parts.push(KernelObject {
             table: "ipvs",
             chain: text,
             element: None,

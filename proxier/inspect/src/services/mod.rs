@@ -1,7 +1,7 @@
-//! Service ports as a node has them, whoever programmed it.
+//! Service ports as a node's rules implement them, for any kube-proxy.
 //!
-//! In: what a mode's reader found (`iptables`, `ipvs`, `nftables`), the model if there is one.
-//! Out: [`ServicePortView`]s. Must not know: how anything was read from the kernel, or how it is shown.
+//! Each mode has a reader (`iptables`, `ipvs`, `nftables`) that builds [`ServicePortView`]s; [`add_model`] adds what
+//! objects say, where they are known.
 
 mod iptables;
 mod ipvs;
@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use netfilter::IpFamily;
 use serde::Serialize;
 
-pub use iptables::{Entry, Wanted, dispatch_of, read as from_iptables, unused_chains};
+pub use iptables::{DispatchRule, ServicePortFilter, dispatch_of, read as from_iptables, unused_chains};
 pub use ipvs::{BY_SOURCE, note_draining, read as from_ipvs, shares};
 pub use nftables::{
     endpoint_in, node_port_ips, owner as owner_in_table, read as from_nftables, unused_chains as unused_chains_of_table,
@@ -28,7 +28,7 @@ use super::rules::Counters;
 use proxier::iptables::names::{Namer, hash_of};
 use proxier::model::{Protocol, ServicePortName};
 
-/// What the chains of a Service port have in their names.
+/// The hash in the names of a Service port's chains.
 #[must_use]
 pub fn hash_of_name(name: &ServicePortName) -> Option<String> {
     hash_of(Namer::new(name).port().cluster.as_str()).map(str::to_owned)
@@ -37,7 +37,7 @@ pub fn hash_of_name(name: &ServicePortName) -> Option<String> {
 /// A Service port in one family.
 #[derive(Clone, Debug, Serialize)]
 pub struct ServicePortView {
-    /// `namespace/name:port` where it can be told, else the chain it is known by.
+    /// `namespace/name:port` where known, else the chain that identifies it.
     pub name: String,
     /// `IPv4` or `IPv6`.
     pub family: &'static str,
@@ -45,26 +45,26 @@ pub struct ServicePortView {
     pub protocol: &'static str,
     /// Where packets for it may be sent.
     pub addresses: Vec<Address>,
-    /// `internalTrafficPolicy`, as far as the rules or the objects tell.
+    /// `internalTrafficPolicy`, where rules or objects imply it.
     pub internal_policy: Option<Policy>,
-    /// `externalTrafficPolicy`, the same.
+    /// `externalTrafficPolicy`, where rules or objects imply it.
     pub external_policy: Option<Policy>,
-    /// How long a client stays with its endpoint.
+    /// The session affinity timeout.
     pub affinity_seconds: Option<u32>,
-    /// Who may use the load balancer's addresses; empty: everyone.
+    /// The load balancer's source ranges; empty: all sources.
     pub source_ranges: Vec<IpNet>,
-    /// Where packets go, and endpoints that get none.
+    /// The endpoints, including endpoints without traffic.
     pub endpoints: Vec<EndpointView>,
-    /// The chains, virtual servers or map elements that make it work.
-    pub parts: Vec<Part>,
-    /// What is odd about it.
+    /// The chains, virtual servers or map elements that implement it.
+    pub parts: Vec<KernelObject>,
+    /// Anomalies.
     pub notes: Vec<String>,
-    /// Whether objects were compared: then endpoints have a state, and are complete.
+    /// Whether objects were added: then endpoints have a state, and none is missing.
     pub known: bool,
 }
 
 impl ServicePortView {
-    /// One of which nothing is seen yet.
+    /// A view without any data.
     fn of(name: String, family: IpFamily, protocol: Protocol) -> Self {
         Self {
             name,
@@ -83,7 +83,7 @@ impl ServicePortView {
     }
 }
 
-/// How far traffic may go.
+/// A traffic policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Policy {
     /// To every endpoint.
@@ -92,7 +92,7 @@ pub enum Policy {
     Local,
 }
 
-/// What an address of a Service is.
+/// The kind of a Service's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[allow(missing_docs)] // they are named as in the API
 pub enum AddressKind {
@@ -104,7 +104,7 @@ pub enum AddressKind {
 }
 
 impl AddressKind {
-    /// As people write it.
+    /// The name, as printed.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -117,23 +117,23 @@ impl AddressKind {
     }
 }
 
-/// What becomes of a packet to an address.
+/// The fate of packets to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Fate {
-    /// It goes to endpoints.
+    /// Packets go to endpoints.
     Endpoints,
-    /// It is refused with an error.
+    /// Packets are rejected with an error.
     Rejected,
-    /// It is thrown away.
+    /// Packets are dropped.
     Dropped,
-    /// It reaches whoever listens on the node.
+    /// It is delivered to a listening process on the node.
     Accepted,
 }
 
 /// An address of a Service.
 #[derive(Clone, Debug, Serialize)]
 pub struct Address {
-    /// What it is.
+    /// The kind.
     pub kind: AddressKind,
     /// The address; of node ports none, as they are served at the node's own; in IPVS mode one for each of those.
     pub ip: Option<IpAddr>,
@@ -141,7 +141,7 @@ pub struct Address {
     pub port: u16,
     /// What becomes of packets.
     pub fate: Fate,
-    /// The chain that its rule leads to.
+    /// The chain that its rule jumps to.
     pub chain: Option<String>,
     /// What its rule counted: the first packets of connections; in IPVS mode all that clients sent; `None` where nothing
     /// counts.
@@ -153,19 +153,19 @@ pub struct Address {
 /// A virtual server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ServerView {
-    /// How connections are distributed.
+    /// The scheduler.
     pub scheduler: String,
     /// All of it, as `ipvsadm -S -n` prints it.
     pub text: String,
-    /// How long a client stays with its real server.
+    /// The persistence timeout.
     pub affinity_seconds: Option<u32>,
     /// Whether its address is bound to kube-ipvs0; node ports' are the node's own.
     pub on_device: bool,
     /// The sets that have it.
     pub sets: Vec<String>,
-    /// Connections that it ever took.
+    /// All connections since its creation.
     pub connections: u64,
-    /// What went back to clients.
+    /// Traffic to clients.
     pub answers: Counters,
 }
 
@@ -174,7 +174,7 @@ pub struct ServerView {
 pub struct RealView {
     /// The virtual server, as ipvsadm calls it.
     pub server: String,
-    /// How packets get there: anything but `masquerading` is not kube-proxy's.
+    /// The forwarding method; kube-proxy only uses `masquerading`.
     pub forward: &'static str,
     /// Its weight; with 0 it gets no new connections.
     pub weight: u32,
@@ -184,7 +184,7 @@ pub struct RealView {
     pub inactive: u32,
     /// Clients that stay with it.
     pub persistent: u32,
-    /// Connections that it ever got.
+    /// All connections since its creation.
     pub connections: u64,
     /// What clients sent it.
     pub counters: Counters,
@@ -195,25 +195,25 @@ pub struct RealView {
 /// An endpoint.
 #[derive(Clone, Debug, Serialize)]
 pub struct EndpointView {
-    /// Where packets go; `None` where its chain does not say.
+    /// The address; `None` if its chain has no translation.
     pub address: Option<SocketAddr>,
     /// Its chain.
     pub chain: Option<String>,
-    /// How much of the traffic under policy `Cluster` it gets, 0 to 1.
+    /// Its share of the traffic under policy `Cluster`, 0 to 1.
     pub share: Option<f64>,
     /// The same under policy `Local`.
     pub local_share: Option<f64>,
     /// What its translation counted: connections; in IPVS mode all that clients sent; `None` where nothing counts.
     pub counters: Option<Counters>,
-    /// Its state, where objects tell.
+    /// Its state, where objects are known.
     pub state: Option<EndpointState>,
     /// Why it gets no traffic, where it gets none.
     pub unused: Option<String>,
     /// The flows that go to it, by state.
     pub flows: std::collections::BTreeMap<&'static str, u64>,
-    /// Of those, the ones that would go elsewhere if they began now.
+    /// The number of stale flows, which a new connection would not follow.
     pub stale: u64,
-    /// What it is to each virtual server, in IPVS mode.
+    /// Its real servers, one for each virtual server, in IPVS mode.
     pub servers: Vec<RealView>,
 }
 
@@ -228,7 +228,7 @@ pub struct EndpointState {
 }
 
 impl EndpointView {
-    /// One that nothing is known of but its address.
+    /// An endpoint of which only the address is known.
     #[must_use]
     pub fn at(address: Option<SocketAddr>) -> Self {
         Self {
@@ -245,7 +245,7 @@ impl EndpointView {
         }
     }
 
-    /// Whether rules or objects have it; otherwise only flows of before still go there.
+    /// Whether rules or objects have it; otherwise only earlier flows use it.
     #[must_use]
     pub fn exists(&self) -> bool {
         self.used() || self.state.is_some() || self.chain.is_some() || !self.servers.is_empty()
@@ -258,9 +258,9 @@ impl EndpointView {
     }
 }
 
-/// Something in the kernel that makes a Service port work.
+/// A kernel object that implements a Service port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Part {
+pub struct KernelObject {
     /// The table.
     pub table: &'static str,
     /// The chain, or the set that an element is in.
@@ -269,6 +269,6 @@ pub struct Part {
     pub element: Option<String>,
     /// How many rules it has.
     pub rules: usize,
-    /// What its rules counted, added up; `None` where nothing counts.
+    /// The sum of its rules' counters; `None` without counters.
     pub counters: Option<Counters>,
 }

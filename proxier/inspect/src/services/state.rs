@@ -1,7 +1,6 @@
-//! What objects add to what rules tell.
+//! Adds the state of objects to Service ports read from rules.
 //!
-//! In: Service ports as the node has them, a [`Snapshot`]. Out: the same with names, policies, and the state of each
-//! endpoint; Service ports that the node should have and has not. Must not know: any mode's rules.
+//! A [`Snapshot`] adds names, policies and the state of each endpoint, and the Service ports that the rules lack.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +10,7 @@ use super::{EndpointState, EndpointView, Policy, ServicePortView};
 use proxier::iptables::names::Namer;
 use proxier::model::{CategorizedEndpoints, Endpoint, ServicePort, ServicePortName, Snapshot};
 
-/// Adds what the objects say; Service ports that only they know come too, if they are `wanted`.
+/// Adds the model's data, and Service ports that only the model has, if they are `wanted`.
 pub fn add_model(
     views: &mut Vec<ServicePortView>,
     snapshot: &Snapshot<'_>,
@@ -90,7 +89,7 @@ fn why_unused(endpoint: &Endpoint, all: &[Endpoint], used: &CategorizedEndpoints
     }
 }
 
-/// Which Service port each address leads to, for finding the one that packets to an address belong to.
+/// Maps each address to its Service port.
 #[must_use]
 pub fn owners(views: &[ServicePortView]) -> BTreeMap<(Option<std::net::IpAddr>, u16, &'static str), usize> {
     let mut owners = BTreeMap::new();

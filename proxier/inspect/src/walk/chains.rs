@@ -1,7 +1,6 @@
-//! The walk through the chains of one hook.
+//! Walks a packet through the iptables chains of one hook.
 //!
-//! In: a table, the hook's chain and a packet on its way. Out: the packet after every possible walk through the chain,
-//! each with the decision met. Must not know: which hooks a packet passes.
+//! The result has one packet for each possible walk through the hook's chain, with the decision that ended it.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,23 +12,23 @@ use netfilter::ipvs::{Forward, ServerKey};
 use netfilter::nft::ruleset::{self, TableId, UnreadPart};
 use netfilter::nft::{Bytes, Name};
 
-use super::doubts::{Doubted, Forks};
-use super::matching::{self, Holds, Matched, Touched};
+use super::doubts::{ForkIds, ForkedDoubt};
+use super::matching::{self, ListChange, MatchResult, RuleMatch};
 use super::path::MOST;
-use super::tables::{self, Spot};
+use super::tables::{self, TableScope};
 use super::translation;
-use super::{Assumption, Doubt, Memory, Node, Packet, Step};
+use super::{Assumption, Doubt, Node, Packet, RecentLists, Step};
 use crate::rules::{Chain, CopyMark, Policy, Rule, SetMark, Table, Target};
 
-/// A packet on its way, with what was done to it so far.
+/// A packet during the walk, with its state so far.
 #[derive(Clone, Debug)]
-pub(super) struct Traveller {
+pub(super) struct TracedPacket {
     pub(super) packet: Packet,
     pub(super) mark: u32,
     pub(super) translated: bool,
     pub(super) masqueraded: bool,
     pub(super) untracked: bool,
-    /// Whether the translation of this hook is decided: later chains are not asked.
+    /// Whether NAT is decided at this hook, so that later NAT chains are skipped.
     pub(super) settled: bool,
     /// `None`: not known.
     pub(super) connection_mark: Option<u32>,
@@ -43,13 +42,13 @@ pub(super) struct Traveller {
     pub(super) forwarded: Option<(SocketAddr, Forward)>,
     pub(super) probability: f64,
     pub(super) remembered: BTreeSet<String>,
-    /// Lists that rules asked for the sender.
+    /// Lists that rules looked up for the sender.
     pub(super) asked: BTreeSet<String>,
-    /// Lists that rules changed on the way, those of whole senders with `true`.
-    pub(super) touched: BTreeMap<(String, bool), Touched>,
-    /// Sets that rules changed on the way.
+    /// Lists that rules changed during the walk; `true`: lists of whole sender addresses.
+    pub(super) touched: BTreeMap<(String, bool), ListChange>,
+    /// Sets that rules changed during the walk.
     pub(super) changed_sets: BTreeSet<String>,
-    /// What sets were asked without an answer.
+    /// Set lookups without an answer.
     pub(super) queries: BTreeSet<SetQuery>,
     /// Why the mark is not known, where it is not.
     pub(super) mark_unknown: Option<String>,
@@ -58,29 +57,29 @@ pub(super) struct Traveller {
     /// Whether a rule changed TTL or hop limit.
     pub(super) hops_changed: bool,
     pub(super) steps: Vec<Step>,
-    pub(super) doubts: Vec<Doubted>,
+    pub(super) doubts: Vec<ForkedDoubt>,
     pub(super) assumed: Vec<Assumption>,
-    /// The forks where it went on as if a rule matched that cannot be decided: see [`Forks`].
+    /// The forks where it went on as if a rule matched that cannot be decided: see [`ForkIds`].
     pub(super) supposed: Vec<u32>,
     /// The built-in chain of iptables whose policy dropped it.
     pub(super) policy: Option<String>,
 }
 
-impl Traveller {
+impl TracedPacket {
     /// Notes a doubt; returned is the packet that goes on as if the rule matched, unless there are too many.
-    pub(super) fn fork(&mut self, doubt: Doubt, forks: &Forks) -> Option<Self> {
+    pub(super) fn fork(&mut self, doubt: Doubt, forks: &ForkIds) -> Option<Self> {
         let fork = forks.next();
         let mut other = fork.map(|_| self.clone());
         if let (Some(fork), Some(other)) = (fork, &mut other) {
             other.supposed.push(fork);
         }
-        self.doubts.push(Doubted { fork, doubt });
+        self.doubts.push(ForkedDoubt { fork, doubt });
         other
     }
 
     /// Notes a doubt that is not followed.
     pub(super) fn doubt(&mut self, doubt: Doubt) {
-        self.doubts.push(Doubted { fork: None, doubt });
+        self.doubts.push(ForkedDoubt { fork: None, doubt });
     }
 
     /// Whether it is in the same state, however it came to it and however likely.
@@ -95,8 +94,8 @@ impl Traveller {
     }
 }
 
-/// Where it is and what is known there.
-pub(super) struct Place<'a> {
+/// The chain's table and hook, and the node's state there.
+pub(super) struct HookContext<'a> {
     pub(super) family: IpFamily,
     pub(super) table: &'a str,
     pub(super) hook: &'a str,
@@ -104,17 +103,16 @@ pub(super) struct Place<'a> {
     /// Whether packets have met connection tracking.
     pub(super) tracked: bool,
     pub(super) node: &'a Node,
-    pub(super) memory: &'a Memory,
+    pub(super) memory: &'a RecentLists,
     pub(super) budget: &'a Budget,
-    pub(super) forks: &'a Forks,
+    pub(super) forks: &'a ForkIds,
 }
 
-/// How much a trace may cost: chains that jump to the same chain twice, and so on, have the kernel look at more rules than a
-/// walk can, and each way remembers the rules that it matched.
+/// Limits the cost of a trace. Repeated jumps multiply the rules to evaluate, and each path records its matches.
 pub(super) struct Budget(Cell<usize>);
 
 impl Budget {
-    /// What a matched rule costs that a way remembers; one that is looked at costs 1.
+    /// The cost of recording a matched rule; evaluating a rule costs 1.
     const STEP: usize = 400;
 
     pub(super) fn new(most: usize) -> Self {
@@ -132,7 +130,7 @@ impl Budget {
     }
 }
 
-impl Place<'_> {
+impl HookContext<'_> {
     /// Where a packet to `to` leaves: nowhere yet in the hooks that come before the routing. `None`: not known.
     pub(super) fn out_interface(&self, to: IpAddr) -> Option<&str> {
         if matches!(self.hook, "PREROUTING" | "INPUT") {
@@ -159,30 +157,30 @@ struct Frame<'a> {
 }
 
 struct Walk<'a> {
-    traveller: Traveller,
+    traced: TracedPacket,
     stack: Vec<Frame<'a>>,
 }
 
-/// What a walk came to.
+/// The result of a walk.
 #[derive(Default)]
-pub(super) struct Walked {
-    pub(super) ends: Vec<(Traveller, Decision)>,
+pub(super) struct IptablesWalk {
+    pub(super) ends: Vec<(TracedPacket, Decision)>,
     /// Chains that rules led to and that are not there: `(table, chain)`.
     pub(super) missing: BTreeSet<(String, String)>,
     /// What of nf_tables was not read and decides.
     pub(super) lacks: Vec<UnreadPart>,
 }
 
-/// Walks the hook's chain, one walk for each way the dice can fall.
+/// Walks the hook's chain, with one walk for each outcome of random choices.
 pub(super) fn walk(
     chains: &Table,
-    place: &Place<'_>,
+    context: &HookContext<'_>,
     kernel: Option<(&TableId, &ruleset::Table)>,
-    traveller: Traveller,
-) -> Result<Walked, String> {
-    let base = chains.get(place.hook).ok_or_else(|| format!("table {} has no {}", place.table, place.hook))?;
-    let mut open = vec![Walk { traveller, stack: vec![Frame { chain: base, next: 0, goto: false }] }];
-    let mut walked = Walked::default();
+    traced: TracedPacket,
+) -> Result<IptablesWalk, String> {
+    let base = chains.get(context.hook).ok_or_else(|| format!("table {} has no {}", context.table, context.hook))?;
+    let mut open = vec![Walk { traced, stack: vec![Frame { chain: base, next: 0, goto: false }] }];
+    let mut walked = IptablesWalk::default();
     'walks: while let Some(mut walk) = open.pop() {
         let decision = loop {
             let Some(frame) = walk.stack.last_mut() else { break policy(base) };
@@ -191,20 +189,19 @@ pub(super) fn walk(
                 continue;
             };
             frame.next += 1;
-            place.budget.pay(1, 0)?;
+            context.budget.pay(1, 0)?;
             if let Some((held, (id, table))) = rule.kernel.as_ref().zip(kernel) {
-                let spot = Spot { place, id, table, tracked: place.tracked, nat: place.table == "nat" };
+                let scope = TableScope { context, id, table, tracked: context.tracked, nat: context.table == "nat" };
                 let text = held.text(id, table);
-                for (traveller, odds, target) in
-                    tables::one(&spot, &hook(place), held, walk.traveller, &mut walked.lacks)
+                for (traced, odds, target) in tables::one(&scope, &hook(context), held, walk.traced, &mut walked.lacks)
                 {
-                    let mut after = Walk { traveller, stack: walk.stack.clone() };
+                    let mut after = Walk { traced, stack: walk.stack.clone() };
                     let Some(target) = target else {
                         open.push(after);
                         continue;
                     };
-                    after.traveller.steps.push(Step::of(hook(place), &text, odds));
-                    match carry_out(&target, rule, chains, place, &mut after, &mut walked.missing)? {
+                    after.traced.steps.push(Step::of(hook(context), &text, odds));
+                    match carry_out(&target, rule, chains, context, &mut after, &mut walked.missing)? {
                         Next::Ends(ends) => walked.ends.extend(ends),
                         Next::Rule => open.push(after),
                     }
@@ -213,20 +210,20 @@ pub(super) fn walk(
             }
             if rule.kernel.is_some() {
                 let why = "nft put it there, and its text does not tell all";
-                walk.traveller.doubt(Doubt::new(hook(place), &*rule.text, why));
+                walk.traced.doubt(Doubt::new(hook(context), &*rule.text, why));
                 continue;
             }
-            let meaning = rule.meaning(place.family);
-            let Matched { holds, assumed } = matching::matches(meaning, &mut walk.traveller, place);
+            let meaning = rule.meaning(context.family);
+            let RuleMatch { holds, assumed } = matching::matches(meaning, &mut walk.traced, context);
             let passive = matches!(meaning.target, None | Some(Target::Passive(_)));
             let assumed = if passive { Vec::new() } else { assumed };
-            walk.traveller.assumed.extend(assumed.into_iter().map(|what| assumption(rule, what, place)));
+            walk.traced.assumed.extend(assumed.into_iter().map(|what| assumption(rule, what, context)));
             let chance = match holds {
-                Holds::Yes(chance) => chance,
-                Holds::Unknown(why) if !passive => {
-                    if let Some(mut other) = doubt(rule, why, place, &mut walk) {
-                        place.budget.pay(0, other.traveller.steps.len())?;
-                        match obey(rule, 1.0, chains, place, &mut other, &mut walked.missing)? {
+                MatchResult::Yes(chance) => chance,
+                MatchResult::Unknown(why) if !passive => {
+                    if let Some(mut other) = doubt(rule, why, context, &mut walk) {
+                        context.budget.pay(0, other.traced.steps.len())?;
+                        match obey(rule, 1.0, chains, context, &mut other, &mut walked.missing)? {
                             Next::Ends(ends) => walked.ends.extend(ends),
                             Next::Rule => open.push(other),
                         }
@@ -236,43 +233,42 @@ pub(super) fn walk(
                 _ => continue,
             };
             if chance < 1.0 {
-                place.budget.pay(0, walk.traveller.steps.len())?;
+                context.budget.pay(0, walk.traced.steps.len())?;
                 if open.len() + walked.ends.len() > MOST {
-                    return Err(format!("more than {MOST} ways lead through table {}", place.table));
+                    return Err(format!("more than {MOST} ways lead through table {}", context.table));
                 }
-                let mut other = Walk { traveller: walk.traveller.clone(), stack: walk.stack.clone() };
-                other.traveller.probability *= 1.0 - chance;
+                let mut other = Walk { traced: walk.traced.clone(), stack: walk.stack.clone() };
+                other.traced.probability *= 1.0 - chance;
                 open.push(other);
-                walk.traveller.probability *= chance;
+                walk.traced.probability *= chance;
             }
-            if let Next::Ends(ends) = obey(rule, chance, chains, place, &mut walk, &mut walked.missing)? {
+            if let Next::Ends(ends) = obey(rule, chance, chains, context, &mut walk, &mut walked.missing)? {
                 walked.ends.extend(ends);
                 break None;
             }
         };
-        walked.ends.extend(decision.map(|decision| (walk.traveller, decision)));
+        walked.ends.extend(decision.map(|decision| (walk.traced, decision)));
     }
     Ok(walked)
 }
 
-fn hook(place: &Place<'_>) -> String {
-    format!("{} {}", place.table, place.hook)
+fn hook(context: &HookContext<'_>) -> String {
+    format!("{} {}", context.table, context.hook)
 }
 
-fn assumption(rule: &Rule, what: String, place: &Place<'_>) -> Assumption {
-    Assumption { hook: hook(place), rule: rule.text.to_string(), what }
+fn assumption(rule: &Rule, what: String, context: &HookContext<'_>) -> Assumption {
+    Assumption { hook: hook(context), rule: rule.text.to_string(), what }
 }
 
-/// A rule that may match or not is taken for one that does not, and that is said; returned is the walk that goes on as
-/// if it did.
-fn doubt<'a>(rule: &Rule, why: String, place: &Place<'_>, walk: &mut Walk<'a>) -> Option<Walk<'a>> {
-    let doubt = Doubt::new(hook(place), &*rule.text, why);
-    if matches!(rule.meaning(place.family).target, Some(Target::Unfollowed(_))) {
-        walk.traveller.doubt(doubt);
+/// Records a doubt and treats the rule as not matching. Returns the walk that continues as if it matched.
+fn doubt<'a>(rule: &Rule, why: String, context: &HookContext<'_>, walk: &mut Walk<'a>) -> Option<Walk<'a>> {
+    let doubt = Doubt::new(hook(context), &*rule.text, why);
+    if matches!(rule.meaning(context.family).target, Some(Target::Unfollowed(_))) {
+        walk.traced.doubt(doubt);
         return None;
     }
-    let traveller = walk.traveller.fork(doubt, place.forks)?;
-    Some(Walk { traveller, stack: walk.stack.clone() })
+    let traced = walk.traced.fork(doubt, context.forks)?;
+    Some(Walk { traced, stack: walk.stack.clone() })
 }
 
 fn leave(stack: &mut Vec<Frame<'_>>) {
@@ -286,27 +282,27 @@ fn policy(base: &Chain) -> Option<Decision> {
     }
 }
 
-/// What comes after a rule that matches.
+/// How the walk continues after a matching rule.
 enum Next {
     /// The next rule.
     Rule,
     /// The walk through the hook's chain ends, in one way or in several.
-    Ends(Vec<(Traveller, Decision)>),
+    Ends(Vec<(TracedPacket, Decision)>),
 }
 
-/// Does what a matching rule says.
+/// Executes the target of a matching rule.
 fn obey<'a>(
     rule: &Rule,
     chance: f64,
     chains: &'a Table,
-    place: &Place<'_>,
+    context: &HookContext<'_>,
     walk: &mut Walk<'a>,
     missing: &mut BTreeSet<(String, String)>,
 ) -> Result<Next, String> {
-    place.budget.pay(0, 1)?;
-    walk.traveller.steps.push(Step::of(hook(place), &rule.text, chance));
-    match &rule.meaning(place.family).target {
-        Some(target) => carry_out(target, rule, chains, place, walk, missing),
+    context.budget.pay(0, 1)?;
+    walk.traced.steps.push(Step::of(hook(context), &rule.text, chance));
+    match &rule.meaning(context.family).target {
+        Some(target) => carry_out(target, rule, chains, context, walk, missing),
         None => Ok(Next::Rule),
     }
 }
@@ -315,24 +311,24 @@ fn carry_out<'a>(
     target: &Target,
     rule: &Rule,
     chains: &'a Table,
-    place: &Place<'_>,
+    context: &HookContext<'_>,
     walk: &mut Walk<'a>,
     missing: &mut BTreeSet<(String, String)>,
 ) -> Result<Next, String> {
-    let traveller = &mut walk.traveller;
-    let end = |walk: &Walk<'_>, decision| Ok(Next::Ends(vec![(walk.traveller.clone(), decision)]));
+    let traced = &mut walk.traced;
+    let end = |walk: &Walk<'_>, decision| Ok(Next::Ends(vec![(walk.traced.clone(), decision)]));
     match target {
         Target::Accept => return end(walk, Decision::Accept),
         Target::Drop => return end(walk, Decision::Drop),
-        Target::Reject if place.table == "filter" => return end(walk, Decision::Reject),
+        Target::Reject if context.table == "filter" => return end(walk, Decision::Reject),
         Target::Return => leave(&mut walk.stack),
-        Target::Queue { number, bypass } => return Ok(queue(rule, (*number, *bypass), place, traveller)),
+        Target::Queue { number, bypass } => return Ok(queue(rule, (*number, *bypass), context, traced)),
         Target::Jump(to) | Target::Goto(to) => {
             let Some(chain) = chains.get(&**to) else {
-                missing.insert((place.table.to_owned(), to.clone()));
+                missing.insert((context.table.to_owned(), to.clone()));
                 return Ok(Next::Rule);
             };
-            // Each chain can be open once at a time, or the kernel would refuse the loop.
+            // A chain can be open only once at a time: the kernel refuses loops.
             if walk.stack.len() > chains.len() {
                 return Err(format!("chains jump in a circle: {}", rule.text));
             }
@@ -340,38 +336,43 @@ fn carry_out<'a>(
         }
         Target::Zone => {
             let why = "answers are looked up in another zone of connections, which is not followed";
-            traveller.doubt(Doubt::new(hook(place), &*rule.text, why));
+            traced.doubt(Doubt::new(hook(context), &*rule.text, why));
         }
         _ if translation::is_one(target) => {
-            let ends = translation::translate(target, traveller, place);
-            let ends = ends.ok_or_else(|| misplaced(rule, place))?;
-            return Ok(Next::Ends(ends.into_iter().map(|traveller| (traveller, Decision::Accept)).collect()));
+            let ends = translation::translate(target, traced, context);
+            let ends = ends.ok_or_else(|| misplaced(rule, context))?;
+            return Ok(Next::Ends(ends.into_iter().map(|traced| (traced, Decision::Accept)).collect()));
         }
-        Target::Reject => return Err(misplaced(rule, place)),
-        other => change(other, traveller, place),
+        Target::Reject => return Err(misplaced(rule, context)),
+        other => change(other, traced, context),
     }
     Ok(Next::Rule)
 }
 
-fn misplaced(rule: &Rule, place: &Place<'_>) -> String {
-    format!("the kernel takes no such rule in {} {}: {}", place.table, place.hook, rule.text)
+fn misplaced(rule: &Rule, context: &HookContext<'_>) -> String {
+    format!("the kernel takes no such rule in {} {}: {}", context.table, context.hook, rule.text)
 }
 
-/// Where no program listens, packets are dropped, or go on behind the chain if the rule says so.
-fn queue(rule: &Rule, (number, bypass): (Option<u16>, bool), place: &Place<'_>, traveller: &mut Traveller) -> Next {
-    let listens = number.zip(place.node.queues.as_ref()).map(|(number, queues)| queues.contains(&number));
+/// Packets to a queue without a listener are dropped, or accepted with `--queue-bypass`.
+fn queue(
+    rule: &Rule,
+    (number, bypass): (Option<u16>, bool),
+    context: &HookContext<'_>,
+    traced: &mut TracedPacket,
+) -> Next {
+    let listens = number.zip(context.node.queues.as_ref()).map(|(number, queues)| queues.contains(&number));
     if listens == Some(false) {
         let decision = if bypass { Decision::Accept } else { Decision::Drop };
-        return Next::Ends(vec![(traveller.clone(), decision)]);
+        return Next::Ends(vec![(traced.clone(), decision)]);
     }
     let why = "NFQUEUE: a program in user space decides; it is taken for one that accepts";
-    let dropped = traveller.fork(Doubt::new(hook(place), &*rule.text, why), place.forks);
-    let dropped = dropped.map(|traveller| (traveller, Decision::Drop));
-    Next::Ends([(traveller.clone(), Decision::Accept)].into_iter().chain(dropped).collect())
+    let dropped = traced.fork(Doubt::new(hook(context), &*rule.text, why), context.forks);
+    let dropped = dropped.map(|traced| (traced, Decision::Drop));
+    Next::Ends([(traced.clone(), Decision::Accept)].into_iter().chain(dropped).collect())
 }
 
 /// What a target changes of a packet.
-fn change(target: &Target, traveller: &mut Traveller, place: &Place<'_>) {
+fn change(target: &Target, traced: &mut TracedPacket, context: &HookContext<'_>) {
     let changed = |old: u32, SetMark { value, mask }: SetMark| old & !mask ^ value;
     let shifted = |mark: u32, copy: CopyMark| {
         let left = mark.checked_shl(copy.left).unwrap_or(0);
@@ -380,35 +381,35 @@ fn change(target: &Target, traveller: &mut Traveller, place: &Place<'_>) {
     match *target {
         Target::Mark { value, mask } => {
             if mask == u32::MAX {
-                traveller.mark_unknown = None;
+                traced.mark_unknown = None;
             }
-            traveller.mark = changed(traveller.mark, SetMark { value, mask });
+            traced.mark = changed(traced.mark, SetMark { value, mask });
         }
-        Target::HashMark => traveller.mark_unknown = Some("HMARK gives it any mark".to_owned()),
+        Target::HashMark => traced.mark_unknown = Some("HMARK gives it any mark".to_owned()),
         // Without a connection there is nothing to be changed.
         Target::ConnectionMark(_) | Target::SaveMark(_) | Target::RestoreMark(_)
-            if !place.tracked || traveller.untracked => {}
+            if !context.tracked || traced.untracked => {}
         Target::ConnectionMark(set) => {
-            traveller.connection_mark = traveller.connection_mark.map(|mark| changed(mark, set));
+            traced.connection_mark = traced.connection_mark.map(|mark| changed(mark, set));
         }
-        Target::SaveMark(copy) => match &traveller.mark_unknown {
-            Some(_) => traveller.connection_mark = None,
+        Target::SaveMark(copy) => match &traced.mark_unknown {
+            Some(_) => traced.connection_mark = None,
             None => {
-                let new = shifted(traveller.mark & copy.nfmask, copy);
-                traveller.connection_mark = traveller.connection_mark.map(|mark| mark & !copy.ctmask ^ new);
+                let new = shifted(traced.mark & copy.nfmask, copy);
+                traced.connection_mark = traced.connection_mark.map(|mark| mark & !copy.ctmask ^ new);
             }
         },
-        Target::RestoreMark(copy) => match traveller.connection_mark {
-            Some(mark) => traveller.mark = traveller.mark & !copy.nfmask ^ shifted(mark & copy.ctmask, copy),
-            None => traveller.mark_unknown = Some("the mark of a known connection is not read".to_owned()),
+        Target::RestoreMark(copy) => match traced.connection_mark {
+            Some(mark) => traced.mark = traced.mark & !copy.nfmask ^ shifted(mark & copy.ctmask, copy),
+            None => traced.mark_unknown = Some("the mark of a known connection is not read".to_owned()),
         },
         // Connection tracking has the packet already: it stays as it is.
-        Target::NoTrack => traveller.untracked |= !place.tracked,
+        Target::NoTrack => traced.untracked |= !context.tracked,
         Target::TypeOfService { value, mask } => {
-            traveller.type_of_service = traveller.type_of_service & !mask ^ value;
+            traced.type_of_service = traced.type_of_service & !mask ^ value;
         }
-        Target::HopLimit => traveller.hops_changed = true,
-        Target::ChangeSets(ref sets) => traveller.changed_sets.extend(sets.iter().cloned()),
+        Target::HopLimit => traced.hops_changed = true,
+        Target::ChangeSets(ref sets) => traced.changed_sets.extend(sets.iter().cloned()),
         _ => {}
     }
 }

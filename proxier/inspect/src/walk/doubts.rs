@@ -1,18 +1,18 @@
-//! Rules that may match or not, and whether that matters.
+//! Undecidable rules, and whether they change the outcome.
 //!
-//! Where a rule cannot be decided, a packet goes on as if it did not match, and a second one as if it did. Once both
-//! have ended, their ends are compared: a doubt that leads to the same end is harmless.
+//! Where a rule cannot be decided, the packet continues as if the rule did not match, and a copy continues as if it did.
+//! Afterwards their outcomes are compared: a doubt that does not change the outcome is harmless.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use super::chains::{Decision, Traveller};
+use super::chains::{Decision, TracedPacket};
 use super::path::outcome;
 use super::{Doubt, Outcome, Verdict};
 
-/// A doubt on the way; `fork`: the number of the packet that goes on as if the rule matched, if there is one.
+/// A doubt; `fork`: the number of the packet that continues as if the rule matched, if any.
 #[derive(Clone, Debug)]
-pub(super) struct Doubted {
+pub(super) struct ForkedDoubt {
     pub(super) fork: Option<u32>,
     pub(super) doubt: Doubt,
 }
@@ -22,9 +22,9 @@ const MOST_FORKS: u32 = 64;
 
 /// Numbers for packets that go on as if a rule matched.
 #[derive(Default)]
-pub(super) struct Forks(Cell<u32>);
+pub(super) struct ForkIds(Cell<u32>);
 
-impl Forks {
+impl ForkIds {
     /// The next number; nothing if there were too many.
     pub(super) fn next(&self) -> Option<u32> {
         let number = self.0.get();
@@ -37,23 +37,23 @@ type End = (Verdict, bool);
 type Ends = BTreeMap<End, f64>;
 
 /// Whether each doubt matters, by comparing the ends of packets that went on in both ways.
-pub(super) struct Compared {
-    /// The ends of those that took exactly these forks.
+pub(super) struct ForkEnds {
+    /// Outcomes of packets that took exactly these forks.
     taken: BTreeMap<Vec<u32>, Ends>,
-    /// The ends of those that passed a fork by.
+    /// Outcomes of packets that passed a fork without taking it.
     passed: BTreeMap<u32, Ends>,
 }
 
-impl Compared {
-    pub(super) fn of(ended: &[(Traveller, Decision)]) -> Self {
+impl ForkEnds {
+    pub(super) fn of(ended: &[(TracedPacket, Decision)]) -> Self {
         let mut compared = Self { taken: BTreeMap::new(), passed: BTreeMap::new() };
-        for (traveller, decision) in ended {
-            let Outcome { verdict, masqueraded, probability } = outcome(traveller, *decision);
+        for (traced, decision) in ended {
+            let Outcome { verdict, masqueraded, probability } = outcome(traced, *decision);
             let add = |ends: &mut Ends| *ends.entry((verdict, masqueraded)).or_default() += probability;
-            if !traveller.supposed.is_empty() {
-                add(compared.taken.entry(traveller.supposed.clone()).or_default());
+            if !traced.supposed.is_empty() {
+                add(compared.taken.entry(traced.supposed.clone()).or_default());
             }
-            for fork in traveller.doubts.iter().filter_map(|doubted| doubted.fork) {
+            for fork in traced.doubts.iter().filter_map(|doubted| doubted.fork) {
                 add(compared.passed.entry(fork).or_default());
             }
         }
@@ -61,9 +61,9 @@ impl Compared {
     }
 
     /// The doubts that matter, with how the packet ends if their rules match, and the others.
-    pub(super) fn sort(&self, doubts: Vec<Doubted>) -> (Vec<Doubt>, Vec<Doubt>) {
+    pub(super) fn sort(&self, doubts: Vec<ForkedDoubt>) -> (Vec<Doubt>, Vec<Doubt>) {
         let (mut matter, mut harmless) = (Vec::new(), Vec::new());
-        for Doubted { fork, mut doubt } in doubts {
+        for ForkedDoubt { fork, mut doubt } in doubts {
             let ends = fork.and_then(|fork| self.ends_with(fork));
             doubt.otherwise = ends.map(|(_, ends)| outcomes(ends)).unwrap_or_default();
             if fork.is_some_and(|fork| !self.matters(fork)) { &mut harmless } else { &mut matter }.push(doubt);

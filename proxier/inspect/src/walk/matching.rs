@@ -1,30 +1,27 @@
-//! Whether a rule matches.
-//!
-//! In: a rule's meaning and a packet on its way. Out: whether it matches, and how likely where chance decides.
-//! Must not know: chains, targets or hooks.
+//! Evaluates whether a rule matches a packet, and with which probability.
 
 mod memory;
 mod packet;
 
-pub(super) use memory::Touched;
+pub(super) use memory::ListChange;
 
-use super::chains::{Place, Traveller};
+use super::chains::{HookContext, TracedPacket};
 use super::packet::{ConnState, Origin};
-use crate::rules::{Condition, Connection, Ipvs, Meaning, State, Test};
+use crate::rules::{Condition, ConntrackMatch, CtState, IpvsMatch, Meaning, Test};
 
-/// Whether something holds.
+/// The result of evaluating a condition.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Holds {
+pub(super) enum MatchResult {
     No,
     /// With this probability: 1 is certain.
     Yes(f64),
     /// By an assumption.
     Assumed(bool, String),
-    /// It cannot be told from here, and why.
+    /// Undecidable, with the reason.
     Unknown(String),
 }
 
-impl Holds {
+impl MatchResult {
     pub(super) fn unknown(why: impl Into<String>) -> Self {
         Self::Unknown(why.into())
     }
@@ -40,134 +37,135 @@ impl Holds {
     }
 }
 
-impl From<bool> for Holds {
+impl From<bool> for MatchResult {
     fn from(holds: bool) -> Self {
         if holds { Self::Yes(1.0) } else { Self::No }
     }
 }
 
-/// Whether a rule matches, and what had to be assumed to tell.
-pub(super) struct Matched {
-    pub(super) holds: Holds,
+/// Whether a rule matches, with the assumptions made.
+pub(super) struct RuleMatch {
+    pub(super) holds: MatchResult,
     pub(super) assumed: Vec<String>,
 }
 
 /// Whether the rule matches. Notes on the traveller the lists that the rule puts its sender on.
-pub(super) fn matches(meaning: &Meaning, traveller: &mut Traveller, place: &Place<'_>) -> Matched {
+pub(super) fn matches(meaning: &Meaning, traced: &mut TracedPacket, context: &HookContext<'_>) -> RuleMatch {
     let (mut probability, mut unknown) = (1.0, meaning.problem.clone());
     let (mut for_it, mut against) = (Vec::new(), Vec::new());
     for Condition { negated, test } in &meaning.conditions {
         // Conditions behind one that fails are not looked at: `recent` would remember the sender.
-        let so_far = match () {
-            () if !against.is_empty() => SoFar::Fails,
-            () if unknown.is_some() || probability < 1.0 => SoFar::Unknown,
-            () => SoFar::Holds,
+        let prior = match () {
+            () if !against.is_empty() => PriorConditions::Fails,
+            () if unknown.is_some() || probability < 1.0 => PriorConditions::Unknown,
+            () => PriorConditions::Hold,
         };
-        let found = holds(test, traveller, place, so_far);
+        let found = holds(test, traced, context, prior);
         match if *negated { found.not() } else { found } {
-            Holds::Unknown(why) => unknown = unknown.or(Some(why)),
-            Holds::Assumed(true, why) => for_it.push(why),
-            Holds::Assumed(false, why) => against.push(why),
-            Holds::Yes(chance) if chance > 0.0 => probability *= chance,
-            Holds::No | Holds::Yes(_) => return Matched { holds: Holds::No, assumed: Vec::new() },
+            MatchResult::Unknown(why) => unknown = unknown.or(Some(why)),
+            MatchResult::Assumed(true, why) => for_it.push(why),
+            MatchResult::Assumed(false, why) => against.push(why),
+            MatchResult::Yes(chance) if chance > 0.0 => probability *= chance,
+            MatchResult::No | MatchResult::Yes(_) => return RuleMatch { holds: MatchResult::No, assumed: Vec::new() },
         }
     }
     if !against.is_empty() {
-        return Matched { holds: Holds::No, assumed: against };
+        return RuleMatch { holds: MatchResult::No, assumed: against };
     }
-    Matched { holds: unknown.map_or(Holds::Yes(probability), Holds::Unknown), assumed: for_it }
+    RuleMatch { holds: unknown.map_or(MatchResult::Yes(probability), MatchResult::Unknown), assumed: for_it }
 }
 
-/// Whether what a rule asks before holds.
+/// The result of a rule's preceding conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SoFar {
-    Holds,
+enum PriorConditions {
+    Hold,
     Fails,
     Unknown,
 }
 
-fn holds(test: &Test, traveller: &mut Traveller, place: &Place<'_>, so_far: SoFar) -> Holds {
-    let packet = &traveller.packet;
+fn holds(test: &Test, traced: &mut TracedPacket, context: &HookContext<'_>, prior: PriorConditions) -> MatchResult {
+    let packet = &traced.packet;
     match test {
-        Test::Random(probability) => Holds::Yes(*probability),
-        Test::Recent(recent) => memory::recent(recent, traveller, place, so_far),
+        Test::Random(probability) => MatchResult::Yes(*probability),
+        Test::Recent(recent) => memory::recent(recent, traced, context, prior),
         Test::Set { name, of_source, return_nomatch } => {
-            memory::in_set(name, of_source, *return_nomatch, traveller, place)
+            memory::in_set(name, of_source, *return_nomatch, traced, context)
         }
-        Test::InInterface(pattern) => interface_matches(pattern, place.in_interface).into(),
-        Test::OutInterface(pattern) => match place.out_interface(packet.destination.ip()) {
+        Test::InInterface(pattern) => interface_matches(pattern, context.in_interface).into(),
+        Test::OutInterface(pattern) => match context.out_interface(packet.destination.ip()) {
             Some(name) => interface_matches(pattern, name).into(),
-            None => Holds::Unknown(format!("it is not known where packets to {} leave", packet.destination.ip())),
+            None => MatchResult::Unknown(format!("it is not known where packets to {} leave", packet.destination.ip())),
         },
-        Test::State(states) => states.iter().any(|state| in_state(*state, traveller, place)).into(),
-        Test::Connection(asked) => connection(asked, traveller, place),
-        Test::Mark { value, mask } => match &traveller.mark_unknown {
-            Some(why) => Holds::unknown(why),
-            None => (traveller.mark & mask == *value).into(),
+        Test::State(states) => states.iter().any(|state| in_state(*state, traced, context)).into(),
+        Test::Connection(asked) => connection(asked, traced, context),
+        Test::Mark { value, mask } => match &traced.mark_unknown {
+            Some(why) => MatchResult::unknown(why),
+            None => (traced.mark & mask == *value).into(),
         },
         // Without a connection there is no mark, and the match fails.
-        Test::ConnectionMark { .. } if !has_connection(traveller, place) => Holds::No,
-        Test::ConnectionMark { value, mask } => match traveller.connection_mark {
+        Test::ConnectionMark { .. } if !has_connection(traced, context) => MatchResult::No,
+        Test::ConnectionMark { value, mask } => match traced.connection_mark {
             Some(mark) => (mark & mask == *value).into(),
-            None => Holds::unknown("the mark of a known connection is not read"),
+            None => MatchResult::unknown("the mark of a known connection is not read"),
         },
-        Test::Ipvs(asked) => virtual_server(asked, traveller),
-        Test::Assumed { holds, why } => Holds::Assumed(*holds, (*why).to_owned()),
-        _ => packet::holds(test, traveller, place),
+        Test::Ipvs(asked) => virtual_server(asked, traced),
+        Test::Assumed { holds, why } => MatchResult::Assumed(*holds, (*why).to_owned()),
+        _ => packet::holds(test, traced, context),
     }
 }
 
 /// Whether connection tracking has the packet.
-fn has_connection(traveller: &Traveller, place: &Place<'_>) -> bool {
-    place.tracked && !traveller.untracked && traveller.packet.state != ConnState::Invalid
+fn has_connection(traced: &TracedPacket, context: &HookContext<'_>) -> bool {
+    context.tracked && !traced.untracked && traced.packet.state != ConnState::Invalid
 }
 
-fn in_state(state: State, traveller: &Traveller, place: &Place<'_>) -> bool {
-    let known = has_connection(traveller, place);
-    let is = |state| traveller.packet.state == state && known;
+fn in_state(state: CtState, traced: &TracedPacket, context: &HookContext<'_>) -> bool {
+    let known = has_connection(traced, context);
+    let is = |state| traced.packet.state == state && known;
     match state {
-        State::New => is(ConnState::New),
-        State::Established => is(ConnState::Established),
-        State::Related => is(ConnState::Related),
-        State::Invalid => !known && !traveller.untracked,
-        State::Untracked => traveller.untracked,
-        State::Dnat => known && traveller.translated,
-        State::Snat => known && traveller.masqueraded,
+        CtState::New => is(ConnState::New),
+        CtState::Established => is(ConnState::Established),
+        CtState::Related => is(ConnState::Related),
+        CtState::Invalid => !known && !traced.untracked,
+        CtState::Untracked => traced.untracked,
+        CtState::Dnat => known && traced.translated,
+        CtState::Snat => known && traced.masqueraded,
     }
 }
 
-fn connection(asked: &Connection, traveller: &Traveller, place: &Place<'_>) -> Holds {
-    if !has_connection(traveller, place) {
-        return Holds::No;
+fn connection(asked: &ConntrackMatch, traced: &TracedPacket, context: &HookContext<'_>) -> MatchResult {
+    if !has_connection(traced, context) {
+        return MatchResult::No;
     }
-    let is_new = traveller.packet.state == ConnState::New;
-    let later = || Holds::unknown("what a later packet's connection was like is not known");
+    let is_new = traced.packet.state == ConnState::New;
+    let later = || MatchResult::unknown("what a later packet's connection was like is not known");
     let end = |reply: bool, of_source: bool| {
-        let (source, destination) =
-            if reply { (traveller.packet.destination, traveller.packet.source) } else { traveller.sent };
+        let (source, destination) = if reply { (traced.packet.destination, traced.packet.source) } else { traced.sent };
         if of_source { source } else { destination }
     };
     match asked {
-        Connection::Protocol(protocol) => (*protocol == Some(traveller.packet.protocol)).into(),
+        ConntrackMatch::Protocol(protocol) => (*protocol == Some(traced.packet.protocol)).into(),
         _ if !is_new => later(),
-        Connection::Address { reply, of_source, net } => net.contains(&end(*reply, *of_source).ip()).into(),
-        Connection::Port { reply, of_source, ports: (from, to) } => {
+        ConntrackMatch::Address { reply, of_source, net } => net.contains(&end(*reply, *of_source).ip()).into(),
+        ConntrackMatch::Port { reply, of_source, ports: (from, to) } => {
             (*from..=*to).contains(&end(*reply, *of_source).port()).into()
         }
         // A first packet's connection is confirmed only when it leaves, or comes back in through lo.
-        Connection::Status { seen: true } if place.in_interface == "lo" && traveller.packet.origin == Origin::Host => {
+        ConntrackMatch::Status { seen: true }
+            if context.in_interface == "lo" && traced.packet.origin == Origin::Host =>
+        {
             later()
         }
-        Connection::Status { .. } => Holds::No,
-        Connection::Expires => Holds::unknown("how long a connection lasts is not known"),
-        Connection::Reply(reply) => (!reply).into(),
+        ConntrackMatch::Status { .. } => MatchResult::No,
+        ConntrackMatch::Expires => MatchResult::unknown("how long a connection lasts is not known"),
+        ConntrackMatch::Reply(reply) => (!reply).into(),
     }
 }
 
-fn virtual_server(asked: &Ipvs, traveller: &Traveller) -> Holds {
-    let Some(server) = traveller.server else { return asked.none.into() };
+fn virtual_server(asked: &IpvsMatch, traced: &TracedPacket) -> MatchResult {
+    let Some(server) = traced.server else { return asked.none.into() };
     if asked.control {
-        return Holds::unknown("connections that control others are not followed");
+        return MatchResult::unknown("connections that control others are not followed");
     }
     let fits = |found: Option<(bool, bool)>| found.is_none_or(|(not, same)| same != not);
     let protocol = asked.protocol.map(|(not, number)| (not, number == server.protocol));
@@ -175,7 +173,7 @@ fn virtual_server(asked: &Ipvs, traveller: &Traveller) -> Holds {
     let port = asked.port.map(|(not, port)| (not, port == server.address.port()));
     // A packet that a server got is of the original direction.
     let reply = asked.reply.map(|(not, reply)| (not, !reply));
-    let masquerade = asked.masquerade.map(|(not, masquerade)| (not, masquerade == traveller.forwarded.is_none()));
+    let masquerade = asked.masquerade.map(|(not, masquerade)| (not, masquerade == traced.forwarded.is_none()));
     (!asked.none && [protocol, address, port, reply, masquerade].into_iter().all(fits)).into()
 }
 

@@ -1,25 +1,25 @@
-//! A packet's way through rules.
+//! Walks a packet through all rules of a node.
 //!
-//! In: a ruleset, a packet and the node it meets. Out: a [`Trace`]: every way the packet can end, how likely, and the
-//! rules that decided it. Must not know: Services, endpoints, chain names, who wrote the rules.
+//! The result is a [`Trace`]: every possible path with its probability and the rules that decided it. The walk follows
+//! the kernel's semantics alone: it knows neither Services nor any program's chain names.
 
 mod chains;
 mod doubts;
 mod matching;
+mod on_demand;
 mod outcome;
 mod packet;
 mod path;
-mod stations;
-mod supply;
+mod stages;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod translation;
 
+pub use on_demand::trace_and_supply;
 pub use outcome::{Assumption, Branch, Doubt, Outcome, Step, Trace, Verdict};
-pub use packet::{ConnState, Memory, Node, Origin, Packet, Unwalked};
-pub use path::{OtherFlavour, Rules};
-pub use supply::trace_and_supply;
+pub use packet::{ConnState, Node, Origin, Packet, RecentLists, UnfollowedRules};
+pub use path::{NodeRules, OtherFlavour};
 
 /// A choice among more than so many is not followed.
 pub(crate) const MOST_CHOICES: u32 = 4096;

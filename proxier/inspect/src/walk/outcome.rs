@@ -1,7 +1,4 @@
-//! What a trace answers with.
-//!
-//! In: nothing. Out: the values a trace answers with, each mode alike, and their text for people.
-//! Must not know: how any ruleset is written.
+//! The result of a trace, the same for every mode, and its text form.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -93,9 +90,9 @@ pub struct Doubt {
     pub hook: String,
     /// The rule as written.
     pub rule: String,
-    /// What cannot be told.
+    /// Why the rule cannot be decided.
     pub why: String,
-    /// How the packet ends if the rule matches, where that can be told.
+    /// How the packet ends if the rule matches, where known.
     pub otherwise: Vec<Outcome>,
 }
 
@@ -117,37 +114,37 @@ pub struct Assumption {
     pub what: String,
 }
 
-/// One way through the rules, with every random choice made.
+/// One path through the rules, with every random choice made.
 #[derive(Clone, Debug)]
 pub struct Branch {
     /// Where it leads, and how likely the packet takes it.
     pub outcome: Outcome,
-    /// The lists the sender was put on along the way.
+    /// The lists that the sender was added to.
     pub remembered: BTreeSet<String>,
     /// The rules that matched, in order.
     pub steps: Vec<Step>,
-    /// Rules that were taken for not matching because it cannot be told, and that would lead elsewhere.
+    /// Undecidable rules, treated as not matching, that would change the outcome.
     pub doubts: Vec<Doubt>,
     /// The built-in chain of iptables whose policy dropped the packet: table and chain, as in "filter FORWARD".
     pub policy: Option<String>,
-    /// Those that would lead to the same end.
+    /// Undecidable rules that would not change the outcome.
     pub harmless: Vec<Doubt>,
     /// Rules that were decided by an assumption.
     pub assumed: Vec<Assumption>,
 }
 
-/// Every way one packet can go.
+/// All paths of one packet.
 #[derive(Clone, Debug)]
 pub struct Trace {
-    /// The ways; their probabilities sum to 1.
+    /// The paths; their probabilities sum to 1.
     pub branches: Vec<Branch>,
-    /// The `recent` lists that rules asked for the sender.
+    /// The `recent` lists that rules looked up for the sender.
     pub asked: BTreeSet<String>,
-    /// What rules asked sets that were not read.
+    /// Lookups in sets that were not read.
     pub queries: BTreeSet<SetQuery>,
-    /// Chains that rules lead to and that were not there to be walked: `(table, chain)`.
+    /// Chains that rules jump to but that were not read: `(table, chain)`.
     pub missing: BTreeSet<(String, String)>,
-    /// What of nftables was not read and decides: without it the ways are not those of the kernel.
+    /// Parts of nf_tables that decide but were not read: without them the paths may differ from the kernel's.
     pub lacks: BTreeSet<UnreadPart>,
 }
 
@@ -160,7 +157,7 @@ impl Trace {
         self.branches.iter().all(sure) && self.missing.is_empty() && self.lacks.is_empty()
     }
 
-    /// The ways put together by where they end, in a fixed order.
+    /// The paths merged by outcome, in a fixed order.
     #[must_use]
     pub fn outcomes(&self) -> Vec<Outcome> {
         let mut outcomes: Vec<Outcome> = Vec::new();

@@ -1,7 +1,4 @@
-//! What is asked of a ruleset.
-//!
-//! In: what is said about a connection's first packet. Out: the values a ruleset is asked about: packet, node, memory.
-//! Must not know: how any ruleset is written.
+//! The input of a trace: a connection's first packet, the node, and the `recent` lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,7 +20,7 @@ pub enum Origin {
     Interface(String),
 }
 
-/// What conntrack thinks of the packet.
+/// The packet's conntrack state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConnState {
     /// The first packet of a connection: the only one the nat table sees.
@@ -48,7 +45,7 @@ pub struct Packet {
     pub protocol: Protocol,
     /// Where it enters.
     pub origin: Origin,
-    /// What conntrack thinks of it.
+    /// Its conntrack state.
     pub state: ConnState,
 }
 
@@ -67,13 +64,13 @@ impl fmt::Display for Packet {
 pub struct Node {
     /// The addresses of its interfaces, the one it masquerades to first; loopback is always local and need not be named.
     pub addresses: Vec<IpAddr>,
-    /// Where packets to other addresses leave, as far as that is known: the longest prefix counts.
+    /// Known routes: networks and outgoing interfaces. The longest prefix wins.
     pub routes: Vec<(IpNet, String)>,
     /// The kernel's numbers of its interfaces, as far as they are known.
     pub interfaces: BTreeMap<String, u32>,
     /// Its virtual servers and sets, as far as they were read.
     pub held: ObservedState,
-    /// What the kernel's sets say, as far as they were asked; or why they do not.
+    /// Results of set lookups, or why a lookup failed.
     pub answers: BTreeMap<SetQuery, Result<bool, String>>,
     /// Bridges whose packets the rules of iptables see on their way through.
     pub bridged: BTreeSet<String>,
@@ -82,12 +79,12 @@ pub struct Node {
     /// The queues for which a program listens; `None`: not known.
     pub queues: Option<BTreeSet<u16>>,
     /// Rules that packets meet and that are not walked.
-    pub unwalked: Vec<Unwalked>,
+    pub unwalked: Vec<UnfollowedRules>,
 }
 
-/// Rules at a place that is not walked.
+/// Rules of a chain that a walk does not follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unwalked {
+pub struct UnfollowedRules {
     /// Table and chain, as in "netdev guard ingress".
     pub chain: String,
     /// The interfaces whose packets meet them; all if there are none.
@@ -143,4 +140,4 @@ impl Node {
 }
 
 /// What the kernel remembers of the sender: for each list that holds it, the seconds since it was put there.
-pub type Memory = BTreeMap<String, u32>;
+pub type RecentLists = BTreeMap<String, u32>;

@@ -1,7 +1,6 @@
-//! The way through all hooks.
+//! Walks a packet through all hooks of its path.
 //!
-//! In: a ruleset, a packet, the node and its memory of the sender. Out: the [`Trace`] over all hooks the packet passes.
-//! Must not know: matches and targets. The order of hooks and tables and the routing between them is the kernel's.
+//! The order of hooks and tables, and the routing between them, follow the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,17 +8,17 @@ use netfilter::IpFamily;
 use netfilter::ipvs::{Forward, ServerKey};
 use netfilter::nft::{ChainType, Hook, ruleset};
 
-use super::chains::{self, Budget, Decision, Place, Traveller};
-use super::doubts::{Compared, Forks};
-use super::stations::{self, Station};
-use super::tables::{self, Spot};
-use super::{Branch, ConnState, Doubt, Memory, Node, Origin, Outcome, Packet, Step, Trace, Verdict};
+use super::chains::{self, Budget, Decision, HookContext, TracedPacket};
+use super::doubts::{ForkEnds, ForkIds};
+use super::stages::{self, HookStage};
+use super::tables::{self, TableScope};
+use super::{Branch, ConnState, Doubt, Node, Origin, Outcome, Packet, RecentLists, Step, Trace, Verdict};
 use crate::rules::Ruleset;
 use crate::services::shares;
 
 /// All rules that packets of one family meet.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules<'a> {
+pub struct NodeRules<'a> {
     /// Those of iptables, of either flavour.
     pub iptables: &'a Ruleset,
     /// Those of the flavour that is not in use, if it has any: packets meet both.
@@ -38,21 +37,21 @@ pub struct OtherFlavour<'a> {
 }
 
 impl Ruleset {
-    /// Every way the packet can go where there are no other rules: see [`Rules::trace`].
+    /// Traces the packet through these rules alone: see [`NodeRules::trace`].
     ///
     /// # Errors
     /// As there.
-    pub fn trace(&self, packet: &Packet, node: &Node, memory: &Memory) -> Result<Trace, String> {
-        Rules { iptables: self, other: None, nftables: None }.trace(packet, node, memory)
+    pub fn trace(&self, packet: &Packet, node: &Node, memory: &RecentLists) -> Result<Trace, String> {
+        NodeRules { iptables: self, other: None, nftables: None }.trace(packet, node, memory)
     }
 }
 
-impl Rules<'_> {
-    /// Every way the packet can go. The node's memory holds the `recent` lists the sender is on.
+impl NodeRules<'_> {
+    /// Traces the packet. `memory`: the `recent` lists that hold the sender.
     ///
     /// # Errors
     /// When the rules are such as the kernel would not take, or the packet is of the other family.
-    pub fn trace(&self, packet: &Packet, node: &Node, memory: &Memory) -> Result<Trace, String> {
+    pub fn trace(&self, packet: &Packet, node: &Node, memory: &RecentLists) -> Result<Trace, String> {
         self.trace_within(MOST_RULES, packet, node, memory)
     }
 
@@ -62,62 +61,62 @@ impl Rules<'_> {
         most_rules: usize,
         packet: &Packet,
         node: &Node,
-        memory: &Memory,
+        memory: &RecentLists,
     ) -> Result<Trace, String> {
         let families = [packet.source.ip(), packet.destination.ip()].map(|ip| IpFamily::of(&ip));
         if families.iter().any(|family| *family != self.iptables.family()) {
             return Err(format!("{packet}: not of the ruleset's family"));
         }
-        let mut journey = Journey {
+        let mut walk = PathWalk {
             rules: *self,
             node,
             memory,
             budget: Budget::new(most_rules),
-            forks: Forks::default(),
+            forks: ForkIds::default(),
             under_way: vec![start(packet)],
             ended: vec![],
             missing: BTreeSet::new(),
             lacks: BTreeSet::new(),
         };
-        journey.note_unwalked();
+        walk.note_unwalked();
         match &packet.origin {
-            Origin::Host => journey.unshare_process()?,
-            Origin::Interface(name) => journey.arrive_on(name)?,
+            Origin::Host => walk.unshare_process()?,
+            Origin::Interface(name) => walk.arrive_on(name)?,
         }
-        journey.ended.extend(journey.under_way.drain(..).map(|t| (t, Decision::Accept)));
-        let asked = journey.ended.iter().flat_map(|(traveller, _)| traveller.asked.iter().cloned()).collect();
-        let queries = journey.ended.iter().flat_map(|(traveller, _)| traveller.queries.iter().cloned()).collect();
-        let compared = Compared::of(&journey.ended);
-        // Those that go on as if a rule matched only tell whether it matters.
-        let real = journey.ended.into_iter().filter(|(traveller, _)| traveller.supposed.is_empty());
+        walk.ended.extend(walk.under_way.drain(..).map(|t| (t, Decision::Accept)));
+        let asked = walk.ended.iter().flat_map(|(traced, _)| traced.asked.iter().cloned()).collect();
+        let queries = walk.ended.iter().flat_map(|(traced, _)| traced.queries.iter().cloned()).collect();
+        let compared = ForkEnds::of(&walk.ended);
+        // Packets of forks only show whether a doubt matters.
+        let real = walk.ended.into_iter().filter(|(traced, _)| traced.supposed.is_empty());
         let branches = real.map(|end| branch(end, &compared)).collect();
-        Ok(Trace { asked, queries, branches, missing: journey.missing, lacks: journey.lacks })
+        Ok(Trace { asked, queries, branches, missing: walk.missing, lacks: walk.lacks })
     }
 }
 
-/// Rules that choose by chance again and again have more ways than can be told.
+/// Limit of paths: repeated random choices multiply them.
 pub(super) const MOST: usize = 50_000;
 /// With 10,000 Services without endpoints, a packet for one with 1,000 endpoints has 10 million rules looked at.
 const MOST_RULES: usize = 50_000_000;
 
-struct Journey<'a> {
-    rules: Rules<'a>,
+struct PathWalk<'a> {
+    rules: NodeRules<'a>,
     node: &'a Node,
-    memory: &'a Memory,
+    memory: &'a RecentLists,
     budget: Budget,
-    forks: Forks,
-    under_way: Vec<Traveller>,
-    ended: Vec<(Traveller, Decision)>,
+    forks: ForkIds,
+    under_way: Vec<TracedPacket>,
+    ended: Vec<(TracedPacket, Decision)>,
     missing: BTreeSet<(String, String)>,
     lacks: BTreeSet<ruleset::UnreadPart>,
 }
 
 /// One passage through a hook.
 #[derive(Clone, Copy)]
-struct Pass<'a> {
+struct HookPass<'a> {
     hook: Hook,
     in_interface: &'a str,
-    /// Whether translations are still to be decided: for each connection that happens once on its way.
+    /// Whether NAT is still undecided: it is decided once per connection and direction.
     nat: bool,
     /// Whether virtual servers take what is sent to them.
     serve: bool,
@@ -125,7 +124,7 @@ struct Pass<'a> {
     tracked: bool,
 }
 
-impl<'a> Pass<'a> {
+impl<'a> HookPass<'a> {
     fn first(hook: Hook, in_interface: &'a str) -> Self {
         Self { hook, in_interface, nat: true, serve: true, tracked: false }
     }
@@ -136,36 +135,36 @@ impl<'a> Pass<'a> {
     }
 }
 
-impl Journey<'_> {
-    /// Rules at places that are not walked are a doubt for what comes by there.
+impl PathWalk<'_> {
+    /// Records a doubt for packets that meet rules of chains that are not walked.
     fn note_unwalked(&mut self) {
-        let Some(traveller) = self.under_way.first_mut() else { return };
-        let incoming = match &traveller.packet.origin {
+        let Some(traced) = self.under_way.first_mut() else { return };
+        let incoming = match &traced.packet.origin {
             Origin::Interface(name) => Some(name.clone()),
             Origin::Host => None,
         };
-        let outgoing = self.node.out_interface(traveller.packet.destination.ip());
+        let outgoing = self.node.out_interface(traced.packet.destination.ip());
         for unwalked in &self.node.unwalked {
             let meets = |name: &str| unwalked.interfaces.is_empty() || unwalked.interfaces.contains(name);
             if incoming.as_deref().is_some_and(meets) || outgoing.is_some_and(meets) {
                 let why = "a trace does not go through this chain";
-                traveller.doubt(Doubt::new(unwalked.chain.clone(), "all rules of the chain", why));
+                traced.doubt(Doubt::new(unwalked.chain.clone(), "all rules of the chain", why));
             }
         }
     }
 
     fn arrive_on(&mut self, name: &str) -> Result<(), String> {
-        self.pass(Pass::first(Hook::Prerouting, name))?;
+        self.pass(HookPass::first(Hook::Prerouting, name))?;
         let (local, forwarded) = self.split_local();
         self.under_way = forwarded;
-        self.pass(Pass::first(Hook::Forward, name))?;
-        self.pass(Pass::first(Hook::Postrouting, name))?;
+        self.pass(HookPass::first(Hook::Forward, name))?;
+        self.pass(HookPass::first(Hook::Postrouting, name))?;
         let forwarded = std::mem::replace(&mut self.under_way, local);
-        let served = self.pass(Pass::first(Hook::Input, name))?;
+        let served = self.pass(HookPass::first(Hook::Input, name))?;
         let arrived = std::mem::replace(&mut self.under_way, served);
         // What IPVS sends on passes the hook of what the host itself sends; its destination was decided already.
-        self.pass(Pass::again(Hook::Output, ""))?;
-        self.pass(Pass::first(Hook::Postrouting, name))?;
+        self.pass(HookPass::again(Hook::Output, ""))?;
+        self.pass(HookPass::first(Hook::Postrouting, name))?;
         self.under_way.extend(forwarded);
         self.under_way.extend(arrived);
         Ok(())
@@ -174,38 +173,38 @@ impl Journey<'_> {
     /// A host's packet to one of its own addresses comes back in through lo. The nat decision was made on the way out
     /// and is not made again.
     fn unshare_process(&mut self) -> Result<(), String> {
-        let served = self.pass(Pass::first(Hook::Output, ""))?;
+        let served = self.pass(HookPass::first(Hook::Output, ""))?;
         let rest = std::mem::replace(&mut self.under_way, served);
-        self.pass(Pass::again(Hook::Output, ""))?;
+        self.pass(HookPass::again(Hook::Output, ""))?;
         self.under_way.extend(rest);
-        self.pass(Pass::first(Hook::Postrouting, ""))?;
+        self.pass(HookPass::first(Hook::Postrouting, ""))?;
         let (local, sent) = self.split_local();
         self.under_way = local;
-        self.pass(Pass::again(Hook::Prerouting, "lo"))?;
-        self.pass(Pass::again(Hook::Input, "lo"))?;
+        self.pass(HookPass::again(Hook::Prerouting, "lo"))?;
+        self.pass(HookPass::again(Hook::Input, "lo"))?;
         self.under_way.extend(sent);
         Ok(())
     }
 
-    /// Has virtual servers take what is sent to them: returned is what leaves for other hosts. What they give to the node
-    /// itself stays under way, as does what is sent to none of them.
-    fn serve(&mut self, hook: &str) -> Vec<Traveller> {
+    /// Applies virtual servers. Returns packets that leave for other hosts; packets that stay on the node, or match no
+    /// virtual server, continue.
+    fn serve(&mut self, hook: &str) -> Vec<TracedPacket> {
         let (mut served, held) = (Vec::new(), &self.node.held);
-        for traveller in std::mem::take(&mut self.under_way) {
-            let Packet { destination, protocol, state, .. } = traveller.packet;
+        for traced in std::mem::take(&mut self.under_way) {
+            let Packet { destination, protocol, state, .. } = traced.packet;
             let key = ServerKey { address: destination, protocol: protocol.number() };
-            let mut traveller = traveller;
-            if let Some(scheduler) = held.marks.get(&traveller.mark).filter(|_| traveller.server.is_none()) {
-                let rule = format!("-A -f {} -s {scheduler}", traveller.mark);
+            let mut traced = traced;
+            if let Some(scheduler) = held.marks.get(&traced.mark).filter(|_| traced.server.is_none()) {
+                let rule = format!("-A -f {} -s {scheduler}", traced.mark);
                 let why = "a virtual server of packets with this mark".to_owned();
-                traveller.doubt(Doubt::new(format!("ipvs {hook}"), rule, why));
+                traced.doubt(Doubt::new(format!("ipvs {hook}"), rule, why));
             }
-            let server = held.servers.get(&key).filter(|_| traveller.server.is_none() && state == ConnState::New);
+            let server = held.servers.get(&key).filter(|_| traced.server.is_none() && state == ConnState::New);
             let Some(server) = server else {
-                self.under_way.push(traveller);
+                self.under_way.push(traced);
                 continue;
             };
-            let mut met = traveller;
+            let mut met = traced;
             let step = |rule: &str, chance: f64| Step::of(format!("ipvs {hook}"), rule, chance);
             met.steps.push(step(&server.server.to_string(), 1.0));
             met.server = Some(key);
@@ -238,91 +237,91 @@ impl Journey<'_> {
         served
     }
 
-    fn split_local(&mut self) -> (Vec<Traveller>, Vec<Traveller>) {
+    fn split_local(&mut self) -> (Vec<TracedPacket>, Vec<TracedPacket>) {
         let node = self.node;
         self.under_way.drain(..).partition(|t| node.is_local(t.packet.destination.ip()))
     }
 
-    /// Takes everything under way through one hook; what is not accepted ends there. Returned is what virtual servers send
-    /// on.
-    fn pass(&mut self, pass: Pass<'_>) -> Result<Vec<Traveller>, String> {
+    /// Walks all current packets through one hook; packets that are not accepted end there. Returns packets that virtual
+    /// servers forward.
+    fn pass(&mut self, pass: HookPass<'_>) -> Result<Vec<TracedPacket>, String> {
         let mut served = Vec::new();
-        for station in stations::at(pass.hook, self.rules) {
+        for station in stages::at(pass.hook, self.rules) {
             match station {
-                Station::Rules(rules, tracked) => {
-                    for traveller in std::mem::take(&mut self.under_way) {
-                        let accepted = self.walk(rules, pass, tracked || pass.tracked, traveller)?;
+                HookStage::Rules(rules, tracked) => {
+                    for traced in std::mem::take(&mut self.under_way) {
+                        let accepted = self.walk(rules, pass, tracked || pass.tracked, traced)?;
                         self.under_way.extend(accepted);
                     }
                 }
-                Station::Nat(chains) if pass.nat => {
-                    for traveller in std::mem::take(&mut self.under_way) {
-                        let translated = self.translate(&chains, pass, traveller)?;
+                HookStage::Nat(chains) if pass.nat => {
+                    for traced in std::mem::take(&mut self.under_way) {
+                        let translated = self.translate(&chains, pass, traced)?;
                         self.under_way.extend(translated);
                     }
                 }
-                Station::Serve if pass.serve => served.extend(self.serve(&pass.hook.name().to_uppercase())),
-                Station::Nat(_) | Station::Serve => {}
+                HookStage::Serve if pass.serve => served.extend(self.serve(&pass.hook.name().to_uppercase())),
+                HookStage::Nat(_) | HookStage::Serve => {}
             }
         }
         Ok(served)
     }
 
-    /// Asks chains until one has decided the translation. Only a connection's first packet meets them; the later ones
-    /// follow what was decided for it.
+    /// Walks NAT chains until one decides. Only a connection's first packet meets them; later packets follow its
+    /// conntrack entry.
     fn translate(
         &mut self,
-        chains: &[stations::Rules<'_>],
-        pass: Pass<'_>,
-        traveller: Traveller,
-    ) -> Result<Vec<Traveller>, String> {
-        if traveller.packet.state != ConnState::New || traveller.untracked {
-            return Ok(vec![traveller]);
+        chains: &[stages::HookChain<'_>],
+        pass: HookPass<'_>,
+        traced: TracedPacket,
+    ) -> Result<Vec<TracedPacket>, String> {
+        if traced.packet.state != ConnState::New || traced.untracked {
+            return Ok(vec![traced]);
         }
-        let mut travellers = vec![Traveller { settled: false, ..traveller }];
+        let mut packets = vec![TracedPacket { settled: false, ..traced }];
         for rules in chains {
-            for traveller in std::mem::take(&mut travellers) {
-                match traveller.settled {
-                    true => travellers.push(traveller),
-                    false => travellers.extend(self.walk(*rules, pass, true, traveller)?),
+            for traced in std::mem::take(&mut packets) {
+                match traced.settled {
+                    true => packets.push(traced),
+                    false => packets.extend(self.walk(*rules, pass, true, traced)?),
                 }
             }
         }
-        Ok(travellers)
+        Ok(packets)
     }
 
-    /// Walks a chain; returned is what it accepts.
+    /// Walks a chain. Returns the accepted packets.
     fn walk(
         &mut self,
-        rules: stations::Rules<'_>,
-        pass: Pass<'_>,
+        rules: stages::HookChain<'_>,
+        pass: HookPass<'_>,
         tracked: bool,
-        traveller: Traveller,
-    ) -> Result<Vec<Traveller>, String> {
+        traced: TracedPacket,
+    ) -> Result<Vec<TracedPacket>, String> {
         let hook = pass.hook.name().to_uppercase();
         let table = match rules {
-            stations::Rules::Iptables(table, ..) => table,
-            stations::Rules::Nftables(id, ..) => &id.name,
+            stages::HookChain::Iptables(table, ..) => table,
+            stages::HookChain::Nftables(id, ..) => &id.name,
         };
-        let Pass { in_interface, .. } = pass;
+        let HookPass { in_interface, .. } = pass;
         let family = self.rules.iptables.family();
         let Self { node, memory, ref budget, ref forks, .. } = *self;
-        let place = Place { family, table, hook: &hook, in_interface, tracked, node, memory, budget, forks };
+        let context = HookContext { family, table, hook: &hook, in_interface, tracked, node, memory, budget, forks };
         let ends = match rules {
-            stations::Rules::Iptables(_, chains, flavour) => {
-                let met = traveller.steps.len();
+            stages::HookChain::Iptables(_, chains, flavour) => {
+                let met = traced.steps.len();
                 let id = ruleset::TableId::of(family, table);
                 let held = self.rules.nftables.and_then(|ruleset| ruleset.tables.get(&id));
-                let mut walked = chains::walk(chains, &place, held.map(|held| (&id, held)), traveller)?;
+                let mut walked = chains::walk(chains, &context, held.map(|held| (&id, held)), traced)?;
                 self.missing.extend(walked.missing);
                 self.lacks.extend(walked.lacks);
                 walked.ends.iter_mut().for_each(|end| note_place(end, met, &format!("{table} {hook}"), flavour));
                 walked.ends
             }
-            stations::Rules::Nftables(id, table, name, chain) => {
+            stages::HookChain::Nftables(id, table, name, chain) => {
                 let nat = chain.base.as_ref().is_some_and(|base| base.kind == ChainType::Nat);
-                let spot = Spot { place: &place, id, table, tracked, nat };
-                let walked = tables::walk(&spot, (name, chain), traveller)?;
+                let scope = TableScope { context: &context, id, table, tracked, nat };
+                let walked = tables::walk(&scope, (name, chain), traced)?;
                 self.lacks.extend(walked.lacks);
                 walked.ends
             }
@@ -333,19 +332,19 @@ impl Journey<'_> {
         if self.ended.len() + self.under_way.len() > MOST {
             return Err(format!("more than {MOST} ways lead through these rules"));
         }
-        Ok(accepted.into_iter().map(|(traveller, _)| traveller).collect())
+        Ok(accepted.into_iter().map(|(traced, _)| traced).collect())
     }
 }
 
 /// Notes the policy that dropped a packet, and names the flavour in the steps from `met` on.
-fn note_place((traveller, decision): &mut (Traveller, Decision), met: usize, hook: &str, flavour: Option<&str>) {
-    let place = flavour.map_or_else(|| hook.to_owned(), |flavour| format!("{flavour} {hook}"));
-    let by_rule = traveller.steps.get(met..).and_then(<[Step]>::last).is_some_and(|step| drops(&step.rule));
+fn note_place((traced, decision): &mut (TracedPacket, Decision), met: usize, hook: &str, flavour: Option<&str>) {
+    let context = flavour.map_or_else(|| hook.to_owned(), |flavour| format!("{flavour} {hook}"));
+    let by_rule = traced.steps.get(met..).and_then(<[Step]>::last).is_some_and(|step| drops(&step.rule));
     if *decision == Decision::Drop && !by_rule {
-        traveller.policy = Some(place.clone());
+        traced.policy = Some(context.clone());
     }
     if flavour.is_some() {
-        traveller.steps.iter_mut().skip(met).for_each(|step| step.hook.clone_from(&place));
+        traced.steps.iter_mut().skip(met).for_each(|step| step.hook.clone_from(&context));
     }
 }
 
@@ -356,8 +355,8 @@ fn drops(rule: &str) -> bool {
         || rule.contains(": drop")
 }
 
-fn start(packet: &Packet) -> Traveller {
-    Traveller {
+fn start(packet: &Packet) -> TracedPacket {
+    TracedPacket {
         packet: packet.clone(),
         mark: 0,
         translated: false,
@@ -387,21 +386,21 @@ fn start(packet: &Packet) -> Traveller {
 }
 
 /// How a packet ends.
-pub(super) fn outcome(traveller: &Traveller, decision: Decision) -> Outcome {
-    let forwarded = traveller.forwarded.map(|(to, how)| Verdict::Forwarded(to, how));
+pub(super) fn outcome(traced: &TracedPacket, decision: Decision) -> Outcome {
+    let forwarded = traced.forwarded.map(|(to, how)| Verdict::Forwarded(to, how));
     let verdict = match decision {
         Decision::Drop => Verdict::Dropped,
         Decision::Reject => Verdict::Rejected,
-        Decision::Accept if traveller.translated => Verdict::Delivered(traveller.packet.destination),
+        Decision::Accept if traced.translated => Verdict::Delivered(traced.packet.destination),
         Decision::Accept => forwarded.unwrap_or(Verdict::Untouched),
     };
-    let masqueraded = traveller.masqueraded && decision == Decision::Accept;
-    Outcome { verdict, masqueraded, probability: traveller.probability }
+    let masqueraded = traced.masqueraded && decision == Decision::Accept;
+    Outcome { verdict, masqueraded, probability: traced.probability }
 }
 
-fn branch((traveller, decision): (Traveller, Decision), compared: &Compared) -> Branch {
-    let outcome = outcome(&traveller, decision);
-    let Traveller { remembered, steps, doubts, assumed, policy, .. } = traveller;
+fn branch((traced, decision): (TracedPacket, Decision), compared: &ForkEnds) -> Branch {
+    let outcome = outcome(&traced, decision);
+    let TracedPacket { remembered, steps, doubts, assumed, policy, .. } = traced;
     let (doubts, harmless) = compared.sort(doubts);
     Branch { outcome, remembered, steps, doubts, harmless, assumed, policy }
 }

@@ -1,6 +1,4 @@
-//! Packets to virtual servers that no kube-proxy makes.
-//!
-//! In: virtual servers as values. Out: whether they are told apart from those that translate.
+//! Walks to virtual servers that forward in ways that no kube-proxy configures.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,7 +6,7 @@ use std::net::SocketAddr;
 use netfilter::IpFamily;
 use netfilter::ipvs::{Connections, Flags, Forward, RealServer, Scheduler, ServerKey, Statistics, TCP, VirtualServer};
 
-use super::{ConnState, Memory, Node, Origin, Packet, Trace, Verdict};
+use super::{ConnState, Node, Origin, Packet, RecentLists, Trace, Verdict};
 use crate::rules::Ruleset;
 use proxier::ipvs::{ObservedRealServer, ObservedServer, ObservedState};
 use proxier::model::Protocol;
@@ -39,7 +37,7 @@ fn trace(forward: Forward, real: &str, marks: &[u32]) -> Trace {
         origin: Origin::Host,
         state: ConnState::New,
     };
-    Ruleset::new(IpFamily::V4).trace(&packet, &node, &Memory::new()).expect("a trace")
+    Ruleset::new(IpFamily::V4).trace(&packet, &node, &RecentLists::new()).expect("a trace")
 }
 
 #[test]

@@ -1,16 +1,15 @@
-//! What targets of the nat table make of a packet.
+//! Applies the targets of the nat table to a packet.
 //!
-//! In: a target, a packet, where it is. Out: the packet with its new address, once for each that it may get. Must not
-//! know: which packets meet the target. Which address and port of a range it is, the kernel says (`nf_nat_core.c`).
+//! A target yields one packet for each address and port that it may choose; `nf_nat_core.c` defines that choice.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use super::MOST_CHOICES;
-use super::chains::{Place, Traveller};
+use super::chains::{HookContext, TracedPacket};
 use super::{Doubt, Packet};
-use crate::rules::{Range, Target, bits};
+use crate::rules::{NatRange, Target, bits};
 
 /// Whether a target translates.
 pub(super) fn is_one(target: &Target) -> bool {
@@ -25,41 +24,45 @@ pub(super) fn is_one(target: &Target) -> bool {
     )
 }
 
-/// Every packet that this one can become; `None` where the kernel takes no such target.
-pub(super) fn translate(target: &Target, traveller: &Traveller, place: &Place<'_>) -> Option<Vec<Traveller>> {
-    let before = matches!(place.hook, "PREROUTING" | "OUTPUT");
-    let packet = &traveller.packet;
-    if place.table != "nat" {
+/// All packets that the target may produce; `None` if the kernel refuses the target here.
+pub(super) fn translate(
+    target: &Target,
+    traced: &TracedPacket,
+    context: &HookContext<'_>,
+) -> Option<Vec<TracedPacket>> {
+    let before = matches!(context.hook, "PREROUTING" | "OUTPUT");
+    let packet = &traced.packet;
+    if context.table != "nat" {
         return None;
     }
-    let settled = || Traveller { settled: true, ..traveller.clone() };
+    let settled = || TracedPacket { settled: true, ..traced.clone() };
     let sent_to = |to: SocketAddr| {
         let packet = Packet { destination: to, ..packet.clone() };
-        Traveller { packet, translated: true, ..settled() }
+        TracedPacket { packet, translated: true, ..settled() }
     };
     let sent_from = |from: IpAddr| {
         let source = SocketAddr::new(from, packet.source.port());
         let packet = Packet { source, ..packet.clone() };
-        Traveller { packet, masqueraded: from != traveller.sent.0.ip(), ..settled() }
+        TracedPacket { packet, masqueraded: from != traced.sent.0.ip(), ..settled() }
     };
     Some(match target {
         Target::Dnat(to) if before => vec![sent_to(*to)],
-        Target::DnatRange(range) if before => by_range(range, traveller, place, &sent_to),
+        Target::DnatRange(range) if before => by_range(range, traced, context, &sent_to),
         Target::Redirect(range) if before => {
-            let here = here(packet.destination.ip(), place);
-            by_range(&Range { addresses: Some((here, here)), ..*range }, traveller, place, &sent_to)
+            let here = here(packet.destination.ip(), context);
+            by_range(&NatRange { addresses: Some((here, here)), ..*range }, traced, context, &sent_to)
         }
         Target::Netmap(net) if before => {
             vec![sent_to(SocketAddr::new(mapped(packet.destination.ip(), *net), packet.destination.port()))]
         }
-        Target::Masquerade if place.hook == "POSTROUTING" => {
+        Target::Masquerade if context.hook == "POSTROUTING" => {
             let to = packet.destination.ip();
-            let on = place.out_interface(to).and_then(|name| place.node.address_on(name, to));
-            let address = on.or_else(|| place.node.masquerade_address(packet.source.ip()));
-            vec![Traveller { masqueraded: true, ..sent_from(address.unwrap_or(packet.source.ip())) }]
+            let on = context.out_interface(to).and_then(|name| context.node.address_on(name, to));
+            let address = on.or_else(|| context.node.masquerade_address(packet.source.ip()));
+            vec![TracedPacket { masqueraded: true, ..sent_from(address.unwrap_or(packet.source.ip())) }]
         }
         Target::Snat(range) if !before => match range.addresses {
-            // A sender that has an address of the range keeps it.
+            // A source address within the range is kept.
             Some((from, to)) if (bits(from)..=bits(to)).contains(&bits(packet.source.ip())) => {
                 vec![sent_from(packet.source.ip())]
             }
@@ -71,13 +74,13 @@ pub(super) fn translate(target: &Target, traveller: &Traveller, place: &Place<'_
     })
 }
 
-/// The address of this node that REDIRECT takes.
-fn here(like: IpAddr, place: &Place<'_>) -> IpAddr {
-    let on = || place.node.address_on(place.in_interface, like);
-    match place.hook {
-        "OUTPUT" => place.family.localhost(),
-        _ if place.in_interface == "lo" => place.family.localhost(),
-        _ => on().or_else(|| place.node.masquerade_address(like)).unwrap_or(like),
+/// The node's address that REDIRECT chooses.
+fn here(like: IpAddr, context: &HookContext<'_>) -> IpAddr {
+    let on = || context.node.address_on(context.in_interface, like);
+    match context.hook {
+        "OUTPUT" => context.family.localhost(),
+        _ if context.in_interface == "lo" => context.family.localhost(),
+        _ => on().or_else(|| context.node.masquerade_address(like)).unwrap_or(like),
     }
 }
 
@@ -93,14 +96,14 @@ fn ip(number: u128, v4: bool) -> IpAddr {
     }
 }
 
-/// Each client gets one address of a range, whichever its own address says; of many, all are as likely.
+/// A client's address selects its address in a range; over many clients, all are equally likely.
 fn by_range(
-    range: &Range,
-    traveller: &Traveller,
-    place: &Place<'_>,
-    sent_to: &dyn Fn(SocketAddr) -> Traveller,
-) -> Vec<Traveller> {
-    let to = traveller.packet.destination;
+    range: &NatRange,
+    traced: &TracedPacket,
+    context: &HookContext<'_>,
+    sent_to: &dyn Fn(SocketAddr) -> TracedPacket,
+) -> Vec<TracedPacket> {
+    let to = traced.packet.destination;
     let (first, last) = range.addresses.unwrap_or((to.ip(), to.ip()));
     let (count_of_addresses, ports) =
         (bits(last).saturating_sub(bits(first)).saturating_add(1), ports(range, to.port()));
@@ -108,7 +111,7 @@ fn by_range(
     if count > u128::from(MOST_CHOICES) {
         let mut one = sent_to(SocketAddr::new(first, ports.0));
         let why = format!("which of {count} addresses and ports it gets is not known");
-        one.doubt(Doubt::new(format!("{} {}", place.table, place.hook), format!("{first}:{}", ports.0), why));
+        one.doubt(Doubt::new(format!("{} {}", context.table, context.hook), format!("{first}:{}", ports.0), why));
         return vec![one];
     }
     let mut all = Vec::new();
@@ -124,8 +127,8 @@ fn by_range(
     all
 }
 
-/// The ports that a packet to `port` may get, from and to.
-fn ports(range: &Range, port: u16) -> (u16, u16) {
+/// The range of ports that a packet to `port` may get.
+fn ports(range: &NatRange, port: u16) -> (u16, u16) {
     let Some((from, to)) = range.ports else { return (port, port) };
     let size = to.saturating_sub(from).saturating_add(1);
     match range.base {
@@ -134,7 +137,7 @@ fn ports(range: &Range, port: u16) -> (u16, u16) {
             let port = from.saturating_add(port.wrapping_sub(base) % size.max(1));
             (port, port)
         }
-        // A port of the range stays; of another one, the kernel begins with the first.
+        // A port within the range is kept; otherwise the kernel starts with the first.
         None if (from..=to).contains(&port) => (port, port),
         None => (from, from),
     }

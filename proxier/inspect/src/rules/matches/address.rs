@@ -1,11 +1,11 @@
-//! Matches that look at addresses and interfaces.
+//! Matches on addresses and interfaces.
 
-use super::super::args::Reading;
-use super::super::clauses::{Choice, Clause};
-use super::super::values::{AddressKind, Bridged, Test};
+use super::super::args::RuleParser;
+use super::super::clauses::{Clause, OptionValues};
+use super::super::values::{AddressKind, PhysdevMatch, Test};
 use super::super::words::mark;
 
-pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     match clause.extension.name {
         "addrtype" => kinds(reading, clause),
         "rpfilter" => {
@@ -20,7 +20,7 @@ pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), Str
     }
 }
 
-fn kinds(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+fn kinds(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     let limit_in = match (clause.has("--limit-iface-in"), clause.has("--limit-iface-out")) {
         (false, false) => None,
         (limit_in, _) => Some(limit_in),
@@ -51,7 +51,7 @@ fn kind(name: &str) -> Result<AddressKind, String> {
     })
 }
 
-fn one(reading: &Reading, choice: &Choice<'_>) -> Result<Test, String> {
+fn one(reading: &RuleParser, choice: &OptionValues<'_>) -> Result<Test, String> {
     let name = || choice.value().to_owned();
     Ok(match &*choice.name {
         "--src-range" | "--dst-range" => {
@@ -69,11 +69,11 @@ fn one(reading: &Reading, choice: &Choice<'_>) -> Result<Test, String> {
             "multicast" => AddressKind::Multicast,
             other => return Err(format!("unknown packet type {other}")),
         }),
-        "--physdev-in" => Test::Bridged(Bridged::In(name())),
-        "--physdev-out" => Test::Bridged(Bridged::Out(name())),
-        "--physdev-is-in" => Test::Bridged(Bridged::IsIn),
-        "--physdev-is-out" => Test::Bridged(Bridged::IsOut),
-        "--physdev-is-bridged" => Test::Bridged(Bridged::IsBridged),
+        "--physdev-in" => Test::Bridged(PhysdevMatch::In(name())),
+        "--physdev-out" => Test::Bridged(PhysdevMatch::Out(name())),
+        "--physdev-is-in" => Test::Bridged(PhysdevMatch::IsIn),
+        "--physdev-is-out" => Test::Bridged(PhysdevMatch::IsOut),
+        "--physdev-is-bridged" => Test::Bridged(PhysdevMatch::IsBridged),
         other => return Err(format!("unknown option {other}")),
     })
 }

@@ -1,11 +1,11 @@
-//! Matches that look at connections.
+//! Matches on connections.
 
-use super::super::args::{Reading, protocol};
-use super::super::clauses::{Choice, Clause};
-use super::super::values::{Connection, Ipvs, State, Test};
+use super::super::args::{RuleParser, protocol};
+use super::super::clauses::{Clause, OptionValues};
+use super::super::values::{ConntrackMatch, CtState, IpvsMatch, Test};
 use super::super::words::{number, ports, range};
 
-pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     match clause.extension.name {
         "conntrack" | "state" => {
             for choice in &clause.choices {
@@ -16,7 +16,7 @@ pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), Str
         // Only connections that others announced have one before their first answer.
         "helper" => {
             let negated = clause.choices.iter().any(|choice| choice.negated);
-            reading.add(negated, Test::State(vec![State::Related]));
+            reading.add(negated, Test::State(vec![CtState::Related]));
         }
         "ipvs" => virtual_server(reading, clause)?,
         "connlimit" => {
@@ -45,19 +45,19 @@ pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), Str
     Ok(())
 }
 
-fn conntrack(reading: &Reading, choice: &Choice<'_>) -> Result<Test, String> {
+fn conntrack(reading: &RuleParser, choice: &OptionValues<'_>) -> Result<Test, String> {
     let text = choice.value();
     let end = |reply: bool, of_source: bool| -> Result<Test, String> {
         let net = reading.net(text)?;
-        Ok(Test::Connection(Connection::Address { reply, of_source, net }))
+        Ok(Test::Connection(ConntrackMatch::Address { reply, of_source, net }))
     };
     let port = |reply: bool, of_source: bool| -> Result<Test, String> {
         let ports = ports(&choice.name, text)?;
-        Ok(Test::Connection(Connection::Port { reply, of_source, ports }))
+        Ok(Test::Connection(ConntrackMatch::Port { reply, of_source, ports }))
     };
     Ok(match &*choice.name {
         "--ctstate" | "--state" => Test::State(text.split(',').map(state).collect::<Result<_, _>>()?),
-        "--ctproto" => Test::Connection(Connection::Protocol(protocol(&text.to_ascii_lowercase())?)),
+        "--ctproto" => Test::Connection(ConntrackMatch::Protocol(protocol(&text.to_ascii_lowercase())?)),
         "--ctorigsrc" => end(false, true)?,
         "--ctorigdst" => end(false, false)?,
         "--ctreplsrc" => end(true, true)?,
@@ -66,28 +66,28 @@ fn conntrack(reading: &Reading, choice: &Choice<'_>) -> Result<Test, String> {
         "--ctorigdstport" => port(false, false)?,
         "--ctreplsrcport" => port(true, true)?,
         "--ctrepldstport" => port(true, false)?,
-        "--ctstatus" => Test::Connection(Connection::Status { seen: text.split(',').any(|word| word != "NONE") }),
-        "--ctexpire" => Test::Connection(Connection::Expires),
-        "--ctdir" => Test::Connection(Connection::Reply(text == "REPLY")),
+        "--ctstatus" => Test::Connection(ConntrackMatch::Status { seen: text.split(',').any(|word| word != "NONE") }),
+        "--ctexpire" => Test::Connection(ConntrackMatch::Expires),
+        "--ctdir" => Test::Connection(ConntrackMatch::Reply(text == "REPLY")),
         other => return Err(format!("unknown option {other}")),
     })
 }
 
-fn state(text: &str) -> Result<State, String> {
+fn state(text: &str) -> Result<CtState, String> {
     match text {
-        "NEW" => Ok(State::New),
-        "ESTABLISHED" => Ok(State::Established),
-        "RELATED" => Ok(State::Related),
-        "INVALID" => Ok(State::Invalid),
-        "UNTRACKED" => Ok(State::Untracked),
-        "DNAT" => Ok(State::Dnat),
-        "SNAT" => Ok(State::Snat),
+        "NEW" => Ok(CtState::New),
+        "ESTABLISHED" => Ok(CtState::Established),
+        "RELATED" => Ok(CtState::Related),
+        "INVALID" => Ok(CtState::Invalid),
+        "UNTRACKED" => Ok(CtState::Untracked),
+        "DNAT" => Ok(CtState::Dnat),
+        "SNAT" => Ok(CtState::Snat),
         other => Err(format!("unknown connection state {other}")),
     }
 }
 
-fn virtual_server(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
-    let mut asked = Ipvs::default();
+fn virtual_server(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
+    let mut asked = IpvsMatch::default();
     for choice in &clause.choices {
         let (not, text) = (choice.negated, choice.value());
         match &*choice.name {

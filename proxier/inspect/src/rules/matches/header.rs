@@ -1,7 +1,7 @@
-//! Matches that look at headers.
+//! Matches on packet headers.
 
-use super::super::args::Reading;
-use super::super::clauses::{Choice, Clause};
+use super::super::args::RuleParser;
+use super::super::clauses::{Clause, OptionValues};
 use super::super::values::Test;
 use super::super::words::{any_number, number, ports, range};
 use netfilter::IpFamily;
@@ -9,7 +9,7 @@ use netfilter::IpFamily;
 /// Protocols whose match looks at ports.
 const WITH_PORTS: [&str; 5] = ["tcp", "udp", "udplite", "sctp", "dccp"];
 
-pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     let name = clause.extension.name;
     if WITH_PORTS.contains(&name) {
         let of_rule = reading.protocol.clone();
@@ -49,7 +49,7 @@ pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), Str
     Ok(())
 }
 
-fn one(clause: &Clause<'_>, choice: &Choice<'_>) -> Result<Test, String> {
+fn one(clause: &Clause<'_>, choice: &OptionValues<'_>) -> Result<Test, String> {
     let (text, option) = (choice.value(), &*choice.name);
     let assumed = |holds| Test::Assumed { holds, why: clause.extension.why };
     let most = u32::from(u16::MAX);
@@ -97,12 +97,12 @@ fn one(clause: &Clause<'_>, choice: &Choice<'_>) -> Result<Test, String> {
 }
 
 /// A user or group, or a range of them: of root or not.
-fn owner(choice: &Choice<'_>) -> Test {
+fn owner(choice: &OptionValues<'_>) -> Test {
     let (from, _) = choice.value().split_once('-').unwrap_or((choice.value(), ""));
     Test::Owner { root: matches!(from, "0" | "root") }
 }
 
-fn multiport(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+fn multiport(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     for choice in &clause.choices {
         let list: Vec<_> = choice.value().split(',').map(|text| ports(&choice.name, text)).collect::<Result<_, _>>()?;
         let test = match &*choice.name {
@@ -115,7 +115,7 @@ fn multiport(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn policy(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+fn policy(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     let holds = match clause.find("--pol") {
         Some("none") => true,
         Some("ipsec") => false,
@@ -126,7 +126,7 @@ fn policy(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
 }
 
 /// A packet without extension headers has none of those, but for the protocol itself.
-fn ipv6_header(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+fn ipv6_header(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     let header = clause.choices.iter().find(|choice| choice.name == "--header");
     let header = header.ok_or("match ipv6header needs --header")?;
     let own = header.value().split(',').any(|name| ["proto", "prot", "none"].contains(&name));
@@ -137,7 +137,7 @@ fn ipv6_header(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String>
     Ok(())
 }
 
-fn chunks(choice: &Choice<'_>) -> Result<Test, String> {
+fn chunks(choice: &OptionValues<'_>) -> Result<Test, String> {
     let list = choice.values.get(1).map(AsRef::as_ref).unwrap_or_default();
     let (all, only) = match choice.value() {
         "any" => (false, false),

@@ -1,15 +1,15 @@
-//! Matches that ask sets and lists of the kernel.
+//! Matches on the kernel's sets and `recent` lists.
 
-use super::super::args::Reading;
+use super::super::args::RuleParser;
 use super::super::clauses::Clause;
-use super::super::values::{Recent, RecentAction, Test};
+use super::super::values::{RecentAction, RecentMatch, Test};
 use super::super::words::number;
 
-pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     if clause.extension.name == "recent" { recent(reading, clause) } else { set(reading, clause) }
 }
 
-fn set(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+fn set(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     let choice = clause.choices.iter().find(|choice| choice.name == "--match-set");
     let choice = choice.ok_or("match set needs --match-set")?;
     let [name, parts] = &choice.values[..] else { return Err("--match-set takes a set and directions".to_owned()) };
@@ -30,7 +30,7 @@ fn direction(text: &str) -> Result<bool, String> {
     }
 }
 
-fn recent(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+fn recent(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     let actions = [
         ("--set", RecentAction::Set),
         ("--rcheck", RecentAction::Check),
@@ -50,6 +50,6 @@ fn recent(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
     };
     let of_sender = whole && !clause.has("--rdest");
     let list = clause.find("--name").unwrap_or("DEFAULT").to_owned();
-    reading.add(negated, Test::Recent(Recent { list, action, seconds, hits, of_sender }));
+    reading.add(negated, Test::Recent(RecentMatch { list, action, seconds, hits, of_sender }));
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! What matches ask of a packet.
+//! Parses matches with their options into conditions.
 //!
-//! In: a match with its options. Out: conditions. Must not know: how a packet is compared with them.
+//! [`crate::walk`] evaluates the conditions.
 
 mod address;
 mod connection;
@@ -9,14 +9,14 @@ mod memory;
 
 pub(super) use header::class;
 
-use super::args::Reading;
+use super::args::RuleParser;
 use super::clauses::Clause;
-use super::language::Grasp;
+use super::language::Support;
 use super::values::Test;
 use super::words::{mark, number};
 
 /// Adds what a match asks to the rule.
-pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     match clause.extension.name {
         "comment" => {
             // Tools show the first; others may follow.
@@ -39,12 +39,12 @@ pub(super) fn read(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), Str
             limit(reading, clause);
             Ok(())
         }
-        _ if clause.extension.grasp == Grasp::Doubt => Ok(()),
+        _ if clause.extension.grasp == Support::Doubt => Ok(()),
         _ => header::read(reading, clause),
     }
 }
 
-fn statistic(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+fn statistic(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     let find = |name: &str| clause.choices.iter().find(|choice| choice.name == name);
     match (clause.find("--mode"), find("--probability"), find("--every")) {
         (Some("random"), Some(probability), None) => {
@@ -64,7 +64,7 @@ fn statistic(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn marks(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
+fn marks(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     for choice in &clause.choices {
         let (value, mask) = mark(choice.value())?;
         let test = match clause.extension.name {
@@ -77,12 +77,12 @@ fn marks(reading: &mut Reading, clause: &Clause<'_>) -> Result<(), String> {
 }
 
 /// Packets that are forwarded have no socket, and a new connection is taken for one that no transparent socket has.
-fn sockets(reading: &mut Reading, clause: &Clause<'_>) {
+fn sockets(reading: &mut RuleParser, clause: &Clause<'_>) {
     reading.add(false, Test::SenderSocket(clause.extension.name.to_owned()));
 }
 
 /// `upto` and its kin hold as long as the limit is not reached, `above` from then on.
-fn limit(reading: &mut Reading, clause: &Clause<'_>) {
+fn limit(reading: &mut RuleParser, clause: &Clause<'_>) {
     let above = clause.choices.iter().find(|choice| choice.name == "--hashlimit-above");
     let negated = clause.choices.iter().any(|choice| choice.negated && choice.name != "--hashlimit-above");
     let holds = above.map_or(!negated, |above| above.negated);

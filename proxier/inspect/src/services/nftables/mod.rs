@@ -1,11 +1,10 @@
-//! Service ports in nftables mode: ours and the real kube-proxy's.
+//! Reads Service ports from a table of nftables mode, ours or upstream's.
 //!
-//! In: a table, and the objects if they are known. Out: a [`ServicePortView`] for each Service port that the table's maps
-//! have an address of. Must not know: how anything was read. Both layouts have the same maps of addresses; what these lead
-//! to is followed, not known by heart.
+//! The result is a [`ServicePortView`] for each Service port with an address in the table's maps. Both layouts have the same
+//! address maps; the chains that these refer to are followed, so their layout does not matter.
 
-mod reading;
-pub(crate) mod ways;
+pub(crate) mod dispatch;
+mod port_reader;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -15,47 +14,47 @@ use netfilter::IpFamily;
 use netfilter::nft::ruleset::{Element, ElementLookup, Set, Table};
 use netfilter::nft::{Expression, Name, Value, Verdict};
 
-use self::reading::{OF_ALL, Reading};
-use self::ways::{Destination, between, ip, ways};
+use self::dispatch::{Destination, between, ip, summarize};
+use self::port_reader::{OF_ALL, PortReader};
 use super::ServicePortView;
 use proxier::model::{self, Protocol, ServicePort, ServicePortName, Snapshot};
 use proxier::nftables::is_always_there;
 
-/// The maps of what new connections are sent to.
+/// The maps that dispatch new connections.
 pub(crate) const SERVICES: [&str; 2] = ["service-ips", "service-nodeports"];
-/// The maps of what has no endpoints, or none here.
+/// The maps of destinations without endpoints, or without local ones.
 pub(crate) const NO_ENDPOINTS: [&str; 2] = ["no-endpoint-services", "no-endpoint-nodeports"];
-/// What has source ranges.
+/// The map of destinations with source ranges.
 pub(crate) const RESTRICTED: &str = "firewall-ips";
-/// Who is let in, in our layout.
+/// The set of allowed sources in our layout.
 const ALLOWED: &str = "firewall-allowed";
 /// The cluster IPs.
 const CLUSTER_IPS: &str = "cluster-ips";
-/// Where node ports work.
+/// The set of addresses that serve node ports.
 const NODE_PORT_IPS: &str = "nodeport-ips";
-/// Beginnings of the names of chains that choose from this node's endpoints, in the real one's layout and in ours.
+/// Prefixes of chains that choose from local endpoints, in upstream's layout and in ours.
 const LOCAL: [&str; 2] = ["local-", "nodeport-local-"];
-/// Beginnings of the names of the real one's chains of a Service port; a hash and its name follow.
+/// Prefixes of upstream's chains of a Service port; a hash and the name follow.
 const OF_SERVICE_PORTS: [&str; 4] = ["service-", "external-", "local-", "firewall-"];
-/// How long the real one's hashes are.
+/// The length of upstream's hashes.
 const HASH: usize = 8;
 
-/// What the table's maps have for one destination.
+/// The elements of the table's maps for one destination.
 #[derive(Clone, Copy, Debug, Default)]
-struct Entry<'a> {
+struct MapEntries<'a> {
     service: Option<&'a Element>,
     no_endpoints: Option<&'a Element>,
     restricted: Option<&'a Element>,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> MapEntries<'a> {
     fn elements(&self) -> impl Iterator<Item = &'a Element> {
         [self.service, self.no_endpoints, self.restricted].into_iter().flatten()
     }
 }
 
-/// The Service port's name, as far as the table alone tells it.
-fn name_of(entry: &Entry<'_>) -> Option<String> {
+/// The Service port's name, where the table has it.
+fn name_of(entry: &MapEntries<'_>) -> Option<String> {
     let comment =
         |element: &Element| element.comment.as_ref().map(ToString::to_string).filter(|text| text.contains('/'));
     let chain = |element: &Element| name_in_chain(verdict(element)?.chain()?);
@@ -77,7 +76,7 @@ pub(crate) fn verdict(element: &Element) -> Option<&Verdict> {
     }
 }
 
-/// The destination that a key of one of the maps is.
+/// Decodes a map's key to a destination.
 pub(crate) fn destination(set: &Set, key: &[u8]) -> Option<Destination> {
     let mut to = Destination { ip: None, protocol: 0, port: 0 };
     for (part, bytes) in Set::fields(&set.key, key) {
@@ -91,9 +90,9 @@ pub(crate) fn destination(set: &Set, key: &[u8]) -> Option<Destination> {
     Some(to)
 }
 
-/// What the maps have, by destination.
-fn entries(table: &Table) -> BTreeMap<Destination, Entry<'_>> {
-    let mut entries: BTreeMap<Destination, Entry<'_>> = BTreeMap::new();
+/// The maps' elements, by destination.
+fn entries(table: &Table) -> BTreeMap<Destination, MapEntries<'_>> {
+    let mut entries: BTreeMap<Destination, MapEntries<'_>> = BTreeMap::new();
     let maps = SERVICES.into_iter().chain(NO_ENDPOINTS).chain([RESTRICTED]);
     for (name, set) in maps.filter_map(|name| Some((name, table.sets.get(name)?))) {
         for element in set.elements.iter() {
@@ -120,7 +119,7 @@ pub fn owner(table: &Table, to: std::net::SocketAddr, protocol: Protocol, local:
     ServicePortName::parse(&name_of(entry)?, protocol)
 }
 
-/// The Service ports, in the order of their names. `wanted` is asked for those names that the table or the objects tell.
+/// The Service ports in the order of their names, filtered by `wanted` where the name is known.
 #[must_use]
 pub fn read(
     family: IpFamily,
@@ -128,23 +127,23 @@ pub fn read(
     known: Option<&Snapshot<'_>>,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Vec<ServicePortView> {
-    let claims = known.map(Claims::of).unwrap_or_default();
-    let allowed = Allowed::of(table);
-    let mut views: BTreeMap<(String, &'static str), Reading<'_>> = BTreeMap::new();
+    let claims = known.map(AddressOwners::of).unwrap_or_default();
+    let allowed = AllowedSources::of(table);
+    let mut views: BTreeMap<(String, &'static str), PortReader<'_>> = BTreeMap::new();
     for (to, entry) in entries(table) {
         let Some(protocol) = Protocol::of_number(to.protocol) else { continue };
         let owner = claims.by_destination.get(&to).copied();
-        let told = name_of(&entry);
+        let in_table = name_of(&entry);
         // A long name is cut where nft allows no more; the objects know the rest.
-        let cut = told.as_ref().is_none_or(|name| name.ends_with("..."));
+        let cut = in_table.as_ref().is_none_or(|name| name.ends_with("..."));
         let of_objects = owner.filter(|_| cut).map(|(name, _)| name.to_string());
-        let name = of_objects.or(told).unwrap_or_else(|| unnamed(to));
+        let name = of_objects.or(in_table).unwrap_or_else(|| unnamed(to));
         if !wanted(&name) {
             continue;
         }
         let port = owner.filter(|(owner, _)| owner.to_string() == name).map(|(_, port)| port);
         let view = ServicePortView::of(name.clone(), family, protocol);
-        let reading = views.entry((name, protocol.name())).or_insert_with(|| Reading {
+        let reading = views.entry((name, protocol.name())).or_insert_with(|| PortReader {
             table,
             allowed: &allowed,
             view,
@@ -155,13 +154,13 @@ pub fn read(
         }
         reading.add(family, to, entry, port);
     }
-    views.into_values().map(Reading::finish).collect()
+    views.into_values().map(PortReader::finish).collect()
 }
 
-/// Who is let in, in our layout, by the key of the destination.
-struct Allowed<'a>(HashMap<&'a [u8], Vec<&'a Element>>);
+/// Allowed sources in our layout, by the key of the destination.
+struct AllowedSources<'a>(HashMap<&'a [u8], Vec<&'a Element>>);
 
-impl<'a> Allowed<'a> {
+impl<'a> AllowedSources<'a> {
     fn of(table: &'a Table) -> Self {
         let length = table.sets.get(RESTRICTED).map_or(0, Set::key_length);
         let mut by_destination: HashMap<&[u8], Vec<&Element>> = HashMap::new();
@@ -174,10 +173,10 @@ impl<'a> Allowed<'a> {
     }
 }
 
-/// The networks that are let in, in our layout, by the key of the destination.
+/// Allowed networks in our layout, by the key of the destination.
 pub(crate) fn allowed_networks(table: &Table) -> HashMap<Vec<u8>, Vec<IpNet>> {
     let restricted = table.sets.get(RESTRICTED).into_iter().flat_map(|set| set.elements.iter());
-    let allowed = Allowed::of(table);
+    let allowed = AllowedSources::of(table);
     let of = |element: &Element| {
         let elements = allowed.0.get(&*element.key).into_iter().flatten();
         (element.key.to_vec(), elements.flat_map(|allowed| networks(element, allowed)).collect())
@@ -185,7 +184,7 @@ pub(crate) fn allowed_networks(table: &Table) -> HashMap<Vec<u8>, Vec<IpNet>> {
     restricted.map(of).collect()
 }
 
-/// The networks that an element lets in to the destination of another.
+/// The networks that an element allows for another element's destination.
 fn networks(of: &Element, allowed: &Element) -> Vec<IpNet> {
     let at = of.key.len();
     let end = allowed.end.as_ref().unwrap_or(&allowed.key);
@@ -201,16 +200,16 @@ pub(crate) fn ranges<'a>(
     element: &'a Element,
 ) -> (Vec<IpNet>, Option<&'a Name>) {
     let chain = verdict(element).and_then(Verdict::chain);
-    (chain.map(|chain| ways(family, table, to, chain).ranges).unwrap_or_default(), chain)
+    (chain.map(|chain| summarize(family, table, to, chain).ranges).unwrap_or_default(), chain)
 }
 
-/// Who should have which destination.
+/// The expected owner of each destination.
 #[derive(Default)]
-struct Claims<'a> {
+struct AddressOwners<'a> {
     by_destination: HashMap<Destination, (&'a ServicePortName, &'a ServicePort)>,
 }
 
-impl<'a> Claims<'a> {
+impl<'a> AddressOwners<'a> {
     fn of(snapshot: &'a Snapshot<'a>) -> Self {
         let mut by_destination = HashMap::new();
         for (name, port) in snapshot.ports.iter() {
@@ -257,12 +256,12 @@ pub fn node_port_ips(table: &Table) -> Option<Vec<IpAddr>> {
 #[must_use]
 pub fn endpoint_in(table: &Table, set: &str, key: &[u8]) -> Option<std::net::SocketAddr> {
     match table.sets.get(set)?.find(key) {
-        ElementLookup::Present(element) => ways::endpoint(element),
+        ElementLookup::Present(element) => dispatch::endpoint(element),
         ElementLookup::Absent | ElementLookup::Unread => None,
     }
 }
 
-/// Chains that nothing leads to: neither a rule nor an element of a map.
+/// Chains without references from rules or map elements.
 #[must_use]
 pub fn unused_chains(table: &Table) -> Vec<String> {
     let mut used: BTreeSet<&Name> = BTreeSet::new();

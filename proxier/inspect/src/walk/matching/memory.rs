@@ -1,15 +1,15 @@
-//! What the kernel remembers of packets before: lists of `recent`, and sets.
+//! Evaluates matches on `recent` lists and sets.
 
 use netfilter::ipset::SetQuery;
 
-use super::super::chains::{Place, Traveller};
-use super::{Holds, SoFar};
-use crate::rules::{Recent, RecentAction};
+use super::super::chains::{HookContext, TracedPacket};
+use super::{MatchResult, PriorConditions};
+use crate::rules::{RecentAction, RecentMatch};
 
-/// What rules did to a list on the packet's way.
+/// Changes by rules to a `recent` list during the walk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in super::super) struct Touched {
-    /// What was there before is gone.
+pub(in super::super) struct ListChange {
+    /// Earlier entries were removed.
     removed: bool,
     /// How often the packet itself was seen.
     hits: u32,
@@ -18,58 +18,69 @@ pub(in super::super) struct Touched {
 }
 
 /// Whether the list has the packet's address; the list is changed as the kernel does, if the rule comes so far.
-pub(super) fn recent(recent: &Recent, traveller: &mut Traveller, place: &Place<'_>, so_far: SoFar) -> Holds {
+pub(super) fn recent(
+    recent: &RecentMatch,
+    traced: &mut TracedPacket,
+    context: &HookContext<'_>,
+    prior: PriorConditions,
+) -> MatchResult {
     let key = (recent.list.clone(), recent.of_sender);
-    let touched = traveller.touched.get(&key).copied().unwrap_or_default();
+    let touched = traced.touched.get(&key).copied().unwrap_or_default();
     let found = match recent.action {
-        RecentAction::Set => Holds::Yes(1.0),
-        _ => listed(recent, touched, traveller, place),
+        RecentAction::Set => MatchResult::Yes(1.0),
+        _ => listed(recent, touched, traced, context),
     };
     let changed = match recent.action {
         RecentAction::Check => return found,
-        RecentAction::Remove => Touched { removed: true, hits: 0, unsure: false },
-        RecentAction::Set | RecentAction::Update => Touched { hits: touched.hits + 1, ..touched },
+        RecentAction::Remove => ListChange { removed: true, hits: 0, unsure: false },
+        RecentAction::Set | RecentAction::Update => ListChange { hits: touched.hits + 1, ..touched },
     };
-    match (so_far, &found) {
-        (SoFar::Holds, Holds::Yes(_)) => {
+    match (prior, &found) {
+        (PriorConditions::Hold, MatchResult::Yes(_)) => {
             if recent.action != RecentAction::Remove {
-                traveller.remembered.insert(recent.list.clone());
+                traced.remembered.insert(recent.list.clone());
             }
-            traveller.touched.insert(key, changed);
+            traced.touched.insert(key, changed);
         }
-        (SoFar::Holds | SoFar::Unknown, Holds::Unknown(_)) | (SoFar::Unknown, Holds::Yes(_)) => {
-            traveller.touched.insert(key, Touched { unsure: true, ..touched });
+        (PriorConditions::Hold | PriorConditions::Unknown, MatchResult::Unknown(_))
+        | (PriorConditions::Unknown, MatchResult::Yes(_)) => {
+            traced.touched.insert(key, ListChange { unsure: true, ..touched });
         }
         _ => {}
     }
     found
 }
 
-/// Whether the list has the packet's address, as the kernel held it and as rules changed it on the way.
-fn listed(recent: &Recent, touched: Touched, traveller: &mut Traveller, place: &Place<'_>) -> Holds {
+/// Whether the list has the packet's address, from the kernel's list and the changes during the walk.
+fn listed(
+    recent: &RecentMatch,
+    touched: ListChange,
+    traced: &mut TracedPacket,
+    context: &HookContext<'_>,
+) -> MatchResult {
     // To be removed it has to be there, however often.
     let hits = if recent.action == RecentAction::Remove { 1 } else { recent.hits.max(1) };
     if touched.unsure {
-        return Holds::Unknown(format!("a rule before that may match changes list {}", recent.list));
+        return MatchResult::Unknown(format!("a rule before that may match changes list {}", recent.list));
     }
     if touched.hits >= hits {
-        return Holds::Yes(1.0);
+        return MatchResult::Yes(1.0);
     }
     if touched.removed {
-        return Holds::No;
+        return MatchResult::No;
     }
     if !recent.of_sender {
-        return Holds::Unknown(format!("list {} is of destinations or networks, which is not read", recent.list));
+        return MatchResult::Unknown(format!("list {} is of destinations or networks, which is not read", recent.list));
     }
-    traveller.asked.insert(recent.list.clone());
-    let Some(age) = place.memory.get(&recent.list) else { return Holds::No };
+    traced.asked.insert(recent.list.clone());
+    let Some(age) = context.memory.get(&recent.list) else { return MatchResult::No };
     if recent.action != RecentAction::Remove && recent.seconds.is_some_and(|seconds| *age > seconds) {
-        return Holds::No;
+        return MatchResult::No;
     }
     if hits > touched.hits + 1 {
-        return Holds::Unknown(format!("how often list {} saw the sender is not read", recent.list));
+        return MatchResult::Unknown(format!("how often list {} saw the sender is not read", recent.list));
     }
-    Holds::Yes(1.0)
+    MatchResult::Yes(1.0)
 }
 
 /// Whether a set has the packet.
@@ -77,17 +88,17 @@ pub(super) fn in_set(
     name: &str,
     of_source: &[bool],
     return_nomatch: bool,
-    traveller: &mut Traveller,
-    place: &Place<'_>,
-) -> Holds {
-    if traveller.changed_sets.contains(name) {
-        return Holds::Unknown(format!("a rule before changes set {name}"));
+    traced: &mut TracedPacket,
+    context: &HookContext<'_>,
+) -> MatchResult {
+    if traced.changed_sets.contains(name) {
+        return MatchResult::Unknown(format!("a rule before changes set {name}"));
     }
     if return_nomatch {
-        return Holds::Unknown(format!("elements of set {name} that do not match are not told apart"));
+        return MatchResult::Unknown(format!("elements of set {name} that do not match are not distinguished"));
     }
-    let packet = &traveller.packet;
-    if let Some(set) = place.node.held.sets.get(name) {
+    let packet = &traced.packet;
+    if let Some(set) = context.node.held.sets.get(name) {
         return set.has([packet.source, packet.destination], packet.protocol.number(), of_source).into();
     }
     let query = SetQuery {
@@ -96,16 +107,16 @@ pub(super) fn in_set(
         source: packet.source,
         destination: packet.destination,
         protocol: packet.protocol.number(),
-        in_interface: place.in_interface.to_owned(),
-        out_interface: place.out_interface(packet.destination.ip()).unwrap_or_default().to_owned(),
-        mark: traveller.mark,
+        in_interface: context.in_interface.to_owned(),
+        out_interface: context.out_interface(packet.destination.ip()).unwrap_or_default().to_owned(),
+        mark: traced.mark,
     };
-    match place.node.answers.get(&query) {
+    match context.node.answers.get(&query) {
         Some(Ok(has)) => (*has).into(),
-        Some(Err(why)) => Holds::Unknown(why.clone()),
+        Some(Err(why)) => MatchResult::Unknown(why.clone()),
         None => {
-            traveller.queries.insert(query);
-            Holds::Unknown(format!("set {name} was not read"))
+            traced.queries.insert(query);
+            MatchResult::Unknown(format!("set {name} was not read"))
         }
     }
 }

@@ -1,15 +1,14 @@
-//! What can be loaded of a packet.
+//! Loads packet fields for nf_tables expressions.
 //!
-//! In: what is asked for, the packet on its way, where it is. Out: bytes as the kernel has them; that the rule ends; or what
-//! is not known. Must not know: what they are compared with.
+//! A load yields bytes in the kernel's representation, ends the rule, or fails because the field is unknown.
 
 use std::net::IpAddr;
 
 use netfilter::nft::{Load, PayloadBase};
 
-use super::super::chains::Traveller;
+use super::super::chains::TracedPacket;
 use super::super::packet::ConnState;
-use super::Spot;
+use super::TableScope;
 use crate::rules::AddressKind;
 use proxier::model::Protocol;
 
@@ -36,62 +35,62 @@ const RESULT_NAME: u32 = 2;
 const SYN: u8 = 2;
 const NAME_SIZE: usize = 16;
 
-/// Why nothing was loaded.
+/// Why a field was not loaded.
 #[derive(Debug)]
-pub(super) enum Miss {
-    /// There is none: the rule does not match.
+pub(super) enum LoadFailure {
+    /// The packet has no such field: the rule does not match.
     None,
-    /// It is not known here.
+    /// The value is unknown.
     Unknown(String),
 }
 
-type Loaded = Result<Vec<u8>, Miss>;
+type Loaded = Result<Vec<u8>, LoadFailure>;
 
 fn unknown(what: impl Into<String>) -> Loaded {
-    Err(Miss::Unknown(what.into()))
+    Err(LoadFailure::Unknown(what.into()))
 }
 
-/// The bytes of a field; choices by chance are not made here.
-pub(super) fn load(from: Load, width: u32, traveller: &Traveller, spot: &Spot<'_>) -> Loaded {
-    let packet = &traveller.packet;
+/// The bytes of a field, except random numbers.
+pub(super) fn load(from: Load, width: u32, traced: &TracedPacket, scope: &TableScope<'_>) -> Loaded {
+    let packet = &traced.packet;
     let number = |number: u32| Ok(number.to_ne_bytes().to_vec());
     match from {
-        Load::Payload(origin, offset) => payload(origin, offset, width, traveller),
-        Load::Mark => match &traveller.mark_unknown {
+        Load::Payload(origin, offset) => payload(origin, offset, width, traced),
+        Load::Mark => match &traced.mark_unknown {
             Some(why) => unknown(why.clone()),
-            None => number(traveller.mark),
+            None => number(traced.mark),
         },
-        Load::InputName => Ok(name(spot.place.in_interface)),
-        Load::OutputName => Ok(name(out(traveller, spot)?)),
-        Load::InputIndex => index(spot.place.in_interface, spot),
-        Load::OutputIndex => index(out(traveller, spot)?, spot),
-        Load::Family => Ok(vec![spot.place.family.nfproto()]),
+        Load::InputName => Ok(name(scope.context.in_interface)),
+        Load::OutputName => Ok(name(out(traced, scope)?)),
+        Load::InputIndex => index(scope.context.in_interface, scope),
+        Load::OutputIndex => index(out(traced, scope)?, scope),
+        Load::Family => Ok(vec![scope.context.family.nfproto()]),
         Load::Protocol => Ok(vec![packet.protocol.number()]),
         // `ETH_P_IP`, `ETH_P_IPV6`; and packets are for this machine.
         Load::Meta(1) => Ok(if packet.source.is_ipv4() { vec![8, 0] } else { vec![0x86, 0xdd] }),
         Load::Meta(19) => Ok(vec![0]),
         Load::Meta(key) => unknown(format!("meta {key} is not known here")),
-        Load::CtState => number(state(traveller, spot)),
+        Load::CtState => number(state(traced, scope)),
         Load::CtDirection | Load::CtStatus | Load::CtMark | Load::Ct(..)
-            if !spot.tracked || traveller.untracked || packet.state == ConnState::Invalid =>
+            if !scope.tracked || traced.untracked || packet.state == ConnState::Invalid =>
         {
-            Err(Miss::None)
+            Err(LoadFailure::None)
         }
         Load::CtDirection if packet.state == ConnState::New => Ok(vec![0]),
         Load::CtDirection => unknown("which direction a later packet has is not known"),
         Load::CtStatus => {
-            let bits = [(traveller.translated, DNAT), (traveller.masqueraded, SNAT)];
+            let bits = [(traced.translated, DNAT), (traced.masqueraded, SNAT)];
             let later = if packet.state == ConnState::New { 0 } else { SEEN_AND_CONFIRMED };
             number(bits.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum::<u32>() | later)
         }
-        Load::CtMark => match traveller.connection_mark {
+        Load::CtMark => match traced.connection_mark {
             Some(mark) => number(mark),
             None => unknown("the mark of a known connection is not read"),
         },
-        Load::Ct(key, direction) => connection(key, direction, traveller),
-        Load::SourceType => number(kind(packet.source.ip(), spot)),
-        Load::DestinationType => number(kind(packet.destination.ip(), spot)),
-        Load::Fib { result, flags } => route(result, flags, traveller, spot),
+        Load::Ct(key, direction) => connection(key, direction, traced),
+        Load::SourceType => number(kind(packet.source.ip(), scope)),
+        Load::DestinationType => number(kind(packet.destination.ip(), scope)),
+        Load::Fib { result, flags } => route(result, flags, traced, scope),
         Load::Random { .. } | Load::Incremental { .. } => unknown("a choice by chance"),
     }
 }
@@ -102,27 +101,30 @@ fn name(interface: &str) -> Vec<u8> {
     bytes
 }
 
-fn out<'a>(traveller: &Traveller, spot: &Spot<'a>) -> Result<&'a str, Miss> {
-    let to = traveller.packet.destination.ip();
-    spot.place.out_interface(to).ok_or_else(|| Miss::Unknown(format!("it is not known where packets to {to} leave")))
+fn out<'a>(traced: &TracedPacket, scope: &TableScope<'a>) -> Result<&'a str, LoadFailure> {
+    let to = traced.packet.destination.ip();
+    scope
+        .context
+        .out_interface(to)
+        .ok_or_else(|| LoadFailure::Unknown(format!("it is not known where packets to {to} leave")))
 }
 
-fn index(interface: &str, spot: &Spot<'_>) -> Loaded {
+fn index(interface: &str, scope: &TableScope<'_>) -> Loaded {
     let known = match interface {
         "" => Some(0),
         // The kernel makes it first, in every namespace.
         "lo" => Some(1),
-        name => spot.place.node.interfaces.get(name).copied(),
+        name => scope.context.node.interfaces.get(name).copied(),
     };
     known
         .map(|number| number.to_ne_bytes().to_vec())
-        .ok_or_else(|| Miss::Unknown(format!("the number of interface {interface} is not known")))
+        .ok_or_else(|| LoadFailure::Unknown(format!("the number of interface {interface} is not known")))
 }
 
-fn state(traveller: &Traveller, spot: &Spot<'_>) -> u32 {
-    match traveller.packet.state {
-        _ if traveller.untracked => UNTRACKED,
-        _ if !spot.tracked => INVALID,
+fn state(traced: &TracedPacket, scope: &TableScope<'_>) -> u32 {
+    match traced.packet.state {
+        _ if traced.untracked => UNTRACKED,
+        _ if !scope.tracked => INVALID,
         ConnState::New => NEW,
         ConnState::Established => ESTABLISHED,
         ConnState::Related => RELATED,
@@ -130,8 +132,8 @@ fn state(traveller: &Traveller, spot: &Spot<'_>) -> u32 {
     }
 }
 
-fn kind(address: IpAddr, spot: &Spot<'_>) -> u32 {
-    match spot.place.node.kind(address) {
+fn kind(address: IpAddr, scope: &TableScope<'_>) -> u32 {
+    match scope.context.node.kind(address) {
         AddressKind::Local => LOCAL,
         AddressKind::Broadcast => BROADCAST,
         AddressKind::Multicast => MULTICAST,
@@ -139,18 +141,18 @@ fn kind(address: IpAddr, spot: &Spot<'_>) -> u32 {
     }
 }
 
-fn route(result: u32, flags: u32, traveller: &Traveller, spot: &Spot<'_>) -> Loaded {
-    let packet = &traveller.packet;
+fn route(result: u32, flags: u32, traced: &TracedPacket, scope: &TableScope<'_>) -> Loaded {
+    let packet = &traced.packet;
     let address = if flags & BY_SOURCE != 0 { packet.source.ip() } else { packet.destination.ip() };
     if !matches!(result, RESULT_INDEX | RESULT_NAME) {
-        let kind = kind(address, spot);
+        let kind = kind(address, scope);
         if kind == LOCAL && flags & BY_INTERFACE != 0 {
             return unknown(format!("on which interface {address} is is not known"));
         }
         return Ok(kind.to_ne_bytes().to_vec());
     }
-    let node = spot.place.node;
-    let incoming = spot.place.in_interface;
+    let node = scope.context.node;
+    let incoming = scope.context.in_interface;
     let found = match node.out_interface(address) {
         // What comes from the node itself is taken for right.
         _ if incoming == "lo" => "lo",
@@ -161,26 +163,26 @@ fn route(result: u32, flags: u32, traveller: &Traveller, spot: &Spot<'_>) -> Loa
     };
     match result {
         RESULT_INDEX if flags & PRESENT != 0 => Ok(u32::from(!found.is_empty()).to_ne_bytes().to_vec()),
-        RESULT_INDEX => index(found, spot),
+        RESULT_INDEX => index(found, scope),
         _ => Ok(name(found)),
     }
 }
 
 /// `NFT_CT_*` of what a connection's first packet was like: where it came from and was sent to.
-fn connection(key: u32, direction: Option<u8>, traveller: &Traveller) -> Loaded {
-    let (source, destination) = traveller.sent;
+fn connection(key: u32, direction: Option<u8>, traced: &TracedPacket) -> Loaded {
+    let (source, destination) = traced.sent;
     let whole = |address: IpAddr| match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
     };
-    if traveller.packet.state != ConnState::New || direction == Some(1) {
+    if traced.packet.state != ConnState::New || direction == Some(1) {
         return unknown(format!("ct {key} of that direction is not known"));
     }
     match key {
         7 => Ok(vec![if source.is_ipv4() { 2 } else { 10 }]),
         8 | 19 | 21 => Ok(whole(source.ip())),
         9 | 20 | 22 => Ok(whole(destination.ip())),
-        10 => Ok(vec![traveller.packet.protocol.number()]),
+        10 => Ok(vec![traced.packet.protocol.number()]),
         11 => Ok(source.port().to_be_bytes().to_vec()),
         12 => Ok(destination.port().to_be_bytes().to_vec()),
         17 => Ok(vec![0, 0]),
@@ -188,12 +190,12 @@ fn connection(key: u32, direction: Option<u8>, traveller: &Traveller) -> Loaded 
     }
 }
 
-/// Bytes of a header, as far as they are known.
-fn payload(origin: PayloadBase, offset: u32, width: u32, traveller: &Traveller) -> Loaded {
+/// The known bytes of a header.
+fn payload(origin: PayloadBase, offset: u32, width: u32, traced: &TracedPacket) -> Loaded {
     let header = match origin {
         PayloadBase::Link => Vec::new(),
-        PayloadBase::Network => network(traveller),
-        PayloadBase::Transport => transport(traveller),
+        PayloadBase::Network => network(traced),
+        PayloadBase::Transport => transport(traced),
     };
     let size = |number| usize::try_from(number).unwrap_or(usize::MAX);
     let range = size(offset)..size(offset).saturating_add(size(width));
@@ -204,12 +206,12 @@ fn payload(origin: PayloadBase, offset: u32, width: u32, traveller: &Traveller) 
             PayloadBase::Network => "network",
             PayloadBase::Transport => "transport",
         };
-        Miss::Unknown(format!("byte {offset} of the {which} header is not known"))
+        LoadFailure::Unknown(format!("byte {offset} of the {which} header is not known"))
     })
 }
 
-fn network(traveller: &Traveller) -> Vec<Option<u8>> {
-    let packet = &traveller.packet;
+fn network(traced: &TracedPacket) -> Vec<Option<u8>> {
+    let packet = &traced.packet;
     let protocol = packet.protocol.number();
     match (packet.source.ip(), packet.destination.ip()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -228,8 +230,8 @@ fn network(traveller: &Traveller) -> Vec<Option<u8>> {
     }
 }
 
-fn transport(traveller: &Traveller) -> Vec<Option<u8>> {
-    let packet = &traveller.packet;
+fn transport(traced: &TracedPacket) -> Vec<Option<u8>> {
+    let packet = &traced.packet;
     let ports = [packet.source.port(), packet.destination.port()].map(u16::to_be_bytes).concat();
     let mut header: Vec<Option<u8>> = ports.into_iter().map(Some).collect();
     if packet.protocol == Protocol::Tcp {

@@ -1,6 +1,6 @@
-//! The kernel's instructions, carried out for one packet.
+//! Executes the expressions of one nf_tables rule for one packet.
 //!
-//! In: a rule, a packet on its way. Out: what the rule comes to, once for each way the dice can fall. Must not know: chains.
+//! A rule with random choices yields one result for each value that they can take.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,11 +10,11 @@ use netfilter::nft::{
     Bytes, Comparison, Expression, Load, Name, Register, Registers as Range, SetOperation, Translation, Value, Verdict,
 };
 
-use super::super::chains::Traveller;
+use super::super::chains::TracedPacket;
 use super::super::path::MOST;
 use super::super::{Doubt, MOST_CHOICES};
-use super::Spot;
-use super::facts::{self, Miss};
+use super::TableScope;
+use super::facts::{self, LoadFailure};
 use super::registers::Registers;
 use proxier::model::Protocol;
 
@@ -27,70 +27,77 @@ const INET: u8 = 1;
 /// `NF_NAT_RANGE_NETMAP`
 const NETMAP: u32 = 64;
 
-/// What a rule came to.
+/// The result of executing a rule.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum End {
+pub(super) enum RuleEnd {
     /// It does not match.
     Passed,
     /// It matches.
     Matched(Option<Verdict>),
     /// It matches and refuses the packet.
     Rejected,
-    /// It cannot be told, and why; and which instruction that begins with.
+    /// Undecidable: the reason, and the index of the first undecided expression.
     Doubt(String, usize),
 }
 
-/// One way through a rule.
-pub(super) struct Run {
-    pub(super) traveller: Traveller,
+/// One possible execution of a rule.
+pub(super) struct RuleRun {
+    pub(super) traced: TracedPacket,
     /// How likely it is.
     pub(super) odds: f64,
     /// The elements that were found.
     pub(super) elements: Vec<String>,
-    pub(super) end: End,
+    pub(super) end: RuleEnd,
 }
 
-/// What comes after an instruction.
-enum Flow {
+/// What follows an expression.
+enum NextStep {
     Next,
-    End(End),
+    RuleEnd(RuleEnd),
     /// Each of so many numbers from the least is as likely, and is left in the register.
     Choose(Register, u32, u32),
 }
 
 #[derive(Clone)]
-struct State {
-    traveller: Traveller,
+struct Execution {
+    traced: TracedPacket,
     registers: Registers,
     odds: f64,
     at: usize,
     elements: Vec<String>,
 }
 
-/// Carries out a rule. Ways that come to the same are one.
-pub(super) fn run(spot: &Spot<'_>, rule: &Rule, mut traveller: Traveller, lacks: &mut Vec<UnreadPart>) -> Vec<Run> {
+/// Executes a rule. Executions with the same result are merged.
+pub(super) fn run(
+    scope: &TableScope<'_>,
+    rule: &Rule,
+    mut traced: TracedPacket,
+    lacks: &mut Vec<UnreadPart>,
+) -> Vec<RuleRun> {
     // What was met before is not looked at, and is much to copy.
-    let steps = std::mem::take(&mut traveller.steps);
-    let doubts = std::mem::take(&mut traveller.doubts);
-    let mut open = vec![State { traveller, registers: Registers::new(), odds: 1.0, at: 0, elements: Vec::new() }];
-    let (mut runs, mut chosen_so_far): (Vec<Run>, usize) = (Vec::new(), 0);
+    let steps = std::mem::take(&mut traced.steps);
+    let doubts = std::mem::take(&mut traced.doubts);
+    let mut open = vec![Execution { traced, registers: Registers::new(), odds: 1.0, at: 0, elements: Vec::new() }];
+    let (mut runs, mut chosen_so_far): (Vec<RuleRun>, usize) = (Vec::new(), 0);
     while let Some(mut state) = open.pop() {
         let flow = loop {
-            let Some(expression) = rule.expressions.get(state.at) else { break Flow::End(End::Matched(None)) };
-            match state.execute(expression, spot, lacks) {
-                Flow::Next => state.at += 1,
+            let Some(expression) = rule.expressions.get(state.at) else {
+                break NextStep::RuleEnd(RuleEnd::Matched(None));
+            };
+            match state.execute(expression, scope, lacks) {
+                NextStep::Next => state.at += 1,
                 flow => break flow,
             }
         };
         match flow {
-            Flow::Next => {}
-            Flow::End(end) => add(&mut runs, state, end),
-            Flow::Choose(_, modulus, _) if chosen_so_far > MOST => {
+            NextStep::Next => {}
+            NextStep::RuleEnd(end) => add(&mut runs, state, end),
+            NextStep::Choose(_, modulus, _) if chosen_so_far > MOST => {
                 let why = format!("a choice among {modulus} for each of {chosen_so_far} others is not followed");
                 let at = state.at;
-                add(&mut runs, state, End::Doubt(why, at));
+                add(&mut runs, state, RuleEnd::Doubt(why, at));
             }
-            Flow::Choose(to, modulus, offset) => {
+            NextStep::Choose(to, modulus, offset) => {
                 chosen_so_far += usize::try_from(modulus).unwrap_or(usize::MAX);
                 state.at += 1;
                 state.odds /= f64::from(modulus);
@@ -103,53 +110,53 @@ pub(super) fn run(spot: &Spot<'_>, rule: &Rule, mut traveller: Traveller, lacks:
         }
     }
     for run in &mut runs {
-        run.traveller.probability *= run.odds;
-        run.traveller.steps = steps.clone();
-        run.traveller.doubts.splice(..0, doubts.iter().cloned());
+        run.traced.probability *= run.odds;
+        run.traced.steps = steps.clone();
+        run.traced.doubts.splice(..0, doubts.iter().cloned());
     }
     runs
 }
 
-fn add(runs: &mut Vec<Run>, state: State, end: End) {
-    let State { traveller, odds, mut elements, .. } = state;
-    if matches!(end, End::Passed | End::Doubt(..)) {
+fn add(runs: &mut Vec<RuleRun>, state: Execution, end: RuleEnd) {
+    let Execution { traced, odds, mut elements, .. } = state;
+    if matches!(end, RuleEnd::Passed | RuleEnd::Doubt(..)) {
         elements.clear();
     }
-    let same = |run: &&mut Run| run.end == end && run.elements == elements && run.traveller.is_like(&traveller);
+    let same = |run: &&mut RuleRun| run.end == end && run.elements == elements && run.traced.is_like(&traced);
     match runs.iter_mut().find(same) {
         Some(run) => run.odds += odds,
-        None => runs.push(Run { traveller, odds, elements, end }),
+        None => runs.push(RuleRun { traced, odds, elements, end }),
     }
 }
 
-impl State {
-    fn doubt(&self, why: impl Into<String>) -> Flow {
-        Flow::End(End::Doubt(why.into(), self.at))
+impl Execution {
+    fn doubt(&self, why: impl Into<String>) -> NextStep {
+        NextStep::RuleEnd(RuleEnd::Doubt(why.into(), self.at))
     }
 
-    fn goes_on(&self, holds: bool) -> Flow {
-        if holds { Flow::Next } else { Flow::End(End::Passed) }
+    fn goes_on(&self, holds: bool) -> NextStep {
+        if holds { NextStep::Next } else { NextStep::RuleEnd(RuleEnd::Passed) }
     }
 
-    /// The value in a register, or the doubt that there is none.
-    fn value(&self, at: Register, length: usize) -> Result<&[u8], Flow> {
+    /// The value in a register, or a doubt if none was stored.
+    fn value(&self, at: Register, length: usize) -> Result<&[u8], NextStep> {
         self.registers.load(at, length).ok_or_else(|| self.doubt("it looks at something that it did not load"))
     }
 
-    fn changed(&self, done: Option<()>) -> Flow {
-        done.map_or_else(|| self.doubt("it changes something that it did not load"), |()| Flow::Next)
+    fn changed(&self, done: Option<()>) -> NextStep {
+        done.map_or_else(|| self.doubt("it changes something that it did not load"), |()| NextStep::Next)
     }
 
-    fn execute(&mut self, expression: &Expression, spot: &Spot<'_>, lacks: &mut Vec<UnreadPart>) -> Flow {
-        self.carry_out(expression, spot, lacks).unwrap_or_else(|flow| flow)
+    fn execute(&mut self, expression: &Expression, scope: &TableScope<'_>, lacks: &mut Vec<UnreadPart>) -> NextStep {
+        self.carry_out(expression, scope, lacks).unwrap_or_else(|flow| flow)
     }
 
     fn carry_out(
         &mut self,
         expression: &Expression,
-        spot: &Spot<'_>,
+        scope: &TableScope<'_>,
         lacks: &mut Vec<UnreadPart>,
-    ) -> Result<Flow, Flow> {
+    ) -> Result<NextStep, NextStep> {
         let size = |length: u32| usize::try_from(length).unwrap_or(usize::MAX);
         Ok(match expression {
             Expression::Load {
@@ -158,17 +165,17 @@ impl State {
                 ..
             }
             | Expression::Hash { modulus, offset, to, .. } => self.choose(*to, *modulus, *offset),
-            Expression::Load { from, width, to } => match facts::load(*from, *width, &self.traveller, spot) {
+            Expression::Load { from, width, to } => match facts::load(*from, *width, &self.traced, scope) {
                 Ok(value) => {
                     self.registers.store(*to, &value);
-                    Flow::Next
+                    NextStep::Next
                 }
-                Err(Miss::None) => Flow::End(End::Passed),
-                Err(Miss::Unknown(why)) => self.doubt(why),
+                Err(LoadFailure::None) => NextStep::RuleEnd(RuleEnd::Passed),
+                Err(LoadFailure::Unknown(why)) => self.doubt(why),
             },
             Expression::Immediate { to, value } => {
                 self.registers.store(*to, value);
-                Flow::Next
+                NextStep::Next
             }
             Expression::Bitwise { register, mask, xor } => {
                 let done = self.registers.mask(*register, mask, xor);
@@ -199,165 +206,167 @@ impl State {
                 self.goes_on((from.as_slice() <= found && found <= to.as_slice()) != *not)
             }
             Expression::Lookup { set, key, to, verdict, not } => {
-                return self.lookup(spot, lacks, (set, *key), (*to, *verdict, *not));
+                return self.lookup(scope, lacks, (set, *key), (*to, *verdict, *not));
             }
-            Expression::Dynset { set, operation, key, .. } => return self.remember(spot, lacks, set, *operation, *key),
-            _ => return self.act(expression, spot),
+            Expression::Dynset { set, operation, key, .. } => {
+                return self.remember(scope, lacks, set, *operation, *key);
+            }
+            _ => return self.act(expression, scope),
         })
     }
 
-    fn choose(&mut self, to: Register, modulus: u32, offset: u32) -> Flow {
+    fn choose(&mut self, to: Register, modulus: u32, offset: u32) -> NextStep {
         match modulus {
             1 => {
                 self.registers.store(to, &offset.to_ne_bytes());
-                Flow::Next
+                NextStep::Next
             }
-            2..=MOST_CHOICES => Flow::Choose(to, modulus, offset),
+            2..=MOST_CHOICES => NextStep::Choose(to, modulus, offset),
             _ => self.doubt(format!("a choice among {modulus} is not followed")),
         }
     }
 
-    /// What the table says of a key: as the kernel holds it, and as rules changed it on the way.
+    /// Looks up a key in a set, from the kernel's elements and the changes during the walk.
     fn find<'a>(
         &self,
-        spot: &Spot<'a>,
+        scope: &TableScope<'a>,
         lacks: &mut Vec<UnreadPart>,
         name: &str,
         at: Register,
-    ) -> Result<Asked<'a>, Flow> {
-        let Some((name, set)) = spot.table.sets.get_key_value(name) else {
-            lacks.push(UnreadPart::Set(spot.id.clone(), name.into()));
-            return Err(Flow::End(End::Passed));
+    ) -> Result<SetAnswer<'a>, NextStep> {
+        let Some((name, set)) = scope.table.sets.get_key_value(name) else {
+            lacks.push(UnreadPart::Set(scope.id.clone(), name.into()));
+            return Err(NextStep::RuleEnd(RuleEnd::Passed));
         };
         let key = self.value(at, set.key_length())?;
-        let place = (spot.id.clone(), name.clone(), key.into());
-        if let Some(here) = self.traveller.changed.get(&place) {
-            return Ok(Asked { set, place, here: *here, element: None });
+        let context = (scope.id.clone(), name.clone(), key.into());
+        if let Some(here) = self.traced.changed.get(&context) {
+            return Ok(SetAnswer { set, context, here: *here, element: None });
         }
         let element = match set.find(key) {
             ElementLookup::Present(element) => Some(element),
             ElementLookup::Absent => None,
             ElementLookup::Unread => {
-                lacks.push(UnreadPart::Key(place.0.clone(), place.1.clone(), place.2.clone()));
+                lacks.push(UnreadPart::Key(context.0.clone(), context.1.clone(), context.2.clone()));
                 None
             }
         };
-        Ok(Asked { set, place, here: element.is_some(), element })
+        Ok(SetAnswer { set, context, here: element.is_some(), element })
     }
 
     fn lookup(
         &mut self,
-        spot: &Spot<'_>,
+        scope: &TableScope<'_>,
         lacks: &mut Vec<UnreadPart>,
         (set, key): (&str, Register),
         (to, verdict, not): (Option<Register>, bool, bool),
-    ) -> Result<Flow, Flow> {
-        let asked = self.find(spot, lacks, set, key)?;
+    ) -> Result<NextStep, NextStep> {
+        let asked = self.find(scope, lacks, set, key)?;
         if asked.here == not {
-            return Ok(Flow::End(End::Passed));
+            return Ok(NextStep::RuleEnd(RuleEnd::Passed));
         }
-        let Some(element) = asked.element else { return Ok(Flow::Next) };
+        let Some(element) = asked.element else { return Ok(NextStep::Next) };
         self.elements.push(asked.set.text(element).to_string());
         Ok(match (&element.value, to) {
             (Some(Value::Data(value)), Some(to)) => {
                 self.registers.store(to, value);
-                Flow::Next
+                NextStep::Next
             }
-            (Some(Value::Verdict(Verdict::Continue)), None) => Flow::Next,
-            (Some(Value::Verdict(found)), None) if verdict => Flow::End(End::Matched(Some(found.clone()))),
+            (Some(Value::Verdict(Verdict::Continue)), None) => NextStep::Next,
+            (Some(Value::Verdict(found)), None) if verdict => NextStep::RuleEnd(RuleEnd::Matched(Some(found.clone()))),
             (None, _) if verdict || to.is_some() => self.doubt(format!("an element of {set} has no value")),
-            _ => Flow::Next,
+            _ => NextStep::Next,
         })
     }
 
-    /// Changes a set; later rules see it so.
+    /// Changes a set for later rules of the walk.
     fn remember(
         &mut self,
-        spot: &Spot<'_>,
+        scope: &TableScope<'_>,
         lacks: &mut Vec<UnreadPart>,
         set: &str,
         operation: SetOperation,
         key: Register,
-    ) -> Result<Flow, Flow> {
-        let asked = self.find(spot, lacks, set, key)?;
+    ) -> Result<NextStep, NextStep> {
+        let asked = self.find(scope, lacks, set, key)?;
         let adds = operation != SetOperation::Delete;
-        self.traveller.changed.insert(asked.place, adds);
+        self.traced.changed.insert(asked.context, adds);
         if adds {
-            self.traveller.remembered.insert(set.to_owned());
+            self.traced.remembered.insert(set.to_owned());
         }
-        // To delete what is not there does not end the rule.
-        Ok(Flow::Next)
+        // Deleting a missing element does not end the rule.
+        Ok(NextStep::Next)
     }
 
     /// What does something, or only looks on.
-    fn act(&mut self, expression: &Expression, spot: &Spot<'_>) -> Result<Flow, Flow> {
+    fn act(&mut self, expression: &Expression, scope: &TableScope<'_>) -> Result<NextStep, NextStep> {
         let number =
             |state: &Self, from| state.value(from, 4).map(|value| value.try_into().map_or(0, u32::from_ne_bytes));
         Ok(match expression {
             Expression::SetMark { from } => {
-                self.traveller.mark = number(self, *from)?;
-                self.traveller.mark_unknown = None;
-                Flow::Next
+                self.traced.mark = number(self, *from)?;
+                self.traced.mark_unknown = None;
+                NextStep::Next
             }
             Expression::SetConnectionMark { from } => {
-                self.traveller.connection_mark = Some(number(self, *from)?);
-                Flow::Next
+                self.traced.connection_mark = Some(number(self, *from)?);
+                NextStep::Next
             }
             Expression::SetOther { of: "ct", key: ZONE, .. } => {
                 let why = "answers are looked up in another zone of connections, which is not followed";
-                let hook = format!("{} ({})", spot.id, spot.place.hook.to_lowercase());
-                self.traveller.doubt(Doubt::new(hook, "ct zone set", why));
-                Flow::Next
+                let hook = format!("{} ({})", scope.id, scope.context.hook.to_lowercase());
+                self.traced.doubt(Doubt::new(hook, "ct zone set", why));
+                NextStep::Next
             }
             Expression::NoTrack => {
                 // Connection tracking has the packet already: it stays as it is.
-                self.traveller.untracked |= !spot.tracked;
-                Flow::Next
+                self.traced.untracked |= !scope.tracked;
+                NextStep::Next
             }
-            Expression::Verdict(Verdict::Continue) => Flow::Next,
-            Expression::Verdict(verdict) => Flow::End(End::Matched(Some(verdict.clone()))),
+            Expression::Verdict(Verdict::Continue) => NextStep::Next,
+            Expression::Verdict(verdict) => NextStep::RuleEnd(RuleEnd::Matched(Some(verdict.clone()))),
             Expression::Dnat { family, address, port } => {
                 let (address, port) = (Some((*address, *address)), Some((*port, *port)));
-                return self.translate(spot, Translation::Destination, *family, [address, port], 0);
+                return self.translate(scope, Translation::Destination, *family, [address, port], 0);
             }
             Expression::Translate { kind, family, address, port, flags } => {
-                return self.translate(spot, *kind, *family, [*address, *port], *flags);
+                return self.translate(scope, *kind, *family, [*address, *port], *flags);
             }
-            Expression::Masquerade { .. } => return self.translate(spot, Translation::Masquerade, 0, [None, None], 0),
-            Expression::Reject { .. } => Flow::End(End::Rejected),
-            // Who does not speak TCP is not told.
-            Expression::RejectWith { kind: RESET, .. } if self.traveller.packet.protocol != Protocol::Tcp => {
-                Flow::End(End::Matched(Some(Verdict::Drop)))
+            Expression::Masquerade { .. } => return self.translate(scope, Translation::Masquerade, 0, [None, None], 0),
+            Expression::Reject { .. } => NextStep::RuleEnd(RuleEnd::Rejected),
+            // A TCP reset is sent for TCP packets only.
+            Expression::RejectWith { kind: RESET, .. } if self.traced.packet.protocol != Protocol::Tcp => {
+                NextStep::RuleEnd(RuleEnd::Matched(Some(Verdict::Drop)))
             }
-            Expression::RejectWith { .. } => Flow::End(End::Rejected),
+            Expression::RejectWith { .. } => NextStep::RuleEnd(RuleEnd::Rejected),
             Expression::Unknown(name) => self.doubt(format!("{name} is not known here")),
-            _ => Flow::Next,
+            _ => NextStep::Next,
         })
     }
 
-    /// Gives the connection another address, which ends the base chain.
+    /// Applies NAT, which ends the base chain.
     fn translate(
         &mut self,
-        spot: &Spot<'_>,
+        scope: &TableScope<'_>,
         kind: Translation,
         family: u8,
         [address, port]: [Option<Range>; 2],
         flags: u32,
-    ) -> Result<Flow, Flow> {
+    ) -> Result<NextStep, NextStep> {
         // In tables of both families nft names neither where only a port is given, and the kernel takes that for any.
-        if ![0, INET, spot.place.family.nfproto()].contains(&family) {
-            return Ok(Flow::Next);
+        if ![0, INET, scope.context.family.nfproto()].contains(&family) {
+            return Ok(NextStep::Next);
         }
         let hooks: &[&str] = match kind {
             Translation::Source => &["POSTROUTING", "INPUT"],
             Translation::Destination | Translation::Redirect => &["PREROUTING", "OUTPUT"],
             Translation::Masquerade => &["POSTROUTING"],
         };
-        if !spot.nat || !hooks.contains(&spot.place.hook) || flags & NETMAP != 0 {
+        if !scope.nat || !hooks.contains(&scope.context.hook) || flags & NETMAP != 0 {
             return Err(self.doubt("this translation is not known here"));
         }
         let ip = match address {
-            Some(range) => Some(self.address(range, spot)?),
+            Some(range) => Some(self.address(range, scope)?),
             None => None,
         };
         let port = match port {
@@ -371,30 +380,30 @@ impl State {
             }
             None => None,
         };
-        let traveller = &mut self.traveller;
-        let (node, packet) = (spot.place.node, &mut traveller.packet);
+        let traced = &mut self.traced;
+        let (node, packet) = (scope.context.node, &mut traced.packet);
         let to = packet.destination.ip();
         let own = |on: Option<&str>| on.and_then(|name| node.address_on(name, to)).or(node.masquerade_address(to));
         let (end, ip) = match kind {
             Translation::Source => (&mut packet.source, ip),
-            Translation::Masquerade => (&mut packet.source, own(spot.place.out_interface(to))),
+            Translation::Masquerade => (&mut packet.source, own(scope.context.out_interface(to))),
             Translation::Destination => (&mut packet.destination, ip),
-            Translation::Redirect if spot.place.hook == "OUTPUT" => {
-                (&mut packet.destination, Some(spot.place.family.localhost()))
+            Translation::Redirect if scope.context.hook == "OUTPUT" => {
+                (&mut packet.destination, Some(scope.context.family.localhost()))
             }
-            Translation::Redirect => (&mut packet.destination, own(Some(spot.place.in_interface))),
+            Translation::Redirect => (&mut packet.destination, own(Some(scope.context.in_interface))),
         };
         *end = SocketAddr::new(ip.unwrap_or(end.ip()), port.unwrap_or(end.port()));
         match kind {
-            Translation::Source | Translation::Masquerade => traveller.masqueraded = true,
-            Translation::Destination | Translation::Redirect => traveller.translated = true,
+            Translation::Source | Translation::Masquerade => traced.masqueraded = true,
+            Translation::Destination | Translation::Redirect => traced.translated = true,
         }
-        traveller.settled = true;
-        Ok(Flow::End(End::Matched(Some(Verdict::Accept))))
+        traced.settled = true;
+        Ok(NextStep::RuleEnd(RuleEnd::Matched(Some(Verdict::Accept))))
     }
 
-    fn address(&self, (from, to): Range, spot: &Spot<'_>) -> Result<IpAddr, Flow> {
-        let length = if spot.place.family == IpFamily::V4 { 4 } else { 16 };
+    fn address(&self, (from, to): Range, scope: &TableScope<'_>) -> Result<IpAddr, NextStep> {
+        let length = if scope.context.family == IpFamily::V4 { 4 } else { 16 };
         let [first, last] = [self.value(from, length)?, self.value(to, length)?];
         if first != last {
             return Err(self.doubt("which address of a range it is is not known"));
@@ -405,10 +414,10 @@ impl State {
     }
 }
 
-/// What a set says of a key.
-struct Asked<'a> {
+/// The result of a set lookup.
+struct SetAnswer<'a> {
     set: &'a Set,
-    place: (TableId, Name, Bytes),
+    context: (TableId, Name, Bytes),
     here: bool,
     /// `None` where a rule put it there just now.
     element: Option<&'a Element>,

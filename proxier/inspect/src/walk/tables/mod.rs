@@ -1,7 +1,7 @@
-//! The walk through one base chain of nftables.
+//! Walks a packet through one base chain of nf_tables.
 //!
-//! In: a table, the chain and a packet on its way. Out: the packet after every possible walk, each with the decision met;
-//! what of the table was not read and would have decided. Must not know: which hooks a packet passes.
+//! The result has one packet for each possible walk, with the decision that ended it, and the parts of the table that were
+//! not read but decide.
 
 mod facts;
 mod machine;
@@ -10,16 +10,16 @@ mod registers;
 use netfilter::nft::ruleset::{Chain, Rule, Table, TableId, UnreadPart};
 use netfilter::nft::{Expression, Name, Verdict};
 
-use super::chains::{Decision, Place, Traveller};
+use super::chains::{Decision, HookContext, TracedPacket};
 use super::path::MOST;
 use super::{Doubt, Step};
 use crate::rules::Target;
-use machine::{End, Run};
+use machine::{RuleEnd, RuleRun};
 
-/// One base chain, where it stands.
+/// A base chain's table and hook.
 #[derive(Clone, Copy)]
-pub(super) struct Spot<'a> {
-    pub(super) place: &'a Place<'a>,
+pub(super) struct TableScope<'a> {
+    pub(super) context: &'a HookContext<'a>,
     pub(super) id: &'a TableId,
     pub(super) table: &'a Table,
     /// Whether the packet has met connection tracking.
@@ -28,10 +28,10 @@ pub(super) struct Spot<'a> {
     pub(super) nat: bool,
 }
 
-/// What a walk came to.
+/// The result of a walk.
 #[derive(Default)]
-pub(super) struct Walked {
-    pub(super) ends: Vec<(Traveller, Decision)>,
+pub(super) struct NftablesWalk {
+    pub(super) ends: Vec<(TracedPacket, Decision)>,
     pub(super) lacks: Vec<UnreadPart>,
 }
 
@@ -46,33 +46,33 @@ struct Frame<'a> {
 }
 
 struct Walk<'a> {
-    traveller: Traveller,
+    traced: TracedPacket,
     stack: Vec<Frame<'a>>,
 }
 
-/// Walks the chain, one walk for each way the dice can fall.
+/// Walks the chain, with one walk for each outcome of random choices.
 pub(super) fn walk<'a>(
-    spot: &Spot<'a>,
+    scope: &TableScope<'a>,
     (name, chain): (&'a Name, &'a Chain),
-    traveller: Traveller,
-) -> Result<Walked, String> {
+    traced: TracedPacket,
+) -> Result<NftablesWalk, String> {
     let policy = match &chain.base {
         Some(base) if base.drop => Decision::Drop,
         _ => Decision::Accept,
     };
-    let mut open = vec![Walk { traveller, stack: vec![Frame { name, chain, next: 0, depth: 0 }] }];
-    let mut walked = Walked::default();
+    let mut open = vec![Walk { traced, stack: vec![Frame { name, chain, next: 0, depth: 0 }] }];
+    let mut walked = NftablesWalk::default();
     while let Some(mut walk) = open.pop() {
         let Some(frame) = walk.stack.last_mut() else {
             if policy == Decision::Drop {
-                let hook = hook(spot, name);
-                walk.traveller.steps.push(Step { handle: Some(0), ..Step::of(hook, "policy drop", 1.0) });
+                let hook = hook(scope, name);
+                walk.traced.steps.push(Step { handle: Some(0), ..Step::of(hook, "policy drop", 1.0) });
             }
-            walked.ends.push((walk.traveller, policy));
+            walked.ends.push((walk.traced, policy));
             continue;
         };
         let Some(rules) = &frame.chain.rules else {
-            walked.lacks.push(UnreadPart::Rules(spot.id.clone(), frame.name.clone()));
+            walked.lacks.push(UnreadPart::Rules(scope.id.clone(), frame.name.clone()));
             walk.stack.pop();
             open.push(walk);
             continue;
@@ -83,49 +83,49 @@ pub(super) fn walk<'a>(
             continue;
         };
         frame.next += 1;
-        let (chain, steps) = (frame.name, walk.traveller.steps.len());
+        let (chain, steps) = (frame.name, walk.traced.steps.len());
         let mut others = Vec::new();
-        let runs = machine::run(spot, rule, walk.traveller, &mut walked.lacks);
-        spot.place.budget.pay(1, steps.saturating_mul(runs.len().saturating_sub(1)))?;
+        let runs = machine::run(scope, rule, walk.traced, &mut walked.lacks);
+        scope.context.budget.pay(1, steps.saturating_mul(runs.len().saturating_sub(1)))?;
         for mut run in runs {
-            let supposed = suppose(spot, &hook(spot, chain), rule, &mut run);
-            for Run { traveller, odds, elements, end } in [run].into_iter().chain(supposed) {
-                let mut after = Walk { stack: walk.stack.clone(), traveller };
-                match obey(spot, (chain, rule), (odds, elements, end), &mut after)? {
-                    Some(decision) => walked.ends.push((after.traveller, decision)),
+            let supposed = suppose(scope, &hook(scope, chain), rule, &mut run);
+            for RuleRun { traced, odds, elements, end } in [run].into_iter().chain(supposed) {
+                let mut after = Walk { stack: walk.stack.clone(), traced };
+                match obey(scope, (chain, rule), (odds, elements, end), &mut after)? {
+                    Some(decision) => walked.ends.push((after.traced, decision)),
                     None => others.push(after),
                 }
             }
         }
         open.extend(others.into_iter().rev());
         if open.len() + walked.ends.len() > MOST {
-            return Err(format!("more than {MOST} ways lead through table {}", spot.id));
+            return Err(format!("more than {MOST} ways lead through table {}", scope.id));
         }
     }
     Ok(walked)
 }
 
-/// Does what a rule came to; None means the walk goes on.
+/// Applies a rule's result; `None`: the walk continues.
 fn obey<'a>(
-    spot: &Spot<'a>,
+    scope: &TableScope<'a>,
     (chain, rule): (&Name, &Rule),
-    (odds, elements, end): (f64, Vec<String>, End),
+    (odds, elements, end): (f64, Vec<String>, RuleEnd),
     walk: &mut Walk<'a>,
 ) -> Result<Option<Decision>, String> {
-    let hook = || hook(spot, chain);
-    if !matches!(end, End::Passed) {
-        spot.place.budget.pay(0, 1)?;
+    let hook = || hook(scope, chain);
+    if !matches!(end, RuleEnd::Passed) {
+        scope.context.budget.pay(0, 1)?;
     }
     let verdict = match end {
-        End::Passed | End::Doubt(..) => return Ok(None),
+        RuleEnd::Passed | RuleEnd::Doubt(..) => return Ok(None),
 
-        End::Matched(verdict) => verdict,
-        End::Rejected => {
-            step(spot, rule, (hook(), odds, elements), walk);
+        RuleEnd::Matched(verdict) => verdict,
+        RuleEnd::Rejected => {
+            step(scope, rule, (hook(), odds, elements), walk);
             return Ok(Some(Decision::Reject));
         }
     };
-    step(spot, rule, (hook(), odds, elements), walk);
+    step(scope, rule, (hook(), odds, elements), walk);
     match verdict {
         None | Some(Verdict::Continue) => Ok(None),
         Some(Verdict::Accept) => Ok(Some(Decision::Accept)),
@@ -134,33 +134,38 @@ fn obey<'a>(
             walk.stack.pop();
             Ok(None)
         }
-        Some(Verdict::Jump(to)) => lead(spot, (&to, false), rule, walk),
-        Some(Verdict::Goto(to)) => lead(spot, (&to, true), rule, walk),
+        Some(Verdict::Jump(to)) => lead(scope, (&to, false), rule, walk),
+        Some(Verdict::Goto(to)) => lead(scope, (&to, true), rule, walk),
     }
 }
 
-fn hook(spot: &Spot<'_>, chain: &Name) -> String {
-    format!("{} {chain} ({})", spot.id, spot.place.hook.to_lowercase())
+fn hook(scope: &TableScope<'_>, chain: &Name) -> String {
+    format!("{} {chain} ({})", scope.id, scope.context.hook.to_lowercase())
 }
 
-fn step(spot: &Spot<'_>, rule: &Rule, (hook, chance, elements): (String, f64, Vec<String>), walk: &mut Walk<'_>) {
-    let text = rule.text(spot.id, spot.table);
-    walk.traveller.steps.push(Step { hook, rule: text, chance, handle: Some(rule.handle), elements });
+fn step(
+    scope: &TableScope<'_>,
+    rule: &Rule,
+    (hook, chance, elements): (String, f64, Vec<String>),
+    walk: &mut Walk<'_>,
+) {
+    let text = rule.text(scope.id, scope.table);
+    walk.traced.steps.push(Step { hook, rule: text, chance, handle: Some(rule.handle), elements });
 }
 
 fn lead<'a>(
-    spot: &Spot<'a>,
+    scope: &TableScope<'a>,
     (to, goto): (&Name, bool),
     rule: &Rule,
     walk: &mut Walk<'a>,
 ) -> Result<Option<Decision>, String> {
-    let Some((name, chain)) = spot.table.chains.get_key_value(to) else {
-        return Err(format!("table {} changed while it was read: chain {to} is not there", spot.id));
+    let Some((name, chain)) = scope.table.chains.get_key_value(to) else {
+        return Err(format!("table {} changed while it was read: chain {to} is not there", scope.id));
     };
     let depth = walk.stack.last().map_or(0, |frame| frame.depth + 1);
-    // Each chain can be on the way once, or the kernel would refuse the loop.
-    if depth >= spot.table.chains.len() {
-        return Err(format!("chains jump in a circle: {}", rule.text(spot.id, spot.table)));
+    // A chain can be open only once at a time: the kernel refuses loops.
+    if depth >= scope.table.chains.len() {
+        return Err(format!("chains jump in a circle: {}", rule.text(scope.id, scope.table)));
     }
     if goto {
         walk.stack.pop();
@@ -172,27 +177,27 @@ fn lead<'a>(
 /// Carries out one rule that stands among those of iptables: the packet after it in every way, how likely, and what
 /// is to be done with it, unless the rule does not match.
 pub(super) fn one(
-    spot: &Spot<'_>,
+    scope: &TableScope<'_>,
     hook: &str,
     rule: &Rule,
-    traveller: Traveller,
+    traced: TracedPacket,
     lacks: &mut Vec<UnreadPart>,
-) -> Vec<(Traveller, f64, Option<Target>)> {
+) -> Vec<(TracedPacket, f64, Option<Target>)> {
     let mut ways = Vec::new();
-    for mut run in machine::run(spot, rule, traveller, lacks) {
-        let supposed = suppose(spot, hook, rule, &mut run);
-        for Run { traveller, odds, end, .. } in [run].into_iter().chain(supposed) {
+    for mut run in machine::run(scope, rule, traced, lacks) {
+        let supposed = suppose(scope, hook, rule, &mut run);
+        for RuleRun { traced, odds, end, .. } in [run].into_iter().chain(supposed) {
             let target = match end {
-                End::Passed | End::Doubt(..) => None,
-                End::Rejected => Some(Target::Reject),
-                End::Matched(None | Some(Verdict::Continue)) => Some(Target::Passive("nft".to_owned())),
-                End::Matched(Some(Verdict::Accept)) => Some(Target::Accept),
-                End::Matched(Some(Verdict::Drop)) => Some(Target::Drop),
-                End::Matched(Some(Verdict::Return)) => Some(Target::Return),
-                End::Matched(Some(Verdict::Jump(to))) => Some(Target::Jump(to.to_string())),
-                End::Matched(Some(Verdict::Goto(to))) => Some(Target::Goto(to.to_string())),
+                RuleEnd::Passed | RuleEnd::Doubt(..) => None,
+                RuleEnd::Rejected => Some(Target::Reject),
+                RuleEnd::Matched(None | Some(Verdict::Continue)) => Some(Target::Passive("nft".to_owned())),
+                RuleEnd::Matched(Some(Verdict::Accept)) => Some(Target::Accept),
+                RuleEnd::Matched(Some(Verdict::Drop)) => Some(Target::Drop),
+                RuleEnd::Matched(Some(Verdict::Return)) => Some(Target::Return),
+                RuleEnd::Matched(Some(Verdict::Jump(to))) => Some(Target::Jump(to.to_string())),
+                RuleEnd::Matched(Some(Verdict::Goto(to))) => Some(Target::Goto(to.to_string())),
             };
-            ways.push((traveller, odds, target));
+            ways.push((traced, odds, target));
         }
     }
     ways
@@ -200,24 +205,24 @@ pub(super) fn one(
 
 /// Notes that a rule cannot be decided; returned is the way of the packet as if the rule matched, where all that it
 /// would do is its verdict.
-fn suppose(spot: &Spot<'_>, hook: &str, rule: &Rule, run: &mut Run) -> Option<Run> {
-    let End::Doubt(why, from) = &run.end else { return None };
+fn suppose(scope: &TableScope<'_>, hook: &str, rule: &Rule, run: &mut RuleRun) -> Option<RuleRun> {
+    let RuleEnd::Doubt(why, from) = &run.end else { return None };
     let mut deciding = rule.expressions[*from..].iter().filter(|expression| decides(expression));
     let first = deciding.next()?;
-    let doubt = Doubt::new(hook.to_owned(), rule.text(spot.id, spot.table), why);
+    let doubt = Doubt::new(hook.to_owned(), rule.text(scope.id, scope.table), why);
     let end = match (first, deciding.next()) {
-        (Expression::Verdict(verdict), None) => End::Matched(Some(verdict.clone())),
-        (Expression::Reject { .. } | Expression::RejectWith { .. }, None) => End::Rejected,
+        (Expression::Verdict(verdict), None) => RuleEnd::Matched(Some(verdict.clone())),
+        (Expression::Reject { .. } | Expression::RejectWith { .. }, None) => RuleEnd::Rejected,
         _ => {
-            run.traveller.doubt(doubt);
+            run.traced.doubt(doubt);
             return None;
         }
     };
-    let traveller = run.traveller.fork(doubt, spot.place.forks)?;
-    Some(Run { traveller, odds: 1.0, elements: Vec::new(), end })
+    let traced = run.traced.fork(doubt, scope.context.forks)?;
+    Some(RuleRun { traced, odds: 1.0, elements: Vec::new(), end })
 }
 
-/// Whether it matters that an instruction was not carried out.
+/// Whether skipping an expression may change the result.
 fn decides(expression: &Expression) -> bool {
     match expression {
         Expression::Verdict(_)

@@ -1,6 +1,6 @@
-//! Registers: where a rule's instructions leave values for later ones.
+//! nf_tables registers, which pass values between a rule's expressions.
 //!
-//! In: bytes, and what is done to them. Out: bytes; nothing where none were left. Must not know: what they mean.
+//! Loading a register that no expression has written yields nothing.
 
 use netfilter::nft::Register;
 
@@ -18,17 +18,17 @@ impl Registers {
         Self { bytes: [0; SIZE], filled: [false; SIZE] }
     }
 
-    /// Leaves a value, with zeros up to the next word.
+    /// Stores a value, padded with zeros to the next word.
     pub(super) fn store(&mut self, at: Register, value: &[u8]) {
         let start = usize::from(at.0) * 4;
         let end = (start + value.len().next_multiple_of(4)).min(SIZE);
-        let Some(place) = self.bytes.get_mut(start..end) else { return };
-        place.fill(0);
-        place.iter_mut().zip(value).for_each(|(place, byte)| *place = *byte);
+        let Some(context) = self.bytes.get_mut(start..end) else { return };
+        context.fill(0);
+        context.iter_mut().zip(value).for_each(|(context, byte)| *context = *byte);
         self.filled[start..end].fill(true);
     }
 
-    /// What was left there; `None` if not all of it was.
+    /// The stored bytes; `None` if not all were stored.
     pub(super) fn load(&self, at: Register, length: usize) -> Option<&[u8]> {
         let start = usize::from(at.0) * 4;
         let range = start..start.checked_add(length)?;
@@ -44,7 +44,7 @@ impl Registers {
         Some(())
     }
 
-    /// Shifts words as one number, the last being the least.
+    /// Shifts the words as one number, the last word being the least significant.
     pub(super) fn shift(&mut self, at: Register, length: usize, right: bool, bits: u32) -> Option<()> {
         let value = self.load(at, length.next_multiple_of(4))?;
         let mut words: Vec<u32> =
@@ -69,7 +69,7 @@ impl Registers {
         Some(())
     }
 
-    /// Turns each number round, where the machine's order is not the network's.
+    /// Swaps the bytes of each number on little-endian machines.
     pub(super) fn turn(&mut self, at: Register, length: usize, size: usize) -> Option<()> {
         let mut value = self.load(at, length)?.to_vec();
         if cfg!(target_endian = "little") && size > 0 {

@@ -1,4 +1,4 @@
-//! Tables of any sense or none: the odds of all ways sum to 1, and nothing panics.
+//! For arbitrary tables, the probabilities of all paths sum to 1 and nothing panics.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use netfilter::nft::{
 use proptest::prelude::*;
 
 use crate::rules;
-use crate::walk::{ConnState, Memory, Node, Origin, Packet, Rules, Trace};
+use crate::walk::{ConnState, Node, NodeRules, Origin, Packet, RecentLists, Trace};
 use proxier::model::Protocol;
 
 const CHAINS: [&str; 4] = ["c0", "c1", "c2", "c3"];
@@ -36,7 +36,11 @@ fn trace(table: Table) -> Result<Trace, String> {
         ..Node::default()
     };
     let iptables = rules::Ruleset::new(IpFamily::V4);
-    Rules { iptables: &iptables, other: None, nftables: Some(&nftables) }.trace(&packet(), &node, &Memory::new())
+    NodeRules { iptables: &iptables, other: None, nftables: Some(&nftables) }.trace(
+        &packet(),
+        &node,
+        &RecentLists::new(),
+    )
 }
 
 #[test]
@@ -174,7 +178,7 @@ fn what_is_not_known_is_a_doubt_where_it_matters() {
 }
 
 #[test]
-fn what_was_not_read_is_told() {
+fn unread_parts_are_reported() {
     let load = Expression::Load { from: Load::Protocol, width: 1, to: AT };
     let lookup = Expression::Lookup { set: "s".into(), key: AT, to: None, verdict: false, not: false };
     let rules = vec![rule(vec![load, lookup, Expression::Verdict(Verdict::Drop)])];

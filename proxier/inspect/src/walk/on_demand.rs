@@ -1,27 +1,25 @@
-//! Walks through rules that are read as packets come to them.
-//!
-//! In: rules, and something that reads more of them. Out: a [`Trace`] that lacks nothing. Must not know: how rules are read.
+//! Traces through rules that are read only when a packet meets them.
 
 use std::collections::BTreeSet;
 
 use netfilter::nft::ruleset;
 
-use super::{Memory, Node, OtherFlavour, Packet, Rules, Trace};
+use super::{Node, NodeRules, OtherFlavour, Packet, RecentLists, Trace};
 use crate::rules::Ruleset;
 
-/// Walks, has `supply` read what decides and was not read, and walks again, until nothing lacks.
+/// Walks, reads missing parts that decide by `supply`, and walks again until none is missing.
 ///
 /// # Errors
-/// As [`Rules::trace`]; what `supply` says; if tables change while they are read.
+/// As [`NodeRules::trace`]; what `supply` says; if tables change while they are read.
 pub fn trace_and_supply(
     (iptables, other): (&Ruleset, Option<OtherFlavour<'_>>),
     nftables: &mut ruleset::Ruleset,
-    (packet, node, memory): (&Packet, &Node, &Memory),
+    (packet, node, memory): (&Packet, &Node, &RecentLists),
     supply: &mut dyn FnMut(&mut ruleset::Ruleset, &ruleset::UnreadPart) -> Result<(), String>,
 ) -> Result<Trace, String> {
     let mut supplied: BTreeSet<ruleset::UnreadPart> = BTreeSet::new();
     loop {
-        let trace = Rules { iptables, other, nftables: Some(nftables) }.trace(packet, node, memory)?;
+        let trace = NodeRules { iptables, other, nftables: Some(nftables) }.trace(packet, node, memory)?;
         if trace.lacks.is_empty() {
             return Ok(trace);
         }

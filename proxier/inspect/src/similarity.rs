@@ -1,26 +1,26 @@
-//! Which lines of two lists belong together: rules of iptables and of nf_tables.
+//! Matches the lines of two rule lists by similarity.
 //!
-//! In: lines that should be and lines that are. Out: what each has and the other has not; pairs of which one was made of
-//! the other. Must not know: chains, tables, or what a difference means.
+//! The lists are expected and found rules of iptables or nf_tables. The results are the lines that only one list has, and
+//! pairs of lines that are similar enough for one to be an edit of the other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::rules::Rule;
 
-/// Above so many pairs of lines an exact alignment costs too much.
+/// Limit of line pairs for an exact alignment.
 const MOST_PAIRS: usize = 4_000_000;
 
-/// Something that reads as words with blanks between.
-pub trait Line {
-    /// All of it.
+/// A line of text that can be compared word by word.
+pub trait RuleText {
+    /// The whole text.
     fn text(&self) -> &str;
 
-    /// The words by which lines are matched.
+    /// The words that identify the line.
     fn essence(&self) -> Vec<&str> {
         words(self.text())
     }
 
-    /// Whether two are the same; then they have the same essence.
+    /// Whether two lines are equal; equal lines have the same essence.
     fn same(&self, other: &Self) -> bool {
         self.text() == other.text()
     }
@@ -33,7 +33,7 @@ pub fn words(text: &str) -> Vec<&str> {
 
 /// Two rules of a chain are the same without their comments: large clusters leave those out, and chains that did not
 /// change since the cluster grew or shrank keep theirs.
-impl Line for Rule {
+impl RuleText for Rule {
     fn text(&self) -> &str {
         &self.text
     }
@@ -63,7 +63,7 @@ fn without_comment(mut words: Vec<&str>) -> Vec<&str> {
     words
 }
 
-/// How much of two rules is the same, in thousandths of the longer one's words.
+/// The words that two rules share, in thousandths of the longer rule's words.
 fn likeness(a: &[&str], b: &[&str]) -> usize {
     let mut left = b.to_vec();
     let common =
@@ -71,9 +71,8 @@ fn likeness(a: &[&str], b: &[&str]) -> usize {
     common.count() * 1000 / a.len().max(b.len()).max(1)
 }
 
-/// Takes out of both lists pairs of which one was made of the other, as it seems: most of their words are the same. The
-/// most alike come first.
-pub fn best_pairs<'a, L: Line>(missing: &mut Vec<&'a L>, extra: &mut Vec<&'a L>) -> Vec<(&'a L, &'a L)> {
+/// Removes pairs of similar lines from both lists, the most similar first. Similar lines share most of their words.
+pub fn best_pairs<'a, L: RuleText>(missing: &mut Vec<&'a L>, extra: &mut Vec<&'a L>) -> Vec<(&'a L, &'a L)> {
     let words_of = |lines: &[&'a L]| lines.iter().map(|line| words(line.text())).collect::<Vec<_>>();
     let (all_missing, all_extra) = (words_of(missing), words_of(extra));
     let mut scores = Vec::new();
@@ -103,11 +102,11 @@ pub fn best_pairs<'a, L: Line>(missing: &mut Vec<&'a L>, extra: &mut Vec<&'a L>)
     pairs
 }
 
-/// What is missing, and what is too much.
-type Leftovers<'a, L> = (Vec<&'a L>, Vec<&'a L>);
+/// The missing and the extra lines.
+type MissingAndExtra<'a, L> = (Vec<&'a L>, Vec<&'a L>);
 
-/// What each has and the other has not, whatever the order.
-pub fn as_sets<'a, L: Line>(expected: &[&'a L], found: &[&'a L]) -> Leftovers<'a, L> {
+/// Lines that only one list has, ignoring the order.
+pub fn as_sets<'a, L: RuleText>(expected: &[&'a L], found: &[&'a L]) -> MissingAndExtra<'a, L> {
     let mut held: BTreeMap<Vec<&str>, Vec<&'a L>> = BTreeMap::new();
     for line in found.iter().rev() {
         held.entry(words(line.text())).or_default().push(line);
@@ -117,8 +116,8 @@ pub fn as_sets<'a, L: Line>(expected: &[&'a L], found: &[&'a L]) -> Leftovers<'a
     (missing, held.into_values().flatten().collect())
 }
 
-/// What each has and the other has not, in order: the longest common part is what they share.
-pub fn aligned<'a, L: Line>(expected: &[&'a L], found: &[&'a L]) -> Leftovers<'a, L> {
+/// Lines that only one list has, outside the longest common subsequence.
+pub fn aligned<'a, L: RuleText>(expected: &[&'a L], found: &[&'a L]) -> MissingAndExtra<'a, L> {
     let start = expected.iter().zip(found).take_while(|(a, b)| a.same(b)).count();
     let (a, b) = (&expected[start..], &found[start..]);
     let end = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a.same(b)).count();
@@ -126,7 +125,7 @@ pub fn aligned<'a, L: Line>(expected: &[&'a L], found: &[&'a L]) -> Leftovers<'a
     if a.len() * b.len() > MOST_PAIRS {
         return as_sets(a, b);
     }
-    // Numbers compare faster than words.
+    // Numbers compare faster than word lists.
     let mut numbers: HashMap<Vec<&str>, usize> = HashMap::new();
     let mut number = |line: &&'a L| {
         let next = numbers.len();

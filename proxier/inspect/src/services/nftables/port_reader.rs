@@ -1,7 +1,6 @@
-//! One Service port of nftables mode while its destinations are looked at.
+//! Builds the view of one Service port of nftables mode from its destinations.
 //!
-//! In: destinations, each with what the table's maps have for it. Out: a [`ServicePortView`]. Must not know: other Service
-//! ports, or who should have a destination.
+//! Each destination comes with the elements that the table's maps have for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -10,40 +9,40 @@ use netfilter::IpFamily;
 use netfilter::nft::ruleset::{Element, ElementLookup, Rule, Table};
 use netfilter::nft::{Name, Verdict};
 
-use super::ways::{Destination, Ways, octets, ways};
+use super::dispatch::{Destination, DispatchSummary, octets, summarize};
 use super::{
-    ALLOWED, Allowed, CLUSTER_IPS, Entry, NO_ENDPOINTS, RESTRICTED, SERVICES, is_local, networks, ranges, spelled,
-    verdict,
+    ALLOWED, AllowedSources, CLUSTER_IPS, MapEntries, NO_ENDPOINTS, RESTRICTED, SERVICES, is_local, networks, ranges,
+    spelled, verdict,
 };
 use crate::rules::Counters;
-use crate::services::{Address, AddressKind, EndpointView, Fate, Part, Policy, ServicePortView};
+use crate::services::{Address, AddressKind, EndpointView, Fate, KernelObject, Policy, ServicePortView};
 use proxier::model::ServicePort;
 
-/// Odds that differ by less are the same.
+/// Probabilities that differ by less are equal.
 const ALIKE: f64 = 1e-6;
-/// Chains that are there whatever Services there are: they are no Service port's.
+/// Chains that exist without any Service, so they belong to no Service port.
 pub(super) const OF_ALL: [&str; 6] =
     ["services", "external-local", "nodeport-local", "reject-chain", "firewall-check", "firewall-source-ranges"];
 
-/// A Service port while its destinations are looked at.
-pub(super) struct Reading<'a> {
+/// Builds the view of a Service port from its destinations.
+pub(super) struct PortReader<'a> {
     pub(super) table: &'a Table,
-    pub(super) allowed: &'a Allowed<'a>,
+    pub(super) allowed: &'a AllowedSources<'a>,
     pub(super) view: ServicePortView,
-    /// Chains and elements that are parts already.
+    /// Chains and elements that were added already.
     pub(super) met: BTreeSet<(Name, Vec<u8>)>,
 }
 
-impl<'a> Reading<'a> {
-    /// Takes a destination.
-    pub(super) fn add(&mut self, family: IpFamily, to: Destination, entry: Entry<'a>, port: Option<&ServicePort>) {
+impl<'a> PortReader<'a> {
+    /// Adds a destination.
+    pub(super) fn add(&mut self, family: IpFamily, to: Destination, entry: MapEntries<'a>, port: Option<&ServicePort>) {
         let chain = entry.service.and_then(verdict).and_then(Verdict::chain).cloned();
         let kind = self.kind(to, entry, port);
-        let way = chain.as_ref().map(|chain| ways(family, self.table, to, chain));
+        let way = chain.as_ref().map(|chain| summarize(family, self.table, to, chain));
         let fate = match entry.no_endpoints.and_then(verdict) {
             Some(Verdict::Drop) => Fate::Dropped,
             Some(refusal) => {
-                let refuses = |chain: &Name| ways(family, self.table, to, chain).rejects;
+                let refuses = |chain: &Name| summarize(family, self.table, to, chain).rejects;
                 if refusal.chain().is_some_and(refuses) { Fate::Rejected } else { Fate::Accepted }
             }
             None if chain.is_some() => Fate::Endpoints,
@@ -63,7 +62,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Source ranges of an address that nothing serves.
-    fn only_restricted(&mut self, family: IpFamily, to: Destination, entry: Entry<'a>) {
+    fn only_restricted(&mut self, family: IpFamily, to: Destination, entry: MapEntries<'a>) {
         self.view.notes.push(format!("{} has source ranges, and no rule serves it", spelled(to)));
         for (set, element) in self.dispatch(to, entry) {
             self.element(set, element);
@@ -71,7 +70,7 @@ impl<'a> Reading<'a> {
         self.restrictions(family, to, entry);
     }
 
-    fn kind(&self, to: Destination, entry: Entry<'_>, port: Option<&ServicePort>) -> AddressKind {
+    fn kind(&self, to: Destination, entry: MapEntries<'_>, port: Option<&ServicePort>) -> AddressKind {
         let Some(ip) = to.ip else { return AddressKind::NodePort };
         let cluster_ips = self.table.sets.get(CLUSTER_IPS);
         match port {
@@ -87,20 +86,20 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn policies(&mut self, kind: AddressKind, fate: Fate, chain: Option<&Name>, ways: Option<&Ways<'_>>) {
+    fn policies(&mut self, kind: AddressKind, fate: Fate, chain: Option<&Name>, summary: Option<&DispatchSummary<'_>>) {
         let policy = |local| Some(if local { Policy::Local } else { Policy::Cluster });
         let dropped = (fate == Fate::Dropped).then_some(Policy::Local);
         if kind == AddressKind::ClusterIp {
             let by_chain = chain.and_then(|chain| policy(is_local(chain)));
             self.view.internal_policy = self.view.internal_policy.or(by_chain).or(dropped);
         } else {
-            let by_mark = ways.and_then(|ways| policy(!ways.marks_all));
+            let by_mark = summary.and_then(|summary| policy(!summary.marks_all));
             self.view.external_policy = self.view.external_policy.or(by_mark).or(dropped);
         }
     }
 
     /// The elements that the destination has, with their sets.
-    fn dispatch(&self, to: Destination, entry: Entry<'a>) -> Vec<(Name, &'a Element)> {
+    fn dispatch(&self, to: Destination, entry: MapEntries<'a>) -> Vec<(Name, &'a Element)> {
         let place = usize::from(to.ip.is_none());
         let named = |name: &str, element: Option<&'a Element>| element.map(|element| (Name::from(name), element));
         let cluster_ip = to.ip.and_then(|ip| match self.table.sets.get(CLUSTER_IPS)?.find(&octets(ip)) {
@@ -118,10 +117,10 @@ impl<'a> Reading<'a> {
         .collect()
     }
 
-    fn endpoints(&mut self, to: Destination, ways: &Ways<'a>) {
+    fn endpoints(&mut self, to: Destination, summary: &DispatchSummary<'a>) {
         self.view.affinity_seconds =
-            self.view.affinity_seconds.or(ways.affinity.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX)));
-        for chooser in &ways.choosers {
+            self.view.affinity_seconds.or(summary.affinity.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX)));
+        for chooser in &summary.choosers {
             let local = is_local(&chooser.chain);
             let mut shares: BTreeMap<SocketAddr, (f64, Option<&Name>)> = BTreeMap::new();
             for choice in &chooser.choices {
@@ -160,19 +159,19 @@ impl<'a> Reading<'a> {
                 endpoint.chain = endpoint.chain.take().or(chain.map(ToString::to_string));
             }
         }
-        if ways.choosers.is_empty() {
+        if summary.choosers.is_empty() {
             self.view.notes.push(format!("{} leads to no endpoint", spelled(to)));
         }
-        for (set, element) in &ways.elements {
+        for (set, element) in &summary.elements {
             self.element(set.clone(), element);
         }
-        for chain in ways.chains.iter().filter(|chain| !OF_ALL.contains(&&***chain)) {
+        for chain in summary.chains.iter().filter(|chain| !OF_ALL.contains(&&***chain)) {
             self.chain(chain);
         }
     }
 
-    /// Who may use the address.
-    fn restrictions(&mut self, family: IpFamily, to: Destination, entry: Entry<'a>) {
+    /// Adds the source ranges of an address.
+    fn restrictions(&mut self, family: IpFamily, to: Destination, entry: MapEntries<'a>) {
         let Some(element) = entry.restricted else { return };
         let (mut ranges, chain) = ranges(family, self.table, to, element);
         if let Some(chain) = chain.filter(|chain| !OF_ALL.contains(&&***chain)) {
@@ -194,7 +193,7 @@ impl<'a> Reading<'a> {
         let text = self.table.sets.get(&name).map(|set| set.text(element).to_string());
         let counters = element.counters.as_deref().copied();
         let table = self.view.parts_table();
-        self.view.parts.push(Part { table, chain: name.to_string(), element: text, rules: 0, counters });
+        self.view.parts.push(KernelObject { table, chain: name.to_string(), element: text, rules: 0, counters });
     }
 
     fn chain(&mut self, name: &Name) {
@@ -203,11 +202,17 @@ impl<'a> Reading<'a> {
             return;
         }
         let table = self.view.parts_table();
-        let part = Part { table, chain: name.to_string(), element: None, rules: rules.len(), counters: counted(rules) };
+        let part = KernelObject {
+            table,
+            chain: name.to_string(),
+            element: None,
+            rules: rules.len(),
+            counters: counted(rules),
+        };
         self.view.parts.push(part);
     }
 
-    /// What came of it.
+    /// Returns the finished view.
     pub(super) fn finish(self) -> ServicePortView {
         let mut view = self.view;
         view.addresses.sort_by_key(|address| (address.kind, address.ip, address.port));

@@ -1,7 +1,7 @@
-//! What chains of a kube-proxy's table make of packets to one destination.
+//! Follows a kube-proxy's chains for packets to one destination.
 //!
-//! In: a table, a destination, the chain that it is sent to. Out: the endpoints it may go to with their odds, and what else
-//! is on the way. Must not know: Service ports, or how either layout calls its chains.
+//! The result has the possible endpoints with their probabilities, masquerading, session affinity, source ranges, and the
+//! chains and elements on the path. Names of chains are not interpreted, so both layouts are read alike.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -13,10 +13,10 @@ use netfilter::nft::{Bytes, Expression, Field, Key, Load, Name, PayloadBase, Reg
 
 use crate::walk::MOST_CHOICES;
 
-/// Chains lead to each other no deeper than this; the kernel allows 16.
+/// The deepest nesting of chains that is followed; the kernel allows 16.
 const DEEPEST: usize = 16;
-/// So many chains are followed from one on: those that choose among others that choose multiply, and a chain that remembers
-/// clients may lead to itself while it is read.
+/// Limit of chains followed from one chain. Nested choices multiply, and a chain with session affinity may lead to itself
+/// while it is read.
 const MOST_CHAINS: usize = 100_000;
 
 /// Whether a choice for each of so many keys is followed.
@@ -24,7 +24,7 @@ fn is_few(keys: usize, modulus: u32) -> bool {
     u32::try_from(keys).is_ok_and(|keys| keys.saturating_mul(modulus) <= MOST_CHOICES)
 }
 
-/// Where packets are sent.
+/// A destination of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Destination {
     /// The address; `None`: any of the node's own.
@@ -45,7 +45,7 @@ impl Destination {
 
 /// An endpoint that a packet may go to.
 #[derive(Clone, Debug)]
-pub struct Choice {
+pub struct EndpointChoice {
     /// How likely, 0 to 1.
     pub share: f64,
     /// The endpoint.
@@ -54,21 +54,21 @@ pub struct Choice {
     pub chain: Option<Name>,
 }
 
-/// A chain that chooses among endpoints.
+/// Reads a chain that chooses among endpoints.
 #[derive(Clone, Debug)]
 pub struct Chooser {
     /// Its name.
     pub chain: Name,
     /// From what.
-    pub choices: Vec<Choice>,
+    pub choices: Vec<EndpointChoice>,
 }
 
-/// What is on the way.
+/// What packets to a destination pass.
 #[derive(Clone, Debug, Default)]
-pub struct Ways<'a> {
+pub struct DispatchSummary<'a> {
     /// The chains that choose.
     pub choosers: Vec<Chooser>,
-    /// All packets are marked for masquerading, whoever sends them.
+    /// All packets are marked for masquerading, from any sender.
     pub marks_all: bool,
     /// Some are refused with an error.
     pub rejects: bool,
@@ -78,7 +78,7 @@ pub struct Ways<'a> {
     pub remembered: BTreeSet<(bool, SocketAddr)>,
     /// The endpoints whose clients are remembered from then on.
     pub remembering: BTreeSet<SocketAddr>,
-    /// The networks that are let in, where others are dropped.
+    /// The allowed networks, where other sources are dropped.
     pub ranges: Vec<IpNet>,
     /// The chains, in the order in which they are met.
     pub chains: Vec<Name>,
@@ -86,26 +86,26 @@ pub struct Ways<'a> {
     pub elements: Vec<(Name, &'a Element)>,
 }
 
-/// What a register holds.
+/// The contents of a register.
 #[derive(Clone, Debug)]
-enum Held {
+enum RegisterValue {
     Known(Vec<u8>),
     Random {
         modulus: u32,
         offset: u32,
     },
-    /// A mark is not who sends.
+    /// The packet mark, which does not depend on the sender.
     Mark,
     Unknown,
 }
 
-/// One rule at work.
+/// The state while one rule is followed.
 #[derive(Default)]
-struct Step<'a> {
-    registers: BTreeMap<u8, Held>,
-    /// It looks at who sends, so not all packets go on.
+struct RuleState<'a> {
+    registers: BTreeMap<u8, RegisterValue>,
+    /// Whether the rule tests the sender, so that not all packets continue.
     conditional: bool,
-    /// What a map has for the packet, with odds; `None` where it has nothing.
+    /// The elements that a map may have for the packet, with probabilities; `None`: no element.
     chosen: Vec<(f64, Option<&'a Element>)>,
     /// Which of these is chance, if there are several.
     by_chance: bool,
@@ -115,31 +115,31 @@ struct Step<'a> {
 
 /// Follows packets to a destination from a chain on.
 #[must_use]
-pub fn ways<'a>(family: IpFamily, table: &'a Table, to: Destination, chain: &Name) -> Ways<'a> {
-    ways_within(family, table, to, chain, 0, &mut 0)
+pub fn summarize<'a>(family: IpFamily, table: &'a Table, to: Destination, chain: &Name) -> DispatchSummary<'a> {
+    summarize_within(family, table, to, chain, 0, &mut 0)
 }
 
-/// The same from a chain that is so deep, after so many other chains.
-fn ways_within<'a>(
+/// Follows a chain at the given depth, after `followed` other chains.
+fn summarize_within<'a>(
     family: IpFamily,
     table: &'a Table,
     to: Destination,
     chain: &Name,
     depth: usize,
     followed: &mut usize,
-) -> Ways<'a> {
-    let ways = Ways::default();
-    let mut walk = Walk { family, table, to, ways, remembers: false, left: 1.0, followed: *followed };
+) -> DispatchSummary<'a> {
+    let summary = DispatchSummary::default();
+    let mut walk = Walk { family, table, to, summary, remembers: false, left: 1.0, followed: *followed };
     walk.follow(chain, None, depth, false);
     *followed = walk.followed;
-    walk.ways
+    walk.summary
 }
 
 struct Walk<'a> {
     family: IpFamily,
     table: &'a Table,
     to: Destination,
-    ways: Ways<'a>,
+    summary: DispatchSummary<'a>,
     /// The chain at work remembers the client.
     remembers: bool,
     /// How many of the packets that came to the chain at work no map had an endpoint for, so far, 0 to 1.
@@ -148,26 +148,26 @@ struct Walk<'a> {
     followed: usize,
 }
 
-/// Of which chooser a chain is a choice, and with which odds.
-type Within = Option<(usize, f64)>;
+/// The chooser that a chain is a choice of, with the probability.
+type ParentChooser = Option<(usize, f64)>;
 
 impl<'a> Walk<'a> {
-    fn follow(&mut self, chain: &Name, within: Within, depth: usize, conditional: bool) {
+    fn follow(&mut self, chain: &Name, within: ParentChooser, depth: usize, conditional: bool) {
         let before = (std::mem::replace(&mut self.left, 1.0), std::mem::take(&mut self.remembers));
         self.follow_rules(chain, within, depth, conditional);
         (self.left, self.remembers) = before;
     }
 
-    fn follow_rules(&mut self, chain: &Name, within: Within, depth: usize, mut conditional: bool) {
+    fn follow_rules(&mut self, chain: &Name, within: ParentChooser, depth: usize, mut conditional: bool) {
         let table = self.table;
         let may_follow = depth < DEEPEST && self.followed < MOST_CHAINS;
         let Some(held) = table.chains.get(chain).filter(|_| may_follow) else { return };
         self.followed += 1;
-        match self.ways.chains.contains(chain) {
+        match self.summary.chains.contains(chain) {
             // Several rules may lead to a chain that chooses.
             true if within.is_none() => return,
             true => {}
-            false => self.ways.chains.push(chain.clone()),
+            false => self.summary.chains.push(chain.clone()),
         }
         for rule in held.rules.iter().flatten() {
             match self.rule(chain, rule, within, depth, conditional) {
@@ -180,30 +180,39 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether packets end with the rule; `None`: some do.
-    fn rule(&mut self, chain: &Name, rule: &'a Rule, within: Within, depth: usize, conditional: bool) -> Option<bool> {
-        let mut step = Step { conditional, ..Step::default() };
+    fn rule(
+        &mut self,
+        chain: &Name,
+        rule: &'a Rule,
+        within: ParentChooser,
+        depth: usize,
+        conditional: bool,
+    ) -> Option<bool> {
+        let mut step = RuleState { conditional, ..RuleState::default() };
         for expression in &rule.expressions {
             match expression {
                 Expression::Load { from, to, .. } => _ = step.registers.insert(to.0, self.load(*from)),
-                Expression::Immediate { to, value } => _ = step.registers.insert(to.0, Held::Known(value.clone())),
+                Expression::Immediate { to, value } => {
+                    _ = step.registers.insert(to.0, RegisterValue::Known(value.clone()))
+                }
                 Expression::Bitwise { register, mask, xor } => step.bitwise(*register, mask, xor),
                 Expression::Compare { register, not, value }
                     if !self.compare(&mut step, *register, *not, value, rule) =>
                 {
                     return Some(false);
                 }
-                Expression::SetMark { .. } => self.ways.marks_all |= !step.conditional,
+                Expression::SetMark { .. } => self.summary.marks_all |= !step.conditional,
                 Expression::Lookup { set, key, to, verdict, not } => {
                     let set_name = set;
                     let set = self.table.sets.get(set_name)?;
                     if to.is_none() && !verdict {
-                        // Whom it remembers is sent where others may be sent too.
+                        // Remembered clients go to an endpoint that other clients may get too.
                         if set.is_dynamic() {
                             self.remembered(chain, rule, depth);
                             return Some(false);
                         }
                         if *not && set.is_anonymous() && drops(rule) {
-                            self.ways.ranges.extend(set.elements.iter().flat_map(networks));
+                            self.summary.ranges.extend(set.elements.iter().flat_map(networks));
                         }
                         step.conditional = true;
                         continue;
@@ -220,11 +229,12 @@ impl<'a> Walk<'a> {
                 Expression::Dynset { set, operation: SetOperation::Update, timeout, .. } => {
                     let of_set = self.table.sets.get(set).map_or(0, |set| set.timeout);
                     let timeout = if *timeout > 0 { *timeout } else { of_set };
-                    self.ways.affinity = Some(timeout / 1000).filter(|seconds| *seconds > 0).or(self.ways.affinity);
+                    self.summary.affinity =
+                        Some(timeout / 1000).filter(|seconds| *seconds > 0).or(self.summary.affinity);
                     self.remembers = true;
                 }
                 Expression::Reject { .. } | Expression::RejectWith { .. } => {
-                    self.ways.rejects = true;
+                    self.summary.rejects = true;
                     return Some(!step.conditional);
                 }
                 Expression::Verdict(verdict) => {
@@ -247,34 +257,34 @@ impl<'a> Walk<'a> {
             _ => None,
         });
         let Self { family, table, to, followed, .. } = self;
-        let found = verdict.map(|chain| ways_within(*family, table, *to, chain, depth + 1, followed));
+        let found = verdict.map(|chain| summarize_within(*family, table, *to, chain, depth + 1, followed));
         let found = found.unwrap_or_default();
         let local = super::is_local(chain);
         let choices = found.choosers.iter().flat_map(|chooser| &chooser.choices);
-        self.ways.remembered.extend(choices.map(|choice| (local, choice.to)));
+        self.summary.remembered.extend(choices.map(|choice| (local, choice.to)));
     }
 
-    fn load(&self, from: Load) -> Held {
+    fn load(&self, from: Load) -> RegisterValue {
         match (from, self.to.ip) {
-            (Load::Protocol, _) => Held::Known(vec![self.to.protocol]),
-            (Load::Payload(PayloadBase::Transport, 2), _) => Held::Known(self.to.port.to_be_bytes().to_vec()),
-            (from, Some(ip)) if from == Field::Destination(self.family).load() => Held::Known(octets(ip)),
-            (Load::Random { modulus, offset }, _) => Held::Random { modulus, offset },
-            (Load::Mark, _) => Held::Mark,
-            _ => Held::Unknown,
+            (Load::Protocol, _) => RegisterValue::Known(vec![self.to.protocol]),
+            (Load::Payload(PayloadBase::Transport, 2), _) => RegisterValue::Known(self.to.port.to_be_bytes().to_vec()),
+            (from, Some(ip)) if from == Field::Destination(self.family).load() => RegisterValue::Known(octets(ip)),
+            (Load::Random { modulus, offset }, _) => RegisterValue::Random { modulus, offset },
+            (Load::Mark, _) => RegisterValue::Mark,
+            _ => RegisterValue::Unknown,
         }
     }
 
     /// Whether packets to the destination may go on.
-    fn compare(&mut self, step: &mut Step<'a>, register: Register, not: bool, value: &[u8], rule: &Rule) -> bool {
+    fn compare(&mut self, step: &mut RuleState<'a>, register: Register, not: bool, value: &[u8], rule: &Rule) -> bool {
         match step.registers.get(&register.0) {
-            Some(Held::Known(held)) => (held.get(..value.len()) == Some(value)) != not,
-            Some(Held::Mark) => true,
+            Some(RegisterValue::Known(held)) => (held.get(..value.len()) == Some(value)) != not,
+            Some(RegisterValue::Mark) => true,
             _ => {
                 step.conditional = true;
                 if not && drops(rule) {
                     let mask = step.net.take().filter(|(of, _)| *of == register.0).map(|(_, mask)| mask);
-                    self.ways.ranges.extend(network(self.family, value, mask.as_deref()));
+                    self.summary.ranges.extend(network(self.family, value, mask.as_deref()));
                 }
                 true
             }
@@ -282,13 +292,13 @@ impl<'a> Walk<'a> {
     }
 
     /// What a map has for the packet. A key with a random number in it has as many answers as there are numbers.
-    fn look_up(&mut self, step: &mut Step<'a>, name: &Name, set: &'a Set, key: Register) {
+    fn look_up(&mut self, step: &mut RuleState<'a>, name: &Name, set: &'a Set, key: Register) {
         let mut at = key.0;
         let mut keys: Vec<Vec<u8>> = vec![Vec::new()];
         for part in &set.key {
             let values: Vec<Vec<u8>> = match step.registers.get(&at) {
-                Some(Held::Known(value)) => vec![value.clone()],
-                Some(Held::Random { modulus, offset }) if is_few(keys.len(), *modulus) => {
+                Some(RegisterValue::Known(value)) => vec![value.clone()],
+                Some(RegisterValue::Random { modulus, offset }) if is_few(keys.len(), *modulus) => {
                     step.by_chance = true;
                     (0..(*modulus).max(1)).map(|number| number.wrapping_add(*offset).to_ne_bytes().to_vec()).collect()
                 }
@@ -315,12 +325,14 @@ impl<'a> Walk<'a> {
         };
         step.chosen = keys.iter().map(|key| (share, find(key))).collect();
         if !set.is_anonymous() {
-            self.ways.elements.extend(step.chosen.iter().filter_map(|(_, element)| Some((name.clone(), (*element)?))));
+            self.summary
+                .elements
+                .extend(step.chosen.iter().filter_map(|(_, element)| Some((name.clone(), (*element)?))));
         }
     }
 
     /// Follows the verdicts of a map.
-    fn verdicts(&mut self, chain: &Name, step: &Step<'a>, within: Within, depth: usize) -> Option<bool> {
+    fn verdicts(&mut self, chain: &Name, step: &RuleState<'a>, within: ParentChooser, depth: usize) -> Option<bool> {
         let to = if step.by_chance { Some((self.chooser(chain, within), 1.0)) } else { within };
         for (share, element) in &step.chosen {
             if let Some(Value::Verdict(verdict)) = element.and_then(|element| element.value.as_ref())
@@ -334,14 +346,14 @@ impl<'a> Walk<'a> {
     }
 
     /// The chooser that a chain is, or is a choice of.
-    fn chooser(&mut self, chain: &Name, within: Within) -> usize {
+    fn chooser(&mut self, chain: &Name, within: ParentChooser) -> usize {
         if let Some((at, _)) = within {
             return at;
         }
-        let known = self.ways.choosers.iter().position(|chooser| chooser.chain == *chain);
+        let known = self.summary.choosers.iter().position(|chooser| chooser.chain == *chain);
         known.unwrap_or_else(|| {
-            self.ways.choosers.push(Chooser { chain: chain.clone(), choices: Vec::new() });
-            self.ways.choosers.len() - 1
+            self.summary.choosers.push(Chooser { chain: chain.clone(), choices: Vec::new() });
+            self.summary.choosers.len() - 1
         })
     }
 
@@ -349,15 +361,15 @@ impl<'a> Walk<'a> {
     fn translate(
         &mut self,
         chain: &Name,
-        step: &Step<'a>,
+        step: &RuleState<'a>,
         (address, port): (Register, Option<Register>),
-        within: Within,
+        within: ParentChooser,
     ) -> bool {
         let at = self.chooser(chain, within);
         let of = within.map_or(1.0, |(_, share)| share) * self.left;
         let own = within.is_some().then(|| chain.clone());
         let known = |register: Register| match step.registers.get(&register.0) {
-            Some(Held::Known(value)) => Some(value.as_slice()),
+            Some(RegisterValue::Known(value)) => Some(value.as_slice()),
             _ => None,
         };
         let found: Vec<(f64, Option<SocketAddr>)> = if step.chosen.is_empty() {
@@ -369,19 +381,19 @@ impl<'a> Walk<'a> {
         let all = found.iter().all(|(_, to)| to.is_some());
         self.left *= found.iter().filter(|(_, to)| to.is_none()).map(|(share, _)| share).sum::<f64>();
         if self.remembers {
-            self.ways.remembering.extend(found.iter().filter_map(|(_, to)| *to));
+            self.summary.remembering.extend(found.iter().filter_map(|(_, to)| *to));
         }
         let choices = found.into_iter().filter_map(|(share, to)| Some((share * of, to?)));
-        let choices = choices.map(|(share, to)| Choice { share, to, chain: own.clone() });
-        self.ways.choosers[at].choices.extend(choices);
+        let choices = choices.map(|(share, to)| EndpointChoice { share, to, chain: own.clone() });
+        self.summary.choosers[at].choices.extend(choices);
         all && !step.conditional
     }
 }
 
-impl Step<'_> {
+impl RuleState<'_> {
     fn bitwise(&mut self, register: Register, mask: &[u8], xor: &[u8]) {
         match self.registers.get_mut(&register.0) {
-            Some(Held::Known(value)) => {
+            Some(RegisterValue::Known(value)) => {
                 for ((byte, mask), xor) in value.iter_mut().zip(mask).zip(xor) {
                     *byte = (*byte & mask) ^ xor;
                 }

@@ -1,7 +1,7 @@
-//! What stands at a hook, in the order in which packets come by.
+//! The stages of each hook, in the order in which packets pass them.
 //!
-//! In: all rules. Out: for each hook its chains, by priority. Must not know: what chains do. The priorities are the
-//! kernel's: iptables' tables have fixed ones, and whatever translates is asked at one place.
+//! Chains are ordered by the kernel's priorities: the tables of iptables have fixed ones, and all NAT chains run at one
+//! stage.
 
 use std::cmp::Reverse;
 
@@ -10,12 +10,12 @@ use netfilter::nft::{BaseChain, ChainType, Hook, Name};
 
 use crate::rules;
 
-/// Packets met connection tracking there, on their way in and out.
+/// The priority of connection tracking (`NF_IP_PRI_CONNTRACK`).
 const CONNTRACK: i32 = -200;
 /// `NF_IP_PRI_NAT_DST` and `NF_IP_PRI_NAT_SRC`
 const DNAT: i32 = -100;
 const SNAT: i32 = 100;
-/// One of the two.
+/// Replaced by one of the two.
 const NAT: i32 = 0;
 
 /// A table of iptables, its priority, and the hooks that it has.
@@ -29,41 +29,41 @@ const IPTABLES: [(&str, i32, &[Hook]); 5] = [
 
 /// Chains of one table at a hook.
 #[derive(Clone, Copy)]
-pub(super) enum Rules<'a> {
+pub(super) enum HookChain<'a> {
     /// The built-in chain of a table of iptables; the flavour's name if it is the one that is not in use.
     Iptables(&'static str, &'a rules::Table, Option<&'static str>),
     /// A base chain of nftables.
     Nftables(&'a TableId, &'a Table, &'a Name, &'a Chain),
 }
 
-/// Where packets come by.
-pub(super) enum Station<'a> {
-    /// Rules that do not translate; and whether packets have met connection tracking.
-    Rules(Rules<'a>, bool),
-    /// Those that do, of all tables, in order.
-    Nat(Vec<Rules<'a>>),
-    /// IPVS takes what is sent to virtual servers.
+/// A stage of a hook.
+pub(super) enum HookStage<'a> {
+    /// Chains without NAT; and whether packets have passed connection tracking.
+    Rules(HookChain<'a>, bool),
+    /// NAT chains of all tables, in order.
+    Nat(Vec<HookChain<'a>>),
+    /// IPVS handles packets to virtual servers.
     Serve,
 }
 
-/// Of those with equal priority the one that was made last comes first: table and chain by number.
+/// Of equal priorities, the newest chain comes first: by table and chain handle.
 type Order = (i32, Reverse<(u64, u64)>);
 
-/// The stations of a hook, in order.
-pub(super) fn at(hook: Hook, rules: super::Rules<'_>) -> Vec<Station<'_>> {
-    let super::Rules { iptables, other, nftables } = rules;
-    let mut all: Vec<(Order, Station<'_>)> = Vec::new();
-    let mut nat: Vec<(Order, Rules<'_>)> = Vec::new();
+/// The stages of a hook, in order.
+pub(super) fn at(hook: Hook, rules: super::NodeRules<'_>) -> Vec<HookStage<'_>> {
+    let super::NodeRules { iptables, other, nftables } = rules;
+    let mut all: Vec<(Order, HookStage<'_>)> = Vec::new();
+    let mut nat: Vec<(Order, HookChain<'_>)> = Vec::new();
     let made = |name: &str| nftables.and_then(|tables| tables.table(name)).map_or(0, |table| table.handle);
     let translation = if matches!(hook, Hook::Prerouting | Hook::Output) { DNAT } else { SNAT };
     let flavours = [(Some(iptables), None), (other.map(|other| other.ruleset), other.map(|other| other.flavour))];
     for (ruleset, flavour) in flavours.into_iter().filter_map(|(ruleset, flavour)| Some((ruleset?, flavour))) {
         for (name, priority, hooks) in IPTABLES {
             let Some(chains) = ruleset.table(name).filter(|_| hooks.contains(&hook)) else { continue };
-            let (order, rules) = ((priority, Reverse((made(name), 0))), Rules::Iptables(name, chains, flavour));
+            let (order, rules) = ((priority, Reverse((made(name), 0))), HookChain::Iptables(name, chains, flavour));
             match name {
                 "nat" => nat.push(((translation, order.1), rules)),
-                _ => all.push((order, Station::Rules(rules, tracked(hook, priority)))),
+                _ => all.push((order, HookStage::Rules(rules, tracked(hook, priority)))),
             }
         }
     }
@@ -71,30 +71,30 @@ pub(super) fn at(hook: Hook, rules: super::Rules<'_>) -> Vec<Station<'_>> {
         if table.dormant {
             continue;
         }
-        // Of a table of iptables its text tells, but for base chains that nft put there.
+        // The text of an iptables table has its chains, except base chains that nft added.
         let is_iptables = table.is_iptables(id);
         for (name, chain, BaseChain { kind, priority, .. }) in table.base_chains(hook) {
             if is_iptables && chain.is_of_iptables(name) {
                 continue;
             }
             let (order, rules) =
-                ((*priority, Reverse((table.handle, chain.handle))), Rules::Nftables(id, table, name, chain));
+                ((*priority, Reverse((table.handle, chain.handle))), HookChain::Nftables(id, table, name, chain));
             match kind {
                 ChainType::Nat => nat.push((order, rules)),
                 ChainType::Filter | ChainType::Route => {
-                    all.push((order, Station::Rules(rules, tracked(hook, *priority))))
+                    all.push((order, HookStage::Rules(rules, tracked(hook, *priority))))
                 }
             }
         }
     }
     nat.sort_by_key(|(order, _)| *order);
     if let Some(first) = nat.iter().map(|((_, Reverse(made)), _)| *made).min() {
-        all.push(((translation, Reverse(first)), Station::Nat(nat.into_iter().map(|(_, rules)| rules).collect())));
+        all.push(((translation, Reverse(first)), HookStage::Nat(nat.into_iter().map(|(_, rules)| rules).collect())));
     }
     // `ip_vs_ops`: before sources are translated, and after destinations are.
     match hook {
-        Hook::Input => all.push(((SNAT - 2, Reverse((0, 0))), Station::Serve)),
-        Hook::Output => all.push(((DNAT + 2, Reverse((0, 0))), Station::Serve)),
+        Hook::Input => all.push(((SNAT - 2, Reverse((0, 0))), HookStage::Serve)),
+        Hook::Output => all.push(((DNAT + 2, Reverse((0, 0))), HookStage::Serve)),
         _ => {}
     }
     all.sort_by_key(|(order, _)| *order);

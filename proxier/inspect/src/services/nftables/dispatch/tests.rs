@@ -1,6 +1,6 @@
-//! Chains of any sense or none are followed to an end.
+//! Following terminates for arbitrary chains.
 
-use super::{Destination, ways};
+use super::{Destination, summarize};
 use netfilter::IpFamily;
 use netfilter::nft::ruleset::{Chain, Element, Elements, KeyField, Rule, Set, Table};
 use netfilter::nft::{Expression, Load, Register, Value, Verdict};
@@ -21,7 +21,7 @@ fn chains_that_choose_or_remember_in_a_circle_end() {
         let set = Set { flags, key: vec![KeyField { kind: 0, width: 4 }], elements, ..Set::default() };
         let (chains, sets) = ([("c".into(), chain)].into(), [("s".into(), set)].into());
         let table = Table { chains, sets, ..Table::default() };
-        assert_eq!(ways(IpFamily::V4, &table, to, &"c".into()).chains, ["c".into()]);
+        assert_eq!(summarize(IpFamily::V4, &table, to, &"c".into()).chains, ["c".into()]);
     }
 }
 
@@ -35,7 +35,7 @@ fn keys_of_many_fields_are_looked_up_or_passed_over() {
     let set = Set { key: vec![KeyField { kind: 0, width: 800 }; 3], ..Set::default() };
     let table = Table { chains: [("c".into(), chain)].into(), sets: [("s".into(), set)].into(), ..Table::default() };
     let to = Destination { ip: None, protocol: 6, port: 80 };
-    assert!(ways(IpFamily::V4, &table, to, &"c".into()).elements.is_empty());
+    assert!(summarize(IpFamily::V4, &table, to, &"c".into()).elements.is_empty());
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn choices_of_any_size_are_read_or_passed_over() {
         let (chains, sets) = ([("c".into(), chain)].into(), [("s".into(), set)].into());
         let table = Table { chains, sets, ..Table::default() };
         let to = Destination { ip: None, protocol: 6, port: 80 };
-        let ways = ways(IpFamily::V4, &table, to, &"c".into());
-        assert!(ways.elements.is_empty() && ways.choosers.iter().all(|chooser| chooser.choices.is_empty()));
+        let summary = summarize(IpFamily::V4, &table, to, &"c".into());
+        assert!(summary.elements.is_empty() && summary.choosers.iter().all(|chooser| chooser.choices.is_empty()));
     }
 }
