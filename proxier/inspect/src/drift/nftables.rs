@@ -35,7 +35,7 @@ impl RuleText for PrintedRule<'_> {
 }
 
 impl<'a> PrintedRule<'a> {
-    /// Normalizes the expressions to those that are found.
+    /// Prints the rule in the same form as the rules found.
     fn expected(id: &TableId, table: &Table, rule: &'a Rule) -> Self {
         let (expressions, comment) = (rule.expressions(), rule.comment.clone());
         let held = ruleset::Rule { handle: 0, expressions, comment, counters: None };
