@@ -130,7 +130,7 @@ pub fn refusals_name_the_object(sets: &mut dyn IpSets) {
     ];
     let clash = |wanted: &str| {
         format!(
-            "ipset KUBE-A exists with another type: found hash:ip,port family inet maxelem 65536, wanted {wanted}; see \
+            "ipset KUBE-A exists with another type: found hash:ip,port family inet maxelem 65536, wanted {wanted}; find \
              what uses it (ipset list KUBE-A; iptables-save) and destroy it"
         )
     };
