@@ -161,7 +161,7 @@ fn servers_without_translation_and_of_firewall_marks_are_shown() {
         let end = &list(&trace, "branches")[0];
         assert_eq!((&end["verdict"], &end["to"]), (&"forwarded".into(), &"192.168.50.1:80".into()));
         let said = text(&lab, &format!("trace --from host --to {to}"));
-        assert!(said.contains(&format!("Verdict: taken to 192.168.50.1 as it is, by {how}")), "{said}");
+        assert!(said.contains(&format!("Verdict: forwarded unchanged to 192.168.50.1 by {how}")), "{said}");
         let note = format!("-t {to} forwards to 192.168.50.1:80 by {how}, which no kube-proxy sets up");
         let dump = text(&lab, "dump");
         assert!(dump.contains(&note), "{note}: {dump}");
