@@ -95,9 +95,9 @@ pub(super) fn mark(text: &str) -> Result<(u32, u32), String> {
 }
 
 /// `N`, `FROM:TO`, `:TO` or `FROM:`.
-pub(super) fn range<T: FromStr>(option: &str, text: &str, (least, most): (T, T)) -> Result<(T, T), String>
+pub(super) fn range<T>(option: &str, text: &str, (least, most): (T, T)) -> Result<(T, T), String>
 where
-    T: Clone,
+    T: FromStr + Clone,
 {
     let Some((from, to)) = text.split_once(':') else {
         return number::<T>(option, text).map(|number| (number.clone(), number));
