@@ -27,7 +27,7 @@ pub type Survey = BTreeMap<Question, Answer>;
 
 /// Samples all questions of a plan.
 ///
-/// Sampling continues until one more equally likely outcome would have been observed with probability 1 - [`RISK`].
+/// Sampling continues until one more equally likely outcome would have been observed with probability 1 - `RISK`.
 #[must_use]
 pub fn survey(node: &Node, plan: &Plan) -> Survey {
     let mut asker = PacketSampler { node, number: 0, memory: node.memory() };
