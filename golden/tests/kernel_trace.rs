@@ -174,7 +174,7 @@ impl Machine {
     fn trace(&self, rules: &Ruleset, packet: &Packet, node: &Node) -> Trace {
         let first = rules.trace(packet, node, &RecentLists::new()).unwrap();
         let memory: RecentLists = self.node.enter(|| {
-            let seen = |list: &String| Some((list.clone(), last_seen(list, packet.source.ip())?));
+            let seen = |list: &String| Some((list.clone(), last_seen(list, packet.source.ip()).unwrap()?));
             first.asked.iter().filter_map(seen).collect()
         });
         if memory.is_empty() { first } else { rules.trace(packet, node, &memory).unwrap() }

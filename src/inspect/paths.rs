@@ -175,9 +175,13 @@ impl<'a> Paths<'a> {
             if self.answer(&trace) {
                 continue;
             }
-            let unknown = trace.asked.iter().filter(|list| !memory.contains_key(*list));
-            let remembered = unknown.filter_map(|list| Some((list.clone(), last_seen(list, packet.source.ip())?)));
-            let remembered: RecentLists = remembered.collect();
+            let mut remembered = RecentLists::new();
+            for list in trace.asked.iter().filter(|list| !memory.contains_key(*list)) {
+                // Whether the rules match that ask an unreadable list is not known.
+                let seen = last_seen(list, packet.source.ip());
+                let seen = seen.map_err(|error| format!("cannot read list {list:?} of recent: {error}"))?;
+                remembered.extend(seen.map(|seconds| (list.clone(), seconds)));
+            }
             if remembered.is_empty() {
                 return Ok(trace);
             }

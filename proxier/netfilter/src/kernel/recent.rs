@@ -1,19 +1,27 @@
 //! Reads the lists of `-m recent`, which hold the session affinity of iptables rules.
 
+use std::io;
 use std::net::IpAddr;
 
 /// The supported values of `CONFIG_HZ`.
 const HERTZ: [f64; 4] = [100.0, 250.0, 300.0, 1000.0];
 
-/// The seconds since a list last saw an address.
+/// The seconds since a list last saw an address, `None` if the address is not listed or no rule has made the list.
 ///
-/// `None` if the address is not listed, or the list cannot be read.
-#[must_use]
-pub fn last_seen(list: &str, address: IpAddr) -> Option<u32> {
-    let text = std::fs::read_to_string(format!("/proc/thread-self/net/xt_recent/{list}")).ok()?;
-    let seen = text.lines().find_map(|line| entry(line).filter(|(source, _)| *source == address))?.1;
-    let timers = std::fs::read_to_string("/proc/timer_list").ok()?;
-    age(seen, &timers, &std::fs::read_to_string("/proc/uptime").ok()?)
+/// # Errors
+/// If the list, `/proc/timer_list` or `/proc/uptime` cannot be read or understood.
+pub fn last_seen(list: &str, address: IpAddr) -> io::Result<Option<u32>> {
+    let text = match std::fs::read_to_string(format!("/proc/thread-self/net/xt_recent/{list}")) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some((_, seen)) = text.lines().filter_map(entry).find(|(source, _)| *source == address) else {
+        return Ok(None);
+    };
+    let unclear = || io::Error::new(io::ErrorKind::InvalidData, "no jiffies in /proc/timer_list, or no uptime");
+    let (timers, uptime) = (std::fs::read_to_string("/proc/timer_list")?, std::fs::read_to_string("/proc/uptime")?);
+    age(seen, &timers, &uptime).map(Some).ok_or_else(unclear)
 }
 
 /// The seconds since a jiffies value, from `/proc/timer_list` and `/proc/uptime`.
