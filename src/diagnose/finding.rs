@@ -1,6 +1,6 @@
 //! What a diagnosis finds.
 //!
-//! In: nothing. Out: the known causes, and findings of them. Must not know: how they are found.
+//! The known causes, and what `diagnose` says of them.
 
 use serde::Serialize;
 
@@ -30,7 +30,7 @@ pub enum Cause {
     SourceRangeRefuses,
     /// Rules are not as they should be.
     RulesAltered,
-    /// A rule of somebody else refuses the packets.
+    /// A rule of another program refuses the packets.
     RefusedByOthers,
     /// A rule of another program sends the packets to another destination.
     DivertedByOthers,

@@ -119,7 +119,7 @@ struct Diagnosis {
     findings: Vec<Finding>,
     /// The connections that were followed through the rules.
     followed: Vec<String>,
-    /// Those that could not be followed, and why.
+    /// Connections that could not be traced, and why.
     not_followed: Vec<Unread>,
     unread: Vec<Unread>,
     /// The proxy's configuration and where it comes from.

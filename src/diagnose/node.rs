@@ -1,6 +1,6 @@
 //! Causes that lie in the node: its kernel's tables, numbers and interfaces.
 //!
-//! In: the node's facts, the Service ports asked for. Out: findings. Must not know: rules.
+//! It looks at the node's facts and the Service ports in question.
 
 use std::net::IpAddr;
 

@@ -1,6 +1,6 @@
-//! Causes that lie in the rules: none, in the wrong place, altered, or two proxies' .
+//! Causes that lie in the rules: none, in the wrong place, altered, or of two proxies.
 //!
-//! In: what was read of the node. Out: findings. Must not know: which Service is asked for, but for drift.
+//! Except for drift they do not depend on the Service in question.
 
 use netfilter::nft::Expression;
 use proxier_inspect::services::{Fate, ServicePortView};
@@ -10,8 +10,8 @@ use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::inspect::{Focus, Look, NFTABLES};
 
-/// Differences that are told one by one; of more the number is enough.
-const TOLD: usize = 3;
+/// Differences that are listed one by one; of more only the number is given.
+const LISTED: usize = 3;
 /// Where packets have to find the way to the Services.
 const ENTRANCES: [&str; 2] = ["PREROUTING", "OUTPUT"];
 /// The same in nftables mode, in both layouts.
@@ -32,7 +32,7 @@ pub fn of(seen: &Look) -> Vec<Finding> {
         let what = match other_mode.first() {
             Some(table) => format!(
                 "there are no rules of a kube-proxy on this node: there is {table}, and it has not the chains of one, so it \
-                 is half written, or somebody else's"
+                 is half written, or another program's"
             ),
             None => "there are no rules of a kube-proxy on this node: no chain KUBE-SERVICES in the nat table, and no \
                      table kube-proxy of nf_tables"
@@ -158,18 +158,18 @@ pub fn drift(seen: &mut Look, focus: &Focus, views: &[ServicePortView]) -> Vec<F
         return Vec::new();
     }
     if let Some(differences) = focus.service.as_ref().and_then(|_| seen.differences(focus, views)) {
-        let told = differences.iter().take(TOLD).map(|difference| {
+        let listed = differences.iter().take(LISTED).map(|difference| {
             let rule = difference.expected.as_ref().or(difference.found.as_ref());
             let rule = rule.map(|rule| format!(": {rule}")).unwrap_or_default();
             format!("{} in {}{rule}", difference.kind.name(), difference.place())
         });
-        let told: Vec<String> = told.collect();
-        if told.is_empty() {
+        let listed: Vec<String> = listed.collect();
+        if listed.is_empty() {
             return Vec::new();
         }
-        let more = differences.len().saturating_sub(TOLD);
+        let more = differences.len().saturating_sub(LISTED);
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-        let what = format!("the rules are not as they should be: {}{more}", told.join("; "));
+        let what = format!("the rules are not as they should be: {}{more}", listed.join("; "));
         return vec![Finding::certain(Cause::RulesAltered, what, NEXT)];
     }
     let broken = views.iter().filter(|view| {

@@ -1,6 +1,6 @@
 //! Causes that lie in the Service and its endpoints.
 //!
-//! In: Service ports as the node has them. Out: findings. Must not know: rules beyond what the views tell.
+//! It looks at Service ports as the node has them.
 
 use proxier_inspect::services::{Address, Fate, Policy, ServicePortView};
 

@@ -24,7 +24,7 @@ use crate::trace::{HOST, sender};
 pub struct Walks {
     /// Sender and destination of each, as in `host -> 10.96.0.10:80/tcp`.
     pub followed: Vec<String>,
-    /// Those that were not, and why.
+    /// Connections that could not be traced, and why.
     pub not_followed: Vec<Unread>,
     /// Whether one of them ends anywhere but at an endpoint, or may.
     pub fails: bool,
@@ -33,7 +33,7 @@ pub struct Walks {
 /// Whose connections are followed: the sender and the interface that were asked for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Senders<'a> {
-    /// As `--from` spells it; `None`: those that are usual for each kind of address.
+    /// As `--from` spells it; `None`: the usual senders for each kind of address.
     pub from: Option<&'a str>,
     /// Where its packets come in.
     pub interface: Option<&'a str>,
@@ -149,7 +149,7 @@ impl Following<'_> {
         let asked_for = self.senders.from.is_some() || from == HOST;
         let mut met = self.met(view, address, &packet, &trace, paths);
         if !asked_for && packet.origin != Origin::Host && from != "outside" {
-            // Policies may be meant for that pod alone, which nobody asked about.
+            // Policies may be meant for that pod alone, and no pod was named.
             let by_policy = |finding: &Finding| finding.cause == Cause::RefusedByOthers && finding.of_pod_policy();
             met.iter_mut().filter(|finding| by_policy(finding)).for_each(|finding| finding.certain = false);
         }

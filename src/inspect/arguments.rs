@@ -1,6 +1,4 @@
-//! The arguments that all commands for looking at a node have.
-//!
-//! In: arguments. Out: where objects come from and how the proxy is configured. Must not know: what is looked for.
+//! The arguments that `dump`, `trace` and `diagnose` share: the source of objects and the proxy's configuration.
 
 use std::path::PathBuf;
 use std::time::Duration;

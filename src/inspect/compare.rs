@@ -1,7 +1,6 @@
-//! What differs between the iptables rules of one family and what they should be.
+//! Compares the iptables rules of one family with the rules that the objects ask for.
 //!
-//! In: rules, objects, what is asked for. Out: [`Difference`]s. Must not know: how rules or objects were read.
-//! Of what is not asked for nothing is rendered; of all Services a part at a time is.
+//! Only the Services in focus are rendered; all Services are rendered in parts, one at a time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;

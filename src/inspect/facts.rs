@@ -1,6 +1,4 @@
-//! The node's facts: what else decides about packets.
-//!
-//! In: a [`Look`], `/proc/sys`, links. Out: [`Facts`]. Must not know: what of it is good or bad.
+//! The node's facts beside its rules: sysctls, links, conntrack, hooks, table sizes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -59,7 +57,7 @@ pub struct Facts {
     pub tables: Vec<TableSize>,
     /// Whose rules stand where, in the order in which packets meet them.
     pub hooks: Vec<Hook>,
-    /// Numbers in `/proc/sys`; those that are not there are left out.
+    /// Numbers in `/proc/sys`; missing ones are left out.
     pub sysctls: BTreeMap<String, i64>,
     /// Packets that reverse path filters dropped.
     pub reverse_path_drops: Option<u64>,

@@ -1,6 +1,4 @@
-//! Whether a sync is at work: then nobody is to read all rules, for both would be slower.
-//!
-//! In: a mode. Out: the same mode, and whether it is busy. Must not know: any mode.
+//! Tells whether a sync runs, so that `/debug/rules` does not read all rules meanwhile and slow both down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

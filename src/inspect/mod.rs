@@ -1,7 +1,7 @@
 //! The composition point of the commands that look at a node: `dump`, `trace`, `diagnose` and `/debug/rules`.
 //!
-//! In: arguments. Out: what the kernel holds, what it should hold, and the node's facts, put together.
-//! Must not know: how any of it is shown. Besides `run`, this folder alone uses `netfilter::kernel`: to read, never to write.
+//! It reads what the kernel holds, what it should hold, and the node's facts. Besides `run`, only this module of the program uses
+//! `netfilter::kernel`: to read, never to write.
 
 pub mod arguments;
 mod compare;
@@ -115,7 +115,7 @@ pub fn look(sources: &Sources, focus: &Focus) -> Result<Look, String> {
             Err(why) => unread.push(Unread::new("the running kube-proxy's configuration", why)),
         }
     }
-    // Where nobody says in which mode the proxy is, it is the one whose table is there.
+    // Without a configured mode, an existing table of nftables mode decides.
     let has_table = |family: IpFamily| kernel::has_table(family, TABLE).unwrap_or(false);
     let guessed = sources.leave_mode_open() && IpFamily::ALL.into_iter().any(has_table);
     let asked = sources.asked_in(guessed.then_some(NFTABLES))?;
@@ -211,7 +211,7 @@ impl Look {
         views
     }
 
-    /// What differs from what should be; `None` without objects, or if it cannot be told, which is noted.
+    /// What differs from what should be; `None` without objects, or if the comparison failed, which is noted.
     #[must_use]
     pub fn differences(&mut self, focus: &Focus, views: &[ServicePortView]) -> Option<Vec<Difference>> {
         self.compared(focus, views).unwrap_or_else(|why| {
@@ -285,7 +285,7 @@ impl Look {
             None => table_differs(family, &expected, table),
         };
         if let Some(service) = &focus.service {
-            // What belongs to all counts for each; of what is nobody's, only rules do.
+            // Rules common to all Services count for each; set elements without a Service do not.
             found.retain(|one| one.service.as_ref().map_or(!one.kind.is_of_set(), |name| is_of(name, service)));
         }
         Ok(found)

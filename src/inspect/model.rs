@@ -1,7 +1,6 @@
 //! The running proxy's own model, for the page that compares with it.
 //!
-//! In: the families' proxiers, while they run. Out: copies of what they know. Must not know: rules.
-//! A copy is asked for like any change, through the proxier's channel: nothing is locked, and nothing is kept.
+//! A copy is requested like any change, through the proxier's channel: nothing is locked, and nothing is kept.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -32,7 +31,7 @@ impl Model {
     /// What is known now, by family.
     ///
     /// # Errors
-    /// If nobody can be asked, not everything was listed yet, or it is too much.
+    /// If no proxier runs, the first lists are incomplete, or there are too many Service ports.
     pub fn copy(&self, extent: &CopyRequest) -> Result<BTreeMap<IpFamily, Tracker>, NoModel> {
         let families = self.0.get().and_then(Weak::upgrade).ok_or(NoModel::Absent)?;
         let until = Instant::now() + PATIENCE;

@@ -1,7 +1,6 @@
 //! What the kernel holds of nf_tables besides iptables' own tables: a kube-proxy's table, and others'.
 //!
-//! In: a family. Out: a [`Ruleset`], and notes of what could not be read. Must not know: what it means to Services.
-//! Of others' sets the elements are not read: they may be millions.
+//! Elements of sets of other programs are not read: there may be millions.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -96,11 +95,11 @@ pub fn lacks_parts(id: &TableId, unread: &[Unread]) -> bool {
 /// A busy cluster's own changes can interrupt every try.
 pub fn note_restless(reader: &mut NftReader, what: &str, unread: &mut Vec<Unread>) {
     if reader.take_interrupted() {
-        unread.push(Unread::new(what, "it changed while it was read: what is told may be of two moments"));
+        unread.push(Unread::new(what, "it changed while it was read: the answer may mix two moments"));
     }
 }
 
-/// The sets that chains of a Service use, and those that are for all.
+/// The sets that the chains of a Service use, and the sets common to all Services.
 fn sets_of(table: &Table, service: &NamespacedName) -> BTreeSet<Name> {
     let own = format!("-{service}/");
     let chains = table.chains.iter().filter(|(name, _)| !name.contains('/') || name.contains(&own));

@@ -1,6 +1,4 @@
-//! The objects as they are now.
-//!
-//! In: where they are. Out: the model of each family, once everything was listed. Must not know: rules.
+//! Lists the objects once and returns the model of each family.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

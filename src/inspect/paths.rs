@@ -1,7 +1,6 @@
-//! Packets' ways through the rules in the kernel.
+//! Traces packets through the rules in the kernel.
 //!
-//! In: packets. Out: their [`Trace`]s; of the rules only those are read that a packet meets, where that is cheaper.
-//! Must not know: Services.
+//! Where that is cheaper, only the chains that a packet meets are read.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -14,7 +13,7 @@ use proxier_inspect::walk::{ConnState, Node, Origin, Packet, RecentLists, Trace}
 
 use super::rules::FamilyRules;
 
-/// The port a client sends from, where nobody says which.
+/// The default source port of a client.
 pub const CLIENT_PORT: u16 = 40000;
 
 /// The address that the kernel would send from. Connecting a datagram socket sends nothing.
@@ -106,7 +105,7 @@ impl<'a> Paths<'a> {
         routes.find(|(ip, name)| leads_to_pod(name) && !self.node.is_local(*ip)).map(|(ip, _)| ip)
     }
 
-    /// The packet that somebody would send: from `from`, or from this node if that is `None`. What comes from elsewhere
+    /// The packet that a client sends from `from`, or this node if that is `None`. What comes from elsewhere
     /// comes in where the way back leads, or on `interface`.
     ///
     /// # Errors

@@ -1,7 +1,6 @@
 //! What `dump` tells, as data: the schema of its JSON.
 //!
-//! In: a [`Look`]. Out: a [`Report`]. Must not know: how it is shown. The schema is documented in `src/dump/README.md`;
-//! fields are added under the same version, a field that goes or changes its meaning raises it.
+//! `src/dump/README.md` documents the schema. New fields keep its version; a removed field or a changed meaning raises it.
 
 use proxier_inspect::drift::Difference;
 use proxier_inspect::services::ServicePortView;
@@ -26,7 +25,7 @@ pub struct Unread {
 pub const COMPARISON: &str = "comparison with what should be";
 
 impl Unread {
-    /// Whether it is about what decides over packets, so that without it nobody can say that all is well.
+    /// Whether packets depend on it, so that without it the node cannot be called healthy.
     #[must_use]
     pub fn is_of_rules(&self) -> bool {
         let words = ["rule", "table", "set", "servers"];
@@ -39,7 +38,7 @@ impl Unread {
     }
 }
 
-/// A rule of somebody's that is not understood.
+/// A rule of another program that is not understood.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NotUnderstood {
     /// Table and chain.

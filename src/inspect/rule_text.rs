@@ -1,6 +1,5 @@
-//! The text of rules, chain by chain, whichever the flavour of iptables.
+//! Reads the text of rules, chain by chain, in either flavour of iptables.
 //!
-//! In: a family and a flavour. Out: lines of all tables, or of one, or of one chain. Must not know: what they mean.
 //! The tool of the nf_tables flavour reads single chains; the legacy one always reads all, so there it is run once and
 //! what it prints is kept.
 

@@ -1,7 +1,6 @@
 //! The rules that the kernel holds, of the flavour in use, and whether there are more in the other.
 //!
-//! In: what is asked for. Out: a [`Ruleset`] for each family. Must not know: what the rules mean to Services, beyond
-//! which chains lead to them: where one Service is asked for, the chains of others are left out.
+//! For one Service, the chains of other Services are not read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -165,7 +164,7 @@ impl Flavours {
         let chosen = choice.flavour.unwrap_or(Flavour::Nft);
         let (here, texts) = present(chosen);
         let (in_other, other_texts) = present(other(chosen));
-        // Rules that are only in the other flavour are those that packets meet.
+        // Packets meet the rules of the other flavour if only that one has some.
         let is_other = here.is_empty() && !in_other.is_empty();
         let (flavour, texts) = if is_other { (other(chosen), other_texts) } else { (chosen, texts) };
         Self { choice, flavour, in_other, texts }
@@ -203,8 +202,7 @@ fn proxy_table(tables: &nft::Ruleset) -> Option<&nft::Table> {
     tables.tables.get(&id).filter(|table| is_kube_proxy(table, &id))
 }
 
-/// Where iptables is not installed there are mostly none of its rules: nftables mode does without. Those that there are
-/// are noted.
+/// Without iptables installed there are mostly none of its rules, and nftables mode needs none. Existing tables are noted.
 fn or_nothing(
     text: Result<RuleText, String>,
     tables: &nft::Ruleset,
@@ -433,7 +431,7 @@ impl FamilyRules {
         proxy_table(&self.nftables)
     }
 
-    /// One of the node's addresses that node ports work on: in nftables mode, those that the table lists, if it does.
+    /// An address of the node that serves node ports; in nftables mode one that the table lists, if it lists any.
     #[must_use]
     pub fn node_port_ip(&self) -> Option<IpAddr> {
         let listed = self.proxy_table().and_then(node_port_ips).unwrap_or_default();

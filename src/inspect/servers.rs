@@ -1,7 +1,6 @@
 //! What the kernel holds of IPVS mode: virtual servers, sets, addresses.
 //!
-//! In: a family. Out: [`ObservedState`], and notes of what could not be read. Must not know: what it means to Services.
-//! Asking the kernel for a subsystem that it has not may load a module, so only what is there already is asked.
+//! A query for a subsystem may make the kernel load its module, so only subsystems that are loaded already are queried.
 
 use std::path::Path;
 

@@ -147,7 +147,7 @@ fn lists_and_pages_equal_the_real_ones() {
     for collection in KINDS {
         let api = restored(collection);
         for exchange in Exchange::all(collection, "list") {
-            // Of the protobuf's version nothing can be told without decoding; it is that of the JSON.
+            // The protobuf's version is not known without decoding; the JSON has the same.
             let twin = exchange.name.replace(".pb.", ".json.");
             if Path::new(&twin).exists() {
                 api.rewind(Exchange::read(Path::new(&twin)).version());

@@ -126,7 +126,7 @@ impl Machine {
             let socket = socket2::Socket::new(socket2::Domain::for_address(to), kind, None).unwrap();
             socket.set_reuse_address(true).unwrap();
             socket.bind(&source.into()).unwrap();
-            // Nobody listens there: the answer is a reset, or nothing.
+            // No process listens there: the answer is a reset, or nothing.
             assert!(socket.connect_timeout(&to.into(), Duration::from_millis(300)).is_err());
             drop(TcpStream::from(socket));
         });
@@ -360,7 +360,7 @@ fn check(flavour: Flavour, family: IpFamily, count: usize) -> usize {
         machine.send(&packet);
         let after = counted(&machine.rules(family));
         let [branch] = &trace.branches[..] else { panic!("{} ways", trace.branches.len()) };
-        let told = met(branch);
+        let matched = met(branch);
         let doubted: BTreeSet<usize> =
             branch.doubts.iter().chain(&branch.harmless).filter_map(|doubt| number(&doubt.rule)).collect();
         let chain = rules.chain("mangle", "TEST").unwrap();
@@ -370,7 +370,7 @@ fn check(flavour: Flavour, family: IpFamily, count: usize) -> usize {
                 continue;
             }
             let real = after[&number] > before[&number];
-            assert_eq!(told.contains(&number), real, "{flavour} {family}: {packet}: {}", rule.text);
+            assert_eq!(matched.contains(&number), real, "{flavour} {family}: {packet}: {}", rule.text);
             compared += 1;
         }
     }
