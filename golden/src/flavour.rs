@@ -2,6 +2,12 @@
 
 use std::fmt;
 
+use netfilter::IpFamily;
+use netfilter::kernel::{self, RuleReader};
+use proxier_inspect::rules::Ruleset;
+
+use crate::netns::Netns;
+
 /// The chain by which a host announces its flavour. It belongs to the lab and not to the proxy.
 pub const HINT: &str = "KUBE-IPTABLES-HINT";
 
@@ -25,6 +31,26 @@ impl Flavour {
             Flavour::Nft => Flavour::Legacy,
             Flavour::Legacy => Flavour::Nft,
         }
+    }
+
+    /// All rules of a node in this flavour, read as `trace` reads them.
+    ///
+    /// # Panics
+    /// If they cannot be read or parsed.
+    #[must_use]
+    pub fn ruleset(self, node: &Netns, family: IpFamily) -> Ruleset {
+        let flavour = match self {
+            Flavour::Nft => kernel::Flavour::Nft,
+            Flavour::Legacy => kernel::Flavour::Legacy,
+        };
+        node.enter(|| {
+            let mut ruleset = Ruleset::new(family);
+            let mut reader = ruleset.reader();
+            let rules = RuleReader::find(family, flavour).expect("a program that reads rules");
+            rules.save(None, &mut |line| reader.line(line)).expect("the rules");
+            assert_eq!(reader.finish(), []);
+            ruleset
+        })
     }
 
     /// The output of its save program in the format of the nf_tables flavour, without the hint.

@@ -16,7 +16,7 @@ use golden::netns::{Netns, veth};
 use golden::{case, wire};
 use netfilter::Flow;
 use netfilter::IpFamily;
-use netfilter::kernel::{Host, RuleReader, SystemHost, for_each_flow, last_seen, node};
+use netfilter::kernel::{Host, SystemHost, for_each_flow, last_seen, node};
 use proxier::iptables::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::walk::{Branch, ConnState, Node, Origin, Packet, RecentLists, Trace, Verdict};
@@ -133,17 +133,7 @@ impl Machine {
 
     /// The rules of a family as they are now.
     fn rules(&self, family: IpFamily) -> Ruleset {
-        let flavour = match self.flavour {
-            Flavour::Nft => netfilter::kernel::Flavour::Nft,
-            Flavour::Legacy => netfilter::kernel::Flavour::Legacy,
-        };
-        self.node.enter(|| {
-            let mut ruleset = Ruleset::new(family);
-            let mut reader = ruleset.reader();
-            RuleReader::find(family, flavour).unwrap().save(None, &mut |line| reader.line(line)).unwrap();
-            assert_eq!(reader.finish(), []);
-            ruleset
-        })
+        self.flavour.ruleset(&self.node, family)
     }
 
     fn as_met(&self, family: IpFamily) -> Node {

@@ -25,7 +25,7 @@ pub fn unknown(seen: &Look, asked: Option<&TargetAddress>, name: &str, others: &
     }
     let emptied = |family: &FamilyRules| family.emptied_dispatch(&seen.unread).is_some();
     if seen.objects.is_none() && seen.rules.families.iter().any(emptied) {
-        // That no rule leads to any Service has a finding of its own.
+        // Missing rules of all Services have a finding of their own.
         return None;
     }
     if let Some(asked) = asked

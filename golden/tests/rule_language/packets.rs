@@ -9,7 +9,7 @@ use std::time::Duration;
 use golden::flavour::Flavour;
 use golden::netns::{Netns, veth};
 use netfilter::IpFamily;
-use netfilter::kernel::{Host, RuleReader, SystemHost, SystemIpSets, node};
+use netfilter::kernel::{Host, SystemHost, SystemIpSets, node};
 use proxier::model::Protocol;
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::walk::{Branch, ConnState, Node, Origin, Packet, RecentLists, Trace};
@@ -77,17 +77,7 @@ impl Machine {
     }
 
     fn rules(&self, family: IpFamily) -> Ruleset {
-        let flavour = match self.flavour {
-            Flavour::Nft => netfilter::kernel::Flavour::Nft,
-            Flavour::Legacy => netfilter::kernel::Flavour::Legacy,
-        };
-        self.node.enter(|| {
-            let mut ruleset = Ruleset::new(family);
-            let mut reader = ruleset.reader();
-            RuleReader::find(family, flavour).unwrap().save(None, &mut |line| reader.line(line)).unwrap();
-            assert_eq!(reader.finish(), []);
-            ruleset
-        })
+        self.flavour.ruleset(&self.node, family)
     }
 
     fn as_met(&self, family: IpFamily) -> Node {

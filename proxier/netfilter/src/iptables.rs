@@ -342,3 +342,20 @@ fn push(out: &mut String, parts: &[&str]) {
         out.push_str(part);
     }
 }
+
+/// Whether rule text ends inside a quoted word, as a line does whose comment has a line break.
+///
+/// `iptables-save` writes a quote inside quotes as `\"`.
+#[must_use]
+pub fn has_open_quote(text: &str) -> bool {
+    let (mut open, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if open => escaped = true,
+            b'"' => open = !open,
+            _ => {}
+        }
+    }
+    open
+}

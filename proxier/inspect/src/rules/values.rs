@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use ipnet::IpNet;
 use netfilter::Counters;
 use netfilter::IpFamily;
+use netfilter::iptables::has_open_quote;
 use netfilter::nft::ruleset;
 
 use super::args;
@@ -470,7 +471,7 @@ impl Ruleset {
 
 /// The word after `-j` or `-g`. A comment may have those letters in it.
 fn jump_of(text: &str) -> Option<&str> {
-    let ends = |at: &usize| !words::is_open(&text[..*at]);
+    let ends = |at: &usize| !has_open_quote(&text[..*at]);
     let last = |word: &str| text.rmatch_indices(word).map(|(at, _)| at).find(ends);
     let at = last(" -j ").or_else(|| last(" -g "))?;
     text[at + 4..].split(' ').next()

@@ -58,20 +58,6 @@ fn quoted(text: &str) -> Result<(String, usize), String> {
     if quoted { Err("a quote is not closed".to_owned()) } else { Ok((word, text.len())) }
 }
 
-/// Whether a quote that the text opens is not closed in it: then the line goes on behind a line break.
-pub(super) fn is_open(text: &str) -> bool {
-    let (mut open, mut escaped) = (false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if open => escaped = true,
-            b'"' => open = !open,
-            _ => {}
-        }
-    }
-    open
-}
-
 /// Reads an option's value.
 pub(super) fn number<T: FromStr>(option: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|_| format!("{option} does not take {value}"))

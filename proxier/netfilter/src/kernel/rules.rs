@@ -11,6 +11,7 @@ use super::command;
 use super::flavour::Flavour;
 use super::iptables::{ToolError, legacy_tables};
 use crate::IpFamily;
+use crate::iptables::has_open_quote;
 
 /// A reader of the rules of one family and flavour.
 #[derive(Debug)]
@@ -101,19 +102,7 @@ impl RuleReader {
 
 /// Whether a rule goes on behind the line break: a comment may have one between its quotes.
 fn goes_on(text: &str) -> bool {
-    if !text.starts_with(['-', '[']) {
-        return false;
-    }
-    let (mut open, mut escaped) = (false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if open => escaped = true,
-            b'"' => open = !open,
-            _ => {}
-        }
-    }
-    open
+    text.starts_with(['-', '[']) && has_open_quote(text)
 }
 
 /// The lines, with a space for each line break in quotes.
