@@ -39,12 +39,6 @@ impl Backoff {
     }
 }
 
-/// A number from 0 to 1 that differs between nodes and calls.
-pub fn jitter() -> f64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    f64::from(now.subsec_nanos() % 1_000_000) / 1_000_000.0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 
 pub use self::resource::Resource;
 
-use self::backoff::{Backoff, jitter};
+use self::backoff::Backoff;
 use self::failure::Failure;
 use self::transport::{OkResponse, Transport};
 use self::version::Version;
@@ -271,7 +271,7 @@ impl<T: Transport> Reflector<T> {
 
     /// Logs a failure and waits before the next attempt.
     async fn back_off(&mut self, failure: &Failure) {
-        let pause = self.backoff.after_failure(Instant::now(), jitter());
+        let pause = self.backoff.after_failure(Instant::now(), fastrand::f64());
         let pause = pause.max(failure.retry_after().unwrap_or_default());
         let kind = self.resource.kind;
         let text = failure.at(self.transport.server());
@@ -288,7 +288,7 @@ impl<T: Transport> Reflector<T> {
 }
 
 fn watch_timeout() -> Duration {
-    WATCH_TIMEOUT + WATCH_TIMEOUT.mul_f64(jitter())
+    WATCH_TIMEOUT + WATCH_TIMEOUT.mul_f64(fastrand::f64())
 }
 
 #[cfg(test)]
