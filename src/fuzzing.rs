@@ -108,3 +108,62 @@ fn chunks(input: &[u8]) -> (&[u8], Vec<&[u8]>) {
     }
     (bytes, chunks)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proxier_inspect::fuzzing as node;
+
+    use super::*;
+
+    /// The fuzz targets that take bytes as they are, as in `golden/fuzz/fuzz_targets`.
+    const PLAIN: [(&str, fn(&[u8])); 12] = [
+        ("configuration", configuration),
+        ("conntrack", node::conntrack),
+        ("ipset", node::ipset),
+        ("ipvs", node::ipvs),
+        ("kubeconfig", kubeconfig),
+        ("links", node::links),
+        ("netlink", node::netlink),
+        ("nf_tables", node::nf_tables),
+        ("objects", objects),
+        ("proc", node::proc),
+        ("rules", node::rules),
+        ("tool", node::tool),
+    ];
+
+    /// Those whose first byte chooses the kind, with whether they read JSON.
+    const OF_KINDS: [(&str, bool, fn(bool, Kind, &[u8])); 6] = [
+        ("json_list", true, list),
+        ("json_object", true, object),
+        ("json_watch", true, watch),
+        ("protobuf_list", false, list),
+        ("protobuf_object", false, object),
+        ("protobuf_watch", false, watch),
+    ];
+
+    /// The inputs that fuzzing found for a target.
+    fn corpus(target: &str) -> Vec<Vec<u8>> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/fuzz/corpus").join(target);
+        let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let inputs: Vec<_> =
+            files.map(|file| std::fs::read(file.expect("an entry").path()).expect("a readable file")).collect();
+        assert!(!inputs.is_empty(), "{} is empty", folder.display());
+        inputs
+    }
+
+    #[test]
+    fn every_input_that_fuzzing_kept_is_decoded_without_a_panic() {
+        for (target, decode) in PLAIN {
+            corpus(target).iter().for_each(|input| decode(input));
+        }
+        for (target, json, decode) in OF_KINDS {
+            for input in corpus(target) {
+                let Some((kind, bytes)) = input.split_first() else { continue };
+                decode(json, Kind::ALL[usize::from(*kind) % Kind::ALL.len()], bytes);
+            }
+        }
+        corpus("proc").iter().for_each(|input| process(input));
+    }
+}

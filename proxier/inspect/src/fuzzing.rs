@@ -1,7 +1,7 @@
 //! The decoders of foreign bytes as functions that fuzz targets call. Not a public interface.
 
 use crate::rules::Ruleset;
-use crate::walk::{ConnState, Node, Origin, Packet, RecentLists, Rules};
+use crate::walk::{ConnState, Node, NodeRules, Origin, Packet, RecentLists};
 use crate::{neighbours, services};
 use netfilter::IpFamily;
 use netfilter::nft::ruleset;
