@@ -2,16 +2,16 @@
 //!
 //! The legacy flavour names no line when the kernel refuses, and both flavours name only the first line that the tool
 //! itself does not understand. A test of a group shows whether it has a refused port; with hundreds of them, bisection
-//! takes thousands of runs. But mostly an extension is missing in the kernel or the tool, so Service ports whose rules
-//! use the same options are refused or accepted together.
+//! takes thousands of runs. But mostly an extension is missing in the kernel or the tool, or a value is out of range, so
+//! Service ports whose rules use the same options with the same values are refused or accepted together.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use netfilter::Restore;
 use netfilter::iptables::{Rule, Table};
 use netfilter::kernel::iptables::{IptablesTool, RestoreError};
+use netfilter::{Owner, Restore};
 
 use super::names::{MARK_MASQ, PROBE};
 use super::render::{PortRules, SHARED};
@@ -66,7 +66,7 @@ impl<'a> RefusalSearch<'a> {
         signed.chunk_by(|a, b| a.0 == b.0).map(|group| group.iter().map(|(_, name)| *name).collect()).collect()
     }
 
-    /// A hash of the options that a Service port's rules use, without their values.
+    /// A hash of the options that a Service port's rules use, with the values that Service ports have in common.
     fn signature(self, name: &ServicePortName) -> u64 {
         let mut options = BTreeSet::new();
         let mut text = String::new();
@@ -92,17 +92,33 @@ impl<'a> RefusalSearch<'a> {
     }
 }
 
-/// The options, extensions and targets of a rule, without values, comments and chains of kube-proxy.
+/// Options whose values differ between Service ports, so that they say nothing about others.
+const OF_ONE_PORT: [&str; 10] = [
+    "-s",
+    "-d",
+    "--comment",
+    "--dport",
+    "--dst",
+    "--match-set",
+    "--name",
+    "--nfacct-name",
+    "--probability",
+    "--to-destination",
+];
+
+/// A rule without what identifies one Service port: its addresses, ports, comments and chains.
 fn options_of(rule: &str) -> String {
-    let (mut options, mut keep) = (String::new(), false);
+    let (mut options, mut keep) = (String::new(), true);
     for part in rule.split('"').step_by(2) {
         for word in part.split_whitespace() {
-            let option = word.starts_with('-') || word == "!";
-            if option || (keep && !word.starts_with("KUBE-")) {
+            let is_option = word.starts_with('-') || word == "!";
+            if is_option || (keep && !word.starts_with("KUBE-")) {
                 options.push_str(word);
                 options.push(' ');
             }
-            keep = matches!(word, "-m" | "-j" | "-g" | "-p");
+            if is_option {
+                keep = !OF_ONE_PORT.contains(&word);
+            }
         }
     }
     options
@@ -126,7 +142,7 @@ impl<'a> SearchRun<'a, '_> {
                 culprits.extend(members.into_iter().map(|name| (name.clone(), reason.clone())));
                 continue;
             }
-            let Err(error) = self.test(&members) else { continue };
+            let Err((error, named)) = self.test(&members) else { continue };
             if groups.len() > 1 {
                 let rest = groups.split_off(groups.len() / 2);
                 waiting.extend([groups, rest]);
@@ -139,6 +155,11 @@ impl<'a> SearchRun<'a, '_> {
                         format!("{}; so are all {} Service ports with these options", error.message, members.len());
                     culprits.extend(members.into_iter().map(|name| (name.clone(), reason.clone())));
                 }
+                _ if !named.is_empty() => {
+                    let rest = members.into_iter().filter(|name| !named.contains(name)).collect();
+                    waiting.push_back(vec![rest]);
+                    culprits.extend(named.into_iter().map(|name| (name.clone(), error.message.clone())));
+                }
                 _ => {
                     let (a, b) = members.split_at(members.len() / 2);
                     waiting.extend([vec![a.to_vec()], vec![b.to_vec()]]);
@@ -148,14 +169,15 @@ impl<'a> SearchRun<'a, '_> {
         culprits
     }
 
-    fn is_refused(&mut self, name: &ServicePortName) -> bool {
+    fn is_refused(&mut self, name: &'a ServicePortName) -> bool {
         self.test(&[name]).is_err()
     }
 
     /// Writes the Service ports' own chains and puts their other rules into a probe chain.
     ///
-    /// Nothing jumps to these chains yet. Of a group larger than a transaction, a sample is tested.
-    fn test(&mut self, ports: &[&ServicePortName]) -> Result<(), RestoreError> {
+    /// Nothing jumps to these chains yet. Of a group larger than a transaction, a sample is tested. An error comes with
+    /// the Service ports whose lines it names, if it names any.
+    fn test(&mut self, ports: &[&'a ServicePortName]) -> Result<(), (RestoreError, Group<'a>)> {
         self.tests += 1;
         let RefusalSearch { snapshot, settings, .. } = self.search;
         let mut restore = Restore::default();
@@ -166,6 +188,7 @@ impl<'a> SearchRun<'a, '_> {
         for (table, chain, rules) in marks {
             restore.chain(table, chain, &rules, None);
         }
+        let mut owners: Group<'a> = Vec::new();
         for name in spread(ports) {
             let Some(port) = snapshot.ports.get(name).filter(|_| restore.chains() < self.tool.batch()) else {
                 continue;
@@ -173,12 +196,18 @@ impl<'a> SearchRun<'a, '_> {
             let endpoints = snapshot.endpoints.of(name);
             let categorized = CategorizedEndpoints::of(&endpoints, port, snapshot.node);
             let mut port_rules = PortRules::new(name, port, &categorized, settings, false);
+            let owner = Owner::try_from(owners.len()).ok();
+            owners.push(name);
             for ((table, _), rules) in SHARED.iter().zip(port_rules.shared()) {
-                rules.iter().for_each(|rule| restore.append(*table, PROBE, rule, None));
+                rules.iter().for_each(|rule| restore.append(*table, PROBE, rule, owner));
             }
-            port_rules.own(|chain, rules| restore.chain(Table::Nat, chain, &rules, None));
+            port_rules.own(|chain, rules| restore.chain(Table::Nat, chain, &rules, owner));
         }
-        self.tool.restore(&restore)
+        self.tool.restore(&restore).map_err(|error| {
+            let of_line = |line: &usize| restore.owner(*line).and_then(|owner| owners.get(owner as usize).copied());
+            let named = error.lines.iter().filter_map(of_line).collect();
+            (error, named)
+        })
     }
 
     /// Nothing jumps there: at worst an unused chain stays.
@@ -192,7 +221,7 @@ impl<'a> SearchRun<'a, '_> {
 const PROBED: [Table; 2] = [Table::Filter, Table::Nat];
 
 /// All ports, ordered so that any prefix is a sample of the whole.
-fn spread<'a>(ports: &[&'a ServicePortName]) -> impl Iterator<Item = &'a ServicePortName> {
+fn spread<'p, 'a>(ports: &'p [&'a ServicePortName]) -> impl Iterator<Item = &'a ServicePortName> + use<'p, 'a> {
     const STRIDE: usize = 64;
     (0..STRIDE).flat_map(move |start| ports.iter().skip(start).step_by(STRIDE).copied().collect::<Vec<_>>())
 }
@@ -202,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_that_differ_only_in_values_use_the_same_options() {
+    fn rules_that_differ_only_in_addresses_and_names_use_the_same_options() {
         let rule = |address: &str, comment: &str| {
             format!(
                 " -d {address}/32 -p tcp -m comment --comment \"{comment}\" -m tcp --dport 80 -j KUBE-SVC-{comment}"
@@ -210,6 +239,10 @@ mod tests {
         };
         let options = options_of(&rule("10.0.0.1", "A"));
         assert_eq!(options, "-d -p tcp -m comment --comment -m tcp --dport -j ");
+        assert_eq!(
+            options_of(" -m recent --name KUBE-SEP-A --rcheck --seconds 5 --reap -j KUBE-SEP-A"),
+            "-m recent --name --rcheck --seconds 5 --reap -j "
+        );
         assert_eq!(options_of(&rule("10.0.0.2", "B")), options);
         assert_ne!(options_of(&(rule("10.0.0.2", "B") + " -m recent --set")), options);
         assert_eq!(options_of(" -j DROP"), "-j DROP ");
