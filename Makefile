@@ -24,8 +24,7 @@ test: deps
 ## test-ipvs: the tests that `cargo test` ignores for want of IPVS; golden/tools/with-ipvs finds a kernel; ARGS="filter …" for some of them
 test-ipvs: deps
 	cargo build
-	golden/tools/test-ipvs proxier ipvs_kernel --ignored $(ARGS)
-	golden/tools/test-ipvs proxier ipvs_mode_kernel --ignored $(ARGS)
+	golden/tools/test-ipvs proxier suite --ignored $(ARGS)
 	golden/tools/test-ipvs kube-proxy e2e --ignored $(or $(ARGS),ipvs_)
 	@$(MAKE) --no-print-directory conformance-ipvs
 

@@ -2,7 +2,7 @@
 //!
 //! The limit is the whole process's, so this is the only test here. It needs root.
 
-#[path = "common/namespace.rs"]
+#[path = "suite/common/namespace.rs"]
 mod namespace;
 
 use std::time::{Duration, Instant};
