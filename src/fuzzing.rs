@@ -117,8 +117,11 @@ mod tests {
 
     use super::*;
 
+    type Decode = fn(&[u8]);
+    type DecodeKind = fn(bool, Kind, &[u8]);
+
     /// The fuzz targets that take bytes as they are, as in `golden/fuzz/fuzz_targets`.
-    const PLAIN: [(&str, fn(&[u8])); 12] = [
+    const PLAIN: [(&str, Decode); 12] = [
         ("configuration", configuration),
         ("conntrack", node::conntrack),
         ("ipset", node::ipset),
@@ -134,7 +137,7 @@ mod tests {
     ];
 
     /// Those whose first byte chooses the kind, with whether they read JSON.
-    const OF_KINDS: [(&str, bool, fn(bool, Kind, &[u8])); 6] = [
+    const OF_KINDS: [(&str, bool, DecodeKind); 6] = [
         ("json_list", true, list),
         ("json_object", true, object),
         ("json_watch", true, watch),
