@@ -233,6 +233,11 @@ impl fmt::Display for Rule {
 }
 
 impl Match {
+    /// The probability 1/`n` as iptables prints it.
+    pub(crate) fn probability(n: u32) -> f64 {
+        f64::from(random_share(n)) / ONE
+    }
+
     fn write_to(&self, out: &mut String) {
         match self {
             Self::Comment(comment) => comment.write_to(out),
@@ -260,7 +265,7 @@ impl Match {
             Self::Transport(protocol) => push(out, &[" -m ", protocol]),
             Self::OneIn(n) => {
                 push(out, &[" -m statistic --mode random --probability "]);
-                write(out, format_args!("{:.11}", probability(*n)));
+                write(out, format_args!("{:.11}", Self::probability(*n)));
             }
             Self::RecentlySeen { list, seconds, family } => {
                 write(out, format_args!(" -m recent --rcheck --seconds {seconds} --reap --name {list}"));
@@ -275,12 +280,16 @@ impl Match {
     }
 }
 
+/// The probability 1.0 as the kernel stores it.
+const ONE: f64 = 2_147_483_648.0;
+
 /// The probability 1/`n` as the kernel stores it: with 31 fractional bits.
-fn probability(n: u32) -> f64 {
-    const ONE: f64 = 2_147_483_648.0;
+pub(crate) fn random_share(n: u32) -> u32 {
     // iptables parses ten decimals and rounds to the nearest multiple of 2^-31.
     let decimals = (1e10 / f64::from(n)).round() / 1e10;
-    (decimals * ONE).round() / ONE
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // at most 2^31
+    let share = (decimals * ONE).round() as u32;
+    share
 }
 
 impl Comment {

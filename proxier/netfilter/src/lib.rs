@@ -10,6 +10,7 @@ pub mod kernel;
 mod name;
 pub mod nft;
 mod restore;
+mod rule_text;
 mod save;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -15,6 +15,7 @@ pub mod fuzzing;
 pub mod host;
 pub mod ipset;
 pub mod iptables;
+pub mod iptables_nft;
 pub mod ipvs;
 mod legacy;
 pub mod link;

@@ -1,0 +1,136 @@
+//! The codec of iptables-nft rules against the real iptables-nft, on every recorded case.
+//!
+//! As root. `IPTABLES_VERSIONS` has folders with other versions of the programs, separated by colons; with it, every
+//! step of a case is tried instead of the last one.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use golden::case::{Case, Kind, Mode, cases};
+use golden::netns::Netns;
+use netfilter::IpFamily;
+use netfilter::iptables::{Rule, Table};
+use netfilter::kernel::iptables_nft::{DecodedRule, NftRules};
+use netfilter::kernel::{Host, SystemHost};
+
+/// The rules of each table and chain, in order.
+type Rules = BTreeMap<(String, String), Vec<String>>;
+
+/// Counters that recorded rules refer to.
+const COUNTERS: [&str; 2] = ["ct_state_invalid_dropped_pkts", "localhost_nps_accepted_pkts"];
+
+/// The programs in PATH, and those of `IPTABLES_VERSIONS`: prefixes of program names.
+fn versions() -> Vec<String> {
+    let others = std::env::var("IPTABLES_VERSIONS").unwrap_or_default();
+    let others = others.split(':').filter(|folder| !folder.is_empty()).map(|folder| format!("{folder}/"));
+    std::iter::once(String::new()).chain(others).collect()
+}
+
+fn run(program: &str, arguments: &[&str], input: &str) -> String {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {program}: {error}"));
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads its input");
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program}: {said}\n{input}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// A recording with what this kernel has: no IPVS.
+fn loadable(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.contains(" -m ipvs "));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// The rules in the output of `iptables-save`, parsed and printed again.
+fn saved(family: IpFamily, text: &str) -> Rules {
+    let (mut rules, mut table) = (Rules::new(), String::new());
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            name.clone_into(&mut table);
+        } else if let Some(rule) = line.strip_prefix("-A ") {
+            let (chain, options) = rule.split_once(' ').unwrap_or((rule, ""));
+            let parsed = Rule::parse(family, options).unwrap_or_else(|| panic!("cannot parse {line}"));
+            rules.entry((table.clone(), chain.to_owned())).or_default().push(parsed.to_string());
+        }
+    }
+    rules
+}
+
+/// The rules as the kernel has them.
+fn read(family: IpFamily) -> Rules {
+    let (mut reader, mut all) = (NftRules::new(family), Rules::new());
+    for table in Table::ALL {
+        let name = table.name();
+        let rules = reader.table(name, |rules: &mut Rules, chain, read| {
+            let text = match read.rule {
+                DecodedRule::Known(rule) => rule.to_string(),
+                DecodedRule::Unknown(unknown) => format!("{unknown:?}"),
+            };
+            rules.entry((name.to_owned(), chain.to_owned())).or_default().push(text);
+        });
+        all.extend(rules.expect("readable"));
+    }
+    for ((table, chain), rules) in &all {
+        assert_eq!(&reader.chain(table, chain).expect("readable").len(), &rules.len(), "{table} {chain} alone");
+    }
+    all
+}
+
+/// Creates what recorded rules refer to.
+fn prepare(case: &Case, mode: Mode, step: usize) {
+    if mode == Mode::Ipvs {
+        run("ipset", &["restore"], &case.expected(mode, step, Kind::Ipset));
+    }
+    for counter in COUNTERS {
+        SystemHost.ensure_counter(counter).expect("nfacct");
+    }
+}
+
+/// Calls `check` in a fresh namespace for each recording of iptables rules; returns how many there were.
+fn every_recording(check: impl Fn(&str, IpFamily, &str) + Sync) -> usize {
+    let cases = cases();
+    let share = |first: usize| {
+        let mut count = 0;
+        for case in cases.iter().skip(first).step_by(2) {
+            for mode in Mode::ALL.into_iter().filter(|mode| case.has(*mode)) {
+                let steps = case.stored.len();
+                let first = if std::env::var_os("IPTABLES_VERSIONS").is_some() { 0 } else { steps - 1 };
+                for step in first..steps {
+                    let netns = Netns::new();
+                    netns.enter(|| {
+                        prepare(case, mode, step);
+                        for (family, kind) in [(IpFamily::V4, Kind::Iptables), (IpFamily::V6, Kind::Ip6tables)] {
+                            let text = loadable(&case.expected(mode, step, kind));
+                            check(&format!("{} {mode} step {step} {family}", case.name), family, &text);
+                        }
+                    });
+                    count += 2;
+                }
+            }
+        }
+        count
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| share(1));
+        let mine = scope.spawn(|| share(0));
+        [other, mine].map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).iter().sum()
+    })
+}
+
+#[test]
+fn recorded_rules_written_by_every_version_are_decoded_as_they_are_printed() {
+    let versions = versions();
+    let count = every_recording(|what, family, text| {
+        for prefix in &versions {
+            let program = |suffix: &str| format!("{prefix}{}-nft{suffix}", family.iptables());
+            run(&program("-restore"), &[], text);
+            let printed = saved(family, &run(&program("-save"), &[], ""));
+            assert_eq!(read(family), printed, "{what}, written by {}", program("-restore"));
+            assert_eq!(saved(family, text), printed, "{what}");
+        }
+    });
+    assert!(count > 300, "only {count} recordings");
+}

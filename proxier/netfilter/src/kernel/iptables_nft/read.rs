@@ -1,0 +1,131 @@
+//! Reads the rules of iptables-nft tables from the kernel.
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::rule::{DecodedRule, decode};
+use super::sets::SetIndex;
+use crate::kernel::netlink::{Attributes, Dump, NFGENMSG_LENGTH, Netlink, Received, Request, nfgenmsg, nfnetlink};
+use crate::kernel::nftables::NftError;
+use crate::{Counters, IpFamily};
+
+pub(super) const NFNL_SUBSYS_NFTABLES: u8 = 10;
+const NFT_MSG_GETRULE: u8 = 7;
+pub(super) const NFTA_RULE_TABLE: u16 = 1;
+pub(super) const NFTA_RULE_CHAIN: u16 = 2;
+pub(super) const NFTA_RULE_HANDLE: u16 = 3;
+
+/// The number of attempts if nf_tables changes during a dump.
+const TRIES: u32 = 5;
+
+/// A rule as read from the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRule {
+    /// The handle, which identifies the rule in its chain.
+    pub handle: u64,
+    /// What it matches and does.
+    pub rule: DecodedRule,
+    /// Its counters; `None` if it does not count.
+    pub counters: Option<Counters>,
+}
+
+/// A reader of iptables rules in nf_tables.
+///
+/// Works in the network namespace of the thread that reads first. Nothing is changed or created.
+#[derive(Debug)]
+pub struct NftRules {
+    family: IpFamily,
+    socket: Option<Netlink>,
+    pub(super) sets: SetIndex,
+}
+
+impl NftRules {
+    /// A reader of one family.
+    #[must_use]
+    pub fn new(family: IpFamily) -> Self {
+        Self { family, socket: None, sets: SetIndex::default() }
+    }
+
+    /// The family.
+    #[must_use]
+    pub fn family(&self) -> IpFamily {
+        self.family
+    }
+
+    /// Reads the rules of one chain, in order, at a cost that does not depend on other chains.
+    ///
+    /// A chain or table that does not exist has no rules.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn chain(&mut self, table: &str, chain: &str) -> Result<Vec<ReadRule>, NftError> {
+        self.read(table, Some(chain), |rules: &mut Vec<_>, _, rule| rules.push(rule))
+    }
+
+    /// Reads the rules of all chains of a table and passes each to `each`, with its chain, in order.
+    ///
+    /// If nf_tables changes in between, the result is discarded and all rules are passed again, to a new one.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn table<T: Default>(&mut self, table: &str, each: impl FnMut(&mut T, &str, ReadRule)) -> Result<T, NftError> {
+        self.read(table, None, each)
+    }
+
+    fn read<T: Default>(
+        &mut self,
+        table: &str,
+        chain: Option<&str>,
+        mut each: impl FnMut(&mut T, &str, ReadRule),
+    ) -> Result<T, NftError> {
+        let kind = nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE);
+        let mut request = Request::new(kind, 0, &nfgenmsg(self.family.nfproto()));
+        request.text(NFTA_RULE_TABLE, table);
+        if let Some(chain) = chain {
+            request.text(NFTA_RULE_CHAIN, chain);
+        }
+        for _ in 0..TRIES {
+            let mut collected = T::default();
+            self.sets.forget();
+            let (family, sets) = (self.family, &mut self.sets);
+            let socket = match self.socket.take() {
+                Some(socket) => self.socket.insert(socket),
+                None => self.socket.insert(Netlink::open(NETLINK_NETFILTER)?),
+            };
+            let end = socket.dump_once(&request, &mut |received: &Received<'_>| {
+                let message = received.attributes(NFGENMSG_LENGTH);
+                if let Some((of, rule)) = read_rule(family, message, table, sets)
+                    && chain.is_none_or(|chain| chain == of)
+                {
+                    each(&mut collected, of, rule);
+                }
+                Ok(())
+            });
+            match end {
+                Ok(Dump::Complete) => return Ok(collected),
+                Ok(Dump::Interrupted) => {}
+                Err(error) => {
+                    self.socket = None;
+                    match error.errno() {
+                        Some(libc::ENOBUFS | libc::EINTR) => {}
+                        // No such table, or no nf_tables.
+                        Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP) => return Ok(T::default()),
+                        _ => return Err(error.into()),
+                    }
+                }
+            }
+        }
+        Err(NftError::Interrupted)
+    }
+}
+
+fn read_rule<'a>(
+    family: IpFamily,
+    message: Attributes<'a>,
+    table: &str,
+    sets: &mut SetIndex,
+) -> Option<(&'a str, ReadRule)> {
+    (message.text(NFTA_RULE_TABLE)? == table).then_some(())?;
+    let handle = message.be64(NFTA_RULE_HANDLE)?;
+    let (rule, counters) = decode(family, message, sets);
+    Some((message.text(NFTA_RULE_CHAIN)?, ReadRule { handle, rule, counters }))
+}
