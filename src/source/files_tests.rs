@@ -96,3 +96,17 @@ fn an_object_twice_in_one_file_is_delivered_once() {
     let mut folder = Folder::new("twice", &[("a.yaml", &both)]);
     assert_eq!(folder.update(), ["web 10.96.0.10 x1"]);
 }
+
+#[test]
+fn a_slice_without_its_label_is_warned_about_once() {
+    let slice = "---\nkind: EndpointSlice\nmetadata: {name: a}\naddressType: IPv4\n";
+    let mut folder = Folder::new("unlabelled", &[("a.yaml", slice)]);
+    folder.update();
+    let logged = |folder: &Folder| folder.files.sink.logged.values().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(logged(&folder), [1]);
+    // Delivered again with the same problem, then mended.
+    folder.write("a.yaml", &format!("{slice}ports: []\n"));
+    assert_eq!(logged(&folder), [1], "the problem that was logged is remembered");
+    folder.write("a.yaml", &slice.replace("{name: a}", "{name: a, labels: {kubernetes.io/service-name: web}}"));
+    assert_eq!(logged(&folder), [0_usize; 0]);
+}

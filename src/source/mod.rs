@@ -8,6 +8,7 @@ pub mod objects;
 mod reflector;
 pub mod wire;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -79,6 +80,8 @@ pub struct Sink {
     node: UnboundedSender<NodeUpdate>,
     node_name: String,
     health: Arc<Health>,
+    /// The problems of each object that were logged.
+    logged: BTreeMap<ObjectKey, Vec<String>>,
 }
 
 /// A decoded and translated object.
@@ -98,7 +101,7 @@ impl Sink {
     ) -> Self {
         let node_name = settings.proxier.node_name.clone();
         let translator = Translator::new(&node_name, settings.proxier.hide_external_ips);
-        Self { families, translator, node, node_name, health }
+        Self { families, translator, node, node_name, health, logged: BTreeMap::new() }
     }
 
     /// Sends the current state of an object. An object with an invalid field is logged and skipped: its last valid
@@ -119,15 +122,21 @@ impl Sink {
         DecodedObject { key, result, origin }
     }
 
-    /// Sends a decoded object.
-    fn deliver(&self, DecodedObject { key, result, origin }: DecodedObject) {
+    /// Sends a decoded object. Problems of an object are logged when they are new: relists and changes of other fields
+    /// deliver it again.
+    fn deliver(&mut self, DecodedObject { key, result, origin }: DecodedObject) {
         match result {
             Ok(translated) => {
                 if let Some(eligible) = translated.node_eligible {
                     self.health.set_node_eligible(eligible);
                 }
-                for problem in &translated.problems {
+                let logged = self.logged.get(&key).map(Vec::as_slice).unwrap_or_default();
+                for problem in translated.problems.iter().filter(|problem| !logged.contains(problem)) {
                     warn!("{origin}{problem}");
+                }
+                match translated.problems.is_empty() {
+                    true => _ = self.logged.remove(&key),
+                    false => _ = self.logged.insert(key, translated.problems.clone()),
                 }
                 match translated.changes.first() {
                     // The same in all families.
@@ -143,7 +152,8 @@ impl Sink {
     }
 
     /// Reports that an object was deleted.
-    fn delete(&self, key: &ObjectKey) {
+    fn delete(&mut self, key: &ObjectKey) {
+        self.logged.remove(key);
         if key.kind == Kind::Node && *key.name.name == *self.node_name {
             self.send_node_update(NodeUpdate::Deleted);
         }
