@@ -4,10 +4,10 @@
 //! read as that process sees them, in its mount namespace.
 
 use std::fs::File as OpenFile;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -16,10 +16,10 @@ use crate::config::{self, KubeProxyConfiguration};
 
 /// Where every kube-proxy serves its metrics, if nothing says otherwise.
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
-/// How long its page may take.
+/// How long its page may take, from connecting to the last byte.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest page that is read.
-const LARGEST: u64 = 1 << 20;
+const LARGEST: usize = 1 << 20;
 
 /// A kube-proxy that runs.
 #[derive(Clone, Debug)]
@@ -69,21 +69,39 @@ impl Running {
 
 /// The body of its page.
 fn page(at: SocketAddr) -> Result<String, String> {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&at, TIMEOUT)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        write!(stream, "GET /configz HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.take(LARGEST).read_to_string(&mut text)?;
-        Ok(text)
-    };
-    let text = ask().map_err(|error| error.to_string())?;
+    let text = ask(at, Instant::now() + TIMEOUT).map_err(|error| error.to_string())?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or("no answer of HTTP")?;
     let status = head.lines().next().unwrap_or_default();
     if status.split(' ').nth(1) == Some("200") { Ok(body.to_owned()) } else { Err(status.to_owned()) }
 }
 
-/// The configuration in the page. In chunks, only the braces matter: there are none outside of the document.
+/// The answer to a request of HTTP/1.0, which no server sends in chunks. A server that sends byte by byte is given up at
+/// the deadline too.
+fn ask(at: SocketAddr, deadline: Instant) -> io::Result<String> {
+    let left = || {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::Error::from(io::ErrorKind::TimedOut)) } else { Ok(left) }
+    };
+    let mut stream = TcpStream::connect_timeout(&at, left()?)?;
+    stream.set_write_timeout(Some(left()?))?;
+    write!(stream, "GET /configz HTTP/1.0\r\nHost: {at}\r\nConnection: close\r\n\r\n")?;
+    let (mut answer, mut buffer) = (Vec::new(), [0; 16384]);
+    loop {
+        stream.set_read_timeout(Some(left()?))?;
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => answer.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if answer.len() > LARGEST {
+            return Err(io::Error::other(format!("more than {LARGEST} bytes")));
+        }
+    }
+    String::from_utf8(answer).map_err(io::Error::other)
+}
+
+/// The configuration in the page.
 fn decoded(page: &str) -> Result<KubeProxyConfiguration, String> {
     let document = page.find('{').zip(page.rfind('}')).and_then(|(from, to)| page.get(from..=to)).unwrap_or_default();
     let value: serde_json::Value = serde_json::from_str(document).map_err(|error| error.to_string())?;
@@ -115,4 +133,46 @@ pub fn as_seen_by<T: Send>(pid: Option<u32>, work: impl FnOnce() -> T + Send) ->
         });
         done.join().unwrap_or_else(|_| Err("reading them panicked".to_owned()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A server on a free port of this host that answers one request.
+    fn server(answer: impl FnOnce(&mut TcpStream) + Send + 'static) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let at = listener.local_addr().expect("its address");
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            // Closed with the request unread, the connection would be reset.
+            let mut request = [0; 1024];
+            assert!(stream.read(&mut request).expect("a request") > 20);
+            answer(&mut stream);
+        });
+        at
+    }
+
+    #[test]
+    fn a_server_that_trickles_is_given_up_after_the_time_of_one_request() {
+        let at = server(|stream| {
+            while stream.write_all(b"H").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let started = Instant::now();
+        let asked = ask(at, started + Duration::from_millis(300));
+        assert!(asked.is_err(), "{asked:?}");
+        assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn the_body_of_a_good_answer_is_read_and_another_status_is_an_error() {
+        let at = server(|stream| stream.write_all(b"HTTP/1.0 200 OK\r\nA: b\r\n\r\n{\"a\":1}").expect("sent"));
+        assert_eq!(page(at).as_deref(), Ok("{\"a\":1}"));
+        let at = server(|stream| stream.write_all(b"HTTP/1.0 404 Not Found\r\n\r\n").expect("sent"));
+        assert_eq!(page(at), Err("HTTP/1.0 404 Not Found".to_owned()));
+    }
 }
