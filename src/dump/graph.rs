@@ -4,7 +4,7 @@
 
 use proxier_inspect::services::{Address, AddressKind, EndpointView, Fate, Policy, RealView, ServicePortView};
 
-use super::text::connections;
+use super::text::{self, of_address};
 use crate::inspect::report::Report;
 
 /// The kind of a box, which decides its style.
@@ -101,10 +101,8 @@ pub fn graph(view: &ServicePortView) -> Graph {
     }
     let mut refused = [None, None];
     for (node, address) in addresses {
-        let label = match &address.server {
-            Some(server) => format!("{} connections", server.connections),
-            None => address.counters.map(|c| format!("{} connections", c.packets)).unwrap_or_default(),
-        };
+        let count = of_address(address);
+        let label = if count.is_empty() { count } else { format!("{count} connections") };
         match address.fate {
             Fate::Rejected | Fate::Dropped => {
                 let rejected = address.fate == Fate::Rejected;
@@ -203,7 +201,8 @@ fn of_endpoint(endpoint: &EndpointView) -> Vec<String> {
             [] => String::new(),
             servers => format!(", {} of them open", servers.iter().map(held).sum::<u64>()),
         };
-        lines.extend(connections(endpoint).map(|connections| format!("{connections} connections{open}")));
+        let count = text::of_endpoint(endpoint);
+        lines.extend((!count.is_empty()).then(|| format!("{count} connections{open}")));
     }
     lines.extend(endpoint.unused.clone());
     if endpoint.stale > 0 {

@@ -8,7 +8,17 @@ use proxier_inspect::services::{Address, EndpointView, Fate, RealView, ServicePo
 
 use crate::inspect::facts::Facts;
 use crate::inspect::report::Report;
-use crate::terminal::{Style, Table, Terminal};
+use crate::terminal::{Style, Table, Terminal, wrapped};
+
+/// What the counters of rules tell, and what not.
+pub const COUNTED_SINCE: &str = "Connections are counted since kube-proxy last wrote the rule's chain, which may be a moment ago \
+                                 (≥: other rules counted more).";
+
+/// Whether rules of iptables count the connections of a Service port.
+#[must_use]
+pub fn counts_by_rules(view: &ServicePortView) -> bool {
+    view.addresses.iter().any(|address| address.server.is_none() && address.counters.is_some())
+}
 
 /// The whole report. `wide`: with chains, hooks, interfaces.
 #[must_use]
@@ -19,6 +29,9 @@ pub fn text(report: &Report, terminal: Terminal, wide: bool) -> String {
     for view in &report.services {
         out += &service(view, terminal, wide);
         out.push('\n');
+    }
+    if report.services.iter().any(counts_by_rules) {
+        out += &(wrapped(COUNTED_SINCE, terminal.width).join("\n") + "\n\n");
     }
     if report.services.is_empty() {
         out += "No Service ports.\n\n";
@@ -48,10 +61,7 @@ pub fn service(view: &ServicePortView, terminal: Terminal, wide: bool) -> String
         let chain = address.chain.clone().filter(|_| wide).unwrap_or_default();
         let goes = fate(address).to_owned();
         let [scheduler, device, sets] = server(address, wide);
-        let count = match &address.server {
-            Some(server) => server.connections.to_string(),
-            None => count(address.counters),
-        };
+        let count = of_address(address);
         table.row(vec![spelled(address), address.kind.name().to_owned(), goes, count, chain, scheduler, device, sets]);
     }
     out += &table.text(terminal);
@@ -70,7 +80,7 @@ pub fn service(view: &ServicePortView, terminal: Terminal, wide: bool) -> String
             state(endpoint),
             share(endpoint.share),
             share(endpoint.local_share),
-            connections(endpoint).map(|connections| connections.to_string()).unwrap_or_default(),
+            of_endpoint(endpoint),
             chain,
             weight,
             active,
@@ -106,7 +116,28 @@ pub(super) fn server(address: &Address, wide: bool) -> [String; 3] {
     [server.scheduler.clone(), device.to_owned(), sets]
 }
 
-/// The connections that it ever got, where anything counts them.
+/// What a rule's counter tells: it counts since its chain was last written.
+#[must_use]
+pub fn at_least(count: u64, incomplete: bool) -> String {
+    if incomplete { format!("≥ {count}") } else { count.to_string() }
+}
+
+/// The connections to an address, where anything counts them.
+#[must_use]
+pub fn of_address(address: &Address) -> String {
+    match &address.server {
+        Some(server) => server.connections.to_string(),
+        None => address.counters.map(|c| at_least(c.packets, address.counters_incomplete)).unwrap_or_default(),
+    }
+}
+
+/// The connections to an endpoint, where anything counts them.
+#[must_use]
+pub fn of_endpoint(endpoint: &EndpointView) -> String {
+    connections(endpoint).map(|count| at_least(count, endpoint.counters_incomplete)).unwrap_or_default()
+}
+
+/// The connections that it got since its rule or virtual server was written, where anything counts them.
 #[must_use]
 pub fn connections(endpoint: &EndpointView) -> Option<u64> {
     match &endpoint.servers[..] {
@@ -139,10 +170,6 @@ pub(super) fn fate(address: &Address) -> &'static str {
         Fate::Dropped => "nowhere: dropped, no local endpoints",
         Fate::Accepted => "to who listens",
     }
-}
-
-pub(super) fn count(counters: Option<Counters>) -> String {
-    counters.map(|counters| counters.packets.to_string()).unwrap_or_default()
 }
 
 pub(super) fn share(share: Option<f64>) -> String {
@@ -249,14 +276,15 @@ fn facts(facts: &Facts, terminal: Terminal, wide: bool, out: &mut String) {
         let share = conntrack.count as f64 / (conntrack.max.max(1) as f64) * 100.0;
         let _ = writeln!(out, "  conntrack {} of {} entries ({share:.1} %)", conntrack.count, conntrack.max);
     }
-    let mut table = Table::new(2, &["FAMILY", "TABLE", "CHAINS", "RULES", "SETS", "ELEMENTS", "CANARY"]);
+    let mut table = Table::new(2, &["FAMILY", "TABLE", "CHAINS", "RULES", "SETS", "ELEMENTS", "CANARY", "READ"]);
     for size in &facts.tables {
         let canary = size.canary.map(|is_there| if is_there { "yes" } else { "no" }).unwrap_or_default();
         let number = |number: Option<usize>| number.map(|number| number.to_string()).unwrap_or_default();
         let [chains, rules, sets, elements] =
             [Some(size.chains), Some(size.rules), size.sets, size.elements].map(number);
         let names = [size.family.to_owned(), size.table.clone()];
-        table.row([names.to_vec(), vec![chains, rules, sets, elements, canary.to_owned()]].concat());
+        let read = if size.read_in_part { "in part" } else { "" };
+        table.row([names.to_vec(), vec![chains, rules, sets, elements, canary.to_owned(), read.to_owned()]].concat());
     }
     *out += &table.text(terminal);
     let shared = facts.hooks.iter().filter(|hook| wide || hook.order.iter().any(|owner| is_other(owner)));
@@ -273,7 +301,7 @@ fn facts(facts: &Facts, terminal: Terminal, wide: bool, out: &mut String) {
         .filter(|(name, _)| !name.ends_with("_count") && !name.ends_with("_max"))
         .map(|(name, value)| format!("{}={value}", name.trim_start_matches("net/")))
         .collect();
-    for line in crate::terminal::wrapped(&sysctls.join(" "), terminal.width.saturating_sub(2)) {
+    for line in wrapped(&sysctls.join(" "), terminal.width.saturating_sub(2)) {
         let _ = writeln!(out, "  {line}");
     }
     if wide {

@@ -53,7 +53,7 @@ pub struct Facts {
     pub other_flavour: Vec<String>,
     /// The conntrack table.
     pub conntrack: Option<Conntrack>,
-    /// Tables, as far as they were read whole.
+    /// Tables, as far as they were read.
     pub tables: Vec<TableSize>,
     /// Whose rules stand where, in the order in which packets meet them.
     pub hooks: Vec<Hook>,
@@ -104,7 +104,8 @@ impl Facts {
         let whole = rules.families.iter().map(|family| {
             let mut sizes = sizes(&family.ruleset);
             // The tool prints tables that are not there as empty ones.
-            sizes.retain(|size| (family.whole || size.table != "nat") && (size.rules > 0 || size.canary == Some(true)));
+            sizes.retain(|size| size.rules > 0 || size.canary == Some(true));
+            sizes.iter_mut().for_each(|size| size.read_in_part = !family.whole && size.table == "nat");
             sizes.extend(nftables::sizes(&family.nftables));
             sizes
         });

@@ -36,8 +36,8 @@ use proxier_inspect::drift::nftables::{differences as table_differs, is_ours};
 use proxier_inspect::flows::FlowCount;
 use proxier_inspect::servers::differences as servers_differ;
 use proxier_inspect::services::{
-    ServicePortView, add_model, endpoint_in, from_iptables, from_ipvs, from_nftables, note_draining, unused_chains,
-    unused_chains_of_table,
+    ServicePortView, add_health_checks, add_model, endpoint_in, from_iptables, from_ipvs, from_nftables, note_draining,
+    unused_chains, unused_chains_of_table,
 };
 
 use self::arguments::{Asked, Sources};
@@ -177,6 +177,7 @@ impl Look {
         let family = rules.family;
         let tracker = self.objects.as_ref().and_then(|objects| objects.get(&family));
         let table = rules.proxy_table().filter(|_| self.rules.mode() == Some(NFTABLES));
+        let in_table = table.is_some();
         let mut views = match (&rules.held, table) {
             (Some(held), _) => self.servers(rules, held, tracker, focus),
             (None, Some(table)) => {
@@ -194,6 +195,9 @@ impl Look {
             let snapshot = self.snapshot(family, tracker);
             add_model(&mut views, &snapshot, family, |name| focus.wants(Some(name)));
             note_draining(&mut views);
+            if in_table {
+                add_health_checks(&mut views, &snapshot);
+            }
             StaleFlows::of(&snapshot, &Scope::Full, &BTreeSet::new()).at_node(rules.addresses.clone())
         });
         if let Some(ip) = focus.endpoint {

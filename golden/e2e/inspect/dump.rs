@@ -43,6 +43,18 @@ fn the_real_ones_rules_are_read_in_both_flavours_and_show_no_drift() {
             |all: &Value| names(all).into_iter().filter(|n| n.starts_with(&format!("{first}:"))).collect::<Vec<_>>();
         assert_eq!((names(&one), of_it(&one)), (of_it(&dump), of_it(&dump)), "{name} {flavour}");
         assert_eq!(one["differences"], Value::Array(vec![]), "{name} {flavour}");
+        // Of its nat table only chains of this Service were read, and it says so.
+        let nat = |dump: &Value| {
+            let tables = dump["facts"]["tables"].as_array().expect("tables").clone();
+            tables.into_iter().find(|size| size["table"] == "nat").expect("the nat table")
+        };
+        assert_eq!(
+            (&nat(&one)["read_in_part"], &nat(&dump)["read_in_part"]),
+            (&Value::from(true), &Value::from(false))
+        );
+        assert!(nat(&one)["rules"].as_u64() <= nat(&dump)["rules"].as_u64(), "{name} {flavour}");
+        let text = String::from_utf8_lossy(&node.run(&format!("dump --service {first}")).stdout).into_owned();
+        assert!(text.contains("in part") && text.contains("Connections are counted since"), "{text}");
     }
 }
 

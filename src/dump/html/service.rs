@@ -40,16 +40,16 @@ pub fn section(number: usize, view: &ServicePortView, details: Option<&ServiceDe
         view.endpoints.iter().map(endpoint).collect(),
     );
     out += if endpoints.is_empty() { "<p>No endpoints.</p>\n" } else { &endpoints };
+    if text::counts_by_rules(view) {
+        let _ = writeln!(out, "<p>{}</p>", escaped(text::COUNTED_SINCE));
+    }
     details.into_iter().for_each(|details| out += &folds(details));
     out + "</section>\n"
 }
 
 fn address(address: &Address) -> Vec<String> {
     let [scheduler, device, sets] = text::server(address, true);
-    let count = match &address.server {
-        Some(server) => server.connections.to_string(),
-        None => text::count(address.counters),
-    };
+    let count = text::of_address(address);
     let (kind, fate) = (address.kind.name().to_owned(), text::fate(address).to_owned());
     let chain = address.chain.clone().unwrap_or_default();
     vec![text::spelled(address), kind, fate, count, chain, scheduler, device, sets]
@@ -62,7 +62,7 @@ fn endpoint(endpoint: &EndpointView) -> Vec<String> {
         text::state(endpoint),
         text::share(endpoint.share),
         text::share(endpoint.local_share),
-        text::connections(endpoint).map(|connections| connections.to_string()).unwrap_or_default(),
+        text::of_endpoint(endpoint),
         endpoint.chain.clone().unwrap_or_default(),
         weight,
         active,

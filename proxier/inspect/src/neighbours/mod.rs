@@ -84,6 +84,8 @@ pub struct TableSize {
     pub elements: Option<usize>,
     /// Whether kube-proxy's canary is in it; nftables mode has none.
     pub canary: Option<bool>,
+    /// Whether chains that only other Services use were left out: then the numbers are too small.
+    pub read_in_part: bool,
 }
 
 /// The hooks that have rules or a policy other than ACCEPT.
@@ -136,6 +138,7 @@ pub fn sizes(ruleset: &Ruleset) -> Vec<TableSize> {
         sets: None,
         elements: None,
         canary: Some(ruleset.chain(table, "KUBE-PROXY-CANARY").is_some()),
+        read_in_part: false,
     };
     ruleset.tables().map(size).collect()
 }

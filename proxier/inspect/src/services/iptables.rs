@@ -214,8 +214,28 @@ impl PortRules<'_> {
             }
         }
         view.endpoints.sort_by_key(|endpoint| endpoint.address);
+        self.compare_counters(&mut view);
         self.parts(&mut view);
         view
+    }
+
+    /// Marks counters that cannot have seen all connections. A rule counts since its chain was last written: the chains of
+    /// addresses are written at changes of any Service, those of endpoints at changes of their own.
+    fn compare_counters(&self, view: &mut ServicePortView) {
+        let is_of_nat = |entry: &&DispatchRule| entry.table == "nat" && entry.leads_to().is_some();
+        let sent: u64 = self.entries.iter().filter(is_of_nat).map(|entry| entry.counters.packets).sum();
+        let counted = |endpoint: &EndpointView| endpoint.counters.map(|counters| counters.packets);
+        let taken: u64 = view.endpoints.iter().filter_map(counted).sum();
+        let leads = |address: &&mut Address| address.fate == Fate::Endpoints || address.chain.is_some();
+        view.addresses.iter_mut().filter(leads).for_each(|address| address.counters_incomplete = sent < taken);
+        let endpoints = view.endpoints.iter_mut().filter(|endpoint| endpoint.counters.is_some());
+        endpoints.for_each(|endpoint| endpoint.counters_incomplete = taken < sent);
+        if sent < taken {
+            view.notes.push(format!(
+                "the rules of the addresses counted {sent} connections, those of the endpoints {taken}: the addresses' chain was \
+                 written later, or connections came while it was read"
+            ));
+        }
     }
 
     fn nat(&self, chain: &str) -> Option<&Chain> {
@@ -259,9 +279,15 @@ impl PortRules<'_> {
                     fate,
                     chain: entry.leads_to().map(str::to_owned),
                     counters: Some(entry.counters),
+                    counters_incomplete: false,
                     server: None,
                 }),
             }
+        }
+        // On its way to a node port at a loopback address a packet meets the second rule alone.
+        for entry in self.entries.iter().filter(|entry| entry.secondary && entry.table == "nat") {
+            let known = addresses.iter_mut().find(|a| a.kind == entry.kind && a.port == entry.port);
+            known.into_iter().for_each(|known| add(&mut known.counters, entry.counters));
         }
         addresses.sort_by_key(|address| (address.kind, address.ip, address.port));
         addresses

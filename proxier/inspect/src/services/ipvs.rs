@@ -148,15 +148,7 @@ fn unnamed(kind: AddressKind, key: ServerKey) -> String {
 fn health_check(view: &mut ServicePortView, held: &ObservedState, expected: &Expected, port: u16) {
     let mut sets = expected.sets.keys().filter(|name| name.contains("HEALTH-CHECK"));
     let set = sets.find(|name| held.sets.get(**name).is_some_and(|set| set.entries.contains(&Entry::Port(port))));
-    view.addresses.extend(set.map(|_| Address {
-        kind: AddressKind::HealthCheckNodePort,
-        ip: None,
-        port,
-        fate: Fate::Accepted,
-        chain: None,
-        counters: None,
-        server: None,
-    }));
+    view.addresses.extend(set.map(|_| Address::of_health_checks(port)));
 }
 
 fn counters(of: &Statistics) -> Counters {
@@ -237,6 +229,7 @@ impl VirtualServer<'_> {
             fate: if shares.is_empty() { Fate::Rejected } else { Fate::Endpoints },
             chain: None,
             counters: Some(counters(&self.server.statistics)),
+            counters_incomplete: false,
             server: Some(ServerView {
                 scheduler,
                 connections: self.server.statistics.connections,

@@ -21,8 +21,8 @@ pub use ipvs::{BY_SOURCE, note_draining, read as from_ipvs, shares};
 pub use nftables::{
     endpoint_in, node_port_ips, owner as owner_in_table, read as from_nftables, unused_chains as unused_chains_of_table,
 };
-pub use state::add_model;
 pub(super) use state::owners;
+pub use state::{add_health_checks, add_model};
 
 use super::rules::Counters;
 use proxier::iptables::names::{Namer, hash_of};
@@ -146,8 +146,27 @@ pub struct Address {
     /// What its rule counted: the first packets of connections; in IPVS mode all that clients sent; `None` where nothing
     /// counts.
     pub counters: Option<Counters>,
+    /// Whether it counted fewer connections than the rules of the endpoints: its chain was written after those.
+    pub counters_incomplete: bool,
     /// Its virtual server, in IPVS mode.
     pub server: Option<ServerView>,
+}
+
+impl Address {
+    /// A health check node port, where the proxy itself listens at the node's addresses.
+    #[must_use]
+    pub fn of_health_checks(port: u16) -> Self {
+        Self {
+            kind: AddressKind::HealthCheckNodePort,
+            ip: None,
+            port,
+            fate: Fate::Accepted,
+            chain: None,
+            counters: None,
+            counters_incomplete: false,
+            server: None,
+        }
+    }
 }
 
 /// A virtual server.
@@ -205,6 +224,8 @@ pub struct EndpointView {
     pub local_share: Option<f64>,
     /// What its translation counted: connections; in IPVS mode all that clients sent; `None` where nothing counts.
     pub counters: Option<Counters>,
+    /// Whether all endpoints together counted fewer connections than the rules of the addresses.
+    pub counters_incomplete: bool,
     /// Its state, where objects are known.
     pub state: Option<EndpointState>,
     /// Why it gets no traffic, where it gets none.
@@ -237,6 +258,7 @@ impl EndpointView {
             share: None,
             local_share: None,
             counters: None,
+            counters_incomplete: false,
             state: None,
             unused: None,
             flows: std::collections::BTreeMap::new(),

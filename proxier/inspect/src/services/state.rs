@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use netfilter::IpFamily;
 
-use super::{EndpointState, EndpointView, Policy, ServicePortView};
+use super::{Address, EndpointState, EndpointView, Policy, ServicePortView};
 use proxier::iptables::names::Namer;
 use proxier::model::{CategorizedEndpoints, Endpoint, ServicePort, ServicePortName, Snapshot};
 
@@ -35,6 +35,15 @@ pub fn add_model(
         fill(&mut views[at], name, port, snapshot);
     }
     views.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
+}
+
+/// Adds health check node ports, which the table of nftables mode has no rules for: the proxy listens there.
+pub fn add_health_checks(views: &mut [ServicePortView], snapshot: &Snapshot<'_>) {
+    for (name, port) in snapshot.ports.iter().filter(|(_, port)| port.health_check_node_port != 0) {
+        let text = name.to_string();
+        let view = views.iter_mut().find(|view| view.name == text && view.protocol == name.protocol.name());
+        view.into_iter().for_each(|view| view.addresses.push(Address::of_health_checks(port.health_check_node_port)));
+    }
 }
 
 fn missing(name: &ServicePortName, family: IpFamily) -> ServicePortView {

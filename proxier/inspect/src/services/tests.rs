@@ -85,3 +85,22 @@ fn comments_may_be_missing() {
         [AddressKind::ClusterIp, AddressKind::NodePort]
     );
 }
+
+/// The chain of the addresses was written after the endpoint's had counted 53 connections.
+#[test]
+fn counters_of_a_chain_that_was_rewritten_are_incomplete() {
+    let counted = |address: &str, endpoint: &str| {
+        let text = SMALL.replace("[7:420]", address).replace("[4:240]", endpoint);
+        let mut ruleset = Ruleset::new(IpFamily::V4);
+        assert_eq!(ruleset.read(&text), []);
+        let view = from_iptables(&ruleset, &|name, _| name.is_some_and(|name| &*name.service.name == "web")).remove(0);
+        let incomplete =
+            |address: &Address| address.kind != AddressKind::HealthCheckNodePort && address.counters_incomplete;
+        let addresses = view.addresses.iter().any(incomplete);
+        let endpoints = view.endpoints.iter().any(|endpoint| endpoint.counters_incomplete);
+        (addresses, endpoints, view.notes.iter().any(|note| note.contains("written later")))
+    };
+    assert_eq!(counted("[0:0]", "[53:3180]"), (true, false, true));
+    assert_eq!(counted("[53:3180]", "[53:3180]"), (false, false, false));
+    assert_eq!(counted("[53:3180]", "[4:240]"), (false, true, false));
+}

@@ -58,7 +58,10 @@ impl<'a> PortReader<'a> {
         self.restrictions(family, to, entry);
         let counters = entry.service.and_then(|element| element.counters.as_deref().copied());
         let chain = chain.map(|chain| chain.to_string());
-        self.view.addresses.push(Address { kind, ip: to.ip, port: to.port, fate, chain, counters, server: None });
+        let counters_incomplete = false;
+        let server = None;
+        let (ip, port) = (to.ip, to.port);
+        self.view.addresses.push(Address { kind, ip, port, fate, chain, counters, counters_incomplete, server });
     }
 
     /// Source ranges of an address that nothing serves.
