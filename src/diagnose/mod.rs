@@ -150,6 +150,14 @@ fn shown(arguments: &Arguments) -> Result<(OutputWriter, u8), String> {
     Ok((answer, status))
 }
 
+/// What the command prints with `-o json`.
+///
+/// # Errors
+/// Those of the command.
+pub fn as_json(arguments: &Arguments) -> Result<serde_json::Value, String> {
+    serde_json::to_value(diagnose(arguments)?).map_err(|error| error.to_string())
+}
+
 impl Status {
     fn code(self) -> u8 {
         match self {
@@ -196,6 +204,12 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
     if asked.is_some() && !walks.fails && !walks.followed.is_empty() {
         exonerate(&mut findings);
     }
+    let diverted = |finding: &Finding| finding.cause == Cause::DivertedByOthers;
+    if met.iter().any(diverted) {
+        // New flows go there too.
+        let stale = findings.iter_mut().filter(|finding| finding.cause == Cause::StaleUdpFlow);
+        stale.for_each(|finding| finding.certain = false);
+    }
     findings.extend(met);
     // With a finding about that pod, one about any pod says nothing new.
     let hairpin = findings.iter().any(|finding| finding.cause == Cause::Hairpin);
@@ -203,6 +217,10 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
     let of_node = node::of(&facts, &views, host_only).into_iter();
     findings.extend(of_node.filter(|one| !hairpin || one.cause != Cause::Hairpin));
     let (mut unread, configuration) = (seen.unread, seen.configuration);
+    if let Some(asked) = asked.filter(|_| walks.followed.is_empty() && walks.not_followed.is_empty()) {
+        let why = "neither rules nor objects have such an address of the Service, so no connection was followed";
+        unread.push(Unread::new(&format!("the way to {asked}"), why));
+    }
     if asked.is_some() {
         unread.extend(
             walks.not_followed.iter().map(|skipped| Unread::new(&format!("the way {}", skipped.what), &*skipped.why)),

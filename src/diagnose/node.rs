@@ -173,8 +173,9 @@ pub fn martian(facts: &Facts, packet: &Packet, trace: &Trace, paths: &Paths<'_>)
         return None;
     }
     let leaves = |to: IpAddr| paths.node().out_interface(to).filter(|_| !paths.node().is_local(to));
-    let ends = trace.branches.iter().filter_map(|branch| match branch.outcome.verdict {
-        Verdict::Delivered(to) => leaves(to.ip()),
+    let ends = trace.branches.iter().filter_map(|branch| match (&branch.unrouted, branch.outcome.verdict) {
+        (Some(unrouted), _) => leaves(unrouted.to.ip()),
+        (None, Verdict::Delivered(to)) => leaves(to.ip()),
         _ => None,
     });
     let link = ends.into_iter().find(|link| ipv4_setting(link, "route_localnet") == 0)?;

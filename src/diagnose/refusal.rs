@@ -3,7 +3,7 @@
 use proxier::nftables::TABLE;
 use proxier_inspect::neighbours::owner;
 use proxier_inspect::services::ServicePortView;
-use proxier_inspect::walk::{Branch, Packet, Step, Verdict};
+use proxier_inspect::walk::{Branch, Origin, Packet, Step, Unrouted, Verdict};
 
 use super::finding::{Cause, Finding};
 
@@ -12,6 +12,9 @@ const NEXT: &str = "look at the network policies that apply, or at the firewall 
 
 /// Words of rules that give a packet another destination, in iptables and in nftables.
 const DIVERTING: [&str; 6] = ["-j DNAT", "-j REDIRECT", "-j TPROXY", "dnat", "redirect", "tproxy"];
+
+/// How a finding about a packet that the routing code stopped begins.
+pub const NOT_ROUTED: &str = "the kernel does not route";
 
 /// Owners whose chains hold the policies of single pods.
 const POD_POLICIES: [&str; 7] = ["Calico", "Cilium", "kube-router", "Antrea", "Weave Net", "Azure NPM", "AWS VPC CNI"];
@@ -38,6 +41,12 @@ pub fn diverted(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Opt
         whose.map_or_else(|| "a rule that is not kube-proxy's".to_owned(), |owner| format!("a rule of {owner}"));
     let what =
         format!("{} ({}): {whose} sends {packet} to {to}, which is no endpoint of the Service", view.name, view.family);
+    if view.addresses.iter().any(|address| address.ip == Some(to.ip()) && address.port == to.port()) {
+        // OVN-Kubernetes sends node ports to the cluster IP, which its own switch translates.
+        let what = format!("{what}, but an address of it: what translates that is not on this way");
+        let next = "see whether the network plugin translates that address outside of the rules (OVN-Kubernetes does)";
+        return Some(Finding::suspect(Cause::DivertedByOthers, what, next));
+    }
     let next = "find out whose rule that is (a pod's hostPort, a port forward of a firewall) and take it out, or give the \
                 Service another port";
     let finding = Finding::certain(Cause::DivertedByOthers, what, next);
@@ -60,6 +69,9 @@ pub fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Opti
     }
     // A rule that is not understood may have accepted it.
     let certain = branch.doubts.is_empty();
+    if let Some(unrouted) = &branch.unrouted {
+        return Some(lost(view, packet, unrouted, certain));
+    }
     let last = branch.steps.last();
     if let Some(policy) = &branch.policy {
         return Some(by_policy(view, packet, policy, last, certain));
@@ -99,6 +111,17 @@ pub fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Opti
     let what = format!("{} ({}): {what}", view.name, view.family);
     let finding = Finding::certain(Cause::RefusedByOthers, what, NEXT).shown_by(format!("{}{found}", last.rule));
     Some(Finding { certain, ..finding })
+}
+
+/// The routing code did not pass it on.
+fn lost(view: &ServicePortView, packet: &Packet, unrouted: &Unrouted, certain: bool) -> Finding {
+    let Unrouted { to, why } = unrouted;
+    let what = format!("{} ({}): {NOT_ROUTED} {packet} to {to}: {why}", view.name, view.family);
+    let next = match &packet.origin {
+        Origin::Host => format!("ip route get {} from {}; ip rule", to.ip(), packet.source.ip()),
+        Origin::Interface(name) => format!("ip route get {} from {} iif {name}; ip rule", to.ip(), packet.source.ip()),
+    };
+    Finding { certain, ..Finding::certain(Cause::NoRoute, what, next) }
 }
 
 /// A built-in chain of iptables drops what no rule accepts.

@@ -17,7 +17,11 @@ pub struct Routes(RouteLookups);
 impl Routes {
     /// An endpoint that the packet is sent to and does not reach.
     pub fn lost(&mut self, view: &ServicePortView, packet: &Packet, branch: &Branch, facts: &Facts) -> Option<Finding> {
-        let Verdict::Delivered(to) = branch.outcome.verdict else { return None };
+        let to = match (&branch.unrouted, branch.outcome.verdict) {
+            (Some(unrouted), _) => unrouted.to,
+            (None, Verdict::Delivered(to)) => to,
+            _ => return None,
+        };
         let family = IpFamily::of(&to.ip());
         let of_view = format!("{} ({}): packets for endpoint {to}", view.name, view.family);
         let share = branch.outcome.probability * 100.0;

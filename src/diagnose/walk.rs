@@ -10,7 +10,7 @@ use proxier_inspect::walk::{Branch, Origin, Packet, Trace, Verdict};
 use super::TargetAddress;
 use super::finding::{Cause, Finding};
 use super::node::BRIDGED;
-use super::refusal::{diverted, refusal};
+use super::refusal::{NOT_ROUTED, diverted, refusal};
 use super::routes::Routes;
 use crate::inspect::Look;
 use crate::inspect::facts::Facts;
@@ -158,7 +158,14 @@ impl Following<'_> {
             let mut branches = trace.branches.iter();
             met.extend(branches.find_map(|branch| hairpin(self.facts, view, &packet, branch)));
         }
-        let refused = |branch: &Branch| matches!(branch.outcome.verdict, Verdict::Dropped | Verdict::Rejected);
+        // An address that is refused without endpoints, and whose packets leave as they came, is not served either.
+        let served_here = paths.node().is_local(to.0.ip());
+        let refused = |branch: &Branch| match branch.outcome.verdict {
+            Verdict::Dropped | Verdict::Rejected => true,
+            Verdict::Untouched => !served_here,
+            Verdict::Delivered(to) => view.endpoints.iter().all(|endpoint| endpoint.address != Some(to)),
+            Verdict::Forwarded(..) => false,
+        };
         self.walks.fails |= !met.is_empty() || trace.branches.iter().any(refused);
         self.findings.extend(met);
         self.walks.followed.push(way);
@@ -180,6 +187,9 @@ impl Following<'_> {
         findings.extend(branches.iter().find_map(|branch| diverted(view, packet, branch)));
         findings.extend(branches.iter().filter_map(|branch| self.routes.lost(view, packet, branch, self.facts)));
         findings.extend(super::node::martian(self.facts, packet, trace, paths));
+        // That forwarding is off is a finding about the node.
+        let forwards = if packet.source.is_ipv4() { "net/ipv4/ip_forward" } else { "net/ipv6/conf/all/forwarding" };
+        only_the_exact(&mut findings, self.facts.sysctls.get(forwards) == Some(&0));
         let doubts = branches.iter().flat_map(|branch| &branch.doubts);
         findings.extend(doubts.map(|doubt| {
             Finding::suspect(
@@ -189,6 +199,15 @@ impl Following<'_> {
             )
         }));
         findings
+    }
+}
+
+/// Where another finding says more exactly why the kernel does not route a packet, that one is enough.
+fn only_the_exact(findings: &mut Vec<Finding>, explained: bool) {
+    let by_kernel = |finding: &Finding| finding.cause == Cause::NoRoute && finding.what.contains(NOT_ROUTED);
+    let exact = [Cause::NoRoute, Cause::LinkDown, Cause::RouteLocalnetOff, Cause::ReversePathFilter];
+    if explained || findings.iter().any(|finding| exact.contains(&finding.cause) && !by_kernel(finding)) {
+        findings.retain(|finding| !by_kernel(finding));
     }
 }
 

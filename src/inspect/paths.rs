@@ -5,9 +5,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use ipnet::IpNet;
 use netfilter::IpFamily;
 use netfilter::kernel::node::Link;
-use netfilter::kernel::{SystemIpSets, last_seen, node};
+use netfilter::kernel::{RouteTable, SystemIpSets, has_policy_rules, last_seen, node};
 use proxier::model::Protocol;
 use proxier_inspect::walk::{ConnState, Node, Origin, Packet, RecentLists, Trace};
 
@@ -42,6 +43,8 @@ pub fn node_of(rules: &FamilyRules) -> Node {
         groups: node::groups(&interfaces),
         queues: if rules.names("NFQUEUE") { node::queues() } else { None },
         unwalked: rules.unwalked.clone(),
+        // If they cannot be read, they may be there.
+        has_policy_rules: has_policy_rules(rules.family).unwrap_or(true),
         interfaces,
         ..Node::default()
     }
@@ -52,7 +55,13 @@ pub fn node_of(rules: &FamilyRules) -> Node {
 pub fn pod_routes(family: IpFamily) -> Vec<(IpAddr, String)> {
     let routes = node::routes(family);
     let is_uplink = |name: &str| routes.iter().any(|(net, other)| net.prefix_len() == 0 && other == name);
+    // A router of IPv6 answers at the first address of each of its networks, too.
+    let is_anycast = |ip: IpAddr, name: &str| {
+        let network = |(net, other): &(IpNet, String)| other == name && net.prefix_len() < net.max_prefix_len();
+        ip.is_ipv6() && routes.iter().any(|route| network(route) && route.0.network() == ip)
+    };
     let single = routes.iter().filter(|(net, name)| net.prefix_len() == net.max_prefix_len() && !is_uplink(name));
+    let single = single.filter(|(net, name)| !is_anycast(net.addr(), name));
     single
         .filter(|(net, name)| name != "*" && name != "lo" && !is_link_local(net.addr()))
         .map(|(net, name)| (net.addr(), name.clone()))
@@ -156,6 +165,22 @@ impl<'a> Paths<'a> {
         true
     }
 
+    /// Asks the kernel where it routes packets; whether there was anything to ask.
+    fn route(&mut self, trace: &Trace) -> bool {
+        if trace.routes.is_empty() {
+            return false;
+        }
+        let mut table = RouteTable::open().map_err(|error| format!("routes: {error}"));
+        for query in &trace.routes {
+            let decided = match &mut table {
+                Ok(table) => table.decide(query).map_err(|error| error.to_string()),
+                Err(why) => Err(why.clone()),
+            };
+            self.node.route_answers.insert(query.clone(), decided);
+        }
+        true
+    }
+
     /// Walks a packet, as one whose sender the kernel remembers where it does.
     ///
     /// # Errors
@@ -168,6 +193,9 @@ impl<'a> Paths<'a> {
             let new: BTreeSet<_> = trace.missing.difference(&tried).cloned().collect();
             if !new.is_empty() && self.rules.load(&new)? {
                 tried.extend(new);
+                continue;
+            }
+            if self.route(&trace) {
                 continue;
             }
             // Once a list is known it stays so for this trace: its age grows while we look.

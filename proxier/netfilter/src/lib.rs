@@ -10,6 +10,7 @@ pub mod kernel;
 mod name;
 pub mod nft;
 mod restore;
+pub mod route;
 mod rule_text;
 mod save;
 #[cfg(feature = "testing")]

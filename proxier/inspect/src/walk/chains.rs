@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use netfilter::IpFamily;
 use netfilter::ipset::SetQuery;
@@ -17,8 +17,11 @@ use super::matching::{self, ListChange, MatchResult, RuleMatch};
 use super::path::MOST;
 use super::tables::{self, TableScope};
 use super::translation;
-use super::{Assumption, Doubt, Node, Packet, RecentLists, Step};
+use super::{Assumption, Doubt, Node, Packet, RecentLists, Step, Unrouted};
 use crate::rules::{Chain, CopyMark, Policy, Rule, SetMark, Table, Target};
+
+/// The target that gives packets to a socket of the node.
+const TPROXY: &str = "TPROXY";
 
 /// A packet during the walk, with its state so far.
 #[derive(Clone, Debug)]
@@ -63,6 +66,11 @@ pub(super) struct TracedPacket {
     pub(super) supposed: Vec<u32>,
     /// The built-in chain of iptables whose policy dropped it.
     pub(super) policy: Option<String>,
+    /// The interface it leaves by; `lo`: it stays here. `None`: not known.
+    pub(super) out: Option<String>,
+    /// Whether rules changed it so that it is routed again.
+    pub(super) reroute: bool,
+    pub(super) unrouted: Option<Unrouted>,
 }
 
 impl TracedPacket {
@@ -86,6 +94,7 @@ impl TracedPacket {
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let state = |t: &Self| (t.mark, t.connection_mark, t.translated, t.masqueraded, t.untracked, t.settled);
         self.packet == other.packet
+            && (&self.out, self.reroute) == (&other.out, other.reroute)
             && state(self) == state(other)
             && self.mark_unknown == other.mark_unknown
             && self.changed == other.changed
@@ -131,12 +140,9 @@ impl Budget {
 }
 
 impl HookContext<'_> {
-    /// Where a packet to `to` leaves: nowhere yet in the hooks that come before the routing. `None`: not known.
-    pub(super) fn out_interface(&self, to: IpAddr) -> Option<&str> {
-        if matches!(self.hook, "PREROUTING" | "INPUT") {
-            return Some("");
-        }
-        if self.node.is_local(to) { Some("lo") } else { self.node.out_interface(to) }
+    /// Where a packet leaves: nowhere in the hooks of what comes in. `None`: not known.
+    pub(super) fn out_interface<'t>(&self, traced: &'t TracedPacket) -> Option<&'t str> {
+        if matches!(self.hook, "PREROUTING" | "INPUT") { Some("") } else { traced.out.as_deref() }
     }
 }
 
@@ -263,7 +269,9 @@ fn assumption(rule: &Rule, what: String, context: &HookContext<'_>) -> Assumptio
 /// Records a doubt and treats the rule as not matching. Returns the walk that continues as if it matched.
 fn doubt<'a>(rule: &Rule, why: String, context: &HookContext<'_>, walk: &mut Walk<'a>) -> Option<Walk<'a>> {
     let doubt = Doubt::new(hook(context), &*rule.text, why);
-    if matches!(rule.meaning(context.family).target, Some(Target::Unfollowed(_))) {
+    // Without a socket that takes it, TPROXY drops the packet.
+    let unfollowed = |target: &Target| matches!(target, Target::Unfollowed(name) if name != TPROXY);
+    if rule.meaning(context.family).target.as_ref().is_some_and(unfollowed) {
         walk.traced.doubt(doubt);
         return None;
     }
@@ -319,6 +327,7 @@ fn carry_out<'a>(
     let end = |walk: &Walk<'_>, decision| Ok(Next::Ends(vec![(walk.traced.clone(), decision)]));
     match target {
         Target::Accept => return end(walk, Decision::Accept),
+        Target::Unfollowed(name) if name == TPROXY => return end(walk, Decision::Drop),
         Target::Drop => return end(walk, Decision::Drop),
         Target::Reject if context.table == "filter" => return end(walk, Decision::Reject),
         Target::Return => leave(&mut walk.stack),

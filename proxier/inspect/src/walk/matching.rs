@@ -92,7 +92,7 @@ fn holds(test: &Test, traced: &mut TracedPacket, context: &HookContext<'_>, prio
             memory::in_set(name, of_source, *return_nomatch, traced, context)
         }
         Test::InInterface(pattern) => interface_matches(pattern, context.in_interface).into(),
-        Test::OutInterface(pattern) => match context.out_interface(packet.destination.ip()) {
+        Test::OutInterface(pattern) => match context.out_interface(traced) {
             Some(name) => interface_matches(pattern, name).into(),
             None => MatchResult::Unknown(format!("it is not known where packets to {} leave", packet.destination.ip())),
         },

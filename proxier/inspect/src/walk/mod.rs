@@ -10,6 +10,7 @@ mod on_demand;
 mod outcome;
 mod packet;
 mod path;
+mod routing;
 mod stages;
 mod tables;
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub use on_demand::trace_and_supply;
 pub use outcome::{Assumption, Branch, Doubt, Outcome, Step, Trace, Verdict};
 pub use packet::{ConnState, Node, Origin, Packet, RecentLists, UnfollowedRules};
 pub use path::{NodeRules, OtherFlavour};
+pub use routing::Unrouted;
 
 /// A choice among more than so many is not followed.
 pub(crate) const MOST_CHOICES: u32 = 4096;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use netfilter::ipset::SetQuery;
 use netfilter::ipvs::Forward;
 use netfilter::nft::ruleset::UnreadPart;
+use netfilter::route::RouteQuery;
 
 /// Where a packet ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,6 +128,8 @@ pub struct Branch {
     pub doubts: Vec<Doubt>,
     /// The built-in chain of iptables whose policy dropped the packet: table and chain, as in "filter FORWARD".
     pub policy: Option<String>,
+    /// Where the routing code stopped the packet.
+    pub unrouted: Option<super::Unrouted>,
     /// Undecidable rules that would not change the outcome.
     pub harmless: Vec<Doubt>,
     /// Rules that were decided by an assumption.
@@ -142,6 +145,8 @@ pub struct Trace {
     pub asked: BTreeSet<String>,
     /// Lookups in sets that were not read.
     pub queries: BTreeSet<SetQuery>,
+    /// Route lookups without an answer, which the node's table decided.
+    pub routes: BTreeSet<RouteQuery>,
     /// Chains that rules jump to but that were not read: `(table, chain)`.
     pub missing: BTreeSet<(String, String)>,
     /// Parts of nf_tables that decide but were not read: without them the paths may differ from the kernel's.

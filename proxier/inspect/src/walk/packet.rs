@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use crate::rules::AddressKind;
 use netfilter::ipset::SetQuery;
+use netfilter::route::{RouteDecision, RouteQuery};
 use proxier::ipvs::ObservedState;
 use proxier::model::Protocol;
 
@@ -66,6 +67,10 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Known routes: networks and outgoing interfaces. The longest prefix wins.
     pub routes: Vec<(IpNet, String)>,
+    /// What the kernel answered about routes, or why it did not; where it was not asked, `routes` tell.
+    pub route_answers: BTreeMap<RouteQuery, Result<RouteDecision, String>>,
+    /// Whether policy rules send packets by other tables than `routes` has.
+    pub has_policy_rules: bool,
     /// The kernel's numbers of its interfaces, as far as they are known.
     pub interfaces: BTreeMap<String, u32>,
     /// Its virtual servers and sets, as far as they were read.

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use netfilter::IpFamily;
 use netfilter::ipvs::{Forward, ServerKey};
 use netfilter::nft::{ChainType, Hook, ruleset};
+use netfilter::route::RouteQuery;
 
 use super::chains::{self, Budget, Decision, HookContext, TracedPacket};
 use super::doubts::{ForkEnds, ForkIds};
+use super::routing;
 use super::stages::{self, HookStage};
 use super::tables::{self, TableScope};
 use super::{Branch, ConnState, Doubt, Node, Origin, Outcome, Packet, RecentLists, Step, Trace, Verdict};
@@ -77,6 +79,7 @@ impl NodeRules<'_> {
             ended: vec![],
             missing: BTreeSet::new(),
             lacks: BTreeSet::new(),
+            routes: BTreeSet::new(),
         };
         walk.note_unwalked();
         match &packet.origin {
@@ -90,7 +93,8 @@ impl NodeRules<'_> {
         // Packets of forks only show whether a doubt matters.
         let real = walk.ended.into_iter().filter(|(traced, _)| traced.supposed.is_empty());
         let branches = real.map(|end| branch(end, &compared)).collect();
-        Ok(Trace { asked, queries, branches, missing: walk.missing, lacks: walk.lacks })
+        let PathWalk { missing, lacks, routes, .. } = walk;
+        Ok(Trace { asked, queries, branches, missing, lacks, routes })
     }
 }
 
@@ -99,16 +103,17 @@ pub(super) const MOST: usize = 50_000;
 /// With 10,000 Services without endpoints, a packet for one with 1,000 endpoints has 10 million rules looked at.
 const MOST_RULES: usize = 50_000_000;
 
-struct PathWalk<'a> {
+pub(super) struct PathWalk<'a> {
     rules: NodeRules<'a>,
-    node: &'a Node,
+    pub(super) node: &'a Node,
     memory: &'a RecentLists,
     budget: Budget,
     forks: ForkIds,
-    under_way: Vec<TracedPacket>,
-    ended: Vec<(TracedPacket, Decision)>,
+    pub(super) under_way: Vec<TracedPacket>,
+    pub(super) ended: Vec<(TracedPacket, Decision)>,
     missing: BTreeSet<(String, String)>,
     lacks: BTreeSet<ruleset::UnreadPart>,
+    pub(super) routes: BTreeSet<RouteQuery>,
 }
 
 /// One passage through a hook.
@@ -155,7 +160,7 @@ impl PathWalk<'_> {
 
     fn arrive_on(&mut self, name: &str) -> Result<(), String> {
         self.pass(HookPass::first(Hook::Prerouting, name))?;
-        let (local, forwarded) = self.split_local();
+        let (local, forwarded) = self.route(Some(name));
         self.under_way = forwarded;
         self.pass(HookPass::first(Hook::Forward, name))?;
         self.pass(HookPass::first(Hook::Postrouting, name))?;
@@ -163,6 +168,7 @@ impl PathWalk<'_> {
         let served = self.pass(HookPass::first(Hook::Input, name))?;
         let arrived = std::mem::replace(&mut self.under_way, served);
         // What IPVS sends on passes the hook of what the host itself sends; its destination was decided already.
+        self.reroute();
         self.pass(HookPass::again(Hook::Output, ""))?;
         self.pass(HookPass::first(Hook::Postrouting, name))?;
         self.under_way.extend(forwarded);
@@ -173,12 +179,16 @@ impl PathWalk<'_> {
     /// A host's packet to one of its own addresses comes back in through lo. The nat decision was made on the way out
     /// and is not made again.
     fn unshare_process(&mut self) -> Result<(), String> {
+        self.route_own();
         let served = self.pass(HookPass::first(Hook::Output, ""))?;
         let rest = std::mem::replace(&mut self.under_way, served);
+        self.reroute();
         self.pass(HookPass::again(Hook::Output, ""))?;
         self.under_way.extend(rest);
+        self.reroute();
         self.pass(HookPass::first(Hook::Postrouting, ""))?;
-        let (local, sent) = self.split_local();
+        let stays = |traced: &TracedPacket| traced.out.as_deref() == Some("lo");
+        let (local, sent) = self.under_way.drain(..).partition(stays);
         self.under_way = local;
         self.pass(HookPass::again(Hook::Prerouting, "lo"))?;
         self.pass(HookPass::again(Hook::Input, "lo"))?;
@@ -215,7 +225,7 @@ impl PathWalk<'_> {
                 continue;
             }
             for (address, share) in shares {
-                let mut sent = met.clone();
+                let mut sent = TracedPacket { reroute: true, ..met.clone() };
                 let real = server.reals.get(&address).map(|real| real.server);
                 let text = real.map(|real| real.to_string()).unwrap_or_default();
                 sent.steps.push(step(&format!("-a {key} {text}"), share));
@@ -237,11 +247,6 @@ impl PathWalk<'_> {
         served
     }
 
-    fn split_local(&mut self) -> (Vec<TracedPacket>, Vec<TracedPacket>) {
-        let node = self.node;
-        self.under_way.drain(..).partition(|t| node.is_local(t.packet.destination.ip()))
-    }
-
     /// Walks all current packets through one hook; packets that are not accepted end there. Returns packets that virtual
     /// servers forward.
     fn pass(&mut self, pass: HookPass<'_>) -> Result<Vec<TracedPacket>, String> {
@@ -249,14 +254,21 @@ impl PathWalk<'_> {
         for station in stages::at(pass.hook, self.rules) {
             match station {
                 HookStage::Rules(rules, tracked) => {
+                    let again = pass.hook == Hook::Output && routing::reroutes(rules);
                     for traced in std::mem::take(&mut self.under_way) {
-                        let accepted = self.walk(rules, pass, tracked || pass.tracked, traced)?;
+                        let before = (traced.mark, traced.packet.clone());
+                        let mut accepted = self.walk(rules, pass, tracked || pass.tracked, traced)?;
+                        let changed = |t: &TracedPacket| (t.mark, &t.packet) != (before.0, &before.1);
+                        accepted.iter_mut().for_each(|t| t.reroute |= again && changed(t));
                         self.under_way.extend(accepted);
                     }
                 }
                 HookStage::Nat(chains) if pass.nat => {
                     for traced in std::mem::take(&mut self.under_way) {
-                        let translated = self.translate(&chains, pass, traced)?;
+                        let to = traced.packet.destination;
+                        let mut translated = self.translate(&chains, pass, traced)?;
+                        let own = pass.hook == Hook::Output;
+                        translated.iter_mut().for_each(|t| t.reroute |= own && t.packet.destination != to);
                         self.under_way.extend(translated);
                     }
                 }
@@ -380,6 +392,9 @@ fn start(packet: &Packet) -> TracedPacket {
         steps: vec![],
         doubts: vec![],
         policy: None,
+        out: None,
+        reroute: false,
+        unrouted: None,
         assumed: vec![],
         supposed: vec![],
     }
@@ -400,7 +415,7 @@ pub(super) fn outcome(traced: &TracedPacket, decision: Decision) -> Outcome {
 
 fn branch((traced, decision): (TracedPacket, Decision), compared: &ForkEnds) -> Branch {
     let outcome = outcome(&traced, decision);
-    let TracedPacket { remembered, steps, doubts, assumed, policy, .. } = traced;
+    let TracedPacket { remembered, steps, doubts, assumed, policy, unrouted, .. } = traced;
     let (doubts, harmless) = compared.sort(doubts);
-    Branch { outcome, remembered, steps, doubts, harmless, assumed, policy }
+    Branch { outcome, remembered, steps, doubts, harmless, assumed, policy, unrouted }
 }

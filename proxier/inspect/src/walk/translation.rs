@@ -57,7 +57,7 @@ pub(super) fn translate(
         }
         Target::Masquerade if context.hook == "POSTROUTING" => {
             let to = packet.destination.ip();
-            let on = context.out_interface(to).and_then(|name| context.node.address_on(name, to));
+            let on = context.out_interface(traced).and_then(|name| context.node.address_on(name, to));
             let address = on.or_else(|| context.node.masquerade_address(packet.source.ip()));
             vec![TracedPacket { masqueraded: true, ..sent_from(address.unwrap_or(packet.source.ip())) }]
         }

@@ -48,7 +48,7 @@ pub use nfacct::packet_counters;
 pub use nftables::{NftReader, NftTables, SystemNftables, delete_table, has_chain, has_table};
 pub use recent::last_seen;
 pub use retry::retry;
-pub use route::{Route, has_policy_rules, route_to};
+pub use route::{Route, RouteTable, has_policy_rules, route_to};
 pub use rules::RuleReader;
 pub use sockets::listens;
 pub use writer_priority::{Preemption, WriterGuard, WriterPriority};

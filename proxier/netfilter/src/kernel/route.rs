@@ -10,14 +10,24 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::netlink::{Netlink, NetlinkError, Request};
 use super::node;
 use crate::IpFamily;
+use crate::route::{RouteDecision, RouteQuery};
 
 const RTM_GETROUTE: u16 = 26;
 const RTM_GETRULE: u16 = 34;
 const RTA_DST: u16 = 1;
+const RTA_SRC: u16 = 2;
+const RTA_IIF: u16 = 3;
 const RTA_OIF: u16 = 4;
+const RTA_MARK: u16 = 16;
 /// Answers with the entry of the table that matched, not with the cached route.
 const RTM_F_FIB_MATCH: u32 = 0x2000;
 const RTN_LOCAL: u8 = 2;
+const RTN_BROADCAST: u8 = 3;
+const RTN_ANYCAST: u8 = 4;
+const RTN_MULTICAST: u8 = 5;
+const RTN_BLACKHOLE: u8 = 6;
+const RTN_UNREACHABLE: u8 = 7;
+const RTN_PROHIBIT: u8 = 8;
 /// The size of `struct rtmsg`: family, lengths, tos, table, protocol, scope, type, flags.
 const RTMSG: usize = 12;
 /// The policy rules that every network namespace has: for tables local, main and default; IPv6 has no default.
@@ -43,6 +53,102 @@ pub enum Route {
     Prohibited,
     /// No route matches.
     Missing,
+}
+
+/// Asks the routing code what it does with packets. Those that came in meet its checks of their source, too: the reverse
+/// path filter and addresses that may not come from elsewhere.
+#[derive(Debug)]
+pub struct RouteTable {
+    socket: Netlink,
+    interfaces: std::collections::BTreeMap<String, u32>,
+}
+
+impl RouteTable {
+    /// Opens it for the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// If there is no such socket, or interfaces cannot be listed.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { socket: Netlink::open(NETLINK_ROUTE)?, interfaces: node::interfaces()? })
+    }
+
+    /// What becomes of such a packet.
+    ///
+    /// # Errors
+    /// If the kernel does not answer, or the interface does not exist.
+    pub fn decide(&mut self, query: &RouteQuery) -> io::Result<RouteDecision> {
+        let decision = self.look_up(query)?;
+        let Some(name) = query.in_interface.as_ref().filter(|_| decision != RouteDecision::Local) else {
+            return Ok(decision);
+        };
+        // IPv4 then answers that there is no route and sends no error; IPv6 routes the packet and drops it.
+        let forwarding = match query.to {
+            IpAddr::V4(_) => node::sysctl(&format!("net/ipv4/conf/{name}/forwarding")),
+            IpAddr::V6(_) => node::sysctl("net/ipv6/conf/all/forwarding"),
+        };
+        Ok(if forwarding == Some(0) { RouteDecision::Dropped("forwarding is off") } else { decision })
+    }
+
+    fn look_up(&mut self, query: &RouteQuery) -> io::Result<RouteDecision> {
+        let mut header = [0; RTMSG];
+        header[0] = IpFamily::of(&query.to).nfproto();
+        header[1] = length(query.to);
+        header[2] = query.from.map(length).unwrap_or_default();
+        let mut request = Request::new(RTM_GETROUTE, 0, &header);
+        request.attribute(RTA_DST, &octets(query.to));
+        if let Some(from) = query.from {
+            request.attribute(RTA_SRC, &octets(from));
+        }
+        if let Some(name) = &query.in_interface {
+            let index = self.interfaces.get(name).ok_or_else(|| io::Error::other(format!("no interface {name}")))?;
+            request.attribute(RTA_IIF, &index.to_ne_bytes());
+        }
+        request.attribute(RTA_MARK, &query.mark.to_ne_bytes());
+        let mut found = None;
+        let asked = self.socket.query(&request, &mut |received| {
+            let kind = received.payload.get(7).copied();
+            found = kind.zip(Some(received.attributes(RTMSG).find_array(RTA_OIF).map(u32::from_ne_bytes)));
+            Ok(())
+        });
+        if let Err(error) = asked {
+            return refused(&error, query.in_interface.is_some()).ok_or_else(|| error.into());
+        }
+        let (kind, device) = found.ok_or_else(|| io::Error::other("the kernel answered no route"))?;
+        let name = || self.interfaces.iter().find(|(_, index)| Some(**index) == device).map(|(name, _)| name.clone());
+        Ok(match kind {
+            RTN_LOCAL | RTN_BROADCAST | RTN_ANYCAST | RTN_MULTICAST => RouteDecision::Local,
+            RTN_BLACKHOLE => RouteDecision::Dropped("a blackhole route"),
+            RTN_UNREACHABLE => RouteDecision::Refused("an unreachable route"),
+            RTN_PROHIBIT => RouteDecision::Refused("a prohibit route"),
+            _ => RouteDecision::Leaves(name().ok_or_else(|| io::Error::other("the route has no known interface"))?),
+        })
+    }
+}
+
+/// What an error of a lookup means for packets.
+fn refused(error: &NetlinkError, came_in: bool) -> Option<RouteDecision> {
+    Some(match error.errno()? {
+        libc::EXDEV => RouteDecision::Dropped("the reverse path filter"),
+        libc::EINVAL if came_in => {
+            RouteDecision::Dropped("an address that may not come in there, or a blackhole route")
+        }
+        libc::EINVAL => RouteDecision::Dropped("an address that may not leave there, or a blackhole route"),
+        libc::EHOSTUNREACH => RouteDecision::Refused("an unreachable route, or none"),
+        libc::EACCES => RouteDecision::Refused("a prohibit route"),
+        libc::ENETUNREACH => RouteDecision::Refused("no route"),
+        _ => return None,
+    })
+}
+
+fn length(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
 }
 
 /// Looks up the route to an address, as for packets that this node sends.
@@ -98,13 +204,9 @@ fn lookup(ip: IpAddr, flags: u32) -> Result<Option<Found>, NetlinkError> {
     let mut header = [0; RTMSG];
     header[0] = IpFamily::of(&ip).nfproto();
     header[8..].copy_from_slice(&flags.to_ne_bytes());
-    let octets = match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
-    header[1] = u8::try_from(octets.len() * 8).unwrap_or_default();
+    header[1] = length(ip);
     let mut request = Request::new(RTM_GETROUTE, 0, &header);
-    request.attribute(RTA_DST, &octets);
+    request.attribute(RTA_DST, &octets(ip));
     let mut found = None;
     Netlink::open(NETLINK_ROUTE)?.query(&request, &mut |received| {
         let (Some(kind), Some(length)) = (received.payload.get(7), received.payload.get(1)) else { return Ok(()) };

@@ -108,7 +108,7 @@ pub(super) fn in_set(
         destination: packet.destination,
         protocol: packet.protocol.number(),
         in_interface: context.in_interface.to_owned(),
-        out_interface: context.out_interface(packet.destination.ip()).unwrap_or_default().to_owned(),
+        out_interface: context.out_interface(traced).unwrap_or_default().to_owned(),
         mark: traced.mark,
     };
     match context.node.answers.get(&query) {

@@ -123,7 +123,7 @@ fn kind_of(address: IpAddr, kinds: &[AddressKind], limit_in: Option<bool>, conte
 fn bridged(asked: &PhysdevMatch, traced: &TracedPacket, context: &HookContext<'_>) -> MatchResult {
     let node = context.node;
     let came_in = node.bridged.contains(context.in_interface);
-    let leaves = match context.out_interface(traced.packet.destination.ip()) {
+    let leaves = match context.out_interface(traced) {
         Some(name) => node.bridged.contains(name),
         None => !node.bridged.is_empty(),
     };
@@ -144,6 +144,9 @@ fn reverse_path(source: IpAddr, loose: bool, context: &HookContext<'_>) -> Match
     if context.node.is_local(source) {
         return MatchResult::No;
     }
+    if context.node.has_policy_rules {
+        return MatchResult::unknown("policy routing rules decide where answers leave");
+    }
     match context.node.out_interface(source) {
         Some(name) => (loose || name == incoming).into(),
         None => MatchResult::Unknown(format!("where {source} is routed to is not known")),
@@ -158,7 +161,7 @@ fn device_group(
 ) -> MatchResult {
     let name = match incoming {
         true => Some(context.in_interface),
-        false => context.out_interface(traced.packet.destination.ip()),
+        false => context.out_interface(traced),
     };
     let group = name.and_then(|name| context.node.groups.get(name));
     let unknown = || MatchResult::unknown("the group of the interface is not known");

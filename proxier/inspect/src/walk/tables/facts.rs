@@ -101,11 +101,11 @@ fn name(interface: &str) -> Vec<u8> {
     bytes
 }
 
-fn out<'a>(traced: &TracedPacket, scope: &TableScope<'a>) -> Result<&'a str, LoadFailure> {
+fn out<'t>(traced: &'t TracedPacket, scope: &TableScope<'_>) -> Result<&'t str, LoadFailure> {
     let to = traced.packet.destination.ip();
     scope
         .context
-        .out_interface(to)
+        .out_interface(traced)
         .ok_or_else(|| LoadFailure::Unknown(format!("it is not known where packets to {to} leave")))
 }
 
@@ -152,6 +152,9 @@ fn route(result: u32, flags: u32, traced: &TracedPacket, scope: &TableScope<'_>)
         return Ok(kind.to_ne_bytes().to_vec());
     }
     let node = scope.context.node;
+    if node.has_policy_rules && !node.is_local(address) {
+        return unknown(format!("policy routing rules decide where {address} is routed to"));
+    }
     let incoming = scope.context.in_interface;
     let found = match node.out_interface(address) {
         // What comes from the node itself is taken for right.

@@ -381,12 +381,13 @@ impl Execution {
             None => None,
         };
         let traced = &mut self.traced;
+        let leaves = scope.context.out_interface(traced).map(str::to_owned);
         let (node, packet) = (scope.context.node, &mut traced.packet);
         let to = packet.destination.ip();
         let own = |on: Option<&str>| on.and_then(|name| node.address_on(name, to)).or(node.masquerade_address(to));
         let (end, ip) = match kind {
             Translation::Source => (&mut packet.source, ip),
-            Translation::Masquerade => (&mut packet.source, own(scope.context.out_interface(to))),
+            Translation::Masquerade => (&mut packet.source, own(leaves.as_deref())),
             Translation::Destination => (&mut packet.destination, ip),
             Translation::Redirect if scope.context.hook == "OUTPUT" => {
                 (&mut packet.destination, Some(scope.context.family.localhost()))
