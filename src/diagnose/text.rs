@@ -57,16 +57,18 @@ fn counted(block: &[&Finding]) -> String {
 fn shown(block: &[&Finding], terminal: Terminal, wide: bool) -> String {
     let [first, others @ ..] = block else { return String::new() };
     let (word, style) = if first.certain { ("CAUSE", Style::Red) } else { ("SUSPECT", Style::Yellow) };
-    let mut lines = wrapped(&format!("{word} {}: {}", first.cause.name(), first.what), terminal.width).into_iter();
-    let title = lines.next().unwrap_or_default();
-    let rest = title.strip_prefix(word).unwrap_or_default();
-    let mut out = format!("{}{rest}\n", terminal.styled(style, word));
+    let text = format!("{word} {}: {}", first.cause.name(), first.what);
+    let title = wrapped(&text, terminal.width).into_iter().next().unwrap_or_default();
+    let mut out = format!("{}{}\n", terminal.styled(style, word), title.strip_prefix(word).unwrap_or_default());
     let mut indented = |text: &str| {
         for line in wrapped(text, terminal.width.saturating_sub(2)) {
             out += &format!("  {line}\n");
         }
     };
-    lines.for_each(|line| indented(&line));
+    let rest = text.strip_prefix(&*title).unwrap_or(&text).trim_start();
+    if !rest.is_empty() {
+        indented(rest);
+    }
     indented(&format!("Next: {}", first.next));
     if let Some(evidence) = &first.evidence {
         indented(&format!("Seen: {evidence}"));
