@@ -31,6 +31,8 @@ mod terminal;
 #[cfg(test)]
 mod tests_named;
 mod trace;
+#[doc(hidden)]
+pub mod trial;
 mod version;
 
 use std::io::{Write, stderr, stdout};

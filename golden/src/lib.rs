@@ -25,6 +25,7 @@ pub mod pki;
 pub mod probe;
 pub mod proxy;
 pub mod replay;
+pub mod rulesets;
 pub mod sample;
 pub mod seccomp;
 pub mod strace;

@@ -61,6 +61,9 @@ pub struct Node {
     netns: Netns,
     _world: Netns,
     links: Vec<Socket>,
+    /// Another namespace without rules, which forwards markers: they wait in the same queues of the CPU as probes.
+    _turn: Netns,
+    turn: Socket,
     host: [Socket; 2],
     sinks: Vec<Sink>,
 }
@@ -92,6 +95,16 @@ impl Node {
     /// If namespaces, interfaces or raw sockets cannot be created.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_links(LINKS)
+    }
+
+    /// The same with other names for its interfaces: to the node network, to the pods, to a second network, and beside the
+    /// pods.
+    ///
+    /// # Panics
+    /// As above.
+    #[must_use]
+    pub fn with_links(names: [&str; 4]) -> Self {
         let (netns, world) = (Netns::new(), Netns::new());
         // The order of packets is visible only to their sender, and only while it stays on one CPU.
         netns.run(
@@ -101,7 +114,7 @@ impl Node {
         );
         world.run("sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
         let mut lines = String::new();
-        for link in LINKS {
+        for link in names {
             // Without ARP, every neighbour is reachable; all links have the address that the frames below contain.
             lines += &format!(
                 "link add {link} address 02:00:00:00:00:01 type veth peer name {link} netns {}\n\
@@ -109,21 +122,32 @@ impl Node {
                 world.pid()
             );
         }
-        lines += "addr add 192.168.50.2/24 dev eth0\naddr add fd00:50::2/64 dev eth0 nodad\n\
-                  addr add 192.168.60.2/24 dev eth1\naddr add fd00:60::2/64 dev eth1 nodad\n\
-                  addr add 10.244.1.1/24 dev cbr0\naddr add fd00:10:244:1::1/64 dev cbr0 nodad\n\
-                  route add default dev eth0\nroute add ::/0 dev eth0\n\
-                  route add local 192.168.98.0/24 dev lo\nroute add local fd00:98::/64 dev lo\n";
+        let [eth0, cbr0, eth1, _] = names;
+        lines += &format!(
+            "addr add 192.168.50.2/24 dev {eth0}\naddr add fd00:50::2/64 dev {eth0} nodad\n\
+             addr add 192.168.60.2/24 dev {eth1}\naddr add fd00:60::2/64 dev {eth1} nodad\n\
+             addr add 10.244.1.1/24 dev {cbr0}\naddr add fd00:10:244:1::1/64 dev {cbr0} nodad\n\
+             route add default dev {eth0}\nroute add ::/0 dev {eth0}\n\
+             route add local 192.168.98.0/24 dev lo\nroute add local fd00:98::/64 dev lo\n"
+        );
         feed(&netns, "ip", &["-batch", "-"], &lines).unwrap_or_else(|e| panic!("{e}"));
-        for link in LINKS {
+        for link in names {
             world.run(&format!("ip link set {link} up"));
         }
-        let links = world.enter(|| LINKS.map(packet_socket).into_iter().collect());
+        let turn = Netns::new();
+        turn.run(&format!("ip link add turn address 02:00:00:00:00:01 type veth peer name turn netns {}", world.pid()));
+        turn.run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.turn.rp_filter=0");
+        turn.run("sysctl -q -w net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.turn.send_redirects=0");
+        turn.run("ip link set turn arp off up");
+        turn.run("ip route add default dev turn");
+        world.run("ip link set turn up");
+        let links = world.enter(|| names.map(packet_socket).into_iter().collect());
+        let turn_socket = world.enter(|| packet_socket("turn"));
         let (host, sinks) = netns.enter(|| {
             let host = [Domain::IPV4, Domain::IPV6].map(|domain| raw(domain, 255)); // IPPROTO_RAW: with header
             (host, sinks())
         });
-        Self { netns, _world: world, links, host, sinks }
+        Self { netns, _world: world, links, _turn: turn, turn: turn_socket, host, sinks }
     }
 
     /// The namespace of the node.
@@ -202,7 +226,7 @@ impl Node {
     /// Sends probes and returns the outcome of each.
     ///
     /// # Panics
-    /// If the node does not forward packets that no rule matches.
+    /// If packets cannot be sent.
     #[must_use]
     pub fn send(&self, probes: &[(Entry, Probe)]) -> Vec<Outcome> {
         self.send_and_compare(probes).into_iter().map(|(outcome, _)| outcome).collect()
@@ -213,7 +237,7 @@ impl Node {
     /// Masquerading to the sender's own address shows only in the port.
     ///
     /// # Panics
-    /// If the node does not forward packets that no rule matches.
+    /// If packets cannot be sent.
     #[must_use]
     pub fn send_and_compare(&self, probes: &[(Entry, Probe)]) -> Vec<(Outcome, bool)> {
         let home = pin_to_current_cpu();
@@ -230,10 +254,10 @@ impl Node {
         };
         let started = Instant::now();
         for wanted in 1..=MARKERS {
-            self.inject(Entry::Network, &marker);
+            frame(&self.turn, &marker).expect("a marker is sent");
             while observed.markers < wanted {
                 self.drain(&mut observed);
-                assert!(started.elapsed() < FORWARD_TIMEOUT, "the node forwards nothing");
+                assert!(started.elapsed() < FORWARD_TIMEOUT, "no marker comes back");
             }
         }
         self.drain(&mut observed);
@@ -242,12 +266,11 @@ impl Node {
     }
 
     fn inject(&self, entry: Entry, probe: &Probe) {
-        let packet = probe.bytes();
         let sent = match entry {
             Entry::Host => {
                 let socket = &self.host[usize::from(probe.to.is_ipv6())];
                 // Rules may reject at once, or route to nowhere: outcomes like any other.
-                match socket.send_to(&packet, &SocketAddr::new(probe.to.ip(), 0).into()) {
+                match socket.send_to(&probe.bytes(), &SocketAddr::new(probe.to.ip(), 0).into()) {
                     Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) => return,
                     sent => sent,
                 }
@@ -258,9 +281,7 @@ impl Node {
                     Entry::Beside => 3,
                     _ => 0,
                 };
-                let kind: [u8; 2] = if probe.to.is_ipv4() { [8, 0] } else { [0x86, 0xdd] };
-                let frame = [&NODE_MAC[..], &[2, 0, 0, 0, 0, 2], &kind, &packet].concat();
-                (&self.links[link]).write(&frame)
+                frame(&self.links[link], probe)
             }
         };
         sent.unwrap_or_else(|e| panic!("{probe:?}: {e}"));
@@ -268,7 +289,7 @@ impl Node {
 
     fn drain(&self, observed: &mut Observations) {
         let mut buffer = [0; 2048];
-        for link in &self.links {
+        for link in self.links.iter().chain([&self.turn]) {
             while let Some(length) = next(link, &mut buffer) {
                 observed.take(buffer.get(14..length).and_then(read));
             }
@@ -355,6 +376,12 @@ fn next(mut socket: &Socket, buffer: &mut [u8]) -> Option<usize> {
         Err(e) if e.kind() == ErrorKind::WouldBlock => None,
         Err(e) => panic!("read a raw socket: {e}"),
     }
+}
+
+/// Sends a packet on a link, to the address that the links of the node have.
+fn frame(mut link: &Socket, probe: &Probe) -> std::io::Result<usize> {
+    let kind: [u8; 2] = if probe.to.is_ipv4() { [8, 0] } else { [0x86, 0xdd] };
+    link.write(&[&NODE_MAC[..], &[2, 0, 0, 0, 0, 2], &kind, &probe.bytes()].concat())
 }
 
 /// A socket that receives every packet of a link.
