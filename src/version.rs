@@ -1,11 +1,13 @@
 //! `--version`: the release that this program claims to be.
 
 /// The Kubernetes release whose behaviour this program has.
-pub const KUBERNETES: &str = "v1.36.2";
+pub const KUBERNETES: &str = "v1.37.0";
 /// Its minor release.
-pub const MINOR_RELEASE: &str = "1.36";
-/// The minor release before it.
-pub const PREVIOUS_MINOR_RELEASE: &str = "1.35";
+pub const MINOR_RELEASE: &str = "1.37";
+/// The first minor release (1.x) whose configurations are accepted.
+pub const FIRST_MINOR: u8 = 31;
+/// The last minor release (1.x) whose configurations are accepted.
+pub const LAST_MINOR: u8 = 38;
 
 /// What the value of `--version` asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,11 +75,11 @@ mod tests {
 
     #[test]
     fn the_version_is_printed_as_an_official_build_prints_it() {
-        assert_eq!(parse_flag("true"), Ok(VersionAction::Print("Kubernetes v1.36.2".to_owned())));
+        assert_eq!(parse_flag("true"), Ok(VersionAction::Print("Kubernetes v1.37.0".to_owned())));
         assert_eq!(parse_flag("false"), Ok(VersionAction::Run));
         let raw = parse_flag("raw").expect("a version");
         let VersionAction::Print(raw) = raw else { panic!("{raw:?}") };
-        assert!(raw.starts_with("version.Info{Major:\"1\", Minor:\"36\","), "{raw}");
+        assert!(raw.starts_with("version.Info{Major:\"1\", Minor:\"37\","), "{raw}");
     }
 
     #[test]
@@ -88,14 +90,14 @@ mod tests {
                 .and_then(|rest| rest.strip_prefix(MINOR_RELEASE))
                 .is_some_and(|rest| rest.starts_with('.'))
         );
-        let minor = |release: &str| release.split_once('.').and_then(|(_, minor)| minor.parse::<u32>().ok());
-        assert_eq!(minor(PREVIOUS_MINOR_RELEASE).map(|previous| previous + 1), minor(MINOR_RELEASE));
+        let minor: u8 = major_minor().1.parse().expect("a number");
+        assert!((FIRST_MINOR..=LAST_MINOR).contains(&minor));
     }
 
     #[test]
     fn only_this_release_may_be_claimed() {
-        assert_eq!(parse_flag("v1.36.2-mine.1"), Ok(VersionAction::Run));
-        for other in ["v1.36.20", "v1.35.2", "perhaps", ""] {
+        assert_eq!(parse_flag("v1.37.0-mine.1"), Ok(VersionAction::Run));
+        for other in ["v1.37.01", "v1.36.2", "perhaps", ""] {
             assert!(parse_flag(other).is_err(), "{other}");
         }
     }

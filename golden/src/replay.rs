@@ -268,9 +268,9 @@ fn config(fields: &Value, mode: Mode) -> Config {
     let addresses = fields.pointer("/nodePortAddresses").and_then(Value::as_array).cloned().unwrap_or_default();
     let addresses: Vec<&str> = addresses.iter().filter_map(Value::as_str).collect();
     config.node_port_addresses = match addresses[..] {
-        ["primary"] => NodePortAddresses::Primary,
-        [] if mode == Mode::Nftables => NodePortAddresses::Primary,
-        _ => NodePortAddresses::Cidrs(addresses.iter().map(|net| net.parse().expect("a network")).collect()),
+        ["primary"] => NodePortAddresses::primary(),
+        [] if mode == Mode::Nftables => NodePortAddresses::primary(),
+        _ => NodePortAddresses::within(addresses.iter().map(|net| net.parse().expect("a network")).collect()),
     };
     config.bind_address = text("/bindAddress").parse().ok();
     config.masquerade_all = flag(&format!("/{of_mode}/masqueradeAll")) == Some(true);

@@ -47,6 +47,10 @@ const WINDOWS: &[&str] = &[
     "windows-service",
 ];
 
+/// The warning about a configuration without a mode (KEP-5343; kube-proxy warns since 1.37).
+pub const NO_MODE: &str = "The proxy mode is not set: using iptables. The default will change to nftables in Kubernetes \
+                           1.40; set mode in the configuration file (or --proxy-mode) to keep iptables";
+
 /// The configuration with warnings about its sources.
 #[derive(Debug)]
 pub struct EffectiveConfig {
@@ -56,7 +60,7 @@ pub struct EffectiveConfig {
     pub text: Option<String>,
     /// Errors of strict decoding of the configuration file; empty: none.
     pub strict_errors: Vec<String>,
-    /// Warnings about the flags, for the log.
+    /// Warnings about flags and about an unset mode, for the log.
     pub warnings: Vec<String>,
 }
 
@@ -80,7 +84,11 @@ impl CommandLine {
                 return Err(ConfigError::Hostname);
             }
         }
-        Ok(EffectiveConfig { file: file.with_defaults(), text, strict_errors, warnings: self.warnings() })
+        let mut warnings = self.warnings();
+        if file.mode.is_empty() {
+            warnings.push(NO_MODE.to_owned());
+        }
+        Ok(EffectiveConfig { file: file.with_defaults(), text, strict_errors, warnings })
     }
 
     /// Warnings about deprecated flags.

@@ -130,7 +130,8 @@ pub struct ProxyFlags {
     /// The prefix of InterfaceNamePrefix
     #[arg(long, value_name = "PREFIX", default_value = "")]
     pub pod_interface_name_prefix: String,
-    /// Networks whose local addresses serve node ports, or "primary" for the Node's own; all if unset
+    /// Networks whose local addresses serve node ports, "primary" (the Node's own addresses), "localhost" (in nftables
+    /// mode with the feature gate KubeProxyNFTablesLocalhostNodePorts) and "all", in any combination; all if unset
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
     pub nodeport_addresses: Vec<String>,
     /// Masquerade all traffic to cluster IPs
@@ -184,7 +185,7 @@ pub struct Servers {
     /// Serve /debug/rules beside /metrics: what this node's rules do with Services; it counts beside --config too
     #[arg(long, value_name = "BOOL", default_value = "false")]
     pub debug_rules: Switch,
-    /// Show metrics that are hidden since the release before this one (1.35)
+    /// Show metrics that are hidden since the release before this one (1.36)
     #[arg(long, value_name = "VERSION", default_value = "")]
     pub show_hidden_metrics_for_version: String,
 }

@@ -6,8 +6,9 @@ use proxier::model::Mode;
 
 use super::defaults::DISABLED;
 use super::duration::GoDuration;
-use super::{KubeProxyConfiguration, gates::FeatureGates, net};
-use crate::version::PREVIOUS_MINOR_RELEASE;
+use super::gates::{FeatureGates, IPVS};
+use super::{KubeProxyConfiguration, net, node_ports};
+use crate::version::{FIRST_MINOR, LAST_MINOR};
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 const POSITIVE: &str = "must be greater than 0";
@@ -25,6 +26,13 @@ pub fn check(file: &KubeProxyConfiguration, gates: &FeatureGates) -> Vec<String>
         let supported = "must be iptables, ipvs, nftables or blank (blank means iptables)";
         errors.text("Mode.ProxyMode", &file.mode, supported);
     }
+    if file.mode == "ipvs" && !gates.enabled(IPVS) {
+        errors.text(
+            "Mode.ProxyMode",
+            &file.mode,
+            "must be iptables or nftables: the feature gate KubeProxyIPVS is off",
+        );
+    }
     if file.client_connection.burst < 0 {
         errors.value("ClientConnection.Burst", file.client_connection.burst, NOT_NEGATIVE);
     }
@@ -36,10 +44,11 @@ pub fn check(file: &KubeProxyConfiguration, gates: &FeatureGates) -> Vec<String>
     errors.listen("MetricsBindAddress", &file.metrics_bind_address);
     errors.node_port_addresses(&file.node_port_addresses);
     let version = &file.show_hidden_metrics_for_version;
-    if !version.is_empty() && version != PREVIOUS_MINOR_RELEASE {
-        let only = format!(
-            "must be omitted or {PREVIOUS_MINOR_RELEASE}: only metrics that the previous release showed can be shown"
-        );
+    // Of each release that a configuration may be of, the one before.
+    let shown = |minor: u8| *version == format!("1.{}", minor - 1);
+    if !version.is_empty() && !(FIRST_MINOR..=LAST_MINOR).any(shown) {
+        let (first, last) = (FIRST_MINOR - 1, LAST_MINOR - 1);
+        let only = format!("must be omitted or a release from 1.{first} to 1.{last}");
         errors.text("ShowHiddenMetricsForVersion", version, &only);
     }
     errors.local_detection(file);
@@ -151,14 +160,9 @@ impl Errors {
     }
 
     fn node_port_addresses(&mut self, items: &[String]) {
-        const FIELD: &str = "NodePortAddresses";
-        match items.iter().position(|item| item == "primary") {
-            Some(_) if items.len() == 1 => {}
-            Some(index) => {
-                self.cidrs(FIELD, &items[..index]);
-                self.text(&format!("{FIELD}[{index}]"), "primary", "can't use both 'primary' and CIDRs");
-            }
-            None => self.cidrs(FIELD, items),
+        for (index, item) in items.iter().enumerate().filter(|(_, item)| node_ports::item(item).is_none()) {
+            let detail = "must be a valid CIDR, or 'primary', 'localhost' or 'all'";
+            self.text(&format!("NodePortAddresses[{index}]"), item, detail);
         }
     }
 

@@ -8,6 +8,7 @@ use proxier::model::config::NodePortMatch;
 use proxier::model::{LocalDetector, Mode, NodePortAddresses};
 
 use super::ValidatedConfig;
+use super::gates::LOCALHOST_NODE_PORTS;
 
 /// kube-proxy's log message about a configuration that is probably wrong.
 pub const INCONSISTENT: &str = "Kube-proxy configuration may be incomplete or incorrect";
@@ -35,13 +36,13 @@ pub struct Inconsistencies {
 /// Checks a configuration without knowing the node. Returns warnings.
 #[must_use]
 pub fn check_config(settings: &ValidatedConfig) -> Vec<String> {
-    let NodePortAddresses::Cidrs(nets) = &settings.proxier.node_port_addresses else { return Vec::new() };
-    if nets.is_empty() {
+    let NodePortAddresses { primary, networks } = &settings.proxier.node_port_addresses;
+    if networks.is_empty() && !primary {
         let text = "nodePortAddresses is unset; NodePort connections will be accepted on all local IPs. Consider using \
                     `--nodeport-addresses primary`";
         return vec![text.to_owned()];
     }
-    nets.iter().filter(|net| is_loopback(net)).map(|net| loopback_warning(settings, nets, *net)).collect()
+    networks.iter().filter(|net| is_loopback(net)).filter_map(|net| loopback_warning(settings, *net)).collect()
 }
 
 /// Whether a network is given for its loopback addresses; the network of all addresses is not.
@@ -49,28 +50,35 @@ fn is_loopback(net: &IpNet) -> bool {
     net.prefix_len() > 0 && NodePortMatch::Within(vec![*net]).covers_loopback(IpFamily::of_net(net))
 }
 
-/// The effect of a loopback network in `nodePortAddresses`.
+/// The effect of a loopback network in `nodePortAddresses`; `None`: its node ports are served as named.
 ///
-/// Only iptables mode can serve it, with `route_localnet`, which IPv6 does not have; kube-proxy leaves it out
-/// elsewhere, in IPVS mode silently.
-fn loopback_warning(settings: &ValidatedConfig, nets: &[IpNet], net: IpNet) -> String {
+/// In iptables mode `route_localnet` serves them, which IPv6 does not have; in nftables mode a proxy in user space, if the
+/// feature gate is on. kube-proxy leaves out the others silently.
+fn loopback_warning(settings: &ValidatedConfig, net: IpNet) -> Option<String> {
     let family = IpFamily::of_net(&net);
     let includes = format!("--nodeport-addresses includes localhost ({net})");
+    let config = &settings.proxier;
     let why = match settings.mode {
         Mode::Iptables if !family.has_route_localnet() => format!("localhost NodePorts are not supported on {family}"),
-        Mode::Iptables if settings.proxier.localhost_node_ports => {
-            return format!(
+        Mode::Iptables if config.localhost_node_ports => {
+            return Some(format!(
                 "{includes}: setting route_localnet=1 to allow node ports on localhost, which works in iptables mode \
                  and for IPv4 only"
-            );
+            ));
         }
         Mode::Iptables => "--iptables-localhost-nodeports=false was passed".to_owned(),
-        mode => format!("localhost NodePorts are not supported in {mode} mode"),
+        Mode::Nftables if !config.nftables_localhost_node_ports => {
+            format!("localhost NodePorts in nftables mode need the feature gate {LOCALHOST_NODE_PORTS}")
+        }
+        Mode::Nftables if config.proxies_localhost(family) => return None,
+        Mode::Nftables => format!("not {}, so no localhost NodePort of {family} is served", family.localhost()),
+        Mode::Ipvs => "localhost NodePorts are not supported in ipvs mode".to_owned(),
     };
-    let mut of_family = nets.iter().filter(|other| IpFamily::of_net(other) == family);
-    let alone = of_family.all(|other| family.loopback().contains(other));
+    let NodePortAddresses { primary, networks } = &config.node_port_addresses;
+    let mut of_family = networks.iter().filter(|other| IpFamily::of_net(other) == family);
+    let alone = !primary && of_family.all(|other| family.loopback().contains(other));
     let rest = if alone { format!("; no node port is served over {family}") } else { String::new() };
-    format!("{includes} but {why}{rest}")
+    Some(format!("{includes} but {why}{rest}"))
 }
 
 /// Checks a configuration against the node.
@@ -79,10 +87,9 @@ pub fn check_node(settings: &ValidatedConfig, node: &NodeFacts) -> Inconsistenci
     let mut found = Inconsistencies::default();
     let (primary, single) = (node.primary, !node.dual_stack);
     let (name, other) = (primary.name(), primary.other().name());
-    let node_ports: &[IpNet] = match &settings.proxier.node_port_addresses {
-        NodePortAddresses::Cidrs(nets) => nets,
-        NodePortAddresses::Primary => &[],
-    };
+    // `primary` has an address of each family that the node has.
+    let NodePortAddresses { primary: own, networks } = &settings.proxier.node_port_addresses;
+    let node_ports: &[IpNet] = if *own { &[] } else { networks };
     let cluster: &[IpNet] = match &settings.proxier.local_detector {
         LocalDetector::ClusterCidr(nets) => nets,
         _ => &[],
@@ -181,7 +188,12 @@ mod tests {
         for (mode, localhost, net, why) in [
             ("iptables", false, "127.0.0.1/32", "--iptables-localhost-nodeports=false was passed"),
             ("iptables", true, "::1/128", "localhost NodePorts are not supported on IPv6"),
-            ("nftables", true, "127.0.0.0/8", "localhost NodePorts are not supported in nftables mode"),
+            (
+                "nftables",
+                true,
+                "127.0.0.0/8",
+                "localhost NodePorts in nftables mode need the feature gate KubeProxyNFTablesLocalhostNodePorts",
+            ),
             ("ipvs", true, "126.0.0.0/7", "localhost NodePorts are not supported in ipvs mode"),
         ] {
             let [alone] = &warnings(mode, localhost, &[net])[..] else { panic!("one warning") };
@@ -196,6 +208,22 @@ mod tests {
         for nets in [&["0.0.0.0/0", "::/0"][..], &["10.0.0.0/8"]] {
             assert_eq!(warnings("nftables", true, nets), Vec::<String>::new(), "{nets:?}");
         }
+    }
+
+    #[test]
+    fn localhost_node_ports_of_nftables_mode_are_not_warned_about_where_they_are_served() {
+        let warnings = |gate: bool, items: &[&str]| {
+            check_config(&of(|file| {
+                file.mode = "nftables".to_owned();
+                file.feature_gates.insert(LOCALHOST_NODE_PORTS.to_owned(), gate);
+                file.node_port_addresses = items.iter().map(ToString::to_string).collect();
+            }))
+        };
+        assert_eq!(warnings(true, &["primary", "localhost"]), Vec::<String>::new());
+        assert_eq!(warnings(false, &["primary", "localhost"]).len(), 2, "one for each family");
+        let [other] = &warnings(true, &["127.0.0.2/32", "primary"])[..] else { panic!("one warning") };
+        assert!(other.ends_with("but not 127.0.0.1, so no localhost NodePort of IPv4 is served"), "{other}");
+        assert_eq!(warnings(false, &["all"]), Vec::<String>::new());
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod file;
 pub mod gates;
 pub mod logging;
 pub mod net;
+pub mod node_ports;
 #[cfg(test)]
 mod surface;
 mod translate;
@@ -52,9 +53,6 @@ pub enum ConfigError {
     /// The node name is blank.
     #[error("failed complete: empty hostname-override is invalid")]
     Hostname,
-    /// Invalid feature gates.
-    #[error("failed complete: {}", aggregate(.0))]
-    Gates(Vec<String>),
     /// Every invalid value.
     #[error("failed validate: {}", aggregate(.0))]
     Invalid(Vec<String>),

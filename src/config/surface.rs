@@ -151,7 +151,7 @@ fn what_is_said_is_what_the_program_goes_by() {
     assert_eq!((proxier.periods.sync, proxier.periods.min), (s(5), Duration::from_millis(6)));
     assert_eq!(proxier.local_detector, LocalDetector::BridgeInterface("cni0".to_owned()));
     let nets = vec!["10.12.0.0/16".parse().expect("a network")];
-    assert_eq!(proxier.node_port_addresses, NodePortAddresses::Cidrs(nets));
+    assert_eq!(proxier.node_port_addresses, NodePortAddresses::within(nets));
     let ipvs = &set.ipvs;
     assert_eq!((&*ipvs.scheduler, ipvs.strict_arp, ipvs.exclude_cidrs.len()), ("sh", true, 1));
     assert_eq!((ipvs.tcp_timeout, ipvs.tcp_fin_timeout, ipvs.udp_timeout), (s(7), s(8), s(9)));
@@ -167,15 +167,17 @@ fn what_is_said_is_what_the_program_goes_by() {
 #[test]
 fn each_mode_goes_by_its_own_section() {
     let of = |mode: &str| {
-        let text = "nftables: {masqueradeBit: 11, masqueradeAll: true, syncPeriod: 5s, minSyncPeriod: 2s}\n\
+        let text = "featureGates: {KubeProxyNFTablesLocalhostNodePorts: true}\nnftables: {masqueradeBit: 11, masqueradeAll: true, syncPeriod: 5s, minSyncPeriod: 2s}\n\
                     detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth}\n";
         load(&format!("{HEAD}mode: {mode}\n{text}")).expect("valid").proxier
     };
     let (nftables, iptables) = (of("nftables"), of("iptables"));
     assert_eq!((nftables.masquerade_bit, nftables.masquerade_all, nftables.periods.sync.as_secs()), (11, true, 5));
-    assert_eq!(nftables.node_port_addresses, NodePortAddresses::Primary);
+    assert_eq!(nftables.node_port_addresses, NodePortAddresses::primary());
+    let localhost = [&nftables, &iptables].map(|config| config.nftables_localhost_node_ports);
+    assert_eq!(localhost, [true, false], "the gate is about nftables mode");
     assert_eq!((iptables.masquerade_bit, iptables.masquerade_all, iptables.periods.sync.as_secs()), (14, false, 30));
-    assert_eq!(iptables.node_port_addresses, NodePortAddresses::Cidrs(Vec::new()));
+    assert_eq!(iptables.node_port_addresses, NodePortAddresses::default());
     assert_eq!(iptables.local_detector, LocalDetector::InterfaceNamePrefix("veth".to_owned()));
 }
 

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use proxier::model::config::SyncPeriods;
-use proxier::model::{Config, ConntrackConfig, IpvsConfig, LocalDetector, Mode, NodePortAddresses};
+use proxier::model::{Config, ConntrackConfig, IpvsConfig, LocalDetector, Mode};
 
 use super::check::{check, cluster_cidrs};
 use super::duration::GoDuration;
-use super::gates::FeatureGates;
+use super::gates::{FeatureGates, LOCALHOST_NODE_PORTS};
 use super::logging::Logging;
 use super::validated::{ClientConfig, ValidatedConfig};
-use super::{ConfigError, KubeProxyConfiguration, net};
+use super::{ConfigError, KubeProxyConfiguration, net, node_ports};
 
 impl KubeProxyConfiguration {
     /// `syncPeriod` and `minSyncPeriod` of the mode.
@@ -31,7 +31,7 @@ impl KubeProxyConfiguration {
 /// # Errors
 /// Every invalid field with its value.
 pub fn validate(file: KubeProxyConfiguration, hostname: &str) -> Result<ValidatedConfig, ConfigError> {
-    let (gates, mut warnings) = FeatureGates::new(&file.feature_gates).map_err(ConfigError::Gates)?;
+    let (gates, mut warnings) = FeatureGates::new(&file.feature_gates);
     let mut errors = check(&file, &gates);
     let node_name = if file.hostname_override.is_empty() { hostname } else { &file.hostname_override };
     let node_name = node_name.trim().to_lowercase();
@@ -101,15 +101,12 @@ fn proxier_config(file: &KubeProxyConfiguration, mode: Mode, node_name: String, 
             "InterfaceNamePrefix" => LocalDetector::InterfaceNamePrefix(details.interface_name_prefix.clone()),
             _ => LocalDetector::ClusterCidr(nets(&cluster_cidrs(&file.cluster_cidr))),
         },
-        node_port_addresses: if file.node_port_addresses == ["primary"] {
-            NodePortAddresses::Primary
-        } else {
-            NodePortAddresses::Cidrs(nets(&file.node_port_addresses))
-        },
+        node_port_addresses: node_ports::addresses(&file.node_port_addresses),
         bind_address: net::ip(&file.bind_address).filter(|ip| !ip.is_unspecified()),
         masquerade_all: all,
         masquerade_bit: u8::try_from(bit.unwrap_or_default()).unwrap_or_default(),
         localhost_node_ports: file.iptables.localhost_node_ports.unwrap_or(true),
+        nftables_localhost_node_ports: mode == Mode::Nftables && gates.enabled(LOCALHOST_NODE_PORTS),
         hide_external_ips: !gates.enabled("AllowServiceExternalIPs"),
         periods: SyncPeriods { min: min.to_std(), sync: sync.to_std() },
     }

@@ -131,7 +131,7 @@ mod tests {
             bind_address: "::".to_owned(),
             node_port_addresses: vec!["10.0.0.0/8".to_owned(), "fd00::/8".to_owned()],
             hostname_override: "12".to_owned(),
-            show_hidden_metrics_for_version: "1.35".to_owned(),
+            show_hidden_metrics_for_version: "1.36".to_owned(),
             ..KubeProxyConfiguration::default()
         };
         let mut file = file.with_defaults();
@@ -143,7 +143,7 @@ mod tests {
             "healthzBindAddress: '[::]:10256'\n",
             "hostnameOverride: \"12\"\n",
             "nodePortAddresses:\n- 10.0.0.0/8\n- fd00::/8\n",
-            "showHiddenMetricsForVersion: \"1.35\"\n",
+            "showHiddenMetricsForVersion: \"1.36\"\n",
             "  vmodule:\n  - filePattern: '*'\n    verbosity: 2\n",
             "featureGates:\n  A: true\n",
         ] {

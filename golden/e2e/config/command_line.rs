@@ -30,15 +30,14 @@ fn a_configuration_that_makes_no_sense_is_refused_in_one_line() {
         fails(&[&qps, "--write-config-to=/nowhere/x"], "which a file cannot express");
     }
     fails(&["--config=/nowhere/config.conf"], "failed complete: open /nowhere/config.conf: No such file or directory");
-    let locked = "failed complete: cannot set feature gate NFTablesProxyMode to false, feature is locked to true";
-    fails(&["--feature-gates=NFTablesProxyMode=false"], locked);
+    fails(&["--feature-gates=KubeProxyIPVS=false", "--proxy-mode=ipvs"], "the feature gate KubeProxyIPVS is off");
     fails(&["--hostname-override=  "], "failed complete: empty hostname-override is invalid");
 }
 
 #[test]
 fn what_was_asked_for_goes_to_standard_output() {
     let version = output(&["--version"]);
-    assert_eq!((text(&version.stdout), version.status.code()), ("Kubernetes v1.36.2\n".to_owned(), Some(0)));
+    assert_eq!((text(&version.stdout), version.status.code()), ("Kubernetes v1.37.0\n".to_owned(), Some(0)));
     let help = output(&["-h"]);
     assert_eq!((text(&help.stderr), help.status.code()), (String::new(), Some(0)));
     let help = text(&help.stdout);

@@ -74,7 +74,7 @@ fn fields_that_are_unknown_or_without_effect_are_warned_about() {
     let World { mut node, folder } = World::new();
     let config = node.dir().join("config.yaml");
     let text = "mode: iptables\nmode: iptables\nfancy: true\niptables:\n  syncperiod: 1s\nwinkernel: {enableDSR: true}\n\
-                featureGates: {NFTablesProxyMode: true}\n";
+                featureGates: {NFTablesProxyMode: true, PreferSameTrafficDistribution: false}\n";
     std::fs::write(&config, format!("{HEAD}{text}")).expect("written");
     node.start(&["--config", &config.to_string_lossy(), "--objects", &folder.to_string_lossy()]);
     node.until_leads("default/web:http", &["10.244.2.5:8080"]);
@@ -84,6 +84,7 @@ fn fields_that_are_unknown_or_without_effect_are_warned_about() {
         ["lenient", "mode"],
         ["winkernel", "has no effect here"],
         ["Setting GA feature gate", "NFTablesProxyMode=true"],
+        ["PreferSameTrafficDistribution=false has no effect", "locked to true since Kubernetes 1.35"],
     ] {
         node.until_logged(&parts);
     }

@@ -50,12 +50,14 @@ impl LocalDetector {
 }
 
 /// Which of the node's addresses serve node ports (`nodePortAddresses`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodePortAddresses {
+///
+/// The keywords `localhost` and `all` are networks of both families here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodePortAddresses {
     /// `primary`: the node's own address of each family.
-    Primary,
-    /// Addresses in these networks. A family without networks uses all its addresses.
-    Cidrs(Vec<IpNet>),
+    pub primary: bool,
+    /// Addresses in these networks. Without `primary`, a family without networks uses all its addresses.
+    pub networks: Vec<IpNet>,
 }
 
 /// [`NodePortAddresses`] resolved for one family and node.
@@ -68,24 +70,42 @@ pub enum NodePortMatch {
 }
 
 impl NodePortAddresses {
+    /// `primary` alone.
+    #[must_use]
+    pub fn primary() -> Self {
+        Self { primary: true, networks: Vec::new() }
+    }
+
+    /// Addresses in networks; none: all addresses.
+    #[must_use]
+    pub fn within(networks: Vec<IpNet>) -> Self {
+        Self { primary: false, networks }
+    }
+
     /// Resolves the networks of a family whose node address is `node_ip`.
     ///
     /// Without a node address (`node_ip` is a loopback address then), `primary` selects no address; kube-proxy would
     /// select all (behaviour.yaml I6).
     #[must_use]
     pub fn resolve(&self, family: IpFamily, node_ip: IpAddr) -> NodePortMatch {
-        let nets: Vec<IpNet> = match self {
-            Self::Primary => {
-                let own = Some(node_ip).filter(|ip| !ip.is_loopback()).map(IpNet::from);
-                return NodePortMatch::Within(own.into_iter().collect());
-            }
-            Self::Cidrs(nets) => nets.iter().filter(|net| IpFamily::of_net(net) == family).copied().collect(),
-        };
-        if nets.is_empty() || nets.iter().any(|net| net.prefix_len() == 0) {
-            NodePortMatch::All
-        } else {
-            NodePortMatch::Within(nets)
+        let mut nets: Vec<IpNet> =
+            self.networks.iter().filter(|net| IpFamily::of_net(net) == family).copied().collect();
+        if (nets.is_empty() && !self.primary) || nets.iter().any(|net| net.prefix_len() == 0) {
+            return NodePortMatch::All;
         }
+        if self.primary {
+            nets.extend(Some(node_ip).filter(|ip| !ip.is_loopback()).map(IpNet::from));
+        }
+        NodePortMatch::Within(nets)
+    }
+
+    /// Whether a network lies within the family's loopback network and contains the address of `localhost`.
+    ///
+    /// Larger networks do not count, the network of all addresses neither. kube-proxy 1.37 also counts networks beside
+    /// `localhost`, as 127.0.0.2/32, and then listens on an address that nothing names (kubernetes/kubernetes 142129).
+    #[must_use]
+    pub fn names_localhost(&self, family: IpFamily) -> bool {
+        self.networks.iter().any(|net| family.loopback().contains(net) && net.contains(&family.localhost()))
     }
 }
 
@@ -134,8 +154,10 @@ pub struct Config {
     pub masquerade_all: bool,
     /// The bit of the packet mark for masquerading, 0 to 31.
     pub masquerade_bit: u8,
-    /// Serve node ports on loopback addresses too.
+    /// Serve node ports on loopback addresses too; iptables mode.
     pub localhost_node_ports: bool,
+    /// Nftables mode with the feature gate `KubeProxyNFTablesLocalhostNodePorts`.
+    pub nftables_localhost_node_ports: bool,
     /// Do not program external IPs (feature gate `AllowServiceExternalIPs` off).
     pub hide_external_ips: bool,
     /// The intervals.
@@ -147,6 +169,12 @@ impl Config {
     #[must_use]
     pub fn masquerade_mark(&self) -> u32 {
         1 << self.masquerade_bit
+    }
+
+    /// Whether a user-space proxy serves the family's node ports on its loopback address; nftables mode.
+    #[must_use]
+    pub fn proxies_localhost(&self, family: IpFamily) -> bool {
+        self.nftables_localhost_node_ports && self.node_port_addresses.names_localhost(family)
     }
 
     /// This node's address in a family: `bindAddress`, else the Node's, else loopback.
@@ -167,7 +195,7 @@ mod tests {
     fn primary_without_a_node_address_selects_no_address() {
         let primary = |ip: &str| {
             let ip: IpAddr = ip.parse().expect("an address");
-            NodePortAddresses::Primary.resolve(IpFamily::of(&ip), ip)
+            NodePortAddresses::primary().resolve(IpFamily::of(&ip), ip)
         };
         let own = "192.168.0.1/32".parse().expect("a network");
         assert_eq!(primary("192.168.0.1"), NodePortMatch::Within(vec![own]));
@@ -176,5 +204,35 @@ mod tests {
             assert_eq!(closed, NodePortMatch::Within(Vec::new()));
             assert!(!closed.covers_loopback(IpFamily::V4) && closed.select(&[IpFamily::V4.localhost()]).is_empty());
         }
+    }
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().expect("a network")).collect()
+    }
+
+    #[test]
+    fn networks_beside_primary_are_added_and_a_family_without_any_keeps_its_primary_address() {
+        let addresses = NodePortAddresses { primary: true, networks: nets(&["10.0.0.0/8"]) };
+        let of = |ip: &str| {
+            let ip: IpAddr = ip.parse().expect("an address");
+            addresses.resolve(IpFamily::of(&ip), ip)
+        };
+        assert_eq!(of("192.0.2.1"), NodePortMatch::Within(nets(&["10.0.0.0/8", "192.0.2.1/32"])));
+        assert_eq!(of("fd00::1"), NodePortMatch::Within(nets(&["fd00::1/128"])));
+        assert_eq!(of("::1"), NodePortMatch::Within(Vec::new()), "no address of the Node in this family");
+        let all = NodePortAddresses { primary: true, networks: nets(&["0.0.0.0/0", "::/0"]) };
+        assert_eq!(all.resolve(IpFamily::V6, IpFamily::V6.localhost()), NodePortMatch::All);
+    }
+
+    #[test]
+    fn localhost_is_named_by_loopback_networks_that_contain_it_and_by_no_larger_ones() {
+        let named = |texts: &[&str]| {
+            let addresses = NodePortAddresses { primary: true, networks: nets(texts) };
+            IpFamily::ALL.map(|family| addresses.names_localhost(family))
+        };
+        assert_eq!(named(&["127.0.0.0/8", "::1/128"]), [true, true]);
+        assert_eq!(named(&["127.0.0.1/32"]), [true, false]);
+        assert_eq!(named(&["0.0.0.0/0", "::/0", "127.0.0.1/32"]), [true, false]);
+        assert_eq!(named(&["0.0.0.0/0", "::/0", "126.0.0.0/7", "127.0.0.2/32"]), [false, false]);
     }
 }

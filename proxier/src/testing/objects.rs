@@ -19,11 +19,12 @@ pub fn config() -> Config {
     Config {
         node_name: NODE.to_owned(),
         local_detector: LocalDetector::ClusterCidr(Vec::new()),
-        node_port_addresses: NodePortAddresses::Cidrs(Vec::new()),
+        node_port_addresses: NodePortAddresses::default(),
         bind_address: None,
         masquerade_all: false,
         masquerade_bit: 14,
         localhost_node_ports: true,
+        nftables_localhost_node_ports: false,
         hide_external_ips: false,
         periods: SyncPeriods { min: Duration::ZERO, sync: Duration::from_secs(30) },
     }

@@ -80,7 +80,7 @@ impl ActiveMode {
         host.set_addresses(["192.168.0.1".parse().expect("an address")]);
         let (changes, received) = mailbox();
         let (sender, events) = channel();
-        let everywhere = NodePortAddresses::Cidrs(Vec::new());
+        let everywhere = NodePortAddresses::default();
         let cleaner = FlowCleaner::new(IpFamily::V4, everywhere, Box::new(table.clone()), Box::new(host.clone()));
         let proxier = Proxier::new(IpFamily::V4, config, Box::new(Failing(failures)), Box::new(Watcher(sender)));
         std::thread::spawn(move || proxier.with_cleaner(cleaner).run(&received));

@@ -250,7 +250,7 @@ fn flows_at_an_address_that_the_node_gave_up_are_deleted() {
             }
             let endpoint = place.servers[0].parse().expect("an address");
             let dns = Dns::new(["10.96.0.99", "fd00:96::99"][at], endpoint);
-            let everywhere = NodePortAddresses::Cidrs(Vec::new());
+            let everywhere = NodePortAddresses::default();
             let mut cleaner = FlowCleaner::new(family, everywhere, Box::new(SystemConntrack), Box::new(SystemHost));
             assert_eq!(dns.clean(&mut cleaner, ips[0], &Scope::Full), Some(0), "they go where they should");
             run(&format!("ip addr del {} dev lo", ips[1]));

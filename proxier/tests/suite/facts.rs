@@ -26,7 +26,7 @@ fn ip(text: &str) -> IpAddr {
 
 fn config() -> Config {
     let networks = vec!["192.0.2.0/24".parse().expect("a network")];
-    Config { node_port_addresses: NodePortAddresses::Cidrs(networks), ..objects::config() }
+    Config { node_port_addresses: NodePortAddresses::within(networks), ..objects::config() }
 }
 
 /// A mode on a fake kernel, whose node has the address 192.0.2.10.

@@ -153,7 +153,7 @@ impl Observer for Watcher {
 fn start() -> (mailbox::Sender, Receiver<ReportedSync>) {
     let mut config = objects::config();
     config.periods.sync = Duration::from_millis(20);
-    config.node_port_addresses = NodePortAddresses::Cidrs(vec!["192.168.0.0/24".parse().expect("a network")]);
+    config.node_port_addresses = NodePortAddresses::within(vec!["192.168.0.0/24".parse().expect("a network")]);
     let (changes, received) = mailbox();
     let (sender, reports) = channel();
     let proxier = Proxier::new(IpFamily::V4, config, Box::new(Gated { failed: false }), Box::new(Watcher(sender)));

@@ -93,7 +93,7 @@ fn flushed_rules_are_seen_without_reading_them() {
 #[test]
 fn node_ports_keep_to_their_networks() {
     let mut config = objects::config();
-    config.node_port_addresses = NodePortAddresses::Cidrs(vec!["192.168.60.0/24".parse().expect("a network")]);
+    config.node_port_addresses = NodePortAddresses::within(vec!["192.168.60.0/24".parse().expect("a network")]);
     let mut world = World::with(Fake::default(), config, IpvsConfig::default());
     world.apply(node_port());
     world.sync();
