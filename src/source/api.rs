@@ -37,6 +37,9 @@ pub fn start(
 
 /// The Accept header that client-go derives from `clientConnection`: `acceptContentTypes`, or else `contentType` and
 /// anything. Types that cannot be decoded are left out, so that the server does not choose one of them.
+///
+/// By default it asks first for objects without managed fields, which are often half of an object and are not used here.
+/// API servers before 1.38 ignore the parameter; 1.38 needs the feature gate ManagedFieldsOptOut.
 fn accept(client: &config::ClientConfig) -> String {
     let can_decode = |media_type: &&str| {
         let (name, _) = media_type.split_once(';').unwrap_or((media_type, ""));
@@ -46,8 +49,8 @@ fn accept(client: &config::ClientConfig) -> String {
     if !accepted.is_empty() {
         return accepted.join(",");
     }
-    let preferred = Some(client.content_type.as_str()).filter(can_decode);
-    format!("{}, */*", preferred.unwrap_or(config::DEFAULT_CONTENT_TYPE))
+    let preferred = Some(client.content_type.as_str()).filter(can_decode).unwrap_or(config::DEFAULT_CONTENT_TYPE);
+    format!("{preferred};drop=metadata.managedFields, {preferred}, */*")
 }
 
 #[cfg(test)]
@@ -69,12 +72,14 @@ mod tests {
         const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
         let settings =
             config::validate(config::KubeProxyConfiguration::default().with_defaults(), "node-a").expect("defaults");
-        assert_eq!(accept(&settings.client), format!("{PROTOBUF}, */*"));
-        assert_eq!(accept_of("", "application/json"), "application/json, */*");
-        assert_eq!(accept_of("", "application/cbor"), format!("{PROTOBUF}, */*"));
+        let without = ";drop=metadata.managedFields";
+        assert_eq!(accept(&settings.client), format!("{PROTOBUF}{without}, {PROTOBUF}, */*"));
+        let json = "application/json";
+        assert_eq!(accept_of("", json), format!("{json}{without}, {json}, */*"));
+        assert_eq!(accept_of("", "application/cbor"), format!("{PROTOBUF}{without}, {PROTOBUF}, */*"));
         assert_eq!(accept_of("application/json", PROTOBUF), "application/json");
         let both = format!("application/cbor, {PROTOBUF};q=0.9,application/json");
         assert_eq!(accept_of(&both, PROTOBUF), format!("{PROTOBUF};q=0.9,application/json"));
-        assert_eq!(accept_of("application/cbor", "application/json"), "application/json, */*");
+        assert_eq!(accept_of("application/cbor", json), format!("{json}{without}, {json}, */*"));
     }
 }
