@@ -16,6 +16,7 @@ use crate::backend::{Backend, Rejected, SyncError, SyncStats};
 use crate::cleaner::{CleanupStats, FlowCleaner};
 use crate::leftovers::CleanupWorker;
 use crate::mailbox::{Mail, Message, Receiver};
+use crate::model::localhost_ports::LocalhostPorts;
 use crate::model::{Config, Destination, HealthChecks, LocalDetector, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
 use crate::track::{Change, Kind, Tracker};
@@ -54,6 +55,8 @@ pub struct SyncReport<'a> {
     pub latencies: Vec<Duration>,
     /// The new health check states of Services; `None` after a failure.
     pub health_checks: Option<HealthChecks>,
+    /// The new localhost node ports; `None` after a failure, and where no proxy serves them.
+    pub localhost_ports: Option<LocalhostPorts>,
 }
 
 /// How long the first sync still waits for the own Node.
@@ -306,7 +309,11 @@ impl Proxier {
         // After a failure, the next successful sync reports both (behaviour.yaml I9).
         let latencies = if result.is_ok() { self.latencies() } else { Vec::new() };
         let health_checks = result.is_ok().then(|| self.health_checks(&scope));
-        self.observer.synced(&SyncReport { duration, full, result: result.as_ref(), latencies, health_checks });
+        let proxied = result.is_ok() && self.config.proxies_localhost(self.family);
+        let localhost_ports = proxied.then(|| LocalhostPorts::of(&self.tracker.snapshot(node_ip), &scope));
+        let result_ref = result.as_ref();
+        let report = SyncReport { duration, full, result: result_ref, latencies, health_checks, localhost_ports };
+        self.observer.synced(&report);
         // After a failure, the next sync and the pass after it are full (behaviour.yaml I9).
         if result.is_ok() {
             let gone = self.tracker.take_gone();

@@ -23,11 +23,16 @@ pub(super) fn endpoints_come_and_go_unnoticed(cluster: Cluster) {
     unnoticed(&cluster, &web(), NODE_PORT, || {
         for pods in counts.iter().cycle().take(12) {
             cluster.write(&[with(pods)]);
-            let chain = if pods.len() > 4 { "goto endpoints-8" } else { "goto endpoints-4" };
+            // A single endpoint has no number.
+            let (chain, number) = match pods.len() {
+                1 => ("goto endpoints-1", ": "),
+                2..=4 => ("goto endpoints-4", ". "),
+                _ => ("goto endpoints-8", ". "),
+            };
             eventually("the change is in the table", SOON, || {
                 Family::BOTH.iter().all(|family| {
                     let (table, numbered) =
-                        (cluster.table(*family), format!("{} . tcp . {PORT} . ", web().address(*family).ip()));
+                        (cluster.table(*family), format!("{} . tcp . {PORT} {number}", web().address(*family).ip()));
                     table.contains(chain) && table.matches(&numbered).count() == pods.len()
                 })
             });

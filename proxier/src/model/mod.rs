@@ -6,6 +6,7 @@ pub mod config;
 pub mod conntrack;
 pub mod endpoint;
 pub mod health_check;
+pub mod localhost_ports;
 pub mod mode;
 pub mod node;
 mod packed;

@@ -66,7 +66,7 @@ fn count(state: &mut ProgrammedTable, names: &[&ServicePortName]) -> Vec<(SetId,
     let mut changes = MemberChanges::default();
     for name in names {
         let Some(port) = state.ports.get(*name) else { continue };
-        state.counts.add(&render_shared(name, &port.spec, state.settings.node_ip), &mut changes);
+        state.counts.add(&render_shared(name, &port.spec, state.settings.rendering()), &mut changes);
     }
     let [_, mut members] = state.counts.settle(changes);
     let node_port_ips = state.settings.node_port_ips.iter().flatten();
@@ -76,7 +76,7 @@ fn count(state: &mut ProgrammedTable, names: &[&ServicePortName]) -> Vec<(SetId,
 
 /// The elements of one Service port.
 fn of_port<'a>(state: &ProgrammedTable, name: &'a ServicePortName) -> Vec<DesiredElement<'a>> {
-    let rendered = state.ports.get(name).map(|port| render(name, &port.spec, state.settings.node_ip));
+    let rendered = state.ports.get(name).map(|port| render(name, &port.spec, state.settings.rendering()));
     let elements = rendered.into_iter().flat_map(|rendered| rendered.elements);
     elements.map(|(set, element)| DesiredElement { owner: Some(name), set, element }).collect()
 }

@@ -17,7 +17,7 @@ use super::port_spec::PortSpec;
 use super::programmed::{ProgrammedPort, SharedRefCounts};
 use super::read::numbers_at;
 use super::render::render;
-use super::settings::NftablesSettings;
+use super::settings::{NftablesSettings, RenderSettings};
 use super::sync::programmed;
 use super::{rules, structure};
 use crate::model::{Config, Destination, ServicePortName, Snapshot};
@@ -113,6 +113,8 @@ pub fn is_own_set(name: &str) -> bool {
             SetId::FirewallAllowed
                 | SetId::ShortCircuit(_)
                 | SetId::LocalPolicy(_)
+                | SetId::LocalhostNodePorts
+                | SetId::OnlyEndpoint(..)
                 | SetId::Endpoints(..)
                 | SetId::Choices(..)
         )
@@ -146,7 +148,7 @@ pub fn expected(
     for (name, _) in snapshot.ports.iter() {
         let current = |spec: &PortSpec, policy, wanted: &[SocketAddr]| majority_vote(endpoints, spec, policy, wanted);
         if let Some(port) = programmed(name, snapshot, &owners, current) {
-            wanted.add_port(name, &port, settings.node_ip);
+            wanted.add_port(name, &port, settings.rendering());
         }
     }
     let ExpectedElements { mut sets, mut chains, owners, .. } = wanted;
@@ -183,8 +185,8 @@ impl ExpectedElements {
         }
     }
 
-    fn add_port(&mut self, name: &ServicePortName, port: &ProgrammedPort, node_ip: IpAddr) {
-        let rendered = render(name, &port.spec, node_ip);
+    fn add_port(&mut self, name: &ServicePortName, port: &ProgrammedPort, settings: RenderSettings) {
+        let rendered = render(name, &port.spec, settings);
         for (set, element) in rendered.elements {
             self.add(set, element, Some(name));
         }
@@ -241,10 +243,12 @@ pub fn place_of(family: IpFamily, set: &str) -> Option<(VipOrNodePort, usize)> {
     let place = match id {
         SetId::ClusterIps | SetId::NodePortIps | SetId::Hairpin => return None,
         SetId::FirewallIps | SetId::FirewallAllowed => VipOrNodePort::Address,
+        SetId::LocalhostNodePorts => VipOrNodePort::NodePort,
         SetId::Service(place)
         | SetId::ShortCircuit(place)
         | SetId::LocalPolicy(place)
         | SetId::NoEndpoint(place)
+        | SetId::OnlyEndpoint(place, _)
         | SetId::Endpoints(place, _)
         | SetId::Choices(place, _) => place,
     };

@@ -7,6 +7,7 @@ mod chain_counts;
 mod cleanup;
 mod expected;
 mod features;
+mod localhost;
 mod names;
 mod numbers;
 mod owners;
@@ -36,6 +37,7 @@ pub use self::expected::{
     is_own_set, place_of,
 };
 pub use self::features::{FeatureError, check, check_release};
+pub use self::localhost::rejected_localhost_packets;
 pub use self::names::{TABLE, VipOrNodePort};
 use self::plan::SetDefinitions;
 use self::programmed::ProgrammedTable;

@@ -11,7 +11,7 @@ use netfilter::nft::{Field, Name, Set, Table};
 use sha2::{Digest, Sha256};
 
 pub use super::shared_chains::{ALWAYS, Balance, ChainEndpoints, SharedChain, Sticky, chain_endpoints, size_class};
-use crate::model::ServicePortName;
+use crate::model::{Protocol, ServicePortName};
 
 /// The table's name in both families.
 pub const TABLE: &str = "kube-proxy";
@@ -38,6 +38,17 @@ pub const NODE_PORT_ENDPOINTS_CHECK: &str = "nodeport-endpoints-check";
 pub const FIREWALL_CHECK: &str = "firewall-check";
 /// Drops packets from sources outside the ranges of their destination. Upstream has a chain for each Service port.
 pub const FIREWALL_SOURCE_RANGES: &str = "firewall-source-ranges";
+
+/// Counts and rejects new connections of a protocol to node ports at loopback addresses. Upstream has other chains for
+/// it since 1.37, `localhost-nodeport-reject-PROTOCOL`, with named counters and a map of another name.
+#[must_use]
+pub fn localhost_reject(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "localhost-reject-tcp",
+        Protocol::Udp => "localhost-reject-udp",
+        Protocol::Sctp => "localhost-reject-sctp",
+    }
+}
 
 /// The size of each client set for session affinity.
 const AFFINITY_SIZE: u32 = 1 << 20;
@@ -88,10 +99,14 @@ pub enum SetId {
     LocalPolicy(VipOrNodePort),
     /// The verdicts for destinations without usable endpoints.
     NoEndpoint(VipOrNodePort),
+    /// The verdicts for node ports at loopback addresses that no proxy serves.
+    LocalhostNodePorts,
     /// Load balancer addresses with source ranges.
     FirewallIps,
     /// The source ranges of those addresses.
     FirewallAllowed,
+    /// The endpoint of Service ports that have only one, and no session affinity.
+    OnlyEndpoint(VipOrNodePort, Policy),
     /// Endpoints by number.
     Endpoints(VipOrNodePort, Policy),
     /// With session affinity: the numbers that endpoints have, for new clients.
@@ -100,7 +115,7 @@ pub enum SetId {
 
 impl SetId {
     /// All fixed sets, in the order of creation.
-    pub const ALL: [Self; 21] = {
+    pub const ALL: [Self; 26] = {
         use Policy::{Cluster, Local};
         use VipOrNodePort::{Address, NodePort};
         [
@@ -109,6 +124,7 @@ impl SetId {
             Self::Hairpin,
             Self::NoEndpoint(Address),
             Self::NoEndpoint(NodePort),
+            Self::LocalhostNodePorts,
             Self::FirewallIps,
             Self::FirewallAllowed,
             Self::Service(Address),
@@ -117,6 +133,10 @@ impl SetId {
             Self::ShortCircuit(NodePort),
             Self::LocalPolicy(Address),
             Self::LocalPolicy(NodePort),
+            Self::OnlyEndpoint(Address, Cluster),
+            Self::OnlyEndpoint(Address, Local),
+            Self::OnlyEndpoint(NodePort, Cluster),
+            Self::OnlyEndpoint(NodePort, Local),
             Self::Endpoints(Address, Cluster),
             Self::Endpoints(Address, Local),
             Self::Endpoints(NodePort, Cluster),
@@ -147,6 +167,11 @@ impl SetId {
             Self::ShortCircuit(NodePort) => "short-circuit-nodeports",
             Self::LocalPolicy(Address) => "local-policy-ips",
             Self::LocalPolicy(NodePort) => "local-policy-nodeports",
+            Self::LocalhostNodePorts => "localhost-nodeports",
+            Self::OnlyEndpoint(Address, Cluster) => "only-endpoint",
+            Self::OnlyEndpoint(Address, Local) => "local-only-endpoint",
+            Self::OnlyEndpoint(NodePort, Cluster) => "nodeport-only-endpoint",
+            Self::OnlyEndpoint(NodePort, Local) => "nodeport-local-only-endpoint",
             Self::Endpoints(Address, Cluster) => "endpoints",
             Self::Endpoints(Address, Local) => "local-endpoints",
             Self::Endpoints(NodePort, Cluster) => "nodeport-endpoints",
@@ -173,6 +198,9 @@ impl SetId {
             Self::Service(VipOrNodePort::NodePort) => "NodePort traffic",
             Self::ShortCircuit(_) => "with externalTrafficPolicy Local: traffic from pods and this node",
             Self::LocalPolicy(_) => "with externalTrafficPolicy Local: all other traffic",
+            Self::LocalhostNodePorts => "node ports that are rejected at loopback addresses",
+            Self::OnlyEndpoint(_, Policy::Cluster) => "the only endpoint",
+            Self::OnlyEndpoint(_, Policy::Local) => "the only endpoint on this node",
             Self::Endpoints(_, Policy::Cluster) => "endpoints by number",
             Self::Endpoints(_, Policy::Local) => "endpoints on this node by number",
             Self::Choices(..) => "session affinity: what new clients choose from",
@@ -194,6 +222,8 @@ impl SetId {
             Self::NoEndpoint(place) | Self::Service(place) | Self::ShortCircuit(place) | Self::LocalPolicy(place) => {
                 Set::verdicts(name, key(place, &[]))
             }
+            Self::LocalhostNodePorts => Set::verdicts(name, key(VipOrNodePort::NodePort, &[])),
+            Self::OnlyEndpoint(place, _) => Set::map(name, key(place, &[]), [to, Field::Port]),
             Self::FirewallAllowed => Set { interval: true, ..Set::of(name, key(VipOrNodePort::Address, &[from])) },
             Self::Endpoints(place, _) => Set::map(name, key(place, &number), [to, Field::Port]),
             Self::Choices(place, _) => Set::verdicts(name, key(place, &number)),
@@ -204,7 +234,7 @@ impl SetId {
     /// Whether rules use this set only after a verdict of another one: elements must outlive the verdicts.
     #[must_use]
     pub fn is_support(self) -> bool {
-        matches!(self, Self::Endpoints(..) | Self::Choices(..))
+        matches!(self, Self::OnlyEndpoint(..) | Self::Endpoints(..) | Self::Choices(..))
     }
 }
 

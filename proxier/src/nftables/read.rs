@@ -50,7 +50,7 @@ impl Nftables {
         // Sets with verdicts come before the endpoints that they lead to.
         for (id, set) in self.sets.iter().filter(|(_, set)| read.sets.contains_key(&set.name)) {
             let count = read.counts.get(&set.name).copied().filter(|count| *count >= self.lookup_threshold);
-            if let (SetId::Endpoints(..), Some(count)) = (id, count) {
+            if let (SetId::OnlyEndpoint(..) | SetId::Endpoints(..), Some(count)) = (id, count) {
                 let found = by_keys(self.kernel.as_mut(), &table, id, set, &mut elements);
                 match found {
                     Ok(()) if elements.count(id) == count => continue,
@@ -93,7 +93,10 @@ fn reachable_keys(elements: &ElementIndex, id: SetId) -> impl Iterator<Item = Ve
         (leads.to == id).then_some((element.key.clone(), leads))
     };
     leading.flat_map(|set| elements.of(set)).filter_map(numbers).flat_map(
-        |(key, ChainEndpoints { numbers, gaps, .. })| {
+        move |(key, ChainEndpoints { numbers, gaps, .. })| {
+            if matches!(id, SetId::OnlyEndpoint(..)) {
+                return vec![vec![key]];
+            }
             let keys: Vec<Bytes> = (0..numbers).map(|number| Key::from(&key).number(number).build()).collect();
             if gaps { keys.into_iter().map(|key| vec![key]).collect() } else { vec![keys] }
         },

@@ -6,10 +6,11 @@ use netfilter::nft::{Bytes, COMMENT_MAX, Element, Key, Name, Verdict};
 
 use super::names::{
     Balance, EXTERNAL_LOCAL, FIREWALL_SOURCE_RANGES, NODE_PORT_LOCAL, Policy, REJECT, SetId, SharedChain, Sticky,
-    VipOrNodePort, service_number, size_class,
+    VipOrNodePort, localhost_reject, service_number, size_class,
 };
 use super::port_spec::PortSpec;
 use super::ranges::merged;
+use super::settings::RenderSettings;
 use crate::model::ServicePortName;
 
 /// The rendered objects of a Service port.
@@ -37,17 +38,17 @@ pub fn comment(name: &ServicePortName) -> Name {
 
 /// Renders a Service port.
 #[must_use]
-pub fn render(name: &ServicePortName, spec: &PortSpec, node_ip: IpAddr) -> Rendered {
-    write(name, spec, node_ip, true)
+pub fn render(name: &ServicePortName, spec: &PortSpec, settings: RenderSettings) -> Rendered {
+    write(name, spec, settings, true)
 }
 
 /// Renders only what the Service port shares with others.
 #[must_use]
-pub fn render_shared(name: &ServicePortName, spec: &PortSpec, node_ip: IpAddr) -> Rendered {
-    write(name, spec, node_ip, false)
+pub fn render_shared(name: &ServicePortName, spec: &PortSpec, settings: RenderSettings) -> Rendered {
+    write(name, spec, settings, false)
 }
 
-fn write(name: &ServicePortName, spec: &PortSpec, node_ip: IpAddr, elements: bool) -> Rendered {
+fn write(name: &ServicePortName, spec: &PortSpec, settings: RenderSettings, elements: bool) -> Rendered {
     let service = if spec.affinity.is_some() { service_number(name) } else { 0 };
     let mut writer = Writer { spec, service, comment: comment(name), elements, out: Rendered::default() };
     if let Some(ip) = spec.cluster_ip {
@@ -58,9 +59,14 @@ fn write(name: &ServicePortName, spec: &PortSpec, node_ip: IpAddr, elements: boo
     }
     if spec.node_port != 0 {
         writer.external(VipOrNodePort::NodePort, None);
+        if settings.localhost_rejected.contains(&name.protocol) {
+            let key = writer.key(VipOrNodePort::NodePort, None).build();
+            let reject = Verdict::Goto(localhost_reject(name.protocol).into());
+            writer.push(SetId::LocalhostNodePorts, Element::verdict(key, reject));
+        }
     }
     if elements {
-        writer.firewall(node_ip);
+        writer.firewall(settings.node_ip);
     }
     let hairpin = spec.here.iter().map(|endpoint| {
         let ip = endpoint.ip();
@@ -146,6 +152,16 @@ impl Writer<'_> {
     fn balance(&mut self, place: VipOrNodePort, ip: Option<IpAddr>, policy: Policy) -> Option<Balance> {
         let (spec, service, key, elements) = (self.spec, self.service, self.key(place, ip), self.elements);
         let numbered = spec.endpoints(policy);
+        if spec.affinity.is_none()
+            && let [only] = numbered.iter().flatten().collect::<Vec<_>>()[..]
+        {
+            if elements {
+                let value = Key::default().socket(only).build();
+                let element = Element::data(key.build(), value);
+                self.out.elements.push((SetId::OnlyEndpoint(place, policy), element));
+            }
+            return Some(Balance { place, policy, count: 1, sticky: None });
+        }
         let numbers = || (0_u32..).zip(numbered.iter()).filter_map(|(number, endpoint)| Some((number, endpoint?)));
         let rendered = || numbers().filter(|_| elements);
         let endpoints = rendered().map(|(number, endpoint)| {

@@ -5,6 +5,7 @@ use netfilter::nft::{Address, Chain, ChainType, Field, Hook, Name, Rule, SetOper
 
 use super::names::*;
 use super::settings::NftablesSettings;
+use crate::model::Protocol;
 use crate::model::config::LocalTraffic;
 
 /// The priorities of kube-proxy's chains: the standard ones of nat, and just before.
@@ -44,7 +45,10 @@ pub fn fixed(settings: &NftablesSettings) -> Vec<ChainWithRules> {
     let by_address = |map| vec![Rule::new([verdicts(family, VipOrNodePort::Address, map)])];
     let mut node_ports = node_port_ips(settings, false);
     node_ports.push(verdicts(family, VipOrNodePort::NodePort, SetId::NoEndpoint(VipOrNodePort::NodePort)));
-    vec![
+    let mut node_ports_check = localhost_check(settings);
+    node_ports_check.push(Rule::new(node_ports));
+    let mut chains = localhost_rejects(settings);
+    chains.extend([
         (reject, vec![Rule::new([Statement::Reject(family)])]),
         plain(EXTERNAL_LOCAL, local_policy(settings, VipOrNodePort::Address)),
         plain(NODE_PORT_LOCAL, local_policy(settings, VipOrNodePort::NodePort)),
@@ -52,7 +56,7 @@ pub fn fixed(settings: &NftablesSettings) -> Vec<ChainWithRules> {
         plain(MASQUERADING, masquerading(settings)),
         plain(CLUSTER_IPS_CHECK, cluster_ips_check(settings)),
         plain(SERVICE_ENDPOINTS_CHECK, by_address(SetId::NoEndpoint(VipOrNodePort::Address))),
-        plain(NODE_PORT_ENDPOINTS_CHECK, vec![Rule::new(node_ports)]),
+        plain(NODE_PORT_ENDPOINTS_CHECK, node_ports_check),
         plain(FIREWALL_SOURCE_RANGES, vec![source_ranges(family)]),
         plain(FIREWALL_CHECK, by_address(SetId::FirewallIps)),
         base("filter-prerouting-pre-dnat", filter, Hook::Prerouting, BEFORE_DSTNAT, if_new(&[FIREWALL_CHECK])),
@@ -63,7 +67,25 @@ pub fn fixed(settings: &NftablesSettings) -> Vec<ChainWithRules> {
         base("nat-prerouting", nat, Hook::Prerouting, DSTNAT, vec![Rule::new([jump(SERVICES)])]),
         base("nat-output", nat, Hook::Output, DSTNAT, vec![Rule::new([jump(SERVICES)])]),
         base("nat-postrouting", nat, Hook::Postrouting, SRCNAT, vec![Rule::new([jump(MASQUERADING)])]),
-    ]
+    ]);
+    chains
+}
+
+/// The chains that reject new connections to localhost node ports, one for each protocol that no proxy serves.
+fn localhost_rejects(settings: &NftablesSettings) -> Vec<ChainWithRules> {
+    let reject = [Statement::Counter, Statement::Reject(settings.family)];
+    let of = |protocol: &Protocol| (Chain::plain(localhost_reject(*protocol)), vec![Rule::new(reject.clone())]);
+    settings.localhost_rejected.iter().map(of).collect()
+}
+
+/// Sends packets to loopback node ports there.
+fn localhost_check(settings: &NftablesSettings) -> Vec<Rule> {
+    if settings.localhost_rejected.is_empty() {
+        return Vec::new();
+    }
+    let net = settings.family.loopback();
+    let to_loopback = Statement::AddressIn { address: Address::Destination, not: false, net };
+    vec![Rule::new([to_loopback, verdicts(settings.family, VipOrNodePort::NodePort, SetId::LocalhostNodePorts)])]
 }
 
 /// Matches packets to addresses that serve node ports. After routing they are known to be local.
@@ -209,7 +231,11 @@ fn balance(family: IpFamily, balance: Balance) -> Vec<Rule> {
     let Balance { place, policy, count, sticky } = balance;
     let among = |count| [key(family, place), vec![Field::random(count)]].concat();
     let Some(Sticky { numbers, seconds, service }) = sticky else {
-        return random_draws(family, place, policy, count);
+        return if count == 1 {
+            vec![only_endpoint(family, place, policy)]
+        } else {
+            random_draws(family, place, policy, count)
+        };
     };
     let remembered = (0..numbers).map(|number| {
         let set = affinity_name(number);
@@ -218,6 +244,12 @@ fn balance(family: IpFamily, balance: Balance) -> Vec<Rule> {
     });
     let choose = Statement::VerdictMap { key: among(count), map: SetId::Choices(place, policy).name().into() };
     remembered.chain([Rule::new([choose])]).collect()
+}
+
+/// A rule for the endpoint of Service ports that have only one.
+fn only_endpoint(family: IpFamily, place: VipOrNodePort, policy: Policy) -> Rule {
+    let map = SetId::OnlyEndpoint(place, policy).name().into();
+    Rule::new([Statement::Dnat { family, key: key(family, place), map }])
 }
 
 /// Rules that choose one of at most `most` endpoints uniformly.
@@ -248,7 +280,7 @@ mod tests {
 
     #[test]
     fn every_endpoint_is_chosen_with_the_same_probability() {
-        for count in 1..300 {
+        for count in 2..300 {
             let most = *size_class(count).end();
             // The fraction of packets that reach a rule; rules draw among at most `most`.
             let (mut rest, mut each) = (1.0_f64, 0.0);
@@ -270,8 +302,18 @@ mod tests {
     }
 
     #[test]
+    fn a_single_endpoint_needs_no_draw() {
+        let of = |count| {
+            let balance = Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count, sticky: None };
+            self::balance(IpFamily::V4, balance).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(of(1), ["dnat ip to ip daddr . meta l4proto . th dport map @only-endpoint"]);
+        assert!(of(4).iter().all(|rule| rule.contains("numgen random mod ")), "{:?}", of(4));
+    }
+
+    #[test]
     fn counts_of_one_size_class_yield_that_class() {
-        assert_eq!([1, 4, 5, 8, 9, 32, 33, 48, 49].map(|n| *size_class(n).end()), [4, 4, 8, 8, 16, 32, 48, 48, 64]);
+        assert_eq!([0, 1, 2, 4, 5, 8, 9, 32, 33, 49].map(|n| *size_class(n).end()), [1, 1, 4, 4, 8, 8, 16, 32, 48, 64]);
         for count in 1..5000 {
             let all = size_class(count);
             assert!(all.contains(&count) && all.clone().count() <= 16);

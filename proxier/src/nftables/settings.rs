@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use netfilter::IpFamily;
 
 use crate::model::config::{LocalTraffic, NodePortMatch};
-use crate::model::{Config, Snapshot};
+use crate::model::{Config, Protocol, Snapshot};
 
 /// The settings that rules depend on besides Services and endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,18 @@ pub struct NftablesSettings {
     pub node_port_ips: Option<Vec<IpAddr>>,
     /// Networks that cluster IPs are taken from.
     pub service_cidrs: Vec<IpNet>,
+    /// The protocols whose node ports are rejected at loopback addresses: with the feature gate, those that no proxy
+    /// serves.
+    pub localhost_rejected: &'static [Protocol],
+}
+
+/// The settings that the elements of a Service port depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct RenderSettings {
+    /// The node's own address.
+    pub node_ip: IpAddr,
+    /// As in [`NftablesSettings`].
+    pub localhost_rejected: &'static [Protocol],
 }
 
 impl NftablesSettings {
@@ -55,6 +67,17 @@ impl NftablesSettings {
             local_traffic: config.local_detector.resolve(family, snapshot.node),
             node_port_ips,
             service_cidrs: snapshot.service_cidrs.to_vec(),
+            localhost_rejected: match (config.nftables_localhost_node_ports, config.proxies_localhost(family)) {
+                (false, _) => &[],
+                (true, false) => &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp],
+                (true, true) => &[Protocol::Udp, Protocol::Sctp],
+            },
         }
+    }
+
+    /// What elements depend on.
+    #[must_use]
+    pub fn rendering(&self) -> RenderSettings {
+        RenderSettings { node_ip: self.node_ip, localhost_rejected: self.localhost_rejected }
     }
 }

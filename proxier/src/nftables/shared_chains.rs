@@ -10,11 +10,12 @@ use super::names::{Policy, SetId, VipOrNodePort};
 /// The size class of an endpoint count: Service ports of one class share a chain.
 ///
 /// A change of the count then seldom changes a verdict, which would make the kernel validate all verdicts of the table.
-/// Without session affinity only.
+/// Without session affinity only. A single endpoint has a class of its own, because it needs no draw.
 #[must_use]
 pub fn size_class(count: u32) -> RangeInclusive<u32> {
     match count {
-        0..=4 => 1..=4,
+        0..=1 => 1..=1,
+        2..=4 => 2..=4,
         5..=32 => count.next_power_of_two() / 2 + 1..=count.next_power_of_two(),
         // Each number takes a rule.
         _ => (count - 1) / 16 * 16 + 1..=count.checked_next_multiple_of(16).unwrap_or(count),
@@ -23,11 +24,11 @@ pub fn size_class(count: u32) -> RangeInclusive<u32> {
 
 /// Chains that exist even without references: a rule that starts to use a map makes the kernel validate all its
 /// elements.
-pub const ALWAYS: [Balance; 4] = {
+pub const ALWAYS: [Balance; 5] = {
     const fn up_to(count: u32) -> Balance {
         Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count, sticky: None }
     }
-    [up_to(4), up_to(8), up_to(16), up_to(32)]
+    [up_to(1), up_to(4), up_to(8), up_to(16), up_to(32)]
 };
 
 /// How to choose an endpoint; Service ports share the chain for it.
@@ -111,7 +112,7 @@ impl fmt::Display for SharedChain {
 pub struct ChainEndpoints {
     /// The endpoint map.
     pub to: SetId,
-    /// An upper bound of their numbers.
+    /// An upper bound of their numbers; 0 if the map has no numbers.
     pub numbers: u32,
     /// Whether lower numbers may be unused.
     pub gaps: bool,
@@ -121,18 +122,21 @@ pub struct ChainEndpoints {
 #[must_use]
 pub fn chain_endpoints(chain: &str) -> Option<ChainEndpoints> {
     let chain = chain.strip_prefix("external-").unwrap_or(chain);
-    let (map, of) = VipOrNodePort::ALL
+    let (place, policy, of) = VipOrNodePort::ALL
         .into_iter()
         .flat_map(|place| [Policy::Cluster, Policy::Local].map(|p| (place, p)))
         .find_map(|(place, policy)| {
             let to = SetId::Endpoints(place, policy);
-            Some((to, chain.strip_prefix(to.name())?.strip_prefix('-')?))
+            Some((place, policy, chain.strip_prefix(to.name())?.strip_prefix('-')?))
         })?;
+    if of == "1" {
+        return Some(ChainEndpoints { to: SetId::OnlyEndpoint(place, policy), numbers: 0, gaps: false });
+    }
     let (numbers, gaps) = match of.split_once("-sticky-") {
         Some((_, sticky)) => (sticky.split_once('-')?.0, true),
         None => (of, false),
     };
-    Some(ChainEndpoints { to: map, numbers: numbers.parse().ok()?, gaps })
+    Some(ChainEndpoints { to: SetId::Endpoints(place, policy), numbers: numbers.parse().ok()?, gaps })
 }
 
 /// Whether a chain has the name of a [`SharedChain`].
@@ -158,6 +162,9 @@ mod tests {
                     let named = |balance| chain_endpoints(&chain(balance).to_name());
                     assert_eq!(named(plain), Some(ChainEndpoints { to, numbers: 48, gaps: false }));
                     assert_eq!(named(sticky), Some(ChainEndpoints { to, numbers: 7, gaps: true }));
+                    let only = SetId::OnlyEndpoint(place, policy);
+                    let single = named(Balance { count: 1, ..plain });
+                    assert_eq!(single, Some(ChainEndpoints { to: only, numbers: 0, gaps: false }));
                 }
             }
         }

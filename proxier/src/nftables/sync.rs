@@ -101,7 +101,7 @@ impl Nftables {
             state.owners.replace(name, &old, &new, |other| _ = affected.insert(other.clone()));
         }
         let (mut held, mut wanted, mut members) = (ElementIndex::default(), Vec::new(), MemberChanges::default());
-        let node_ip = state.settings.node_ip;
+        let settings = state.settings.rendering();
         for name in &affected {
             let programmed = if self.rejected.contains_key(name) {
                 None
@@ -111,9 +111,9 @@ impl Nftables {
                 };
                 programmed(name, snapshot, &state.owners, current)
             };
-            let new = programmed.as_ref().map(|new| render(name, &new.spec, node_ip));
+            let new = programmed.as_ref().map(|new| render(name, &new.spec, settings));
             if let Some(old) = state.replace(name, programmed) {
-                let old = render(name, &old.spec, node_ip);
+                let old = render(name, &old.spec, settings);
                 state.counts.subtract(&old, &mut members);
                 old.elements.into_iter().for_each(|(set, element)| held.insert(set, element));
             }
@@ -276,7 +276,7 @@ fn whole<'a>(
     state.counts = SharedRefCounts::new();
     for name in names {
         let Some(port) = state.ports.get(*name) else { continue };
-        let rendered = render(name, &port.spec, state.settings.node_ip);
+        let rendered = render(name, &port.spec, state.settings.rendering());
         state.counts.add(&rendered, &mut members);
         let of_port = rendered.elements.into_iter();
         wanted.extend(of_port.map(|(set, element)| DesiredElement { owner: Some(*name), set, element }));
@@ -374,8 +374,8 @@ fn chain_of(operation: &Operation) -> Option<&Name> {
 
 /// The Service ports that use a chain.
 fn users(state: &ProgrammedTable, chain: &Name) -> Vec<ServicePortName> {
-    let node_ip = state.settings.node_ip;
+    let settings = state.settings.rendering();
     let needs = |shared: &SharedChain| rules::needs(*shared).0.iter().any(|needed| needed.to_name() == *chain);
-    let users = state.ports.iter().filter(|(name, port)| render(name, &port.spec, node_ip).chains.iter().any(needs));
+    let users = state.ports.iter().filter(|(name, port)| render(name, &port.spec, settings).chains.iter().any(needs));
     users.map(|(name, _)| name.clone()).collect()
 }

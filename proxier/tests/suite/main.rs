@@ -24,6 +24,7 @@ mod many_refused;
 mod nfacct;
 mod nftables_engine;
 mod nftables_live;
+mod nftables_localhost;
 mod nftables_mode;
 mod nonsense;
 mod parts;

@@ -251,7 +251,7 @@ fn has_service(text: &str, number: u32) -> bool {
 
 #[test]
 fn a_foreign_rule_that_jumps_to_an_unused_chain_delays_only_the_deletion_of_that_chain() {
-    const UNUSED: &str = "external-nodeport-endpoints-4";
+    const UNUSED: &str = "external-nodeport-endpoints-1";
     let mut driven = Driven::new();
     let (_, before) = driven.sync(objects_of(2, 1));
     assert!(before.contains(&format!("chain {UNUSED} ")), "{before}");
@@ -281,12 +281,12 @@ fn a_foreign_base_chain_under_one_of_our_names_is_replaced() {
     let mut driven = Driven::new();
     driven.sync(objects_of(1, 1));
     // A base chain cannot become another chain, and no element may lead to one.
-    let table = "ip kube-proxy external-nodeport-endpoints-4";
+    let table = "ip kube-proxy external-nodeport-endpoints-1";
     driven.real.nft_reads(&format!("add chain {table} {{ type filter hook input priority 0; }}"));
     let (stats, text) = driven.sync(objects_of(3, 2));
     // The partial sync is refused; the full one finds the base chain and replaces the table.
     assert_eq!((stats.failed_writes, stats.rejected.len()), (1, 0), "{:?}", stats.rejected);
     assert_eq!([0, 1, 2].map(|number| has_service(&text, number)), [true; 3], "{text}");
     assert!(text.contains("tcp . 30080 ") && text.contains(&format!(" : {} . ", objects::address(2))), "{text}");
-    assert!(!text.contains("chain external-nodeport-endpoints-4 {\n\t\ttype"), "{text}");
+    assert!(!text.contains("chain external-nodeport-endpoints-1 {\n\t\ttype"), "{text}");
 }

@@ -200,3 +200,25 @@ fn service_cidrs_count_each_once_and_only_their_own_family() {
     assert_eq!(cidr("b", &["10.1.0.0/16", "nonsense"]), (true, nets(&["10.1.0.0/16"])));
     assert_eq!(cidr("b", &[]), (true, nets(&[])));
 }
+
+/// Since 1.37 a Service's name may begin with a digit. Objects older than StrictIPCIDRValidation may have addresses with
+/// leading zeros and networks with host bits.
+#[test]
+fn relaxed_service_names_and_addresses_of_old_objects_are_taken() {
+    let mut cluster = Cluster::new();
+    let mut old = service("1-web");
+    old["spec"]["clusterIP"] = json!("010.096.0.01");
+    old["spec"]["type"] = json!("LoadBalancer");
+    old["spec"]["loadBalancerSourceRanges"] = json!(["192.168.0.1/24", " 10.0.0.0/8"]);
+    old["spec"]["trafficDistribution"] = json!("PreferSameNode");
+    old["status"] = json!({"loadBalancer": {"ingress": [{"ip": "203.000.113.010"}]}});
+    assert!(cluster.service(old));
+    assert!(cluster.slice(slice("1-web-x", "1-web", &["010.1.0.005"])));
+    assert_eq!(cluster.endpoints("1-web"), ["10.1.0.5:8080"]);
+    let snapshot = cluster.tracker.snapshot(IpFamily::V4.localhost());
+    let (_, port) = snapshot.ports.iter().next().expect("one port");
+    assert_eq!(port.cluster_ip.to_string(), "10.96.0.1");
+    let ranges: Vec<String> = port.source_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(ranges, ["192.168.0.0/24", "10.0.0.0/8"]);
+    assert_eq!(port.load_balancer_vips.iter().map(ToString::to_string).collect::<Vec<_>>(), ["203.0.113.10"]);
+}
