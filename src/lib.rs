@@ -18,6 +18,7 @@ mod health;
 mod health_checks;
 mod http;
 mod inspect;
+mod localhost_proxy;
 mod logging;
 mod metrics;
 mod node;

@@ -1,4 +1,4 @@
-//! Reports what a family's proxier does to health, health checks and metrics.
+//! Reports what a family's proxier does to health, health checks, the localhost proxy and metrics.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use proxier::track::Kind;
 
 use crate::health::Health;
 use crate::health_checks::HealthCheckSender;
+use crate::localhost_proxy::LocalhostSender;
 use crate::metrics::Metrics;
 
 /// The observer of one family.
@@ -17,6 +18,7 @@ pub struct Reporter {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     checks: HealthCheckSender,
+    localhost: Option<LocalhostSender>,
 }
 
 impl Reporter {
@@ -24,7 +26,12 @@ impl Reporter {
     pub fn new(family: IpFamily, health: Arc<Health>, metrics: Arc<Metrics>, checks: HealthCheckSender) -> Self {
         health.started(family);
         metrics.queued(family);
-        Self { family, health, metrics, checks }
+        Self { family, health, metrics, checks, localhost: None }
+    }
+
+    /// The same with a localhost proxy.
+    pub fn with_localhost(self, localhost: Option<LocalhostSender>) -> Self {
+        Self { localhost, ..self }
     }
 }
 
@@ -46,6 +53,10 @@ impl Observer for Reporter {
         if let Some(checks) = &report.health_checks {
             // The receiver outlives the families.
             let _ = self.checks.send((self.family, checks.clone()));
+        }
+        if let (Some(localhost), Some(ports)) = (&self.localhost, &report.localhost_ports) {
+            // So does the proxy's thread.
+            let _ = localhost.send((self.family, ports.clone()));
         }
     }
 

@@ -14,6 +14,7 @@ use proxier::ipvs;
 use proxier::leftovers;
 use proxier::mailbox::mailbox;
 use proxier::model::{Config, Mode};
+use proxier::nftables;
 use proxier::proxier::Proxier;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
@@ -32,11 +33,12 @@ use crate::health::Health;
 use crate::health_checks::HealthCheckSender;
 use crate::http::{Pages, RulesPage};
 use crate::inspect::{gate::Syncing, model::Model};
+use crate::localhost_proxy::{self, LocalhostLimits, LocalhostSender};
 use crate::logging;
 use crate::metrics::{Feature, Metrics};
 use crate::node;
 use crate::reporter::Reporter;
-use crate::servers::{Servers, ServersConfig};
+use crate::servers::{self, Servers, ServersConfig};
 use crate::setup;
 use crate::source::{self, FamilySenders};
 use crate::stop::StopSignals;
@@ -200,6 +202,9 @@ fn metrics(settings: &ValidatedConfig) -> prometheus::Result<Metrics> {
     });
     metrics.features(&features.collect::<Vec<_>>())?;
     metrics.packets(Box::new(packet_counters))?;
+    if settings.proxier.nftables_localhost_node_ports {
+        metrics.rejected_packets(Box::new(nftables::rejected_localhost_packets))?;
+    }
     Ok(metrics)
 }
 
@@ -235,6 +240,7 @@ fn servers_config(
         },
         addresses: Box::new(|family| SystemHost.addresses(family)),
         events,
+        localhost_proxy: proxies_localhost(&settings.proxier),
     }
 }
 
@@ -248,11 +254,13 @@ fn start_families(
     syncing: &Syncing,
 ) -> Result<(FamilySenders, Vec<JoinHandle<()>>), String> {
     let (config, began) = (&settings.proxier, Instant::now());
+    let localhost = localhost_proxy(config, metrics)?;
     let (mut families, mut threads) = (FamilySenders::default(), Vec::new());
     for (family, backend) in backends {
         let (sender, changes) = mailbox();
         health.watch_thread(family, sender.activity());
-        let reporter = Box::new(Reporter::new(family, health.clone(), metrics.clone(), reports.clone()));
+        let reporter = Reporter::new(family, health.clone(), metrics.clone(), reports.clone());
+        let reporter = Box::new(reporter.with_localhost(localhost.clone()));
         let priority = priority.clone();
         let removal = move || {
             leftovers::remove(family, Some(running), began.elapsed() < ipvs::GRACEFUL_TERMINATION_PERIOD, &priority)
@@ -269,6 +277,20 @@ fn start_families(
         families.insert(family, sender);
     }
     Ok((families, threads))
+}
+
+fn proxies_localhost(config: &Config) -> bool {
+    IpFamily::ALL.into_iter().any(|family| config.proxies_localhost(family))
+}
+
+/// Starts the localhost proxy if it has any family to serve.
+fn localhost_proxy(config: &Config, metrics: &Metrics) -> Result<Option<LocalhostSender>, String> {
+    if !proxies_localhost(config) {
+        return Ok(None);
+    }
+    let limits = LocalhostLimits::share(servers::localhost_descriptors());
+    let started = localhost_proxy::start(limits, metrics.localhost.clone());
+    started.map(Some).map_err(|error| format!("cannot start the localhost proxy: {error}"))
 }
 
 fn address_watch(family: IpFamily, settings: &ValidatedConfig) -> SystemAddressWatch {

@@ -29,15 +29,23 @@ const OTHER_DESCRIPTORS: usize = 128;
 struct DescriptorBudget {
     clients_per_server: usize,
     health_check_sockets: usize,
+    /// Of the localhost proxy, if there is one.
+    localhost: usize,
 }
 
 impl DescriptorBudget {
-    /// Divides a limit; each use gets at least a fifth.
-    fn share(limit: usize) -> Self {
+    /// Divides a limit; each use gets at least a fifth. A localhost proxy gets nine tenths of the health checks' part.
+    fn share(limit: usize, localhost_proxy: bool) -> Self {
         let clients_per_server = MAX_CLIENTS.min(limit / 5);
-        let reserved = LIMITED_SERVERS * clients_per_server + OTHER_DESCRIPTORS.min(limit / 5);
-        Self { clients_per_server, health_check_sockets: limit - reserved }
+        let rest = limit - LIMITED_SERVERS * clients_per_server - OTHER_DESCRIPTORS.min(limit / 5);
+        let localhost = if localhost_proxy { rest / 10 * 9 } else { 0 };
+        Self { clients_per_server, health_check_sockets: rest - localhost, localhost }
     }
+}
+
+/// The file descriptors of the localhost proxy, where there is one.
+pub fn localhost_descriptors() -> usize {
+    DescriptorBudget::share(descriptors::limit(), true).localhost
 }
 
 /// What to serve, and where.
@@ -54,6 +62,8 @@ pub struct ServersConfig {
     pub addresses: ListAddresses,
     /// Receives failures as events.
     pub events: EventSender,
+    /// Whether a localhost proxy needs descriptors too.
+    pub localhost_proxy: bool,
 }
 
 /// A required port on which the process cannot listen.
@@ -76,7 +86,7 @@ impl Servers {
     /// Starts all servers. The second value receives the health checks that syncs report.
     pub fn start(plan: ServersConfig, health: &Arc<Health>, metrics: &Arc<Metrics>) -> (Self, HealthCheckSender) {
         let (mut pages, mut limiters) = (JoinSet::new(), Vec::new());
-        let descriptors = DescriptorBudget::share(descriptors::limit());
+        let descriptors = DescriptorBudget::share(descriptors::limit(), plan.localhost_proxy);
         let mut add = |name: &'static str, reason, address: Option<SocketAddr>, handler: Handler| {
             let Some(address) = address else { return };
             let limiter = ConnectionLimiter::new(descriptors.clients_per_server, ServerTimeouts::default());
@@ -130,15 +140,24 @@ impl Servers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::localhost_proxy::LocalhostLimits;
 
     #[test]
     fn descriptors_of_any_limit_are_shared_without_using_more_than_there_are() {
         for limit in [0, 5, 64, 256, 1024, 20_000, usize::MAX] {
-            let DescriptorBudget { clients_per_server, health_check_sockets } = DescriptorBudget::share(limit);
+            let DescriptorBudget { clients_per_server, health_check_sockets, localhost } =
+                DescriptorBudget::share(limit, false);
             assert!(LIMITED_SERVERS * clients_per_server + health_check_sockets <= limit, "{limit}");
             assert!(clients_per_server >= MAX_CLIENTS.min(limit / 5) && health_check_sockets >= limit / 5, "{limit}");
+            let with_proxy = DescriptorBudget::share(limit, true);
+            assert_eq!(with_proxy.health_check_sockets + with_proxy.localhost, health_check_sockets, "{limit}");
+            assert_eq!((localhost, with_proxy.clients_per_server), (0, clients_per_server), "{limit}");
+            let LocalhostLimits { sockets, listeners, pipes } = LocalhostLimits::share(with_proxy.localhost);
+            assert!(sockets + 2 * pipes <= with_proxy.localhost && listeners <= sockets, "{limit}");
         }
-        let usual = DescriptorBudget { clients_per_server: 200, health_check_sockets: 296 };
-        assert_eq!(DescriptorBudget::share(1024), usual);
+        let usual = DescriptorBudget { clients_per_server: 200, health_check_sockets: 296, localhost: 0 };
+        assert_eq!(DescriptorBudget::share(1024, false), usual);
+        let many = LocalhostLimits::share(DescriptorBudget::share(1_048_576, true).localhost);
+        assert_eq!(many, LocalhostLimits { sockets: 942_544, listeners: 706_908, pipes: 256 });
     }
 }

@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 
+use crate::version::LAST_MINOR;
+
 /// Checks the `test` field of a row: names of tests or files, separated by blanks; "different: why"; "open: why"; or
 /// one of `others`.
 #[track_caller]
@@ -21,6 +23,14 @@ pub fn check_words(row: &str, words: &str, others: &[&str]) {
         let there = if name.contains('/') { root().join(name).is_file() } else { all().contains(name) };
         assert!(there, "{row}: no test {name:?}");
     }
+}
+
+/// Checks the `since` field of a row: a release later than 1.36, which the lists were first made of, that is supported.
+#[track_caller]
+pub fn check_since(row: &str, since: Option<&str>) {
+    let Some(since) = since else { return };
+    let minor = since.strip_prefix("1.").and_then(|minor| minor.parse::<u8>().ok());
+    assert!(minor.is_some_and(|minor| (37..=LAST_MINOR).contains(&minor)), "{row}: since {since:?}");
 }
 
 fn root() -> &'static Path {
@@ -66,6 +76,8 @@ struct Row {
     id: String,
     about: String,
     test: String,
+    #[serde(default)]
+    since: Option<String>,
 }
 
 #[test]
@@ -77,6 +89,7 @@ fn every_behaviour_of_the_list_is_tested_or_said_not_to_be() {
         assert!(ids.insert(&*row.id), "{} is there twice", row.id);
         assert!(!row.about.is_empty(), "{} has no description", row.id);
         check_words(&row.id, &row.test, &[]);
+        check_since(&row.id, row.since.as_deref());
     }
     let numbered = |letter: &str, last| (1..=last).map(|number| format!("{letter}{number}")).collect::<Vec<_>>();
     for id in numbered("C", 18).into_iter().chain(numbered("I", 24)) {
@@ -84,7 +97,7 @@ fn every_behaviour_of_the_list_is_tested_or_said_not_to_be() {
     }
     let sections =
         ["2.2", "2.3", "2.4", "2.5", "5.1", "5.2", "5.3", "5.4", "5.5", "5.6", "5.7", "5.8", "5.9", "5.10", "5.11"];
-    for section in sections.into_iter().chain(["6", "7.1", "7.2", "7.3", "7.4", "8", "9"]) {
+    for section in sections.into_iter().chain(["6", "7.1", "7.2", "7.3", "7.4", "8", "9", "L", "N"]) {
         let of_it = |id: &&str| *id == section || id.strip_prefix(section).is_some_and(|rest| rest.starts_with('-'));
         assert!(ids.iter().any(of_it), "section {section} is missing");
     }

@@ -10,6 +10,7 @@ mod deploy;
 mod inspect;
 mod ipvs_inspect;
 mod lifecycle;
+mod localhost;
 mod migration;
 mod objects;
 mod packets;

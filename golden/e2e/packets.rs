@@ -11,6 +11,7 @@ mod cluster_ip;
 mod flows;
 mod ipvs;
 mod load_balancer;
+mod localhost;
 mod node_port;
 mod policy;
 mod protocols;
@@ -90,6 +91,10 @@ in_both_flavours! {
 
 // What is not here looks at iptables' rules, or is otherwise in the real one's nftables mode: no node ports on localhost.
 in_nftables_mode! {
+    localhost: localhost_node_ports_are_served_in_both_families,
+        localhost_node_ports_are_served_in_the_families_that_name_localhost,
+        localhost_node_ports_follow_local_endpoints,
+        localhost_node_ports_without_a_proxy_are_rejected_and_counted;
     cluster_ip: cluster_ip_from_a_pod_keeps_the_source, cluster_ip_from_the_host,
         cluster_ip_from_outside_is_masqueraded,
         connections_spread_over_the_endpoints, a_pod_reaches_itself_through_its_service;

@@ -5,6 +5,7 @@
 mod client;
 mod encode;
 mod facts;
+mod localhost;
 mod make;
 mod packets;
 pub mod process;
@@ -23,6 +24,7 @@ use proxier::track::Kind;
 
 pub use self::client::{RequestMetrics, ServerRequestMetrics};
 pub use self::facts::Feature;
+pub use self::localhost::{LocalhostMetrics, RejectedPackets};
 use self::make::{FAMILY, Registrar, counters, durations, latencies, opts};
 pub use self::packets::ReadCounters;
 use self::rules::RuleMetrics;
@@ -49,6 +51,8 @@ pub struct Metrics {
     requests: RequestMetrics,
     /// Services whose `healthCheckNodePort` is not served on every address.
     pub unserved_health_checks: IntGauge,
+    /// Localhost node ports in nftables mode.
+    pub localhost: LocalhostMetrics,
     /// Metrics of the metrics server's health checks.
     pub slis: SliMetrics,
 }
@@ -134,6 +138,7 @@ impl Metrics {
                 "unserved_health_check_services",
                 "Services whose healthCheckNodePort is not served at every address: port in use, no descriptor left",
             )?,
+            localhost: LocalhostMetrics::new(mode, &m)?,
             slis: SliMetrics::new()?,
             registry,
         })
@@ -153,6 +158,14 @@ impl Metrics {
     /// They are registered already.
     pub fn packets(&self, read: ReadCounters) -> Result<()> {
         self.registry.register(Box::new(packets::PacketCounters::new(read)?))
+    }
+
+    /// Reads the rejected packets to localhost node ports at each scrape.
+    ///
+    /// # Errors
+    /// They are registered already.
+    pub fn rejected_packets(&self, read: Box<dyn Fn() -> RejectedPackets + Send + Sync>) -> Result<()> {
+        self.registry.register(Box::new(localhost::RejectedPacketCollector::new(read)?))
     }
 
     /// The metrics of the API server's client.
