@@ -22,6 +22,7 @@ mod localhost_proxy;
 mod logging;
 mod metrics;
 mod node;
+mod preflight;
 mod reporter;
 mod run;
 mod servers;
@@ -76,7 +77,7 @@ pub fn main() -> ExitCode {
     let quiet = line.command.is_some() && verbosity == 0;
     logging::init((!quiet).then_some(verbosity));
     let CommandLine { command, .. } = &line;
-    if matches!(command, Some(Command::Dump(_) | Command::Trace(_) | Command::Diagnose(_))) {
+    if matches!(command, Some(Command::Dump(_) | Command::Trace(_) | Command::Diagnose(_) | Command::Preflight(_))) {
         inspect::limit_tools();
     }
     let result = match command {
@@ -85,6 +86,7 @@ pub fn main() -> ExitCode {
         Some(Command::Dump(arguments)) => return dump::run(arguments),
         Some(Command::Trace(arguments)) => return trace::run(arguments),
         Some(Command::Diagnose(arguments)) => return diagnose::run(arguments),
+        Some(Command::Preflight(arguments)) => return preflight::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

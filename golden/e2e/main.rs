@@ -14,5 +14,6 @@ mod localhost;
 mod migration;
 mod objects;
 mod packets;
+mod preflight;
 mod trouble;
 mod watch;

@@ -45,6 +45,8 @@ pub enum Command {
     Dump(crate::dump::Arguments),
     /// Walk a packet through the rules in the kernel, without sending it
     Trace(crate::trace::Arguments),
+    /// Say what will behave otherwise on this node in nftables mode, and what to set; status 0: nothing, 1: something, 2: unknown
+    Preflight(crate::preflight::Arguments),
     /// Find out why a connection to a Service fails; status 0: healthy, 1: cause found, 2: unknown, 22: usage error
     Diagnose(crate::diagnose::Arguments),
 }

@@ -13,6 +13,7 @@ pub mod nftables;
 mod objects;
 mod other_flavour;
 pub mod paths;
+pub mod readiness;
 pub mod report;
 mod rule_text;
 pub mod rules;
@@ -47,7 +48,7 @@ use self::running::{Running, as_seen_by};
 use crate::config::ValidatedConfig;
 
 /// Commands of ours that do not run a proxy.
-const COMMANDS: [&str; 4] = ["demo", "dump", "trace", "diagnose"];
+const COMMANDS: [&str; 5] = ["demo", "dump", "trace", "diagnose", "preflight"];
 
 /// The name of nftables mode.
 pub const NFTABLES: &str = "nftables";
