@@ -109,7 +109,8 @@ fn services(settings: &NftablesSettings) -> Vec<Rule> {
     } else if let Some(local) = &settings.local_traffic {
         let elsewhere = from_local_traffic(local, true);
         let comment = "masquerade clusterIP traffic from outside cluster";
-        rules.push(Rule::new([to_cluster_ip, elsewhere, mark]).comment(comment));
+        // The sender first, other than upstream: for packets of local pods it spares a lookup among all cluster IPs.
+        rules.push(Rule::new([elsewhere, to_cluster_ip, mark]).comment(comment));
     }
     rules.push(Rule::new([verdicts(family, VipOrNodePort::Address, SetId::Service(VipOrNodePort::Address))]));
     let mut node_ports = node_port_ips(settings, true);
