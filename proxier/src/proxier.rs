@@ -263,14 +263,14 @@ impl Proxier {
     fn tick(&mut self, now: Instant) {
         if let Err(error) = self.backend.tick(now) {
             warn!("{}: starting a full sync: {error}", self.family);
-            self.request_full_sync(now);
+            self.request_full_sync_for_host(now);
         }
     }
 
-    fn request_full_sync(&mut self, now: Instant) {
+    fn request_full_sync_for_host(&mut self, now: Instant) {
         self.tracker.request_full_sync();
         self.observer.queued();
-        self.schedule.request(now);
+        self.schedule.request_for_host(now);
     }
 
     fn sync(&mut self, now: Instant) {

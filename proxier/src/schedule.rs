@@ -12,7 +12,10 @@ pub struct SyncSchedule {
     retry: Duration,
     max: Duration,
     last_end: Option<Instant>,
+    /// The end of the last run that was not for the host alone.
+    last_for_objects: Option<Instant>,
     wanted: Option<Instant>,
+    wanted_for_host: Option<Instant>,
     /// Consecutive failures.
     failures: u32,
 }
@@ -27,12 +30,28 @@ impl SyncSchedule {
     /// wins. The backoff after failures doubles from one second up to `retry`.
     #[must_use]
     pub fn new(min: Duration, retry: Duration, max: Duration) -> Self {
-        Self { min, retry, max: max.max(min), last_end: None, wanted: None, failures: 0 }
+        Self {
+            min,
+            retry,
+            max: max.max(min),
+            last_end: None,
+            last_for_objects: None,
+            wanted: None,
+            wanted_for_host: None,
+            failures: 0,
+        }
     }
 
     /// Requests a run as soon as the intervals allow.
     pub fn request(&mut self, now: Instant) {
         self.request_at(now);
+    }
+
+    /// Requests a run for what changed on the host, addresses or rules, as soon as the intervals allow.
+    ///
+    /// Upstream has no such runs, so they do not delay the next one for changed objects.
+    pub fn request_for_host(&mut self, now: Instant) {
+        self.wanted_for_host = Some(self.wanted_for_host.map_or(now, |wanted| wanted.min(now)));
     }
 
     fn request_at(&mut self, at: Instant) {
@@ -44,7 +63,9 @@ impl SyncSchedule {
         let backoff = self.failure_backoff();
         self.failures = self.failures.saturating_add(1);
         self.last_end = Some(now);
+        self.last_for_objects = Some(now);
         self.wanted = Some(now + backoff);
+        self.wanted_for_host = None;
     }
 
     /// The backoff after a run that fails now.
@@ -57,7 +78,11 @@ impl SyncSchedule {
     pub fn ended(&mut self, now: Instant, retry: bool) {
         self.failures = 0;
         self.last_end = Some(now);
+        if self.wanted.is_some_and(|wanted| wanted <= now) || self.wanted_for_host.is_none() {
+            self.last_for_objects = Some(now);
+        }
         self.wanted = None;
+        self.wanted_for_host = None;
         if retry {
             self.request_at(now + self.retry.min(self.max));
         }
@@ -66,10 +91,12 @@ impl SyncSchedule {
     /// When the next run is due; `None` before the first request.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        let Some(last_end) = self.last_end else { return self.wanted };
-        let latest = last_end + self.max;
-        let wanted = self.wanted.map_or(latest, |wanted| wanted.min(latest));
-        Some(wanted.max(last_end + self.min))
+        let first = |a: Option<Instant>, b| a.into_iter().chain(b).min();
+        let Some(last_end) = self.last_end else { return first(self.wanted, self.wanted_for_host) };
+        let not_before = |wanted: Instant, end: Option<Instant>| end.map_or(wanted, |end| wanted.max(end + self.min));
+        let objects = self.wanted.map(|wanted| not_before(wanted, self.last_for_objects));
+        let host = self.wanted_for_host.map(|wanted| not_before(wanted, self.last_end));
+        first(first(objects, host), Some(last_end + self.max))
     }
 }
 
@@ -101,6 +128,31 @@ mod tests {
         schedule.ended(t + S, false);
         schedule.request(t + 5 * S);
         assert_eq!(schedule.due(), Some(t + 5 * S));
+    }
+
+    #[test]
+    fn a_run_for_the_host_does_not_delay_changed_objects() {
+        let (mut schedule, t) = schedule();
+        schedule.ended(t, false);
+        schedule.request_for_host(t + 2 * S);
+        assert_eq!(schedule.due(), Some(t + 2 * S));
+        schedule.ended(t + 2 * S, false);
+        schedule.request(t + 2 * S + S / 10);
+        assert_eq!(schedule.due(), Some(t + 2 * S + S / 10), "no other run for objects ended within a second");
+        schedule.ended(t + 2 * S + S / 10, false);
+        schedule.request(t + 2 * S + S / 2);
+        assert_eq!(schedule.due(), Some(t + 3 * S + S / 10));
+    }
+
+    #[test]
+    fn runs_for_the_host_keep_the_minimum_apart_from_all_others() {
+        let (mut schedule, t) = schedule();
+        schedule.ended(t, false);
+        schedule.request_for_host(t + S / 10);
+        assert_eq!(schedule.due(), Some(t + S));
+        schedule.ended(t + S, false);
+        schedule.request_for_host(t + S + S / 10);
+        assert_eq!(schedule.due(), Some(t + 2 * S));
     }
 
     #[test]

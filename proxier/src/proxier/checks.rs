@@ -36,7 +36,7 @@ impl Proxier {
         let left = self.cleaner.as_mut().is_some_and(|cleaner| cleaner.lost_node_port_address(node_ip));
         if changed || left {
             debug!("{}: starting a full sync: node addresses or sysctls changed", self.family);
-            self.request_full_sync(now);
+            self.request_full_sync_for_host(now);
         }
     }
 
@@ -51,7 +51,7 @@ impl Proxier {
                         self.drift = drift;
                     }
                     self.repairing = true;
-                    self.request_full_sync(now);
+                    self.request_full_sync_for_host(now);
                 }
                 String::new()
             }
