@@ -62,9 +62,10 @@ impl Ruleset {
     pub fn load(self, node: &Netns, services: u32) {
         match self {
             Self::Forwarding => {}
-            Self::Conntrack => {
-                nft(node, "table ip bench { chain forward { type filter hook forward priority 0; ct state invalid drop; }; }")
-            }
+            Self::Conntrack => nft(
+                node,
+                "table ip bench { chain forward { type filter hook forward priority 0; ct state invalid drop; }; }",
+            ),
             Self::StaticDnat => nft(
                 node,
                 &format!(

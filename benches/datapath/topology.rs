@@ -43,7 +43,8 @@ impl Topology {
         node.run(&format!("ip neigh replace 10.201.0.2 lladdr {mac} dev sink nud permanent"));
         node.run("ip route add default via 10.201.0.2");
         // The sink spends as little as it can.
-        let drop = "table netdev sink { chain arriving { type filter hook ingress device eth0 priority 0; policy drop; }; }";
+        let drop =
+            "table netdev sink { chain arriving { type filter hook ingress device eth0 priority 0; policy drop; }; }";
         crate::rules::nft(sink, drop);
         topology
     }

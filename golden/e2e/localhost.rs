@@ -1,6 +1,6 @@
 //! Localhost node ports of nftables mode at scale, with the real binary in a network namespace.
 //!
-//! `KUBE_PROXY=PATH` tests another binary; `--nocapture` shows the figures.
+//! `KUBE_PROXY=PATH` tests another binary, `NODE_PORTS=NUMBER` other numbers of node ports; `--nocapture` shows the figures.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -13,7 +13,6 @@ use golden::node::{NAME, Node};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
-const NODE_PORTS: u16 = 5_000;
 const FIRST: u16 = 20_000;
 const CONNECTIONS: usize = 10_000;
 /// Enough for the proxy's sockets: one for each node port and family, two for each connection.
@@ -23,12 +22,17 @@ const ENDPOINTS: [&str; 2] = ["10.244.0.5", "fd00:10:244::5"];
 const TARGET: u16 = 8080;
 const MEBIBYTE: usize = 1 << 20;
 
+/// The number of node ports.
+fn node_ports() -> u16 {
+    std::env::var("NODE_PORTS").map_or(5_000, |number| number.parse().expect("NODE_PORTS is a number"))
+}
+
 fn objects() -> String {
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NAME},
         "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"},
                                  {"type": "InternalIP", "address": "fd00::1"}]}});
     let mut all: Vec<Value> = vec![node];
-    for number in 0..NODE_PORTS {
+    for number in 0..node_ports() {
         let (name, high, low) = (format!("svc-{number}"), number / 250, number % 250 + 1);
         let ips = [format!("10.96.{high}.{low}"), format!("fd00:10:96::{number:x}")];
         all.push(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "default", "name": name},
@@ -121,7 +125,7 @@ fn connections() -> usize {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the hard limit");
     // A tenth of the rest is left to health checks, and some for everything else.
     let sockets = (usize::try_from(hard).expect("a limit") - 728) / 10 * 9 - 512;
-    let fit = (sockets - 2 * usize::from(NODE_PORTS)) / 2;
+    let fit = (sockets - 2 * usize::from(node_ports())) / 2;
     println!("RLIMIT_NOFILE is {hard} and cannot be raised: {fit} connections instead of {CONNECTIONS}");
     assert!(fit > 1000, "RLIMIT_NOFILE {hard} is too low for this test");
     fit.min(CONNECTIONS)
@@ -148,7 +152,7 @@ fn five_thousand_localhost_node_ports_and_ten_thousand_idle_connections_are_serv
     let flags = ["--proxy-mode=nftables", "--nodeport-addresses=primary,localhost", gate, "--objects", &folder];
     node.start(&flags);
     let listeners = "kubeproxy_nftables_localhost_nodeport_listeners";
-    let wanted = f64::from(2 * NODE_PORTS);
+    let wanted = f64::from(2 * node_ports());
     node.until("all node ports are served", || node.page("/metrics").is_some() && node.metric(listeners) == wanted);
     let (start, held) = (began.elapsed(), descriptors(&node));
     let (rss, before) = (memory(&node, "VmRSS"), descriptors(&node));
@@ -156,7 +160,7 @@ fn five_thousand_localhost_node_ports_and_ten_thousand_idle_connections_are_serv
     let loopbacks = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     node.netns().enter(|| {
         ENDPOINTS.into_iter().for_each(serve);
-        for number in 0..NODE_PORTS {
+        for number in 0..node_ports() {
             loopbacks.into_iter().for_each(|ip| drop(asks(SocketAddr::new(ip, FIRST + number))));
         }
         let idle: Vec<TcpStream> = (0..connections)
