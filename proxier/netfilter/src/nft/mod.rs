@@ -27,7 +27,7 @@ use crate::IpFamily;
 pub type Name = Arc<str>;
 
 /// The longest comment in bytes that nft accepts.
-pub const COMMENT_MAX: usize = 127;
+pub const COMMENT_MAX: usize = 128;
 
 /// A table, such as `ip kube-proxy`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
