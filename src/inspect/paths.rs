@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use ipnet::IpNet;
 use netfilter::IpFamily;
 use netfilter::kernel::node::Link;
-use netfilter::kernel::{RouteTable, SystemIpSets, has_policy_rules, last_seen, node};
+use netfilter::kernel::{self, RouteTable, SystemIpSets, has_policy_rules, last_seen, node};
 use proxier::model::Protocol;
 use proxier_inspect::walk::{ConnState, Node, Origin, Packet, RecentLists, Trace};
 
@@ -42,6 +42,7 @@ pub fn node_of(rules: &FamilyRules) -> Node {
         bridged: node::filtered_bridges(rules.family),
         groups: node::groups(&interfaces),
         queues: if rules.names("NFQUEUE") { node::queues() } else { None },
+        sockets: if rules.names("socket") { kernel::open_sockets().ok() } else { None },
         unwalked: rules.unwalked.clone(),
         // If they cannot be read, they may be there.
         has_policy_rules: has_policy_rules(rules.family).unwrap_or(true),

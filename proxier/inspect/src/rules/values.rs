@@ -212,7 +212,12 @@ pub enum Test {
         mask: u32,
     },
     /// A match that asks the sender's socket.
-    SenderSocket(String),
+    SenderSocket {
+        /// The match's name: `socket` or `cgroup`.
+        name: String,
+        /// Whether a socket that is bound to any address counts, too.
+        any_address: bool,
+    },
     /// Whether it holds, by an assumption.
     Assumed {
         holds: bool,

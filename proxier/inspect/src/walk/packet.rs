@@ -81,6 +81,8 @@ pub struct Node {
     pub bridged: BTreeSet<String>,
     /// The groups of its interfaces, as far as they are known.
     pub groups: BTreeMap<String, u32>,
+    /// Where sockets take new packets, by the protocol's number; an unspecified address: anywhere. `None`: not known.
+    pub sockets: Option<BTreeSet<(u8, SocketAddr)>>,
     /// The queues for which a program listens; `None`: not known.
     pub queues: Option<BTreeSet<u16>>,
     /// Rules that packets meet and that are not walked.

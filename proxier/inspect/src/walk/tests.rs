@@ -1,10 +1,11 @@
-//! Walks to virtual servers that forward in ways that no kube-proxy configures.
+//! Walks to virtual servers that forward in ways that no kube-proxy configures, and by what the kernel answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use netfilter::IpFamily;
 use netfilter::ipvs::{Connections, Flags, Forward, RealServer, Scheduler, ServerKey, Statistics, TCP, VirtualServer};
+use netfilter::route::{RouteDecision, RouteQuery};
 
 use super::{ConnState, Node, Origin, Packet, RecentLists, Trace, Verdict};
 use crate::rules::Ruleset;
@@ -65,4 +66,56 @@ fn servers_of_marks_are_doubts_where_a_packet_has_the_mark() {
     assert_eq!(doubts(&[5]), []);
     let found = doubts(&[0]);
     assert!(found.len() == 1 && found[0].rule == "-A -f 0 -s rr", "{found:?}");
+}
+
+/// A packet of this node to 192.0.2.9:443.
+fn sent() -> Packet {
+    Packet {
+        source: address("10.0.0.1:40000"),
+        destination: address("192.0.2.9:443"),
+        protocol: Protocol::Tcp,
+        origin: Origin::Host,
+        state: ConnState::New,
+    }
+}
+
+fn through(rules: &str, node: &Node) -> Trace {
+    let mut ruleset = Ruleset::new(IpFamily::V4);
+    assert_eq!(ruleset.read(rules), []);
+    ruleset.trace(&sent(), node, &RecentLists::new()).expect("a trace")
+}
+
+#[test]
+fn a_match_on_sockets_is_certain_only_where_no_socket_has_the_destination() {
+    let rules =
+        |options: &str| format!("*mangle\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -m socket {options} -j DROP\nCOMMIT\n");
+    let of = |sockets: Option<&[&str]>| {
+        let sockets = sockets.map(|all| all.iter().map(|at| (6, address(at))).collect::<BTreeSet<_>>());
+        Node { addresses: vec![address("10.0.0.1:0").ip()], sockets, ..Node::default() }
+    };
+    let certain = |options: &str, sockets| through(&rules(options), &of(sockets)).is_certain();
+    assert!(certain("--transparent", Some(&["0.0.0.0:443", "192.0.2.9:80"])));
+    assert!(!certain("--transparent", Some(&["192.0.2.9:443"])));
+    assert!(!certain("--nowildcard", Some(&["0.0.0.0:443"])));
+    assert!(!certain("--transparent", None), "sockets that were not read");
+}
+
+#[test]
+fn routes_are_those_that_the_kernel_answered_for_the_mark() {
+    let marked = "*mangle\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -j MARK --set-xmark 0x7/0xffffffff\nCOMMIT\n\
+        *nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o wg0 -j MASQUERADE\nCOMMIT\n";
+    let query =
+        |mark| RouteQuery { to: sent().destination.ip(), from: Some(sent().source.ip()), mark, in_interface: None };
+    let mut node = Node { addresses: vec![address("10.0.0.1:0").ip()], ..Node::default() };
+    assert_eq!(through(marked, &node).routes, [query(0), query(7)].into(), "both are to be asked");
+    node.route_answers.insert(query(0), Ok(RouteDecision::Leaves("eth0".to_owned())));
+    node.route_answers.insert(query(7), Ok(RouteDecision::Leaves("wg0".to_owned())));
+    let trace = through(marked, &node);
+    assert!(trace.branches[0].outcome.masqueraded && trace.routes.is_empty(), "{trace}");
+    node.route_answers.insert(query(7), Ok(RouteDecision::Dropped("a blackhole route")));
+    let trace = through(marked, &node);
+    let unrouted = trace.branches[0].unrouted.as_ref().map(|unrouted| unrouted.why);
+    assert_eq!((trace.branches[0].outcome.verdict, unrouted), (Verdict::Dropped, Some("a blackhole route")));
+    node.route_answers.insert(query(7), Err("no answer".to_owned()));
+    assert!(!through(marked, &node).is_certain());
 }

@@ -50,5 +50,5 @@ pub use recent::last_seen;
 pub use retry::retry;
 pub use route::{Route, RouteTable, has_policy_rules, route_to};
 pub use rules::RuleReader;
-pub use sockets::listens;
+pub use sockets::{listens, open_sockets};
 pub use writer_priority::{Preemption, WriterGuard, WriterPriority};

@@ -1,11 +1,13 @@
 //! Listening sockets of the calling thread's network namespace, from `/proc/net`.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The state of a TCP socket that listens, and of a UDP socket that is not connected, as `/proc/net` prints them.
 const TCP_LISTEN: &str = "0A";
 const UDP_UNCONNECTED: &str = "07";
+const CONNECTED: &str = "01";
 
 /// Whether a process listens for that protocol (`tcp` or `udp`) at an address and port; `None` for other protocols.
 ///
@@ -29,6 +31,26 @@ pub fn listens(ip: IpAddr, port: u16, protocol: &str) -> io::Result<Option<bool>
         }
     }
     Ok(Some(false))
+}
+
+/// The addresses at which sockets take new packets: TCP sockets that listen and all UDP sockets, with the protocol's number.
+/// An unspecified address: any.
+///
+/// # Errors
+/// If the kernel's lists cannot be read.
+pub fn open_sockets() -> io::Result<BTreeSet<(u8, SocketAddr)>> {
+    let mut found = BTreeSet::new();
+    for (protocol, number, states) in [("tcp", 6, &[TCP_LISTEN][..]), ("udp", 17, &[UDP_UNCONNECTED, CONNECTED])] {
+        for suffix in ["", "6"] {
+            let text = match std::fs::read_to_string(format!("/proc/thread-self/net/{protocol}{suffix}")) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && suffix == "6" => continue,
+                read => read?,
+            };
+            let sockets = text.lines().skip(1).filter_map(|line| states.iter().find_map(|state| socket(line, state)));
+            found.extend(sockets.map(|(ip, port)| (number, SocketAddr::new(ip.to_canonical(), port))));
+        }
+    }
+    Ok(found)
 }
 
 /// The local address of a line `0: 0100007F:0277 00000000:0000 0A …` whose socket is in that state.
@@ -59,6 +81,8 @@ mod tests {
         let is_open = |protocol: &str| listens(at.ip(), at.port(), protocol).expect("/proc/net");
         assert_eq!((is_open("tcp"), is_open("sctp")), (Some(true), None));
         assert_eq!(listens("127.0.0.2".parse().expect("an address"), at.port(), "tcp").ok(), Some(Some(false)));
+        let sockets = open_sockets().expect("/proc/net");
+        assert!(sockets.contains(&(6, at)) && !sockets.contains(&(17, at)), "{sockets:?}");
         drop(tcp);
         assert_eq!(is_open("tcp"), Some(false));
         let udp = UdpSocket::bind("[::1]:0").expect("a port").local_addr().expect("an address");

@@ -76,9 +76,10 @@ fn marks(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Packets that are forwarded have no socket, and a new connection is taken for one that no transparent socket has.
+/// Packets that are forwarded have no socket, and a new connection has one only if that is bound to its destination.
 fn sockets(reading: &mut RuleParser, clause: &Clause<'_>) {
-    reading.add(false, Test::SenderSocket(clause.extension.name.to_owned()));
+    let any_address = clause.choices.iter().any(|choice| choice.name == "--nowildcard");
+    reading.add(false, Test::SenderSocket { name: clause.extension.name.to_owned(), any_address });
 }
 
 /// `upto` and its kin hold as long as the limit is not reached, `above` from then on.

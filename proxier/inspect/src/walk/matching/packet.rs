@@ -1,6 +1,6 @@
 //! Evaluates matches on the packet itself.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::super::chains::{HookContext, TracedPacket};
 use super::super::packet::{ConnState, Origin};
@@ -34,6 +34,10 @@ pub(super) fn holds(test: &Test, traced: &TracedPacket, context: &HookContext<'_
             let found = context.node.kind(destination.ip());
             let found = if found == AddressKind::Local { AddressKind::Unicast } else { found };
             (found == *kind).into()
+        }
+        // Such a socket may be transparent or not.
+        Test::SenderSocket { name, any_address } if name == "socket" && no_socket(traced, *any_address, context) => {
+            MatchResult::No
         }
         Test::Bridged(asked) => bridged(asked, traced, context),
         Test::ReversePath { loose } => reverse_path(source.ip(), *loose, context),
@@ -90,12 +94,24 @@ fn header(test: &Test, traced: &TracedPacket) -> MatchResult {
         Test::Owner { root } => {
             MatchResult::Assumed(*root, "this node's own packets come from a process of root".to_owned())
         }
-        Test::SenderSocket(name) if name == "cgroup" && !from_here => MatchResult::No,
+        Test::SenderSocket { name, .. } if name == "cgroup" && !from_here => MatchResult::No,
         // Decided by the rule's own doubt.
-        Test::SenderSocket(_) => MatchResult::Yes(1.0),
+        Test::SenderSocket { .. } => MatchResult::Yes(1.0),
         Test::OtherProtocol => MatchResult::No,
         _ => MatchResult::unknown("it is not known here"),
     }
+}
+
+/// Whether no socket of the node takes the first packet of a connection: by its destination, as `xt_socket` looks it up.
+fn no_socket(traced: &TracedPacket, any_address: bool, context: &HookContext<'_>) -> bool {
+    let packet = &traced.packet;
+    let Some(sockets) = context.node.sockets.as_ref().filter(|_| packet.state == ConnState::New) else { return false };
+    let number = packet.protocol.number();
+    let takes = |(protocol, at): &(u8, SocketAddr)| {
+        let here = at.ip() == packet.destination.ip() || (any_address && at.ip().is_unspecified());
+        *protocol == number && at.port() == packet.destination.port() && here
+    };
+    matches!(packet.protocol, Protocol::Tcp | Protocol::Udp) && !sockets.iter().any(takes)
 }
 
 fn within(ports: &[Ports], port: u16) -> bool {
