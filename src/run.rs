@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use self::backends::{DetectedBackends, detect_backends, detect_backends_in_background};
 use crate::cleanup;
-use crate::cli::CommandLine;
+use crate::cli::{CommandLine, IptablesBackend};
 use crate::client;
 use crate::config::consistency::{self, INCONSISTENT};
 use crate::config::{self, ValidatedConfig};
@@ -71,7 +71,7 @@ pub fn run(line: &CommandLine) -> Result<(), String> {
     }
     consistency::check_config(&settings).iter().for_each(|doubt| warn!(err = doubt, "{INCONSISTENT}"));
     if flags.init_only.0 {
-        return init_only(&settings);
+        return init_only(&settings, line.flags.iptables.iptables_backend);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start the async runtime: {error}"))?;
@@ -83,9 +83,9 @@ pub fn run(line: &CommandLine) -> Result<(), String> {
 
 /// `--init-only`: does what needs more privileges than a later run without it. Needs no API server (behaviour.yaml
 /// I22).
-fn init_only(settings: &ValidatedConfig) -> Result<(), String> {
+fn init_only(settings: &ValidatedConfig, writer: IptablesBackend) -> Result<(), String> {
     setup::conntrack(settings, &mut SystemHost)?;
-    for (family, mut backend) in detect_backends(settings)?.backends {
+    for (family, mut backend) in detect_backends(settings, writer)?.backends {
         backend.prepare().map_err(|error| format!("{family}: {error}"))?;
         info!("{family}: System initialized and --init-only specified");
     }
@@ -150,7 +150,7 @@ async fn serve(line: &CommandLine, settings: &ValidatedConfig, watch: Option<Con
     };
     let found = tokio::select! {
         () = stop.wait() => return Ok(()),
-        found = detect_backends_in_background(settings) => found?,
+        found = detect_backends_in_background(settings, line.flags.iptables.iptables_backend) => found?,
     };
     let (families, threads) = start_families(settings, found, &health, &metrics, reports, &syncing)?;
     setup::oom_score(settings);

@@ -44,9 +44,12 @@ impl Proxy {
     pub fn start_with(netns: &Netns, binary: &Path, arguments: &[&str], dir: &Path, env: &[(&str, PathBuf)]) -> Self {
         let log = dir.join("proxy.log");
         let out = File::create(&log).expect("a log file");
+        // `IPTABLES_BACKEND=native` runs every test with that writer.
+        let backend = std::env::var("IPTABLES_BACKEND").map(|name| format!("--iptables-backend={name}"));
         let child = netns
             .command(&binary.to_string_lossy())
             .args(arguments)
+            .args(backend)
             .envs(env.iter().map(|(key, value)| (*key, value.as_os_str())))
             .stdin(Stdio::null())
             .stdout(out.try_clone().expect("a second handle"))

@@ -9,13 +9,15 @@ use std::process::{Command, Stdio};
 
 use golden::case::{Case, Kind, Mode, cases};
 use golden::netns::Netns;
-use netfilter::IpFamily;
-use netfilter::iptables::{Rule, Table};
+use netfilter::iptables::{Chain, Rule, Table};
 use netfilter::kernel::iptables_nft::{DecodedRule, NftRules};
-use netfilter::kernel::{Host, SystemHost};
+use netfilter::kernel::{Host, IptablesTool, NativeIptables, SystemHost, delete_table};
+use netfilter::{IpFamily, Restore};
 
 /// The rules of each table and chain, in order.
 type Rules = BTreeMap<(String, String), Vec<String>>;
+
+const BUILTIN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 /// Counters that recorded rules refer to.
 const COUNTERS: [&str; 2] = ["ct_state_invalid_dropped_pkts", "localhost_nps_accepted_pkts"];
@@ -133,4 +135,79 @@ fn recorded_rules_written_by_every_version_are_decoded_as_they_are_printed() {
         }
     });
     assert!(count > 300, "only {count} recordings");
+}
+
+/// A recording as one transaction that creates everything.
+fn transaction(family: IpFamily, text: &str) -> Restore {
+    let (mut restore, mut table) = (Restore::default(), Table::Filter);
+    let mut builtin = Vec::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = Table::ALL.into_iter().find(|table| table.name() == name).expect("a table");
+        } else if let Some(declared) = line.strip_prefix(':') {
+            let (name, policy) = declared.split_once(' ').expect("a policy");
+            if policy.starts_with('-') {
+                restore.declare(table, Chain::parse(name).expect("a name"), None);
+            }
+        } else if let Some(rule) = line.strip_prefix("-A ") {
+            let (chain, options) = rule.split_once(' ').unwrap_or((rule, ""));
+            let rule = Rule::parse(family, options).unwrap_or_else(|| panic!("cannot parse {line}"));
+            match BUILTIN.iter().find(|known| **known == chain) {
+                Some(chain) => builtin.push((table, *chain, rule)),
+                None => restore.append(table, Chain::parse(chain).expect("a name"), &rule, None),
+            }
+        }
+    }
+    builtin.iter().rev().for_each(|(table, chain, rule)| restore.insert(*table, chain, rule));
+    restore
+}
+
+/// The rules of an output, line by line, chain after chain in the order of their names.
+fn lines(text: &str) -> Vec<String> {
+    let (mut lines, mut table) = (Vec::new(), "");
+    for line in text.lines() {
+        match line.strip_prefix('*') {
+            Some(name) => table = name,
+            None if line.starts_with("-A ") => lines.push((table, line.split(' ').nth(1), line.trim_end())),
+            None => {}
+        }
+    }
+    lines.sort_by_key(|(table, chain, _)| (*table, *chain));
+    lines.into_iter().map(|(table, _, line)| format!("{table} {line}")).collect()
+}
+
+#[test]
+fn rules_written_natively_are_those_of_the_programs() {
+    let versions = versions();
+    let count = every_recording(|what, family, text| {
+        let program = |prefix: &str, suffix: &str| format!("{prefix}{}-nft{suffix}", family.iptables());
+        let printed = |prefix: &String| lines(&run(&program(prefix, "-save"), &[], ""));
+        let forget = || Table::ALL.into_iter().for_each(|table| _ = delete_table(family, table.name()));
+        let theirs: Vec<_> = versions
+            .iter()
+            .map(|prefix| {
+                forget();
+                run(&program(prefix, "-restore"), &[], text);
+                printed(prefix)
+            })
+            .collect();
+        forget();
+        let mut tool = NativeIptables::find(family).expect("nf_tables works");
+        tool.restore(&transaction(family, text)).unwrap_or_else(|error| panic!("{what}: {error}"));
+        for (prefix, theirs) in versions.iter().zip(theirs) {
+            assert_eq!(printed(prefix), theirs, "{what}, read by {}", program(prefix, "-save"));
+        }
+        let before: Vec<_> = Table::ALL.map(|table| tool.save(table).expect("readable")).into();
+        tool.restore(&without_jumps(family, text)).expect("the same again");
+        let after: Vec<_> = Table::ALL.map(|table| tool.save(table).expect("readable")).into();
+        assert_eq!(before, after, "{what}");
+    });
+    assert!(count > 300, "only {count} recordings");
+}
+
+/// The chains of a recording again, without the rules of built-in chains.
+fn without_jumps(family: IpFamily, text: &str) -> Restore {
+    let builtin = |line: &&str| !BUILTIN.iter().any(|chain| line.starts_with(&format!("-A {chain} ")));
+    let text: String = text.lines().filter(builtin).map(|line| format!("{line}\n")).collect();
+    transaction(family, &text)
 }

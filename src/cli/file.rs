@@ -20,6 +20,7 @@ const KEPT: &[&str] = &[
     "debug-rules",
     "hostname-override",
     "init-only",
+    "iptables-backend",
     "log-flush-frequency",
     "log-json-info-buffer-size",
     "log-json-split-stream",

@@ -158,6 +158,29 @@ pub struct Iptables {
     /// How long to wait at least between two syncs
     #[arg(long, value_name = "DURATION", default_value = "1s", allow_hyphen_values = true)]
     pub iptables_min_sync_period: GoDuration,
+    /// Who writes rules where iptables is nf_tables: its programs, or the proxier itself (IPVS mode too); it counts beside
+    /// --config too
+    #[arg(long, value_name = "programs|native", default_value = "programs")]
+    pub iptables_backend: IptablesBackend,
+}
+
+/// Who writes rules where iptables is of the nf_tables flavour. Legacy tables are written by the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum IptablesBackend {
+    /// `iptables-nft-restore` and `-save`
+    Programs,
+    /// The proxier, over netlink
+    Native,
+}
+
+/// The flag's value.
+impl std::fmt::Display for IptablesBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Programs => "programs",
+            Self::Native => "native",
+        })
+    }
 }
 
 /// How to see what it does.

@@ -18,7 +18,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use self::errors::EarlyExit;
-pub use self::flags::{Flags, Source as SourceFlags};
+pub use self::flags::{Flags, IptablesBackend, Source as SourceFlags};
 use self::values::Switch;
 
 /// kube-proxy: makes the kernel of a node send packets for Services to their endpoints.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Command};
 
+use super::flags::IptablesBackend;
 use super::values::{Gates, Rate, Switch, Vmodule};
 use crate::config::GoDuration;
 use crate::config::logging::Quantity;
@@ -34,6 +35,7 @@ fn values(matches: &ArgMatches, id: &str) -> Vec<String> {
         typed::<Gates>,
         typed::<Vmodule>,
         typed::<Quantity>,
+        typed::<IptablesBackend>,
     ];
     let path = || Some(typed_by::<PathBuf>(matches, id, |path| path.display().to_string()).unwrap_or_default());
     of_any_type.iter().find_map(|typed| typed(matches, id)).or_else(path).unwrap_or_default()

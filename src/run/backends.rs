@@ -2,8 +2,8 @@
 
 use netfilter::IpFamily;
 use netfilter::kernel::{
-    FlavourChoice, SystemHost, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, SystemNftables, WriterPriority,
-    detect_flavour, kernel_release, retry,
+    Flavour, FlavourChoice, IptablesTool, NativeIptables, SystemHost, SystemIpSets, SystemIptables, SystemIpvs,
+    SystemLinks, SystemNftables, ToolError, WriterPriority, detect_flavour, kernel_release, retry,
 };
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
@@ -14,6 +14,7 @@ use proxier::nftables::{self, Nftables};
 use proxier::xtables::FLAVOUR_HINTS;
 use tracing::{info, warn};
 
+use crate::cli::IptablesBackend;
 use crate::config::ValidatedConfig;
 
 /// The environment variable that skips the kernel version check of nftables mode.
@@ -34,15 +35,21 @@ pub struct DetectedBackends {
 
 /// Detects the usable families of the configured mode.
 ///
+/// `writer` is who writes rules of the nf_tables flavour of iptables.
+///
 /// # Errors
 /// Why no family is usable.
-pub fn detect_backends(settings: &ValidatedConfig) -> Result<DetectedBackends, String> {
+pub fn detect_backends(settings: &ValidatedConfig, writer: IptablesBackend) -> Result<DetectedBackends, String> {
     if settings.mode == Mode::Nftables {
         return detect_nftables(settings);
     }
     let choice = detect_flavour(&FLAVOUR_HINTS);
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
     info!("Using {} mode, iptables flavour {flavour}: {}", settings.mode, choice.reason);
+    let native = writer == IptablesBackend::Native && choice.flavour == Some(Flavour::Nft);
+    if native {
+        info!("Writing iptables rules natively, without the iptables programs");
+    }
     for unread in &choice.unread {
         warn!("Failed to read the kubelet's iptables flavour hint, flavour {flavour} may be wrong: {unread}");
     }
@@ -51,7 +58,7 @@ pub fn detect_backends(settings: &ValidatedConfig) -> Result<DetectedBackends, S
     }
     let (mut backends, mut problems, priority) = (Vec::new(), Vec::new(), WriterPriority::default());
     for family in IpFamily::ALL {
-        match backend(family, settings, &choice, &priority) {
+        match backend(family, settings, (&choice, native), &priority) {
             Ok(backend) => backends.push((family, backend)),
             Err(problem) => problems.push(format!("{family}: {problem}")),
         }
@@ -65,9 +72,12 @@ pub fn detect_backends(settings: &ValidatedConfig) -> Result<DetectedBackends, S
 }
 
 /// [`detect_backends`] on a blocking thread: tools may be slow, while HTTP and signals are still served.
-pub async fn detect_backends_in_background(settings: &ValidatedConfig) -> Result<DetectedBackends, String> {
+pub async fn detect_backends_in_background(
+    settings: &ValidatedConfig,
+    writer: IptablesBackend,
+) -> Result<DetectedBackends, String> {
     let settings = settings.clone();
-    let found = tokio::task::spawn_blocking(move || detect_backends(&settings)).await;
+    let found = tokio::task::spawn_blocking(move || detect_backends(&settings, writer)).await;
     found.map_err(|error| format!("cannot detect iptables: {error}"))?
 }
 
@@ -108,13 +118,17 @@ fn log_families(problems: &[String]) -> Result<(), String> {
 fn backend(
     family: IpFamily,
     settings: &ValidatedConfig,
-    choice: &FlavourChoice,
+    (choice, native): (&FlavourChoice, bool),
     priority: &WriterPriority,
 ) -> Result<Box<dyn Backend>, String> {
     family.available().map_err(str::to_owned)?;
-    let find = || SystemIptables::find(family, choice);
+    let find = || -> Result<Box<dyn IptablesTool>, ToolError> {
+        Ok(match native {
+            true => Box::new(NativeIptables::find(family)?.as_foreground(priority.clone())),
+            false => Box::new(SystemIptables::find(family, choice)?.as_foreground(priority.clone())),
+        })
+    };
     let tool = retry(find, |error| !error.is_missing()).map_err(|error| error.to_string())?;
-    let tool = Box::new(tool.as_foreground(priority.clone()));
     let (config, host) = (settings.proxier.clone(), Box::new(SystemHost));
     if settings.mode != Mode::Ipvs {
         return Ok(Box::new(Iptables::new(family, config, tool, host)));

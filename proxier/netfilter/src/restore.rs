@@ -164,6 +164,13 @@ impl Restore {
         self.parts().flat_map(str::lines).nth(line.checked_sub(1)?).map(str::to_owned)
     }
 
+    /// The tables that it changes, with the texts of their declarations, rules and deletions, a line each.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = (Table, [&str; 3])> {
+        let sections = Table::ALL.into_iter().zip(&self.sections).filter(|(_, section)| !section.is_empty());
+        sections
+            .map(|(table, Section { declarations, rules, deletions, .. })| (table, [&**declarations, rules, deletions]))
+    }
+
     /// The text in chunks of whole lines. It can have tens of megabytes and is not copied.
     pub fn parts(&self) -> impl Iterator<Item = &str> {
         let sections = Table::ALL.iter().zip(&self.sections).filter(|(_, section)| !section.is_empty());

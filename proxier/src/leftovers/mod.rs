@@ -10,7 +10,10 @@ mod worker;
 use netfilter::IpFamily;
 use netfilter::iptables::Table;
 use netfilter::kernel::LinkError;
-use netfilter::kernel::{Flavour, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, WriterPriority, delete_table};
+use netfilter::kernel::{
+    Flavour, IptablesTool, NativeIptables, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, WriterPriority,
+    delete_table,
+};
 use tracing::{info, warn};
 
 use crate::backend::SyncError;
@@ -105,20 +108,23 @@ fn remove_rules(
     in_use: Option<ActiveMode>,
     priority: &WriterPriority,
 ) -> Result<(bool, Vec<SyncError>), SyncError> {
-    let found = SystemIptables::find_existing(family, flavour).map_err(SyncError)?;
-    let (tables, mut tools) = match found {
-        (tables, _) if tables.is_empty() => return Ok((false, Vec::new())),
+    let (tables, programs) = SystemIptables::find_existing(family, flavour).map_err(SyncError)?;
+    if tables.is_empty() {
+        return Ok((false, Vec::new()));
+    }
+    let mut tools: Box<dyn IptablesTool> = match (programs, flavour) {
+        (Some(programs), _) => Box::new(programs.as_background(priority.clone())),
+        (None, Flavour::Nft) => Box::new(NativeIptables::new(family).as_background(priority.clone())),
         // As in kube-proxy, not an error: a node needs the programs of one flavour only.
-        (_, None) => {
+        (None, Flavour::Legacy) => {
             warn!(
                 "{family}: cannot clean up iptables tables of flavour {flavour}: no programs in PATH to read them; \
                  what kube-proxy left there stays"
             );
             return Ok((false, Vec::new()));
         }
-        (tables, Some(tools)) => (tables, tools.as_background(priority.clone())),
     };
-    let ipvs_was_here = tables.contains(&Table::Filter) && ipvs::was_here(&mut tools)?;
+    let ipvs_was_here = tables.contains(&Table::Filter) && ipvs::was_here(tools.as_mut())?;
     let leftovers = match in_use {
         Some(ActiveMode::Iptables(_)) => ipvs::mode_chains(),
         Some(ActiveMode::Ipvs(_)) => iptables::mode_chains(),
@@ -131,8 +137,8 @@ fn remove_rules(
     for table in nat.into_iter().chain(others) {
         let stale = leftovers.stale(table, running.as_ref());
         errors.extend(match flavour {
-            Flavour::Legacy => stale.remove(&mut tools),
-            Flavour::Nft => nf_tables::remove(family, stale, &mut tools, priority),
+            Flavour::Legacy => stale.remove(tools.as_mut()),
+            Flavour::Nft => nf_tables::remove(family, stale, tools.as_mut(), priority),
         });
     }
     let with_flavour = |SyncError(error)| SyncError(format!("{family}: iptables, flavour {flavour}: {error}"));

@@ -24,7 +24,8 @@ struct Whole(Real);
 
 impl Whole {
     fn new() -> Self {
-        let real = Real::new(FLAVOURS[0]);
+        let native = std::env::var("IPTABLES_BACKEND").is_ok_and(|name| name == "native");
+        let real = Real::new(FLAVOURS[if native { 2 } else { 0 }]);
         real.enter();
         let up = SystemLinks::open().expect("rtnetlink").set_up(DeviceName::new("lo"), true);
         up.expect("without a local address the kernel takes no real server");

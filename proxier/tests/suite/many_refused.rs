@@ -95,3 +95,8 @@ fn five_hundred_of_five_thousand_are_refused_alone_in_nf_tables() {
 fn five_hundred_of_five_thousand_are_refused_alone_in_legacy_tables() {
     refused_alone(1);
 }
+
+#[test]
+fn five_hundred_of_five_thousand_are_refused_alone_without_the_programs() {
+    refused_alone(2);
+}

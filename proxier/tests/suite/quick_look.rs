@@ -91,7 +91,8 @@ fn a_foreign_restore_of_a_whole_table_is_seen() {
     for flavour in FLAVOURS {
         let real = Real::new(flavour);
         let mut world = iptables(&real);
-        let script = format!("printf '*nat\\nCOMMIT\\n' | iptables{}-restore", flavour.1);
+        let restore = real.program("-restore");
+        let script = format!("printf '*nat\\nCOMMIT\\n' | {}", restore.get_program().to_string_lossy());
         real.enter();
         let status = std::process::Command::new("sh").args(["-c", &script]).status().expect("a shell");
         assert!(status.success());

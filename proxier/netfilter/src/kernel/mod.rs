@@ -40,6 +40,7 @@ pub use flows::{LiveFlow, for_each_flow};
 pub use host::{Host, SystemHost, cpu_time, cpus, ignored_signals, kernel_release, set_oom_score};
 pub use ipset::{IpSetError, IpSets, SetOperation, SystemIpSets};
 pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError, has_legacy_tables};
+pub use iptables_nft::{NativeIptables, NftRules};
 pub use ipvs::{IpvsError, IpvsTable, Operation, SystemIpvs};
 pub use legacy::{TableSize, table_size};
 pub use link::{AddressOperation, DeviceName, LinkError, Links, SystemLinks};

@@ -11,19 +11,25 @@ use std::sync::Arc;
 use netfilter::IpFamily;
 use netfilter::iptables::{Chain, Rule, Table};
 use netfilter::kernel::iptables::TableState;
-use netfilter::kernel::{Flavour, FlavourChoice, IptablesTool, RestoreError, SystemIptables, ToolError};
+use netfilter::kernel::{
+    Flavour, FlavourChoice, IptablesTool, NativeIptables, RestoreError, SystemIptables, ToolError,
+};
 use netfilter::{Restore, SavedTable};
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// Both, with what stands between `iptables` and `-save`.
-pub const FLAVOURS: [(Flavour, &str); 2] = [(Flavour::Nft, "-nft"), (Flavour::Legacy, "-legacy")];
+/// Stands for nf_tables without the programs.
+pub const NATIVE: &str = "-native";
+
+/// Both, with what stands between `iptables` and `-save`; and nf_tables without the programs.
+pub const FLAVOURS: [(Flavour, &str); 3] =
+    [(Flavour::Nft, "-nft"), (Flavour::Legacy, "-legacy"), (Flavour::Nft, NATIVE)];
 
 /// A namespace and a flavour; clones are the same one.
 #[derive(Clone, Debug)]
 pub struct Real {
     namespace: Arc<File>,
     pub flavour: Flavour,
-    infix: &'static str,
+    pub infix: &'static str,
 }
 
 impl Real {
@@ -45,16 +51,21 @@ impl Real {
     /// A program of this flavour: `-save`, `-restore`.
     pub fn program(&self, suffix: &str) -> Command {
         self.enter();
-        Command::new(format!("iptables{}{suffix}", self.infix))
+        let infix = if self.infix == NATIVE { "-nft" } else { self.infix };
+        Command::new(format!("iptables{infix}{suffix}"))
     }
 
     /// Tools that work there.
     pub fn tools(&self) -> Box<dyn IptablesTool> {
         self.enter();
+        if self.infix == NATIVE {
+            let tools = Box::new(NativeIptables::find(IpFamily::V4).expect("nf_tables works here"));
+            return Box::new(There { tools, kernel: self.clone() });
+        }
         let choice =
             FlavourChoice { flavour: Some(self.flavour), infix: self.infix, reason: String::new(), unread: Vec::new() };
         let tools = SystemIptables::find(IpFamily::V4, &choice).expect("iptables works here");
-        Box::new(There { tools, kernel: self.clone() })
+        Box::new(There { tools: Box::new(tools), kernel: self.clone() })
     }
 
     /// All tables, chain by chain in the order of their names, without counters.
@@ -85,7 +96,7 @@ fn chain_of(line: &str) -> Option<(String, String)> {
 
 #[derive(Debug)]
 struct There {
-    tools: SystemIptables,
+    tools: Box<dyn IptablesTool>,
     kernel: Real,
 }
 

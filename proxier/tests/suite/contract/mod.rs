@@ -32,7 +32,7 @@ enum Line {
 
 use Line::{Append, Declare, Delete, Insert, Remove};
 
-use crate::common::real::{FLAVOURS, Real};
+use crate::common::real::{FLAVOURS, NATIVE, Real};
 
 fn rule(target: Target) -> Rule {
     Rule { matches: vec![Match::Mark(Negatable::new(0x4000))], target: Some(target), ..Rule::default() }
@@ -116,7 +116,12 @@ fn what_is_refused_is_refused_by_all_and_changes_nothing_in_its_table() {
         ];
         assert_eq!(pair.restore(&transaction(&ground)), [None, None]);
         for (lines, fake, nft, legacy) in refusals() {
-            let real = if flavour == Flavour::Nft { nft } else { legacy };
+            let real = match (flavour, infix) {
+                // The kernel names the line itself.
+                (_, NATIVE) => fake,
+                (Flavour::Nft, _) => nft,
+                (Flavour::Legacy, _) => legacy,
+            };
             let refused = pair.restore(&transaction(&lines));
             assert_eq!(refused, [Some(vec![fake]), Some(vec![real])], "{flavour}: {lines:?}");
         }

@@ -3,21 +3,24 @@
 //! iptables-nft keeps its rules in ordinary nf_tables tables (`filter`, `nat`, `mangle`): addresses, interfaces, marks
 //! and ports as native expressions, everything else as `match` and `target` expressions with the structures of the
 //! kernel's xtables extensions. The module `rule` encodes and decodes [`Rule`](crate::iptables::Rule)s; [`NftRules`]
-//! reads them.
+//! reads them, and [`NativeIptables`] is the whole tool.
 
-#[allow(dead_code)] // The writer is not there yet.
+mod base;
 mod expressions;
+mod kept;
 mod matches;
-#[allow(dead_code)]
 mod native;
 mod read;
-#[allow(dead_code)]
 mod rule;
 mod sets;
 mod structure;
+mod tables;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod tool;
+mod transaction;
 
 pub use read::{NftRules, ReadRule};
 pub use rule::{DecodedRule, UnknownRule};
+pub use tool::NativeIptables;

@@ -77,6 +77,14 @@ impl Netlink {
         Ok(has.saturating_sub(RESERVE))
     }
 
+    /// Grows the receive buffer, so that an error of each request fits, if permitted.
+    pub fn grow_receive_buffer(&mut self, bytes: usize) {
+        // The kernel doubles the requested size. Without CAP_NET_ADMIN, rmem_max is the limit.
+        if setsockopt(&self.socket, sockopt::RcvBufForce, &(bytes / 2)).is_err() {
+            let _ = setsockopt(&self.socket, sockopt::RcvBuf, &(bytes / 2));
+        }
+    }
+
     /// Sends a batch and returns its errors in request order; an empty list means success.
     ///
     /// The answer to request `answered` is the last one, because the kernel answers in order after it has validated

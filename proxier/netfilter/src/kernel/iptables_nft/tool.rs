@@ -1,0 +1,293 @@
+//! The iptables tool that writes nf_tables itself.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io;
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::base::{self, BUILTIN};
+use super::read::NftRules;
+use super::rule::DecodedRule;
+use super::tables::{self, Incompatible, Readable};
+use super::transaction::{Batch, Lines, Place, Writer};
+use crate::iptables::{Chain, Rule, Table};
+use crate::kernel::iptables::{IptablesTool, RestoreError, TableState, ToolError};
+use crate::kernel::netlink::{Fault, Netlink, NetlinkError};
+use crate::kernel::nftables::{NftError, NftTables, SystemNftables};
+use crate::kernel::writer_priority::WriterPriority;
+use crate::{IpFamily, Restore, SavedTable, nft};
+
+/// The number of chains in one transaction: a few megabytes.
+const BATCH: usize = 2000;
+/// The largest batch, where the kernel permits it.
+const BYTES_MAX: usize = 64 << 20;
+/// The receive buffer, for the errors of ten thousand refused rules. It takes no memory while it is empty.
+const ERRORS: usize = 8 << 20;
+/// The number of attempts while other programs change nf_tables.
+const TRIES: u32 = 20;
+/// The request that creates the table, after the one that begins the batch.
+const TABLE_REQUEST: usize = 1;
+/// The most refused lines that a message shows.
+const SHOWN: usize = 3;
+
+/// iptables of the nf_tables flavour, without the programs: the rules of one family over nfnetlink.
+///
+/// Works in the network namespace of the thread that uses it first. The rules are those that iptables-nft would write,
+/// and every version from 1.8.4 on reads them.
+#[derive(Debug)]
+pub struct NativeIptables {
+    rules: NftRules,
+    nf_tables: SystemNftables,
+    socket: Option<Netlink>,
+    priority: WriterPriority,
+    /// Whether writes are background steps.
+    is_cleanup: bool,
+}
+
+/// Why a batch was not applied.
+enum Failure {
+    /// nf_tables changed since it was read.
+    Changed,
+    /// Lines that were refused, with the reason; the kernel's own message.
+    Refused(Vec<(Option<usize>, String)>),
+}
+
+impl From<NftError> for Failure {
+    fn from(error: NftError) -> Self {
+        match error {
+            NftError::Changed | NftError::Interrupted => Self::Changed,
+            error => Self::Refused(vec![(None, error.to_string())]),
+        }
+    }
+}
+
+impl From<NetlinkError> for Failure {
+    fn from(error: NetlinkError) -> Self {
+        NftError::from(error).into()
+    }
+}
+
+impl NativeIptables {
+    /// The tables of a family.
+    ///
+    /// # Errors
+    /// If the kernel cannot hold such rules, or permission is refused. Nothing is changed.
+    pub fn find(family: IpFamily) -> Result<Self, ToolError> {
+        let mut tool = Self::new(family);
+        tool.probe().map_err(|error| kernel(io::Error::other(base::unsupported(family, &error))))?;
+        Ok(tool)
+    }
+
+    /// As [`NativeIptables::find`], without checking the kernel.
+    #[must_use]
+    pub fn new(family: IpFamily) -> Self {
+        Self {
+            rules: NftRules::new(family),
+            nf_tables: SystemNftables::default(),
+            socket: None,
+            priority: WriterPriority::default(),
+            is_cleanup: false,
+        }
+    }
+
+    /// Writes as a foreground writer, which background steps yield to.
+    #[must_use]
+    pub fn as_foreground(self, priority: WriterPriority) -> Self {
+        Self { priority, is_cleanup: false, ..self }
+    }
+
+    /// Writes as background steps that yield to foreground writers.
+    #[must_use]
+    pub fn as_background(self, priority: WriterPriority) -> Self {
+        Self { priority, is_cleanup: true, ..self }
+    }
+
+    /// Lets the kernel validate a chain of table nat with a rule, without creating it.
+    fn probe(&mut self) -> Result<(), String> {
+        let batch = Batch::new(None).map_err(|error| error.to_string())?;
+        let mut writer = Writer { rules: &mut self.rules, name: Table::Nat.name(), batch };
+        let built = writer
+            .table(0)
+            .and_then(|()| writer.builtin(Table::Nat, (base::PROBE, "POSTROUTING"), 0))
+            .and_then(|()| writer.add_rule(base::PROBE, &base::probe_rule().to_string(), Place::End, 0));
+        let batch = writer.batch;
+        built.map_err(|error| error.to_string())?;
+        match self.send(batch, false) {
+            Ok(()) => Ok(()),
+            Err(Failure::Changed) => Err("nf_tables changed".to_owned()),
+            Err(Failure::Refused(reasons)) => Err(reasons.into_iter().map(|(_, why)| why).next().unwrap_or_default()),
+        }
+    }
+
+    fn socket(&mut self) -> Result<&mut Netlink, NetlinkError> {
+        match self.socket.take() {
+            Some(socket) => Ok(self.socket.insert(socket)),
+            None => {
+                let mut socket = Netlink::open(NETLINK_NETFILTER)?;
+                socket.grow_receive_buffer(ERRORS);
+                Ok(self.socket.insert(socket))
+            }
+        }
+    }
+
+    /// Sends a batch; without `end`, the kernel only validates it.
+    fn send(&mut self, mut batch: Batch, end: bool) -> Result<(), Failure> {
+        let last = batch.requests.count() - 1;
+        if end {
+            batch.end()?;
+        }
+        let bytes = batch.requests.size();
+        let room = self.socket()?.room(bytes.min(BYTES_MAX))?;
+        if bytes > room {
+            return Err(NftError::TooBig { bytes, room }.into());
+        }
+        let requests = std::mem::take(&mut batch.requests);
+        let faults = self.socket()?.batch(requests, last).inspect_err(|_| self.socket = None)?;
+        if faults.iter().any(|fault| fault.index == 0 && fault.error.errno() == Some(libc::ERESTART)) {
+            return Err(Failure::Changed);
+        }
+        // Without the table, or the right to change it, everything is refused: no line is at fault.
+        let general = |fault: &Fault| fault.index == TABLE_REQUEST || fault.error.errno() == Some(libc::EPERM);
+        let whole = faults.iter().any(general);
+        let line = |index| batch.line(if whole { TABLE_REQUEST } else { index });
+        let refused: Vec<_> = faults.into_iter().map(|fault| (line(fault.index), fault.error.to_string())).collect();
+        if refused.is_empty() { Ok(()) } else { Err(Failure::Refused(refused)) }
+    }
+
+    /// Applies the lines of one table in one batch.
+    fn apply(&mut self, lines: &Lines<'_>) -> Result<(), Failure> {
+        self.rules.sets.forget();
+        let generation = if lines.depend() { Some(self.nf_tables.generation()?) } else { None };
+        let missing = self.missing_builtin(lines)?;
+        let mut writer = Writer { rules: &mut self.rules, name: lines.table.name(), batch: Batch::new(generation)? };
+        writer.write(lines, &missing)?;
+        let mut batch = writer.batch;
+        match std::mem::take(&mut batch.refused) {
+            refused if refused.is_empty() => self.send(batch, true),
+            refused => Err(Failure::Refused(refused.into_iter().map(|(line, why)| (Some(line), why)).collect())),
+        }
+    }
+
+    /// The built-in chains that rules are inserted into and that do not exist.
+    fn missing_builtin(&mut self, lines: &Lines<'_>) -> Result<Vec<&'static str>, NftError> {
+        let inserts = |name: &&str| {
+            let head = format!("-I {name} ");
+            lines.texts[1].lines().any(|line| line.starts_with(&head))
+        };
+        let wanted: Vec<&'static str> = BUILTIN.into_iter().filter(inserts).collect();
+        if wanted.is_empty() {
+            return Ok(wanted);
+        }
+        let table = nft::Table { family: self.rules.family(), name: lines.table.name().into() };
+        let states = self.nf_tables.chain_states(&table, &wanted)?;
+        Ok(wanted.into_iter().zip(states).filter(|(_, state)| state.is_none()).map(|(name, _)| name).collect())
+    }
+
+    fn restore_now(&mut self, restore: &Restore) -> Result<(), RestoreError> {
+        let mut first = 1;
+        for (table, texts) in restore.texts() {
+            let lines = Lines { table, texts, first };
+            let mut tries = 0;
+            loop {
+                match self.apply(&lines) {
+                    Ok(()) => break,
+                    Err(Failure::Changed) if tries < TRIES => tries += 1,
+                    Err(Failure::Changed) => {
+                        let message = format!("{}: {}", table.name(), NftError::Interrupted);
+                        return Err(RestoreError { lines: Vec::new(), message });
+                    }
+                    Err(Failure::Refused(refused)) => return Err(refusal(restore, table, refused)),
+                }
+            }
+            first += lines.count();
+        }
+        Ok(())
+    }
+}
+
+/// The error of a refused transaction, which names the lines and what the kernel said of the first.
+fn refusal(restore: &Restore, table: Table, refused: Vec<(Option<usize>, String)>) -> RestoreError {
+    let mut message = format!("the kernel refused a change of table {}", table.name());
+    let mut lines: Vec<usize> = refused.iter().filter_map(|(line, _)| *line).collect();
+    lines.sort_unstable();
+    lines.dedup();
+    for (line, why) in refused.iter().take(SHOWN) {
+        let text = line.and_then(|line| Some(format!("line {line}: {}: ", restore.line(line)?))).unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _ = write!(message, "; {text}{why}");
+    }
+    if refused.len() > SHOWN {
+        let _ = write!(message, "; and {} more", refused.len() - SHOWN);
+    }
+    RestoreError { lines, message }
+}
+
+/// The error of reading the kernel.
+fn kernel(source: io::Error) -> ToolError {
+    ToolError::Output { program: "nf_tables".to_owned(), source }
+}
+
+fn readable<T>(table: Table, read: Result<Readable<T>, NftError>) -> Result<T, ToolError> {
+    match read {
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(Incompatible(why))) => {
+            let text = format!("table {} is incompatible with iptables, use nft: {why}", table.name());
+            Err(kernel(io::Error::other(text)))
+        }
+        Err(error) => Err(kernel(io::Error::other(error))),
+    }
+}
+
+impl IptablesTool for NativeIptables {
+    fn save(&mut self, table: Table) -> Result<SavedTable, ToolError> {
+        readable(table, tables::save(&mut self.rules, table))
+    }
+
+    fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError> {
+        let priority = self.priority.clone();
+        if self.is_cleanup {
+            return priority.run_background(|_| Some(self.restore_now(restore)));
+        }
+        let _turn = priority.write();
+        self.restore_now(restore)
+    }
+
+    fn has_rule(&mut self, table: Table, builtin: &str, rule: &Rule) -> Result<bool, ToolError> {
+        let wanted = rule.to_string();
+        let rules = readable(table, self.rules.chain(table.name(), builtin).map(Ok))?;
+        let is = |rule: &DecodedRule| matches!(rule, DecodedRule::Known(known) if known.to_string() == wanted);
+        Ok(rules.iter().any(|read| is(&read.rule)))
+    }
+
+    fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
+        let place = nft::Table { family: self.rules.family(), name: table.name().into() };
+        let states = self.nf_tables.chain_states(&place, &[chain.as_str()]);
+        let states = states.map_err(|error| kernel(io::Error::other(error)))?;
+        Ok(states.iter().all(Option::is_some))
+    }
+
+    fn references(&mut self, table: Table, ours: &dyn Fn(&Chain) -> bool) -> Result<HashMap<Chain, String>, ToolError> {
+        readable(table, tables::references(&mut self.rules, table, ours).map(Ok))
+    }
+
+    fn generation(&mut self) -> Option<u32> {
+        self.nf_tables.generation().ok()
+    }
+
+    fn table_state(&mut self, table: Table, chains: &[Chain]) -> io::Result<Option<TableState>> {
+        let names: Vec<&str> = chains.iter().map(Chain::as_str).collect();
+        let table = nft::Table { family: self.rules.family(), name: table.name().into() };
+        let states = self.nf_tables.chain_states(&table, &names).map_err(io::Error::other)?;
+        Ok(Some(TableState::Chains(states)))
+    }
+
+    fn batch(&self) -> usize {
+        BATCH
+    }
+
+    fn random_fully(&self) -> bool {
+        // MASQUERADE has had it since Linux 3.13, as long as nf_tables exists.
+        true
+    }
+}

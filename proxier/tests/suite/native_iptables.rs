@@ -1,0 +1,149 @@
+//! iptables rules written over netlink: what the programs cannot do, or do in another way.
+//!
+//! Needs root, iptables-nft and nft.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ipnet::IpNet;
+use netfilter::iptables::{Chain, Match, Negatable, Rule, Table, Target};
+use netfilter::kernel::iptables_nft::{DecodedRule, NftRules, ReadRule};
+use netfilter::{IpFamily, Restore};
+
+use crate::common::real::{FLAVOURS, Real};
+
+const LONG: Chain = Chain::new("KUBE-SERVICES");
+
+fn real() -> Real {
+    Real::new(FLAVOURS[2])
+}
+
+fn nft(real: &Real, command: &str) -> bool {
+    real.enter();
+    Command::new("nft").arg(command).status().expect("nft can be run").success()
+}
+
+/// The rule for one of many addresses.
+fn rule(number: u32) -> Rule {
+    let address = IpNet::from(std::net::IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number)));
+    Rule { destination: Some(Negatable::new(address)), target: Some(Target::Return), ..Rule::default() }
+}
+
+fn write(tool: &mut dyn netfilter::kernel::IptablesTool, numbers: impl IntoIterator<Item = u32>) {
+    let rules: Vec<Rule> = numbers.into_iter().map(rule).collect();
+    let mut restore = Restore::default();
+    restore.chain(Table::Nat, LONG, &rules, None);
+    tool.restore(&restore).expect("it is taken");
+}
+
+fn read(real: &Real) -> Vec<ReadRule> {
+    real.enter();
+    NftRules::new(IpFamily::V4).chain("nat", LONG.as_str()).expect("readable")
+}
+
+fn texts(rules: &[ReadRule]) -> Vec<String> {
+    let text = |read: &ReadRule| match &read.rule {
+        DecodedRule::Known(rule) => rule.to_string(),
+        DecodedRule::Unknown(unknown) => format!("{unknown:?}"),
+    };
+    rules.iter().map(text).collect()
+}
+
+#[test]
+fn a_rule_more_or_less_leaves_all_others_of_a_long_chain_in_place() {
+    let real = real();
+    let mut tool = real.tools();
+    write(tool.as_mut(), 0..2000);
+    let before = read(&real);
+    assert_eq!(before.len(), 2000);
+    // The first, the last and two in the middle go; some come, before, between and after the others.
+    let gone = [0, 700, 701, 1999];
+    let numbers: Vec<u32> = [5000, 5001]
+        .into_iter()
+        .chain((0..1000).filter(|number| !gone.contains(number)))
+        .chain([6000, 6001])
+        .chain((1000..2000).filter(|number| !gone.contains(number)))
+        .chain([7000])
+        .collect();
+    write(tool.as_mut(), numbers.iter().copied());
+    let after = read(&real);
+    let expected: Vec<String> = numbers.iter().map(|number| rule(*number).to_string()).collect();
+    assert_eq!(texts(&after), expected);
+    let handles = |rules: &[ReadRule]| rules.iter().map(|rule| rule.handle).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(handles(&before).intersection(&handles(&after)).count(), 1996, "they have their handles and counters");
+
+    // Everything else is rewritten.
+    write(tool.as_mut(), 10_000..13_000);
+    assert_eq!(read(&real).len(), 3000);
+    write(tool.as_mut(), []);
+    assert_eq!(read(&real), []);
+}
+
+#[test]
+fn a_table_with_rules_of_nft_is_reported_and_left_alone() {
+    let real = real();
+    let mut tool = real.tools();
+    assert!(nft(
+        &real,
+        "add table ip nat; add chain ip nat OTHERS; add rule ip nat OTHERS fib daddr type local counter"
+    ));
+    let error = tool.save(Table::Nat).expect_err("iptables cannot read it either").to_string();
+    assert!(error.contains("table nat is incompatible with iptables") && error.contains("OTHERS"), "{error}");
+    assert!(tool.save(Table::Filter).expect("another table").chains.is_empty());
+}
+
+#[test]
+fn rules_that_are_not_understood_are_never_taken_for_others() {
+    let real = real();
+    let mut tool = real.tools();
+    for command in
+        ["-N KUBE-X", "-A KUBE-X -m limit --limit 5/sec", "-A KUBE-X -o eth0 -j ACCEPT", "-I INPUT -m time -j KUBE-X"]
+    {
+        let status = real.program("").args(command.split(' ')).status().expect("iptables can be run");
+        assert!(status.success(), "{command}");
+    }
+    let chain = Chain::new("KUBE-X");
+    let saved = tool.save(Table::Filter).expect("readable");
+    assert_eq!((saved.chains[&chain].rules, saved.builtin.len()), (2, 1));
+    let references = tool.references(Table::Filter, &|of| *of == chain).expect("readable");
+    assert!(
+        references[&chain].starts_with("-A INPUT ") && references[&chain].ends_with(" -j KUBE-X"),
+        "{references:?}"
+    );
+    let jump = Rule { target: Some(Target::Jump(chain)), ..Rule::default() };
+    assert!(!tool.has_rule(Table::Filter, "INPUT", &jump).expect("an answer"));
+}
+
+#[test]
+fn others_that_write_all_the_time_neither_lose_rules_nor_keep_ours_out() {
+    let real = real();
+    let mut tool = real.tools();
+    let (stop, others) = (AtomicBool::new(false), real.clone());
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut written = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let comment = format!("-t nat -A OUTPUT -d 192.0.2.{} -j RETURN", written % 250);
+                assert!(others.program("").args(comment.split(' ')).status().expect("iptables").success());
+                written += 1;
+            }
+            written
+        });
+        let jump =
+            Rule { matches: vec![Match::DestinationIsLocal], target: Some(Target::Jump(LONG)), ..Rule::default() };
+        for number in 0..30 {
+            write(tool.as_mut(), (0..100).filter(|other| *other != number % 100));
+            let mut restore = Restore::default();
+            restore.insert(Table::Nat, "OUTPUT", &jump);
+            tool.restore(&restore).expect("inserted");
+            let mut restore = Restore::default();
+            restore.remove(Table::Nat, "OUTPUT", &jump);
+            tool.restore(&restore).expect("removed, whatever others do");
+        }
+        stop.store(true, Ordering::Relaxed);
+        let written: usize = writer.join().expect("the other writer");
+        let saved = tool.save(Table::Nat).expect("readable");
+        assert!(written > 0);
+        assert_eq!((saved.builtin.len(), saved.chains[&LONG].rules), (written, 99));
+    });
+}
