@@ -13,6 +13,7 @@ use golden::replay::Replay;
 use ipnet::IpNet;
 use netfilter::IpFamily;
 use netfilter::kernel::NftReader;
+use netfilter::nft::COMMENT_MAX;
 use netfilter::nft::ruleset::Table;
 use proxier::model::{CategorizedEndpoints, Destination, Snapshot};
 use proxier::nftables::{Expected, TABLE, expected};
@@ -120,7 +121,9 @@ fn all_is_as_it_should_be(whose: Whose) {
             let with_objects = from_nftables(family, table, Some(snapshot), &|_| true);
             for views in [&alone, &with_objects] {
                 let reported: BTreeSet<(String, &str)> = views.iter().map(|v| (v.name.clone(), v.protocol)).collect();
-                let cut = |name: String| if name.len() > 127 { name[..124].to_owned() + "..." } else { name };
+                let cut = |name: String| {
+                    if name.len() > COMMENT_MAX { name[..COMMENT_MAX - 3].to_owned() + "..." } else { name }
+                };
                 let with = std::ptr::eq(views, &raw const with_objects);
                 let known = snapshot.ports.keys().map(|name| {
                     let text = name.to_string();

@@ -22,7 +22,7 @@ const fn offsets(family: IpFamily) -> (u32, u32, u32, usize) {
     }
 }
 
-/// Encodes a rule's addresses, interface and protocol as iptables 1.8.4 to 1.8.8 do, which every version reads.
+/// Encodes a rule's addresses, interface and protocol as iptables 1.8.7 and 1.8.8 do, which every version reads.
 ///
 /// Returns the number of the protocol, 0 for any.
 ///
