@@ -32,7 +32,8 @@ impl Proxy {
         let objects = format!("--objects={}", example.folder.display());
         let node = format!("--hostname-override={}", example.node);
         let mut arguments = vec!["kube-proxy".to_owned(), objects, node];
-        arguments.extend(["--detect-local-mode=NodeCIDR", "--nodeport-addresses=primary"].map(str::to_owned));
+        let settings = ["--proxy-mode=iptables", "--detect-local-mode=NodeCIDR", "--nodeport-addresses=primary"];
+        arguments.extend(settings.map(str::to_owned));
         arguments
     }
 

@@ -204,7 +204,7 @@ fn causes_in_the_rules_are_named() {
     let (without_objects, status) = diagnosis(&node.run("diagnose -o json default/with-local"));
     assert_eq!((&*without_objects[0], status), ("rules-altered", 1));
     let node = Node::our_tables(LOCAL);
-    node.nft("delete element ip kube-proxy local-endpoints { 203.0.113.11 . tcp . 80 . 0 }\n");
+    node.nft("delete element ip kube-proxy local-only-endpoint { 203.0.113.11 . tcp . 80 }\n");
     let (without_objects, status) = diagnosis(&node.run("diagnose -o json default/with-local"));
     assert_eq!((&*without_objects[0], status), ("rules-altered", 1));
 }
