@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use golden::netns::Netns;
@@ -114,7 +114,7 @@ fn wait(child: &mut Child) -> ExitStatus {
 }
 
 #[test]
-fn it_tells_its_story_and_leaves_the_host_alone() {
+fn demo_prints_every_claim_and_leaves_the_host_alone() {
     let host = Host::new("story");
     let before = host.state();
     let output = host.demo().output().expect("the program");
@@ -140,7 +140,7 @@ fn it_tells_its_story_and_leaves_the_host_alone() {
 }
 
 #[test]
-fn ctrl_c_ends_it_at_once_with_130_and_leaves_nothing() {
+fn ctrl_c_ends_the_demo_with_130_and_leaves_nothing() {
     let host = Host::new("interrupt");
     let before = host.state();
     let (status, stderr) = interrupted(&host, "before ", Signal::SIGINT);
@@ -150,7 +150,7 @@ fn ctrl_c_ends_it_at_once_with_130_and_leaves_nothing() {
 }
 
 #[test]
-fn even_when_killed_it_leaves_nothing() {
+fn killed_demo_leaves_nothing() {
     let host = Host::new("kill");
     let before = host.state();
     let (status, _) = interrupted(&host, "before ", Signal::SIGKILL);
@@ -159,7 +159,7 @@ fn even_when_killed_it_leaves_nothing() {
 }
 
 #[test]
-fn what_is_not_as_it_should_be_is_told_and_the_exit_code_is_1() {
+fn failed_claim_is_reported_with_exit_code_1() {
     let host = Host::new("wrong");
     // An iptables-restore that assigns nearly all traffic to the first endpoint.
     let tools = host.folder.join("bin");
@@ -175,4 +175,34 @@ fn what_is_not_as_it_should_be_is_told_and_the_exit_code_is_1() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("NOT SO: all were answered") && text.contains("\nNot as it should be."), "{text}");
     assert!(!text.contains("All as it should be"), "{text}");
+}
+
+/// A root directory that is not a mount point, with the host's programs in it; `mount` runs before `chroot`.
+fn demo_in_chroot(host: &Host, mount: &str) -> Output {
+    let script = format!(
+        "root={root}; mkdir -p $root/proc $root/tmp; touch $root/kube-proxy
+        for name in bin etc lib lib64 sbin usr; do
+          if [ -L /$name ]; then cp -fP /$name $root/; elif [ -d /$name ]; then mkdir -p $root/$name; fi
+        done
+        {mount}
+        for name in bin etc lib lib64 sbin usr proc; do [ -L /$name ] || mount --rbind /$name $root/$name; done
+        mount --bind {binary} $root/kube-proxy
+        TMPDIR=/tmp exec chroot $root /kube-proxy demo",
+        root = host.folder.join("root").display(),
+        binary = env!("CARGO_BIN_EXE_kube-proxy"),
+    );
+    // The mounts end with this mount namespace.
+    let unshare = ["--mount", "--propagation", "private", "sh", "-ec", &script];
+    host.netns.command("unshare").args(unshare).output().expect("unshare(1)")
+}
+
+#[test]
+fn chroot_without_a_mount_point_is_named_and_the_hint_works() {
+    let host = Host::new("chroot");
+    let refused = demo_in_chroot(&host, "");
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("/ is not a mount point") && !text.contains("run as root"), "{text}");
+    let advised = demo_in_chroot(&host, "mount --bind $root $root");
+    assert!(advised.status.success(), "{}", String::from_utf8_lossy(&advised.stderr));
 }
