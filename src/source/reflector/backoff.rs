@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn only_two_minutes_of_health_reset_it() {
+    fn only_two_minutes_of_open_watch_reset_the_backoff() {
         let mut backoff = Backoff::default();
         let now = Instant::now();
         assert_eq!(pauses(&mut backoff, now, 2), [800, 1600]);

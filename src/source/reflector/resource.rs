@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn one_service_is_asked_for_in_its_namespace() {
+    fn one_service_is_requested_in_its_namespace() {
         let name = NamespacedName::new("shop", "web");
         let path = |kind| Resource::new(kind, "node-a", Some(&name)).list(&Page::default());
         assert!(path(Kind::Service).starts_with("/api/v1/namespaces/shop/services?fieldSelector="));
