@@ -14,7 +14,7 @@ use proxier::iptables::{HostFacts, expected};
 use proxier::model::{CategorizedEndpoints, Destination, ServicePort, Snapshot};
 use proxier_inspect::drift::{Difference, DifferenceKind, differences};
 use proxier_inspect::rules::Ruleset;
-use proxier_inspect::services::{AddressKind, Fate, ServicePortView, add_model, from_iptables};
+use proxier_inspect::services::{AddressKind, AddressVerdict, ServicePortView, add_model, from_iptables};
 
 /// Where the real one is wrong (`cases/differences.txt`).
 const WRONG: &str = "817-step-slice-relabelled";
@@ -60,7 +60,7 @@ fn each_state(mut look: impl FnMut(&str, &Case, &Replay, IpFamily, &Ruleset)) {
 }
 
 #[test]
-fn the_real_ones_rules_are_as_they_should_be() {
+fn upstreams_rules_have_no_drift() {
     let mut states = 0;
     each_state(|name, case, replay, family, recorded| {
         let found = differences(&should_be(replay, case, family), recorded, None);
@@ -119,7 +119,7 @@ fn check(name: &str, view: &ServicePortView, snapshot: &Snapshot<'_>) -> usize {
         .map(|a| a.ip.map_or(Destination::NodePort(a.port), |ip| Destination::Address(SocketAddr::new(ip, a.port))))
         .collect();
     assert_eq!(reported, port.destinations().collect(), "{at}");
-    let rejected = view.addresses.iter().any(|address| address.fate == Fate::Rejected);
+    let rejected = view.addresses.iter().any(|address| address.verdict == AddressVerdict::Rejected);
     assert_eq!(rejected, !used.any, "{at}");
     assert_eq!(view.affinity_seconds, port.affinity_seconds.filter(|_| !used.reachable.is_empty()), "{at}");
     used.reachable.len()

@@ -14,7 +14,7 @@ use proxier::ipvs::ObservedState;
 use proxier_inspect::drift::{Difference, DifferenceKind as Is};
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::servers::differences;
-use proxier_inspect::services::{AddressKind, Fate, ServicePortView, add_model, from_ipvs, note_draining};
+use proxier_inspect::services::{AddressKind, AddressVerdict, ServicePortView, add_model, from_ipvs, note_draining};
 
 fn rules(case: &Case, step: usize, family: IpFamily) -> Ruleset {
     let kind = if family == IpFamily::V4 { Kind::Iptables } else { Kind::Ip6tables };
@@ -51,7 +51,7 @@ fn views(replay: &Replay, held: &ObservedState, family: IpFamily, objects: bool)
 }
 
 #[test]
-fn what_the_real_one_left_is_as_it_should_be() {
+fn state_left_by_upstream_has_no_drift() {
     let mut states = 0;
     each_state(|name, case, step, replay, family| {
         let found =
@@ -117,7 +117,7 @@ fn every_service_port_is_listed_with_its_addresses_and_endpoints() {
         let kinds = |views: &[ServicePortView]| -> BTreeSet<(AddressKind, Option<IpAddr>, u16, &'static str, bool)> {
             let all = views.iter().flat_map(|view| view.addresses.iter().map(|a| (view.protocol, a)));
             let all = all.filter(|(_, a)| a.kind != AddressKind::HealthCheckNodePort);
-            all.map(|(protocol, a)| (a.kind, a.ip, a.port, protocol, a.fate == Fate::Rejected)).collect()
+            all.map(|(protocol, a)| (a.kind, a.ip, a.port, protocol, a.verdict == AddressVerdict::Rejected)).collect()
         };
         assert_eq!(kinds(&views(replay, &held, family, false)), kinds(&all), "{name}");
     });

@@ -21,7 +21,7 @@ use proxier_inspect::drift::behaviour::{self, TrafficSources};
 use proxier_inspect::drift::nftables::{differences, is_ours};
 use proxier_inspect::drift::{Difference, DifferenceKind as Is};
 use proxier_inspect::services::{
-    AddressKind, EndpointView, Fate, ServicePortView, endpoint_in, from_nftables, unused_chains_of_table,
+    AddressKind, AddressVerdict, EndpointView, ServicePortView, endpoint_in, from_nftables, unused_chains_of_table,
 };
 use proxier_inspect::walk::Node;
 
@@ -138,7 +138,7 @@ fn all_is_as_it_should_be(whose: Whose) {
             let kinds = |views: &[ServicePortView]| -> BTreeSet<(bool, Option<IpAddr>, u16, &'static str, bool)> {
                 let all = views.iter().flat_map(|view| view.addresses.iter().map(|a| (view.protocol, a)));
                 all.map(|(protocol, a)| {
-                    (a.kind == AddressKind::ClusterIp, a.ip, a.port, protocol, a.fate == Fate::Rejected)
+                    (a.kind == AddressKind::ClusterIp, a.ip, a.port, protocol, a.verdict == AddressVerdict::Rejected)
                 })
                 .collect()
             };
@@ -150,12 +150,12 @@ fn all_is_as_it_should_be(whose: Whose) {
 }
 
 #[test]
-fn our_tables_are_read_whole_and_are_as_they_should_be() {
+fn our_tables_are_read_whole_without_drift() {
     all_is_as_it_should_be(Whose::Ours);
 }
 
 #[test]
-fn the_real_ones_tables_are_read_whole_and_do_what_they_should() {
+fn upstreams_tables_are_read_whole_without_altered_behaviour() {
     all_is_as_it_should_be(Whose::TheRealOnes);
 }
 
@@ -195,7 +195,7 @@ fn check(name: &str, view: &ServicePortView, snapshot: &Snapshot<'_>) -> usize {
         .map(|a| a.ip.map_or(Destination::NodePort(a.port), |ip| Destination::Address(SocketAddr::new(ip, a.port))))
         .collect();
     assert_eq!(reported, port.destinations().collect(), "{at}");
-    let rejected = view.addresses.iter().any(|address| address.fate == Fate::Rejected);
+    let rejected = view.addresses.iter().any(|address| address.verdict == AddressVerdict::Rejected);
     assert_eq!(rejected, !used.any, "{at}");
     assert_eq!(view.affinity_seconds, port.affinity_seconds.filter(|_| !used.reachable.is_empty()), "{at}");
     assert_eq!(view.notes, [""; 0], "{at}");
@@ -346,7 +346,7 @@ fn is_needless(table: &Table, spot: &Spot) -> bool {
 }
 
 #[test]
-fn edits_of_the_real_ones_table_are_found_for_their_service_ports() {
+fn edits_of_upstreams_table_are_found_with_their_service_ports() {
     let (family, kernel) = (IpFamily::V4, Kernel::new());
     let mut chance = Chance(20_261_126);
     for (name, counts) in [

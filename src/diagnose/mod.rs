@@ -67,7 +67,7 @@ enum Output {
     Json,
 }
 
-/// The destination that was asked for.
+/// The destination address in the arguments.
 #[derive(Clone, Copy, Debug)]
 pub struct TargetAddress {
     to: SocketAddr,
@@ -75,7 +75,7 @@ pub struct TargetAddress {
 }
 
 impl TargetAddress {
-    /// Whether that address of a Service is meant. Node ports have no address of their own.
+    /// Whether it is that address of a Service. Node ports have no address of their own.
     fn is(&self, address: &Address) -> bool {
         address.port == self.to.port() && address.ip.is_none_or(|ip| ip == self.to.ip())
     }
@@ -229,7 +229,7 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
     Ok(Diagnosis { configuration, ..summed_up(name, findings, walks, unread) })
 }
 
-/// The Service ports that are asked for.
+/// The Service ports to diagnose.
 fn views(seen: &mut Seen, focus: &Focus, asked: Option<&TargetAddress>) -> Vec<ServicePortView> {
     let mut views = if focus.service.is_some() { seen.services(focus) } else { Vec::new() };
     let Some(asked) = asked else { return views };
@@ -242,7 +242,7 @@ fn views(seen: &mut Seen, focus: &Focus, asked: Option<&TargetAddress>) -> Vec<S
     views
 }
 
-/// The address that was asked for works: what is wrong with the rest of the Service is no cause.
+/// Drops causes in other parts of a Service whose diagnosed address works.
 fn exonerate(findings: &mut Vec<Finding>) {
     let of_service = [Cause::NoEndpoints, Cause::EndpointsNotReady, Cause::DrainingOnly, Cause::NoLocalEndpoints];
     findings.retain(|finding| !of_service.contains(&finding.cause));

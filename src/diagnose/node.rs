@@ -32,7 +32,7 @@ pub fn unread(facts: &Facts) -> Option<Unread> {
     (!missing.is_empty()).then(|| Unread::new("sysctls", format!("/proc/sys has no number {}", missing.join(", "))))
 }
 
-/// What is wrong with the node. `host_only`: the connection asked for is one of this node itself, which is not forwarded.
+/// Problems of the node. `host_only`: the diagnosed connection comes from this node itself, so it is not forwarded.
 pub fn of(facts: &Facts, views: &[ServicePortView], host_only: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(conntrack(facts));

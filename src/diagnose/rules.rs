@@ -3,7 +3,7 @@
 //! Except for drift they do not depend on the Service in question.
 
 use netfilter::nft::Expression;
-use proxier_inspect::services::{Fate, ServicePortView};
+use proxier_inspect::services::{AddressVerdict, ServicePortView};
 
 use super::finding::{Cause, Finding};
 use crate::inspect::report::Unread;
@@ -16,7 +16,7 @@ const LISTED: usize = 3;
 const ENTRANCES: [&str; 2] = ["PREROUTING", "OUTPUT"];
 /// The same in nftables mode, in both layouts.
 const TABLE_ENTRANCES: [&str; 2] = ["nat-prerouting", "nat-output"];
-/// The chain that they lead to there.
+/// The chain of our table that those jump to.
 const SERVICES: &str = "services";
 
 /// Whether there is one proxy's rules, where packets meet them.
@@ -63,7 +63,7 @@ pub fn of(seen: &Look) -> Vec<Finding> {
             if !rules.iter().any(|rule| rule.leads_to() == Some("KUBE-SERVICES")) {
                 findings.push(Finding::certain(
                     Cause::RulesAltered,
-                    format!("{}: no rule of nat {hook} leads to KUBE-SERVICES: packets do not meet the rules", family.family),
+                    format!("{}: no rule of nat {hook} jumps to KUBE-SERVICES: packets do not meet the rules", family.family),
                     "find out what took the rule out (a restarted firewall service does); the proxy puts it back within \
                      its sync period if it runs",
                 ));
@@ -98,7 +98,7 @@ fn entrances_of_table(family: &FamilyRules) -> Vec<Finding> {
     let lost = TABLE_ENTRANCES.into_iter().filter(|chain| !leads_on(chain));
     lost.map(|chain| {
         let what =
-            format!("no rule of chain {chain} of {name} leads to chain {SERVICES}: packets do not meet the rules");
+            format!("no rule of chain {chain} of {name} jumps to chain {SERVICES}: packets do not meet the rules");
         Finding::certain(Cause::RulesAltered, what, NEXT)
     })
     .collect()
@@ -173,13 +173,13 @@ pub fn drift(seen: &mut Look, focus: &Focus, views: &[ServicePortView]) -> Vec<F
         return vec![Finding::certain(Cause::RulesAltered, what, NEXT)];
     }
     let broken = views.iter().filter(|view| {
-        let promises = view.addresses.iter().any(|address| address.fate == Fate::Endpoints);
+        let promises = view.addresses.iter().any(|address| address.verdict == AddressVerdict::Endpoints);
         promises
             && view.notes.iter().any(|note| {
-                note.contains("not there")
-                    || note.contains("leads to no")
+                note.contains("does not exist")
+                    || note.contains("has no endpoint")
                     || note.contains("translates nothing")
-                    || note.contains("falls through")
+                    || note.contains("match none of")
                     || note.contains("not equally likely")
             })
     });

@@ -2,14 +2,14 @@
 //!
 //! It looks at Service ports as the node has them.
 
-use proxier_inspect::services::{Address, Fate, Policy, ServicePortView};
+use proxier_inspect::services::{Address, AddressVerdict, Policy, ServicePortView};
 
 use super::TargetAddress;
 use super::finding::{Cause, Finding};
 use crate::inspect::Look;
 use crate::inspect::rules::FamilyRules;
 
-/// That no Service has what was asked for. `others`: Service ports with the same address.
+/// A finding if no Service has the diagnosed name or address. `others`: Service ports with the same address.
 pub fn unknown(seen: &Look, asked: Option<&TargetAddress>, name: &str, others: &[ServicePortView]) -> Option<Finding> {
     match seen.rules.mode() {
         // That there is no proxy, or one that is not understood, says it all.
@@ -54,7 +54,7 @@ pub fn unknown(seen: &Look, asked: Option<&TargetAddress>, name: &str, others: &
     Some(match unused.first() {
         None => finding,
         Some(chain) => {
-            let what = format!("{}; but no rule leads to chain {chain}, so rules may be missing", finding.what);
+            let what = format!("{}; but no rule jumps to chain {chain}, so rules may be missing", finding.what);
             Finding { certain: false, what, ..finding }
         }
     })
@@ -95,7 +95,7 @@ fn is_of(name: &str, service: &str) -> bool {
 /// What is wrong with a Service port.
 pub fn of(view: &ServicePortView, asked: Option<&TargetAddress>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let rejected = view.addresses.iter().any(|address| address.fate == Fate::Rejected);
+    let rejected = view.addresses.iter().any(|address| address.verdict == AddressVerdict::Rejected);
     let exist = view.endpoints.iter().filter(|endpoint| endpoint.exists()).count();
     if exist == 0 && (rejected || view.known) {
         findings.push(no_endpoints(view, exist == 0 && !view.endpoints.is_empty()));
@@ -111,7 +111,8 @@ pub fn of(view: &ServicePortView, asked: Option<&TargetAddress>) -> Vec<Finding>
         ));
     }
     findings.extend(draining_only(view));
-    let dropped: Vec<&Address> = view.addresses.iter().filter(|address| address.fate == Fate::Dropped).collect();
+    let dropped: Vec<&Address> =
+        view.addresses.iter().filter(|address| address.verdict == AddressVerdict::Dropped).collect();
     let dropped: Vec<&Address> = dropped.into_iter().filter(|one| asked.is_none_or(|asked| asked.is(one))).collect();
     if !dropped.is_empty() {
         findings.push(no_local(view, &dropped));

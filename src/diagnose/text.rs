@@ -4,7 +4,7 @@ use super::finding::Finding;
 use super::{Diagnosis, Status};
 use crate::terminal::{Style, Terminal, wrapped};
 
-/// Sentences of one cause that are shown where not all are asked for.
+/// The most sentences of one cause without `-o wide`.
 const SHOWN: usize = 3;
 
 /// The text. `wide`: with all doubts and what shows each finding.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use netfilter::IpFamily;
 use proxier::model::Protocol;
-use proxier_inspect::services::{Address, AddressKind, Fate, ServicePortView};
+use proxier_inspect::services::{Address, AddressKind, AddressVerdict, ServicePortView};
 use proxier_inspect::walk::{Branch, Origin, Packet, Trace, Verdict};
 
 use super::TargetAddress;
@@ -30,7 +30,7 @@ pub struct Walks {
     pub fails: bool,
 }
 
-/// Whose connections are followed: the sender and the interface that were asked for.
+/// The senders whose connections are followed: the sender and the interface in the arguments.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Senders<'a> {
     /// As `--from` spells it; `None`: the usual senders for each kind of address.
@@ -39,10 +39,10 @@ pub struct Senders<'a> {
     pub interface: Option<&'a str>,
 }
 
-/// Follows a connection to each address, or to the one asked for.
+/// Follows a connection to each address, or to the one in the arguments.
 ///
 /// # Errors
-/// If no connection to the address that was asked for can be followed.
+/// If no connection to the address in the arguments can be followed.
 pub fn of(
     seen: &mut Look,
     facts: &Facts,
@@ -61,7 +61,7 @@ pub fn of(
         let pod = local_pod(view, &paths, facts);
         for address in &view.addresses {
             let Some(to) = destination(address, protocol, node_ip, asked) else { continue };
-            // What load balancers ask is their own business, unless it is asked for.
+            // Health check node ports are only followed if named in the arguments.
             if address.kind == AddressKind::HealthCheckNodePort && asked.is_none() {
                 continue;
             }
@@ -77,7 +77,7 @@ pub fn of(
 }
 
 /// Where to send to for an address of a Service port: for a node port to the node's address. `None` if another
-/// destination was asked for.
+/// destination is named in the arguments.
 fn destination(
     address: &Address,
     protocol: Protocol,
@@ -92,7 +92,7 @@ fn destination(
 }
 
 impl Senders<'_> {
-    /// Whether only connections of this node itself are asked for.
+    /// Whether only connections from this node itself are followed.
     pub fn is_host(self) -> bool {
         matches!(self.from, Some(HOST | "node"))
     }
@@ -153,7 +153,7 @@ impl Following<'_> {
             let by_policy = |finding: &Finding| finding.cause == Cause::RefusedByOthers && finding.of_pod_policy();
             met.iter_mut().filter(|finding| by_policy(finding)).for_each(|finding| finding.certain = false);
         }
-        // A pod that was not asked for may never call its own Service.
+        // A pod chosen by diagnose itself may never call its own Service.
         if asked_for {
             let mut branches = trace.branches.iter();
             met.extend(branches.find_map(|branch| hairpin(self.facts, view, &packet, branch)));
@@ -245,7 +245,7 @@ fn untranslated(
             )
         });
     }
-    if address.fate != Fate::Endpoints {
+    if address.verdict != AddressVerdict::Endpoints {
         return None;
     }
     let doubted = untouched().any(|branch| !branch.doubts.is_empty());

@@ -2,7 +2,9 @@
 //!
 //! Boxes stand in columns; arrows carry probabilities and counters. `dot` and `svg` draw it.
 
-use proxier_inspect::services::{Address, AddressKind, EndpointView, Fate, Policy, RealView, ServicePortView};
+use proxier_inspect::services::{
+    Address, AddressKind, AddressVerdict, EndpointView, Policy, RealView, ServicePortView,
+};
 
 use super::text::{self, of_address};
 use crate::inspect::report::Report;
@@ -83,7 +85,7 @@ pub fn graph(view: &ServicePortView) -> Graph {
         .addresses
         .iter()
         // Health checks go to the proxy itself.
-        .filter(|address| address.fate != Fate::Accepted)
+        .filter(|address| address.verdict != AddressVerdict::Accepted)
         .map(|address| (graph.add(Kind::Address, lines(view, address)), address))
         .collect();
     let all = any(view, |endpoint| endpoint.share)
@@ -103,15 +105,15 @@ pub fn graph(view: &ServicePortView) -> Graph {
     for (node, address) in addresses {
         let count = of_address(address);
         let label = if count.is_empty() { count } else { format!("{count} connections") };
-        match address.fate {
-            Fate::Rejected | Fate::Dropped => {
-                let rejected = address.fate == Fate::Rejected;
+        match address.verdict {
+            AddressVerdict::Rejected | AddressVerdict::Dropped => {
+                let rejected = address.verdict == AddressVerdict::Rejected;
                 let text = if rejected { "rejected" } else { "dropped: no local endpoint" };
                 let end = *refused[usize::from(rejected)]
                     .get_or_insert_with(|| graph.add(Kind::Refused, vec![text.to_owned()]));
                 graph.edge(node, end, label, 1.0);
             }
-            Fate::Endpoints => {
+            AddressVerdict::Endpoints => {
                 let internal = match &address.chain {
                     Some(chain) if chain.starts_with("KUBE-") => chain.starts_with("KUBE-SV"),
                     _ => address.kind == AddressKind::ClusterIp,
@@ -120,7 +122,7 @@ pub fn graph(view: &ServicePortView) -> Graph {
                 let to = if policy == Some(Policy::Local) { local.or(all) } else { all.or(local) };
                 to.into_iter().for_each(|to| graph.edge(node, to, label.clone(), 1.0));
             }
-            Fate::Accepted => {}
+            AddressVerdict::Accepted => {}
         }
     }
     graph

@@ -88,7 +88,7 @@ fn picture(graph: &Graph, top: f64) -> (String, f64, f64) {
         if edge.label.is_empty() {
             continue;
         }
-        // Near the end where arrows are apart: many come from one box, or many lead to one.
+        // Labels are near the end where arrows are apart: many start or end at one box.
         let fans_out = graph.edges.iter().filter(|other| other.from == edge.from).count() > 1;
         let (x, y, anchor) = if fans_out { (x2 - 6.0, y2, "end") } else { (x1 + 6.0, y1, "start") };
         let halo = "class=\"halo\" paint-order=\"stroke\" stroke=\"#ffffff\" stroke-width=\"4\"";

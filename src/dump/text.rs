@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use proxier_inspect::drift::Difference;
 use proxier_inspect::rules::Counters;
-use proxier_inspect::services::{Address, EndpointView, Fate, RealView, ServicePortView};
+use proxier_inspect::services::{Address, AddressVerdict, EndpointView, RealView, ServicePortView};
 
 use crate::inspect::facts::Facts;
 use crate::inspect::report::Report;
@@ -163,12 +163,12 @@ pub(super) fn spelled(address: &Address) -> String {
 }
 
 pub(super) fn fate(address: &Address) -> &'static str {
-    match address.fate {
-        Fate::Dropped if address.chain.is_some() => "nowhere from outside: no local endpoints",
-        Fate::Endpoints => "to endpoints",
-        Fate::Rejected => "nowhere: rejected, no endpoints",
-        Fate::Dropped => "nowhere: dropped, no local endpoints",
-        Fate::Accepted => "to who listens",
+    match address.verdict {
+        AddressVerdict::Dropped if address.chain.is_some() => "nowhere from outside: no local endpoints",
+        AddressVerdict::Endpoints => "to endpoints",
+        AddressVerdict::Rejected => "nowhere: rejected, no endpoints",
+        AddressVerdict::Dropped => "nowhere: dropped, no local endpoints",
+        AddressVerdict::Accepted => "to who listens",
     }
 }
 
@@ -232,7 +232,7 @@ fn drift(differences: &[Difference], terminal: Terminal) -> String {
 fn notes(report: &Report, terminal: Terminal, wide: bool, out: &mut String) {
     if !report.unused_chains.is_empty() {
         let count = report.unused_chains.len();
-        let _ = writeln!(out, "{count} chains of Services that no rule leads to: {}, …", report.unused_chains[0]);
+        let _ = writeln!(out, "{count} chains of Services that no rule jumps to: {}, …", report.unused_chains[0]);
     }
     if report.not_understood.is_empty() {
         return;

@@ -38,7 +38,7 @@ pub struct Sources {
     pub proxy_flags: Vec<String>,
 }
 
-/// What the arguments come to.
+/// The settings and the source of objects that the arguments select.
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// The configuration that the proxy should have.
@@ -70,7 +70,7 @@ impl Sources {
         self.config.is_none() && !self.proxy_flags.iter().any(|word| word.contains("mode"))
     }
 
-    /// The same as `asked`, for a proxy that was started in that mode.
+    /// Resolves the arguments for a proxy in this mode; `None`: the configuration decides.
     ///
     /// # Errors
     /// If they make no sense.

@@ -15,7 +15,7 @@ use proxier_inspect::services::{ServicePortView, hash_of_name};
 use super::rules::FamilyRules;
 use super::{Focus, is_of};
 
-/// Compares; of what is asked for, and what belongs to all Services.
+/// Compares the rules of the selected Services, and the rules shared by all Services.
 pub fn differences(
     rules: &FamilyRules,
     config: &Config,
@@ -64,7 +64,7 @@ pub fn hashes(snapshot: &Snapshot<'_>, focus: &Focus) -> BTreeSet<String> {
     snapshot.ports.keys().filter(|name| focus.wants(Some(name))).filter_map(hash_of_name).collect()
 }
 
-/// The Service ports that are asked for.
+/// The selected Service ports.
 fn wanted(snapshot: &Snapshot<'_>, focus: &Focus) -> BTreeMap<ServicePortName, ServicePort> {
     let has = |name: &ServicePortName, ip: IpAddr| snapshot.endpoints.of(name).iter().any(|e| e.address.ip() == ip);
     let named = snapshot.ports.iter().filter(|(name, _)| focus.wants(Some(name)));

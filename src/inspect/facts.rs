@@ -77,7 +77,7 @@ pub fn ipv4_setting(link: &str, name: &str) -> i64 {
 }
 
 impl Facts {
-    /// The ports of a bridge, of which one leads to an address: that one, where the kernel knows, else all.
+    /// The port of a bridge behind which an address is, by the kernel's forwarding database; all ports if it does not know.
     #[must_use]
     pub fn ports_to(&self, ip: IpAddr, bridge: &str) -> Vec<&Link> {
         let known = node::bridge_port(ip).ok().flatten();

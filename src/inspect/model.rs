@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Model(Arc<OnceLock<Weak<FamilySenders>>>);
 
 impl Model {
-    /// These can be asked from now on, until they are dropped.
+    /// Registers the senders that queries use from now on, until they are dropped.
     pub fn is(&self, families: &Arc<FamilySenders>) {
         // Only one proxy runs in a process.
         let _ = self.0.set(Arc::downgrade(families));

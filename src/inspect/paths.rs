@@ -142,7 +142,9 @@ impl<'a> Paths<'a> {
             None => {
                 let name = self.node.out_interface(source.ip()).ok_or_else(|| {
                     let ip = source.ip();
-                    format!("no route leads to {ip}, so it is not known where its packets come in: name the interface")
+                    format!(
+                        "no route to {ip}, so the interface on which its packets arrive is unknown: name the interface"
+                    )
                 })?;
                 Origin::Interface(name.to_owned())
             }

@@ -8,7 +8,7 @@ use proxier::nftables;
 
 /// Why each family cannot run nftables mode; `None`: it can. Families that the kernel lacks are left out.
 ///
-/// The kernel is asked to validate a table, which is not created.
+/// The kernel validates a table without creating it.
 #[must_use]
 pub fn nftables_problems() -> BTreeMap<IpFamily, Option<String>> {
     let too_old = nftables::check_release(&kernel_release()).err().map(|error| error.to_string());

@@ -54,11 +54,11 @@ pub struct NotUnderstood {
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: &'static str,
-    /// The Service ports that were asked for.
+    /// The selected Service ports.
     pub services: Vec<ServicePortView>,
     /// What differs from what should be; absent without a source of objects.
     pub differences: Option<Vec<Difference>>,
-    /// Chains of Service ports that no rule leads to.
+    /// Chains of Service ports that no rule jumps to.
     pub unused_chains: Vec<String>,
     /// Rules of others that are not understood.
     pub not_understood: Vec<NotUnderstood>,
@@ -105,7 +105,7 @@ mod tests {
     use super::{COMPARISON, Unread};
 
     #[test]
-    fn what_decides_over_packets_is_told_from_the_rest() {
+    fn unread_parts_that_decide_over_packets_are_distinguished() {
         let is_of_rules = |what: &str| Unread::new(what, "why").is_of_rules();
         let decide =
             ["rules of IPv4", "tables of nf_tables", "set a of table ip kube-proxy", "virtual servers", COMPARISON];

@@ -30,7 +30,7 @@ pub struct NodeState {
     pub problems: BTreeMap<IpFamily, Option<String>>,
     /// Hooks for forwarded packets whose policy is to drop, as `IPv4 table filter`.
     pub forward_drops: Vec<String>,
-    /// Rules of other programs that lead to chains of iptables mode, with family and table.
+    /// Rules of other programs that jump to chains of iptables mode, with family and table.
     pub foreign_jumps: Vec<String>,
     /// Programs that have chains in iptables.
     pub iptables_users: BTreeSet<&'static str>,

@@ -1,5 +1,5 @@
 //! The language of iptables rules: the table of all matches and targets against the code and the installed package, and
-//! generated rules against the kernel, which is asked with real packets.
+//! generated rules against the kernel, with real packets.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +17,7 @@ struct Line {
     is_match: bool,
     name: String,
     families: Vec<IpFamily>,
-    grasp: Support,
+    support: Support,
     why: String,
     rule: String,
 }
@@ -26,14 +26,14 @@ fn table() -> Vec<Line> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("iptables/extensions.tsv");
     let text = std::fs::read_to_string(path).unwrap();
     let line = |line: &str| {
-        let [kind, name, families, grasp, why, rule] = line.split('\t').collect::<Vec<_>>()[..] else {
+        let [kind, name, families, support, why, rule] = line.split('\t').collect::<Vec<_>>()[..] else {
             panic!("six fields: {line}")
         };
         Line {
             is_match: kind == "match",
             name: name.to_owned(),
             families: IpFamily::ALL.into_iter().filter(|of| families == "both" || families == of.name()).collect(),
-            grasp: match grasp {
+            support: match support {
                 "understood" => Support::Exact,
                 "assumed" => Support::Assumed,
                 "doubt" => Support::Doubt,
@@ -66,11 +66,11 @@ fn each_line_of_the_table_is_what_the_code_does() {
     let mut right = 0;
     for line in table() {
         let known = extension(&line).unwrap_or_else(|| panic!("{} is not known", line.name));
-        assert_eq!((known.grasp, known.why), (line.grasp, &*line.why), "{}", line.name);
+        assert_eq!((known.support, known.why), (line.support, &*line.why), "{}", line.name);
         for family in &line.families {
             let meaning = read(*family, &line.rule);
             let assumes = meaning.conditions.iter().any(|condition| matches!(condition.test, Test::Assumed { .. }));
-            match (line.grasp, &meaning.problem) {
+            match (line.support, &meaning.problem) {
                 (Support::Doubt, Some(problem)) => {
                     assert_eq!(*problem, format!("{}: {}", line.name, line.why), "{}", line.rule);
                 }

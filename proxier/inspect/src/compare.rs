@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_is_told_with_its_service() {
+    fn each_kind_of_difference_names_its_service() {
         let one = |kind, service: &str| vec![(kind, Some(service.to_owned()).filter(|s| !s.is_empty()))];
         let lines: Vec<&str> = RULES.lines().collect();
         let without = |at: usize| RULES.replace(&format!("{}\n", lines[at]), "");

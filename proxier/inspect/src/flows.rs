@@ -37,7 +37,7 @@ pub struct FlowCount<'a> {
 }
 
 impl<'a> FlowCount<'a> {
-    /// Starts at zero. `stale`: decides by objects; without it, UDP flows to endpoints without rules are stale.
+    /// A count of zero flows. `stale` decides by objects; without it, UDP flows to endpoints without rules are stale.
     #[must_use]
     pub fn new(views: &[ServicePortView], node: &'a [IpAddr], stale: Option<&'a StaleFlows>) -> Self {
         let mut endpoints = HashMap::new();

@@ -1,4 +1,4 @@
-//! The decoders of foreign bytes as functions that fuzz targets call. Not a public interface.
+//! The decoders of untrusted bytes as functions that fuzz targets call. Not a public interface.
 
 use crate::rules::Ruleset;
 use crate::walk::{ConnState, Node, NodeRules, Origin, Packet, RecentLists};
@@ -10,23 +10,22 @@ use proxier::model::Protocol;
 
 pub use netfilter::kernel::fuzzing::{conntrack, ipset, ipvs, links, netlink, proc};
 
-/// Reads what a program or `uname` prints: its complaints, its version, a saved table, a kernel release.
+/// Parses the output of iptables tools and `uname`: errors, versions, saved tables, kernel releases.
 ///
 /// # Panics
-/// If lines are named that are not in the text, or arguments are longer than it.
+/// If an error names a line beyond the text, or arguments are longer than the text.
 pub fn tool(bytes: &[u8]) {
     netfilter::kernel::fuzzing::tool(bytes);
     let _ = proxier::nftables::check_release(&String::from_utf8_lossy(bytes));
 }
 
-/// What a walk may cost: more would make single inputs slow.
+/// The most rules that a walk evaluates, so that no single input is slow.
 const MOST_RULES: usize = 100_000;
 
-/// Reads a datagram of nf_tables', prints what is in it, looks for Services in it and sends a packet through.
+/// Decodes an nf_tables datagram, prints its objects, reads Services from them and traces a packet.
 ///
 /// # Panics
-/// If something that decodes is another thing when it is written and decoded again, or the ways of a packet are not as
-/// likely as one.
+/// If an object differs after encoding and decoding, or the probabilities of a trace do not sum to 1.
 pub fn nf_tables(datagram: &[u8]) {
     let ruleset = netfilter::kernel::fuzzing::ruleset(datagram);
     for (id, table) in &ruleset.tables {
@@ -45,11 +44,11 @@ pub fn nf_tables(datagram: &[u8]) {
     walk(&iptables, Some(&ruleset));
 }
 
-/// Reads rules as `iptables-save` prints them, as a whole and as each table's state, looks for Services in them and sends a
-/// packet through. The first byte chooses the family.
+/// Parses `iptables-save` output as a ruleset and as table states, reads Services from it and traces a packet. The first
+/// byte selects the family.
 ///
 /// # Panics
-/// If rules are lost or the ways of a packet are not as likely as one.
+/// If rules are lost, or the probabilities of a trace do not sum to 1.
 pub fn rules(input: &[u8]) {
     let Some((first, bytes)) = input.split_first() else { return };
     let family = if first % 2 == 0 { IpFamily::V4 } else { IpFamily::V6 };

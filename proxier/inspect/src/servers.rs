@@ -19,7 +19,7 @@ use proxier::model::ServicePortName;
 /// Compares the whole IPVS state, rules included. `excluded`: networks whose virtual servers belong to other programs.
 ///
 /// # Errors
-/// If the rules that should be are not understood.
+/// If an expected rule cannot be parsed.
 pub fn differences(
     expected: &Expected,
     held: &ObservedState,
@@ -50,7 +50,7 @@ struct Search {
     found: Vec<Difference>,
 }
 
-/// The place and the Service port of a difference.
+/// The location and the Service port of a difference.
 struct Location<'a> {
     table: &'static str,
     chain: String,

@@ -31,8 +31,8 @@ pub fn words(text: &str) -> Vec<&str> {
     text.split(' ').filter(|word| !word.is_empty()).collect()
 }
 
-/// Two rules of a chain are the same without their comments: large clusters leave those out, and chains that did not
-/// change since the cluster grew or shrank keep theirs.
+/// Rules are compared without comments: large clusters omit comments, and chains that did not change since the cluster
+/// grew or shrank keep theirs.
 impl RuleText for Rule {
     fn text(&self) -> &str {
         &self.text

@@ -28,9 +28,9 @@ const MEMBERS: [&str; 3] = ["cluster-ips", "nodeport-ips", "hairpin-connections"
 /// Clients outside the cluster: documentation addresses.
 const OUTSIDE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7))];
-/// Their source port.
+/// The source port of all clients.
 const CLIENT_PORT: u16 = 40000;
-/// A pod's address in the network of this node's, as counted from its first.
+/// The index of the tested pod's address within the pod network of this node.
 const POD: usize = 200;
 /// Probabilities that differ by less are equal.
 const ALIKE: f64 = 1e-6;
@@ -47,7 +47,7 @@ pub struct TrafficSources<'a> {
 /// Compares destinations of Service ports with `wanted` names, and destinations that no Service port has.
 ///
 /// # Errors
-/// If a table has rules that the kernel would not take.
+/// If a table has rules that the kernel would refuse.
 pub fn differences(
     family: IpFamily,
     expected: &Expected,
@@ -176,7 +176,7 @@ impl Search<'_> {
         &ruleset.tables[&self.id]
     }
 
-    /// Where packets to a destination end is the same for all of one kind, if the endpoints are as they should be.
+    /// The kind of a destination: all of one kind have the same outcomes if their endpoints are as expected.
     fn kind(&self, to: Destination) -> Option<Kind> {
         let [should_be, is] = [true, false].map(|expected| self.summarize(to, expected));
         let has_ranges =
@@ -235,7 +235,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Where a table sends packets to a destination.
+    /// The dispatch of packets to a destination in one of the tables.
     fn summarize(&self, to: Destination, expected: bool) -> DispatchSummary<'_> {
         let table = self.table(expected);
         let chain =
@@ -336,7 +336,7 @@ fn has(set: &Set, key: &[u8]) -> bool {
     matches!(set.find(key), ElementLookup::Present(_))
 }
 
-/// Whether the same endpoints are as likely, under both policies.
+/// Whether both tables have the same endpoints with the same probabilities, under each policy.
 fn same_endpoints(a: &DispatchSummary<'_>, b: &DispatchSummary<'_>) -> bool {
     let shares = |summary: &DispatchSummary<'_>| {
         let mut shares: BTreeMap<(bool, SocketAddr), f64> = BTreeMap::new();

@@ -70,7 +70,7 @@ pub enum DifferenceKind {
 }
 
 impl DifferenceKind {
-    /// For people.
+    /// The kind in words, as `dump` prints it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -118,11 +118,11 @@ impl DifferenceKind {
 pub struct Difference {
     /// `IPv4` or `IPv6`.
     pub family: &'static str,
-    /// What kind.
+    /// The kind.
     pub kind: DifferenceKind,
-    /// The table of iptables, that of nf_tables after its family, or [`SERVERS`], [`SETS`] or [`DEVICE`].
+    /// The iptables table, the nf_tables family and table, or [`SERVERS`], [`SETS`] or [`DEVICE`].
     pub table: String,
-    /// The chain, the virtual server, the set or the device; of altered behaviour the address.
+    /// The chain, virtual server, set or device; the address if the behaviour is altered.
     pub chain: String,
     /// The expected text, as `iptables-save`, `nft list`, `ipvsadm -S -n` or `ipset save` prints it.
     pub expected: Option<String>,
@@ -132,15 +132,15 @@ pub struct Difference {
     pub service: Option<String>,
 }
 
-/// The table of the kernel's virtual servers.
+/// [`Difference::table`] of virtual servers.
 pub const SERVERS: &str = "ipvs";
-/// The kernel's sets.
+/// [`Difference::table`] of ipset entries.
 pub const SETS: &str = "ipset";
-/// A network device.
+/// [`Difference::table`] of addresses on a network device.
 pub const DEVICE: &str = "device";
 
 impl Difference {
-    /// The place of the difference, as printed.
+    /// The location in words: table and chain, or what replaces them.
     #[must_use]
     pub fn place(&self) -> String {
         let Self { table, chain, .. } = self;

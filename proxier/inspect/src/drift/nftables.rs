@@ -104,7 +104,7 @@ pub fn differences(family: IpFamily, expected: &Expected, found: Option<&Table>)
     search.found
 }
 
-/// Which Service port has which address and port.
+/// The Service port that owns each address and port.
 struct AddressOwners<'a> {
     family: IpFamily,
     by_destination: HashMap<(VipOrNodePort, &'a [u8]), &'a ServicePortName>,

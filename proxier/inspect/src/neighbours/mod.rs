@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::rules::{Policy, Rule, Ruleset};
 
-/// Prefixes of chain names and their owners. The first match counts.
+/// Prefixes of chain names, with their owners. The first match counts.
 const OWNERS: [(&str, &str); 33] = [
     ("KUBE-KUBELET-CANARY", "kubelet"),
     ("KUBE-IPTABLES-HINT", "kubelet"),
@@ -61,30 +61,30 @@ pub struct Hook {
     pub table: String,
     /// The built-in chain.
     pub hook: String,
-    /// The owners; one that comes again after another is named again.
+    /// The owners, in order; an owner whose rules are interrupted by another appears again.
     pub order: Vec<String>,
     /// Whether the policy drops packets that no rule decides.
     pub drops: bool,
 }
 
-/// How big a table is.
+/// The size of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TableSize {
     /// `IPv4` or `IPv6`.
     pub family: &'static str,
     /// The table.
     pub table: String,
-    /// How many chains it has.
+    /// The number of chains.
     pub chains: usize,
-    /// How many rules.
+    /// The number of rules.
     pub rules: usize,
-    /// How many sets and maps with a name, in nf_tables.
+    /// The number of named sets and maps; `None` for iptables.
     pub sets: Option<usize>,
-    /// How many elements those have, where they were read.
+    /// The number of their elements; `None` for iptables, or if they were not read.
     pub elements: Option<usize>,
-    /// Whether kube-proxy's canary is in it; nftables mode has none.
+    /// Whether kube-proxy's canary chain exists; `None` in nftables mode, which has none.
     pub canary: Option<bool>,
-    /// Whether chains that only other Services use were left out: then the numbers are too small.
+    /// Whether chains used only by other Services were not read; the numbers are then too small.
     pub read_in_part: bool,
 }
 
@@ -143,12 +143,12 @@ pub fn sizes(ruleset: &Ruleset) -> Vec<TableSize> {
     ruleset.tables().map(size).collect()
 }
 
-/// Whether it is one of kube-proxy's own chains, which are looked at elsewhere.
+/// Whether kube-proxy owns the chain; `drift` compares those.
 fn is_own(chain: &str) -> bool {
     owner(chain) == Some("kube-proxy")
 }
 
-/// Rules that are not understood, with why: where a trace meets one, it says so.
+/// Rules of other programs that cannot be decided: chain, rule and reason.
 #[must_use]
 pub fn not_understood(ruleset: &Ruleset) -> Vec<(String, String, String)> {
     let mut found = Vec::new();

@@ -9,7 +9,7 @@ use super::{Hook, TableSize};
 use crate::rules::Ruleset;
 use proxier::nftables::is_kube_proxy;
 
-/// The priorities of iptables' tables.
+/// The priority of each iptables table.
 const IPTABLES: [(&str, i32); 5] = [("raw", -300), ("mangle", -150), ("nat", -100), ("filter", 0), ("security", 50)];
 /// The priority of nat at postrouting and input.
 const AFTER_ROUTING: i32 = 100;
@@ -30,7 +30,7 @@ fn owner(id: &TableId) -> String {
     known.map_or_else(|| format!("table {id}"), |(_, owner)| (*owner).to_owned())
 }
 
-/// The hooks where any of these tables has a chain.
+/// The hooks with a base chain of any of these tables.
 #[must_use]
 pub fn hooks(tables: &ruleset::Ruleset, iptables: &Ruleset) -> Vec<Hook> {
     let hook_of = |hook: At| {
@@ -62,7 +62,7 @@ pub fn hooks(tables: &ruleset::Ruleset, iptables: &Ruleset) -> Vec<Hook> {
     At::ALL.into_iter().filter_map(hook_of).collect()
 }
 
-/// How big the tables are.
+/// The sizes of the tables.
 #[must_use]
 pub fn sizes(tables: &ruleset::Ruleset) -> Vec<TableSize> {
     let size = |(id, table): (&TableId, &Table)| {

@@ -8,9 +8,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netfilter::IpFamily;
 
+use super::actions::Target;
 use super::clauses::{self, Action, OptionValues};
+use super::conditions::{Condition, Test};
 use super::language::Support;
-use super::values::{Condition, Meaning, Target, Test};
+use super::values::Meaning;
 use super::words::{Word, bits};
 use super::{matches, targets};
 use proxier::model::Protocol;
@@ -27,7 +29,7 @@ pub(super) fn rule(family: IpFamily, words: Vec<Word<'_>>) -> Meaning {
         reading.note(|reading| reading.plain(choice));
     }
     for clause in &clauses.matches {
-        if clause.extension.grasp == Support::Doubt {
+        if clause.extension.support == Support::Doubt {
             reading.doubt(clause.extension.name, clause.extension.why);
         }
         reading.note(|reading| matches::read(reading, clause));
@@ -59,7 +61,7 @@ impl RuleParser {
         }
     }
 
-    /// Notes that a match or target is not decided.
+    /// Records a match or target that cannot be decided.
     pub(super) fn doubt(&mut self, name: &str, why: &str) {
         self.meaning.problem.get_or_insert_with(|| format!("{name}: {why}"));
     }
@@ -140,7 +142,7 @@ impl RuleParser {
             Some(Action::Jump(chain)) => Some(Target::Jump(chain.clone())),
             Some(Action::Goto(chain)) => Some(Target::Goto(chain.clone())),
             Some(Action::Target(clause)) => {
-                if clause.extension.grasp == Support::Doubt && clause.extension.name != "NFQUEUE" {
+                if clause.extension.support == Support::Doubt && clause.extension.name != "NFQUEUE" {
                     self.doubt(clause.extension.name, clause.extension.why);
                 }
                 Some(targets::read(self, clause)?)
@@ -149,7 +151,7 @@ impl RuleParser {
     }
 }
 
-/// A protocol by its name or number; `None` if it is none that Services have.
+/// Parses a protocol name or number; `None`: a protocol that Services do not use.
 pub(super) fn protocol(name: &str) -> Result<Option<Protocol>, String> {
     let known = Protocol::of_name(name).or_else(|| Protocol::of_number(name.parse().ok()?));
     if known.is_none() && !(name.parse::<u8>().is_ok() || OTHER_PROTOCOLS.contains(&name)) {

@@ -170,9 +170,9 @@ impl<'a> Sorter<'a> {
             self.clauses.matches.push(Clause { extension, choices: Vec::new() });
             return self.option(name);
         }
-        // Of a match that is not decided anyway, the options need not be known.
+        // A match that is not decided anyway may have unknown options.
         let last = self.clauses.matches.last();
-        if last.is_some_and(|clause| clause.extension.grasp == Support::Doubt) && name.starts_with("--") {
+        if last.is_some_and(|clause| clause.extension.support == Support::Doubt) && name.starts_with("--") {
             self.skip();
             return Ok(());
         }

@@ -3,8 +3,10 @@
 //! Reads the output of `iptables-save` or the input of `iptables-restore` into a [`Ruleset`]: tables, chains, rules with
 //! their counters, and the meaning of each rule.
 
+mod actions;
 mod args;
 mod clauses;
+mod conditions;
 pub mod language;
 mod matches;
 mod parse;
@@ -14,12 +16,13 @@ mod tests;
 mod values;
 mod words;
 
+pub use actions::{CopyMark, NatRange, SetMark, Target};
+pub use conditions::{
+    AddressKind, Condition, ConntrackMatch, CtState, IpvsMatch, PhysdevMatch, Ports, RecentAction, RecentMatch, Test,
+};
 pub use netfilter::Counters;
 pub use parse::{ParseError, Reader};
-pub use values::{
-    AddressKind, Chain, Condition, ConntrackMatch, CopyMark, CtState, IpvsMatch, Meaning, NatRange, PhysdevMatch,
-    Policy, Ports, RecentAction, RecentMatch, Rule, Ruleset, SetMark, Table, Target, Test,
-};
+pub use values::{Chain, Meaning, Policy, Rule, Ruleset, Table};
 
 pub(crate) use args::SYN;
 pub(crate) use words::bits;

@@ -12,14 +12,14 @@ use netfilter::IpFamily;
 
 use super::values::{Chain, Policy, Rule, Ruleset, Table};
 
-/// A line that iptables does not take, or that is not understood.
+/// A line that iptables would refuse, or that is not understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
-    /// Its number, counted from 1.
+    /// The line number, from 1.
     pub line: usize,
     /// The line itself.
     pub text: String,
-    /// What is wrong with it.
+    /// The reason.
     pub problem: String,
 }
 
@@ -42,27 +42,26 @@ fn builtin_chains(table: &str) -> Option<&'static [&'static str]> {
 }
 
 impl Ruleset {
-    /// An empty kernel.
+    /// A ruleset without tables.
     #[must_use]
     pub fn new(family: IpFamily) -> Self {
         Self { family, tables: BTreeMap::new() }
     }
 
-    /// Reads the text into an empty kernel, and nothing that is not understood.
+    /// Parses text strictly: every rule has to be understood.
     ///
     /// # Errors
-    /// Names the first line that has a match, target or option that is not known here, or that iptables would refuse.
+    /// The first line with an unknown match, target or option, or that iptables would refuse.
     pub fn parse(family: IpFamily, text: &str) -> Result<Self, ParseError> {
         let mut ruleset = Self::new(family);
         ruleset.apply(text)?;
         Ok(ruleset)
     }
 
-    /// Reads the text on top of what is there, as `iptables-restore --noflush` does: a declared chain starts empty, a
-    /// chain that is not named stays as it is.
+    /// Applies text as `iptables-restore --noflush` does: a declared chain starts empty, other chains stay.
     ///
     /// # Errors
-    /// As `parse`.
+    /// As [`Ruleset::parse`].
     pub fn apply(&mut self, text: &str) -> Result<(), ParseError> {
         match self.read(text).into_iter().next() {
             Some(problem) => Err(problem),
@@ -70,21 +69,21 @@ impl Ruleset {
         }
     }
 
-    /// Reads the text on top of what is there. Lines that make no sense are passed over and returned; what is not
-    /// understood of a rule is in its [`super::Meaning`].
+    /// Adds text to the ruleset. Returns the lines that were skipped as invalid; [`super::Meaning`] has the parts of a rule
+    /// that are not understood.
     pub fn read(&mut self, text: &str) -> Vec<ParseError> {
         let mut reader = Reader::new(self);
         text.lines().for_each(|line| reader.line(line));
         reader.finish()
     }
 
-    /// Reads lines as they come: big tables have tens of megabytes.
+    /// Adds text line by line: large tables have tens of megabytes.
     #[must_use]
     pub fn reader(&mut self) -> Reader<'_> {
         Reader::new(self)
     }
 
-    /// Reads what `iptables -v -S` prints of some chains of one table.
+    /// Adds some chains of one table, as `iptables -v -S` prints them. Returns the invalid lines.
     pub fn read_chains(&mut self, table: &str, text: &str) -> Vec<ParseError> {
         let mut reader = Reader::new(self);
         reader.line(&format!("*{table}"));
@@ -127,7 +126,7 @@ impl<'a> Reader<'a> {
         Self { ruleset, table: None, number: 0, problems: Vec::new() }
     }
 
-    /// Takes the next line.
+    /// Parses the next line.
     pub fn line(&mut self, line: &str) {
         self.number += 1;
         let line = line.trim();
@@ -136,7 +135,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What was wrong.
+    /// Returns the lines that were skipped as invalid.
     #[must_use]
     pub fn finish(mut self) -> Vec<ParseError> {
         if let Some(table) = self.table.take() {
@@ -226,7 +225,7 @@ fn command(chains: &mut Table, number: usize, line: &str) -> Result<(), String> 
     Ok(())
 }
 
-/// Takes the counters out of `[1:2] -A …` and of `-A … -c 1 2 -j …`.
+/// Separates the counters from `[1:2] -A …` or `-A … -c 1 2 -j …`.
 fn counted(line: &str) -> Result<(std::borrow::Cow<'_, str>, Counters), String> {
     if let Some((counters, rest)) = line.strip_prefix('[').and_then(|line| line.split_once("] ")) {
         return Ok((rest.into(), self::counters(counters)?));
@@ -259,7 +258,7 @@ fn policy(word: &str, chain: &str) -> Result<Policy, String> {
     }
 }
 
-/// `:NAME POLICY [packets:bytes]`. A user's chain starts empty; of a built-in one only the policy changes.
+/// Parses `:NAME POLICY [packets:bytes]`. A user-defined chain starts empty; a built-in one only gets the policy.
 fn declare(table: &mut Table, declaration: &str) -> Result<(), String> {
     let mut words = declaration.split_whitespace();
     let (Some(name), Some(word)) = (words.next(), words.next()) else {

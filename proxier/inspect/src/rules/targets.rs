@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::actions::{CopyMark, NatRange, SetMark, Target};
 use super::args::RuleParser;
 use super::clauses::{Clause, OptionValues};
+use super::conditions::Ports;
 use super::language::Support;
 use super::matches::class;
-use super::values::{CopyMark, NatRange, Ports, SetMark, Target};
 use super::words::{any_number, mark, number};
 
 /// What the target does.
@@ -68,7 +69,7 @@ pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<Targ
             Target::ChangeSets(named.map(|choice| choice.value().to_owned()).collect())
         }
         "NFQUEUE" => queue(clause)?,
-        name if clause.extension.grasp == Support::Doubt => Target::Unfollowed(name.to_owned()),
+        name if clause.extension.support == Support::Doubt => Target::Unfollowed(name.to_owned()),
         passive => Target::Passive(passive.to_owned()),
     })
 }

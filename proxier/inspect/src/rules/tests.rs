@@ -82,7 +82,7 @@ fn a_mark_is_carried_to_postrouting() {
 }
 
 #[test]
-fn what_is_delivered_to_the_node_passes_no_postrouting() {
+fn packet_for_the_node_skips_postrouting() {
     let marked = NAT.replace("-A SERVICES -p udp", "-A SERVICES -p udp -j MASQ\n-A SERVICES -p udp");
     let outside = packet("198.51.100.7", "192.168.60.2:30053/udp", on("eth0"));
     assert_eq!(trace(&marked, &outside), "192.168.50.2:53");
@@ -99,7 +99,7 @@ fn only_the_first_packet_of_a_connection_meets_the_nat_table() {
 }
 
 #[test]
-fn the_filter_table_sees_the_new_destination_and_that_there_is_one() {
+fn filter_table_sees_the_translated_destination_and_state_dnat() {
     let filter = "*filter\n-A FORWARD -d 10.244.1.5/32 -j DROP\n\
                   -A FORWARD -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j REJECT --reject-with icmp-port-unreachable\nCOMMIT\n";
     let both = format!("{NAT}{filter}");
@@ -119,7 +119,7 @@ fn a_host_packet_to_the_node_itself_comes_back_in_through_lo() {
 }
 
 #[test]
-fn return_goes_back_to_the_caller_and_the_policy_has_the_last_word() {
+fn return_continues_in_the_caller_and_the_policy_decides_last() {
     let filter = "*filter\n:FORWARD DROP [0:0]\n:A - [0:0]\n:B - [0:0]\n-A FORWARD -j A\n-A A -j B\n\
                   -A A -p tcp -j ACCEPT\n-A B -j RETURN\n-A B -j REJECT\nCOMMIT\n";
     assert_eq!(trace(filter, &packet("10.244.1.9", "10.0.0.1:80/tcp", on("cbr0"))), "untouched");
@@ -171,7 +171,7 @@ fn a_removed_rule_is_noticed() {
 }
 
 #[test]
-fn whatever_is_unknown_is_refused_with_its_line() {
+fn unknown_options_are_refused_with_their_line() {
     for (rule, complaint) in [
         ("-m set --match-set KUBE-X srcs -j DROP", "line 2: unknown direction srcs"),
         ("-m tcp -j DROP", "-m tcp without -p tcp"),
@@ -217,7 +217,7 @@ fn text_that_is_no_ruleset_is_refused() {
 }
 
 #[test]
-fn rules_the_kernel_would_not_take_are_refused_when_met() {
+fn rules_that_the_kernel_refuses_are_errors_when_met() {
     let packet = packet("10.244.1.9", "10.0.0.1:80/tcp", on("cbr0"));
     for (text, complaint) in [
         ("*filter\n:A - [0:0]\n-A FORWARD -j A\n-A A -j A\nCOMMIT\n", "circle"),
@@ -262,7 +262,7 @@ fn counters_are_read_in_both_spellings() {
 }
 
 #[test]
-fn what_others_wrote_is_read_as_far_as_it_is_understood() {
+fn foreign_rules_are_read_as_far_as_understood() {
     let text = "*nat\n:cali-PREROUTING - [0:0]\nnonsense\n-A PREROUTING -m set --match-set cali src -p tcp -j DROP\n\
         -A PREROUTING -p udp -m set --match-set cali src -j DROP\n-A PREROUTING -p tcp -j LOG --log-prefix \"a -j b\"\n\
         -A PREROUTING -p tcp -g cali-PREROUTING\n-A PREROUTING -j DROP\n\

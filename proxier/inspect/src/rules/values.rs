@@ -1,44 +1,43 @@
-//! Tables, chains, rules, conditions and targets of a ruleset.
+//! Rulesets: tables, chains and rules of one family.
 //!
 //! A rule keeps its text, and its meaning is parsed on demand, because a big table has hundreds of thousands of rules.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 
-use ipnet::IpNet;
 use netfilter::Counters;
 use netfilter::IpFamily;
 use netfilter::iptables::has_open_quote;
 use netfilter::nft::ruleset;
 
+use super::actions::Target;
 use super::args;
+use super::conditions::Condition;
 use super::language;
 use super::words;
-use proxier::model::Protocol;
 
-/// Tables of one family, as far as they were read.
+/// The tables of one family that were read.
 #[derive(Clone, Debug)]
 pub struct Ruleset {
     pub(super) family: IpFamily,
     pub(super) tables: BTreeMap<String, Table>,
 }
 
-/// The chains of one table, the built-in ones always among them.
+/// The chains of one table, always including the built-in ones.
 pub type Table = BTreeMap<Box<str>, Chain>;
 
-/// A chain: what its rules do not decide, its policy does, if it is a built-in one.
+/// A chain. The policy of a built-in chain decides packets that its rules do not.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
     /// The policy of a built-in chain.
     pub policy: Option<Policy>,
-    /// What the policy decided.
+    /// The packets that the policy decided.
     pub counters: Counters,
     /// The rules, in order.
     pub rules: Vec<Rule>,
 }
 
-/// What a built-in chain does at its end.
+/// The policy of a built-in chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// `ACCEPT`
@@ -50,13 +49,13 @@ pub enum Policy {
 /// A parsed rule.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// The line it stood in, from 1.
+    /// The line number in the parsed text, from 1.
     pub(super) line: usize,
     /// The rule as written, without counters: `-A CHAIN …`.
     pub text: Box<str>,
     /// Its counters.
     pub counters: Counters,
-    /// What the kernel holds of it, where its text does not tell all: nft put it there.
+    /// The kernel's rule, if its text is incomplete because nft added it.
     pub(crate) kernel: Option<Box<ruleset::Rule>>,
     pub(super) meaning: OnceLock<Box<Meaning>>,
 }
@@ -75,7 +74,7 @@ pub struct Meaning {
 }
 
 impl Rule {
-    /// What follows the chain's name.
+    /// The text after the chain's name.
     #[must_use]
     pub fn options(&self) -> &str {
         self.text.splitn(3, ' ').nth(2).unwrap_or_default()
@@ -102,314 +101,6 @@ impl Rule {
     }
 }
 
-/// A condition on a packet, possibly negated.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Condition {
-    /// `!`
-    pub negated: bool,
-    /// What.
-    pub test: Test,
-}
-
-/// First and last port, inclusive.
-pub type Ports = (u16, u16);
-
-/// What a condition tests.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)] // they are named as the options are
-pub enum Test {
-    Source(IpNet),
-    Destination(IpNet),
-    /// An address with a non-contiguous mask.
-    Bits {
-        of_source: bool,
-        value: u128,
-        mask: u128,
-    },
-    /// An address between two others.
-    AddressRange {
-        of_source: bool,
-        from: IpAddr,
-        to: IpAddr,
-    },
-    /// A trailing + stands for any rest of the name.
-    InInterface(String),
-    /// The same for the way out.
-    OutInterface(String),
-    Protocol(Protocol),
-    /// A protocol that Services do not know.
-    OtherProtocol,
-    SourcePorts(Vec<Ports>),
-    DestinationPorts(Vec<Ports>),
-    /// One of both.
-    EitherPorts(Vec<Ports>),
-    State(Vec<CtState>),
-    Connection(ConntrackMatch),
-    Mark {
-        value: u32,
-        mask: u32,
-    },
-    ConnectionMark {
-        value: u32,
-        mask: u32,
-    },
-    SourceLocal,
-    DestinationLocal,
-    AddressKind {
-        of_source: bool,
-        kinds: Vec<AddressKind>,
-        /// Only addresses of the interface that it came in by (`true`) or leaves by.
-        limit_in: Option<bool>,
-    },
-    Random(f64),
-    Recent(RecentMatch),
-    /// The set has an entry made of these parts of the packet: `true` of its source, `false` of its destination.
-    Set {
-        name: String,
-        of_source: Vec<bool>,
-        return_nomatch: bool,
-    },
-    /// Ports of bridges.
-    Bridged(PhysdevMatch),
-    /// It belongs to a connection of a virtual server that is like that.
-    Ipvs(IpvsMatch),
-    /// Of these flags of TCP, exactly those are set.
-    TcpFlags {
-        mask: u8,
-        set: u8,
-    },
-    /// A first packet has the options that Linux sends.
-    TcpOption(u8),
-    SegmentSize(u32, u32),
-    /// `--chunk-types`
-    Chunks {
-        all: bool,
-        only: bool,
-        init: bool,
-        others: bool,
-    },
-    Length(u32, u32),
-    /// TTL or hop limit.
-    HopLimit(u32, u32),
-    TypeOfService {
-        value: u8,
-        mask: u8,
-    },
-    /// It comes from a process of this node: of root's, or not.
-    Owner {
-        root: bool,
-    },
-    /// `broadcast` or `multicast`, else `unicast`.
-    PacketKind(AddressKind),
-    /// Its sender is routed back to where it comes from.
-    ReversePath {
-        loose: bool,
-    },
-    /// The group of its interface.
-    DeviceGroup {
-        incoming: bool,
-        value: u32,
-        mask: u32,
-    },
-    /// A match that asks the sender's socket.
-    SenderSocket {
-        /// The match's name: `socket` or `cgroup`.
-        name: String,
-        /// Whether a socket that is bound to any address counts, too.
-        any_address: bool,
-    },
-    /// Whether it holds, by an assumption.
-    Assumed {
-        holds: bool,
-        why: &'static str,
-    },
-}
-
-/// Kinds of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // they are named as the kernel names them
-pub enum AddressKind {
-    Unicast,
-    Local,
-    Broadcast,
-    Multicast,
-    /// One that no packet that is walked has: `BLACKHOLE`, say.
-    Other,
-}
-
-/// A test on a conntrack entry beside its state.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)] // they are named as the options are
-pub enum ConntrackMatch {
-    Protocol(Option<Protocol>),
-    /// An address or port of the original or the reply direction.
-    Address {
-        reply: bool,
-        of_source: bool,
-        net: IpNet,
-    },
-    Port {
-        reply: bool,
-        of_source: bool,
-        ports: Ports,
-    },
-    /// Whether any of these holds for a connection that was seen before, and for one that was not.
-    Status {
-        seen: bool,
-    },
-    Expires,
-    Reply(bool),
-}
-
-/// `-m recent`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecentMatch {
-    /// The list.
-    pub list: String,
-    /// What is done.
-    pub action: RecentAction,
-    /// Only entries that were seen so many seconds ago at most.
-    pub seconds: Option<u32>,
-    /// Only entries that were seen so often.
-    pub hits: u32,
-    /// Whether it is the whole address of the sender that is remembered.
-    pub of_sender: bool,
-}
-
-/// What `-m recent` does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // they are named as the options are
-pub enum RecentAction {
-    Set,
-    Check,
-    Update,
-    Remove,
-}
-
-/// `-m physdev`
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // they are named as the options are
-pub enum PhysdevMatch {
-    In(String),
-    Out(String),
-    IsIn,
-    IsOut,
-    IsBridged,
-}
-
-/// `-m ipvs`: what is given has to be so.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // they are named as the options are
-pub struct IpvsMatch {
-    pub protocol: Option<(bool, u8)>,
-    pub address: Option<(bool, IpNet)>,
-    pub port: Option<(bool, u16)>,
-    /// Whether it is in the direction of answers.
-    pub reply: Option<(bool, bool)>,
-    /// Whether it is by masquerading.
-    pub masquerade: Option<(bool, bool)>,
-    /// `--vportctl`: of a connection that controls others.
-    pub control: bool,
-    /// What is asked is negated as a whole.
-    pub none: bool,
-}
-
-/// A packet's conntrack state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // they are named as the kernel names them
-pub enum CtState {
-    New,
-    Established,
-    Related,
-    Invalid,
-    Untracked,
-    Dnat,
-    Snat,
-}
-
-/// `mark = (mark & !mask) ^ value`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // as the target's options
-pub struct SetMark {
-    pub value: u32,
-    pub mask: u32,
-}
-
-/// A copy of one mark in the other; the kernel's `nfmask`, `ctmask` and shift.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // as the target's options
-pub struct CopyMark {
-    pub nfmask: u32,
-    pub ctmask: u32,
-    /// To the left.
-    pub left: u32,
-    /// To the right.
-    pub right: u32,
-}
-
-/// A translation with more, or less, than one address and one port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // as the target's options
-pub struct NatRange {
-    pub addresses: Option<(IpAddr, IpAddr)>,
-    pub ports: Option<Ports>,
-    /// The port that the first of the range stands for.
-    pub base: Option<u16>,
-    pub random: bool,
-}
-
-/// The action on a matching packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // they are named as the targets are
-pub enum Target {
-    Accept,
-    Drop,
-    Reject,
-    Return,
-    /// mark = (mark & !mask) ^ value
-    Mark {
-        value: u32,
-        mask: u32,
-    },
-    ConnectionMark(SetMark),
-    SaveMark(CopyMark),
-    RestoreMark(CopyMark),
-    /// `HMARK`: any number.
-    HashMark,
-    Masquerade,
-    /// To one address and port.
-    Dnat(SocketAddr),
-    DnatRange(NatRange),
-    Snat(NatRange),
-    /// To these ports of this node.
-    Redirect(NatRange),
-    Netmap(IpNet),
-    /// `CT --notrack`
-    NoTrack,
-    /// `CT --zone`: answers are looked up in another zone.
-    Zone,
-    /// `NFQUEUE`: its number, and whether packets go on where no program listens.
-    Queue {
-        number: Option<u16>,
-        bypass: bool,
-    },
-    /// type of service = (type & !mask) ^ value
-    TypeOfService {
-        value: u8,
-        mask: u8,
-    },
-    /// TTL or hop limit.
-    HopLimit,
-    /// `SET`: the sets that it changes.
-    ChangeSets(Vec<String>),
-    Jump(String),
-    Goto(String),
-    /// One that decides in a way that is not followed.
-    Unfollowed(String),
-    /// One that neither decides nor changes anything that rules look at: `LOG`, say.
-    Passive(String),
-}
-
 impl Ruleset {
     /// The family.
     #[must_use]
@@ -422,18 +113,18 @@ impl Ruleset {
         self.tables.keys().map(String::as_str)
     }
 
-    /// The chains of a table, none if it was not read.
+    /// The chains of a table; none if the table was not read.
     pub fn chains(&self, table: &str) -> impl Iterator<Item = (&str, &Chain)> {
         self.tables.get(table).into_iter().flatten().map(|(name, chain)| (&**name, chain))
     }
 
-    /// A table, if it was read.
+    /// A table's chains, if it was read.
     #[must_use]
     pub fn table(&self, name: &str) -> Option<&Table> {
         self.tables.get(name)
     }
 
-    /// A chain.
+    /// A chain, if its table was read and has it.
     #[must_use]
     pub fn chain(&self, table: &str, name: &str) -> Option<&Chain> {
         self.tables.get(table)?.get(name)
@@ -474,7 +165,7 @@ impl Ruleset {
     }
 }
 
-/// The word after `-j` or `-g`. A comment may have those letters in it.
+/// The word after `-j` or `-g`, outside of comments.
 fn jump_of(text: &str) -> Option<&str> {
     let ends = |at: &usize| !has_open_quote(&text[..*at]);
     let last = |word: &str| text.rmatch_indices(word).map(|(at, _)| at).find(ends);

@@ -8,7 +8,7 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Word<'a> {
     pub(super) text: Cow<'a, str>,
-    /// Whether it was written with quotes: then it is no option.
+    /// Whether it was quoted, so that it is not an option.
     pub(super) quoted: bool,
 }
 
@@ -43,7 +43,7 @@ pub(super) fn words(line: &str) -> Result<Vec<Word<'_>>, String> {
     Ok(words)
 }
 
-/// A word with quotes in it, and how long it is as written.
+/// A word with quotes in it, and its length as written.
 fn quoted(text: &str) -> Result<(String, usize), String> {
     let (mut word, mut quoted) = (String::new(), false);
     let mut characters = text.char_indices();
@@ -58,12 +58,12 @@ fn quoted(text: &str) -> Result<(String, usize), String> {
     if quoted { Err("a quote is not closed".to_owned()) } else { Ok((word, text.len())) }
 }
 
-/// Reads an option's value.
+/// Parses an option's value.
 pub(super) fn number<T: FromStr>(option: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|_| format!("{option} does not take {value}"))
 }
 
-/// A number of any notation: hexadecimal with 0x, octal with 0.
+/// Parses a decimal, hexadecimal (`0x`) or octal (`0`) number.
 pub(super) fn any_number(text: &str) -> Result<u32, String> {
     let parsed = match (text.strip_prefix("0x").or(text.strip_prefix("0X")), text.strip_prefix('0')) {
         (Some(hex), _) => u32::from_str_radix(hex, 16),

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use netfilter::IpFamily;
 
-use super::{Address, AddressKind, EndpointView, Fate, KernelObject, Policy, ServicePortView};
+use super::{Address, AddressKind, AddressVerdict, EndpointView, KernelObject, Policy, ServicePortView};
 use crate::rules::{Chain, Counters, Meaning, RecentAction, RecentMatch, Rule, Ruleset, Target, Test};
 use proxier::iptables::names::{self, Namer};
 use proxier::model::{Protocol, ServicePortName};
@@ -24,7 +24,7 @@ const DISPATCH: [(&str, &str); 6] = [
     ("filter", "KUBE-PROXY-FIREWALL"),
 ];
 
-/// Endings of comments, and the kind of address that they imply.
+/// Endings of rule comments, with the kind of address that they imply.
 const ENDINGS: [(&str, Option<AddressKind>); 7] = [
     (" cluster IP", Some(AddressKind::ClusterIp)),
     (" external IP", Some(AddressKind::ExternalIp)),
@@ -45,7 +45,7 @@ pub struct DispatchRule {
     chain: &'static str,
     /// The Service port's name, where a comment gives it.
     name: Option<ServicePortName>,
-    /// What identifies the Service port.
+    /// The hash or chain that identifies the Service port.
     key: String,
     kind: AddressKind,
     ip: Option<IpAddr>,
@@ -85,7 +85,7 @@ impl DispatchRule {
         Some((self.ip?, self.port, self.protocol))
     }
 
-    /// The chain that it jumps to.
+    /// The chain that the rule jumps to, if any.
     #[must_use]
     pub fn leads_to(&self) -> Option<&str> {
         match &self.target {
@@ -157,15 +157,15 @@ pub fn read(ruleset: &Ruleset, wanted: ServicePortFilter<'_>) -> Vec<ServicePort
     for entry in dispatch_of(ruleset, wanted) {
         groups.entry((entry.key.clone(), entry.protocol.name())).or_default().push(entry);
     }
-    bring_health_checks_home(&mut groups);
+    assign_health_checks(&mut groups);
     let mut views: Vec<ServicePortView> =
         groups.into_iter().map(|((key, _), entries)| PortRules { ruleset, key, entries }.view()).collect();
     views.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
     views
 }
 
-/// Health checks are TCP, whatever the Service port is.
-fn bring_health_checks_home(groups: &mut BTreeMap<(String, &'static str), Vec<DispatchRule>>) {
+/// Assigns health check node ports, which are TCP, to the Service port that has them, whatever its protocol.
+fn assign_health_checks(groups: &mut BTreeMap<(String, &'static str), Vec<DispatchRule>>) {
     let is_check = |entry: &DispatchRule| entry.kind == AddressKind::HealthCheckNodePort;
     let strays: Vec<_> =
         groups.iter().filter(|(_, entries)| entries.iter().all(is_check)).map(|(key, _)| key.clone()).collect();
@@ -226,7 +226,7 @@ impl PortRules<'_> {
         let sent: u64 = self.entries.iter().filter(is_of_nat).map(|entry| entry.counters.packets).sum();
         let counted = |endpoint: &EndpointView| endpoint.counters.map(|counters| counters.packets);
         let taken: u64 = view.endpoints.iter().filter_map(counted).sum();
-        let leads = |address: &&mut Address| address.fate == Fate::Endpoints || address.chain.is_some();
+        let leads = |address: &&mut Address| address.verdict == AddressVerdict::Endpoints || address.chain.is_some();
         view.addresses.iter_mut().filter(leads).for_each(|address| address.counters_incomplete = sent < taken);
         let endpoints = view.endpoints.iter_mut().filter(|endpoint| endpoint.counters.is_some());
         endpoints.for_each(|endpoint| endpoint.counters_incomplete = taken < sent);
@@ -256,27 +256,31 @@ impl PortRules<'_> {
     fn addresses(&self) -> Vec<Address> {
         let mut addresses: Vec<Address> = Vec::new();
         for entry in self.entries.iter().filter(|entry| !entry.secondary) {
-            let fate = match entry.target {
-                Target::Reject => Fate::Rejected,
-                Target::Drop => Fate::Dropped,
-                Target::Accept => Fate::Accepted,
-                _ => Fate::Endpoints,
+            let verdict = match entry.target {
+                Target::Reject => AddressVerdict::Rejected,
+                Target::Drop => AddressVerdict::Dropped,
+                Target::Accept => AddressVerdict::Accepted,
+                _ => AddressVerdict::Endpoints,
             };
             let known = addresses
                 .iter_mut()
                 .find(|a| (a.ip, a.port) == (entry.ip, entry.port) && a.kind != AddressKind::HealthCheckNodePort);
             match known {
-                // An external address that is dropped under policy Local leads to endpoints for traffic from inside.
+                // An external address dropped under policy Local still has endpoints for traffic from inside.
                 Some(known) if entry.table == "filter" => {
                     add(&mut known.counters, entry.counters);
-                    known.fate = if known.fate == Fate::Endpoints { Fate::Dropped } else { known.fate };
+                    known.verdict = if known.verdict == AddressVerdict::Endpoints {
+                        AddressVerdict::Dropped
+                    } else {
+                        known.verdict
+                    };
                 }
                 Some(known) => add(&mut known.counters, entry.counters),
                 None => addresses.push(Address {
                     kind: entry.kind,
                     ip: entry.ip,
                     port: entry.port,
-                    fate,
+                    verdict,
                     chain: entry.leads_to().map(str::to_owned),
                     counters: Some(entry.counters),
                     counters_incomplete: false,
@@ -284,7 +288,7 @@ impl PortRules<'_> {
                 }),
             }
         }
-        // On its way to a node port at a loopback address a packet meets the second rule alone.
+        // Only the second rule matches packets to a node port at a loopback address.
         for entry in self.entries.iter().filter(|entry| entry.secondary && entry.table == "nat") {
             let known = addresses.iter_mut().find(|a| a.kind == entry.kind && a.port == entry.port);
             known.into_iter().for_each(|known| add(&mut known.counters, entry.counters));
@@ -351,9 +355,9 @@ impl PortRules<'_> {
             *slot = Some(slot.unwrap_or_default() + share);
         }
         if !some {
-            view.notes.push(format!("chain {name} leads to no endpoint"));
+            view.notes.push(format!("chain {name} has no endpoint"));
         } else if left > 1e-6 {
-            view.notes.push(format!("{:.1} % of what comes to chain {name} falls through it", left * 100.0));
+            view.notes.push(format!("{:.1} % of the packets in chain {name} match none of its rules", left * 100.0));
         }
     }
 
@@ -365,7 +369,7 @@ impl PortRules<'_> {
                 Some((to, rule.counters))
             });
             if dnat.is_none() {
-                let state = if self.nat(chain).is_some() { "translates nothing" } else { "is not there" };
+                let state = if self.nat(chain).is_some() { "translates nothing" } else { "does not exist" };
                 view.notes.push(format!("chain {chain} {state}"));
             }
             let mut endpoint = EndpointView::at(dnat.map(|(to, _)| to));
@@ -400,7 +404,7 @@ impl PortRules<'_> {
         for entry in &self.entries {
             if let Some(to) = entry.leads_to().filter(|to| self.nat(to).is_none()) {
                 notes.insert(format!(
-                    "{} of table {} leads to chain {to}, which is not there",
+                    "{} of table {} jumps to chain {to}, which does not exist",
                     entry.chain, entry.table
                 ));
             }
@@ -410,7 +414,7 @@ impl PortRules<'_> {
                 && entry.kind != AddressKind::HealthCheckNodePort
             {
                 notes.insert(format!(
-                    "a rule of {} names {name} and leads to chains of another Service port",
+                    "a rule of {} names {name} and jumps to chains of another Service port",
                     entry.chain
                 ));
             }

@@ -11,12 +11,14 @@ use netfilter::IpFamily;
 use netfilter::ipset::{Entry, IpPortProto};
 use netfilter::ipvs::{Forward, ServerKey, Statistics};
 
-use super::{Address, AddressKind, EndpointView, Fate, KernelObject, Policy, RealView, ServerView, ServicePortView};
+use super::{
+    Address, AddressKind, AddressVerdict, EndpointView, KernelObject, Policy, RealView, ServerView, ServicePortView,
+};
 use crate::rules::Counters;
 use proxier::ipvs::{Expected, ObservedRealServer, ObservedServer, ObservedState};
 use proxier::model::{Protocol, ServicePort, Snapshot};
 
-/// Prefixes of set names, without `KUBE-` and `KUBE-6-`, and the kind of address that an entry is.
+/// Prefixes of set names after `KUBE-` or `KUBE-6-`, with the kind of address of their entries.
 const KINDS: [(&str, AddressKind); 4] = [
     ("CLUSTER-IP", AddressKind::ClusterIp),
     ("EXTERNAL-IP", AddressKind::ExternalIp),
@@ -70,7 +72,7 @@ pub fn read(family: IpFamily, held: &ObservedState, known: Option<(&Snapshot<'_>
     views
 }
 
-/// Notes which endpoints are draining. Call after objects were added.
+/// Marks endpoints that are draining. Call it after [`super::add_model`].
 pub fn note_draining(views: &mut [ServicePortView]) {
     for endpoint in views.iter_mut().flat_map(|view| &mut view.endpoints) {
         if !endpoint.servers.is_empty() && endpoint.servers.iter().all(|server| server.weight == 0) {
@@ -98,7 +100,7 @@ fn sets_of(held: &ObservedState, key: ServerKey) -> Vec<String> {
     let protocol = Protocol::of_number(key.protocol).map(Protocol::name).unwrap_or_default().to_uppercase();
     let has = |name: &str, entry: &Entry| match entry {
         Entry::IpPort(one) | Entry::IpPortIp(one, _) | Entry::IpPortNet(one, _) => *one == place,
-        // Ports have no protocol of their own, and addresses of the device serve no node ports.
+        // Entries of port sets have no protocol, and addresses of kube-ipvs0 serve no node ports.
         Entry::Port(port) => *port == place.port && !bound && name.ends_with(&protocol),
         Entry::Ip(ip) => *ip == place.ip,
     };
@@ -226,7 +228,7 @@ impl VirtualServer<'_> {
             kind: self.kind,
             ip: Some(ip),
             port: number,
-            fate: if shares.is_empty() { Fate::Rejected } else { Fate::Endpoints },
+            verdict: if shares.is_empty() { AddressVerdict::Rejected } else { AddressVerdict::Endpoints },
             chain: None,
             counters: Some(counters(&self.server.statistics)),
             counters_incomplete: false,

@@ -43,23 +43,23 @@ pub struct ServicePortView {
     pub family: &'static str,
     /// `tcp`, `udp` or `sctp`.
     pub protocol: &'static str,
-    /// Where packets for it may be sent.
+    /// The addresses on which clients reach it.
     pub addresses: Vec<Address>,
     /// `internalTrafficPolicy`, where rules or objects imply it.
     pub internal_policy: Option<Policy>,
     /// `externalTrafficPolicy`, where rules or objects imply it.
     pub external_policy: Option<Policy>,
-    /// The session affinity timeout.
+    /// The session affinity timeout, in seconds; `None` without session affinity.
     pub affinity_seconds: Option<u32>,
-    /// The load balancer's source ranges; empty: all sources.
+    /// `loadBalancerSourceRanges`; empty: all sources.
     pub source_ranges: Vec<IpNet>,
     /// The endpoints, including endpoints without traffic.
     pub endpoints: Vec<EndpointView>,
     /// The chains, virtual servers or map elements that implement it.
     pub parts: Vec<KernelObject>,
-    /// Anomalies.
+    /// Anomalies, one sentence each.
     pub notes: Vec<String>,
-    /// Whether objects were added: then endpoints have a state, and none is missing.
+    /// Whether objects were added, so that endpoints have a state and the list of endpoints is complete.
     pub known: bool,
 }
 
@@ -94,12 +94,16 @@ pub enum Policy {
 
 /// The kind of a Service's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[allow(missing_docs)] // they are named as in the API
 pub enum AddressKind {
+    /// One of `spec.clusterIPs`.
     ClusterIp,
+    /// One of `spec.externalIPs`.
     ExternalIp,
+    /// One of `status.loadBalancer.ingress`.
     LoadBalancer,
+    /// `nodePort` of a port, at the node's own addresses.
     NodePort,
+    /// `spec.healthCheckNodePort`, at the node's own addresses.
     HealthCheckNodePort,
 }
 
@@ -117,16 +121,16 @@ impl AddressKind {
     }
 }
 
-/// The fate of packets to an address.
+/// What the rules do with packets to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Fate {
+pub enum AddressVerdict {
     /// Packets go to endpoints.
     Endpoints,
     /// Packets are rejected with an error.
     Rejected,
     /// Packets are dropped.
     Dropped,
-    /// It is delivered to a listening process on the node.
+    /// Packets are delivered to a process on the node.
     Accepted,
 }
 
@@ -135,18 +139,19 @@ pub enum Fate {
 pub struct Address {
     /// The kind.
     pub kind: AddressKind,
-    /// The address; of node ports none, as they are served at the node's own; in IPVS mode one for each of those.
+    /// The IP; `None` for node ports, except in IPVS mode, which has an entry for each of the node's addresses.
     pub ip: Option<IpAddr>,
     /// The port.
     pub port: u16,
-    /// What becomes of packets.
-    pub fate: Fate,
-    /// The chain that its rule jumps to.
+    /// What the rules do with packets to it.
+    #[serde(rename = "fate")] // the name in schema v1
+    pub verdict: AddressVerdict,
+    /// The chain that its dispatch rule jumps to.
     pub chain: Option<String>,
-    /// What its rule counted: the first packets of connections; in IPVS mode all that clients sent; `None` where nothing
-    /// counts.
+    /// The counters of its rule: first packets of connections; in IPVS mode, all packets of clients; `None` without a
+    /// counter.
     pub counters: Option<Counters>,
-    /// Whether it counted fewer connections than the rules of the endpoints: its chain was written after those.
+    /// Whether it counts fewer connections than the endpoints' rules, because its chain was written later.
     pub counters_incomplete: bool,
     /// Its virtual server, in IPVS mode.
     pub server: Option<ServerView>,
@@ -160,7 +165,7 @@ impl Address {
             kind: AddressKind::HealthCheckNodePort,
             ip: None,
             port,
-            fate: Fate::Accepted,
+            verdict: AddressVerdict::Accepted,
             chain: None,
             counters: None,
             counters_incomplete: false,
@@ -174,40 +179,40 @@ impl Address {
 pub struct ServerView {
     /// The scheduler.
     pub scheduler: String,
-    /// All of it, as `ipvsadm -S -n` prints it.
+    /// The virtual server as `ipvsadm -S -n` prints it.
     pub text: String,
-    /// The persistence timeout.
+    /// The persistence timeout, in seconds.
     pub affinity_seconds: Option<u32>,
-    /// Whether its address is bound to kube-ipvs0; node ports' are the node's own.
+    /// Whether its address is bound to `kube-ipvs0`; node ports use addresses of other interfaces.
     pub on_device: bool,
-    /// The sets that have it.
+    /// The sets with an entry for it.
     pub sets: Vec<String>,
     /// All connections since its creation.
     pub connections: u64,
-    /// Traffic to clients.
+    /// Packets to clients.
     pub answers: Counters,
 }
 
-/// An endpoint as a real server of a virtual one.
+/// An endpoint as a real server of one virtual server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RealView {
-    /// The virtual server, as ipvsadm calls it.
+    /// The virtual server, as ipvsadm names it.
     pub server: String,
     /// The forwarding method; kube-proxy only uses `masquerading`.
     pub forward: &'static str,
-    /// Its weight; with 0 it gets no new connections.
+    /// The weight; with 0, the server drains and gets no new connections.
     pub weight: u32,
-    /// Connections that are established.
+    /// Established connections (`ActiveConn`).
     pub active: u32,
-    /// Connections that are being made or closed, and those of UDP.
+    /// Connections in all other states, and all UDP connections (`InActConn`).
     pub inactive: u32,
-    /// Clients that stay with it.
+    /// Persistence templates: clients bound to it (`PersistConn`).
     pub persistent: u32,
     /// All connections since its creation.
     pub connections: u64,
-    /// What clients sent it.
+    /// Packets from clients.
     pub counters: Counters,
-    /// What it sent back.
+    /// Packets to clients.
     pub answers: Counters,
 }
 
@@ -222,17 +227,17 @@ pub struct EndpointView {
     pub share: Option<f64>,
     /// The same under policy `Local`.
     pub local_share: Option<f64>,
-    /// What its translation counted: connections; in IPVS mode all that clients sent; `None` where nothing counts.
+    /// The counters of its DNAT rule: connections; in IPVS mode, all packets of clients; `None` without a counter.
     pub counters: Option<Counters>,
-    /// Whether all endpoints together counted fewer connections than the rules of the addresses.
+    /// Whether all endpoints together count fewer connections than the addresses' rules.
     pub counters_incomplete: bool,
     /// Its state, where objects are known.
     pub state: Option<EndpointState>,
-    /// Why it gets no traffic, where it gets none.
+    /// Why it gets no traffic; `None` if it does.
     pub unused: Option<String>,
-    /// The flows that go to it, by state.
+    /// The number of flows to it, by conntrack state.
     pub flows: std::collections::BTreeMap<&'static str, u64>,
-    /// The number of stale flows, which a new connection would not follow.
+    /// The number of stale UDP flows: a new flow of the same client would go elsewhere.
     pub stale: u64,
     /// Its real servers, one for each virtual server, in IPVS mode.
     pub servers: Vec<RealView>,
@@ -240,11 +245,14 @@ pub struct EndpointView {
 
 /// An endpoint's state, from its EndpointSlice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[allow(missing_docs)] // they are named as in the API
 pub struct EndpointState {
+    /// Condition `ready`.
     pub ready: bool,
+    /// Condition `serving`.
     pub serving: bool,
+    /// Condition `terminating`.
     pub terminating: bool,
+    /// Whether it is on this node.
     pub local: bool,
 }
 
@@ -267,13 +275,13 @@ impl EndpointView {
         }
     }
 
-    /// Whether rules or objects have it; otherwise only earlier flows use it.
+    /// Whether rules or objects have it; otherwise only existing flows refer to it.
     #[must_use]
     pub fn exists(&self) -> bool {
         self.used() || self.state.is_some() || self.chain.is_some() || !self.servers.is_empty()
     }
 
-    /// Whether it gets traffic.
+    /// Whether it gets new connections.
     #[must_use]
     pub fn used(&self) -> bool {
         self.share.is_some() || self.local_share.is_some()
@@ -287,9 +295,9 @@ pub struct KernelObject {
     pub table: &'static str,
     /// The chain, or the set that an element is in.
     pub chain: String,
-    /// The element, of nf_tables.
+    /// The element of an nf_tables set or map.
     pub element: Option<String>,
-    /// How many rules it has.
+    /// The number of its rules; in IPVS mode, of real servers.
     pub rules: usize,
     /// The sum of its rules' counters; `None` without counters.
     pub counters: Option<Counters>,

@@ -10,7 +10,7 @@ use super::{Address, EndpointState, EndpointView, Policy, ServicePortView};
 use proxier::iptables::names::Namer;
 use proxier::model::{CategorizedEndpoints, Endpoint, ServicePort, ServicePortName, Snapshot};
 
-/// Adds the model's data, and Service ports that only the model has, if they are `wanted`.
+/// Adds the model's data to the views, and views of Service ports that only the model has, filtered by `wanted`.
 pub fn add_model(
     views: &mut Vec<ServicePortView>,
     snapshot: &Snapshot<'_>,
@@ -37,7 +37,7 @@ pub fn add_model(
     views.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
 }
 
-/// Adds health check node ports, which the table of nftables mode has no rules for: the proxy listens there.
+/// Adds health check node ports, on which the proxy listens; the table of nftables mode has no rules for them.
 pub fn add_health_checks(views: &mut [ServicePortView], snapshot: &Snapshot<'_>) {
     for (name, port) in snapshot.ports.iter().filter(|(_, port)| port.health_check_node_port != 0) {
         let text = name.to_string();
@@ -47,7 +47,7 @@ pub fn add_health_checks(views: &mut [ServicePortView], snapshot: &Snapshot<'_>)
 }
 
 fn missing(name: &ServicePortName, family: IpFamily) -> ServicePortView {
-    let notes = vec!["no rule leads to this Service port".to_owned()];
+    let notes = vec!["no rule dispatches to this Service port".to_owned()];
     ServicePortView { notes, known: true, ..ServicePortView::of(name.to_string(), family, name.protocol) }
 }
 
@@ -60,7 +60,7 @@ fn fill(view: &mut ServicePortView, name: &ServicePortName, port: &ServicePort, 
     }
     let endpoints = snapshot.endpoints.of(name);
     let used = CategorizedEndpoints::of(&endpoints, port, snapshot.node);
-    // In iptables mode pods get to all endpoints by external addresses, too, whatever the policy.
+    // In iptables mode, pods reach all endpoints by external addresses too, whatever the policy.
     let of_ipvs = view.addresses.iter().any(|address| address.server.is_some());
     let external = port.externally_accessible() && !port.external_local;
     let anywhere = if of_ipvs { !port.internal_local || external } else { port.uses_cluster_endpoints() };
@@ -77,19 +77,19 @@ fn fill(view: &mut ServicePortView, name: &ServicePortName, port: &ServicePort, 
         }
     }
     for stranger in view.endpoints.iter_mut().filter(|endpoint| endpoint.state.is_none()) {
-        stranger.unused = Some("no EndpointSlice has it, and rules lead to it".to_owned());
+        stranger.unused = Some("no EndpointSlice has it, but rules use it".to_owned());
     }
     view.endpoints.sort_by_key(|endpoint| endpoint.address);
 }
 
-/// `anywhere`: endpoints of other nodes are used, too.
+/// Why an endpoint gets no traffic. `anywhere`: endpoints on other nodes are used too.
 fn why_unused(endpoint: &Endpoint, all: &[Endpoint], used: &CategorizedEndpoints<'_>, anywhere: bool) -> &'static str {
     let state = &endpoint.state;
     let may = state.local || anywhere;
     let meant = may && used.reachable.iter().any(|other| other.address == endpoint.address);
     let any_ready = all.iter().any(|other| other.state.ready);
     match () {
-        () if meant => "the rules should lead to it and do not",
+        () if meant => "the rules should use it but do not",
         () if !state.ready && !state.terminating => "it is not ready",
         () if state.terminating && !state.serving => "it is terminating and serves no more",
         () if !state.ready && any_ready => "it is terminating, and others are ready",

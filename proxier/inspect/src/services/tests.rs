@@ -50,21 +50,23 @@ fn a_service_port_is_read_whole() {
     let views = read(SMALL);
     // The names are made up, so the chains' hash is not theirs: the refusal is another Service port's for all we know.
     let kubernetes = views.iter().find(|view| view.name == "default/kubernetes:https").unwrap();
-    assert_eq!(kubernetes.addresses[0].fate, Fate::Rejected);
+    assert_eq!(kubernetes.addresses[0].verdict, AddressVerdict::Rejected);
     let web = views.iter().find(|view| !view.parts.is_empty()).unwrap();
     assert_eq!((&*web.name, web.protocol, web.affinity_seconds), ("default/web:http", "tcp", Some(90)));
     assert_eq!((web.internal_policy, web.external_policy), (Some(Policy::Cluster), Some(Policy::Local)));
     let addresses: Vec<_> =
-        web.addresses.iter().map(|a| (a.kind, a.port, a.fate, a.counters.unwrap().packets)).collect();
-    let expected =
-        [(AddressKind::ClusterIp, 80, Fate::Endpoints, 7), (AddressKind::NodePort, 30080, Fate::Endpoints, 0)];
+        web.addresses.iter().map(|a| (a.kind, a.port, a.verdict, a.counters.unwrap().packets)).collect();
+    let expected = [
+        (AddressKind::ClusterIp, 80, AddressVerdict::Endpoints, 7),
+        (AddressKind::NodePort, 30080, AddressVerdict::Endpoints, 0),
+    ];
     assert_eq!(addresses, expected);
     let endpoints: Vec<_> =
         web.endpoints.iter().map(|e| (e.address.unwrap().to_string(), e.share, e.counters.unwrap().packets)).collect();
     let expected = [("10.244.1.5:8080".to_owned(), Some(0.5), 4), ("10.244.2.5:8080".to_owned(), Some(0.5), 0)];
     assert_eq!(endpoints, expected);
     assert_eq!(web.parts.iter().map(|part| part.rules).sum::<usize>(), 7);
-    assert!(web.notes.iter().any(|note| note.contains("names default/web:http and leads to chains of another")));
+    assert!(web.notes.iter().any(|note| note.contains("names default/web:http and jumps to chains of another")));
 }
 
 #[test]

@@ -31,17 +31,17 @@ pub(super) struct TracedPacket {
     pub(super) translated: bool,
     pub(super) masqueraded: bool,
     pub(super) untracked: bool,
-    /// Whether NAT is decided at this hook, so that later NAT chains are skipped.
+    /// Whether NAT was decided at this hook, so that later NAT chains are skipped.
     pub(super) settled: bool,
     /// `None`: not known.
     pub(super) connection_mark: Option<u32>,
-    /// Where it came from and was sent to before any translation.
+    /// Source and destination before any translation.
     pub(super) sent: (SocketAddr, SocketAddr),
-    /// What rules put into sets of nftables (`true`) or took out of them.
+    /// Elements that rules added to nf_tables sets (`true`) or deleted from them.
     pub(super) changed: BTreeMap<(TableId, Name, Bytes), bool>,
-    /// The virtual server that gave it its destination.
+    /// The virtual server that changed its destination.
     pub(super) server: Option<ServerKey>,
-    /// The real server that gets it as it is, and how.
+    /// The real server that gets it untranslated, and the forwarding method.
     pub(super) forwarded: Option<(SocketAddr, Forward)>,
     pub(super) probability: f64,
     pub(super) remembered: BTreeSet<String>,
@@ -55,26 +55,26 @@ pub(super) struct TracedPacket {
     pub(super) queries: BTreeSet<SetQuery>,
     /// Why the mark is not known, where it is not.
     pub(super) mark_unknown: Option<String>,
-    /// The field of IPv4 and the traffic class of IPv6.
+    /// The type of service of IPv4 or the traffic class of IPv6.
     pub(super) type_of_service: u8,
     /// Whether a rule changed TTL or hop limit.
     pub(super) hops_changed: bool,
     pub(super) steps: Vec<Step>,
     pub(super) doubts: Vec<ForkedDoubt>,
     pub(super) assumed: Vec<Assumption>,
-    /// The forks where it went on as if a rule matched that cannot be decided: see [`ForkIds`].
+    /// The forks at which it took an undecidable rule as matching: see [`ForkIds`].
     pub(super) supposed: Vec<u32>,
     /// The built-in chain of iptables whose policy dropped it.
     pub(super) policy: Option<String>,
-    /// The interface it leaves by; `lo`: it stays here. `None`: not known.
+    /// The outgoing interface; `lo`: the packet is for this node; `None`: unknown.
     pub(super) out: Option<String>,
-    /// Whether rules changed it so that it is routed again.
+    /// Whether rules changed it in a way that has it routed again.
     pub(super) reroute: bool,
     pub(super) unrouted: Option<Unrouted>,
 }
 
 impl TracedPacket {
-    /// Notes a doubt; returned is the packet that goes on as if the rule matched, unless there are too many.
+    /// Records a doubt. Returns the packet that continues as if the rule matched, unless there are too many forks.
     pub(super) fn fork(&mut self, doubt: Doubt, forks: &ForkIds) -> Option<Self> {
         let fork = forks.next();
         let mut other = fork.map(|_| self.clone());
@@ -85,12 +85,12 @@ impl TracedPacket {
         other
     }
 
-    /// Notes a doubt that is not followed.
+    /// Records a doubt without a fork.
     pub(super) fn doubt(&mut self, doubt: Doubt) {
         self.doubts.push(ForkedDoubt { fork: None, doubt });
     }
 
-    /// Whether it is in the same state, however it came to it and however likely.
+    /// Whether both packets are in the same state, whatever their paths and probabilities.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let state = |t: &Self| (t.mark, t.connection_mark, t.translated, t.masqueraded, t.untracked, t.settled);
         self.packet == other.packet
@@ -128,10 +128,10 @@ impl Budget {
         Self(Cell::new(most))
     }
 
-    /// Pays for rules that are looked at, and for matched ones that are remembered or copied.
+    /// Charges for evaluated rules, and for matched rules that are recorded or copied.
     ///
     /// # Errors
-    /// If nothing is left.
+    /// If the budget is used up.
     pub(super) fn pay(&self, looked_at: usize, steps: usize) -> Result<(), String> {
         let left = self.0.get().checked_sub(looked_at.saturating_add(steps.saturating_mul(Self::STEP)));
         self.0.set(left.ok_or("the packet meets more rules than can be followed")?);
@@ -140,7 +140,7 @@ impl Budget {
 }
 
 impl HookContext<'_> {
-    /// Where a packet leaves: nowhere in the hooks of what comes in. `None`: not known.
+    /// The outgoing interface: empty in hooks before routing; `None`: unknown.
     pub(super) fn out_interface<'t>(&self, traced: &'t TracedPacket) -> Option<&'t str> {
         if matches!(self.hook, "PREROUTING" | "INPUT") { Some("") } else { traced.out.as_deref() }
     }
@@ -158,7 +158,7 @@ pub(super) enum Decision {
 struct Frame<'a> {
     chain: &'a Chain,
     next: usize,
-    /// Reached by `-g`: what returns from here returns from its caller too.
+    /// Reached by `-g`: a return from here returns from its caller too.
     goto: bool,
 }
 
@@ -171,9 +171,9 @@ struct Walk<'a> {
 #[derive(Default)]
 pub(super) struct IptablesWalk {
     pub(super) ends: Vec<(TracedPacket, Decision)>,
-    /// Chains that rules led to and that are not there: `(table, chain)`.
+    /// Missing chains that rules jump to: `(table, chain)`.
     pub(super) missing: BTreeSet<(String, String)>,
-    /// What of nf_tables was not read and decides.
+    /// Parts of nf_tables that decide but were not read.
     pub(super) lacks: Vec<UnreadPart>,
 }
 
@@ -199,7 +199,8 @@ pub(super) fn walk(
             if let Some((held, (id, table))) = rule.kernel.as_ref().zip(kernel) {
                 let scope = TableScope { context, id, table, tracked: context.tracked, nat: context.table == "nat" };
                 let text = held.text(id, table);
-                for (traced, odds, target) in tables::one(&scope, &hook(context), held, walk.traced, &mut walked.lacks)
+                for (traced, odds, target) in
+                    tables::execute_rule(&scope, &hook(context), held, walk.traced, &mut walked.lacks)
                 {
                     let mut after = Walk { traced, stack: walk.stack.clone() };
                     let Some(target) = target else {
@@ -380,7 +381,7 @@ fn queue(
     Next::Ends([(traced.clone(), Decision::Accept)].into_iter().chain(dropped).collect())
 }
 
-/// What a target changes of a packet.
+/// Applies a target that changes a packet.
 fn change(target: &Target, traced: &mut TracedPacket, context: &HookContext<'_>) {
     let changed = |old: u32, SetMark { value, mask }: SetMark| old & !mask ^ value;
     let shifted = |mark: u32, copy: CopyMark| {
@@ -395,7 +396,7 @@ fn change(target: &Target, traced: &mut TracedPacket, context: &HookContext<'_>)
             traced.mark = changed(traced.mark, SetMark { value, mask });
         }
         Target::HashMark => traced.mark_unknown = Some("HMARK gives it any mark".to_owned()),
-        // Without a connection there is nothing to be changed.
+        // An untracked packet has no connection mark.
         Target::ConnectionMark(_) | Target::SaveMark(_) | Target::RestoreMark(_)
             if !context.tracked || traced.untracked => {}
         Target::ConnectionMark(set) => {
@@ -412,7 +413,7 @@ fn change(target: &Target, traced: &mut TracedPacket, context: &HookContext<'_>)
             Some(mark) => traced.mark = traced.mark & !copy.nfmask ^ shifted(mark & copy.ctmask, copy),
             None => traced.mark_unknown = Some("the mark of a known connection is not read".to_owned()),
         },
-        // Connection tracking has the packet already: it stays as it is.
+        // Once a packet is tracked, NOTRACK has no effect.
         Target::NoTrack => traced.untracked |= !context.tracked,
         Target::TypeOfService { value, mask } => {
             traced.type_of_service = traced.type_of_service & !mask ^ value;

@@ -17,15 +17,15 @@ pub(super) struct ForkedDoubt {
     pub(super) doubt: Doubt,
 }
 
-/// How many packets go on as if a rule matched: each may meet as many rules as the first.
+/// The most forks of a trace: each may meet as many rules as the first packet.
 const MOST_FORKS: u32 = 64;
 
-/// Numbers for packets that go on as if a rule matched.
+/// Numbers of forks: packets that continue as if an undecidable rule matched.
 #[derive(Default)]
 pub(super) struct ForkIds(Cell<u32>);
 
 impl ForkIds {
-    /// The next number; nothing if there were too many.
+    /// The next number; `None` if there are too many.
     pub(super) fn next(&self) -> Option<u32> {
         let number = self.0.get();
         self.0.set(number.saturating_add(1));
@@ -36,7 +36,7 @@ impl ForkIds {
 type End = (Verdict, bool);
 type Ends = BTreeMap<End, f64>;
 
-/// Whether each doubt matters, by comparing the ends of packets that went on in both ways.
+/// The outcomes of both sides of each fork, which decide whether its doubt matters.
 pub(super) struct ForkEnds {
     /// Outcomes of packets that took exactly these forks.
     taken: BTreeMap<Vec<u32>, Ends>,
@@ -60,7 +60,7 @@ impl ForkEnds {
         compared
     }
 
-    /// The doubts that matter, with how the packet ends if their rules match, and the others.
+    /// Separates the doubts that matter, with the outcomes if their rules match, from the harmless ones.
     pub(super) fn sort(&self, doubts: Vec<ForkedDoubt>) -> (Vec<Doubt>, Vec<Doubt>) {
         let (mut matter, mut harmless) = (Vec::new(), Vec::new());
         for ForkedDoubt { fork, mut doubt } in doubts {
@@ -84,7 +84,7 @@ impl ForkEnds {
         let (taken, passed) = (shares(taken), shares(passed));
         let same = taken.len() == passed.len()
             && taken.iter().zip(&passed).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9);
-        // Behind a fork there may be others.
+        // A fork may fork again.
         let later = self.taken.keys().filter(|more| more.len() == forks.len() + 1 && more.starts_with(forks));
         !same || later.filter_map(|more| more.last()).any(|next| self.matters(*next))
     }

@@ -49,12 +49,12 @@ pub(super) struct RuleMatch {
     pub(super) assumed: Vec<String>,
 }
 
-/// Whether the rule matches. Notes on the traveller the lists that the rule puts its sender on.
+/// Whether the rule matches. Records in `traced` the `recent` lists that the rule adds the sender to.
 pub(super) fn matches(meaning: &Meaning, traced: &mut TracedPacket, context: &HookContext<'_>) -> RuleMatch {
     let (mut probability, mut unknown) = (1.0, meaning.problem.clone());
     let (mut for_it, mut against) = (Vec::new(), Vec::new());
     for Condition { negated, test } in &meaning.conditions {
-        // Conditions behind one that fails are not looked at: `recent` would remember the sender.
+        // The kernel stops at the first condition that fails: a later `recent` must not add the sender.
         let prior = match () {
             () if !against.is_empty() => PriorConditions::Fails,
             () if unknown.is_some() || probability < 1.0 => PriorConditions::Unknown,
@@ -114,7 +114,7 @@ fn holds(test: &Test, traced: &mut TracedPacket, context: &HookContext<'_>, prio
     }
 }
 
-/// Whether connection tracking has the packet.
+/// Whether the packet has a conntrack entry.
 fn has_connection(traced: &TracedPacket, context: &HookContext<'_>) -> bool {
     context.tracked && !traced.untracked && traced.packet.state != ConnState::Invalid
 }
@@ -171,13 +171,13 @@ fn virtual_server(asked: &IpvsMatch, traced: &TracedPacket) -> MatchResult {
     let protocol = asked.protocol.map(|(not, number)| (not, number == server.protocol));
     let address = asked.address.map(|(not, net)| (not, net.contains(&server.address.ip())));
     let port = asked.port.map(|(not, port)| (not, port == server.address.port()));
-    // A packet that a server got is of the original direction.
+    // A packet to a virtual server is in original direction.
     let reply = asked.reply.map(|(not, reply)| (not, !reply));
     let masquerade = asked.masquerade.map(|(not, masquerade)| (not, masquerade == traced.forwarded.is_none()));
     (!asked.none && [protocol, address, port, reply, masquerade].into_iter().all(fits)).into()
 }
 
-/// Where there is no such interface the kernel compares with the empty name.
+/// Whether an interface name matches a pattern. The kernel compares with an empty name where there is no interface.
 fn interface_matches(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('+') {
         Some(prefix) => name.starts_with(prefix),

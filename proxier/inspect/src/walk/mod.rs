@@ -23,5 +23,5 @@ pub use packet::{ConnState, Node, Origin, Packet, RecentLists, UnfollowedRules};
 pub use path::{NodeRules, OtherFlavour};
 pub use routing::Unrouted;
 
-/// A choice among more than so many is not followed.
+/// The most outcomes of one random choice that are followed.
 pub(crate) const MOST_CHOICES: u32 = 4096;

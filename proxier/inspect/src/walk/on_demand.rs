@@ -7,10 +7,10 @@ use netfilter::nft::ruleset;
 use super::{Node, NodeRules, OtherFlavour, Packet, RecentLists, Trace};
 use crate::rules::Ruleset;
 
-/// Walks, reads missing parts that decide by `supply`, and walks again until none is missing.
+/// Traces a packet, reads the missing parts that decide with `supply`, and repeats until none is missing.
 ///
 /// # Errors
-/// As [`NodeRules::trace`]; what `supply` says; if tables change while they are read.
+/// As [`NodeRules::trace`]; an error of `supply`; if tables change while they are read.
 pub fn trace_and_supply(
     (iptables, other): (&Ruleset, Option<OtherFlavour<'_>>),
     nftables: &mut ruleset::Ruleset,

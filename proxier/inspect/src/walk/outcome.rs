@@ -9,19 +9,19 @@ use netfilter::ipvs::Forward;
 use netfilter::nft::ruleset::UnreadPart;
 use netfilter::route::RouteQuery;
 
-/// Where a packet ends.
+/// The end of a packet's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// Sent on to this endpoint instead of its original destination.
     Delivered(SocketAddr),
-    /// Refused with an error to the sender.
+    /// Discarded with an error to the sender.
     Rejected,
-    /// Thrown away without a word.
+    /// Discarded silently.
     Dropped,
-    /// Let through to its original destination.
+    /// Accepted without a change of its destination.
     Untouched,
-    /// Taken to this real server as it is, which has to have its destination too: a virtual server that does not
-    /// translate. The rules it meets from there on are not followed.
+    /// Forwarded to this real server untranslated, by direct routing or a tunnel: the real server needs the destination
+    /// address too. The rules that the packet meets from there on are not followed.
     Forwarded(SocketAddr, Forward),
 }
 
@@ -37,10 +37,10 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// One possible end of a packet, and how likely it is.
+/// One possible end of a packet, with its probability.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// Where it ends.
+    /// The end.
     pub verdict: Verdict,
     /// Whether the sender's address was replaced by the node's.
     pub masqueraded: bool,
@@ -61,7 +61,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A rule the packet matched.
+/// A rule that the packet matched.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// Table and hook, as in "nat PREROUTING"; in nftables table, chain and hook, as in
@@ -69,22 +69,22 @@ pub struct Step {
     pub hook: String,
     /// The rule as written.
     pub rule: String,
-    /// How likely it matched; 1 is certain.
+    /// The probability of the match; 1 is certain.
     pub chance: f64,
-    /// The kernel's number for the rule, in nftables; 0 for a chain's policy, as no rule has that one.
+    /// The rule's handle, in nftables; 0 for a chain's policy, which no rule has.
     pub handle: Option<u64>,
-    /// The elements of sets and maps that it found, in nftables.
+    /// The elements of sets and maps that matched, in nftables.
     pub elements: Vec<String>,
 }
 
 impl Step {
-    /// A rule of iptables, or a server.
+    /// A step at an iptables rule or a virtual server.
     pub(super) fn of(hook: String, rule: &str, chance: f64) -> Self {
         Self { hook, rule: rule.to_owned(), chance, handle: None, elements: Vec::new() }
     }
 }
 
-/// A rule that may have matched or not.
+/// A rule that cannot be decided.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Doubt {
     /// Table and hook, as in "nat PREROUTING".
@@ -98,7 +98,7 @@ pub struct Doubt {
 }
 
 impl Doubt {
-    /// A doubt of which nothing more is known.
+    /// A doubt without known outcomes.
     pub(super) fn new(hook: String, rule: impl Into<String>, why: impl Into<String>) -> Self {
         Self { hook, rule: rule.into(), why: why.into(), otherwise: Vec::new() }
     }
@@ -118,9 +118,9 @@ pub struct Assumption {
 /// One path through the rules, with every random choice made.
 #[derive(Clone, Debug)]
 pub struct Branch {
-    /// Where it leads, and how likely the packet takes it.
+    /// Its end, and the probability of the path.
     pub outcome: Outcome,
-    /// The lists that the sender was added to.
+    /// The `recent` lists that the sender was added to.
     pub remembered: BTreeSet<String>,
     /// The rules that matched, in order.
     pub steps: Vec<Step>,
@@ -128,7 +128,7 @@ pub struct Branch {
     pub doubts: Vec<Doubt>,
     /// The built-in chain of iptables whose policy dropped the packet: table and chain, as in "filter FORWARD".
     pub policy: Option<String>,
-    /// Where the routing code stopped the packet.
+    /// Where and why routing stopped the packet.
     pub unrouted: Option<super::Unrouted>,
     /// Undecidable rules that would not change the outcome.
     pub harmless: Vec<Doubt>,
@@ -154,8 +154,8 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Whether the ways are those of the kernel, as far as what was assumed holds: no end depends on a rule that is not
-    /// understood, or on something that was not read.
+    /// Whether the paths are those of the kernel, given the assumptions: no outcome depends on an undecidable rule or on
+    /// something that was not read.
     #[must_use]
     pub fn is_certain(&self) -> bool {
         let sure = |branch: &Branch| branch.doubts.is_empty();

@@ -15,9 +15,9 @@ use proxier::model::Protocol;
 /// Where a packet enters the node's network stack, which decides the hooks it passes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Made by a process in the host's network namespace.
+    /// Sent by a process in the host's network namespace.
     Host,
-    /// Received on this interface: from a pod of this node, or from elsewhere.
+    /// Received on this interface, from a pod on this node or from another machine.
     Interface(String),
 }
 
@@ -31,7 +31,7 @@ pub enum ConnState {
     Established,
     /// A new connection that belongs to a known one.
     Related,
-    /// A packet conntrack cannot place.
+    /// A packet that conntrack cannot assign to a connection.
     Invalid,
 }
 
@@ -40,11 +40,11 @@ pub enum ConnState {
 pub struct Packet {
     /// The sender.
     pub source: SocketAddr,
-    /// Where the sender wants it to go.
+    /// The original destination.
     pub destination: SocketAddr,
     /// TCP, UDP or SCTP.
     pub protocol: Protocol,
-    /// Where it enters.
+    /// Where it enters the network stack.
     pub origin: Origin,
     /// Its conntrack state.
     pub state: ConnState,
@@ -60,32 +60,32 @@ impl fmt::Display for Packet {
     }
 }
 
-/// The node a packet meets.
+/// The state of the node beside its rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// The addresses of its interfaces, the one it masquerades to first; loopback is always local and need not be named.
     pub addresses: Vec<IpAddr>,
     /// Known routes: networks and outgoing interfaces. The longest prefix wins.
     pub routes: Vec<(IpNet, String)>,
-    /// What the kernel answered about routes, or why it did not; where it was not asked, `routes` tell.
+    /// Results of route lookups in the kernel, or why a lookup failed; `routes` decides the others.
     pub route_answers: BTreeMap<RouteQuery, Result<RouteDecision, String>>,
-    /// Whether policy rules send packets by other tables than `routes` has.
+    /// Whether policy routing rules refer to tables that `routes` does not cover.
     pub has_policy_rules: bool,
-    /// The kernel's numbers of its interfaces, as far as they are known.
+    /// The indexes of its interfaces, where known.
     pub interfaces: BTreeMap<String, u32>,
-    /// Its virtual servers and sets, as far as they were read.
+    /// Its virtual servers and sets that were read.
     pub held: ObservedState,
     /// Results of set lookups, or why a lookup failed.
     pub answers: BTreeMap<SetQuery, Result<bool, String>>,
-    /// Bridges whose packets the rules of iptables see on their way through.
+    /// Bridges whose bridged packets pass iptables (`bridge-nf-call-iptables`).
     pub bridged: BTreeSet<String>,
-    /// The groups of its interfaces, as far as they are known.
+    /// The groups of its interfaces, where known.
     pub groups: BTreeMap<String, u32>,
-    /// Where sockets take new packets, by the protocol's number; an unspecified address: anywhere. `None`: not known.
+    /// Open sockets: protocol number and local address, which may be unspecified. `None`: unknown.
     pub sockets: Option<BTreeSet<(u8, SocketAddr)>>,
-    /// The queues for which a program listens; `None`: not known.
+    /// The queues with a listening program; `None`: unknown.
     pub queues: Option<BTreeSet<u16>>,
-    /// Rules that packets meet and that are not walked.
+    /// Chains that packets meet but a walk does not follow.
     pub unwalked: Vec<UnfollowedRules>,
 }
 
@@ -94,7 +94,7 @@ pub struct Node {
 pub struct UnfollowedRules {
     /// Table and chain, as in "netdev guard ingress".
     pub chain: String,
-    /// The interfaces whose packets meet them; all if there are none.
+    /// The interfaces whose packets meet them; empty: all.
     pub interfaces: BTreeSet<String>,
 }
 
@@ -105,7 +105,7 @@ impl Node {
         address.is_loopback() || self.addresses.contains(&address)
     }
 
-    /// What kind of address it is.
+    /// The type of an address.
     #[must_use]
     pub fn kind(&self, address: IpAddr) -> AddressKind {
         let last = |net: &IpNet| !net.contains(&address) || net.broadcast() == address;
@@ -124,14 +124,14 @@ impl Node {
         }
     }
 
-    /// Where packets to another address leave.
+    /// The outgoing interface of packets to an address, by `routes`.
     #[must_use]
     pub fn out_interface(&self, to: IpAddr) -> Option<&str> {
         let fitting = self.routes.iter().filter(|(net, _)| net.contains(&to));
         fitting.max_by_key(|(net, _)| net.prefix_len()).map(|(_, name)| name.as_str())
     }
 
-    /// The address that it has on an interface, as far as routes tell.
+    /// The node's address on an interface, in the family of `like`, by `routes`.
     #[must_use]
     pub fn address_on(&self, interface: &str, like: IpAddr) -> Option<IpAddr> {
         let nets = || self.routes.iter().filter(|(net, name)| name == interface && net.prefix_len() > 0);
@@ -139,12 +139,12 @@ impl Node {
         self.addresses.iter().copied().filter(|address| address.is_ipv4() == like.is_ipv4()).find(there)
     }
 
-    /// The address masqueraded packets of this family leave with.
+    /// The source address of masqueraded packets, in the family of `like`.
     #[must_use]
     pub fn masquerade_address(&self, like: IpAddr) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|a| a.is_ipv4() == like.is_ipv4())
     }
 }
 
-/// What the kernel remembers of the sender: for each list that holds it, the seconds since it was put there.
+/// The `recent` lists with the sender, and the seconds since each last saw it.
 pub type RecentLists = BTreeMap<String, u32>;

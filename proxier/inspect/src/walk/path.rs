@@ -21,20 +21,20 @@ use crate::services::shares;
 /// All rules that packets of one family meet.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeRules<'a> {
-    /// Those of iptables, of either flavour.
+    /// The iptables rules of the flavour in use.
     pub iptables: &'a Ruleset,
-    /// Those of the flavour that is not in use, if it has any: packets meet both.
+    /// The rules of the other flavour, if it has any: packets meet both.
     pub other: Option<OtherFlavour<'a>>,
-    /// All other tables of nftables, as far as they were read.
+    /// All other nf_tables tables that were read.
     pub nftables: Option<&'a ruleset::Ruleset>,
 }
 
-/// Rules of the flavour of iptables that is not in use.
+/// Rules of the iptables flavour that is not in use.
 #[derive(Clone, Copy, Debug)]
 pub struct OtherFlavour<'a> {
     /// The rules.
     pub ruleset: &'a Ruleset,
-    /// The flavour's name, which steps through these rules begin with.
+    /// The flavour's name, which is the prefix of steps in these rules.
     pub flavour: &'static str,
 }
 
@@ -42,7 +42,7 @@ impl Ruleset {
     /// Traces the packet through these rules alone: see [`NodeRules::trace`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`NodeRules::trace`].
     pub fn trace(&self, packet: &Packet, node: &Node, memory: &RecentLists) -> Result<Trace, String> {
         NodeRules { iptables: self, other: None, nftables: None }.trace(packet, node, memory)
     }
@@ -52,12 +52,12 @@ impl NodeRules<'_> {
     /// Traces the packet. `memory`: the `recent` lists that hold the sender.
     ///
     /// # Errors
-    /// When the rules are such as the kernel would not take, or the packet is of the other family.
+    /// If the kernel would refuse the rules, or the packet is of the other family.
     pub fn trace(&self, packet: &Packet, node: &Node, memory: &RecentLists) -> Result<Trace, String> {
         self.trace_within(MOST_RULES, packet, node, memory)
     }
 
-    /// The same with another limit to the rules that may be looked at; one that matches costs more.
+    /// Traces the packet with another limit of evaluated rules; a rule that matches costs more.
     pub(crate) fn trace_within(
         &self,
         most_rules: usize,
@@ -83,7 +83,7 @@ impl NodeRules<'_> {
         };
         walk.note_unwalked();
         match &packet.origin {
-            Origin::Host => walk.unshare_process()?,
+            Origin::Host => walk.send_from_host()?,
             Origin::Interface(name) => walk.arrive_on(name)?,
         }
         walk.ended.extend(walk.under_way.drain(..).map(|t| (t, Decision::Accept)));
@@ -100,7 +100,7 @@ impl NodeRules<'_> {
 
 /// Limit of paths: repeated random choices multiply them.
 pub(super) const MOST: usize = 50_000;
-/// With 10,000 Services without endpoints, a packet for one with 1,000 endpoints has 10 million rules looked at.
+/// With 10,000 Services without endpoints, a packet to a Service with 1,000 endpoints evaluates 10 million rules.
 const MOST_RULES: usize = 50_000_000;
 
 pub(super) struct PathWalk<'a> {
@@ -123,7 +123,7 @@ struct HookPass<'a> {
     in_interface: &'a str,
     /// Whether NAT is still undecided: it is decided once per connection and direction.
     nat: bool,
-    /// Whether virtual servers take what is sent to them.
+    /// Whether virtual servers receive packets here.
     serve: bool,
     /// Whether packets have met connection tracking before.
     tracked: bool,
@@ -134,14 +134,14 @@ impl<'a> HookPass<'a> {
         Self { hook, in_interface, nat: true, serve: true, tracked: false }
     }
 
-    /// Of what was decided before.
+    /// A passage of packets whose NAT was decided before.
     fn again(hook: Hook, in_interface: &'a str) -> Self {
         Self { hook, in_interface, nat: false, serve: false, tracked: true }
     }
 }
 
 impl PathWalk<'_> {
-    /// Records a doubt for packets that meet rules of chains that are not walked.
+    /// Records a doubt for packets that meet a chain that is not followed.
     fn note_unwalked(&mut self) {
         let Some(traced) = self.under_way.first_mut() else { return };
         let incoming = match &traced.packet.origin {
@@ -167,7 +167,7 @@ impl PathWalk<'_> {
         let forwarded = std::mem::replace(&mut self.under_way, local);
         let served = self.pass(HookPass::first(Hook::Input, name))?;
         let arrived = std::mem::replace(&mut self.under_way, served);
-        // What IPVS sends on passes the hook of what the host itself sends; its destination was decided already.
+        // Packets that IPVS forwards pass OUTPUT; NAT of their destination is already decided.
         self.reroute();
         self.pass(HookPass::again(Hook::Output, ""))?;
         self.pass(HookPass::first(Hook::Postrouting, name))?;
@@ -176,9 +176,9 @@ impl PathWalk<'_> {
         Ok(())
     }
 
-    /// A host's packet to one of its own addresses comes back in through lo. The nat decision was made on the way out
-    /// and is not made again.
-    fn unshare_process(&mut self) -> Result<(), String> {
+    /// Walks packets from the node itself: OUTPUT, POSTROUTING and, if the destination is local, INPUT by way of `lo`. NAT is
+    /// decided in OUTPUT and not again.
+    fn send_from_host(&mut self) -> Result<(), String> {
         self.route_own();
         let served = self.pass(HookPass::first(Hook::Output, ""))?;
         let rest = std::mem::replace(&mut self.under_way, served);
@@ -196,8 +196,8 @@ impl PathWalk<'_> {
         Ok(())
     }
 
-    /// Applies virtual servers. Returns packets that leave for other hosts; packets that stay on the node, or match no
-    /// virtual server, continue.
+    /// Applies virtual servers. Returns packets to other hosts; packets for this node, or without a virtual server,
+    /// continue.
     fn serve(&mut self, hook: &str) -> Vec<TracedPacket> {
         let (mut served, held) = (Vec::new(), &self.node.held);
         for traced in std::mem::take(&mut self.under_way) {
@@ -220,7 +220,7 @@ impl PathWalk<'_> {
             met.server = Some(key);
             let shares = shares(server);
             if shares.is_empty() {
-                // The kernel answers that the port cannot be reached.
+                // The kernel sends an ICMP error: port unreachable.
                 self.ended.push((met, Decision::Reject));
                 continue;
             }
@@ -233,7 +233,7 @@ impl PathWalk<'_> {
                 let here = self.node.is_local(address.ip());
                 match real.map_or(Forward::Masquerade, |real| real.forward) {
                     Forward::Masquerade => (sent.packet.destination, sent.translated) = (address, true),
-                    // What is for this node anyway stays, as it is.
+                    // A packet for this node stays unchanged.
                     _ if here => {}
                     how => {
                         sent.forwarded = Some((address, how));
@@ -348,7 +348,7 @@ impl PathWalk<'_> {
     }
 }
 
-/// Notes the policy that dropped a packet, and names the flavour in the steps from `met` on.
+/// Records the policy that dropped a packet, and names the flavour in the steps from `met` on.
 fn note_place((traced, decision): &mut (TracedPacket, Decision), met: usize, hook: &str, flavour: Option<&str>) {
     let context = flavour.map_or_else(|| hook.to_owned(), |flavour| format!("{flavour} {hook}"));
     let by_rule = traced.steps.get(met..).and_then(<[Step]>::last).is_some_and(|step| drops(&step.rule));
@@ -360,7 +360,7 @@ fn note_place((traced, decision): &mut (TracedPacket, Decision), met: usize, hoo
     }
 }
 
-/// Whether a rule that a packet met last dropped it: in iptables' words, or in nft's.
+/// Whether the text of a rule has a drop verdict, in iptables or nft syntax.
 fn drops(rule: &str) -> bool {
     ["-j DROP", "-j NFQUEUE"].iter().any(|target| rule.contains(target))
         || rule.ends_with("drop")
@@ -400,7 +400,7 @@ fn start(packet: &Packet) -> TracedPacket {
     }
 }
 
-/// How a packet ends.
+/// The outcome of a packet.
 pub(super) fn outcome(traced: &TracedPacket, decision: Decision) -> Outcome {
     let forwarded = traced.forwarded.map(|(to, how)| Verdict::Forwarded(to, how));
     let verdict = match decision {

@@ -1,7 +1,7 @@
-//! Routes packets between hooks, as the kernel answered for them, or else by the node's routing table.
+//! Routes packets between hooks, by the kernel's route lookups or else by the node's routing table.
 //!
-//! A packet that comes in is routed after PREROUTING. One of the node itself is routed before OUTPUT, and again behind it
-//! if rules changed its destination or mark: in OUTPUT all rules see the interface of the first route.
+//! An incoming packet is routed after PREROUTING. A packet from the node itself is routed before OUTPUT, and again after it
+//! if rules changed its destination or mark; in OUTPUT all rules see the interface of the first route.
 
 use std::net::SocketAddr;
 
@@ -13,16 +13,16 @@ use super::path::PathWalk;
 use super::stages::HookChain;
 use super::{Doubt, Step};
 
-/// A packet that the routing code did not pass on.
+/// A packet that routing stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unrouted {
-    /// Its destination then.
+    /// Its destination at that point.
     pub to: SocketAddr,
-    /// Why.
+    /// The reason.
     pub why: &'static str,
 }
 
-/// Whether a change that these rules make to a packet of the node itself has it routed again.
+/// Whether the kernel reroutes packets from the node itself that these rules change.
 pub(super) fn reroutes(rules: HookChain<'_>) -> bool {
     match rules {
         HookChain::Iptables(table, ..) => matches!(table, "mangle" | "nat"),
@@ -33,8 +33,8 @@ pub(super) fn reroutes(rules: HookChain<'_>) -> bool {
 }
 
 impl PathWalk<'_> {
-    /// Routes all packets under way and notes where they leave: those for this node, and the others. What is not passed on
-    /// ends.
+    /// Routes all current packets and sets their outgoing interfaces. Returns the packets for this node and the forwarded
+    /// ones; packets that routing stops end.
     pub(super) fn route(&mut self, in_interface: Option<&str>) -> (Vec<TracedPacket>, Vec<TracedPacket>) {
         let (mut local, mut leaving) = (Vec::new(), Vec::new());
         for traced in std::mem::take(&mut self.under_way) {
@@ -46,13 +46,13 @@ impl PathWalk<'_> {
         (local, leaving)
     }
 
-    /// Routes what the node itself sends before any rule.
+    /// Routes packets from the node itself before any rule.
     pub(super) fn route_own(&mut self) {
         let (local, leaving) = self.route(None);
         self.under_way = [local, leaving].concat();
     }
 
-    /// Routes again what rules changed.
+    /// Routes packets again that rules changed.
     pub(super) fn reroute(&mut self) {
         for traced in std::mem::take(&mut self.under_way) {
             let routed = if traced.reroute { self.routed(traced, None) } else { Some(traced) };
@@ -65,7 +65,7 @@ impl PathWalk<'_> {
         let mut traced = TracedPacket { reroute: false, ..traced };
         let query = RouteQuery {
             to: to.ip(),
-            // A virtual server's packet has its source chosen later.
+            // IPVS chooses the source of its packets later.
             from: traced.server.is_none().then(|| traced.packet.source.ip()),
             mark: traced.mark,
             in_interface: in_interface.map(str::to_owned),
@@ -106,7 +106,7 @@ impl PathWalk<'_> {
         None
     }
 
-    /// What the node's table says; an empty name: not known.
+    /// Looks up the node's routing table; an empty interface name: unknown.
     fn by_table(&self, traced: &TracedPacket) -> RouteDecision {
         let to = traced.packet.destination.ip();
         if self.node.is_local(to) {

@@ -15,7 +15,7 @@ const CONNTRACK: i32 = -200;
 /// `NF_IP_PRI_NAT_DST` and `NF_IP_PRI_NAT_SRC`
 const DNAT: i32 = -100;
 const SNAT: i32 = 100;
-/// Replaced by one of the two.
+/// A table's NAT priority, which is [`DNAT`] or [`SNAT`] depending on the hook.
 const NAT: i32 = 0;
 
 /// A table of iptables, its priority, and the hooks that it has.
@@ -30,7 +30,7 @@ const IPTABLES: [(&str, i32, &[Hook]); 5] = [
 /// Chains of one table at a hook.
 #[derive(Clone, Copy)]
 pub(super) enum HookChain<'a> {
-    /// The built-in chain of a table of iptables; the flavour's name if it is the one that is not in use.
+    /// The built-in chain of an iptables table; the flavour's name if that flavour is not in use.
     Iptables(&'static str, &'a rules::Table, Option<&'static str>),
     /// A base chain of nftables.
     Nftables(&'a TableId, &'a Table, &'a Name, &'a Chain),
@@ -38,7 +38,7 @@ pub(super) enum HookChain<'a> {
 
 /// A stage of a hook.
 pub(super) enum HookStage<'a> {
-    /// Chains without NAT; and whether packets have passed connection tracking.
+    /// A chain without NAT, and whether packets have passed conntrack.
     Rules(HookChain<'a>, bool),
     /// NAT chains of all tables, in order.
     Nat(Vec<HookChain<'a>>),

@@ -42,7 +42,7 @@ fn trace(forward: Forward, real: &str, marks: &[u32]) -> Trace {
 }
 
 #[test]
-fn servers_that_do_not_translate_are_told_apart() {
+fn servers_without_translation_are_distinguished() {
     for (forward, real, verdict) in [
         (Forward::Masquerade, REAL, Verdict::Delivered(address(REAL))),
         (Forward::Tunnel, REAL, Verdict::Forwarded(address(REAL), Forward::Tunnel)),
@@ -101,7 +101,7 @@ fn a_match_on_sockets_is_certain_only_where_no_socket_has_the_destination() {
 }
 
 #[test]
-fn routes_are_those_that_the_kernel_answered_for_the_mark() {
+fn routes_are_the_kernels_answers_for_the_mark() {
     let marked = "*mangle\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -j MARK --set-xmark 0x7/0xffffffff\nCOMMIT\n\
         *nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o wg0 -j MASQUERADE\nCOMMIT\n";
     let query =

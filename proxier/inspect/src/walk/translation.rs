@@ -11,7 +11,7 @@ use super::chains::{HookContext, TracedPacket};
 use super::{Doubt, Packet};
 use crate::rules::{NatRange, Target, bits};
 
-/// Whether a target translates.
+/// Whether a target does NAT.
 pub(super) fn is_one(target: &Target) -> bool {
     matches!(
         target,
@@ -96,7 +96,8 @@ fn ip(number: u128, v4: bool) -> IpAddr {
     }
 }
 
-/// A client's address selects its address in a range; over many clients, all are equally likely.
+/// Each address of a range with its probability. A hash of the client's address selects it, so over many clients all are
+/// equally likely.
 fn by_range(
     range: &NatRange,
     traced: &TracedPacket,

@@ -2,7 +2,7 @@
 
 use super::super::args::RuleParser;
 use super::super::clauses::{Clause, OptionValues};
-use super::super::values::{AddressKind, PhysdevMatch, Test};
+use super::super::conditions::{AddressKind, PhysdevMatch, Test};
 use super::super::words::mark;
 
 pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {

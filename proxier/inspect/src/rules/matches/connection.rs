@@ -2,7 +2,7 @@
 
 use super::super::args::{RuleParser, protocol};
 use super::super::clauses::{Clause, OptionValues};
-use super::super::values::{ConntrackMatch, CtState, IpvsMatch, Test};
+use super::super::conditions::{ConntrackMatch, CtState, IpvsMatch, Test};
 use super::super::words::{number, ports, range};
 
 pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
@@ -13,14 +13,14 @@ pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), 
                 reading.add(choice.negated, test);
             }
         }
-        // Only connections that others announced have one before their first answer.
+        // Before the first answer, only a connection that another one expects has a helper.
         "helper" => {
             let negated = clause.choices.iter().any(|choice| choice.negated);
             reading.add(negated, Test::State(vec![CtState::Related]));
         }
         "ipvs" => virtual_server(reading, clause)?,
         "connlimit" => {
-            // Without an option it holds above the limit.
+            // Without an option the limit is an upper one.
             let upto = clause.choices.iter().find(|choice| choice.name == "--connlimit-upto");
             let above = clause.choices.iter().find(|choice| choice.name == "--connlimit-above");
             let holds = match (upto, above) {
@@ -31,13 +31,13 @@ pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), 
             reading.add(false, Test::Assumed { holds, why: clause.extension.why });
         }
         _ => {
-            // A connection that begins has carried less than it will be asked for, unless from nothing on.
+            // A new connection has transferred one packet at most, so only ranges from 0 (or 1 packet) match.
             let bytes = clause.choices.iter().find(|choice| choice.name == "--connbytes");
             let bytes = bytes.ok_or("match connbytes needs --connbytes")?;
             let (from, _) = range::<u64>("--connbytes", bytes.value(), (0, u64::MAX))?;
             let in_packets = clause.find("--connbytes-mode") == Some("packets");
             let of_first = clause.find("--connbytes-dir") != Some("reply");
-            // Counters are raised before rules are met.
+            // conntrack counts the packet before the rules see it.
             let holds = from == 0 || (in_packets && of_first && from == 1);
             reading.add(bytes.negated, Test::Assumed { holds, why: clause.extension.why });
         }

@@ -2,11 +2,11 @@
 
 use super::super::args::RuleParser;
 use super::super::clauses::{Clause, OptionValues};
-use super::super::values::Test;
+use super::super::conditions::Test;
 use super::super::words::{any_number, number, ports, range};
 use netfilter::IpFamily;
 
-/// Protocols whose match looks at ports.
+/// Protocols whose match has ports.
 const WITH_PORTS: [&str; 5] = ["tcp", "udp", "udplite", "sctp", "dccp"];
 
 pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
@@ -24,13 +24,13 @@ pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), 
     match name {
         "multiport" => return multiport(reading, clause),
         "policy" => return policy(reading, clause),
-        // IPv4 has a protocol of its own for each; in IPv6 they are extension headers.
+        // AH is a protocol of its own in IPv4 and an extension header in IPv6.
         "ah" if reading.family == IpFamily::V6 => {
             let why = "the packet has no extension headers";
             reading.add(false, Test::Assumed { holds: false, why });
             return Ok(());
         }
-        // Without -p the kernel takes none of them, and packets of Services are of other protocols.
+        // The kernel requires -p for these, and traced packets have other protocols.
         "icmp" | "icmp6" | "ah" | "esp" | "ipcomp" | "mh" | "dccp" | "udplite" => {
             reading.add(false, Test::OtherProtocol);
             return Ok(());
@@ -96,7 +96,7 @@ fn one(clause: &Clause<'_>, choice: &OptionValues<'_>) -> Result<Test, String> {
     })
 }
 
-/// A user or group, or a range of them: of root or not.
+/// `--uid-owner`, `--gid-owner`: whether the user, group or range begins with root.
 fn owner(choice: &OptionValues<'_>) -> Test {
     let (from, _) = choice.value().split_once('-').unwrap_or((choice.value(), ""));
     Test::Owner { root: matches!(from, "0" | "root") }
@@ -125,7 +125,7 @@ fn policy(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// A packet without extension headers has none of those, but for the protocol itself.
+/// A traced packet has no extension headers; whether its protocol counts as one is not followed.
 fn ipv6_header(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     let header = clause.choices.iter().find(|choice| choice.name == "--header");
     let header = header.ok_or("match ipv6header needs --header")?;
@@ -166,7 +166,7 @@ fn type_of_service(text: &str) -> Result<Test, String> {
     Ok(Test::TypeOfService { value: byte(value)?, mask: byte(mask)? })
 }
 
-/// The DSCP of a class's name.
+/// The DSCP of a class name, such as `AF11`.
 pub(in super::super) fn class(name: &str) -> Result<u8, String> {
     let name = name.to_ascii_uppercase();
     let digit = |text: &str| number::<u8>("--dscp-class", text);

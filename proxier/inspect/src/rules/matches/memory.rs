@@ -2,7 +2,7 @@
 
 use super::super::args::RuleParser;
 use super::super::clauses::Clause;
-use super::super::values::{RecentAction, RecentMatch, Test};
+use super::super::conditions::{RecentAction, RecentMatch, Test};
 use super::super::words::number;
 
 pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {

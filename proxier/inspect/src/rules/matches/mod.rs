@@ -11,11 +11,11 @@ pub(super) use header::class;
 
 use super::args::RuleParser;
 use super::clauses::Clause;
+use super::conditions::Test;
 use super::language::Support;
-use super::values::Test;
 use super::words::{mark, number};
 
-/// Adds what a match asks to the rule.
+/// Adds a match's conditions to the rule.
 pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     match clause.extension.name {
         "comment" => {
@@ -39,7 +39,7 @@ pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), 
             limit(reading, clause);
             Ok(())
         }
-        _ if clause.extension.grasp == Support::Doubt => Ok(()),
+        _ if clause.extension.support == Support::Doubt => Ok(()),
         _ => header::read(reading, clause),
     }
 }
@@ -54,7 +54,7 @@ fn statistic(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String
             }
             reading.add(probability.negated, Test::Random(chance));
         }
-        // Each in turn: of many packets one in so many.
+        // Round robin: over many packets, one in N matches.
         (Some("nth"), None, Some(every)) => {
             let turns: u32 = number("--every", every.value())?;
             reading.add(every.negated, Test::Random(1.0 / f64::from(turns.max(1))));
@@ -76,13 +76,13 @@ fn marks(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Packets that are forwarded have no socket, and a new connection has one only if that is bound to its destination.
+/// Forwarded packets have no socket; a new connection has one only if a socket is bound to its destination.
 fn sockets(reading: &mut RuleParser, clause: &Clause<'_>) {
     let any_address = clause.choices.iter().any(|choice| choice.name == "--nowildcard");
     reading.add(false, Test::SenderSocket { name: clause.extension.name.to_owned(), any_address });
 }
 
-/// `upto` and its kin hold as long as the limit is not reached, `above` from then on.
+/// Limits are assumed not to be used up: `--hashlimit-upto` and `--limit` hold, `--hashlimit-above` does not.
 fn limit(reading: &mut RuleParser, clause: &Clause<'_>) {
     let above = clause.choices.iter().find(|choice| choice.name == "--hashlimit-above");
     let negated = clause.choices.iter().any(|choice| choice.negated && choice.name != "--hashlimit-above");

@@ -15,11 +15,11 @@ use crate::walk::MOST_CHOICES;
 
 /// The deepest nesting of chains that is followed; the kernel allows 16.
 const DEEPEST: usize = 16;
-/// Limit of chains followed from one chain. Nested choices multiply, and a chain with session affinity may lead to itself
+/// Limit of chains followed from one chain. Nested choices multiply, and a chain with session affinity may jump to itself
 /// while it is read.
 const MOST_CHAINS: usize = 100_000;
 
-/// Whether a choice for each of so many keys is followed.
+/// Whether a random choice is small enough to follow: `keys` elements for each of `modulus` numbers.
 fn is_few(keys: usize, modulus: u32) -> bool {
     u32::try_from(keys).is_ok_and(|keys| keys.saturating_mul(modulus) <= MOST_CHOICES)
 }
@@ -29,14 +29,14 @@ fn is_few(keys: usize, modulus: u32) -> bool {
 pub struct Destination {
     /// The address; `None`: any of the node's own.
     pub ip: Option<IpAddr>,
-    /// IP's number for the protocol.
+    /// The IP protocol number.
     pub protocol: u8,
     /// The port.
     pub port: u16,
 }
 
 impl Destination {
-    /// What the maps know it by.
+    /// The key of the destination in the address maps.
     #[must_use]
     pub fn key(self) -> Bytes {
         self.ip.into_iter().fold(Key::default(), Key::address).protocol(self.protocol).port(self.port).build()
@@ -46,7 +46,7 @@ impl Destination {
 /// An endpoint that a packet may go to.
 #[derive(Clone, Debug)]
 pub struct EndpointChoice {
-    /// How likely, 0 to 1.
+    /// The probability, 0 to 1.
     pub share: f64,
     /// The endpoint.
     pub to: SocketAddr,
@@ -54,35 +54,35 @@ pub struct EndpointChoice {
     pub chain: Option<Name>,
 }
 
-/// Reads a chain that chooses among endpoints.
+/// A chain that chooses among endpoints.
 #[derive(Clone, Debug)]
 pub struct Chooser {
-    /// Its name.
+    /// The chain's name.
     pub chain: Name,
-    /// From what.
+    /// The endpoints to choose from.
     pub choices: Vec<EndpointChoice>,
 }
 
-/// What packets to a destination pass.
+/// The rules and elements that packets to one destination meet, summarized.
 #[derive(Clone, Debug, Default)]
 pub struct DispatchSummary<'a> {
-    /// The chains that choose.
+    /// The chains that choose an endpoint.
     pub choosers: Vec<Chooser>,
-    /// All packets are marked for masquerading, from any sender.
+    /// Whether packets from any sender are marked for masquerading.
     pub marks_all: bool,
-    /// Some are refused with an error.
+    /// Whether some packets are rejected.
     pub rejects: bool,
-    /// How long a client stays with its endpoint, in seconds.
+    /// The session affinity timeout, in seconds.
     pub affinity: Option<u64>,
-    /// The endpoints that remembered clients are sent to, and whether by a chain for this node's.
+    /// The endpoints of clients with session affinity, and whether a chain for local endpoints selects them.
     pub remembered: BTreeSet<(bool, SocketAddr)>,
-    /// The endpoints whose clients are remembered from then on.
+    /// The endpoints for which rules add clients to a session affinity set.
     pub remembering: BTreeSet<SocketAddr>,
-    /// The allowed networks, where other sources are dropped.
+    /// The allowed source networks; empty: all.
     pub ranges: Vec<IpNet>,
-    /// The chains, in the order in which they are met.
+    /// The chains, in the order in which packets meet them.
     pub chains: Vec<Name>,
-    /// Elements of maps and the sets they are in.
+    /// The elements that match, with the names of their sets and maps.
     pub elements: Vec<(Name, &'a Element)>,
 }
 
@@ -107,13 +107,13 @@ struct RuleState<'a> {
     conditional: bool,
     /// The elements that a map may have for the packet, with probabilities; `None`: no element.
     chosen: Vec<(f64, Option<&'a Element>)>,
-    /// Which of these is chance, if there are several.
+    /// Whether a random number selects the element, if there are several.
     by_chance: bool,
-    /// The register of which some bits are compared, and which.
+    /// The register whose masked bits are compared, and the mask.
     net: Option<(u8, Vec<u8>)>,
 }
 
-/// Follows packets to a destination from a chain on.
+/// Follows packets to a destination, starting with a chain.
 #[must_use]
 pub fn summarize<'a>(family: IpFamily, table: &'a Table, to: Destination, chain: &Name) -> DispatchSummary<'a> {
     summarize_within(family, table, to, chain, 0, &mut 0)
@@ -140,11 +140,11 @@ struct Walk<'a> {
     table: &'a Table,
     to: Destination,
     summary: DispatchSummary<'a>,
-    /// The chain at work remembers the client.
+    /// Whether the current chain adds the client to a session affinity set.
     remembers: bool,
-    /// How many of the packets that came to the chain at work no map had an endpoint for, so far, 0 to 1.
+    /// The share of packets in the current chain that no map has assigned an endpoint yet, 0 to 1.
     left: f64,
-    /// How many chains were followed so far.
+    /// The number of chains followed so far.
     followed: usize,
 }
 
@@ -164,7 +164,7 @@ impl<'a> Walk<'a> {
         let Some(held) = table.chains.get(chain).filter(|_| may_follow) else { return };
         self.followed += 1;
         match self.summary.chains.contains(chain) {
-            // Several rules may lead to a chain that chooses.
+            // Several rules may jump to a chain that chooses.
             true if within.is_none() => return,
             true => {}
             false => self.summary.chains.push(chain.clone()),
@@ -173,13 +173,13 @@ impl<'a> Walk<'a> {
             match self.rule(chain, rule, within, depth, conditional) {
                 Some(ends) if ends => return,
                 Some(_) => {}
-                // Some packets are elsewhere now: what follows is not for all.
+                // Some packets have left the chain, so the following rules do not see all of them.
                 None => conditional = true,
             }
         }
     }
 
-    /// Whether packets end with the rule; `None`: some do.
+    /// Whether the rule ends the walk; `None`: for some packets.
     fn rule(
         &mut self,
         chain: &Name,
@@ -206,7 +206,7 @@ impl<'a> Walk<'a> {
                     let set_name = set;
                     let set = self.table.sets.get(set_name)?;
                     if to.is_none() && !verdict {
-                        // Remembered clients go to an endpoint that other clients may get too.
+                        // Clients with session affinity go to an endpoint that other clients may get too.
                         if set.is_dynamic() {
                             self.remembered(chain, rule, depth);
                             return Some(false);
@@ -250,7 +250,7 @@ impl<'a> Walk<'a> {
         Some(false)
     }
 
-    /// Where a rule sends clients that it remembers.
+    /// Records the endpoints of clients with session affinity.
     fn remembered(&mut self, chain: &Name, rule: &Rule, depth: usize) {
         let verdict = rule.expressions.iter().find_map(|expression| match expression {
             Expression::Verdict(verdict) => verdict.chain(),
@@ -275,7 +275,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether packets to the destination may go on.
+    /// Whether packets to the destination may match the comparison.
     fn compare(&mut self, step: &mut RuleState<'a>, register: Register, not: bool, value: &[u8], rule: &Rule) -> bool {
         match step.registers.get(&register.0) {
             Some(RegisterValue::Known(held)) => (held.get(..value.len()) == Some(value)) != not,
@@ -291,7 +291,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What a map has for the packet. A key with a random number in it has as many answers as there are numbers.
+    /// Looks up the packet in a map. A key with a random number has one result for each number.
     fn look_up(&mut self, step: &mut RuleState<'a>, name: &Name, set: &'a Set, key: Register) {
         let mut at = key.0;
         let mut keys: Vec<Vec<u8>> = vec![Vec::new()];
@@ -331,7 +331,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Follows the verdicts of a map.
+    /// Follows the verdicts that a map lookup returned.
     fn verdicts(&mut self, chain: &Name, step: &RuleState<'a>, within: ParentChooser, depth: usize) -> Option<bool> {
         let to = if step.by_chance { Some((self.chooser(chain, within), 1.0)) } else { within };
         for (share, element) in &step.chosen {
@@ -357,7 +357,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Notes the endpoints of a translation; whether all packets are translated.
+    /// Records the endpoints of a translation. Returns whether all packets are translated.
     fn translate(
         &mut self,
         chain: &Name,
@@ -408,7 +408,7 @@ fn drops(rule: &Rule) -> bool {
     rule.expressions.iter().any(|expression| matches!(expression, Expression::Verdict(Verdict::Drop)))
 }
 
-/// An address as the kernel holds it.
+/// An address in network byte order.
 pub fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -416,7 +416,7 @@ pub fn octets(ip: IpAddr) -> Vec<u8> {
     }
 }
 
-/// The address that the kernel holds so.
+/// The address of 4 or 16 bytes in network byte order.
 pub fn ip(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
@@ -425,15 +425,15 @@ pub fn ip(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The endpoint that an element of a map has.
+/// The endpoint in a map element's data.
 pub fn endpoint(element: &Element) -> Option<SocketAddr> {
     let Some(Value::Data(bytes)) = &element.value else { return None };
     let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
     Some((ip(address)?, u16::from_be_bytes([port[0], port[1]])).into())
 }
 
-/// A network of which the kernel compares the first bits. Nothing is masked of a whole address, and of whole bytes only
-/// those are loaded.
+/// The network that a comparison tests. nft masks nothing for a whole address, and loads fewer bytes for a prefix of whole
+/// bytes.
 fn network(family: IpFamily, value: &[u8], mask: Option<&[u8]>) -> Option<IpNet> {
     let width = Field::Source(family).width();
     let ones = |mask: &[u8]| mask.iter().map(|byte| byte.count_ones()).sum::<u32>();
@@ -444,12 +444,12 @@ fn network(family: IpFamily, value: &[u8], mask: Option<&[u8]>) -> Option<IpNet>
     IpNet::new(ip(&address)?, length).ok()
 }
 
-/// The networks that an element of a set of addresses is.
+/// The networks of an element in a set of addresses.
 fn networks(element: &Element) -> Vec<IpNet> {
     between(&element.key, element.end.as_deref().unwrap_or(&element.key))
 }
 
-/// The networks that a range of addresses is.
+/// The networks that cover a range of addresses.
 pub fn between(first: &[u8], last: &[u8]) -> Vec<IpNet> {
     match (ip(first), ip(last)) {
         (Some(IpAddr::V4(a)), Some(IpAddr::V4(b))) => Ipv4Subnets::new(a, b, 0).map(IpNet::V4).collect(),

@@ -109,7 +109,7 @@ fn entries(table: &Table) -> BTreeMap<Destination, MapEntries<'_>> {
     entries
 }
 
-/// The Service port that a table sends packets to an address to; `local`: the address is one of the node's own.
+/// The Service port that owns an address in a table. `local`: the address is one of the node's, which serve node ports.
 #[must_use]
 pub fn owner(table: &Table, to: std::net::SocketAddr, protocol: Protocol, local: bool) -> Option<ServicePortName> {
     let protocol_number = model::Protocol::number(protocol);
@@ -134,7 +134,7 @@ pub fn read(
         let Some(protocol) = Protocol::of_number(to.protocol) else { continue };
         let owner = claims.by_destination.get(&to).copied();
         let in_table = name_of(&entry);
-        // A long name is cut where nft allows no more; the objects know the rest.
+        // nft limits the length of a comment, so a long name is cut; objects have the whole name.
         let cut = in_table.as_ref().is_none_or(|name| name.ends_with("..."));
         let of_objects = owner.filter(|_| cut).map(|(name, _)| name.to_string());
         let name = of_objects.or(in_table).unwrap_or_else(|| unnamed(to));
@@ -191,8 +191,7 @@ fn networks(of: &Element, allowed: &Element) -> Vec<IpNet> {
     allowed.key.get(at..).zip(end.get(at..)).map(|(first, last)| between(first, last)).unwrap_or_default()
 }
 
-/// Who may use a destination that has an element among those with source ranges: the networks that its chain lets in,
-/// and that chain, if it has one.
+/// The source ranges of a destination: the networks that its firewall chain accepts, and that chain, if it has one.
 pub(crate) fn ranges<'a>(
     family: IpFamily,
     table: &Table,
@@ -219,7 +218,7 @@ impl<'a> AddressOwners<'a> {
                     model::Destination::NodePort(port) => (None, port),
                 };
                 let to = Destination { ip, protocol: name.protocol.number(), port: port_number };
-                // The first by name has it.
+                // The first Service port by name owns it.
                 by_destination.entry(to).or_insert((name, port));
             }
         }
@@ -245,14 +244,14 @@ pub(crate) fn is_local(chain: &str) -> bool {
     LOCAL.iter().any(|beginning| chain.starts_with(beginning))
 }
 
-/// The addresses that node ports work on, where that is not all of the node's.
+/// The addresses that serve node ports; `None`: all of the node's.
 #[must_use]
 pub fn node_port_ips(table: &Table) -> Option<Vec<IpAddr>> {
     let set = table.sets.get(NODE_PORT_IPS).filter(|set| !set.elements.is_empty())?;
     Some(set.elements.iter().filter_map(|element| ip(&element.key)).collect())
 }
 
-/// The endpoint that a map of the table has for a key.
+/// The endpoint for a key in a map of the table.
 #[must_use]
 pub fn endpoint_in(table: &Table, set: &str, key: &[u8]) -> Option<std::net::SocketAddr> {
     match table.sets.get(set)?.find(key) {

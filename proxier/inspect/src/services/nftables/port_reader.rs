@@ -15,7 +15,7 @@ use super::{
     spelled, verdict,
 };
 use crate::rules::Counters;
-use crate::services::{Address, AddressKind, EndpointView, Fate, KernelObject, Policy, ServicePortView};
+use crate::services::{Address, AddressKind, AddressVerdict, EndpointView, KernelObject, Policy, ServicePortView};
 use proxier::model::ServicePort;
 
 /// Probabilities that differ by less are equal.
@@ -29,7 +29,7 @@ pub(super) struct PortReader<'a> {
     pub(super) table: &'a Table,
     pub(super) allowed: &'a AllowedSources<'a>,
     pub(super) view: ServicePortView,
-    /// Chains and elements that were added already.
+    /// Chains and elements that are already in the view.
     pub(super) met: BTreeSet<(Name, Vec<u8>)>,
 }
 
@@ -39,16 +39,16 @@ impl<'a> PortReader<'a> {
         let chain = entry.service.and_then(verdict).and_then(Verdict::chain).cloned();
         let kind = self.kind(to, entry, port);
         let way = chain.as_ref().map(|chain| summarize(family, self.table, to, chain));
-        let fate = match entry.no_endpoints.and_then(verdict) {
-            Some(Verdict::Drop) => Fate::Dropped,
+        let verdict = match entry.no_endpoints.and_then(verdict) {
+            Some(Verdict::Drop) => AddressVerdict::Dropped,
             Some(refusal) => {
                 let refuses = |chain: &Name| summarize(family, self.table, to, chain).rejects;
-                if refusal.chain().is_some_and(refuses) { Fate::Rejected } else { Fate::Accepted }
+                if refusal.chain().is_some_and(refuses) { AddressVerdict::Rejected } else { AddressVerdict::Accepted }
             }
-            None if chain.is_some() => Fate::Endpoints,
+            None if chain.is_some() => AddressVerdict::Endpoints,
             None => return self.only_restricted(family, to, entry),
         };
-        self.policies(kind, fate, chain.as_ref(), way.as_ref());
+        self.policies(kind, verdict, chain.as_ref(), way.as_ref());
         for (set, element) in self.dispatch(to, entry) {
             self.element(set, element);
         }
@@ -61,10 +61,10 @@ impl<'a> PortReader<'a> {
         let counters_incomplete = false;
         let server = None;
         let (ip, port) = (to.ip, to.port);
-        self.view.addresses.push(Address { kind, ip, port, fate, chain, counters, counters_incomplete, server });
+        self.view.addresses.push(Address { kind, ip, port, verdict, chain, counters, counters_incomplete, server });
     }
 
-    /// Source ranges of an address that nothing serves.
+    /// Adds the source ranges of an address without a Service port.
     fn only_restricted(&mut self, family: IpFamily, to: Destination, entry: MapEntries<'a>) {
         self.view.notes.push(format!("{} has source ranges, and no rule serves it", spelled(to)));
         for (set, element) in self.dispatch(to, entry) {
@@ -84,14 +84,20 @@ impl<'a> PortReader<'a> {
                 AddressKind::ClusterIp
             }
             None if entry.restricted.is_some() => AddressKind::LoadBalancer,
-            // The table does not tell these from load balancers without source ranges.
+            // The table does not distinguish these from load balancers without source ranges.
             None => AddressKind::ExternalIp,
         }
     }
 
-    fn policies(&mut self, kind: AddressKind, fate: Fate, chain: Option<&Name>, summary: Option<&DispatchSummary<'_>>) {
+    fn policies(
+        &mut self,
+        kind: AddressKind,
+        verdict: AddressVerdict,
+        chain: Option<&Name>,
+        summary: Option<&DispatchSummary<'_>>,
+    ) {
         let policy = |local| Some(if local { Policy::Local } else { Policy::Cluster });
-        let dropped = (fate == Fate::Dropped).then_some(Policy::Local);
+        let dropped = (verdict == AddressVerdict::Dropped).then_some(Policy::Local);
         if kind == AddressKind::ClusterIp {
             let by_chain = chain.and_then(|chain| policy(is_local(chain)));
             self.view.internal_policy = self.view.internal_policy.or(by_chain).or(dropped);
@@ -132,20 +138,22 @@ impl<'a> PortReader<'a> {
             let sum: f64 = shares.values().map(|(share, _)| share).sum();
             let sum = if (sum - 1.0).abs() < ALIKE { 1.0 } else { sum };
             if shares.is_empty() {
-                self.view.notes.push(format!("chain {} leads to no endpoint for {}", chooser.chain, spelled(to)));
+                self.view.notes.push(format!("chain {} has no endpoint for {}", chooser.chain, spelled(to)));
             } else if sum < 1.0 - ALIKE {
                 let (lost, chain) = ((1.0 - sum) * 100.0, &chooser.chain);
-                self.view
-                    .notes
-                    .push(format!("{lost:.1} % of what is sent to {} falls through chain {chain}", spelled(to)));
+                self.view.notes.push(format!(
+                    "{lost:.1} % of the packets to {} match none of the rules of chain {chain}",
+                    spelled(to)
+                ));
             }
             #[allow(clippy::cast_precision_loss)] // endpoints are few
             let each = sum / shares.len() as f64;
             let even = shares.values().all(|(share, _)| (share - each).abs() < ALIKE);
             if !even {
                 let (to, chain) = (spelled(to), &chooser.chain);
-                let note =
-                    format!("endpoints of {to} are not equally likely: chain {chain} draws numbers that none has");
+                let note = format!(
+                    "endpoints of {to} are not equally likely: chain {chain} draws numbers without an endpoint"
+                );
                 self.view.notes.push(note);
             }
             for (address, (share, chain)) in shares {
@@ -156,14 +164,14 @@ impl<'a> PortReader<'a> {
                 });
                 let endpoint = &mut self.view.endpoints[at];
                 let slot = if local { &mut endpoint.local_share } else { &mut endpoint.share };
-                // All addresses have the same endpoints; where one has not, that is a difference.
+                // All addresses have the same endpoints; `drift` reports one that differs.
                 *slot = slot.or(Some(if even { each } else { share }));
-                // Our chains that stick to an endpoint have no endpoint of their own in their names.
+                // The names of our session affinity chains do not contain an endpoint.
                 endpoint.chain = endpoint.chain.take().or(chain.map(ToString::to_string));
             }
         }
         if summary.choosers.is_empty() {
-            self.view.notes.push(format!("{} leads to no endpoint", spelled(to)));
+            self.view.notes.push(format!("{} has no endpoint", spelled(to)));
         }
         for (set, element) in &summary.elements {
             self.element(set.clone(), element);
@@ -227,7 +235,7 @@ impl<'a> PortReader<'a> {
     }
 }
 
-/// What rules counted, if any has a counter.
+/// The sum of the counters of rules; `None` without a counter.
 fn counted(rules: &[Rule]) -> Option<Counters> {
     rules.iter().filter_map(|rule| rule.counters).reduce(|mut sum, one| {
         sum += one;

@@ -17,7 +17,7 @@ pub(in super::super) struct ListChange {
     unsure: bool,
 }
 
-/// Whether the list has the packet's address; the list is changed as the kernel does, if the rule comes so far.
+/// Whether the list has the packet's address. If the preceding conditions hold, changes the list as the kernel does.
 pub(super) fn recent(
     recent: &RecentMatch,
     traced: &mut TracedPacket,
@@ -58,7 +58,7 @@ fn listed(
     traced: &mut TracedPacket,
     context: &HookContext<'_>,
 ) -> MatchResult {
-    // To be removed it has to be there, however often.
+    // --remove needs one entry, whatever the hit count.
     let hits = if recent.action == RecentAction::Remove { 1 } else { recent.hits.max(1) };
     if touched.unsure {
         return MatchResult::Unknown(format!("a rule before that may match changes list {}", recent.list));
@@ -83,7 +83,7 @@ fn listed(
     MatchResult::Yes(1.0)
 }
 
-/// Whether a set has the packet.
+/// Whether a set has an entry for the packet.
 pub(super) fn in_set(
     name: &str,
     of_source: &[bool],

@@ -8,7 +8,7 @@ use super::MatchResult;
 use crate::rules::{AddressKind, PhysdevMatch, Ports, SYN, Test, bits};
 use proxier::model::Protocol;
 
-/// What this node's processes send with.
+/// The TTL or hop limit of packets from this node (`net.ipv4.ip_default_ttl`).
 const HOP_LIMIT: u32 = 64;
 /// Options of the first packet of a TCP connection of Linux: end, nothing, segment size, window scale, selective
 /// acknowledgement, time stamps.
@@ -35,7 +35,7 @@ pub(super) fn holds(test: &Test, traced: &TracedPacket, context: &HookContext<'_
             let found = if found == AddressKind::Local { AddressKind::Unicast } else { found };
             (found == *kind).into()
         }
-        // Such a socket may be transparent or not.
+        // Without a socket, its options do not matter.
         Test::SenderSocket { name, any_address } if name == "socket" && no_socket(traced, *any_address, context) => {
             MatchResult::No
         }
@@ -73,7 +73,7 @@ fn header(test: &Test, traced: &TracedPacket) -> MatchResult {
         Test::Length(from, to) => {
             let head = if packet.source.is_ipv4() { 20 } else { 40 };
             let sizes = match packet.protocol {
-                // A TCP head has 20 to 60 bytes, and a first packet mostly nothing more.
+                // A TCP header has 20 to 60 bytes, and a SYN normally has no payload.
                 Protocol::Tcp if is_new => (head + 20, head + 60),
                 Protocol::Udp => (head + 8, u32::from(u16::MAX)),
                 _ => (head, u32::from(u16::MAX)),
@@ -95,14 +95,14 @@ fn header(test: &Test, traced: &TracedPacket) -> MatchResult {
             MatchResult::Assumed(*root, "this node's own packets come from a process of root".to_owned())
         }
         Test::SenderSocket { name, .. } if name == "cgroup" && !from_here => MatchResult::No,
-        // Decided by the rule's own doubt.
+        // The parser records a doubt for the rule.
         Test::SenderSocket { .. } => MatchResult::Yes(1.0),
         Test::OtherProtocol => MatchResult::No,
         _ => MatchResult::unknown("it is not known here"),
     }
 }
 
-/// Whether no socket of the node takes the first packet of a connection: by its destination, as `xt_socket` looks it up.
+/// Whether no socket of the node receives the first packet of a connection; `xt_socket` looks up its destination.
 fn no_socket(traced: &TracedPacket, any_address: bool, context: &HookContext<'_>) -> bool {
     let packet = &traced.packet;
     let Some(sockets) = context.node.sockets.as_ref().filter(|_| packet.state == ConnState::New) else { return false };
@@ -118,7 +118,7 @@ fn within(ports: &[Ports], port: u16) -> bool {
     ports.iter().any(|(from, to)| (*from..=*to).contains(&port))
 }
 
-/// Whether what lies in one range lies in another.
+/// Whether a value between `least` and `most` is between `from` and `to`; unknown if the ranges only overlap.
 fn among((least, most): (u32, u32), (from, to): (u32, u32), what: &str) -> MatchResult {
     match () {
         () if from <= least && most <= to => MatchResult::Yes(1.0),

@@ -66,7 +66,7 @@ pub(super) fn load(from: Load, width: u32, traced: &TracedPacket, scope: &TableS
         Load::OutputIndex => index(out(traced, scope)?, scope),
         Load::Family => Ok(vec![scope.context.family.nfproto()]),
         Load::Protocol => Ok(vec![packet.protocol.number()]),
-        // `ETH_P_IP`, `ETH_P_IPV6`; and packets are for this machine.
+        // `ETH_P_IP`, `ETH_P_IPV6`, `PACKET_HOST`.
         Load::Meta(1) => Ok(if packet.source.is_ipv4() { vec![8, 0] } else { vec![0x86, 0xdd] }),
         Load::Meta(19) => Ok(vec![0]),
         Load::Meta(key) => unknown(format!("meta {key} is not known here")),
@@ -112,7 +112,7 @@ fn out<'t>(traced: &'t TracedPacket, scope: &TableScope<'_>) -> Result<&'t str, 
 fn index(interface: &str, scope: &TableScope<'_>) -> Loaded {
     let known = match interface {
         "" => Some(0),
-        // The kernel makes it first, in every namespace.
+        // `lo` is the first device of every network namespace.
         "lo" => Some(1),
         name => scope.context.node.interfaces.get(name).copied(),
     };
@@ -157,7 +157,7 @@ fn route(result: u32, flags: u32, traced: &TracedPacket, scope: &TableScope<'_>)
     }
     let incoming = scope.context.in_interface;
     let found = match node.out_interface(address) {
-        // What comes from the node itself is taken for right.
+        // Packets from the node itself pass reverse path checks.
         _ if incoming == "lo" => "lo",
         _ if node.is_local(address) => "lo",
         Some(name) if flags & BY_INTERFACE == 0 || name == incoming => name,
@@ -171,7 +171,7 @@ fn route(result: u32, flags: u32, traced: &TracedPacket, scope: &TableScope<'_>)
     }
 }
 
-/// `NFT_CT_*` of what a connection's first packet was like: where it came from and was sent to.
+/// `NFT_CT_*` of the tuples of a connection, from its first packet.
 fn connection(key: u32, direction: Option<u8>, traced: &TracedPacket) -> Loaded {
     let (source, destination) = traced.sent;
     let whole = |address: IpAddr| match address {

@@ -30,11 +30,11 @@ const NETMAP: u32 = 64;
 /// The result of executing a rule.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum RuleEnd {
-    /// It does not match.
+    /// The rule does not match.
     Passed,
-    /// It matches.
+    /// The rule matches, with its verdict if it has one.
     Matched(Option<Verdict>),
-    /// It matches and refuses the packet.
+    /// The rule matches and rejects the packet.
     Rejected,
     /// Undecidable: the reason, and the index of the first undecided expression.
     Doubt(String, usize),
@@ -43,18 +43,18 @@ pub(super) enum RuleEnd {
 /// One possible execution of a rule.
 pub(super) struct RuleRun {
     pub(super) traced: TracedPacket,
-    /// How likely it is.
+    /// The probability.
     pub(super) odds: f64,
-    /// The elements that were found.
+    /// The elements of sets and maps that matched.
     pub(super) elements: Vec<String>,
     pub(super) end: RuleEnd,
 }
 
-/// What follows an expression.
+/// How execution continues after an expression.
 enum NextStep {
     Next,
     RuleEnd(RuleEnd),
-    /// Each of so many numbers from the least is as likely, and is left in the register.
+    /// A random number in a register: register, modulus and offset. All values are equally likely.
     Choose(Register, u32, u32),
 }
 
@@ -74,7 +74,7 @@ pub(super) fn run(
     mut traced: TracedPacket,
     lacks: &mut Vec<UnreadPart>,
 ) -> Vec<RuleRun> {
-    // What was met before is not looked at, and is much to copy.
+    // Earlier steps are not needed here and are expensive to copy.
     let steps = std::mem::take(&mut traced.steps);
     let doubts = std::mem::take(&mut traced.doubts);
     let mut open = vec![Execution { traced, registers: Registers::new(), odds: 1.0, at: 0, elements: Vec::new() }];
@@ -298,7 +298,7 @@ impl Execution {
         Ok(NextStep::Next)
     }
 
-    /// What does something, or only looks on.
+    /// Executes an expression with a side effect, or without any effect on the walk.
     fn act(&mut self, expression: &Expression, scope: &TableScope<'_>) -> Result<NextStep, NextStep> {
         let number =
             |state: &Self, from| state.value(from, 4).map(|value| value.try_into().map_or(0, u32::from_ne_bytes));
@@ -319,7 +319,7 @@ impl Execution {
                 NextStep::Next
             }
             Expression::NoTrack => {
-                // Connection tracking has the packet already: it stays as it is.
+                // Once a packet is tracked, notrack has no effect.
                 self.traced.untracked |= !scope.tracked;
                 NextStep::Next
             }
@@ -353,7 +353,7 @@ impl Execution {
         [address, port]: [Option<Range>; 2],
         flags: u32,
     ) -> Result<NextStep, NextStep> {
-        // In tables of both families nft names neither where only a port is given, and the kernel takes that for any.
+        // In inet tables nft omits the family if only a port is given, and the kernel accepts that for both.
         if ![0, INET, scope.context.family.nfproto()].contains(&family) {
             return Ok(NextStep::Next);
         }
@@ -420,6 +420,6 @@ struct SetAnswer<'a> {
     set: &'a Set,
     context: (TableId, Name, Bytes),
     here: bool,
-    /// `None` where a rule put it there just now.
+    /// `None`: a rule of this walk added it.
     element: Option<&'a Element>,
 }

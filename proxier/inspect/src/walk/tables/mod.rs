@@ -22,9 +22,9 @@ pub(super) struct TableScope<'a> {
     pub(super) context: &'a HookContext<'a>,
     pub(super) id: &'a TableId,
     pub(super) table: &'a Table,
-    /// Whether the packet has met connection tracking.
+    /// Whether the packet has passed conntrack.
     pub(super) tracked: bool,
-    /// Whether it is a chain that translates.
+    /// Whether it is a NAT chain.
     pub(super) nat: bool,
 }
 
@@ -41,7 +41,7 @@ struct Frame<'a> {
     name: &'a Name,
     chain: &'a Chain,
     next: usize,
-    /// How many chains led to it, by `jump` or `goto`.
+    /// The nesting depth, counting `jump` and `goto`.
     depth: usize,
 }
 
@@ -174,9 +174,9 @@ fn lead<'a>(
     Ok(None)
 }
 
-/// Carries out one rule that stands among those of iptables: the packet after it in every way, how likely, and what
-/// is to be done with it, unless the rule does not match.
-pub(super) fn one(
+/// Executes one nf_tables rule in an iptables chain. Returns each possible packet after it with its probability and its
+/// target; `None`: the rule does not match.
+pub(super) fn execute_rule(
     scope: &TableScope<'_>,
     hook: &str,
     rule: &Rule,
@@ -203,8 +203,7 @@ pub(super) fn one(
     ways
 }
 
-/// Notes that a rule cannot be decided; returned is the way of the packet as if the rule matched, where all that it
-/// would do is its verdict.
+/// Records an undecidable rule. Returns the run as if the rule matched, if its verdict is all that it would do.
 fn suppose(scope: &TableScope<'_>, hook: &str, rule: &Rule, run: &mut RuleRun) -> Option<RuleRun> {
     let RuleEnd::Doubt(why, from) = &run.end else { return None };
     let mut deciding = rule.expressions[*from..].iter().filter(|expression| decides(expression));
@@ -236,7 +235,7 @@ fn decides(expression: &Expression) -> bool {
         | Expression::Dynset { .. }
         | Expression::NoTrack => true,
         Expression::Lookup { verdict, .. } => *verdict,
-        // What limits or counts decides only about what comes after it.
+        // A limit or counter only affects the expressions after it.
         Expression::Unknown(name) => !matches!(&**name, "limit" | "quota" | "connlimit" | "match" | "dynset"),
         _ => false,
     }

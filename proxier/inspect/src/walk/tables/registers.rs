@@ -4,7 +4,7 @@
 
 use netfilter::nft::Register;
 
-/// The kernel has twenty words of four bytes.
+/// The size in bytes: the kernel has 20 words of 4 bytes.
 const SIZE: usize = 80;
 
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl Registers {
         self.filled.get(range.clone())?.iter().all(|filled| *filled).then(|| &self.bytes[range])
     }
 
-    /// `(value & mask) ^ xor`; whether there was a value.
+    /// Replaces the value by `(value & mask) ^ xor`; `None` without a value.
     pub(super) fn mask(&mut self, at: Register, mask: &[u8], xor: &[u8]) -> Option<()> {
         let value = self.load(at, mask.len())?;
         let zeros = std::iter::repeat(&0);
@@ -69,7 +69,7 @@ impl Registers {
         Some(())
     }
 
-    /// Swaps the bytes of each number on little-endian machines.
+    /// Converts each number of `size` bytes between host and network byte order.
     pub(super) fn turn(&mut self, at: Register, length: usize, size: usize) -> Option<()> {
         let mut value = self.load(at, length)?.to_vec();
         if cfg!(target_endian = "little") && size > 0 {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_left_is_not_there() {
+    fn unwritten_register_is_unknown() {
         let registers = with(&[1, 2]);
         assert_eq!(registers.load(AT, 4), Some(&[1, 2, 0, 0][..]));
         assert_eq!(

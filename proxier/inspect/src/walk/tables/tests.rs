@@ -112,7 +112,7 @@ fn any_set() -> impl Strategy<Value = Set> {
 
 proptest! {
     #[test]
-    fn odds_sum_to_one_whatever_the_tables_say(
+    fn probabilities_sum_to_one_for_any_table(
         chains in prop::collection::vec((any_rules(), prop::option::of((0_usize..5, any::<bool>(), -400..200, any::<bool>()))), 4),
         sets in prop::collection::vec(any_set(), 3),
     ) {
@@ -153,7 +153,7 @@ fn chance(modulus: u32) -> Expression {
 }
 
 #[test]
-fn ways_that_come_to_the_same_are_one() {
+fn runs_with_equal_results_are_merged() {
     let below = Expression::Compare { register: AT, not: false, value: 3_u32.to_ne_bytes().to_vec() };
     let drop = Expression::Verdict(Verdict::Drop);
     let trace = trace(table(vec![rule(vec![chance(1000), below, drop])], BTreeMap::new())).expect("a trace");
@@ -164,7 +164,7 @@ fn ways_that_come_to_the_same_are_one() {
 }
 
 #[test]
-fn what_is_not_known_is_a_doubt_where_it_matters() {
+fn unknown_field_is_a_doubt_where_it_decides() {
     let unknown = || Expression::Unknown("osf".into());
     let (drop, counter) = (Expression::Verdict(Verdict::Drop), Expression::Counter);
     let doubts = |expressions| {
@@ -193,7 +193,7 @@ fn unread_parts_are_reported() {
 }
 
 #[test]
-fn to_delete_what_is_not_there_ends_no_rule() {
+fn deleting_a_missing_element_does_not_end_the_rule() {
     let load = Expression::Load { from: Load::Protocol, width: 1, to: AT };
     let delete = Expression::Dynset { set: "s".into(), operation: SetOperation::Delete, key: AT, timeout: 0 };
     let key = vec![KeyField { kind: 12, width: 1 }];
