@@ -32,7 +32,7 @@ async fn published(api: &ApiServer, events: &EventSender, reason: &str) -> Vec<V
 }
 
 #[tokio::test]
-async fn they_have_kube_proxys_form() {
+async fn events_have_kube_proxys_form() {
     let api = ApiServer::start();
     let events = publishing(&api, EventRetryPolicy::default());
     events.starting();
@@ -67,7 +67,7 @@ async fn they_have_kube_proxys_form() {
 }
 
 #[tokio::test]
-async fn the_same_again_is_one_more_of_a_series() {
+async fn repeated_event_increments_the_series() {
     let api = ApiServer::start();
     let events = publishing(&api, QUICK);
     for count in 1..=3 {
@@ -87,7 +87,7 @@ async fn the_same_again_is_one_more_of_a_series() {
 }
 
 #[tokio::test]
-async fn the_same_is_not_told_too_often() {
+async fn repeated_event_is_rate_limited() {
     let api = ApiServer::start();
     let events = publishing(&api, EventRetryPolicy::default());
     for _ in 0..50 {

@@ -90,7 +90,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const BOTH: [IpFamily; 2] = IpFamily::ALL;
 
 #[tokio::test(start_paused = true)]
-async fn without_a_node_it_goes_on_after_half_a_minute() {
+async fn without_a_node_the_first_sync_runs_after_30_seconds() {
     let running = TrackedNode::new(settings(LocalDetector::ClusterCidr(Vec::new())), &BOTH);
     // There is no deadline before the API server answers.
     running.pass(Duration::from_secs(3600)).await;
@@ -120,7 +120,7 @@ async fn node_cidr_waits_five_minutes_more_and_gives_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn node_cidr_is_content_with_networks_that_come_in_time_and_ends_when_they_change() {
+async fn node_cidr_uses_pod_cidrs_that_arrive_in_time_and_ends_when_they_change() {
     let running = TrackedNode::new(settings(LocalDetector::NodeCidr), &BOTH);
     running.listed();
     running.apply(info(&["192.168.0.1"], &[]));
@@ -140,7 +140,7 @@ async fn node_cidr_is_content_with_networks_that_come_in_time_and_ends_when_they
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_other_modes_networks_may_change() {
+async fn pod_cidrs_may_change_in_other_modes() {
     let running = TrackedNode::new(settings(LocalDetector::ClusterCidr(Vec::new())), &BOTH);
     running.apply(info(&["192.168.0.1"], &["10.1.0.0/24"]));
     assert_eq!(running.changes().await.len(), 1);
@@ -192,7 +192,7 @@ async fn networks_of_the_other_family_alone_are_fatal_where_nothing_would_be_loc
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_cannot_be_read_is_waited_for_however_long_it_takes() {
+async fn unreadable_node_is_waited_for_without_limit() {
     let running = TrackedNode::new(settings(LocalDetector::NodeCidr), &BOTH);
     for (kind, said) in [(Kind::Node, "403"), (Kind::Node, "403"), (Kind::Service, "403"), (Kind::Node, "500")] {
         running.news.send(NodeUpdate::Failed(kind, format!("https://h:1: {said} Forbidden: no"))).expect("it listens");

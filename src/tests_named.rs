@@ -81,7 +81,7 @@ struct Row {
 }
 
 #[test]
-fn every_behaviour_of_the_list_is_tested_or_said_not_to_be() {
+fn every_listed_behaviour_names_its_test_or_a_reason() {
     let text = include_str!("../golden/surface/behaviour.yaml");
     let rows: Vec<Row> = serde_saphyr::from_str(text).expect("behaviour.yaml");
     let mut ids = BTreeSet::new();

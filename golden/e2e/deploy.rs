@@ -74,7 +74,7 @@ fn names_and_rights_in_the_cluster_are_kubeadms() {
 }
 
 #[test]
-fn kustomizations_name_what_there_is() {
+fn kustomizations_refer_to_existing_files() {
     for folder in ["deploy", "deploy/kubeadm"] {
         let kustomization = document(&format!("{folder}/kustomization.yaml"));
         let resources = kustomization["resources"].as_array().expect("resources");
@@ -194,7 +194,7 @@ fn needed(request: &Request) -> [String; 3] {
 }
 
 #[test]
-fn the_config_map_works_and_nothing_is_asked_that_the_role_does_not_allow() {
+fn config_map_works_and_every_request_is_allowed_by_the_role() {
     let mut allowed = BTreeSet::new();
     let role = documents("golden/kubeadm/cluster.yaml").into_iter().find(|object| object["kind"] == "ClusterRole");
     let role = role.expect("a role");
@@ -211,7 +211,7 @@ fn the_config_map_works_and_nothing_is_asked_that_the_role_does_not_allow() {
         }
     }
     let mut used = BTreeSet::new();
-    // Old servers refuse streaming lists: there, lists are asked for.
+    // Old servers refuse streamed lists, so the proxy requests plain lists.
     for old in [false, true] {
         let mut world = World::new();
         world.api.refuse_streaming_lists(old);
@@ -291,7 +291,7 @@ fn none_of_the_rights_granted_could_be_left_out() {
 }
 
 #[test]
-fn the_files_of_the_image_are_all_it_takes() {
+fn files_of_the_image_are_sufficient() {
     let names = document("deploy/daemonset.yaml");
     let container = names.pointer(CONTAINER).expect("a container");
     for flavour in Flavour::ALL {

@@ -157,7 +157,7 @@ impl World {
         self.cluster.node().enter(|| get(METRICS, "/metrics")).map(|(_, text)| text).unwrap_or_default()
     }
 
-    /// Waits until the proxy has taken over both families; how many rules it has written.
+    /// Waits until the proxy has synced both families. Returns the number of rules it wrote.
     fn until_taken_over(&self) -> f64 {
         self.until_synced();
         sum(&self.metrics(), "kubeproxy_sync_proxy_rules_iptables_last")

@@ -60,7 +60,7 @@ impl World {
         std::fs::rename(draft, self.folder.join(name)).expect("put it in place");
     }
 
-    /// Waits until a Service of the samples leads to these pods.
+    /// Waits until the rules send a sample Service to these pods.
     #[track_caller]
     fn leads(&self, service: &str, pods: &[&str]) {
         let wanted: Vec<String> = pods.iter().map(|pod| format!("{pod}:8080")).collect();
@@ -74,7 +74,7 @@ impl World {
         let start = Instant::now();
         self.write("web.yaml", &[slice("web-1", "web", &[pod])]);
         self.leads("web", &[pod]);
-        // Tests run side by side on machines of all kinds: what is asked for is a second, of which others take a part.
+        // The goal is PROMPT; tests run in parallel on machines of any speed.
         assert!(start.elapsed() < PROMPT * 3, "an edit took {:?}", start.elapsed());
     }
 }

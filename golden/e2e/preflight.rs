@@ -23,7 +23,7 @@ fn web() -> Service {
 }
 
 #[test]
-fn a_node_in_iptables_mode_is_told_what_changes_service_by_service_and_stays_as_it_is() {
+fn preflight_in_iptables_mode_lists_changes_by_service_and_changes_nothing() {
     let cluster = Cluster::new(Flavour::Nft, Path::new(BINARY)).running(&[web()]);
     for line in ["-P FORWARD DROP", "-t nat -N CNI-MINE", "-t nat -A CNI-MINE -j KUBE-MARK-MASQ"] {
         cluster.node().run(&format!("iptables-nft {line}"));
@@ -45,7 +45,7 @@ fn a_node_in_iptables_mode_is_told_what_changes_service_by_service_and_stays_as_
 }
 
 #[test]
-fn a_node_that_is_set_up_for_nftables_mode_is_told_so_by_status_0() {
+fn preflight_on_a_prepared_node_exits_with_0() {
     let cluster = Cluster::new(Flavour::Nft, Path::new(BINARY));
     let cluster = cluster.configured("nodePortAddresses", json!(["192.168.50.0/24", "fd00:50::/64"])).running(&[web()]);
     let output = preflight(&cluster, &[]);

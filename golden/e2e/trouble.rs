@@ -57,7 +57,7 @@ impl World {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named_and_had_as_soon_as_it_is_free() {
+fn port_in_use_is_named_and_served_when_it_is_free() {
     let mut world = World::new();
     let taken = [HEALTH, METRICS].map(|port| world.take(port));
     world.start();
@@ -71,7 +71,7 @@ fn a_port_that_is_taken_is_named_and_had_as_soon_as_it_is_free() {
 }
 
 #[test]
-fn a_health_check_port_that_is_taken_is_named_with_its_service() {
+fn health_check_port_in_use_is_named_with_its_service() {
     const PORT: u16 = 30900;
     let mut world = World::new();
     let mut balanced = service("balanced", "10.96.0.20");
@@ -122,7 +122,7 @@ fn slow_http_clients_do_not_delay_others() {
 }
 
 #[test]
-fn ten_thousand_connections_to_the_health_port_stop_nothing() {
+fn ten_thousand_connections_to_the_health_port_do_not_delay_syncs() {
     const CROWD: u16 = 10_000;
     // For the crowd, which is in this process; the proxy has what systems usually give.
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
@@ -163,7 +163,7 @@ fn peer_is_gone(stream: &TcpStream) -> bool {
 }
 
 #[test]
-fn without_its_node_it_goes_on_after_half_a_minute_and_only_the_health_check_says_no() {
+fn without_its_node_the_proxy_syncs_after_30_seconds_and_healthz_fails() {
     let mut world = World::new();
     world.api.delete("Node", "", NAME);
     world.node.start(&["--master", &world.api.url(), "--iptables-min-sync-period=0s"]);

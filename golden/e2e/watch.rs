@@ -47,7 +47,7 @@ impl World {
         Self { node, api }
     }
 
-    /// Whether the binary is not ours, and what ours does differently by intent is not to be asked of it.
+    /// Whether the binary is upstream's, for which intended differences of ours are not asserted.
     fn is_upstreams() -> bool {
         std::env::var_os("KUBE_PROXY").is_some()
     }
@@ -80,7 +80,7 @@ impl World {
         world
     }
 
-    /// Waits until `web` leads to its first endpoints and both families were synced.
+    /// Waits until the rules send `web` to its first endpoints and both families were synced.
     fn settled(&self) {
         self.node.until_leads(WEB, &PODS);
         self.node.until_health("/healthz", 200);

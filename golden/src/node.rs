@@ -246,7 +246,7 @@ impl Node {
     #[track_caller]
     pub fn until_leads(&self, service_port: &str, wanted: &[&str]) {
         let wanted: BTreeSet<String> = wanted.iter().map(|&address| address.to_owned()).collect();
-        self.until(&format!("{service_port} leads to {wanted:?}"), || self.endpoints(service_port) == wanted);
+        self.until(&format!("{service_port} has endpoints {wanted:?}"), || self.endpoints(service_port) == wanted);
     }
 
     /// The status and body of `/healthz` or `/livez`; `None` without an answer.

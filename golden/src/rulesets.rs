@@ -46,7 +46,7 @@ pub struct About {
     pub from: String,
     /// The name of the interface to the pods.
     pub pods: Option<String>,
-    /// The name of the interface that pods of other nodes are behind; without one they come by the node network.
+    /// The name of the interface to pods of other nodes; `None`: they use the node network.
     pub overlay: Option<String>,
     /// The name of another interface of the node, without an overlay.
     pub beside: Option<String>,
@@ -56,7 +56,7 @@ pub struct About {
     pub after: Vec<String>,
     /// Reasons for which a verdict may be uncertain: parts of their texts.
     pub uncertain: Vec<String>,
-    /// Whether rules remember packets, so that each question is asked only once.
+    /// Whether rules keep state about packets, so that each connection is tried only once.
     pub remembers: bool,
 }
 

@@ -315,7 +315,7 @@ const TELLING: [&str; 12] = [
 ];
 
 #[test]
-fn the_kernel_goes_the_way_that_the_trace_tells() {
+fn packets_take_the_path_that_trace_reports() {
     // TRACE_ALL=1 takes every packet of every case: some 3,000, in minutes.
     let all = std::env::var_os("TRACE_ALL").is_some();
     let cases = flows::cases().unwrap();
@@ -330,7 +330,7 @@ fn the_kernel_goes_the_way_that_the_trace_tells() {
 }
 
 #[test]
-fn the_legacy_kernel_goes_the_same_way() {
+fn packets_take_the_traced_path_through_legacy_rules() {
     let cases =
         ["009-protocols-on-one-port", "103-nodeport-etp-local", "210-lb-source-ranges", "501-affinity-external"];
     let tally = check_all(&cases, Flavour::Legacy, 4);
@@ -340,7 +340,7 @@ fn the_legacy_kernel_goes_the_same_way() {
 
 /// 1,200 connections from outside to a node port with three endpoints: each gets its share, as far as chance goes.
 #[test]
-fn the_odds_are_those_of_the_kernel() {
+fn traced_probabilities_are_those_of_the_kernel() {
     let machine = Machine::new("102-nodeport-protocols", Flavour::Nft);
     let table = FlowTable::load("102-nodeport-protocols").unwrap();
     let node = machine.as_met(IpFamily::V4);

@@ -144,7 +144,7 @@ const MUTATIONS: [(&str, &str, &str, &str); 12] = [
 ];
 
 #[test]
-fn what_matters_is_found() {
+fn relevant_differences_are_found() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let nodes = [Node::new(), Node::new()];
     for (name, pattern, replacement, word) in MUTATIONS {

@@ -267,7 +267,7 @@ fn described(table: &ListedTable) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn what_has_a_name_of_upstreams_is_the_same_and_what_has_not_stays_out_of_its_way() {
+fn objects_with_upstreams_names_are_equal_and_others_do_not_interfere() {
     let upstream: BTreeMap<&str, &str> = UPSTREAM.into();
     for case in cases().into_iter().filter(|case| case.has(Mode::Nftables)) {
         let mut replay = Replay::new(&case, Mode::Nftables);
@@ -282,7 +282,7 @@ fn what_has_a_name_of_upstreams_is_the_same_and_what_has_not_stays_out_of_its_wa
                 }
                 assert!(!name.starts_with("affinity-"), "{at}");
             }
-            // What upstream does not know stays: it must not lead to what upstream deletes.
+            // Upstream leaves unknown chains in place: they must not refer to chains that it deletes.
             let own = table.chains.iter().filter(|(name, _)| !upstream.contains_key(&***name));
             for (name, rule) in own.flat_map(|(name, chain)| chain.rules.iter().map(move |rule| (name, rule))) {
                 let refers = upstream.keys().find(|theirs| rule.split(' ').any(|word| word == format!("@{theirs}")));
@@ -301,7 +301,7 @@ fn emptying() -> String {
 }
 
 #[test]
-fn what_stays_idle_after_the_way_back_can_be_emptied_as_migration_md_says() {
+fn unused_maps_after_the_way_back_can_be_flushed_as_documented() {
     over_all(|node, case, step| {
         ours(node, case, step);
         let mut problems = upstream_syncs(node, case, step, ListedTable::clone);

@@ -103,7 +103,7 @@ pub struct Source {
     /// How many requests to make at once at most
     #[arg(long, value_name = "NUMBER", default_value = "10", allow_negative_numbers = true)]
     pub kube_api_burst: i32,
-    /// What the API server is asked to answer in: application/vnd.kubernetes.protobuf or application/json
+    /// Content type of requests to the API server: application/vnd.kubernetes.protobuf or application/json
     #[arg(long, value_name = "TYPE", default_value = "application/vnd.kubernetes.protobuf")]
     pub kube_api_content_type: String,
     /// How often kube-proxy looks at all that it holds again; nothing follows from that here

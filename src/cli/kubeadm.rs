@@ -77,7 +77,7 @@ fn configurations_of_kubeadm_of_every_release_are_written_as_documented() {
 }
 
 #[test]
-fn what_kubeadm_writes_is_understood_without_a_word() {
+fn kubeadm_configuration_is_decoded_without_warnings() {
     for kind in kinds() {
         let settings = of_cluster(&kind);
         assert_eq!(settings.proxier.node_name, "node-a");
@@ -96,7 +96,7 @@ fn a_plain_cluster_is_one_of_defaults() {
 }
 
 #[test]
-fn each_kind_of_cluster_has_what_it_asked_for() {
+fn each_kind_of_cluster_gets_its_settings() {
     let (ipvs, nftables, ipv6) = (of_cluster("ipvs"), of_cluster("nftables"), of_cluster("ipv6"));
     assert_eq!((ipvs.mode, &*ipvs.ipvs.scheduler, ipvs.ipvs.strict_arp), (Mode::Ipvs, "rr", true));
     assert_eq!((nftables.mode, &nftables.proxier.node_port_addresses), (Mode::Nftables, &NodePortAddresses::primary()));

@@ -28,7 +28,7 @@ fn flags_are_taken_in_every_spelling() {
 }
 
 #[test]
-fn arguments_of_nothing_are_taken_and_no_others() {
+fn empty_arguments_are_accepted_and_others_refused() {
     let parsed = |words: &[&str]| {
         parse(std::iter::once("kube-proxy").chain(words.iter().copied()).map(str::to_owned)).map_err(|stop| stop.text)
     };
@@ -81,7 +81,7 @@ fn of_addresses_given_twice_the_last_one_counts() {
 
 /// behaviour.yaml I18: kube-proxy looks at the node's family only where a file is.
 #[test]
-fn what_is_not_said_depends_on_the_nodes_family_from_flags_too() {
+fn defaults_depend_on_the_nodes_family_from_flags_too() {
     let file = line("--bind-address=fd00::1 --metrics-port=7").complete().expect("a configuration").file;
     assert_eq!((&*file.healthz_bind_address, &*file.metrics_bind_address), ("[::]:10256", "[::1]:7"));
 }
@@ -106,7 +106,7 @@ fn a_path_of_nothing_is_none() {
 }
 
 #[test]
-fn what_the_flags_of_the_log_say_counts_before_the_file() {
+fn log_flags_take_precedence_over_the_file() {
     let path = std::env::temp_dir().join(format!("kube-proxy-logs-{}", std::process::id()));
     let text = "logging: {verbosity: 1, flushFrequency: 9s, vmodule: [{filePattern: run, verbosity: 3}]}";
     let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
@@ -121,7 +121,7 @@ fn what_the_flags_of_the_log_say_counts_before_the_file() {
 }
 
 #[test]
-fn go_writes_what_is_shown() {
+fn shown_values_are_written_as_go_writes_them() {
     let line = line(
         "--ipvs-exclude-cidrs=a,b --feature-gates B=false,A=1 --kube-api-qps=2.50 --enable_dsr --oom-score-adj -3",
     );
@@ -141,7 +141,7 @@ fn go_writes_what_is_shown() {
 
 proptest::proptest! {
     #[test]
-    fn whatever_is_on_a_command_line_is_understood_or_refused(
+    fn any_command_line_is_parsed_or_refused(
         words in proptest::collection::vec(r"(--?[a-z_-]{0,20}=?|--oom-score-adj|--vmodule=|--feature-gates=|-v|\PC{0,6}|=|[0-9]{1,12}|true){1,2}", 0..5),
     ) {
         let words = std::iter::once("kube-proxy".to_owned()).chain(words);

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_told_apart_from_nonsense() {
+    fn addresses_are_distinguished_from_invalid_text() {
         for good in ["", "0", "1.2.3.4", "01.2.3.4:80", "[::1]:0", "::1"] {
             assert_eq!(ip_port(good).as_deref(), Ok(good));
         }

@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cause_is_told_once() {
+    fn every_cause_is_printed_once() {
         let hidden = layers(&["cannot list: client error", "client error", "tcp connect error", "refused (111)"]);
         let line = causes(&*hidden.expect("layers"));
         assert_eq!(line, "cannot list: client error: tcp connect error: refused (111)");

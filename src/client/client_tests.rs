@@ -200,7 +200,7 @@ async fn plain_requests_to_an_http_proxy_have_the_whole_url() {
 }
 
 #[tokio::test]
-async fn a_server_that_accepts_and_says_nothing_is_given_up_in_the_handshake() {
+async fn silent_server_times_out_in_the_handshake() {
     let listener = StdListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     let client = client("silent", &format!("server: 'https://{address}', insecure-skip-tls-verify: true"), "").await;

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_is_told_of_the_cluster_what_client_go_tells() {
+    fn plugin_gets_the_same_cluster_information_as_from_client_go() {
         let mut of: Cluster = serde_json::from_value(json!({
             "server": "https://h", "tls-server-name": "n", "extensions": [{"name": EXTENSION, "extension": {"a": 1}}]
         }))

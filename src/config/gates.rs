@@ -11,7 +11,7 @@ pub enum Stage {
     Beta,
     /// Generally available.
     Ga,
-    /// Kept for those who need it a few releases longer.
+    /// Deprecated: can still be enabled for a few releases.
     Deprecated,
 }
 

@@ -142,7 +142,7 @@ conntrack: {maxPerCore: 14, min: 15, tcpEstablishedTimeout: 16s, tcpCloseWaitTim
 ";
 
 #[test]
-fn what_is_said_is_what_the_program_goes_by() {
+fn logged_settings_are_the_effective_ones() {
     let s = Duration::from_secs;
     let set = load(&format!("{HEAD}{ALL}")).expect("valid");
     let proxier = &set.proxier;

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_balanced_is_not_fair() {
+    fn unbalanced_replies_are_not_fair() {
         let pods = ["a", "b", "c"].map(str::to_owned);
         let mut tally = Tally::of(&pods);
         tally.pods.insert("a".to_owned(), 150);

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn it_waits_for_syncs_and_is_not_asked_often() {
+    fn rules_page_waits_for_syncs_and_is_rate_limited() {
         let busy = Arc::new(AtomicBool::new(true));
         let syncing = busy.clone();
         let report: RenderReport = Box::new(|service, json| Ok(format!("{service:?} {json}")));

@@ -90,7 +90,7 @@ impl ConnectionLimiter {
         let slot = ConnectionSlot { number: open.last, clients: self.clone() };
         let number = slot.number;
         let timeouts = self.timeouts;
-        // The lock is held so that the task cannot remove its entry before it is inserted.
+        // Holding the lock keeps the task from removing its entry before it is inserted.
         let task = tokio::spawn(async move {
             let _slot = slot;
             serve_connection((stream, client), handler, stop, timeouts).await;

@@ -127,7 +127,7 @@ impl Row {
 }
 
 #[test]
-fn every_page_of_the_list_is_answered_so() {
+fn every_listed_page_has_its_documented_response() {
     let rows: Vec<Row> =
         serde_saphyr::from_str(include_str!("../../golden/surface/endpoints.yaml")).expect("endpoints.yaml");
     assert!(rows.len() > 60, "only {} rows", rows.len());

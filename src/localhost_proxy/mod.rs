@@ -127,7 +127,7 @@ impl LocalhostProxy {
         self.families.get(&family).map_or(0, |family| family.listeners.len())
     }
 
-    /// Opens, changes or closes the listeners of these node ports, and retries those that failed.
+    /// Opens, changes or closes the listeners of these node ports, and retries failed listeners.
     async fn update(&mut self, family: IpFamily, mut touched: BTreeSet<u16>) {
         let mut open: usize = self.families.values().map(|family| family.listeners.len()).sum();
         let Some(state) = self.families.get_mut(&family) else { return };

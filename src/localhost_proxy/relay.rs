@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::pipes::PipePool;
 
-/// Moves data until both sides have closed their direction. A side that has is told to the other, which may go on.
+/// Moves data until both sides have closed their direction. Each half-close is passed on to the other side.
 ///
 /// # Errors
 /// The first failure of a socket; the other direction is given up with it.

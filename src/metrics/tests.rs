@@ -117,7 +117,7 @@ fn has(metrics: &Metrics, line: &str) {
 }
 
 #[test]
-fn every_metric_of_the_list_is_shown_so_and_no_other() {
+fn exactly_the_listed_metrics_are_exposed() {
     let buckets = |name: &str| -> Vec<f64> {
         match name {
             "B15" => (0..15).map(|k| 0.001 * 2_f64.powi(k)).collect(),
@@ -150,7 +150,7 @@ fn every_metric_of_the_list_is_shown_so_and_no_other() {
 }
 
 #[test]
-fn every_row_says_what_it_is_tested_by_or_why_it_differs() {
+fn every_row_names_its_test_or_the_reason_for_a_difference() {
     let mut names = BTreeSet::new();
     for row in rows() {
         assert!(names.insert(row.name.clone()), "{} is there twice", row.name);
@@ -224,7 +224,7 @@ fn pending_changes_are_the_sum_of_both_families() {
 }
 
 #[test]
-fn packet_counters_are_asked_for_at_each_scrape() {
+fn packet_counters_are_read_at_each_scrape() {
     let metrics = exercised("iptables");
     has(&metrics, "kubeproxy_iptables_ct_state_invalid_dropped_packets_total 4");
     has(&metrics, "kubeproxy_iptables_localhost_nodeports_accepted_packets_total 5");

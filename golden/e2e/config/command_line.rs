@@ -11,7 +11,7 @@ fn fails(arguments: &[&str], with: &str) {
 }
 
 #[test]
-fn a_command_line_that_makes_no_sense_is_refused_in_kube_proxys_words() {
+fn invalid_command_line_is_refused_with_kube_proxys_message() {
     fails(&["--no-such-flag"], "\nError: unknown flag: --no-such-flag\n");
     fails(&["up"], "\nError: \"kube-proxy\" does not take any arguments, got [\"up\"]\n");
     fails(&["--config"], "\nError: flag needs an argument: --config\n");
@@ -21,7 +21,7 @@ fn a_command_line_that_makes_no_sense_is_refused_in_kube_proxys_words() {
 }
 
 #[test]
-fn a_configuration_that_makes_no_sense_is_refused_in_one_line() {
+fn invalid_configuration_is_refused_in_one_line() {
     let all = "\"command failed\" err=\"failed validate: [KubeProxyConfiguration.";
     fails(&["--proxy-mode=userspace", "--conntrack-min=-1", "--iptables-sync-period=-1s"], all);
     fails(&["--proxy-mode=kernelspace"], "must be iptables, ipvs, nftables or blank");
@@ -35,7 +35,7 @@ fn a_configuration_that_makes_no_sense_is_refused_in_one_line() {
 }
 
 #[test]
-fn what_was_asked_for_goes_to_standard_output() {
+fn requested_output_goes_to_standard_output() {
     let version = output(&["--version"]);
     assert_eq!((text(&version.stdout), version.status.code()), ("Kubernetes v1.37.0\n".to_owned(), Some(0)));
     let help = output(&["-h"]);
@@ -57,7 +57,7 @@ fn output_to_a_full_device_keeps_the_exit_code() {
 }
 
 #[test]
-fn what_is_no_text_is_refused_like_everything_else() {
+fn invalid_utf8_is_refused() {
     use std::os::unix::ffi::OsStrExt;
     let nonsense = std::ffi::OsStr::from_bytes(b"--conf\xff");
     let output = Command::new(BINARY).arg(nonsense).output().expect("it can be run");
@@ -66,7 +66,7 @@ fn what_is_no_text_is_refused_like_everything_else() {
 }
 
 #[test]
-fn the_log_can_be_json_and_parted() {
+fn log_format_can_be_json_with_split_streams() {
     let path = std::env::temp_dir().join(format!("kube-proxy-log-{}", std::process::id()));
     let to = format!("--write-config-to={}", path.display());
     let output = output(&[

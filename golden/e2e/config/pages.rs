@@ -37,7 +37,7 @@ fn pages_show_the_files_values_and_the_flags() {
 
 /// behaviour.yaml I1, I2: kube-proxy serves at the default address all the same.
 #[test]
-fn an_address_of_nothing_serves_nothing() {
+fn empty_bind_address_serves_no_page() {
     for off in [["--healthz-bind-address=", "--metrics-bind-address="], ["--healthz-port=0", "--metrics-port=0"]] {
         let mut world = World::new();
         world.start(&off);
@@ -47,7 +47,7 @@ fn an_address_of_nothing_serves_nothing() {
 }
 
 #[test]
-fn a_file_can_serve_nothing_too_and_gates_close_pages() {
+fn empty_bind_address_in_a_file_and_gates_disable_pages() {
     let mut world = World::new();
     let path = world.node.dir().join("config.conf");
     let gates = "featureGates: {ComponentFlagz: false, ComponentStatusz: false}\n";

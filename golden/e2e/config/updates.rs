@@ -92,7 +92,7 @@ fn a_pipe_is_read_once() {
 }
 
 #[test]
-fn a_new_date_or_mode_or_the_same_content_is_nothing() {
+fn new_mtime_mode_or_equal_content_does_not_end_the_proxy() {
     let folder = folder("touch");
     let path = folder.join("config.conf");
     std::fs::write(&path, config("30s")).expect("a configuration");

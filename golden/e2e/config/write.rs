@@ -31,7 +31,7 @@ fn defaults_are_written_as_kube_proxy_writes_them() {
 }
 
 #[test]
-fn what_was_written_is_written_again() {
+fn written_configuration_is_written_again_unchanged() {
     let flags =
         ["--proxy-mode=nftables", "--masquerade-all", "--healthz-bind-address=", "--cluster-cidr=10.0.0.0/8", "-v3"];
     let first = written("flags", &flags);
@@ -56,7 +56,7 @@ fn an_old_file_is_brought_up_to_date() {
 }
 
 #[test]
-fn nothing_is_written_of_a_configuration_that_is_wrong() {
+fn invalid_configuration_is_not_written() {
     let path = std::env::temp_dir().join(format!("kube-proxy-never-{}", std::process::id()));
     let output = output(&["--write-config-to", &path.to_string_lossy(), "--oom-score-adj=1001"]);
     assert_eq!(output.status.code(), Some(1));

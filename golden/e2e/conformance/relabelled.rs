@@ -60,7 +60,11 @@ fn check_servers(servers: &str, address: &str, wanted: &BTreeSet<String>) -> Res
     let of_it = format!("-a -t {address} -r ");
     let reals = servers.lines().filter_map(|line| line.strip_prefix(&of_it)?.split(' ').next());
     let found: BTreeSet<String> = reals.map(str::to_owned).collect();
-    if found == *wanted { Ok(()) } else { Err(format!("{address} leads to {found:?}, its slices hold {wanted:?}")) }
+    if found == *wanted {
+        Ok(())
+    } else {
+        Err(format!("{address} has endpoints {found:?}, its slices have {wanted:?}"))
+    }
 }
 
 fn at(ip: &str, port: u16) -> String {

@@ -75,7 +75,7 @@ fn a_certificate_is_issued_and_replaced_before_it_ends() {
 }
 
 #[test]
-fn a_plugin_that_fails_or_hangs_is_named_and_holds_up_nothing_else() {
+fn failing_or_hanging_plugin_is_named_and_delays_nothing_else() {
     let mut world = World::new();
     let front = world.front(None);
     world.plugin("echo secret; echo please log in >&2; exit 4");

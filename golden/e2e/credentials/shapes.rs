@@ -135,7 +135,7 @@ fn addresses_of_every_form_are_accepted() {
 }
 
 #[test]
-fn servers_that_go_would_refuse_are_refused_and_the_file_at_fault_is_named() {
+fn servers_that_go_refuses_are_refused_and_the_file_is_named() {
     let mut world = World::new();
     let server = Profile::server("server");
     let names = Profile { names: &["api.example", "kubernetes"], ..Profile::leaf("server") };

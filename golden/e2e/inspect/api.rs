@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::node::{Node, diagnosis, json};
 
-/// What a busy machine may take beyond the time that was asked for.
+/// The time that a busy machine may take beyond the requested timeout.
 const SLACK: Duration = Duration::from_secs(30);
 
 /// A node and an API server on it that has the same objects as the file.
@@ -31,7 +31,7 @@ fn from(node: &Node, kubeconfig: &std::path::Path, timeout: &str) -> String {
 }
 
 #[test]
-fn a_server_tells_the_same_as_files() {
+fn objects_of_a_server_and_of_files_give_the_same_dump() {
     let (node, _server, kubeconfig) = with_server("402-both-local");
     let source = from(&node, &kubeconfig, "60s");
     let same = |words: &str| {
@@ -72,7 +72,7 @@ fn says(node: &Node, source: &str, words: &[&str]) {
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_said_and_the_rest_is_shown() {
+fn unresponsive_server_is_reported_and_the_rest_is_shown() {
     let (node, server, kubeconfig) = with_server("003-clusterip-1-endpoint");
     let source = from(&node, &kubeconfig, "1s");
     let all = "no complete list of Services, EndpointSlices, Nodes within 1s";
@@ -97,7 +97,7 @@ fn a_server_that_does_not_answer_is_said_and_the_rest_is_shown() {
 }
 
 #[test]
-fn a_server_that_dies_half_way_is_said_and_the_rest_is_shown() {
+fn server_that_dies_during_a_list_is_reported_and_the_rest_is_shown() {
     let (node, server, kubeconfig) = with_server("003-clusterip-1-endpoint");
     server.set_pace(Pace::HalfBody);
     std::thread::scope(|scope| {

@@ -79,7 +79,7 @@ fn a_foreign_rule_that_diverts_a_services_packets_is_named() {
 }
 
 #[test]
-fn a_local_pods_connections_are_followed_without_being_asked_for() {
+fn connections_of_a_local_pod_are_followed_by_default() {
     let node = Node::recorded(LOCAL, Flavour::Nft);
     node.iptables("-I FORWARD -p tcp -j DROP");
     let diagnosis = json(&node.run_with_objects("diagnose 10.96.10.11:80 -o json"));
@@ -90,7 +90,7 @@ fn a_local_pods_connections_are_followed_without_being_asked_for() {
 }
 
 #[test]
-fn what_cannot_be_read_is_never_healthy_and_never_a_certain_cause() {
+fn unread_state_is_neither_healthy_nor_a_certain_cause() {
     let node = Node::recorded(LOCAL, Flavour::Nft);
     let no_server = node.run("diagnose default/with-local --master http://127.0.0.1:9 --timeout 2s");
     let said = String::from_utf8_lossy(&no_server.stdout).into_owned();
@@ -116,7 +116,7 @@ fn what_cannot_be_read_is_never_healthy_and_never_a_certain_cause() {
     let _ = node.lab.node().run("ip route flush default");
     let no_route = node.run("diagnose 192.168.50.2:30081/tcp --from outside");
     let said = String::from_utf8_lossy(&no_route.stderr).into_owned();
-    assert!(no_route.status.code() == Some(2) && said.contains("no route leads to"), "{said}");
+    assert!(no_route.status.code() == Some(2) && said.contains("no route to"), "{said}");
     let no_port = node.run("diagnose 10.96.10.11");
     let said = String::from_utf8_lossy(&no_port.stderr).into_owned();
     assert!(no_port.status.code() == Some(22) && said.contains("give the port too"), "{said}");
@@ -140,7 +140,7 @@ fn causes_in_the_rules_are_named() {
 }
 
 #[test]
-fn emptied_dispatch_without_objects_is_altered_rules_and_no_missing_service() {
+fn emptied_dispatch_without_objects_is_reported_as_altered_rules() {
     let is_altered = |node: &Node| {
         for target in ["10.96.10.11:80", "default/with-local"] {
             let (causes, status) = super::node::diagnosis(&node.run(&format!("diagnose -o json {target}")));
@@ -171,7 +171,7 @@ fn service_whose_dispatch_rule_is_gone_may_exist() {
 }
 
 #[test]
-fn a_node_in_ipvs_mode_is_told_and_not_misread() {
+fn node_in_ipvs_mode_is_reported_and_not_misread() {
     let node = Node::empty(LOCAL, Flavour::Nft);
     let text = "*filter\n:KUBE-IPVS-FILTER - [0:0]\n-A INPUT -j KUBE-IPVS-FILTER\nCOMMIT\n*nat\n:KUBE-SERVICES - [0:0]\n\
         -A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\nCOMMIT\n";
@@ -346,7 +346,7 @@ fn a_policy_of_the_flavour_that_is_not_in_use_is_named() {
 }
 
 #[test]
-fn routes_that_lead_nowhere_and_links_that_are_down_are_named() {
+fn missing_routes_and_links_that_are_down_are_named() {
     let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
     let route = |words: &str| node.lab.node().run(&format!("ip route {words}"));
     for (kind, words) in [("blackhole", "blackhole"), ("unreachable", "unreachable"), ("prohibit", "prohibit")] {

@@ -21,7 +21,7 @@ pub fn names(dump: &Value) -> Vec<String> {
 }
 
 #[test]
-fn the_real_ones_rules_are_read_in_both_flavours_and_show_no_drift() {
+fn upstreams_rules_are_read_in_both_flavours_without_drift() {
     for (name, flavour) in [
         ("402-both-local", Flavour::Nft),
         ("402-both-local", Flavour::Legacy),
@@ -59,7 +59,7 @@ fn the_real_ones_rules_are_read_in_both_flavours_and_show_no_drift() {
 }
 
 #[test]
-fn our_own_rules_show_no_drift_while_we_run_and_the_page_tells_the_same() {
+fn running_proxy_has_no_drift_in_dump_or_debug_page() {
     let case = case("103-nodeport-etp-local");
     let mut lab = Lab::new(Mode::Iptables, Flavour::Nft);
     let mut settings = config(Mode::Iptables, &case.config);
@@ -84,7 +84,7 @@ fn our_own_rules_show_no_drift_while_we_run_and_the_page_tells_the_same() {
         let answer = loop {
             damage();
             let answer = page("application/json", query);
-            // A check of the rules may be under way, and it may not be asked for often.
+            // The page is limited in rate and refused during a sync.
             if answer.starts_with("HTTP/1.1 200") || started.elapsed() > Duration::from_secs(60) {
                 break answer;
             }
@@ -149,7 +149,7 @@ fn edits_by_hand_are_found_in_the_kernel() {
 }
 
 #[test]
-fn flows_are_told_by_endpoint() {
+fn flows_are_counted_by_endpoint() {
     let node = Node::recorded("009-protocols-on-one-port", Flavour::Nft);
     let services = node.dump();
     let services = services["services"].as_array().expect("services");
@@ -245,7 +245,7 @@ fn a_page_shows_names_as_text_and_differences_with_both_rules() {
 }
 
 #[test]
-fn what_cannot_be_read_is_said_and_the_rest_is_shown() {
+fn unread_state_is_reported_and_the_rest_is_shown() {
     let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
     let unreachable = node.run("dump -o json --master http://127.0.0.1:9 --timeout 2s");
     let dump = json(&unreachable);
@@ -283,7 +283,7 @@ fn what_cannot_be_read_is_said_and_the_rest_is_shown() {
 }
 
 #[test]
-fn answers_that_cannot_be_written_are_no_success() {
+fn failed_writes_to_standard_output_are_errors() {
     let node = Node::recorded("003-clusterip-1-endpoint", Flavour::Nft);
     for (words, status) in [
         ("dump", 1),
@@ -309,7 +309,7 @@ fn answers_that_cannot_be_written_are_no_success() {
 }
 
 #[test]
-fn a_trace_follows_whom_the_kernel_remembers() {
+fn trace_follows_recent_lists_of_the_kernel() {
     let node = Node::recorded("500-affinity-clusterip", Flavour::Nft);
     let affine = node.dump();
     let affine = affine["services"]

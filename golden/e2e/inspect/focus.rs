@@ -43,7 +43,7 @@ fn damage(node: &Node, flavour: Flavour) {
 }
 
 #[test]
-fn of_one_service_is_told_what_is_told_of_it_among_all() {
+fn dump_of_one_service_equals_its_part_of_the_whole_dump() {
     for flavour in [Flavour::Nft, Flavour::Legacy] {
         let node = Node::recorded(CASE, flavour);
         damage(&node, flavour);
@@ -78,7 +78,7 @@ fn asked(api: &ApiServer) -> Vec<String> {
 }
 
 #[test]
-fn of_an_api_server_no_more_is_asked_for_than_one_service_takes() {
+fn dump_of_one_service_requests_only_its_objects() {
     let node = Node::recorded(CASE, Flavour::Nft);
     let listener = node.lab.node().enter(|| TcpListener::bind("127.0.0.1:0").expect("a port"));
     let api = ApiServer::start_on(listener);

@@ -36,7 +36,7 @@ fn shown(dump: &Value) -> Vec<Value> {
 }
 
 #[test]
-fn both_layouts_tell_the_same_and_show_no_drift() {
+fn both_layouts_give_the_same_dump_without_drift() {
     for case in [LOCAL, "210-lb-source-ranges", "502-affinity-local-policies", "009-protocols-on-one-port"] {
         let mut all = Vec::new();
         for node in both(case) {
@@ -63,7 +63,7 @@ fn both_layouts_tell_the_same_and_show_no_drift() {
 }
 
 #[test]
-fn a_running_proxy_shows_no_drift_and_its_page_tells_the_same() {
+fn running_nftables_proxy_has_no_drift_in_dump_or_debug_page() {
     let mut node = Node::bare(Mode::Nftables, "103-nodeport-etp-local", Flavour::Nft);
     node.start_with(&["--debug-rules"]);
     let dump = node.dump();
@@ -192,7 +192,7 @@ fn causes_in_the_rules_are_named() {
         node.restore(IpFamily::V4, Flavour::Nft, "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n");
         assert_eq!(causes(&node, "203.0.113.11:80 --from outside"), ["refused-by-others"]);
     }
-    // Sets with ranges cannot be asked by key.
+    // Sets with ranges cannot be looked up by key.
     let ranges = "table inet fence {\nchain forward {\ntype filter hook forward priority 10;\n\
                   ip saddr { 10.0.0.0/8, 192.168.0.0/16 } accept\n}\n}\n";
     altered(ranges, "203.0.113.11:80 --from outside", &[]);
@@ -210,7 +210,7 @@ fn causes_in_the_rules_are_named() {
 }
 
 #[test]
-fn other_proxies_and_other_tables_are_told_apart() {
+fn other_proxies_and_other_tables_are_distinguished() {
     let node = Node::recorded_tables("003-clusterip-1-endpoint");
     let rules = "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-ABCDEFGHIJKLMNOP - [0:0]\n-A PREROUTING -j KUBE-SERVICES\n\
                  -A OUTPUT -j KUBE-SERVICES\nCOMMIT\n";

@@ -32,7 +32,7 @@ fn ends(trace: &Value) -> Vec<String> {
 }
 
 #[test]
-fn the_way_of_a_packet_is_told_in_nfts_words() {
+fn trace_prints_rules_in_nft_syntax() {
     for (layout, node) in layouts("004-clusterip-2-endpoints") {
         let trace = "trace --from 192.168.50.77 --in-interface eth0 --to";
         let shown = ends(&json(&node.run(&format!("{trace} 10.96.10.11:80 -o json"))));
@@ -63,7 +63,7 @@ fn the_way_of_a_packet_is_told_in_nfts_words() {
 }
 
 #[test]
-fn a_trace_follows_whom_the_sets_remember() {
+fn trace_follows_session_affinity_sets() {
     for (layout, node) in layouts("500-affinity-clusterip") {
         let ways = || json(&node.run("trace --from host --to 10.96.10.13:80 -o json"))["branches"].clone();
         let before = ways();
@@ -81,7 +81,7 @@ fn a_trace_follows_whom_the_sets_remember() {
 }
 
 #[test]
-fn tables_of_others_are_walked_in_every_mode() {
+fn foreign_tables_are_walked_in_every_mode() {
     let firewall = "table inet firewall {\n chain forward {\n type filter hook forward priority filter - 5\n \
         ip daddr 10.244.2.5 tcp dport 8080 drop\n }\n }\n";
     let limited = "table ip limited {\n chain in {\n type filter hook prerouting priority raw\n limit rate over 5/second drop\n }\n }\n";
@@ -129,7 +129,7 @@ fn packets_are_walked_through_the_rules_of_both_flavours() {
 }
 
 #[test]
-fn rules_that_no_tool_can_read_are_told() {
+fn unreadable_rules_are_reported() {
     let node = Node::our_tables("003-clusterip-1-endpoint");
     let kube_proxy = env!("CARGO_BIN_EXE_kube-proxy");
     let trace = "trace --from 192.168.50.77 --in-interface eth0 --to 10.96.10.11:80 -o json";

@@ -59,7 +59,7 @@ fn reported(dump: &Value) -> BTreeMap<(String, Option<String>), [u64; 5]> {
 
 #[test]
 #[ignore = "needs a kernel with IPVS: make test-ipvs"]
-fn what_servers_counted_is_told() {
+fn counters_of_servers_are_shown() {
     let cluster =
         Cluster::new(Flavour::Nft, env!("CARGO_BIN_EXE_kube-proxy").as_ref()).configured("mode", "ipvs".into());
     let web = Service::new("web", 60).load_balancer(VIP).endpoints([ready(POD_5), ready(FAR_5)]);
@@ -107,7 +107,7 @@ fn text(lab: &Lab, words: &str) -> String {
 
 #[test]
 #[ignore = "needs a kernel with IPVS: make test-ipvs"]
-fn tables_and_words_are_those_of_servers() {
+fn text_output_uses_the_terms_of_virtual_servers() {
     let lab = left(&case("220-lb-etp-local"), Flavour::Nft);
     let shown = text(&lab, "dump");
     let has =

@@ -129,7 +129,7 @@ fn cleanup_removes_every_mode_and_flavour_and_keeps_foreign_rules() {
 }
 
 #[test]
-fn where_nothing_is_nothing_is_made() {
+fn cleanup_creates_no_tables() {
     let mut node = machine();
     node.start(&["--cleanup"]);
     assert_eq!(node.wait().code(), Some(0), "{}", node.log());
@@ -140,7 +140,7 @@ fn where_nothing_is_nothing_is_made() {
 }
 
 #[test]
-fn what_there_are_no_tools_for_is_said_to_stay() {
+fn cleanup_names_state_left_for_want_of_tools() {
     let mut node = machine();
     load(&node, "legacy");
     let before = saved(&node, "legacy");
@@ -153,7 +153,7 @@ fn what_there_are_no_tools_for_is_said_to_stay() {
 }
 
 #[test]
-fn a_configuration_that_is_wrong_is_no_order_to_clean_up() {
+fn invalid_configuration_cleans_nothing_up() {
     let mut node = machine();
     load(&node, "nft");
     let before = saved(&node, "nft");
@@ -190,7 +190,7 @@ fn a_start_removes_what_other_modes_left_once_its_own_rules_are_there() {
 }
 
 #[test]
-fn what_it_made_itself_is_cleaned_up_too() {
+fn cleanup_removes_the_state_of_a_killed_proxy() {
     let mut world = World::new();
     let without = [saved(&world.node, "nft"), saved(&world.node, "legacy")];
     for flavour in ["nft", "legacy"] {
@@ -221,7 +221,7 @@ fn what_it_made_itself_is_cleaned_up_too() {
 }
 
 #[test]
-fn what_it_made_itself_in_nftables_mode_is_cleaned_up_too() {
+fn cleanup_removes_the_table_of_a_killed_proxy() {
     let mut world = World::new();
     feed(
         &world.node,

@@ -11,7 +11,7 @@ fn events(world: &World, reason: &str) -> Vec<Value> {
 }
 
 #[test]
-fn its_start_is_told() {
+fn start_is_recorded_as_an_event() {
     let mut world = World::new();
     world.start(&[]);
     world.node.until("it tells that it starts", || events(&world, "Starting").len() == 1);
@@ -21,7 +21,7 @@ fn its_start_is_told() {
 }
 
 #[test]
-fn a_server_that_refuses_events_disturbs_nothing() {
+fn server_that_refuses_events_does_not_affect_syncs() {
     let mut world = World::new();
     world.api.fail_next_of("Event", usize::MAX, 403);
     world.start(&[]);
@@ -32,7 +32,7 @@ fn a_server_that_refuses_events_disturbs_nothing() {
 }
 
 #[test]
-fn a_health_check_whose_port_is_taken_is_told_on_the_service() {
+fn health_check_port_in_use_is_an_event_of_its_service() {
     let mut world = World::new();
     let taken = world.node.netns().enter(|| std::net::TcpListener::bind("0.0.0.0:32001")).expect("a free port");
     let mut balanced = service("web", "10.96.0.10");
@@ -54,7 +54,7 @@ fn a_health_check_whose_port_is_taken_is_told_on_the_service() {
 }
 
 #[test]
-fn a_port_that_must_be_had_ends_it_after_this_was_told() {
+fn required_port_in_use_ends_the_proxy_after_an_event() {
     for (port, reason) in [(10249, "FailedToStartMetricServer"), (10256, "FailedToStartProxierHealthcheck")] {
         let mut world = World::new();
         let _taken = world.node.netns().enter(|| std::net::TcpListener::bind(("0.0.0.0", port))).expect("a free port");

@@ -39,7 +39,7 @@ fn at_node_ports(world: &World, ip: &str) -> bool {
 }
 
 #[test]
-fn an_address_that_comes_serves_node_ports_and_one_that_goes_does_not_whatever_the_sync_period() {
+fn new_and_removed_addresses_change_node_ports_whatever_the_sync_period() {
     for mode in MODES {
         let world = running(mode, "1h");
         world.node.netns().run("ip addr add 192.168.50.9/32 dev lo");
@@ -51,7 +51,7 @@ fn an_address_that_comes_serves_node_ports_and_one_that_goes_does_not_whatever_t
 }
 
 #[test]
-fn without_descriptors_node_ports_stay_as_they_are_and_follow_once_there_are_some() {
+fn node_ports_are_unchanged_without_descriptors_and_follow_later() {
     for mode in MODES {
         let world = running(mode, "2s");
         let before = state(&world);

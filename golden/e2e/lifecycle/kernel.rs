@@ -46,7 +46,7 @@ fn init_only_leaves_loopback_alone_unless_node_ports_are_to_work_there() {
 }
 
 #[test]
-fn init_only_says_what_it_cannot_set_by_its_exit_code() {
+fn init_only_exits_with_an_error_if_a_sysctl_cannot_be_set() {
     let mut node = machine();
     node.start_by(READ_ONLY, &["--init-only"]);
     assert_eq!(node.wait().code(), Some(1), "{}", node.log());
@@ -85,7 +85,7 @@ fn oom_score_is_set() {
 }
 
 #[test]
-fn a_signal_that_was_to_be_ignored_is() {
+fn inherited_ignored_signal_stays_ignored() {
     let mut world = World::new();
     world.start_by(&["sh", "-c", "trap '' HUP INT; exec \"$@\"", "sh"], &[]);
     world.settled();
@@ -98,7 +98,7 @@ fn a_signal_that_was_to_be_ignored_is() {
 }
 
 #[test]
-fn the_terminal_hanging_up_ends_it_in_order() {
+fn hangup_of_the_terminal_ends_the_proxy_gracefully() {
     let mut world = World::new();
     world.start(&[]);
     world.settled();

@@ -14,7 +14,7 @@ fn own(addresses: &[&str], pod_cidrs: &[&str]) -> Value {
     own
 }
 
-/// The destinations from which packets come to node ports.
+/// The destinations whose packets are dispatched to node ports.
 fn dispatched(world: &World) -> Vec<String> {
     let rules = world.node.rules();
     let jumps =
@@ -39,7 +39,7 @@ fn primary_and_health_checks_follow_the_nodes_address_and_are_closed_without_one
     world.start(&["--nodeport-addresses=primary"]);
     for ip in ["192.168.50.2", "192.168.50.3"] {
         world.api.apply(own(&[ip], &[]));
-        // IPv6 has no address: nothing leads to node ports there.
+        // IPv6 has no address, so no rule jumps to the node ports.
         world.node.until(&format!("node ports are at {ip}"), || dispatched(&world) == [format!("{ip}/32")]);
         world.node.until(&format!("health checks are at {ip}"), || {
             let sockets = world.node.netns().run("ss -Hltn sport = :32000");
@@ -53,7 +53,7 @@ fn primary_and_health_checks_follow_the_nodes_address_and_are_closed_without_one
 }
 
 #[test]
-fn other_networks_end_a_proxy_that_goes_by_them_and_no_other() {
+fn changed_pod_cidrs_end_only_a_proxy_that_uses_them() {
     for (arguments, ends) in [(&["--detect-local-mode=NodeCIDR"][..], true), (&[], false)] {
         let mut world = World::new();
         world.api.apply(own(&["192.168.50.2"], &["10.244.1.0/24"]));
@@ -74,7 +74,7 @@ fn other_networks_end_a_proxy_that_goes_by_them_and_no_other() {
 }
 
 #[test]
-fn it_says_what_it_waits_for_before_the_first_rules() {
+fn proxy_logs_what_the_first_sync_waits_for() {
     let mut world = World::new();
     world.api.apply(own(&[], &[]));
     world.start(&[]);
@@ -98,7 +98,7 @@ fn node_cidr_waits_for_networks_with_its_ports_open() {
 }
 
 #[test]
-fn a_node_that_may_not_be_read_is_named_with_what_to_do_until_it_may() {
+fn forbidden_node_is_named_with_the_next_step_until_it_can_be_read() {
     let mut world = World::new();
     world.api.apply(own(&["192.168.50.2"], &["10.244.1.0/24"]));
     world.api.fail_next_of("Node", usize::MAX, 403);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{World, text};
 
 #[test]
-fn a_file_that_is_half_written_keeps_what_it_held() {
+fn half_written_file_keeps_its_last_objects() {
     let world = World::running();
     let whole =
         text(&[service("web", "10.96.0.10"), service("two", "10.96.0.12"), slice("web-1", "web", &["10.244.2.9"])]);
@@ -55,7 +55,7 @@ fn invalid_text_and_unreadable_files_keep_their_last_objects() {
 }
 
 #[test]
-fn a_link_that_leads_nowhere_keeps_what_it_held_until_it_is_removed() {
+fn dangling_symlink_keeps_its_last_objects_until_removed() {
     let world = World::running();
     let (target, link) = (world.node.dir().join("elsewhere"), world.folder.join("link.yaml"));
     let write = |pod: &str| std::fs::write(&target, text(&[slice("linked-1", "linked", &[pod])])).expect("written");
@@ -80,7 +80,7 @@ fn a_link_that_leads_nowhere_keeps_what_it_held_until_it_is_removed() {
 }
 
 #[test]
-fn while_a_file_cannot_be_read_at_the_start_the_rules_of_before_stay() {
+fn rules_stay_while_a_file_cannot_be_read_at_the_start() {
     let mut world = World::running();
     // The sync under way, of the other family perhaps, is finished.
     world.node.end(nix::sys::signal::Signal::SIGTERM);
@@ -206,7 +206,7 @@ fn changed(mut object: Value, pointer: &str, value: Value) -> Value {
 }
 
 #[test]
-fn each_bad_object_is_named_with_its_field_and_all_others_count() {
+fn each_invalid_object_is_named_with_its_field_and_others_are_used() {
     let mut world = World::new();
     let (bad, messages): (Vec<Value>, Vec<[&str; 3]>) = bad_objects().into_iter().unzip();
     world.write("bad.yaml", &bad);
@@ -226,7 +226,7 @@ fn each_bad_object_is_named_with_its_field_and_all_others_count() {
 }
 
 #[test]
-fn an_object_that_becomes_bad_keeps_its_rules_until_it_is_good_again_or_gone() {
+fn object_that_becomes_invalid_keeps_its_rules_until_valid_or_deleted() {
     let world = World::running();
     let base = |service: Value| world.write("base.yaml", &[node(NAME, "zone-a"), service]);
     base(changed(service("web", "10.96.0.10"), "/spec/ports/0/port", json!(70000)));
@@ -243,7 +243,7 @@ fn an_object_that_becomes_bad_keeps_its_rules_until_it_is_good_again_or_gone() {
 }
 
 #[test]
-fn what_the_tools_refuse_is_left_out_alone_and_named() {
+fn refused_rules_are_left_out_alone_and_named() {
     let world = World::running();
     // No API server would take this, and the kernel's tools do not either.
     let mut instant = service("instant", "10.96.0.20");
@@ -269,7 +269,7 @@ fn what_the_tools_refuse_is_left_out_alone_and_named() {
 }
 
 #[test]
-fn doubles_and_strangers_do_no_harm() {
+fn duplicate_and_unknown_objects_have_no_effect() {
     let world = World::running();
     let mut double = service("double", "10.96.0.14");
     double["spec"]["ports"] = json!([{ "name": "http", "port": 80 }, { "name": "http", "port": 81 }]);

@@ -42,7 +42,7 @@ fn files_come_go_and_are_written_in_place() {
 }
 
 #[test]
-fn editors_leftovers_are_no_objects() {
+fn backup_files_of_editors_are_ignored() {
     let world = World::running();
     for name in [".web.yaml.swp", ".hidden.yaml", "web.yaml~", "notes.txt", "4913"] {
         world.write_text(
@@ -83,7 +83,7 @@ fn a_volume_of_a_config_map_is_swapped_as_a_whole() {
 }
 
 #[test]
-fn one_file_will_do_and_may_be_replaced() {
+fn objects_may_be_one_file_that_is_replaced() {
     let World { mut node, folder } = World::new();
     let path = folder.join("all.yaml");
     let write = |pod: &str| {
@@ -131,7 +131,7 @@ fn a_folder_that_is_put_in_the_place_of_another_is_noticed() {
 }
 
 #[test]
-fn of_an_object_in_two_files_the_last_one_counts_whatever_was_edited_last() {
+fn object_in_two_files_is_taken_from_the_last_file_by_name() {
     let world = World::running();
     let in_a = |pod: &str| world.write("a.yaml", &[slice("web-1", "web", &[pod])]);
     in_a("10.244.2.1");

@@ -9,7 +9,7 @@ use nix::sys::stat::Mode;
 use super::World;
 
 #[test]
-fn objects_that_hang_while_they_are_read_keep_neither_health_nor_stopping_waiting() {
+fn hanging_object_files_delay_neither_health_checks_nor_shutdown() {
     let mut world = World::new();
     // Opening a named pipe blocks until a writer opens it.
     let pipe = world.folder.join("pipe.yaml");

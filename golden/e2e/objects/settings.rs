@@ -18,7 +18,7 @@ fn with_config(text: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_bad_value_ends_it_with_1_and_is_named_with_its_field() {
+fn invalid_value_exits_with_1_and_names_its_field() {
     let cases = [
         ("mode: userspace\n", ["Mode", "userspace"]),
         ("mode: 5\n", ["mode", "5"]),
@@ -49,7 +49,7 @@ fn a_bad_value_ends_it_with_1_and_is_named_with_its_field() {
 }
 
 #[test]
-fn what_is_no_configuration_ends_it_with_1() {
+fn text_without_a_configuration_exits_with_1() {
     let cases = [
         ("", "Kind"),
         ("kind: KubeProxyConfiguration\n", "version"),
@@ -91,7 +91,7 @@ fn fields_that_are_unknown_or_without_effect_are_warned_about() {
 }
 
 #[test]
-fn command_lines_that_cannot_be_end_with_1() {
+fn invalid_command_lines_exit_with_1() {
     let cases: [(&[&str], &str); 8] = [
         (&["--no-such-flag"], "--no-such-flag"),
         (&["--objects"], "--objects"),

@@ -69,8 +69,8 @@ pub(super) fn invalid_object_does_not_affect_other_services(cluster: Cluster) {
     eventually("corrected, it works", SOON, || [&broken, &good, &late].into_iter().all(works));
 }
 
-/// A base chain of a name that is ours: no verdict may lead to it. The table is replaced before the kernel can refuse
-/// anything.
+/// A base chain with one of our names, to which no verdict may jump. The table is replaced before the kernel can refuse a
+/// batch.
 pub(super) fn what_the_kernel_refuses_is_named_and_left_out(cluster: Cluster) {
     let good = Service::new("good", 100).endpoints([ready(POD_5)]);
     let refused = Service::new("refused", 101).node_port(30080).endpoints([ready(POD_6)]);

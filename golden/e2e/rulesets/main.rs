@@ -16,7 +16,7 @@ use regex::Regex;
 
 use self::walked::Tally;
 
-/// The rulesets that are asked for.
+/// The rulesets that RULESETS selects.
 fn chosen() -> Vec<Layout> {
     let pattern = std::env::var("RULESETS").unwrap_or_default();
     let pattern = Regex::new(&pattern).expect("RULESETS is a pattern");
@@ -42,7 +42,7 @@ fn trials(layouts: &[Layout]) -> Vec<(&Layout, Flavour, Base)> {
 }
 
 #[test]
-fn packets_end_where_the_trace_says_and_what_arrives_has_no_cause() {
+fn packets_end_where_trace_says_and_working_connections_have_no_cause() {
     let layouts = chosen();
     let trials = Mutex::new(trials(&layouts));
     let total = Mutex::new(Tally::default());
@@ -66,7 +66,7 @@ fn packets_end_where_the_trace_says_and_what_arrives_has_no_cause() {
 }
 
 #[test]
-fn there_are_thirty_rulesets_and_each_says_what_it_is_made_after() {
+fn every_ruleset_names_its_model() {
     let all = rulesets::all();
     assert!(all.len() >= 30, "{}", all.len());
     for layout in all {

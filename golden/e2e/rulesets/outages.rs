@@ -6,7 +6,7 @@ use golden::rulesets;
 
 use super::base;
 
-/// An outage: the ruleset, what breaks it, what `diagnose` is asked, the cause, and words of the five lines.
+/// An outage: the ruleset, the breakage, the arguments of `diagnose`, the cause, and words of its first five lines.
 struct Outage {
     ruleset: &'static str,
     broken_by: &'static [&'static str],

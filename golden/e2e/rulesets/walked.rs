@@ -31,7 +31,7 @@ const ENDPOINTS: [&str; 13] = [
     "[fd00:10:244:1::e]:53",
 ];
 
-/// What one question was found to come to.
+/// The outcome of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum End {
     /// At an address, with another source or its own.
@@ -192,7 +192,7 @@ fn send(node: &Node, question: &Question, layout: &Layout, ways: usize, number: 
     seen
 }
 
-/// What is wrong with what was told.
+/// How the reported outcomes differ from those of real packets.
 fn disagreement(layout: &Layout, told: &Told, seen: &BTreeMap<End, usize>) -> Option<String> {
     let mut wrong = Vec::new();
     let certain = told.why.is_empty();

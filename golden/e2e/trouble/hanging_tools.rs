@@ -77,7 +77,7 @@ fn sigkill_while_a_tool_hangs_ends_the_tool_within_a_second() {
 }
 
 #[test]
-fn hanging_sync_is_unhealthy_until_it_goes_on() {
+fn hanging_sync_is_unhealthy_until_it_continues() {
     let (world, tools) = running(|_, _| {});
     tools.fault("tables-restore", ToolFault::Hang);
     world.change("10.244.2.6");

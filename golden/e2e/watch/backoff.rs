@@ -56,7 +56,7 @@ fn assert_logged(world: &World, kind: &str) {
 }
 
 #[test]
-fn a_server_that_answers_410_after_each_list_is_listed_less_and_less() {
+fn server_that_answers_410_after_each_list_is_retried_with_backoff() {
     let mut world = World::new();
     world.api.refuse_streaming_lists(true);
     world.api.inject(Fault::ErrorEvent(410).on(Requests::Watches));
@@ -70,7 +70,7 @@ fn a_server_that_answers_410_after_each_list_is_listed_less_and_less() {
 }
 
 #[test]
-fn a_server_that_answers_410_after_each_streamed_list_is_listed_less_and_less() {
+fn server_that_answers_410_after_each_streamed_list_is_retried_with_backoff() {
     let mut world = World::new();
     world.api.inject(Fault::EndAfterList(Some(410)).on(Requests::StreamedLists));
     world.start();
@@ -83,7 +83,7 @@ fn a_server_that_answers_410_after_each_streamed_list_is_listed_less_and_less() 
 
 /// client-go lists again after a watch of less than a second without an event.
 #[test]
-fn a_server_that_ends_each_watch_at_once_is_watched_less_and_less() {
+fn server_that_ends_each_watch_at_once_is_retried_with_backoff() {
     let mut world = World::new();
     world.api.refuse_streaming_lists(true);
     world.api.inject(Fault::EndAtOnce.on(Requests::Watches));
@@ -98,7 +98,7 @@ fn a_server_that_ends_each_watch_at_once_is_watched_less_and_less() {
 }
 
 #[test]
-fn a_server_that_ends_each_streamed_list_after_its_bookmark_is_asked_less_and_less() {
+fn server_that_ends_each_streamed_list_after_its_bookmark_is_retried_with_backoff() {
     let mut world = World::new();
     world.api.inject(Fault::EndAfterList(None).on(Requests::StreamedLists));
     world.api.inject(Fault::EndAtOnce.on(Requests::Watches));
@@ -113,7 +113,7 @@ fn a_server_that_ends_each_streamed_list_after_its_bookmark_is_asked_less_and_le
 }
 
 #[test]
-fn a_server_that_refuses_each_watch_is_asked_less_and_less() {
+fn server_that_refuses_each_watch_is_retried_with_backoff() {
     for fault in [Fault::Refuse(410), Fault::Refuse(403), Fault::Refuse(500), Fault::HangUp] {
         if World::is_upstreams() && fault == Fault::HangUp {
             // It repeats the request itself, ten times in ten seconds (rest/with_retry.go).
@@ -132,7 +132,7 @@ fn a_server_that_refuses_each_watch_is_asked_less_and_less() {
 }
 
 #[test]
-fn a_server_that_refuses_each_list_is_asked_less_and_less() {
+fn server_that_refuses_each_list_is_retried_with_backoff() {
     let mut world = World::new();
     world.api.inject(Fault::Refuse(500).on(Requests::All).of("Service"));
     world.api.inject(Fault::TimedOut.on(Requests::All).of("EndpointSlice"));

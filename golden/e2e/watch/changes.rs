@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{PODS, WEB, World};
 
 #[test]
-fn services_and_endpoints_come_change_and_go() {
+fn added_changed_and_deleted_services_and_endpoints_are_programmed() {
     let world = World::running();
     world.works("other");
     world.api.apply(slice("web-1", "web", &["10.244.2.6", "10.244.2.7"]));
@@ -74,7 +74,7 @@ fn the_nodes_zone_decides_about_hints_as_soon_as_it_changes() {
 }
 
 #[test]
-fn a_node_that_is_about_to_go_is_unhealthy_but_lives() {
+fn node_being_deleted_fails_healthz_but_not_livez() {
     let world = World::running();
     let mut leaving = node(NAME, "zone-a");
     leaving["spec"]["taints"] = json!([{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" }]);

@@ -117,7 +117,7 @@ fn stays_with_plain_lists(world: &World) {
 }
 
 #[test]
-fn too_many_requests_are_waited_out_and_the_list_is_streamed_then() {
+fn status_429_is_retried_with_a_streamed_list() {
     for fault in [Fault::TooManyRequests { retry_after: 1 }, Fault::RefuseFor { code: 429, retry_after: 1 }] {
         let mut world = World::new();
         for kind in ["Node", "Service", "EndpointSlice"] {
@@ -138,7 +138,7 @@ fn too_many_requests_are_waited_out_and_the_list_is_streamed_then() {
 }
 
 #[test]
-fn a_server_that_is_down_is_waited_for_and_the_list_is_streamed_then() {
+fn unreachable_server_is_retried_with_a_streamed_list() {
     let mut world = World::new();
     world.api.down();
     world.start();
@@ -156,7 +156,7 @@ fn a_server_that_is_down_is_waited_for_and_the_list_is_streamed_then() {
 }
 
 #[test]
-fn one_kind_that_falls_back_leaves_the_others_to_stream() {
+fn fallback_of_one_kind_does_not_affect_streaming_of_others() {
     let mut world = World::new();
     world.api.inject(Fault::Refuse(403).on(Requests::StreamedLists).of("EndpointSlice"));
     world.start();

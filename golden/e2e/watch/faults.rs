@@ -12,7 +12,7 @@ const JSON: MediaTypes = MediaTypes::OnlyJson;
 const BOTH: MediaTypes = MediaTypes::JsonAndProtobuf;
 
 #[test]
-fn watches_that_break_off_go_on() {
+fn broken_watches_resume() {
     for end in [End::Clean, End::Torn, End::Reset] {
         let world = World::running();
         world.api.end_watches(end);
@@ -23,7 +23,7 @@ fn watches_that_break_off_go_on() {
 }
 
 #[test]
-fn what_vanished_before_the_history_that_is_left_is_deleted() {
+fn object_deleted_during_a_history_gap_is_deleted() {
     let world = World::running();
     world.works("other");
     world.api.down();
@@ -47,7 +47,7 @@ fn what_vanished_before_the_history_that_is_left_is_deleted() {
 }
 
 #[test]
-fn refusals_are_logged_and_overcome() {
+fn refused_requests_are_logged_and_retried() {
     std::thread::scope(|scope| {
         for code in [500, 429, 403, 401] {
             scope.spawn(move || refused_and_overcome(code));
@@ -92,7 +92,7 @@ fn a_token_that_is_not_accepted_is_named_in_the_log() {
 }
 
 #[test]
-fn a_right_that_is_taken_away_stops_only_what_it_was_for() {
+fn revoked_permission_affects_only_its_kind() {
     let world = World::running();
     world.api.fail_next_of("EndpointSlice", usize::MAX, 403);
     world.api.end_watches_of("EndpointSlice", End::Clean);
@@ -145,7 +145,7 @@ const GARBAGE: [&[u8]; 9] = [
 ];
 
 #[test]
-fn garbage_on_the_wire_is_survived_and_loses_nothing() {
+fn garbage_in_a_response_loses_no_objects() {
     in_both_encodings(&GARBAGE, |world, bytes| {
         world.api.send_bytes("Service", bytes);
         world.api.send_bytes("EndpointSlice", bytes);
@@ -154,7 +154,7 @@ fn garbage_on_the_wire_is_survived_and_loses_nothing() {
 }
 
 #[test]
-fn events_that_make_no_sense_are_survived_and_lose_nothing() {
+fn invalid_events_lose_no_objects() {
     let unwell = json!({ "kind": "Status", "apiVersion": "v1", "code": 500, "message": "etcd is unwell" });
     let events = [
         ("SURPRISE", json!({ "kind": "Service", "metadata": { "name": "web" } })),
@@ -189,7 +189,7 @@ fn in_both_encodings<T: Sync>(all: &[T], disturb: impl Fn(&World, &T) + Sync) {
 }
 
 #[test]
-fn after_an_event_that_was_garbled_everything_is_listed_again() {
+fn garbled_event_is_followed_by_a_list() {
     let world = World::running_with(JSON);
     // The object is unknown, and later events do not tell it.
     world.api.send_line("EndpointSlice", b"{\"type\":\"MODIFIED\",\"object\":{]");
@@ -204,7 +204,7 @@ fn after_an_event_that_was_garbled_everything_is_listed_again() {
 }
 
 #[test]
-fn an_object_that_cannot_be_decoded_is_named_and_what_was_there_of_it_stays() {
+fn undecodable_object_is_named_and_keeps_its_rules() {
     // Protobuf cannot say that a port is a text.
     let world = World::running_with(JSON);
     world.works("other");
@@ -236,7 +236,7 @@ fn an_object_that_cannot_be_decoded_is_named_and_what_was_there_of_it_stays() {
 }
 
 #[test]
-fn a_stalled_server_loses_nothing_and_is_caught_up_with() {
+fn stalled_server_loses_no_changes() {
     for pace in [Pace::Silent, Pace::HalfBody] {
         let world = World::running();
         let before = world.node.rules();
@@ -271,7 +271,7 @@ fn a_list_that_stalls_in_the_middle_is_not_half_programmed() {
 }
 
 #[test]
-fn bodies_that_trickle_arrive() {
+fn slow_response_bodies_are_read() {
     let mut world = World::new();
     world.api.set_pace(Pace::Slow { bytes: 40, delay: Duration::from_millis(2) });
     world.start();

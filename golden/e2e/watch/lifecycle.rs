@@ -27,7 +27,7 @@ fn nothing_is_programmed_before_both_lists_are_complete() {
 }
 
 #[test]
-fn a_server_that_is_down_at_the_start_is_waited_for() {
+fn server_that_is_down_at_the_start_is_retried() {
     let mut world = World::new();
     world.api.down();
     world.start();
@@ -56,7 +56,7 @@ fn rules_stay_while_the_server_is_down_and_catch_up_when_it_is_back() {
 }
 
 #[test]
-fn sigterm_ends_it_in_order_and_leaves_the_rules() {
+fn sigterm_ends_the_proxy_gracefully_and_leaves_the_rules() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut world = World::running();
         let before = world.node.rules();
@@ -73,7 +73,7 @@ fn sigterm_ends_it_in_order_and_leaves_the_rules() {
 }
 
 #[test]
-fn sigterm_is_heard_from_the_start() {
+fn sigterm_during_startup_ends_the_proxy() {
     let mut world = World::new();
     world.start();
     world.node.until_logged(&["Using iptables mode"]);
@@ -82,7 +82,7 @@ fn sigterm_is_heard_from_the_start() {
 }
 
 #[test]
-fn sigterm_ends_it_while_the_server_is_away() {
+fn sigterm_ends_the_proxy_while_the_server_is_down() {
     let mut world = World::new();
     world.api.down();
     world.start();
@@ -94,7 +94,7 @@ fn sigterm_ends_it_while_the_server_is_away() {
 }
 
 #[test]
-fn killed_and_started_again_it_finds_its_rules_and_changes_none() {
+fn restart_after_sigkill_changes_no_rules() {
     let mut world = World::running();
     let before = world.node.rules();
     world.node.end(Signal::SIGKILL);
@@ -112,7 +112,7 @@ fn killed_and_started_again_it_finds_its_rules_and_changes_none() {
 }
 
 #[test]
-fn killed_at_any_moment_it_makes_good_what_it_missed() {
+fn restart_after_sigkill_at_any_moment_catches_up() {
     let mut world = World::running();
     for round in 0..8 {
         let name = format!("round-{round}");

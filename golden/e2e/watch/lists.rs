@@ -30,7 +30,7 @@ fn until_all_are_there(world: &World) {
 }
 
 #[test]
-fn every_server_is_understood_in_the_encoding_that_it_speaks() {
+fn every_server_encoding_is_decoded() {
     std::thread::scope(|scope| {
         for offered in [MediaTypes::JsonAndProtobuf, MediaTypes::OnlyJson, MediaTypes::AlwaysJson] {
             for streams in [true, false] {
@@ -51,7 +51,7 @@ fn every_server_is_understood_in_the_encoding_that_it_speaks() {
 
 /// kube-apiserver 1.37 compresses streamed lists, in a gzip member for each flush.
 #[test]
-fn streamed_lists_in_gzip_members_are_understood() {
+fn streamed_lists_in_gzip_members_are_decoded() {
     let mut world = World::new();
     world.api.compress_streamed_lists(true);
     world.start();
@@ -78,7 +78,7 @@ fn a_large_list_is_read_in_pages_from_a_server_without_a_watch_cache() {
 }
 
 #[test]
-fn a_watch_cache_gives_all_in_one_answer() {
+fn watch_cache_returns_the_list_in_one_page() {
     let mut world = without_streams();
     world.api.load_synthetic(MANY, 1);
     world.start();
@@ -88,7 +88,7 @@ fn a_watch_cache_gives_all_in_one_answer() {
 
 /// client-go reads the whole list again then, without pages (tools/pager).
 #[test]
-fn a_page_that_expired_is_followed_by_a_whole_list() {
+fn expired_page_is_followed_by_a_whole_list() {
     let mut world = without_streams();
     world.api.set_watch_cache(false);
     world.api.load_synthetic(MANY, 1);
@@ -103,7 +103,7 @@ fn a_page_that_expired_is_followed_by_a_whole_list() {
 }
 
 #[test]
-fn lists_that_are_slow_but_move_come_to_their_end() {
+fn slow_lists_complete_while_bytes_arrive() {
     // At 50 KB a second, more than 15 seconds for the slices of either encoding.
     let slow = Pace::Slow { bytes: 5_000, delay: Duration::from_millis(100) };
     std::thread::scope(|scope| {
@@ -130,7 +130,7 @@ fn lists_that_are_slow_but_move_come_to_their_end() {
 
 /// A connection that died in silence in the middle of a page.
 #[test]
-fn a_page_that_hangs_is_asked_for_again() {
+fn hanging_page_is_requested_again() {
     // It has no deadline for lists.
     if World::is_upstreams() {
         return;

@@ -49,7 +49,7 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
 }
 
 #[test]
-fn watches_go_on_with_the_parameters_of_client_go() {
+fn resumed_watches_have_the_parameters_of_client_go() {
     let world = World::running();
     world.api.clear_requests();
     // A watch that ends within a second and without an event is a failure, after which client-go lists.
@@ -72,7 +72,7 @@ const ACCEPT: &str = "application/vnd.kubernetes.protobuf;drop=metadata.managedF
                       application/vnd.kubernetes.protobuf, */*";
 
 #[test]
-fn it_says_who_it_is_and_asks_for_what_it_can_read() {
+fn requests_have_user_agent_and_accepted_encodings() {
     let world = World::running();
     for request in world.api.requests() {
         let agent = &request.user_agent;
@@ -86,7 +86,7 @@ fn it_says_who_it_is_and_asks_for_what_it_can_read() {
 /// One request a minute after the first: the second list waits, and so the rules do. Watches, and streamed lists with
 /// them, are not held back (client-go's rest/request.go, `Watch`).
 #[test]
-fn requests_are_held_to_the_rate_that_is_set() {
+fn request_rate_follows_client_connection_qps() {
     let mut world = World::new();
     world.api.refuse_streaming_lists(true);
     let url = world.api.url();
@@ -101,7 +101,7 @@ fn requests_are_held_to_the_rate_that_is_set() {
 }
 
 #[test]
-fn how_long_requests_were_held_back_is_counted() {
+fn rate_limiter_delay_is_counted() {
     let mut world = World::new();
     world.api.refuse_streaming_lists(true);
     world.start();
@@ -110,7 +110,7 @@ fn how_long_requests_were_held_back_is_counted() {
 }
 
 #[test]
-fn watches_go_on_from_the_last_bookmark() {
+fn watches_resume_from_the_last_bookmark() {
     let world = World::running();
     // What happens to other kinds moves the version that a bookmark of Services tells.
     let version = world.api.apply(node("node-z", "zone-z"));
@@ -126,7 +126,7 @@ fn watches_go_on_from_the_last_bookmark() {
 }
 
 #[test]
-fn what_is_not_for_this_proxy_is_not_programmed() {
+fn services_for_other_proxies_are_not_programmed() {
     let mut world = World::new();
     let mut elsewhere = service("elsewhere", "10.96.0.20");
     elsewhere["metadata"]["labels"] = json!({ "service.kubernetes.io/service-proxy-name": "other" });

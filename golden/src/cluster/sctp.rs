@@ -109,7 +109,7 @@ mod tests {
     use super::{init, init_port};
 
     #[test]
-    fn a_damaged_packet_is_told_from_an_intact_one() {
+    fn damaged_packet_has_an_invalid_checksum() {
         let mut packet = init(1000, 80);
         assert_eq!(init_port(&packet), Some(80));
         packet[3] ^= 1;

@@ -35,7 +35,7 @@ pub use table::{Flow, FlowTable};
 /// chains.
 ///
 /// # Errors
-/// The first flow with another outcome and the rules that led to it, or an invalid table or rule.
+/// The first flow with another outcome and the rules that decided it, or an invalid table or rule.
 pub fn check_flows(case: &str, rules_text_v4: &str, rules_text_v6: &str) -> Result<usize, String> {
     check_iptables(&FlowTable::load(case)?, rules_text_v4, rules_text_v6).map_err(|error| format!("{case}: {error}"))
 }

@@ -36,7 +36,7 @@ fn client_gos_accept_header_gets_protobuf() {
 }
 
 #[test]
-fn refusals_are_in_the_encoding_that_was_asked_for() {
+fn refusals_have_the_requested_encoding() {
     let api = ApiServer::start();
     let mut refused = accepting(&api, "/api/v1/nodes/missing", BOTH);
     assert_eq!((refused.code, content_type(&refused)), (404, PROTOBUF));
@@ -44,7 +44,7 @@ fn refusals_are_in_the_encoding_that_was_asked_for() {
 }
 
 #[test]
-fn what_is_not_acceptable_is_refused_in_json() {
+fn unacceptable_types_are_refused_in_json() {
     let api = ApiServer::start();
     for (offered, accept, watch, types) in [
         (MediaTypes::JsonAndProtobuf, "text/html", "", "application/json, application/yaml, application/vnd"),
@@ -62,7 +62,7 @@ fn what_is_not_acceptable_is_refused_in_json() {
 }
 
 #[test]
-fn a_server_of_json_answers_json_to_who_takes_both() {
+fn json_server_answers_json_if_both_types_are_accepted() {
     let api = ApiServer::start();
     for offered in [MediaTypes::OnlyJson, MediaTypes::AlwaysJson] {
         api.offer(offered);
@@ -83,7 +83,7 @@ fn an_object_with_wrong_types_is_written_in_the_wire_types_of_its_values() {
 }
 
 #[test]
-fn large_lists_are_compressed_for_who_takes_that_and_watches_are_not() {
+fn large_lists_are_compressed_if_accepted_and_watches_are_not() {
     let api = ApiServer::start();
     api.load_synthetic(200, 10);
     let gzip = |path: &str, accept: &str| {

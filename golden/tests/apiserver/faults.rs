@@ -76,7 +76,7 @@ fn one_kind_fails_for_good() {
 }
 
 #[test]
-fn nonsense_is_sent_as_it_is() {
+fn invalid_bytes_are_sent_unchanged() {
     let api = ApiServer::start();
     let mut watch = watch_services(&api);
     api.wait_for_watches("Service", 1);
@@ -106,7 +106,7 @@ fn events_of_any_type_are_sent_in_the_encoding_of_the_watch() {
 }
 
 #[test]
-fn objects_need_not_make_sense() {
+fn invalid_objects_are_served() {
     let api = ApiServer::start();
     let mut watch = watch_services(&api);
     api.apply(json!({ "kind": "Service", "metadata": { "name": "bad" }, "spec": { "ports": "x" } }));
@@ -231,7 +231,7 @@ fn dropping_it_stops_it() {
 }
 
 #[test]
-fn what_is_not_http_is_refused() {
+fn invalid_http_is_refused() {
     let api = ApiServer::start();
     let refused = crate::client::send(connect(&api), "HELLO\r\n\r\n").expect("an answer");
     assert_eq!(refused.code, 400);

@@ -170,7 +170,7 @@ fn requests_are_logged_as_they_came() {
 }
 
 #[test]
-fn the_kubeconfig_leads_here_and_carries_the_token() {
+fn kubeconfig_has_the_address_and_the_token() {
     let api = ApiServer::start();
     api.require_token(Some("s3cret"));
     let dir = std::env::temp_dir().join(format!("apiserver-{}", std::process::id()));

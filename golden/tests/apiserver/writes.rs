@@ -33,7 +33,7 @@ fn events_are_created_once_patched_and_listed() {
 }
 
 #[test]
-fn what_cannot_be_written_is_refused() {
+fn unsupported_writes_are_refused() {
     let api = ApiServer::start();
     assert_eq!(write(&api, "PATCH", &format!("{EVENTS}/missing"), "{}").0, 404);
     assert_eq!(write(&api, "POST", EVENTS, "[1]").0, 400);

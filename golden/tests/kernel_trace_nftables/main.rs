@@ -106,7 +106,7 @@ const TELLING: [&str; 10] = [
 ];
 
 #[test]
-fn the_kernel_goes_the_way_that_the_walk_tells() {
+fn packets_take_the_path_of_the_walk() {
     // TRACE_ALL=1 takes every packet of every case.
     let all = std::env::var_os("TRACE_ALL").is_some();
     let names = golden::flows::cases().unwrap();

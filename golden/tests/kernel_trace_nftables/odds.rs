@@ -16,7 +16,7 @@ const COUNT: u16 = 1200;
 
 /// Connections from outside to a Service with three endpoints: each gets its share, as far as chance goes.
 #[test]
-fn connections_are_split_as_the_odds_tell() {
+fn connections_are_split_by_the_traced_probabilities() {
     let case = cases().into_iter().find(|case| case.name == "102-nodeport-protocols").unwrap();
     assert!(case.has(Mode::Nftables));
     let flows = FlowTable::load(&case.name).unwrap().flows;

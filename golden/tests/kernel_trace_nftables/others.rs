@@ -179,7 +179,7 @@ fn packets() -> Vec<Packet> {
 }
 
 #[test]
-fn tables_of_others_are_walked_as_the_kernel_does() {
+fn foreign_tables_are_walked_as_in_the_kernel() {
     let mut machine = Machine::new();
     machine.load(FIREWALL);
     let nodes = IpFamily::ALL.map(|family| machine.as_met(family));

@@ -28,7 +28,7 @@ fn listed(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn rules_are_told_in_the_words_of_nft() {
+fn rules_are_printed_in_nft_syntax() {
     let node = Node::new();
     let mut compared = 0;
     for case in cases().into_iter().filter(|case| case.has(Mode::Nftables) && TELLING.contains(&&*case.name)) {

@@ -1,4 +1,4 @@
-//! Route lookups as values: what the kernel is asked about a packet, and what it does with it.
+//! Route lookups as values: the query for a packet, and the kernel's decision.
 
 use std::net::IpAddr;
 

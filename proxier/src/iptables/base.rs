@@ -63,7 +63,7 @@ pub const ENSURED: [(Table, Chain); 4] = [
     (Table::Filter, names::CANARY),
 ];
 
-/// The chains that built-in chains jump to; only [`jumps`] and this mode's rules lead to them.
+/// The chains that built-in chains jump to; only [`jumps`] and this mode's rules refer to them.
 pub static ENTRY_CHAINS: [(Table, &[Chain]); 3] = [
     (Table::Nat, &[names::SERVICES, names::POSTROUTING, names::NODE_PORTS]),
     (

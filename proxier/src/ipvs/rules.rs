@@ -53,7 +53,7 @@ pub const CHAINS: [(Table, Chain); 11] = [
     (Table::Filter, IPVS_OUT_FILTER),
 ];
 
-/// The chains that built-in chains jump to; only [`jumps`] lead to them.
+/// The chains that built-in chains jump to; only [`jumps`] refer to them.
 pub static ENTRY_CHAINS: [(Table, &[Chain]); 2] = [
     (Table::Nat, &[SERVICES, POSTROUTING]),
     (Table::Filter, &[FORWARD, NODE_PORT, PROXY_FIREWALL, IPVS_FILTER, IPVS_OUT_FILTER]),

@@ -47,7 +47,7 @@ impl Nftables {
             });
         }
         let mut elements = ElementIndex::default();
-        // Sets with verdicts come before the endpoints that they lead to.
+        // Maps of verdicts are read before the endpoints that their verdicts refer to.
         for (id, set) in self.sets.iter().filter(|(_, set)| read.sets.contains_key(&set.name)) {
             let count = read.counts.get(&set.name).copied().filter(|count| *count >= self.lookup_threshold);
             if let (SetId::OnlyEndpoint(..) | SetId::Endpoints(..), Some(count)) = (id, count) {
@@ -55,7 +55,7 @@ impl Nftables {
                 match found {
                     Ok(()) if elements.count(id) == count => continue,
                     Ok(()) => {
-                        debug!("listing set {}: verdicts lead to {} of {count} elements", set.name, elements.count(id))
+                        debug!("listing set {}: verdicts refer to {} of {count} elements", set.name, elements.count(id))
                     }
                     Err(error) => debug!("listing set {}: cannot look up its elements: {error}", set.name),
                 }
@@ -66,7 +66,7 @@ impl Nftables {
     }
 }
 
-/// Looks up the endpoints that verdicts lead to.
+/// Looks up the endpoints that verdicts refer to.
 fn by_keys(
     kernel: &mut dyn netfilter::kernel::NftTables,
     table: &Table,
@@ -82,7 +82,7 @@ fn by_keys(
     Ok(())
 }
 
-/// The keys of endpoints that verdicts lead to; in each list, a missing key ends the list.
+/// The keys of endpoints that verdicts refer to; in each list, a missing key ends the list.
 fn reachable_keys(elements: &ElementIndex, id: SetId) -> impl Iterator<Item = Vec<Bytes>> {
     let leading = VipOrNodePort::ALL
         .into_iter()

@@ -25,8 +25,8 @@ pub struct NftablesSettings {
     pub node_port_ips: Option<Vec<IpAddr>>,
     /// Networks that cluster IPs are taken from.
     pub service_cidrs: Vec<IpNet>,
-    /// The protocols whose node ports are rejected at loopback addresses: with the feature gate, those that no proxy
-    /// serves.
+    /// The protocols whose node ports are rejected at loopback addresses: with the feature gate, protocols that the localhost
+    /// proxy does not serve.
     pub localhost_rejected: &'static [Protocol],
 }
 

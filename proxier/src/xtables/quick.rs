@@ -29,7 +29,7 @@ pub struct QuickCheck {
 }
 
 impl QuickCheck {
-    /// Creates a check of these chains, which only this mode's jumps lead to.
+    /// Creates a check of these chains, to which only this mode's rules jump.
     #[must_use]
     pub fn of(chains: &'static ChainsByTable) -> Self {
         Self { chains, known: Vec::new(), generation: None, due: false, changed_at: None }

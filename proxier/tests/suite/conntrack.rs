@@ -22,7 +22,7 @@ struct Place {
     any: &'static str,
     /// Two servers.
     servers: [&'static str; 2],
-    /// A Service's address that leads to the first server.
+    /// A Service's address whose endpoint is the first server.
     service: &'static str,
 }
 

@@ -147,7 +147,7 @@ fn counters_that_cannot_be_verified_are_assumed_to_exist() {
     assert_eq!((world.text)(), with);
 }
 
-/// A backend that has other facts whenever it is asked.
+/// A backend whose node facts differ at each read.
 #[derive(Debug)]
 struct Restless;
 

@@ -16,7 +16,7 @@ use proxier::track::{Change, Kind, Translator};
 
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the next sync is to come to.
+/// The results of the next syncs.
 type Script = Arc<Mutex<VecDeque<Result<SyncStats, SyncError>>>>;
 
 #[derive(Debug)]
@@ -128,7 +128,7 @@ fn changed(name: &str) -> Scope {
 const LONG: Duration = Duration::from_secs(3600);
 
 #[test]
-fn nothing_is_programmed_before_everything_is_listed_then_all_then_what_changes() {
+fn first_sync_waits_for_all_lists_and_later_ones_are_partial() {
     let running = start(vec![], LONG);
     running.send(Change::Listing(Kind::Service));
     running.send(service("a", 80));
@@ -189,7 +189,7 @@ fn drift_is_repaired_by_a_full_sync() {
 }
 
 #[test]
-fn what_others_left_goes_after_a_sync_that_succeeded_and_is_tried_until_it_is_gone() {
+fn leftovers_are_deleted_after_a_successful_sync_and_retried() {
     let mut config = objects::config();
     config.periods.sync = Duration::from_millis(20);
     let (closed, order) = channel();
@@ -213,7 +213,7 @@ fn what_others_left_goes_after_a_sync_that_succeeded_and_is_tried_until_it_is_go
 }
 
 #[test]
-fn where_the_nodes_networks_count_nothing_is_programmed_without_them() {
+fn sync_waits_for_pod_cidrs_where_they_are_used() {
     let config = Config { local_detector: LocalDetector::NodeCidr, ..objects::config() };
     let running = begin(config, vec![], Box::new(|| Ok(())));
     running.list(&["a"]);
@@ -226,7 +226,7 @@ fn where_the_nodes_networks_count_nothing_is_programmed_without_them() {
 }
 
 #[test]
-fn it_ends_with_its_channel() {
+fn loop_ends_with_its_channel() {
     let mut running = start(vec![], LONG);
     running.list(&["a"]);
     running.sync();

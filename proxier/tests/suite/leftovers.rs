@@ -69,7 +69,7 @@ fn chains_that_foreign_rules_refer_to_stay_empty_and_are_named_and_all_others_go
 }
 
 #[test]
-fn what_the_running_mode_has_stays() {
+fn state_of_the_running_mode_is_kept() {
     in_namespace(|| {
         restore("nft", &services(3));
         let before = saved("nft");

@@ -1,7 +1,7 @@
 //! All tests of the crate that may share a process; `descriptors.rs` may not.
 //!
 //! `cargo test -p proxier --test suite GROUP::` runs one group. Groups that talk to the kernel need root and make network
-//! namespaces of their own; those that need IPVS are ignored, and run by `make test-ipvs`.
+//! namespaces of their own; tests that need IPVS are ignored, and run by `make test-ipvs`.
 
 mod common;
 

@@ -93,7 +93,7 @@ fn a_table_with_rules_of_nft_is_reported_and_left_alone() {
 }
 
 #[test]
-fn rules_that_are_not_understood_are_never_taken_for_others() {
+fn unknown_rules_are_never_equal_to_others() {
     let real = real();
     let mut tool = real.tools();
     for command in
@@ -115,7 +115,7 @@ fn rules_that_are_not_understood_are_never_taken_for_others() {
 }
 
 #[test]
-fn others_that_write_all_the_time_neither_lose_rules_nor_keep_ours_out() {
+fn concurrent_writers_neither_lose_rules_nor_block_ours() {
     let real = real();
     let mut tool = real.tools();
     let (stop, others) = (AtomicBool::new(false), real.clone());

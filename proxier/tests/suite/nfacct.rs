@@ -22,6 +22,6 @@ fn packets_are_counted_by_name() {
 }
 
 #[test]
-fn the_kernel_counts_what_rules_tell_it_to() {
+fn kernel_counts_packets_of_nfacct_rules() {
     in_namespace(packets_are_counted_by_name);
 }

@@ -77,7 +77,7 @@ impl Kernel for Real {
 }
 
 #[test]
-fn incremental_is_full_and_what_is_damaged_is_mended() {
+fn partial_syncs_equal_full_ones_and_drift_is_repaired() {
     let cases =
         std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).map_or(12, |n: u32| n.div_ceil(25));
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 50, ..Config::default() };
@@ -109,7 +109,7 @@ fn incremental_is_full_and_what_is_damaged_is_mended() {
 }
 
 #[test]
-fn a_kernel_that_has_all_is_found_fit_and_left_alone() {
+fn complete_kernel_passes_the_feature_check_unchanged() {
     for family in IpFamily::ALL {
         let real = Real::new();
         nftables::check(real.engine().as_mut(), family).expect("this kernel has everything");
@@ -118,7 +118,7 @@ fn a_kernel_that_has_all_is_found_fit_and_left_alone() {
 }
 
 #[test]
-fn the_table_of_a_real_kube_proxy_is_taken_over_in_one_batch() {
+fn table_of_upstream_is_replaced_in_one_batch() {
     let cases = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden/cases");
     let recorded = format!("{cases}/220-lb-etp-local/expected/nftables/00.nft");
     let recorded = std::fs::read_to_string(recorded).expect("a recording");
@@ -155,7 +155,7 @@ const CONFLICTS: [&str; 16] = [
 ];
 
 #[test]
-fn a_table_with_objects_that_conflict_is_replaced_in_one_batch_and_stays_as_it_is() {
+fn table_with_conflicting_objects_is_replaced_in_one_batch_once() {
     for conflict in CONFLICTS {
         let table = "add table ip kube-proxy { comment \"rules for kube-proxy\"; }";
         let mut run = Run::new(Real::new());
@@ -280,7 +280,7 @@ fn a_foreign_rule_that_jumps_to_an_unused_chain_delays_only_the_deletion_of_that
 fn a_foreign_base_chain_under_one_of_our_names_is_replaced() {
     let mut driven = Driven::new();
     driven.sync(objects_of(1, 1));
-    // A base chain cannot become another chain, and no element may lead to one.
+    // A base chain cannot become a regular chain, and no element may jump to one.
     let table = "ip kube-proxy external-nodeport-endpoints-1";
     driven.real.nft_reads(&format!("add chain {table} {{ type filter hook input priority 0; }}"));
     let (stats, text) = driven.sync(objects_of(3, 2));

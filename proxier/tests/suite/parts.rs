@@ -94,7 +94,7 @@ fn however_many_are_refused_the_others_are_programmed() {
 }
 
 #[test]
-fn a_change_that_fails_for_want_of_what_was_flushed_brings_everything_back() {
+fn change_that_fails_after_a_flush_is_followed_by_a_full_sync() {
     let kernel = FakeIptables::default();
     let mut node = Node::on(&kernel);
     node.services(0..5, 0..0);

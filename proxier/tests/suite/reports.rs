@@ -104,7 +104,7 @@ fn a_change_reports_only_its_own_service_including_its_deletion() {
 }
 
 #[test]
-fn what_waits_is_counted_by_kind_until_it_is_taken() {
+fn pending_changes_are_counted_by_kind_until_synced() {
     let mut tracker = Tracker::default();
     apply(&mut tracker, Kind::Service, service("a", 0));
     apply(&mut tracker, Kind::Service, service("a", 0));

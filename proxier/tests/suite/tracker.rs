@@ -122,7 +122,7 @@ fn a_list_deletes_what_it_does_not_show() {
 }
 
 #[test]
-fn services_that_are_not_for_us_have_no_ports() {
+fn services_for_other_proxies_have_no_ports() {
     let mut cluster = Cluster::new();
     for (field, value) in [
         ("/metadata/labels", json!({"service.kubernetes.io/service-proxy-name": ""})),
@@ -141,7 +141,7 @@ fn services_that_are_not_for_us_have_no_ports() {
 }
 
 #[test]
-fn objects_that_make_no_sense_are_named_with_their_field() {
+fn invalid_objects_are_named_with_their_field() {
     let mut cluster = Cluster::new();
     let mut bad_port = service("a");
     bad_port["spec"]["ports"][0]["nodePort"] = json!(70_000);

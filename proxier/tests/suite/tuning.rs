@@ -83,7 +83,7 @@ fn a_size_that_cannot_be_read_is_not_written() {
 }
 
 #[test]
-fn what_may_not_be_written_is_named_and_no_reason_to_end() {
+fn unwritable_sysctl_is_named_and_not_fatal() {
     for reason in [ErrorKind::ReadOnlyFilesystem, ErrorKind::PermissionDenied, ErrorKind::NotFound] {
         let mut host = FakeHost::default();
         host.set_sysctl(ESTABLISHED, 86_400).expect("it can be set");

@@ -39,7 +39,7 @@ pub trait Kernel: Clone {
     }
 }
 
-/// What a sync was asked and what it wrote.
+/// The scope of a sync and the rules that it wrote.
 #[derive(Debug)]
 pub struct Written {
     /// The Service ports it was to look at, as they are printed; `None`: everything.

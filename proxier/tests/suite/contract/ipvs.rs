@@ -92,7 +92,7 @@ pub fn real_servers_read_back(table: &mut dyn IpvsTable) {
         let [a, b, c] = reals;
         let others = [
             RealServer { forward: Forward::Route, ..real(b, 7) },
-            // A tunnel may lead to the other family.
+            // A tunnel may have an endpoint of the other family.
             RealServer { forward: Forward::Tunnel, ..real(tunnel, 1) },
         ];
         let wanted = [real(a, 1), others[0], real(c, 0), others[1]];

@@ -105,7 +105,7 @@ fn refusals() -> Vec<(Vec<Line>, usize, usize, usize)> {
 }
 
 #[test]
-fn what_is_refused_is_refused_by_all_and_changes_nothing_in_its_table() {
+fn refused_transactions_are_refused_by_every_backend_and_change_nothing() {
     for (flavour, infix) in FLAVOURS {
         let mut pair = Pair::new(&Real::new((flavour, infix)));
         let ground = [
@@ -129,7 +129,7 @@ fn what_is_refused_is_refused_by_all_and_changes_nothing_in_its_table() {
 }
 
 #[test]
-fn a_rule_is_found_by_what_it_says() {
+fn rule_is_found_by_its_text() {
     for flavour in FLAVOURS {
         let mut pair = Pair::new(&Real::new(flavour));
         let lines = [Declare(Table::Nat, CHAINS[0]), Insert(Table::Nat, "OUTPUT", jump(0))];

@@ -54,7 +54,7 @@ fn many() -> [Value; 2] {
     ]
 }
 
-/// The chains that packets can come to, their rules without comments.
+/// The chains that packets can reach, with their rules without comments.
 fn met(tables: &Tables) -> BTreeMap<(Table, String), Vec<String>> {
     let mut met = BTreeMap::new();
     let mut next: Vec<(Table, String)> =

@@ -94,7 +94,7 @@ fn every_chain_is_used(tables: &Tables) {
         }
     }
     let unused: Vec<_> = tables.keys().filter(|(t, c)| is_own(c) && !reached.contains(&(*t, c.as_str()))).collect();
-    assert!(unused.is_empty(), "nothing leads to {unused:?}");
+    assert!(unused.is_empty(), "no reference to {unused:?}");
 }
 
 /// A chain is written only if it is another afterwards, and by a partial sync only if it is one of the Service ports

@@ -89,7 +89,7 @@ fn saved() -> Vec<String> {
 
 #[test]
 #[ignore = "needs a kernel with IPVS: make test-ipvs"]
-fn ipset_prints_what_was_written_and_takes_it_for_its_own() {
+fn ipset_prints_and_restores_what_was_written() {
     in_namespace(|| {
         let mut sets = SystemIpSets::open().expect("ipset");
         let net = "fd00:2::/64".parse().expect("a network");

@@ -22,7 +22,7 @@ fn world() -> World {
     world
 }
 
-/// Forgets what was done and asked so far; how often the kernel was asked.
+/// Resets the counts of writes and reads. Returns the number of reads before.
 fn settle(world: &World) -> usize {
     let _ =
         (world.fake.servers.take_operations(), world.fake.sets.take_operations(), world.fake.links.take_operations());

@@ -53,7 +53,7 @@ fn element(at: usize, port: u16, value: usize) -> Element {
     }
 }
 
-/// A rule that looks something up, or leads to a later chain.
+/// A rule with a lookup, or with a jump to a later chain.
 fn rule(at: usize, to: usize) -> Rule {
     let key = vec![Field::Protocol, Field::Port];
     Rule::new(match to % 4 {
@@ -116,7 +116,7 @@ impl Pair {
     }
 }
 
-/// The same elements asked for by their keys, among some that are not there.
+/// The elements looked up by key, among keys that do not exist.
 fn looked_up(engine: &mut dyn NftTables, set: &Set, elements: &[Element]) -> Vec<Element> {
     let nobodys = Key::default().protocol(17).port(9999).build();
     let with_end = |list: &[Element]| list.iter().map(|element| element.key.clone()).chain([nobodys.clone()]).collect();
@@ -150,7 +150,7 @@ fn ground() -> Vec<Operation> {
 }
 
 #[test]
-fn what_is_refused_is_refused_by_both_for_the_same_reason_and_leaves_no_trace() {
+fn refused_transactions_have_the_same_reason_in_both_and_change_nothing() {
     use Operation::{
         AddChain, AddElements, AddRule, AddSet, AddTable, DeleteChain, DeleteElements, DeleteSet, DeleteTable,
     };

@@ -58,7 +58,7 @@ fn history(operations: Vec<Operation>, mut seen: impl FnMut(&str)) {
     }
 }
 
-/// Something leads to each chain that packets do not come by, and something looks into each set of clients.
+/// Asserts that each regular chain has a jump to it, and each set of clients a lookup.
 fn nothing_is_unused(text: &str) {
     let names = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();

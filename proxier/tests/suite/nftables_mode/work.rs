@@ -98,7 +98,7 @@ fn a_change_costs_what_it_changes_however_many_services_there_are() {
         cluster.take(Kind::EndpointSlice, slice(1, &[1, 3, 9, 4, 5]));
         let dispatch = ["delete 1 service-ips", "add 1 service-ips"];
         assert_eq!(shape(&cluster.sync()), [[&["add 1 endpoints"][..], &dispatch].concat()]);
-        // One less, not the last: the last takes its number; what nothing leads to goes later.
+        // One endpoint less, not the last: the last one takes its number; unused elements are deleted later.
         cluster.take(Kind::EndpointSlice, slice(1, &[3, 9, 4, 5]));
         let shrunk = shape(&cluster.sync());
         let replaced = ["delete 1 service-ips", "delete 1 endpoints", "add 1 endpoints", "add 1 service-ips"];
@@ -114,7 +114,7 @@ fn a_change_costs_what_it_changes_however_many_services_there_are() {
 }
 
 #[test]
-fn a_new_process_finds_everything_as_it_should_be() {
+fn restarted_process_writes_nothing() {
     let mut cluster = Cluster::new(20);
     cluster.take(Kind::EndpointSlice, slice(1, &[3, 9]));
     cluster.sync();
@@ -156,7 +156,7 @@ fn crowd(count: u32) -> Value {
 }
 
 #[test]
-fn a_way_of_choosing_comes_with_the_first_and_goes_with_the_last_who_needs_it() {
+fn choice_chain_exists_from_its_first_user_to_its_last() {
     let mut cluster = Cluster::new(2);
     cluster.take(Kind::EndpointSlice, crowd(32));
     cluster.sync();
@@ -170,7 +170,7 @@ fn a_way_of_choosing_comes_with_the_first_and_goes_with_the_last_who_needs_it() 
 }
 
 #[test]
-fn a_chain_that_is_refused_keeps_out_who_needs_it() {
+fn refused_chain_leaves_out_its_service_ports() {
     let mut cluster = Cluster::new(3);
     for part in ["add chain ip kube-proxy endpoints-48", "add rule ip kube-proxy endpoints-48 "] {
         cluster.kernel.refuse(Some((part, libc::ENOMEM)));
@@ -191,7 +191,7 @@ fn a_chain_that_is_refused_keeps_out_who_needs_it() {
 }
 
 #[test]
-fn what_cannot_be_deleted_yet_is_counted_and_goes_later() {
+fn chain_in_use_is_counted_and_deleted_later() {
     let mut cluster = Cluster::new(2);
     let count = |cluster: &mut Cluster, endpoints: u32| {
         cluster.take(Kind::EndpointSlice, crowd(endpoints));
@@ -207,7 +207,7 @@ fn what_cannot_be_deleted_yet_is_counted_and_goes_later() {
 }
 
 #[test]
-fn who_is_overtaken_reads_again() {
+fn sync_after_a_foreign_write_reads_again() {
     let mut cluster = Cluster::new(2);
     cluster.tracker.request_full_sync();
     cluster.take(Kind::EndpointSlice, slice(1, &[1]));
@@ -218,7 +218,7 @@ fn who_is_overtaken_reads_again() {
 }
 
 #[test]
-fn what_others_do_elsewhere_is_looked_at_once() {
+fn foreign_change_in_another_table_is_checked_once() {
     let mut cluster = Cluster::new(3);
     let mut theirs = Transaction::on(Table { family: IpFamily::V4, name: "fence".into() });
     theirs.push(Operation::AddTable { comment: None });
@@ -233,7 +233,7 @@ fn what_others_do_elsewhere_is_looked_at_once() {
 }
 
 #[test]
-fn what_cannot_be_deleted_at_the_start_is_deleted_later() {
+fn undeletable_state_at_the_start_is_deleted_later() {
     let mut cluster = Cluster::new(3);
     let table = Table { family: IpFamily::V4, name: "kube-proxy".into() };
     let mut left = Transaction::on(table);
@@ -254,7 +254,7 @@ fn what_cannot_be_deleted_at_the_start_is_deleted_later() {
 }
 
 #[test]
-fn what_a_kernel_lacks_is_named() {
+fn missing_kernel_features_are_named() {
     let mut kernel = FakeNftables::default();
     for family in IpFamily::ALL {
         for (part, name) in [

@@ -125,7 +125,7 @@ fn streamed_lists_when_recorded_end_with_their_bookmark() {
 }
 
 #[test]
-fn statuses_when_recorded_say_why_and_how_long_to_wait() {
+fn recorded_statuses_have_reason_and_retry_after() {
     let exchanges = exchanges();
     for (encoding, body) in one(&exchanges, "errors/504-rv-too-large") {
         let status = decode_status(encoding, &body).expect("a status");

@@ -131,7 +131,7 @@ fn candidate(family: IpFamily, name: &str, bytes: &[u8], sets: &mut SetIndex) ->
             // xt_tcp and xt_udp have the destination ports second, xt_sctp_info has them first.
             let (at, any) = if name == "sctp" { (0, (0, 0)) } else { (4, (0, u16::MAX)) };
             match (u16_at(bytes, at), u16_at(bytes, at + 2)) {
-                // Port 0 of SCTP is told from none by a flag, which the comparison checks.
+                // For SCTP a flag distinguishes port 0 from no port; the comparison checks it.
                 range if range == any => Match::Transport(protocol),
                 (port, _) => Match::DestinationPort(protocol, port),
             }
