@@ -21,6 +21,7 @@ mod kernel;
 mod leftovers;
 mod links;
 mod many_refused;
+mod native_batches;
 mod native_iptables;
 mod nfacct;
 mod nftables_engine;

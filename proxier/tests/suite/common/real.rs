@@ -59,12 +59,18 @@ impl Real {
     pub fn tools(&self) -> Box<dyn IptablesTool> {
         self.enter();
         if self.infix == NATIVE {
-            let tools = Box::new(NativeIptables::find(IpFamily::V4).expect("nf_tables works here"));
-            return Box::new(There { tools, kernel: self.clone() });
+            return self.native(|tools| tools);
         }
         let choice =
             FlavourChoice { flavour: Some(self.flavour), infix: self.infix, reason: String::new(), unread: Vec::new() };
         let tools = SystemIptables::find(IpFamily::V4, &choice).expect("iptables works here");
+        Box::new(There { tools: Box::new(tools), kernel: self.clone() })
+    }
+
+    /// iptables without the programs, as `adjust` makes it.
+    pub fn native(&self, adjust: impl FnOnce(NativeIptables) -> NativeIptables) -> Box<dyn IptablesTool> {
+        self.enter();
+        let tools = adjust(NativeIptables::find(IpFamily::V4).expect("nf_tables works here"));
         Box::new(There { tools: Box::new(tools), kernel: self.clone() })
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use netfilter::IpFamily;
 use netfilter::kernel::NftTables;
+use netfilter::kernel::nftables::NftError;
 use netfilter::nft::{Element, Field, Key, Operation, Set, Table, Transaction};
 
 use super::kernel::Real;
@@ -61,4 +62,17 @@ fn parts_are_where_the_cuts_are() {
     uncut.push(Operation::DeleteTable);
     uncut.cut();
     assert_eq!(uncut.parts().map(|(start, part)| (start, part.len())).collect::<Vec<_>>(), [(0, 1)]);
+}
+
+#[test]
+fn each_of_a_thousand_refused_operations_is_reported() {
+    let mut engine = Real::new().engine();
+    let mut bad = transaction(1, None);
+    (0..1000).for_each(|number| bad.push(Operation::DeleteChain(format!("nowhere-{number}").as_str().into())));
+    for error in [engine.apply(&bad, None), engine.check(&bad).map(|()| 0)].map(|result| result.expect_err("no chains"))
+    {
+        let NftError::Refused(refusals) = error else { panic!("{error}") };
+        let named: Vec<_> = refusals.iter().filter_map(|refusal| refusal.operation).collect();
+        assert_eq!(named, (3..1003).collect::<Vec<_>>());
+    }
 }

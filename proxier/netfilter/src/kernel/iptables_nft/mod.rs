@@ -6,8 +6,10 @@
 //! reads them, and [`NativeIptables`] is the whole tool.
 
 mod base;
+mod batch;
 mod expressions;
 mod kept;
+mod lines;
 mod matches;
 mod native;
 mod read;

@@ -7,10 +7,12 @@ use std::io;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::base::{self, BUILTIN};
+use super::batch::Batch;
+use super::lines::Lines;
 use super::read::NftRules;
 use super::rule::DecodedRule;
 use super::tables::{self, Incompatible, Readable};
-use super::transaction::{Batch, Lines, Place, Writer};
+use super::transaction::{Place, Shape, Writer};
 use crate::iptables::{Chain, Rule, Table};
 use crate::kernel::iptables::{IptablesTool, RestoreError, TableState, ToolError};
 use crate::kernel::netlink::{Fault, Netlink, NetlinkError};
@@ -22,12 +24,13 @@ use crate::{IpFamily, Restore, SavedTable, nft};
 const BATCH: usize = 2000;
 /// The largest batch, where the kernel permits it.
 const BYTES_MAX: usize = 64 << 20;
-/// The receive buffer, for the errors of ten thousand refused rules. It takes no memory while it is empty.
-const ERRORS: usize = 8 << 20;
 /// The number of attempts while other programs change nf_tables.
 const TRIES: u32 = 20;
-/// The request that creates the table, after the one that begins the batch.
-const TABLE_REQUEST: usize = 1;
+/// The number of attempts that the kernel refuses if nf_tables changed since it was read.
+///
+/// Programs that write all the time would make all of them fail. Further attempts change rules by their handles, which
+/// the kernel never reuses, and rewrite chains that cannot be read; damage is found by the next check for drift.
+const CHECKED_TRIES: u32 = 3;
 /// The most refused lines that a message shows.
 const SHOWN: usize = 3;
 
@@ -43,15 +46,22 @@ pub struct NativeIptables {
     priority: WriterPriority,
     /// Whether writes are background steps.
     is_cleanup: bool,
+    /// The largest batch in bytes.
+    largest_batch: usize,
 }
 
 /// Why a batch was not applied.
 enum Failure {
     /// nf_tables changed since it was read.
     Changed,
-    /// Lines that were refused, with the reason; the kernel's own message.
-    Refused(Vec<(Option<usize>, String)>),
+    /// Lines that were refused, with the kernel's reason.
+    Refused(Vec<RefusedLine>),
+    /// As `Refused`, but another program may have deleted a rule that was read.
+    Stale(Vec<RefusedLine>),
 }
+
+/// A line, if one is at fault, and the reason.
+type RefusedLine = (Option<usize>, String);
 
 impl From<NftError> for Failure {
     fn from(error: NftError) -> Self {
@@ -88,7 +98,15 @@ impl NativeIptables {
             socket: None,
             priority: WriterPriority::default(),
             is_cleanup: false,
+            largest_batch: BYTES_MAX,
         }
+    }
+
+    /// Splits larger batches, as where the kernel does not permit them: without `CAP_NET_ADMIN` in the initial user
+    /// namespace, a socket sends at most twice `net.core.wmem_max`.
+    #[must_use]
+    pub fn with_largest_batch(self, bytes: usize) -> Self {
+        Self { largest_batch: bytes, ..self }
     }
 
     /// Writes as a foreground writer, which background steps yield to.
@@ -106,7 +124,7 @@ impl NativeIptables {
     /// Lets the kernel validate a chain of table nat with a rule, without creating it.
     fn probe(&mut self) -> Result<(), String> {
         let batch = Batch::new(None).map_err(|error| error.to_string())?;
-        let mut writer = Writer { rules: &mut self.rules, name: Table::Nat.name(), batch };
+        let mut writer = Writer { rules: &mut self.rules, name: Table::Nat.name(), batch, shape: Shape::Atomic };
         let built = writer
             .table(0)
             .and_then(|()| writer.builtin(Table::Nat, (base::PROBE, "POSTROUTING"), 0))
@@ -116,19 +134,23 @@ impl NativeIptables {
         match self.send(batch, false) {
             Ok(()) => Ok(()),
             Err(Failure::Changed) => Err("nf_tables changed".to_owned()),
-            Err(Failure::Refused(reasons)) => Err(reasons.into_iter().map(|(_, why)| why).next().unwrap_or_default()),
+            Err(Failure::Refused(reasons) | Failure::Stale(reasons)) => {
+                Err(reasons.into_iter().map(|(_, why)| why).next().unwrap_or_default())
+            }
         }
     }
 
     fn socket(&mut self) -> Result<&mut Netlink, NetlinkError> {
         match self.socket.take() {
             Some(socket) => Ok(self.socket.insert(socket)),
-            None => {
-                let mut socket = Netlink::open(NETLINK_NETFILTER)?;
-                socket.grow_receive_buffer(ERRORS);
-                Ok(self.socket.insert(socket))
-            }
+            None => Ok(self.socket.insert(Netlink::open(NETLINK_NETFILTER)?)),
         }
+    }
+
+    /// The largest batch for `bytes`, after growing the socket's buffer if permitted.
+    fn room(&mut self, bytes: usize) -> Result<usize, NetlinkError> {
+        let largest = self.largest_batch;
+        Ok(self.socket()?.room(bytes.min(largest))?.min(largest))
     }
 
     /// Sends a batch; without `end`, the kernel only validates it.
@@ -137,36 +159,61 @@ impl NativeIptables {
         if end {
             batch.end()?;
         }
-        let bytes = batch.requests.size();
-        let room = self.socket()?.room(bytes.min(BYTES_MAX))?;
-        if bytes > room {
-            return Err(NftError::TooBig { bytes, room }.into());
-        }
         let requests = std::mem::take(&mut batch.requests);
         let faults = self.socket()?.batch(requests, last).inspect_err(|_| self.socket = None)?;
         if faults.iter().any(|fault| fault.index == 0 && fault.error.errno() == Some(libc::ERESTART)) {
             return Err(Failure::Changed);
         }
         // Without the table, or the right to change it, everything is refused: no line is at fault.
-        let general = |fault: &Fault| fault.index == TABLE_REQUEST || fault.error.errno() == Some(libc::EPERM);
+        let general = |fault: &Fault| batch.creates_table(fault.index) || fault.error.errno() == Some(libc::EPERM);
         let whole = faults.iter().any(general);
-        let line = |index| batch.line(if whole { TABLE_REQUEST } else { index });
+        let is_unchecked = batch.uses_handles && batch.generation.is_none();
+        let is_stale = is_unchecked && faults.iter().any(|fault| fault.error.errno() == Some(libc::ENOENT));
+        let line = |index| if whole { batch.first_line() } else { batch.line(index) };
         let refused: Vec<_> = faults.into_iter().map(|fault| (line(fault.index), fault.error.to_string())).collect();
-        if refused.is_empty() { Ok(()) } else { Err(Failure::Refused(refused)) }
+        match refused.is_empty() {
+            true => Ok(()),
+            false if is_stale => Err(Failure::Stale(refused)),
+            false => Err(Failure::Refused(refused)),
+        }
     }
 
-    /// Applies the lines of one table in one batch.
-    fn apply(&mut self, lines: &Lines<'_>) -> Result<(), Failure> {
-        self.rules.sets.forget();
-        let generation = if lines.depend() { Some(self.nf_tables.generation()?) } else { None };
+    /// Sends a batch in parts that the socket takes.
+    fn send_in_parts(&mut self, mut batch: Batch) -> Result<(), Failure> {
+        let room = self.room(batch.size())?;
+        loop {
+            let rest = batch.split_off(room).map_err(|bytes| NftError::TooBig { bytes, room })?;
+            self.send(batch, true)?;
+            let Some(rest) = rest else { return Ok(()) };
+            batch = rest;
+        }
+    }
+
+    /// The batch for the lines of one table.
+    fn build(&mut self, lines: &Lines<'_>, generation: Option<u32>, shape: Shape) -> Result<Batch, Failure> {
         let missing = self.missing_builtin(lines)?;
-        let mut writer = Writer { rules: &mut self.rules, name: lines.table.name(), batch: Batch::new(generation)? };
+        let (batch, name) = (Batch::new(generation)?, lines.table.name());
+        let mut writer = Writer { rules: &mut self.rules, name, batch, shape };
         writer.write(lines, &missing)?;
         let mut batch = writer.batch;
         match std::mem::take(&mut batch.refused) {
-            refused if refused.is_empty() => self.send(batch, true),
+            refused if refused.is_empty() => Ok(batch),
             refused => Err(Failure::Refused(refused.into_iter().map(|(line, why)| (Some(line), why)).collect())),
         }
+    }
+
+    /// Applies the lines of one table, in one batch if the socket takes it.
+    fn apply(&mut self, lines: &Lines<'_>, is_checked: bool) -> Result<(), Failure> {
+        self.rules.sets.forget();
+        let generation = if is_checked && lines.depend() { Some(self.nf_tables.generation()?) } else { None };
+        let batch = self.build(lines, generation, Shape::Atomic)?;
+        if batch.size() <= self.room(batch.size())? {
+            return self.send(batch, true);
+        }
+        drop(batch);
+        let generation = if is_checked { Some(self.nf_tables.generation()?) } else { None };
+        let batch = self.build(lines, generation, Shape::Parts)?;
+        self.send_in_parts(batch)
     }
 
     /// The built-in chains that rules are inserted into and that do not exist.
@@ -189,15 +236,17 @@ impl NativeIptables {
         for (table, texts) in restore.texts() {
             let lines = Lines { table, texts, first };
             let mut tries = 0;
-            loop {
-                match self.apply(&lines) {
-                    Ok(()) => break,
-                    Err(Failure::Changed) if tries < TRIES => tries += 1,
-                    Err(Failure::Changed) => {
+            while let Err(failure) = self.apply(&lines, tries < CHECKED_TRIES) {
+                tries += 1;
+                match failure {
+                    Failure::Changed | Failure::Stale(_) if tries < TRIES => {}
+                    Failure::Changed => {
                         let message = format!("{}: {}", table.name(), NftError::Interrupted);
                         return Err(RestoreError { lines: Vec::new(), message });
                     }
-                    Err(Failure::Refused(refused)) => return Err(refusal(restore, table, refused)),
+                    Failure::Refused(refused) | Failure::Stale(refused) => {
+                        return Err(refusal(restore, table, refused));
+                    }
                 }
             }
             first += lines.count();
@@ -207,7 +256,7 @@ impl NativeIptables {
 }
 
 /// The error of a refused transaction, which names the lines and what the kernel said of the first.
-fn refusal(restore: &Restore, table: Table, refused: Vec<(Option<usize>, String)>) -> RestoreError {
+fn refusal(restore: &Restore, table: Table, refused: Vec<RefusedLine>) -> RestoreError {
     let mut message = format!("the kernel refused a change of table {}", table.name());
     let mut lines: Vec<usize> = refused.iter().filter_map(|(line, _)| *line).collect();
     lines.sort_unstable();

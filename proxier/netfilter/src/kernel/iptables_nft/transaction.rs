@@ -1,20 +1,19 @@
 //! Turns the part of a [`Restore`](crate::Restore) about one table into one batch of requests.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::base;
+use super::batch::Batch;
 use super::kept::kept;
-use super::read::{NFNL_SUBSYS_NFTABLES, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_TABLE, NftRules};
+use super::lines::{Chains, Lines, command, declared, leaves_first};
+use super::read::{NFNL_SUBSYS_NFTABLES, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_TABLE, NftRules, ReadRule};
 use super::rule::encode;
 use super::tables::text;
 use crate::IpFamily;
 use crate::iptables::{Rule, Table};
-use crate::kernel::netlink::{self, NLM_F_APPEND, NLM_F_CREATE, NetlinkError, Request, nfgenmsg, nfnetlink};
+use crate::kernel::netlink::{NLM_F_APPEND, NLM_F_CREATE, NetlinkError, Request, nfgenmsg, nfnetlink};
 use crate::kernel::nftables::NftError;
 
-const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
-const NFNL_MSG_BATCH_END: u16 = 0x11;
-const NFNL_BATCH_GENID: u16 = 1;
 const NFT_MSG_NEWTABLE: u8 = 0;
 const NFT_MSG_NEWCHAIN: u8 = 3;
 const NFT_MSG_DELCHAIN: u8 = 5;
@@ -25,52 +24,21 @@ const NFTA_RULE_POSITION: u16 = 6;
 /// Do not delete a chain with rules or references.
 const NLM_F_NONREC: u16 = 0x100;
 
-/// The most chains of a transaction whose rules are compared with the kernel's one by one. Of larger transactions,
-/// such as that of a start, only long chains are compared.
-const COMPARED_MAX: usize = 64;
-/// The number of rules of a chain that is always compared.
-const LONG: usize = 256;
 /// The most rules that are inserted and deleted one by one; the kernel searches the chain for each.
 const SINGLE_MAX: usize = 1000;
 
-/// A batch of requests, each with the line that it is about.
-pub(super) struct Batch {
-    pub requests: netlink::Batch,
-    lines: Vec<usize>,
-    /// Lines that cannot be sent, with the reason.
-    pub refused: Vec<(usize, String)>,
-}
+/// Chains that are emptied in the last batch, with their lines.
+type Emptied<'a> = Vec<(usize, &'a str)>;
 
-impl Batch {
-    /// A batch with its begin message only. The kernel refuses it with `ERESTART` after the generation.
-    pub fn new(generation: Option<u32>) -> Result<Self, NetlinkError> {
-        let mut begin = marker(NFNL_MSG_BATCH_BEGIN);
-        if let Some(generation) = generation {
-            begin.attribute(NFNL_BATCH_GENID, &generation.to_be_bytes());
-        }
-        let mut requests = netlink::Batch::default();
-        requests.push(&begin)?;
-        Ok(Self { requests, lines: Vec::new(), refused: Vec::new() })
-    }
-
-    /// Completes the batch; without it, the kernel only validates.
-    pub fn end(&mut self) -> Result<(), NetlinkError> {
-        self.requests.push(&marker(NFNL_MSG_BATCH_END))
-    }
-
-    /// The line that a request is about; `None` for the batch itself.
-    pub fn line(&self, request: usize) -> Option<usize> {
-        self.lines.get(request.checked_sub(1)?).copied()
-    }
-
-    fn push(&mut self, request: &Request, line: usize) -> Result<(), NetlinkError> {
-        self.lines.push(line);
-        self.requests.push(request)
-    }
-}
-
-fn marker(kind: u16) -> Request {
-    Request::new(kind, 0, &[0, 0, 0, NFNL_SUBSYS_NFTABLES])
+/// How a table is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// In one batch.
+    Atomic,
+    /// In several: all chains are compared, those that others jump to first, and the new rules of a chain come before
+    /// the old ones go. So packets meet each chain in its old state, its new one, or one with the rules of both. Verdicts
+    /// of built-in chains and deletions of chains are the last batch.
+    Parts,
 }
 
 /// The requests for one table.
@@ -78,6 +46,7 @@ pub(super) struct Writer<'a> {
     pub rules: &'a mut NftRules,
     pub name: &'a str,
     pub batch: Batch,
+    pub shape: Shape,
 }
 
 impl Writer<'_> {
@@ -130,6 +99,7 @@ impl Writer<'_> {
         request.text(NFTA_RULE_CHAIN, chain);
         if let Some(handle) = handle {
             request.attribute(NFTA_RULE_HANDLE, &handle.to_be_bytes());
+            self.batch.uses_handles = true;
         }
         self.batch.push(&request, line)
     }
@@ -147,6 +117,7 @@ impl Writer<'_> {
         request.text(NFTA_RULE_CHAIN, chain);
         if let Place::Before(handle) = at {
             request.attribute(NFTA_RULE_POSITION, &handle.to_be_bytes());
+            self.batch.uses_handles = true;
         }
         match encode(self.family(), &rule, &mut self.rules.sets, &mut request) {
             Ok(()) => self.batch.push(&request, line),
@@ -167,68 +138,8 @@ pub(super) enum Place {
     Before(u64),
 }
 
-/// The lines about one table, with the number of the first.
-pub(super) struct Lines<'a> {
-    pub table: Table,
-    pub texts: [&'a str; 3],
-    pub first: usize,
-}
-
-impl<'a> Lines<'a> {
-    /// The number of lines, head and COMMIT included.
-    pub fn count(&self) -> usize {
-        2 + self.texts.iter().map(|text| text.lines().count()).sum::<usize>()
-    }
-
-    /// Whether a batch for these lines depends on what the table contains.
-    pub fn depend(&self) -> bool {
-        !self.compared().is_empty() || self.texts[1].lines().any(|line| line.starts_with("-D "))
-    }
-
-    fn numbered(&self, part: usize) -> impl Iterator<Item = (usize, &'a str)> {
-        let before: usize = self.texts[..part].iter().map(|text| text.lines().count()).sum();
-        (self.first + 1 + before..).zip(self.texts[part].lines())
-    }
-
-    fn deleted(&self) -> HashSet<&'a str> {
-        self.texts[2].lines().filter_map(|line| line.strip_prefix("-X ")).collect()
-    }
-
-    /// The chains whose rules are compared one by one.
-    fn compared(&self) -> BTreeSet<&'a str> {
-        let deleted = self.deleted();
-        let declared = self.texts[0].lines().filter_map(declared).filter(|chain| !deleted.contains(chain));
-        let declared: Vec<&str> = declared.collect();
-        if declared.len() <= COMPARED_MAX {
-            return declared.into_iter().collect();
-        }
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for (verb, chain, _) in self.texts[1].lines().filter_map(command) {
-            *counts.entry(chain).or_default() += usize::from(verb == "-A");
-        }
-        let long: BTreeSet<&str> = declared.into_iter().collect();
-        counts
-            .into_iter()
-            .filter(|(chain, count)| *count >= LONG && long.contains(chain))
-            .map(|(chain, _)| chain)
-            .collect()
-    }
-}
-
-/// The chain of `:CHAIN - [0:0]`.
-fn declared(line: &str) -> Option<&str> {
-    line.strip_prefix(':')?.split(' ').next()
-}
-
-/// The verb, the chain and the options of a rule's line.
-fn command(line: &str) -> Option<(&str, &str, &str)> {
-    let (verb, rest) = line.split_once(' ')?;
-    let end = rest.find(' ').unwrap_or(rest.len());
-    Some((verb, &rest[..end], &rest[end..]))
-}
-
 impl Writer<'_> {
-    /// Writes the lines of one table, except the verdicts on built-in chains that do not exist.
+    /// Writes the lines of one table. The built-in chains `missing` are created.
     pub fn write(&mut self, lines: &Lines<'_>, missing: &[&str]) -> Result<(), NftError> {
         self.table(lines.first)?;
         for name in missing {
@@ -237,20 +148,11 @@ impl Writer<'_> {
                 self.builtin(lines.table, (name, name), line)?;
             }
         }
-        let compared = lines.compared();
-        let mut wanted: BTreeMap<&str, Vec<(usize, &str)>> = BTreeMap::new();
-        for (line, text) in lines.numbered(0) {
-            let Some(chain) = declared(text) else { continue };
-            self.chain(chain, line)?;
-            match compared.contains(chain) {
-                true => _ = wanted.insert(chain, vec![(line, "")]),
-                false => self.delete_rules(chain, None, line)?,
-            }
-        }
+        let (mut chains, emptied) = self.declare(lines)?;
         let mut builtin = Builtin::default();
         for (line, text) in lines.numbered(1) {
             let Some((verb, chain, options)) = command(text) else { continue };
-            match (verb, wanted.get_mut(chain)) {
+            match (verb, chains.get_mut(chain)) {
                 ("-A", Some(rules)) => rules.push((line, options)),
                 ("-A", None) => self.add_rule(chain, options, Place::End, line)?,
                 ("-I", _) => builtin.insert(chain, options, line),
@@ -258,11 +160,48 @@ impl Writer<'_> {
                 _ => self.batch.refused.push((line, format!("unknown command {verb}"))),
             }
         }
-        for (chain, rules) in wanted {
-            self.compare(chain, &rules)?;
+        let order = if self.shape == Shape::Parts { leaves_first(&chains) } else { chains.keys().copied().collect() };
+        for chain in order {
+            self.compare(chain, &chains[chain])?;
+        }
+        Ok(self.finish(lines, builtin, &emptied)?)
+    }
+
+    /// Creates the declared chains. Returns those to compare, and those to empty in the last batch.
+    fn declare<'a>(&mut self, lines: &Lines<'a>) -> Result<(Chains<'a>, Emptied<'a>), NetlinkError> {
+        let in_parts = self.shape == Shape::Parts;
+        let compared = if in_parts { lines.written() } else { lines.compared() };
+        let (mut chains, mut emptied) = (Chains::new(), Vec::new());
+        for (line, text) in lines.numbered(0) {
+            let Some(chain) = declared(text) else { continue };
+            self.chain(chain, line)?;
+            if compared.contains(chain) {
+                chains.insert(chain, vec![(line, "")]);
+            } else if in_parts {
+                emptied.push((line, chain));
+            } else {
+                self.delete_rules(chain, None, line)?;
+            }
+        }
+        Ok((chains, emptied))
+    }
+
+    /// Writes what must not be done twice, or before everything else.
+    fn finish(
+        &mut self,
+        lines: &Lines<'_>,
+        builtin: Builtin<'_>,
+        emptied: &[(usize, &str)],
+    ) -> Result<(), NetlinkError> {
+        self.batch.keep_whole();
+        for (chain, handle, line) in builtin.removed {
+            self.delete_rules(chain, Some(handle), line)?;
         }
         for (chain, options, line) in builtin.inserted {
             self.add_rule(chain, options, Place::Head, line)?;
+        }
+        for (line, chain) in emptied {
+            self.delete_rules(chain, None, *line)?;
         }
         for (line, text) in lines.numbered(2) {
             self.delete_chain(text.trim_start_matches("-X "), line)?;
@@ -270,38 +209,55 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// The rules of a chain that is to be compared; `None` if they cannot be read because others write all the time,
+    /// and the batch is not for a generation anyway.
+    fn present(&mut self, chain: &str) -> Result<Option<Vec<ReadRule>>, NftError> {
+        match self.rules.chain(self.name, chain) {
+            Err(NftError::Interrupted) if self.batch.generation.is_none() => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
     /// Inserts and deletes the rules that differ, or all of them if they are many. The first of `rules` is the
     /// declaration.
     fn compare(&mut self, chain: &str, rules: &[(usize, &str)]) -> Result<(), NftError> {
         let [(declaration, _), rules @ ..] = rules else { return Ok(()) };
-        let present = self.rules.chain(self.name, chain)?;
-        let handles: Vec<u64> = present.iter().map(|rule| rule.handle).collect();
-        let old: Vec<String> = present.iter().map(|rule| printed(&rule.rule)).collect();
+        let present = self.present(chain)?;
+        let is_known_empty = present.as_ref().is_some_and(Vec::is_empty);
+        let old: Vec<String> = present.iter().flatten().map(|rule| printed(&rule.rule)).collect();
         let old: Vec<&str> = old.iter().map(String::as_str).collect();
         let new: Vec<&str> = rules.iter().map(|(_, options)| *options).collect();
         let kept = kept(&old, &new);
         let stay: HashSet<usize> = kept.iter().flatten().copied().collect();
-        let rewritten = old.len() + new.len() - 2 * stay.len() > SINGLE_MAX;
-        if rewritten || stay.is_empty() {
-            if !old.is_empty() {
-                self.delete_rules(chain, None, *declaration)?;
+        let many = stay.is_empty() || old.len() + new.len() - 2 * stay.len() > SINGLE_MAX;
+        let present = match present {
+            Some(present) if self.shape == Shape::Parts || !many => present,
+            _ => {
+                if !is_known_empty {
+                    self.delete_rules(chain, None, *declaration)?;
+                }
+                return self.append_all(chain, rules);
             }
-            for (line, options) in rules {
-                self.add_rule(chain, options, Place::End, *line)?;
-            }
-            return Ok(());
-        }
-        for (_, handle) in handles.iter().enumerate().filter(|(at, _)| !stay.contains(at)) {
-            self.delete_rules(chain, Some(*handle), *declaration)?;
-        }
+        };
         let mut places = vec![Place::End; rules.len()];
         let mut next = Place::End;
         for (at, kept) in kept.iter().enumerate().rev() {
-            next = kept.map_or(next, |old| Place::Before(handles[old]));
+            next = kept.map_or(next, |old| Place::Before(present[old].handle));
             places[at] = next;
         }
+        // Additions first, in case that the batch is cut.
         for (at, (line, options)) in rules.iter().enumerate().filter(|(at, _)| kept[*at].is_none()) {
             self.add_rule(chain, options, places[at], *line)?;
+        }
+        for (_, rule) in present.iter().enumerate().filter(|(at, _)| !stay.contains(at)) {
+            self.delete_rules(chain, Some(rule.handle), *declaration)?;
+        }
+        Ok(())
+    }
+
+    fn append_all(&mut self, chain: &str, rules: &[(usize, &str)]) -> Result<(), NftError> {
+        for (line, options) in rules {
+            self.add_rule(chain, options, Place::End, *line)?;
         }
         Ok(())
     }
@@ -317,6 +273,8 @@ fn printed(rule: &super::rule::DecodedRule) -> String {
 #[derive(Default)]
 struct Builtin<'a> {
     inserted: Vec<(&'a str, &'a str, usize)>,
+    /// Chain, handle and line.
+    removed: Vec<(&'a str, u64, usize)>,
     /// The rules of chains that rules are removed from, without those already removed.
     present: BTreeMap<&'a str, Vec<(u64, String)>>,
 }
@@ -347,7 +305,7 @@ impl<'a> Builtin<'a> {
             Some(rules.remove(at))
         });
         match rules {
-            Some((handle, _)) => writer.delete_rules(chain, Some(handle), line)?,
+            Some((handle, _)) => self.removed.push((chain, handle, line)),
             None => writer.batch.refused.push((line, format!("chain {chain} has no such rule"))),
         }
         Ok(())

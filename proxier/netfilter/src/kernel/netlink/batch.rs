@@ -9,6 +9,10 @@ use super::{NLM_F_ACK, Netlink, NetlinkError, Request, request};
 
 /// The bytes of a socket's send buffer that the kernel reserves.
 const RESERVE: usize = 32;
+/// The receive buffer that one error takes: the kernel counts the memory of its message, not the message's bytes.
+const ERROR_BYTES: usize = 2048;
+/// The largest receive buffer for errors. It takes no memory while it is empty.
+const ERRORS_MAX: usize = 64 << 20;
 
 /// An error of one request in a batch.
 #[derive(Debug)]
@@ -57,6 +61,12 @@ impl Batch {
     pub fn count(&self) -> usize {
         self.starts.len()
     }
+
+    /// The number of requests, from the first on, that have at most `bytes` in total.
+    pub fn fitting(&self, bytes: usize) -> usize {
+        let ends = self.starts.iter().skip(1).copied().chain([self.bytes.len()]);
+        ends.take_while(|end| *end <= bytes).count().min(self.count())
+    }
 }
 
 impl Netlink {
@@ -77,18 +87,23 @@ impl Netlink {
         Ok(has.saturating_sub(RESERVE))
     }
 
-    /// Grows the receive buffer, so that an error of each request fits, if permitted.
-    pub fn grow_receive_buffer(&mut self, bytes: usize) {
-        // The kernel doubles the requested size. Without CAP_NET_ADMIN, rmem_max is the limit.
-        if setsockopt(&self.socket, sockopt::RcvBufForce, &(bytes / 2)).is_err() {
-            let _ = setsockopt(&self.socket, sockopt::RcvBuf, &(bytes / 2));
+    /// Grows the receive buffer, so that an error of each of `requests` fits, if permitted.
+    fn reserve_errors(&mut self, requests: usize) -> Result<(), NetlinkError> {
+        let wanted = requests.saturating_mul(ERROR_BYTES).min(ERRORS_MAX);
+        if getsockopt(&self.socket, sockopt::RcvBuf).map_err(std::io::Error::from)? < wanted {
+            // The kernel doubles the requested size. Without CAP_NET_ADMIN, rmem_max is the limit.
+            if setsockopt(&self.socket, sockopt::RcvBufForce, &(wanted / 2)).is_err() {
+                let _ = setsockopt(&self.socket, sockopt::RcvBuf, &(wanted / 2));
+            }
         }
+        Ok(())
     }
 
     /// Sends a batch and returns its errors in request order; an empty list means success.
     ///
     /// The answer to request `answered` is the last one, because the kernel answers in order after it has validated
-    /// the whole batch. An error of the batch begin is reported for request 0.
+    /// the whole batch. An error of the batch begin is reported for request 0. Of errors that exceed a receive buffer
+    /// that must not grow, the first ones are returned.
     pub fn batch(&mut self, batch: Batch, answered: usize) -> Result<Vec<Fault>, NetlinkError> {
         let Batch { mut bytes, starts } = batch;
         let (first, count) = (self.sequence.wrapping_add(1), starts.len());
@@ -96,15 +111,33 @@ impl Netlink {
             self.sequence = self.sequence.wrapping_add(1);
             request::number(&mut bytes[start..], self.sequence, if index == answered { NLM_F_ACK } else { 0 });
         }
+        self.reserve_errors(count)?;
         self.send(&bytes, count)?;
         drop(bytes);
         let mut faults = Vec::new();
         loop {
-            self.receive()?;
+            match self.receive() {
+                Err(error) if error.errno() == Some(libc::ENOBUFS) => {
+                    self.drain((first, count, answered), &mut faults)?;
+                    // Errors were lost, so the batch was refused, whatever is known of it.
+                    return if faults.is_empty() { Err(error) } else { Ok(faults) };
+                }
+                received => received?,
+            }
             if collect(&self.buffer, (first, count, answered), &mut faults)? {
                 return Ok(faults);
             }
         }
+    }
+
+    /// Collects the errors that the receive buffer had room for, after others were lost.
+    fn drain(&mut self, range: (u32, usize, usize), faults: &mut Vec<Fault>) -> Result<(), NetlinkError> {
+        while self.receive_queued()? {
+            if collect(&self.buffer, range, faults)? {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

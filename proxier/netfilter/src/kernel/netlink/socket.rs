@@ -197,6 +197,20 @@ impl Netlink {
         traffic::received(length);
         if length == self.buffer.len() && length > 0 { Ok(()) } else { Err(NetlinkError::Malformed) }
     }
+
+    /// Receives the next datagram into the buffer if one is queued; returns whether there was one.
+    pub(super) fn receive_queued(&mut self) -> Result<bool, NetlinkError> {
+        self.buffer.clear();
+        match self.socket.recv(&mut self.buffer, libc::MSG_TRUNC | libc::MSG_DONTWAIT) {
+            Ok(length) if length == self.buffer.len() && length > 0 => {
+                traffic::received(length);
+                Ok(true)
+            }
+            Ok(_) => Err(NetlinkError::Malformed),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 fn socket(protocol: isize) -> io::Result<Socket> {
