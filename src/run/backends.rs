@@ -46,10 +46,7 @@ pub fn detect_backends(settings: &ValidatedConfig, writer: IptablesBackend) -> R
     let choice = detect_flavour(&FLAVOUR_HINTS);
     let flavour = choice.flavour.map_or_else(|| "unknown".to_owned(), |flavour| flavour.to_string());
     info!("Using {} mode, iptables flavour {flavour}: {}", settings.mode, choice.reason);
-    let native = writer == IptablesBackend::Native && choice.flavour == Some(Flavour::Nft);
-    if native {
-        info!("Writing iptables rules natively, without the iptables programs");
-    }
+    let native = writes_natively(&choice, writer)?;
     for unread in &choice.unread {
         warn!("Failed to read the kubelet's iptables flavour hint, flavour {flavour} may be wrong: {unread}");
     }
@@ -69,6 +66,35 @@ pub fn detect_backends(settings: &ValidatedConfig, writer: IptablesBackend) -> R
         _ => ActiveMode::Iptables(choice.flavour),
     };
     Ok(DetectedBackends { running, backends, priority })
+}
+
+/// Whether this program writes iptables rules itself.
+///
+/// # Errors
+/// If only programs can write rules of the flavour, and there are none.
+fn writes_natively(choice: &FlavourChoice, writer: IptablesBackend) -> Result<bool, String> {
+    let has_programs = choice.has_programs();
+    match (choice.flavour, writer) {
+        (Some(Flavour::Nft), IptablesBackend::Native) => {
+            info!("Writing iptables rules natively, without the iptables programs");
+        }
+        (Some(Flavour::Nft), IptablesBackend::Programs) if !has_programs => {
+            info!("Writing iptables rules natively, because the iptables programs are not in PATH");
+        }
+        (Some(Flavour::Legacy), _) if !has_programs => {
+            return Err(format!(
+                "iptables flavour legacy needs the iptables programs, which are not in PATH: {}; use an image with them, \
+                 or nftables mode",
+                choice.reason
+            ));
+        }
+        (None, _) if !has_programs => {
+            let unread = choice.unread.join("; ");
+            return Err(format!("cannot determine the iptables flavour: {}: {unread}", choice.reason));
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
 }
 
 /// [`detect_backends`] on a blocking thread: tools may be slow, while HTTP and signals are still served.

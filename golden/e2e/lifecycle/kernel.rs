@@ -135,20 +135,53 @@ fn hanging_tools_do_not_block_health_checks_or_shutdown() {
 }
 
 #[test]
-fn a_family_without_tools_is_left_out_and_none_is_fatal() {
+fn a_family_without_tools_is_left_out_beside_one_that_has_them() {
     let mut world = World::new();
     let tools = world.node.dir().join("tools");
     std::fs::create_dir(&tools).expect("a folder");
     let path = format!("PATH={}", tools.display());
-    world.start_by(&["/usr/bin/env", &path], &[]);
-    assert_eq!(world.node.wait().code(), Some(1), "{}", world.node.log());
-    world.node.until_logged(&["iptables is not available on this host", "IPv4", "IPv6"]);
     for tool in ["iptables", "iptables-save", "iptables-restore"] {
         let path = world.node.netns().run(&format!("which {tool}"));
         std::os::unix::fs::symlink(path.trim(), tools.join(tool)).expect("a link");
     }
-    world.start_by(&["/usr/bin/env", &path], &[]);
+    world.start_by(&["/usr/bin/env", &path], &["--iptables-backend=programs"]);
     world.settled();
     world.node.until_logged(&["single-stack", "ip6tables"]);
     world.node.until_health("/healthz", 200);
+}
+
+/// An environment without any iptables program.
+const NO_PROGRAMS: [&str; 2] = ["/usr/bin/env", "PATH=/nowhere"];
+
+#[test]
+fn without_programs_the_kernels_rules_decide_the_flavour_and_nf_tables_is_written_natively() {
+    let mut world = World::new();
+    world.start_by(&NO_PROGRAMS, &[]);
+    world.settled();
+    world.node.until_logged(&["flavour nf_tables", "no iptables in PATH", "the kernel has no legacy iptables rule"]);
+    world.node.until_logged(&["Writing iptables rules natively"]);
+    world.node.until_logged(&["Running in dual-stack mode"]);
+    assert_eq!(world.node.end(Signal::SIGTERM).code(), Some(0), "{}", world.node.log());
+
+    // The kubelet's hint counts more than rules of others.
+    world.node.netns().run("iptables-legacy -A INPUT -s 192.0.2.1 -j ACCEPT");
+    world.node.netns().run("ip6tables-nft -t mangle -N KUBE-IPTABLES-HINT");
+    world.start_by(&NO_PROGRAMS, &[]);
+    world.settled();
+    world.node.until_logged(&["flavour nf_tables", "chain KUBE-IPTABLES-HINT is in the mangle table of ip6tables-nft"]);
+    assert_eq!(world.node.end(Signal::SIGTERM).code(), Some(0), "{}", world.node.log());
+}
+
+#[test]
+fn without_programs_a_host_of_legacy_rules_is_refused_with_what_to_do() {
+    let mut world = World::new();
+    // Empty tables are no sign.
+    world.node.netns().run("iptables-legacy -t nat -S");
+    world.start_by(&NO_PROGRAMS, &["--init-only"]);
+    assert_eq!(world.node.wait().code(), Some(0), "{}", world.node.log());
+    world.node.netns().run("iptables-legacy -A INPUT -s 192.0.2.1 -j ACCEPT");
+    world.start_by(&NO_PROGRAMS, &[]);
+    assert_eq!(world.node.wait().code(), Some(1), "{}", world.node.log());
+    world.node.until_logged(&["legacy needs the iptables programs", "have 1 entries", "nftables mode"]);
+    assert_eq!(world.node.netns().run("nft list ruleset"), "", "nothing was written");
 }

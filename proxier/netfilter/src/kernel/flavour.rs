@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::command;
+use super::flavour_kernel::RuleCounts;
 use super::iptables::legacy_tables;
 use super::nftables::has_chain;
 use super::retry::retry;
@@ -66,8 +67,8 @@ pub struct FlavourChoice {
 /// Detects the flavour of the host.
 ///
 /// Looks for a chain named in `hints` in the four mangle tables, those of nf_tables first. Without a hint, the flavour
-/// of `iptables` in PATH is used. Unreadable tables are retried for up to 0.6 s, because callers keep the result for
-/// long.
+/// of `iptables` in PATH is used; without that program, the flavour with more rules in the kernel. Unreadable tables are
+/// retried for up to 0.6 s, because callers keep the result for long.
 #[must_use]
 pub fn detect(hints: &[&str]) -> FlavourChoice {
     let attempt = || {
@@ -95,13 +96,17 @@ fn detect_once(hint: &dyn Fn(Flavour, IpFamily) -> Result<Option<String>, String
     default(unread)
 }
 
-/// The flavour of `iptables` in PATH.
-fn default(mut unread: Vec<String>) -> FlavourChoice {
-    let name = IpFamily::V4.iptables();
-    let Ok(path) = which::which(name) else {
-        let reason = format!("no hint chain, and no {name} in PATH");
-        return FlavourChoice { flavour: None, infix: "", reason, unread };
-    };
+/// The flavour without a hint.
+fn default(unread: Vec<String>) -> FlavourChoice {
+    match installed(unread) {
+        Ok(choice) => choice,
+        Err(unread) => by_rules(unread, RuleCounts::read()),
+    }
+}
+
+/// The flavour of `iptables` in PATH; `unread` again if there is none.
+fn installed(mut unread: Vec<String>) -> Result<FlavourChoice, Vec<String>> {
+    let Ok(path) = which::which(IpFamily::V4.iptables()) else { return Err(unread) };
     let version = command::run(Command::new(&path).arg("--version"), []).unwrap_or_else(|error| {
         unread.push(error.to_string());
         Vec::new()
@@ -109,7 +114,20 @@ fn default(mut unread: Vec<String>) -> FlavourChoice {
     let version = String::from_utf8_lossy(&version).trim().to_owned();
     let flavour = named(&version);
     let reason = format!("no hint chain, and {} says {version:?}", path.display());
-    FlavourChoice { flavour, infix: "", reason, unread }
+    Ok(FlavourChoice { flavour, infix: "", reason, unread })
+}
+
+/// The flavour of a host without `iptables`. Tables that cannot be read may have a hint, so without them there is none.
+fn by_rules(mut unread: Vec<String>, counts: Result<RuleCounts, Vec<String>>) -> FlavourChoice {
+    let intro = format!("no hint chain, no {} in PATH", IpFamily::V4.iptables());
+    let counts = counts.map_err(|causes| unread.extend(causes)).ok().filter(|_| unread.is_empty());
+    let Some(counts) = counts else {
+        let reason = format!("{intro}, and the kernel's tables cannot be read");
+        return FlavourChoice { flavour: None, infix: "", reason, unread };
+    };
+    let flavour = counts.flavour();
+    let reason = format!("{intro}, and {}", counts.reason());
+    FlavourChoice { flavour: Some(flavour), infix: flavour.infix(), reason, unread }
 }
 
 impl FlavourChoice {
@@ -122,20 +140,29 @@ impl FlavourChoice {
             let reason = format!("{flavour} was requested");
             return Ok(Some(Self { flavour: Some(flavour), infix: flavour.infix(), reason, unread: Vec::new() }));
         }
-        let choice = default(Vec::new());
+        let Ok(choice) = installed(Vec::new()) else { return Ok(None) };
         match choice.unread.first() {
             Some(cause) => Err(cause.clone()),
             None => Ok(Some(choice).filter(|choice| choice.flavour == Some(flavour))),
         }
     }
+
+    /// Whether the programs of the flavour are in PATH, of at least one family.
+    #[must_use]
+    pub fn has_programs(&self) -> bool {
+        let names = IpFamily::ALL.map(|family| format!("{}{}-restore", family.iptables(), self.infix));
+        names.iter().any(|name| which::which(name).is_ok())
+    }
 }
 
-/// The hint in the mangle table of one flavour and family; `None` if its programs are not in PATH.
+/// The hint in the mangle table of one flavour and family.
+///
+/// `None` without the programs to write rules of that flavour, of which nf_tables needs none if there are none at all.
 fn hint(hints: &[&str], flavour: Flavour, family: IpFamily) -> Result<Option<String>, String> {
-    let Ok(save) = which::which(format!("{}{}-save", family.iptables(), flavour.infix())) else { return Ok(None) };
-    match flavour {
+    let save = which::which(format!("{}{}-save", family.iptables(), flavour.infix()));
+    match (flavour, save) {
         // The programs would read the whole table, which takes seconds on a node of a large cluster.
-        Flavour::Nft => {
+        (Flavour::Nft, save) if save.is_ok() || which::which(family.iptables()).is_err() => {
             for chain in hints {
                 if has_chain(family, "mangle", chain).map_err(|error| error.to_string())? {
                     return Ok(Some((*chain).to_owned()));
@@ -143,7 +170,8 @@ fn hint(hints: &[&str], flavour: Flavour, family: IpFamily) -> Result<Option<Str
             }
             Ok(None)
         }
-        Flavour::Legacy => legacy_hint(hints, family, save),
+        (Flavour::Legacy, Ok(save)) => legacy_hint(hints, family, save),
+        (Flavour::Nft | Flavour::Legacy, _) => Ok(None),
     }
 }
 
@@ -191,6 +219,20 @@ mod tests {
         let choice = detect_once(&unreadable);
         assert_eq!(choice.flavour, Some(Flavour::Legacy));
         assert_eq!(choice.unread, ["the mangle table of iptables-nft-save: No buffer space available"]);
+    }
+
+    #[test]
+    fn without_programs_the_kernel_decides_or_nobody() {
+        let counts = RuleCounts { legacy: 0, nft: 0 };
+        let choice = by_rules(Vec::new(), Ok(counts));
+        assert_eq!((choice.flavour, choice.infix), (Some(Flavour::Nft), "-nft"));
+        assert_eq!(choice.reason, "no hint chain, no iptables in PATH, and the kernel has no legacy iptables rule");
+        // A table that cannot be read may have the hint.
+        for (unread, counts) in [(vec!["mangle".to_owned()], Ok(counts)), (Vec::new(), Err(vec!["legacy".to_owned()]))]
+        {
+            let choice = by_rules(unread, counts);
+            assert_eq!((choice.flavour, choice.unread.len()), (None, 1), "{choice:?}");
+        }
     }
 
     #[test]

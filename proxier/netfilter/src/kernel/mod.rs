@@ -8,6 +8,7 @@ mod command;
 pub mod conntrack;
 pub mod descriptors;
 mod flavour;
+mod flavour_kernel;
 mod flows;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
