@@ -1,7 +1,8 @@
 //! The codec of iptables-nft rules against the real iptables-nft, on every recorded case.
 //!
 //! As root. `IPTABLES_VERSIONS` has folders with other versions of the programs, separated by colons; with it, every
-//! step of a case is tried instead of the last one.
+//! step of a case is tried instead of the last one. Single commands are tried on a sample, or on every case with
+//! `COMMANDS=all`.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -93,7 +94,12 @@ fn prepare(case: &Case, mode: Mode, step: usize) {
 
 /// Calls `check` in a fresh namespace for each recording of iptables rules; returns how many there were.
 fn every_recording(check: impl Fn(&str, IpFamily, &str) + Sync) -> usize {
-    let cases = cases();
+    every_nth_recording(1, check)
+}
+
+/// As [`every_recording`], of one in `nth` cases.
+fn every_nth_recording(nth: usize, check: impl Fn(&str, IpFamily, &str) + Sync) -> usize {
+    let cases: Vec<Case> = cases().into_iter().step_by(nth).collect();
     let share = |first: usize| {
         let mut count = 0;
         for case in cases.iter().skip(first).step_by(2) {
@@ -210,4 +216,43 @@ fn without_jumps(family: IpFamily, text: &str) -> Restore {
     let builtin = |line: &&str| !BUILTIN.iter().any(|chain| line.starts_with(&format!("-A {chain} ")));
     let text: String = text.lines().filter(builtin).map(|line| format!("{line}\n")).collect();
     transaction(family, &text)
+}
+
+/// The arguments of a rule, split at blanks outside double quotes.
+fn arguments(rule: &str) -> Vec<&str> {
+    let parts = rule.split('"').enumerate();
+    parts.flat_map(|(at, part)| if at % 2 == 1 { vec![part] } else { part.split_whitespace().collect() }).collect()
+}
+
+#[test]
+fn commands_of_every_version_list_find_and_delete_rules_written_natively() {
+    let versions = versions();
+    let nth = if std::env::var("COMMANDS").is_ok_and(|cases| cases == "all") { 1 } else { 12 };
+    let count = every_nth_recording(nth, |what, family, text| {
+        for prefix in &versions {
+            let program = format!("{prefix}{}-nft", family.iptables());
+            let mut tool = NativeIptables::find(family).expect("nf_tables works");
+            tool.restore(&transaction(family, text)).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let listed = run("nft", &["list", "ruleset"], "");
+            assert!(listed.contains("KUBE-"), "{what}: {listed}");
+            for ((table, chain), rules) in read(family) {
+                let on_chain = |verb: &str, rest: &[&str]| {
+                    run(&program, &[&["-w", "-t", &table, verb, &chain], rest].concat(), "")
+                };
+                let (shown, counted) = (on_chain("-S", &[]), on_chain("-L", &["-v", "-n"]));
+                let shown = shown.lines().filter(|line| line.starts_with("-A ")).count();
+                // A line for the chain and one for the columns.
+                assert_eq!((shown, counted.lines().count()), (rules.len(), rules.len() + 2), "{what} {table} {chain}");
+                for rule in &rules {
+                    on_chain("-C", &arguments(rule));
+                }
+                for rule in &rules {
+                    on_chain("-D", &arguments(rule));
+                }
+            }
+            assert_eq!(read(family), Rules::new(), "{what}: all were deleted");
+            Table::ALL.into_iter().for_each(|table| _ = delete_table(family, table.name()));
+        }
+    });
+    assert!(count > 20, "only {count} recordings");
 }

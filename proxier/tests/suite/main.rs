@@ -22,6 +22,8 @@ mod leftovers;
 mod links;
 mod many_refused;
 mod native_batches;
+mod native_beside;
+mod native_histories;
 mod native_iptables;
 mod nfacct;
 mod nftables_engine;

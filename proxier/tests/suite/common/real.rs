@@ -67,6 +67,12 @@ impl Real {
         Box::new(There { tools: Box::new(tools), kernel: self.clone() })
     }
 
+    /// The same namespace, written by the programs.
+    pub fn by_programs(&self) -> Self {
+        let (flavour, infix) = FLAVOURS[0];
+        Self { namespace: self.namespace.clone(), flavour, infix }
+    }
+
     /// iptables without the programs, as `adjust` makes it.
     pub fn native(&self, adjust: impl FnOnce(NativeIptables) -> NativeIptables) -> Box<dyn IptablesTool> {
         self.enter();

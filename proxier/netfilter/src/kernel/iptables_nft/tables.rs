@@ -1,11 +1,11 @@
 //! Reads a table as [`IptablesTool::save`](crate::kernel::IptablesTool::save) returns it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::base::BUILTIN;
-use super::read::{NFNL_SUBSYS_NFTABLES, NftRules};
+use super::read::{NFNL_SUBSYS_NFTABLES, NftRules, ReadRule};
 use super::rule::DecodedRule;
 use crate::iptables::{Chain, Table};
 use crate::kernel::netlink::{Dump, NFGENMSG_LENGTH, Netlink, Request, nfgenmsg, nfnetlink};
@@ -43,7 +43,9 @@ pub(super) fn text(rule: &DecodedRule, out: &mut String) {
 }
 
 /// The user-defined chains of a table. A table that does not exist has none.
-fn user_chains(rules: &NftRules, table: Table) -> Result<Vec<Chain>, NftError> {
+///
+/// Chains that come or go while the kernel lists them may be missing, unless `is_whole`.
+fn user_chains(rules: &NftRules, table: Table, is_whole: bool) -> Result<Vec<Chain>, NftError> {
     let kind = nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN);
     let request = Request::new(kind, 0, &nfgenmsg(rules.family().nfproto()));
     let mut chains = Vec::new();
@@ -56,7 +58,8 @@ fn user_chains(rules: &NftRules, table: Table) -> Result<Vec<Chain>, NftError> {
     });
     match end {
         Ok(Dump::Complete) => Ok(chains),
-        Ok(Dump::Interrupted) => Err(NftError::Interrupted),
+        Ok(Dump::Interrupted) if is_whole => Err(NftError::Interrupted),
+        Ok(Dump::Interrupted) => Ok(chains),
         Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP)) => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
@@ -68,33 +71,61 @@ struct Collected {
     chains: HashMap<Chain, SavedChain>,
     builtin: Vec<String>,
     incompatible: Option<Incompatible>,
+    buffer: String,
 }
 
-/// Reads a table: a fingerprint of each user-defined chain, and the rules of built-in chains as text.
-pub(super) fn save(rules: &mut NftRules, table: Table) -> Result<Readable<SavedTable>, NftError> {
-    let names = user_chains(rules, table)?;
-    let mut buffer = String::with_capacity(256);
-    let collected = rules.table(table.name(), |collected: &mut Collected, chain, read| {
+impl Collected {
+    fn add(&mut self, table: Table, chain: &str, read: &ReadRule) {
         if let DecodedRule::Unknown(unknown) = &read.rule
             && !unknown.is_compatible
         {
             let why = format!("chain {chain} of table {} has a rule with {}", table.name(), unknown.part);
-            collected.incompatible.get_or_insert(Incompatible(why));
+            self.incompatible.get_or_insert(Incompatible(why));
         }
-        buffer.clear();
-        text(&read.rule, &mut buffer);
+        self.buffer.clear();
+        text(&read.rule, &mut self.buffer);
         if BUILTIN.contains(&chain) {
-            collected.builtin.push(format!("-A {chain}{buffer}"));
+            self.builtin.push(format!("-A {chain}{}", self.buffer));
         } else if let Some(chain) = Chain::parse(chain) {
-            collected.chains.entry(chain).or_default().add(&buffer);
+            self.chains.entry(chain).or_default().add(&self.buffer);
         }
-    })?;
-    if let Some(incompatible) = collected.incompatible {
-        return Ok(Err(incompatible));
     }
-    let Collected { mut chains, builtin, .. } = collected;
-    let chains = names.into_iter().map(|name| (name, chains.remove(&name).unwrap_or_default())).collect();
-    Ok(Ok(SavedTable { chains, builtin }))
+
+    fn finish(mut self, names: Vec<Chain>) -> Readable<SavedTable> {
+        if let Some(incompatible) = self.incompatible {
+            return Err(incompatible);
+        }
+        let chains = names.into_iter().map(|name| (name, self.chains.remove(&name).unwrap_or_default())).collect();
+        Ok(SavedTable { chains, builtin: self.builtin })
+    }
+}
+
+/// Reads a table: a fingerprint of each user-defined chain, and the rules of built-in chains as text.
+///
+/// While other programs write all the time, chain by chain: each of them is whole, at several times the cost.
+pub(super) fn save(rules: &mut NftRules, table: Table) -> Result<Readable<SavedTable>, NftError> {
+    match save_at_once(rules, table) {
+        Err(NftError::Interrupted) => save_by_chain(rules, table),
+        saved => saved,
+    }
+}
+
+fn save_at_once(rules: &mut NftRules, table: Table) -> Result<Readable<SavedTable>, NftError> {
+    let names = user_chains(rules, table, true)?;
+    let add = |collected: &mut Collected, chain: &str, read| collected.add(table, chain, &read);
+    Ok(rules.table(table.name(), add)?.finish(names))
+}
+
+fn save_by_chain(rules: &mut NftRules, table: Table) -> Result<Readable<SavedTable>, NftError> {
+    let names = user_chains(rules, table, false)?;
+    let mut collected = Collected::default();
+    let known: HashSet<&str> = BUILTIN.into_iter().chain(names.iter().map(Chain::as_str)).collect();
+    for chain in known {
+        for read in rules.chain(table.name(), chain)? {
+            collected.add(table, chain, &read);
+        }
+    }
+    Ok(collected.finish(names))
 }
 
 /// For each of our chains that rules of other chains refer to: the first such rule.
