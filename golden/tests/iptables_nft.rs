@@ -37,7 +37,7 @@ fn run(program: &str, arguments: &[&str], input: &str) -> String {
     child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads its input");
     let output = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program}: {said}\n{input}");
+    assert!(output.status.success(), "{program} {arguments:?}: {said}\n{input}");
     String::from_utf8(output.stdout).expect("text")
 }
 
@@ -218,10 +218,22 @@ fn without_jumps(family: IpFamily, text: &str) -> Restore {
     transaction(family, &text)
 }
 
-/// The arguments of a rule, split at blanks outside double quotes.
-fn arguments(rule: &str) -> Vec<&str> {
-    let parts = rule.split('"').enumerate();
-    parts.flat_map(|(at, part)| if at % 2 == 1 { vec![part] } else { part.split_whitespace().collect() }).collect()
+/// The arguments of a rule as a shell would pass them.
+fn arguments(rule: &str) -> Vec<String> {
+    let (mut arguments, mut is_quoted, mut is_escaped) = (vec![String::new()], false, false);
+    for letter in rule.chars() {
+        let last = arguments.last_mut().expect("one at least");
+        match letter {
+            _ if is_escaped => last.push(letter),
+            '\\' => {}
+            '"' => is_quoted = !is_quoted,
+            ' ' if !is_quoted => arguments.push(String::new()),
+            _ => last.push(letter),
+        }
+        is_escaped = letter == '\\' && !is_escaped;
+    }
+    arguments.retain(|argument| !argument.is_empty());
+    arguments
 }
 
 #[test]
@@ -236,10 +248,11 @@ fn commands_of_every_version_list_find_and_delete_rules_written_natively() {
             let listed = run("nft", &["list", "ruleset"], "");
             assert!(listed.contains("KUBE-"), "{what}: {listed}");
             for ((table, chain), rules) in read(family) {
-                let on_chain = |verb: &str, rest: &[&str]| {
-                    run(&program, &[&["-w", "-t", &table, verb, &chain], rest].concat(), "")
+                let on_chain = |verb: &str, rest: &[String]| {
+                    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+                    run(&program, &[&["-w", "-t", &table, verb, &chain], &rest[..]].concat(), "")
                 };
-                let (shown, counted) = (on_chain("-S", &[]), on_chain("-L", &["-v", "-n"]));
+                let (shown, counted) = (on_chain("-S", &[]), on_chain("-L", &["-v", "-n"].map(str::to_owned)));
                 let shown = shown.lines().filter(|line| line.starts_with("-A ")).count();
                 // A line for the chain and one for the columns.
                 assert_eq!((shown, counted.lines().count()), (rules.len(), rules.len() + 2), "{what} {table} {chain}");
