@@ -1,19 +1,22 @@
 //! The listening socket of a node port and its connections.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use netfilter::IpFamily;
 use proxier::model::localhost_ports::LocalhostPort;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
+use super::budget::SocketBudget;
 use super::choice::EndpointChoice;
 use super::pipes::PipePool;
 use super::relay::relay;
@@ -26,21 +29,6 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 const BACKLOG: i32 = 4096;
 /// Intervals of TCP keepalive, as Go's: a peer that vanished is noticed after 15 s + 9 x 15 s.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-
-/// The sockets that all node ports share: those of listeners and of connections.
-#[derive(Clone, Debug)]
-pub struct SocketBudget {
-    free: Arc<Semaphore>,
-    pipes: Arc<PipePool>,
-}
-
-impl SocketBudget {
-    /// At most `sockets` at a time, and `pipes` transfers without a copy.
-    pub fn new(sockets: usize, pipes: usize) -> Self {
-        let free = Arc::new(Semaphore::new(sockets.min(Semaphore::MAX_PERMITS)));
-        Self { free, pipes: Arc::new(PipePool::new(pipes)) }
-    }
-}
 
 /// The listening socket of a node port. Dropped, it closes with all its connections.
 #[derive(Debug)]
@@ -56,17 +44,17 @@ impl Listener {
     /// # Errors
     /// The address and port are in use, or no descriptor is left.
     pub fn open(family: IpFamily, port: &LocalhostPort, budget: &SocketBudget) -> io::Result<Self> {
-        let full = |_| io::Error::other("no socket is left; raise RLIMIT_NOFILE");
-        let permit = budget.free.clone().try_acquire_owned().map_err(full)?;
+        let full = || io::Error::other("no socket is left; raise RLIMIT_NOFILE");
+        let permit = budget.listener().ok_or_else(full)?;
         let address = SocketAddr::new(family.localhost(), port.node_port);
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(socket.into())?;
+        let listener = register(socket.into())?;
         let choice = Arc::new(Mutex::new(EndpointChoice::new(port)));
-        let task = tokio::spawn(serve(listener, choice.clone(), budget.clone()));
+        let task = tokio::spawn(serve(listener, port.node_port, choice.clone(), budget.clone()));
         Ok(Self { choice, task, _socket: permit })
     }
 
@@ -88,28 +76,55 @@ impl Drop for Listener {
     }
 }
 
+/// Lets the runtime tell when clients wait. tokio's own listener accepts before there are sockets for the connection.
+#[allow(unsafe_code)]
+fn register(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: the listener owns its file descriptor, and nothing replaces or closes it while the AsyncFd has it.
+    Ok(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?)
+}
+
 /// Accepts connections. Dropped, it drops them all.
-async fn serve(listener: TcpListener, choice: Arc<Mutex<EndpointChoice>>, budget: SocketBudget) {
+async fn serve(
+    listener: AsyncFd<TcpListener>,
+    node_port: u16,
+    choice: Arc<Mutex<EndpointChoice>>,
+    budget: SocketBudget,
+) {
     let mut open = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener, node_port, &budget) => accepted,
             Some(_) = open.join_next(), if !open.is_empty() => continue,
         };
-        let client = match accepted {
-            Ok((client, _)) => client,
+        let (client, permit) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
-                debug!("Failed to accept a connection to a localhost node port: {error}");
+                debug!("Failed to accept a connection to localhost node port {node_port}: {error}");
                 sleep(ACCEPT_RETRY).await;
                 continue;
             }
         };
-        // Without two permits the next clients wait in the kernel's queue. The semaphore is never closed.
-        let Ok(permit) = budget.free.clone().acquire_many_owned(2).await else { return };
         let endpoint = choice.lock().unwrap_or_else(PoisonError::into_inner).choose(Instant::now());
         if let Some(endpoint) = endpoint {
             open.spawn(connect(client, endpoint, permit, budget.pipes.clone()));
         }
+    }
+}
+
+/// Waits for a client and for the sockets that its connection needs; until both are there it stays in the kernel's queue.
+async fn accept(
+    listener: &AsyncFd<TcpListener>,
+    node_port: u16,
+    budget: &SocketBudget,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    loop {
+        let mut ready = listener.readable().await?;
+        let permit = budget.connection(node_port).await;
+        // The client may have gone meanwhile.
+        let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) else { continue };
+        let (client, _) = accepted?;
+        client.set_nonblocking(true)?;
+        return Ok((TcpStream::from_std(client)?, permit));
     }
 }
 

@@ -5,6 +5,7 @@
 //! of one thread with a runtime of its own: clients that transfer much must not delay the API server's watches. Data
 //! moves through pipes with splice(2), so it is not copied to user space.
 
+mod budget;
 mod choice;
 mod listener;
 mod pipes;
@@ -23,11 +24,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, info};
 
-use self::listener::{Listener, SocketBudget};
+use self::budget::SocketBudget;
+use self::listener::Listener;
 use crate::metrics::LocalhostMetrics;
 
 /// How often ports that could not be opened are tried again without a sync.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
+/// How often they are tried again with syncs, of which there may be many a second.
+const SYNC_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The most pipes in use; more transfers under way copy through a buffer.
 const MAX_PIPES: usize = 256;
 
@@ -86,8 +90,10 @@ struct FamilyListeners {
     /// The Service ports that have a node port; of several, the first by name owns it.
     claims: BTreeMap<u16, BTreeSet<ServicePortName>>,
     listeners: BTreeMap<u16, Listener>,
-    /// Node ports that could not be opened, and why. Each reason is logged once.
+    /// Node ports that could not be opened, and why. Each reason is logged once for all that have it.
     failed: BTreeMap<u16, String>,
+    /// When those of them were last tried that no sync reported as changed.
+    retried_at: Option<Instant>,
 }
 
 impl LocalhostProxy {
@@ -107,9 +113,7 @@ impl LocalhostProxy {
                 Err(_) => {}
             }
             if Instant::now() >= retry_at {
-                for family in IpFamily::ALL {
-                    self.update(family, BTreeSet::new()).await;
-                }
+                self.retry().await;
                 retry_at = Instant::now() + RETRY_INTERVAL;
             }
         }
@@ -117,7 +121,11 @@ impl LocalhostProxy {
 
     /// Applies the node ports of a sync.
     pub async fn apply(&mut self, family: IpFamily, report: LocalhostPorts) {
-        let touched = self.families.entry(family).or_default().replace(report);
+        let state = self.families.entry(family).or_default();
+        let mut touched = state.replace(report);
+        if state.retried_at.is_none_or(|at| at.elapsed() >= SYNC_RETRY_INTERVAL) {
+            touched.extend(state.failed_to_retry());
+        }
         self.update(family, touched).await;
     }
 
@@ -127,56 +135,29 @@ impl LocalhostProxy {
         self.families.get(&family).map_or(0, |family| family.listeners.len())
     }
 
-    /// Opens, changes or closes the listeners of these node ports, and retries failed listeners.
+    /// Opens, changes or closes the listeners of these node ports.
     async fn update(&mut self, family: IpFamily, mut touched: BTreeSet<u16>) {
-        let mut open: usize = self.families.values().map(|family| family.listeners.len()).sum();
         let Some(state) = self.families.get_mut(&family) else { return };
-        touched.extend(state.failed.keys());
-        for port in &touched {
-            if state.owner(*port).is_some() {
-                continue;
-            }
-            state.failed.remove(port);
-            if let Some(listener) = state.listeners.remove(port) {
-                listener.close().await;
-                debug!("{family}: stopped serving node port {port} on {}", family.localhost());
-                open -= 1;
-            }
+        let closed = state.close_unclaimed(family, &touched).await;
+        if closed {
+            // What they had may be enough for others.
+            touched.extend(state.failed_to_retry());
         }
-        for port in touched {
-            let Some((name, desired)) = state.owner(port) else { continue };
-            if let Some(listener) = state.listeners.get(&port) {
-                listener.update(desired);
-                continue;
-            }
-            let opened = if open < self.max_listeners {
-                Listener::open(family, desired, &self.budget).map_err(|error| error.to_string())
-            } else {
-                Err("too many localhost node ports for RLIMIT_NOFILE; raise the limit".to_owned())
-            };
-            match opened {
-                Ok(listener) => {
-                    debug!("{family}: serving node port {port} of {name} on {}", family.localhost());
-                    state.listeners.insert(port, listener);
-                    if state.failed.remove(&port).is_some() {
-                        info!("{family}: serving localhost node port {port} after all");
-                    }
-                    open += 1;
-                }
-                Err(problem) => {
-                    self.metrics.failures.with_label_values(&[family.name()]).inc();
-                    let localhost = family.localhost();
-                    let text = format!(
-                        "{family}: Failed to listen on {localhost} port {port} for {name}, retrying: {problem}"
-                    );
-                    if state.failed.insert(port, problem.clone()).as_ref() != Some(&problem) {
-                        error!("{text}");
-                    }
-                }
-            }
-        }
+        let open: usize = self.families.values().map(|family| family.listeners.len()).sum();
+        let room = self.max_listeners.saturating_sub(open);
+        let Some(state) = self.families.get_mut(&family) else { return };
+        let failures = state.open_claimed(family, touched, room, &self.budget);
+        self.metrics.failures.with_label_values(&[family.name()]).inc_by(failures);
         let listening = i64::try_from(state.listeners.len()).unwrap_or(i64::MAX);
         self.metrics.listeners.with_label_values(&[family.name()]).set(listening);
+    }
+
+    /// Tries again to open the node ports that could not be opened.
+    async fn retry(&mut self) {
+        for family in IpFamily::ALL {
+            let failed = self.families.get_mut(&family).map(FamilyListeners::failed_to_retry);
+            self.update(family, failed.unwrap_or_default()).await;
+        }
     }
 }
 
@@ -212,6 +193,87 @@ impl FamilyListeners {
             }
         }
         touched
+    }
+
+    /// The node ports that could not be opened, to try them again.
+    fn failed_to_retry(&mut self) -> BTreeSet<u16> {
+        if !self.failed.is_empty() {
+            self.retried_at = Some(Instant::now());
+        }
+        self.failed.keys().copied().collect()
+    }
+
+    /// Closes the listeners of those of these node ports that no Service port has. Returns whether it closed one.
+    async fn close_unclaimed(&mut self, family: IpFamily, touched: &BTreeSet<u16>) -> bool {
+        let mut closed = false;
+        for port in touched {
+            if self.owner(*port).is_some() {
+                continue;
+            }
+            self.failed.remove(port);
+            if let Some(listener) = self.listeners.remove(port) {
+                listener.close().await;
+                debug!("{family}: stopped serving node port {port} on {}", family.localhost());
+                closed = true;
+            }
+        }
+        closed
+    }
+
+    /// Opens or changes the listeners of those of these node ports that a Service port has, at most `room` more than
+    /// there are. Returns the number of failures.
+    fn open_claimed(
+        &mut self,
+        family: IpFamily,
+        touched: BTreeSet<u16>,
+        mut room: usize,
+        budget: &SocketBudget,
+    ) -> u64 {
+        let mut problems: BTreeMap<String, Vec<u16>> = BTreeMap::new();
+        let mut failures = 0;
+        for port in touched {
+            let Some((name, desired)) = self.owner(port) else { continue };
+            if let Some(listener) = self.listeners.get(&port) {
+                listener.update(desired);
+                continue;
+            }
+            let opened = match room {
+                0 => Err("too many localhost node ports for RLIMIT_NOFILE; raise the limit".to_owned()),
+                _ => Listener::open(family, desired, budget).map_err(|error| error.to_string()),
+            };
+            match opened {
+                Ok(listener) => {
+                    debug!("{family}: serving node port {port} of {name} on {}", family.localhost());
+                    room -= 1;
+                    self.listeners.insert(port, listener);
+                    if self.failed.remove(&port).is_some() {
+                        info!("{family}: serving localhost node port {port} after all");
+                    }
+                }
+                Err(problem) => {
+                    failures += 1;
+                    if self.failed.insert(port, problem.clone()).as_ref() != Some(&problem) {
+                        problems.entry(problem).or_default().push(port);
+                    }
+                }
+            }
+        }
+        self.log(family, &problems);
+        failures
+    }
+
+    /// Logs node ports that could not be opened, by reason.
+    fn log(&self, family: IpFamily, problems: &BTreeMap<String, Vec<u16>>) {
+        for (problem, ports) in problems {
+            let [port, others @ ..] = &ports[..] else { continue };
+            let Some((name, _)) = self.owner(*port) else { continue };
+            let localhost = family.localhost();
+            let others = match others.len() {
+                0 => String::new(),
+                count => format!(", nor on {count} other localhost node ports"),
+            };
+            error!("{family}: Failed to listen on {localhost} port {port} for {name}{others}, retrying: {problem}");
+        }
     }
 
     fn owner(&self, port: u16) -> Option<(&ServicePortName, &LocalhostPort)> {

@@ -42,13 +42,13 @@ struct Pipe {
 #[derive(Debug)]
 pub struct Carrier<'a> {
     pool: &'a PipePool,
-    place: Place,
+    held: Held,
     /// Bytes taken from the source and not yet written.
     pending: usize,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Held {
     Pipe(Pipe),
     Buffer { bytes: Vec<u8>, at: usize },
 }
@@ -61,8 +61,8 @@ impl PipePool {
 
     /// A pipe, or a buffer if there are too many pipes or descriptors in use.
     pub fn carrier(&self) -> Carrier<'_> {
-        let place = self.pipe().map_or_else(|| Place::Buffer { bytes: Vec::new(), at: 0 }, Place::Pipe);
-        Carrier { pool: self, place, pending: 0 }
+        let held = self.pipe().map_or_else(|| Held::Buffer { bytes: Vec::new(), at: 0 }, Held::Pipe);
+        Carrier { pool: self, held, pending: 0 }
     }
 
     fn pipe(&self) -> Option<Pipe> {
@@ -103,7 +103,7 @@ impl Carrier<'_> {
     /// # Errors
     /// `WouldBlock` if the socket has nothing; its failure.
     pub fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
-        if let Place::Pipe(pipe) = &self.place {
+        if let Held::Pipe(pipe) = &self.held {
             let moved =
                 from.try_io(Interest::READABLE, || Ok(splice(from, None, &pipe.write, None, PIPE_BYTES, flags())?));
             match moved {
@@ -117,7 +117,7 @@ impl Carrier<'_> {
                 }
             }
         }
-        let Place::Buffer { bytes, at } = &mut self.place else { return Ok(0) };
+        let Held::Buffer { bytes, at } = &mut self.held else { return Ok(0) };
         bytes.resize(BUFFER_BYTES, 0);
         *at = 0;
         self.pending = from.try_read(bytes)?;
@@ -132,17 +132,17 @@ impl Carrier<'_> {
         while self.pending > 0 {
             to.writable().await?;
             let pending = self.pending;
-            let moved = match &self.place {
-                Place::Pipe(pipe) => {
+            let moved = match &self.held {
+                Held::Pipe(pipe) => {
                     to.try_io(Interest::WRITABLE, || Ok(splice(&pipe.read, None, to, None, pending, flags())?))
                 }
-                Place::Buffer { bytes, at } => to.try_write(&bytes[*at..*at + pending]),
+                Held::Buffer { bytes, at } => to.try_write(&bytes[*at..*at + pending]),
             };
             match moved {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     self.pending -= count;
-                    if let Place::Buffer { at, .. } = &mut self.place {
+                    if let Held::Buffer { at, .. } = &mut self.held {
                         *at += count;
                     }
                 }
@@ -154,7 +154,7 @@ impl Carrier<'_> {
     }
 
     fn replace_by_buffer(&mut self) {
-        if let Place::Pipe(pipe) = std::mem::replace(&mut self.place, Place::Buffer { bytes: Vec::new(), at: 0 }) {
+        if let Held::Pipe(pipe) = std::mem::replace(&mut self.held, Held::Buffer { bytes: Vec::new(), at: 0 }) {
             self.pool.put(pipe, 1);
         }
     }
@@ -162,7 +162,7 @@ impl Carrier<'_> {
 
 impl Drop for Carrier<'_> {
     fn drop(&mut self) {
-        if let Place::Pipe(pipe) = std::mem::replace(&mut self.place, Place::Buffer { bytes: Vec::new(), at: 0 }) {
+        if let Held::Pipe(pipe) = std::mem::replace(&mut self.held, Held::Buffer { bytes: Vec::new(), at: 0 }) {
             self.pool.put(pipe, self.pending);
         }
     }

@@ -8,6 +8,9 @@ use tokio::net::TcpStream;
 
 use super::pipes::PipePool;
 
+/// So often one direction of a connection moves data, at most 256 KiB each time, before it is another's turn.
+const TURN: usize = 16;
+
 /// Moves data until both sides have closed their direction. Each half-close is passed on to the other side.
 ///
 /// # Errors
@@ -17,10 +20,15 @@ pub async fn relay(client: &TcpStream, backend: &TcpStream, pipes: &PipePool) ->
 }
 
 async fn pump(from: &TcpStream, to: &TcpStream, pipes: &PipePool) -> io::Result<()> {
-    loop {
+    for moved in 1_usize.. {
         from.readable().await?;
         if !carry(from, to, pipes).await? {
             break;
+        }
+        // Waiting for a socket that is ready returns at once and takes nothing from tokio's budget for a task, so a fast
+        // transfer would keep the thread from all else.
+        if moved % TURN == 0 {
+            tokio::task::yield_now().await;
         }
     }
     match SockRef::from(to).shutdown(Shutdown::Write) {

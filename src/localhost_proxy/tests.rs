@@ -345,9 +345,10 @@ fn a_peer_that_vanishes_ends_the_connection_of_the_other() {
 }
 
 #[test]
-fn beyond_the_limit_clients_wait_until_a_connection_ends() {
+fn beyond_the_limit_clients_wait_in_the_kernels_queue_until_a_connection_ends() {
     Netns::new().enter(|| {
         let echo = endpoint(IpFamily::V4, echo);
+        // One socket for listeners alone, two connections.
         let proxy = Proxy::start(LocalhostLimits { sockets: 5, listeners: 1, ..LIMITS });
         let other = ("x", port(30081, &[echo]));
         assert_eq!(proxy.serve(IpFamily::V4, &[("web", port(NODE_PORT, &[echo])), other]), 1, "one listener");
@@ -356,11 +357,59 @@ fn beyond_the_limit_clients_wait_until_a_connection_ends() {
         talks(&mut clients[1]).expect("an echo");
         clients[3].set_read_timeout(Some(Duration::from_millis(300))).expect("set");
         assert!(talks(&mut clients[3]).is_err(), "waits");
+        assert_eq!(not_accepted(), 2, "they take no descriptor of the proxy");
         drop(clients.drain(..2));
         clients[1].set_read_timeout(Some(PATIENCE)).expect("set");
         let mut answer = [0; 6];
         clients[1].read_exact(&mut answer).expect("the echo of what was written before");
         talks(&mut clients[0]).expect("an echo");
+    });
+}
+
+/// The number of clients in the kernel's queue of the node port's socket, as ss(8) says (Recv-Q of a listener).
+fn not_accepted() -> u32 {
+    let said = std::process::Command::new("ss").args(["-Hltn", &format!("sport = {NODE_PORT}")]).output().expect("ss");
+    let said = String::from_utf8(said.stdout).expect("text");
+    said.split_whitespace().nth(1).and_then(|queued| queued.parse().ok()).unwrap_or_else(|| panic!("{said:?}"))
+}
+
+#[test]
+fn a_new_node_port_is_served_while_connections_have_all_other_sockets() {
+    Netns::new().enter(|| {
+        let echo = endpoint(IpFamily::V4, echo);
+        let proxy = Proxy::start(LocalhostLimits { sockets: 8, listeners: 4, ..LIMITS });
+        let web = ("web", port(NODE_PORT, &[echo]));
+        proxy.serve(IpFamily::V4, std::slice::from_ref(&web));
+        let mut clients: Vec<TcpStream> = (0..5).map(|_| connect(IpFamily::V4).expect("queued")).collect();
+        clients[..3].iter_mut().for_each(|client| talks(client).expect("an echo"));
+        assert_eq!(proxy.serve(IpFamily::V4, &[web, ("x", port(30081, &[echo]))]), 2);
+    });
+}
+
+#[test]
+fn a_fast_transfer_leaves_others_their_turn() {
+    Netns::new().enter(|| {
+        let served = endpoint(IpFamily::V4, |mut client| {
+            let mut kind = [0];
+            match client.read_exact(&mut kind) {
+                Ok(()) if kind == *b"b" => drop(io::copy(&mut client, &mut io::sink())),
+                _ => echo(client),
+            }
+        });
+        let proxy = Proxy::start(LIMITS);
+        proxy.serve(IpFamily::V4, &[("web", port(NODE_PORT, &[served]))]);
+        for _ in 0..4 {
+            let mut bulk = connect(IpFamily::V4).expect("served");
+            bulk.write_all(b"b").expect("written");
+            thread::spawn(move || while bulk.write_all(&[0; 1 << 18]).is_ok() {});
+        }
+        let mut other = connect(IpFamily::V4).expect("served");
+        other.write_all(b"e").expect("written");
+        let begun = std::time::Instant::now();
+        (0..20).for_each(|_| talks(&mut other).expect("an echo"));
+        // Far more than turns of a busy machine take, and far less than transfers without an end.
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+        drop(proxy);
     });
 }
 

@@ -21,11 +21,12 @@ use crate::model::{CategorizedEndpoints, ServicePortName, Snapshot};
 /// A refused Service port and the reason.
 pub(super) type Culprit = (ServicePortName, String);
 
-/// The budget of one search: so many tests, or so long if that allows more.
+/// The budget of one search: so many tests, or so long if that allows more, but never longer than `TIME_LIMIT`.
 ///
 /// Groups that are not resolved by then are left out as a whole, and resolved in later searches.
 const MAX_TESTS: usize = 40;
 const MAX_TIME: Duration = Duration::from_secs(10);
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 /// The input of a search.
 #[derive(Clone, Copy, Debug)]
@@ -38,13 +39,14 @@ pub(super) struct RefusalSearch<'a> {
 type Group<'a> = Vec<&'a ServicePortName>;
 
 impl<'a> RefusalSearch<'a> {
-    /// The refused Service ports among `candidates`; `None` if the tool refuses everything.
+    /// The refused Service ports among `candidates`; `None` if that cannot be told now: the tool refuses everything, or
+    /// fails for another reason than the rules, such as a lock, a timeout or missing memory.
     pub fn culprits(self, tool: &mut dyn IptablesTool, candidates: &[&'a ServicePortName]) -> Option<Vec<Culprit>> {
         let mut run = SearchRun { search: self, tool, tests: 0, begun: Instant::now() };
-        run.test(&[]).ok()?;
+        run.is_accepted(&[]).filter(|accepted| *accepted)?;
         let culprits = run.culprits(self.groups(candidates));
         run.clean_up();
-        Some(culprits)
+        culprits
     }
 
     /// The refused Service ports among those with the same options as an already refused one.
@@ -131,34 +133,48 @@ struct SearchRun<'a, 'b> {
     begun: Instant,
 }
 
+/// What a test of Service ports showed.
+enum TestOutcome<'a> {
+    Accepted,
+    /// Rules were refused, with the tool's message; those of the named Service ports are among them.
+    Refused(String, Group<'a>),
+    /// The tool failed, and not because of the rules.
+    Failed,
+}
+
 impl<'a> SearchRun<'a, '_> {
-    fn culprits(&mut self, groups: Vec<Group<'a>>) -> Vec<Culprit> {
+    /// The refused Service ports; `None` if the tool fails for another reason than the rules.
+    fn culprits(&mut self, groups: Vec<Group<'a>>) -> Option<Vec<Culprit>> {
         let mut culprits = Vec::new();
         let mut waiting = VecDeque::from([groups]);
         while let Some(mut groups) = waiting.pop_front() {
             let members: Group<'a> = groups.iter().flatten().copied().collect();
-            if self.tests >= MAX_TESTS && self.begun.elapsed() >= MAX_TIME {
+            if self.is_over_budget() {
                 let reason = format!("one of {} Service ports is refused, still searching which one", members.len());
                 culprits.extend(members.into_iter().map(|name| (name.clone(), reason.clone())));
                 continue;
             }
-            let Err((error, named)) = self.test(&members) else { continue };
+            let (message, named) = match self.test(&members) {
+                TestOutcome::Accepted => continue,
+                TestOutcome::Refused(message, named) => (message, named),
+                TestOutcome::Failed => return None,
+            };
             if groups.len() > 1 {
                 let rest = groups.split_off(groups.len() / 2);
                 waiting.extend([groups, rest]);
                 continue;
             }
             match members[..] {
-                [alone] => culprits.push((alone.clone(), error.message)),
-                [first, .., last] if self.is_refused(first) && self.is_refused(last) => {
-                    let reason =
-                        format!("{}; so are all {} Service ports with these options", error.message, members.len());
+                [alone] if self.is_refused_for_sure(alone)? => culprits.push((alone.clone(), message)),
+                [_] => {}
+                [first, .., last] if named.len() < 2 && self.are_refused(first, last)? => {
+                    let reason = format!("{message}; so are all {} Service ports with these options", members.len());
                     culprits.extend(members.into_iter().map(|name| (name.clone(), reason.clone())));
                 }
                 _ if !named.is_empty() => {
-                    let rest = members.into_iter().filter(|name| !named.contains(name)).collect();
-                    waiting.push_back(vec![rest]);
-                    culprits.extend(named.into_iter().map(|name| (name.clone(), error.message.clone())));
+                    let rest: Group<'a> = members.into_iter().filter(|name| !named.contains(name)).collect();
+                    waiting.extend((!rest.is_empty()).then(|| vec![rest]));
+                    culprits.extend(named.into_iter().map(|name| (name.clone(), message.clone())));
                 }
                 _ => {
                     let (a, b) = members.split_at(members.len() / 2);
@@ -166,18 +182,37 @@ impl<'a> SearchRun<'a, '_> {
                 }
             }
         }
-        culprits
+        Some(culprits)
     }
 
-    fn is_refused(&mut self, name: &'a ServicePortName) -> bool {
-        self.test(&[name]).is_err()
+    fn is_over_budget(&self) -> bool {
+        let time = self.begun.elapsed();
+        (self.tests >= MAX_TESTS && time >= MAX_TIME) || time >= TIME_LIMIT
+    }
+
+    fn is_accepted(&mut self, ports: &[&'a ServicePortName]) -> Option<bool> {
+        match self.test(ports) {
+            TestOutcome::Accepted => Some(true),
+            TestOutcome::Refused(..) => Some(false),
+            TestOutcome::Failed => None,
+        }
+    }
+
+    fn are_refused(&mut self, first: &'a ServicePortName, last: &'a ServicePortName) -> Option<bool> {
+        Some(!self.is_accepted(&[first])? && self.is_refused_for_sure(last)?)
+    }
+
+    /// Whether a Service port is refused again, between two transactions without any that are accepted.
+    ///
+    /// The tool does not always say why it failed; a failure that has passed since must not stop a Service.
+    fn is_refused_for_sure(&mut self, name: &'a ServicePortName) -> Option<bool> {
+        Some(self.is_accepted(&[])? && !self.is_accepted(&[name])? && self.is_accepted(&[])?)
     }
 
     /// Writes the Service ports' own chains and puts their other rules into a probe chain.
     ///
-    /// Nothing jumps to these chains yet. Of a group larger than a transaction, a sample is tested. An error comes with
-    /// the Service ports whose lines it names, if it names any.
-    fn test(&mut self, ports: &[&'a ServicePortName]) -> Result<(), (RestoreError, Group<'a>)> {
+    /// Nothing jumps to these chains yet. Of a group larger than a transaction, a sample is tested.
+    fn test(&mut self, ports: &[&'a ServicePortName]) -> TestOutcome<'a> {
         self.tests += 1;
         let RefusalSearch { snapshot, settings, .. } = self.search;
         let mut restore = Restore::default();
@@ -203,11 +238,17 @@ impl<'a> SearchRun<'a, '_> {
             }
             port_rules.own(|chain, rules| restore.chain(Table::Nat, chain, &rules, owner));
         }
-        self.tool.restore(&restore).map_err(|error| {
-            let of_line = |line: &usize| restore.owner(*line).and_then(|owner| owners.get(owner as usize).copied());
-            let named = error.lines.iter().filter_map(of_line).collect();
-            (error, named)
-        })
+        match self.tool.restore(&restore) {
+            Ok(()) => TestOutcome::Accepted,
+            Err(RestoreError { refused: false, .. }) => TestOutcome::Failed,
+            Err(RestoreError { lines, message, .. }) => {
+                let of_line = |line: &usize| restore.owner(*line).and_then(|owner| owners.get(owner as usize).copied());
+                let mut named: Group<'a> = lines.iter().filter_map(of_line).collect();
+                named.sort_unstable();
+                named.dedup();
+                TestOutcome::Refused(message, named)
+            }
+        }
     }
 
     /// Nothing jumps there: at worst an unused chain stays.

@@ -69,7 +69,7 @@ pub struct Iptables {
 #[derive(Debug)]
 struct RestoreFailure {
     ports: Vec<Culprit>,
-    /// Whether the tool named only lines that belong to no Service port.
+    /// Whether no Service port is the reason: the tool named only lines of none, or refused no line at all.
     elsewhere: bool,
     /// Chains that the tool refused to delete.
     undeletable: Vec<Chain>,
@@ -199,7 +199,7 @@ fn attribute(transaction: &OwnedRestore<'_, '_>, error: &RestoreError) -> Restor
     }
     // The tool names COMMIT if the kernel refused and the rule is unknown.
     let known = |line: &usize| transaction.restore.line(*line).is_some_and(|text| text != "COMMIT");
-    let elsewhere = ports.is_empty() && error.lines.iter().any(known);
+    let elsewhere = !error.refused || (ports.is_empty() && error.lines.iter().any(known));
     let undeletable = error.refused_deletions(transaction.restore);
     RestoreFailure { ports, elsewhere, undeletable, error: SyncError(error.message.clone()) }
 }

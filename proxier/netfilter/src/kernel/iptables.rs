@@ -26,10 +26,12 @@ const LOCK_WAIT: &str = "5";
 /// milliseconds.
 const NFT_BATCH: usize = 500;
 
-/// A refused transaction.
+/// A transaction that was not applied.
 #[derive(Debug, Error)]
 #[error("{message}")]
 pub struct RestoreError {
+    /// Whether its lines were refused. If not, the tool could not do anything: a held lock, a timeout, a signal.
+    pub refused: bool,
     /// The lines that the tool reported, numbered from 1; empty if it reported none.
     pub lines: Vec<usize>,
     /// The tool's message.
@@ -233,7 +235,7 @@ impl IptablesTool for SystemIptables {
         result.map(drop).map_err(|error| {
             let message = error.to_string();
             let lines = if let ToolError::Failed { stderr, .. } = &error { refused_lines(stderr) } else { Vec::new() };
-            RestoreError { lines, message }
+            RestoreError { refused: is_refusal(&error, &lines), lines, message }
         })
     }
 
@@ -361,6 +363,20 @@ pub(super) fn arguments(rule: &str) -> Vec<String> {
     arguments
 }
 
+/// Whether iptables-restore failed because of the lines it was given.
+///
+/// It exits with 1 or 2 for lines that it does not understand or that the kernel refuses (legacy), with 4 for lines that
+/// the kernel refuses (nf_tables), and also with 4 when it does not get the xtables lock or netlink fails.
+fn is_refusal(error: &ToolError, lines: &[usize]) -> bool {
+    match error {
+        ToolError::Failed { status, .. } => match status.code() {
+            Some(4) => !lines.is_empty(),
+            code => code.is_some(),
+        },
+        _ => false,
+    }
+}
+
 /// The lines that iptables-restore reports: `Error occurred at line: 7`, `line 7: RULE_APPEND failed`,
 /// `iptables-restore: line 7 failed`.
 pub(super) fn refused_lines(stderr: &str) -> Vec<usize> {
@@ -395,6 +411,22 @@ mod tests {
         assert_eq!(refused_lines(usage), [12]);
         assert_eq!(refused_lines("iptables-restore: line 31 failed"), [31]);
         assert_eq!(refused_lines("Another app is currently holding the xtables lock"), [] as [usize; 0]);
+    }
+
+    #[test]
+    fn a_held_lock_a_signal_and_a_timeout_are_no_refusals() {
+        let failed = |status: i32, stderr: &str| {
+            let status = std::os::unix::process::ExitStatusExt::from_raw(status);
+            let error = ToolError::Failed { program: "iptables-restore".to_owned(), status, stderr: stderr.to_owned() };
+            is_refusal(&error, &refused_lines(stderr))
+        };
+        assert!(failed(1 << 8, "iptables-restore: line 31 failed"));
+        assert!(failed(2 << 8, "iptables-restore v1.8.9 (legacy): Couldn't load match `foo':No such file or directory"));
+        assert!(failed(4 << 8, "line 8: RULE_APPEND failed (No such file or directory): rule in chain A"));
+        assert!(!failed(4 << 8, "Another app is currently holding the xtables lock; still 4s 0us time ahead"));
+        assert!(!failed(9, ""), "killed");
+        let timeout = ToolError::Timeout { program: String::new(), timeout: std::time::Duration::from_secs(1) };
+        assert!(!is_refusal(&timeout, &[]));
     }
 
     #[test]

@@ -121,12 +121,12 @@ impl FakeIptables {
             };
             result.map_err(|reason| {
                 let message = format!("iptables-restore: line {} failed: {reason}", index + 1);
-                RestoreError { lines: vec![index + 1], message }
+                RestoreError { refused: true, lines: vec![index + 1], message }
             })?;
         }
         match open {
             None => Ok(()),
-            Some(_) => Err(RestoreError { lines: Vec::new(), message: "COMMIT expected at the end".to_owned() }),
+            Some(_) => Err(RestoreError { refused: true, lines: Vec::new(), message: "COMMIT expected at the end".to_owned() }),
         }
     }
 

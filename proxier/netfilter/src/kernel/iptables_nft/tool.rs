@@ -242,7 +242,7 @@ impl NativeIptables {
                     Failure::Changed | Failure::Stale(_) if tries < TRIES => {}
                     Failure::Changed => {
                         let message = format!("{}: {}", table.name(), NftError::Interrupted);
-                        return Err(RestoreError { lines: Vec::new(), message });
+                        return Err(RestoreError { refused: false, lines: Vec::new(), message });
                     }
                     Failure::Refused(refused) | Failure::Stale(refused) => {
                         return Err(refusal(restore, table, refused));
@@ -269,7 +269,7 @@ fn refusal(restore: &Restore, table: Table, refused: Vec<RefusedLine>) -> Restor
     if refused.len() > SHOWN {
         let _ = write!(message, "; and {} more", refused.len() - SHOWN);
     }
-    RestoreError { lines, message }
+    RestoreError { refused: true, lines, message }
 }
 
 /// The error of reading the kernel.
