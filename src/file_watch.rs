@@ -13,6 +13,8 @@ use tracing::{info, warn};
 
 /// How long a burst of changes is collected: an editor moves a file away, truncates and writes.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How long a renamed file waits for others: a script may move one into place and copy the next.
+const SETTLE: Duration = Duration::from_millis(5);
 
 /// The longest time between two reads. inotify misses changes on some network file systems, in a folder that replaces
 /// another one, and behind symbolic links.
@@ -92,16 +94,17 @@ impl FolderWatch {
 
     /// Waits for a change, at most for the poll interval. Call [`FolderWatch::refresh`] afterwards.
     ///
-    /// Returns at once for a file that is renamed into the folder, as atomic writers do; otherwise when the burst of
-    /// changes has been collected.
+    /// Returns after `SETTLE` for files that are renamed into the folder, as atomic writers do, unless another is being
+    /// written; otherwise when the burst of changes has been collected.
     pub async fn changed(&mut self) {
         let mut event = match tokio::time::timeout(POLL_INTERVAL, self.events.recv()).await {
             Ok(event) => event,
             Err(_) => return,
         };
+        let settled = tokio::time::Instant::now() + SETTLE;
         while event == Some(Progress::Complete) {
-            match self.events.try_recv() {
-                Ok(next) => event = Some(next),
+            match tokio::time::timeout_at(settled, self.events.recv()).await {
+                Ok(next) => event = next,
                 Err(_) => return,
             }
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use netfilter::IpFamily;
 use netfilter::iptables::Table;
 use netfilter::testing::{FakeHost, FakeIptables};
-use proxier::backend::{Backend, SyncStats};
+use proxier::backend::{Backend, SyncError, SyncStats};
 use proxier::iptables::Iptables;
 use proxier::model::Scope;
 use proxier::testing::objects;
@@ -49,9 +49,13 @@ impl Node {
     }
 
     fn sync(&mut self, scope: Option<Scope>) -> SyncStats {
+        self.try_sync(scope).expect("a sync")
+    }
+
+    fn try_sync(&mut self, scope: Option<Scope>) -> Result<SyncStats, SyncError> {
         let scope = scope.unwrap_or_else(|| self.tracker.take_scope());
         let snapshot = self.tracker.snapshot(IpFamily::V4.localhost());
-        self.backend.sync(&snapshot, &scope, Instant::now()).expect("a sync")
+        self.backend.sync(&snapshot, &scope, Instant::now())
     }
 
     fn service_chains(&self) -> usize {
@@ -90,6 +94,29 @@ fn however_many_are_refused_the_others_are_programmed() {
         node.services(0..160, 0..130);
         let stats = node.sync(Some(Scope::Full));
         assert_eq!((stats.rejected.len(), node.service_chains()), (130, 30 * 6), "{naming_the_line}");
+    }
+}
+
+/// A held lock, memory that is missing for a moment: upstream keeps its rules and tries again.
+#[test]
+fn a_tool_that_fails_for_a_moment_costs_no_service_its_rules() {
+    for (failures, refused) in [(5, false), (50, false), (4, true)] {
+        let kernel = FakeIptables::default();
+        let mut node = Node::on(&kernel);
+        node.services(0..8, 0..0);
+        node.sync(Some(Scope::Full));
+        node.tracker.take_scope();
+        kernel.fail(failures, ":KUBE-SVC", refused);
+        let endpoints = [objects::address(20_000)];
+        node.apply(Kind::EndpointSlice, objects::slice("ns", "svc-1", "svc-1", &endpoints));
+        let error = node.try_sync(None).expect_err("the tool fails");
+        assert!(error.to_string().contains("failed by the test"), "{error}");
+        let chains = kernel.chains(Table::Nat);
+        let services = chains.iter().filter(|(name, rules)| name.starts_with("KUBE-SVC") && !rules.is_empty());
+        assert_eq!(services.count(), 8, "{failures}, {refused}");
+        kernel.fail(0, "", false);
+        let stats = node.sync(Some(Scope::Full));
+        assert_eq!((stats.rejected.len(), node.service_chains()), (0, 7 * 6 + 2));
     }
 }
 

@@ -421,7 +421,10 @@ mod tests {
             is_refusal(&error, &refused_lines(stderr))
         };
         assert!(failed(1 << 8, "iptables-restore: line 31 failed"));
-        assert!(failed(2 << 8, "iptables-restore v1.8.9 (legacy): Couldn't load match `foo':No such file or directory"));
+        assert!(failed(
+            2 << 8,
+            "iptables-restore v1.8.9 (legacy): Couldn't load match `foo':No such file or directory"
+        ));
         assert!(failed(4 << 8, "line 8: RULE_APPEND failed (No such file or directory): rule in chain A"));
         assert!(!failed(4 << 8, "Another app is currently holding the xtables lock; still 4s 0us time ahead"));
         assert!(!failed(9, ""), "killed");

@@ -36,11 +36,22 @@ type Chains = BTreeMap<String, Vec<String>>;
 struct IptablesState {
     tables: BTreeMap<Table, Chains>,
     refused: Option<(String, bool)>,
+    failing: Option<FailingTransactions>,
     batch: usize,
     restores: usize,
     saves: usize,
     /// The generation ID of the nf_tables flavour; `None` for the legacy flavour.
     generation: Option<u32>,
+}
+
+/// Transactions that fail without a change, whatever their lines.
+#[derive(Debug)]
+struct FailingTransactions {
+    left: usize,
+    /// Only those that contain it.
+    text: String,
+    /// What is said of them, [`RestoreError::refused`].
+    refused: bool,
 }
 
 /// The iptables programs with a fake kernel behind them.
@@ -57,6 +68,7 @@ impl Default for FakeIptables {
         Self(Arc::new(Mutex::new(IptablesState {
             tables,
             refused: None,
+            failing: None,
             batch: usize::MAX,
             restores: 0,
             saves: 0,
@@ -83,6 +95,11 @@ impl FakeIptables {
         self.state().refused = text.map(|text| (text.to_owned(), naming_the_line));
     }
 
+    /// Fails the next `count` transactions that contain `text`, naming no line; `refused` says whether as a refusal.
+    pub fn fail(&self, count: usize, text: &str, refused: bool) {
+        self.state().failing = Some(FailingTransactions { left: count, text: text.to_owned(), refused });
+    }
+
     /// Behaves like the legacy flavour, without a generation ID.
     pub fn be_legacy(&self) {
         self.state().generation = None;
@@ -107,6 +124,12 @@ impl FakeIptables {
     pub fn apply(&self, text: &str) -> Result<(), RestoreError> {
         let mut state = self.state();
         state.restores += 1;
+        if let Some(failing) = state.failing.as_mut().filter(|failing| failing.left > 0 && text.contains(&failing.text))
+        {
+            failing.left -= 1;
+            let message = "iptables-restore: failed by the test".to_owned();
+            return Err(RestoreError { refused: failing.refused, lines: Vec::new(), message });
+        }
         let mut open: Option<(Table, Chains)> = None;
         let mut unnamed = false;
         for (index, line) in text.lines().enumerate() {
@@ -126,7 +149,9 @@ impl FakeIptables {
         }
         match open {
             None => Ok(()),
-            Some(_) => Err(RestoreError { refused: true, lines: Vec::new(), message: "COMMIT expected at the end".to_owned() }),
+            Some(_) => {
+                Err(RestoreError { refused: true, lines: Vec::new(), message: "COMMIT expected at the end".to_owned() })
+            }
         }
     }
 
