@@ -28,7 +28,7 @@ use crate::inspect::arguments::Sources;
 use crate::inspect::facts::Facts;
 use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
-use crate::inspect::{Focus, Look as Seen, look, nftables};
+use crate::inspect::{Focus, NodeInspection, inspect_node, nftables};
 use crate::terminal::{OutputWriter, Terminal, answer_with, json, text_output};
 use crate::trace::{destination, sender};
 
@@ -177,7 +177,7 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
         }
     };
     let mut focus = Focus { service: service.clone(), endpoint: None };
-    let mut seen = look(&arguments.sources, &focus)?;
+    let mut seen = inspect_node(&arguments.sources, &focus)?;
     if let Some(asked) = asked.as_ref().filter(|_| service.is_none()) {
         service = owner_by_objects(&seen, asked);
         focus.service.clone_from(&service);
@@ -230,7 +230,7 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
 }
 
 /// The Service ports to diagnose.
-fn views(seen: &mut Seen, focus: &Focus, asked: Option<&TargetAddress>) -> Vec<ServicePortView> {
+fn views(seen: &mut NodeInspection, focus: &Focus, asked: Option<&TargetAddress>) -> Vec<ServicePortView> {
     let mut views = if focus.service.is_some() { seen.services(focus) } else { Vec::new() };
     let Some(asked) = asked else { return views };
     views.retain(|view| IpFamily::of(&asked.to.ip()).name() == view.family);
@@ -276,7 +276,7 @@ fn owner(asked: &TargetAddress) -> Option<NamespacedName> {
     found.or_else(|| nftables::owner(to, protocol, local)).map(|name| name.service)
 }
 
-fn owner_by_objects(seen: &Seen, asked: &TargetAddress) -> Option<NamespacedName> {
+fn owner_by_objects(seen: &NodeInspection, asked: &TargetAddress) -> Option<NamespacedName> {
     let TargetAddress { to, protocol } = *asked;
     let family = IpFamily::of(&to.ip());
     let tracker = seen.objects.as_ref()?.get(&family)?;

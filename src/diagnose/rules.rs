@@ -8,7 +8,7 @@ use proxier_inspect::services::{AddressVerdict, ServicePortView};
 use super::finding::{Cause, Finding};
 use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
-use crate::inspect::{Focus, Look, NFTABLES};
+use crate::inspect::{Focus, NFTABLES, NodeInspection};
 
 /// Differences that are listed one by one; of more only the number is given.
 const LISTED: usize = 3;
@@ -20,7 +20,7 @@ const TABLE_ENTRANCES: [&str; 2] = ["nat-prerouting", "nat-output"];
 const SERVICES: &str = "services";
 
 /// Whether there is one proxy's rules, where packets meet them.
-pub fn of(seen: &Look) -> Vec<Finding> {
+pub fn of(seen: &NodeInspection) -> Vec<Finding> {
     let mut findings = Vec::new();
     let rules = &seen.rules;
     let other_mode = seen.other_modes();
@@ -106,7 +106,7 @@ fn entrances_of_table(family: &FamilyRules) -> Vec<Finding> {
 
 /// Rules in both flavours are of two proxies, or left by an earlier one. Rules in the other flavour alone work: packets
 /// meet the rules of both.
-fn flavours(seen: &Look) -> Option<Finding> {
+fn flavours(seen: &NodeInspection) -> Option<Finding> {
     let rules = &seen.rules;
     let other = rules.in_other.first().filter(|_| rules.choice.flavour.is_none_or(|chosen| chosen == rules.flavour))?;
     Some(Finding::certain(
@@ -122,7 +122,7 @@ fn flavours(seen: &Look) -> Option<Finding> {
     .shown_by(rules.choice.reason.clone()))
 }
 
-fn two_proxies(seen: &Look, other_modes: &[String]) -> Vec<Finding> {
+fn two_proxies(seen: &NodeInspection, other_modes: &[String]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let running = seen.running_proxies();
     if running.len() > 1 {
@@ -151,7 +151,7 @@ fn two_proxies(seen: &Look, other_modes: &[String]) -> Vec<Finding> {
 }
 
 /// Whether the rules of a Service are what they should be; without objects, whether they make sense.
-pub fn drift(seen: &mut Look, focus: &Focus, views: &[ServicePortView]) -> Vec<Finding> {
+pub fn drift(seen: &mut NodeInspection, focus: &Focus, views: &[ServicePortView]) -> Vec<Finding> {
     const NEXT: &str = "see kube-proxy dump for all of them; the proxy repairs them within its sync period if it runs: look \
                         at its log, and at who else writes rules on this node";
     if seen.rules.mode().is_none() {

@@ -6,11 +6,16 @@ use proxier_inspect::services::{Address, AddressVerdict, Policy, ServicePortView
 
 use super::TargetAddress;
 use super::finding::{Cause, Finding};
-use crate::inspect::Look;
+use crate::inspect::NodeInspection;
 use crate::inspect::rules::FamilyRules;
 
 /// A finding if no Service has the diagnosed name or address. `others`: Service ports with the same address.
-pub fn unknown(seen: &Look, asked: Option<&TargetAddress>, name: &str, others: &[ServicePortView]) -> Option<Finding> {
+pub fn unknown(
+    seen: &NodeInspection,
+    asked: Option<&TargetAddress>,
+    name: &str,
+    others: &[ServicePortView],
+) -> Option<Finding> {
     match seen.rules.mode() {
         // That there is no proxy, or one that is not understood, says it all.
         None => return None,

@@ -12,7 +12,7 @@ use super::finding::{Cause, Finding};
 use super::node::BRIDGED;
 use super::refusal::{NOT_ROUTED, diverted, refusal};
 use super::routes::Routes;
-use crate::inspect::Look;
+use crate::inspect::NodeInspection;
 use crate::inspect::facts::Facts;
 use crate::inspect::lookups::listens;
 use crate::inspect::paths::Paths;
@@ -44,7 +44,7 @@ pub struct Senders<'a> {
 /// # Errors
 /// If no connection to the address in the arguments can be followed.
 pub fn of(
-    seen: &mut Look,
+    seen: &mut NodeInspection,
     facts: &Facts,
     views: &[ServicePortView],
     (senders, asked): (Senders<'_>, Option<&TargetAddress>),

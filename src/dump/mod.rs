@@ -21,7 +21,7 @@ use crate::http::ReportError;
 use crate::inspect::arguments::Sources;
 use crate::inspect::model::{Model, NoModel};
 use crate::inspect::report::{Report, Unread};
-use crate::inspect::{Focus, look, look_with};
+use crate::inspect::{Focus, inspect_node, inspect_with};
 use crate::terminal::{OutputWriter, Terminal, answer, json, text_output};
 
 pub use text::text;
@@ -79,7 +79,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 
 fn show(arguments: &Arguments) -> Result<OutputWriter, String> {
     let focus = Focus { service: arguments.service.clone(), endpoint: arguments.endpoint };
-    let mut seen = look(&arguments.sources, &focus)?;
+    let mut seen = inspect_node(&arguments.sources, &focus)?;
     let report = Report::of(&mut seen, &focus);
     for unread in &report.unread {
         eprintln!("cannot read {}: {}", unread.what, unread.why);
@@ -140,7 +140,7 @@ pub fn page(
         copied.map_or_else(|| model.copy(&extent), Ok).map_err(|error| error.to_string())
     };
     let focus = Focus { service, endpoint: None };
-    let mut report = Report::of(&mut look_with(settings.clone(), Some(&load), &focus), &focus);
+    let mut report = Report::of(&mut inspect_with(settings.clone(), Some(&load), &focus), &focus);
     if syncs() != before {
         report
             .unread

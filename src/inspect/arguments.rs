@@ -40,7 +40,7 @@ pub struct Sources {
 
 /// The settings and the source of objects that the arguments select.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ResolvedSources {
     /// The configuration that the proxy should have.
     pub settings: ValidatedConfig,
     /// Where files with objects are.
@@ -56,12 +56,12 @@ pub struct Asked {
 }
 
 impl Sources {
-    /// The proxy's settings, and where to find objects.
+    /// The settings of the proxy and the source of objects.
     ///
     /// # Errors
-    /// If they make no sense.
-    pub fn asked(&self) -> Result<Asked, String> {
-        self.asked_in(None)
+    /// If the arguments or the configuration are invalid.
+    pub fn resolve(&self) -> Result<ResolvedSources, String> {
+        self.resolve_for_mode(None)
     }
 
     /// Whether nothing says which mode the proxy is in.
@@ -73,8 +73,8 @@ impl Sources {
     /// Resolves the arguments for a proxy in this mode; `None`: the configuration decides.
     ///
     /// # Errors
-    /// If they make no sense.
-    pub fn asked_in(&self, mode: Option<&str>) -> Result<Asked, String> {
+    /// If the arguments or the configuration are invalid.
+    pub fn resolve_for_mode(&self, mode: Option<&str>) -> Result<ResolvedSources, String> {
         let mut arguments = vec!["kube-proxy".to_owned()];
         let mut add = |name: &str, value: Option<String>| {
             arguments.extend(value.map(|value| format!("--{name}={value}")));
@@ -95,7 +95,7 @@ impl Sources {
             settings.client.kubeconfig = Some(path.clone());
         }
         let source = &line.flags.source;
-        Ok(Asked {
+        Ok(ResolvedSources {
             settings,
             objects: self.objects.clone().or_else(|| source.objects.clone()),
             master: self.master.clone().unwrap_or_else(|| source.master.clone()),
@@ -114,8 +114,8 @@ impl Sources {
     /// The settings of a running proxy; where objects come from is as the arguments say, if they do.
     ///
     /// # Errors
-    /// If they make no sense.
-    pub fn of_running(&self, running: Running) -> Result<Asked, String> {
+    /// If the arguments or the configuration are invalid.
+    pub fn of_running(&self, running: Running) -> Result<ResolvedSources, String> {
         let mut file = running.file;
         file.hostname_override = self.hostname_override.clone().unwrap_or(file.hostname_override);
         let hostname = nix::unistd::gethostname().unwrap_or_default();
@@ -137,11 +137,11 @@ impl Sources {
             settings.mode, settings.proxier.node_name, running.taken_from
         );
         let timeout = self.timeout.to_std();
-        Ok(Asked { settings, objects, master, timeout, files_of, taken_from: Some(taken_from) })
+        Ok(ResolvedSources { settings, objects, master, timeout, files_of, taken_from: Some(taken_from) })
     }
 }
 
-impl Asked {
+impl ResolvedSources {
     /// Whether there is a source of objects to ask.
     #[must_use]
     pub fn has_objects(&self) -> bool {

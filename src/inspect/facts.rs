@@ -8,7 +8,7 @@ use netfilter::kernel::node::{self, Link};
 use proxier_inspect::neighbours::{Hook, TableSize, hooks, nftables, sizes};
 use serde::Serialize;
 
-use super::Look;
+use super::NodeInspection;
 use super::paths::pod_routes;
 use super::rules::FamilyRules;
 
@@ -95,8 +95,8 @@ impl Facts {
 
     /// Collects them.
     #[must_use]
-    pub fn of(look: &Look) -> Self {
-        let rules = &look.rules;
+    pub fn of(inspection: &NodeInspection) -> Self {
+        let rules = &inspection.rules;
         let sysctls: BTreeMap<String, i64> =
             SYSCTLS.iter().filter_map(|name| Some(((*name).to_owned(), node::sysctl(name)?))).collect();
         let of = |name: &str| sysctls.get(&format!("net/netfilter/nf_conntrack_{name}")).copied();

@@ -41,9 +41,9 @@ use proxier_inspect::services::{
     unused_chains, unused_chains_of_table,
 };
 
-use self::arguments::{Asked, Sources};
+use self::arguments::{ResolvedSources, Sources};
 use self::report::{COMPARISON, Unread};
-use self::rules::{FamilyRules, Rules};
+use self::rules::{FamilyRules, NodeRulesets};
 use self::running::{Running, as_seen_by};
 use crate::config::ValidatedConfig;
 
@@ -82,9 +82,9 @@ impl Focus {
 pub type Load<'a> = dyn Fn(Option<&NamespacedName>) -> Result<BTreeMap<IpFamily, Tracker>, String> + Sync + 'a;
 
 /// All that is known of a node.
-pub struct Look {
+pub struct NodeInspection {
     /// The rules.
-    pub rules: Rules,
+    pub rules: NodeRulesets,
     /// The objects of each family, if there is a source of them.
     pub objects: Option<BTreeMap<IpFamily, Tracker>>,
     /// The configuration that the proxy should have.
@@ -107,11 +107,11 @@ pub fn limit_tools() {
 ///
 /// # Errors
 /// If the configuration makes no sense.
-pub fn look(sources: &Sources, focus: &Focus) -> Result<Look, String> {
+pub fn inspect_node(sources: &Sources, focus: &Focus) -> Result<NodeInspection, String> {
     let mut unread = Vec::new();
     if sources.leave_configuration_open() {
         match Running::find(&proxy_processes()) {
-            Ok(Some(running)) => return Ok(look_as(&sources.of_running(running)?, focus)),
+            Ok(Some(running)) => return Ok(inspect_resolved(&sources.of_running(running)?, focus)),
             Ok(None) => {}
             Err(why) => unread.push(Unread::new("the running kube-proxy's configuration", why)),
         }
@@ -119,20 +119,20 @@ pub fn look(sources: &Sources, focus: &Focus) -> Result<Look, String> {
     // Without a configured mode, an existing table of nftables mode decides.
     let has_table = |family: IpFamily| kernel::has_table(family, TABLE).unwrap_or(false);
     let guessed = sources.leave_mode_open() && IpFamily::ALL.into_iter().any(has_table);
-    let asked = sources.asked_in(guessed.then_some(NFTABLES))?;
-    let mut seen = look_as(&asked, focus);
+    let asked = sources.resolve_for_mode(guessed.then_some(NFTABLES))?;
+    let mut seen = inspect_resolved(&asked, focus);
     seen.unread.extend(unread);
     if guessed && seen.rules.mode() != Some(NFTABLES) {
-        seen.settings = sources.asked()?.settings;
+        seen.settings = sources.resolve()?.settings;
     }
     Ok(seen)
 }
 
 /// Reads the node of a proxy with that configuration.
-fn look_as(asked: &Asked, focus: &Focus) -> Look {
+fn inspect_resolved(asked: &ResolvedSources, focus: &Focus) -> NodeInspection {
     let load = |only: Option<&NamespacedName>| as_seen_by(asked.files_of, || objects::load(asked, only))?;
     let load: Option<&Load<'_>> = if asked.has_objects() { Some(&load) } else { None };
-    Look { configuration: asked.taken_from.clone(), ..look_with(asked.settings.clone(), load, focus) }
+    NodeInspection { configuration: asked.taken_from.clone(), ..inspect_with(asked.settings.clone(), load, focus) }
 }
 
 /// The processes that run a kube-proxy in this network namespace, with their command lines.
@@ -142,12 +142,12 @@ fn proxy_processes() -> Vec<(u32, Vec<String>)> {
 }
 
 /// The same for who knows the settings. `load`: how to come by the objects, of one Service or of all.
-pub fn look_with(settings: ValidatedConfig, load: Option<&Load<'_>>, focus: &Focus) -> Look {
+pub fn inspect_with(settings: ValidatedConfig, load: Option<&Load<'_>>, focus: &Focus) -> NodeInspection {
     let mut unread = Vec::new();
     let (rules, mut loaded) = std::thread::scope(|scope| {
         // Both take long at a big cluster.
         let loading = load.map(|load| scope.spawn(|| load(focus.service.as_ref())));
-        let rules = Rules::read(focus, &mut unread);
+        let rules = NodeRulesets::read(focus, &mut unread);
         let loaded = loading.map(|loading| loading.join().unwrap_or_else(|_| Err("reading them panicked".to_owned())));
         (rules, loaded)
     });
@@ -155,10 +155,10 @@ pub fn look_with(settings: ValidatedConfig, load: Option<&Load<'_>>, focus: &Foc
         loaded = Some(load(None));
     }
     let objects = loaded.and_then(|loaded| loaded.map_err(|why| unread.insert(0, Unread::new("objects", why))).ok());
-    Look { rules, objects, settings, unread, configuration: None }
+    NodeInspection { rules, objects, settings, unread, configuration: None }
 }
 
-impl Look {
+impl NodeInspection {
     /// The Service ports, with endpoints, flows and states.
     pub fn services(&mut self, focus: &Focus) -> Vec<ServicePortView> {
         if self.rules.mode() == Some("ipvs") && self.objects.is_none() && focus.service.is_some() {

@@ -11,7 +11,7 @@ use proxier::model::NamespacedName;
 use proxier::track::{Change, Kind, Tracker};
 use tokio::sync::mpsc::unbounded_channel;
 
-use super::arguments::Asked;
+use super::arguments::ResolvedSources;
 use crate::cli::SourceFlags;
 use crate::client;
 use crate::health::Health;
@@ -33,7 +33,7 @@ struct Coming {
 ///
 /// # Errors
 /// If it cannot be had in time, or not at all.
-pub fn load(asked: &Asked, only: Option<&NamespacedName>) -> Result<BTreeMap<IpFamily, Tracker>, String> {
+pub fn load(asked: &ResolvedSources, only: Option<&NamespacedName>) -> Result<BTreeMap<IpFamily, Tracker>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     let mut coming = Coming { families: Vec::new(), troubles: BTreeMap::new() };
@@ -44,8 +44,8 @@ pub fn load(asked: &Asked, only: Option<&NamespacedName>) -> Result<BTreeMap<IpF
     Ok(coming.families.into_iter().map(|(family, _, tracker)| (family, tracker)).collect())
 }
 
-async fn list(asked: &Asked, only: Option<&NamespacedName>, coming: &mut Coming) -> Result<(), String> {
-    let Asked { settings, objects, master, .. } = asked;
+async fn list(asked: &ResolvedSources, only: Option<&NamespacedName>, coming: &mut Coming) -> Result<(), String> {
+    let ResolvedSources { settings, objects, master, .. } = asked;
     let health = Arc::new(Health::new(settings.proxier.periods.sync, objects.is_some()));
     let metrics = Metrics::new("iptables").map_err(|error| error.to_string())?;
     let mut families = FamilySenders::default();
@@ -94,7 +94,7 @@ impl Coming {
     }
 
     /// What has not come in time, and why.
-    fn missing(&self, asked: &Asked) -> String {
+    fn missing(&self, asked: &ResolvedSources) -> String {
         if asked.objects.is_some() {
             return format!("the files could not all be read within {:?}", asked.timeout);
         }

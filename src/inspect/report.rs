@@ -7,7 +7,7 @@ use proxier_inspect::services::ServicePortView;
 use serde::Serialize;
 
 use super::facts::Facts;
-use super::{Focus, Look};
+use super::{Focus, NodeInspection};
 
 /// The name and version of the schema.
 pub const SCHEMA: &str = "kube-proxy.dump/v1";
@@ -71,12 +71,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// Puts it together; takes over what `look` could not read.
+    /// Puts it together; includes what `inspection` could not read.
     #[must_use]
-    pub fn of(look: &mut Look, focus: &Focus) -> Self {
-        let services = look.services(focus);
-        let differences = look.differences(focus, &services);
-        let not_understood = look.rules.families.iter().flat_map(|rules| {
+    pub fn of(inspection: &mut NodeInspection, focus: &Focus) -> Self {
+        let services = inspection.services(focus);
+        let differences = inspection.differences(focus, &services);
+        let not_understood = inspection.rules.families.iter().flat_map(|rules| {
             let found = proxier_inspect::neighbours::not_understood(&rules.ruleset);
             let marks = rules.held.iter().flat_map(|held| &held.marks).map(|(mark, scheduler)| {
                 let why = format!(
@@ -90,12 +90,12 @@ impl Report {
         Self {
             schema: SCHEMA,
             not_understood: not_understood.collect(),
-            unused_chains: look.unused_chains(),
-            facts: Facts::of(look),
-            configuration: look.configuration.clone(),
+            unused_chains: inspection.unused_chains(),
+            facts: Facts::of(inspection),
+            configuration: inspection.configuration.clone(),
             services,
             differences,
-            unread: std::mem::take(&mut look.unread),
+            unread: std::mem::take(&mut inspection.unread),
         }
     }
 }

@@ -65,7 +65,7 @@ pub struct FamilyRules {
 }
 
 /// All rules.
-pub struct Rules {
+pub struct NodeRulesets {
     /// How the flavour was chosen.
     pub choice: FlavourChoice,
     /// The flavour that was read.
@@ -76,7 +76,7 @@ pub struct Rules {
     pub in_other: Vec<IpFamily>,
 }
 
-impl Rules {
+impl NodeRulesets {
     /// Reads them.
     pub fn read(focus: &Focus, unread: &mut Vec<Unread>) -> Self {
         let Flavours { choice, flavour, in_other, mut texts } = Flavours::find();

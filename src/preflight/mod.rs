@@ -18,7 +18,7 @@ use self::checks::{Difference, Severity, check};
 use self::node::NodeState;
 use crate::inspect::arguments::Sources;
 use crate::inspect::report::Unread;
-use crate::inspect::{Focus, look};
+use crate::inspect::{Focus, inspect_node};
 use crate::terminal::{OutputWriter, answer_with, json, text_output, wrapped};
 
 /// The name and version of the JSON's schema.
@@ -78,21 +78,21 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 
 fn report(arguments: &Arguments) -> Result<(OutputWriter, u8), String> {
     let Target::Nftables = arguments.to;
-    let mut look = look(&arguments.sources, &Focus::default())?;
-    let state = NodeState::of(&look);
-    if look.objects.is_none() {
+    let mut inspection = inspect_node(&arguments.sources, &Focus::default())?;
+    let state = NodeState::of(&inspection);
+    if inspection.objects.is_none() {
         let why = "without them no Service can be named: give --kubeconfig, --config or --objects";
-        if !look.unread.iter().any(|unread| unread.what == "objects") {
-            look.unread.push(Unread::new("objects", why));
+        if !inspection.unread.iter().any(|unread| unread.what == "objects") {
+            inspection.unread.push(Unread::new("objects", why));
         }
     }
     let report = Report {
         schema: SCHEMA,
-        node: look.settings.proxier.node_name.clone(),
+        node: inspection.settings.proxier.node_name.clone(),
         from: state.mode.to_string(),
         to: "nftables",
         differences: check(&state),
-        unread: look.unread,
+        unread: inspection.unread,
     };
     let status = report.status();
     let writer = match arguments.output {

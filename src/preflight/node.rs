@@ -11,7 +11,7 @@ use proxier_inspect::rules::Ruleset;
 
 use crate::config::ValidatedConfig;
 use crate::inspect::facts::Facts;
-use crate::inspect::{Look, readiness};
+use crate::inspect::{NodeInspection, readiness};
 
 /// What a node is like, as far as it could be read.
 #[derive(Clone, Debug)]
@@ -44,28 +44,28 @@ pub struct NodeState {
 
 impl NodeState {
     /// Collects the facts.
-    pub fn of(look: &Look) -> Self {
-        let facts = Facts::of(look);
+    pub fn of(inspection: &NodeInspection) -> Self {
+        let facts = Facts::of(inspection);
         let counters = readiness::nfacct_packets();
-        let rules = &look.rules;
-        let mode = rules.mode().and_then(|mode| mode.parse().ok()).unwrap_or(look.settings.mode);
+        let rules = &inspection.rules;
+        let mode = rules.mode().and_then(|mode| mode.parse().ok()).unwrap_or(inspection.settings.mode);
         let addresses = rules.families.iter().flat_map(|family| match &family.held {
             Some(held) => held.node_addresses(&family.addresses),
             None => family.addresses.clone(),
         });
         let rulesets = || rules.families.iter().map(|family| &family.ruleset);
         let drops = facts.hooks.iter().filter(|hook| hook.drops && hook.hook.eq_ignore_ascii_case("forward"));
-        let ports = look.objects.as_ref().map(|objects| {
+        let ports = inspection.objects.as_ref().map(|objects| {
             let of = |(family, tracker): (&IpFamily, &proxier::track::Tracker)| {
                 let snapshot = tracker.snapshot(family.localhost());
                 (*family, snapshot.ports.clone())
             };
             objects.iter().map(of).collect()
         });
-        let first = look.objects.as_ref().and_then(|objects| objects.values().next());
+        let first = inspection.objects.as_ref().and_then(|objects| objects.values().next());
         Self {
             mode,
-            settings: look.settings.clone(),
+            settings: inspection.settings.clone(),
             node: first.map(|tracker| tracker.node().clone()).unwrap_or_default(),
             ports,
             addresses: addresses.collect(),

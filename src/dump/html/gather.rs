@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use proxier::model::Protocol;
 use proxier_inspect::services::{AddressKind, KernelObject, ServicePortView};
 
-use crate::inspect::Look;
+use crate::inspect::NodeInspection;
 use crate::inspect::paths::Paths;
 use crate::terminal::Terminal;
 use crate::trace::{sender, text};
@@ -38,7 +38,7 @@ pub struct ServiceDetails {
 /// Reads the chains of a Service port and traces a connection to each of its addresses.
 ///
 /// A cluster IP is traced from the node and, where objects name one, from a local endpoint; other addresses from outside.
-pub fn details(seen: &mut Look, view: &ServicePortView) -> ServiceDetails {
+pub fn details(seen: &mut NodeInspection, view: &ServicePortView) -> ServiceDetails {
     let Some(rules) = seen.rules.families.iter_mut().find(|rules| rules.family.name() == view.family) else {
         return ServiceDetails::default();
     };

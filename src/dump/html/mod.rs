@@ -15,7 +15,7 @@ use self::gather::ServiceDetails;
 use super::svg::escaped;
 use super::text::facts_text;
 use crate::inspect::report::Report;
-use crate::inspect::{Focus, Look};
+use crate::inspect::{Focus, NodeInspection};
 
 /// The style sheet.
 const STYLE: &str = include_str!("page.css");
@@ -23,7 +23,7 @@ const STYLE: &str = include_str!("page.css");
 const MOST_IN_FULL: usize = 20;
 
 /// Writes the page about a node: `report` as collected from `seen`, whose rules are read for chains and traces.
-pub fn page(seen: &mut Look, report: &Report, focus: &Focus) -> String {
+pub fn page(seen: &mut NodeInspection, report: &Report, focus: &Focus) -> String {
     let in_full = report.services.len() <= MOST_IN_FULL;
     let details: Vec<Option<ServiceDetails>> =
         report.services.iter().map(|view| in_full.then(|| gather::details(seen, view))).collect();
