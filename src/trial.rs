@@ -13,11 +13,11 @@ use crate::trace::{destination, sender};
 /// A trace for each question, or why it could not be made.
 pub type Traces = Vec<Result<Trace, String>>;
 
-/// What `trace --from FROM --to TO` tells for each pair of one family, in the calling thread's network namespace, and what
-/// could not be read; with any of that, no verdict is certain. The rules are read once.
+/// The traces of `trace --from FROM --to TO` for each pair of one family, in the calling thread's network namespace, and
+/// the state that could not be read; if there is any, no verdict is certain. The rules are read once.
 ///
 /// # Errors
-/// Those that `trace` has while it reads rules.
+/// As `trace`, while it reads rules.
 pub fn traces(family: IpFamily, asked: &[(String, String)]) -> Result<(Traces, Vec<String>), String> {
     let mut unread: Vec<Unread> = Vec::new();
     let mut rules = FamilyRules::for_walking(family, &mut unread)?;
@@ -32,16 +32,16 @@ pub fn traces(family: IpFamily, asked: &[(String, String)]) -> Result<(Traces, V
 }
 
 #[derive(Parser)]
-struct Line {
+struct DiagnoseLine {
     #[command(flatten)]
     arguments: diagnose::Arguments,
 }
 
-/// What `diagnose -o json` prints with these arguments.
+/// The JSON of `diagnose -o json` with these arguments.
 ///
 /// # Errors
-/// Those that it has, and usage errors.
+/// As `diagnose`, and usage errors.
 pub fn diagnose(words: &[&str]) -> Result<serde_json::Value, String> {
-    let line = Line::try_parse_from(["diagnose"].iter().chain(words)).map_err(|error| error.to_string())?;
+    let line = DiagnoseLine::try_parse_from(["diagnose"].iter().chain(words)).map_err(|error| error.to_string())?;
     diagnose::as_json(&line.arguments)
 }

@@ -87,7 +87,7 @@ fn every_server_is_listed_and_nothing_differs() {
         assert_eq!(dump["facts"]["mode"], "ipvs");
         let recorded = case.expected(Mode::Ipvs, 0, Kind::Ipvs);
         assert_eq!(reported(&dump), recorded.lines().map(|line| line.trim().to_owned()).collect(), "{name}");
-        // Who knows no objects is reported the same servers.
+        // Without objects the same servers are reported.
         assert_eq!(reported(&run(&lab, "dump -o json", false)), reported(&dump), "{name}");
         let first = list(&dump, "services")[0]["name"].as_str().expect("a name").split(':').next().expect("a name");
         let one = run(&lab, &format!("dump -o json --service {first}"), true);

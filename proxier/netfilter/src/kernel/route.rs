@@ -55,8 +55,8 @@ pub enum Route {
     Missing,
 }
 
-/// Asks the routing code what it does with packets. Those that came in meet its checks of their source, too: the reverse
-/// path filter and addresses that may not come from elsewhere.
+/// Looks up routes in the kernel. For incoming packets this includes the checks of their source: the reverse path filter,
+/// and addresses that may not come from another host.
 #[derive(Debug)]
 pub struct RouteTable {
     socket: Netlink,

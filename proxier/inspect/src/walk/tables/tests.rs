@@ -55,7 +55,7 @@ fn choices_that_multiply_beyond_counting_are_not_followed() {
     assert!((sum - 1.0).abs() < 1e-6 && traced.branches.iter().any(|branch| !branch.doubts.is_empty()), "{sum}");
 }
 
-/// Something that leads to chains and sets that are there, and chooses among few.
+/// An expression changed to refer to existing chains and sets, and to choose among few numbers.
 fn at_home(expression: Expression, nth: usize) -> Expression {
     let chain = || Name::from(CHAINS[nth % CHAINS.len()]);
     let name = || Name::from(SETS[nth % SETS.len()]);

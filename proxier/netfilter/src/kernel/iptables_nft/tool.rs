@@ -36,8 +36,8 @@ const SHOWN: usize = 3;
 
 /// iptables of the nf_tables flavour, without the programs: the rules of one family over nfnetlink.
 ///
-/// Works in the network namespace of the thread that uses it first. The rules are those that iptables-nft would write,
-/// and every version from 1.8.7 on, the oldest tried, reads them.
+/// Works in the network namespace of the thread that uses it first. The rules equal those of iptables-nft, and every version
+/// from 1.8.7 on, the oldest tested, reads them.
 #[derive(Debug)]
 pub struct NativeIptables {
     rules: NftRules,
