@@ -10,7 +10,7 @@ use super::language::Support;
 use super::matches::class;
 use super::words::{any_number, mark, number};
 
-/// What the target does.
+/// Parses a target.
 pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<Target, String> {
     let name = clause.extension.name;
     let lacks = || format!("target {name} lacks its option");
@@ -42,24 +42,7 @@ pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<Targ
         }
         "CONNMARK" => connection_mark(clause)?,
         "HMARK" => Target::HashMark,
-        "TOS" => {
-            let choice = the_one()?;
-            let SetMark { value, mask } = set_mark(choice)?;
-            let byte = |number: u32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
-            Target::TypeOfService { value: byte(value), mask: byte(mask) }
-        }
-        "DSCP" => {
-            let choice = the_one()?;
-            let value = match &*choice.name {
-                "--set-dscp-class" => class(choice.value())?,
-                _ => u8::try_from(any_number(choice.value())?).map_err(|error| error.to_string())?,
-            };
-            Target::TypeOfService { value: value << 2, mask: 0xfc }
-        }
-        "ECN" => match clause.find("--ecn-ip-ect") {
-            Some(text) => Target::TypeOfService { value: number("--ecn-ip-ect", text)?, mask: 3 },
-            None => Target::Passive(name.to_owned()),
-        },
+        "TOS" | "DSCP" | "ECN" => type_of_service(clause)?,
         "TTL" | "HL" => Target::HopLimit,
         "SET" => {
             let named = clause.choices.iter().filter(|choice| choice.name.ends_with("-set"));
@@ -72,6 +55,28 @@ pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<Targ
         name if clause.extension.support == Support::Doubt => Target::Unfollowed(name.to_owned()),
         passive => Target::Passive(passive.to_owned()),
     })
+}
+
+/// Parses `TOS`, `DSCP` and `ECN`, which change bits of one field.
+fn type_of_service(clause: &Clause<'_>) -> Result<Target, String> {
+    let name = clause.extension.name;
+    if name == "ECN" {
+        return Ok(match clause.find("--ecn-ip-ect") {
+            Some(text) => Target::TypeOfService { value: number("--ecn-ip-ect", text)?, mask: 3 },
+            None => Target::Passive(name.to_owned()),
+        });
+    }
+    let choice = clause.choices.first().ok_or_else(|| format!("target {name} lacks its option"))?;
+    if name == "TOS" {
+        let SetMark { value, mask } = set_mark(choice)?;
+        let byte = |number: u32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
+        return Ok(Target::TypeOfService { value: byte(value), mask: byte(mask) });
+    }
+    let value = match &*choice.name {
+        "--set-dscp-class" => class(choice.value())?,
+        _ => u8::try_from(any_number(choice.value())?).map_err(|error| error.to_string())?,
+    };
+    Ok(Target::TypeOfService { value: value << 2, mask: 0xfc })
 }
 
 fn reject(clause: &Clause<'_>) -> Result<Target, String> {

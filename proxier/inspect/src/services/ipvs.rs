@@ -170,6 +170,7 @@ struct VirtualServer<'a> {
 }
 
 impl VirtualServer<'_> {
+    /// Adds the server as an address of the view, with its endpoints and its kernel object.
     fn add(self, view: &mut ServicePortView, port: Option<&ServicePort>) {
         let key = self.server.server.key;
         let (ip, number) = (key.address.ip(), key.address.port());
@@ -182,33 +183,7 @@ impl VirtualServer<'_> {
         }
         let persistence = self.server.server.persistence;
         view.affinity_seconds = view.affinity_seconds.or(persistence.map(|persistence| persistence.seconds));
-        for (address, real) in &self.server.reals {
-            let at = view.endpoints.iter().position(|known| known.address == Some(*address)).unwrap_or_else(|| {
-                view.endpoints.push(EndpointView::at(Some(*address)));
-                view.endpoints.len() - 1
-            });
-            let endpoint = &mut view.endpoints[at];
-            let slot = if local { &mut endpoint.local_share } else { &mut endpoint.share };
-            let share = shares.iter().find(|(to, _)| to == address).map(|(_, share)| *share);
-            *slot = slot.or(share);
-            let ObservedRealServer { server, connections: held, statistics } = real;
-            *endpoint.counters.get_or_insert_default() += counters(statistics);
-            endpoint.servers.push(RealView {
-                server: key.to_string(),
-                forward: server.forward.name(),
-                weight: server.weight,
-                active: held.active,
-                inactive: held.inactive,
-                persistent: held.persistent,
-                connections: statistics.connections,
-                counters: counters(statistics),
-                answers: answers(statistics),
-            });
-            if server.forward != Forward::Masquerade {
-                let how = server.forward.name();
-                view.notes.push(format!("{key} forwards to {address} by {how}, which no kube-proxy sets up"));
-            }
-        }
+        self.add_real_servers(view, &shares, local);
         let scheduler = self.server.server.scheduler.to_string();
         if BY_SOURCE.contains(&&*scheduler) {
             let note = format!("scheduler {scheduler}: each client has its endpoint; shares are of all clients");
@@ -242,5 +217,36 @@ impl VirtualServer<'_> {
                 sets: self.sets,
             }),
         });
+    }
+    /// Adds the real servers to the view's endpoints. `local`: their shares are those under policy `Local`.
+    fn add_real_servers(&self, view: &mut ServicePortView, shares: &[(SocketAddr, f64)], local: bool) {
+        let key = self.server.server.key;
+        for (address, real) in &self.server.reals {
+            let at = view.endpoints.iter().position(|known| known.address == Some(*address)).unwrap_or_else(|| {
+                view.endpoints.push(EndpointView::at(Some(*address)));
+                view.endpoints.len() - 1
+            });
+            let endpoint = &mut view.endpoints[at];
+            let slot = if local { &mut endpoint.local_share } else { &mut endpoint.share };
+            let share = shares.iter().find(|(to, _)| to == address).map(|(_, share)| *share);
+            *slot = slot.or(share);
+            let ObservedRealServer { server, connections: held, statistics } = real;
+            *endpoint.counters.get_or_insert_default() += counters(statistics);
+            endpoint.servers.push(RealView {
+                server: key.to_string(),
+                forward: server.forward.name(),
+                weight: server.weight,
+                active: held.active,
+                inactive: held.inactive,
+                persistent: held.persistent,
+                connections: statistics.connections,
+                counters: counters(statistics),
+                answers: answers(statistics),
+            });
+            if server.forward != Forward::Masquerade {
+                let how = server.forward.name();
+                view.notes.push(format!("{key} forwards to {address} by {how}, which no kube-proxy sets up"));
+            }
+        }
     }
 }
