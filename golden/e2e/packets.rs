@@ -79,14 +79,14 @@ in_both_flavours! {
     protocols: udp_through_every_entrance, udp_node_port_on_localhost, udp_refused_and_dropped,
         udp_flow_leaves_a_gone_endpoint,
         sctp_rules_load_and_translate;
-    flows: flows_come_back_with_the_endpoints, flows_of_before_the_service_find_it, flows_leave_a_deleted_service,
-        flows_leave_what_their_service_gave_up, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
+    flows: flows_come_back_with_the_endpoints, earlier_flows_reach_a_new_service, flows_leave_a_deleted_service,
+        flows_leave_an_address_removed_from_their_service, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort, a_deleted_service_leaves_nothing,
         a_changed_service_keeps_its_neighbours_connected;
     repair: an_emptied_chain_comes_back, a_removed_rule_comes_back, a_removed_translation_comes_back,
         a_removed_jump_comes_back, a_flushed_nat_table_comes_back, a_flushed_filter_table_comes_back;
-    restart: a_killed_proxy_comes_back_unnoticed, what_changed_while_it_was_down_is_caught_up;
-    broken: what_the_tool_rejects_is_left_out;
+    restart: restart_after_sigkill_does_not_affect_connections, changes_during_downtime_are_applied_after_restart;
+    broken: rejected_rules_are_left_out;
 }
 
 // What is not here looks at iptables' rules, or is otherwise in the real one's nftables mode: no node ports on localhost.
@@ -106,14 +106,14 @@ in_nftables_mode! {
         internal_local_stays_on_the_node, external_local_without_local_endpoints_drops,
         internal_local_without_local_endpoints_drops, no_endpoints_refuse_at_once;
     protocols: udp_through_every_entrance, udp_refused_and_dropped, udp_flow_leaves_a_gone_endpoint;
-    flows: flows_come_back_with_the_endpoints, flows_of_before_the_service_find_it, flows_leave_a_deleted_service,
-        flows_leave_what_their_service_gave_up, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
+    flows: flows_come_back_with_the_endpoints, earlier_flows_reach_a_new_service, flows_leave_a_deleted_service,
+        flows_leave_an_address_removed_from_their_service, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort;
-    table: endpoints_come_and_go_unnoticed, a_node_moves_between_iptables_and_nftables,
-        a_new_process_takes_over_unnoticed, damaged_table_is_repaired;
+    table: endpoint_changes_do_not_affect_other_connections, a_node_moves_between_iptables_and_nftables,
+        restarted_process_does_not_affect_connections, damaged_table_is_repaired;
     repair: a_damaged_table_comes_back;
-    restart: what_changed_while_it_was_down_is_caught_up;
-    broken: invalid_object_does_not_affect_other_services, what_the_kernel_refuses_is_named_and_left_out;
+    restart: changes_during_downtime_are_applied_after_restart;
+    broken: invalid_object_does_not_affect_other_services, refused_objects_are_named_and_left_out;
 }
 
 // What is not here looks at iptables' rules, or is otherwise in IPVS mode: node ports on localhost, drops for want of local

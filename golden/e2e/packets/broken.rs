@@ -8,7 +8,7 @@ use golden::cluster::{Cluster, Family, NODE, POD_5, POD_6, POD_9, Service, event
 
 use super::SOON;
 
-pub(super) fn what_the_tool_rejects_is_left_out(cluster: Cluster) {
+pub(super) fn rejected_rules_are_left_out(cluster: Cluster) {
     let good = Service::new("good", 100).endpoints([ready(POD_5)]);
     let zero = Service::new("zero-seconds", 101).endpoints([ready(POD_5)]);
     let negative = Service::new("negative-seconds", 102).endpoints([ready(POD_6)]);
@@ -71,7 +71,7 @@ pub(super) fn invalid_object_does_not_affect_other_services(cluster: Cluster) {
 
 /// A base chain with one of our names, to which no verdict may jump. The table is replaced before the kernel can refuse a
 /// batch.
-pub(super) fn what_the_kernel_refuses_is_named_and_left_out(cluster: Cluster) {
+pub(super) fn refused_objects_are_named_and_left_out(cluster: Cluster) {
     let good = Service::new("good", 100).endpoints([ready(POD_5)]);
     let refused = Service::new("refused", 101).node_port(30080).endpoints([ready(POD_6)]);
     let late = Service::new("late", 102).endpoints([ready(POD_6)]);

@@ -62,7 +62,7 @@ pub(super) fn flows_come_back_with_the_endpoints(cluster: Cluster) {
     eventually("all flows go to the new one", PROMPT, || all_at(&old, POD_6) && all_at(&new, POD_6));
 }
 
-pub(super) fn flows_of_before_the_service_find_it(cluster: Cluster) {
+pub(super) fn earlier_flows_reach_a_new_service(cluster: Cluster) {
     let cluster = cluster.running(&[kept()]);
     let unanswered = flows(&cluster, |family| vec![dns().address(family), NODE.at(family, NODE_PORT)]);
     let answered = flows(&cluster, |family| vec![VIP.at(family, PORT), EXTERNAL_IP.at(family, PORT)]);
@@ -87,7 +87,7 @@ pub(super) fn flows_leave_a_deleted_service(cluster: Cluster) {
     assert_eq!(answers(&neighbours), before, "the neighbour's flows stay where they are");
 }
 
-pub(super) fn flows_leave_what_their_service_gave_up(cluster: Cluster) {
+pub(super) fn flows_leave_an_address_removed_from_their_service(cluster: Cluster) {
     let pods = [ready(POD_5), ready(POD_6)];
     let cluster = cluster.running(&[dns().endpoints(pods.clone())]);
     let given_up = flows(&cluster, outer);

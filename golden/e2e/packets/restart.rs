@@ -51,7 +51,7 @@ pub(super) fn unnoticed(cluster: &Cluster, service: &Service, node_port: u16, me
     }
 }
 
-pub(super) fn a_killed_proxy_comes_back_unnoticed(cluster: Cluster) {
+pub(super) fn restart_after_sigkill_does_not_affect_connections(cluster: Cluster) {
     let web = Service::new("web", 90).node_port(30080).endpoints([ready(POD_5), ready(FAR_5)]);
     let cluster = cluster.running(std::slice::from_ref(&web));
     let rules =
@@ -72,7 +72,7 @@ pub(super) fn a_killed_proxy_comes_back_unnoticed(cluster: Cluster) {
     });
 }
 
-pub(super) fn what_changed_while_it_was_down_is_caught_up(cluster: Cluster) {
+pub(super) fn changes_during_downtime_are_applied_after_restart(cluster: Cluster) {
     let kept = Service::new("kept", 91).node_port(30080).endpoints([ready(POD_5)]);
     let gone = Service::new("gone", 92).node_port(30081).endpoints([ready(POD_5)]);
     let new = Service::new("new", 93).node_port(30081).endpoints([ready(POD_6)]);

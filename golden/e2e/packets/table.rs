@@ -15,7 +15,7 @@ fn web() -> Service {
 }
 
 /// With some changes a Service goes from one chain that chooses to another, and back; with others it stays.
-pub(super) fn endpoints_come_and_go_unnoticed(cluster: Cluster) {
+pub(super) fn endpoint_changes_do_not_affect_other_connections(cluster: Cluster) {
     let five = vec![FAR_6, POD_6, POD_9, FAR_5, POD_5];
     let counts = [vec![POD_5, POD_6, FAR_5], vec![FAR_5], five, vec![POD_6, FAR_6, POD_9, FAR_5]];
     let with = |pods: &[golden::cluster::Pod]| web().endpoints(pods.iter().map(|pod| ready(*pod)).collect::<Vec<_>>());
@@ -63,7 +63,7 @@ pub(super) fn a_node_moves_between_iptables_and_nftables(cluster: Cluster) {
 }
 
 /// A new process reads the table and writes what changed while there was none.
-pub(super) fn a_new_process_takes_over_unnoticed(cluster: Cluster) {
+pub(super) fn restarted_process_does_not_affect_connections(cluster: Cluster) {
     let web = web().endpoints([ready(POD_5), ready(FAR_5)]);
     let cluster = cluster.running(std::slice::from_ref(&web));
     let table = |family| cluster.table_parts(family);
