@@ -53,7 +53,7 @@ const COMMANDS: [&str; 5] = ["demo", "dump", "trace", "diagnose", "preflight"];
 /// The name of nftables mode.
 pub const NFTABLES: &str = "nftables";
 
-/// What is asked for.
+/// The Services to inspect.
 #[derive(Clone, Debug, Default)]
 pub struct Focus {
     /// Only this Service.
@@ -63,7 +63,7 @@ pub struct Focus {
 }
 
 impl Focus {
-    /// Whether nothing is left out.
+    /// Whether all Services are selected.
     fn is_everything(&self) -> bool {
         self.service.is_none() && self.endpoint.is_none()
     }
@@ -72,16 +72,16 @@ impl Focus {
         self.service.as_ref().is_none_or(|service| name.is_some_and(|name| name.service == *service))
     }
 
-    /// The same of a Service port's name as rules have it.
+    /// Whether a Service port is selected, by its name in rules.
     fn wants_text(&self, name: &str) -> bool {
         self.service.as_ref().is_none_or(|service| is_of(name, service))
     }
 }
 
-/// Comes by the objects, of one Service or of all.
+/// Loads the objects of one Service or of all.
 pub type Load<'a> = dyn Fn(Option<&NamespacedName>) -> Result<BTreeMap<IpFamily, Tracker>, String> + Sync + 'a;
 
-/// All that is known of a node.
+/// The state of a node: rules, objects and configuration.
 pub struct NodeInspection {
     /// The rules.
     pub rules: NodeRulesets,
@@ -103,10 +103,10 @@ pub fn limit_tools() {
     kernel::set_program_timeout(TOOL_TIMEOUT);
 }
 
-/// Reads the node. What cannot be read is noted; the rest is there.
+/// Reads the state of the node. State that cannot be read is listed in `unread`.
 ///
 /// # Errors
-/// If the configuration makes no sense.
+/// If the configuration is invalid.
 pub fn inspect_node(sources: &Sources, focus: &Focus) -> Result<NodeInspection, String> {
     let mut unread = Vec::new();
     if sources.leave_configuration_open() {
@@ -141,7 +141,7 @@ fn proxy_processes() -> Vec<(u32, Vec<String>)> {
     node::processes("kube-proxy").into_iter().filter(|(_, words)| !command(words)).collect()
 }
 
-/// The same for who knows the settings. `load`: how to come by the objects, of one Service or of all.
+/// Reads the state of the node with known settings. `load`: loads objects; `None`: there are none.
 pub fn inspect_with(settings: ValidatedConfig, load: Option<&Load<'_>>, focus: &Focus) -> NodeInspection {
     let mut unread = Vec::new();
     let (rules, mut loaded) = std::thread::scope(|scope| {
@@ -351,7 +351,7 @@ impl NodeInspection {
         proxy_processes().into_iter().map(|(pid, _)| pid).collect()
     }
 
-    /// Chains of Service ports that nothing leads to, where all chains were read.
+    /// Chains of Service ports without references; empty unless all chains were read.
     #[must_use]
     pub fn unused_chains(&self) -> Vec<String> {
         let of = |rules: &FamilyRules| match rules.proxy_table() {

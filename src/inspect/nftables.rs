@@ -61,7 +61,7 @@ pub fn unwalked(reader: &mut NftReader, unread: &mut Vec<Unread>) -> Vec<Unfollo
         let devices = if of_bridges { bridges().map(|link| link.name).collect() } else { devices };
         UnfollowedRules { chain, interfaces: devices.into_iter().collect() }
     });
-    // Where there is no such interface no packet comes by.
+    // Without an interface no packet meets the chain.
     chains.filter(|unwalked| !unwalked.interfaces.is_empty()).collect()
 }
 
@@ -115,8 +115,8 @@ fn sets_of(table: &Table, service: &NamespacedName) -> BTreeSet<Name> {
 const BY_ADDRESS: [&str; 3] = ["service-ips", "no-endpoint-services", "firewall-ips"];
 const BY_NODE_PORT: [&str; 2] = ["service-nodeports", "no-endpoint-nodeports"];
 
-/// The Service whose address it is, as far as a kube-proxy's table tells; `local`: it is one of the node's own. Only these
-/// keys are asked for.
+/// The Service port that owns an address in the kernel's table of nftables mode, by lookups of single keys. `local`: the
+/// address is one of the node's.
 #[must_use]
 pub fn owner(to: SocketAddr, protocol: Protocol, local: bool) -> Option<ServicePortName> {
     let family = IpFamily::of(&to.ip());

@@ -27,16 +27,16 @@ use crate::terminal::Progress;
 const LANDMARK: &str = "KUBE-SERVICES";
 /// The chain that tells that one in IPVS mode was here, or is.
 const IPVS_LANDMARK: &str = "KUBE-IPVS-FILTER";
-/// Chains that lead to all Service ports: of these only what is asked for is followed.
+/// Dispatch chains of all Service ports: only jumps to selected Service ports are followed.
 const DISPATCH: [&str; 2] = [LANDMARK, "KUBE-NODEPORTS"];
 
-/// The maps of nftables mode that lead to all Service ports with endpoints.
+/// The maps of nftables mode that dispatch to Service ports with endpoints.
 const SERVICE_MAPS: [&str; 2] = ["service-ips", "service-nodeports"];
 
 /// Beginnings of the names of chains of single Service ports.
 const OF_PORTS: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-"];
 
-/// Chains of the nat table that are there whatever leads to them.
+/// Chains of the nat table that exist without a jump to them.
 const ALWAYS: [&str; 2] = ["KUBE-MARK-MASQ", "KUBE-PROXY-CANARY"];
 
 /// The rules of one family.
@@ -124,9 +124,9 @@ impl NodeRulesets {
         }
     }
 
-    /// Whether what a Service comes to depends on others. Only in iptables mode each has its own rules; elsewhere the
-    /// first by name has an address that several claim. And of flows to such an address it takes all of them to tell
-    /// which are stale.
+    /// Whether the data of a Service depends on others. Only in iptables mode each Service has its own rules; in other
+    /// modes the first Service by name owns an address that several claim, and all claimants decide which flows to it are
+    /// stale.
     #[must_use]
     pub fn needs_others(&self, service: &NamespacedName) -> bool {
         if self.mode().is_some_and(|mode| mode != "iptables") {
@@ -248,10 +248,10 @@ impl FamilyRules {
         }
     }
 
-    /// What every packet meets; the chains of Service ports are loaded as packets come to them.
+    /// Reads the rules that every packet meets; chains of Service ports are loaded when a packet meets them.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If the rules cannot be read.
     pub fn for_walking(family: IpFamily, unread: &mut Vec<Unread>) -> Result<Self, String> {
         family.available()?;
         let Flavours { choice, flavour, mut texts, .. } = Flavours::find();
@@ -367,12 +367,12 @@ impl FamilyRules {
         self.follow()
     }
 
-    /// Loads what the loaded chains lead to, but for the dispatch.
+    /// Loads the chains that loaded chains jump to, except for jumps of the dispatch chains.
     fn follow(&mut self) -> Result<(), String> {
         loop {
             let unread = self.ruleset.unread("nat", |from, _| !DISPATCH.contains(&from));
             let new: BTreeSet<_> = unread.into_iter().map(|chain| ("nat".to_owned(), chain)).collect();
-            // The last rule of the dispatch leads to the node ports.
+            // The last rule of the dispatch chain jumps to the node ports.
             let mut new: BTreeSet<_> = new.difference(&self.absent).cloned().collect();
             let node_ports = ("nat".to_owned(), DISPATCH[1].to_owned());
             if self.ruleset.chain("nat", LANDMARK).is_some()
@@ -414,10 +414,10 @@ impl FamilyRules {
         Ok(any)
     }
 
-    /// Walks a packet through all rules; of nftables' is read what it comes to.
+    /// Walks a packet through all rules; parts of nf_tables are read when the packet meets them.
     ///
     /// # Errors
-    /// If rules cannot be read, or are such as the kernel would not take.
+    /// If rules cannot be read, or the kernel would refuse them.
     pub fn walk(&mut self, packet: &Packet, node: &Node, memory: &RecentLists) -> Result<Trace, String> {
         let Self { ruleset, nftables, tables, other, .. } = self;
         let other = other.as_ref().map(|(flavour, ruleset)| OtherFlavour { ruleset, flavour: flavour.name() });
@@ -453,8 +453,7 @@ impl FamilyRules {
         rules.into_iter().flatten().map(|rule| rule.text(id, table)).collect()
     }
 
-    /// The place in which rules or elements lead to all Services, if it is empty while chains of Services have rules. Where
-    /// not all of it could be read, it is not reported.
+    /// The dispatch chain or map, if it is empty although chains of Services have rules; `None` if it was not read whole.
     #[must_use]
     pub fn emptied_dispatch(&self, unread: &[Unread]) -> Option<String> {
         if let Some(table) = self.proxy_table().filter(|_| self.ruleset.chain("nat", LANDMARK).is_none()) {
