@@ -84,7 +84,7 @@ proptest! {
     #![proptest_config(configuration(6))]
 
     #[test]
-    fn any_history_ends_as_a_fresh_start_whoever_writes(first in 0..3_usize, history in operations(25, false)) {
+    fn any_history_by_any_writer_ends_as_a_fresh_start(first in 0..3_usize, history in operations(25, false)) {
         let mut run = Run::new(Alternating::beginning(first));
         let mut syncs = 0;
         for operation in std::iter::once(Operation::Sync).chain(history).chain([Operation::Sync]) {

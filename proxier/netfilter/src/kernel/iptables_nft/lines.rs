@@ -73,7 +73,7 @@ pub(super) fn command(line: &str) -> Option<(&str, &str, &str)> {
     Some((verb, &rest[..end], &rest[end..]))
 }
 
-/// The chains in an order in which each comes after those that its rules jump to.
+/// The chains, each after the chains that its rules jump to.
 pub(super) fn leaves_first<'a>(chains: &Chains<'a>) -> Vec<&'a str> {
     let (mut order, mut seen) = (Vec::with_capacity(chains.len()), HashSet::new());
     for root in chains.keys() {

@@ -35,7 +35,7 @@ type Emptied<'a> = Vec<(usize, &'a str)>;
 pub(super) enum Shape {
     /// In one batch.
     Atomic,
-    /// In several: all chains are compared, those that others jump to first, and the new rules of a chain come before
+    /// In several: all chains are compared, targets of jumps first, and the new rules of a chain come before
     /// the old ones go. So packets meet each chain in its old state, its new one, or one with the rules of both. Verdicts
     /// of built-in chains and deletions of chains are the last batch.
     Parts,
