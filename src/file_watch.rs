@@ -192,8 +192,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn changed_when_all_writes_are_complete_returns_at_once() {
-        assert_eq!(waited_for(&[Progress::Complete, Progress::Complete]).await, Duration::ZERO);
+    async fn changed_when_all_writes_are_complete_returns_once_they_have_settled() {
+        assert_eq!(waited_for(&[Progress::Complete, Progress::Complete]).await.as_millis(), SETTLE.as_millis());
     }
 
     #[tokio::test(start_paused = true)]
