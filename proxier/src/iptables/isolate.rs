@@ -39,7 +39,7 @@ pub(super) struct RefusalSearch<'a> {
 type Group<'a> = Vec<&'a ServicePortName>;
 
 impl<'a> RefusalSearch<'a> {
-    /// The refused Service ports among `candidates`; `None` if that cannot be told now: the tool refuses everything, or
+    /// The refused Service ports among `candidates`; `None` if unknown: the tool refuses everything, or
     /// fails for another reason than the rules, such as a lock, a timeout or missing memory.
     pub fn culprits(self, tool: &mut dyn IptablesTool, candidates: &[&'a ServicePortName]) -> Option<Vec<Culprit>> {
         let mut run = SearchRun { search: self, tool, tests: 0, begun: Instant::now() };

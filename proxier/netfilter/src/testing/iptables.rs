@@ -48,9 +48,9 @@ struct IptablesState {
 #[derive(Debug)]
 struct FailingTransactions {
     left: usize,
-    /// Only those that contain it.
+    /// Only transactions that contain this text.
     text: String,
-    /// What is said of them, [`RestoreError::refused`].
+    /// The value of [`RestoreError::refused`].
     refused: bool,
 }
 
