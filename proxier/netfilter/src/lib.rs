@@ -20,5 +20,5 @@ pub use conntrack::{Flow, Tuple};
 pub use counters::Counters;
 pub use family::IpFamily;
 pub use name::Name;
-pub use restore::{Owner, Restore};
+pub use restore::{EditedChain, Owner, Restore, RuleEdit};
 pub use save::{SavedChain, SavedTable, reference};

@@ -11,6 +11,28 @@ use super::save::SavedChain;
 /// The owner of a line: a number that the caller interprets.
 pub type Owner = u32;
 
+/// A chain that is changed rule by rule, with its content before and after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EditedChain {
+    /// The chain.
+    pub chain: Chain,
+    /// The content that it must have.
+    pub before: SavedChain,
+    /// The content that it has afterwards.
+    pub after: SavedChain,
+}
+
+/// Rules that replace others at one place of a chain.
+#[derive(Clone, Copy, Debug)]
+pub struct RuleEdit<'a> {
+    /// The number of rules before them, after the edits before this one.
+    pub after: u32,
+    /// The number of rules that go.
+    pub deleted: u32,
+    /// The rules that come.
+    pub inserted: &'a [Rule],
+}
+
 #[derive(Debug, Default)]
 struct Section {
     declarations: String,
@@ -20,6 +42,7 @@ struct Section {
     deletions: String,
     deleted: usize,
     appended: usize,
+    edited: Vec<EditedChain>,
 }
 
 /// A transaction. Chains that it does not name stay as they are; each table is committed atomically.
@@ -86,6 +109,35 @@ impl Restore {
             self.declare(table, chain, owner);
         }
         wanted
+    }
+
+    /// Declares a chain that [`Restore::edit`] changes.
+    ///
+    /// Only for an [`IptablesTool`](crate::kernel::IptablesTool) that edits chains: it applies the transaction only if
+    /// the chain has the content `before`. Positions are lines such as `-D CHAIN 7` and `-I CHAIN 7 …`.
+    pub fn begin_edits(&mut self, table: Table, edited: EditedChain) {
+        self.section(table).edited.push(edited);
+    }
+
+    /// Replaces rules at one place of a chain.
+    pub fn edit(&mut self, table: Table, chain: Chain, edit: &RuleEdit<'_>, owner: Option<Owner>) {
+        let section = self.section(table);
+        for _ in 0..edit.deleted {
+            let _ = writeln!(section.rules, "-D {chain} {}", edit.after + 1);
+            section.ruled_by.push(owner);
+        }
+        for (position, rule) in (edit.after + 1..).zip(edit.inserted) {
+            let _ = write!(section.rules, "-I {chain} {position}");
+            rule.write_to(&mut section.rules);
+            section.rules.push('\n');
+            section.ruled_by.push(owner);
+            section.appended += 1;
+        }
+    }
+
+    /// The chains of a table that are changed rule by rule.
+    pub(crate) fn edited(&self, table: Table) -> &[EditedChain] {
+        &self.sections[table as usize].edited
     }
 
     /// Inserts a rule at the head of a built-in chain.

@@ -11,7 +11,10 @@ use super::iptables::{Chain, Rule};
 
 const BUILTIN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
-/// The content of a chain: the number of rules and a fingerprint.
+/// The factor of a fingerprint for each rule that follows: any odd number, so that no rule loses its effect.
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The content of a chain, or of a part of it: the number of rules and a fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct SavedChain {
     /// The number of rules.
@@ -38,9 +41,7 @@ impl SavedChain {
     ///
     /// Runs of spaces count as one: some versions print two after an option (nfacct in 1.8.9).
     pub(super) fn add(&mut self, rule: &str) {
-        self.rules += 1;
         let mut hasher = std::hash::DefaultHasher::new();
-        hasher.write_u64(self.fingerprint);
         let rule = rule.trim_start_matches(' ');
         if rule.as_bytes().windows(2).any(|pair| pair == b"  ") {
             let words: Vec<&str> = rule.split(' ').filter(|word| !word.is_empty()).collect();
@@ -48,7 +49,14 @@ impl SavedChain {
         } else {
             hasher.write(rule.as_bytes());
         }
-        self.fingerprint = hasher.finish();
+        *self = self.then(Self { rules: 1, fingerprint: hasher.finish() });
+    }
+
+    /// The content of a chain with the rules of this one and those of `next` after them.
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        let shifted = self.fingerprint.wrapping_mul(FACTOR.wrapping_pow(next.rules));
+        Self { rules: self.rules + next.rules, fingerprint: shifted.wrapping_add(next.fingerprint) }
     }
 }
 
@@ -118,6 +126,22 @@ pub fn reference(line: &str) -> Option<(&str, Chain)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn content_of_parts_is_that_of_the_whole_and_depends_on_the_order() {
+        let of = |rules: &[&str]| {
+            let mut chain = SavedChain::default();
+            rules.iter().for_each(|rule| chain.add(rule));
+            chain
+        };
+        let whole = of(&["-j A", "-j B", "-j C"]);
+        assert_eq!(of(&["-j A"]).then(of(&["-j B", "-j C"])), whole);
+        assert_eq!(of(&["-j A", "-j B"]).then(SavedChain::default()).then(of(&["-j C"])), whole);
+        assert_eq!(SavedChain::default().then(whole), whole);
+        assert_ne!(of(&["-j B", "-j A", "-j C"]), whole);
+        assert_ne!(of(&["-j A", "-j C", "-j B"]), whole);
+        assert_ne!(of(&["-j A", "-j A"]), of(&["-j B", "-j B"]));
+    }
 
     #[test]
     fn reference_is_the_target_and_not_a_word_of_the_comment() {

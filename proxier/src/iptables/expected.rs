@@ -88,6 +88,7 @@ fn render(
         rejected: &HashMap::new(),
         referenced: &HashMap::new(),
         batch,
+        edits_rules: false,
         deletion_interval: Duration::ZERO,
         now: Instant::now(),
     };

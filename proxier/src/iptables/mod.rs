@@ -5,6 +5,7 @@
 mod base;
 mod cleanup;
 mod deletion;
+mod edits;
 mod expected;
 mod generation;
 mod host;
@@ -151,6 +152,7 @@ impl Iptables {
             rejected: &self.rejected,
             referenced: self.referenced.rules(),
             batch: self.tool.batch(),
+            edits_rules: self.tool.edits_rules(),
             deletion_interval: self.config.periods.sync,
             now,
         };

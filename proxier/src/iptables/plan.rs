@@ -4,7 +4,7 @@
 //! change is split: first the Service ports' own chains, each port's within one transaction, then the shared chains
 //! that jump to them, then deletions. So packets meet every Service port in its old or its new state.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use netfilter::iptables::{Chain, Rule, Table};
@@ -19,7 +19,10 @@ use crate::model::{CategorizedEndpoints, ServicePort, ServicePortName, Snapshot}
 use crate::xtables::ObservedTables;
 
 /// The index in [`SHARED`] of nat's KUBE-SERVICES, which ends with the node port jump.
-const NAT_SERVICES: usize = 4;
+pub(super) const NAT_SERVICES: usize = 4;
+
+/// Changed Service ports with their owner numbers and their rules in shared chains.
+pub(super) type RenderedPorts<'a> = BTreeMap<&'a ServicePortName, (Owner, SharedRules)>;
 
 /// A transaction and the Service ports that its owner numbers index.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub(super) struct PlanInput<'a> {
     pub referenced: &'a HashMap<Chain, String>,
     /// The number of chains from which a transaction is split.
     pub batch: usize,
+    /// Whether the tool changes chains rule by rule.
+    pub edits_rules: bool,
     /// How long deletions of stale chains may be postponed in large clusters.
     pub deletion_interval: Duration,
     pub now: Instant,
@@ -106,13 +111,13 @@ impl<'a> PlanInput<'a> {
     }
 }
 
-struct Planner<'a, F> {
-    input: PlanInput<'a>,
+pub(super) struct Planner<'a, F> {
+    pub(super) input: PlanInput<'a>,
     large: bool,
     apply: F,
     owners: Vec<&'a ServicePortName>,
-    restore: Restore,
-    outcome: SyncOutcome,
+    pub(super) restore: Restore,
+    pub(super) outcome: SyncOutcome,
     stale: Vec<Chain>,
 }
 
@@ -152,10 +157,15 @@ where
     fn changed(&mut self, changed: &'a BTreeSet<ServicePortName>) -> Result<(), E> {
         let mut dirty = [false; SHARED.len()];
         let none = ProgrammedPort::default();
+        let mut rendered: RenderedPorts<'_> = BTreeMap::new();
         for name in changed {
             let old = self.input.state.ports.get(name);
             let port = self.input.snapshot.ports.get(name).filter(|_| !self.input.rejected.contains_key(name));
-            let new = port.map(|port| self.port(name, port, |chain| old?.own(chain)).1);
+            let new = port.map(|port| {
+                let (owner, programmed, rules) = self.port(name, port, |chain| old?.own(chain));
+                rendered.insert(name, (owner, rules));
+                programmed
+            });
             let (before, after) = (old.unwrap_or(&none), new.as_ref().unwrap_or(&none));
             for (dirty, (before, after)) in dirty.iter_mut().zip(before.shared.iter().zip(&after.shared)) {
                 *dirty |= before != after;
@@ -165,6 +175,9 @@ where
                 self.outcome.ports.push((name.clone(), new));
             }
             self.flush_if_large()?;
+        }
+        for (index, dirty) in dirty.iter_mut().enumerate() {
+            *dirty = *dirty && !self.edit_shared(index, changed, &rendered);
         }
         if dirty.contains(&true) {
             self.rewrite_shared(&dirty);

@@ -1,11 +1,11 @@
 //! iptables rules written over netlink in batches of any size: large ones, limited ones, refused ones.
 //!
-//! Needs root and iptables-nft. `NATIVE_SERVICES` is the size of the large start (default 500; each has ten endpoints).
+//! Needs root and iptables-nft. `NATIVE_SERVICES` is the size of the large start (default 300; each has ten endpoints).
 
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netfilter::iptables::{Chain, Comment, Match, Negatable, Rule, Suffix, Table, Target};
@@ -18,7 +18,7 @@ use proxier::backend::Backend;
 use proxier::iptables::Iptables;
 use proxier::model::Scope;
 use proxier::testing::objects;
-use proxier::track::{Kind, Tracker, Translator};
+use proxier::track::{Kind, Tracker, Translation, Translator, key_of};
 
 use crate::common::real::{FLAVOURS, Real};
 
@@ -214,38 +214,93 @@ fn in_user_namespace() {
     println!("{count} rules in many batches; {} of {errors} errors in the first", error.lines.len());
 }
 
-#[test]
-fn a_large_start_is_taken_and_a_second_start_writes_nothing() {
-    let services = std::env::var("NATIVE_SERVICES").map_or(500, |text| text.parse().expect("a number"));
-    let real = Real::new(FLAVOURS[2]);
-    let (mut tracker, mut translator) = (Tracker::default(), Translator::new(objects::NODE, false));
-    for number in 0..services {
+/// A proxy of many Services with ten endpoints each.
+struct Proxy {
+    tracker: Tracker,
+    translator: Translator,
+    backend: Iptables,
+}
+
+impl Proxy {
+    fn new(tool: Box<dyn IptablesTool>, services: u32) -> Self {
+        let mut proxy = Self {
+            tracker: Tracker::default(),
+            translator: Translator::new(objects::NODE, false),
+            backend: Iptables::new(IpFamily::V4, objects::config(), tool, Box::new(FakeHost::default())),
+        };
+        (0..services).for_each(|number| proxy.add(number));
+        proxy
+    }
+
+    fn add(&mut self, number: u32) {
         let name = format!("svc-{number}");
         let endpoints: Vec<_> = (0..10).map(|n| objects::address(100_000 + 10 * number + n)).collect();
         let slice = objects::slice("ns", &name, &name, &endpoints);
         let service = objects::service("ns", &name, objects::address(number));
         for (kind, object) in [(Kind::Service, service), (Kind::EndpointSlice, slice)] {
-            let translated = translator.applied(objects::decoded(kind, object)).expect("a good object");
-            for (_, change) in translated.changes.into_iter().filter(|(family, _)| *family == IpFamily::V4) {
-                tracker.apply(change);
-            }
+            let translated = self.translator.applied(objects::decoded(kind, object)).expect("a good object");
+            self.apply(translated);
         }
     }
-    let snapshot = tracker.snapshot(IpFamily::V4.localhost());
-    let sync = || {
-        let mut backend = Iptables::new(IpFamily::V4, objects::config(), real.tools(), Box::new(FakeHost::default()));
+
+    fn delete(&mut self, number: u32) {
+        let service = objects::service("ns", &format!("svc-{number}"), objects::address(number));
+        self.apply(Translator::deleted(&key_of(Kind::Service, &service)));
+    }
+
+    fn apply(&mut self, translated: Translation) {
+        for (_, change) in translated.changes.into_iter().filter(|(family, _)| *family == IpFamily::V4) {
+            self.tracker.apply(change);
+        }
+    }
+
+    /// Makes a sync of everything, or of what changed; returns its duration.
+    fn sync(&mut self, is_full: bool) -> Duration {
+        let changed = self.tracker.take_scope();
+        let snapshot = self.tracker.snapshot(IpFamily::V4.localhost());
         let start = Instant::now();
-        let stats = backend.sync(&snapshot, &Scope::Full, start).expect("a sync");
-        assert_eq!(stats.rejected.len(), 0);
+        let scope = if is_full { Scope::Full } else { changed };
+        let stats = self.backend.sync(&snapshot, &scope, start).expect("a sync");
+        assert_eq!((stats.rejected.len(), stats.full), (0, is_full));
         start.elapsed()
-    };
-    let generation = || real.tools().generation();
-    let first = sync();
+    }
+
+    /// The medians of the durations of syncs for a Service that goes and for one that comes.
+    fn changes(&mut self, services: u32) -> [Duration; 2] {
+        let mut durations = [Vec::new(), Vec::new()];
+        for round in 0..15 {
+            let number = round * 7919 % services;
+            self.delete(number);
+            durations[0].push(self.sync(false));
+            self.add(number);
+            durations[1].push(self.sync(false));
+        }
+        durations.map(|mut all| {
+            all.sort_unstable();
+            all[all.len() / 2]
+        })
+    }
+}
+
+#[test]
+fn a_large_start_is_taken_changes_are_small_and_another_start_writes_nothing() {
+    let services = std::env::var("NATIVE_SERVICES").map_or(300, |text| text.parse().expect("a number"));
+    let real = Real::new(FLAVOURS[2]);
+    let mut proxy = Proxy::new(real.tools(), services);
+    let first = proxy.sync(true);
     let chains = real.tools().save(Table::Nat).expect("readable").chains;
     let own = chains.keys().filter(|chain| chain.as_str().starts_with("KUBE-S") && **chain != LONG).count();
     assert_eq!(own, 11 * services as usize);
+    let [gone, new] = proxy.changes(services);
+    println!(
+        "{services} Services with ten endpoints: first start {first:?}; one less {gone:?}, one more {new:?} (p50)"
+    );
+
+    let generation = || real.tools().generation();
     let before = generation();
-    let second = sync();
+    let mut rewriting = Proxy::new(real.rewriting(), services);
+    let second = rewriting.sync(true);
     assert_eq!(generation(), before, "nothing was written");
-    println!("{services} Services with ten endpoints: first start {first:?}, second {second:?}");
+    let [gone, new] = rewriting.changes(services);
+    println!("second start {second:?}; with chains compared as a whole: one less {gone:?}, one more {new:?} (p50)");
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ipnet::IpNet;
 use netfilter::iptables::{Chain, Match, Negatable, Rule, Table, Target};
 use netfilter::kernel::iptables_nft::{DecodedRule, NftRules, ReadRule};
-use netfilter::{IpFamily, Restore};
+use netfilter::{EditedChain, IpFamily, Restore, RuleEdit, SavedChain};
 
 use crate::common::real::{FLAVOURS, Real};
 
@@ -77,6 +77,52 @@ fn a_rule_more_or_less_leaves_all_others_of_a_long_chain_in_place() {
     assert_eq!(read(&real).len(), 3000);
     write(tool.as_mut(), []);
     assert_eq!(read(&real), []);
+}
+
+#[test]
+fn a_chain_is_edited_by_handles_that_the_kernel_told_and_not_after_others_changed_it() {
+    let real = real();
+    let mut tool = real.tools();
+    write(tool.as_mut(), 0..2000);
+    let mut numbers: Vec<u32> = (0..2000).collect();
+    let content = |numbers: &[u32]| SavedChain::of(&numbers.iter().map(|number| rule(*number)).collect::<Vec<_>>());
+    let mut edit = |numbers: &mut Vec<u32>, edits: &[(usize, usize, &[u32])]| {
+        let (mut restore, before) = (Restore::default(), content(numbers));
+        let mut after = numbers.clone();
+        edits.iter().for_each(|(at, gone, new)| _ = after.splice(*at..at + gone, new.iter().copied()));
+        restore.begin_edits(Table::Nat, EditedChain { chain: LONG, before, after: content(&after) });
+        for (at, gone, new) in edits {
+            let inserted: Vec<Rule> = new.iter().map(|number| rule(*number)).collect();
+            let u32 = |number: usize| u32::try_from(number).expect("small");
+            let edit = RuleEdit { after: u32(*at), deleted: u32(*gone), inserted: &inserted };
+            restore.edit(Table::Nat, LONG, &edit, None);
+        }
+        let result = tool.restore(&restore);
+        if result.is_ok() {
+            *numbers = after;
+        }
+        result
+    };
+    let all = |numbers: &[u32]| numbers.iter().map(|number| rule(*number).to_string()).collect::<Vec<_>>();
+    let before = read(&real);
+    // The first edit reads the chain, the others know it.
+    for round in 0..3 {
+        let new = [10_000 + round, 20_000 + round];
+        let edits: [(usize, usize, &[u32]); 4] =
+            [(0, 1, &new[..1]), (500, 0, &new), (900, 3, &[]), (1990, 1, &new[1..])];
+        edit(&mut numbers, &edits).expect("it is as it was written");
+        assert_eq!(texts(&read(&real)), all(&numbers), "round {round}");
+    }
+    let kept = read(&real).iter().filter(|rule| before.contains(rule)).count();
+    assert!(kept > 1980, "only {kept} rules are the same ones");
+
+    // A known chain that others changed: a rule that is needed is gone.
+    let handle = read(&real)[500].handle;
+    assert!(nft(&real, &format!("delete rule ip nat {LONG} handle {handle}")));
+    let error = edit(&mut numbers, &[(500, 1, &[])]).expect_err("that rule is gone").to_string();
+    assert!(error.contains("chain KUBE-SERVICES of table nat was changed by another program"), "{error}");
+    write(tool.as_mut(), numbers.iter().copied());
+    assert_eq!(texts(&read(&real)), all(&numbers), "written as a whole, it is right again");
 }
 
 #[test]

@@ -107,6 +107,11 @@ pub trait IptablesTool: Send + std::fmt::Debug {
         Ok(None)
     }
 
+    /// Whether [`IptablesTool::restore`] changes chains rule by rule ([`Restore::edit`]).
+    fn edits_rules(&self) -> bool {
+        false
+    }
+
     /// The number of chains above which a transaction should be split.
     fn batch(&self) -> usize;
 

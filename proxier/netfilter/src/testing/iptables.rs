@@ -42,6 +42,7 @@ struct IptablesState {
     saves: usize,
     /// The generation ID of the nf_tables flavour; `None` for the legacy flavour.
     generation: Option<u32>,
+    edits_rules: bool,
 }
 
 /// Transactions that fail without a change, whatever their lines.
@@ -73,6 +74,7 @@ impl Default for FakeIptables {
             restores: 0,
             saves: 0,
             generation: Some(1),
+            edits_rules: false,
         })))
     }
 }
@@ -98,6 +100,11 @@ impl FakeIptables {
     /// Fails the next `count` transactions that contain `text`, naming no line; `refused` says whether as a refusal.
     pub fn fail(&self, count: usize, text: &str, refused: bool) {
         self.state().failing = Some(FailingTransactions { left: count, text: text.to_owned(), refused });
+    }
+
+    /// Changes chains rule by rule, as the writer of nf_tables does.
+    pub fn edit_rules(&self) {
+        self.state().edits_rules = true;
     }
 
     /// Behaves like the legacy flavour, without a generation ID.
@@ -251,6 +258,14 @@ fn command(table: Table, chains: &mut Chains, line: &str) -> Result<(), String> 
     let rules = chains.get_mut(name).ok_or(NO_CHAIN)?;
     match verb {
         "-A" => rules.push(rule),
+        "-I" | "-D" if position(&rule).is_some() => {
+            let (at, rule) = position(&rule).ok_or("no position")?;
+            match verb {
+                "-I" if at <= rules.len() => rules.insert(at, rule.to_owned()),
+                "-D" if at < rules.len() => _ = rules.remove(at),
+                _ => return Err("Index of rule is too big.".to_owned()),
+            }
+        }
         "-I" => rules.insert(0, rule),
         "-D" => {
             let at = rules.iter().position(|present| *present == rule);
@@ -271,6 +286,12 @@ fn delete(table: Table, chains: &mut Chains, name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The index of a rule that a line has the number of, and the rest of the line.
+fn position(rule: &str) -> Option<(usize, &str)> {
+    let (number, rest) = rule.split_once(' ').unwrap_or((rule, ""));
+    Some((number.parse::<usize>().ok()?.checked_sub(1)?, rest))
+}
+
 /// The word after `-j`, outside of comments.
 fn target(rule: &str) -> Option<&str> {
     let after = rule.rfind(" -j ").map(|at| &rule[at + 4..]).or_else(|| rule.strip_prefix("-j "))?;
@@ -285,6 +306,17 @@ impl IptablesTool for FakeIptables {
     }
 
     fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError> {
+        for table in Table::ALL {
+            for edited in restore.edited(table) {
+                let rules = self.chains(table).remove(edited.chain.as_str()).unwrap_or_default();
+                let mut content = crate::SavedChain::default();
+                rules.iter().for_each(|rule| content.add(rule));
+                if content != edited.before {
+                    let message = format!("chain {} of table {} was changed", edited.chain, table.name());
+                    return Err(RestoreError { refused: false, lines: Vec::new(), message });
+                }
+            }
+        }
         self.apply(&restore.to_string())
     }
 
@@ -328,6 +360,10 @@ impl IptablesTool for FakeIptables {
             Some(ChainState { handle: 1, uses: u32(rules.len() + jumps.count()) })
         };
         Ok(Some(TableState::Chains(chains.iter().map(state_of).collect())))
+    }
+
+    fn edits_rules(&self) -> bool {
+        self.state().edits_rules
     }
 
     fn batch(&self) -> usize {

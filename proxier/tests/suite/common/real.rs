@@ -64,7 +64,14 @@ impl Real {
         let choice =
             FlavourChoice { flavour: Some(self.flavour), infix: self.infix, reason: String::new(), unread: Vec::new() };
         let tools = SystemIptables::find(IpFamily::V4, &choice).expect("iptables works here");
-        Box::new(There { tools: Box::new(tools), kernel: self.clone() })
+        Box::new(There { tools: Box::new(tools), kernel: self.clone(), edits_rules: true })
+    }
+
+    /// iptables without the programs, which rewrites whole chains as they do.
+    pub fn rewriting(&self) -> Box<dyn IptablesTool> {
+        self.enter();
+        let tools = NativeIptables::find(IpFamily::V4).expect("nf_tables works here");
+        Box::new(There { tools: Box::new(tools), kernel: self.clone(), edits_rules: false })
     }
 
     /// The same namespace, written by the programs.
@@ -77,7 +84,7 @@ impl Real {
     pub fn native(&self, adjust: impl FnOnce(NativeIptables) -> NativeIptables) -> Box<dyn IptablesTool> {
         self.enter();
         let tools = adjust(NativeIptables::find(IpFamily::V4).expect("nf_tables works here"));
-        Box::new(There { tools: Box::new(tools), kernel: self.clone() })
+        Box::new(There { tools: Box::new(tools), kernel: self.clone(), edits_rules: true })
     }
 
     /// All tables, chain by chain in the order of their names, without counters.
@@ -110,6 +117,7 @@ fn chain_of(line: &str) -> Option<(String, String)> {
 struct There {
     tools: Box<dyn IptablesTool>,
     kernel: Real,
+    edits_rules: bool,
 }
 
 impl IptablesTool for There {
@@ -146,6 +154,10 @@ impl IptablesTool for There {
     fn table_state(&mut self, table: Table, chains: &[Chain]) -> io::Result<Option<TableState>> {
         self.kernel.enter();
         self.tools.table_state(table, chains)
+    }
+
+    fn edits_rules(&self) -> bool {
+        self.edits_rules && self.tools.edits_rules()
     }
 
     fn batch(&self) -> usize {

@@ -84,6 +84,10 @@ impl IptablesTool for Spied {
         self.tool.generation()
     }
 
+    fn edits_rules(&self) -> bool {
+        self.tool.edits_rules()
+    }
+
     fn batch(&self) -> usize {
         self.tool.batch()
     }

@@ -22,6 +22,13 @@ pub struct Fake {
 }
 
 impl Fake {
+    /// One whose tool changes chains rule by rule.
+    pub fn editing() -> Self {
+        let fake = Self::default();
+        fake.iptables.edit_rules();
+        fake
+    }
+
     pub fn tables(&self) -> Tables {
         let of = |table| self.iptables.chains(table).into_iter().map(move |(chain, rules)| ((table, chain), rules));
         Table::ALL.into_iter().flat_map(of).collect()

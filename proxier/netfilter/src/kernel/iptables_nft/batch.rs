@@ -1,5 +1,6 @@
 //! A batch of requests about one table, each with the line of the [`Restore`](crate::Restore) that it is about.
 
+use super::known::PendingEdit;
 use super::read::NFNL_SUBSYS_NFTABLES;
 use crate::kernel::netlink::{self, NetlinkError, Request};
 
@@ -23,6 +24,8 @@ pub(super) struct Batch {
     has_table: bool,
     /// Whether requests refer to rules by their handles.
     pub uses_handles: bool,
+    /// The chains that are edited, as this batch leaves them.
+    pub edits: Vec<PendingEdit>,
 }
 
 impl Batch {
@@ -42,6 +45,7 @@ impl Batch {
             whole_from: None,
             has_table: true,
             uses_handles: false,
+            edits: Vec::new(),
         })
     }
 

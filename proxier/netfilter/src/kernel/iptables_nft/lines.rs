@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::iptables::Table;
+use crate::restore::EditedChain;
 
 /// The most chains of a transaction whose rules are compared with the kernel's one by one. Of larger transactions,
 /// such as that of a start, only long chains are compared.
@@ -15,6 +16,8 @@ pub(super) struct Lines<'a> {
     pub table: Table,
     pub texts: [&'a str; 3],
     pub first: usize,
+    /// The chains that are changed rule by rule.
+    pub edited: &'a [EditedChain],
 }
 
 /// The rules of chains that are to be compared, each with its line. The first of a chain is its declaration.
@@ -28,7 +31,14 @@ impl<'a> Lines<'a> {
 
     /// Whether a batch for these lines depends on what the table contains.
     pub fn depend(&self) -> bool {
-        !self.compared().is_empty() || self.texts[1].lines().any(|line| line.starts_with("-D "))
+        let deletes =
+            || self.texts[1].lines().filter_map(command).any(|(verb, chain, _)| verb == "-D" && !self.edits(chain));
+        !self.compared().is_empty() || deletes()
+    }
+
+    /// Whether a chain is changed rule by rule.
+    pub fn edits(&self, chain: &str) -> bool {
+        self.edited.iter().any(|edited| edited.chain.as_str() == chain)
     }
 
     pub fn numbered(&self, part: usize) -> impl Iterator<Item = (usize, &'a str)> {
@@ -71,6 +81,13 @@ pub(super) fn command(line: &str) -> Option<(&str, &str, &str)> {
     let (verb, rest) = line.split_once(' ')?;
     let end = rest.find(' ').unwrap_or(rest.len());
     Some((verb, &rest[..end], &rest[end..]))
+}
+
+/// The position at the beginning of the options of a line that edits a chain, and the rest.
+pub(super) fn position(options: &str) -> Option<(usize, &str)> {
+    let options = options.trim_start();
+    let end = options.find(' ').unwrap_or(options.len());
+    Some((options[..end].parse().ok()?, &options[end..]))
 }
 
 /// The chains, each after the chains that its rules jump to.

@@ -7,8 +7,10 @@
 
 mod base;
 mod batch;
+mod edited;
 mod expressions;
 mod kept;
+mod known;
 mod lines;
 mod matches;
 mod native;

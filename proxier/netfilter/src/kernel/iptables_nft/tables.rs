@@ -17,6 +17,10 @@ const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 
+/// The most chains that are read in one dump. For each 32 KiB the kernel passes over all rules before, so that its time
+/// is quadratic in the number of rules.
+const CHAINS_AT_ONCE: usize = 2000;
+
 /// A table, or the reason why it must be left alone.
 pub(super) type Readable<T> = Result<T, Incompatible>;
 
@@ -102,16 +106,21 @@ impl Collected {
 
 /// Reads a table: a fingerprint of each user-defined chain, and the rules of built-in chains as text.
 ///
-/// While other programs write all the time, chain by chain: each of them is whole, at several times the cost.
+/// Chain by chain if there are many, or while other programs write all the time: each of them is whole.
 pub(super) fn save(rules: &mut NftRules, table: Table) -> Result<Readable<SavedTable>, NftError> {
-    match save_at_once(rules, table) {
-        Err(NftError::Interrupted) => save_by_chain(rules, table),
-        saved => saved,
+    match user_chains(rules, table, true) {
+        Ok(names) if names.len() > CHAINS_AT_ONCE => return save_by_chain(rules, table),
+        Ok(names) => match save_at_once(rules, table, names) {
+            Err(NftError::Interrupted) => {}
+            saved => return saved,
+        },
+        Err(NftError::Interrupted) => {}
+        Err(error) => return Err(error),
     }
+    save_by_chain(rules, table)
 }
 
-fn save_at_once(rules: &mut NftRules, table: Table) -> Result<Readable<SavedTable>, NftError> {
-    let names = user_chains(rules, table, true)?;
+fn save_at_once(rules: &mut NftRules, table: Table, names: Vec<Chain>) -> Result<Readable<SavedTable>, NftError> {
     let add = |collected: &mut Collected, chain: &str, read| collected.add(table, chain, &read);
     Ok(rules.table(table.name(), add)?.finish(names))
 }

@@ -8,14 +8,15 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::base::{self, BUILTIN};
 use super::batch::Batch;
-use super::lines::Lines;
-use super::read::NftRules;
+use super::known::KnownChains;
+use super::lines::{Lines, declared};
+use super::read::{NFTA_RULE_HANDLE, NftRules};
 use super::rule::DecodedRule;
 use super::tables::{self, Incompatible, Readable};
 use super::transaction::{Place, Shape, Writer};
 use crate::iptables::{Chain, Rule, Table};
 use crate::kernel::iptables::{IptablesTool, RestoreError, TableState, ToolError};
-use crate::kernel::netlink::{Fault, Netlink, NetlinkError};
+use crate::kernel::netlink::{Fault, NFGENMSG_LENGTH, Netlink, NetlinkError, Received};
 use crate::kernel::nftables::{NftError, NftTables, SystemNftables};
 use crate::kernel::writer_priority::WriterPriority;
 use crate::{IpFamily, Restore, SavedTable, nft};
@@ -48,6 +49,8 @@ pub struct NativeIptables {
     is_cleanup: bool,
     /// The largest batch in bytes.
     largest_batch: usize,
+    /// The chains that were changed rule by rule.
+    known: KnownChains,
 }
 
 /// Why a batch was not applied.
@@ -99,6 +102,7 @@ impl NativeIptables {
             priority: WriterPriority::default(),
             is_cleanup: false,
             largest_batch: BYTES_MAX,
+            known: KnownChains::default(),
         }
     }
 
@@ -132,7 +136,7 @@ impl NativeIptables {
         let batch = writer.batch;
         built.map_err(|error| error.to_string())?;
         match self.send(batch, false) {
-            Ok(()) => Ok(()),
+            Ok(_) => Ok(()),
             Err(Failure::Changed) => Err("nf_tables changed".to_owned()),
             Err(Failure::Refused(reasons) | Failure::Stale(reasons)) => {
                 Err(reasons.into_iter().map(|(_, why)| why).next().unwrap_or_default())
@@ -154,13 +158,20 @@ impl NativeIptables {
     }
 
     /// Sends a batch; without `end`, the kernel only validates it.
-    fn send(&mut self, mut batch: Batch, end: bool) -> Result<(), Failure> {
+    ///
+    /// Returns the handles of new rules that the kernel answered with, by request.
+    fn send(&mut self, mut batch: Batch, end: bool) -> Result<HashMap<usize, u64>, Failure> {
         let last = batch.requests.count() - 1;
         if end {
             batch.end()?;
         }
         let requests = std::mem::take(&mut batch.requests);
-        let faults = self.socket()?.batch(requests, last).inspect_err(|_| self.socket = None)?;
+        let mut handles = HashMap::new();
+        let mut each = |request, received: &Received<'_>| {
+            let handle = received.attributes(NFGENMSG_LENGTH).be64(NFTA_RULE_HANDLE);
+            handles.extend(handle.map(|handle| (request, handle)));
+        };
+        let faults = self.socket()?.batch(requests, last, &mut each).inspect_err(|_| self.socket = None)?;
         if faults.iter().any(|fault| fault.index == 0 && fault.error.errno() == Some(libc::ERESTART)) {
             return Err(Failure::Changed);
         }
@@ -172,10 +183,18 @@ impl NativeIptables {
         let line = |index| if whole { batch.first_line() } else { batch.line(index) };
         let refused: Vec<_> = faults.into_iter().map(|fault| (line(fault.index), fault.error.to_string())).collect();
         match refused.is_empty() {
-            true => Ok(()),
+            true => Ok(handles),
             false if is_stale => Err(Failure::Stale(refused)),
             false => Err(Failure::Refused(refused)),
         }
+    }
+
+    /// Sends a batch, and records the chains that it edits.
+    fn send_edits(&mut self, mut batch: Batch, table: Table) -> Result<(), Failure> {
+        let edits = std::mem::take(&mut batch.edits);
+        let handles = self.send(batch, true)?;
+        self.known.record(table, edits, &handles);
+        Ok(())
     }
 
     /// Sends a batch in parts that the socket takes.
@@ -194,8 +213,14 @@ impl NativeIptables {
         let missing = self.missing_builtin(lines)?;
         let (batch, name) = (Batch::new(generation)?, lines.table.name());
         let mut writer = Writer { rules: &mut self.rules, name, batch, shape };
-        writer.write(lines, &missing)?;
+        for chain in lines.texts[0].lines().filter_map(declared) {
+            self.known.forget(lines.table, chain);
+        }
+        let unexpected = writer.write(lines, &missing, &mut self.known)?;
         let mut batch = writer.batch;
+        if let Some(why) = unexpected {
+            return Err(Failure::Refused(vec![(None, why)]));
+        }
         match std::mem::take(&mut batch.refused) {
             refused if refused.is_empty() => Ok(batch),
             refused => Err(Failure::Refused(refused.into_iter().map(|(line, why)| (Some(line), why)).collect())),
@@ -208,7 +233,7 @@ impl NativeIptables {
         let generation = if is_checked && lines.depend() { Some(self.nf_tables.generation()?) } else { None };
         let batch = self.build(lines, generation, Shape::Atomic)?;
         if batch.size() <= self.room(batch.size())? {
-            return self.send(batch, true);
+            return self.send_edits(batch, lines.table);
         }
         drop(batch);
         let generation = if is_checked { Some(self.nf_tables.generation()?) } else { None };
@@ -234,7 +259,7 @@ impl NativeIptables {
     fn restore_now(&mut self, restore: &Restore) -> Result<(), RestoreError> {
         let mut first = 1;
         for (table, texts) in restore.texts() {
-            let lines = Lines { table, texts, first };
+            let lines = Lines { table, texts, first, edited: restore.edited(table) };
             let mut tries = 0;
             while let Err(failure) = self.apply(&lines, tries < CHECKED_TRIES) {
                 tries += 1;
@@ -269,7 +294,8 @@ fn refusal(restore: &Restore, table: Table, refused: Vec<RefusedLine>) -> Restor
     if refused.len() > SHOWN {
         let _ = write!(message, "; and {} more", refused.len() - SHOWN);
     }
-    RestoreError { refused: true, lines, message }
+    // Without a line, the batch could not be sent, or a chain was not as expected.
+    RestoreError { refused: !lines.is_empty(), lines, message }
 }
 
 /// The error of reading the kernel.
@@ -329,6 +355,10 @@ impl IptablesTool for NativeIptables {
         let table = nft::Table { family: self.rules.family(), name: table.name().into() };
         let states = self.nf_tables.chain_states(&table, &names).map_err(io::Error::other)?;
         Ok(Some(TableState::Chains(states)))
+    }
+
+    fn edits_rules(&self) -> bool {
+        true
     }
 
     fn batch(&self) -> usize {

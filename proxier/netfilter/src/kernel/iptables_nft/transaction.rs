@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, HashSet};
 use super::base;
 use super::batch::Batch;
 use super::kept::kept;
+use super::known::{EditLine, KnownChains};
 use super::lines::{Chains, Lines, command, declared, leaves_first};
 use super::read::{NFNL_SUBSYS_NFTABLES, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_TABLE, NftRules, ReadRule};
 use super::rule::encode;
 use super::tables::text;
 use crate::IpFamily;
 use crate::iptables::{Rule, Table};
-use crate::kernel::netlink::{NLM_F_APPEND, NLM_F_CREATE, NetlinkError, Request, nfgenmsg, nfnetlink};
+use crate::kernel::netlink::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_ECHO, NetlinkError, Request, nfgenmsg, nfnetlink};
 use crate::kernel::nftables::NftError;
 
 const NFT_MSG_NEWTABLE: u8 = 0;
@@ -94,7 +95,7 @@ impl Writer<'_> {
     }
 
     /// Deletes a rule, or all of a chain.
-    fn delete_rules(&mut self, chain: &str, handle: Option<u64>, line: usize) -> Result<(), NetlinkError> {
+    pub fn delete_rules(&mut self, chain: &str, handle: Option<u64>, line: usize) -> Result<(), NetlinkError> {
         let mut request = self.request(NFT_MSG_DELRULE, 0);
         request.text(NFTA_RULE_CHAIN, chain);
         if let Some(handle) = handle {
@@ -106,6 +107,15 @@ impl Writer<'_> {
 
     /// Adds a rule at the end of a chain, at its head, or before another rule.
     pub fn add_rule(&mut self, chain: &str, options: &str, at: Place, line: usize) -> Result<(), NetlinkError> {
+        self.add(chain, options, (at, 0), line)
+    }
+
+    /// As [`Writer::add_rule`]; the kernel answers with the rule.
+    pub fn add_echoed_rule(&mut self, chain: &str, options: &str, at: Place, line: usize) -> Result<(), NetlinkError> {
+        self.add(chain, options, (at, NLM_F_ECHO), line)
+    }
+
+    fn add(&mut self, chain: &str, options: &str, (at, echo): (Place, u16), line: usize) -> Result<(), NetlinkError> {
         let Some(rule) = Rule::parse(self.family(), options) else {
             self.batch
                 .refused
@@ -113,7 +123,7 @@ impl Writer<'_> {
             return Ok(());
         };
         let flags = if at == Place::End { NLM_F_CREATE | NLM_F_APPEND } else { NLM_F_CREATE };
-        let mut request = self.request(NFT_MSG_NEWRULE, flags);
+        let mut request = self.request(NFT_MSG_NEWRULE, flags | echo);
         request.text(NFTA_RULE_CHAIN, chain);
         if let Place::Before(handle) = at {
             request.attribute(NFTA_RULE_POSITION, &handle.to_be_bytes());
@@ -140,7 +150,14 @@ pub(super) enum Place {
 
 impl Writer<'_> {
     /// Writes the lines of one table. The built-in chains `missing` are created.
-    pub fn write(&mut self, lines: &Lines<'_>, missing: &[&str]) -> Result<(), NftError> {
+    ///
+    /// Returns the reason if a chain that is edited is not as expected.
+    pub fn write(
+        &mut self,
+        lines: &Lines<'_>,
+        missing: &[&str],
+        known: &mut KnownChains,
+    ) -> Result<Option<String>, NftError> {
         self.table(lines.first)?;
         for name in missing {
             let inserts = |line: &str| command(line).is_some_and(|(verb, chain, _)| verb == "-I" && chain == *name);
@@ -149,10 +166,11 @@ impl Writer<'_> {
             }
         }
         let (mut chains, emptied) = self.declare(lines)?;
-        let mut builtin = Builtin::default();
+        let (mut builtin, mut edits) = (Builtin::default(), BTreeMap::<&str, Vec<EditLine<'_>>>::new());
         for (line, text) in lines.numbered(1) {
             let Some((verb, chain, options)) = command(text) else { continue };
             match (verb, chains.get_mut(chain)) {
+                ("-I" | "-D", _) if lines.edits(chain) => edits.entry(chain).or_default().push((line, verb, options)),
                 ("-A", Some(rules)) => rules.push((line, options)),
                 ("-A", None) => self.add_rule(chain, options, Place::End, line)?,
                 ("-I", _) => builtin.insert(chain, options, line),
@@ -164,7 +182,14 @@ impl Writer<'_> {
         for chain in order {
             self.compare(chain, &chains[chain])?;
         }
-        Ok(self.finish(lines, builtin, &emptied)?)
+        for edited in lines.edited {
+            let of_chain = edits.remove(edited.chain.as_str()).unwrap_or_default();
+            if let Some(why) = self.edit((lines.table, edited), &of_chain, known)? {
+                return Ok(Some(why));
+            }
+        }
+        self.finish(lines, builtin, &emptied)?;
+        Ok(None)
     }
 
     /// Creates the declared chains. Returns those to compare, and those to empty in the last batch.

@@ -4,7 +4,7 @@
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
-use super::receive::Messages;
+use super::receive::{Messages, Received};
 use super::{NLM_F_ACK, Netlink, NetlinkError, Request, request};
 
 /// The bytes of a socket's send buffer that the kernel reserves.
@@ -103,8 +103,13 @@ impl Netlink {
     ///
     /// The answer to request `answered` is the last one, because the kernel answers in order after it has validated
     /// the whole batch. An error of the batch begin is reported for request 0. Of errors that exceed a receive buffer
-    /// that must not grow, the first ones are returned.
-    pub fn batch(&mut self, batch: Batch, answered: usize) -> Result<Vec<Fault>, NetlinkError> {
+    /// that must not grow, the first ones are returned. Passes other answers to `each`, with the request's index.
+    pub fn batch(
+        &mut self,
+        batch: Batch,
+        answered: usize,
+        each: &mut dyn FnMut(usize, &Received<'_>),
+    ) -> Result<Vec<Fault>, NetlinkError> {
         let Batch { mut bytes, starts } = batch;
         let (first, count) = (self.sequence.wrapping_add(1), starts.len());
         for (index, start) in starts.into_iter().enumerate() {
@@ -118,22 +123,27 @@ impl Netlink {
         loop {
             match self.receive() {
                 Err(error) if error.errno() == Some(libc::ENOBUFS) => {
-                    self.drain((first, count, answered), &mut faults)?;
+                    self.drain((first, count, answered), &mut faults, each)?;
                     // Errors were lost, so the batch was refused, whatever is known of it.
                     return if faults.is_empty() { Err(error) } else { Ok(faults) };
                 }
                 received => received?,
             }
-            if collect(&self.buffer, (first, count, answered), &mut faults)? {
+            if collect(&self.buffer, (first, count, answered), &mut faults, each)? {
                 return Ok(faults);
             }
         }
     }
 
     /// Collects the errors that the receive buffer had room for, after others were lost.
-    fn drain(&mut self, range: (u32, usize, usize), faults: &mut Vec<Fault>) -> Result<(), NetlinkError> {
+    fn drain(
+        &mut self,
+        range: (u32, usize, usize),
+        faults: &mut Vec<Fault>,
+        each: &mut dyn FnMut(usize, &Received<'_>),
+    ) -> Result<(), NetlinkError> {
         while self.receive_queued()? {
-            if collect(&self.buffer, range, faults)? {
+            if collect(&self.buffer, range, faults, each)? {
                 break;
             }
         }
@@ -148,11 +158,18 @@ pub(super) fn collect(
     datagram: &[u8],
     (first, count, answered): (u32, usize, usize),
     faults: &mut Vec<Fault>,
+    each: &mut dyn FnMut(usize, &Received<'_>),
 ) -> Result<bool, NetlinkError> {
     for received in Messages(datagram) {
         let received = received?;
         let index = usize::try_from(received.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
-        let Some(verdict) = received.verdict().filter(|_| index < count) else { continue };
+        if index >= count {
+            continue;
+        }
+        let Some(verdict) = received.verdict() else {
+            each(index, &received);
+            continue;
+        };
         let failed = verdict.is_err();
         if let Err(error) = verdict {
             faults.push(Fault { index, offset: received.error_offset(), error });

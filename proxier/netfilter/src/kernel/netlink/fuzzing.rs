@@ -22,7 +22,7 @@ pub(in crate::kernel) fn framing(datagram: &[u8]) {
         assert_eq!(whole, answers(&one_by_one, first, until_acknowledged));
     }
     let mut faults = Vec::new();
-    let _ = collect(datagram, (first, 8, 7), &mut faults);
+    let _ = collect(datagram, (first, 8, 7), &mut faults, &mut |_, _| ());
     assert!(faults.len() <= datagram.len() / HEADER, "more faults than messages");
     let _ = faults.iter().map(|fault| format!("{} {:?}", fault.error, fault.error.errno())).count();
     let mut notices = 0;

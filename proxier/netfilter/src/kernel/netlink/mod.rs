@@ -61,6 +61,8 @@ pub(super) const NLA_F_NET_BYTEORDER: u16 = 0x4000;
 pub(super) const NLM_F_EXCL: u16 = 0x200;
 /// Create the object if it does not exist.
 pub(super) const NLM_F_CREATE: u16 = 0x400;
+/// Answer with the created object.
+pub(super) const NLM_F_ECHO: u16 = 8;
 /// Append the object to the list.
 pub(super) const NLM_F_APPEND: u16 = 0x800;
 

@@ -116,7 +116,7 @@ impl SystemNftables {
         if end {
             batch.requests.push(&marker(NFNL_MSG_BATCH_END))?;
         }
-        let faults = self.socket()?.batch(std::mem::take(&mut batch.requests), last);
+        let faults = self.socket()?.batch(std::mem::take(&mut batch.requests), last, &mut |_, _| ());
         let faults = faults.inspect_err(|_| self.socket = None)?;
         if faults.iter().any(|fault| fault.index == 0 && fault.error.errno() == Some(libc::ERESTART)) {
             return Err(NftError::Changed);
