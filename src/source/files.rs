@@ -69,7 +69,7 @@ struct ObjectFiles {
 
 impl ObjectFiles {
     /// Begins the lists of all kinds; reads no file.
-    fn open(path: PathBuf, only: Option<NamespacedName>, sink: Sink) -> Result<(Self, FolderWatch), String> {
+    fn open(path: PathBuf, only: Option<NamespacedName>, mut sink: Sink) -> Result<(Self, FolderWatch), String> {
         let found = std::fs::metadata(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let watch = FolderWatch::new(&path);
         info!("Reading objects from {} instead of an API server", path.display());

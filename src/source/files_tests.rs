@@ -102,7 +102,7 @@ fn a_slice_without_its_label_is_warned_about_once() {
     let slice = "---\nkind: EndpointSlice\nmetadata: {name: a}\naddressType: IPv4\n";
     let mut folder = Folder::new("unlabelled", &[("a.yaml", slice)]);
     folder.update();
-    let logged = |folder: &Folder| folder.files.sink.logged.values().map(Vec::len).collect::<Vec<_>>();
+    let logged = |folder: &Folder| folder.files.sink.logged.counts();
     assert_eq!(logged(&folder), [1]);
     // Delivered again with the same problem, then mended.
     folder.write("a.yaml", &format!("{slice}ports: []\n"));

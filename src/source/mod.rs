@@ -5,10 +5,10 @@
 mod api;
 mod files;
 pub mod objects;
+mod problems;
 mod reflector;
 pub mod wire;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
 
+use self::problems::LoggedProblems;
 use crate::cli::SourceFlags;
 use crate::client::ApiClient;
 use crate::config::ValidatedConfig;
@@ -80,8 +81,7 @@ pub struct Sink {
     node: UnboundedSender<NodeUpdate>,
     node_name: String,
     health: Arc<Health>,
-    /// The problems of each object that were logged.
-    logged: BTreeMap<ObjectKey, Vec<String>>,
+    logged: LoggedProblems,
 }
 
 /// A decoded and translated object.
@@ -101,7 +101,7 @@ impl Sink {
     ) -> Self {
         let node_name = settings.proxier.node_name.clone();
         let translator = Translator::new(&node_name, settings.proxier.hide_external_ips);
-        Self { families, translator, node, node_name, health, logged: BTreeMap::new() }
+        Self { families, translator, node, node_name, health, logged: LoggedProblems::default() }
     }
 
     /// Sends the current state of an object. An object with an invalid field is logged and skipped: its last valid
@@ -122,21 +122,15 @@ impl Sink {
         DecodedObject { key, result, origin }
     }
 
-    /// Sends a decoded object. Problems of an object are logged when they are new: relists and changes of other fields
-    /// deliver it again.
+    /// Sends a decoded object. Problems of an object are logged when they are new.
     fn deliver(&mut self, DecodedObject { key, result, origin }: DecodedObject) {
         match result {
             Ok(translated) => {
                 if let Some(eligible) = translated.node_eligible {
                     self.health.set_node_eligible(eligible);
                 }
-                let logged = self.logged.get(&key).map(Vec::as_slice).unwrap_or_default();
-                for problem in translated.problems.iter().filter(|problem| !logged.contains(problem)) {
+                for problem in self.logged.replace(&key, &translated.problems) {
                     warn!("{origin}{problem}");
-                }
-                match translated.problems.is_empty() {
-                    true => _ = self.logged.remove(&key),
-                    false => _ = self.logged.insert(key, translated.problems.clone()),
                 }
                 match translated.changes.first() {
                     // The same in all families.
@@ -145,7 +139,9 @@ impl Sink {
                 }
             }
             Err(problem) => {
-                error!("{origin}{problem}");
+                for problem in self.logged.replace(&key, &[problem]) {
+                    error!("{origin}{problem}");
+                }
                 self.send(Translation::everywhere(&Change::Kept(key)));
             }
         }
@@ -161,7 +157,8 @@ impl Sink {
     }
 
     /// Reports that a list begins or ends.
-    fn mark(&self, change: &Change) {
+    fn mark(&mut self, change: &Change) {
+        self.logged.mark(change);
         match change {
             Change::Listing(Kind::Node) | Change::Listed(Kind::Node) | Change::ListedInPart(Kind::Node) => {
                 self.send_node_update(NodeUpdate::ListProgress(change.clone()))
