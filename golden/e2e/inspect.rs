@@ -7,6 +7,7 @@ mod diagnose;
 mod dump;
 mod focus;
 mod hairpin;
+mod localhost;
 mod nftables;
 mod node;
 mod trace_nftables;

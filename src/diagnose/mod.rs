@@ -3,6 +3,7 @@
 //! Each cause comes with the next step in words. Exit status 0: healthy; 1: cause found; 2: unknown; 22: usage error.
 
 mod finding;
+mod loopback;
 mod node;
 mod refusal;
 mod routes;

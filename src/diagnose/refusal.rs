@@ -1,11 +1,12 @@
 //! Rules that refuse a Service's packets, or send them to another destination.
 
-use proxier::nftables::TABLE;
+use proxier::nftables::{TABLE, is_localhost_reject};
 use proxier_inspect::neighbours::owner;
 use proxier_inspect::services::ServicePortView;
 use proxier_inspect::walk::{Branch, Origin, Packet, Step, Unrouted, Verdict};
 
 use super::finding::{Cause, Finding};
+use super::loopback;
 
 const NEXT: &str = "look at the network policies that apply, or at the firewall that wrote the rule; kube-proxy trace shows \
                     the way";
@@ -95,6 +96,9 @@ pub fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Opti
                     changes the client's address";
         return Some(Finding { certain, ..Finding::certain(Cause::SourceRangeRefuses, what, next) });
     }
+    if place.is_localhost_reject() {
+        return Some(Finding { certain, ..loopback::rejected(view, packet, last) });
+    }
     let by_policy = last.handle == Some(0);
     // No endpoints, or none here, has a finding of its own.
     if !by_policy && place.is_kube_proxy() {
@@ -161,6 +165,10 @@ impl<'a> Refuser<'a> {
     fn is_source_ranges(&self) -> bool {
         let firewall = ["KUBE-PROXY-FIREWALL", "KUBE-SOURCE-RANGES-FIREWALL"].contains(&self.chain);
         firewall || (self.of_proxy_table && self.chain.starts_with("firewall-"))
+    }
+
+    fn is_localhost_reject(&self) -> bool {
+        self.of_proxy_table && is_localhost_reject(self.chain)
     }
 
     fn is_kube_proxy(&self) -> bool {

@@ -9,6 +9,7 @@ use proxier_inspect::walk::{Branch, Origin, Packet, Trace, Verdict};
 
 use super::TargetAddress;
 use super::finding::{Cause, Finding};
+use super::loopback;
 use super::node::BRIDGED;
 use super::refusal::{NOT_ROUTED, diverted, refusal};
 use super::routes::Routes;
@@ -182,7 +183,7 @@ impl Following<'_> {
     ) -> Vec<Finding> {
         let branches = &trace.branches;
         let mut findings: Vec<Finding> = branches.iter().filter_map(|branch| refusal(view, packet, branch)).collect();
-        findings.extend(untranslated(view, address, packet, trace, paths));
+        findings.extend(untranslated(view, address, packet, trace, (paths, self.facts.mode)));
         findings.extend(branches.iter().find_map(|branch| forwarded(view, branch)));
         findings.extend(branches.iter().find_map(|branch| diverted(view, packet, branch)));
         findings.extend(branches.iter().filter_map(|branch| self.routes.lost(view, packet, branch, self.facts)));
@@ -220,13 +221,13 @@ fn local_pod(view: &ServicePortView, paths: &Paths<'_>, facts: &Facts) -> Option
     paths.pod(family, &facts.links).or(endpoint)
 }
 
-/// Connections that no rule gives an endpoint.
+/// Connections that no rule gives an endpoint, on a node with rules of that mode.
 fn untranslated(
     view: &ServicePortView,
     address: &Address,
     packet: &Packet,
     trace: &Trace,
-    paths: &Paths<'_>,
+    (paths, mode): (&Paths<'_>, Option<&str>),
 ) -> Option<Finding> {
     let untouched = || trace.branches.iter().filter(|branch| branch.outcome.verdict == Verdict::Untouched);
     let lost: f64 = untouched().map(|branch| branch.outcome.probability).sum();
@@ -250,9 +251,7 @@ fn untranslated(
     }
     let doubted = untouched().any(|branch| !branch.doubts.is_empty());
     if to.ip().is_loopback() {
-        let what = format!("no rule takes {packet}: node ports of {name} do not work at loopback addresses here");
-        let next = "use an address of the node: only iptables mode serves 127.0.0.1, with iptables.localhostNodePorts";
-        return Some(Finding::certain(Cause::NotTranslated, what, next));
+        return loopback::untranslated(name, packet, open().ok().flatten(), mode);
     }
     // NodeLocal DNS and its like: a process on the node serves the cluster IP itself.
     if paths.node().is_local(to.ip()) && !paths.is_bound_by_ipvs(to.ip()) && address.ip.is_some() {

@@ -98,10 +98,11 @@ pub fn is_kube_proxy(table: &ruleset::Table, id: &ruleset::TableId) -> bool {
         && has("filter-forward", ChainType::Filter, Hook::Forward)
 }
 
-/// Whether this layout has a chain of that name even without references.
+/// Whether a kube-proxy has a chain of that name even without references.
 #[must_use]
 pub fn is_always_there(chain: &str) -> bool {
-    names::ALWAYS.into_iter().any(|balance| SharedChain::Balance(balance).to_string() == chain)
+    let is_balance = |balance| SharedChain::Balance(balance).to_string() == chain;
+    names::ALWAYS.into_iter().any(is_balance) || names::is_localhost_reject(chain)
 }
 
 /// Whether only this layout has a set of that name, not upstream's.

@@ -38,7 +38,7 @@ pub use self::expected::{
 };
 pub use self::features::{FeatureError, check, check_release};
 pub use self::localhost::rejected_localhost_packets;
-pub use self::names::{TABLE, VipOrNodePort};
+pub use self::names::{TABLE, VipOrNodePort, is_localhost_reject};
 use self::plan::SetDefinitions;
 use self::programmed::ProgrammedTable;
 use self::quick::BaseChainCheck;

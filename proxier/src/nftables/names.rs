@@ -40,7 +40,7 @@ pub const FIREWALL_CHECK: &str = "firewall-check";
 pub const FIREWALL_SOURCE_RANGES: &str = "firewall-source-ranges";
 
 /// Counts and rejects new connections of a protocol to node ports at loopback addresses. Upstream has other chains for
-/// it since 1.37, `localhost-nodeport-reject-PROTOCOL`, with named counters and a map of another name.
+/// it since 1.37: see [`is_localhost_reject`].
 #[must_use]
 pub fn localhost_reject(protocol: Protocol) -> &'static str {
     match protocol {
@@ -48,6 +48,17 @@ pub fn localhost_reject(protocol: Protocol) -> &'static str {
         Protocol::Udp => "localhost-reject-udp",
         Protocol::Sctp => "localhost-reject-sctp",
     }
+}
+
+/// Whether a chain rejects connections to node ports at loopback addresses: one of ours, or one of upstream's since 1.37,
+/// `localhost-nodeport-reject-PROTOCOL`, with named counters and a map of another name. They exist while the feature gate
+/// is on, whether or not a Service uses them.
+#[must_use]
+pub fn is_localhost_reject(chain: &str) -> bool {
+    ["localhost-reject-", "localhost-nodeport-reject-"]
+        .into_iter()
+        .filter_map(|prefix| chain.strip_prefix(prefix))
+        .any(|protocol| Protocol::of_name(protocol).is_some())
 }
 
 /// The size of each client set for session affinity.
