@@ -1,4 +1,4 @@
-//! The flags of kube-proxy 1.36 and `--objects`, in groups.
+//! The flags of kube-proxy 1.37 and `--objects`, in groups.
 //!
 //! golden/surface/flags.yaml lists them all, with their effect beside `--config`.
 
