@@ -24,7 +24,7 @@ use crate::terminal::{OutputWriter, Style, Terminal, answer_with, json, text_out
 pub const HOST: &str = "host";
 
 /// Source addresses of `--from outside`: documentation ranges, by family.
-const OUTSIDE: [&str; 2] = ["198.51.100.7", "2001:db8::7"];
+pub const OUTSIDE: [&str; 2] = ["198.51.100.7", "2001:db8::7"];
 
 /// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -57,6 +57,8 @@ pub const NO_MODE: &str = "The proxy mode is not set: using iptables. The defaul
 pub struct EffectiveConfig {
     /// All fields.
     pub file: KubeProxyConfiguration,
+    /// The same for nftables mode: defaults drop what other modes' sections say.
+    pub in_nftables_mode: KubeProxyConfiguration,
     /// The text of the configuration file, if there is one.
     pub text: Option<String>,
     /// Errors of strict decoding of the configuration file; empty: none.
@@ -89,7 +91,8 @@ impl CommandLine {
         if file.mode.is_empty() {
             warnings.push(NO_MODE.to_owned());
         }
-        Ok(EffectiveConfig { file: file.with_defaults(), text, strict_errors, warnings })
+        let in_nftables_mode = file.clone().in_nftables_mode();
+        Ok(EffectiveConfig { file: file.with_defaults(), in_nftables_mode, text, strict_errors, warnings })
     }
 
     /// Warnings about deprecated flags.

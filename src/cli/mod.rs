@@ -18,6 +18,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use self::errors::EarlyExit;
+pub use self::file::EffectiveConfig;
 pub use self::flags::{Flags, IptablesBackend, Source as SourceFlags};
 use self::values::Switch;
 

@@ -48,6 +48,12 @@ impl KubeProxyConfiguration {
         self
     }
 
+    /// The same configuration with `mode: nftables` and the defaults of that mode.
+    #[must_use]
+    pub fn in_nftables_mode(self) -> Self {
+        Self { mode: "nftables".to_owned(), ..self }.with_defaults()
+    }
+
     fn addresses(&mut self) {
         fill(&mut self.bind_address, "0.0.0.0");
         let [health, metrics] = default_hosts(&self.bind_address);

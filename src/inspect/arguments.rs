@@ -1,4 +1,4 @@
-//! The arguments that `dump`, `trace` and `diagnose` share: the source of objects and the proxy's configuration.
+//! The arguments that `dump`, `diagnose` and `preflight` share: the source of objects and the proxy's configuration.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::running::Running;
-use crate::cli;
-use crate::config::{self, GoDuration, ValidatedConfig};
+use crate::cli::{self, CommandLine, EffectiveConfig};
+use crate::config::{self, GoDuration, KubeProxyConfiguration, ValidatedConfig};
 
 /// Where objects come from, and how the proxy is configured.
 #[derive(Clone, Debug, Default, Args)]
@@ -75,21 +75,8 @@ impl Sources {
     /// # Errors
     /// If the arguments or the configuration are invalid.
     pub fn resolve_for_mode(&self, mode: Option<&str>) -> Result<ResolvedSources, String> {
-        let mut arguments = vec!["kube-proxy".to_owned()];
-        let mut add = |name: &str, value: Option<String>| {
-            arguments.extend(value.map(|value| format!("--{name}={value}")));
-        };
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        add("config", path(&self.config));
-        add("hostname-override", self.hostname_override.clone());
-        add("kubeconfig", path(&self.kubeconfig));
-        add("cluster-cidr", self.cluster_cidr.clone());
-        add("proxy-mode", mode.map(str::to_owned));
-        arguments.extend(self.proxy_flags.iter().cloned());
-        let line = cli::parse(arguments).map_err(|stop| stop.text.trim_end().to_owned())?;
-        let file = line.complete().map_err(|error| error.to_string())?.file;
-        let hostname = nix::unistd::gethostname().unwrap_or_default();
-        let mut settings = config::validate(file, &hostname.to_string_lossy()).map_err(|error| error.to_string())?;
+        let (line, complete) = self.complete(mode)?;
+        let mut settings = validated(complete.file)?;
         if let Some(path) = &self.kubeconfig {
             // Beside a configuration file the proxy would ignore it; who gives it here means it.
             settings.client.kubeconfig = Some(path.clone());
@@ -105,10 +92,46 @@ impl Sources {
         })
     }
 
+    /// The settings that the same proxy would have in nftables mode.
+    ///
+    /// # Errors
+    /// If the arguments or the configuration are invalid there.
+    pub fn in_nftables_mode(&self) -> Result<ValidatedConfig, String> {
+        self.complete(None).and_then(|(_, complete)| validated(complete.in_nftables_mode))
+    }
+
+    /// The command line that these arguments stand for, and its configuration.
+    fn complete(&self, mode: Option<&str>) -> Result<(CommandLine, EffectiveConfig), String> {
+        let mut arguments = vec!["kube-proxy".to_owned()];
+        let mut add = |name: &str, value: Option<String>| {
+            arguments.extend(value.map(|value| format!("--{name}={value}")));
+        };
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        add("config", path(&self.config));
+        add("hostname-override", self.hostname_override.clone());
+        add("kubeconfig", path(&self.kubeconfig));
+        add("cluster-cidr", self.cluster_cidr.clone());
+        add("proxy-mode", mode.map(str::to_owned));
+        arguments.extend(self.proxy_flags.iter().cloned());
+        let line = cli::parse(arguments).map_err(|stop| stop.text.trim_end().to_owned())?;
+        let complete = line.complete().map_err(|error| error.to_string())?;
+        Ok((line, complete))
+    }
+
     /// Whether nothing says how the proxy is configured: then a running one does.
     #[must_use]
     pub fn leave_configuration_open(&self) -> bool {
         self.config.is_none() && self.cluster_cidr.is_none() && self.proxy_flags.is_empty()
+    }
+
+    /// The settings that a running proxy would have in nftables mode.
+    ///
+    /// # Errors
+    /// If the arguments or the configuration are invalid there.
+    pub fn of_running_in_nftables_mode(&self, running: Running) -> Result<ValidatedConfig, String> {
+        let file = running.in_nftables_mode;
+        let hostname_override = self.hostname_override.clone().unwrap_or(file.hostname_override);
+        validated(KubeProxyConfiguration { hostname_override, ..file })
     }
 
     /// The settings of a running proxy; where objects come from is as the arguments say, if they do.
@@ -118,8 +141,7 @@ impl Sources {
     pub fn of_running(&self, running: Running) -> Result<ResolvedSources, String> {
         let mut file = running.file;
         file.hostname_override = self.hostname_override.clone().unwrap_or(file.hostname_override);
-        let hostname = nix::unistd::gethostname().unwrap_or_default();
-        let mut settings = config::validate(file, &hostname.to_string_lossy()).map_err(|error| error.to_string())?;
+        let mut settings = validated(file)?;
         let (mut objects, mut master, mut files_of) = (running.objects, running.master, running.pid);
         if self.objects.is_some() || self.kubeconfig.is_some() || self.master.is_some() {
             (objects, master, files_of) = (self.objects.clone(), self.master.clone().unwrap_or_default(), None);
@@ -139,6 +161,12 @@ impl Sources {
         let timeout = self.timeout.to_std();
         Ok(ResolvedSources { settings, objects, master, timeout, files_of, taken_from: Some(taken_from) })
     }
+}
+
+/// The validated configuration of a proxy on this host.
+fn validated(file: KubeProxyConfiguration) -> Result<ValidatedConfig, String> {
+    let hostname = nix::unistd::gethostname().unwrap_or_default();
+    config::validate(file, &hostname.to_string_lossy()).map_err(|error| error.to_string())
 }
 
 impl ResolvedSources {

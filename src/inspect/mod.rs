@@ -128,6 +128,20 @@ pub fn inspect_node(sources: &Sources, focus: &Focus) -> Result<NodeInspection, 
     Ok(seen)
 }
 
+/// The configuration that [`inspect_node`] would find if the proxy's mode were nftables.
+///
+/// # Errors
+/// If it cannot be read, or is invalid in that mode.
+pub fn in_nftables_mode(sources: &Sources) -> Result<ValidatedConfig, String> {
+    // A running proxy whose configuration cannot be read is noted by `inspect_node`.
+    let running =
+        sources.leave_configuration_open().then(|| Running::find(&proxy_processes()).ok()).flatten().flatten();
+    match running {
+        Some(running) => sources.of_running_in_nftables_mode(running),
+        None => sources.in_nftables_mode(),
+    }
+}
+
 /// Reads the node of a proxy with that configuration.
 fn inspect_resolved(asked: &ResolvedSources, focus: &Focus) -> NodeInspection {
     let load = |only: Option<&NamespacedName>| as_seen_by(asked.files_of, || objects::load(asked, only))?;

@@ -76,6 +76,22 @@ fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
+/// Asks the kernel what its sets say; whether there was anything to ask.
+pub fn answer_sets(node: &mut Node, trace: &Trace) -> bool {
+    if trace.queries.is_empty() {
+        return false;
+    }
+    let mut sets = SystemIpSets::open().map_err(|error| format!("sets: {error}"));
+    for query in &trace.queries {
+        let asked = match &mut sets {
+            Ok(sets) => sets.test(query).map_err(|error| error.to_string()),
+            Err(why) => Err(why.clone()),
+        };
+        node.answers.insert(query.clone(), asked);
+    }
+    true
+}
+
 /// The rules of one family, for walking.
 pub struct Paths<'a> {
     rules: &'a mut FamilyRules,
@@ -152,22 +168,6 @@ impl<'a> Paths<'a> {
         Ok(Packet { source, destination, protocol, origin, state: ConnState::New })
     }
 
-    /// Asks the kernel what its sets say; whether there was anything to ask.
-    fn answer(&mut self, trace: &Trace) -> bool {
-        if trace.queries.is_empty() {
-            return false;
-        }
-        let mut sets = SystemIpSets::open().map_err(|error| format!("sets: {error}"));
-        for query in &trace.queries {
-            let asked = match &mut sets {
-                Ok(sets) => sets.test(query).map_err(|error| error.to_string()),
-                Err(why) => Err(why.clone()),
-            };
-            self.node.answers.insert(query.clone(), asked);
-        }
-        true
-    }
-
     /// Asks the kernel where it routes packets; whether there was anything to ask.
     fn route(&mut self, trace: &Trace) -> bool {
         if trace.routes.is_empty() {
@@ -202,7 +202,7 @@ impl<'a> Paths<'a> {
                 continue;
             }
             // Once a list is known it stays so for this trace: its age grows while we look.
-            if self.answer(&trace) {
+            if answer_sets(&mut self.node, &trace) {
                 continue;
             }
             let mut remembered = RecentLists::new();

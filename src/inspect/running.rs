@@ -26,6 +26,8 @@ const LARGEST: usize = 1 << 20;
 pub struct Running {
     /// Its configuration.
     pub file: KubeProxyConfiguration,
+    /// The same in nftables mode: from its file or flags, as the page leaves out what other modes' sections say.
+    pub in_nftables_mode: KubeProxyConfiguration,
     /// Its process, where it has one of its own.
     pub pid: Option<u32>,
     /// `--objects` and `--master` of its command line.
@@ -46,24 +48,31 @@ impl Running {
             let Ok(page) = page(METRICS) else { return Ok(None) };
             let from = format!("http://{METRICS}/configz");
             let file = decoded(&page).map_err(|why| format!("{from}: {why}"))?;
-            return Ok(Some(Self { file, pid: None, objects: None, master: String::new(), taken_from: from }));
+            let in_nftables_mode = file.clone().in_nftables_mode();
+            let (objects, master) = (None, String::new());
+            return Ok(Some(Self { file, in_nftables_mode, pid: None, objects, master, taken_from: from }));
         };
         let of = format!("the command line of process {pid}");
         let line =
             cli::parse(words.clone()).map_err(|stop| format!("{of}: {}", stop.text.trim_end().replace('\n', "; ")))?;
-        let from_file = as_seen_by(Some(*pid), || line.complete().map(|complete| complete.file))?;
-        let metrics = from_file.as_ref().ok().and_then(|file| config::validate(file.clone(), "node").ok()?.metrics);
+        let from_file = as_seen_by(Some(*pid), || line.complete())?;
+        let metrics =
+            from_file.as_ref().ok().and_then(|from| config::validate(from.file.clone(), "node").ok()?.metrics);
         let at =
             metrics.map_or(METRICS, |at| if at.ip().is_unspecified() { (METRICS.ip(), at.port()).into() } else { at });
         let from_page = page(at).and_then(|page| decoded(&page));
-        let (file, taken_from) = match (from_page, from_file) {
-            (Ok(file), _) => (file, format!("http://{at}/configz and {of}")),
-            (Err(_), Ok(file)) => (file, of),
+        let (file, in_nftables_mode, taken_from) = match (from_page, from_file) {
+            (Ok(file), Ok(from)) => (file, from.in_nftables_mode, format!("http://{at}/configz and {of}")),
+            (Ok(file), Err(_)) => {
+                let in_nftables_mode = file.clone().in_nftables_mode();
+                (file, in_nftables_mode, format!("http://{at}/configz and {of}"))
+            }
+            (Err(_), Ok(from)) => (from.file, from.in_nftables_mode, of),
             (Err(why), Err(error)) => return Err(format!("{of}: {error}; http://{at}/configz: {why}")),
         };
         let CommandLine { flags, .. } = line;
         let (objects, master) = (flags.source.objects, flags.source.master);
-        Ok(Some(Self { file, pid: Some(*pid), objects, master, taken_from }))
+        Ok(Some(Self { file, in_nftables_mode, pid: Some(*pid), objects, master, taken_from }))
     }
 }
 

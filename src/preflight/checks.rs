@@ -8,6 +8,7 @@ use proxier::model::{Mode, Protocol, ServicePort, ServicePortName};
 use serde::Serialize;
 
 use super::node::NodeState;
+use crate::config::ValidatedConfig;
 use crate::config::gates::LOCALHOST_NODE_PORTS;
 
 /// How much a difference matters.
@@ -67,7 +68,7 @@ pub fn check(node: &NodeState) -> Vec<Difference> {
     if node.mode == Mode::Nftables {
         return Vec::new();
     }
-    let mut found: Vec<Difference> = node.problems.iter().filter_map(kernel).collect();
+    let mut found: Vec<Difference> = node.lacking.iter().map(kernel).collect();
     found.extend(foreign_jumps(node));
     found.extend(node_port_addresses(node));
     found.extend(localhost(node));
@@ -84,9 +85,9 @@ pub fn check(node: &NodeState) -> Vec<Difference> {
     found
 }
 
-fn kernel((family, problem): (&IpFamily, &Option<String>)) -> Option<Difference> {
-    let what = format!("{family}: nftables mode cannot run here: {}", problem.as_ref()?);
-    Some(Difference::new("kernel", Severity::Blocks, what).set("Linux 5.13 or later, with nf_tables and its modules"))
+fn kernel((family, lacking): (&IpFamily, &String)) -> Difference {
+    let what = format!("{family}: nftables mode cannot run here: {lacking}");
+    Difference::new("kernel", Severity::Blocks, what).set("Linux 5.13 or later, with nf_tables and its modules")
 }
 
 fn foreign_jumps(node: &NodeState) -> Option<Difference> {
@@ -142,6 +143,7 @@ fn serves_localhost(node: &NodeState) -> bool {
     node.mode == Mode::Iptables && config.localhost_node_ports && selector.covers_loopback(IpFamily::V4)
 }
 
+/// Node ports on 127.0.0.1. nftables mode can serve those of TCP alone (KEP-6032).
 fn localhost(node: &NodeState) -> Vec<Difference> {
     if !serves_localhost(node) {
         return Vec::new();
@@ -159,12 +161,11 @@ fn localhost(node: &NodeState) -> Vec<Difference> {
         true => Severity::Note,
         false => Severity::Changes,
     };
-    let selected = &node.settings.proxier.node_port_addresses;
-    let all = matches!(selected.resolve(IpFamily::V4, IpFamily::V4.localhost()), NodePortMatch::All);
-    let addresses = if all { "[primary, localhost]" } else { "localhost added to the list" };
-    let set = format!("nodePortAddresses: {addresses}, and the feature gate {LOCALHOST_NODE_PORTS} (Kubernetes 1.37)");
-    let what = format!("node ports are served on 127.0.0.1 now, and not in nftables mode{counted}");
-    let mut found = vec![Difference::new("localhost-node-ports", severity(&tcp), what).set(set).of(tcp)];
+    let mut found = Vec::new();
+    if let Some(set) = set_for_localhost(node) {
+        let what = format!("node ports are served on 127.0.0.1 now, and not in nftables mode{counted}");
+        found.push(Difference::new("localhost-node-ports", severity(&tcp), what).set(set).of(tcp));
+    }
     if !others.is_empty() {
         let what =
             format!("UDP and SCTP node ports are served on 127.0.0.1 now, and cannot be in nftables mode{counted}");
@@ -174,36 +175,59 @@ fn localhost(node: &NodeState) -> Vec<Difference> {
     found
 }
 
-/// iptables mode accepts forwarded packets for Services before the policy drops them; nftables mode does not.
+/// What nftables mode lacks to serve node ports of TCP on 127.0.0.1; `None`: nothing.
+fn set_for_localhost(node: &NodeState) -> Option<String> {
+    let (mut lacking, selected) = (Vec::new(), &node.settings.proxier.node_port_addresses);
+    if !selected.names_localhost(IpFamily::V4) {
+        let all = matches!(selected.resolve(IpFamily::V4, IpFamily::V4.localhost()), NodePortMatch::All);
+        let addresses = if all { "[primary, localhost]" } else { "localhost added to the list" };
+        lacking.push(format!("nodePortAddresses: {addresses}"));
+    }
+    if !node.settings.gates.enabled(LOCALHOST_NODE_PORTS) {
+        lacking.push(format!("the feature gate {LOCALHOST_NODE_PORTS} (Kubernetes 1.37)"));
+    }
+    (!lacking.is_empty()).then(|| lacking.join(", and "))
+}
+
+/// Other modes accept forwarded packets in KUBE-FORWARD before the firewall refuses them; nftables mode does not.
 fn firewall(node: &NodeState) -> Option<Difference> {
-    let list = node.forward_drops.join(", ");
+    let list = node.forward_drops.join("; ");
     let what = format!(
-        "the policy for forwarded packets is to drop ({list}); {} mode accepts packets for Services there, and nftables \
-         mode leaves the firewall alone",
+        "{} mode accepts forwarded packets in chain KUBE-FORWARD, and nftables mode leaves that to the firewall, which \
+         refuses: {list}",
         node.mode
     );
-    let set = "a rule of the firewall that accepts translated connections: iptables -A FORWARD -m conntrack --ctstate \
-               DNAT -j ACCEPT, and one for RELATED,ESTABLISHED; in nft: ct status dnat accept";
+    let set =
+        "a rule of the firewall in front of it: -A FORWARD -m conntrack --ctstate DNAT,RELATED,ESTABLISHED -j ACCEPT";
     let found = Difference::new("forward-drop", Severity::Changes, what).set(set);
     (!node.forward_drops.is_empty()).then_some(found)
 }
 
-/// Settings that nftables mode takes from its own section.
+/// Settings that nftables mode takes from its own section, and that are not the same there.
 fn other_sections(node: &NodeState) -> Vec<Difference> {
-    let (file, mut found) = (&node.settings.file, Vec::new());
-    let mut moved = |field: &str, value: String| {
-        let what = format!("{field} is read from the section nftables instead of iptables");
-        let set = format!("nftables.{field}: {value}");
-        found.push(Difference::new("section", Severity::Changes, what).set(set));
-    };
-    if file.iptables.masquerade_all && !file.nftables.masquerade_all {
-        moved("masqueradeAll", "true".to_owned());
-    }
-    let [bit, other] = [file.iptables.masquerade_bit, file.nftables.masquerade_bit];
-    if let Some(bit) = bit.filter(|bit| Some(*bit) != other) {
-        moved("masqueradeBit", bit.to_string());
-    }
-    found
+    let Some(there) = &node.in_nftables_mode else { return Vec::new() };
+    let (here, there) = (&node.settings, there);
+    let of_rules = if node.mode == Mode::Ipvs { "ipvs" } else { "iptables" };
+    let ([sync, min], [sync_there, min_there]) = (periods(here), periods(there));
+    let [here, there] = [&here.proxier, &there.proxier];
+    let settings = [
+        ("masqueradeAll", "iptables", here.masquerade_all.to_string(), there.masquerade_all.to_string()),
+        ("masqueradeBit", "iptables", here.masquerade_bit.to_string(), there.masquerade_bit.to_string()),
+        ("syncPeriod", of_rules, sync, sync_there),
+        ("minSyncPeriod", of_rules, min, min_there),
+    ];
+    let differing = settings.into_iter().filter(|(.., here, there)| here != there);
+    let found = differing.map(|(field, section, here, there)| {
+        let what = format!("{field} is {here} in the section {section}, and will be {there} from the section nftables");
+        Difference::new("section", Severity::Changes, what).set(format!("nftables.{field}: {here}"))
+    });
+    found.collect()
+}
+
+/// `syncPeriod` and `minSyncPeriod` of the mode, as written in a file.
+fn periods(settings: &ValidatedConfig) -> [String; 2] {
+    let (sync, min) = settings.file.sync_periods();
+    [sync, min].map(|period| period.to_string())
 }
 
 fn ipvs(node: &NodeState) -> Vec<Difference> {

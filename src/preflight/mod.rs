@@ -4,6 +4,7 @@
 //! status 0: nothing differs; 1: something does; 2: something could not be read; 22: usage error.
 
 mod checks;
+mod forward;
 mod node;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use self::checks::{Difference, Severity, check};
 use self::node::NodeState;
 use crate::inspect::arguments::Sources;
 use crate::inspect::report::Unread;
-use crate::inspect::{Focus, inspect_node};
+use crate::inspect::{Focus, in_nftables_mode, inspect_node};
 use crate::terminal::{OutputWriter, answer_with, json, text_output, wrapped};
 
 /// The name and version of the JSON's schema.
@@ -33,10 +34,10 @@ const MAX_SERVICES: usize = 10;
 pub struct Arguments {
     /// The mode to move to
     #[arg(value_enum, default_value_t)]
-    to: Target,
+    to: TargetMode,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
+    output: PreflightOutput,
     /// Where objects come from.
     #[command(flatten)]
     sources: Sources,
@@ -44,7 +45,7 @@ pub struct Arguments {
 
 /// The mode to move to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Target {
+enum TargetMode {
     /// nftables mode, the default from Kubernetes 1.40 on
     #[default]
     Nftables,
@@ -52,7 +53,7 @@ enum Target {
 
 /// How to show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
+enum PreflightOutput {
     /// For people
     #[default]
     Text,
@@ -60,9 +61,9 @@ enum Output {
     Json,
 }
 
-/// The result.
+/// What the command prints.
 #[derive(Debug, Serialize)]
-struct Report {
+struct PreflightReport {
     schema: &'static str,
     node: String,
     from: String,
@@ -77,16 +78,16 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn report(arguments: &Arguments) -> Result<(OutputWriter, u8), String> {
-    let Target::Nftables = arguments.to;
+    let TargetMode::Nftables = arguments.to;
     let mut inspection = inspect_node(&arguments.sources, &Focus::default())?;
-    let state = NodeState::of(&inspection);
+    let state = NodeState::of(&mut inspection, in_nftables_mode(&arguments.sources));
     if inspection.objects.is_none() {
         let why = "without them no Service can be named: give --kubeconfig, --config or --objects";
         if !inspection.unread.iter().any(|unread| unread.what == "objects") {
             inspection.unread.push(Unread::new("objects", why));
         }
     }
-    let report = Report {
+    let report = PreflightReport {
         schema: SCHEMA,
         node: inspection.settings.proxier.node_name.clone(),
         from: state.mode.to_string(),
@@ -96,13 +97,13 @@ fn report(arguments: &Arguments) -> Result<(OutputWriter, u8), String> {
     };
     let status = report.status();
     let writer = match arguments.output {
-        Output::Text => text_output(report.text()),
-        Output::Json => json(report),
+        PreflightOutput::Text => text_output(report.text()),
+        PreflightOutput::Json => json(report),
     };
     Ok((writer, status))
 }
 
-impl Report {
+impl PreflightReport {
     fn status(&self) -> u8 {
         match () {
             () if self.differences.iter().any(|found| found.severity != Severity::Note) => 1,
@@ -128,9 +129,11 @@ impl Report {
         for Unread { what, why } in &self.unread {
             put(&mut text, "", &format!("UNREAD {what}: {why}"));
         }
-        if self.status() == 0 {
-            text += "Nothing will behave otherwise.\n";
-        }
+        text += match self.status() {
+            0 if self.differences.is_empty() => "Nothing will behave otherwise.\n",
+            0 => "Nothing needs to be set.\n",
+            _ => "",
+        };
         text
     }
 }

@@ -9,9 +9,12 @@ use proxier::model::{Mode, NodeInfo, ServicePort, ServicePortName};
 use proxier_inspect::neighbours::owner;
 use proxier_inspect::rules::Ruleset;
 
+use super::forward::ForwardCheck;
 use crate::config::ValidatedConfig;
+use crate::inspect::NodeInspection;
 use crate::inspect::facts::Facts;
-use crate::inspect::{NodeInspection, readiness};
+use crate::inspect::readiness::{self, NftablesSupport};
+use crate::inspect::report::Unread;
 
 /// What a node is like, as far as it could be read.
 #[derive(Clone, Debug)]
@@ -20,19 +23,21 @@ pub struct NodeState {
     pub mode: Mode,
     /// The configuration of the proxy.
     pub settings: ValidatedConfig,
+    /// What that configuration means in nftables mode, if it can be read and is valid there.
+    pub in_nftables_mode: Option<ValidatedConfig>,
     /// The Node.
     pub node: NodeInfo,
     /// The Service ports by family; `None` without a source of objects.
     pub ports: Option<BTreeMap<IpFamily, BTreeMap<ServicePortName, ServicePort>>>,
     /// The node's addresses, without those of virtual servers.
     pub addresses: Vec<IpAddr>,
-    /// Why families cannot run nftables mode.
-    pub problems: BTreeMap<IpFamily, Option<String>>,
-    /// Hooks for forwarded packets whose policy is to drop, as `IPv4 table filter`.
+    /// Why the kernel cannot run nftables mode, by family.
+    pub lacking: BTreeMap<IpFamily, String>,
+    /// Forwarded packets that the firewall will refuse and does not now, with what refuses them.
     pub forward_drops: Vec<String>,
     /// Rules of other programs that jump to chains of iptables mode, with family and table.
     pub foreign_jumps: Vec<String>,
-    /// Programs that have chains in iptables.
+    /// Programs that have chains in iptables; without kube-proxy, whose chains go, and the kubelet.
     pub iptables_users: BTreeSet<&'static str>,
     /// Packets to node ports at loopback addresses, if iptables mode has counted them.
     pub localhost_packets: Option<u64>,
@@ -43,18 +48,22 @@ pub struct NodeState {
 }
 
 impl NodeState {
-    /// Collects the facts.
-    pub fn of(inspection: &NodeInspection) -> Self {
+    /// Collects the facts, and adds what cannot be read to those of `inspection`.
+    pub fn of(inspection: &mut NodeInspection, in_nftables_mode: Result<ValidatedConfig, String>) -> Self {
         let facts = Facts::of(inspection);
-        let counters = readiness::nfacct_packets();
+        let NftablesSupport { lacking, mut unread } = NftablesSupport::of_kernel();
+        let invalid = |why| Unread::new("the configuration in nftables mode", why);
+        let in_nftables_mode = in_nftables_mode.map_err(|why| unread.push(invalid(why))).ok();
+        let counters = readiness::nfacct_packets().map_err(|why| unread.push(why)).unwrap_or_default();
         let rules = &inspection.rules;
         let mode = rules.mode().and_then(|mode| mode.parse().ok()).unwrap_or(inspection.settings.mode);
         let addresses = rules.families.iter().flat_map(|family| match &family.held {
             Some(held) => held.node_addresses(&family.addresses),
             None => family.addresses.clone(),
         });
+        let ForwardCheck { refused, unread: undecided } = ForwardCheck::of(inspection, mode, &facts);
+        unread.extend(undecided);
         let rulesets = || rules.families.iter().map(|family| &family.ruleset);
-        let drops = facts.hooks.iter().filter(|hook| hook.drops && hook.hook.eq_ignore_ascii_case("forward"));
         let ports = inspection.objects.as_ref().map(|objects| {
             let of = |(family, tracker): (&IpFamily, &proxier::track::Tracker)| {
                 let snapshot = tracker.snapshot(family.localhost());
@@ -63,20 +72,23 @@ impl NodeState {
             objects.iter().map(of).collect()
         });
         let first = inspection.objects.as_ref().and_then(|objects| objects.values().next());
-        Self {
+        let state = Self {
             mode,
             settings: inspection.settings.clone(),
+            in_nftables_mode,
             node: first.map(|tracker| tracker.node().clone()).unwrap_or_default(),
             ports,
             addresses: addresses.collect(),
-            problems: readiness::nftables_problems(),
-            forward_drops: drops.map(|hook| format!("{} table {}", hook.family, hook.table)).collect(),
+            lacking,
+            forward_drops: refused,
             foreign_jumps: rulesets().flat_map(foreign_jumps).collect(),
-            iptables_users: rulesets().flat_map(chains).filter_map(|(_, chain)| owner(chain)).collect(),
+            iptables_users: rulesets().flat_map(iptables_users).collect(),
             localhost_packets: counters.get(LOCALHOST_NODE_PORTS_COUNTER).copied(),
             invalid_packets: counters.get(INVALID_DROPPED_COUNTER).copied(),
             liberal: facts.sysctls.get("net/netfilter/nf_conntrack_tcp_be_liberal").is_some_and(|value| *value != 0),
-        }
+        };
+        inspection.unread.extend(unread);
+        state
     }
 }
 
@@ -84,16 +96,21 @@ fn chains(ruleset: &Ruleset) -> impl Iterator<Item = (&str, &str)> {
     ruleset.tables().flat_map(|table| ruleset.chains(table).map(move |(chain, _)| (table, chain)))
 }
 
-/// Whether a chain is kube-proxy's. The kubelet has chains with such names too, which stay.
-fn is_of_proxy(chain: &str) -> bool {
-    const KUBELET: [&str; 3] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "KUBE-FIREWALL"];
-    chain.starts_with("KUBE-") && !KUBELET.contains(&chain)
+/// The programs of other chains than kube-proxy's, which nftables mode removes, and the kubelet's.
+fn iptables_users(ruleset: &Ruleset) -> impl Iterator<Item = &'static str> {
+    let owners = chains(ruleset).filter_map(|(_, chain)| owner(chain));
+    owners.filter(|owner| !["kube-proxy", "kubelet"].contains(owner))
+}
+
+/// Whether a chain is kube-proxy's. The kubelet and kube-router have chains with such names too, which stay.
+pub fn is_of_proxy(chain: &str) -> bool {
+    owner(chain) == Some("kube-proxy")
 }
 
 /// Rules of other programs that jump to chains of iptables or IPVS mode. The built-in chains' jumps are the proxy's own.
 fn foreign_jumps(ruleset: &Ruleset) -> Vec<String> {
     const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
-    let others = chains(ruleset).filter(|(_, chain)| !chain.starts_with("KUBE-") && !BUILT_IN.contains(chain));
+    let others = chains(ruleset).filter(|(_, chain)| !is_of_proxy(chain) && !BUILT_IN.contains(chain));
     let rules = others.flat_map(|(table, chain)| {
         let rules = ruleset.chain(table, chain).map_or(&[][..], |chain| &chain.rules);
         rules.iter().map(move |rule| (table, rule))

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::checks::{Difference, Severity, check};
 use super::node::NodeState;
-use super::{Report, SCHEMA};
-use crate::config::{KubeProxyConfiguration, validate};
+use super::{PreflightReport, SCHEMA};
+use crate::config::gates::LOCALHOST_NODE_PORTS;
+use crate::config::{GoDuration, KubeProxyConfiguration, validate};
 
 /// A node of a mode with nothing remarkable, whose configuration `change` sets.
 fn node(mode: Mode, change: impl FnOnce(&mut KubeProxyConfiguration)) -> NodeState {
@@ -19,11 +20,12 @@ fn node(mode: Mode, change: impl FnOnce(&mut KubeProxyConfiguration)) -> NodeSta
     change(&mut file);
     NodeState {
         mode,
+        in_nftables_mode: Some(validate(file.clone().in_nftables_mode(), "node-a").expect("valid")),
         settings: validate(file.with_defaults(), "node-a").expect("valid"),
         node: NodeInfo { addresses: vec!["192.0.2.1".parse().expect("an address")], ..NodeInfo::default() },
         ports: Some(BTreeMap::new()),
         addresses: ["127.0.0.1", "192.0.2.1"].map(|ip| ip.parse().expect("an address")).to_vec(),
-        problems: IpFamily::ALL.map(|family| (family, None)).into(),
+        lacking: BTreeMap::new(),
         forward_drops: Vec::new(),
         foreign_jumps: Vec::new(),
         iptables_users: BTreeSet::new(),
@@ -118,9 +120,9 @@ fn firewalls_other_programs_kernels_and_sections_are_named_the_worst_first() {
         file.iptables.masquerade_all = true;
         file.iptables.masquerade_bit = Some(15);
     });
-    of.forward_drops.push("IPv4 table filter".to_owned());
+    of.forward_drops.push("IPv4: packets (policy of filter FORWARD)".to_owned());
     of.foreign_jumps.push("IPv4 nat: -A CNI-HOSTPORT -j KUBE-MARK-MASQ".to_owned());
-    of.problems.insert(IpFamily::V6, Some("the kernel lacks sets".to_owned()));
+    of.lacking.insert(IpFamily::V6, "the kernel lacks sets".to_owned());
     of.iptables_users.insert("Docker");
     of.invalid_packets = Some(7);
     let expected = [
@@ -138,19 +140,81 @@ fn firewalls_other_programs_kernels_and_sections_are_named_the_worst_first() {
 }
 
 #[test]
-fn the_exit_status_says_whether_anything_changes_or_is_unknown() {
-    let report = |differences: Vec<Difference>, unread: &[&str]| Report {
+fn localhost_node_ports_of_tcp_are_no_difference_where_nftables_mode_serves_them() {
+    let of = |gate: bool, addresses: &[&str]| {
+        let node = node(Mode::Iptables, |file| {
+            file.feature_gates.insert(LOCALHOST_NODE_PORTS.to_owned(), gate);
+            file.node_port_addresses = addresses.iter().map(|&address| address.to_owned()).collect();
+        });
+        check(&with_service(node))
+    };
+    let served = of(true, &["primary", "localhost"]);
+    assert!(served.iter().all(|found| found.id != "localhost-node-ports"), "{served:#?}");
+    assert_eq!(the(&served, "localhost-udp").services, ["default/web:dns 30053/udp"]);
+    let set = |all: &[Difference]| the(all, "localhost-node-ports").set.clone().unwrap_or_default();
+    let gate = format!("the feature gate {LOCALHOST_NODE_PORTS} (Kubernetes 1.37)");
+    assert_eq!(set(&of(false, &["primary", "localhost"])), gate);
+    assert_eq!(set(&of(true, &[])), "nodePortAddresses: [primary, localhost]");
+    assert_eq!(
+        set(&of(false, &["192.0.2.0/24", "127.0.0.1/8"])),
+        gate,
+        "a network that contains 127.0.0.1 names localhost"
+    );
+}
+
+#[test]
+fn settings_are_compared_with_those_of_the_section_nftables() {
+    let sections = |mode: Mode, change: fn(&mut KubeProxyConfiguration)| -> Vec<String> {
+        let node = node(mode, |file| {
+            file.node_port_addresses = vec!["primary".to_owned()];
+            change(file);
+        });
+        let all = check(&node).into_iter().filter(|found| found.id == "section");
+        all.map(|found| found.set.unwrap_or_default()).collect()
+    };
+    let periods = sections(Mode::Ipvs, |file| {
+        file.ipvs.sync_period = Some(GoDuration::from_secs(60));
+        file.ipvs.min_sync_period = Some(GoDuration::from_secs(5));
+        file.iptables.sync_period = Some(GoDuration::from_secs(7));
+    });
+    assert_eq!(periods, ["nftables.syncPeriod: 1m0s", "nftables.minSyncPeriod: 5s"]);
+    let same = sections(Mode::Iptables, |file| {
+        (file.iptables.sync_period, file.nftables.sync_period) =
+            (Some(GoDuration::from_secs(60)), Some(GoDuration::from_secs(60)));
+        (file.iptables.masquerade_all, file.nftables.masquerade_all) = (true, true);
+    });
+    assert_eq!(same, [""; 0]);
+    let all = |here, there| {
+        let node = node(Mode::Iptables, |file| {
+            (file.iptables.masquerade_all, file.nftables.masquerade_all) = (here, there);
+        });
+        the(&check(&node), "section").set.clone()
+    };
+    assert_eq!(all(true, false).as_deref(), Some("nftables.masqueradeAll: true"));
+    assert_eq!(all(false, true).as_deref(), Some("nftables.masqueradeAll: false"));
+}
+
+fn report(differences: Vec<Difference>, unread: &[&str]) -> PreflightReport {
+    PreflightReport {
         schema: SCHEMA,
         node: "node-a".to_owned(),
         from: "ipvs".to_owned(),
         to: "nftables",
         differences,
         unread: unread.iter().map(|what| crate::inspect::report::Unread::new(what, "a reason")).collect(),
-    };
+    }
+}
+
+#[test]
+fn the_exit_status_says_whether_anything_changes_or_is_unknown() {
     let notes: Vec<Difference> =
         check(&node(Mode::Ipvs, |_| ())).into_iter().filter(|found| found.severity == Severity::Note).collect();
     assert!(!notes.is_empty());
     assert_eq!(report(notes.clone(), &[]).status(), 0);
+    let text = report(notes.clone(), &[]).text();
+    assert!(text.ends_with("\nNothing needs to be set.\n"), "{text}");
+    let none = report(Vec::new(), &[]).text();
+    assert_eq!(none, "Node node-a: from ipvs mode to nftables mode\nNothing will behave otherwise.\n");
     assert_eq!(report(notes, &["rules of IPv4"]).status(), 2);
     let changes = check(&node(Mode::Ipvs, |file| file.ipvs.scheduler = "lc".to_owned()));
     let text = report(changes.clone(), &["rules of IPv4"]).text();

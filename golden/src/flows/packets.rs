@@ -130,7 +130,7 @@ impl<'a> PacketSampler<'a> {
             tag: self.number,
             stage: match packet.state {
                 ConnState::Invalid => Stage::Nowhere,
-                ConnState::Established => Stage::Later,
+                ConnState::Established | ConnState::EstablishedDnat => Stage::Later,
                 _ => Stage::First,
             },
         }

@@ -149,6 +149,17 @@ impl Ruleset {
         Ok(())
     }
 
+    /// The rules of all tables but `nat`, without those of built-in chains that jump to a chain of which `removed` holds.
+    #[must_use]
+    pub fn without_nat(&self, removed: impl Fn(&str) -> bool) -> Self {
+        let mut tables = self.tables.clone();
+        tables.remove("nat");
+        for chain in tables.values_mut().flat_map(BTreeMap::values_mut).filter(|chain| chain.policy.is_some()) {
+            chain.rules.retain(|rule| !rule.leads_to().is_some_and(&removed));
+        }
+        Self { family: self.family, tables }
+    }
+
     /// Chains accepted by `wanted` that rules of a table jump to but that were not read.
     #[must_use]
     pub fn unread(&self, table: &str, wanted: impl Fn(&str, &Rule) -> bool) -> BTreeSet<String> {

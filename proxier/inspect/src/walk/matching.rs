@@ -124,11 +124,11 @@ fn in_state(state: CtState, traced: &TracedPacket, context: &HookContext<'_>) ->
     let is = |state| traced.packet.state == state && known;
     match state {
         CtState::New => is(ConnState::New),
-        CtState::Established => is(ConnState::Established),
+        CtState::Established => is(ConnState::Established) || is(ConnState::EstablishedDnat),
         CtState::Related => is(ConnState::Related),
         CtState::Invalid => !known && !traced.untracked,
         CtState::Untracked => traced.untracked,
-        CtState::Dnat => known && traced.translated,
+        CtState::Dnat => known && (traced.translated || is(ConnState::EstablishedDnat)),
         CtState::Snat => known && traced.masqueraded,
     }
 }

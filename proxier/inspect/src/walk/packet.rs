@@ -29,6 +29,8 @@ pub enum ConnState {
     New,
     /// A later packet of a known connection.
     Established,
+    /// The same of a connection whose destination this node translated.
+    EstablishedDnat,
     /// A new connection that belongs to a known one.
     Related,
     /// A packet that conntrack cannot assign to a connection.

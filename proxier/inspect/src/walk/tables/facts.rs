@@ -79,7 +79,8 @@ pub(super) fn load(from: Load, width: u32, traced: &TracedPacket, scope: &TableS
         Load::CtDirection if packet.state == ConnState::New => Ok(vec![0]),
         Load::CtDirection => unknown("which direction a later packet has is not known"),
         Load::CtStatus => {
-            let bits = [(traced.translated, DNAT), (traced.masqueraded, SNAT)];
+            let translated = traced.translated || packet.state == ConnState::EstablishedDnat;
+            let bits = [(translated, DNAT), (traced.masqueraded, SNAT)];
             let later = if packet.state == ConnState::New { 0 } else { SEEN_AND_CONFIRMED };
             number(bits.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum::<u32>() | later)
         }
@@ -126,7 +127,7 @@ fn state(traced: &TracedPacket, scope: &TableScope<'_>) -> u32 {
         _ if traced.untracked => UNTRACKED,
         _ if !scope.tracked => INVALID,
         ConnState::New => NEW,
-        ConnState::Established => ESTABLISHED,
+        ConnState::Established | ConnState::EstablishedDnat => ESTABLISHED,
         ConnState::Related => RELATED,
         ConnState::Invalid => INVALID,
     }
