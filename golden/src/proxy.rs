@@ -44,7 +44,7 @@ impl Proxy {
     pub fn start_with(netns: &Netns, binary: &Path, arguments: &[&str], dir: &Path, env: &[(&str, PathBuf)]) -> Self {
         let log = dir.join("proxy.log");
         let out = File::create(&log).expect("a log file");
-        // `IPTABLES_BACKEND=native` runs every test with that writer.
+        // `IPTABLES_BACKEND=programs` runs every test with the iptables programs.
         let backend = std::env::var("IPTABLES_BACKEND").map(|name| format!("--iptables-backend={name}"));
         let child = netns
             .command(&binary.to_string_lossy())

@@ -158,9 +158,9 @@ pub struct Iptables {
     /// How long to wait at least between two syncs
     #[arg(long, value_name = "DURATION", default_value = "1s", allow_hyphen_values = true)]
     pub iptables_min_sync_period: GoDuration,
-    /// Who writes rules where iptables is nf_tables: its programs, or the proxier itself (IPVS mode too); it counts beside
+    /// Who writes rules where iptables is nf_tables: the proxier itself, or iptables's programs (IPVS mode too); it counts beside
     /// --config too
-    #[arg(long, value_name = "programs|native", default_value = "programs")]
+    #[arg(long, value_name = "programs|native", default_value = "native")]
     pub iptables_backend: IptablesBackend,
 }
 

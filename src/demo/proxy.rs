@@ -32,8 +32,10 @@ impl Proxy {
         let objects = format!("--objects={}", example.folder.display());
         let node = format!("--hostname-override={}", example.node);
         let mut arguments = vec!["kube-proxy".to_owned(), objects, node];
-        let settings = ["--proxy-mode=iptables", "--detect-local-mode=NodeCIDR", "--nodeport-addresses=primary"];
+        // The demo reads the rules with the iptables programs, so they are there.
+        let settings = ["--proxy-mode=iptables", "--iptables-backend=programs"];
         arguments.extend(settings.map(str::to_owned));
+        arguments.extend(["--detect-local-mode=NodeCIDR", "--nodeport-addresses=primary"].map(str::to_owned));
         arguments
     }
 

@@ -78,9 +78,6 @@ fn writes_natively(choice: &FlavourChoice, writer: IptablesBackend) -> Result<bo
         (Some(Flavour::Nft), IptablesBackend::Native) => {
             info!("Writing iptables rules natively, without the iptables programs");
         }
-        (Some(Flavour::Nft), IptablesBackend::Programs) if !has_programs => {
-            info!("Writing iptables rules natively, because the iptables programs are not in PATH");
-        }
         (Some(Flavour::Legacy), _) if !has_programs => {
             return Err(format!(
                 "iptables flavour legacy needs the iptables programs, which are not in PATH: {}; use an image with them, \

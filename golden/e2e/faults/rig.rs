@@ -141,6 +141,10 @@ impl Rig {
         ]);
         command.args([&format!("--proxy-mode={mode}"), "--iptables-min-sync-period=0s", "-v=2"]).args(ports);
         command.args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
+        // Many faults are those of the programs. The real kube-proxy has no such flag.
+        if std::env::var_os("BESIDE").is_none_or(|beside| beside != *self.binary.as_os_str()) {
+            command.arg("--iptables-backend=programs");
+        }
         command.env("PATH", self.tools.path()).envs(self.cluster.environment());
         command.stdin(Stdio::null());
     }

@@ -19,7 +19,8 @@ fn running(prepare: impl FnOnce(&World, &Tools)) -> (World, Tools) {
     prepare(&world, &tools);
     let path = format!("PATH={}", tools.path());
     let url = world.api.url();
-    let arguments = ["--master", &url, "--iptables-min-sync-period=0s", "--iptables-sync-period=1s", "-v=2"];
+    let common = ["--master", &url, "--iptables-min-sync-period=0s", "--iptables-sync-period=1s", "-v=2"];
+    let arguments = [&common[..], &["--iptables-backend=programs"]].concat();
     world.node.start_by(&["sh", "-c", "ulimit -S -n 512; exec \"$0\" \"$@\"", "env", &path], &arguments);
     world.node.until_leads(WEB, &["10.244.2.5:8080"]);
     (world, tools)
