@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::inspect::paths::{CLIENT_PORT, Paths};
 use crate::inspect::report::Unread;
-use crate::inspect::rules::FamilyRules;
+use crate::inspect::rules::{FamilyRules, two_moments};
 use crate::terminal::{OutputWriter, Style, Terminal, answer_with, json, text_output};
 
 /// This node as a sender, as `--from` spells it; `node` is the same.
@@ -75,22 +75,44 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     answer_with(shown(arguments), 1)
 }
 
+/// The number of attempts to trace through the rules of one moment.
+const TRIES: u32 = 3;
+
 fn shown(arguments: &Arguments) -> Result<(OutputWriter, u8), String> {
-    let mut unread = Vec::new();
-    let mut rules = FamilyRules::for_walking(IpFamily::of(&arguments.to.0.ip()), &mut unread)?;
+    let family = IpFamily::of(&arguments.to.0.ip());
+    let mut tries = TRIES;
+    let (packet, trace, unread) = loop {
+        tries -= 1;
+        let mut unread = Vec::new();
+        let mut rules = FamilyRules::for_walking(family, &mut unread)?;
+        let (packet, trace) = traced(arguments, &mut rules)?;
+        rules.note_problems(&mut unread);
+        match rules.has_changed() {
+            true if tries > 0 => {}
+            true => {
+                unread.push(two_moments(family));
+                break (packet, trace, unread);
+            }
+            false => break (packet, trace, unread),
+        }
+    };
     for unread in &unread {
         eprintln!("cannot read {}: {}", unread.what, unread.why);
     }
-    let mut paths = Paths::of(&mut rules);
-    let from = sender(&arguments.from, arguments.to.0)?;
-    let packet = paths.packet(from, arguments.to, arguments.in_interface.as_deref())?;
-    let trace = paths.trace(&packet)?;
     let status = if trace.is_certain() && unread.is_empty() { 0 } else { UNCERTAIN };
     let words = match arguments.output {
         Output::Text => text_output(text(&packet, &trace, &unread, arguments.all, Terminal::of_stdout())),
         Output::Json => json(as_json(&packet, &trace, &unread)),
     };
     Ok((words, status))
+}
+
+fn traced(arguments: &Arguments, rules: &mut FamilyRules) -> Result<(Packet, Trace), String> {
+    let mut paths = Paths::of(rules);
+    let from = sender(&arguments.from, arguments.to.0)?;
+    let packet = paths.packet(from, arguments.to, arguments.in_interface.as_deref())?;
+    let trace = paths.trace(&packet)?;
+    Ok((packet, trace))
 }
 
 /// Parses `IP`, `IP:PORT`, `outside` or `host`; `host` is `None`.

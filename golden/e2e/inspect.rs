@@ -8,6 +8,7 @@ mod dump;
 mod focus;
 mod hairpin;
 mod localhost;
+mod native;
 mod nftables;
 mod node;
 mod trace_nftables;

@@ -11,8 +11,9 @@ use std::process::{Command, Stdio};
 use golden::case::{Case, Kind, Mode, cases};
 use golden::netns::Netns;
 use netfilter::iptables::{Chain, Rule, Table};
-use netfilter::kernel::iptables_nft::{DecodedRule, NftRules};
-use netfilter::kernel::{Host, IptablesTool, NativeIptables, SystemHost, delete_table};
+use netfilter::kernel::iptables_nft::{DecodedRule, NftRules, RuleContent};
+use netfilter::kernel::{Host, IptablesTool, NativeIptables, NftReader, SystemHost, delete_table};
+use netfilter::nft::ruleset::{self, TableId};
 use netfilter::{IpFamily, Restore};
 
 /// The rules of each table and chain, in order.
@@ -271,4 +272,56 @@ fn commands_of_every_version_list_find_and_delete_rules_written_natively() {
         }
     });
     assert!(count > 20, "only {count} recordings");
+}
+
+#[test]
+fn rules_without_words_of_iptables_keep_their_expressions() {
+    Netns::new().enter(|| {
+        run("iptables-nft", &["-A", "INPUT", "-p", "tcp", "-m", "tcp", "--dport", "80", "-j", "ACCEPT"], "");
+        run("iptables-nft", &["-A", "INPUT", "-m", "limit", "--limit", "1/s", "-j", "ACCEPT"], "");
+        run("nft", &["add", "rule", "ip", "filter", "INPUT", "ct", "state", "invalid", "counter", "drop"], "");
+        run("nft", &["add", "rule", "ip", "filter", "INPUT", "tcp", "dport", "80", "accept", "comment", "mine"], "");
+        let (rules, changed) = NftRules::new(IpFamily::V4).inspect_chain("filter", "INPUT").expect("readable");
+        assert!(!changed);
+        let id = TableId::of(IpFamily::V4, "filter");
+        let shown: Vec<String> = rules
+            .into_iter()
+            .map(|rule| match rule.content {
+                RuleContent::Text(text) => text,
+                RuleContent::Expressions(held) => held.text(&id, &ruleset::Table::default()),
+            })
+            .collect();
+        assert_eq!(shown[0], " -p tcp -m tcp --dport 80 -j ACCEPT");
+        assert!(shown[1].contains("limit"), "{shown:?}");
+        assert_eq!(shown[2], "ct state invalid counter packets 0 bytes 0 drop");
+        assert_eq!(shown[3], "tcp dport 80 accept comment \"mine\"");
+        let none = NftRules::new(IpFamily::V6).inspect_chain("filter", "INPUT").expect("readable");
+        assert_eq!(none, (Vec::new(), false));
+    });
+}
+
+#[test]
+fn chains_are_looked_at_one_by_one_and_listed_without_those_of_a_table() {
+    Netns::new().enter(|| {
+        let input = "*nat\n:PREROUTING ACCEPT [7:500]\n:A - [0:0]\n-A PREROUTING -j A\nCOMMIT\n";
+        run("iptables-nft-restore", &["-c"], input);
+        let (mut reader, id) = (NftReader::new(IpFamily::V4), TableId::of(IpFamily::V4, "nat"));
+        let (head, counters) = reader.chain(&id, "PREROUTING").expect("readable").expect("it is there");
+        assert!(head.is_of_iptables("PREROUTING"));
+        assert_eq!((counters.packets, counters.bytes), (7, 500));
+        assert!(reader.chain(&id, "A").expect("readable").is_some_and(|(head, _)| head.base.is_none()));
+        assert!(reader.chain(&id, "B").expect("readable").is_none());
+        let has_rules = ["PREROUTING", "A", "B"].map(|chain| reader.has_rules(&id, chain).expect("readable"));
+        assert_eq!(has_rules, [true, false, false]);
+        let mut names = || -> Vec<String> {
+            let outline = reader.read_outline_without("nat").expect("readable");
+            outline.tables[&id].chains.keys().map(ToString::to_string).collect()
+        };
+        let without = names();
+        assert!(without.contains(&"PREROUTING".to_owned()) && !without.contains(&"A".to_owned()), "{without:?}");
+        // Rules of another base chain may jump to any chain.
+        let base = "{ type nat hook prerouting priority 5; }";
+        run("nft", &["-f", "-"], &format!("add chain ip nat mine {base}\nadd rule ip nat mine jump A\n"));
+        assert!(names().contains(&"A".to_owned()));
+    });
 }

@@ -19,7 +19,8 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use netfilter::IpFamily;
 use proxier::model::{Destination, NamespacedName, Protocol, ServicePortName};
-use proxier_inspect::services::{Address, DispatchRule, ServicePortView, dispatch_of};
+use proxier_inspect::rules::Rule;
+use proxier_inspect::services::{Address, DispatchRule, ServicePortView, dispatch_within};
 use serde::Serialize;
 
 use self::finding::{Cause, Finding};
@@ -268,9 +269,11 @@ fn summed_up(target: String, mut findings: Vec<Finding>, walks: Walks, unread: V
 /// The Service that rules send packets to an address to.
 fn owner(asked: &TargetAddress) -> Option<NamespacedName> {
     let TargetAddress { to, protocol } = *asked;
-    let rules = FamilyRules::for_walking(IpFamily::of(&to.ip()), &mut Vec::new()).ok()?;
+    // What cannot be read now is noted when all of it is.
+    let rules = FamilyRules::for_dispatch(IpFamily::of(&to.ip()), &mut Vec::new());
     let local = to.ip().is_loopback() || rules.addresses.contains(&to.ip());
-    let entries = dispatch_of(&rules.ruleset, &|_, _| true);
+    let may_be = |rule: &Rule| rule.leading_destination().is_none_or(|ip| ip == to.ip());
+    let entries = dispatch_within(&rules.ruleset, &may_be, &|_, _| true);
     let is_for =
         |entry: &&DispatchRule| entry.is_for(to, protocol, local) || (local && entry.is_health_check_at(to, protocol));
     let found = entries.iter().find(is_for).and_then(DispatchRule::name).cloned();

@@ -6,16 +6,18 @@
 pub mod arguments;
 mod compare;
 pub mod facts;
+mod flavours;
 pub mod gate;
 pub mod lookups;
 pub mod model;
+mod native_rules;
 pub mod nftables;
 mod objects;
 mod other_flavour;
 pub mod paths;
 pub mod readiness;
 pub mod report;
-mod rule_text;
+mod rule_source;
 pub mod rules;
 mod running;
 pub mod servers;
@@ -35,10 +37,11 @@ use proxier_inspect::drift::Difference;
 use proxier_inspect::drift::behaviour::{self, TrafficSources};
 use proxier_inspect::drift::nftables::{differences as table_differs, is_ours};
 use proxier_inspect::flows::FlowCount;
+use proxier_inspect::rules::Rule;
 use proxier_inspect::servers::differences as servers_differ;
 use proxier_inspect::services::{
-    ServicePortView, add_health_checks, add_model, endpoint_in, from_iptables, from_ipvs, from_nftables, note_draining,
-    unused_chains, unused_chains_of_table,
+    ServicePortView, add_health_checks, add_model, endpoint_in, from_iptables_within, from_ipvs, from_nftables,
+    note_draining, unused_chains, unused_chains_of_table,
 };
 
 use self::arguments::{ResolvedSources, Sources};
@@ -161,7 +164,7 @@ pub fn inspect_with(settings: ValidatedConfig, load: Option<&Load<'_>>, focus: &
     let (rules, mut loaded) = std::thread::scope(|scope| {
         // Both take long at a big cluster.
         let loading = load.map(|load| scope.spawn(|| load(focus.service.as_ref())));
-        let rules = NodeRulesets::read(focus, &mut unread);
+        let rules = NodeRulesets::read(focus, load.is_some(), &mut unread);
         let loaded = loading.map(|loading| loading.join().unwrap_or_else(|_| Err("reading them panicked".to_owned())));
         (rules, loaded)
     });
@@ -203,7 +206,12 @@ impl NodeInspection {
                 // A Service port without a comment is known by what its chains are called.
                 let named: BTreeSet<String> =
                     tracker.map(|tracker| compare::hashes(&self.snapshot(family, tracker), focus)).unwrap_or_default();
-                from_iptables(&rules.ruleset, &|name, key| focus.wants(name) || named.contains(key))
+                let of_service = focus.service.as_ref().map(ToString::to_string);
+                let likely = |rule: &Rule| {
+                    let is_in = |part: &String| rule.text.contains(part.as_str());
+                    of_service.as_ref().is_none_or(|service| is_in(service) || named.iter().any(is_in))
+                };
+                from_iptables_within(&rules.ruleset, &likely, &|name, key| focus.wants(name) || named.contains(key))
             }
         };
         let stale = tracker.map(|tracker| {
@@ -379,5 +387,7 @@ impl NodeInspection {
 
 /// Whether a Service port's name is one of the Service's.
 fn is_of(name: &str, service: &NamespacedName) -> bool {
-    name == service.to_string() || name.starts_with(&format!("{service}:"))
+    let rest = name.strip_prefix(&*service.namespace).and_then(|rest| rest.strip_prefix('/'));
+    let rest = rest.and_then(|rest| rest.strip_prefix(&*service.name));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }

@@ -8,29 +8,44 @@ use std::net::SocketAddr;
 use netfilter::IpFamily;
 use netfilter::kernel::nftables::NftError;
 use netfilter::kernel::nftables::OtherChain;
-use netfilter::kernel::{NftReader, node};
+use netfilter::kernel::{NftReader, has_table, node};
 use netfilter::nft::ruleset::{Ruleset, Set, Table, TableId, UnreadPart};
-use netfilter::nft::{Expression, Key, Name};
+use netfilter::nft::{Bytes, Expression, Key, Name};
 use proxier::model::{NamespacedName, Protocol, ServicePortName};
 use proxier::nftables::{TABLE, is_kube_proxy};
-use proxier_inspect::services::owner_in_table;
+use proxier_inspect::services::{owner_in_table, unread_elements};
 use proxier_inspect::walk::UnfollowedRules;
 
+use super::is_of;
 use super::report::Unread;
 
-/// Reads it. Where one Service is asked for, the sets that only chains of others use are left out: the real one has one
-/// for each Service.
+/// Lists tables and chains; none if they cannot be listed, which is noted. `is_complete`: with all chains, those of Service
+/// ports in iptables mode included.
 #[must_use]
-pub fn read(family: IpFamily, service: Option<&NamespacedName>, unread: &mut Vec<Unread>) -> Ruleset {
-    let mut reader = NftReader::new(family);
-    let mut ruleset = match reader.read_outline() {
-        Ok(ruleset) => ruleset,
-        Err(error) => {
-            unread.push(Unread::new("tables of nf_tables", format!("{family}: {error}")));
-            return Ruleset::new(family);
-        }
-    };
-    note_restless(&mut reader, "tables of nf_tables", unread);
+pub fn outline(reader: &mut NftReader, is_complete: bool, unread: &mut Vec<Unread>) -> Ruleset {
+    let read = if is_complete { reader.read_outline() } else { reader.read_outline_without("nat") };
+    let ruleset = read.unwrap_or_else(|error| {
+        unread.push(Unread::new("tables of nf_tables", format!("{}: {error}", reader.family())));
+        Ruleset::new(reader.family())
+    });
+    note_restless(reader, "tables of nf_tables", unread);
+    ruleset
+}
+
+/// What of a kube-proxy's table is read: all, or what one Service takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Only this Service: the sets that only chains of others use are left out, because the real one has one for each
+    /// Service.
+    pub service: Option<&'a NamespacedName>,
+    /// Whether the table is compared with objects, which takes all elements of the common sets.
+    pub is_compared: bool,
+}
+
+/// Reads the contents of tables that packets meet.
+#[must_use]
+pub fn filled(mut ruleset: Ruleset, wanted: Wanted<'_>, unread: &mut Vec<Unread>) -> Ruleset {
+    let mut reader = NftReader::new(ruleset.family);
     // No packet meets a table without a base chain; iptables makes such ones too.
     let is_met = |table: &Table| table.chains.values().any(|chain| chain.base.is_some());
     ruleset.tables.retain(|id, table| {
@@ -42,7 +57,7 @@ pub fn read(family: IpFamily, service: Option<&NamespacedName>, unread: &mut Vec
         is_iptables || is_met(table)
     });
     for (id, table) in ruleset.tables.iter_mut().filter(|(_, table)| is_met(table)) {
-        fill(&mut reader, id, table, service, unread);
+        fill(&mut reader, id, table, wanted, unread);
         note_restless(&mut reader, &format!("table {id}"), unread);
     }
     ruleset
@@ -69,16 +84,52 @@ fn fill(
     reader: &mut NftReader,
     id: &TableId,
     table: &mut Table,
-    service: Option<&NamespacedName>,
+    Wanted { service, is_compared }: Wanted<'_>,
     unread: &mut Vec<Unread>,
 ) {
     let mut note = |what: String, error: NftError| unread.push(Unread::new(&what, error.to_string()));
     reader.read_contents(id, table, &mut note);
-    if is_kube_proxy(table, id) {
-        let used = service.map(|service| sets_of(table, service));
-        let wanted =
-            |name: &Name, set: &Set| !set.is_anonymous() || used.as_ref().is_none_or(|used| used.contains(name));
-        reader.read_elements(id, table, &wanted, &mut note);
+    if !is_kube_proxy(table, id) {
+        return;
+    }
+    let used = service.map(|service| sets_of(table, service));
+    let by_key = service.filter(|_| !is_compared);
+    // Maps to endpoints have an element for each endpoint of all Services.
+    let leads_to_data = |set: &Set| set.value.as_ref().is_some_and(|value| !value.is_empty());
+    let is_read = |name: &Name, set: &Set| match set.is_anonymous() {
+        true => used.as_ref().is_none_or(|used| used.contains(name)),
+        false => by_key.is_none() || set.is_interval() || !leads_to_data(set),
+    };
+    reader.read_elements(id, table, &is_read, &mut note);
+    if let Some(service) = by_key {
+        look_up(reader, id, table, service, &mut note);
+    }
+}
+
+/// Looks up the elements that packets to a Service are looked up by.
+fn look_up(
+    reader: &mut NftReader,
+    id: &TableId,
+    table: &mut Table,
+    service: &NamespacedName,
+    note: &mut dyn FnMut(String, NftError),
+) {
+    let family = reader.family();
+    let mut tried: BTreeSet<(Name, Bytes)> = BTreeSet::new();
+    loop {
+        let unread = unread_elements(family, table, &|name| is_of(name, service));
+        let new: Vec<(Name, Bytes)> = unread.difference(&tried).cloned().collect();
+        if new.is_empty() {
+            return;
+        }
+        for (name, key) in new {
+            let Some(set) = table.sets.get_mut(&name) else { continue };
+            match reader.element(id, &name, &key) {
+                Ok(found) => set.elements.record(&key, found),
+                Err(error) => note(format!("set {name} of table {id}"), error),
+            }
+            tried.insert((name, key));
+        }
     }
 }
 
@@ -120,9 +171,11 @@ const BY_NODE_PORT: [&str; 2] = ["service-nodeports", "no-endpoint-nodeports"];
 #[must_use]
 pub fn owner(to: SocketAddr, protocol: Protocol, local: bool) -> Option<ServicePortName> {
     let family = IpFamily::of(&to.ip());
+    // To list tables and chains takes long where iptables mode has many.
+    has_table(family, TABLE).ok().filter(|is_there| *is_there)?;
     let id = TableId::of(family, TABLE);
     let mut reader = NftReader::new(family);
-    let mut ruleset = reader.read_outline().ok()?;
+    let mut ruleset = reader.read_outline_without("nat").ok()?;
     ruleset.tables.get(&id).filter(|table| is_kube_proxy(table, &id))?;
     let port = Key::default().protocol(protocol.number()).port(to.port()).build();
     let address = Key::default().address(to.ip()).protocol(protocol.number()).port(to.port()).build();

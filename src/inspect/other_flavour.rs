@@ -1,28 +1,27 @@
 //! Rules of the flavour of iptables that is not in use. Packets meet the rules of both flavours.
 
-use netfilter::IpFamily;
-use netfilter::kernel::{Flavour, NftReader, has_legacy_tables};
+use netfilter::kernel::{Flavour, has_legacy_tables};
 use proxier_inspect::rules::{Policy, Ruleset};
 
 use super::report::Unread;
-use super::rule_text::RuleText;
+use super::rule_source::RuleSource;
 use super::rules::FamilyRules;
 
 impl FamilyRules {
     /// Reads the rules of the flavour that is not in use. Tables without rules whose policies accept decide nothing.
     pub(super) fn read_other_flavour(&mut self, flavour: Flavour, unread: &mut Vec<Unread>) {
-        let mut note =
-            |why: String| unread.push(Unread::new(&format!("rules of {} in flavour {flavour}", self.family), why));
-        match has_tables(self.family, flavour, &mut self.tables) {
-            Ok(true) => {}
-            Ok(false) => return,
+        let what = format!("rules of {} in flavour {flavour}", self.family);
+        let mut note = |why: String| unread.push(Unread::new(&what, why));
+        let mut source = match self.tables_of(flavour) {
+            Ok(Some(source)) => source,
+            Ok(None) => return,
             Err(why) => return note(why),
-        }
+        };
         let mut ruleset = Ruleset::new(self.family);
-        let mut reader = ruleset.reader();
-        let read = RuleText::open(self.family, flavour).and_then(|text| text.all(&mut |line| reader.line(line)));
-        let problems = reader.finish();
-        problems.into_iter().map(|problem| problem.to_string()).chain(read.err()).for_each(note);
+        match source.read_all(&mut ruleset) {
+            Ok(problems) => problems.into_iter().for_each(note),
+            Err(why) => note(why),
+        }
         let decides = ruleset.tables().any(|table| {
             let mut chains = ruleset.chains(table);
             chains.any(|(_, chain)| {
@@ -49,17 +48,23 @@ impl FamilyRules {
             tables.join(", ")
         ))
     }
-}
 
-/// Whether the kernel has tables of iptables in that flavour.
-fn has_tables(family: IpFamily, flavour: Flavour, tables: &mut NftReader) -> Result<bool, String> {
-    match flavour {
-        Flavour::Legacy => {
-            has_legacy_tables(family).map_err(|error| format!("{}: {error}", family.legacy_table_names()))
-        }
-        Flavour::Nft => {
-            let outline = tables.read_outline().map_err(|error| error.to_string())?;
-            Ok(outline.tables.iter().any(|(id, table)| table.is_iptables(id)))
+    /// The rules of iptables in that flavour, if the kernel has tables of it.
+    fn tables_of(&mut self, flavour: Flavour) -> Result<Option<RuleSource>, String> {
+        let family = self.family;
+        match flavour {
+            Flavour::Legacy => {
+                let is_there = has_legacy_tables(family);
+                match is_there.map_err(|error| format!("{}: {error}", family.legacy_table_names()))? {
+                    true => RuleSource::legacy(family).map(Some),
+                    false => Ok(None),
+                }
+            }
+            Flavour::Nft => {
+                let outline = self.tables.read_outline().map_err(|error| error.to_string())?;
+                let is_there = outline.tables.iter().any(|(id, table)| table.is_iptables(id));
+                Ok(is_there.then(|| RuleSource::native(&outline, true)))
+            }
         }
     }
 }

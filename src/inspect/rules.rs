@@ -2,29 +2,26 @@
 //!
 //! For one Service, the chains of other Services are not read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netfilter::IpFamily;
-use netfilter::kernel::{
-    Flavour, FlavourChoice, Host, NftReader, SystemHost, SystemIptables, detect_flavour, has_chain, has_legacy_tables,
-};
+use netfilter::kernel::{Flavour, FlavourChoice, Host, NftReader, SystemHost, SystemIptables, has_legacy_tables};
 use netfilter::nft::ruleset as nft;
 use proxier::ipvs::ObservedState;
-use proxier::model::NamespacedName;
+use proxier::model::{NamespacedName, ServicePortName};
 use proxier::nftables::{TABLE, is_kube_proxy};
-use proxier::xtables::FLAVOUR_HINTS;
-use proxier_inspect::rules::{Chain, Ruleset};
-use proxier_inspect::services::{DispatchRule, dispatch_of, node_port_ips, unused_chains_of_table};
+use proxier_inspect::rules::{Chain, Rule, Ruleset};
+use proxier_inspect::services::{
+    DISPATCH_CHAINS, DispatchRule, dispatch_within, node_port_ips, unused_chains_of_table,
+};
 use proxier_inspect::walk::{Node, OtherFlavour, Packet, RecentLists, Trace, UnfollowedRules, trace_and_supply};
 
+use super::flavours::{Flavours, LANDMARK, other};
 use super::report::Unread;
-use super::rule_text::RuleText;
+use super::rule_source::RuleSource;
 use super::{Focus, NFTABLES, nftables, servers};
-use crate::terminal::Progress;
 
-/// The chain that tells that a kube-proxy in iptables mode was here.
-const LANDMARK: &str = "KUBE-SERVICES";
 /// The chain that tells that one in IPVS mode was here, or is.
 const IPVS_LANDMARK: &str = "KUBE-IPVS-FILTER";
 /// Dispatch chains of all Service ports: only jumps to selected Service ports are followed.
@@ -33,8 +30,8 @@ const DISPATCH: [&str; 2] = [LANDMARK, "KUBE-NODEPORTS"];
 /// The maps of nftables mode that dispatch to Service ports with endpoints.
 const SERVICE_MAPS: [&str; 2] = ["service-ips", "service-nodeports"];
 
-/// Beginnings of the names of chains of single Service ports.
-const OF_PORTS: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-"];
+/// The number of attempts to read the rules of one moment.
+const TRIES: u32 = 3;
 
 /// Chains of the nat table that exist without a jump to them.
 const ALWAYS: [&str; 2] = ["KUBE-MARK-MASQ", "KUBE-PROXY-CANARY"];
@@ -59,9 +56,11 @@ pub struct FamilyRules {
     pub other: Option<(Flavour, Ruleset)>,
     /// Rules that packets meet and that are not walked.
     pub unwalked: Vec<UnfollowedRules>,
-    text: RuleText,
+    source: RuleSource,
     pub(super) tables: NftReader,
     absent: BTreeSet<(String, String)>,
+    /// What is wrong with chains that were read while packets were walked.
+    problems: Vec<String>,
 }
 
 /// All rules.
@@ -77,34 +76,34 @@ pub struct NodeRulesets {
 }
 
 impl NodeRulesets {
-    /// Reads them.
-    pub fn read(focus: &Focus, unread: &mut Vec<Unread>) -> Self {
-        let Flavours { choice, flavour, in_other, mut texts } = Flavours::find();
-        unread.extend(choice.unread.iter().map(|why| Unread::new("which flavour of iptables rules are in", why)));
+    /// Reads them. `is_compared`: they are compared with objects.
+    pub fn read(focus: &Focus, is_compared: bool, unread: &mut Vec<Unread>) -> Self {
+        let mut found = Flavours::find();
+        unread.extend(found.choice.unread.iter().map(|why| Unread::new("which flavour of iptables rules are in", why)));
         let mut families = Vec::new();
-        for family in IpFamily::ALL {
-            // A family that the kernel has not has no rules to be read.
-            if family.available().is_err() {
-                continue;
-            }
-            let text = texts.remove(&family).unwrap_or_else(|| RuleText::open(family, flavour));
-            let tables = nftables::read(family, focus.service.as_ref(), unread);
-            let read = or_nothing(text, &tables, unread).and_then(|text| {
-                let mut rules = FamilyRules { nftables: tables, ..FamilyRules::of(family, text, &choice, unread) };
-                if focus.service.is_some() {
-                    rules.read_service(focus, unread)?;
-                } else {
-                    rules.read_all(unread)?;
+        // A family that the kernel has not has no rules to be read.
+        for family in IpFamily::ALL.into_iter().filter(|family| family.available().is_ok()) {
+            let mut tries = if focus.is_everything() { 1 } else { TRIES };
+            let (read, notes) = loop {
+                tries -= 1;
+                let mut notes = Vec::new();
+                let read = FamilyRules::read(family, &mut found, (focus, is_compared), &mut notes);
+                match read.as_ref().is_ok_and(FamilyRules::has_changed) {
+                    true if tries > 0 => {}
+                    true => {
+                        notes.push(two_moments(family));
+                        break (read, notes);
+                    }
+                    false => break (read, notes),
                 }
-                rules.read_servers(unread)?;
-                rules.read_other_flavour(other(flavour), unread);
-                Ok(rules)
-            });
+            };
+            unread.extend(notes);
             match read {
                 Ok(rules) => families.push(rules),
                 Err(why) => unread.push(Unread::new(&format!("rules of {family}"), why)),
             }
         }
+        let Flavours { choice, flavour, in_other, .. } = found;
         Self { choice, flavour, families, in_other }
     }
 
@@ -133,12 +132,17 @@ impl NodeRulesets {
             return true;
         }
         self.families.iter().any(|rules| {
-            let entries = dispatch_of(&rules.ruleset, &|_, _| true);
-            let is_own = |entry: &&DispatchRule| entry.name().is_some_and(|name| name.service == *service);
-            let (own, others): (Vec<&DispatchRule>, Vec<&DispatchRule>) = entries.iter().partition(is_own);
-            let claimed: BTreeSet<_> = own.into_iter().filter_map(DispatchRule::destination).collect();
-            let of_service = |entry: &&DispatchRule| entry.name().is_some() || entry.leads_to().is_some();
-            others.into_iter().filter(of_service).filter_map(DispatchRule::destination).any(|to| claimed.contains(&to))
+            let of_service = service.to_string();
+            let is_own = |name: Option<&ServicePortName>| name.is_some_and(|name| name.service == *service);
+            let is_likely = |rule: &Rule| rule.text.contains(&of_service);
+            let own = dispatch_within(&rules.ruleset, &is_likely, &|name, _| is_own(name));
+            let claimed: BTreeSet<_> = own.iter().filter_map(DispatchRule::destination).collect();
+            let may_claim = |rule: &Rule| {
+                rule.leading_destination().is_none_or(|ip| claimed.iter().any(|(claimed, ..)| *claimed == ip))
+            };
+            let others = dispatch_within(&rules.ruleset, &may_claim, &|name, _| !is_own(name));
+            let of_services = others.iter().filter(|entry| entry.name().is_some() || entry.leads_to().is_some());
+            of_services.filter_map(DispatchRule::destination).any(|to| claimed.contains(&to))
         })
     }
 
@@ -149,103 +153,81 @@ impl NodeRulesets {
     }
 }
 
-/// Which flavour packets meet.
-struct Flavours {
-    choice: FlavourChoice,
-    flavour: Flavour,
-    in_other: Vec<IpFamily>,
-    /// What had to be read to find out, of that flavour.
-    texts: BTreeMap<IpFamily, Result<RuleText, String>>,
-}
-
-impl Flavours {
-    fn find() -> Self {
-        let choice = detect_flavour(&FLAVOUR_HINTS);
-        let chosen = choice.flavour.unwrap_or(Flavour::Nft);
-        let (here, texts) = present(chosen);
-        let (in_other, other_texts) = present(other(chosen));
-        // Packets meet the rules of the other flavour if only that one has some.
-        let is_other = here.is_empty() && !in_other.is_empty();
-        let (flavour, texts) = if is_other { (other(chosen), other_texts) } else { (chosen, texts) };
-        Self { choice, flavour, in_other, texts }
-    }
-}
-
-/// The families that have kube-proxy's rules in a flavour, and what was read for that. A chain without rules is none.
-fn present(flavour: Flavour) -> (Vec<IpFamily>, BTreeMap<IpFamily, Result<RuleText, String>>) {
-    let (mut families, mut texts) = (Vec::new(), BTreeMap::new());
-    for family in IpFamily::ALL {
-        let there = match flavour {
-            Flavour::Nft => {
-                let (mut tables, id) = (NftReader::new(family), nft::TableId::of(family, "nat"));
-                has_chain(family, "nat", LANDMARK).unwrap_or(false)
-                    && tables.rules(&id, LANDMARK).map_or(true, |rules| !rules.is_empty())
-            }
-            Flavour::Legacy if !has_legacy_tables(family).unwrap_or(true) => false,
-            Flavour::Legacy => {
-                let text = texts.entry(family).or_insert_with(|| RuleText::open(family, flavour));
-                let rules = text.as_ref().ok().and_then(|text| text.chain("nat", LANDMARK).ok()?);
-                rules.is_some_and(|rules| rules.contains("-A "))
-            }
-        };
-        families.extend(there.then_some(family));
-    }
-    (families, texts)
-}
-
-fn other(flavour: Flavour) -> Flavour {
-    if flavour == Flavour::Nft { Flavour::Legacy } else { Flavour::Nft }
-}
-
 fn proxy_table(tables: &nft::Ruleset) -> Option<&nft::Table> {
     let id = nft::TableId::of(tables.family, TABLE);
     tables.tables.get(&id).filter(|table| is_kube_proxy(table, &id))
 }
 
-/// Without iptables installed there are mostly none of its rules, and nftables mode needs none. Existing tables are noted.
+/// Without the legacy programs there are mostly none of their rules, and nftables mode needs none.
 fn or_nothing(
-    text: Result<RuleText, String>,
-    tables: &nft::Ruleset,
+    source: Result<RuleSource, String>,
+    outline: &nft::Ruleset,
     unread: &mut Vec<Unread>,
-) -> Result<RuleText, String> {
-    text.or_else(|why| {
-        proxy_table(tables).ok_or_else(|| why.clone())?;
-        let outline = NftReader::new(tables.family).read_outline().unwrap_or_else(|_| nft::Ruleset::new(tables.family));
-        let made = outline.tables.iter().filter(|(id, table)| table.is_iptables(id));
-        let made: Vec<String> = made.map(|(id, _)| id.to_string()).collect();
-        if !made.is_empty() {
-            let why =
-                format!("the iptables tools are not here, and the kernel has tables of theirs: {}", made.join(", "));
+) -> Result<RuleSource, String> {
+    source.or_else(|why| {
+        proxy_table(outline).ok_or_else(|| why.clone())?;
+        if has_legacy_tables(outline.family).unwrap_or(true) {
             unread.push(Unread::new("rules of iptables", why));
         }
-        Ok(RuleText::nothing())
+        Ok(RuleSource::nothing())
     })
 }
 
+/// The note that rules changed during each attempt to read them.
+#[must_use]
+pub fn two_moments(family: IpFamily) -> Unread {
+    let why = "nf_tables changed while they were read: the answer may mix two moments";
+    Unread::new(&format!("rules of {family}"), why)
+}
+
 impl FamilyRules {
-    fn of(family: IpFamily, text: RuleText, choice: &FlavourChoice, unread: &mut Vec<Unread>) -> Self {
+    fn of(family: IpFamily, source: RuleSource, found: &Flavours, unread: &mut Vec<Unread>) -> Self {
         let addresses = SystemHost.addresses(family).unwrap_or_else(|error| {
             unread.push(Unread::new("this node's addresses", error.to_string()));
             Vec::new()
         });
-        let random_fully = SystemIptables::knows_random_fully(family, choice);
-        let (ruleset, absent) = (Ruleset::new(family), BTreeSet::new());
-        let (nftables, mut tables) = (nft::Ruleset::new(family), NftReader::new(family));
+        let mut tables = NftReader::new(family);
         let unwalked = nftables::unwalked(&mut tables, unread);
         Self {
             family,
-            ruleset,
+            ruleset: Ruleset::new(family),
             whole: false,
             addresses,
-            random_fully,
+            // iptables has had the option longer than the nf_tables flavour.
+            random_fully: found.flavour == Flavour::Nft || SystemIptables::knows_random_fully(family, &found.choice),
             held: None,
-            nftables,
+            nftables: nft::Ruleset::new(family),
             other: None,
             unwalked,
-            text,
+            source,
             tables,
-            absent,
+            absent: BTreeSet::new(),
+            problems: Vec::new(),
         }
+    }
+
+    /// Reads all rules, or those of one Service.
+    fn read(
+        family: IpFamily,
+        found: &mut Flavours,
+        (focus, is_compared): (&Focus, bool),
+        unread: &mut Vec<Unread>,
+    ) -> Result<Self, String> {
+        let is_complete = focus.service.is_none();
+        let outline = nftables::outline(&mut NftReader::new(family), is_complete, unread);
+        let source = or_nothing(found.source(family, &outline, is_complete), &outline, unread);
+        let wanted = nftables::Wanted { service: focus.service.as_ref(), is_compared };
+        let nftables = nftables::filled(outline, wanted, unread);
+        let mut rules = Self { nftables, ..Self::of(family, source?, found, unread) };
+        if focus.service.is_some() {
+            rules.read_service(focus)?;
+        } else {
+            rules.read_all()?;
+        }
+        rules.read_servers(unread)?;
+        rules.read_other_flavour(other(found.flavour), unread);
+        rules.note_problems(unread);
+        Ok(rules)
     }
 
     /// Reads the rules that every packet meets; chains of Service ports are loaded when a packet meets them.
@@ -254,22 +236,45 @@ impl FamilyRules {
     /// If the rules cannot be read.
     pub fn for_walking(family: IpFamily, unread: &mut Vec<Unread>) -> Result<Self, String> {
         family.available()?;
-        let Flavours { choice, flavour, mut texts, .. } = Flavours::find();
-        let text = texts.remove(&family).unwrap_or_else(|| RuleText::open(family, flavour));
-        drop(texts);
+        let mut found = Flavours::find();
         let mut tables = NftReader::new(family);
-        let outline = tables.read_outline().unwrap_or_else(|error| {
-            unread.push(Unread::new("tables of nf_tables", format!("{family}: {error}")));
-            nft::Ruleset::new(family)
-        });
-        nftables::note_restless(&mut tables, "tables of nf_tables", unread);
-        let mut rules = Self::of(family, or_nothing(text, &outline, unread)?, &choice, unread);
-        (rules.nftables, rules.tables) = (outline, tables);
-        rules.read_others(unread)?;
+        let outline = nftables::outline(&mut tables, false, unread);
+        let source = or_nothing(found.source(family, &outline, false), &outline, unread)?;
+        let mut rules = Self { nftables: outline, tables, ..Self::of(family, source, &found, unread) };
+        rules.read_others()?;
         rules.read_base()?;
         rules.read_servers(unread)?;
-        rules.read_other_flavour(other(flavour), unread);
+        rules.read_other_flavour(other(found.flavour), unread);
+        rules.note_problems(unread);
         Ok(rules)
+    }
+
+    /// The chains that lead to Service ports in iptables mode alone, without listing others.
+    pub fn for_dispatch(family: IpFamily, unread: &mut Vec<Unread>) -> Self {
+        let mut found = Flavours::find();
+        let source = found.source(family, &nft::Ruleset::new(family), false);
+        let source = source.unwrap_or_else(|why| {
+            unread.push(Unread::new(&format!("rules of {family}"), why));
+            RuleSource::nothing()
+        });
+        let mut rules = Self::of(family, source, &found, unread);
+        let chains = DISPATCH_CHAINS.iter().map(|(table, chain)| ((*table).to_owned(), (*chain).to_owned()));
+        if let Err(why) = rules.load(&chains.collect()) {
+            unread.push(Unread::new(&format!("rules of {family}"), why));
+        }
+        rules
+    }
+
+    /// Whether rules have changed since they began to be read.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        self.source.has_changed()
+    }
+
+    /// Notes what is wrong with chains that were read since the last call.
+    pub fn note_problems(&mut self, unread: &mut Vec<Unread>) {
+        let what = format!("a rule of {}", self.family);
+        unread.extend(self.problems.drain(..).map(|problem| Unread::new(&what, problem)));
     }
 
     /// What IPVS mode has besides rules. Those are few there, and all of them are read.
@@ -281,73 +286,38 @@ impl FamilyRules {
         }
         if !self.whole {
             self.ruleset = Ruleset::new(self.family);
-            self.read_all(unread)?;
+            self.read_all()?;
         }
         self.held = Some(servers::read(self.family, self.names("--match-set"), unread));
         Ok(())
     }
 
-    fn read_others(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
+    fn read_others(&mut self) -> Result<(), String> {
         for table in ["raw", "mangle", "filter", "security"] {
-            let text = self.text.table(table)?;
-            for problem in self.ruleset.read_chains(table, &text) {
-                unread.push(Unread::new(&format!("a rule of {}", self.family), problem.to_string()));
-            }
-            self.attach(table, unread)?;
+            self.problems.extend(self.source.read_table(&mut self.ruleset, table)?);
         }
         Ok(())
     }
 
-    /// Looks up what nft put into a table of iptables, as far as its text does not tell it. Chains of Service ports are
-    /// left out: there are many, and a kube-proxy repairs them.
-    fn attach(&mut self, table: &str, unread: &mut Vec<Unread>) -> Result<(), String> {
-        if !matches!(self.text, RuleText::Tool(_)) {
-            return Ok(());
-        }
-        let id = nft::TableId::of(self.family, table);
-        let is_own = |chain: &str| OF_PORTS.iter().any(|beginning| chain.starts_with(beginning));
-        let chains = self.ruleset.chains(table).filter(|(name, chain)| !is_own(name) && !chain.rules.is_empty());
-        for chain in chains.map(|(name, _)| name.to_owned()).collect::<Vec<_>>() {
-            let rules = self.tables.rules(&id, &chain).map_err(|error| format!("rules of chain {chain}: {error}"))?;
-            if let Err(why) = self.ruleset.attach(table, &chain, rules) {
-                unread.push(Unread::new(&format!("rules of {}", self.family), why));
-            }
-        }
-        Ok(())
-    }
-
-    fn read_all(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
-        self.save(unread)?;
-        let tables: Vec<String> = self.ruleset.tables().map(str::to_owned).collect();
-        tables.iter().try_for_each(|table| self.attach(table, unread))?;
-        self.text.forget();
+    fn read_all(&mut self) -> Result<(), String> {
+        self.problems.extend(self.source.read_all(&mut self.ruleset)?);
+        self.source.forget();
         self.whole = true;
         Ok(())
     }
 
-    fn save(&mut self, unread: &mut Vec<Unread>) -> Result<(), String> {
-        let mut progress = Progress::new(&format!("reading rules of {}", self.family));
-        let mut reader = self.ruleset.reader();
-        let result = self.text.all(&mut |line| {
-            progress.step();
-            reader.line(line);
-        });
-        for problem in reader.finish() {
-            unread.push(Unread::new(&format!("a rule of {}", self.family), problem.to_string()));
-        }
-        result
-    }
-
     /// All but the chains of other Services.
-    fn read_service(&mut self, focus: &Focus, unread: &mut Vec<Unread>) -> Result<(), String> {
-        self.read_others(unread)?;
+    fn read_service(&mut self, focus: &Focus) -> Result<(), String> {
+        self.read_others()?;
         self.read_base()?;
-        let entries = dispatch_of(&self.ruleset, &|name, _| focus.wants(name));
+        let of_service = focus.service.as_ref().map(ToString::to_string).unwrap_or_default();
+        let is_likely = |rule: &Rule| rule.text.contains(&of_service);
+        let entries = dispatch_within(&self.ruleset, &is_likely, &|name, _| focus.wants(name));
         // Chains that have lost the rule that led to them are only in the whole table.
         let landmark = self.ruleset.chain("nat", LANDMARK);
         if landmark.is_some_and(|chain| entries.is_empty() || chain.rules.is_empty()) {
             self.ruleset = Ruleset::new(self.family);
-            return self.read_all(unread);
+            return self.read_all();
         }
         let chains = entries.iter().filter_map(|entry| entry.leads_to()).map(|to| ("nat".to_owned(), to.to_owned()));
         let mut chains: BTreeSet<_> = chains.collect();
@@ -398,15 +368,10 @@ impl FamilyRules {
             if self.whole || self.ruleset.chain(table, chain).is_some_and(|chain| !chain.rules.is_empty()) {
                 continue;
             }
-            match self.text.chain(table, chain)? {
-                Some(text) => {
-                    let problems = self.ruleset.read_chains(table, &text);
-                    any |= problems.is_empty();
-                    if matches!(self.text, RuleText::Tool(_)) {
-                        let read = self.tables.rules(&nft::TableId::of(self.family, table), chain);
-                        let rules = read.map_err(|error| format!("rules of chain {chain}: {error}"))?;
-                        self.ruleset.attach(table, chain, rules)?;
-                    }
+            match self.source.read_chain(&mut self.ruleset, table, chain)? {
+                Some(problems) => {
+                    self.problems.extend(problems);
+                    any = true;
                 }
                 None => _ = self.absent.insert((table.clone(), chain.clone())),
             }

@@ -129,18 +129,22 @@ fn packets_are_walked_through_the_rules_of_both_flavours() {
 }
 
 #[test]
-fn unreadable_rules_are_reported() {
+fn rules_are_read_without_programs_and_what_only_those_know_is_a_doubt() {
     let node = Node::our_tables("003-clusterip-1-endpoint");
     let kube_proxy = env!("CARGO_BIN_EXE_kube-proxy");
-    let trace = "trace --from 192.168.50.77 --in-interface eth0 --to 10.96.10.11:80 -o json";
-    let unread = |words: &str| {
-        let output = node.lab.node().try_run(&format!("env PATH=/nowhere {kube_proxy} {words}"));
-        json(&output)["unread"].as_array().expect("a list").clone()
-    };
-    assert_eq!(unread(trace), [Value::Null; 0]);
-    node.restore(IpFamily::V4, Flavour::Nft, "*filter\n-A FORWARD -p tcp -j DROP\nCOMMIT\n");
-    for words in [trace, "dump -o json"] {
-        let unread = unread(words);
-        assert!(unread.iter().any(|one| one["what"] == "rules of iptables"), "{words}: {unread:?}");
-    }
+    let run = |words: &str| json(&node.lab.node().try_run(&format!("env PATH=/nowhere {kube_proxy} {words}")));
+    let trace = || run("trace --from 192.168.50.77 --in-interface eth0 --to 10.96.10.11:80 -o json");
+    let nothing = Value::Array(Vec::new());
+    assert_eq!(trace()["unread"], nothing);
+    node.restore(IpFamily::V4, Flavour::Nft, "*filter\n-A FORWARD -p tcp -m length --length 1:9999 -j DROP\nCOMMIT\n");
+    let unsure = trace();
+    assert_eq!((&unsure["certain"], &unsure["unread"]), (&false.into(), &nothing), "{unsure:#}");
+    node.restore(IpFamily::V4, Flavour::Nft, "*filter\n-I FORWARD -p tcp -j DROP\nCOMMIT\n");
+    let dropped = trace();
+    assert_eq!(
+        (&dropped["certain"], &dropped["branches"][0]["verdict"]),
+        (&true.into(), &"dropped".into()),
+        "{dropped:#}"
+    );
+    assert_eq!(run("dump -o json")["unread"], nothing);
 }

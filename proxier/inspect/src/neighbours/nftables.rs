@@ -76,7 +76,7 @@ pub fn sizes(tables: &ruleset::Ruleset) -> Vec<TableSize> {
             sets: Some(named().count()),
             elements: read.then(|| named().map(|set| set.elements.len()).sum()),
             canary: None,
-            read_in_part: false,
+            read_in_part: read && named().any(|set| !set.elements.is_complete()),
         }
     };
     // Tables without base chains are those of iptables, which are reported as such.

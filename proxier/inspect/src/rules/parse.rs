@@ -41,6 +41,12 @@ fn builtin_chains(table: &str) -> Option<&'static [&'static str]> {
     }
 }
 
+/// The built-in chains of a table, which accept; none for an unknown table.
+fn builtin(table: &str) -> Table {
+    let names = builtin_chains(table).unwrap_or_default().iter();
+    names.map(|name| ((*name).into(), Chain { policy: Some(Policy::Accept), ..Chain::default() })).collect()
+}
+
 impl Ruleset {
     /// A ruleset without tables.
     #[must_use]
@@ -90,6 +96,12 @@ impl Ruleset {
         text.lines().for_each(|line| reader.line(line));
         reader.line("COMMIT");
         reader.finish()
+    }
+
+    /// Puts a chain in the place of what was known of it. A table that is not there yet gets its built-in chains.
+    pub fn put_chain(&mut self, table: &str, name: &str, chain: Chain) {
+        let chains = self.tables.entry(table.to_owned()).or_insert_with(|| builtin(table));
+        chains.insert(name.into(), chain);
     }
 
     fn check(&self) -> Result<(), ParseError> {
@@ -168,10 +180,10 @@ impl<'a> Reader<'a> {
         if let Some(open) = self.table.take() {
             return Err(format!("table {open} has no COMMIT"));
         }
-        let builtin = builtin_chains(name).ok_or_else(|| format!("unknown table {name}"))?;
+        builtin_chains(name).ok_or_else(|| format!("unknown table {name}"))?;
         let table = self.ruleset.tables.entry(name.to_owned()).or_default();
-        for chain in builtin {
-            table.entry((*chain).into()).or_insert_with(|| Chain { policy: Some(Policy::Accept), ..Chain::default() });
+        for (name, chain) in builtin(name) {
+            table.entry(name).or_insert(chain);
         }
         self.table = Some(name.to_owned());
         Ok(())

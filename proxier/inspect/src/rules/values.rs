@@ -3,6 +3,7 @@
 //! A rule keeps its text, and its meaning is parsed on demand, because a big table has hundreds of thousands of rules.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use netfilter::Counters;
@@ -80,10 +81,32 @@ impl Rule {
         self.text.splitn(3, ' ').nth(2).unwrap_or_default()
     }
 
+    /// A rule as read from the kernel. `kernel`: what the kernel holds of it, where its text does not tell all.
+    #[must_use]
+    pub fn of_kernel(text: Box<str>, counters: Counters, kernel: Option<Box<ruleset::Rule>>) -> Self {
+        Self { line: 0, text, counters, kernel, meaning: OnceLock::new() }
+    }
+
     /// The chain that it jumps to; one of the kernel's own targets is no chain.
     #[must_use]
     pub fn leads_to(&self) -> Option<&str> {
+        if let Some(kernel) = &self.kernel {
+            return kernel.leads_to().map(|chain| &**chain);
+        }
         jump_of(&self.text).filter(|to| language::target_of(to).is_none())
+    }
+
+    /// The single destination address that the options begin with, as those of Services' rules do.
+    ///
+    /// To parse ten thousand such rules takes much longer than to look at their addresses.
+    #[must_use]
+    pub fn leading_destination(&self) -> Option<IpAddr> {
+        let word = self.options().strip_prefix("-d ")?.split(' ').next()?;
+        match word.split_once('/')? {
+            (address, "32") => address.parse().ok().map(IpAddr::V4),
+            (address, "128") => address.parse().ok().map(IpAddr::V6),
+            _ => None,
+        }
     }
 
     /// Parses the meaning.
@@ -130,25 +153,6 @@ impl Ruleset {
         self.tables.get(table)?.get(name)
     }
 
-    /// Gives the rules of a chain what the kernel holds of them, where their text does not tell all.
-    ///
-    /// # Errors
-    /// If the chain's text has more or less rules than the kernel.
-    pub fn attach(&mut self, table: &str, chain: &str, kernel: Vec<ruleset::Rule>) -> Result<(), String> {
-        let rules = self.tables.get_mut(table).and_then(|chains| chains.get_mut(chain)).map(|chain| &mut chain.rules);
-        let Some(rules) = rules else { return Ok(()) };
-        if rules.len() != kernel.len() {
-            let (text, held) = (rules.len(), kernel.len());
-            return Err(format!(
-                "table {table}, chain {chain}: iptables shows {text} rules, and the kernel has {held}"
-            ));
-        }
-        for (rule, kernel) in rules.iter_mut().zip(kernel) {
-            rule.kernel = Some(kernel).filter(|kernel| !kernel.is_told_by_iptables()).map(Box::new);
-        }
-        Ok(())
-    }
-
     /// The rules of all tables but `nat`, without those of built-in chains that jump to a chain of which `removed` holds.
     #[must_use]
     pub fn without_nat(&self, removed: impl Fn(&str) -> bool) -> Self {
@@ -165,9 +169,8 @@ impl Ruleset {
     pub fn unread(&self, table: &str, wanted: impl Fn(&str, &Rule) -> bool) -> BTreeSet<String> {
         let mut unread = BTreeSet::new();
         for (name, chain) in self.chains(table) {
-            for rule in &chain.rules {
-                let Some(to) = rule.leads_to() else { continue };
-                if self.chain(table, to).is_none() && wanted(name, rule) {
+            for to in chain.rules.iter().filter(|rule| wanted(name, rule)).filter_map(Rule::leads_to) {
+                if self.chain(table, to).is_none() {
                     unread.insert(to.to_owned());
                 }
             }

@@ -14,8 +14,8 @@ use crate::rules::{Chain, Counters, Meaning, RecentAction, RecentMatch, Rule, Ru
 use proxier::iptables::names::{self, Namer};
 use proxier::model::{Protocol, ServicePortName};
 
-/// The dispatch chains, by table.
-const DISPATCH: [(&str, &str); 6] = [
+/// The dispatch chains, by table: see [`dispatch_of`].
+pub const DISPATCH: [(&str, &str); 6] = [
     ("nat", "KUBE-SERVICES"),
     ("nat", "KUBE-NODEPORTS"),
     ("filter", "KUBE-SERVICES"),
@@ -98,10 +98,21 @@ impl DispatchRule {
 /// The dispatch rules of the wanted Service ports.
 #[must_use]
 pub fn dispatch_of(ruleset: &Ruleset, wanted: ServicePortFilter<'_>) -> Vec<DispatchRule> {
+    dispatch_within(ruleset, &|_| true, wanted)
+}
+
+/// As [`dispatch_of`], of rules that `likely` selects: by their text, because to parse all takes long.
+#[must_use]
+pub fn dispatch_within(
+    ruleset: &Ruleset,
+    likely: &dyn Fn(&Rule) -> bool,
+    wanted: ServicePortFilter<'_>,
+) -> Vec<DispatchRule> {
     let mut entries = Vec::new();
     for (table, chain) in DISPATCH {
         let rules = ruleset.chain(table, chain).map(|chain| chain.rules.as_slice()).unwrap_or_default();
-        let read = rules.iter().filter_map(|rule| entry(table, chain, rule, ruleset.family()));
+        let read = rules.iter().filter(|rule| likely(rule));
+        let read = read.filter_map(|rule| entry(table, chain, rule, ruleset.family()));
         entries.extend(read.filter(|entry| wanted(entry.name.as_ref(), &entry.key)));
     }
     entries
@@ -153,8 +164,18 @@ fn entry(table: &'static str, chain: &'static str, rule: &Rule, family: IpFamily
 /// The wanted Service ports, in the order of their names.
 #[must_use]
 pub fn read(ruleset: &Ruleset, wanted: ServicePortFilter<'_>) -> Vec<ServicePortView> {
+    read_within(ruleset, &|_| true, wanted)
+}
+
+/// As [`read`], by dispatch rules that `likely` selects: see [`dispatch_within`].
+#[must_use]
+pub fn read_within(
+    ruleset: &Ruleset,
+    likely: &dyn Fn(&Rule) -> bool,
+    wanted: ServicePortFilter<'_>,
+) -> Vec<ServicePortView> {
     let mut groups: BTreeMap<(String, &'static str), Vec<DispatchRule>> = BTreeMap::new();
-    for entry in dispatch_of(ruleset, wanted) {
+    for entry in dispatch_within(ruleset, likely, wanted) {
         groups.entry((entry.key.clone(), entry.protocol.name())).or_default().push(entry);
     }
     assign_health_checks(&mut groups);

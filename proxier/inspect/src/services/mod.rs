@@ -16,10 +16,14 @@ use ipnet::IpNet;
 use netfilter::IpFamily;
 use serde::Serialize;
 
-pub use iptables::{DispatchRule, ServicePortFilter, dispatch_of, read as from_iptables, unused_chains};
+pub use iptables::{
+    DISPATCH as DISPATCH_CHAINS, DispatchRule, ServicePortFilter, dispatch_of, dispatch_within, read as from_iptables,
+    read_within as from_iptables_within, unused_chains,
+};
 pub use ipvs::{BY_SOURCE, note_draining, read as from_ipvs, shares};
 pub use nftables::{
-    endpoint_in, node_port_ips, owner as owner_in_table, read as from_nftables, unused_chains as unused_chains_of_table,
+    endpoint_in, node_port_ips, owner as owner_in_table, read as from_nftables, unread_elements,
+    unused_chains as unused_chains_of_table,
 };
 pub(super) use state::owners;
 pub use state::{add_health_checks, add_model};

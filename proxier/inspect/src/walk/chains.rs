@@ -220,6 +220,11 @@ pub(super) fn walk(
                 walk.traced.doubt(Doubt::new(hook(context), &*rule.text, why));
                 continue;
             }
+            // That condition comes first: whatever else the rule says, it does not match.
+            let to = walk.traced.packet.destination.ip();
+            if rule.leading_destination().is_some_and(|other| other != to) {
+                continue;
+            }
             let meaning = rule.meaning(context.family);
             let RuleMatch { holds, assumed } = matching::matches(meaning, &mut walk.traced, context);
             let passive = matches!(meaning.target, None | Some(Target::Passive(_)));

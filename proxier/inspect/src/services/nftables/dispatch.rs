@@ -84,6 +84,8 @@ pub struct DispatchSummary<'a> {
     pub chains: Vec<Name>,
     /// The elements that match, with the names of their sets and maps.
     pub elements: Vec<(Name, &'a Element)>,
+    /// Keys that were looked up and not read, and the sets.
+    pub unread: Vec<(Name, Bytes)>,
 }
 
 /// The contents of a register.
@@ -262,6 +264,7 @@ impl<'a> Walk<'a> {
         let local = super::is_local(chain);
         let choices = found.choosers.iter().flat_map(|chooser| &chooser.choices);
         self.summary.remembered.extend(choices.map(|choice| (local, choice.to)));
+        self.summary.unread.extend(found.unread);
     }
 
     fn load(&self, from: Load) -> RegisterValue {
@@ -319,9 +322,14 @@ impl<'a> Walk<'a> {
         }
         #[allow(clippy::cast_precision_loss)] // endpoints are few
         let share = 1.0 / keys.len() as f64;
-        let find = |key: &Vec<u8>| match set.find(key) {
+        let unread = &mut self.summary.unread;
+        let mut find = |key: &Vec<u8>| match set.find(key) {
             ElementLookup::Present(element) => Some(element),
-            ElementLookup::Absent | ElementLookup::Unread => None,
+            ElementLookup::Absent => None,
+            ElementLookup::Unread => {
+                unread.push((name.clone(), key.as_slice().into()));
+                None
+            }
         };
         step.chosen = keys.iter().map(|key| (share, find(key))).collect();
         if !set.is_anonymous() {

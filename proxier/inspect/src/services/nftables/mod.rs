@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netfilter::IpFamily;
 use netfilter::nft::ruleset::{Element, ElementLookup, Set, Table};
-use netfilter::nft::{Expression, Name, Value, Verdict};
+use netfilter::nft::{Bytes, Expression, Name, Value, Verdict};
 
 use self::dispatch::{Destination, between, ip, summarize};
 use self::port_reader::{OF_ALL, PortReader};
@@ -155,6 +155,16 @@ pub fn read(
         reading.add(family, to, entry, port);
     }
     views.into_values().map(PortReader::finish).collect()
+}
+
+/// The elements that were not read and that packets to the Service ports of these names are looked up by.
+///
+/// Reading them may show more: a chain that an element leads to is followed then.
+#[must_use]
+pub fn unread_elements(family: IpFamily, table: &Table, wanted: &dyn Fn(&str) -> bool) -> BTreeSet<(Name, Bytes)> {
+    let of_wanted = entries(table).into_iter().filter(|(_, entry)| name_of(entry).is_some_and(|name| wanted(&name)));
+    let chains = of_wanted.filter_map(|(to, entry)| Some((to, verdict(entry.service?)?.chain()?)));
+    chains.flat_map(|(to, chain)| summarize(family, table, to, chain).unread).collect()
 }
 
 /// Allowed sources in our layout, by the key of the destination.

@@ -9,6 +9,7 @@ mod base;
 mod batch;
 mod edited;
 mod expressions;
+mod inspected;
 mod kept;
 mod known;
 mod lines;
@@ -25,6 +26,7 @@ mod tests;
 mod tool;
 mod transaction;
 
+pub use inspected::{InspectedRule, RuleContent};
 pub use read::{NftRules, ReadRule};
 pub use rule::{DecodedRule, UnknownRule};
 pub use tool::NativeIptables;

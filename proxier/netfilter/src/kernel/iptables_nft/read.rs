@@ -58,7 +58,7 @@ impl NftRules {
     /// # Errors
     /// If they cannot be read.
     pub fn chain(&mut self, table: &str, chain: &str) -> Result<Vec<ReadRule>, NftError> {
-        self.read(table, Some(chain), |rules: &mut Vec<_>, _, rule| rules.push(rule))
+        complete(self.read(table, Some(chain), read_rule, |rules: &mut Vec<_>, _, rule| rules.push(rule))?)
     }
 
     /// Reads the rules of all chains of a table and passes each to `each`, with its chain, in order.
@@ -68,23 +68,28 @@ impl NftRules {
     /// # Errors
     /// If they cannot be read.
     pub fn table<T: Default>(&mut self, table: &str, each: impl FnMut(&mut T, &str, ReadRule)) -> Result<T, NftError> {
-        self.read(table, None, each)
+        complete(self.read(table, None, read_rule, each)?)
     }
 
-    fn read<T: Default>(
+    /// Reads rules of one chain, or of all of a table, by `decode`.
+    ///
+    /// If nf_tables changes during each attempt, the result is that of the last one, and may be incomplete.
+    pub(super) fn read<T: Default, R>(
         &mut self,
         table: &str,
         chain: Option<&str>,
-        mut each: impl FnMut(&mut T, &str, ReadRule),
-    ) -> Result<T, NftError> {
+        decode: impl Fn(IpFamily, Attributes<'_>, &mut SetIndex) -> Option<R>,
+        mut each: impl FnMut(&mut T, &str, R),
+    ) -> Result<(T, Dump), NftError> {
         let kind = nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE);
         let mut request = Request::new(kind, 0, &nfgenmsg(self.family.nfproto()));
         request.text(NFTA_RULE_TABLE, table);
         if let Some(chain) = chain {
             request.text(NFTA_RULE_CHAIN, chain);
         }
+        let mut collected = T::default();
         for _ in 0..TRIES {
-            let mut collected = T::default();
+            collected = T::default();
             self.sets.forget();
             let (family, sets) = (self.family, &mut self.sets);
             let socket = match self.socket.take() {
@@ -93,39 +98,42 @@ impl NftRules {
             };
             let end = socket.dump_once(&request, &mut |received: &Received<'_>| {
                 let message = received.attributes(NFGENMSG_LENGTH);
-                if let Some((of, rule)) = read_rule(family, message, table, sets)
-                    && chain.is_none_or(|chain| chain == of)
+                // Older kernels ignore the filters.
+                let (in_table, of) = (message.text(NFTA_RULE_TABLE), message.text(NFTA_RULE_CHAIN));
+                if let Some(of) = of.filter(|of| in_table == Some(table) && chain.is_none_or(|chain| chain == *of))
+                    && let Some(rule) = decode(family, message, sets)
                 {
                     each(&mut collected, of, rule);
                 }
                 Ok(())
             });
             match end {
-                Ok(Dump::Complete) => return Ok(collected),
+                Ok(Dump::Complete) => return Ok((collected, Dump::Complete)),
                 Ok(Dump::Interrupted) => {}
                 Err(error) => {
                     self.socket = None;
                     match error.errno() {
                         Some(libc::ENOBUFS | libc::EINTR) => {}
                         // No such table, or no nf_tables.
-                        Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP) => return Ok(T::default()),
+                        Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP) => {
+                            return Ok((T::default(), Dump::Complete));
+                        }
                         _ => return Err(error.into()),
                     }
                 }
             }
         }
-        Err(NftError::Interrupted)
+        Ok((collected, Dump::Interrupted))
     }
 }
 
-fn read_rule<'a>(
-    family: IpFamily,
-    message: Attributes<'a>,
-    table: &str,
-    sets: &mut SetIndex,
-) -> Option<(&'a str, ReadRule)> {
-    (message.text(NFTA_RULE_TABLE)? == table).then_some(())?;
+/// The result of a read that no change interrupted.
+fn complete<T>((read, end): (T, Dump)) -> Result<T, NftError> {
+    if end == Dump::Complete { Ok(read) } else { Err(NftError::Interrupted) }
+}
+
+fn read_rule(family: IpFamily, message: Attributes<'_>, sets: &mut SetIndex) -> Option<ReadRule> {
     let handle = message.be64(NFTA_RULE_HANDLE)?;
     let (rule, counters) = decode(family, message, sets);
-    Some((message.text(NFTA_RULE_CHAIN)?, ReadRule { handle, rule, counters }))
+    Some(ReadRule { handle, rule, counters })
 }

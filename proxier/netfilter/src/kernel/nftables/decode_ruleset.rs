@@ -3,6 +3,7 @@
 use super::decode::{self, comment, element_value, name};
 use super::encode::*;
 use super::expression::{NFTA_LIST_ELEM, counter_of, counters, read_value};
+use crate::Counters;
 use crate::kernel::netlink::{Attributes, text};
 use crate::nft::Name;
 use crate::nft::ruleset::{Chain, Element, Elements, KeyField, Rule, Set, Table};
@@ -32,6 +33,19 @@ pub(super) fn chain(attributes: Attributes<'_>) -> Option<(Name, Name, Chain)> {
     Some((name(attributes, TABLE)?, read.name, chain))
 }
 
+/// The packets and bytes that a base chain's policy decided; zero if it does not count.
+pub(super) fn policy_counters(attributes: Attributes<'_>) -> Counters {
+    // NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS.
+    let found = attributes.nest(NFTA_CHAIN_COUNTERS);
+    let counters = found.and_then(|found| Some(Counters { bytes: found.be64(1)?, packets: found.be64(2)? }));
+    counters.unwrap_or_default()
+}
+
+/// Whether the chain is a user-defined one of this table.
+pub(super) fn is_user_chain_of(attributes: Attributes<'_>, table: &str) -> bool {
+    attributes.find(NFTA_CHAIN_HOOK).is_none() && decode::is_of(attributes, table)
+}
+
 /// A base chain of another family, or of `inet` if it is at the interfaces: table, name, whether its policy drops, and
 /// interfaces.
 pub(super) fn other_chain(attributes: Attributes<'_>, of_inet: bool) -> Option<(Name, Name, bool, Vec<String>)> {
@@ -48,7 +62,7 @@ pub(super) fn other_chain(attributes: Attributes<'_>, of_inet: bool) -> Option<(
 }
 
 /// Decodes a rule, with the name of its chain.
-pub(super) fn rule(attributes: Attributes<'_>) -> Option<(Name, Rule)> {
+pub(in crate::kernel) fn rule(attributes: Attributes<'_>) -> Option<(Name, Rule)> {
     let (chain, read) = decode::rule(attributes)?;
     let counters = attributes.nest(NFTA_RULE_EXPRESSIONS).and_then(counters);
     Some((chain, Rule { handle: read.handle, expressions: read.expressions, comment: read.comment, counters }))

@@ -12,6 +12,7 @@ mod expression;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
 mod load;
+mod outline;
 mod presence;
 mod read;
 #[cfg(any(test, feature = "testing"))]
@@ -23,6 +24,7 @@ use std::fmt;
 pub use chain_state::ChainState;
 pub use chains::chains;
 pub use decode::{ReadRule, ReadSet, ReadTable};
+pub(in crate::kernel) use decode_ruleset::rule as decode_rule;
 pub use error::{NftError, Refusal};
 pub use presence::{delete_table, has_chain, has_table};
 pub use read::{NftReader, OtherChain};

@@ -36,7 +36,7 @@ pub struct OtherChain {
 /// A reader of the nf_tables ruleset of one family.
 #[derive(Debug)]
 pub struct NftReader {
-    family: IpFamily,
+    pub(super) family: IpFamily,
     socket: Option<Netlink>,
     interrupted: bool,
 }
@@ -48,43 +48,17 @@ impl NftReader {
         Self { family, socket: None, interrupted: false }
     }
 
+    /// The family.
+    #[must_use]
+    pub fn family(&self) -> IpFamily {
+        self.family
+    }
+
     /// Whether a dump since the last call was interrupted in every attempt.
     ///
     /// Its result may be incomplete or mix two states.
     pub fn take_interrupted(&mut self) -> bool {
         std::mem::take(&mut self.interrupted)
-    }
-
-    /// Reads tables and chains, without rules and sets.
-    ///
-    /// A kernel without nf_tables has no tables.
-    ///
-    /// # Errors
-    /// If they cannot be listed.
-    pub fn read_outline(&mut self) -> Result<Ruleset, NftError> {
-        let mut ruleset = Ruleset::new(self.family);
-        for scope in [Scope::Family(self.family), Scope::Both] {
-            let listed: BTreeMap<Name, Table> =
-                match self.collect(&list(scope, NFT_MSG_GETTABLE), |known: &mut BTreeMap<_, _>, attributes| {
-                    known.extend(decode_ruleset::table(attributes));
-                }) {
-                    Err(NftError::Netlink(error)) if error.raw_os_error().is_some_and(presence::is_absence) => continue,
-                    listed => listed?,
-                };
-            let tables = listed.into_iter().map(|(name, table)| (TableId { scope, name }, table));
-            ruleset.tables.extend(tables);
-            let chains: Vec<(Name, Name, _)> =
-                self.collect(&list(scope, NFT_MSG_GETCHAIN), |known: &mut Vec<_>, attributes| {
-                    known.extend(decode_ruleset::chain(attributes));
-                })?;
-            for (table, name, chain) in chains {
-                // A table created after the tables were listed is skipped.
-                if let Some(table) = ruleset.tables.get_mut(&TableId { scope, name: table }) {
-                    table.chains.insert(name, chain);
-                }
-            }
-        }
-        Ok(ruleset)
     }
 
     /// Reads the whole ruleset.
@@ -329,7 +303,7 @@ impl NftReader {
     }
 
     /// Sends a request for one object; a missing object is not an error.
-    fn query(&mut self, request: &Request, each: &mut dyn FnMut(Attributes<'_>)) -> Result<(), NftError> {
+    pub(super) fn query(&mut self, request: &Request, each: &mut dyn FnMut(Attributes<'_>)) -> Result<(), NftError> {
         let mut on_message = |received: &Received<'_>| -> Result<(), NetlinkError> {
             each(received.attributes(NFGENMSG_LENGTH));
             Ok(())
@@ -358,7 +332,11 @@ impl NftReader {
     }
 
     /// Collects a dump. Of interrupted attempts only the last is kept, and the interruption is recorded.
-    fn collect<T: Default>(&mut self, request: &Request, each: impl Fn(&mut T, Attributes<'_>)) -> Result<T, NftError> {
+    pub(super) fn collect<T: Default>(
+        &mut self,
+        request: &Request,
+        each: impl Fn(&mut T, Attributes<'_>),
+    ) -> Result<T, NftError> {
         let mut collected = T::default();
         for _ in 0..TRIES {
             collected = T::default();
@@ -377,12 +355,12 @@ fn is_read_whole(set: &Set) -> bool {
 }
 
 /// The request for all objects of a family.
-fn list(scope: Scope, message: u8) -> Request {
+pub(super) fn list(scope: Scope, message: u8) -> Request {
     Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, message), 0, &nfgenmsg(scope.nfproto()))
 }
 
 /// The request about one table.
-fn request(table: &TableId, message: u8) -> Request {
+pub(super) fn request(table: &TableId, message: u8) -> Request {
     let mut request = list(table.scope, message);
     request.text(TABLE, &table.name);
     request

@@ -15,7 +15,7 @@ use std::fmt;
 pub use elements::{Element, ElementLookup, Elements};
 pub use set::{KeyField, Set};
 
-use super::{BaseChain, Bytes, Expression, Hook, Load, Name};
+use super::{BaseChain, Bytes, Expression, Hook, Load, Name, Verdict};
 use crate::Counters;
 use crate::IpFamily;
 
@@ -62,6 +62,12 @@ impl TableId {
     #[must_use]
     pub fn of(family: IpFamily, name: &str) -> Self {
         Self { scope: Scope::Family(family), name: name.into() }
+    }
+
+    /// Whether iptables-nft has a table of that family and name.
+    #[must_use]
+    pub fn is_of_iptables(&self) -> bool {
+        matches!(self.scope, Scope::Family(_)) && IPTABLES.contains(&&*self.name)
     }
 }
 
@@ -136,6 +142,15 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// The chain that the rule's verdict jumps or goes to.
+    #[must_use]
+    pub fn leads_to(&self) -> Option<&Name> {
+        self.expressions.iter().find_map(|expression| match expression {
+            Expression::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => Some(chain),
+            _ => None,
+        })
+    }
+
     /// Whether iptables prints all of it. It prints what it put there itself, and of what nft put there only comparisons
     /// of single fields; what else a rule has it passes over.
     #[must_use]
@@ -198,6 +213,6 @@ impl Table {
     #[must_use]
     pub fn is_iptables(&self, id: &TableId) -> bool {
         let made = |(name, chain): (&Name, &Chain)| chain.is_of_iptables(name);
-        matches!(id.scope, Scope::Family(_)) && IPTABLES.contains(&&*id.name) && self.chains.iter().any(made)
+        id.is_of_iptables() && self.chains.iter().any(made)
     }
 }

@@ -1,32 +1,39 @@
-//! Reads the text of rules, chain by chain, in either flavour of iptables.
+//! The source of rules of iptables, by chain or by table, in either flavour.
 //!
-//! The tool of the nf_tables flavour reads single chains; the legacy one always reads all, so there it is run once and
-//! what it prints is kept.
+//! The nf_tables flavour is read over netlink; the legacy program always reads all, so there it is run once and what it
+//! prints is kept.
 
 use std::cmp::Ordering;
 use std::ops::Range;
 
 use netfilter::IpFamily;
-use netfilter::kernel::{Flavour, RuleReader, has_table};
+use netfilter::kernel::{Flavour, RuleReader};
+use netfilter::nft::ruleset as nft;
+use proxier_inspect::rules::{ParseError, Ruleset};
+
+use super::native_rules::NativeRules;
 
 /// The rules of one family in one flavour.
-pub enum RuleText {
-    /// A tool that reads single chains.
-    Tool(RuleReader),
-    /// What one printed.
+pub enum RuleSource {
+    /// The kernel.
+    Native(Box<NativeRules>),
+    /// What the legacy program printed.
     Saved(Saved),
 }
 
-impl RuleText {
-    /// The rules of a flavour, whether or not it is the one in use.
+impl RuleSource {
+    /// The rules of the nf_tables flavour, by an outline of its tables. `is_complete`: the outline has all chains.
+    #[must_use]
+    pub fn native(outline: &nft::Ruleset, is_complete: bool) -> Self {
+        Self::Native(Box::new(NativeRules::new(outline, is_complete)))
+    }
+
+    /// The rules of the legacy flavour.
     ///
     /// # Errors
-    /// If its tools are missing, or cannot read.
-    pub fn open(family: IpFamily, flavour: Flavour) -> Result<Self, String> {
-        let reader = RuleReader::find(family, flavour).map_err(|error| error.to_string())?;
-        if flavour != Flavour::Legacy {
-            return Ok(Self::Tool(reader));
-        }
+    /// If its programs are missing, or cannot read.
+    pub fn legacy(family: IpFamily) -> Result<Self, String> {
+        let reader = RuleReader::find(family, Flavour::Legacy).map_err(|error| error.to_string())?;
         let mut saved = Saved::default();
         reader.save(None, &mut |line| saved.line(line)).map_err(|error| error.to_string())?;
         Ok(Self::Saved(saved.sorted()))
@@ -38,48 +45,87 @@ impl RuleText {
         Self::Saved(Saved::default())
     }
 
-    /// Hands over all lines, as `iptables-save -c` prints them.
+    /// Reads all tables into `ruleset`; returns what is wrong with single rules.
     ///
     /// # Errors
-    /// If the tool fails.
-    pub fn all(&self, line: &mut dyn FnMut(&str)) -> Result<(), String> {
+    /// If they cannot be read.
+    pub fn read_all(&mut self, ruleset: &mut Ruleset) -> Result<Vec<String>, String> {
         match self {
-            Self::Saved(saved) => saved.text.split_inclusive('\n').for_each(line),
-            Self::Tool(reader) => reader.save(None, line).map_err(|error| error.to_string())?,
-        }
-        Ok(())
-    }
-
-    /// The lines of one table, without its beginning and its end; none if it is not there.
-    ///
-    /// # Errors
-    /// If the tool fails.
-    pub fn table(&self, table: &str) -> Result<String, String> {
-        match self {
-            Self::Saved(saved) => Ok(saved.table(table)),
-            // The tool takes its time to say nothing of a table that is not there.
-            Self::Tool(reader) if has_table(reader.family(), table).is_ok_and(|there| !there) => Ok(String::new()),
-            Self::Tool(reader) => reader.table(table).map_err(|error| error.to_string()),
+            Self::Native(native) => {
+                let mut problems = Vec::new();
+                native.read_all(ruleset, &mut problems)?;
+                Ok(problems)
+            }
+            Self::Saved(saved) => {
+                let mut reader = ruleset.reader();
+                saved.text.lines().for_each(|line| reader.line(line));
+                Ok(words(reader.finish()))
+            }
         }
     }
 
-    /// The lines of one chain; `None` if there is no such chain.
+    /// Reads one table into `ruleset`, nothing if it is not there; returns what is wrong with single rules.
     ///
     /// # Errors
-    /// If the tool cannot be run.
-    pub fn chain(&self, table: &str, chain: &str) -> Result<Option<String>, String> {
+    /// If it cannot be read.
+    pub fn read_table(&mut self, ruleset: &mut Ruleset, table: &str) -> Result<Vec<String>, String> {
         match self {
-            Self::Saved(saved) => Ok(saved.find(table, chain).map(|at| saved.chain(at))),
-            Self::Tool(reader) => reader.chain(table, chain).map_err(|error| error.to_string()),
+            Self::Native(native) => {
+                let mut problems = Vec::new();
+                native.read_table(ruleset, table, &mut problems)?;
+                Ok(problems)
+            }
+            Self::Saved(saved) => Ok(words(ruleset.read_chains(table, &saved.table(table)))),
         }
     }
 
-    /// Drops what is kept: nothing is asked for any more.
+    /// Reads one chain into `ruleset`; returns what is wrong with single rules, or `None` if there is no such chain.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read_chain(
+        &mut self,
+        ruleset: &mut Ruleset,
+        table: &str,
+        chain: &str,
+    ) -> Result<Option<Vec<String>>, String> {
+        match self {
+            Self::Native(native) => {
+                let mut problems = Vec::new();
+                let is_there = native.read_chain(ruleset, (table, chain), &mut problems)?;
+                Ok(is_there.then_some(problems))
+            }
+            Self::Saved(saved) => {
+                Ok(saved.find(table, chain).map(|at| words(ruleset.read_chains(table, &saved.chain(at)))))
+            }
+        }
+    }
+
+    /// Whether a chain has rules, as far as that is kept here.
+    #[must_use]
+    pub fn has_rules(&self, table: &str, chain: &str) -> bool {
+        match self {
+            Self::Native(_) => false,
+            Self::Saved(saved) => saved.find(table, chain).is_some_and(|place| place.rules.1 > 0),
+        }
+    }
+
+    /// Whether rules have changed since they began to be read. What the legacy program printed is of one moment.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        matches!(self, Self::Native(native) if native.has_changed())
+    }
+
+    /// Drops what is kept: nothing is read any more.
     pub fn forget(&mut self) {
         if let Self::Saved(saved) = self {
             *saved = Saved::default();
         }
     }
+}
+
+fn words(problems: Vec<ParseError>) -> Vec<String> {
+    problems.into_iter().map(|problem| problem.to_string()).collect()
 }
 
 /// What `iptables-save` printed, and where in it each chain is.
