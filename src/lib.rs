@@ -26,6 +26,7 @@ mod preflight;
 mod reporter;
 mod run;
 mod servers;
+mod service_metrics;
 mod setup;
 mod source;
 mod stop;

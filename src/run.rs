@@ -39,6 +39,7 @@ use crate::metrics::{Feature, Metrics};
 use crate::node;
 use crate::reporter::Reporter;
 use crate::servers::{self, Servers, ServersConfig};
+use crate::service_metrics;
 use crate::setup;
 use crate::source::{self, FamilySenders};
 use crate::stop::StopSignals;
@@ -152,6 +153,10 @@ async fn serve(line: &CommandLine, settings: &ValidatedConfig, watch: Option<Con
         () = stop.wait() => return Ok(()),
         found = detect_backends_in_background(settings, line.flags.iptables.iptables_backend) => found?,
     };
+    let traffic = service_metrics::start(settings, found.running, &found.families(), model.clone())?;
+    if let Some(traffic) = traffic {
+        metrics.service_traffic(traffic).map_err(|error| format!("cannot create metrics: {error}"))?;
+    }
     let (families, threads) = start_families(settings, found, &health, &metrics, reports, &syncing)?;
     setup::oom_score(settings);
     let senders = Arc::new(families.clone());

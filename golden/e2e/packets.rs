@@ -12,6 +12,7 @@ mod flows;
 mod ipvs;
 mod load_balancer;
 mod localhost;
+mod metrics;
 mod node_port;
 mod policy;
 mod protocols;
@@ -86,6 +87,8 @@ in_both_flavours! {
     repair: an_emptied_chain_comes_back, a_removed_rule_comes_back, a_removed_translation_comes_back,
         a_removed_jump_comes_back, a_flushed_nat_table_comes_back, a_flushed_filter_table_comes_back;
     restart: restart_after_sigkill_does_not_affect_connections, changes_during_downtime_are_applied_after_restart;
+    metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
+        service_ports_beyond_the_limit_are_counted_as_omitted, nothing_is_counted_or_shown_unless_asked_for;
     broken: rejected_rules_are_left_out;
 }
 
@@ -113,6 +116,9 @@ in_nftables_mode! {
         restarted_process_does_not_affect_connections, damaged_table_is_repaired;
     repair: a_damaged_table_comes_back;
     restart: changes_during_downtime_are_applied_after_restart;
+    metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
+        service_ports_beyond_the_limit_are_counted_as_omitted, nothing_is_counted_or_shown_unless_asked_for,
+        metrics_are_switched_on_and_off_unnoticed;
     broken: invalid_object_does_not_affect_other_services, refused_objects_are_named_and_left_out;
 }
 
@@ -129,6 +135,8 @@ in_ipvs_mode! {
         no_endpoints_refuse_at_once;
     protocols: udp_flow_leaves_a_gone_endpoint;
     changes: readiness_moves_traffic;
+    metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
+        nothing_is_counted_or_shown_unless_asked_for;
     ipvs: a_connection_outlives_its_endpoint, a_connection_outlives_its_service, a_connection_outlives_the_proxy,
         round_robin_is_even, source_hashing_keeps_clients, a_node_moves_between_modes,
         flushed_virtual_servers_and_rules_are_restored, servers_of_others_stay,

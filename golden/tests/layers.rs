@@ -14,16 +14,17 @@ const PROXIER: &[(&str, &[&str])] = &[
     ("protobuf", &[]),
     ("schedule", &[]),
     ("model", &["schedule"]),
-    ("track", &["model", "protobuf"]),
+    ("traffic", &["model"]),
+    ("track", &["model", "protobuf", "traffic"]),
     ("backend", &["model"]),
     ("addresses", &["model"]),
     ("conntrack", &["model"]),
     ("tuning", &["model"]),
-    ("mailbox", &["model", "track"]),
+    ("mailbox", &["model", "track", "traffic"]),
     ("xtables", &["backend", "model"]),
-    ("iptables", &["addresses", "backend", "model", "xtables"]),
-    ("ipvs", &["addresses", "backend", "model", "xtables"]),
-    ("nftables", &["addresses", "backend", "model"]),
+    ("iptables", &["addresses", "backend", "model", "traffic", "xtables"]),
+    ("ipvs", &["addresses", "backend", "model", "traffic", "xtables"]),
+    ("nftables", &["addresses", "backend", "model", "traffic"]),
     ("leftovers", &["backend", "iptables", "ipvs", "nftables", "xtables"]),
     ("cleaner", &["addresses", "conntrack", "model"]),
     ("proxier", &["backend", "cleaner", "leftovers", "mailbox", "model", "schedule", "track"]),
@@ -34,8 +35,8 @@ const PROXIER: &[(&str, &[&str])] = &[
 const WITH_KERNEL: &[&str] =
     &["addresses", "cleaner", "iptables", "ipvs", "leftovers", "nftables", "proxier", "tuning", "xtables"];
 
-/// The modules of the program that access the kernel: where it is assembled, and commands that read a node.
-const PROGRAM_WITH_KERNEL: &[&str] = &["cleanup", "demo", "inspect", "run", "servers", "setup"];
+/// The modules of the program that access the kernel: where it is assembled, and what reads a node.
+const PROGRAM_WITH_KERNEL: &[&str] = &["cleanup", "demo", "inspect", "run", "servers", "service_metrics", "setup"];
 
 /// The crates of the workspace, each with its permitted dependencies, without tests.
 const CRATES: &[(&str, &[&str])] = &[

@@ -11,7 +11,7 @@
 //! - [`cleaner`] deletes the flows that [`conntrack`] finds stale, because the kernel evaluates NAT rules once per
 //!   flow.
 //!
-//! Besides, [`tuning`] sets conntrack's sysctls at startup, and [`leftovers`] removes the state of inactive modes on
+//! Besides, [`traffic`] has what the kernel counts, [`tuning`] sets conntrack's sysctls at startup, and [`leftovers`] removes the state of inactive modes on
 //! threads of its own, yielding to syncs.
 //!
 //! Everything here is synchronous: one thread owns each family, so no state is locked.
@@ -32,5 +32,6 @@ pub mod schedule;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod track;
+pub mod traffic;
 pub mod tuning;
 pub mod xtables;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::track::{Change, CopyError, CopyRequest, Kind, ObjectKey, Tracker};
+use crate::traffic::DestinationNames;
 
 /// A message to a family's thread.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub enum Message {
     Change(Change),
     /// A request for a copy of the model, or of one Service's part.
     Copy(CopyRequest, mpsc::Sender<Result<Tracker, CopyError>>),
+    /// A request for the Service ports by destination.
+    Names(mpsc::Sender<DestinationNames>),
 }
 
 impl From<Change> for Message {

@@ -172,6 +172,7 @@ impl Proxier {
                 Ok(Mail { message: Message::Copy(extent, answer), .. }) => {
                     let _ = answer.send(self.tracker.copy(&extent));
                 }
+                Ok(Mail { message: Message::Names(answer), .. }) => _ = answer.send(self.tracker.destination_names()),
                 Err(RecvTimeoutError::Timeout) => self.run_due(Instant::now()),
                 Err(RecvTimeoutError::Disconnected) => {
                     info!("{}: stopped; rules left in place", self.family);

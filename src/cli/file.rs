@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::file::{ClientConnection, Conntrack, DetectLocal, Iptables, Ipvs, Nftables};
+use crate::config::file::{ClientConnection, Conntrack, DetectLocal, Iptables, Ipvs, Nftables, ServiceMetricsFile};
 use crate::config::logging::{FlushFrequency, LoggingFile, LoggingOptions, OutputRouting};
 use crate::config::{self, ConfigError, DISABLED, KubeProxyConfiguration};
 
@@ -30,6 +30,9 @@ const KEPT: &[&str] = &[
     "machine-id-file",
     "master",
     "objects",
+    "service-metrics",
+    "service-metrics-limit",
+    "service-metrics-namespaces",
     "v",
     "version",
     "vmodule",
@@ -80,6 +83,7 @@ impl CommandLine {
             (file, strict_errors, text) = (decoded.file, decoded.strict_errors, Some(decoded.text));
             self.add_logs(&flags.logs, &mut file.logging);
         }
+        self.add_service_metrics(&mut file.service_metrics);
         let name = &flags.general.hostname_override;
         if !name.is_empty() {
             file.hostname_override = name.trim().to_lowercase();
@@ -212,6 +216,20 @@ impl CommandLine {
             Some(host) if given("port") => format!("{host}:{port}"),
             _ if given("bind-address") => address.to_owned(),
             _ => String::new(),
+        }
+    }
+
+    /// Sets the fields of those flags of service metrics that were given.
+    fn add_service_metrics(&self, file: &mut ServiceMetricsFile) {
+        let (flags, given) = (&self.flags.servers, |name: &str| self.given.contains(name));
+        if given("service-metrics") {
+            file.level.clone_from(&flags.service_metrics);
+        }
+        if given("service-metrics-limit") {
+            file.limit = flags.service_metrics_limit;
+        }
+        if given("service-metrics-namespaces") {
+            file.namespaces = items(&flags.service_metrics_namespaces);
         }
     }
 

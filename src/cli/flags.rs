@@ -208,6 +208,16 @@ pub struct Servers {
     /// Serve /debug/rules beside /metrics: what this node's rules do with Services; it counts beside --config too
     #[arg(long, value_name = "BOOL", default_value = "false")]
     pub debug_rules: Switch,
+    /// Count new connections to Services (Services), or to their endpoints too (Endpoints), and show them among the metrics;
+    /// these three flags count beside --config too
+    #[arg(long, value_name = "Off|Services|Endpoints", default_value = "Off")]
+    pub service_metrics: String,
+    /// The most Service ports that these metrics show, and a tenth of the most endpoints
+    #[arg(long, value_name = "NUMBER", default_value = "1000", allow_negative_numbers = true)]
+    pub service_metrics_limit: i32,
+    /// The namespaces whose Services these metrics show; all if unset
+    #[arg(long, value_name = "NAMESPACE,...", value_delimiter = ',')]
+    pub service_metrics_namespaces: Vec<String>,
     /// Show metrics that are hidden since the release before this one (1.36)
     #[arg(long, value_name = "VERSION", default_value = "")]
     pub show_hidden_metrics_for_version: String,

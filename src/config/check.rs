@@ -6,6 +6,7 @@ use proxier::model::Mode;
 
 use super::defaults::DISABLED;
 use super::duration::GoDuration;
+use super::file::ServiceMetricsFile;
 use super::gates::{FeatureGates, IPVS};
 use super::{KubeProxyConfiguration, net, node_ports};
 use crate::version::{FIRST_MINOR, LAST_MINOR};
@@ -14,6 +15,7 @@ const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 const POSITIVE: &str = "must be greater than 0";
 const BIT: &str = "must be within the range [0, 31]";
 const DETECT_LOCAL_MODES: [&str; 5] = ["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix", ""];
+const SERVICE_METRICS: [&str; 4] = ["", "Off", "Services", "Endpoints"];
 /// The longest interface name, in bytes (IFNAMSIZ - 1).
 const MAX_INTERFACE_NAME: usize = 15;
 
@@ -53,6 +55,7 @@ pub fn check(file: &KubeProxyConfiguration, gates: &FeatureGates) -> Vec<String>
     }
     errors.local_detection(file);
     errors.logging(file, gates);
+    errors.service_metrics(&file.service_metrics);
     errors.0
 }
 
@@ -99,6 +102,18 @@ impl Errors {
             }
             "nftables" => self.bit("KubeProxyNFTablesConfiguration", file.nftables.masquerade_bit),
             _ => {}
+        }
+    }
+
+    fn service_metrics(&mut self, file: &ServiceMetricsFile) {
+        if !SERVICE_METRICS.contains(&&*file.level) {
+            self.text("ServiceMetrics.Level", &file.level, "must be Off, Services or Endpoints");
+        }
+        if file.is_on() && file.limit <= 0 || file.limit < 0 {
+            self.value("ServiceMetrics.Limit", file.limit, POSITIVE);
+        }
+        for namespace in file.namespaces.iter().filter(|name| name.trim().is_empty()) {
+            self.text("ServiceMetrics.Namespaces", namespace, "must not be blank");
         }
     }
 

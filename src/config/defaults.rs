@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::duration::GoDuration;
+use super::file::ServiceMetricsFile;
 use super::logging::FlushFrequency;
 use super::{KubeProxyConfiguration, net};
 
@@ -45,6 +46,10 @@ impl KubeProxyConfiguration {
         conntrack.tcp_close_wait_timeout.get_or_insert(GoDuration::from_secs(3600));
         self.config_sync_period.get_or_insert(GoDuration::from_secs(15 * 60));
         self.port_range.clear();
+        let service_metrics = &mut self.service_metrics;
+        if service_metrics.is_on() && service_metrics.limit == 0 {
+            service_metrics.limit = ServiceMetricsFile::LIMIT;
+        }
         self
     }
 

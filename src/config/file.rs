@@ -68,6 +68,38 @@ pub struct KubeProxyConfiguration {
     /// Windows only.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub windows_run_as_service: bool,
+    /// Metrics that kube-proxy does not have. It ignores the field: strict decoding fails, lenient decoding does not.
+    #[serde(skip_serializing_if = "ServiceMetricsFile::is_unset")]
+    pub service_metrics: ServiceMetricsFile,
+}
+
+/// `serviceMetrics`, a field of this program alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ServiceMetricsFile {
+    /// `Services`, `Endpoints` or `Off`.
+    pub level: String,
+    /// The namespaces of Services that are shown; none: all.
+    #[serde(serialize_with = "list")]
+    pub namespaces: Vec<String>,
+    /// The most Service ports that are shown.
+    pub limit: i32,
+}
+
+impl ServiceMetricsFile {
+    /// The default limit of Service ports.
+    pub const LIMIT: i32 = 1000;
+
+    /// Whether nothing is set, so that the configuration is shown as kube-proxy shows it.
+    fn is_unset(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether anything is counted.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !matches!(&*self.level, "" | "Off")
+    }
 }
 
 /// `clientConnection`

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use proxier::model::config::SyncPeriods;
+use proxier::model::config::{ServiceMetrics, SyncPeriods};
 use proxier::model::{Config, ConntrackConfig, IpvsConfig, LocalDetector, Mode};
 
 use super::check::{check, cluster_cidrs};
@@ -108,6 +108,11 @@ fn proxier_config(file: &KubeProxyConfiguration, mode: Mode, node_name: String, 
         localhost_node_ports: file.iptables.localhost_node_ports.unwrap_or(true),
         nftables_localhost_node_ports: mode == Mode::Nftables && gates.enabled(LOCALHOST_NODE_PORTS),
         hide_external_ips: !gates.enabled("AllowServiceExternalIPs"),
+        service_metrics: match &*file.service_metrics.level {
+            "Services" => ServiceMetrics::Services,
+            "Endpoints" => ServiceMetrics::Endpoints,
+            _ => ServiceMetrics::Off,
+        },
         periods: SyncPeriods { min: min.to_std(), sync: sync.to_std() },
     }
 }

@@ -3,13 +3,14 @@
 //! A copy is requested like any change, through the proxier's channel: nothing is locked, and nothing is kept.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use netfilter::IpFamily;
 use proxier::mailbox::Message;
 use proxier::track::{CopyError, CopyRequest, Tracker};
+use proxier::traffic::DestinationNames;
 use thiserror::Error;
 
 use crate::source::FamilySenders;
@@ -53,6 +54,13 @@ impl Model {
             copies.insert(family, copy?);
         }
         Ok(copies)
+    }
+
+    /// Asks the family's proxier for the names of its destinations. Without a proxier, `answer` is dropped.
+    pub fn request_names(&self, family: IpFamily, answer: Sender<DestinationNames>) {
+        if let Some(families) = self.0.get().and_then(Weak::upgrade) {
+            families.send(family, Message::Names(answer));
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod make;
 mod packets;
 pub mod process;
 mod rules;
+mod services;
 mod slis;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ pub use self::localhost::{LocalhostMetrics, RejectedPackets};
 use self::make::{FAMILY, Registrar, counters, durations, latencies, opts};
 pub use self::packets::ReadCounters;
 use self::rules::RuleMetrics;
+pub use self::services::{FamilyTraffic, PortTraffic, ReadTraffic};
 use self::slis::SliMetrics;
 
 /// All metrics of the process.
@@ -158,6 +160,14 @@ impl Metrics {
     /// They are registered already.
     pub fn packets(&self, read: ReadCounters) -> Result<()> {
         self.registry.register(Box::new(packets::PacketCounters::new(read)?))
+    }
+
+    /// Reads the connections of Services at each scrape.
+    ///
+    /// # Errors
+    /// They are registered already.
+    pub fn service_traffic(&self, read: ReadTraffic) -> Result<()> {
+        self.registry.register(Box::new(services::TrafficCollector::new(read)?))
     }
 
     /// Reads the rejected packets to localhost node ports at each scrape.

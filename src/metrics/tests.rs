@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use netfilter::ipvs::Statistics;
 use proxier::backend::{SyncError, SyncStats, TableRules};
-use proxier::model::Protocol;
+use proxier::model::{Protocol, ServicePortName};
 use serde::Deserialize;
 
 use super::*;
@@ -97,12 +98,22 @@ fn exercised(mode: &str) -> Metrics {
         let rejected: RejectedPackets = [((IpFamily::V4, Protocol::Udp), 3)].into();
         metrics.rejected_packets(Box::new(move || rejected.clone())).expect("counters");
     }
+    traffic(&metrics, mode == "ipvs");
     if mode == "iptables" {
         let counted = [("ct_state_invalid_dropped_pkts", 4), ("localhost_nps_accepted_pkts", 5), ("other", 6)];
         let counted: BTreeMap<String, u64> = counted.map(|(name, count)| (name.to_owned(), count)).into();
         metrics.packets(Box::new(move || Ok(counted.clone()))).expect("counters");
     }
     metrics
+}
+
+fn traffic(metrics: &Metrics, has_volume: bool) {
+    let port = ServicePortName::parse("ns/web:http", Protocol::Tcp).expect("a name");
+    let counts = Statistics { connections: 7, packets: 70, ..Statistics::default() };
+    let endpoints = vec![("10.244.1.5:8080".parse().expect("an address"), counts)];
+    let ports = vec![PortTraffic { port, counts, endpoints }];
+    let traffic = FamilyTraffic { ports, omitted_ports: 2, read_at: Some(1.0), has_volume, ..FamilyTraffic::default() };
+    metrics.service_traffic(Box::new(move || vec![(IpFamily::V4, traffic.clone())])).expect("counters");
 }
 
 fn request(metrics: &Metrics, answer: std::result::Result<u16, ()>) {

@@ -33,6 +33,13 @@ pub struct DetectedBackends {
     pub priority: WriterPriority,
 }
 
+impl DetectedBackends {
+    /// The families that have a backend.
+    pub fn families(&self) -> Vec<IpFamily> {
+        self.backends.iter().map(|(family, _)| *family).collect()
+    }
+}
+
 /// Detects the usable families of the configured mode.
 ///
 /// `writer` is who writes rules of the nf_tables flavour of iptables.

@@ -84,6 +84,20 @@ fn running_nftables_proxy_has_no_drift_in_dump_or_debug_page() {
 }
 
 #[test]
+fn service_metrics_of_a_running_proxy_are_no_drift() {
+    for level in ["Services", "Endpoints"] {
+        let mut node = Node::bare(Mode::Nftables, "502-affinity-local-policies", Flavour::Nft);
+        node.start_with(&[&format!("--service-metrics={level}")]);
+        assert!(node.lab.node().run("nft list table ip kube-proxy").contains("set service-connections {"));
+        // The configuration is that of the running proxy.
+        let dump = json(&node.run("dump -o json"));
+        assert_eq!(dump["differences"], Value::Array(vec![]), "{level}");
+        assert_eq!(dump["unread"], Value::Array(vec![]), "{level}");
+        node.lab.stop().expect("it stops");
+    }
+}
+
+#[test]
 fn edits_by_hand_are_found_in_the_kernel() {
     let node = Node::our_tables(LOCAL);
     node.nft(

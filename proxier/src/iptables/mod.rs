@@ -15,6 +15,7 @@ mod plan;
 mod programmed;
 mod render;
 mod settings;
+mod traffic;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -35,6 +36,7 @@ use self::plan::{OwnedRestore, PlanInput};
 use self::programmed::ProgrammedChains;
 use self::settings::{HostFeatures, IptablesSettings};
 pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
+pub use self::traffic::read_connections;
 use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, RejectedPorts, SyncError, SyncStats, TableRules, budget_pause, list_rejected, reject};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};

@@ -22,7 +22,8 @@ pub const CANARY: Chain = Chain::new("KUBE-PROXY-CANARY");
 /// Replaces the shared chains while rules are tested. Nothing jumps there.
 pub const PROBE: Chain = Chain::new("KUBE-PROXY-PROBE");
 
-const HASH_LEN: usize = 16;
+/// The length of the hash in the names of chains of Service ports and endpoints.
+pub const HASH_LEN: usize = 16;
 /// Chains jump only to chains with later prefixes.
 const PREFIXES: [&str; 5] = ["KUBE-FW-", "KUBE-EXT-", "KUBE-SVL-", "KUBE-SVC-", "KUBE-SEP-"];
 

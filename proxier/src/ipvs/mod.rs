@@ -17,6 +17,7 @@ mod render;
 mod rules;
 mod settings;
 mod state;
+mod traffic;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ pub use self::kernel::Kernel;
 pub use self::names::DEVICE;
 pub use self::observed::{ObservedRealServer, ObservedServer, ObservedSet, ObservedSets, ObservedState};
 pub use self::prepare::check;
+pub use self::traffic::read_traffic;
 use netfilter::IpFamily;
 use netfilter::iptables::Table;
 use netfilter::ipvs::Scheduler;

@@ -130,6 +130,18 @@ impl NodePortMatch {
     }
 }
 
+/// Whose connections are counted, for metrics that kube-proxy does not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ServiceMetrics {
+    /// None: rules are kube-proxy's.
+    #[default]
+    Off,
+    /// Those of Service ports.
+    Services,
+    /// Those of Service ports and of their endpoints.
+    Endpoints,
+}
+
 /// The intervals of [`crate::schedule::SyncSchedule`], in the configuration's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncPeriods {
@@ -160,6 +172,9 @@ pub struct Config {
     pub nftables_localhost_node_ports: bool,
     /// Do not program external IPs (feature gate `AllowServiceExternalIPs` off).
     pub hide_external_ips: bool,
+    /// Whose connections are counted. Only nftables mode has rules and sets for it: the rules of iptables mode and virtual
+    /// servers count anyway.
+    pub service_metrics: ServiceMetrics,
     /// The intervals.
     pub periods: SyncPeriods,
 }

@@ -20,6 +20,7 @@ use super::render::render;
 use super::settings::{NftablesSettings, RenderSettings};
 use super::sync::programmed;
 use super::{rules, structure};
+use crate::model::config::ServiceMetrics;
 use crate::model::{Config, Destination, ServicePortName, Snapshot};
 
 /// An expected chain.
@@ -118,6 +119,7 @@ pub fn is_own_set(name: &str) -> bool {
                 | SetId::OnlyEndpoint(..)
                 | SetId::Endpoints(..)
                 | SetId::Choices(..)
+                | SetId::Connections(_)
         )
     };
     SetId::ALL.iter().any(|id| own(id) && id.name() == name)
@@ -142,7 +144,7 @@ pub fn expected(
     for (name, port) in snapshot.ports.iter() {
         owners.replace(name, &[], &port.destinations().collect::<Vec<Destination>>(), |_| ());
     }
-    let mut wanted = ExpectedElements::of(family);
+    let mut wanted = ExpectedElements::of(family, config.service_metrics);
     for ip in settings.node_port_ips.iter().flatten() {
         wanted.add(SetId::NodePortIps, Element::member(Key::default().address(*ip).build()), None);
     }
@@ -173,8 +175,8 @@ struct ExpectedElements {
 }
 
 impl ExpectedElements {
-    fn of(family: IpFamily) -> Self {
-        let sets = SetDefinitions::of(family);
+    fn of(family: IpFamily, metrics: ServiceMetrics) -> Self {
+        let sets = SetDefinitions::of(family, metrics);
         let sets =
             sets.iter().map(|(_, set)| (set.name.clone(), ExpectedSet { set: set.clone(), elements: HashMap::new() }));
         Self { sets: sets.collect(), chains: SharedRefCounts::new().chains, owners: HashMap::new() }
@@ -251,7 +253,8 @@ pub fn place_of(family: IpFamily, set: &str) -> Option<(VipOrNodePort, usize)> {
         | SetId::NoEndpoint(place)
         | SetId::OnlyEndpoint(place, _)
         | SetId::Endpoints(place, _)
-        | SetId::Choices(place, _) => place,
+        | SetId::Choices(place, _)
+        | SetId::Connections(place) => place,
     };
     Some((place, Set::length(&names::key(family, place))))
 }

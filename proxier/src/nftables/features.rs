@@ -10,6 +10,7 @@ use netfilter::nft::{
 use thiserror::Error;
 
 use super::names::{self, Policy, SetId, TABLE_COMMENT, VipOrNodePort};
+use crate::model::config::ServiceMetrics;
 
 /// The oldest kernel that kube-proxy supports in this mode.
 const MIN_KERNEL: (u32, u32) = (5, 13);
@@ -79,7 +80,7 @@ pub fn check(kernel: &mut dyn NftTables, family: IpFamily) -> Result<(), Feature
 /// One operation per kernel feature, with the feature's name.
 fn probes(family: IpFamily) -> Vec<(&'static str, Operation)> {
     let chain: Name = "probe".into();
-    let add = |id: SetId| Operation::AddSet(Arc::new(id.definition(family)));
+    let add = |id: SetId| Operation::AddSet(Arc::new(id.definition(family, ServiceMetrics::Off)));
     let rule = |statement| Operation::AddRule { chain: chain.clone(), rule: Rule::new([statement]) };
     let (endpoints, services) =
         (SetId::Endpoints(VipOrNodePort::Address, Policy::Cluster), SetId::Service(VipOrNodePort::Address));

@@ -23,6 +23,7 @@ mod settings;
 mod shared_chains;
 mod structure;
 mod sync;
+mod traffic;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
@@ -44,6 +45,7 @@ use self::programmed::ProgrammedTable;
 use self::quick::BaseChainCheck;
 use self::settings::NftablesSettings;
 use self::sync::TransactionFailure;
+pub use self::traffic::read_connections;
 use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, RejectedPorts, SyncError, SyncStats, budget_pause, list_rejected, reject};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
@@ -77,7 +79,7 @@ impl Nftables {
     /// Creates the mode without reading the kernel.
     #[must_use]
     pub fn new(family: IpFamily, config: Config, kernel: Box<dyn NftTables>, host: Box<dyn Host>) -> Self {
-        let sets = SetDefinitions::of(family);
+        let sets = SetDefinitions::of(family, config.service_metrics);
         let rejected = HashMap::new();
         let lookup_threshold = read::LOOKUP_THRESHOLD;
         Self {

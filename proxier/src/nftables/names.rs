@@ -11,6 +11,7 @@ use netfilter::nft::{Field, Name, Set, Table};
 use sha2::{Digest, Sha256};
 
 pub use super::shared_chains::{ALWAYS, Balance, ChainEndpoints, SharedChain, Sticky, chain_endpoints, size_class};
+use crate::model::config::ServiceMetrics;
 use crate::model::{Protocol, ServicePortName};
 
 /// The table's name in both families.
@@ -122,11 +123,13 @@ pub enum SetId {
     Endpoints(VipOrNodePort, Policy),
     /// With session affinity: the numbers that endpoints have, for new clients.
     Choices(VipOrNodePort, Policy),
+    /// With service metrics: the destinations whose new connections are counted.
+    Connections(VipOrNodePort),
 }
 
 impl SetId {
-    /// All fixed sets, in the order of creation.
-    pub const ALL: [Self; 26] = {
+    /// All fixed sets, in the order of creation. Those of service metrics exist only with them.
+    pub const ALL: [Self; 28] = {
         use Policy::{Cluster, Local};
         use VipOrNodePort::{Address, NodePort};
         [
@@ -156,6 +159,8 @@ impl SetId {
             Self::Choices(Address, Local),
             Self::Choices(NodePort, Cluster),
             Self::Choices(NodePort, Local),
+            Self::Connections(Address),
+            Self::Connections(NodePort),
         ]
     };
 
@@ -191,6 +196,8 @@ impl SetId {
             Self::Choices(Address, Local) => "local-choices",
             Self::Choices(NodePort, Cluster) => "nodeport-choices",
             Self::Choices(NodePort, Local) => "nodeport-local-choices",
+            Self::Connections(Address) => "service-connections",
+            Self::Connections(NodePort) => "nodeport-connections",
         }
     }
 
@@ -215,12 +222,12 @@ impl SetId {
             Self::Endpoints(_, Policy::Cluster) => "endpoints by number",
             Self::Endpoints(_, Policy::Local) => "endpoints on this node by number",
             Self::Choices(..) => "session affinity: what new clients choose from",
+            Self::Connections(_) => "new connections by destination",
         }
     }
 
-    /// Its definition.
-    #[must_use]
-    pub fn definition(self, family: IpFamily) -> Set {
+    /// Its definition without counters of endpoints.
+    fn base_definition(self, family: IpFamily) -> Set {
         let (from, to) = (Field::Source(family), Field::Destination(family));
         let key = |place, more: &[Field]| [key(family, place), more.to_vec()].concat();
         // Only the type of the number matters here.
@@ -238,8 +245,23 @@ impl SetId {
             Self::FirewallAllowed => Set { interval: true, ..Set::of(name, key(VipOrNodePort::Address, &[from])) },
             Self::Endpoints(place, _) => Set::map(name, key(place, &number), [to, Field::Port]),
             Self::Choices(place, _) => Set::verdicts(name, key(place, &number)),
+            Self::Connections(place) => Set::of(name, key(place, &[])).counting(),
         };
         set.comment(self.comment())
+    }
+
+    /// Whether the set exists with these metrics.
+    #[must_use]
+    pub fn exists(self, metrics: ServiceMetrics) -> bool {
+        metrics != ServiceMetrics::Off || !matches!(self, Self::Connections(_))
+    }
+
+    /// Its definition with these metrics. The kernel changes no set: another definition takes another table.
+    #[must_use]
+    pub fn definition(self, family: IpFamily, metrics: ServiceMetrics) -> Set {
+        let set = self.base_definition(family);
+        let is_endpoint_map = matches!(self, Self::OnlyEndpoint(..) | Self::Endpoints(..));
+        if is_endpoint_map && metrics == ServiceMetrics::Endpoints { set.counting() } else { set }
     }
 
     /// Whether rules use this set only after a verdict of another one: elements must outlive the verdicts.

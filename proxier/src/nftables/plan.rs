@@ -12,21 +12,23 @@ use netfilter::nft::{Element, Operation, Set, Table, Transaction};
 
 use super::names::SetId;
 use crate::model::ServicePortName;
+use crate::model::config::ServiceMetrics;
 
 /// The definitions of the fixed sets.
 #[derive(Debug)]
 pub struct SetDefinitions(BTreeMap<SetId, Arc<Set>>);
 
 impl SetDefinitions {
-    /// The definitions of a family.
+    /// The definitions of a family, with those sets that these metrics need.
     #[must_use]
-    pub fn of(family: IpFamily) -> Self {
-        Self(SetId::ALL.into_iter().map(|id| (id, Arc::new(id.definition(family)))).collect())
+    pub fn of(family: IpFamily, metrics: ServiceMetrics) -> Self {
+        let existing = SetId::ALL.into_iter().filter(|id| id.exists(metrics));
+        Self(existing.map(|id| (id, Arc::new(id.definition(family, metrics)))).collect())
     }
 
     /// All sets, in the order of creation.
     pub fn iter(&self) -> impl Iterator<Item = (SetId, &Arc<Set>)> {
-        SetId::ALL.into_iter().map(|id| (id, &self.0[&id]))
+        SetId::ALL.into_iter().filter_map(|id| Some((id, self.0.get(&id)?)))
     }
 
     /// The definition of one set.

@@ -50,7 +50,8 @@ pub fn render_shared(name: &ServicePortName, spec: &PortSpec, settings: RenderSe
 
 fn write(name: &ServicePortName, spec: &PortSpec, settings: RenderSettings, elements: bool) -> Rendered {
     let service = if spec.affinity.is_some() { service_number(name) } else { 0 };
-    let mut writer = Writer { spec, service, comment: comment(name), elements, out: Rendered::default() };
+    let counts = settings.counts_connections;
+    let mut writer = Writer { spec, service, counts, comment: comment(name), elements, out: Rendered::default() };
     if let Some(ip) = spec.cluster_ip {
         writer.cluster_ip(ip);
     }
@@ -81,6 +82,8 @@ struct Writer<'a> {
     /// The hash of the Service port, for session affinity.
     service: u32,
     comment: Name,
+    /// Whether new connections are counted.
+    counts: bool,
     /// Whether to render elements.
     elements: bool,
     out: Rendered,
@@ -99,6 +102,15 @@ impl Writer<'_> {
         }
     }
 
+    /// Sends new connections to a chain, and counts them.
+    fn dispatch(&mut self, place: VipOrNodePort, key: Key, chain: Name) {
+        let key = key.build();
+        if self.counts {
+            self.push(SetId::Connections(place), Element::member(key.clone()));
+        }
+        self.push(SetId::Service(place), Element::verdict(key, Verdict::Goto(chain)));
+    }
+
     fn cluster_ip(&mut self, ip: IpAddr) {
         self.out.members.push((SetId::ClusterIps, Key::default().address(ip).build()));
         let key = self.key(VipOrNodePort::Address, Some(ip));
@@ -106,7 +118,7 @@ impl Writer<'_> {
         match self.balance(VipOrNodePort::Address, Some(ip), policy) {
             Some(balance) if self.spec.has_internal() => {
                 let chain = self.needs(SharedChain::Balance(balance));
-                self.push(SetId::Service(VipOrNodePort::Address), Element::verdict(key.build(), Verdict::Goto(chain)));
+                self.dispatch(VipOrNodePort::Address, key, chain);
             }
             _ => self.refuse(VipOrNodePort::Address, key),
         }
@@ -125,12 +137,12 @@ impl Writer<'_> {
                 }
             }
             let chain = if place == VipOrNodePort::NodePort { NODE_PORT_LOCAL } else { EXTERNAL_LOCAL };
-            self.push(SetId::Service(place), goto(chain.into()));
+            self.dispatch(place, key.clone(), chain.into());
         } else if self.spec.any
             && let Some(balance) = self.balance(place, ip, Policy::Cluster)
         {
             let chain = self.needs(SharedChain::External(balance));
-            self.push(SetId::Service(place), goto(chain));
+            self.dispatch(place, key.clone(), chain);
         }
         if !self.spec.has_external() {
             self.refuse(place, key);

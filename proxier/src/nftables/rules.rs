@@ -101,7 +101,7 @@ fn node_port_ips(settings: &NftablesSettings, before_routing: bool) -> Vec<State
 
 fn services(settings: &NftablesSettings) -> Vec<Rule> {
     let family = settings.family;
-    let mut rules = Vec::with_capacity(3);
+    let mut rules = Vec::with_capacity(5);
     let mark = Statement::SetMark(settings.masquerade_mark);
     let to_cluster_ip = destination_in(family, SetId::ClusterIps);
     if settings.masquerade_all {
@@ -112,11 +112,20 @@ fn services(settings: &NftablesSettings) -> Vec<Rule> {
         // The sender first, other than upstream: for packets of local pods it spares a lookup among all cluster IPs.
         rules.push(Rule::new([elsewhere, to_cluster_ip, mark]).comment(comment));
     }
-    rules.push(Rule::new([verdicts(family, VipOrNodePort::Address, SetId::Service(VipOrNodePort::Address))]));
-    let mut node_ports = node_port_ips(settings, true);
-    node_ports.push(verdicts(family, VipOrNodePort::NodePort, SetId::Service(VipOrNodePort::NodePort)));
-    rules.push(Rule::new(node_ports));
+    for place in VipOrNodePort::ALL {
+        // Before the verdict, which ends the chain.
+        let counted = settings.counts_connections.then(|| counted(family, place));
+        for last in counted.into_iter().chain([verdicts(family, place, SetId::Service(place))]) {
+            let conditions = if place == VipOrNodePort::NodePort { node_port_ips(settings, true) } else { Vec::new() };
+            rules.push(Rule::new([conditions, vec![last]].concat()));
+        }
+    }
     rules
+}
+
+/// Counts a packet by its destination.
+fn counted(family: IpFamily, place: VipOrNodePort) -> Statement {
+    Statement::Lookup { key: key(family, place), set: SetId::Connections(place).name().into(), not: false }
 }
 
 /// Rules for Services with `externalTrafficPolicy: Local`.

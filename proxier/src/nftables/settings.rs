@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netfilter::IpFamily;
 
-use crate::model::config::{LocalTraffic, NodePortMatch};
+use crate::model::config::{LocalTraffic, NodePortMatch, ServiceMetrics};
 use crate::model::{Config, Protocol, Snapshot};
 
 /// The settings that rules depend on besides Services and endpoints.
@@ -28,6 +28,8 @@ pub struct NftablesSettings {
     /// The protocols whose node ports are rejected at loopback addresses: with the feature gate, protocols that the localhost
     /// proxy does not serve.
     pub localhost_rejected: &'static [Protocol],
+    /// Whether new connections are counted by destination.
+    pub counts_connections: bool,
 }
 
 /// The settings that the elements of a Service port depend on.
@@ -37,6 +39,8 @@ pub struct RenderSettings {
     pub node_ip: IpAddr,
     /// As in [`NftablesSettings`].
     pub localhost_rejected: &'static [Protocol],
+    /// As in [`NftablesSettings`].
+    pub counts_connections: bool,
 }
 
 impl NftablesSettings {
@@ -72,12 +76,14 @@ impl NftablesSettings {
                 (true, false) => &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp],
                 (true, true) => &[Protocol::Udp, Protocol::Sctp],
             },
+            counts_connections: config.service_metrics != ServiceMetrics::Off,
         }
     }
 
     /// What elements depend on.
     #[must_use]
     pub fn rendering(&self) -> RenderSettings {
-        RenderSettings { node_ip: self.node_ip, localhost_rejected: self.localhost_rejected }
+        let Self { node_ip, localhost_rejected, counts_connections, .. } = *self;
+        RenderSettings { node_ip, localhost_rejected, counts_connections }
     }
 }

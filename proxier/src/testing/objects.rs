@@ -6,7 +6,7 @@ use std::time::Duration;
 use netfilter::IpFamily;
 use serde_json::{Value, json};
 
-use crate::model::config::SyncPeriods;
+use crate::model::config::{ServiceMetrics, SyncPeriods};
 use crate::model::{Config, LocalDetector, NodePortAddresses};
 use crate::track::{Kind, Object};
 
@@ -26,6 +26,7 @@ pub fn config() -> Config {
         localhost_node_ports: true,
         nftables_localhost_node_ports: false,
         hide_external_ips: false,
+        service_metrics: ServiceMetrics::Off,
         periods: SyncPeriods { min: Duration::ZERO, sync: Duration::from_secs(30) },
     }
 }

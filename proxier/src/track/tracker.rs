@@ -14,6 +14,7 @@ use super::strings::StringInterner;
 use crate::model::{
     Destination, Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServicePort, ServicePortName, Slice, Snapshot,
 };
+use crate::traffic::DestinationNames;
 
 /// Holds the model of one family and its pending changes.
 #[derive(Debug, Default)]
@@ -176,6 +177,18 @@ impl Tracker {
             listed: self.listed.clone(),
             ..Self::default()
         })
+    }
+
+    /// The Service ports by destination. Of several that claim one, the first by name has it.
+    #[must_use]
+    pub fn destination_names(&self) -> DestinationNames {
+        let mut names = DestinationNames::with_capacity(self.ports.len());
+        for (name, port) in &self.ports {
+            for destination in port.destinations() {
+                names.entry((destination, name.protocol)).or_insert_with(|| name.clone());
+            }
+        }
+        names
     }
 
     fn seen(&mut self, kind: Kind, name: &NamespacedName) {

@@ -29,6 +29,7 @@ pub mod node;
 mod recent;
 mod retry;
 mod route;
+mod rule_counts;
 mod rules;
 mod sockets;
 mod writer_priority;
@@ -51,6 +52,7 @@ pub use nftables::{NftReader, NftTables, SystemNftables, delete_table, has_chain
 pub use recent::last_seen;
 pub use retry::retry;
 pub use route::{Route, RouteTable, has_policy_rules, route_to};
+pub use rule_counts::{CountedRule, counted_nat_rules};
 pub use rules::RuleReader;
 pub use sockets::{listens, open_sockets};
 pub use writer_priority::{Preemption, WriterGuard, WriterPriority};

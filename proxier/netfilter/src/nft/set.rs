@@ -112,6 +112,8 @@ pub struct Set {
     pub dynamic: bool,
     /// `size`: the maximum number of elements.
     pub size: Option<u32>,
+    /// `counter`: every element counts the packets that match it.
+    pub counter: bool,
     /// `comment`
     pub comment: Option<Name>,
 }
@@ -121,7 +123,7 @@ impl Set {
     #[must_use]
     pub fn of(name: impl Into<Name>, key: impl Into<Vec<Field>>) -> Self {
         let (name, key) = (name.into(), key.into());
-        Self { name, key, value: None, interval: false, dynamic: false, size: None, comment: None }
+        Self { name, key, value: None, interval: false, dynamic: false, size: None, counter: false, comment: None }
     }
 
     /// A map from keys to verdicts.
@@ -140,6 +142,12 @@ impl Set {
     #[must_use]
     pub fn comment(self, text: &str) -> Self {
         Self { comment: Some(text.into()), ..self }
+    }
+
+    /// The set with a counter in each element.
+    #[must_use]
+    pub fn counting(self) -> Self {
+        Self { counter: true, ..self }
     }
 
     /// `set` or `map`.
@@ -199,6 +207,9 @@ impl fmt::Display for Set {
             (false, true) => writeln!(f, "\t\tflags dynamic,timeout")?,
             (true, true) => writeln!(f, "\t\tflags interval,dynamic,timeout")?,
             (false, false) => {}
+        }
+        if self.counter {
+            writeln!(f, "\t\tcounter")?;
         }
         write_comment(f, self.comment.as_deref())
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::encode::{self, *};
-use super::expression::{NFTA_LIST_ELEM, read_list, read_value, read_verdict};
+use super::expression::{NFTA_LIST_ELEM, is_counter, read_list, read_value, read_verdict};
 use crate::kernel::netlink::{Attributes, text};
 use crate::nft::{BaseChain, Chain, ChainType, Element, Expression, Hook, Name, Rule, Set, Value};
 
@@ -34,6 +34,7 @@ pub struct ReadSet {
     value: Option<(u32, usize)>,
     size: Option<u32>,
     notes: Vec<u8>,
+    counter: bool,
 }
 
 impl ReadSet {
@@ -50,6 +51,7 @@ impl ReadSet {
             value: set.value.as_ref().map(value),
             size: set.size,
             notes: encode::set_notes(set),
+            counter: set.counter,
         }
     }
 
@@ -163,12 +165,15 @@ pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, ReadSet)> {
         let kind = u32(NFTA_SET_DATA_TYPE).unwrap_or(0);
         (kind, if kind == VERDICTS { 0 } else { length(NFTA_SET_DATA_LEN).unwrap_or(0) })
     });
+    let listed = |mut list: Attributes<'_>| list.any(|(_, item)| is_counter(Attributes::new(item)));
     let set = ReadSet {
         flags,
         key: (u32(NFTA_SET_KEY_TYPE).unwrap_or(0), length(NFTA_SET_KEY_LEN)?),
         value,
         size: attributes.nest(NFTA_SET_DESC).and_then(|d| d.find_array(NFTA_SET_DESC_SIZE)).map(u32::from_be_bytes),
         notes: attributes.find(NFTA_SET_USERDATA).unwrap_or_default().to_vec(),
+        counter: attributes.nest(NFTA_SET_EXPR).is_some_and(is_counter)
+            || attributes.nest(NFTA_SET_EXPRESSIONS).is_some_and(listed),
     };
     Some((name(attributes, NFTA_SET_NAME)?, set))
 }

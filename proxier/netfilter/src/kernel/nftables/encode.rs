@@ -55,6 +55,8 @@ pub(super) const NFTA_SET_DESC: u16 = 9;
 const NFTA_SET_ID: u16 = 10;
 pub(super) const NFTA_SET_TIMEOUT: u16 = 11;
 pub(super) const NFTA_SET_USERDATA: u16 = 13;
+pub(super) const NFTA_SET_EXPR: u16 = 17;
+pub(super) const NFTA_SET_EXPRESSIONS: u16 = 18;
 pub(super) const NFTA_SET_COUNT: u16 = 20;
 pub(super) const NFTA_SET_DESC_SIZE: u16 = 1;
 pub(super) const NFTA_SET_DESC_CONCAT: u16 = 2;
@@ -245,6 +247,9 @@ fn add_set(mut request: Request, set: &Set, id: u32) -> Request {
     }
     request.attribute(NFTA_SET_ID, &id.to_be_bytes());
     request.attribute(NFTA_SET_USERDATA, &set_notes(set));
+    if set.counter {
+        request.nested(NFTA_SET_EXPR, expression::write_counter);
+    }
     request
 }
 

@@ -265,10 +265,20 @@ fn read(item: Attributes<'_>) -> Expression {
     read_body(name, data).unwrap_or_else(|| Expression::Unknown(name.to_owned()))
 }
 
+/// Encodes the `counter` that every element of a set gets.
+pub(super) fn write_counter(item: &mut Request) {
+    item.text(NFTA_EXPR_NAME, "counter").nested(NFTA_EXPR_DATA, |_| ());
+}
+
+/// Whether an expression is a `counter`.
+pub(super) fn is_counter(item: Attributes<'_>) -> bool {
+    item.text(NFTA_EXPR_NAME) == Some("counter")
+}
+
 /// The counters of a rule's `counter` expression.
 pub(super) fn counters(list: Attributes<'_>) -> Option<Counters> {
     let mut items = list.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).map(|(_, item)| Attributes::new(item));
-    let counter = items.find(|item| item.text(NFTA_EXPR_NAME) == Some("counter"))?;
+    let counter = items.find(|item| is_counter(*item))?;
     counter_of(counter)
 }
 
@@ -392,9 +402,8 @@ fn read_arithmetic(name: &str, body: Body<'_>) -> Option<Expression> {
 fn read_dynset(body: Body<'_>) -> Option<Expression> {
     let operation = [SetOperation::Add, SetOperation::Update, SetOperation::Delete];
     let operation = operation.into_iter().find(|operation| body.u32(3) == Some(*operation as u32))?;
-    let counts = |item: Attributes<'_>| item.text(NFTA_EXPR_NAME) == Some("counter");
-    let limits = body.0.nest(7).is_some_and(|item| !counts(item))
-        || body.0.nest(10).is_some_and(|mut list| list.any(|(_, item)| !counts(Attributes::new(item))));
+    let limits = body.0.nest(7).is_some_and(|item| !is_counter(item))
+        || body.0.nest(10).is_some_and(|mut list| list.any(|(_, item)| !is_counter(Attributes::new(item))));
     if limits || body.u32(5).is_some() {
         return None;
     }

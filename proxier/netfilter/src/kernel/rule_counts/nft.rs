@@ -1,0 +1,114 @@
+//! Decodes the counters of iptables-nft rules.
+
+use std::io;
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::{CountedRule, dnat, string};
+use crate::kernel::netlink::{Attributes, Dump, NFGENMSG_LENGTH, Netlink, Received, Request, nfgenmsg, nfnetlink};
+use crate::{Counters, IpFamily};
+
+const NFNL_SUBSYS_NFTABLES: u8 = 10;
+const NFT_MSG_GETRULE: u8 = 7;
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_DATA_VERDICT: u16 = 2;
+const NFTA_VERDICT_CHAIN: u16 = 2;
+const NFTA_META_KEY: u16 = 2;
+const NFTA_PAYLOAD_BASE: u16 = 2;
+const NFTA_PAYLOAD_OFFSET: u16 = 3;
+const NFTA_CMP_OP: u16 = 2;
+const NFTA_CMP_DATA: u16 = 3;
+const NFTA_IMMEDIATE_DATA: u16 = 2;
+const NFTA_COUNTER_BYTES: u16 = 1;
+const NFTA_COUNTER_PACKETS: u16 = 2;
+/// Name, revision and structure of a `match` or `target`.
+const EXTENSION: [u16; 3] = [1, 2, 3];
+
+const NFT_META_L4PROTO: u32 = 16;
+const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+const NFT_CMP_EQ: u32 = 0;
+/// The offset of the protocol in an IPv4 header, which programs before 1.8.3 compare.
+const IPV4_PROTOCOL: u32 = 9;
+
+/// The number of attempts if nf_tables changes during a dump.
+const TRIES: u32 = 5;
+
+/// See [`super::counted_nat_rules`].
+pub(super) fn read<T: Default>(family: IpFamily, mut each: impl FnMut(&mut T, &CountedRule<'_>)) -> io::Result<T> {
+    let mut request = Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE), 0, &nfgenmsg(family.nfproto()));
+    request.text(NFTA_RULE_TABLE, "nat");
+    for _ in 0..TRIES {
+        let mut collected = T::default();
+        let end = Netlink::open(NETLINK_NETFILTER)?.dump_once(&request, &mut |received: &Received<'_>| {
+            let message = received.attributes(NFGENMSG_LENGTH);
+            if message.text(NFTA_RULE_TABLE) == Some("nat")
+                && let Some(rule) = counted(family, message)
+            {
+                each(&mut collected, &rule);
+            }
+            Ok(())
+        });
+        match end {
+            Ok(Dump::Complete) => return Ok(collected),
+            Ok(Dump::Interrupted) => {}
+            Err(error) => match error.errno() {
+                Some(libc::ENOBUFS | libc::EINTR) => {}
+                // No such table, or no nf_tables.
+                Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP) => return Ok(T::default()),
+                _ => return Err(error.into()),
+            },
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::Interrupted, "the rules of table nat changed while they were read"))
+}
+
+/// Decodes a rule. What it matches besides the protocol is skipped.
+fn counted(family: IpFamily, message: Attributes<'_>) -> Option<CountedRule<'_>> {
+    let mut rule = CountedRule { chain: message.text(NFTA_RULE_CHAIN)?, ..CountedRule::default() };
+    let mut is_protocol = false;
+    let list = message.nest(NFTA_RULE_EXPRESSIONS)?.filter(|(kind, _)| *kind == NFTA_LIST_ELEM);
+    for item in list.map(|(_, item)| Attributes::new(item)) {
+        let (Some(name), Some(data)) = (item.text(NFTA_EXPR_NAME), item.nest(NFTA_EXPR_DATA)) else { continue };
+        match name {
+            "meta" => is_protocol = data.be32(NFTA_META_KEY) == Some(NFT_META_L4PROTO),
+            "payload" => {
+                is_protocol = family == IpFamily::V4
+                    && data.be32(NFTA_PAYLOAD_BASE) == Some(NFT_PAYLOAD_NETWORK_HEADER)
+                    && data.be32(NFTA_PAYLOAD_OFFSET) == Some(IPV4_PROTOCOL);
+            }
+            "cmp" if is_protocol && data.be32(NFTA_CMP_OP) == Some(NFT_CMP_EQ) => {
+                let value = data.nest(NFTA_CMP_DATA).and_then(|value| value.find(NFTA_DATA_VALUE));
+                rule.protocol = value.and_then(|value| value.first().copied()).unwrap_or(0);
+                is_protocol = false;
+            }
+            "counter" => rule.counters = counters(data)?,
+            "match" | "target" => extension(family, data, &mut rule),
+            "immediate" => {
+                let verdict = data.nest(NFTA_IMMEDIATE_DATA).and_then(|data| data.nest(NFTA_DATA_VERDICT));
+                rule.jump = verdict.and_then(|verdict| verdict.text(NFTA_VERDICT_CHAIN));
+            }
+            _ => {}
+        }
+    }
+    Some(rule)
+}
+
+fn counters(data: Attributes<'_>) -> Option<Counters> {
+    Some(Counters { packets: data.be64(NFTA_COUNTER_PACKETS)?, bytes: data.be64(NFTA_COUNTER_BYTES)? })
+}
+
+fn extension<'a>(family: IpFamily, data: Attributes<'a>, rule: &mut CountedRule<'a>) {
+    let [name, revision, structure] = EXTENSION;
+    let Some(structure) = data.find(structure) else { return };
+    match data.text(name) {
+        Some("comment") => rule.comment = string(structure),
+        Some("DNAT") => rule.dnat = dnat(family, data.be32(revision).unwrap_or(0), structure),
+        _ => {}
+    }
+}

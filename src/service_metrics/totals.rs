@@ -1,0 +1,198 @@
+//! Adds up what the kernel counts, so that no total ever decreases.
+//!
+//! The kernel's counts end with the rule, element or virtual server that has them, and begin again at zero with the next
+//! of the same name. A total keeps what was read before; what an object counted between the last read and its end is
+//! lost.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use netfilter::ipvs::Statistics;
+use proxier::model::ServicePortName;
+use proxier::traffic::TrafficSample;
+
+use crate::metrics::{FamilyTraffic, PortTraffic};
+
+/// How long totals are kept and shown after the kernel's last count: endpoints that come back go on where they were.
+const KEPT: Duration = Duration::from_hours(1);
+/// How long a tool may take from the replacement of a table to its counts.
+const DIP: Duration = Duration::from_secs(2);
+/// The limit of endpoints, as a multiple of that of Service ports.
+const ENDPOINTS_PER_PORT: usize = 10;
+
+/// What is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrafficSelection {
+    /// The namespaces of Services; empty: all.
+    pub namespaces: BTreeSet<Arc<str>>,
+    /// The most Service ports of a family. Of endpoints there are ten times as many at most.
+    pub limit: usize,
+    /// Whether endpoints are shown.
+    pub endpoints: bool,
+    /// Whether the kernel counts packets and bytes, too, and a read may miss objects: in IPVS mode.
+    pub ipvs: bool,
+    /// Whether counts may be lower for a moment, as those of legacy iptables tables: a tool replaces the whole table and
+    /// adds the counts of the old one afterwards.
+    pub dips: bool,
+}
+
+/// The totals of one family.
+#[derive(Debug, Default)]
+pub struct FamilyTotals {
+    /// The last count of each of the kernel's objects.
+    last: HashMap<Box<[u8]>, LastCounts>,
+    ports: BTreeMap<ServicePortName, PortTotal>,
+    endpoints: usize,
+    omitted_ports: usize,
+    omitted_endpoints: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LastCounts {
+    counts: Statistics,
+    seen: Instant,
+    lower_since: Option<Instant>,
+}
+
+impl LastCounts {
+    /// The last counts unchanged, if lower ones are not old enough to be those of an object that was made anew.
+    fn dipped(self, counts: Statistics, now: Instant) -> Option<Self> {
+        let since = self.lower_since.unwrap_or(now);
+        let is_dip = counts.connections < self.counts.connections && now.saturating_duration_since(since) < DIP;
+        is_dip.then_some(Self { seen: now, lower_since: Some(since), ..self })
+    }
+}
+
+#[derive(Debug)]
+struct PortTotal {
+    counts: Statistics,
+    seen: Instant,
+    endpoints: BTreeMap<SocketAddr, EndpointTotal>,
+}
+
+#[derive(Debug)]
+struct EndpointTotal {
+    counts: Statistics,
+    seen: Instant,
+}
+
+impl FamilyTotals {
+    /// Adds a complete read of the kernel at `now`.
+    pub fn add(&mut self, selection: &TrafficSelection, mut samples: Vec<TrafficSample>, now: Instant) {
+        let is_selected = |port: &ServicePortName| {
+            selection.namespaces.is_empty() || selection.namespaces.contains(&port.service.namespace)
+        };
+        samples.retain(|sample| is_selected(&sample.port));
+        self.admit(selection, &samples, now);
+        let mut last = HashMap::with_capacity(samples.len());
+        let mut omitted_endpoints = BTreeSet::new();
+        for TrafficSample { source, port: name, endpoint, adds_to_port, counts } in samples {
+            let Some(port) = self.ports.get_mut(&name) else { continue };
+            let known = self.last.get(&source);
+            if let Some(dipped) = known.filter(|_| selection.dips).and_then(|known| known.dipped(counts, now)) {
+                last.insert(source, dipped);
+                port.seen = now;
+                continue;
+            }
+            let new = known.map_or(counts, |known| increase(known.counts, counts));
+            last.insert(source, LastCounts { counts, seen: now, lower_since: None });
+            port.seen = now;
+            if adds_to_port {
+                add(&mut port.counts, new);
+            }
+            let Some(address) = endpoint.filter(|_| selection.endpoints) else { continue };
+            if !port.endpoints.contains_key(&address) {
+                if self.endpoints >= selection.limit.saturating_mul(ENDPOINTS_PER_PORT) {
+                    omitted_endpoints.insert((name, address));
+                    continue;
+                }
+                self.endpoints += 1;
+            }
+            let total =
+                port.endpoints.entry(address).or_insert(EndpointTotal { counts: Statistics::default(), seen: now });
+            add(&mut total.counts, new);
+            total.seen = now;
+        }
+        if selection.ipvs {
+            // A missed server must not count as a new one when it is seen again.
+            let missed = self.last.drain().filter(|(_, last)| now.saturating_duration_since(last.seen) < KEPT);
+            missed.for_each(|(source, counts)| _ = last.entry(source).or_insert(counts));
+        }
+        self.last = last;
+        self.omitted_endpoints = omitted_endpoints.len();
+    }
+
+    /// Forgets what is gone for long, and admits new Service ports up to the limit, in the order of their names.
+    fn admit(&mut self, selection: &TrafficSelection, samples: &[TrafficSample], now: Instant) {
+        self.ports.retain(|_, port| now.saturating_duration_since(port.seen) < KEPT);
+        for port in self.ports.values_mut() {
+            port.endpoints.retain(|_, endpoint| now.saturating_duration_since(endpoint.seen) < KEPT);
+        }
+        let present: BTreeSet<&ServicePortName> = samples.iter().map(|sample| &sample.port).collect();
+        let new: Vec<&ServicePortName> =
+            present.iter().copied().filter(|name| !self.ports.contains_key(*name)).collect();
+        let excess = (self.ports.len() + new.len()).saturating_sub(selection.limit);
+        if excess > 0 {
+            let mut gone: Vec<(Instant, ServicePortName)> = self
+                .ports
+                .iter()
+                .filter(|(name, _)| !present.contains(name))
+                .map(|(name, port)| (port.seen, name.clone()))
+                .collect();
+            gone.sort_unstable();
+            gone.truncate(excess);
+            gone.iter().for_each(|(_, name)| _ = self.ports.remove(name));
+        }
+        let room = selection.limit.saturating_sub(self.ports.len());
+        self.omitted_ports = new.len().saturating_sub(room);
+        let port = || PortTotal { counts: Statistics::default(), seen: now, endpoints: BTreeMap::new() };
+        self.ports.extend(new.into_iter().take(room).map(|name| (name.clone(), port())));
+        self.endpoints = self.ports.values().map(|port| port.endpoints.len()).sum();
+    }
+
+    /// The totals, to be shown.
+    #[must_use]
+    pub fn shown(&self) -> FamilyTraffic {
+        let ports = self.ports.iter().map(|(name, port)| PortTraffic {
+            port: name.clone(),
+            counts: port.counts,
+            endpoints: port.endpoints.iter().map(|(address, total)| (*address, total.counts)).collect(),
+        });
+        FamilyTraffic {
+            ports: ports.collect(),
+            omitted_ports: self.omitted_ports,
+            omitted_endpoints: self.omitted_endpoints,
+            ..FamilyTraffic::default()
+        }
+    }
+}
+
+/// What was counted between two reads. Lower counts are those of an object that was made anew.
+fn increase(before: Statistics, now: Statistics) -> Statistics {
+    let fields =
+        |counts: Statistics| [counts.connections, counts.packets, counts.bytes, counts.packets_back, counts.bytes_back];
+    if fields(now).iter().zip(fields(before)).any(|(now, before)| *now < before) {
+        return now;
+    }
+    Statistics {
+        connections: now.connections - before.connections,
+        packets: now.packets - before.packets,
+        bytes: now.bytes - before.bytes,
+        packets_back: now.packets_back - before.packets_back,
+        bytes_back: now.bytes_back - before.bytes_back,
+    }
+}
+
+fn add(total: &mut Statistics, new: Statistics) {
+    total.connections = total.connections.saturating_add(new.connections);
+    total.packets = total.packets.saturating_add(new.packets);
+    total.bytes = total.bytes.saturating_add(new.bytes);
+    total.packets_back = total.packets_back.saturating_add(new.packets_back);
+    total.bytes_back = total.bytes_back.saturating_add(new.bytes_back);
+}
+
+#[cfg(test)]
+#[path = "totals_tests.rs"]
+mod tests;
