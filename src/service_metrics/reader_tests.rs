@@ -9,7 +9,7 @@ use proxier::traffic;
 use super::*;
 
 fn selection() -> TrafficSelection {
-    TrafficSelection { namespaces: Default::default(), limit: 10, endpoints: false, ipvs: false, dips: false }
+    TrafficSelection { namespaces: Default::default(), limit: 10, endpoints: false, ipvs: false }
 }
 
 fn sample(connections: u64) -> TrafficSample {

@@ -50,7 +50,6 @@ pub fn start(
         limit: usize::try_from(file.limit).unwrap_or_default(),
         endpoints: level == ServiceMetrics::Endpoints,
         ipvs: matches!(running, ActiveMode::Ipvs(_)),
-        dips: running == ActiveMode::Iptables(Some(Flavour::Legacy)),
     };
     let traffic = ServiceTraffic::start(families, selection, read);
     let traffic = traffic.map_err(|error| format!("cannot start a thread: {error}"))?;

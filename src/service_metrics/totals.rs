@@ -17,8 +17,6 @@ use crate::metrics::{FamilyTraffic, PortTraffic};
 
 /// How long totals are kept and shown after the kernel's last count: endpoints that come back go on where they were.
 const KEPT: Duration = Duration::from_hours(1);
-/// How long a tool may take from the replacement of a table to its counts.
-const DIP: Duration = Duration::from_secs(2);
 /// The limit of endpoints, as a multiple of that of Service ports.
 const ENDPOINTS_PER_PORT: usize = 10;
 
@@ -33,9 +31,6 @@ pub struct TrafficSelection {
     pub endpoints: bool,
     /// Whether the kernel counts packets and bytes, too, and a read may miss objects: in IPVS mode.
     pub ipvs: bool,
-    /// Whether counts may be lower for a moment, as those of legacy iptables tables: a tool replaces the whole table and
-    /// adds the counts of the old one afterwards.
-    pub dips: bool,
 }
 
 /// The totals of one family.
@@ -53,16 +48,6 @@ pub struct FamilyTotals {
 struct LastCounts {
     counts: Statistics,
     seen: Instant,
-    lower_since: Option<Instant>,
-}
-
-impl LastCounts {
-    /// The last counts unchanged, if lower ones are not old enough to be those of an object that was made anew.
-    fn dipped(self, counts: Statistics, now: Instant) -> Option<Self> {
-        let since = self.lower_since.unwrap_or(now);
-        let is_dip = counts.connections < self.counts.connections && now.saturating_duration_since(since) < DIP;
-        is_dip.then_some(Self { seen: now, lower_since: Some(since), ..self })
-    }
 }
 
 #[derive(Debug)]
@@ -91,13 +76,8 @@ impl FamilyTotals {
         for TrafficSample { source, port: name, endpoint, adds_to_port, counts } in samples {
             let Some(port) = self.ports.get_mut(&name) else { continue };
             let known = self.last.get(&source);
-            if let Some(dipped) = known.filter(|_| selection.dips).and_then(|known| known.dipped(counts, now)) {
-                last.insert(source, dipped);
-                port.seen = now;
-                continue;
-            }
             let new = known.map_or(counts, |known| increase(known.counts, counts));
-            last.insert(source, LastCounts { counts, seen: now, lower_since: None });
+            last.insert(source, LastCounts { counts, seen: now });
             port.seen = now;
             if adds_to_port {
                 add(&mut port.counts, new);

@@ -21,7 +21,7 @@ fn sample(port: &str, endpoint: u8, connections: u64) -> TrafficSample {
 }
 
 fn selection(limit: usize) -> TrafficSelection {
-    TrafficSelection { namespaces: BTreeSet::new(), limit, endpoints: true, ipvs: false, dips: false }
+    TrafficSelection { namespaces: BTreeSet::new(), limit, endpoints: true, ipvs: false }
 }
 
 fn connections(totals: &FamilyTotals, port: &str) -> Option<u64> {
@@ -104,17 +104,6 @@ fn virtual_server_that_a_read_missed_is_not_counted_twice() {
     for (samples, total) in [(vec![sample("a/web", 1, 5)], 5), (Vec::new(), 5), (vec![sample("a/web", 1, 6)], 6)] {
         totals.add(&ipvs, samples, now);
         assert_eq!(connections(&totals, "a/web"), Some(total));
-    }
-}
-
-#[test]
-fn counts_of_a_table_that_is_being_replaced_are_not_added_twice() {
-    let (mut totals, start) = (FamilyTotals::default(), Instant::now());
-    let legacy = TrafficSelection { dips: true, ..selection(10) };
-    // A rule that was made anew counts as a whole once its lower count is no dip.
-    for (seconds, count, total) in [(0, 5, 5), (1, 0, 5), (2, 6, 6), (3, 2, 6), (4, 3, 6), (5, 4, 10), (6, 5, 11)] {
-        totals.add(&legacy, vec![sample("a/web", 1, count)], start + Duration::from_secs(seconds));
-        assert_eq!(connections(&totals, "a/web"), Some(total), "after {seconds} s");
     }
 }
 

@@ -64,7 +64,7 @@ impl Scrape {
 /// A scrape in which both families have these sums of metrics over Services.
 ///
 /// At once, but for IPVS, whose kernel thread for estimates copies the counters of virtual servers every two seconds, and for
-/// legacy tables, whose counts are lower while iptables-legacy-restore replaces them.
+/// legacy tables, which are not read while iptables-legacy-restore changes them.
 #[track_caller]
 fn settled(cluster: &Cluster, totals: &[(&str, &'static str, u64)]) -> Scrape {
     let shows = |scrape: &Scrape, (metric, service, sent): &(&str, &str, u64)| {

@@ -33,6 +33,7 @@ mod rule_counts;
 mod rules;
 mod sockets;
 mod writer_priority;
+mod xtables_lock;
 
 pub use address_watch::{AddressWatch, SystemAddressWatch};
 pub use command::set_timeout as set_program_timeout;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
@@ -10,6 +11,7 @@ use super::{CountedRule, array, dnat, string};
 use crate::iptables::Table;
 use crate::kernel::iptables::legacy_tables;
 use crate::kernel::legacy::table_size;
+use crate::kernel::xtables_lock;
 use crate::{Counters, IpFamily};
 
 /// `IPT_SO_GET_ENTRIES`, the same number as `IP6T_SO_GET_ENTRIES`.
@@ -19,6 +21,8 @@ const ENTRIES: usize = 40;
 const NAME: usize = 32;
 /// The header of `struct xt_entry_match` and `xt_entry_target`: size, name, revision.
 const EXTENSION: usize = 32;
+/// How long to wait for programs that change tables.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// The number of attempts if the table changes between the query for its size and the copy.
 const TRIES: u32 = 5;
 
@@ -46,7 +50,10 @@ pub(super) fn read<T: Default>(family: IpFamily, mut each: impl FnMut(&mut T, &C
     if !legacy_tables(family)?.lines().any(|name| name == Table::Nat.name()) {
         return Ok(T::default());
     }
-    let bytes = copy(family, Table::Nat)?;
+    let bytes = {
+        let _lock = xtables_lock::lock(LOCK_PATIENCE)?;
+        copy(family, Table::Nat)?
+    };
     let entries = bytes.get(ENTRIES..).unwrap_or_default();
     let mut collected = T::default();
     decode(family, entries, &mut |rule| each(&mut collected, rule));
