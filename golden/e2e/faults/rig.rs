@@ -143,7 +143,8 @@ impl Rig {
         command.args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
         // Many faults are those of the programs. The real kube-proxy has no such flag.
         if std::env::var_os("BESIDE").is_none_or(|beside| beside != *self.binary.as_os_str()) {
-            command.arg("--iptables-backend=programs");
+            let backend = std::env::var("IPTABLES_BACKEND").unwrap_or_else(|_| "programs".to_owned());
+            command.arg(format!("--iptables-backend={backend}"));
         }
         command.env("PATH", self.tools.path()).envs(self.cluster.environment());
         command.stdin(Stdio::null());
