@@ -50,6 +50,14 @@ fn ask(world: &World, address: IpAddr, port: u16) -> Option<(u16, String)> {
     world.node.netns().enter(ask)
 }
 
+/// The number of health-check ports that one socket serves in both families, `*:PORT` as ss(8) prints it.
+fn dual_stack(world: &World) -> usize {
+    let sockets = world.node.netns().run("ss -Hltn");
+    let port = |socket: &str| socket.split_whitespace().nth(3)?.strip_prefix("*:")?.parse::<u16>().ok();
+    let ports = sockets.lines().filter_map(port);
+    ports.filter(|port| (FIRST_PORT..FIRST_PORT + SERVICES).contains(port)).count()
+}
+
 fn change_is_prompt(world: &World, pod: &str) {
     let begun = Instant::now();
     world.works(pod);
@@ -60,7 +68,7 @@ fn change_is_prompt(world: &World, pod: &str) {
 fn soft_limit_of_1024_serves_1500_dual_stack_health_checks_and_a_change_is_prompt() {
     let world = crowded(&["sh", "-c", "ulimit -S -n 1024; exec \"$0\" \"$@\""]);
     let open = || world.node.metric("process_open_fds");
-    world.node.until("all are served", || open() > f64::from(SERVICES));
+    world.node.until("all are served", || dual_stack(&world) == usize::from(SERVICES));
     world.node.until("each by one socket", || open() < f64::from(SERVICES) + 100.0);
     assert_eq!(world.node.metric("kubeproxy_unserved_health_check_services"), 0.0);
     change_is_prompt(&world, "10.244.2.6");
