@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(parts(batch(5, 9), 600), Ok(vec![vec![0, 1, 2, 3, 4]]));
         assert_eq!(parts(batch(5, 9), 300), Ok(vec![vec![0, 1], vec![2, 3], vec![4]]));
         assert_eq!(parts(batch(5, 3), 300), Ok(vec![vec![0, 1], vec![2], vec![3, 4]]));
-        assert_eq!(parts(batch(5, 2), 300), Err(384), "three do not fit");
+        assert_eq!(parts(batch(5, 2), 300), Err(392), "three do not fit");
         assert_eq!(parts(batch(1, 9), 100), Err(192));
     }
 }
