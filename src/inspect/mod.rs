@@ -221,7 +221,10 @@ impl NodeInspection {
             if in_table {
                 add_health_checks(&mut views, &snapshot);
             }
-            StaleFlows::of(&snapshot, &Scope::Full, &BTreeSet::new()).at_node(rules.addresses.clone())
+            // In nftables mode no rule translates node ports at loopback addresses, so flows to them stay as they are.
+            let translated = |address: &&IpAddr| !(in_table && address.is_loopback());
+            let addresses = rules.addresses.iter().filter(translated).copied().collect();
+            StaleFlows::of(&snapshot, &Scope::Full, &BTreeSet::new()).at_node(addresses)
         });
         if let Some(ip) = focus.endpoint {
             views.retain(|view| view.endpoints.iter().any(|e| e.address.is_some_and(|address| address.ip() == ip)));
