@@ -33,6 +33,7 @@ mod stop;
 mod terminal;
 #[cfg(test)]
 mod tests_named;
+mod top;
 mod trace;
 #[doc(hidden)]
 pub mod trial;
@@ -46,7 +47,7 @@ use tracing::error;
 use self::cli::{Command, CommandLine};
 
 /// Parses the arguments, runs the command and returns the exit code: 0, or 1 after any error
-/// (2 after one of `diagnose`).
+/// (2 after one of `diagnose` or `top`).
 #[must_use]
 pub fn main() -> ExitCode {
     containment::abort_on_panic();
@@ -88,6 +89,7 @@ pub fn main() -> ExitCode {
         Some(Command::Trace(arguments)) => return trace::run(arguments),
         Some(Command::Diagnose(arguments)) => return diagnose::run(arguments),
         Some(Command::Preflight(arguments)) => return preflight::run(arguments),
+        Some(Command::Top(arguments)) => return top::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -19,6 +19,7 @@ mod protocols;
 mod repair;
 mod restart;
 mod table;
+mod top;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -89,6 +90,7 @@ in_both_flavours! {
     restart: restart_after_sigkill_does_not_affect_connections, changes_during_downtime_are_applied_after_restart;
     metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
         service_ports_beyond_the_limit_are_counted_as_omitted, nothing_is_counted_or_shown_unless_asked_for;
+    top: top_shows_the_connections_that_were_made, top_fails_with_a_status_that_tells_why;
     broken: rejected_rules_are_left_out;
 }
 
@@ -119,6 +121,8 @@ in_nftables_mode! {
     metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
         service_ports_beyond_the_limit_are_counted_as_omitted, nothing_is_counted_or_shown_unless_asked_for,
         metrics_are_switched_on_and_off_unnoticed;
+    top: top_shows_the_connections_that_service_metrics_count, top_says_that_endpoints_are_not_counted,
+        top_says_what_to_set_where_nothing_counts;
     broken: invalid_object_does_not_affect_other_services, refused_objects_are_named_and_left_out;
 }
 
@@ -137,6 +141,7 @@ in_ipvs_mode! {
     changes: readiness_moves_traffic;
     metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
         nothing_is_counted_or_shown_unless_asked_for;
+    top: top_shows_the_connections_that_were_made;
     ipvs: a_connection_outlives_its_endpoint, a_connection_outlives_its_service, a_connection_outlives_the_proxy,
         round_robin_is_even, source_hashing_keeps_clients, a_node_moves_between_modes,
         flushed_virtual_servers_and_rules_are_restored, servers_of_others_stay,

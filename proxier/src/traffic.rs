@@ -21,6 +21,8 @@ pub struct TrafficSample {
     pub endpoint: Option<SocketAddr>,
     /// Whether the Service port's count is the sum of these, because the kernel counts by endpoint alone.
     pub adds_to_port: bool,
+    /// Whether it is of an endpoint that gets no new connections, and stays for those that it has.
+    pub is_draining: bool,
     /// New connections (TCP and SCTP connections, UDP flows), and in IPVS mode packets and bytes.
     ///
     /// A first packet that is sent again before conntrack knows the connection counts again: rules see it again.
@@ -35,4 +37,12 @@ pub type DestinationNames = HashMap<(Destination, Protocol), ServicePortName>;
 #[must_use]
 pub fn connections(count: u64) -> Statistics {
     Statistics { connections: count, ..Statistics::default() }
+}
+
+/// The Service port at an address and port of a protocol, or else at that node port.
+#[must_use]
+pub fn name_at(names: &DestinationNames, address: SocketAddr, protocol: u8) -> Option<ServicePortName> {
+    let protocol = Protocol::of_number(protocol)?;
+    let at = |destination| names.get(&(destination, protocol));
+    at(Destination::Address(address)).or_else(|| at(Destination::NodePort(address.port()))).cloned()
 }

@@ -10,11 +10,11 @@ pub struct EarlyExit {
     pub text: String,
     /// Whether the output was requested, so it is no failure.
     pub asked: bool,
-    /// The exit status. That of `diagnose` is [`USAGE`], because 1 and 2 are answers there.
+    /// The exit status. That of `diagnose` and `top` is [`USAGE`], because 1 and 2 are answers of `diagnose`.
     pub status: u8,
 }
 
-/// The exit status of `diagnose` where its command line cannot be used: `EINVAL`.
+/// The exit status of `diagnose` and `top` where their command line cannot be used: `EINVAL`.
 pub const USAGE: u8 = 22;
 
 /// The output for a parse error, in the arguments of a subcommand if there is one.
@@ -26,7 +26,7 @@ pub fn stop(error: &clap::Error, command: &Command, subcommand: Option<&str>) ->
         reason(error, command).unwrap_or_else(|| error.render().to_string().trim_start_matches("error: ").to_owned());
     let program = command.get_name();
     let Some(subcommand) = subcommand else { return refused(program, why.trim_end()) };
-    let status = if subcommand == "diagnose" { USAGE } else { 1 };
+    let status = if ["diagnose", "top"].contains(&subcommand) { USAGE } else { 1 };
     EarlyExit { status, ..refused(&format!("{program} {subcommand}"), why.trim_end()) }
 }
 

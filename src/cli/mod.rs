@@ -48,6 +48,8 @@ pub enum Command {
     Trace(crate::trace::Arguments),
     /// Say what will behave otherwise on this node in nftables mode, and what to set; status 0: nothing, 1: something, 2: unknown
     Preflight(crate::preflight::Arguments),
+    /// Show new connections a second by Service and endpoint, from the kernel's counters; status 2: not counted or unreadable, 22: usage error
+    Top(crate::top::Arguments),
     /// Find out why a connection to a Service fails; status 0: healthy, 1: cause found, 2: unknown, 22: usage error
     Diagnose(crate::diagnose::Arguments),
 }

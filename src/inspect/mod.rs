@@ -15,12 +15,15 @@ pub mod nftables;
 mod objects;
 mod other_flavour;
 pub mod paths;
+pub mod read_error;
 pub mod readiness;
 pub mod report;
 mod rule_source;
 pub mod rules;
 mod running;
+mod server_names;
 pub mod servers;
+pub mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -51,7 +54,7 @@ use self::running::{Running, as_seen_by};
 use crate::config::ValidatedConfig;
 
 /// Commands of ours that do not run a proxy.
-const COMMANDS: [&str; 5] = ["demo", "dump", "trace", "diagnose", "preflight"];
+const COMMANDS: [&str; 6] = ["demo", "dump", "trace", "diagnose", "preflight", "top"];
 
 /// The name of nftables mode.
 pub const NFTABLES: &str = "nftables";

@@ -19,6 +19,7 @@ fn sample(connections: u64) -> TrafficSample {
         port,
         endpoint: None,
         adds_to_port: true,
+        is_draining: false,
         counts: traffic::connections(connections),
     }
 }

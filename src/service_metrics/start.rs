@@ -5,10 +5,11 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use netfilter::IpFamily;
+use netfilter::ipvs::ServerKey;
 use netfilter::kernel::{Flavour, SystemIpvs};
 use proxier::leftovers::ActiveMode;
 use proxier::model::config::ServiceMetrics;
-use proxier::traffic::{DestinationNames, TrafficSample};
+use proxier::traffic::{DestinationNames, TrafficSample, name_at};
 use proxier::{iptables, ipvs, nftables};
 
 use super::{ReadCounts, ServiceTraffic, TrafficSelection};
@@ -78,6 +79,7 @@ impl IpvsReader {
         }
         let names = names.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let mut table = SystemIpvs::open().map_err(io::Error::other)?;
-        ipvs::read_traffic(&mut table, family, self.level, names).map_err(io::Error::other)
+        let name = |key: ServerKey| name_at(names, key.address, key.protocol);
+        ipvs::read_traffic(&mut table, family, self.level, &name).map_err(io::Error::other)
     }
 }

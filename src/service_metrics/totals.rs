@@ -73,7 +73,7 @@ impl FamilyTotals {
         self.admit(selection, &samples, now);
         let mut last = HashMap::with_capacity(samples.len());
         let mut omitted_endpoints = BTreeSet::new();
-        for TrafficSample { source, port: name, endpoint, adds_to_port, counts } in samples {
+        for TrafficSample { source, port: name, endpoint, adds_to_port, counts, .. } in samples {
             let Some(port) = self.ports.get_mut(&name) else { continue };
             let known = self.last.get(&source);
             let new = known.map_or(counts, |known| increase(known.counts, counts));

@@ -16,6 +16,7 @@ fn sample(port: &str, endpoint: u8, connections: u64) -> TrafficSample {
         port: name(port),
         endpoint: Some(([10, 0, 0, endpoint], 80).into()),
         adds_to_port: true,
+        is_draining: false,
         counts: traffic::connections(connections),
     }
 }

@@ -71,6 +71,7 @@ impl NatRules {
                 port: ports.get(port_of.get(&chain)?)?.clone(),
                 endpoint: Some(address),
                 adds_to_port: true,
+                is_draining: false,
                 counts: connections(count),
             })
         };

@@ -7,12 +7,12 @@ use netfilter::IpFamily;
 use netfilter::ipvs::{ListedServer, ServerKey, Statistics};
 use netfilter::kernel::{IpvsError, IpvsTable};
 
+use crate::model::ServicePortName;
 use crate::model::config::ServiceMetrics;
-use crate::model::{Destination, Protocol, ServicePortName};
-use crate::traffic::{DestinationNames, TrafficSample};
+use crate::traffic::TrafficSample;
 
-/// Reads the traffic of all Service ports of a family, and with [`ServiceMetrics::Endpoints`] of their endpoints, at the
-/// cost of a query for each virtual server.
+/// Reads the traffic of all virtual servers of a family that have a name, and with [`ServiceMetrics::Endpoints`] of their
+/// endpoints, at the cost of a query for each virtual server.
 ///
 /// The kernel lists by position: a server may be missed while another program writes.
 ///
@@ -22,14 +22,14 @@ pub fn read_traffic(
     table: &mut dyn IpvsTable,
     family: IpFamily,
     metrics: ServiceMetrics,
-    names: &DestinationNames,
+    name: &dyn Fn(ServerKey) -> Option<ServicePortName>,
 ) -> Result<Vec<TrafficSample>, IpvsError> {
     let mut servers = Vec::new();
     table.list(family, &mut |listed| {
         if let ListedServer::Server(server, counts) = listed
-            && let Some(port) = port_name(names, server.key)
+            && let Some(port) = name(server.key)
         {
-            servers.push((server.key, port.clone(), counts));
+            servers.push((server.key, port, counts));
         }
     })?;
     let mut samples = Vec::with_capacity(servers.len());
@@ -38,7 +38,8 @@ pub fn read_traffic(
             table.list_real(key, &mut |real, _, counts| {
                 let source = format!("{key:?} {}", real.address).into_bytes().into();
                 let endpoint = Some(real.address);
-                samples.push(TrafficSample { source, port: port.clone(), endpoint, adds_to_port: false, counts });
+                let (port, is_draining) = (port.clone(), real.weight == 0);
+                samples.push(TrafficSample { source, port, endpoint, adds_to_port: false, is_draining, counts });
             })?;
         }
         samples.push(of_port(key, port, counts));
@@ -47,11 +48,6 @@ pub fn read_traffic(
 }
 
 fn of_port(key: ServerKey, port: ServicePortName, counts: Statistics) -> TrafficSample {
-    TrafficSample { source: format!("{key:?}").into_bytes().into(), port, endpoint: None, adds_to_port: true, counts }
-}
-
-fn port_name(names: &DestinationNames, key: ServerKey) -> Option<&ServicePortName> {
-    let protocol = Protocol::of_number(key.protocol)?;
-    let at = |destination| names.get(&(destination, protocol));
-    at(Destination::Address(key.address)).or_else(|| at(Destination::NodePort(key.address.port())))
+    let source = format!("{key:?}").into_bytes().into();
+    TrafficSample { source, port, endpoint: None, adds_to_port: true, is_draining: false, counts }
 }

@@ -44,6 +44,21 @@ pub fn read_connections(family: IpFamily, metrics: ServiceMetrics) -> io::Result
     Ok(samples)
 }
 
+/// Whether the family's table counts connections: it has a set for that, which may be empty.
+///
+/// # Errors
+/// If the set cannot be read.
+pub fn counts_connections(family: IpFamily) -> io::Result<bool> {
+    let id = SetId::Connections(VipOrNodePort::Address);
+    let table = TableId { scope: Scope::Family(family), name: TABLE.into() };
+    let set = Set::of(&id.definition(family, ServiceMetrics::Services));
+    match NftReader::new(family).elements(&table, id.name(), &set) {
+        Ok(_) => Ok(true),
+        Err(NftError::Netlink(error)) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
 struct ConnectionReader {
     family: IpFamily,
     metrics: ServiceMetrics,
@@ -74,6 +89,10 @@ impl ConnectionReader {
         samples: &mut Vec<TrafficSample>,
     ) -> io::Result<()> {
         self.elements(set, |set, element| {
+            // Elements count for endpoints only on demand.
+            if element.counters.is_none() {
+                return;
+            }
             // The number follows the destination.
             let end =
                 element.key.len() - if matches!(set, SetId::Endpoints(..)) { 4.min(element.key.len()) } else { 0 };
@@ -110,6 +129,7 @@ fn sample(set: SetId, element: &Element, port: &ServicePortName, endpoint: Optio
         port: port.clone(),
         endpoint,
         adds_to_port: endpoint.is_none(),
+        is_draining: false,
         counts: connections(element.counters.as_ref().map_or(0, |counters| counters.packets)),
     }
 }
