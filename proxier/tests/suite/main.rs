@@ -9,6 +9,7 @@ mod address_watch;
 mod cleaner;
 mod conntrack;
 mod contract;
+mod counted_rules;
 mod facts;
 mod family_loop;
 mod generation;

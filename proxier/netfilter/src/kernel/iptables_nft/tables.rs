@@ -9,8 +9,8 @@ use super::read::{NFNL_SUBSYS_NFTABLES, NftRules, ReadRule};
 use super::rule::DecodedRule;
 use crate::iptables::{Chain, Table};
 use crate::kernel::netlink::{Dump, NFGENMSG_LENGTH, Netlink, Request, nfgenmsg, nfnetlink};
-use crate::kernel::nftables::NftError;
-use crate::{SavedChain, SavedTable};
+use crate::kernel::nftables::{self, NftError};
+use crate::{SavedChain, SavedTable, nft};
 
 const NFT_MSG_GETCHAIN: u8 = 4;
 const NFTA_CHAIN_TABLE: u16 = 1;
@@ -138,19 +138,27 @@ fn save_by_chain(rules: &mut NftRules, table: Table) -> Result<Readable<SavedTab
 }
 
 /// For each of our chains that rules of other chains refer to: the first such rule.
+///
+/// Reads the other chains only: a dump of all rules is quadratic in the kernel.
 pub(super) fn references(
     rules: &mut NftRules,
     table: Table,
     ours: &dyn Fn(&Chain) -> bool,
 ) -> Result<HashMap<Chain, String>, NftError> {
-    rules.table(table.name(), |found: &mut HashMap<Chain, String>, from, read| {
-        let Some(to) = read.rule.jump().and_then(Chain::parse).filter(ours) else { return };
-        if !Chain::parse(from).is_some_and(|from| ours(&from)) {
+    let (chains, complete) = nftables::chains(&nft::Table { family: rules.family(), name: table.name().into() })?;
+    if !complete {
+        return Err(NftError::Interrupted);
+    }
+    let mut found = HashMap::new();
+    for from in chains.iter().filter(|from| !Chain::parse(from).is_some_and(|from| ours(&from))) {
+        for read in rules.chain(table.name(), from)? {
+            let Some(to) = read.rule.jump().and_then(Chain::parse).filter(ours) else { continue };
             found.entry(to).or_insert_with(|| {
                 let mut line = format!("-A {from}");
                 text(&read.rule, &mut line);
                 line
             });
         }
-    })
+    }
+    Ok(found)
 }

@@ -32,7 +32,7 @@ pub struct CountedRule<'a> {
 /// Passes each rule of the `nat` table to `each`, in the order of the kernel's list.
 ///
 /// A table that does not exist has no rules. If the rules change while they are read, the result is discarded and all
-/// are passed again, to a new one.
+/// are passed again, to a new one; of a table with thousands of chains only the rules of one chain are passed again.
 ///
 /// # Errors
 /// If the kernel refuses, or the rules changed during every attempt.

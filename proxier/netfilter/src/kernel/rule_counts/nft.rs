@@ -6,7 +6,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::{CountedRule, dnat, string};
 use crate::kernel::netlink::{Attributes, Dump, NFGENMSG_LENGTH, Netlink, Received, Request, nfgenmsg, nfnetlink};
-use crate::{Counters, IpFamily};
+use crate::kernel::nftables::chains;
+use crate::{Counters, IpFamily, nft};
 
 const NFNL_SUBSYS_NFTABLES: u8 = 10;
 const NFT_MSG_GETRULE: u8 = 7;
@@ -36,36 +37,87 @@ const NFT_CMP_EQ: u32 = 0;
 /// The offset of the protocol in an IPv4 header, which programs before 1.8.3 compare.
 const IPV4_PROTOCOL: u32 = 9;
 
+const TABLE: &str = "nat";
+/// The most chains that are read in one dump.
+const CHAINS_AT_ONCE: usize = 2000;
 /// The number of attempts if nf_tables changes during a dump.
 const TRIES: u32 = 5;
 
 /// See [`super::counted_nat_rules`].
+///
+/// A table of many chains is read chain by chain: the kernel begins each part of a dump at the first rule again.
 pub(super) fn read<T: Default>(family: IpFamily, mut each: impl FnMut(&mut T, &CountedRule<'_>)) -> io::Result<T> {
-    let mut request = Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE), 0, &nfgenmsg(family.nfproto()));
-    request.text(NFTA_RULE_TABLE, "nat");
+    let (chains, complete) = chains(&nft::Table { family, name: TABLE.into() }).map_err(io::Error::other)?;
+    if !complete {
+        return Err(changed());
+    }
+    let is_large = chains.len() > CHAINS_AT_ONCE;
+    let parts: Vec<Option<&str>> =
+        if is_large { chains.iter().map(|chain| Some(&**chain)).collect() } else { vec![None] };
+    let mut socket = Netlink::open(NETLINK_NETFILTER)?;
+    let mut collected = T::default();
+    for part in parts {
+        let read = |collected: &mut T| dump(family, &mut socket, part, &mut |rule| each(collected, rule));
+        read_part(&mut collected, is_large, read)?;
+    }
+    Ok(collected)
+}
+
+/// Reads a part until nf_tables does not change meanwhile; `keeps`: whether other parts are collected already.
+fn read_part<T: Default>(
+    collected: &mut T,
+    keeps: bool,
+    mut read: impl FnMut(&mut T) -> io::Result<bool>,
+) -> io::Result<()> {
     for _ in 0..TRIES {
-        let mut collected = T::default();
-        let end = Netlink::open(NETLINK_NETFILTER)?.dump_once(&request, &mut |received: &Received<'_>| {
-            let message = received.attributes(NFGENMSG_LENGTH);
-            if message.text(NFTA_RULE_TABLE) == Some("nat")
-                && let Some(rule) = counted(family, message)
-            {
-                each(&mut collected, &rule);
-            }
-            Ok(())
-        });
-        match end {
-            Ok(Dump::Complete) => return Ok(collected),
-            Ok(Dump::Interrupted) => {}
-            Err(error) => match error.errno() {
-                Some(libc::ENOBUFS | libc::EINTR) => {}
-                // No such table, or no nf_tables.
-                Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP) => return Ok(T::default()),
-                _ => return Err(error.into()),
-            },
+        if read(collected)? {
+            return Ok(());
+        }
+        if !keeps {
+            *collected = T::default();
         }
     }
-    Err(io::Error::new(io::ErrorKind::Interrupted, "the rules of table nat changed while they were read"))
+    Err(changed())
+}
+
+fn changed() -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, "the rules of table nat changed while they were read")
+}
+
+/// Dumps the rules of a chain, or of all. Returns whether nothing changed meanwhile.
+fn dump(
+    family: IpFamily,
+    socket: &mut Netlink,
+    chain: Option<&str>,
+    each: &mut dyn FnMut(&CountedRule<'_>),
+) -> io::Result<bool> {
+    let mut request = Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE), 0, &nfgenmsg(family.nfproto()));
+    request.text(NFTA_RULE_TABLE, TABLE);
+    if let Some(chain) = chain {
+        request.text(NFTA_RULE_CHAIN, chain);
+    }
+    let end = socket.dump_once(&request, &mut |received: &Received<'_>| {
+        let message = received.attributes(NFGENMSG_LENGTH);
+        if message.text(NFTA_RULE_TABLE) == Some(TABLE)
+            && let Some(rule) = counted(family, message)
+        {
+            each(&rule);
+        }
+        Ok(())
+    });
+    match end {
+        Ok(end) => Ok(end == Dump::Complete),
+        Err(error) => {
+            // What it has not delivered yet would be taken for the next answer.
+            *socket = Netlink::open(NETLINK_NETFILTER)?;
+            match error.errno() {
+                Some(libc::ENOBUFS | libc::EINTR) => Ok(false),
+                // No such table or chain, or no nf_tables.
+                Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP) => Ok(true),
+                _ => Err(error.into()),
+            }
+        }
+    }
 }
 
 /// Decodes a rule. What it matches besides the protocol is skipped.
