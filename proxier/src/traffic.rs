@@ -1,7 +1,7 @@
 //! What Service ports and endpoints have carried, as the kernel has counted it.
 //!
 //! A mode's reader passes a [`TrafficSample`] for each object of the kernel that counts. The kernel's counts end with the
-//! object: whoever adds them up must expect one to begin at zero again.
+//! object: code that adds them up must expect one to begin at zero again.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -62,7 +62,7 @@ fn service_ports_beyond_the_limit_are_counted_and_admitted_in_place_of_deleted_o
         (names.join(" "), traffic.omitted_ports)
     };
     assert_eq!(shown(&totals), ("a/1 a/2".to_owned(), 1));
-    // A new one with a lower name takes nobody's place.
+    // A new one with a lower name takes no other's place.
     totals.add(&selection(2), vec![sample("a/0", 1, 1), sample("a/1", 1, 2), sample("a/2", 1, 1)], now);
     assert_eq!(shown(&totals), ("a/1 a/2".to_owned(), 1));
     totals.add(&selection(2), vec![sample("a/3", 1, 4), sample("a/1", 1, 2)], now);

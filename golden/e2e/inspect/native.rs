@@ -24,7 +24,7 @@ fn table_that_iptables_calls_incompatible_is_traced_by_its_expressions() {
     let last = steps.last().and_then(|step| step["rule"].as_str()).unwrap_or_default();
     assert!(last.contains("ct state new") && last.contains("drop"), "{traced:#}");
     assert_eq!(causes(&node, &format!("{VIP} --from outside")), ["refused-by-others"]);
-    // The rest of the table is told as before, its other chains included.
+    // The rest of the table reads as before, its other chains included.
     let dump = node.dump();
     assert_eq!((&dump["unread"], &dump["differences"]), (&serde_json::json!([]), &serde_json::json!([])), "{dump:#}");
 }

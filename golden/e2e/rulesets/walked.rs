@@ -262,7 +262,7 @@ fn mistaken(
     match (seen.keys().all(arrives), seen.keys().any(arrives)) {
         // No proxy answers at the health check node port here.
         _ if question.to.port() == 32081 => {
-            (status == "healthy").then(|| "nobody serves health checks, and diagnose finds it healthy".to_owned())
+            (status == "healthy").then(|| "no process serves health checks, and diagnose finds it healthy".to_owned())
         }
         (true, _) if !causes.is_empty() => Some(format!("packets arrive, and diagnose finds {}", causes.join("; "))),
         (_, false) if status == "healthy" => Some("no packet arrives, and diagnose finds it healthy".to_owned()),

@@ -53,7 +53,7 @@ fn write(tool: &mut dyn IptablesTool, rules: &[Rule]) -> Result<(), RestoreError
 
 /// The rules of the long chain, in the calling thread's namespace.
 fn read() -> Vec<String> {
-    read_between_writes().expect("nobody writes")
+    read_between_writes().expect("no other program writes")
 }
 
 /// As [`read`]; `None` if the chain is changed during every attempt.

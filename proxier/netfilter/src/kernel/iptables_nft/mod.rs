@@ -28,5 +28,7 @@ mod transaction;
 
 pub use inspected::{InspectedRule, RuleContent};
 pub use read::{NftRules, ReadRule};
+pub(in crate::kernel) use read::{TRIES, dump_rules};
 pub use rule::{DecodedRule, UnknownRule};
+pub(in crate::kernel) use tables::CHAINS_AT_ONCE;
 pub use tool::NativeIptables;

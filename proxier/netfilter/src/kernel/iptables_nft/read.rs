@@ -4,7 +4,9 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::rule::{DecodedRule, decode};
 use super::sets::SetIndex;
-use crate::kernel::netlink::{Attributes, Dump, NFGENMSG_LENGTH, Netlink, Received, Request, nfgenmsg, nfnetlink};
+use crate::kernel::netlink::{
+    Attributes, Dump, NFGENMSG_LENGTH, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink,
+};
 use crate::kernel::nftables::NftError;
 use crate::{Counters, IpFamily};
 
@@ -15,7 +17,7 @@ pub(super) const NFTA_RULE_CHAIN: u16 = 2;
 pub(super) const NFTA_RULE_HANDLE: u16 = 3;
 
 /// The number of attempts if nf_tables changes during a dump.
-const TRIES: u32 = 5;
+pub(in crate::kernel) const TRIES: u32 = 5;
 
 /// A rule as read from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,50 +83,66 @@ impl NftRules {
         decode: impl Fn(IpFamily, Attributes<'_>, &mut SetIndex) -> Option<R>,
         mut each: impl FnMut(&mut T, &str, R),
     ) -> Result<(T, Dump), NftError> {
-        let kind = nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE);
-        let mut request = Request::new(kind, 0, &nfgenmsg(self.family.nfproto()));
-        request.text(NFTA_RULE_TABLE, table);
-        if let Some(chain) = chain {
-            request.text(NFTA_RULE_CHAIN, chain);
-        }
         let mut collected = T::default();
         for _ in 0..TRIES {
             collected = T::default();
             self.sets.forget();
             let (family, sets) = (self.family, &mut self.sets);
-            let socket = match self.socket.take() {
-                Some(socket) => self.socket.insert(socket),
-                None => self.socket.insert(Netlink::open(NETLINK_NETFILTER)?),
-            };
-            let end = socket.dump_once(&request, &mut |received: &Received<'_>| {
-                let message = received.attributes(NFGENMSG_LENGTH);
-                // Older kernels ignore the filters.
-                let (in_table, of) = (message.text(NFTA_RULE_TABLE), message.text(NFTA_RULE_CHAIN));
-                if let Some(of) = of.filter(|of| in_table == Some(table) && chain.is_none_or(|chain| chain == *of))
-                    && let Some(rule) = decode(family, message, sets)
-                {
+            let end = dump_rules(&mut self.socket, family, table, chain, &mut |of, message| {
+                if let Some(rule) = decode(family, message, sets) {
                     each(&mut collected, of, rule);
                 }
-                Ok(())
-            });
-            match end {
-                Ok(Dump::Complete) => return Ok((collected, Dump::Complete)),
-                Ok(Dump::Interrupted) => {}
-                Err(error) => {
-                    self.socket = None;
-                    match error.errno() {
-                        Some(libc::ENOBUFS | libc::EINTR) => {}
-                        // No such table, or no nf_tables.
-                        Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP) => {
-                            return Ok((T::default(), Dump::Complete));
-                        }
-                        _ => return Err(error.into()),
-                    }
-                }
+            })?;
+            if end == Dump::Complete {
+                return Ok((collected, end));
             }
         }
         Ok((collected, Dump::Interrupted))
     }
+}
+
+/// Dumps the rules of one chain, or of all of a table, once: passes the name of the chain and the attributes of each.
+///
+/// A table or chain that does not exist has no rules. `Interrupted`: nf_tables changed meanwhile, or answers were lost.
+/// `socket` is opened if there is none, and closed after a failure: what it has not delivered would be taken for the next
+/// answer.
+///
+/// # Errors
+/// If the kernel refuses.
+pub(in crate::kernel) fn dump_rules(
+    socket: &mut Option<Netlink>,
+    family: IpFamily,
+    table: &str,
+    chain: Option<&str>,
+    each: &mut dyn FnMut(&str, Attributes<'_>),
+) -> Result<Dump, NetlinkError> {
+    let mut request = Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE), 0, &nfgenmsg(family.nfproto()));
+    request.text(NFTA_RULE_TABLE, table);
+    if let Some(chain) = chain {
+        request.text(NFTA_RULE_CHAIN, chain);
+    }
+    let opened = match socket.take() {
+        Some(opened) => socket.insert(opened),
+        None => socket.insert(Netlink::open(NETLINK_NETFILTER)?),
+    };
+    let end = opened.dump_once(&request, &mut |received: &Received<'_>| {
+        let message = received.attributes(NFGENMSG_LENGTH);
+        // Older kernels ignore the filters.
+        let (in_table, of) = (message.text(NFTA_RULE_TABLE), message.text(NFTA_RULE_CHAIN));
+        if let Some(of) = of.filter(|of| in_table == Some(table) && chain.is_none_or(|chain| chain == *of)) {
+            each(of, message);
+        }
+        Ok(())
+    });
+    end.or_else(|error| {
+        *socket = None;
+        match error.errno() {
+            Some(libc::ENOBUFS | libc::EINTR) => Ok(Dump::Interrupted),
+            // No such table, or no nf_tables.
+            Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP) => Ok(Dump::Complete),
+            _ => Err(error),
+        }
+    })
 }
 
 /// The result of a read that no change interrupted.

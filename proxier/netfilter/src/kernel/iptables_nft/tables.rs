@@ -19,7 +19,7 @@ const NFTA_CHAIN_HOOK: u16 = 4;
 
 /// The most chains that are read in one dump. For each 32 KiB the kernel passes over all rules before, so that its time
 /// is quadratic in the number of rules.
-const CHAINS_AT_ONCE: usize = 2000;
+pub(in crate::kernel) const CHAINS_AT_ONCE: usize = 2000;
 
 /// A table, or the reason why it must be left alone.
 pub(super) type Readable<T> = Result<T, Incompatible>;

@@ -2,17 +2,12 @@
 
 use std::io;
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
-
 use super::{CountedRule, dnat, string};
-use crate::kernel::netlink::{Attributes, Dump, NFGENMSG_LENGTH, Netlink, Received, Request, nfgenmsg, nfnetlink};
+use crate::kernel::iptables_nft::{CHAINS_AT_ONCE, TRIES, dump_rules};
+use crate::kernel::netlink::{Attributes, Dump, NetlinkError};
 use crate::kernel::nftables::chains;
 use crate::{Counters, IpFamily, nft};
 
-const NFNL_SUBSYS_NFTABLES: u8 = 10;
-const NFT_MSG_GETRULE: u8 = 7;
-const NFTA_RULE_TABLE: u16 = 1;
-const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
@@ -38,10 +33,6 @@ const NFT_CMP_EQ: u32 = 0;
 const IPV4_PROTOCOL: u32 = 9;
 
 const TABLE: &str = "nat";
-/// The most chains that are read in one dump.
-const CHAINS_AT_ONCE: usize = 2000;
-/// The number of attempts if nf_tables changes during a dump.
-const TRIES: u32 = 5;
 
 /// See [`super::counted_nat_rules`].
 ///
@@ -54,10 +45,16 @@ pub(super) fn read<T: Default>(family: IpFamily, mut each: impl FnMut(&mut T, &C
     let is_large = chains.len() > CHAINS_AT_ONCE;
     let parts: Vec<Option<&str>> =
         if is_large { chains.iter().map(|chain| Some(&**chain)).collect() } else { vec![None] };
-    let mut socket = Netlink::open(NETLINK_NETFILTER)?;
+    let mut socket = None;
     let mut collected = T::default();
     for part in parts {
-        let read = |collected: &mut T| dump(family, &mut socket, part, &mut |rule| each(collected, rule));
+        let read = |collected: &mut T| {
+            dump_rules(&mut socket, family, TABLE, part, &mut |chain, message| {
+                if let Some(rule) = counted(family, chain, message) {
+                    each(collected, &rule);
+                }
+            })
+        };
         read_part(&mut collected, is_large, read)?;
     }
     Ok(collected)
@@ -67,10 +64,10 @@ pub(super) fn read<T: Default>(family: IpFamily, mut each: impl FnMut(&mut T, &C
 fn read_part<T: Default>(
     collected: &mut T,
     keeps: bool,
-    mut read: impl FnMut(&mut T) -> io::Result<bool>,
+    mut read: impl FnMut(&mut T) -> Result<Dump, NetlinkError>,
 ) -> io::Result<()> {
     for _ in 0..TRIES {
-        if read(collected)? {
+        if read(collected)? == Dump::Complete {
             return Ok(());
         }
         if !keeps {
@@ -84,45 +81,9 @@ fn changed() -> io::Error {
     io::Error::new(io::ErrorKind::Interrupted, "the rules of table nat changed while they were read")
 }
 
-/// Dumps the rules of a chain, or of all. Returns whether nothing changed meanwhile.
-fn dump(
-    family: IpFamily,
-    socket: &mut Netlink,
-    chain: Option<&str>,
-    each: &mut dyn FnMut(&CountedRule<'_>),
-) -> io::Result<bool> {
-    let mut request = Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE), 0, &nfgenmsg(family.nfproto()));
-    request.text(NFTA_RULE_TABLE, TABLE);
-    if let Some(chain) = chain {
-        request.text(NFTA_RULE_CHAIN, chain);
-    }
-    let end = socket.dump_once(&request, &mut |received: &Received<'_>| {
-        let message = received.attributes(NFGENMSG_LENGTH);
-        if message.text(NFTA_RULE_TABLE) == Some(TABLE)
-            && let Some(rule) = counted(family, message)
-        {
-            each(&rule);
-        }
-        Ok(())
-    });
-    match end {
-        Ok(end) => Ok(end == Dump::Complete),
-        Err(error) => {
-            // What it has not delivered yet would be taken for the next answer.
-            *socket = Netlink::open(NETLINK_NETFILTER)?;
-            match error.errno() {
-                Some(libc::ENOBUFS | libc::EINTR) => Ok(false),
-                // No such table or chain, or no nf_tables.
-                Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP) => Ok(true),
-                _ => Err(error.into()),
-            }
-        }
-    }
-}
-
 /// Decodes a rule. What it matches besides the protocol is skipped.
-fn counted(family: IpFamily, message: Attributes<'_>) -> Option<CountedRule<'_>> {
-    let mut rule = CountedRule { chain: message.text(NFTA_RULE_CHAIN)?, ..CountedRule::default() };
+fn counted<'a>(family: IpFamily, chain: &'a str, message: Attributes<'a>) -> Option<CountedRule<'a>> {
+    let mut rule = CountedRule { chain, ..CountedRule::default() };
     let mut is_protocol = false;
     let list = message.nest(NFTA_RULE_EXPRESSIONS)?.filter(|(kind, _)| *kind == NFTA_LIST_ELEM);
     for item in list.map(|(_, item)| Attributes::new(item)) {
