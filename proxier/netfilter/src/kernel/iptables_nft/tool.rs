@@ -310,7 +310,7 @@ fn readable<T>(table: Table, read: Result<Readable<T>, NftError>) -> Result<T, T
             let text = format!("table {} is incompatible with iptables, use nft: {why}", table.name());
             Err(kernel(io::Error::other(text)))
         }
-        Err(error) => Err(kernel(io::Error::other(error))),
+        Err(error) => Err(kernel(io::Error::from(error))),
     }
 }
 
@@ -338,7 +338,7 @@ impl IptablesTool for NativeIptables {
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
         let place = nft::Table { family: self.rules.family(), name: table.name().into() };
         let states = self.nf_tables.chain_states(&place, &[chain.as_str()]);
-        let states = states.map_err(|error| kernel(io::Error::other(error)))?;
+        let states = states.map_err(|error| kernel(io::Error::from(error)))?;
         Ok(states.iter().all(Option::is_some))
     }
 
@@ -353,7 +353,7 @@ impl IptablesTool for NativeIptables {
     fn table_state(&mut self, table: Table, chains: &[Chain]) -> io::Result<Option<TableState>> {
         let names: Vec<&str> = chains.iter().map(Chain::as_str).collect();
         let table = nft::Table { family: self.rules.family(), name: table.name().into() };
-        let states = self.nf_tables.chain_states(&table, &names).map_err(io::Error::other)?;
+        let states = self.nf_tables.chain_states(&table, &names).map_err(io::Error::from)?;
         Ok(Some(TableState::Chains(states)))
     }
 

@@ -71,8 +71,36 @@ fn list(refusals: &[Refusal]) -> String {
     }
 }
 
+/// Keeps the kind of the kernel's error, so that a refusal for want of rights can be told from others.
+impl From<NftError> for io::Error {
+    fn from(error: NftError) -> Self {
+        let kind = match &error {
+            NftError::Refused(refusals) => refusals.first().map(|refusal| Self::from_raw_os_error(refusal.errno).kind()),
+            NftError::Netlink(source) => Some(source.kind()),
+            NftError::Changed | NftError::Interrupted => Some(io::ErrorKind::Interrupted),
+            NftError::TooBig { .. } | NftError::Owned { .. } => None,
+        };
+        Self::new(kind.unwrap_or(io::ErrorKind::Other), error)
+    }
+}
+
 impl From<NetlinkError> for NftError {
     fn from(error: NetlinkError) -> Self {
         Self::Netlink(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::libc;
+
+    use super::*;
+
+    #[test]
+    fn refusal_for_want_of_rights_keeps_its_kind_and_text_as_an_io_error() {
+        let refused = || io::Error::from_raw_os_error(libc::EPERM);
+        let error = io::Error::from(NftError::Netlink(refused()));
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(error.to_string(), format!("nf_tables netlink request failed: {}", refused()));
     }
 }
