@@ -3,7 +3,7 @@
 use netfilter::IpFamily;
 use netfilter::kernel::{
     Flavour, FlavourChoice, IptablesTool, NativeIptables, SystemHost, SystemIpSets, SystemIptables, SystemIpvs,
-    SystemLinks, SystemNftables, ToolError, WriterPriority, detect_flavour, kernel_release, retry,
+    SystemLinks, SystemNftables, ToolError, WriterPriority, WriterRole, detect_flavour, kernel_release, retry,
 };
 use proxier::backend::Backend;
 use proxier::iptables::Iptables;
@@ -153,9 +153,10 @@ fn backend(
 ) -> Result<Box<dyn Backend>, String> {
     family.available().map_err(str::to_owned)?;
     let find = || -> Result<Box<dyn IptablesTool>, ToolError> {
+        let role = WriterRole::Foreground(priority.clone());
         Ok(match native {
-            true => Box::new(NativeIptables::find(family)?.as_foreground(priority.clone())),
-            false => Box::new(SystemIptables::find(family, choice)?.as_foreground(priority.clone())),
+            true => Box::new(NativeIptables::find(family)?.as_writer(role)),
+            false => Box::new(SystemIptables::find(family, choice)?.as_writer(role)),
         })
     };
     let tool = retry(find, |error| !error.is_missing()).map_err(|error| error.to_string())?;

@@ -12,7 +12,7 @@ use netfilter::iptables::Table;
 use netfilter::kernel::LinkError;
 use netfilter::kernel::{
     Flavour, IptablesTool, NativeIptables, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, WriterPriority,
-    delete_table,
+    WriterRole, delete_table,
 };
 use tracing::{info, warn};
 
@@ -112,9 +112,10 @@ fn remove_rules(
     if tables.is_empty() {
         return Ok((false, Vec::new()));
     }
+    let role = WriterRole::Background(priority.clone());
     let mut tools: Box<dyn IptablesTool> = match (programs, flavour) {
-        (Some(programs), _) => Box::new(programs.as_background(priority.clone())),
-        (None, Flavour::Nft) => Box::new(NativeIptables::new(family).as_background(priority.clone())),
+        (Some(programs), _) => Box::new(programs.as_writer(role)),
+        (None, Flavour::Nft) => Box::new(NativeIptables::new(family).as_writer(role)),
         // As in kube-proxy, not an error: a node needs the programs of one flavour only.
         (None, Flavour::Legacy) => {
             warn!(

@@ -12,7 +12,7 @@ pub use super::command::ToolError;
 use super::flavour::{Flavour, FlavourChoice};
 use super::legacy::{TableSize, table_size};
 use super::nftables::{self, ChainState, NftTables, SystemNftables};
-use super::writer_priority::WriterPriority;
+use super::writer_priority::WriterRole;
 use crate::IpFamily;
 use crate::iptables::{Chain, Rule, Table};
 use crate::{Restore, SavedTable, nft, reference};
@@ -131,9 +131,7 @@ pub struct SystemIptables {
     random_fully: bool,
     /// nf_tables, which the tools write to; `None` for the legacy flavour.
     nf_tables: Option<SystemNftables>,
-    priority: WriterPriority,
-    /// Whether writes are background steps.
-    is_cleanup: bool,
+    role: WriterRole,
 }
 
 impl SystemIptables {
@@ -149,16 +147,10 @@ impl SystemIptables {
         Ok(tools)
     }
 
-    /// Writes as a foreground writer, which background steps yield to.
+    /// Writes in this role. A background writer's commands restart after preemption.
     #[must_use]
-    pub fn as_foreground(self, priority: WriterPriority) -> Self {
-        Self { priority, is_cleanup: false, ..self }
-    }
-
-    /// Writes as background steps that yield to foreground writers and restart after preemption.
-    #[must_use]
-    pub fn as_background(self, priority: WriterPriority) -> Self {
-        Self { priority, is_cleanup: true, ..self }
+    pub fn as_writer(self, role: WriterRole) -> Self {
+        Self { role, ..self }
     }
 
     /// Whether the programs of a family support `--random-fully`. Does not access the kernel.
@@ -205,8 +197,7 @@ impl SystemIptables {
             batch: if choice.flavour == Some(Flavour::Legacy) { usize::MAX } else { NFT_BATCH },
             random_fully: knows_random_fully(&String::from_utf8_lossy(&version)),
             nf_tables: (choice.flavour == Some(Flavour::Nft)).then(SystemNftables::default),
-            priority: WriterPriority::default(),
-            is_cleanup: false,
+            role: WriterRole::default(),
             iptables,
         })
     }
@@ -226,17 +217,13 @@ impl IptablesTool for SystemIptables {
     fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError> {
         let mut command = Command::new(&self.restore);
         command.args(["-w", LOCK_WAIT, "--noflush", "--counters"]);
-        let result = if self.is_cleanup {
-            self.priority.run_background(|preemption| {
-                match command::run_preemptible(&mut command, preemption, restore.parts()) {
-                    Err(ToolError::Preempted { .. }) => None,
-                    result => Some(result),
-                }
-            })
-        } else {
-            let _turn = self.priority.write();
-            command::run(&mut command, restore.parts())
-        };
+        let result = self.role.write(|preemption| match preemption {
+            None => Some(command::run(&mut command, restore.parts())),
+            Some(preemption) => match command::run_preemptible(&mut command, preemption, restore.parts()) {
+                Err(ToolError::Preempted { .. }) => None,
+                result => Some(result),
+            },
+        });
         result.map(drop).map_err(|error| {
             let message = error.to_string();
             let lines = if let ToolError::Failed { stderr, .. } = &error { refused_lines(stderr) } else { Vec::new() };
@@ -247,12 +234,12 @@ impl IptablesTool for SystemIptables {
     fn has_rule(&mut self, table: Table, builtin: &str, rule: &Rule) -> Result<bool, ToolError> {
         let mut command = self.command();
         command.args(["-t", table.name(), "-C", builtin]).args(arguments(&rule.to_string()));
-        let _turn = (!self.is_cleanup).then(|| self.priority.write());
+        let _turn = self.role.turn();
         answer(command::run(&mut command, []))
     }
 
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
-        let _turn = (!self.is_cleanup).then(|| self.priority.write());
+        let _turn = self.role.turn();
         answer(command::run(self.command().args(["-t", table.name(), "-S", chain.as_str()]), []))
     }
 

@@ -56,4 +56,4 @@ pub use route::{Route, RouteTable, has_policy_rules, route_to};
 pub use rule_counts::{CountedRule, counted_nat_rules};
 pub use rules::RuleReader;
 pub use sockets::{listens, open_sockets};
-pub use writer_priority::{Preemption, WriterGuard, WriterPriority};
+pub use writer_priority::{Preemption, WriterGuard, WriterPriority, WriterRole};

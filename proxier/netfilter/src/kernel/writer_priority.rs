@@ -38,6 +38,15 @@ struct WriterCounts {
     starved: bool,
 }
 
+/// How a writer takes part.
+#[derive(Clone, Debug)]
+pub enum WriterRole {
+    /// Background steps yield to its writes.
+    Foreground(WriterPriority),
+    /// Its writes are background steps.
+    Background(WriterPriority),
+}
+
 /// An active foreground write, which ends when this is dropped.
 #[derive(Debug)]
 pub struct WriterGuard<'a>(&'a Shared);
@@ -101,6 +110,34 @@ impl WriterPriority {
         }
         state.starved = false;
         state.stepping = true;
+    }
+}
+
+impl Default for WriterRole {
+    fn default() -> Self {
+        Self::Foreground(WriterPriority::default())
+    }
+}
+
+impl WriterRole {
+    /// Runs a write at its turn. A background step that returns `None` was preempted and runs again.
+    pub fn write<T>(&self, mut write: impl FnMut(Option<&Preemption>) -> Option<T>) -> T {
+        match self {
+            Self::Background(priority) => priority.run_background(|preemption| write(Some(preemption))),
+            Self::Foreground(priority) => {
+                let _turn = priority.write();
+                write(None).expect("only background steps are preempted")
+            }
+        }
+    }
+
+    /// The turn of a short command of a foreground writer; a background one does not wait.
+    #[must_use]
+    pub fn turn(&self) -> Option<WriterGuard<'_>> {
+        match self {
+            Self::Foreground(priority) => Some(priority.write()),
+            Self::Background(_) => None,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::iptables::{Chain, Rule, Table};
 use crate::kernel::iptables::{IptablesTool, RestoreError, TableState, ToolError};
 use crate::kernel::netlink::{Fault, NFGENMSG_LENGTH, Netlink, NetlinkError, Received};
 use crate::kernel::nftables::{NftError, NftTables, SystemNftables};
-use crate::kernel::writer_priority::WriterPriority;
+use crate::kernel::writer_priority::WriterRole;
 use crate::{IpFamily, Restore, SavedTable, nft};
 
 /// The number of chains in one transaction: a few megabytes.
@@ -44,9 +44,7 @@ pub struct NativeIptables {
     rules: NftRules,
     nf_tables: SystemNftables,
     socket: Option<Netlink>,
-    priority: WriterPriority,
-    /// Whether writes are background steps.
-    is_cleanup: bool,
+    role: WriterRole,
     /// The largest batch in bytes.
     largest_batch: usize,
     /// The chains that were changed rule by rule.
@@ -99,8 +97,7 @@ impl NativeIptables {
             rules: NftRules::new(family),
             nf_tables: SystemNftables::default(),
             socket: None,
-            priority: WriterPriority::default(),
-            is_cleanup: false,
+            role: WriterRole::default(),
             largest_batch: BYTES_MAX,
             known: KnownChains::default(),
         }
@@ -113,16 +110,10 @@ impl NativeIptables {
         Self { largest_batch: bytes, ..self }
     }
 
-    /// Writes as a foreground writer, which background steps yield to.
+    /// Writes in this role. Batches are short, so that background ones are not preempted.
     #[must_use]
-    pub fn as_foreground(self, priority: WriterPriority) -> Self {
-        Self { priority, is_cleanup: false, ..self }
-    }
-
-    /// Writes as background steps that yield to foreground writers.
-    #[must_use]
-    pub fn as_background(self, priority: WriterPriority) -> Self {
-        Self { priority, is_cleanup: true, ..self }
+    pub fn as_writer(self, role: WriterRole) -> Self {
+        Self { role, ..self }
     }
 
     /// Lets the kernel validate a chain of table nat with a rule, without creating it.
@@ -320,12 +311,7 @@ impl IptablesTool for NativeIptables {
     }
 
     fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError> {
-        let priority = self.priority.clone();
-        if self.is_cleanup {
-            return priority.run_background(|_| Some(self.restore_now(restore)));
-        }
-        let _turn = priority.write();
-        self.restore_now(restore)
+        self.role.clone().write(|_| Some(self.restore_now(restore)))
     }
 
     fn has_rule(&mut self, table: Table, builtin: &str, rule: &Rule) -> Result<bool, ToolError> {

@@ -75,7 +75,9 @@ fn list(refusals: &[Refusal]) -> String {
 impl From<NftError> for io::Error {
     fn from(error: NftError) -> Self {
         let kind = match &error {
-            NftError::Refused(refusals) => refusals.first().map(|refusal| Self::from_raw_os_error(refusal.errno).kind()),
+            NftError::Refused(refusals) => {
+                refusals.first().map(|refusal| Self::from_raw_os_error(refusal.errno).kind())
+            }
             NftError::Netlink(source) => Some(source.kind()),
             NftError::Changed | NftError::Interrupted => Some(io::ErrorKind::Interrupted),
             NftError::TooBig { .. } | NftError::Owned { .. } => None,
