@@ -226,7 +226,7 @@ impl CommandLine {
             file.level.clone_from(&flags.service_metrics);
         }
         if given("service-metrics-limit") {
-            file.limit = flags.service_metrics_limit;
+            file.limit = Some(flags.service_metrics_limit);
         }
         if given("service-metrics-namespaces") {
             file.namespaces = items(&flags.service_metrics_namespaces);

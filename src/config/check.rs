@@ -9,6 +9,7 @@ use super::duration::GoDuration;
 use super::file::ServiceMetricsFile;
 use super::gates::{FeatureGates, IPVS};
 use super::{KubeProxyConfiguration, net, node_ports};
+use crate::dns_names::{LABEL, is_label};
 use crate::version::{FIRST_MINOR, LAST_MINOR};
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
@@ -109,11 +110,11 @@ impl Errors {
         if !SERVICE_METRICS.contains(&&*file.level) {
             self.text("ServiceMetrics.Level", &file.level, "must be Off, Services or Endpoints");
         }
-        if file.is_on() && file.limit <= 0 || file.limit < 0 {
-            self.value("ServiceMetrics.Limit", file.limit, POSITIVE);
+        if let Some(limit) = file.limit.filter(|limit| *limit <= 0) {
+            self.value("ServiceMetrics.Limit", limit, POSITIVE);
         }
-        for namespace in file.namespaces.iter().filter(|name| name.trim().is_empty()) {
-            self.text("ServiceMetrics.Namespaces", namespace, "must not be blank");
+        for namespace in file.namespaces.iter().filter(|name| !is_label(name.trim())) {
+            self.text("ServiceMetrics.Namespaces", namespace, LABEL);
         }
     }
 

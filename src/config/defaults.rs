@@ -47,8 +47,8 @@ impl KubeProxyConfiguration {
         self.config_sync_period.get_or_insert(GoDuration::from_secs(15 * 60));
         self.port_range.clear();
         let service_metrics = &mut self.service_metrics;
-        if service_metrics.is_on() && service_metrics.limit == 0 {
-            service_metrics.limit = ServiceMetricsFile::LIMIT;
+        if service_metrics.is_on() {
+            service_metrics.limit.get_or_insert(ServiceMetricsFile::LIMIT);
         }
         self
     }

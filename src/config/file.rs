@@ -82,8 +82,9 @@ pub struct ServiceMetricsFile {
     /// The namespaces of Services that are shown; none: all.
     #[serde(serialize_with = "list")]
     pub namespaces: Vec<String>,
-    /// The most Service ports that are shown.
-    pub limit: i32,
+    /// The most Service ports that are shown; the default applies if it is unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i32>,
 }
 
 impl ServiceMetricsFile {

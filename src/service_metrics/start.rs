@@ -14,6 +14,7 @@ use proxier::{iptables, ipvs, nftables};
 
 use super::{ReadCounts, ServiceTraffic, TrafficSelection};
 use crate::config::ValidatedConfig;
+use crate::config::file::ServiceMetricsFile;
 use crate::inspect::model::Model;
 use crate::metrics::ReadTraffic;
 
@@ -48,7 +49,7 @@ pub fn start(
     let file = &settings.file.service_metrics;
     let selection = TrafficSelection {
         namespaces: file.namespaces.iter().map(|name| name.trim().into()).collect(),
-        limit: usize::try_from(file.limit).unwrap_or_default(),
+        limit: usize::try_from(file.limit.unwrap_or(ServiceMetricsFile::LIMIT)).unwrap_or_default(),
         endpoints: level == ServiceMetrics::Endpoints,
         ipvs: matches!(running, ActiveMode::Ipvs(_)),
     };

@@ -10,6 +10,8 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::dns_names::{LABEL, SUBDOMAIN, is_label, is_subdomain};
+
 /// An object of a supported kind.
 pub struct Object {
     /// Its kind and name.
@@ -130,9 +132,11 @@ impl<T> Collected<'_, T> {
         match (known, value) {
             (Some(kind), value) if self.only.is_some_and(|service| !concerns(kind, &value, service)) => {}
             (Some(kind), value) if version.is_empty() || version == kind.api_version() => {
-                let object =
-                    (self.make)(Object { key: key_of(kind, &value), value, document: document_name.to_owned() });
-                self.parsed.objects.push(object);
+                let key = key_of(kind, &value);
+                if let Some(problem) = name_problem(&key) {
+                    return self.skip(format!("{document_name}: {key}: {problem}"));
+                }
+                self.parsed.objects.push((self.make)(Object { key, value, document: document_name.to_owned() }));
             }
             (Some(kind), value) => {
                 let (key, ours) = (key_of(kind, &value), kind.api_version());
@@ -142,7 +146,7 @@ impl<T> Collected<'_, T> {
                 if name.ends_with("List") && list.get("items").is_some_and(Value::is_array) =>
             {
                 if let Some(Value::Array(items)) = list.remove("items") {
-                    items.into_iter().for_each(|item| self.take(document_name, item));
+                    items.into_iter().enumerate().for_each(|(n, item)| self.take(&item_name(document_name, n), item));
                 }
             }
             _ => self
@@ -221,11 +225,31 @@ impl<'de, T> Visitor<'de> for Items<'_, '_, T> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let mut number = 0;
         while let Some(item) = items.next_element()? {
-            self.collected.take(self.document_name, item);
+            self.collected.take(&item_name(self.document_name, number), item);
+            number += 1;
         }
         Ok(())
     }
+}
+
+/// An item of a list, for messages.
+fn item_name(document_name: &str, number: usize) -> String {
+    format!("{document_name}, items[{number}]")
+}
+
+/// Why the API would refuse an object of this name.
+fn name_problem(key: &ObjectKey) -> Option<String> {
+    let (namespace, name) = (&*key.name.namespace, &*key.name.name);
+    let (is_valid, rule) = match key.kind {
+        Kind::Service => (is_label(name), LABEL),
+        Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr => (is_subdomain(name), SUBDOMAIN),
+    };
+    if !is_valid {
+        return Some(format!("metadata.name: {name:?} {rule}"));
+    }
+    (!namespace.is_empty() && !is_label(namespace)).then(|| format!("metadata.namespace: {namespace:?} {LABEL}"))
 }
 
 /// Documents with the number of their first line, without empty ones.
@@ -290,7 +314,7 @@ mod tests {
             assert_eq!(keys(&text, Some(&a)), ("Service x/a, EndpointSlice x/a-1, Node n".to_owned(), 0), "{text}");
         }
         assert_eq!(keys(&list("Pod"), None), (String::new(), 1), "items of no list");
-        assert_eq!(keys(&list("Service"), None), ("Service default/".to_owned(), 0), "a Service with items");
+        assert_eq!(keys(&list("Service"), None), (String::new(), 1), "a Service with items and without a name");
         let hidden = "kind: Service\nmetadata: {namespace: x, name: \"\\x61\"}\n";
         assert_eq!(keys(hidden, Some(&a)).0, "Service x/a", "written otherwise");
         let broken = format!("{}}}", list("List"));
@@ -304,6 +328,27 @@ mod tests {
         assert_eq!(parsed.objects.len(), 1);
         assert_eq!(parsed.skipped.len(), 2);
         assert!(parsed.skipped[0].contains("Service default/a: apiVersion"), "{}", parsed.skipped[0]);
+    }
+
+    #[test]
+    fn objects_with_names_that_the_api_refuses_are_skipped_with_document_item_and_field() {
+        let list = r#"{"kind": "List", "items": [{"kind": "Service", "metadata": {"name": "web"}},
+            {"kind": "Service", "metadata": {"name": "Web_1"}}, {"metadata": {"name": "x"}}]}"#;
+        let text = format!(
+            "{list}\n---\nkind: Node\nmetadata: {{name: n.example}}\n---\nkind: Service\nmetadata: {{name: a, namespace: b.c}}\n"
+        );
+        let parsed = parse(&text).expect("objects");
+        let keys: Vec<String> = parsed.objects.iter().map(|object| object.key.to_string()).collect();
+        assert_eq!(keys, ["Service default/web", "Node n.example"]);
+        let skipped = [
+            "items[1]: Service default/Web_1: metadata.name: \"Web_1\"",
+            "items[2]: kind",
+            "b.c/a: metadata.namespace: \"b.c\"",
+        ];
+        for (text, expected) in parsed.skipped.iter().zip(skipped) {
+            assert!(text.contains(expected), "{text}");
+        }
+        assert_eq!(parsed.skipped.len(), 3);
     }
 
     #[test]
