@@ -2,6 +2,7 @@
 //!
 //! `track` decodes API objects into it, and modes render a [`Snapshot`] of it.
 
+pub mod annotations;
 pub mod config;
 pub mod conntrack;
 pub mod endpoint;
@@ -14,6 +15,7 @@ pub mod service;
 pub mod snapshot;
 pub mod topology;
 
+pub use annotations::ServiceExtensions;
 pub use config::{Config, LocalDetector, NodePortAddresses};
 pub use conntrack::ConntrackConfig;
 pub use endpoint::{Endpoint, Endpoints, Slice, SliceEndpoint, SlicePort};

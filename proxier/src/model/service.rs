@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::annotations::ServiceExtensions;
+
 /// A namespaced object's name, printed `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamespacedName {
@@ -152,6 +154,8 @@ pub struct ServicePort {
     ///
     /// It still counts as externally accessible.
     pub hidden_external_ips: bool,
+    /// What the Service asks for by annotations.
+    pub extensions: ServiceExtensions,
 }
 
 /// A destination of packets for a Service port.

@@ -3,6 +3,7 @@
 //! Services, EndpointSlices, ServiceCIDRs and the own Node, as JSON or protobuf, become [`Change`]s of one family; a
 //! [`Tracker`] holds the model and knows which Service ports changed.
 
+mod annotations;
 mod change;
 mod copy;
 mod endpointslice;

@@ -10,6 +10,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::annotations::Annotations;
+
 /// Deserializes null like an absent field.
 fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
@@ -113,29 +115,6 @@ impl Labels {
             "service.kubernetes.io/headless" => Some(&mut self.headless),
             "service.kubernetes.io/service-proxy-name" => Some(&mut self.service_proxy_name),
             "topology.kubernetes.io/zone" => Some(&mut self.zone),
-            _ => None,
-        }
-    }
-}
-
-/// The annotations that matter.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Annotations {
-    /// On an EndpointSlice: the trigger time of the last change.
-    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time", deserialize_with = "nullable")]
-    pub trigger_time: String,
-    /// On a bookmark: `true` after all initial objects of a streamed list.
-    #[serde(rename = "k8s.io/initial-events-end", deserialize_with = "nullable")]
-    pub initial_events_end: String,
-}
-
-impl Annotations {
-    /// The field for an annotation.
-    pub fn of(&mut self, key: &str) -> Option<&mut String> {
-        match key {
-            "endpoints.kubernetes.io/last-change-trigger-time" => Some(&mut self.trigger_time),
-            "k8s.io/initial-events-end" => Some(&mut self.initial_events_end),
             _ => None,
         }
     }

@@ -1,7 +1,8 @@
 //! The same fields in protobuf, numbered as in `generated.proto` of `k8s.io/api` and `k8s.io/apimachinery`.
 
+use super::annotations::Annotations;
 use super::objects::{
-    Annotations, ClientIpConfig, Conditions, Endpoint, EndpointPort, EndpointSlice, Hints, Labels, LoadBalancerIngress,
+    ClientIpConfig, Conditions, Endpoint, EndpointPort, EndpointSlice, Hints, Labels, LoadBalancerIngress,
     LoadBalancerStatus, Meta, Node, NodeAddress, NodeSpec, NodeStatus, Service, ServiceCidr, ServiceCidrSpec,
     ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig, Taint,
 };

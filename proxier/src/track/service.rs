@@ -96,6 +96,7 @@ impl Translator {
             internal_local: spec.internal_traffic_policy == "Local",
             external_local: outside && spec.external_traffic_policy == "Local",
             health_check_node_port: if health_check { spec.health_check_node_port } else { 0 },
+            extensions: service.metadata.annotations.extensions().0,
         }
     }
 }
@@ -113,6 +114,7 @@ fn problems(key: &ObjectKey, service: &Service) -> Vec<String> {
     if spec.ports.is_empty() {
         found.push(format!("{key}: spec.ports: empty, the Service is unreachable"));
     }
+    found.extend(service.metadata.annotations.extensions().1.into_iter().map(|problem| format!("{key}: {problem}")));
     for (index, port) in spec.ports.iter().enumerate() {
         let same = |other: &super::objects::ServicePort| {
             let protocol = |port: &super::objects::ServicePort| Protocol::parse(&port.protocol).or(Some(Protocol::Tcp));

@@ -9,8 +9,8 @@ use netfilter::{Flow, conntrack};
 use proxier::cleaner::FlowCleaner;
 use proxier::model::endpoint::NodeHint;
 use proxier::model::{
-    Endpoints, NamespacedName, NodeInfo, NodePortAddresses, Protocol, Scope, ServicePort, ServicePortName, Slice,
-    SliceEndpoint, SlicePort, Snapshot,
+    Endpoints, NamespacedName, NodeInfo, NodePortAddresses, Protocol, Scope, ServiceExtensions, ServicePort,
+    ServicePortName, Slice, SliceEndpoint, SlicePort, Snapshot,
 };
 
 use crate::common::namespace::{in_namespace, run};
@@ -216,6 +216,7 @@ impl Dns {
             external_local: false,
             health_check_node_port: 0,
             hidden_external_ips: false,
+            extensions: ServiceExtensions::default(),
         };
         ports.insert(name, port);
         Self { ports, endpoints, node: NodeInfo::default() }

@@ -8,8 +8,8 @@ use netfilter::{Flow, Tuple};
 use proxier::conntrack::StaleFlows;
 use proxier::model::endpoint::NodeHint;
 use proxier::model::{
-    Destination, Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServicePort, ServicePortName, Slice,
-    SliceEndpoint, SlicePort, Snapshot,
+    Destination, Endpoints, NamespacedName, NodeInfo, Protocol, Scope, ServiceExtensions, ServicePort, ServicePortName,
+    Slice, SliceEndpoint, SlicePort, Snapshot,
 };
 
 #[derive(Default)]
@@ -45,6 +45,7 @@ impl Cluster {
             external_local: true,
             health_check_node_port: 0,
             hidden_external_ips: false,
+            extensions: ServiceExtensions::default(),
         };
         let name = name(service);
         let endpoint = |text: &str| SliceEndpoint {

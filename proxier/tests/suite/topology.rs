@@ -1,7 +1,7 @@
 //! Which endpoints a node uses, as a table: policies, hints, readiness.
 
 use proxier::model::endpoint::NodeHint;
-use proxier::model::{CategorizedEndpoints, Endpoint, NodeInfo, ServicePort, SliceEndpoint};
+use proxier::model::{CategorizedEndpoints, Endpoint, NodeInfo, ServiceExtensions, ServicePort, SliceEndpoint};
 
 /// An endpoint in a few letters: `r`eady, `s`erving and terminating, `d`own; `L` local; `a`/`b` its zone hint;
 /// `+`/`-` a node hint for this node or another.
@@ -42,6 +42,7 @@ fn port(policies: &str) -> ServicePort {
         external_local: policies.contains("external"),
         health_check_node_port: 0,
         hidden_external_ips: false,
+        extensions: ServiceExtensions::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use netfilter::IpFamily;
 use proxier::model::Scope;
+use proxier::model::annotations::END_STALE_CONNECTIONS;
 use proxier::track::{Change, Kind, Object, Tracker, Translator};
 use serde_json::{Value, json};
 
@@ -73,6 +74,19 @@ fn metadata_is_no_change() {
     again["metadata"]["managedFields"] = json!([{"manager": "m"}]);
     assert!(!cluster.slice(again));
     assert_eq!(cluster.pending(), [] as [&str; 0]);
+}
+
+#[test]
+fn an_annotation_that_the_proxy_understands_is_a_change() {
+    let mut cluster = Cluster::new();
+    cluster.service(service("a"));
+    cluster.pending();
+    let mut annotated = service("a");
+    annotated["metadata"]["annotations"] = json!({END_STALE_CONNECTIONS: "true"});
+    assert!(cluster.service(annotated.clone()));
+    assert_eq!(cluster.pending(), ["ns/a:http"]);
+    annotated["metadata"]["annotations"]["x"] = json!("y");
+    assert!(!cluster.service(annotated));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option::of;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proxier::model::annotations::{END_STALE_CONNECTIONS, UDP_CONNECTION_HANDLING};
 
 /// Values that have a meaning in some field.
 const WORDS: [&str; 22] = [
@@ -41,13 +42,15 @@ const WORDS: [&str; 22] = [
     "ToBeDeletedByClusterAutoscaler",
 ];
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 9] = [
     "kubernetes.io/service-name",
     "service.kubernetes.io/headless",
     "service.kubernetes.io/service-proxy-name",
     "topology.kubernetes.io/zone",
     "endpoints.kubernetes.io/last-change-trigger-time",
     "k8s.io/initial-events-end",
+    END_STALE_CONNECTIONS,
+    UDP_CONNECTION_HANDLING,
     "app",
 ];
 
