@@ -12,7 +12,7 @@ use netfilter::conntrack::UDP;
 use netfilter::iptables::Table;
 use netfilter::kernel::{
     AddressWatch, ConntrackTable, Flavour, Host, NftTables, SystemAddressWatch, SystemConntrack, SystemHost,
-    SystemIpSets, SystemIptables, SystemLinks, SystemNftables, has_chain, has_table, table_size,
+    SystemIpSets, SystemLinks, SystemNftables, existing_tables, has_chain, has_table, table_size,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxier::leftovers;
@@ -33,8 +33,8 @@ fn without_descriptors_facts_are_unknown_not_absent() {
         let found: Vec<(&str, bool)> = vec![
             ("addresses", SystemHost.addresses(IpFamily::V4).is_err()),
             ("sysctl", SystemHost.sysctl("net/ipv4/ip_forward").is_err()),
-            ("legacy tables", SystemIptables::find_existing(IpFamily::V4, Flavour::Legacy).is_err()),
-            ("nf_tables tables", SystemIptables::find_existing(IpFamily::V4, Flavour::Nft).is_err()),
+            ("legacy tables", existing_tables(IpFamily::V4, Flavour::Legacy).is_err()),
+            ("nf_tables tables", existing_tables(IpFamily::V4, Flavour::Nft).is_err()),
             ("a table", has_table(IpFamily::V4, "nat").is_err()),
             ("a chain", has_chain(IpFamily::V4, "nat", "KUBE-MARK-MASQ").is_err()),
             ("the generation", SystemNftables::default().generation().is_err()),

@@ -12,7 +12,7 @@ use netfilter::iptables::Table;
 use netfilter::kernel::LinkError;
 use netfilter::kernel::{
     Flavour, IptablesTool, NativeIptables, SystemIpSets, SystemIptables, SystemIpvs, SystemLinks, WriterPriority,
-    WriterRole, delete_table,
+    WriterRole, delete_table, existing_tables,
 };
 use tracing::{info, warn};
 
@@ -108,22 +108,17 @@ fn remove_rules(
     in_use: Option<ActiveMode>,
     priority: &WriterPriority,
 ) -> Result<(bool, Vec<SyncError>), SyncError> {
-    let (tables, programs) = SystemIptables::find_existing(family, flavour).map_err(SyncError)?;
+    let tables = existing_tables(family, flavour).map_err(|error| SyncError(error.to_string()))?;
     if tables.is_empty() {
         return Ok((false, Vec::new()));
     }
-    let role = WriterRole::Background(priority.clone());
-    let mut tools: Box<dyn IptablesTool> = match (programs, flavour) {
-        (Some(programs), _) => Box::new(programs.as_writer(role)),
-        (None, Flavour::Nft) => Box::new(NativeIptables::new(family).as_writer(role)),
+    let Some(mut tools) = tools(family, flavour, WriterRole::Background(priority.clone()))? else {
         // As in kube-proxy, not an error: a node needs the programs of one flavour only.
-        (None, Flavour::Legacy) => {
-            warn!(
-                "{family}: cannot clean up iptables tables of flavour {flavour}: no programs in PATH to read them; \
-                 what kube-proxy left there stays"
-            );
-            return Ok((false, Vec::new()));
-        }
+        warn!(
+            "{family}: cannot clean up iptables tables of flavour {flavour}: no programs in PATH to read them; what \
+             kube-proxy left there stays"
+        );
+        return Ok((false, Vec::new()));
     };
     let ipvs_was_here = tables.contains(&Table::Filter) && ipvs::was_here(tools.as_mut())?;
     let leftovers = match in_use {
@@ -144,6 +139,15 @@ fn remove_rules(
     }
     let with_flavour = |SyncError(error)| SyncError(format!("{family}: iptables, flavour {flavour}: {error}"));
     Ok((ipvs_was_here, errors.into_iter().map(with_flavour).collect()))
+}
+
+/// The tool that reads and changes the tables of a flavour; `None` without the programs that legacy tables need.
+fn tools(family: IpFamily, flavour: Flavour, role: WriterRole) -> Result<Option<Box<dyn IptablesTool>>, SyncError> {
+    if flavour == Flavour::Nft {
+        return Ok(Some(Box::new(NativeIptables::new(family).as_writer(role))));
+    }
+    let programs = SystemIptables::find_legacy(family).map_err(SyncError)?;
+    Ok(programs.map(|programs| -> Box<dyn IptablesTool> { Box::new(programs.as_writer(role)) }))
 }
 
 /// Removes IPVS mode's virtual servers, sets and device, after its rules.

@@ -1,6 +1,6 @@
 //! Removes jumps and chains from a table of the nf_tables flavour.
 //!
-//! The iptables tool removes the jumps, since it knows their encoding; the chains are deleted over netlink.
+//! The iptables tool removes the jumps, since it knows their encoding; the chains are deleted by their names.
 
 use std::collections::BTreeSet;
 

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use netfilter::IpFamily;
-use netfilter::kernel::WriterPriority;
+use netfilter::iptables::{Chain, Rule, Table};
+use netfilter::kernel::{IptablesTool, NativeIptables, WriterPriority};
+use netfilter::{IpFamily, Restore};
 use proxier::leftovers::{self, ActiveMode};
 
 use crate::common::namespace::{in_namespace, run};
@@ -53,8 +54,14 @@ fn chains_that_foreign_rules_refer_to_stay_empty_and_are_named_and_all_others_go
                 let errors =
                     leftovers::remove(IpFamily::V4, None, false, &WriterPriority::default()).expect_err("two stay");
                 let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-                let named =
-                    ["-A MINE -j KUBE-SEP-0000000000000007", "-A OUTPUT -d 192.0.2.1/32 -g KUBE-SVC-0000000000000009"];
+                // The nf_tables flavour is read without the programs, which have other words for this one.
+                let goto = match flavour {
+                    "nft" => {
+                        "ip nat OUTPUT: ip daddr 192.0.2.1 counter packets 0 bytes 0 goto KUBE-SVC-0000000000000009"
+                    }
+                    _ => "-A OUTPUT -d 192.0.2.1/32 -g KUBE-SVC-0000000000000009",
+                };
+                let named = ["-A MINE -j KUBE-SEP-0000000000000007", goto];
                 assert_eq!(errors.len(), 2, "{errors:#?}");
                 assert!(named.iter().zip(&errors).all(|(rule, error)| error.contains(rule)), "{errors:#?}");
                 let left = saved(flavour);
@@ -66,6 +73,30 @@ fn chains_that_foreign_rules_refer_to_stay_empty_and_are_named_and_all_others_go
             assert_eq!(saved(flavour).len(), 1, "{:?}", saved(flavour));
         });
     }
+}
+
+/// The iptables programs refuse such a chain, and see no jump in it.
+#[test]
+fn jumps_in_a_built_in_chain_of_another_priority_go_and_what_nft_made_stays() {
+    in_namespace(|| {
+        run("nft add table ip nat");
+        run("nft add chain ip nat PREROUTING { type nat hook prerouting priority -90; }");
+        run("nft add chain ip nat KUBE-SVC-0000000000000001");
+        run("nft add set ip nat KUBE-SET { type ipv4_addr; }");
+        run("nft add rule ip nat PREROUTING ip daddr 192.0.2.7 counter accept");
+        let (table, rule) = (
+            Table::Nat,
+            Rule::parse(IpFamily::V4, "-m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES"),
+        );
+        let mut jump = Restore::default();
+        jump.declare(table, Chain::parse("KUBE-SERVICES").expect("a name"), None);
+        jump.insert(table, "PREROUTING", &rule.expect("a rule"));
+        NativeIptables::new(IpFamily::V4).restore(&jump).expect("it is written");
+        leftovers::remove(IpFamily::V4, None, false, &WriterPriority::default()).expect("all can go");
+        let left = run("nft list table ip nat");
+        assert!(!left.contains("KUBE-SERVICES") && !left.contains("KUBE-SVC"), "{left}");
+        assert!(left.contains("192.0.2.7") && left.contains("KUBE-SET"), "{left}");
+    });
 }
 
 #[test]

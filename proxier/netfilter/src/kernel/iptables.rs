@@ -159,26 +159,17 @@ impl SystemIptables {
         Self::programs(family, choice).is_ok_and(|tools| tools.random_fully)
     }
 
-    /// The existing tables of a flavour, and the programs that read them.
-    ///
-    /// Listing must not create any table. The programs are `None` if they are not in PATH.
+    /// The legacy programs of a family; `None` if they are not in PATH.
     ///
     /// # Errors
-    /// If the tables cannot be listed, or a program in PATH cannot be run.
-    pub fn find_existing(family: IpFamily, flavour: Flavour) -> Result<(Vec<Table>, Option<Self>), String> {
-        let tables = existing(family, flavour).map_err(|error| error.to_string())?;
-        if tables.is_empty() {
-            return Ok((tables, None));
+    /// If a program in PATH cannot be run.
+    pub fn find_legacy(family: IpFamily) -> Result<Option<Self>, String> {
+        let Some(choice) = FlavourChoice::of(Flavour::Legacy)? else { return Ok(None) };
+        match Self::programs(family, &choice) {
+            Ok(tools) => Ok(Some(tools)),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error.to_string()),
         }
-        let tools = match FlavourChoice::of(flavour)? {
-            Some(choice) => match Self::programs(family, &choice) {
-                Ok(tools) => Some(tools),
-                Err(error) if error.is_missing() => None,
-                Err(error) => return Err(error.to_string()),
-            },
-            None => None,
-        };
-        Ok((tables, tools))
     }
 
     fn programs(family: IpFamily, choice: &FlavourChoice) -> Result<Self, ToolError> {
@@ -291,7 +282,11 @@ pub(super) fn legacy_tables(family: IpFamily) -> io::Result<String> {
     }
 }
 
-fn existing(family: IpFamily, flavour: Flavour) -> io::Result<Vec<Table>> {
+/// The existing tables of a flavour. Creates none, as a listing by the programs would.
+///
+/// # Errors
+/// If they cannot be read, which says nothing about whether tables exist.
+pub fn existing_tables(family: IpFamily, flavour: Flavour) -> io::Result<Vec<Table>> {
     match flavour {
         Flavour::Legacy => {
             let names = legacy_tables(family)?;

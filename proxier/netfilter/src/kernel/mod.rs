@@ -42,7 +42,7 @@ pub use flavour::{Flavour, FlavourChoice, detect as detect_flavour};
 pub use flows::{LiveFlow, for_each_flow};
 pub use host::{Host, SystemHost, cpu_time, cpus, ignored_signals, kernel_release, set_oom_score};
 pub use ipset::{IpSetError, IpSets, SetOperation, SystemIpSets};
-pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError, has_legacy_tables};
+pub use iptables::{IptablesTool, RestoreError, SystemIptables, ToolError, existing_tables, has_legacy_tables};
 pub use iptables_nft::{NativeIptables, NftRules};
 pub use ipvs::{IpvsError, IpvsTable, Operation, SystemIpvs};
 pub use legacy::{TableSize, table_size};

@@ -1,15 +1,18 @@
 //! Reads a table as [`IptablesTool::save`](crate::kernel::IptablesTool::save) returns it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::base::BUILTIN;
+use super::inspected::RuleContent;
 use super::read::{NFNL_SUBSYS_NFTABLES, NftRules, ReadRule};
 use super::rule::DecodedRule;
 use crate::iptables::{Chain, Table};
 use crate::kernel::netlink::{Dump, NFGENMSG_LENGTH, Netlink, Request, nfgenmsg, nfnetlink};
 use crate::kernel::nftables::{self, NftError};
+use crate::nft::ruleset::{self, TableId};
 use crate::{SavedChain, SavedTable, nft};
 
 const NFT_MSG_GETCHAIN: u8 = 4;
@@ -151,14 +154,31 @@ pub(super) fn references(
     }
     let mut found = HashMap::new();
     for from in chains.iter().filter(|from| !Chain::parse(from).is_some_and(|from| ours(&from))) {
-        for read in rules.chain(table.name(), from)? {
+        for (index, read) in rules.chain(table.name(), from)?.iter().enumerate() {
             let Some(to) = read.rule.jump().and_then(Chain::parse).filter(ours) else { continue };
-            found.entry(to).or_insert_with(|| {
-                let mut line = format!("-A {from}");
-                text(&read.rule, &mut line);
-                line
-            });
+            if let Entry::Vacant(first) = found.entry(to) {
+                first.insert(reference(rules, table, (from, index), &read.rule)?);
+            }
         }
     }
     Ok(found)
+}
+
+/// A rule as iptables-save prints it, or as nft does where this crate has no words of iptables for it.
+fn reference(
+    rules: &mut NftRules,
+    table: Table,
+    (from, index): (&str, usize),
+    rule: &DecodedRule,
+) -> Result<String, NftError> {
+    let mut line = format!("-A {from}");
+    if let DecodedRule::Unknown(_) = rule {
+        let (inspected, _) = rules.inspect_chain(table.name(), from)?;
+        if let Some(RuleContent::Expressions(held)) = inspected.get(index).map(|inspected| &inspected.content) {
+            let id = TableId::of(rules.family(), table.name());
+            return Ok(format!("{id} {from}: {} (in nft syntax)", held.text(&id, &ruleset::Table::default())));
+        }
+    }
+    text(rule, &mut line);
+    Ok(line)
 }
