@@ -1,7 +1,8 @@
 //! Deletes stale conntrack entries of UDP flows after syncs.
 //!
 //! The kernel evaluates NAT rules only for the first packet of a flow, so a flow to a removed endpoint outlives its
-//! rules. Failed deletions are retried.
+//! rules. Failed deletions are retried. A second pass finds the flows of packets that were on their way through the old
+//! rules during the first.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,6 +17,12 @@ use tracing::{debug, info, warn};
 use crate::addresses::VIRTUAL_IP_DEVICE;
 use crate::conntrack::StaleFlows;
 use crate::model::{Destination, NodePortAddresses, Scope, Snapshot};
+
+/// The time from a pass to the second one.
+///
+/// A sender that is preempted between the NAT rules and the end of the hook, where the kernel enters the flow in the table,
+/// or a packet in a queue for user space, comes after the first pass with what the old rules decided.
+const SECOND_PASS_AFTER: Duration = Duration::from_secs(1);
 
 /// The result of a pass over the conntrack table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +47,16 @@ pub struct FlowCleaner {
     served: BTreeSet<IpAddr>,
     /// The failure that is logged already.
     failure: String,
+    second: Option<SecondPass>,
+    second_after: Duration,
+}
+
+/// What the second pass looks for.
+#[derive(Debug)]
+struct SecondPass {
+    at: Instant,
+    scope: Scope,
+    gone: BTreeSet<Destination>,
 }
 
 impl FlowCleaner {
@@ -51,8 +68,24 @@ impl FlowCleaner {
         table: Box<dyn ConntrackTable>,
         host: Box<dyn Host>,
     ) -> Self {
-        let (needs_retry, gone, served, failure) = (false, BTreeSet::new(), BTreeSet::new(), String::new());
-        Self { family, node_port_addresses, table, host, needs_retry, gone, served, failure }
+        Self {
+            family,
+            node_port_addresses,
+            table,
+            host,
+            needs_retry: false,
+            gone: BTreeSet::new(),
+            served: BTreeSet::new(),
+            failure: String::new(),
+            second: None,
+            second_after: SECOND_PASS_AFTER,
+        }
+    }
+
+    /// Sets the time from a pass to the second one.
+    #[must_use]
+    pub fn with_second_pass_after(self, second_after: Duration) -> Self {
+        Self { second_after, ..self }
     }
 
     /// Whether the last pass failed and must be repeated.
@@ -101,16 +134,49 @@ impl FlowCleaner {
             self.record_success();
             return None;
         }
+        let released = self.gone.clone();
+        let (cleaned, addresses) = self.pass(stale, snapshot)?;
+        if *scope == Scope::Full && !self.needs_retry {
+            self.served.clear();
+        }
+        self.served.extend(addresses);
+        self.schedule_second_pass(scope, released);
+        Some(cleaned)
+    }
+
+    /// Deletes again what is stale by now of what the last passes looked for, once that is due.
+    ///
+    /// Returns `None` if nothing was deleted.
+    pub fn clean_again(&mut self, snapshot: &Snapshot<'_>, now: Instant) -> Option<CleanupStats> {
+        let second = self.second.take_if(|second| second.at <= now)?;
+        let stale = StaleFlows::of(snapshot, &second.scope, &second.gone);
+        // A retry covers everything.
+        if stale.is_empty() || self.needs_retry {
+            return None;
+        }
+        self.pass(stale, snapshot).map(|(cleaned, _)| cleaned).filter(|cleaned| cleaned.deleted > 0)
+    }
+
+    /// Plans a second pass for this and what one is planned for already.
+    fn schedule_second_pass(&mut self, scope: &Scope, gone: BTreeSet<Destination>) {
+        let at = Instant::now() + self.second_after;
+        let second = self.second.get_or_insert_with(|| SecondPass { at, scope: scope.clone(), gone: BTreeSet::new() });
+        second.at = at;
+        second.gone.extend(gone);
+        match (&mut second.scope, scope) {
+            (Scope::Changed(planned), Scope::Changed(names)) => planned.extend(names.iter().cloned()),
+            (planned, _) => *planned = Scope::Full,
+        }
+    }
+
+    /// Passes over the table once. Also returns the current node port addresses if they were needed.
+    fn pass(&mut self, stale: StaleFlows, snapshot: &Snapshot<'_>) -> Option<(CleanupStats, Vec<IpAddr>)> {
         let start = Instant::now();
         match self.delete(stale, snapshot) {
             Ok((deleted, addresses, problem)) => {
                 let cleaned = CleanupStats { duration: start.elapsed(), deleted: deleted.flows };
                 self.report(&deleted, problem, cleaned.duration);
-                if *scope == Scope::Full && !self.needs_retry {
-                    self.served.clear();
-                }
-                self.served.extend(addresses);
-                Some(cleaned)
+                Some((cleaned, addresses))
             }
             Err(error) => {
                 self.record_failure(format!("cannot list conntrack entries to find stale UDP flows: {error}"));

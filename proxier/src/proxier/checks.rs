@@ -21,11 +21,20 @@ impl Proxier {
         if self.address_watch.as_mut().is_some_and(|watch| watch.changed(now)) {
             self.check_host(now);
         }
+        self.clean_flows_again(now);
         if self.quick_check_not_before > now {
             return;
         }
         let drift = self.backend.check_drift_quickly(now);
         self.repair(0, drift, now);
+    }
+
+    fn clean_flows_again(&mut self, now: Instant) {
+        let node_ip = self.config.node_ip(self.family, self.tracker.node());
+        let Some(cleaner) = &mut self.cleaner else { return };
+        if let Some(cleaned) = cleaner.clean_again(&self.tracker.snapshot(node_ip), now) {
+            self.observer.cleaned(&cleaned);
+        }
     }
 
     /// Reads host addresses and sysctls, and requests a full sync if they changed.

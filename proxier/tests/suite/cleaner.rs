@@ -74,6 +74,11 @@ struct ActiveMode {
 impl ActiveMode {
     /// The first `failures` syncs fail; they are retried after `period`.
     fn start(failures: usize, period: Duration) -> Self {
+        Self::start_with_second_pass(failures, period, LONG)
+    }
+
+    /// As [`ActiveMode::start`], with the time from a pass to the second one.
+    fn start_with_second_pass(failures: usize, period: Duration, second_after: Duration) -> Self {
         let mut config = objects::config();
         config.periods.sync = period;
         let (table, host) = (FakeConntrack::default(), FakeHost::default());
@@ -82,6 +87,7 @@ impl ActiveMode {
         let (sender, events) = channel();
         let everywhere = NodePortAddresses::default();
         let cleaner = FlowCleaner::new(IpFamily::V4, everywhere, Box::new(table.clone()), Box::new(host.clone()));
+        let cleaner = cleaner.with_second_pass_after(second_after);
         let proxier = Proxier::new(IpFamily::V4, config, Box::new(Failing(failures)), Box::new(Watcher(sender)));
         std::thread::spawn(move || proxier.with_cleaner(cleaner).run(&received));
         Self { changes, events, table, host, translator: Translator::new(objects::NODE, false) }
@@ -157,6 +163,22 @@ fn the_first_sync_and_each_change_of_udp_are_followed_by_one_pass() {
     running.expect(&[Synced(true), Deleted(1)]);
     running.changes.send(Change::Service(NamespacedName::new("ns", "dns"), Vec::new()));
     running.expect(&[Synced(true), Deleted(1)]);
+}
+
+#[test]
+fn flow_that_the_old_rules_made_during_a_pass_goes_with_the_second_pass_and_no_other() {
+    let mut running = ActiveMode::start_with_second_pass(0, LONG, Duration::from_millis(300));
+    running.list("UDP");
+    running.expect(&[Synced(true), Deleted(0)]);
+    running.endpoint("UDP", "10.0.0.6");
+    running.expect(&[Synced(true), Deleted(0)]);
+    running.flow("10.96.0.10:80", "10.0.0.5:8080");
+    running.flow("10.96.0.10:80", "10.0.0.6:8080");
+    running.expect(&[Deleted(1)]);
+    let passes = running.table.passes();
+    running.flow("10.96.0.10:80", "10.0.0.5:8080");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!((running.table.passes(), running.table.flows().len()), (passes, 2), "no pass is planned any more");
 }
 
 #[test]
