@@ -57,6 +57,35 @@ fn preflight_on_a_prepared_node_exits_with_0() {
 }
 
 #[test]
+#[ignore = "needs a kernel with IPVS: make test-ipvs"]
+fn preflight_beside_ipvs_mode_names_what_only_virtual_servers_do_and_changes_nothing() {
+    let ipvs =
+        json!({ "scheduler": "sh", "strictARP": true, "excludeCIDRs": ["198.51.100.0/24"], "tcpTimeout": "900s" });
+    let mut cluster = Cluster::new(Flavour::Nft, Path::new(BINARY)).configured("ipvs", ipvs);
+    cluster.set_mode(Mode::Ipvs);
+    let cluster = cluster.running(&[web()]);
+    let state = || ["ipvsadm -S -n", "ipset list -n", "nft list tables"].map(|command| cluster.on_node(command));
+    let before = state();
+    assert!(before[0].contains("-s sh"), "{}", before[0]);
+    let output = preflight(&cluster, &["nftables", "-o", "json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+    assert_eq!(output.status.code(), Some(1), "{report:#}");
+    assert_eq!((&report["from"], &report["to"]), (&json!("ipvs"), &json!("nftables")));
+    let differences = report["differences"].as_array().expect("a list");
+    for (id, word) in [
+        ("scheduler", "scheduler sh"),
+        ("exclude-cidrs", "198.51.100.0/24"),
+        ("strict-arp", "ARP"),
+        ("ipvs-timeouts", "conntrack"),
+        ("node-port-addresses", ""),
+    ] {
+        let found = differences.iter().find(|found| found["id"] == id).unwrap_or_else(|| panic!("no {id}: {report:#}"));
+        assert!(found["what"].as_str().is_some_and(|what| what.contains(word)), "{found:#}");
+    }
+    assert_eq!(state(), before);
+}
+
+#[test]
 fn what_cannot_be_read_is_unknown_and_blocks_nothing() {
     let cluster = Cluster::new(Flavour::Nft, Path::new(BINARY));
     let cluster = cluster.configured("nodePortAddresses", json!(["192.168.50.0/24", "fd00:50::/64"])).running(&[web()]);
