@@ -29,7 +29,7 @@ use golden::cluster::{Answer, Cluster};
 use golden::flavour::Flavour;
 
 /// How soon a change of the objects must show in the traffic, on a busy machine: long before conntrack forgets a flow.
-const PROMPT: Duration = Duration::from_secs(5);
+const PROMPT: Duration = Duration::from_secs(15);
 /// How long things may take that have no promise of speed, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 

@@ -141,7 +141,7 @@ pub(super) fn a_node_moves_between_modes(cluster: Cluster) {
         unnoticed(moving, &web, NODE_PORT, || {
             moving.kill();
             moving.start();
-            eventually("the other mode's rules are gone", SOON, || match before {
+            eventually("the other mode's rules are gone", SOON * 6, || match before {
                 Mode::Nftables => Family::BOTH.iter().all(|family| moving.table(*family).is_empty()),
                 Mode::Ipvs => !mentions(moving, "filter", "KUBE-IPVS-FILTER"),
                 Mode::Iptables => !mentions(moving, "nat", "KUBE-SVC-"),
