@@ -40,7 +40,7 @@ pub use self::traffic::read_connections;
 use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, RejectedPorts, SyncError, SyncStats, TableRules, budget_pause, list_rejected, reject};
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
-use crate::xtables::{FormattingExceptions, ObservedTables, QuickCheck};
+use crate::xtables::{FormattingExceptions, ObservedTables, QuickCheck, TableCheck};
 
 /// iptables mode in one family.
 #[derive(Debug)]
@@ -62,6 +62,7 @@ pub struct Iptables {
     formatting: FormattingExceptions,
     generation: GenerationTracker,
     quick: QuickCheck,
+    tables: TableCheck,
     /// The duration of the last full read.
     reading: Duration,
     referenced: ReferencedChains,
@@ -105,6 +106,7 @@ impl Iptables {
             formatting: FormattingExceptions::default(),
             generation: GenerationTracker::default(),
             quick: QuickCheck::of(&base::ENTRY_CHAINS),
+            tables: TableCheck::default(),
             reading: Duration::ZERO,
             referenced: ReferencedChains::default(),
             next_check: None,
@@ -120,9 +122,9 @@ impl Iptables {
     }
 
     fn observe(&mut self) -> Result<ObservedTables, SyncError> {
-        let start = Instant::now();
-        let read =
-            ObservedTables::read(self.tool.as_mut(), &[Table::Nat, Table::Filter, Table::Mangle], base::jumps())?;
+        let (start, tables) = (Instant::now(), [Table::Nat, Table::Filter, Table::Mangle]);
+        self.tables.check(self.family, self.tool.as_mut(), &tables)?;
+        let read = ObservedTables::read(self.tool.as_mut(), &tables, base::jumps())?;
         self.reading = start.elapsed();
         Ok(read)
     }

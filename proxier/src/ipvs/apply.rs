@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 use netfilter::ipset::{Entry, SetName};
-use netfilter::iptables::{Rule, Table};
+use netfilter::iptables::Rule;
 use netfilter::ipvs::{RealServer, ServerKey, VirtualServer};
 use netfilter::kernel::{AddressOperation, IpSetError, IpvsError, LinkError, Operation, SetOperation};
 use netfilter::{Owner, Restore, SavedChain};
@@ -71,7 +71,7 @@ impl GeneralErrors {
 impl Ipvs {
     /// Reads the whole kernel state.
     pub(super) fn observe(&mut self) -> Result<ObservedKernel, SyncError> {
-        let tables = ObservedTables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
+        let tables = self.read_tables()?;
         for id in SetId::ALL {
             let mut entries = Vec::new();
             if !self.state.is_usable(id) {

@@ -41,10 +41,17 @@ impl Ipvs {
     /// Describes the first difference of the rules and counts the others.
     pub(super) fn changed_rules(&mut self) -> Result<Option<String>, SyncError> {
         let start = Instant::now();
-        let tables = ObservedTables::read(self.kernel.tool.as_mut(), &[Table::Nat, Table::Filter], rules::jumps())?;
+        let tables = self.read_tables()?;
         self.reading = start.elapsed();
         let expected = self.state.chains.iter().map(|(place, chain)| (*place, *chain));
         Ok(self.formatting.drift(expected, &tables))
+    }
+
+    /// Reads the tables that this mode writes.
+    pub(super) fn read_tables(&mut self) -> Result<ObservedTables, SyncError> {
+        let (tool, tables) = (self.kernel.tool.as_mut(), [Table::Nat, Table::Filter]);
+        self.tables.check(self.family, tool, &tables)?;
+        Ok(ObservedTables::read(tool, &tables, rules::jumps())?)
     }
 
     /// The same for sets, addresses and servers.

@@ -41,7 +41,7 @@ use self::state::IpvsState;
 use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, RejectedPorts, SyncError, SyncStats, budget_pause, list_rejected};
 use crate::model::{Config, IpvsConfig, Scope, ServicePortName, Snapshot};
-use crate::xtables::{FormattingExceptions, ObservedTables, QuickCheck};
+use crate::xtables::{FormattingExceptions, ObservedTables, QuickCheck, TableCheck};
 
 /// IPVS mode in one family.
 #[derive(Debug)]
@@ -57,6 +57,7 @@ pub struct Ipvs {
     rejected: RejectedPorts,
     formatting: FormattingExceptions,
     quick: QuickCheck,
+    tables: TableCheck,
     /// The duration of the last full read of the rules.
     reading: Duration,
     /// Sysctls and timeouts that could not be set, as logged.
@@ -82,6 +83,7 @@ impl Ipvs {
             rejected: HashMap::new(),
             formatting: FormattingExceptions::default(),
             quick: QuickCheck::of(&rules::ENTRY_CHAINS),
+            tables: TableCheck::default(),
             reading: Duration::ZERO,
             problem: None,
             next_checks: [None; 2],

@@ -8,6 +8,7 @@ mod drift;
 mod jump;
 pub mod masquerade;
 mod quick;
+mod table_check;
 mod tables;
 
 use netfilter::iptables::Chain;
@@ -16,6 +17,7 @@ pub use self::cleanup::{ModeChains, StaleChains, still_referenced};
 pub use self::drift::{FormattingExceptions, TableChain, describe};
 pub use self::jump::{Jump, JumpPresence};
 pub use self::quick::{ChainsByTable, QuickCheck};
+pub use self::table_check::TableCheck;
 pub use self::tables::ObservedTables;
 
 /// Mangle chains by which a kubelet marks the iptables flavour in use.

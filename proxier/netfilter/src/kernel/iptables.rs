@@ -11,7 +11,7 @@ use super::command;
 pub use super::command::ToolError;
 use super::flavour::{Flavour, FlavourChoice};
 use super::legacy::{TableSize, table_size};
-use super::nftables::{self, ChainState, NftTables, SystemNftables};
+use super::nftables::{self, ChainState, NftTables, SystemNftables, TableFlags};
 use super::writer_priority::WriterRole;
 use crate::IpFamily;
 use crate::iptables::{Chain, Rule, Table};
@@ -104,6 +104,14 @@ pub trait IptablesTool: Send + std::fmt::Debug {
     /// # Errors
     /// If the kernel refuses the query.
     fn table_state(&mut self, _table: Table, _chains: &[Chain]) -> io::Result<Option<TableState>> {
+        Ok(None)
+    }
+
+    /// The flags of a table in nf_tables; `None` for the legacy flavour, or if there is no such table.
+    ///
+    /// # Errors
+    /// If the kernel refuses the query.
+    fn table_flags(&mut self, _table: Table) -> io::Result<Option<TableFlags>> {
         Ok(None)
     }
 
@@ -252,6 +260,13 @@ impl IptablesTool for SystemIptables {
         }
         let size = self.flavour.map(|_| table_size(self.family, table)).transpose()?;
         Ok(size.map(TableState::Size))
+    }
+
+    fn table_flags(&mut self, table: Table) -> io::Result<Option<TableFlags>> {
+        match self.nf_tables {
+            Some(_) => nftables::table_flags(self.family, table.name()),
+            None => Ok(None),
+        }
     }
 
     fn batch(&self) -> usize {

@@ -14,23 +14,62 @@ const CONNECTED: &str = "01";
 /// # Errors
 /// If the kernel's lists cannot be read.
 pub fn listens(ip: IpAddr, port: u16, protocol: &str) -> io::Result<Option<bool>> {
+    Ok(listening_inodes(ip, port, protocol)?.map(|inodes| !inodes.is_empty()))
+}
+
+/// The inodes of the sockets that listen for that protocol (`tcp` or `udp`) at an address and port; `None` for other
+/// protocols.
+///
+/// # Errors
+/// If the kernel's lists cannot be read.
+pub fn listening_inodes(ip: IpAddr, port: u16, protocol: &str) -> io::Result<Option<Vec<u64>>> {
     let state = match protocol {
         "tcp" => TCP_LISTEN,
         "udp" => UDP_UNCONNECTED,
         _ => return Ok(None),
     };
-    let serves = |(at, open): (IpAddr, u16)| open == port && (at == ip || at.is_unspecified());
+    let serves = |(at, open, _): &(IpAddr, u16, u64)| *open == port && (*at == ip || at.is_unspecified());
+    let mut found = Vec::new();
     // A socket of IPv6 may take packets of IPv4 too.
     for suffix in ["", "6"] {
         let text = match std::fs::read_to_string(format!("/proc/thread-self/net/{protocol}{suffix}")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && suffix == "6" => continue,
             read => read?,
         };
-        if text.lines().skip(1).filter_map(|line| socket(line, state)).any(serves) {
-            return Ok(Some(true));
+        let sockets = text.lines().skip(1).filter_map(|line| socket(line, state));
+        found.extend(sockets.filter(serves).map(|(.., inode)| inode));
+    }
+    Ok(Some(found))
+}
+
+/// The ID and name of a process that holds a socket; `None` if no visible process holds it.
+///
+/// # Errors
+/// If none is found and the open files of a process cannot be read, which takes root.
+pub fn process_of_socket(inode: u64) -> io::Result<Option<(u32, String)>> {
+    let (target, mut unread) = (format!("socket:[{inode}]"), None);
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let files = match std::fs::read_dir(entry.path().join("fd")) {
+            Ok(files) => files,
+            Err(error) => {
+                // A process may end meanwhile.
+                unread = unread.or(Some(error).filter(|error| error.kind() == io::ErrorKind::PermissionDenied));
+                continue;
+            }
+        };
+        let is_it = |path: std::path::PathBuf| std::fs::read_link(path).is_ok_and(|link| link.as_os_str() == &*target);
+        if files.flatten().any(|file| is_it(file.path())) {
+            return Ok(Some((pid, process_name(pid))));
         }
     }
-    Ok(Some(false))
+    unread.map_or(Ok(None), Err)
+}
+
+/// The name of a process, empty if it has ended.
+#[must_use]
+pub fn process_name(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
 /// The addresses at which sockets take new packets: TCP sockets that listen and all UDP sockets, with the protocol's number.
@@ -47,14 +86,14 @@ pub fn open_sockets() -> io::Result<BTreeSet<(u8, SocketAddr)>> {
                 read => read?,
             };
             let sockets = text.lines().skip(1).filter_map(|line| states.iter().find_map(|state| socket(line, state)));
-            found.extend(sockets.map(|(ip, port)| (number, SocketAddr::new(ip.to_canonical(), port))));
+            found.extend(sockets.map(|(ip, port, _)| (number, SocketAddr::new(ip.to_canonical(), port))));
         }
     }
     Ok(found)
 }
 
-/// The local address of a line `0: 0100007F:0277 00000000:0000 0A …` whose socket is in that state.
-fn socket(line: &str, state: &str) -> Option<(IpAddr, u16)> {
+/// The local address and the inode of a line `0: 0100007F:0277 00000000:0000 0A …` whose socket is in that state.
+fn socket(line: &str, state: &str) -> Option<(IpAddr, u16, u64)> {
     let mut words = line.split_whitespace().skip(1);
     let (address, port) = words.next()?.split_once(':')?;
     if words.nth(1)? != state {
@@ -66,7 +105,9 @@ fn socket(line: &str, state: &str) -> Option<(IpAddr, u16)> {
         8 => Ipv4Addr::from(word(0)?).into(),
         _ => Ipv6Addr::from(<[u8; 16]>::try_from([word(0)?, word(1)?, word(2)?, word(3)?].concat()).ok()?).into(),
     };
-    Some((ip, u16::from_str_radix(port, 16).ok()?))
+    // Queues, timer, retransmissions, user and timeout are before it.
+    let inode = words.nth(5)?.parse().ok()?;
+    Some((ip, u16::from_str_radix(port, 16).ok()?, inode))
 }
 
 #[cfg(test)]
@@ -83,6 +124,9 @@ mod tests {
         assert_eq!(listens("127.0.0.2".parse().expect("an address"), at.port(), "tcp").ok(), Some(Some(false)));
         let sockets = open_sockets().expect("/proc/net");
         assert!(sockets.contains(&(6, at)) && !sockets.contains(&(17, at)), "{sockets:?}");
+        let inodes = listening_inodes(at.ip(), at.port(), "tcp").expect("/proc/net").expect("TCP");
+        let holder = process_of_socket(inodes[0]).expect("/proc");
+        assert_eq!(holder.map(|(pid, _)| pid), Some(std::process::id()));
         drop(tcp);
         assert_eq!(is_open("tcp"), Some(false));
         let udp = UdpSocket::bind("[::1]:0").expect("a port").local_addr().expect("an address");

@@ -1,5 +1,9 @@
 //! The base chains of iptables-nft's tables.
 
+use std::io;
+
+use nix::libc;
+
 use crate::IpFamily;
 use crate::iptables::Table;
 use crate::kernel::netlink::Request;
@@ -61,8 +65,11 @@ pub(super) fn probe_rule() -> crate::iptables::Rule {
     }
 }
 
-/// The message of a kernel that lacks something.
+/// The message of a kernel that lacks something, or refuses for want of rights.
 pub(super) fn unsupported(family: IpFamily, error: &str) -> String {
+    if error.contains(&io::Error::from_raw_os_error(libc::EPERM).to_string()) {
+        return format!("no permission to write {} rules (CAP_NET_ADMIN): {error}", family.iptables());
+    }
     format!(
         "nf_tables cannot hold {} rules (CONFIG_NF_TABLES, CONFIG_NFT_NAT, CONFIG_NFT_COMPAT): {error}",
         family.iptables()

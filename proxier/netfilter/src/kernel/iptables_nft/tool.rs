@@ -17,7 +17,7 @@ use super::transaction::{Place, Shape, Writer};
 use crate::iptables::{Chain, Rule, Table};
 use crate::kernel::iptables::{IptablesTool, RestoreError, TableState, ToolError};
 use crate::kernel::netlink::{Fault, NFGENMSG_LENGTH, Netlink, NetlinkError, Received};
-use crate::kernel::nftables::{NftError, NftTables, SystemNftables};
+use crate::kernel::nftables::{self, NftError, NftTables, SystemNftables, TableFlags};
 use crate::kernel::writer_priority::WriterRole;
 use crate::{IpFamily, Restore, SavedTable, nft};
 
@@ -83,11 +83,23 @@ impl NativeIptables {
     /// The tables of a family.
     ///
     /// # Errors
-    /// If the kernel cannot hold such rules, or permission is refused. Nothing is changed.
+    /// If the kernel cannot hold such rules, or permission is refused. Nothing is changed. Where another process owns
+    /// table nat, the kernel refuses the probe whatever it supports: that is left to the first transaction.
     pub fn find(family: IpFamily) -> Result<Self, ToolError> {
         let mut tool = Self::new(family);
-        tool.probe().map_err(|error| kernel(io::Error::other(base::unsupported(family, &error))))?;
-        Ok(tool)
+        match tool.probe() {
+            Err(_) if tool.is_nat_owned() => Ok(tool),
+            probed => {
+                probed.map_err(|error| kernel(io::Error::other(base::unsupported(family, &error))))?;
+                Ok(tool)
+            }
+        }
+    }
+
+    /// Whether another process owns table nat.
+    fn is_nat_owned(&self) -> bool {
+        let flags = nftables::table_flags(self.rules.family(), Table::Nat.name());
+        flags.is_ok_and(|flags| flags.is_some_and(|flags| flags.owner.is_some()))
     }
 
     /// As [`NativeIptables::find`], without checking the kernel.
@@ -341,6 +353,10 @@ impl IptablesTool for NativeIptables {
         let table = nft::Table { family: self.rules.family(), name: table.name().into() };
         let states = self.nf_tables.chain_states(&table, &names).map_err(io::Error::from)?;
         Ok(Some(TableState::Chains(states)))
+    }
+
+    fn table_flags(&mut self, table: Table) -> io::Result<Option<TableFlags>> {
+        nftables::table_flags(self.rules.family(), table.name())
     }
 
     fn edits_rules(&self) -> bool {

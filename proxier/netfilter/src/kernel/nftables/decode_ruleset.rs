@@ -10,6 +10,7 @@ use crate::nft::ruleset::{Chain, Element, Elements, KeyField, Rule, Set, Table};
 
 const NFTA_HOOK_DEV: u16 = 3;
 const NFTA_HOOK_DEVS: u16 = 4;
+const NFTA_DEVICE_PREFIX: u16 = 2;
 const NF_INET_INGRESS: u32 = 5;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 pub(super) const NFT_SET_ELEM_CATCHALL: u32 = 2;
@@ -55,8 +56,11 @@ pub(super) fn other_chain(attributes: Attributes<'_>, of_inet: bool) -> Option<(
         return None;
     }
     let device = hook.text(NFTA_HOOK_DEV);
-    let devices = hook.nest(NFTA_HOOK_DEVS).into_iter().flatten().filter_map(|(_, name)| text(name));
-    let devices = device.into_iter().chain(devices).map(str::to_owned).collect();
+    let devices = hook.nest(NFTA_HOOK_DEVS).into_iter().flatten().filter_map(|(kind, name)| {
+        let name = text(name)?;
+        Some(if kind == NFTA_DEVICE_PREFIX { format!("{name}*") } else { name.to_owned() })
+    });
+    let devices = device.map(str::to_owned).into_iter().chain(devices).collect();
     let drops = attributes.be32(NFTA_CHAIN_POLICY) == Some(0);
     Some((name(attributes, TABLE)?, name(attributes, NFTA_CHAIN_NAME)?, drops, devices))
 }

@@ -18,6 +18,7 @@ mod read;
 #[cfg(any(test, feature = "testing"))]
 mod strategies;
 mod system;
+mod table_flags;
 
 use std::fmt;
 
@@ -31,6 +32,7 @@ pub use read::{NftReader, OtherChain};
 #[cfg(feature = "testing")]
 pub use strategies::any_expression;
 pub use system::SystemNftables;
+pub use table_flags::{TableFlags, table_flags};
 
 use crate::IpFamily;
 use crate::nft::{Bytes, Element, Name, Set, Table, Transaction};

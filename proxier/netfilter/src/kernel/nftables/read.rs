@@ -29,7 +29,7 @@ pub struct OtherChain {
     pub chain: String,
     /// Whether packets in bridges meet it.
     pub of_bridges: bool,
-    /// The interfaces whose packets meet it, if those are named.
+    /// The interfaces whose packets meet it, if those are named; a name with `*` at its end is a prefix.
     pub devices: Vec<String>,
 }
 
