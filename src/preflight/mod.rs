@@ -1,7 +1,7 @@
 //! `kube-proxy preflight`: what will behave otherwise on this node in nftables mode, and what to set before the move.
 //!
 //! It reads the rules and the configuration of the proxy that runs, ours or upstream's, in iptables or IPVS mode. Exit
-//! status 0: nothing differs; 1: something does; 2: something could not be read; 22: usage error.
+//! status 0: nothing differs; 1: something does; 2: something could not be read, whatever else differs; 22: usage error.
 
 mod checks;
 mod forward;
@@ -106,8 +106,9 @@ fn report(arguments: &Arguments) -> Result<(OutputWriter, u8), String> {
 impl PreflightReport {
     fn status(&self) -> u8 {
         match () {
-            () if self.differences.iter().any(|found| found.severity != Severity::Note) => 1,
+            // What could not be read may differ too.
             () if !self.unread.is_empty() => 2,
+            () if self.differences.iter().any(|found| found.severity != Severity::Note) => 1,
             () => 0,
         }
     }

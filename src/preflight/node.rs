@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netfilter::IpFamily;
+use netfilter::nft::{Name, ruleset as nft};
 use proxier::iptables::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
 use proxier::model::{Mode, NodeInfo, ServicePort, ServicePortName};
 use proxier_inspect::neighbours::owner;
-use proxier_inspect::rules::Ruleset;
+use proxier_inspect::rules::{Rule, Ruleset};
 
 use super::forward::ForwardCheck;
 use crate::config::ValidatedConfig;
@@ -15,6 +16,7 @@ use crate::inspect::NodeInspection;
 use crate::inspect::facts::Facts;
 use crate::inspect::readiness::{self, NftablesSupport};
 use crate::inspect::report::Unread;
+use crate::inspect::rules::FamilyRules;
 
 /// What a node is like, as far as it could be read.
 #[derive(Clone, Debug)]
@@ -81,7 +83,7 @@ impl NodeState {
             addresses: addresses.collect(),
             lacking,
             forward_drops: refused,
-            foreign_jumps: rulesets().flat_map(foreign_jumps).collect(),
+            foreign_jumps: rules.families.iter().flat_map(foreign_jumps).collect(),
             iptables_users: rulesets().flat_map(iptables_users).collect(),
             localhost_packets: counters.get(LOCALHOST_NODE_PORTS_COUNTER).copied(),
             invalid_packets: counters.get(INVALID_DROPPED_COUNTER).copied(),
@@ -107,14 +109,39 @@ pub fn is_of_proxy(chain: &str) -> bool {
     owner(chain) == Some("kube-proxy")
 }
 
-/// Rules of other programs that jump to chains of iptables or IPVS mode. The built-in chains' jumps are the proxy's own.
-fn foreign_jumps(ruleset: &Ruleset) -> Vec<String> {
-    const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
-    let others = chains(ruleset).filter(|(_, chain)| !is_of_proxy(chain) && !BUILT_IN.contains(chain));
-    let rules = others.flat_map(|(table, chain)| {
+/// Rules of other programs that jump to chains of iptables or IPVS mode, from any chain.
+fn foreign_jumps(rules: &FamilyRules) -> Vec<String> {
+    let ruleset = &rules.ruleset;
+    let others = chains(ruleset).filter(|(_, chain)| !is_of_proxy(chain));
+    let leading = others.flat_map(|(table, chain)| {
         let rules = ruleset.chain(table, chain).map_or(&[][..], |chain| &chain.rules);
-        rules.iter().map(move |rule| (table, rule))
+        rules.iter().filter(move |rule| is_foreign_jump(chain, rule)).map(move |rule| (table, rule))
     });
-    let leading = rules.filter(|(_, rule)| rule.leads_to().is_some_and(is_of_proxy));
-    leading.map(|(table, rule)| format!("{} {table}: {}", ruleset.family(), rule.text)).collect()
+    let texts = leading.map(|(table, rule)| format!("{} {table}: {}", ruleset.family(), rule.text));
+    texts.chain(foreign_base_jumps(&rules.nftables)).collect()
+}
+
+/// The built-in chains of iptables.
+const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+
+/// Whether another program's rule in a chain jumps to a chain of the proxy. The proxy's own jumps from built-in chains
+/// have a comment that begins with `kubernetes`, in every mode and version.
+fn is_foreign_jump(chain: &str, rule: &Rule) -> bool {
+    let is_own = BUILT_IN.contains(&chain) && rule.text.contains("--comment \"kubernetes ");
+    !is_own && rule.leads_to().is_some_and(is_of_proxy)
+}
+
+/// The same from base chains that other programs put into tables of iptables, which iptables does not show.
+fn foreign_base_jumps(tables: &nft::Ruleset) -> Vec<String> {
+    let of_iptables = tables.tables.iter().filter(|(id, _)| id.is_of_iptables());
+    let mut found = Vec::new();
+    for (id, table) in of_iptables {
+        let foreign = |(name, chain): &(&Name, &nft::Chain)| chain.base.is_some() && !chain.is_of_iptables(name);
+        for (name, chain) in table.chains.iter().filter(foreign) {
+            let rules = chain.rules.iter().flatten();
+            let leading = rules.filter(|rule| rule.leads_to().is_some_and(|to| is_of_proxy(to)));
+            found.extend(leading.map(|rule| format!("{id} {name}: {}", rule.text(id, table))));
+        }
+    }
+    found
 }
