@@ -2,6 +2,8 @@
 //!
 //! Prints each rule that matches, each random choice with its probability, and the verdict.
 
+mod data;
+
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
@@ -11,13 +13,13 @@ use netfilter::IpFamily;
 use proxier::model::Protocol;
 use proxier::nftables::TABLE;
 use proxier_inspect::services::BY_SOURCE;
-use proxier_inspect::walk::{Assumption, Branch, Doubt, Origin, Outcome, Packet, Step, Trace, Verdict};
-use serde::Serialize;
-use serde_json::json;
+use proxier_inspect::walk::{Branch, DoubtKind, Packet, Step, Trace, Verdict};
 
+use self::data::{as_json, is_certain};
+use crate::inspect::obstacles::missing_right;
 use crate::inspect::paths::{CLIENT_PORT, Paths};
 use crate::inspect::report::Unread;
-use crate::inspect::rules::{FamilyRules, two_moments};
+use crate::inspect::rules::FamilyRules;
 use crate::terminal::{OutputWriter, Style, Terminal, answer_with, json, text_output};
 
 /// This node as a sender, as `--from` spells it; `node` is the same.
@@ -25,6 +27,9 @@ pub const HOST: &str = "host";
 
 /// Source addresses of `--from outside`: documentation ranges, by family.
 pub const OUTSIDE: [&str; 2] = ["198.51.100.7", "2001:db8::7"];
+
+/// What an answer says of the packets that come back.
+pub const REPLIES: &str = "Replies are not checked: rules that drop them are not found.";
 
 /// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -72,7 +77,11 @@ const UNCERTAIN: u8 = 2;
 /// Runs the command. Exit status 0: the outcome is certain; 1: the trace failed; 2: the outcome depends on something that
 /// was not understood or not read.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    answer_with(shown(arguments), 1)
+    let shown = shown(arguments).map_err(|error| match missing_right() {
+        Some(why) => format!("{error}; {why}"),
+        None => error,
+    });
+    answer_with(shown, 1)
 }
 
 /// The number of attempts to trace through the rules of one moment.
@@ -87,13 +96,12 @@ fn shown(arguments: &Arguments) -> Result<(OutputWriter, u8), String> {
         let mut rules = FamilyRules::for_walking(family, &mut unread)?;
         let (packet, trace) = traced(arguments, &mut rules)?;
         rules.note_problems(&mut unread);
-        match rules.has_changed() {
-            true if tries > 0 => {}
-            true => {
-                unread.push(two_moments(family));
+        match rules.unsteady() {
+            Some(_) if tries > 0 => {}
+            note => {
+                unread.extend(note);
                 break (packet, trace, unread);
             }
-            false => break (packet, trace, unread),
         }
     };
     for unread in &unread {
@@ -152,6 +160,9 @@ pub fn text(packet: &Packet, trace: &Trace, unread: &[Unread], all: bool, termin
             false => Style::Green,
         };
         let _ = writeln!(out, "{}", terminal.styled(style, &(verdict(branch) + &hedge(branch, trace, unread))));
+        if !bad {
+            let _ = writeln!(out, "{}", terminal.styled(Style::Dim, REPLIES));
+        }
     }
     if trace.branches.len() > shown.len() {
         let _ = writeln!(out, "\nAll outcomes with their probabilities (--all shows every path):");
@@ -165,10 +176,6 @@ pub fn text(packet: &Packet, trace: &Trace, unread: &[Unread], all: bool, termin
         }
     }
     out
-}
-
-fn is_certain(branch: &Branch, trace: &Trace, unread: &[Unread]) -> bool {
-    branch.doubts.is_empty() && trace.missing.is_empty() && unread.is_empty()
 }
 
 /// Words for what the verdict depends on; empty if it is certain.
@@ -189,7 +196,7 @@ fn hedge(branch: &Branch, trace: &Trace, unread: &[Unread]) -> String {
         }
         let then = if ends.is_empty() { String::new() } else { format!(" (then: {})", ends.join(", or ")) };
         conditions.push(match branch.doubts.len() {
-            1 => format!("a rule in {} matches that cannot be decided{then}", first.hook),
+            1 => format!("{}{then}", first.condition()),
             count => format!("one of {count} rules matches that cannot be decided{then}"),
         });
     }
@@ -222,7 +229,12 @@ fn steps(branch: &Branch, terminal: Terminal, out: &mut String) {
         out.push_str("no rule matches\n");
     }
     for doubt in &branch.doubts {
-        let text = format!("{}: treated as not matching because it cannot be decided ({}):", doubt.hook, doubt.why);
+        let text = match doubt.kind {
+            DoubtKind::Rule => {
+                format!("{}: treated as not matching because it cannot be decided ({}):", doubt.hook, doubt.why)
+            }
+            DoubtKind::Chain | DoubtKind::Order => format!("{}: not decided ({}):", doubt.hook, doubt.why),
+        };
         let _ = writeln!(out, "{} {text}\n      {}", terminal.styled(Style::Yellow, "?"), doubt.rule);
     }
     for assumed in &branch.assumed {
@@ -345,83 +357,5 @@ fn verdict(branch: &Branch) -> String {
             to.ip(),
             how.name()
         ),
-    }
-}
-
-#[derive(Serialize)]
-struct BranchData<'a> {
-    probability: f64,
-    verdict: String,
-    to: Option<SocketAddr>,
-    masqueraded: bool,
-    certain: bool,
-    steps: Vec<serde_json::Value>,
-    doubts: Vec<serde_json::Value>,
-    harmless_doubts: Vec<serde_json::Value>,
-    assumed: Vec<serde_json::Value>,
-    remembered: Vec<&'a String>,
-}
-
-/// The trace as JSON.
-#[must_use]
-pub fn as_json(packet: &Packet, trace: &Trace, unread: &[Unread]) -> serde_json::Value {
-    let data = |branch| BranchData { certain: is_certain(branch, trace, unread), ..branch_data(branch) };
-    let branches: Vec<BranchData<'_>> = trace.branches.iter().map(data).collect();
-    let (from, interface) = match &packet.origin {
-        Origin::Host => ("host", None),
-        Origin::Interface(name) => ("interface", Some(name)),
-    };
-    json!({
-        "schema": "kube-proxy.trace/v1",
-        "packet": {
-            "protocol": packet.protocol.name(), "source": packet.source, "destination": packet.destination,
-            "origin": from, "interface": interface,
-        },
-        "certain": trace.is_certain() && unread.is_empty(),
-        "branches": branches,
-        "unread": unread,
-        "missing_chains": trace.missing.iter().map(|(table, chain)| format!("{table} {chain}")).collect::<Vec<_>>(),
-    })
-}
-
-fn step_data(step: &Step) -> serde_json::Value {
-    let Step { hook, rule, chance, handle, elements } = step;
-    json!({"hook": hook, "rule": rule, "chance": chance, "handle": handle, "elements": elements})
-}
-
-fn verdict_data(verdict: &Verdict) -> (&'static str, Option<SocketAddr>) {
-    match *verdict {
-        Verdict::Delivered(to) => ("delivered", Some(to)),
-        Verdict::Rejected => ("rejected", None),
-        Verdict::Dropped => ("dropped", None),
-        Verdict::Untouched => ("untouched", None),
-        Verdict::Forwarded(to, _) => ("forwarded", Some(to)),
-    }
-}
-
-fn doubt_data(doubt: &Doubt) -> serde_json::Value {
-    let Doubt { hook, rule, why, otherwise } = doubt;
-    let end = |outcome: &Outcome| {
-        let (verdict, to) = verdict_data(&outcome.verdict);
-        let Outcome { masqueraded, probability, .. } = outcome;
-        json!({"verdict": verdict, "to": to, "masqueraded": masqueraded, "probability": probability})
-    };
-    json!({"hook": hook, "rule": rule, "why": why, "otherwise": otherwise.iter().map(end).collect::<Vec<_>>()})
-}
-
-fn branch_data(branch: &Branch) -> BranchData<'_> {
-    let (verdict, to) = verdict_data(&branch.outcome.verdict);
-    let assumed = |one: &Assumption| json!({"hook": one.hook, "rule": one.rule, "what": one.what});
-    BranchData {
-        probability: branch.outcome.probability,
-        verdict: verdict.to_owned(),
-        to,
-        masqueraded: branch.outcome.masqueraded,
-        certain: branch.doubts.is_empty(),
-        steps: branch.steps.iter().map(step_data).collect(),
-        doubts: branch.doubts.iter().map(doubt_data).collect(),
-        harmless_doubts: branch.harmless.iter().map(doubt_data).collect(),
-        assumed: branch.assumed.iter().map(assumed).collect(),
-        remembered: branch.remembered.iter().collect(),
     }
 }

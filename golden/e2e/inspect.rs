@@ -3,6 +3,7 @@
 //! Rules are recorded ones of kube-proxy, or made by our proxy. Requires root.
 
 mod api;
+mod certainty;
 mod diagnose;
 mod dump;
 mod focus;

@@ -14,6 +14,8 @@ pub enum Cause {
     WrongFlavour,
     /// Two proxies, or leftovers of another mode.
     TwoProxies,
+    /// The proxy cannot change its rules.
+    SyncFails,
     /// No such Service.
     NoSuchService,
     /// A Service has the address, and another port.
@@ -72,6 +74,7 @@ impl Cause {
             Self::NoProxy => "no-proxy",
             Self::WrongFlavour => "wrong-flavour",
             Self::TwoProxies => "two-proxies",
+            Self::SyncFails => "sync-fails",
             Self::NoSuchService => "no-such-service",
             Self::NoSuchPort => "no-such-port",
             Self::NoEndpoints => "no-endpoints",

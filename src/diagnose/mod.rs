@@ -3,6 +3,7 @@
 //! Each cause comes with the next step in words. Exit status 0: healthy; 1: cause found; 2: unknown; 22: usage error.
 
 mod finding;
+mod hairpin;
 mod loopback;
 mod node;
 mod refusal;
@@ -28,6 +29,7 @@ use self::walk::{Senders, Walks};
 use crate::dump::service_name;
 use crate::inspect::arguments::Sources;
 use crate::inspect::facts::Facts;
+use crate::inspect::obstacles::missing_right;
 use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::inspect::{Focus, NodeInspection, inspect_node, nftables};
@@ -124,6 +126,8 @@ struct Diagnosis {
     /// Connections that could not be traced, and why.
     not_followed: Vec<Unread>,
     unread: Vec<Unread>,
+    /// Whether the packets that come back were followed: they are not.
+    replies_checked: bool,
     /// The proxy's configuration and where it comes from.
     configuration: Option<String>,
 }
@@ -191,6 +195,7 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
         (None, None) => String::new(),
     };
     let mut findings = rules::of(&seen);
+    findings.extend(rules::obstacles(&mut seen));
     let views = views(&mut seen, &focus, asked.as_ref());
     if views.is_empty() {
         let others = if asked.is_some() { seen.services(&Focus::default()) } else { Vec::new() };
@@ -228,6 +233,9 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
             walks.not_followed.iter().map(|skipped| Unread::new(&format!("the way {}", skipped.what), &*skipped.why)),
         );
     }
+    if let Some(why) = missing_right() {
+        unread.insert(0, Unread::new("the rules of this node", why));
+    }
     Ok(Diagnosis { configuration, ..summed_up(name, findings, walks, unread) })
 }
 
@@ -263,7 +271,19 @@ fn summed_up(target: String, mut findings: Vec<Finding>, walks: Walks, unread: V
         () => Status::Healthy,
     };
     let Walks { followed, not_followed, .. } = walks;
-    Diagnosis { schema: SCHEMA, target, status, findings, followed, not_followed, unread, configuration: None }
+    let configuration = None;
+    let schema = SCHEMA;
+    Diagnosis {
+        schema,
+        target,
+        status,
+        findings,
+        followed,
+        not_followed,
+        unread,
+        replies_checked: false,
+        configuration,
+    }
 }
 
 /// The Service that rules send packets to an address to.

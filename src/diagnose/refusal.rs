@@ -1,9 +1,9 @@
-//! Rules that refuse a Service's packets, or send them to another destination.
+//! Rules that refuse a Service's packets, or send them to another destination, or may.
 
 use proxier::nftables::{TABLE, is_localhost_reject};
 use proxier_inspect::neighbours::owner;
 use proxier_inspect::services::ServicePortView;
-use proxier_inspect::walk::{Branch, Origin, Packet, Step, Unrouted, Verdict};
+use proxier_inspect::walk::{Branch, Doubt, DoubtKind, Origin, Packet, Step, Unrouted, Verdict};
 
 use super::finding::{Cause, Finding};
 use super::loopback;
@@ -178,4 +178,28 @@ impl<'a> Refuser<'a> {
     fn owner(&self) -> &str {
         owner(self.chain).unwrap_or(if self.in_table { "another program" } else { "no known owner" })
     }
+}
+
+/// What a packet meets that cannot be decided.
+pub fn undecided(packet: &Packet, doubt: &Doubt) -> Finding {
+    let Doubt { hook, rule, .. } = doubt;
+    let (what, next) = match doubt.kind {
+        DoubtKind::Rule => (
+            format!("{packet} meets a rule in {hook} that is not understood here: {rule}"),
+            "see what that rule does, and whose it is".to_owned(),
+        ),
+        DoubtKind::Chain => (
+            format!("{packet}, or its reply, meets chain {hook}, whose rules are not followed here"),
+            format!("see what its rules do, and whose they are: nft list chain {hook}"),
+        ),
+        DoubtKind::Order => {
+            let ends: Vec<String> = doubt.otherwise.iter().map(ToString::to_string).collect();
+            (
+                format!("{packet} ends otherwise ({}) if {rule}: {}", ends.join(", "), doubt.why),
+                "move all rules of this node to one flavour of iptables (update-alternatives --config iptables)"
+                    .to_owned(),
+            )
+        }
+    };
+    Finding::suspect(Cause::NotUnderstood, what, next)
 }

@@ -57,6 +57,7 @@ pub fn of(seen: &NodeInspection) -> Vec<Finding> {
         return findings;
     }
     findings.extend(flavours(seen));
+    findings.extend(rules.families.iter().flat_map(dormant));
     for family in rules.families.iter().filter(|family| family.ruleset.chain("nat", "KUBE-SERVICES").is_some()) {
         for hook in ENTRANCES {
             let rules = family.ruleset.chain("nat", hook).map(|chain| chain.rules.as_slice()).unwrap_or_default();
@@ -71,6 +72,54 @@ pub fn of(seen: &NodeInspection) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What keeps the proxy from changing its rules: a table that another process owns, or else syncs that do not succeed.
+pub fn obstacles(seen: &mut NodeInspection) -> Vec<Finding> {
+    let owned = owned(seen);
+    if !owned.is_empty() {
+        return owned;
+    }
+    let late = seen.overdue_syncs().into_iter().map(|(family, since)| {
+        let of = if family.is_empty() { String::new() } else { format!(" of {family}") };
+        let what = format!(
+            "the running kube-proxy has not written a change{of} for {} s: its syncs fail or hang, and the kernel keeps \
+             older rules",
+            since.as_secs()
+        );
+        let next = "see what its log says of the last sync: kubectl -n kube-system logs, or journalctl";
+        Finding::certain(Cause::SyncFails, what, next)
+    });
+    late.collect()
+}
+
+/// Tables that another process owns: the proxy cannot change them, and keeps the rules that are there.
+fn owned(seen: &mut NodeInspection) -> Vec<Finding> {
+    let found = seen.owned_tables().into_iter().map(|found| {
+        let process = if found.process.is_empty() { String::new() } else { format!(", which is {}", found.process) };
+        let what = format!(
+            "nf_tables table {} belongs to another process (flags owner, netlink port ID {}{process}), and the kernel lets \
+             no other change it: each sync of kube-proxy fails",
+            found.table, found.owner
+        );
+        Finding::certain(Cause::SyncFails, what, "stop that process; the proxy tries again by itself")
+    });
+    found.collect()
+}
+
+/// Tables of iptables that the kernel does not run. Without those of filter, Services with endpoints work.
+fn dormant(family: &FamilyRules) -> Vec<Finding> {
+    let of_table = |name: &&str| family.is_dormant(name);
+    let found = ["nat", "filter"].into_iter().filter(of_table).map(|name| {
+        let table = format!("{} {name}", family.family.nft());
+        let what =
+            format!("table {table} is dormant: the kernel runs none of its chains, so packets do not meet its rules");
+        let next = format!(
+            "find out what deactivated it (no kube-proxy and no iptables does), and activate it: nft add table {table}"
+        );
+        Finding { certain: name == "nat", ..Finding::certain(Cause::RulesAltered, what, next) }
+    });
+    found.collect()
 }
 
 /// What to do about rules that the proxy repairs.

@@ -3,6 +3,7 @@
 use super::finding::Finding;
 use super::{Diagnosis, Status};
 use crate::terminal::{Style, Terminal, wrapped};
+use crate::trace::REPLIES;
 
 /// The most sentences of one cause without `-o wide`.
 const SHOWN: usize = 3;
@@ -40,7 +41,8 @@ pub fn of(diagnosis: &Diagnosis, terminal: Terminal, wide: bool) -> String {
         }
         Status::CouldNotTell => (Style::Yellow, "No certain cause was found."),
     };
-    out + &terminal.styled(style, end) + "\n"
+    out += &format!("{}\n", terminal.styled(style, end));
+    if diagnosis.status == Status::Healthy { out + REPLIES + "\n" } else { out }
 }
 
 /// Findings of one cause after the other; they are sorted by cause.

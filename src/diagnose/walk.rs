@@ -9,9 +9,9 @@ use proxier_inspect::walk::{Branch, Origin, Packet, Trace, Verdict};
 
 use super::TargetAddress;
 use super::finding::{Cause, Finding};
-use super::loopback;
-use super::node::BRIDGED;
-use super::refusal::{NOT_ROUTED, diverted, refusal};
+use super::hairpin::hairpin;
+use super::loopback::{self, LocalhostFacts};
+use super::refusal::{NOT_ROUTED, diverted, refusal, undecided};
 use super::routes::Routes;
 use crate::inspect::NodeInspection;
 use crate::inspect::facts::Facts;
@@ -51,12 +51,22 @@ pub fn of(
     (senders, asked): (Senders<'_>, Option<&TargetAddress>),
     findings: &mut Vec<Finding>,
 ) -> Result<Walks, String> {
-    let mut following = Following { facts, senders, walks: Walks::default(), findings, routes: Routes::default() };
+    let proxies = seen.running_proxies();
+    let mut following = Following {
+        facts,
+        senders,
+        walks: Walks::default(),
+        findings,
+        routes: Routes::default(),
+        proxies,
+        listens: false,
+    };
     for view in views {
         let Some(protocol) = Protocol::of_name(view.protocol) else { continue };
         let Some(rules) = seen.rules.families.iter_mut().find(|rules| rules.family.name() == view.family) else {
             continue;
         };
+        following.listens = seen.settings.proxier.proxies_localhost(rules.family);
         let node_ip = rules.node_port_ip();
         let mut paths = Paths::of(rules);
         let pod = local_pod(view, &paths, facts);
@@ -120,6 +130,10 @@ struct Following<'a> {
     walks: Walks,
     findings: &'a mut Vec<Finding>,
     routes: Routes,
+    /// The processes that are a kube-proxy.
+    proxies: Vec<u32>,
+    /// Whether the configuration has kube-proxy listen at loopback addresses of the family.
+    listens: bool,
 }
 
 impl Following<'_> {
@@ -149,6 +163,9 @@ impl Following<'_> {
         let trace = paths.trace(&packet)?;
         let asked_for = self.senders.from.is_some() || from == HOST;
         let mut met = self.met(view, address, &packet, &trace, paths);
+        if self.localhost().is_served(&packet) {
+            met.extend(self.proxied(view, &packet, paths)?);
+        }
         if !asked_for && packet.origin != Origin::Host && from != "outside" {
             // Policies may be meant for that pod alone, and no pod was named.
             let by_policy = |finding: &Finding| finding.cause == Cause::RefusedByOthers && finding.of_pod_policy();
@@ -173,6 +190,40 @@ impl Following<'_> {
         Ok(())
     }
 
+    /// What decides about node ports at loopback addresses.
+    fn localhost(&self) -> LocalhostFacts<'_> {
+        LocalhostFacts { mode: self.facts.mode, proxies: &self.proxies, is_configured: self.listens }
+    }
+
+    /// What connections of the proxy itself meet: to the endpoints of a node port that it serves at loopback addresses.
+    fn proxied(
+        &mut self,
+        view: &ServicePortView,
+        packet: &Packet,
+        paths: &mut Paths<'_>,
+    ) -> Result<Vec<Finding>, String> {
+        let mut findings = Vec::new();
+        let used = view.endpoints.iter().filter(|endpoint| endpoint.used());
+        for to in used.filter_map(|endpoint| endpoint.address) {
+            let way = format!("kube-proxy on this node -> {to}/{}", packet.protocol.name().to_lowercase());
+            match paths.packet(None, (to, packet.protocol), None) {
+                Ok(own) => {
+                    let trace = paths.trace(&own)?;
+                    let branches = &trace.branches;
+                    findings.extend(branches.iter().filter_map(|branch| refusal(view, &own, branch)));
+                    findings
+                        .extend(branches.iter().filter_map(|branch| self.routes.lost(view, &own, branch, self.facts)));
+                    only_the_exact(&mut findings, false);
+                    findings
+                        .extend(branches.iter().flat_map(|branch| &branch.doubts).map(|doubt| undecided(&own, doubt)));
+                    self.walks.followed.push(way);
+                }
+                Err(problem) => self.walks.not_followed.push(Unread::new(&way, problem)),
+            }
+        }
+        Ok(findings)
+    }
+
     fn met(
         &mut self,
         view: &ServicePortView,
@@ -183,7 +234,7 @@ impl Following<'_> {
     ) -> Vec<Finding> {
         let branches = &trace.branches;
         let mut findings: Vec<Finding> = branches.iter().filter_map(|branch| refusal(view, packet, branch)).collect();
-        findings.extend(untranslated(view, address, packet, trace, (paths, self.facts.mode)));
+        findings.extend(untranslated(view, address, packet, trace, (paths, &self.localhost())));
         findings.extend(branches.iter().find_map(|branch| forwarded(view, branch)));
         findings.extend(branches.iter().find_map(|branch| diverted(view, packet, branch)));
         findings.extend(branches.iter().filter_map(|branch| self.routes.lost(view, packet, branch, self.facts)));
@@ -192,13 +243,7 @@ impl Following<'_> {
         let forwards = if packet.source.is_ipv4() { "net/ipv4/ip_forward" } else { "net/ipv6/conf/all/forwarding" };
         only_the_exact(&mut findings, self.facts.sysctls.get(forwards) == Some(&0));
         let doubts = branches.iter().flat_map(|branch| &branch.doubts);
-        findings.extend(doubts.map(|doubt| {
-            Finding::suspect(
-                Cause::NotUnderstood,
-                format!("{packet} meets a rule in {} that is not understood here: {}", doubt.hook, doubt.rule),
-                "see what that rule does, and whose it is",
-            )
-        }));
+        findings.extend(doubts.map(|doubt| undecided(packet, doubt)));
         findings
     }
 }
@@ -227,7 +272,7 @@ fn untranslated(
     address: &Address,
     packet: &Packet,
     trace: &Trace,
-    (paths, mode): (&Paths<'_>, Option<&str>),
+    (paths, localhost): (&Paths<'_>, &LocalhostFacts<'_>),
 ) -> Option<Finding> {
     let untouched = || trace.branches.iter().filter(|branch| branch.outcome.verdict == Verdict::Untouched);
     let lost: f64 = untouched().map(|branch| branch.outcome.probability).sum();
@@ -251,7 +296,7 @@ fn untranslated(
     }
     let doubted = untouched().any(|branch| !branch.doubts.is_empty());
     if to.ip().is_loopback() {
-        return loopback::untranslated(name, packet, open().ok().flatten(), mode);
+        return loopback::untranslated(name, packet, localhost);
     }
     // NodeLocal DNS and its like: a process on the node serves the cluster IP itself.
     if paths.node().is_local(to.ip()) && !paths.is_bound_by_ipvs(to.ip()) && address.ip.is_some() {
@@ -282,55 +327,6 @@ fn untranslated(
         format!("{name} ({}): {:.0} % of connections {packet} stay untranslated: {why}", view.family, lost * 100.0);
     let next = "see the way with kube-proxy trace, and what differs with kube-proxy dump";
     Some(Finding { certain: !doubted, ..Finding::certain(Cause::NotTranslated, what, next).shown_by(shown) })
-}
-
-/// A pod that is sent to itself must not see its own address on both ends, and its packets must get back to it.
-fn hairpin(facts: &Facts, view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<Finding> {
-    let Verdict::Delivered(to) = branch.outcome.verdict else { return None };
-    if to.ip() != packet.source.ip() || packet.origin == Origin::Host {
-        return None;
-    }
-    if branch.outcome.masqueraded {
-        return no_way_back(facts, view, packet, to);
-    }
-    Some(Finding::certain(
-        Cause::Hairpin,
-        format!(
-            "{} ({}): {to} is sent to itself with its own address as the sender: it does not take that for an answer",
-            view.name, view.family
-        ),
-        "the rule that marks such packets for masquerading is missing: see kube-proxy dump",
-    ))
-}
-
-/// Where bridges show packets to the rules, one for the pod it came from stays in the bridge: it has to leave by the
-/// port it came in at. Without that, it is routed, and comes back from the node.
-fn no_way_back(facts: &Facts, view: &ServicePortView, packet: &Packet, to: SocketAddr) -> Option<Finding> {
-    let Origin::Interface(bridge) = &packet.origin else { return None };
-    let (_, sysctl) = BRIDGED.iter().find(|(family, _)| *family == view.family)?;
-    facts.sysctls.get(*sysctl).filter(|value| **value != 0)?;
-    // Old kernels show a promiscuous bridge's packets to the node as well.
-    facts.links.iter().find(|link| link.name == *bridge && !link.promiscuous)?;
-    let ports = facts.ports_to(to.ip(), bridge);
-    let off = ports.iter().all(|port| port.hairpin == Some(false));
-    let names: Vec<&str> = ports.iter().map(|port| &*port.name).collect();
-    (off && !names.is_empty()).then(|| {
-        Finding::certain(
-            Cause::Hairpin,
-            format!(
-                "{} ({}): {to} is sent to itself, and hairpin mode is off at {} of bridge {bridge}: packets do not leave \
-                 by the port they came in at, so its connections to itself time out",
-                view.name,
-                view.family,
-                names.join(", ")
-            ),
-            format!(
-                "set hairpinMode in the network plugin's configuration; at once, and until the pod is made anew: ip link \
-                 set {} type bridge_slave hairpin on",
-                names[0]
-            ),
-        )
-    })
 }
 
 /// A real server that gets packets as they are.

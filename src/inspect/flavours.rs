@@ -6,6 +6,7 @@ use netfilter::IpFamily;
 use netfilter::kernel::{Flavour, FlavourChoice, NftReader, detect_flavour, has_chain, has_legacy_tables};
 use netfilter::nft::ruleset::{Ruleset, TableId};
 use proxier::xtables::FLAVOUR_HINTS;
+use proxier_inspect::rules;
 
 use super::rule_source::RuleSource;
 
@@ -70,4 +71,12 @@ fn present(flavour: Flavour) -> (Vec<IpFamily>, BTreeMap<IpFamily, Result<RuleSo
 /// The flavour that is not this one.
 pub(super) fn other(flavour: Flavour) -> Flavour {
     if flavour == Flavour::Nft { Flavour::Legacy } else { Flavour::Nft }
+}
+
+/// A ruleset of a flavour without tables.
+pub(super) fn of_flavour(family: IpFamily, flavour: Flavour) -> rules::Ruleset {
+    match flavour {
+        Flavour::Nft => rules::Ruleset::new(family),
+        Flavour::Legacy => rules::Ruleset::new_legacy(family),
+    }
 }

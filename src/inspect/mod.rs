@@ -13,6 +13,7 @@ pub mod model;
 mod native_rules;
 pub mod nftables;
 mod objects;
+pub mod obstacles;
 mod other_flavour;
 pub mod paths;
 pub mod read_error;

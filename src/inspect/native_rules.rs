@@ -4,6 +4,7 @@
 //! prints none, as for a table that it calls incompatible, they keep the kernel's expressions alone.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 
 use netfilter::kernel::iptables_nft::{InspectedRule, RuleContent};
 use netfilter::kernel::nftables::NftError;
@@ -38,8 +39,8 @@ pub struct NativeRules {
     /// The chains of each table of iptables; those of [`LARGE`] may lack user-defined ones.
     listed: BTreeMap<String, Vec<ChainHead>>,
     is_complete: bool,
-    /// nf_tables' generation ID before the first read.
-    generation: Option<u32>,
+    /// nf_tables' generation ID before the first read, or why the kernel does not tell it.
+    generation: Result<u32, String>,
 }
 
 /// The iptables program.
@@ -74,10 +75,15 @@ impl NativeRules {
         }
     }
 
-    /// Whether nf_tables has changed since this reader was made, or that is not known.
+    /// Why the rules may not be of one moment: nf_tables has changed since this reader was made, or that is not known.
     #[must_use]
-    pub fn has_changed(&self) -> bool {
-        self.generation.is_none() || generation() != self.generation
+    pub fn unsteady(&self) -> Option<String> {
+        match (&self.generation, generation()) {
+            (Ok(before), Ok(now)) if *before == now => None,
+            (Ok(_), Ok(_)) => Some("nf_tables changed while they were read: the answer may mix two moments".to_owned()),
+            (Err(why), _) => Some(why.clone()),
+            (_, Err(why)) => Some(why),
+        }
     }
 
     /// Reads one chain into `ruleset`; returns whether it exists. What is wrong with its text is added to `problems`.
@@ -254,7 +260,13 @@ fn policy(chain: &nft::Chain) -> Option<Policy> {
     chain.base.as_ref().map(|base| if base.drop { Policy::Drop } else { Policy::Accept })
 }
 
-/// nf_tables' generation ID; `None` if the kernel does not tell it.
-fn generation() -> Option<u32> {
-    SystemNftables::default().generation().ok()
+/// nf_tables' generation ID, or why the kernel does not tell it.
+fn generation() -> Result<u32, String> {
+    let read = SystemNftables::default().generation().map_err(io::Error::from);
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("no permission to read nf_tables (CAP_NET_ADMIN; run it as root): {error}")
+        }
+        _ => error.to_string(),
+    })
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use netfilter::IpFamily;
 use netfilter::kernel::nftables::NftError;
 use netfilter::kernel::nftables::OtherChain;
+use netfilter::kernel::node::Link;
 use netfilter::kernel::{NftReader, has_table, node};
 use netfilter::nft::ruleset::{Ruleset, Set, Table, TableId, UnreadPart};
 use netfilter::nft::{Bytes, Expression, Key, Name};
@@ -70,14 +71,51 @@ pub fn unwalked(reader: &mut NftReader, unread: &mut Vec<Unread>) -> Vec<Unfollo
         unread.push(Unread::new("tables of families netdev and bridge", error.to_string()));
         Vec::new()
     });
-    let bridges =
-        || node::links().unwrap_or_default().into_iter().filter(|link| link.kind.as_deref() == Some("bridge"));
+    if found.is_empty() {
+        return Vec::new();
+    }
+    let links = node::links().unwrap_or_else(|error| {
+        unread.push(Unread::new("interfaces", error.to_string()));
+        Vec::new()
+    });
+    let bridges = || links.iter().filter(|link| link.kind.as_deref() == Some("bridge"));
     let chains = found.into_iter().map(|OtherChain { chain, of_bridges, devices }| {
-        let devices = if of_bridges { bridges().map(|link| link.name).collect() } else { devices };
-        UnfollowedRules { chain, interfaces: devices.into_iter().collect() }
+        let interfaces = match of_bridges {
+            true => bridges().map(|link| link.name.clone()).collect(),
+            false => passing(&devices, &links),
+        };
+        UnfollowedRules { chain, interfaces }
     });
     // Without an interface no packet meets the chain.
     chains.filter(|unwalked| !unwalked.interfaces.is_empty()).collect()
+}
+
+/// Kinds of interfaces whose packets pass another interface too.
+const ON_OTHERS: [&str; 11] =
+    ["vlan", "macvlan", "ipvlan", "vxlan", "geneve", "gre", "ipip", "sit", "ip6tnl", "wireguard", "xfrm"];
+
+/// The interfaces whose packets pass one of these devices: itself, bridges and bonds that it is a port of, and tunnels, which
+/// may send by it. A name may end in `*`.
+fn passing(devices: &[String], links: &[Link]) -> BTreeSet<String> {
+    let is_named = |link: &&Link| {
+        devices.iter().any(|device| match device.strip_suffix('*') {
+            Some(prefix) => link.name.starts_with(prefix),
+            None => link.name == *device,
+        })
+    };
+    let mut found: BTreeSet<String> = links.iter().filter(is_named).map(|link| link.name.clone()).collect();
+    if found.is_empty() {
+        return found;
+    }
+    // A port of a bond may be a bridge's port in turn.
+    for _ in 0..links.len() {
+        let masters = links.iter().filter(|link| found.contains(&link.name)).filter_map(|link| link.master.clone());
+        let masters: Vec<String> = masters.collect();
+        found.extend(masters);
+    }
+    let on_others = links.iter().filter(|link| link.kind.as_deref().is_some_and(|kind| ON_OTHERS.contains(&kind)));
+    found.extend(on_others.map(|link| link.name.clone()));
+    found
 }
 
 fn fill(

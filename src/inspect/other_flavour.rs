@@ -1,8 +1,9 @@
 //! Rules of the flavour of iptables that is not in use. Packets meet the rules of both flavours.
 
 use netfilter::kernel::{Flavour, has_legacy_tables};
-use proxier_inspect::rules::{Policy, Ruleset};
+use proxier_inspect::rules::Policy;
 
+use super::flavours::of_flavour;
 use super::report::Unread;
 use super::rule_source::RuleSource;
 use super::rules::FamilyRules;
@@ -17,7 +18,7 @@ impl FamilyRules {
             Ok(None) => return,
             Err(why) => return note(why),
         };
-        let mut ruleset = Ruleset::new(self.family);
+        let mut ruleset = of_flavour(self.family, flavour);
         match source.read_all(&mut ruleset) {
             Ok(problems) => problems.into_iter().for_each(note),
             Err(why) => note(why),

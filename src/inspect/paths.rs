@@ -2,7 +2,7 @@
 //!
 //! Where that is cheaper, only the chains that a packet meets are read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use ipnet::IpNet;
@@ -47,8 +47,19 @@ pub fn node_of(rules: &FamilyRules) -> Node {
         // If they cannot be read, they may be there.
         has_policy_rules: has_policy_rules(rules.family).unwrap_or(true),
         interfaces,
+        down: down(),
         ..Node::default()
     }
+}
+
+/// The interfaces that send nothing; none if interfaces cannot be read.
+fn down() -> BTreeMap<String, &'static str> {
+    let state = |link: Link| match (link.up, link.carrier) {
+        (true, true) => None,
+        (true, false) => Some((link.name, "the interface has no carrier")),
+        (false, _) => Some((link.name, "the interface is down")),
+    };
+    node::links().unwrap_or_default().into_iter().filter_map(state).collect()
 }
 
 /// Routes to single addresses that no default route shares the interface of: as network plugins make for pods.

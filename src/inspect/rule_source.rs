@@ -110,10 +110,13 @@ impl RuleSource {
         }
     }
 
-    /// Whether rules have changed since they began to be read. What the legacy program printed is of one moment.
+    /// Why the rules may not be of one moment. What the legacy program printed is.
     #[must_use]
-    pub fn has_changed(&self) -> bool {
-        matches!(self, Self::Native(native) if native.has_changed())
+    pub fn unsteady(&self) -> Option<String> {
+        match self {
+            Self::Native(native) => native.unsteady(),
+            Self::Saved(_) => None,
+        }
     }
 
     /// Drops what is kept: nothing is read any more.

@@ -17,7 +17,7 @@ use proxier_inspect::services::{
 };
 use proxier_inspect::walk::{Node, OtherFlavour, Packet, RecentLists, Trace, UnfollowedRules, trace_and_supply};
 
-use super::flavours::{Flavours, LANDMARK, other};
+use super::flavours::{Flavours, LANDMARK, of_flavour, other};
 use super::report::Unread;
 use super::rule_source::RuleSource;
 use super::{Focus, NFTABLES, nftables, servers};
@@ -42,6 +42,8 @@ pub struct FamilyRules {
     pub family: IpFamily,
     /// The rules.
     pub ruleset: Ruleset,
+    /// Their flavour.
+    flavour: Flavour,
     /// Whether all chains were read.
     pub whole: bool,
     /// The node's addresses, in the kernel's order.
@@ -88,13 +90,12 @@ impl NodeRulesets {
                 tries -= 1;
                 let mut notes = Vec::new();
                 let read = FamilyRules::read(family, &mut found, (focus, is_compared), &mut notes);
-                match read.as_ref().is_ok_and(FamilyRules::has_changed) {
-                    true if tries > 0 => {}
-                    true => {
-                        notes.push(two_moments(family));
+                match read.as_ref().ok().and_then(FamilyRules::unsteady) {
+                    Some(_) if tries > 0 => {}
+                    note => {
+                        notes.extend(note);
                         break (read, notes);
                     }
-                    false => break (read, notes),
                 }
             };
             unread.extend(notes);
@@ -173,13 +174,6 @@ fn or_nothing(
     })
 }
 
-/// The note that rules changed during each attempt to read them.
-#[must_use]
-pub fn two_moments(family: IpFamily) -> Unread {
-    let why = "nf_tables changed while they were read: the answer may mix two moments";
-    Unread::new(&format!("rules of {family}"), why)
-}
-
 impl FamilyRules {
     fn of(family: IpFamily, source: RuleSource, found: &Flavours, unread: &mut Vec<Unread>) -> Self {
         let addresses = SystemHost.addresses(family).unwrap_or_else(|error| {
@@ -190,7 +184,8 @@ impl FamilyRules {
         let unwalked = nftables::unwalked(&mut tables, unread);
         Self {
             family,
-            ruleset: Ruleset::new(family),
+            ruleset: of_flavour(family, found.flavour),
+            flavour: found.flavour,
             whole: false,
             addresses,
             // iptables has had the option longer than the nf_tables flavour.
@@ -265,10 +260,10 @@ impl FamilyRules {
         rules
     }
 
-    /// Whether rules have changed since they began to be read.
+    /// The note that the rules may not be of one moment, if so.
     #[must_use]
-    pub fn has_changed(&self) -> bool {
-        self.source.has_changed()
+    pub fn unsteady(&self) -> Option<Unread> {
+        self.source.unsteady().map(|why| Unread::new(&format!("rules of {}", self.family), why))
     }
 
     /// Notes what is wrong with chains that were read since the last call.
@@ -285,7 +280,7 @@ impl FamilyRules {
             return Ok(());
         }
         if !self.whole {
-            self.ruleset = Ruleset::new(self.family);
+            self.ruleset = of_flavour(self.family, self.flavour);
             self.read_all()?;
         }
         self.held = Some(servers::read(self.family, self.names("--match-set"), unread));
@@ -316,7 +311,7 @@ impl FamilyRules {
         // Chains that have lost the rule that led to them are only in the whole table.
         let landmark = self.ruleset.chain("nat", LANDMARK);
         if landmark.is_some_and(|chain| entries.is_empty() || chain.rules.is_empty()) {
-            self.ruleset = Ruleset::new(self.family);
+            self.ruleset = of_flavour(self.family, self.flavour);
             return self.read_all();
         }
         let chains = entries.iter().filter_map(|entry| entry.leads_to()).map(|to| ("nat".to_owned(), to.to_owned()));
@@ -437,6 +432,13 @@ impl FamilyRules {
         let has_rules = |(name, chain): (&str, &Chain)| name.starts_with("KUBE-SVC-") && !chain.rules.is_empty();
         let emptied = is_empty && self.whole && self.ruleset.chains("nat").any(has_rules);
         emptied.then(|| format!("chain {LANDMARK} of table nat of {}", self.family))
+    }
+
+    /// Whether a table of iptables is dormant: its rules are there, and the kernel runs none of its chains.
+    #[must_use]
+    pub fn is_dormant(&self, table: &str) -> bool {
+        let is_of_nft = self.flavour == Flavour::Nft;
+        is_of_nft && self.nftables.table(table).is_some_and(|table| table.dormant)
     }
 
     /// Whether there is a chain of a Service port.

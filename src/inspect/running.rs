@@ -76,9 +76,17 @@ impl Running {
     }
 }
 
-/// The body of its page.
+/// The body of its page with the configuration.
 fn page(at: SocketAddr) -> Result<String, String> {
-    let text = ask(at, Instant::now() + TIMEOUT).map_err(|error| error.to_string())?;
+    body(at, "/configz")
+}
+
+/// The body of a page of a proxy that runs; `at`: where it serves metrics.
+///
+/// # Errors
+/// If it does not answer in time, or with another status than 200.
+pub fn body(at: SocketAddr, path: &str) -> Result<String, String> {
+    let text = ask(at, path, Instant::now() + TIMEOUT).map_err(|error| error.to_string())?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or("no answer of HTTP")?;
     let status = head.lines().next().unwrap_or_default();
     if status.split(' ').nth(1) == Some("200") { Ok(body.to_owned()) } else { Err(status.to_owned()) }
@@ -86,14 +94,14 @@ fn page(at: SocketAddr) -> Result<String, String> {
 
 /// The answer to a request of HTTP/1.0, which no server sends in chunks. A server that sends byte by byte is given up at
 /// the deadline too.
-fn ask(at: SocketAddr, deadline: Instant) -> io::Result<String> {
+fn ask(at: SocketAddr, path: &str, deadline: Instant) -> io::Result<String> {
     let left = || {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(io::Error::from(io::ErrorKind::TimedOut)) } else { Ok(left) }
     };
     let mut stream = TcpStream::connect_timeout(&at, left()?)?;
     stream.set_write_timeout(Some(left()?))?;
-    write!(stream, "GET /configz HTTP/1.0\r\nHost: {at}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {at}\r\nConnection: close\r\n\r\n")?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 16384]);
     loop {
         stream.set_read_timeout(Some(left()?))?;
@@ -172,7 +180,7 @@ mod tests {
             }
         });
         let started = Instant::now();
-        let asked = ask(at, started + Duration::from_millis(300));
+        let asked = ask(at, "/configz", started + Duration::from_millis(300));
         assert!(asked.is_err(), "{asked:?}");
         assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
     }

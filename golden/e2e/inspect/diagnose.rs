@@ -375,6 +375,13 @@ fn routes_and_links(node: &Node) {
         node.lab.node().run(line);
     }
     assert_eq!(causes(node, "10.96.10.12:80 --from host"), ["link-down"], "the other end is down");
+    let traced = json(&node.run("trace --from host --to 10.96.10.12:80 -o json"));
+    assert_eq!(
+        (&traced["branches"][0]["verdict"], &traced["certain"]),
+        (&"dropped".into(), &true.into()),
+        "{traced:#}"
+    );
+    assert!(traced.to_string().contains("pod5: the interface has no carrier"), "{traced:#}");
     node.lab.node().run("ip link set pod5b up");
     assert_eq!(causes(node, "10.96.10.12:80 --from host"), [""; 0]);
     // The route goes with the link.

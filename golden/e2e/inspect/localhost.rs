@@ -1,5 +1,7 @@
 //! `diagnose` of node ports at loopback addresses in nftables mode (KEP-6032), beside real connections.
 
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
@@ -91,6 +93,39 @@ fn node_port_that_nothing_serves_on_localhost_is_found_and_the_feature_gate_is_n
         |finding: &&Value| finding["evidence"].as_str().is_some_and(|text| text.contains("-nodeport-reject-tcp"));
     let found = findings.iter().find(rejected).unwrap_or_else(|| panic!("{findings:#?}"));
     assert_eq!((&found["cause"], &found["certain"]), (&json!("not-translated"), &json!(true)));
+}
+
+#[test]
+fn obstacles_of_a_node_port_that_the_proxy_serves_on_localhost_are_named() {
+    let cluster = node(true, &["primary", "localhost"]);
+    let at = LOOPBACK.at(Family::V4, NODE_PORT);
+    eventually("the proxy listens", Duration::from_secs(5), || cluster.host().attempt(Tcp, at).is_ok());
+    // The proxy's own connections to endpoints leave by OUTPUT.
+    let rule = "-p tcp -d 10.244.1.5 --dport 8080 -j REJECT";
+    cluster.iptables(Family::V4, &format!("-I OUTPUT {rule}"));
+    // The proxy takes the connection, and closes it without an endpoint.
+    let answer = cluster.node().enter(|| {
+        let (mut stream, mut answer) = (TcpStream::connect(at).expect("the proxy listens"), Vec::new());
+        stream.read_to_end(&mut answer).map(|_| answer)
+    });
+    assert!(answer.as_ref().map_or(true, Vec::is_empty), "{answer:?}");
+    assert_eq!(diagnose(&cluster, &at.to_string()).0, ["refused-by-others"]);
+    cluster.iptables(Family::V4, &format!("-D OUTPUT {rule}"));
+    assert_eq!(diagnose(&cluster, &at.to_string()).0, [""; 0]);
+    cluster.kill();
+    let files = cluster.directory().display();
+    let stopped = format!("{at} --config {files}/config.yaml --objects {files}/objects");
+    let (causes, next) = diagnose(&cluster, &stopped);
+    assert_eq!(causes, ["not-translated"]);
+    assert!(next.contains("no kube-proxy runs on this node"), "{next}");
+    // What listens there now is no kube-proxy.
+    let listener = cluster.node().enter(|| TcpListener::bind(at).expect("the port is free"));
+    let (causes, _) = diagnose(&cluster, &stopped);
+    assert_eq!(causes, ["diverted-by-others"]);
+    let said = run(&cluster, &format!("diagnose {stopped}"));
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains(&format!("process {} (", std::process::id())), "{said}");
+    drop(listener);
 }
 
 #[test]

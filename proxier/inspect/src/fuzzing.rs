@@ -91,7 +91,7 @@ fn walk(iptables: &Ruleset, nftables: Option<&ruleset::Ruleset>) {
     let rules = NodeRules { iptables, other: None, nftables };
     for origin in [Origin::Interface("eth0".to_owned()), Origin::Host] {
         let packet = Packet { origin, ..packet(iptables.family()) };
-        let Ok(trace) = rules.trace_within(MOST_RULES, &packet, &node, &RecentLists::new()) else { continue };
+        let Ok(trace) = rules.trace_limited(MOST_RULES, &packet, &node, &RecentLists::new()) else { continue };
         let sum: f64 = trace.branches.iter().map(|branch| branch.outcome.probability).sum();
         assert!((sum - 1.0).abs() < 1e-6, "the ways of a packet add up to {sum}");
         let _ = (trace.to_string(), trace.outcomes());

@@ -48,10 +48,22 @@ fn builtin(table: &str) -> Table {
 }
 
 impl Ruleset {
-    /// A ruleset without tables.
+    /// A ruleset of the nf_tables flavour without tables.
     #[must_use]
     pub fn new(family: IpFamily) -> Self {
-        Self { family, tables: BTreeMap::new() }
+        Self { family, tables: BTreeMap::new(), is_legacy: false }
+    }
+
+    /// A ruleset of the legacy flavour without tables.
+    #[must_use]
+    pub fn new_legacy(family: IpFamily) -> Self {
+        Self { is_legacy: true, ..Self::new(family) }
+    }
+
+    /// Whether the rules are of the legacy flavour, whose chains nf_tables does not know.
+    #[must_use]
+    pub fn is_legacy(&self) -> bool {
+        self.is_legacy
     }
 
     /// Parses text strictly: every rule has to be understood.

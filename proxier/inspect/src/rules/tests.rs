@@ -238,7 +238,7 @@ fn rules_with_more_ways_than_can_be_followed_are_refused() {
     for text in [format!("*filter\n{chains}-A FORWARD -j C0\n{jumps}COMMIT\n"), format!("*filter\n{chance}COMMIT\n")] {
         let ruleset = rules(&text);
         let rules = NodeRules { iptables: &ruleset, other: None, nftables: None };
-        let error = rules.trace_within(1_000_000, &packet, &node(), &RecentLists::new()).unwrap_err();
+        let error = rules.trace_limited(1_000_000, &packet, &node(), &RecentLists::new()).unwrap_err();
         assert!(error.contains("more rules than can be followed"), "{error}");
     }
 }

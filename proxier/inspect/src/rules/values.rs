@@ -22,6 +22,7 @@ use super::words;
 pub struct Ruleset {
     pub(super) family: IpFamily,
     pub(super) tables: BTreeMap<String, Table>,
+    pub(super) is_legacy: bool,
 }
 
 /// The chains of one table, always including the built-in ones.
@@ -161,7 +162,7 @@ impl Ruleset {
         for chain in tables.values_mut().flat_map(BTreeMap::values_mut).filter(|chain| chain.policy.is_some()) {
             chain.rules.retain(|rule| !rule.leads_to().is_some_and(&removed));
         }
-        Self { family: self.family, tables }
+        Self { family: self.family, tables, is_legacy: self.is_legacy }
     }
 
     /// Chains accepted by `wanted` that rules of a table jump to but that were not read.

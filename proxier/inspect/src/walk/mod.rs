@@ -7,6 +7,7 @@ mod chains;
 mod doubts;
 mod matching;
 mod on_demand;
+mod order;
 mod outcome;
 mod packet;
 mod path;
@@ -16,9 +17,10 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod translation;
+mod unfollowed;
 
 pub use on_demand::trace_and_supply;
-pub use outcome::{Assumption, Branch, Doubt, Outcome, Step, Trace, Verdict};
+pub use outcome::{Assumption, Branch, Doubt, DoubtKind, Outcome, Step, Trace, Verdict};
 pub use packet::{ConnState, Node, Origin, Packet, RecentLists, UnfollowedRules};
 pub use path::{NodeRules, OtherFlavour};
 pub use routing::Unrouted;

@@ -84,9 +84,22 @@ impl Step {
     }
 }
 
-/// A rule that cannot be decided.
+/// What a doubt is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DoubtKind {
+    /// A rule that cannot be decided.
+    Rule,
+    /// A chain that is not followed.
+    Chain,
+    /// Whether legacy iptables or nf_tables runs first.
+    Order,
+}
+
+/// A rule that cannot be decided, or another reason why the outcome may differ.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Doubt {
+    /// What it is about.
+    pub kind: DoubtKind,
     /// Table and hook, as in "nat PREROUTING".
     pub hook: String,
     /// The rule as written.
@@ -100,7 +113,17 @@ pub struct Doubt {
 impl Doubt {
     /// A doubt without known outcomes.
     pub(super) fn new(hook: String, rule: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { hook, rule: rule.into(), why: why.into(), otherwise: Vec::new() }
+        Self { kind: DoubtKind::Rule, hook, rule: rule.into(), why: why.into(), otherwise: Vec::new() }
+    }
+
+    /// The condition under which the outcome differs, as in "unless …".
+    #[must_use]
+    pub fn condition(&self) -> String {
+        match self.kind {
+            DoubtKind::Rule => format!("a rule in {} matches that cannot be decided", self.hook),
+            DoubtKind::Chain => format!("chain {} decides otherwise, which is not followed", self.hook),
+            DoubtKind::Order => self.rule.clone(),
+        }
     }
 }
 

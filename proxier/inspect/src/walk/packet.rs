@@ -87,6 +87,8 @@ pub struct Node {
     pub sockets: Option<BTreeSet<(u8, SocketAddr)>>,
     /// The queues with a listening program; `None`: unknown.
     pub queues: Option<BTreeSet<u16>>,
+    /// Interfaces that send nothing, with the reason.
+    pub down: BTreeMap<String, &'static str>,
     /// Chains that packets meet but a walk does not follow.
     pub unwalked: Vec<UnfollowedRules>,
 }

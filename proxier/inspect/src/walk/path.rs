@@ -12,8 +12,9 @@ use netfilter::route::RouteQuery;
 use super::chains::{self, Budget, Decision, HookContext, TracedPacket};
 use super::doubts::{ForkEnds, ForkIds};
 use super::routing;
-use super::stages::{self, HookStage};
+use super::stages::{self, HookStage, LegacyAge};
 use super::tables::{self, TableScope};
+use super::unfollowed;
 use super::{Branch, ConnState, Doubt, Node, Origin, Outcome, Packet, RecentLists, Step, Trace, Verdict};
 use crate::rules::Ruleset;
 use crate::services::shares;
@@ -49,18 +50,14 @@ impl Ruleset {
 }
 
 impl NodeRules<'_> {
-    /// Traces the packet. `memory`: the `recent` lists that hold the sender.
+    /// Traces the packet with chains of legacy iptables of that age, and with a limit of evaluated rules; a rule that
+    /// matches costs more.
     ///
     /// # Errors
-    /// If the kernel would refuse the rules, or the packet is of the other family.
-    pub fn trace(&self, packet: &Packet, node: &Node, memory: &RecentLists) -> Result<Trace, String> {
-        self.trace_within(MOST_RULES, packet, node, memory)
-    }
-
-    /// Traces the packet with another limit of evaluated rules; a rule that matches costs more.
-    pub(crate) fn trace_within(
+    /// As [`NodeRules::trace`].
+    pub(super) fn trace_within(
         &self,
-        most_rules: usize,
+        (legacy, most_rules): (LegacyAge, usize),
         packet: &Packet,
         node: &Node,
         memory: &RecentLists,
@@ -71,6 +68,7 @@ impl NodeRules<'_> {
         }
         let mut walk = PathWalk {
             rules: *self,
+            legacy,
             node,
             memory,
             budget: Budget::new(most_rules),
@@ -81,12 +79,15 @@ impl NodeRules<'_> {
             lacks: BTreeSet::new(),
             routes: BTreeSet::new(),
         };
-        walk.note_unwalked();
         match &packet.origin {
             Origin::Host => walk.send_from_host()?,
             Origin::Interface(name) => walk.arrive_on(name)?,
         }
         walk.ended.extend(walk.under_way.drain(..).map(|t| (t, Decision::Accept)));
+        for (traced, decision) in &mut walk.ended {
+            unfollowed::note(traced, *decision, node);
+            *decision = routing::sent(traced, *decision, node);
+        }
         let asked = walk.ended.iter().flat_map(|(traced, _)| traced.asked.iter().cloned()).collect();
         let queries = walk.ended.iter().flat_map(|(traced, _)| traced.queries.iter().cloned()).collect();
         let compared = ForkEnds::of(&walk.ended);
@@ -100,11 +101,10 @@ impl NodeRules<'_> {
 
 /// Limit of paths: repeated random choices multiply them.
 pub(super) const MOST: usize = 50_000;
-/// With 10,000 Services without endpoints, a packet to a Service with 1,000 endpoints evaluates 10 million rules.
-const MOST_RULES: usize = 50_000_000;
 
 pub(super) struct PathWalk<'a> {
     rules: NodeRules<'a>,
+    legacy: LegacyAge,
     pub(super) node: &'a Node,
     memory: &'a RecentLists,
     budget: Budget,
@@ -141,23 +141,6 @@ impl<'a> HookPass<'a> {
 }
 
 impl PathWalk<'_> {
-    /// Records a doubt for packets that meet a chain that is not followed.
-    fn note_unwalked(&mut self) {
-        let Some(traced) = self.under_way.first_mut() else { return };
-        let incoming = match &traced.packet.origin {
-            Origin::Interface(name) => Some(name.clone()),
-            Origin::Host => None,
-        };
-        let outgoing = self.node.out_interface(traced.packet.destination.ip());
-        for unwalked in &self.node.unwalked {
-            let meets = |name: &str| unwalked.interfaces.is_empty() || unwalked.interfaces.contains(name);
-            if incoming.as_deref().is_some_and(meets) || outgoing.is_some_and(meets) {
-                let why = "a trace does not go through this chain";
-                traced.doubt(Doubt::new(unwalked.chain.clone(), "all rules of the chain", why));
-            }
-        }
-    }
-
     fn arrive_on(&mut self, name: &str) -> Result<(), String> {
         self.pass(HookPass::first(Hook::Prerouting, name))?;
         let (local, forwarded) = self.route(Some(name));
@@ -251,7 +234,7 @@ impl PathWalk<'_> {
     /// servers forward.
     fn pass(&mut self, pass: HookPass<'_>) -> Result<Vec<TracedPacket>, String> {
         let mut served = Vec::new();
-        for station in stages::at(pass.hook, self.rules) {
+        for station in stages::at(pass.hook, self.rules, self.legacy) {
             match station {
                 HookStage::Rules(rules, tracked) => {
                     let again = pass.hook == Hook::Output && routing::reroutes(rules);

@@ -11,7 +11,7 @@ use netfilter::route::{RouteDecision, RouteQuery};
 use super::chains::{Decision, TracedPacket};
 use super::path::PathWalk;
 use super::stages::HookChain;
-use super::{Doubt, Step};
+use super::{Doubt, Node, Step};
 
 /// A packet that routing stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,17 @@ pub(super) fn reroutes(rules: HookChain<'_>) -> bool {
             chain.base.as_ref().is_some_and(|base| matches!(base.kind, ChainType::Route | ChainType::Nat))
         }
     }
+}
+
+/// The decision about a packet that reached its interface: one that is down, or without carrier, drops it.
+pub(super) fn sent(traced: &mut TracedPacket, decision: Decision, node: &Node) -> Decision {
+    let to = traced.packet.destination;
+    let by_table = || node.out_interface(to.ip()).filter(|_| !node.is_local(to.ip()));
+    let down = traced.out.as_deref().or_else(by_table).and_then(|name| Some((name, *node.down.get(name)?)));
+    let Some((name, why)) = down.filter(|_| decision == Decision::Accept) else { return decision };
+    traced.steps.push(Step::of("routing".to_owned(), &format!("{to} by {name}: {why}"), 1.0));
+    traced.unrouted = Some(Unrouted { to, why });
+    Decision::Drop
 }
 
 impl PathWalk<'_> {

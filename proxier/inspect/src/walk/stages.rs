@@ -27,6 +27,23 @@ const IPTABLES: [(&str, i32, &[Hook]); 5] = [
     ("security", 50, &[Hook::Input, Hook::Forward, Hook::Output]),
 ];
 
+/// When chains of legacy iptables were registered, compared with those of nf_tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LegacyAge {
+    Oldest,
+    Newest,
+}
+
+impl LegacyAge {
+    /// Table and chain handle that put a chain of legacy iptables in that order.
+    fn handles(self) -> (u64, u64) {
+        match self {
+            Self::Oldest => (0, 0),
+            Self::Newest => (u64::MAX, 0),
+        }
+    }
+}
+
 /// Chains of one table at a hook.
 #[derive(Clone, Copy)]
 pub(super) enum HookChain<'a> {
@@ -49,21 +66,26 @@ pub(super) enum HookStage<'a> {
 /// Of equal priorities, the newest chain comes first: by table and chain handle.
 type Order = (i32, Reverse<(u64, u64)>);
 
-/// The stages of a hook, in order.
-pub(super) fn at(hook: Hook, rules: super::NodeRules<'_>) -> Vec<HookStage<'_>> {
+/// The stages of a hook, in order. Dormant tables have none: the kernel runs none of their chains.
+pub(super) fn at(hook: Hook, rules: super::NodeRules<'_>, legacy: LegacyAge) -> Vec<HookStage<'_>> {
     let super::NodeRules { iptables, other, nftables } = rules;
     let mut all: Vec<(Order, HookStage<'_>)> = Vec::new();
     let mut nat: Vec<(Order, HookChain<'_>)> = Vec::new();
-    let made = |name: &str| nftables.and_then(|tables| tables.table(name)).map_or(0, |table| table.handle);
+    let held = |name: &str| nftables.and_then(|tables| tables.table(name));
     let translation = if matches!(hook, Hook::Prerouting | Hook::Output) { DNAT } else { SNAT };
     let flavours = [(Some(iptables), None), (other.map(|other| other.ruleset), other.map(|other| other.flavour))];
     for (ruleset, flavour) in flavours.into_iter().filter_map(|(ruleset, flavour)| Some((ruleset?, flavour))) {
         for (name, priority, hooks) in IPTABLES {
             let Some(chains) = ruleset.table(name).filter(|_| hooks.contains(&hook)) else { continue };
-            let (order, rules) = ((priority, Reverse((made(name), 0))), HookChain::Iptables(name, chains, flavour));
+            let held = held(name).filter(|_| !ruleset.is_legacy());
+            if held.is_some_and(|table| table.dormant) {
+                continue;
+            }
+            let made = if ruleset.is_legacy() { legacy.handles() } else { (held.map_or(0, |table| table.handle), 0) };
+            let rules = HookChain::Iptables(name, chains, flavour);
             match name {
-                "nat" => nat.push(((translation, order.1), rules)),
-                _ => all.push((order, HookStage::Rules(rules, tracked(hook, priority)))),
+                "nat" => nat.push(((translation, Reverse(made)), rules)),
+                _ => all.push(((priority, Reverse(made)), HookStage::Rules(rules, tracked(hook, priority)))),
             }
         }
     }
@@ -77,12 +99,12 @@ pub(super) fn at(hook: Hook, rules: super::NodeRules<'_>) -> Vec<HookStage<'_>> 
             if is_iptables && chain.is_of_iptables(name) {
                 continue;
             }
-            let (order, rules) =
+            let (place, rules) =
                 ((*priority, Reverse((table.handle, chain.handle))), HookChain::Nftables(id, table, name, chain));
             match kind {
-                ChainType::Nat => nat.push((order, rules)),
+                ChainType::Nat => nat.push((place, rules)),
                 ChainType::Filter | ChainType::Route => {
-                    all.push((order, HookStage::Rules(rules, tracked(hook, *priority))))
+                    all.push((place, HookStage::Rules(rules, tracked(hook, *priority))))
                 }
             }
         }

@@ -1,0 +1,231 @@
+//! Obstacles that the rules themselves do not show: the commands name them, or say that they are not certain.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Output, Stdio};
+use std::time::Duration;
+
+use golden::cluster::Protocol::Tcp;
+use golden::cluster::{Cluster, Failure, Family, NODE, POD_5, POD_6, Service, eventually, ready};
+use golden::flavour::Flavour;
+use golden::netns::Netns;
+use golden::node::Node;
+use golden::sample::slice;
+use golden::tools::{ToolFault, Tools};
+use serde_json::{Value, json};
+
+use super::node::{diagnosis, json as parsed};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_kube-proxy");
+const NODE_PORT: u16 = 30080;
+const SOON: Duration = Duration::from_secs(30);
+
+fn cluster(mode: &str) -> Cluster {
+    let quick = json!({ "syncPeriod": "1s", "minSyncPeriod": "100ms" });
+    Cluster::new(Flavour::Nft, Path::new(BINARY)).configured("mode", json!(mode)).configured(mode, quick)
+}
+
+fn web() -> Service {
+    Service::new("web", 20).node_port(NODE_PORT).endpoints([ready(POD_5)])
+}
+
+fn run(cluster: &Cluster, words: &str) -> Output {
+    let mut command = cluster.node().command(BINARY);
+    command.envs(cluster.environment()).args(words.split_whitespace()).output().expect("it starts")
+}
+
+fn printed(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A connection from outside to the node port.
+fn connect(cluster: &Cluster) -> Result<String, Failure> {
+    cluster.outside().attempt(Tcp, NODE.at(Family::V4, NODE_PORT)).map(|answer| answer.pod)
+}
+
+const DIAGNOSE: &str = "diagnose 192.168.50.2:30080 --from outside";
+const TRACE: &str = "trace --from outside --to 192.168.50.2:30080";
+
+/// Has nft read lines.
+fn nft(netns: &Netns, text: &str) {
+    let mut tool = netns.command("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
+    tool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+    assert!(tool.wait().expect("it ends").success(), "{text}");
+}
+
+#[test]
+fn dormant_nat_table_of_iptables_is_named_and_logged() {
+    let cluster = cluster("iptables").running(&[web()]);
+    assert_eq!(connect(&cluster).as_deref(), Ok(POD_5.name));
+    nft(cluster.node(), "add table ip nat { flags dormant; }\n");
+    assert!(connect(&cluster).is_err(), "the kernel runs chains of a dormant table");
+    let (causes, status) = diagnosis(&run(&cluster, &format!("{DIAGNOSE} -o json")));
+    assert_eq!((&*causes[0], status), ("rules-altered", 1), "{causes:?}");
+    let said = printed(&run(&cluster, DIAGNOSE));
+    assert!(said.contains("table ip nat is dormant") && said.contains("nft add table ip nat"), "{said}");
+    let traced = parsed(&run(&cluster, &format!("{TRACE} -o json")));
+    assert_eq!(traced["branches"][0]["verdict"], "untouched", "{traced:#}");
+    let logged = |words: &str| cluster.log().lines().any(|line| line.contains(words));
+    eventually("the log names the table", SOON, || logged("nf_tables table ip nat is dormant"));
+    nft(cluster.node(), "add table ip nat\n");
+    assert_eq!(connect(&cluster).as_deref(), Ok(POD_5.name));
+    eventually("the log says that it is over", SOON, || logged("nf_tables table ip nat is no longer dormant"));
+    assert_eq!(diagnosis(&run(&cluster, &format!("{DIAGNOSE} -o json"))).1, 0);
+}
+
+#[test]
+fn dormant_table_of_nftables_mode_is_activated_again() {
+    let cluster = cluster("nftables").running(&[web()]);
+    nft(cluster.node(), "add table ip kube-proxy { flags dormant; }\n");
+    eventually("the log names the table", SOON, || cluster.log().contains("the table is dormant"));
+    eventually("packets meet the rules", SOON, || connect(&cluster).as_deref() == Ok(POD_5.name));
+}
+
+/// A table of that name that belongs to the returned process.
+fn owned_table(netns: &Netns, table: &str) -> Child {
+    let mut owner = netns.command("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("nft");
+    let mut input = owner.stdin.take().expect("a pipe");
+    writeln!(input, "add table {table} {{ flags owner; }}").expect("it reads");
+    owner.stdin = Some(input);
+    let is_there = || netns.try_run(&format!("nft list table {table}")).status.success();
+    eventually("the table is there", SOON, is_there);
+    owner
+}
+
+#[test]
+fn nat_table_that_another_process_owns_is_named_and_retried() {
+    for backend in ["native", "programs"] {
+        let mut node = Node::new(BINARY);
+        let api = node.api_server_with_web(&["10.244.2.5"]);
+        let mut owner = owned_table(node.netns(), "ip nat");
+        let url = api.url();
+        node.start(&["--master", &url, "--proxy-mode", "iptables", "--iptables-backend", backend, "-v=2"]);
+        node.until_logged(&["IPv4: sync failed", "nf_tables table ip nat belongs to another process"]);
+        assert!(!node.log().contains("CONFIG_NF_TABLES"), "{}", node.log());
+        let output = node.netns().command(BINARY).args(["diagnose", "default/web"]).output().expect("it runs");
+        let said = printed(&output);
+        assert!(said.contains("table ip nat belongs to another process"), "{said}");
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        owner.kill().expect("killed");
+        owner.wait().expect("ended");
+        node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    }
+}
+
+#[test]
+fn syncs_that_fail_for_another_reason_are_found_by_the_metrics() {
+    let mut node = Node::new(BINARY);
+    let api = node.api_server_with_web(&["10.244.2.5"]);
+    let (tools, url) = (Tools::new(node.dir()), api.url());
+    let path = format!("PATH={}", tools.path());
+    let arguments =
+        ["--master", &url, "--proxy-mode", "iptables", "--iptables-backend=programs", "--iptables-min-sync-period=0s"];
+    node.start_by(&["env", &path], &arguments);
+    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    let diagnose = || {
+        let output =
+            node.netns().command(BINARY).args(["diagnose", "default/web", "-o", "json"]).output().expect("it runs");
+        diagnosis(&output).0
+    };
+    assert!(!diagnose().contains(&"sync-fails".to_owned()));
+    tools.fault("tables-restore", ToolFault::Fail);
+    api.apply(slice("web-1", "web", &["10.244.2.6"]));
+    node.until_logged(&["sync failed"]);
+    node.until("diagnose says so", || diagnose().contains(&"sync-fails".to_owned()));
+}
+
+/// The endpoints that a trace says packets may end at: those of its branches, and those of its doubts.
+fn ends(traced: &Value) -> Vec<String> {
+    let to = |value: &Value| value["to"].as_str().unwrap_or_default().to_owned();
+    let branches = traced["branches"].as_array().expect("branches");
+    let doubts = branches.iter().flat_map(|branch| branch["doubts"].as_array().into_iter().flatten());
+    let otherwise = doubts.flat_map(|doubt| doubt["otherwise"].as_array().into_iter().flatten());
+    branches.iter().chain(otherwise).map(to).collect()
+}
+
+#[test]
+fn order_of_legacy_and_nf_tables_rules_is_a_doubt_where_it_decides() {
+    let rule = "iptables-legacy -t nat -A PREROUTING -p tcp --dport 30080 -j DNAT --to-destination 10.244.1.6:8080";
+    for mode in ["iptables", "nftables"] {
+        let mut reached = Vec::new();
+        for legacy_first in [true, false] {
+            let cluster = cluster(mode);
+            if legacy_first {
+                let _ = cluster.on_node(rule);
+            }
+            let cluster = cluster.running(&[web()]);
+            if !legacy_first {
+                let _ = cluster.on_node(rule);
+            }
+            let pod = connect(&cluster).expect("an answer");
+            let traced = parsed(&run(&cluster, &format!("{TRACE} -o json")));
+            assert_eq!(traced["certain"], false, "{traced:#}");
+            let address = if pod == POD_6.name { "10.244.1.6:8080" } else { "10.244.1.5:8080" };
+            assert!(ends(&traced).iter().any(|end| end == address), "packets reach {pod}: {traced:#}");
+            assert_eq!(run(&cluster, TRACE).status.code(), Some(2));
+            let (causes, status) = diagnosis(&run(&cluster, &format!("{DIAGNOSE} -o json")));
+            assert_eq!(status, 2, "{causes:?}");
+            let said = printed(&run(&cluster, DIAGNOSE));
+            assert!(said.contains("if legacy iptables runs before nf_tables"), "{said}");
+            // What neither rule decides is certain.
+            let other = run(&cluster, &format!("trace --from host --to {}", web().address(Family::V4)));
+            assert_eq!(other.status.code(), Some(0), "{}", printed(&other));
+            reached.push(pod);
+        }
+        // The kernel runs the chain that was registered last first.
+        assert_eq!(reached, [POD_5.name, POD_6.name], "{mode}");
+    }
+}
+
+#[test]
+fn chain_at_the_endpoints_interface_is_a_doubt() {
+    let cluster = cluster("nftables").running(&[web()]);
+    assert_eq!(run(&cluster, TRACE).status.code(), Some(0));
+    let route = cluster.on_node("ip -o route get 10.244.1.5");
+    let device = route.split(" dev ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a device");
+    for hook in ["egress", "ingress"] {
+        let guard = format!(
+            "table netdev guard {{\nchain {hook} {{\ntype filter hook {hook} device \"{device}\" priority 0\n\
+             tcp dport 8080 drop\ntcp sport 8080 drop\n}}\n}}\n"
+        );
+        nft(cluster.node(), &guard);
+        assert_eq!(connect(&cluster), Err(Failure::Dropped), "{hook}");
+        let traced = run(&cluster, TRACE);
+        let said = printed(&traced);
+        assert_eq!(traced.status.code(), Some(2), "{said}");
+        assert!(said.contains(&format!("unless chain netdev guard {hook} decides otherwise")), "{said}");
+        let said = printed(&run(&cluster, DIAGNOSE));
+        assert!(said.contains(&format!("meets chain netdev guard {hook}")), "{said}");
+        assert_eq!(diagnosis(&run(&cluster, &format!("{DIAGNOSE} -o json"))).1, 2);
+        nft(cluster.node(), "delete table netdev guard\n");
+    }
+}
+
+#[test]
+fn answer_says_that_replies_are_not_checked() {
+    let cluster = cluster("iptables").running(&[web()]);
+    cluster.iptables(Family::V4, "-I FORWARD -p tcp --sport 8080 -j DROP");
+    assert_eq!(connect(&cluster), Err(Failure::Dropped));
+    for words in [DIAGNOSE, TRACE] {
+        let output = run(&cluster, words);
+        assert_eq!(output.status.code(), Some(0));
+        let said = printed(&output);
+        assert!(said.contains("Replies are not checked"), "{said}");
+        assert_eq!(parsed(&run(&cluster, &format!("{words} -o json")))["replies_checked"], false);
+    }
+}
+
+#[test]
+fn missing_rights_are_named() {
+    let cluster = cluster("iptables").running(&[web()]);
+    for words in ["diagnose default/web", TRACE] {
+        let line = format!("setpriv --reuid 65534 --regid 65534 --clear-groups {BINARY} {words}");
+        let output = cluster.node().try_run(&line);
+        let said = printed(&output) + &String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("CAP_NET_ADMIN") && !said.contains("nf_tables changed"), "{said}");
+        if words.starts_with("diagnose") {
+            assert_eq!(output.status.code(), Some(2), "{said}");
+            assert!(!said.contains("CAUSE"), "{said}");
+        }
+    }
+}
