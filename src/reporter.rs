@@ -63,4 +63,8 @@ impl Observer for Reporter {
     fn cleaned(&mut self, cleaned: &CleanupStats) {
         self.metrics.cleaned(self.family, cleaned);
     }
+
+    fn ended(&mut self, connections: usize) {
+        self.metrics.ended(self.family, connections);
+    }
 }

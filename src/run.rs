@@ -8,8 +8,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use netfilter::IpFamily;
-use netfilter::kernel::{Host, SystemAddressWatch, SystemConntrack, SystemHost, ignored_signals, packet_counters};
+use netfilter::kernel::{
+    Host, SystemAddressWatch, SystemClientProbe, SystemConntrack, SystemHost, ignored_signals, packet_counters,
+};
 use proxier::cleaner::FlowCleaner;
+use proxier::ender::{ConnectionEnder, EnderKernel};
 use proxier::ipvs;
 use proxier::leftovers;
 use proxier::mailbox::mailbox;
@@ -274,6 +277,7 @@ fn start_families(
         let leftovers = leftovers::CleanupWorker::start(family, Box::new(removal)).map_err(failed)?;
         let proxier = Proxier::new(family, config.clone(), syncing.watch(backend), reporter)
             .with_cleaner(cleaner(family, config))
+            .with_ender(ender(family, config))
             .with_address_watch(Box::new(address_watch(family, settings)))
             .with_leftovers(leftovers);
         let name = format!("proxier-{family}");
@@ -306,4 +310,13 @@ fn address_watch(family: IpFamily, settings: &ValidatedConfig) -> SystemAddressW
 
 fn cleaner(family: IpFamily, config: &Config) -> FlowCleaner {
     FlowCleaner::new(family, config.node_port_addresses.clone(), Box::new(SystemConntrack), Box::new(SystemHost))
+}
+
+fn ender(family: IpFamily, config: &Config) -> ConnectionEnder {
+    let kernel = EnderKernel {
+        table: Box::new(SystemConntrack),
+        host: Box::new(SystemHost),
+        clients: Box::new(SystemClientProbe),
+    };
+    ConnectionEnder::new(family, config.node_port_addresses.clone(), kernel)
 }

@@ -8,6 +8,7 @@ mod affinity;
 mod broken;
 mod changes;
 mod cluster_ip;
+mod ended;
 mod flows;
 mod ipvs;
 mod load_balancer;
@@ -83,6 +84,9 @@ in_both_flavours! {
         sctp_rules_load_and_translate;
     flows: flows_come_back_with_the_endpoints, earlier_flows_reach_a_new_service, flows_leave_a_deleted_service,
         flows_leave_an_address_removed_from_their_service, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
+    ended: a_hung_connection_reconnects, connections_of_others_and_of_endpoints_that_are_left_stay,
+        connections_end_once_an_endpoint_can_reset_them, a_start_ends_connections_to_endpoints_that_went_meanwhile,
+        udp_flows_of_terminating_endpoints_stay_if_asked;
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort, a_deleted_service_leaves_nothing,
         a_changed_service_keeps_its_neighbours_connected;
     repair: an_emptied_chain_comes_back, a_removed_rule_comes_back, a_removed_translation_comes_back,
@@ -113,6 +117,9 @@ in_nftables_mode! {
     protocols: udp_through_every_entrance, udp_refused_and_dropped, udp_flow_leaves_a_gone_endpoint;
     flows: flows_come_back_with_the_endpoints, earlier_flows_reach_a_new_service, flows_leave_a_deleted_service,
         flows_leave_an_address_removed_from_their_service, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
+    ended: a_hung_connection_reconnects, connections_of_others_and_of_endpoints_that_are_left_stay,
+        connections_end_once_an_endpoint_can_reset_them, a_start_ends_connections_to_endpoints_that_went_meanwhile,
+        udp_flows_of_terminating_endpoints_stay_if_asked;
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort;
     table: endpoint_changes_do_not_affect_other_connections, a_node_moves_between_iptables_and_nftables,
         restarted_process_does_not_affect_connections, damaged_table_is_repaired;
@@ -142,6 +149,9 @@ in_ipvs_mode! {
     metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
         nothing_is_counted_or_shown_unless_asked_for;
     top: top_shows_the_connections_that_were_made;
+    ended: a_hung_connection_reconnects, connections_of_others_and_of_endpoints_that_are_left_stay,
+        connections_end_once_an_endpoint_can_reset_them, a_start_ends_connections_to_endpoints_that_went_meanwhile,
+        udp_flows_of_terminating_endpoints_stay_if_asked;
     ipvs: a_connection_outlives_its_endpoint, a_connection_outlives_its_service, a_connection_outlives_the_proxy,
         round_robin_is_even, source_hashing_keeps_clients, a_node_moves_between_modes,
         flushed_virtual_servers_and_rules_are_restored, servers_of_others_stay,

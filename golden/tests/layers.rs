@@ -27,13 +27,15 @@ const PROXIER: &[(&str, &[&str])] = &[
     ("nftables", &["addresses", "backend", "model", "traffic"]),
     ("leftovers", &["backend", "iptables", "ipvs", "nftables", "xtables"]),
     ("cleaner", &["addresses", "conntrack", "model"]),
-    ("proxier", &["backend", "cleaner", "leftovers", "mailbox", "model", "schedule", "track"]),
+    ("vanished", &["model"]),
+    ("ender", &["addresses", "model", "vanished"]),
+    ("proxier", &["backend", "cleaner", "ender", "leftovers", "mailbox", "model", "schedule", "track"]),
     ("testing", &["model", "track"]),
 ];
 
 /// The modules of `proxier` that access the kernel. The others are pure.
 const WITH_KERNEL: &[&str] =
-    &["addresses", "cleaner", "iptables", "ipvs", "leftovers", "nftables", "proxier", "tuning", "xtables"];
+    &["addresses", "cleaner", "ender", "iptables", "ipvs", "leftovers", "nftables", "proxier", "tuning", "xtables"];
 
 /// The modules of the program that access the kernel: where it is assembled, and what reads a node.
 const PROGRAM_WITH_KERNEL: &[&str] = &["cleanup", "demo", "inspect", "run", "servers", "service_metrics", "setup"];

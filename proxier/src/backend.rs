@@ -1,6 +1,6 @@
 //! The interface between a family's proxier and a proxy mode.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -63,6 +63,14 @@ pub trait Backend: Send + fmt::Debug {
     /// # Errors
     /// If the work failed; the next sync must be [`Scope::Full`].
     fn tick(&mut self, _now: Instant) -> Result<(), SyncError> {
+        Ok(())
+    }
+
+    /// Ends connections of Service ports to removed endpoints that the mode keeps only until now.
+    ///
+    /// # Errors
+    /// If the work failed; the next sync must be [`Scope::Full`].
+    fn end_connections(&mut self, _ports: &BTreeSet<ServicePortName>, _now: Instant) -> Result<(), SyncError> {
         Ok(())
     }
 

@@ -12,17 +12,18 @@ use crate::model::{Destination, Protocol, Scope, ServicePort, ServicePortName, S
 /// The stale flows after a change.
 ///
 /// As in kube-proxy 1.37, a flow may stay with every serving endpoint, terminating or not, whatever the traffic
-/// policies say, and without serving endpoints every flow is stale (kubernetes/kubernetes#139628). In addition, flows
+/// policies say, and without serving endpoints every flow is stale (kubernetes/kubernetes#139628). A Service may ask that
+/// flows stay with terminating endpoints that do not serve any more. In addition, flows
 /// to released destinations are stale, flows to a node port count only at addresses of this node, and so do flows at an
 /// address that the node has lost.
 #[derive(Debug, Default)]
 pub struct StaleFlows {
-    /// The affected destinations, each with the indexes in `serving` of the Service ports that own it.
+    /// The affected destinations, each with the indexes in `keepers` of the Service ports that own it.
     ///
     /// A destination without an owner was released.
     destinations: HashMap<Destination, Vec<usize>>,
-    /// The serving endpoints of each Service port, sorted; if empty, every flow to it is stale.
-    serving: Vec<Box<[SocketAddr]>>,
+    /// The endpoints of each Service port that keep their flows, sorted; if empty, every flow to it is stale.
+    keepers: Vec<Box<[SocketAddr]>>,
     node_addresses: Vec<IpAddr>,
     /// Addresses that the node has lost.
     left: Vec<IpAddr>,
@@ -41,12 +42,12 @@ impl StaleFlows {
             let mut owns = false;
             for to in port.destinations() {
                 if let Some(owners) = found.destinations.get_mut(&to) {
-                    owners.push(found.serving.len());
+                    owners.push(found.keepers.len());
                     owns = true;
                 }
             }
             if owns {
-                found.serving.push(serving(snapshot, name));
+                found.keepers.push(keepers(snapshot, name, port));
             }
         }
         found
@@ -90,7 +91,7 @@ impl StaleFlows {
             None => false,
             // A flow without NAT goes to that address itself, which no Service owns any more.
             Some([]) => flow.redirected(),
-            Some(owners) => !owners.iter().any(|i| self.serving[*i].binary_search(&flow.reply.source).is_ok()),
+            Some(owners) => !owners.iter().any(|i| self.keepers[*i].binary_search(&flow.reply.source).is_ok()),
         }
     }
 
@@ -114,9 +115,12 @@ fn in_question(
     changed.chain(gone.iter().copied()).map(|to| (to, Vec::new())).collect()
 }
 
-fn serving(snapshot: &Snapshot<'_>, name: &ServicePortName) -> Box<[SocketAddr]> {
+/// The endpoints with which flows may stay, sorted.
+fn keepers(snapshot: &Snapshot<'_>, name: &ServicePortName, port: &ServicePort) -> Box<[SocketAddr]> {
+    let keeps_terminating = port.extensions.keep_terminating_udp_flows;
     let endpoints = snapshot.endpoints.of(name);
-    let mut serving: Vec<_> = endpoints.iter().filter(|e| e.state.serving).map(|e| e.address).collect();
-    serving.sort_unstable();
-    serving.into()
+    let keeps = endpoints.iter().filter(|e| e.state.serving || (keeps_terminating && e.state.terminating));
+    let mut addresses: Vec<_> = keeps.map(|e| e.address).collect();
+    addresses.sort_unstable();
+    addresses.into()
 }

@@ -9,7 +9,7 @@
 //!   the writes;
 //! - [`netfilter::kernel`] applies them: the only module with side effects;
 //! - [`cleaner`] deletes the flows that [`conntrack`] finds stale, because the kernel evaluates NAT rules once per
-//!   flow.
+//!   flow; [`ender`] ends the connections that [`vanished`] finds, for Services that ask.
 //!
 //! Besides, [`traffic`] has what the kernel counts, [`tuning`] sets conntrack's sysctls at startup, and [`leftovers`] removes the state of inactive modes on
 //! threads of its own, yielding to syncs.
@@ -20,6 +20,7 @@ pub mod addresses;
 pub mod backend;
 pub mod cleaner;
 pub mod conntrack;
+pub mod ender;
 pub mod iptables;
 pub mod ipvs;
 pub mod leftovers;
@@ -34,4 +35,5 @@ pub mod testing;
 pub mod track;
 pub mod traffic;
 pub mod tuning;
+pub mod vanished;
 pub mod xtables;

@@ -3,8 +3,9 @@
 //! One thread owns all of it, and ends when the senders of its mailbox are gone. Nothing is locked.
 
 mod checks;
+mod flows;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,10 +15,11 @@ use tracing::{debug, error, info, warn};
 
 use crate::backend::{Backend, Rejected, SyncError, SyncStats};
 use crate::cleaner::{CleanupStats, FlowCleaner};
+use crate::ender::ConnectionEnder;
 use crate::leftovers::CleanupWorker;
 use crate::mailbox::{Mail, Message, Receiver};
 use crate::model::localhost_ports::LocalhostPorts;
-use crate::model::{Config, Destination, HealthChecks, LocalDetector, Scope, ServicePortName};
+use crate::model::{Config, HealthChecks, LocalDetector, Scope, ServicePortName};
 use crate::schedule::SyncSchedule;
 use crate::track::{Change, Kind, Tracker};
 
@@ -40,6 +42,8 @@ pub trait Observer: Send {
     fn synced(&mut self, report: &SyncReport<'_>);
     /// A pass over the conntrack table ended.
     fn cleaned(&mut self, _cleaned: &CleanupStats) {}
+    /// Connections to endpoints that are gone were ended, so many.
+    fn ended(&mut self, _connections: usize) {}
 }
 
 /// The report of a sync.
@@ -75,6 +79,7 @@ pub struct Proxier {
     schedule: SyncSchedule,
     backend: Box<dyn Backend>,
     cleaner: Option<FlowCleaner>,
+    ender: Option<ConnectionEnder>,
     address_watch: Option<Box<dyn AddressWatch>>,
     leftovers: Option<CleanupWorker>,
     observer: Box<dyn Observer>,
@@ -118,6 +123,7 @@ impl Proxier {
             schedule: SyncSchedule::new(periods.min, periods.sync, FULL_SYNC_PERIOD),
             backend,
             cleaner: None,
+            ender: None,
             address_watch: None,
             leftovers: None,
             observer,
@@ -139,6 +145,12 @@ impl Proxier {
     #[must_use]
     pub fn with_cleaner(self, cleaner: FlowCleaner) -> Self {
         Self { cleaner: Some(cleaner), ..self }
+    }
+
+    /// Ends connections to endpoints that are gone, of Services that ask for it.
+    #[must_use]
+    pub fn with_ender(self, ender: ConnectionEnder) -> Self {
+        Self { ender: Some(ender), ..self }
     }
 
     /// Reads the node's addresses right after a change, not only every `syncPeriod`.
@@ -223,7 +235,12 @@ impl Proxier {
         if !self.synced_once {
             return due;
         }
-        [due, self.backend.next_event()].into_iter().flatten().chain([self.next_check, self.next_quick_check]).min()
+        let end = self.ender.as_ref().and_then(ConnectionEnder::due);
+        [due, end, self.backend.next_event()]
+            .into_iter()
+            .flatten()
+            .chain([self.next_check, self.next_quick_check])
+            .min()
     }
 
     /// Whether the first sync waits for the Node: rules depend on its addresses and pod networks.
@@ -252,6 +269,8 @@ impl Proxier {
         }
         if self.schedule.due().is_some_and(|due| due <= now) {
             self.sync(now);
+        } else if self.synced_once && self.ender.as_ref().and_then(ConnectionEnder::due).is_some_and(|at| at <= now) {
+            self.end_connections(now);
         } else if self.synced_once && self.next_check <= now {
             self.check(now);
         } else if self.synced_once && self.backend.next_event().is_some_and(|at| at <= now) {
@@ -343,17 +362,6 @@ impl Proxier {
         let node_ip = self.config.node_ip(self.family, self.tracker.node());
         let listen = self.config.node_port_addresses.resolve(self.family, node_ip);
         HealthChecks::of(&self.tracker.snapshot(node_ip), scope, listen)
-    }
-
-    /// Deletes flows that the rules would not create any more.
-    ///
-    /// Only after a sync: until then the old rules would create them again.
-    fn clean_flows(&mut self, scope: &Scope, gone: BTreeSet<Destination>) {
-        let node_ip = self.config.node_ip(self.family, self.tracker.node());
-        let Some(cleaner) = &mut self.cleaner else { return };
-        if let Some(cleaned) = cleaner.clean(&self.tracker.snapshot(node_ip), scope, gone) {
-            self.observer.cleaned(&cleaned);
-        }
     }
 
     pub(super) fn wake_leftovers(&mut self) {

@@ -1,11 +1,12 @@
 //! Tells whether a sync runs, so that `/debug/rules` does not read all rules meanwhile and slow both down.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use proxier::backend::{Backend, SyncError, SyncStats};
-use proxier::model::{Scope, Snapshot};
+use proxier::model::{Scope, ServicePortName, Snapshot};
 
 /// How many families are at work, and how many syncs began.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +83,11 @@ impl Backend for Watched {
     fn tick(&mut self, now: Instant) -> Result<(), SyncError> {
         let _busy = self.syncing.busy();
         self.backend.tick(now)
+    }
+
+    fn end_connections(&mut self, ports: &BTreeSet<ServicePortName>, now: Instant) -> Result<(), SyncError> {
+        let _busy = self.syncing.busy();
+        self.backend.end_connections(ports, now)
     }
 
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {

@@ -48,6 +48,7 @@ pub struct Metrics {
     rules: RuleMetrics,
     clean_duration: HistogramVec,
     flows_deleted: IntCounterVec,
+    connections_ended: IntCounterVec,
     healthz: CounterVec,
     livez: CounterVec,
     requests: RequestMetrics,
@@ -131,6 +132,11 @@ impl Metrics {
             flows_deleted: m.add(counters(
                 "conntrack_reconciler_deleted_entries_total",
                 "Stale UDP flows deleted",
+                FAMILY,
+            )?)?,
+            connections_ended: m.add(counters(
+                "ended_connections_total",
+                "Connections to endpoints that are gone, ended for Services that ask for it",
                 FAMILY,
             )?)?,
             healthz: code("proxy_healthz_total", "Answers of /healthz by status")?,
@@ -226,6 +232,12 @@ impl Metrics {
         let label = &[family.name()];
         self.clean_duration.with_label_values(label).observe(cleaned.duration.as_secs_f64());
         self.flows_deleted.with_label_values(label).inc_by(cleaned.deleted.try_into().unwrap_or(u64::MAX));
+    }
+
+    /// Counts ended connections to endpoints that are gone.
+    pub fn ended(&self, family: IpFamily, connections: usize) {
+        let ended = self.connections_ended.with_label_values(&[family.name()]);
+        ended.inc_by(connections.try_into().unwrap_or(u64::MAX));
     }
 
     /// Counts a response of `/healthz` or `/livez`.

@@ -89,6 +89,7 @@ fn exercised(mode: &str) -> Metrics {
     metrics.synced(IpFamily::V4, &report(true, Ok(&stats)));
     metrics.synced(IpFamily::V4, &report(false, Err(&error)));
     metrics.cleaned(IpFamily::V4, &CleanupStats { duration: Duration::from_millis(1), deleted: 2 });
+    metrics.ended(IpFamily::V4, 3);
     metrics.answered(false, 200);
     metrics.answered(true, 503);
     request(&metrics, Ok(200));

@@ -72,6 +72,12 @@ pub struct Client<'a> {
 }
 
 impl Client<'_> {
+    /// The name of its host.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// One attempt with a timeout.
     ///
     /// # Errors
@@ -208,6 +214,29 @@ impl Session {
     /// If the socket cannot be configured.
     pub fn abort(self) {
         socket2::SockRef::from(self.reader.get_ref()).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
+    }
+
+    /// Sends data without waiting for the echo.
+    ///
+    /// # Panics
+    /// If the connection is reset already.
+    pub fn request(&mut self) {
+        self.reader.get_mut().write_all(b"hello").expect("send on the open connection");
+    }
+
+    /// Whether the connection is reset within a time, without anything sent on it.
+    ///
+    /// # Panics
+    /// If data arrives, or the connection ends in another way.
+    #[must_use]
+    pub fn is_reset(&mut self, timeout: Duration) -> bool {
+        let timeout = timeout.max(Duration::from_millis(1));
+        self.reader.get_ref().set_read_timeout(Some(timeout)).expect("a TCP socket");
+        match self.reader.read(&mut [0]) {
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => true,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => false,
+            other => panic!("neither a reset nor silence: {other:?}"),
+        }
     }
 
     /// Asserts that data is still echoed.

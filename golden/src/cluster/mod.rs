@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 
 pub use address::*;
 pub use client::{Answer, Client, Failure, Flow, Protocol, Session};
-pub use objects::{Endpoint, PORT, Service, ready, terminating, unready};
+pub use objects::{Endpoint, PORT, Service, ready, stopping, terminating, unready};
 pub use sctp::SctpSink;
 pub use tables::SavedRules;
 pub use wait::{becomes_true, eventually};
@@ -234,6 +234,16 @@ impl Cluster {
     #[must_use]
     pub fn sctp_sink(&self, pod: Pod, family: Family) -> SctpSink {
         SctpSink::new(self.wiring.home(&pod), pod.address.of(family))
+    }
+
+    /// Takes the link of a pod on node-a down, at the pod's end, so that it answers nothing any more.
+    ///
+    /// At the node's end the kernel would delete the masqueraded entries of the link from conntrack.
+    ///
+    /// # Panics
+    /// If the pod is not on node-a.
+    pub fn unplug(&self, pod: Pod) {
+        self.wiring.home(&pod).run("ip link set eth0 down");
     }
 
     /// Makes a pod serve another port.

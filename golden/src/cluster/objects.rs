@@ -17,6 +17,7 @@ pub struct Service {
     protocol: &'static str,
     node_port: Option<u16>,
     vip: Option<Dual>,
+    annotations: Map<String, Value>,
     spec: Map<String, Value>,
     endpoints: Vec<Value>,
 }
@@ -27,7 +28,8 @@ impl Service {
     /// The number determines its cluster IPs.
     #[must_use]
     pub fn new(name: &'static str, number: u8) -> Self {
-        Self { name, number, protocol: "TCP", node_port: None, vip: None, spec: Map::new(), endpoints: Vec::new() }
+        let (annotations, spec, endpoints) = (Map::new(), Map::new(), Vec::new());
+        Self { name, number, protocol: "TCP", node_port: None, vip: None, annotations, spec, endpoints }
     }
 
     /// Sets the protocol of the port.
@@ -111,6 +113,13 @@ impl Service {
         SocketAddr::new(self.cluster_ip(family).parse().expect("an address"), PORT)
     }
 
+    /// Adds an annotation.
+    #[must_use]
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.annotations.insert(name.to_owned(), value.into());
+        self
+    }
+
     fn cluster_ip(&self, family: Family) -> String {
         match family {
             Family::V4 => format!("10.96.0.{}", self.number),
@@ -146,7 +155,7 @@ impl Service {
         let ingress: Vec<Value> =
             self.vip.iter().flat_map(|vip| [vip.0, vip.1]).map(|ip| json!({ "ip": ip })).collect();
         json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": { "namespace": "default", "name": self.name },
+            "apiVersion": "v1", "kind": "Service", "metadata": { "namespace": "default", "name": self.name, "annotations": self.annotations },
             "spec": spec, "status": { "loadBalancer": { "ingress": ingress } },
         })
     }
@@ -193,6 +202,12 @@ pub fn unready(pod: Pod) -> Endpoint {
 #[must_use]
 pub fn terminating(pod: Pod) -> Endpoint {
     endpoint(pod, false, true, true)
+}
+
+/// A terminating endpoint that does not serve any more.
+#[must_use]
+pub fn stopping(pod: Pod) -> Endpoint {
+    endpoint(pod, false, false, true)
 }
 
 fn endpoint(pod: Pod, ready: bool, serving: bool, terminating: bool) -> Endpoint {

@@ -16,7 +16,7 @@ use netfilter::{Owner, Restore, SavedChain};
 use tracing::{debug, warn};
 
 use super::Ipvs;
-use super::graceful::Deadlines;
+use super::graceful::{Deadlines, Retained};
 use super::names::{DEVICE, IPVS_OUT_FILTER, SetId};
 use super::plan::{self, CurrentServer, ServerSpec};
 use super::rules::{self, CHAINS, ChainRenderer};
@@ -146,7 +146,9 @@ impl Ipvs {
                 continue;
             }
             let found = self.current_server(key, desired.as_ref(), observed)?;
-            let plan = plan::plan(key, desired.as_ref(), found.as_ref(), self.state.draining.of(key), now);
+            let (retained, draining) = (self.state.retained(key), self.state.draining.of(key));
+            let retained = Retained::of(retained.as_deref());
+            let plan = plan::plan(key, desired.as_ref(), found.as_ref(), draining, retained, now);
             if found.is_none() && desired.is_none() {
                 self.record(key, None, Deadlines::new(), now);
                 continue;
@@ -193,8 +195,8 @@ impl Ipvs {
             && !self.state.uncertain.contains(&key)
             && let Some(spec) = self.state.spec(key)
         {
-            let draining = self.state.draining.of(key);
-            if !plan::has_to_count(key, desired, spec, draining) {
+            let (retained, draining) = (self.state.retained(key), self.state.draining.of(key));
+            if !plan::has_to_count(key, desired, spec, draining, Retained::of(retained.as_deref())) {
                 return Ok(Some(CurrentServer::remembered(spec, draining)));
             }
         }

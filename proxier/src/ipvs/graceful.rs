@@ -21,6 +21,49 @@ pub fn is_graceful(protocol: u8) -> bool {
     protocol == TCP
 }
 
+/// How long a real server whose TCP connections are to end waits for [`Backend::end_connections`].
+///
+/// When it goes, the kernel forgets its connections, and with them the clients that are to be probed.
+///
+/// [`Backend::end_connections`]: crate::backend::Backend::end_connections
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The removed real servers that keep their connections, with weight 0.
+#[derive(Clone, Copy, Debug)]
+pub enum Retained<'a> {
+    /// Those of a protocol that [`is_graceful`].
+    ByProtocol,
+    /// Only these, in order: what the Service asks for by annotation.
+    Only(&'a [SocketAddr]),
+}
+
+impl<'a> Retained<'a> {
+    /// The addresses that a Service port names, if it does.
+    #[must_use]
+    pub fn of(addresses: Option<&'a [SocketAddr]>) -> Self {
+        addresses.map_or(Self::ByProtocol, Self::Only)
+    }
+
+    /// Whether a removed real server keeps its connections until they end.
+    #[must_use]
+    pub fn has(self, protocol: u8, address: &SocketAddr) -> bool {
+        match self {
+            Self::ByProtocol => is_graceful(protocol),
+            Self::Only(addresses) => addresses.binary_search(address).is_ok(),
+        }
+    }
+
+    /// How long a removed real server keeps its connections at most.
+    #[must_use]
+    pub fn period(self, protocol: u8, address: &SocketAddr) -> Duration {
+        match self {
+            _ if self.has(protocol, address) => GRACEFUL_TERMINATION_PERIOD,
+            Self::Only(_) if is_graceful(protocol) => END_TIMEOUT,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
 /// The deadline of each terminating real server.
 pub type Deadlines = BTreeMap<SocketAddr, Instant>;
 
@@ -49,6 +92,15 @@ impl Draining {
         if self.servers.is_empty() {
             self.next_check = None;
         }
+    }
+
+    /// Ends the wait of terminating real servers of a virtual server that are not retained; returns whether any waits.
+    pub fn expire(&mut self, key: ServerKey, retained: Retained<'_>, now: Instant) -> bool {
+        let deadlines = self.servers.get_mut(&key).into_iter().flatten();
+        let mut expired = deadlines.filter(|(address, _)| !retained.has(key.protocol, address)).peekable();
+        let any = expired.peek().is_some();
+        expired.for_each(|(_, deadline)| *deadline = now);
+        any
     }
 
     /// The virtual servers that have terminating real servers.

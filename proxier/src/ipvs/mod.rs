@@ -241,6 +241,16 @@ impl Backend for Ipvs {
         self.state.settings.as_ref().is_some_and(|settings| !settings.has_addresses(&self.config, &addresses))
     }
 
+    fn end_connections(&mut self, ports: &BTreeSet<ServicePortName>, now: Instant) -> Result<(), SyncError> {
+        let Some(settings) = self.state.settings.clone() else { return Ok(()) };
+        let expired = self.state.expire_draining(ports, now);
+        if expired.is_empty() {
+            return Ok(());
+        }
+        self.state.mark_dirty(expired);
+        self.apply(&settings, None, now)
+    }
+
     fn cleanup(&mut self) -> Result<(), Vec<SyncError>> {
         self.state = IpvsState::default();
         let Kernel { tool, table, sets, links, .. } = &mut self.kernel;

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use netfilter::ipvs::{Connections, Forward, Operation, RealServer, ServerKey, VirtualServer};
 
-use super::graceful::{self, Deadlines};
+use super::graceful::{Deadlines, Retained};
 
 /// A virtual server with its active real servers, as desired or as last synced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,9 +63,10 @@ pub fn has_to_count(
     desired: Option<&ServerSpec>,
     spec: &ServerSpec,
     draining: Option<&Deadlines>,
+    retained: Retained<'_>,
 ) -> bool {
     let mut current = spec.reals.iter().chain(draining.into_iter().flat_map(Deadlines::keys));
-    graceful::is_graceful(key.protocol) && current.any(|address| is_removed(desired, address))
+    current.any(|address| !retained.period(key.protocol, address).is_zero() && is_removed(desired, address))
 }
 
 /// The planned operations on a virtual server.
@@ -88,6 +89,7 @@ pub fn plan(
     desired: Option<&ServerSpec>,
     found: Option<&CurrentServer>,
     draining: Option<&Deadlines>,
+    retained: Retained<'_>,
     now: Instant,
 ) -> Plan {
     let mut plan = Plan::default();
@@ -102,9 +104,10 @@ pub fn plan(
     }
     for (server, connections) in reals.iter().filter(|(server, _)| is_removed(desired, &server.address)) {
         let deadline = draining.and_then(|draining| draining.get(&server.address)).copied();
-        let deadline = deadline.unwrap_or(now + graceful::GRACEFUL_TERMINATION_PERIOD);
+        let latest = now + retained.period(key.protocol, &server.address);
+        let deadline = deadline.map_or(latest, |deadline| deadline.min(latest));
         let in_use = connections.is_some_and(|connections| !connections.none());
-        if graceful::is_graceful(key.protocol) && in_use && now < deadline {
+        if in_use && now < deadline {
             plan.draining.insert(server.address, deadline);
             if server.weight != 0 {
                 plan.end.push(Operation::UpdateReal(key, RealServer { weight: 0, ..*server }));
@@ -142,6 +145,7 @@ fn missing<'a>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::graceful;
     use super::*;
     use netfilter::ipvs::{Flags, Scheduler, TCP, UDP};
 
@@ -183,7 +187,7 @@ mod tests {
     ) -> Plan {
         let key =
             desired.map(|desired| desired.server.key).or(found.map(|found| found.server.key)).expect("one of them");
-        plan(key, desired, found, draining, now)
+        plan(key, desired, found, draining, Retained::ByProtocol, now)
     }
 
     #[test]
@@ -209,6 +213,28 @@ mod tests {
         );
         let back = plan_of(Some(&spec(TCP, &[A, B])), Some(&waiting), Some(&begun.draining), now);
         assert_eq!(words(&back), ["UpdateReal 10.1.0.2:80 weight: 1"]);
+    }
+
+    #[test]
+    fn only_retained_real_servers_keep_connections_if_the_service_names_them() {
+        let now = Instant::now();
+        let planned = |protocol, retained: &[SocketAddr], draining: Option<&Deadlines>| {
+            let (desired, in_use) = (spec(protocol, &[A]), found(protocol, &[(A, 1, 0), (B, 1, 3)]));
+            let (key, retained) = (desired.server.key, Retained::Only(retained));
+            let counts = has_to_count(key, Some(&desired), &spec(protocol, &[A, B]), None, retained);
+            let plan = plan(key, Some(&desired), Some(&in_use), draining, retained, now);
+            (counts, words(&plan), plan.draining.get(&address(B)).map(|deadline| *deadline - now))
+        };
+        let weight_0 = vec!["UpdateReal 10.1.0.2:80 weight: 0".to_owned()];
+        let all = Some(graceful::GRACEFUL_TERMINATION_PERIOD);
+        for protocol in [TCP, UDP] {
+            assert_eq!(planned(protocol, &[address(B)], None), (true, weight_0.clone(), all));
+        }
+        assert_eq!(planned(UDP, &[], None), (false, vec!["DeleteReal 10.1.0.2:80".to_owned()], None));
+        let soon = Some(std::time::Duration::from_secs(5));
+        assert_eq!(planned(TCP, &[], None), (true, weight_0.clone(), soon), "until its clients are known");
+        let begun = Deadlines::from([(address(B), now + graceful::GRACEFUL_TERMINATION_PERIOD)]);
+        assert_eq!(planned(TCP, &[], Some(&begun)), (true, weight_0, soon), "although it was terminating before");
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct DesiredServer {
 pub struct DesiredPort {
     /// Its virtual servers, in order.
     pub servers: Box<[DesiredServer]>,
+    /// The real servers that keep connections after their removal, if the Service names them by annotation; sorted.
+    pub retained: Option<Arc<[SocketAddr]>>,
     /// Session affinity, if configured.
     pub persistence: Option<Persistence>,
     /// Its set entries, except bound addresses.
@@ -75,12 +77,27 @@ impl PortRenderer<'_> {
         let lacks = |policy: bool| no_local && categorized.any && policy && self.asks_for_local();
         DesiredPort {
             servers,
+            retained: self.retained(endpoints),
             persistence: self.port.affinity_seconds.map(|seconds| Persistence { seconds, prefix: self.bits() }),
             entries: self.entries(endpoints).into(),
             barred: self.barred(),
             lacks_internal_local: lacks(self.port.internal_local),
             lacks_external_local: lacks(self.port.external_local),
         }
+    }
+
+    /// Endpoints that are not gone keep TCP connections, and terminating ones UDP flows, if the Service asks for it.
+    fn retained(&self, endpoints: &[Endpoint]) -> Option<Arc<[SocketAddr]>> {
+        let extensions = self.port.extensions;
+        let only_terminating = match self.protocol {
+            TCP if extensions.end_stale_connections => false,
+            UDP if extensions.keep_terminating_udp_flows => true,
+            _ => return None,
+        };
+        let kept = endpoints.iter().filter(|endpoint| !only_terminating || endpoint.state.terminating);
+        let mut addresses: Vec<SocketAddr> = kept.map(|endpoint| endpoint.address).collect();
+        addresses.sort_unstable();
+        Some(addresses.into())
     }
 
     /// Whether any of its virtual servers uses local endpoints only.

@@ -1,14 +1,16 @@
 //! The combined desired state of all Service ports, and what of it the kernel has.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
 
 use netfilter::SavedChain;
 use netfilter::ipset::Entry;
 use netfilter::iptables::Table;
 use netfilter::ipvs::{ServerKey, VirtualServer};
 
-use super::graceful::Draining;
+use super::graceful::{Draining, Retained};
 use super::names::SetId;
 use super::plan::ServerSpec;
 use super::ref_counts::RefCounts;
@@ -73,7 +75,7 @@ impl IpvsState {
         }
         let old = self.ports.remove(name).unwrap_or_default();
         let new = desired.as_ref();
-        let same_terms = new.is_some_and(|new| new.persistence == old.persistence);
+        let same_terms = new.is_some_and(|new| new.persistence == old.persistence && new.retained == old.retained);
         let nothing: &[DesiredServer] = &[];
         let servers = new.map_or(nothing, |new| &new.servers);
         for server in servers {
@@ -168,6 +170,24 @@ impl IpvsState {
         let persistence = desired.persistence;
         let virtual_server = VirtualServer { key, scheduler: settings.scheduler, flags: settings.flags(), persistence };
         Some(ServerSpec { server: virtual_server, reals: server.reals.clone() })
+    }
+
+    /// The real servers of a virtual server that keep connections after their removal, if its Service names them.
+    pub fn retained(&self, key: ServerKey) -> Option<Arc<[SocketAddr]>> {
+        let owner = self.slots.get(&key)?.claimants.first()?;
+        self.ports.get(owner)?.retained.clone()
+    }
+
+    /// Ends the wait of terminating real servers of Service ports that do not retain them.
+    ///
+    /// Returns their virtual servers.
+    pub fn expire_draining(&mut self, ports: &BTreeSet<ServicePortName>, now: Instant) -> Vec<ServerKey> {
+        let mut keys: Vec<ServerKey> = self.draining.keys().into_iter().collect();
+        keys.retain(|key| self.claimants(*key).first().is_some_and(|owner| ports.contains(owner)));
+        keys.retain(|key| {
+            self.retained(*key).is_some_and(|only| self.draining.expire(*key, Retained::Only(&only), now))
+        });
+        keys
     }
 
     /// The last synced state of a virtual server.

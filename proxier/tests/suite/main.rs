@@ -10,6 +10,7 @@ mod cleaner;
 mod conntrack;
 mod contract;
 mod counted_rules;
+mod ender;
 mod facts;
 mod family_loop;
 mod generation;

@@ -4,6 +4,7 @@
 //! (`System…`) and a fake (feature `testing`).
 
 mod address_watch;
+mod client_probe;
 mod command;
 pub mod conntrack;
 pub mod descriptors;
@@ -36,6 +37,7 @@ mod writer_priority;
 mod xtables_lock;
 
 pub use address_watch::{AddressWatch, SystemAddressWatch};
+pub use client_probe::{ClientProbe, SystemClientProbe};
 pub use command::set_timeout as set_program_timeout;
 pub use conntrack::{ConntrackTable, Deletions, SystemConntrack};
 pub use flavour::{Flavour, FlavourChoice, detect as detect_flavour};

@@ -4,6 +4,7 @@
 //! compare them with a real kernel.
 
 mod address_watch;
+mod client_probe;
 mod conntrack;
 mod host;
 mod ipset;
@@ -14,6 +15,7 @@ mod nftables;
 mod recorder;
 
 pub use address_watch::FakeAddressWatch;
+pub use client_probe::FakeClientProbe;
 pub use conntrack::FakeConntrack;
 pub use host::FakeHost;
 pub use ipset::FakeIpSets;
