@@ -161,6 +161,8 @@ pub enum Expression {
         to: Register,
         /// The modulus.
         modulus: u32,
+        /// The seed of `jhash`; `None` if the kernel chose one at random, which it does not report.
+        seed: Option<u32>,
         /// The offset of the result.
         offset: u32,
     },

@@ -3,7 +3,7 @@
 //! One table defines both, so that the text and the expressions of a rule cannot disagree.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::IpFamily;
 
@@ -87,6 +87,8 @@ pub enum Field {
     Protocol,
     /// `th dport`
     Port,
+    /// `th sport`
+    SourcePort,
     /// `meta mark`
     Mark,
     /// `iifname`
@@ -102,6 +104,49 @@ pub enum Field {
         /// The smallest value.
         offset: u32,
     },
+    /// `jhash FIELDS mod N seed S`: a number from 0 to `modulus` - 1 that depends on the client only.
+    Hash {
+        /// The hashed fields.
+        of: HashedClient,
+        /// The number of values.
+        modulus: u32,
+        /// The seed. With the same seed, all nodes compute the same numbers.
+        seed: u32,
+    },
+}
+
+/// The fields of a packet that identify its client, for [`Field::Hash`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HashedClient {
+    /// `ip saddr`
+    Address(IpFamily),
+    /// `ip saddr . th sport`
+    AddressAndPort(IpFamily),
+}
+
+impl HashedClient {
+    /// The fields in order.
+    #[must_use]
+    pub fn fields(self) -> Vec<Field> {
+        match self {
+            Self::Address(family) => vec![Field::Source(family)],
+            Self::AddressAndPort(family) => vec![Field::Source(family), Field::SourcePort],
+        }
+    }
+
+    /// The hashed bytes of a client: each field in network byte order, padded with zeros to 4 bytes.
+    #[must_use]
+    pub fn bytes(self, client: SocketAddr) -> Vec<u8> {
+        let mut bytes = match client.ip() {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        if matches!(self, Self::AddressAndPort(_)) {
+            bytes.extend(client.port().to_be_bytes());
+            bytes.extend([0; 2]);
+        }
+        bytes
+    }
 }
 
 impl Field {
@@ -117,22 +162,24 @@ impl Field {
         Self::Random { modulus: 1, offset: number }
     }
 
-    /// The source that the kernel loads it from.
+    /// The source that the kernel loads it from; `None` for a hash, which is computed.
     #[must_use]
-    pub fn load(self) -> Load {
-        match self {
+    pub fn load(self) -> Option<Load> {
+        Some(match self {
             Self::Source(IpFamily::V4) => Load::Payload(PayloadBase::Network, 12),
             Self::Source(IpFamily::V6) => Load::Payload(PayloadBase::Network, 8),
             Self::Destination(IpFamily::V4) => Load::Payload(PayloadBase::Network, 16),
             Self::Destination(IpFamily::V6) => Load::Payload(PayloadBase::Network, 24),
             Self::Protocol => Load::Protocol,
             Self::Port => Load::Payload(PayloadBase::Transport, 2),
+            Self::SourcePort => Load::Payload(PayloadBase::Transport, 0),
             Self::Mark => Load::Mark,
             Self::Input => Load::InputName,
             Self::SourceType => Load::SourceType,
             Self::DestinationType => Load::DestinationType,
             Self::Random { modulus, offset } => Load::Random { modulus, offset },
-        }
+            Self::Hash { .. } => return None,
+        })
     }
 
     /// The length in bytes, without padding.
@@ -142,8 +189,8 @@ impl Field {
             Self::Source(IpFamily::V4) | Self::Destination(IpFamily::V4) => 4,
             Self::Source(IpFamily::V6) | Self::Destination(IpFamily::V6) | Self::Input => 16,
             Self::Protocol => 1,
-            Self::Port => 2,
-            Self::Mark | Self::SourceType | Self::DestinationType | Self::Random { .. } => 4,
+            Self::Port | Self::SourcePort => 2,
+            Self::Mark | Self::SourceType | Self::DestinationType | Self::Random { .. } | Self::Hash { .. } => 4,
         }
     }
 
@@ -160,11 +207,11 @@ impl Field {
             Self::Source(IpFamily::V4) | Self::Destination(IpFamily::V4) => 7,
             Self::Source(IpFamily::V6) | Self::Destination(IpFamily::V6) => 8,
             Self::Protocol => 12,
-            Self::Port => 13,
+            Self::Port | Self::SourcePort => 13,
             Self::Mark => 19,
             Self::SourceType | Self::DestinationType => 35,
             Self::Input => 41,
-            Self::Random { .. } => 4,
+            Self::Random { .. } | Self::Hash { .. } => 4,
         }
     }
 
@@ -175,11 +222,11 @@ impl Field {
             Self::Source(IpFamily::V4) | Self::Destination(IpFamily::V4) => Some("ipv4_addr"),
             Self::Source(IpFamily::V6) | Self::Destination(IpFamily::V6) => Some("ipv6_addr"),
             Self::Protocol => Some("inet_proto"),
-            Self::Port => Some("inet_service"),
+            Self::Port | Self::SourcePort => Some("inet_service"),
             Self::Mark => Some("mark"),
             Self::SourceType | Self::DestinationType => Some("fib_addrtype"),
             Self::Input => Some("ifname"),
-            Self::Random { .. } => None,
+            Self::Random { .. } | Self::Hash { .. } => None,
         }
     }
 
@@ -198,10 +245,12 @@ impl Field {
             Self::Source(IpFamily::V6) => (PAYLOAD, vec![13, 8]),
             Self::Destination(IpFamily::V6) => (PAYLOAD, vec![13, 9]),
             Self::Port => (PAYLOAD, vec![11, 2]),
+            Self::SourcePort => (PAYLOAD, vec![11, 1]),
             Self::Protocol => (META, vec![16]),
             Self::Mark => (META, vec![3]),
             Self::Input => (META, vec![6]),
             Self::SourceType | Self::DestinationType => (24, Vec::new()),
+            Self::Hash { .. } => (25, Vec::new()),
             Self::Random { modulus, offset } => (NUMGEN, vec![1, modulus, offset]),
         }
     }
@@ -224,12 +273,14 @@ impl Field {
                 [other, ..] => write!(f, "{other}"),
                 [] => f.write_str("?"),
             },
-            Self::Port => match value {
+            Self::Port | Self::SourcePort => match value {
                 [high, low, ..] => write!(f, "{}", u16::from_be_bytes([*high, *low])),
                 _ => f.write_str("?"),
             },
             Self::Mark => write!(f, "{:#010x}", number()),
-            Self::Random { .. } | Self::SourceType | Self::DestinationType => write!(f, "{}", number()),
+            Self::Random { .. } | Self::Hash { .. } | Self::SourceType | Self::DestinationType => {
+                write!(f, "{}", number())
+            }
             Self::Input => {
                 let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
                 write!(f, "\"{}\"", String::from_utf8_lossy(name))
@@ -245,12 +296,16 @@ impl fmt::Display for Field {
             Self::Destination(family) => write!(f, "{} daddr", family.nft()),
             Self::Protocol => f.write_str("meta l4proto"),
             Self::Port => f.write_str("th dport"),
+            Self::SourcePort => f.write_str("th sport"),
             Self::Mark => f.write_str("meta mark"),
             Self::Input => f.write_str("iifname"),
             Self::SourceType => f.write_str("fib saddr type"),
             Self::DestinationType => f.write_str("fib daddr type"),
             Self::Random { modulus, offset: 0 } => write!(f, "numgen random mod {modulus}"),
             Self::Random { modulus, offset } => write!(f, "numgen random mod {modulus} offset {offset}"),
+            Self::Hash { of, modulus, seed } => {
+                write!(f, "jhash {} mod {modulus} seed {seed:#x}", Fields(&of.fields()))
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 mod chain;
 mod expression;
 mod field;
+pub mod jhash;
 mod operation;
 mod rule;
 pub mod ruleset;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 pub use chain::{BaseChain, Chain, ChainType, Hook};
 pub use expression::{Comparison, Expression, Register, Registers, SetOperation, Translation};
-pub use field::{Field, Load, PayloadBase};
+pub use field::{Field, HashedClient, Load, PayloadBase};
 pub use operation::{Operation, Transaction};
 pub use rule::{Address, Rule, Statement, Verdict};
 pub use set::{Bytes, Element, Key, Set, Value};

@@ -231,10 +231,25 @@ fn words(field: Field) -> u8 {
 
 /// Loads the fields of a key into consecutive registers, each padded to 4 bytes.
 fn load_key(key: &[Field], out: &mut Vec<Expression>) {
-    let mut at = 0;
+    load_from(0, key, key.iter().copied().map(words).sum(), out);
+}
+
+/// The same from a register on; `free` is the first register that a hash may use for its input, as nft allocates them.
+fn load_from(first: u8, key: &[Field], free: u8, out: &mut Vec<Expression>) {
+    let mut at = first;
     for field in key {
         let width = u32::try_from(field.width()).unwrap_or(u32::MAX);
-        out.push(Expression::Load { from: field.load(), width, to: Register(at) });
+        match (*field, field.load()) {
+            (_, Some(from)) => out.push(Expression::Load { from, width, to: Register(at) }),
+            (Field::Hash { of, modulus, seed }, None) => {
+                let fields = of.fields();
+                load_from(free, &fields, free, out);
+                let length = fields.iter().map(|field| field.padded()).sum::<usize>();
+                let of = Some((Register(free), u32::try_from(length).unwrap_or(u32::MAX)));
+                out.push(Expression::Hash { of, to: Register(at), modulus, seed: Some(seed), offset: 0 });
+            }
+            (_, None) => {}
+        }
         at += words(*field);
     }
 }

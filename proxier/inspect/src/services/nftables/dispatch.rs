@@ -271,7 +271,9 @@ impl<'a> Walk<'a> {
         match (from, self.to.ip) {
             (Load::Protocol, _) => RegisterValue::Known(vec![self.to.protocol]),
             (Load::Payload(PayloadBase::Transport, 2), _) => RegisterValue::Known(self.to.port.to_be_bytes().to_vec()),
-            (from, Some(ip)) if from == Field::Destination(self.family).load() => RegisterValue::Known(octets(ip)),
+            (from, Some(ip)) if Some(from) == Field::Destination(self.family).load() => {
+                RegisterValue::Known(octets(ip))
+            }
             (Load::Random { modulus, offset }, _) => RegisterValue::Random { modulus, offset },
             (Load::Mark, _) => RegisterValue::Mark,
             _ => RegisterValue::Unknown,

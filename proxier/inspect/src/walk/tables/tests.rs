@@ -73,7 +73,9 @@ fn at_home(expression: Expression, nth: usize) -> Expression {
         Expression::Load { from: Load::Incremental { modulus, offset }, width, to } => {
             Expression::Load { from: Load::Incremental { modulus: few(modulus), offset }, width, to }
         }
-        Expression::Hash { of, to, modulus, offset } => Expression::Hash { of, to, modulus: few(modulus), offset },
+        Expression::Hash { of, to, modulus, seed, offset } => {
+            Expression::Hash { of, to, modulus: few(modulus), seed, offset }
+        }
         other => other,
     }
 }

@@ -140,9 +140,12 @@ fn body(data: &mut Request, expression: &Expression) {
         Expression::Range { register, not, from, to } => {
             data.register(1, *register).u32(2, u32::from(*not)).data(3, from).data(4, to);
         }
-        Expression::Hash { of, to, modulus, offset } => {
+        Expression::Hash { of, to, modulus, seed, offset } => {
             if let Some((register, length)) = of {
                 data.register(1, *register).u32(3, *length);
+            }
+            if let Some(seed) = seed {
+                data.u32(5, *seed);
             }
             data.register(2, *to).u32(4, *modulus).u32(6, *offset).u32(7, u32::from(of.is_none()));
         }
@@ -392,6 +395,7 @@ fn read_arithmetic(name: &str, body: Body<'_>) -> Option<Expression> {
             },
             to: body.place(2)?,
             modulus: body.u32(4)?,
+            seed: body.u32(5),
             offset,
         },
         _ => return None,

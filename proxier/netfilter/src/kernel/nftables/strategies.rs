@@ -67,8 +67,8 @@ fn any_other() -> impl Strategy<Value = Expression> {
             to: from.clone(),
             from
         }),
-        (prop::option::of((place(), 1_u32..64)), place(), 1_u32.., any::<u32>())
-            .prop_map(|(of, to, modulus, offset)| Expression::Hash { of, to, modulus, offset }),
+        (prop::option::of((place(), 1_u32..64)), place(), 1_u32.., any::<Option<u32>>(), any::<u32>())
+            .prop_map(|(of, to, modulus, seed, offset)| Expression::Hash { of, to, modulus, seed, offset }),
         (any::<bool>(), places(), places(), prop::sample::select(vec![4_u32, 0x10])).prop_map(
             |(source, address, port, flags)| {
                 let kind = if source { Translation::Source } else { Translation::Destination };

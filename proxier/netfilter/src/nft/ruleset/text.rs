@@ -88,9 +88,10 @@ impl Writer<'_> {
                 term.bits = None;
                 self.registers.insert(register.0, term);
             }
-            Expression::Hash { of, to, modulus, offset } => {
-                let of = of.map_or_else(|| "symhash".to_owned(), |(key, _)| format!("jhash {}", self.key(key, None)));
-                let text = format!("{of} mod {modulus}{}", terms::offset(*offset));
+            Expression::Hash { of, to, modulus, seed, offset } => {
+                let of = of.map_or_else(|| "symhash".to_owned(), |of| format!("jhash {}", self.hashed(of)));
+                let seed = seed.map(|seed| format!(" seed {seed:#x}")).unwrap_or_default();
+                let text = format!("{of} mod {modulus}{seed}{}", terms::offset(*offset));
                 self.registers.insert(to.0, Term::new(text, 4, 4));
             }
             Expression::ByteOrder { .. } => return,
@@ -121,6 +122,13 @@ impl Writer<'_> {
             }
         }
         texts.join(" . ")
+    }
+
+    /// The concatenation that a hash reads: consecutive registers up to a length in bytes.
+    fn hashed(&self, (first, length): (Register, u32)) -> String {
+        let end = u32::from(first.0) + length.div_ceil(4);
+        let terms = self.registers.range(first.0..).take_while(|(at, _)| u32::from(**at) < end);
+        terms.map(|(_, term)| masked(term)).collect::<Vec<_>>().join(" . ")
     }
 
     fn lookup(&mut self, name: &str, key: Register, to: Option<Register>, verdict: bool, not: bool) {
