@@ -13,7 +13,7 @@ use netfilter::IpFamily;
 use proxier::model::Protocol;
 use proxier::nftables::TABLE;
 use proxier_inspect::services::BY_SOURCE;
-use proxier_inspect::walk::{Branch, DoubtKind, Packet, Step, Trace, Verdict};
+use proxier_inspect::walk::{Branch, DoubtKind, KnownClient, Packet, Step, Trace, Verdict};
 
 use self::data::{as_json, is_certain};
 use crate::inspect::obstacles::missing_right;
@@ -118,6 +118,7 @@ fn shown(arguments: &Arguments) -> Result<(OutputWriter, u8), String> {
 fn traced(arguments: &Arguments, rules: &mut FamilyRules) -> Result<(Packet, Trace), String> {
     let mut paths = Paths::of(rules);
     let from = sender(&arguments.from, arguments.to.0)?;
+    paths.know_client(known_client(&arguments.from));
     let packet = paths.packet(from, arguments.to, arguments.in_interface.as_deref())?;
     let trace = paths.trace(&packet)?;
     Ok((packet, trace))
@@ -135,6 +136,15 @@ pub fn sender(from: &str, to: SocketAddr) -> Result<Option<SocketAddr>, String> 
     };
     let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, CLIENT_PORT)).or_else(|_| text.parse());
     address.map(Some).map_err(|_| format!("--from {from:?} is no address, \"host\" or \"outside\""))
+}
+
+/// What `--from` says about the client. This node's address is known, its next source port is not.
+fn known_client(from: &str) -> KnownClient {
+    match from {
+        "outside" => KnownClient::Unknown,
+        from if from.parse::<SocketAddr>().is_ok() => KnownClient::AddressAndPort,
+        _ => KnownClient::Address,
+    }
 }
 
 /// Renders the trace as text.

@@ -10,7 +10,7 @@ use netfilter::IpFamily;
 use netfilter::kernel::node::Link;
 use netfilter::kernel::{self, RouteTable, SystemIpSets, has_policy_rules, last_seen, node};
 use proxier::model::Protocol;
-use proxier_inspect::walk::{ConnState, Node, Origin, Packet, RecentLists, Trace};
+use proxier_inspect::walk::{ConnState, KnownClient, Node, Origin, Packet, RecentLists, Trace};
 
 use super::rules::FamilyRules;
 
@@ -121,6 +121,11 @@ impl<'a> Paths<'a> {
     #[must_use]
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Takes the source of packets for that of a known client; without this it stands for any client.
+    pub fn know_client(&mut self, client: KnownClient) {
+        self.node.client = client;
     }
 
     /// Whether IPVS mode bound that address to its device.

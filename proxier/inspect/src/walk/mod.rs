@@ -21,9 +21,11 @@ mod unfollowed;
 
 pub use on_demand::trace_and_supply;
 pub use outcome::{Assumption, Branch, Doubt, DoubtKind, Outcome, Step, Trace, Verdict};
-pub use packet::{ConnState, Node, Origin, Packet, RecentLists, UnfollowedRules};
+pub use packet::{ConnState, KnownClient, Node, Origin, Packet, RecentLists, UnfollowedRules};
 pub use path::{NodeRules, OtherFlavour};
 pub use routing::Unrouted;
 
 /// The most outcomes of one random choice that are followed.
 pub(crate) const MOST_CHOICES: u32 = 4096;
+/// The most numbers of one hash that are followed. Each endpoint has many of them, so they have few outcomes.
+pub(crate) const MOST_SLOTS: u32 = 1 << 17;

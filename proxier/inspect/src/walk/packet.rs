@@ -91,6 +91,20 @@ pub struct Node {
     pub down: BTreeMap<String, &'static str>,
     /// Chains that packets meet but a walk does not follow.
     pub unwalked: Vec<UnfollowedRules>,
+    /// How much of the packet's source is that of a known client.
+    pub client: KnownClient,
+}
+
+/// What of a packet's source is known, for rules that choose by a hash of it. The rest stands for any client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KnownClient {
+    /// Nothing: the address and port are examples.
+    #[default]
+    Unknown,
+    /// The address.
+    Address,
+    /// The address and the port.
+    AddressAndPort,
 }
 
 /// Rules of a chain that a walk does not follow.

@@ -11,7 +11,7 @@ use netfilter::IpFamily;
 use netfilter::nft::ruleset::{Element, ElementLookup, Rule, Set, Table};
 use netfilter::nft::{Bytes, Expression, Field, Key, Load, Name, PayloadBase, Register, SetOperation, Value, Verdict};
 
-use crate::walk::MOST_CHOICES;
+use crate::walk::{MOST_CHOICES, MOST_SLOTS};
 
 /// The deepest nesting of chains that is followed; the kernel allows 16.
 const DEEPEST: usize = 16;
@@ -19,9 +19,9 @@ const DEEPEST: usize = 16;
 /// while it is read.
 const MOST_CHAINS: usize = 100_000;
 
-/// Whether a random choice is small enough to follow: `keys` elements for each of `modulus` numbers.
-fn is_few(keys: usize, modulus: u32) -> bool {
-    u32::try_from(keys).is_ok_and(|keys| keys.saturating_mul(modulus) <= MOST_CHOICES)
+/// Whether a choice is small enough to follow: `keys` elements for each of `modulus` numbers.
+fn is_few(keys: usize, modulus: u32, most: u32) -> bool {
+    u32::try_from(keys).is_ok_and(|keys| keys.saturating_mul(modulus) <= most)
 }
 
 /// A destination of packets.
@@ -61,6 +61,8 @@ pub struct Chooser {
     pub chain: Name,
     /// The endpoints to choose from.
     pub choices: Vec<EndpointChoice>,
+    /// Whether a hash of the client chooses, so that shares are those of many clients.
+    pub by_hash: bool,
 }
 
 /// The rules and elements that packets to one destination meet, summarized.
@@ -92,9 +94,12 @@ pub struct DispatchSummary<'a> {
 #[derive(Clone, Debug)]
 enum RegisterValue {
     Known(Vec<u8>),
-    Random {
+    /// A random number, or the slot of a hash.
+    Chosen {
         modulus: u32,
         offset: u32,
+        /// The limit of numbers to follow.
+        most: u32,
     },
     /// The packet mark, which does not depend on the sender.
     Mark,
@@ -111,6 +116,8 @@ struct RuleState<'a> {
     chosen: Vec<(f64, Option<&'a Element>)>,
     /// Whether a random number selects the element, if there are several.
     by_chance: bool,
+    /// Whether that number is a hash.
+    by_hash: bool,
     /// The register whose masked bits are compared, and the mask.
     net: Option<(u8, Vec<u8>)>,
 }
@@ -194,6 +201,12 @@ impl<'a> Walk<'a> {
         for expression in &rule.expressions {
             match expression {
                 Expression::Load { from, to, .. } => _ = step.registers.insert(to.0, self.load(*from)),
+                // Over all clients, each number is as likely as the others.
+                Expression::Hash { to, modulus, offset, .. } => {
+                    step.by_hash = true;
+                    let number = RegisterValue::Chosen { modulus: *modulus, offset: *offset, most: MOST_SLOTS };
+                    _ = step.registers.insert(to.0, number);
+                }
                 Expression::Immediate { to, value } => {
                     _ = step.registers.insert(to.0, RegisterValue::Known(value.clone()))
                 }
@@ -274,7 +287,7 @@ impl<'a> Walk<'a> {
             (from, Some(ip)) if Some(from) == Field::Destination(self.family).load() => {
                 RegisterValue::Known(octets(ip))
             }
-            (Load::Random { modulus, offset }, _) => RegisterValue::Random { modulus, offset },
+            (Load::Random { modulus, offset }, _) => RegisterValue::Chosen { modulus, offset, most: MOST_CHOICES },
             (Load::Mark, _) => RegisterValue::Mark,
             _ => RegisterValue::Unknown,
         }
@@ -303,7 +316,7 @@ impl<'a> Walk<'a> {
         for part in &set.key {
             let values: Vec<Vec<u8>> = match step.registers.get(&at) {
                 Some(RegisterValue::Known(value)) => vec![value.clone()],
-                Some(RegisterValue::Random { modulus, offset }) if is_few(keys.len(), *modulus) => {
+                Some(RegisterValue::Chosen { modulus, offset, most }) if is_few(keys.len(), *modulus, *most) => {
                     step.by_chance = true;
                     (0..(*modulus).max(1)).map(|number| number.wrapping_add(*offset).to_ne_bytes().to_vec()).collect()
                 }
@@ -334,7 +347,8 @@ impl<'a> Walk<'a> {
             }
         };
         step.chosen = keys.iter().map(|key| (share, find(key))).collect();
-        if !set.is_anonymous() {
+        // The slots of a hash are too many to show.
+        if !set.is_anonymous() && !step.by_hash {
             self.summary
                 .elements
                 .extend(step.chosen.iter().filter_map(|(_, element)| Some((name.clone(), (*element)?))));
@@ -362,7 +376,7 @@ impl<'a> Walk<'a> {
         }
         let known = self.summary.choosers.iter().position(|chooser| chooser.chain == *chain);
         known.unwrap_or_else(|| {
-            self.summary.choosers.push(Chooser { chain: chain.clone(), choices: Vec::new() });
+            self.summary.choosers.push(Chooser { chain: chain.clone(), choices: Vec::new(), by_hash: false });
             self.summary.choosers.len() - 1
         })
     }
@@ -396,6 +410,7 @@ impl<'a> Walk<'a> {
         let choices = found.into_iter().filter_map(|(share, to)| Some((share * of, to?)));
         let choices = choices.map(|(share, to)| EndpointChoice { share, to, chain: own.clone() });
         self.summary.choosers[at].choices.extend(choices);
+        self.summary.choosers[at].by_hash |= step.by_hash;
         all && !step.conditional
     }
 }

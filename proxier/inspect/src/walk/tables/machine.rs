@@ -5,14 +5,16 @@
 use std::net::{IpAddr, SocketAddr};
 
 use netfilter::IpFamily;
+use netfilter::nft::jhash::{jhash, scaled};
 use netfilter::nft::ruleset::{Element, ElementLookup, Rule, Set, TableId, UnreadPart};
 use netfilter::nft::{
-    Bytes, Comparison, Expression, Load, Name, Register, Registers as Range, SetOperation, Translation, Value, Verdict,
+    Bytes, Comparison, Expression, Field, Load, Name, PayloadBase, Register, Registers as Range, SetOperation,
+    Translation, Value, Verdict,
 };
 
 use super::super::chains::TracedPacket;
 use super::super::path::MOST;
-use super::super::{Doubt, MOST_CHOICES};
+use super::super::{Doubt, KnownClient, MOST_CHOICES, MOST_SLOTS};
 use super::TableScope;
 use super::facts::{self, LoadFailure};
 use super::registers::Registers;
@@ -54,7 +56,8 @@ pub(super) struct RuleRun {
 enum NextStep {
     Next,
     RuleEnd(RuleEnd),
-    /// A random number in a register: register, modulus and offset. All values are equally likely.
+    /// A random number in a register, or the hash of an unknown client: register, modulus and offset. All values are equally
+    /// likely.
     Choose(Register, u32, u32),
 }
 
@@ -65,6 +68,24 @@ struct Execution {
     odds: f64,
     at: usize,
     elements: Vec<String>,
+    /// What the rule has loaded of the packet's source.
+    loaded: KnownClient,
+    /// Whether the hash of an unknown client chose: the slot that it is looked up in says nothing then.
+    is_slot_unknown: bool,
+}
+
+impl Execution {
+    fn of(traced: TracedPacket) -> Self {
+        Self {
+            traced,
+            registers: Registers::new(),
+            odds: 1.0,
+            at: 0,
+            elements: Vec::new(),
+            loaded: KnownClient::Unknown,
+            is_slot_unknown: false,
+        }
+    }
 }
 
 /// Executes a rule. Executions with the same result are merged.
@@ -77,7 +98,7 @@ pub(super) fn run(
     // Earlier steps are not needed here and are expensive to copy.
     let steps = std::mem::take(&mut traced.steps);
     let doubts = std::mem::take(&mut traced.doubts);
-    let mut open = vec![Execution { traced, registers: Registers::new(), odds: 1.0, at: 0, elements: Vec::new() }];
+    let mut open = vec![Execution::of(traced)];
     let (mut runs, mut chosen_so_far): (Vec<RuleRun>, usize) = (Vec::new(), 0);
     while let Some(mut state) = open.pop() {
         let flow = loop {
@@ -163,11 +184,21 @@ impl Execution {
                 from: Load::Random { modulus, offset } | Load::Incremental { modulus, offset },
                 to,
                 ..
+            } => self.choose(*to, *modulus, *offset, MOST_CHOICES),
+            Expression::Hash { of, to, modulus, seed, offset } => {
+                let known = seed.filter(|_| self.loaded <= scope.context.node.client).zip(*of);
+                let Some((seed, (register, length))) = known else {
+                    self.is_slot_unknown = true;
+                    return Ok(self.choose(*to, *modulus, *offset, MOST_SLOTS));
+                };
+                let number = scaled(jhash(self.value(register, size(length))?, seed), *modulus, *offset);
+                self.registers.store(*to, &number.to_ne_bytes());
+                NextStep::Next
             }
-            | Expression::Hash { modulus, offset, to, .. } => self.choose(*to, *modulus, *offset),
             Expression::Load { from, width, to } => match facts::load(*from, *width, &self.traced, scope) {
                 Ok(value) => {
                     self.registers.store(*to, &value);
+                    self.loaded = self.loaded.max(source_in(*from, scope.context.family));
                     NextStep::Next
                 }
                 Err(LoadFailure::None) => NextStep::RuleEnd(RuleEnd::Passed),
@@ -215,13 +246,13 @@ impl Execution {
         })
     }
 
-    fn choose(&mut self, to: Register, modulus: u32, offset: u32) -> NextStep {
+    fn choose(&mut self, to: Register, modulus: u32, offset: u32, most: u32) -> NextStep {
         match modulus {
             1 => {
                 self.registers.store(to, &offset.to_ne_bytes());
                 NextStep::Next
             }
-            2..=MOST_CHOICES => NextStep::Choose(to, modulus, offset),
+            2.. if modulus <= most => NextStep::Choose(to, modulus, offset),
             _ => self.doubt(format!("a choice among {modulus} is not followed")),
         }
     }
@@ -266,7 +297,9 @@ impl Execution {
             return Ok(NextStep::RuleEnd(RuleEnd::Passed));
         }
         let Some(element) = asked.element else { return Ok(NextStep::Next) };
-        self.elements.push(asked.set.text(element).to_string());
+        if !self.is_slot_unknown {
+            self.elements.push(asked.set.text(element).to_string());
+        }
         Ok(match (&element.value, to) {
             (Some(Value::Data(value)), Some(to)) => {
                 self.registers.store(to, value);
@@ -412,6 +445,15 @@ impl Execution {
         let v4 = || <[u8; 4]>::try_from(first).map(IpAddr::from);
         let v6 = || <[u8; 16]>::try_from(first).map(IpAddr::from);
         v4().or_else(|_| v6()).map_err(|_| self.doubt("it has no address"))
+    }
+}
+
+/// What a load takes from the packet's source.
+fn source_in(from: Load, family: IpFamily) -> KnownClient {
+    match from {
+        Load::Payload(PayloadBase::Transport, 0 | 1) => KnownClient::AddressAndPort,
+        from if Some(from) == Field::Source(family).load() => KnownClient::Address,
+        _ => KnownClient::Unknown,
     }
 }
 
