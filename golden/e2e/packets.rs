@@ -10,6 +10,7 @@ mod changes;
 mod cluster_ip;
 mod ended;
 mod flows;
+mod hashing;
 mod ipvs;
 mod load_balancer;
 mod localhost;
@@ -96,6 +97,7 @@ in_both_flavours! {
         service_ports_beyond_the_limit_are_counted_as_omitted, nothing_is_counted_or_shown_unless_asked_for;
     top: top_shows_the_connections_that_were_made, top_fails_with_a_status_that_tells_why;
     broken: rejected_rules_are_left_out;
+    hashing: iptables_mode_says_that_it_does_not_hash;
 }
 
 // What is not here looks at iptables' rules, or is otherwise in the real one's nftables mode: no node ports on localhost.
@@ -131,6 +133,8 @@ in_nftables_mode! {
     top: top_shows_the_connections_that_service_metrics_count, top_says_that_endpoints_are_not_counted,
         top_says_what_to_set_where_nothing_counts;
     broken: invalid_object_does_not_affect_other_services, refused_objects_are_named_and_left_out;
+    hashing: flows_go_to_the_computed_endpoint_on_every_node, clients_keep_their_endpoint_at_every_address,
+        trace_follows_the_hash_of_a_known_client_only;
 }
 
 // What is not here looks at iptables' rules, or is otherwise in IPVS mode: node ports on localhost, drops for want of local
@@ -156,6 +160,7 @@ in_ipvs_mode! {
         round_robin_is_even, source_hashing_keeps_clients, a_node_moves_between_modes,
         flushed_virtual_servers_and_rules_are_restored, servers_of_others_stay,
         local_policies_bind_pods_and_fall_back, addresses_of_services_have_no_other_ports;
+    hashing: virtual_servers_hash_and_nodes_agree;
 }
 
 fn run_in_mode(mode: &str, test: fn(Cluster)) {

@@ -6,7 +6,7 @@
 //! - [`mailbox`] carries changes to the family's thread, the newest of each object;
 //! - [`proxier`] owns the model, schedules syncs by [`schedule`], and calls a mode through [`backend`];
 //! - a mode ([`iptables`], [`ipvs`], [`nftables`]) renders [`netfilter`] values from a [`model::Snapshot`] and plans
-//!   the writes;
+//!   the writes; [`maglev`] has the slots of Services whose endpoints are chosen by a hash;
 //! - [`netfilter::kernel`] applies them: the only module with side effects;
 //! - [`cleaner`] deletes the flows that [`conntrack`] finds stale, because the kernel evaluates NAT rules once per
 //!   flow; [`ender`] ends the connections that [`vanished`] finds, for Services that ask.
@@ -21,9 +21,11 @@ pub mod backend;
 pub mod cleaner;
 pub mod conntrack;
 pub mod ender;
+mod hash_support;
 pub mod iptables;
 pub mod ipvs;
 pub mod leftovers;
+pub mod maglev;
 pub mod mailbox;
 pub mod model;
 pub mod nftables;

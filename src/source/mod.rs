@@ -100,7 +100,7 @@ impl Sink {
         health: Arc<Health>,
     ) -> Self {
         let node_name = settings.proxier.node_name.clone();
-        let translator = Translator::new(&node_name, settings.proxier.hide_external_ips);
+        let translator = Translator::new(&node_name, settings.proxier.hide_external_ips).mode(settings.mode);
         Self { families, translator, node, node_name, health, logged: LoggedProblems::default() }
     }
 

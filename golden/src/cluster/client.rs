@@ -69,6 +69,8 @@ pub struct Client<'a> {
     pub(super) netns: &'a Netns,
     pub(super) name: &'static str,
     pub(super) source: Option<Dual>,
+    /// The source port; 0: any.
+    pub(super) port: u16,
 }
 
 impl Client<'_> {
@@ -76,6 +78,12 @@ impl Client<'_> {
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// The same client with a source port, for one attempt at a time.
+    #[must_use]
+    pub fn from_port(self, port: u16) -> Self {
+        Self { port, ..self }
     }
 
     /// One attempt with a timeout.
@@ -188,7 +196,7 @@ impl Client<'_> {
         socket.set_read_timeout(Some(timeout))?;
         if let Some(source) = self.source {
             let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
-            socket.bind(&source.at(family, 0).into())?;
+            socket.bind(&source.at(family, self.port).into())?;
         }
         Ok(socket)
     }

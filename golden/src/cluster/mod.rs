@@ -206,13 +206,13 @@ impl Cluster {
     /// A client in a pod.
     #[must_use]
     pub fn pod(&self, pod: Pod) -> Client<'_> {
-        Client { netns: self.wiring.home(&pod), name: pod.name, source: Some(pod.address) }
+        Client { netns: self.wiring.home(&pod), name: pod.name, source: Some(pod.address), port: 0 }
     }
 
     /// A client on node-a.
     #[must_use]
     pub fn host(&self) -> Client<'_> {
-        Client { netns: &self.wiring.node, name: "node-a", source: None }
+        Client { netns: &self.wiring.node, name: "node-a", source: None, port: 0 }
     }
 
     /// A client on the host outside.
@@ -224,7 +224,7 @@ impl Cluster {
     /// A client on the host outside, with another of its addresses.
     #[must_use]
     pub fn outside_as(&self, source: Dual) -> Client<'_> {
-        Client { netns: &self.wiring.outside, name: "outside", source: Some(source) }
+        Client { netns: &self.wiring.outside, name: "outside", source: Some(source), port: 0 }
     }
 
     /// Receives the SCTP packets to a pod.

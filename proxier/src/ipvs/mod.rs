@@ -40,6 +40,7 @@ use self::settings::IpvsSettings;
 use self::state::IpvsState;
 use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, RejectedPorts, SyncError, SyncStats, budget_pause, list_rejected};
+use crate::hash_support::HashSupport;
 use crate::model::{Config, IpvsConfig, Scope, ServicePortName, Snapshot};
 use crate::xtables::{FormattingExceptions, ObservedTables, QuickCheck, TableCheck};
 
@@ -62,6 +63,7 @@ pub struct Ipvs {
     reading: Duration,
     /// Sysctls and timeouts that could not be set, as logged.
     problem: Option<String>,
+    hash_support: HashSupport,
     /// When the next checks of the rules and of all other state may run.
     next_checks: [Option<Instant>; 2],
 }
@@ -86,6 +88,7 @@ impl Ipvs {
             tables: TableCheck::default(),
             reading: Duration::ZERO,
             problem: None,
+            hash_support: HashSupport::default(),
             next_checks: [None; 2],
         })
     }
@@ -93,7 +96,16 @@ impl Ipvs {
     fn settings(&mut self, snapshot: &Snapshot<'_>) -> IpvsSettings {
         let addresses = self.addresses.update(self.kernel.node_addresses(self.family), snapshot.node);
         let random_fully = self.kernel.tool.random_fully();
-        IpvsSettings::of(self.family, &self.config, self.scheduler, random_fully, snapshot, &addresses)
+        let hashes = self.hash_support.is_supported();
+        let settings = IpvsSettings::of(self.family, &self.config, self.scheduler, random_fully, snapshot, &addresses);
+        IpvsSettings { hashes, ..settings }
+    }
+
+    /// Checks for the scheduler that hashes, if a Service is the first to ask for it.
+    fn check_hash(&mut self, snapshot: &Snapshot<'_>, scope: &Scope) {
+        let changed = if let Scope::Changed(changed) = scope { Some(changed) } else { None };
+        let (table, family) = (&mut self.kernel.table, self.family);
+        self.hash_support.update(family, snapshot, changed, || prepare::check_hash(table.as_mut()));
     }
 
     fn stats(&self, full: bool) -> SyncStats {
@@ -190,7 +202,10 @@ impl Backend for Ipvs {
 
     fn sync(&mut self, snapshot: &Snapshot<'_>, scope: &Scope, now: Instant) -> Result<SyncStats, SyncError> {
         self.quick.forget();
-        let known = self.state.settings.clone().filter(|settings| settings.same_node(&self.config, snapshot));
+        self.check_hash(snapshot, scope);
+        let hashes = self.hash_support.is_supported();
+        let applies = |known: &IpvsSettings| known.hashes == hashes && known.same_node(&self.config, snapshot);
+        let known = self.state.settings.clone().filter(applies);
         if let (Scope::Changed(changed), Some(settings)) = (scope, known) {
             match self.partial(snapshot, changed, &settings, now) {
                 Ok(()) => {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use netfilter::IpFamily;
 use netfilter::ipvs::{Scheduler, Timeouts};
 use netfilter::kernel::ipvs::check_scheduler;
-use netfilter::kernel::{IpSetError, IpvsTable, SetOperation};
+use netfilter::kernel::{IpSetError, IpvsError, IpvsTable, SetOperation};
 use tracing::warn;
 
 use super::kernel::Kernel;
 use super::names::{DEVICE, SetId};
+use super::settings::HASH_SCHEDULER;
 use crate::backend::SyncError;
 use crate::model::IpvsConfig;
 
@@ -35,6 +36,16 @@ pub fn check(table: &mut dyn IpvsTable, config: &IpvsConfig) -> Result<(), SyncE
         return Ok(());
     }
     Ok(check_scheduler(table, scheduler)?)
+}
+
+/// Checks that the kernel has the scheduler of Services that ask for a hash; returns what it lacks.
+pub(super) fn check_hash(table: &mut dyn IpvsTable) -> Result<(), String> {
+    let scheduler = Scheduler::parse(HASH_SCHEDULER).ok_or_else(|| format!("no scheduler {HASH_SCHEDULER}"))?;
+    match check_scheduler(table, scheduler) {
+        Err(error @ IpvsError::NoScheduler(_)) => Err(error.to_string()),
+        // Other failures say nothing about the scheduler, and show again when servers are written.
+        _ => Ok(()),
+    }
 }
 
 /// Sets the IPVS timeouts that differ.

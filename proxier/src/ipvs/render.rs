@@ -12,7 +12,7 @@ use netfilter::ipvs::{Persistence, SCTP, ServerKey, TCP, UDP};
 
 use super::names::SetId;
 use super::settings::IpvsSettings;
-use crate::model::{CategorizedEndpoints, Endpoint, ServicePort, ServicePortName, Snapshot};
+use crate::model::{CategorizedEndpoints, Endpoint, EndpointHash, ServicePort, ServicePortName, Snapshot};
 
 /// A desired virtual server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct DesiredPort {
     pub retained: Option<Arc<[SocketAddr]>>,
     /// Session affinity, if configured.
     pub persistence: Option<Persistence>,
+    /// What its scheduler hashes, if it asks for that. It has no persistence then.
+    pub hash: Option<EndpointHash>,
     /// Its set entries, except bound addresses.
     pub entries: Box<[(SetId, Entry)]>,
     /// Load balancer addresses that the host may not use.
@@ -74,11 +76,14 @@ impl PortRenderer<'_> {
         let of = |only_local: bool| if only_local { &local } else { &cluster };
         let (internal, external) = (of(self.port.internal_local), of(self.port.external_local));
         let servers = self.servers(internal, external);
+        let hash = self.port.endpoint_hash().filter(|_| self.settings.hashes);
+        let persistence = self.port.affinity_seconds.filter(|_| hash.is_none());
         let lacks = |policy: bool| no_local && categorized.any && policy && self.asks_for_local();
         DesiredPort {
             servers,
             retained: self.retained(endpoints),
-            persistence: self.port.affinity_seconds.map(|seconds| Persistence { seconds, prefix: self.bits() }),
+            persistence: persistence.map(|seconds| Persistence { seconds, prefix: self.bits() }),
+            hash,
             entries: self.entries(endpoints).into(),
             barred: self.barred(),
             lacks_internal_local: lacks(self.port.internal_local),

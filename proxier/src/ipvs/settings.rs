@@ -7,7 +7,7 @@ use netfilter::IpFamily;
 use netfilter::ipvs::{Flags, Scheduler};
 
 use crate::model::config::{LocalTraffic, NodePortMatch};
-use crate::model::{Config, Snapshot};
+use crate::model::{Config, EndpointHash, Snapshot};
 
 /// The settings that the kernel state depends on besides Services and endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +30,15 @@ pub struct IpvsSettings {
     pub local: BTreeSet<IpAddr>,
     /// The addresses that serve node ports.
     pub node_ports: BTreeSet<IpAddr>,
+    /// Whether the kernel has the scheduler that hashes, for Services that ask for it.
+    pub hashes: bool,
 }
 
+/// The scheduler of virtual servers whose Service asks for a hash.
+pub const HASH_SCHEDULER: &str = "mh";
+
 impl IpvsSettings {
-    /// Resolves the settings; `addresses` are the node's, without those of kube-ipvs0.
+    /// Resolves the settings, for a kernel that hashes; `addresses` are the node's, without those of kube-ipvs0.
     #[must_use]
     pub fn of(
         family: IpFamily,
@@ -54,13 +59,25 @@ impl IpvsSettings {
             local_traffic: config.local_detector.resolve(family, snapshot.node),
             local,
             node_ports,
+            hashes: true,
+        }
+    }
+
+    /// The scheduler of a virtual server and its flags.
+    ///
+    /// `mh` chooses another real server while the chosen one has weight 0, as those do that are drained.
+    #[must_use]
+    pub fn scheduler(&self, hash: Option<EndpointHash>) -> (Scheduler, Flags) {
+        match (hash.filter(|_| self.hashes), Scheduler::parse(HASH_SCHEDULER)) {
+            (Some(EndpointHash::Client), Some(mh)) => (mh, Flags::FALLBACK),
+            (Some(EndpointHash::Flow), Some(mh)) => (mh, Flags::FALLBACK.with(Flags::PORT)),
+            _ => (self.scheduler, self.flags()),
         }
     }
 
     /// The flags of virtual servers: `mh` hashes the port too, as in kube-proxy.
-    #[must_use]
-    pub fn flags(&self) -> Flags {
-        if self.scheduler.as_str() == "mh" { Flags::PORT } else { Flags::default() }
+    fn flags(&self) -> Flags {
+        if self.scheduler.as_str() == HASH_SCHEDULER { Flags::PORT } else { Flags::default() }
     }
 
     /// Whether the settings still apply to the node, addresses aside.

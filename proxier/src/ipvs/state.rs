@@ -75,7 +75,8 @@ impl IpvsState {
         }
         let old = self.ports.remove(name).unwrap_or_default();
         let new = desired.as_ref();
-        let same_terms = new.is_some_and(|new| new.persistence == old.persistence && new.retained == old.retained);
+        let terms = |port: &DesiredPort| (port.persistence, port.hash, port.retained.clone());
+        let same_terms = new.is_some_and(|new| terms(new) == terms(&old));
         let nothing: &[DesiredServer] = &[];
         let servers = new.map_or(nothing, |new| &new.servers);
         for server in servers {
@@ -168,7 +169,8 @@ impl IpvsState {
         let desired = self.ports.get(winner)?;
         let server = desired.servers.iter().find(|server| server.key == key)?;
         let persistence = desired.persistence;
-        let virtual_server = VirtualServer { key, scheduler: settings.scheduler, flags: settings.flags(), persistence };
+        let (scheduler, flags) = settings.scheduler(desired.hash);
+        let virtual_server = VirtualServer { key, scheduler, flags, persistence };
         Some(ServerSpec { server: virtual_server, reals: server.reals.clone() })
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::annotations::ServiceExtensions;
+use super::endpoint_hash::EndpointHash;
 
 /// A namespaced object's name, printed `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -173,6 +174,16 @@ impl ServicePort {
         let addresses = [&self.cluster_ip].into_iter().chain(&self.external_ips).chain(&self.load_balancer_vips);
         let addresses = addresses.map(|ip| Destination::Address(SocketAddr::new(*ip, self.port)));
         addresses.chain((self.node_port != 0).then_some(Destination::NodePort(self.node_port)))
+    }
+
+    /// What the choice of an endpoint is hashed from, in modes that hash; `None`: it is random.
+    ///
+    /// `sessionAffinity: ClientIP` asks for one endpoint for each client, so then the client's address alone is hashed. No client is
+    /// remembered, so the affinity timeout has no effect.
+    #[must_use]
+    pub fn endpoint_hash(&self) -> Option<EndpointHash> {
+        let hash = self.extensions.endpoint_hash?;
+        Some(if self.affinity_seconds.is_some() { EndpointHash::Client } else { hash })
     }
 
     /// Whether it has destinations besides the cluster IP.

@@ -118,7 +118,7 @@ mod tests {
     /// One of few chains, some with session affinity.
     fn chain(number: u32) -> SharedChain {
         let sticky = (number & 1 == 1).then_some(Sticky { numbers: number / 4 + 1, seconds: 9, service: number / 8 });
-        let balance = Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count: 2, sticky };
+        let balance = Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count: 2, sticky, hash: None };
         if number & 2 == 0 { SharedChain::Balance(balance) } else { SharedChain::External(balance) }
     }
 

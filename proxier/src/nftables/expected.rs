@@ -150,7 +150,7 @@ pub fn expected(
     }
     for (name, _) in snapshot.ports.iter() {
         let current = |spec: &PortSpec, policy, wanted: &[SocketAddr]| majority_vote(endpoints, spec, policy, wanted);
-        if let Some(port) = programmed(name, snapshot, &owners, current) {
+        if let Some(port) = programmed(name, snapshot, &owners, settings.hashes, current) {
             wanted.add_port(name, &port, settings.rendering());
         }
     }

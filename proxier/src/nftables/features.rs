@@ -10,6 +10,8 @@ use netfilter::nft::{
 use thiserror::Error;
 
 use super::names::{self, Policy, SetId, TABLE_COMMENT, VipOrNodePort};
+use crate::maglev;
+use crate::model::EndpointHash;
 use crate::model::config::ServiceMetrics;
 
 /// The oldest kernel that kube-proxy supports in this mode.
@@ -74,6 +76,34 @@ pub fn check(kernel: &mut dyn NftTables, family: IpFamily) -> Result<(), Feature
             }
         }
         result => Ok(result?),
+    }
+}
+
+/// Checks that the kernel can choose endpoints by a hash, without changing anything; returns what it lacks.
+///
+/// Only Services that ask for it need that.
+pub(super) fn check_hash(kernel: &mut dyn NftTables, family: IpFamily) -> Result<(), String> {
+    let chain: Name = "probe".into();
+    let of = maglev::hashed(family, EndpointHash::Flow);
+    let slot = Field::Hash { of, modulus: maglev::SLOTS, seed: maglev::SEED };
+    let endpoints = SetId::Endpoints(VipOrNodePort::Address, Policy::Cluster);
+    let key = [names::key(family, VipOrNodePort::Address), vec![slot]].concat();
+    let choose = Statement::Dnat { family, key, map: endpoints.name().into() };
+    let mut transaction = Transaction::on(Table { family, name: "kube-proxy-probe".into() });
+    for operation in [
+        Operation::AddTable { comment: Some(TABLE_COMMENT.into()) },
+        Operation::AddChain(Chain::plain(chain.clone())),
+        Operation::AddSet(Arc::new(endpoints.definition(family, ServiceMetrics::Off))),
+        Operation::AddRule { chain, rule: Rule::new([choose]) },
+    ] {
+        transaction.push(operation);
+    }
+    match kernel.check(&transaction) {
+        Err(error @ NftError::Refused(_)) => Err(format!(
+            "the kernel lacks hashes for nf_tables (CONFIG_NFT_HASH): enable it, or load module nft_hash ({error})"
+        )),
+        // Other failures say nothing about hashes, and show again when the table is written.
+        _ => Ok(()),
     }
 }
 

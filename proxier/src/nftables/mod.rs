@@ -48,6 +48,7 @@ use self::sync::TransactionFailure;
 pub use self::traffic::{counts_connections, read_connections};
 use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, RejectedPorts, SyncError, SyncStats, budget_pause, list_rejected, reject};
+use crate::hash_support::HashSupport;
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
 
 /// nftables mode in one family.
@@ -67,6 +68,7 @@ pub struct Nftables {
     failed_deletions: usize,
     next_check: Option<Instant>,
     quick: Option<BaseChainCheck>,
+    hash_support: HashSupport,
 }
 
 impl From<NftError> for SyncError {
@@ -95,6 +97,7 @@ impl Nftables {
             failed_deletions: 0,
             next_check: None,
             quick: None,
+            hash_support: HashSupport::default(),
         }
     }
 
@@ -107,7 +110,8 @@ impl Nftables {
     fn settings(&mut self, snapshot: &Snapshot<'_>) -> NftablesSettings {
         let (host, addresses, family) = (&mut self.host, &mut self.addresses, self.family);
         let read = || addresses.update(host.addresses(family), snapshot.node);
-        NftablesSettings::of(family, &self.config, snapshot, read)
+        let settings = NftablesSettings::of(family, &self.config, snapshot, read);
+        NftablesSettings { hashes: self.hash_support.is_supported(), ..settings }
     }
 
     fn stats(&mut self, full: bool) -> SyncStats {
@@ -129,6 +133,8 @@ impl Nftables {
         snapshot: &Snapshot<'_>,
         changed: Option<&BTreeSet<ServicePortName>>,
     ) -> Result<SyncStats, TransactionFailure> {
+        let (kernel, family) = (&mut self.kernel, self.family);
+        self.hash_support.update(family, snapshot, changed, || features::check_hash(kernel.as_mut(), family));
         let settings = self.settings(snapshot);
         let state = self.state.take().filter(|state| state.settings == settings);
         // The recorded base chains are outdated until the attempt succeeds.

@@ -6,10 +6,17 @@ use ipnet::IpNet;
 
 use super::names::{Policy, VipOrNodePort};
 use super::numbers::{NumberedEndpoints, either, number, only};
-use crate::model::{CategorizedEndpoints, Destination, Endpoint, ServicePort, ServicePortName};
+use crate::model::{CategorizedEndpoints, Destination, Endpoint, EndpointHash, ServicePort, ServicePortName};
 
 fn addresses(list: &[&Endpoint]) -> Vec<SocketAddr> {
     list.iter().map(|endpoint| endpoint.address).collect()
+}
+
+/// Endpoints that are hashed need no stable numbers: their slots follow from their addresses.
+fn sorted(mut endpoints: Vec<SocketAddr>) -> NumberedEndpoints {
+    endpoints.sort_unstable();
+    endpoints.dedup();
+    endpoints.into_iter().map(Some).collect()
 }
 
 /// The accepted addresses without duplicates, which the API allows.
@@ -39,6 +46,8 @@ pub struct PortSpec {
     pub external_local: bool,
     /// The affinity timeout in seconds.
     pub affinity: Option<u32>,
+    /// What the choice of an endpoint is hashed from, if it is. There is no affinity then.
+    pub hash: Option<EndpointHash>,
     /// Source ranges.
     pub ranges: Box<[IpNet]>,
     /// Whether any endpoint is usable, on this node or elsewhere.
@@ -54,21 +63,25 @@ pub struct PortSpec {
 impl PortSpec {
     /// Describes a Service port.
     ///
-    /// `owns` decides about its destinations. `current` returns the numbers that endpoints have now, given the
+    /// `hashes`: the kernel can choose endpoints by a hash. `owns` decides about its destinations. `current` returns the numbers that endpoints have now, given the
     /// description without endpoints, the policy and its desired endpoints.
     #[must_use]
     pub fn of(
-        name: &ServicePortName,
-        port: &ServicePort,
+        of: (&ServicePortName, &ServicePort),
         endpoints: &CategorizedEndpoints<'_>,
+        hashes: bool,
         owns: impl Fn(Destination) -> bool,
         current: impl Fn(&Self, Policy, &[SocketAddr]) -> NumberedEndpoints,
     ) -> Self {
-        let unnumbered = Self::unnumbered(name, port, endpoints, owns);
+        let unnumbered = Self::unnumbered(of, endpoints, hashes, owns);
         let lists = [&endpoints.cluster, &endpoints.local].map(|list| addresses(list));
+        if unnumbered.hash.is_some() {
+            let [cluster, local] = lists.map(sorted);
+            return Self { cluster, local, ..unnumbered };
+        }
         let now = [(Policy::Cluster, &lists[0]), (Policy::Local, &lists[1])];
         let now = now.map(|(policy, wanted)| current(&unnumbered, policy, wanted));
-        let [cluster, local] = if port.affinity_seconds.is_some() {
+        let [cluster, local] = if unnumbered.affinity.is_some() {
             // Affinity covers both policies, so an endpoint has the same number in both.
             let all = number(&either(&now), &addresses(&endpoints.reachable), true);
             lists.map(|list| only(&all, &list))
@@ -79,14 +92,15 @@ impl PortSpec {
     }
 
     fn unnumbered(
-        name: &ServicePortName,
-        port: &ServicePort,
+        (name, port): (&ServicePortName, &ServicePort),
         endpoints: &CategorizedEndpoints<'_>,
+        hashes: bool,
         owns: impl Fn(Destination) -> bool,
     ) -> Self {
         let owned = |ip: &IpAddr| owns(Destination::Address(SocketAddr::new(*ip, port.port)));
         let vips = once(&port.load_balancer_vips, |ip| owned(ip));
         let external_ips = once(&port.external_ips, |ip| owned(ip) && !vips.contains(ip));
+        let hash = port.endpoint_hash().filter(|_| hashes);
         let mut here: Vec<SocketAddr> = endpoints
             .reachable
             .iter()
@@ -103,7 +117,8 @@ impl PortSpec {
             node_port: if owns(Destination::NodePort(port.node_port)) { port.node_port } else { 0 },
             internal_local: port.internal_local,
             external_local: port.external_local,
-            affinity: port.affinity_seconds,
+            affinity: port.affinity_seconds.filter(|_| hash.is_none()),
+            hash,
             ranges: port.source_ranges.clone(),
             any: endpoints.any,
             cluster: NumberedEndpoints::default(),
@@ -119,6 +134,16 @@ impl PortSpec {
             Policy::Cluster => &self.cluster,
             Policy::Local => &self.local,
         }
+    }
+
+    /// Whether another description has the same destinations and policies.
+    #[must_use]
+    pub fn differs_in_endpoints_only(&self, other: &Self) -> bool {
+        let without = |spec: &Self| {
+            let (none, here) = (NumberedEndpoints::default(), Box::default());
+            Self { cluster: none.clone(), local: none, here, ..spec.clone() }
+        };
+        without(self) == without(other)
     }
 
     /// Whether traffic to the cluster IP has usable endpoints.

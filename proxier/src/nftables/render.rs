@@ -1,6 +1,7 @@
 //! Renders the elements, set members and chains of one Service port.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use netfilter::nft::{Bytes, COMMENT_MAX, Element, Key, Name, Verdict};
 
@@ -11,7 +12,8 @@ use super::names::{
 use super::port_spec::PortSpec;
 use super::ranges::merged;
 use super::settings::RenderSettings;
-use crate::model::ServicePortName;
+use crate::maglev::{MaglevTable, SLOTS};
+use crate::model::{EndpointHash, ServicePortName};
 
 /// The rendered objects of a Service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,42 +41,29 @@ pub fn comment(name: &ServicePortName) -> Name {
 /// Renders a Service port.
 #[must_use]
 pub fn render(name: &ServicePortName, spec: &PortSpec, settings: RenderSettings) -> Rendered {
-    write(name, spec, settings, true)
+    Writer::new(name, spec, settings, true).write(name, settings)
 }
 
 /// Renders only what the Service port shares with others.
 #[must_use]
 pub fn render_shared(name: &ServicePortName, spec: &PortSpec, settings: RenderSettings) -> Rendered {
-    write(name, spec, settings, false)
+    Writer::new(name, spec, settings, false).write(name, settings)
 }
 
-fn write(name: &ServicePortName, spec: &PortSpec, settings: RenderSettings, elements: bool) -> Rendered {
-    let service = if spec.affinity.is_some() { service_number(name) } else { 0 };
-    let counts = settings.counts_connections;
-    let mut writer = Writer { spec, service, counts, comment: comment(name), elements, out: Rendered::default() };
-    if let Some(ip) = spec.cluster_ip {
-        writer.cluster_ip(ip);
+/// Renders a Service port before and after a change; `None`: it does not exist then.
+///
+/// Slots that keep their endpoint are in neither.
+#[must_use]
+pub fn render_change(
+    name: &ServicePortName,
+    specs: [Option<&PortSpec>; 2],
+    settings: RenderSettings,
+) -> [Option<Rendered>; 2] {
+    let mut writers = specs.map(|spec| spec.map(|spec| Writer::new(name, spec, settings, true)));
+    if let [Some(old), Some(new)] = &mut writers {
+        Writer::leave_out_kept_slots(old, new);
     }
-    for ip in spec.vips.iter().chain(&spec.external_ips) {
-        writer.external(VipOrNodePort::Address, Some(*ip));
-    }
-    if spec.node_port != 0 {
-        writer.external(VipOrNodePort::NodePort, None);
-        if settings.localhost_rejected.contains(&name.protocol) {
-            let key = writer.key(VipOrNodePort::NodePort, None).build();
-            let reject = Verdict::Goto(localhost_reject(name.protocol).into());
-            writer.push(SetId::LocalhostNodePorts, Element::verdict(key, reject));
-        }
-    }
-    if elements {
-        writer.firewall(settings.node_ip);
-    }
-    let hairpin = spec.here.iter().map(|endpoint| {
-        let ip = endpoint.ip();
-        (SetId::Hairpin, Key::default().address(ip).address(ip).protocol(spec.protocol).port(endpoint.port()).build())
-    });
-    writer.out.members.extend(hairpin);
-    writer.out
+    writers.map(|writer| writer.map(|writer| writer.write(name, settings)))
 }
 
 struct Writer<'a> {
@@ -86,10 +75,64 @@ struct Writer<'a> {
     counts: bool,
     /// Whether to render elements.
     elements: bool,
+    /// The slots to render, by policy: all destinations share them.
+    slots: BTreeMap<Policy, Vec<(u32, SocketAddr)>>,
     out: Rendered,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    fn new(name: &ServicePortName, spec: &'a PortSpec, settings: RenderSettings, elements: bool) -> Self {
+        let service = if spec.affinity.is_some() { service_number(name) } else { 0 };
+        let (slots, out) = (BTreeMap::new(), Rendered::default());
+        Self { spec, service, counts: settings.counts_connections, comment: comment(name), elements, slots, out }
+    }
+
+    fn leave_out_kept_slots(before: &mut Self, after: &mut Self) {
+        let specs = [before.spec, after.spec];
+        if specs.iter().any(|spec| spec.hash.is_none()) || !before.spec.differs_in_endpoints_only(after.spec) {
+            return;
+        }
+        for policy in [Policy::Cluster, Policy::Local] {
+            // Fewer endpoints have no slots.
+            if specs.iter().any(|spec| spec.endpoints(policy).len() < 2) {
+                continue;
+            }
+            let [old, new] = specs.map(|spec| MaglevTable::of(spec.endpoints(policy).iter().flatten()));
+            let slots = (0_u32..).zip(old.iter().zip(new.iter()));
+            let changed: Vec<_> = slots.filter(|(_, (old, new))| old != new).collect();
+            before.slots.insert(policy, changed.iter().map(|(slot, (old, _))| (*slot, *old)).collect());
+            after.slots.insert(policy, changed.iter().map(|(slot, (_, new))| (*slot, *new)).collect());
+        }
+    }
+
+    fn write(mut self, name: &ServicePortName, settings: RenderSettings) -> Rendered {
+        let spec = self.spec;
+        if let Some(ip) = spec.cluster_ip {
+            self.cluster_ip(ip);
+        }
+        for ip in spec.vips.iter().chain(&spec.external_ips) {
+            self.external(VipOrNodePort::Address, Some(*ip));
+        }
+        if spec.node_port != 0 {
+            self.external(VipOrNodePort::NodePort, None);
+            if settings.localhost_rejected.contains(&name.protocol) {
+                let key = self.key(VipOrNodePort::NodePort, None).build();
+                let reject = Verdict::Goto(localhost_reject(name.protocol).into());
+                self.push(SetId::LocalhostNodePorts, Element::verdict(key, reject));
+            }
+        }
+        if self.elements {
+            self.firewall(settings.node_ip);
+        }
+        let hairpin = spec.here.iter().map(|endpoint| {
+            let ip = endpoint.ip();
+            let key = Key::default().address(ip).address(ip).protocol(spec.protocol).port(endpoint.port());
+            (SetId::Hairpin, key.build())
+        });
+        self.out.members.extend(hairpin);
+        self.out
+    }
+
     fn key(&self, place: VipOrNodePort, ip: Option<IpAddr>) -> Key {
         let port = if place == VipOrNodePort::NodePort { self.spec.node_port } else { self.spec.port };
         let key = ip.into_iter().fold(Key::default(), Key::address);
@@ -172,7 +215,10 @@ impl Writer<'_> {
                 let element = Element::data(key.build(), value);
                 self.out.elements.push((SetId::OnlyEndpoint(place, policy), element));
             }
-            return Some(Balance { place, policy, count: 1, sticky: None });
+            return Some(Balance { place, policy, count: 1, sticky: None, hash: None });
+        }
+        if let Some(hash) = spec.hash {
+            return self.hashed(place, key, policy, hash);
         }
         let numbers = || (0_u32..).zip(numbered.iter()).filter_map(|(number, endpoint)| Some((number, endpoint?)));
         let rendered = || numbers().filter(|_| elements);
@@ -192,7 +238,24 @@ impl Writer<'_> {
         });
         let count = u32::try_from(numbers().count()).unwrap_or(u32::MAX);
         let most = if sticky.is_some() { count } else { *size_class(count).end() };
-        (count > 0).then_some(Balance { place, policy, count: most, sticky })
+        (count > 0).then_some(Balance { place, policy, count: most, sticky, hash: None })
+    }
+
+    /// Renders the slots of a policy's endpoints for one destination.
+    fn hashed(&mut self, place: VipOrNodePort, key: Key, policy: Policy, hash: EndpointHash) -> Option<Balance> {
+        let endpoints = self.spec.endpoints(policy);
+        if endpoints.is_empty() {
+            return None;
+        }
+        if self.elements {
+            let all = || (0_u32..).zip(MaglevTable::of(endpoints.iter().flatten()).iter()).collect();
+            let slots = self.slots.entry(policy).or_insert_with(all).iter().map(|(slot, endpoint)| {
+                let value = Key::default().socket(*endpoint).build();
+                (SetId::Endpoints(place, policy), Element::data(key.clone().number(*slot).build(), value))
+            });
+            self.out.elements.extend(slots);
+        }
+        Some(Balance { place, policy, count: SLOTS, sticky: None, hash: Some(hash) })
     }
 
     /// Renders the source ranges of load balancer addresses.

@@ -5,8 +5,9 @@ use netfilter::nft::{Address, Chain, ChainType, Field, Hook, Name, Rule, SetOper
 
 use super::names::*;
 use super::settings::NftablesSettings;
-use crate::model::Protocol;
+use crate::maglev;
 use crate::model::config::LocalTraffic;
+use crate::model::{EndpointHash, Protocol};
 
 /// The priorities of kube-proxy's chains: the standard ones of nat, and just before.
 const DSTNAT: i32 = -100;
@@ -238,7 +239,10 @@ pub fn shared(chain: SharedChain, settings: &NftablesSettings) -> Vec<Rule> {
 }
 
 fn balance(family: IpFamily, balance: Balance) -> Vec<Rule> {
-    let Balance { place, policy, count, sticky } = balance;
+    let Balance { place, policy, count, sticky, hash } = balance;
+    if let Some(hash) = hash {
+        return vec![slot_of_client(family, (place, policy), count, hash)];
+    }
     let among = |count| [key(family, place), vec![Field::random(count)]].concat();
     let Some(Sticky { numbers, seconds, service }) = sticky else {
         return if count == 1 {
@@ -254,6 +258,13 @@ fn balance(family: IpFamily, balance: Balance) -> Vec<Rule> {
     });
     let choose = Statement::VerdictMap { key: among(count), map: SetId::Choices(place, policy).name().into() };
     remembered.chain([Rule::new([choose])]).collect()
+}
+
+/// A rule for the endpoint in the slot that a client is hashed to: see [`maglev`].
+fn slot_of_client(family: IpFamily, (place, policy): (VipOrNodePort, Policy), slots: u32, hash: EndpointHash) -> Rule {
+    let slot = Field::Hash { of: maglev::hashed(family, hash), modulus: slots, seed: maglev::SEED };
+    let map = SetId::Endpoints(place, policy).name().into();
+    Rule::new([Statement::Dnat { family, key: [key(family, place), vec![slot]].concat(), map }])
 }
 
 /// A rule for the endpoint of Service ports that have only one.
@@ -314,11 +325,31 @@ mod tests {
     #[test]
     fn a_single_endpoint_needs_no_draw() {
         let of = |count| {
-            let balance = Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count, sticky: None };
+            let balance =
+                Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count, sticky: None, hash: None };
             self::balance(IpFamily::V4, balance).iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(of(1), ["dnat ip to ip daddr . meta l4proto . th dport map @only-endpoint"]);
         assert!(of(4).iter().all(|rule| rule.contains("numgen random mod ")), "{:?}", of(4));
+    }
+
+    #[test]
+    fn hashed_choice_is_one_rule_for_all_service_ports() {
+        let of = |family, hash| {
+            let (place, policy) = (VipOrNodePort::Address, Policy::Cluster);
+            let hashed = Balance { place, policy, count: maglev::SLOTS, sticky: None, hash: Some(hash) };
+            self::balance(family, hashed).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of(IpFamily::V4, EndpointHash::Client),
+            ["dnat ip to ip daddr . meta l4proto . th dport . jhash ip saddr mod 16381 seed 0x6d61676c map @endpoints"]
+        );
+        assert_eq!(
+            of(IpFamily::V6, EndpointHash::Flow),
+            [
+                "dnat ip6 to ip6 daddr . meta l4proto . th dport . jhash ip6 saddr . th sport mod 16381 seed 0x6d61676c map @endpoints"
+            ]
+        );
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct NftablesSettings {
     pub localhost_rejected: &'static [Protocol],
     /// Whether new connections are counted by destination.
     pub counts_connections: bool,
+    /// Whether the kernel can choose endpoints by a hash, for Services that ask for it.
+    pub hashes: bool,
 }
 
 /// The settings that the elements of a Service port depend on.
@@ -44,7 +46,7 @@ pub struct RenderSettings {
 }
 
 impl NftablesSettings {
-    /// Resolves the settings. Calls `local_addresses` only if node ports are restricted to some addresses.
+    /// Resolves the settings, for a kernel that hashes. Calls `local_addresses` only if node ports are restricted to some addresses.
     #[must_use]
     pub fn of(
         family: IpFamily,
@@ -77,6 +79,7 @@ impl NftablesSettings {
                 (true, true) => &[Protocol::Udp, Protocol::Sctp],
             },
             counts_connections: config.service_metrics != ServiceMetrics::Off,
+            hashes: true,
         }
     }
 

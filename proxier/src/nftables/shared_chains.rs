@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use netfilter::nft::Name;
 
 use super::names::{Policy, SetId, VipOrNodePort};
+use crate::model::EndpointHash;
 
 /// The size class of an endpoint count: Service ports of one class share a chain.
 ///
@@ -26,7 +27,7 @@ pub fn size_class(count: u32) -> RangeInclusive<u32> {
 /// elements.
 pub const ALWAYS: [Balance; 5] = {
     const fn up_to(count: u32) -> Balance {
-        Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count, sticky: None }
+        Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count, sticky: None, hash: None }
     }
     [up_to(1), up_to(4), up_to(8), up_to(16), up_to(32)]
 };
@@ -38,10 +39,12 @@ pub struct Balance {
     pub place: VipOrNodePort,
     /// The traffic policy.
     pub policy: Policy,
-    /// The number of endpoints; without session affinity, the maximum of the size class.
+    /// The number of endpoints; without session affinity, the maximum of the size class; with a hash, the number of slots.
     pub count: u32,
     /// Session affinity, if configured.
     pub sticky: Option<Sticky>,
+    /// What the choice is hashed from, if it is; else it is random.
+    pub hash: Option<EndpointHash>,
 }
 
 /// Session affinity of a chain.
@@ -54,6 +57,9 @@ pub struct Sticky {
     /// The hash of the Service port.
     pub service: u32,
 }
+
+/// What stands between the number of slots and what is hashed, in the name of a chain.
+const HASH: &str = "-hash-";
 
 /// A chain that exists while a Service port needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,6 +95,9 @@ impl fmt::Display for Balance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let map = SetId::Endpoints(self.place, self.policy).name();
         write!(f, "{map}-{}", self.count)?;
+        if let Some(hash) = self.hash {
+            write!(f, "{HASH}{hash}")?;
+        }
         self.sticky.map_or(Ok(()), |Sticky { numbers, seconds, service }| {
             write!(f, "-sticky-{numbers}-{seconds}s-{service:08x}")
         })
@@ -132,9 +141,10 @@ pub fn chain_endpoints(chain: &str) -> Option<ChainEndpoints> {
     if of == "1" {
         return Some(ChainEndpoints { to: SetId::OnlyEndpoint(place, policy), numbers: 0, gaps: false });
     }
-    let (numbers, gaps) = match of.split_once("-sticky-") {
-        Some((_, sticky)) => (sticky.split_once('-')?.0, true),
-        None => (of, false),
+    let (numbers, gaps) = match (of.split_once("-sticky-"), of.split_once(HASH)) {
+        (Some((_, sticky)), _) => (sticky.split_once('-')?.0, true),
+        (None, Some((slots, _))) => (slots, false),
+        (None, None) => (of, false),
     };
     Some(ChainEndpoints { to: SetId::Endpoints(place, policy), numbers: numbers.parse().ok()?, gaps })
 }
@@ -154,13 +164,15 @@ mod tests {
     fn chain_names_when_parsed_yield_their_endpoints() {
         for place in VipOrNodePort::ALL {
             for policy in [Policy::Cluster, Policy::Local] {
-                let plain = Balance { place, policy, count: 48, sticky: None };
+                let plain = Balance { place, policy, count: 48, sticky: None, hash: None };
+                let hashed = Balance { count: 16381, hash: Some(EndpointHash::Flow), ..plain };
                 let sticky = Sticky { numbers: 7, seconds: 9, service: 0x1234_5678 };
                 let sticky = Balance { count: 5, sticky: Some(sticky), ..plain };
                 let to = SetId::Endpoints(place, policy);
                 for chain in [SharedChain::Balance, SharedChain::External] {
                     let named = |balance| chain_endpoints(&chain(balance).to_name());
                     assert_eq!(named(plain), Some(ChainEndpoints { to, numbers: 48, gaps: false }));
+                    assert_eq!(named(hashed), Some(ChainEndpoints { to, numbers: 16381, gaps: false }));
                     assert_eq!(named(sticky), Some(ChainEndpoints { to, numbers: 7, gaps: true }));
                     let only = SetId::OnlyEndpoint(place, policy);
                     let single = named(Balance { count: 1, ..plain });

@@ -14,7 +14,7 @@ use super::plan::{DesiredElement, ElementIndex, OwnedTransaction, Plan, SetDefin
 use super::port_spec::PortSpec;
 use super::programmed::{MemberChanges, ProgrammedPort, ProgrammedTable, SharedRefCounts};
 use super::read::{ObservedTable, numbers_in};
-use super::render::{Rendered, render};
+use super::render::{Rendered, render, render_change, render_shared};
 use super::settings::NftablesSettings;
 use super::shared_chains::is_shared_chain;
 use super::{Nftables, rules, structure};
@@ -60,7 +60,7 @@ impl Nftables {
             }
             for (name, _) in ports() {
                 let current = |spec: &PortSpec, policy, _: &[SocketAddr]| numbers_in(&found.elements, spec, policy);
-                let programmed = programmed(name, snapshot, &state.owners, current);
+                let programmed = programmed(name, snapshot, &state.owners, settings.hashes, current);
                 state.replace(name, programmed);
             }
             let names: Vec<&ServicePortName> = ports().map(|(name, _)| name).collect();
@@ -109,11 +109,12 @@ impl Nftables {
                 let current = |_: &PortSpec, policy, _: &[SocketAddr]| {
                     state.ports.get(name).map_or(NumberedEndpoints::default(), |p| p.spec.endpoints(policy).clone())
                 };
-                programmed(name, snapshot, &state.owners, current)
+                programmed(name, snapshot, &state.owners, state.settings.hashes, current)
             };
-            let new = programmed.as_ref().map(|new| render(name, &new.spec, settings));
-            if let Some(old) = state.replace(name, programmed) {
-                let old = render(name, &old.spec, settings);
+            let old = state.ports.get(name).map(|old| &old.spec);
+            let [old, new] = render_change(name, [old, programmed.as_ref().map(|new| &new.spec)], settings);
+            state.replace(name, programmed);
+            if let Some(old) = old {
                 state.counts.subtract(&old, &mut members);
                 old.elements.into_iter().for_each(|(set, element)| held.insert(set, element));
             }
@@ -301,18 +302,19 @@ fn unused(plan: &mut Plan<'_>, state: &ProgrammedTable) {
     structure::shrink(plan, &state.settings, chains, affinity_sets);
 }
 
-/// The desired state of a Service port, if it exists.
+/// The desired state of a Service port, if it exists. `hashes`: the kernel can choose endpoints by a hash.
 pub(super) fn programmed(
     name: &ServicePortName,
     snapshot: &Snapshot<'_>,
     owners: &AddressOwners,
+    hashes: bool,
     current: impl Fn(&PortSpec, Policy, &[SocketAddr]) -> NumberedEndpoints,
 ) -> Option<ProgrammedPort> {
     let port = snapshot.ports.get(name)?;
     let endpoints = snapshot.endpoints.of(name);
     let categorized = CategorizedEndpoints::of(&endpoints, port, snapshot.node);
     let owns = |destination| owners.owns(name, destination);
-    let spec = PortSpec::of(name, port, &categorized, owns, current);
+    let spec = PortSpec::of((name, port), &categorized, hashes, owns, current);
     Some(ProgrammedPort { spec, destinations: port.destinations().collect() })
 }
 
@@ -376,6 +378,7 @@ fn chain_of(operation: &Operation) -> Option<&Name> {
 fn users(state: &ProgrammedTable, chain: &Name) -> Vec<ServicePortName> {
     let settings = state.settings.rendering();
     let needs = |shared: &SharedChain| rules::needs(*shared).0.iter().any(|needed| needed.to_name() == *chain);
-    let users = state.ports.iter().filter(|(name, port)| render(name, &port.spec, settings).chains.iter().any(needs));
+    let uses = |name: &ServicePortName, spec: &PortSpec| render_shared(name, spec, settings).chains.iter().any(needs);
+    let users = state.ports.iter().filter(|(name, port)| uses(name, &port.spec));
     users.map(|(name, _)| name.clone()).collect()
 }

@@ -5,7 +5,9 @@ use std::fmt;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::model::annotations::{END_STALE_CONNECTIONS, ServiceExtensions, UDP_CONNECTION_HANDLING};
+use crate::model::annotations::{
+    CILIUM_ALGORITHM, END_STALE_CONNECTIONS, ENDPOINT_HASH, ServiceExtensions, UDP_CONNECTION_HANDLING,
+};
 
 /// The values of annotations; empty where there is none.
 #[derive(Debug, Default)]
@@ -18,6 +20,10 @@ pub(super) struct Annotations {
     pub end_stale_connections: String,
     /// On a Service: what happens to UDP flows of terminating endpoints.
     pub udp_connection_handling: String,
+    /// On a Service: what the choice of an endpoint is hashed from.
+    pub endpoint_hash: String,
+    /// The same as Cilium spells it.
+    pub cilium_algorithm: String,
 }
 
 impl Annotations {
@@ -28,6 +34,8 @@ impl Annotations {
             "k8s.io/initial-events-end" => Some(&mut self.initial_events_end),
             END_STALE_CONNECTIONS => Some(&mut self.end_stale_connections),
             UDP_CONNECTION_HANDLING => Some(&mut self.udp_connection_handling),
+            ENDPOINT_HASH => Some(&mut self.endpoint_hash),
+            CILIUM_ALGORITHM => Some(&mut self.cilium_algorithm),
             _ => None,
         }
     }
@@ -38,6 +46,9 @@ impl Annotations {
         for (name, value) in [
             (END_STALE_CONNECTIONS, &self.end_stale_connections),
             (UDP_CONNECTION_HANDLING, &self.udp_connection_handling),
+            // Of two that ask for a hash, ours counts.
+            (CILIUM_ALGORITHM, &self.cilium_algorithm),
+            (ENDPOINT_HASH, &self.endpoint_hash),
         ] {
             if let Err(accepted) = extensions.set(name, value) {
                 problems.push(format!("metadata.annotations[{name}]: {value:?} is not {accepted}, left out"));
@@ -102,6 +113,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::{EndpointHash, Mode};
     use crate::testing::objects;
     use crate::track::{Change, Kind, Object, Translation, Translator};
 
@@ -125,12 +137,18 @@ mod tests {
         let none = ServiceExtensions::default();
         let end = ServiceExtensions { end_stale_connections: true, ..none };
         let keep = ServiceExtensions { keep_terminating_udp_flows: true, ..none };
+        let hashes = |hash| ServiceExtensions { endpoint_hash: Some(hash), ..none };
         for (annotations, set) in [
             (json!(null), none),
             (json!({"app": "x", "other": "true"}), none),
             (json!({END: "true", "other": "y"}), end),
             (json!({END: "false", UDP: "Default"}), none),
             (json!({END: null, UDP: "PreserveDuringTermination"}), keep),
+            (json!({ENDPOINT_HASH: "client"}), hashes(EndpointHash::Client)),
+            (json!({ENDPOINT_HASH: "flow"}), hashes(EndpointHash::Flow)),
+            (json!({CILIUM_ALGORITHM: "maglev"}), hashes(EndpointHash::Flow)),
+            (json!({CILIUM_ALGORITHM: "random"}), none),
+            (json!({CILIUM_ALGORITHM: "maglev", ENDPOINT_HASH: "client"}), hashes(EndpointHash::Client)),
         ] {
             let mut service = objects::service("shop", "web", objects::address(1));
             service["metadata"]["annotations"] = annotations;
@@ -155,6 +173,19 @@ mod tests {
         );
         let problem = format!("Service shop/web: metadata.annotations[{END}]: \"yes\" is not true or false, left out");
         assert_eq!(translation.problems, [problem]);
+    }
+
+    #[test]
+    fn iptables_mode_names_the_service_that_it_cannot_hash_for() {
+        let mut service = objects::service("shop", "web", objects::address(1));
+        service["metadata"]["annotations"] = json!({ENDPOINT_HASH: "client"});
+        for mode in Mode::ALL {
+            let mut translator = Translator::new(objects::NODE, false).mode(mode);
+            let object = objects::decoded(Kind::Service, service.clone());
+            let problems = translator.applied(object).expect("a valid Service").problems;
+            let named = problems.iter().any(|problem| problem.starts_with("Service shop/web: cannot choose endpoints"));
+            assert_eq!((named, problems.len()), (mode == Mode::Iptables, usize::from(named)), "{problems:?}");
+        }
     }
 
     /// A field of protobuf with a length.

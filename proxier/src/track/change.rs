@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::endpointslice::SERVICE_NAME;
 use super::object::{Content, Object};
 use super::zones::ZoneHintInterner;
-use crate::model::{NamespacedName, NodeInfo, ServicePort, ServicePortName, Slice};
+use crate::model::{Mode, NamespacedName, NodeInfo, ServicePort, ServicePortName, Slice};
 
 /// The kinds of watched objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -171,6 +171,7 @@ pub struct Translation {
 pub struct Translator {
     pub(super) node_name: String,
     pub(super) hide_external_ips: bool,
+    pub(super) mode: Option<Mode>,
     pub(super) zones: ZoneHintInterner,
 }
 
@@ -178,7 +179,13 @@ impl Translator {
     /// Creates a translator for a node. `hide_external_ips`: do not program external IPs.
     #[must_use]
     pub fn new(node_name: &str, hide_external_ips: bool) -> Self {
-        Self { node_name: node_name.to_owned(), hide_external_ips, zones: ZoneHintInterner::default() }
+        Self { node_name: node_name.to_owned(), hide_external_ips, mode: None, zones: ZoneHintInterner::default() }
+    }
+
+    /// The same with the proxy mode, so that what this mode cannot do for an object is among the object's problems.
+    #[must_use]
+    pub fn mode(self, mode: Mode) -> Self {
+        Self { mode: Some(mode), ..self }
     }
 
     /// Translates an object that exists.

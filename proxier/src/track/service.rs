@@ -11,7 +11,8 @@ use super::change::{
     Change, LABEL_MAX, ObjectError, ObjectKey, Translation, Translator, canonical, parse_ip, parse_net, unprintable,
 };
 use super::objects::{Service, ServiceSpec};
-use crate::model::{Protocol, ServicePort, ServicePortName};
+use crate::model::annotations::{CILIUM_ALGORITHM, ENDPOINT_HASH};
+use crate::model::{Mode, Protocol, ServicePort, ServicePortName};
 
 /// The API server's default affinity timeout: three hours.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
@@ -19,11 +20,23 @@ const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 impl Translator {
     pub(super) fn service(&self, key: &ObjectKey, service: &Service) -> Result<Translation, ObjectError> {
         let mut translated = Translation { problems: problems(key, service), ..Translation::default() };
+        translated.problems.extend(self.unsupported(key, service));
         for family in IpFamily::ALL {
             let ports = self.ports(key, service, family, &mut translated.problems)?;
             translated.changes.push((family, Change::Service(key.name.clone(), ports)));
         }
         Ok(translated)
+    }
+
+    /// The request of a Service that the proxy mode cannot fulfil.
+    fn unsupported(&self, key: &ObjectKey, service: &Service) -> Option<String> {
+        let asks = service.metadata.annotations.extensions().0.endpoint_hash.is_some();
+        (asks && self.mode == Some(Mode::Iptables)).then(|| {
+            format!(
+                "{key}: cannot choose endpoints by a hash in iptables mode, choosing at random; \
+                 use --proxy-mode nftables or ipvs, or remove annotation {ENDPOINT_HASH} or {CILIUM_ALGORITHM}"
+            )
+        })
     }
 
     fn ports(

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use netfilter::IpFamily;
 use netfilter::nft::{
-    Address, Chain, ChainType, Element, Field, Hook, Key, Operation, Rule, Set, SetOperation, Statement, Table,
-    Transaction, Verdict,
+    Address, Chain, ChainType, Element, Field, HashedClient, Hook, Key, Operation, Rule, Set, SetOperation, Statement,
+    Table, Transaction, Verdict,
 };
 
 use super::kernel::Real;
@@ -120,6 +120,8 @@ fn rules(family: IpFamily) -> Vec<Rule> {
         ]),
         Rule::new([dnat(Field::random(3))]),
         Rule::new([dnat(Field::constant(2))]),
+        Rule::new([dnat(Field::Hash { of: HashedClient::Address(family), modulus: 16381, seed: 0x6d61_676c })]),
+        Rule::new([dnat(Field::Hash { of: HashedClient::AddressAndPort(family), modulus: 7, seed: 1 })]),
         Rule::new([Statement::Reject(family)]),
     ]
 }

@@ -4,6 +4,7 @@
 
 mod build;
 mod fake;
+mod hashing;
 mod incremental;
 pub mod meaning;
 mod work;

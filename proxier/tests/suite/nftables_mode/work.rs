@@ -42,7 +42,7 @@ impl Cluster {
         cluster
     }
 
-    fn take(&mut self, kind: Kind, object: Value) {
+    pub fn take(&mut self, kind: Kind, object: Value) {
         for (family, change) in self.translator.applied(objects::decoded(kind, object)).expect("a good object").changes
         {
             if family == IpFamily::V4 {
