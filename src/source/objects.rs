@@ -10,8 +10,6 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::dns_names::{LABEL, SUBDOMAIN, is_label, is_subdomain};
-
 /// An object of a supported kind.
 pub struct Object {
     /// Its kind and name.
@@ -132,11 +130,9 @@ impl<T> Collected<'_, T> {
         match (known, value) {
             (Some(kind), value) if self.only.is_some_and(|service| !concerns(kind, &value, service)) => {}
             (Some(kind), value) if version.is_empty() || version == kind.api_version() => {
-                let key = key_of(kind, &value);
-                if let Some(problem) = name_problem(&key) {
-                    return self.skip(format!("{document_name}: {key}: {problem}"));
-                }
-                self.parsed.objects.push((self.make)(Object { key, value, document: document_name.to_owned() }));
+                let object =
+                    (self.make)(Object { key: key_of(kind, &value), value, document: document_name.to_owned() });
+                self.parsed.objects.push(object);
             }
             (Some(kind), value) => {
                 let (key, ours) = (key_of(kind, &value), kind.api_version());
@@ -239,19 +235,6 @@ fn item_name(document_name: &str, number: usize) -> String {
     format!("{document_name}, items[{number}]")
 }
 
-/// Why the API would refuse an object of this name.
-fn name_problem(key: &ObjectKey) -> Option<String> {
-    let (namespace, name) = (&*key.name.namespace, &*key.name.name);
-    let (is_valid, rule) = match key.kind {
-        Kind::Service => (is_label(name), LABEL),
-        Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr => (is_subdomain(name), SUBDOMAIN),
-    };
-    if !is_valid {
-        return Some(format!("metadata.name: {name:?} {rule}"));
-    }
-    (!namespace.is_empty() && !is_label(namespace)).then(|| format!("metadata.namespace: {namespace:?} {LABEL}"))
-}
-
 /// Documents with the number of their first line, without empty ones.
 fn documents(text: &str) -> Vec<(usize, &str)> {
     let mut documents = Vec::new();
@@ -314,7 +297,7 @@ mod tests {
             assert_eq!(keys(&text, Some(&a)), ("Service x/a, EndpointSlice x/a-1, Node n".to_owned(), 0), "{text}");
         }
         assert_eq!(keys(&list("Pod"), None), (String::new(), 1), "items of no list");
-        assert_eq!(keys(&list("Service"), None), (String::new(), 1), "a Service with items and without a name");
+        assert_eq!(keys(&list("Service"), None), ("Service default/".to_owned(), 0), "a Service with items");
         let hidden = "kind: Service\nmetadata: {namespace: x, name: \"\\x61\"}\n";
         assert_eq!(keys(hidden, Some(&a)).0, "Service x/a", "written otherwise");
         let broken = format!("{}}}", list("List"));
@@ -331,24 +314,14 @@ mod tests {
     }
 
     #[test]
-    fn objects_with_names_that_the_api_refuses_are_skipped_with_document_item_and_field() {
-        let list = r#"{"kind": "List", "items": [{"kind": "Service", "metadata": {"name": "web"}},
-            {"kind": "Service", "metadata": {"name": "Web_1"}}, {"metadata": {"name": "x"}}]}"#;
-        let text = format!(
-            "{list}\n---\nkind: Node\nmetadata: {{name: n.example}}\n---\nkind: Service\nmetadata: {{name: a, namespace: b.c}}\n"
-        );
-        let parsed = parse(&text).expect("objects");
-        let keys: Vec<String> = parsed.objects.iter().map(|object| object.key.to_string()).collect();
-        assert_eq!(keys, ["Service default/web", "Node n.example"]);
-        let skipped = [
-            "items[1]: Service default/Web_1: metadata.name: \"Web_1\"",
-            "items[2]: kind",
-            "b.c/a: metadata.namespace: \"b.c\"",
-        ];
-        for (text, expected) in parsed.skipped.iter().zip(skipped) {
-            assert!(text.contains(expected), "{text}");
+    fn what_is_skipped_of_a_list_is_named_by_its_number() {
+        let list = r#"{"kind": "List", "items": [{"kind": "Service", "metadata": {"name": "web"}}, {"kind": "Pod"}]}"#;
+        let yaml = "kind: List\nitems:\n- kind: Node\n  metadata: {name: n}\n- {metadata: {name: x}}\n";
+        for text in [list, yaml] {
+            let parsed = parse(text).expect("objects");
+            assert_eq!((parsed.objects.len(), parsed.skipped.len()), (1, 1));
+            assert!(parsed.skipped[0].contains("line 1, items[1]: kind: "), "{}", parsed.skipped[0]);
         }
-        assert_eq!(parsed.skipped.len(), 3);
     }
 
     #[test]
