@@ -100,15 +100,15 @@ fn hanging_drift_check_is_unhealthy_although_no_change_waits() {
 #[test]
 fn hanging_sweep_of_leftovers_delays_a_change_by_its_time_of_grace_at_most() {
     let (world, tools) = running(|world, tools| {
-        // A chain of IPVS mode, which the sweep removes by tools of the flavour's own name.
-        world.node.netns().run("iptables-nft -w -t filter -N KUBE-IPVS-FILTER");
-        tools.fault("-nft", ToolFault::Hang);
+        // A chain of IPVS mode in the other flavour, where the sweep needs the programs.
+        world.node.netns().run("iptables-legacy -w -t filter -N KUBE-IPVS-FILTER");
+        tools.fault("-legacy", ToolFault::Hang);
     });
     world.until_hung(&tools);
     world.change("10.244.2.6");
     world.node.until_leads(WEB, &["10.244.2.6:8080"]);
     world.node.until_health("/healthz", 200);
     tools.mend();
-    let chains = || world.node.netns().run("iptables-nft-save -t filter");
+    let chains = || world.node.netns().run("iptables-legacy-save -t filter");
     world.node.until("the leftover is removed", || !chains().contains("KUBE-IPVS-FILTER"));
 }
