@@ -4,7 +4,7 @@
 //! same outcomes as without a handover, and shared names must mean the same. Requires root and nft.
 //! `PROBES=all` covers every case and step, otherwise the first state of a sample; `CASES=regex` selects cases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use golden::case::{Case, Mode, cases};
@@ -187,6 +187,39 @@ fn upstream_of_1_31_over_our_table_is_accepted_and_leaves_packets_only_its_own_r
     });
 }
 
+/// What differs between tables; their order, which is that of their creation, does not count.
+fn changes(wanted: &[ListedTable], found: &[ListedTable]) -> Vec<String> {
+    let parts = |tables: &[ListedTable]| -> BTreeMap<String, String> {
+        let of = |table: &ListedTable| {
+            let name = |name: &String| format!("{} {name}", table.family);
+            let chains = table.chains.iter().map(|(chain, of)| (name(chain), format!("{of:?}"))).collect::<Vec<_>>();
+            chains
+                .into_iter()
+                .chain(table.sets.iter().map(|(set, of)| (name(set), format!("{of:?}"))))
+                .collect::<Vec<_>>()
+        };
+        tables.iter().flat_map(of).collect()
+    };
+    let (wanted_parts, found_parts) = (parts(wanted), parts(found));
+    let names: BTreeSet<&String> = wanted_parts.keys().chain(found_parts.keys()).collect();
+    let differ = names.into_iter().filter(|name| wanted_parts.get(*name) != found_parts.get(*name));
+    let mut problems: Vec<String> = differ
+        .map(|name| format!("{name} is {:?} and not {:?}", found_parts.get(name), wanted_parts.get(name)))
+        .collect();
+    let headers = |tables: &[ListedTable]| -> BTreeSet<String> {
+        tables
+            .iter()
+            .map(|table| {
+                format!("{:?}", ListedTable { chains: BTreeMap::new(), sets: BTreeMap::new(), ..table.clone() })
+            })
+            .collect()
+    };
+    if headers(wanted) != headers(found) {
+        problems.push(format!("the tables are {:?} and not {:?}", headers(found), headers(wanted)));
+    }
+    problems
+}
+
 /// Ours over what upstream left is what ours alone makes, and nothing else.
 fn ours_over(shape: fn(&ListedTable) -> ListedTable) {
     over_all(|node, case, step| {
@@ -195,9 +228,7 @@ fn ours_over(shape: fn(&ListedTable) -> ListedTable) {
         node.clear();
         let mut problems = upstream_syncs(node, case, step, shape);
         ours(node, case, step);
-        if ListedTable::all(&ruleset(node)) != alone {
-            problems.push(format!("it leaves {}", ruleset(node)));
-        }
+        problems.extend(changes(&alone, &ListedTable::all(&ruleset(node))));
         problems
     });
 }
@@ -220,9 +251,7 @@ fn there_and_back_and_there_again_ends_as_ours_alone() {
         let alone = ListedTable::all(&ruleset(node));
         let mut problems = upstream_syncs(node, case, step, ListedTable::clone);
         ours(node, case, step);
-        if ListedTable::all(&ruleset(node)) != alone {
-            problems.push(format!("it leaves {}", ruleset(node)));
-        }
+        problems.extend(changes(&alone, &ListedTable::all(&ruleset(node))));
         problems
     });
 }
