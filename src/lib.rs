@@ -9,7 +9,6 @@ mod config_watch;
 mod containment;
 mod demo;
 mod diagnose;
-mod dns_names;
 mod dump;
 mod events;
 mod file_watch;

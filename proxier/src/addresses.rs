@@ -4,18 +4,35 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::io;
 use std::net::IpAddr;
 
 use netfilter::IpFamily;
-use netfilter::kernel::DeviceName;
+use netfilter::kernel::{DeviceName, Host};
 use tracing::{info, warn};
 
-use crate::model::NodeInfo;
+use crate::model::{NodeInfo, NodePortAddresses};
 
 /// The dummy device that IPVS mode binds virtual IPs to.
 ///
 /// The kernel delivers packets for these addresses locally, where IPVS sees them. They are not node addresses.
 pub const VIRTUAL_IP_DEVICE: DeviceName = DeviceName::new("kube-ipvs0");
+
+/// The node's addresses at which node ports apply now.
+///
+/// Virtual IPs, which IPVS mode binds to a device of its own, serve no node ports.
+///
+/// # Errors
+/// If the addresses cannot be listed.
+pub fn node_port_addresses(
+    host: &mut dyn Host,
+    config: &NodePortAddresses,
+    family: IpFamily,
+    node_ip: IpAddr,
+) -> io::Result<Vec<IpAddr>> {
+    let own = host.addresses_but(VIRTUAL_IP_DEVICE.as_str(), family)?;
+    Ok(config.resolve(family, node_ip).select(&own))
+}
 
 /// The last known addresses of the node's interfaces in one family.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use netfilter::conntrack::UDP;
 use netfilter::kernel::{ConntrackTable, Deletions, Host};
 use tracing::{debug, info, warn};
 
-use crate::addresses::VIRTUAL_IP_DEVICE;
+use crate::addresses::node_port_addresses;
 use crate::conntrack::StaleFlows;
 use crate::model::{Destination, NodePortAddresses, Scope, Snapshot};
 
@@ -110,9 +110,7 @@ impl FlowCleaner {
     }
 
     fn addresses(&mut self, node_ip: IpAddr) -> io::Result<Vec<IpAddr>> {
-        let selector = self.node_port_addresses.resolve(self.family, node_ip);
-        // Virtual IPs, which IPVS mode binds to a device of its own, serve no node ports.
-        Ok(selector.select(&self.host.addresses_but(VIRTUAL_IP_DEVICE.as_str(), self.family)?))
+        node_port_addresses(self.host.as_mut(), &self.node_port_addresses, self.family, node_ip)
     }
 
     /// Deletes the flows that are stale after a sync of `scope` that released the destinations `gone`.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use netfilter::Flow;
 
-use crate::model::{Destination, Protocol, Scope, ServicePort, ServicePortName, Snapshot};
+use crate::model::{Destination, Protocol, Scope, ServicePort, ServicePortName, Snapshot, sorted_addresses};
 
 /// The stale flows after a change.
 ///
@@ -119,8 +119,5 @@ fn in_question(
 fn keepers(snapshot: &Snapshot<'_>, name: &ServicePortName, port: &ServicePort) -> Box<[SocketAddr]> {
     let keeps_terminating = port.extensions.keep_terminating_udp_flows;
     let endpoints = snapshot.endpoints.of(name);
-    let keeps = endpoints.iter().filter(|e| e.state.serving || (keeps_terminating && e.state.terminating));
-    let mut addresses: Vec<_> = keeps.map(|e| e.address).collect();
-    addresses.sort_unstable();
-    addresses.into()
+    sorted_addresses(endpoints.iter().filter(|e| e.state.serving || (keeps_terminating && e.state.terminating)))
 }

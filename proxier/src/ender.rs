@@ -13,7 +13,7 @@ use netfilter::IpFamily;
 use netfilter::kernel::{ClientProbe, ConntrackTable, Deletions, Host};
 use tracing::{debug, info, warn};
 
-use crate::addresses::VIRTUAL_IP_DEVICE;
+use crate::addresses::node_port_addresses;
 use crate::model::{NodePortAddresses, Protocol, Scope, ServicePort, ServicePortName, Snapshot};
 use crate::vanished::{self, KnownEndpoints, VanishedConnections};
 
@@ -186,9 +186,8 @@ impl ConnectionEnder {
         }
         let mut stale = VanishedConnections::of(snapshot, names, &self.known);
         if stale.has_node_ports() {
-            let selector = self.node_port_addresses.resolve(self.family, snapshot.node_ip);
-            let own = self.kernel.host.addresses_but(VIRTUAL_IP_DEVICE.as_str(), self.family)?;
-            stale = stale.at_node(selector.select(&own));
+            let (host, config) = (self.kernel.host.as_mut(), &self.node_port_addresses);
+            stale = stale.at_node(node_port_addresses(host, config, self.family, snapshot.node_ip)?);
         }
         let mut probed = Vec::new();
         for protocol in stale.protocols() {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use netfilter::Flow;
 
-use crate::model::{Destination, Protocol, ServicePort, ServicePortName, Snapshot};
+use crate::model::{Destination, Protocol, ServicePort, ServicePortName, Snapshot, sorted_addresses};
 
 /// The endpoints of Service ports, each list sorted.
 pub type KnownEndpoints = HashMap<ServicePortName, Box<[SocketAddr]>>;
@@ -34,9 +34,7 @@ pub fn asks(name: &ServicePortName, port: &ServicePort) -> bool {
 /// All endpoints of a Service port, sorted.
 #[must_use]
 pub fn endpoints(snapshot: &Snapshot<'_>, name: &ServicePortName) -> Box<[SocketAddr]> {
-    let mut addresses: Vec<_> = snapshot.endpoints.of(name).iter().map(|endpoint| endpoint.address).collect();
-    addresses.sort_unstable();
-    addresses.into()
+    sorted_addresses(snapshot.endpoints.of(name).iter())
 }
 
 impl VanishedConnections {

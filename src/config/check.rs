@@ -5,11 +5,11 @@ use std::fmt::Display;
 use proxier::model::Mode;
 
 use super::defaults::DISABLED;
+use super::dns_label::{LABEL, is_label};
 use super::duration::GoDuration;
 use super::file::ServiceMetricsFile;
 use super::gates::{FeatureGates, IPVS};
 use super::{KubeProxyConfiguration, net, node_ports};
-use crate::dns_names::{LABEL, is_label};
 use crate::version::{FIRST_MINOR, LAST_MINOR};
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";

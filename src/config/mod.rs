@@ -7,6 +7,7 @@ mod check;
 pub mod consistency;
 mod decode;
 mod defaults;
+mod dns_label;
 pub mod duration;
 pub mod file;
 pub mod gates;

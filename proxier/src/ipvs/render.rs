@@ -12,7 +12,9 @@ use netfilter::ipvs::{Persistence, SCTP, ServerKey, TCP, UDP};
 
 use super::names::SetId;
 use super::settings::IpvsSettings;
-use crate::model::{CategorizedEndpoints, Endpoint, EndpointHash, ServicePort, ServicePortName, Snapshot};
+use crate::model::{
+    CategorizedEndpoints, Endpoint, EndpointHash, ServicePort, ServicePortName, Snapshot, sorted_addresses,
+};
 
 /// A desired virtual server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,9 +102,7 @@ impl PortRenderer<'_> {
             _ => return None,
         };
         let kept = endpoints.iter().filter(|endpoint| !only_terminating || endpoint.state.terminating);
-        let mut addresses: Vec<SocketAddr> = kept.map(|endpoint| endpoint.address).collect();
-        addresses.sort_unstable();
-        Some(addresses.into())
+        Some(sorted_addresses(kept).into())
     }
 
     /// Whether any of its virtual servers uses local endpoints only.

@@ -63,12 +63,12 @@ impl IpvsSettings {
         }
     }
 
-    /// The scheduler of a virtual server and its flags.
+    /// The scheduler of a virtual server and its flags; `hash`: what it hashes, on a kernel that does.
     ///
     /// `mh` chooses another real server while the chosen one has weight 0, as those do that are drained.
     #[must_use]
     pub fn scheduler(&self, hash: Option<EndpointHash>) -> (Scheduler, Flags) {
-        match (hash.filter(|_| self.hashes), Scheduler::parse(HASH_SCHEDULER)) {
+        match (hash, Scheduler::parse(HASH_SCHEDULER)) {
             (Some(EndpointHash::Client), Some(mh)) => (mh, Flags::FALLBACK),
             (Some(EndpointHash::Flow), Some(mh)) => (mh, Flags::FALLBACK.with(Flags::PORT)),
             _ => (self.scheduler, self.flags()),

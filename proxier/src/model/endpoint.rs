@@ -79,6 +79,14 @@ impl Endpoint {
     }
 }
 
+/// The addresses of endpoints, sorted for binary searches.
+#[must_use]
+pub fn sorted_addresses<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Box<[SocketAddr]> {
+    let mut addresses: Vec<_> = endpoints.map(|endpoint| endpoint.address).collect();
+    addresses.sort_unstable();
+    addresses.into()
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.address.fmt(f)

@@ -19,7 +19,7 @@ pub mod topology;
 pub use annotations::ServiceExtensions;
 pub use config::{Config, LocalDetector, NodePortAddresses};
 pub use conntrack::ConntrackConfig;
-pub use endpoint::{Endpoint, Endpoints, Slice, SliceEndpoint, SlicePort};
+pub use endpoint::{Endpoint, Endpoints, Slice, SliceEndpoint, SlicePort, sorted_addresses};
 pub use endpoint_hash::EndpointHash;
 pub use health_check::{HealthCheck, HealthChecks};
 pub use mode::{IpvsConfig, Mode};

@@ -63,8 +63,8 @@ pub struct PortSpec {
 impl PortSpec {
     /// Describes a Service port.
     ///
-    /// `hashes`: the kernel can choose endpoints by a hash. `owns` decides about its destinations. `current` returns the numbers that endpoints have now, given the
-    /// description without endpoints, the policy and its desired endpoints.
+    /// `hashes`: the kernel can choose endpoints by a hash. `owns` decides about its destinations. `current` returns the
+    /// numbers that endpoints have now, given the description without endpoints, the policy and its desired endpoints.
     #[must_use]
     pub fn of(
         of: (&ServicePortName, &ServicePort),

@@ -55,7 +55,7 @@ pub fn counts_connections(family: IpFamily) -> io::Result<bool> {
     match NftReader::new(family).elements(&table, id.name(), &set) {
         Ok(_) => Ok(true),
         Err(NftError::Netlink(error)) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-        Err(error) => Err(io::Error::from(error)),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -105,7 +105,7 @@ impl ConnectionReader {
         let set = Set::of(&id.definition(self.family, self.metrics));
         let elements = match self.kernel.elements(&self.table, id.name(), &set) {
             Err(NftError::Netlink(error)) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
-            elements => elements.map_err(io::Error::from)?,
+            elements => elements?,
         };
         if self.kernel.take_interrupted() {
             return Err(io::Error::new(io::ErrorKind::Interrupted, NftError::Interrupted.to_string()));

@@ -255,7 +255,7 @@ impl IptablesTool for SystemIptables {
         if let Some(kernel) = &mut self.nf_tables {
             let names: Vec<&str> = chains.iter().map(Chain::as_str).collect();
             let table = nft::Table { family: self.family, name: table.name().into() };
-            let states = kernel.chain_states(&table, &names).map_err(io::Error::from)?;
+            let states = kernel.chain_states(&table, &names)?;
             return Ok(Some(TableState::Chains(states)));
         }
         let size = self.flavour.map(|_| table_size(self.family, table)).transpose()?;

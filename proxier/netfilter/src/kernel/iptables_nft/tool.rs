@@ -313,7 +313,7 @@ fn readable<T>(table: Table, read: Result<Readable<T>, NftError>) -> Result<T, T
             let text = format!("table {} is incompatible with iptables, use nft: {why}", table.name());
             Err(kernel(io::Error::other(text)))
         }
-        Err(error) => Err(kernel(io::Error::from(error))),
+        Err(error) => Err(kernel(error.into())),
     }
 }
 
@@ -336,7 +336,7 @@ impl IptablesTool for NativeIptables {
     fn has_chain(&mut self, table: Table, chain: Chain) -> Result<bool, ToolError> {
         let place = nft::Table { family: self.rules.family(), name: table.name().into() };
         let states = self.nf_tables.chain_states(&place, &[chain.as_str()]);
-        let states = states.map_err(|error| kernel(io::Error::from(error)))?;
+        let states = states.map_err(|error| kernel(error.into()))?;
         Ok(states.iter().all(Option::is_some))
     }
 
@@ -351,7 +351,7 @@ impl IptablesTool for NativeIptables {
     fn table_state(&mut self, table: Table, chains: &[Chain]) -> io::Result<Option<TableState>> {
         let names: Vec<&str> = chains.iter().map(Chain::as_str).collect();
         let table = nft::Table { family: self.rules.family(), name: table.name().into() };
-        let states = self.nf_tables.chain_states(&table, &names).map_err(io::Error::from)?;
+        let states = self.nf_tables.chain_states(&table, &names)?;
         Ok(Some(TableState::Chains(states)))
     }
 

@@ -51,7 +51,7 @@ pub fn delete_table(family: IpFamily, name: &str) -> io::Result<bool> {
         // Another program deleted it first.
         Err(NftError::Refused(refusals)) if refusals.iter().all(|refusal| is_absence(refusal.errno)) => Ok(false),
         Err(NftError::Netlink(error)) => Err(error),
-        Err(error) => Err(io::Error::from(error)),
+        Err(error) => Err(error.into()),
     }
 }
 

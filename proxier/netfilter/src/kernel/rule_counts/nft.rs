@@ -38,7 +38,7 @@ const TABLE: &str = "nat";
 ///
 /// A table of many chains is read chain by chain: the kernel begins each part of a dump at the first rule again.
 pub(super) fn read<T: Default>(family: IpFamily, mut each: impl FnMut(&mut T, &CountedRule<'_>)) -> io::Result<T> {
-    let (chains, complete) = chains(&nft::Table { family, name: TABLE.into() }).map_err(io::Error::from)?;
+    let (chains, complete) = chains(&nft::Table { family, name: TABLE.into() })?;
     if !complete {
         return Err(changed());
     }

@@ -1,4 +1,4 @@
-//! The names that the Kubernetes API accepts (RFC 1123).
+//! DNS labels (RFC 1123), which the API accepts as names of Namespaces.
 
 /// What a label may be, for messages.
 pub const LABEL: &str = "must be 1 to 63 lowercase letters, digits or '-', with a letter or digit at both ends";
