@@ -158,12 +158,23 @@ fn unknown_rules_are_never_equal_to_others() {
     assert!(!tool.has_rule(Table::Filter, "INPUT", &jump).expect("an answer"));
 }
 
+/// Sets its flag when dropped.
+struct Stopping<'a>(&'a AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn concurrent_writers_neither_lose_rules_nor_block_ours() {
     let real = real();
     let mut tool = real.tools();
     let (stop, others) = (AtomicBool::new(false), real.clone());
     std::thread::scope(|scope| {
+        // After a failure, too: the scope waits for the writer.
+        let stopping = Stopping(&stop);
         let writer = scope.spawn(|| {
             let mut written = 0;
             while !stop.load(Ordering::Relaxed) {
@@ -184,7 +195,7 @@ fn concurrent_writers_neither_lose_rules_nor_block_ours() {
             restore.remove(Table::Nat, "OUTPUT", &jump);
             tool.restore(&restore).expect("removed, whatever others do");
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         let written: usize = writer.join().expect("the other writer");
         let saved = tool.save(Table::Nat).expect("readable");
         assert!(written > 0);

@@ -99,6 +99,8 @@ fn refusals() -> Vec<(Vec<Line>, usize, usize, usize)> {
         (vec![Append(Nat, two, Target::Accept), Delete(Nat, two)], 4, 4, 4),
         (vec![Remove(Nat, "OUTPUT", jump(0))], 2, 2, 2),
         (vec![Remove(Nat, "POSTROUTING", Target::Accept)], 2, 2, 2),
+        // Nothing would be left of it, but the rule is checked.
+        (vec![Insert(Nat, "OUTPUT", jump(3)), Remove(Nat, "OUTPUT", jump(3))], 2, 4, 2),
         // Tables before the one that is refused are changed.
         (vec![Append(Filter, one, Target::Drop), Delete(Nat, two)], 6, 6, 6),
     ]
@@ -115,6 +117,8 @@ fn refused_transactions_are_refused_by_every_backend_and_change_nothing() {
             Declare(Table::Filter, CHAINS[0]),
         ];
         assert_eq!(pair.restore(&transaction(&ground)), [None, None]);
+        let in_vain = [Insert(Table::Nat, "OUTPUT", jump(1)), Remove(Table::Nat, "OUTPUT", jump(1))];
+        assert_eq!(pair.restore(&transaction(&in_vain)), [None, None], "{flavour}");
         for (lines, fake, nft, legacy) in refusals() {
             let real = match (flavour, infix) {
                 // The kernel names the line itself.

@@ -60,7 +60,7 @@ impl NftRules {
     /// # Errors
     /// If they cannot be read.
     pub fn chain(&mut self, table: &str, chain: &str) -> Result<Vec<ReadRule>, NftError> {
-        complete(self.read(table, Some(chain), read_rule, |rules: &mut Vec<_>, _, rule| rules.push(rule))?)
+        complete(self.chain_or_part(table, chain)?)
     }
 
     /// Reads the rules of all chains of a table and passes each to `each`, with its chain, in order.
@@ -71,6 +71,11 @@ impl NftRules {
     /// If they cannot be read.
     pub fn table<T: Default>(&mut self, table: &str, each: impl FnMut(&mut T, &str, ReadRule)) -> Result<T, NftError> {
         complete(self.read(table, None, read_rule, each)?)
+    }
+
+    /// As [`NftRules::chain`]; if nf_tables changes during each attempt, rules may be missing or passed twice.
+    pub(super) fn chain_or_part(&mut self, table: &str, chain: &str) -> Result<(Vec<ReadRule>, Dump), NftError> {
+        self.read(table, Some(chain), read_rule, |rules: &mut Vec<_>, _, rule| rules.push(rule))
     }
 
     /// Reads rules of one chain, or of all of a table, by `decode`.
@@ -125,7 +130,7 @@ pub(in crate::kernel) fn dump_rules(
         Some(opened) => socket.insert(opened),
         None => socket.insert(Netlink::open(NETLINK_NETFILTER)?),
     };
-    let end = opened.dump_once(&request, &mut |received: &Received<'_>| {
+    let mut filtered = |received: &Received<'_>| {
         let message = received.attributes(NFGENMSG_LENGTH);
         // Older kernels ignore the filters.
         let (in_table, of) = (message.text(NFTA_RULE_TABLE), message.text(NFTA_RULE_CHAIN));
@@ -133,7 +138,12 @@ pub(in crate::kernel) fn dump_rules(
             each(of, message);
         }
         Ok(())
-    });
+    };
+    // A whole table may be too large for memory.
+    let end = match chain {
+        Some(_) => opened.dump_collected(&request, &mut filtered),
+        None => opened.dump_once(&request, &mut filtered),
+    };
     end.or_else(|error| {
         *socket = None;
         match error.errno() {

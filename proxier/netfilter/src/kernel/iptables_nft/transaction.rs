@@ -12,7 +12,9 @@ use super::rule::encode;
 use super::tables::text;
 use crate::IpFamily;
 use crate::iptables::{Rule, Table};
-use crate::kernel::netlink::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_ECHO, NetlinkError, Request, nfgenmsg, nfnetlink};
+use crate::kernel::netlink::{
+    Dump, NLM_F_APPEND, NLM_F_CREATE, NLM_F_ECHO, NetlinkError, Request, nfgenmsg, nfnetlink,
+};
 use crate::kernel::nftables::NftError;
 
 const NFT_MSG_NEWTABLE: u8 = 0;
@@ -22,6 +24,8 @@ const NFT_MSG_NEWRULE: u8 = 6;
 const NFT_MSG_DELRULE: u8 = 8;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_RULE_POSITION: u16 = 6;
+/// Names a rule within its batch.
+const NFTA_RULE_ID: u16 = 9;
 /// Do not delete a chain with rules or references.
 const NLM_F_NONREC: u16 = 0x100;
 
@@ -115,12 +119,30 @@ impl Writer<'_> {
         self.add(chain, options, (at, NLM_F_ECHO), line)
     }
 
-    fn add(&mut self, chain: &str, options: &str, (at, echo): (Place, u16), line: usize) -> Result<(), NetlinkError> {
+    /// Adds a rule that the same batch deletes, so that the kernel validates it.
+    fn add_and_delete_rule(&mut self, chain: &str, options: &str, id: u32, line: usize) -> Result<(), NetlinkError> {
+        let Some(mut request) = self.rule(chain, options, (Place::Head, 0), line) else { return Ok(()) };
+        request.attribute(NFTA_RULE_ID, &id.to_be_bytes());
+        self.batch.push(&request, line)?;
+        let mut request = self.request(NFT_MSG_DELRULE, 0);
+        request.text(NFTA_RULE_CHAIN, chain).attribute(NFTA_RULE_ID, &id.to_be_bytes());
+        self.batch.push(&request, line)
+    }
+
+    fn add(&mut self, chain: &str, options: &str, at: (Place, u16), line: usize) -> Result<(), NetlinkError> {
+        match self.rule(chain, options, at, line) {
+            Some(request) => self.batch.push(&request, line),
+            None => Ok(()),
+        }
+    }
+
+    /// The request that adds a rule; `None` if it is refused.
+    fn rule(&mut self, chain: &str, options: &str, (at, echo): (Place, u16), line: usize) -> Option<Request> {
         let Some(rule) = Rule::parse(self.family(), options) else {
             self.batch
                 .refused
                 .push((line, "this version cannot write such a rule without the iptables programs".into()));
-            return Ok(());
+            return None;
         };
         let flags = if at == Place::End { NLM_F_CREATE | NLM_F_APPEND } else { NLM_F_CREATE };
         let mut request = self.request(NFT_MSG_NEWRULE, flags | echo);
@@ -129,13 +151,10 @@ impl Writer<'_> {
             request.attribute(NFTA_RULE_POSITION, &handle.to_be_bytes());
             self.batch.uses_handles = true;
         }
-        match encode(self.family(), &rule, &mut self.rules.sets, &mut request) {
-            Ok(()) => self.batch.push(&request, line),
-            Err(why) => {
-                self.batch.refused.push((line, why));
-                Ok(())
-            }
-        }
+        encode(self.family(), &rule, &mut self.rules.sets, &mut request)
+            .map_err(|why| self.batch.refused.push((line, why)))
+            .ok()?;
+        Some(request)
     }
 }
 
@@ -225,6 +244,9 @@ impl Writer<'_> {
         for (chain, options, line) in builtin.inserted {
             self.add_rule(chain, options, Place::Head, line)?;
         }
+        for (id, (chain, options, line)) in (1..).zip(builtin.cancelled) {
+            self.add_and_delete_rule(chain, options, id, line)?;
+        }
         for (line, chain) in emptied {
             self.delete_rules(chain, None, *line)?;
         }
@@ -298,10 +320,31 @@ fn printed(rule: &super::rule::DecodedRule) -> String {
 #[derive(Default)]
 struct Builtin<'a> {
     inserted: Vec<(&'a str, &'a str, usize)>,
+    /// Rules that are inserted and removed again, by the line of the insertion, which alone can be refused.
+    cancelled: Vec<(&'a str, &'a str, usize)>,
     /// Chain, handle and line.
     removed: Vec<(&'a str, u64, usize)>,
     /// The rules of chains that rules are removed from, without those already removed.
-    present: BTreeMap<&'a str, Vec<(u64, String)>>,
+    present: BTreeMap<&'a str, Present>,
+}
+
+/// The rules of a chain that were not yet removed, by handle.
+struct Present {
+    rules: Vec<(u64, String)>,
+    end: Dump,
+}
+
+impl Present {
+    /// Takes the handle of the first rule with these options.
+    ///
+    /// What else an interrupted dump lacks does not matter to the rule that it has: the kernel never reuses a handle.
+    fn take(&mut self, options: &str) -> Result<Option<u64>, NftError> {
+        match self.rules.iter().position(|(_, rule)| rule == options) {
+            Some(at) => Ok(Some(self.rules.remove(at).0)),
+            None if self.end == Dump::Interrupted => Err(NftError::Interrupted),
+            None => Ok(None),
+        }
+    }
 }
 
 impl<'a> Builtin<'a> {
@@ -318,19 +361,17 @@ impl<'a> Builtin<'a> {
     ) -> Result<(), NftError> {
         // The last insertion is the first rule of the chain.
         if let Some(at) = self.inserted.iter().rposition(|(of, rule, _)| *of == chain && *rule == options) {
-            self.inserted.remove(at);
+            self.cancelled.push(self.inserted.remove(at));
             return Ok(());
         }
         if !self.present.contains_key(chain) {
-            let rules = writer.rules.chain(writer.name, chain)?;
-            self.present.insert(chain, rules.iter().map(|rule| (rule.handle, printed(&rule.rule))).collect());
+            let (rules, end) = writer.rules.chain_or_part(writer.name, chain)?;
+            let rules = rules.iter().map(|rule| (rule.handle, printed(&rule.rule))).collect();
+            self.present.insert(chain, Present { rules, end });
         }
-        let rules = self.present.get_mut(chain).and_then(|rules| {
-            let at = rules.iter().position(|(_, rule)| rule == options)?;
-            Some(rules.remove(at))
-        });
-        match rules {
-            Some((handle, _)) => self.removed.push((chain, handle, line)),
+        let found = self.present.get_mut(chain).map(|present| present.take(options));
+        match found.transpose()?.flatten() {
+            Some(handle) => self.removed.push((chain, handle, line)),
             None => writer.batch.refused.push((line, format!("chain {chain} has no such rule"))),
         }
         Ok(())

@@ -151,6 +151,32 @@ impl Netlink {
         self.exchange(request, NLM_F_DUMP, each)
     }
 
+    /// As [`Netlink::dump_once`], with all entries in memory before the first is passed.
+    ///
+    /// The kernel fills a datagram when the one before it is read, and any change between two of them interrupts the dump:
+    /// the time of `each` does not count.
+    pub fn dump_collected(
+        &mut self,
+        request: &Request,
+        each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
+    ) -> Result<Dump, NetlinkError> {
+        self.ask(request, NLM_F_DUMP)?;
+        let (mut collected, mut answers) = (Vec::new(), Responses::new(self.sequence, false));
+        let end = loop {
+            self.receive()?;
+            let end = answers.take(&self.buffer, &mut |_| Ok(()))?;
+            collected.push(self.buffer.clone());
+            if let Some(end) = end {
+                break end;
+            }
+        };
+        let mut answers = Responses::new(self.sequence, false);
+        for datagram in &collected {
+            answers.take(datagram, each)?;
+        }
+        Ok(end)
+    }
+
     /// As [`Netlink::dump`], but fails if the dump stays incomplete.
     pub fn dump_all(
         &mut self,
@@ -170,10 +196,7 @@ impl Netlink {
         flags: u16,
         each: &mut dyn FnMut(&Received<'_>) -> Result<(), NetlinkError>,
     ) -> Result<Dump, NetlinkError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut bytes = Vec::new();
-        request.write_to(&mut bytes, self.sequence, flags)?;
-        self.send(&bytes, 1)?;
+        self.ask(request, flags)?;
         let mut answers = Responses::new(self.sequence, flags == NLM_F_ACK);
         loop {
             self.receive()?;
@@ -181,6 +204,14 @@ impl Netlink {
                 return Ok(end);
             }
         }
+    }
+
+    /// Sends a request with the next sequence number.
+    fn ask(&mut self, request: &Request, flags: u16) -> Result<(), NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        request.write_to(&mut bytes, self.sequence, flags)?;
+        self.send(&bytes, 1)
     }
 
     pub(super) fn send(&self, bytes: &[u8], requests: usize) -> Result<(), NetlinkError> {
