@@ -196,7 +196,8 @@ impl FakeTable {
                 }
             },
             Operation::DeleteChain(name) => {
-                self.chains.get(name).ok_or(libc::ENOENT)?;
+                // The rules go first, and what they refer to is free for the rest of a batch that is refused.
+                self.chains.get_mut(name).ok_or(libc::ENOENT)?.rules.clear();
                 if self.leads_to(name) {
                     return Err(libc::EBUSY);
                 }

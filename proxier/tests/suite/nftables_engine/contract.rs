@@ -201,6 +201,9 @@ fn refused_transactions_have_the_same_reason_in_both_and_change_nothing() {
     let refused = pair.apply(&[DeleteChain("nowhere".into()), AddTable { comment: None }, DeleteSet(set(0))]);
     assert_eq!(refused[0], [(Some(0), libc::ENOENT), (Some(2), libc::EBUSY)]);
     assert_eq!(refused[0], refused[1]);
+    // The rules of a chain that is in use no longer hold the set.
+    let refused = pair.apply(&[DeleteChain(chain(1)), DeleteSet(set(0))]);
+    assert_eq!(refused, [vec![(Some(0), libc::EBUSY)], vec![(Some(0), libc::EBUSY)]]);
     assert_eq!(pair.apply(&[DeleteTable]), nothing);
 }
 
