@@ -290,42 +290,52 @@ fn none_of_the_rights_granted_could_be_left_out() {
     world.node.until_logged(&["Using iptables mode", "nf_tables", "no hint"]);
 }
 
-#[test]
-fn files_of_the_image_are_sufficient() {
+/// A node whose program runs as a container runtime starts it: with the files of an image of this kind as a read-only root,
+/// the mounts of the DaemonSet and the service account.
+fn in_image(kind: &str, flavour: Flavour) -> World {
     let names = document("deploy/daemonset.yaml");
     let container = names.pointer(CONTAINER).expect("a container");
-    for flavour in Flavour::ALL {
-        let mut world = World::new();
-        world.hint(flavour);
-        world.initialise();
-        world.write_files(&[]);
-        let image = world.node.dir().join("image").to_string_lossy().into_owned();
-        let made = std::process::Command::new("sh")
-            .arg(Path::new(ROOT).join("deploy/image-root.sh"))
-            .args([&image, env!("CARGO_BIN_EXE_kube-proxy")])
-            .output()
-            .expect("sh");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        for mount in container["volumeMounts"].as_array().expect("mounts") {
-            let path = mount["mountPath"].as_str().expect("a path");
-            // Of a file, the folder.
-            let path = path.strip_suffix("/xtables.lock").unwrap_or(path);
-            assert!(Path::new(&format!("{image}{path}")).is_dir(), "there is no place to mount {path}");
-        }
-        // As a container runtime does: a read-only root, the mounts of the DaemonSet and the service account.
-        let program = container["command"][0].as_str().expect("a program");
-        let folder = world.node.dir().display();
-        let script = format!(
-            "set -e; touch {image}/run/xtables.lock {folder}/lock; mount --bind {image} {image}; \
-             mount --rbind /dev {image}/dev; mount --rbind /proc {image}/proc; mount --bind /proc/sys {image}/proc/sys; \
-             mount -o remount,bind,ro {image}/proc/sys; mount --bind {folder}/lock {image}/run/xtables.lock; \
-             mount --bind {folder} {image}{CONFIG}; mount --bind {folder} {image}{SERVICE_ACCOUNT}; \
-             mount -o remount,bind,ro {image}; shift; unset XTABLES_LOCKFILE; export PATH=/usr/local/bin:/usr/sbin; \
-             exec /usr/sbin/chroot {image} {program} \"$@\""
-        );
-        world.starter = ["unshare", "--mount", "sh", "-c", &script, "sh"].map(str::to_owned).into();
-        world.start_with(container["command"][1].as_str().expect("an argument"));
+    let mut world = World::new();
+    world.hint(flavour);
+    world.initialise();
+    world.write_files(&[]);
+    let image = world.node.dir().join("image").to_string_lossy().into_owned();
+    let made = std::process::Command::new("sh")
+        .arg(Path::new(ROOT).join("deploy/image-root.sh"))
+        .args([&image, env!("CARGO_BIN_EXE_kube-proxy"), kind])
+        .output()
+        .expect("sh");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    for mount in container["volumeMounts"].as_array().expect("mounts") {
+        let path = mount["mountPath"].as_str().expect("a path");
+        // Of a file, the folder.
+        let path = path.strip_suffix("/xtables.lock").unwrap_or(path);
+        assert!(Path::new(&format!("{image}{path}")).is_dir(), "there is no place to mount {path}");
+    }
+    let program = container["command"][0].as_str().expect("a program");
+    let folder = world.node.dir().display();
+    let script = format!(
+        "set -e; touch {image}/run/xtables.lock {folder}/lock; mount --bind {image} {image}; \
+         mount --rbind /dev {image}/dev; mount --rbind /proc {image}/proc; mount --bind /proc/sys {image}/proc/sys; \
+         mount -o remount,bind,ro {image}/proc/sys; mount --bind {folder}/lock {image}/run/xtables.lock; \
+         mount --bind {folder} {image}{CONFIG}; mount --bind {folder} {image}{SERVICE_ACCOUNT}; \
+         mount -o remount,bind,ro {image}; shift; unset XTABLES_LOCKFILE; export PATH=/usr/local/bin:/usr/sbin; \
+         exec /usr/sbin/chroot {image} {program} \"$@\""
+    );
+    world.starter = ["unshare", "--mount", "sh", "-c", &script, "sh"].map(str::to_owned).into();
+    world.start_with(container["command"][1].as_str().expect("an argument"));
+    world
+}
+
+#[test]
+fn files_of_the_image_are_sufficient() {
+    for (kind, flavour) in [("full", Flavour::Nft), ("full", Flavour::Legacy), ("slim", Flavour::Nft)] {
+        let world = in_image(kind, flavour);
         world.until_programmed(flavour);
         world.node.until_health("/healthz", 200);
     }
+    // The slim one has no iptables.
+    let mut world = in_image("slim", Flavour::Legacy);
+    assert_eq!(world.node.wait().code(), Some(1));
+    world.node.until_logged(&["iptables flavour legacy needs the iptables programs", "use an image with them"]);
 }
