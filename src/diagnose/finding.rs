@@ -8,8 +8,10 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
-    /// No rules of a kube-proxy on the node.
+    /// No rules of a kube-proxy on the node, and none runs.
     NoProxy,
+    /// A kube-proxy runs on the node and has written no rules.
+    NoRules,
     /// Rules in the flavour of iptables that is not in use, or in both.
     WrongFlavour,
     /// Two proxies, or leftovers of another mode.
@@ -72,6 +74,7 @@ impl Cause {
     pub fn name(self) -> &'static str {
         match self {
             Self::NoProxy => "no-proxy",
+            Self::NoRules => "no-rules",
             Self::WrongFlavour => "wrong-flavour",
             Self::TwoProxies => "two-proxies",
             Self::SyncFails => "sync-fails",

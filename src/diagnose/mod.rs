@@ -195,7 +195,8 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
         (None, None) => String::new(),
     };
     let mut findings = rules::of(&seen);
-    findings.extend(rules::obstacles(&mut seen));
+    let obstacles = rules::obstacles(&mut seen, &findings);
+    findings.extend(obstacles);
     let views = views(&mut seen, &focus, asked.as_ref());
     if views.is_empty() {
         let others = if asked.is_some() { seen.services(&Focus::default()) } else { Vec::new() };

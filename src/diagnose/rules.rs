@@ -29,21 +29,7 @@ pub fn of(seen: &NodeInspection) -> Vec<Finding> {
         if seen.unread.iter().any(Unread::is_of_rules) {
             return findings;
         }
-        let what = match other_mode.first() {
-            Some(table) => format!(
-                "there are no rules of a kube-proxy on this node: there is {table}, and it has not the chains of one, so it \
-                 is half written, or another program's"
-            ),
-            None => "there are no rules of a kube-proxy on this node: no chain KUBE-SERVICES in the nat table, and no \
-                     table kube-proxy of nf_tables"
-                .to_owned(),
-        };
-        findings.push(Finding::certain(
-            Cause::NoProxy,
-            what,
-            "see whether kube-proxy runs on this node and what its log says: kubectl -n kube-system get pods -o wide \
-             -l k8s-app=kube-proxy",
-        ));
+        findings.push(no_rules(&other_mode, &seen.running_proxies()));
         return findings;
     }
     findings.extend(two_proxies(seen, &other_mode));
@@ -74,10 +60,36 @@ pub fn of(seen: &NodeInspection) -> Vec<Finding> {
     findings
 }
 
+/// There are no rules: because no proxy runs, or although one does. `other_mode`: tables that only look like a proxy's.
+fn no_rules(other_mode: &[String], running: &[u32]) -> Finding {
+    let found = match other_mode.first() {
+        Some(table) => {
+            format!("there is {table}, and it has not the chains of one, so it is half written, or another program's")
+        }
+        None => "no chain KUBE-SERVICES in the nat table, and no table kube-proxy of nf_tables".to_owned(),
+    };
+    match running.first() {
+        Some(process) => Finding::certain(
+            Cause::NoRules,
+            format!("kube-proxy runs on this node (process {process}) and has written no rules: {found}"),
+            "see what its log says last: it writes none until it has read its Node, Services and EndpointSlices, nor while \
+             its syncs fail",
+        ),
+        None => Finding::certain(
+            Cause::NoProxy,
+            format!("there are no rules of a kube-proxy on this node: {found}"),
+            "see whether kube-proxy runs on this node and what its log says: kubectl -n kube-system get pods -o wide \
+             -l k8s-app=kube-proxy",
+        ),
+    }
+}
+
 /// What keeps the proxy from changing its rules: a table that another process owns, or else syncs that do not succeed.
-pub fn obstacles(seen: &mut NodeInspection) -> Vec<Finding> {
+///
+/// Where there are no rules at all, that is the cause, and nothing is late.
+pub fn obstacles(seen: &mut NodeInspection, causes: &[Finding]) -> Vec<Finding> {
     let owned = owned(seen);
-    if !owned.is_empty() {
+    if !owned.is_empty() || causes.iter().any(|finding| finding.cause == Cause::NoRules) {
         return owned;
     }
     let late = seen.overdue_syncs().into_iter().map(|(family, since)| {

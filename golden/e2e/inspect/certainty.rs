@@ -134,6 +134,21 @@ fn syncs_that_fail_for_another_reason_are_found_by_the_metrics() {
     node.until("diagnose says so", || diagnose().contains(&"sync-fails".to_owned()));
 }
 
+#[test]
+fn proxy_that_has_written_nothing_yet_is_not_taken_for_one_that_does_not_run() {
+    let mut node = Node::new(BINARY);
+    let api = node.api_server_with_web(&["10.244.2.5"]);
+    let url = api.url();
+    // It waits for a Node of this name.
+    node.start(&["--master", &url, "--proxy-mode", "iptables", "--hostname-override", "elsewhere", "-v=2"]);
+    node.until_logged(&["Waiting up to", "elsewhere"]);
+    let output = node.netns().command(BINARY).args(["diagnose", "default/web"]).output().expect("it runs");
+    let said = printed(&output);
+    assert!(said.contains("CAUSE no-rules: kube-proxy runs on this node (process"), "{said}");
+    assert!(!said.contains("no-proxy") && !said.contains("sync-fails"), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+}
+
 /// The endpoints that a trace says packets may end at: those of its branches, and those of its doubts.
 fn ends(traced: &Value) -> Vec<String> {
     let to = |value: &Value| value["to"].as_str().unwrap_or_default().to_owned();
