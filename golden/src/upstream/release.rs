@@ -1,5 +1,6 @@
 //! The nftables tables of other kube-proxy releases, derived from one of 1.36.
 
+use super::table::numbered;
 use super::{ListedChain, ListedTable};
 
 /// The table of 1.31 and 1.32: other base chains and priorities, a mark chain, and no hairpin connections.
@@ -7,7 +8,7 @@ use super::{ListedChain, ListedTable};
 pub fn before_1_33(table: &ListedTable) -> ListedTable {
     let mut table = table.clone();
     let base = |hook: &str, priority: &str, rules: &[&str]| ListedChain {
-        base: Some(format!("type filter hook {hook} priority {priority}; policy accept;")),
+        base: Some(numbered(&format!("type filter hook {hook} priority {priority}; policy accept;"))),
         comment: None,
         rules: rules.iter().map(|chain| format!("ct state new jump {chain}")).collect(),
     };

@@ -24,7 +24,7 @@ impl ListedSet {
 /// A chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListedChain {
-    /// `type filter hook …` of a base chain.
+    /// `type filter hook …` of a base chain, with its priority as a number.
     pub base: Option<String>,
     /// `comment "…"`
     pub comment: Option<String>,
@@ -108,7 +108,7 @@ impl ListedTable {
             (_, Block::Chain(name)) => {
                 let chain = self.chains.entry(name.clone()).or_default();
                 if line.starts_with("type ") {
-                    chain.base = Some(line.to_owned());
+                    chain.base = Some(numbered(line));
                 } else if line.starts_with("comment ") {
                     chain.comment = Some(line.to_owned());
                 } else {
@@ -151,6 +151,26 @@ fn head(line: &str) -> Option<[&str; 3]> {
     }
 }
 
+/// A base chain's definition with its priority as a number. nft 1.0.6 prints `priority -110` for the output hook where
+/// 1.1.3 prints `priority dstnat - 10`.
+pub(super) fn numbered(base: &str) -> String {
+    let priorities =
+        [("raw", -300), ("mangle", -150), ("dstnat", -100), ("filter", 0), ("security", 50), ("srcnat", 100)];
+    let parts = base.split_once(" priority ").and_then(|(head, rest)| Some((head, rest.split_once(';')?)));
+    let Some((head, (priority, tail))) = parts else { return base.to_owned() };
+    let words: Vec<&str> = priority.split(' ').collect();
+    let named = |name: &str| priorities.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
+    let number = match words[..] {
+        [name] => named(name).or_else(|| name.parse::<i32>().ok()),
+        [name, sign @ ("+" | "-"), by] => named(name).zip(by.parse::<i32>().ok()).map(|(of, by)| match sign {
+            "+" => of + by,
+            _ => of - by,
+        }),
+        _ => None,
+    };
+    number.map_or_else(|| base.to_owned(), |number| format!("{head} priority {number};{tail}"))
+}
+
 /// Splits elements at commas outside of quotes.
 fn split(list: &str) -> Vec<String> {
     let mut elements = vec![String::new()];
@@ -177,4 +197,17 @@ fn of_element(text: &str) -> (String, (Option<String>, Option<String>)) {
 fn words_after<'a>(text: &'a str, marks: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
     let after = move |mark: &'a &'a str| text.split(*mark).skip(1);
     marks.iter().flat_map(after).filter_map(|rest| rest.split([' ', ',', '}']).next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn priorities_are_numbers_however_they_are_printed() {
+        for (printed, number) in [("dstnat - 10", -110), ("-110", -110), ("srcnat", 100), ("filter + 5", 5), ("0", 0)] {
+            let base = format!("type filter hook output priority {printed}; policy accept;");
+            assert_eq!(numbered(&base), format!("type filter hook output priority {number}; policy accept;"));
+        }
+    }
 }
