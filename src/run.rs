@@ -44,7 +44,7 @@ use crate::reporter::Reporter;
 use crate::servers::{self, Servers, ServersConfig};
 use crate::service_metrics;
 use crate::setup;
-use crate::source::{self, FamilySenders};
+use crate::source::{self, FamilySenders, Outages};
 use crate::stop::StopSignals;
 
 /// How long the API server may take to accept the last events.
@@ -166,7 +166,11 @@ async fn serve(line: &CommandLine, settings: &ValidatedConfig, watch: Option<Con
     model.is(&senders);
     let (news, node) = unbounded_channel();
     let node = node::track(settings.clone(), families.clone(), node);
-    let source = source::start(flags, settings, families, news, health, (client, None))?;
+    let outages = Outages::default();
+    let read = outages.clone();
+    metrics.outages(Box::new(move || read.durations())).map_err(|error| format!("cannot create metrics: {error}"))?;
+    let api = client.map(|client| (client, outages));
+    let source = source::start(flags, settings, families, news, health, (api, None))?;
     events.starting();
     let result = tokio::select! {
         () = stop.wait() => Ok(()),

@@ -18,6 +18,8 @@ pub enum Cause {
     TwoProxies,
     /// The proxy cannot change its rules.
     SyncFails,
+    /// The proxy cannot read objects from the API server.
+    WatchFails,
     /// No such Service.
     NoSuchService,
     /// A Service has the address, and another port.
@@ -78,6 +80,7 @@ impl Cause {
             Self::WrongFlavour => "wrong-flavour",
             Self::TwoProxies => "two-proxies",
             Self::SyncFails => "sync-fails",
+            Self::WatchFails => "watch-fails",
             Self::NoSuchService => "no-such-service",
             Self::NoSuchPort => "no-such-port",
             Self::NoEndpoints => "no-endpoints",

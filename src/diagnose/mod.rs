@@ -196,6 +196,7 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
     };
     let mut findings = rules::of(&seen);
     let obstacles = rules::obstacles(&mut seen, &findings);
+    let is_outdated = obstacles.iter().any(|finding| finding.cause == Cause::WatchFails);
     findings.extend(obstacles);
     let views = views(&mut seen, &focus, asked.as_ref());
     if views.is_empty() {
@@ -203,7 +204,7 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
         findings.extend(services::unknown(&seen, asked.as_ref(), &name, &others));
     }
     findings.extend(views.iter().flat_map(|view| services::of(view, asked.as_ref())));
-    findings.extend(rules::drift(&mut seen, &focus, &views));
+    findings.extend(rules::drift(&mut seen, &focus, &views, is_outdated));
     let facts = Facts::of(&seen);
     seen.unread.extend(node::unread(&facts));
     let senders = Senders { from: arguments.from.as_deref(), interface: arguments.in_interface.as_deref() };

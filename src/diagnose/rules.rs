@@ -2,10 +2,13 @@
 //!
 //! Except for drift they do not depend on the Service in question.
 
+use std::time::Duration;
+
 use netfilter::nft::Expression;
 use proxier_inspect::services::{AddressVerdict, ServicePortView};
 
 use super::finding::{Cause, Finding};
+use crate::inspect::obstacles::unread_kinds;
 use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::inspect::{Focus, NFTABLES, NodeInspection};
@@ -84,7 +87,7 @@ fn no_rules(other_mode: &[String], running: &[u32]) -> Finding {
     }
 }
 
-/// What keeps the proxy from changing its rules: a table that another process owns, or else syncs that do not succeed.
+/// What keeps the proxy from changing its rules: a table that another process owns, or else syncs or watches that fail.
 ///
 /// Where there are no rules at all, that is the cause, and nothing is late.
 pub fn obstacles(seen: &mut NodeInspection, causes: &[Finding]) -> Vec<Finding> {
@@ -92,7 +95,9 @@ pub fn obstacles(seen: &mut NodeInspection, causes: &[Finding]) -> Vec<Finding> 
     if !owned.is_empty() || causes.iter().any(|finding| finding.cause == Cause::NoRules) {
         return owned;
     }
-    let late = seen.overdue_syncs().into_iter().map(|(family, since)| {
+    let Some(metrics) = seen.metrics_of_proxy() else { return Vec::new() };
+    let unread = unread_kinds(&metrics);
+    let late = seen.overdue_syncs(&metrics).into_iter().map(|(family, since)| {
         let of = if family.is_empty() { String::new() } else { format!(" of {family}") };
         let what = format!(
             "the running kube-proxy has not written a change{of} for {} s: its syncs fail or hang, and the kernel keeps \
@@ -102,7 +107,21 @@ pub fn obstacles(seen: &mut NodeInspection, causes: &[Finding]) -> Vec<Finding> 
         let next = "see what its log says of the last sync: kubectl -n kube-system logs, or journalctl";
         Finding::certain(Cause::SyncFails, what, next)
     });
-    late.collect()
+    late.chain(watch_fails(&unread)).collect()
+}
+
+/// The kinds of objects that the proxy does not read any more.
+fn watch_fails(unread: &[(String, Duration)]) -> Option<Finding> {
+    let longest = unread.iter().map(|(_, lasted)| *lasted).max()?;
+    let kinds: Vec<String> = unread.iter().map(|(kind, _)| format!("{kind}s")).collect();
+    let what = format!(
+        "the running kube-proxy has failed to read {} from the API server for {} s: the kernel keeps rules of older objects",
+        kinds.join(", "),
+        longest.as_secs()
+    );
+    let next = "see its log for \"Failed to watch\": the address, the certificate, the credentials or the rights with which \
+                it asks the API server";
+    Some(Finding::certain(Cause::WatchFails, what, next))
 }
 
 /// Tables that another process owns: the proxy cannot change them, and keeps the rules that are there.
@@ -212,9 +231,11 @@ fn two_proxies(seen: &NodeInspection, other_modes: &[String]) -> Vec<Finding> {
 }
 
 /// Whether the rules of a Service are what they should be; without objects, whether they make sense.
-pub fn drift(seen: &mut NodeInspection, focus: &Focus, views: &[ServicePortView]) -> Vec<Finding> {
-    const NEXT: &str = "see kube-proxy dump for all of them; the proxy repairs them within its sync period if it runs: look \
-                        at its log, and at who else writes rules on this node";
+///
+/// `is_outdated`: the proxy has not read the objects of now.
+pub fn drift(seen: &mut NodeInspection, focus: &Focus, views: &[ServicePortView], is_outdated: bool) -> Vec<Finding> {
+    const NEXT: &str = "see kube-proxy dump for all of them; the proxy repairs them within its sync period if it runs and \
+                        reads the API server: look at its log, and at who else writes rules on this node";
     if seen.rules.mode().is_none() {
         return Vec::new();
     }
@@ -231,7 +252,9 @@ pub fn drift(seen: &mut NodeInspection, focus: &Focus, views: &[ServicePortView]
         let more = differences.len().saturating_sub(LISTED);
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
         let what = format!("the rules are not as they should be: {}{more}", listed.join("; "));
-        return vec![Finding::certain(Cause::RulesAltered, what, NEXT)];
+        let altered = Finding::certain(Cause::RulesAltered, what, NEXT);
+        // They may be those of older objects.
+        return vec![Finding { certain: !is_outdated, ..altered }];
     }
     let broken = views.iter().filter(|view| {
         let promises = view.addresses.iter().any(|address| address.verdict == AddressVerdict::Endpoints);

@@ -17,7 +17,7 @@ use crate::client;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::source::NodeUpdate;
-use crate::source::{self, FamilySenders};
+use crate::source::{self, FamilySenders, Outages};
 
 /// How often to look whether everything has come.
 const LOOK: Duration = Duration::from_millis(10);
@@ -56,7 +56,7 @@ async fn list(asked: &ResolvedSources, only: Option<&NamespacedName>, coming: &m
     }
     let client = match objects {
         Some(_) => None,
-        None => Some(client::connect(settings, master, &metrics).await?.objects),
+        None => Some((client::connect(settings, master, &metrics).await?.objects, Outages::default())),
     };
     let flags = SourceFlags { objects: objects.clone(), ..SourceFlags::default() };
     let (sender, mut news) = unbounded_channel();

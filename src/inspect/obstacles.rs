@@ -17,6 +17,10 @@ use super::running::body;
 /// Metrics of every kube-proxy: when a change was queued last, and when a sync succeeded last.
 const QUEUED: &str = "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds";
 const SYNCED: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+/// Ours: how long objects of a kind could not be read.
+const FAILING: &str = "kubeproxy_watch_failing_seconds";
+/// Shorter failures are retried: an API server that restarts, a rolled-out certificate.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time after which a queued change should be in the kernel, beyond the minimum interval of syncs.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -63,33 +67,48 @@ impl NodeInspection {
     }
 
     /// The changes that the running proxy has not written in time, by its metrics: the label of the family (empty if there
-    /// is none), and for how long. Empty if no proxy answers.
+    /// is none), and for how long.
     #[must_use]
-    pub fn overdue_syncs(&self) -> Vec<(String, Duration)> {
-        let Some(mut at) = self.settings.metrics.filter(|_| !self.running_proxies().is_empty()) else {
-            return Vec::new();
-        };
+    pub fn overdue_syncs(&self, metrics: &str) -> Vec<(String, Duration)> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        overdue(metrics, now, SYNC_TIMEOUT + self.settings.proxier.periods.min)
+    }
+
+    /// The metrics of the running proxy; `None` if none runs or answers.
+    #[must_use]
+    pub fn metrics_of_proxy(&self) -> Option<String> {
+        let mut at = self.settings.metrics.filter(|_| !self.running_proxies().is_empty())?;
         if at.ip().is_unspecified() {
             at.set_ip(if at.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
         }
-        let Ok(metrics) = body(at, "/metrics") else { return Vec::new() };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        overdue(&metrics, now, SYNC_TIMEOUT + self.settings.proxier.periods.min)
+        body(at, "/metrics").ok()
     }
+}
+
+/// The kinds of objects that the running proxy has failed to read for a while, by its metrics, and for how long. Upstream's
+/// proxy does not say so.
+#[must_use]
+pub fn unread_kinds(metrics: &str) -> Vec<(String, Duration)> {
+    let failing = values(metrics, FAILING);
+    failing.filter(|(_, lasted)| *lasted > WATCH_TIMEOUT).collect()
+}
+
+/// The samples of a metric: the value of their first label (empty if there is none), and the time that they mean.
+fn values<'a>(metrics: &'a str, name: &'static str) -> impl Iterator<Item = (String, Duration)> + 'a {
+    metrics.lines().filter_map(move |line| {
+        let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
+        let seconds = value.parse::<f64>().ok()?;
+        let time = Duration::try_from_secs_f64(seconds).ok()?;
+        Some((labels.split('"').nth(1).unwrap_or_default().to_owned(), time))
+    })
 }
 
 /// The families whose last change was queued `timeout` ago or earlier and not synced since, with its age.
 fn overdue(metrics: &str, now: Duration, timeout: Duration) -> Vec<(String, Duration)> {
-    let values = |name: &'static str| {
-        metrics.lines().filter_map(move |line| {
-            let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
-            let seconds = value.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && *seconds >= 0.0)?;
-            Some((labels.split('"').nth(1).unwrap_or_default().to_owned(), Duration::from_secs_f64(seconds)))
-        })
-    };
-    let synced = |family: &str| values(SYNCED).find(|(other, _)| other == family).map_or(Duration::ZERO, |(_, at)| at);
-    let late =
-        values(QUEUED).filter(|(family, queued)| *queued > synced(family) && now.saturating_sub(*queued) > timeout);
+    let synced =
+        |family: &str| values(metrics, SYNCED).find(|(other, _)| other == family).map_or(Duration::ZERO, |(_, at)| at);
+    let late = values(metrics, QUEUED)
+        .filter(|(family, queued)| *queued > synced(family) && now.saturating_sub(*queued) > timeout);
     late.map(|(family, queued)| (family, now.saturating_sub(queued))).collect()
 }
 
@@ -120,6 +139,15 @@ mod tests {
         assert_eq!(has(NET_ADMIN, &status("0000000000001000")), Some(true));
         assert_eq!(has(NET_ADMIN, &status("000001ffffffefff")), Some(false));
         assert_eq!(has(NET_ADMIN, "Name:\tkube-proxy\n"), None);
+    }
+
+    #[test]
+    fn kinds_that_fail_for_long_are_told_from_short_failures() {
+        let metrics = "kubeproxy_watch_failing_seconds{kind=\"Node\"} 0\n\
+            kubeproxy_watch_failing_seconds{kind=\"Service\"} 3.5\n\
+            kubeproxy_watch_failing_seconds{kind=\"EndpointSlice\"} 312.25\n";
+        assert_eq!(unread_kinds(metrics), [("EndpointSlice".to_owned(), Duration::from_millis(312_250))]);
+        assert_eq!(unread_kinds("kubeproxy_watch_failing_seconds{kind=\"Node\"} NaN\n"), []);
     }
 
     #[test]

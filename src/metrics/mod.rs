@@ -7,6 +7,7 @@ mod encode;
 mod facts;
 mod localhost;
 mod make;
+mod outages;
 mod packets;
 pub mod process;
 mod rules;
@@ -27,6 +28,7 @@ pub use self::client::{RequestMetrics, ServerRequestMetrics};
 pub use self::facts::Feature;
 pub use self::localhost::{LocalhostMetrics, RejectedPackets};
 use self::make::{FAMILY, Registrar, counters, durations, latencies, opts};
+pub use self::outages::ReadOutages;
 pub use self::packets::ReadCounters;
 use self::rules::RuleMetrics;
 pub use self::services::{FamilyTraffic, PortTraffic, ReadTraffic};
@@ -182,6 +184,14 @@ impl Metrics {
     /// They are registered already.
     pub fn rejected_packets(&self, read: Box<dyn Fn() -> RejectedPackets + Send + Sync>) -> Result<()> {
         self.registry.register(Box::new(localhost::RejectedPacketCollector::new(read)?))
+    }
+
+    /// Exposes how long objects could not be read.
+    ///
+    /// # Errors
+    /// It is registered already.
+    pub fn outages(&self, read: ReadOutages) -> Result<()> {
+        self.registry.register(Box::new(outages::OutageCollector::new(read)?))
     }
 
     /// The metrics of the API server's client.

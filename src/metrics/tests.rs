@@ -99,6 +99,7 @@ fn exercised(mode: &str) -> Metrics {
         let rejected: RejectedPackets = [((IpFamily::V4, Protocol::Udp), 3)].into();
         metrics.rejected_packets(Box::new(move || rejected.clone())).expect("counters");
     }
+    metrics.outages(Box::new(|| [("EndpointSlice", Duration::from_secs(312))].into())).expect("durations");
     traffic(&metrics, mode == "ipvs");
     if mode == "iptables" {
         let counted = [("ct_state_invalid_dropped_pkts", 4), ("localhost_nps_accepted_pkts", 5), ("other", 6)];

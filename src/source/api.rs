@@ -6,14 +6,14 @@ use proxier::track::Kind;
 
 use super::reflector::{Reflector, Resource, StreamedLists};
 use super::wire::Encoding;
-use super::{RunningSource, Sink};
+use super::{Outages, RunningSource, Sink};
 use crate::client::ApiClient;
 use crate::config::{self, ValidatedConfig};
 
 /// Lists and watches forever; waits for a server that does not answer. `only` restricts it to one Service and its
-/// EndpointSlices.
+/// EndpointSlices. The outages of each kind are recorded.
 pub fn start(
-    client: ApiClient,
+    (client, outages): (ApiClient, Outages),
     settings: &ValidatedConfig,
     only: Option<&NamespacedName>,
     sinks: [Sink; 4],
@@ -22,7 +22,7 @@ pub fn start(
     let (accept, streamed_lists) = (accept(&settings.client), StreamedLists::default());
     let reflect = |kind, sink| {
         let resource = Resource::new(kind, &settings.proxier.node_name, only);
-        Reflector::new(client.clone(), resource, &accept, &streamed_lists, sink).run()
+        Reflector::new(client.clone(), resource, &accept, (&streamed_lists, &outages), sink).run()
     };
     let nodes = reflect(Kind::Node, nodes);
     let services = reflect(Kind::Service, services);

@@ -5,6 +5,7 @@
 mod api;
 mod files;
 pub mod objects;
+mod outage;
 mod problems;
 mod reflector;
 pub mod wire;
@@ -21,6 +22,8 @@ use proxier::track::{Change, Kind, Object, ObjectKey, Translation, Translator};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
+
+pub use self::outage::Outages;
 
 use self::problems::LoggedProblems;
 use crate::cli::SourceFlags;
@@ -198,11 +201,11 @@ pub fn start(
     families: FamilySenders,
     node: UnboundedSender<NodeUpdate>,
     health: Arc<Health>,
-    (client, only): (Option<ApiClient>, Option<NamespacedName>),
+    (client, only): (Option<(ApiClient, Outages)>, Option<NamespacedName>),
 ) -> Result<RunningSource, String> {
     let sink = move || Sink::new(settings, families.clone(), node.clone(), health.clone());
     match (client, &flags.objects) {
-        (Some(client), _) => Ok(api::start(client, settings, only.as_ref(), [sink(), sink(), sink(), sink()])),
+        (Some(api), _) => Ok(api::start(api, settings, only.as_ref(), [sink(), sink(), sink(), sink()])),
         (None, Some(path)) => Ok(files::start(path.clone(), only, sink())),
         (None, None) => Err("neither an API server nor --objects is configured".to_owned()),
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
+use golden::apiserver::End;
 use golden::cluster::Protocol::Tcp;
 use golden::cluster::{Cluster, Failure, Family, NODE, POD_5, POD_6, Service, eventually, ready};
 use golden::flavour::Flavour;
@@ -132,6 +133,37 @@ fn syncs_that_fail_for_another_reason_are_found_by_the_metrics() {
     api.apply(slice("web-1", "web", &["10.244.2.6"]));
     node.until_logged(&["sync failed"]);
     node.until("diagnose says so", || diagnose().contains(&"sync-fails".to_owned()));
+}
+
+#[test]
+fn rules_of_older_objects_are_not_called_altered_while_the_proxy_cannot_read_new_ones() {
+    let mut node = Node::new(BINARY);
+    let api = node.api_server_with_web(&["10.244.2.5"]);
+    node.start(&["--master", &api.url(), "--proxy-mode", "iptables"]);
+    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    // As after the rotation of a token that the proxy does not take: 401 from now on, and the objects change.
+    api.require_token(Some("new"));
+    for kind in ["Node", "Service", "EndpointSlice"] {
+        api.end_watches_of(kind, End::Clean);
+    }
+    node.until_logged(&["Failed to watch EndpointSlices", "401"]);
+    api.apply(slice("web-1", "web", &["10.244.2.6"]));
+    let kubeconfig = api.kubeconfig(node.dir());
+    let diagnose = || {
+        let mut command = node.netns().command(BINARY);
+        command
+            .args(["diagnose", "default/web", "-o", "wide", "--kubeconfig"])
+            .arg(&kubeconfig)
+            .output()
+            .expect("it runs")
+    };
+    node.until("diagnose says so", || printed(&diagnose()).contains("CAUSE watch-fails: the running kube-proxy"));
+    let said = printed(&diagnose());
+    assert!(said.contains("EndpointSlices") && !said.contains("CAUSE rules-altered"), "{said}");
+    assert!(said.contains("10.244.2.6"), "the difference is shown: {said}");
+    api.require_token(None);
+    node.until_leads("default/web:http", &["10.244.2.6:8080"]);
+    node.until("it is over", || !printed(&diagnose()).contains("watch-fails"));
 }
 
 #[test]

@@ -28,8 +28,8 @@ use self::failure::Failure;
 use self::transport::{OkResponse, Transport};
 use self::version::Version;
 use self::watch::Watch;
-use super::Sink;
 use super::wire::WatchEvent;
+use super::{Outages, Sink};
 use crate::client::Verb;
 
 /// The timeout requested for a watch, at least; at most twice as long.
@@ -77,6 +77,7 @@ pub struct Reflector<T> {
     resource: Resource,
     accept: String,
     streamed_lists: StreamedLists,
+    outages: Outages,
     version: Version,
     backoff: Backoff,
     /// Whether watches of this server have bookmarks.
@@ -88,12 +89,20 @@ pub struct Reflector<T> {
 
 impl<T: Transport> Reflector<T> {
     /// `accept`: the Accept header of all requests.
-    pub fn new(transport: T, resource: Resource, accept: &str, streamed_lists: &StreamedLists, sink: Sink) -> Self {
+    pub fn new(
+        transport: T,
+        resource: Resource,
+        accept: &str,
+        (streamed_lists, outages): (&StreamedLists, &Outages),
+        sink: Sink,
+    ) -> Self {
+        outages.add(resource.kind);
         Self {
             transport,
             resource,
             accept: accept.to_owned(),
             streamed_lists: streamed_lists.clone(),
+            outages: outages.clone(),
             version: Version::default(),
             backoff: Backoff::default(),
             has_bookmarks: false,
@@ -195,6 +204,7 @@ impl<T: Transport> Reflector<T> {
     fn listed(&mut self, version: String, in_part: bool) {
         let kind = self.resource.kind;
         self.version.listed(version);
+        self.outages.recovered(kind);
         self.sink.mark(&if in_part { Change::ListedInPart(kind) } else { Change::Listed(kind) });
     }
 
@@ -211,6 +221,7 @@ impl<T: Transport> Reflector<T> {
             }
         };
         self.backoff.healthy(Instant::now());
+        self.outages.recovered(self.resource.kind);
         let ended = loop {
             let silence = if self.has_bookmarks {
                 BOOKMARK_TIMEOUT
@@ -281,6 +292,7 @@ impl<T: Transport> Reflector<T> {
         } else {
             warn!("{line}");
         }
+        self.outages.failed(kind, matches!(failure, Failure::Short(_)));
         self.sink.report_failure(kind, &text);
         self.last_failure = text;
         sleep(pause).await;

@@ -129,7 +129,8 @@ impl Reflected {
         let sink = Sink::new(&settings, families, updates, Arc::new(Health::new(Duration::from_secs(30), true)));
         let streamed_lists = StreamedLists::default();
         let resource = Resource::new(Kind::Service, "node-a", None);
-        let reflector = Reflector::new(server.clone(), resource, "application/json", &streamed_lists, sink);
+        let reflector =
+            Reflector::new(server.clone(), resource, "application/json", (&streamed_lists, &Outages::default()), sink);
         let task = tokio::spawn(reflector.run());
         Self { server, changes, news, streamed_lists, task }
     }
