@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use netfilter::IpFamily;
-use netfilter::kernel::{WriterPriority, cpu_time};
+use netfilter::kernel::{Flavour, WriterPriority, cpu_time};
 use nix::sched::{CloneFlags, unshare};
-use proxier::leftovers;
+use proxier::leftovers::{self, ActiveMode};
 
 const ENDPOINTS: usize = 10;
 /// Services per transaction: iptables-nft-restore is quadratic in the chains of one.
@@ -87,11 +87,13 @@ fn measure(flavour: &str, services: usize) {
     } else {
         restore(flavour, &text);
     }
+    // Legacy tables are left by a move to the nf_tables flavour, those of nf_tables by a move to legacy.
+    let running = ActiveMode::Iptables(Some(if flavour == "legacy" { Flavour::Nft } else { Flavour::Legacy }));
     let (priority, ended) = (WriterPriority::default(), AtomicBool::new(false));
     let (begun, cpu) = (Instant::now(), cpu_time());
     let waited = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| longest_wait(&priority, &ended));
-        let removed = leftovers::remove(IpFamily::V4, None, false, &priority);
+        let removed = leftovers::remove(IpFamily::V4, Some(running), false, &priority);
         ended.store(true, Ordering::Relaxed);
         removed.expect("everything can be removed");
         waiting.join().expect("no panic")

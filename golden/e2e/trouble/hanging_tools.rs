@@ -98,7 +98,7 @@ fn hanging_drift_check_is_unhealthy_although_no_change_waits() {
 }
 
 #[test]
-fn hanging_sweep_of_leftovers_delays_a_change_by_its_time_of_grace_at_most() {
+fn hanging_sweep_of_leftovers_delays_no_change() {
     let (world, tools) = running(|world, tools| {
         // A chain of IPVS mode in the other flavour, where the sweep needs the programs.
         world.node.netns().run("iptables-legacy -w -t filter -N KUBE-IPVS-FILTER");

@@ -70,7 +70,10 @@ pub fn remove(
     let mut ipvs_was_here = false;
     for flavour in Flavour::ALL {
         let in_use = running.filter(|running| running.uses(flavour));
-        match remove_rules(family, flavour, in_use, priority) {
+        // Syncs of the nf_tables flavour neither take the lock of the legacy tables nor wait for it.
+        let apart = WriterPriority::default();
+        let is_apart = flavour == Flavour::Legacy && running.is_some() && in_use.is_none();
+        match remove_rules(family, flavour, in_use, if is_apart { &apart } else { priority }) {
             Ok((found, kept)) => {
                 ipvs_was_here |= found;
                 errors.extend(kept);

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use netfilter::iptables::{Chain, Rule, Table};
-use netfilter::kernel::{IptablesTool, NativeIptables, WriterPriority};
+use netfilter::kernel::{Flavour, IptablesTool, NativeIptables, WriterPriority};
 use netfilter::{IpFamily, Restore};
 use proxier::leftovers::{self, ActiveMode};
 
@@ -96,6 +96,19 @@ fn jumps_in_a_built_in_chain_of_another_priority_go_and_what_nft_made_stays() {
         let left = run("nft list table ip nat");
         assert!(!left.contains("KUBE-SERVICES") && !left.contains("KUBE-SVC"), "{left}");
         assert!(left.contains("192.0.2.7") && left.contains("KUBE-SET"), "{left}");
+    });
+}
+
+#[test]
+fn legacy_leftovers_do_not_wait_for_syncs_of_the_nf_tables_flavour_nor_these_for_them() {
+    in_namespace(|| {
+        restore("legacy", &services(3));
+        let priority = WriterPriority::default();
+        let sync = priority.write();
+        let running = ActiveMode::Iptables(Some(Flavour::Nft));
+        leftovers::remove(IpFamily::V4, Some(running), false, &priority).expect("all goes during a sync");
+        drop(sync);
+        assert_eq!(saved("legacy"), [""; 0]);
     });
 }
 
