@@ -238,23 +238,30 @@ impl Lab {
 
     /// The listeners at ports from 30000 on and their answers at the node's address, in the format of the recording.
     fn health_checks(&self) -> String {
+        let answer = |port: &str| {
+            let answer = self.node.try_run(&format!("curl -s -m 2 -i http://192.168.50.2:{port}/"));
+            String::from_utf8_lossy(&answer.stdout).replace('\r', "")
+        };
         let sockets = self.node.run("ss -Hltn");
         let sockets: BTreeSet<(&str, &str)> = sockets
             .lines()
             .filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':'))
             .filter(|(_, port)| port.len() == 5 && port.starts_with('3'))
-            // A dual-stack socket counts as the two sockets of kube-proxy.
+            // A dual-stack socket counts as the two sockets of kube-proxy. Without the kernel's inet_diag, `ss` does not
+            // know which sockets are: those that answer in IPv4.
             .flat_map(|(address, port)| {
-                let addresses: &[&str] = if address == "*" { &["0.0.0.0", "[::]"] } else { &[address] };
+                let addresses: &[&str] = match address {
+                    "*" if answer(port).is_empty() => &["[::]"],
+                    "*" => &["0.0.0.0", "[::]"],
+                    _ => &[address],
+                };
                 addresses.iter().map(move |address| (*address, port)).collect::<Vec<_>>()
             })
             .collect();
         let names: Vec<String> = sockets.iter().map(|(address, port)| format!("{address}:{port}")).collect();
         let mut text = format!("listen {}\n", names.join(" "));
         for (_, port) in sockets {
-            let answer = self.node.try_run(&format!("curl -s -m 2 -i http://192.168.50.2:{port}/"));
-            let answer = String::from_utf8_lossy(&answer.stdout).replace('\r', "");
-            text += &format!("--- {port}\n{answer}\n");
+            text += &format!("--- {port}\n{}\n", answer(port));
         }
         text
     }
