@@ -1,5 +1,6 @@
 //! Changes shared chains rule by rule, so that a new or deleted Service costs what its own rules cost.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use netfilter::{EditedChain, RuleEdit, SavedChain};
@@ -28,8 +29,8 @@ impl<F> Planner<'_, F> {
         let Some(written) = state.fixed.get(&(table, chain)).filter(|_| self.input.edits_rules) else { return false };
         let (mut before, mut after) = (SavedChain::default(), SavedChain::default());
         let mut edits = Vec::new();
-        for name in merged(self.input.snapshot.ports.keys(), changed) {
-            let old = state.ports.get(name).map_or_else(SavedChain::default, |port| port.shared[index]);
+        let programmed = state.ports.iter().map(|(name, port)| (name, port.shared[index]));
+        for (name, old) in merged(programmed, changed) {
             let mut new = old;
             if changed.contains(name) {
                 let (owner, rules) =
@@ -57,20 +58,27 @@ impl<F> Planner<'_, F> {
     }
 }
 
-/// The names of both, in order, each once.
+/// The programmed Service ports and the changed ones, in order, each once; those that are not programmed have no rules.
 fn merged<'a>(
-    names: impl Iterator<Item = &'a ServicePortName>,
-    others: &'a BTreeSet<ServicePortName>,
-) -> impl Iterator<Item = &'a ServicePortName> {
-    let (mut names, mut others) = (names.peekable(), others.iter().peekable());
-    std::iter::from_fn(move || match (names.peek(), others.peek()) {
-        (Some(name), Some(other)) => {
-            let order = name.cmp(other);
-            let name = if order.is_le() { names.next() } else { None };
-            let other = if order.is_ge() { others.next() } else { None };
-            name.or(other)
+    programmed: impl Iterator<Item = (&'a ServicePortName, SavedChain)>,
+    changed: &'a BTreeSet<ServicePortName>,
+) -> impl Iterator<Item = (&'a ServicePortName, SavedChain)> {
+    let (mut programmed, mut changed, mut next_changed) = (programmed.peekable(), changed.iter(), None);
+    std::iter::from_fn(move || {
+        next_changed = next_changed.take().or_else(|| changed.next());
+        let order = match (programmed.peek(), next_changed) {
+            (Some((name, _)), Some(other)) => (*name).cmp(other),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        match order {
+            Ordering::Less => programmed.next(),
+            Ordering::Equal => {
+                next_changed = None;
+                programmed.next()
+            }
+            Ordering::Greater => Some((next_changed.take()?, SavedChain::default())),
         }
-        _ => names.next().or_else(|| others.next()),
     })
 }
 
@@ -87,9 +95,10 @@ mod tests {
     #[test]
     fn names_of_both_come_in_order_and_once() {
         let names = ["a", "c", "d"].map(name);
-        let others: BTreeSet<_> = ["b", "c", "e", "f"].map(name).into();
-        let all: Vec<String> = merged(names.iter(), &others).map(|name| name.service.name.to_string()).collect();
-        assert_eq!(all, ["a", "b", "c", "d", "e", "f"]);
-        assert_eq!(merged(names.iter(), &BTreeSet::new()).count(), 3);
+        let programmed = || names.iter().map(|name| (name, SavedChain { rules: 1, fingerprint: 7 }));
+        let changed: BTreeSet<_> = ["b", "c", "e", "f"].map(name).into();
+        let all = merged(programmed(), &changed).map(|(name, old)| format!("{}{}", name.service.name, old.rules));
+        assert_eq!(all.collect::<Vec<_>>(), ["a1", "b0", "c1", "d1", "e0", "f0"]);
+        assert_eq!(merged(programmed(), &BTreeSet::new()).count(), 3);
     }
 }

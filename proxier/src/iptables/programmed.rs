@@ -2,7 +2,7 @@
 //!
 //! Kept small: 10,000 Services with 10 endpoints each have 120,000 chains.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 use netfilter::SavedChain;
@@ -72,7 +72,8 @@ impl Totals {
 /// The chains that this mode has written.
 #[derive(Debug, Default)]
 pub(super) struct ProgrammedChains {
-    pub ports: HashMap<ServicePortName, ProgrammedPort>,
+    /// In order: a change of a shared chain passes over all of them.
+    pub ports: BTreeMap<ServicePortName, ProgrammedPort>,
     /// The chains that do not depend on Services, and the shared ones.
     pub fixed: HashMap<(Table, Chain), SavedChain>,
     /// Stale chains whose deletion is postponed (large clusters).

@@ -39,7 +39,7 @@ fn try_remove(
 ) -> Result<Vec<SyncError>, SyncError> {
     let table = Table { family, name: stale.table.name().into() };
     let is_stale = |name: &str| Chain::parse(name).is_some_and(|chain| stale.has(&chain));
-    let (names, _) = names_of(&table)?;
+    let names = existing(&table, stale, tool)?;
     if !names.iter().any(|name| is_stale(name)) {
         return Ok(Vec::new());
     }
@@ -47,6 +47,19 @@ fn try_remove(
     remove_jumps(stale, tool, &exists)?;
     let kept = chains::delete(&table, priority, &is_stale)?;
     if kept.is_empty() { Ok(Vec::new()) } else { name_rules(stale, tool, kept) }
+}
+
+/// The sorted names of existing chains; only of those in question if their names are fixed, because a listing of many
+/// chains takes the kernel quadratic time.
+fn existing(table: &Table, stale: StaleChains<'_>, tool: &mut dyn IptablesTool) -> Result<Vec<Name>, SyncError> {
+    let Some(named) = stale.named() else { return Ok(names_of(table)?.0) };
+    let mut names = Vec::new();
+    for chain in named {
+        if tool.has_chain(stale.table, chain)? {
+            names.push(Name::from(chain.as_str()));
+        }
+    }
+    Ok(names)
 }
 
 /// Removes all copies of the jumps to existing chains.

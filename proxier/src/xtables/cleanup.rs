@@ -91,6 +91,20 @@ impl StaleChains<'_> {
         !stays && (self.owned.chains.contains(&place) || of_service())
     }
 
+    /// The chains that may be stale or that stale jumps lead to, unless those of Service ports may be stale too: these
+    /// have no fixed names.
+    #[must_use]
+    pub fn named(&self) -> Option<Vec<Chain>> {
+        if self.table == Table::Nat && !self.owned.services.is_empty() {
+            return None;
+        }
+        let fixed = self.owned.chains.iter().map(|(_, chain)| *chain).filter(|chain| self.has(chain));
+        let mut chains: Vec<Chain> = fixed.chain(self.jumps().map(|jump| jump.to)).collect();
+        chains.sort_unstable();
+        chains.dedup();
+        Some(chains)
+    }
+
     /// Removes everything stale in one transaction, and retries without what was refused.
     pub fn remove(&self, tool: &mut dyn IptablesTool) -> Vec<SyncError> {
         match self.try_remove(tool) {

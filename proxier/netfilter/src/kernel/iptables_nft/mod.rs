@@ -13,6 +13,7 @@ mod inspected;
 mod kept;
 mod known;
 mod lines;
+mod listing;
 mod matches;
 mod native;
 mod read;

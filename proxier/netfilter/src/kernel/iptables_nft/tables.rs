@@ -1,24 +1,17 @@
 //! Reads a table as [`IptablesTool::save`](crate::kernel::IptablesTool::save) returns it.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
-
-use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::base::BUILTIN;
 use super::inspected::RuleContent;
-use super::read::{NFNL_SUBSYS_NFTABLES, NftRules, ReadRule};
+use super::listing::ChainListing;
+use super::read::{NftRules, ReadRule};
 use super::rule::DecodedRule;
 use crate::iptables::{Chain, Table};
-use crate::kernel::netlink::{Dump, NFGENMSG_LENGTH, Netlink, Request, nfgenmsg, nfnetlink};
 use crate::kernel::nftables::{self, NftError};
 use crate::nft::ruleset::{self, TableId};
 use crate::{SavedChain, SavedTable, nft};
-
-const NFT_MSG_GETCHAIN: u8 = 4;
-const NFTA_CHAIN_TABLE: u16 = 1;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_HOOK: u16 = 4;
 
 /// The most chains that are read in one dump. For each 32 KiB the kernel passes over all rules before, so that its time
 /// is quadratic in the number of rules.
@@ -49,29 +42,6 @@ pub(super) fn text(rule: &DecodedRule, out: &mut String) {
     }
 }
 
-/// The user-defined chains of a table. A table that does not exist has none.
-///
-/// Chains that come or go while the kernel lists them may be missing, unless `is_whole`.
-fn user_chains(rules: &NftRules, table: Table, is_whole: bool) -> Result<Vec<Chain>, NftError> {
-    let kind = nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN);
-    let request = Request::new(kind, 0, &nfgenmsg(rules.family().nfproto()));
-    let mut chains = Vec::new();
-    let end = Netlink::open(NETLINK_NETFILTER)?.dump(&request, &mut |received| {
-        let attributes = received.attributes(NFGENMSG_LENGTH);
-        if attributes.text(NFTA_CHAIN_TABLE) == Some(table.name()) && attributes.find(NFTA_CHAIN_HOOK).is_none() {
-            chains.extend(attributes.text(NFTA_CHAIN_NAME).and_then(Chain::parse));
-        }
-        Ok(())
-    });
-    match end {
-        Ok(Dump::Complete) => Ok(chains),
-        Ok(Dump::Interrupted) if is_whole => Err(NftError::Interrupted),
-        Ok(Dump::Interrupted) => Ok(chains),
-        Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP)) => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// What is collected of a table's rules.
 #[derive(Default)]
 struct Collected {
@@ -82,7 +52,8 @@ struct Collected {
 }
 
 impl Collected {
-    fn add(&mut self, table: Table, chain: &str, read: &ReadRule) {
+    /// Adds a rule of a chain, which has this content before.
+    fn add_to(&mut self, content: &mut SavedChain, (table, chain): (Table, &str), read: &ReadRule) {
         if let DecodedRule::Unknown(unknown) = &read.rule
             && !unknown.is_compatible
         {
@@ -93,51 +64,71 @@ impl Collected {
         text(&read.rule, &mut self.buffer);
         if BUILTIN.contains(&chain) {
             self.builtin.push(format!("-A {chain}{}", self.buffer));
-        } else if let Some(chain) = Chain::parse(chain) {
-            self.chains.entry(chain).or_default().add(&self.buffer);
+        } else {
+            content.add(&self.buffer);
         }
     }
 
-    fn finish(mut self, names: Vec<Chain>) -> Readable<SavedTable> {
-        if let Some(incompatible) = self.incompatible {
-            return Err(incompatible);
+    fn add(&mut self, (table, chain): (Table, &str), read: &ReadRule) {
+        let user_chain = Chain::parse(chain).filter(|_| !BUILTIN.contains(&chain));
+        let mut content = user_chain.and_then(|chain| self.chains.get(&chain).copied()).unwrap_or_default();
+        self.add_to(&mut content, (table, chain), read);
+        self.chains.extend(user_chain.map(|chain| (chain, content)));
+    }
+
+    fn finish(self) -> Readable<SavedTable> {
+        match self.incompatible {
+            Some(incompatible) => Err(incompatible),
+            None => Ok(SavedTable { chains: self.chains, builtin: self.builtin }),
         }
-        let chains = names.into_iter().map(|name| (name, self.chains.remove(&name).unwrap_or_default())).collect();
-        Ok(SavedTable { chains, builtin: self.builtin })
     }
 }
 
 /// Reads a table: a fingerprint of each user-defined chain, and the rules of built-in chains as text.
 ///
-/// Chain by chain if there are many, or while other programs write all the time: each of them is whole.
-pub(super) fn save(rules: &mut NftRules, table: Table) -> Result<Readable<SavedTable>, NftError> {
-    match user_chains(rules, table, true) {
-        Ok(names) if names.len() > CHAINS_AT_ONCE => return save_by_chain(rules, table),
-        Ok(names) => match save_at_once(rules, table, names) {
+/// Chain by chain if there are many, or while other programs write all the time: each of them is whole. `generation` is
+/// that of nf_tables, if known.
+pub(super) fn save(
+    rules: &mut NftRules,
+    listing: &mut ChainListing,
+    (table, generation): (Table, Option<u32>),
+) -> Result<Readable<SavedTable>, NftError> {
+    let listed = listing.take(rules.family(), table, generation)?;
+    if listed.is_whole && listed.chains.len() <= CHAINS_AT_ONCE {
+        match save_at_once(rules, table, &listed.chains) {
             Err(NftError::Interrupted) => {}
             saved => return saved,
-        },
-        Err(NftError::Interrupted) => {}
-        Err(error) => return Err(error),
+        }
+        // Chains may have come or gone.
+        let listed = listing.take(rules.family(), table, None)?;
+        return save_by_chain(rules, table, listed.chains);
     }
-    save_by_chain(rules, table)
+    save_by_chain(rules, table, listed.chains)
 }
 
-fn save_at_once(rules: &mut NftRules, table: Table, names: Vec<Chain>) -> Result<Readable<SavedTable>, NftError> {
-    let add = |collected: &mut Collected, chain: &str, read| collected.add(table, chain, &read);
-    Ok(rules.table(table.name(), add)?.finish(names))
+fn save_at_once(rules: &mut NftRules, table: Table, names: &[Chain]) -> Result<Readable<SavedTable>, NftError> {
+    let add = |collected: &mut Collected, chain: &str, read| collected.add((table, chain), &read);
+    let mut collected = rules.table(table.name(), add)?;
+    let mut read = std::mem::take(&mut collected.chains);
+    collected.chains = names.iter().map(|name| (*name, read.remove(name).unwrap_or_default())).collect();
+    Ok(collected.finish())
 }
 
-fn save_by_chain(rules: &mut NftRules, table: Table) -> Result<Readable<SavedTable>, NftError> {
-    let names = user_chains(rules, table, false)?;
-    let mut collected = Collected::default();
-    let known: HashSet<&str> = BUILTIN.into_iter().chain(names.iter().map(Chain::as_str)).collect();
-    for chain in known {
+fn save_by_chain(rules: &mut NftRules, table: Table, names: Vec<Chain>) -> Result<Readable<SavedTable>, NftError> {
+    let mut collected = Collected { chains: HashMap::with_capacity(names.len()), ..Collected::default() };
+    for chain in BUILTIN {
         for read in rules.chain(table.name(), chain)? {
-            collected.add(table, chain, &read);
+            collected.add((table, chain), &read);
         }
     }
-    Ok(collected.finish(names))
+    for chain in names {
+        let mut content = SavedChain::default();
+        for read in rules.chain(table.name(), chain.as_str())? {
+            collected.add_to(&mut content, (table, chain.as_str()), &read);
+        }
+        collected.chains.insert(chain, content);
+    }
+    Ok(collected.finish())
 }
 
 /// For each of our chains that rules of other chains refer to: the first such rule.

@@ -10,6 +10,7 @@ use super::base::{self, BUILTIN};
 use super::batch::Batch;
 use super::known::KnownChains;
 use super::lines::{Lines, declared};
+use super::listing::ChainListing;
 use super::read::{NFTA_RULE_HANDLE, NftRules};
 use super::rule::DecodedRule;
 use super::tables::{self, Incompatible, Readable};
@@ -49,6 +50,8 @@ pub struct NativeIptables {
     largest_batch: usize,
     /// The chains that were changed rule by rule.
     known: KnownChains,
+    /// The chains of tables that are still to be read.
+    listing: ChainListing,
 }
 
 /// Why a batch was not applied.
@@ -112,6 +115,7 @@ impl NativeIptables {
             role: WriterRole::default(),
             largest_batch: BYTES_MAX,
             known: KnownChains::default(),
+            listing: ChainListing::default(),
         }
     }
 
@@ -260,6 +264,7 @@ impl NativeIptables {
     }
 
     fn restore_now(&mut self, restore: &Restore) -> Result<(), RestoreError> {
+        self.listing.forget();
         let mut first = 1;
         for (table, texts) in restore.texts() {
             let lines = Lines { table, texts, first, edited: restore.edited(table) };
@@ -319,7 +324,8 @@ fn readable<T>(table: Table, read: Result<Readable<T>, NftError>) -> Result<T, T
 
 impl IptablesTool for NativeIptables {
     fn save(&mut self, table: Table) -> Result<SavedTable, ToolError> {
-        readable(table, tables::save(&mut self.rules, table))
+        let generation = self.nf_tables.generation().ok();
+        readable(table, tables::save(&mut self.rules, &mut self.listing, (table, generation)))
     }
 
     fn restore(&mut self, restore: &Restore) -> Result<(), RestoreError> {
