@@ -356,7 +356,7 @@ fn verdict(branch: &Branch) -> String {
     let sender = if masqueraded { "with this node's source address" } else { "with its own source address" };
     match &branch.outcome.verdict {
         Verdict::Delivered(to) => format!("Verdict: delivered to {to}, {sender}."),
-        Verdict::Rejected => "Verdict: rejected. The client gets \"connection refused\" at once.".to_owned(),
+        Verdict::Rejected => "Verdict: rejected. The client gets an error at once: \"connection refused\", or that of the rule's reject type.".to_owned(),
         Verdict::Dropped => "Verdict: dropped silently. The client waits until it times out.".to_owned(),
         Verdict::Untouched => {
             format!("Verdict: passed on to its original destination, {sender}: no rule changed the destination.")

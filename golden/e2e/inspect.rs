@@ -12,4 +12,5 @@ mod localhost;
 mod native;
 mod nftables;
 mod node;
+mod outages;
 mod trace_nftables;

@@ -34,7 +34,7 @@ use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::inspect::{Focus, NodeInspection, inspect_node, nftables};
 use crate::terminal::{OutputWriter, Terminal, answer_with, json, text_output};
-use crate::trace::{destination, sender};
+use crate::trace::{HOST, destination, sender};
 
 /// The name and version of the JSON's schema.
 const SCHEMA: &str = "kube-proxy.diagnose/v1";
@@ -128,6 +128,9 @@ struct Diagnosis {
     unread: Vec<Unread>,
     /// Whether the packets that come back were followed: they are not.
     replies_checked: bool,
+    /// Whether a kube-proxy runs on this node, as far as processes and its page tell.
+    #[serde(skip)]
+    proxy_found: bool,
     /// The proxy's configuration and where it comes from.
     configuration: Option<String>,
 }
@@ -196,7 +199,8 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
     };
     let mut findings = rules::of(&seen);
     let obstacles = rules::obstacles(&mut seen, &findings);
-    let is_outdated = obstacles.iter().any(|finding| finding.cause == Cause::WatchFails);
+    let outdated = [Cause::WatchFails, Cause::NoRules];
+    let is_outdated = obstacles.iter().any(|finding| outdated.contains(&finding.cause));
     findings.extend(obstacles);
     let views = views(&mut seen, &focus, asked.as_ref());
     if views.is_empty() {
@@ -204,6 +208,7 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
         findings.extend(services::unknown(&seen, asked.as_ref(), &name, &others));
     }
     findings.extend(views.iter().flat_map(|view| services::of(view, asked.as_ref())));
+    services::without_node(&mut findings, &seen);
     findings.extend(rules::drift(&mut seen, &focus, &views, is_outdated));
     let facts = Facts::of(&seen);
     seen.unread.extend(node::unread(&facts));
@@ -225,20 +230,20 @@ fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
     let host_only = senders.is_host();
     let of_node = node::of(&facts, &views, host_only).into_iter();
     findings.extend(of_node.filter(|one| !hairpin || one.cause != Cause::Hairpin));
+    let proxy_found = seen.configuration.is_some() || !seen.running_proxies().is_empty();
     let (mut unread, configuration) = (seen.unread, seen.configuration);
     if let Some(asked) = asked.filter(|_| walks.followed.is_empty() && walks.not_followed.is_empty()) {
         let why = "neither rules nor objects have such an address of the Service, so no connection was followed";
         unread.push(Unread::new(&format!("the way to {asked}"), why));
     }
-    if asked.is_some() {
-        unread.extend(
-            walks.not_followed.iter().map(|skipped| Unread::new(&format!("the way {}", skipped.what), &*skipped.why)),
-        );
-    }
+    // Connections of the node itself fail where it has no route.
+    let counts = |skipped: &&Unread| asked.is_some() || skipped.what.starts_with(HOST);
+    let skipped = walks.not_followed.iter().filter(counts);
+    unread.extend(skipped.map(|skipped| Unread::new(&format!("the way {}", skipped.what), &*skipped.why)));
     if let Some(why) = missing_right() {
         unread.insert(0, Unread::new("the rules of this node", why));
     }
-    Ok(Diagnosis { configuration, ..summed_up(name, findings, walks, unread) })
+    Ok(Diagnosis { configuration, proxy_found, ..summed_up(name, findings, walks, unread) })
 }
 
 /// The Service ports to diagnose.
@@ -284,6 +289,7 @@ fn summed_up(target: String, mut findings: Vec<Finding>, walks: Walks, unread: V
         not_followed,
         unread,
         replies_checked: false,
+        proxy_found: false,
         configuration,
     }
 }

@@ -14,6 +14,10 @@ const NEXT: &str = "look at the network policies that apply, or at the firewall 
 /// Words of rules that give a packet another destination, in iptables and in nftables.
 const DIVERTING: [&str; 6] = ["-j DNAT", "-j REDIRECT", "-j TPROXY", "dnat", "redirect", "tproxy"];
 
+/// What to do about rules that the proxy mends.
+const MENDED: &str = "find out what changed them (nft monitor shows changes as they are made); the proxy mends them within \
+                      its sync period if it runs";
+
 /// How a finding about a packet that the routing code stopped begins.
 pub const NOT_ROUTED: &str = "the kernel does not route";
 
@@ -115,6 +119,22 @@ pub fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Opti
     let what = format!("{} ({}): {what}", view.name, view.family);
     let finding = Finding::certain(Cause::RefusedByOthers, what, NEXT).shown_by(format!("{}{found}", last.rule));
     Some(Finding { certain, ..finding })
+}
+
+/// A refusal by kube-proxy's own rules of what they should send to endpoints.
+pub fn own_refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<Finding> {
+    let last = branch.steps.last().filter(|_| branch.unrouted.is_none() && branch.policy.is_none())?;
+    let refused = matches!(branch.outcome.verdict, Verdict::Dropped | Verdict::Rejected);
+    let place = Refuser::of(last);
+    if !refused || !place.is_kube_proxy() || place.is_source_ranges() || place.is_localhost_reject() {
+        return None;
+    }
+    let what = format!(
+        "{} ({}): {packet} is refused by kube-proxy's own rules in chain {}, which have endpoints for it: part of them is missing",
+        view.name, view.family, place.chain
+    );
+    let finding = Finding::certain(Cause::RulesAltered, what, MENDED).shown_by(&*last.rule);
+    Some(Finding { certain: branch.doubts.is_empty(), ..finding })
 }
 
 /// The routing code did not pass it on.

@@ -8,13 +8,16 @@ use netfilter::nft::Expression;
 use proxier_inspect::services::{AddressVerdict, ServicePortView};
 
 use super::finding::{Cause, Finding};
-use crate::inspect::obstacles::unread_kinds;
+use crate::inspect::obstacles::{age_without_sync, unread_kinds};
 use crate::inspect::report::Unread;
 use crate::inspect::rules::FamilyRules;
 use crate::inspect::{Focus, NFTABLES, NodeInspection};
 
 /// Differences that are listed one by one; of more only the number is given.
 const LISTED: usize = 3;
+/// What to do where the proxy runs and has written nothing.
+const NOTHING_WRITTEN: &str = "see what its log says last: it writes none until it has read its Node (--hostname-override), \
+                               Services and EndpointSlices, nor while its syncs fail";
 /// Where packets have to find the way to the Services.
 const ENTRANCES: [&str; 2] = ["PREROUTING", "OUTPUT"];
 /// The same in nftables mode, in both layouts.
@@ -75,8 +78,7 @@ fn no_rules(other_mode: &[String], running: &[u32]) -> Finding {
         Some(process) => Finding::certain(
             Cause::NoRules,
             format!("kube-proxy runs on this node (process {process}) and has written no rules: {found}"),
-            "see what its log says last: it writes none until it has read its Node, Services and EndpointSlices, nor while \
-             its syncs fail",
+            NOTHING_WRITTEN,
         ),
         None => Finding::certain(
             Cause::NoProxy,
@@ -97,6 +99,9 @@ pub fn obstacles(seen: &mut NodeInspection, causes: &[Finding]) -> Vec<Finding> 
     }
     let Some(metrics) = seen.metrics_of_proxy() else { return Vec::new() };
     let unread = unread_kinds(&metrics);
+    if let Some(waiting) = never_synced(&metrics) {
+        return [waiting].into_iter().chain(watch_fails(&unread)).collect();
+    }
     let late = seen.overdue_syncs(&metrics).into_iter().map(|(family, since)| {
         let of = if family.is_empty() { String::new() } else { format!(" of {family}") };
         let what = format!(
@@ -108,6 +113,16 @@ pub fn obstacles(seen: &mut NodeInspection, causes: &[Finding]) -> Vec<Finding> 
         Finding::certain(Cause::SyncFails, what, next)
     });
     late.chain(watch_fails(&unread)).collect()
+}
+
+/// A proxy that has written nothing since it was started, while the rules of an earlier one are there.
+fn never_synced(metrics: &str) -> Option<Finding> {
+    let age = age_without_sync(metrics)?;
+    let what = format!(
+        "the running kube-proxy has written no rules since its start {} s ago: the kernel keeps those of before",
+        age.as_secs()
+    );
+    Some(Finding::certain(Cause::NoRules, what, NOTHING_WRITTEN))
 }
 
 /// The kinds of objects that the proxy does not read any more.

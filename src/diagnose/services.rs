@@ -4,6 +4,9 @@
 
 use proxier_inspect::services::{Address, AddressVerdict, Policy, ServicePortView};
 
+use proxier::model::NodeInfo;
+use proxier::track::Tracker;
+
 use super::TargetAddress;
 use super::finding::{Cause, Finding};
 use crate::inspect::NodeInspection;
@@ -51,9 +54,15 @@ pub fn unknown(
         }
     };
     let name = asked.map_or_else(|| name.to_owned(), |asked| format!("Service at {asked}"));
-    let knows =
-        if seen.objects.is_some() { "neither the objects nor the rules know" } else { "no rule on this node knows" };
-    let finding = Finding::certain(Cause::NoSuchService, format!("{knows} a {name}"), next);
+    let knows = if seen.objects.is_some() {
+        "neither objects nor rules have an address of"
+    } else {
+        "no rule on this node is for"
+    };
+    // What could not be read may have it.
+    let certain = seen.objects.is_some() || seen.unread.is_empty();
+    let finding = Finding::certain(Cause::NoSuchService, format!("{knows} {name}"), next);
+    let finding = Finding { certain, ..finding };
     // Without objects, a Service whose rules are damaged looks like one that does not exist.
     let unused = if seen.objects.is_some() { Vec::new() } else { seen.unused_chains() };
     Some(match unused.first() {
@@ -91,6 +100,21 @@ fn other_port(asked: &TargetAddress, others: &[ServicePortView]) -> Option<Findi
         ports.first().map(String::as_str).unwrap_or_default()
     );
     Some(Finding::certain(Cause::NoSuchPort, what, next))
+}
+
+/// Explains that no endpoint counts as local if the proxy's Node does not exist.
+pub fn without_node(findings: &mut [Finding], seen: &NodeInspection) {
+    let name = &seen.settings.proxier.node_name;
+    let is_unknown = |tracker: &Tracker| tracker.node_listed() && *tracker.node() == NodeInfo::default();
+    if !seen.objects.as_ref().is_some_and(|objects| objects.values().all(is_unknown)) {
+        return;
+    }
+    for finding in findings.iter_mut().filter(|finding| finding.cause == Cause::NoLocalEndpoints) {
+        finding.what += &format!("; there is no Node {name:?}, so none of the endpoints counts as local");
+        finding.next =
+            "start kube-proxy with the name of its Node: --hostname-override, or hostnameOverride in its file"
+                .to_owned();
+    }
 }
 
 fn is_of(name: &str, service: &str) -> bool {

@@ -42,7 +42,13 @@ pub fn of(diagnosis: &Diagnosis, terminal: Terminal, wide: bool) -> String {
         Status::CouldNotTell => (Style::Yellow, "No certain cause was found."),
     };
     out += &format!("{}\n", terminal.styled(style, end));
-    if diagnosis.status == Status::Healthy { out + REPLIES + "\n" } else { out }
+    if diagnosis.status != Status::Healthy {
+        return out;
+    }
+    if !diagnosis.proxy_found {
+        out += "No running kube-proxy was found on this node: changes since it ran are not in the rules.\n";
+    }
+    out + REPLIES + "\n"
 }
 
 /// Findings of one cause after the other; they are sorted by cause.

@@ -11,7 +11,7 @@ use super::TargetAddress;
 use super::finding::{Cause, Finding};
 use super::hairpin::hairpin;
 use super::loopback::{self, LocalhostFacts};
-use super::refusal::{NOT_ROUTED, diverted, refusal, undecided};
+use super::refusal::{NOT_ROUTED, diverted, own_refusal, refusal, undecided};
 use super::routes::Routes;
 use crate::inspect::NodeInspection;
 use crate::inspect::facts::Facts;
@@ -180,6 +180,8 @@ impl Following<'_> {
         let served_here = paths.node().is_local(to.0.ip());
         let refused = |branch: &Branch| match branch.outcome.verdict {
             Verdict::Dropped | Verdict::Rejected => true,
+            // Nothing listens at a node port but the proxy, at loopback addresses.
+            Verdict::Untouched if address.kind == AddressKind::NodePort => !self.localhost().is_served(&packet),
             Verdict::Untouched => !served_here,
             Verdict::Delivered(to) => view.endpoints.iter().all(|endpoint| endpoint.address != Some(to)),
             Verdict::Forwarded(..) => false,
@@ -234,6 +236,9 @@ impl Following<'_> {
     ) -> Vec<Finding> {
         let branches = &trace.branches;
         let mut findings: Vec<Finding> = branches.iter().filter_map(|branch| refusal(view, packet, branch)).collect();
+        if address.verdict == AddressVerdict::Endpoints {
+            findings.extend(branches.iter().find_map(|branch| own_refusal(view, packet, branch)));
+        }
         findings.extend(untranslated(view, address, packet, trace, (paths, &self.localhost())));
         findings.extend(branches.iter().find_map(|branch| forwarded(view, branch)));
         findings.extend(branches.iter().find_map(|branch| diverted(view, packet, branch)));

@@ -17,6 +17,8 @@ use super::running::body;
 /// Metrics of every kube-proxy: when a change was queued last, and when a sync succeeded last.
 const QUEUED: &str = "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds";
 const SYNCED: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+/// When the process began.
+const STARTED: &str = "process_start_time_seconds";
 /// Ours: how long objects of a kind could not be read.
 const FAILING: &str = "kubeproxy_watch_failing_seconds";
 /// Shorter failures are retried: an API server that restarts, a rolled-out certificate.
@@ -93,6 +95,16 @@ pub fn unread_kinds(metrics: &str) -> Vec<(String, Duration)> {
     failing.filter(|(_, lasted)| *lasted > WATCH_TIMEOUT).collect()
 }
 
+/// How long a proxy has run if it has not synced any family yet, by its metrics; `None` if it has, or is younger than a
+/// start takes.
+#[must_use]
+pub fn age_without_sync(metrics: &str) -> Option<Duration> {
+    let (_, started) = values(metrics, STARTED).next()?;
+    let is_synced = values(metrics, SYNCED).any(|(_, at)| at > Duration::ZERO);
+    let age = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.checked_sub(started)?;
+    (!is_synced && age > SYNC_TIMEOUT).then_some(age)
+}
+
 /// The samples of a metric: the value of their first label (empty if there is none), and the time that they mean.
 fn values<'a>(metrics: &'a str, name: &'static str) -> impl Iterator<Item = (String, Duration)> + 'a {
     metrics.lines().filter_map(move |line| {
@@ -148,6 +160,16 @@ mod tests {
             kubeproxy_watch_failing_seconds{kind=\"EndpointSlice\"} 312.25\n";
         assert_eq!(unread_kinds(metrics), [("EndpointSlice".to_owned(), Duration::from_millis(312_250))]);
         assert_eq!(unread_kinds("kubeproxy_watch_failing_seconds{kind=\"Node\"} NaN\n"), []);
+    }
+
+    #[test]
+    fn proxy_that_never_synced_is_told_from_one_that_has() {
+        let started = "process_start_time_seconds 1000\n";
+        assert!(age_without_sync(started).is_some_and(|age| age.as_secs() > 1_000_000));
+        let synced = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}";
+        assert!(age_without_sync(&format!("{started}{synced} 0\n")).is_some());
+        assert_eq!(age_without_sync(&format!("{started}{synced} 1001.5\n")), None);
+        assert_eq!(age_without_sync(""), None);
     }
 
     #[test]
