@@ -13,6 +13,7 @@ mod services;
 mod text;
 mod walk;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -125,6 +126,8 @@ struct Diagnosis {
     followed: Vec<String>,
     /// Connections that could not be traced, and why.
     not_followed: Vec<Unread>,
+    /// What is assumed of rules on their ways.
+    assumed: BTreeSet<String>,
     unread: Vec<Unread>,
     /// Whether the packets that come back were followed: they are not.
     replies_checked: bool,
@@ -277,7 +280,7 @@ fn summed_up(target: String, mut findings: Vec<Finding>, walks: Walks, unread: V
         () if !findings.is_empty() || !unread.is_empty() => Status::CouldNotTell,
         () => Status::Healthy,
     };
-    let Walks { followed, not_followed, .. } = walks;
+    let Walks { followed, not_followed, assumed, .. } = walks;
     let configuration = None;
     let schema = SCHEMA;
     Diagnosis {
@@ -287,6 +290,7 @@ fn summed_up(target: String, mut findings: Vec<Finding>, walks: Walks, unread: V
         findings,
         followed,
         not_followed,
+        assumed,
         unread,
         replies_checked: false,
         proxy_found: false,

@@ -112,6 +112,9 @@ fn followed(diagnosis: &Diagnosis, terminal: Terminal) -> String {
     for skipped in &diagnosis.not_followed {
         out += &paragraph(&format!("Not followed: {}: {}", skipped.what, skipped.why), terminal);
     }
+    for assumed in &diagnosis.assumed {
+        out += &paragraph(&format!("Assumed: {assumed}"), terminal);
+    }
     if let Some(configuration) = &diagnosis.configuration {
         out += &paragraph(configuration, terminal);
     }

@@ -1,5 +1,6 @@
 //! Causes that a packet meets on its way: each connection is walked through the rules in the kernel.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use netfilter::IpFamily;
@@ -27,6 +28,8 @@ pub struct Walks {
     pub followed: Vec<String>,
     /// Connections that could not be traced, and why.
     pub not_followed: Vec<Unread>,
+    /// What is assumed of rules on their ways, as of those that limit a rate: hook, assumption and rule.
+    pub assumed: BTreeSet<String>,
     /// Whether one of them ends anywhere but at an endpoint, or may.
     pub fails: bool,
 }
@@ -187,6 +190,8 @@ impl Following<'_> {
             Verdict::Forwarded(..) => false,
         };
         self.walks.fails |= !met.is_empty() || trace.branches.iter().any(refused);
+        let assumed = trace.branches.iter().flat_map(|branch| &branch.assumed);
+        self.walks.assumed.extend(assumed.map(|one| format!("{}: {}: {}", one.hook, one.what, one.rule)));
         self.findings.extend(met);
         self.walks.followed.push(way);
         Ok(())

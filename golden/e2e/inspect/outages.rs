@@ -107,3 +107,17 @@ fn node_without_a_route_to_its_services_is_not_called_healthy() {
     let (said, status) = run(&cluster, "diagnose default/web");
     assert!(status == Some(2) && said.contains("Network is unreachable"), "{said}");
 }
+
+#[test]
+fn rate_limit_that_is_assumed_not_to_be_exceeded_is_said() {
+    let service = Service::new("web", 20).node_port(NODE_PORT).endpoints([ready(POD_5)]);
+    let cluster = Cluster::new(Flavour::Nft, Path::new(BINARY)).configured("mode", json!("iptables"));
+    let cluster = cluster.running(&[service]);
+    let connect = || cluster.outside().attempt(Tcp, NODE.at(Family::V4, NODE_PORT)).map(|answer| answer.pod);
+    assert_eq!(connect().as_deref(), Ok(POD_5.name));
+    let limit = "-m hashlimit --hashlimit-above 1/hour --hashlimit-burst 1 --hashlimit-mode srcip --hashlimit-name web";
+    cluster.iptables(Family::V4, &format!("-I FORWARD -p tcp --syn {limit} -j DROP"));
+    assert!((0..3).any(|_| connect().is_err()), "the second connection exceeds the rate");
+    let (said, _) = run(&cluster, "diagnose 192.168.50.2:30080 --from outside");
+    assert!(said.contains("Assumed: filter FORWARD") && said.contains("--hashlimit-above 1/hour"), "{said}");
+}
