@@ -163,6 +163,7 @@ pub fn text(packet: &Packet, trace: &Trace, unread: &[Unread], all: bool, termin
             );
         }
         steps(branch, terminal, &mut out);
+        dormant(trace, terminal, &mut out);
         let bad = matches!(branch.outcome.verdict, Verdict::Rejected | Verdict::Dropped);
         let style = match bad {
             _ if !is_certain(branch, trace, unread) => Style::Yellow,
@@ -243,7 +244,7 @@ fn steps(branch: &Branch, terminal: Terminal, out: &mut String) {
             DoubtKind::Rule => {
                 format!("{}: treated as not matching because it cannot be decided ({}):", doubt.hook, doubt.why)
             }
-            DoubtKind::Chain | DoubtKind::Order => format!("{}: not decided ({}):", doubt.hook, doubt.why),
+            DoubtKind::Chain | DoubtKind::Order | DoubtKind::TableOrder => format!("{}: not decided ({}):", doubt.hook, doubt.why),
         };
         let _ = writeln!(out, "{} {text}\n      {}", terminal.styled(Style::Yellow, "?"), doubt.rule);
     }
@@ -255,6 +256,17 @@ fn steps(branch: &Branch, terminal: Terminal, out: &mut String) {
             terminal.styled(Style::Dim, "~"),
             terminal.styled(Style::Dim, &assumed.rule)
         );
+    }
+}
+
+/// Names the tables that the packet would meet if they were active.
+fn dormant(trace: &Trace, terminal: Terminal, out: &mut String) {
+    for id in &trace.dormant {
+        let text = format!(
+            "table {id} is dormant: the kernel runs none of its chains, so the packet does not meet its rules. \
+             \"nft add table {id}\" wakes it."
+        );
+        let _ = writeln!(out, "{} {text}", terminal.styled(Style::Yellow, "!"));
     }
 }
 

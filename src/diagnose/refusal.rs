@@ -212,13 +212,15 @@ pub fn undecided(packet: &Packet, doubt: &Doubt) -> Finding {
             format!("{packet}, or its reply, meets chain {hook}, whose rules are not followed here"),
             format!("see what its rules do, and whose they are: nft list chain {hook}"),
         ),
-        DoubtKind::Order => {
+        DoubtKind::Order | DoubtKind::TableOrder => {
             let ends: Vec<String> = doubt.otherwise.iter().map(ToString::to_string).collect();
-            (
-                format!("{packet} ends otherwise ({}) if {rule}: {}", ends.join(", "), doubt.why),
-                "move all rules of this node to one flavour of iptables (update-alternatives --config iptables)"
-                    .to_owned(),
-            )
+            let next = match doubt.kind {
+                DoubtKind::Order => {
+                    "move all rules of this node to one flavour of iptables (update-alternatives --config iptables)"
+                }
+                _ => "see which chain such packets meet first (meta nftrace set 1, nft monitor trace), or give one of them another priority",
+            };
+            (format!("{packet} ends otherwise ({}) if {rule}: {}", ends.join(", "), doubt.why), next.to_owned())
         }
     };
     Finding::suspect(Cause::NotUnderstood, what, next)

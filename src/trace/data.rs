@@ -47,6 +47,7 @@ pub fn as_json(packet: &Packet, trace: &Trace, unread: &[Unread]) -> serde_json:
         "replies_checked": false,
         "branches": branches,
         "unread": unread,
+        "dormant_tables": trace.dormant.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "missing_chains": trace.missing.iter().map(|(table, chain)| format!("{table} {chain}")).collect::<Vec<_>>(),
     })
 }

@@ -66,6 +66,9 @@ fn dormant_nat_table_of_iptables_is_named_and_logged() {
     assert!(said.contains("table ip nat is dormant") && said.contains("nft add table ip nat"), "{said}");
     let traced = parsed(&run(&cluster, &format!("{TRACE} -o json")));
     assert_eq!(traced["branches"][0]["verdict"], "untouched", "{traced:#}");
+    assert_eq!(traced["dormant_tables"], json!(["ip nat"]), "{traced:#}");
+    let said = printed(&run(&cluster, TRACE));
+    assert!(said.contains("table ip nat is dormant: the kernel runs none of its chains"), "{said}");
     let logged = |words: &str| cluster.log().lines().any(|line| line.contains(words));
     eventually("the log names the table", SOON, || logged("nf_tables table ip nat is dormant"));
     nft(cluster.node(), "add table ip nat\n");
@@ -221,6 +224,80 @@ fn order_of_legacy_and_nf_tables_rules_is_a_doubt_where_it_decides() {
         }
         // The kernel runs the chain that was registered last first.
         assert_eq!(reached, [POD_5.name, POD_6.name], "{mode}");
+    }
+}
+
+/// Holds a trace against where packets end: it is right and certain, or says that the order of tables decides and has that
+/// end among the others. Returns whether it is certain.
+fn is_certain_of(cluster: &Cluster, reached: Option<&str>) -> bool {
+    let output = run(cluster, &format!("{TRACE} -o json"));
+    let traced = parsed(&output);
+    let certain = traced["certain"].as_bool().expect("certain");
+    let mut ends = ends(&traced);
+    if certain {
+        ends.truncate(1);
+    }
+    let address = reached.map_or("", |pod| if pod == POD_6.name { "10.244.1.6:8080" } else { "10.244.1.5:8080" });
+    assert!(ends.iter().any(|end| end == address), "packets reach {reached:?}: {traced:#}");
+    assert_eq!(output.status.code(), Some(if certain { 0 } else { 2 }), "{traced:#}");
+    if !certain {
+        let said = printed(&run(cluster, DIAGNOSE));
+        assert!(said.contains("runs before others at equal priority"), "{said}");
+    }
+    certain
+}
+
+#[test]
+fn order_of_nat_chains_of_several_tables_is_a_doubt_where_it_decides() {
+    let chain = "add chain ip early pre { type nat hook prerouting priority -100; }\n\
+                 add rule ip early pre tcp dport 30080 dnat to 10.244.1.6:8080\n";
+    for mode in ["iptables", "nftables"] {
+        let mut reached = Vec::new();
+        // The table is the older one both times: its handle does not tell when the chain was registered.
+        for chain_first in [true, false] {
+            let cluster = cluster(mode);
+            nft(cluster.node(), "add table ip early\n");
+            if chain_first {
+                nft(cluster.node(), chain);
+            }
+            let cluster = cluster.running(&[web()]);
+            if !chain_first {
+                nft(cluster.node(), chain);
+            }
+            let pod = connect(&cluster).expect("an answer");
+            is_certain_of(&cluster, Some(&pod));
+            // What neither chain decides is certain.
+            let other = run(&cluster, &format!("trace --from host --to {}", web().address(Family::V4)));
+            assert_eq!(other.status.code(), Some(0), "{}", printed(&other));
+            reached.push(pod);
+        }
+        // The kernel runs the chain that was registered last first.
+        assert_eq!(reached, [POD_5.name, POD_6.name], "{mode}");
+    }
+}
+
+#[test]
+fn order_of_filter_chains_of_several_tables_is_read_from_the_kernel_or_a_doubt() {
+    let chain = |table, rule| {
+        format!(
+            "add chain ip {table} forward {{ type filter hook forward priority 10; }}\nadd rule ip {table} forward {rule}\n"
+        )
+    };
+    let (sets, drops) = (chain("marker", "meta mark set 7"), chain("dropper", "meta mark 7 drop"));
+    let mut certain = Vec::new();
+    for (first, second, is_dropped) in [(&drops, &sets, true), (&sets, &drops, false)] {
+        let cluster = cluster("nftables").running(&[web()]);
+        nft(cluster.node(), "add table ip marker\nadd table ip dropper\n");
+        nft(cluster.node(), first);
+        nft(cluster.node(), second);
+        let reached = connect(&cluster);
+        assert_eq!(reached.is_err(), is_dropped, "the chain that was registered last runs first: {reached:?}");
+        certain.push(is_certain_of(&cluster, reached.as_deref().ok()));
+    }
+    // A kernel that lists its hooks leaves no doubt.
+    assert_eq!(certain[0], certain[1]);
+    if let Ok(wanted) = std::env::var("KERNEL_LISTS_HOOKS") {
+        assert_eq!(certain[0], wanted == "1", "what the kernel lists");
     }
 }
 

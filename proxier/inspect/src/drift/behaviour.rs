@@ -82,7 +82,7 @@ pub fn differences(
 }
 
 fn alone(family: IpFamily, table: Table) -> Ruleset {
-    Ruleset { family, tables: [(TableId::of(family, TABLE), table)].into() }
+    Ruleset { tables: [(TableId::of(family, TABLE), table)].into(), ..Ruleset::new(family) }
 }
 
 /// The expected destinations, with the Service ports that own them.

@@ -16,6 +16,7 @@ mod stages;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod ties;
 mod translation;
 mod unfollowed;
 

@@ -1,29 +1,44 @@
 //! The order of chains at one hook where the kernel does not tell it.
 //!
-//! Of chains with equal priority the kernel runs the one that was registered last first (`nf_hook_entries_grow`, which the
-//! lookups of NAT use too). Tables of legacy iptables carry no time of their registration, so the packet is walked with
-//! them as the oldest and as the newest chains; where the outcomes differ, that is a doubt.
+//! Of chains with equal priority the kernel runs the one that was registered last first. Neither legacy iptables nor tables
+//! of nf_tables carry the time of their registration, so the packet is walked with each of them first; where the outcomes
+//! differ, the kernel's own list of the hook decides, and without one that is a doubt.
 
-use netfilter::nft::ruleset::Table;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::stages::LegacyAge;
+use netfilter::nft::Hook;
+use netfilter::nft::ruleset::UnreadPart;
+
+use super::stages;
+use super::ties::{Registrant, Supposition};
 use super::{Doubt, DoubtKind, Node, NodeRules, Outcome, Packet, RecentLists, Trace};
-use crate::rules::Ruleset;
 
 /// The most rules that a trace evaluates: with 10,000 Services without endpoints, a packet to a Service with 1,000 endpoints
 /// evaluates 10 million.
 const MOST_RULES: usize = 50_000_000;
 
-impl NodeRules<'_> {
+impl<'a> NodeRules<'a> {
     /// Traces the packet. `memory`: the `recent` lists that hold the sender.
     ///
     /// # Errors
     /// If the kernel would refuse the rules, or the packet is of the other family.
     pub fn trace(&self, packet: &Packet, node: &Node, memory: &RecentLists) -> Result<Trace, String> {
-        let with = |legacy| self.trace_within((legacy, MOST_RULES), packet, node, memory);
-        let mut trace = with(LegacyAge::Oldest)?;
-        if self.has_legacy_beside() {
-            note_order(&mut trace, with(LegacyAge::Newest)?);
+        let with = |supposed| self.trace_within((supposed, MOST_RULES), packet, node, memory);
+        let mut trace = with(Supposition::default())?;
+        let outcomes = trace.outcomes();
+        for (registrant, hooks) in self.tied() {
+            // At all hooks, and at each alone: what differs at two may cancel out.
+            let each = hooks.iter().map(|hook| Some(*hook)).filter(|_| hooks.len() > 1);
+            for only_at in [None].into_iter().chain(each) {
+                let other = with(Supposition { first: Some(registrant), only_at })?;
+                let differs = !is_same(&outcomes, &other.outcomes());
+                let ends = note_reads(&mut trace, other);
+                if differs {
+                    let unread = hooks.iter().filter(|hook| only_at.is_none_or(|only| only == **hook));
+                    trace.lacks.extend(unread.filter(|hook| self.is_unread(**hook)).copied().map(UnreadPart::Hooks));
+                    note_order(&mut trace, registrant, &ends);
+                }
+            }
         }
         Ok(trace)
     }
@@ -37,41 +52,70 @@ impl NodeRules<'_> {
         node: &Node,
         memory: &RecentLists,
     ) -> Result<Trace, String> {
-        self.trace_within((LegacyAge::Oldest, most_rules), packet, node, memory)
+        self.trace_within((Supposition::default(), most_rules), packet, node, memory)
     }
 
-    /// Whether packets meet rules of legacy iptables beside chains of nf_tables.
-    fn has_legacy_beside(&self) -> bool {
-        let has_rules = |ruleset: &Ruleset| {
-            ruleset.tables().any(|table| ruleset.chains(table).any(|(_, chain)| !chain.rules.is_empty()))
-        };
-        let both = [Some(self.iptables), self.other.map(|other| other.ruleset)];
-        let of_flavour = |is_legacy| both.iter().flatten().any(|one| one.is_legacy() == is_legacy && has_rules(one));
-        let has_base = |table: &Table| table.chains.values().any(|chain| chain.base.is_some());
-        of_flavour(true) && (of_flavour(false) || self.nftables.is_some_and(|all| all.tables.values().any(has_base)))
+    /// Who may come first at which hooks, beside those who do without a supposition.
+    fn tied(&self) -> BTreeMap<Registrant<'a>, BTreeSet<Hook>> {
+        let mut tied: BTreeMap<Registrant<'a>, BTreeSet<Hook>> = BTreeMap::new();
+        for hook in Hook::ALL {
+            for registrant in stages::ties(hook, *self) {
+                tied.entry(registrant).or_default().insert(hook);
+            }
+        }
+        tied
+    }
+
+    /// Whether the kernel may yet list what runs at a hook.
+    fn is_unread(&self, hook: Hook) -> bool {
+        self.nftables.is_some_and(|ruleset| !ruleset.hooks.contains_key(&hook))
     }
 }
 
-/// Adds what the other order decides otherwise to a trace as a doubt, with what was not read for it.
-fn note_order(trace: &mut Trace, other: Trace) {
-    let (here, there) = (trace.outcomes(), other.outcomes());
+/// Adds what the other order takes that was not read. Returns the other outcomes.
+fn note_reads(trace: &mut Trace, other: Trace) -> Vec<Outcome> {
+    let ends = other.outcomes();
     trace.asked.extend(other.asked);
     trace.queries.extend(other.queries);
     trace.routes.extend(other.routes);
     trace.missing.extend(other.missing);
     trace.lacks.extend(other.lacks);
-    if is_same(&here, &there) {
-        return;
-    }
+    ends
+}
+
+/// Adds a doubt about what comes first, with the outcomes if it does.
+fn note_order(trace: &mut Trace, first: Registrant<'_>, ends: &[Outcome]) {
     let why = "of chains with equal priority the kernel runs the newest first, and does not tell which that is";
+    let (kind, place, rule) = match first {
+        Registrant::Legacy => {
+            (DoubtKind::Order, PLACE, "legacy iptables runs before nf_tables at equal priority".to_owned())
+        }
+        other => (DoubtKind::TableOrder, "nf_tables", format!("{} runs before others at equal priority", name(other))),
+    };
     for branch in &mut trace.branches {
-        let doubt = Doubt::new(PLACE.to_owned(), "legacy iptables runs before nf_tables at equal priority", why);
-        branch.doubts.push(Doubt { kind: DoubtKind::Order, otherwise: there.clone(), ..doubt });
+        if let Some(known) = branch.doubts.iter_mut().find(|doubt| doubt.kind == kind && doubt.rule == rule) {
+            for end in ends.iter().filter(|end| !known.otherwise.contains(end)).cloned().collect::<Vec<_>>() {
+                known.otherwise.push(end);
+            }
+            continue;
+        }
+        let doubt = Doubt::new(place.to_owned(), rule.clone(), why);
+        branch.doubts.push(Doubt { kind, otherwise: ends.to_vec(), ..doubt });
     }
 }
 
-/// The place of a doubt about the order.
+/// The place of a doubt about the flavours' order.
 const PLACE: &str = "legacy iptables and nf_tables";
+
+fn name(registrant: Registrant<'_>) -> String {
+    match registrant {
+        Registrant::Table(id) => format!("table {id}"),
+        Registrant::Iptables(name) => format!("table {name} of iptables"),
+        Registrant::Legacy => "legacy iptables".to_owned(),
+        Registrant::Translation => "NAT".to_owned(),
+        Registrant::Servers => "IPVS".to_owned(),
+    }
+}
 
 fn is_same(here: &[Outcome], there: &[Outcome]) -> bool {
     let is_like = |(a, b): (&Outcome, &Outcome)| {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use netfilter::ipset::SetQuery;
 use netfilter::ipvs::Forward;
-use netfilter::nft::ruleset::UnreadPart;
+use netfilter::nft::ruleset::{TableId, UnreadPart};
 use netfilter::route::RouteQuery;
 
 /// The end of a packet's path.
@@ -93,6 +93,8 @@ pub enum DoubtKind {
     Chain,
     /// Whether legacy iptables or nf_tables runs first.
     Order,
+    /// Which of several tables runs first.
+    TableOrder,
 }
 
 /// A rule that cannot be decided, or another reason why the outcome may differ.
@@ -122,7 +124,7 @@ impl Doubt {
         match self.kind {
             DoubtKind::Rule => format!("a rule in {} matches that cannot be decided", self.hook),
             DoubtKind::Chain => format!("chain {} decides otherwise, which is not followed", self.hook),
-            DoubtKind::Order => self.rule.clone(),
+            DoubtKind::Order | DoubtKind::TableOrder => self.rule.clone(),
         }
     }
 }
@@ -174,6 +176,8 @@ pub struct Trace {
     pub missing: BTreeSet<(String, String)>,
     /// Parts of nf_tables that decide but were not read: without them the paths may differ from the kernel's.
     pub lacks: BTreeSet<UnreadPart>,
+    /// Dormant tables at the hooks that the packet passes: the kernel runs none of their chains.
+    pub dormant: BTreeSet<TableId>,
 }
 
 impl Trace {

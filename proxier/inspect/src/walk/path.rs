@@ -12,8 +12,9 @@ use netfilter::route::RouteQuery;
 use super::chains::{self, Budget, Decision, HookContext, TracedPacket};
 use super::doubts::{ForkEnds, ForkIds};
 use super::routing;
-use super::stages::{self, HookStage, LegacyAge};
+use super::stages::{self, HookStage};
 use super::tables::{self, TableScope};
+use super::ties::Supposition;
 use super::unfollowed;
 use super::{Branch, ConnState, Doubt, Node, Origin, Outcome, Packet, RecentLists, Step, Trace, Verdict};
 use crate::rules::Ruleset;
@@ -50,14 +51,14 @@ impl Ruleset {
 }
 
 impl NodeRules<'_> {
-    /// Traces the packet with chains of legacy iptables of that age, and with a limit of evaluated rules; a rule that
-    /// matches costs more.
+    /// Traces the packet in a supposed order of chains, and with a limit of evaluated rules; a rule that matches costs
+    /// more.
     ///
     /// # Errors
     /// As [`NodeRules::trace`].
     pub(super) fn trace_within(
         &self,
-        (legacy, most_rules): (LegacyAge, usize),
+        (supposed, most_rules): (Supposition<'_>, usize),
         packet: &Packet,
         node: &Node,
         memory: &RecentLists,
@@ -68,7 +69,7 @@ impl NodeRules<'_> {
         }
         let mut walk = PathWalk {
             rules: *self,
-            legacy,
+            supposed,
             node,
             memory,
             budget: Budget::new(most_rules),
@@ -78,6 +79,7 @@ impl NodeRules<'_> {
             missing: BTreeSet::new(),
             lacks: BTreeSet::new(),
             routes: BTreeSet::new(),
+            dormant: BTreeSet::new(),
         };
         match &packet.origin {
             Origin::Host => walk.send_from_host()?,
@@ -94,8 +96,8 @@ impl NodeRules<'_> {
         // Packets of forks only show whether a doubt matters.
         let real = walk.ended.into_iter().filter(|(traced, _)| traced.supposed.is_empty());
         let branches = real.map(|end| branch(end, &compared)).collect();
-        let PathWalk { missing, lacks, routes, .. } = walk;
-        Ok(Trace { asked, queries, branches, missing, lacks, routes })
+        let PathWalk { missing, lacks, routes, dormant, .. } = walk;
+        Ok(Trace { asked, queries, branches, missing, lacks, routes, dormant })
     }
 }
 
@@ -104,7 +106,7 @@ pub(super) const MOST: usize = 50_000;
 
 pub(super) struct PathWalk<'a> {
     rules: NodeRules<'a>,
-    legacy: LegacyAge,
+    supposed: Supposition<'a>,
     pub(super) node: &'a Node,
     memory: &'a RecentLists,
     budget: Budget,
@@ -114,6 +116,7 @@ pub(super) struct PathWalk<'a> {
     missing: BTreeSet<(String, String)>,
     lacks: BTreeSet<ruleset::UnreadPart>,
     pub(super) routes: BTreeSet<RouteQuery>,
+    dormant: BTreeSet<ruleset::TableId>,
 }
 
 /// One passage through a hook.
@@ -234,7 +237,10 @@ impl PathWalk<'_> {
     /// servers forward.
     fn pass(&mut self, pass: HookPass<'_>) -> Result<Vec<TracedPacket>, String> {
         let mut served = Vec::new();
-        for station in stages::at(pass.hook, self.rules, self.legacy) {
+        if !self.under_way.is_empty() {
+            self.dormant.extend(stages::dormant(pass.hook, self.rules));
+        }
+        for station in stages::at(pass.hook, self.rules, self.supposed) {
             match station {
                 HookStage::Rules(rules, tracked) => {
                     let again = pass.hook == Hook::Output && routing::reroutes(rules);

@@ -31,7 +31,7 @@ impl ChainType {
 }
 
 /// A netfilter hook, with the kernel's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hook {
     /// `prerouting`
     Prerouting = 0,

@@ -11,6 +11,7 @@ mod error;
 mod expression;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
+mod hooks;
 mod load;
 mod outline;
 mod presence;

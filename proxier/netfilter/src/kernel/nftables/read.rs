@@ -261,6 +261,12 @@ impl NftReader {
                     set.elements.record(key, found);
                 }
             }
+            UnreadPart::Hooks(hook) => {
+                // Without the list the order is not known, which is no failure.
+                let listed = self.hook_functions(*hook).ok().flatten();
+                let listed = listed.filter(|_| !self.take_interrupted());
+                ruleset.hooks.insert(*hook, listed);
+            }
         }
         Ok(())
     }

@@ -84,13 +84,15 @@ pub struct Ruleset {
     pub family: IpFamily,
     /// The tables of the family and of `inet`.
     pub tables: BTreeMap<TableId, Table>,
+    /// What runs at the hooks that were read, in the kernel's order; `None`: the kernel does not list it.
+    pub hooks: BTreeMap<Hook, Option<Vec<HookFunction>>>,
 }
 
 impl Ruleset {
     /// A ruleset without tables.
     #[must_use]
     pub fn new(family: IpFamily) -> Self {
-        Self { family, tables: BTreeMap::new() }
+        Self { family, tables: BTreeMap::new(), hooks: BTreeMap::new() }
     }
 
     /// The table of a name in the family itself.
@@ -113,6 +115,17 @@ pub struct Table {
     pub chains: BTreeMap<Name, Chain>,
     /// The sets and maps that were read.
     pub sets: BTreeMap<Name, Set>,
+}
+
+/// A function that the kernel runs at a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookFunction {
+    /// The priority; that of NAT for each chain of type `nat`.
+    pub priority: i32,
+    /// The kernel's name of the function.
+    pub name: Name,
+    /// The base chain of nf_tables that it runs.
+    pub chain: Option<(TableId, Name)>,
 }
 
 /// A chain as read from the kernel.
@@ -189,6 +202,8 @@ pub enum UnreadPart {
     Set(TableId, Name),
     /// Whether a set contains a key.
     Key(TableId, Name, Bytes),
+    /// The order of what runs at a hook.
+    Hooks(Hook),
 }
 
 /// The tables of iptables-nft.
